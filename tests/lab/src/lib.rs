@@ -1,0 +1,1 @@
+//! Labs of network namespaces, their traffic and the judgement on it.

@@ -1,0 +1,37 @@
+//! Map and program names, as they stand in the object.
+
+/// (S,G) and (*,G) → [`super::StreamEntry`]; hash.
+pub const STREAMS: &str = "STREAMS";
+/// Outer addresses → [`super::TunnelEntry`]; hash.
+pub const TUNNELS: &str = "TUNNELS";
+/// Our tunnel endpoints; hash.
+pub const ENDPOINTS: &str = "ENDPOINTS";
+/// Ingress device → [`super::InterfaceEntry`]; hash.
+pub const INTERFACES: &str = "INTERFACES";
+/// Member index → [`super::MemberEntry`]; array.
+pub const MEMBERS: &str = "MEMBERS";
+/// Next hop index → [`super::NextHopEntry`]; array.
+pub const NEXT_HOPS: &str = "NEXT_HOPS";
+/// Member table and egress device → [`super::Head`]; hash.
+pub const HEADS: &str = "HEADS";
+/// Member table → its devmap; hash of maps.
+pub const TABLES: &str = "TABLES";
+/// Egress device → [`super::DeviceCursor`] of this CPU; per-CPU hash.
+pub const CURSORS: &str = "CURSORS";
+/// Sequence number of the last packet this CPU broadcast; per-CPU array of one.
+pub const SEQUENCE: &str = "SEQUENCE";
+/// Packets by drop reason; per-CPU array.
+pub const DROPS: &str = "DROPS";
+/// Stream index → [`super::StreamCounters`]; per-CPU array.
+pub const STREAM_STATS: &str = "STREAM_STATS";
+/// [`super::PuntRecord`]s to the controller; ring buffer.
+pub const PUNTS: &str = "PUNTS";
+/// Stream → time of its last punt; LRU hash.
+pub const PUNTED: &str = "PUNTED";
+
+/// The ingress program.
+pub const PROGRAM_INGRESS: &str = "vmcast_ingress";
+/// The shared program of every devmap slot.
+pub const PROGRAM_COPY: &str = "vmcast_copy";
+/// The shared program's rewrite as a plain XDP program, for `BPF_PROG_TEST_RUN`.
+pub const PROGRAM_COPY_TEST: &str = "vmcast_copy_test";

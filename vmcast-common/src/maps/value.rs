@@ -1,0 +1,151 @@
+//! Map values.
+
+/// What the data plane knows of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct StreamEntry {
+    /// Member table, 0 if the stream has no member.
+    pub table: u32,
+    /// Index of the stream's counters.
+    pub stats: u32,
+    /// Accepted input as an [`super::InputId`]; 0 accepts every input that accepts sources.
+    pub rpf: u32,
+}
+const _: () = assert!(size_of::<StreamEntry>() == 12);
+
+/// What the data plane knows of a tunnel that packets come out of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct TunnelEntry {
+    /// The tunnel's number.
+    pub id: u32,
+    /// 1 if data may come out of it.
+    pub accepts_sources: u32,
+}
+const _: () = assert!(size_of::<TunnelEntry>() == 8);
+
+/// What the data plane knows of an interface it looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct InterfaceEntry {
+    /// 1 if packets of a source without an entry of its own are accepted here.
+    pub accepts_sources: u32,
+}
+const _: () = assert!(size_of::<InterfaceEntry>() == 4);
+
+/// [`MemberEntry::kind`]: the member has left; its copy is dropped.
+pub const MEMBER_GONE: u8 = 0;
+/// [`MemberEntry::kind`]: native multicast on the next hop's interface.
+pub const MEMBER_NATIVE: u8 = 1;
+/// [`MemberEntry::kind`]: AMT over IPv4.
+pub const MEMBER_AMT: u8 = 2;
+
+/// One member of a table, and the link to the next one on the same device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct MemberEntry {
+    /// Index of the next member on the same device, 0 if this is the last.
+    pub next: u32,
+    /// Index of the next hop.
+    pub next_hop: u32,
+    /// Far end's address.
+    pub remote: [u8; 16],
+    /// Our address.
+    pub local: [u8; 16],
+    /// Far end's port, network order.
+    pub remote_port: [u8; 2],
+    /// Our port, network order.
+    pub local_port: [u8; 2],
+    /// One of the `MEMBER_` constants.
+    pub kind: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+const _: () = assert!(size_of::<MemberEntry>() == 48);
+
+/// The first member of a table on one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Head {
+    /// Member index, never 0.
+    pub member: u32,
+}
+const _: () = assert!(size_of::<Head>() == 4);
+
+/// The link-layer header of a next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct NextHopEntry {
+    /// Destination link-layer address.
+    pub destination: [u8; 6],
+    /// Source link-layer address.
+    pub source: [u8; 6],
+    /// Largest packet the link takes, without the link-layer header, in bytes.
+    pub mtu: u16,
+    /// 1 if the destination is known.
+    pub resolved: u16,
+}
+const _: () = assert!(size_of::<NextHopEntry>() == 16);
+
+/// Where the walk along one device's members stands, per CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct DeviceCursor {
+    /// Table of the packet whose copies are passing.
+    pub table: u32,
+    /// Sequence number of that packet.
+    pub sequence: u32,
+    /// Index of the member that the next copy is for, 0 past the end.
+    pub member: u32,
+}
+const _: () = assert!(size_of::<DeviceCursor>() == 12);
+
+/// Counters of one stream, per CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct StreamCounters {
+    /// Packets accepted and replicated.
+    pub packets: u64,
+    /// Their IP length in bytes.
+    pub bytes: u64,
+    /// Packets dropped because they came from the wrong input.
+    pub wrong_input: u64,
+    /// Packets dropped for another reason.
+    pub dropped: u64,
+    /// Time of the last accepted packet, nanoseconds of `CLOCK_MONOTONIC`.
+    pub last_ns: u64,
+}
+const _: () = assert!(size_of::<StreamCounters>() == 40);
+
+/// A punt, as it stands in the ring buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PuntRecord {
+    /// [`crate::verdict::PuntReason`] as a number.
+    pub reason: u32,
+    /// Input as an [`super::InputId`].
+    pub input: u32,
+    /// The (S,G) of the packet.
+    pub stream: super::StreamKey,
+}
+const _: () = assert!(size_of::<PuntRecord>() == 40);
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::*;
+    use crate::maps::{EndpointKey, HeadKey, StreamKey, TunnelKey};
+
+    macro_rules! pod {
+        ($($type:ty),* $(,)?) => {
+            $(
+                // SAFETY: repr(C), made of integers and byte arrays without padding (the size
+                // asserted beside the type is the sum of its fields), valid for every bit pattern.
+                unsafe impl aya::Pod for $type {}
+            )*
+        };
+    }
+    pod!(
+        StreamEntry, TunnelEntry, InterfaceEntry, MemberEntry, Head, NextHopEntry, DeviceCursor,
+        StreamCounters, PuntRecord, StreamKey, TunnelKey, EndpointKey, HeadKey,
+    );
+}

@@ -1,0 +1,25 @@
+//! Bounds-checked reading of a packet, the same for kernel memory and a host slice.
+
+/// Read access to the bytes of one packet.
+///
+/// The kernel program implements it over `data..data_end`, the host over a slice; every parser in
+/// this crate is written against it, so both run one piece of code.
+pub trait Packet {
+    /// Copies `N` bytes starting at `offset`, or `None` if the packet ends before.
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// Length of the packet in bytes, link-layer header included.
+    fn length(&self) -> usize;
+}
+
+impl Packet for [u8] {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.get(offset..)?.first_chunk().copied()
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.len()
+    }
+}

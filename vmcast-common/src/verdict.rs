@@ -1,0 +1,156 @@
+//! What became of a packet. One number is the error, the counter index and the metric label.
+
+use crate::{
+    forward::Replicate,
+    maps::{InputId, StreamKey},
+};
+
+/// Why a packet, or one copy of it, was not forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum DropReason {
+    /// The inner IP header is cut short, lies about its length or has no valid version.
+    Malformed = 0,
+    /// The inner IPv4 header checksum is wrong.
+    BadChecksum = 1,
+    /// The time to live is 1 or 0 and may not be lowered (RFC 1812 §5.3.1).
+    TtlExpired = 2,
+    /// AMT data for one of our endpoints from an address and port with no tunnel.
+    UnknownTunnel = 3,
+    /// AMT data came up a tunnel whose far end may not send.
+    SenderNotAllowed = 4,
+    /// The inner destination is not a multicast group that is forwarded.
+    NotMulticast = 5,
+    /// Nobody joined the group that a tunnel delivered.
+    NotJoined = 6,
+    /// The packet came from another place than the stream's upstream (RPF, RFC 5110 §2.1).
+    WrongInput = 7,
+    /// The stream is known and has no member at present.
+    NoMember = 8,
+    /// One copy: with its encapsulation it is larger than the member's link takes.
+    Oversize = 9,
+    /// One copy: the member has left, its slot awaits compaction.
+    MemberGone = 10,
+    /// One copy: the next hop's link-layer address is not known.
+    NextHopUnresolved = 11,
+    /// One copy: the per-device order of copies was lost, so nobody is guessed at.
+    LostOrder = 12,
+    /// The frame could not be resized or redirected by the kernel.
+    KernelRefused = 13,
+    /// One copy: the egress device refused or lost the frame.
+    DeviceRefused = 14,
+}
+
+impl DropReason {
+    /// Every reason, in the order of its number.
+    pub const ALL: [Self; 15] = [
+        Self::Malformed,
+        Self::BadChecksum,
+        Self::TtlExpired,
+        Self::UnknownTunnel,
+        Self::SenderNotAllowed,
+        Self::NotMulticast,
+        Self::NotJoined,
+        Self::WrongInput,
+        Self::NoMember,
+        Self::Oversize,
+        Self::MemberGone,
+        Self::NextHopUnresolved,
+        Self::LostOrder,
+        Self::KernelRefused,
+        Self::DeviceRefused,
+    ];
+
+    /// The metric label, in snake case.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::BadChecksum => "bad_checksum",
+            Self::TtlExpired => "ttl_expired",
+            Self::UnknownTunnel => "unknown_tunnel",
+            Self::SenderNotAllowed => "sender_not_allowed",
+            Self::NotMulticast => "not_multicast",
+            Self::NotJoined => "not_joined",
+            Self::WrongInput => "wrong_input",
+            Self::NoMember => "no_member",
+            Self::Oversize => "oversize",
+            Self::MemberGone => "member_gone",
+            Self::NextHopUnresolved => "next_hop_unresolved",
+            Self::LostOrder => "lost_order",
+            Self::KernelRefused => "kernel_refused",
+            Self::DeviceRefused => "device_refused",
+        }
+    }
+
+    /// The index of the reason's counter.
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+}
+
+/// Why the controller is told of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum PuntReason {
+    /// A native packet of a group with no entry at all; it was passed on untouched.
+    UnknownGroup = 0,
+    /// A packet of a source that its group's (*,G) entry served and that has no entry of its own.
+    NewSource = 1,
+    /// A packet of a known stream came from another place than its upstream.
+    WrongInput = 2,
+}
+
+impl PuntReason {
+    /// Reads the number back, `None` if no reason has it.
+    #[must_use]
+    pub const fn from_index(index: u32) -> Option<Self> {
+        match index {
+            0 => Some(Self::UnknownGroup),
+            1 => Some(Self::NewSource),
+            2 => Some(Self::WrongInput),
+            _ => None,
+        }
+    }
+}
+
+/// A packet that is not forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why; its counter is raised.
+    pub reason: DropReason,
+    /// Index of the counters of the stream it belongs to, 0 if it belongs to none.
+    pub stats: u32,
+    /// Where it came from.
+    pub input: InputId,
+    /// Its (S,G); of a packet whose inside was not looked at, the outer addresses.
+    pub stream: StreamKey,
+    /// Whether it came natively: then the host gets it untouched, else it ends here.
+    pub native: bool,
+}
+
+/// What to do with a received frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not ours: hand it to the host untouched.
+    Pass,
+    /// Hand it to the host untouched and tell the controller.
+    PassAndPunt(PuntReason, InputId, StreamKey),
+    /// Do not forward; count, and tell the controller of a wrong input.
+    Refuse(Refusal),
+    /// Make a copy for every member of the stream.
+    Replicate(Replicate),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_numbered_without_gap() {
+        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index() as usize, index, "{}", reason.label());
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Operator API types and client.

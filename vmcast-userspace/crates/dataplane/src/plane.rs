@@ -1,0 +1,184 @@
+//! The trait that every plane implements.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vmcast_common::{
+    fib::{FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
+    maps::StreamCounters,
+    verdict::{DropReason, PuntReason},
+};
+
+/// Forwards what its desired state says.
+pub trait Dataplane: Send {
+    /// Applies changes in order; each is idempotent, so a caller may repeat the lot after an error.
+    ///
+    /// # Errors
+    /// The first operation that could not be applied; those before it stand.
+    fn apply(&mut self, ops: &[FibOp]) -> Result<(), ApplyError>;
+
+    /// Reads back what is in force, for reconciling after a restart.
+    ///
+    /// # Errors
+    /// If the kernel's tables cannot be read.
+    fn dump(&self) -> Result<Fib, DumpError>;
+
+    /// Takes the next packet that the controller should hear of.
+    fn poll_punt(&mut self) -> Option<Punt>;
+
+    /// Reads the counters since the plane was made.
+    ///
+    /// # Errors
+    /// If the kernel's tables cannot be read.
+    fn counters(&self) -> Result<Counters, StatsError>;
+
+    /// The engine that replicates, and why this one; shown to the operator.
+    fn engine(&self) -> EngineInfo;
+}
+
+/// The forwarding information base in force.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fib {
+    /// Interfaces that are looked at.
+    pub interfaces: BTreeMap<IfIndex, Interface>,
+    /// Our tunnel endpoints.
+    pub endpoints: BTreeSet<std::net::SocketAddr>,
+    /// Next hops.
+    pub next_hops: BTreeMap<NextHopId, NextHop>,
+    /// Tunnels.
+    pub tunnels: BTreeMap<TunnelId, Tunnel>,
+    /// Streams with their own members.
+    pub streams: BTreeMap<Stream, FibStream>,
+}
+
+/// A stream in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FibStream {
+    /// From where its packets are accepted.
+    pub rpf: Rpf,
+    /// Whose members they go to.
+    pub members: Members,
+    /// Its own members.
+    pub outputs: BTreeSet<Output>,
+}
+
+/// A packet that the controller hears of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Punt {
+    /// Why.
+    pub reason: PuntReason,
+    /// Where the packet came from.
+    pub input: Input,
+    /// Its (S,G).
+    pub stream: Stream,
+}
+
+/// Counters of one stream, summed over the CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamStats {
+    /// The stream.
+    pub stream: Stream,
+    /// Its counters.
+    pub counters: StreamCounters,
+}
+
+/// Counters of the whole plane, summed over the CPUs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets, and copies where the reason speaks of one copy, by drop reason.
+    pub drops: BTreeMap<DropReason, u64>,
+    /// Every stream in force.
+    pub streams: Vec<StreamStats>,
+}
+
+/// What replicates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// XDP at ingress, devmap broadcast, one shared program rewriting each copy.
+    XdpBroadcast,
+    /// This process, over packet sockets.
+    Software,
+    /// Nothing: operations are only recorded.
+    Recording,
+}
+
+impl Engine {
+    /// The name that commands and metrics show.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::XdpBroadcast => "xdp-broadcast",
+            Self::Software => "software",
+            Self::Recording => "recording",
+        }
+    }
+}
+
+/// The engine in use, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// The engine.
+    pub engine: Engine,
+    /// Why it was chosen, as a sentence for the operator.
+    pub reason: String,
+}
+
+/// Why an operation could not be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The operation names something that was never set.
+    #[error("{op:?} refers to something that is not in the forwarding base")]
+    Unknown {
+        /// The operation.
+        op: FibOp,
+    },
+    /// A table is full.
+    #[error("{table} is full at {limit} entries; {op:?} was refused")]
+    Full {
+        /// The table's name.
+        table: &'static str,
+        /// Its capacity.
+        limit: u32,
+        /// The operation.
+        op: FibOp,
+    },
+    /// What this plane does not carry.
+    #[error("{op:?} is not supported by the {engine} engine: {why}")]
+    Unsupported {
+        /// The operation.
+        op: FibOp,
+        /// The engine's label.
+        engine: &'static str,
+        /// What is missing.
+        why: &'static str,
+    },
+    /// The kernel refused a change.
+    #[error("the kernel refused {what} for {op:?}: {source}")]
+    Kernel {
+        /// What was tried.
+        what: &'static str,
+        /// The operation.
+        op: FibOp,
+        /// The kernel's answer.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The kernel's tables could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("reading {table}: {source}")]
+pub struct DumpError {
+    /// The table's name.
+    pub table: &'static str,
+    /// The kernel's answer.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// The kernel's counters could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("reading {table}: {source}")]
+pub struct StatsError {
+    /// The table's name.
+    pub table: &'static str,
+    /// The kernel's answer.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}

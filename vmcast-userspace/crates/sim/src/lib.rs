@@ -1,0 +1,1 @@
+//! Virtual time, lossy links, many nodes: a test bed for the machines.

@@ -1,0 +1,1 @@
+//! Codecs of the protocols vmcast speaks, without I/O.
