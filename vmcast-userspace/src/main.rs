@@ -1,1 +1,3 @@
+//! vmcast: IP multicast for networks that do not carry it.
+
 fn main() {}

@@ -3,8 +3,14 @@
 //! Every machine has the same grammar: `config.rs`, `input.rs`, `output.rs`, `timer.rs`,
 //! `machine.rs`, and the tests beside them.
 
+pub mod amt;
 mod filter;
+pub mod host_state;
+pub mod igmp;
 mod machine;
+pub mod mrib;
+pub mod nearest;
+pub mod registry;
 
 pub use filter::Filter;
 pub use machine::Machine;

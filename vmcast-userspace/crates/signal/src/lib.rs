@@ -1,0 +1,1 @@
+//! The signalling schema with its client and server halves.
