@@ -142,7 +142,8 @@ pub enum FibOp {
     SetStream(Stream, Rpf, Members),
     /// Removes a stream with its members.
     RemoveStream(Stream),
-    /// Adds a member to a stream that was set with [`Members::Own`].
+    /// Adds a member to a stream's own. While the stream has [`Members::OfAnySource`] they gather out
+    /// of force, and take effect together when it is set to [`Members::Own`].
     AddMember(Stream, Output),
     /// Removes a member from a stream.
     RemoveMember(Stream, Output),

@@ -48,149 +48,150 @@ pub struct Replicate {
 /// Decides what becomes of a frame received on `ingress_ifindex`.
 #[inline(always)]
 pub fn decide<P: Packet + ?Sized, T: Tables>(packet: &P, ingress_ifindex: u32, tables: &T) -> Verdict {
+    match classify(packet, ingress_ifindex, tables) {
+        Class::Pass => Verdict::Pass,
+        Class::Refuse(reason) => Verdict::Refuse(Refusal {
+            reason,
+            stats: 0,
+            input: InputId::NONE,
+            stream: StreamKey::NONE,
+            native: false,
+        }),
+        Class::Multicast(candidate) => decide_multicast(packet, &candidate, ingress_ifindex, tables),
+    }
+}
+
+/// A multicast packet that may be forwarded.
+#[derive(Clone, Copy)]
+struct Candidate {
+    ip_offset: usize,
+    ip: ipv4::View,
+    input: InputId,
+    native: bool,
+}
+
+enum Class {
+    Pass,
+    /// AMT data for us that is not accepted; its inside says nothing.
+    Refuse(DropReason),
+    Multicast(Candidate),
+}
+
+/// Finds the multicast packet in the frame: the frame's own, or the one in a tunnel of ours.
+#[inline(always)]
+fn classify<P: Packet + ?Sized, T: Tables>(packet: &P, ingress_ifindex: u32, tables: &T) -> Class {
     if eth::ether_type(packet) != Some(eth::TYPE_IPV4) {
-        return Verdict::Pass;
+        return Class::Pass;
     }
     let Ok(ip) = ipv4::View::parse(packet, eth::LEN) else {
-        return Verdict::Pass;
+        return Class::Pass;
     };
     if ip.destination.is_multicast() {
-        return decide_native(packet, &ip, ingress_ifindex, tables);
+        if ip.protocol == ipv4::PROTO_IGMP
+            || ip.protocol == ipv4::PROTO_PIM
+            || !ipv4::is_forwardable_group(ip.destination)
+        {
+            return Class::Pass;
+        }
+        let input = InputId::interface(ingress_ifindex);
+        return Class::Multicast(Candidate { ip_offset: eth::LEN, ip, input, native: true });
     }
     // A fragment goes to the host, which puts it together and gives it to our socket.
     if ip.protocol != ipv4::PROTO_UDP || ip.fragment {
-        return Verdict::Pass;
+        return Class::Pass;
     }
-    decide_tunnelled(packet, &ip, tables)
-}
-
-/// A packet to a group, as it came on the wire. What is refused goes to the host all the same:
-/// its own listeners have as much right to it as without vmcast.
-#[inline(always)]
-fn decide_native<P: Packet + ?Sized, T: Tables>(
-    packet: &P,
-    ip: &ipv4::View,
-    ingress_ifindex: u32,
-    tables: &T,
-) -> Verdict {
-    if ip.protocol == ipv4::PROTO_IGMP
-        || ip.protocol == ipv4::PROTO_PIM
-        || !ipv4::is_forwardable_group(ip.destination)
-    {
-        return Verdict::Pass;
-    }
-    let input = InputId::interface(ingress_ifindex);
-    let stream = StreamKey::v4(ip.source, ip.destination);
-    let refuse = |reason, stats| Verdict::Refuse(Refusal { reason, stats, input, stream, native: true });
-
-    if let Some(entry) = tables.stream(&stream) {
-        if entry.rpf != 0 && entry.rpf != input.0 {
-            return refuse(DropReason::WrongInput, entry.stats);
-        }
-        return accept(packet, eth::LEN, ip, &entry, input, stream, true, false);
-    }
-    let Some(entry) = tables.stream(&stream.any_source()) else {
-        return Verdict::PassAndPunt(PuntReason::UnknownGroup, input, stream);
-    };
-    let accepts_sources = matches!(tables.interface(ingress_ifindex), Some(i) if i.accepts_sources != 0);
-    if !accepts_sources || (entry.rpf != 0 && entry.rpf != input.0) {
-        return refuse(DropReason::WrongInput, entry.stats);
-    }
-    accept(packet, eth::LEN, ip, &entry, input, stream, true, true)
+    classify_datagram(packet, &ip, tables)
 }
 
 /// A UDP datagram to one host: ours if it is AMT data for one of our endpoints.
 #[inline(always)]
-fn decide_tunnelled<P: Packet + ?Sized, T: Tables>(packet: &P, outer: &ipv4::View, tables: &T) -> Verdict {
+fn classify_datagram<P: Packet + ?Sized, T: Tables>(packet: &P, outer: &ipv4::View, tables: &T) -> Class {
     let udp_offset = eth::LEN + outer.header_len;
     let Some(datagram) = udp::View::parse(packet, udp_offset) else {
-        return Verdict::Pass;
+        return Class::Pass;
     };
     let payload = udp_offset + udp::LEN;
-    if datagram.length > outer.total_len - outer.header_len || !amt::is_data(packet, payload) {
-        return Verdict::Pass;
+    if datagram.length > outer.total_len - outer.header_len
+        || datagram.length == udp::LEN
+        || !amt::is_data(packet, payload)
+    {
+        return Class::Pass;
     }
-    let local = v4_bytes(outer.destination);
     let key = TunnelKey {
-        local,
+        local: v4_bytes(outer.destination),
         remote: v4_bytes(outer.source),
         local_port: datagram.destination,
         remote_port: datagram.source,
     };
-    let nowhere = |reason| {
-        Verdict::Refuse(Refusal {
-            reason,
-            stats: 0,
-            input: InputId::NONE,
-            stream: StreamKey::v4(outer.source, outer.destination),
-            native: false,
-        })
-    };
     let Some(tunnel) = tables.tunnel(&key) else {
-        let endpoint = EndpointKey { address: local, port: datagram.destination, reserved: [0; 2] };
+        let endpoint = EndpointKey { address: key.local, port: key.local_port, reserved: [0; 2] };
         if tables.is_endpoint(&endpoint) {
-            return nowhere(DropReason::UnknownTunnel);
+            return Class::Refuse(DropReason::UnknownTunnel);
         }
-        return Verdict::Pass;
+        return Class::Pass;
     };
     if tunnel.accepts_sources == 0 {
-        return nowhere(DropReason::SenderNotAllowed);
+        return Class::Refuse(DropReason::SenderNotAllowed);
     }
-
     let ip_offset = payload + amt::DATA_LEN;
     let Ok(ip) = ipv4::View::parse(packet, ip_offset) else {
-        return nowhere(DropReason::Malformed);
+        return Class::Refuse(DropReason::Malformed);
     };
     if ip_offset + ip.total_len > udp_offset + datagram.length {
-        return nowhere(DropReason::Malformed);
+        return Class::Refuse(DropReason::Malformed);
+    }
+    // IGMP and PIM speak to the routers of one link; out of a tunnel they would speak to another's.
+    if ip.protocol == ipv4::PROTO_IGMP
+        || ip.protocol == ipv4::PROTO_PIM
+        || !ipv4::is_forwardable_group(ip.destination)
+    {
+        return Class::Refuse(DropReason::NotMulticast);
+    }
+    Class::Multicast(Candidate { ip_offset, ip, input: InputId::tunnel(tunnel.id), native: false })
+}
+
+/// Looks the stream up and checks the packet against it. What came natively and is refused goes to
+/// the host all the same: its own listeners have as much right to it as without vmcast.
+#[inline(always)]
+fn decide_multicast<P: Packet + ?Sized, T: Tables>(
+    packet: &P,
+    candidate: &Candidate,
+    ingress_ifindex: u32,
+    tables: &T,
+) -> Verdict {
+    let Candidate { ip_offset, ip, input, native } = *candidate;
+    let stream = StreamKey::v4(ip.source, ip.destination);
+    let refuse = |reason, stats| Verdict::Refuse(Refusal { reason, stats, input, stream, native });
+
+    if !is_host(ip.source) {
+        return if native { Verdict::Pass } else { refuse(DropReason::NotMulticast, 0) };
     }
     match ip.verify(packet, ip_offset) {
         Ok(()) => {}
-        Err(ipv4::Error::Malformed) => return nowhere(DropReason::Malformed),
-        Err(ipv4::Error::BadChecksum) => return nowhere(DropReason::BadChecksum),
+        Err(ipv4::Error::Malformed) => return refuse(DropReason::Malformed, 0),
+        Err(ipv4::Error::BadChecksum) => return refuse(DropReason::BadChecksum, 0),
     }
-    if !ipv4::is_forwardable_group(ip.destination) || !is_host(ip.source) {
-        return nowhere(DropReason::NotMulticast);
-    }
-
-    let input = InputId::tunnel(tunnel.id);
-    let stream = StreamKey::v4(ip.source, ip.destination);
-    let refuse = |reason, stats| Verdict::Refuse(Refusal { reason, stats, input, stream, native: false });
     let (entry, new_source) = match tables.stream(&stream) {
         Some(entry) => (entry, false),
         None => match tables.stream(&stream.any_source()) {
             Some(entry) => (entry, true),
+            None if native => return Verdict::PassAndPunt(PuntReason::UnknownGroup, input, stream),
             None => return refuse(DropReason::NotJoined, 0),
         },
     };
-    if entry.rpf != 0 && entry.rpf != input.0 {
+    let right_input = if entry.rpf == 0 {
+        !native || matches!(tables.interface(ingress_ifindex), Some(i) if i.accepts_sources != 0)
+    } else {
+        entry.rpf == input.0
+    };
+    if !right_input {
         return refuse(DropReason::WrongInput, entry.stats);
     }
-    accept(packet, ip_offset, &ip, &entry, input, stream, false, new_source)
-}
-
-/// The checks that follow once the stream and its input are right.
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "one call in a hot path that the verifier must follow inline")]
-fn accept<P: Packet + ?Sized>(
-    packet: &P,
-    ip_offset: usize,
-    ip: &ipv4::View,
-    entry: &StreamEntry,
-    input: InputId,
-    stream: StreamKey,
-    native: bool,
-    new_source: bool,
-) -> Verdict {
-    let refuse = |reason| Verdict::Refuse(Refusal { reason, stats: entry.stats, input, stream, native });
-    if native && ip.verify(packet, ip_offset).is_err() {
-        return refuse(DropReason::BadChecksum);
-    }
     if ip.ttl <= 1 {
-        return refuse(DropReason::TtlExpired);
+        return refuse(DropReason::TtlExpired, entry.stats);
     }
     if entry.table == 0 {
-        return refuse(DropReason::NoMember);
+        return refuse(DropReason::NoMember, entry.stats);
     }
     Verdict::Replicate(Replicate {
         ip_offset,

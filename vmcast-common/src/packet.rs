@@ -23,3 +23,20 @@ impl Packet for [u8] {
         self.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loads_what_lies_within_the_packet_and_nothing_beyond_it() {
+        let packet: &[u8] = &[1, 2, 3, 4];
+        assert_eq!(packet.load::<2>(0), Some([1, 2]));
+        assert_eq!(packet.load::<2>(2), Some([3, 4]));
+        assert_eq!(packet.load::<2>(3), None);
+        assert_eq!(packet.load::<0>(4), Some([]));
+        assert_eq!(packet.load::<1>(5), None);
+        assert_eq!(packet.load::<1>(usize::MAX), None);
+        assert_eq!(packet.length(), 4);
+    }
+}

@@ -5,7 +5,7 @@ use core::net::Ipv4Addr;
 use crate::{
     checksum,
     hdr::{amt, eth, ipv4, udp},
-    maps::{MEMBER_AMT, MEMBER_NATIVE, MemberEntry, NextHopEntry},
+    maps::{InputId, MEMBER_AMT, MEMBER_NATIVE, MemberEntry, NextHopEntry},
     verdict::DropReason,
 };
 
@@ -23,6 +23,8 @@ pub struct Carry {
     pub table: u32,
     /// Sequence number of the packet on this CPU.
     pub sequence: u32,
+    /// Where the packet came from.
+    pub input: InputId,
 }
 
 impl Carry {
@@ -35,7 +37,8 @@ impl Carry {
     pub const fn to_bytes(self) -> [u8; Self::LEN] {
         let t = self.table.to_ne_bytes();
         let s = self.sequence.to_ne_bytes();
-        [t[0], t[1], t[2], t[3], s[0], s[1], s[2], s[3], 0, 0, 0, 0]
+        let i = self.input.0.to_ne_bytes();
+        [t[0], t[1], t[2], t[3], s[0], s[1], s[2], s[3], i[0], i[1], i[2], i[3]]
     }
 
     /// Reads them back.
@@ -45,6 +48,7 @@ impl Carry {
         Self {
             table: u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
             sequence: u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+            input: InputId(u32::from_ne_bytes([b[8], b[9], b[10], b[11]])),
         }
     }
 }
@@ -67,6 +71,8 @@ pub struct Inner {
     pub tos: u8,
     /// Its group.
     pub group: Ipv4Addr,
+    /// Where it came from.
+    pub input: InputId,
 }
 
 /// The headers of one copy, in front of the IP packet.
@@ -80,6 +86,9 @@ pub enum CopyHeader {
 
 /// Builds the headers of the copy for `member`.
 ///
+/// Native multicast never leaves by the interface it came in on; a copy in a tunnel may, and so may
+/// the native copy of a packet that came out of a tunnel over that interface.
+///
 /// # Errors
 /// The reason why this member gets no copy.
 #[inline(always)]
@@ -90,6 +99,9 @@ pub fn copy_header(
 ) -> Result<CopyHeader, DropReason> {
     match member.kind {
         MEMBER_NATIVE => {
+            if inner.input.0 == next_hop.ifindex {
+                return Err(DropReason::SameInterface);
+            }
             if inner.len > next_hop.mtu {
                 return Err(DropReason::Oversize);
             }
@@ -147,4 +159,160 @@ fn amt_v4(member: &MemberEntry, next_hop: &NextHopEntry, inner: Inner) -> [u8; e
     [h[at + 4], h[at + 5]] = (total - ipv4::MIN_LEN as u16).to_be_bytes();
     h[at + udp::LEN] = amt::DATA_TYPE;
     h
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
+    use etherparse::{
+        EtherType, Ethernet2Slice, IpNumber, Ipv4Header, NetSlice, SlicedPacket, TransportSlice,
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::maps::{MEMBER_GONE, v4_bytes};
+
+    const NEXT_HOP: NextHopEntry = NextHopEntry {
+        destination: [2, 0, 0, 0, 0, 9],
+        mtu: 1500,
+        source: [2, 0, 0, 0, 0, 1],
+        resolved: 1,
+        ifindex: 7,
+        reserved: 0,
+    };
+    const INNER: Inner =
+        Inner { len: 1344, tos: 0, group: Ipv4Addr::new(232, 129, 2, 3), input: InputId::interface(3) };
+
+    fn member(kind: u8) -> MemberEntry {
+        MemberEntry {
+            next: 0,
+            next_hop: 1,
+            remote: v4_bytes(Ipv4Addr::new(10, 0, 0, 2)),
+            local: v4_bytes(Ipv4Addr::new(10, 0, 0, 1)),
+            remote_port: 40_001u16.to_be_bytes(),
+            local_port: 2268u16.to_be_bytes(),
+            kind,
+            reserved: [0; 3],
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_lowered_time_to_live_keeps_the_header_checksum_right(
+            ttl in 1u8..,
+            protocol: u8,
+            source: [u8; 4],
+            destination: [u8; 4],
+            total_len: u16,
+            identification: u16,
+        ) {
+            let mut header = Ipv4Header {
+                time_to_live: ttl,
+                protocol: IpNumber(protocol),
+                source,
+                destination,
+                total_len,
+                identification,
+                ..Ipv4Header::default()
+            };
+            let before = header.calc_header_checksum();
+            header.time_to_live -= 1;
+            prop_assert_eq!(lower_ttl(ttl, protocol, before), (ttl - 1, header.calc_header_checksum()));
+        }
+
+        #[test]
+        fn a_lowered_time_to_live_is_right_whatever_the_checksum_was(ttl in 1u8.., protocol: u8, sum: u16) {
+            // The header's other words, folded, for which `sum` is a checksum that verifies.
+            let others = u32::from(!sum) + 0xffff - u32::from(u16::from_be_bytes([ttl, protocol]));
+            let (ttl, lowered) = lower_ttl(ttl, protocol, sum);
+            let all = others + u32::from(u16::from_be_bytes([ttl, protocol])) + u32::from(lowered);
+            prop_assert_eq!(checksum::fold(all), 0);
+        }
+
+        #[test]
+        fn an_amt_copy_is_read_by_etherparse_as_it_was_meant(
+            len in 20u16..=1470,
+            tos: u8,
+            remote: [u8; 4],
+            local: [u8; 4],
+            remote_port: u16,
+            local_port: u16,
+        ) {
+            let member = MemberEntry {
+                remote: v4_bytes(remote.into()),
+                local: v4_bytes(local.into()),
+                remote_port: remote_port.to_be_bytes(),
+                local_port: local_port.to_be_bytes(),
+                ..member(MEMBER_AMT)
+            };
+            let Ok(CopyHeader::Amt(header)) = copy_header(&member, &NEXT_HOP, Inner { len, tos, ..INNER }) else {
+                return Err(TestCaseError::fail("no AMT copy"));
+            };
+            let inner: Vec<u8> = (0..len).map(|at| at as u8).collect();
+            let frame = [&header[..], &inner].concat();
+
+            let sliced = SlicedPacket::from_ethernet(&frame).unwrap();
+            let link = Ethernet2Slice::from_slice_without_fcs(&frame).unwrap();
+            prop_assert_eq!(link.destination(), NEXT_HOP.destination);
+            prop_assert_eq!(link.source(), NEXT_HOP.source);
+            let Some(NetSlice::Ipv4(ip)) = &sliced.net else { panic!("not IPv4") };
+            let ip = ip.header().to_header();
+            prop_assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+            prop_assert_eq!((ip.source, ip.destination), (local, remote));
+            prop_assert_eq!(usize::from(ip.total_len), usize::from(len) + AMT_V4_OVERHEAD);
+            prop_assert_eq!((ip.time_to_live, ip.dont_fragment, ip.identification), (OUTER_TTL, true, 0));
+            prop_assert_eq!((ip.dscp.value(), ip.ecn.value()), (tos >> 2, 0));
+            let Some(TransportSlice::Udp(udp)) = &sliced.transport else { panic!("not UDP") };
+            prop_assert_eq!((udp.source_port(), udp.destination_port()), (local_port, remote_port));
+            prop_assert_eq!(udp.checksum(), 0);
+            prop_assert_eq!(udp.payload(), [&[6, 0], &inner[..]].concat());
+        }
+
+        #[test]
+        fn what_ingress_leaves_for_the_copies_is_read_back(table: u32, sequence: u32, input: u32) {
+            let carry = Carry { table, sequence, input: InputId(input) };
+            prop_assert_eq!(Carry::from_bytes(carry.to_bytes()), carry);
+        }
+    }
+
+    #[test]
+    fn a_native_copy_goes_to_the_groups_link_layer_address() {
+        let Ok(CopyHeader::Native(header)) = copy_header(&member(MEMBER_NATIVE), &NEXT_HOP, INNER) else {
+            panic!("no native copy");
+        };
+        let link = Ethernet2Slice::from_slice_without_fcs(&header).unwrap();
+        assert_eq!(link.destination(), [1, 0, 0x5e, 1, 2, 3]);
+        assert_eq!(link.source(), NEXT_HOP.source);
+        assert_eq!(link.ether_type(), EtherType::IPV4);
+    }
+
+    #[test]
+    fn native_multicast_does_not_return_where_it_came_from_and_tunnels_may() {
+        let back = Inner { input: InputId::interface(NEXT_HOP.ifindex), ..INNER };
+        assert_eq!(copy_header(&member(MEMBER_NATIVE), &NEXT_HOP, back), Err(DropReason::SameInterface));
+        assert!(copy_header(&member(MEMBER_AMT), &NEXT_HOP, back).is_ok());
+        let from_tunnel = Inner { input: InputId::tunnel(NEXT_HOP.ifindex), ..INNER };
+        assert!(copy_header(&member(MEMBER_NATIVE), &NEXT_HOP, from_tunnel).is_ok());
+    }
+
+    #[test]
+    fn the_largest_packet_that_fits_is_copied_and_one_byte_more_is_not() {
+        for (kind, largest) in [(MEMBER_NATIVE, 1500), (MEMBER_AMT, 1470)] {
+            let of = |len| copy_header(&member(kind), &NEXT_HOP, Inner { len, ..INNER });
+            assert!(of(largest).is_ok());
+            assert_eq!(of(largest + 1), Err(DropReason::Oversize));
+            assert_eq!(of(u16::MAX), Err(DropReason::Oversize));
+        }
+    }
+
+    #[test]
+    fn nobody_is_sent_to_without_a_way() {
+        let unresolved = NextHopEntry { resolved: 0, ..NEXT_HOP };
+        assert_eq!(copy_header(&member(MEMBER_AMT), &unresolved, INNER), Err(DropReason::NextHopUnresolved));
+        assert_eq!(copy_header(&member(MEMBER_GONE), &NEXT_HOP, INNER), Err(DropReason::MemberGone));
+        assert_eq!(copy_header(&member(0xff), &NEXT_HOP, INNER), Err(DropReason::MemberGone));
+    }
 }

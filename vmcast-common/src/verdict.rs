@@ -19,7 +19,8 @@ pub enum DropReason {
     UnknownTunnel = 3,
     /// AMT data came up a tunnel whose far end may not send.
     SenderNotAllowed = 4,
-    /// The inner destination is not a multicast group that is forwarded.
+    /// The inner packet is no multicast data: its source is no host, its destination no group that is
+    /// forwarded, or it is IGMP or PIM.
     NotMulticast = 5,
     /// Nobody joined the group that a tunnel delivered.
     NotJoined = 6,
@@ -39,11 +40,14 @@ pub enum DropReason {
     KernelRefused = 13,
     /// One copy: the egress device refused or lost the frame.
     DeviceRefused = 14,
+    /// One copy: native multicast would return to the interface it came in on, whose own listeners
+    /// had it from the sender.
+    SameInterface = 15,
 }
 
 impl DropReason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::TtlExpired,
@@ -59,6 +63,7 @@ impl DropReason {
         Self::LostOrder,
         Self::KernelRefused,
         Self::DeviceRefused,
+        Self::SameInterface,
     ];
 
     /// The metric label, in snake case.
@@ -80,6 +85,7 @@ impl DropReason {
             Self::LostOrder => "lost_order",
             Self::KernelRefused => "kernel_refused",
             Self::DeviceRefused => "device_refused",
+            Self::SameInterface => "same_interface",
         }
     }
 
@@ -124,7 +130,7 @@ pub struct Refusal {
     pub stats: u32,
     /// Where it came from.
     pub input: InputId,
-    /// Its (S,G); of a packet whose inside was not looked at, the outer addresses.
+    /// Its (S,G), [`StreamKey::NONE`] if its inside was not looked at.
     pub stream: StreamKey,
     /// Whether it came natively: then the host gets it untouched, else it ends here.
     pub native: bool,

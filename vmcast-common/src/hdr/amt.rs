@@ -25,3 +25,17 @@ pub fn is_data<P: Packet + ?Sized>(packet: &P, offset: usize) -> bool {
         None => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_version_0_type_6_is_data() {
+        for first in 0..=u8::MAX {
+            assert_eq!(is_data(&[first, 0xff][..], 0), first == 0x06, "{first:#x}");
+        }
+        assert!(is_data(&[0, 6][..], 1));
+        assert!(!is_data(&[0, 6][..], 2));
+    }
+}

@@ -25,3 +25,35 @@ pub const fn multicast_mac(group: Ipv4Addr) -> Mac {
     let [_, b, c, d] = group.octets();
     [0x01, 0x00, 0x5e, b & 0x7f, c, d]
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
+    use etherparse::{EtherType, Ethernet2Header};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_ether_type_is_read_where_etherparse_writes_it(ether_type: u16, body: Vec<u8>) {
+            let header =
+                Ethernet2Header { source: [1; 6], destination: [2; 6], ether_type: EtherType(ether_type) };
+            let frame = [&header.to_bytes()[..], &body].concat();
+            prop_assert_eq!(super::ether_type(&frame[..]), Some(ether_type));
+            prop_assert_eq!(super::ether_type(&frame[..LEN - 1]), None);
+        }
+    }
+
+    #[test]
+    fn groups_that_differ_in_the_upper_nine_bits_share_a_link_layer_address() {
+        let mac = [0x01, 0x00, 0x5e, 0x01, 0x02, 0x03];
+        for (a, b) in [(224, 1), (224, 129), (232, 129), (239, 1)] {
+            assert_eq!(multicast_mac(Ipv4Addr::new(a, b, 2, 3)), mac);
+        }
+        assert_eq!(multicast_mac(Ipv4Addr::new(239, 255, 255, 255))[3..], [0x7f, 0xff, 0xff]);
+    }
+}

@@ -117,3 +117,117 @@ pub const fn is_forwardable_group(address: Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
     a & 0xf0 == 0xe0 && !(a == 224 && b == 0 && c == 0)
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
+    use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv4Options};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    prop_compose! {
+        fn header()(
+            dont_fragment: bool,
+            more_fragments: bool,
+            offset in prop_oneof![Just(0u16), 0u16..8192],
+            time_to_live: u8,
+            protocol: u8,
+            addresses: ([u8; 4], [u8; 4]),
+            identification: u16,
+            options in proptest::collection::vec(any::<[u8; 4]>(), 0..=10),
+            body in 0u16..2000,
+        ) -> Ipv4Header {
+            let options = options.concat();
+            let mut header = Ipv4Header {
+                identification,
+                dont_fragment,
+                more_fragments,
+                fragment_offset: IpFragOffset::try_new(offset).unwrap(),
+                time_to_live,
+                protocol: IpNumber(protocol),
+                source: addresses.0,
+                destination: addresses.1,
+                options: Ipv4Options::try_from(&options[..]).unwrap(),
+                ..Ipv4Header::default()
+            };
+            header.set_payload_len(body.into()).unwrap();
+            header.header_checksum = header.calc_header_checksum();
+            header
+        }
+    }
+
+    fn packet(header: &Ipv4Header) -> Vec<u8> {
+        let mut packet = header.to_bytes().to_vec();
+        packet.resize(header.total_len.into(), 0xa5);
+        packet
+    }
+
+    proptest! {
+        #[test]
+        fn a_header_of_etherparse_is_read_back_and_its_checksum_holds(header in header(), before in 0usize..40) {
+            let mut bytes = std::vec![0xee; before];
+            bytes.extend(packet(&header));
+            let view = View::parse(&bytes[..], before).unwrap();
+            prop_assert_eq!(view, View {
+                header_len: header.header_len(),
+                total_len: header.total_len.into(),
+                tos: 0,
+                ttl: header.time_to_live,
+                protocol: header.protocol.0,
+                fragment: header.is_fragmenting_payload(),
+                checksum: header.header_checksum,
+                source: header.source.into(),
+                destination: header.destination.into(),
+            });
+            prop_assert_eq!(view.verify(&bytes[..], before), Ok(()));
+        }
+
+        #[test]
+        fn a_flipped_bit_of_the_header_is_noticed(header in header(), at: prop::sample::Index, bit in 0u8..8) {
+            let mut bytes = packet(&header);
+            let at = at.index(header.header_len());
+            bytes[at] ^= 1 << bit;
+            let noticed = match View::parse(&bytes[..], 0) {
+                Ok(view) => view.verify(&bytes[..], 0).is_err(),
+                Err(_) => true,
+            };
+            prop_assert!(noticed || at == 0, "the header's length moves what the checksum covers");
+        }
+
+        #[test]
+        fn a_packet_cut_short_is_malformed(header in header(), len: prop::sample::Index) {
+            let bytes = packet(&header);
+            let cut = &bytes[..len.index(bytes.len())];
+            prop_assert_eq!(View::parse(cut, 0), Err(Error::Malformed));
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>, offset in 0usize..100) {
+            if let Ok(view) = View::parse(&bytes[..], offset) {
+                prop_assert!(offset + view.total_len <= bytes.len());
+                prop_assert!((MIN_LEN..=60).contains(&view.header_len) && view.header_len <= view.total_len);
+                let _ = view.verify(&bytes[..], offset);
+            }
+        }
+    }
+
+    #[test]
+    fn groups_are_forwarded_except_those_of_the_local_network() {
+        for (address, forwarded) in [
+            ([223, 255, 255, 255], false),
+            ([224, 0, 0, 0], false),
+            ([224, 0, 0, 255], false),
+            ([224, 0, 1, 0], true),
+            ([224, 1, 0, 0], true),
+            ([232, 0, 0, 1], true),
+            ([239, 255, 255, 255], true),
+            ([240, 0, 0, 0], false),
+        ] {
+            assert_eq!(is_forwardable_group(address.into()), forwarded, "{address:?}");
+        }
+    }
+}

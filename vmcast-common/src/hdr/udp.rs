@@ -29,3 +29,35 @@ impl View {
         Some(Self { source: [h[0], h[1]], destination: [h[2], h[3]], length })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::UdpHeader;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_header_of_etherparse_is_read_back(source: u16, destination: u16, length in 8u16.., checksum: u16) {
+            let header = UdpHeader { source_port: source, destination_port: destination, length, checksum };
+            let view = View::parse(&header.to_bytes()[..], 0).unwrap();
+            prop_assert_eq!(u16::from_be_bytes(view.source), source);
+            prop_assert_eq!(u16::from_be_bytes(view.destination), destination);
+            prop_assert_eq!(view.length, usize::from(length));
+        }
+    }
+
+    #[test]
+    fn a_header_cut_short_or_shorter_than_itself_is_refused() {
+        let bytes = [0, 1, 0, 2, 0, 8, 0, 0];
+        assert!(View::parse(&bytes[..], 0).is_some());
+        for len in 0..LEN {
+            assert!(View::parse(&bytes[..len], 0).is_none());
+        }
+        assert!(View::parse(&bytes[..], 1).is_none());
+        for length in 0..8 {
+            assert!(View::parse(&[0, 1, 0, 2, 0, length, 0, 0][..], 0).is_none());
+        }
+    }
+}

@@ -39,6 +39,9 @@ pub struct StreamKey {
 const _: () = assert!(size_of::<StreamKey>() == 32);
 
 impl StreamKey {
+    /// No stream at all.
+    pub const NONE: Self = Self { source: [0; 16], group: [0; 16] };
+
     /// The (S,G) of a packet.
     #[inline(always)]
     #[must_use]
@@ -170,5 +173,44 @@ impl From<Input> for InputId {
             Input::Interface(ifindex) => Self::interface(ifindex.0),
             Input::Tunnel(id) => Self::tunnel(id.0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fib::IfIndex;
+
+    proptest! {
+        #[test]
+        fn streams_are_read_back_from_their_keys(source: Option<u32>, group in 0xe000_0000u32..0xf000_0000) {
+            let address = |bits| IpAddr::V4(Ipv4Addr::from_bits(bits));
+            let stream = Stream { source: source.map(address), group: address(group) };
+            prop_assert_eq!(Stream::from(StreamKey::from(stream)), stream);
+        }
+
+        #[test]
+        fn inputs_are_read_back_from_their_numbers(number in 1u32..1 << 31, tunnel: bool) {
+            let input =
+                if tunnel { Input::Tunnel(TunnelId(number)) } else { Input::Interface(IfIndex(number)) };
+            prop_assert_eq!(InputId::from(input).input(), Some(input));
+        }
+    }
+
+    #[test]
+    fn a_source_of_all_zeros_is_not_any_source() {
+        let group = Ipv4Addr::new(232, 1, 1, 1);
+        let key = StreamKey::v4(Ipv4Addr::UNSPECIFIED, group);
+        assert_ne!(key, key.any_source());
+        assert_eq!(Stream::from(key.any_source()).source, None);
+        assert_eq!(InputId::NONE.input(), None);
+    }
+
+    #[test]
+    fn tunnel_0_is_an_input_and_differs_from_every_interface() {
+        assert_eq!(InputId::tunnel(0).input(), Some(Input::Tunnel(TunnelId(0))));
+        assert_ne!(InputId::tunnel(0), InputId::NONE);
     }
 }

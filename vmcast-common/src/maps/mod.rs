@@ -17,7 +17,7 @@ pub use value::{
 /// Capacities.
 pub mod limit {
     /// Streams, (S,G) and (*,G) together.
-    pub const STREAMS: u32 = 65_536;
+    pub const STREAMS: u32 = 16_384;
     /// Tunnels.
     pub const TUNNELS: u32 = 131_072;
     /// Members of all streams together.
@@ -28,8 +28,8 @@ pub mod limit {
     pub const INTERFACES: u32 = 4_096;
     /// Our own tunnel endpoints.
     pub const ENDPOINTS: u32 = 256;
-    /// Member tables (inner devmaps).
-    pub const TABLES: u32 = 65_536;
+    /// Member tables (inner devmaps), numbered from 1.
+    pub const TABLES: u32 = 32_768;
     /// Pairs of member table and egress device.
     pub const HEADS: u32 = 262_144;
     /// Bytes of the punt ring; a power of two and a multiple of the page size.

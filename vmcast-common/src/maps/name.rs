@@ -35,3 +35,10 @@ pub const PROGRAM_INGRESS: &str = "vmcast_ingress";
 pub const PROGRAM_COPY: &str = "vmcast_copy";
 /// The shared program's rewrite as a plain XDP program, for `BPF_PROG_TEST_RUN`.
 pub const PROGRAM_COPY_TEST: &str = "vmcast_copy_test";
+
+/// Datagrams by destination port, in the benchmark's sink; per-CPU array of [`SINK_PORTS`].
+pub const SINK_COUNTS: &str = "SINK_COUNTS";
+/// Ports that the benchmark's sink tells apart.
+pub const SINK_PORTS: u32 = 65_536;
+/// The benchmark's sink.
+pub const PROGRAM_SINK: &str = "vmcast_sink";

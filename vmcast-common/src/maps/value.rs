@@ -72,20 +72,25 @@ pub struct Head {
 }
 const _: () = assert!(size_of::<Head>() == 4);
 
-/// The link-layer header of a next hop.
+/// The link-layer header of a next hop. Each link-layer address lies within one aligned 8-byte
+/// word, so that a copy made during an update sees the old address or the new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct NextHopEntry {
     /// Destination link-layer address.
     pub destination: [u8; 6],
-    /// Source link-layer address.
-    pub source: [u8; 6],
     /// Largest packet the link takes, without the link-layer header, in bytes.
     pub mtu: u16,
+    /// Source link-layer address.
+    pub source: [u8; 6],
     /// 1 if the destination is known.
     pub resolved: u16,
+    /// Egress device.
+    pub ifindex: u32,
+    /// Zero.
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<NextHopEntry>() == 16);
+const _: () = assert!(size_of::<NextHopEntry>() == 24);
 
 /// Where the walk along one device's members stands, per CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,1 +1,50 @@
-//! mrib
+//! The multicast routing information base: memberships come in; the streams that the data plane
+//! forwards and the interest that upstreams are told of come out.
+//!
+//! The merge of members is that of RFC 9776 §3.2, the proxying that of RFC 4605 §4.
+//!
+//! # Streams of a group
+//! - (*,G) exists while a member is in EXCLUDE mode; its members are those in EXCLUDE mode.
+//! - (S,G) exists for each S that a member's list names, included or excluded; its members are
+//!   those whose filter wants S. It has none where S is excluded by all: (*,G) must not serve S.
+//! - (S,G) may exist for a live S that no list names; it shares the members of (*,G) and gives S
+//!   its own counters and RPF check. It goes when S is silent.
+//!
+//! # Order of operations
+//! After each operation, every member that wants a source before and after the input gets it, and
+//! nobody gets it who wants it neither before nor after. One changed filter yields, in this order:
+//! 1. (S,G) of sources that are named for the first time. Where (*,G) served S, the entry begins
+//!    with [`Members::OfAnySource`], is given its own members, and turns to [`Members::Own`] in one
+//!    step; so a plane keeps own members while they are not in force.
+//! 2. The member's place in (S,G) that stay or go.
+//! 3. The member's place in (*,G), which is made before its first member.
+//! 4. Removal of (S,G) that no list names any more: (*,G) serves S again, already as it shall.
+//! 5. If nobody is left in EXCLUDE mode: removal of (S,G) that shared (*,G), then of (*,G).
+//! 6. [`Output::Interest`].
+//!
+//! A change of upstreams yields one [`FibOp::SetStream`] for each (S,G) whose RPF differs, and
+//! leaves the members alone.
+//!
+//! [`Members::OfAnySource`]: vmcast_common::fib::Members::OfAnySource
+//! [`Members::Own`]: vmcast_common::fib::Members::Own
+//! [`FibOp::SetStream`]: vmcast_common::fib::FibOp::SetStream
+
+mod config;
+mod group;
+mod groups;
+mod info;
+mod input;
+mod list;
+mod machine;
+mod output;
+mod routes;
+mod timer;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::Config;
+pub use info::{Counters, GroupInfo, MemberInfo, StreamInfo};
+pub use input::Input;
+pub use machine::Mrib;
+pub use output::{Event, Output};

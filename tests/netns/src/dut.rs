@@ -1,0 +1,124 @@
+//! A device under test: a namespace with three interfaces, their far ends in another.
+
+use vmcast_common::fib::{FibOp, IfIndex};
+use vmcast_dataplane::{
+    ApplyError, Counters, Dataplane, Fib, Punt,
+    conformance::{Device, Devices, Observed, PlaneUnderTest},
+    software::Disposition,
+    xdp::{Options, XdpPlane},
+};
+use vmcast_lab::netns::{Lab, Namespace};
+
+use crate::wire::Wire;
+
+const NAMES: [&str; 3] = ["port0", "port1", "port2"];
+/// EtherTypes whose tag the kernel takes out of the frame before a packet socket sees it.
+const VLAN_TYPES: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
+
+/// The interfaces, and a socket at both ends of each.
+pub(crate) struct Dut {
+    _lab: Lab,
+    pub(crate) devices: Devices,
+    near: [Wire; 3],
+    far: [Wire; 3],
+    sentinel: u32,
+}
+
+impl Dut {
+    /// Makes the namespaces and moves the calling thread into that of the device under test.
+    pub(crate) fn enter(name: &str) -> Result<Self, vmcast_lab::LabError> {
+        let mut lab = Lab::new(name)?;
+        let [dut, peers] = lab.namespaces(["dut", "peers"])?;
+        for namespace in [&dut, &peers] {
+            namespace.sysctl(&[
+                ("ipv6/conf/all/disable_ipv6", "1"),
+                ("ipv6/conf/default/disable_ipv6", "1"),
+            ])?;
+        }
+        let cables = NAMES.map(|name| ((&dut, name), (&peers, name)));
+        lab.veths(&cables)?;
+        let far = open(&peers)?;
+        dut.enter_here()?;
+        let near = open(&dut)?;
+        let [a, b, c] = NAMES.map(device);
+        Ok(Self { _lab: lab, devices: Devices { a, b, c }, near, far, sentinel: 0 })
+    }
+
+    fn position(&self, ifindex: IfIndex) -> usize {
+        self.devices.all().iter().position(|device| device.ifindex == ifindex).expect("a device of ours")
+    }
+
+    fn inject(&mut self, ingress: IfIndex, frame: &[u8]) -> Observed {
+        self.sentinel += 1;
+        let at = self.position(ingress);
+        self.far[at].send(frame).expect("sending on the wire");
+        self.far[at].send_sentinel(self.sentinel).expect("sending on the wire");
+        let passed = self.near[at].until_sentinel(self.sentinel);
+        let disposition = match passed.as_slice() {
+            [] => Disposition::Consumed,
+            [seen] => {
+                assert!(seen == frame || VLAN_TYPES.iter().any(|tag| frame[12..14] == *tag), "passed, but not untouched: {seen:02x?}");
+                Disposition::Pass
+            }
+            more => panic!("the host got {} frames for one", more.len()),
+        };
+        let mut frames = Vec::new();
+        for (device, (near, far)) in self.devices.all().iter().zip(self.near.iter().zip(&self.far)) {
+            near.send_sentinel(self.sentinel).expect("sending on the wire");
+            frames.extend(far.until_sentinel(self.sentinel).into_iter().map(|frame| (device.ifindex, frame)));
+        }
+        for far in &self.far {
+            assert_eq!(far.drain(), Vec::<Vec<u8>>::new(), "a frame came late");
+        }
+        Observed { disposition, frames }
+    }
+}
+
+fn open(namespace: &Namespace) -> Result<[Wire; 3], vmcast_lab::LabError> {
+    namespace.enter(|| NAMES.map(|name| Wire::open(name).expect("opening a packet socket")))
+}
+
+/// An interface of the calling thread's namespace, read from a fresh sysfs view by netlink numbers.
+fn device(name: &str) -> Device {
+    let index = nix::net::if_::if_nametoindex(name).expect("the interface was just made");
+    let mac = nix::ifaddrs::getifaddrs()
+        .expect("listing interfaces")
+        .filter(|entry| entry.interface_name == name)
+        .find_map(|entry| entry.address?.as_link_addr()?.addr())
+        .expect("an Ethernet address");
+    Device { ifindex: IfIndex(index), mac, mtu: 1500 }
+}
+
+/// The kernel plane on these interfaces.
+pub(crate) struct XdpUnderTest {
+    dut: Dut,
+    plane: XdpPlane,
+}
+
+impl XdpUnderTest {
+    pub(crate) fn new(dut: Dut) -> Self {
+        Self { dut, plane: XdpPlane::open(&Options::default()).expect("loading the programs") }
+    }
+}
+
+impl PlaneUnderTest for XdpUnderTest {
+    fn apply(&mut self, ops: &[FibOp]) -> Result<(), ApplyError> {
+        self.plane.apply(ops)
+    }
+
+    fn inject(&mut self, ingress: IfIndex, frame: &[u8]) -> Observed {
+        self.dut.inject(ingress, frame)
+    }
+
+    fn counters(&mut self) -> Counters {
+        self.plane.counters().expect("reading the kernel's counters")
+    }
+
+    fn take_punts(&mut self) -> Vec<Punt> {
+        std::iter::from_fn(|| self.plane.poll_punt()).collect()
+    }
+
+    fn dump(&mut self) -> Fib {
+        self.plane.dump().expect("reading the kernel's tables")
+    }
+}

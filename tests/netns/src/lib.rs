@@ -1,1 +1,0 @@
-//! Tests that need root and network namespaces.

@@ -1,0 +1,83 @@
+//! From verdict to action.
+
+use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
+use vmcast_common::{
+    forward::{Replicate, decide},
+    hdr::eth,
+    packet::Packet as _,
+    rewrite::{Carry, lower_ttl},
+    verdict::{DropReason, PuntReason, Refusal, Verdict},
+};
+
+use crate::{
+    map::{self, KernelTables},
+    packet::Frame,
+};
+
+/// Offset of the time to live in the IPv4 header; the protocol and the checksum follow it.
+const TTL_OFFSET: usize = 8;
+
+#[inline(always)]
+pub(crate) fn run(ctx: &XdpContext) -> u32 {
+    let frame = Frame::new(ctx);
+    match decide(&frame, ctx.ingress_ifindex() as u32, &KernelTables) {
+        Verdict::Pass => xdp_action::XDP_PASS,
+        Verdict::PassAndPunt(reason, input, stream) => {
+            map::punt(reason, input, &stream);
+            xdp_action::XDP_PASS
+        }
+        Verdict::Refuse(refusal) => refuse(&refusal),
+        Verdict::Replicate(packet) => match replicate(&frame, &packet) {
+            Ok(action) => action,
+            Err(reason) => {
+                map::count_drop(reason);
+                map::count_stream(packet.stats, |counters| counters.dropped += 1);
+                xdp_action::XDP_DROP
+            }
+        },
+    }
+}
+
+#[inline(always)]
+fn refuse(refusal: &Refusal) -> u32 {
+    map::count_drop(refusal.reason);
+    if matches!(refusal.reason, DropReason::WrongInput) {
+        map::count_stream(refusal.stats, |counters| counters.wrong_input += 1);
+        map::punt(PuntReason::WrongInput, refusal.input, &refusal.stream);
+    } else {
+        map::count_stream(refusal.stats, |counters| counters.dropped += 1);
+    }
+    if refusal.native { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP }
+}
+
+/// Cuts the frame down to the packet, lowers its time to live and sends it to every slot.
+#[inline(always)]
+fn replicate(frame: &Frame<'_>, packet: &Replicate) -> Result<u32, DropReason> {
+    let excess = frame.length() as i32 - (packet.ip_offset + packet.ip_len) as i32;
+    if excess > 0 {
+        frame.adjust_tail(-excess).ok_or(DropReason::KernelRefused)?;
+    }
+    let before = packet.ip_offset as i32 - eth::LEN as i32;
+    if before > 0 {
+        frame.adjust_head(before).ok_or(DropReason::KernelRefused)?;
+    }
+
+    let sequence = map::next_sequence().ok_or(DropReason::KernelRefused)?;
+    let carry = Carry { table: packet.table, sequence, input: packet.input };
+    frame.store(0, carry.to_bytes()).ok_or(DropReason::KernelRefused)?;
+    frame.store(Carry::LEN, eth::TYPE_IPV4.to_be_bytes()).ok_or(DropReason::KernelRefused)?;
+    let [_, protocol] = frame.load::<2>(eth::LEN + TTL_OFFSET).ok_or(DropReason::KernelRefused)?;
+    let (ttl, checksum) = lower_ttl(packet.ttl, protocol, packet.checksum);
+    let [high, low] = checksum.to_be_bytes();
+    frame.store(eth::LEN + TTL_OFFSET, [ttl, protocol, high, low]).ok_or(DropReason::KernelRefused)?;
+
+    map::count_stream(packet.stats, |counters| {
+        counters.packets += 1;
+        counters.bytes += packet.ip_len as u64;
+        counters.last_ns = map::now_ns();
+    });
+    if packet.new_source {
+        map::punt(PuntReason::NewSource, packet.input, &packet.stream);
+    }
+    map::broadcast(packet.table)
+}

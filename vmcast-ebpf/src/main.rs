@@ -1,0 +1,45 @@
+//! The kernel programs of vmcast's data plane.
+//!
+//! `vmcast_ingress` runs on every device that vmcast looks at: it asks
+//! [`vmcast_common::forward::decide`] and turns the verdict into an XDP action. A packet to copy is
+//! trimmed to its IP packet behind one Ethernet header and broadcast to the stream's devmap.
+//! `vmcast_copy` runs for every copy on its way out and writes that member's headers over it.
+#![no_std]
+#![no_main]
+#![expect(missing_docs, unreachable_pub, reason = "the xdp macro writes a public function around each entry point")]
+
+mod copy;
+mod ingress;
+mod map;
+mod packet;
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+
+/// Decides on a received frame.
+#[xdp]
+pub fn vmcast_ingress(ctx: XdpContext) -> u32 {
+    ingress::run(&ctx)
+}
+
+/// Rewrites one copy for the member it is meant for. Every devmap slot names this program: the
+/// kernel takes the program of the first slot it queued for a device, so there can be only one.
+#[xdp(map = "devmap")]
+pub fn vmcast_copy(ctx: XdpContext) -> u32 {
+    match copy::run(&ctx) {
+        Ok(()) => xdp_action::XDP_PASS,
+        Err(reason) => {
+            map::count_drop(reason);
+            xdp_action::XDP_DROP
+        }
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

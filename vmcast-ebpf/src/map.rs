@@ -1,0 +1,177 @@
+//! The maps, and the safe ways this program uses them.
+
+use aya_ebpf::{
+    btf_maps::{Array, ArrayOfMaps, DevMap, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    helpers::bpf_ktime_get_ns,
+    macros::btf_map,
+};
+use vmcast_common::{
+    forward::Tables,
+    maps::{
+        DeviceCursor, EndpointKey, Head, HeadKey, InputId, InterfaceEntry, MemberEntry, NextHopEntry,
+        PUNT_INTERVAL_NS, PuntRecord, StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey, limit,
+    },
+    verdict::{DropReason, PuntReason},
+};
+
+/// Elements are allocated as they come: tables are sized for the largest site.
+const NO_PREALLOC: usize = 1;
+/// Slots of the table that the verifier sees; the real ones come in every size.
+const TEMPLATE_SLOTS: usize = 4;
+
+#[btf_map]
+static STREAMS: HashMap<StreamKey, StreamEntry, { limit::STREAMS as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static TUNNELS: HashMap<TunnelKey, TunnelEntry, { limit::TUNNELS as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static ENDPOINTS: HashMap<EndpointKey, u32, { limit::ENDPOINTS as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static INTERFACES: HashMap<u32, InterfaceEntry, { limit::INTERFACES as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static MEMBERS: Array<MemberEntry, { limit::MEMBERS as usize }> = Array::new();
+#[btf_map]
+static NEXT_HOPS: Array<NextHopEntry, { limit::NEXT_HOPS as usize }> = Array::new();
+#[btf_map]
+static HEADS: HashMap<HeadKey, Head, { limit::HEADS as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static TABLES: ArrayOfMaps<DevMap<TEMPLATE_SLOTS>, { limit::TABLES as usize }> = ArrayOfMaps::new();
+#[btf_map]
+static CURSORS: PerCpuHashMap<u32, DeviceCursor, { limit::INTERFACES as usize }> = PerCpuHashMap::new();
+#[btf_map]
+static SEQUENCE: PerCpuArray<u32, 1> = PerCpuArray::new();
+#[btf_map]
+static DROPS: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
+#[btf_map]
+static STREAM_STATS: PerCpuArray<StreamCounters, { limit::STREAMS as usize }> = PerCpuArray::new();
+#[btf_map]
+static PUNTS: RingBuf<PuntRecord, { limit::PUNT_RING as usize }> = RingBuf::new();
+#[btf_map]
+static PUNTED: LruHashMap<StreamKey, u64, { limit::PUNT_MEMORY as usize }> = LruHashMap::new();
+
+/// The kernel's tables as the forwarding decision reads them.
+pub(crate) struct KernelTables;
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn stream(&self, key: &StreamKey) -> Option<StreamEntry> {
+        // SAFETY: only user space writes, and an update replaces the element as a whole.
+        unsafe { STREAMS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn tunnel(&self, key: &TunnelKey) -> Option<TunnelEntry> {
+        // SAFETY: as above.
+        unsafe { TUNNELS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn is_endpoint(&self, key: &EndpointKey) -> bool {
+        // SAFETY: as above.
+        unsafe { ENDPOINTS.get(key) }.is_some()
+    }
+
+    #[inline(always)]
+    fn interface(&self, ifindex: u32) -> Option<InterfaceEntry> {
+        // SAFETY: as above.
+        unsafe { INTERFACES.get(&ifindex) }.copied()
+    }
+}
+
+/// The member at an index; 0 is no member.
+#[inline(always)]
+pub(crate) fn member(index: u32) -> Option<&'static MemberEntry> {
+    if index == 0 { None } else { MEMBERS.get(index) }
+}
+
+/// The next hop at an index.
+#[inline(always)]
+pub(crate) fn next_hop(index: u32) -> Option<&'static NextHopEntry> {
+    NEXT_HOPS.get(index)
+}
+
+/// Index of the first member of a table on a device, 0 if it has none there.
+#[inline(always)]
+pub(crate) fn head(table: u32, ifindex: u32) -> u32 {
+    // SAFETY: only user space writes, and an update replaces the element as a whole.
+    match unsafe { HEADS.get(&HeadKey { table, ifindex }) } {
+        Some(head) => head.member,
+        None => 0,
+    }
+}
+
+/// This CPU's cursor of an egress device. User space makes one for every device it puts in a table.
+#[inline(always)]
+pub(crate) fn cursor(ifindex: u32) -> Option<&'static mut DeviceCursor> {
+    let cursor = CURSORS.get_ptr_mut(&ifindex)?;
+    // SAFETY: the value is this CPU's own and the program is not preempted by itself.
+    Some(unsafe { &mut *cursor })
+}
+
+/// The next sequence number of this CPU.
+#[inline(always)]
+pub(crate) fn next_sequence() -> Option<u32> {
+    let sequence = SEQUENCE.get_ptr_mut(0)?;
+    // SAFETY: as in `cursor`.
+    unsafe {
+        *sequence = (*sequence).wrapping_add(1);
+        Some(*sequence)
+    }
+}
+
+/// Sends a copy of the frame to every slot of a table.
+///
+/// # Errors
+/// The action that the kernel asks for instead.
+#[inline(always)]
+pub(crate) fn broadcast(table: u32) -> Result<u32, DropReason> {
+    const BPF_F_BROADCAST: u64 = 1 << 3;
+    let devices = TABLES.get(table).ok_or(DropReason::KernelRefused)?;
+    devices.redirect(0, BPF_F_BROADCAST).map_err(|_| DropReason::KernelRefused)
+}
+
+/// Counts one dropped packet or copy.
+#[inline(always)]
+pub(crate) fn count_drop(reason: DropReason) {
+    if let Some(counter) = DROPS.get_ptr_mut(reason.index()) {
+        // SAFETY: as in `cursor`.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Changes this CPU's counters of a stream.
+#[inline(always)]
+pub(crate) fn count_stream(stats: u32, change: impl FnOnce(&mut StreamCounters)) {
+    if stats == 0 {
+        return;
+    }
+    if let Some(counters) = STREAM_STATS.get_ptr_mut(stats) {
+        // SAFETY: as in `cursor`.
+        change(unsafe { &mut *counters });
+    }
+}
+
+/// Tells the controller of a packet, once per stream and interval.
+#[inline(always)]
+pub(crate) fn punt(reason: PuntReason, input: InputId, stream: &StreamKey) {
+    let now = now_ns();
+    if let Some(last) = PUNTED.get_ptr_mut(stream) {
+        // SAFETY: an aligned 8-byte value; two CPUs racing here punt twice at worst.
+        let last = unsafe { &mut *last };
+        if now.wrapping_sub(*last) < PUNT_INTERVAL_NS {
+            return;
+        }
+        *last = now;
+    } else if PUNTED.insert(stream, now, 0).is_err() {
+        return;
+    }
+    let record = PuntRecord { reason: reason as u32, input: input.0, stream: *stream };
+    // A full ring means that the controller is busy; the next packet after the interval tells it.
+    let _ = PUNTS.output(record, 0);
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_ns() }
+}

@@ -1,0 +1,66 @@
+//! Access to the frame: the only place that touches packet memory.
+
+use aya_ebpf::{
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    programs::XdpContext,
+};
+use vmcast_common::packet::Packet;
+
+/// No frame is longer: clones are made of single pages only.
+const MAX_OFFSET: usize = 4096;
+
+/// A frame in kernel memory.
+pub(crate) struct Frame<'a>(&'a XdpContext);
+
+impl<'a> Frame<'a> {
+    #[inline(always)]
+    pub(crate) fn new(ctx: &'a XdpContext) -> Self {
+        Self(ctx)
+    }
+
+    /// Writes `bytes` at a fixed `offset`; `None` if the frame ends before.
+    #[inline(always)]
+    pub(crate) fn store<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        let at = self.at::<N>(offset)? as *mut [u8; N];
+        // SAFETY: `at` has checked that N bytes from there lie within the frame.
+        unsafe { at.write_unaligned(bytes) };
+        Some(())
+    }
+
+    /// Makes the frame start `delta` bytes later, or earlier if it is negative.
+    #[inline(always)]
+    pub(crate) fn adjust_head(&self, delta: i32) -> Option<()> {
+        // SAFETY: the context is the one that the kernel passed in.
+        (unsafe { bpf_xdp_adjust_head(self.0.ctx, delta) } == 0).then_some(())
+    }
+
+    /// Makes the frame end `delta` bytes later, or earlier if it is negative.
+    #[inline(always)]
+    pub(crate) fn adjust_tail(&self, delta: i32) -> Option<()> {
+        // SAFETY: as above.
+        (unsafe { bpf_xdp_adjust_tail(self.0.ctx, delta) } == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: usize) -> Option<usize> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        let at = self.0.data() + offset;
+        (at + N <= self.0.data_end()).then_some(at)
+    }
+}
+
+impl Packet for Frame<'_> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let at = self.at::<N>(offset)? as *const [u8; N];
+        // SAFETY: `at` has checked that N bytes from there lie within the frame.
+        Some(unsafe { at.read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.0.data_end() - self.0.data()
+    }
+}

@@ -1,0 +1,18 @@
+//! Embeds the compiled kernel programs if there are any: `VMCAST_EBPF_OBJECT`, else
+//! `target/vmcast-ebpf.o` of the workspace, as `cargo xtask build-ebpf` leaves it.
+
+use std::{env, fs, path::PathBuf};
+
+fn main() {
+    println!("cargo::rustc-check-cfg=cfg(vmcast_ebpf_object)");
+    println!("cargo::rerun-if-env-changed=VMCAST_EBPF_OBJECT");
+    let object = env::var_os("VMCAST_EBPF_OBJECT").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../target/vmcast-ebpf.o"),
+        PathBuf::from,
+    );
+    println!("cargo::rerun-if-changed={}", object.display());
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("vmcast-ebpf.o");
+    if fs::copy(&object, out).is_ok() {
+        println!("cargo::rustc-cfg=vmcast_ebpf_object");
+    }
+}

@@ -1,0 +1,152 @@
+//! A case: operations, frames, and what must come of them.
+
+use std::collections::BTreeMap;
+
+use vmcast_common::{
+    fib::{FibOp, IfIndex, Input, Stream},
+    maps::StreamCounters,
+    verdict::{DropReason, PuntReason},
+};
+
+use super::plane::Observed;
+use crate::{ApplyError, Fib, Punt, software::Disposition};
+
+/// One case.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What it shows, as a sentence.
+    pub name: String,
+    /// Its steps, on a plane that is empty at first.
+    pub steps: Vec<Step>,
+}
+
+/// One step of a case.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Operations that must succeed.
+    Apply(Vec<FibOp>),
+    /// An operation that must be refused and change nothing.
+    Refuse(FibOp, ErrorKind),
+    /// What must be in force now.
+    InForce(Box<Fib>),
+    /// A received frame.
+    Inject {
+        /// Where it is received.
+        ingress: IfIndex,
+        /// Its bytes, link-layer header included.
+        frame: Vec<u8>,
+        /// What must come of it, and nothing else.
+        expect: Expect,
+    },
+}
+
+/// The kinds of [`ApplyError`] that a caller provokes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// [`ApplyError::Unknown`].
+    Unknown,
+    /// [`ApplyError::Full`].
+    Full,
+    /// [`ApplyError::Unsupported`].
+    Unsupported,
+}
+
+impl ErrorKind {
+    /// The kind of an error, `None` if the kernel is to blame.
+    #[must_use]
+    pub const fn of(error: &ApplyError) -> Option<Self> {
+        match error {
+            ApplyError::Unknown { .. } => Some(Self::Unknown),
+            ApplyError::Full { .. } => Some(Self::Full),
+            ApplyError::Unsupported { .. } => Some(Self::Unsupported),
+            ApplyError::Kernel { .. } => None,
+        }
+    }
+}
+
+/// All that must come of one frame.
+#[derive(Clone, Debug)]
+pub struct Expect {
+    /// Disposition and frames.
+    pub observed: Observed,
+    /// By how much the drop counters rise; the others stay.
+    pub drops: BTreeMap<DropReason, u64>,
+    /// By how much the streams' counters rise; the others stay. Times are not compared.
+    pub streams: BTreeMap<Stream, StreamCounters>,
+    /// What the controller hears.
+    pub punts: Vec<Punt>,
+}
+
+impl Expect {
+    /// The host gets the frame and nothing else happens.
+    #[must_use]
+    pub fn pass() -> Self {
+        Self::disposition(Disposition::Pass)
+    }
+
+    /// The frame ends here and nothing else happens.
+    #[must_use]
+    pub fn consumed() -> Self {
+        Self::disposition(Disposition::Consumed)
+    }
+
+    fn disposition(disposition: Disposition) -> Self {
+        Self {
+            observed: Observed { disposition, frames: Vec::new() },
+            drops: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            punts: Vec::new(),
+        }
+    }
+
+    /// And this frame leaves.
+    #[must_use]
+    pub fn frame(mut self, (egress, frame): (IfIndex, Vec<u8>)) -> Self {
+        self.observed.frames.push((egress, frame));
+        self
+    }
+
+    /// And these frames leave.
+    #[must_use]
+    pub fn frames(mut self, frames: impl IntoIterator<Item = (IfIndex, Vec<u8>)>) -> Self {
+        self.observed.frames.extend(frames);
+        self
+    }
+
+    /// And one packet or copy is counted as dropped.
+    #[must_use]
+    pub fn drop(mut self, reason: DropReason) -> Self {
+        *self.drops.entry(reason).or_default() += 1;
+        self
+    }
+
+    /// And a stream counts one replicated packet of `bytes`.
+    #[must_use]
+    pub fn replicated(mut self, stream: Stream, bytes: usize) -> Self {
+        let counters = self.streams.entry(stream).or_default();
+        counters.packets += 1;
+        counters.bytes += bytes as u64;
+        self
+    }
+
+    /// And a stream counts one packet from a wrong input.
+    #[must_use]
+    pub fn wrong_input(mut self, stream: Stream) -> Self {
+        self.streams.entry(stream).or_default().wrong_input += 1;
+        self.drop(DropReason::WrongInput)
+    }
+
+    /// And a stream counts one dropped packet, for this reason.
+    #[must_use]
+    pub fn dropped(mut self, stream: Stream, reason: DropReason) -> Self {
+        self.streams.entry(stream).or_default().dropped += 1;
+        self.drop(reason)
+    }
+
+    /// And the controller is told.
+    #[must_use]
+    pub fn punt(mut self, reason: PuntReason, input: Input, stream: Stream) -> Self {
+        self.punts.push(Punt { reason, input, stream });
+        self
+    }
+}

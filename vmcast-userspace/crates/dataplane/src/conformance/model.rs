@@ -1,0 +1,295 @@
+//! A slow and plain plane, written from the rules: lists instead of tables, etherparse instead of
+//! the shared headers.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use etherparse::{EtherType, Ethernet2Slice, IpNumber, Ipv4Header, UdpHeader};
+use vmcast_common::{
+    fib::{
+        FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
+    },
+    verdict::{DropReason, PuntReason},
+};
+
+use super::{
+    case::Expect,
+    packet::{ethernet, header_checksum, seal},
+    scene::amt_copy_of,
+};
+use crate::Punt;
+
+/// One stream: what it is, from where, for whom, and its own members in the order they joined.
+type Entry = (Stream, Rpf, Members, Vec<Output>);
+
+/// What a plane should do, operation by operation and frame by frame. It takes every operation as
+/// valid, and tells of every punt, as if each were the first of its stream.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    interfaces: Vec<Interface>,
+    endpoints: Vec<SocketAddr>,
+    next_hops: Vec<(NextHopId, NextHop)>,
+    /// In the order in which they were set last.
+    tunnels: Vec<(TunnelId, Tunnel)>,
+    streams: Vec<Entry>,
+}
+
+/// A multicast packet that may be forwarded.
+struct Arrival {
+    input: Input,
+    bytes: Vec<u8>,
+    header: Ipv4Header,
+}
+
+enum Class {
+    Pass,
+    Drop(DropReason),
+    Multicast(Arrival),
+}
+
+impl Model {
+    /// Follows one operation.
+    pub fn apply(&mut self, op: &FibOp) {
+        match *op {
+            FibOp::SetInterface(interface) => {
+                self.interfaces.retain(|known| known.ifindex != interface.ifindex);
+                self.interfaces.push(interface);
+            }
+            FibOp::RemoveInterface(ifindex) => {
+                self.interfaces.retain(|known| known.ifindex != ifindex);
+                self.leave_all(Output::Interface(ifindex));
+            }
+            FibOp::SetEndpoint(endpoint) => self.endpoints.push(endpoint),
+            FibOp::RemoveEndpoint(endpoint) => self.endpoints.retain(|known| *known != endpoint),
+            FibOp::SetNextHop(id, next_hop) => {
+                self.next_hops.retain(|(known, _)| *known != id);
+                self.next_hops.push((id, next_hop));
+            }
+            FibOp::RemoveNextHop(id) => self.next_hops.retain(|(known, _)| *known != id),
+            FibOp::SetTunnel(id, tunnel) => {
+                self.tunnels.retain(|(known, _)| *known != id);
+                self.tunnels.push((id, tunnel));
+            }
+            FibOp::RemoveTunnel(id) => {
+                self.tunnels.retain(|(known, _)| *known != id);
+                self.leave_all(Output::Tunnel(id));
+            }
+            FibOp::SetStream(stream, rpf, members) => match self.entry_mut(stream) {
+                Some(entry) => (entry.1, entry.2) = (rpf, members),
+                None => self.streams.push((stream, rpf, members, Vec::new())),
+            },
+            FibOp::RemoveStream(stream) => self.streams.retain(|entry| entry.0 != stream),
+            FibOp::AddMember(stream, output) => {
+                if let Some(entry) = self.entry_mut(stream)
+                    && !entry.3.contains(&output)
+                {
+                    entry.3.push(output);
+                }
+            }
+            FibOp::RemoveMember(stream, output) => {
+                if let Some(entry) = self.entry_mut(stream) {
+                    entry.3.retain(|member| *member != output);
+                }
+            }
+        }
+    }
+
+    /// What must come of a frame.
+    #[must_use]
+    pub fn expect(&self, ingress: IfIndex, frame: &[u8]) -> Expect {
+        if !self.interfaces.iter().any(|interface| interface.ifindex == ingress) {
+            return Expect::pass();
+        }
+        match self.classify(ingress, frame) {
+            Class::Pass => Expect::pass(),
+            Class::Drop(reason) => Expect::consumed().drop(reason),
+            Class::Multicast(arrival) => self.forward(&arrival),
+        }
+    }
+
+    fn entry(&self, stream: Stream) -> Option<&Entry> {
+        self.streams.iter().find(|entry| entry.0 == stream)
+    }
+
+    fn entry_mut(&mut self, stream: Stream) -> Option<&mut Entry> {
+        self.streams.iter_mut().find(|entry| entry.0 == stream)
+    }
+
+    fn leave_all(&mut self, output: Output) {
+        for entry in &mut self.streams {
+            entry.3.retain(|member| *member != output);
+        }
+    }
+
+    fn classify(&self, ingress: IfIndex, frame: &[u8]) -> Class {
+        let Ok(link) = Ethernet2Slice::from_slice_without_fcs(frame) else {
+            return Class::Pass;
+        };
+        if link.ether_type() != EtherType::IPV4 {
+            return Class::Pass;
+        }
+        let Some((header, bytes)) = whole_packet(link.payload_slice()) else {
+            return Class::Pass;
+        };
+        if Ipv4Addr::from(header.destination).is_multicast() {
+            if !is_data(&header) || !is_host(header.source.into()) {
+                return Class::Pass;
+            }
+            return Class::Multicast(Arrival { input: Input::Interface(ingress), bytes, header });
+        }
+        if header.protocol != IpNumber::UDP || header.is_fragmenting_payload() {
+            return Class::Pass;
+        }
+        let Ok((udp, _)) = UdpHeader::from_slice(&bytes[header.header_len()..]) else {
+            return Class::Pass;
+        };
+        let Some(payload) = bytes[header.header_len()..].get(8..udp.length.into()) else {
+            return Class::Pass;
+        };
+        if payload.first() != Some(&6) {
+            return Class::Pass;
+        }
+        let local = SocketAddr::from((header.destination, udp.destination_port));
+        let remote = SocketAddr::from((header.source, udp.source_port));
+        let tunnel =
+            self.tunnels.iter().rev().find(|(_, tunnel)| (tunnel.local, tunnel.remote) == (local, remote));
+        let Some((id, tunnel)) = tunnel else {
+            let ours = self.endpoints.contains(&local);
+            return if ours { Class::Drop(DropReason::UnknownTunnel) } else { Class::Pass };
+        };
+        if !tunnel.accepts_sources {
+            return Class::Drop(DropReason::SenderNotAllowed);
+        }
+        let Some((header, bytes)) = payload.get(2..).and_then(whole_packet) else {
+            return Class::Drop(DropReason::Malformed);
+        };
+        if !is_data(&header) || !is_host(header.source.into()) {
+            return Class::Drop(DropReason::NotMulticast);
+        }
+        Class::Multicast(Arrival { input: Input::Tunnel(*id), bytes, header })
+    }
+
+    fn forward(&self, arrival: &Arrival) -> Expect {
+        let Arrival { input, bytes, header } = arrival;
+        let refused = || match input {
+            Input::Interface(_) => Expect::pass(),
+            Input::Tunnel(_) => Expect::consumed(),
+        };
+        let group = IpAddr::from(header.destination);
+        let stream = Stream { source: Some(header.source.into()), group };
+        let any_source = Stream { source: None, group };
+
+        // Zero has two forms in one's complement; both are right on receipt.
+        let right = header_checksum(bytes, header.header_len());
+        if header.header_checksum != right && (right, header.header_checksum) != (0, 0xffff) {
+            return refused().drop(DropReason::BadChecksum);
+        }
+        let Some((name, rpf, members, own)) = self.entry(stream).or_else(|| self.entry(any_source)) else {
+            return match input {
+                Input::Interface(_) => Expect::pass().punt(PuntReason::UnknownGroup, *input, stream),
+                Input::Tunnel(_) => refused().drop(DropReason::NotJoined),
+            };
+        };
+        let right = match (rpf, input) {
+            (Rpf::Exact(upstream), _) => upstream == input,
+            (Rpf::AnyUpstream, Input::Tunnel(_)) => true,
+            (Rpf::AnyUpstream, Input::Interface(ifindex)) => {
+                self.interfaces.iter().any(|known| known.ifindex == *ifindex && known.accepts_sources)
+            }
+        };
+        if !right {
+            return refused().wrong_input(*name).punt(PuntReason::WrongInput, *input, stream);
+        }
+        if header.time_to_live <= 1 {
+            return refused().dropped(*name, DropReason::TtlExpired);
+        }
+        let outputs = match members {
+            Members::Own => own.as_slice(),
+            Members::OfAnySource => self.entry(any_source).map_or(&[][..], |entry| entry.3.as_slice()),
+        };
+        if outputs.is_empty() {
+            return refused().dropped(*name, DropReason::NoMember);
+        }
+        let mut expect = Expect::consumed().replicated(*name, bytes.len());
+        if name.source.is_none() {
+            expect = expect.punt(PuntReason::NewSource, *input, stream);
+        }
+        let mut leaving = bytes.clone();
+        leaving[8] -= 1;
+        seal(&mut leaving);
+        for output in outputs {
+            expect = match self.copy(*output, *input, header, &leaving) {
+                Ok(copy) => expect.frame(copy),
+                Err(reason) => expect.drop(reason),
+            };
+        }
+        expect
+    }
+
+    fn copy(
+        &self,
+        output: Output,
+        input: Input,
+        header: &Ipv4Header,
+        leaving: &[u8],
+    ) -> Result<(IfIndex, Vec<u8>), DropReason> {
+        match output {
+            Output::Interface(ifindex) => {
+                if input == Input::Interface(ifindex) {
+                    return Err(DropReason::SameInterface);
+                }
+                let interface = self.interfaces.iter().find(|known| known.ifindex == ifindex);
+                let interface = interface.ok_or(DropReason::MemberGone)?;
+                if leaving.len() > interface.mtu.into() {
+                    return Err(DropReason::Oversize);
+                }
+                let [_, b, c, d] = header.destination;
+                let destination = [1, 0, 0x5e, b % 128, c, d];
+                Ok((ifindex, ethernet(destination, interface.mac, EtherType::IPV4, leaving)))
+            }
+            Output::Tunnel(id) => {
+                let tunnel = self.tunnels.iter().find(|(known, _)| *known == id);
+                let (_, tunnel) = tunnel.ok_or(DropReason::MemberGone)?;
+                let hop = self.next_hops.iter().find(|(known, _)| tunnel.next_hop == Some(*known));
+                let (_, hop) = hop.ok_or(DropReason::NextHopUnresolved)?;
+                if hop.destination_mac.is_none() {
+                    return Err(DropReason::NextHopUnresolved);
+                }
+                if leaving.len() + 20 + 8 + 2 > hop.mtu.into() {
+                    return Err(DropReason::Oversize);
+                }
+                Ok(amt_copy_of(leaving, leaving[1], tunnel, hop))
+            }
+        }
+    }
+}
+
+/// The IPv4 packet at the start of `bytes` and its header, if all of it is there.
+fn whole_packet(bytes: &[u8]) -> Option<(Ipv4Header, Vec<u8>)> {
+    let (header, _) = Ipv4Header::from_slice(bytes).ok()?;
+    let packet = bytes.get(..header.total_len.into())?;
+    (packet.len() >= header.header_len()).then(|| (header, packet.to_vec()))
+}
+
+/// Whether a router forwards this: a group beyond 224.0.0.0/24, neither IGMP nor PIM.
+fn is_data(header: &Ipv4Header) -> bool {
+    let destination = Ipv4Addr::from(header.destination);
+    destination.is_multicast()
+        && !(destination.octets().starts_with(&[224, 0, 0]))
+        && header.protocol != IpNumber::IGMP
+        && header.protocol != IpNumber::PIM
+}
+
+fn is_host(address: Ipv4Addr) -> bool {
+    !(address.is_unspecified()
+        || address.is_loopback()
+        || address.is_multicast()
+        || address.octets()[0] >= 240)
+}
+
+/// Whether every punt of `seen` is one that the model expected of its frame, and none is repeated
+/// for its stream: the rate limit of a plane, seen from outside.
+pub(super) fn punts_agree(told: &mut Vec<Stream>, expected: &[Punt], seen: &[Punt]) -> bool {
+    let due: Vec<_> = expected.iter().filter(|punt| !told.contains(&punt.stream)).copied().collect();
+    told.extend(due.iter().map(|punt| punt.stream));
+    due == seen
+}

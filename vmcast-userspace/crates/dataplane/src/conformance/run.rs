@@ -1,0 +1,143 @@
+//! Runs a case and says where a plane strays from it.
+
+use std::collections::BTreeMap;
+
+use vmcast_common::{fib::Stream, maps::StreamCounters, verdict::DropReason};
+
+use super::{
+    case::{Case, ErrorKind, Expect, Step},
+    plane::{Observed, PlaneUnderTest},
+};
+use crate::Counters;
+
+/// Where a plane strayed.
+#[derive(Debug, thiserror::Error)]
+#[error("{case}\n  step {step}: {what}")]
+pub struct Failure {
+    /// The case.
+    pub case: String,
+    /// The step, from 1.
+    pub step: usize,
+    /// What was seen and what was expected.
+    pub what: String,
+}
+
+/// Whether packets and operations alone bring a reason about, on every plane alike. The others speak
+/// of a plane's own works: a slot not yet compacted, a queue, the kernel.
+#[must_use]
+pub const fn provoked_by_packets(reason: DropReason) -> bool {
+    match reason {
+        DropReason::Malformed
+        | DropReason::BadChecksum
+        | DropReason::TtlExpired
+        | DropReason::UnknownTunnel
+        | DropReason::SenderNotAllowed
+        | DropReason::NotMulticast
+        | DropReason::NotJoined
+        | DropReason::WrongInput
+        | DropReason::NoMember
+        | DropReason::Oversize
+        | DropReason::NextHopUnresolved
+        | DropReason::SameInterface => true,
+        DropReason::MemberGone
+        | DropReason::LostOrder
+        | DropReason::KernelRefused
+        | DropReason::DeviceRefused => false,
+    }
+}
+
+/// Runs a case on an empty plane.
+///
+/// # Errors
+/// The first step in which the plane did something else.
+pub fn run(case: &Case, plane: &mut impl PlaneUnderTest) -> Result<(), Failure> {
+    for (index, step) in case.steps.iter().enumerate() {
+        take(step, plane).map_err(|what| Failure { case: case.name.clone(), step: index + 1, what })?;
+    }
+    Ok(())
+}
+
+fn take(step: &Step, plane: &mut impl PlaneUnderTest) -> Result<(), String> {
+    match step {
+        Step::Apply(ops) => plane.apply(ops).map_err(|error| error.to_string()),
+        Step::Refuse(op, kind) => match plane.apply(&[*op]) {
+            Ok(()) => Err(format!("{op:?} was accepted")),
+            Err(error) if ErrorKind::of(&error) == Some(*kind) => Ok(()),
+            Err(error) => Err(format!("refused as {error}, not as {kind:?}")),
+        },
+        Step::InForce(fib) => same("in force", &plane.dump(), fib),
+        Step::Inject { ingress, frame, expect } => {
+            let before = plane.counters();
+            let observed = plane.inject(*ingress, frame);
+            compare(&observed, &before, &plane.counters(), plane.take_punts(), expect)
+                .map_err(|what| format!("frame {} on {ingress:?}: {what}", hex(frame)))
+        }
+    }
+}
+
+fn compare(
+    observed: &Observed,
+    before: &Counters,
+    after: &Counters,
+    punts: Vec<crate::Punt>,
+    expect: &Expect,
+) -> Result<(), String> {
+    same("disposition", &observed.disposition, &expect.observed.disposition)?;
+    same_frames(observed, &expect.observed)?;
+    same("drops", &risen_drops(before, after), &expect.drops)?;
+    same("stream counters", &risen_streams(before, after), &expect.streams)?;
+    same("punts", &punts, &expect.punts)
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, seen: &T, expected: &T) -> Result<(), String> {
+    if seen == expected { Ok(()) } else { Err(format!("{what}: seen {seen:?}, expected {expected:?}")) }
+}
+
+fn same_frames(seen: &Observed, expected: &Observed) -> Result<(), String> {
+    let (seen, expected) = (seen.by_device(), expected.by_device());
+    if seen == expected {
+        return Ok(());
+    }
+    let list = |devices: &BTreeMap<_, Vec<&[u8]>>| -> String {
+        devices
+            .iter()
+            .flat_map(|(ifindex, frames)| frames.iter().map(move |frame| (ifindex, frame)))
+            .map(|(ifindex, frame)| format!("\n    {ifindex:?} {}", hex(frame)))
+            .collect()
+    };
+    Err(format!("frames seen:{}\n  expected:{}", list(&seen), list(&expected)))
+}
+
+fn risen_drops(before: &Counters, after: &Counters) -> BTreeMap<DropReason, u64> {
+    after
+        .drops
+        .iter()
+        .map(|(reason, count)| (*reason, count - before.drops.get(reason).unwrap_or(&0)))
+        .filter(|&(reason, risen)| risen != 0 && provoked_by_packets(reason))
+        .collect()
+}
+
+fn risen_streams(before: &Counters, after: &Counters) -> BTreeMap<Stream, StreamCounters> {
+    let before: BTreeMap<_, _> = before.streams.iter().map(|entry| (entry.stream, entry.counters)).collect();
+    after
+        .streams
+        .iter()
+        .map(|entry| {
+            let was = before.get(&entry.stream).copied().unwrap_or_default();
+            let is = entry.counters;
+            let risen = StreamCounters {
+                packets: is.packets - was.packets,
+                bytes: is.bytes - was.bytes,
+                wrong_input: is.wrong_input - was.wrong_input,
+                dropped: is.dropped - was.dropped,
+                last_ns: 0,
+            };
+            (entry.stream, risen)
+        })
+        .filter(|&(_, risen)| risen != StreamCounters::default())
+        .collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,239 @@
+//! Changes of the forwarding base.
+
+use std::collections::{BTreeMap, hash_map};
+
+use vmcast_common::{
+    fib::{FibOp, IfIndex, Interface, Members, Output, Rpf, Stream, Tunnel, TunnelId},
+    maps::{StreamCounters, StreamKey, TunnelKey},
+};
+
+use super::{
+    Limits,
+    tables::{StreamState, Tables},
+};
+use crate::{ApplyError, Engine};
+
+/// Interface and tunnel numbers share one space of 32 bits, split by the top one.
+const FIRST_RESERVED_NUMBER: u32 = 1 << 31;
+
+/// Why a change was refused, without the operation that asked for it.
+enum Refused {
+    Unknown,
+    Full { table: &'static str, limit: u32 },
+    Unsupported(&'static str),
+}
+
+impl Tables {
+    /// Applies one operation; a refused one changes nothing.
+    ///
+    /// # Errors
+    /// As [`crate::Dataplane::apply`].
+    pub(super) fn apply(&mut self, op: &FibOp, limits: &Limits) -> Result<(), ApplyError> {
+        self.change(op, limits).map_err(|refused| match refused {
+            Refused::Unknown => ApplyError::Unknown { op: *op },
+            Refused::Full { table, limit } => ApplyError::Full { table, limit, op: *op },
+            Refused::Unsupported(why) => {
+                ApplyError::Unsupported { op: *op, engine: Engine::Software.label(), why }
+            }
+        })
+    }
+
+    fn change(&mut self, op: &FibOp, limits: &Limits) -> Result<(), Refused> {
+        match *op {
+            FibOp::SetInterface(interface) => self.set_interface(interface, limits)?,
+            FibOp::RemoveInterface(ifindex) => {
+                self.interfaces.remove(&ifindex);
+                self.leave_all(Output::Interface(ifindex));
+            }
+            FibOp::SetEndpoint(endpoint) => {
+                only_ipv4(endpoint.is_ipv4())?;
+                room(
+                    "endpoints",
+                    self.endpoints.contains(&endpoint),
+                    self.endpoints.len(),
+                    limits.endpoints,
+                )?;
+                self.endpoints.insert(endpoint);
+            }
+            FibOp::RemoveEndpoint(endpoint) => {
+                self.endpoints.remove(&endpoint);
+            }
+            FibOp::SetNextHop(id, next_hop) => {
+                room("next hops", self.next_hops.contains_key(&id), self.next_hops.len(), limits.next_hops)?;
+                self.next_hops.insert(id, next_hop);
+            }
+            FibOp::RemoveNextHop(id) => {
+                self.next_hops.remove(&id);
+            }
+            FibOp::SetTunnel(id, tunnel) => self.set_tunnel(id, tunnel, limits)?,
+            FibOp::RemoveTunnel(id) => {
+                if let Some(tunnel) = self.tunnels.remove(&id) {
+                    self.forget_addresses(id, &tunnel);
+                }
+                self.leave_all(Output::Tunnel(id));
+            }
+            FibOp::SetStream(stream, rpf, members) => self.set_stream(stream, rpf, members, limits)?,
+            FibOp::RemoveStream(stream) => self.remove_stream(stream),
+            FibOp::AddMember(stream, output) => self.join(stream, output, limits)?,
+            FibOp::RemoveMember(stream, output) => {
+                if let Some(number) = self.number(stream) {
+                    self.leave(number, output);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set_interface(&mut self, interface: Interface, limits: &Limits) -> Result<(), Refused> {
+        let IfIndex(ifindex) = interface.ifindex;
+        if ifindex == 0 || ifindex >= FIRST_RESERVED_NUMBER {
+            return Err(Refused::Unsupported("no interface has this number"));
+        }
+        let known = self.interfaces.contains_key(&interface.ifindex);
+        room("interfaces", known, self.interfaces.len(), limits.interfaces)?;
+        self.interfaces.insert(interface.ifindex, interface);
+        Ok(())
+    }
+
+    fn set_tunnel(&mut self, id: TunnelId, tunnel: Tunnel, limits: &Limits) -> Result<(), Refused> {
+        only_ipv4(tunnel.local.is_ipv4() && tunnel.remote.is_ipv4())?;
+        if id.0 >= FIRST_RESERVED_NUMBER {
+            return Err(Refused::Unsupported("tunnel numbers are below 2^31"));
+        }
+        if tunnel.next_hop.is_some_and(|next_hop| !self.next_hops.contains_key(&next_hop)) {
+            return Err(Refused::Unknown);
+        }
+        room("tunnels", self.tunnels.contains_key(&id), self.tunnels.len(), limits.tunnels)?;
+        if let Some(before) = self.tunnels.insert(id, tunnel) {
+            self.forget_addresses(id, &before);
+        }
+        self.tunnel_ids.insert(TunnelKey::new(tunnel.local, tunnel.remote), id);
+        Ok(())
+    }
+
+    /// Forgets that packets between these addresses are of this tunnel, if no other took them over.
+    fn forget_addresses(&mut self, id: TunnelId, tunnel: &Tunnel) {
+        if let hash_map::Entry::Occupied(entry) =
+            self.tunnel_ids.entry(TunnelKey::new(tunnel.local, tunnel.remote))
+            && *entry.get() == id
+        {
+            entry.remove();
+        }
+    }
+
+    fn set_stream(
+        &mut self,
+        stream: Stream,
+        rpf: Rpf,
+        members: Members,
+        limits: &Limits,
+    ) -> Result<(), Refused> {
+        only_ipv4(stream.group.is_ipv4() && stream.source.is_none_or(|source| source.is_ipv4()))?;
+        if !stream.group.is_multicast() {
+            return Err(Refused::Unsupported("the group is not a multicast address"));
+        }
+        if stream.source.is_none() && members == Members::OfAnySource {
+            return Err(Refused::Unsupported("(*,G) is the one that others share their members with"));
+        }
+        if let Some(number) = self.number(stream) {
+            if let Some(state) = self.state_mut(number) {
+                state.rpf = rpf;
+                state.members = members;
+            }
+            return Ok(());
+        }
+        room("streams", false, self.numbers.len(), limits.streams)?;
+        let state =
+            StreamState { stream, rpf, members, own: BTreeMap::new(), counters: StreamCounters::default() };
+        let number = match self.free.pop() {
+            Some(number) => {
+                self.slots[number as usize - 1] = Some(state);
+                number
+            }
+            None => {
+                self.slots.push(Some(state));
+                self.slots.len() as u32
+            }
+        };
+        self.numbers.insert(StreamKey::from(stream), number);
+        Ok(())
+    }
+
+    fn remove_stream(&mut self, stream: Stream) {
+        let Some(number) = self.numbers.remove(&stream.into()) else {
+            return;
+        };
+        let Some(state) = self.slots[number as usize - 1].take() else {
+            return;
+        };
+        self.free.push(number);
+        self.member_count -= state.own.len() as u32;
+        for output in state.own.into_values() {
+            if let hash_map::Entry::Occupied(mut streams) = self.memberships.entry(output) {
+                streams.get_mut().remove(&number);
+                if streams.get().is_empty() {
+                    streams.remove();
+                }
+            }
+        }
+    }
+
+    fn join(&mut self, stream: Stream, output: Output, limits: &Limits) -> Result<(), Refused> {
+        let number = self.number(stream).ok_or(Refused::Unknown)?;
+        let known = match output {
+            Output::Interface(ifindex) => self.interfaces.contains_key(&ifindex),
+            Output::Tunnel(id) => self.tunnels.contains_key(&id),
+        };
+        if !known {
+            return Err(Refused::Unknown);
+        }
+        if self.state(number).is_some_and(|state| state.members == Members::OfAnySource) {
+            return Err(Refused::Unsupported("the stream shares the members of its group's (*,G)"));
+        }
+        if self.memberships.get(&output).is_some_and(|streams| streams.contains_key(&number)) {
+            return Ok(());
+        }
+        room("members", false, self.member_count as usize, limits.members)?;
+        let order = self.next_order;
+        self.next_order += 1;
+        self.member_count += 1;
+        self.memberships.entry(output).or_default().insert(number, order);
+        if let Some(state) = self.state_mut(number) {
+            state.own.insert(order, output);
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, number: u32, output: Output) {
+        let hash_map::Entry::Occupied(mut streams) = self.memberships.entry(output) else {
+            return;
+        };
+        let Some(order) = streams.get_mut().remove(&number) else {
+            return;
+        };
+        if streams.get().is_empty() {
+            streams.remove();
+        }
+        self.forget_member(number, order);
+    }
+
+    fn leave_all(&mut self, output: Output) {
+        for (number, order) in self.memberships.remove(&output).unwrap_or_default() {
+            self.forget_member(number, order);
+        }
+    }
+
+    fn forget_member(&mut self, number: u32, order: u64) {
+        if self.state_mut(number).is_some_and(|state| state.own.remove(&order).is_some()) {
+            self.member_count -= 1;
+        }
+    }
+}
+
+fn only_ipv4(holds: bool) -> Result<(), Refused> {
+    if holds { Ok(()) } else { Err(Refused::Unsupported("only IPv4 is carried")) }
+}
+
+fn room(table: &'static str, known: bool, len: usize, limit: u32) -> Result<(), Refused> {
+    if known || len < limit as usize { Ok(()) } else { Err(Refused::Full { table, limit }) }
+}

@@ -1,0 +1,220 @@
+//! A whole data plane without I/O: operations and frames in, frames out.
+
+use vmcast_common::{
+    fib::{FibOp, IfIndex, NextHop, Output, Tunnel, TunnelKind},
+    forward::{Replicate, decide},
+    maps::{MEMBER_AMT, MEMBER_NATIVE, MemberEntry, NextHopEntry, address_bytes},
+    rewrite::{CopyHeader, Inner, copy_header},
+    verdict::{DropReason, PuntReason, Refusal, Verdict},
+};
+
+use super::{Limits, copy::CopyBuffer, punts::Punts, tables::Tables};
+use crate::{ApplyError, Counters, Fib, Punt};
+
+/// What becomes of a received frame, beside the copies made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// The host gets it, untouched.
+    Pass,
+    /// It ends here.
+    Consumed,
+}
+
+/// A data plane as a pure function of what it was told and given.
+///
+/// It runs the decision and the rewrite that the kernel program runs. Copies come out in the order
+/// in which the members joined. Native multicast never leaves by the interface it came in on; such
+/// a member's copy is counted as [`DropReason::SameInterface`].
+///
+/// A stream with [`vmcast_common::fib::Members::OfAnySource`] uses the member table of its group's
+/// (*,G) as it is at each packet, so it follows every change; while there is no (*,G) it has no
+/// member. Members that it had of its own are kept, unused, until it is set back.
+///
+/// Removing an interface or a tunnel removes it as a member of every stream. Of two tunnels between
+/// the same addresses, arriving packets belong to the one that was set last.
+#[derive(Debug)]
+pub struct Core {
+    limits: Limits,
+    tables: Tables,
+    punts: Punts,
+    drops: [u64; DropReason::ALL.len()],
+    buffer: CopyBuffer,
+}
+
+impl Core {
+    /// An empty plane with these capacities.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            tables: Tables::default(),
+            punts: Punts::new(&limits),
+            drops: [0; DropReason::ALL.len()],
+            buffer: CopyBuffer::default(),
+        }
+    }
+
+    /// Applies changes in order; each is idempotent.
+    ///
+    /// # Errors
+    /// The first operation that was refused; those before it stand, it itself changed nothing.
+    pub fn apply(&mut self, ops: &[FibOp]) -> Result<(), ApplyError> {
+        ops.iter().try_for_each(|op| self.tables.apply(op, &self.limits))
+    }
+
+    /// Forwards one frame received on `ingress` at `now_ns`, nanoseconds of a clock that never goes
+    /// back. Each copy is handed to `out` with the interface it leaves by.
+    pub fn process(
+        &mut self,
+        ingress: IfIndex,
+        frame: &[u8],
+        now_ns: u64,
+        out: &mut impl FnMut(IfIndex, &[u8]),
+    ) -> Disposition {
+        if !self.tables.interfaces.contains_key(&ingress) {
+            return Disposition::Pass;
+        }
+        match decide(frame, ingress.0, &self.tables) {
+            Verdict::Pass => Disposition::Pass,
+            Verdict::PassAndPunt(reason, input, stream) => {
+                self.punts.offer(reason, input, stream, now_ns);
+                Disposition::Pass
+            }
+            Verdict::Refuse(refusal) => self.refuse(&refusal, now_ns),
+            Verdict::Replicate(packet) => {
+                self.replicate(frame, &packet, now_ns, out);
+                Disposition::Consumed
+            }
+        }
+    }
+
+    /// Takes the next packet that the controller should hear of.
+    pub fn poll_punt(&mut self) -> Option<Punt> {
+        self.punts.poll()
+    }
+
+    /// What is in force.
+    #[must_use]
+    pub fn dump(&self) -> Fib {
+        self.tables.dump()
+    }
+
+    /// Every counter since the plane was made; a stream's since it was set.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        Counters {
+            drops: DropReason::ALL.into_iter().map(|reason| (reason, self.drops[reason as usize])).collect(),
+            streams: self.tables.stats(),
+        }
+    }
+
+    /// Counts what was lost before it came here or after it left.
+    pub(super) fn count_lost(&mut self, reason: DropReason, frames: u64) {
+        self.drops[reason as usize] += frames;
+    }
+
+    fn refuse(&mut self, refusal: &Refusal, now_ns: u64) -> Disposition {
+        self.drops[refusal.reason as usize] += 1;
+        let wrong_input = refusal.reason == DropReason::WrongInput;
+        if let Some(state) = self.tables.state_mut(refusal.stats) {
+            let counter =
+                if wrong_input { &mut state.counters.wrong_input } else { &mut state.counters.dropped };
+            *counter += 1;
+        }
+        if wrong_input {
+            self.punts.offer(PuntReason::WrongInput, refusal.input, refusal.stream, now_ns);
+        }
+        if refusal.native { Disposition::Pass } else { Disposition::Consumed }
+    }
+
+    fn replicate(
+        &mut self,
+        frame: &[u8],
+        packet: &Replicate,
+        now_ns: u64,
+        out: &mut impl FnMut(IfIndex, &[u8]),
+    ) {
+        if let Some(state) = self.tables.state_mut(packet.stats) {
+            state.counters.packets += 1;
+            state.counters.bytes += packet.ip_len as u64;
+            state.counters.last_ns = now_ns;
+        }
+        if packet.new_source {
+            self.punts.offer(PuntReason::NewSource, packet.input, packet.stream, now_ns);
+        }
+        let inner = self.buffer.load(frame, packet);
+        for output in self.tables.outputs(packet.table) {
+            match header(&self.tables, output, inner) {
+                Ok((egress, header)) => out(egress, self.buffer.frame(&header)),
+                Err(reason) => self.drops[reason as usize] += 1,
+            }
+        }
+    }
+}
+
+impl Default for Core {
+    fn default() -> Self {
+        Self::new(Limits::default())
+    }
+}
+
+/// The egress interface and the headers of one member's copy.
+fn header(tables: &Tables, output: Output, inner: Inner) -> Result<(IfIndex, CopyHeader), DropReason> {
+    let (member, next_hop) = match output {
+        Output::Interface(ifindex) => {
+            let interface = tables.interfaces.get(&ifindex).ok_or(DropReason::MemberGone)?;
+            let next_hop = NextHopEntry {
+                destination: [0; 6],
+                mtu: interface.mtu,
+                source: interface.mac,
+                resolved: 1,
+                ifindex: ifindex.0,
+                reserved: 0,
+            };
+            (NATIVE_MEMBER, next_hop)
+        }
+        Output::Tunnel(id) => {
+            let tunnel = tables.tunnels.get(&id).ok_or(DropReason::MemberGone)?;
+            let next_hop = tunnel.next_hop.and_then(|id| tables.next_hops.get(&id));
+            (tunnel_member(tunnel), next_hop_entry(next_hop.ok_or(DropReason::NextHopUnresolved)?))
+        }
+    };
+    Ok((IfIndex(next_hop.ifindex), copy_header(&member, &next_hop, inner)?))
+}
+
+const NATIVE_MEMBER: MemberEntry = MemberEntry {
+    next: 0,
+    next_hop: 0,
+    remote: [0; 16],
+    local: [0; 16],
+    remote_port: [0; 2],
+    local_port: [0; 2],
+    kind: MEMBER_NATIVE,
+    reserved: [0; 3],
+};
+
+fn tunnel_member(tunnel: &Tunnel) -> MemberEntry {
+    MemberEntry {
+        next: 0,
+        next_hop: 0,
+        remote: address_bytes(tunnel.remote.ip()),
+        local: address_bytes(tunnel.local.ip()),
+        remote_port: tunnel.remote.port().to_be_bytes(),
+        local_port: tunnel.local.port().to_be_bytes(),
+        kind: match tunnel.kind {
+            TunnelKind::Amt => MEMBER_AMT,
+        },
+        reserved: [0; 3],
+    }
+}
+
+fn next_hop_entry(next_hop: &NextHop) -> NextHopEntry {
+    NextHopEntry {
+        destination: next_hop.destination_mac.unwrap_or_default(),
+        mtu: next_hop.mtu,
+        source: next_hop.source_mac,
+        resolved: u16::from(next_hop.destination_mac.is_some()),
+        ifindex: next_hop.ifindex.0,
+        reserved: 0,
+    }
+}

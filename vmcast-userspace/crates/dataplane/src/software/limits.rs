@@ -1,0 +1,39 @@
+//! How much a software plane holds.
+
+use vmcast_common::maps::limit;
+
+/// Capacities, those of the kernel's maps by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Streams, (S,G) and (*,G) together.
+    pub streams: u32,
+    /// Tunnels.
+    pub tunnels: u32,
+    /// Members of all streams together.
+    pub members: u32,
+    /// Next hops.
+    pub next_hops: u32,
+    /// Interfaces.
+    pub interfaces: u32,
+    /// Our own tunnel endpoints.
+    pub endpoints: u32,
+    /// Streams whose last punt is remembered.
+    pub punt_memory: u32,
+    /// Punts that wait for the controller; further ones are forgotten, and so told again later.
+    pub punt_queue: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            streams: limit::STREAMS,
+            tunnels: limit::TUNNELS,
+            members: limit::MEMBERS,
+            next_hops: limit::NEXT_HOPS,
+            interfaces: limit::INTERFACES,
+            endpoints: limit::ENDPOINTS,
+            punt_memory: limit::PUNT_MEMORY,
+            punt_queue: 4_096,
+        }
+    }
+}

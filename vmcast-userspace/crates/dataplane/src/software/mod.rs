@@ -1,0 +1,20 @@
+//! The software plane: the decision and the rewrite of the kernel program, run by this process where
+//! there is no BPF, and as the reference that the kernel program is compared with.
+
+mod apply;
+mod copy;
+mod core;
+mod limits;
+mod offload;
+mod plane;
+mod punts;
+mod socket;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    core::{Core, Disposition},
+    limits::Limits,
+    plane::Plane,
+};

@@ -1,0 +1,339 @@
+//! The software plane with its sockets and its thread.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, IoSlice, Read as _, Write as _},
+    ops::Range,
+    os::{fd::AsFd as _, unix::net::UnixStream},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{self, TryRecvError},
+    },
+    thread::JoinHandle,
+};
+
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    time::{ClockId, clock_gettime},
+};
+use vmcast_common::{
+    fib::{FibOp, IfIndex},
+    verdict::DropReason,
+};
+
+use super::{
+    Core, Limits,
+    socket::{Batch, Receiver, Sender},
+};
+use crate::{ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Punt, StatsError};
+
+/// Batches taken from one interface before the others have their turn.
+const BATCHES_PER_TURN: usize = 8;
+/// Bytes of copies that wait for one interface before they are sent: what bounds the memory of a
+/// packet with many members.
+const GATHERED_BYTES: usize = 1 << 18;
+
+/// A data plane made of packet sockets and one thread, which ends when the plane is dropped.
+///
+/// It taps and does not take away: the host sees every packet too, AMT data on its socket included.
+/// Frames with a VLAN tag and frames for other hosts are left alone. Super-packets of UDP segments
+/// are cut up first, and checksums that a device was to fill in are filled in.
+///
+/// Sockets are opened in the network namespace of the thread that calls [`Plane::new`] and
+/// [`Dataplane::apply`]; it must be the same.
+#[derive(Debug)]
+pub struct Plane {
+    core: Arc<Mutex<Core>>,
+    reason: String,
+    tapped: BTreeSet<IfIndex>,
+    commands: mpsc::Sender<Command>,
+    /// Wakes the thread for a command; closed to end it.
+    wake: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Tap(IfIndex, Receiver),
+    Untap(IfIndex),
+}
+
+impl Plane {
+    /// Starts a plane; `reason` tells the operator why this one was chosen.
+    ///
+    /// # Errors
+    /// If no thread or socket can be made.
+    pub fn new(limits: Limits, reason: String) -> io::Result<Self> {
+        let core = Arc::new(Mutex::new(Core::new(limits)));
+        let (wake, woken) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        let (commands, queue) = mpsc::channel();
+        let worker = Worker {
+            core: Arc::clone(&core),
+            commands: queue,
+            woken,
+            receivers: BTreeMap::new(),
+            batch: Batch::new(),
+            scratch: Vec::new(),
+            outbox: Outbox::default(),
+        };
+        let thread = std::thread::Builder::new().name("vmcast-plane".to_owned()).spawn(|| worker.run())?;
+        Ok(Self { core, reason, tapped: BTreeSet::new(), commands, wake: Some(wake), thread: Some(thread) })
+    }
+
+    fn apply_one(&mut self, op: &FibOp) -> Result<(), ApplyError> {
+        match op {
+            FibOp::SetInterface(interface) if !self.tapped.contains(&interface.ifindex) => {
+                let ifindex = interface.ifindex;
+                let receiver = Receiver::open(ifindex).map_err(|source| ApplyError::Kernel {
+                    what: "a packet socket",
+                    op: *op,
+                    source: source.into(),
+                })?;
+                lock(&self.core).apply(std::slice::from_ref(op))?;
+                self.tapped.insert(ifindex);
+                self.command(Command::Tap(ifindex, receiver));
+                Ok(())
+            }
+            FibOp::RemoveInterface(ifindex) => {
+                lock(&self.core).apply(std::slice::from_ref(op))?;
+                if self.tapped.remove(ifindex) {
+                    self.command(Command::Untap(*ifindex));
+                }
+                Ok(())
+            }
+            FibOp::SetInterface(_)
+            | FibOp::SetEndpoint(_)
+            | FibOp::RemoveEndpoint(_)
+            | FibOp::SetNextHop(..)
+            | FibOp::RemoveNextHop(_)
+            | FibOp::SetTunnel(..)
+            | FibOp::RemoveTunnel(_)
+            | FibOp::SetStream(..)
+            | FibOp::RemoveStream(_)
+            | FibOp::AddMember(..)
+            | FibOp::RemoveMember(..) => lock(&self.core).apply(std::slice::from_ref(op)),
+        }
+    }
+
+    fn command(&self, command: Command) {
+        // The thread lives as long as the plane; a full socket will wake it all the same.
+        let _ = self.commands.send(command);
+        if let Some(mut wake) = self.wake.as_ref() {
+            let _ = wake.write(&[0]);
+        }
+    }
+}
+
+impl Dataplane for Plane {
+    fn apply(&mut self, ops: &[FibOp]) -> Result<(), ApplyError> {
+        ops.iter().try_for_each(|op| self.apply_one(op))
+    }
+
+    fn dump(&self) -> Result<Fib, DumpError> {
+        Ok(lock(&self.core).dump())
+    }
+
+    fn poll_punt(&mut self) -> Option<Punt> {
+        lock(&self.core).poll_punt()
+    }
+
+    fn counters(&self) -> Result<Counters, StatsError> {
+        Ok(lock(&self.core).counters())
+    }
+
+    fn engine(&self) -> EngineInfo {
+        EngineInfo { engine: Engine::Software, reason: self.reason.clone() }
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        self.wake = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the software plane's thread panicked");
+        }
+    }
+}
+
+struct Worker {
+    core: Arc<Mutex<Core>>,
+    commands: mpsc::Receiver<Command>,
+    woken: UnixStream,
+    receivers: BTreeMap<IfIndex, Receiver>,
+    batch: Batch,
+    scratch: Vec<u8>,
+    outbox: Outbox,
+}
+
+impl Worker {
+    fn run(mut self) {
+        loop {
+            let ready = match self.wait() {
+                Ok(ready) => ready,
+                Err(error) => {
+                    tracing::error!(%error, "the software plane cannot wait for packets and stops");
+                    return;
+                }
+            };
+            if ready.woken && !self.take_commands() {
+                return;
+            }
+            for ifindex in ready.interfaces {
+                self.forward(ifindex);
+            }
+        }
+    }
+
+    fn wait(&self) -> io::Result<Ready> {
+        let mut sources: Vec<_> = std::iter::once(self.woken.as_fd())
+            .chain(self.receivers.values().map(|receiver| receiver.as_fd()))
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        match poll(&mut sources, PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut any = sources.iter().map(|source| source.any().unwrap_or(true));
+        let woken = any.next().unwrap_or(true);
+        let interfaces = self.receivers.keys().zip(any).filter(|&(_, any)| any).map(|(&id, _)| id).collect();
+        Ok(Ready { woken, interfaces })
+    }
+
+    /// Follows what the plane asks for; false once the plane is gone.
+    fn take_commands(&mut self) -> bool {
+        let mut bytes = [0; 64];
+        let open = !matches!(self.woken.read(&mut bytes), Ok(0));
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Tap(ifindex, receiver)) => {
+                    self.receivers.insert(ifindex, receiver);
+                }
+                Ok(Command::Untap(ifindex)) => {
+                    self.receivers.remove(&ifindex);
+                    self.outbox.close(ifindex);
+                }
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return open,
+            }
+        }
+    }
+
+    fn forward(&mut self, ifindex: IfIndex) {
+        let Self { core, receivers, batch, scratch, outbox, .. } = self;
+        let Some(receiver) = receivers.get(&ifindex) else {
+            return;
+        };
+        for _ in 0..BATCHES_PER_TURN {
+            match receiver.receive(batch) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // A packet merged in a way that cannot be told to us; the kernel has thrown it away.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    lock(core).count_lost(DropReason::KernelRefused, 1);
+                    continue;
+                }
+                Err(error) => {
+                    tracing::debug!(ifindex = ifindex.0, %error, "nothing can be received at present");
+                    return;
+                }
+            }
+            let now_ns = now_ns();
+            {
+                let mut core = lock(core);
+                for (offload, frame) in batch.frames() {
+                    offload.undo(frame, scratch, |frame| {
+                        core.process(ifindex, frame, now_ns, &mut |egress, copy| outbox.push(egress, copy));
+                    });
+                }
+            }
+            let refused = outbox.flush();
+            if refused > 0 {
+                lock(core).count_lost(DropReason::DeviceRefused, refused);
+            }
+            if !batch.is_full() {
+                return;
+            }
+        }
+    }
+}
+
+struct Ready {
+    woken: bool,
+    interfaces: Vec<IfIndex>,
+}
+
+/// Copies on their way out, gathered by interface.
+#[derive(Default)]
+struct Outbox {
+    by_interface: BTreeMap<IfIndex, Egress>,
+    refused: u64,
+}
+
+#[derive(Default)]
+struct Egress {
+    /// Opened with the first copy; tried again with every batch while it cannot be.
+    sender: Option<Sender>,
+    bytes: Vec<u8>,
+    frames: Vec<Range<usize>>,
+}
+
+impl Outbox {
+    fn push(&mut self, egress: IfIndex, frame: &[u8]) {
+        let ifindex = egress;
+        let egress = self.by_interface.entry(ifindex).or_default();
+        let start = egress.bytes.len();
+        egress.bytes.extend_from_slice(frame);
+        egress.frames.push(start..egress.bytes.len());
+        if egress.bytes.len() >= GATHERED_BYTES {
+            self.refused += egress.flush(ifindex);
+        }
+    }
+
+    /// Sends all and returns how many copies were refused since the last time.
+    fn flush(&mut self) -> u64 {
+        let last: u64 = self.by_interface.iter_mut().map(|(&ifindex, egress)| egress.flush(ifindex)).sum();
+        std::mem::take(&mut self.refused) + last
+    }
+
+    fn close(&mut self, ifindex: IfIndex) {
+        self.by_interface.remove(&ifindex);
+    }
+}
+
+impl Egress {
+    fn flush(&mut self, ifindex: IfIndex) -> u64 {
+        if self.frames.is_empty() {
+            return 0;
+        }
+        if self.sender.is_none() {
+            match Sender::open(ifindex) {
+                Ok(sender) => self.sender = Some(sender),
+                Err(error) => tracing::debug!(ifindex = ifindex.0, %error, "no way out by this interface"),
+            }
+        }
+        let refused = match &self.sender {
+            Some(sender) => {
+                let frames: Vec<_> =
+                    self.frames.iter().map(|range| IoSlice::new(&self.bytes[range.clone()])).collect();
+                sender.send(&frames)
+            }
+            None => self.frames.len() as u64,
+        };
+        self.bytes.clear();
+        self.frames.clear();
+        refused
+    }
+}
+
+fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
+    core.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, the clock that the kernel program stamps with.
+fn now_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}

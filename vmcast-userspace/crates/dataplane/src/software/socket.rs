@@ -1,0 +1,221 @@
+//! Packet sockets (packet(7)): the only place of the software plane that speaks to the kernel.
+
+use std::{
+    io::{self, IoSlice},
+    mem::{size_of, zeroed},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    ptr::{from_mut, from_ref},
+};
+
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+use vmcast_common::fib::IfIndex;
+
+use super::offload::{HEADER_LEN, Offload};
+
+/// Frames taken from a socket by one call.
+const BATCH: usize = 16;
+/// Largest frame: a whole IP packet behind its Ethernet header.
+const FRAME_LEN: usize = 65_535 + 14;
+/// Buffer that a socket asks for in bytes; the kernel may grant less.
+const BUFFER_LEN: usize = 4 << 20;
+/// Room for one `tpacket_auxdata` and its header, in units of 8 bytes.
+const CONTROL_WORDS: usize = 16;
+
+/// A tap on what an interface receives. While it is open the interface receives every group.
+#[derive(Debug)]
+pub(super) struct Receiver(Socket);
+
+/// A way out by an interface.
+#[derive(Debug)]
+pub(super) struct Sender(Socket);
+
+impl Receiver {
+    pub(super) fn open(ifindex: IfIndex) -> io::Result<Self> {
+        // Without a protocol the socket receives nothing before it is bound to the interface.
+        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
+        socket.set_nonblocking(true)?;
+        socket.set_recv_buffer_size(BUFFER_LEN)?;
+        set_option(&socket, libc::PACKET_IGNORE_OUTGOING, &1i32)?;
+        set_option(&socket, libc::PACKET_AUXDATA, &1i32)?;
+        set_option(&socket, libc::PACKET_VNET_HDR, &1i32)?;
+        let every_group = libc::packet_mreq {
+            mr_ifindex: ifindex.0 as i32,
+            mr_type: libc::PACKET_MR_ALLMULTI as u16,
+            mr_alen: 0,
+            mr_address: [0; 8],
+        };
+        set_option(&socket, libc::PACKET_ADD_MEMBERSHIP, &every_group)?;
+        socket.bind(&address(ifindex, libc::ETH_P_ALL as u16))?;
+        Ok(Self(socket))
+    }
+
+    /// Takes the frames that wait, up to a batch of them, without waiting for any.
+    pub(super) fn receive(&self, batch: &mut Batch) -> io::Result<usize> {
+        batch.len = 0;
+        // SAFETY: all-zero bytes are valid values of these C structures of integers and pointers.
+        let mut slots: [(libc::sockaddr_ll, libc::iovec, [u64; CONTROL_WORDS]); BATCH] = unsafe { zeroed() };
+        // SAFETY: as above.
+        let mut messages: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
+        for ((buffer, slot), message) in batch.buffers.iter_mut().zip(&mut slots).zip(&mut messages) {
+            slot.1 = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+            message.msg_hdr.msg_name = from_mut(&mut slot.0).cast();
+            message.msg_hdr.msg_namelen = size_of::<libc::sockaddr_ll>() as u32;
+            message.msg_hdr.msg_iov = &raw mut slot.1;
+            message.msg_hdr.msg_iovlen = 1;
+            message.msg_hdr.msg_control = slot.2.as_mut_ptr().cast();
+            message.msg_hdr.msg_controllen = size_of::<[u64; CONTROL_WORDS]>();
+        }
+        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        // SAFETY: every message points to buffers of the stated lengths that outlive the call.
+        let count = unsafe {
+            libc::recvmmsg(
+                self.0.as_raw_fd(),
+                messages.as_mut_ptr(),
+                BATCH as u32,
+                flags,
+                std::ptr::null_mut(),
+            )
+        };
+        if count < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        batch.len = count as usize;
+        for ((meta, slot), message) in batch.meta.iter_mut().zip(&slots).zip(&messages).take(batch.len) {
+            *meta = Meta {
+                len: message.msg_len as usize,
+                ours: (slot.0.sll_pkttype != libc::PACKET_OTHERHOST)
+                    && (slot.0.sll_pkttype != libc::PACKET_OUTGOING)
+                    && !has_vlan_tag(&message.msg_hdr),
+            };
+        }
+        Ok(batch.len)
+    }
+}
+
+impl AsFd for Receiver {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Sender {
+    pub(super) fn open(ifindex: IfIndex) -> io::Result<Self> {
+        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
+        socket.set_nonblocking(true)?;
+        socket.set_send_buffer_size(BUFFER_LEN)?;
+        socket.bind(&address(ifindex, 0))?;
+        Ok(Self(socket))
+    }
+
+    /// Sends frames and returns how many the device refused; one that does is passed over.
+    pub(super) fn send(&self, frames: &[IoSlice<'_>]) -> u64 {
+        let mut messages: Vec<libc::mmsghdr> = frames
+            .iter()
+            .map(|frame| {
+                // SAFETY: all-zero bytes are a valid value of this C structure.
+                let mut message: libc::mmsghdr = unsafe { zeroed() };
+                // IoSlice has the layout of iovec; the kernel only reads through it.
+                message.msg_hdr.msg_iov = from_ref(frame).cast_mut().cast();
+                message.msg_hdr.msg_iovlen = 1;
+                message
+            })
+            .collect();
+        let (mut done, mut refused) = (0, 0);
+        while done < messages.len() {
+            let rest = &mut messages[done..];
+            // SAFETY: every message points to a slice that `frames` keeps alive.
+            let sent = unsafe {
+                libc::sendmmsg(self.0.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, libc::MSG_DONTWAIT)
+            };
+            if sent > 0 {
+                done += sent as usize;
+            } else if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+                done += 1;
+                refused += 1;
+            }
+        }
+        refused
+    }
+}
+
+/// Frames taken from a socket, and their buffers.
+#[derive(Debug)]
+pub(super) struct Batch {
+    buffers: Vec<Box<[u8]>>,
+    meta: [Meta; BATCH],
+    len: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Meta {
+    len: usize,
+    /// Whether it came in untagged and not for another host.
+    ours: bool,
+}
+
+impl Batch {
+    pub(super) fn new() -> Self {
+        Self {
+            buffers: (0..BATCH).map(|_| vec![0; HEADER_LEN + FRAME_LEN].into_boxed_slice()).collect(),
+            meta: [Meta::default(); BATCH],
+            len: 0,
+        }
+    }
+
+    pub(super) const fn is_full(&self) -> bool {
+        self.len == BATCH
+    }
+
+    /// The frames that are for this host and came whole, with what is left to do for each.
+    pub(super) fn frames(&mut self) -> impl Iterator<Item = (Offload, &mut [u8])> {
+        self.buffers.iter_mut().zip(&self.meta).take(self.len).filter(|(_, meta)| meta.ours).filter_map(
+            |(buffer, meta)| {
+                let (header, frame) = buffer.get_mut(..meta.len)?.split_first_chunk_mut::<HEADER_LEN>()?;
+                Some((Offload::from_bytes(header), frame))
+            },
+        )
+    }
+}
+
+/// Whether the frame came with a VLAN tag, which the kernel takes out of it.
+fn has_vlan_tag(message: &libc::msghdr) -> bool {
+    // SAFETY: the kernel filled the control buffer of `message`, which is aligned for its headers.
+    let header = unsafe { libc::CMSG_FIRSTHDR(message).as_ref() };
+    let Some(header) = header else {
+        return false;
+    };
+    let wanted = size_of::<libc::tpacket_auxdata>();
+    if (header.cmsg_level, header.cmsg_type) != (libc::SOL_PACKET, libc::PACKET_AUXDATA)
+        || header.cmsg_len < wanted
+    {
+        return false;
+    }
+    // SAFETY: the message holds a `tpacket_auxdata`, whose length was checked.
+    let data = unsafe { libc::CMSG_DATA(header).cast::<libc::tpacket_auxdata>().read_unaligned() };
+    data.tp_status & libc::TP_STATUS_VLAN_VALID != 0
+}
+
+fn address(ifindex: IfIndex, protocol: u16) -> SockAddr {
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: the storage is large enough and aligned for every socket address.
+    let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = protocol.to_be();
+    address.sll_ifindex = ifindex.0 as i32;
+    // SAFETY: the storage holds an address of this length.
+    unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as u32) }
+}
+
+fn set_option<T>(socket: &Socket, option: i32, value: &T) -> io::Result<()> {
+    // SAFETY: the pointer and the length are those of `value`.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            option,
+            from_ref(value).cast(),
+            size_of::<T>() as u32,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,131 @@
+//! The forwarding base of a software plane, and the decision's view of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
+};
+
+use vmcast_common::{
+    fib::{IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
+    forward,
+    maps::{
+        EndpointKey, InputId, InterfaceEntry, StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey,
+        address_from_bytes,
+    },
+};
+
+use crate::{Fib, FibStream, StreamStats};
+
+/// What is held of one stream.
+#[derive(Debug)]
+pub(super) struct StreamState {
+    pub(super) stream: Stream,
+    pub(super) rpf: Rpf,
+    pub(super) members: Members,
+    /// Its own members, by the order in which they joined.
+    pub(super) own: BTreeMap<u64, Output>,
+    pub(super) counters: StreamCounters,
+}
+
+/// The forwarding base.
+///
+/// A stream's number is its index in `slots` plus one, and serves as its member table and as the
+/// index of its counters; 0 is none.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    pub(super) interfaces: BTreeMap<IfIndex, Interface>,
+    pub(super) endpoints: BTreeSet<SocketAddr>,
+    pub(super) next_hops: HashMap<NextHopId, NextHop>,
+    pub(super) tunnels: HashMap<TunnelId, Tunnel>,
+    /// Of two tunnels between the same addresses, the one that was set last.
+    pub(super) tunnel_ids: HashMap<TunnelKey, TunnelId>,
+    pub(super) numbers: HashMap<StreamKey, u32>,
+    pub(super) slots: Vec<Option<StreamState>>,
+    pub(super) free: Vec<u32>,
+    /// Per member the streams it is in, each with its order there: whom a leaving tunnel concerns.
+    pub(super) memberships: HashMap<Output, HashMap<u32, u64>>,
+    pub(super) member_count: u32,
+    pub(super) next_order: u64,
+}
+
+impl Tables {
+    pub(super) fn number(&self, stream: Stream) -> Option<u32> {
+        self.numbers.get(&stream.into()).copied()
+    }
+
+    pub(super) fn state(&self, number: u32) -> Option<&StreamState> {
+        self.slots.get(number.checked_sub(1)? as usize)?.as_ref()
+    }
+
+    pub(super) fn state_mut(&mut self, number: u32) -> Option<&mut StreamState> {
+        self.slots.get_mut(number.checked_sub(1)? as usize)?.as_mut()
+    }
+
+    /// The members of a member table, in the order in which they joined.
+    pub(super) fn outputs(&self, table: u32) -> impl Iterator<Item = Output> + '_ {
+        self.state(table).into_iter().flat_map(|state| state.own.values().copied())
+    }
+
+    pub(super) fn dump(&self) -> Fib {
+        Fib {
+            interfaces: self.interfaces.clone(),
+            endpoints: self.endpoints.clone(),
+            next_hops: self.next_hops.iter().map(|(&id, &hop)| (id, hop)).collect(),
+            tunnels: self.tunnels.iter().map(|(&id, &tunnel)| (id, tunnel)).collect(),
+            streams: self
+                .slots
+                .iter()
+                .flatten()
+                .map(|state| {
+                    let outputs = state.own.values().copied().collect();
+                    (state.stream, FibStream { rpf: state.rpf, members: state.members, outputs })
+                })
+                .collect(),
+        }
+    }
+
+    /// Counters of every stream, ordered by stream.
+    pub(super) fn stats(&self) -> Vec<StreamStats> {
+        let mut stats: Vec<_> = self
+            .slots
+            .iter()
+            .flatten()
+            .map(|state| StreamStats { stream: state.stream, counters: state.counters })
+            .collect();
+        stats.sort_unstable_by_key(|entry| entry.stream);
+        stats
+    }
+}
+
+impl forward::Tables for Tables {
+    fn stream(&self, key: &StreamKey) -> Option<StreamEntry> {
+        let number = *self.numbers.get(key)?;
+        let state = self.state(number)?;
+        let table = match state.members {
+            Members::Own => number,
+            Members::OfAnySource => self.numbers.get(&key.any_source()).copied().unwrap_or(0),
+        };
+        let has_member = self.state(table).is_some_and(|owner| !owner.own.is_empty());
+        let rpf = match state.rpf {
+            Rpf::Exact(input) => InputId::from(input),
+            Rpf::AnyUpstream => InputId::NONE,
+        };
+        Some(StreamEntry { table: if has_member { table } else { 0 }, stats: number, rpf: rpf.0 })
+    }
+
+    fn tunnel(&self, key: &TunnelKey) -> Option<TunnelEntry> {
+        let id = *self.tunnel_ids.get(key)?;
+        let tunnel = self.tunnels.get(&id)?;
+        Some(TunnelEntry { id: id.0, accepts_sources: u32::from(tunnel.accepts_sources) })
+    }
+
+    fn is_endpoint(&self, key: &EndpointKey) -> bool {
+        let address = address_from_bytes(key.address);
+        self.endpoints.contains(&SocketAddr::new(address, u16::from_be_bytes(key.port)))
+    }
+
+    fn interface(&self, ifindex: u32) -> Option<InterfaceEntry> {
+        let interface = self.interfaces.get(&IfIndex(ifindex))?;
+        Some(InterfaceEntry { accepts_sources: u32::from(interface.accepts_sources) })
+    }
+}

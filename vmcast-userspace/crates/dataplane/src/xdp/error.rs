@@ -1,0 +1,18 @@
+//! Errors of map and program calls, before it is known which operation they spoil.
+
+/// A table is full, or the kernel refused a call.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum KernelError {
+    #[error("{table} is full at {limit} entries")]
+    Full { table: &'static str, limit: u32 },
+    #[error("{what}: {source}")]
+    Call { what: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
+}
+
+impl KernelError {
+    pub(super) fn call<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+        what: &'static str,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| Self::Call { what, source: source.into() }
+    }
+}

@@ -1,0 +1,134 @@
+//! The kernel's maps with their types, and the writes that member tables need.
+
+use std::collections::HashSet;
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf},
+    programs::ProgramFd,
+    util::nr_cpus,
+};
+use vmcast_common::maps::{
+    self, DeviceCursor, EndpointKey, Head, HeadKey, InterfaceEntry, MemberEntry, NextHopEntry, StreamCounters,
+    StreamEntry, StreamKey, TunnelEntry, TunnelKey,
+};
+
+use super::{error::KernelError, pool::TableLease};
+
+/// The writes of a member table, in the order that keeps every copy right; a test puts a model of
+/// the kernel in this place.
+pub(super) trait MemberWrites {
+    /// Makes sure that an egress device has its cursor.
+    fn prepare_device(&mut self, ifindex: u32) -> Result<(), KernelError>;
+    /// Reads one member back.
+    fn read_member(&self, index: u32) -> Result<MemberEntry, KernelError>;
+    /// Writes one member.
+    fn write_member(&mut self, index: u32, entry: &MemberEntry) -> Result<(), KernelError>;
+    /// Sets the first member of a table on a device.
+    fn write_head(&mut self, key: HeadKey, head: Head) -> Result<(), KernelError>;
+    /// Forgets it.
+    fn remove_head(&mut self, key: HeadKey) -> Result<(), KernelError>;
+    /// Puts a device into a slot of a table.
+    fn write_slot(&mut self, table: &mut TableLease, slot: u32, ifindex: u32) -> Result<(), KernelError>;
+}
+
+/// Every map of the object but the table of tables, which the pool owns.
+pub(super) struct KernelMaps {
+    pub(super) streams: HashMap<MapData, StreamKey, StreamEntry>,
+    pub(super) tunnels: HashMap<MapData, TunnelKey, TunnelEntry>,
+    pub(super) endpoints: HashMap<MapData, EndpointKey, u32>,
+    pub(super) interfaces: HashMap<MapData, u32, InterfaceEntry>,
+    pub(super) next_hops: Array<MapData, NextHopEntry>,
+    pub(super) drops: PerCpuArray<MapData, u64>,
+    pub(super) stream_stats: PerCpuArray<MapData, StreamCounters>,
+    pub(super) punts: RingBuf<MapData>,
+    members: Array<MapData, MemberEntry>,
+    heads: HashMap<MapData, HeadKey, Head>,
+    cursors: PerCpuHashMap<MapData, u32, DeviceCursor>,
+    copy_program: ProgramFd,
+    devices: HashSet<u32>,
+    cpus: usize,
+}
+
+/// Takes a map out of the object with its type.
+pub(super) fn take<M>(object: &mut Ebpf, name: &'static str) -> Result<M, KernelError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let map = object
+        .take_map(name)
+        .ok_or_else(|| KernelError::call("looking for a map in the object")(format!("{name} is missing")))?;
+    M::try_from(map).map_err(KernelError::call(name))
+}
+
+impl KernelMaps {
+    pub(super) fn take_from(object: &mut Ebpf, copy_program: ProgramFd) -> Result<Self, KernelError> {
+        let cpus = nr_cpus().map_err(|(what, error)| KernelError::call(what)(error))?;
+        Ok(Self {
+            streams: take(object, maps::STREAMS)?,
+            tunnels: take(object, maps::TUNNELS)?,
+            endpoints: take(object, maps::ENDPOINTS)?,
+            interfaces: take(object, maps::INTERFACES)?,
+            next_hops: take(object, maps::NEXT_HOPS)?,
+            drops: take(object, maps::DROPS)?,
+            stream_stats: take(object, maps::STREAM_STATS)?,
+            punts: take(object, maps::PUNTS)?,
+            members: take(object, maps::MEMBERS)?,
+            heads: take(object, maps::HEADS)?,
+            cursors: take(object, maps::CURSORS)?,
+            copy_program,
+            devices: HashSet::new(),
+            cpus,
+        })
+    }
+
+    /// Sets a stream's counters to zero on every CPU.
+    pub(super) fn clear_stream_stats(&mut self, index: u32) -> Result<(), KernelError> {
+        let zero = PerCpuValues::try_from(vec![StreamCounters::default(); self.cpus])
+            .map_err(KernelError::call(maps::STREAM_STATS))?;
+        self.stream_stats.set(index, zero, 0).map_err(KernelError::call(maps::STREAM_STATS))
+    }
+}
+
+/// Removes a key that may be gone already.
+pub(super) fn forgive_missing(result: Result<(), MapError>, what: &'static str) -> Result<(), KernelError> {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(error) => Err(KernelError::call(what)(error)),
+    }
+}
+
+impl MemberWrites for KernelMaps {
+    fn prepare_device(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        if self.devices.contains(&ifindex) {
+            return Ok(());
+        }
+        let none = DeviceCursor { table: 0, sequence: 0, member: 0 };
+        let values =
+            PerCpuValues::try_from(vec![none; self.cpus]).map_err(KernelError::call(maps::CURSORS))?;
+        self.cursors.insert(ifindex, values, 0).map_err(KernelError::call(maps::CURSORS))?;
+        self.devices.insert(ifindex);
+        Ok(())
+    }
+
+    fn read_member(&self, index: u32) -> Result<MemberEntry, KernelError> {
+        self.members.get(&index, 0).map_err(KernelError::call(maps::MEMBERS))
+    }
+
+    fn write_member(&mut self, index: u32, entry: &MemberEntry) -> Result<(), KernelError> {
+        self.members.set(index, entry, 0).map_err(KernelError::call(maps::MEMBERS))
+    }
+
+    fn write_head(&mut self, key: HeadKey, head: Head) -> Result<(), KernelError> {
+        self.heads.insert(key, head, 0).map_err(KernelError::call(maps::HEADS))
+    }
+
+    fn remove_head(&mut self, key: HeadKey) -> Result<(), KernelError> {
+        forgive_missing(self.heads.remove(&key), maps::HEADS)
+    }
+
+    fn write_slot(&mut self, table: &mut TableLease, slot: u32, ifindex: u32) -> Result<(), KernelError> {
+        table.write_slot(slot, ifindex, &self.copy_program)
+    }
+}

@@ -1,0 +1,20 @@
+//! The kernel plane: XDP at ingress, devmap broadcast, one shared program for every copy.
+
+mod error;
+mod index;
+mod kernel;
+mod live;
+mod member_table;
+mod object;
+mod open;
+mod plane;
+mod pool;
+mod state;
+mod sys;
+#[cfg(test)]
+mod tests;
+
+pub use live::{InjectError, LiveRun, MAX_LIVE_BATCH};
+pub use object::is_embedded;
+pub use open::{OnExit, OpenError, Options};
+pub use plane::XdpPlane;

@@ -1,0 +1,18 @@
+//! The compiled kernel programs, where the build found them.
+
+#[cfg(vmcast_ebpf_object)]
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vmcast-ebpf.o"));
+
+/// The object, `None` in a build without it.
+pub(super) fn bytes() -> Option<&'static [u8]> {
+    #[cfg(vmcast_ebpf_object)]
+    return Some(OBJECT);
+    #[cfg(not(vmcast_ebpf_object))]
+    return None;
+}
+
+/// Whether this build carries the kernel programs.
+#[must_use]
+pub fn is_embedded() -> bool {
+    bytes().is_some()
+}

@@ -1,0 +1,508 @@
+//! The plane itself: operations in, map writes out.
+
+use aya::{
+    Ebpf,
+    programs::xdp::{XdpLinkId, XdpMode},
+};
+use smallvec::SmallVec;
+use vmcast_common::{
+    fib::{FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
+    maps::{
+        self, EndpointKey, InputId, InterfaceEntry, NextHopEntry, PROGRAM_INGRESS, PuntRecord, StreamCounters,
+        StreamEntry, TunnelEntry, TunnelKey, limit,
+    },
+    verdict::{DropReason, PuntReason},
+};
+
+use super::{
+    error::KernelError,
+    index::Indices,
+    kernel::{KernelMaps, MemberWrites as _, forgive_missing},
+    member_table::Backing,
+    open::xdp,
+    pool::{TablePool, Tables as _},
+    state::{InterfaceState, NextHopState, State, StreamState, TunnelState},
+};
+use crate::carried;
+use crate::plane::{
+    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Punt, StatsError, StreamStats,
+};
+
+/// Forwards in the kernel, at XDP.
+pub struct XdpPlane {
+    pub(super) object: Ebpf,
+    maps: KernelMaps,
+    pool: TablePool,
+    state: State,
+    members: Indices,
+    stats: Indices,
+    hops: Indices,
+}
+
+/// What an operation ran into.
+enum Failure {
+    Unknown,
+    Unsupported(&'static str),
+    Kernel(KernelError),
+}
+
+impl From<KernelError> for Failure {
+    fn from(error: KernelError) -> Self {
+        Self::Kernel(error)
+    }
+}
+
+impl XdpPlane {
+    pub(super) fn new(object: Ebpf, maps: KernelMaps, pool: TablePool) -> Self {
+        Self {
+            object,
+            maps,
+            pool,
+            state: State::default(),
+            members: Indices::new(maps::MEMBERS, limit::MEMBERS),
+            stats: Indices::new(maps::STREAMS, limit::STREAMS),
+            hops: Indices::new(maps::NEXT_HOPS, limit::NEXT_HOPS),
+        }
+    }
+
+    fn apply_one(&mut self, op: &FibOp) -> Result<(), Failure> {
+        carried::check(op).map_err(Failure::Unsupported)?;
+        match *op {
+            FibOp::SetInterface(interface) => self.set_interface(interface),
+            FibOp::RemoveInterface(ifindex) => self.remove_interface(ifindex),
+            FibOp::SetEndpoint(endpoint) => {
+                let key = EndpointKey::new(endpoint);
+                self.maps.endpoints.insert(key, 1, 0).map_err(full_or(maps::ENDPOINTS, limit::ENDPOINTS))?;
+                self.state.endpoints.insert(endpoint);
+                Ok(())
+            }
+            FibOp::RemoveEndpoint(endpoint) => {
+                let key = EndpointKey::new(endpoint);
+                forgive_missing(self.maps.endpoints.remove(&key), maps::ENDPOINTS)?;
+                self.state.endpoints.remove(&endpoint);
+                Ok(())
+            }
+            FibOp::SetNextHop(id, hop) => self.set_next_hop(id, hop),
+            FibOp::RemoveNextHop(id) => self.remove_next_hop(id),
+            FibOp::SetTunnel(id, tunnel) => self.set_tunnel(id, tunnel),
+            FibOp::RemoveTunnel(id) => self.remove_tunnel(id),
+            FibOp::SetStream(stream, rpf, members) => self.set_stream(stream, rpf, members),
+            FibOp::RemoveStream(stream) => self.remove_stream(stream),
+            FibOp::AddMember(stream, output) => self.add_member(stream, output),
+            FibOp::RemoveMember(stream, output) => self.remove_member(stream, output),
+        }
+    }
+
+    fn set_interface(&mut self, interface: Interface) -> Result<(), Failure> {
+        let ifindex = interface.ifindex;
+        let entry = InterfaceEntry { accepts_sources: u32::from(interface.accepts_sources) };
+        self.maps.interfaces.insert(ifindex.0, entry, 0).map_err(full_or(maps::INTERFACES, limit::INTERFACES))?;
+        let known = self.state.interfaces.get(&ifindex).map(|known| known.next_hop);
+        let next_hop = match known {
+            Some(index) => index,
+            None => self.hops.take()?,
+        };
+        let hop = NextHop {
+            ifindex,
+            source_mac: interface.mac,
+            destination_mac: Some([0; 6]),
+            mtu: interface.mtu,
+        };
+        self.write_next_hop(next_hop, &hop)?;
+        self.maps.prepare_device(ifindex.0)?;
+        match self.state.interfaces.get_mut(&ifindex) {
+            Some(state) => state.interface = interface,
+            None => {
+                let link = Some(self.attach(ifindex)?);
+                self.state.interfaces.insert(ifindex, InterfaceState { interface, next_hop, link });
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches natively, or at the generic hook where the driver has none.
+    fn attach(&mut self, ifindex: IfIndex) -> Result<XdpLinkId, KernelError> {
+        let program = xdp(&mut self.object, PROGRAM_INGRESS)?;
+        program.attach_to_if_index(ifindex.0, XdpMode::Driver).or_else(|native| {
+            let link = program
+                .attach_to_if_index(ifindex.0, XdpMode::Skb)
+                .map_err(KernelError::call("attaching the ingress program"))?;
+            tracing::warn!(
+                ifindex = ifindex.0,
+                error = %native,
+                "no native XDP on this interface; the generic hook is used, which is slower"
+            );
+            Ok(link)
+        })
+    }
+
+    fn remove_interface(&mut self, ifindex: IfIndex) -> Result<(), Failure> {
+        let Some(state) = self.state.interfaces.remove(&ifindex) else {
+            return Ok(());
+        };
+        forgive_missing(self.maps.interfaces.remove(&ifindex.0), maps::INTERFACES)?;
+        if let Some(link) = state.link {
+            // The link of an interface that is gone has gone with it.
+            if let Err(error) = xdp(&mut self.object, PROGRAM_INGRESS)?.detach(link) {
+                tracing::debug!(ifindex = ifindex.0, %error, "the ingress program was already detached");
+            }
+        }
+        let streams: Vec<u32> = self.state.streams.keys().copied().collect();
+        for stats in streams {
+            self.drop_member(stats, Output::Interface(ifindex))?;
+        }
+        self.hops.give_back(state.next_hop);
+        Ok(())
+    }
+
+    fn write_next_hop(&mut self, index: u32, hop: &NextHop) -> Result<(), KernelError> {
+        let entry = NextHopEntry {
+            destination: hop.destination_mac.unwrap_or_default(),
+            mtu: hop.mtu,
+            source: hop.source_mac,
+            resolved: u16::from(hop.destination_mac.is_some()),
+            ifindex: hop.ifindex.0,
+            reserved: 0,
+        };
+        self.maps.next_hops.set(index, entry, 0).map_err(KernelError::call(maps::NEXT_HOPS))
+    }
+
+    fn set_next_hop(&mut self, id: NextHopId, hop: NextHop) -> Result<(), Failure> {
+        let known = self.state.next_hops.get(&id).map(|state| (state.index, state.hop.ifindex));
+        let index = match known {
+            Some((index, _)) => index,
+            None => self.hops.take()?,
+        };
+        self.write_next_hop(index, &hop)?;
+        self.state.next_hops.insert(id, NextHopState { hop, index });
+        if known.is_none_or(|(_, ifindex)| ifindex != hop.ifindex) {
+            self.respecify_tunnels_of(id)?;
+        }
+        Ok(())
+    }
+
+    fn remove_next_hop(&mut self, id: NextHopId) -> Result<(), Failure> {
+        let Some(state) = self.state.next_hops.remove(&id) else {
+            return Ok(());
+        };
+        self.respecify_tunnels_of(id)?;
+        self.write_next_hop(state.index, &NextHop { destination_mac: None, ..state.hop })?;
+        self.hops.give_back(state.index);
+        Ok(())
+    }
+
+    /// Tells the kernel anew of every member behind a next hop.
+    fn respecify_tunnels_of(&mut self, id: NextHopId) -> Result<(), Failure> {
+        let tunnels: Vec<TunnelId> = self
+            .state
+            .tunnels
+            .iter()
+            .filter(|(_, state)| state.tunnel.next_hop == Some(id))
+            .map(|(id, _)| *id)
+            .collect();
+        tunnels.into_iter().try_for_each(|tunnel| self.respecify(tunnel))
+    }
+
+    fn respecify(&mut self, id: TunnelId) -> Result<(), Failure> {
+        let streams = self.state.tunnels.get(&id).map(|state| state.streams.clone()).unwrap_or_default();
+        streams.into_iter().try_for_each(|stats| self.put_member(stats, Output::Tunnel(id)))
+    }
+
+    fn set_tunnel(&mut self, id: TunnelId, tunnel: Tunnel) -> Result<(), Failure> {
+        if tunnel.next_hop.is_some_and(|hop| !self.state.next_hops.contains_key(&hop)) {
+            return Err(Failure::Unknown);
+        }
+        let key = TunnelKey::new(tunnel.local, tunnel.remote);
+        let entry = TunnelEntry { id: id.0, accepts_sources: u32::from(tunnel.accepts_sources) };
+        self.maps.tunnels.insert(key, entry, 0).map_err(full_or(maps::TUNNELS, limit::TUNNELS))?;
+        let Some(state) = self.state.tunnels.get_mut(&id) else {
+            self.state.tunnels.insert(id, TunnelState { tunnel, streams: SmallVec::new() });
+            return Ok(());
+        };
+        let old = std::mem::replace(&mut state.tunnel, tunnel);
+        let old_key = TunnelKey::new(old.local, old.remote);
+        if old_key != key {
+            self.forget_ends(id, &old_key)?;
+        }
+        if old != tunnel {
+            self.respecify(id)?;
+        }
+        Ok(())
+    }
+
+    fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), Failure> {
+        let Some(state) = self.state.tunnels.get(&id) else {
+            return Ok(());
+        };
+        let key = TunnelKey::new(state.tunnel.local, state.tunnel.remote);
+        for stats in state.streams.clone() {
+            self.drop_member(stats, Output::Tunnel(id))?;
+        }
+        self.forget_ends(id, &key)?;
+        self.state.tunnels.remove(&id);
+        Ok(())
+    }
+
+    /// Forgets that packets between these ends are of this tunnel, if no other took them over.
+    fn forget_ends(&mut self, id: TunnelId, ends: &TunnelKey) -> Result<(), Failure> {
+        if self.maps.tunnels.get(ends, 0).is_ok_and(|entry| entry.id == id.0) {
+            forgive_missing(self.maps.tunnels.remove(ends), maps::TUNNELS)?;
+        }
+        Ok(())
+    }
+
+    fn set_stream(&mut self, stream: Stream, rpf: Rpf, members: Members) -> Result<(), Failure> {
+        let stats = match self.state.by_stream.get(&stream) {
+            Some(&stats) => stats,
+            None => {
+                let stats = self.stats.take()?;
+                if let Err(error) = self.maps.clear_stream_stats(stats) {
+                    self.stats.give_back(stats);
+                    return Err(error.into());
+                }
+                self.state.by_stream.insert(stream, stats);
+                stats
+            }
+        };
+        let state = self.state.streams.entry(stats).or_insert_with(|| StreamState {
+            stream,
+            rpf,
+            members,
+            own: super::member_table::MemberTable::default(),
+            written: None,
+        });
+        state.rpf = rpf;
+        state.members = members;
+        let followers = self.state.followers.entry(stream.group).or_default();
+        match members {
+            Members::Own => followers.remove(&stats),
+            Members::OfAnySource => followers.insert(stats),
+        };
+        if followers.is_empty() {
+            self.state.followers.remove(&stream.group);
+        }
+        self.write_stream(stats)
+    }
+
+    /// Writes a stream's entry if it differs from what the kernel has, and those of the streams that
+    /// share its members.
+    fn write_stream(&mut self, stats: u32) -> Result<(), Failure> {
+        let Some(state) = self.state.streams.get(&stats) else {
+            return Err(Failure::Unknown);
+        };
+        let stream = state.stream;
+        self.write_entry(stats)?;
+        if stream.source.is_none() {
+            let followers = self.state.followers.get(&stream.group).cloned().unwrap_or_default();
+            followers.into_iter().try_for_each(|follower| self.write_entry(follower))?;
+        }
+        Ok(())
+    }
+
+    fn write_entry(&mut self, stats: u32) -> Result<(), Failure> {
+        let Some(state) = self.state.streams.get(&stats) else {
+            return Err(Failure::Unknown);
+        };
+        let rpf = match state.rpf {
+            Rpf::Exact(input) => InputId::from(input),
+            Rpf::AnyUpstream => InputId::NONE,
+        };
+        let entry = StreamEntry { table: self.state.effective_table(state), stats, rpf: rpf.0 };
+        let stream = state.stream;
+        if state.written == Some(entry) {
+            return Ok(());
+        }
+        let key = maps::StreamKey::from(stream);
+        self.maps.streams.insert(key, entry, 0).map_err(full_or(maps::STREAMS, limit::STREAMS))?;
+        if let Some(state) = self.state.streams.get_mut(&stats) {
+            state.written = Some(entry);
+        }
+        Ok(())
+    }
+
+    fn remove_stream(&mut self, stream: Stream) -> Result<(), Failure> {
+        let Some(stats) = self.state.by_stream.remove(&stream) else {
+            return Ok(());
+        };
+        forgive_missing(self.maps.streams.remove(&stream.into()), maps::STREAMS)?;
+        let Some(mut state) = self.state.streams.remove(&stats) else {
+            return Ok(());
+        };
+        for output in state.own.outputs() {
+            if let Output::Tunnel(id) = output
+                && let Some(tunnel) = self.state.tunnels.get_mut(&id)
+            {
+                tunnel.streams.retain(|member_of| *member_of != stats);
+            }
+        }
+        if let Some(followers) = self.state.followers.get_mut(&stream.group) {
+            followers.remove(&stats);
+            if followers.is_empty() {
+                self.state.followers.remove(&stream.group);
+            }
+        }
+        if stream.source.is_none() {
+            let followers = self.state.followers.get(&stream.group).cloned().unwrap_or_default();
+            followers.into_iter().try_for_each(|follower| self.write_entry(follower))?;
+        }
+        state.own.dismiss().retire(&mut self.pool);
+        self.stats.give_back(stats);
+        Ok(())
+    }
+
+    fn add_member(&mut self, stream: Stream, output: Output) -> Result<(), Failure> {
+        let stats = *self.state.by_stream.get(&stream).ok_or(Failure::Unknown)?;
+        self.put_member(stats, output)?;
+        if let Output::Tunnel(id) = output
+            && let Some(tunnel) = self.state.tunnels.get_mut(&id)
+            && !tunnel.streams.contains(&stats)
+        {
+            tunnel.streams.push(stats);
+        }
+        Ok(())
+    }
+
+    /// Adds a member, or tells the kernel what has changed about it.
+    fn put_member(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
+        let spec = self.state.spec(output).ok_or(Failure::Unknown)?;
+        let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
+        let mut backing =
+            Backing { kernel: &mut self.maps, tables: &mut self.pool, members: &mut self.members };
+        let change = state.own.set(output, &spec, &mut backing)?;
+        let written = self.write_stream(stats);
+        if written.is_ok() {
+            change.retire(&mut self.pool);
+        }
+        written
+    }
+
+    fn remove_member(&mut self, stream: Stream, output: Output) -> Result<(), Failure> {
+        let Some(&stats) = self.state.by_stream.get(&stream) else {
+            return Ok(());
+        };
+        self.drop_member(stats, output)?;
+        if let Output::Tunnel(id) = output
+            && let Some(tunnel) = self.state.tunnels.get_mut(&id)
+        {
+            tunnel.streams.retain(|member_of| *member_of != stats);
+        }
+        Ok(())
+    }
+
+    fn drop_member(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
+        let Some(state) = self.state.streams.get_mut(&stats) else {
+            return Ok(());
+        };
+        let mut backing =
+            Backing { kernel: &mut self.maps, tables: &mut self.pool, members: &mut self.members };
+        if let Some(change) = state.own.remove(output, &mut backing)? {
+            self.write_stream(stats)?;
+            change.retire(&mut self.pool);
+        }
+        Ok(())
+    }
+
+    /// Takes back what retired tables left behind.
+    fn collect_remains(&mut self) {
+        while let Some(remains) = self.pool.poll_remains() {
+            for key in remains.heads {
+                if let Err(error) = self.maps.remove_head(key) {
+                    tracing::warn!(%error, table = key.table, "a list head could not be removed");
+                }
+            }
+            for member in remains.members {
+                self.members.give_back(member);
+            }
+        }
+    }
+}
+
+impl Dataplane for XdpPlane {
+    fn apply(&mut self, ops: &[FibOp]) -> Result<(), ApplyError> {
+        self.collect_remains();
+        for op in ops {
+            self.apply_one(op).map_err(|failure| match failure {
+                Failure::Unknown => ApplyError::Unknown { op: *op },
+                Failure::Unsupported(why) => {
+                    ApplyError::Unsupported { op: *op, engine: Engine::XdpBroadcast.label(), why }
+                }
+                Failure::Kernel(KernelError::Full { table, limit }) => ApplyError::Full { table, limit, op: *op },
+                Failure::Kernel(KernelError::Call { what, source }) => {
+                    ApplyError::Kernel { what, op: *op, source }
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn dump(&self) -> Result<Fib, DumpError> {
+        Ok(self.state.fib())
+    }
+
+    fn poll_punt(&mut self) -> Option<Punt> {
+        loop {
+            let record = parse_punt(&self.maps.punts.next()?);
+            if record.is_some() {
+                return record;
+            }
+        }
+    }
+
+    fn counters(&self) -> Result<Counters, StatsError> {
+        let mut counters = Counters::default();
+        for reason in DropReason::ALL {
+            let values = self.maps.drops.get(&reason.index(), 0).map_err(stats_error(maps::DROPS))?;
+            let total: u64 = values.iter().sum();
+            if total > 0 {
+                counters.drops.insert(reason, total);
+            }
+        }
+        for (stats, state) in &self.state.streams {
+            let values = self.maps.stream_stats.get(stats, 0).map_err(stats_error(maps::STREAM_STATS))?;
+            let sum = values.iter().fold(StreamCounters::default(), |sum, cpu| StreamCounters {
+                packets: sum.packets + cpu.packets,
+                bytes: sum.bytes + cpu.bytes,
+                wrong_input: sum.wrong_input + cpu.wrong_input,
+                dropped: sum.dropped + cpu.dropped,
+                last_ns: sum.last_ns.max(cpu.last_ns),
+            });
+            counters.streams.push(StreamStats { stream: state.stream, counters: sum });
+        }
+        counters.streams.sort_unstable_by_key(|stats| stats.stream);
+        Ok(counters)
+    }
+
+    fn engine(&self) -> EngineInfo {
+        EngineInfo {
+            engine: Engine::XdpBroadcast,
+            reason: "the kernel takes XDP programs and devmap broadcast".into(),
+        }
+    }
+}
+
+fn stats_error<E: std::error::Error + Send + Sync + 'static>(
+    table: &'static str,
+) -> impl Fn(E) -> StatsError {
+    move |error| StatsError { table, source: Box::new(error) }
+}
+
+/// Tells a full hash from other refusals.
+fn full_or(table: &'static str, limit: u32) -> impl FnOnce(aya::maps::MapError) -> KernelError {
+    move |error| match &error {
+        aya::maps::MapError::SyscallError(call) if call.io_error.raw_os_error() == Some(libc::E2BIG) => {
+            KernelError::Full { table, limit }
+        }
+        _ => KernelError::call(table)(error),
+    }
+}
+
+/// Reads a record of the punt ring; `None` if it is not one.
+fn parse_punt(bytes: &[u8]) -> Option<Punt> {
+    let word = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
+    let address = |at: usize| Some(*bytes.get(at..)?.first_chunk::<16>()?);
+    let (reason, input) = (word(0)?, word(4)?);
+    let stream = maps::StreamKey { source: address(8)?, group: address(24)? };
+    debug_assert_eq!(size_of::<PuntRecord>(), 40);
+    let input: Input = InputId(input).input()?;
+    Some(Punt { reason: PuntReason::from_index(reason)?, input, stream: stream.into() })
+}

@@ -1,0 +1,139 @@
+//! What the plane remembers of its desired state.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use aya::programs::xdp::XdpLinkId;
+use smallvec::SmallVec;
+use vmcast_common::{
+    fib::{IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
+    maps::{MEMBER_AMT, MEMBER_NATIVE, MemberEntry, StreamEntry, address_bytes},
+};
+
+use super::member_table::{MemberSpec, MemberTable};
+use crate::plane::{Fib, FibStream};
+
+/// Index of the next hop that is never resolved: members whose way is not known point to it.
+pub(super) const NO_NEXT_HOP: u32 = 0;
+
+#[derive(Debug)]
+pub(super) struct InterfaceState {
+    pub(super) interface: Interface,
+    /// Index of the next hop of native output.
+    pub(super) next_hop: u32,
+    pub(super) link: Option<XdpLinkId>,
+}
+
+#[derive(Debug)]
+pub(super) struct NextHopState {
+    pub(super) hop: NextHop,
+    pub(super) index: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct TunnelState {
+    pub(super) tunnel: Tunnel,
+    /// Counter indices of the streams it is a member of.
+    pub(super) streams: SmallVec<[u32; 2]>,
+}
+
+#[derive(Debug)]
+pub(super) struct StreamState {
+    pub(super) stream: Stream,
+    pub(super) rpf: Rpf,
+    pub(super) members: Members,
+    pub(super) own: MemberTable,
+    /// The entry as the kernel has it.
+    pub(super) written: Option<StreamEntry>,
+}
+
+/// The mirror of the kernel's tables.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) interfaces: BTreeMap<IfIndex, InterfaceState>,
+    pub(super) endpoints: BTreeSet<SocketAddr>,
+    pub(super) next_hops: HashMap<NextHopId, NextHopState>,
+    pub(super) tunnels: HashMap<TunnelId, TunnelState>,
+    /// Streams by the index of their counters.
+    pub(super) streams: HashMap<u32, StreamState>,
+    pub(super) by_stream: HashMap<Stream, u32>,
+    /// Streams with [`Members::OfAnySource`], by group.
+    pub(super) followers: HashMap<IpAddr, BTreeSet<u32>>,
+}
+
+impl State {
+    /// What the kernel must know of a member, `None` if the output was never set.
+    pub(super) fn spec(&self, output: Output) -> Option<MemberSpec> {
+        match output {
+            Output::Interface(ifindex) => {
+                let state = self.interfaces.get(&ifindex)?;
+                let entry = MemberEntry { kind: MEMBER_NATIVE, next_hop: state.next_hop, ..EMPTY };
+                Some(MemberSpec { ifindex: ifindex.0, entry })
+            }
+            Output::Tunnel(id) => {
+                let tunnel = &self.tunnels.get(&id)?.tunnel;
+                let hop = tunnel.next_hop.and_then(|id| self.next_hops.get(&id));
+                let (ifindex, next_hop) = match hop {
+                    Some(state) => (state.hop.ifindex.0, state.index),
+                    None => (self.any_device(), NO_NEXT_HOP),
+                };
+                let entry = MemberEntry {
+                    next_hop,
+                    remote: address_bytes(tunnel.remote.ip()),
+                    local: address_bytes(tunnel.local.ip()),
+                    remote_port: tunnel.remote.port().to_be_bytes(),
+                    local_port: tunnel.local.port().to_be_bytes(),
+                    kind: MEMBER_AMT,
+                    ..EMPTY
+                };
+                Some(MemberSpec { ifindex, entry })
+            }
+        }
+    }
+
+    /// A device for copies that go nowhere: they must pass the copy program to be counted.
+    fn any_device(&self) -> u32 {
+        const LOOPBACK: u32 = 1;
+        self.interfaces.keys().next().map_or(LOOPBACK, |ifindex| ifindex.0)
+    }
+
+    /// The member table that a stream's packets go to at present.
+    pub(super) fn effective_table(&self, state: &StreamState) -> u32 {
+        match state.members {
+            Members::Own => state.own.id(),
+            Members::OfAnySource => {
+                let any = Stream { source: None, group: state.stream.group };
+                self.by_stream.get(&any).and_then(|stats| self.streams.get(stats)).map_or(0, |any| any.own.id())
+            }
+        }
+    }
+
+    /// Everything in force.
+    pub(super) fn fib(&self) -> Fib {
+        Fib {
+            interfaces: self.interfaces.iter().map(|(id, state)| (*id, state.interface)).collect(),
+            endpoints: self.endpoints.clone(),
+            next_hops: self.next_hops.iter().map(|(id, state)| (*id, state.hop)).collect(),
+            tunnels: self.tunnels.iter().map(|(id, state)| (*id, state.tunnel)).collect(),
+            streams: self
+                .streams
+                .values()
+                .map(|state| {
+                    let outputs = state.own.outputs().collect();
+                    (state.stream, FibStream { rpf: state.rpf, members: state.members, outputs })
+                })
+                .collect(),
+        }
+    }
+}
+
+const EMPTY: MemberEntry = MemberEntry {
+    next: 0,
+    next_hop: NO_NEXT_HOP,
+    remote: [0; 16],
+    local: [0; 16],
+    remote_port: [0; 2],
+    local_port: [0; 2],
+    kind: 0,
+    reserved: [0; 3],
+};

@@ -1,0 +1,50 @@
+//! The one bpf(2) command that aya does not have.
+
+#![expect(unsafe_code, reason = "a raw system call")]
+
+use std::{io, os::fd::AsRawFd};
+
+/// `BPF_MAP_UPDATE_BATCH` (linux/bpf.h).
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+
+/// The `batch` member of `union bpf_attr`.
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Stores the map descriptors `values` at `keys` of an array of maps, with one wait for readers at
+/// the end instead of one per entry.
+///
+/// # Errors
+/// What the kernel says; `EINVAL` where it does not know batches of this map type. Entries before
+/// the refused one may stand.
+pub(super) fn update_map_of_maps(outer: &impl AsRawFd, keys: &[u32], values: &[i32]) -> io::Result<()> {
+    assert_eq!(keys.len(), values.len());
+    let mut attr = BatchAttr {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: u32::try_from(keys.len()).map_err(io::Error::other)?,
+        map_fd: outer.as_raw_fd().cast_unsigned(),
+        ..BatchAttr::default()
+    };
+    // SAFETY: `attr` has the layout and size of the batch member, keys and values point to `count`
+    // elements of 4 bytes, the key and value size of an array of maps; all outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_UPDATE_BATCH,
+            &raw mut attr,
+            size_of::<BatchAttr>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,56 @@
+//! What the machine reacts to.
+
+use std::net::IpAddr;
+
+use vmcast_common::fib::{self, IfIndex, Stream, TunnelId};
+
+use crate::Filter;
+
+/// An input of [`super::Mrib`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A member's filter of a group is now this one; [`Filter::none`] leaves the group.
+    Membership {
+        /// Who receives.
+        member: fib::Output,
+        /// The group.
+        group: IpAddr,
+        /// What it wants of the group; replaces what it wanted.
+        filter: Filter,
+    },
+    /// A tunnel or interface vanished; it leaves every group.
+    MemberGone {
+        /// Who received.
+        member: fib::Output,
+    },
+    /// Sources that are not on-link are reached through this tunnel, or through none.
+    SetUpstream(Option<TunnelId>),
+    /// An interface appeared or changed.
+    SetInterface {
+        /// The interface.
+        ifindex: IfIndex,
+        /// Its addresses with their prefix lengths in bits.
+        on_link: Vec<(IpAddr, u8)>,
+        /// Whether sources on its link may send.
+        accepts_sources: bool,
+    },
+    /// An interface vanished; its membership ends by [`Input::MemberGone`].
+    RemoveInterface {
+        /// The interface.
+        ifindex: IfIndex,
+    },
+    /// The data plane saw a packet that (*,G) served and that has no (S,G).
+    NewSource {
+        /// The (S,G) of the packet.
+        stream: Stream,
+        /// Where it came from.
+        input: fib::Input,
+    },
+    /// The data plane's counter of a stream; any other value than the one before is activity.
+    StreamActive {
+        /// The stream.
+        stream: Stream,
+        /// Packets forwarded since the stream was set: the running total, not a difference.
+        packets: u64,
+    },
+}

@@ -1,0 +1,226 @@
+//! The machine.
+
+use std::{net::IpAddr, time::Instant};
+
+use vmcast_common::fib::{self, Stream};
+
+use super::{
+    config::Config,
+    group::{Context, Group},
+    groups::Groups,
+    info::{Counters, GroupInfo, MemberInfo, StreamInfo},
+    input::Input,
+    list::Lists,
+    output::{Event, Output, Outputs},
+    routes::Routes,
+    timer::{Timer, Timers},
+};
+use crate::{Filter, Machine};
+
+/// The multicast routing information base; see the [module](super) for its rules.
+///
+/// A member costs about 70 bytes, also with a source list that others have too.
+#[derive(Debug)]
+pub struct Mrib {
+    config: Config,
+    groups: Groups,
+    lists: Lists,
+    routes: Routes,
+    timers: Timers,
+    outputs: Outputs,
+    counters: Counters,
+}
+
+impl Mrib {
+    /// Makes one without groups, interfaces or upstream.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            groups: Groups::default(),
+            lists: Lists::default(),
+            routes: Routes::default(),
+            timers: Timers::default(),
+            outputs: Outputs::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Every group with members, ascending; what a new upstream has to be told of.
+    pub fn groups(&self) -> impl Iterator<Item = GroupInfo<'_>> {
+        self.groups.iter().map(Group::info)
+    }
+
+    /// One group, `None` if it has no members.
+    #[must_use]
+    pub fn group(&self, group: IpAddr) -> Option<GroupInfo<'_>> {
+        self.groups.get(group).map(Group::info)
+    }
+
+    /// The streams of a group: (*,G), then sources that lists name, then learnt ones.
+    pub fn streams(&self, group: IpAddr) -> impl Iterator<Item = StreamInfo> {
+        self.groups.get(group).into_iter().flat_map(Group::streams)
+    }
+
+    /// Who receives a stream: of (*,G) those in EXCLUDE mode, of (S,G) those who want S.
+    pub fn receivers(&self, stream: Stream) -> impl Iterator<Item = fib::Output> {
+        let group = self.groups.get(stream.group).into_iter();
+        let any = group.clone().filter(move |_| stream.source.is_none()).flat_map(Group::wanting_any);
+        let of_source = stream.source.into_iter();
+        any.chain(
+            of_source.flat_map(move |source| group.clone().flat_map(move |group| group.wanting(source))),
+        )
+    }
+
+    /// Every member of every group, ascending by group, then by member.
+    pub fn members(&self) -> impl Iterator<Item = MemberInfo> {
+        self.groups.iter().flat_map(Group::members)
+    }
+
+    /// The members of one group.
+    pub fn members_of(&self, group: IpAddr) -> impl Iterator<Item = MemberInfo> {
+        self.groups.get(group).into_iter().flat_map(Group::members)
+    }
+
+    /// The groups that one member is in.
+    pub fn memberships(&self, member: fib::Output) -> impl Iterator<Item = MemberInfo> {
+        self.groups.of_member(member).filter_map(move |group| self.groups.get(group)?.member(member))
+    }
+
+    /// New sources that did not get an (S,G), by reason.
+    #[must_use]
+    pub const fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Checks that no list outlives the members that have it.
+    #[cfg(test)]
+    pub(super) fn check_nothing_is_left(&self, filters: &[Filter]) {
+        let mut lists: Vec<&Filter> = Vec::new();
+        for filter in filters.iter().filter(|filter| **filter != Filter::any()) {
+            if !lists.contains(&filter) {
+                lists.push(filter);
+            }
+        }
+        assert_eq!(self.lists.len(), lists.len());
+    }
+
+    fn on_membership(&mut self, member: fib::Output, address: IpAddr, filter: &Filter) {
+        let new = self.lists.store(filter);
+        if new.is_none() && self.groups.get(address).is_none() {
+            return;
+        }
+        let joins = new.is_some();
+        let mut context =
+            Context { routes: &self.routes, timers: &mut self.timers, outputs: &mut self.outputs };
+        let old = self.groups.make(address).replace(member, new, &mut context);
+        match (old.is_some(), joins) {
+            (false, true) => self.groups.link(member, address),
+            (true, false) => self.groups.unlink(member, address),
+            (true, true) | (false, false) => {}
+        }
+        if let Some(old) = old {
+            self.lists.release(old);
+        }
+    }
+
+    fn on_member_gone(&mut self, member: fib::Output) {
+        let groups: Vec<_> = self.groups.of_member(member).collect();
+        for group in groups {
+            self.on_membership(member, group, &Filter::none());
+        }
+    }
+
+    fn on_routes_changed(&mut self) {
+        let mut context =
+            Context { routes: &self.routes, timers: &mut self.timers, outputs: &mut self.outputs };
+        for group in self.groups.iter_mut() {
+            group.reroute(&mut context);
+        }
+    }
+
+    fn on_new_source(&mut self, now: Instant, stream: Stream, input: fib::Input) {
+        let new = stream.source.and_then(|source| {
+            let group = self.groups.get_mut(stream.group).filter(|group| group.is_new(source))?;
+            Some((source, group))
+        });
+        let Some((source, group)) = new else {
+            self.counters.not_needed += 1;
+            return;
+        };
+        let rpf = self.routes.rpf(source);
+        if !self.routes.accepts(rpf, input) {
+            self.counters.wrong_input += 1;
+        } else if group.learnt() >= self.config.learnt_sources_per_group {
+            self.counters.group_limit += 1;
+        // Every learnt source has one timer, and nothing else has any.
+        } else if self.timers.len() >= self.config.learnt_sources {
+            self.counters.total_limit += 1;
+        } else {
+            let mut context =
+                Context { routes: &self.routes, timers: &mut self.timers, outputs: &mut self.outputs };
+            group.learn(source, rpf, now + self.config.keepalive_period, &mut context);
+            self.outputs.event(Event::SourceLearnt { stream, input });
+        }
+    }
+
+    fn on_stream_active(&mut self, now: Instant, stream: Stream, packets: u64) {
+        if let Some(source) = stream.source
+            && let Some(group) = self.groups.get_mut(stream.group)
+        {
+            group.on_active(source, packets, now, self.config.keepalive_period, &mut self.timers);
+        }
+    }
+
+    fn on_silent(&mut self, stream: Stream) {
+        if let Some(source) = stream.source
+            && let Some(group) = self.groups.get_mut(stream.group)
+            && group.forget(source, &mut self.timers)
+        {
+            self.outputs.remove_stream(stream);
+            self.outputs.event(Event::SourceSilent { stream });
+        }
+    }
+}
+
+impl Machine for Mrib {
+    type Input<'a> = Input;
+    type Output = Output;
+
+    fn handle_input(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Membership { member, group, filter } => self.on_membership(member, group, &filter),
+            Input::MemberGone { member } => self.on_member_gone(member),
+            Input::SetUpstream(upstream) => {
+                self.routes.set_upstream(upstream);
+                self.on_routes_changed();
+            }
+            Input::SetInterface { ifindex, on_link, accepts_sources } => {
+                self.routes.set_interface(ifindex, on_link, accepts_sources);
+                self.on_routes_changed();
+            }
+            Input::RemoveInterface { ifindex } => {
+                self.routes.remove_interface(ifindex);
+                self.on_routes_changed();
+            }
+            Input::NewSource { stream, input } => self.on_new_source(now, stream, input),
+            Input::StreamActive { stream, packets } => self.on_stream_active(now, stream, packets),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Keepalive(stream) => self.on_silent(stream),
+            }
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop()
+    }
+}

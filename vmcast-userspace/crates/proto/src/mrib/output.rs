@@ -1,0 +1,84 @@
+//! What the machine wants done or known.
+
+use std::{collections::VecDeque, net::IpAddr};
+
+use vmcast_common::fib::{self, FibOp, Members, Rpf, Stream};
+
+use crate::Filter;
+
+/// An output of [`super::Mrib`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// A change of the data plane: a stream or a member of one.
+    Fib(FibOp),
+    /// The merged filter of all members changed (RFC 9776 §3.2); [`Filter::none`] without members.
+    ///
+    /// It is the membership to report to the upstream tunnel and on every interface that accepts
+    /// sources (RFC 4605 §4.1).
+    Interest {
+        /// The group.
+        group: IpAddr,
+        /// What somebody wants of it.
+        filter: Filter,
+    },
+    /// Something an operator may want to follow.
+    Event(Event),
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A live source that no list names got its own (S,G).
+    SourceLearnt {
+        /// The (S,G).
+        stream: Stream,
+        /// Where its packet came from.
+        input: fib::Input,
+    },
+    /// Such an (S,G) saw no packet for Keepalive_Period and went back under (*,G).
+    SourceSilent {
+        /// The (S,G).
+        stream: Stream,
+    },
+}
+
+/// Outputs that wait for the driver.
+#[derive(Debug, Default)]
+pub(super) struct Outputs(VecDeque<Output>);
+
+impl Outputs {
+    /// Elements of capacity that an empty queue may keep; a change of a large group needs many more.
+    const KEPT: usize = 64;
+
+    pub(super) fn pop(&mut self) -> Option<Output> {
+        let output = self.0.pop_front();
+        if self.0.is_empty() && self.0.capacity() > Self::KEPT {
+            self.0 = VecDeque::new();
+        }
+        output
+    }
+
+    pub(super) fn set_stream(&mut self, stream: Stream, rpf: Rpf, members: Members) {
+        self.0.push_back(Output::Fib(FibOp::SetStream(stream, rpf, members)));
+    }
+
+    pub(super) fn remove_stream(&mut self, stream: Stream) {
+        self.0.push_back(Output::Fib(FibOp::RemoveStream(stream)));
+    }
+
+    pub(super) fn add_member(&mut self, stream: Stream, member: fib::Output) {
+        self.0.push_back(Output::Fib(FibOp::AddMember(stream, member)));
+    }
+
+    pub(super) fn remove_member(&mut self, stream: Stream, member: fib::Output) {
+        self.0.push_back(Output::Fib(FibOp::RemoveMember(stream, member)));
+    }
+
+    pub(super) fn interest(&mut self, group: IpAddr, filter: Filter) {
+        self.0.push_back(Output::Interest { group, filter });
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        self.0.push_back(Output::Event(event));
+    }
+}

@@ -1,0 +1,121 @@
+//! Where a source is reached: the RPF check's right input.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use vmcast_common::fib::{self, IfIndex, Rpf, TunnelId};
+
+/// Interfaces and the upstream.
+#[derive(Debug, Default)]
+pub(super) struct Routes {
+    interfaces: BTreeMap<IfIndex, Link>,
+    upstream: Option<TunnelId>,
+}
+
+#[derive(Debug)]
+struct Link {
+    on_link: Vec<(IpAddr, u8)>,
+    accepts_sources: bool,
+}
+
+impl Routes {
+    pub(super) fn set_upstream(&mut self, upstream: Option<TunnelId>) {
+        self.upstream = upstream;
+    }
+
+    pub(super) fn set_interface(
+        &mut self,
+        ifindex: IfIndex,
+        on_link: Vec<(IpAddr, u8)>,
+        accepts_sources: bool,
+    ) {
+        self.interfaces.insert(ifindex, Link { on_link, accepts_sources });
+    }
+
+    pub(super) fn remove_interface(&mut self, ifindex: IfIndex) {
+        self.interfaces.remove(&ifindex);
+    }
+
+    /// From where packets of `source` are accepted: the accepting interface with the longest prefix
+    /// that it is on-link of, the lower ifindex among equals; else the upstream.
+    pub(super) fn rpf(&self, source: IpAddr) -> Rpf {
+        let mut best: Option<(u8, IfIndex)> = None;
+        for (&ifindex, link) in self.interfaces.iter().filter(|(_, link)| link.accepts_sources) {
+            for &(prefix, length) in &link.on_link {
+                if covers(prefix, length, source) && best.is_none_or(|(longest, _)| length > longest) {
+                    best = Some((length, ifindex));
+                }
+            }
+        }
+        match (best, self.upstream) {
+            (Some((_, ifindex)), _) => Rpf::Exact(fib::Input::Interface(ifindex)),
+            (None, Some(upstream)) => Rpf::Exact(fib::Input::Tunnel(upstream)),
+            (None, None) => Rpf::AnyUpstream,
+        }
+    }
+
+    /// Whether `input` is right under `rpf`. Of tunnels the data plane lets only those send that may.
+    pub(super) fn accepts(&self, rpf: Rpf, input: fib::Input) -> bool {
+        match (rpf, input) {
+            (Rpf::Exact(right), input) => right == input,
+            (Rpf::AnyUpstream, fib::Input::Interface(ifindex)) => {
+                self.interfaces.get(&ifindex).is_some_and(|link| link.accepts_sources)
+            }
+            (Rpf::AnyUpstream, fib::Input::Tunnel(_)) => true,
+        }
+    }
+}
+
+/// Whether the first `length` bits of both are the same; never across families.
+fn covers(prefix: IpAddr, length: u8, address: IpAddr) -> bool {
+    let length = u32::from(length);
+    match (prefix, address) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= length.min(32),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= length.min(128),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn interface(ifindex: u32) -> Rpf {
+        Rpf::Exact(fib::Input::Interface(IfIndex(ifindex)))
+    }
+
+    #[test]
+    fn the_longest_prefix_of_an_accepting_interface_decides_and_then_the_lower_ifindex() {
+        let mut routes = Routes::default();
+        routes.set_interface(IfIndex(3), vec![(ip("10.0.0.1"), 8), (ip("2001:db8::1"), 64)], true);
+        routes.set_interface(IfIndex(4), vec![(ip("10.1.0.1"), 16)], true);
+        routes.set_interface(IfIndex(5), vec![(ip("10.1.0.2"), 16)], true);
+        routes.set_interface(IfIndex(6), vec![(ip("10.1.2.1"), 24)], false);
+        assert_eq!(routes.rpf(ip("10.1.2.3")), interface(4));
+        assert_eq!(routes.rpf(ip("10.2.2.3")), interface(3));
+        assert_eq!(routes.rpf(ip("2001:db8::77")), interface(3));
+        assert_eq!(routes.rpf(ip("192.0.2.1")), Rpf::AnyUpstream);
+        routes.set_upstream(Some(TunnelId(9)));
+        assert_eq!(routes.rpf(ip("192.0.2.1")), Rpf::Exact(fib::Input::Tunnel(TunnelId(9))));
+        assert_eq!(routes.rpf(ip("10.1.2.3")), interface(4));
+        routes.remove_interface(IfIndex(4));
+        assert_eq!(routes.rpf(ip("10.1.2.3")), interface(5));
+    }
+
+    #[test]
+    fn a_prefix_covers_its_own_bits_only_at_every_length() {
+        let address = ip("172.16.5.9");
+        for length in 0..=32u8 {
+            let IpAddr::V4(v4) = address else { unreachable!() };
+            let flip = |bit: u32| IpAddr::V4((v4.to_bits() ^ (1 << (31 - bit))).into());
+            for bit in 0..32 {
+                assert_eq!(covers(address, length, flip(bit)), bit >= u32::from(length), "{length} {bit}");
+            }
+        }
+        assert!(covers(address, 255, address));
+        assert!(!covers(address, 0, ip("::1")));
+    }
+}
