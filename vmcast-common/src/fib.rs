@@ -124,7 +124,7 @@ pub struct Tunnel {
 pub enum FibOp {
     /// Adds or changes an interface and starts to look at what it receives.
     SetInterface(Interface),
-    /// Stops looking at an interface.
+    /// Stops looking at an interface, and removes it as a member of every stream.
     RemoveInterface(IfIndex),
     /// Declares one of our AMT endpoints: data to it from a stranger is dropped and counted.
     SetEndpoint(SocketAddr),

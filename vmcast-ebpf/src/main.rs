@@ -6,7 +6,11 @@
 //! `vmcast_copy` runs for every copy on its way out and writes that member's headers over it.
 #![no_std]
 #![no_main]
-#![expect(missing_docs, unreachable_pub, reason = "the xdp macro writes a public function around each entry point")]
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    reason = "the xdp macro writes a public function around each entry point"
+)]
 
 mod copy;
 mod ingress;

@@ -1,3 +1,7 @@
 //! vmcast: IP multicast for networks that do not carry it.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vmcast::cli::main()
+}

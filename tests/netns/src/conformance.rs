@@ -10,7 +10,8 @@ use crate::dut::{Dut, XdpUnderTest};
 
 /// The names do not depend on the devices; the cases are made again once these exist.
 fn nominal() -> Devices {
-    let device = |number: u8| Device { ifindex: IfIndex(number.into()), mac: [2, 0, 0, 0, 0, number], mtu: 1500 };
+    let device =
+        |number: u8| Device { ifindex: IfIndex(number.into()), mac: [2, 0, 0, 0, 0, number], mtu: 1500 };
     Devices { a: device(2), b: device(3), c: device(4) }
 }
 

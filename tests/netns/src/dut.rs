@@ -30,10 +30,8 @@ impl Dut {
         let mut lab = Lab::new(name)?;
         let [dut, peers] = lab.namespaces(["dut", "peers"])?;
         for namespace in [&dut, &peers] {
-            namespace.sysctl(&[
-                ("ipv6/conf/all/disable_ipv6", "1"),
-                ("ipv6/conf/default/disable_ipv6", "1"),
-            ])?;
+            namespace
+                .sysctl(&[("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")])?;
         }
         let cables = NAMES.map(|name| ((&dut, name), (&peers, name)));
         lab.veths(&cables)?;
@@ -57,7 +55,10 @@ impl Dut {
         let disposition = match passed.as_slice() {
             [] => Disposition::Consumed,
             [seen] => {
-                assert!(seen == frame || VLAN_TYPES.iter().any(|tag| frame[12..14] == *tag), "passed, but not untouched: {seen:02x?}");
+                assert!(
+                    seen == frame || VLAN_TYPES.iter().any(|tag| frame[12..14] == *tag),
+                    "passed, but not untouched: {seen:02x?}"
+                );
                 Disposition::Pass
             }
             more => panic!("the host got {} frames for one", more.len()),

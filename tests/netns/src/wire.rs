@@ -109,7 +109,11 @@ fn bind(fd: &OwnedFd, index: libc::c_uint) -> io::Result<()> {
     };
     // SAFETY: the address is a complete `sockaddr_ll` that outlives the call, and its size is given.
     let result = unsafe {
-        libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as libc::socklen_t)
+        libc::bind(
+            fd.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

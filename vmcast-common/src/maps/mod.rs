@@ -7,7 +7,9 @@ mod key;
 mod name;
 mod value;
 
-pub use key::{EndpointKey, HeadKey, InputId, StreamKey, TunnelKey, address_bytes, address_from_bytes, v4_bytes};
+pub use key::{
+    EndpointKey, HeadKey, InputId, StreamKey, TunnelKey, address_bytes, address_from_bytes, v4_bytes,
+};
 pub use name::*;
 pub use value::{
     DeviceCursor, Head, InterfaceEntry, MEMBER_AMT, MEMBER_GONE, MEMBER_NATIVE, MemberEntry, NextHopEntry,

@@ -150,7 +150,18 @@ mod pod {
         };
     }
     pod!(
-        StreamEntry, TunnelEntry, InterfaceEntry, MemberEntry, Head, NextHopEntry, DeviceCursor,
-        StreamCounters, PuntRecord, StreamKey, TunnelKey, EndpointKey, HeadKey,
+        StreamEntry,
+        TunnelEntry,
+        InterfaceEntry,
+        MemberEntry,
+        Head,
+        NextHopEntry,
+        DeviceCursor,
+        StreamCounters,
+        PuntRecord,
+        StreamKey,
+        TunnelKey,
+        EndpointKey,
+        HeadKey,
     );
 }

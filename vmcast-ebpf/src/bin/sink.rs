@@ -2,7 +2,11 @@
 //! what is measured is the making of copies and not a host stack taking them in.
 #![no_std]
 #![no_main]
-#![expect(missing_docs, unreachable_pub, reason = "the xdp macro writes a public function around each entry point")]
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    reason = "the xdp macro writes a public function around each entry point"
+)]
 
 #[path = "../packet.rs"]
 #[expect(dead_code, reason = "the sink only reads")]

@@ -1,11 +1,14 @@
 //! The data plane: what forwards, behind one trait, whether the kernel does it or this process.
 
+mod carried;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
-mod carried;
 mod plane;
-pub mod xdp;
-pub mod software;
 pub mod recording;
+pub mod software;
+pub mod xdp;
 
-pub use plane::{ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, FibStream, Punt, StatsError, StreamStats};
+pub use plane::{
+    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, FibStream, Punt, StatsError,
+    StreamStats,
+};

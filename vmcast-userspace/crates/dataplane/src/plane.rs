@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vmcast_common::{
-    fib::{FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
+    fib::{
+        FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
+    },
     maps::StreamCounters,
     verdict::{DropReason, PuntReason},
 };

@@ -1,1 +1,358 @@
-//! host state
+//! The exact reception state of one host, kept from its own reports.
+//!
+//! A querier on a LAN hears many hosts and must age what it heard; a relay hears exactly one host
+//! per tunnel and can follow its state record by record (RFC 9776 §5.1, seen from the other end).
+//! What remains to age is a group whose leave was lost: [`HostState::expire`].
+//!
+//! A million hosts with one group each must fit in memory, so a host with a single group and at
+//! most one source takes no heap.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use vmcast_wire::igmp;
+
+use crate::Filter;
+
+/// When a group was last reported, in the caller's own unit, on a scale that only grows.
+pub type Stamp = u32;
+
+/// How much one host may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Groups at a time.
+    pub groups: usize,
+    /// Sources in the list of one group.
+    pub sources: usize,
+}
+
+impl Default for Limits {
+    /// 64 groups, and 256 sources each: as many as a report of one datagram can list.
+    fn default() -> Self {
+        Self { groups: 64, sources: 256 }
+    }
+}
+
+/// What a group record asks for (RFC 9776 §4.2.13), whatever the protocol it came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RecordOp {
+    /// MODE_IS_INCLUDE: this is the whole list.
+    IsInclude,
+    /// MODE_IS_EXCLUDE: this is the whole list.
+    IsExclude,
+    /// CHANGE_TO_INCLUDE_MODE: this is the whole list.
+    ToInclude,
+    /// CHANGE_TO_EXCLUDE_MODE: this is the whole list.
+    ToExclude,
+    /// ALLOW_NEW_SOURCES: wanted in addition.
+    Allow,
+    /// BLOCK_OLD_SOURCES: no longer wanted.
+    Block,
+}
+
+impl RecordOp {
+    const fn from_igmp(record_type: igmp::RecordType) -> Option<Self> {
+        Some(match record_type {
+            igmp::RecordType::ModeIsInclude => Self::IsInclude,
+            igmp::RecordType::ModeIsExclude => Self::IsExclude,
+            igmp::RecordType::ChangeToIncludeMode => Self::ToInclude,
+            igmp::RecordType::ChangeToExcludeMode => Self::ToExclude,
+            igmp::RecordType::AllowNewSources => Self::Allow,
+            igmp::RecordType::BlockOldSources => Self::Block,
+            igmp::RecordType::Unrecognized(_) => return None,
+        })
+    }
+}
+
+/// What came of a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Groups whose filter differs from before the message, with the filter they have now.
+    pub changed: Vec<(IpAddr, Filter)>,
+    /// Records refused because they would exceed the limits; the state they speak of is unchanged.
+    pub refused: u32,
+    /// Records for groups that nobody can join: no multicast, or of link-local scope.
+    pub ignored: u32,
+}
+
+/// The groups of one host and their filters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostState {
+    groups: Groups,
+}
+
+impl HostState {
+    /// Whether no group is wanted.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        matches!(self.groups, Groups::Empty)
+    }
+
+    /// How many groups are wanted.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.groups.as_slice().len()
+    }
+
+    /// What is wanted of `group`.
+    #[must_use]
+    pub fn filter(&self, group: IpAddr) -> Filter {
+        self.groups.find(group).map_or_else(Filter::none, |entry| entry.wanted.to_filter())
+    }
+
+    /// Every group wanted, with its filter, in the order of their addresses.
+    pub fn groups(&self) -> impl Iterator<Item = (IpAddr, Filter)> + '_ {
+        self.groups.as_slice().iter().map(|entry| (entry.group, entry.wanted.to_filter()))
+    }
+
+    /// Applies an IGMP message of this host; queries and records of unknown type change nothing
+    /// (RFC 9776 §4.2.13).
+    ///
+    /// A host that splits the sources of one group over several datagrams is followed only as far
+    /// as the last MODE_IS_INCLUDE record; within one datagram such records are taken together.
+    pub fn apply(&mut self, message: &igmp::Message, limits: &Limits, stamp: Stamp) -> Applied {
+        let mut transaction = Transaction::new(self, limits, stamp);
+        match message {
+            igmp::Message::ReportV1 { group } | igmp::Message::ReportV2 { group } => {
+                transaction.record((*group).into(), RecordOp::IsExclude, BTreeSet::new());
+            }
+            igmp::Message::LeaveGroup { group } => {
+                transaction.record((*group).into(), RecordOp::ToInclude, BTreeSet::new());
+            }
+            igmp::Message::ReportV3 { records } => {
+                for record in records {
+                    let Some(op) = RecordOp::from_igmp(record.record_type) else { continue };
+                    let sources = record.sources.iter().copied().map(IpAddr::V4).collect();
+                    transaction.record(record.group.into(), op, sources);
+                }
+            }
+            igmp::Message::QueryV1 | igmp::Message::QueryV2 { .. } | igmp::Message::QueryV3(_) => {}
+        }
+        transaction.finish()
+    }
+
+    /// Sets the filter of a group; `None` if that would exceed the limits or nobody can join it,
+    /// else whether the filter changed.
+    pub fn set(&mut self, group: IpAddr, filter: &Filter, limits: &Limits, stamp: Stamp) -> Option<bool> {
+        if !joinable(group) || !self.fits(group, filter, limits) {
+            return None;
+        }
+        let changed = self.filter(group) != *filter;
+        self.groups.store(group, filter, stamp);
+        Some(changed)
+    }
+
+    /// Forgets the groups that were last reported before `oldest`, and returns them: their leave
+    /// was lost, for a host reports every group it has in answer to each query.
+    pub fn expire(&mut self, oldest: Stamp) -> Vec<IpAddr> {
+        let stale = self.groups.as_slice().iter().filter(|entry| entry.stamp < oldest);
+        let stale: Vec<_> = stale.map(|entry| entry.group).collect();
+        for group in &stale {
+            self.groups.store(*group, &Filter::none(), oldest);
+        }
+        stale
+    }
+
+    fn fits(&self, group: IpAddr, filter: &Filter, limits: &Limits) -> bool {
+        let (Filter::Include(sources) | Filter::Exclude(sources)) = filter;
+        let room = self.len() < limits.groups || self.groups.find(group).is_some();
+        filter.is_none() || (room && sources.len() <= limits.sources)
+    }
+}
+
+/// Whether a host can ask a relay or router for this group: a multicast address of more than
+/// link-local scope (RFC 9776 §7, RFC 4607 §1).
+fn joinable(group: IpAddr) -> bool {
+    match group {
+        IpAddr::V4(v4) => v4.is_multicast() && v4.octets()[..3] != [224, 0, 0],
+        IpAddr::V6(v6) => v6.is_multicast() && v6.octets()[1] & 0x0f > 2,
+    }
+}
+
+/// The records of one message, applied in order.
+struct Transaction<'a> {
+    host: &'a mut HostState,
+    limits: &'a Limits,
+    stamp: Stamp,
+    /// What groups that were touched wanted before the message.
+    before: BTreeMap<IpAddr, Filter>,
+    /// Groups whose MODE_IS_INCLUDE list has begun in this message.
+    including: BTreeSet<IpAddr>,
+    refused: u32,
+    ignored: u32,
+}
+
+impl<'a> Transaction<'a> {
+    const fn new(host: &'a mut HostState, limits: &'a Limits, stamp: Stamp) -> Self {
+        Self {
+            host,
+            limits,
+            stamp,
+            before: BTreeMap::new(),
+            including: BTreeSet::new(),
+            refused: 0,
+            ignored: 0,
+        }
+    }
+
+    fn record(&mut self, group: IpAddr, op: RecordOp, sources: BTreeSet<IpAddr>) {
+        let before = self.host.filter(group);
+        let wanted = match op {
+            RecordOp::IsInclude if !self.including.insert(group) => allow(before.clone(), sources),
+            RecordOp::IsInclude | RecordOp::ToInclude => Filter::Include(sources),
+            RecordOp::IsExclude | RecordOp::ToExclude => Filter::Exclude(sources),
+            RecordOp::Allow => allow(before.clone(), sources),
+            RecordOp::Block => block(before.clone(), &sources),
+        };
+        if !joinable(group) {
+            self.ignored = self.ignored.saturating_add(1);
+            return;
+        }
+        match self.host.set(group, &wanted, self.limits, self.stamp) {
+            Some(true) => {
+                self.before.entry(group).or_insert(before);
+            }
+            Some(false) => {}
+            None => self.refused = self.refused.saturating_add(1),
+        }
+    }
+
+    fn finish(self) -> Applied {
+        let Self { host, before, refused, ignored, .. } = self;
+        let now = before.into_iter().map(|(group, before)| (group, before, host.filter(group)));
+        let changed = now.filter(|(_, before, now)| before != now).map(|(group, _, now)| (group, now));
+        Applied { changed: changed.collect(), refused, ignored }
+    }
+}
+
+fn allow(before: Filter, more: BTreeSet<IpAddr>) -> Filter {
+    match before {
+        Filter::Include(mut sources) => {
+            sources.extend(more);
+            Filter::Include(sources)
+        }
+        Filter::Exclude(mut sources) => {
+            sources.retain(|source| !more.contains(source));
+            Filter::Exclude(sources)
+        }
+    }
+}
+
+fn block(before: Filter, less: &BTreeSet<IpAddr>) -> Filter {
+    match before {
+        Filter::Include(mut sources) => {
+            sources.retain(|source| !less.contains(source));
+            Filter::Include(sources)
+        }
+        Filter::Exclude(mut sources) => {
+            sources.extend(less);
+            Filter::Exclude(sources)
+        }
+    }
+}
+
+/// The groups, in the least space.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Groups {
+    #[default]
+    Empty,
+    One(Entry),
+    /// Two or more, sorted by group.
+    Many(Vec<Entry>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    group: IpAddr,
+    wanted: Wanted,
+    stamp: Stamp,
+}
+
+impl Groups {
+    fn as_slice(&self) -> &[Entry] {
+        match self {
+            Self::Empty => &[],
+            Self::One(entry) => std::slice::from_ref(entry),
+            Self::Many(entries) => entries,
+        }
+    }
+
+    fn find(&self, group: IpAddr) -> Option<&Entry> {
+        let entries = self.as_slice();
+        let at = entries.binary_search_by_key(&group, |entry| entry.group).ok()?;
+        entries.get(at)
+    }
+
+    /// Replaces, inserts or removes the entry of a group.
+    fn store(&mut self, group: IpAddr, filter: &Filter, stamp: Stamp) {
+        let entry = Wanted::from_filter(filter).map(|wanted| Entry { group, wanted, stamp });
+        *self = match (std::mem::take(self), entry) {
+            (Self::Empty, None) => Self::Empty,
+            (Self::Empty, Some(entry)) => Self::One(entry),
+            (Self::One(old), None) if old.group == group => Self::Empty,
+            (Self::One(old), Some(entry)) if old.group == group => Self::One(entry),
+            (Self::One(old), None) => Self::One(old),
+            (Self::One(old), Some(entry)) => {
+                let mut entries = vec![old, entry];
+                entries.sort_by_key(|entry| entry.group);
+                Self::Many(entries)
+            }
+            (Self::Many(mut entries), entry) => {
+                match (entries.binary_search_by_key(&group, |entry| entry.group), entry) {
+                    (Ok(at), Some(entry)) => entries[at] = entry,
+                    (Ok(at), None) => {
+                        entries.remove(at);
+                    }
+                    (Err(at), Some(entry)) => entries.insert(at, entry),
+                    (Err(_), None) => {}
+                }
+                if entries.len() > 1 {
+                    Self::Many(entries)
+                } else {
+                    entries.pop().map_or(Self::Empty, Self::One)
+                }
+            }
+        };
+    }
+}
+
+/// A [`Filter`] that is not [`Filter::none`], in the least space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// Every source.
+    Any,
+    /// Only this one.
+    Source(IpAddr),
+    /// Only these, sorted.
+    Include(Box<[IpAddr]>),
+    /// All but these, sorted.
+    Exclude(Box<[IpAddr]>),
+}
+
+impl Wanted {
+    fn from_filter(filter: &Filter) -> Option<Self> {
+        match filter {
+            Filter::Include(sources) if sources.is_empty() => None,
+            Filter::Include(sources) => Some(match sources.first() {
+                Some(source) if sources.len() == 1 => Self::Source(*source),
+                _ => Self::Include(sources.iter().copied().collect()),
+            }),
+            Filter::Exclude(sources) if sources.is_empty() => Some(Self::Any),
+            Filter::Exclude(sources) => Some(Self::Exclude(sources.iter().copied().collect())),
+        }
+    }
+
+    fn to_filter(&self) -> Filter {
+        match self {
+            Self::Any => Filter::any(),
+            Self::Source(source) => Filter::Include(BTreeSet::from([*source])),
+            Self::Include(sources) => Filter::Include(sources.iter().copied().collect()),
+            Self::Exclude(sources) => Filter::Exclude(sources.iter().copied().collect()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

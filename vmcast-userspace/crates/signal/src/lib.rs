@@ -1,1 +1,14 @@
 //! The signalling schema with its client and server halves.
+//!
+//! The messages are those of `proto/vmcast/v1/*.proto`, where each is documented. A field is never
+//! given another meaning and a number never used twice: old nodes and new ones meet on one wire.
+#![forbid(unsafe_code)]
+
+/// Version 1 of the schema.
+pub mod v1 {
+    #![allow(missing_docs, clippy::all, reason = "generated from the schema")]
+
+    tonic::include_proto!("vmcast.v1");
+}
+
+pub use tonic;

@@ -16,7 +16,6 @@ use super::{
     packet::{ethernet, header_checksum, seal},
     scene::amt_copy_of,
 };
-use crate::Punt;
 
 /// One stream: what it is, from where, for whom, and its own members in the order they joined.
 type Entry = (Stream, Rpf, Members, Vec<Output>);
@@ -284,12 +283,4 @@ fn is_host(address: Ipv4Addr) -> bool {
         || address.is_loopback()
         || address.is_multicast()
         || address.octets()[0] >= 240)
-}
-
-/// Whether every punt of `seen` is one that the model expected of its frame, and none is repeated
-/// for its stream: the rate limit of a plane, seen from outside.
-pub(super) fn punts_agree(told: &mut Vec<Stream>, expected: &[Punt], seen: &[Punt]) -> bool {
-    let due: Vec<_> = expected.iter().filter(|punt| !told.contains(&punt.stream)).copied().collect();
-    told.extend(due.iter().map(|punt| punt.stream));
-    due == seen
 }

@@ -137,8 +137,9 @@ impl Random {
             Rpf::Exact(Input::Tunnel(UPSTREAM)),
             Rpf::Exact(Input::Tunnel(tunnel)),
         ]);
-        // Members are only added to a stream that has its own.
-        ops.push(FibOp::SetStream(stream, rpf, Members::Own));
+        let members =
+            if stream.source.is_some() && self.one_in(4) { Members::OfAnySource } else { Members::Own };
+        ops.push(FibOp::SetStream(stream, rpf, members));
         for _ in 0..self.below(8) {
             let output = self.output();
             ops.push(FibOp::AddMember(stream, output));
@@ -152,9 +153,6 @@ impl Random {
             ops.push(FibOp::RemoveTunnel(id(number)));
             let tunnel = self.tunnel(number);
             ops.push(tunnel);
-        }
-        if stream.source.is_some() && self.one_in(4) {
-            ops.push(FibOp::SetStream(stream, rpf, Members::OfAnySource));
         }
     }
 

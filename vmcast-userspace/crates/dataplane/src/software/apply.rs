@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, hash_map};
 
 use vmcast_common::{
-    fib::{FibOp, IfIndex, Interface, Members, Output, Rpf, Stream, Tunnel, TunnelId},
+    fib::{FibOp, Interface, Members, Output, Rpf, Stream, Tunnel, TunnelId},
     maps::{StreamCounters, StreamKey, TunnelKey},
 };
 
@@ -11,10 +11,7 @@ use super::{
     Limits,
     tables::{StreamState, Tables},
 };
-use crate::{ApplyError, Engine};
-
-/// Interface and tunnel numbers share one space of 32 bits, split by the top one.
-const FIRST_RESERVED_NUMBER: u32 = 1 << 31;
+use crate::{ApplyError, Engine, carried};
 
 /// Why a change was refused, without the operation that asked for it.
 enum Refused {
@@ -39,6 +36,7 @@ impl Tables {
     }
 
     fn change(&mut self, op: &FibOp, limits: &Limits) -> Result<(), Refused> {
+        carried::check(op).map_err(Refused::Unsupported)?;
         match *op {
             FibOp::SetInterface(interface) => self.set_interface(interface, limits)?,
             FibOp::RemoveInterface(ifindex) => {
@@ -46,7 +44,6 @@ impl Tables {
                 self.leave_all(Output::Interface(ifindex));
             }
             FibOp::SetEndpoint(endpoint) => {
-                only_ipv4(endpoint.is_ipv4())?;
                 room(
                     "endpoints",
                     self.endpoints.contains(&endpoint),
@@ -85,10 +82,6 @@ impl Tables {
     }
 
     fn set_interface(&mut self, interface: Interface, limits: &Limits) -> Result<(), Refused> {
-        let IfIndex(ifindex) = interface.ifindex;
-        if ifindex == 0 || ifindex >= FIRST_RESERVED_NUMBER {
-            return Err(Refused::Unsupported("no interface has this number"));
-        }
         let known = self.interfaces.contains_key(&interface.ifindex);
         room("interfaces", known, self.interfaces.len(), limits.interfaces)?;
         self.interfaces.insert(interface.ifindex, interface);
@@ -96,10 +89,6 @@ impl Tables {
     }
 
     fn set_tunnel(&mut self, id: TunnelId, tunnel: Tunnel, limits: &Limits) -> Result<(), Refused> {
-        only_ipv4(tunnel.local.is_ipv4() && tunnel.remote.is_ipv4())?;
-        if id.0 >= FIRST_RESERVED_NUMBER {
-            return Err(Refused::Unsupported("tunnel numbers are below 2^31"));
-        }
         if tunnel.next_hop.is_some_and(|next_hop| !self.next_hops.contains_key(&next_hop)) {
             return Err(Refused::Unknown);
         }
@@ -128,13 +117,6 @@ impl Tables {
         members: Members,
         limits: &Limits,
     ) -> Result<(), Refused> {
-        only_ipv4(stream.group.is_ipv4() && stream.source.is_none_or(|source| source.is_ipv4()))?;
-        if !stream.group.is_multicast() {
-            return Err(Refused::Unsupported("the group is not a multicast address"));
-        }
-        if stream.source.is_none() && members == Members::OfAnySource {
-            return Err(Refused::Unsupported("(*,G) is the one that others share their members with"));
-        }
         if let Some(number) = self.number(stream) {
             if let Some(state) = self.state_mut(number) {
                 state.rpf = rpf;
@@ -187,9 +169,6 @@ impl Tables {
         if !known {
             return Err(Refused::Unknown);
         }
-        if self.state(number).is_some_and(|state| state.members == Members::OfAnySource) {
-            return Err(Refused::Unsupported("the stream shares the members of its group's (*,G)"));
-        }
         if self.memberships.get(&output).is_some_and(|streams| streams.contains_key(&number)) {
             return Ok(());
         }
@@ -228,10 +207,6 @@ impl Tables {
             self.member_count -= 1;
         }
     }
-}
-
-fn only_ipv4(holds: bool) -> Result<(), Refused> {
-    if holds { Ok(()) } else { Err(Refused::Unsupported("only IPv4 is carried")) }
 }
 
 fn room(table: &'static str, known: bool, len: usize, limit: u32) -> Result<(), Refused> {

@@ -28,7 +28,7 @@ pub enum Disposition {
 ///
 /// A stream with [`vmcast_common::fib::Members::OfAnySource`] uses the member table of its group's
 /// (*,G) as it is at each packet, so it follows every change; while there is no (*,G) it has no
-/// member. Members that it had of its own are kept, unused, until it is set back.
+/// member. Its own are kept, out of force, until it is set to them.
 ///
 /// Removing an interface or a tunnel removes it as a member of every stream. Of two tunnels between
 /// the same addresses, arriving packets belong to the one that was set last.

@@ -9,8 +9,8 @@ use aya::{
     util::nr_cpus,
 };
 use vmcast_common::maps::{
-    self, DeviceCursor, EndpointKey, Head, HeadKey, InterfaceEntry, MemberEntry, NextHopEntry, StreamCounters,
-    StreamEntry, StreamKey, TunnelEntry, TunnelKey,
+    self, DeviceCursor, EndpointKey, Head, HeadKey, InterfaceEntry, MemberEntry, NextHopEntry,
+    StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey,
 };
 
 use super::{error::KernelError, pool::TableLease};

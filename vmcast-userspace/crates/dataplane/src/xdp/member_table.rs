@@ -250,8 +250,7 @@ impl MemberTable {
             fresh.dismiss().retire(backing.tables);
             return Err(error);
         }
-        fresh.by_output =
-            fresh.slots.iter().enumerate().map(|(at, slot)| (slot.output, at as u32)).collect();
+        fresh.by_output = fresh.slots.iter().enumerate().map(|(at, slot)| (slot.output, at as u32)).collect();
         Ok(std::mem::replace(self, fresh).dismiss())
     }
 }

@@ -8,13 +8,7 @@ use aya::{
 };
 use vmcast_common::maps::{PROGRAM_COPY, PROGRAM_INGRESS, TABLES};
 
-use super::{
-    error::KernelError,
-    kernel::KernelMaps,
-    object,
-    plane::XdpPlane,
-    pool::TablePool,
-};
+use super::{error::KernelError, kernel::KernelMaps, object, plane::XdpPlane, pool::TablePool};
 
 /// What becomes of the programs when the daemon ends, by whatever cause.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,8 +53,7 @@ impl XdpPlane {
     /// If this build has no object, or the kernel does not take it.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
         let bytes = object::bytes().ok_or(OpenError::NoObject)?;
-        let mut loaded =
-            EbpfLoader::new().load(bytes).map_err(|error| OpenError::Object(chain(&error)))?;
+        let mut loaded = EbpfLoader::new().load(bytes).map_err(|error| OpenError::Object(chain(&error)))?;
         load_program(&mut loaded, PROGRAM_INGRESS)?;
         load_program(&mut loaded, PROGRAM_COPY)?;
         Self::assemble(loaded, options).map_err(|error| OpenError::Object(chain(&error)))
@@ -79,9 +72,9 @@ impl XdpPlane {
 
 /// A program of the object.
 pub(super) fn xdp<'a>(loaded: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, KernelError> {
-    let program = loaded
-        .program_mut(name)
-        .ok_or_else(|| KernelError::call("looking for a program in the object")(format!("{name} is missing")))?;
+    let program = loaded.program_mut(name).ok_or_else(|| {
+        KernelError::call("looking for a program in the object")(format!("{name} is missing"))
+    })?;
     program.try_into().map_err(KernelError::call(name))
 }
 

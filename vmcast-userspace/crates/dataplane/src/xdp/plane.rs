@@ -6,10 +6,12 @@ use aya::{
 };
 use smallvec::SmallVec;
 use vmcast_common::{
-    fib::{FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
+    fib::{
+        FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
+    },
     maps::{
-        self, EndpointKey, InputId, InterfaceEntry, NextHopEntry, PROGRAM_INGRESS, PuntRecord, StreamCounters,
-        StreamEntry, TunnelEntry, TunnelKey, limit,
+        self, EndpointKey, InputId, InterfaceEntry, NextHopEntry, PROGRAM_INGRESS, PuntRecord,
+        StreamCounters, StreamEntry, TunnelEntry, TunnelKey, limit,
     },
     verdict::{DropReason, PuntReason},
 };
@@ -96,18 +98,17 @@ impl XdpPlane {
     fn set_interface(&mut self, interface: Interface) -> Result<(), Failure> {
         let ifindex = interface.ifindex;
         let entry = InterfaceEntry { accepts_sources: u32::from(interface.accepts_sources) };
-        self.maps.interfaces.insert(ifindex.0, entry, 0).map_err(full_or(maps::INTERFACES, limit::INTERFACES))?;
+        self.maps
+            .interfaces
+            .insert(ifindex.0, entry, 0)
+            .map_err(full_or(maps::INTERFACES, limit::INTERFACES))?;
         let known = self.state.interfaces.get(&ifindex).map(|known| known.next_hop);
         let next_hop = match known {
             Some(index) => index,
             None => self.hops.take()?,
         };
-        let hop = NextHop {
-            ifindex,
-            source_mac: interface.mac,
-            destination_mac: Some([0; 6]),
-            mtu: interface.mtu,
-        };
+        let hop =
+            NextHop { ifindex, source_mac: interface.mac, destination_mac: Some([0; 6]), mtu: interface.mtu };
         self.write_next_hop(next_hop, &hop)?;
         self.maps.prepare_device(ifindex.0)?;
         match self.state.interfaces.get_mut(&ifindex) {
@@ -426,7 +427,9 @@ impl Dataplane for XdpPlane {
                 Failure::Unsupported(why) => {
                     ApplyError::Unsupported { op: *op, engine: Engine::XdpBroadcast.label(), why }
                 }
-                Failure::Kernel(KernelError::Full { table, limit }) => ApplyError::Full { table, limit, op: *op },
+                Failure::Kernel(KernelError::Full { table, limit }) => {
+                    ApplyError::Full { table, limit, op: *op }
+                }
                 Failure::Kernel(KernelError::Call { what, source }) => {
                     ApplyError::Kernel { what, op: *op, source }
                 }

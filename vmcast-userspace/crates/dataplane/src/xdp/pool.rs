@@ -186,10 +186,10 @@ impl TablePool {
 
 impl Tables for TablePool {
     fn take(&mut self, slots: u32) -> Result<TableLease, KernelError> {
-        let size = SIZES.iter().position(|&size| size >= slots).ok_or(KernelError::Full {
-            table: "members of one stream",
-            limit: SIZES[SIZES.len() - 1],
-        })?;
+        let size = SIZES
+            .iter()
+            .position(|&size| size >= slots)
+            .ok_or(KernelError::Full { table: "members of one stream", limit: SIZES[SIZES.len() - 1] })?;
         self.accept_waiting();
         if self.stock[size].is_empty() {
             self.target[size] = (self.target[size] * 2).clamp(1, MAX_STOCK);
@@ -288,8 +288,7 @@ impl Filler {
 
     fn make(&mut self, size: usize, id: Option<u32>) -> Result<TableLease, KernelError> {
         let what = "creating a devmap";
-        let definition =
-            aya_obj::Map::new_from_params(BPF_MAP_TYPE_DEVMAP as u32, 4, 8, SIZES[size], 0);
+        let definition = aya_obj::Map::new_from_params(BPF_MAP_TYPE_DEVMAP as u32, 4, 8, SIZES[size], 0);
         let data = MapData::create(definition, "vmcast_table", None).map_err(KernelError::call(what))?;
         let id = match id {
             Some(id) => id,

@@ -103,7 +103,10 @@ impl State {
             Members::Own => state.own.id(),
             Members::OfAnySource => {
                 let any = Stream { source: None, group: state.stream.group };
-                self.by_stream.get(&any).and_then(|stats| self.streams.get(stats)).map_or(0, |any| any.own.id())
+                self.by_stream
+                    .get(&any)
+                    .and_then(|stats| self.streams.get(stats))
+                    .map_or(0, |any| any.own.id())
             }
         }
     }

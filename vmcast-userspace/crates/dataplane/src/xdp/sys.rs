@@ -38,13 +38,7 @@ pub(super) fn update_map_of_maps(outer: &impl AsRawFd, keys: &[u32], values: &[i
     };
     // SAFETY: `attr` has the layout and size of the batch member, keys and values point to `count`
     // elements of 4 bytes, the key and value size of an array of maps; all outlive the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_UPDATE_BATCH,
-            &raw mut attr,
-            size_of::<BatchAttr>(),
-        )
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

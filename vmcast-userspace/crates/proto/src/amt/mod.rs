@@ -1,1 +1,11 @@
-//! amt
+//! Automatic Multicast Tunneling (RFC 7450): the relay that sends streams down, the gateway that
+//! asks for them.
+
+mod counters;
+pub mod gateway;
+pub mod relay;
+mod silence;
+
+pub use gateway::Gateway;
+pub use relay::Relay;
+pub use silence::Silence;

@@ -1,1 +1,35 @@
-//! registry
+//! The administration server's registry without I/O: leases of nodes, the cache of nearest VMRs and
+//! the rules between them, over a [`Store`].
+//!
+//! - A registration is a lease. It is renewed by registering again and is as good as absent from
+//!   the moment it runs out, whether or not [`Registry::expire`] has been called.
+//! - A query for the nearest VMR is answered from the cache, by the requester's address first and
+//!   its network prefix second; failing both, with every VMR the requester may be given.
+//! - Nobody is given itself, and a VMR only VMRs of a lower rank: those nearer the source.
+//!
+//! Nothing here proves who a caller is: that is the transport's business.
+
+mod cache;
+mod config;
+pub mod conformance;
+mod counters;
+mod memory;
+mod node;
+mod refusal;
+#[expect(clippy::module_inception, reason = "the machine carries the name of its protocol")]
+mod registry;
+mod store;
+mod time;
+
+pub use cache::{CacheEntry, CacheKey, KeyError, Measurement, Prefix, PrefixError, Scope, location};
+pub use config::Config;
+pub use counters::{Counters, RefusalCounts};
+pub use memory::MemoryStore;
+pub use node::{Label, LabelError, NodeId, NodeIdError, NodeRecord, Registration, Role};
+pub use refusal::{Error, Refusal, RefusalReason};
+pub use registry::{Answer, AnswerKind, Lease, Query, Registered, Registry, Report, Reported};
+pub use store::{Change, Store};
+pub use time::UnixMillis;
+
+#[cfg(test)]
+mod tests;

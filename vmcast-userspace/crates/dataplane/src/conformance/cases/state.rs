@@ -122,7 +122,10 @@ fn refused_unsupported(scene: &Scene) -> Vec<Step> {
         set(Stream { source: Some(Ipv6Addr::LOCALHOST.into()), group: GROUP.into() }),
         set(Stream { source: None, group: Ipv4Addr::new(10, 0, 0, 1).into() }),
         unsupported(FibOp::SetStream(ANY_SOURCE, Rpf::AnyUpstream, Members::OfAnySource)),
-        unsupported(FibOp::AddMember(STREAM, to(0))),
+        unsupported(FibOp::SetInterface(vmcast_common::fib::Interface {
+            ifindex: IfIndex(0),
+            ..b.interface(true)
+        })),
         unsupported(FibOp::SetEndpoint(v6_host)),
         unsupported(FibOp::SetTunnel(member(1), Tunnel { remote: v6_host, ..scene.tunnel(1, &b) })),
         unsupported(FibOp::SetTunnel(vmcast_common::fib::TunnelId(1 << 31), scene.tunnel(1, &b))),

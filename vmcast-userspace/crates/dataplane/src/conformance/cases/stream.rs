@@ -162,6 +162,19 @@ fn shared_members(scene: &Scene) -> Vec<Case> {
             ],
         ),
         case(
+            "members that join a stream while it shares those of (*,G) are served once it has its own",
+            [
+                apply(scene.with([any_upstream(ANY_SOURCE), shares])),
+                apply(scene.join(ANY_SOURCE, 0..1, &b)),
+                apply(scene.join(STREAM, 1..3, &b)),
+                inject(a.ifindex, frame(), expect().frame(scene.copy(&packet, 0, &b))),
+                apply([FibOp::RemoveMember(STREAM, to(1))]),
+                inject(a.ifindex, frame(), expect().frame(scene.copy(&packet, 0, &b))),
+                apply([scene.native_stream(STREAM)]),
+                inject(a.ifindex, frame(), expect().frame(scene.copy(&packet, 2, &b))),
+            ],
+        ),
+        case(
             "removing a stream that shares leaves the members of (*,G) alone",
             [
                 apply(scene.with([any_upstream(ANY_SOURCE), shares])),

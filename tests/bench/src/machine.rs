@@ -1,0 +1,45 @@
+//! On what was measured.
+
+use std::fs;
+
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use serde::Serialize;
+
+/// The machine, as far as results depend on it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Machine {
+    pub(crate) cpu: String,
+    pub(crate) cores: usize,
+    pub(crate) kernel: String,
+    /// Load of the last minute at the start: results of a busy machine are worth little.
+    pub(crate) load: f64,
+}
+
+impl Machine {
+    pub(crate) fn look() -> Self {
+        let text = |path| fs::read_to_string(path).unwrap_or_default();
+        let cpu = text("/proc/cpuinfo")
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name.to_owned())
+            })
+            .unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+        let load = text("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok());
+        Self {
+            cpu,
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
+            load: load.unwrap_or_default(),
+        }
+    }
+}
+
+/// Keeps the calling thread, and the softirqs that it raises, on one core.
+pub(crate) fn pin_to_core(core: usize) -> nix::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core)?;
+    sched_setaffinity(Pid::from_raw(0), &set)
+}

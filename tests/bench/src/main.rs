@@ -1,0 +1,100 @@
+//! Measures vmcast in namespaces of this machine.
+//!
+//! Figures of a busy or virtual machine vary; the ratios between rows of one run travel.
+
+mod copies;
+mod join;
+mod machine;
+mod memory;
+mod report;
+mod sink;
+mod stats;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use report::Report;
+
+/// Measures what vmcast can do on this machine. A missed target is said in words and is no failure.
+#[derive(Debug, Parser)]
+#[command(name = "vmcast-bench")]
+struct Arguments {
+    /// Take less time, at most a minute, and measure less.
+    #[arg(long)]
+    quick: bool,
+    /// Write the results to a file as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// The `vmcast` program to measure.
+    #[arg(long, value_name = "FILE")]
+    program: PathBuf,
+    /// What to measure; everything if nothing is named.
+    #[arg(value_enum)]
+    cases: Vec<Case>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Case {
+    /// Copies per second of one core, against a relay daemon.
+    Copies,
+    /// Time from a join to the first packet.
+    Join,
+    /// Memory of a router daemon with 100,000 members.
+    Memory,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "measuring needs root: it makes network namespaces");
+    vmcast_lab::signals::install()?;
+    let cases = if arguments.cases.is_empty() { Case::value_variants() } else { &arguments.cases };
+    let mut report = Report::new(arguments.quick);
+    for case in cases {
+        case.measure(arguments, &mut report).with_context(|| format!("measuring {case:?}"))?;
+    }
+    print!("{}", report.to_text());
+    if let Some(path) = &arguments.json {
+        report.write_json(path)?;
+    }
+    Ok(())
+}
+
+impl Case {
+    fn measure(self, arguments: &Arguments, report: &mut Report) -> Result<()> {
+        let quick = arguments.quick;
+        let program = &arguments.program;
+        match self {
+            Self::Copies => {
+                let effort = if quick { copies::Effort::QUICK } else { copies::Effort::FULL };
+                with_progress(effort.steps(), |bar| copies::measure(effort, report, bar))
+            }
+            Self::Join => {
+                let effort = if quick { join::Effort::QUICK } else { join::Effort::FULL };
+                with_progress(effort.steps(), |bar| join::measure(program, effort, report, bar))
+            }
+            Self::Memory => with_progress(memory::steps(), |bar| memory::measure(program, report, bar)),
+        }
+    }
+}
+
+fn with_progress<T>(steps: u64, work: impl FnOnce(&ProgressBar) -> T) -> T {
+    let style =
+        ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}").expect("a valid template");
+    let bar = ProgressBar::new(steps).with_style(style);
+    bar.enable_steady_tick(std::time::Duration::from_millis(500));
+    let result = work(&bar);
+    bar.finish_and_clear();
+    result
+}

@@ -1,0 +1,109 @@
+use std::net::Ipv4Addr;
+
+use vmcast_common::{
+    forward::{Tables, decide},
+    hdr::{amt, eth, ipv4, udp},
+    maps::{EndpointKey, InputId, InterfaceEntry, StreamEntry, StreamKey, TunnelEntry, TunnelKey, v4_bytes},
+    verdict::Verdict,
+};
+
+use crate::seal_ipv4;
+
+const US: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const FAR_END: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
+const PORT: [u8; 2] = vmcast_common::AMT_PORT.to_be_bytes();
+const IFINDEX: u32 = 7;
+const TUNNEL: u32 = 9;
+const ANY_SOURCE_TABLE: u32 = 2;
+/// Where the inner packet starts when no header has options.
+const INNER: usize = eth::LEN + ipv4::MIN_LEN + udp::LEN + amt::DATA_LEN;
+
+/// One tunnel, one (S,G) from it, one (*,G), one interface that accepts sources.
+struct Known;
+
+impl Tables for Known {
+    fn stream(&self, key: &StreamKey) -> Option<StreamEntry> {
+        if *key == StreamKey::v4(SOURCE, GROUP) {
+            return Some(StreamEntry { table: 1, stats: 1, rpf: InputId::tunnel(TUNNEL).0 });
+        }
+        let any_source = *key == StreamKey::v4(SOURCE, GROUP).any_source();
+        any_source.then_some(StreamEntry { table: ANY_SOURCE_TABLE, stats: 2, rpf: 0 })
+    }
+
+    fn tunnel(&self, key: &TunnelKey) -> Option<TunnelEntry> {
+        let known =
+            TunnelKey { local: v4_bytes(US), remote: v4_bytes(FAR_END), local_port: PORT, remote_port: PORT };
+        (*key == known).then_some(TunnelEntry { id: TUNNEL, accepts_sources: 1 })
+    }
+
+    fn is_endpoint(&self, key: &EndpointKey) -> bool {
+        *key == EndpointKey { address: v4_bytes(US), port: PORT, reserved: [0; 2] }
+    }
+
+    fn interface(&self, ifindex: u32) -> Option<InterfaceEntry> {
+        (ifindex == IFINDEX).then_some(InterfaceEntry { accepts_sources: 1 })
+    }
+}
+
+/// The forwarding decision: over the bytes as a frame, as the payload of a frame to a known group,
+/// and as what comes out of a known tunnel.
+pub fn forward(data: &[u8]) {
+    check(data);
+
+    let mut native = vec![0; eth::LEN];
+    native[12..].copy_from_slice(&eth::TYPE_IPV4.to_be_bytes());
+    native.extend_from_slice(data);
+    check(&native);
+    address(&mut native[eth::LEN..]);
+    check(&native);
+
+    let mut tunnelled = vec![0; INNER];
+    tunnelled.extend_from_slice(data);
+    tunnelled[12..14].copy_from_slice(&eth::TYPE_IPV4.to_be_bytes());
+    let length = tunnelled.len();
+    let outer = &mut tunnelled[eth::LEN..];
+    outer[0] = 0x45;
+    outer[2..4].copy_from_slice(&((length - eth::LEN) as u16).to_be_bytes());
+    outer[8] = 64;
+    outer[9] = ipv4::PROTO_UDP;
+    outer[12..16].copy_from_slice(&FAR_END.octets());
+    outer[16..20].copy_from_slice(&US.octets());
+    seal_ipv4(outer);
+    let datagram = &mut tunnelled[eth::LEN + ipv4::MIN_LEN..];
+    datagram[0..2].copy_from_slice(&PORT);
+    datagram[2..4].copy_from_slice(&PORT);
+    datagram[4..6].copy_from_slice(&((length - eth::LEN - ipv4::MIN_LEN) as u16).to_be_bytes());
+    datagram[udp::LEN] = amt::DATA_TYPE;
+    check(&tunnelled);
+    address(&mut tunnelled[INNER..]);
+    check(&tunnelled);
+}
+
+/// Makes an IPv4 packet one of the known stream, with a header checksum that fits.
+fn address(packet: &mut [u8]) {
+    if packet.len() >= ipv4::MIN_LEN {
+        packet[12..16].copy_from_slice(&SOURCE.octets());
+        packet[16..20].copy_from_slice(&GROUP.octets());
+        seal_ipv4(packet);
+    }
+}
+
+fn check(frame: &[u8]) {
+    match decide(frame, IFINDEX, &Known) {
+        Verdict::Replicate(copy) => {
+            assert!(copy.ip_offset >= eth::LEN && copy.ip_len >= ipv4::MIN_LEN);
+            assert!(copy.ip_offset + copy.ip_len <= frame.len());
+            assert!(copy.ttl >= 2, "a copy would leave with a time to live of 0");
+            assert_eq!(copy.stream.group, v4_bytes(GROUP));
+            if copy.stream == StreamKey::v4(SOURCE, GROUP) {
+                assert_eq!((copy.table, copy.input), (1, InputId::tunnel(TUNNEL)));
+            } else {
+                assert_eq!((copy.table, copy.new_source), (ANY_SOURCE_TABLE, true));
+            }
+        }
+        Verdict::Refuse(refusal) => assert!(!refusal.reason.label().is_empty()),
+        Verdict::Pass | Verdict::PassAndPunt(..) => {}
+    }
+}

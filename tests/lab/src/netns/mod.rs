@@ -1,0 +1,14 @@
+//! Namespaces, cables between them and processes in them, all of which vanish with the [`Lab`].
+
+mod instance;
+mod ip;
+mod namespace;
+mod offload;
+mod process;
+mod sweep;
+
+pub use instance::{Lab, Plug};
+pub use namespace::Namespace;
+pub use offload::Offload;
+pub use process::{Process, stop_all};
+pub use sweep::{LiveLab, live_labs, sweep};

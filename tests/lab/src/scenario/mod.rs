@@ -1,0 +1,13 @@
+//! The main job: a real stream over a unicast-only network, shown live and judged.
+
+mod hops;
+mod player;
+mod report;
+mod run;
+mod script;
+mod show;
+mod stage;
+
+pub use report::{ClientReport, HopReport, Report, RouterReport, SessionReport, WireReport};
+pub use run::{RunOptions, run};
+pub use stage::{BIT_RATE, STREAM, Stage};

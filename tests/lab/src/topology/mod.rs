@@ -1,0 +1,5 @@
+//! Networks to run vmcast in.
+
+mod main;
+
+pub use main::{Client, MainTopology, address};

@@ -1,0 +1,86 @@
+//! A packet socket on one interface: sees what the wire carries, whoever it is for.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    net::if_::if_nametoindex,
+    sys::{
+        socket::{AddressFamily, LinkAddr, SockFlag, SockType, recvfrom, setsockopt, socket, sockopt},
+        time::TimeVal,
+    },
+};
+
+use crate::LabError;
+
+/// Room for bursts, in bytes.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// Which way a frame went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// Into the node.
+    In,
+    /// Out of the node.
+    Out,
+}
+
+/// A packet socket on one interface of the calling thread's namespace.
+#[derive(Debug)]
+pub(super) struct PacketSocket {
+    fd: OwnedFd,
+    name: String,
+}
+
+impl PacketSocket {
+    /// Opens it; frames that pass from now on are seen.
+    pub(super) fn open(interface: &str, timeout: Duration) -> Result<Self, LabError> {
+        let what = || format!("watching {interface}");
+        let index = if_nametoindex(interface).map_err(LabError::errno(what()))?;
+        // Without a protocol it sees nothing, until it is bound to one on one interface.
+        let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
+            .map_err(LabError::errno(what()))?;
+        setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).map_err(LabError::errno(what()))?;
+        let timeout = TimeVal::new(timeout.as_secs().cast_signed(), i64::from(timeout.subsec_micros()));
+        setsockopt(&fd, sockopt::ReceiveTimeout, &timeout).map_err(LabError::errno(what()))?;
+        bind(&fd, index).map_err(LabError::io(what()))?;
+        Ok(Self { fd, name: interface.to_owned() })
+    }
+
+    /// The next frame, its beginning cut to the buffer; nothing if none came in time.
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> Result<Option<(usize, Direction)>, LabError> {
+        match recvfrom::<LinkAddr>(self.fd.as_raw_fd(), buffer) {
+            Ok((length, address)) => {
+                let outgoing = address.is_some_and(|address| address.pkttype() == libc::PACKET_OUTGOING);
+                Ok(Some((length, if outgoing { Direction::Out } else { Direction::In })))
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+            Err(error) => Err(LabError::errno(format!("watching {}", self.name))(error)),
+        }
+    }
+}
+
+fn bind(fd: &OwnedFd, index: libc::c_uint) -> io::Result<()> {
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_ifindex: index.cast_signed(),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: the address is a complete `sockaddr_ll` that outlives the call, and its size is given.
+    let result = unsafe {
+        libc::bind(
+            fd.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,222 @@
+//! Counts one group's packets on a wire, native and inside AMT, whatever the programs at its ends say.
+
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use super::{
+    Counts, GroupPort, POLL,
+    packet_socket::{Direction, PacketSocket},
+};
+use crate::{LabError, Namespace, clock::Clock};
+
+/// How a packet of a group travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carriage {
+    /// As IP multicast.
+    Native,
+    /// As AMT data (RFC 7450 §5.1.6).
+    Amt,
+}
+
+const ETHERNET: usize = 14;
+const AMT_PORT: u16 = 2268;
+const AMT_DATA: u8 = 6;
+const UDP: u8 = 17;
+
+/// How a frame carries the group, if it does, and its length at layer 3.
+#[must_use]
+pub fn classify(frame: &[u8], group: Ipv4Addr) -> Option<(Carriage, usize)> {
+    if frame.get(12..ETHERNET)? != [0x08, 0x00] {
+        return None;
+    }
+    let ip = &frame[ETHERNET..];
+    let length = usize::from(u16::from_be_bytes([*ip.get(2)?, *ip.get(3)?]));
+    if ip.get(16..20)? == group.octets() {
+        return Some((Carriage::Native, length));
+    }
+    if ip[9] != UDP {
+        return None;
+    }
+    let udp = ip.get(usize::from(ip[0] & 0x0f) * 4..)?;
+    let ports =
+        [u16::from_be_bytes([*udp.first()?, *udp.get(1)?]), u16::from_be_bytes([*udp.get(2)?, *udp.get(3)?])];
+    let amt = udp.get(8..)?;
+    let is_data = ports.contains(&AMT_PORT) && amt.first()? & 0x0f == AMT_DATA;
+    // Two bytes of AMT, then the inner packet, whose destination is at 16.
+    (is_data && amt.get(18..22)? == group.octets()).then_some((Carriage::Amt, length))
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    native: [Counts; 2],
+    amt: [Counts; 2],
+    stray: Counts,
+    last_stray: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    seen: Mutex<Seen>,
+    forbidden: AtomicBool,
+    stop: AtomicBool,
+}
+
+/// Watches one interface until it is dropped.
+#[derive(Debug)]
+pub struct Witness {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Result<(), LabError>>>,
+}
+
+impl Witness {
+    /// Begins to watch an interface for a group.
+    ///
+    /// # Errors
+    /// If the interface does not exist or packet sockets are refused.
+    pub fn start(
+        namespace: &Namespace,
+        interface: &str,
+        stream: GroupPort,
+        clock: Clock,
+    ) -> Result<Self, LabError> {
+        let socket = namespace.enter(|| PacketSocket::open(interface, POLL))??;
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name(format!("{}-{interface}", namespace.node()))
+            .spawn(move || watch(&socket, stream.group, clock, &theirs))
+            .map_err(LabError::io("starting a witness"))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// From now on the group may, or must not, come in here; what comes in although it must not is stray.
+    pub fn forbid(&self, forbidden: bool) {
+        self.shared.forbidden.store(forbidden, Ordering::SeqCst);
+    }
+
+    /// Packets of the group that came in.
+    #[must_use]
+    pub fn incoming(&self, carriage: Carriage) -> Counts {
+        self.counts(carriage, Direction::In)
+    }
+
+    /// Packets of the group that went out.
+    #[must_use]
+    pub fn outgoing(&self, carriage: Carriage) -> Counts {
+        self.counts(carriage, Direction::Out)
+    }
+
+    /// Packets of the group, in any carriage, that came in while it was forbidden.
+    #[must_use]
+    pub fn stray(&self) -> Counts {
+        self.seen(|seen| seen.stray)
+    }
+
+    /// When the last of them came in.
+    #[must_use]
+    pub fn last_stray(&self) -> Option<Duration> {
+        self.seen(|seen| seen.last_stray)
+    }
+
+    fn counts(&self, carriage: Carriage, direction: Direction) -> Counts {
+        self.seen(|seen| match carriage {
+            Carriage::Native => seen.native[direction as usize],
+            Carriage::Amt => seen.amt[direction as usize],
+        })
+    }
+
+    fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
+        look(&self.shared.seen.lock().expect("a witness does not panic"))
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // Its errors have already shown as missing counts.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn watch(socket: &PacketSocket, group: Ipv4Addr, clock: Clock, shared: &Shared) -> Result<(), LabError> {
+    let mut buffer = [0; 128];
+    while !shared.stop.load(Ordering::Relaxed) {
+        let Some((length, direction)) = socket.receive(&mut buffer)? else { continue };
+        let Some((carriage, bytes)) = classify(&buffer[..length], group) else { continue };
+        let mut seen = shared.seen.lock().expect("a witness does not panic");
+        match carriage {
+            Carriage::Native => seen.native[direction as usize].add(bytes),
+            Carriage::Amt => seen.amt[direction as usize].add(bytes),
+        }
+        if direction == Direction::In && shared.forbidden.load(Ordering::SeqCst) {
+            seen.stray.add(bytes);
+            seen.last_stray = Some(clock.now());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUP: Ipv4Addr = Ipv4Addr::new(239, 192, 0, 1);
+
+    fn ip(destination: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(20 + payload.len()).unwrap();
+        let mut packet = vec![0x45, 0];
+        packet.extend(length.to_be_bytes());
+        packet.extend([0, 0, 0, 0, 64, protocol, 0, 0, 10, 1, 0, 2]);
+        packet.extend(destination.octets());
+        packet.extend(payload);
+        packet
+    }
+
+    fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
+        [&source.to_be_bytes()[..], &destination.to_be_bytes(), &[0; 4], payload].concat()
+    }
+
+    fn frame(packet: &[u8]) -> Vec<u8> {
+        [&[0; 12], &[0x08, 0x00][..], packet].concat()
+    }
+
+    #[test]
+    fn a_native_packet_of_the_group_is_seen() {
+        let packet = frame(&ip(GROUP, UDP, &udp(9, 5004, b"x")));
+        assert_eq!(classify(&packet, GROUP), Some((Carriage::Native, 29)));
+        assert_eq!(classify(&packet, Ipv4Addr::new(239, 192, 0, 2)), None);
+    }
+
+    #[test]
+    fn amt_data_is_known_by_port_type_and_inner_group() {
+        let inner = ip(GROUP, UDP, &udp(9, 5004, b"x"));
+        let data = [&[AMT_DATA, 0][..], &inner].concat();
+        let host = Ipv4Addr::new(10, 5, 0, 11);
+        assert_eq!(
+            classify(&frame(&ip(host, UDP, &udp(AMT_PORT, 40000, &data))), GROUP),
+            Some((Carriage::Amt, 59))
+        );
+        assert_eq!(classify(&frame(&ip(host, UDP, &udp(53, 40000, &data))), GROUP), None);
+        let query = [&[4, 0][..], &inner].concat();
+        assert_eq!(classify(&frame(&ip(host, UDP, &udp(AMT_PORT, 40000, &query))), GROUP), None);
+    }
+
+    #[test]
+    fn frames_cut_anywhere_are_no_packets_of_the_group_and_no_panic() {
+        let inner = ip(GROUP, UDP, &udp(9, 5004, b""));
+        let data = [&[AMT_DATA, 0][..], &inner].concat();
+        let whole = frame(&ip(Ipv4Addr::new(10, 5, 0, 11), UDP, &udp(AMT_PORT, 40000, &data)));
+        for length in 0..ETHERNET + 20 + 8 + 22 {
+            assert_eq!(classify(&whole[..length], GROUP), None, "{length}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What the admin knows.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::status::Role;
+
+/// A page of registered nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nodes {
+    /// Where the next page begins; `None` after the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// The nodes, ordered by id.
+    pub nodes: Vec<Node>,
+}
+
+/// A registered node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its identity.
+    pub id: String,
+    /// Its name, for people.
+    pub name: String,
+    /// Its role.
+    pub role: Role,
+    /// Its rank: 0 at the source, larger further down; routers only.
+    #[serde(default)]
+    pub rank: Option<u32>,
+    /// Where its tunnels end.
+    pub endpoints: Vec<SocketAddr>,
+    /// Milliseconds since it registered.
+    pub age_ms: u64,
+    /// Milliseconds until its lease ends, if it does not renew it.
+    pub lease_left_ms: u64,
+}
+
+/// A page of the cache of nearest VMRs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheEntries {
+    /// Where the next page begins; `None` after the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// The entries, those of agents first, then by rank; ordered by prefix.
+    pub entries: Vec<CacheEntry>,
+}
+
+/// The VMR nearest to an address or a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheEntry {
+    /// The requesters it is for: a prefix as `192.0.2.0/24`, of full length for one address.
+    pub prefix: String,
+    /// The requesters it is for: VMRs of this rank; `None`: agents.
+    #[serde(default)]
+    pub rank: Option<u32>,
+    /// Identity of the nearest VMR.
+    pub node: String,
+    /// Its address and port that was measured.
+    pub endpoint: SocketAddr,
+    /// Hops from the requester to it; `None` if they were not measured.
+    #[serde(default)]
+    pub hops: Option<u8>,
+    /// Round-trip time between them in microseconds; `None` if it was not measured.
+    #[serde(default)]
+    pub rtt_us: Option<u64>,
+    /// Identity of the node that measured.
+    pub reporter: String,
+    /// Milliseconds since it was found.
+    pub age_ms: u64,
+    /// Milliseconds until it is forgotten.
+    pub left_ms: u64,
+}

@@ -1,0 +1,265 @@
+//! Streams, members, tunnels and interfaces.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// A page of streams.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Groups {
+    /// Where the next page begins; `None` after the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// The streams, ordered by group and source.
+    pub groups: Vec<Group>,
+}
+
+/// A stream: (S,G), or (*,G) without a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// The group.
+    pub group: IpAddr,
+    /// The source; `None` for every source without an entry of its own.
+    #[serde(default)]
+    pub source: Option<IpAddr>,
+    /// The only place its packets are accepted from (RPF); `None` if every place that may bring
+    /// sources will do.
+    #[serde(default)]
+    pub rpf: Option<Place>,
+    /// Members that get a copy of each packet.
+    pub members: u64,
+    /// Packets accepted and replicated.
+    pub packets: u64,
+    /// Their IP length in bytes.
+    pub bytes: u64,
+    /// Bits per second of IP at present; `None` until it was measured.
+    #[serde(default)]
+    pub bits_per_second: Option<u64>,
+    /// Milliseconds since the last packet, `None` if there was none.
+    #[serde(default)]
+    pub last_packet_ms: Option<u64>,
+    /// What it does.
+    pub state: GroupState,
+}
+
+/// What a stream does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupState {
+    /// Packets arrive and are copied.
+    Forwarding,
+    /// Joined, and no packet has arrived yet.
+    Waiting,
+    /// Packets arrived once, and do so no longer.
+    Silent,
+    /// Packets arrive and nobody wants them.
+    NoMember,
+    /// A state that a newer daemon knows.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Where packets come from or copies go to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Place {
+    /// Native multicast on an interface.
+    Interface {
+        /// Its name.
+        name: String,
+    },
+    /// A tunnel.
+    Tunnel {
+        /// Its number, as in the list of tunnels.
+        id: u32,
+        /// Our address and port.
+        local: SocketAddr,
+        /// The far end's address and port.
+        remote: SocketAddr,
+    },
+    /// A kind that a newer daemon knows.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A page of members.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// Where the next page begins; `None` after the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// The members, ordered by group, source and output.
+    pub members: Vec<Member>,
+}
+
+/// One who gets a copy of every packet of a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The group.
+    pub group: IpAddr,
+    /// The source; `None` for a member of (*,G).
+    #[serde(default)]
+    pub source: Option<IpAddr>,
+    /// Where its copies go.
+    pub output: Place,
+    /// What it asked for.
+    pub filter: Filter,
+    /// Milliseconds since it joined.
+    pub age_ms: u64,
+    /// Packets of the stream since it joined.
+    pub packets: u64,
+}
+
+/// Filter mode and source list of a membership (RFC 9776 §2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    /// The mode.
+    pub mode: FilterMode,
+    /// The sources it speaks of.
+    #[serde(default)]
+    pub sources: Vec<IpAddr>,
+}
+
+/// Filter mode of a membership (RFC 9776 §2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FilterMode {
+    /// Only the listed sources.
+    Include,
+    /// Every source but the listed ones.
+    Exclude,
+}
+
+/// A page of tunnels.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnels {
+    /// Where the next page begins; `None` after the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// The tunnels, ordered by number.
+    pub tunnels: Vec<Tunnel>,
+}
+
+/// A tunnel, seen from the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// Its number.
+    pub id: u32,
+    /// The encapsulation.
+    pub kind: TunnelKind,
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The far end's address and port.
+    pub remote: SocketAddr,
+    /// Which way streams go.
+    pub direction: Direction,
+    /// The link-layer way to the far end, `None` while it is not known or the host's own stack sends.
+    #[serde(default)]
+    pub next_hop: Option<NextHop>,
+    /// Milliseconds since it was set up.
+    pub age_ms: u64,
+    /// Groups that are joined through it.
+    pub groups: u64,
+}
+
+/// How packets are encapsulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TunnelKind {
+    /// Automatic Multicast Tunneling over UDP (RFC 7450).
+    Amt,
+    /// A kind that a newer daemon knows.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Which way streams go in a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// Streams come out of it; the far end is our AMT relay.
+    Upstream,
+    /// Copies go into it; the far end is an AMT gateway.
+    Member,
+    /// A direction that a newer daemon knows.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The link-layer way to a far end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextHop {
+    /// Name of the interface that frames leave by.
+    pub interface: String,
+    /// Link-layer address, six octets with colons; `None` while it is not resolved.
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// How it is.
+    pub state: NextHopState,
+}
+
+/// How a next hop is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NextHopState {
+    /// The neighbour's address is known.
+    Resolved,
+    /// The neighbour does not answer, or has not yet.
+    Unresolved,
+    /// The interface is down or gone.
+    Down,
+    /// A state that a newer daemon knows.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The interfaces of a daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interfaces {
+    /// The interfaces, ordered by name.
+    pub interfaces: Vec<Interface>,
+}
+
+/// An interface in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// The kernel's number, `None` while it is missing.
+    #[serde(default)]
+    pub ifindex: Option<u32>,
+    /// Whether it is up.
+    pub up: bool,
+    /// Its MTU in bytes, without the link-layer header.
+    pub mtu: u32,
+    /// Its link-layer address, six octets with colons; `None` if it has none.
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// Its addresses.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// How the data plane sees it, as `xdp-native`, `xdp-generic`, `packet-socket` or `tun`.
+    #[serde(default)]
+    pub attached: Option<String>,
+    /// Whether packets of sources are accepted on it.
+    #[serde(default)]
+    pub accepts_sources: bool,
+    /// The IGMP querier of its network, `None` if IGMP is not spoken on it.
+    #[serde(default)]
+    pub querier: Option<Querier>,
+}
+
+/// Who asks for members on a network (RFC 9776 §6.6.2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Querier {
+    /// Its address, `None` while there is none.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+    /// Whether it is this daemon.
+    pub ours: bool,
+    /// The version of IGMP that is spoken.
+    pub igmp_version: u8,
+    /// Groups with members on the network.
+    #[serde(default)]
+    pub groups: u64,
+}

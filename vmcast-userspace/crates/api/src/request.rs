@@ -1,0 +1,69 @@
+//! What may be asked.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::page::Page;
+
+/// A question to a daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    /// Who the daemon is and how it is doing; every role answers.
+    Status,
+    /// The streams that are known: (S,G) and (*,G).
+    GroupList {
+        /// Which part of the list.
+        #[serde(flatten)]
+        page: Page,
+    },
+    /// Who gets copies.
+    MemberList {
+        /// Only members of this group.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<IpAddr>,
+        /// Which part of the list.
+        #[serde(flatten)]
+        page: Page,
+    },
+    /// The tunnels to upstreams and members.
+    TunnelList {
+        /// Which part of the list.
+        #[serde(flatten)]
+        page: Page,
+    },
+    /// The interfaces in use.
+    InterfaceList,
+    /// Counters.
+    Stats,
+    /// The nodes that are registered; only the admin answers.
+    NodeList {
+        /// Which part of the list.
+        #[serde(flatten)]
+        page: Page,
+    },
+    /// The cache of nearest VMRs; only the admin answers.
+    CacheList {
+        /// Which part of the list.
+        #[serde(flatten)]
+        page: Page,
+    },
+}
+
+impl Request {
+    /// The name of the question on the wire.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::GroupList { .. } => "group-list",
+            Self::MemberList { .. } => "member-list",
+            Self::TunnelList { .. } => "tunnel-list",
+            Self::InterfaceList => "interface-list",
+            Self::Stats => "stats",
+            Self::NodeList { .. } => "node-list",
+            Self::CacheList { .. } => "cache-list",
+        }
+    }
+}

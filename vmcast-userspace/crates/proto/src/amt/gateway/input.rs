@@ -1,0 +1,29 @@
+//! What a gateway reacts to.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::Filter;
+
+/// What a gateway reacts to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input<'a> {
+    /// A UDP datagram came in on the gateway's port.
+    Datagram {
+        /// The address and port it came from.
+        remote: SocketAddr,
+        /// Its payload.
+        bytes: &'a [u8],
+    },
+    /// Something else is wanted of a group than before.
+    SetMembership {
+        /// The group.
+        group: IpAddr,
+        /// All that is wanted of it now.
+        filter: Filter,
+    },
+    /// The gateway's own address or port has changed, or the relay may have forgotten it: shake
+    /// hands again at once.
+    LocalChanged,
+    /// Leave everything; the gateway is of no use afterwards.
+    Stop,
+}

@@ -1,0 +1,67 @@
+//! What an operator sets.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use crate::host_state::Limits;
+
+/// Configuration of a relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The unicast address that Relay Advertisements name; `None` names the address the Relay
+    /// Discovery came to, which is right unless that one is anycast.
+    pub advertised: Option<IpAddr>,
+    /// Random bytes from which every secret for the Response MAC is derived.
+    pub secret_seed: [u8; 16],
+    /// How long a secret makes new Response MACs; it is accepted for as long again. RFC 7450
+    /// §5.3 wants it no longer than two hours. Never shorter than the membership interval.
+    pub secret_lifetime: Duration,
+    /// Source address of the encapsulated General Query.
+    pub query_source: Ipv4Addr,
+    /// How often a gateway repeats the handshake (RFC 9776 §8.2), in whole seconds.
+    pub query_interval: Duration,
+    /// For how long a gateway may spread its reports (RFC 9776 §8.3).
+    pub query_response_interval: Duration,
+    /// How many handshakes in a row may fail (RFC 9776 §8.1), 1 to 7.
+    pub robustness: u8,
+    /// Tunnels at a time.
+    pub max_tunnels: u32,
+    /// Tunnels at a time of one source address: as many gateways as may stand behind one
+    /// translator.
+    pub max_tunnels_per_source: u32,
+    /// Groups of one tunnel and sources of one group.
+    pub limits: Limits,
+    /// Relay Discoveries and Requests answered per second, of all gateways together.
+    pub answers_per_second: u32,
+    /// How long a tunnel without groups is kept, so that a change of channel is no new tunnel.
+    pub idle_linger: Duration,
+}
+
+impl Config {
+    /// The defaults of RFC 7450 and RFC 9776, room for 100,000 tunnels.
+    #[must_use]
+    pub fn new(secret_seed: [u8; 16]) -> Self {
+        Self {
+            advertised: None,
+            secret_seed,
+            secret_lifetime: Duration::from_secs(2 * 3600),
+            query_source: Ipv4Addr::UNSPECIFIED,
+            query_interval: Duration::from_secs(125),
+            query_response_interval: Duration::from_secs(10),
+            robustness: 2,
+            max_tunnels: 131_072,
+            max_tunnels_per_source: 1_024,
+            limits: Limits::default(),
+            answers_per_second: 20_000,
+            idle_linger: Duration::from_secs(30),
+        }
+    }
+
+    /// How long a tunnel lives after the last Membership Update (RFC 9776 §8.4).
+    #[must_use]
+    pub fn membership_interval(&self) -> Duration {
+        self.query_interval * u32::from(self.robustness) + self.query_response_interval
+    }
+}

@@ -1,0 +1,59 @@
+//! What happened, for the operator.
+
+use crate::amt::counters::counters;
+
+counters! {
+    /// Counts since the relay was made.
+    pub struct Counters {
+        /// Relay Discoveries answered.
+        discoveries,
+        /// Requests answered.
+        requests,
+        /// Requests answered with the L flag, because a limit is reached.
+        requests_limited,
+        /// Membership Updates applied.
+        updates,
+        /// Teardowns carried out.
+        teardowns,
+        /// Tunnels made.
+        tunnels_up,
+        /// Tunnels ended because no Membership Update came in time.
+        tunnels_expired,
+        /// Datagrams that are no AMT message.
+        malformed,
+        /// Messages that only a relay sends.
+        unexpected,
+        /// Multicast Data from a gateway.
+        stranger_data,
+        /// Datagrams from an address that nobody can have, or to one we cannot answer from.
+        bad_address,
+        /// Relay Discoveries and Requests not answered because there are too many.
+        rate_limited,
+        /// Requests for MLD, which this relay does not serve.
+        unsupported_family,
+        /// Membership Updates and Teardowns with a wrong Response MAC.
+        bad_mac,
+        /// Membership Updates whose datagram is broken or carries no report.
+        bad_report,
+        /// Reports with another TTL than 1.
+        bad_ttl,
+        /// Reports with a source or destination address that no report has.
+        bad_report_address,
+        /// Reports without the Router Alert option; they are accepted.
+        no_router_alert,
+        /// Membership Updates of unknown gateways that join nothing.
+        nothing_joined,
+        /// Membership Updates refused because there are too many tunnels.
+        refused_tunnels,
+        /// Membership Updates refused because there are too many tunnels of that address.
+        refused_tunnels_per_source,
+        /// Group records refused because of too many groups or sources.
+        refused_records,
+        /// Group records for groups that nobody can join.
+        ignored_records,
+        /// Groups forgotten because they were no longer reported, while the tunnel lives.
+        groups_expired,
+        /// Teardowns of tunnels that do not exist.
+        unknown_teardowns,
+    }
+}

@@ -1,0 +1,137 @@
+//! The Response MAC: proof, without state, that a gateway received what was sent to its address
+//! (RFC 7450 §5.3.5).
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use siphasher::{sip::SipHasher24, sip128};
+use vmcast_wire::amt::ResponseMac;
+
+/// The secret that makes Response MACs, and the one before it, which is still accepted.
+#[derive(Clone)]
+pub(super) struct Secrets {
+    seed: [u8; 16],
+    generation: u64,
+    current: [u8; 16],
+    previous: Option<[u8; 16]>,
+    lifetime: Duration,
+    rotation: Instant,
+}
+
+impl Secrets {
+    pub(super) fn new(now: Instant, seed: [u8; 16], lifetime: Duration) -> Self {
+        Self {
+            seed,
+            generation: 0,
+            current: derive(&seed, 0),
+            previous: None,
+            lifetime,
+            rotation: now + lifetime,
+        }
+    }
+
+    /// When the next secret is due.
+    pub(super) const fn rotation(&self) -> Instant {
+        self.rotation
+    }
+
+    /// Takes as many new secrets as are due.
+    pub(super) fn rotate(&mut self, now: Instant) {
+        while self.rotation <= now {
+            self.generation += 1;
+            self.previous = Some(std::mem::replace(&mut self.current, derive(&self.seed, self.generation)));
+            self.rotation += self.lifetime;
+        }
+    }
+
+    /// Makes the MAC for a Request of this nonce from this address and port.
+    pub(super) fn make(&self, gateway: SocketAddr, nonce: u32) -> ResponseMac {
+        mac(&self.current, gateway, nonce)
+    }
+
+    /// Whether we made this MAC for that address, port and nonce not long ago.
+    pub(super) fn accepts(&self, gateway: SocketAddr, nonce: u32, claimed: ResponseMac) -> bool {
+        let matches = |secret: &[u8; 16]| {
+            let expected = mac(secret, gateway, nonce);
+            // Every byte is looked at, so that the time taken tells nothing.
+            expected.iter().zip(claimed).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+        };
+        matches(&self.current) | self.previous.as_ref().is_some_and(matches)
+    }
+}
+
+fn derive(seed: &[u8; 16], generation: u64) -> [u8; 16] {
+    sip128::SipHasher24::new_with_key(seed).hash(&generation.to_be_bytes()).as_bytes()
+}
+
+/// SipHash-2-4 over address, port and nonce, cut to 48 bits.
+fn mac(secret: &[u8; 16], gateway: SocketAddr, nonce: u32) -> ResponseMac {
+    let mut input = [0; 16 + 2 + 4];
+    let length = match gateway.ip() {
+        IpAddr::V4(v4) => {
+            input[..4].copy_from_slice(&v4.octets());
+            4
+        }
+        IpAddr::V6(v6) => {
+            input[..16].copy_from_slice(&v6.octets());
+            16
+        }
+    };
+    input[length..length + 2].copy_from_slice(&gateway.port().to_be_bytes());
+    input[length + 2..length + 6].copy_from_slice(&nonce.to_be_bytes());
+    let [mac @ .., _, _] = SipHasher24::new_with_key(secret).hash(&input[..length + 6]).to_be_bytes();
+    mac
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIFETIME: Duration = Duration::from_secs(100);
+
+    fn gateway() -> SocketAddr {
+        "198.51.100.7:40000".parse().unwrap()
+    }
+
+    #[test]
+    fn a_mac_is_good_for_its_address_port_and_nonce_only() {
+        let secrets = Secrets::new(vmcast_sim::epoch(), [1; 16], LIFETIME);
+        let mac = secrets.make(gateway(), 7);
+        assert!(secrets.accepts(gateway(), 7, mac));
+        assert!(!secrets.accepts(gateway(), 8, mac));
+        assert!(!secrets.accepts("198.51.100.8:40000".parse().unwrap(), 7, mac));
+        assert!(!secrets.accepts("198.51.100.7:40001".parse().unwrap(), 7, mac));
+        assert!(!secrets.accepts("[2001:db8::7]:40000".parse().unwrap(), 7, mac));
+        for bit in 0..48 {
+            let mut wrong = mac;
+            wrong[bit / 8] ^= 1 << (bit % 8);
+            assert!(!secrets.accepts(gateway(), 7, wrong), "bit {bit}");
+        }
+        let other = Secrets::new(vmcast_sim::epoch(), [2; 16], LIFETIME);
+        assert!(!other.accepts(gateway(), 7, mac));
+    }
+
+    #[test]
+    fn a_mac_outlives_one_rotation_and_not_two() {
+        let start = vmcast_sim::epoch();
+        let mut secrets = Secrets::new(start, [1; 16], LIFETIME);
+        let mac = secrets.make(gateway(), 7);
+        secrets.rotate(start + LIFETIME);
+        assert_ne!(secrets.make(gateway(), 7), mac);
+        assert!(secrets.accepts(gateway(), 7, mac));
+        assert_eq!(secrets.rotation(), start + LIFETIME * 2);
+        secrets.rotate(start + LIFETIME * 2);
+        assert!(!secrets.accepts(gateway(), 7, mac));
+    }
+
+    #[test]
+    fn after_a_long_sleep_neither_secret_of_before_is_left() {
+        let start = vmcast_sim::epoch();
+        let mut secrets = Secrets::new(start, [1; 16], LIFETIME);
+        let mac = secrets.make(gateway(), 7);
+        secrets.rotate(start + LIFETIME * 10);
+        assert!(!secrets.accepts(gateway(), 7, mac));
+    }
+}

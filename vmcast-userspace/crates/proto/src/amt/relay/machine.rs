@@ -1,0 +1,450 @@
+//! The relay's machine.
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use vmcast_common::hdr::ipv4::PROTO_IGMP;
+use vmcast_wire::{
+    amt::{GatewayAddress, Message, ResponseMac},
+    igmp, ipv4,
+};
+
+use super::{
+    bucket::TokenBucket,
+    config::Config,
+    counters::Counters,
+    input::Input,
+    mac::Secrets,
+    output::{DownReason, Event, Output},
+    table::{Queue, Table},
+    timer::Timer,
+    tunnel::{Ends, LimitError, Moment, Tunnel, TunnelInfo},
+};
+use crate::{
+    Filter, Machine,
+    host_state::{Applied, HostState},
+};
+
+/// Outputs that an emptied queue keeps room for.
+const OUTPUTS_KEPT: usize = 64;
+
+/// An AMT relay (RFC 7450 §5.3).
+pub struct Relay {
+    config: Config,
+    /// When the relay was made.
+    base: Instant,
+    secrets: Secrets,
+    answers: TokenBucket,
+    /// The encapsulated General Query, the same for every gateway.
+    general_query: Vec<u8>,
+    table: Table,
+    counters: Counters,
+    outputs: VecDeque<Output>,
+}
+
+impl Relay {
+    /// Makes a relay without tunnels.
+    #[must_use]
+    pub fn new(now: Instant, config: Config) -> Self {
+        // A gateway uses one Response MAC until the next handshake.
+        let lifetime = config.secret_lifetime.max(config.membership_interval()).max(Duration::from_secs(1));
+        Self {
+            base: now,
+            secrets: Secrets::new(now, config.secret_seed, lifetime),
+            answers: TokenBucket::new(now, config.answers_per_second),
+            general_query: general_query(&config),
+            table: Table::new(&config.secret_seed),
+            counters: Counters::default(),
+            outputs: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub const fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// How many tunnels there are.
+    #[must_use]
+    pub const fn tunnel_count(&self) -> u32 {
+        self.table.len()
+    }
+
+    /// Our end and the gateway's end of a tunnel.
+    #[must_use]
+    pub fn ends(&self, id: u32) -> Option<(SocketAddr, SocketAddr)> {
+        let ends = &self.table.get(id)?.ends;
+        Some((self.table.local(ends), ends.remote()))
+    }
+
+    /// Every tunnel, in the order of the ids.
+    pub fn tunnels(&self) -> impl Iterator<Item = TunnelInfo> + '_ {
+        self.table.iter().map(|(id, tunnel)| TunnelInfo {
+            id,
+            local: self.table.local(&tunnel.ends),
+            remote: tunnel.ends.remote(),
+            since: tunnel.since.instant(self.base),
+            updated: tunnel.updated.instant(self.base),
+            groups: tunnel.host.groups().collect(),
+        })
+    }
+
+    /// Makes a tunnel again that a relay before this one had, as if an update had come now, and
+    /// returns its id. It is announced by events like any other. An existing tunnel takes the
+    /// groups in addition.
+    ///
+    /// # Errors
+    /// What exceeds the limits of this relay; then nothing changed.
+    pub fn adopt(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        groups: impl IntoIterator<Item = (IpAddr, Filter)>,
+    ) -> Result<u32, LimitError> {
+        let moment = Moment::at(self.base, now);
+        let ends =
+            self.table.ends(local, remote).ok_or(LimitError::Tunnels { limit: self.config.max_tunnels })?;
+        let known = self.table.find(&ends);
+        let mut host =
+            known.and_then(|id| self.table.get(id)).map_or_else(HostState::default, |t| t.host.clone());
+        let mut changed = Vec::new();
+        for (group, filter) in groups {
+            let set = host.set(group, &filter, &self.config.limits, moment.seconds());
+            if set.ok_or(LimitError::Groups { group })? {
+                changed.push((group, filter));
+            }
+        }
+        let id = match known {
+            Some(id) => {
+                self.table.update(moment, id, |old| *old = host);
+                id
+            }
+            None => {
+                self.room_for(&ends)?;
+                self.create(moment, ends, host)
+            }
+        };
+        self.announce(id, changed);
+        Ok(id)
+    }
+
+    /// The timer that fires next, and when.
+    #[must_use]
+    pub fn next_timer(&self) -> (Timer, Instant) {
+        let deadline = |queue, lifetime| {
+            self.table.oldest(queue).map(|(_, updated)| updated.instant(self.base) + lifetime)
+        };
+        let timers = [
+            (Timer::MembershipExpiry, deadline(Queue::Member, self.config.membership_interval())),
+            (Timer::IdleLinger, deadline(Queue::Idle, self.config.idle_linger)),
+        ];
+        let rotation = (Timer::SecretRotation, self.secrets.rotation());
+        let running = timers.into_iter().filter_map(|(timer, at)| Some((timer, at?)));
+        running.fold(rotation, |first, other| if other.1 < first.1 { other } else { first })
+    }
+
+    fn room_for(&self, ends: &Ends) -> Result<(), LimitError> {
+        let address = ends.remote_ip;
+        if self.table.len() >= self.config.max_tunnels {
+            Err(LimitError::Tunnels { limit: self.config.max_tunnels })
+        } else if self.table.has_tunnels(address, self.config.max_tunnels_per_source) {
+            Err(LimitError::TunnelsPerSource { address, limit: self.config.max_tunnels_per_source })
+        } else {
+            Ok(())
+        }
+    }
+
+    fn create(&mut self, now: Moment, ends: Ends, host: HostState) -> u32 {
+        let id = self.table.insert(now, ends, host);
+        self.counters.tunnels_up += 1;
+        let (local, remote) = (self.table.local(&ends), ends.remote());
+        self.outputs.push_back(Output::Event(Event::TunnelUp { id, local, remote }));
+        id
+    }
+
+    fn announce(&mut self, id: u32, changed: impl IntoIterator<Item = (IpAddr, Filter)>) {
+        let events = changed.into_iter().map(|(group, filter)| Event::Membership { id, group, filter });
+        self.outputs.extend(events.map(Output::Event));
+    }
+
+    fn take_down(&mut self, id: u32, reason: DownReason) {
+        let Some(Tunnel { ends, host, .. }) = self.table.remove(id) else { return };
+        self.announce(id, host.groups().map(|(group, _)| (group, Filter::none())));
+        self.outputs.push_back(Output::Event(Event::TunnelDown { id, remote: ends.remote(), reason }));
+    }
+
+    fn on_datagram(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) {
+        let Ok(message) = Message::parse(bytes) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        if !unicast(remote) || local.ip().is_unspecified() || local.is_ipv4() != remote.is_ipv4() {
+            self.counters.bad_address += 1;
+            return;
+        }
+        match message {
+            Message::RelayDiscovery { nonce } => self.on_discovery(now, local, remote, nonce),
+            Message::Request { ipv6: true, .. } => self.counters.unsupported_family += 1,
+            Message::Request { ipv6: false, nonce } => {
+                // Linux drops a query with the gateway address fields; without them it takes one.
+                let gateway = (!Message::is_linux_request(bytes)).then_some(remote.into());
+                self.on_request(now, local, remote, nonce, gateway);
+            }
+            Message::MembershipUpdate { response_mac, nonce, update } => {
+                self.on_update(now, local, remote, nonce, response_mac, update);
+            }
+            Message::Teardown { response_mac, nonce, gateway } => {
+                self.on_teardown(local, gateway.socket_addr(), nonce, response_mac);
+            }
+            Message::MulticastData { .. } => self.counters.stranger_data += 1,
+            Message::RelayAdvertisement { .. } | Message::MembershipQuery { .. } => {
+                self.counters.unexpected += 1
+            }
+        }
+    }
+
+    /// RFC 7450 §5.3.3.
+    fn on_discovery(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, nonce: u32) {
+        let relay = self.config.advertised.unwrap_or(local.ip());
+        if relay.is_ipv4() != local.is_ipv4() {
+            self.counters.bad_address += 1;
+        } else if self.may_answer(now) {
+            self.counters.discoveries += 1;
+            let bytes = Message::RelayAdvertisement { nonce, relay }.to_vec();
+            self.outputs.push_back(Output::Transmit { local, remote, bytes });
+        }
+    }
+
+    /// RFC 7450 §5.3.3.3.
+    fn on_request(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        nonce: u32,
+        gateway: Option<GatewayAddress>,
+    ) {
+        if !self.may_answer(now) {
+            return;
+        }
+        let ends = self.table.ends(local, remote);
+        let limit = ends.is_none_or(|ends| self.table.find(&ends).is_none() && self.room_for(&ends).is_err());
+        self.counters.requests += 1;
+        self.counters.requests_limited += u64::from(limit);
+        let bytes = Message::MembershipQuery {
+            response_mac: self.secrets.make(remote, nonce),
+            nonce,
+            limit,
+            gateway,
+            query: &self.general_query,
+        }
+        .to_vec();
+        self.outputs.push_back(Output::Transmit { local, remote, bytes });
+    }
+
+    /// RFC 7450 §5.3.3.
+    fn on_update(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        nonce: u32,
+        response_mac: ResponseMac,
+        update: &[u8],
+    ) {
+        if !self.secrets.accepts(remote, nonce, response_mac) {
+            self.counters.bad_mac += 1;
+            return;
+        }
+        let Some(report) = self.unwrap_report(update) else { return };
+        let Some(ends) = self.table.ends(local, remote) else {
+            self.counters.refused_tunnels += 1;
+            return;
+        };
+        let moment = Moment::at(self.base, now);
+        match self.table.find(&ends) {
+            Some(id) => self.on_member_report(moment, id, &report),
+            None => self.on_first_report(moment, ends, &report),
+        }
+    }
+
+    fn on_member_report(&mut self, now: Moment, id: u32, report: &igmp::Message) {
+        let limits = self.config.limits;
+        let oldest = now.0.saturating_sub(millis(self.config.membership_interval()));
+        let result = self.table.update(now, id, |host| {
+            let applied = host.apply(report, &limits, now.seconds());
+            (applied, host.expire(Moment(oldest).seconds()))
+        });
+        let Some((applied, stale)) = result else { return };
+        self.counters.updates += 1;
+        self.counters.groups_expired += stale.len() as u64;
+        self.count(&applied);
+        self.announce(id, applied.changed);
+        self.announce(id, stale.into_iter().map(|group| (group, Filter::none())));
+    }
+
+    fn on_first_report(&mut self, now: Moment, ends: Ends, report: &igmp::Message) {
+        match self.room_for(&ends) {
+            Ok(()) => {}
+            Err(LimitError::TunnelsPerSource { .. }) => {
+                self.counters.refused_tunnels_per_source += 1;
+                return;
+            }
+            Err(LimitError::Tunnels { .. } | LimitError::Groups { .. }) => {
+                self.counters.refused_tunnels += 1;
+                return;
+            }
+        }
+        let mut host = HostState::default();
+        let applied = host.apply(report, &self.config.limits, now.seconds());
+        self.count(&applied);
+        if host.is_empty() {
+            self.counters.nothing_joined += 1;
+            return;
+        }
+        self.counters.updates += 1;
+        let id = self.create(now, ends, host);
+        self.announce(id, applied.changed);
+    }
+
+    /// RFC 7450 §5.3.3: the tunnel named in the message ends, whoever sent it, for only its own
+    /// gateway knows that Response MAC.
+    fn on_teardown(&mut self, local: SocketAddr, gateway: SocketAddr, nonce: u32, response_mac: ResponseMac) {
+        if !self.secrets.accepts(gateway, nonce, response_mac) {
+            self.counters.bad_mac += 1;
+            return;
+        }
+        let id = self.table.ends(local, gateway).and_then(|ends| self.table.find(&ends));
+        match id {
+            Some(id) => {
+                self.counters.teardowns += 1;
+                self.take_down(id, DownReason::Teardown);
+            }
+            None => self.counters.unknown_teardowns += 1,
+        }
+    }
+
+    /// Takes the IGMP report out of its IP datagram (RFC 7450 §5.1.5, RFC 9776 §4).
+    fn unwrap_report(&mut self, update: &[u8]) -> Option<igmp::Message> {
+        let Some(datagram) =
+            ipv4::decapsulate(update).ok().filter(|datagram| datagram.protocol == PROTO_IGMP)
+        else {
+            self.counters.bad_report += 1;
+            return None;
+        };
+        if datagram.ttl != 1 {
+            self.counters.bad_ttl += 1;
+            return None;
+        }
+        let Ok(report) = igmp::Message::parse(datagram.payload) else {
+            self.counters.bad_report += 1;
+            return None;
+        };
+        let to = datagram.destination;
+        let addressed = match &report {
+            igmp::Message::ReportV1 { group } | igmp::Message::ReportV2 { group } => to == *group,
+            igmp::Message::LeaveGroup { group } => to == igmp::ALL_ROUTERS || to == *group,
+            igmp::Message::ReportV3 { .. } => to == igmp::ALL_IGMPV3_ROUTERS,
+            igmp::Message::QueryV1 | igmp::Message::QueryV2 { .. } | igmp::Message::QueryV3(_) => {
+                self.counters.bad_report += 1;
+                return None;
+            }
+        };
+        if !addressed || datagram.source.is_multicast() || datagram.source.is_broadcast() {
+            self.counters.bad_report_address += 1;
+            return None;
+        }
+        self.counters.no_router_alert += u64::from(!datagram.router_alert);
+        Some(report)
+    }
+
+    fn count(&mut self, applied: &Applied) {
+        self.counters.refused_records += u64::from(applied.refused);
+        self.counters.ignored_records += u64::from(applied.ignored);
+    }
+
+    fn may_answer(&mut self, now: Instant) -> bool {
+        let may = self.answers.take(now);
+        self.counters.rate_limited += u64::from(!may);
+        may
+    }
+}
+
+impl Machine for Relay {
+    type Input<'a> = Input<'a>;
+    type Output = Output;
+
+    fn handle_input(&mut self, now: Instant, input: Input<'_>) {
+        match input {
+            Input::Datagram { local, remote, bytes } => self.on_datagram(now, local, remote, bytes),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        loop {
+            let (timer, at) = self.next_timer();
+            if at > now {
+                return;
+            }
+            match timer {
+                Timer::SecretRotation => self.secrets.rotate(now),
+                Timer::MembershipExpiry => {
+                    if let Some((id, _)) = self.table.oldest(Queue::Member) {
+                        self.counters.tunnels_expired += 1;
+                        self.take_down(id, DownReason::Expired);
+                    }
+                }
+                Timer::IdleLinger => {
+                    if let Some((id, _)) = self.table.oldest(Queue::Idle) {
+                        self.take_down(id, DownReason::Idle);
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        Some(self.next_timer().1)
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        let output = self.outputs.pop_front();
+        if output.is_none() {
+            self.outputs.shrink_to(OUTPUTS_KEPT);
+        }
+        output
+    }
+}
+
+/// The IGMPv3 General Query in IP with Router Alert (RFC 7450 §5.3.3.3, RFC 9776 §4.1).
+fn general_query(config: &Config) -> Vec<u8> {
+    let query = igmp::Message::QueryV3(igmp::QueryV3 {
+        max_resp_time: config.query_response_interval,
+        group: std::net::Ipv4Addr::UNSPECIFIED,
+        suppress_router_side_processing: false,
+        robustness_variable: config.robustness,
+        query_interval: config.query_interval,
+        sources: Vec::new(),
+    });
+    let tos = ipv4::TOS_INTERNETWORK_CONTROL;
+    ipv4::encapsulate(config.query_source, igmp::ALL_SYSTEMS, 1, tos, PROTO_IGMP, true, &query.emit())
+}
+
+/// Whether an answer to this address can reach anyone, and one alone.
+fn unicast(address: SocketAddr) -> bool {
+    let group = match address.ip() {
+        IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified(),
+        IpAddr::V6(v6) => v6.is_multicast() || v6.is_unspecified(),
+    };
+    !group && address.port() != 0
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

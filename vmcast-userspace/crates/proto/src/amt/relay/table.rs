@@ -1,0 +1,365 @@
+//! All tunnels: found by their ends, counted by source address, queued by deadline.
+//!
+//! Two queues hold every tunnel, one for those with groups and one for those without. All tunnels
+//! of a queue live equally long after their last update, so a doubly linked list in order of
+//! update is in order of deadline: an update moves a tunnel to the tail, expiry takes the head.
+//! Ids are indices from 1 into blocks that never move, so growing copies nothing.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hashbrown::HashTable;
+use siphasher::sip::SipHasher13;
+
+use super::tunnel::{Ends, Moment, Tunnel};
+use crate::host_state::HostState;
+
+const BLOCK: usize = 1_024;
+
+/// Which deadline a tunnel waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Queue {
+    /// With groups: expires without an update.
+    Member,
+    /// Without groups: lingers.
+    Idle,
+}
+
+impl Queue {
+    const fn of(host: &HostState) -> Self {
+        if host.is_empty() { Self::Idle } else { Self::Member }
+    }
+}
+
+#[derive(Debug)]
+enum Slot {
+    Vacant { next: u32 },
+    Tunnel(Tunnel),
+}
+
+/// Head and tail of a queue, 0 if it is empty.
+#[derive(Clone, Copy, Debug, Default)]
+struct List {
+    head: u32,
+    tail: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Table {
+    blocks: Vec<Box<[Slot]>>,
+    /// The first vacant slot, 0 if there is none.
+    vacant: u32,
+    length: u32,
+    by_ends: HashTable<u32>,
+    by_address: HashTable<u32>,
+    /// Keyed, so that a peer cannot choose addresses that collide.
+    hasher: SipHasher13,
+    locals: Vec<SocketAddr>,
+    member: List,
+    idle: List,
+}
+
+impl Table {
+    pub(super) fn new(hash_key: &[u8; 16]) -> Self {
+        Self {
+            blocks: Vec::new(),
+            vacant: 0,
+            length: 0,
+            by_ends: HashTable::new(),
+            by_address: HashTable::new(),
+            hasher: SipHasher13::new_with_key(hash_key),
+            locals: Vec::new(),
+            member: List::default(),
+            idle: List::default(),
+        }
+    }
+
+    pub(super) const fn len(&self) -> u32 {
+        self.length
+    }
+
+    /// Names the two ends; `None` if we were reached under more addresses than a host can have.
+    pub(super) fn ends(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<Ends> {
+        let known = self.locals.iter().position(|known| *known == local);
+        let index = known.unwrap_or(self.locals.len());
+        let ends =
+            Ends { remote_ip: remote.ip(), remote_port: remote.port(), local: u16::try_from(index).ok()? };
+        if known.is_none() {
+            self.locals.push(local);
+        }
+        Some(ends)
+    }
+
+    pub(super) fn local(&self, ends: &Ends) -> SocketAddr {
+        self.locals[usize::from(ends.local)]
+    }
+
+    pub(super) fn find(&self, ends: &Ends) -> Option<u32> {
+        let hash = hash_ends(&self.hasher, ends);
+        self.by_ends.find(hash, |id| self.get(*id).is_some_and(|tunnel| tunnel.ends == *ends)).copied()
+    }
+
+    /// Whether an address has at least so many tunnels; looks at no more than that many.
+    pub(super) fn has_tunnels(&self, address: IpAddr, at_least: u32) -> bool {
+        let of_address = |id: &&u32| self.get(**id).is_some_and(|tunnel| tunnel.ends.remote_ip == address);
+        let hash = hash_address(&self.hasher, address);
+        let at_least = usize::try_from(at_least).unwrap_or(usize::MAX);
+        self.by_address.iter_hash(hash).filter(of_address).take(at_least).count() >= at_least
+    }
+
+    pub(super) fn get(&self, id: u32) -> Option<&Tunnel> {
+        let (block, at) = position(id)?;
+        match self.blocks.get(block)?.get(at)? {
+            Slot::Tunnel(tunnel) => Some(tunnel),
+            Slot::Vacant { .. } => None,
+        }
+    }
+
+    fn get_mut(&mut self, id: u32) -> Option<&mut Tunnel> {
+        let (block, at) = position(id)?;
+        match self.blocks.get_mut(block)?.get_mut(at)? {
+            Slot::Tunnel(tunnel) => Some(tunnel),
+            Slot::Vacant { .. } => None,
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Tunnel)> {
+        (1..).zip(self.blocks.iter().flatten()).filter_map(|(id, slot)| match slot {
+            Slot::Tunnel(tunnel) => Some((id, tunnel)),
+            Slot::Vacant { .. } => None,
+        })
+    }
+
+    /// Adds a tunnel whose ends are not in the table yet.
+    pub(super) fn insert(&mut self, now: Moment, ends: Ends, host: HostState) -> u32 {
+        if self.vacant == 0 {
+            self.add_block();
+        }
+        let id = self.vacant;
+        let queue = Queue::of(&host);
+        let tunnel = Tunnel { ends, host, since: now, updated: now, previous: 0, next: 0 };
+        if let Some((block, at)) = position(id) {
+            let slot = std::mem::replace(&mut self.blocks[block][at], Slot::Tunnel(tunnel));
+            self.vacant = match slot {
+                Slot::Vacant { next } => next,
+                Slot::Tunnel(_) => unreachable!("the list of vacant slots holds vacant slots only"),
+            };
+        }
+        self.length += 1;
+        self.append(queue, id);
+        let Self { blocks, hasher, by_ends, by_address, .. } = self;
+        by_ends.insert_unique(hash_ends(hasher, &ends), id, |id| {
+            ends_of(blocks, *id).map_or(0, |ends| hash_ends(hasher, &ends))
+        });
+        by_address.insert_unique(hash_address(hasher, ends.remote_ip), id, |id| {
+            ends_of(blocks, *id).map_or(0, |ends| hash_address(hasher, ends.remote_ip))
+        });
+        id
+    }
+
+    /// Changes what a tunnel wants, as of now, and queues it anew.
+    pub(super) fn update<R>(
+        &mut self,
+        now: Moment,
+        id: u32,
+        change: impl FnOnce(&mut HostState) -> R,
+    ) -> Option<R> {
+        let before = Queue::of(&self.get(id)?.host);
+        self.unlink(before, id);
+        let tunnel = self.get_mut(id)?;
+        let result = change(&mut tunnel.host);
+        tunnel.updated = now;
+        let after = Queue::of(&tunnel.host);
+        self.append(after, id);
+        Some(result)
+    }
+
+    pub(super) fn remove(&mut self, id: u32) -> Option<Tunnel> {
+        let tunnel = self.get(id)?;
+        let (ends, queue) = (tunnel.ends, Queue::of(&tunnel.host));
+        self.unlink(queue, id);
+        if let Ok(entry) = self.by_ends.find_entry(hash_ends(&self.hasher, &ends), |other| *other == id) {
+            entry.remove();
+        }
+        let hash = hash_address(&self.hasher, ends.remote_ip);
+        if let Ok(entry) = self.by_address.find_entry(hash, |other| *other == id) {
+            entry.remove();
+        }
+        let (block, at) = position(id)?;
+        let slot = std::mem::replace(&mut self.blocks[block][at], Slot::Vacant { next: self.vacant });
+        self.vacant = id;
+        self.length -= 1;
+        match slot {
+            Slot::Tunnel(tunnel) => Some(tunnel),
+            Slot::Vacant { .. } => None,
+        }
+    }
+
+    /// The tunnel of a queue that was updated longest ago.
+    pub(super) fn oldest(&self, queue: Queue) -> Option<(u32, Moment)> {
+        let head = self.list(queue).head;
+        self.get(head).map(|tunnel| (head, tunnel.updated))
+    }
+
+    fn add_block(&mut self) {
+        let first = u32::try_from(self.blocks.len() * BLOCK + 1).expect("fewer tunnels than a u32 can count");
+        let last = first + BLOCK as u32 - 1;
+        let slots = (first..=last).map(|id| Slot::Vacant { next: if id == last { 0 } else { id + 1 } });
+        self.blocks.push(slots.collect());
+        self.vacant = first;
+    }
+
+    const fn list(&self, queue: Queue) -> &List {
+        match queue {
+            Queue::Member => &self.member,
+            Queue::Idle => &self.idle,
+        }
+    }
+
+    const fn list_mut(&mut self, queue: Queue) -> &mut List {
+        match queue {
+            Queue::Member => &mut self.member,
+            Queue::Idle => &mut self.idle,
+        }
+    }
+
+    fn append(&mut self, queue: Queue, id: u32) {
+        let tail = self.list(queue).tail;
+        if let Some(tunnel) = self.get_mut(id) {
+            tunnel.previous = tail;
+            tunnel.next = 0;
+        }
+        match self.get_mut(tail) {
+            Some(last) => last.next = id,
+            None => self.list_mut(queue).head = id,
+        }
+        self.list_mut(queue).tail = id;
+    }
+
+    fn unlink(&mut self, queue: Queue, id: u32) {
+        let Some(Tunnel { previous, next, .. }) = self.get(id) else { return };
+        let (previous, next) = (*previous, *next);
+        match self.get_mut(previous) {
+            Some(tunnel) => tunnel.next = next,
+            None => self.list_mut(queue).head = next,
+        }
+        match self.get_mut(next) {
+            Some(tunnel) => tunnel.previous = previous,
+            None => self.list_mut(queue).tail = previous,
+        }
+    }
+}
+
+/// The place of an id; 0 is nobody's id.
+fn position(id: u32) -> Option<(usize, usize)> {
+    let index = usize::try_from(id.checked_sub(1)?).ok()?;
+    Some((index / BLOCK, index % BLOCK))
+}
+
+fn ends_of(blocks: &[Box<[Slot]>], id: u32) -> Option<Ends> {
+    let (block, at) = position(id)?;
+    match &blocks[block][at] {
+        Slot::Tunnel(tunnel) => Some(tunnel.ends),
+        Slot::Vacant { .. } => None,
+    }
+}
+
+fn hash_address(hasher: &SipHasher13, address: IpAddr) -> u64 {
+    match address {
+        IpAddr::V4(v4) => hasher.hash(&v4.octets()),
+        IpAddr::V6(v6) => hasher.hash(&v6.octets()),
+    }
+}
+
+fn hash_ends(hasher: &SipHasher13, ends: &Ends) -> u64 {
+    let mut input = [0; 20];
+    match ends.remote_ip {
+        IpAddr::V4(v4) => input[..4].copy_from_slice(&v4.octets()),
+        IpAddr::V6(v6) => input[..16].copy_from_slice(&v6.octets()),
+    }
+    input[16..18].copy_from_slice(&ends.remote_port.to_be_bytes());
+    input[18..20].copy_from_slice(&ends.local.to_be_bytes());
+    hasher.hash(&input)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Filter, host_state::Limits};
+
+    fn local() -> SocketAddr {
+        "192.0.2.1:2268".parse().unwrap()
+    }
+
+    fn host(groups: u8) -> HostState {
+        let mut host = HostState::default();
+        for last in 0..groups {
+            let group = IpAddr::from([239, 1, 1, last]);
+            host.set(group, &Filter::any(), &Limits::default(), 0).unwrap();
+        }
+        host
+    }
+
+    fn add(table: &mut Table, at: u64, port: u16, groups: u8) -> u32 {
+        let ends = table.ends(local(), SocketAddr::from(([10, 0, 0, 1], port))).unwrap();
+        table.insert(Moment(at), ends, host(groups))
+    }
+
+    fn drain(table: &mut Table, queue: Queue) -> Vec<u32> {
+        let mut order = Vec::new();
+        while let Some((id, _)) = table.oldest(queue) {
+            table.remove(id);
+            order.push(id);
+        }
+        order
+    }
+
+    #[test]
+    fn an_update_moves_a_tunnel_behind_all_others_and_between_the_queues() {
+        let mut table = Table::new(&[0; 16]);
+        let ids: Vec<_> = (1..=5).map(|port| add(&mut table, u64::from(port), port, 1)).collect();
+        assert_eq!(ids, [1, 2, 3, 4, 5]);
+        table.update(Moment(6), 1, |_| ());
+        table.update(Moment(7), 3, |_| ());
+        table.update(Moment(8), 5, |state| *state = host(0));
+        assert_eq!(table.oldest(Queue::Idle), Some((5, Moment(8))));
+        assert_eq!(drain(&mut table, Queue::Member), [2, 4, 1, 3]);
+        assert_eq!(drain(&mut table, Queue::Idle), [5]);
+        assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn ids_are_used_again_and_every_index_forgets_the_removed() {
+        let mut table = Table::new(&[0; 16]);
+        for port in 1..=3_000 {
+            add(&mut table, 0, port, 1);
+        }
+        let ends = table.ends(local(), "10.0.0.1:7".parse().unwrap()).unwrap();
+        assert_eq!(table.find(&ends), Some(7));
+        assert!(table.has_tunnels(ends.remote_ip, 3_000));
+        assert_eq!(table.remove(7).unwrap().ends, ends);
+        assert_eq!(table.find(&ends), None);
+        assert!(table.remove(7).is_none());
+        assert!(table.has_tunnels(ends.remote_ip, 2_999));
+        assert!(!table.has_tunnels(ends.remote_ip, 3_000));
+        assert_eq!(table.iter().count(), 2_999);
+        assert_eq!(add(&mut table, 0, 5_000, 1), 7);
+        assert_eq!(add(&mut table, 0, 5_001, 1), 3_001);
+    }
+
+    #[test]
+    fn the_same_gateway_has_a_tunnel_to_each_of_our_addresses() {
+        let mut table = Table::new(&[0; 16]);
+        let remote = "10.0.0.1:1".parse().unwrap();
+        let one = table.ends(local(), remote).unwrap();
+        let other = table.ends("192.0.2.2:2268".parse().unwrap(), remote).unwrap();
+        assert_ne!(one, other);
+        table.insert(Moment(0), one, host(1));
+        assert_eq!(table.find(&other), None);
+        assert_eq!(table.local(&other).to_string(), "192.0.2.2:2268");
+    }
+
+    #[test]
+    fn a_slot_takes_at_most_104_bytes() {
+        assert!(size_of::<Slot>() <= 104, "{}", size_of::<Slot>());
+    }
+}

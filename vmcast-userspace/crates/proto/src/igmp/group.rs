@@ -1,0 +1,308 @@
+//! The state of one group and how reports and time change it (RFC 9776 §6.2 to §6.5).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    time::Instant,
+};
+
+use vmcast_wire::igmp::RecordType;
+
+use super::info::{FilterMode, HostVersion};
+use crate::Filter;
+
+/// A group. An any-source membership, by far the most frequent, needs no memory but this.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// The group timer. It runs in EXCLUDE mode only, so its absence is INCLUDE mode.
+    pub(super) exclude_until: Option<Instant>,
+    /// The Older Host Present timer of version 2.
+    v2_host_until: Option<Instant>,
+    /// Since when there are members.
+    pub(super) since: Instant,
+    /// Who reported last.
+    pub(super) last_reporter: Ipv4Addr,
+    /// What few groups have.
+    pub(super) details: Option<Box<Details>>,
+}
+
+/// What few groups have: sources, questions under way, a host of version 1.
+#[derive(Debug, Default)]
+pub(super) struct Details {
+    pub(super) sources: BTreeMap<Ipv4Addr, Source>,
+    v1_host_until: Option<Instant>,
+    /// Group-Specific Queries still to send.
+    pub(super) group_queries_left: u8,
+    /// When to send the next specific query.
+    pub(super) next_query: Option<Instant>,
+}
+
+/// A source record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Source {
+    /// The source timer. Without it the source is excluded, which only EXCLUDE mode knows.
+    pub(super) until: Option<Instant>,
+    /// Group-and-Source-Specific Queries still to send.
+    pub(super) queries_left: u8,
+}
+
+/// What a report is measured against.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) now: Instant,
+    /// The present time plus the Group Membership Interval.
+    pub(super) membership_until: Instant,
+    pub(super) max_sources: usize,
+}
+
+/// What the tables of RFC 9776 §6.4.2 want asked: `Send Q(G)` and `Send Q(G,A)`.
+#[derive(Debug, Default)]
+pub(super) struct Ask {
+    pub(super) group: bool,
+    pub(super) sources: BTreeSet<Ipv4Addr>,
+}
+
+/// What became of a report.
+#[derive(Debug, Default)]
+pub(super) struct Applied {
+    pub(super) ask: Ask,
+    /// Sources refused because the group has too many.
+    pub(super) too_many: usize,
+    /// Whether the report, or its list, was ignored because of an older host.
+    pub(super) older_host: bool,
+}
+
+/// The deadlines of a group's timers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Deadlines {
+    pub(super) group: Option<Instant>,
+    pub(super) source: Option<Instant>,
+    pub(super) query: Option<Instant>,
+}
+
+impl Group {
+    /// A group without members yet.
+    pub(super) const fn new(now: Instant) -> Self {
+        Self {
+            exclude_until: None,
+            v2_host_until: None,
+            since: now,
+            last_reporter: Ipv4Addr::UNSPECIFIED,
+            details: None,
+        }
+    }
+
+    pub(super) const fn mode(&self) -> FilterMode {
+        match self.exclude_until {
+            Some(_) => FilterMode::Exclude,
+            None => FilterMode::Include,
+        }
+    }
+
+    /// Every source record with its timer.
+    pub(super) fn sources(&self) -> impl Iterator<Item = (Ipv4Addr, Option<Instant>)> + '_ {
+        self.details.iter().flat_map(|details| details.sources.iter().map(|(source, s)| (*source, s.until)))
+    }
+
+    /// Whether nobody wants anything of it.
+    pub(super) fn is_gone(&self) -> bool {
+        self.exclude_until.is_none() && self.sources().next().is_none()
+    }
+
+    /// What is to be forwarded (§6.3).
+    pub(super) fn filter(&self) -> Filter {
+        let pick = |running: bool| {
+            self.sources()
+                .filter(move |(_, until)| until.is_some() == running)
+                .map(|(source, _)| IpAddr::V4(source))
+                .collect()
+        };
+        match self.mode() {
+            FilterMode::Include => Filter::Include(pick(true)),
+            FilterMode::Exclude => Filter::Exclude(pick(false)),
+        }
+    }
+
+    pub(super) fn deadlines(&self) -> Deadlines {
+        Deadlines {
+            group: self.exclude_until,
+            source: self.sources().filter_map(|(_, until)| until).min(),
+            query: self.details.as_ref().and_then(|details| details.next_query),
+        }
+    }
+
+    /// The Group Compatibility Mode (§7.3.2).
+    pub(super) fn compatibility(&self, now: Instant) -> HostVersion {
+        let runs = |until: Option<Instant>| until.is_some_and(|until| until > now);
+        if runs(self.details.as_ref().and_then(|details| details.v1_host_until)) {
+            HostVersion::V1
+        } else if runs(self.v2_host_until) {
+            HostVersion::V2
+        } else {
+            HostVersion::V3
+        }
+    }
+
+    /// Notes the version of a host whose report was heard (§7.3.2).
+    pub(super) fn hear(&mut self, version: HostVersion, older_host_until: Instant) {
+        match version {
+            HostVersion::V1 => self.details().v1_host_until = Some(older_host_until),
+            HostVersion::V2 => self.v2_host_until = Some(older_host_until),
+            HostVersion::V3 => {}
+        }
+    }
+
+    /// Applies a record, read in the light of the Group Compatibility Mode.
+    pub(super) fn receive(
+        &mut self,
+        record_type: RecordType,
+        mut listed: BTreeSet<Ipv4Addr>,
+        terms: Terms,
+    ) -> Applied {
+        let mode = self.compatibility(terms.now);
+        let mut older_host = false;
+        if mode < HostVersion::V3 {
+            match record_type {
+                RecordType::BlockOldSources => return Applied { older_host: true, ..Applied::default() },
+                RecordType::ChangeToIncludeMode if mode == HostVersion::V1 => {
+                    return Applied { older_host: true, ..Applied::default() };
+                }
+                RecordType::ChangeToExcludeMode => {
+                    older_host = !listed.is_empty();
+                    listed.clear();
+                }
+                RecordType::ModeIsInclude
+                | RecordType::ModeIsExclude
+                | RecordType::ChangeToIncludeMode
+                | RecordType::AllowNewSources
+                | RecordType::Unrecognized(_) => {}
+            }
+        }
+        let mut applied = self.apply(record_type, &listed, terms);
+        applied.older_host = older_host;
+        self.trim();
+        applied
+    }
+
+    /// The tables of §6.4.1 and §6.4.2. Sets are written as there: INCLUDE (A), or EXCLUDE (X,Y)
+    /// with X the sources whose timer runs and Y those without.
+    fn apply(&mut self, record_type: RecordType, listed: &BTreeSet<Ipv4Addr>, terms: Terms) -> Applied {
+        let mut applied = Applied::default();
+        let group_timer = self.exclude_until;
+        match record_type {
+            RecordType::ModeIsInclude | RecordType::AllowNewSources => {
+                applied.too_many = self.renew(listed, terms);
+            }
+            RecordType::ChangeToIncludeMode => {
+                applied.ask.sources = self.running().filter(|source| !listed.contains(source)).collect();
+                applied.ask.group = group_timer.is_some();
+                applied.too_many = self.renew(listed, terms);
+            }
+            RecordType::ModeIsExclude => {
+                let fresh = group_timer.map(|_| terms.membership_until);
+                applied.too_many = self.exclude(listed, fresh, terms);
+            }
+            RecordType::ChangeToExcludeMode => {
+                applied.too_many = self.exclude(listed, group_timer, terms);
+                applied.ask.sources = self.running().filter(|source| listed.contains(source)).collect();
+            }
+            RecordType::BlockOldSources => {
+                if group_timer.is_some() {
+                    applied.too_many = self.add(listed, group_timer, terms.max_sources);
+                }
+                applied.ask.sources = self.running().filter(|source| listed.contains(source)).collect();
+            }
+            RecordType::Unrecognized(_) => {}
+        }
+        applied
+    }
+
+    /// Starts the timers of the listed sources anew; returns how many were refused.
+    fn renew(&mut self, listed: &BTreeSet<Ipv4Addr>, terms: Terms) -> usize {
+        if listed.is_empty() {
+            return 0;
+        }
+        let details = self.details();
+        for source in listed {
+            if let Some(known) = details.sources.get_mut(source) {
+                known.until = Some(terms.membership_until);
+            }
+        }
+        self.add(listed, Some(terms.membership_until), terms.max_sources)
+    }
+
+    /// Goes to EXCLUDE mode with the listed sources, those that are new with the timer `fresh`.
+    fn exclude(&mut self, listed: &BTreeSet<Ipv4Addr>, fresh: Option<Instant>, terms: Terms) -> usize {
+        if let Some(details) = &mut self.details {
+            details.sources.retain(|source, _| listed.contains(source));
+        }
+        self.exclude_until = Some(terms.membership_until);
+        self.add(listed, fresh, terms.max_sources)
+    }
+
+    /// Adds those of the listed sources that are not known; returns how many were refused.
+    fn add(&mut self, listed: &BTreeSet<Ipv4Addr>, until: Option<Instant>, max_sources: usize) -> usize {
+        if listed.is_empty() {
+            return 0;
+        }
+        let sources = &mut self.details().sources;
+        let mut refused = 0;
+        for source in listed {
+            if sources.contains_key(source) {
+                continue;
+            }
+            if sources.len() < max_sources {
+                sources.insert(*source, Source { until, queries_left: 0 });
+            } else {
+                refused += 1;
+            }
+        }
+        refused
+    }
+
+    /// The sources whose timer runs.
+    fn running(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.sources().filter(|(_, until)| until.is_some()).map(|(source, _)| source)
+    }
+
+    /// Lets the timers end that are due (§6.3, §6.5). Sources go first: one that ends together with
+    /// the group does not outlive it.
+    pub(super) fn expire(&mut self, due: Instant) {
+        let exclude = self.exclude_until.is_some();
+        let over = |until: Option<Instant>| until.is_some_and(|until| until <= due);
+        if let Some(details) = &mut self.details {
+            if exclude {
+                for source in details.sources.values_mut().filter(|source| over(source.until)) {
+                    *source = Source { until: None, queries_left: 0 };
+                }
+            } else {
+                details.sources.retain(|_, source| !over(source.until));
+            }
+        }
+        if over(self.exclude_until) {
+            self.exclude_until = None;
+            if let Some(details) = &mut self.details {
+                details.group_queries_left = 0;
+                details.sources.retain(|_, source| source.until.is_some());
+            }
+        }
+        self.trim();
+    }
+
+    pub(super) fn details(&mut self) -> &mut Details {
+        self.details.get_or_insert_default()
+    }
+
+    /// Gives the memory of details back that say nothing.
+    pub(super) fn trim(&mut self) {
+        let Some(details) = &mut self.details else { return };
+        let asks =
+            details.group_queries_left > 0 || details.sources.values().any(|source| source.queries_left > 0);
+        if !asks {
+            details.next_query = None;
+        }
+        if !asks && details.sources.is_empty() && details.v1_host_until.is_none() {
+            self.details = None;
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Questions about one group: lowered timers, repetitions, the S flag (RFC 9776 §6.6).
+
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
+
+use vmcast_wire::igmp::{ALL_SYSTEMS, Message, QueryV3};
+
+use super::{
+    config::{Config, Variables, Version},
+    group::{Ask, Group},
+};
+
+/// The specific queries of a group that are to be sent now.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Specific {
+    /// Whether to send a Group-Specific Query, and its S flag.
+    pub(super) group: Option<bool>,
+    /// Sources to ask for with the S flag set.
+    pub(super) suppressed: Vec<Ipv4Addr>,
+    /// Sources to ask for with the S flag clear.
+    pub(super) clear: Vec<Ipv4Addr>,
+}
+
+impl Group {
+    /// Lowers the timers of what is asked and notes the repetitions; returns whether there is
+    /// anything to send (§6.6.3). A question that is under way is not asked anew.
+    pub(super) fn ask(&mut self, now: Instant, ask: &Ask, variables: &Variables) -> bool {
+        let limit = now + variables.last_member_query_time();
+        let count = variables.last_member_query_count();
+        let mut asked = false;
+        if ask.group && self.details().group_queries_left == 0 {
+            self.lower_group_timer(limit);
+            self.details().group_queries_left = count;
+            asked = true;
+        }
+        if let Some(details) = &mut self.details {
+            for source in &ask.sources {
+                if let Some(source) = details.sources.get_mut(source)
+                    && source.until > Some(limit)
+                {
+                    source.until = Some(limit);
+                    source.queries_left = count;
+                    asked = true;
+                }
+            }
+        }
+        asked
+    }
+
+    /// Ends at once what would be asked.
+    pub(super) fn end(&mut self, now: Instant, ask: &Ask) {
+        if ask.group {
+            self.lower_group_timer(now);
+        }
+        for source in &ask.sources {
+            self.lower_source_timer(*source, now);
+        }
+        self.expire(now);
+    }
+
+    /// Lowers the group timer to `limit`, if it runs longer.
+    pub(super) fn lower_group_timer(&mut self, limit: Instant) {
+        self.exclude_until = self.exclude_until.map(|until| until.min(limit));
+    }
+
+    /// Lowers a source timer to `limit`, if it runs longer.
+    pub(super) fn lower_source_timer(&mut self, source: Ipv4Addr, limit: Instant) {
+        if let Some(details) = &mut self.details
+            && let Some(source) = details.sources.get_mut(&source)
+        {
+            source.until = source.until.map(|until| until.min(limit));
+        }
+    }
+
+    /// Takes what is to be sent now and notes when to send it again.
+    pub(super) fn take_specific(&mut self, now: Instant, variables: &Variables) -> Specific {
+        let limit = now + variables.last_member_query_time();
+        let group_suppressed = self.exclude_until > Some(limit);
+        let mut specific = Specific::default();
+        let Some(details) = &mut self.details else { return specific };
+        if details.group_queries_left > 0 {
+            details.group_queries_left -= 1;
+            specific.group = Some(group_suppressed);
+        }
+        for (address, source) in details.sources.iter_mut().filter(|(_, source)| source.queries_left > 0) {
+            source.queries_left -= 1;
+            if source.until > Some(limit) {
+                specific.suppressed.push(*address);
+            } else {
+                specific.clear.push(*address);
+            }
+        }
+        // The Group-Specific Query of the same moment asks for these as well (§6.6.3.2).
+        if specific.group.is_some() {
+            specific.suppressed.clear();
+        }
+        details.next_query = Some(now + variables.last_member_query_interval());
+        self.trim();
+        specific
+    }
+
+    /// Stops repeating questions.
+    pub(super) fn stop_asking(&mut self) {
+        if let Some(details) = &mut self.details {
+            details.group_queries_left = 0;
+            details.sources.values_mut().for_each(|source| source.queries_left = 0);
+        }
+        self.trim();
+    }
+
+    /// Stops repeating the Group-Specific Query (RFC 2236 §7: a report ends Checking Membership).
+    pub(super) fn stop_asking_for_group(&mut self) {
+        if let Some(details) = &mut self.details {
+            details.group_queries_left = 0;
+        }
+        self.trim();
+    }
+}
+
+/// A General Query.
+pub(super) fn general(config: &Config) -> (Ipv4Addr, Message) {
+    let message = query(config, config.query_response_interval, Ipv4Addr::UNSPECIFIED, false, &[]);
+    (ALL_SYSTEMS, message)
+}
+
+/// The messages that ask what `specific` says of `group`, split so that each fits the link.
+pub(super) fn specific(config: &Config, group: Ipv4Addr, specific: &Specific) -> Vec<Message> {
+    let time = config.last_member_query_interval;
+    let mut messages = Vec::new();
+    if let Some(suppress) = specific.group {
+        messages.push(query(config, time, group, suppress, &[]));
+    }
+    for (suppress, sources) in [(true, &specific.suppressed), (false, &specific.clear)] {
+        for sources in sources.chunks(config.max_sources_per_query()) {
+            messages.push(query(config, time, group, suppress, sources));
+        }
+    }
+    messages
+}
+
+fn query(
+    config: &Config,
+    max_resp_time: Duration,
+    group: Ipv4Addr,
+    suppress_router_side_processing: bool,
+    sources: &[Ipv4Addr],
+) -> Message {
+    match config.version {
+        Version::V2 => Message::QueryV2 { max_resp_time, group },
+        Version::V3 => Message::QueryV3(QueryV3 {
+            max_resp_time,
+            group,
+            suppress_router_side_processing,
+            robustness_variable: config.robustness_variable,
+            query_interval: config.query_interval,
+            sources: sources.to_vec(),
+        }),
+    }
+}

@@ -1,0 +1,59 @@
+//! The timers, in the order in which they are due.
+
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Instant};
+
+/// What a timer is for. The Older Host Present timers (RFC 9776 §8.13, default 260 s) are not
+/// among them: nothing happens when they end but that later reports are read differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timer {
+    /// Time for a General Query: Query Interval, default 125 s (§8.2); while starting, Startup
+    /// Query Interval, default a quarter of it (§8.6).
+    GeneralQuery,
+    /// The other querier has been silent: Other Querier Present Interval, default 255 s (§8.5).
+    OtherQuerierPresent,
+    /// The group timer of a group in EXCLUDE mode: Group Membership Interval, default 260 s (§8.4),
+    /// lowered to Last Member Query Time, default 2 s (§8.10).
+    GroupMembership(Ipv4Addr),
+    /// The earliest source timer of a group, the same intervals (§6.3).
+    SourceMembership(Ipv4Addr),
+    /// Time to repeat a specific query: Last Member Query Interval, default 1 s (§8.8).
+    LastMemberQuery(Ipv4Addr),
+}
+
+/// The running timers.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    due: BTreeSet<(Instant, Timer)>,
+}
+
+impl Timers {
+    /// Moves a timer that ran until `old` to `new`.
+    pub(super) fn reschedule(&mut self, timer: Timer, old: Option<Instant>, new: Option<Instant>) {
+        if old == new {
+            return;
+        }
+        if let Some(old) = old {
+            self.due.remove(&(old, timer));
+        }
+        if let Some(new) = new {
+            self.due.insert((new, timer));
+        }
+    }
+
+    /// When the next timer ends.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// Takes the next timer that has ended by `now`, with the time it ended.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<(Instant, Timer)> {
+        self.due.first().filter(|(at, _)| *at <= now)?;
+        self.due.pop_first()
+    }
+
+    /// Timers that run.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.due.len()
+    }
+}

@@ -1,0 +1,282 @@
+//! What every [`Store`] must do, as one suite that each of them runs in its tests.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::{
+    CacheEntry, CacheKey, Change, Label, Measurement, NodeId, NodeRecord, Prefix, Registration, Role, Scope,
+    Store, UnixMillis,
+};
+
+/// A case's name and what it does with a store that is new and empty.
+type Case<S> = (&'static str, fn(S));
+
+fn cases<S: Store>() -> [Case<S>; 14] {
+    [
+        ("an empty store has nothing", empty),
+        ("a node comes back as it was put", node_round_trip),
+        ("putting a node again replaces it and its endpoints", node_replaced),
+        ("removing a node removes its endpoints and is idempotent", node_removed),
+        ("nodes come in order and in pages", node_pages),
+        ("only VMRs are listed as VMRs", only_vmrs),
+        ("two nodes may hold one endpoint", shared_endpoint),
+        ("a node expires at its time and not before", expired_nodes),
+        ("a cache entry comes back as it was put and is replaced by its key", entry_round_trip),
+        ("keys of another scope, length or family are other keys", entry_keys),
+        ("cache entries come in order and in pages", entry_pages),
+        ("entries are removed by key, by the VMR they name and by their end", entry_removal),
+        ("changes are made in their order", order_of_changes),
+        ("the largest numbers are kept", extremes),
+    ]
+}
+
+/// Runs every case on a store of its own.
+///
+/// # Panics
+/// If the store breaks the contract; the message names the case.
+pub fn run<S: Store>(mut make: impl FnMut() -> S) {
+    for (name, case) in cases::<S>() {
+        println!("case: {name}");
+        case(make());
+    }
+}
+
+/// A node of the suite.
+///
+/// # Panics
+/// Never with an id that is one.
+#[must_use]
+pub fn node(id: &str, role: Role, endpoints: &[&str], expires: u64) -> NodeRecord {
+    NodeRecord {
+        registration: Registration {
+            id: id.parse().expect("a node id"),
+            role,
+            endpoints: endpoints.iter().map(|text| text.parse().expect("an endpoint")).collect(),
+            name: "π by name".parse().expect("a name"),
+            software: Label::default(),
+        },
+        seen: "2001:db8::7".parse().expect("an address"),
+        registered: UnixMillis(5),
+        expires: UnixMillis(expires),
+    }
+}
+
+/// A cache entry of the suite.
+///
+/// # Panics
+/// Never with a prefix and an id that are ones.
+#[must_use]
+pub fn entry(scope: Scope, prefix: &str, vmr: &str, expires: u64) -> CacheEntry {
+    CacheEntry {
+        key: CacheKey { scope, prefix: prefix.parse().expect("a prefix") },
+        nearest: Measurement {
+            vmr: vmr.parse().expect("a node id"),
+            endpoint: "[2001:db8::1]:2268".parse().expect("an endpoint"),
+            hops: 255,
+            rtt: Duration::from_micros(123_456),
+        },
+        reporter: id("reporter"),
+        learned: UnixMillis(1),
+        expires: UnixMillis(expires),
+    }
+}
+
+const VMR: Role = Role::Vmr { rank: 1 };
+
+fn id(text: &str) -> NodeId {
+    text.parse().expect("a node id")
+}
+
+fn endpoint(text: &str) -> SocketAddr {
+    text.parse().expect("an endpoint")
+}
+
+fn commit<S: Store>(store: &mut S, changes: &[Change]) {
+    store.commit(changes).expect("commit");
+}
+
+fn ids(records: &[NodeRecord]) -> Vec<&str> {
+    records.iter().map(|record| record.id().as_str()).collect()
+}
+
+fn empty<S: Store>(mut store: S) {
+    commit(&mut store, &[]);
+    assert_eq!(store.node(&id("a")).expect("node"), None);
+    assert_eq!(store.nodes(None, 10).expect("nodes"), []);
+    assert_eq!(store.vmrs().expect("vmrs"), []);
+    assert_eq!(store.holders(endpoint("192.0.2.1:2268")).expect("holders"), []);
+    assert_eq!(store.expired_nodes(UnixMillis(u64::MAX)).expect("expired"), []);
+    assert_eq!(store.entries(None, 10).expect("entries"), []);
+    assert_eq!((store.node_count().expect("count"), store.entry_count().expect("count")), (0, 0));
+}
+
+fn node_round_trip<S: Store>(mut store: S) {
+    let vmr = node("vmr.one", VMR, &["192.0.2.1:2268", "[2001:db8::1]:2268", "192.0.2.1:2269"], 9);
+    let agent = node("agent", Role::Agent, &[], 10);
+    commit(&mut store, &[Change::PutNode(vmr.clone()), Change::PutNode(agent.clone())]);
+    assert_eq!(store.node(vmr.id()).expect("node"), Some(vmr.clone()), "endpoints keep their order");
+    assert_eq!(store.node(agent.id()).expect("node"), Some(agent));
+    assert_eq!(store.node_count().expect("count"), 2);
+    assert_eq!(store.holders(endpoint("[2001:db8::1]:2268")).expect("holders"), [vmr]);
+    assert_eq!(store.holders(endpoint("[2001:db8::1]:2269")).expect("holders"), []);
+}
+
+fn node_replaced<S: Store>(mut store: S) {
+    let before = node("a", VMR, &["192.0.2.1:2268"], 9);
+    let after = node("a", Role::Agent, &["192.0.2.2:2268"], 12);
+    commit(&mut store, &[Change::PutNode(before)]);
+    commit(&mut store, &[Change::PutNode(after.clone())]);
+    assert_eq!(store.nodes(None, 10).expect("nodes"), std::slice::from_ref(&after));
+    assert_eq!(store.holders(endpoint("192.0.2.1:2268")).expect("holders"), []);
+    assert_eq!(store.holders(endpoint("192.0.2.2:2268")).expect("holders"), [after]);
+}
+
+fn node_removed<S: Store>(mut store: S) {
+    let kept = node("b", VMR, &["192.0.2.2:2268"], 9);
+    commit(
+        &mut store,
+        &[Change::PutNode(node("a", VMR, &["192.0.2.1:2268"], 9)), Change::PutNode(kept.clone())],
+    );
+    for _ in 0..2 {
+        commit(&mut store, &[Change::RemoveNode(id("a"))]);
+        assert_eq!(store.nodes(None, 10).expect("nodes"), std::slice::from_ref(&kept));
+        assert_eq!(store.holders(endpoint("192.0.2.1:2268")).expect("holders"), []);
+    }
+}
+
+fn node_pages<S: Store>(mut store: S) {
+    for name in ["b", "a", "D", "c", "a-1"] {
+        commit(&mut store, &[Change::PutNode(node(name, Role::Agent, &[], 9))]);
+    }
+    let first = store.nodes(None, 2).expect("nodes");
+    assert_eq!(ids(&first), ["D", "a"]);
+    let second = store.nodes(Some(first[1].id()), 2).expect("nodes");
+    assert_eq!(ids(&second), ["a-1", "b"]);
+    assert_eq!(ids(&store.nodes(Some(second[1].id()), 2).expect("nodes")), ["c"]);
+    assert_eq!(
+        ids(&store.nodes(Some(&id("aa")), 9).expect("nodes")),
+        ["b", "c"],
+        "after an id that is absent"
+    );
+}
+
+fn only_vmrs<S: Store>(mut store: S) {
+    for (name, role) in
+        [("b", Role::Vmr { rank: 0 }), ("c", Role::Agent), ("a", Role::Vmr { rank: u32::MAX })]
+    {
+        commit(&mut store, &[Change::PutNode(node(name, role, &[], 9))]);
+    }
+    let vmrs = store.vmrs().expect("vmrs");
+    assert_eq!(ids(&vmrs), ["a", "b"]);
+    assert_eq!(vmrs[0].rank(), Some(u32::MAX));
+}
+
+fn shared_endpoint<S: Store>(mut store: S) {
+    for name in ["b", "a"] {
+        commit(&mut store, &[Change::PutNode(node(name, Role::Agent, &["10.0.0.2:2268"], 9))]);
+    }
+    assert_eq!(ids(&store.holders(endpoint("10.0.0.2:2268")).expect("holders")), ["a", "b"]);
+}
+
+fn expired_nodes<S: Store>(mut store: S) {
+    for (name, expires) in [("b", 10), ("a", 10), ("c", 11)] {
+        commit(&mut store, &[Change::PutNode(node(name, VMR, &[], expires))]);
+    }
+    assert_eq!(store.expired_nodes(UnixMillis(9)).expect("expired"), []);
+    assert_eq!(store.expired_nodes(UnixMillis(10)).expect("expired"), [id("a"), id("b")]);
+}
+
+fn entry_round_trip<S: Store>(mut store: S) {
+    let old = entry(Scope::Agents, "192.0.2.0/24", "a", 9);
+    let new = entry(Scope::Agents, "192.0.2.0/24", "b", 8);
+    commit(&mut store, &[Change::PutEntry(old.clone())]);
+    assert_eq!(store.entry(&old.key).expect("entry"), Some(old));
+    commit(&mut store, &[Change::PutEntry(new.clone())]);
+    assert_eq!(store.entry(&new.key).expect("entry"), Some(new));
+    assert_eq!(store.entry_count().expect("count"), 1);
+}
+
+fn entry_keys<S: Store>(mut store: S) {
+    let all = [
+        entry(Scope::Agents, "192.0.2.0/24", "a", 9),
+        entry(Scope::Agents, "192.0.2.0/32", "b", 9),
+        entry(Scope::Vmrs(0), "192.0.2.0/24", "c", 9),
+        entry(Scope::Vmrs(u32::MAX), "192.0.2.0/24", "d", 9),
+        entry(Scope::Agents, "c000:200::/24", "e", 9),
+    ];
+    for one in &all {
+        commit(&mut store, &[Change::PutEntry(one.clone())]);
+    }
+    for one in all {
+        assert_eq!(store.entry(&one.key).expect("entry"), Some(one));
+    }
+    let absent = CacheKey { scope: Scope::Vmrs(1), prefix: Prefix::of_address([192, 0, 2, 0].into()) };
+    assert_eq!(store.entry(&absent).expect("entry"), None);
+}
+
+fn entry_pages<S: Store>(mut store: S) {
+    let prefixes = ["203.0.113.0/24", "192.0.2.9/32", "2001:db8::/56", "192.0.2.0/24", "0.0.0.0/0"];
+    let mut keys = Vec::new();
+    for scope in [Scope::Vmrs(2), Scope::Agents] {
+        for prefix in prefixes {
+            let one = entry(scope, prefix, "a", 9);
+            keys.push(one.key);
+            commit(&mut store, &[Change::PutEntry(one)]);
+        }
+    }
+    keys.sort();
+    let mut found = Vec::new();
+    loop {
+        let page = store.entries(found.last(), 3).expect("entries");
+        assert!(page.len() <= 3);
+        if page.is_empty() {
+            break;
+        }
+        found.extend(page.into_iter().map(|entry| entry.key));
+    }
+    assert_eq!(found, keys);
+}
+
+fn entry_removal<S: Store>(mut store: S) {
+    let by_key = entry(Scope::Agents, "192.0.2.0/24", "a", 20);
+    let by_name = entry(Scope::Agents, "198.51.100.0/24", "b", 20);
+    let by_end = entry(Scope::Agents, "203.0.113.0/24", "c", 10);
+    let kept = entry(Scope::Vmrs(1), "203.0.113.0/24", "c", 11);
+    for one in [&by_key, &by_name, &by_end, &kept] {
+        commit(&mut store, &[Change::PutEntry(one.clone())]);
+    }
+    for _ in 0..2 {
+        commit(&mut store, &[Change::RemoveEntry(by_key.key)]);
+        assert_eq!(store.entry_count().expect("count"), 3);
+    }
+    commit(&mut store, &[Change::RemoveEntriesNaming(id("b"))]);
+    assert_eq!(store.entry(&by_name.key).expect("entry"), None);
+    commit(&mut store, &[Change::RemoveEntriesExpired(UnixMillis(10))]);
+    assert_eq!(store.entries(None, 10).expect("entries"), [kept]);
+}
+
+fn order_of_changes<S: Store>(mut store: S) {
+    let mine = entry(Scope::Agents, "192.0.2.0/24", "a", 20);
+    commit(
+        &mut store,
+        &[
+            Change::PutEntry(mine.clone()),
+            Change::RemoveEntriesNaming(id("a")),
+            Change::PutNode(node("a", VMR, &["192.0.2.1:2268"], 9)),
+            Change::RemoveNode(id("a")),
+            Change::PutNode(node("a", VMR, &["192.0.2.3:2268"], 9)),
+        ],
+    );
+    assert_eq!(store.entry(&mine.key).expect("entry"), None);
+    assert_eq!(store.node_count().expect("count"), 1);
+    assert_eq!(ids(&store.holders(endpoint("192.0.2.3:2268")).expect("holders")), ["a"]);
+}
+
+fn extremes<S: Store>(mut store: S) {
+    let longest = "x".repeat(NodeId::MAX_LEN);
+    let record = node(&longest, Role::Vmr { rank: u32::MAX }, &["[ffff::ffff]:65535"], i64::MAX as u64);
+    let mut cached = entry(Scope::Vmrs(u32::MAX), "ffff::/128", &longest, i64::MAX as u64);
+    cached.nearest.rtt = Duration::from_micros(u32::MAX.into());
+    commit(&mut store, &[Change::PutNode(record.clone()), Change::PutEntry(cached.clone())]);
+    assert_eq!(store.node(record.id()).expect("node"), Some(record));
+    assert_eq!(store.entry(&cached.key).expect("entry"), Some(cached));
+}

@@ -1,0 +1,67 @@
+//! What happened, in numbers.
+
+use super::{AnswerKind, RefusalReason};
+
+/// Refusals by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RefusalCounts([u64; RefusalReason::ALL.len()]);
+
+impl RefusalCounts {
+    /// How many there were for one reason.
+    #[must_use]
+    pub const fn of(&self, reason: RefusalReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// Every reason with its number.
+    pub fn iter(&self) -> impl Iterator<Item = (RefusalReason, u64)> + '_ {
+        RefusalReason::ALL.into_iter().map(|reason| (reason, self.of(reason)))
+    }
+
+    pub(super) const fn count(&mut self, reason: RefusalReason) {
+        self.0[reason as usize] += 1;
+    }
+}
+
+/// Counters since the start of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Nodes that registered with no live lease of their own.
+    pub registrations: u64,
+    /// Leases renewed unchanged.
+    pub renewals: u64,
+    /// Leases renewed with another role, rank or set of endpoints.
+    pub moves: u64,
+    /// Expired nodes whose endpoint a newcomer took over.
+    pub takeovers: u64,
+    /// Leases ended by their node.
+    pub deregistrations: u64,
+    /// Leases that ran out.
+    pub expirations: u64,
+    /// Requests refused.
+    pub refusals: RefusalCounts,
+    /// Queries answered from the entry of an address.
+    pub nearest_cached_address: u64,
+    /// Queries answered from the entry of a prefix.
+    pub nearest_cached_prefix: u64,
+    /// Queries answered with every VMR.
+    pub nearest_all: u64,
+    /// Cache entries found untrue by a query, and removed.
+    pub stale_entries: u64,
+    /// Reports taken.
+    pub reports: u64,
+    /// Measurements in those reports.
+    pub measurements: u64,
+    /// Reports that left the prefix's entry as it was.
+    pub prefix_kept: u64,
+}
+
+impl Counters {
+    pub(super) const fn count_answer(&mut self, kind: AnswerKind) {
+        match kind {
+            AnswerKind::CachedAddress => self.nearest_cached_address += 1,
+            AnswerKind::CachedPrefix => self.nearest_cached_prefix += 1,
+            AnswerKind::All => self.nearest_all += 1,
+        }
+    }
+}

@@ -1,0 +1,480 @@
+//! The rules.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use super::{
+    CacheEntry, CacheKey, Change, Config, Counters, Error, Measurement, NodeId, NodeRecord, Prefix, Refusal,
+    Registration, Role, Scope, Store, UnixMillis, location,
+};
+
+/// A granted registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// How long it lasts from now.
+    pub duration: Duration,
+    /// What it did.
+    pub outcome: Registered,
+}
+
+/// What a granted registration did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Registered {
+    /// The node had no live lease.
+    New,
+    /// The lease goes on, everything that was measured stays true.
+    Renewed,
+    /// The lease goes on with another role, rank or set of endpoints.
+    Moved,
+}
+
+/// A node that asks for the nearest VMR.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// Who asks.
+    pub node: NodeId,
+    /// The address the request came from.
+    pub seen: IpAddr,
+    /// Addresses the node says it has, the preferred first.
+    pub claimed: Vec<IpAddr>,
+    /// VMRs it found dead.
+    pub excluded: BTreeSet<NodeId>,
+}
+
+/// Where an answer comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AnswerKind {
+    /// The cache entry of the requester's address.
+    CachedAddress,
+    /// The cache entry of the requester's network prefix.
+    CachedPrefix,
+    /// No entry: every VMR it may be given.
+    All,
+}
+
+/// The answer to a [`Query`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Where it comes from.
+    pub kind: AnswerKind,
+    /// One VMR from the cache with the measured endpoint first, or all of them in the order of
+    /// their ids.
+    pub vmrs: Vec<NodeRecord>,
+}
+
+/// What a node measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Who measured.
+    pub node: NodeId,
+    /// The address the report came from.
+    pub seen: IpAddr,
+    /// Addresses the node says it has, the preferred first.
+    pub claimed: Vec<IpAddr>,
+    /// The nearest VMR.
+    pub chosen: Measurement,
+    /// Everything measured.
+    pub measurements: Vec<Measurement>,
+}
+
+/// What a report changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reported {
+    /// The address whose entry was set.
+    pub address: Prefix,
+    /// The prefix whose entry was set too; `None` if a nearer one was kept.
+    pub prefix: Option<Prefix>,
+}
+
+/// The registry over its store.
+#[derive(Debug)]
+pub struct Registry<S> {
+    config: Config,
+    store: S,
+    counters: Counters,
+}
+
+impl<S: Store> Registry<S> {
+    /// A registry that goes on with what `store` holds.
+    pub fn new(config: Config, store: S) -> Self {
+        Self { config, store, counters: Counters::default() }
+    }
+
+    /// Its configuration.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Gives the store back.
+    pub fn into_store(self) -> S {
+        self.store
+    }
+
+    /// What happened so far.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Grants, renews or moves a registration.
+    ///
+    /// # Errors
+    /// A refusal, or the failure of the store.
+    pub fn register(
+        &mut self,
+        now: UnixMillis,
+        seen: IpAddr,
+        mut registration: Registration,
+    ) -> Result<Lease, Error<S::Error>> {
+        self.check_endpoints(&mut registration)?;
+        let seen = seen.to_canonical();
+        let mut changes = Vec::new();
+        let replaced = self.endpoint_holders(now, seen, &registration)?;
+        for id in &replaced {
+            changes.extend([Change::RemoveNode(id.clone()), Change::RemoveEntriesNaming(id.clone())]);
+        }
+
+        let previous = self.store.node(&registration.id)?;
+        if previous.is_none() {
+            self.make_room_for_node(now, replaced.len())?;
+        }
+        let outcome = match &previous {
+            Some(previous) if !previous.is_live(now) => Registered::New,
+            None => Registered::New,
+            Some(previous) if previous.registration.same_place(&registration) => Registered::Renewed,
+            Some(_) => Registered::Moved,
+        };
+        if previous.is_some() && outcome != Registered::Renewed {
+            changes.push(Change::RemoveEntriesNaming(registration.id.clone()));
+        }
+        let registered = match (&previous, outcome) {
+            (Some(previous), Registered::Renewed | Registered::Moved) => previous.registered,
+            (_, Registered::New) | (None, _) => now,
+        };
+        let expires = now.after(self.config.lease);
+        changes.push(Change::PutNode(NodeRecord { registration, seen, registered, expires }));
+        self.store.commit(&changes)?;
+
+        self.counters.takeovers += replaced.len() as u64;
+        match outcome {
+            Registered::New => self.counters.registrations += 1,
+            Registered::Renewed => self.counters.renewals += 1,
+            Registered::Moved => self.counters.moves += 1,
+        }
+        Ok(Lease { duration: self.config.lease, outcome })
+    }
+
+    /// Ends a registration; false if there was no live one.
+    ///
+    /// # Errors
+    /// The failure of the store.
+    pub fn deregister(&mut self, now: UnixMillis, id: &NodeId) -> Result<bool, S::Error> {
+        let Some(record) = self.store.node(id)? else {
+            return Ok(false);
+        };
+        self.store.commit(&[Change::RemoveNode(id.clone()), Change::RemoveEntriesNaming(id.clone())])?;
+        let live = record.is_live(now);
+        if live {
+            self.counters.deregistrations += 1;
+        } else {
+            self.counters.expirations += 1;
+        }
+        Ok(live)
+    }
+
+    /// Answers who is nearest.
+    ///
+    /// A cache entry that is not true is passed over and removed: one that has expired, or names a
+    /// VMR that is gone, moved or may not be given. One that names an excluded VMR is passed over
+    /// and stays: what one requester cannot reach, its neighbours may.
+    ///
+    /// # Errors
+    /// A refusal, or the failure of the store.
+    pub fn nearest(&mut self, now: UnixMillis, query: &Query) -> Result<Answer, Error<S::Error>> {
+        let requester = self.live_node(now, &query.node)?;
+        let (address, prefix) = self.keys(&requester, query.seen, &query.claimed);
+        let mut stale = Vec::new();
+        let mut cached = None;
+        for (key, kind) in [(address, AnswerKind::CachedAddress), (prefix, AnswerKind::CachedPrefix)] {
+            let Some(entry) = self.store.entry(&key)? else {
+                continue;
+            };
+            let vmr = self.store.node(&entry.nearest.vmr)?;
+            match vmr {
+                Some(mut vmr) if entry.is_usable(&requester, Some(&vmr), now) => {
+                    if !query.excluded.contains(vmr.id()) {
+                        put_first(&mut vmr.registration.endpoints, entry.nearest.endpoint);
+                        cached = Some(Answer { kind, vmrs: vec![vmr] });
+                        break;
+                    }
+                }
+                Some(_) | None => {
+                    if !stale.contains(&Change::RemoveEntry(key)) {
+                        stale.push(Change::RemoveEntry(key));
+                    }
+                }
+            }
+        }
+        if !stale.is_empty() {
+            self.store.commit(&stale)?;
+            self.counters.stale_entries += stale.len() as u64;
+        }
+        let answer = match cached {
+            Some(answer) => answer,
+            None => {
+                let mut vmrs = self.store.vmrs()?;
+                vmrs.retain(|vmr| requester.may_attach_to(vmr, now) && !query.excluded.contains(vmr.id()));
+                Answer { kind: AnswerKind::All, vmrs }
+            }
+        };
+        self.counters.count_answer(answer.kind);
+        Ok(answer)
+    }
+
+    /// Takes a measurement into the cache.
+    ///
+    /// The entry of the reporter's address is always set. The entry of its prefix is shared, so it
+    /// is set only if there is none that is true, if it was this node's own, if it names the same
+    /// VMR, or if the new one is nearer.
+    ///
+    /// # Errors
+    /// A refusal, or the failure of the store.
+    pub fn report(&mut self, now: UnixMillis, report: &Report) -> Result<Reported, Error<S::Error>> {
+        let requester = self.live_node(now, &report.node)?;
+        self.check_report(now, &requester, report)?;
+        let (address, prefix) = self.keys(&requester, report.seen, &report.claimed);
+        let entry = |key| CacheEntry {
+            key,
+            nearest: report.chosen.clone(),
+            reporter: report.node.clone(),
+            learned: now,
+            expires: now.after(self.config.entry_lifetime),
+        };
+
+        let mut changes = vec![Change::PutEntry(entry(address))];
+        let keep_prefix = match self.store.entry(&prefix)? {
+            Some(old) => {
+                let vmr = self.store.node(&old.nearest.vmr)?;
+                old.is_usable(&requester, vmr.as_ref(), now)
+                    && old.reporter != report.node
+                    && old.nearest.vmr != report.chosen.vmr
+                    && old.nearest.distance() <= report.chosen.distance()
+            }
+            None => false,
+        };
+        if !keep_prefix && prefix != address {
+            changes.push(Change::PutEntry(entry(prefix)));
+        }
+        self.make_room_for_entries(now, &changes)?;
+        self.store.commit(&changes)?;
+
+        self.counters.reports += 1;
+        self.counters.measurements += report.measurements.len() as u64;
+        self.counters.prefix_kept += u64::from(keep_prefix && prefix != address);
+        let set = (prefix == address || !keep_prefix).then_some(prefix.prefix);
+        Ok(Reported { address: address.prefix, prefix: set })
+    }
+
+    /// Removes what has expired and returns the nodes that were removed.
+    ///
+    /// # Errors
+    /// The failure of the store.
+    pub fn expire(&mut self, now: UnixMillis) -> Result<Vec<NodeId>, S::Error> {
+        let expired = self.store.expired_nodes(now)?;
+        let mut changes = vec![Change::RemoveEntriesExpired(now)];
+        for id in &expired {
+            changes.extend([Change::RemoveNode(id.clone()), Change::RemoveEntriesNaming(id.clone())]);
+        }
+        self.store.commit(&changes)?;
+        self.counters.expirations += expired.len() as u64;
+        Ok(expired)
+    }
+
+    /// At most `limit` live nodes in the order of their ids, those behind `after`.
+    ///
+    /// # Errors
+    /// The failure of the store.
+    pub fn nodes(
+        &self,
+        now: UnixMillis,
+        after: Option<&NodeId>,
+        limit: usize,
+    ) -> Result<Vec<NodeRecord>, S::Error> {
+        let page = |after: Option<&NodeId>| self.store.nodes(after, limit);
+        live_page(limit, after.cloned(), page, |node| node.id().clone(), |node| node.is_live(now))
+    }
+
+    /// At most `limit` live cache entries in the order of their keys, those behind `after`.
+    ///
+    /// # Errors
+    /// The failure of the store.
+    pub fn cache(
+        &self,
+        now: UnixMillis,
+        after: Option<&CacheKey>,
+        limit: usize,
+    ) -> Result<Vec<CacheEntry>, S::Error> {
+        let page = |after: Option<&CacheKey>| self.store.entries(after, limit);
+        live_page(limit, after.copied(), page, |entry| entry.key, |entry| entry.expires > now)
+    }
+
+    fn refuse<T>(&mut self, refusal: Refusal) -> Result<T, Error<S::Error>> {
+        self.counters.refusals.count(refusal.reason());
+        Err(Error::Refused(refusal))
+    }
+
+    fn live_node(&mut self, now: UnixMillis, id: &NodeId) -> Result<NodeRecord, Error<S::Error>> {
+        match self.store.node(id)? {
+            Some(record) if record.is_live(now) => Ok(record),
+            Some(_) | None => self.refuse(Refusal::NotRegistered(id.clone())),
+        }
+    }
+
+    /// The keys of a requester's address and prefix.
+    fn keys(&self, requester: &NodeRecord, seen: IpAddr, claimed: &[IpAddr]) -> (CacheKey, CacheKey) {
+        let scope = Scope::of(requester.registration.role);
+        let address = location(seen, claimed);
+        let length = if address.is_ipv4() { self.config.prefix_v4 } else { self.config.prefix_v6 };
+        let full = Prefix::of_address(address);
+        let prefix = Prefix::new(address, length).unwrap_or(full);
+        (CacheKey { scope, prefix: full }, CacheKey { scope, prefix })
+    }
+
+    /// Brings the endpoints into one form without repetitions and checks them.
+    fn check_endpoints(&mut self, registration: &mut Registration) -> Result<(), Error<S::Error>> {
+        let mut known = BTreeSet::new();
+        for endpoint in &mut registration.endpoints {
+            endpoint.set_ip(endpoint.ip().to_canonical());
+        }
+        registration.endpoints.retain(|endpoint| known.insert(*endpoint));
+        let (given, limit) = (registration.endpoints.len(), self.config.max_endpoints);
+        if given > limit {
+            return self.refuse(Refusal::TooManyEndpoints { given, limit });
+        }
+        if let Some(&unusable) = registration.endpoints.iter().find(|endpoint| !is_host_endpoint(endpoint)) {
+            return self.refuse(Refusal::UnusableEndpoint(unusable));
+        }
+        match registration.role {
+            Role::Vmr { .. } if given == 0 => self.refuse(Refusal::NoEndpoint),
+            Role::Vmr { .. } | Role::Agent => Ok(()),
+        }
+    }
+
+    /// Refuses a duplicate and returns the expired nodes whose endpoints are taken over.
+    ///
+    /// Everybody must reach a VMR's endpoint, so no two live VMRs share one. An agent's may be a
+    /// private address behind a NAT that other homes use too: it is a duplicate only if both nodes
+    /// were seen at the same address.
+    fn endpoint_holders(
+        &mut self,
+        now: UnixMillis,
+        seen: IpAddr,
+        registration: &Registration,
+    ) -> Result<BTreeSet<NodeId>, Error<S::Error>> {
+        let mut replaced = BTreeSet::new();
+        for &endpoint in &registration.endpoints {
+            for holder in self.store.holders(endpoint)? {
+                if *holder.id() == registration.id {
+                    continue;
+                }
+                let public = holder.rank().is_some() && matches!(registration.role, Role::Vmr { .. });
+                if !holder.is_live(now) {
+                    replaced.insert(holder.id().clone());
+                } else if public || holder.seen == seen {
+                    return self.refuse(Refusal::Duplicate { endpoint, holder: holder.id().clone() });
+                }
+            }
+        }
+        Ok(replaced)
+    }
+
+    fn make_room_for_node(&mut self, now: UnixMillis, leaving: usize) -> Result<(), Error<S::Error>> {
+        let limit = self.config.max_nodes;
+        if self.store.node_count()? < limit + leaving {
+            return Ok(());
+        }
+        self.expire(now)?;
+        if self.store.node_count()? < limit { Ok(()) } else { self.refuse(Refusal::Full { limit }) }
+    }
+
+    fn make_room_for_entries(&mut self, now: UnixMillis, changes: &[Change]) -> Result<(), Error<S::Error>> {
+        let limit = self.config.max_entries;
+        for expire in [true, false] {
+            let mut count = self.store.entry_count()?;
+            for change in changes {
+                if let Change::PutEntry(entry) = change {
+                    count += usize::from(self.store.entry(&entry.key)?.is_none());
+                }
+            }
+            if count <= limit {
+                return Ok(());
+            }
+            if expire {
+                self.expire(now)?;
+            }
+        }
+        self.refuse(Refusal::CacheFull { limit })
+    }
+
+    fn check_report(
+        &mut self,
+        now: UnixMillis,
+        requester: &NodeRecord,
+        report: &Report,
+    ) -> Result<(), Error<S::Error>> {
+        let chosen = &report.chosen;
+        let (given, limit) = (report.measurements.len(), self.config.max_measurements);
+        if given > limit {
+            return self.refuse(Refusal::TooManyMeasurements { given, limit });
+        }
+        match self.store.node(&chosen.vmr)? {
+            Some(vmr) if !vmr.registration.endpoints.contains(&chosen.endpoint) => {
+                let (vmr, endpoint) = (chosen.vmr.clone(), chosen.endpoint);
+                return self.refuse(Refusal::ForeignEndpoint { vmr, endpoint });
+            }
+            Some(vmr) if requester.may_attach_to(&vmr, now) => {}
+            Some(_) | None => return self.refuse(Refusal::NotEligible(chosen.vmr.clone())),
+        }
+        match report.measurements.iter().find(|other| other.distance() < chosen.distance()) {
+            Some(nearer) => {
+                self.refuse(Refusal::NotNearest { chosen: chosen.vmr.clone(), nearer: nearer.vmr.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Pages through a table until `limit` live rows are found or it ends.
+fn live_page<T, K, E>(
+    limit: usize,
+    mut after: Option<K>,
+    page: impl Fn(Option<&K>) -> Result<Vec<T>, E>,
+    key: impl Fn(&T) -> K,
+    live: impl Fn(&T) -> bool,
+) -> Result<Vec<T>, E> {
+    let mut found = Vec::new();
+    while found.len() < limit {
+        let rows = page(after.as_ref())?;
+        let Some(last) = rows.last() else {
+            break;
+        };
+        after = Some(key(last));
+        let room = limit - found.len();
+        found.extend(rows.into_iter().filter(&live).take(room));
+    }
+    Ok(found)
+}
+
+fn put_first(endpoints: &mut [SocketAddr], first: SocketAddr) {
+    if let Some(at) = endpoints.iter().position(|endpoint| *endpoint == first) {
+        endpoints[..=at].rotate_right(1);
+    }
+}
+
+fn is_host_endpoint(endpoint: &SocketAddr) -> bool {
+    let ip = endpoint.ip();
+    let broadcast = ip == IpAddr::from([255; 4]);
+    endpoint.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !broadcast
+}

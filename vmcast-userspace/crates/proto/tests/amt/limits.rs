@@ -1,0 +1,138 @@
+//! What happens when there is too much of something.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use vmcast_proto::{
+    Filter,
+    amt::{
+        gateway,
+        relay::{self, LimitError},
+    },
+    host_state::Limits,
+};
+use vmcast_sim::Link;
+use vmcast_wire::amt::Message;
+
+use crate::support::{
+    GROUP, LATENCY, RELAY, RelayNode, SECOND, SOURCE, World, gateway_address, relay_config, sources,
+};
+
+// proves A7
+#[test]
+fn a_relay_with_all_its_tunnels_in_use_refuses_by_the_l_flag_until_one_is_free() {
+    let config = relay::Config { max_tunnels: 1, ..relay_config() };
+    let mut world = World::with(1, Link::clean(LATENCY), 2, config, |_| {});
+    world.run(SECOND);
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND);
+    world.set(1, GROUP, Filter::any());
+    world.run(SECOND * 2);
+    assert_eq!(world.relay.relay.counters().refused_tunnels, 2, "it did not know yet, and said it twice");
+
+    let now = world.now();
+    world.gateways[1].input(now, gateway::Input::LocalChanged);
+    world.run(SECOND * 100);
+    let refused =
+        world.gateways[1].events.iter().filter(|event| **event == gateway::Event::Refused { relay: RELAY });
+    assert!(refused.count() >= 5);
+    let down = gateway::Event::Down { reason: gateway::DownReason::Refused };
+    assert!(world.gateways[1].events.contains(&down));
+    let sent = world.stream(SOURCE, GROUP, 3);
+    assert_eq!(world.gateways[0].packets(), sent);
+    assert!(world.gateways[1].received.is_empty());
+    assert!(world.relay.relay.counters().requests_limited >= 5);
+
+    let now = world.now();
+    world.gateways[0].input(now, gateway::Input::Stop);
+    world.run(SECOND * 121);
+    assert_eq!(world.gateways[1].events.last(), Some(&gateway::Event::Up { relay: RELAY }));
+    world.clear();
+    let sent = world.stream(SOURCE, GROUP, 3);
+    assert_eq!(world.gateways[1].packets(), sent);
+    assert!(world.gateways[0].received.is_empty());
+    assert_eq!(world.relay.tunnels.keys().collect::<Vec<_>>(), [&1], "the id is used again");
+}
+
+#[test]
+fn a_gateway_that_has_its_tunnel_is_not_concerned_by_the_limit() {
+    let config = relay::Config { max_tunnels: 1, ..relay_config() };
+    let mut world = World::with(1, Link::clean(LATENCY), 1, config, |_| {});
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND * 1_000);
+    assert_eq!(world.gateways[0].events, [gateway::Event::Up { relay: RELAY }]);
+    assert_eq!(world.relay.relay.counters().requests_limited, 0);
+}
+
+#[test]
+fn one_address_cannot_take_more_than_its_share_of_the_tunnels() {
+    let config = relay::Config { max_tunnels_per_source: 2, ..relay_config() };
+    let mut world = World::with(1, Link::clean(LATENCY), 4, config, |_| {});
+    for number in 0..3 {
+        let outside = SocketAddr::from(([203, 0, 113, 1], 1_000 + number as u16));
+        world.network.translate(gateway_address(number), outside);
+    }
+    world.run(SECOND);
+    for number in 0..4 {
+        world.set(number, GROUP, Filter::any());
+        world.run(SECOND * 2);
+    }
+    let sent = world.stream(SOURCE, GROUP, 3);
+    for (number, expected) in [sent.clone(), sent.clone(), Vec::new(), sent].into_iter().enumerate() {
+        assert_eq!(world.gateways[number].packets(), expected, "gateway {number}");
+    }
+    assert_eq!(world.relay.relay.counters().refused_tunnels_per_source, 2);
+}
+
+#[test]
+fn groups_and_sources_beyond_the_limits_are_refused_and_the_rest_flows() {
+    let limits = Limits { groups: 2, sources: 2 };
+    let mut world =
+        World::with(1, Link::clean(LATENCY), 1, relay::Config { limits, ..relay_config() }, |_| {});
+    world.run(SECOND);
+    for last in 1..=4 {
+        world.set(0, Ipv4Addr::new(239, 1, 1, last), Filter::any());
+    }
+    world.run(SECOND * 3);
+    assert_eq!(world.relay.wants(gateway_address(0)).len(), 2);
+    world.set(0, GROUP, Filter::Include(sources(&[1, 2, 3])));
+    world.run(SECOND * 3);
+    assert_eq!(world.relay.wants(gateway_address(0))[&GROUP.into()], Filter::any());
+    assert_eq!(world.relay.relay.counters().refused_records, 6);
+    let sent = world.stream(SOURCE, Ipv4Addr::new(239, 1, 1, 2), 2);
+    assert_eq!(world.gateways[0].packets(), sent);
+}
+
+#[test]
+fn no_more_questions_are_answered_per_second_than_configured() {
+    let now = vmcast_sim::epoch();
+    let mut relay = RelayNode::new(now, relay::Config { answers_per_second: 10, ..relay_config() });
+    for nonce in 0..50 {
+        relay.inject(now, gateway_address(0), &Message::Request { ipv6: false, nonce }.to_vec());
+        relay.inject(now, gateway_address(0), &Message::RelayDiscovery { nonce }.to_vec());
+    }
+    assert_eq!(relay.take_sent().len(), 10);
+    assert_eq!(relay.relay.counters().rate_limited, 90);
+    relay.inject(now + SECOND, gateway_address(0), &Message::RelayDiscovery { nonce: 1 }.to_vec());
+    assert_eq!(relay.take_sent().len(), 1);
+}
+
+#[test]
+fn a_tunnel_is_adopted_only_within_the_limits_and_twice_is_once() {
+    let now = vmcast_sim::epoch();
+    let limits = Limits { groups: 2, sources: 1 };
+    let config = relay::Config { max_tunnels: 2, max_tunnels_per_source: 1, limits, ..relay_config() };
+    let mut relay = RelayNode::new(now, config);
+    let (one, two, three) = (gateway_address(1), gateway_address(2), gateway_address(3));
+    let group = |last| (Ipv4Addr::new(239, 1, 1, last).into(), Filter::any());
+    assert_eq!(relay.relay.adopt(now, RELAY, one, [group(1)]), Ok(1));
+    assert_eq!(relay.relay.adopt(now, RELAY, one, [group(1), group(2)]), Ok(1));
+    let too_many = relay.relay.adopt(now, RELAY, one, [group(3)]);
+    assert_eq!(too_many, Err(LimitError::Groups { group: group(3).0 }));
+    let neighbour = SocketAddr::new(one.ip(), 5);
+    let share = relay.relay.adopt(now, RELAY, neighbour, [group(1)]);
+    assert_eq!(share, Err(LimitError::TunnelsPerSource { address: one.ip(), limit: 1 }));
+    assert_eq!(relay.relay.adopt(now, RELAY, two, [group(1)]), Ok(2));
+    assert_eq!(relay.relay.adopt(now, RELAY, three, [group(1)]), Err(LimitError::Tunnels { limit: 2 }));
+    relay.drain(now);
+    assert_eq!((relay.tunnels.len(), relay.wants(one).len(), relay.wants(two).len()), (2, 2, 1));
+}

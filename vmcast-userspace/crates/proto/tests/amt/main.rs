@@ -1,0 +1,9 @@
+//! Relay and gateway against each other, over virtual time and bad networks.
+
+mod chain;
+mod hostile;
+mod limits;
+mod lossy;
+mod property;
+mod streams;
+mod support;

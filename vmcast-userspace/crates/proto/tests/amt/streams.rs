@@ -1,0 +1,357 @@
+//! Streams over a clean network: join, leave, discovery, change of address, restart.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use vmcast_proto::{
+    Filter, Machine,
+    amt::{gateway, relay},
+};
+use vmcast_sim::Link;
+
+use crate::support::{
+    GROUP, LATENCY, RELAY, RelayNode, SECOND, SOURCE, World, gateway_address, relay_config, sources,
+};
+
+fn clean(gateways: usize) -> World {
+    let mut world = World::new(1, Link::clean(LATENCY), gateways);
+    world.run(SECOND);
+    world
+}
+
+// proves A7
+#[test]
+fn a_join_brings_the_stream_and_a_gateway_that_did_not_join_gets_nothing() {
+    let mut world = clean(2);
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND);
+    let sent = world.stream(SOURCE, GROUP, 20);
+    world.stream(SOURCE, Ipv4Addr::new(239, 1, 1, 2), 5);
+    assert_eq!(world.gateways[0].packets(), sent);
+    assert!(world.gateways[1].received.is_empty());
+    assert_eq!(world.relay.tunnels.len(), 1);
+    assert_eq!(world.gateways[0].gateway.counters().unwanted_data, 0);
+}
+
+// proves A7
+#[test]
+fn a_leave_ends_the_stream_of_the_one_who_left_only() {
+    let mut world = clean(2);
+    world.set(0, GROUP, Filter::any());
+    world.set(1, GROUP, Filter::any());
+    world.run(SECOND);
+    world.set(0, GROUP, Filter::none());
+    world.run(LATENCY);
+    assert!(world.relay.wants(gateway_address(0)).is_empty());
+    let sent = world.stream(SOURCE, GROUP, 5);
+    assert!(world.gateways[0].received.is_empty());
+    assert_eq!(world.gateways[1].packets(), sent);
+}
+
+#[test]
+fn a_join_of_a_warm_gateway_costs_one_update_and_half_a_round_trip() {
+    let mut world = clean(1);
+    assert!(world.relay.tunnels.is_empty(), "a gateway that wants nothing costs the relay nothing");
+    world.run(Duration::from_secs(1_000));
+    let before = world.gateways[0].gateway.counters();
+    assert!(before.requests >= 8, "{before:?}");
+    let joined = world.now();
+    world.set(0, GROUP, Filter::any());
+    world.run(LATENCY);
+    let (at, event) = &world.relay.events[0];
+    assert_eq!(*at - joined, LATENCY);
+    assert_eq!(*event, relay::Event::TunnelUp { id: 1, local: RELAY, remote: gateway_address(0) });
+    let after = world.gateways[0].gateway.counters();
+    assert_eq!((after.requests, after.updates), (before.requests, 1));
+}
+
+#[test]
+fn without_keeping_warm_a_gateway_is_silent_until_its_first_join_and_after_its_last_leave() {
+    let mut world =
+        World::with(1, Link::clean(LATENCY), 1, relay_config(), |config| config.keep_warm = false);
+    world.run(SECOND * 300);
+    assert_eq!(world.network.stats().sent, 0);
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND);
+    let sent = world.stream(SOURCE, GROUP, 3);
+    assert_eq!(world.gateways[0].packets(), sent);
+    world.set(0, GROUP, Filter::none());
+    world.run(SECOND * 300);
+    assert_eq!(world.gateways[0].gateway.poll_timeout(), None);
+    assert_eq!(
+        world.gateways[0].events.last(),
+        Some(&gateway::Event::Down { reason: gateway::DownReason::Idle })
+    );
+    assert!(world.relay.tunnels.is_empty());
+}
+
+#[test]
+fn discovery_at_an_anycast_address_leads_to_the_unicast_address_of_the_relay() {
+    let anycast = "192.52.193.1:2268".parse().unwrap();
+    let config = relay::Config { advertised: Some(RELAY.ip()), ..relay_config() };
+    let mut world = World::with(1, Link::clean(LATENCY), 1, config, |config| {
+        config.relay = anycast;
+        config.discover = true;
+    });
+    world.relay.addresses.push(anycast);
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND);
+    assert_eq!(world.gateways[0].events, [gateway::Event::Up { relay: RELAY }]);
+    let sent = world.stream(SOURCE, GROUP, 3);
+    assert_eq!(world.gateways[0].packets(), sent);
+    let counters = world.relay.relay.counters();
+    assert_eq!((counters.discoveries, counters.requests), (1, 1));
+}
+
+#[test]
+fn only_the_sources_of_the_filter_arrive_whether_it_includes_or_excludes() {
+    let mut world = clean(3);
+    world.set(0, GROUP, Filter::Include(sources(&[1, 2])));
+    world.set(1, GROUP, Filter::Exclude(sources(&[1])));
+    world.run(SECOND);
+    for (filter, by_source) in [
+        (None, [(1, true, false), (2, true, true), (3, false, true)]),
+        (Some(Filter::Include(sources(&[2, 3]))), [(1, false, false), (2, true, true), (3, true, true)]),
+        (Some(Filter::Exclude(sources(&[2]))), [(1, true, false), (2, false, true), (3, true, true)]),
+    ] {
+        if let Some(filter) = filter {
+            world.set(0, GROUP, filter);
+            world.run(SECOND);
+        }
+        for (last, first, second) in by_source {
+            world.clear();
+            let sent = world.stream(Ipv4Addr::new(198, 51, 100, last), GROUP, 2);
+            for (gateway, wanted) in [(0, first), (1, second), (2, false)] {
+                let expected = if wanted { sent.clone() } else { Vec::new() };
+                assert_eq!(world.gateways[gateway].packets(), expected, "gateway {gateway}, source {last}");
+                assert_eq!(world.gateways[gateway].gateway.counters().unwanted_data, 0);
+            }
+        }
+    }
+}
+
+// proves A6
+#[test]
+fn a_tunnel_is_removed_on_request_at_once() {
+    let mut world = clean(2);
+    world.set(0, GROUP, Filter::any());
+    world.set(1, GROUP, Filter::any());
+    world.run(SECOND);
+    let now = world.now();
+    world.gateways[0].input(now, gateway::Input::Stop);
+    world.run(LATENCY);
+    let down =
+        relay::Event::TunnelDown { id: 1, remote: gateway_address(0), reason: relay::DownReason::Teardown };
+    assert_eq!(world.relay.events.last().unwrap().1, down);
+    world.run(SECOND * 10);
+    assert_eq!(world.gateways[0].gateway.poll_timeout(), None);
+    let sent = world.stream(SOURCE, GROUP, 3);
+    assert!(world.gateways[0].received.is_empty());
+    assert_eq!(world.gateways[1].packets(), sent);
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND);
+    assert_eq!(world.relay.tunnels.len(), 1, "a stopped gateway joins nothing");
+}
+
+// proves A6
+#[test]
+fn when_a_gateway_says_its_address_changed_the_tunnel_follows_and_the_old_one_ends() {
+    let mut world = clean(2);
+    let (inside, before, after) =
+        (gateway_address(0), "203.0.113.1:1000".parse().unwrap(), "203.0.113.9:2000".parse().unwrap());
+    world.network.translate(inside, before);
+    let now = world.now();
+    world.gateways[0].input(now, gateway::Input::LocalChanged);
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND * 3);
+    assert_eq!(world.gateways[0].gateway.observed_address(), Some(before));
+    assert_eq!(world.relay.tunnels.values().collect::<Vec<_>>(), [&before]);
+
+    world.network.translate(inside, after);
+    let now = world.now();
+    world.gateways[0].input(now, gateway::Input::LocalChanged);
+    world.run(LATENCY * 4);
+    assert_eq!(world.gateways[0].gateway.observed_address(), Some(after));
+    assert_eq!(world.relay.tunnels.values().collect::<Vec<_>>(), [&after]);
+    let sent = world.stream(SOURCE, GROUP, 5);
+    assert_eq!(world.gateways[0].packets(), sent, "once each, from the new tunnel only");
+    assert!(world.gateways[1].received.is_empty());
+    assert_eq!(world.gateways[0].events, [gateway::Event::Up { relay: RELAY }]);
+}
+
+// proves A6
+#[test]
+fn a_translator_that_rebinds_unnoticed_is_found_out_by_the_next_handshake() {
+    let mut world = clean(1);
+    let after = "203.0.113.9:2000".parse().unwrap();
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND);
+    world.network.translate(gateway_address(0), after);
+    world.stream(SOURCE, GROUP, 3);
+    assert!(world.gateways[0].received.is_empty(), "nobody answers at the old address");
+    world.run(Duration::from_secs(125));
+    let sent = world.stream(SOURCE, GROUP, 3);
+    assert_eq!(world.gateways[0].packets(), sent);
+    assert_eq!(world.relay.tunnels.values().collect::<Vec<_>>(), [&after]);
+    assert_eq!(world.relay.relay.counters().teardowns, 1);
+}
+
+#[test]
+fn a_request_interval_of_its_own_finds_a_rebinding_sooner() {
+    let mut world = World::with(1, Link::clean(LATENCY), 1, relay_config(), |config| {
+        config.max_request_interval = Some(SECOND * 20);
+    });
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND);
+    world.network.translate(gateway_address(0), "203.0.113.9:2000".parse().unwrap());
+    world.run(SECOND * 21);
+    let sent = world.stream(SOURCE, GROUP, 3);
+    assert_eq!(world.gateways[0].packets(), sent);
+}
+
+#[test]
+fn a_vanished_gateway_is_forgotten_after_the_membership_interval_and_not_before() {
+    let mut world = clean(2);
+    world.set(0, GROUP, Filter::any());
+    world.set(1, GROUP, Filter::any());
+    world.run(SECOND * 2);
+    let dead = Link::clean(LATENCY).with_loss(1000);
+    world.network.set_link_between(gateway_address(0), RELAY, dead);
+    let updated = world.relay.relay.tunnels().next().unwrap().updated;
+    let interval = relay_config().membership_interval();
+    assert_eq!(interval, SECOND * 260);
+    let passed = world.now() - updated;
+    world.run(interval - passed - SECOND);
+    assert_eq!(world.relay.tunnels.len(), 2);
+    world.run(SECOND * 2);
+    assert_eq!(world.relay.tunnels.values().collect::<Vec<_>>(), [&gateway_address(1)]);
+    assert_eq!(world.relay.relay.counters().tunnels_expired, 1);
+    let down =
+        relay::Event::TunnelDown { id: 1, remote: gateway_address(0), reason: relay::DownReason::Expired };
+    assert_eq!(world.relay.events.last().unwrap().1, down);
+    let lost = gateway::Event::Down { reason: gateway::DownReason::NoAnswer };
+    assert_eq!(world.gateways[0].events, [gateway::Event::Up { relay: RELAY }, lost]);
+
+    world.network.set_link_between(gateway_address(0), RELAY, Link::clean(LATENCY));
+    world.run(SECOND * 125);
+    assert_eq!(world.gateways[0].events.len(), 3, "it came back");
+    assert_eq!(world.relay.tunnels.len(), 2);
+}
+
+#[test]
+fn a_stream_that_flows_survives_a_restart_of_the_relay_that_adopts_its_tunnels() {
+    let mut world = clean(2);
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND);
+    let kept: Vec<_> = world.relay.relay.tunnels().collect();
+    let now = world.now();
+    let config = relay::Config { secret_seed: [77; 16], ..relay_config() };
+    world.relay.restart(now, config);
+    for tunnel in kept {
+        let adopted = world.relay.relay.adopt(now, tunnel.local, tunnel.remote, tunnel.groups);
+        assert_eq!(adopted, Ok(1));
+    }
+    world.relay.drain(now);
+    for _ in 0..10 {
+        world.clear();
+        let sent = world.stream(SOURCE, GROUP, 3);
+        assert_eq!(world.gateways[0].packets(), sent);
+        assert!(world.gateways[1].received.is_empty());
+        world.run(SECOND * 60);
+    }
+    assert_eq!(world.gateways[0].events, [gateway::Event::Up { relay: RELAY }]);
+    assert_eq!(world.relay.relay.counters().tunnels_up, 1);
+}
+
+#[test]
+fn after_a_restart_that_forgot_everything_the_next_handshake_restores_the_streams() {
+    let mut world = clean(2);
+    world.set(0, GROUP, Filter::Include(sources(&[1, 2])));
+    world.run(SECOND * 3);
+    let now = world.now();
+    world.relay.restart(now, relay::Config { secret_seed: [77; 16], ..relay_config() });
+    world.set(0, GROUP, Filter::Include(sources(&[1, 2, 3])));
+    world.run(SECOND * 2);
+    assert!(world.relay.tunnels.is_empty());
+    assert_eq!(world.relay.relay.counters().bad_mac, 2, "the Response MAC is of the relay before");
+    world.run(SECOND * 125);
+    assert_eq!(world.relay.wants(gateway_address(0)), world.gateways[0].wants());
+    let sent = world.stream(Ipv4Addr::new(198, 51, 100, 3), GROUP, 3);
+    assert_eq!(world.gateways[0].packets(), sent);
+    assert!(world.gateways[1].received.is_empty());
+}
+
+#[test]
+fn a_relay_that_is_absent_at_first_is_found_when_it_comes() {
+    let mut world = World::new(1, Link::clean(LATENCY), 1);
+    world.relay.alive = false;
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND * 300);
+    let down = gateway::Event::Down { reason: gateway::DownReason::NoAnswer };
+    assert_eq!(world.gateways[0].events, [down]);
+    let requests = world.gateways[0].gateway.counters().requests;
+    assert!((7..=9).contains(&requests), "{requests} requests in 300 s do not back off as they should");
+    world.relay.alive = true;
+    world.run(SECOND * 121);
+    assert_eq!(world.gateways[0].events, [down, gateway::Event::Up { relay: RELAY }]);
+    let sent = world.stream(SOURCE, GROUP, 3);
+    assert_eq!(world.gateways[0].packets(), sent);
+}
+
+#[test]
+fn a_discovery_that_nobody_answers_is_reported_and_goes_on() {
+    let mut world = World::with(1, Link::clean(LATENCY), 1, relay_config(), |config| config.discover = true);
+    world.relay.alive = false;
+    world.run(SECOND * 100);
+    let down = gateway::Event::Down { reason: gateway::DownReason::NoAdvertisement };
+    assert_eq!(world.gateways[0].events, [down]);
+    world.relay.alive = true;
+    world.run(SECOND * 121);
+    assert_eq!(world.gateways[0].events.last(), Some(&gateway::Event::Up { relay: RELAY }));
+}
+
+#[test]
+fn a_change_of_channel_keeps_the_tunnel_and_a_gateway_without_channels_loses_it_after_a_while() {
+    let mut world = clean(1);
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND);
+    world.set(0, GROUP, Filter::none());
+    world.run(SECOND);
+    world.set(0, Ipv4Addr::new(239, 1, 1, 2), Filter::any());
+    world.run(SECOND * 60);
+    assert_eq!(world.relay.relay.counters().tunnels_up, 1);
+    world.set(0, Ipv4Addr::new(239, 1, 1, 2), Filter::none());
+    world.run(SECOND * 20);
+    assert_eq!(world.relay.tunnels.len(), 1);
+    world.run(SECOND * 20);
+    assert!(world.relay.tunnels.is_empty());
+    let down =
+        relay::Event::TunnelDown { id: 1, remote: gateway_address(0), reason: relay::DownReason::Idle };
+    assert_eq!(world.relay.events.last().unwrap().1, down);
+}
+
+#[test]
+fn the_operator_sees_every_tunnel_with_its_ends_groups_and_times() {
+    let mut world = clean(2);
+    let joined = world.now();
+    world.set(1, GROUP, Filter::Include(sources(&[1])));
+    world.run(SECOND * 60);
+    let tunnels: Vec<_> = world.relay.relay.tunnels().collect();
+    assert_eq!(tunnels.len(), 1);
+    let tunnel = &tunnels[0];
+    assert_eq!((tunnel.id, tunnel.local, tunnel.remote), (1, RELAY, gateway_address(1)));
+    assert_eq!(tunnel.groups, [(GROUP.into(), Filter::Include(sources(&[1])))]);
+    assert_eq!(tunnel.since, joined + LATENCY);
+    assert!(tunnel.updated > tunnel.since && tunnel.updated <= joined + SECOND * 2);
+}
+
+#[test]
+fn of_the_two_requests_of_a_linux_gateway_one_is_answered_as_it_understands() {
+    let now = vmcast_sim::epoch();
+    let mut relay = RelayNode::new(now, relay_config());
+    relay.inject(now, gateway_address(0), &[3, 0, 0, 0, 0, 0, 0, 7]);
+    relay.inject(now, gateway_address(0), &[3, 0x80, 0, 0, 0, 0, 0, 7]);
+    let sent = relay.take_sent();
+    let [plain, linux] = &sent[..] else { panic!("{sent:?}") };
+    assert_eq!((plain.bytes[1], linux.bytes[1]), (1, 0), "no flag where Linux has reserved bits");
+    assert_eq!(plain.bytes[2..plain.bytes.len() - 18], linux.bytes[2..], "nothing else differs");
+}

@@ -1,0 +1,96 @@
+//! Access to the running registry, for its service and for the operator.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use vmcast_proto::registry::{
+    CacheEntry, CacheKey, Counters, NodeId, NodeRecord, Registry, Store, UnixMillis,
+};
+
+use super::{Clock, SqliteStore};
+
+/// A registry that many tasks share. Its work touches the disk, so it is done on the threads that
+/// may block.
+#[derive(Debug)]
+pub struct Handle<S = SqliteStore> {
+    shared: Arc<Shared<S>>,
+}
+
+#[derive(Debug)]
+struct Shared<S> {
+    registry: Mutex<Registry<S>>,
+    clock: Clock,
+    malformed: AtomicU64,
+}
+
+/// The server's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// What the registry did since the start.
+    pub counters: Counters,
+    /// Requests that could not be read.
+    pub malformed: u64,
+}
+
+impl<S> Clone for Handle<S> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<S: Store + Send + 'static> Handle<S> {
+    pub(super) fn new(registry: Registry<S>, clock: Clock) -> Self {
+        let shared = Shared { registry: Mutex::new(registry), clock, malformed: AtomicU64::new(0) };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The live nodes in the order of their ids: at most `limit`, those behind `after`.
+    ///
+    /// # Errors
+    /// The failure of the store.
+    pub async fn nodes(&self, after: Option<NodeId>, limit: usize) -> Result<Vec<NodeRecord>, S::Error> {
+        self.with(move |registry, now| registry.nodes(now, after.as_ref(), limit)).await
+    }
+
+    /// The live cache entries in the order of their keys: at most `limit`, those behind `after`.
+    ///
+    /// # Errors
+    /// The failure of the store.
+    pub async fn cache(&self, after: Option<CacheKey>, limit: usize) -> Result<Vec<CacheEntry>, S::Error> {
+        self.with(move |registry, now| registry.cache(now, after.as_ref(), limit)).await
+    }
+
+    /// The server's numbers.
+    pub async fn status(&self) -> Status {
+        let counters = self.with(|registry, _| *registry.counters()).await;
+        Status { counters, malformed: self.shared.malformed.load(Ordering::Relaxed) }
+    }
+
+    pub(super) fn count_malformed(&self) {
+        self.shared.malformed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Runs `work` on the registry with the present time.
+    pub(super) async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Registry<S>, UnixMillis) -> T + Send + 'static,
+    ) -> T {
+        let shared = Arc::clone(&self.shared);
+        let job = tokio::task::spawn_blocking(move || {
+            // Commits are atomic, so a panic in one request leaves nothing half done.
+            let mut registry = shared.registry.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = shared.clock.now();
+            work(&mut registry, now)
+        });
+        match job.await {
+            Ok(result) => result,
+            Err(failed) => match failed.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is ending and takes the caller with it.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The server: its socket, its limits, its end.
+
+use std::{future::Future, io, net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{net::TcpListener, sync::watch, time::MissedTickBehavior};
+use tracing::{error, info};
+use vmcast_proto::registry::{self, Registry, Store};
+use vmcast_signal::{tonic::transport::Server, v1::registry_server::RegistryServer};
+
+use super::{Clock, Handle, SqliteStore, connection::incoming, service::Service};
+
+/// A request may take so long.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a request at most: a report of some thousand measurements.
+const MAX_REQUEST: usize = 512 * 1024;
+/// Requests under way on one connection at most.
+const MAX_CONCURRENT: usize = 32;
+/// A connection that is silent for so long is asked whether it lives, and has as long to answer.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Requests under way have so long to end when the server stops.
+const DRAIN: Duration = Duration::from_secs(3);
+/// Between two sweeps for what has expired. Rows that have expired are out of every answer
+/// at once; the sweep frees their space and logs their end.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What the server needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The database file; it is made if it is not there, its directory too.
+    pub database: PathBuf,
+    /// Leases, cache and limits.
+    pub registry: registry::Config,
+}
+
+/// A server that has its socket and its database.
+#[derive(Debug)]
+pub struct Admin<S = SqliteStore> {
+    listener: TcpListener,
+    handle: Handle<S>,
+}
+
+impl Admin {
+    /// Opens the database and the socket.
+    ///
+    /// # Errors
+    /// If either cannot be had.
+    pub async fn bind(settings: Settings) -> anyhow::Result<Self> {
+        let path = settings.database;
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)
+                .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+        }
+        let store = SqliteStore::open(&path)
+            .with_context(|| format!("cannot open the database {}", path.display()))?;
+        Self::bind_with(settings.listen, Registry::new(settings.registry, store), Clock::system()).await
+    }
+}
+
+impl<S: Store + Send + 'static> Admin<S> {
+    /// Opens the socket for a registry over any store and clock.
+    ///
+    /// # Errors
+    /// If the address cannot be listened on.
+    pub async fn bind_with(listen: SocketAddr, registry: Registry<S>, clock: Clock) -> anyhow::Result<Self> {
+        let listener =
+            TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+        Ok(Self { listener, handle: Handle::new(registry, clock) })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Access to the registry while the server runs.
+    #[must_use]
+    pub fn handle(&self) -> Handle<S> {
+        self.handle.clone()
+    }
+
+    /// Serves until `shutdown` is ready; requests under way are answered first.
+    ///
+    /// # Errors
+    /// If the server breaks.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let listen = self.local_addr()?;
+        let (stop, mut stopped) = watch::channel(false);
+        let service =
+            RegistryServer::new(Service(self.handle.clone())).max_decoding_message_size(MAX_REQUEST);
+        let server = Server::builder()
+            .timeout(REQUEST_TIMEOUT)
+            .concurrency_limit_per_connection(MAX_CONCURRENT)
+            .max_concurrent_streams(MAX_CONCURRENT as u32)
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .add_service(service)
+            .serve_with_incoming_shutdown(incoming(self.listener), async move {
+                // An error means that the sender is gone, and that is an end too.
+                let _ = stopped.wait_for(|stop| *stop).await;
+            });
+        tokio::pin!(server);
+        info!(%listen, "admin is listening");
+        tokio::select! {
+            ended = &mut server => return ended.context("the server ended"),
+            () = sweep(&self.handle) => {}
+            () = shutdown => {}
+        }
+        stop.send_replace(true);
+        match tokio::time::timeout(DRAIN, server).await {
+            Ok(ended) => ended.context("the server ended")?,
+            Err(_) => info!("connections were still open and are cut"),
+        }
+        info!("admin has stopped");
+        Ok(())
+    }
+}
+
+/// Opens everything and serves until `shutdown` is ready.
+///
+/// # Errors
+/// If the database or the address cannot be had, or the server breaks.
+pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    Admin::bind(settings).await?.serve(shutdown).await
+}
+
+async fn sweep<S: Store + Send + 'static>(handle: &Handle<S>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        ticks.tick().await;
+        match handle.with(|registry, now| registry.expire(now)).await {
+            Ok(expired) => {
+                failing = false;
+                for node in expired {
+                    info!(%node, "lease has run out");
+                }
+            }
+            Err(_) if failing => {}
+            Err(error) => {
+                failing = true;
+                error!(%error, "the registry's database failed");
+            }
+        }
+    }
+}

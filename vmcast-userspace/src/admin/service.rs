@@ -1,0 +1,217 @@
+//! The gRPC service: reads the request, asks the registry, writes the answer.
+
+use std::net::IpAddr;
+
+use tracing::{debug, error, info};
+use vmcast_proto::registry::{AnswerKind, Error, Query, Refusal, RefusalReason, Registered, Report, Store};
+use vmcast_signal::{
+    tonic::{self, Request, Response, Status},
+    v1::{self, registry_server},
+};
+
+use super::{
+    convert::{self, Malformed},
+    handle::Handle,
+};
+
+/// Rows of a page, at most and by default.
+const PAGE: usize = 1000;
+
+/// The service over a shared registry.
+#[derive(Debug)]
+pub(super) struct Service<S>(pub(super) Handle<S>);
+
+impl<S: Store + Send + 'static> Service<S> {
+    fn malformed(&self, error: &Malformed) -> Status {
+        self.0.count_malformed();
+        debug!(%error, "malformed request");
+        Status::invalid_argument(error.to_string())
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
+    async fn register(&self, request: Request<v1::RegisterRequest>) -> Answer<v1::RegisterResponse> {
+        let seen = seen(&request)?;
+        let registration =
+            convert::registration(request.into_inner().node).map_err(|error| self.malformed(&error))?;
+        let node = registration.id.clone();
+        let lease = self
+            .0
+            .with(move |registry, now| registry.register(now, seen, registration))
+            .await
+            .map_err(|error| status(&error))?;
+        match lease.outcome {
+            Registered::New => info!(%node, %seen, "node registered"),
+            Registered::Moved => info!(%node, %seen, "node moved"),
+            Registered::Renewed => debug!(%node, %seen, "lease renewed"),
+        }
+        Ok(Response::new(v1::RegisterResponse {
+            lease_seconds: u32::try_from(lease.duration.as_secs()).unwrap_or(u32::MAX),
+            seen_address: seen.to_string(),
+        }))
+    }
+
+    async fn deregister(&self, request: Request<v1::DeregisterRequest>) -> Answer<v1::DeregisterResponse> {
+        let id = convert::parse::<vmcast_proto::registry::NodeId>("node_id", &request.into_inner().node_id)
+            .map_err(|error| self.malformed(&error))?;
+        let node = id.clone();
+        let existed = self
+            .0
+            .with(move |registry, now| registry.deregister(now, &id))
+            .await
+            .map_err(|error| store_failure(&error))?;
+        if existed {
+            info!(%node, "node left");
+        }
+        Ok(Response::new(v1::DeregisterResponse { existed }))
+    }
+
+    async fn nearest(&self, request: Request<v1::NearestRequest>) -> Answer<v1::NearestResponse> {
+        let seen = seen(&request)?;
+        let query = query(seen, request.into_inner()).map_err(|error| self.malformed(&error))?;
+        let node = query.node.clone();
+        let answer = self
+            .0
+            .with(move |registry, now| registry.nearest(now, &query))
+            .await
+            .map_err(|error| status(&error))?;
+        match answer.kind {
+            AnswerKind::CachedAddress | AnswerKind::CachedPrefix => {
+                debug!(%node, kind = ?answer.kind, vmr = ?answer.vmrs.first().map(|vmr| vmr.id()), "nearest");
+            }
+            AnswerKind::All => debug!(%node, vmrs = answer.vmrs.len(), "nearest is not cached"),
+        }
+        Ok(Response::new(v1::NearestResponse {
+            kind: convert::answer_kind(answer.kind).into(),
+            vmrs: answer.vmrs.iter().map(convert::vmr).collect(),
+        }))
+    }
+
+    async fn report_nearest(
+        &self,
+        request: Request<v1::ReportNearestRequest>,
+    ) -> Answer<v1::ReportNearestResponse> {
+        let seen = seen(&request)?;
+        let report = report(seen, request.into_inner()).map_err(|error| self.malformed(&error))?;
+        let (node, chosen) = (report.node.clone(), report.chosen.clone());
+        let reported = self
+            .0
+            .with(move |registry, now| registry.report(now, &report))
+            .await
+            .map_err(|error| status(&error))?;
+        debug!(%node, vmr = %chosen.vmr, hops = chosen.hops, rtt = ?chosen.rtt, "nearest reported");
+        let prefix = reported.prefix.map(|prefix| prefix.to_string()).unwrap_or_default();
+        Ok(Response::new(v1::ReportNearestResponse { prefix }))
+    }
+
+    async fn list_nodes(&self, request: Request<v1::ListNodesRequest>) -> Answer<v1::ListNodesResponse> {
+        let v1::ListNodesRequest { limit, after } = request.into_inner();
+        let after = optional("after", &after).map_err(|error| self.malformed(&error))?;
+        let limit = page(limit);
+        let nodes = self.0.nodes(after, limit).await.map_err(|error| store_failure(&error))?;
+        let next = next(limit, &nodes, |node| node.id().to_string());
+        Ok(Response::new(v1::ListNodesResponse {
+            nodes: nodes.iter().map(convert::node_entry).collect(),
+            next,
+        }))
+    }
+
+    async fn list_cache(&self, request: Request<v1::ListCacheRequest>) -> Answer<v1::ListCacheResponse> {
+        let v1::ListCacheRequest { limit, after } = request.into_inner();
+        let after = optional("after", &after).map_err(|error| self.malformed(&error))?;
+        let limit = page(limit);
+        let entries = self.0.cache(after, limit).await.map_err(|error| store_failure(&error))?;
+        let next = next(limit, &entries, |entry| entry.key.to_string());
+        Ok(Response::new(v1::ListCacheResponse {
+            entries: entries.iter().map(convert::cache_entry).collect(),
+            next,
+        }))
+    }
+}
+
+fn query(seen: IpAddr, request: v1::NearestRequest) -> Result<Query, Malformed> {
+    Ok(Query {
+        node: convert::parse("node_id", &request.node_id)?,
+        seen,
+        claimed: convert::addresses(&request.addresses)?,
+        excluded: convert::parse_all::<vmcast_proto::registry::NodeId, _>("excluded", &request.excluded)?,
+    })
+}
+
+fn report(seen: IpAddr, request: v1::ReportNearestRequest) -> Result<Report, Malformed> {
+    Ok(Report {
+        node: convert::parse("node_id", &request.node_id)?,
+        seen,
+        claimed: convert::addresses(&request.addresses)?,
+        chosen: convert::measurement("chosen", request.chosen)?,
+        measurements: request
+            .measurements
+            .into_iter()
+            .map(|measurement| convert::measurement("measurements", Some(measurement)))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn seen<T>(request: &Request<T>) -> Result<IpAddr, Status> {
+    let peer = request.remote_addr().ok_or_else(|| Status::internal("the connection has no address"))?;
+    Ok(peer.ip().to_canonical())
+}
+
+fn page(limit: u32) -> usize {
+    match limit as usize {
+        0 => PAGE,
+        limit => limit.min(PAGE),
+    }
+}
+
+fn optional<T>(field: &'static str, text: &str) -> Result<Option<T>, Malformed>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    if text.is_empty() { Ok(None) } else { convert::parse(field, text).map(Some) }
+}
+
+/// Where the page behind a full one starts.
+fn next<T>(limit: usize, rows: &[T], key: impl Fn(&T) -> String) -> String {
+    match rows.last() {
+        Some(last) if rows.len() == limit => key(last),
+        Some(_) | None => String::new(),
+    }
+}
+
+fn status<E: std::error::Error>(error: &Error<E>) -> Status {
+    match error {
+        Error::Refused(refusal) => refused(refusal),
+        Error::Store(error) => store_failure(error),
+    }
+}
+
+fn refused(refusal: &Refusal) -> Status {
+    let message = refusal.to_string();
+    match refusal.reason() {
+        RefusalReason::Duplicate => {
+            info!(%refusal, "duplicate registration refused");
+            Status::already_exists(message)
+        }
+        RefusalReason::NoEndpoint
+        | RefusalReason::TooManyEndpoints
+        | RefusalReason::UnusableEndpoint
+        | RefusalReason::TooManyMeasurements
+        | RefusalReason::NotNearest => Status::invalid_argument(message),
+        RefusalReason::NotRegistered => Status::not_found(message),
+        RefusalReason::NotEligible | RefusalReason::ForeignEndpoint => Status::failed_precondition(message),
+        RefusalReason::Full | RefusalReason::CacheFull => {
+            debug!(%refusal, "no room");
+            Status::resource_exhausted(message)
+        }
+    }
+}
+
+fn store_failure(failure: &dyn std::error::Error) -> Status {
+    error!(error = %failure, "the registry's database failed");
+    // The particulars are the operator's, not the peer's.
+    Status::unavailable("the registry's database does not work; try later")
+}

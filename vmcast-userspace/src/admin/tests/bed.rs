@@ -1,0 +1,79 @@
+//! A server on loopback.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::oneshot, task::JoinHandle};
+use vmcast_proto::registry::{Config, MemoryStore, Registry, Store, UnixMillis};
+use vmcast_signal::{
+    tonic::transport::{Channel, Endpoint},
+    v1::registry_client::RegistryClient,
+};
+
+use crate::admin::{Admin, Clock, Handle};
+
+/// A running server, its clock in the test's hand.
+pub(crate) struct Bed<S = MemoryStore> {
+    pub(crate) address: SocketAddr,
+    pub(crate) handle: Handle<S>,
+    millis: Arc<AtomicU64>,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Bed {
+    pub(crate) async fn new() -> Self {
+        Self::start(Config::default(), MemoryStore::default(), ([127, 0, 0, 1], 0).into()).await
+    }
+
+    pub(crate) async fn listening_on(listen: SocketAddr) -> Self {
+        Self::start(Config::default(), MemoryStore::default(), listen).await
+    }
+}
+
+impl<S: Store + Send + 'static> Bed<S> {
+    pub(crate) async fn start(config: Config, store: S, listen: SocketAddr) -> Self {
+        let millis = Arc::new(AtomicU64::new(1_000_000));
+        let time = Arc::clone(&millis);
+        let clock = Clock::new(move || UnixMillis(time.load(Ordering::SeqCst)));
+        let admin = Admin::bind_with(listen, Registry::new(config, store), clock).await.expect("bind");
+        let (address, handle) = (admin.local_addr().expect("address"), admin.handle());
+        let (stop, stopped) = oneshot::channel();
+        let server = tokio::spawn(admin.serve(async move {
+            let _ = stopped.await;
+        }));
+        Self { address, handle, millis, stop, server }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Moves the server's clock.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.millis.fetch_add(time.as_millis() as u64, Ordering::SeqCst);
+    }
+
+    /// A client that calls from an address of loopback's network.
+    pub(crate) async fn client(&self, from: [u8; 4]) -> RegistryClient<Channel> {
+        let endpoint = Endpoint::from_shared(self.url()).expect("a URL");
+        let channel = endpoint.local_address(Some(IpAddr::from(from))).connect().await.expect("connect");
+        RegistryClient::new(channel)
+    }
+
+    pub(crate) async fn ids(&self) -> Vec<String> {
+        let nodes = self.handle.nodes(None, 100).await.expect("nodes");
+        nodes.iter().map(|node| node.id().to_string()).collect()
+    }
+
+    pub(crate) async fn stop(self) {
+        self.stop.send(()).expect("the server runs");
+        self.server.await.expect("no panic").expect("no error");
+    }
+}

@@ -1,0 +1,158 @@
+//! The store in SQLite.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::IpAddr,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use rusqlite::Connection;
+use vmcast_proto::registry::{Config, Registry, Role, Store, UnixMillis, conformance};
+
+use crate::admin::{
+    schema,
+    store::{OpenError, SqliteStore, StoreError},
+};
+
+/// Names the database to the child of the crash test.
+const CHILD: &str = "VMCAST_TEST_CRASH_DATABASE";
+
+fn open(path: &Path) -> SqliteStore {
+    SqliteStore::open(path).expect("open")
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a directory")
+}
+
+// proves A2
+#[test]
+fn the_sqlite_store_keeps_the_contract() {
+    let directory = directory();
+    let mut number = 0;
+    conformance::run(|| {
+        number += 1;
+        open(&directory.path().join(format!("{number}.db")))
+    });
+}
+
+// proves A2
+#[test]
+fn what_was_committed_is_there_when_the_file_is_opened_again() {
+    let directory = directory();
+    let path = directory.path().join("registry.db");
+    let mut registry = Registry::new(Config::default(), open(&path));
+    let seen = IpAddr::from([192, 0, 2, 1]);
+    let vmr = conformance::node("vmr", Role::Vmr { rank: 3 }, &["192.0.2.1:2268", "[2001:db8::1]:1"], 0);
+    registry.register(UnixMillis(1000), seen, vmr.registration).expect("registered");
+    let before = registry.nodes(UnixMillis(1000), None, 9).expect("nodes");
+    drop(registry);
+
+    let registry = Registry::new(Config::default(), open(&path));
+    assert_eq!(registry.nodes(UnixMillis(1000), None, 9).expect("nodes"), before);
+    assert_eq!(registry.nodes(UnixMillis(61_000), None, 9).expect("nodes"), [], "leases go on meanwhile");
+}
+
+/// Registers without end and says so after each time; killed by its parent, the test below.
+#[test]
+fn child_of_the_crash_test() {
+    let Some(path) = std::env::var_os(CHILD) else {
+        return;
+    };
+    let mut registry = Registry::new(Config::default(), open(Path::new(&path)));
+    for number in 0u32.. {
+        let node = conformance::node(&format!("n{number}"), Role::Agent, &[], 0);
+        registry.register(UnixMillis(1000), [192, 0, 2, 1].into(), node.registration).expect("registered");
+        println!("\nacknowledged n{number}");
+    }
+}
+
+// proves A2
+#[test]
+fn every_acknowledged_registration_survives_sigkill() {
+    let directory = directory();
+    let path = directory.path().join("registry.db");
+    for round in 1..=3 {
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "admin::tests::database::child_of_the_crash_test", "--nocapture"])
+            .env(CHILD, &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("spawn");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let mut acknowledged = Vec::new();
+        for line in output.lines() {
+            if let Some(id) = line.expect("a line").strip_prefix("acknowledged ") {
+                acknowledged.push(id.to_owned());
+            }
+            if acknowledged.len() == 150 * round {
+                // SIGKILL, in the middle of the next writes; what is still in the pipe counts too.
+                child.kill().expect("kill");
+            }
+        }
+        assert!(!child.wait().expect("wait").success());
+        assert!(acknowledged.len() >= 150 * round);
+
+        let store = open(&path);
+        for id in &acknowledged {
+            let id = id.parse().expect("an id");
+            assert!(store.node(&id).expect("node").is_some(), "{id} was acknowledged and is lost");
+        }
+        let spare = store.node_count().expect("count") - acknowledged.len();
+        assert!(spare <= 1 || round > 1, "at most the one that was being written is there besides");
+    }
+}
+
+#[test]
+fn a_second_admin_on_the_same_file_is_told_that_it_is_in_use() {
+    let directory = directory();
+    let path = directory.path().join("registry.db");
+    let first = open(&path);
+    assert!(matches!(SqliteStore::open(&path), Err(OpenError::InUse)));
+    drop(first);
+    open(&path);
+}
+
+#[test]
+fn files_that_are_not_ours_or_too_new_are_left_alone() {
+    let directory = directory();
+    let path = |name: &str| directory.path().join(name);
+
+    let foreign = Connection::open(path("foreign.db")).expect("open");
+    foreign.execute_batch("CREATE TABLE theirs (x); PRAGMA application_id = 7;").expect("create");
+    drop(foreign);
+    assert!(matches!(SqliteStore::open(&path("foreign.db")), Err(OpenError::Foreign(7))));
+
+    drop(open(&path("newer.db")));
+    let newer = Connection::open(path("newer.db")).expect("open");
+    newer.pragma_update(None, "user_version", schema::VERSION + 1).expect("update");
+    drop(newer);
+    let refused = SqliteStore::open(&path("newer.db"));
+    assert!(matches!(refused, Err(OpenError::Newer { found }) if found == schema::VERSION + 1));
+
+    std::fs::write(path("text.db"), "no database at all, but long enough to look at\n".repeat(50))
+        .expect("write");
+    assert!(matches!(SqliteStore::open(&path("text.db")), Err(OpenError::Sqlite(_))));
+    assert!(SqliteStore::open(&path("no/such/directory.db")).is_err());
+}
+
+#[test]
+fn a_row_that_cannot_be_is_an_error_and_not_a_panic() {
+    let directory = directory();
+    let path = directory.path().join("registry.db");
+    drop(open(&path));
+    let row = |id: &str, rank: &str, seen: &str| format!("('{id}', {rank}, '', '', {seen}, 1, 9)");
+    for (row, wrong) in [
+        (row("a", "-1", "x'c0000201'"), "node.rank"),
+        (row("a", "4294967296", "x'c0000201'"), "node.rank"),
+        (row("a b", "0", "x'c0000201'"), "node.id"),
+        (row("a", "0", "x'c00002'"), "node.seen"),
+    ] {
+        let raw = Connection::open(&path).expect("open");
+        raw.execute_batch(&format!("DELETE FROM node; INSERT INTO node VALUES {row};")).expect("insert");
+        drop(raw);
+        let failure = open(&path).nodes(None, 9).expect_err("corrupt");
+        assert!(matches!(failure, StoreError::Corrupt { column } if column == wrong), "{row}: {failure}");
+    }
+}

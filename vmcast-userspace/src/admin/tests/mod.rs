@@ -1,0 +1,5 @@
+//! The database on its own, then the server on loopback with a clock that the test moves.
+
+pub(crate) mod bed;
+mod database;
+mod service;

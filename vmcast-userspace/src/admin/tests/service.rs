@@ -1,0 +1,283 @@
+//! The service over real connections.
+
+use std::{net::SocketAddr, time::Duration};
+
+use rusqlite::Connection;
+use vmcast_proto::registry::{Config, MemoryStore, RefusalReason};
+use vmcast_signal::{
+    tonic::{Code, transport::Channel},
+    v1::{self, AnswerKind, registry_client::RegistryClient},
+};
+
+use super::bed::Bed;
+use crate::admin::{Admin, Settings, store::SqliteStore};
+
+const V0: [u8; 4] = [127, 1, 0, 1];
+const V1: [u8; 4] = [127, 1, 1, 1];
+const A: [u8; 4] = [127, 2, 0, 5];
+const NEIGHBOUR: [u8; 4] = [127, 2, 0, 6];
+const STRANGER: [u8; 4] = [127, 3, 0, 5];
+
+fn node(id: &str, role: v1::Role, rank: u32, endpoints: &[&str]) -> v1::RegisterRequest {
+    v1::RegisterRequest {
+        node: Some(v1::Node {
+            id: id.to_owned(),
+            role: role.into(),
+            endpoints: endpoints.iter().map(ToString::to_string).collect(),
+            rank,
+            name: format!("the {id}"),
+            software: "vmcast".to_owned(),
+        }),
+    }
+}
+
+fn nearest(id: &str) -> v1::NearestRequest {
+    v1::NearestRequest { node_id: id.to_owned(), ..Default::default() }
+}
+
+fn report(id: &str, vmr: &str, endpoint: &str) -> v1::ReportNearestRequest {
+    let chosen =
+        v1::Measurement { vmr_id: vmr.to_owned(), endpoint: endpoint.to_owned(), hops: 3, rtt_micros: 1500 };
+    v1::ReportNearestRequest {
+        node_id: id.to_owned(),
+        addresses: vec![],
+        chosen: Some(chosen.clone()),
+        measurements: vec![chosen],
+    }
+}
+
+async fn ask(client: &mut RegistryClient<Channel>, id: &str) -> (AnswerKind, Vec<String>) {
+    let answer = client.nearest(nearest(id)).await.expect("answer").into_inner();
+    (answer.kind(), answer.vmrs.into_iter().map(|vmr| vmr.id).collect())
+}
+
+/// Two VMRs, one below the other, and three agents, each calling from its own address.
+async fn population<S: vmcast_proto::registry::Store + Send + 'static>(bed: &Bed<S>) {
+    let vmr = v1::Role::Vmr;
+    let mut v0 = bed.client(V0).await;
+    let lease = v0.register(node("v0", vmr, 0, &["127.1.0.1:2268"])).await.expect("granted").into_inner();
+    assert_eq!((lease.lease_seconds, lease.seen_address.as_str()), (60, "127.1.0.1"));
+    let mut v1 = bed.client(V1).await;
+    v1.register(node("v1", vmr, 1, &["127.1.1.1:2268"])).await.expect("granted");
+    for (id, from) in [("a", A), ("neighbour", NEIGHBOUR), ("stranger", STRANGER)] {
+        let request = node(id, v1::Role::Agent, 0, &[]);
+        bed.client(from).await.register(request).await.expect("granted");
+    }
+}
+
+// proves A2
+// proves A3
+// proves A4
+#[tokio::test]
+async fn from_registration_to_a_cached_answer_and_its_end_by_expiry() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = SqliteStore::open(&directory.path().join("registry.db")).expect("open");
+    let bed = Bed::start(Config::default(), store, ([127, 0, 0, 1], 0).into()).await;
+    population(&bed).await;
+    let (mut a, mut v1) = (bed.client(A).await, bed.client(V1).await);
+    let (mut neighbour, mut stranger) = (bed.client(NEIGHBOUR).await, bed.client(STRANGER).await);
+    let all = (AnswerKind::All, vec!["v0".to_owned(), "v1".to_owned()]);
+    let only = |kind, id: &str| (kind, vec![id.to_owned()]);
+
+    assert_eq!(ask(&mut a, "a").await, all);
+    assert_eq!(ask(&mut v1, "v1").await, only(AnswerKind::All, "v0"), "not itself");
+    let reported = a.report_nearest(report("a", "v1", "127.1.1.1:2268")).await.expect("taken");
+    assert_eq!(reported.into_inner().prefix, "127.2.0.0/24");
+    assert_eq!(ask(&mut a, "a").await, only(AnswerKind::CachedAddress, "v1"));
+    assert_eq!(ask(&mut neighbour, "neighbour").await, only(AnswerKind::CachedPrefix, "v1"));
+    assert_eq!(ask(&mut stranger, "stranger").await, all);
+    assert_eq!(ask(&mut v1, "v1").await, only(AnswerKind::All, "v0"), "the agents' entry is not for VMRs");
+
+    let cache = a.list_cache(v1::ListCacheRequest::default()).await.expect("cache").into_inner();
+    let prefixes: Vec<_> = cache.entries.iter().map(|entry| entry.prefix.as_str()).collect();
+    assert_eq!(prefixes, ["127.2.0.0/24", "127.2.0.5/32"]);
+    assert_eq!((cache.entries[0].reporter.as_str(), cache.entries[0].scope()), ("a", v1::Role::Agent));
+
+    bed.pass(Duration::from_secs(59));
+    a.register(node("a", v1::Role::Agent, 0, &[])).await.expect("renewed");
+    bed.client(V0).await.register(node("v0", v1::Role::Vmr, 0, &["127.1.0.1:2268"])).await.expect("renewed");
+    bed.pass(Duration::from_secs(1));
+    assert_eq!(ask(&mut a, "a").await, only(AnswerKind::All, "v0"), "v1 has expired");
+    let unknown = stranger.nearest(nearest("stranger")).await.expect_err("expired");
+    assert_eq!(unknown.code(), Code::NotFound);
+    assert_eq!(bed.ids().await, ["a", "v0"]);
+
+    let status = bed.handle.status().await;
+    let counters = status.counters;
+    assert_eq!((counters.registrations, counters.renewals, counters.reports), (5, 2, 1));
+    let answers = (counters.nearest_cached_address, counters.nearest_cached_prefix, counters.nearest_all);
+    assert_eq!(answers, (1, 1, 5));
+    assert_eq!(counters.refusals.of(RefusalReason::NotRegistered), 1);
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a_duplicate_is_refused_with_its_holder_until_the_lease_has_run_out() {
+    let bed = Bed::new().await;
+    population(&bed).await;
+    let mut thief = bed.client(STRANGER).await;
+    let request = node("thief", v1::Role::Vmr, 0, &["127.1.0.1:2268"]);
+    let refused = thief.register(request.clone()).await.expect_err("duplicate");
+    assert_eq!(refused.code(), Code::AlreadyExists);
+    assert!(refused.message().contains("127.1.0.1:2268") && refused.message().contains("v0"), "{refused}");
+    let status = bed.handle.status().await;
+    assert_eq!(status.counters.refusals.of(RefusalReason::Duplicate), 1);
+    assert!(!bed.ids().await.contains(&"thief".to_owned()));
+
+    bed.pass(Duration::from_secs(60));
+    thief.register(request).await.expect("the lease has run out");
+    assert_eq!(bed.ids().await, ["thief"]);
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn malformed_requests_are_refused_by_field_and_counted() {
+    let bed = Bed::new().await;
+    population(&bed).await;
+    let mut client = bed.client(A).await;
+    let agent = v1::Role::Agent;
+    let mut wrong = Vec::new();
+    for request in [
+        v1::RegisterRequest { node: None },
+        node("", agent, 0, &[]),
+        node("a b", agent, 0, &[]),
+        node(&"x".repeat(65), agent, 0, &[]),
+        node("n", v1::Role::Unspecified, 0, &[]),
+        node("n", agent, 0, &["192.0.2.1"]),
+        node("n", agent, 0, &["example:2268"]),
+    ] {
+        wrong.push(client.register(request).await.expect_err("malformed"));
+    }
+    let mut unknown_role = node("n", agent, 0, &[]);
+    unknown_role.node.as_mut().expect("a node").role = 77;
+    wrong.push(client.register(unknown_role).await.expect_err("malformed"));
+    let addresses = vec!["no address".to_owned()];
+    let request = v1::NearestRequest { addresses, ..nearest("a") };
+    wrong.push(client.nearest(request).await.expect_err("malformed"));
+    let mut request = report("a", "v0", "127.1.0.1:2268");
+    request.chosen = None;
+    wrong.push(client.report_nearest(request).await.expect_err("malformed"));
+    let mut request = report("a", "v0", "127.1.0.1:2268");
+    request.chosen.as_mut().expect("chosen").hops = 256;
+    wrong.push(client.report_nearest(request).await.expect_err("malformed"));
+    let after = "no key".to_owned();
+    wrong.push(client.list_cache(v1::ListCacheRequest { limit: 0, after }).await.expect_err("malformed"));
+
+    for status in &wrong {
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    }
+    assert!(wrong[2].message().starts_with("node.id: "), "{}", wrong[2]);
+    assert_eq!(bed.handle.status().await.malformed, wrong.len() as u64);
+    assert_eq!(bed.ids().await.len(), 5, "nobody came in");
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_above_the_size_limit_is_refused_and_the_server_goes_on() {
+    let bed = Bed::new().await;
+    let mut client = bed.client(A).await;
+    let mut request = node("n", v1::Role::Agent, 0, &[]);
+    request.node.as_mut().expect("a node").name = "x".repeat(1024 * 1024);
+    let refused = client.register(request).await.expect_err("too large");
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+    client.register(node("n", v1::Role::Agent, 0, &[])).await.expect("granted");
+    assert_eq!(bed.ids().await, ["n"]);
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_http_do_not_disturb_the_others() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let bed = Bed::new().await;
+    let mut noise = tokio::net::TcpStream::connect(bed.address).await.expect("connect");
+    noise.write_all(&[0xff; 4096]).await.expect("write");
+    let mut answer = Vec::new();
+    // Closed or reset, both are an end.
+    let _ = noise.read_to_end(&mut answer).await;
+    bed.client(A).await.register(node("n", v1::Role::Agent, 0, &[])).await.expect("granted");
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn deregistration_ends_the_lease_and_lists_come_in_pages() {
+    let bed = Bed::new().await;
+    population(&bed).await;
+    let mut client = bed.client(V0).await;
+    let gone = v1::DeregisterRequest { node_id: "stranger".to_owned() };
+    assert!(client.deregister(gone.clone()).await.expect("done").into_inner().existed);
+    assert!(!client.deregister(gone).await.expect("done").into_inner().existed);
+
+    let mut found = Vec::new();
+    let mut after = String::new();
+    loop {
+        let request = v1::ListNodesRequest { limit: 3, after };
+        let page = client.list_nodes(request).await.expect("page").into_inner();
+        found.extend(page.nodes.into_iter().map(|entry| entry.node.expect("a node").id));
+        after = page.next;
+        if after.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(found, ["a", "neighbour", "v0", "v1"]);
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a_database_that_fails_makes_the_service_unavailable_without_its_particulars() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("registry.db");
+    drop(SqliteStore::open(&path).expect("open"));
+    let raw = Connection::open(&path).expect("open");
+    raw.execute_batch("INSERT INTO node VALUES ('a', -1, '', '', x'c0000201', 1, 9999999999999)")
+        .expect("insert");
+    drop(raw);
+
+    let store = SqliteStore::open(&path).expect("open");
+    let bed = Bed::start(Config::default(), store, ([127, 0, 0, 1], 0).into()).await;
+    let refused = bed.client(A).await.nearest(nearest("a")).await.expect_err("corrupt");
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(!refused.message().contains("rank"), "{refused}");
+    bed.client(A).await.register(node("b", v1::Role::Agent, 0, &[])).await.expect("others are served");
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn the_server_makes_its_database_and_ends_although_clients_are_connected() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let database = directory.path().join("state/vmcast/registry.db");
+    let listen: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let settings = Settings { listen, database: database.clone(), registry: Config::default() };
+    let admin = Admin::bind(settings.clone()).await.expect("bind");
+    let (address, handle) = (admin.local_addr().expect("address"), admin.handle());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = tokio::spawn(admin.serve(async move {
+        let _ = stopped.await;
+    }));
+    let mut client = RegistryClient::connect(format!("http://{address}")).await.expect("connect");
+    client.register(node("n", v1::Role::Agent, 0, &[])).await.expect("granted");
+    assert_eq!(handle.nodes(None, 9).await.expect("nodes").len(), 1);
+    stop.send(()).expect("the server runs");
+    server.await.expect("no panic").expect("no error");
+    drop(handle);
+
+    assert!(client.register(node("n", v1::Role::Agent, 0, &[])).await.is_err(), "nobody listens");
+    let again = Admin::bind(settings).await.expect("bind");
+    assert_eq!(again.handle().nodes(None, 9).await.expect("nodes").len(), 1, "the lease goes on");
+    crate::admin::run(
+        Settings { listen, database: directory.path().join("other.db"), registry: Config::default() },
+        std::future::ready(()),
+    )
+    .await
+    .expect("ends at once");
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_a_clear_error() {
+    let bed = Bed::new().await;
+    let registry = vmcast_proto::registry::Registry::new(Config::default(), MemoryStore::default());
+    let failure =
+        Admin::bind_with(bed.address, registry, crate::admin::Clock::system()).await.expect_err("in use");
+    assert!(failure.to_string().contains(&bed.address.to_string()), "{failure}");
+    bed.stop().await;
+}

@@ -1,0 +1,215 @@
+//! What the operator's commands are told.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use vmcast_api::{
+    AdminLink, Direction, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces, Member,
+    Members, Place, Querier, Request, Response, Role, Stats, Status, StreamStats, Tunnel, TunnelKind,
+    Tunnels, Upstream, UpstreamState,
+};
+use vmcast_common::fib::IfIndex;
+use vmcast_proto::{self as proto, igmp::Version};
+
+use super::core::{self, Core};
+use crate::{config::AgentConfig, daemon};
+
+/// A stream is silent after so long without a packet.
+const SILENT: Duration = Duration::from_secs(5);
+/// The number of the only tunnel.
+const TUNNEL: u32 = 1;
+
+/// What the core does not know.
+pub(super) struct Context<'a> {
+    pub(super) config: &'a AgentConfig,
+    pub(super) ifindex: IfIndex,
+    /// Our end of the tunnel.
+    pub(super) local: SocketAddr,
+    pub(super) from: &'static str,
+    pub(super) admin: Option<AdminLink>,
+    pub(super) process: &'a daemon::Process,
+    pub(super) now: Instant,
+}
+
+/// Answers one question.
+pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> Response {
+    match request {
+        Request::Status => Response::Status(status(core, context)),
+        Request::GroupList { page } => {
+            let (groups, next) =
+                page.cut(streams(core), |(group, source)| describe(core, context, group, source));
+            Response::Groups(Groups { groups, next })
+        }
+        Request::MemberList { group, page } => {
+            let wanted = core.wanted().iter().filter(|(of, _)| group.is_none_or(|group| group == **of));
+            let (members, next) = page.cut(wanted, |(of, wanted)| Member {
+                group: (*of).into(),
+                source: None,
+                output: Place::Interface { name: context.config.interface.name.to_string() },
+                filter: filter(&wanted.filter),
+                age_ms: milliseconds(context.now, wanted.since),
+                packets: core
+                    .streams()
+                    .range((*of, 0.into())..=(*of, u32::MAX.into()))
+                    .map(|(_, t)| t.packets)
+                    .sum(),
+            });
+            Response::Members(Members { members, next })
+        }
+        Request::TunnelList { page } => {
+            let (tunnels, next) = page.cut(core.upstream(), |(candidate, since)| Tunnel {
+                id: TUNNEL,
+                kind: TunnelKind::Amt,
+                local: context.local,
+                remote: candidate.endpoint,
+                direction: Direction::Upstream,
+                next_hop: None,
+                age_ms: milliseconds(context.now, since),
+                groups: core.wanted().len() as u64,
+            });
+            Response::Tunnels(Tunnels { tunnels, next })
+        }
+        Request::InterfaceList => {
+            Response::Interfaces(Interfaces { interfaces: vec![interface(core, context)] })
+        }
+        Request::Stats => Response::Stats(stats(core)),
+        Request::NodeList { .. } | Request::CacheList { .. } => Response::not_this_role(Role::Agent, request),
+    }
+}
+
+/// Every stream that arrives, and every group that is wanted and has none.
+fn streams(core: &Core) -> impl Iterator<Item = (Ipv4Addr, Option<Ipv4Addr>)> + '_ {
+    core.wanted().keys().flat_map(|group| {
+        let mut sources = core.streams().range((*group, 0.into())..=(*group, u32::MAX.into())).peekable();
+        let none = sources.peek().is_none().then_some((*group, None));
+        sources.map(|((group, source), _)| (*group, Some(*source))).chain(none)
+    })
+}
+
+fn describe(core: &Core, context: &Context<'_>, group: Ipv4Addr, source: Option<Ipv4Addr>) -> Group {
+    let traffic = source.and_then(|source| core.streams().get(&(group, source)));
+    let silence = traffic.map(|traffic| context.now.saturating_duration_since(traffic.last));
+    Group {
+        group: group.into(),
+        source: source.map(IpAddr::V4),
+        rpf: core.upstream().map(|(candidate, _)| Place::Tunnel {
+            id: TUNNEL,
+            local: context.local,
+            remote: candidate.endpoint,
+        }),
+        members: 1,
+        packets: traffic.map_or(0, |traffic| traffic.packets),
+        bytes: traffic.map_or(0, |traffic| traffic.bytes),
+        bits_per_second: None,
+        last_packet_ms: silence.map(|silence| silence.as_millis() as u64),
+        state: match silence {
+            None => GroupState::Waiting,
+            Some(silence) if silence < SILENT => GroupState::Forwarding,
+            Some(_) => GroupState::Silent,
+        },
+    }
+}
+
+fn status(core: &Core, context: &Context<'_>) -> Status {
+    let (state, since) = core.state();
+    let upstream = core.upstream().map(|(candidate, _)| candidate);
+    Status {
+        admin: context.admin.clone(),
+        upstream: Some(Upstream {
+            remote: upstream.map(|candidate| candidate.endpoint),
+            name: upstream.and_then(|candidate| candidate.name.clone()),
+            from: context.from.to_owned(),
+            state: match state {
+                core::UpstreamState::Finding => UpstreamState::Finding,
+                core::UpstreamState::Attaching => UpstreamState::Idle,
+                core::UpstreamState::Up => UpstreamState::Up,
+                core::UpstreamState::Down => UpstreamState::Down,
+            },
+            age_ms: milliseconds(context.now, since),
+        }),
+        groups: core.wanted().len() as u64,
+        members: core.wanted().len() as u64,
+        tunnels: u64::from(state == core::UpstreamState::Up),
+        ..context.process.status()
+    }
+}
+
+fn interface(core: &Core, context: &Context<'_>) -> Interface {
+    let config = &context.config.interface;
+    Interface {
+        name: config.name.to_string(),
+        ifindex: Some(context.ifindex.0),
+        up: true,
+        mtu: config.mtu.into(),
+        mac: None,
+        addresses: vec![config.address.address.into()],
+        attached: Some("tun".to_owned()),
+        accepts_sources: false,
+        querier: Some(Querier {
+            address: core.querier().querier().map(IpAddr::V4),
+            ours: core.querier().querier().is_none(),
+            igmp_version: match core.querier().config().version {
+                Version::V2 => 2,
+                Version::V3 => 3,
+            },
+            groups: core.querier().groups(context.now).len() as u64,
+        }),
+    }
+}
+
+fn stats(core: &Core) -> Stats {
+    let mut control: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+    let igmp = core.querier().counters();
+    let heard = [
+        ("queries_sent", igmp.queries_sent),
+        ("queries_received", igmp.queries_received),
+        ("older_queries_received", igmp.older_queries_received),
+        ("reports_received", igmp.reports_received),
+        ("leaves_received", igmp.leaves_received),
+    ];
+    let refused = igmp.refusals().map(|(reason, count)| (reason.label(), count));
+    control.insert("igmp".to_owned(), counters(heard.into_iter().chain(refused)));
+    if let Some(gateway) = core.gateway_counters() {
+        control.insert("amt_gateway".to_owned(), counters(gateway.iter()));
+    }
+    let mut streams: Vec<_> = core
+        .streams()
+        .iter()
+        .map(|((group, source), traffic)| StreamStats {
+            group: (*group).into(),
+            source: Some((*source).into()),
+            packets: traffic.packets,
+            bytes: traffic.bytes,
+            wrong_input: 0,
+            dropped: 0,
+        })
+        .collect();
+    streams.sort_by_key(|stream| std::cmp::Reverse(stream.packets));
+    streams.truncate(vmcast_api::MAX_PAGE as usize);
+    Stats {
+        engine: None,
+        drops: counters(core.drops().iter().map(|(reason, count)| (reason.label(), count))),
+        streams,
+        control,
+        resident_bytes: daemon::resident_bytes(),
+    }
+}
+
+fn counters(counters: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {
+    counters.map(|(label, count)| (label.to_owned(), count)).collect()
+}
+
+fn filter(filter: &proto::Filter) -> Filter {
+    let (mode, sources) = match filter {
+        proto::Filter::Include(sources) => (FilterMode::Include, sources),
+        proto::Filter::Exclude(sources) => (FilterMode::Exclude, sources),
+    };
+    Filter { mode, sources: sources.iter().copied().collect() }
+}
+
+fn milliseconds(now: Instant, since: Instant) -> u64 {
+    now.saturating_duration_since(since).as_millis() as u64
+}

@@ -1,0 +1,17 @@
+//! The agent: gives every application of a host plain IP multicast on a network without it.
+//!
+//! A virtual interface takes the groups' packets in and the applications' joins out. On it the agent
+//! is the multicast router: an IGMP querier with one host. What the host wants, an AMT gateway asks
+//! of the nearest VMR; what comes back is handed to the host as it was sent.
+
+mod answer;
+mod core;
+mod counters;
+mod host;
+mod run;
+mod upstream;
+
+#[cfg(test)]
+mod netns_tests;
+
+pub use run::run;

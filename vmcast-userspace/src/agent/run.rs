@@ -1,0 +1,307 @@
+//! Drives the agent: one loop over the virtual interface, the tunnel, the timers and the questions.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::time::timeout;
+use tracing::{debug, error, info, warn};
+use vmcast_api::Role;
+use vmcast_proto::{Machine, igmp};
+
+use super::{
+    answer::{self, Context},
+    core::{Core, Event, Input, Output},
+    counters::Drop,
+    host::{self, HostInterface},
+    upstream::Upstreams,
+};
+use crate::{
+    clock,
+    config::{AgentConfig, RoleConfig},
+    control::Control,
+    daemon::Process,
+    netlink::{LinkWatch, Links},
+    signals::Termination,
+    sockets::{Buffer, UdpEndpoint},
+    telemetry::RateLimit,
+};
+
+/// Packets taken from one side before the other gets its turn.
+const BATCH: usize = 64;
+/// Room for a packet of the host: the longest IPv4 packet.
+const PACKET: usize = u16::MAX as usize;
+/// How long an agent that ends says good-bye to its VMR.
+const FAREWELL: Duration = Duration::from_millis(1500);
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If it cannot start, or its interface or socket fails for good.
+pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
+    let mut end = Termination::new()?;
+    let (control, mut calls) = Control::start(&config.socket())?;
+    let mut agent = Agent::start(config).await?;
+    info!(
+        interface = %agent.config.interface.name,
+        port = agent.endpoint.local().port(),
+        socket = %control.path().display(),
+        "ready"
+    );
+    let mut packet = vec![0; PACKET];
+    let mut datagram = Buffer::new();
+    let outcome = loop {
+        let turn = tokio::select! {
+            signal = end.received() => {
+                info!(signal, "leaving");
+                break Ok(());
+            }
+            Some((request, answer)) = calls.recv() => {
+                let response = agent.answer(&request);
+                // A client that has gone away wants no answer.
+                let _ = answer.send(response);
+                Ok(())
+            }
+            turn = agent.turn(&mut packet, &mut datagram) => turn,
+        };
+        if let Err(error) = turn {
+            break Err(error);
+        }
+    };
+    agent.end(&mut datagram).await;
+    outcome
+}
+
+/// A running agent.
+pub(super) struct Agent {
+    config: AgentConfig,
+    core: Core,
+    host: HostInterface,
+    endpoint: UdpEndpoint,
+    links: Links,
+    watch: LinkWatch,
+    upstreams: Upstreams,
+    /// The address from which the VMR is reached.
+    local: Option<Ipv4Addr>,
+    process: Process,
+    refused: RateLimit,
+}
+
+impl Agent {
+    /// Makes the virtual interface and starts to look for a VMR.
+    pub(super) async fn start(config: AgentConfig) -> anyhow::Result<Self> {
+        let links = Links::open()?;
+        let watch = links.watch()?;
+        let host = host::create(&config.interface, &links).await?;
+        let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+        let endpoint = UdpEndpoint::bind(any).context("making the tunnel's socket")?;
+        let seed = random()?;
+        let igmp = querier_config(&config);
+        let core = Core::new(clock::now(), igmp, seed).context("IGMP on the virtual interface")?;
+        let [a, b, c, d, e, f, g, h, ..] = random()?;
+        let link_seed = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+        let endpoints = endpoints(&links, &config, endpoint.local().port()).await?;
+        let upstreams = Upstreams::start(&config, endpoints, link_seed)?;
+        let process = Process::new(Role::Agent, config.name.as_str());
+        let refused = RateLimit::new(1, Duration::from_secs(60));
+        let mut agent =
+            Self { config, core, host, endpoint, links, watch, upstreams, local: None, process, refused };
+        agent.perform();
+        Ok(agent)
+    }
+
+    /// Waits for something to happen and deals with it.
+    pub(super) async fn turn(&mut self, packet: &mut [u8], datagram: &mut Buffer) -> anyhow::Result<()> {
+        tokio::select! {
+            received = self.endpoint.recv(datagram) => match received {
+                Ok(received) => {
+                    let (remote, bytes) = (received.remote.into(), received.bytes);
+                    self.core.handle_input(clock::now(), Input::FromTunnel { remote, bytes });
+                    self.perform();
+                    self.drain_tunnel(datagram);
+                }
+                Err(error) => debug!(%error, "receiving from the tunnel"),
+            },
+            received = self.host.tun.recv(packet) => {
+                let bytes = received.context("reading from the virtual interface")?;
+                self.core.handle_input(clock::now(), Input::FromHost(bytes));
+                for _ in 1..BATCH {
+                    let bytes = self.host.tun.try_recv(packet).context("reading from the virtual interface")?;
+                    let Some(bytes) = bytes else { break };
+                    self.core.handle_input(clock::now(), Input::FromHost(bytes));
+                }
+            }
+            candidates = self.upstreams.changed() => {
+                self.core.handle_input(clock::now(), Input::Candidates(candidates));
+            }
+            event = self.watch.next() => {
+                event.context("watching the interfaces")?;
+                self.follow_address().await;
+            }
+            () = clock::sleep_until(self.core.poll_timeout()) => self.core.handle_timeout(clock::now()),
+        }
+        self.perform();
+        Ok(())
+    }
+
+    /// Takes what else is waiting on the tunnel's socket.
+    fn drain_tunnel(&mut self, datagram: &mut Buffer) {
+        for _ in 1..BATCH {
+            match self.endpoint.try_recv(datagram) {
+                Ok(Some(received)) => {
+                    let (remote, bytes) = (received.remote.into(), received.bytes);
+                    self.core.handle_input(clock::now(), Input::FromTunnel { remote, bytes });
+                    self.perform();
+                }
+                Ok(None) => return,
+                Err(error) => return debug!(%error, "receiving from the tunnel"),
+            }
+        }
+    }
+
+    /// Carries out what the core wants.
+    fn perform(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::ToHost(packet) => {
+                    if let Err(error) = self.host.tun.send(&packet) {
+                        self.core.count(Drop::HostRefused);
+                        self.complain("the host did not take a packet", &error);
+                    }
+                }
+                Output::ToTunnel { remote, bytes } => {
+                    let sent = match remote {
+                        SocketAddr::V4(remote) => self.endpoint.send(Ipv4Addr::UNSPECIFIED, remote, &bytes),
+                        SocketAddr::V6(_) => Err(io::ErrorKind::Unsupported.into()),
+                    };
+                    if let Err(error) = sent {
+                        self.core.count(Drop::TunnelRefused);
+                        self.complain("a message to the VMR was not sent", &error);
+                    }
+                }
+                Output::Event(event) => self.on_event(event),
+            }
+        }
+    }
+
+    fn complain(&mut self, what: &str, error: &io::Error) {
+        if let Some(held_back) = self.refused.admit(clock::now()) {
+            warn!(%error, held_back, "{what}");
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Attaching(candidate) => {
+                info!(vmr = %candidate.endpoint, name = candidate.name, "attaching");
+                self.local = local_address(candidate.endpoint);
+            }
+            Event::Up(candidate) => info!(vmr = %candidate.endpoint, "the VMR answers"),
+            Event::Down(candidate, reason) => {
+                warn!(vmr = %candidate.endpoint, reason = reason.label(), "the VMR does not serve; looking for another");
+                self.upstreams.dead(&candidate);
+            }
+            Event::Membership(group, filter) => debug!(%group, ?filter, "the host's membership"),
+        }
+    }
+
+    /// Lets the VMR know if it is now reached from another address.
+    async fn follow_address(&mut self) {
+        let Some(endpoint) = self.core.upstream().map(|(candidate, _)| candidate.endpoint) else {
+            return;
+        };
+        let local = local_address(endpoint);
+        if local.is_none() || local == self.local {
+            return;
+        }
+        info!(from = ?self.local, to = ?local, "this host's address changed");
+        self.local = local;
+        self.core.handle_input(clock::now(), Input::LocalChanged);
+        match endpoints(&self.links, &self.config, self.endpoint.local().port()).await {
+            Ok(endpoints) => self.upstreams.moved(endpoints),
+            Err(error) => error!(%error, "this host's addresses are not known"),
+        }
+    }
+
+    /// Answers the operator.
+    pub(super) fn answer(&mut self, request: &vmcast_api::Request) -> vmcast_api::Response {
+        let ip = self.local.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let context = Context {
+            config: &self.config,
+            ifindex: self.host.ifindex,
+            local: SocketAddr::new(ip.into(), self.endpoint.local().port()),
+            from: self.upstreams.from(),
+            admin: self.upstreams.admin_link(),
+            process: &self.process,
+            now: clock::now(),
+        };
+        answer::answer(&self.core, &context, request)
+    }
+
+    /// Leaves every group and the admin; the interface goes with the agent.
+    pub(super) async fn end(mut self, datagram: &mut Buffer) {
+        self.core.handle_input(clock::now(), Input::Stop);
+        self.perform();
+        let farewell = async {
+            while !self.core.is_finished() {
+                tokio::select! {
+                    // What still arrives is too late, and must not fill the socket.
+                    _ = self.endpoint.recv(datagram) => {}
+                    () = clock::sleep_until(self.core.poll_timeout()) => {
+                        self.core.handle_timeout(clock::now());
+                        self.perform();
+                    }
+                }
+            }
+        };
+        if timeout(FAREWELL, farewell).await.is_err() {
+            debug!("the VMR was not told everything in time");
+        }
+        self.upstreams.close().await;
+    }
+}
+
+fn querier_config(config: &AgentConfig) -> igmp::Config {
+    let timers = config.igmp();
+    igmp::Config {
+        version: if timers.version == 2 { igmp::Version::V2 } else { igmp::Version::V3 },
+        robustness_variable: timers.robustness_variable,
+        query_interval: timers.query_interval,
+        query_response_interval: timers.query_response_interval,
+        last_member_query_interval: timers.last_member_query_interval,
+        mtu: config.interface.mtu,
+        ..igmp::Config::default()
+    }
+}
+
+/// Where the gateway speaks: every address of this host that others may reach.
+async fn endpoints(links: &Links, config: &AgentConfig, port: u16) -> anyhow::Result<Vec<SocketAddr>> {
+    let links = links.list().await?;
+    let usable =
+        links.iter().filter(|link| link.up && !link.loopback && link.name != config.interface.name.as_str());
+    let addresses = usable.flat_map(|link| &link.addresses).map(|(address, _)| *address);
+    Ok(addresses
+        .filter(|address| !address.is_link_local())
+        .map(|address| SocketAddr::new(address.into(), port))
+        .collect())
+}
+
+/// The address that the kernel takes to reach `remote`; nothing is sent.
+fn local_address(remote: SocketAddr) -> Option<Ipv4Addr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect(remote).ok()?;
+    match socket.local_addr().ok()? {
+        SocketAddr::V4(local) => Some(*local.ip()),
+        SocketAddr::V6(_) => None,
+    }
+}
+
+/// Bytes that nobody can guess.
+fn random() -> anyhow::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).context("asking the kernel for random bytes")?;
+    Ok(bytes)
+}

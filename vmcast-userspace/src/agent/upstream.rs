@@ -1,0 +1,192 @@
+//! Who names the VMRs: the configuration, a DNS name in it, or the admin.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::Context;
+use tokio::{net::lookup_host, sync::watch, task::AbortHandle, time::sleep};
+use tracing::warn;
+use vmcast_api::{AdminLink, AdminLinkState};
+use vmcast_proto::{nearest, registry};
+
+use super::core::Candidate;
+use crate::{
+    clock,
+    config::{AgentConfig, Remote, Upstream},
+    link::{self, Attachment, LinkState, RankedVmrs},
+};
+
+/// How often a name is resolved again.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(60);
+/// Pause after a name could not be resolved.
+const RESOLVE_RETRY: Duration = Duration::from_secs(5);
+
+/// A source of candidates.
+pub(super) struct Upstreams {
+    source: Source,
+    /// Which admin was tried first, for the operator.
+    first_admin: String,
+}
+
+enum Source {
+    /// The one in the configuration, until it has been told.
+    Address(Option<SocketAddr>),
+    /// What a name resolves to.
+    Name(watch::Receiver<Vec<Candidate>>, AbortHandle),
+    /// What the admin ranks.
+    Admin {
+        attachment: Attachment,
+        ranked: watch::Receiver<Option<RankedVmrs>>,
+        state: watch::Receiver<LinkState>,
+        since: std::time::Instant,
+    },
+}
+
+impl Upstreams {
+    /// Starts to look. `endpoints` are where this agent's gateway speaks.
+    ///
+    /// # Errors
+    /// If the configuration cannot work. Whoever does not answer is asked again.
+    pub(super) fn start(config: &AgentConfig, endpoints: Vec<SocketAddr>, seed: u64) -> anyhow::Result<Self> {
+        let first_admin = config.admin.urls.first().map(|url| url.as_str().to_owned()).unwrap_or_default();
+        let source = match config.upstream.upstream() {
+            Upstream::Static(Remote::Address(address)) => Source::Address(Some(address)),
+            Upstream::Static(Remote::Name(name, port)) => {
+                let (sender, receiver) = watch::channel(Vec::new());
+                Source::Name(receiver, tokio::spawn(resolve(name, port, sender)).abort_handle())
+            }
+            Upstream::Admin => {
+                let name = config.name.as_str();
+                let attachment = link::attach(link::Settings {
+                    admins: config.admin.urls.iter().map(|url| url.as_str().to_owned()).collect(),
+                    registration: registry::Registration {
+                        id: name.parse().context("the name in the configuration")?,
+                        role: registry::Role::Agent,
+                        endpoints,
+                        name: name.parse().context("the name in the configuration")?,
+                        software: concat!("vmcast ", env!("CARGO_PKG_VERSION")).parse()?,
+                    },
+                    requery: link::Settings::REQUERY,
+                    local: None,
+                    probe: nearest::Config::default(),
+                    seed,
+                })?;
+                let (ranked, state) = (attachment.upstreams(), attachment.state());
+                Source::Admin { attachment, ranked, state, since: clock::now() }
+            }
+            Upstream::None => anyhow::bail!("an agent without an upstream receives nothing"),
+        };
+        Ok(Self { source, first_admin })
+    }
+
+    /// Waits for candidates that differ from those before. Dropping the future loses nothing.
+    pub(super) async fn changed(&mut self) -> Vec<Candidate> {
+        match &mut self.source {
+            Source::Address(address) => match address.take() {
+                Some(endpoint) => vec![Candidate { endpoint, id: None, name: None }],
+                None => std::future::pending().await,
+            },
+            Source::Name(receiver, _) => {
+                if receiver.changed().await.is_err() {
+                    // The task only ends with this.
+                    return std::future::pending().await;
+                }
+                receiver.borrow_and_update().clone()
+            }
+            Source::Admin { ranked, .. } => {
+                if ranked.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+                let ranked = ranked.borrow_and_update();
+                let vmrs = ranked.iter().flat_map(|ranked| &ranked.vmrs);
+                // The gateway's socket is of IPv4.
+                vmrs.filter(|vmr| vmr.endpoint.is_ipv4())
+                    .map(|vmr| Candidate {
+                        endpoint: vmr.endpoint,
+                        id: Some(vmr.id.clone()),
+                        name: Some(vmr.name.clone()),
+                    })
+                    .collect()
+            }
+        }
+    }
+
+    /// Says that a VMR does not serve this agent, so that others are looked for.
+    pub(super) fn dead(&self, candidate: &Candidate) {
+        if let (Source::Admin { attachment, .. }, Some(id)) = (&self.source, &candidate.id) {
+            attachment.vmr_dead(id.clone());
+        }
+    }
+
+    /// Says where this agent's gateway speaks now.
+    pub(super) fn moved(&self, endpoints: Vec<SocketAddr>) {
+        if let Source::Admin { attachment, .. } = &self.source {
+            attachment.moved(endpoints);
+        }
+    }
+
+    /// Who names the VMR: `static` or `admin`.
+    pub(super) const fn from(&self) -> &'static str {
+        match &self.source {
+            Source::Address(_) | Source::Name(..) => "static",
+            Source::Admin { .. } => "admin",
+        }
+    }
+
+    /// How the connection to the admin is, if there is to be one.
+    pub(super) fn admin_link(&mut self) -> Option<AdminLink> {
+        let Source::Admin { state, since, .. } = &mut self.source else {
+            return None;
+        };
+        if state.has_changed().unwrap_or(false) {
+            *since = clock::now();
+        }
+        let state = state.borrow_and_update();
+        let (url, state, error) = match &*state {
+            LinkState::Connecting => (self.first_admin.clone(), AdminLinkState::Connecting, None),
+            LinkState::Registered { admin } => (admin.clone(), AdminLinkState::Registered, None),
+            LinkState::Lost { reason } => {
+                (self.first_admin.clone(), AdminLinkState::Unreachable, Some(reason.clone()))
+            }
+        };
+        let age_ms = clock::now().saturating_duration_since(*since).as_millis() as u64;
+        Some(AdminLink { url, state, age_ms, error })
+    }
+
+    /// Ends the lease at the admin; takes two seconds at most.
+    pub(super) async fn close(self) {
+        match self.source {
+            Source::Address(_) => {}
+            Source::Name(_, task) => task.abort(),
+            Source::Admin { attachment, .. } => attachment.close().await,
+        }
+    }
+}
+
+/// Resolves a name again and again; an answer that fails leaves the last good one in force.
+async fn resolve(name: String, port: u16, candidates: watch::Sender<Vec<Candidate>>) {
+    loop {
+        let pause = match lookup_host((name.as_str(), port)).await {
+            Ok(addresses) => {
+                let mut found: Vec<_> = addresses
+                    .filter(SocketAddr::is_ipv4)
+                    .map(|endpoint| Candidate { endpoint, id: None, name: Some(name.clone()) })
+                    .collect();
+                // The order of answers rotates and means nothing.
+                found.sort_by_key(|candidate| candidate.endpoint);
+                candidates.send_if_modified(|known| {
+                    let changed = !found.is_empty() && *known != found;
+                    if changed {
+                        *known = found;
+                    }
+                    changed
+                });
+                RESOLVE_AGAIN
+            }
+            Err(error) => {
+                warn!(name, %error, "the VMR's name cannot be resolved; trying again");
+                RESOLVE_RETRY
+            }
+        };
+        sleep(pause).await;
+    }
+}

@@ -1,0 +1,225 @@
+//! What may stand on the command line.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use vmcast_api::Role;
+
+use crate::config::{LogFormat, LogLevel};
+
+const AFTER_HELP: &str = "\
+Exit status: 0 done, 1 failed, 2 the command line is wrong, 3 no daemon answers.
+
+First steps:
+  vmcast config check router.toml      is the configuration right for this host?
+  vmcast router --config router.toml   run a router in the foreground
+  vmcast status                        ask it how it is doing";
+
+/// IP multicast over networks that carry only unicast.
+///
+/// Routers replicate streams in the kernel and pass them on through tunnels, agents give
+/// the applications of a host ordinary multicast, the admin tells each node which router
+/// is nearest. One program runs all three, and asks them how they are doing.
+#[derive(Debug, Parser)]
+#[command(name = "vmcast", version, after_help = AFTER_HELP, verbatim_doc_comment)]
+#[command(disable_help_subcommand = true)]
+pub(super) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a virtual multicast router (VMR)
+    Router(DaemonArgs),
+    /// Run the administration server
+    Admin(DaemonArgs),
+    /// Run the agent that gives this host's applications multicast
+    Agent(DaemonArgs),
+    /// Questions to a running daemon.
+    #[command(flatten)]
+    Ask(Question),
+    /// Check a configuration file
+    Config {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+}
+
+/// How to run a daemon.
+#[derive(Debug, Args)]
+#[command(after_help = "Runs in the foreground, logs to standard error and ends in order on SIGTERM and \
+    SIGINT.\n\nExit status: 0 ended in order, 1 failed, 2 the command line is wrong.")]
+pub(super) struct DaemonArgs {
+    /// Configuration file, TOML
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// How a line of the log looks (default: format of [log], else text)
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Least important level that is logged (default: level of [log], else RUST_LOG, else info)
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub log_level: Option<LogLevel>,
+}
+
+/// A question to a running daemon.
+#[derive(Debug, Subcommand)]
+pub(super) enum Question {
+    /// Show who a daemon is and how it is doing
+    Status(AskArgs),
+    /// Groups: the streams that a router or agent knows
+    Group {
+        /// What to do.
+        #[command(subcommand)]
+        command: GroupCommand,
+    },
+    /// Members: who gets a copy of each packet
+    Member {
+        /// What to do.
+        #[command(subcommand)]
+        command: MemberCommand,
+    },
+    /// Tunnels to the upstream and to members
+    Tunnel {
+        /// What to do.
+        #[command(subcommand)]
+        command: TunnelCommand,
+    },
+    /// Interfaces that a daemon works on
+    Interface {
+        /// What to do.
+        #[command(subcommand)]
+        command: InterfaceCommand,
+    },
+    /// Show counters: packets, drops by reason, control messages, memory
+    Stats(AskArgs),
+    /// Nodes that are registered at the admin
+    Node {
+        /// What to do.
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+    /// The admin's cache: which router is nearest to whom
+    Cache {
+        /// What to do.
+        #[command(subcommand)]
+        command: CacheCommand,
+    },
+}
+
+/// `vmcast group`.
+#[derive(Debug, Subcommand)]
+pub(super) enum GroupCommand {
+    /// List every (S,G) and (*,G): where it comes from, its members, its rate
+    List(AskArgs),
+}
+
+/// `vmcast member`.
+#[derive(Debug, Subcommand)]
+pub(super) enum MemberCommand {
+    /// List the members of every group, or of one
+    List {
+        /// Only members of this group
+        #[arg(long, value_name = "ADDRESS", value_parser = group)]
+        group: Option<IpAddr>,
+        /// How to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+}
+
+/// `vmcast tunnel`.
+#[derive(Debug, Subcommand)]
+pub(super) enum TunnelCommand {
+    /// List every tunnel with its far end and next hop
+    List(AskArgs),
+}
+
+/// `vmcast interface`.
+#[derive(Debug, Subcommand)]
+pub(super) enum InterfaceCommand {
+    /// List the interfaces: how the data plane is attached, who is IGMP querier
+    List(AskArgs),
+}
+
+/// `vmcast node`.
+#[derive(Debug, Subcommand)]
+pub(super) enum NodeCommand {
+    /// List the registered nodes and how long their leases last
+    List(AskArgs),
+}
+
+/// `vmcast cache`.
+#[derive(Debug, Subcommand)]
+pub(super) enum CacheCommand {
+    /// List the cached answers to "which router is nearest?"
+    List(AskArgs),
+}
+
+/// How to ask a daemon.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 answered, 1 refused, 2 the command line is wrong, 3 no daemon answers."
+)]
+pub(super) struct AskArgs {
+    /// Print JSON, exact and complete, for programs
+    #[arg(long)]
+    pub json: bool,
+    /// Control socket of the daemon (default: that of the only daemon on this host)
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// `vmcast config`.
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Check a configuration file, and whether this host has what it names
+    Check(CheckArgs),
+}
+
+/// What to check.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 right, perhaps with warnings, 1 wrong, 2 the command line is wrong.")]
+pub(super) struct CheckArgs {
+    /// The file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Role that the file is for (default: told from its content)
+    #[arg(long, value_enum)]
+    pub role: Option<RoleArg>,
+    /// The file is for another host: do not look for its interfaces here
+    #[arg(long)]
+    pub other_host: bool,
+}
+
+/// A role on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum RoleArg {
+    /// A virtual multicast router.
+    Router,
+    /// The administration server.
+    Admin,
+    /// The agent on a client.
+    Agent,
+}
+
+impl From<RoleArg> for Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Router => Self::Router,
+            RoleArg::Admin => Self::Admin,
+            RoleArg::Agent => Self::Agent,
+        }
+    }
+}
+
+fn group(text: &str) -> Result<IpAddr, String> {
+    match text.parse::<IpAddr>() {
+        Ok(group) if group.is_multicast() => Ok(group),
+        Ok(_) => Err("not a multicast group: 224.0.0.0 to 239.255.255.255, or ff00::/8".to_owned()),
+        Err(_) => Err("not an IP address".to_owned()),
+    }
+}

@@ -1,0 +1,74 @@
+//! Asks a daemon, and shows the answer.
+
+use serde::Serialize;
+use vmcast_api::{Client, Envelope, Role, VERSION};
+
+use super::{
+    Failure,
+    args::{
+        AskArgs, CacheCommand, GroupCommand, InterfaceCommand, MemberCommand, NodeCommand, Question,
+        TunnelCommand,
+    },
+    find, show,
+};
+
+/// Roles that forward streams.
+const FORWARDING: &[Role] = &[Role::Router, Role::Agent];
+
+/// Asks, and returns what to print.
+pub(super) fn run(question: &Question) -> Result<String, Failure> {
+    match question {
+        Question::Status(ask) => {
+            let status = client(ask, &Role::ALL)?.status()?;
+            Ok(text(ask, &status, show::status))
+        }
+        Question::Stats(ask) => {
+            let stats = client(ask, &Role::ALL)?.stats()?;
+            Ok(text(ask, &stats, show::stats))
+        }
+        Question::Group { command: GroupCommand::List(ask) } => {
+            let groups = client(ask, FORWARDING)?.groups()?;
+            Ok(text(ask, &groups, show::groups))
+        }
+        Question::Member { command: MemberCommand::List { group, ask } } => {
+            let members = client(ask, FORWARDING)?.members(*group)?;
+            Ok(text(ask, &members, |members| show::members(members, *group)))
+        }
+        Question::Tunnel { command: TunnelCommand::List(ask) } => {
+            let tunnels = client(ask, FORWARDING)?.tunnels()?;
+            Ok(text(ask, &tunnels, show::tunnels))
+        }
+        Question::Interface { command: InterfaceCommand::List(ask) } => {
+            let interfaces = client(ask, FORWARDING)?.interfaces()?;
+            Ok(text(ask, &interfaces, show::interfaces))
+        }
+        Question::Node { command: NodeCommand::List(ask) } => {
+            let nodes = client(ask, &[Role::Admin])?.nodes()?;
+            Ok(text(ask, &nodes, show::nodes))
+        }
+        Question::Cache { command: CacheCommand::List(ask) } => {
+            let cache = client(ask, &[Role::Admin])?.cache()?;
+            Ok(text(ask, &cache, show::cache))
+        }
+    }
+}
+
+fn client(ask: &AskArgs, roles: &[Role]) -> Result<Client, Failure> {
+    let path = match &ask.socket {
+        Some(path) => path.clone(),
+        None => find::socket(roles)?,
+    };
+    Ok(Client::connect(&path)?)
+}
+
+fn text<T: Serialize>(ask: &AskArgs, body: &T, table: impl FnOnce(&T) -> String) -> String {
+    if ask.json { json(body) } else { table(body) }
+}
+
+/// The answer as the API has it, on several lines.
+fn json<T: Serialize>(body: &T) -> String {
+    let envelope = Envelope { version: VERSION, body };
+    let mut text = serde_json::to_string_pretty(&envelope).expect("plain data serializes");
+    text.push('\n');
+    text
+}

@@ -1,0 +1,168 @@
+//! Groups, members, tunnels and interfaces.
+
+use std::net::IpAddr;
+
+use vmcast_api::{
+    Direction, Filter, FilterMode, GroupState, Groups, Interfaces, Members, NextHop, NextHopState, Place,
+    Querier, TunnelKind, Tunnels,
+};
+
+use super::{
+    table::Rows,
+    unit::{NONE, bit_rate, count, duration, endpoint, source},
+};
+
+/// `vmcast group list`.
+pub(crate) fn groups(groups: &Groups) -> String {
+    if groups.groups.is_empty() {
+        return "No groups: nobody has joined one, and no source sends.\n\
+                An application joins by opening the group, as `ffplay udp://239.192.1.1:5000`.\n"
+            .to_owned();
+    }
+    let mut rows = Rows::new(&["GROUP", "SOURCE", "FROM", ">MEMBERS", ">PACKETS", ">RATE", "STATE"]);
+    for group in &groups.groups {
+        let age = group.last_packet_ms.map_or_else(String::new, |age| format!(" {}", duration(age)));
+        rows.row([
+            group.group.to_string(),
+            source(group.source),
+            group.rpf.as_ref().map_or_else(|| "any".to_owned(), place),
+            group.members.to_string(),
+            count(group.packets),
+            group.bits_per_second.map_or_else(|| NONE.to_owned(), bit_rate),
+            match group.state {
+                GroupState::Forwarding => "forwarding".to_owned(),
+                GroupState::Waiting => "waiting".to_owned(),
+                GroupState::Silent => format!("silent{age}"),
+                GroupState::NoMember => "no member".to_owned(),
+                GroupState::Unknown => "?".to_owned(),
+            },
+        ]);
+    }
+    rows.text(0)
+}
+
+/// `vmcast member list`.
+pub(crate) fn members(members: &Members, group: Option<IpAddr>) -> String {
+    if members.members.is_empty() {
+        return match group {
+            Some(group) => {
+                format!("No members of {group}.\n`vmcast group list` shows the groups that have some.\n")
+            }
+            None => "No members: nobody below this node has joined a group.\n\
+                     `vmcast tunnel list` shows who is connected.\n"
+                .to_owned(),
+        };
+    }
+    let mut rows = Rows::new(&["GROUP", "SOURCE", "OUTPUT", "WANTS", "FOR", ">PACKETS"]);
+    for member in &members.members {
+        rows.row([
+            member.group.to_string(),
+            source(member.source),
+            place(&member.output),
+            wants(&member.filter),
+            duration(member.age_ms),
+            count(member.packets),
+        ]);
+    }
+    rows.text(0)
+}
+
+/// `vmcast tunnel list`.
+pub(crate) fn tunnels(tunnels: &Tunnels) -> String {
+    if tunnels.tunnels.is_empty() {
+        return "No tunnels: no member is connected, and nothing is joined upstream.\n\
+                `vmcast status` shows the upstream.\n"
+            .to_owned();
+    }
+    let mut rows = Rows::new(&[">ID", "TUNNEL", "LOCAL", "REMOTE", "NEXT HOP", ">GROUPS", "FOR"]);
+    for tunnel in &tunnels.tunnels {
+        let kind = match tunnel.kind {
+            TunnelKind::Amt => "amt",
+            TunnelKind::Unknown => "?",
+        };
+        let direction = match tunnel.direction {
+            Direction::Upstream => "upstream",
+            Direction::Member => "member",
+            Direction::Unknown => "?",
+        };
+        rows.row([
+            tunnel.id.to_string(),
+            format!("{kind} {direction}"),
+            endpoint(tunnel.local),
+            endpoint(tunnel.remote),
+            tunnel.next_hop.as_ref().map_or_else(|| NONE.to_owned(), next_hop),
+            tunnel.groups.to_string(),
+            duration(tunnel.age_ms),
+        ]);
+    }
+    rows.text(0)
+}
+
+/// `vmcast interface list`.
+pub(crate) fn interfaces(interfaces: &Interfaces) -> String {
+    if interfaces.interfaces.is_empty() {
+        return "No interfaces: the daemon works on none.\nA router has one [[interface]] table for each.\n"
+            .to_owned();
+    }
+    let mut rows =
+        Rows::new(&["INTERFACE", "STATE", ">MTU", "ADDRESS", "ATTACHED", "SOURCES", "QUERIER", ">GROUPS"]);
+    for interface in &interfaces.interfaces {
+        let state = match (interface.ifindex, interface.up) {
+            (None, _) => "missing",
+            (Some(_), true) => "up",
+            (Some(_), false) => "down",
+        };
+        let address = match interface.addresses.as_slice() {
+            [] => NONE.to_owned(),
+            [one] => one.to_string(),
+            [first, more @ ..] => format!("{first} +{}", more.len()),
+        };
+        rows.row([
+            interface.name.clone(),
+            state.to_owned(),
+            interface.mtu.to_string(),
+            address,
+            interface.attached.clone().unwrap_or_else(|| NONE.to_owned()),
+            if interface.accepts_sources { "accepted" } else { NONE }.to_owned(),
+            interface.querier.as_ref().map_or_else(|| NONE.to_owned(), querier),
+            interface.querier.as_ref().map_or_else(|| NONE.to_owned(), |querier| querier.groups.to_string()),
+        ]);
+    }
+    rows.text(0)
+}
+
+fn place(place: &Place) -> String {
+    match place {
+        Place::Interface { name } => name.clone(),
+        Place::Tunnel { remote, .. } => endpoint(*remote),
+        Place::Unknown => "?".to_owned(),
+    }
+}
+
+/// RFC words, shortened: `any`, `include 1`, `exclude 2`.
+fn wants(filter: &Filter) -> String {
+    match (filter.mode, filter.sources.len()) {
+        (FilterMode::Exclude, 0) => "any source".to_owned(),
+        (FilterMode::Exclude, sources) => format!("exclude {sources}"),
+        (FilterMode::Include, sources) => format!("include {sources}"),
+    }
+}
+
+fn next_hop(hop: &NextHop) -> String {
+    let way = match hop.state {
+        NextHopState::Resolved => hop.mac.as_deref().unwrap_or("resolved"),
+        NextHopState::Unresolved => "unresolved",
+        NextHopState::Down => "down",
+        NextHopState::Unknown => "?",
+    };
+    format!("{} {way}", hop.interface)
+}
+
+fn querier(querier: &Querier) -> String {
+    let version = querier.igmp_version;
+    match (querier.ours, querier.address) {
+        (true, _) => format!("this v{version}"),
+        (false, Some(address)) => format!("{address} v{version}"),
+        (false, None) => "none".to_owned(),
+    }
+}

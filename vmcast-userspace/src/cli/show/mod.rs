@@ -1,0 +1,13 @@
+//! Answers as tables for people, made for a terminal of 100 columns.
+
+mod admin;
+mod data;
+mod status;
+mod table;
+#[cfg(test)]
+mod tests;
+mod unit;
+
+pub(crate) use admin::{cache, nodes};
+pub(crate) use data::{groups, interfaces, members, tunnels};
+pub(crate) use status::{stats, status};

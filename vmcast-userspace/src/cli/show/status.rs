@@ -1,0 +1,130 @@
+//! How a daemon is doing.
+
+use std::fmt::Write as _;
+
+use vmcast_api::{AdminLink, AdminLinkState, Engine, Role, Stats, Status, Upstream, UpstreamState};
+
+use super::{
+    table::Rows,
+    unit::{bytes, count, duration, endpoint, plural, source},
+};
+
+/// `vmcast status`.
+pub(crate) fn status(status: &Status) -> String {
+    let mut lines = Lines::default();
+    let rank = status.rank.map_or_else(String::new, |rank| format!(", rank {rank}"));
+    lines.add("node", format!("{} ({}{rank})", status.name, status.role.label()));
+    lines.add(
+        "program",
+        format!("vmcast {}, process {}, up for {}", status.version, status.pid, duration(status.uptime_ms)),
+    );
+    if let Some(shown) = &status.engine {
+        lines.add("engine", engine(shown));
+    }
+    if status.role != Role::Admin {
+        lines.add("admin", status.admin.as_ref().map_or_else(|| "none configured".to_owned(), admin));
+        let none = if status.role == Role::Router { "none: local sources only" } else { "none" };
+        lines.add("upstream", status.upstream.as_ref().map_or_else(|| none.to_owned(), upstream));
+        lines.add(
+            "carries",
+            format!(
+                "{}, {}, {}",
+                plural(status.groups, "group"),
+                plural(status.members, "member"),
+                plural(status.tunnels, "tunnel")
+            ),
+        );
+    }
+    lines.0
+}
+
+/// `vmcast stats`.
+pub(crate) fn stats(stats: &Stats) -> String {
+    let mut lines = Lines::default();
+    if let Some(shown) = &stats.engine {
+        lines.add("engine", engine(shown));
+    }
+    lines.add("memory", format!("{} resident", bytes(stats.resident_bytes)));
+    let mut text = lines.0;
+
+    if !stats.streams.is_empty() {
+        let mut rows = Rows::new(&["GROUP", "SOURCE", ">PACKETS", ">BYTES", ">WRONG INPUT", ">DROPPED"]);
+        for stream in &stats.streams {
+            rows.row([
+                stream.group.to_string(),
+                source(stream.source),
+                count(stream.packets),
+                bytes(stream.bytes),
+                count(stream.wrong_input),
+                count(stream.dropped),
+            ]);
+        }
+        text += "\nstreams\n";
+        text += &rows.text(2);
+    }
+    let drops = stats.drops.iter().map(|(label, value)| (label.clone(), *value));
+    if stats.engine.is_some() || !stats.drops.is_empty() {
+        text += &counters("packets and copies not forwarded", drops);
+    }
+    let control = stats.control.iter().flat_map(|(subsystem, counters)| {
+        counters.iter().map(move |(label, value)| (format!("{subsystem}.{label}"), *value))
+    });
+    text += &counters("control plane", control);
+    text
+}
+
+/// Counters that are not zero, below each other.
+fn counters(title: &str, counters: impl Iterator<Item = (String, u64)>) -> String {
+    let shown: Vec<(String, u64)> = counters.filter(|(_, value)| *value > 0).collect();
+    let label_width = shown.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
+    let width = shown.iter().map(|(_, value)| value.to_string().len()).max().unwrap_or(0);
+    let mut text = format!("\n{title}{}\n", if shown.is_empty() { ": none" } else { "" });
+    for (label, value) in shown {
+        writeln!(text, "  {label:label_width$}  {value:>width$}").expect("a String takes all");
+    }
+    text
+}
+
+fn engine(engine: &Engine) -> String {
+    format!("{}: {}", engine.label, engine.reason)
+}
+
+fn admin(admin: &AdminLink) -> String {
+    let age = duration(admin.age_ms);
+    let state = match admin.state {
+        AdminLinkState::Connecting => format!("connecting for {age}"),
+        AdminLinkState::Registered => format!("registered for {age}"),
+        AdminLinkState::Refused => format!("refused for {age}"),
+        AdminLinkState::Unreachable => format!("unreachable for {age}, trying again"),
+        AdminLinkState::Unknown => format!("in a state this command does not know for {age}"),
+    };
+    let error = admin.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+    format!("{}, {state}{error}", admin.url)
+}
+
+fn upstream(upstream: &Upstream) -> String {
+    let remote = match (&upstream.name, upstream.remote) {
+        (Some(name), Some(remote)) => format!("{name} ({}), ", endpoint(remote)),
+        (Some(name), None) => format!("{name}, "),
+        (None, Some(remote)) => format!("{}, ", endpoint(remote)),
+        (None, None) => String::new(),
+    };
+    let state = match upstream.state {
+        UpstreamState::Finding => "being found",
+        UpstreamState::Idle => "idle",
+        UpstreamState::Up => "up",
+        UpstreamState::Down => "down",
+        UpstreamState::Unknown => "in a state this command does not know",
+    };
+    format!("{remote}{state} for {}, from {}", duration(upstream.age_ms), upstream.from)
+}
+
+/// Lines of a key and a value.
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn add(&mut self, key: &str, value: impl AsRef<str>) {
+        writeln!(self.0, "{key:<10}{}", value.as_ref()).expect("a String takes all");
+    }
+}

@@ -1,0 +1,359 @@
+//! The tables, to the character.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use vmcast_api::{
+    AdminLink, AdminLinkState, CacheEntries, CacheEntry, Direction, Engine, Filter, FilterMode, Group,
+    GroupState, Groups, Interface, Interfaces, Member, Members, NextHop, NextHopState, Node, Nodes, Place,
+    Querier, Role, Stats, Status, StreamStats, Tunnel, TunnelKind, Tunnels, Upstream, UpstreamState,
+};
+
+/// Fails with both texts in full, and checks that the table fits a terminal.
+#[track_caller]
+fn assert_shown(shown: &str, expected: &str) {
+    assert_eq!(shown, expected, "\n--- shown\n{shown}--- expected\n{expected}");
+    assert!(shown.lines().all(|line| line.chars().count() <= 100), "wider than 100 columns");
+    assert!(shown.lines().all(|line| line == line.trim_end()), "spaces at the end of a line");
+    assert!(shown.ends_with('\n'));
+}
+
+fn tunnel_to(last: u8, port: u16) -> Place {
+    Place::Tunnel {
+        id: 1,
+        local: ([198, 51, 100, 1], 2268).into(),
+        remote: ([203, 0, 113, last], port).into(),
+    }
+}
+
+fn group(last: u8, source: Option<IpAddr>, rpf: Option<Place>, state: GroupState) -> Group {
+    Group {
+        group: [232, 1, 1, last].into(),
+        source,
+        rpf,
+        members: 3,
+        packets: 123_456,
+        bytes: 162_000_000,
+        bits_per_second: Some(8_000_000),
+        last_packet_ms: Some(12_000),
+        state,
+    }
+}
+
+#[test]
+fn groups_are_shown() {
+    let source = Some([192, 0, 2, 9].into());
+    let groups = vec![
+        group(1, source, Some(tunnel_to(1, 2268)), GroupState::Forwarding),
+        group(2, None, None, GroupState::Silent),
+        Group {
+            packets: 98_765_432_100,
+            ..group(3, source, Some(tunnel_to(2, 40_000)), GroupState::NoMember)
+        },
+        Group {
+            packets: 0,
+            bits_per_second: None,
+            last_packet_ms: None,
+            ..group(4, source, Some(Place::Interface { name: "eth0".into() }), GroupState::Waiting)
+        },
+    ];
+    assert_shown(
+        &super::groups(&Groups { next: None, groups }),
+        "\
+         GROUP      SOURCE     FROM               MEMBERS  PACKETS         RATE  STATE\n\
+         232.1.1.1  192.0.2.9  203.0.113.1              3   123456  8.00 Mbit/s  forwarding\n\
+         232.1.1.2  *          any                      3   123456  8.00 Mbit/s  silent 12s\n\
+         232.1.1.3  192.0.2.9  203.0.113.2:40000        3   98.8 G  8.00 Mbit/s  no member\n\
+         232.1.1.4  192.0.2.9  eth0                     3        0            -  waiting\n",
+    );
+}
+
+#[test]
+fn the_longest_addresses_of_version_4_fit_the_terminal() {
+    let wide = Group {
+        group: [239, 255, 255, 249].into(),
+        source: Some([198, 151, 100, 199].into()),
+        rpf: Some(Place::Tunnel {
+            id: 99_999,
+            local: ([198, 151, 100, 101], 2268).into(),
+            remote: ([203, 100, 113, 200], 2268).into(),
+        }),
+        members: 100_000,
+        packets: 9_999_999,
+        bytes: 1,
+        bits_per_second: Some(888_000_000),
+        last_packet_ms: Some(3_599_000),
+        state: GroupState::Silent,
+    };
+    let shown = super::groups(&Groups { next: None, groups: vec![wide] });
+    assert!(shown.lines().all(|line| line.len() <= 100), "{shown}");
+}
+
+#[test]
+fn members_are_shown() {
+    let member = |output, filter, packets| Member {
+        group: [232, 1, 1, 1].into(),
+        source: Some([192, 0, 2, 9].into()),
+        output,
+        filter,
+        age_ms: 65_000,
+        packets,
+    };
+    let include = Filter { mode: FilterMode::Include, sources: vec![[192, 0, 2, 9].into()] };
+    let exclude = |count| Filter { mode: FilterMode::Exclude, sources: vec![[192, 0, 2, 66].into(); count] };
+    let members = vec![
+        member(Place::Interface { name: "eth1".into() }, include, 1),
+        member(tunnel_to(7, 40_001), exclude(0), 65_000),
+        Member { source: None, ..member(tunnel_to(8, 2268), exclude(2), 0) },
+    ];
+    assert_shown(
+        &super::members(&Members { next: None, members }, None),
+        "\
+         GROUP      SOURCE     OUTPUT             WANTS       FOR    PACKETS\n\
+         232.1.1.1  192.0.2.9  eth1               include 1   1m05s        1\n\
+         232.1.1.1  192.0.2.9  203.0.113.7:40001  any source  1m05s    65000\n\
+         232.1.1.1  *          203.0.113.8        exclude 2   1m05s        0\n",
+    );
+}
+
+#[test]
+fn tunnels_are_shown() {
+    let tunnel = |id, direction, port, next_hop| Tunnel {
+        id,
+        kind: TunnelKind::Amt,
+        local: ([198, 51, 100, 1], 2268).into(),
+        remote: ([203, 0, 113, 7], port).into(),
+        direction,
+        next_hop,
+        age_ms: 3_900_000,
+        groups: 2,
+    };
+    let hop = |mac: Option<&str>, state| {
+        Some(NextHop { interface: "eth0".into(), mac: mac.map(str::to_owned), state })
+    };
+    let tunnels = vec![
+        tunnel(1, Direction::Upstream, 2268, hop(Some("02:00:00:00:00:01"), NextHopState::Resolved)),
+        tunnel(2, Direction::Member, 40_001, hop(None, NextHopState::Unresolved)),
+        tunnel(10_003, Direction::Member, 40_002, None),
+    ];
+    assert_shown(
+        &super::tunnels(&Tunnels { next: None, tunnels }),
+        "\
+         \x20  ID  TUNNEL        LOCAL         REMOTE             NEXT HOP                GROUPS  FOR\n\
+         \x20   1  amt upstream  198.51.100.1  203.0.113.7        eth0 02:00:00:00:00:01       2  1h05m\n\
+         \x20   2  amt member    198.51.100.1  203.0.113.7:40001  eth0 unresolved              2  1h05m\n\
+         10003  amt member    198.51.100.1  203.0.113.7:40002  -                            2  1h05m\n",
+    );
+}
+
+#[test]
+fn interfaces_are_shown() {
+    let querier = |address, ours| Some(Querier { address, ours, igmp_version: 3, groups: 4 });
+    let interface = |name: &str, ifindex, up, querier| Interface {
+        name: name.into(),
+        ifindex,
+        up,
+        mtu: 1500,
+        mac: None,
+        addresses: vec![[198, 51, 100, 1].into(), [10, 0, 0, 1].into()],
+        attached: Some("xdp-native".into()),
+        accepts_sources: ifindex == Some(2),
+        querier,
+    };
+    let interfaces = vec![
+        interface("eth0", Some(2), true, None),
+        interface("eth1", Some(3), true, querier(None, true)),
+        interface("eth2", Some(4), false, querier(Some([10, 0, 0, 9].into()), false)),
+        Interface {
+            addresses: vec![],
+            attached: None,
+            mtu: 0,
+            ..interface("eth9", None, false, querier(None, false))
+        },
+    ];
+    assert_shown(
+        &super::interfaces(&Interfaces { interfaces }),
+        "\
+         INTERFACE  STATE     MTU  ADDRESS          ATTACHED    SOURCES   QUERIER      GROUPS\n\
+         eth0       up       1500  198.51.100.1 +1  xdp-native  accepted  -                 -\n\
+         eth1       up       1500  198.51.100.1 +1  xdp-native  -         this v3           4\n\
+         eth2       down     1500  198.51.100.1 +1  xdp-native  -         10.0.0.9 v3       4\n\
+         eth9       missing     0  -                -           -         none              4\n",
+    );
+}
+
+#[test]
+fn nodes_and_the_cache_are_shown() {
+    let node = |id: &str, name: &str, role, rank, endpoints| Node {
+        id: id.into(),
+        name: name.into(),
+        role,
+        rank,
+        endpoints,
+        age_ms: 187_200_000,
+        lease_left_ms: 21_000,
+    };
+    let nodes = vec![
+        node("core-1", "core-1", Role::Router, Some(0), vec![([198, 51, 100, 1], 2268).into(); 2]),
+        node("7f3a", "client-7", Role::Agent, None, vec![]),
+    ];
+    assert_shown(
+        &super::nodes(&Nodes { next: None, nodes }),
+        "\
+         NODE             ROLE    RANK  TUNNELS TO       REGISTERED  LEASE\n\
+         core-1           router     0  198.51.100.1 +1  2d04h ago     21s\n\
+         client-7 (7f3a)  agent      -  -                2d04h ago     21s\n",
+    );
+    let entry = |prefix: &str, rank, hops, rtt_us| CacheEntry {
+        prefix: prefix.into(),
+        rank,
+        endpoint: ([198, 51, 100, 1], 2268).into(),
+        reporter: "client-7".into(),
+        node: "edge-1".into(),
+        hops,
+        rtt_us,
+        age_ms: 65_000,
+        left_ms: 3_535_000,
+    };
+    let entries =
+        vec![entry("203.0.113.0/24", None, Some(2), Some(350)), entry("203.0.113.7/32", Some(2), None, None)];
+    assert_shown(
+        &super::cache(&CacheEntries { next: None, entries }),
+        "\
+         REQUESTERS      WHO     NEAREST  ADDRESS       HOPS      RTT  FOUND        KEPT\n\
+         203.0.113.0/24  agents  edge-1   198.51.100.1     2  0.35 ms  1m05s ago  58m55s\n\
+         203.0.113.7/32  rank 2  edge-1   198.51.100.1     -        -  1m05s ago  58m55s\n",
+    );
+}
+
+fn router_status() -> Status {
+    Status {
+        role: Role::Router,
+        name: "edge-1".into(),
+        rank: Some(1),
+        version: "0.1.0".into(),
+        pid: 4711,
+        uptime_ms: 3_900_000,
+        engine: Some(Engine {
+            label: "xdp-broadcast".into(),
+            reason: "every interface takes native XDP".into(),
+        }),
+        admin: Some(AdminLink {
+            url: "http://192.0.2.2:8443".into(),
+            state: AdminLinkState::Unreachable,
+            age_ms: 12_000,
+            error: Some("connection refused".into()),
+        }),
+        upstream: Some(Upstream {
+            remote: Some(([198, 51, 100, 1], 2268).into()),
+            name: Some("core-1".into()),
+            from: "admin".into(),
+            state: UpstreamState::Up,
+            age_ms: 3_800_000,
+        }),
+        groups: 1,
+        members: 3,
+        tunnels: 4,
+    }
+}
+
+#[test]
+fn the_status_of_each_role_is_shown() {
+    assert_shown(
+        &super::status(&router_status()),
+        "\
+         node      edge-1 (router, rank 1)\n\
+         program   vmcast 0.1.0, process 4711, up for 1h05m\n\
+         engine    xdp-broadcast: every interface takes native XDP\n\
+         admin     http://192.0.2.2:8443, unreachable for 12s, trying again: connection refused\n\
+         upstream  core-1 (198.51.100.1), up for 1h03m, from admin\n\
+         carries   1 group, 3 members, 4 tunnels\n",
+    );
+    let agent = Status {
+        role: Role::Agent,
+        rank: None,
+        engine: None,
+        admin: None,
+        upstream: None,
+        ..router_status()
+    };
+    assert_shown(
+        &super::status(&agent),
+        "\
+         node      edge-1 (agent)\n\
+         program   vmcast 0.1.0, process 4711, up for 1h05m\n\
+         admin     none configured\n\
+         upstream  none\n\
+         carries   1 group, 3 members, 4 tunnels\n",
+    );
+    assert_shown(
+        &super::status(&Status { role: Role::Admin, ..agent }),
+        "\
+         node      edge-1 (admin)\n\
+         program   vmcast 0.1.0, process 4711, up for 1h05m\n",
+    );
+}
+
+#[test]
+fn counters_that_are_zero_are_left_out() {
+    let stats = Stats {
+        engine: router_status().engine,
+        drops: BTreeMap::from([
+            ("ttl_expired".into(), 3),
+            ("member_gone".into(), 1200),
+            ("oversize".into(), 0),
+        ]),
+        streams: vec![StreamStats {
+            group: [232, 1, 1, 1].into(),
+            source: Some([192, 0, 2, 9].into()),
+            packets: 123_456,
+            bytes: 162_000_000,
+            wrong_input: 2,
+            dropped: 0,
+        }],
+        control: BTreeMap::from([(
+            "igmp".into(),
+            BTreeMap::from([("bad_checksum".into(), 1), ("queries".into(), 0)]),
+        )]),
+        resident_bytes: 9_000_000,
+    };
+    assert_shown(
+        &super::stats(&stats),
+        "\
+         engine    xdp-broadcast: every interface takes native XDP\n\
+         memory    9.00 MB resident\n\
+         \n\
+         streams\n\
+         \x20 GROUP      SOURCE     PACKETS   BYTES  WRONG INPUT  DROPPED\n\
+         \x20 232.1.1.1  192.0.2.9   123456  162 MB            2        0\n\
+         \n\
+         packets and copies not forwarded\n\
+         \x20 member_gone  1200\n\
+         \x20 ttl_expired     3\n\
+         \n\
+         control plane\n\
+         \x20 igmp.bad_checksum  1\n",
+    );
+    assert_shown(
+        &super::stats(&Stats::default()),
+        "\
+         memory    0 B resident\n\
+         \n\
+         control plane: none\n",
+    );
+}
+
+#[test]
+fn empty_lists_say_so_and_what_to_do() {
+    for shown in [
+        super::groups(&Groups::default()),
+        super::members(&Members::default(), None),
+        super::members(&Members::default(), Some([232, 1, 1, 1].into())),
+        super::tunnels(&Tunnels::default()),
+        super::interfaces(&Interfaces::default()),
+        super::nodes(&Nodes::default()),
+        super::cache(&CacheEntries::default()),
+    ] {
+        assert!(shown.starts_with("No ") || shown.starts_with("The cache is empty"), "{shown}");
+        assert!(shown.ends_with(".\n") && shown.lines().all(|line| line.len() <= 100), "{shown}");
+    }
+}

@@ -1,0 +1,29 @@
+//! The one place of the daemon that reads the clock; everything below it is told the time.
+
+use std::{
+    future,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// The present time.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the daemon layer reads the clock, here and nowhere else")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// The present wall-clock time: milliseconds since 1970, UTC. Only for what is kept on disk.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the daemon layer reads the clock, here and nowhere else")]
+pub fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Waits until `deadline`; without one, for ever.
+pub async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => future::pending().await,
+    }
+}

@@ -1,0 +1,108 @@
+//! The configuration of the administration server.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use serde::Deserialize;
+use vmcast_api::Role;
+
+use super::{
+    Problem, RoleConfig,
+    sections::{ControlConfig, LogConfig, relative_path},
+    value::{NodeName, Seconds},
+};
+
+/// The configuration of the administration server.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminConfig {
+    /// Its name, for people.
+    #[serde(default = "NodeName::of_host")]
+    pub name: NodeName,
+    /// The TCP address and port where nodes register.
+    pub listen: SocketAddr,
+    /// The SQLite file with nodes and cache.
+    #[serde(default = "database")]
+    pub database: PathBuf,
+    /// How long a registration is valid unless it is renewed.
+    #[serde(default = "lease")]
+    pub lease_seconds: Seconds,
+    /// How long the nearest VMR of a requester is remembered.
+    #[serde(default = "cache_lifetime")]
+    pub cache_lifetime_seconds: Seconds,
+    /// Length of the IPv4 prefix whose hosts share a cached answer.
+    #[serde(default = "prefix_v4")]
+    pub cache_prefix_v4: u8,
+    /// Length of the IPv6 prefix whose hosts share a cached answer.
+    #[serde(default = "prefix_v6")]
+    pub cache_prefix_v6: u8,
+    /// Where the operator's commands are answered.
+    #[serde(default)]
+    pub control: ControlConfig,
+    /// How it logs.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+impl RoleConfig for AdminConfig {
+    const ROLE: Role = Role::Admin;
+
+    fn log(&self) -> &LogConfig {
+        &self.log
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.control.socket(Self::ROLE)
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = self.control.problems();
+        if self.listen.port() == 0 {
+            problems.push(Problem::error("listen", "nodes cannot find port 0").hint("as \"0.0.0.0:8443\""));
+        }
+        problems.extend(relative_path("database", &self.database));
+        for (key, value, least, most) in [
+            ("lease_seconds", self.lease_seconds, 1, 86_400),
+            ("cache_lifetime_seconds", self.cache_lifetime_seconds, 1, 31_536_000),
+        ] {
+            if !(Seconds::new(least)..=Seconds::new(most)).contains(&value) {
+                problems.push(Problem::error(key, format!("{value} is not from {least} to {most} s")));
+            }
+        }
+        for (key, value, least, most) in [
+            ("cache_prefix_v4", self.cache_prefix_v4, 8, 32),
+            ("cache_prefix_v6", self.cache_prefix_v6, 16, 128),
+        ] {
+            if !(least..=most).contains(&value) {
+                problems.push(
+                    Problem::error(key, format!("a prefix of {value} bits is not from {least} to {most}"))
+                        .hint("hosts of one prefix get the same VMR"),
+                );
+            }
+        }
+        problems
+    }
+
+    fn host_problems(&self, _present: &[String]) -> Vec<Problem> {
+        Vec::new()
+    }
+}
+
+fn database() -> PathBuf {
+    PathBuf::from("/var/lib/vmcast/admin.db")
+}
+
+const fn lease() -> Seconds {
+    Seconds::new(60)
+}
+
+const fn cache_lifetime() -> Seconds {
+    Seconds::new(3600)
+}
+
+const fn prefix_v4() -> u8 {
+    24
+}
+
+const fn prefix_v6() -> u8 {
+    56
+}

@@ -1,0 +1,149 @@
+//! The configuration of the agent on a client.
+
+use std::{net::Ipv4Addr, path::PathBuf};
+
+use serde::Deserialize;
+use vmcast_api::Role;
+
+use super::{
+    Problem, RoleConfig,
+    sections::{AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, UpstreamConfig, UpstreamFrom},
+    value::{GroupPrefix, InterfaceAddress, InterfaceName, NodeName},
+};
+
+/// The configuration of the agent on a client.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentConfig {
+    /// Its name, for people, and its identity at the admin.
+    #[serde(default = "NodeName::of_host")]
+    pub name: NodeName,
+    /// The administration servers.
+    #[serde(default)]
+    pub admin: AdminLinkConfig,
+    /// Where streams come from.
+    #[serde(default = "upstream")]
+    pub upstream: UpstreamConfig,
+    /// The virtual interface.
+    #[serde(default)]
+    pub interface: AgentInterface,
+    /// IGMP on the virtual interface.
+    #[serde(default)]
+    pub igmp: IgmpConfig,
+    /// Where the operator's commands are answered.
+    #[serde(default)]
+    pub control: ControlConfig,
+    /// How it logs.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// `[interface]`: the virtual interface that applications receive multicast on.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentInterface {
+    /// Its name.
+    pub name: InterfaceName,
+    /// Its address, from which the agent asks for members.
+    pub address: InterfaceAddress,
+    /// Its MTU in bytes.
+    pub mtu: u16,
+    /// The groups that are routed to it; others stay on the host's own interfaces.
+    pub groups: Vec<GroupPrefix>,
+}
+
+/// MTU of Ethernet less outer IPv4, UDP and AMT (RFC 7450 §5.1.6): what a tunnel carries whole.
+const TUNNEL_MTU: u16 = 1500 - 20 - 8 - 2;
+
+impl Default for AgentInterface {
+    fn default() -> Self {
+        Self {
+            name: "vmcast0".parse().expect("a fixed name"),
+            // Link-local (RFC 3927), as a host route: it meets no network that the host is on.
+            address: InterfaceAddress { address: Ipv4Addr::new(169, 254, 22, 68), length: 32 },
+            mtu: TUNNEL_MTU,
+            // Source-specific (RFC 4607) and organization-local (RFC 2365) groups.
+            groups: vec![
+                GroupPrefix { group: Ipv4Addr::new(232, 0, 0, 0), length: 8 },
+                GroupPrefix { group: Ipv4Addr::new(239, 192, 0, 0), length: 14 },
+            ],
+        }
+    }
+}
+
+impl AgentConfig {
+    /// IGMP on the virtual interface.
+    #[must_use]
+    pub fn igmp(&self) -> Igmp {
+        self.igmp.over(Igmp::default())
+    }
+
+    fn interface_problems(&self) -> Vec<Problem> {
+        let AgentInterface { name: _, address: _, mtu, groups } = &self.interface;
+        let mut problems = Vec::new();
+        // 576: what every host takes (RFC 1122 §3.3.3).
+        if *mtu < 576 {
+            problems
+                .push(Problem::error("interface.mtu", format!("an MTU of {mtu} is not from 576 to 65535")));
+        }
+        if groups.is_empty() {
+            problems.push(
+                Problem::error("interface.groups", "without groups nothing is received")
+                    .hint("leave the key out for 232.0.0.0/8 and 239.192.0.0/14"),
+            );
+        }
+        for (index, prefix) in groups.iter().enumerate() {
+            if let Some(other) = groups[..index].iter().find(|other| other.overlaps(prefix)) {
+                problems.push(Problem::error(
+                    format!("interface.groups[{index}]"),
+                    format!("{prefix} and {other} have groups in common"),
+                ));
+            }
+        }
+        problems
+    }
+}
+
+impl RoleConfig for AgentConfig {
+    const ROLE: Role = Role::Agent;
+
+    fn log(&self) -> &LogConfig {
+        &self.log
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.control.socket(Self::ROLE)
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = self.control.problems();
+        problems.extend(self.admin.problems());
+        problems.extend(self.upstream.problems(&self.admin));
+        if self.upstream.from == UpstreamFrom::None {
+            problems.push(
+                Problem::error("upstream.from", "an agent without an upstream receives nothing")
+                    .hint("write from = \"admin\" or \"static\""),
+            );
+        }
+        problems.extend(self.interface_problems());
+        problems.extend(self.igmp.problems("igmp", Igmp::default()));
+        problems
+    }
+
+    fn host_problems(&self, present: &[String]) -> Vec<Problem> {
+        let name = &self.interface.name;
+        if present.iter().any(|other| other == name.as_str()) {
+            let message = format!("the interface `{name}` is there already");
+            vec![
+                Problem::warning("interface.name", message)
+                    .hint("is an agent running? one host needs only one"),
+            ]
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+const fn upstream() -> UpstreamConfig {
+    UpstreamConfig::new(UpstreamFrom::Admin)
+}

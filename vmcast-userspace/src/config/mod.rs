@@ -1,0 +1,152 @@
+//! The configuration files, one per role, in TOML.
+//!
+//! A file is read in three steps, each of which says file, line and what may help: its syntax and
+//! types (unknown keys are refused), what its values mean together ([`RoleConfig::problems`]), and
+//! whether the host has what it names ([`RoleConfig::host_problems`]).
+
+mod admin;
+mod agent;
+mod explain;
+mod host;
+mod locate;
+mod report;
+mod router;
+mod sections;
+mod value;
+
+#[cfg(test)]
+mod sample_tests;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use vmcast_api::Role;
+
+pub use admin::AdminConfig;
+pub use agent::{AgentConfig, AgentInterface};
+pub use host::socket_dirs;
+pub use report::{Diagnostic, Place, Report, Severity};
+pub use router::{DataplaneConfig, EngineChoice, OnExit, RouterConfig, RouterInterface, TunnelConfig};
+pub use sections::{
+    Igmp, IgmpConfig, LogConfig, LogFormat, LogLevel, Upstream, UpstreamConfig, UpstreamFrom,
+};
+pub use value::{AdminUrl, GroupPrefix, InterfaceAddress, InterfaceName, NodeName, Remote};
+
+/// What every role's configuration has.
+pub trait RoleConfig: DeserializeOwned {
+    /// The role.
+    const ROLE: Role;
+
+    /// How it logs.
+    fn log(&self) -> &LogConfig;
+
+    /// Where the operator's commands are answered.
+    fn socket(&self) -> PathBuf;
+
+    /// Values that do not go together or are out of range.
+    fn problems(&self) -> Vec<Problem>;
+
+    /// What the host lacks, given the names of its interfaces.
+    fn host_problems(&self, present: &[String]) -> Vec<Problem>;
+}
+
+/// What is wrong with a value, before it is known where it stands in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The key, as `interface[1].name`; if it is absent, the table it belongs in.
+    pub key: String,
+    /// What is wrong.
+    pub message: String,
+    /// What may help.
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    fn error(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, key: key.into(), message: message.into(), hint: None }
+    }
+
+    fn warning(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(key, message) }
+    }
+
+    fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+}
+
+/// Reads a configuration and checks its values, not the host.
+///
+/// # Errors
+/// Everything that is wrong with it. Warnings come with the configuration.
+pub fn parse<C: RoleConfig>(file: &Path, text: &str) -> Result<(C, Report), Report> {
+    let config: C =
+        toml::from_str(text).map_err(|error| Report::from(explain::diagnostic(file, text, &error)))?;
+    Report::of_problems(file, text, config.problems()).into_result(config)
+}
+
+/// Reads the configuration file of a role and checks it against this host.
+///
+/// # Errors
+/// Everything that is wrong with it. Warnings come with the configuration.
+pub fn load<C: RoleConfig>(file: &Path) -> Result<(C, Report), Report> {
+    let text = read(file)?;
+    let (config, warnings) = parse::<C>(file, &text)?;
+    let present = host::present_interfaces();
+    let host = Report::of_problems(file, &text, config.host_problems(&present));
+    warnings.and(host).into_result(config)
+}
+
+/// Reads a file.
+///
+/// # Errors
+/// If it cannot be read or is not text.
+pub fn read(file: &Path) -> Result<String, Report> {
+    std::fs::read_to_string(file).map_err(|error| {
+        Report::from(Diagnostic {
+            severity: Severity::Error,
+            file: file.to_owned(),
+            place: None,
+            message: format!("cannot read it: {error}"),
+            hint: None,
+        })
+    })
+}
+
+/// The role that a file is most likely for: the one that knows most of its tables and keys.
+///
+/// `None` if that is no single role.
+#[must_use]
+pub fn guess_role(text: &str) -> Option<Role> {
+    let table: toml::Table = toml::from_str(text).ok()?;
+    let speaks_for = |role| {
+        let own: &[&str] = match role {
+            Role::Router => &["rank", "node_id", "tunnel", "dataplane"],
+            Role::Admin => &[
+                "listen",
+                "database",
+                "lease_seconds",
+                "cache_lifetime_seconds",
+                "cache_prefix_v4",
+                "cache_prefix_v6",
+            ],
+            Role::Agent => &[],
+        };
+        let interface = match role {
+            Role::Router => table.get("interface").is_some_and(toml::Value::is_array),
+            Role::Admin => false,
+            Role::Agent => table.get("interface").is_some_and(toml::Value::is_table),
+        };
+        own.iter().filter(|key| table.contains_key(**key)).count() + usize::from(interface)
+    };
+    let mut scores: Vec<(usize, Role)> = Role::ALL.into_iter().map(|role| (speaks_for(role), role)).collect();
+    scores.sort_unstable();
+    match scores.as_slice() {
+        [.., (second, _), (first, role)] if first > second => Some(*role),
+        _ => None,
+    }
+}

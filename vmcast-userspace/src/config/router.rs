@@ -1,0 +1,289 @@
+//! The configuration of a VMR.
+
+use std::{net::Ipv4Addr, path::PathBuf};
+
+use serde::Deserialize;
+use vmcast_api::Role;
+use vmcast_common::maps::limit;
+
+use super::{
+    Problem, RoleConfig,
+    host::missing_interface,
+    sections::{
+        Addresses, AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, UpstreamConfig, UpstreamFrom,
+        duplicates, relative_path,
+    },
+    value::{AMT_PORT, InterfaceName, NodeName, is_unicast},
+};
+
+/// The configuration of a VMR.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouterConfig {
+    /// Its name, for people.
+    #[serde(default = "NodeName::of_host")]
+    pub name: NodeName,
+    /// Its identity at the admin; `None`: its name.
+    #[serde(default)]
+    pub node_id: Option<NodeName>,
+    /// 0 at the source, larger further down.
+    pub rank: u32,
+    /// Where the operator's commands are answered.
+    #[serde(default)]
+    pub control: ControlConfig,
+    /// How it logs.
+    #[serde(default)]
+    pub log: LogConfig,
+    /// The administration servers.
+    #[serde(default)]
+    pub admin: AdminLinkConfig,
+    /// The tunnels of others to this VMR.
+    #[serde(default)]
+    pub tunnel: TunnelConfig,
+    /// Where streams come from.
+    #[serde(default = "no_upstream")]
+    pub upstream: UpstreamConfig,
+    /// What replicates.
+    #[serde(default)]
+    pub dataplane: DataplaneConfig,
+    /// IGMP on every interface.
+    #[serde(default)]
+    pub igmp: IgmpConfig,
+    /// The interfaces that the VMR works on.
+    #[serde(default, rename = "interface")]
+    pub interfaces: Vec<RouterInterface>,
+}
+
+/// `[tunnel]`: the tunnels of others to this VMR.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TunnelConfig {
+    /// The addresses that take tunnels; empty: the first IPv4 address of each interface.
+    #[serde(deserialize_with = "addresses")]
+    pub address: Vec<Ipv4Addr>,
+    /// The UDP port that takes tunnels.
+    pub port: u16,
+    /// Most tunnels at a time.
+    pub max_tunnels: u32,
+    /// Most tunnels at a time from one address; many members may be behind one NAT.
+    pub max_tunnels_per_address: u32,
+    /// Most groups joined through one tunnel.
+    pub max_groups_per_tunnel: u32,
+}
+
+impl Default for TunnelConfig {
+    fn default() -> Self {
+        Self {
+            address: Vec::new(),
+            port: AMT_PORT,
+            max_tunnels: 100_000,
+            max_tunnels_per_address: 1_000,
+            max_groups_per_tunnel: 64,
+        }
+    }
+}
+
+/// `[dataplane]`: what replicates.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataplaneConfig {
+    /// The engine.
+    pub engine: EngineChoice,
+    /// What becomes of the kernel programs when the daemon ends.
+    pub on_exit: OnExit,
+    /// Directory in a bpffs that holds programs and tables.
+    pub pin_path: PathBuf,
+}
+
+impl Default for DataplaneConfig {
+    fn default() -> Self {
+        Self {
+            engine: EngineChoice::Auto,
+            on_exit: OnExit::Remove,
+            pin_path: PathBuf::from("/sys/fs/bpf/vmcast"),
+        }
+    }
+}
+
+/// Which engine replicates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineChoice {
+    /// XDP if the kernel and every interface take it, else this process.
+    Auto,
+    /// XDP, or refuse to start.
+    Xdp,
+    /// This process, over packet sockets.
+    Software,
+}
+
+/// What becomes of the kernel programs when the daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnExit {
+    /// They are removed, streams end.
+    Remove,
+    /// They stay and go on forwarding until the next daemon takes them over.
+    Keep,
+}
+
+/// `[[interface]]`: an interface that the VMR works on.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouterInterface {
+    /// Its name.
+    pub name: InterfaceName,
+    /// Whether packets of sources are taken from its network.
+    #[serde(default)]
+    pub accepts_sources: bool,
+    /// Whether the VMR is IGMP querier there and serves its members natively.
+    #[serde(default)]
+    pub querier: bool,
+    /// IGMP there, where it differs from the other interfaces.
+    #[serde(default)]
+    pub igmp: IgmpConfig,
+}
+
+/// Largest rank.
+const MAX_RANK: u32 = 255;
+
+impl RouterConfig {
+    /// Its identity at the admin.
+    #[must_use]
+    pub fn node_id(&self) -> &NodeName {
+        self.node_id.as_ref().unwrap_or(&self.name)
+    }
+
+    /// IGMP on an interface.
+    #[must_use]
+    pub fn igmp_on(&self, interface: &RouterInterface) -> Igmp {
+        interface.igmp.over(self.igmp.over(Igmp::default()))
+    }
+
+    fn upstream_problems(&self) -> Vec<Problem> {
+        let mut problems = self.upstream.problems(&self.admin);
+        match (self.upstream.from, self.rank) {
+            (UpstreamFrom::Admin, 0) => problems.push(
+                Problem::warning(
+                    "upstream.from",
+                    "nobody is nearer to the source than rank 0, so the admin names no upstream",
+                )
+                .hint("write from = \"none\", or give this VMR a rank of 1 or more"),
+            ),
+            (UpstreamFrom::None, 1..) => problems.push(
+                Problem::warning(
+                    "rank",
+                    "a VMR below rank 0 without [upstream] forwards only streams of its own interfaces",
+                )
+                .hint("add [upstream] with from = \"admin\" or \"static\", or write rank = 0"),
+            ),
+            (UpstreamFrom::Admin, 1..) | (UpstreamFrom::Static, _) | (UpstreamFrom::None, 0) => {}
+        }
+        problems
+    }
+
+    fn tunnel_problems(&self) -> Vec<Problem> {
+        let TunnelConfig { address, port, max_tunnels, max_tunnels_per_address, max_groups_per_tunnel } =
+            &self.tunnel;
+        let mut problems = Vec::new();
+        for (index, address) in address.iter().enumerate() {
+            if !is_unicast(*address) {
+                problems.push(
+                    Problem::error(format!("tunnel.address[{index}]"), format!("{address} is no address of a host"))
+                        .hint("tunnels end at one address of this host each; leave it out for those of the interfaces"),
+                );
+            }
+        }
+        problems.extend(duplicates(address).map(|index| {
+            Problem::error(format!("tunnel.address[{index}]"), format!("{} is listed twice", address[index]))
+        }));
+        if *port == 0 {
+            problems.push(
+                Problem::error("tunnel.port", "port 0 cannot be reached").hint("2268 is the port of AMT"),
+            );
+        }
+        for (key, value, most) in [
+            ("max_tunnels", *max_tunnels, limit::TUNNELS),
+            ("max_tunnels_per_address", *max_tunnels_per_address, limit::TUNNELS),
+            ("max_groups_per_tunnel", *max_groups_per_tunnel, limit::STREAMS),
+        ] {
+            if !(1..=most).contains(&value) {
+                problems.push(Problem::error(
+                    format!("tunnel.{key}"),
+                    format!("{value} is not from 1 to {most}"),
+                ));
+            }
+        }
+        problems
+    }
+
+    fn interface_problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if self.interfaces.is_empty() {
+            problems.push(Problem::error("interface", "a VMR needs an interface").hint(
+                "add [[interface]] with name = \"…\" for each interface that multicast or tunnels use",
+            ));
+        }
+        let names: Vec<&InterfaceName> = self.interfaces.iter().map(|interface| &interface.name).collect();
+        problems.extend(duplicates(&names).map(|index| {
+            Problem::error(format!("interface[{index}].name"), format!("{} is listed twice", names[index]))
+        }));
+        let base = self.igmp.over(Igmp::default());
+        for (index, interface) in self.interfaces.iter().enumerate() {
+            // What is wrong in [igmp] is said once, there.
+            if interface.igmp != IgmpConfig::default() {
+                problems.extend(interface.igmp.problems(&format!("interface[{index}].igmp"), base));
+            }
+        }
+        problems
+    }
+}
+
+impl RoleConfig for RouterConfig {
+    const ROLE: Role = Role::Router;
+
+    fn log(&self) -> &LogConfig {
+        &self.log
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.control.socket(Self::ROLE)
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if self.rank > MAX_RANK {
+            problems.push(
+                Problem::error("rank", format!("a rank of {} is not from 0 to {MAX_RANK}", self.rank))
+                    .hint("0 is at the source, each step away from it is one more"),
+            );
+        }
+        problems.extend(self.control.problems());
+        problems.extend(self.admin.problems());
+        problems.extend(self.tunnel_problems());
+        problems.extend(self.upstream_problems());
+        problems.extend(relative_path("dataplane.pin_path", &self.dataplane.pin_path));
+        problems.extend(self.igmp.problems("igmp", Igmp::default()));
+        problems.extend(self.interface_problems());
+        problems
+    }
+
+    fn host_problems(&self, present: &[String]) -> Vec<Problem> {
+        self.interfaces
+            .iter()
+            .enumerate()
+            .filter(|(_, interface)| !present.iter().any(|name| name == interface.name.as_str()))
+            .map(|(index, interface)| {
+                missing_interface(format!("interface[{index}].name"), interface.name.as_str(), present)
+            })
+            .collect()
+    }
+}
+
+fn no_upstream() -> UpstreamConfig {
+    UpstreamConfig::new(UpstreamFrom::None)
+}
+
+fn addresses<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Ipv4Addr>, D::Error> {
+    Addresses::deserialize(deserializer).map(Vec::from)
+}

@@ -1,0 +1,331 @@
+//! Tables that more than one role has.
+
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use vmcast_api::Role;
+
+use super::{
+    Problem, host,
+    value::{AdminUrl, Remote, Seconds},
+};
+
+/// `[log]`: what is said, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// The least important level that is shown; `None`: what `RUST_LOG` says, else info.
+    pub level: Option<LogLevel>,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How important a line of the log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// A human must act.
+    Error,
+    /// Something is degraded.
+    Warn,
+    /// A state an operator asks about.
+    Info,
+    /// One protocol event.
+    Debug,
+    /// One packet.
+    Trace,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// `[control]`: where the operator's commands are answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlConfig {
+    /// The Unix socket; `None`: the default of the role.
+    pub socket: Option<PathBuf>,
+}
+
+/// Longest path of a socket in bytes: the kernel's limit of 107, less what a temporary name adds.
+const MAX_SOCKET_PATH: usize = 96;
+
+impl ControlConfig {
+    /// The Unix socket.
+    #[must_use]
+    pub fn socket(&self, role: Role) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| host::default_socket(role))
+    }
+
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let problem = |message: String| vec![Problem::error("control.socket", message)];
+        match &self.socket {
+            Some(path) if !path.is_absolute() => {
+                problem("the path of the socket has to begin with /".to_owned())
+            }
+            Some(path) if path.as_os_str().len() > MAX_SOCKET_PATH => {
+                problem(format!("the path of the socket is longer than {MAX_SOCKET_PATH} bytes"))
+            }
+            Some(_) | None => Vec::new(),
+        }
+    }
+}
+
+/// `[admin]`: the administration servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminLinkConfig {
+    /// Where they are, the first that answers is used; empty: none.
+    pub urls: Vec<AdminUrl>,
+}
+
+impl AdminLinkConfig {
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        duplicates(&self.urls)
+            .map(|index| {
+                Problem::error(
+                    format!("admin.urls[{index}]"),
+                    format!("{} is listed twice", self.urls[index]),
+                )
+            })
+            .collect()
+    }
+}
+
+/// `[upstream]`: where streams come from.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamConfig {
+    /// Who names the VMR.
+    pub from: UpstreamFrom,
+    /// The VMR, if its address is given here.
+    #[serde(default)]
+    pub address: Option<Remote>,
+}
+
+/// Who names the upstream VMR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpstreamFrom {
+    /// The admin: the nearest one.
+    Admin,
+    /// The configuration.
+    Static,
+    /// Nobody: streams come from local sources only.
+    None,
+}
+
+/// The upstream VMR.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upstream {
+    /// The one the admin names.
+    Admin,
+    /// This one.
+    Static(Remote),
+    /// None: streams come from local sources only.
+    None,
+}
+
+impl UpstreamConfig {
+    pub(super) const fn new(from: UpstreamFrom) -> Self {
+        Self { from, address: None }
+    }
+
+    /// The upstream VMR of a configuration without problems.
+    #[must_use]
+    pub fn upstream(&self) -> Upstream {
+        match (self.from, &self.address) {
+            (UpstreamFrom::Admin, _) => Upstream::Admin,
+            (UpstreamFrom::Static, Some(address)) => Upstream::Static(address.clone()),
+            (UpstreamFrom::Static | UpstreamFrom::None, _) => Upstream::None,
+        }
+    }
+
+    pub(super) fn problems(&self, admin: &AdminLinkConfig) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        match (self.from, &self.address) {
+            (UpstreamFrom::Static, None) => problems.push(
+                Problem::error("upstream.address", "upstream from = \"static\" needs an address")
+                    .hint("add address = \"192.0.2.1\" or a DNS name"),
+            ),
+            (UpstreamFrom::Admin | UpstreamFrom::None, Some(_)) => problems.push(
+                Problem::error("upstream.address", "the address would not be used")
+                    .hint("write from = \"static\", or leave the address out"),
+            ),
+            (UpstreamFrom::Admin, None) | (UpstreamFrom::Static, Some(_)) | (UpstreamFrom::None, None) => {}
+        }
+        if self.from == UpstreamFrom::Admin && admin.urls.is_empty() {
+            problems.push(
+                Problem::error("upstream.from", "upstream from = \"admin\" needs an admin").hint(
+                    "add urls = [\"http://HOST:PORT\"] to [admin], or give the VMR by from = \"static\"",
+                ),
+            );
+        }
+        problems
+    }
+}
+
+/// Timers and version of IGMP (RFC 9776 §8, RFC 2236 §8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Igmp {
+    /// Robustness Variable (RFC 9776 §8.1).
+    pub robustness_variable: u8,
+    /// Query Interval (RFC 9776 §8.2).
+    pub query_interval: Duration,
+    /// Query Response Interval (RFC 9776 §8.3).
+    pub query_response_interval: Duration,
+    /// Last Member Query Interval (RFC 9776 §8.8).
+    pub last_member_query_interval: Duration,
+    /// Version of IGMP, 2 or 3.
+    pub version: u8,
+}
+
+impl Default for Igmp {
+    fn default() -> Self {
+        Self {
+            robustness_variable: 2,
+            query_interval: Duration::from_secs(125),
+            query_response_interval: Duration::from_secs(10),
+            last_member_query_interval: Duration::from_secs(1),
+            version: 3,
+        }
+    }
+}
+
+/// `[igmp]` and `[interface.igmp]`: what differs from the defaults, or from `[igmp]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IgmpConfig {
+    /// Robustness Variable, 1 to 7: the packets in a row that may be lost, and one more.
+    pub robustness_variable: Option<u8>,
+    /// Query Interval in seconds.
+    pub query_interval_seconds: Option<Seconds>,
+    /// Query Response Interval in seconds.
+    pub query_response_interval_seconds: Option<Seconds>,
+    /// Last Member Query Interval in seconds.
+    pub last_member_query_interval_seconds: Option<Seconds>,
+    /// Version of IGMP, 2 or 3.
+    pub version: Option<u8>,
+}
+
+/// Longest Query Interval: QQIC codes no more (RFC 9776 §4.1.7).
+const MAX_QUERY_INTERVAL: Duration = Duration::from_secs(31_744);
+/// Longest Query Response Interval of IGMPv3: Max Resp Code codes no more (RFC 9776 §4.1.1).
+const MAX_RESPONSE_V3: Duration = Duration::from_millis(3_174_400);
+/// Longest Query Response Interval of IGMPv2: eight bits of tenths of seconds (RFC 2236 §2.2).
+const MAX_RESPONSE_V2: Duration = Duration::from_millis(25_500);
+
+impl IgmpConfig {
+    /// The values in force, over those of `base`.
+    #[must_use]
+    pub fn over(&self, base: Igmp) -> Igmp {
+        let seconds = |own: Option<Seconds>, base| own.map_or(base, Seconds::duration);
+        Igmp {
+            robustness_variable: self.robustness_variable.unwrap_or(base.robustness_variable),
+            query_interval: seconds(self.query_interval_seconds, base.query_interval),
+            query_response_interval: seconds(
+                self.query_response_interval_seconds,
+                base.query_response_interval,
+            ),
+            last_member_query_interval: seconds(
+                self.last_member_query_interval_seconds,
+                base.last_member_query_interval,
+            ),
+            version: self.version.unwrap_or(base.version),
+        }
+    }
+
+    /// What is wrong with the values in force in the table `table`.
+    pub(super) fn problems(&self, table: &str, base: Igmp) -> Vec<Problem> {
+        let igmp = self.over(base);
+        let key = |key: &str| format!("{table}.{key}");
+        let tenth = Duration::from_millis(100);
+        let mut problems = Vec::new();
+        if !matches!(igmp.version, 2 | 3) {
+            problems.push(
+                Problem::error(key("version"), format!("IGMP version {} is not spoken", igmp.version))
+                    .hint("2 or 3; a querier of version 3 also serves hosts of version 2"),
+            );
+        }
+        if !(1..=7).contains(&igmp.robustness_variable) {
+            problems.push(Problem::error(
+                key("robustness_variable"),
+                format!("a robustness variable of {} is not from 1 to 7", igmp.robustness_variable),
+            ));
+        }
+        if !(Duration::from_secs(1)..=MAX_QUERY_INTERVAL).contains(&igmp.query_interval) {
+            problems.push(Problem::error(
+                key("query_interval_seconds"),
+                format!("a query interval is from 1 to {} seconds", MAX_QUERY_INTERVAL.as_secs()),
+            ));
+        }
+        let longest = if igmp.version == 2 { MAX_RESPONSE_V2 } else { MAX_RESPONSE_V3 };
+        for (name, value) in [
+            ("query_response_interval_seconds", igmp.query_response_interval),
+            ("last_member_query_interval_seconds", igmp.last_member_query_interval),
+        ] {
+            if !(tenth..=longest).contains(&value) {
+                problems.push(Problem::error(
+                    key(name),
+                    format!(
+                        "in IGMP version {} it is from 0.1 to {} seconds",
+                        igmp.version,
+                        longest.as_secs_f64()
+                    ),
+                ));
+            }
+        }
+        if igmp.query_response_interval >= igmp.query_interval {
+            problems.push(
+                Problem::error(
+                    key("query_response_interval_seconds"),
+                    "hosts have to answer before the next query: the response interval is not below the query interval",
+                )
+                .hint("RFC 9776 §8.3"),
+            );
+        }
+        problems
+    }
+}
+
+/// The indices of items that stood before.
+pub(super) fn duplicates<T: PartialEq>(items: &[T]) -> impl Iterator<Item = usize> {
+    (0..items.len()).filter(|index| items[..*index].contains(&items[*index]))
+}
+
+/// One address, or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "expected an IPv4 address in quotes, or a list of them")]
+pub(super) enum Addresses {
+    /// One.
+    One(Ipv4Addr),
+    /// Several.
+    Several(Vec<Ipv4Addr>),
+}
+
+impl From<Addresses> for Vec<Ipv4Addr> {
+    fn from(addresses: Addresses) -> Self {
+        match addresses {
+            Addresses::One(address) => vec![address],
+            Addresses::Several(addresses) => addresses,
+        }
+    }
+}
+
+/// The problem with a path that is not absolute, if it is not.
+pub(super) fn relative_path(key: &str, path: &Path) -> Option<Problem> {
+    (!path.is_absolute())
+        .then(|| Problem::error(key, format!("the path {} has to begin with /", path.display())))
+}

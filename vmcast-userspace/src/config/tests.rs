@@ -1,0 +1,294 @@
+//! What a file may get wrong, and what the operator reads then.
+
+use std::path::Path;
+
+use super::{
+    AdminConfig, AgentConfig, Problem, Report, RoleConfig, RouterConfig, Severity,
+    sections::{Igmp, Upstream},
+    value::{AdminUrl, GroupPrefix, InterfaceAddress, InterfaceName, NodeName, Remote},
+};
+
+const MINIMAL: &str = "rank = 0\n[[interface]]\nname = \"eth0\"\n";
+
+fn parse<C: RoleConfig>(text: &str) -> Result<(C, Report), Report> {
+    super::parse(Path::new("t.toml"), text)
+}
+
+fn refusal<C: RoleConfig>(text: &str) -> String {
+    match parse::<C>(text) {
+        Ok(_) => panic!("accepted: {text}"),
+        Err(report) => report.to_string(),
+    }
+}
+
+/// What a router file without these lines is refused with.
+fn router_refusal(lines: &str) -> String {
+    refusal::<RouterConfig>(&format!("{MINIMAL}{lines}"))
+}
+
+#[test]
+fn an_unknown_key_is_shown_with_its_line_and_the_key_that_was_meant() {
+    assert_eq!(
+        router_refusal("quirier = true\n"),
+        [
+            "error: unknown key `quirier`",
+            "  --> t.toml:4:1",
+            "  |",
+            "4 | quirier = true",
+            "  | ^^^^^^^",
+            "  hint: did you mean `querier`?",
+            "",
+        ]
+        .join("\n")
+    );
+}
+
+#[test]
+fn an_unknown_key_that_resembles_none_is_answered_with_the_keys_of_its_table() {
+    let said = router_refusal("[log]\ncolour = true\n");
+    assert!(said.contains("unknown key `colour`") && said.contains("t.toml:5:1"), "{said}");
+    assert!(said.contains("hint: the keys here are level, format"), "{said}");
+}
+
+#[test]
+fn unknown_keys_are_refused_in_every_table() {
+    for table in ["tunnel", "dataplane", "igmp", "control", "admin", "upstream", "interface.igmp"] {
+        let said = router_refusal(&format!("[{table}]\nbogus_key = 1\n"));
+        assert!(said.contains("unknown key `bogus_key`") && said.contains("t.toml:5:1"), "{table}: {said}");
+    }
+    let said = refusal::<RouterConfig>("rnak = 0\n");
+    assert!(said.contains("t.toml:1:1") && said.contains("did you mean `rank`?"), "{said}");
+    let said = refusal::<AgentConfig>("[interface]\nnmae = \"x\"\n");
+    assert!(said.contains("t.toml:2:1") && said.contains("did you mean `name`?"), "{said}");
+    let said = refusal::<AdminConfig>("listen = \"0.0.0.0:1\"\nlease = 3\n");
+    assert!(said.contains("t.toml:2:1") && said.contains("lease_seconds"), "{said}");
+}
+
+#[test]
+fn a_wrong_type_says_what_may_stand_there() {
+    let said = router_refusal("[tunnel]\nport = \"2268\"\n");
+    assert!(said.contains("string \"2268\" cannot stand here") && said.contains("t.toml:5:8"), "{said}");
+    assert!(said.contains("hint: expected a whole number from 0 to 65535"), "{said}");
+    let said = router_refusal("[tunnel]\nport = 70000\n");
+    assert!(said.contains("70000") && said.contains("expected a whole number from 0 to 65535"), "{said}");
+    let said = router_refusal("querier = \"yes\"\n");
+    assert!(said.contains("hint: expected true or false"), "{said}");
+    let said = refusal::<RouterConfig>("rank = 0\ninterface = \"eth0\"\n");
+    assert!(said.contains("t.toml:2:13") && said.contains("expected a list"), "{said}");
+    let said = router_refusal("[admin]\nurls = \"http://192.0.2.1:1\"\n");
+    assert!(said.contains("expected a list"), "{said}");
+    let said = router_refusal("[tunnel]\naddress = \"here\"\n");
+    assert!(said.contains("t.toml:5:11") && said.contains("expected an IPv4 address in quotes"), "{said}");
+}
+
+#[test]
+fn a_bad_value_says_what_is_possible() {
+    let said = router_refusal("[dataplane]\nengine = \"xpd\"\n");
+    assert!(
+        said.contains("\"xpd\" is not one of the possible values") && said.contains("t.toml:5:10"),
+        "{said}"
+    );
+    assert!(said.contains("did you mean `xdp`?"), "{said}");
+    let said = router_refusal("[dataplane]\non_exit = \"explode\"\n");
+    assert!(said.contains("possible are remove, keep"), "{said}");
+    let said = router_refusal("[[interface]]\nname = \"a name with spaces\"\n");
+    assert!(said.contains("t.toml:5:8") && said.contains("no interface name"), "{said}");
+    let said = router_refusal("[admin]\nurls = [\"http://192.0.2.1:1\", \"192.0.2.2\"]\n");
+    assert!(said.contains("t.toml:5:31") && said.contains("write http://HOST:PORT"), "{said}");
+    let said = router_refusal("[upstream]\nfrom = \"static\"\naddress = \"192.0.2.300\"\n");
+    assert!(said.contains("t.toml:6:11") && said.contains("neither an address nor a DNS name"), "{said}");
+    let said = router_refusal("[igmp]\nquery_interval_seconds = -1\n");
+    assert!(said.contains("t.toml:5:26") && said.contains("-1 is no time"), "{said}");
+}
+
+#[test]
+fn a_missing_key_and_broken_syntax_are_named() {
+    let said = refusal::<RouterConfig>("[[interface]]\nname = \"eth0\"\n");
+    assert!(said.contains("the key `rank` is missing"), "{said}");
+    let said = refusal::<AdminConfig>("");
+    assert!(said.contains("the key `listen` is missing"), "{said}");
+    let said = router_refusal("[tunnel\n");
+    assert!(said.contains("t.toml:4:"), "{said}");
+    let said = refusal::<RouterConfig>("rank = 0\nrank = 1\n");
+    assert!(said.contains("duplicate key") && said.contains("t.toml:2:"), "{said}");
+    let said = router_refusal("[upstream]\naddress = \"192.0.2.1\"\n");
+    assert!(said.contains("the key `from` is missing") && said.contains("t.toml:4:1"), "{said}");
+}
+
+#[test]
+fn values_out_of_range_are_all_reported_at_once_each_with_its_line() {
+    let said = refusal::<RouterConfig>(
+        "rank = 999\n[tunnel]\nport = 0\nmax_tunnels = 0\naddress = [\"192.0.2.1\", \"239.1.1.1\", \"192.0.2.1\"]\n\
+         [igmp]\nversion = 1\nrobustness_variable = 8\nquery_interval_seconds = 5\n[control]\nsocket = \"x.sock\"\n\
+         [dataplane]\npin_path = \"bpf\"\n[[interface]]\nname = \"a\"\n[[interface]]\nname = \"a\"\n",
+    );
+    for place in ["1:8", "3:8", "4:15", "5:25", "5:38", "7:11", "8:23", "11:10", "13:12", "17:8"] {
+        assert!(said.contains(&format!("--> t.toml:{place}\n")), "{place}: {said}");
+    }
+    assert!(said.contains("response interval is not below the query interval"), "{said}");
+    assert_eq!(said.matches("error: ").count(), 11, "{said}");
+}
+
+#[test]
+fn limits_beyond_what_the_tables_hold_are_refused() {
+    for (key, value) in
+        [("max_tunnels", 131_073), ("max_tunnels_per_address", 131_073), ("max_groups_per_tunnel", 16_385)]
+    {
+        let said = router_refusal(&format!("[tunnel]\n{key} = {value}\n"));
+        assert!(said.contains(&format!("{value} is not from 1 to {}", value - 1)), "{said}");
+    }
+}
+
+#[test]
+fn the_upstream_has_to_fit_what_else_is_configured() {
+    let said = router_refusal("[upstream]\nfrom = \"static\"\n");
+    assert!(said.contains("needs an address") && said.contains("t.toml:4:1"), "{said}");
+    let said = router_refusal("[upstream]\nfrom = \"none\"\naddress = \"192.0.2.1\"\n");
+    assert!(said.contains("would not be used") && said.contains("t.toml:6:11"), "{said}");
+    let said = refusal::<AgentConfig>("");
+    assert!(said.contains("needs an admin"), "{said}");
+    let said = refusal::<AgentConfig>("[upstream]\nfrom = \"none\"\n");
+    assert!(said.contains("receives nothing"), "{said}");
+
+    let fixed = "[upstream]\nfrom = \"static\"\naddress = \"vmr.example.net\"\n";
+    let (agent, _) = parse::<AgentConfig>(fixed).unwrap();
+    assert_eq!(agent.upstream.upstream(), Upstream::Static(Remote::Name("vmr.example.net".to_owned(), 2268)));
+    let (router, _) = parse::<RouterConfig>(MINIMAL).unwrap();
+    assert_eq!(router.upstream.upstream(), Upstream::None);
+}
+
+#[test]
+fn a_rank_that_does_not_fit_its_upstream_is_only_warned_about() {
+    let admin = "[admin]\nurls = [\"http://192.0.2.1:8443\"]\n[upstream]\nfrom = \"admin\"\n";
+    let (_, report) = parse::<RouterConfig>(&format!("{MINIMAL}{admin}")).unwrap();
+    assert_eq!((report.count(Severity::Warning), report.count(Severity::Error)), (1, 0), "{report}");
+    let (_, report) = parse::<RouterConfig>(&MINIMAL.replace("rank = 0", "rank = 2")).unwrap();
+    assert!(report.to_string().contains("warning: a VMR below rank 0 without [upstream]"), "{report}");
+}
+
+#[test]
+fn igmp_of_an_interface_goes_before_that_of_the_router() {
+    let (router, _) = parse::<RouterConfig>(
+        "rank = 0\n[igmp]\nquery_interval_seconds = 20\nversion = 2\n[[interface]]\nname = \"a\"\n\
+         [interface.igmp]\nversion = 3\nquery_response_interval_seconds = 0.5\n[[interface]]\nname = \"b\"\n",
+    )
+    .unwrap();
+    let [a, b] = [0, 1].map(|index| router.igmp_on(&router.interfaces[index]));
+    assert_eq!((a.version, a.query_interval.as_secs(), a.query_response_interval.as_millis()), (3, 20, 500));
+    assert_eq!(
+        (b.version, b.query_interval.as_secs(), b.query_response_interval.as_millis()),
+        (2, 20, 10_000)
+    );
+    assert_eq!(Igmp { version: 3, ..b }, Igmp { query_interval: b.query_interval, ..Igmp::default() });
+
+    let said = router_refusal("[interface.igmp]\nversion = 2\nquery_response_interval_seconds = 26\n");
+    assert!(said.contains("t.toml:6:") && said.contains("from 0.1 to 25.5 seconds"), "{said}");
+}
+
+#[test]
+fn a_missing_interface_is_reported_with_those_that_are_there() {
+    let (router, _) = parse::<RouterConfig>("rank = 0\n[[interface]]\nname = \"eth01\"\n").unwrap();
+    let present = ["eth0".to_owned(), "lo".to_owned()];
+    let [problem] = <[Problem; 1]>::try_from(router.host_problems(&present)).unwrap();
+    assert_eq!(problem.key, "interface[0].name");
+    assert_eq!(problem.hint.as_deref(), Some("did you mean `eth0`?"));
+    let present = ["wlan7".to_owned(), "lo".to_owned()];
+    assert_eq!(router.host_problems(&present)[0].hint.as_deref(), Some("present are wlan7, lo"));
+    assert_eq!(router.host_problems(&["eth01".to_owned()]), []);
+}
+
+#[test]
+fn a_file_is_loaded_against_the_interfaces_of_this_host() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "rank = 0\n[[interface]]\nname = \"lo\"\n").unwrap();
+    super::load::<RouterConfig>(file.path()).unwrap();
+    std::fs::write(file.path(), "rank = 0\n[[interface]]\nname = \"nonesuch9\"\n").unwrap();
+    let said = super::load::<RouterConfig>(file.path()).unwrap_err().to_string();
+    assert!(
+        said.contains(":3:8") && said.contains("no interface `nonesuch9`") && said.contains("lo"),
+        "{said}"
+    );
+    let said = super::load::<RouterConfig>(Path::new("/nonexistent/r.toml")).unwrap_err().to_string();
+    assert!(said.contains("cannot read it") && said.contains("/nonexistent/r.toml"), "{said}");
+}
+
+#[test]
+fn groups_that_stay_on_their_link_are_never_captured() {
+    for bad in
+        ["224.0.0.0/4", "224.0.0.251", "224.0.0.0/24", "239.255.255.250", "239.0.0.0/8", "224.0.0.0/23"]
+    {
+        let said = bad.parse::<GroupPrefix>().unwrap_err();
+        assert!(said.contains("never forwarded"), "{bad}: {said}");
+    }
+    for bad in [
+        "10.0.0.0/8",
+        "232.0.0.0/33",
+        "232.0.0.1/8",
+        "240.0.0.0/4",
+        "0.0.0.0/0",
+        "ff3e::/32",
+        "232.0.0.0/x",
+        "",
+    ] {
+        assert!(bad.parse::<GroupPrefix>().unwrap_err().contains("no range of groups"), "{bad}");
+    }
+    for good in ["232.0.0.0/8", "239.192.0.0/14", "239.255.255.251", "224.0.1.0/24", "239.255.0.0/17"] {
+        assert!(good.parse::<GroupPrefix>().is_ok(), "{good}");
+    }
+    let said = refusal::<AgentConfig>(
+        "[upstream]\nfrom = \"static\"\naddress = \"192.0.2.1\"\n[interface]\ngroups = [\"232.0.0.0/8\", \"232.1.1.1\"]\n",
+    );
+    assert!(said.contains("t.toml:5:26") && said.contains("groups in common"), "{said}");
+}
+
+#[test]
+fn names_addresses_and_urls_are_parsed_strictly() {
+    for good in [
+        "192.0.2.1",
+        "192.0.2.1:99",
+        "vmr.example.net",
+        "vmr:2268",
+        "[2001:db8::1]:2268",
+        "2001:db8::1",
+        "a.b.",
+    ] {
+        assert!(good.parse::<Remote>().is_ok(), "{good}");
+    }
+    for bad in
+        ["", ":1", "vmr:", "vmr:0", "192.0.2.1:0", "192.0.2", "1.2.3.4.5", "a b", "-a", "a..b", "vmr:70000"]
+    {
+        assert!(bad.parse::<Remote>().is_err(), "{bad}");
+    }
+    for good in ["http://192.0.2.1:8443", "https://admin.example.net:443/", "http://[2001:db8::1]:1"] {
+        assert!(good.parse::<AdminUrl>().is_ok(), "{good}");
+    }
+    for bad in
+        ["", "admin:1", "ftp://a:1", "http://a", "http://a:0", "http://a:1/x", "http://a:b", "http://:1"]
+    {
+        assert!(bad.parse::<AdminUrl>().is_err(), "{bad}");
+    }
+    assert_eq!("https://a.example:443/".parse::<AdminUrl>().unwrap().as_str(), "https://a.example:443");
+    for bad in ["", "a/b", "a b", "..", "sixteen-letters-", "a:1", "é"] {
+        assert!(bad.parse::<InterfaceName>().is_err(), "{bad}");
+    }
+    for bad in ["", "a b", "é", &"a".repeat(64)] {
+        assert!(bad.parse::<NodeName>().is_err(), "{bad}");
+    }
+    for bad in ["224.0.0.1/32", "0.0.0.0/32", "255.255.255.255", "192.0.2.1/0", "192.0.2.1/33", "x"] {
+        assert!(bad.parse::<InterfaceAddress>().is_err(), "{bad}");
+    }
+    assert!(!NodeName::of_host().as_str().is_empty());
+}
+
+#[test]
+fn the_admin_refuses_values_out_of_range() {
+    let said = refusal::<AdminConfig>(
+        "listen = \"0.0.0.0:0\"\ndatabase = \"x.db\"\nlease_seconds = 0\ncache_lifetime_seconds = 1e12\n\
+         cache_prefix_v4 = 33\ncache_prefix_v6 = 8\n",
+    );
+    for place in ["1:10", "2:12", "3:17", "4:26", "5:19", "6:19"] {
+        assert!(said.contains(&format!("--> t.toml:{place}\n")), "{place}: {said}");
+    }
+    let said = refusal::<AdminConfig>("listen = \"8443\"\n");
+    assert!(said.contains("t.toml:1:10"), "{said}");
+}

@@ -1,0 +1,363 @@
+//! Values that cannot be wrong once they are parsed.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+/// Makes a type that is parsed from a text readable from a file.
+macro_rules! from_text {
+    ($type:ty) => {
+        impl TryFrom<String> for $type {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+    };
+}
+
+/// The UDP port of AMT (RFC 7450 §7).
+pub(super) const AMT_PORT: u16 = 2268;
+
+/// A name of a node: 1 to 63 letters, digits, dots, hyphens and underscores.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct NodeName(String);
+
+from_text!(NodeName);
+
+impl NodeName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name of this host, with what a name may not have replaced by hyphens.
+    #[must_use]
+    pub fn of_host() -> Self {
+        let host = super::host::host_name().unwrap_or_else(|| "localhost".to_owned());
+        let fitting = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+        Self(host.chars().map(fitting).take(63).collect())
+    }
+}
+
+impl FromStr for NodeName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fits = (1..=63).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!("\"{text}\" is no node name\n1 to 63 letters, digits, dots, hyphens and underscores"))
+        }
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A name that the kernel takes for an interface: 1 to 15 bytes, no slash, colon or space.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct InterfaceName(String);
+
+from_text!(InterfaceName);
+
+impl InterfaceName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for InterfaceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fits = (1..=15).contains(&text.len())
+            && !matches!(text, "." | "..")
+            && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:".contains(&byte));
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!(
+                "\"{text}\" is no interface name\n1 to 15 characters without spaces, slashes and colons"
+            ))
+        }
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// Where a VMR is: an address or a DNS name, and a port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Remote {
+    /// Given by address.
+    Address(SocketAddr),
+    /// To be resolved; its addresses may change.
+    Name(String, u16),
+}
+
+from_text!(Remote);
+
+impl FromStr for Remote {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return if address.port() == 0 { Err(bad_remote(text)) } else { Ok(Self::Address(address)) };
+        }
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            return Ok(Self::Address((ip, AMT_PORT).into()));
+        }
+        let (name, port) = match text.rsplit_once(':') {
+            Some((name, port)) => (name, port.parse().map_err(|_| bad_remote(text))?),
+            None => (text, AMT_PORT),
+        };
+        if is_dns_name(name) && port != 0 {
+            Ok(Self::Name(name.to_owned(), port))
+        } else {
+            Err(bad_remote(text))
+        }
+    }
+}
+
+fn bad_remote(text: &str) -> String {
+    format!(
+        "\"{text}\" is neither an address nor a DNS name\nwrite 192.0.2.1, 192.0.2.1:{AMT_PORT}, vmr.example.net or \
+         vmr.example.net:{AMT_PORT}"
+    )
+}
+
+/// A host name (RFC 1123 §2.1) whose last label is no number, so that a mistyped address is none.
+fn is_dns_name(name: &str) -> bool {
+    let label_fits = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    let absolute = name.strip_suffix('.').unwrap_or(name);
+    let last_is_number =
+        absolute.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    absolute.len() <= 253 && absolute.split('.').all(label_fits) && !last_is_number
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(name, port) => write!(f, "{name}:{port}"),
+        }
+    }
+}
+
+/// Where an admin is: `http://` or `https://`, a host, and a port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct AdminUrl(String);
+
+from_text!(AdminUrl);
+
+impl AdminUrl {
+    /// The URL, as `http://192.0.2.2:8443`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for AdminUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("\"{text}\" is no URL of an admin\nwrite http://HOST:PORT or https://HOST:PORT");
+        let authority =
+            text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or_else(bad)?;
+        let authority = authority.strip_suffix('/').unwrap_or(authority);
+        let known = match authority.parse::<SocketAddr>() {
+            Ok(address) => address.port() != 0,
+            Err(_) => authority.rsplit_once(':').is_some_and(|(name, port)| {
+                is_dns_name(name) && port.parse::<u16>().is_ok_and(|port| port != 0)
+            }),
+        };
+        if known { Ok(Self(text.trim_end_matches('/').to_owned())) } else { Err(bad()) }
+    }
+}
+
+impl fmt::Display for AdminUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A range of IPv4 groups that may be forwarded: never the link-local ones, SSDP or multicast DNS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct GroupPrefix {
+    /// The first group.
+    pub group: Ipv4Addr,
+    /// Leading bits that all groups of the range share, 4 to 32.
+    pub length: u8,
+}
+
+from_text!(GroupPrefix);
+
+/// Groups that stay on their link: the local network control block (RFC 5771 §4), in which multicast
+/// DNS is, and SSDP.
+const LINK_GROUPS: [(GroupPrefix, &str); 2] = [
+    (
+        GroupPrefix { group: Ipv4Addr::new(224, 0, 0, 0), length: 24 },
+        "the groups of the local link, routing and mDNS among them",
+    ),
+    (GroupPrefix { group: Ipv4Addr::new(239, 255, 255, 250), length: 32 }, "SSDP"),
+];
+
+impl GroupPrefix {
+    /// Whether the group is in the range.
+    #[must_use]
+    pub fn contains(&self, group: Ipv4Addr) -> bool {
+        let shift = 32 - u32::from(self.length);
+        u32::from(group) >> shift == u32::from(self.group) >> shift
+    }
+
+    /// Whether the ranges have a group in common.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.contains(other.group) || other.contains(self.group)
+    }
+}
+
+impl FromStr for GroupPrefix {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = |why: &str| {
+            format!("\"{text}\" is no range of groups: {why}\nwrite 232.0.0.0/8, or 239.1.2.3 for one")
+        };
+        let (group, length) = match text.split_once('/') {
+            Some((group, length)) => {
+                (group, length.parse().map_err(|_| bad("the length after / is no number"))?)
+            }
+            None => (text, 32),
+        };
+        let group: Ipv4Addr = group.parse().map_err(|_| bad("not an IPv4 address"))?;
+        if length > 32 {
+            return Err(bad("the length after / is at most 32"));
+        }
+        if !group.is_multicast() || length < 4 {
+            return Err(bad("groups are 224.0.0.0 to 239.255.255.255"));
+        }
+        let prefix = Self { group, length };
+        if length < 32 && u32::from(group) << length != 0 {
+            return Err(bad("bits are set after the length"));
+        }
+        match LINK_GROUPS.iter().find(|(link, _)| link.overlaps(&prefix)) {
+            Some((link, what)) => {
+                Err(format!("\"{text}\" holds {link}, {what}: they are never forwarded\nleave them out"))
+            }
+            None => Ok(prefix),
+        }
+    }
+}
+
+impl fmt::Display for GroupPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.group, self.length)
+    }
+}
+
+/// An IPv4 unicast address of an interface, and the length of its network's prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct InterfaceAddress {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Leading bits that the network shares, 1 to 32.
+    pub length: u8,
+}
+
+from_text!(InterfaceAddress);
+
+impl FromStr for InterfaceAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("\"{text}\" is no address of an interface\nwrite 192.0.2.1/32");
+        let (address, length) = match text.split_once('/') {
+            Some((address, length)) => (address, length.parse().map_err(|_| bad())?),
+            None => (text, 32),
+        };
+        let address = address.parse().map_err(|_| bad())?;
+        if is_unicast(address) && (1..=32).contains(&length) {
+            Ok(Self { address, length })
+        } else {
+            Err(bad())
+        }
+    }
+}
+
+impl fmt::Display for InterfaceAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+/// Whether a host can have this address.
+#[must_use]
+pub(super) fn is_unicast(address: Ipv4Addr) -> bool {
+    !address.is_multicast() && !address.is_broadcast() && address.octets()[0] != 0
+}
+
+/// A time in seconds, whole or with a fraction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct Seconds(Duration);
+
+impl Seconds {
+    /// Whole seconds.
+    #[must_use]
+    pub const fn new(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    /// The time.
+    #[must_use]
+    pub const fn duration(self) -> Duration {
+        self.0
+    }
+}
+
+impl TryFrom<f64> for Seconds {
+    type Error = String;
+
+    fn try_from(seconds: f64) -> Result<Self, String> {
+        Duration::try_from_secs_f64(seconds)
+            .map(Self)
+            .map_err(|_| format!("{seconds} is no time\nwrite seconds, as 10 or 0.5"))
+    }
+}
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} s", self.0.as_secs_f64())
+    }
+}

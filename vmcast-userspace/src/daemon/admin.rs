@@ -1,0 +1,220 @@
+//! The admin as a daemon: its configuration goes in, its operator's questions are answered.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info};
+use vmcast_api::{CacheEntries, CacheEntry, Node, Nodes, Page, Request, Response, Role, Stats};
+use vmcast_proto::registry::{self, NodeRecord, Scope, UnixMillis};
+
+use super::{Process, resident_bytes};
+use crate::{
+    admin::{Admin, Handle, Settings, Status},
+    clock,
+    config::{AdminConfig, RoleConfig},
+    control::{Call, Control},
+    signals::Termination,
+};
+
+/// Runs the admin until a signal ends it.
+///
+/// # Errors
+/// If its socket, database or address cannot be had, or the server breaks.
+pub async fn run(config: AdminConfig) -> anyhow::Result<()> {
+    let mut termination = Termination::new()?;
+    let process = Process::new(Role::Admin, config.name.as_str());
+    let (_control, calls) = Control::start(&config.socket())?;
+    let admin = Admin::bind(settings(&config)).await?;
+    let answering = tokio::spawn(answer(calls, process, admin.handle()));
+    let outcome = admin
+        .serve(async {
+            let signal = termination.received().await;
+            info!(signal, "ending");
+        })
+        .await;
+    answering.abort();
+    outcome
+}
+
+fn settings(config: &AdminConfig) -> Settings {
+    Settings {
+        listen: config.listen,
+        database: config.database.clone(),
+        registry: registry::Config {
+            lease: config.lease_seconds.duration(),
+            prefix_v4: config.cache_prefix_v4,
+            prefix_v6: config.cache_prefix_v6,
+            entry_lifetime: config.cache_lifetime_seconds.duration(),
+            ..registry::Config::default()
+        },
+    }
+}
+
+async fn answer(mut calls: mpsc::Receiver<Call>, process: Process, handle: Handle) {
+    while let Some((request, reply)) = calls.recv().await {
+        let reply: oneshot::Sender<Response> = reply;
+        let response = response(&request, &process, &handle, UnixMillis(clock::unix_millis())).await;
+        // A client that is gone needs no answer.
+        let _ = reply.send(response);
+    }
+}
+
+async fn response(request: &Request, process: &Process, handle: &Handle, now: UnixMillis) -> Response {
+    let answered = match request {
+        Request::Status => return Response::Status(process.status()),
+        Request::Stats => return Response::Stats(stats(&handle.status().await)),
+        Request::NodeList { page } => nodes(page, handle, now).await.map(Response::Nodes),
+        Request::CacheList { page } => cache(page, handle, now).await.map(Response::Cache),
+        Request::GroupList { .. }
+        | Request::MemberList { .. }
+        | Request::TunnelList { .. }
+        | Request::InterfaceList => return Response::not_this_role(Role::Admin, request),
+    };
+    answered.unwrap_or_else(|error| {
+        error!("the registry cannot be listed: {error:#}");
+        Response::error(format!("the registry cannot be listed: {error:#}"))
+    })
+}
+
+async fn nodes(page: &Page, handle: &Handle, now: UnixMillis) -> anyhow::Result<Nodes> {
+    let after = page.after.as_deref().map(str::parse).transpose()?;
+    let records = handle.nodes(after, page.limit() + 1).await?;
+    let (nodes, next) = cut(records, page, |record| record.id().to_string());
+    Ok(Nodes { next, nodes: nodes.iter().map(|record| node(record, now)).collect() })
+}
+
+async fn cache(page: &Page, handle: &Handle, now: UnixMillis) -> anyhow::Result<CacheEntries> {
+    let after = page.after.as_deref().map(str::parse).transpose()?;
+    let records = handle.cache(after, page.limit() + 1).await?;
+    let (entries, next) = cut(records, page, |entry| entry.key.to_string());
+    Ok(CacheEntries { next, entries: entries.iter().map(|entry| cache_entry(entry, now)).collect() })
+}
+
+/// A page of records, of which one more than wanted was asked for, and its last key if more follow.
+fn cut<T>(mut records: Vec<T>, page: &Page, key: impl Fn(&T) -> String) -> (Vec<T>, Option<String>) {
+    let more = records.len() > page.limit();
+    records.truncate(page.limit());
+    let next = records.last().filter(|_| more).map(key);
+    (records, next)
+}
+
+fn node(record: &NodeRecord, now: UnixMillis) -> Node {
+    let role = match record.registration.role {
+        registry::Role::Vmr { .. } => Role::Router,
+        registry::Role::Agent => Role::Agent,
+    };
+    Node {
+        id: record.id().to_string(),
+        name: record.registration.name.to_string(),
+        role,
+        rank: record.rank(),
+        endpoints: record.registration.endpoints.clone(),
+        age_ms: now.0.saturating_sub(record.registered.0),
+        lease_left_ms: record.expires.0.saturating_sub(now.0),
+    }
+}
+
+fn cache_entry(entry: &registry::CacheEntry, now: UnixMillis) -> CacheEntry {
+    CacheEntry {
+        prefix: entry.key.prefix.to_string(),
+        rank: match entry.key.scope {
+            Scope::Agents => None,
+            Scope::Vmrs(rank) => Some(rank),
+        },
+        node: entry.nearest.vmr.to_string(),
+        endpoint: entry.nearest.endpoint,
+        hops: Some(entry.nearest.hops),
+        rtt_us: Some(microseconds(entry.nearest.rtt)),
+        reporter: entry.reporter.to_string(),
+        age_ms: now.0.saturating_sub(entry.learned.0),
+        left_ms: entry.expires.0.saturating_sub(now.0),
+    }
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn stats(status: &Status) -> Stats {
+    let counters = &status.counters;
+    let labelled = |counters: &[(&str, u64)]| -> BTreeMap<String, u64> {
+        counters.iter().map(|(label, value)| ((*label).to_owned(), *value)).collect()
+    };
+    let registry = labelled(&[
+        ("registrations", counters.registrations),
+        ("renewals", counters.renewals),
+        ("moves", counters.moves),
+        ("takeovers", counters.takeovers),
+        ("deregistrations", counters.deregistrations),
+        ("expirations", counters.expirations),
+        ("malformed", status.malformed),
+    ]);
+    let nearest = labelled(&[
+        ("cached_address", counters.nearest_cached_address),
+        ("cached_prefix", counters.nearest_cached_prefix),
+        ("all", counters.nearest_all),
+        ("stale_entries", counters.stale_entries),
+        ("reports", counters.reports),
+        ("measurements", counters.measurements),
+        ("prefix_kept", counters.prefix_kept),
+    ]);
+    let refusals =
+        counters.refusals.iter().map(|(reason, value)| (reason.label().to_owned(), value)).collect();
+    Stats {
+        control: BTreeMap::from([
+            ("registry".to_owned(), registry),
+            ("nearest".to_owned(), nearest),
+            ("refused".to_owned(), refusals),
+        ]),
+        resident_bytes: resident_bytes(),
+        ..Stats::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_says_where_the_next_begins_only_if_there_is_one() {
+        let page = Page { after: None, limit: 2 };
+        assert_eq!(cut(vec![1, 2, 3], &page, ToString::to_string), (vec![1, 2], Some("2".to_owned())));
+        assert_eq!(cut(vec![1, 2], &page, ToString::to_string), (vec![1, 2], None));
+        assert_eq!(cut(Vec::<u8>::new(), &page, ToString::to_string), (vec![], None));
+    }
+
+    #[test]
+    fn every_key_of_the_file_reaches_the_registry() {
+        let text = "listen = \"127.0.0.1:1\"\nlease_seconds = 7\ncache_lifetime_seconds = 8\ncache_prefix_v4 = 20\n\
+                    cache_prefix_v6 = 48\ndatabase = \"/x/y.db\"\n";
+        let (config, _) = crate::config::parse::<AdminConfig>(std::path::Path::new("t.toml"), text).unwrap();
+        let Settings { listen, database, registry } = settings(&config);
+        assert_eq!((listen.port(), database.to_str()), (1, Some("/x/y.db")));
+        assert_eq!((registry.lease.as_secs(), registry.entry_lifetime.as_secs()), (7, 8));
+        assert_eq!((registry.prefix_v4, registry.prefix_v6), (20, 48));
+    }
+
+    #[tokio::test]
+    async fn the_operator_is_answered_from_the_running_registry() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            listen: ([127, 0, 0, 1], 0).into(),
+            database: dir.path().join("admin.db"),
+            registry: registry::Config::default(),
+        };
+        let handle = Admin::bind(settings).await.unwrap().handle();
+        let process = Process::new(Role::Admin, "a");
+        let ask = async |request: Request| response(&request, &process, &handle, UnixMillis(5)).await;
+
+        assert!(matches!(ask(Request::Status).await, Response::Status(status) if status.role == Role::Admin));
+        let Response::Stats(stats) = ask(Request::Stats).await else { panic!("no counters") };
+        assert_eq!(stats.control["registry"]["registrations"], 0);
+        assert!(stats.control["refused"].len() > 1 && stats.resident_bytes > 0);
+        let page = Page::default;
+        assert_eq!(ask(Request::NodeList { page: page() }).await, Response::Nodes(Nodes::default()));
+        assert_eq!(ask(Request::CacheList { page: page() }).await, Response::Cache(CacheEntries::default()));
+        let strange = Page { after: Some("no key".into()), limit: 1 };
+        assert!(matches!(ask(Request::CacheList { page: strange }).await, Response::Error(_)));
+        assert!(matches!(ask(Request::GroupList { page: page() }).await, Response::Error(_)));
+    }
+}

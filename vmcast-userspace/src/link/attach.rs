@@ -1,0 +1,406 @@
+//! The task that keeps a node registered and its list of VMRs fresh.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+use tracing::{debug, error, info, warn};
+use vmcast_proto::{
+    nearest,
+    registry::{AnswerKind, NodeId, Registration, Role},
+};
+
+use super::{
+    AdminClient, AdminError, RankedVmrs,
+    backoff::{Backoff, Random},
+    find::Finder,
+};
+
+/// First and longest wait after a failure.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// The last call of a node that ends may take so long.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What the link needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// URLs of the admins, `http://host:port`, in the order to try them.
+    pub admins: Vec<String>,
+    /// What this node says of itself.
+    pub registration: Registration,
+    /// How often to ask for the nearest VMR again.
+    pub requery: Duration,
+    /// The address to call and to measure from, if it matters.
+    pub local: Option<IpAddr>,
+    /// How to measure.
+    pub probe: nearest::Config,
+    /// For nonces and for the jitter of retries; unguessable and different on every node.
+    pub seed: u64,
+}
+
+impl Settings {
+    /// The usual time between two questions for the nearest VMR.
+    pub const REQUERY: Duration = Duration::from_secs(60);
+}
+
+/// How the link stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// No admin has answered yet.
+    Connecting,
+    /// The lease runs.
+    Registered {
+        /// The URL of the admin that granted it.
+        admin: String,
+    },
+    /// The last attempt failed; the next is under way or waits.
+    Lost {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A node's link to the admin; dropped, it ends without a farewell, and the lease runs out.
+#[derive(Debug)]
+pub struct Attachment {
+    upstreams: watch::Receiver<Option<RankedVmrs>>,
+    state: watch::Receiver<LinkState>,
+    commands: mpsc::UnboundedSender<Command>,
+    task: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+enum Command {
+    VmrDead(NodeId),
+    Moved(Vec<SocketAddr>),
+    Close,
+}
+
+/// Starts to register and to look for VMRs. Needs a running tokio runtime.
+///
+/// # Errors
+/// If the URLs are wrong. An admin that does not answer is none: it is tried again.
+pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
+    let client = AdminClient::new(&settings.admins, settings.local)?;
+    let (upstreams_tx, upstreams) = watch::channel(None);
+    let (state_tx, state) = watch::channel(LinkState::Connecting);
+    let (commands, commands_rx) = mpsc::unbounded_channel();
+    let mut random = Random::new(settings.seed);
+    let mut backoff = || Backoff::new(RETRY.0, RETRY.1, random.number());
+    let (register_backoff, find_backoff) = (backoff(), backoff());
+    let task = Task {
+        settings,
+        client,
+        upstreams: upstreams_tx,
+        state: state_tx,
+        random,
+        register_backoff,
+        find_backoff,
+        registered: false,
+        complained: false,
+        register_at: Some(Instant::now()),
+        find_at: None,
+        dead: BTreeMap::new(),
+    };
+    let task = Some(tokio::spawn(task.run(commands_rx)));
+    Ok(Attachment { upstreams, state, commands, task })
+}
+
+impl Attachment {
+    /// The VMRs to attach to, the nearest first; `None` until they are known. A change is seen on
+    /// the receiver.
+    #[must_use]
+    pub fn upstreams(&self) -> watch::Receiver<Option<RankedVmrs>> {
+        self.upstreams.clone()
+    }
+
+    /// How the link stands.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<LinkState> {
+        self.state.clone()
+    }
+
+    /// Says that a VMR does not serve this node. It leaves the list at once, and the nearest of the
+    /// others is looked for; after a while it may come back.
+    pub fn vmr_dead(&self, id: NodeId) {
+        self.command(Command::VmrDead(id));
+    }
+
+    /// Says that this node's endpoints are others now; it registers them and looks for the nearest
+    /// VMR from where it is.
+    pub fn moved(&self, endpoints: Vec<SocketAddr>) {
+        self.command(Command::Moved(endpoints));
+    }
+
+    /// Ends the lease and the link; takes two seconds at most.
+    pub async fn close(mut self) {
+        self.command(Command::Close);
+        if let Some(task) = self.task.take() {
+            // The task does not panic; if it did, it is over all the same.
+            let _ = task.await;
+        }
+    }
+
+    fn command(&self, command: Command) {
+        // The task ends only by `close`, which takes the handle away.
+        let _ = self.commands.send(command);
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+struct Task {
+    settings: Settings,
+    client: AdminClient,
+    upstreams: watch::Sender<Option<RankedVmrs>>,
+    state: watch::Sender<LinkState>,
+    random: Random,
+    register_backoff: Backoff,
+    find_backoff: Backoff,
+    registered: bool,
+    /// A failure was logged for the operator and has not ended: the next ones are details.
+    complained: bool,
+    register_at: Option<Instant>,
+    find_at: Option<Instant>,
+    /// VMRs to leave out, and until when.
+    dead: BTreeMap<NodeId, Instant>,
+}
+
+type Work<T> = Pin<Box<dyn Future<Output = Result<T, AdminError>> + Send>>;
+
+impl Task {
+    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        // Calls are futures beside the loop: neither a slow admin nor a long measurement holds up a
+        // command or the other call.
+        let mut registering: Option<Work<Duration>> = None;
+        let mut finding: Option<Work<RankedVmrs>> = None;
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::VmrDead(id)) => {
+                        self.on_dead(id);
+                        finding = None;
+                    }
+                    Some(Command::Moved(endpoints)) => {
+                        self.settings.registration.endpoints = endpoints;
+                        self.registered = false;
+                        self.register_at = Some(Instant::now());
+                        (registering, finding) = (None, None);
+                    }
+                    Some(Command::Close) | None => break,
+                },
+                () = at(self.register_at) => {
+                    self.register_at = None;
+                    registering = Some(self.register());
+                }
+                () = at(self.find_at) => {
+                    self.find_at = None;
+                    finding = Some(self.find());
+                }
+                outcome = maybe(&mut registering) => {
+                    registering = None;
+                    self.on_registered(outcome);
+                }
+                outcome = maybe(&mut finding) => {
+                    finding = None;
+                    self.on_found(outcome);
+                }
+            }
+        }
+        self.farewell().await;
+    }
+
+    fn register(&self) -> Work<Duration> {
+        let (client, registration) = (self.client.clone(), self.settings.registration.clone());
+        Box::pin(async move { client.register(&registration).await })
+    }
+
+    fn find(&mut self) -> Work<RankedVmrs> {
+        let now = Instant::now();
+        self.dead.retain(|_, until| *until > now);
+        let excluded: BTreeSet<_> = self.dead.keys().cloned().collect();
+        let mut addresses: Vec<_> = self.settings.local.into_iter().collect();
+        for endpoint in &self.settings.registration.endpoints {
+            if !addresses.contains(&endpoint.ip()) {
+                addresses.push(endpoint.ip());
+            }
+        }
+        let finder = Finder {
+            client: self.client.clone(),
+            node: self.settings.registration.id.clone(),
+            addresses,
+            local: self.settings.local,
+            probe: self.settings.probe.clone(),
+            seed: self.random.number(),
+        };
+        Box::pin(finder.find(excluded))
+    }
+
+    fn on_registered(&mut self, outcome: Result<Duration, AdminError>) {
+        match outcome {
+            Ok(lease) => {
+                if !self.registered {
+                    let admin = self.client.url();
+                    info!(admin, lease = ?lease, "registered");
+                    self.find_at = Some(Instant::now());
+                }
+                self.registered = true;
+                self.complained = false;
+                self.register_backoff.reset();
+                self.register_at = Some(Instant::now() + lease / 3);
+                self.set_state(LinkState::Registered { admin: self.client.url().to_owned() });
+            }
+            Err(failure) => {
+                let wait = self.register_backoff.wait();
+                self.complain(&failure, wait);
+                self.register_at = Some(Instant::now() + wait);
+                self.set_state(LinkState::Lost { reason: failure.to_string() });
+            }
+        }
+    }
+
+    /// Tells the operator once that something fails, until it works again.
+    fn complain(&mut self, failure: &AdminError, wait: Duration) {
+        if self.complained {
+            debug!(%failure, ?wait, "not registered, will try again");
+            return;
+        }
+        self.complained = true;
+        match failure {
+            AdminError::Duplicate(_) | AdminError::Refused { .. } => {
+                error!(%failure, ?wait, "the admin refuses this node; will try again");
+            }
+            AdminError::Url { .. }
+            | AdminError::NoAdmin
+            | AdminError::Unreachable { .. }
+            | AdminError::NotRegistered(_)
+            | AdminError::Answer(_) => {
+                warn!(%failure, ?wait, "not registered; streams go on, and the admin is tried again");
+            }
+        }
+    }
+
+    fn on_found(&mut self, outcome: Result<RankedVmrs, AdminError>) {
+        let wait = match outcome {
+            Ok(found) if found.vmrs.is_empty() && self.needs_vmr() => {
+                self.publish(found);
+                self.find_backoff.wait()
+            }
+            Ok(found) => {
+                self.publish(found);
+                self.find_backoff.reset();
+                self.settings.requery
+            }
+            Err(AdminError::NotRegistered(reason)) => {
+                // An admin that lost its database, or another admin. Registering leads back here.
+                debug!(reason, "the lease is gone");
+                self.registered = false;
+                let wait = self.find_backoff.wait();
+                self.register_at = Some(Instant::now() + wait);
+                return;
+            }
+            Err(failure) => {
+                debug!(%failure, "cannot ask for the nearest VMR");
+                self.find_backoff.wait()
+            }
+        };
+        self.find_at = Some(Instant::now() + wait.min(self.settings.requery));
+    }
+
+    /// Whether this node is nothing without a VMR: all but those at the source.
+    const fn needs_vmr(&self) -> bool {
+        !matches!(self.settings.registration.role, Role::Vmr { rank: 0 })
+    }
+
+    /// Replaces the list if there is something better to say.
+    ///
+    /// A list that was found stays while the admin goes on to name its first VMR: the others are
+    /// where to go when that one dies. An empty list never replaces one: who was there stays until
+    /// it is found dead, for the admin may have forgotten it and the stream still flow.
+    fn publish(&self, found: RankedVmrs) {
+        self.upstreams.send_if_modified(|current| {
+            if let Some(known) = current.as_ref()
+                && let Some(first) = known.vmrs.first()
+            {
+                let same = |new: &super::RankedVmr| new.id == first.id && new.endpoint == first.endpoint;
+                let cached = match found.kind {
+                    AnswerKind::CachedAddress | AnswerKind::CachedPrefix => true,
+                    AnswerKind::All => false,
+                };
+                if found.vmrs.first().is_none_or(|new| cached && same(new)) {
+                    return false;
+                }
+            }
+            let changed = current.as_ref() != Some(&found);
+            *current = Some(found);
+            changed
+        });
+    }
+
+    fn on_dead(&mut self, id: NodeId) {
+        info!(vmr = %id, "VMR is dead for this node; looking for another");
+        self.upstreams.send_if_modified(|current| {
+            let Some(known) = current else {
+                return false;
+            };
+            let before = known.vmrs.len();
+            known.vmrs.retain(|vmr| vmr.id != id);
+            known.vmrs.len() != before
+        });
+        self.dead.insert(id, Instant::now() + self.settings.requery * 2);
+        if self.registered {
+            self.find_at = Some(Instant::now());
+        }
+    }
+
+    fn set_state(&self, state: LinkState) {
+        self.state.send_if_modified(|current| {
+            let changed = *current != state;
+            *current = state;
+            changed
+        });
+    }
+
+    async fn farewell(self) {
+        if !self.registered {
+            return;
+        }
+        let id = &self.settings.registration.id;
+        match tokio::time::timeout(FAREWELL, self.client.deregister(id)).await {
+            Ok(Ok(_)) => info!("deregistered"),
+            Ok(Err(failure)) => debug!(%failure, "could not deregister; the lease will run out"),
+            Err(_) => debug!("could not deregister in time; the lease will run out"),
+        }
+    }
+}
+
+/// Ready at a time, or never.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The outcome of work that is under way; never without.
+async fn maybe<T>(work: &mut Option<Work<T>>) -> Result<T, AdminError> {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
+    }
+}

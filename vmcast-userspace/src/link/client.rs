@@ -1,0 +1,272 @@
+//! The calls, over whichever admin answers.
+
+use std::{
+    collections::BTreeSet,
+    error::Error,
+    fmt::Display,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tracing::debug;
+use vmcast_proto::registry::{AnswerKind, Measurement, NodeId, Registration, Role};
+use vmcast_signal::{
+    tonic::{
+        Response, Status,
+        transport::{Channel, Endpoint},
+    },
+    v1::{self, registry_client::RegistryClient},
+};
+
+use super::error::{AdminError, is_transport};
+
+/// A connection may take so long to stand.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A call may take so long, its connection included.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that carries nothing is checked so often, and given up after as long.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Bytes of an answer at most: all VMRs of a large network.
+const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// A VMR as the admin names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vmr {
+    /// Its id.
+    pub id: NodeId,
+    /// What people call it.
+    pub name: String,
+    /// Where its relay is reached, the preferred endpoint first; at least one.
+    pub endpoints: Vec<SocketAddr>,
+    /// Its distance from the source.
+    pub rank: u32,
+}
+
+/// Who is nearest, in the admin's view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nearest {
+    /// Whether the list is one from the cache or all there are.
+    pub kind: AnswerKind,
+    /// The VMRs.
+    pub vmrs: Vec<Vmr>,
+}
+
+/// A client of several admins. It stays with the one that answered last and goes on to the next in
+/// order when that one fails; connections are made when they are needed. Clones share all of this.
+#[derive(Clone, Debug)]
+pub struct AdminClient {
+    admins: Arc<[AdminChannel]>,
+    current: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+struct AdminChannel {
+    url: String,
+    client: RegistryClient<Channel>,
+}
+
+impl AdminClient {
+    /// A client of the admins at `urls`, in their order; `local` is the address to call from if it
+    /// matters. Needs a running tokio runtime.
+    ///
+    /// # Errors
+    /// If there is no URL or one cannot be read.
+    pub fn new(urls: &[String], local: Option<IpAddr>) -> Result<Self, AdminError> {
+        if urls.is_empty() {
+            return Err(AdminError::NoAdmin);
+        }
+        let channel = |url: &String| {
+            let bad = |reason: &dyn Display| AdminError::Url { url: url.clone(), reason: reason.to_string() };
+            let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| bad(&error))?;
+            if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().host().is_none() {
+                return Err(bad(&"expected http://host:port"));
+            }
+            let channel = endpoint
+                .local_address(local)
+                .connect_timeout(CONNECT_TIMEOUT)
+                .http2_keep_alive_interval(KEEPALIVE)
+                .keep_alive_timeout(KEEPALIVE)
+                .connect_lazy();
+            let client = RegistryClient::new(channel).max_decoding_message_size(MAX_ANSWER);
+            Ok(AdminChannel { url: url.clone(), client })
+        };
+        let admins = urls.iter().map(channel).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { admins: admins.into(), current: Arc::default() })
+    }
+
+    /// The URL of the admin that answered last.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.admins[self.current.load(Ordering::Relaxed) % self.admins.len()].url
+    }
+
+    /// Registers or renews and returns the length of the lease.
+    ///
+    /// # Errors
+    /// If no admin answers or the one that does refuses.
+    pub async fn register(&self, registration: &Registration) -> Result<Duration, AdminError> {
+        let request = v1::RegisterRequest { node: Some(node(registration)) };
+        let response = self
+            .call(|mut client| {
+                let request = request.clone();
+                async move { client.register(request).await }
+            })
+            .await?;
+        Ok(Duration::from_secs(response.lease_seconds.max(1).into()))
+    }
+
+    /// Ends the lease; false if there was none.
+    ///
+    /// # Errors
+    /// If no admin answers or the one that does refuses.
+    pub async fn deregister(&self, id: &NodeId) -> Result<bool, AdminError> {
+        let request = v1::DeregisterRequest { node_id: id.to_string() };
+        let response = self
+            .call(|mut client| {
+                let request = request.clone();
+                async move { client.deregister(request).await }
+            })
+            .await?;
+        Ok(response.existed)
+    }
+
+    /// Asks who is nearest, apart from `excluded`.
+    ///
+    /// # Errors
+    /// If no admin answers, the one that does refuses, or its answer makes no sense.
+    pub async fn nearest(
+        &self,
+        id: &NodeId,
+        addresses: &[IpAddr],
+        excluded: &BTreeSet<NodeId>,
+    ) -> Result<Nearest, AdminError> {
+        let request = v1::NearestRequest {
+            node_id: id.to_string(),
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+            excluded: excluded.iter().map(ToString::to_string).collect(),
+        };
+        let response = self
+            .call(|mut client| {
+                let request = request.clone();
+                async move { client.nearest(request).await }
+            })
+            .await?;
+        let kind = match response.kind() {
+            v1::AnswerKind::CachedAddress => AnswerKind::CachedAddress,
+            v1::AnswerKind::CachedPrefix => AnswerKind::CachedPrefix,
+            v1::AnswerKind::All => AnswerKind::All,
+            v1::AnswerKind::Unspecified => {
+                return Err(AdminError::Answer(format!("kind {} is not known", response.kind)));
+            }
+        };
+        let vmrs = response.vmrs.into_iter().map(read_vmr).collect::<Result<_, _>>()?;
+        Ok(Nearest { kind, vmrs })
+    }
+
+    /// Reports what was measured.
+    ///
+    /// # Errors
+    /// If no admin answers or the one that does refuses.
+    pub async fn report(
+        &self,
+        id: &NodeId,
+        addresses: &[IpAddr],
+        chosen: &Measurement,
+        measurements: &[Measurement],
+    ) -> Result<(), AdminError> {
+        let request = v1::ReportNearestRequest {
+            node_id: id.to_string(),
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+            chosen: Some(measurement(chosen)),
+            measurements: measurements.iter().map(measurement).collect(),
+        };
+        self.call(|mut client| {
+            let request = request.clone();
+            async move { client.report_nearest(request).await }
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Makes a call to the current admin and, while the connection is what fails, to the others in
+    /// turn.
+    async fn call<T, F>(&self, call: impl Fn(RegistryClient<Channel>) -> F) -> Result<T, AdminError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let start = self.current.load(Ordering::Relaxed);
+        let mut failure = AdminError::NoAdmin;
+        for index in (0..self.admins.len()).map(|step| (start + step) % self.admins.len()) {
+            let admin = &self.admins[index];
+            let reason = match tokio::time::timeout(CALL_TIMEOUT, call(admin.client.clone())).await {
+                Ok(Ok(response)) => {
+                    self.current.store(index, Ordering::Relaxed);
+                    return Ok(response.into_inner());
+                }
+                Ok(Err(status)) if is_transport(&status) => causes(&status),
+                Ok(Err(status)) => {
+                    self.current.store(index, Ordering::Relaxed);
+                    return Err(AdminError::refused(&status));
+                }
+                Err(_) => format!("no answer within {CALL_TIMEOUT:?}"),
+            };
+            debug!(admin = admin.url, reason, "admin failed");
+            failure = AdminError::Unreachable { url: admin.url.clone(), reason };
+        }
+        Err(failure)
+    }
+}
+
+/// A status and the chain of what caused it, since a transport error alone says nothing.
+fn causes(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn node(registration: &Registration) -> v1::Node {
+    let (role, rank) = match registration.role {
+        Role::Vmr { rank } => (v1::Role::Vmr, rank),
+        Role::Agent => (v1::Role::Agent, 0),
+    };
+    v1::Node {
+        id: registration.id.to_string(),
+        role: role.into(),
+        endpoints: registration.endpoints.iter().map(ToString::to_string).collect(),
+        rank,
+        name: registration.name.to_string(),
+        software: registration.software.to_string(),
+    }
+}
+
+fn measurement(measurement: &Measurement) -> v1::Measurement {
+    v1::Measurement {
+        vmr_id: measurement.vmr.to_string(),
+        endpoint: measurement.endpoint.to_string(),
+        hops: measurement.hops.into(),
+        rtt_micros: u32::try_from(measurement.rtt.as_micros()).unwrap_or(u32::MAX),
+    }
+}
+
+fn read_vmr(vmr: v1::Vmr) -> Result<Vmr, AdminError> {
+    let bad = |error: &dyn Display| AdminError::Answer(error.to_string());
+    let id = vmr.id.parse().map_err(|error| bad(&error))?;
+    let endpoints = vmr.endpoints.iter().map(|text| text.parse().map_err(|error| bad(&error)));
+    let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
+    if endpoints.is_empty() {
+        return Err(AdminError::Answer(format!("VMR {id} has no endpoint")));
+    }
+    Ok(Vmr { id, name: vmr.name, endpoints, rank: vmr.rank })
+}

@@ -1,0 +1,60 @@
+//! What can go wrong between a node and its admins.
+
+use vmcast_signal::tonic::{Code, Status};
+
+/// Why a call had no result.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Not a URL of the form `http://host:port`.
+    #[error("{url:?} is not the URL of an admin: {reason}")]
+    Url {
+        /// The text.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No admin was named.
+    #[error("no admin is configured")]
+    NoAdmin,
+    /// No admin answered; the reason is that of the last one tried.
+    #[error("no admin can be reached; {url}: {reason}")]
+    Unreachable {
+        /// The last one tried.
+        url: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The admin does not know the caller, or no longer.
+    #[error("the admin does not know this node: {0}")]
+    NotRegistered(String),
+    /// Another live node has one of the endpoints.
+    #[error("the registration is a duplicate: {0}")]
+    Duplicate(String),
+    /// The admin refuses for another reason.
+    #[error("the admin refuses: {reason} ({code:?})")]
+    Refused {
+        /// The kind.
+        code: Code,
+        /// Its words.
+        reason: String,
+    },
+    /// The admin's answer makes no sense.
+    #[error("the admin's answer cannot be read: {0}")]
+    Answer(String),
+}
+
+impl AdminError {
+    pub(super) fn refused(status: &Status) -> Self {
+        let reason = status.message().to_owned();
+        match status.code() {
+            Code::NotFound => Self::NotRegistered(reason),
+            Code::AlreadyExists => Self::Duplicate(reason),
+            code => Self::Refused { code, reason },
+        }
+    }
+}
+
+/// Whether another admin, or the same one later, might do better.
+pub(super) fn is_transport(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown)
+}

@@ -1,0 +1,120 @@
+//! Finding the nearest VMR: ask the admin; if it knows, take its word; if not, measure all of them
+//! and report.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use tracing::{info, warn};
+use vmcast_proto::{
+    nearest,
+    registry::{AnswerKind, Measurement, NodeId},
+};
+
+use super::{AdminClient, AdminError, Vmr, probe};
+
+/// A VMR to attach to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RankedVmr {
+    /// Its id.
+    pub id: NodeId,
+    /// What people call it.
+    pub name: String,
+    /// Where its relay is reached.
+    pub endpoint: SocketAddr,
+    /// Its distance from the source.
+    pub rank: u32,
+    /// Hops and round-trip time, if this node measured them itself.
+    pub distance: Option<(u8, Duration)>,
+}
+
+/// VMRs to attach to, the nearest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RankedVmrs {
+    /// Whether the admin knew or this node measured.
+    pub kind: AnswerKind,
+    /// The VMRs; none if none is to be had.
+    pub vmrs: Vec<RankedVmr>,
+}
+
+/// Who asks, and how it measures.
+#[derive(Clone, Debug)]
+pub(super) struct Finder {
+    pub(super) client: AdminClient,
+    pub(super) node: NodeId,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) local: Option<IpAddr>,
+    pub(super) probe: nearest::Config,
+    /// For the nonces of this search.
+    pub(super) seed: u64,
+}
+
+impl Finder {
+    /// Finds the nearest VMRs apart from `excluded`.
+    pub(super) async fn find(self, excluded: BTreeSet<NodeId>) -> Result<RankedVmrs, AdminError> {
+        let answer = self.client.nearest(&self.node, &self.addresses, &excluded).await?;
+        match answer.kind {
+            AnswerKind::CachedAddress | AnswerKind::CachedPrefix => {
+                let vmrs = answer.vmrs.into_iter().map(|vmr| {
+                    let endpoint = vmr.endpoints[0];
+                    RankedVmr { id: vmr.id, name: vmr.name, endpoint, rank: vmr.rank, distance: None }
+                });
+                Ok(RankedVmrs { kind: answer.kind, vmrs: vmrs.collect() })
+            }
+            AnswerKind::All => {
+                let vmrs = self.measure(answer.vmrs).await;
+                self.report(&vmrs).await;
+                Ok(RankedVmrs { kind: AnswerKind::All, vmrs })
+            }
+        }
+    }
+
+    /// Every VMR that answers, by its nearest endpoint.
+    async fn measure(&self, vmrs: Vec<Vmr>) -> Vec<RankedVmr> {
+        let owners: BTreeMap<_, _> =
+            vmrs.iter().flat_map(|vmr| vmr.endpoints.iter().map(move |&endpoint| (endpoint, vmr))).collect();
+        let relays: Vec<_> = vmrs.iter().flat_map(|vmr| vmr.endpoints.iter().copied()).collect();
+        let findings = match probe(&relays, self.probe.clone(), self.seed, self.local).await {
+            Ok((findings, _)) => findings,
+            Err(error) => {
+                warn!(%error, "cannot measure the distance of VMRs");
+                return Vec::new();
+            }
+        };
+        if !findings.unanswered.is_empty() {
+            info!(relays = ?findings.unanswered, "relays did not answer");
+        }
+        let mut known = BTreeSet::new();
+        let ranked = findings.measured.into_iter().filter_map(|measured| {
+            let vmr = owners.get(&measured.endpoint)?;
+            known.insert(&vmr.id).then(|| RankedVmr {
+                id: vmr.id.clone(),
+                name: vmr.name.clone(),
+                endpoint: measured.endpoint,
+                rank: vmr.rank,
+                distance: Some((measured.hops, measured.rtt)),
+            })
+        });
+        ranked.collect()
+    }
+
+    /// Tells the admin. What was measured is good for this node even if the admin cannot take it.
+    async fn report(&self, vmrs: &[RankedVmr]) {
+        let measurements: Vec<_> = vmrs
+            .iter()
+            .filter_map(|vmr| {
+                let (hops, rtt) = vmr.distance?;
+                Some(Measurement { vmr: vmr.id.clone(), endpoint: vmr.endpoint, hops, rtt })
+            })
+            .collect();
+        let Some(chosen) = measurements.first() else {
+            return;
+        };
+        info!(vmr = %chosen.vmr, endpoint = %chosen.endpoint, hops = chosen.hops, rtt = ?chosen.rtt, "nearest VMR");
+        if let Err(error) = self.client.report(&self.node, &self.addresses, chosen, &measurements).await {
+            warn!(%error, "the admin did not take the report");
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! A node's link to the admin: it registers, keeps its lease, finds the nearest VMR and learns when
+//! that changes.
+//!
+//! An admin that is down is never fatal: what is known stays known, and the link tries again.
+
+mod attach;
+mod backoff;
+mod client;
+mod error;
+mod find;
+mod probe;
+
+pub use attach::{Attachment, LinkState, Settings, attach};
+pub use client::{AdminClient, Nearest, Vmr};
+pub use error::AdminError;
+pub use find::{RankedVmr, RankedVmrs};
+pub use probe::probe;
+
+#[cfg(test)]
+mod tests;

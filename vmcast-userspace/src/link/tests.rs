@@ -1,0 +1,353 @@
+//! The link against a real server and relays on loopback; a relay's own time to live makes its
+//! distance.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{net::UdpSocket, sync::watch, task::JoinHandle};
+use vmcast_proto::{
+    nearest,
+    registry::{AnswerKind, NodeId, RefusalReason, Registration, Role},
+};
+use vmcast_wire::amt::Message;
+
+use super::*;
+use crate::admin::tests::bed::Bed;
+
+/// A test that waits longer than this hangs; nothing is measured by it.
+const HANG: Duration = Duration::from_secs(60);
+
+/// A relay that answers discoveries with a time to live of its own.
+struct Relay {
+    endpoint: SocketAddr,
+    asked: Arc<AtomicU64>,
+    task: JoinHandle<()>,
+}
+
+impl Relay {
+    async fn start(address: [u8; 4], ttl: u32) -> Self {
+        let socket = UdpSocket::bind((IpAddr::from(address), 0)).await.expect("bind");
+        socket.set_ttl(ttl).expect("ttl");
+        Self::serve(socket)
+    }
+
+    fn serve(socket: UdpSocket) -> Self {
+        let endpoint = socket.local_addr().expect("address");
+        let asked = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&asked);
+        let task = tokio::spawn(async move {
+            let mut buffer = [0; 1500];
+            loop {
+                let (length, from) = socket.recv_from(&mut buffer).await.expect("receive");
+                let Ok(Message::RelayDiscovery { nonce }) = Message::parse(&buffer[..length]) else {
+                    panic!("a discovery: {:?}", &buffer[..length]);
+                };
+                count.fetch_add(1, Ordering::SeqCst);
+                let answer = Message::RelayAdvertisement { nonce, relay: endpoint.ip() }.to_vec();
+                socket.send_to(&answer, from).await.expect("send");
+            }
+        });
+        Self { endpoint, asked, task }
+    }
+
+    fn asked(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn id(text: &str) -> NodeId {
+    text.parse().expect("an id")
+}
+
+fn settings(admins: &[String], name: &str, role: Role, local: [u8; 4], endpoints: &[SocketAddr]) -> Settings {
+    Settings {
+        admins: admins.to_vec(),
+        registration: Registration {
+            id: id(name),
+            role,
+            endpoints: endpoints.to_vec(),
+            name: name.parse().expect("a name"),
+            software: "vmcast".parse().expect("a name"),
+        },
+        requery: Settings::REQUERY,
+        local: Some(local.into()),
+        probe: nearest::Config::default(),
+        seed: name.bytes().map(u64::from).sum(),
+    }
+}
+
+fn vmr(bed: &Bed, name: &str, rank: u32, relay: &Relay) -> Attachment {
+    let IpAddr::V4(local) = relay.endpoint.ip() else {
+        panic!("an IPv4 relay");
+    };
+    let role = Role::Vmr { rank };
+    attach(settings(&[bed.url()], name, role, local.octets(), &[relay.endpoint])).expect("attach")
+}
+
+fn agent(bed: &Bed, name: &str, local: [u8; 4]) -> Attachment {
+    attach(settings(&[bed.url()], name, Role::Agent, local, &[])).expect("attach")
+}
+
+/// Waits until a watched value is as wanted.
+async fn wait<T: Clone>(receiver: &mut watch::Receiver<T>, wanted: impl FnMut(&T) -> bool) -> T {
+    let value = tokio::time::timeout(HANG, receiver.wait_for(wanted)).await.expect("it hangs");
+    value.expect("the link runs").clone()
+}
+
+async fn registered(attachment: &Attachment) {
+    let is_registered = |state: &LinkState| matches!(state, LinkState::Registered { .. });
+    wait(&mut attachment.state(), is_registered).await;
+}
+
+/// Waits for something that only asking tells.
+async fn until(condition: impl AsyncFn() -> bool) {
+    let asking = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(HANG, asking).await.expect("it hangs");
+}
+
+async fn upstreams(attachment: &Attachment) -> RankedVmrs {
+    let known = wait(&mut attachment.upstreams(), Option::is_some).await;
+    known.expect("it is known")
+}
+
+fn names(ranked: &RankedVmrs) -> Vec<&str> {
+    ranked.vmrs.iter().map(|vmr| vmr.id.as_str()).collect()
+}
+
+fn hops(ranked: &RankedVmrs) -> BTreeMap<&str, Option<u8>> {
+    ranked.vmrs.iter().map(|vmr| (vmr.id.as_str(), vmr.distance.map(|(hops, _)| hops))).collect()
+}
+
+// proves A1
+// proves A3
+// proves A4
+#[tokio::test]
+async fn an_agent_measures_all_vmrs_and_its_neighbour_is_told_the_nearest_without_measuring() {
+    let bed = Bed::new().await;
+    let far = Relay::start([127, 1, 0, 1], 59).await;
+    let near = Relay::start([127, 1, 1, 1], 126).await;
+    let (v0, v1) = (vmr(&bed, "v0", 0, &far), vmr(&bed, "v1", 1, &near));
+    registered(&v0).await;
+    let above = upstreams(&v1).await;
+    assert_eq!((names(&above), hops(&above)["v0"]), (vec!["v0"], Some(5)));
+    assert_eq!(names(&upstreams(&v0).await), [""; 0], "nobody is above the source");
+    assert_eq!((far.asked(), near.asked()), (1, 0), "no VMR measures itself or one below");
+
+    let a = agent(&bed, "a", [127, 2, 0, 5]);
+    let ranked = upstreams(&a).await;
+    assert_eq!((ranked.kind, names(&ranked)), (AnswerKind::All, vec!["v1", "v0"]));
+    assert_eq!(hops(&ranked), BTreeMap::from([("v0", Some(5)), ("v1", Some(2))]));
+    assert_eq!(ranked.vmrs[0].endpoint, near.endpoint);
+    assert_eq!((far.asked(), near.asked()), (2, 1));
+
+    let neighbour = agent(&bed, "neighbour", [127, 2, 0, 6]);
+    let told = upstreams(&neighbour).await;
+    assert_eq!((told.kind, names(&told)), (AnswerKind::CachedPrefix, vec!["v1"]));
+    assert_eq!((far.asked(), near.asked()), (2, 1), "nobody was measured for it");
+
+    let stranger = agent(&bed, "stranger", [127, 3, 0, 5]);
+    assert_eq!(upstreams(&stranger).await.kind, AnswerKind::All);
+    assert_eq!((far.asked(), near.asked()), (3, 2));
+    assert_eq!(bed.ids().await, ["a", "neighbour", "stranger", "v0", "v1"]);
+    bed.stop().await;
+}
+
+// proves A1
+#[tokio::test]
+async fn an_admin_that_is_down_at_start_is_tried_until_it_is_up() {
+    let reserved = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = reserved.local_addr().expect("address");
+    drop(reserved);
+    let relay = Relay::start([127, 1, 0, 1], 62).await;
+    let url = format!("http://{address}");
+    let vmr =
+        settings(std::slice::from_ref(&url), "v0", Role::Vmr { rank: 0 }, [127, 1, 0, 1], &[relay.endpoint]);
+    let (v0, a) = (attach(vmr), attach(settings(&[url], "a", Role::Agent, [127, 2, 0, 5], &[])));
+    let (v0, a) = (v0.expect("attach"), a.expect("attach"));
+    for link in [&v0, &a] {
+        let lost = wait(&mut link.state(), |state| matches!(state, LinkState::Lost { .. })).await;
+        let LinkState::Lost { reason } = lost else { unreachable!() };
+        assert!(reason.contains(&address.to_string()), "{reason}");
+        assert_eq!(*link.upstreams().borrow(), None);
+    }
+
+    let bed = Bed::listening_on(address).await;
+    registered(&v0).await;
+    let found =
+        wait(&mut a.upstreams(), |known| known.as_ref().is_some_and(|known| !known.vmrs.is_empty())).await;
+    assert_eq!(hops(&found.expect("found")), BTreeMap::from([("v0", Some(2))]));
+    bed.stop().await;
+}
+
+// proves A1
+#[tokio::test]
+async fn when_the_admin_dies_what_is_known_stays_and_its_successor_gets_the_registration() {
+    let bed = Bed::start(
+        vmcast_proto::registry::Config { lease: Duration::from_secs(3), ..Default::default() },
+        vmcast_proto::registry::MemoryStore::default(),
+        ([127, 0, 0, 1], 0).into(),
+    )
+    .await;
+    let address = bed.address;
+    let relay = Relay::start([127, 1, 0, 1], 62).await;
+    let v0 = vmr(&bed, "v0", 0, &relay);
+    registered(&v0).await;
+    let a = agent(&bed, "a", [127, 2, 0, 5]);
+    let before = upstreams(&a).await;
+    let mut upstreams = a.upstreams();
+    upstreams.mark_unchanged();
+    bed.stop().await;
+    wait(&mut a.state(), |state| matches!(state, LinkState::Lost { .. })).await;
+    assert_eq!(*upstreams.borrow(), Some(before));
+
+    let successor = Bed::listening_on(address).await;
+    until(async || successor.ids().await == ["a", "v0"]).await;
+    assert!(!upstreams.has_changed().expect("the link runs"), "the role was not disturbed");
+    successor.stop().await;
+}
+
+#[tokio::test]
+async fn of_several_admins_the_first_that_answers_is_used() {
+    let reserved = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let nobody = format!("http://{}", reserved.local_addr().expect("address"));
+    drop(reserved);
+    let bed = Bed::new().await;
+    let link = attach(settings(&[nobody, bed.url()], "a", Role::Agent, [127, 2, 0, 5], &[])).expect("attach");
+    let state = wait(&mut link.state(), |state| *state != LinkState::Connecting).await;
+    assert_eq!(state, LinkState::Registered { admin: bed.url() });
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a_dead_vmr_leaves_the_list_at_once_and_is_left_out_of_the_next_search() {
+    let bed = Bed::new().await;
+    let (near, far) = (Relay::start([127, 1, 0, 1], 64).await, Relay::start([127, 1, 1, 1], 60).await);
+    let links = [vmr(&bed, "near", 0, &near), vmr(&bed, "far", 0, &far)];
+    for link in &links {
+        registered(link).await;
+    }
+    let a = agent(&bed, "a", [127, 2, 0, 5]);
+    assert_eq!(names(&upstreams(&a).await), ["near", "far"]);
+    let asked = far.asked();
+
+    a.vmr_dead(id("near"));
+    let first = |wanted: &'static str| {
+        move |known: &Option<RankedVmrs>| known.as_ref().is_some_and(|known| names(known) == [wanted])
+    };
+    wait(&mut a.upstreams(), first("far")).await;
+    until(async || far.asked() != asked).await;
+    assert_eq!(near.asked(), 1, "the dead one is not asked again");
+    until(async || bed.handle.status().await.counters.reports == 2).await;
+    let cache = bed.handle.cache(None, 9).await.expect("cache");
+    assert!(cache.iter().all(|entry| entry.nearest.vmr == id("far")), "{cache:?}");
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a_duplicate_is_told_why_and_gets_in_once_the_other_has_gone() {
+    let bed = Bed::new().await;
+    let relay = Relay::start([127, 1, 0, 1], 64).await;
+    let first = vmr(&bed, "first", 0, &relay);
+    registered(&first).await;
+    let second = vmr(&bed, "second", 0, &relay);
+    let lost = wait(&mut second.state(), |state| matches!(state, LinkState::Lost { .. })).await;
+    let LinkState::Lost { reason } = lost else { unreachable!() };
+    assert!(reason.contains("first") && reason.contains(&relay.endpoint.to_string()), "{reason}");
+    assert_eq!(bed.ids().await, ["first"]);
+    assert!(bed.handle.status().await.counters.refusals.of(RefusalReason::Duplicate) >= 1);
+
+    first.close().await;
+    registered(&second).await;
+    assert_eq!(bed.ids().await, ["second"]);
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_the_admin_has_forgotten_registers_again() {
+    let bed = Bed::new().await;
+    let mut forgetful = settings(&[bed.url()], "a", Role::Agent, [127, 2, 0, 5], &[]);
+    forgetful.requery = Duration::from_millis(50);
+    let a = attach(forgetful).expect("attach");
+    registered(&a).await;
+    bed.pass(Duration::from_secs(60));
+    assert_eq!(bed.ids().await, [""; 0]);
+    until(async || !bed.ids().await.is_empty()).await;
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a_moved_node_registers_where_it_is_and_a_closed_one_is_gone() {
+    let bed = Bed::new().await;
+    let (here, there) = (Relay::start([127, 1, 0, 1], 64).await, Relay::start([127, 1, 0, 1], 64).await);
+    let v0 = vmr(&bed, "v0", 0, &here);
+    registered(&v0).await;
+    v0.moved(vec![there.endpoint]);
+    until(async || bed.handle.status().await.counters.moves > 0).await;
+    let nodes = bed.handle.nodes(None, 9).await.expect("nodes");
+    assert_eq!(nodes[0].registration.endpoints, [there.endpoint]);
+    v0.close().await;
+    assert_eq!(bed.ids().await, [""; 0]);
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn urls_that_are_none_are_refused_at_once() {
+    let refused = |urls: &[&str]| {
+        let urls: Vec<_> = urls.iter().map(ToString::to_string).collect();
+        attach(settings(&urls, "a", Role::Agent, [127, 0, 0, 1], &[])).expect_err("refused")
+    };
+    assert!(matches!(refused(&[]), AdminError::NoAdmin));
+    for url in ["", "127.0.0.1:8443", "https://127.0.0.1:8443", "http://", "no url"] {
+        let failure = refused(&["http://127.0.0.1:1", url]);
+        assert!(matches!(&failure, AdminError::Url { url: named, .. } if named == url), "{url:?}: {failure}");
+    }
+}
+
+// proves A4
+#[tokio::test]
+async fn the_probe_reads_the_ttl_of_both_families_and_names_the_silent() {
+    let v4 = Relay::start([127, 1, 0, 1], 61).await;
+    let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::DGRAM, None).expect("socket");
+    let loopback: SocketAddr = "[::1]:0".parse().expect("an address");
+    socket.bind(&loopback.into()).expect("bind");
+    socket.set_unicast_hops_v6(250).expect("hops");
+    socket.set_nonblocking(true).expect("nonblocking");
+    let v6 = Relay::serve(UdpSocket::from_std(socket.into()).expect("register"));
+    let silent = UdpSocket::bind("127.1.0.2:0").await.expect("bind");
+    let bystander = Relay::start([127, 1, 0, 3], 64).await;
+
+    let config = nearest::Config { response_timeout: Duration::from_millis(50), ..Default::default() };
+    let relays = [v4.endpoint, v6.endpoint, silent.local_addr().expect("address")];
+    let (findings, counters) = probe(&relays, config, 1, None).await.expect("sockets");
+    let found: Vec<_> = findings.measured.iter().map(|m| (m.endpoint, m.hops)).collect();
+    assert_eq!(found, [(v4.endpoint, 3), (v6.endpoint, 5)]);
+    assert_eq!(findings.unanswered, [relays[2]]);
+    assert_eq!((counters.answers, counters.sent), (2, 5));
+    assert_eq!(bystander.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_relay_of_a_family_that_the_local_address_cannot_reach_is_one_that_does_not_answer() {
+    let config = nearest::Config { response_timeout: Duration::from_millis(20), ..Default::default() };
+    let relay: SocketAddr = "[::1]:9".parse().expect("an endpoint");
+    let local = Some(IpAddr::from([127, 0, 0, 1]));
+    let (findings, _) = probe(&[relay], config, 1, local).await.expect("sockets");
+    assert_eq!(findings.unanswered, [relay]);
+}

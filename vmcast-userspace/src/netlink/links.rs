@@ -1,0 +1,151 @@
+//! Interfaces of this network namespace.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use futures_util::TryStreamExt;
+use vmcast_common::{fib::IfIndex, hdr::eth::Mac};
+
+use super::{
+    Error, connect, error_number, message,
+    notify::{Notification, Notifications},
+};
+
+/// An interface as the kernel describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its number.
+    pub(crate) ifindex: IfIndex,
+    /// Its link-layer address, if it is an Ethernet device.
+    pub(crate) mac: Option<Mac>,
+    /// Its MTU in bytes.
+    pub(crate) mtu: u32,
+    /// Whether it is administratively up.
+    pub(crate) up: bool,
+    /// Whether it has a carrier.
+    pub(crate) running: bool,
+    /// Whether it is the loopback device.
+    pub(crate) loopback: bool,
+    /// Whether it carries multicast.
+    pub(crate) multicast: bool,
+    /// Whether neighbours on it are resolved (no `IFF_NOARP`).
+    pub(crate) resolves: bool,
+    /// The kernel's name of its kind, such as `veth`; `None` for hardware.
+    pub(crate) kind: Option<String>,
+    /// Its IPv4 addresses with their prefix lengths.
+    pub(crate) addresses: Vec<(Ipv4Addr, u8)>,
+}
+
+impl Link {
+    /// Its first IPv4 address.
+    pub(crate) fn address(&self) -> Option<Ipv4Addr> {
+        self.addresses.first().map(|(address, _)| *address)
+    }
+}
+
+/// Looks up interfaces.
+#[derive(Clone, Debug)]
+pub(crate) struct Links {
+    handle: rtnetlink::Handle,
+}
+
+impl Links {
+    /// Opens a netlink socket in the present network namespace.
+    ///
+    /// # Errors
+    /// If the socket cannot be opened.
+    pub(crate) fn open() -> Result<Self, Error> {
+        Ok(Self { handle: connect()? })
+    }
+
+    /// Every interface, by number.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub(crate) async fn list(&self) -> Result<Vec<Link>, Error> {
+        let refused = |source| Error::Refused { what: "listing the interfaces".into(), source };
+        let mut links = BTreeMap::new();
+        let mut answers = std::pin::pin!(self.handle.link().get().execute());
+        while let Some(answer) = answers.try_next().await.map_err(refused)? {
+            if let Some(link) = message::link(&answer) {
+                links.insert(link.ifindex, link);
+            }
+        }
+        let mut answers = std::pin::pin!(self.handle.address().get().execute());
+        while let Some(answer) = answers.try_next().await.map_err(refused)? {
+            if let Some((ifindex, address, prefix)) = message::address(&answer)
+                && let Some(link) = links.get_mut(&ifindex)
+            {
+                link.addresses.push((address, prefix));
+            }
+        }
+        Ok(links.into_values().collect())
+    }
+
+    /// The interface called `name`.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchLink`] if there is none.
+    pub(crate) async fn find(&self, name: &str) -> Result<Link, Error> {
+        let refused = |source| match error_number(&source) {
+            Some(libc::ENODEV) => Error::NoSuchLink(name.to_owned()),
+            _ => Error::Refused { what: format!("looking up the interface {name:?}"), source },
+        };
+        let mut answers = std::pin::pin!(self.handle.link().get().match_name(name).execute());
+        let answer = answers.try_next().await.map_err(refused)?;
+        let mut link =
+            answer.as_ref().and_then(message::link).ok_or_else(|| Error::NoSuchLink(name.to_owned()))?;
+        let index = link.ifindex.0;
+        let mut answers = std::pin::pin!(self.handle.address().get().set_link_index_filter(index).execute());
+        while let Some(answer) = answers.try_next().await.map_err(refused)? {
+            if let Some((_, address, prefix)) = message::address(&answer) {
+                link.addresses.push((address, prefix));
+            }
+        }
+        Ok(link)
+    }
+
+    /// Starts to watch for changes of interfaces and their addresses.
+    ///
+    /// # Errors
+    /// If the socket cannot be opened.
+    pub(crate) fn watch(&self) -> Result<LinkWatch, Error> {
+        Ok(LinkWatch { notifications: Notifications::open_links()? })
+    }
+}
+
+/// A change of an interface; what it is now is to be looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinkEvent {
+    /// The interface, or its addresses, are new or changed.
+    Changed(IfIndex),
+    /// The interface is gone.
+    Removed(IfIndex),
+    /// Changes were lost: everything is to be looked up.
+    Lost,
+}
+
+/// Reports changes of interfaces.
+pub(crate) struct LinkWatch {
+    notifications: Notifications,
+}
+
+impl LinkWatch {
+    /// Waits for the next change. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// If the socket fails for good.
+    pub(crate) async fn next(&mut self) -> Result<LinkEvent, Error> {
+        loop {
+            match self.notifications.next().await? {
+                Notification::Link(ifindex, _) | Notification::Address(ifindex) => {
+                    return Ok(LinkEvent::Changed(ifindex));
+                }
+                Notification::LinkRemoved(ifindex) => return Ok(LinkEvent::Removed(ifindex)),
+                Notification::Lost => return Ok(LinkEvent::Lost),
+                Notification::Neighbour(..) | Notification::Routes => {}
+            }
+        }
+    }
+}

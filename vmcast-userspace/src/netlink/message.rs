@@ -1,0 +1,137 @@
+//! What is read out of rtnetlink messages, in the terms of this program.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use netlink_packet_route::{
+    address::{AddressAttribute, AddressMessage},
+    link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia},
+};
+use vmcast_common::{fib::IfIndex, hdr::eth::Mac};
+
+use super::{
+    links::Link,
+    table::{Neighbour, Route, TableLink, Unresolvable},
+};
+
+/// Neighbour states in which the link-layer address may be used: reachable, stale, delay, probe,
+/// noarp and permanent (`NUD_VALID` of the kernel).
+const NUD_VALID: u16 = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80;
+
+/// Reads a link; `None` if it has no name.
+pub(super) fn link(message: &LinkMessage) -> Option<Link> {
+    let mut name = None;
+    let mut mac = None;
+    let mut mtu = 0;
+    let mut kind = None;
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(value) => name = Some(value.clone()),
+            LinkAttribute::Address(value) => mac = Mac::try_from(value.as_slice()).ok(),
+            LinkAttribute::Mtu(value) => mtu = *value,
+            LinkAttribute::LinkInfo(infos) => {
+                kind = infos.iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    let flags = message.header.flags;
+    Some(Link {
+        name: name?,
+        ifindex: IfIndex(message.header.index),
+        mac: mac.filter(|_| message.header.link_layer_type == LinkLayerType::Ether),
+        mtu,
+        up: flags.contains(LinkFlags::Up),
+        running: flags.contains(LinkFlags::LowerUp),
+        loopback: flags.contains(LinkFlags::Loopback),
+        multicast: flags.contains(LinkFlags::Multicast),
+        resolves: !flags.contains(LinkFlags::Noarp),
+        kind,
+        addresses: Vec::new(),
+    })
+}
+
+/// Reads what the next-hop table needs of a link.
+pub(super) fn table_link(message: &LinkMessage) -> Option<(IfIndex, TableLink)> {
+    let link = link(message)?;
+    Some((
+        link.ifindex,
+        TableLink {
+            mac: link.mac.filter(|_| link.resolves),
+            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+            up: link.up,
+            loopback: link.loopback,
+        },
+    ))
+}
+
+/// Reads an IPv4 address of a link with its prefix length.
+pub(super) fn address(message: &AddressMessage) -> Option<(IfIndex, Ipv4Addr, u8)> {
+    let mut own = None;
+    for attribute in &message.attributes {
+        match attribute {
+            // With a point-to-point address, IFA_ADDRESS is the far end and IFA_LOCAL ours.
+            AddressAttribute::Local(IpAddr::V4(address)) => own = Some(*address),
+            AddressAttribute::Address(IpAddr::V4(address)) if own.is_none() => own = Some(*address),
+            _ => {}
+        }
+    }
+    Some((IfIndex(message.header.index), own?, message.header.prefix_len))
+}
+
+/// Reads the answer to a route lookup for `destination`.
+pub(super) fn route(message: &RouteMessage, destination: IpAddr) -> Result<Route, Unresolvable> {
+    match message.header.kind {
+        RouteType::Unicast => {}
+        RouteType::Local => return Err(Unresolvable::Local),
+        RouteType::Broadcast | RouteType::Multicast | RouteType::Anycast => {
+            return Err(Unresolvable::NotUnicast);
+        }
+        _ => return Err(Unresolvable::NoRoute),
+    }
+    let mut out = None;
+    let mut neighbour = destination;
+    let mut mtu = 0;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(ifindex) => out = Some(IfIndex(*ifindex)),
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => neighbour = (*gateway).into(),
+            RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => neighbour = (*gateway).into(),
+            RouteAttribute::Via(RouteVia::Inet(gateway)) => neighbour = (*gateway).into(),
+            RouteAttribute::Via(RouteVia::Inet6(gateway)) => neighbour = (*gateway).into(),
+            RouteAttribute::Metrics(metrics) => {
+                for metric in metrics {
+                    if let RouteMetric::Mtu(value) = metric {
+                        mtu = u16::try_from(*value).unwrap_or(u16::MAX);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let ifindex = out.ok_or(Unresolvable::NoRoute)?;
+    Ok(Route { ifindex, neighbour, mtu })
+}
+
+/// Reads a neighbour entry; its address is `None` unless it may be used.
+pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(Neighbour, Option<Mac>)> {
+    let mut address: Option<IpAddr> = None;
+    let mut mac = None;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(value)) => address = Some((*value).into()),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(value)) => {
+                address = Some((*value).into())
+            }
+            NeighbourAttribute::LinkLayerAddress(value) => mac = Mac::try_from(value.as_slice()).ok(),
+            _ => {}
+        }
+    }
+    let usable = u16::from(message.header.state) & NUD_VALID != 0;
+    let neighbour = Neighbour { ifindex: IfIndex(message.header.ifindex), address: address? };
+    Some((neighbour, mac.filter(|_| usable)))
+}

@@ -1,0 +1,347 @@
+//! Answers to the operator.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use vmcast_api as api;
+use vmcast_common::{
+    fib::{IfIndex, Input, NextHopId, Output, Rpf, Stream, TunnelId},
+    hdr::eth::Mac,
+};
+use vmcast_dataplane::Engine;
+use vmcast_proto::Filter;
+
+use super::{run::Router, shown::SILENT, upstream::State};
+use crate::{clock, config::UpstreamFrom, daemon::resident_bytes, link::LinkState};
+
+/// Answers one question.
+pub(super) fn answer(router: &Router, request: &api::Request) -> api::Response {
+    let now = clock::now();
+    match request {
+        api::Request::Status => api::Response::Status(status(router, now)),
+        api::Request::GroupList { page } => api::Response::Groups(groups(router, page, now)),
+        api::Request::MemberList { group, page } => {
+            api::Response::Members(members(router, *group, page, now))
+        }
+        api::Request::TunnelList { page } => api::Response::Tunnels(tunnels(router, page, now)),
+        api::Request::InterfaceList => api::Response::Interfaces(interfaces(router)),
+        api::Request::Stats => api::Response::Stats(stats(router)),
+        api::Request::NodeList { .. } | api::Request::CacheList { .. } => {
+            api::Response::not_this_role(api::Role::Router, request)
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn status(router: &Router, now: Instant) -> api::Status {
+    let groups = router.core.mrib.groups();
+    let (mut count, mut members) = (0, 0);
+    for group in groups {
+        count += 1;
+        members += group.members as u64;
+    }
+    let upstreams = u64::from(router.core.upstream.is_some());
+    api::Status {
+        rank: Some(router.config.rank),
+        engine: Some(engine(router)),
+        admin: router.attachment.as_ref().map(|attachment| admin_link(router, &attachment.state().borrow())),
+        upstream: upstream(router, now),
+        groups: count,
+        members,
+        tunnels: u64::from(router.core.relay.tunnel_count()) + upstreams,
+        ..router.process.status()
+    }
+}
+
+fn engine(router: &Router) -> api::Engine {
+    let info = router.plane.engine();
+    api::Engine { label: info.engine.label().to_owned(), reason: info.reason }
+}
+
+fn admin_link(router: &Router, state: &LinkState) -> api::AdminLink {
+    let first = || router.config.admin.urls.first().map(|url| url.as_str().to_owned()).unwrap_or_default();
+    let (url, state, error) = match state {
+        LinkState::Connecting => (first(), api::AdminLinkState::Connecting, None),
+        LinkState::Registered { admin } => (admin.clone(), api::AdminLinkState::Registered, None),
+        LinkState::Lost { reason } => (first(), api::AdminLinkState::Unreachable, Some(reason.clone())),
+    };
+    api::AdminLink { url, state, age_ms: 0, error }
+}
+
+fn upstream(router: &Router, now: Instant) -> Option<api::Upstream> {
+    let from = match router.config.upstream.from {
+        UpstreamFrom::Admin => "admin",
+        UpstreamFrom::Static => "static",
+        UpstreamFrom::None => return None,
+    };
+    let upstream = router.core.upstream.as_ref();
+    let state = match upstream.map(|upstream| upstream.state) {
+        None => api::UpstreamState::Finding,
+        Some(State::Waiting) => api::UpstreamState::Idle,
+        Some(State::Up) => api::UpstreamState::Up,
+        Some(State::Down) => api::UpstreamState::Down,
+    };
+    Some(api::Upstream {
+        remote: upstream.map(|upstream| upstream.relay.unwrap_or(upstream.named)),
+        name: router.upstream_name.clone(),
+        from: from.to_owned(),
+        state,
+        age_ms: upstream.map_or(0, |upstream| millis(now.saturating_duration_since(upstream.since))),
+    })
+}
+
+fn groups(router: &Router, page: &api::Page, now: Instant) -> api::Groups {
+    let streams = router.core.mrib.groups().flat_map(|info| router.core.mrib.streams(info.group));
+    let (groups, next) = page.cut(streams, |info| {
+        let shown = router.shown.streams.get(&info.stream).copied().unwrap_or_default();
+        let silence = shown.last.map(|last| now.saturating_duration_since(last));
+        let state = match silence {
+            _ if info.members == 0 => api::GroupState::NoMember,
+            None => api::GroupState::Waiting,
+            Some(silence) if silence < SILENT => api::GroupState::Forwarding,
+            Some(_) => api::GroupState::Silent,
+        };
+        api::Group {
+            group: info.stream.group,
+            source: info.stream.source,
+            rpf: match info.rpf {
+                Rpf::Exact(Input::Interface(ifindex)) => Some(interface_place(router, ifindex)),
+                Rpf::Exact(Input::Tunnel(id)) => Some(tunnel_place(router, id)),
+                Rpf::AnyUpstream => None,
+            },
+            members: info.members as u64,
+            packets: shown.packets,
+            bytes: shown.bytes,
+            bits_per_second: shown.rate,
+            last_packet_ms: silence.map(millis),
+            state,
+        }
+    });
+    api::Groups { next, groups }
+}
+
+fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, now: Instant) -> api::Members {
+    let wanted = router.core.mrib.groups().filter(|info| group.is_none_or(|group| group == info.group));
+    let all = wanted.flat_map(|info| router.core.mrib.members_of(info.group));
+    let (members, next) = page.cut(all, |info| {
+        let joined = router.shown.joined(info.group, info.member);
+        let any = Stream { source: None, group: info.group };
+        let packets = packets_since(router, any, joined.map_or(0, |joined| joined.packets), &info.filter);
+        api::Member {
+            group: info.group,
+            source: None,
+            output: match info.member {
+                Output::Interface(ifindex) => interface_place(router, ifindex),
+                Output::Tunnel(id) => tunnel_place(router, id),
+            },
+            filter: filter(&info.filter),
+            age_ms: joined.map_or(0, |joined| millis(now.saturating_duration_since(joined.at))),
+            packets,
+        }
+    });
+    api::Members { next, members }
+}
+
+/// Packets of a group that a member was sent: those of every stream it wants, less what (*,G) had
+/// counted when it joined.
+fn packets_since(router: &Router, any: Stream, before: u64, filter: &Filter) -> u64 {
+    let wanted = router
+        .core
+        .mrib
+        .streams(any.group)
+        .filter(|info| info.stream.source.is_none_or(|source| filter.wants(source)));
+    let total: u64 =
+        wanted.filter_map(|info| router.shown.streams.get(&info.stream)).map(|shown| shown.packets).sum();
+    total.saturating_sub(before)
+}
+
+fn filter(filter: &Filter) -> api::Filter {
+    match filter {
+        Filter::Include(sources) => {
+            api::Filter { mode: api::FilterMode::Include, sources: sources.iter().copied().collect() }
+        }
+        Filter::Exclude(sources) => {
+            api::Filter { mode: api::FilterMode::Exclude, sources: sources.iter().copied().collect() }
+        }
+    }
+}
+
+fn interface_place(router: &Router, ifindex: IfIndex) -> api::Place {
+    let name = interface_name(router, ifindex);
+    api::Place::Interface { name }
+}
+
+fn interface_name(router: &Router, ifindex: IfIndex) -> String {
+    match router.interfaces.get(&ifindex) {
+        Some(attached) => attached.name.clone(),
+        None => format!("#{}", ifindex.0),
+    }
+}
+
+fn tunnel_place(router: &Router, id: TunnelId) -> api::Place {
+    let upstream = router.core.upstream.as_ref().filter(|upstream| upstream.id == id);
+    let ends: Option<(SocketAddr, SocketAddr)> = match upstream {
+        Some(upstream) => Some((upstream.local, upstream.relay.unwrap_or(upstream.named))),
+        None => router.core.relay.ends(id.0),
+    };
+    match ends {
+        Some((local, remote)) => api::Place::Tunnel { id: id.0, local, remote },
+        None => api::Place::Unknown,
+    }
+}
+
+fn tunnels(router: &Router, page: &api::Page, now: Instant) -> api::Tunnels {
+    let upstream = router.core.upstream.iter().map(|upstream| api::Tunnel {
+        id: upstream.id.0,
+        kind: api::TunnelKind::Amt,
+        local: upstream.local,
+        remote: upstream.relay.unwrap_or(upstream.named),
+        direction: api::Direction::Upstream,
+        next_hop: None,
+        age_ms: millis(now.saturating_duration_since(upstream.since)),
+        groups: router.core.mrib.groups().count() as u64,
+    });
+    let members = router.core.relay.tunnels().map(|info| {
+        let next_hop = router.core.tunnels.next_hop(info.remote.ip());
+        api::Tunnel {
+            id: info.id,
+            kind: api::TunnelKind::Amt,
+            local: info.local,
+            remote: info.remote,
+            direction: api::Direction::Member,
+            next_hop: next_hop.and_then(|id| shown_next_hop(router, id)),
+            age_ms: millis(now.saturating_duration_since(info.since)),
+            groups: info.groups.len() as u64,
+        }
+    });
+    let (tunnels, next) = page.cut(upstream.chain(members), |tunnel| tunnel);
+    api::Tunnels { next, tunnels }
+}
+
+fn shown_next_hop(router: &Router, id: NextHopId) -> Option<api::NextHop> {
+    let hop = router.core.next_hops.get(&id)?;
+    let state = match hop.destination_mac {
+        Some(_) => api::NextHopState::Resolved,
+        None => api::NextHopState::Unresolved,
+    };
+    Some(api::NextHop {
+        interface: interface_name(router, hop.ifindex),
+        mac: hop.destination_mac.map(mac),
+        state,
+    })
+}
+
+fn mac([a, b, c, d, e, f]: Mac) -> String {
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+fn interfaces(router: &Router) -> api::Interfaces {
+    let attached = match router.plane.engine().engine {
+        Engine::XdpBroadcast => "xdp-native",
+        Engine::Software => "packet-socket",
+        Engine::Recording => "recording",
+    };
+    let shown = router.config.interfaces.iter().map(|configured| {
+        let name = configured.name.as_str();
+        let present = router.interfaces.iter().find(|(_, attached)| attached.name == name);
+        let state = present.and_then(|(ifindex, _)| router.core.interfaces.get(ifindex));
+        let querier = state.and_then(|state| {
+            let querier = state.querier.as_ref()?;
+            let own = present.and_then(|(_, attached)| attached.link.address());
+            Some(api::Querier {
+                address: state.other_querier.or(own).map(Into::into),
+                ours: state.other_querier.is_none(),
+                igmp_version: router.config.igmp_on(configured).version,
+                groups: querier.groups(clock::now()).len() as u64,
+            })
+        });
+        api::Interface {
+            name: name.to_owned(),
+            ifindex: present.map(|(ifindex, _)| ifindex.0),
+            up: present.is_some_and(|(_, attached)| attached.link.up),
+            mtu: present.map_or(0, |(_, attached)| attached.link.mtu),
+            mac: present.and_then(|(_, attached)| attached.link.mac).map(mac),
+            addresses: present.map_or_else(Vec::new, |(_, attached)| {
+                attached.link.addresses.iter().map(|(address, _)| (*address).into()).collect()
+            }),
+            attached: present.map(|_| attached.to_owned()),
+            accepts_sources: configured.accepts_sources,
+            querier,
+        }
+    });
+    let mut interfaces: Vec<_> = shown.collect();
+    interfaces.sort_by(|a, b| a.name.cmp(&b.name));
+    api::Interfaces { interfaces }
+}
+
+fn stats(router: &Router) -> api::Stats {
+    let drops = router
+        .shown
+        .counters
+        .drops
+        .iter()
+        .map(|(reason, count)| (reason.label().to_owned(), *count))
+        .collect();
+    let mut streams: Vec<api::StreamStats> = router
+        .shown
+        .streams
+        .iter()
+        .map(|(stream, shown)| api::StreamStats {
+            group: stream.group,
+            source: stream.source,
+            packets: shown.packets,
+            bytes: shown.bytes,
+            wrong_input: shown.wrong_input,
+            dropped: shown.dropped,
+        })
+        .collect();
+    streams
+        .sort_by(|a, b| b.packets.cmp(&a.packets).then(a.group.cmp(&b.group)).then(a.source.cmp(&b.source)));
+    streams.truncate(api::MAX_PAGE as usize);
+    api::Stats {
+        engine: Some(engine(router)),
+        drops,
+        streams,
+        control: control(router),
+        resident_bytes: resident_bytes(),
+    }
+}
+
+fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
+    let mut control: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+    let mut count = |subsystem: &str, label: &str, value: u64| {
+        *control.entry(subsystem.to_owned()).or_default().entry(label.to_owned()).or_default() += value;
+    };
+    for (label, value) in router.core.relay.counters().iter() {
+        count("relay", label, value);
+    }
+    for (label, value) in router.core.upstream.iter().flat_map(|upstream| upstream.counters()) {
+        count("gateway", label, value);
+    }
+    count("gateway", "data_at_socket", router.core.data_at_socket);
+    for querier in router.core.interfaces.values().filter_map(|state| state.querier.as_ref()) {
+        let counters = querier.counters();
+        count("igmp", "queries_received", counters.queries_received);
+        count("igmp", "reports_received", counters.reports_received);
+        count("igmp", "leaves_received", counters.leaves_received);
+        count("igmp", "queries_sent", counters.queries_sent);
+        for (refusal, value) in counters.refusals() {
+            count("igmp", refusal.label(), value);
+        }
+    }
+    count("igmp", "bad_datagrams", router.bad_igmp_datagrams);
+    let mrib = router.core.mrib.counters();
+    count("mrib", "new_source_wrong_input", mrib.wrong_input);
+    count("mrib", "new_source_group_limit", mrib.group_limit);
+    count("mrib", "new_source_total_limit", mrib.total_limit);
+    count("mrib", "new_source_not_needed", mrib.not_needed);
+    count("router", "refused_changes", router.refused_changes);
+    count("router", "unsent_datagrams", router.unsent);
+    control
+}

@@ -1,0 +1,440 @@
+//! The protocol machines of a VMR, joined without I/O.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Instant,
+};
+
+use vmcast_common::fib::{FibOp, IfIndex, Interface, NextHop, NextHopId, Output};
+use vmcast_common::verdict::PuntReason;
+use vmcast_dataplane::{Punt, StreamStats};
+use vmcast_proto::{
+    Filter, Machine as _,
+    amt::relay::{self, Relay},
+    igmp::{self, Querier},
+    mrib::{self, Mrib},
+};
+
+use super::{
+    tunnels::{self, Tunnels, tunnel_id},
+    upstream::{self, Upstream},
+};
+
+/// What the driver is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Send from one of the relay's endpoints.
+    SendRelay { local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
+    /// Send from the gateway's socket.
+    SendGateway { remote: SocketAddr, bytes: Vec<u8> },
+    /// Send an IGMP message on an interface.
+    SendIgmp { ifindex: IfIndex, destination: Ipv4Addr, message: Vec<u8> },
+    /// Change the data plane.
+    Fib(FibOp),
+    /// Be a member as a host on an interface whose network has sources.
+    HostMembership { ifindex: IfIndex, group: Ipv4Addr, filter: Filter },
+    /// Look up the way to an address and keep it up to date.
+    Watch(IpAddr),
+    /// No longer.
+    Unwatch(IpAddr),
+    /// The upstream answers.
+    UpstreamUp(SocketAddr),
+    /// The upstream does not serve us; another may.
+    UpstreamDown { named: SocketAddr, reason: &'static str },
+}
+
+/// What is set by configuration.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) relay: relay::Config,
+    pub(super) mrib: mrib::Config,
+    /// From which the nonces of each upstream are derived.
+    pub(super) seed: [u8; 16],
+}
+
+/// A local interface and what is spoken on it.
+pub(super) struct InterfaceState {
+    pub(super) interface: Interface,
+    pub(super) querier: Option<Querier>,
+    /// The elected querier, `None` while it is us.
+    pub(super) other_querier: Option<Ipv4Addr>,
+}
+
+/// The machines.
+pub(super) struct Core {
+    seed: [u8; 16],
+    pub(super) relay: Relay,
+    pub(super) mrib: Mrib,
+    pub(super) tunnels: Tunnels,
+    pub(super) upstream: Option<Upstream>,
+    upstreams_so_far: u32,
+    pub(super) interfaces: BTreeMap<IfIndex, InterfaceState>,
+    pub(super) next_hops: BTreeMap<NextHopId, NextHop>,
+    /// Data that came to the gateway's socket instead of the data plane.
+    pub(super) data_at_socket: u64,
+    effects: VecDeque<Effect>,
+}
+
+impl Core {
+    pub(super) fn new(now: Instant, settings: Settings) -> Self {
+        Self {
+            seed: settings.seed,
+            relay: Relay::new(now, settings.relay),
+            mrib: Mrib::new(settings.mrib),
+            tunnels: Tunnels::default(),
+            upstream: None,
+            upstreams_so_far: 0,
+            interfaces: BTreeMap::new(),
+            next_hops: BTreeMap::new(),
+            data_at_socket: 0,
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// Takes the next effect.
+    pub(super) fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// Makes an address and port an endpoint of ours.
+    pub(super) fn add_endpoint(&mut self, endpoint: SocketAddr) {
+        self.effects.push_back(Effect::Fib(FibOp::SetEndpoint(endpoint)));
+    }
+
+    /// Adds an interface or changes what is known of it.
+    pub(super) fn set_interface(
+        &mut self,
+        now: Instant,
+        interface: Interface,
+        addresses: &[(Ipv4Addr, u8)],
+        querier: Option<igmp::Config>,
+    ) -> Result<(), igmp::ConfigError> {
+        let ifindex = interface.ifindex;
+        let known = self.interfaces.get(&ifindex).map(|state| state.interface);
+        if known != Some(interface) {
+            self.effects.push_back(Effect::Fib(FibOp::SetInterface(interface)));
+        }
+        let state = self.interfaces.entry(ifindex).or_insert_with(|| InterfaceState {
+            interface,
+            querier: None,
+            other_querier: None,
+        });
+        state.interface = interface;
+        let address = addresses.first().map_or(Ipv4Addr::UNSPECIFIED, |(address, _)| *address);
+        match (&mut state.querier, querier) {
+            (Some(querier), Some(_)) => querier.handle_input(now, igmp::Input::SetAddress(address)),
+            (slot @ None, Some(config)) => *slot = Some(Querier::new(now, config)?),
+            (_, None) => {}
+        }
+        let on_link = addresses.iter().map(|(address, length)| ((*address).into(), *length)).collect();
+        let input =
+            mrib::Input::SetInterface { ifindex, on_link, accepts_sources: interface.accepts_sources };
+        self.mrib.handle_input(now, input);
+        if interface.accepts_sources && known.is_none_or(|known| !known.accepts_sources) {
+            let interests: Vec<_> =
+                self.mrib.groups().map(|info| (info.group, info.interest.clone())).collect();
+            for (group, filter) in interests {
+                self.host_membership(ifindex, group, filter);
+            }
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Forgets an interface that is gone.
+    pub(super) fn remove_interface(&mut self, now: Instant, ifindex: IfIndex) {
+        if self.interfaces.remove(&ifindex).is_none() {
+            return;
+        }
+        self.mrib.handle_input(now, mrib::Input::MemberGone { member: Output::Interface(ifindex) });
+        self.mrib.handle_input(now, mrib::Input::RemoveInterface { ifindex });
+        self.settle(now);
+        self.effects.push_back(Effect::Fib(FibOp::RemoveInterface(ifindex)));
+    }
+
+    /// Sets the VMR that streams come from, and our end of the tunnel to it.
+    pub(super) fn set_upstream(&mut self, now: Instant, upstream: Option<(SocketAddr, SocketAddr)>) {
+        let current = self.upstream.as_ref().map(|current| (current.local, current.named));
+        if current == upstream {
+            return;
+        }
+        let old = self.upstream.take();
+        if let Some((local, named)) = upstream {
+            self.effects.push_back(Effect::Fib(FibOp::SetEndpoint(local)));
+            let number = self.upstreams_so_far;
+            self.upstreams_so_far = self.upstreams_so_far.wrapping_add(1);
+            let seed = u128::from_ne_bytes(self.seed).wrapping_add(u128::from(number)).to_ne_bytes();
+            let mut next = Upstream::start(now, number, local, named, seed);
+            for info in self.mrib.groups() {
+                next.set_membership(now, info.group, info.interest.clone());
+            }
+            self.upstream = Some(next);
+        }
+        let id = self.upstream.as_ref().map(|upstream| upstream.id);
+        self.mrib.handle_input(now, mrib::Input::SetUpstream(id));
+        self.settle(now);
+        if let Some(mut old) = old {
+            old.stop(now);
+            self.drain_upstream(now, &mut old);
+            self.effects.push_back(Effect::Fib(FibOp::RemoveTunnel(old.id)));
+            if upstream.is_none_or(|(local, _)| local != old.local) {
+                self.effects.push_back(Effect::Fib(FibOp::RemoveEndpoint(old.local)));
+            }
+        }
+    }
+
+    /// Leaves everything upstream; the driver sends what comes of it and ends.
+    pub(super) fn stop(&mut self, now: Instant) {
+        self.set_upstream(now, None);
+    }
+
+    /// A datagram came to one of the relay's endpoints.
+    pub(super) fn relay_datagram(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        bytes: &[u8],
+    ) {
+        self.relay.handle_input(now, relay::Input::Datagram { local, remote, bytes });
+        self.settle(now);
+    }
+
+    /// A datagram came to the gateway's socket.
+    pub(super) fn gateway_datagram(&mut self, now: Instant, remote: SocketAddr, bytes: &[u8]) {
+        if let Some(upstream) = &mut self.upstream {
+            upstream.datagram(now, remote, bytes);
+        }
+        self.settle(now);
+    }
+
+    /// An IGMP message came in on an interface.
+    pub(super) fn igmp_datagram(&mut self, now: Instant, ifindex: IfIndex, input: igmp::Input<'_>) {
+        if let Some(querier) = self.interfaces.get_mut(&ifindex).and_then(|state| state.querier.as_mut()) {
+            querier.handle_input(now, input);
+        }
+        self.settle(now);
+    }
+
+    /// A next hop is new or changed.
+    pub(super) fn set_next_hop(&mut self, id: NextHopId, hop: NextHop) {
+        self.next_hops.insert(id, hop);
+        self.effects.push_back(Effect::Fib(FibOp::SetNextHop(id, hop)));
+    }
+
+    /// A next hop is no longer used by any destination.
+    pub(super) fn remove_next_hop(&mut self, id: NextHopId) {
+        self.next_hops.remove(&id);
+        self.effects.push_back(Effect::Fib(FibOp::RemoveNextHop(id)));
+    }
+
+    /// The way to an address was found, has changed or was lost.
+    pub(super) fn assign(&mut self, now: Instant, address: IpAddr, next_hop: Option<NextHopId>) {
+        let mut effects = Vec::new();
+        let relay = &self.relay;
+        let ends = |id| relay.ends(id);
+        self.tunnels.assign(address, next_hop, ends, &mut effects);
+        self.carry_out(now, effects);
+        self.settle(now);
+    }
+
+    /// The data plane has something to tell.
+    pub(super) fn punt(&mut self, now: Instant, punt: Punt) {
+        match punt.reason {
+            PuntReason::NewSource => {
+                let Punt { stream, input, .. } = punt;
+                self.mrib.handle_input(now, mrib::Input::NewSource { stream, input });
+                self.settle(now);
+            }
+            // Nobody wants the group, or the packet came the wrong way: the counters say so.
+            PuntReason::UnknownGroup | PuntReason::WrongInput => {}
+        }
+    }
+
+    /// The counters of the streams were read.
+    pub(super) fn stream_counters(&mut self, now: Instant, streams: &[StreamStats]) {
+        for StreamStats { stream, counters } in streams {
+            let input = mrib::Input::StreamActive { stream: *stream, packets: counters.packets };
+            self.mrib.handle_input(now, input);
+        }
+        if let Some(upstream) = &mut self.upstream {
+            let packets = streams.iter().map(|entry| entry.counters.packets).sum();
+            let wanted = self.mrib.groups().next().is_some();
+            upstream.watch_data(now, packets, wanted);
+        }
+        self.settle(now);
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        let due = |timeout: Option<Instant>| timeout.is_some_and(|timeout| timeout <= now);
+        if due(self.relay.poll_timeout()) {
+            self.relay.handle_timeout(now);
+        }
+        if due(self.mrib.poll_timeout()) {
+            self.mrib.handle_timeout(now);
+        }
+        if let Some(upstream) = &mut self.upstream
+            && due(upstream.poll_timeout())
+        {
+            upstream.handle_timeout(now);
+        }
+        for querier in self.interfaces.values_mut().filter_map(|state| state.querier.as_mut()) {
+            if due(querier.poll_timeout()) {
+                querier.handle_timeout(now);
+            }
+        }
+        self.settle(now);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let queriers = self.interfaces.values().filter_map(|state| state.querier.as_ref()?.poll_timeout());
+        queriers
+            .chain(self.relay.poll_timeout())
+            .chain(self.mrib.poll_timeout())
+            .chain(self.upstream.as_ref().and_then(Upstream::poll_timeout))
+            .min()
+    }
+
+    /// Passes the outputs of each machine on until none has any left.
+    fn settle(&mut self, now: Instant) {
+        loop {
+            let before = self.effects.len();
+            let mut moved = self.drain_relay(now);
+            moved |= self.drain_queriers(now);
+            moved |= self.drain_mrib(now);
+            if let Some(mut upstream) = self.upstream.take() {
+                self.drain_upstream(now, &mut upstream);
+                self.upstream = Some(upstream);
+            }
+            if !moved && self.effects.len() == before {
+                return;
+            }
+        }
+    }
+
+    fn drain_relay(&mut self, now: Instant) -> bool {
+        let mut moved = false;
+        while let Some(output) = self.relay.poll_output() {
+            moved = true;
+            let mut effects = Vec::new();
+            match output {
+                relay::Output::Transmit { local, remote, bytes } => {
+                    self.effects.push_back(Effect::SendRelay { local, remote, bytes });
+                }
+                relay::Output::Event(relay::Event::TunnelUp { id, local, remote }) => {
+                    tracing::debug!(id, %local, %remote, "tunnel up");
+                    self.tunnels.up(id, local, remote, &mut effects);
+                }
+                relay::Output::Event(relay::Event::Membership { id, group, filter }) => {
+                    self.tunnels.membership(id, group, filter, &mut effects);
+                }
+                relay::Output::Event(relay::Event::TunnelDown { id, remote, reason }) => {
+                    tracing::debug!(id, %remote, reason = reason.label(), "tunnel down");
+                    self.tunnels.down(id, remote.ip(), &mut effects);
+                }
+            }
+            self.carry_out(now, effects);
+        }
+        moved
+    }
+
+    fn carry_out(&mut self, now: Instant, effects: Vec<tunnels::Effect>) {
+        for effect in effects {
+            match effect {
+                tunnels::Effect::Fib(op) => {
+                    // Members go before the tunnel they are behind.
+                    self.drain_mrib(now);
+                    self.effects.push_back(Effect::Fib(op));
+                }
+                tunnels::Effect::Membership { id, group, filter } => {
+                    let member = Output::Tunnel(tunnel_id(id));
+                    self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter });
+                }
+                tunnels::Effect::Watch(address) => self.effects.push_back(Effect::Watch(address)),
+                tunnels::Effect::Unwatch(address) => self.effects.push_back(Effect::Unwatch(address)),
+            }
+        }
+    }
+
+    fn drain_queriers(&mut self, now: Instant) -> bool {
+        let mut moved = false;
+        for (&ifindex, state) in &mut self.interfaces {
+            let Some(querier) = &mut state.querier else {
+                continue;
+            };
+            while let Some(output) = querier.poll_output() {
+                moved = true;
+                match output {
+                    igmp::Output::Transmit { destination, payload } => {
+                        let message = payload;
+                        self.effects.push_back(Effect::SendIgmp { ifindex, destination, message });
+                    }
+                    igmp::Output::Event(igmp::Event::Membership { group, filter }) => {
+                        let member = Output::Interface(ifindex);
+                        let group = group.into();
+                        self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter });
+                    }
+                    igmp::Output::Event(igmp::Event::QuerierChanged { querier }) => {
+                        tracing::info!(?ifindex, ?querier, "querier elected");
+                        state.other_querier = querier;
+                    }
+                }
+            }
+        }
+        moved
+    }
+
+    fn drain_mrib(&mut self, now: Instant) -> bool {
+        let mut moved = false;
+        while let Some(output) = self.mrib.poll_output() {
+            moved = true;
+            match output {
+                mrib::Output::Fib(op) => self.effects.push_back(Effect::Fib(op)),
+                mrib::Output::Interest { group, filter } => {
+                    if let Some(upstream) = &mut self.upstream {
+                        upstream.set_membership(now, group, filter.clone());
+                    }
+                    let sources: Vec<IfIndex> = self
+                        .interfaces
+                        .iter()
+                        .filter(|(_, state)| state.interface.accepts_sources)
+                        .map(|(ifindex, _)| *ifindex)
+                        .collect();
+                    for ifindex in sources {
+                        self.host_membership(ifindex, group, filter.clone());
+                    }
+                }
+                mrib::Output::Event(mrib::Event::SourceLearnt { stream, .. }) => {
+                    tracing::info!(%stream, "new source");
+                }
+                mrib::Output::Event(mrib::Event::SourceSilent { stream }) => {
+                    tracing::info!(%stream, "source silent");
+                }
+            }
+        }
+        moved
+    }
+
+    fn host_membership(&mut self, ifindex: IfIndex, group: IpAddr, filter: Filter) {
+        if let IpAddr::V4(group) = group {
+            self.effects.push_back(Effect::HostMembership { ifindex, group, filter });
+        }
+    }
+
+    fn drain_upstream(&mut self, now: Instant, upstream: &mut Upstream) {
+        let mut effects = Vec::new();
+        upstream.poll(now, &mut effects);
+        let named = upstream.named;
+        self.effects.extend(effects.into_iter().filter_map(|effect| match effect {
+            upstream::Effect::Transmit { remote, bytes } => Some(Effect::SendGateway { remote, bytes }),
+            upstream::Effect::Fib(op) => Some(Effect::Fib(op)),
+            upstream::Effect::Up(relay) => Some(Effect::UpstreamUp(relay)),
+            upstream::Effect::Down(reason) => Some(Effect::UpstreamDown { named, reason }),
+            upstream::Effect::DataAtSocket => {
+                self.data_at_socket += 1;
+                None
+            }
+        }));
+    }
+}

@@ -1,0 +1,18 @@
+//! The virtual multicast router (VMR).
+//!
+//! [`core::Core`] joins the protocol machines without I/O: relay, gateway, queriers and the routing
+//! base. [`run()`] drives it with sockets, netlink, the admin link and a data plane.
+
+mod answer;
+mod core;
+mod interfaces;
+mod plane;
+mod run;
+mod shown;
+mod tunnels;
+mod upstream;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use run::run;

@@ -1,0 +1,614 @@
+//! The one loop of a VMR.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+    time::{MissedTickBehavior, interval, sleep_until},
+};
+use vmcast_common::fib::{FibOp, IfIndex};
+use vmcast_dataplane::Dataplane;
+use vmcast_proto::{amt::relay, host_state, igmp, mrib, registry};
+use vmcast_wire::ipv4;
+
+use super::{
+    answer,
+    core::{Core, Effect, Settings},
+    interfaces::{self, Attached, Wanted},
+    plane,
+    shown::Shown,
+};
+use crate::{
+    clock,
+    config::{RoleConfig as _, RouterConfig, Upstream},
+    control::{Call, Control},
+    daemon::Process,
+    link::{self, Attachment, RankedVmrs},
+    netlink::{LinkEvent, LinkWatch, Links, NextHopEvent, NextHops},
+    signals::Termination,
+    sockets::{Buffer, UdpEndpoint},
+    telemetry::RateLimit,
+};
+
+/// How often the data plane is asked for punts.
+const PUNT_INTERVAL: Duration = Duration::from_millis(50);
+/// How often its counters are read.
+const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a name of the configuration is resolved again.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(60);
+/// Datagrams that wait for the loop; more wait in the sockets.
+const EVENTS: usize = 1024;
+
+/// What the tasks beside the loop tell it.
+pub(super) enum Event {
+    /// A datagram came to an endpoint of the relay.
+    Relay { local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
+    /// A datagram came to the gateway's socket.
+    Gateway { remote: SocketAddr, bytes: Vec<u8> },
+    /// An IPv4 datagram with IGMP came in on an interface.
+    Igmp { ifindex: IfIndex, datagram: Vec<u8> },
+    /// The upstream of the configuration has this address.
+    StaticUpstream(Option<SocketAddr>),
+}
+
+/// Everything that the loop holds.
+pub(super) struct Router {
+    pub(super) config: RouterConfig,
+    pub(super) core: Core,
+    pub(super) plane: Box<dyn Dataplane>,
+    pub(super) interfaces: BTreeMap<IfIndex, Attached>,
+    pub(super) shown: Shown,
+    pub(super) attachment: Option<Attachment>,
+    pub(super) upstream_name: Option<String>,
+    pub(super) process: Process,
+    pub(super) endpoints: Vec<SocketAddr>,
+    /// Changes that the data plane refused.
+    pub(super) refused_changes: u64,
+    /// Datagrams that the kernel did not send.
+    pub(super) unsent: u64,
+    /// IGMP datagrams that are no IPv4 or no IGMP.
+    pub(super) bad_igmp_datagrams: u64,
+    relays: BTreeMap<SocketAddr, Arc<UdpEndpoint>>,
+    gateway: Option<(Arc<UdpEndpoint>, AbortHandle)>,
+    next_hops: NextHops,
+    links: Links,
+    events: mpsc::Sender<Event>,
+    warnings: RateLimit,
+}
+
+/// Runs a VMR until a signal ends it.
+///
+/// # Errors
+/// If an interface, socket or plane cannot be had.
+pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
+    let mut termination = Termination::new()?;
+    let process = Process::new(vmcast_api::Role::Router, config.name.as_str());
+    let (_control, calls) = Control::start(&config.socket())?;
+    let links = Links::open()?;
+    // Watched before they are read, so that no change falls between.
+    let link_watch = links.watch()?;
+    let wanted = interfaces::all(&config, &links).await?;
+    let (events, event_queue) = mpsc::channel(EVENTS);
+    let (next_hops, next_hop_events) = NextHops::spawn()?;
+
+    let mut seed = [0; 16];
+    getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("no randomness from the kernel: {error}"))?;
+    let relay_addresses = relay_addresses(&config, &wanted);
+    let relays = bind_relays(&relay_addresses, config.tunnel.port, &events)?;
+    let endpoints: Vec<SocketAddr> = relays.keys().copied().collect();
+
+    let now = clock::now();
+    let mut core = Core::new(now, settings(&config, &relay_addresses, seed));
+    let mut attached = BTreeMap::new();
+    for wanted in &wanted {
+        let ifindex = wanted.link.ifindex;
+        attached
+            .insert(ifindex, interfaces::attach(wanted, &events).with_context(|| wanted.link.name.clone())?);
+        set_interface(&mut core, now, wanted)?;
+    }
+    for endpoint in &endpoints {
+        core.add_endpoint(*endpoint);
+    }
+    let mut first = Vec::new();
+    let mut rest = Vec::new();
+    while let Some(effect) = core.poll_effect() {
+        match effect {
+            Effect::Fib(op) => first.push(op),
+            other => rest.push(other),
+        }
+    }
+    let plane = plane::open(&config.dataplane, &first)?;
+    let engine = plane.engine();
+    tracing::info!(engine = engine.engine.label(), reason = engine.reason, "data plane ready");
+
+    let attachment = attach(&config, &endpoints, seed)?;
+    let mut router = Router {
+        config,
+        core,
+        plane,
+        interfaces: attached,
+        shown: Shown::default(),
+        attachment,
+        upstream_name: None,
+        process,
+        endpoints,
+        refused_changes: 0,
+        unsent: 0,
+        bad_igmp_datagrams: 0,
+        relays,
+        gateway: None,
+        next_hops,
+        links,
+        events,
+        warnings: RateLimit::new(10, Duration::from_secs(10)),
+    };
+    for effect in rest {
+        router.carry_out(effect);
+    }
+    tracing::info!(endpoints = ?router.endpoints, "serving");
+    let signal = router.serve(&mut termination, calls, event_queue, next_hop_events, link_watch).await;
+    tracing::info!(signal, "ending");
+    router.end().await;
+    Ok(())
+}
+
+/// Our addresses that take tunnels.
+fn relay_addresses(config: &RouterConfig, wanted: &[Wanted]) -> Vec<Ipv4Addr> {
+    if !config.tunnel.address.is_empty() {
+        return config.tunnel.address.clone();
+    }
+    wanted.iter().filter_map(|wanted| wanted.link.address()).collect()
+}
+
+fn bind_relays(
+    addresses: &[Ipv4Addr],
+    port: u16,
+    events: &mpsc::Sender<Event>,
+) -> anyhow::Result<BTreeMap<SocketAddr, Arc<UdpEndpoint>>> {
+    let mut relays = BTreeMap::new();
+    for address in addresses {
+        let local = SocketAddrV4::new(*address, port);
+        let endpoint = UdpEndpoint::bind(local).with_context(|| {
+            format!("taking tunnels at {local}: is the address this host's, and the port free?")
+        })?;
+        let endpoint = Arc::new(endpoint);
+        tokio::spawn(read_relay(Arc::clone(&endpoint), events.clone()));
+        relays.insert(local.into(), endpoint);
+    }
+    Ok(relays)
+}
+
+async fn read_relay(endpoint: Arc<UdpEndpoint>, events: mpsc::Sender<Event>) {
+    let mut buffer = Buffer::new();
+    loop {
+        match endpoint.recv(&mut buffer).await {
+            Ok(received) => {
+                let event = Event::Relay {
+                    local: received.local.into(),
+                    remote: received.remote.into(),
+                    bytes: received.bytes.to_vec(),
+                };
+                if events.send(event).await.is_err() {
+                    return;
+                }
+            }
+            // An ICMP error about a datagram that was sent before; the socket goes on.
+            Err(error) => tracing::debug!(%error, "reading a tunnel endpoint"),
+        }
+    }
+}
+
+async fn read_gateway(endpoint: Arc<UdpEndpoint>, events: mpsc::Sender<Event>) {
+    let mut buffer = Buffer::new();
+    loop {
+        match endpoint.recv(&mut buffer).await {
+            Ok(received) => {
+                let event = Event::Gateway { remote: received.remote.into(), bytes: received.bytes.to_vec() };
+                if events.send(event).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => tracing::debug!(%error, "reading the gateway's socket"),
+        }
+    }
+}
+
+fn settings(config: &RouterConfig, addresses: &[Ipv4Addr], seed: [u8; 16]) -> Settings {
+    let igmp = config.igmp.over(crate::config::Igmp::default());
+    let relay = relay::Config {
+        query_source: addresses.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED),
+        query_interval: igmp.query_interval,
+        query_response_interval: igmp.query_response_interval,
+        robustness: igmp.robustness_variable,
+        max_tunnels: config.tunnel.max_tunnels,
+        max_tunnels_per_source: config.tunnel.max_tunnels_per_address,
+        limits: host_state::Limits {
+            groups: config.tunnel.max_groups_per_tunnel as usize,
+            ..host_state::Limits::default()
+        },
+        ..relay::Config::new(seed)
+    };
+    Settings { relay, mrib: mrib::Config::default(), seed }
+}
+
+fn set_interface(core: &mut Core, now: Instant, wanted: &Wanted) -> anyhow::Result<()> {
+    core.set_interface(now, wanted.interface, &wanted.addresses, wanted.querier.clone())
+        .with_context(|| format!("IGMP on {}", wanted.link.name))
+}
+
+/// Registers at the admin, if there is one.
+fn attach(
+    config: &RouterConfig,
+    endpoints: &[SocketAddr],
+    seed: [u8; 16],
+) -> anyhow::Result<Option<Attachment>> {
+    if config.admin.urls.is_empty() {
+        return Ok(None);
+    }
+    let [a, b, c, d, e, f, g, h, ..] = seed;
+    let registration = registry::Registration {
+        id: config.node_id().as_str().parse()?,
+        role: registry::Role::Vmr { rank: config.rank },
+        endpoints: endpoints.to_vec(),
+        name: config.name.as_str().parse()?,
+        software: concat!("vmcast ", env!("CARGO_PKG_VERSION")).parse()?,
+    };
+    let settings = link::Settings {
+        admins: config.admin.urls.iter().map(|url| url.as_str().to_owned()).collect(),
+        registration,
+        requery: link::Settings::REQUERY,
+        local: None,
+        probe: vmcast_proto::nearest::Config::default(),
+        seed: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+    };
+    Ok(Some(link::attach(settings)?))
+}
+
+impl Router {
+    async fn serve(
+        &mut self,
+        termination: &mut Termination,
+        mut calls: mpsc::Receiver<Call>,
+        mut events: mpsc::Receiver<Event>,
+        mut next_hop_events: mpsc::UnboundedReceiver<NextHopEvent>,
+        mut link_watch: LinkWatch,
+    ) -> &'static str {
+        let mut punts = interval(PUNT_INTERVAL);
+        let mut counters = interval(COUNTERS_INTERVAL);
+        for ticks in [&mut punts, &mut counters] {
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        let mut named_by_admin = self.watch_upstream();
+        loop {
+            let timeout = self.core.poll_timeout().map(tokio::time::Instant::from_std);
+            tokio::select! {
+                signal = termination.received() => return signal,
+                Some(event) = events.recv() => self.on_event(event),
+                Some(event) = next_hop_events.recv() => self.on_next_hop(event),
+                () = at(timeout) => self.core.handle_timeout(clock::now()),
+                _ = punts.tick() => {
+                    while let Some(punt) = self.plane.poll_punt() {
+                        self.core.punt(clock::now(), punt);
+                    }
+                }
+                _ = counters.tick() => {
+                    let now = clock::now();
+                    self.shown.read(now, self.plane.as_ref());
+                    self.core.stream_counters(now, &self.shown.counters.streams);
+                }
+                vmrs = changed(&mut named_by_admin) => self.on_vmrs(vmrs),
+                change = link_watch.next() => self.on_link(change).await,
+                Some((request, reply)) = calls.recv() => {
+                    // A client that is gone needs no answer.
+                    let _ = reply.send(answer::answer(self, &request));
+                }
+            }
+            self.carry_out_all();
+        }
+    }
+
+    /// Follows who the upstream is, where somebody else names it.
+    fn watch_upstream(&self) -> Option<watch::Receiver<Option<RankedVmrs>>> {
+        match self.config.upstream.upstream() {
+            Upstream::None => None,
+            Upstream::Admin => self.attachment.as_ref().map(Attachment::upstreams),
+            Upstream::Static(remote) => {
+                tokio::spawn(resolve(remote, self.events.clone()));
+                None
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        let now = clock::now();
+        match event {
+            Event::Relay { local, remote, bytes } => self.core.relay_datagram(now, local, remote, &bytes),
+            Event::Gateway { remote, bytes } => self.core.gateway_datagram(now, remote, &bytes),
+            Event::Igmp { ifindex, datagram } => match ipv4::decapsulate(&datagram) {
+                Ok(datagram) => {
+                    let input = igmp::Input::Datagram {
+                        source: datagram.source,
+                        destination: datagram.destination,
+                        ttl: datagram.ttl,
+                        router_alert: datagram.router_alert,
+                        payload: datagram.payload,
+                    };
+                    self.core.igmp_datagram(now, ifindex, input);
+                }
+                Err(error) => {
+                    self.bad_igmp_datagrams += 1;
+                    tracing::debug!(?ifindex, %error, "not IGMP over IPv4");
+                }
+            },
+            Event::StaticUpstream(named) => self.use_upstream(named, None),
+        }
+    }
+
+    fn on_next_hop(&mut self, event: NextHopEvent) {
+        match event {
+            NextHopEvent::Set { id, hop } => self.core.set_next_hop(id, hop),
+            NextHopEvent::Assign { destination, hop } => {
+                if let Err(reason) = hop
+                    && let Some(held_back) = self.warnings.admit(clock::now())
+                {
+                    tracing::warn!(%destination, %reason, held_back, "no way to a member");
+                }
+                self.core.assign(clock::now(), destination, hop.ok());
+            }
+            NextHopEvent::Removed { id } => self.core.remove_next_hop(id),
+        }
+    }
+
+    fn on_vmrs(&mut self, vmrs: Option<RankedVmrs>) {
+        // While nothing is known, what was known goes on.
+        let Some(vmrs) = vmrs else {
+            return;
+        };
+        match vmrs.vmrs.first() {
+            Some(nearest) => self.use_upstream(Some(nearest.endpoint), Some(nearest.name.clone())),
+            None => {
+                tracing::warn!("the admin knows no VMR that is nearer to the source");
+                self.use_upstream(None, None);
+            }
+        }
+    }
+
+    /// Turns to another upstream, from a socket of its own on the address that leads there.
+    fn use_upstream(&mut self, named: Option<SocketAddr>, name: Option<String>) {
+        if self.core.upstream.as_ref().map(|upstream| upstream.named) == named {
+            self.upstream_name = name;
+            return;
+        }
+        let gateway = match named.map(|named| open_gateway(named, &self.events)).transpose() {
+            Ok(gateway) => gateway,
+            Err(error) => {
+                tracing::warn!(?named, "the upstream cannot be used: {error:#}");
+                return;
+            }
+        };
+        let ends = gateway.as_ref().map(|(endpoint, _)| SocketAddr::from(endpoint.local())).zip(named);
+        tracing::info!(upstream = ?named, name, "streams come from here");
+        self.upstream_name = name;
+        self.core.set_upstream(clock::now(), ends);
+        // What is still to be said to the old upstream leaves by the old socket.
+        self.carry_out_all();
+        if let Some((_, reader)) = std::mem::replace(&mut self.gateway, gateway) {
+            reader.abort();
+        }
+        self.core.handle_timeout(clock::now());
+    }
+
+    async fn on_link(&mut self, change: Result<LinkEvent, crate::netlink::Error>) {
+        if let Err(error) = change {
+            tracing::error!(%error, "changes of interfaces are no longer seen");
+            // Without a pause a socket that is broken for good would keep the loop busy.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            return;
+        }
+        let wanted = match interfaces::present(&self.config, &self.links).await {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                tracing::warn!("the interfaces cannot be read: {error:#}");
+                return;
+            }
+        };
+        let now = clock::now();
+        let gone: Vec<IfIndex> = self
+            .interfaces
+            .keys()
+            .filter(|ifindex| !wanted.iter().any(|wanted| wanted.link.ifindex == **ifindex))
+            .copied()
+            .collect();
+        for ifindex in gone {
+            if let Some(attached) = self.interfaces.remove(&ifindex) {
+                tracing::warn!(iface = attached.name, "interface gone");
+            }
+            self.core.remove_interface(now, ifindex);
+        }
+        for wanted in wanted {
+            self.adopt_interface(now, &wanted);
+        }
+    }
+
+    fn adopt_interface(&mut self, now: Instant, wanted: &Wanted) {
+        let ifindex = wanted.link.ifindex;
+        match self.interfaces.get_mut(&ifindex) {
+            Some(attached) if attached.link == wanted.link => return,
+            Some(attached) => attached.link = wanted.link.clone(),
+            None => match interfaces::attach(wanted, &self.events) {
+                Ok(attached) => {
+                    tracing::info!(iface = attached.name, "interface in use");
+                    self.interfaces.insert(ifindex, attached);
+                }
+                Err(error) => {
+                    tracing::warn!(iface = wanted.link.name, "interface cannot be used: {error:#}");
+                    return;
+                }
+            },
+        }
+        if let Err(error) = set_interface(&mut self.core, now, wanted) {
+            tracing::warn!("interface cannot be used: {error:#}");
+        }
+    }
+
+    fn carry_out_all(&mut self) {
+        while let Some(effect) = self.core.poll_effect() {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::SendRelay { local, remote, bytes } => {
+                let socket = self.relays.get(&local).map(Arc::as_ref);
+                self.unsent += u64::from(!send(socket, local, remote, &bytes));
+            }
+            Effect::SendGateway { remote, bytes } => {
+                let socket = self.gateway.as_ref().map(|(socket, _)| socket.as_ref());
+                let local = socket.map_or_else(|| remote, |socket| socket.local().into());
+                self.unsent += u64::from(!send(socket, local, remote, &bytes));
+            }
+            Effect::SendIgmp { ifindex, destination, message } => {
+                let attached = self.interfaces.get(&ifindex);
+                let socket = attached.and_then(|attached| attached.igmp.as_ref());
+                let source = attached.and_then(|attached| attached.link.address());
+                let sent = socket.is_some_and(|socket| {
+                    socket.send(source.unwrap_or(Ipv4Addr::UNSPECIFIED), destination, &message).is_ok()
+                });
+                self.unsent += u64::from(!sent);
+            }
+            Effect::Fib(op) => self.change_plane(&op),
+            Effect::HostMembership { ifindex, group, filter } => {
+                let host = self.interfaces.get_mut(&ifindex).and_then(|attached| attached.host.as_mut());
+                if let Some(Err(error)) = host.map(|host| host.set(group, &filter)) {
+                    tracing::warn!(?ifindex, %group, %error, "the source network cannot be asked for a group");
+                }
+            }
+            Effect::Watch(address) => self.next_hops.watch(address),
+            Effect::Unwatch(address) => self.next_hops.unwatch(address),
+            Effect::UpstreamUp(relay) => tracing::info!(upstream = %relay, "upstream answers"),
+            Effect::UpstreamDown { named, reason } => self.on_upstream_down(named, reason),
+        }
+    }
+
+    fn change_plane(&mut self, op: &FibOp) {
+        match self.plane.apply(std::slice::from_ref(op)) {
+            Ok(()) => self.shown.note(clock::now(), op),
+            Err(error) => {
+                self.refused_changes += 1;
+                if let Some(held_back) = self.warnings.admit(clock::now()) {
+                    tracing::error!(%error, held_back, "the data plane refuses a change");
+                }
+            }
+        }
+    }
+
+    fn on_upstream_down(&self, named: SocketAddr, reason: &'static str) {
+        if reason == "stopped" {
+            return;
+        }
+        tracing::warn!(upstream = %named, reason, "upstream does not serve");
+        let Some(attachment) = &self.attachment else {
+            return;
+        };
+        let dead = attachment
+            .upstreams()
+            .borrow()
+            .as_ref()
+            .and_then(|vmrs| vmrs.vmrs.iter().find(|vmr| vmr.endpoint == named))
+            .map(|vmr| vmr.id.clone());
+        if let Some(dead) = dead {
+            attachment.vmr_dead(dead);
+        }
+    }
+
+    /// Leaves upstream and the admin.
+    async fn end(mut self) {
+        self.core.stop(clock::now());
+        self.carry_out_all();
+        if let Some(attachment) = self.attachment.take() {
+            attachment.close().await;
+        }
+    }
+}
+
+/// Sends a datagram; what is lost here is repeated by its protocol.
+fn send(socket: Option<&UdpEndpoint>, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) -> bool {
+    let (Some(socket), IpAddr::V4(local), SocketAddr::V4(remote)) = (socket, local.ip(), remote) else {
+        return false;
+    };
+    match socket.send(local, remote, bytes) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::debug!(%remote, %error, "datagram not sent");
+            false
+        }
+    }
+}
+
+/// A socket for the gateway, on the address that the kernel's routes choose towards the upstream.
+fn open_gateway(
+    upstream: SocketAddr,
+    events: &mpsc::Sender<Event>,
+) -> anyhow::Result<(Arc<UdpEndpoint>, AbortHandle)> {
+    let probe = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    probe.connect(upstream).context("no route leads there")?;
+    let IpAddr::V4(local) = probe.local_addr()?.ip() else {
+        anyhow::bail!("only IPv4 is carried");
+    };
+    let endpoint = Arc::new(UdpEndpoint::bind(SocketAddrV4::new(local, 0))?);
+    let reader = tokio::spawn(read_gateway(Arc::clone(&endpoint), events.clone())).abort_handle();
+    Ok((endpoint, reader))
+}
+
+/// Tells the address of a configured upstream, again and again if it is a name.
+async fn resolve(remote: crate::config::Remote, events: mpsc::Sender<Event>) {
+    loop {
+        let address = match &remote {
+            crate::config::Remote::Address(address) => Some(*address),
+            crate::config::Remote::Name(name, port) => {
+                match tokio::net::lookup_host((name.as_str(), *port)).await {
+                    Ok(mut addresses) => addresses.find(SocketAddr::is_ipv4),
+                    Err(error) => {
+                        tracing::warn!(name, %error, "the upstream's name is not resolved");
+                        None
+                    }
+                }
+            }
+        };
+        if address.is_some() && events.send(Event::StaticUpstream(address)).await.is_err() {
+            return;
+        }
+        if matches!(remote, crate::config::Remote::Address(_)) {
+            return;
+        }
+        tokio::time::sleep(RESOLVE_INTERVAL).await;
+    }
+}
+
+/// Sleeps until a time, for ever without one.
+async fn at(timeout: Option<tokio::time::Instant>) {
+    match timeout {
+        Some(timeout) => sleep_until(timeout).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a new list of VMRs, for ever without an admin.
+async fn changed(vmrs: &mut Option<watch::Receiver<Option<RankedVmrs>>>) -> Option<RankedVmrs> {
+    let Some(receiver) = vmrs else {
+        return std::future::pending().await;
+    };
+    if receiver.changed().await.is_err() {
+        *vmrs = None;
+        return None;
+    }
+    receiver.borrow_and_update().clone()
+}

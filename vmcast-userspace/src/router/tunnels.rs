@@ -1,0 +1,125 @@
+//! The relay's tunnels as the data plane sees them: each waits for the way to its far end before
+//! its first membership counts, so that no copy is sent on a guess.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+};
+
+use vmcast_common::fib::{FibOp, NextHopId, Tunnel, TunnelId, TunnelKind};
+use vmcast_proto::Filter;
+
+/// A tunnel whose way is being looked up, with what was joined meanwhile.
+#[derive(Debug)]
+struct Waiting {
+    local: SocketAddr,
+    remote: SocketAddr,
+    memberships: Vec<(IpAddr, Filter)>,
+}
+
+/// All tunnels to one address.
+#[derive(Debug, Default)]
+struct Destination {
+    /// The outer option: whether the lookup was answered; the inner: whether there is a way.
+    next_hop: Option<Option<NextHopId>>,
+    tunnels: BTreeSet<u32>,
+}
+
+/// The tunnels of the relay, by destination.
+#[derive(Debug, Default)]
+pub(super) struct Tunnels {
+    destinations: HashMap<IpAddr, Destination>,
+    waiting: HashMap<u32, Waiting>,
+}
+
+/// What a change of a tunnel asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    Fib(FibOp),
+    Membership { id: u32, group: IpAddr, filter: Filter },
+    Watch(IpAddr),
+    Unwatch(IpAddr),
+}
+
+/// The number of the relay's tunnel in the data plane.
+pub(super) const fn tunnel_id(id: u32) -> TunnelId {
+    TunnelId(id)
+}
+
+fn set(id: u32, local: SocketAddr, remote: SocketAddr, next_hop: Option<NextHopId>) -> Effect {
+    let tunnel = Tunnel { kind: TunnelKind::Amt, local, remote, accepts_sources: false, next_hop };
+    Effect::Fib(FibOp::SetTunnel(tunnel_id(id), tunnel))
+}
+
+impl Tunnels {
+    /// A gateway proved its address.
+    pub(super) fn up(&mut self, id: u32, local: SocketAddr, remote: SocketAddr, out: &mut Vec<Effect>) {
+        let destination = self.destinations.entry(remote.ip()).or_insert_with(|| {
+            out.push(Effect::Watch(remote.ip()));
+            Destination::default()
+        });
+        destination.tunnels.insert(id);
+        match destination.next_hop {
+            Some(next_hop) => out.push(set(id, local, remote, next_hop)),
+            None => {
+                self.waiting.insert(id, Waiting { local, remote, memberships: Vec::new() });
+            }
+        }
+    }
+
+    /// A gateway wants something.
+    pub(super) fn membership(&mut self, id: u32, group: IpAddr, filter: Filter, out: &mut Vec<Effect>) {
+        match self.waiting.get_mut(&id) {
+            Some(waiting) => {
+                waiting.memberships.retain(|(other, _)| *other != group);
+                waiting.memberships.push((group, filter));
+            }
+            None => out.push(Effect::Membership { id, group, filter }),
+        }
+    }
+
+    /// A tunnel has ended; its memberships have been withdrawn before.
+    pub(super) fn down(&mut self, id: u32, remote: IpAddr, out: &mut Vec<Effect>) {
+        if self.waiting.remove(&id).is_none() {
+            out.push(Effect::Fib(FibOp::RemoveTunnel(tunnel_id(id))));
+        }
+        if let Some(destination) = self.destinations.get_mut(&remote) {
+            destination.tunnels.remove(&id);
+            if destination.tunnels.is_empty() {
+                self.destinations.remove(&remote);
+                out.push(Effect::Unwatch(remote));
+            }
+        }
+    }
+
+    /// The way to an address was found, has changed or was lost. `ends` names the ends of a tunnel.
+    pub(super) fn assign(
+        &mut self,
+        address: IpAddr,
+        next_hop: Option<NextHopId>,
+        ends: impl Fn(u32) -> Option<(SocketAddr, SocketAddr)>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(destination) = self.destinations.get_mut(&address) else {
+            return;
+        };
+        destination.next_hop = Some(next_hop);
+        for &id in &destination.tunnels {
+            if let Some(Waiting { local, remote, memberships }) = self.waiting.remove(&id) {
+                out.push(set(id, local, remote, next_hop));
+                out.extend(memberships.into_iter().map(|(group, filter)| Effect::Membership {
+                    id,
+                    group,
+                    filter,
+                }));
+            } else if let Some((local, remote)) = ends(id) {
+                out.push(set(id, local, remote, next_hop));
+            }
+        }
+    }
+
+    /// The next hop towards an address, `None` while there is none.
+    pub(super) fn next_hop(&self, address: IpAddr) -> Option<NextHopId> {
+        self.destinations.get(&address)?.next_hop?
+    }
+}

@@ -1,0 +1,154 @@
+//! The tunnel towards the source: an AMT gateway, and what became of it.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+use vmcast_common::fib::{FibOp, Tunnel, TunnelId, TunnelKind};
+use vmcast_proto::{
+    Filter, Machine as _,
+    amt::{
+        Silence,
+        gateway::{self, Event, Gateway},
+    },
+};
+
+/// Upstream tunnels are numbered from here: the relay's numbers stay below.
+const FIRST_ID: u32 = 1 << 30;
+
+/// The gateway towards one upstream VMR.
+pub(super) struct Upstream {
+    pub(super) id: TunnelId,
+    /// Our end.
+    pub(super) local: SocketAddr,
+    /// The VMR as it was named; it may advertise another address of its own.
+    pub(super) named: SocketAddr,
+    /// The end that answers, once it does.
+    pub(super) relay: Option<SocketAddr>,
+    pub(super) state: State,
+    pub(super) since: Instant,
+    gateway: Gateway,
+    silence: Silence,
+}
+
+/// How the upstream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// It has not answered yet.
+    Waiting,
+    /// It answers.
+    Up,
+    /// It does not answer, or refuses.
+    Down,
+}
+
+/// What an upstream asks for.
+#[derive(Debug)]
+pub(super) enum Effect {
+    Transmit {
+        remote: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    Fib(FibOp),
+    Up(SocketAddr),
+    Down(&'static str),
+    /// Data came to the socket, not to the data plane.
+    DataAtSocket,
+}
+
+impl Upstream {
+    /// Starts the handshake. `number` tells this upstream from those before it.
+    pub(super) fn start(
+        now: Instant,
+        number: u32,
+        local: SocketAddr,
+        named: SocketAddr,
+        seed: [u8; 16],
+    ) -> Self {
+        Self {
+            id: TunnelId(FIRST_ID + number % FIRST_ID),
+            local,
+            named,
+            relay: None,
+            state: State::Waiting,
+            since: now,
+            gateway: Gateway::new(now, gateway::Config::new(named, seed)),
+            silence: Silence::new(now),
+        }
+    }
+
+    pub(super) fn datagram(&mut self, now: Instant, remote: SocketAddr, bytes: &[u8]) {
+        self.gateway.handle_input(now, gateway::Input::Datagram { remote, bytes });
+    }
+
+    pub(super) fn set_membership(&mut self, now: Instant, group: IpAddr, filter: Filter) {
+        self.gateway.handle_input(now, gateway::Input::SetMembership { group, filter });
+    }
+
+    pub(super) fn stop(&mut self, now: Instant) {
+        self.gateway.handle_input(now, gateway::Input::Stop);
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.gateway.handle_timeout(now);
+    }
+
+    /// Takes note of the data that came so far; shakes hands again if it should come and does not.
+    pub(super) fn watch_data(&mut self, now: Instant, packets: u64, wanted: bool) {
+        let expected = wanted && self.state == State::Up;
+        if self.silence.is_suspect(now, packets, expected) {
+            tracing::info!(upstream = %self.named, "no data from upstream, asking again");
+            self.gateway.handle_input(now, gateway::Input::LocalChanged);
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.gateway.poll_timeout()
+    }
+
+    pub(super) fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        self.gateway.counters().iter()
+    }
+
+    pub(super) fn poll(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        while let Some(output) = self.gateway.poll_output() {
+            match output {
+                gateway::Output::Transmit { remote, bytes } => out.push(Effect::Transmit { remote, bytes }),
+                gateway::Output::Data { .. } => out.push(Effect::DataAtSocket),
+                gateway::Output::Event(Event::Up { relay }) => {
+                    self.turn(now, State::Up);
+                    self.relay = Some(relay);
+                    out.push(Effect::Fib(FibOp::SetTunnel(self.id, self.tunnel(relay))));
+                    out.push(Effect::Up(relay));
+                }
+                gateway::Output::Event(Event::Down { reason }) => {
+                    self.turn(now, State::Down);
+                    out.push(Effect::Down(reason.label()));
+                }
+                gateway::Output::Event(Event::Refused { .. }) => {
+                    self.turn(now, State::Down);
+                    out.push(Effect::Down("refused"));
+                }
+            }
+        }
+    }
+
+    /// The tunnel as the data plane knows it; copies never go up it, so it needs no next hop.
+    fn tunnel(&self, relay: SocketAddr) -> Tunnel {
+        Tunnel {
+            kind: TunnelKind::Amt,
+            local: self.local,
+            remote: relay,
+            accepts_sources: true,
+            next_hop: None,
+        }
+    }
+
+    fn turn(&mut self, now: Instant, state: State) {
+        if self.state != state {
+            self.state = state;
+            self.since = now;
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Joins groups on an interface as a host does, so that a native network sends them here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
+use vmcast_common::fib::IfIndex;
+use vmcast_proto::Filter;
+
+use super::sys;
+
+/// Sources in one filter of one socket: the kernel's default `igmp_max_msf`.
+const MAX_SOURCES: usize = 10;
+
+/// The memberships of this host on one interface, held by as many sockets as the kernel's limit per
+/// socket calls for (`igmp_max_memberships`, 20 by default).
+///
+/// The kernel merges what the sockets want and speaks IGMP; nothing is received through them.
+#[derive(Debug)]
+pub(crate) struct HostMembership {
+    ifindex: IfIndex,
+    holders: Vec<Holder>,
+    groups: BTreeMap<Ipv4Addr, Filter>,
+}
+
+#[derive(Debug)]
+struct Holder {
+    socket: Socket,
+    /// What it wants of each group.
+    groups: BTreeMap<Ipv4Addr, Want>,
+    /// Whether the kernel refused it one more group.
+    full: bool,
+}
+
+/// What one socket wants of a group; at most [`MAX_SOURCES`] sources.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Want {
+    mode: u32,
+    sources: Vec<Ipv4Addr>,
+}
+
+/// `struct group_filter` of the kernel with a fixed number of sources (RFC 3678 §5.2).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct GroupFilter {
+    interface: u32,
+    group: libc::sockaddr_storage,
+    mode: u32,
+    count: u32,
+    sources: [libc::sockaddr_storage; MAX_SOURCES],
+}
+
+/// `MCAST_EXCLUDE` (RFC 3678 §5.2).
+const MODE_EXCLUDE: u32 = 0;
+/// `MCAST_INCLUDE`.
+const MODE_INCLUDE: u32 = 1;
+
+impl HostMembership {
+    /// No memberships yet.
+    pub(crate) fn new(ifindex: IfIndex) -> Self {
+        Self { ifindex, holders: Vec::new(), groups: BTreeMap::new() }
+    }
+
+    /// Makes `filter` what this host wants of `group`; setting it again changes nothing.
+    ///
+    /// A filter that excludes more sources than the kernel takes excludes none.
+    ///
+    /// # Errors
+    /// If the kernel refuses, for instance because the interface is gone; what was wanted before may
+    /// then be lost in part, and setting the filter again repairs it.
+    pub(crate) fn set(&mut self, group: Ipv4Addr, filter: &Filter) -> io::Result<()> {
+        if !group.is_multicast() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{group} is not a group")));
+        }
+        if self.groups.get(&group).unwrap_or(&Filter::none()) == filter {
+            return Ok(());
+        }
+        // Whatever happens below, the next call must not take it for done.
+        self.groups.remove(&group);
+        let mut wants = wants(filter).into_iter();
+        for holder in &mut self.holders {
+            if holder.groups.contains_key(&group) {
+                match wants.next() {
+                    Some(want) => holder.change(self.ifindex, group, want)?,
+                    None => holder.leave(self.ifindex, group)?,
+                }
+            }
+        }
+        for want in wants {
+            self.place(group, want)?;
+        }
+        self.holders.retain(|holder| !holder.groups.is_empty());
+        if !filter.is_none() {
+            self.groups.insert(group, filter.clone());
+        }
+        Ok(())
+    }
+
+    /// The groups with their filters.
+    pub(crate) fn groups(&self) -> &BTreeMap<Ipv4Addr, Filter> {
+        &self.groups
+    }
+
+    /// Joins with the first socket that has room, or a new one.
+    fn place(&mut self, group: Ipv4Addr, want: Want) -> io::Result<()> {
+        for holder in &mut self.holders {
+            if holder.full || holder.groups.contains_key(&group) {
+                continue;
+            }
+            match holder.join(self.ifindex, group, &want) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => holder.full = true,
+                done => return done,
+            }
+        }
+        let mut holder = Holder::open()?;
+        holder.join(self.ifindex, group, &want)?;
+        self.holders.push(holder);
+        Ok(())
+    }
+}
+
+/// Cuts a filter into what single sockets can want.
+fn wants(filter: &Filter) -> Vec<Want> {
+    let chunks = |sources: &BTreeSet<IpAddr>, mode| -> Vec<Want> {
+        let sources: Vec<Ipv4Addr> = sources.iter().filter_map(v4).collect();
+        sources.chunks(MAX_SOURCES).map(|chunk| Want { mode, sources: chunk.to_vec() }).collect()
+    };
+    match filter {
+        Filter::Include(sources) => chunks(sources, MODE_INCLUDE),
+        Filter::Exclude(sources) if (1..=MAX_SOURCES).contains(&sources.len()) => {
+            chunks(sources, MODE_EXCLUDE)
+        }
+        Filter::Exclude(_) => vec![Want { mode: MODE_EXCLUDE, sources: Vec::new() }],
+    }
+}
+
+fn v4(address: &IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+impl Holder {
+    fn open() -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_multicast_all_v4(false)?;
+        Ok(Self { socket, groups: BTreeMap::new(), full: false })
+    }
+
+    fn join(&mut self, ifindex: IfIndex, group: Ipv4Addr, want: &Want) -> io::Result<()> {
+        match want.sources.first().filter(|_| want.mode == MODE_INCLUDE) {
+            // Joining by a source keeps a report for every source from going out first.
+            Some(source) => {
+                let request = libc::group_source_req {
+                    gsr_interface: ifindex.0,
+                    gsr_group: sys::storage(group),
+                    gsr_source: sys::storage(*source),
+                };
+                sys::set_option(&self.socket, libc::IPPROTO_IP, libc::MCAST_JOIN_SOURCE_GROUP, &request)?;
+            }
+            None => self.socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(ifindex.0))?,
+        }
+        if let Err(error) = self.filter(ifindex, group, want) {
+            // The socket goes on to hold other groups, so this one must not stay half joined.
+            let left = self.socket.leave_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(ifindex.0));
+            tracing::debug!(%group, ?left, "gave up a group whose sources could not be set");
+            return Err(error);
+        }
+        self.groups.insert(group, want.clone());
+        Ok(())
+    }
+
+    fn change(&mut self, ifindex: IfIndex, group: Ipv4Addr, want: Want) -> io::Result<()> {
+        if self.groups.get(&group) == Some(&want) {
+            return Ok(());
+        }
+        self.filter(ifindex, group, &want)?;
+        self.groups.insert(group, want);
+        Ok(())
+    }
+
+    /// Replaces mode and sources of a group that the socket has joined.
+    fn filter(&self, ifindex: IfIndex, group: Ipv4Addr, want: &Want) -> io::Result<()> {
+        let mut filter = GroupFilter {
+            interface: ifindex.0,
+            group: sys::storage(group),
+            mode: want.mode,
+            count: want.sources.len() as u32,
+            sources: [sys::storage(Ipv4Addr::UNSPECIFIED); MAX_SOURCES],
+        };
+        for (place, source) in filter.sources.iter_mut().zip(&want.sources) {
+            *place = sys::storage(*source);
+        }
+        sys::set_option(&self.socket, libc::IPPROTO_IP, libc::MCAST_MSFILTER, &filter)
+    }
+
+    fn leave(&mut self, ifindex: IfIndex, group: Ipv4Addr) -> io::Result<()> {
+        self.groups.remove(&group);
+        self.full = false;
+        match self.socket.leave_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(ifindex.0)) {
+            // The kernel forgets memberships together with their interface.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EADDRNOTAVAIL)) => Ok(()),
+            done => done,
+        }
+    }
+}

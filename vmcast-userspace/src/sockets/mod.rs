@@ -1,0 +1,24 @@
+//! Sockets that need more than the standard library offers: the address a datagram came to, IGMP
+//! off the wire, memberships in numbers.
+
+mod host_membership;
+mod igmp;
+mod sys;
+mod udp;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use host_membership::HostMembership;
+pub(crate) use igmp::{IgmpSocket, RECEIVE_LEN};
+pub(crate) use udp::{Buffer, Received, UdpEndpoint};
+
+/// Asks for a large receive buffer, beyond the system's limit where that is allowed.
+fn enlarge_receive_buffer(socket: &socket2::Socket, bytes: usize) {
+    let forced = nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::RcvBufForce, &bytes);
+    if forced.is_err()
+        && let Err(error) = socket.set_recv_buffer_size(bytes)
+    {
+        tracing::debug!(%error, bytes, "the receive buffer keeps its size");
+    }
+}

@@ -1,0 +1,101 @@
+//! System calls that no safe wrapper covers.
+
+use std::{
+    io,
+    net::Ipv4Addr,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use socket2::Socket;
+use tokio::io::unix::AsyncFd;
+use vmcast_common::{fib::IfIndex, hdr::eth::Mac};
+
+/// Registers a non-blocking socket with the runtime.
+pub(super) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: the socket owns its descriptor, and nothing replaces or closes it before it is dropped
+    // together with its registration.
+    Ok(unsafe { AsyncFd::register(socket) }?)
+}
+
+/// Sets a socket option to a plain value.
+pub(super) fn set_option<T: Copy>(
+    socket: &impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the pointer and the length describe `value`, which outlives the call; the kernel only
+    // reads from it.
+    let result = unsafe {
+        libc::setsockopt(fd, level, name, std::ptr::from_ref(value).cast(), size_of::<T>() as libc::socklen_t)
+    };
+    check(result as isize).map(|_| ())
+}
+
+/// Binds a packet socket to the IPv4 packets of one interface (packet(7)).
+pub(super) fn bind_packet(socket: &impl AsFd, ifindex: IfIndex) -> io::Result<()> {
+    let address = packet_address(ifindex, None);
+    let length = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the pointer and the length describe `address`, which outlives the call.
+    let result =
+        unsafe { libc::bind(socket.as_fd().as_raw_fd(), std::ptr::from_ref(&address).cast(), length) };
+    check(result as isize).map(|_| ())
+}
+
+/// Sends an IPv4 datagram through a packet socket to a link-layer address; without blocking.
+pub(super) fn send_packet(socket: &impl AsFd, ifindex: IfIndex, to: Mac, datagram: &[u8]) -> io::Result<()> {
+    let address = packet_address(ifindex, Some(to));
+    let length = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: both pointers and lengths describe values that outlive the call, and the kernel only
+    // reads from them.
+    let result = unsafe {
+        libc::sendto(
+            socket.as_fd().as_raw_fd(),
+            datagram.as_ptr().cast(),
+            datagram.len(),
+            libc::MSG_DONTWAIT,
+            std::ptr::from_ref(&address).cast(),
+            length,
+        )
+    };
+    check(result).map(|_| ())
+}
+
+fn packet_address(ifindex: IfIndex, to: Option<Mac>) -> libc::sockaddr_ll {
+    let mut address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: (libc::ETH_P_IP as u16).to_be(),
+        sll_ifindex: ifindex.0 as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    if let Some(mac) = to {
+        address.sll_halen = mac.len() as u8;
+        address.sll_addr[..mac.len()].copy_from_slice(&mac);
+    }
+    address
+}
+
+/// An IPv4 address as the multicast options want it.
+pub(super) fn storage(address: Ipv4Addr) -> libc::sockaddr_storage {
+    // SAFETY: every field of `sockaddr_storage` is an integer or an array of integers, for which all
+    // zeros is a value.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let inet = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: u32::from(address).to_be() },
+        sin_zero: [0; 8],
+    };
+    // SAFETY: `sockaddr_storage` is defined to be at least as large and as aligned as every other
+    // socket address.
+    unsafe { std::ptr::from_mut(&mut storage).cast::<libc::sockaddr_in>().write(inet) };
+    storage
+}
+
+fn check(result: isize) -> io::Result<isize> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

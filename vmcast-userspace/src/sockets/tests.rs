@@ -1,0 +1,197 @@
+//! Against the kernel, in network namespaces.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+use vmcast_proto::Filter;
+use vmcast_wire::ipv4;
+
+use super::*;
+use crate::netlink::{
+    Links,
+    netns::{NetNs, skip_without_root},
+};
+
+/// Longer than anything here takes, so that a broken test ends.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn v4(text: &str) -> Ipv4Addr {
+    text.parse().expect("an address")
+}
+
+fn sources(addresses: impl IntoIterator<Item = u8>) -> std::collections::BTreeSet<IpAddr> {
+    addresses.into_iter().map(|n| Ipv4Addr::new(192, 0, 2, n).into()).collect()
+}
+
+fn pair() -> (NetNs, NetNs) {
+    let (near, far) = (NetNs::new(), NetNs::new());
+    near.connect("near0", "10.1.0.1/24", &far, "far0", "10.1.0.2/24");
+    (near, far)
+}
+
+/// The IGMP records of one host that a socket on its wire sees: report type, group, sources.
+async fn next_record(socket: &IgmpSocket, group: Ipv4Addr) -> (u8, Vec<Ipv4Addr>) {
+    let mut buffer = vec![0; RECEIVE_LEN];
+    loop {
+        let bytes = timeout(PATIENCE, socket.recv(&mut buffer)).await.expect("in time").expect("a datagram");
+        let datagram = ipv4::decapsulate(bytes).expect("IPv4");
+        assert_eq!((datagram.protocol, datagram.ttl, datagram.router_alert), (2, 1, true));
+        let mut records = datagram.payload.get(8..).filter(|_| datagram.payload[0] == 0x22).unwrap_or(&[]);
+        while let [kind, _, high, low, rest @ ..] = records {
+            let count = usize::from(u16::from_be_bytes([*high, *low]));
+            let address = |at: usize| Ipv4Addr::from(*rest[at * 4..].first_chunk::<4>().expect("4 bytes"));
+            if address(0) == group {
+                return (*kind, (1..=count).map(address).collect());
+            }
+            records = &rest[4 + 4 * count..];
+        }
+    }
+}
+
+#[test]
+fn a_datagram_names_the_address_it_came_to_and_is_answered_from_there() {
+    if skip_without_root("addresses of datagrams") {
+        return;
+    }
+    let (near, far) = pair();
+    near.ip("address add 10.1.0.9/24 dev near0");
+    far.block_on(async || {
+        let peer = UdpEndpoint::bind(SocketAddrV4::new(v4("10.1.0.2"), 0)).expect("the peer");
+        let endpoint = near.run(|| UdpEndpoint::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 2268)));
+        let endpoint = endpoint.expect("the endpoint");
+        let mut buffer = Buffer::new();
+        for address in ["10.1.0.9", "10.1.0.1"] {
+            let to = SocketAddrV4::new(v4(address), 2268);
+            peer.send(Ipv4Addr::UNSPECIFIED, to, b"question").expect("sent");
+            let got =
+                timeout(PATIENCE, endpoint.recv(&mut buffer)).await.expect("in time").expect("received");
+            assert_eq!((got.remote, got.ttl, got.bytes), (peer.local(), Some(64), &b"question"[..]));
+            let local = got.local;
+            assert_eq!(local, to);
+            endpoint.send(*local.ip(), peer.local(), b"answer").expect("sent");
+            let mut room = Buffer::new();
+            let got = timeout(PATIENCE, peer.recv(&mut room)).await.expect("in time").expect("received");
+            assert_eq!((got.remote, got.bytes), (to, &b"answer"[..]));
+        }
+        assert_eq!(peer.try_recv(&mut buffer).expect("nothing more"), None);
+    });
+}
+
+#[test]
+fn igmp_is_seen_whole_and_nothing_else_is_and_queries_are_answered() {
+    if skip_without_root("IGMP sockets") {
+        return;
+    }
+    let (near, far) = pair();
+    let socket = far.run(|| {
+        let udp = std::net::UdpSocket::bind("10.1.0.2:0").expect("a socket");
+        udp.set_multicast_loop_v4(false).expect("no loop");
+        udp
+    });
+    near.block_on(async || {
+        let near0 = Links::open().expect("links").find("near0").await.expect("near0");
+        let igmp = IgmpSocket::open(near0.ifindex).expect("a socket");
+        assert_eq!(igmp.ifindex(), near0.ifindex);
+        // Neither multicast data nor our own report passes the filter: the first thing seen is the
+        // report of the other host.
+        socket.send_to(b"data", "232.1.1.1:5000").ok();
+        let mut own = HostMembership::new(near0.ifindex);
+        own.set(v4("239.9.9.9"), &Filter::any()).expect("our own join");
+        let member = far.run(|| {
+            let member = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
+            member.join_multicast_v4(&v4("239.1.2.3"), &v4("10.1.0.2")).expect("a join");
+            member
+        });
+        let mut buffer = vec![0; RECEIVE_LEN];
+        let bytes = timeout(PATIENCE, igmp.recv(&mut buffer)).await.expect("in time").expect("a report");
+        let report = ipv4::decapsulate(bytes).expect("IPv4");
+        assert_eq!((report.source, report.protocol), (v4("10.1.0.2"), 2));
+
+        // A general query (RFC 9776 §4.1) brings the membership up again.
+        while timeout(Duration::from_millis(1500), igmp.recv(&mut buffer)).await.is_ok() {}
+        let query = [0x11, 1, 0xec, 0xfe, 0, 0, 0, 0, 2, 0, 0, 0];
+        let mut query = query.to_vec();
+        let sum = query.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum::<u32>();
+        let fixed = vmcast_common::checksum::fold(sum - 0xecfe);
+        query[2..4].copy_from_slice(&fixed.to_be_bytes());
+        igmp.send(v4("10.1.0.1"), v4("224.0.0.1"), &query).expect("sent");
+        let (kind, _) = next_record(&igmp, v4("239.1.2.3")).await;
+        assert_eq!(kind, 2, "MODE_IS_EXCLUDE");
+        drop(member);
+        let (kind, _) = next_record(&igmp, v4("239.1.2.3")).await;
+        assert_eq!(kind, 3, "CHANGE_TO_INCLUDE of nothing: a leave");
+    });
+}
+
+#[test]
+fn host_memberships_change_their_sources_without_leaving_and_go_beyond_one_socket() {
+    if skip_without_root("host memberships") {
+        return;
+    }
+    let (near, far) = pair();
+    far.block_on(async || {
+        let far0 = Links::open().expect("links").find("far0").await.expect("far0");
+        let wire = IgmpSocket::open(far0.ifindex).expect("a socket");
+        let ifindex =
+            near.block_on(async || Links::open().expect("links").find("near0").await.expect("near0").ifindex);
+        near.run(|| HostMembershipProof { held: HostMembership::new(ifindex) }.fill());
+        // An include-mode join names its source and never every source.
+        let (mut held, group) = (HostMembership::new(ifindex), v4("232.5.5.5"));
+        let set = |held: &mut HostMembership, filter: Filter| {
+            near.run(|| held.set(group, &filter)).expect("a membership");
+        };
+        set(&mut held, Filter::Include(sources([1])));
+        assert_eq!(next_record(&wire, group).await, (5, vec![v4("192.0.2.1")]));
+        set(&mut held, Filter::Include(sources([1, 2])));
+        loop {
+            // The kernel repeats its reports (robustness 2): wait for the one about the change.
+            let (kind, list) = next_record(&wire, group).await;
+            assert_eq!(kind, 5, "ALLOW_NEW_SOURCES");
+            if list.contains(&v4("192.0.2.2")) {
+                break;
+            }
+        }
+        assert_eq!(held.groups()[&group], Filter::Include(sources([1, 2])));
+        set(&mut held, Filter::none());
+        loop {
+            let (kind, list) = next_record(&wire, group).await;
+            if kind == 6 && list.len() == 2 {
+                break;
+            }
+        }
+        assert!(held.groups().is_empty());
+    });
+}
+
+/// Fills sockets beyond the kernel's limits.
+struct HostMembershipProof {
+    held: HostMembership,
+}
+
+impl HostMembershipProof {
+    fn fill(mut self) {
+        for n in 1..=100 {
+            self.held.set(Ipv4Addr::new(239, 7, 7, n), &Filter::any()).expect("beyond 20 groups");
+        }
+        let wide = Filter::Include(sources(1..=25));
+        self.held.set(v4("232.7.7.7"), &wide).expect("beyond 10 sources");
+        self.held.set(v4("232.7.7.7"), &wide).expect("once more changes nothing");
+        self.held.set(v4("239.7.7.1"), &Filter::Exclude(sources(1..=25))).expect("excluding too many");
+        assert_eq!(joined(), 102, "101 groups and 224.0.0.1");
+        for n in 1..=100 {
+            self.held.set(Ipv4Addr::new(239, 7, 7, n), &Filter::none()).expect("left");
+        }
+        assert_eq!(joined(), 2);
+        self.held.set(v4("192.0.2.1"), &Filter::any()).expect_err("not a group");
+    }
+}
+
+/// Groups joined on near0 according to the kernel.
+fn joined() -> usize {
+    let table = std::fs::read_to_string("/proc/thread-self/net/igmp").expect("the kernel's table");
+    let near = table.lines().skip_while(|line| !line.contains("near0")).skip(1);
+    near.take_while(|line| line.starts_with('\t')).count()
+}

@@ -1,0 +1,90 @@
+//! The program as a shell sees it: exit status, standard output and standard error.
+
+use std::{
+    io::Read,
+    process::{Command, Output, Stdio},
+};
+
+fn vmcast(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vmcast")).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn file(content: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), content).unwrap();
+    file
+}
+
+#[test]
+fn help_is_printed_where_it_was_asked_for_and_mistakes_end_with_status_2() {
+    for help in [&["--help"][..], &["-h"], &["group", "list", "--help"], &["--version"]] {
+        let output = vmcast(help);
+        assert_eq!(output.status.code(), Some(0), "{help:?}");
+        assert!(output.stderr.is_empty() && !output.stdout.is_empty(), "{help:?}");
+        assert!(text(&output.stdout).lines().all(|line| line.chars().count() <= 110), "{help:?}");
+    }
+    for wrong in [&[][..], &["levitate"], &["group"], &["router"], &["status", "--colour"]] {
+        let output = vmcast(wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_question_without_a_daemon_ends_with_status_3_and_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("router.sock");
+    let output = vmcast(&["status", "--socket", socket.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(output.stdout.is_empty());
+    let said = text(&output.stderr);
+    assert!(said.contains("no daemon answers at") && said.contains("hint: "), "{said}");
+}
+
+#[test]
+fn config_check_ends_with_status_1_for_a_file_that_is_wrong() {
+    let right = file("listen = \"0.0.0.0:8443\"\n");
+    let output = vmcast(&["config", "check", right.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).ends_with("right for an admin\n"));
+
+    let wrong = file("listen = \"0.0.0.0:8443\"\nlaese_seconds = 3\n");
+    let output = vmcast(&["config", "check", wrong.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("did you mean `lease_seconds`?"));
+}
+
+#[test]
+fn a_daemon_refuses_a_wrong_file_before_it_does_anything() {
+    let wrong = file("rank = 0\n[[interface]]\nname = \"nonesuch9\"\n");
+    for role in ["router", "admin", "agent"] {
+        let output = vmcast(&[role, "--config", wrong.path().to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1), "{role}");
+        assert!(text(&output.stderr).starts_with("error: "), "{role}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_reader_that_closes_early_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_vmcast"))
+        .args([
+            "config",
+            "check",
+            "--role",
+            "admin",
+            file("listen = \"0.0.0.0:1\"\n").path().to_str().unwrap(),
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    let _ = child.wait().unwrap();
+    assert!(!said.contains("panicked"), "{said}");
+}

@@ -1,0 +1,75 @@
+//! Builds the kernel programs and the program that embeds them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    project::{cargo, ebpf_object, sink_object, target_dir},
+    setup::{self, Toolchain},
+};
+
+/// How the program is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Soon ready, for labs.
+    Dev,
+    /// For real traffic.
+    Release,
+}
+
+pub(crate) fn ebpf_command() -> Result<ExitCode> {
+    let setup = setup::run()?;
+    let Some(toolchain) = setup.ebpf else { bail!("there is no toolchain for kernel programs") };
+    ebpf(&toolchain)?;
+    println!("{}", ebpf_object().display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the kernel programs. The object is replaced only if it changed, so that nothing that embeds it is
+/// built again in vain.
+pub(crate) fn ebpf(toolchain: &Toolchain) -> Result<()> {
+    let dir = target_dir().join("ebpf");
+    let mut command = toolchain.cargo_build();
+    command.args(["--package", "vmcast-ebpf", "--target-dir"]).arg(&dir);
+    let status = command.status().context("starting cargo for the kernel programs")?;
+    if !status.success() {
+        bail!("building the kernel programs failed ({status})");
+    }
+    let built = dir.join("bpfel-unknown-none/release");
+    replace_if_changed(&built.join("vmcast"), &ebpf_object())?;
+    replace_if_changed(&built.join("vmcast-sink"), &sink_object())
+}
+
+fn replace_if_changed(from: &Path, to: &Path) -> Result<()> {
+    let new = fs::read(from).with_context(|| format!("reading {}", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    fs::write(to, new).with_context(|| format!("writing {}", to.display()))
+}
+
+/// Builds everything that the program needs, and the program; returns where it is.
+pub(crate) fn program(toolchain: Option<&Toolchain>, profile: Profile) -> Result<PathBuf> {
+    if let Some(toolchain) = toolchain {
+        ebpf(toolchain)?;
+    }
+    let mut command = cargo();
+    command.args(["build", "--package", "vmcast"]);
+    let dir = match profile {
+        Profile::Dev => "debug",
+        Profile::Release => {
+            command.arg("--release");
+            "release"
+        }
+    };
+    let status = command.status().context("starting cargo")?;
+    if !status.success() {
+        bail!("building vmcast failed ({status})");
+    }
+    Ok(target_dir().join(dir).join("vmcast"))
+}

@@ -1,0 +1,197 @@
+//! `cargo xtask lab`: the lab of the main job for hands-on use.
+//!
+//! A process of its own, the keeper, holds the lab, so that everything goes when it ends, however it ends.
+
+use std::{
+    env, fs,
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Command, ExitCode, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use vmcast_lab::{
+    netns::{LiveLab, live_labs, sweep},
+    scenario::{STREAM, Stage},
+    signals,
+};
+
+use crate::{
+    project::{self, work_dir},
+    run::{EngineChoice, lab_program},
+    setup,
+};
+
+/// The lab that is kept.
+const NAME: &str = "kept";
+
+/// Written into the lab's directory once everything runs.
+const READY: &str = "ready";
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Builds the lab, starts every role and the source, and leaves them running
+    Up {
+        /// What replicates
+        #[arg(long, value_enum, default_value_t)]
+        engine: EngineChoice,
+    },
+    /// Opens a shell on a node, or runs a command there
+    Enter {
+        /// The node, as `status` lists them
+        node: String,
+        /// The command
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Takes the lab down, and sweeps away what killed labs left behind
+    Down,
+    /// Shows whether the lab is up, and its nodes
+    Status,
+    /// Holds the lab
+    #[command(hide = true)]
+    Keep {
+        program: PathBuf,
+        #[arg(long, value_enum)]
+        engine: EngineChoice,
+    },
+}
+
+pub(crate) fn command(options: &Options) -> Result<ExitCode> {
+    match &options.command {
+        Action::Up { engine } => up(*engine)?,
+        Action::Enter { node, command } => enter(node, command)?,
+        Action::Down => down()?,
+        Action::Status => status()?,
+        Action::Keep { program, engine } => keep(program.clone(), *engine)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn need_root() -> Result<()> {
+    if project::is_root() { Ok(()) } else { bail!("labs need root: they are network namespaces") }
+}
+
+fn kept() -> Result<Option<LiveLab>> {
+    need_root()?;
+    Ok(live_labs()?.into_iter().find(|lab| lab.name == NAME && lab.dir.join(READY).exists()))
+}
+
+fn up(engine: EngineChoice) -> Result<()> {
+    if kept()?.is_some() {
+        println!("The lab is up already.");
+        return status();
+    }
+    let program = lab_program(&setup::run()?)?;
+    fs::create_dir_all(work_dir())?;
+    let log_path = work_dir().join("lab.log");
+    let log = fs::File::create(&log_path).with_context(|| format!("writing {}", log_path.display()))?;
+    let engine = clap::ValueEnum::to_possible_value(&engine).expect("every engine has a name");
+    let mut command = Command::new(env::current_exe()?);
+    command.args(["lab", "keep"]).arg(program).args(["--engine", engine.get_name()]);
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+    let mut keeper = command.spawn().context("starting the keeper of the lab")?;
+    println!("Building the lab ...");
+    while kept()?.is_none() {
+        if let Some(status) = keeper.try_wait()? {
+            bail!(
+                "the lab did not come up ({status}):\n{}",
+                fs::read_to_string(&log_path).unwrap_or_default()
+            );
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    status()
+}
+
+fn keep(program: PathBuf, engine: EngineChoice) -> Result<()> {
+    signals::install()?;
+    let mut stage = Stage::build(NAME, &program, engine.into(), |text| println!("{text}"))?;
+    fs::write(stage.lab.dir().join(READY), "")?;
+    while !signals::stop_requested() {
+        // A role that ends leaves the others to be looked at.
+        if let Err(error) = stage.check_alive() {
+            println!("{error}");
+            while !signals::stop_requested() {
+                thread::sleep(Duration::from_millis(100));
+            }
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+fn status() -> Result<()> {
+    let Some(lab) = kept()? else {
+        println!("The lab is down. `cargo xtask lab up` builds it.");
+        return Ok(());
+    };
+    println!(
+        "The lab is up, held by process {}; logs, configuration and sockets are in {}.",
+        lab.pid,
+        lab.dir.display()
+    );
+    println!("Nodes, and their names for `ip -n`:");
+    for (node, netns) in &lab.nodes {
+        println!("  {node:<10} {netns}");
+    }
+    let (group, port) = (STREAM.group, STREAM.port);
+    println!("The source sends to {group}:{port}. To watch it arrive:");
+    println!("  cargo xtask lab enter client1 -- ffmpeg -hide_banner -i udp://{group}:{port} -t 5 -f null -");
+    println!("To see a VMR's state: vmcast group list --socket {}/vmr2.sock", lab.dir.display());
+    Ok(())
+}
+
+fn enter(node: &str, command: &[String]) -> Result<()> {
+    let Some(lab) = kept()? else { bail!("the lab is down; `cargo xtask lab up` builds it") };
+    let Some((_, netns)) = lab.nodes.iter().find(|(name, _)| name == node) else {
+        let names: Vec<_> = lab.nodes.iter().map(|(name, _)| name.as_str()).collect();
+        bail!("there is no node {node}; there are {}", names.join(", "));
+    };
+    let path = format!("/run/netns/{netns}");
+    let file = fs::File::open(&path).with_context(|| format!("opening {path}"))?;
+    setns(file, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering {netns}"))?;
+    let shell = env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_owned());
+    let (program, arguments) = command.split_first().map_or((&shell, &[][..]), |(first, rest)| (first, rest));
+    // The program of the same build comes first, so that `vmcast` is at hand.
+    let mut path = project::target_dir().join("debug").into_os_string();
+    path.push(":");
+    path.push(env::var_os("PATH").unwrap_or_default());
+    if command.is_empty() {
+        println!("On {node}; `exit` leaves it.");
+    }
+    let error = Command::new(program).args(arguments).env("PATH", path).env("VMCAST_NODE", node).exec();
+    Err(error).with_context(|| format!("starting {program}"))
+}
+
+fn down() -> Result<()> {
+    need_root()?;
+    if let Some(lab) = live_labs()?.into_iter().find(|lab| lab.name == NAME) {
+        kill(Pid::from_raw(lab.pid), Signal::SIGTERM)
+            .with_context(|| format!("ending process {}", lab.pid))?;
+        while live_labs()?.iter().any(|other| other.dir == lab.dir) {
+            thread::sleep(Duration::from_millis(50));
+        }
+        println!("The lab is down.");
+    } else {
+        println!("The lab was down.");
+    }
+    for name in sweep()? {
+        println!("Swept away: {name}");
+    }
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! `cargo xtask test`: every check, and the count.
+
+use std::{
+    env, fmt,
+    io::{BufRead as _, BufReader},
+    ops::AddAssign,
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use crate::{
+    build,
+    project::{cargo, root, work_dir},
+    setup::{self, Setup},
+};
+
+#[derive(Debug, Default, Args)]
+pub(crate) struct Options {
+    /// Leaves out what needs root or takes long: only format, clippy, unit and documentation tests
+    #[arg(long)]
+    quick: bool,
+}
+
+/// How long the main job runs as a test.
+const LAB_SECONDS: &str = "12";
+
+/// Tests by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl Count {
+    const PASSED: Self = Self { passed: 1, failed: 0, skipped: 0 };
+    const FAILED: Self = Self { passed: 0, failed: 1, skipped: 0 };
+    const SKIPPED: Self = Self { passed: 0, failed: 0, skipped: 1 };
+}
+
+impl AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+/// The checks so far.
+#[derive(Debug, Default)]
+struct Checks {
+    count: Count,
+    failed: Vec<String>,
+    skipped: Vec<String>,
+}
+
+impl Checks {
+    /// A check that counts as one test.
+    fn check(&mut self, name: &str, command: Command) {
+        title(name);
+        let outcome = run_status(command);
+        self.note(
+            name,
+            if matches!(outcome, Ok(true)) { Count::PASSED } else { Count::FAILED },
+            outcome.err(),
+        );
+    }
+
+    /// A step that must work before tests mean anything, and counts only if it fails.
+    fn need(&mut self, name: &str, outcome: Result<()>) {
+        if let Err(error) = outcome {
+            self.note(name, Count::FAILED, Some(error));
+        }
+    }
+
+    /// A run of test programs, each of which says its own count.
+    fn tests(&mut self, name: &str, command: Command) {
+        title(name);
+        match run_counted(command) {
+            Ok((mut count, succeeded)) => {
+                // It did not build, or a test program crashed.
+                if !succeeded && count.failed == 0 {
+                    count += Count::FAILED;
+                }
+                self.note(name, count, None);
+            }
+            Err(error) => self.note(name, Count::FAILED, Some(error)),
+        }
+    }
+
+    fn skip(&mut self, name: &str, reason: &str) {
+        title(name);
+        println!("SKIPPED {name}: {reason}");
+        self.skipped.push(format!("{name}: {reason}"));
+        self.count += Count::SKIPPED;
+    }
+
+    fn note(&mut self, name: &str, count: Count, error: Option<anyhow::Error>) {
+        if let Some(error) = error {
+            println!("{name}: {error:#}");
+        }
+        if count.failed > 0 {
+            self.failed.push(name.to_owned());
+        }
+        self.count += count;
+    }
+
+    fn finish(self) -> ExitCode {
+        println!();
+        for name in &self.skipped {
+            println!("SKIPPED {name}");
+        }
+        for name in &self.failed {
+            println!("FAILED {name}");
+        }
+        println!("{}", self.count);
+        if self.count.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+fn title(name: &str) {
+    println!("\n==> {name}");
+}
+
+pub(crate) fn command(options: &Options) -> Result<ExitCode> {
+    let setup = setup::run()?;
+    let mut checks = Checks::default();
+    title("kernel programs");
+    match &setup.ebpf {
+        Some(toolchain) => checks.need("kernel programs", build::ebpf(toolchain)),
+        None => checks.skip("kernel programs", "there is no toolchain for them; the reason stands above"),
+    }
+    let with = |arguments: &[&str]| {
+        let mut command = cargo();
+        command.args(arguments);
+        command
+    };
+    checks.check("format", with(&["fmt", "--all", "--check"]));
+    checks.check(
+        "clippy",
+        with(&[
+            "clippy",
+            "--workspace",
+            "--exclude",
+            "vmcast-ebpf",
+            "--all-targets",
+            "--",
+            "--deny",
+            "warnings",
+        ]),
+    );
+    checks.tests(
+        "unit and documentation tests",
+        with(&[
+            "test",
+            "--workspace",
+            "--exclude",
+            "vmcast-ebpf",
+            "--exclude",
+            "vmcast-netns-tests",
+            "--no-fail-fast",
+        ]),
+    );
+    fuzz_smoke(&mut checks);
+    privileged(&mut checks, options, &setup);
+    Ok(checks.finish())
+}
+
+/// Runs the fuzz targets' own tests: every decoder on its seeds.
+fn fuzz_smoke(checks: &mut Checks) {
+    let manifest = root().join("tests/fuzz/Cargo.toml");
+    if manifest.exists() {
+        let mut command = cargo();
+        command.args(["test", "--no-fail-fast", "--manifest-path"]).arg(manifest);
+        checks.tests("fuzz targets on their seeds", command);
+    }
+}
+
+/// What needs root: kernel programs, namespaces, the main job with each engine.
+fn privileged(checks: &mut Checks, options: &Options, setup: &Setup) {
+    const NETNS: &str = "kernel programs and labs";
+    let lab = |engine: &str| format!("the main job, engine {engine}");
+    let reason = if options.quick { Some("--quick") } else { setup.no_lab.as_deref() };
+    if let Some(reason) = reason {
+        for name in [NETNS, &lab("auto"), &lab("software")] {
+            checks.skip(name, reason);
+        }
+        return;
+    }
+    let mut netns = cargo();
+    netns.args(["test", "--package", "vmcast-netns-tests", "--no-fail-fast"]);
+    checks.tests(NETNS, netns);
+    for engine in ["auto", "software"] {
+        match env::current_exe() {
+            Ok(xtask) => {
+                let mut command = Command::new(xtask);
+                command.args(["run", "--seconds", LAB_SECONDS, "--engine", engine, "--report"]);
+                command.arg(work_dir().join(format!("run-{engine}.json")));
+                checks.check(&lab(engine), command);
+            }
+            Err(error) => checks.note(&lab(engine), Count::FAILED, Some(error.into())),
+        }
+    }
+}
+
+fn run_status(mut command: Command) -> Result<bool> {
+    let program = command.get_program().to_owned();
+    let status = command.status().with_context(|| format!("starting {}", program.display()))?;
+    Ok(status.success())
+}
+
+/// Runs a command, passes on what it prints, and adds up the counts in it.
+fn run_counted(mut command: Command) -> Result<(Count, bool)> {
+    let program = command.get_program().to_owned();
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("starting {}", program.display()))?;
+    let output = BufReader::new(child.stdout.take().expect("piped above"));
+    let mut count = Count::default();
+    for line in output.split(b'\n') {
+        let line = line.context("reading the tests' output")?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        count += parse_result(&line).unwrap_or_default();
+    }
+    let status = child.wait().with_context(|| format!("waiting for {}", program.display()))?;
+    Ok((count, status.success()))
+}
+
+/// The count in the closing line of a test program: `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
+fn parse_result(line: &str) -> Option<Count> {
+    let (_, counts) = line.trim().strip_prefix("test result:")?.split_once('.')?;
+    let number =
+        |word: &str| counts.split(';').find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok());
+    Some(Count { passed: number("passed")?, failed: number("failed")?, skipped: number("ignored")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closing_line_of_a_test_program_is_understood() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 7 filtered out; finished in 0.01s";
+        assert_eq!(parse_result(line), Some(Count { passed: 12, failed: 3, skipped: 1 }));
+        assert_eq!(parse_result("test a::b ... ok"), None);
+        assert_eq!(parse_result("test result: nonsense"), None);
+    }
+
+    #[test]
+    fn the_closing_count_is_plain() {
+        let mut count = Count { passed: 41, failed: 0, skipped: 2 };
+        count += Count::PASSED;
+        assert_eq!(count.to_string(), "42 passed, 0 failed, 2 skipped");
+    }
+}
