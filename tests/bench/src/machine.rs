@@ -16,6 +16,9 @@ pub(crate) struct Machine {
     pub(crate) kernel: String,
     /// Load of the last minute at the start: results of a busy machine are worth little.
     pub(crate) load: f64,
+    /// Whether the kernel takes the time of every run of a BPF program (`kernel.bpf_stats_enabled`),
+    /// which the XDP plane pays for and the relay does not.
+    pub(crate) bpf_stats: bool,
 }
 
 impl Machine {
@@ -33,6 +36,7 @@ impl Machine {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
             load: load.unwrap_or_default(),
+            bpf_stats: text("/proc/sys/kernel/bpf_stats_enabled").trim() == "1",
         }
     }
 }

@@ -69,9 +69,11 @@ pub(crate) struct MemoryRow {
     /// Members as the daemon itself reports them.
     pub(crate) members: u64,
     pub(crate) groups: u64,
-    /// Resident set in MiB before the first member came, and with all of them.
-    pub(crate) empty_mib: f64,
-    pub(crate) resident_mib: f64,
+    /// Resident set in MB (10^6 bytes) before the first member came, and with all of them.
+    pub(crate) empty_mb: f64,
+    pub(crate) resident_mb: f64,
+    /// That part of it which is no file: what the daemon allocated.
+    pub(crate) anonymous_mb: f64,
     pub(crate) bytes_per_member: f64,
     /// Seconds until all of them were in the tables.
     pub(crate) filled_in_s: f64,
@@ -134,7 +136,7 @@ impl Report {
 
     /// The whole report for a terminal.
     pub(crate) fn to_text(&self) -> String {
-        let Machine { cpu, cores, kernel, load } = &self.machine;
+        let Machine { cpu, cores, kernel, load, bpf_stats: _ } = &self.machine;
         let mut text = format!("{cpu}, {cores} cores, Linux {kernel}, load {load} at the start\n");
         for table in [self.copies(), self.joins(), self.memory()].into_iter().flatten() {
             writeln!(text, "\n{table}").expect("writing to a string");
@@ -211,8 +213,9 @@ impl Report {
                 row.engine.clone(),
                 row.members.to_string(),
                 row.groups.to_string(),
-                format!("{:.1}", row.empty_mib),
-                format!("{:.1}", row.resident_mib),
+                format!("{:.1}", row.empty_mb),
+                format!("{:.1}", row.resident_mb),
+                format!("{:.1}", row.anonymous_mb),
                 format!("{:.0}", row.bytes_per_member),
                 format!("{:.1}", row.filled_in_s),
             ]

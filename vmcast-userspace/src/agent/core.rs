@@ -19,6 +19,8 @@ use super::counters::{Drop, Drops};
 
 /// Requests that go unanswered before the VMR counts as dead: 1 s, 2 s and 4 s.
 const TRIES: u32 = 3;
+/// A VMR that came back is noticed at least so soon; RFC 7450 §5.2.3.5.3 allows 120 s at most.
+const MAX_RETRANSMISSION: Duration = Duration::from_secs(30);
 /// A VMR's death is noticed at least so soon; also shorter than what translators forget in.
 const MAX_REQUEST_INTERVAL: Duration = Duration::from_secs(30);
 /// A VMR that was found dead is not chosen again for so long, as long as there is another.
@@ -319,6 +321,7 @@ impl Core {
         }
         let mut config = gateway::Config::new(candidate.endpoint, seed);
         config.tries = TRIES;
+        config.max_retransmission = MAX_RETRANSMISSION;
         config.max_request_interval = Some(MAX_REQUEST_INTERVAL);
         let mut gateway = Gateway::new(now, config);
         for (group, wanted) in &self.wanted {

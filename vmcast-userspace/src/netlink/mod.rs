@@ -21,7 +21,7 @@ use std::io;
 pub(crate) use links::{Link, LinkEvent, LinkWatch, Links};
 pub(crate) use next_hops::NextHops;
 pub(crate) use setup::Setup;
-pub(crate) use table::{NextHopEvent, Unresolvable};
+pub(crate) use table::NextHopEvent;
 
 /// Why a netlink request failed.
 #[derive(Debug, thiserror::Error)]

@@ -9,8 +9,9 @@ use vmcast_common::{
 };
 
 use super::{
-    Error, LinkEvent, Links, NextHopEvent, NextHops, Setup, Unresolvable,
+    Error, LinkEvent, Links, NextHopEvent, NextHops, Setup,
     netns::{NetNs, skip_without_root},
+    table::Unresolvable,
 };
 
 /// Longer than anything here takes, so that a broken test ends.

@@ -99,11 +99,6 @@ impl HostMembership {
         Ok(())
     }
 
-    /// The groups with their filters.
-    pub(crate) fn groups(&self) -> &BTreeMap<Ipv4Addr, Filter> {
-        &self.groups
-    }
-
     /// Joins with the first socket that has room, or a new one.
     fn place(&mut self, group: Ipv4Addr, want: Want) -> io::Result<()> {
         for holder in &mut self.holders {

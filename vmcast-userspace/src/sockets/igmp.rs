@@ -79,11 +79,6 @@ impl IgmpSocket {
         Ok(Self { socket: sys::register(socket)?, ifindex })
     }
 
-    /// The interface.
-    pub(crate) fn ifindex(&self) -> IfIndex {
-        self.ifindex
-    }
-
     /// Waits for an IPv4 datagram with IGMP in it. What follows its total length is padding. Dropping
     /// the future loses nothing.
     ///

@@ -11,7 +11,7 @@ mod tests;
 
 pub(crate) use host_membership::HostMembership;
 pub(crate) use igmp::{IgmpSocket, RECEIVE_LEN};
-pub(crate) use udp::{Buffer, Received, UdpEndpoint};
+pub(crate) use udp::{Buffer, UdpEndpoint};
 
 /// Asks for a large receive buffer, beyond the system's limit where that is allowed.
 fn enlarge_receive_buffer(socket: &socket2::Socket, bytes: usize) {

@@ -94,7 +94,6 @@ fn igmp_is_seen_whole_and_nothing_else_is_and_queries_are_answered() {
     near.block_on(async || {
         let near0 = Links::open().expect("links").find("near0").await.expect("near0");
         let igmp = IgmpSocket::open(near0.ifindex).expect("a socket");
-        assert_eq!(igmp.ifindex(), near0.ifindex);
         // Neither multicast data nor our own report passes the filter: the first thing seen is the
         // report of the other host.
         socket.send_to(b"data", "232.1.1.1:5000").ok();
@@ -154,7 +153,6 @@ fn host_memberships_change_their_sources_without_leaving_and_go_beyond_one_socke
                 break;
             }
         }
-        assert_eq!(held.groups()[&group], Filter::Include(sources([1, 2])));
         set(&mut held, Filter::none());
         loop {
             let (kind, list) = next_record(&wire, group).await;
@@ -162,7 +160,7 @@ fn host_memberships_change_their_sources_without_leaving_and_go_beyond_one_socke
                 break;
             }
         }
-        assert!(held.groups().is_empty());
+        assert_eq!(near.run(joined), 1, "only 224.0.0.1 is left");
     });
 }
 

@@ -32,8 +32,8 @@ const TTL: u8 = 255;
 /// How often a page may come round: the program lowers the time to live in place and never sends a
 /// packet on with 0.
 const ROUNDS_OF_A_PAGE: u32 = 250;
-/// The same where a few packets are enough.
-const ROUNDS_OF_A_FEW: u32 = 16;
+/// Packets where a few are enough.
+const A_FEW: u32 = 400;
 /// Most frames between two turns of the softirqs, as a driver's poll has it (`NAPI_POLL_WEIGHT`).
 const MAX_BATCH: usize = 64;
 /// Most copies between two turns: the softirqs hand the rest of about 3,000 (ten times
@@ -124,7 +124,8 @@ impl Engine for XdpEngine {
 
         let before = (rig.arrived(tunnels)?, rig.arrived_natively()?, self.packets_of(stream)?);
         let mut run = Run::default();
-        let packets = batch * if at_least.is_zero() { ROUNDS_OF_A_FEW } else { ROUNDS_OF_A_PAGE };
+        let most = batch * ROUNDS_OF_A_PAGE;
+        let packets = if at_least.is_zero() { most.min(A_FEW) } else { most };
         loop {
             let live = self
                 .plane

@@ -70,7 +70,7 @@ impl Gateways {
 /// The datagram that joins (S,G): a report of a host behind the gateway.
 fn update(group: Ipv4Addr) -> Vec<u8> {
     let record = Record { record_type: RecordType::ModeIsInclude, group, sources: vec![SOURCE] };
-    let report = igmp::Message::ReportV3 { records: vec![record] }.to_vec();
+    let report = igmp::Message::ReportV3 { records: vec![record] }.emit();
     let (source, ttl) = (Ipv4Addr::UNSPECIFIED, 1);
     encapsulate(source, ALL_IGMPV3_ROUTERS, ttl, TOS_INTERNETWORK_CONTROL, PROTO_IGMP, true, &report)
 }

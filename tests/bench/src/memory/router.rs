@@ -17,6 +17,15 @@ use vmcast_lab::{Lab, Namespace, Process, clock::Clock, signals};
 pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 1);
 const READY: Duration = Duration::from_secs(20);
 
+/// Memory of a process, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    /// The resident set.
+    pub(super) resident: u64,
+    /// The part of it that no file is behind.
+    pub(super) anonymous: u64,
+}
+
 /// The daemon; ended when dropped.
 pub(super) struct Router {
     process: Process,
@@ -79,13 +88,17 @@ impl Router {
         Ok((count("members")?, count("groups")?))
     }
 
-    /// Its resident set, in bytes.
-    pub(super) fn resident(&self) -> Result<u64> {
+    /// What it takes now.
+    pub(super) fn memory(&self) -> Result<Memory> {
         let path = format!("/proc/{}/status", self.process.pid());
         let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        let kib: u64 = line.trim().trim_end_matches(" kB").parse().with_context(|| line.to_owned())?;
-        Ok(kib * 1024)
+        let bytes = |key: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(key));
+            let line = line.with_context(|| format!("no {key} in {path}"))?;
+            let kib: u64 = line.trim().trim_end_matches(" kB").parse().with_context(|| line.to_owned())?;
+            Ok::<_, anyhow::Error>(kib * 1024)
+        };
+        Ok(Memory { resident: bytes("VmRSS:")?, anonymous: bytes("RssAnon:")? })
     }
 
     pub(super) fn log_tail(&self) -> String {

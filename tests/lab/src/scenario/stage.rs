@@ -59,13 +59,14 @@ impl Stage {
         let topology = MainTopology::build(&mut lab)?;
         signals::check()?;
 
-        say("starting vmcast: the admin, 2 VMRs, 4 agents");
+        say("starting vmcast: the admin, then 2 VMRs, which register with it");
         let launcher = Launcher::new(&lab, program)?;
         let router = |rank, tunnel, interfaces: &[RouterInterface<'_>], node| {
             launcher.router(node, RouterConfig { rank, tunnel, admin: address::ADMIN, engine, interfaces })
         };
         let interface = |name, accepts_sources| RouterInterface { name, accepts_sources };
         let mut roles = vec![launcher.admin(&topology.admin, address::ADMIN)?];
+        wait_ready(&mut roles, clock)?;
         roles.push(router(
             0,
             address::VMR1,
@@ -78,10 +79,12 @@ impl Stage {
             &[interface("bb0", false), interface("acc0", false)],
             &topology.vmr2,
         )?);
+        wait_ready(&mut roles, clock)?;
+
+        say("starting 4 agents, which find their VMR through the admin");
         for client in topology.clients.iter().chain([&topology.bystander]) {
             roles.push(launcher.agent(&client.node, address::ADMIN)?);
         }
-        say("waiting until everybody has registered and found its VMR");
         wait_ready(&mut roles, clock)?;
 
         say("starting the source: ffmpeg, an MPEG transport stream at a constant 8 Mbit/s");
