@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::{
-    build,
+    build::{self, Profile},
     project::{cargo, root, work_dir},
     setup::{self, Setup},
 };
@@ -195,9 +195,15 @@ fn privileged(checks: &mut Checks, options: &Options, setup: &Setup) {
         }
         return;
     }
-    let mut netns = cargo();
-    netns.args(["test", "--package", "vmcast-netns-tests", "--no-fail-fast"]);
-    checks.tests(NETNS, netns);
+    match build::program(None, Profile::Dev) {
+        Ok(program) => {
+            let mut netns = cargo();
+            netns.args(["test", "--package", "vmcast-netns-tests", "--no-fail-fast"]);
+            netns.env("VMCAST_BIN", program);
+            checks.tests(NETNS, netns);
+        }
+        Err(error) => checks.note(NETNS, Count::FAILED, Some(error)),
+    }
     for engine in ["auto", "software"] {
         match env::current_exe() {
             Ok(xtask) => {

@@ -32,6 +32,8 @@ pub(crate) struct CopyRow {
     pub(crate) groups: usize,
     /// Bytes of UDP payload in a packet.
     pub(crate) payload: usize,
+    /// Packets that the engine takes in at one go.
+    pub(crate) burst: usize,
     /// Median of the rounds, in millions.
     pub(crate) mcopies_per_s_core: f64,
     pub(crate) least: f64,
@@ -149,13 +151,23 @@ impl Report {
     }
 
     fn copies(&self) -> Option<Table> {
-        let header =
-            ["engine", "members", "payload", "Mcopies/s/core", "least … most", "ns/copy", "delivered", "of"];
+        let header = [
+            "engine",
+            "members",
+            "payload",
+            "burst",
+            "Mcopies/s/core",
+            "least … most",
+            "ns/copy",
+            "delivered",
+            "of",
+        ];
         let rows = self.rows.iter().map(|row| {
             vec![
                 row.engine.clone(),
                 row.members.to_string(),
                 row.payload.to_string(),
+                row.burst.to_string(),
                 format!("{:.3}", row.mcopies_per_s_core),
                 format!("{:.3} … {:.3}", row.least, row.most),
                 format!("{:.0}", row.ns_per_copy),
@@ -203,8 +215,9 @@ impl Report {
             "router daemon",
             "members",
             "groups",
-            "empty MiB",
-            "resident MiB",
+            "empty MB",
+            "resident MB",
+            "allocated MB",
             "bytes/member",
             "filled in s",
         ];

@@ -128,7 +128,12 @@ impl Launcher {
         self.start(node, "agent", "", &tables)
     }
 
-    fn start(&self, node: &Namespace, role: &str, keys: &str, tables: &str) -> Result<Role, LabError> {
+    /// Starts a role with a configuration of its own: `keys` stand at its top, `tables` at its end; name
+    /// and control socket are added.
+    ///
+    /// # Errors
+    /// If the program cannot be started.
+    pub fn start(&self, node: &Namespace, role: &str, keys: &str, tables: &str) -> Result<Role, LabError> {
         let name = node.node();
         let socket = self.dir.join(format!("{name}.sock"));
         let config = self.dir.join(format!("{name}.toml"));

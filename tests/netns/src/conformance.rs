@@ -4,7 +4,9 @@ use std::sync::Mutex;
 
 use libtest_mimic::{Failed, Trial};
 use vmcast_common::fib::IfIndex;
-use vmcast_dataplane::conformance::{Case, Device, Devices, cases, run};
+use vmcast_dataplane::conformance::{
+    Case, Device, Devices, Model, RandomStep, Step, cases, random_case, run,
+};
 
 use crate::dut::{Dut, XdpUnderTest};
 
@@ -15,12 +17,16 @@ fn nominal() -> Devices {
     Devices { a: device(2), b: device(3), c: device(4) }
 }
 
+/// Random cases on the kernel, each of some fifty frames.
+const RANDOM_CASES: u64 = 30;
+
 pub(crate) fn trials() -> Vec<Trial> {
-    cases(nominal())
+    let random = Trial::test("xdp: the kernel does with random packets what the model says", random_packets);
+    let fixed = cases(nominal())
         .into_iter()
         .enumerate()
-        .map(|(index, case)| Trial::test(format!("xdp: {}", case.name), move || on_the_kernel(index)))
-        .collect()
+        .map(|(index, case)| Trial::test(format!("xdp: {}", case.name), move || on_the_kernel(index)));
+    fixed.chain([random]).collect()
 }
 
 /// One after the other: two cores carry one device under test at a time without delay.
@@ -32,4 +38,40 @@ fn on_the_kernel(index: usize) -> Result<(), Failed> {
     let case: Case = cases(dut.devices).swap_remove(index);
     run(&case, &mut XdpUnderTest::new(dut))?;
     Ok(())
+}
+
+fn random_packets() -> Result<(), Failed> {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for seed in 0..RANDOM_CASES {
+        // A thread each: it moves into the namespace of its device under test for good.
+        let outcome = std::thread::spawn(move || -> Result<(), Failed> {
+            let dut = Dut::enter("random")?;
+            let case = modelled(seed, dut.devices);
+            run(&case, &mut XdpUnderTest::new(dut))?;
+            Ok(())
+        });
+        outcome.join().map_err(|_| format!("seed {seed} panicked"))??;
+    }
+    Ok(())
+}
+
+/// A random case with what the model expects of it.
+fn modelled(seed: u64, devices: Devices) -> Case {
+    let mut model = Model::default();
+    let mut told = Vec::new();
+    let step = |step| match step {
+        RandomStep::Apply(ops) => {
+            ops.iter().for_each(|op| model.apply(op));
+            Step::Apply(ops)
+        }
+        RandomStep::Inject(ingress, frame) => {
+            let mut expect = model.expect(ingress, &frame);
+            // The controller hears of each stream once within the time that a case takes.
+            expect.punts.retain(|punt| !told.contains(&punt.stream));
+            told.extend(expect.punts.iter().map(|punt| punt.stream));
+            Step::Inject { ingress, frame, expect }
+        }
+    };
+    let steps = random_case(seed, &devices).into_iter().map(step).collect();
+    Case { name: format!("random packets, seed {seed}"), steps }
 }

@@ -1,9 +1,12 @@
-//! Tests on the real kernel: programs on real interfaces in network namespaces.
+//! Tests on the real kernel: programs on real interfaces, and the roles of the real program, in network
+//! namespaces.
 //!
-//! Without root or BPF every test is listed as ignored, and the reason is printed.
+//! Without root or BPF every test is listed as ignored, and the reason is printed; so are the labs of the
+//! roles if the program is not built.
 
 mod conformance;
 mod dut;
+mod labs;
 mod wire;
 
 use std::process::ExitCode;
@@ -16,8 +19,14 @@ fn main() -> ExitCode {
     if let Some(obstacle) = &obstacle {
         eprintln!("SKIPPED every test on the real kernel: {obstacle}");
     }
-    let trials: Vec<Trial> = conformance::trials();
-    let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(obstacle.is_some())).collect();
+    let no_program = labs::program().err();
+    if let Some(reason) = &no_program {
+        eprintln!("SKIPPED every lab of the roles: {reason}");
+    }
+    let (skip, skip_labs) = (obstacle.is_some(), obstacle.is_some() || no_program.is_some());
+    let kernel = conformance::trials().into_iter().map(|trial| trial.with_ignored_flag(skip));
+    let labs = labs::trials().into_iter().map(|trial| trial.with_ignored_flag(skip_labs));
+    let trials: Vec<Trial> = kernel.chain(labs).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

@@ -40,5 +40,30 @@ pub mod limit {
     pub const PUNT_MEMORY: u32 = 8_192;
 }
 
+/// Tells one layout of the pinned maps from another: it changes with the size of any key or value.
+/// A change of meaning that keeps every size must change `REVISION`.
+pub const SCHEMA: u64 = {
+    const REVISION: usize = 1;
+    let sizes = [
+        REVISION,
+        size_of::<StreamKey>(),
+        size_of::<StreamEntry>(),
+        size_of::<TunnelKey>(),
+        size_of::<TunnelEntry>(),
+        size_of::<HeadKey>(),
+        size_of::<Head>(),
+        size_of::<MemberEntry>(),
+        size_of::<NextHopEntry>(),
+    ];
+    // FNV-1a over the sizes.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut at = 0;
+    while at < sizes.len() {
+        hash = (hash ^ sizes[at] as u64).wrapping_mul(0x0100_0000_01b3);
+        at += 1;
+    }
+    hash
+};
+
 /// Nanoseconds during which a stream is punted once.
 pub const PUNT_INTERVAL_NS: u64 = 1_000_000_000;

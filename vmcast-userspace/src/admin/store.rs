@@ -297,6 +297,7 @@ fn apply(connection: &Connection, change: &Change) -> Result<()> {
             )
         }
         Change::RemoveEntriesNaming(id) => execute("DELETE FROM cache WHERE vmr = ?1", &[&id.as_str()]),
+        Change::RemoveAllEntries => execute("DELETE FROM cache", &[]),
         Change::RemoveEntriesExpired(now) => {
             execute("DELETE FROM cache WHERE expires <= ?1", &[&sql_time(*now)])
         }

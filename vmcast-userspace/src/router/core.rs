@@ -184,6 +184,37 @@ impl Core {
         }
     }
 
+    /// Goes on using the tunnel that an earlier process had to its upstream, between the same ends.
+    pub(super) fn inherit_upstream(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) {
+        self.set_upstream(now, Some((local, remote)));
+        if let Some(upstream) = &self.upstream {
+            self.effects.push_back(Effect::Fib(FibOp::SetTunnel(upstream.id, upstream.tunnel(remote))));
+        }
+    }
+
+    /// Takes over the way to a member's address.
+    pub(super) fn inherit_next_hop(&mut self, now: Instant, address: IpAddr, id: NextHopId, hop: NextHop) {
+        if self.next_hops.get(&id) != Some(&hop) {
+            self.set_next_hop(id, hop);
+        }
+        let mut effects = Vec::new();
+        self.tunnels.inherit(address, id, &mut effects);
+        self.carry_out(now, effects);
+    }
+
+    /// Takes over a tunnel and what its gateway wants.
+    pub(super) fn inherit_tunnel(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        groups: Vec<(IpAddr, Filter)>,
+    ) -> Result<(), relay::LimitError> {
+        self.relay.adopt(now, local, remote, groups)?;
+        self.settle(now);
+        Ok(())
+    }
+
     /// Leaves everything upstream; the driver sends what comes of it and ends.
     pub(super) fn stop(&mut self, now: Instant) {
         self.set_upstream(now, None);
@@ -343,6 +374,9 @@ impl Core {
         for effect in effects {
             match effect {
                 tunnels::Effect::Fib(op) => {
+                    if let FibOp::RemoveNextHop(id) = op {
+                        self.next_hops.remove(&id);
+                    }
                     // Members go before the tunnel they are behind.
                     self.drain_mrib(now);
                     self.effects.push_back(Effect::Fib(op));

@@ -6,8 +6,10 @@
 mod answer;
 mod core;
 mod interfaces;
+mod kept;
 mod plane;
 mod run;
+mod seed;
 mod shown;
 mod tunnels;
 mod upstream;

@@ -14,7 +14,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep_until},
 };
 use vmcast_common::fib::{FibOp, IfIndex};
-use vmcast_dataplane::Dataplane;
+use vmcast_dataplane::{Dataplane, Engine, Fib};
 use vmcast_proto::{amt::relay, host_state, igmp, mrib, registry};
 use vmcast_wire::ipv4;
 
@@ -22,12 +22,12 @@ use super::{
     answer,
     core::{Core, Effect, Settings},
     interfaces::{self, Attached, Wanted},
-    plane,
+    kept, plane, seed,
     shown::Shown,
 };
 use crate::{
     clock,
-    config::{RoleConfig as _, RouterConfig, Upstream},
+    config::{OnExit, RoleConfig as _, RouterConfig, Upstream, UpstreamFrom},
     control::{Call, Control},
     daemon::Process,
     link::{self, Attachment, RankedVmrs},
@@ -45,6 +45,9 @@ const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(60);
 /// Datagrams that wait for the loop; more wait in the sockets.
 const EVENTS: usize = 1024;
+
+/// The gateway's socket and the task that reads it.
+type Gateway = (Arc<UdpEndpoint>, AbortHandle);
 
 /// What the tasks beside the loop tell it.
 pub(super) enum Event {
@@ -76,7 +79,7 @@ pub(super) struct Router {
     /// IGMP datagrams that are no IPv4 or no IGMP.
     pub(super) bad_igmp_datagrams: u64,
     relays: BTreeMap<SocketAddr, Arc<UdpEndpoint>>,
-    gateway: Option<(Arc<UdpEndpoint>, AbortHandle)>,
+    gateway: Option<Gateway>,
     next_hops: NextHops,
     links: Links,
     events: mpsc::Sender<Event>,
@@ -98,8 +101,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     let (events, event_queue) = mpsc::channel(EVENTS);
     let (next_hops, next_hop_events) = NextHops::spawn()?;
 
-    let mut seed = [0; 16];
-    getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("no randomness from the kernel: {error}"))?;
+    let seed = seed::load(&config.socket())?;
     let relay_addresses = relay_addresses(&config, &wanted);
     let relays = bind_relays(&relay_addresses, config.tunnel.port, &events)?;
     let endpoints: Vec<SocketAddr> = relays.keys().copied().collect();
@@ -116,6 +118,11 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     for endpoint in &endpoints {
         core.add_endpoint(*endpoint);
     }
+    let opened = plane::open(&config.dataplane)?;
+    let gateway = opened
+        .kept
+        .as_ref()
+        .and_then(|kept| inherit(&mut core, now, kept, &endpoints, config.upstream.from, &events));
     let mut first = Vec::new();
     let mut rest = Vec::new();
     while let Some(effect) = core.poll_effect() {
@@ -124,7 +131,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
             other => rest.push(other),
         }
     }
-    let plane = plane::open(&config.dataplane, &first)?;
+    let plane = plane::start(&config.dataplane, opened, &first)?;
     let engine = plane.engine();
     tracing::info!(engine = engine.engine.label(), reason = engine.reason, "data plane ready");
 
@@ -143,7 +150,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         unsent: 0,
         bad_igmp_datagrams: 0,
         relays,
-        gateway: None,
+        gateway,
         next_hops,
         links,
         events,
@@ -157,6 +164,41 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     tracing::info!(signal, "ending");
     router.end().await;
     Ok(())
+}
+
+/// Takes over what an earlier process left forwarding. Returns the socket towards its upstream, at
+/// the same port as before, so that the upstream's data comes on without a pause.
+fn inherit(
+    core: &mut Core,
+    now: Instant,
+    kept: &Fib,
+    endpoints: &[SocketAddr],
+    from: UpstreamFrom,
+    events: &mpsc::Sender<Event>,
+) -> Option<Gateway> {
+    let inheritance = kept::inherit(core, now, kept, endpoints);
+    tracing::info!(
+        tunnels = inheritance.tunnels,
+        streams = inheritance.streams,
+        upstream = ?inheritance.upstream,
+        "taking over what an earlier process left forwarding"
+    );
+    let (SocketAddr::V4(local), remote) = inheritance.upstream? else {
+        return None;
+    };
+    if from == UpstreamFrom::None {
+        return None;
+    }
+    match open_gateway_at(local, events) {
+        Ok(gateway) => {
+            core.inherit_upstream(now, local.into(), remote);
+            Some(gateway)
+        }
+        Err(error) => {
+            tracing::warn!(%local, "the upstream's tunnel cannot be taken over: {error:#}");
+            None
+        }
+    }
 }
 
 /// Our addresses that take tunnels.
@@ -223,6 +265,7 @@ async fn read_gateway(endpoint: Arc<UdpEndpoint>, events: mpsc::Sender<Event>) {
 fn settings(config: &RouterConfig, addresses: &[Ipv4Addr], seed: [u8; 16]) -> Settings {
     let igmp = config.igmp.over(crate::config::Igmp::default());
     let relay = relay::Config {
+        secret_age: Duration::from_millis(clock::unix_millis()),
         query_source: addresses.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED),
         query_interval: igmp.query_interval,
         query_response_interval: igmp.query_response_interval,
@@ -529,8 +572,13 @@ impl Router {
         }
     }
 
-    /// Leaves upstream and the admin.
+    /// Leaves upstream and the admin, unless the kernel goes on forwarding.
     async fn end(mut self) {
+        if self.config.dataplane.on_exit == OnExit::Keep && self.plane.engine().engine == Engine::XdpBroadcast
+        {
+            tracing::info!("the kernel goes on forwarding what is joined now");
+            return;
+        }
         self.core.stop(clock::now());
         self.carry_out_all();
         if let Some(attachment) = self.attachment.take() {
@@ -554,16 +602,17 @@ fn send(socket: Option<&UdpEndpoint>, local: SocketAddr, remote: SocketAddr, byt
 }
 
 /// A socket for the gateway, on the address that the kernel's routes choose towards the upstream.
-fn open_gateway(
-    upstream: SocketAddr,
-    events: &mpsc::Sender<Event>,
-) -> anyhow::Result<(Arc<UdpEndpoint>, AbortHandle)> {
+fn open_gateway(upstream: SocketAddr, events: &mpsc::Sender<Event>) -> anyhow::Result<Gateway> {
     let probe = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     probe.connect(upstream).context("no route leads there")?;
     let IpAddr::V4(local) = probe.local_addr()?.ip() else {
         anyhow::bail!("only IPv4 is carried");
     };
-    let endpoint = Arc::new(UdpEndpoint::bind(SocketAddrV4::new(local, 0))?);
+    open_gateway_at(SocketAddrV4::new(local, 0), events)
+}
+
+fn open_gateway_at(local: SocketAddrV4, events: &mpsc::Sender<Event>) -> anyhow::Result<Gateway> {
+    let endpoint = Arc::new(UdpEndpoint::bind(local)?);
     let reader = tokio::spawn(read_gateway(Arc::clone(&endpoint), events.clone())).abort_handle();
     Ok((endpoint, reader))
 }

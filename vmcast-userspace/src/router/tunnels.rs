@@ -30,6 +30,8 @@ struct Destination {
 pub(super) struct Tunnels {
     destinations: HashMap<IpAddr, Destination>,
     waiting: HashMap<u32, Waiting>,
+    /// Next hops taken over from an earlier process, with the destinations that still use them.
+    inherited: HashMap<NextHopId, usize>,
 }
 
 /// What a change of a tunnel asks for.
@@ -52,6 +54,28 @@ fn set(id: u32, local: SocketAddr, remote: SocketAddr, next_hop: Option<NextHopI
 }
 
 impl Tunnels {
+    /// Takes over the way to an address, until it is looked up.
+    pub(super) fn inherit(&mut self, address: IpAddr, next_hop: NextHopId, out: &mut Vec<Effect>) {
+        self.destinations.entry(address).or_insert_with(|| {
+            out.push(Effect::Watch(address));
+            *self.inherited.entry(next_hop).or_default() += 1;
+            Destination { next_hop: Some(Some(next_hop)), tunnels: BTreeSet::new() }
+        });
+    }
+
+    fn disinherit(&mut self, next_hop: Option<Option<NextHopId>>, out: &mut Vec<Effect>) {
+        let Some(next_hop) = next_hop.flatten() else {
+            return;
+        };
+        if let Some(users) = self.inherited.get_mut(&next_hop) {
+            *users -= 1;
+            if *users == 0 {
+                self.inherited.remove(&next_hop);
+                out.push(Effect::Fib(FibOp::RemoveNextHop(next_hop)));
+            }
+        }
+    }
+
     /// A gateway proved its address.
     pub(super) fn up(&mut self, id: u32, local: SocketAddr, remote: SocketAddr, out: &mut Vec<Effect>) {
         let destination = self.destinations.entry(remote.ip()).or_insert_with(|| {
@@ -86,8 +110,10 @@ impl Tunnels {
         if let Some(destination) = self.destinations.get_mut(&remote) {
             destination.tunnels.remove(&id);
             if destination.tunnels.is_empty() {
+                let next_hop = destination.next_hop;
                 self.destinations.remove(&remote);
                 out.push(Effect::Unwatch(remote));
+                self.disinherit(next_hop, out);
             }
         }
     }
@@ -103,7 +129,7 @@ impl Tunnels {
         let Some(destination) = self.destinations.get_mut(&address) else {
             return;
         };
-        destination.next_hop = Some(next_hop);
+        let before = destination.next_hop.replace(next_hop);
         for &id in &destination.tunnels {
             if let Some(Waiting { local, remote, memberships }) = self.waiting.remove(&id) {
                 out.push(set(id, local, remote, next_hop));
@@ -116,6 +142,7 @@ impl Tunnels {
                 out.push(set(id, local, remote, next_hop));
             }
         }
+        self.disinherit(before, out);
     }
 
     /// The next hop towards an address, `None` while there is none.

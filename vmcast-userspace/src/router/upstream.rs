@@ -135,7 +135,7 @@ impl Upstream {
     }
 
     /// The tunnel as the data plane knows it; copies never go up it, so it needs no next hop.
-    fn tunnel(&self, relay: SocketAddr) -> Tunnel {
+    pub(super) fn tunnel(&self, relay: SocketAddr) -> Tunnel {
         Tunnel {
             kind: TunnelKind::Amt,
             local: self.local,

@@ -2,8 +2,9 @@
 //!
 //! Everything that a copy costs happens on core 0: the engine, and the sink at the far end of each
 //! cable, which counts the copy and drops it. Rounds of the engines alternate, so that a noisy
-//! neighbour meets all of them alike.
+//! neighbour meets all of them alike, and the time that others had the core is left out.
 
+mod core_time;
 mod relay;
 mod rig;
 mod run;
@@ -117,7 +118,7 @@ fn measure_fan_out(
     }
     let mut medians = Vec::new();
     for (engine, runs) in engines.iter().zip(&runs) {
-        let row = row(engine.label(), members, runs)?;
+        let row = row(engine.as_ref(), members, runs)?;
         if row.delivered < row.expected {
             report.remarks.push(format!(
                 "{} with {members} members delivered {} of {} copies; {}",
@@ -143,15 +144,16 @@ fn measure_fan_out(
     Ok(())
 }
 
-fn row(engine: &'static str, members: usize, runs: &[Run]) -> Result<CopyRow> {
+fn row(engine: &dyn Engine, members: usize, runs: &[Run]) -> Result<CopyRow> {
     let rates: Vec<f64> = runs.iter().map(|run| run.copies_per_second() / 1e6).collect();
     let rate = Summary::of(&rates).context("no round was measured")?;
     Ok(CopyRow {
-        engine: engine.to_owned(),
+        engine: engine.label().to_owned(),
         peer: "veth, XDP sink".to_owned(),
         members,
         groups: 1,
         payload: PAYLOAD,
+        burst: engine.burst(members),
         mcopies_per_s_core: rate.median,
         least: rate.least,
         most: rate.most,

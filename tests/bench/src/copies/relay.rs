@@ -21,6 +21,7 @@ use vmcast_common::{AMT_PORT, hdr::amt, rewrite::AMT_V4_OVERHEAD};
 use vmcast_lab::clock::Clock;
 
 use super::{
+    core_time::CoreTime,
     rig::{NATIVE_PORT, Rig},
     run::{Engine, Run},
 };
@@ -37,6 +38,7 @@ const MAX_PAYLOAD: usize = 2_048;
 
 pub(super) struct Relay {
     clock: Clock,
+    core: CoreTime,
     /// Where the stream comes in.
     socket: UdpSocket,
     /// The relay's AMT endpoint.
@@ -52,7 +54,7 @@ impl Relay {
         let source = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         source.connect(socket.local_addr()?)?;
         let amt = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, AMT_PORT))?;
-        Ok(Self { clock: Clock::start(), socket, amt, source })
+        Ok(Self { clock: Clock::start(), core: CoreTime::of(0), socket, amt, source })
     }
 
     fn fill(&self, payload: usize) -> Result<()> {
@@ -62,7 +64,7 @@ impl Relay {
 
     /// Empties the queue; gives the time that it took.
     fn drain(&self, receive: &mut Receive, send: &mut Send) -> Result<Duration> {
-        let start = self.clock.now();
+        let (start, waited, softirqs) = (self.clock.now(), self.core.waited(), self.core.softirqs());
         let mut packets = 0;
         while packets < QUEUE {
             let got = receive.receive(&self.socket).context("the queue ended early")?;
@@ -71,13 +73,19 @@ impl Relay {
             }
             packets += got;
         }
-        Ok(self.clock.now() - start)
+        let elapsed = self.clock.now() - start;
+        let waited = self.core.waited() - waited;
+        Ok(elapsed.saturating_sub(waited) + (self.core.softirqs() - softirqs))
     }
 }
 
 impl Engine for Relay {
     fn label(&self) -> &'static str {
         "sendmmsg relay"
+    }
+
+    fn burst(&self, _members: usize) -> usize {
+        RECEIVE_BATCH
     }
 
     fn run(&mut self, rig: &Rig, members: usize, payload: usize, at_least: Duration) -> Result<Run> {

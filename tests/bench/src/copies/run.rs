@@ -41,6 +41,9 @@ pub(super) trait Engine {
     /// Its name in tables.
     fn label(&self) -> &'static str;
 
+    /// Packets that it takes in at one go.
+    fn burst(&self, members: usize) -> usize;
+
     /// Copies packets of `payload` bytes to `members` members for `at_least` so long; zero asks for a
     /// few packets only.
     fn run(&mut self, rig: &Rig, members: usize, payload: usize, at_least: Duration) -> Result<Run>;

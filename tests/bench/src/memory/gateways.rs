@@ -4,10 +4,12 @@ use std::{
     fmt::Write as _,
     io,
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use vmcast_lab::clock::Clock;
 use vmcast_wire::{
     amt::{self, Message},
     igmp::{self, ALL_IGMPV3_ROUTERS, Record, RecordType},
@@ -20,6 +22,8 @@ const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 const FIRST_PORT: u16 = 10_000;
 /// Gateways that wait for an answer at a time: their messages fit into the router's socket.
 const WINDOW: u16 = 100;
+/// Joins per second: below the relay's limit of answers to Requests, which protects it from floods.
+const RATE: f64 = 15_000.0;
 /// How long an answer may take before the Request is repeated, and how often it is.
 const ANSWER: Duration = Duration::from_millis(1_000);
 const ATTEMPTS: u32 = 5;
@@ -50,6 +54,8 @@ impl Gateways {
     /// Makes every gateway join; the calling thread must be in their namespace. A gateway is forgotten
     /// once it has sent its Membership Update: to the relay it is there until its membership expires.
     pub(super) fn join_all(&self, mut joined: impl FnMut(u64) -> Result<()>) -> Result<()> {
+        let clock = Clock::start();
+        let mut done = 0_u32;
         for number in 0..self.addresses {
             let address = nth(FIRST_ADDRESS, number);
             let update = update(nth(FIRST_GROUP, number));
@@ -61,6 +67,8 @@ impl Gateways {
                 gateways.iter().try_for_each(Gateway::request)?;
                 gateways.iter().try_for_each(|gateway| gateway.finish(&update))?;
                 joined(u64::from(last - first))?;
+                done += u32::from(last - first);
+                thread::sleep(Duration::from_secs_f64(f64::from(done) / RATE).saturating_sub(clock.now()));
             }
         }
         Ok(())

@@ -9,6 +9,6 @@ pub mod software;
 pub mod xdp;
 
 pub use plane::{
-    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, FibStream, Punt, StatsError,
-    StreamStats,
+    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, FibStream, Punt, ReleaseError,
+    StatsError, StreamStats,
 };

@@ -18,6 +18,15 @@ pub trait Dataplane: Send {
     /// The first operation that could not be applied; those before it stand.
     fn apply(&mut self, ops: &[FibOp]) -> Result<(), ApplyError>;
 
+    /// Starts to forward where a plane of an earlier process forwards on until now. Call it once, when
+    /// the desired state is complete; a plane that found nothing of the kind forwards already.
+    ///
+    /// # Errors
+    /// If an interface cannot be taken over.
+    fn release(&mut self) -> Result<(), ReleaseError> {
+        Ok(())
+    }
+
     /// Reads back what is in force, for reconciling after a restart.
     ///
     /// # Errors
@@ -163,6 +172,14 @@ pub enum ApplyError {
         /// The kernel's answer.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+/// An interface could not be taken over from an earlier process.
+#[derive(Debug, thiserror::Error)]
+#[error("taking over from the process before this one: {source}")]
+pub struct ReleaseError {
+    /// The kernel's answer.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
 /// The kernel's tables could not be read.

@@ -1,7 +1,9 @@
 //! The kernel plane: XDP at ingress, devmap broadcast, one shared program for every copy.
 
+mod attach;
 mod error;
 mod index;
+mod keep;
 mod kernel;
 mod live;
 mod member_table;

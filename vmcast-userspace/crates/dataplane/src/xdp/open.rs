@@ -8,16 +8,21 @@ use aya::{
 };
 use vmcast_common::maps::{PROGRAM_COPY, PROGRAM_INGRESS, TABLES};
 
-use super::{error::KernelError, kernel::KernelMaps, object, plane::XdpPlane, pool::TablePool};
+use super::{
+    attach::Attachments, error::KernelError, keep::Pins, kernel::KernelMaps, object, plane::XdpPlane,
+    pool::TablePool,
+};
+#[cfg(doc)]
+use crate::Dataplane;
 
 /// What becomes of the programs when the daemon ends, by whatever cause.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnExit {
     /// They go with the process.
     #[default]
     Remove,
-    /// They stay, pinned below this directory of a BPF file system, and forward on.
-    Keep(PathBuf),
+    /// They stay pinned and forward on.
+    Keep,
 }
 
 /// How the plane is set up.
@@ -25,6 +30,9 @@ pub enum OnExit {
 pub struct Options {
     /// What becomes of the programs at the end.
     pub on_exit: OnExit,
+    /// Directory on a BPF file system where programs are kept, and looked for at the start. `None`
+    /// neither keeps nor looks.
+    pub pin_path: Option<PathBuf>,
 }
 
 /// Why the kernel plane cannot be used here.
@@ -49,8 +57,11 @@ pub enum OpenError {
 impl XdpPlane {
     /// Loads the programs and makes the maps; nothing is attached yet.
     ///
+    /// What an earlier daemon kept is in [`XdpPlane::kept`]. Until [`Dataplane::release`] its
+    /// programs forward on, and interfaces that they are on are not looked at by this plane.
+    ///
     /// # Errors
-    /// If this build has no object, or the kernel does not take it.
+    /// If this build has no object, the kernel does not take it, or nothing can be pinned.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
         let bytes = object::bytes().ok_or(OpenError::NoObject)?;
         let mut loaded = EbpfLoader::new().load(bytes).map_err(|error| OpenError::Object(chain(&error)))?;
@@ -59,14 +70,22 @@ impl XdpPlane {
         Self::assemble(loaded, options).map_err(|error| OpenError::Object(chain(&error)))
     }
 
-    fn assemble(mut loaded: Ebpf, _options: &Options) -> Result<Self, KernelError> {
+    fn assemble(mut loaded: Ebpf, options: &Options) -> Result<Self, KernelError> {
+        let pins = options.pin_path.as_deref().map(Pins::new);
+        let kept = pins.as_ref().map(Pins::kept_links).unwrap_or_default();
+        let fib = pins.as_ref().filter(|_| !kept.is_empty()).and_then(Pins::kept_fib);
+        if let (OnExit::Keep, Some(pins)) = (options.on_exit, &pins) {
+            pins.prepare()?;
+            pins.pin_maps(&loaded)?;
+        }
         let copy = xdp(&mut loaded, PROGRAM_COPY)?;
         let copy = copy.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(KernelError::call(PROGRAM_COPY))?;
         let maps = KernelMaps::take_from(&mut loaded, copy)?;
         let outer = loaded
             .take_map(TABLES)
             .ok_or_else(|| KernelError::call("looking for a map in the object")("TABLES is missing"))?;
-        Ok(Self::new(loaded, maps, TablePool::start(outer)?))
+        let attachments = Attachments::new(options.on_exit, pins, !kept.is_empty());
+        Ok(Self::new(loaded, maps, TablePool::start(outer)?, attachments, fib))
     }
 }
 

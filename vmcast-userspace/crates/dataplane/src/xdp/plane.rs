@@ -1,33 +1,31 @@
 //! The plane itself: operations in, map writes out.
 
-use aya::{
-    Ebpf,
-    programs::xdp::{XdpLinkId, XdpMode},
-};
+use aya::Ebpf;
 use smallvec::SmallVec;
 use vmcast_common::{
     fib::{
         FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
     },
     maps::{
-        self, EndpointKey, InputId, InterfaceEntry, NextHopEntry, PROGRAM_INGRESS, PuntRecord,
-        StreamCounters, StreamEntry, TunnelEntry, TunnelKey, limit,
+        self, EndpointKey, InputId, InterfaceEntry, NextHopEntry, PuntRecord, StreamCounters, StreamEntry,
+        TunnelEntry, TunnelKey, limit,
     },
     verdict::{DropReason, PuntReason},
 };
 
 use super::{
+    attach::Attachments,
     error::KernelError,
     index::Indices,
     kernel::{KernelMaps, MemberWrites as _, forgive_missing},
     member_table::Backing,
-    open::xdp,
     pool::{TablePool, Tables as _},
     state::{InterfaceState, NextHopState, State, StreamState, TunnelState},
 };
 use crate::carried;
 use crate::plane::{
-    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Punt, StatsError, StreamStats,
+    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Punt, ReleaseError, StatsError,
+    StreamStats,
 };
 
 /// Forwards in the kernel, at XDP.
@@ -35,6 +33,8 @@ pub struct XdpPlane {
     pub(super) object: Ebpf,
     maps: KernelMaps,
     pool: TablePool,
+    attachments: Attachments,
+    kept: Option<Fib>,
     state: State,
     members: Indices,
     stats: Indices,
@@ -55,16 +55,29 @@ impl From<KernelError> for Failure {
 }
 
 impl XdpPlane {
-    pub(super) fn new(object: Ebpf, maps: KernelMaps, pool: TablePool) -> Self {
+    pub(super) fn new(
+        object: Ebpf,
+        maps: KernelMaps,
+        pool: TablePool,
+        attachments: Attachments,
+        kept: Option<Fib>,
+    ) -> Self {
         Self {
             object,
             maps,
             pool,
+            attachments,
+            kept,
             state: State::default(),
             members: Indices::new(maps::MEMBERS, limit::MEMBERS),
             stats: Indices::new(maps::STREAMS, limit::STREAMS),
             hops: Indices::new(maps::NEXT_HOPS, limit::NEXT_HOPS),
         }
+    }
+
+    /// What an earlier daemon left in force, if its programs still forward; taken once.
+    pub fn take_kept(&mut self) -> Option<Fib> {
+        self.kept.take()
     }
 
     fn apply_one(&mut self, op: &FibOp) -> Result<(), Failure> {
@@ -114,27 +127,11 @@ impl XdpPlane {
         match self.state.interfaces.get_mut(&ifindex) {
             Some(state) => state.interface = interface,
             None => {
-                let link = Some(self.attach(ifindex)?);
-                self.state.interfaces.insert(ifindex, InterfaceState { interface, next_hop, link });
+                self.attachments.attach(&mut self.object, ifindex)?;
+                self.state.interfaces.insert(ifindex, InterfaceState { interface, next_hop });
             }
         }
         Ok(())
-    }
-
-    /// Attaches natively, or at the generic hook where the driver has none.
-    fn attach(&mut self, ifindex: IfIndex) -> Result<XdpLinkId, KernelError> {
-        let program = xdp(&mut self.object, PROGRAM_INGRESS)?;
-        program.attach_to_if_index(ifindex.0, XdpMode::Driver).or_else(|native| {
-            let link = program
-                .attach_to_if_index(ifindex.0, XdpMode::Skb)
-                .map_err(KernelError::call("attaching the ingress program"))?;
-            tracing::warn!(
-                ifindex = ifindex.0,
-                error = %native,
-                "no native XDP on this interface; the generic hook is used, which is slower"
-            );
-            Ok(link)
-        })
     }
 
     fn remove_interface(&mut self, ifindex: IfIndex) -> Result<(), Failure> {
@@ -142,12 +139,7 @@ impl XdpPlane {
             return Ok(());
         };
         forgive_missing(self.maps.interfaces.remove(&ifindex.0), maps::INTERFACES)?;
-        if let Some(link) = state.link {
-            // The link of an interface that is gone has gone with it.
-            if let Err(error) = xdp(&mut self.object, PROGRAM_INGRESS)?.detach(link) {
-                tracing::debug!(ifindex = ifindex.0, %error, "the ingress program was already detached");
-            }
-        }
+        self.attachments.detach(&mut self.object, ifindex)?;
         let streams: Vec<u32> = self.state.streams.keys().copied().collect();
         for stats in streams {
             self.drop_member(stats, Output::Interface(ifindex))?;
@@ -436,6 +428,10 @@ impl Dataplane for XdpPlane {
             })?;
         }
         Ok(())
+    }
+
+    fn release(&mut self) -> Result<(), ReleaseError> {
+        self.attachments.release(&mut self.object).map_err(|error| ReleaseError { source: Box::new(error) })
     }
 
     fn dump(&self) -> Result<Fib, DumpError> {

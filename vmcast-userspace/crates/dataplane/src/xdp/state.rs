@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
-use aya::programs::xdp::XdpLinkId;
 use smallvec::SmallVec;
 use vmcast_common::{
     fib::{IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
@@ -21,7 +20,6 @@ pub(super) struct InterfaceState {
     pub(super) interface: Interface,
     /// Index of the next hop of native output.
     pub(super) next_hop: u32,
-    pub(super) link: Option<XdpLinkId>,
 }
 
 #[derive(Debug)]

@@ -35,6 +35,7 @@ impl Store for MemoryStore {
                     self.entries.remove(key);
                 }
                 Change::RemoveEntriesNaming(id) => self.entries.retain(|_, entry| entry.nearest.vmr != *id),
+                Change::RemoveAllEntries => self.entries.clear(),
                 Change::RemoveEntriesExpired(now) => self.entries.retain(|_, entry| entry.expires > *now),
             }
         }

@@ -146,8 +146,13 @@ impl<S: Store> Registry<S> {
             Some(previous) if previous.registration.same_place(&registration) => Registered::Renewed,
             Some(_) => Registered::Moved,
         };
-        if previous.is_some() && outcome != Registered::Renewed {
-            changes.push(Change::RemoveEntriesNaming(registration.id.clone()));
+        match (registration.role, outcome) {
+            (_, Registered::Renewed) => {}
+            // It may be nearer to anybody than what was measured before it came.
+            (Role::Vmr { .. }, Registered::New | Registered::Moved) => changes.push(Change::RemoveAllEntries),
+            (Role::Agent, Registered::New | Registered::Moved) => {
+                changes.push(Change::RemoveEntriesNaming(registration.id.clone()));
+            }
         }
         let registered = match (&previous, outcome) {
             (Some(previous), Registered::Renewed | Registered::Moved) => previous.registered,

@@ -17,6 +17,8 @@ pub enum Change {
     RemoveEntry(CacheKey),
     /// Removes the cache entries that name a VMR.
     RemoveEntriesNaming(NodeId),
+    /// Removes every cache entry.
+    RemoveAllEntries,
     /// Removes the cache entries that expire at or before a time.
     RemoveEntriesExpired(UnixMillis),
 }

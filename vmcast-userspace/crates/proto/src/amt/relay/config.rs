@@ -15,6 +15,9 @@ pub struct Config {
     pub advertised: Option<IpAddr>,
     /// Random bytes from which every secret for the Response MAC is derived.
     pub secret_seed: [u8; 16],
+    /// How long the seed has been in use: a relay that starts again with the same seed and an age that
+    /// has grown meanwhile accepts what the relay before it made.
+    pub secret_age: Duration,
     /// How long a secret makes new Response MACs; it is accepted for as long again. RFC 7450
     /// §5.3 wants it no longer than two hours. Never shorter than the membership interval.
     pub secret_lifetime: Duration,
@@ -46,6 +49,7 @@ impl Config {
         Self {
             advertised: None,
             secret_seed,
+            secret_age: Duration::ZERO,
             secret_lifetime: Duration::from_secs(2 * 3600),
             query_source: Ipv4Addr::UNSPECIFIED,
             query_interval: Duration::from_secs(125),

@@ -21,14 +21,18 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
-    pub(super) fn new(now: Instant, seed: [u8; 16], lifetime: Duration) -> Self {
+    /// The secrets of a seed that has been in use for `age`.
+    pub(super) fn new(now: Instant, seed: [u8; 16], lifetime: Duration, age: Duration) -> Self {
+        let lifetime_ns = lifetime.as_nanos().max(1);
+        let generation = u64::try_from(age.as_nanos() / lifetime_ns).unwrap_or(u64::MAX);
+        let used = Duration::from_nanos(u64::try_from(age.as_nanos() % lifetime_ns).unwrap_or(0));
         Self {
             seed,
-            generation: 0,
-            current: derive(&seed, 0),
-            previous: None,
+            generation,
+            current: derive(&seed, generation),
+            previous: generation.checked_sub(1).map(|previous| derive(&seed, previous)),
             lifetime,
-            rotation: now + lifetime,
+            rotation: now + (lifetime - used),
         }
     }
 
@@ -97,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_mac_is_good_for_its_address_port_and_nonce_only() {
-        let secrets = Secrets::new(vmcast_sim::epoch(), [1; 16], LIFETIME);
+        let secrets = Secrets::new(vmcast_sim::epoch(), [1; 16], LIFETIME, Duration::ZERO);
         let mac = secrets.make(gateway(), 7);
         assert!(secrets.accepts(gateway(), 7, mac));
         assert!(!secrets.accepts(gateway(), 8, mac));
@@ -109,14 +113,14 @@ mod tests {
             wrong[bit / 8] ^= 1 << (bit % 8);
             assert!(!secrets.accepts(gateway(), 7, wrong), "bit {bit}");
         }
-        let other = Secrets::new(vmcast_sim::epoch(), [2; 16], LIFETIME);
+        let other = Secrets::new(vmcast_sim::epoch(), [2; 16], LIFETIME, Duration::ZERO);
         assert!(!other.accepts(gateway(), 7, mac));
     }
 
     #[test]
     fn a_mac_outlives_one_rotation_and_not_two() {
         let start = vmcast_sim::epoch();
-        let mut secrets = Secrets::new(start, [1; 16], LIFETIME);
+        let mut secrets = Secrets::new(start, [1; 16], LIFETIME, Duration::ZERO);
         let mac = secrets.make(gateway(), 7);
         secrets.rotate(start + LIFETIME);
         assert_ne!(secrets.make(gateway(), 7), mac);
@@ -129,9 +133,25 @@ mod tests {
     #[test]
     fn after_a_long_sleep_neither_secret_of_before_is_left() {
         let start = vmcast_sim::epoch();
-        let mut secrets = Secrets::new(start, [1; 16], LIFETIME);
+        let mut secrets = Secrets::new(start, [1; 16], LIFETIME, Duration::ZERO);
         let mac = secrets.make(gateway(), 7);
         secrets.rotate(start + LIFETIME * 10);
         assert!(!secrets.accepts(gateway(), 7, mac));
+    }
+
+    #[test]
+    fn a_relay_that_starts_again_with_its_seed_accepts_what_it_made_before() {
+        let start = vmcast_sim::epoch();
+        let age = LIFETIME * 7 + LIFETIME / 2;
+        let before = Secrets::new(start, [1; 16], LIFETIME, age);
+        let mac = before.make(gateway(), 7);
+        let later = LIFETIME / 4;
+        let again = Secrets::new(start + later, [1; 16], LIFETIME, age + later);
+        assert!(again.accepts(gateway(), 7, mac));
+        assert_eq!(again.rotation(), before.rotation());
+        let next = Secrets::new(start + LIFETIME, [1; 16], LIFETIME, age + LIFETIME);
+        assert!(next.accepts(gateway(), 7, mac));
+        let too_late = Secrets::new(start + LIFETIME * 2, [1; 16], LIFETIME, age + LIFETIME * 2);
+        assert!(!too_late.accepts(gateway(), 7, mac));
     }
 }

@@ -53,7 +53,7 @@ impl Relay {
         let lifetime = config.secret_lifetime.max(config.membership_interval()).max(Duration::from_secs(1));
         Self {
             base: now,
-            secrets: Secrets::new(now, config.secret_seed, lifetime),
+            secrets: Secrets::new(now, config.secret_seed, lifetime, config.secret_age),
             answers: TokenBucket::new(now, config.answers_per_second),
             general_query: general_query(&config),
             table: Table::new(&config.secret_seed),

@@ -119,8 +119,12 @@ impl Model {
                 self.forget(other.node);
             }
         }
-        if !same {
+        let live = self.node(node).is_some_and(|n| n.expires > self.now);
+        if !same || !live {
             self.forget(node);
+            if rank.is_some() {
+                self.rows.clear();
+            }
         }
         self.nodes.retain(|n| n.node != node);
         self.nodes.push(Node { node, rank, port, expires: self.now + LEASE });

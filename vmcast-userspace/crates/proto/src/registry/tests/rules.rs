@@ -318,20 +318,18 @@ fn agents_and_vmrs_of_each_rank_in_one_prefix_do_not_spoil_each_others_answers()
 #[test]
 fn an_entry_that_names_a_vmr_that_sank_below_the_requester_is_removed() {
     let mut bed = Bed::new();
+    bed.vmr(T0, "v0", 0, V0.1).expect("registered");
     // The store of a registry whose last process stopped between two rules.
-    let mut store = MemoryStore::default();
+    let mut store = bed.0.into_store();
     let mut stale = conformance::entry(Scope::Vmrs(1), "198.51.100.1/32", "sunk", u64::MAX);
     stale.nearest.endpoint = "192.0.2.7:2268".parse().expect("an endpoint");
     let mut own = conformance::entry(Scope::Vmrs(1), "198.51.100.0/24", "v1", u64::MAX);
     own.nearest.endpoint = V1.1.parse().expect("an endpoint");
     store.commit(&[Change::PutEntry(stale), Change::PutEntry(own)]).expect("commit");
-    bed.0 = Registry::new(Config::default(), store);
-    bed.vmr(T0, "v0", 0, V0.1).expect("registered");
 
     let vmr =
         |name: &str, endpoint: &str| conformance::node(name, Role::Vmr { rank: 1 }, &[endpoint], u64::MAX);
     let changes = [Change::PutNode(vmr("v1", V1.1)), Change::PutNode(vmr("sunk", "192.0.2.7:2268"))];
-    let mut store = bed.0.into_store();
     store.commit(&changes).expect("commit");
     bed.0 = Registry::new(Config::default(), store);
 
@@ -339,6 +337,22 @@ fn an_entry_that_names_a_vmr_that_sank_below_the_requester_is_removed() {
     assert_eq!(bed.ask(T0, "v1", "198.51.100.1").expect("answer"), all, "neither the sunk nor itself");
     assert_eq!(bed.0.counters().stale_entries, 2);
     assert_eq!(bed.0.cache(T0, None, 9).expect("cache"), []);
+}
+
+// proves A4
+#[test]
+fn a_vmr_that_comes_has_everybody_measure_again_and_one_that_renews_or_an_agent_does_not() {
+    let mut bed = Bed::small();
+    bed.report(T0, ("a", A.1), V1, 2).expect("taken");
+    let cached = answer(AnswerKind::CachedAddress, &["v1"]);
+    bed.vmr(T0, "v1", 1, V1.1).expect("renewed");
+    bed.agent(T0, "b", "203.0.113.6");
+    assert_eq!(bed.ask(T0, "a", A.1).expect("answer"), cached);
+    bed.vmr(T0, "nearer", 2, "203.0.113.1:2268").expect("registered");
+    let all = answer(AnswerKind::All, &["nearer", "v0", "v1"]);
+    let (kind, mut names) = bed.ask(T0, "a", A.1).expect("answer");
+    names.sort();
+    assert_eq!((kind, names), all);
 }
 
 #[test]

@@ -1,0 +1,231 @@
+//! Numbered packets: a sender of them, and listeners who say exactly what came.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use libtest_mimic::Failed;
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use vmcast_lab::{LabError, Namespace, traffic::GroupPort};
+
+use super::bed::{Bed, Outcome, ensure};
+
+/// Bytes of a payload: as many as seven transport packets.
+const PAYLOAD: usize = 1316;
+const MAGIC: [u8; 4] = *b"numb";
+/// Room for bursts in bytes.
+const RECEIVE_BUFFER: usize = 8 << 20;
+/// How often a listener looks whether it should end.
+const POLL: Duration = Duration::from_millis(20);
+
+/// The payload of one packet; every byte depends on its number.
+pub(super) fn payload(number: u64) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(number.to_be_bytes());
+    let filler = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+    bytes.extend(filler.iter().cycle().take(PAYLOAD - bytes.len()));
+    bytes
+}
+
+/// The number of a payload that is whole and unchanged.
+pub(super) fn number(bytes: &[u8]) -> Option<u64> {
+    let number = u64::from_be_bytes(*bytes.strip_prefix(&MAGIC)?.first_chunk()?);
+    (bytes == payload(number)).then_some(number)
+}
+
+/// A socket that sends multicast from an address of this namespace.
+pub(super) fn multicast_socket(local: Ipv4Addr, ttl: u8) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    socket.bind(&SocketAddrV4::new(local, 0).into())?;
+    socket.set_multicast_if_v4(&local)?;
+    socket.set_multicast_ttl_v4(ttl.into())?;
+    Ok(socket)
+}
+
+/// Sends numbered packets at a steady pace until it is stopped.
+pub(super) struct Sender {
+    sent: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<io::Result<()>, LabError>>>,
+}
+
+impl Sender {
+    /// Some 500 packets in a second: 5 Mbit/s.
+    pub(super) const PACE: Duration = Duration::from_millis(2);
+
+    pub(super) fn start(node: &Namespace, local: Ipv4Addr, stream: GroupPort) -> Result<Self, Failed> {
+        Self::with_pace(node, local, stream, Self::PACE)
+    }
+
+    pub(super) fn with_pace(
+        node: &Namespace,
+        local: Ipv4Addr,
+        stream: GroupPort,
+        pace: Duration,
+    ) -> Result<Self, Failed> {
+        let (sent, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (count, ended) = (Arc::clone(&sent), Arc::clone(&stop));
+        let thread = node.thread("sender", move || {
+            let socket = multicast_socket(local, 16)?;
+            let to = SockAddr::from(stream.socket_addr());
+            while !ended.load(Ordering::Relaxed) {
+                socket.send_to(&payload(count.load(Ordering::Relaxed)), &to)?;
+                count.fetch_add(1, Ordering::SeqCst);
+                thread::sleep(pace);
+            }
+            Ok(())
+        })?;
+        Ok(Self { sent, stop, thread: Some(thread) })
+    }
+
+    /// How many were sent so far; their numbers begin at 0.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::SeqCst)
+    }
+
+    /// Waits until so many more were sent.
+    pub(super) fn more(&self, bed: &Bed, packets: u64) -> Outcome {
+        let target = self.sent() + packets;
+        bed.until("the source has sent more", || {
+            ensure!(!self.thread.as_ref().is_none_or(JoinHandle::is_finished), "the source failed");
+            Ok(self.sent() >= target)
+        })
+    }
+
+    /// Ends, and tells how many were sent.
+    pub(super) fn stop(mut self) -> Result<u64, Failed> {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().map_err(|_| "the source panicked")???;
+        }
+        Ok(self.sent())
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What came to a listener, in order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Heard {
+    /// Source and number of each whole packet.
+    pub(super) packets: Vec<(Ipv4Addr, u64)>,
+    /// Packets that are not as any source sent them.
+    pub(super) damaged: u64,
+}
+
+impl Heard {
+    /// Fails unless the packets of the only source came in order, once, without a gap and unchanged.
+    pub(super) fn is_whole(&self) -> Outcome {
+        ensure!(self.damaged == 0, "{} packets came damaged", self.damaged);
+        ensure!(!self.packets.is_empty(), "no packet came");
+        for pair in self.packets.windows(2) {
+            let ((source, before), (next_source, next)) = (pair[0], pair[1]);
+            ensure!(source == next_source, "packets of {source} and of {next_source} came");
+            ensure!(next == before + 1, "after packet {before} of {source} came packet {next}");
+        }
+        Ok(())
+    }
+
+    /// The last number.
+    pub(super) fn last(&self) -> Option<u64> {
+        self.packets.last().map(|(_, number)| *number)
+    }
+}
+
+/// An ordinary application that joins a group and listens.
+pub(super) struct Listener {
+    heard: Arc<Mutex<Heard>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Joins a group, or a source of it, on the interface that the routes choose.
+    pub(super) fn join(
+        node: &Namespace,
+        stream: GroupPort,
+        source: Option<Ipv4Addr>,
+    ) -> Result<Self, Failed> {
+        let socket = node.enter(|| -> io::Result<Socket> {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+            socket.set_reuse_address(true)?;
+            setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
+            socket.set_read_timeout(Some(POLL))?;
+            socket.bind(&stream.socket_addr().into())?;
+            match source {
+                None => socket.join_multicast_v4(&stream.group, &Ipv4Addr::UNSPECIFIED)?,
+                Some(source) => socket.join_ssm_v4(&source, &stream.group, &Ipv4Addr::UNSPECIFIED)?,
+            }
+            Ok(socket)
+        })??;
+        let (heard, stop) = (Arc::new(Mutex::new(Heard::default())), Arc::new(AtomicBool::new(false)));
+        let (theirs, ended) = (Arc::clone(&heard), Arc::clone(&stop));
+        let socket = std::net::UdpSocket::from(socket);
+        let thread = thread::Builder::new().name(format!("{}-listener", node.node())).spawn(move || {
+            let mut buffer = vec![0; 65536];
+            while !ended.load(Ordering::Relaxed) {
+                let Ok((length, SocketAddr::V4(from))) = socket.recv_from(&mut buffer) else { continue };
+                let mut heard = theirs.lock().expect("a listener does not panic");
+                match number(&buffer[..length]) {
+                    Some(number) => heard.packets.push((*from.ip(), number)),
+                    None => heard.damaged += 1,
+                }
+            }
+        })?;
+        Ok(Self { heard, stop, thread: Some(thread) })
+    }
+
+    /// What came so far.
+    pub(super) fn heard(&self) -> Heard {
+        self.heard.lock().expect("a listener does not panic").clone()
+    }
+
+    /// How many came so far.
+    pub(super) fn count(&self) -> u64 {
+        self.heard.lock().expect("a listener does not panic").packets.len() as u64
+    }
+
+    /// Waits until so many more have come.
+    pub(super) fn more(&self, bed: &Bed, packets: u64) -> Outcome {
+        let target = self.count() + packets;
+        bed.until(&format!("{packets} more packets come to a member"), || Ok(self.count() >= target))
+    }
+
+    /// Waits until the packet of this number, the last of all, has come.
+    pub(super) fn until_last(&self, bed: &Bed, number: u64) -> Outcome {
+        let last = || self.heard.lock().expect("a listener does not panic").last();
+        bed.until(&format!("packet {number} comes to a member"), || Ok(last() >= Some(number)))
+    }
+
+    /// Leaves, and tells what came.
+    pub(super) fn leave(mut self) -> Heard {
+        self.end();
+        std::mem::take(&mut *self.heard.lock().expect("a listener does not panic"))
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic of it would have shown as a poisoned lock.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

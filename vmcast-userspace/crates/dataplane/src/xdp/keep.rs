@@ -1,0 +1,289 @@
+//! Programs that stay when the daemon ends, and the start that takes them over.
+//!
+//! Below the pin directory stand `links/IFINDEX`, one for each attached interface, and
+//! `maps-SCHEMA/NAME`, what the forwarding base can be read back from. A new daemon always fills maps
+//! of its own and then replaces the program on each link in one step; so it makes no difference to
+//! packets whether the layout of the maps has changed, only the old state cannot be read then.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, MapError},
+    programs::links::{FdLink, PinnedLink},
+};
+use vmcast_common::{
+    fib::{IfIndex, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind},
+    maps::{
+        self, Head, HeadKey, InputId, MEMBER_AMT, MEMBER_NATIVE, MemberEntry, NextHopEntry, SCHEMA,
+        StreamEntry, StreamKey, TunnelEntry, TunnelKey, address_from_bytes,
+    },
+};
+
+use super::error::KernelError;
+use crate::plane::{Fib, FibStream};
+
+/// Magic number of a BPF file system (linux/magic.h).
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// The maps that the forwarding base is read back from.
+const KEPT_MAPS: [&str; 5] = [maps::STREAMS, maps::TUNNELS, maps::MEMBERS, maps::HEADS, maps::NEXT_HOPS];
+
+/// A pin directory.
+#[derive(Clone, Debug)]
+pub(super) struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    pub(super) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Makes the directories.
+    ///
+    /// # Errors
+    /// If the directory is not on a BPF file system.
+    pub(super) fn prepare(&self) -> Result<(), KernelError> {
+        fs::create_dir_all(self.links()).map_err(KernelError::call("making the pin directory"))?;
+        let stat = nix::sys::statfs::statfs(&self.root)
+            .map_err(KernelError::call("looking at the pin directory"))?;
+        if stat.filesystem_type().0 == BPF_FS_MAGIC {
+            return Ok(());
+        }
+        let text = format!(
+            "{} is not on a BPF file system; mount one with `mount -t bpf bpf /sys/fs/bpf`",
+            self.root.display()
+        );
+        Err(KernelError::call("pinning")(text))
+    }
+
+    fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    pub(super) fn link(&self, ifindex: IfIndex) -> PathBuf {
+        self.links().join(ifindex.0.to_string())
+    }
+
+    fn maps(&self) -> PathBuf {
+        self.root.join(format!("maps-{SCHEMA:016x}"))
+    }
+
+    fn next_maps(&self) -> PathBuf {
+        self.root.join("maps-next")
+    }
+
+    /// The link that an earlier daemon left on an interface.
+    pub(super) fn kept_link(&self, ifindex: IfIndex) -> Option<FdLink> {
+        PinnedLink::from_pin(self.link(ifindex)).ok().map(Into::into)
+    }
+
+    /// Interfaces on which an earlier daemon left a link.
+    pub(super) fn kept_links(&self) -> BTreeSet<IfIndex> {
+        let names = fs::read_dir(self.links()).into_iter().flatten().flatten();
+        names.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(IfIndex)).collect()
+    }
+
+    /// Pins the maps of this daemon beside those of the one before.
+    pub(super) fn pin_maps(&self, object: &Ebpf) -> Result<(), KernelError> {
+        let next = self.next_maps();
+        remove(&next).map_err(KernelError::call("clearing the pin directory"))?;
+        fs::create_dir_all(&next).map_err(KernelError::call("making the pin directory"))?;
+        for name in KEPT_MAPS {
+            let map =
+                object.map(name).ok_or_else(|| KernelError::call("pinning")(format!("{name} is missing")))?;
+            map.pin(next.join(name)).map_err(KernelError::call("pinning a map"))?;
+        }
+        Ok(())
+    }
+
+    /// Puts the maps of this daemon in the place of those before, once it forwards.
+    pub(super) fn commit_maps(&self) -> io::Result<()> {
+        self.remove_maps()?;
+        fs::rename(self.next_maps(), self.maps())
+    }
+
+    fn remove_maps(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name.to_string_lossy().starts_with("maps-") && entry.path() != self.next_maps() {
+                remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes every pin: what is attached goes when its last user closes it.
+    pub(super) fn remove_all(&self) -> io::Result<()> {
+        if !self.root.exists() {
+            return Ok(());
+        }
+        self.remove_maps()?;
+        remove(&self.next_maps())?;
+        remove(&self.links())?;
+        // Somebody else's file in there keeps the directory, and is none of our business.
+        let _ = fs::remove_dir(&self.root);
+        Ok(())
+    }
+
+    /// The forwarding base that an earlier daemon left; `None` if there is none of this layout.
+    pub(super) fn kept_fib(&self) -> Option<Fib> {
+        let dir = self.maps();
+        if !dir.exists() {
+            return None;
+        }
+        match read(&dir) {
+            Ok(fib) => Some(fib),
+            Err(error) => {
+                tracing::warn!(%error, "what the daemon before this one left cannot be read; its streams start anew");
+                None
+            }
+        }
+    }
+}
+
+/// Removes a directory of pins; one that is not there is removed already. A BPF file system has no
+/// directories below those of pins.
+fn remove(dir: &Path) -> io::Result<()> {
+    match fs::read_dir(dir) {
+        Ok(entries) => {
+            for entry in entries {
+                fs::remove_file(entry?.path())?;
+            }
+            fs::remove_dir(dir)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn open<M>(dir: &Path, name: &'static str, variant: fn(MapData) -> Map) -> Result<M, KernelError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let data = MapData::from_pin(dir.join(name)).map_err(KernelError::call(name))?;
+    M::try_from(variant(data)).map_err(KernelError::call(name))
+}
+
+/// Where an earlier daemon's tunnels and members are looked up.
+struct Kept {
+    members: Array<MapData, MemberEntry>,
+    next_hops: Array<MapData, NextHopEntry>,
+    tunnel_ids: StdHashMap<TunnelKey, TunnelId>,
+    fib: Fib,
+}
+
+fn read(dir: &Path) -> Result<Fib, KernelError> {
+    let streams: HashMap<_, StreamKey, StreamEntry> = open(dir, maps::STREAMS, Map::HashMap)?;
+    let tunnels: HashMap<_, TunnelKey, TunnelEntry> = open(dir, maps::TUNNELS, Map::HashMap)?;
+    let heads: HashMap<_, HeadKey, Head> = open(dir, maps::HEADS, Map::HashMap)?;
+    let mut kept = Kept {
+        members: open(dir, maps::MEMBERS, Map::Array)?,
+        next_hops: open(dir, maps::NEXT_HOPS, Map::Array)?,
+        tunnel_ids: StdHashMap::new(),
+        fib: Fib::default(),
+    };
+    for entry in tunnels.iter() {
+        let (key, tunnel) = entry.map_err(KernelError::call(maps::TUNNELS))?;
+        let id = TunnelId(tunnel.id);
+        kept.tunnel_ids.insert(key, id);
+        let end = |address, port| SocketAddr::new(address_from_bytes(address), u16::from_be_bytes(port));
+        let tunnel = Tunnel {
+            kind: TunnelKind::Amt,
+            local: end(key.local, key.local_port),
+            remote: end(key.remote, key.remote_port),
+            accepts_sources: tunnel.accepts_sources != 0,
+            next_hop: None,
+        };
+        kept.fib.tunnels.insert(id, tunnel);
+    }
+    let mut members_of: BTreeMap<u32, BTreeSet<Output>> = BTreeMap::new();
+    for entry in heads.iter() {
+        let (key, head) = entry.map_err(KernelError::call(maps::HEADS))?;
+        let outputs = kept.walk(key, head)?;
+        members_of.entry(key.table).or_default().extend(outputs);
+    }
+    let mut entries = Vec::new();
+    for entry in streams.iter() {
+        let (key, stream) = entry.map_err(KernelError::call(maps::STREAMS))?;
+        entries.push((Stream::from(key), stream));
+    }
+    let any_source: StdHashMap<_, u32> = entries
+        .iter()
+        .filter(|(stream, _)| stream.source.is_none())
+        .map(|(stream, entry)| (stream.group, entry.table))
+        .collect();
+    for (stream, entry) in entries {
+        let shared = any_source.get(&stream.group) == Some(&entry.table) && entry.table != 0;
+        let members = if stream.source.is_some() && shared { Members::OfAnySource } else { Members::Own };
+        let outputs = match members {
+            Members::Own => members_of.get(&entry.table).cloned().unwrap_or_default(),
+            Members::OfAnySource => BTreeSet::new(),
+        };
+        let rpf = InputId(entry.rpf).input().map_or(Rpf::AnyUpstream, Rpf::Exact);
+        kept.fib.streams.insert(stream, FibStream { rpf, members, outputs });
+    }
+    Ok(kept.fib)
+}
+
+impl Kept {
+    /// The live members of a table on one device, whose next hops are noted on the way.
+    fn walk(&mut self, key: HeadKey, head: Head) -> Result<Vec<Output>, KernelError> {
+        let mut outputs = Vec::new();
+        let mut index = head.member;
+        // A list that a dying daemon left half written must not be walked in circles.
+        for _ in 0..self.members.len() {
+            if index == 0 {
+                break;
+            }
+            let member = self.members.get(&index, 0).map_err(KernelError::call(maps::MEMBERS))?;
+            match member.kind {
+                MEMBER_NATIVE => outputs.push(Output::Interface(IfIndex(key.ifindex))),
+                MEMBER_AMT => outputs.extend(self.tunnel_of(&member)?.map(Output::Tunnel)),
+                // A tombstone.
+                _ => {}
+            }
+            index = member.next;
+        }
+        Ok(outputs)
+    }
+
+    fn tunnel_of(&mut self, member: &MemberEntry) -> Result<Option<TunnelId>, KernelError> {
+        let ends = TunnelKey {
+            local: member.local,
+            remote: member.remote,
+            local_port: member.local_port,
+            remote_port: member.remote_port,
+        };
+        let Some(&id) = self.tunnel_ids.get(&ends) else {
+            return Ok(None);
+        };
+        if member.next_hop != 0 {
+            let hop_id = NextHopId(member.next_hop);
+            if !self.fib.next_hops.contains_key(&hop_id) {
+                let entry =
+                    self.next_hops.get(&member.next_hop, 0).map_err(KernelError::call(maps::NEXT_HOPS))?;
+                self.fib.next_hops.insert(hop_id, next_hop(&entry));
+            }
+            if let Some(tunnel) = self.fib.tunnels.get_mut(&id) {
+                tunnel.next_hop = Some(hop_id);
+            }
+        }
+        Ok(Some(id))
+    }
+}
+
+fn next_hop(entry: &NextHopEntry) -> NextHop {
+    NextHop {
+        ifindex: IfIndex(entry.ifindex),
+        source_mac: entry.source,
+        destination_mac: (entry.resolved != 0).then_some(entry.destination),
+        mtu: entry.mtu,
+    }
+}
