@@ -1,7 +1,7 @@
 //! The agent without I/O: the querier of the virtual interface and the gateway to the VMR, wired.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::{Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -13,20 +13,26 @@ use vmcast_proto::{
     igmp::{self, Querier},
     registry::NodeId,
 };
-use vmcast_wire::ipv4;
+use vmcast_wire::{igmp::Message, ipv4};
 
-use super::counters::{Drop, Drops};
+use super::{
+    counters::{Drop, Drops},
+    early::EarlyJoins,
+    watch::{Finding, Seen, Watch},
+};
 
 /// Requests that go unanswered before the VMR counts as dead: 1 s, 2 s and 4 s.
 const TRIES: u32 = 3;
 /// A VMR that came back is noticed at least so soon; RFC 7450 §5.2.3.5.3 allows 120 s at most.
 const MAX_RETRANSMISSION: Duration = Duration::from_secs(30);
-/// A VMR's death is noticed at least so soon; also shorter than what translators forget in.
+/// A VMR's death is noticed at least so soon even if nothing is wanted of it; also shorter than what translators forget in.
 const MAX_REQUEST_INTERVAL: Duration = Duration::from_secs(30);
 /// A VMR that was found dead is not chosen again for so long, as long as there is another.
 const HOLD_DOWN: Duration = Duration::from_secs(60);
 /// Streams that are counted one by one; an any-source group could else fill the memory.
 const MAX_STREAMS: usize = 4096;
+/// Where hosts send their leaves (RFC 2236 §9).
+const ALL_ROUTERS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 2);
 /// SSDP stays on its link, as [`crate::config`] says of the groups that are routed.
 const SSDP: Ipv4Addr = Ipv4Addr::new(239, 255, 255, 250);
 
@@ -46,6 +52,15 @@ pub(super) struct Candidate {
 pub(super) enum Input<'a> {
     /// The host sent a packet into the virtual interface.
     FromHost(&'a [u8]),
+    /// A group has its first member on the host. Its report follows, and knows better.
+    HostJoined {
+        /// The group.
+        group: Ipv4Addr,
+        /// The sources that are listed for it so far; without any, every source is meant.
+        sources: BTreeSet<Ipv4Addr>,
+    },
+    /// A group's last member on the host has left.
+    HostLeft(Ipv4Addr),
     /// A datagram came in on the gateway's port.
     FromTunnel {
         /// The address and port it came from.
@@ -86,6 +101,8 @@ pub(super) enum Event {
     Up(Candidate),
     /// The VMR does not serve this agent.
     Down(Candidate, DownReason),
+    /// The VMR is asked whether it is there, as no data comes.
+    Silent(Candidate),
     /// The host wants something else of a group than before.
     Membership(Ipv4Addr, Filter),
 }
@@ -130,10 +147,19 @@ struct Upstream {
     since: Instant,
 }
 
+impl Upstream {
+    fn shake_hands(&mut self, now: Instant) {
+        self.gateway.handle_input(now, gateway::Input::LocalChanged);
+        self.gateway.handle_timeout(now);
+    }
+}
+
 /// See the module.
 pub(super) struct Core {
     querier: Querier,
+    early: EarlyJoins,
     upstream: Option<Upstream>,
+    watch: Watch,
     /// The gateway before, until it has left everything.
     leaving: Option<Gateway>,
     candidates: Vec<Candidate>,
@@ -157,7 +183,9 @@ impl Core {
         let igmp = igmp::Config { address: Ipv4Addr::UNSPECIFIED, immediate_leave: true, ..igmp };
         let mut core = Self {
             querier: Querier::new(now, igmp)?,
+            early: EarlyJoins::default(),
             upstream: None,
+            watch: Watch::new(now),
             leaving: None,
             candidates: Vec::new(),
             dead: BTreeMap::new(),
@@ -249,8 +277,39 @@ impl Core {
         });
     }
 
+    fn on_host_joined(&mut self, now: Instant, group: Ipv4Addr, sources: &BTreeSet<Ipv4Addr>) {
+        let known = !self.querier.filter(group).is_none();
+        if known || self.stopped || !group.is_multicast() || !leaves_the_link(group) {
+            return;
+        }
+        if self.early.admit(now, group) {
+            let include = || Filter::Include(sources.iter().copied().map(Into::into).collect());
+            let filter = if sources.is_empty() { Filter::any() } else { include() };
+            self.on_membership(now, group, filter);
+        }
+    }
+
+    fn on_host_left(&mut self, now: Instant, group: Ipv4Addr) {
+        if self.early.remove(group) {
+            self.on_membership(now, group, Filter::none());
+        }
+        // The host's own leave is under way. To hear it now already spares the wait, and when it
+        // comes there is nothing left to end.
+        if !self.querier.filter(group).is_none() {
+            let input = igmp::Input::Datagram {
+                source: Ipv4Addr::UNSPECIFIED,
+                destination: ALL_ROUTERS,
+                ttl: 1,
+                router_alert: true,
+                payload: &Message::LeaveGroup { group }.emit(),
+            };
+            self.querier.handle_input(now, input);
+        }
+    }
+
     fn on_membership(&mut self, now: Instant, group: Ipv4Addr, filter: Filter) {
-        if !leaves_the_link(group) {
+        let before = self.wanted.get(&group).map(|wanted| &wanted.filter);
+        if !leaves_the_link(group) || before.map_or_else(|| filter.is_none(), |before| *before == filter) {
             return;
         }
         if filter.is_none() {
@@ -329,6 +388,7 @@ impl Core {
             gateway.handle_input(now, gateway::Input::SetMembership { group, filter });
         }
         gateway.handle_timeout(now);
+        self.watch = Watch::new(now);
         self.state = (UpstreamState::Attaching, now);
         self.outputs.push_back(Output::Event(Event::Attaching(candidate.clone())));
         self.upstream = Some(Upstream { candidate, gateway, since: now });
@@ -354,13 +414,47 @@ impl Core {
                 self.outputs.push_back(Output::Event(Event::Up(candidate)));
             }
             gateway::Event::Down { reason } => {
-                self.state = (UpstreamState::Down, now);
-                self.dead.insert(candidate.endpoint, now + HOLD_DOWN);
-                self.outputs.push_back(Output::Event(Event::Down(candidate, reason)));
-                self.choose(now);
+                self.fail_over(now, candidate, reason);
             }
             // A refusal that lasts ends as a `Down`.
             gateway::Event::Refused { relay: _ } => {}
+        }
+    }
+
+    fn fail_over(&mut self, now: Instant, dead: Candidate, reason: DownReason) {
+        self.state = (UpstreamState::Down, now);
+        self.dead.insert(dead.endpoint, now + HOLD_DOWN);
+        self.outputs.push_back(Output::Event(Event::Down(dead, reason)));
+        self.choose(now);
+        if self.state.0 == UpstreamState::Attaching {
+            self.watch.ask(now, Seen { packets: 0, answers: 0 });
+        }
+    }
+
+    /// Looks after the VMR in use.
+    fn look(&mut self, now: Instant) {
+        let Some(upstream) = &mut self.upstream else {
+            return;
+        };
+        let gateway::Counters { data, queries, refused, .. } = upstream.gateway.counters();
+        let seen = Seen { packets: data, answers: queries + refused };
+        match self.watch.look(now, seen, self.state.0 == UpstreamState::Up) {
+            Finding::Well => {}
+            Finding::Silent => {
+                upstream.shake_hands(now);
+                let candidate = upstream.candidate.clone();
+                self.outputs.push_back(Output::Event(Event::Silent(candidate)));
+            }
+            Finding::Unanswered => {
+                let present = upstream.candidate.clone();
+                let another = |other: &Candidate| {
+                    other.endpoint != present.endpoint && !self.dead.contains_key(&other.endpoint)
+                };
+                // Without another, the gateway goes on asking.
+                if self.candidates.iter().any(another) {
+                    self.fail_over(now, present, DownReason::NoAnswer);
+                }
+            }
         }
     }
 
@@ -383,6 +477,7 @@ impl Core {
                         )));
                     }
                     igmp::Output::Event(igmp::Event::Membership { group, filter }) => {
+                        self.early.remove(group);
                         self.on_membership(now, group, filter);
                     }
                     igmp::Output::Event(igmp::Event::QuerierChanged { querier: _ }) => {}
@@ -409,6 +504,8 @@ impl Core {
         if self.leaving.as_ref().is_some_and(|gateway| gateway.poll_timeout().is_none()) {
             self.leaving = None;
         }
+        let served = matches!(self.state.0, UpstreamState::Attaching | UpstreamState::Up);
+        self.watch.expect(now, served && self.upstream.is_some() && !self.wanted.is_empty());
     }
 }
 
@@ -425,6 +522,8 @@ impl Machine for Core {
     fn handle_input(&mut self, now: Instant, input: Input<'_>) {
         match input {
             Input::FromHost(packet) => self.on_host_packet(now, packet),
+            Input::HostJoined { group, sources } => self.on_host_joined(now, group, &sources),
+            Input::HostLeft(group) => self.on_host_left(now, group),
             Input::FromTunnel { remote, bytes } => {
                 let input = gateway::Input::Datagram { remote, bytes };
                 match &mut self.upstream {
@@ -436,12 +535,12 @@ impl Machine for Core {
             Input::Candidates(candidates) => self.on_candidates(now, candidates),
             Input::LocalChanged => {
                 if let Some(upstream) = &mut self.upstream {
-                    upstream.gateway.handle_input(now, gateway::Input::LocalChanged);
-                    upstream.gateway.handle_timeout(now);
+                    upstream.shake_hands(now);
                 }
             }
             Input::Stop => {
                 self.stopped = true;
+                self.early.clear();
                 self.candidates.clear();
                 self.leave(now);
             }
@@ -451,12 +550,17 @@ impl Machine for Core {
 
     fn handle_timeout(&mut self, now: Instant) {
         self.querier.handle_timeout(now);
+        while let Some(group) = self.early.pop_expired(now) {
+            let confirmed = self.querier.filter(group);
+            self.on_membership(now, group, confirmed);
+        }
         if let Some(upstream) = &mut self.upstream {
             upstream.gateway.handle_timeout(now);
         }
         if let Some(leaving) = &mut self.leaving {
             leaving.handle_timeout(now);
         }
+        self.look(now);
         // The present VMR is silent, and one that was held down may be tried again.
         if self.state.0 == UpstreamState::Down && self.dead.values().any(|until| *until <= now) {
             self.choose(now);
@@ -470,7 +574,7 @@ impl Machine for Core {
         let held_down = || self.dead.values().min().copied();
         let retry = (self.state.0 == UpstreamState::Down).then(held_down).flatten();
         let igmp = self.querier.poll_timeout().filter(|_| !self.stopped);
-        [igmp, upstream, leaving, retry].into_iter().flatten().min()
+        [igmp, upstream, leaving, retry, self.early.next(), self.watch.next()].into_iter().flatten().min()
     }
 
     fn poll_output(&mut self) -> Option<Output> {

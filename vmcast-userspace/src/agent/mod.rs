@@ -7,9 +7,11 @@
 mod answer;
 mod core;
 mod counters;
+mod early;
 mod host;
 mod run;
 mod upstream;
+mod watch;
 
 #[cfg(test)]
 mod netns_tests;

@@ -1,7 +1,7 @@
 //! Drives the agent: one loop over the virtual interface, the tunnel, the timers and the questions.
 
 use std::{
-    io,
+    future, io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     time::Duration,
 };
@@ -24,7 +24,7 @@ use crate::{
     config::{AgentConfig, RoleConfig},
     control::Control,
     daemon::Process,
-    netlink::{LinkWatch, Links},
+    netlink::{self, HostGroupEvent, HostGroups, LinkWatch, Links},
     signals::Termination,
     sockets::{Buffer, UdpEndpoint},
     telemetry::RateLimit,
@@ -83,6 +83,8 @@ pub(super) struct Agent {
     endpoint: UdpEndpoint,
     links: Links,
     watch: LinkWatch,
+    /// Absent where the kernel does not tell.
+    host_groups: Option<HostGroups>,
     upstreams: Upstreams,
     /// The address from which the VMR is reached.
     local: Option<Ipv4Addr>,
@@ -96,6 +98,10 @@ impl Agent {
         let links = Links::open()?;
         let watch = links.watch()?;
         let host = host::create(&config.interface, &links).await?;
+        let host_groups = HostGroups::watch(host.ifindex)?;
+        if host_groups.is_none() {
+            debug!("this kernel tells of joins by IGMP alone: they take some milliseconds more");
+        }
         let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
         let endpoint = UdpEndpoint::bind(any).context("making the tunnel's socket")?;
         let seed = random()?;
@@ -107,8 +113,19 @@ impl Agent {
         let upstreams = Upstreams::start(&config, endpoints, link_seed)?;
         let process = Process::new(Role::Agent, config.name.as_str());
         let refused = RateLimit::new(1, Duration::from_secs(60));
-        let mut agent =
-            Self { config, core, host, endpoint, links, watch, upstreams, local: None, process, refused };
+        let mut agent = Self {
+            config,
+            core,
+            host,
+            endpoint,
+            links,
+            watch,
+            host_groups,
+            upstreams,
+            local: None,
+            process,
+            refused,
+        };
         agent.perform();
         Ok(agent)
     }
@@ -128,11 +145,17 @@ impl Agent {
             received = self.host.tun.recv(packet) => {
                 let bytes = received.context("reading from the virtual interface")?;
                 self.core.handle_input(clock::now(), Input::FromHost(bytes));
-                for _ in 1..BATCH {
-                    let bytes = self.host.tun.try_recv(packet).context("reading from the virtual interface")?;
-                    let Some(bytes) = bytes else { break };
-                    self.core.handle_input(clock::now(), Input::FromHost(bytes));
-                }
+                self.drain_host(packet)?;
+            }
+            event = next_change(&mut self.host_groups) => {
+                let event = event.context("watching the host's memberships")?;
+                // A report from before a leave must not be taken for one from after it.
+                self.drain_host(packet)?;
+                let input = match event {
+                    HostGroupEvent::Joined { group, sources } => Input::HostJoined { group, sources },
+                    HostGroupEvent::Left(group) => Input::HostLeft(group),
+                };
+                self.core.handle_input(clock::now(), input);
             }
             candidates = self.upstreams.changed() => {
                 self.core.handle_input(clock::now(), Input::Candidates(candidates));
@@ -144,6 +167,16 @@ impl Agent {
             () = clock::sleep_until(self.core.poll_timeout()) => self.core.handle_timeout(clock::now()),
         }
         self.perform();
+        Ok(())
+    }
+
+    /// Takes what else the host has sent into the virtual interface.
+    fn drain_host(&mut self, packet: &mut [u8]) -> anyhow::Result<()> {
+        for _ in 1..BATCH {
+            let bytes = self.host.tun.try_recv(packet).context("reading from the virtual interface")?;
+            let Some(bytes) = bytes else { break };
+            self.core.handle_input(clock::now(), Input::FromHost(bytes));
+        }
         Ok(())
     }
 
@@ -204,6 +237,7 @@ impl Agent {
                 warn!(vmr = %candidate.endpoint, reason = reason.label(), "the VMR does not serve; looking for another");
                 self.upstreams.dead(&candidate);
             }
+            Event::Silent(candidate) => debug!(vmr = %candidate.endpoint, "no data comes; asking the VMR"),
             Event::Membership(group, filter) => debug!(%group, ?filter, "the host's membership"),
         }
     }
@@ -261,6 +295,14 @@ impl Agent {
             debug!("the VMR was not told everything in time");
         }
         self.upstreams.close().await;
+    }
+}
+
+/// The next change of the host's memberships; never where the kernel does not tell.
+async fn next_change(host_groups: &mut Option<HostGroups>) -> Result<HostGroupEvent, netlink::Error> {
+    match host_groups {
+        Some(host_groups) => host_groups.next().await,
+        None => future::pending().await,
     }
 }
 

@@ -144,7 +144,10 @@ impl LinkWatch {
                 }
                 Notification::LinkRemoved(ifindex) => return Ok(LinkEvent::Removed(ifindex)),
                 Notification::Lost => return Ok(LinkEvent::Lost),
-                Notification::Neighbour(..) | Notification::Routes => {}
+                Notification::Neighbour(..)
+                | Notification::Routes
+                | Notification::GroupJoined(..)
+                | Notification::GroupLeft(..) => {}
             }
         }
     }

@@ -19,6 +19,11 @@ use super::{
 /// noarp and permanent (`NUD_VALID` of the kernel).
 const NUD_VALID: u16 = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80;
 
+/// Length of a `struct ifaddrmsg` in bytes.
+const IFADDRMSG: usize = 8;
+/// The attribute of an address message that is a group, of four bytes.
+const IFA_MULTICAST: u16 = 7;
+
 /// Reads a link; `None` if it has no name.
 pub(super) fn link(message: &LinkMessage) -> Option<Link> {
     let mut name = None;
@@ -83,6 +88,25 @@ pub(super) fn address(message: &AddressMessage) -> Option<(IfIndex, Ipv4Addr, u8
     Some((IfIndex(message.header.index), own?, message.header.prefix_len))
 }
 
+/// Reads a group of a link out of the body of a message that the decoder does not know: a
+/// `struct ifaddrmsg` and attributes.
+pub(super) fn group(body: &[u8]) -> Option<(IfIndex, Ipv4Addr)> {
+    let ([family, _, _, _, ifindex @ ..], mut attributes) = body.split_first_chunk::<IFADDRMSG>()?;
+    if i32::from(*family) != libc::AF_INET {
+        return None;
+    }
+    let ifindex = IfIndex(u32::from_ne_bytes(*ifindex));
+    while let Some(([len_low, len_high, kind_low, kind_high], _)) = attributes.split_first_chunk::<4>() {
+        let length = usize::from(u16::from_ne_bytes([*len_low, *len_high]));
+        let value = attributes.get(4..length)?;
+        if u16::from_ne_bytes([*kind_low, *kind_high]) == IFA_MULTICAST {
+            return <[u8; 4]>::try_from(value).ok().map(|octets| (ifindex, octets.into()));
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
+    None
+}
+
 /// Reads the answer to a route lookup for `destination`.
 pub(super) fn route(message: &RouteMessage, destination: IpAddr) -> Result<Route, Unresolvable> {
     match message.header.kind {
@@ -134,4 +158,38 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(Neighbour, Option
     let usable = u16::from(message.header.state) & NUD_VALID != 0;
     let neighbour = Neighbour { ifindex: IfIndex(message.header.ifindex), address: address? };
     Some((neighbour, mac.filter(|_| usable)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A body as Linux 6.18 sends it: the header, the group, its age.
+    fn body(group: [u8; 4]) -> Vec<u8> {
+        let mut body = vec![2, 32, 128, 0];
+        body.extend(2u32.to_ne_bytes());
+        body.extend([8u16.to_ne_bytes(), IFA_MULTICAST.to_ne_bytes()].concat());
+        body.extend(group);
+        body.extend([20u16.to_ne_bytes(), 6u16.to_ne_bytes()].concat());
+        body.extend([0xff; 16]);
+        body
+    }
+
+    #[test]
+    fn a_group_is_read_wherever_it_stands_and_nothing_out_of_what_is_cut_short() {
+        let whole = body([239, 192, 1, 2]);
+        let group = Some((IfIndex(2), Ipv4Addr::new(239, 192, 1, 2)));
+        assert_eq!(super::group(&whole), group);
+        let rotated = [&whole[..8], &whole[16..], &whole[8..16]].concat();
+        assert_eq!(super::group(&rotated), group);
+        for length in 0..16 {
+            assert_eq!(super::group(&whole[..length]), None, "{length} bytes");
+        }
+        let mut ipv6 = whole.clone();
+        ipv6[0] = 10;
+        assert_eq!(super::group(&ipv6), None);
+        let mut endless = whole;
+        endless[8..10].copy_from_slice(&[0, 0]);
+        assert_eq!(super::group(&endless), None, "an attribute shorter than its header");
+    }
 }

@@ -1,9 +1,10 @@
 //! The kernel's view of links, routes and neighbours, over rtnetlink (RFC 3549).
 //!
 //! [`Links`] names and describes interfaces, [`NextHops`] keeps the link-layer way to every tunnel
-//! end up to date, [`Setup`] makes the few changes that a role needs on its own interface. All of
+//! end up to date, [`HostGroups`] tells what this host's sockets join, [`Setup`] makes the few changes that a role needs on its own interface. All of
 //! them see the network namespace of the thread that opened them.
 
+mod host_groups;
 mod links;
 mod message;
 mod next_hops;
@@ -18,6 +19,7 @@ mod tests;
 
 use std::io;
 
+pub(crate) use host_groups::{HostGroupEvent, HostGroups};
 pub(crate) use links::{Link, LinkEvent, LinkWatch, Links};
 pub(crate) use next_hops::NextHops;
 pub(crate) use setup::Setup;

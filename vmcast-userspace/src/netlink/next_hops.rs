@@ -114,6 +114,7 @@ fn input(notification: Notification) -> Option<TableInput> {
         Notification::LinkRemoved(ifindex) => TableInput::LinkRemoved(ifindex),
         Notification::Neighbour(neighbour, mac) => TableInput::NeighbourChanged(neighbour, mac),
         Notification::Address(_) | Notification::Routes => TableInput::RoutesChanged,
+        Notification::GroupJoined(..) | Notification::GroupLeft(..) => return None,
         Notification::Lost => {
             tracing::debug!("netlink notifications were lost; everything is read anew");
             TableInput::Lost

@@ -1,6 +1,6 @@
 //! Notifications of the kernel, with the loss of some made known.
 
-use std::{collections::VecDeque, io};
+use std::{collections::VecDeque, io, net::Ipv4Addr};
 
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -27,6 +27,11 @@ const NEW_RULE: u16 = 32;
 /// `RTM_DELRULE`.
 const DEL_RULE: u16 = 33;
 
+/// `RTM_NEWMULTICAST`.
+const NEW_MULTICAST: u16 = 56;
+/// `RTM_DELMULTICAST`.
+const DEL_MULTICAST: u16 = 57;
+
 /// What the kernel told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Notification {
@@ -40,6 +45,10 @@ pub(super) enum Notification {
     Neighbour(Neighbour, Option<Mac>),
     /// Routes or routing rules changed.
     Routes,
+    /// The host joined a group on a link.
+    GroupJoined(IfIndex, Ipv4Addr),
+    /// The host left a group on a link.
+    GroupLeft(IfIndex, Ipv4Addr),
     /// The socket's buffer overflowed: what was known has to be read anew.
     Lost,
 }
@@ -71,7 +80,8 @@ impl Notifications {
         ])
     }
 
-    fn open(groups: &[MulticastGroup]) -> Result<Self, Error> {
+    /// Notifications of these kinds.
+    pub(super) fn open(groups: &[MulticastGroup]) -> Result<Self, Error> {
         let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(Error::Open)?;
         let raw = socket.socket_mut();
         raw.bind(&SocketAddr::new(0, 0)).map_err(Error::Open)?;
@@ -116,6 +126,12 @@ fn read(mut datagram: &[u8], out: &mut VecDeque<Notification>) {
             if out.back() != Some(&Notification::Routes) {
                 out.push_back(Notification::Routes);
             }
+        } else if matches!(kind, NEW_MULTICAST | DEL_MULTICAST) {
+            let told =
+                if kind == NEW_MULTICAST { Notification::GroupJoined } else { Notification::GroupLeft };
+            out.extend(
+                message::group(&datagram[HEADER..length]).map(|(ifindex, group)| told(ifindex, group)),
+            );
         } else {
             match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&datagram[..length]) {
                 Ok(message) => out.extend(classify(message.payload)),

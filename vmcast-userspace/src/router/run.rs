@@ -135,13 +135,15 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     let engine = plane.engine();
     tracing::info!(engine = engine.engine.label(), reason = engine.reason, "data plane ready");
 
+    let mut shown = Shown::default();
+    first.iter().for_each(|op| shown.note(now, op));
     let attachment = attach(&config, &endpoints, seed)?;
     let mut router = Router {
         config,
         core,
         plane,
         interfaces: attached,
-        shown: Shown::default(),
+        shown,
         attachment,
         upstream_name: None,
         process,

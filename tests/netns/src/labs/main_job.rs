@@ -30,6 +30,11 @@ fn job(bed: &mut Bed, engine: Engine) -> Outcome {
     let sender = Sender::start(&small.source, SOURCE, STREAM)?;
     let listener = Listener::join(small.client(1), STREAM, None)?;
     listener.more(bed, SOME)?;
+    // The controller hears of a stream once a second at most.
+    bed.until_answer("the source has counters of its own", &router, &["group", "list"], |answer| {
+        let groups = answer["groups"].as_array().map(Vec::as_slice).unwrap_or_default();
+        groups.iter().any(|shown| shown["source"] == SOURCE.to_string())
+    })?;
     small.source.enter(|| -> std::io::Result<()> {
         let stale = multicast_socket(SOURCE, 1)?;
         stale.send_to(&payload(0), &STREAM.socket_addr().into())?;

@@ -1,0 +1,101 @@
+//! Hosts that know nothing of vmcast: the kernel's own IGMP, served by the VMR as querier of their link.
+
+use libtest_mimic::Trial;
+use serde_json::Value;
+use vmcast_lab::traffic::{Carriage, Witness};
+
+use super::{
+    bed::{Bed, Outcome, ensure, trial},
+    small::{Router, SOURCE, SOURCE2, STREAM, Small},
+    stream::{Listener, Sender},
+};
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![
+        trial("an ordinary host joins and leaves by IGMP version 2", version_2),
+        trial("an ordinary host joins and leaves by IGMP version 3", version_3),
+        trial("an ordinary host joins one source and only that source crosses its link", one_source),
+    ]
+}
+
+const SOME: u64 = 300;
+
+fn version_2(bed: &mut Bed) -> Outcome {
+    any_source(bed, "2")
+}
+
+fn version_3(bed: &mut Bed) -> Outcome {
+    any_source(bed, "3")
+}
+
+fn nobody(answer: &Value) -> bool {
+    answer["members"].as_array().is_some_and(Vec::is_empty)
+}
+
+// proves that a member by IGMP gets the stream as native multicast on its own link alone
+fn any_source(bed: &mut Bed, version: &str) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    for client in &small.clients {
+        client.sysctl(&[("ipv4/conf/eth0/force_igmp_version", version)])?;
+    }
+    let router = small.router(bed, Router { querier: true, ..Router::default() })?;
+    let bystander = small.forbid(bed, 2)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, SOME)?;
+    let member = bed.until_answer("the member is listed", &router, &["member", "list"], |answer| {
+        answer["members"][0]["output"]["name"] == "acc1"
+    })?;
+    ensure!(member["members"].as_array().is_some_and(|all| all.len() == 1), "the members are {member}");
+    // Judged while it is still a member: what follows a leave is for nobody.
+    let heard = listener.heard();
+    heard.is_whole()?;
+    drop(listener.leave());
+    bed.until_answer("the leave has ended the membership", &router, &["member", "list"], nobody)?;
+    let gone = small.forbid(bed, 1)?;
+    sender.more(bed, SOME)?;
+    ensure!(gone.stray().packets == 0, "the stream went on after the leave: {:?}", gone.stray());
+    ensure!(bystander.stray().packets == 0, "the other link was sent {:?}", bystander.stray());
+    let stats = router.ask(&["stats"]).unwrap_or_default();
+    let control = &stats["control"]["igmp"];
+    ensure!(control["reports_received"].as_u64() > Some(0), "the querier counted {control}");
+    if version == "2" {
+        ensure!(control["leaves_received"].as_u64() > Some(0), "the querier counted {control}");
+    }
+    Ok(())
+}
+
+fn one_source(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    let router = small.router(bed, Router { querier: true, ..Router::default() })?;
+    let bystander = small.forbid(bed, 2)?;
+    let wire = Witness::start(small.client(1), "eth0", STREAM, bed.clock)?;
+    let wanted = Sender::start(&small.source, SOURCE, STREAM)?;
+    let unwanted = Sender::start(&small.source, SOURCE2, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, Some(SOURCE))?;
+    listener.more(bed, SOME)?;
+    unwanted.more(bed, SOME)?;
+    unwanted.stop()?;
+    let last = wanted.stop()? - 1;
+    listener.until_last(bed, last)?;
+    let heard = listener.heard();
+    heard.is_whole()?;
+    ensure!(heard.packets.iter().all(|(source, _)| *source == SOURCE), "another source came");
+    let crossed = wire.incoming(Carriage::Native).packets;
+    ensure!(
+        crossed == heard.packets.len() as u64,
+        "{crossed} packets crossed the link, {} were of the source",
+        heard.packets.len()
+    );
+    let groups = router.ask(&["group", "list"]).unwrap_or_default();
+    let one = groups["groups"].as_array().is_some_and(|groups| groups.len() == 1);
+    ensure!(one && groups["groups"][0]["source"] == SOURCE.to_string(), "the streams are {groups}");
+
+    listener.leave();
+    bed.until_answer("the leave has ended the membership", &router, &["member", "list"], nobody)?;
+    let gone = small.forbid(bed, 1)?;
+    Sender::start(&small.source, SOURCE, STREAM)?.more(bed, SOME)?;
+    ensure!(gone.stray().packets == 0, "the source went on after the leave: {:?}", gone.stray());
+    ensure!(bystander.stray().packets == 0, "the other link was sent {:?}", bystander.stray());
+    Ok(())
+}

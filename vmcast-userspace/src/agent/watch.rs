@@ -1,0 +1,105 @@
+//! Whether the VMR still does what it was asked for.
+//!
+//! A VMR that died, or was started anew and has forgotten its gateways, shows by silence long
+//! before the next handshake is due. Silence alone proves nothing, for a source may pause: the VMR
+//! is asked, and only one that does not answer either is given up.
+
+use std::time::{Duration, Instant};
+
+use vmcast_proto::amt::Silence;
+
+/// How often is looked: a third of a second at most is added to the three of [`Silence`].
+const LOOK_INTERVAL: Duration = Duration::from_millis(333);
+/// How long an answer may take where a stream is interrupted: enough for a repeated Request.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the gateway has counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Packets of streams.
+    pub(super) packets: u64,
+    /// Answers to Requests, refusals too.
+    pub(super) answers: u64,
+}
+
+/// What is to be done about the VMR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Finding {
+    /// Nothing.
+    Well,
+    /// No data comes: ask whether it is there.
+    Silent,
+    /// It was asked and did not answer: another one may.
+    Unanswered,
+}
+
+/// A question to the VMR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    No,
+    /// The time by which it should have answered, and what had been seen before.
+    Until(Instant, Seen),
+    /// It has not answered in time, and this was said.
+    Overdue(Seen),
+}
+
+/// Watches one VMR.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Watch {
+    silence: Silence,
+    asked: Asked,
+    look_at: Option<Instant>,
+}
+
+impl Watch {
+    /// Starts with a VMR of which nothing is expected yet.
+    pub(super) const fn new(now: Instant) -> Self {
+        Self { silence: Silence::new(now), asked: Asked::No, look_at: None }
+    }
+
+    /// Says whether anything is expected of the VMR; if not, it is not looked after.
+    pub(super) fn expect(&mut self, now: Instant, expected: bool) {
+        if !expected {
+            *self = Self::new(now);
+        } else if self.look_at.is_none() {
+            *self = Self { silence: Silence::new(now), look_at: Some(now + LOOK_INTERVAL), ..*self };
+        }
+    }
+
+    /// A question has been put to the VMR, on whose answer an interrupted stream waits.
+    pub(super) fn ask(&mut self, now: Instant, seen: Seen) {
+        self.asked = Asked::Until(now + PATIENCE, seen);
+    }
+
+    /// Looks, if it is time. `up` says whether the VMR has answered so far.
+    pub(super) fn look(&mut self, now: Instant, seen: Seen, up: bool) -> Finding {
+        if self.next().is_none_or(|at| at > now) {
+            return Finding::Well;
+        }
+        self.look_at = Some(now + LOOK_INTERVAL);
+        match self.asked {
+            Asked::Until(_, before) | Asked::Overdue(before) if before != seen => self.asked = Asked::No,
+            Asked::Until(until, before) if until <= now => {
+                self.asked = Asked::Overdue(before);
+                return Finding::Unanswered;
+            }
+            // To ask again would only start the repetitions over.
+            Asked::Until(..) | Asked::Overdue(_) => return Finding::Well,
+            Asked::No => {}
+        }
+        if !self.silence.is_suspect(now, seen.packets, up) {
+            return Finding::Well;
+        }
+        self.ask(now, seen);
+        Finding::Silent
+    }
+
+    /// When to look next.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let answer = match self.asked {
+            Asked::Until(until, _) => Some(until),
+            Asked::No | Asked::Overdue(_) => None,
+        };
+        self.look_at.map(|at| answer.map_or(at, |answer| at.min(answer)))
+    }
+}
