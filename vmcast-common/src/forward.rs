@@ -35,6 +35,8 @@ pub struct Replicate {
     pub checksum: u16,
     /// Member table, never 0.
     pub table: u32,
+    /// Whether it is to be encapsulated once, before it is copied.
+    pub encapsulate: bool,
     /// Index of the stream's counters.
     pub stats: u32,
     /// Where it came from.
@@ -199,6 +201,7 @@ fn decide_multicast<P: Packet + ?Sized, T: Tables>(
         ttl: ip.ttl,
         checksum: ip.checksum,
         table: entry.table,
+        encapsulate: ip.total_len <= entry.encapsulated_max as usize,
         stats: entry.stats,
         input,
         stream,

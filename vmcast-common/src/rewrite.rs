@@ -30,6 +30,10 @@ pub struct Carry {
 impl Carry {
     /// Bytes it takes at the start of the frame.
     pub const LEN: usize = 12;
+    /// What stands behind it, in the place of the EtherType: the packet is as it came.
+    pub const PLAIN: [u8; 2] = eth::TYPE_IPV4.to_be_bytes();
+    /// The packet is in its outer headers already.
+    pub const ENCAPSULATED: [u8; 2] = [0, 0];
 
     /// Its bytes.
     #[inline(always)]
@@ -134,31 +138,84 @@ const fn ethernet(destination: &eth::Mac, source: &eth::Mac) -> [u8; eth::LEN] {
 fn amt_v4(member: &MemberEntry, next_hop: &NextHopEntry, inner: Inner) -> [u8; eth::LEN + AMT_V4_OVERHEAD] {
     let mut h = [0u8; eth::LEN + AMT_V4_OVERHEAD];
     h[..eth::LEN].copy_from_slice(&ethernet(&next_hop.destination, &next_hop.source));
-    let total = inner.len + AMT_V4_OVERHEAD as u16;
-    let mut ip = [0u8; ipv4::MIN_LEN];
-    ip[0] = 0x45;
-    ip[1] = inner.tos & DSCP_MASK;
-    [ip[2], ip[3]] = total.to_be_bytes();
-    // Atomic datagrams need no identification (RFC 6864 §4.1).
-    [ip[6], ip[7]] = ipv4::DONT_FRAGMENT.to_be_bytes();
-    ip[8] = OUTER_TTL;
-    ip[9] = ipv4::PROTO_UDP;
-    ip[12] = member.local[12];
-    ip[13] = member.local[13];
-    ip[14] = member.local[14];
-    ip[15] = member.local[15];
-    ip[16] = member.remote[12];
-    ip[17] = member.remote[13];
-    ip[18] = member.remote[14];
-    ip[19] = member.remote[15];
-    [ip[10], ip[11]] = checksum::fold(checksum::sum_words(&ip)).to_be_bytes();
-    h[eth::LEN..eth::LEN + ipv4::MIN_LEN].copy_from_slice(&ip);
-    let at = eth::LEN + ipv4::MIN_LEN;
-    [h[at], h[at + 1]] = member.local_port;
-    [h[at + 2], h[at + 3]] = member.remote_port;
-    [h[at + 4], h[at + 5]] = (total - ipv4::MIN_LEN as u16).to_be_bytes();
-    h[at + udp::LEN] = amt::DATA_TYPE;
+    let common = amt_v4_common(inner.len, inner.tos);
+    h[eth::LEN..].copy_from_slice(&common);
+    let own = amt_v4_own(member, u16::from_be_bytes([common[10], common[11]]));
+    h[AMT_V4_OWN_OFFSET..AMT_V4_OWN_OFFSET + AMT_V4_OWN_LEN].copy_from_slice(&own);
     h
+}
+
+/// Where in a frame of AMT over IPv4 the bytes begin in which the copies of one packet differ, the
+/// link-layer addresses apart: header checksum, addresses and ports.
+pub const AMT_V4_OWN_OFFSET: usize = eth::LEN + 10;
+/// How many bytes these are.
+pub const AMT_V4_OWN_LEN: usize = 14;
+
+/// The outer headers that all copies of a packet share: IPv4, UDP without a checksum and AMT, with
+/// addresses and ports zero and in the place of the header checksum the sum of the rest.
+#[inline(always)]
+#[must_use]
+pub fn amt_v4_common(inner_len: u16, inner_tos: u8) -> [u8; AMT_V4_OVERHEAD] {
+    let mut h = [0u8; AMT_V4_OVERHEAD];
+    let total = inner_len + AMT_V4_OVERHEAD as u16;
+    h[0] = 0x45;
+    h[1] = inner_tos & DSCP_MASK;
+    [h[2], h[3]] = total.to_be_bytes();
+    // Atomic datagrams need no identification (RFC 6864 §4.1).
+    [h[6], h[7]] = ipv4::DONT_FRAGMENT.to_be_bytes();
+    h[8] = OUTER_TTL;
+    h[9] = ipv4::PROTO_UDP;
+    let word = |at: usize| ((h[at] as u32) << 8) | h[at + 1] as u32;
+    let sum = word(0) + word(2) + word(6) + word(8);
+    [h[10], h[11]] = (!checksum::fold(sum)).to_be_bytes();
+    [h[24], h[25]] = (total - ipv4::MIN_LEN as u16).to_be_bytes();
+    h[28] = amt::DATA_TYPE;
+    h
+}
+
+/// The bytes of one member's copy, from [`AMT_V4_OWN_OFFSET`]. `sum` stands there in the packet as
+/// [`amt_v4_common`] made it.
+#[inline(always)]
+fn amt_v4_own(member: &MemberEntry, sum: u16) -> [u8; AMT_V4_OWN_LEN] {
+    let [.., l0, l1, l2, l3] = member.local;
+    let [.., r0, r1, r2, r3] = member.remote;
+    let addresses = checksum::sum_words(&[l0, l1, l2, l3, r0, r1, r2, r3]);
+    let [c0, c1] = checksum::fold(sum as u32 + addresses).to_be_bytes();
+    let [s0, s1] = member.local_port;
+    let [d0, d1] = member.remote_port;
+    [c0, c1, l0, l1, l2, l3, r0, r1, r2, r3, s0, s1, d0, d1]
+}
+
+/// What is written over a copy that was encapsulated before it was copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EncapsulatedCopy {
+    /// The link-layer header.
+    pub ethernet: [u8; eth::LEN],
+    /// The bytes from [`AMT_V4_OWN_OFFSET`].
+    pub own: [u8; AMT_V4_OWN_LEN],
+}
+
+/// Builds what differs in the copy for an AMT `member` of a packet that was encapsulated already.
+/// `outer_len` is its length with the outer headers in bytes, `sum` what stands in the place of the
+/// header checksum.
+///
+/// # Errors
+/// The reason why this member gets no copy.
+#[inline(always)]
+pub fn encapsulated_copy(
+    member: &MemberEntry,
+    next_hop: &NextHopEntry,
+    outer_len: u16,
+    sum: u16,
+) -> Result<EncapsulatedCopy, DropReason> {
+    if next_hop.resolved == 0 {
+        return Err(DropReason::NextHopUnresolved);
+    }
+    if outer_len > next_hop.mtu {
+        return Err(DropReason::Oversize);
+    }
+    let ethernet = ethernet(&next_hop.destination, &next_hop.source);
+    Ok(EncapsulatedCopy { ethernet, own: amt_v4_own(member, sum) })
 }
 
 #[cfg(test)]
@@ -174,6 +231,43 @@ mod tests {
 
     use super::*;
     use crate::maps::{MEMBER_GONE, v4_bytes};
+
+    proptest! {
+        #[test]
+        fn encapsulating_before_or_after_copying_makes_the_same_frame(
+            local in any::<[u8; 4]>(),
+            remote in any::<[u8; 4]>(),
+            ports in any::<([u8; 2], [u8; 2])>(),
+            len in 20u16..1471,
+            tos in any::<u8>(),
+        ) {
+            let member = MemberEntry {
+                next: 0,
+                next_hop: 1,
+                remote: v4_bytes(remote.into()),
+                local: v4_bytes(local.into()),
+                remote_port: ports.0,
+                local_port: ports.1,
+                kind: MEMBER_AMT,
+                reserved: [0; 3],
+            };
+            let inner = Inner { len, tos, group: [239, 1, 2, 3].into(), input: InputId::NONE };
+            let Ok(CopyHeader::Amt(after)) = copy_header(&member, &NEXT_HOP, inner) else {
+                return Err(TestCaseError::fail("no AMT header"));
+            };
+            let common = amt_v4_common(len, tos);
+            let sum = u16::from_be_bytes([common[10], common[11]]);
+            let own = encapsulated_copy(&member, &NEXT_HOP, len + AMT_V4_OVERHEAD as u16, sum);
+            let Ok(EncapsulatedCopy { ethernet, own }) = own else {
+                return Err(TestCaseError::fail("no copy"));
+            };
+            let mut before = [0; eth::LEN + AMT_V4_OVERHEAD];
+            before[..eth::LEN].copy_from_slice(&ethernet);
+            before[eth::LEN..].copy_from_slice(&common);
+            before[AMT_V4_OWN_OFFSET..AMT_V4_OWN_OFFSET + AMT_V4_OWN_LEN].copy_from_slice(&own);
+            prop_assert_eq!(before, after);
+        }
+    }
 
     const NEXT_HOP: NextHopEntry = NextHopEntry {
         destination: [2, 0, 0, 0, 0, 9],

@@ -5,8 +5,11 @@ use core::net::Ipv4Addr;
 use aya_ebpf::programs::XdpContext;
 use vmcast_common::{
     hdr::{eth, ipv4},
+    maps::{MEMBER_AMT, MemberEntry, NextHopEntry},
     packet::Packet as _,
-    rewrite::{AMT_V4_OVERHEAD, Carry, CopyHeader, Inner, copy_header},
+    rewrite::{
+        AMT_V4_OVERHEAD, AMT_V4_OWN_OFFSET, Carry, CopyHeader, Inner, copy_header, encapsulated_copy,
+    },
     verdict::DropReason,
 };
 
@@ -23,7 +26,9 @@ use crate::{map, packet::Frame};
 #[inline(always)]
 pub(crate) fn run(ctx: &XdpContext) -> Result<(), DropReason> {
     let frame = Frame::new(ctx);
-    let carry = Carry::from_bytes(frame.load(0).ok_or(DropReason::LostOrder)?);
+    let head = frame.load::<{ eth::LEN }>(0).ok_or(DropReason::LostOrder)?;
+    let carry = Carry::from_bytes(*head.first_chunk().ok_or(DropReason::LostOrder)?);
+    let encapsulated = head[Carry::LEN..] == Carry::ENCAPSULATED;
     // SAFETY: the context is the kernel's; the field exists for programs of devmap slots.
     let egress = unsafe { (*ctx.ctx).egress_ifindex };
     let cursor = map::cursor(egress).ok_or(DropReason::LostOrder)?;
@@ -36,6 +41,13 @@ pub(crate) fn run(ctx: &XdpContext) -> Result<(), DropReason> {
     cursor.member = member.next;
     let next_hop = map::next_hop(member.next_hop).ok_or(DropReason::NextHopUnresolved)?;
 
+    if encapsulated {
+        if member.kind == MEMBER_AMT {
+            return own_bytes(&frame, member, next_hop);
+        }
+        // A native member joined while this packet was on its way.
+        frame.adjust_head(AMT_V4_OVERHEAD as i32).ok_or(DropReason::KernelRefused)?;
+    }
     let header = frame.load::<{ ipv4::MIN_LEN }>(eth::LEN).ok_or(DropReason::LostOrder)?;
     let inner = Inner {
         len: u16::from_be_bytes([header[2], header[3]]),
@@ -51,4 +63,14 @@ pub(crate) fn run(ctx: &XdpContext) -> Result<(), DropReason> {
         }
     }
     .ok_or(DropReason::KernelRefused)
+}
+
+/// Writes what is this member's own over a packet that ingress has encapsulated.
+#[inline(always)]
+fn own_bytes(frame: &Frame<'_>, member: &MemberEntry, next_hop: &NextHopEntry) -> Result<(), DropReason> {
+    let length = frame.load::<2>(eth::LEN + 2).ok_or(DropReason::LostOrder)?;
+    let sum = frame.load::<2>(AMT_V4_OWN_OFFSET).ok_or(DropReason::LostOrder)?;
+    let copy = encapsulated_copy(member, next_hop, u16::from_be_bytes(length), u16::from_be_bytes(sum))?;
+    frame.store(0, copy.ethernet).ok_or(DropReason::KernelRefused)?;
+    frame.store(AMT_V4_OWN_OFFSET, copy.own).ok_or(DropReason::KernelRefused)
 }

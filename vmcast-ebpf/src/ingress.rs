@@ -5,7 +5,7 @@ use vmcast_common::{
     forward::{Replicate, decide},
     hdr::eth,
     packet::Packet as _,
-    rewrite::{Carry, lower_ttl},
+    rewrite::{AMT_V4_OVERHEAD, Carry, amt_v4_common, lower_ttl},
     verdict::{DropReason, PuntReason, Refusal, Verdict},
 };
 
@@ -50,26 +50,33 @@ fn refuse(refusal: &Refusal) -> u32 {
     if refusal.native { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP }
 }
 
-/// Cuts the frame down to the packet, lowers its time to live and sends it to every slot.
+/// Cuts the frame down to the packet, lowers its time to live, encapsulates it if all copies are to
+/// be, and sends it to every slot.
 #[inline(always)]
 fn replicate(frame: &Frame<'_>, packet: &Replicate) -> Result<u32, DropReason> {
     let excess = frame.length() as i32 - (packet.ip_offset + packet.ip_len) as i32;
     if excess > 0 {
         frame.adjust_tail(-excess).ok_or(DropReason::KernelRefused)?;
     }
-    let before = packet.ip_offset as i32 - eth::LEN as i32;
-    if before > 0 {
+    let overhead = if packet.encapsulate { AMT_V4_OVERHEAD } else { 0 };
+    let before = packet.ip_offset as i32 - (eth::LEN + overhead) as i32;
+    if before != 0 {
         frame.adjust_head(before).ok_or(DropReason::KernelRefused)?;
     }
 
     let sequence = map::next_sequence().ok_or(DropReason::KernelRefused)?;
     let carry = Carry { table: packet.table, sequence, input: packet.input };
     frame.store(0, carry.to_bytes()).ok_or(DropReason::KernelRefused)?;
-    frame.store(Carry::LEN, eth::TYPE_IPV4.to_be_bytes()).ok_or(DropReason::KernelRefused)?;
-    let [_, protocol] = frame.load::<2>(eth::LEN + TTL_OFFSET).ok_or(DropReason::KernelRefused)?;
-    let (ttl, checksum) = lower_ttl(packet.ttl, protocol, packet.checksum);
-    let [high, low] = checksum.to_be_bytes();
-    frame.store(eth::LEN + TTL_OFFSET, [ttl, protocol, high, low]).ok_or(DropReason::KernelRefused)?;
+    if packet.encapsulate {
+        frame.store(Carry::LEN, Carry::ENCAPSULATED).ok_or(DropReason::KernelRefused)?;
+        lower(frame, packet, eth::LEN + AMT_V4_OVERHEAD)?;
+        let [_, tos] = frame.load::<2>(eth::LEN + AMT_V4_OVERHEAD).ok_or(DropReason::KernelRefused)?;
+        let common = amt_v4_common(packet.ip_len as u16, tos);
+        frame.store(eth::LEN, common).ok_or(DropReason::KernelRefused)?;
+    } else {
+        frame.store(Carry::LEN, Carry::PLAIN).ok_or(DropReason::KernelRefused)?;
+        lower(frame, packet, eth::LEN)?;
+    }
 
     map::count_stream(packet.stats, |counters| {
         counters.packets += 1;
@@ -80,4 +87,13 @@ fn replicate(frame: &Frame<'_>, packet: &Replicate) -> Result<u32, DropReason> {
         map::punt(PuntReason::NewSource, packet.input, &packet.stream);
     }
     map::broadcast(packet.table)
+}
+
+/// Lowers the time to live of the IPv4 header at `offset`.
+#[inline(always)]
+fn lower(frame: &Frame<'_>, packet: &Replicate, offset: usize) -> Result<(), DropReason> {
+    let [_, protocol] = frame.load::<2>(offset + TTL_OFFSET).ok_or(DropReason::KernelRefused)?;
+    let (ttl, checksum) = lower_ttl(packet.ttl, protocol, packet.checksum);
+    let [high, low] = checksum.to_be_bytes();
+    frame.store(offset + TTL_OFFSET, [ttl, protocol, high, low]).ok_or(DropReason::KernelRefused)
 }

@@ -36,7 +36,9 @@ static HEADS: HashMap<HeadKey, Head, { limit::HEADS as usize }, NO_PREALLOC> = H
 #[btf_map]
 static TABLES: ArrayOfMaps<DevMap<TEMPLATE_SLOTS>, { limit::TABLES as usize }> = ArrayOfMaps::new();
 #[btf_map]
-static CURSORS: PerCpuHashMap<u32, DeviceCursor, { limit::INTERFACES as usize }> = PerCpuHashMap::new();
+static CURSORS: PerCpuArray<DeviceCursor, { limit::CURSOR_SLOTS as usize }> = PerCpuArray::new();
+#[btf_map]
+static MORE_CURSORS: PerCpuHashMap<u32, DeviceCursor, { limit::INTERFACES as usize }> = PerCpuHashMap::new();
 #[btf_map]
 static SEQUENCE: PerCpuArray<u32, 1> = PerCpuArray::new();
 #[btf_map]
@@ -102,8 +104,14 @@ pub(crate) fn head(table: u32, ifindex: u32) -> u32 {
 /// This CPU's cursor of an egress device. User space makes one for every device it puts in a table.
 #[inline(always)]
 pub(crate) fn cursor(ifindex: u32) -> Option<&'static mut DeviceCursor> {
-    let cursor = CURSORS.get_ptr_mut(&ifindex)?;
+    let cursor = CURSORS.get_ptr_mut(ifindex & (limit::CURSOR_SLOTS - 1))?;
     // SAFETY: the value is this CPU's own and the program is not preempted by itself.
+    let cursor = unsafe { &mut *cursor };
+    if cursor.ifindex == ifindex {
+        return Some(cursor);
+    }
+    let cursor = MORE_CURSORS.get_ptr_mut(&ifindex)?;
+    // SAFETY: as above.
     Some(unsafe { &mut *cursor })
 }
 

@@ -28,6 +28,8 @@ pub mod limit {
     pub const NEXT_HOPS: u32 = 65_536;
     /// Interfaces.
     pub const INTERFACES: u32 = 4_096;
+    /// Places for cursors of egress devices that are found without hashing; a power of two.
+    pub const CURSOR_SLOTS: u32 = 1_024;
     /// Our own tunnel endpoints.
     pub const ENDPOINTS: u32 = 256;
     /// Member tables (inner devmaps), numbered from 1.

@@ -16,8 +16,12 @@ pub const NEXT_HOPS: &str = "NEXT_HOPS";
 pub const HEADS: &str = "HEADS";
 /// Member table → its devmap; hash of maps.
 pub const TABLES: &str = "TABLES";
-/// Egress device → [`super::DeviceCursor`] of this CPU; per-CPU hash.
+/// Egress device modulo [`super::limit::CURSOR_SLOTS`] → [`super::DeviceCursor`] of this CPU; per-CPU
+/// array.
 pub const CURSORS: &str = "CURSORS";
+/// Egress device whose place in [`CURSORS`] another has → [`super::DeviceCursor`] of this CPU;
+/// per-CPU hash.
+pub const MORE_CURSORS: &str = "MORE_CURSORS";
 /// Sequence number of the last packet this CPU broadcast; per-CPU array of one.
 pub const SEQUENCE: &str = "SEQUENCE";
 /// Packets by drop reason; per-CPU array.

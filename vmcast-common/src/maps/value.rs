@@ -10,8 +10,11 @@ pub struct StreamEntry {
     pub stats: u32,
     /// Accepted input as an [`super::InputId`]; 0 accepts every input that accepts sources.
     pub rpf: u32,
+    /// Largest IP packet in bytes that ingress encapsulates once for all copies; 0 if it never does,
+    /// because a member is native. Every member's link takes such a packet with its encapsulation.
+    pub encapsulated_max: u32,
 }
-const _: () = assert!(size_of::<StreamEntry>() == 12);
+const _: () = assert!(size_of::<StreamEntry>() == 16);
 
 /// What the data plane knows of a tunnel that packets come out of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,8 +105,10 @@ pub struct DeviceCursor {
     pub sequence: u32,
     /// Index of the member that the next copy is for, 0 past the end.
     pub member: u32,
+    /// The device; 0 for a cursor that no device has.
+    pub ifindex: u32,
 }
-const _: () = assert!(size_of::<DeviceCursor>() == 12);
+const _: () = assert!(size_of::<DeviceCursor>() == 16);
 
 /// Counters of one stream, per CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,6 +3,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use vmcast_proto::amt::relay::{self, Relay};
 
 use super::*;
+use crate::agent::early::MAX_EARLY;
 
 const HOST: Ipv4Addr = Ipv4Addr::new(169, 254, 22, 68);
 const GROUP: Ipv4Addr = Ipv4Addr::new(232, 1, 1, 1);
@@ -25,7 +26,7 @@ struct Vmr {
     memberships: BTreeMap<IpAddr, Filter>,
 }
 
-/// The agent's core, two VMRs, and a host that keeps what it is handed.
+/// The agent's core, three VMRs, and a host that keeps what it is handed.
 struct Bed {
     now: Instant,
     core: Core,
@@ -40,7 +41,7 @@ impl Bed {
     fn new() -> Self {
         let now = Instant::now();
         let core = Core::new(now, igmp::Config::default(), [7; 16]).expect("a core");
-        let vmrs = ["192.0.2.1:2268", "192.0.2.2:2268"].map(|endpoint| Vmr {
+        let vmrs = ["192.0.2.1:2268", "192.0.2.2:2268", "192.0.2.3:2268"].map(|endpoint| Vmr {
             endpoint: at(endpoint),
             relay: Relay::new(now, relay::Config::new([9; 16])),
             alive: true,
@@ -143,6 +144,43 @@ impl Bed {
 
     fn join(&mut self, group: Ipv4Addr) {
         self.report(4, group, &[]);
+    }
+
+    /// The host's kernel tells of a group's first member.
+    fn host_joined(&mut self, group: Ipv4Addr, sources: &[Ipv4Addr]) {
+        self.input(Input::HostJoined { group, sources: sources.iter().copied().collect() });
+    }
+
+    fn host_left(&mut self, group: Ipv4Addr) {
+        self.input(Input::HostLeft(group));
+    }
+
+    /// The VMR comes up again and knows nothing of before.
+    fn restart(&mut self, index: usize) {
+        let vmr = &mut self.vmrs[index];
+        vmr.relay = Relay::new(self.now, relay::Config::new([11; 16]));
+        vmr.alive = true;
+        vmr.memberships.clear();
+    }
+
+    /// A stream to `GROUP` flows from whichever VMR has been asked for it.
+    fn flow(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.now < end {
+            let from = |vmr: &&Vmr| vmr.alive && vmr.memberships.contains_key(&GROUP.into());
+            if let Some(endpoint) = self.vmrs.iter().find(from).map(|vmr| vmr.endpoint) {
+                self.send(&endpoint.to_string(), SOURCE, GROUP, b"a stream");
+            }
+            self.run(Duration::from_millis(100));
+        }
+    }
+
+    fn wanted_at(&self, index: usize, group: Ipv4Addr) -> Option<&Filter> {
+        self.vmrs[index].memberships.get(&group.into())
+    }
+
+    fn current(&self) -> Option<SocketAddr> {
+        self.core.upstream().map(|(candidate, _)| candidate.endpoint)
     }
 
     fn leave(&mut self, group: Ipv4Addr) {
@@ -333,4 +371,236 @@ fn the_host_is_asked_again_and_a_report_that_fails_to_come_ends_the_membership()
     bed.run(Duration::from_secs(20));
     assert!(bed.core.wanted().is_empty(), "260 s without a report (RFC 9776 §8.4)");
     assert!(bed.vmrs[0].memberships.is_empty());
+}
+
+/// Longer than a kernel holds a report back.
+const REPORT_DELAY: Duration = Duration::from_millis(20);
+/// Longer than an unconfirmed join counts.
+const LATER: Duration = Duration::from_secs(1);
+
+fn include(source: Ipv4Addr) -> Filter {
+    Filter::Include(BTreeSet::from([source.into()]))
+}
+
+#[test]
+fn a_join_has_effect_before_its_report_and_the_report_confirms_it() {
+    let mut bed = Bed::attached();
+    bed.host_joined(GROUP, &[]);
+    assert_eq!(bed.wanted_at(0, GROUP), Some(&Filter::any()));
+    bed.send("192.0.2.1:2268", SOURCE, GROUP, b"first");
+    bed.run(REPORT_DELAY);
+    bed.join(GROUP);
+    bed.run(LATER);
+    bed.send("192.0.2.1:2268", SOURCE, GROUP, b"second");
+    assert_eq!(bed.data.len(), 2);
+    let changes = bed.events.iter().filter(|event| matches!(event, Event::Membership(..))).count();
+    assert_eq!(changes, 1, "the report changes nothing");
+    assert_eq!(bed.core.wanted().len(), 1);
+    assert!(bed.vmrs[1..].iter().all(|vmr| vmr.memberships.is_empty()));
+}
+
+#[test]
+fn the_report_of_an_early_join_says_what_exactly_is_wanted() {
+    let mut bed = Bed::attached();
+    bed.host_joined(GROUP, &[]);
+    bed.host_joined(OTHER_GROUP, &[SOURCE]);
+    assert_eq!(bed.wanted_at(0, GROUP), Some(&Filter::any()));
+    assert_eq!(bed.wanted_at(0, OTHER_GROUP), Some(&include(SOURCE)));
+    bed.run(REPORT_DELAY);
+    bed.report(5, GROUP, &[SOURCE]);
+    bed.report(5, OTHER_GROUP, &[SOURCE]);
+    bed.run(LATER);
+    assert_eq!(bed.wanted_at(0, GROUP), Some(&include(SOURCE)));
+    assert_eq!(bed.wanted_at(0, OTHER_GROUP), Some(&include(SOURCE)));
+    bed.send("192.0.2.1:2268", OTHER_SOURCE, GROUP, b"unwanted");
+    assert!(bed.data.is_empty());
+}
+
+#[test]
+fn an_early_join_that_no_report_confirms_is_withdrawn() {
+    let mut bed = Bed::attached();
+    bed.host_joined(GROUP, &[]);
+    bed.run(Duration::from_millis(299));
+    assert_eq!(bed.wanted_at(0, GROUP), Some(&Filter::any()));
+    bed.run(Duration::from_millis(1));
+    assert_eq!(bed.wanted_at(0, GROUP), None);
+    assert!(bed.core.wanted().is_empty());
+    // A report that comes after all is one like any other.
+    bed.join(GROUP);
+    bed.run(LATER);
+    assert_eq!(bed.wanted_at(0, GROUP), Some(&Filter::any()));
+}
+
+#[test]
+fn a_leave_has_effect_before_its_report_and_the_report_changes_nothing() {
+    let mut bed = Bed::attached();
+    bed.host_joined(GROUP, &[]);
+    bed.host_left(GROUP);
+    assert_eq!(bed.wanted_at(0, GROUP), None, "left before the join's report");
+    for (join, leave) in [(4, 3), (5, 6)] {
+        let sources: &[_] = if join == 5 { &[SOURCE] } else { &[] };
+        bed.report(join, GROUP, sources);
+        assert!(bed.wanted_at(0, GROUP).is_some());
+        bed.host_left(GROUP);
+        assert_eq!(bed.wanted_at(0, GROUP), None);
+        assert_eq!(bed.core.querier().groups(bed.now).len(), 0);
+        bed.send("192.0.2.1:2268", SOURCE, GROUP, b"too late");
+        bed.run(REPORT_DELAY);
+        bed.report(leave, GROUP, sources);
+        bed.run(LATER);
+        assert_eq!(bed.wanted_at(0, GROUP), None);
+        assert!(bed.core.wanted().is_empty() && bed.data.is_empty());
+    }
+}
+
+#[test]
+fn leaving_and_joining_again_within_the_kernels_delay_ends_joined() {
+    let mut bed = Bed::attached();
+    bed.host_joined(GROUP, &[]);
+    bed.run(REPORT_DELAY);
+    bed.join(GROUP);
+    bed.host_left(GROUP);
+    bed.host_joined(GROUP, &[]);
+    assert_eq!(bed.wanted_at(0, GROUP), Some(&Filter::any()));
+    bed.run(REPORT_DELAY);
+    // The kernel may still tell of the leave, or leave it out.
+    bed.leave(GROUP);
+    assert_eq!(bed.wanted_at(0, GROUP), Some(&Filter::any()));
+    bed.join(GROUP);
+    bed.run(LATER);
+    assert_eq!(bed.wanted_at(0, GROUP), Some(&Filter::any()));
+}
+
+#[test]
+fn only_groups_that_leave_the_link_are_joined_early_and_none_after_the_end() {
+    let mut bed = Bed::attached();
+    for group in [SSDP, Ipv4Addr::new(224, 0, 0, 251), SOURCE, Ipv4Addr::UNSPECIFIED] {
+        bed.host_joined(group, &[]);
+        bed.host_left(group);
+    }
+    bed.input(Input::Stop);
+    bed.host_joined(GROUP, &[]);
+    assert!(bed.core.wanted().is_empty());
+    assert!(bed.vmrs.iter().all(|vmr| vmr.memberships.is_empty() && vmr.tunnels == 0));
+}
+
+#[test]
+fn a_flood_of_joins_is_early_up_to_a_bound_and_beyond_it_by_report() {
+    let mut bed = Bed::attached();
+    let group = |number: u32| Ipv4Addr::from(Ipv4Addr::new(239, 192, 0, 0).to_bits() + number);
+    let flood = 10_000;
+    for number in 0..flood {
+        bed.host_joined(group(number), &[]);
+    }
+    assert_eq!(bed.core.wanted().len(), MAX_EARLY);
+    bed.join(group(flood - 1));
+    assert_eq!(bed.wanted_at(0, group(flood - 1)), Some(&Filter::any()));
+    // A confirmed join makes room for another.
+    bed.join(group(0));
+    bed.host_joined(group(flood - 2), &[]);
+    assert_eq!(bed.core.wanted().len(), MAX_EARLY + 2);
+    bed.run(LATER);
+    assert_eq!(bed.core.wanted().len(), 2);
+}
+
+#[test]
+fn a_vmr_that_was_restarted_is_asked_again_after_three_seconds_of_silence() {
+    // proves E3
+    let mut bed = Bed::attached();
+    bed.join(GROUP);
+    bed.flow(Duration::from_secs(10));
+    bed.restart(0);
+    bed.flow(Duration::from_millis(3700));
+    assert_eq!(bed.wanted_at(0, GROUP), Some(&Filter::any()));
+    assert!(bed.events.contains(&Event::Silent(bed.candidate(0))));
+    assert_eq!(bed.current(), Some(bed.vmrs[0].endpoint));
+    assert!(bed.vmrs[1..].iter().all(|vmr| vmr.memberships.is_empty()));
+}
+
+#[test]
+fn a_vmr_that_dies_under_a_stream_is_replaced_within_seconds() {
+    // proves A7, E3
+    let mut bed = Bed::attached();
+    bed.join(GROUP);
+    bed.flow(Duration::from_secs(10));
+    bed.vmrs[0].alive = false;
+    bed.flow(Duration::from_millis(5200));
+    assert_eq!(bed.current(), Some(bed.vmrs[0].endpoint), "it was given time to answer");
+    let before = bed.data.len();
+    bed.flow(Duration::from_millis(800));
+    assert_eq!(bed.current(), Some(bed.vmrs[1].endpoint));
+    assert!(bed.data.len() > before, "the stream flows again 6 s after the death");
+    let downs = bed.events.iter().filter(|event| matches!(event, Event::Down(..))).count();
+    assert_eq!(downs, 1);
+    assert!(bed.vmrs[2].memberships.is_empty());
+}
+
+#[test]
+fn a_second_vmr_that_is_dead_too_holds_a_stream_up_two_seconds_more() {
+    // proves A7, E3
+    let mut bed = Bed::attached();
+    bed.offer(&[0, 1, 2]);
+    bed.join(GROUP);
+    bed.flow(Duration::from_secs(10));
+    bed.vmrs[0].alive = false;
+    bed.vmrs[1].alive = false;
+    bed.flow(Duration::from_secs(8));
+    assert_eq!(bed.core.state().0, UpstreamState::Up);
+    assert_eq!(bed.current(), Some(bed.vmrs[2].endpoint));
+    assert_eq!(bed.wanted_at(2, GROUP), Some(&Filter::any()));
+}
+
+#[test]
+fn a_source_that_pauses_moves_no_stream_and_is_asked_for_ever_more_rarely() {
+    let mut bed = Bed::attached();
+    bed.join(GROUP);
+    bed.flow(Duration::from_secs(10));
+    let requests = |bed: &Bed| bed.core.gateway_counters().expect("a tunnel").requests;
+    let before = requests(&bed);
+    for _ in 0..6 {
+        bed.run(Duration::from_secs(100));
+        bed.join(GROUP);
+    }
+    let asked = bed.events.iter().filter(|event| matches!(event, Event::Silent(_))).count();
+    assert!((8..=10).contains(&asked), "{asked} times in ten minutes");
+    // The handshakes of every 30 s come on top.
+    assert!(requests(&bed) - before <= 10 + 22, "{}", requests(&bed) - before);
+    assert_eq!(bed.current(), Some(bed.vmrs[0].endpoint));
+    assert!(!bed.events.iter().any(|event| matches!(event, Event::Down(..))));
+    assert_eq!(bed.vmrs[0].tunnels, 1);
+    let before = bed.data.len();
+    bed.flow(LATER);
+    assert!(bed.data.len() > before, "and flows again when the source does");
+}
+
+#[test]
+fn the_only_vmr_is_not_given_up_early_and_its_death_is_still_said_once() {
+    let mut bed = Bed::new();
+    bed.offer(&[0]);
+    bed.run(LATER);
+    bed.join(GROUP);
+    bed.flow(Duration::from_secs(10));
+    bed.vmrs[0].alive = false;
+    bed.flow(Duration::from_secs(8));
+    assert_eq!(bed.core.state().0, UpstreamState::Up, "nobody else could do better");
+    bed.flow(Duration::from_secs(60));
+    let downs = bed.events.iter().filter(|event| matches!(event, Event::Down(..))).count();
+    assert_eq!((bed.core.state().0, downs), (UpstreamState::Down, 1));
+    let silences = bed.events.iter().filter(|event| matches!(event, Event::Silent(_))).count();
+    assert_eq!(silences, 1, "to ask again would start the repetitions over");
+    bed.restart(0);
+    bed.flow(MAX_RETRANSMISSION + LATER);
+    assert_eq!(bed.core.state().0, UpstreamState::Up);
+    assert_eq!(bed.wanted_at(0, GROUP), Some(&Filter::any()));
+}
+
+#[test]
+fn nothing_is_looked_after_while_nothing_is_wanted() {
+    let mut bed = Bed::attached();
+    bed.join(GROUP);
+    bed.flow(LATER);
+    bed.leave(GROUP);
+    bed.run(Duration::from_secs(100));
+    assert!(!bed.events.iter().any(|event| matches!(event, Event::Silent(_))));
+    assert_eq!(bed.core.watch.next(), None);
 }

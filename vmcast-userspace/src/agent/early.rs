@@ -12,8 +12,9 @@ use std::{
 
 /// How long the report may take: many times two ticks of the slowest kernel.
 const CONFIRMATION: Duration = Duration::from_millis(300);
-/// Joins that wait for their report at one time; more wait for it without effect.
-pub(super) const MAX_EARLY: usize = 256;
+/// Joins that wait for their report at one time; more wait for it without effect. A relay holds few
+/// groups for one gateway, and a storm of joins that come to nothing must leave room for others.
+pub(super) const MAX_EARLY: usize = 16;
 
 /// The groups whose report has not come yet.
 #[derive(Debug, Default)]

@@ -5,14 +5,13 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::Context;
 use tokio::{net::lookup_host, sync::watch, task::AbortHandle, time::sleep};
 use tracing::warn;
-use vmcast_api::{AdminLink, AdminLinkState};
+use vmcast_api::AdminLink;
 use vmcast_proto::{nearest, registry};
 
 use super::core::Candidate;
 use crate::{
-    clock,
     config::{AgentConfig, Remote, Upstream},
-    link::{self, Attachment, LinkState, RankedVmrs},
+    link::{self, Attachment, RankedVmrs},
 };
 
 /// How often a name is resolved again.
@@ -23,8 +22,6 @@ const RESOLVE_RETRY: Duration = Duration::from_secs(5);
 /// A source of candidates.
 pub(super) struct Upstreams {
     source: Source,
-    /// Which admin was tried first, for the operator.
-    first_admin: String,
 }
 
 enum Source {
@@ -33,12 +30,7 @@ enum Source {
     /// What a name resolves to.
     Name(watch::Receiver<Vec<Candidate>>, AbortHandle),
     /// What the admin ranks.
-    Admin {
-        attachment: Attachment,
-        ranked: watch::Receiver<Option<RankedVmrs>>,
-        state: watch::Receiver<LinkState>,
-        since: std::time::Instant,
-    },
+    Admin { attachment: Attachment, ranked: watch::Receiver<Option<RankedVmrs>> },
 }
 
 impl Upstreams {
@@ -47,7 +39,6 @@ impl Upstreams {
     /// # Errors
     /// If the configuration cannot work. Whoever does not answer is asked again.
     pub(super) fn start(config: &AgentConfig, endpoints: Vec<SocketAddr>, seed: u64) -> anyhow::Result<Self> {
-        let first_admin = config.admin.urls.first().map(|url| url.as_str().to_owned()).unwrap_or_default();
         let source = match config.upstream.upstream() {
             Upstream::Static(Remote::Address(address)) => Source::Address(Some(address)),
             Upstream::Static(Remote::Name(name, port)) => {
@@ -70,12 +61,11 @@ impl Upstreams {
                     probe: nearest::Config::default(),
                     seed,
                 })?;
-                let (ranked, state) = (attachment.upstreams(), attachment.state());
-                Source::Admin { attachment, ranked, state, since: clock::now() }
+                Source::Admin { ranked: attachment.upstreams(), attachment }
             }
             Upstream::None => anyhow::bail!("an agent without an upstream receives nothing"),
         };
-        Ok(Self { source, first_admin })
+        Ok(Self { source })
     }
 
     /// Waits for candidates that differ from those before. Dropping the future loses nothing.
@@ -133,23 +123,11 @@ impl Upstreams {
     }
 
     /// How the connection to the admin is, if there is to be one.
-    pub(super) fn admin_link(&mut self) -> Option<AdminLink> {
-        let Source::Admin { state, since, .. } = &mut self.source else {
-            return None;
-        };
-        if state.has_changed().unwrap_or(false) {
-            *since = clock::now();
+    pub(super) fn admin_link(&self) -> Option<AdminLink> {
+        match &self.source {
+            Source::Address(_) | Source::Name(..) => None,
+            Source::Admin { attachment, .. } => Some(attachment.admin_link()),
         }
-        let state = state.borrow_and_update();
-        let (url, state, error) = match &*state {
-            LinkState::Connecting => (self.first_admin.clone(), AdminLinkState::Connecting, None),
-            LinkState::Registered { admin } => (admin.clone(), AdminLinkState::Registered, None),
-            LinkState::Lost { reason } => {
-                (self.first_admin.clone(), AdminLinkState::Unreachable, Some(reason.clone()))
-            }
-        };
-        let age_ms = clock::now().saturating_duration_since(*since).as_millis() as u64;
-        Some(AdminLink { url, state, age_ms, error })
     }
 
     /// Ends the lease at the admin; takes two seconds at most.

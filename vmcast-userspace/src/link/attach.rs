@@ -14,6 +14,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tracing::{debug, error, info, warn};
+use vmcast_api::{AdminLink, AdminLinkState};
 use vmcast_proto::{
     nearest,
     registry::{AnswerKind, NodeId, Registration, Role},
@@ -62,6 +63,13 @@ pub enum LinkState {
         /// The URL of the admin that granted it.
         admin: String,
     },
+    /// The admin answered and does not want this node; it is asked again.
+    Refused {
+        /// The URL of the admin.
+        admin: String,
+        /// Why.
+        reason: String,
+    },
     /// The last attempt failed; the next is under way or waits.
     Lost {
         /// Why.
@@ -69,11 +77,21 @@ pub enum LinkState {
     },
 }
 
+/// How the link stands, and since when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkStatus {
+    /// How it stands.
+    pub state: LinkState,
+    /// Since when.
+    pub since: Instant,
+}
+
 /// A node's link to the admin; dropped, it ends without a farewell, and the lease runs out.
 #[derive(Debug)]
 pub struct Attachment {
     upstreams: watch::Receiver<Option<RankedVmrs>>,
-    state: watch::Receiver<LinkState>,
+    status: watch::Receiver<LinkStatus>,
+    first_admin: String,
     commands: mpsc::UnboundedSender<Command>,
     task: Option<JoinHandle<()>>,
 }
@@ -92,7 +110,9 @@ enum Command {
 pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
     let client = AdminClient::new(&settings.admins, settings.local)?;
     let (upstreams_tx, upstreams) = watch::channel(None);
-    let (state_tx, state) = watch::channel(LinkState::Connecting);
+    let first = LinkStatus { state: LinkState::Connecting, since: Instant::now() };
+    let (status_tx, status) = watch::channel(first);
+    let first_admin = settings.admins.first().cloned().unwrap_or_default();
     let (commands, commands_rx) = mpsc::unbounded_channel();
     let mut random = Random::new(settings.seed);
     let mut backoff = || Backoff::new(RETRY.0, RETRY.1, random.number());
@@ -101,7 +121,7 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
         settings,
         client,
         upstreams: upstreams_tx,
-        state: state_tx,
+        status: status_tx,
         random,
         register_backoff,
         find_backoff,
@@ -112,7 +132,7 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
         dead: BTreeMap::new(),
     };
     let task = Some(tokio::spawn(task.run(commands_rx)));
-    Ok(Attachment { upstreams, state, commands, task })
+    Ok(Attachment { upstreams, status, first_admin, commands, task })
 }
 
 impl Attachment {
@@ -123,10 +143,26 @@ impl Attachment {
         self.upstreams.clone()
     }
 
-    /// How the link stands.
+    /// How the link stands. A change is seen on the receiver.
     #[must_use]
-    pub fn state(&self) -> watch::Receiver<LinkState> {
-        self.state.clone()
+    pub fn status(&self) -> watch::Receiver<LinkStatus> {
+        self.status.clone()
+    }
+
+    /// How the link stands, for the operator.
+    #[must_use]
+    pub fn admin_link(&self) -> AdminLink {
+        let status = self.status.borrow();
+        let (url, state, error) = match &status.state {
+            LinkState::Connecting => (&self.first_admin, AdminLinkState::Connecting, None),
+            LinkState::Registered { admin } => (admin, AdminLinkState::Registered, None),
+            LinkState::Refused { admin, reason } => (admin, AdminLinkState::Refused, Some(reason.clone())),
+            LinkState::Lost { reason } => {
+                (&self.first_admin, AdminLinkState::Unreachable, Some(reason.clone()))
+            }
+        };
+        let age_ms = u64::try_from(status.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        AdminLink { url: url.clone(), state, age_ms, error }
     }
 
     /// Says that a VMR does not serve this node. It leaves the list at once, and the nearest of the
@@ -168,7 +204,7 @@ struct Task {
     settings: Settings,
     client: AdminClient,
     upstreams: watch::Sender<Option<RankedVmrs>>,
-    state: watch::Sender<LinkState>,
+    status: watch::Sender<LinkStatus>,
     random: Random,
     register_backoff: Backoff,
     find_backoff: Backoff,
@@ -269,7 +305,12 @@ impl Task {
                 let wait = self.register_backoff.wait();
                 self.complain(&failure, wait);
                 self.register_at = Some(Instant::now() + wait);
-                self.set_state(LinkState::Lost { reason: failure.to_string() });
+                let reason = failure.to_string();
+                self.set_state(if failure.is_refusal() {
+                    LinkState::Refused { admin: self.client.url().to_owned(), reason }
+                } else {
+                    LinkState::Lost { reason }
+                });
             }
         }
     }
@@ -281,17 +322,10 @@ impl Task {
             return;
         }
         self.complained = true;
-        match failure {
-            AdminError::Duplicate(_) | AdminError::Refused { .. } => {
-                error!(%failure, ?wait, "the admin refuses this node; will try again");
-            }
-            AdminError::Url { .. }
-            | AdminError::NoAdmin
-            | AdminError::Unreachable { .. }
-            | AdminError::NotRegistered(_)
-            | AdminError::Answer(_) => {
-                warn!(%failure, ?wait, "not registered; streams go on, and the admin is tried again");
-            }
+        if failure.is_refusal() {
+            error!(%failure, ?wait, "the admin refuses this node; will try again");
+        } else {
+            warn!(%failure, ?wait, "not registered; streams go on, and the admin is tried again");
         }
     }
 
@@ -369,9 +403,11 @@ impl Task {
     }
 
     fn set_state(&self, state: LinkState) {
-        self.state.send_if_modified(|current| {
-            let changed = *current != state;
-            *current = state;
+        self.status.send_if_modified(|current| {
+            let changed = current.state != state;
+            if changed {
+                *current = LinkStatus { state, since: Instant::now() };
+            }
             changed
         });
     }

@@ -44,6 +44,18 @@ pub enum AdminError {
 }
 
 impl AdminError {
+    /// Whether the admin answered and does not want this node, so that somebody must act.
+    pub(super) const fn is_refusal(&self) -> bool {
+        match self {
+            Self::Duplicate(_) | Self::Refused { .. } => true,
+            Self::Url { .. }
+            | Self::NoAdmin
+            | Self::Unreachable { .. }
+            | Self::NotRegistered(_)
+            | Self::Answer(_) => false,
+        }
+    }
+
     pub(super) fn refused(status: &Status) -> Self {
         let reason = status.message().to_owned();
         match status.code() {

@@ -10,7 +10,7 @@ mod error;
 mod find;
 mod probe;
 
-pub use attach::{Attachment, LinkState, Settings, attach};
+pub use attach::{Attachment, LinkState, LinkStatus, Settings, attach};
 pub use client::{AdminClient, Nearest, Vmr};
 pub use error::AdminError;
 pub use find::{RankedVmr, RankedVmrs};

@@ -108,8 +108,8 @@ async fn wait<T: Clone>(receiver: &mut watch::Receiver<T>, wanted: impl FnMut(&T
 }
 
 async fn registered(attachment: &Attachment) {
-    let is_registered = |state: &LinkState| matches!(state, LinkState::Registered { .. });
-    wait(&mut attachment.state(), is_registered).await;
+    let is_registered = |status: &LinkStatus| matches!(status.state, LinkState::Registered { .. });
+    wait(&mut attachment.status(), is_registered).await;
 }
 
 /// Waits for something that only asking tells.
@@ -182,8 +182,8 @@ async fn an_admin_that_is_down_at_start_is_tried_until_it_is_up() {
     let (v0, a) = (attach(vmr), attach(settings(&[url], "a", Role::Agent, [127, 2, 0, 5], &[])));
     let (v0, a) = (v0.expect("attach"), a.expect("attach"));
     for link in [&v0, &a] {
-        let lost = wait(&mut link.state(), |state| matches!(state, LinkState::Lost { .. })).await;
-        let LinkState::Lost { reason } = lost else { unreachable!() };
+        let lost = wait(&mut link.status(), |status| matches!(status.state, LinkState::Lost { .. })).await;
+        let LinkState::Lost { reason } = lost.state else { unreachable!() };
         assert!(reason.contains(&address.to_string()), "{reason}");
         assert_eq!(*link.upstreams().borrow(), None);
     }
@@ -214,7 +214,7 @@ async fn when_the_admin_dies_what_is_known_stays_and_its_successor_gets_the_regi
     let mut upstreams = a.upstreams();
     upstreams.mark_unchanged();
     bed.stop().await;
-    wait(&mut a.state(), |state| matches!(state, LinkState::Lost { .. })).await;
+    wait(&mut a.status(), |status| matches!(status.state, LinkState::Lost { .. })).await;
     assert_eq!(*upstreams.borrow(), Some(before));
 
     let successor = Bed::listening_on(address).await;
@@ -230,8 +230,8 @@ async fn of_several_admins_the_first_that_answers_is_used() {
     drop(reserved);
     let bed = Bed::new().await;
     let link = attach(settings(&[nobody, bed.url()], "a", Role::Agent, [127, 2, 0, 5], &[])).expect("attach");
-    let state = wait(&mut link.state(), |state| *state != LinkState::Connecting).await;
-    assert_eq!(state, LinkState::Registered { admin: bed.url() });
+    let status = wait(&mut link.status(), |status| status.state != LinkState::Connecting).await;
+    assert_eq!(status.state, LinkState::Registered { admin: bed.url() });
     bed.stop().await;
 }
 
@@ -267,8 +267,11 @@ async fn a_duplicate_is_told_why_and_gets_in_once_the_other_has_gone() {
     let first = vmr(&bed, "first", 0, &relay);
     registered(&first).await;
     let second = vmr(&bed, "second", 0, &relay);
-    let lost = wait(&mut second.state(), |state| matches!(state, LinkState::Lost { .. })).await;
-    let LinkState::Lost { reason } = lost else { unreachable!() };
+    let refused = |status: &LinkStatus| matches!(status.state, LinkState::Refused { .. });
+    let LinkState::Refused { reason, admin } = wait(&mut second.status(), refused).await.state else {
+        unreachable!()
+    };
+    assert_eq!(admin, bed.url());
     assert!(reason.contains("first") && reason.contains(&relay.endpoint.to_string()), "{reason}");
     assert_eq!(bed.ids().await, ["first"]);
     assert!(bed.handle.status().await.counters.refusals.of(RefusalReason::Duplicate) >= 1);

@@ -1,6 +1,10 @@
 //! Against the kernel, in network namespaces.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    time::Duration,
+};
 
 use tokio::{sync::mpsc::UnboundedReceiver, time::timeout};
 use vmcast_common::{
@@ -9,7 +13,7 @@ use vmcast_common::{
 };
 
 use super::{
-    Error, LinkEvent, Links, NextHopEvent, NextHops, Setup,
+    Error, HostGroupEvent, HostGroups, LinkEvent, Links, NextHopEvent, NextHops, Setup,
     netns::{NetNs, skip_without_root},
     table::Unresolvable,
 };
@@ -197,5 +201,54 @@ fn links_are_found_described_and_watched_and_configured() {
         assert!(again.expect_err("somebody's route stays").to_string().contains("232.0.0.0/8"));
         let near0 = links.find("near0").await.expect("near0");
         assert_eq!((near0.mtu, near0.addresses.len()), (1400, 2));
+    });
+}
+
+#[test]
+fn joins_and_leaves_of_a_hosts_sockets_are_told_at_once_for_their_interface_alone() {
+    if skip_without_root("the host's memberships") {
+        return;
+    }
+    let (near, _far) = pair();
+    near.ip("link add near1 type veth peer name far1");
+    near.ip("address add 10.2.0.1/24 dev near1");
+    near.ip("link set near1 up");
+    near.block_on(async || {
+        let near0 = Links::open().expect("links").find("near0").await.expect("near0");
+        let Some(mut groups) = HostGroups::watch(near0.ifindex).expect("a watch") else {
+            eprintln!("SKIPPED: this kernel does not tell of memberships");
+            return;
+        };
+        let [own, other]: [Ipv4Addr; 2] = [[10, 1, 0, 1], [10, 2, 0, 1]].map(Into::into);
+        let any = Ipv4Addr::new(239, 192, 1, 1);
+        let specific = Ipv4Addr::new(232, 1, 1, 1);
+        let source = Ipv4Addr::new(192, 0, 2, 9);
+        let socket = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket");
+        let (first, second) = (socket(), socket());
+        first.join_multicast_v4(&any, &other).expect("joined elsewhere");
+        first.join_multicast_v4(&any, &own).expect("joined");
+        second.join_multicast_v4(&any, &own).expect("joined, too");
+        let third = socket2::Socket::from(socket());
+        third.join_ssm_v4(&source, &specific, &own).expect("joined for a source");
+        drop((first, second));
+        drop(third);
+        let mut told = Vec::new();
+        while told.len() < 4 {
+            told.push(timeout(PATIENCE, groups.next()).await.expect("in time").expect("the watch runs"));
+        }
+        // The source's line is gone with the socket: what is listed is read after the event.
+        assert_eq!(
+            told,
+            [
+                HostGroupEvent::Joined { group: any, sources: BTreeSet::new() },
+                HostGroupEvent::Joined { group: specific, sources: BTreeSet::new() },
+                HostGroupEvent::Left(any),
+                HostGroupEvent::Left(specific),
+            ]
+        );
+        let fourth = socket2::Socket::from(socket());
+        fourth.join_ssm_v4(&source, &specific, &own).expect("joined again");
+        let event = timeout(PATIENCE, groups.next()).await.expect("in time").expect("the watch runs");
+        assert_eq!(event, HostGroupEvent::Joined { group: specific, sources: BTreeSet::from([source]) });
     });
 }

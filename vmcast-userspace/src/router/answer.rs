@@ -15,7 +15,7 @@ use vmcast_dataplane::Engine;
 use vmcast_proto::Filter;
 
 use super::{run::Router, shown::SILENT, upstream::State};
-use crate::{clock, config::UpstreamFrom, daemon::resident_bytes, link::LinkState};
+use crate::{clock, config::UpstreamFrom, daemon::resident_bytes, link::Attachment};
 
 /// Answers one question.
 pub(super) fn answer(router: &Router, request: &api::Request) -> api::Response {
@@ -50,7 +50,7 @@ fn status(router: &Router, now: Instant) -> api::Status {
     api::Status {
         rank: Some(router.config.rank),
         engine: Some(engine(router)),
-        admin: router.attachment.as_ref().map(|attachment| admin_link(router, &attachment.state().borrow())),
+        admin: router.attachment.as_ref().map(Attachment::admin_link),
         upstream: upstream(router, now),
         groups: count,
         members,
@@ -62,16 +62,6 @@ fn status(router: &Router, now: Instant) -> api::Status {
 fn engine(router: &Router) -> api::Engine {
     let info = router.plane.engine();
     api::Engine { label: info.engine.label().to_owned(), reason: info.reason }
-}
-
-fn admin_link(router: &Router, state: &LinkState) -> api::AdminLink {
-    let first = || router.config.admin.urls.first().map(|url| url.as_str().to_owned()).unwrap_or_default();
-    let (url, state, error) = match state {
-        LinkState::Connecting => (first(), api::AdminLinkState::Connecting, None),
-        LinkState::Registered { admin } => (admin.clone(), api::AdminLinkState::Registered, None),
-        LinkState::Lost { reason } => (first(), api::AdminLinkState::Unreachable, Some(reason.clone())),
-    };
-    api::AdminLink { url, state, age_ms: 0, error }
 }
 
 fn upstream(router: &Router, now: Instant) -> Option<api::Upstream> {

@@ -1,6 +1,9 @@
 //! Labs of the roles: the real program in small networks, judged packet by packet.
 
+mod admin_down;
 mod bed;
+mod config_errors;
+mod duplicate;
 mod main_job;
 mod native;
 mod restart;
@@ -8,11 +11,23 @@ mod small;
 mod sources;
 mod stream;
 mod ttl;
+mod untouched;
 
 use libtest_mimic::Trial;
 
 pub(crate) use bed::program;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    [main_job::trials(), native::trials(), restart::trials(), sources::trials(), ttl::trials()].into_iter().flatten().collect()
+    [
+        main_job::trials(),
+        native::trials(),
+        restart::trials(),
+        admin_down::trials(),
+        duplicate::trials(),
+        config_errors::trials(),
+        untouched::trials(),
+        ttl::trials(),
+        sources::trials(),
+    ]
+    .into_iter().flatten().collect()
 }

@@ -1,6 +1,6 @@
 //! A VMR that is killed, and the next one on the same host.
 
-use std::{fs, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use libtest_mimic::{Failed, Trial};
 use vmcast_lab::{
@@ -31,21 +31,13 @@ fn has_programs(node: &Namespace) -> Result<bool, Failed> {
     Ok(String::from_utf8_lossy(&output.stdout).contains("xdp"))
 }
 
-/// What is pinned in the lab's own file system for BPF.
-fn pins(bed: &Bed) -> Result<Vec<String>, Failed> {
-    let mut names = Vec::new();
-    let mut dirs = vec![bed.lab.bpffs()?];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(dir)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                dirs.push(entry.path());
-            } else {
-                names.push(entry.path().display().to_string());
-            }
-        }
+/// What the router has left where it may pin.
+fn pins(bed: &Bed, small: &Small) -> Result<Vec<PathBuf>, Failed> {
+    let dir = bed.lab.bpffs()?.join(small.vmr.node());
+    if !dir.exists() {
+        return Ok(Vec::new());
     }
-    Ok(names)
+    Ok(fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?)
 }
 
 // proves that killing the daemon removes its programs as configured, and that a restart works at once
@@ -62,7 +54,7 @@ fn removed(bed: &mut Bed) -> Outcome {
 
     router.process.kill()?;
     bed.until("the programs of the killed router are gone", || Ok(!has_programs(&small.vmr)?))?;
-    ensure!(pins(bed)?.is_empty(), "pins are left: {:?}", pins(bed)?);
+    ensure!(pins(bed, &small)?.is_empty(), "pins are left: {:?}", pins(bed, &small)?);
     let before = listener.heard();
     before.is_whole()?;
 
@@ -82,7 +74,7 @@ fn removed(bed: &mut Bed) -> Outcome {
     drop(sender);
     router.process.stop()?;
     ensure!(!has_programs(&small.vmr)?, "programs are left behind");
-    ensure!(pins(bed)?.is_empty(), "pins are left: {:?}", pins(bed)?);
+    ensure!(pins(bed, &small)?.is_empty(), "pins are left: {:?}", pins(bed, &small)?);
     ensure!(!router.socket.exists(), "the control socket is left behind");
     Ok(())
 }
@@ -124,6 +116,6 @@ fn kept(bed: &mut Bed) -> Outcome {
     let mut router = small.router(bed, Router { keep: false, ..config })?;
     router.process.stop()?;
     ensure!(!has_programs(&small.vmr)?, "programs are left behind");
-    ensure!(pins(bed)?.is_empty(), "pins are left: {:?}", pins(bed)?);
+    ensure!(pins(bed, &small)?.is_empty(), "pins are left: {:?}", pins(bed, &small)?);
     Ok(())
 }

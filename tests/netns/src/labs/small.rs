@@ -30,6 +30,11 @@ pub(super) const SOURCE2: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 3);
 /// The VMR on the source's network.
 pub(super) const VMR: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 
+/// The admin, where there is one.
+pub(super) const ADMIN: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+/// Where nodes find it.
+pub(super) const ADMIN_TABLE: &str = "[admin]\nurls = [\"http://10.9.0.2:8440\"]\n";
+
 /// IGMP for labs: a leave is complete soon, as the launcher of the main lab has it.
 pub(super) const IGMP: &str = "[igmp]\nlast_member_query_interval_seconds = 0.2\n";
 
@@ -88,6 +93,15 @@ impl Small {
             ))?;
         }
         Ok(Self { source, vmr, clients })
+    }
+
+    /// Adds the host of an admin, on a network of its own behind the VMR: it is [`ADMIN`] to everybody.
+    pub(super) fn admin(&self, bed: &mut Bed) -> Result<Namespace, Failed> {
+        let admin = bed.lab.namespace("admin")?;
+        bed.lab.veth((&admin, "eth0"), (&self.vmr, "adm0"))?;
+        admin.ip(&format!("addr add {ADMIN}/24 dev eth0\nroute add default via 10.9.0.1"))?;
+        self.vmr.ip("addr add 10.9.0.1/24 dev adm0")?;
+        Ok(admin)
     }
 
     /// Starts the VMR and waits for it.

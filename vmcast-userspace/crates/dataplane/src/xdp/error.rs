@@ -1,5 +1,7 @@
 //! Errors of map and program calls, before it is known which operation they spoil.
 
+use aya::maps::MapError;
+
 /// A table is full, or the kernel refused a call.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KernelError {
@@ -14,5 +16,15 @@ impl KernelError {
         what: &'static str,
     ) -> impl FnOnce(E) -> Self {
         move |source| Self::Call { what, source: source.into() }
+    }
+
+    /// Tells a full hash table from other refusals.
+    pub(super) fn full_or(table: &'static str, limit: u32) -> impl FnOnce(MapError) -> Self {
+        move |error| match &error {
+            MapError::SyscallError(call) if call.io_error.raw_os_error() == Some(libc::E2BIG) => {
+                Self::Full { table, limit }
+            }
+            _ => Self::call(table)(error),
+        }
     }
 }

@@ -10,7 +10,7 @@ use aya::{
 };
 use vmcast_common::maps::{
     self, DeviceCursor, EndpointKey, Head, HeadKey, InterfaceEntry, MemberEntry, NextHopEntry,
-    StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey,
+    StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey, limit,
 };
 
 use super::{error::KernelError, pool::TableLease};
@@ -44,9 +44,13 @@ pub(super) struct KernelMaps {
     pub(super) punts: RingBuf<MapData>,
     members: Array<MapData, MemberEntry>,
     heads: HashMap<MapData, HeadKey, Head>,
-    cursors: PerCpuHashMap<MapData, u32, DeviceCursor>,
+    cursors: PerCpuArray<MapData, DeviceCursor>,
+    more_cursors: PerCpuHashMap<MapData, u32, DeviceCursor>,
     copy_program: ProgramFd,
-    devices: HashSet<u32>,
+    /// The device that has each place of the cursor array, 0 for none.
+    cursor_places: Vec<u32>,
+    /// Devices whose cursors are in the hash.
+    hashed_cursors: HashSet<u32>,
     cpus: usize,
 }
 
@@ -76,10 +80,27 @@ impl KernelMaps {
             members: take(object, maps::MEMBERS)?,
             heads: take(object, maps::HEADS)?,
             cursors: take(object, maps::CURSORS)?,
+            more_cursors: take(object, maps::MORE_CURSORS)?,
             copy_program,
-            devices: HashSet::new(),
+            cursor_places: vec![0; limit::CURSOR_SLOTS as usize],
+            hashed_cursors: HashSet::new(),
             cpus,
         })
+    }
+
+    fn fresh_cursors(&self, ifindex: u32) -> Result<PerCpuValues<DeviceCursor>, KernelError> {
+        let cursor = DeviceCursor { table: 0, sequence: 0, member: 0, ifindex };
+        PerCpuValues::try_from(vec![cursor; self.cpus]).map_err(KernelError::call(maps::CURSORS))
+    }
+
+    /// Gives up hashed cursors of devices that are gone.
+    fn forget_gone_devices(&mut self) -> Result<(), KernelError> {
+        let gone: Vec<u32> = self.hashed_cursors.iter().copied().filter(|device| !exists(*device)).collect();
+        for ifindex in gone {
+            forgive_missing(self.more_cursors.remove(&ifindex), maps::MORE_CURSORS)?;
+            self.hashed_cursors.remove(&ifindex);
+        }
+        Ok(())
     }
 
     /// Sets a stream's counters to zero on every CPU.
@@ -88,6 +109,11 @@ impl KernelMaps {
             .map_err(KernelError::call(maps::STREAM_STATS))?;
         self.stream_stats.set(index, zero, 0).map_err(KernelError::call(maps::STREAM_STATS))
     }
+}
+
+/// Whether this network namespace has a device of this number.
+fn exists(ifindex: u32) -> bool {
+    nix::net::if_::if_indextoname(ifindex).is_ok()
 }
 
 /// Removes a key that may be gone already.
@@ -101,14 +127,25 @@ pub(super) fn forgive_missing(result: Result<(), MapError>, what: &'static str) 
 
 impl MemberWrites for KernelMaps {
     fn prepare_device(&mut self, ifindex: u32) -> Result<(), KernelError> {
-        if self.devices.contains(&ifindex) {
+        let place = ifindex & (limit::CURSOR_SLOTS - 1);
+        let holder = self.cursor_places[place as usize];
+        if holder == ifindex || self.hashed_cursors.contains(&ifindex) {
             return Ok(());
         }
-        let none = DeviceCursor { table: 0, sequence: 0, member: 0 };
-        let values =
-            PerCpuValues::try_from(vec![none; self.cpus]).map_err(KernelError::call(maps::CURSORS))?;
-        self.cursors.insert(ifindex, values, 0).map_err(KernelError::call(maps::CURSORS))?;
-        self.devices.insert(ifindex);
+        if holder == 0 || !exists(holder) {
+            let values = self.fresh_cursors(ifindex)?;
+            self.cursors.set(place, values, 0).map_err(KernelError::call(maps::CURSORS))?;
+            self.cursor_places[place as usize] = ifindex;
+        } else {
+            if self.hashed_cursors.len() >= limit::INTERFACES as usize {
+                self.forget_gone_devices()?;
+            }
+            let values = self.fresh_cursors(ifindex)?;
+            self.more_cursors
+                .insert(ifindex, values, 0)
+                .map_err(KernelError::full_or(maps::MORE_CURSORS, limit::INTERFACES))?;
+            self.hashed_cursors.insert(ifindex);
+        }
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! The plane itself: operations in, map writes out.
 
+use std::collections::BTreeSet;
+
 use aya::Ebpf;
 use smallvec::SmallVec;
 use vmcast_common::{
@@ -87,7 +89,7 @@ impl XdpPlane {
             FibOp::RemoveInterface(ifindex) => self.remove_interface(ifindex),
             FibOp::SetEndpoint(endpoint) => {
                 let key = EndpointKey::new(endpoint);
-                self.maps.endpoints.insert(key, 1, 0).map_err(full_or(maps::ENDPOINTS, limit::ENDPOINTS))?;
+                self.maps.endpoints.insert(key, 1, 0).map_err(KernelError::full_or(maps::ENDPOINTS, limit::ENDPOINTS))?;
                 self.state.endpoints.insert(endpoint);
                 Ok(())
             }
@@ -114,7 +116,7 @@ impl XdpPlane {
         self.maps
             .interfaces
             .insert(ifindex.0, entry, 0)
-            .map_err(full_or(maps::INTERFACES, limit::INTERFACES))?;
+            .map_err(KernelError::full_or(maps::INTERFACES, limit::INTERFACES))?;
         let known = self.state.interfaces.get(&ifindex).map(|known| known.next_hop);
         let next_hop = match known {
             Some(index) => index,
@@ -161,14 +163,14 @@ impl XdpPlane {
     }
 
     fn set_next_hop(&mut self, id: NextHopId, hop: NextHop) -> Result<(), Failure> {
-        let known = self.state.next_hops.get(&id).map(|state| (state.index, state.hop.ifindex));
+        let known = self.state.next_hops.get(&id).map(|state| (state.index, state.hop));
         let index = match known {
             Some((index, _)) => index,
             None => self.hops.take()?,
         };
         self.write_next_hop(index, &hop)?;
         self.state.next_hops.insert(id, NextHopState { hop, index });
-        if known.is_none_or(|(_, ifindex)| ifindex != hop.ifindex) {
+        if known.is_none_or(|(_, known)| known.ifindex != hop.ifindex || known.mtu > hop.mtu) {
             self.respecify_tunnels_of(id)?;
         }
         Ok(())
@@ -207,7 +209,7 @@ impl XdpPlane {
         }
         let key = TunnelKey::new(tunnel.local, tunnel.remote);
         let entry = TunnelEntry { id: id.0, accepts_sources: u32::from(tunnel.accepts_sources) };
-        self.maps.tunnels.insert(key, entry, 0).map_err(full_or(maps::TUNNELS, limit::TUNNELS))?;
+        self.maps.tunnels.insert(key, entry, 0).map_err(KernelError::full_or(maps::TUNNELS, limit::TUNNELS))?;
         let Some(state) = self.state.tunnels.get_mut(&id) else {
             self.state.tunnels.insert(id, TunnelState { tunnel, streams: SmallVec::new() });
             return Ok(());
@@ -262,6 +264,8 @@ impl XdpPlane {
             rpf,
             members,
             own: super::member_table::MemberTable::default(),
+            natives: BTreeSet::new(),
+            least_mtu: u16::MAX,
             written: None,
         });
         state.rpf = rpf;
@@ -300,13 +304,14 @@ impl XdpPlane {
             Rpf::Exact(input) => InputId::from(input),
             Rpf::AnyUpstream => InputId::NONE,
         };
-        let entry = StreamEntry { table: self.state.effective_table(state), stats, rpf: rpf.0 };
+        let (table, encapsulated_max) = self.state.effective_table(state);
+        let entry = StreamEntry { table, stats, rpf: rpf.0, encapsulated_max };
         let stream = state.stream;
         if state.written == Some(entry) {
             return Ok(());
         }
         let key = maps::StreamKey::from(stream);
-        self.maps.streams.insert(key, entry, 0).map_err(full_or(maps::STREAMS, limit::STREAMS))?;
+        self.maps.streams.insert(key, entry, 0).map_err(KernelError::full_or(maps::STREAMS, limit::STREAMS))?;
         if let Some(state) = self.state.streams.get_mut(&stats) {
             state.written = Some(entry);
         }
@@ -358,6 +363,13 @@ impl XdpPlane {
     /// Adds a member, or tells the kernel what has changed about it.
     fn put_member(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
         let spec = self.state.spec(output).ok_or(Failure::Unknown)?;
+        let link_mtu = match output {
+            Output::Interface(_) => u16::MAX,
+            Output::Tunnel(id) => self.state.link_mtu(id),
+        };
+        let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
+        state.expect_member(output, link_mtu);
+        self.write_stream(stats)?;
         let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
         let mut backing =
             Backing { kernel: &mut self.maps, tables: &mut self.pool, members: &mut self.members };
@@ -389,6 +401,7 @@ impl XdpPlane {
         let mut backing =
             Backing { kernel: &mut self.maps, tables: &mut self.pool, members: &mut self.members };
         if let Some(change) = state.own.remove(output, &mut backing)? {
+            state.forget_member(output);
             self.write_stream(stats)?;
             change.retire(&mut self.pool);
         }
@@ -483,16 +496,6 @@ fn stats_error<E: std::error::Error + Send + Sync + 'static>(
     table: &'static str,
 ) -> impl Fn(E) -> StatsError {
     move |error| StatsError { table, source: Box::new(error) }
-}
-
-/// Tells a full hash from other refusals.
-fn full_or(table: &'static str, limit: u32) -> impl FnOnce(aya::maps::MapError) -> KernelError {
-    move |error| match &error {
-        aya::maps::MapError::SyscallError(call) if call.io_error.raw_os_error() == Some(libc::E2BIG) => {
-            KernelError::Full { table, limit }
-        }
-        _ => KernelError::call(table)(error),
-    }
 }
 
 /// Reads a record of the punt ring; `None` if it is not one.

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use vmcast_common::{
     fib::{IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
     maps::{MEMBER_AMT, MEMBER_NATIVE, MemberEntry, StreamEntry, address_bytes},
+    rewrite::AMT_V4_OVERHEAD,
 };
 
 use super::member_table::{MemberSpec, MemberTable};
@@ -41,8 +42,43 @@ pub(super) struct StreamState {
     pub(super) rpf: Rpf,
     pub(super) members: Members,
     pub(super) own: MemberTable,
+    /// Interfaces that are members natively.
+    pub(super) natives: BTreeSet<IfIndex>,
+    /// Smallest MTU among the links of the other members since the table was last empty.
+    pub(super) least_mtu: u16,
     /// The entry as the kernel has it.
     pub(super) written: Option<StreamEntry>,
+}
+
+impl StreamState {
+    /// See [`StreamEntry::encapsulated_max`]. The kernel leaves out a device whose MTU a frame exceeds
+    /// before any program can count it, so nothing is encapsulated early that one link might not take.
+    fn encapsulated_max(&self) -> u32 {
+        if self.own.id() == 0 || !self.natives.is_empty() {
+            return 0;
+        }
+        u32::from(self.least_mtu).saturating_sub(AMT_V4_OVERHEAD as u32)
+    }
+
+    /// Takes note of a member before it joins.
+    pub(super) fn expect_member(&mut self, output: Output, link_mtu: u16) {
+        match output {
+            Output::Interface(ifindex) => {
+                self.natives.insert(ifindex);
+            }
+            Output::Tunnel(_) => self.least_mtu = self.least_mtu.min(link_mtu),
+        }
+    }
+
+    /// Takes note of a member that has left.
+    pub(super) fn forget_member(&mut self, output: Output) {
+        if let Output::Interface(ifindex) = output {
+            self.natives.remove(&ifindex);
+        }
+        if self.own.id() == 0 {
+            self.least_mtu = u16::MAX;
+        }
+    }
 }
 
 /// The mirror of the kernel's tables.
@@ -95,16 +131,26 @@ impl State {
         self.interfaces.keys().next().map_or(LOOPBACK, |ifindex| ifindex.0)
     }
 
-    /// The member table that a stream's packets go to at present.
-    pub(super) fn effective_table(&self, state: &StreamState) -> u32 {
+    /// The MTU of the link that a tunnel's copies leave by.
+    pub(super) fn link_mtu(&self, id: TunnelId) -> u16 {
+        let hop = self.tunnels.get(&id).and_then(|state| state.tunnel.next_hop);
+        let known = hop.and_then(|hop| self.next_hops.get(&hop)).map(|state| state.hop.mtu);
+        known
+            .or_else(|| Some(self.interfaces.values().next()?.interface.mtu))
+            .unwrap_or(u16::MAX)
+    }
+
+    /// The member table that a stream's packets go to at present, and the largest packet that is
+    /// encapsulated before it is copied.
+    pub(super) fn effective_table(&self, state: &StreamState) -> (u32, u32) {
         match state.members {
-            Members::Own => state.own.id(),
+            Members::Own => (state.own.id(), state.encapsulated_max()),
             Members::OfAnySource => {
                 let any = Stream { source: None, group: state.stream.group };
                 self.by_stream
                     .get(&any)
                     .and_then(|stats| self.streams.get(stats))
-                    .map_or(0, |any| any.own.id())
+                    .map_or((0, 0), |any| (any.own.id(), any.encapsulated_max()))
             }
         }
     }

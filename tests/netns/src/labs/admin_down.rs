@@ -1,0 +1,109 @@
+//! The admin is absent, comes, is killed and comes back; streams never notice.
+
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+use vmcast_lab::{
+    Namespace,
+    roles::{AGENT_INTERFACE, Role, wait_ready},
+};
+
+use super::{
+    bed::{Bed, Outcome, ensure, trial},
+    small::{ADMIN_TABLE, IGMP, Router, SOURCE, STREAM, Small},
+    stream::{Listener, Sender},
+};
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![trial("streams flow whether the admin is absent, killed or back with what it knew", coming_and_going)]
+}
+
+const SOME: u64 = 300;
+
+fn start_admin(bed: &Bed, node: &Namespace) -> Result<Role, Failed> {
+    let database = bed.lab.dir().join("admin.db");
+    // A short lease, so that a test sees a node that lost its admin soon.
+    let keys = format!("listen = \"0.0.0.0:8440\"\nlease_seconds = 9\ndatabase = \"{}\"\n", database.display());
+    let mut role = bed.launcher.start(node, "admin", &keys, "")?;
+    wait_ready([&mut role], bed.clock)?;
+    Ok(role)
+}
+
+/// The answer's list without what changes from moment to moment.
+fn lasting(answer: &Value, list: &str) -> Vec<Value> {
+    let mut items = answer[list].as_array().cloned().unwrap_or_default();
+    for item in &mut items {
+        for key in ["age_ms", "lease_left_ms", "left_ms"] {
+            if let Some(fields) = item.as_object_mut() {
+                fields.remove(key);
+            }
+        }
+    }
+    items
+}
+
+// proves that streams go on without the admin and that it keeps what it knew over a restart
+fn coming_and_going(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    let admin_node = small.admin(bed)?;
+    let router = small.start_router(bed, Router { tables: ADMIN_TABLE, ..Router::default() })?;
+    let tables = format!(
+        "{ADMIN_TABLE}[upstream]\nfrom = \"admin\"\n[interface]\nname = \"{AGENT_INTERFACE}\"\n{IGMP}"
+    );
+    let second = bed.launcher.start(small.client(2), "agent", "", &tables)?;
+    let _agents = small.agents(bed, [1])?;
+    let bystander = small.forbid(bed, 3)?;
+    for role in [&router, &second] {
+        bed.until_answer("the role says that the admin is not reached", role, &["status"], |status| {
+            status["admin"]["state"] == "unreachable" && status["admin"]["error"].is_string()
+        })?;
+    }
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, SOME)?;
+
+    let mut admin = start_admin(bed, &admin_node)?;
+    for role in [&router, &second] {
+        bed.until_answer("the role is registered", role, &["status"], registered)?;
+    }
+    let second_listener = Listener::join(small.client(2), STREAM, None)?;
+    second_listener.more(bed, SOME)?;
+
+    let nodes = bed.until_answer("both are registered", &admin, &["node", "list"], |answer| {
+        answer["nodes"].as_array().is_some_and(|nodes| nodes.len() == 2)
+    })?;
+    let cache = bed.until_answer("the nearest VMR is cached", &admin, &["cache", "list"], |answer| {
+        answer["entries"].as_array().is_some_and(|entries| !entries.is_empty())
+    })?;
+
+    admin.process.kill()?;
+    listener.more(bed, SOME)?;
+    let admin = start_admin(bed, &admin_node)?;
+    let known = admin.ask(&["node", "list"]).unwrap_or_default();
+    ensure!(
+        lasting(&known, "nodes") == lasting(&nodes, "nodes"),
+        "of {nodes} the admin knows after its restart {known}"
+    );
+    let remembered = admin.ask(&["cache", "list"]).unwrap_or_default();
+    ensure!(
+        lasting(&remembered, "entries") == lasting(&cache, "entries"),
+        "of {cache} the admin knows after its restart {remembered}"
+    );
+    for role in [&router, &second] {
+        bed.until_answer("the role is registered again", role, &["status"], registered)?;
+    }
+    bed.until_answer("a node has renewed its lease", &admin, &["stats"], |answer| {
+        answer["control"]["registry"]["renewals"].as_u64() >= Some(2)
+    })?;
+
+    let last = sender.stop()? - 1;
+    for listener in [&listener, &second_listener] {
+        listener.until_last(bed, last)?;
+        listener.heard().is_whole()?;
+    }
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+fn registered(status: &Value) -> bool {
+    status["admin"]["state"] == "registered"
+}
