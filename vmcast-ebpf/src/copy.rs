@@ -8,7 +8,7 @@ use vmcast_common::{
     maps::{MEMBER_AMT, MemberEntry, NextHopEntry},
     packet::Packet as _,
     rewrite::{
-        AMT_V4_OVERHEAD, AMT_V4_OWN_OFFSET, Carry, CopyHeader, Inner, copy_header, encapsulated_copy,
+        AMT_V4_OVERHEAD, AMT_V4_OWN_LEN, AMT_V4_OWN_OFFSET, Carry, CopyHeader, Inner, copy_header, encapsulated_copy,
     },
     verdict::DropReason,
 };
@@ -25,17 +25,21 @@ use crate::{map, packet::Frame};
 /// Why this member gets no copy.
 #[inline(always)]
 pub(crate) fn run(ctx: &XdpContext) -> Result<(), DropReason> {
-    let frame = Frame::new(ctx);
+    let mut frame = Frame::new(ctx);
     let head = frame.load::<{ eth::LEN }>(0).ok_or(DropReason::LostOrder)?;
     let carry = Carry::from_bytes(*head.first_chunk().ok_or(DropReason::LostOrder)?);
     let encapsulated = head[Carry::LEN..] == Carry::ENCAPSULATED;
     // SAFETY: the context is the kernel's; the field exists for programs of devmap slots.
     let egress = unsafe { (*ctx.ctx).egress_ifindex };
     let cursor = map::cursor(egress).ok_or(DropReason::LostOrder)?;
-    if cursor.sequence != carry.sequence || cursor.table != carry.table {
-        cursor.sequence = carry.sequence;
+    if cursor.table != carry.table {
+        cursor.head = map::head(carry.table, egress);
         cursor.table = carry.table;
-        cursor.member = map::head(carry.table, egress);
+        cursor.sequence = carry.sequence;
+        cursor.member = cursor.head;
+    } else if cursor.sequence != carry.sequence {
+        cursor.sequence = carry.sequence;
+        cursor.member = cursor.head;
     }
     let member = map::member(cursor.member).ok_or(DropReason::LostOrder)?;
     cursor.member = member.next;
@@ -43,7 +47,7 @@ pub(crate) fn run(ctx: &XdpContext) -> Result<(), DropReason> {
 
     if encapsulated {
         if member.kind == MEMBER_AMT {
-            return own_bytes(&frame, member, next_hop);
+            return own_bytes(&mut frame, member, next_hop);
         }
         // A native member joined while this packet was on its way.
         frame.adjust_head(AMT_V4_OVERHEAD as i32).ok_or(DropReason::KernelRefused)?;
@@ -67,10 +71,13 @@ pub(crate) fn run(ctx: &XdpContext) -> Result<(), DropReason> {
 
 /// Writes what is this member's own over a packet that ingress has encapsulated.
 #[inline(always)]
-fn own_bytes(frame: &Frame<'_>, member: &MemberEntry, next_hop: &NextHopEntry) -> Result<(), DropReason> {
-    let length = frame.load::<2>(eth::LEN + 2).ok_or(DropReason::LostOrder)?;
-    let sum = frame.load::<2>(AMT_V4_OWN_OFFSET).ok_or(DropReason::LostOrder)?;
-    let copy = encapsulated_copy(member, next_hop, u16::from_be_bytes(length), u16::from_be_bytes(sum))?;
-    frame.store(0, copy.ethernet).ok_or(DropReason::KernelRefused)?;
-    frame.store(AMT_V4_OWN_OFFSET, copy.own).ok_or(DropReason::KernelRefused)
+fn own_bytes(frame: &mut Frame<'_>, member: &MemberEntry, next_hop: &NextHopEntry) -> Result<(), DropReason> {
+    const END: usize = AMT_V4_OWN_OFFSET + AMT_V4_OWN_LEN;
+    let head = frame.head_mut::<END>().ok_or(DropReason::LostOrder)?;
+    let length = u16::from_be_bytes([head[eth::LEN + 2], head[eth::LEN + 3]]);
+    let sum = u16::from_be_bytes([head[AMT_V4_OWN_OFFSET], head[AMT_V4_OWN_OFFSET + 1]]);
+    let copy = encapsulated_copy(member, next_hop, length, sum)?;
+    head[..eth::LEN].copy_from_slice(&copy.ethernet);
+    head[AMT_V4_OWN_OFFSET..].copy_from_slice(&copy.own);
+    Ok(())
 }

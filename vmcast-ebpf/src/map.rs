@@ -10,6 +10,7 @@ use vmcast_common::{
     maps::{
         DeviceCursor, EndpointKey, Head, HeadKey, InputId, InterfaceEntry, MemberEntry, NextHopEntry,
         PUNT_INTERVAL_NS, PuntRecord, StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey, limit,
+        table_place,
     },
     verdict::{DropReason, PuntReason},
 };
@@ -133,7 +134,7 @@ pub(crate) fn next_sequence() -> Option<u32> {
 #[inline(always)]
 pub(crate) fn broadcast(table: u32) -> Result<u32, DropReason> {
     const BPF_F_BROADCAST: u64 = 1 << 3;
-    let devices = TABLES.get(table).ok_or(DropReason::KernelRefused)?;
+    let devices = TABLES.get(table_place(table)).ok_or(DropReason::KernelRefused)?;
     devices.redirect(0, BPF_F_BROADCAST).map_err(|_| DropReason::KernelRefused)
 }
 

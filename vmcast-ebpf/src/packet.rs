@@ -27,6 +27,15 @@ impl<'a> Frame<'a> {
         Some(())
     }
 
+    /// The first `N` bytes, to change several of them after one check; `None` if the frame is shorter.
+    #[inline(always)]
+    pub(crate) fn head_mut<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
+        let at = self.at::<N>(0)? as *mut [u8; N];
+        // SAFETY: `at` has checked that N bytes from there lie within the frame; bytes need no
+        // alignment, and the borrow of the frame keeps other access away.
+        Some(unsafe { &mut *at })
+    }
+
     /// Makes the frame start `delta` bytes later, or earlier if it is negative.
     #[inline(always)]
     pub(crate) fn adjust_head(&self, delta: i32) -> Option<()> {

@@ -32,7 +32,7 @@ pub mod limit {
     pub const CURSOR_SLOTS: u32 = 1_024;
     /// Our own tunnel endpoints.
     pub const ENDPOINTS: u32 = 256;
-    /// Member tables (inner devmaps), numbered from 1.
+    /// Member tables (inner devmaps); a power of two.
     pub const TABLES: u32 = 32_768;
     /// Pairs of member table and egress device.
     pub const HEADS: u32 = 262_144;
@@ -40,6 +40,14 @@ pub mod limit {
     pub const PUNT_RING: u32 = 1 << 18;
     /// Streams whose last punt is remembered.
     pub const PUNT_MEMORY: u32 = 8_192;
+}
+
+/// The place of a member table in [`TABLES`]. The bits above say for which time the place is used:
+/// a number is that of one table with one set of members, and comes again only after many others.
+#[inline(always)]
+#[must_use]
+pub const fn table_place(number: u32) -> u32 {
+    number & (limit::TABLES - 1)
 }
 
 /// Tells one layout of the pinned maps from another: it changes with the size of any key or value.

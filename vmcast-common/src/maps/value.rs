@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct StreamEntry {
-    /// Member table, 0 if the stream has no member.
+    /// Number of the member table, 0 if the stream has no member.
     pub table: u32,
     /// Index of the stream's counters.
     pub stats: u32,
@@ -107,8 +107,10 @@ pub struct DeviceCursor {
     pub member: u32,
     /// The device; 0 for a cursor that no device has.
     pub ifindex: u32,
+    /// Index of the table's first member on the device: it never changes for one table number.
+    pub head: u32,
 }
-const _: () = assert!(size_of::<DeviceCursor>() == 16);
+const _: () = assert!(size_of::<DeviceCursor>() == 20);
 
 /// Counters of one stream, per CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -33,6 +33,8 @@ const HOLD_DOWN: Duration = Duration::from_secs(60);
 const MAX_STREAMS: usize = 4096;
 /// Where hosts send their leaves (RFC 2236 §9).
 const ALL_ROUTERS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 2);
+/// First octet of the source-specific groups, which have no any-source members (RFC 4607 §1).
+const SOURCE_SPECIFIC: u8 = 232;
 /// SSDP stays on its link, as [`crate::config`] says of the groups that are routed.
 const SSDP: Ipv4Addr = Ipv4Addr::new(239, 255, 255, 250);
 
@@ -280,6 +282,10 @@ impl Core {
     fn on_host_joined(&mut self, now: Instant, group: Ipv4Addr, sources: &BTreeSet<Ipv4Addr>) {
         let known = !self.querier.filter(group).is_none();
         if known || self.stopped || !group.is_multicast() || !leaves_the_link(group) {
+            return;
+        }
+        // A source-specific group without a source: the host is about to name it, and its report will.
+        if sources.is_empty() && group.octets()[0] == SOURCE_SPECIFIC {
             return;
         }
         if self.early.admit(now, group) {

@@ -6,7 +6,7 @@ use super::*;
 use crate::agent::early::MAX_EARLY;
 
 const HOST: Ipv4Addr = Ipv4Addr::new(169, 254, 22, 68);
-const GROUP: Ipv4Addr = Ipv4Addr::new(232, 1, 1, 1);
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 192, 1, 1);
 const OTHER_GROUP: Ipv4Addr = Ipv4Addr::new(232, 1, 1, 2);
 const SOURCE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 const OTHER_SOURCE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
@@ -414,6 +414,16 @@ fn the_report_of_an_early_join_says_what_exactly_is_wanted() {
     assert_eq!(bed.wanted_at(0, OTHER_GROUP), Some(&include(SOURCE)));
     bed.send("192.0.2.1:2268", OTHER_SOURCE, GROUP, b"unwanted");
     assert!(bed.data.is_empty());
+}
+
+#[test]
+fn a_source_specific_group_is_joined_early_only_with_its_source() {
+    let mut bed = Bed::attached();
+    bed.host_joined(OTHER_GROUP, &[]);
+    assert_eq!(bed.wanted_at(0, OTHER_GROUP), None, "the source is not named yet");
+    bed.run(REPORT_DELAY);
+    bed.report(5, OTHER_GROUP, &[SOURCE]);
+    assert_eq!(bed.wanted_at(0, OTHER_GROUP), Some(&include(SOURCE)));
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub(crate) enum HostGroupEvent {
         /// The group.
         group: Ipv4Addr,
         /// The sources that the member lists at this moment; none for every source. A member that
-        /// is only about to name its first source is rarely met, and looks like none too.
+        /// is only about to name its first source looks like none too.
         sources: BTreeSet<Ipv4Addr>,
     },
     /// A group's last member has left.

@@ -10,7 +10,7 @@ use vmcast_lab::{Lab, Namespace, netns::Offload};
 use crate::sink::Sink;
 
 /// Egress devices: a burst of copies to few of them would overflow their rings, of 256 frames each.
-pub(super) const EGRESS: usize = 16;
+pub(super) const EGRESS: usize = 8;
 /// Destination port of native copies, and the first of the members' ports.
 pub(super) const NATIVE_PORT: u16 = 9_999;
 const FIRST_PORT: u16 = 10_000;

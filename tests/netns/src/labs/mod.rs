@@ -1,7 +1,9 @@
 //! Labs of the roles: the real program in small networks, judged packet by packet.
 
 mod admin_down;
+mod bad_input;
 mod bed;
+mod churn;
 mod config_errors;
 mod duplicate;
 mod main_job;
@@ -28,6 +30,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         untouched::trials(),
         ttl::trials(),
         sources::trials(),
+        bad_input::trials(),
+        churn::trials(),
     ]
     .into_iter().flatten().collect()
 }

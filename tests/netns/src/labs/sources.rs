@@ -62,10 +62,6 @@ fn choices(bed: &mut Bed, engine: vmcast_lab::roles::Engine) -> Outcome {
         [second.count(), second_any.count(), 0],
         [0, 0, 0],
     ];
-    if crossed != joined.concat() {
-        for agent in &_agents { eprintln!("STATS {}", agent.ask(&["stats"]).unwrap_or_default()); }
-        for l in listeners { eprintln!("FIRST {:?}", l.heard().packets.first()); }
-    }
     ensure!(crossed == joined.concat(), "the wires carried {crossed:?}, the clients had joined {joined:?}");
     Ok(())
 }

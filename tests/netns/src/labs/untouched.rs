@@ -135,7 +135,7 @@ fn ping(from: &Namespace, to: IpAddr, length: usize) -> Result<bool, Failed> {
     Ok(answered?)
 }
 
-fn internet_checksum(bytes: &[u8]) -> u16 {
+pub(super) fn internet_checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {

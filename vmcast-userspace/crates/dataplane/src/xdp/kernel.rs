@@ -89,7 +89,7 @@ impl KernelMaps {
     }
 
     fn fresh_cursors(&self, ifindex: u32) -> Result<PerCpuValues<DeviceCursor>, KernelError> {
-        let cursor = DeviceCursor { table: 0, sequence: 0, member: 0, ifindex };
+        let cursor = DeviceCursor { table: 0, sequence: 0, member: 0, ifindex, head: 0 };
         PerCpuValues::try_from(vec![cursor; self.cpus]).map_err(KernelError::call(maps::CURSORS))
     }
 

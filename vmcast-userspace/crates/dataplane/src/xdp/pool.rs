@@ -115,8 +115,8 @@ impl TablePool {
         let thread = std::thread::Builder::new()
             .name("vmcast-tables".into())
             .spawn(move || {
-                Filler { outer, ids: Indices::new(maps::TABLES, limit::TABLES) }
-                    .run(&order_queue, &delivery_queue);
+                let ids = Indices::new(maps::TABLES, limit::TABLES);
+                Filler { outer, ids, uses: Vec::new() }.run(&order_queue, &delivery_queue);
             })
             .map_err(KernelError::call("starting the table thread"))?;
         let mut pool = Self {
@@ -239,7 +239,10 @@ impl Drop for TablePool {
 /// The thread's side.
 struct Filler {
     outer: Map,
+    /// Places in the table of tables.
     ids: Indices,
+    /// How often each place was used.
+    uses: Vec<u32>,
 }
 
 impl Filler {
@@ -252,7 +255,7 @@ impl Filler {
                     Order::Make { size, count } => (size, count, None),
                     Order::Retire { table, remains: left } => {
                         remains.push(left);
-                        (table.size, 1, Some(table.id))
+                        (table.size, 1, Some(maps::table_place(table.id)))
                     }
                 };
                 for _ in 0..count {
@@ -269,7 +272,7 @@ impl Filler {
                 let delivery = match &stored {
                     Ok(()) => Delivery::Table(table),
                     Err(error) => {
-                        self.ids.give_back(table.id);
+                        self.ids.give_back(maps::table_place(table.id));
                         let error = KernelError::call("storing a member table")(error.to_string());
                         Delivery::Failed { size: table.size, error }
                     }
@@ -286,15 +289,25 @@ impl Filler {
         }
     }
 
-    fn make(&mut self, size: usize, id: Option<u32>) -> Result<TableLease, KernelError> {
+    fn make(&mut self, size: usize, place: Option<u32>) -> Result<TableLease, KernelError> {
         let what = "creating a devmap";
         let definition = aya_obj::Map::new_from_params(BPF_MAP_TYPE_DEVMAP as u32, 4, 8, SIZES[size], 0);
         let data = MapData::create(definition, "vmcast_table", None).map_err(KernelError::call(what))?;
-        let id = match id {
-            Some(id) => id,
+        let place = match place {
+            Some(place) => place,
             None => self.ids.take()?,
         };
-        Ok(TableLease { id, size, map: Some(Map::DevMap(data)) })
+        Ok(TableLease { id: self.number(place), size, map: Some(Map::DevMap(data)) })
+    }
+
+    /// The next number of a place.
+    fn number(&mut self, place: u32) -> u32 {
+        let index = place as usize;
+        if self.uses.len() <= index {
+            self.uses.resize(index + 1, 0);
+        }
+        self.uses[index] = self.uses[index].wrapping_add(1);
+        place | self.uses[index].wrapping_mul(limit::TABLES)
     }
 
     /// Stores tables with one wait for all of them, or one by one on a kernel without batches.
@@ -302,7 +315,7 @@ impl Filler {
         let (keys, inner): (Vec<u32>, Vec<&MapData>) = tables
             .iter()
             .filter_map(|table| match &table.map {
-                Some(Map::DevMap(data)) => Some((table.id, data)),
+                Some(Map::DevMap(data)) => Some((maps::table_place(table.id), data)),
                 _ => None,
             })
             .unzip();

@@ -1,0 +1,431 @@
+//! Bad input at a running router: it is counted, and the streams are not touched.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    thread,
+    time::Duration,
+};
+
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
+use vmcast_lab::{
+    Namespace,
+    roles::{Engine, wait_ready},
+};
+use vmcast_wire::{
+    amt::{Message, PORT, ResponseMac},
+    igmp::{self, Record, RecordType},
+    ipv4,
+};
+
+use super::{
+    bed::{Bed, Outcome, ensure, trial, trials_by_engine},
+    small::{IGMP, Router, SOURCE, STREAM, Small, VMR, client_address, gateway_of, static_agent},
+    stream::{Listener, Sender, payload},
+};
+
+pub(super) fn trials() -> Vec<Trial> {
+    let mut trials: Vec<Trial> =
+        trials_by_engine("bad messages of tunnels are counted and no stream is touched", at_the_relay).into();
+    trials.push(trial("bad IGMP on a link is counted and no stream is touched", on_a_link));
+    trials.push(trial("data from upstream that nobody joined is counted and goes nowhere", from_upstream));
+    trials
+}
+
+const IGMP_PROTOCOL: u8 = 2;
+const UDP: u8 = 17;
+const SOME: u64 = 200;
+
+/// Waits until each of these counters, as `relay.bad_mac` or `drops.not_joined`, is above zero.
+fn until_counted(bed: &Bed, router: &vmcast_lab::roles::Role, counters: &[&str]) -> Outcome {
+    let missing = |answer: &Value| -> BTreeSet<String> {
+        let zero = |counter: &&&str| {
+            let (table, label) = counter.split_once('.').unwrap_or_default();
+            let value = if table == "drops" { &answer["drops"][label] } else { &answer["control"][table][label] };
+            value.as_u64().unwrap_or(0) == 0
+        };
+        counters.iter().filter(zero).map(|counter| (*counter).to_owned()).collect()
+    };
+    let mut last = BTreeSet::new();
+    bed.until("everything bad is counted", || {
+        last = router.ask(&["stats"]).map_or_else(BTreeSet::new, |answer| missing(&answer));
+        Ok(last.is_empty())
+    })
+    .map_err(|_| format!("not counted were {last:?}").into())
+}
+
+/// An IP packet with UDP to a group.
+fn data(source: Ipv4Addr, group: Ipv4Addr) -> Vec<u8> {
+    let mut udp = vec![0x13, 0x8c, 0x13, 0x8c, 0, 20, 0, 0];
+    udp.extend([7; 12]);
+    ipv4::encapsulate(source, group, 9, 0, UDP, false, &udp)
+}
+
+/// An IGMPv3 report in its IP datagram.
+fn report(records: Vec<Record>) -> Vec<u8> {
+    let message = igmp::Message::ReportV3 { records }.emit();
+    ipv4::encapsulate(Ipv4Addr::UNSPECIFIED, igmp::ALL_IGMPV3_ROUTERS, 1, 0xc0, IGMP_PROTOCOL, true, &message)
+}
+
+fn join(group: Ipv4Addr) -> Record {
+    Record { record_type: RecordType::ChangeToExcludeMode, group, sources: Vec::new() }
+}
+
+/// A gateway made by hand, to do what none should.
+struct Peer {
+    socket: UdpSocket,
+}
+
+impl Peer {
+    fn new(node: &Namespace, relay: Ipv4Addr) -> Result<Self, Failed> {
+        let socket = node.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        socket.connect((relay, PORT))?;
+        Ok(Self { socket })
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        match self.socket.send(bytes) {
+            // The answer to what was sent before, from a host that has nothing on the port.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    fn update(&self, response_mac: ResponseMac, nonce: u32, update: &[u8]) -> io::Result<()> {
+        self.send(&Message::MembershipUpdate { response_mac, nonce, update }.to_vec())
+    }
+
+    /// Requests a query and takes the Response MAC out of it.
+    fn handshake(&self, nonce: u32) -> Result<ResponseMac, Failed> {
+        self.send(&Message::Request { ipv6: false, nonce }.to_vec())?;
+        let mut buffer = [0; 2048];
+        loop {
+            let length = self.socket.recv(&mut buffer)?;
+            if let Ok(Message::MembershipQuery { response_mac, nonce: answered, .. }) =
+                Message::parse(&buffer[..length])
+                && answered == nonce
+            {
+                return Ok(response_mac);
+            }
+        }
+    }
+}
+
+/// Sends in bursts that fit the ring of a veth.
+fn send_all(peer: &Peer, messages: impl IntoIterator<Item = Vec<u8>>) -> io::Result<()> {
+    for (number, message) in (1..).zip(messages) {
+        peer.send(&message)?;
+        if number % 64 == 0 {
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+    Ok(())
+}
+
+/// Each type and version of AMT, cut at each length, over bytes of all ones and of noise.
+fn garbage() -> impl Iterator<Item = Vec<u8>> {
+    let lengths = (0..48).chain([100, 500, 1300]);
+    lengths.flat_map(|length| {
+        (0..=u8::MAX).filter(move |first| first >> 4 <= 1 || length < 4).flat_map(move |first| {
+            let noise = payload(u64::from(first) << 16 | length as u64);
+            [vec![0xff; length], noise[..length].to_vec()].map(|mut bytes| {
+                if let Some(start) = bytes.first_mut() {
+                    *start = first;
+                }
+                bytes
+            })
+        })
+    })
+}
+
+// proves that each kind of bad AMT raises its counter while a stream flows whole
+fn at_the_relay(bed: &mut Bed, engine: Engine) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    let mut router = small.router(bed, Router { engine, ..Router::default() })?;
+    let _agents = small.agents(bed, [1, 3])?;
+    let bystander = small.forbid(bed, 3)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, SOME)?;
+
+    let stranger = Peer::new(small.client(2), gateway_of(2))?;
+    send_all(&stranger, garbage())?;
+    // Whole messages of a stranger: data, what only relays say, and joins without a handshake.
+    stranger.send(&Message::MulticastData { packet: &data(SOURCE, STREAM.group) }.to_vec())?;
+    stranger.send(&Message::RelayAdvertisement { nonce: 1, relay: VMR.into() }.to_vec())?;
+    stranger.update([1, 2, 3, 4, 5, 6], 77, &report(vec![join(STREAM.group)]))?;
+    stranger.send(&Message::Request { ipv6: true, nonce: 5 }.to_vec())?;
+
+    // With a right MAC, but a wrong report; and with a MAC that is right for another nonce.
+    let peer = Peer::new(small.client(2), gateway_of(2))?;
+    let mac = peer.handshake(9)?;
+    peer.update(mac, 10, &report(vec![join(STREAM.group)]))?;
+    peer.update(mac, 9, &[])?;
+    peer.update(mac, 9, &report(vec![join(STREAM.group)])[..30])?;
+    peer.update(mac, 9, &report(Vec::new()))?;
+    let mut wrong_ttl = report(vec![join(STREAM.group)]);
+    let message = ipv4::decapsulate(&wrong_ttl)?.payload.to_vec();
+    wrong_ttl = ipv4::encapsulate(
+        Ipv4Addr::UNSPECIFIED,
+        igmp::ALL_IGMPV3_ROUTERS,
+        7,
+        0xc0,
+        IGMP_PROTOCOL,
+        true,
+        &message,
+    );
+    peer.update(mac, 9, &wrong_ttl)?;
+    let elsewhere =
+        ipv4::encapsulate(Ipv4Addr::UNSPECIFIED, client_address(1), 1, 0xc0, IGMP_PROTOCOL, true, &message);
+    peer.update(mac, 9, &elsewhere)?;
+
+    // A member that joins a group without a source, asks for far too much, and sends data upwards.
+    let own = Ipv4Addr::new(239, 192, 100, 0);
+    peer.update(mac, 9, &report(vec![join(own)]))?;
+    bed.until_answer("the peer is a member", &router, &["member", "list"], |answer| {
+        answer["members"].as_array().is_some_and(|members| members.len() == 2)
+    })?;
+    let many = |offset: u32| {
+        let group = |number: u32| Ipv4Addr::from(own.to_bits() + 1000 * offset + number);
+        (0..170).map(|number| join(group(number))).collect::<Vec<_>>()
+    };
+    for offset in 0..8 {
+        peer.update(mac, 9, &report(many(offset)))?;
+    }
+    let link_local = Record { group: Ipv4Addr::new(224, 0, 0, 251), ..join(own) };
+    peer.update(mac, 9, &report(vec![link_local]))?;
+    for _ in 0..10 {
+        peer.send(&Message::MulticastData { packet: &data(SOURCE, STREAM.group) }.to_vec())?;
+    }
+    until_counted(
+        bed,
+        &router,
+        &[
+            "relay.malformed",
+            "relay.unexpected",
+            "relay.bad_mac",
+            "relay.bad_report",
+            "relay.bad_report_address",
+            "relay.bad_ttl",
+            "relay.unsupported_family",
+            "relay.nothing_joined",
+            "relay.refused_records",
+            "relay.ignored_records",
+            "drops.unknown_tunnel",
+            "drops.sender_not_allowed",
+        ],
+    )?;
+    router.check_alive()?;
+    let groups = router.ask(&["tunnel", "list"]).unwrap_or_default();
+    let most = groups["tunnels"].as_array().into_iter().flatten().filter_map(|tunnel| tunnel["groups"].as_u64()).max();
+    ensure!(most <= Some(64), "a tunnel has {most:?} groups");
+
+    listener.more(bed, SOME)?;
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    listener.heard().is_whole()?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+/// Sends IGMP as it is given, with these options in its IP header.
+fn send_igmp(node: &Namespace, to: Ipv4Addr, ttl: u8, router_alert: bool, messages: &[Vec<u8>]) -> Outcome {
+    node.enter(|| -> io::Result<()> {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(i32::from(IGMP_PROTOCOL))))?;
+        // So that the kernel sends the header as it is.
+        socket.set_header_included_v4(true)?;
+        for message in messages {
+            let datagram =
+                ipv4::encapsulate(client_address(2), to, ttl, 0xc0, IGMP_PROTOCOL, router_alert, message);
+            socket.send_to(&datagram, &SocketAddr::from((to, 0)).into())?;
+        }
+        Ok(())
+    })??;
+    Ok(())
+}
+
+fn on_a_link(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    let mut router = small.router(bed, Router { querier: true, ..Router::default() })?;
+    let bystander = small.forbid(bed, 3)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, SOME)?;
+
+    let node = small.client(2);
+    let right = igmp::Message::ReportV3 { records: vec![join(STREAM.group)] }.emit();
+    let to = igmp::ALL_IGMPV3_ROUTERS;
+    let mut broken = right.clone();
+    broken[2] ^= 0x55;
+    let with_checksum = |mut bytes: Vec<u8>| {
+        if bytes.len() >= 4 {
+            bytes[2..4].fill(0);
+            let checksum = checksum(&bytes);
+            bytes[2..4].copy_from_slice(&checksum.to_be_bytes());
+        }
+        bytes
+    };
+    let mut bad = vec![broken];
+    // Cut at each length, an unknown type, and counts of records and of sources that lie.
+    bad.extend((0..right.len()).map(|length| with_checksum(right[..length].to_vec())));
+    bad.push(with_checksum([&[0x99][..], &right[1..]].concat()));
+    let mut records = right.clone();
+    records[6..8].fill(0xff);
+    bad.push(with_checksum(records));
+    let mut sources = right.clone();
+    sources[10..12].fill(0xff);
+    bad.push(with_checksum(sources));
+    bad.extend((0..64).map(|number| with_checksum(payload(number)[..number as usize + 1].to_vec())));
+    send_igmp(node, to, 1, true, &bad)?;
+    send_igmp(node, to, 5, true, std::slice::from_ref(&right))?;
+    send_igmp(node, Ipv4Addr::new(224, 0, 0, 5), 1, true, std::slice::from_ref(&right))?;
+    let odd = |record_type, group: Ipv4Addr, sources: &[Ipv4Addr]| {
+        igmp::Message::ReportV3 { records: vec![Record { record_type, group, sources: sources.to_vec() }] }.emit()
+    };
+    let odd = [
+        odd(RecordType::ChangeToExcludeMode, Ipv4Addr::new(224, 0, 0, 251), &[]),
+        odd(RecordType::ChangeToExcludeMode, Ipv4Addr::new(10, 1, 1, 1), &[]),
+        odd(RecordType::AllowNewSources, Ipv4Addr::new(232, 1, 1, 1), &[Ipv4Addr::new(239, 1, 1, 1)]),
+        odd(RecordType::Unrecognized(77), STREAM.group, &[]),
+    ];
+    send_igmp(node, to, 1, true, &odd)?;
+    // Reports as large as a frame takes: many groups, and one group of many sources.
+    let giant: Vec<Vec<u8>> = (0..40_u32)
+        .map(|page| {
+            let group = |number: u32| Ipv4Addr::from(Ipv4Addr::new(239, 193, 0, 0).to_bits() + page * 180 + number);
+            igmp::Message::ReportV3 { records: (0..180).map(|number| join(group(number))).collect() }.emit()
+        })
+        .collect();
+    send_igmp(node, to, 1, true, &giant)?;
+    let hoard: Vec<Vec<u8>> = (0..20_u32)
+        .map(|page| {
+            let source = |number: u32| Ipv4Addr::from(Ipv4Addr::new(10, 77, 0, 0).to_bits() + page * 360 + number);
+            let sources = (1..=360).map(source).collect();
+            let record_type = RecordType::AllowNewSources;
+            let record = Record { record_type, group: Ipv4Addr::new(232, 9, 9, 9), sources };
+            igmp::Message::ReportV3 { records: vec![record] }.emit()
+        })
+        .collect();
+    send_igmp(node, to, 1, true, &hoard)?;
+    until_counted(
+        bed,
+        &router,
+        &[
+            "igmp.malformed",
+            "igmp.bad_checksum",
+            "igmp.unknown_type",
+            "igmp.bad_ttl",
+            "igmp.bad_destination",
+            "igmp.not_multicast",
+            "igmp.link_local_group",
+            "igmp.bad_listed_source",
+            "igmp.unknown_record_type",
+            "igmp.too_many_sources",
+        ],
+    )?;
+    router.check_alive()?;
+    listener.more(bed, SOME)?;
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    listener.heard().is_whole()?;
+    ensure!(bystander.stray().packets == 0, "the other link was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+fn checksum(bytes: &[u8]) -> u16 {
+    super::untouched::internet_checksum(bytes)
+}
+
+/// A relay made by hand, to send what none should. It serves one gateway.
+struct Upstream {
+    socket: UdpSocket,
+    gateway: SocketAddr,
+}
+
+impl Upstream {
+    /// Waits for a gateway's Request and answers it.
+    fn serve(node: &Namespace) -> Result<Self, Failed> {
+        let socket = node.enter(|| UdpSocket::bind((SOURCE, PORT)))??;
+        socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let query = igmp::Message::QueryV3(igmp::QueryV3 {
+            max_resp_time: Duration::from_secs(1),
+            group: Ipv4Addr::UNSPECIFIED,
+            suppress_router_side_processing: false,
+            robustness_variable: 2,
+            query_interval: Duration::from_secs(125),
+            sources: Vec::new(),
+        });
+        let query = ipv4::encapsulate(SOURCE, igmp::ALL_SYSTEMS, 1, 0xc0, IGMP_PROTOCOL, true, &query.emit());
+        let mut buffer = [0; 2048];
+        loop {
+            let (length, gateway) = socket.recv_from(&mut buffer)?;
+            if let Ok(Message::Request { nonce, .. }) = Message::parse(&buffer[..length]) {
+                let response_mac = [9; 6];
+                let answer =
+                    Message::MembershipQuery { response_mac, nonce, limit: false, gateway: None, query: &query };
+                socket.send_to(&answer.to_vec(), gateway)?;
+                return Ok(Self { socket, gateway });
+            }
+        }
+    }
+
+    fn send(&self, packet: &[u8]) -> io::Result<()> {
+        self.socket.send_to(&Message::MulticastData { packet }.to_vec(), self.gateway).map(drop)
+    }
+}
+
+fn from_upstream(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    let tables = format!(
+        "[upstream]\nfrom = \"static\"\naddress = \"{SOURCE}\"\n{IGMP}[[interface]]\nname = \"src0\"\n\
+         [[interface]]\nname = \"acc1\"\n[[interface]]\nname = \"acc2\"\n"
+    );
+    let mut router = bed.launcher.start(&small.vmr, "router", "rank = 1\n", &tables)?;
+    let upstream = Upstream::serve(&small.source)?;
+    let mut agent = static_agent(bed, small.client(1), gateway_of(1), "")?;
+    wait_ready([&mut router, &mut agent], bed.clock)?;
+    let bystander = small.forbid(bed, 2)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    bed.until_answer("the join has arrived", &router, &["member", "list"], |answer| {
+        answer["members"].as_array().is_some_and(|members| members.len() == 1)
+    })?;
+    let wire = vmcast_lab::traffic::Witness::start(small.client(1), "eth0", STREAM, bed.clock)?;
+
+    let sender = Ipv4Addr::new(192, 0, 2, 5);
+    let numbered = |number: u64, group: Ipv4Addr| {
+        let body = payload(number);
+        let length = (8 + body.len()) as u16;
+        let header = [&STREAM.port.to_be_bytes()[..], &STREAM.port.to_be_bytes(), &length.to_be_bytes(), &[0; 2]];
+        ipv4::encapsulate(sender, group, 9, 0, UDP, false, &[header.concat(), body].concat())
+    };
+    for number in 0..SOME {
+        upstream.send(&numbered(number, STREAM.group))?;
+        // Between the packets that are wanted: another group, no group, a broken header, IGMP.
+        upstream.send(&numbered(number, Ipv4Addr::new(239, 192, 200, 1)))?;
+        upstream.send(&numbered(number, client_address(1)))?;
+        let mut broken = numbered(number, STREAM.group);
+        broken[10] ^= 0xff;
+        upstream.send(&broken)?;
+        upstream.send(&broken[..19])?;
+        upstream.send(&report(vec![join(STREAM.group)]))?;
+        thread::sleep(Duration::from_millis(2));
+    }
+    listener.until_last(bed, SOME - 1)?;
+    let heard = listener.heard();
+    heard.is_whole()?;
+    ensure!(heard.packets.len() as u64 == SOME, "{} of {SOME} packets came", heard.packets.len());
+    until_counted(
+        bed,
+        &router,
+        &["drops.not_joined", "drops.not_multicast", "drops.bad_checksum", "drops.malformed"],
+    )?;
+    router.check_alive()?;
+    let tunnelled = wire.incoming(vmcast_lab::traffic::Carriage::Amt).packets;
+    ensure!(tunnelled == SOME, "{tunnelled} packets went to the member");
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! Many members that join and leave all the time.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+use libtest_mimic::{Failed, Trial};
+use nix::sys::socket::{setsockopt, sockopt};
+use vmcast_lab::{clock::Clock, roles::Engine};
+use vmcast_proto::{
+    Filter, Machine as _,
+    amt::gateway::{Config, Gateway, Input, Output},
+};
+use vmcast_wire::amt::{Message, PORT};
+
+use super::{
+    bed::{Bed, Outcome, ensure, trial},
+    small::{Router, SOURCE, STREAM, Small, gateway_of},
+    stream::{Sender, number},
+};
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![trial("of two hundred members that come and go each gets every packet once and in order", churn)]
+}
+
+const MEMBERS: usize = 200;
+/// Packets that are sent while members come and go.
+const PACKETS: u64 = 400;
+/// Between two packets: two hundred copies of each are ten thousand in a second.
+const PACE: Duration = Duration::from_millis(20);
+/// How long a member stays away at least: what was under way when it left has come by then.
+const AWAY: Duration = Duration::from_millis(400);
+const HEADERS: usize = 28;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Habit {
+    /// Joins at the beginning and stays.
+    Stays,
+    /// Comes and goes.
+    Wanders,
+    /// Shakes hands and joins nothing.
+    NeverJoins,
+}
+
+/// A gateway on a port of its own.
+struct Member {
+    socket: UdpSocket,
+    gateway: Gateway,
+    habit: Habit,
+    joined: bool,
+    change_at: Duration,
+    /// The numbers that came in each of its memberships.
+    sessions: Vec<Vec<u64>>,
+    damaged: u64,
+    /// Data that came in any way, wanted or not.
+    data: u64,
+}
+
+/// The moment from which a clock of the lab counts, for machines that want an instant.
+#[expect(clippy::disallowed_methods, reason = "gateways on real sockets live in real time")]
+fn epoch(clock: Clock) -> Instant {
+    Instant::now() - clock.now()
+}
+
+/// A stream of numbers that looks random and is the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+impl Member {
+    fn new(number: usize, now: Instant) -> io::Result<Self> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.set_nonblocking(true)?;
+        setsockopt(&socket, sockopt::RcvBufForce, &(1 << 20))?;
+        let relay = SocketAddr::from((gateway_of(1), PORT));
+        let mut seed = [0; 16];
+        seed[..8].copy_from_slice(&(number as u64 + 1).to_ne_bytes());
+        let habit = match number % 10 {
+            0 => Habit::NeverJoins,
+            1..=3 => Habit::Stays,
+            _ => Habit::Wanders,
+        };
+        Ok(Self {
+            socket,
+            gateway: Gateway::new(now, Config::new(relay, seed)),
+            habit,
+            joined: false,
+            change_at: Duration::ZERO,
+            sessions: Vec::new(),
+            damaged: 0,
+            data: 0,
+        })
+    }
+
+    fn set(&mut self, now: Instant, joined: bool) {
+        self.joined = joined;
+        if joined {
+            self.sessions.push(Vec::new());
+        }
+        let filter = if joined { Filter::any() } else { Filter::none() };
+        self.gateway.handle_input(now, Input::SetMembership { group: STREAM.group.into(), filter });
+    }
+
+    /// Joins or leaves if it is time.
+    fn wander(&mut self, now: Instant, at: Duration, dice: &mut Dice) {
+        let due = at >= self.change_at;
+        match self.habit {
+            Habit::NeverJoins => {}
+            Habit::Stays if self.joined => {}
+            Habit::Stays => self.set(now, true),
+            Habit::Wanders if due => {
+                self.set(now, !self.joined);
+                let more = Duration::from_millis(dice.below(900));
+                self.change_at = at + if self.joined { Duration::from_millis(100) } else { AWAY } + more;
+            }
+            Habit::Wanders => {}
+        }
+    }
+
+    /// Receives what waits, lets time pass, and sends what there is to say.
+    fn turn(&mut self, now: Instant) -> io::Result<()> {
+        let mut buffer = [0; 2048];
+        loop {
+            match self.socket.recv_from(&mut buffer) {
+                Ok((length, remote)) => {
+                    let bytes = &buffer[..length];
+                    self.data += u64::from(matches!(Message::parse(bytes), Ok(Message::MulticastData { .. })));
+                    self.gateway.handle_input(now, Input::Datagram { remote, bytes });
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if self.gateway.poll_timeout().is_some_and(|timeout| timeout <= now) {
+            self.gateway.handle_timeout(now);
+        }
+        while let Some(output) = self.gateway.poll_output() {
+            match output {
+                Output::Transmit { remote, bytes } => {
+                    self.socket.send_to(&bytes, remote)?;
+                }
+                Output::Data { packet } => match (number(&packet[HEADERS..]), self.sessions.last_mut()) {
+                    (Some(number), Some(session)) => session.push(number),
+                    (None, _) | (_, None) => self.damaged += 1,
+                },
+                Output::Event(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn last(&self) -> Option<u64> {
+        self.sessions.last()?.last().copied()
+    }
+
+    fn judge(&self, last: u64) -> Outcome {
+        ensure!(self.damaged == 0, "{} packets came damaged", self.damaged);
+        for session in &self.sessions {
+            let gap = session.windows(2).find(|pair| pair[1] != pair[0] + 1);
+            ensure!(gap.is_none(), "in one membership {gap:?} came one after the other");
+        }
+        match self.habit {
+            Habit::NeverJoins => ensure!(self.data == 0, "{} packets came to one that never joined", self.data),
+            Habit::Stays => ensure!(self.last() == Some(last), "of {last} packets the last was {:?}", self.last()),
+            Habit::Wanders => ensure!(self.sessions.len() > 2, "it joined only {} times", self.sessions.len()),
+        }
+        Ok(())
+    }
+}
+
+/// Runs all members until the source has sent what it shall and everything has come, then lets them leave.
+fn run(clock: Clock, sender: Sender) -> Result<(Vec<Member>, u64), Failed> {
+    let epoch = epoch(clock);
+    let mut members =
+        (0..MEMBERS).map(|number| Member::new(number, epoch + clock.now())).collect::<io::Result<Vec<_>>>()?;
+    let mut dice = Dice(1);
+    let mut turn = |members: &mut [Member], wander: bool| -> Result<(), Failed> {
+        for member in members {
+            let at = clock.now();
+            if wander {
+                member.wander(epoch + at, at, &mut dice);
+            }
+            member.turn(epoch + at)?;
+        }
+        thread::sleep(Duration::from_millis(2));
+        Ok(())
+    };
+    while sender.sent() < PACKETS {
+        turn(&mut members, true)?;
+    }
+    let last = sender.stop()? - 1;
+    let limit = clock.now() + Duration::from_secs(10);
+    let complete = |members: &[Member]| {
+        members.iter().all(|member| member.habit != Habit::Stays || member.last() == Some(last))
+    };
+    while !complete(&members) && clock.now() < limit {
+        turn(&mut members, false)?;
+    }
+    for member in &mut members {
+        member.gateway.handle_input(epoch + clock.now(), Input::Stop);
+    }
+    let farewell = clock.now() + Duration::from_secs(2);
+    while clock.now() < farewell {
+        turn(&mut members, false)?;
+    }
+    Ok((members, last))
+}
+
+// proves the churn rules of the replication with members of the real router
+fn churn(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 1)?;
+    let router = small.router(bed, Router { engine: Engine::Xdp, ..Router::default() })?;
+    let sender = Sender::with_pace(&small.source, SOURCE, STREAM, PACE)?;
+    let clock = bed.clock;
+    let outcome = small.client(1).enter(|| run(clock, sender).map_err(|failed| failed.message().map(str::to_owned)))?;
+    let (members, last) = outcome.map_err(|message| message.unwrap_or_default())?;
+    let sessions: usize = members.iter().map(|member| member.sessions.len()).sum();
+    ensure!(sessions > 2 * MEMBERS, "only {sessions} memberships in all");
+    for (number, member) in members.iter().enumerate() {
+        member.judge(last).map_err(|failed| format!("member {number}, {:?}: {failed:?}", member.habit))?;
+    }
+    bed.until_answer("nobody is a member any more", &router, &["member", "list"], |answer| {
+        answer["members"].as_array().is_some_and(Vec::is_empty)
+    })?;
+    let stats = router.ask(&["stats"]).unwrap_or_default();
+    for reason in ["device_refused", "lost_order", "kernel_refused", "next_hop_unresolved"] {
+        ensure!(stats["drops"][reason].as_u64().unwrap_or(0) == 0, "the drops are {}", stats["drops"]);
+    }
+    Ok(())
+}
