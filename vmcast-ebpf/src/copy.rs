@@ -8,7 +8,8 @@ use vmcast_common::{
     maps::{MEMBER_AMT, MemberEntry, NextHopEntry},
     packet::Packet as _,
     rewrite::{
-        AMT_V4_OVERHEAD, AMT_V4_OWN_LEN, AMT_V4_OWN_OFFSET, Carry, CopyHeader, Inner, copy_header, encapsulated_copy,
+        AMT_V4_OVERHEAD, AMT_V4_OWN_LEN, AMT_V4_OWN_OFFSET, Carry, CopyHeader, Inner, copy_header,
+        encapsulated_copy,
     },
     verdict::DropReason,
 };

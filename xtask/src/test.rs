@@ -180,7 +180,7 @@ fn fuzz_smoke(checks: &mut Checks) {
     if manifest.exists() {
         let mut command = cargo();
         command.args(["test", "--no-fail-fast", "--manifest-path"]).arg(manifest);
-        checks.tests("fuzz targets on their seeds", command);
+        checks.tests("fuzz targets on random input", command);
     }
 }
 

@@ -14,7 +14,7 @@ pub const MEMBERS: &str = "MEMBERS";
 pub const NEXT_HOPS: &str = "NEXT_HOPS";
 /// Member table and egress device → [`super::Head`]; hash.
 pub const HEADS: &str = "HEADS";
-/// Member table → its devmap; hash of maps.
+/// Place of a member table → its devmap; array of maps.
 pub const TABLES: &str = "TABLES";
 /// Egress device modulo [`super::limit::CURSOR_SLOTS`] → [`super::DeviceCursor`] of this CPU; per-CPU
 /// array.
@@ -37,8 +37,6 @@ pub const PUNTED: &str = "PUNTED";
 pub const PROGRAM_INGRESS: &str = "vmcast_ingress";
 /// The shared program of every devmap slot.
 pub const PROGRAM_COPY: &str = "vmcast_copy";
-/// The shared program's rewrite as a plain XDP program, for `BPF_PROG_TEST_RUN`.
-pub const PROGRAM_COPY_TEST: &str = "vmcast_copy_test";
 
 /// Datagrams by destination port, in the benchmark's sink; per-CPU array of [`SINK_PORTS`].
 pub const SINK_COUNTS: &str = "SINK_COUNTS";

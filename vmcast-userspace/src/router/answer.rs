@@ -233,7 +233,7 @@ fn mac([a, b, c, d, e, f]: Mac) -> String {
 
 fn interfaces(router: &Router) -> api::Interfaces {
     let attached = match router.plane.engine().engine {
-        Engine::XdpBroadcast => "xdp-native",
+        Engine::XdpBroadcast => "xdp",
         Engine::Software => "packet-socket",
         Engine::Recording => "recording",
     };

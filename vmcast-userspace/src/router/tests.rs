@@ -1,1 +1,368 @@
+//! The machines of a VMR together, against real gateways, in virtual time.
 
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use vmcast_common::{
+    fib::{FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, TunnelId},
+    maps::StreamCounters,
+    verdict::PuntReason,
+};
+use vmcast_dataplane::{Punt, StreamStats};
+use vmcast_proto::{
+    Filter, Machine as _,
+    amt::{gateway, relay},
+    igmp, mrib,
+};
+use vmcast_wire::igmp as wire;
+
+use super::core::{Core, Effect, Settings};
+
+const OURS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 2268);
+const UPSTREAM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), 2268);
+const GATEWAY_END: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 40_000);
+const GROUP: IpAddr = IpAddr::V4(Ipv4Addr::new(239, 1, 2, 3));
+const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
+const ANY: Stream = Stream { source: None, group: GROUP };
+const LAN: IfIndex = IfIndex(7);
+
+fn start() -> Instant {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    *START.get_or_init(crate::clock::now)
+}
+
+fn member(last: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, last], 50_000))
+}
+
+fn hop() -> NextHop {
+    NextHop { ifindex: IfIndex(3), source_mac: [2; 6], destination_mac: Some([4; 6]), mtu: 1500 }
+}
+
+fn lan(accepts_sources: bool) -> Interface {
+    Interface { ifindex: LAN, mac: [2, 0, 0, 0, 0, 7], mtu: 1500, accepts_sources }
+}
+
+/// A core, and the gateways of its members.
+struct Bed {
+    now: Instant,
+    core: Core,
+    members: Vec<(SocketAddr, gateway::Gateway)>,
+    /// Effects other than datagrams to members, in order.
+    seen: Vec<Effect>,
+}
+
+impl Bed {
+    fn new(members: u8) -> Self {
+        let settings =
+            Settings { relay: relay::Config::new([1; 16]), mrib: mrib::Config::default(), seed: [2; 16] };
+        let now = start();
+        let members = (1..=members)
+            .map(|last| (member(last), gateway::Gateway::new(now, gateway::Config::new(OURS, [last; 16]))))
+            .collect();
+        Self { now, core: Core::new(now, settings), members, seen: Vec::new() }
+    }
+
+    /// Carries datagrams between the core and its members until none is under way.
+    fn settle(&mut self) {
+        loop {
+            let mut moved = false;
+            for at in 0..self.members.len() {
+                self.members[at].1.handle_timeout(self.now);
+                while let Some(output) = self.members[at].1.poll_output() {
+                    if let gateway::Output::Transmit { remote, bytes } = output {
+                        assert_eq!(remote, OURS);
+                        moved = true;
+                        self.core.relay_datagram(self.now, OURS, self.members[at].0, &bytes);
+                    }
+                }
+            }
+            while let Some(effect) = self.core.poll_effect() {
+                moved = true;
+                if let Effect::SendRelay { local, remote, bytes } = effect {
+                    assert_eq!(local, OURS);
+                    if let Some((_, gateway)) = self.members.iter_mut().find(|(end, _)| *end == remote) {
+                        let input = gateway::Input::Datagram { remote: OURS, bytes: &bytes };
+                        gateway.handle_input(self.now, input);
+                    }
+                } else {
+                    self.seen.push(effect);
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn want(&mut self, at: usize, filter: Filter) {
+        let input = gateway::Input::SetMembership { group: GROUP, filter };
+        self.members[at].1.handle_input(self.now, input);
+        self.settle();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.core.handle_timeout(self.now);
+        self.settle();
+    }
+
+    fn take(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.seen)
+    }
+
+    fn fib(&mut self) -> Vec<FibOp> {
+        let ops = self.take().into_iter().filter_map(|effect| match effect {
+            Effect::Fib(op) => Some(op),
+            _ => None,
+        });
+        ops.collect()
+    }
+
+    fn resolve(&mut self, last: u8) {
+        self.core.set_next_hop(NextHopId(1), hop());
+        self.core.assign(self.now, member(last).ip(), Some(NextHopId(1)));
+        self.settle();
+    }
+
+    fn with_upstream() -> Self {
+        let mut bed = Self::new(1);
+        bed.core.set_upstream(bed.now, Some((GATEWAY_END, UPSTREAM)));
+        bed.pass(Duration::ZERO);
+        bed
+    }
+}
+
+// proves A7
+#[test]
+fn a_join_waits_for_the_way_to_its_gateway_and_then_makes_exactly_one_member() {
+    let mut bed = Bed::new(2);
+    bed.settle();
+    bed.want(0, Filter::any());
+    assert_eq!(bed.take(), [Effect::Watch(member(1).ip())], "nothing is sent on a guess");
+    bed.resolve(1);
+    let ops = bed.fib();
+    assert!(matches!(ops[0], FibOp::SetNextHop(NextHopId(1), _)));
+    let FibOp::SetTunnel(id, tunnel) = ops[1] else { panic!("{ops:?}") };
+    assert_eq!((tunnel.local, tunnel.remote, tunnel.accepts_sources), (OURS, member(1), false));
+    assert_eq!(tunnel.next_hop, Some(NextHopId(1)));
+    let joined =
+        [FibOp::SetStream(ANY, Rpf::AnyUpstream, Members::Own), FibOp::AddMember(ANY, Output::Tunnel(id))];
+    assert_eq!(ops[2..], joined);
+    assert_eq!(bed.core.relay.tunnel_count(), 1, "the other gateway asked for nothing");
+}
+
+#[test]
+fn who_leaves_while_its_way_is_looked_up_becomes_no_member() {
+    let mut bed = Bed::new(1);
+    bed.settle();
+    bed.want(0, Filter::any());
+    bed.want(0, Filter::none());
+    bed.take();
+    bed.resolve(1);
+    assert!(bed.fib().iter().all(|op| !matches!(op, FibOp::AddMember(..))));
+}
+
+// proves A7
+#[test]
+fn a_leave_ends_the_stream_at_once_and_the_tunnel_after_a_while() {
+    let mut bed = Bed::new(1);
+    bed.settle();
+    bed.want(0, Filter::any());
+    bed.resolve(1);
+    bed.take();
+    bed.want(0, Filter::none());
+    let member = Output::Tunnel(TunnelId(1));
+    assert_eq!(bed.fib(), [FibOp::RemoveMember(ANY, member), FibOp::RemoveStream(ANY)]);
+    bed.pass(Duration::from_secs(60));
+    let end = bed.take();
+    assert!(end.contains(&Effect::Fib(FibOp::RemoveTunnel(TunnelId(1)))), "{end:?}");
+    assert!(end.contains(&Effect::Unwatch(self::member(1).ip())), "{end:?}");
+}
+
+#[test]
+fn a_lost_way_is_told_to_the_data_plane_for_every_tunnel_behind_it() {
+    let mut bed = Bed::new(1);
+    bed.settle();
+    bed.want(0, Filter::any());
+    bed.resolve(1);
+    bed.take();
+    bed.core.assign(bed.now, member(1).ip(), None);
+    bed.settle();
+    let ops = bed.fib();
+    let [FibOp::SetTunnel(TunnelId(1), tunnel)] = ops[..] else { panic!("{ops:?}") };
+    assert_eq!(tunnel.next_hop, None);
+}
+
+// proves A6
+#[test]
+fn what_members_want_is_asked_of_the_upstream_and_data_is_taken_from_its_tunnel_only() {
+    let mut bed = Bed::with_upstream();
+    let hello = bed.take();
+    assert!(hello.contains(&Effect::Fib(FibOp::SetEndpoint(GATEWAY_END))));
+    let request = hello.iter().find_map(|effect| match effect {
+        Effect::SendGateway { remote, bytes } => Some((*remote, bytes.clone())),
+        _ => None,
+    });
+    let (remote, request) = request.expect("a Request");
+    assert_eq!(remote, UPSTREAM);
+    // The upstream answers.
+    let mut above = relay::Relay::new(bed.now, relay::Config::new([9; 16]));
+    let input = relay::Input::Datagram { local: UPSTREAM, remote: GATEWAY_END, bytes: &request };
+    above.handle_input(bed.now, input);
+    let Some(relay::Output::Transmit { bytes, .. }) = above.poll_output() else { panic!("no Query") };
+    bed.core.gateway_datagram(bed.now, UPSTREAM, &bytes);
+    bed.settle();
+    let up = bed.take();
+    let id = bed.core.upstream.as_ref().expect("an upstream").id;
+    assert!(up.contains(&Effect::UpstreamUp(UPSTREAM)));
+    let accepts = up.iter().any(|effect| {
+        matches!(effect, Effect::Fib(FibOp::SetTunnel(of, tunnel)) if *of == id && tunnel.accepts_sources)
+    });
+    assert!(accepts, "{up:?}");
+
+    bed.want(0, Filter::Include([SOURCE].into()));
+    bed.resolve(1);
+    let effects = bed.take();
+    let stream = Stream { source: Some(SOURCE), group: GROUP };
+    let set = FibOp::SetStream(stream, Rpf::Exact(Input::Tunnel(id)), Members::Own);
+    assert!(effects.contains(&Effect::Fib(set)), "{effects:?}");
+    for effect in effects {
+        if let Effect::SendGateway { bytes, .. } = effect {
+            above.handle_input(
+                bed.now,
+                relay::Input::Datagram { local: UPSTREAM, remote: GATEWAY_END, bytes: &bytes },
+            );
+        }
+    }
+    let asked = std::iter::from_fn(|| above.poll_output()).any(|output| {
+        matches!(output, relay::Output::Event(relay::Event::Membership { group, filter, .. })
+            if group == GROUP && filter == Filter::Include([SOURCE].into()))
+    });
+    assert!(asked, "the upstream knows what is wanted");
+}
+
+#[test]
+fn another_upstream_is_told_all_that_is_wanted_and_the_old_one_is_left() {
+    let mut bed = Bed::with_upstream();
+    bed.want(0, Filter::any());
+    bed.resolve(1);
+    bed.take();
+    let old = bed.core.upstream.as_ref().expect("an upstream").id;
+    let other = SocketAddr::from(([203, 0, 113, 2], 2268));
+    let end = SocketAddr::from(([192, 0, 2, 1], 40_001));
+    bed.core.set_upstream(bed.now, Some((end, other)));
+    bed.pass(Duration::ZERO);
+    let new = bed.core.upstream.as_ref().expect("an upstream").id;
+    assert_ne!(new, old);
+    let ops = bed.fib();
+    assert!(ops.contains(&FibOp::RemoveTunnel(old)), "{ops:?}");
+    assert!(ops.contains(&FibOp::RemoveEndpoint(GATEWAY_END)), "{ops:?}");
+    assert!(ops.contains(&FibOp::SetEndpoint(end)), "{ops:?}");
+}
+
+#[test]
+fn hosts_on_a_querier_interface_become_native_members_and_leave_with_it() {
+    let mut bed = Bed::new(0);
+    let addresses = [(Ipv4Addr::new(192, 0, 2, 65), 26)];
+    let querier = igmp::Config { address: addresses[0].0, ..igmp::Config::default() };
+    bed.core.set_interface(bed.now, lan(false), &addresses, Some(querier)).expect("a good configuration");
+    bed.settle();
+    let seen = bed.take();
+    assert!(seen.contains(&Effect::Fib(FibOp::SetInterface(lan(false)))));
+    let asks = seen.iter().any(|effect| matches!(effect, Effect::SendIgmp { ifindex: LAN, .. }));
+    assert!(asks, "a querier asks at once: {seen:?}");
+
+    let record = wire::Record {
+        record_type: wire::RecordType::ChangeToExcludeMode,
+        group: Ipv4Addr::new(239, 1, 2, 3),
+        sources: Vec::new(),
+    };
+    let report = wire::Message::ReportV3 { records: vec![record] }.emit();
+    let input = igmp::Input::Datagram {
+        source: Ipv4Addr::new(192, 0, 2, 66),
+        destination: wire::ALL_IGMPV3_ROUTERS,
+        ttl: 1,
+        router_alert: true,
+        payload: &report,
+    };
+    bed.core.igmp_datagram(bed.now, LAN, input);
+    bed.settle();
+    let native = Output::Interface(LAN);
+    let joined = [FibOp::SetStream(ANY, Rpf::AnyUpstream, Members::Own), FibOp::AddMember(ANY, native)];
+    assert_eq!(bed.fib(), joined);
+    bed.core.remove_interface(bed.now, LAN);
+    bed.settle();
+    let left = [FibOp::RemoveMember(ANY, native), FibOp::RemoveStream(ANY), FibOp::RemoveInterface(LAN)];
+    assert_eq!(bed.fib(), left);
+}
+
+#[test]
+fn a_source_network_is_asked_as_a_host_for_what_is_wanted_also_when_it_comes_later() {
+    let mut bed = Bed::new(1);
+    bed.settle();
+    bed.want(0, Filter::any());
+    bed.resolve(1);
+    bed.take();
+    bed.core.set_interface(bed.now, lan(true), &[], None).expect("no querier");
+    bed.settle();
+    let group = Ipv4Addr::new(239, 1, 2, 3);
+    let asked = Effect::HostMembership { ifindex: LAN, group, filter: Filter::any() };
+    assert!(bed.take().contains(&asked));
+    bed.want(0, Filter::none());
+    let left = Effect::HostMembership { ifindex: LAN, group, filter: Filter::none() };
+    assert!(bed.take().contains(&left));
+}
+
+#[test]
+fn a_new_source_gets_counters_of_its_own_and_goes_when_it_is_silent() {
+    let mut bed = Bed::new(1);
+    bed.settle();
+    bed.want(0, Filter::any());
+    bed.resolve(1);
+    bed.core
+        .set_interface(bed.now, lan(true), &[(Ipv4Addr::new(198, 51, 100, 1), 24)], None)
+        .expect("no querier");
+    bed.settle();
+    bed.take();
+    let stream = Stream { source: Some(SOURCE), group: GROUP };
+    let input = Input::Interface(LAN);
+    bed.core.punt(bed.now, Punt { reason: PuntReason::NewSource, input, stream });
+    bed.settle();
+    assert_eq!(bed.fib(), [FibOp::SetStream(stream, Rpf::Exact(input), Members::OfAnySource)]);
+    let counters =
+        |packets| [StreamStats { stream, counters: StreamCounters { packets, ..StreamCounters::default() } }];
+    bed.pass(Duration::from_secs(200));
+    bed.core.stream_counters(bed.now, &counters(5));
+    bed.pass(Duration::from_secs(200));
+    assert!(!bed.fib().contains(&FibOp::RemoveStream(stream)), "it sent in the meantime");
+    bed.pass(Duration::from_secs(211));
+    assert!(bed.fib().contains(&FibOp::RemoveStream(stream)));
+}
+
+#[test]
+fn garbage_on_every_input_changes_nothing() {
+    let mut bed = Bed::with_upstream();
+    bed.take();
+    for length in 0..64 {
+        for first in 0..=255u8 {
+            let mut bytes = vec![first; length];
+            bed.core.relay_datagram(bed.now, OURS, member(9), &bytes);
+            bed.core.gateway_datagram(bed.now, UPSTREAM, &bytes);
+            bytes.reverse();
+            let input = igmp::Input::Datagram {
+                source: Ipv4Addr::new(192, 0, 2, 66),
+                destination: Ipv4Addr::new(224, 0, 0, 22),
+                ttl: 1,
+                router_alert: true,
+                payload: &bytes,
+            };
+            bed.core.igmp_datagram(bed.now, LAN, input);
+        }
+    }
+    bed.settle();
+    assert_eq!(bed.fib(), []);
+    assert_eq!(bed.core.relay.tunnel_count(), 0);
+}

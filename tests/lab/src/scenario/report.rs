@@ -102,10 +102,12 @@ impl ClientReport {
             }
         };
         for (session, number) in self.sessions.iter().zip(1..) {
-            let Judgement { lost, cut_off, unknown, .. } = session.judgement;
+            let Judgement { lost, cut_off, duplicated, reordered, unknown, received: _ } = session.judgement;
             say(session.silent, format!("membership {number}: no packet at all"));
             say(lost > 0, format!("membership {number}: {lost} packets lost"));
             say(cut_off > 0, format!("membership {number}: the stream ended {cut_off} packets early"));
+            say(duplicated > 0, format!("membership {number}: {duplicated} packets came twice"));
+            say(reordered > 0, format!("membership {number}: {reordered} packets came out of order"));
             say(unknown > 0, format!("membership {number}: {unknown} packets that the source never sent"));
         }
         let WireReport { native, stray, tunnelled: _ } = self.wire;

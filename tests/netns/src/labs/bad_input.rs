@@ -37,14 +37,15 @@ pub(super) fn trials() -> Vec<Trial> {
 
 const IGMP_PROTOCOL: u8 = 2;
 const UDP: u8 = 17;
-const SOME: u64 = 200;
+const SOME: u64 = 150;
 
 /// Waits until each of these counters, as `relay.bad_mac` or `drops.not_joined`, is above zero.
 fn until_counted(bed: &Bed, router: &vmcast_lab::roles::Role, counters: &[&str]) -> Outcome {
     let missing = |answer: &Value| -> BTreeSet<String> {
         let zero = |counter: &&&str| {
             let (table, label) = counter.split_once('.').unwrap_or_default();
-            let value = if table == "drops" { &answer["drops"][label] } else { &answer["control"][table][label] };
+            let value =
+                if table == "drops" { &answer["drops"][label] } else { &answer["control"][table][label] };
             value.as_u64().unwrap_or(0) == 0
         };
         counters.iter().filter(zero).map(|counter| (*counter).to_owned()).collect()
@@ -221,7 +222,12 @@ fn at_the_relay(bed: &mut Bed, engine: Engine) -> Outcome {
     )?;
     router.check_alive()?;
     let groups = router.ask(&["tunnel", "list"]).unwrap_or_default();
-    let most = groups["tunnels"].as_array().into_iter().flatten().filter_map(|tunnel| tunnel["groups"].as_u64()).max();
+    let most = groups["tunnels"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|tunnel| tunnel["groups"].as_u64())
+        .max();
     ensure!(most <= Some(64), "a tunnel has {most:?} groups");
 
     listener.more(bed, SOME)?;
@@ -282,9 +288,11 @@ fn on_a_link(bed: &mut Bed) -> Outcome {
     bad.extend((0..64).map(|number| with_checksum(payload(number)[..number as usize + 1].to_vec())));
     send_igmp(node, to, 1, true, &bad)?;
     send_igmp(node, to, 5, true, std::slice::from_ref(&right))?;
-    send_igmp(node, Ipv4Addr::new(224, 0, 0, 5), 1, true, std::slice::from_ref(&right))?;
+    let version_2 = igmp::Message::ReportV2 { group: STREAM.group }.emit();
+    send_igmp(node, Ipv4Addr::new(224, 0, 0, 5), 1, true, &[version_2])?;
     let odd = |record_type, group: Ipv4Addr, sources: &[Ipv4Addr]| {
-        igmp::Message::ReportV3 { records: vec![Record { record_type, group, sources: sources.to_vec() }] }.emit()
+        igmp::Message::ReportV3 { records: vec![Record { record_type, group, sources: sources.to_vec() }] }
+            .emit()
     };
     let odd = [
         odd(RecordType::ChangeToExcludeMode, Ipv4Addr::new(224, 0, 0, 251), &[]),
@@ -296,14 +304,16 @@ fn on_a_link(bed: &mut Bed) -> Outcome {
     // Reports as large as a frame takes: many groups, and one group of many sources.
     let giant: Vec<Vec<u8>> = (0..40_u32)
         .map(|page| {
-            let group = |number: u32| Ipv4Addr::from(Ipv4Addr::new(239, 193, 0, 0).to_bits() + page * 180 + number);
+            let group =
+                |number: u32| Ipv4Addr::from(Ipv4Addr::new(239, 193, 0, 0).to_bits() + page * 180 + number);
             igmp::Message::ReportV3 { records: (0..180).map(|number| join(group(number))).collect() }.emit()
         })
         .collect();
     send_igmp(node, to, 1, true, &giant)?;
     let hoard: Vec<Vec<u8>> = (0..20_u32)
         .map(|page| {
-            let source = |number: u32| Ipv4Addr::from(Ipv4Addr::new(10, 77, 0, 0).to_bits() + page * 360 + number);
+            let source =
+                |number: u32| Ipv4Addr::from(Ipv4Addr::new(10, 77, 0, 0).to_bits() + page * 360 + number);
             let sources = (1..=360).map(source).collect();
             let record_type = RecordType::AllowNewSources;
             let record = Record { record_type, group: Ipv4Addr::new(232, 9, 9, 9), sources };
@@ -365,8 +375,13 @@ impl Upstream {
             let (length, gateway) = socket.recv_from(&mut buffer)?;
             if let Ok(Message::Request { nonce, .. }) = Message::parse(&buffer[..length]) {
                 let response_mac = [9; 6];
-                let answer =
-                    Message::MembershipQuery { response_mac, nonce, limit: false, gateway: None, query: &query };
+                let answer = Message::MembershipQuery {
+                    response_mac,
+                    nonce,
+                    limit: false,
+                    gateway: None,
+                    query: &query,
+                };
                 socket.send_to(&answer.to_vec(), gateway)?;
                 return Ok(Self { socket, gateway });
             }
@@ -399,7 +414,8 @@ fn from_upstream(bed: &mut Bed) -> Outcome {
     let numbered = |number: u64, group: Ipv4Addr| {
         let body = payload(number);
         let length = (8 + body.len()) as u16;
-        let header = [&STREAM.port.to_be_bytes()[..], &STREAM.port.to_be_bytes(), &length.to_be_bytes(), &[0; 2]];
+        let header =
+            [&STREAM.port.to_be_bytes()[..], &STREAM.port.to_be_bytes(), &length.to_be_bytes(), &[0; 2]];
         ipv4::encapsulate(sender, group, 9, 0, UDP, false, &[header.concat(), body].concat())
     };
     for number in 0..SOME {

@@ -33,5 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         bad_input::trials(),
         churn::trials(),
     ]
-    .into_iter().flatten().collect()
+    .into_iter()
+    .flatten()
+    .collect()
 }

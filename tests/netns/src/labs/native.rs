@@ -18,7 +18,7 @@ pub(super) fn trials() -> Vec<Trial> {
     ]
 }
 
-const SOME: u64 = 300;
+const SOME: u64 = 150;
 
 fn version_2(bed: &mut Bed) -> Outcome {
     any_source(bed, "2")

@@ -21,7 +21,7 @@ pub(super) fn trials() -> Vec<Trial> {
     ]
 }
 
-const SOME: u64 = 300;
+const SOME: u64 = 150;
 
 /// Whether a program is on any interface of a node.
 fn has_programs(node: &Namespace) -> Result<bool, Failed> {

@@ -16,7 +16,10 @@ use super::{
 };
 
 pub(super) fn trials() -> Vec<Trial> {
-    vec![trial("each router on the way lowers the time to live once and none forwards what has expired", chain)]
+    vec![trial(
+        "each router on the way lowers the time to live once and none forwards what has expired",
+        chain,
+    )]
 }
 
 const VMR1_BACKBONE: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);

@@ -157,12 +157,16 @@ fn transfer(client: &Namespace, server: &Namespace, address: Ipv4Addr) -> Outcom
         Ok(bytes)
     })?;
     let limit = Duration::from_secs(20);
-    let mut stream = client
-        .enter(|| TcpStream::connect_timeout(&(address, port).into(), limit))??;
+    let mut stream = client.enter(|| TcpStream::connect_timeout(&(address, port).into(), limit))??;
     stream.write_all(&sent)?;
     drop(stream);
     let received = receiver.join().map_err(|_| "the receiver panicked")???;
-    ensure!(received == sent, "of {} bytes over TCP to {address} {} came, or others", sent.len(), received.len());
+    ensure!(
+        received == sent,
+        "of {} bytes over TCP to {address} {} came, or others",
+        sent.len(),
+        received.len()
+    );
     Ok(())
 }
 
@@ -221,7 +225,7 @@ fn multicast(bed: &mut Bed) -> Outcome {
         let bystander = vmcast_lab::traffic::Witness::start(&line.far, "eth0", stream, bed.clock)?;
         bystander.forbid(true);
         let sender = Sender::start(&line.peer, PEER, stream)?;
-        listener.more(bed, 200)?;
+        listener.more(bed, 100)?;
         let last = sender.stop()? - 1;
         listener.until_last(bed, last)?;
         listener.heard().is_whole().map_err(|failed| format!("{}: {failed:?}", stream.group))?;

@@ -110,7 +110,12 @@ impl forward::Tables for Tables {
             Rpf::Exact(input) => InputId::from(input),
             Rpf::AnyUpstream => InputId::NONE,
         };
-        Some(StreamEntry { table: if has_member { table } else { 0 }, stats: number, rpf: rpf.0, encapsulated_max: 0 })
+        Some(StreamEntry {
+            table: if has_member { table } else { 0 },
+            stats: number,
+            rpf: rpf.0,
+            encapsulated_max: 0,
+        })
     }
 
     fn tunnel(&self, key: &TunnelKey) -> Option<TunnelEntry> {

@@ -89,7 +89,10 @@ impl XdpPlane {
             FibOp::RemoveInterface(ifindex) => self.remove_interface(ifindex),
             FibOp::SetEndpoint(endpoint) => {
                 let key = EndpointKey::new(endpoint);
-                self.maps.endpoints.insert(key, 1, 0).map_err(KernelError::full_or(maps::ENDPOINTS, limit::ENDPOINTS))?;
+                self.maps
+                    .endpoints
+                    .insert(key, 1, 0)
+                    .map_err(KernelError::full_or(maps::ENDPOINTS, limit::ENDPOINTS))?;
                 self.state.endpoints.insert(endpoint);
                 Ok(())
             }
@@ -209,7 +212,10 @@ impl XdpPlane {
         }
         let key = TunnelKey::new(tunnel.local, tunnel.remote);
         let entry = TunnelEntry { id: id.0, accepts_sources: u32::from(tunnel.accepts_sources) };
-        self.maps.tunnels.insert(key, entry, 0).map_err(KernelError::full_or(maps::TUNNELS, limit::TUNNELS))?;
+        self.maps
+            .tunnels
+            .insert(key, entry, 0)
+            .map_err(KernelError::full_or(maps::TUNNELS, limit::TUNNELS))?;
         let Some(state) = self.state.tunnels.get_mut(&id) else {
             self.state.tunnels.insert(id, TunnelState { tunnel, streams: SmallVec::new() });
             return Ok(());
@@ -311,7 +317,10 @@ impl XdpPlane {
             return Ok(());
         }
         let key = maps::StreamKey::from(stream);
-        self.maps.streams.insert(key, entry, 0).map_err(KernelError::full_or(maps::STREAMS, limit::STREAMS))?;
+        self.maps
+            .streams
+            .insert(key, entry, 0)
+            .map_err(KernelError::full_or(maps::STREAMS, limit::STREAMS))?;
         if let Some(state) = self.state.streams.get_mut(&stats) {
             state.written = Some(entry);
         }

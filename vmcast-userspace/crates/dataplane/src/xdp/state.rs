@@ -135,9 +135,7 @@ impl State {
     pub(super) fn link_mtu(&self, id: TunnelId) -> u16 {
         let hop = self.tunnels.get(&id).and_then(|state| state.tunnel.next_hop);
         let known = hop.and_then(|hop| self.next_hops.get(&hop)).map(|state| state.hop.mtu);
-        known
-            .or_else(|| Some(self.interfaces.values().next()?.interface.mtu))
-            .unwrap_or(u16::MAX)
+        known.or_else(|| Some(self.interfaces.values().next()?.interface.mtu)).unwrap_or(u16::MAX)
     }
 
     /// The member table that a stream's packets go to at present, and the largest packet that is
