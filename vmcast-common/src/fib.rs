@@ -62,6 +62,31 @@ pub enum Output {
     Tunnel(TunnelId),
 }
 
+impl Output {
+    const TUNNEL: u32 = 1 << 31;
+
+    /// The output as one number, never 0, in the order of outputs: for tables with very many members.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Interface(ifindex) => ifindex.0,
+            Self::Tunnel(id) => id.0 | Self::TUNNEL,
+        }
+    }
+
+    /// Reads the number back, `None` for 0.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        if number == 0 {
+            None
+        } else if number & Self::TUNNEL != 0 {
+            Some(Self::Tunnel(TunnelId(number & !Self::TUNNEL)))
+        } else {
+            Some(Self::Interface(IfIndex(number)))
+        }
+    }
+}
+
 /// Whose members a stream's packets go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Members {

@@ -20,7 +20,10 @@ const TTL_OFFSET: usize = 8;
 #[inline(always)]
 pub(crate) fn run(ctx: &XdpContext) -> u32 {
     let frame = Frame::new(ctx);
-    match decide(&frame, ctx.ingress_ifindex() as u32, &KernelTables) {
+    let verdict = decide(&frame, ctx.ingress_ifindex() as u32, &KernelTables);
+    #[cfg(feature = "trace")]
+    crate::trace::verdict(ctx, &verdict);
+    match verdict {
         Verdict::Pass => xdp_action::XDP_PASS,
         Verdict::PassAndPunt(reason, input, stream) => {
             map::punt(reason, input, &stream);

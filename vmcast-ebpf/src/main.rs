@@ -4,20 +4,28 @@
 //! [`vmcast_common::forward::decide`] and turns the verdict into an XDP action. A packet to copy is
 //! trimmed to its IP packet behind one Ethernet header and broadcast to the stream's devmap.
 //! `vmcast_copy` runs for every copy on its way out and writes that member's headers over it.
+//! `vmcast_refused` runs after a device took copies, and counts those that it did not take.
 #![no_std]
 #![no_main]
 #![expect(
     missing_docs,
     unreachable_pub,
-    reason = "the xdp macro writes a public function around each entry point"
+    reason = "the program macros write a public function around each entry point"
 )]
 
 mod copy;
 mod ingress;
 mod map;
 mod packet;
+mod refused;
+#[cfg(feature = "trace")]
+mod trace;
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    bindings::xdp_action,
+    macros::{raw_tracepoint, xdp},
+    programs::{RawTracePointContext, XdpContext},
+};
 
 /// Decides on a received frame.
 #[xdp]
@@ -30,12 +38,23 @@ pub fn vmcast_ingress(ctx: XdpContext) -> u32 {
 #[xdp(map = "devmap")]
 pub fn vmcast_copy(ctx: XdpContext) -> u32 {
     match copy::run(&ctx) {
-        Ok(()) => xdp_action::XDP_PASS,
+        Ok(()) => {
+            map::note_copy(true);
+            xdp_action::XDP_PASS
+        }
         Err(reason) => {
+            map::note_copy(false);
             map::count_drop(reason);
             xdp_action::XDP_DROP
         }
     }
+}
+
+/// Counts the copies that a device refused. The kernel calls it after every flush to a device, whoever's.
+#[raw_tracepoint(tracepoint = "xdp_devmap_xmit")]
+pub fn vmcast_refused(ctx: RawTracePointContext) -> u32 {
+    refused::run(&ctx);
+    0
 }
 
 #[cfg(not(test))]

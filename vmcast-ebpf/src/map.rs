@@ -43,6 +43,8 @@ static MORE_CURSORS: PerCpuHashMap<u32, DeviceCursor, { limit::INTERFACES as usi
 #[btf_map]
 static SEQUENCE: PerCpuArray<u32, 1> = PerCpuArray::new();
 #[btf_map]
+static FLUSH: PerCpuArray<Flush, 1> = PerCpuArray::new();
+#[btf_map]
 static DROPS: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
 static STREAM_STATS: PerCpuArray<StreamCounters, { limit::STREAMS as usize }> = PerCpuArray::new();
@@ -50,6 +52,16 @@ static STREAM_STATS: PerCpuArray<StreamCounters, { limit::STREAMS as usize }> = 
 static PUNTS: RingBuf<PuntRecord, { limit::PUNT_RING as usize }> = RingBuf::new();
 #[btf_map]
 static PUNTED: LruHashMap<StreamKey, u64, { limit::PUNT_MEMORY as usize }> = LruHashMap::new();
+
+/// What the copy program did with the frames that the kernel is about to give to a device.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct Flush {
+    /// Copies that it let go.
+    pub(crate) passed: u32,
+    /// Copies that it dropped.
+    pub(crate) dropped: u32,
+}
 
 /// The kernel's tables as the forwarding decision reads them.
 pub(crate) struct KernelTables;
@@ -141,10 +153,38 @@ pub(crate) fn broadcast(table: u32) -> Result<u32, DropReason> {
 /// Counts one dropped packet or copy.
 #[inline(always)]
 pub(crate) fn count_drop(reason: DropReason) {
+    count_drops(reason, 1);
+}
+
+/// Counts dropped packets or copies.
+#[inline(always)]
+pub(crate) fn count_drops(reason: DropReason, count: u32) {
     if let Some(counter) = DROPS.get_ptr_mut(reason.index()) {
         // SAFETY: as in `cursor`.
-        unsafe { *counter += 1 };
+        unsafe { *counter += u64::from(count) };
     }
+}
+
+/// Notes one copy for the flush it belongs to.
+#[inline(always)]
+pub(crate) fn note_copy(passed: bool) {
+    if let Some(flush) = FLUSH.get_ptr_mut(0) {
+        // SAFETY: as in `cursor`.
+        let flush = unsafe { &mut *flush };
+        if passed {
+            flush.passed += 1;
+        } else {
+            flush.dropped += 1;
+        }
+    }
+}
+
+/// What was noted since the last flush on this CPU.
+#[inline(always)]
+pub(crate) fn take_flush() -> Option<Flush> {
+    let flush = FLUSH.get_ptr_mut(0)?;
+    // SAFETY: as in `cursor`.
+    Some(core::mem::take(unsafe { &mut *flush }))
 }
 
 /// Changes this CPU's counters of a stream.

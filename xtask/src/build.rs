@@ -22,10 +22,19 @@ pub(crate) enum Profile {
     Release,
 }
 
-pub(crate) fn ebpf_command() -> Result<ExitCode> {
+/// How the kernel programs are built.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EbpfOptions {
+    /// Makes them log every verdict, at the levels debug and trace of the router's log
+    #[arg(long)]
+    trace: bool,
+}
+
+pub(crate) fn ebpf_command(options: &EbpfOptions) -> Result<ExitCode> {
     let setup = setup::run()?;
     let Some(toolchain) = setup.ebpf else { bail!("there is no toolchain for kernel programs") };
-    ebpf(&toolchain)?;
+    let features: &[&str] = if options.trace { &["trace"] } else { &[] };
+    ebpf_with(&toolchain, features)?;
     println!("{}", ebpf_object().display());
     Ok(ExitCode::SUCCESS)
 }
@@ -33,9 +42,14 @@ pub(crate) fn ebpf_command() -> Result<ExitCode> {
 /// Builds the kernel programs. The object is replaced only if it changed, so that nothing that embeds it is
 /// built again in vain.
 pub(crate) fn ebpf(toolchain: &Toolchain) -> Result<()> {
+    ebpf_with(toolchain, &[])
+}
+
+fn ebpf_with(toolchain: &Toolchain, features: &[&str]) -> Result<()> {
     let dir = target_dir().join("ebpf");
     let mut command = toolchain.cargo_build();
     command.args(["--package", "vmcast-ebpf", "--target-dir"]).arg(&dir);
+    command.args(features.iter().flat_map(|feature| ["--features", feature]));
     let status = command.status().context("starting cargo for the kernel programs")?;
     if !status.success() {
         bail!("building the kernel programs failed ({status})");

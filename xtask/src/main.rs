@@ -28,7 +28,7 @@ enum Command {
     /// Installs what is missing to build, run and test; the other commands do it by themselves
     Setup,
     /// Builds the kernel programs alone
-    BuildEbpf,
+    BuildEbpf(build::EbpfOptions),
     /// Runs the main job in a lab, or a role on this host
     Run(run::Options),
     /// Runs every check and prints the count of tests
@@ -46,7 +46,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup => setup::command(),
-        Command::BuildEbpf => build::ebpf_command(),
+        Command::BuildEbpf(options) => build::ebpf_command(&options),
         Command::Run(options) => run::command(&options),
         Command::Test(options) => test::command(&options),
         Command::Bench(options) => bench::command(&options),

@@ -53,15 +53,9 @@ pub(crate) struct JoinRow {
     pub(crate) joins: usize,
     /// Median round-trip time between source and client.
     pub(crate) rtt_ms: f64,
-    /// From the join to the client's own IGMP report.
-    pub(crate) host_report_p50_ms: f64,
-    pub(crate) host_report_p99_ms: f64,
     /// From the join to the first packet.
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
-    /// The same beyond the host's report and the round-trip time.
-    pub(crate) above_p50_ms: f64,
-    pub(crate) above_p99_ms: f64,
 }
 
 /// Memory of a router daemon.
@@ -179,32 +173,10 @@ impl Report {
     }
 
     fn joins(&self) -> Option<Table> {
-        let header = [
-            "join to first packet, ms",
-            "engine",
-            "joins",
-            "RTT",
-            "host's report p50",
-            "p99",
-            "all p50",
-            "p99",
-            "above both p50",
-            "p99",
-        ];
+        let header = ["join to first packet, ms", "engine", "joins", "RTT", "p50", "p99"];
         let rows = self.joins.iter().map(|row| {
             let mut cells = vec![row.path.clone(), row.engine.clone(), row.joins.to_string()];
-            cells.extend(
-                [
-                    row.rtt_ms,
-                    row.host_report_p50_ms,
-                    row.host_report_p99_ms,
-                    row.p50_ms,
-                    row.p99_ms,
-                    row.above_p50_ms,
-                    row.above_p99_ms,
-                ]
-                .map(|value| format!("{value:.2}")),
-            );
+            cells.extend([row.rtt_ms, row.p50_ms, row.p99_ms].map(|value| format!("{value:.2}")));
             cells
         });
         table(&header, rows.collect())

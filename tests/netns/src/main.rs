@@ -7,6 +7,7 @@
 mod conformance;
 mod dut;
 mod labs;
+mod refused;
 mod wire;
 
 use std::process::ExitCode;
@@ -24,7 +25,8 @@ fn main() -> ExitCode {
         eprintln!("SKIPPED every lab of the roles: {reason}");
     }
     let (skip, skip_labs) = (obstacle.is_some(), obstacle.is_some() || no_program.is_some());
-    let kernel = conformance::trials().into_iter().map(|trial| trial.with_ignored_flag(skip));
+    let kernel =
+        conformance::trials().into_iter().chain(refused::trials()).map(|trial| trial.with_ignored_flag(skip));
     let labs = labs::trials().into_iter().map(|trial| trial.with_ignored_flag(skip_labs));
     let trials: Vec<Trial> = kernel.chain(labs).collect();
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -24,6 +24,9 @@ pub const CURSORS: &str = "CURSORS";
 pub const MORE_CURSORS: &str = "MORE_CURSORS";
 /// Sequence number of the last packet this CPU broadcast; per-CPU array of one.
 pub const SEQUENCE: &str = "SEQUENCE";
+/// Copies of the flush that is under way on this CPU, for the kernel programs alone; per-CPU array of
+/// one.
+pub const FLUSH: &str = "FLUSH";
 /// Packets by drop reason; per-CPU array.
 pub const DROPS: &str = "DROPS";
 /// Stream index → [`super::StreamCounters`]; per-CPU array.
@@ -37,6 +40,8 @@ pub const PUNTED: &str = "PUNTED";
 pub const PROGRAM_INGRESS: &str = "vmcast_ingress";
 /// The shared program of every devmap slot.
 pub const PROGRAM_COPY: &str = "vmcast_copy";
+/// Counts the copies that egress devices refuse.
+pub const PROGRAM_REFUSED: &str = "vmcast_refused";
 
 /// Datagrams by destination port, in the benchmark's sink; per-CPU array of [`SINK_PORTS`].
 pub const SINK_COUNTS: &str = "SINK_COUNTS";

@@ -6,7 +6,9 @@
 mod answer;
 mod core;
 mod interfaces;
+mod joins;
 mod kept;
+mod kernel_log;
 mod plane;
 mod run;
 mod seed;

@@ -7,6 +7,7 @@ use vmcast_dataplane::{
     xdp::{self, XdpPlane},
 };
 
+use super::kernel_log;
 use crate::config::{DataplaneConfig, EngineChoice, OnExit};
 
 /// A plane that does not forward yet, and what an earlier process left forwarding.
@@ -75,5 +76,8 @@ fn kernel(config: &DataplaneConfig) -> anyhow::Result<Opened> {
     let options = xdp::Options { on_exit, pin_path: Some(config.pin_path.clone()) };
     let mut plane = XdpPlane::open(&options)?;
     let kept = plane.take_kept();
+    if let Some(log) = plane.take_log() {
+        kernel_log::follow(log);
+    }
     Ok(Opened { plane: Box::new(plane), kept })
 }

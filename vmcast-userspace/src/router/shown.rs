@@ -2,13 +2,15 @@
 //! counters at the time of a join.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     net::IpAddr,
     time::{Duration, Instant},
 };
 
 use vmcast_common::fib::{FibOp, Output, Stream};
 use vmcast_dataplane::{Counters, Dataplane};
+
+use super::joins::{Joined, Joins};
 
 /// A stream without packets for this long is shown as silent.
 pub(super) const SILENT: Duration = Duration::from_secs(10);
@@ -26,20 +28,13 @@ pub(super) struct ShownStream {
     pub(super) last: Option<Instant>,
 }
 
-/// When a member joined, and where the counters stood.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Joined {
-    pub(super) at: Instant,
-    pub(super) packets: u64,
-}
-
 /// Readings and joins.
 #[derive(Debug, Default)]
 pub(super) struct Shown {
     read_at: Option<Instant>,
     pub(super) streams: HashMap<Stream, ShownStream>,
     pub(super) counters: Counters,
-    joined: BTreeMap<(IpAddr, Output), Joined>,
+    joins: Joins,
 }
 
 impl Shown {
@@ -83,10 +78,10 @@ impl Shown {
         match *op {
             FibOp::AddMember(stream, output) => {
                 let packets = self.streams.get(&stream).map_or(0, |shown| shown.packets);
-                self.joined.entry((stream.group, output)).or_insert(Joined { at: now, packets });
+                self.joins.insert(stream.group, output, Joined { at: now, packets });
             }
             FibOp::RemoveMember(stream, output) => {
-                self.joined.remove(&(stream.group, output));
+                self.joins.remove(stream.group, output);
             }
             FibOp::SetInterface(_)
             | FibOp::RemoveInterface(_)
@@ -103,6 +98,6 @@ impl Shown {
 
     /// When a member joined a group.
     pub(super) fn joined(&self, group: IpAddr, output: Output) -> Option<Joined> {
-        self.joined.get(&(group, output)).copied()
+        self.joins.get(group, output)
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     stats::percentile,
 };
 
-use client::{Client, Joined};
+use client::Client;
 use source::Source;
 
 /// How long after the round-trip time the first packet may come, 99 times of 100, in milliseconds.
@@ -78,19 +78,8 @@ pub(crate) fn measure(program: &Path, effort: Effort, report: &mut Report, bar: 
             "ms",
             Bound::AtMost(TARGET_MS),
         ));
-        report.ratios.push(Ratio::new(
-            format!("the same from the host's own IGMP report on, p99, {}", row.path),
-            row.above_p99_ms,
-            "ms",
-            Bound::AtMost(TARGET_MS),
-        ));
         report.joins.push(row);
     }
-    report.remarks.push(
-        "join to first packet: the kernel of the client sends its IGMP report two ticks after the join \
-         (4 to 12 ms at 250 Hz), whoever is asked; the column \"host's report\" shows it"
-            .to_owned(),
-    );
     Ok(())
 }
 
@@ -106,7 +95,7 @@ fn measure_path(program: &Path, path: Way, effort: Effort, bar: &ProgressBar) ->
         roles.iter().filter_map(Role::engine).map(|(label, _)| label).next_back().unwrap_or_default();
 
     let source = Source::start(&topology.source)?;
-    let measuring = Client::start(&client.node, address::SOURCE, clock)?;
+    let measuring = Client::new(&client.node, address::SOURCE, clock);
     let rtt = measuring.round_trips(200)?;
     let mut joined = Vec::with_capacity(effort.joins);
     for number in 0..effort.joins {
@@ -154,26 +143,14 @@ fn start_roles(launcher: &Launcher, topology: &MainTopology, path: Way) -> Resul
     Ok(roles)
 }
 
-fn row(path: Way, engine: String, rtt: &[f64], joined: &[Joined]) -> Result<JoinRow> {
-    let rtt_ms = percentile(rtt, 50.0).context("no round trip was measured")?;
-    let column = |value: fn(&Joined) -> f64| joined.iter().map(value).collect::<Vec<f64>>();
-    let both = |values: &[f64]| {
-        let at = |percent| percentile(values, percent).context("no join was measured");
-        Ok::<_, anyhow::Error>((at(50.0)?, at(99.0)?))
-    };
-    let (p50_ms, p99_ms) = both(&column(|joined| joined.first_ms))?;
-    let (host_report_p50_ms, host_report_p99_ms) = both(&column(|joined| joined.report_ms))?;
-    let (above_p50, above_p99) = both(&column(|joined| joined.first_ms - joined.report_ms))?;
+fn row(path: Way, engine: String, rtt: &[f64], joined: &[f64]) -> Result<JoinRow> {
+    let at = |percent| percentile(joined, percent).context("no join was measured");
     Ok(JoinRow {
         path: path.label().to_owned(),
         engine,
         joins: joined.len(),
-        rtt_ms,
-        host_report_p50_ms,
-        host_report_p99_ms,
-        p50_ms,
-        p99_ms,
-        above_p50_ms: above_p50 - rtt_ms,
-        above_p99_ms: above_p99 - rtt_ms,
+        rtt_ms: percentile(rtt, 50.0).context("no round trip was measured")?,
+        p50_ms: at(50.0)?,
+        p99_ms: at(99.0)?,
     })
 }

@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    mem::MaybeUninit,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
@@ -119,13 +118,12 @@ fn ping(from: &Namespace, to: IpAddr, length: usize) -> Result<bool, Failed> {
         let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
         socket.set_read_timeout(Some(Duration::from_millis(300)))?;
         socket.send_to(&message, &SocketAddr::new(to, 0).into())?;
-        let mut buffer = [MaybeUninit::uninit(); 65536];
+        let mut buffer = vec![0; 65536];
         // Other ICMP of this host comes here, too.
         for _ in 0..20 {
-            let Ok((received, _)) = socket.recv_from(&mut buffer) else { return Ok(false) };
-            // SAFETY: the kernel has written so many bytes.
-            let bytes = unsafe { buffer[..received].assume_init_ref() };
-            let bytes = if to.is_ipv4() { bytes.get(20..).unwrap_or_default() } else { bytes };
+            let Ok(received) = (&socket).read(&mut buffer) else { return Ok(false) };
+            let header = if to.is_ipv4() { 20 } else { 0 };
+            let bytes = buffer.get(header..received).unwrap_or_default();
             if bytes.first() == Some(&reply) && bytes.get(4..) == Some(&message[4..]) {
                 return Ok(true);
             }

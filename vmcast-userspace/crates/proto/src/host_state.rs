@@ -5,11 +5,11 @@
 //! What remains to age is a group whose leave was lost: [`HostState::expire`].
 //!
 //! A million hosts with one group each must fit in memory, so a host with a single group and at
-//! most one source takes no heap.
+//! most one IPv4 source takes no heap.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use vmcast_wire::igmp;
@@ -260,7 +260,7 @@ enum Groups {
     Empty,
     One(Entry),
     /// Two or more, sorted by group.
-    Many(Vec<Entry>),
+    Many(Box<[Entry]>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -295,11 +295,12 @@ impl Groups {
             (Self::One(old), Some(entry)) if old.group == group => Self::One(entry),
             (Self::One(old), None) => Self::One(old),
             (Self::One(old), Some(entry)) => {
-                let mut entries = vec![old, entry];
+                let mut entries = Box::new([old, entry]);
                 entries.sort_by_key(|entry| entry.group);
                 Self::Many(entries)
             }
-            (Self::Many(mut entries), entry) => {
+            (Self::Many(entries), entry) => {
+                let mut entries = entries.into_vec();
                 match (entries.binary_search_by_key(&group, |entry| entry.group), entry) {
                     (Ok(at), Some(entry)) => entries[at] = entry,
                     (Ok(at), None) => {
@@ -309,7 +310,7 @@ impl Groups {
                     (Err(_), None) => {}
                 }
                 if entries.len() > 1 {
-                    Self::Many(entries)
+                    Self::Many(entries.into_boxed_slice())
                 } else {
                     entries.pop().map_or(Self::Empty, Self::One)
                 }
@@ -324,32 +325,44 @@ enum Wanted {
     /// Every source.
     Any,
     /// Only this one.
-    Source(IpAddr),
-    /// Only these, sorted.
-    Include(Box<[IpAddr]>),
-    /// All but these, sorted.
-    Exclude(Box<[IpAddr]>),
+    SourceV4(Ipv4Addr),
+    /// Any other list.
+    Listed(Box<SourceList>),
+}
+const _: () = assert!(size_of::<Groups>() <= 40);
+
+/// A mode and its sources, ascending.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct SourceList {
+    exclude: bool,
+    sources: Box<[IpAddr]>,
 }
 
 impl Wanted {
     fn from_filter(filter: &Filter) -> Option<Self> {
-        match filter {
-            Filter::Include(sources) if sources.is_empty() => None,
-            Filter::Include(sources) => Some(match sources.first() {
-                Some(source) if sources.len() == 1 => Self::Source(*source),
-                _ => Self::Include(sources.iter().copied().collect()),
-            }),
-            Filter::Exclude(sources) if sources.is_empty() => Some(Self::Any),
-            Filter::Exclude(sources) => Some(Self::Exclude(sources.iter().copied().collect())),
+        let (exclude, sources) = match filter {
+            Filter::Include(sources) => (false, sources),
+            Filter::Exclude(sources) => (true, sources),
+        };
+        match (exclude, sources.len(), sources.first()) {
+            (false, 0, _) => None,
+            (true, 0, _) => Some(Self::Any),
+            (false, 1, Some(IpAddr::V4(source))) => Some(Self::SourceV4(*source)),
+            _ => {
+                let sources = sources.iter().copied().collect();
+                Some(Self::Listed(Box::new(SourceList { exclude, sources })))
+            }
         }
     }
 
     fn to_filter(&self) -> Filter {
         match self {
             Self::Any => Filter::any(),
-            Self::Source(source) => Filter::Include(BTreeSet::from([*source])),
-            Self::Include(sources) => Filter::Include(sources.iter().copied().collect()),
-            Self::Exclude(sources) => Filter::Exclude(sources.iter().copied().collect()),
+            Self::SourceV4(source) => Filter::Include(BTreeSet::from([IpAddr::V4(*source)])),
+            Self::Listed(list) => {
+                let sources = list.sources.iter().copied().collect();
+                if list.exclude { Filter::Exclude(sources) } else { Filter::Include(sources) }
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use vmcast_proto::{
 };
 
 const MEMBERS: u32 = 100_000;
-const BUDGET: isize = 100;
+const BUDGET: isize = 50;
 
 /// Bytes that an allocator keeps beside every block that it gives out.
 const BLOCK_OVERHEAD: isize = 16;

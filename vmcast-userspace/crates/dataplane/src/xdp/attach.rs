@@ -15,6 +15,7 @@ use super::{
     error::KernelError,
     keep::Pins,
     open::{OnExit, xdp},
+    refused,
 };
 
 /// An attached program.
@@ -69,18 +70,22 @@ impl Attachments {
     }
 
     fn attach_anew(&self, object: &mut Ebpf, ifindex: IfIndex) -> Result<Attached, KernelError> {
-        let program = xdp(object, PROGRAM_INGRESS)?;
-        let id = program.attach_to_if_index(ifindex.0, XdpMode::Driver).or_else(|native| {
-            let id = program
-                .attach_to_if_index(ifindex.0, XdpMode::Skb)
-                .map_err(KernelError::call("attaching the ingress program"))?;
-            tracing::warn!(
-                ifindex = ifindex.0,
-                error = %native,
-                "no native XDP on this interface; the generic hook is used, which is slower"
-            );
-            Ok(id)
-        })?;
+        let id = match xdp(object, PROGRAM_INGRESS)?.attach_to_if_index(ifindex.0, XdpMode::Driver) {
+            Ok(id) => id,
+            Err(native) => {
+                refused::stop(object);
+                let id = xdp(object, PROGRAM_INGRESS)?
+                    .attach_to_if_index(ifindex.0, XdpMode::Skb)
+                    .map_err(KernelError::call("attaching the ingress program"))?;
+                tracing::warn!(
+                    ifindex = ifindex.0,
+                    error = %native,
+                    "no native XDP on this interface; the generic hook is used, which is slower, and copies \
+                     that a device refuses are not counted"
+                );
+                id
+            }
+        };
         self.own(object, ifindex, id)
     }
 

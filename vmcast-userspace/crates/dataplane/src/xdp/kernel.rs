@@ -28,6 +28,8 @@ pub(super) trait MemberWrites {
     fn write_head(&mut self, key: HeadKey, head: Head) -> Result<(), KernelError>;
     /// Forgets it.
     fn remove_head(&mut self, key: HeadKey) -> Result<(), KernelError>;
+    /// Empties a slot of a table.
+    fn remove_slot(&mut self, table: &mut TableLease, slot: u32) -> Result<(), KernelError>;
     /// Puts a device into a slot of a table.
     fn write_slot(&mut self, table: &mut TableLease, slot: u32, ifindex: u32) -> Result<(), KernelError>;
 }
@@ -163,6 +165,10 @@ impl MemberWrites for KernelMaps {
 
     fn remove_head(&mut self, key: HeadKey) -> Result<(), KernelError> {
         forgive_missing(self.heads.remove(&key), maps::HEADS)
+    }
+
+    fn remove_slot(&mut self, table: &mut TableLease, slot: u32) -> Result<(), KernelError> {
+        table.remove_slot(slot)
     }
 
     fn write_slot(&mut self, table: &mut TableLease, slot: u32, ifindex: u32) -> Result<(), KernelError> {

@@ -6,9 +6,14 @@
 //! whose member is not there. A member that leaves becomes a tombstone that drops its copy; the
 //! slot is used again by the next member on the same device, and when too many have gathered the
 //! table is copied into a fresh one.
+//!
+//! The kernel hands copies to a device in bulks and tells it to begin with the last one; of a bulk
+//! whose every copy is dropped it tells nothing (`bq_xmit_all`), and all copies before it lie in the
+//! device's ring until another packet comes. So the last slot of a device must be one whose copy is
+//! sent: tombstones at the end give up their slots, which shifts nobody, and members whose copies
+//! may be dropped stand before the others.
 
-use std::collections::HashMap;
-
+use hashbrown::HashTable;
 use vmcast_common::{
     fib::Output,
     maps::{Head, HeadKey, MEMBER_GONE, MemberEntry},
@@ -21,6 +26,9 @@ use super::{
     pool::{Remains, TableLease, Tables},
 };
 
+/// Tombstones that a small table bears.
+const SPARE: usize = 16;
+
 /// What is told to the kernel about a member; where it stands in the lists is the table's business.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MemberSpec {
@@ -28,6 +36,9 @@ pub(super) struct MemberSpec {
     pub(super) ifindex: u32,
     /// The member, its `next` still 0.
     pub(super) entry: MemberEntry,
+    /// Whether its copies may be dropped for a while, packet after packet: its way is not known, or
+    /// it is native and packets may come from its own network.
+    pub(super) weak: bool,
 }
 
 /// The kernel side that a table writes to.
@@ -37,14 +48,35 @@ pub(super) struct Backing<'a, K, T> {
     pub(super) members: &'a mut Indices,
 }
 
+/// One slot in twelve bytes, for there are as many as members.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
-    output: Output,
+    /// [`Output::number`], 0 for a tombstone.
+    output: u32,
+    /// Index of the member, and [`Slot::WEAK`].
     member: u32,
+    /// 0 once the slot is given up.
     ifindex: u32,
-    /// Index of the next member on the device, as written.
-    next: u32,
-    live: bool,
+}
+
+impl Slot {
+    const WEAK: u32 = 1 << 31;
+
+    const fn is_live(&self) -> bool {
+        self.output != 0
+    }
+
+    const fn is_weak(&self) -> bool {
+        self.member & Self::WEAK != 0
+    }
+
+    const fn member(&self) -> u32 {
+        self.member & !Self::WEAK
+    }
+
+    fn set_weak(&mut self, weak: bool) {
+        self.member = self.member() | if weak { Self::WEAK } else { 0 };
+    }
 }
 
 /// The members of one stream.
@@ -52,9 +84,13 @@ struct Slot {
 pub(super) struct MemberTable {
     lease: Option<TableLease>,
     slots: Vec<Slot>,
-    by_output: HashMap<Output, u32>,
-    /// Slot of the last member on each device.
+    /// The live slots, found by what they hold.
+    by_output: HashTable<u32>,
+    /// Slot of the last member on each device. A tombstone there is the device's only slot, and the
+    /// kernel's table does not have it: the head of the list stays where it is.
     tails: Vec<(u32, u32)>,
+    /// Members of slots that were given up; a packet on its way may still meet them.
+    orphans: Vec<u32>,
 }
 
 impl MemberTable {
@@ -64,80 +100,150 @@ impl MemberTable {
     }
 
     pub(super) fn outputs(&self) -> impl Iterator<Item = Output> + '_ {
-        self.by_output.keys().copied()
+        self.slots.iter().filter_map(|slot| Output::from_number(slot.output))
     }
 
-    fn tombstones(&self) -> usize {
-        self.slots.len() - self.by_output.len()
+    fn slot_of(&self, output: Output) -> Option<u32> {
+        let number = output.number();
+        self.by_output.find(hash(number), |slot| self.slots[*slot as usize].output == number).copied()
     }
 
-    /// Adds a member or changes what is known of it.
+    /// Notes which output a slot holds from now on.
+    fn occupy(&mut self, slot: u32, output: Output) {
+        let Self { slots, by_output, .. } = self;
+        let number = output.number();
+        slots[slot as usize].output = number;
+        by_output.insert_unique(hash(number), slot, |slot| hash(slots[*slot as usize].output));
+    }
+
+    /// Slots and members that are of no use until the table is copied.
+    fn waste(&self) -> usize {
+        self.slots.len() - self.by_output.len() + self.orphans.len()
+    }
+
+    fn tail(&self, ifindex: u32) -> Option<u32> {
+        self.tails.iter().find(|(device, _)| *device == ifindex).map(|(_, slot)| *slot)
+    }
+
+    /// Adds a member or changes what is known of it. What goes into `change` is to be retired also
+    /// after an error, once the stream's entry names this table as it is then.
     pub(super) fn set<K: MemberWrites, T: Tables>(
         &mut self,
         output: Output,
         spec: &MemberSpec,
         backing: &mut Backing<'_, K, T>,
-    ) -> Result<Change, KernelError> {
-        if let Some(&slot) = self.by_output.get(&output) {
-            if self.slots[slot as usize].ifindex == spec.ifindex {
-                let Slot { member, next, .. } = self.slots[slot as usize];
+        change: &mut Change,
+    ) -> Result<(), KernelError> {
+        if let Some(slot) = self.slot_of(output) {
+            let ifindex = self.slots[slot as usize].ifindex;
+            if ifindex == spec.ifindex {
+                let member = self.slots[slot as usize].member();
+                let MemberEntry { next, .. } = backing.kernel.read_member(member)?;
                 backing.kernel.write_member(member, &MemberEntry { next, ..spec.entry })?;
-                return Ok(Change::default());
+                self.slots[slot as usize].set_weak(spec.weak);
+                return self.mend_tail(ifindex, backing, change);
             }
             // The way to the member now leaves by another device.
             self.bury(slot, backing)?;
+            self.trim(ifindex, backing)?;
+            self.mend_tail(ifindex, backing, change)?;
         }
         backing.kernel.prepare_device(spec.ifindex)?;
         if let Some(slot) = self.tombstone_on(spec.ifindex) {
             self.revive(slot, output, spec, backing)?;
-            return Ok(Change::default());
-        }
-        let mut change = Change::default();
-        let full = self.lease.as_ref().is_none_or(|lease| self.slots.len() >= lease.slots() as usize);
-        if full {
-            change = self.rebuild(self.by_output.len() + 1, backing)?;
-        }
-        match self.append(output, spec, backing) {
-            Ok(()) => Ok(change),
-            Err(error) => {
-                change.retire(backing.tables);
-                Err(error)
+        } else {
+            let full = self.lease.as_ref().is_none_or(|lease| self.slots.len() >= lease.slots() as usize);
+            if full {
+                self.rebuild(self.by_output.len() + 1, backing, change)?;
             }
+            self.append(output, spec, backing)?;
         }
+        self.mend_tail(spec.ifindex, backing, change)
     }
 
-    /// Removes a member; false if it was none.
+    /// Removes a member; false if it was none. For `change` see [`MemberTable::set`].
     pub(super) fn remove<K: MemberWrites, T: Tables>(
         &mut self,
         output: Output,
         backing: &mut Backing<'_, K, T>,
-    ) -> Result<Option<Change>, KernelError> {
-        let Some(&slot) = self.by_output.get(&output) else {
-            return Ok(None);
+        change: &mut Change,
+    ) -> Result<bool, KernelError> {
+        let Some(slot) = self.slot_of(output) else {
+            return Ok(false);
         };
+        let ifindex = self.slots[slot as usize].ifindex;
         self.bury(slot, backing)?;
         if self.by_output.is_empty() {
-            return Ok(Some(self.dismiss()));
+            change.old.extend(self.dismiss().old);
+            return Ok(true);
         }
-        if self.tombstones() > 16.max(self.by_output.len()) {
-            return self.rebuild(self.by_output.len(), backing).map(Some);
+        self.trim(ifindex, backing)?;
+        if self.waste() > SPARE.max(self.by_output.len()) {
+            self.rebuild(self.by_output.len(), backing, change)?;
+        } else {
+            self.mend_tail(ifindex, backing, change)?;
         }
-        Ok(Some(Change::default()))
+        Ok(true)
     }
 
     /// Gives up the whole table, once no stream names it.
     pub(super) fn dismiss(&mut self) -> Change {
-        let slots = std::mem::take(&mut self.slots);
-        let tails = std::mem::take(&mut self.tails);
-        self.by_output.clear();
-        Change { old: self.lease.take().map(|lease| (remains_of(&lease, &slots, &tails), lease)) }
+        let Self { lease, slots, tails, orphans, .. } = std::mem::take(self);
+        let old = lease.map(|lease| {
+            let members = slots.iter().map(Slot::member).chain(orphans).collect();
+            let heads = tails.iter().map(|&(ifindex, _)| HeadKey { table: lease.id(), ifindex }).collect();
+            (Remains { members, heads }, lease)
+        });
+        Change { old: old.into_iter().collect() }
+    }
+
+    /// Gives up the tombstones at the end of a device's slots. The first slot of a device stays noted,
+    /// because its list begins with that member for good.
+    fn trim<K: MemberWrites, T>(
+        &mut self,
+        ifindex: u32,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<(), KernelError> {
+        while let Some(tail) = self.tail(ifindex) {
+            if self.slots[tail as usize].is_live() {
+                break;
+            }
+            if let Some(lease) = self.lease.as_mut() {
+                backing.kernel.remove_slot(lease, tail)?;
+            }
+            let before = self.slots[..tail as usize].iter().rposition(|slot| slot.ifindex == ifindex);
+            let Some(before) = before else {
+                break;
+            };
+            self.slots[tail as usize].ifindex = 0;
+            note(&mut self.tails, ifindex, before as u32);
+        }
+        while let Some(last) = self.slots.pop_if(|slot| slot.ifindex == 0) {
+            self.orphans.push(last.member());
+        }
+        Ok(())
+    }
+
+    /// Copies the table if a device's last copies may be dropped while others of its copies are sent.
+    fn mend_tail<K: MemberWrites, T: Tables>(
+        &mut self,
+        ifindex: u32,
+        backing: &mut Backing<'_, K, T>,
+        change: &mut Change,
+    ) -> Result<(), KernelError> {
+        let weak = self.tail(ifindex).is_some_and(|tail| self.slots[tail as usize].is_weak());
+        let strong = |slot: &Slot| slot.ifindex == ifindex && slot.is_live() && !slot.is_weak();
+        if weak && self.slots.iter().any(strong) {
+            self.rebuild(self.by_output.len(), backing, change)?;
+        }
+        Ok(())
     }
 
     fn tombstone_on(&self, ifindex: u32) -> Option<u32> {
-        if self.tombstones() == 0 {
+        if self.slots.len() == self.by_output.len() {
             return None;
         }
-        let slot = self.slots.iter().position(|slot| !slot.live && slot.ifindex == ifindex)?;
+        let slot = self.slots.iter().position(|slot| !slot.is_live() && slot.ifindex == ifindex)?;
         u32::try_from(slot).ok()
     }
 
@@ -146,10 +252,15 @@ impl MemberTable {
         slot: u32,
         backing: &mut Backing<'_, K, T>,
     ) -> Result<(), KernelError> {
-        let entry = &mut self.slots[slot as usize];
-        backing.kernel.write_member(entry.member, &gone(entry.next))?;
-        entry.live = false;
-        self.by_output.remove(&entry.output);
+        let Slot { output, .. } = self.slots[slot as usize];
+        let member = self.slots[slot as usize].member();
+        let MemberEntry { next, .. } = backing.kernel.read_member(member)?;
+        backing.kernel.write_member(member, &gone(next))?;
+        if let Ok(entry) = self.by_output.find_entry(hash(output), |other| *other == slot) {
+            entry.remove();
+        }
+        self.slots[slot as usize].output = 0;
+        self.slots[slot as usize].set_weak(false);
         Ok(())
     }
 
@@ -161,13 +272,22 @@ impl MemberTable {
         spec: &MemberSpec,
         backing: &mut Backing<'_, K, T>,
     ) -> Result<(), KernelError> {
-        let entry = &mut self.slots[slot as usize];
-        let member = MemberEntry { next: entry.next, ..spec.entry };
-        backing.kernel.write_member(entry.member, &MemberEntry { kind: MEMBER_GONE, ..member })?;
-        backing.kernel.write_member(entry.member, &member)?;
-        entry.live = true;
-        entry.output = output;
-        self.by_output.insert(output, slot);
+        let at = self.slots[slot as usize].member();
+        // A tail without a slot: what it leads to was given up.
+        let dormant = self.tail(spec.ifindex) == Some(slot);
+        let next = if dormant { 0 } else { backing.kernel.read_member(at)?.next };
+        let member = MemberEntry { next, ..spec.entry };
+        backing.kernel.write_member(at, &MemberEntry { kind: MEMBER_GONE, ..member })?;
+        backing.kernel.write_member(at, &member)?;
+        if let (true, Some(lease)) = (dormant, self.lease.as_mut())
+            && let Err(error) = backing.kernel.write_slot(lease, slot, spec.ifindex)
+        {
+            // Without its slot it is a tombstone still.
+            backing.kernel.write_member(at, &gone(0))?;
+            return Err(error);
+        }
+        self.slots[slot as usize].set_weak(spec.weak);
+        self.occupy(slot, output);
         Ok(())
     }
 
@@ -186,10 +306,9 @@ impl MemberTable {
             backing.kernel.write_member(member, &MemberEntry { next: 0, ..spec.entry })?;
             match self.tails.iter().find(|(ifindex, _)| *ifindex == spec.ifindex) {
                 Some(&(_, tail)) => {
-                    let tail = &mut self.slots[tail as usize];
-                    let entry = backing.kernel.read_member(tail.member)?;
-                    backing.kernel.write_member(tail.member, &MemberEntry { next: member, ..entry })?;
-                    tail.next = member;
+                    let tail = self.slots[tail as usize].member();
+                    let entry = backing.kernel.read_member(tail)?;
+                    backing.kernel.write_member(tail, &MemberEntry { next: member, ..entry })?;
                 }
                 None => {
                     let key = HeadKey { table: lease.id(), ifindex: spec.ifindex };
@@ -202,47 +321,51 @@ impl MemberTable {
             backing.members.give_back(member);
             return Err(error);
         }
-        self.slots.push(Slot { output, member, ifindex: spec.ifindex, next: 0, live: true });
-        match self.tails.iter_mut().find(|(ifindex, _)| *ifindex == spec.ifindex) {
-            Some((_, tail)) => *tail = slot as u32,
-            None => self.tails.push((spec.ifindex, slot as u32)),
-        }
-        self.by_output.insert(output, slot as u32);
+        self.slots.push(Slot { output: 0, member, ifindex: spec.ifindex });
+        self.slots[slot].set_weak(spec.weak);
+        self.occupy(slot as u32, output);
+        note(&mut self.tails, spec.ifindex, slot as u32);
         Ok(())
     }
 
-    /// Copies the live members into a fresh table with room for `wanted`. Walks of the old one go
-    /// on undisturbed until the stream's entry names the new one.
+    /// Copies the live members into a fresh table with room for `wanted`, the weak ones first. Walks of
+    /// the old one go on undisturbed until the stream's entry names the new one.
     fn rebuild<K: MemberWrites, T: Tables>(
         &mut self,
         wanted: usize,
         backing: &mut Backing<'_, K, T>,
-    ) -> Result<Change, KernelError> {
+        change: &mut Change,
+    ) -> Result<(), KernelError> {
         let room = wanted + wanted / 4;
-        let mut fresh = Self::default();
+        let mut fresh = Self { slots: Vec::with_capacity(wanted), ..Self::default() };
         let lease = fresh.lease.insert(backing.tables.take(u32::try_from(room).unwrap_or(u32::MAX))?);
-        let result = self
-            .slots
-            .iter()
-            .filter(|slot| slot.live)
+        let of = |weak| self.slots.iter().filter(move |slot| slot.is_live() && slot.is_weak() == weak);
+        let live = || of(true).chain(of(false));
+        let result = live()
             .try_for_each(|slot| {
-                let member = backing.members.take()?;
-                fresh.slots.push(Slot { member, next: 0, ..*slot });
+                note(&mut fresh.tails, slot.ifindex, fresh.slots.len() as u32);
+                let mut moved = Slot { member: backing.members.take()?, ..*slot };
+                moved.set_weak(slot.is_weak());
+                fresh.slots.push(moved);
                 Ok(())
             })
             .and_then(|()| {
-                chain(&mut fresh.slots, &mut fresh.tails);
-                let old = self.slots.iter().filter(|slot| slot.live);
-                let mut seen: Vec<u32> = Vec::new();
-                for (at, (slot, old)) in fresh.slots.iter().zip(old).enumerate() {
-                    let entry = backing.kernel.read_member(old.member)?;
-                    backing.kernel.write_member(slot.member, &MemberEntry { next: slot.next, ..entry })?;
-                    if !seen.contains(&slot.ifindex) {
-                        seen.push(slot.ifindex);
-                        let key = HeadKey { table: lease.id(), ifindex: slot.ifindex };
-                        backing.kernel.write_head(key, Head { member: slot.member })?;
-                    }
-                    backing.kernel.write_slot(lease, at as u32, slot.ifindex)?;
+                // From the back, so that the next member on the device is known.
+                let mut heads: Vec<(u32, u32)> = Vec::new();
+                for (slot, old) in fresh.slots.iter().rev().zip(live().rev()) {
+                    let next = heads
+                        .iter()
+                        .find(|(device, _)| *device == slot.ifindex)
+                        .map_or(0, |(_, head)| *head);
+                    let entry = backing.kernel.read_member(old.member())?;
+                    backing.kernel.write_member(slot.member(), &MemberEntry { next, ..entry })?;
+                    note(&mut heads, slot.ifindex, slot.member());
+                }
+                for (ifindex, member) in heads {
+                    backing.kernel.write_head(HeadKey { table: lease.id(), ifindex }, Head { member })?;
+                }
+                for (at, slot) in (0..).zip(&fresh.slots) {
+                    backing.kernel.write_slot(lease, at, slot.ifindex)?;
                 }
                 Ok(())
             });
@@ -250,45 +373,42 @@ impl MemberTable {
             fresh.dismiss().retire(backing.tables);
             return Err(error);
         }
-        fresh.by_output = fresh.slots.iter().enumerate().map(|(at, slot)| (slot.output, at as u32)).collect();
-        Ok(std::mem::replace(self, fresh).dismiss())
-    }
-}
-
-/// Links the slots of each device to a list and notes its last one.
-fn chain(slots: &mut [Slot], tails: &mut Vec<(u32, u32)>) {
-    for at in 0..slots.len() {
-        let Slot { ifindex, member, .. } = slots[at];
-        match tails.iter_mut().find(|(device, _)| *device == ifindex) {
-            Some((_, tail)) => {
-                slots[*tail as usize].next = member;
-                *tail = at as u32;
-            }
-            None => tails.push((ifindex, at as u32)),
+        let Self { slots, by_output, .. } = &mut fresh;
+        for (at, slot) in (0..).zip(slots.iter()) {
+            by_output.insert_unique(hash(slot.output), at, |at| hash(slots[*at as usize].output));
         }
+        change.old.extend(std::mem::replace(self, fresh).dismiss().old);
+        Ok(())
     }
 }
 
-/// A table that its stream no longer needs, if a change made one.
+/// Our own numbers, which no peer chooses, so it is enough to spread them.
+fn hash(output: u32) -> u64 {
+    let product = u64::from(output).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    product ^ (product >> 32)
+}
+
+/// Sets what is noted of a device.
+fn note(notes: &mut Vec<(u32, u32)>, ifindex: u32, value: u32) {
+    match notes.iter_mut().find(|(device, _)| *device == ifindex) {
+        Some((_, noted)) => *noted = value,
+        None => notes.push((ifindex, value)),
+    }
+}
+
+/// Tables that their stream no longer needs, if a change made any.
 #[derive(Debug, Default)]
-#[must_use = "retire it once no stream names it, or it leaks"]
+#[must_use = "retire it once no stream names them, or they leak"]
 pub(super) struct Change {
-    old: Option<(Remains, TableLease)>,
+    old: Vec<(Remains, TableLease)>,
 }
 
 impl Change {
-    /// Gives the old table back. Call it only after the stream's entry names another.
+    /// Gives the old tables back. Call it only after the stream's entry names another.
     pub(super) fn retire<T: Tables>(self, tables: &mut T) {
-        if let Some((remains, lease)) = self.old {
+        for (remains, lease) in self.old {
             tables.retire(lease, remains);
         }
-    }
-}
-
-fn remains_of(lease: &TableLease, slots: &[Slot], tails: &[(u32, u32)]) -> Remains {
-    Remains {
-        members: slots.iter().map(|slot| slot.member).collect(),
-        heads: tails.iter().map(|&(ifindex, _)| HeadKey { table: lease.id(), ifindex }).collect(),
     }
 }
 

@@ -6,17 +6,21 @@ mod index;
 mod keep;
 mod kernel;
 mod live;
+mod log;
 mod member_table;
 mod object;
 mod open;
 mod plane;
 mod pool;
+mod refused;
 mod state;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod tunnel_table;
 
 pub use live::{InjectError, LiveRun, MAX_LIVE_BATCH};
+pub use log::KernelLog;
 pub use object::is_embedded;
 pub use open::{OnExit, OpenError, Options};
 pub use plane::XdpPlane;

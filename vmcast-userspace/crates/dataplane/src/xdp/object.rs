@@ -16,3 +16,19 @@ pub(super) fn bytes() -> Option<&'static [u8]> {
 pub fn is_embedded() -> bool {
     bytes().is_some()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_object_of_a_default_build_has_no_log() {
+        let Some(bytes) = bytes() else {
+            eprintln!("SKIPPED: this build has no eBPF object");
+            return;
+        };
+        let object = aya_obj::Object::parse(bytes).unwrap();
+        assert!(object.maps.contains_key(vmcast_common::maps::STREAMS));
+        assert!(!object.maps.contains_key("AYA_LOGS"), "the object was built with the feature `trace`");
+    }
+}

@@ -10,7 +10,7 @@ use vmcast_common::maps::{PROGRAM_COPY, PROGRAM_INGRESS, TABLES};
 
 use super::{
     attach::Attachments, error::KernelError, keep::Pins, kernel::KernelMaps, object, plane::XdpPlane,
-    pool::TablePool,
+    pool::TablePool, refused,
 };
 #[cfg(doc)]
 use crate::Dataplane;
@@ -67,6 +67,7 @@ impl XdpPlane {
         let mut loaded = EbpfLoader::new().load(bytes).map_err(|error| OpenError::Object(chain(&error)))?;
         load_program(&mut loaded, PROGRAM_INGRESS)?;
         load_program(&mut loaded, PROGRAM_COPY)?;
+        refused::start(&mut loaded);
         Self::assemble(loaded, options).map_err(|error| OpenError::Object(chain(&error)))
     }
 

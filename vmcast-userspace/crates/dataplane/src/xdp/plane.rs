@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use aya::Ebpf;
-use smallvec::SmallVec;
 use vmcast_common::{
     fib::{
         FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
@@ -20,9 +19,9 @@ use super::{
     error::KernelError,
     index::Indices,
     kernel::{KernelMaps, MemberWrites as _, forgive_missing},
-    member_table::Backing,
+    member_table::{Backing, Change},
     pool::{TablePool, Tables as _},
-    state::{InterfaceState, NextHopState, State, StreamState, TunnelState},
+    state::{InterfaceState, NextHopState, State, StreamState},
 };
 use crate::carried;
 use crate::plane::{
@@ -173,7 +172,12 @@ impl XdpPlane {
         };
         self.write_next_hop(index, &hop)?;
         self.state.next_hops.insert(id, NextHopState { hop, index });
-        if known.is_none_or(|(_, known)| known.ifindex != hop.ifindex || known.mtu > hop.mtu) {
+        let same = |(_, known): (u32, NextHop)| {
+            known.ifindex == hop.ifindex
+                && known.mtu <= hop.mtu
+                && known.destination_mac.is_some() == hop.destination_mac.is_some()
+        };
+        if !known.is_some_and(same) {
             self.respecify_tunnels_of(id)?;
         }
         Ok(())
@@ -191,18 +195,11 @@ impl XdpPlane {
 
     /// Tells the kernel anew of every member behind a next hop.
     fn respecify_tunnels_of(&mut self, id: NextHopId) -> Result<(), Failure> {
-        let tunnels: Vec<TunnelId> = self
-            .state
-            .tunnels
-            .iter()
-            .filter(|(_, state)| state.tunnel.next_hop == Some(id))
-            .map(|(id, _)| *id)
-            .collect();
-        tunnels.into_iter().try_for_each(|tunnel| self.respecify(tunnel))
+        self.state.tunnels.behind(id).into_iter().try_for_each(|tunnel| self.respecify(tunnel))
     }
 
     fn respecify(&mut self, id: TunnelId) -> Result<(), Failure> {
-        let streams = self.state.tunnels.get(&id).map(|state| state.streams.clone()).unwrap_or_default();
+        let streams = self.state.tunnels.streams(id);
         streams.into_iter().try_for_each(|stats| self.put_member(stats, Output::Tunnel(id)))
     }
 
@@ -212,15 +209,19 @@ impl XdpPlane {
         }
         let key = TunnelKey::new(tunnel.local, tunnel.remote);
         let entry = TunnelEntry { id: id.0, accepts_sources: u32::from(tunnel.accepts_sources) };
-        self.maps
-            .tunnels
-            .insert(key, entry, 0)
-            .map_err(KernelError::full_or(maps::TUNNELS, limit::TUNNELS))?;
-        let Some(state) = self.state.tunnels.get_mut(&id) else {
-            self.state.tunnels.insert(id, TunnelState { tunnel, streams: SmallVec::new() });
+        let old = self.state.tunnels.set(id, tunnel)?;
+        if let Err(error) = self.maps.tunnels.insert(key, entry, 0) {
+            match old {
+                Some(old) => {
+                    self.state.tunnels.set(id, old)?;
+                }
+                None => self.state.tunnels.remove(id),
+            }
+            return Err(KernelError::full_or(maps::TUNNELS, limit::TUNNELS)(error).into());
+        }
+        let Some(old) = old else {
             return Ok(());
         };
-        let old = std::mem::replace(&mut state.tunnel, tunnel);
         let old_key = TunnelKey::new(old.local, old.remote);
         if old_key != key {
             self.forget_ends(id, &old_key)?;
@@ -232,15 +233,15 @@ impl XdpPlane {
     }
 
     fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), Failure> {
-        let Some(state) = self.state.tunnels.get(&id) else {
+        let Some(tunnel) = self.state.tunnels.get(id) else {
             return Ok(());
         };
-        let key = TunnelKey::new(state.tunnel.local, state.tunnel.remote);
-        for stats in state.streams.clone() {
+        let key = TunnelKey::new(tunnel.local, tunnel.remote);
+        for stats in self.state.tunnels.streams(id) {
             self.drop_member(stats, Output::Tunnel(id))?;
         }
         self.forget_ends(id, &key)?;
-        self.state.tunnels.remove(&id);
+        self.state.tunnels.remove(id);
         Ok(())
     }
 
@@ -336,10 +337,8 @@ impl XdpPlane {
             return Ok(());
         };
         for output in state.own.outputs() {
-            if let Output::Tunnel(id) = output
-                && let Some(tunnel) = self.state.tunnels.get_mut(&id)
-            {
-                tunnel.streams.retain(|member_of| *member_of != stats);
+            if let Output::Tunnel(id) = output {
+                self.state.tunnels.leave(id, stats);
             }
         }
         if let Some(followers) = self.state.followers.get_mut(&stream.group) {
@@ -360,11 +359,8 @@ impl XdpPlane {
     fn add_member(&mut self, stream: Stream, output: Output) -> Result<(), Failure> {
         let stats = *self.state.by_stream.get(&stream).ok_or(Failure::Unknown)?;
         self.put_member(stats, output)?;
-        if let Output::Tunnel(id) = output
-            && let Some(tunnel) = self.state.tunnels.get_mut(&id)
-            && !tunnel.streams.contains(&stats)
-        {
-            tunnel.streams.push(stats);
+        if let Output::Tunnel(id) = output {
+            self.state.tunnels.join(id, stats);
         }
         Ok(())
     }
@@ -382,12 +378,11 @@ impl XdpPlane {
         let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
         let mut backing =
             Backing { kernel: &mut self.maps, tables: &mut self.pool, members: &mut self.members };
-        let change = state.own.set(output, &spec, &mut backing)?;
-        let written = self.write_stream(stats);
-        if written.is_ok() {
-            change.retire(&mut self.pool);
-        }
-        written
+        let mut change = Change::default();
+        let placed = state.own.set(output, &spec, &mut backing, &mut change);
+        self.write_stream(stats)?;
+        change.retire(&mut self.pool);
+        Ok(placed?)
     }
 
     fn remove_member(&mut self, stream: Stream, output: Output) -> Result<(), Failure> {
@@ -395,10 +390,8 @@ impl XdpPlane {
             return Ok(());
         };
         self.drop_member(stats, output)?;
-        if let Output::Tunnel(id) = output
-            && let Some(tunnel) = self.state.tunnels.get_mut(&id)
-        {
-            tunnel.streams.retain(|member_of| *member_of != stats);
+        if let Output::Tunnel(id) = output {
+            self.state.tunnels.leave(id, stats);
         }
         Ok(())
     }
@@ -409,11 +402,14 @@ impl XdpPlane {
         };
         let mut backing =
             Backing { kernel: &mut self.maps, tables: &mut self.pool, members: &mut self.members };
-        if let Some(change) = state.own.remove(output, &mut backing)? {
+        let mut change = Change::default();
+        let removed = state.own.remove(output, &mut backing, &mut change);
+        if let Ok(true) = removed {
             state.forget_member(output);
-            self.write_stream(stats)?;
-            change.retire(&mut self.pool);
         }
+        self.write_stream(stats)?;
+        change.retire(&mut self.pool);
+        removed?;
         Ok(())
     }
 

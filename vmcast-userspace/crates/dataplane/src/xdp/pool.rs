@@ -62,6 +62,15 @@ impl TableLease {
         devices.set(slot, ifindex, Some(program), 0).map_err(KernelError::call(what))
     }
 
+    pub(super) fn remove_slot(&mut self, slot: u32) -> Result<(), KernelError> {
+        match &self.map {
+            Some(Map::DevMap(data)) => {
+                sys::delete(&data.fd().as_fd(), slot).map_err(KernelError::call("emptying a devmap slot"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A lease without a map behind it, for the model of the kernel.
     #[cfg(test)]
     pub(super) const fn model(id: u32, size: usize) -> Self {

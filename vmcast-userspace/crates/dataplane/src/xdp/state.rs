@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
-use smallvec::SmallVec;
 use vmcast_common::{
-    fib::{IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
+    fib::{IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, TunnelId},
     maps::{MEMBER_AMT, MEMBER_NATIVE, MemberEntry, StreamEntry, address_bytes},
     rewrite::AMT_V4_OVERHEAD,
 };
 
-use super::member_table::{MemberSpec, MemberTable};
+use super::{
+    member_table::{MemberSpec, MemberTable},
+    tunnel_table::TunnelTable,
+};
 use crate::plane::{Fib, FibStream};
 
 /// Index of the next hop that is never resolved: members whose way is not known point to it.
@@ -27,13 +29,6 @@ pub(super) struct InterfaceState {
 pub(super) struct NextHopState {
     pub(super) hop: NextHop,
     pub(super) index: u32,
-}
-
-#[derive(Debug)]
-pub(super) struct TunnelState {
-    pub(super) tunnel: Tunnel,
-    /// Counter indices of the streams it is a member of.
-    pub(super) streams: SmallVec<[u32; 2]>,
 }
 
 #[derive(Debug)]
@@ -87,7 +82,7 @@ pub(super) struct State {
     pub(super) interfaces: BTreeMap<IfIndex, InterfaceState>,
     pub(super) endpoints: BTreeSet<SocketAddr>,
     pub(super) next_hops: HashMap<NextHopId, NextHopState>,
-    pub(super) tunnels: HashMap<TunnelId, TunnelState>,
+    pub(super) tunnels: TunnelTable,
     /// Streams by the index of their counters.
     pub(super) streams: HashMap<u32, StreamState>,
     pub(super) by_stream: HashMap<Stream, u32>,
@@ -102,10 +97,10 @@ impl State {
             Output::Interface(ifindex) => {
                 let state = self.interfaces.get(&ifindex)?;
                 let entry = MemberEntry { kind: MEMBER_NATIVE, next_hop: state.next_hop, ..EMPTY };
-                Some(MemberSpec { ifindex: ifindex.0, entry })
+                Some(MemberSpec { ifindex: ifindex.0, entry, weak: true })
             }
             Output::Tunnel(id) => {
-                let tunnel = &self.tunnels.get(&id)?.tunnel;
+                let tunnel = self.tunnels.get(id)?;
                 let hop = tunnel.next_hop.and_then(|id| self.next_hops.get(&id));
                 let (ifindex, next_hop) = match hop {
                     Some(state) => (state.hop.ifindex.0, state.index),
@@ -120,7 +115,8 @@ impl State {
                     kind: MEMBER_AMT,
                     ..EMPTY
                 };
-                Some(MemberSpec { ifindex, entry })
+                let weak = hop.is_none_or(|state| state.hop.destination_mac.is_none());
+                Some(MemberSpec { ifindex, entry, weak })
             }
         }
     }
@@ -133,7 +129,7 @@ impl State {
 
     /// The MTU of the link that a tunnel's copies leave by.
     pub(super) fn link_mtu(&self, id: TunnelId) -> u16 {
-        let hop = self.tunnels.get(&id).and_then(|state| state.tunnel.next_hop);
+        let hop = self.tunnels.get(id).and_then(|tunnel| tunnel.next_hop);
         let known = hop.and_then(|hop| self.next_hops.get(&hop)).map(|state| state.hop.mtu);
         known.or_else(|| Some(self.interfaces.values().next()?.interface.mtu)).unwrap_or(u16::MAX)
     }
@@ -159,7 +155,7 @@ impl State {
             interfaces: self.interfaces.iter().map(|(id, state)| (*id, state.interface)).collect(),
             endpoints: self.endpoints.clone(),
             next_hops: self.next_hops.iter().map(|(id, state)| (*id, state.hop)).collect(),
-            tunnels: self.tunnels.iter().map(|(id, state)| (*id, state.tunnel)).collect(),
+            tunnels: self.tunnels.iter().collect(),
             streams: self
                 .streams
                 .values()

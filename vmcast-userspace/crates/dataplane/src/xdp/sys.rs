@@ -1,9 +1,11 @@
-//! The one bpf(2) command that aya does not have.
+//! The bpf(2) commands that aya does not have, or not for the map in question.
 
 #![expect(unsafe_code, reason = "a raw system call")]
 
 use std::{io, os::fd::AsRawFd};
 
+/// `BPF_MAP_DELETE_ELEM` (linux/bpf.h).
+const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 /// `BPF_MAP_UPDATE_BATCH` (linux/bpf.h).
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
@@ -40,5 +42,34 @@ pub(super) fn update_map_of_maps(outer: &impl AsRawFd, keys: &[u32], values: &[i
     // elements of 4 bytes, the key and value size of an array of maps; all outlive the call.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The part of `union bpf_attr` that element commands use.
+#[repr(C)]
+struct ElementAttr {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Deletes a key of 4 bytes, such as a slot of a devmap.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn delete(map: &impl AsRawFd, key: u32) -> io::Result<()> {
+    let mut attr = ElementAttr {
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        padding: 0,
+        key: (&raw const key) as u64,
+        value: 0,
+        flags: 0,
+    };
+    // SAFETY: `attr` has the layout of the element member, and the key of 4 bytes outlives the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_MAP_DELETE_ELEM, &raw mut attr, size_of::<ElementAttr>())
+    };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -21,7 +21,8 @@ use crate::Filter;
 #[derive(Debug)]
 pub(super) struct Group {
     address: IpAddr,
-    members: BTreeMap<fib::Output, Stored>,
+    /// By the number of the output, which takes half its space.
+    members: BTreeMap<u32, Stored>,
     /// Members in EXCLUDE mode; (*,G) exists while there is one.
     exclude_mode: usize,
     listed: BTreeMap<IpAddr, Listed>,
@@ -115,8 +116,8 @@ impl Group {
         context: &mut Context<'_>,
     ) -> Option<Stored> {
         let old = match new.clone() {
-            Some(filter) => self.members.insert(member, filter),
-            None => self.members.remove(&member),
+            Some(filter) => self.members.insert(member.number(), filter),
+            None => self.members.remove(&member.number()),
         };
         if old == new {
             return old;
@@ -356,26 +357,29 @@ impl Group {
     }
 
     pub(super) fn members(&self) -> impl Iterator<Item = MemberInfo> {
-        self.members.iter().map(|(&member, filter)| MemberInfo {
+        self.filters().map(|(member, filter)| MemberInfo {
             group: self.address,
             member,
             filter: filter.filter(),
         })
     }
 
-    pub(super) fn member(&self, member: fib::Output) -> Option<MemberInfo> {
-        let filter = self.members.get(&member)?.filter();
-        Some(MemberInfo { group: self.address, member, filter })
+    pub(super) fn has_member(&self, member: fib::Output) -> bool {
+        self.members.contains_key(&member.number())
     }
 
     /// The members that want a source.
     pub(super) fn wanting(&self, source: IpAddr) -> impl Iterator<Item = fib::Output> {
-        self.members.iter().filter(move |(_, filter)| filter.wants(source)).map(|(&member, _)| member)
+        self.filters().filter(move |(_, filter)| filter.wants(source)).map(|(member, _)| member)
     }
 
     /// The members that want every source which has no (S,G).
     pub(super) fn wanting_any(&self) -> impl Iterator<Item = fib::Output> {
-        self.members.iter().filter(|(_, filter)| filter.is_exclude()).map(|(&member, _)| member)
+        self.filters().filter(|(_, filter)| filter.is_exclude()).map(|(member, _)| member)
+    }
+
+    fn filters(&self) -> impl Iterator<Item = (fib::Output, &Stored)> {
+        self.members.iter().filter_map(|(&number, filter)| Some((fib::Output::from_number(number)?, filter)))
     }
 
     /// How many members want a source.

@@ -1,16 +1,13 @@
-//! Every group, and which groups a member is in.
+//! Every group.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use vmcast_common::fib;
 
 use super::group::Group;
 
-/// A group's place; four bytes in the index instead of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A group's place.
+#[derive(Clone, Copy, Debug)]
 struct GroupId(u32);
 
 /// The groups that have members.
@@ -23,7 +20,6 @@ pub(super) struct Groups {
     /// Boxed, so that a place that was used once costs little for ever.
     slots: Vec<Option<Box<Group>>>,
     free: Vec<GroupId>,
-    index: BTreeSet<(fib::Output, GroupId)>,
 }
 
 impl Groups {
@@ -47,17 +43,9 @@ impl Groups {
         self.slots[id.0 as usize].get_or_insert_with(|| Box::new(Group::new(address)))
     }
 
-    /// Notes that a member is in a group that exists.
-    pub(super) fn link(&mut self, member: fib::Output, address: IpAddr) {
-        if let Some(&id) = self.ids.get(&address) {
-            self.index.insert((member, id));
-        }
-    }
-
-    /// Notes that a member left a group, and drops the group if it was the last.
-    pub(super) fn unlink(&mut self, member: fib::Output, address: IpAddr) {
+    /// Drops a group that has no members.
+    pub(super) fn drop_empty(&mut self, address: IpAddr) {
         let Some(&id) = self.ids.get(&address) else { return };
-        self.index.remove(&(member, id));
         if self.slot(id).is_some_and(Group::is_empty) {
             self.ids.remove(&address);
             self.slots[id.0 as usize] = None;
@@ -65,11 +53,10 @@ impl Groups {
         }
     }
 
-    /// The groups that a member is in.
+    /// The groups that a member is in, found by looking at every group.
     pub(super) fn of_member(&self, member: fib::Output) -> impl Iterator<Item = IpAddr> {
-        self.index
-            .range((member, GroupId(0))..=(member, GroupId(u32::MAX)))
-            .filter_map(|(_, id)| self.slot(*id).map(Group::address))
+        let groups = self.slots.iter().flatten();
+        groups.filter(move |group| group.has_member(member)).map(|group| group.address())
     }
 
     /// Every group, ascending by address.

@@ -18,7 +18,8 @@ pub enum Input {
         /// What it wants of the group; replaces what it wanted.
         filter: Filter,
     },
-    /// A tunnel or interface vanished; it leaves every group.
+    /// An interface or tunnel vanished; it leaves every group. Every group is looked at: whoever knows
+    /// the few groups of a member states them as [`Input::Membership`] instead.
     MemberGone {
         /// Who received.
         member: fib::Output,

@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_takes_at_most_104_bytes() {
-        assert!(size_of::<Slot>() <= 104, "{}", size_of::<Slot>());
+    fn a_slot_takes_at_most_88_bytes() {
+        assert!(size_of::<Slot>() <= 88, "{}", size_of::<Slot>());
     }
 }

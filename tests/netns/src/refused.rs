@@ -1,0 +1,149 @@
+//! Copies that the egress device does not take.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Barrier, Mutex, PoisonError},
+};
+
+use etherparse::PacketBuilder;
+use libtest_mimic::{Failed, Trial};
+use vmcast_common::{
+    fib::{FibOp, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind},
+    hdr::eth::multicast_mac,
+    verdict::DropReason,
+};
+use vmcast_dataplane::conformance::{Devices, PlaneUnderTest as _};
+
+use crate::dut::{Dut, XdpUnderTest};
+
+const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 4, 5, 6);
+const STREAM: Stream = Stream { source: Some(IpAddr::V4(SOURCE)), group: IpAddr::V4(GROUP) };
+/// More copies than the ring of a veth device takes before its reader runs (`VETH_RING_SIZE`, 256).
+const MEMBERS: u16 = 300;
+/// Members with no link-layer address before them: more than one flush of 16 frames, and no multiple.
+const UNRESOLVED: u16 = 20;
+/// Members that every ring takes.
+const FEW: u16 = 20;
+
+const REACHED: NextHopId = NextHopId(1);
+const UNREACHED: NextHopId = NextHopId(2);
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![Trial::test(
+        "xdp: every copy that a device refuses is counted once, by the plane that made it alone",
+        refused_copies,
+    )]
+}
+
+/// Two planes at a time are enough for two cores.
+static TURN: Mutex<()> = Mutex::new(());
+
+// proves house rule 3 for `device_refused`
+fn refused_copies() -> Result<(), Failed> {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let steps = Barrier::new(2);
+    let step = || {
+        steps.wait();
+    };
+    // A thread each: it moves into the namespace of its device under test for good.
+    std::thread::scope(|scope| {
+        let bystander = scope.spawn(|| -> Result<(), String> {
+            let serving = joined("bystander", 0, FEW).and_then(|(mut plane, devices)| {
+                serve(&mut plane, &devices)?;
+                Ok((plane, devices))
+            });
+            step();
+            step();
+            let (mut plane, devices) = serving?;
+            serve(&mut plane, &devices)
+        });
+        let overloaded = joined("overloaded", UNRESOLVED, MEMBERS);
+        step();
+        let outcome = overloaded.and_then(|(mut plane, devices)| overload(&mut plane, &devices));
+        step();
+        outcome?;
+        bystander.join().map_err(|_| "the bystander panicked")??;
+        Ok(())
+    })
+}
+
+/// One packet for no more members than the device takes.
+fn serve(plane: &mut XdpUnderTest, devices: &Devices) -> Result<(), String> {
+    let seen = plane.inject(devices.a.ifindex, &frame(devices));
+    let drops = plane.counters().drops;
+    expect(drops.is_empty(), || format!("a plane counted drops that it did not make: {drops:?}"))?;
+    expect(seen.frames.len() == usize::from(FEW), || format!("{} copies", seen.frames.len()))
+}
+
+/// One packet for more members than the device takes.
+fn overload(plane: &mut XdpUnderTest, devices: &Devices) -> Result<(), String> {
+    let seen = plane.inject(devices.a.ifindex, &frame(devices));
+    let strayed = seen.frames.iter().filter(|(egress, _)| *egress != devices.b.ifindex).count();
+    expect(strayed == 0, || format!("{strayed} copies left by a device without members"))?;
+    let delivered = seen.frames.len() as u64;
+    let drops = plane.counters().drops;
+    let counted = |reason| drops.get(&reason).copied().unwrap_or(0);
+    let refused = counted(DropReason::DeviceRefused);
+    expect(refused > 0, || format!("the device took all: {delivered} came, the drops are {drops:?}"))?;
+    expect(delivered + refused == u64::from(MEMBERS), || {
+        format!("{delivered} came and {refused} were counted of {MEMBERS}")
+    })?;
+    // What the copy program dropped is not counted a second time.
+    expect(counted(DropReason::NextHopUnresolved) == u64::from(UNRESOLVED) && drops.len() == 2, || {
+        format!("the drops are {drops:?}")
+    })
+}
+
+/// A plane with a stream from its first device and members behind the second.
+fn joined(name: &str, unresolved: u16, resolved: u16) -> Result<(XdpUnderTest, Devices), String> {
+    let dut = Dut::enter(name).map_err(|error| error.to_string())?;
+    let devices = dut.devices;
+    let mut plane = XdpUnderTest::new(dut);
+    let hop = |destination_mac| NextHop {
+        ifindex: devices.b.ifindex,
+        source_mac: devices.b.mac,
+        destination_mac,
+        mtu: devices.b.mtu,
+    };
+    let base = [
+        FibOp::SetInterface(devices.a.interface(true)),
+        FibOp::SetInterface(devices.b.interface(false)),
+        FibOp::SetInterface(devices.c.interface(false)),
+        FibOp::SetNextHop(REACHED, hop(Some([0x02, 0xdd, 0, 0, 0, 1]))),
+        FibOp::SetNextHop(UNREACHED, hop(None)),
+        FibOp::SetStream(STREAM, Rpf::AnyUpstream, Members::Own),
+    ];
+    let hops = (0..unresolved).map(|_| UNREACHED).chain((0..resolved).map(|_| REACHED));
+    let members = (0..).zip(hops).flat_map(|(number, hop)| {
+        let tunnel = TunnelId(100 + u32::from(number));
+        [FibOp::SetTunnel(tunnel, member(number, hop)), FibOp::AddMember(STREAM, Output::Tunnel(tunnel))]
+    });
+    plane.apply(&base.into_iter().chain(members).collect::<Vec<_>>()).map_err(|error| error.to_string())?;
+    Ok((plane, devices))
+}
+
+fn member(number: u16, next_hop: NextHopId) -> Tunnel {
+    Tunnel {
+        kind: TunnelKind::Amt,
+        local: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 2268)),
+        remote: SocketAddr::from((Ipv4Addr::new(10, 1, 0, 1), 40_000 + number)),
+        accepts_sources: false,
+        next_hop: Some(next_hop),
+    }
+}
+
+/// A packet of the stream.
+fn frame(devices: &Devices) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(devices.a.mac, multicast_mac(GROUP))
+        .ipv4(SOURCE.octets(), GROUP.octets(), 16)
+        .udp(5004, 5004)
+        .write(&mut frame, &[0x47; 188])
+        .expect("a short datagram");
+    frame
+}
+
+fn expect(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(otherwise()) }
+}

@@ -1,0 +1,33 @@
+//! Copies that the egress device did not take.
+
+use aya_ebpf::programs::RawTracePointContext;
+use vmcast_common::verdict::DropReason;
+
+use crate::map;
+
+/// Argument of `xdp_devmap_xmit` (include/trace/events/xdp.h): frames that the device took.
+const SENT: usize = 2;
+/// Argument of `xdp_devmap_xmit`: frames that it did not get or not take.
+const DROPS: usize = 3;
+
+/// Counts what is missing of the flush that has just ended on this CPU.
+///
+/// The kernel runs the copy program on the frames it holds for a device, gives those that passed to
+/// the device and comes here, all without a pause. So the copies noted since the last call are the
+/// frames of this flush, if there are any; if there are none, the flush is that of another daemon or
+/// of another namespace. `DROPS` also has what the copy program dropped and counted by itself.
+#[inline(always)]
+pub(crate) fn run(ctx: &RawTracePointContext) {
+    let Some(flush) = map::take_flush() else {
+        return;
+    };
+    let drops = ctx.arg::<u32>(DROPS);
+    if drops == 0 || flush.passed == 0 {
+        return;
+    }
+    let sent = ctx.arg::<u32>(SENT);
+    // Frames at the generic hook are copied without a flush: what they leave behind is not counted.
+    if flush.passed.wrapping_add(flush.dropped) == sent.wrapping_add(drops) && flush.passed > sent {
+        map::count_drops(DropReason::DeviceRefused, flush.passed - sent);
+    }
+}
