@@ -37,6 +37,8 @@ pub struct Replicate {
     pub table: u32,
     /// Whether it is to be encapsulated once, before it is copied.
     pub encapsulate: bool,
+    /// Whether devices may be left out for its size; counted once for the packet.
+    pub oversize: bool,
     /// Index of the stream's counters.
     pub stats: u32,
     /// Where it came from.
@@ -202,6 +204,7 @@ fn decide_multicast<P: Packet + ?Sized, T: Tables>(
         checksum: ip.checksum,
         table: entry.table,
         encapsulate: ip.total_len <= entry.encapsulated_max as usize,
+        oversize: ip.total_len > entry.plain_max as usize,
         stats: entry.stats,
         input,
         stream,

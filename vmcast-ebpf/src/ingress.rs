@@ -86,6 +86,9 @@ fn replicate(frame: &Frame<'_>, packet: &Replicate) -> Result<u32, DropReason> {
         counters.bytes += packet.ip_len as u64;
         counters.last_ns = map::now_ns();
     });
+    if packet.oversize {
+        map::count_drop(DropReason::Oversize);
+    }
     if packet.new_source {
         map::punt(PuntReason::NewSource, packet.input, &packet.stream);
     }

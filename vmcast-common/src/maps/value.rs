@@ -13,8 +13,11 @@ pub struct StreamEntry {
     /// Largest IP packet in bytes that ingress encapsulates once for all copies; 0 if it never does,
     /// because a member is native. Every member's link takes such a packet with its encapsulation.
     pub encapsulated_max: u32,
+    /// Largest IP packet in bytes for which the kernel leaves out no member's device; of a larger one
+    /// copies are missing that no program sees.
+    pub plain_max: u32,
 }
-const _: () = assert!(size_of::<StreamEntry>() == 16);
+const _: () = assert!(size_of::<StreamEntry>() == 20);
 
 /// What the data plane knows of a tunnel that packets come out of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

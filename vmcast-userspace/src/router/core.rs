@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use vmcast_common::fib::{FibOp, IfIndex, Interface, NextHop, NextHopId, Output};
+use vmcast_common::fib::{FibOp, IfIndex, Input, Interface, NextHop, NextHopId, Output, Rpf};
 use vmcast_common::verdict::PuntReason;
 use vmcast_dataplane::{Punt, StreamStats};
 use vmcast_proto::{
@@ -290,7 +290,12 @@ impl Core {
             self.mrib.handle_input(now, input);
         }
         if let Some(upstream) = &mut self.upstream {
-            let packets = streams.iter().map(|entry| entry.counters.packets).sum();
+            // Streams of our own networks say nothing about the upstream.
+            let from_upstream = |entry: &&StreamStats| {
+                let known = self.mrib.streams(entry.stream.group).find(|info| info.stream == entry.stream);
+                !matches!(known.map(|info| info.rpf), Some(Rpf::Exact(Input::Interface(_))))
+            };
+            let packets = streams.iter().filter(from_upstream).map(|entry| entry.counters.packets).sum();
             let wanted = self.mrib.groups().next().is_some();
             upstream.watch_data(now, packets, wanted);
         }

@@ -10,6 +10,7 @@ mod joins;
 mod kept;
 mod kernel_log;
 mod plane;
+mod reconcile;
 mod run;
 mod seed;
 mod shown;

@@ -23,9 +23,9 @@ pub(super) struct Opened {
 /// If the plane that was asked for, or the last one left, cannot be had.
 pub(super) fn open(config: &DataplaneConfig) -> anyhow::Result<Opened> {
     match config.engine {
-        EngineChoice::Software => software("the configuration asks for it".to_owned()),
+        EngineChoice::Software => software(config, "the configuration asks for it".to_owned()),
         EngineChoice::Xdp => kernel(config).context("dataplane.engine is \"xdp\""),
-        EngineChoice::Auto => kernel(config).or_else(|error| software(instead(&error))),
+        EngineChoice::Auto => kernel(config).or_else(|error| software(config, instead(&error))),
     }
 }
 
@@ -43,7 +43,7 @@ pub(super) fn start(
         (Ok(()), _, _) => Ok(opened.plane),
         (Err(error), EngineChoice::Auto, Engine::XdpBroadcast) => {
             drop(opened);
-            let mut second = software(instead(&error))?;
+            let mut second = software(config, instead(&error))?;
             begin(second.plane.as_mut(), first)?;
             Ok(second.plane)
         }
@@ -62,7 +62,13 @@ fn instead(error: &anyhow::Error) -> String {
     format!("the kernel cannot: {error:#}")
 }
 
-fn software(reason: String) -> anyhow::Result<Opened> {
+fn software(config: &DataplaneConfig, reason: String) -> anyhow::Result<Opened> {
+    // Two planes at work would double every packet.
+    if xdp::remove_kept(&config.pin_path)
+        .with_context(|| format!("removing the programs kept in {}", config.pin_path.display()))?
+    {
+        tracing::info!(pin_path = %config.pin_path.display(), "the kernel programs of an earlier router are removed");
+    }
     let plane =
         software::Plane::new(software::Limits::default(), reason).context("starting the software plane")?;
     Ok(Opened { plane: Box::new(plane), kept: None })

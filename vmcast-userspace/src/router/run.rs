@@ -22,7 +22,9 @@ use super::{
     answer,
     core::{Core, Effect, Settings},
     interfaces::{self, Attached, Wanted},
-    kept, plane, seed,
+    kept, plane,
+    reconcile::{self, Backlog},
+    seed,
     shown::Shown,
 };
 use crate::{
@@ -39,6 +41,8 @@ use crate::{
 
 /// How often the data plane is asked for punts.
 const PUNT_INTERVAL: Duration = Duration::from_millis(50);
+/// Most punts that are taken at a time.
+const PUNTS_AT_ONCE: usize = 512;
 /// How often its counters are read.
 const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a name of the configuration is resolved again.
@@ -74,6 +78,7 @@ pub(super) struct Router {
     pub(super) endpoints: Vec<SocketAddr>,
     /// Changes that the data plane refused.
     pub(super) refused_changes: u64,
+    backlog: Backlog,
     /// Datagrams that the kernel did not send.
     pub(super) unsent: u64,
     /// IGMP datagrams that are no IPv4 or no IGMP.
@@ -149,6 +154,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         process,
         endpoints,
         refused_changes: 0,
+        backlog: Backlog::new(),
         unsent: 0,
         bad_igmp_datagrams: 0,
         relays,
@@ -339,7 +345,11 @@ impl Router {
                 Some(event) = next_hop_events.recv() => self.on_next_hop(event),
                 () = at(timeout) => self.core.handle_timeout(clock::now()),
                 _ = punts.tick() => {
-                    while let Some(punt) = self.plane.poll_punt() {
+                    // Bounded, so that a flood of new sources leaves time for everything else.
+                    for _ in 0..PUNTS_AT_ONCE {
+                        let Some(punt) = self.plane.poll_punt() else {
+                            break;
+                        };
                         self.core.punt(clock::now(), punt);
                     }
                 }
@@ -347,6 +357,7 @@ impl Router {
                     let now = clock::now();
                     self.shown.read(now, self.plane.as_ref());
                     self.core.stream_counters(now, &self.shown.counters.streams);
+                    self.catch_up(now);
                 }
                 vmrs = changed(&mut named_by_admin) => self.on_vmrs(vmrs),
                 change = link_watch.next() => self.on_link(change).await,
@@ -548,10 +559,38 @@ impl Router {
             Ok(()) => self.shown.note(clock::now(), op),
             Err(error) => {
                 self.refused_changes += 1;
+                self.backlog.refused(clock::now());
                 if let Some(held_back) = self.warnings.admit(clock::now()) {
-                    tracing::error!(%error, held_back, "the data plane refuses a change");
+                    tracing::error!(
+                        %error,
+                        held_back,
+                        "the data plane refuses a change; it is tried again, and whoever joined waits"
+                    );
                 }
             }
+        }
+    }
+
+    /// Applies what the data plane refused before, once there may be room for it.
+    fn catch_up(&mut self, now: Instant) {
+        if !self.backlog.take_due(now) {
+            return;
+        }
+        let actual = match self.plane.dump() {
+            Ok(actual) => actual,
+            Err(error) => {
+                tracing::warn!(%error, "the data plane's state cannot be read");
+                self.backlog.refused(now);
+                return;
+            }
+        };
+        let before = self.refused_changes;
+        for op in reconcile::difference(&reconcile::wanted(&self.core), &actual) {
+            self.change_plane(&op);
+        }
+        if self.refused_changes == before {
+            tracing::info!("the data plane has caught up with all that is joined");
+            self.backlog.settled();
         }
     }
 

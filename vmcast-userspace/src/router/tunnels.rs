@@ -145,6 +145,11 @@ impl Tunnels {
         self.disinherit(before, out);
     }
 
+    /// Whether the way to a tunnel's far end is still being looked up.
+    pub(super) fn is_waiting(&self, id: u32) -> bool {
+        self.waiting.contains_key(&id)
+    }
+
     /// The next hop towards an address, `None` while there is none.
     pub(super) fn next_hop(&self, address: IpAddr) -> Option<NextHopId> {
         self.destinations.get(&address)?.next_hop?

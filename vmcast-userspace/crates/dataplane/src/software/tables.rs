@@ -115,6 +115,7 @@ impl forward::Tables for Tables {
             stats: number,
             rpf: rpf.0,
             encapsulated_max: 0,
+            plain_max: u32::MAX,
         })
     }
 

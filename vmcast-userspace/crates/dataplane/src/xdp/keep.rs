@@ -148,6 +148,18 @@ impl Pins {
     }
 }
 
+/// Takes programs that an earlier daemon kept off their interfaces, where no kernel plane takes them
+/// over. Says whether there were any.
+///
+/// # Errors
+/// If a pin cannot be removed; its program forwards on then.
+pub fn remove_kept(pin_path: &Path) -> io::Result<bool> {
+    let pins = Pins::new(pin_path);
+    let any = !pins.kept_links().is_empty();
+    pins.remove_all()?;
+    Ok(any)
+}
+
 /// Removes a directory of pins; one that is not there is removed already. A BPF file system has no
 /// directories below those of pins.
 fn remove(dir: &Path) -> io::Result<()> {

@@ -21,6 +21,7 @@ mod tunnel_table;
 
 pub use live::{InjectError, LiveRun, MAX_LIVE_BATCH};
 pub use log::KernelLog;
+pub use keep::remove_kept;
 pub use object::is_embedded;
 pub use open::{OnExit, OpenError, Options};
 pub use plane::XdpPlane;

@@ -21,7 +21,7 @@ use super::{
     kernel::{KernelMaps, MemberWrites as _, forgive_missing},
     member_table::{Backing, Change},
     pool::{TablePool, Tables as _},
-    state::{InterfaceState, NextHopState, State, StreamState},
+    state::{Effective, InterfaceState, NextHopState, State, StreamState},
 };
 use crate::carried;
 use crate::plane::{
@@ -273,6 +273,7 @@ impl XdpPlane {
             own: super::member_table::MemberTable::default(),
             natives: BTreeSet::new(),
             least_mtu: u16::MAX,
+            least_device_mtu: u16::MAX,
             written: None,
         });
         state.rpf = rpf;
@@ -311,8 +312,8 @@ impl XdpPlane {
             Rpf::Exact(input) => InputId::from(input),
             Rpf::AnyUpstream => InputId::NONE,
         };
-        let (table, encapsulated_max) = self.state.effective_table(state);
-        let entry = StreamEntry { table, stats, rpf: rpf.0, encapsulated_max };
+        let Effective { table, encapsulated_max, plain_max } = self.state.effective_table(state);
+        let entry = StreamEntry { table, stats, rpf: rpf.0, encapsulated_max, plain_max };
         let stream = state.stream;
         if state.written == Some(entry) {
             return Ok(());
@@ -372,8 +373,9 @@ impl XdpPlane {
             Output::Interface(_) => u16::MAX,
             Output::Tunnel(id) => self.state.link_mtu(id),
         };
+        let device_mtu = self.state.device_mtu(spec.ifindex).unwrap_or(link_mtu);
         let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
-        state.expect_member(output, link_mtu);
+        state.expect_member(output, link_mtu, device_mtu);
         self.write_stream(stats)?;
         let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
         let mut backing =
@@ -389,11 +391,11 @@ impl XdpPlane {
         let Some(&stats) = self.state.by_stream.get(&stream) else {
             return Ok(());
         };
-        self.drop_member(stats, output)?;
+        // First, so that a change of the tunnel brings the member back in no case.
         if let Output::Tunnel(id) = output {
             self.state.tunnels.leave(id, stats);
         }
-        Ok(())
+        self.drop_member(stats, output)
     }
 
     fn drop_member(&mut self, stats: u32, output: Output) -> Result<(), Failure> {

@@ -15,6 +15,9 @@ use super::{
 };
 use crate::plane::{Fib, FibStream};
 
+/// By how many bytes a packet may exceed a device's MTU before the broadcast leaves the device out: the
+/// kernel allows for a VLAN tag (`xdp_ok_fwd_dev`).
+const BROADCAST_SLACK: u32 = 4;
 /// Index of the next hop that is never resolved: members whose way is not known point to it.
 pub(super) const NO_NEXT_HOP: u32 = 0;
 
@@ -41,11 +44,29 @@ pub(super) struct StreamState {
     pub(super) natives: BTreeSet<IfIndex>,
     /// Smallest MTU among the links of the other members since the table was last empty.
     pub(super) least_mtu: u16,
+    /// Smallest MTU among the devices of all members since the table was last empty.
+    pub(super) least_device_mtu: u16,
     /// The entry as the kernel has it.
     pub(super) written: Option<StreamEntry>,
 }
 
+/// The part of a stream's entry that follows from its members.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Effective {
+    pub(super) table: u32,
+    pub(super) encapsulated_max: u32,
+    pub(super) plain_max: u32,
+}
+
 impl StreamState {
+    fn effective(&self) -> Effective {
+        Effective {
+            table: self.own.id(),
+            encapsulated_max: self.encapsulated_max(),
+            plain_max: u32::from(self.least_device_mtu) + BROADCAST_SLACK,
+        }
+    }
+
     /// See [`StreamEntry::encapsulated_max`]. The kernel leaves out a device whose MTU a frame exceeds
     /// before any program can count it, so nothing is encapsulated early that one link might not take.
     fn encapsulated_max(&self) -> u32 {
@@ -56,7 +77,8 @@ impl StreamState {
     }
 
     /// Takes note of a member before it joins.
-    pub(super) fn expect_member(&mut self, output: Output, link_mtu: u16) {
+    pub(super) fn expect_member(&mut self, output: Output, link_mtu: u16, device_mtu: u16) {
+        self.least_device_mtu = self.least_device_mtu.min(device_mtu);
         match output {
             Output::Interface(ifindex) => {
                 self.natives.insert(ifindex);
@@ -72,6 +94,7 @@ impl StreamState {
         }
         if self.own.id() == 0 {
             self.least_mtu = u16::MAX;
+            self.least_device_mtu = u16::MAX;
         }
     }
 }
@@ -134,17 +157,19 @@ impl State {
         known.or_else(|| Some(self.interfaces.values().next()?.interface.mtu)).unwrap_or(u16::MAX)
     }
 
-    /// The member table that a stream's packets go to at present, and the largest packet that is
-    /// encapsulated before it is copied.
-    pub(super) fn effective_table(&self, state: &StreamState) -> (u32, u32) {
+    /// The MTU of a device that is one of our interfaces.
+    pub(super) fn device_mtu(&self, ifindex: u32) -> Option<u16> {
+        self.interfaces.get(&IfIndex(ifindex)).map(|state| state.interface.mtu)
+    }
+
+    /// What a stream's packets are done with at present.
+    pub(super) fn effective_table(&self, state: &StreamState) -> Effective {
         match state.members {
-            Members::Own => (state.own.id(), state.encapsulated_max()),
+            Members::Own => state.effective(),
             Members::OfAnySource => {
                 let any = Stream { source: None, group: state.stream.group };
-                self.by_stream
-                    .get(&any)
-                    .and_then(|stats| self.streams.get(stats))
-                    .map_or((0, 0), |any| (any.own.id(), any.encapsulated_max()))
+                let any = self.by_stream.get(&any).and_then(|stats| self.streams.get(stats));
+                any.map_or_else(Effective::default, StreamState::effective)
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use vmcast_common::maps::limit;
+
 /// What an operator may set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -17,7 +19,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             learnt_sources_per_group: 256,
-            learnt_sources: 16_384,
+            learnt_sources: limit::STREAMS as usize / 4,
             keepalive_period: Duration::from_secs(210),
         }
     }
