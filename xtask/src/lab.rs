@@ -5,21 +5,18 @@
 use std::{
     env, fs,
     os::unix::process::CommandExt as _,
-    path::PathBuf,
-    process::{Command, ExitCode, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitCode, Stdio},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
-use nix::{
-    sched::{CloneFlags, setns},
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sched::{CloneFlags, setns};
 use vmcast_lab::{
-    netns::{LiveLab, live_labs, sweep},
+    clock::Clock,
+    netns::{LiveLab, end, live_labs, sweep},
     scenario::{STREAM, Stage},
     signals,
 };
@@ -35,6 +32,12 @@ const NAME: &str = "kept";
 
 /// Written into the lab's directory once everything runs.
 const READY: &str = "ready";
+
+/// How long the keeper may take to take the lab down.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a step of building the lab may take: longer than any role is waited for.
+const STEP: Duration = Duration::from_secs(45);
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -92,6 +95,7 @@ fn kept() -> Result<Option<LiveLab>> {
 }
 
 fn up(engine: EngineChoice) -> Result<()> {
+    let started = Clock::start();
     if kept()?.is_some() {
         println!("The lab is up already.");
         return status();
@@ -106,16 +110,37 @@ fn up(engine: EngineChoice) -> Result<()> {
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
     let mut keeper = command.spawn().context("starting the keeper of the lab")?;
     println!("Building the lab ...");
+    let outcome = wait_until_kept(&mut keeper, &log_path);
+    if let Err(error) = outcome {
+        // A stopped keeper would stay for ever; one that has ended does not mind.
+        let _ = keeper.kill();
+        let _ = keeper.wait();
+        sweep()?;
+        let log = fs::read_to_string(&log_path).unwrap_or_default();
+        return Err(error.context(format!("the lab did not come up; its log:\n{log}")));
+    }
+    println!("Ready after {:.1} s.", started.now().as_secs_f64());
+    status()
+}
+
+/// Waits for the keeper as long as it makes progress, which it writes to its log.
+fn wait_until_kept(keeper: &mut Child, log: &Path) -> Result<()> {
+    let clock = Clock::start();
+    let mut last_progress = (0, clock.now());
     while kept()?.is_none() {
         if let Some(status) = keeper.try_wait()? {
-            bail!(
-                "the lab did not come up ({status}):\n{}",
-                fs::read_to_string(&log_path).unwrap_or_default()
-            );
+            bail!("its keeper ended ({status})");
+        }
+        let written = fs::metadata(log).map_or(0, |meta| meta.len());
+        if written != last_progress.0 {
+            last_progress = (written, clock.now());
+        }
+        if clock.now() - last_progress.1 > STEP {
+            bail!("no progress for {} s", STEP.as_secs());
         }
         thread::sleep(Duration::from_millis(100));
     }
-    status()
+    Ok(())
 }
 
 fn keep(program: PathBuf, engine: EngineChoice) -> Result<()> {
@@ -181,10 +206,12 @@ fn enter(node: &str, command: &[String]) -> Result<()> {
 fn down() -> Result<()> {
     need_root()?;
     if let Some(lab) = live_labs()?.into_iter().find(|lab| lab.name == NAME) {
-        kill(Pid::from_raw(lab.pid), Signal::SIGTERM)
-            .with_context(|| format!("ending process {}", lab.pid))?;
-        while live_labs()?.iter().any(|other| other.dir == lab.dir) {
-            thread::sleep(Duration::from_millis(50));
+        if !end(&lab, PATIENCE)? {
+            println!(
+                "Process {} did not end within {} s and was killed; nothing of its lab is left.",
+                lab.pid,
+                PATIENCE.as_secs()
+            );
         }
         println!("The lab is down.");
     } else {

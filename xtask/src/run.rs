@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use vmcast_lab::{
+    clock::Clock,
     roles::Engine,
     scenario::{self, RunOptions},
     signals,
@@ -59,6 +60,7 @@ impl From<EngineChoice> for Engine {
 }
 
 pub(crate) fn command(options: &Options) -> Result<ExitCode> {
+    let started = Clock::start();
     let setup = setup::run()?;
     if !options.role.is_empty() {
         let program = build::program(setup.ebpf.as_ref(), Profile::Release)?;
@@ -74,6 +76,7 @@ pub(crate) fn command(options: &Options) -> Result<ExitCode> {
         engine: options.engine.into(),
         length: options.seconds.map(Duration::from_secs),
         report: options.report.clone(),
+        started,
     })?;
     Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -187,20 +187,26 @@ fn fuzz_smoke(checks: &mut Checks) {
 /// What needs root: kernel programs, namespaces, the main job with each engine.
 fn privileged(checks: &mut Checks, options: &Options, setup: &Setup) {
     const NETNS: &str = "kernel programs and labs";
+    const FAULTS: &str = "faulty networks are found out";
+    const KEPT: &str = "the lab for hands-on use";
     let lab = |engine: &str| format!("the main job, engine {engine}");
     let reason = if options.quick { Some("--quick") } else { setup.no_lab.as_deref() };
     if let Some(reason) = reason {
-        for name in [NETNS, &lab("auto"), &lab("software")] {
+        for name in [NETNS, FAULTS, KEPT, &lab("auto"), &lab("software")] {
             checks.skip(name, reason);
         }
         return;
     }
     match build::program(None, Profile::Dev) {
         Ok(program) => {
-            let mut netns = cargo();
-            netns.args(["test", "--package", "vmcast-netns-tests", "--no-fail-fast"]);
-            netns.env("VMCAST_BIN", program);
-            checks.tests(NETNS, netns);
+            let with_program = |arguments: &[&str]| {
+                let mut command = cargo();
+                command.arg("test").args(arguments).arg("--no-fail-fast").env("VMCAST_BIN", &program);
+                command
+            };
+            checks.tests(NETNS, with_program(&["--package", "vmcast-netns-tests"]));
+            checks.tests(FAULTS, with_program(&["--package", "vmcast-lab", "--test", "faults"]));
+            checks.tests(KEPT, with_program(&["--package", "xtask", "--test", "kept_lab"]));
         }
         Err(error) => checks.note(NETNS, Count::FAILED, Some(error)),
     }

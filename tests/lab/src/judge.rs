@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    ops::AddAssign,
+    ops::{AddAssign, Range},
     time::Duration,
 };
 
@@ -75,6 +75,8 @@ pub struct LiveJudge {
     received_settled: usize,
     settled: Judgement,
     start: Start,
+    missing_settled: Vec<usize>,
+    missing_open: Vec<usize>,
 }
 
 impl LiveJudge {
@@ -92,7 +94,15 @@ impl LiveJudge {
             received_settled: 0,
             settled: Judgement::default(),
             start: Start::FirstReceived,
+            missing_settled: Vec::new(),
+            missing_open: Vec::new(),
         }
+    }
+
+    /// Places in the source's record of what is missing as of the last update.
+    #[must_use]
+    pub fn missing_places(&self) -> BTreeSet<usize> {
+        self.missing_settled.iter().chain(&self.missing_open).copied().collect()
     }
 
     /// From where on [`Self::update`] wants the source's record.
@@ -112,11 +122,17 @@ impl LiveJudge {
         let alignment = align(sent, received, self.start);
         let mut total = self.settled;
         total += alignment.judgement(sent, received, now);
+        let base = self.sent_settled;
+        self.missing_open = alignment.missing_places(sent, received, now).map(|place| base + place).collect();
         if received.len() > 2 * Self::OPEN
             && let Some((last, position)) = alignment.last_anchor_before(received.len() - Self::OPEN)
         {
             let (sent, received) = (&sent[..=position], &received[..=last]);
-            self.settled += align(sent, received, self.start).judgement(sent, received, Duration::ZERO);
+            let settled = align(sent, received, self.start);
+            self.settled += settled.judgement(sent, received, Duration::ZERO);
+            // What was just settled is missing for good; of the open ones only those behind it remain.
+            self.missing_settled.extend(settled.missing.iter().map(|place| base + place));
+            self.missing_open.retain(|place| *place > base + position);
             let history = sent.len().min(Self::HISTORY);
             self.sent_settled += sent.len() - history;
             self.received_settled += received.len();
@@ -149,12 +165,7 @@ struct Alignment {
 
 impl Alignment {
     fn judgement(&self, sent: &[Sent], received: &[u64], until: Duration) -> Judgement {
-        let due = until.saturating_sub(UNDER_WAY);
-        let cut_off = if received.is_empty() {
-            0
-        } else {
-            sent[self.next..].iter().take_while(|packet| packet.at < due).count()
-        };
+        let cut_off = self.cut_off(sent, received, until).len();
         Judgement {
             received: received.len() as u64,
             lost: self.missing.len() as u64,
@@ -163,6 +174,24 @@ impl Alignment {
             reordered: self.reordered,
             unknown: self.unknown,
         }
+    }
+
+    /// Places after the last received that should have come by now.
+    fn cut_off(&self, sent: &[Sent], received: &[u64], until: Duration) -> Range<usize> {
+        if received.is_empty() {
+            return self.next..self.next;
+        }
+        let due = until.saturating_sub(UNDER_WAY);
+        self.next..self.next + sent[self.next..].iter().take_while(|packet| packet.at < due).count()
+    }
+
+    fn missing_places(
+        &self,
+        sent: &[Sent],
+        received: &[u64],
+        until: Duration,
+    ) -> impl Iterator<Item = usize> + '_ {
+        self.missing.iter().copied().chain(self.cut_off(sent, received, until))
     }
 
     /// Takes a packet that comes late for the missing one of these places, if there is one. Padding fills a
@@ -383,5 +412,8 @@ mod tests {
         }
         assert!(live.sent_from() > 20_000, "what is settled is not looked at again");
         assert_eq!(last, whole);
+        assert_eq!(live.missing_places().len() as u64, whole.missing());
+        let lost = |place: &usize| place.is_multiple_of(97) || source[*place].fingerprint == 0;
+        assert!(live.missing_places().iter().all(lost), "places are those of the whole record");
     }
 }

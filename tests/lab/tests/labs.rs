@@ -4,8 +4,9 @@ use std::{
     env, fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    os::unix::process::ExitStatusExt as _,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::Duration,
 };
@@ -19,7 +20,7 @@ use vmcast_lab::{
     Lab, LabError,
     clock::Clock,
     judge::judge,
-    netns::{live_labs, sweep},
+    netns::{end, live_labs, sweep},
     signals,
     topology::{MainTopology, address},
     traffic::{Carriage, GroupPort, MpegTsSource, Receiver, Recorder, SourceConfig, Witness},
@@ -51,6 +52,8 @@ fn main() {
         trial("a_killed_lab_leaves_no_process_and_the_next_sweep_removes_the_rest", killed),
         trial("a_lab_that_is_asked_to_end_takes_itself_down", terminated),
         trial("a_lab_that_lives_is_not_swept", alive),
+        trial("a_lab_of_another_process_is_ended_by_asking_it", ended),
+        trial("a_lab_whose_process_was_stopped_is_ended_all_the_same", stopped),
         trial("a_program_that_cannot_start_is_an_error_with_its_name", missing_program),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit();
@@ -201,6 +204,35 @@ fn alive() -> Result<(), Failed> {
     victim.wait()?;
     sweep()?;
     Ok(())
+}
+
+fn ended() -> Result<(), Failed> {
+    let (victim, found) = start_victim()?;
+    let status = end_victim(victim, &found, Duration::from_secs(20), true)?;
+    assert!(status.success());
+    Ok(())
+}
+
+fn stopped() -> Result<(), Failed> {
+    let (victim, found) = start_victim()?;
+    kill(Pid::from_raw(victim.id().cast_signed()), Signal::SIGSTOP)?;
+    let status = end_victim(victim, &found, Duration::from_millis(200), false)?;
+    assert_eq!(status.signal(), Some(libc::SIGKILL));
+    Ok(())
+}
+
+fn end_victim(
+    mut victim: Child,
+    found: &Found,
+    limit: Duration,
+    by_itself: bool,
+) -> Result<ExitStatus, Failed> {
+    let pid = victim.id().cast_signed();
+    let lab = live_labs()?.into_iter().find(|lab| lab.pid == pid).ok_or("the victim's lab is not seen")?;
+    assert_eq!(end(&lab, limit)?, by_itself);
+    assert!(!Path::new("/run/netns").join(&found.netns).exists() && !Path::new(&found.dir).exists());
+    wait_for("the victim's process to end", || Ok(!runs(found.child)))?;
+    Ok(victim.wait()?)
 }
 
 fn missing_program() -> Result<(), Failed> {

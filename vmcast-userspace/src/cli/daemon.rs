@@ -48,6 +48,7 @@ where
     }
     let (role_name, version) = (C::ROLE.label(), env!("CARGO_PKG_VERSION"));
     info!(role = role_name, version, config = %args.config.display(), "starting");
+    daemon::raise_open_files();
     for warning in warnings.diagnostics {
         let line = warning.place.as_ref().map_or(0, |place: &Place| place.line);
         let hint = warning.hint.unwrap_or_default();

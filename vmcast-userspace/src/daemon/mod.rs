@@ -1,7 +1,9 @@
 //! What the roles have in common as processes, and the entry point of the admin.
 
 mod admin;
+mod open_files;
 mod process;
 
 pub use admin::run as run_admin;
+pub(crate) use open_files::raise_open_files;
 pub use process::{Process, resident_bytes};

@@ -13,7 +13,8 @@ use vmcast_common::{
 };
 
 use super::{
-    Error, HostGroupEvent, HostGroups, LinkEvent, Links, NextHopEvent, NextHops, Setup,
+    Error, HostGroupEvent, HostGroups, Links, NextHopEvent, NextHops, Setup,
+    links::LinkEvent,
     netns::{NetNs, skip_without_root},
     table::Unresolvable,
 };

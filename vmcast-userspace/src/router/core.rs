@@ -102,6 +102,12 @@ impl Core {
         self.effects.push_back(Effect::Fib(FibOp::SetEndpoint(endpoint)));
     }
 
+    /// An address and port is no endpoint of ours any more. Tunnels to it end by themselves unless it
+    /// comes back in time.
+    pub(super) fn remove_endpoint(&mut self, endpoint: SocketAddr) {
+        self.effects.push_back(Effect::Fib(FibOp::RemoveEndpoint(endpoint)));
+    }
+
     /// Adds an interface or changes what is known of it.
     pub(super) fn set_interface(
         &mut self,

@@ -1,19 +1,25 @@
 //! The interfaces of the configuration, as the kernel has them at present.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use anyhow::bail;
+use futures_util::FutureExt as _;
 use tokio::{sync::mpsc, task::AbortHandle};
 use vmcast_common::fib::{IfIndex, Interface};
 use vmcast_proto::igmp;
 
 use crate::{
     config::{Igmp, RouterConfig, RouterInterface},
-    netlink::{Link, Links},
+    netlink::{Link, LinkWatch, Links},
     sockets::{HostMembership, IgmpSocket, RECEIVE_LEN},
 };
 
-use super::run::Event;
+use super::{pursuit::Pauses, run::Event};
+
+/// Least time between two readings of the interfaces, however many changes there are.
+const READ_INTERVAL: Duration = Duration::from_millis(200);
+/// First and longest pause after the kernel did not tell its interfaces.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// An interface in use, with its sockets.
 pub(super) struct Attached {
@@ -69,6 +75,54 @@ pub(super) async fn all(config: &RouterConfig, links: &Links) -> anyhow::Result<
         bail!("there is no interface named {}; this host has {}", missing.name.as_str(), names.join(", "));
     }
     Ok(present)
+}
+
+/// Tells the router what the interfaces are whenever they, or their addresses, have changed. Ends with
+/// the router.
+pub(super) async fn follow(
+    config: RouterConfig,
+    mut links: Links,
+    mut watch: LinkWatch,
+    events: mpsc::Sender<Event>,
+) {
+    let mut pauses = Pauses::new(RETRY.0, RETRY.1);
+    let mut missed = false;
+    loop {
+        let pause = match changed(&config, &links, &mut watch, missed).await {
+            Ok(wanted) => {
+                missed = false;
+                if events.send(Event::Interfaces(wanted)).await.is_err() {
+                    return;
+                }
+                pauses.reset();
+                READ_INTERVAL
+            }
+            Err(error) => {
+                tracing::error!("changes of interfaces are not seen: {error:#}");
+                missed = true;
+                if let Ok(fresh) = Links::open().and_then(|links| Ok((links.watch()?, links))) {
+                    (watch, links) = fresh;
+                }
+                pauses.after_failure()
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Waits for a change, unless one was missed, and reads what is there now.
+async fn changed(
+    config: &RouterConfig,
+    links: &Links,
+    watch: &mut LinkWatch,
+    missed: bool,
+) -> anyhow::Result<Vec<Wanted>> {
+    if !missed {
+        watch.next().await?;
+    }
+    // One reading covers all changes that wait; an error that stays is seen again.
+    while let Some(Ok(_)) = watch.next().now_or_never() {}
+    present(config, links).await
 }
 
 fn wanted(config: &RouterConfig, configured: &RouterInterface, link: &Link) -> Wanted {

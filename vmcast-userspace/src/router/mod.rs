@@ -5,11 +5,13 @@
 
 mod answer;
 mod core;
+mod endpoints;
 mod interfaces;
 mod joins;
 mod kept;
 mod kernel_log;
 mod plane;
+mod pursuit;
 mod reconcile;
 mod run;
 mod seed;

@@ -106,7 +106,8 @@ pub(super) fn difference(wanted: &Fib, actual: &Fib) -> Vec<FibOp> {
         if !same {
             ops.push(FibOp::SetStream(*stream, state.rpf, state.members));
         }
-        let missing = state.outputs.iter().filter(|output| known.is_none_or(|known| !known.outputs.contains(output)));
+        let missing =
+            state.outputs.iter().filter(|output| known.is_none_or(|known| !known.outputs.contains(output)));
         ops.extend(missing.map(|output| FibOp::AddMember(*stream, *output)));
     }
     ops
@@ -128,7 +129,8 @@ mod tests {
     fn fib(hops: &[u32], tunnels: &[(u32, u32)], members: &[(u8, &[u32])]) -> Fib {
         let mut fib = Fib::default();
         for id in hops {
-            let hop = NextHop { ifindex: IfIndex(3), source_mac: [2; 6], destination_mac: Some([4; 6]), mtu: 1500 };
+            let hop =
+                NextHop { ifindex: IfIndex(3), source_mac: [2; 6], destination_mac: Some([4; 6]), mtu: 1500 };
             fib.next_hops.insert(NextHopId(*id), hop);
         }
         for (id, hop) in tunnels {
@@ -143,7 +145,8 @@ mod tests {
         }
         for (last, ids) in members {
             let outputs = ids.iter().map(|id| Output::Tunnel(TunnelId(*id))).collect();
-            fib.streams.insert(stream(*last), FibStream { rpf: Rpf::AnyUpstream, members: Members::Own, outputs });
+            fib.streams
+                .insert(stream(*last), FibStream { rpf: Rpf::AnyUpstream, members: Members::Own, outputs });
         }
         fib
     }

@@ -2,15 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
-    sync::Arc,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::{
     sync::{mpsc, watch},
-    task::AbortHandle,
     time::{MissedTickBehavior, interval, sleep_until},
 };
 use vmcast_common::fib::{FibOp, IfIndex};
@@ -21,11 +19,14 @@ use vmcast_wire::ipv4;
 use super::{
     answer,
     core::{Core, Effect, Settings},
+    endpoints::{self, Reading, Relays},
     interfaces::{self, Attached, Wanted},
     kept, plane,
+    pursuit::{Named, Pauses, Present, Pursuit, Step},
     reconcile::{self, Backlog},
     seed,
     shown::Shown,
+    upstream::State,
 };
 use crate::{
     clock,
@@ -33,9 +34,8 @@ use crate::{
     control::{Call, Control},
     daemon::Process,
     link::{self, Attachment, RankedVmrs},
-    netlink::{LinkEvent, LinkWatch, Links, NextHopEvent, NextHops},
+    netlink::{Links, NextHopEvent, NextHops},
     signals::Termination,
-    sockets::{Buffer, UdpEndpoint},
     telemetry::RateLimit,
 };
 
@@ -47,11 +47,10 @@ const PUNTS_AT_ONCE: usize = 512;
 const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a name of the configuration is resolved again.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(60);
+/// First pause after it could not be resolved.
+const RESOLVE_RETRY: Duration = Duration::from_secs(1);
 /// Datagrams that wait for the loop; more wait in the sockets.
 const EVENTS: usize = 1024;
-
-/// The gateway's socket and the task that reads it.
-type Gateway = (Arc<UdpEndpoint>, AbortHandle);
 
 /// What the tasks beside the loop tell it.
 pub(super) enum Event {
@@ -61,8 +60,10 @@ pub(super) enum Event {
     Gateway { remote: SocketAddr, bytes: Vec<u8> },
     /// An IPv4 datagram with IGMP came in on an interface.
     Igmp { ifindex: IfIndex, datagram: Vec<u8> },
-    /// The upstream of the configuration has this address.
-    StaticUpstream(Option<SocketAddr>),
+    /// The upstream of the configuration has these addresses.
+    StaticUpstream(Vec<SocketAddr>),
+    /// The configured interfaces that exist are these now.
+    Interfaces(Vec<Wanted>),
 }
 
 /// Everything that the loop holds.
@@ -75,7 +76,6 @@ pub(super) struct Router {
     pub(super) attachment: Option<Attachment>,
     pub(super) upstream_name: Option<String>,
     pub(super) process: Process,
-    pub(super) endpoints: Vec<SocketAddr>,
     /// Changes that the data plane refused.
     pub(super) refused_changes: u64,
     backlog: Backlog,
@@ -83,10 +83,10 @@ pub(super) struct Router {
     pub(super) unsent: u64,
     /// IGMP datagrams that are no IPv4 or no IGMP.
     pub(super) bad_igmp_datagrams: u64,
-    relays: BTreeMap<SocketAddr, Arc<UdpEndpoint>>,
-    gateway: Option<Gateway>,
+    relays: Relays,
+    gateway: Option<Reading>,
+    pursuit: Pursuit,
     next_hops: NextHops,
-    links: Links,
     events: mpsc::Sender<Event>,
     warnings: RateLimit,
 }
@@ -109,7 +109,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     let seed = seed::load(&config.socket())?;
     let relay_addresses = relay_addresses(&config, &wanted);
     let relays = bind_relays(&relay_addresses, config.tunnel.port, &events)?;
-    let endpoints: Vec<SocketAddr> = relays.keys().copied().collect();
+    let endpoints = relays.endpoints();
 
     let now = clock::now();
     let mut core = Core::new(now, settings(&config, &relay_addresses, seed));
@@ -152,26 +152,29 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         attachment,
         upstream_name: None,
         process,
-        endpoints,
         refused_changes: 0,
         backlog: Backlog::new(),
         unsent: 0,
         bad_igmp_datagrams: 0,
         relays,
         gateway,
+        pursuit: Pursuit::new(),
         next_hops,
-        links,
         events,
         warnings: RateLimit::new(10, Duration::from_secs(10)),
     };
     for effect in rest {
         router.carry_out(effect);
     }
-    tracing::info!(endpoints = ?router.endpoints, "serving");
-    let signal = router.serve(&mut termination, calls, event_queue, next_hop_events, link_watch).await;
-    tracing::info!(signal, "ending");
+    router.report_endpoints();
+    tokio::spawn(interfaces::follow(router.config.clone(), links, link_watch, router.events.clone()));
+    let ended = router.serve(&mut termination, calls, event_queue, next_hop_events).await;
+    match &ended {
+        Ok(signal) => tracing::info!(signal, "ending"),
+        Err(error) => tracing::error!("ending: {error:#}"),
+    }
     router.end().await;
-    Ok(())
+    ended.map(|_| ())
 }
 
 /// Takes over what an earlier process left forwarding. Returns the socket towards its upstream, at
@@ -183,7 +186,7 @@ fn inherit(
     endpoints: &[SocketAddr],
     from: UpstreamFrom,
     events: &mpsc::Sender<Event>,
-) -> Option<Gateway> {
+) -> Option<Reading> {
     let inheritance = kept::inherit(core, now, kept, endpoints);
     tracing::info!(
         tunnels = inheritance.tunnels,
@@ -197,7 +200,7 @@ fn inherit(
     if from == UpstreamFrom::None {
         return None;
     }
-    match open_gateway_at(local, events) {
+    match endpoints::open_gateway(local, events) {
         Ok(gateway) => {
             core.inherit_upstream(now, local.into(), remote);
             Some(gateway)
@@ -217,56 +220,14 @@ fn relay_addresses(config: &RouterConfig, wanted: &[Wanted]) -> Vec<Ipv4Addr> {
     wanted.iter().filter_map(|wanted| wanted.link.address()).collect()
 }
 
-fn bind_relays(
-    addresses: &[Ipv4Addr],
-    port: u16,
-    events: &mpsc::Sender<Event>,
-) -> anyhow::Result<BTreeMap<SocketAddr, Arc<UdpEndpoint>>> {
-    let mut relays = BTreeMap::new();
-    for address in addresses {
-        let local = SocketAddrV4::new(*address, port);
-        let endpoint = UdpEndpoint::bind(local).with_context(|| {
+/// The first endpoints; that none can be had at a given address is for the operator to mend.
+fn bind_relays(addresses: &[Ipv4Addr], port: u16, events: &mpsc::Sender<Event>) -> anyhow::Result<Relays> {
+    let mut relays = Relays::new(port);
+    match relays.follow(addresses, events).refused.pop() {
+        None => Ok(relays),
+        Some((local, error)) => Err(error).with_context(|| {
             format!("taking tunnels at {local}: is the address this host's, and the port free?")
-        })?;
-        let endpoint = Arc::new(endpoint);
-        tokio::spawn(read_relay(Arc::clone(&endpoint), events.clone()));
-        relays.insert(local.into(), endpoint);
-    }
-    Ok(relays)
-}
-
-async fn read_relay(endpoint: Arc<UdpEndpoint>, events: mpsc::Sender<Event>) {
-    let mut buffer = Buffer::new();
-    loop {
-        match endpoint.recv(&mut buffer).await {
-            Ok(received) => {
-                let event = Event::Relay {
-                    local: received.local.into(),
-                    remote: received.remote.into(),
-                    bytes: received.bytes.to_vec(),
-                };
-                if events.send(event).await.is_err() {
-                    return;
-                }
-            }
-            // An ICMP error about a datagram that was sent before; the socket goes on.
-            Err(error) => tracing::debug!(%error, "reading a tunnel endpoint"),
-        }
-    }
-}
-
-async fn read_gateway(endpoint: Arc<UdpEndpoint>, events: mpsc::Sender<Event>) {
-    let mut buffer = Buffer::new();
-    loop {
-        match endpoint.recv(&mut buffer).await {
-            Ok(received) => {
-                let event = Event::Gateway { remote: received.remote.into(), bytes: received.bytes.to_vec() };
-                if events.send(event).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => tracing::debug!(%error, "reading the gateway's socket"),
-        }
+        }),
     }
 }
 
@@ -329,8 +290,7 @@ impl Router {
         mut calls: mpsc::Receiver<Call>,
         mut events: mpsc::Receiver<Event>,
         mut next_hop_events: mpsc::UnboundedReceiver<NextHopEvent>,
-        mut link_watch: LinkWatch,
-    ) -> &'static str {
+    ) -> anyhow::Result<&'static str> {
         let mut punts = interval(PUNT_INTERVAL);
         let mut counters = interval(COUNTERS_INTERVAL);
         for ticks in [&mut punts, &mut counters] {
@@ -340,9 +300,13 @@ impl Router {
         loop {
             let timeout = self.core.poll_timeout().map(tokio::time::Instant::from_std);
             tokio::select! {
-                signal = termination.received() => return signal,
+                signal = termination.received() => return Ok(signal),
                 Some(event) = events.recv() => self.on_event(event),
-                Some(event) = next_hop_events.recv() => self.on_next_hop(event),
+                event = next_hop_events.recv() => match event {
+                    Some(event) => self.on_next_hop(event),
+                    // Members that move or whose neighbours change would be sent to in vain.
+                    None => bail!("the kernel's routes and neighbours can no longer be followed"),
+                },
                 () = at(timeout) => self.core.handle_timeout(clock::now()),
                 _ = punts.tick() => {
                     // Bounded, so that a flood of new sources leaves time for everything else.
@@ -360,7 +324,7 @@ impl Router {
                     self.catch_up(now);
                 }
                 vmrs = changed(&mut named_by_admin) => self.on_vmrs(vmrs),
-                change = link_watch.next() => self.on_link(change).await,
+                () = clock::sleep_until(self.pursuit.poll_timeout()) => self.pursue(),
                 Some((request, reply)) = calls.recv() => {
                     // A client that is gone needs no answer.
                     let _ = reply.send(answer::answer(self, &request));
@@ -403,7 +367,11 @@ impl Router {
                     tracing::debug!(?ifindex, %error, "not IGMP over IPv4");
                 }
             },
-            Event::StaticUpstream(named) => self.use_upstream(named, None),
+            Event::StaticUpstream(endpoints) => {
+                let named = endpoints.into_iter().map(|endpoint| Named { endpoint, name: None });
+                self.pursuit.name(now, named.collect());
+            }
+            Event::Interfaces(wanted) => self.on_interfaces(now, wanted),
         }
     }
 
@@ -427,55 +395,71 @@ impl Router {
         let Some(vmrs) = vmrs else {
             return;
         };
-        match vmrs.vmrs.first() {
-            Some(nearest) => self.use_upstream(Some(nearest.endpoint), Some(nearest.name.clone())),
-            None => {
-                tracing::warn!("the admin knows no VMR that is nearer to the source");
-                self.use_upstream(None, None);
+        if vmrs.vmrs.is_empty() {
+            tracing::warn!("the admin knows no VMR that is nearer to the source");
+        }
+        let named = vmrs.vmrs.into_iter().map(|vmr| Named { endpoint: vmr.endpoint, name: Some(vmr.name) });
+        self.pursuit.name(clock::now(), named.collect());
+    }
+
+    /// Sees to it that the upstream is one of those that were named, from the address that leads there.
+    fn pursue(&mut self) {
+        let now = clock::now();
+        let present = self.core.upstream.as_ref().and_then(|upstream| match upstream.local {
+            SocketAddr::V4(local) => {
+                let down = upstream.state == State::Down;
+                Some(Present { local: *local.ip(), named: upstream.named, down })
+            }
+            SocketAddr::V6(_) => None,
+        });
+        match self.pursuit.look(now, present, endpoints::source_towards) {
+            Step::Wait => {}
+            Step::Keep(Named { name, .. }) => self.upstream_name = name,
+            Step::Leave => self.leave_upstream(),
+            Step::Turn(named, local) => self.use_upstream(named, local),
+            Step::NoRoute => {
+                if let Some(held_back) = self.warnings.admit(now) {
+                    tracing::warn!(held_back, "no route leads to the upstream; will look again");
+                }
             }
         }
     }
 
-    /// Turns to another upstream, from a socket of its own on the address that leads there.
-    fn use_upstream(&mut self, named: Option<SocketAddr>, name: Option<String>) {
-        if self.core.upstream.as_ref().map(|upstream| upstream.named) == named {
-            self.upstream_name = name;
-            return;
-        }
-        let gateway = match named.map(|named| open_gateway(named, &self.events)).transpose() {
+    /// Turns to another upstream, or to another address of ours, with a socket of its own.
+    fn use_upstream(&mut self, upstream: Named, local: Ipv4Addr) {
+        let Named { endpoint, name } = upstream;
+        let gateway = match endpoints::open_gateway(SocketAddrV4::new(local, 0), &self.events) {
             Ok(gateway) => gateway,
             Err(error) => {
-                tracing::warn!(?named, "the upstream cannot be used: {error:#}");
+                tracing::warn!(upstream = %endpoint, "the upstream cannot be used: {error:#}");
+                self.pursuit.failed(clock::now());
                 return;
             }
         };
-        let ends = gateway.as_ref().map(|(endpoint, _)| SocketAddr::from(endpoint.local())).zip(named);
-        tracing::info!(upstream = ?named, name, "streams come from here");
+        let local = gateway.local();
+        tracing::info!(upstream = %endpoint, name, %local, "streams come from here");
         self.upstream_name = name;
+        self.set_upstream(Some((local, endpoint)), Some(gateway));
+    }
+
+    fn leave_upstream(&mut self) {
+        self.upstream_name = None;
+        if self.core.upstream.is_some() {
+            tracing::info!("streams come from no upstream");
+            self.set_upstream(None, None);
+        }
+    }
+
+    fn set_upstream(&mut self, ends: Option<(SocketAddr, SocketAddr)>, gateway: Option<Reading>) {
         self.core.set_upstream(clock::now(), ends);
         // What is still to be said to the old upstream leaves by the old socket.
         self.carry_out_all();
-        if let Some((_, reader)) = std::mem::replace(&mut self.gateway, gateway) {
-            reader.abort();
-        }
+        self.gateway = gateway;
         self.core.handle_timeout(clock::now());
     }
 
-    async fn on_link(&mut self, change: Result<LinkEvent, crate::netlink::Error>) {
-        if let Err(error) = change {
-            tracing::error!(%error, "changes of interfaces are no longer seen");
-            // Without a pause a socket that is broken for good would keep the loop busy.
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            return;
-        }
-        let wanted = match interfaces::present(&self.config, &self.links).await {
-            Ok(wanted) => wanted,
-            Err(error) => {
-                tracing::warn!("the interfaces cannot be read: {error:#}");
-                return;
-            }
-        };
-        let now = clock::now();
+    /// Adopts what the interfaces are now, and the addresses that come with them.
+    fn on_interfaces(&mut self, now: Instant, wanted: Vec<Wanted>) {
         let gone: Vec<IfIndex> = self
             .interfaces
             .keys()
@@ -488,8 +472,40 @@ impl Router {
             }
             self.core.remove_interface(now, ifindex);
         }
-        for wanted in wanted {
-            self.adopt_interface(now, &wanted);
+        for wanted in &wanted {
+            self.adopt_interface(now, wanted);
+        }
+        self.follow_addresses(&relay_addresses(&self.config, &wanted));
+        self.pursuit.hurry(now);
+    }
+
+    /// Takes tunnels where our addresses are now.
+    fn follow_addresses(&mut self, addresses: &[Ipv4Addr]) {
+        let moves = self.relays.follow(addresses, &self.events);
+        for (local, error) in &moves.refused {
+            tracing::warn!(%local, %error, "tunnels cannot be taken here");
+        }
+        if moves.added.is_empty() && moves.removed.is_empty() {
+            return;
+        }
+        for endpoint in moves.removed {
+            self.core.remove_endpoint(endpoint);
+        }
+        for endpoint in moves.added {
+            self.core.add_endpoint(endpoint);
+        }
+        self.report_endpoints();
+        if let Some(attachment) = &self.attachment {
+            attachment.moved(self.relays.endpoints());
+        }
+    }
+
+    fn report_endpoints(&self) {
+        let endpoints = self.relays.endpoints();
+        if endpoints.is_empty() {
+            tracing::warn!("serving no tunnels: no interface of the configuration has an address yet");
+        } else {
+            tracing::info!(?endpoints, "serving");
         }
     }
 
@@ -523,13 +539,13 @@ impl Router {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::SendRelay { local, remote, bytes } => {
-                let socket = self.relays.get(&local).map(Arc::as_ref);
-                self.unsent += u64::from(!send(socket, local, remote, &bytes));
+                self.unsent += u64::from(!self.relays.send(local, remote, &bytes));
             }
             Effect::SendGateway { remote, bytes } => {
-                let socket = self.gateway.as_ref().map(|(socket, _)| socket.as_ref());
-                let local = socket.map_or_else(|| remote, |socket| socket.local().into());
-                self.unsent += u64::from(!send(socket, local, remote, &bytes));
+                let gateway = self.gateway.as_ref();
+                let sent =
+                    gateway.is_some_and(|gateway| endpoints::send(gateway, gateway.local(), remote, &bytes));
+                self.unsent += u64::from(!sent);
             }
             Effect::SendIgmp { ifindex, destination, message } => {
                 let attached = self.interfaces.get(&ifindex);
@@ -543,8 +559,10 @@ impl Router {
             Effect::Fib(op) => self.change_plane(&op),
             Effect::HostMembership { ifindex, group, filter } => {
                 let host = self.interfaces.get_mut(&ifindex).and_then(|attached| attached.host.as_mut());
-                if let Some(Err(error)) = host.map(|host| host.set(group, &filter)) {
-                    tracing::warn!(?ifindex, %group, %error, "the source network cannot be asked for a group");
+                if let Some(Err(error)) = host.map(|host| host.set(group, &filter))
+                    && let Some(held_back) = self.warnings.admit(clock::now())
+                {
+                    tracing::warn!(?ifindex, %group, %error, held_back, "the source network cannot be asked for a group");
                 }
             }
             Effect::Watch(address) => self.next_hops.watch(address),
@@ -594,11 +612,12 @@ impl Router {
         }
     }
 
-    fn on_upstream_down(&self, named: SocketAddr, reason: &'static str) {
+    fn on_upstream_down(&mut self, named: SocketAddr, reason: &'static str) {
         if reason == "stopped" {
             return;
         }
         tracing::warn!(upstream = %named, reason, "upstream does not serve");
+        self.pursuit.hurry(clock::now());
         let Some(attachment) = &self.attachment else {
             return;
         };
@@ -628,59 +647,45 @@ impl Router {
     }
 }
 
-/// Sends a datagram; what is lost here is repeated by its protocol.
-fn send(socket: Option<&UdpEndpoint>, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) -> bool {
-    let (Some(socket), IpAddr::V4(local), SocketAddr::V4(remote)) = (socket, local.ip(), remote) else {
-        return false;
-    };
-    match socket.send(local, remote, bytes) {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::debug!(%remote, %error, "datagram not sent");
-            false
-        }
-    }
-}
-
-/// A socket for the gateway, on the address that the kernel's routes choose towards the upstream.
-fn open_gateway(upstream: SocketAddr, events: &mpsc::Sender<Event>) -> anyhow::Result<Gateway> {
-    let probe = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    probe.connect(upstream).context("no route leads there")?;
-    let IpAddr::V4(local) = probe.local_addr()?.ip() else {
-        anyhow::bail!("only IPv4 is carried");
-    };
-    open_gateway_at(SocketAddrV4::new(local, 0), events)
-}
-
-fn open_gateway_at(local: SocketAddrV4, events: &mpsc::Sender<Event>) -> anyhow::Result<Gateway> {
-    let endpoint = Arc::new(UdpEndpoint::bind(local)?);
-    let reader = tokio::spawn(read_gateway(Arc::clone(&endpoint), events.clone())).abort_handle();
-    Ok((endpoint, reader))
-}
-
-/// Tells the address of a configured upstream, again and again if it is a name.
+/// Tells the addresses of a configured upstream, again and again if it is a name.
 async fn resolve(remote: crate::config::Remote, events: mpsc::Sender<Event>) {
+    let (name, port) = match remote {
+        crate::config::Remote::Address(address) => {
+            // Only a router that has ended does not listen.
+            let _ = events.send(Event::StaticUpstream(vec![address])).await;
+            return;
+        }
+        crate::config::Remote::Name(name, port) => (name, port),
+    };
+    let mut pauses = Pauses::new(RESOLVE_RETRY, RESOLVE_INTERVAL);
     loop {
-        let address = match &remote {
-            crate::config::Remote::Address(address) => Some(*address),
-            crate::config::Remote::Name(name, port) => {
-                match tokio::net::lookup_host((name.as_str(), *port)).await {
-                    Ok(mut addresses) => addresses.find(SocketAddr::is_ipv4),
-                    Err(error) => {
-                        tracing::warn!(name, %error, "the upstream's name is not resolved");
-                        None
-                    }
+        let pause = match addresses_of(&name, port).await {
+            Ok(addresses) => {
+                if events.send(Event::StaticUpstream(addresses)).await.is_err() {
+                    return;
                 }
+                pauses.reset();
+                RESOLVE_INTERVAL
+            }
+            Err(error) => {
+                tracing::warn!(name, "the upstream's name is not resolved: {error:#}");
+                pauses.after_failure()
             }
         };
-        if address.is_some() && events.send(Event::StaticUpstream(address)).await.is_err() {
-            return;
-        }
-        if matches!(remote, crate::config::Remote::Address(_)) {
-            return;
-        }
-        tokio::time::sleep(RESOLVE_INTERVAL).await;
+        tokio::time::sleep(pause).await;
     }
+}
+
+/// The IPv4 addresses of a name. The order of answers rotates and means nothing.
+async fn addresses_of(name: &str, port: u16) -> anyhow::Result<Vec<SocketAddr>> {
+    let addresses = tokio::net::lookup_host((name, port)).await?;
+    let mut addresses: Vec<_> = addresses.filter(SocketAddr::is_ipv4).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    if addresses.is_empty() {
+        bail!("it has no IPv4 address");
+    }
+    Ok(addresses)
 }
 
 /// Sleeps until a time, for ever without one.

@@ -46,17 +46,64 @@ pub(super) fn install_missing() -> Result<Vec<&'static str>> {
 
 /// Whether packages can be installed, or why not and what to do.
 pub(super) fn can_install() -> Result<(), String> {
-    if find_program("apt-get").is_none() {
+    Installer::look().check()
+}
+
+/// What decides whether packages can be installed.
+#[derive(Clone, Debug)]
+struct Installer {
+    apt_get: bool,
+    root: bool,
+    /// As in `/etc/os-release` (os-release(5)).
+    os_release: String,
+}
+
+impl Installer {
+    fn look() -> Self {
+        let os_release = ["/etc/os-release", "/usr/lib/os-release"].into_iter();
+        Self {
+            apt_get: find_program("apt-get").is_some(),
+            root: is_root(),
+            os_release: os_release.flat_map(fs::read_to_string).next().unwrap_or_default(),
+        }
+    }
+
+    /// The value of a variable of the description, without quotes.
+    fn value(&self, key: &str) -> Option<&str> {
+        let mut lines = self.os_release.lines();
+        lines.find_map(|line| {
+            Some(line.strip_prefix(key)?.strip_prefix('=')?.trim().trim_matches(['"', '\'']))
+        })
+    }
+
+    /// Whether packages have Debian's names.
+    fn is_debian(&self) -> bool {
+        let names = ["ID", "ID_LIKE"].into_iter().filter_map(|key| self.value(key));
+        names.flat_map(str::split_whitespace).any(|name| name == "debian" || name == "ubuntu")
+    }
+
+    fn check(&self) -> Result<(), String> {
         let programs: Vec<_> = NEEDS.iter().map(|need| need.program).collect();
-        return Err(format!(
-            "this distribution has no apt-get. Install the programs {} by its own means and try again.",
-            programs.join(", ")
-        ));
+        let programs = programs.join(", ");
+        if !self.is_debian() {
+            let name = self.value("PRETTY_NAME").or_else(|| self.value("ID"));
+            return Err(format!(
+                "{} is neither Debian nor made from it, so its packages are not known. \
+                 Install the programs {programs} by its own means and try again.",
+                name.unwrap_or("this system")
+            ));
+        }
+        if !self.apt_get {
+            return Err(format!(
+                "this distribution has no apt-get. \
+                 Install the programs {programs} by its own means and try again."
+            ));
+        }
+        if !self.root {
+            return Err("installing packages needs root. Run the same command as root once.".to_owned());
+        }
+        Ok(())
     }
-    if !is_root() {
-        return Err("installing packages needs root. Run the same command as root once.".to_owned());
-    }
-    Ok(())
 }
 
 /// Whether the package lists know all of these packages.
@@ -111,4 +158,42 @@ fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive");
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn debian() -> Installer {
+        let os_release = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\nID=debian\n";
+        Installer { apt_get: true, root: true, os_release: os_release.to_owned() }
+    }
+
+    fn on(os_release: &str) -> Installer {
+        Installer { os_release: os_release.to_owned(), ..debian() }
+    }
+
+    #[test]
+    fn debian_and_what_is_made_from_it_can_install() {
+        assert_eq!(debian().check(), Ok(()));
+        assert_eq!(on("ID=ubuntu\nID_LIKE=debian\n").check(), Ok(()));
+        assert_eq!(on("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n").check(), Ok(()));
+    }
+
+    #[test]
+    fn another_distribution_is_named_and_told_what_to_install() {
+        let why = on("NAME=Fedora\nID=fedora\nPRETTY_NAME=\"Fedora Linux 42\"\n").check().unwrap_err();
+        assert!(why.starts_with("Fedora Linux 42 is neither Debian"), "{why}");
+        assert!(why.contains("Install the programs cc, ip, ffmpeg"), "{why}");
+        let why = on("").check().unwrap_err();
+        assert!(why.starts_with("this system is neither Debian"), "{why}");
+    }
+
+    #[test]
+    fn without_apt_get_or_root_the_reason_says_what_to_do() {
+        let why = Installer { apt_get: false, ..debian() }.check().unwrap_err();
+        assert!(why.contains("no apt-get") && why.contains("cc, ip, ffmpeg"), "{why}");
+        let why = Installer { root: false, ..debian() }.check().unwrap_err();
+        assert!(why.contains("as root"), "{why}");
+    }
 }

@@ -11,4 +11,4 @@ pub use instance::{Lab, Plug};
 pub use namespace::Namespace;
 pub use offload::Offload;
 pub use process::{Process, stop_all};
-pub use sweep::{LiveLab, live_labs, sweep};
+pub use sweep::{LiveLab, end, live_labs, sweep};

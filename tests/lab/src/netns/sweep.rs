@@ -14,13 +14,15 @@ use std::{
 use nix::{
     fcntl::{Flock, FlockArg},
     mount::{MntFlags, umount2},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 use super::{
     namespace::{NETNS_DIR, remove},
     process::{kill_inhabitants, netns_id},
 };
-use crate::LabError;
+use crate::{LabError, clock::Clock};
 
 /// Where labs keep their directories.
 pub(super) const LABS_DIR: &str = "/run/vmcast-lab";
@@ -30,6 +32,9 @@ pub(super) const NETNS_PREFIX: &str = "vmc-";
 
 /// Where a lab mounts a bpffs, in its directory.
 pub(super) const BPFFS: &str = "bpf";
+
+/// How long others may hold a lab back.
+const HELD_BACK: Duration = Duration::from_secs(10);
 
 /// A lab that lives, of this process or another.
 #[derive(Clone, Debug)]
@@ -54,6 +59,10 @@ pub(super) fn lock_file(dir: &Path) -> Result<Option<Flock<File>>, LabError> {
         .write(true)
         .open(&path)
         .map_err(LabError::io(what.clone()))?;
+    try_lock(file, what)
+}
+
+fn try_lock(file: File, what: String) -> Result<Option<Flock<File>>, LabError> {
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(lock)),
         Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
@@ -72,7 +81,54 @@ pub(super) fn hold() -> Result<Flock<File>, LabError> {
         .write(true)
         .open(&path)
         .map_err(LabError::io(what.clone()))?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| LabError::errno(what)(error))
+    let clock = Clock::start();
+    let mut file = file;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            // Who holds it needs moments, unless it was stopped.
+            Err((again, nix::Error::EWOULDBLOCK)) if clock.now() < HELD_BACK => file = again,
+            Err((_, error)) => return Err(LabError::errno(what)(error)),
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Ends a lab of another process: asks that process, and kills it if it has not ended in time. Then sweeps.
+/// Returns whether it ended by itself.
+///
+/// # Errors
+/// If the process cannot be ended, or not all of the lab can be removed.
+pub fn end(lab: &LiveLab, limit: Duration) -> Result<bool, LabError> {
+    let id = lab.dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let signal = |signal| match kill(Pid::from_raw(lab.pid), signal) {
+        // It ended meanwhile.
+        Ok(()) | Err(nix::Error::ESRCH) => Ok(()),
+        Err(error) => Err(LabError::errno(format!("{signal} to process {}", lab.pid))(error)),
+    };
+    signal(Signal::SIGTERM)?;
+    let by_itself = ends(id, limit)?;
+    if !by_itself {
+        signal(Signal::SIGKILL)?;
+        if !ends(id, limit)? {
+            let what = format!("ending process {}", lab.pid);
+            return Err(LabError::io(what)(io::ErrorKind::TimedOut.into()));
+        }
+    }
+    sweep()?;
+    Ok(by_itself)
+}
+
+/// Waits until a lab has ended, at most so long; returns whether it has.
+fn ends(id: &str, limit: Duration) -> Result<bool, LabError> {
+    let clock = Clock::start();
+    while lives(id)? {
+        if clock.now() >= limit {
+            return Ok(false);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(true)
 }
 
 /// Removes a lab's directory, and the file system for pins within it.
@@ -103,11 +159,14 @@ fn names(dir: &str) -> Result<Vec<String>, LabError> {
 
 /// Whether somebody holds the lock of the lab with this id.
 fn lives(id: &str) -> Result<bool, LabError> {
-    let dir = Path::new(LABS_DIR).join(id);
-    if !dir.join("lock").exists() {
-        return Ok(false);
+    let path = Path::new(LABS_DIR).join(id).join("lock");
+    let what = format!("locking {}", path.display());
+    match File::options().write(true).open(path) {
+        Ok(file) => Ok(try_lock(file, what)?.is_none()),
+        // It never was, or is removing itself just now.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(LabError::io(what)(error)),
     }
-    Ok(lock_file(&dir)?.is_none())
 }
 
 /// The labs that live.

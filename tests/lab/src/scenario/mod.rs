@@ -1,5 +1,6 @@
 //! The main job: a real stream over a unicast-only network, shown live and judged.
 
+mod flow;
 mod hops;
 mod player;
 mod report;
@@ -9,5 +10,5 @@ mod show;
 mod stage;
 
 pub use report::{ClientReport, HopReport, Report, RouterReport, SessionReport, WireReport};
-pub use run::{RunOptions, run};
+pub use run::{RunOptions, run, run_disturbed};
 pub use stage::{BIT_RATE, STREAM, Stage};

@@ -1,9 +1,10 @@
 //! A client of the scenario: joins and leaves by its script, and is watched on its wire meanwhile.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, net::Ipv4Addr, time::Duration};
 
 use super::{
     STREAM, Stage,
+    flow::Span,
     report::{ClientReport, SessionReport, WireReport},
     script::Membership,
 };
@@ -34,8 +35,6 @@ struct Membered {
     receiver: Receiver,
     judge: LiveJudge,
     leave: Option<Duration>,
-    /// Where in the record the session may begin at the earliest.
-    record: usize,
 }
 
 /// A client of the scenario.
@@ -46,6 +45,8 @@ pub(super) struct Player {
     script: VecDeque<Membership>,
     state: State,
     past: Vec<SessionReport>,
+    /// All memberships; the last goes on while it is a member.
+    spans: Vec<Span>,
     meter: Meter,
 }
 
@@ -73,6 +74,7 @@ impl Player {
             script: script.into(),
             state: State::Away { forbidden_from: None },
             past: Vec::new(),
+            spans: Vec::new(),
             meter: Meter::default(),
         })
     }
@@ -106,8 +108,9 @@ impl Player {
         // Packets that were under way at the join may be received.
         let record = record.saturating_sub(500);
         let receiver = Receiver::join(&self.client.node, STREAM, stage.clock)?;
-        self.state =
-            State::Member(Box::new(Membered { receiver, judge: LiveJudge::new(record), leave, record }));
+        let joined = receiver.look(|session| session.joined_at);
+        self.spans.push(Span { joined, left: None, record });
+        self.state = State::Member(Box::new(Membered { receiver, judge: LiveJudge::new(record), leave }));
         Ok(())
     }
 
@@ -116,7 +119,10 @@ impl Player {
         let away = State::Away { forbidden_from: Some(stage.clock.now() + LEAVE_GRACE) };
         if let State::Member(member) = std::mem::replace(&mut self.state, away) {
             let session = member.receiver.leave()?;
-            self.past.push(session_report(&stage.recorder, member.record, &session));
+            stage.recorder.catch_up(stage.clock);
+            let span = self.spans.last_mut().expect("a member has joined");
+            span.left = session.left_at;
+            self.past.push(session_report(&stage.recorder, span.record, &session));
         }
         Ok(())
     }
@@ -124,6 +130,11 @@ impl Player {
     /// Whether it has left long enough ago that nothing may come any more.
     pub(super) fn is_quiet(&self) -> bool {
         matches!(self.state, State::Away { forbidden_from: None })
+    }
+
+    /// Its address, and its memberships so far.
+    pub(super) fn memberships(&self) -> (Ipv4Addr, &[Span]) {
+        (self.client.address, &self.spans)
     }
 
     /// Joins no more.

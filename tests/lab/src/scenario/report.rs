@@ -42,6 +42,10 @@ pub struct HopReport {
     /// What it carried of the stream.
     #[serde(flatten)]
     pub counts: Counts,
+    /// Copies that it should have carried while there were members, by what the source sent, and did not.
+    pub lost: u64,
+    /// Copies that it carried again.
+    pub duplicated: u64,
 }
 
 /// A client.
@@ -93,6 +97,16 @@ pub struct WireReport {
 }
 
 impl ClientReport {
+    /// Whether it was a member and did not get all of the stream.
+    pub(super) fn misses_packets(&self) -> bool {
+        self.sessions.iter().any(|session| session.silent || session.judgement.missing() > 0)
+    }
+
+    /// Whether packets came to it more than once.
+    pub(super) fn got_packets_twice(&self) -> bool {
+        self.sessions.iter().any(|session| session.judgement.duplicated > 0)
+    }
+
     /// What this client did not get, or should not have got.
     pub(super) fn violations(&self) -> Vec<String> {
         let mut violations = Vec::new();

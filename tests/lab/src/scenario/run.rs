@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -9,12 +10,13 @@ use std::{
 
 use super::{
     Report, RouterReport, Stage,
+    flow::Span,
     hops::Hops,
     player::Player,
     script::memberships,
     show::{Screen, View, summary},
 };
-use crate::{LabError, roles::Engine, signals};
+use crate::{LabError, clock::Clock, roles::Engine, signals};
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ pub struct RunOptions {
     pub length: Option<Duration>,
     /// Where the report goes.
     pub report: Option<PathBuf>,
+    /// What the time until the lab is ready is counted from.
+    pub started: Clock,
 }
 
 const TICK: Duration = Duration::from_millis(50);
@@ -39,6 +43,18 @@ const REFRESH: Duration = Duration::from_secs(1);
 /// # Errors
 /// If the lab cannot be built, a role ends before its time, or the report cannot be written.
 pub fn run(options: &RunOptions) -> Result<Report, LabError> {
+    run_disturbed(options, |_, _| Ok(()))
+}
+
+/// Runs the main job while something disturbs it, to see that the report tells. The disturbance is called
+/// again and again with the time since the first join.
+///
+/// # Errors
+/// As [`run`], or what the disturbance fails with.
+pub fn run_disturbed(
+    options: &RunOptions,
+    mut disturb: impl FnMut(&mut Stage, Duration) -> Result<(), LabError>,
+) -> Result<Report, LabError> {
     let mut stage = Stage::build("main", &options.program, options.engine, |text| println!("  {text}"))?;
     let routers = routers(&stage);
     let engines: Vec<_> =
@@ -50,6 +66,7 @@ pub fn run(options: &RunOptions) -> Result<Report, LabError> {
     }
     players.push(Player::new(&stage, &stage.topology.bystander, Vec::new())?);
 
+    println!("  ready after {:.1} s", options.started.now().as_secs_f64());
     let begin = stage.clock.now();
     let mut screen = Screen::new();
     let mut next_refresh = begin;
@@ -67,13 +84,15 @@ pub fn run(options: &RunOptions) -> Result<Report, LabError> {
         for player in &mut players {
             player.advance(&stage, begin)?;
         }
+        hops.follow(&memberships_of(&players));
+        disturb(&mut stage, elapsed)?;
         if now >= next_refresh {
             next_refresh += REFRESH;
             screen.show(&View {
                 elapsed,
                 length: options.length,
                 engines: engines.join(", "),
-                hops: hops.view(now),
+                hops: hops.view(&stage.recorder, now),
                 players: players.iter_mut().map(|player| player.view(&stage.recorder, now)).collect(),
             });
         }
@@ -81,11 +100,19 @@ pub fn run(options: &RunOptions) -> Result<Report, LabError> {
     }
     let seconds = (stage.clock.now() - begin).as_secs_f64();
     leave_all(&stage, &mut players, begin)?;
+    hops.follow(&memberships_of(&players));
+    hops.update(&stage.recorder, stage.clock.now());
 
     let clients: Vec<_> = players.iter().map(Player::report).collect();
     let mut violations: Vec<_> = failure.map(|error| error.to_string()).into_iter().collect();
     violations.extend(hops.violations());
     violations.extend(clients.iter().flat_map(super::ClientReport::violations));
+    if clients.iter().any(super::ClientReport::misses_packets) {
+        violations.extend(hops.losses());
+    }
+    if clients.iter().any(super::ClientReport::got_packets_twice) {
+        violations.extend(hops.duplication());
+    }
     if clients.iter().all(|client| client.sessions.iter().all(|session| session.packets == 0)) {
         violations.push("no client received any packet".to_owned());
     }
@@ -99,6 +126,10 @@ pub fn run(options: &RunOptions) -> Result<Report, LabError> {
         write_report(path, &report)?;
     }
     Ok(report)
+}
+
+fn memberships_of(players: &[Player]) -> Vec<(Ipv4Addr, &[Span])> {
+    players.iter().map(Player::memberships).collect()
 }
 
 /// Lets everybody leave, and waits until the wires have to be quiet, and are seen to be.

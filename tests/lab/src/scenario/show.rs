@@ -58,14 +58,21 @@ fn table(view: &View) -> String {
     row(format_args!(""));
     row(format_args!("  {:.0}{of} s   {}   Ctrl-C ends", view.elapsed.as_secs_f64(), view.engines));
     row(format_args!(""));
-    row(format_args!("  {:<16}{:>10}{:>10}  carried as", "link", "packets", "Mbit/s"));
+    row(format_args!(
+        "  {:<16}{:>10}{:>10}{:>7}{:>9}  carried as",
+        "link", "packets", "Mbit/s", "lost", "loss %"
+    ));
     for hop in &view.hops {
         let carriage = match hop.carriage {
             Carriage::Native => "IP multicast",
             Carriage::Amt => "AMT over unicast",
         };
         let rate = megabits(hop.bit_rate);
-        row(format_args!("  {:<16}{:>10}{rate:>10}  {carriage}", hop.name, hop.counts.packets));
+        let loss = format!("{:.2}", hop.loss * 100.0);
+        row(format_args!(
+            "  {:<16}{:>10}{rate:>10}{:>7}{loss:>9}  {carriage}",
+            hop.name, hop.counts.packets, hop.lost
+        ));
     }
     row(format_args!(""));
     row(format_args!(
@@ -85,7 +92,9 @@ fn table(view: &View) -> String {
 
 fn line(view: &View) -> String {
     let rates: Vec<_> = view.hops.iter().map(|hop| megabits(hop.bit_rate)).collect();
-    let mut text = format!("{:>4.0} s  {} Mbit/s |", view.elapsed.as_secs_f64(), rates.join(" → "));
+    let lost = view.hops.iter().map(|hop| hop.lost).max().unwrap_or_default();
+    let mut text =
+        format!("{:>4.0} s  {} Mbit/s, {lost} lost |", view.elapsed.as_secs_f64(), rates.join(" → "));
     for player in &view.players {
         let PlayerView { name, state, packets, missing, continuity_errors, .. } = player;
         write!(text, " {name}: {state}").expect("writing to a string");
@@ -113,7 +122,7 @@ pub(super) fn summary(report: &Report) -> String {
         row(format_args!("  {} replicates by {}: {}", router.router, router.engine, router.reason));
     }
     for hop in &report.hops {
-        row(format_args!("  {:<16}{:>9} packets", hop.hop, hop.counts.packets));
+        row(format_args!("  {:<16}{:>9} packets, {} lost", hop.hop, hop.counts.packets, hop.lost));
     }
     for client in &report.clients {
         if client.sessions.is_empty() {

@@ -19,7 +19,8 @@ pub use mpegts::Continuity;
 pub use receiver::{Receiver, Session};
 pub use recorder::{Recorder, Sent};
 pub use source::{MpegTsSource, SourceConfig};
-pub use witness::{Carriage, Witness, classify};
+use witness::stream_payload;
+pub use witness::{Carriage, Passed, Witness, classify};
 
 /// The group and port of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

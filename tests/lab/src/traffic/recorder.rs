@@ -9,8 +9,13 @@ use std::{
     time::Duration,
 };
 
-use super::{Carriage, Counts, GroupPort, POLL, classify, fingerprint, packet_socket::PacketSocket};
+use super::{
+    Carriage, Counts, GroupPort, POLL, classify, fingerprint, packet_socket::PacketSocket, stream_payload,
+};
 use crate::{LabError, Namespace, clock::Clock};
+
+/// A source that sent nothing for so long is taken to be silent.
+const SILENT: Duration = Duration::from_millis(300);
 
 /// A packet that the source sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +66,17 @@ impl Recorder {
         self.shared.sent.lock().expect("the recorder does not panic").1
     }
 
+    /// Waits until the record has everything that was sent before now. Its thread may be a moment behind
+    /// those who receive; of a source that stays silent there is nothing to wait for.
+    pub fn catch_up(&self, clock: Clock) {
+        let now = clock.now();
+        let last =
+            || self.shared.sent.lock().expect("the recorder does not panic").0.last().map(|sent| sent.at);
+        while last().is_some_and(|at| at < now) && clock.now() < now + SILENT {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// What was sent from the given place in the record on.
     #[must_use]
     pub fn sent_from(&self, start: usize) -> Vec<Sent> {
@@ -86,34 +102,10 @@ fn record(socket: &PacketSocket, stream: GroupPort, clock: Clock, shared: &Share
         let at = clock.now();
         let frame = &buffer[..length];
         let Some((Carriage::Native, bytes)) = classify(frame, stream.group) else { continue };
-        let Some(payload) = udp_payload(&frame[14..], stream.port) else { continue };
+        let Some(payload) = stream_payload(frame, Carriage::Native, stream.port) else { continue };
         let mut sent = shared.sent.lock().expect("the recorder does not panic");
         sent.0.push(Sent { fingerprint: fingerprint(payload), at });
         sent.1.add(bytes);
     }
     Ok(())
-}
-
-/// The payload of an IPv4 packet that carries UDP to the port.
-fn udp_payload(packet: &[u8], port: u16) -> Option<&[u8]> {
-    let udp = packet.get(usize::from(packet.first()? & 0x0f) * 4..)?;
-    let length = usize::from(u16::from_be_bytes([*udp.get(4)?, *udp.get(5)?]));
-    let is_ours = packet.get(9) == Some(&17) && udp.get(2..4)? == port.to_be_bytes();
-    is_ours.then(|| udp.get(8..length)).flatten()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::udp_payload;
-
-    #[test]
-    fn the_payload_ends_where_udp_says_so_that_padding_is_no_part_of_it() {
-        let mut packet = vec![0x45, 0, 0, 31, 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 0, 2, 239, 192, 0, 1];
-        packet.extend([0x30, 0x39, 0x13, 0x8c, 0, 11, 0, 0]);
-        packet.extend(b"abc\0\0\0\0");
-        assert_eq!(udp_payload(&packet, 5004), Some(&b"abc"[..]));
-        assert_eq!(udp_payload(&packet, 5005), None);
-        assert_eq!(udp_payload(&packet[..30], 5004), None);
-        assert_eq!(udp_payload(&[], 5004), None);
-    }
 }

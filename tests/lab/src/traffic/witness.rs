@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    Counts, GroupPort, POLL,
+    Counts, GroupPort, POLL, fingerprint,
     packet_socket::{Direction, PacketSocket},
 };
 use crate::{LabError, Namespace, clock::Clock};
@@ -28,7 +28,9 @@ pub enum Carriage {
 const ETHERNET: usize = 14;
 const AMT_PORT: u16 = 2268;
 const AMT_DATA: u8 = 6;
+const AMT_DATA_HEADER: usize = 2;
 const UDP: u8 = 17;
+const UDP_HEADER: usize = 8;
 
 /// How a frame carries the group, if it does, and its length at layer 3.
 #[must_use]
@@ -53,8 +55,46 @@ pub fn classify(frame: &[u8], group: Ipv4Addr) -> Option<(Carriage, usize)> {
     (is_data && amt.get(18..22)? == group.octets()).then_some((Carriage::Amt, length))
 }
 
+/// The stream's payload in a frame that carries it so: of the inner packet, if it is in AMT.
+#[must_use]
+pub(super) fn stream_payload(frame: &[u8], carriage: Carriage, port: u16) -> Option<&[u8]> {
+    let packet = frame.get(ETHERNET..)?;
+    match carriage {
+        Carriage::Native => udp_payload(packet, port),
+        Carriage::Amt => {
+            let outer = usize::from(packet.first()? & 0x0f) * 4;
+            udp_payload(packet.get(outer + UDP_HEADER + AMT_DATA_HEADER..)?, port)
+        }
+    }
+}
+
+/// The payload of an IPv4 packet that carries UDP to the port.
+fn udp_payload(packet: &[u8], port: u16) -> Option<&[u8]> {
+    let udp = packet.get(usize::from(packet.first()? & 0x0f) * 4..)?;
+    let length = usize::from(u16::from_be_bytes([*udp.get(4)?, *udp.get(5)?]));
+    let is_ours = packet.get(9) == Some(&17) && udp.get(2..4)? == port.to_be_bytes();
+    is_ours.then(|| udp.get(8..length)).flatten()
+}
+
+/// A packet of the stream that passed a witness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// When.
+    pub at: Duration,
+    /// How it travelled.
+    pub carriage: Carriage,
+    /// Whether it left the node, or else came in.
+    pub outgoing: bool,
+    /// Its destination at the outside: the group, or the far end of the tunnel.
+    pub to: Ipv4Addr,
+    /// Identity of its payload.
+    pub fingerprint: u64,
+}
+
 #[derive(Debug, Default)]
 struct Seen {
+    /// What passed since it was last taken, if it is kept.
+    passed: Option<Vec<Passed>>,
     native: [Counts; 2],
     amt: [Counts; 2],
     stray: Counts,
@@ -91,7 +131,7 @@ impl Witness {
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name(format!("{}-{interface}", namespace.node()))
-            .spawn(move || watch(&socket, stream.group, clock, &theirs))
+            .spawn(move || watch(&socket, stream, clock, &theirs))
             .map_err(LabError::io("starting a witness"))?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -99,6 +139,18 @@ impl Witness {
     /// From now on the group may, or must not, come in here; what comes in although it must not is stray.
     pub fn forbid(&self, forbidden: bool) {
         self.shared.forbidden.store(forbidden, Ordering::SeqCst);
+    }
+
+    /// From now on keeps what passes until it is taken.
+    pub fn keep(&self) {
+        self.shared.seen.lock().expect("a witness does not panic").passed.get_or_insert_default();
+    }
+
+    /// What passed since the last time; nothing without [`Self::keep`].
+    #[must_use]
+    pub fn take(&self) -> Vec<Passed> {
+        let mut seen = self.shared.seen.lock().expect("a witness does not panic");
+        seen.passed.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Packets of the group that came in.
@@ -147,11 +199,13 @@ impl Drop for Witness {
     }
 }
 
-fn watch(socket: &PacketSocket, group: Ipv4Addr, clock: Clock, shared: &Shared) -> Result<(), LabError> {
-    let mut buffer = [0; 128];
+fn watch(socket: &PacketSocket, stream: GroupPort, clock: Clock, shared: &Shared) -> Result<(), LabError> {
+    let mut buffer = [0; 2048];
     while !shared.stop.load(Ordering::Relaxed) {
         let Some((length, direction)) = socket.receive(&mut buffer)? else { continue };
-        let Some((carriage, bytes)) = classify(&buffer[..length], group) else { continue };
+        let at = clock.now();
+        let frame = &buffer[..length];
+        let Some((carriage, bytes)) = classify(frame, stream.group) else { continue };
         let mut seen = shared.seen.lock().expect("a witness does not panic");
         match carriage {
             Carriage::Native => seen.native[direction as usize].add(bytes),
@@ -159,10 +213,27 @@ fn watch(socket: &PacketSocket, group: Ipv4Addr, clock: Clock, shared: &Shared) 
         }
         if direction == Direction::In && shared.forbidden.load(Ordering::SeqCst) {
             seen.stray.add(bytes);
-            seen.last_stray = Some(clock.now());
+            seen.last_stray = Some(at);
+        }
+        if let Some(passed) = &mut seen.passed
+            && let Some(payload) = stream_payload(frame, carriage, stream.port)
+        {
+            passed.push(Passed {
+                at,
+                carriage,
+                outgoing: direction == Direction::Out,
+                to: destination(frame),
+                fingerprint: fingerprint(payload),
+            });
         }
     }
     Ok(())
+}
+
+/// The destination of a frame that [`classify`] took.
+fn destination(frame: &[u8]) -> Ipv4Addr {
+    let octets = frame[ETHERNET + 16..].first_chunk::<4>().expect("the whole IP header was looked at");
+    Ipv4Addr::from(*octets)
 }
 
 #[cfg(test)]
@@ -218,5 +289,33 @@ mod tests {
         for length in 0..ETHERNET + 20 + 8 + 22 {
             assert_eq!(classify(&whole[..length], GROUP), None, "{length}");
         }
+    }
+
+    #[test]
+    fn the_payload_is_the_same_as_multicast_and_in_a_tunnel() {
+        let mut datagram = udp(9, 5004, b"payload");
+        datagram[4..6].copy_from_slice(&15_u16.to_be_bytes());
+        let inner = ip(GROUP, UDP, &datagram);
+        let data = [&[AMT_DATA, 0][..], &inner].concat();
+        let tunnelled = frame(&ip(Ipv4Addr::new(10, 5, 0, 11), UDP, &udp(AMT_PORT, 40000, &data)));
+        let native = frame(&inner);
+        assert_eq!(stream_payload(&native, Carriage::Native, 5004), Some(&b"payload"[..]));
+        assert_eq!(stream_payload(&tunnelled, Carriage::Amt, 5004), Some(&b"payload"[..]));
+        assert_eq!(stream_payload(&tunnelled, Carriage::Amt, 5005), None);
+        for length in 0..tunnelled.len() {
+            assert_eq!(stream_payload(&tunnelled[..length], Carriage::Amt, 5004), None, "{length}");
+        }
+        assert_eq!(destination(&tunnelled), Ipv4Addr::new(10, 5, 0, 11));
+    }
+
+    #[test]
+    fn the_payload_ends_where_udp_says_so_that_padding_is_no_part_of_it() {
+        let mut packet = vec![0x45, 0, 0, 31, 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 0, 2, 239, 192, 0, 1];
+        packet.extend([0x30, 0x39, 0x13, 0x8c, 0, 11, 0, 0]);
+        packet.extend(b"abc\0\0\0\0");
+        assert_eq!(udp_payload(&packet, 5004), Some(&b"abc"[..]));
+        assert_eq!(udp_payload(&packet, 5005), None);
+        assert_eq!(udp_payload(&packet[..30], 5004), None);
+        assert_eq!(udp_payload(&[], 5004), None);
     }
 }

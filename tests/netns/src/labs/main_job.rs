@@ -35,6 +35,7 @@ fn job(bed: &mut Bed, engine: Engine) -> Outcome {
         let groups = answer["groups"].as_array().map(Vec::as_slice).unwrap_or_default();
         groups.iter().any(|shown| shown["source"] == SOURCE.to_string())
     })?;
+    listener.more(bed, SOME)?;
     small.source.enter(|| -> std::io::Result<()> {
         let stale = multicast_socket(SOURCE, 1)?;
         stale.send_to(&payload(0), &STREAM.socket_addr().into())?;

@@ -6,6 +6,7 @@ mod bed;
 mod churn;
 mod config_errors;
 mod duplicate;
+mod follow;
 mod main_job;
 mod native;
 mod restart;
@@ -32,6 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         sources::trials(),
         bad_input::trials(),
         churn::trials(),
+        follow::trials(),
     ]
     .into_iter()
     .flatten()

@@ -353,10 +353,8 @@ impl MemberTable {
                 // From the back, so that the next member on the device is known.
                 let mut heads: Vec<(u32, u32)> = Vec::new();
                 for (slot, old) in fresh.slots.iter().rev().zip(live().rev()) {
-                    let next = heads
-                        .iter()
-                        .find(|(device, _)| *device == slot.ifindex)
-                        .map_or(0, |(_, head)| *head);
+                    let next =
+                        heads.iter().find(|(device, _)| *device == slot.ifindex).map_or(0, |(_, head)| *head);
                     let entry = backing.kernel.read_member(old.member())?;
                     backing.kernel.write_member(slot.member(), &MemberEntry { next, ..entry })?;
                     note(&mut heads, slot.ifindex, slot.member());

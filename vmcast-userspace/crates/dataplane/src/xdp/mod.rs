@@ -2,6 +2,7 @@
 
 mod attach;
 mod error;
+mod filler;
 mod index;
 mod keep;
 mod kernel;
@@ -10,6 +11,7 @@ mod log;
 mod member_table;
 mod object;
 mod open;
+mod outer;
 mod plane;
 mod pool;
 mod refused;
@@ -19,9 +21,9 @@ mod sys;
 mod tests;
 mod tunnel_table;
 
+pub use keep::remove_kept;
 pub use live::{InjectError, LiveRun, MAX_LIVE_BATCH};
 pub use log::KernelLog;
-pub use keep::remove_kept;
 pub use object::is_embedded;
 pub use open::{OnExit, OpenError, Options};
 pub use plane::XdpPlane;

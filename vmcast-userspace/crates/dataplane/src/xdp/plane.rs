@@ -1,6 +1,6 @@
 //! The plane itself: operations in, map writes out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use aya::Ebpf;
 use vmcast_common::{
@@ -22,6 +22,7 @@ use super::{
     member_table::{Backing, Change},
     pool::{TablePool, Tables as _},
     state::{Effective, InterfaceState, NextHopState, State, StreamState},
+    sys,
 };
 use crate::carried;
 use crate::plane::{
@@ -36,6 +37,7 @@ pub struct XdpPlane {
     pool: TablePool,
     attachments: Attachments,
     kept: Option<Fib>,
+    device_mtus: HashMap<u32, u16>,
     state: State,
     members: Indices,
     stats: Indices,
@@ -69,6 +71,7 @@ impl XdpPlane {
             pool,
             attachments,
             kept,
+            device_mtus: HashMap::new(),
             state: State::default(),
             members: Indices::new(maps::MEMBERS, limit::MEMBERS),
             stats: Indices::new(maps::STREAMS, limit::STREAMS),
@@ -113,6 +116,7 @@ impl XdpPlane {
     }
 
     fn set_interface(&mut self, interface: Interface) -> Result<(), Failure> {
+        self.device_mtus.clear();
         let ifindex = interface.ifindex;
         let entry = InterfaceEntry { accepts_sources: u32::from(interface.accepts_sources) };
         self.maps
@@ -129,13 +133,36 @@ impl XdpPlane {
         self.write_next_hop(next_hop, &hop)?;
         self.maps.prepare_device(ifindex.0)?;
         match self.state.interfaces.get_mut(&ifindex) {
-            Some(state) => state.interface = interface,
+            Some(state) => {
+                let before = std::mem::replace(&mut state.interface, interface);
+                if before.mtu != interface.mtu {
+                    self.respecify_natives_of(ifindex)?;
+                }
+            }
             None => {
                 self.attachments.attach(&mut self.object, ifindex)?;
                 self.state.interfaces.insert(ifindex, InterfaceState { interface, next_hop });
             }
         }
         Ok(())
+    }
+
+    /// The MTU of a device as the kernel has it, asked again after every change of interfaces or ways.
+    fn device_mtu(&mut self, ifindex: u32) -> Option<u16> {
+        if let Some(mtu) = self.device_mtus.get(&ifindex) {
+            return Some(*mtu);
+        }
+        let mtu = sys::device_mtu(ifindex)?;
+        self.device_mtus.insert(ifindex, mtu);
+        Some(mtu)
+    }
+
+    /// Takes note anew of an interface as a native member.
+    fn respecify_natives_of(&mut self, ifindex: IfIndex) -> Result<(), Failure> {
+        let native = |state: &&StreamState| state.natives.contains(&ifindex);
+        let streams: Vec<Stream> =
+            self.state.streams.values().filter(native).map(|state| state.stream).collect();
+        streams.into_iter().try_for_each(|stream| self.add_member(stream, Output::Interface(ifindex)))
     }
 
     fn remove_interface(&mut self, ifindex: IfIndex) -> Result<(), Failure> {
@@ -165,6 +192,7 @@ impl XdpPlane {
     }
 
     fn set_next_hop(&mut self, id: NextHopId, hop: NextHop) -> Result<(), Failure> {
+        self.device_mtus.clear();
         let known = self.state.next_hops.get(&id).map(|state| (state.index, state.hop));
         let index = match known {
             Some((index, _)) => index,
@@ -373,7 +401,7 @@ impl XdpPlane {
             Output::Interface(_) => u16::MAX,
             Output::Tunnel(id) => self.state.link_mtu(id),
         };
-        let device_mtu = self.state.device_mtu(spec.ifindex).unwrap_or(link_mtu);
+        let device_mtu = self.device_mtu(spec.ifindex).unwrap_or(link_mtu);
         let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
         state.expect_member(output, link_mtu, device_mtu);
         self.write_stream(stats)?;

@@ -2,24 +2,23 @@
 //!
 //! Putting a map into a map of maps waits for every CPU to have left the old one: 8 to 16 ms. A
 //! join must not wait for that, so a thread keeps a stock of empty tables of each size. It also
-//! takes back tables that are no longer used: replacing one by an empty one is the wait after which
-//! nobody can still be walking it, and then its members may be used again.
+//! takes tables out that are no longer used: what they leave behind may be used again after that
+//! same wait, because nobody can still be walking them then.
 
 use std::{
     collections::VecDeque,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::AsFd as _,
     sync::mpsc::{self, Receiver, Sender, TryRecvError},
     thread::JoinHandle,
 };
 
 use aya::{
-    maps::{ArrayOfMaps, DevMap, Map, MapData, MapFd},
+    maps::{DevMap, Map, MapData},
     programs::ProgramFd,
 };
-use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_DEVMAP;
-use vmcast_common::maps::{self, HeadKey, limit};
+use vmcast_common::maps::HeadKey;
 
-use super::{error::KernelError, index::Indices, sys};
+use super::{error::KernelError, filler::Filler, outer::OuterMap, sys};
 
 /// Slots of the tables that are kept in stock, each four times the one before.
 pub(super) const SIZES: [u32; 8] = [4, 16, 64, 256, 1024, 4096, 16_384, 65_536];
@@ -28,16 +27,46 @@ const FIRST_STOCK: [usize; SIZES.len()] = [64, 32, 16, 4, 2, 0, 0, 0];
 /// Largest stock of a size; it doubles each time it is found empty.
 const MAX_STOCK: usize = 1024;
 
+/// The devmap of a table.
+#[derive(Debug)]
+pub(super) enum Devmap {
+    /// The kernel's number of the map. The map of maps holds it, so no descriptor is kept: streams
+    /// are many, and peers decide how many.
+    Numbered(u32),
+    /// A descriptor, where the kernel does not open maps by number.
+    Held(Map),
+}
+
+impl Devmap {
+    /// Opens it for one change.
+    fn change<R>(
+        &mut self,
+        change: impl FnOnce(&mut Map) -> Result<R, KernelError>,
+    ) -> Result<R, KernelError> {
+        match self {
+            Self::Numbered(id) => {
+                let data = MapData::from_id(*id).map_err(KernelError::call("opening a devmap"))?;
+                change(&mut Map::DevMap(data))
+            }
+            Self::Held(map) => change(map),
+        }
+    }
+}
+
 /// A member table that one stream owns.
 #[derive(Debug)]
 pub(super) struct TableLease {
     id: u32,
     size: usize,
-    /// The devmap; `None` only in the model of the kernel.
-    map: Option<Map>,
+    /// `None` only in the model of the kernel.
+    devmap: Option<Devmap>,
 }
 
 impl TableLease {
+    pub(super) const fn new(id: u32, size: usize, devmap: Option<Devmap>) -> Self {
+        Self { id, size, devmap }
+    }
+
     /// Its number, never 0.
     pub(super) const fn id(&self) -> u32 {
         self.id
@@ -55,26 +84,30 @@ impl TableLease {
         program: &ProgramFd,
     ) -> Result<(), KernelError> {
         let what = "writing a devmap slot";
-        let Some(map) = self.map.as_mut() else {
+        let Some(devmap) = self.devmap.as_mut() else {
             return Ok(());
         };
-        let mut devices = DevMap::try_from(map).map_err(KernelError::call(what))?;
-        devices.set(slot, ifindex, Some(program), 0).map_err(KernelError::call(what))
+        devmap.change(|map| {
+            let mut devices = DevMap::try_from(map).map_err(KernelError::call(what))?;
+            devices.set(slot, ifindex, Some(program), 0).map_err(KernelError::call(what))
+        })
     }
 
     pub(super) fn remove_slot(&mut self, slot: u32) -> Result<(), KernelError> {
-        match &self.map {
-            Some(Map::DevMap(data)) => {
-                sys::delete(&data.fd().as_fd(), slot).map_err(KernelError::call("emptying a devmap slot"))
-            }
+        let what = "emptying a devmap slot";
+        let Some(devmap) = self.devmap.as_mut() else {
+            return Ok(());
+        };
+        devmap.change(|map| match map {
+            Map::DevMap(data) => sys::delete(&data.fd().as_fd(), slot).map_err(KernelError::call(what)),
             _ => Ok(()),
-        }
+        })
     }
 
     /// A lease without a map behind it, for the model of the kernel.
     #[cfg(test)]
     pub(super) const fn model(id: u32, size: usize) -> Self {
-        Self { id, size, map: None }
+        Self::new(id, size, None)
     }
 }
 
@@ -95,15 +128,22 @@ pub(super) trait Tables {
     fn poll_remains(&mut self) -> Option<Remains>;
 }
 
-enum Order {
+/// What the thread is to do.
+pub(super) enum Order {
     Make { size: usize, count: usize },
     Retire { table: TableLease, remains: Remains },
 }
 
-enum Delivery {
+/// What it has done.
+pub(super) enum Delivery {
     Table(TableLease),
     Remains(Remains),
-    Failed { size: usize, error: KernelError },
+    /// So many tables of an order were not made.
+    Failed {
+        size: usize,
+        count: usize,
+        error: KernelError,
+    },
 }
 
 /// The stock and the thread that fills it.
@@ -114,6 +154,7 @@ pub(super) struct TablePool {
     target: [usize; SIZES.len()],
     ordered: [usize; SIZES.len()],
     remains: VecDeque<Remains>,
+    failures: u64,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -121,26 +162,30 @@ impl TablePool {
     pub(super) fn start(outer: Map) -> Result<Self, KernelError> {
         let (orders, order_queue) = mpsc::channel();
         let (delivery_queue, deliveries) = mpsc::channel();
+        let filler = Filler::new(OuterMap::new(outer)?);
         let thread = std::thread::Builder::new()
             .name("vmcast-tables".into())
-            .spawn(move || {
-                let ids = Indices::new(maps::TABLES, limit::TABLES);
-                Filler { outer, ids, uses: Vec::new() }.run(&order_queue, &delivery_queue);
-            })
+            .spawn(move || filler.run(&order_queue, &delivery_queue))
             .map_err(KernelError::call("starting the table thread"))?;
-        let mut pool = Self {
+        let mut pool = Self::new(orders, deliveries);
+        pool.thread = Some(thread);
+        for size in 0..SIZES.len() {
+            pool.order(size);
+        }
+        Ok(pool)
+    }
+
+    fn new(orders: Sender<Order>, deliveries: Receiver<Delivery>) -> Self {
+        Self {
             orders: Some(orders),
             deliveries,
             stock: Default::default(),
             target: FIRST_STOCK,
             ordered: [0; SIZES.len()],
             remains: VecDeque::new(),
-            thread: Some(thread),
-        };
-        for size in 0..SIZES.len() {
-            pool.order(size);
+            failures: 0,
+            thread: None,
         }
-        Ok(pool)
     }
 
     /// Orders what is missing to the target, once the stock is half empty.
@@ -172,10 +217,21 @@ impl TablePool {
                 self.remains.push_back(remains);
                 Ok(())
             }
-            Delivery::Failed { size, error } => {
-                self.ordered[size] = self.ordered[size].saturating_sub(1);
+            Delivery::Failed { size, count, error } => {
+                self.ordered[size] = self.ordered[size].saturating_sub(count);
+                // From here one table is ordered when one is needed, and more only as that succeeds.
+                self.target[size] = 0;
                 Err((size, error))
             }
+        }
+    }
+
+    /// Tells the operator of failures 1, 2, 4, 8 and so on: a peer can provoke many.
+    fn note_failure(&mut self, size: usize, error: &KernelError) {
+        self.failures += 1;
+        if self.failures.is_power_of_two() {
+            let (slots, failures) = (SIZES[size], self.failures);
+            tracing::warn!(slots, failures, %error, "member tables cannot be made in advance");
         }
     }
 
@@ -184,7 +240,7 @@ impl TablePool {
             match self.deliveries.try_recv() {
                 Ok(delivery) => {
                     if let Err((size, error)) = self.accept(delivery) {
-                        tracing::warn!(slots = SIZES[size], %error, "a member table could not be made in advance");
+                        self.note_failure(size, &error);
                     }
                 }
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
@@ -203,10 +259,6 @@ impl Tables for TablePool {
         if self.stock[size].is_empty() {
             self.target[size] = (self.target[size] * 2).clamp(1, MAX_STOCK);
             self.order(size);
-            if self.ordered[size] == 0 {
-                self.ordered[size] = 1;
-                self.send(Order::Make { size, count: 1 });
-            }
         }
         loop {
             if let Some(table) = self.stock[size].pop_front() {
@@ -217,16 +269,16 @@ impl Tables for TablePool {
                 .deliveries
                 .recv()
                 .map_err(|_| KernelError::call("waiting for a member table")("its thread has ended"))?;
-            if let Err((failed, error)) = self.accept(delivery)
-                && failed == size
-            {
-                return Err(error);
+            if let Err((failed, error)) = self.accept(delivery) {
+                if failed == size {
+                    return Err(error);
+                }
+                self.note_failure(failed, &error);
             }
         }
     }
 
     fn retire(&mut self, table: TableLease, remains: Remains) {
-        self.ordered[table.size] += 1;
         self.send(Order::Retire { table, remains });
     }
 
@@ -245,102 +297,80 @@ impl Drop for TablePool {
     }
 }
 
-/// The thread's side.
-struct Filler {
-    outer: Map,
-    /// Places in the table of tables.
-    ids: Indices,
-    /// How often each place was used.
-    uses: Vec<u32>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Filler {
-    fn run(mut self, orders: &Receiver<Order>, deliveries: &Sender<Delivery>) {
-        while let Ok(first) = orders.recv() {
-            let mut made = Vec::new();
-            let mut remains = Vec::new();
-            for order in std::iter::once(first).chain(orders.try_iter()) {
-                let (size, count, id) = match order {
-                    Order::Make { size, count } => (size, count, None),
-                    Order::Retire { table, remains: left } => {
-                        remains.push(left);
-                        (table.size, 1, Some(maps::table_place(table.id)))
-                    }
-                };
-                for _ in 0..count {
-                    match self.make(size, id) {
-                        Ok(table) => made.push(table),
-                        Err(error) => {
-                            let _ = deliveries.send(Delivery::Failed { size, error });
-                        }
-                    }
-                }
-            }
-            let stored = self.store(&made);
-            for table in made {
-                let delivery = match &stored {
-                    Ok(()) => Delivery::Table(table),
-                    Err(error) => {
-                        self.ids.give_back(maps::table_place(table.id));
-                        let error = KernelError::call("storing a member table")(error.to_string());
-                        Delivery::Failed { size: table.size, error }
-                    }
-                };
-                let _ = deliveries.send(delivery);
-            }
-            // Members of a table that could not be replaced might still be walked: they are not
-            // given back then.
-            if stored.is_ok() {
-                for left in remains {
-                    let _ = deliveries.send(Delivery::Remains(left));
-                }
-            }
+    struct Bed {
+        pool: TablePool,
+        orders: Receiver<Order>,
+        deliveries: Sender<Delivery>,
+    }
+
+    impl Bed {
+        fn new() -> Self {
+            let (orders, order_queue) = mpsc::channel();
+            let (deliveries, delivery_queue) = mpsc::channel();
+            Self { pool: TablePool::new(orders, delivery_queue), orders: order_queue, deliveries }
+        }
+
+        /// How many tables of the smallest size were ordered since the last time.
+        fn ordered(&self) -> Vec<usize> {
+            let count = |order| match order {
+                Order::Make { size: 0, count } => Some(count),
+                Order::Make { .. } | Order::Retire { .. } => None,
+            };
+            self.orders.try_iter().filter_map(count).collect()
+        }
+
+        fn deliver(&self, delivery: Delivery) {
+            self.deliveries.send(delivery).unwrap();
+        }
+
+        fn fail(&self, count: usize) {
+            let error = KernelError::call("creating a devmap")("out of room");
+            self.deliver(Delivery::Failed { size: 0, count, error });
         }
     }
 
-    fn make(&mut self, size: usize, place: Option<u32>) -> Result<TableLease, KernelError> {
-        let what = "creating a devmap";
-        let definition = aya_obj::Map::new_from_params(BPF_MAP_TYPE_DEVMAP as u32, 4, 8, SIZES[size], 0);
-        let data = MapData::create(definition, "vmcast_table", None).map_err(KernelError::call(what))?;
-        let place = match place {
-            Some(place) => place,
-            None => self.ids.take()?,
-        };
-        Ok(TableLease { id: self.number(place), size, map: Some(Map::DevMap(data)) })
+    #[test]
+    fn after_a_failure_tables_are_ordered_one_at_a_time_until_that_succeeds() {
+        let mut bed = Bed::new();
+        // Put into the queue before each take, which would wait for it.
+        bed.fail(128);
+        bed.pool.ordered[0] = 128;
+        bed.fail(1);
+        assert!(bed.pool.take(1).is_err());
+        assert_eq!(bed.ordered(), [1], "not twice what failed");
+        bed.fail(1);
+        assert!(bed.pool.take(1).is_err());
+        assert_eq!(bed.ordered(), [1]);
+        bed.deliver(Delivery::Table(TableLease::model(5, 0)));
+        assert_eq!(bed.pool.take(1).unwrap().id(), 5);
+        assert_eq!(bed.ordered(), [1], "the stock has one again");
+        bed.deliver(Delivery::Table(TableLease::model(6, 0)));
+        bed.deliver(Delivery::Table(TableLease::model(7, 0)));
+        assert_eq!([bed.pool.take(1).unwrap().id(), bed.pool.take(1).unwrap().id()], [6, 7]);
     }
 
-    /// The next number of a place.
-    fn number(&mut self, place: u32) -> u32 {
-        let index = place as usize;
-        if self.uses.len() <= index {
-            self.uses.resize(index + 1, 0);
-        }
-        self.uses[index] = self.uses[index].wrapping_add(1);
-        place | self.uses[index].wrapping_mul(limit::TABLES)
+    #[test]
+    fn failures_of_another_size_do_not_spoil_a_table() {
+        let mut bed = Bed::new();
+        bed.fail(3);
+        bed.deliver(Delivery::Table(TableLease::model(9, 1)));
+        assert_eq!(bed.pool.take(16).unwrap().id(), 9);
+        assert_eq!((bed.pool.failures, bed.pool.target[0]), (1, 0));
     }
 
-    /// Stores tables with one wait for all of them, or one by one on a kernel without batches.
-    fn store(&mut self, tables: &[TableLease]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let (keys, inner): (Vec<u32>, Vec<&MapData>) = tables
-            .iter()
-            .filter_map(|table| match &table.map {
-                Some(Map::DevMap(data)) => Some((maps::table_place(table.id), data)),
-                _ => None,
-            })
-            .unzip();
-        if keys.is_empty() {
-            return Ok(());
+    #[test]
+    fn retired_tables_do_not_fill_the_stock() {
+        let mut bed = Bed::new();
+        for id in 1..=500 {
+            bed.pool.retire(TableLease::model(id, 0), Remains { members: vec![id], heads: Vec::new() });
+            bed.deliver(Delivery::Remains(Remains { members: vec![id], heads: Vec::new() }));
         }
-        let values: Vec<i32> = inner.iter().map(|data| data.fd().as_fd().as_raw_fd()).collect();
-        if let Map::ArrayOfMaps(outer) = &self.outer
-            && sys::update_map_of_maps(&outer.fd().as_fd(), &keys, &values).is_ok()
-        {
-            return Ok(());
-        }
-        let mut outer = ArrayOfMaps::<_, MapFd>::try_from(&mut self.outer)?;
-        for (id, data) in keys.into_iter().zip(inner) {
-            outer.set(id, data.fd(), 0)?;
-        }
-        Ok(())
+        assert_eq!(std::iter::from_fn(|| bed.pool.poll_remains()).count(), 500);
+        assert!(bed.pool.stock.iter().all(VecDeque::is_empty));
+        assert_eq!(bed.ordered(), [0; 0]);
     }
 }

@@ -157,11 +157,6 @@ impl State {
         known.or_else(|| Some(self.interfaces.values().next()?.interface.mtu)).unwrap_or(u16::MAX)
     }
 
-    /// The MTU of a device that is one of our interfaces.
-    pub(super) fn device_mtu(&self, ifindex: u32) -> Option<u16> {
-        self.interfaces.get(&IfIndex(ifindex)).map(|state| state.interface.mtu)
-    }
-
     /// What a stream's packets are done with at present.
     pub(super) fn effective_table(&self, state: &StreamState) -> Effective {
         match state.members {

@@ -68,8 +68,26 @@ pub(super) fn delete(map: &impl AsRawFd, key: u32) -> io::Result<()> {
         flags: 0,
     };
     // SAFETY: `attr` has the layout of the element member, and the key of 4 bytes outlives the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_MAP_DELETE_ELEM, &raw mut attr, size_of::<ElementAttr>())
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_DELETE_ELEM, &raw mut attr, size_of::<ElementAttr>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The MTU of a device in this network namespace, as the kernel's broadcast looks at it.
+pub(super) fn device_mtu(ifindex: u32) -> Option<u16> {
+    let name = nix::net::if_::if_indextoname(ifindex).ok()?;
+    let mut request =
+        libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_mtu: 0 } };
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.to_bytes()) {
+        *place = byte.cast_signed();
+    }
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).ok()?;
+    // SAFETY: the request is an initialised `ifreq` with a terminated name that outlives the call, which
+    // fills in the MTU.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) };
+    if result < 0 {
+        return None;
+    }
+    // SAFETY: the call has set this member of the union.
+    u16::try_from(unsafe { request.ifr_ifru.ifru_mtu }).ok()
 }

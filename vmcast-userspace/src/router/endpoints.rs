@@ -1,0 +1,201 @@
+//! The sockets of the tunnels: those of the relay on our addresses, and the gateway's.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use tokio::{sync::mpsc, task::AbortHandle};
+
+use super::run::Event;
+use crate::sockets::{Buffer, UdpEndpoint};
+
+/// A socket and the task that reads it; dropped, both end.
+#[derive(Debug)]
+pub(super) struct Reading {
+    socket: Arc<UdpEndpoint>,
+    task: AbortHandle,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Reading {
+    /// Our end.
+    pub(super) fn local(&self) -> SocketAddr {
+        self.socket.local().into()
+    }
+
+    fn start(
+        local: SocketAddrV4,
+        events: &mpsc::Sender<Event>,
+        event: fn(local: SocketAddr, remote: SocketAddr, bytes: Vec<u8>) -> Event,
+    ) -> io::Result<Self> {
+        let socket = Arc::new(UdpEndpoint::bind(local)?);
+        let task = tokio::spawn(read(Arc::clone(&socket), events.clone(), event)).abort_handle();
+        Ok(Self { socket, task })
+    }
+}
+
+async fn read(
+    socket: Arc<UdpEndpoint>,
+    events: mpsc::Sender<Event>,
+    event: fn(SocketAddr, SocketAddr, Vec<u8>) -> Event,
+) {
+    let mut buffer = Buffer::new();
+    loop {
+        match socket.recv(&mut buffer).await {
+            Ok(received) => {
+                let bytes = received.bytes.to_vec();
+                if events.send(event(received.local.into(), received.remote.into(), bytes)).await.is_err() {
+                    return;
+                }
+            }
+            // An ICMP error about a datagram that was sent before; the socket goes on.
+            Err(error) => tracing::debug!(%error, "reading a tunnel endpoint"),
+        }
+    }
+}
+
+/// The endpoints of the relay.
+pub(super) struct Relays {
+    port: u16,
+    sockets: BTreeMap<SocketAddr, Reading>,
+}
+
+/// Endpoints that came and went.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    pub(super) added: Vec<SocketAddr>,
+    pub(super) removed: Vec<SocketAddr>,
+    /// Those that could not be had.
+    pub(super) refused: Vec<(SocketAddr, io::Error)>,
+}
+
+impl Relays {
+    pub(super) const fn new(port: u16) -> Self {
+        Self { port, sockets: BTreeMap::new() }
+    }
+
+    /// Takes tunnels at these addresses and no others.
+    pub(super) fn follow(&mut self, addresses: &[Ipv4Addr], events: &mpsc::Sender<Event>) -> Moves {
+        let mut moves = Moves::default();
+        self.sockets.retain(|endpoint, _| {
+            let stays = addresses.iter().any(|address| endpoint.ip() == *address);
+            if !stays {
+                moves.removed.push(*endpoint);
+            }
+            stays
+        });
+        for address in addresses {
+            let local = SocketAddrV4::new(*address, self.port);
+            if self.sockets.contains_key(&local.into()) {
+                continue;
+            }
+            let event = |local, remote, bytes| Event::Relay { local, remote, bytes };
+            match Reading::start(local, events, event) {
+                Ok(socket) => {
+                    self.sockets.insert(local.into(), socket);
+                    moves.added.push(local.into());
+                }
+                Err(error) => moves.refused.push((local.into(), error)),
+            }
+        }
+        moves
+    }
+
+    /// Where tunnels are taken.
+    pub(super) fn endpoints(&self) -> Vec<SocketAddr> {
+        self.sockets.keys().copied().collect()
+    }
+
+    /// Sends from an endpoint.
+    pub(super) fn send(&self, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) -> bool {
+        self.sockets.get(&local).is_some_and(|socket| send(socket, local, remote, bytes))
+    }
+}
+
+/// Sends a datagram; what is lost here is repeated by its protocol.
+pub(super) fn send(reading: &Reading, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) -> bool {
+    let (IpAddr::V4(local), SocketAddr::V4(remote)) = (local.ip(), remote) else {
+        return false;
+    };
+    match reading.socket.send(local, remote, bytes) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::debug!(%remote, %error, "datagram not sent");
+            false
+        }
+    }
+}
+
+/// A socket for the gateway; port 0 takes a free one.
+///
+/// # Errors
+/// If the address is not ours or the port is taken.
+pub(super) fn open_gateway(local: SocketAddrV4, events: &mpsc::Sender<Event>) -> anyhow::Result<Reading> {
+    let event = |_, remote, bytes| Event::Gateway { remote, bytes };
+    Reading::start(local, events, event).with_context(|| format!("a socket on {local}"))
+}
+
+/// The address that the kernel takes to reach `remote`, if a route leads there; nothing is sent.
+pub(super) fn source_towards(remote: SocketAddr) -> Option<Ipv4Addr> {
+    let probe = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    probe.connect(remote).ok()?;
+    match probe.local_addr().ok()? {
+        SocketAddr::V4(local) => Some(*local.ip()),
+        SocketAddr::V6(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: Ipv4Addr = Ipv4Addr::new(127, 44, 0, 1);
+    const SECOND: Ipv4Addr = Ipv4Addr::new(127, 44, 0, 2);
+
+    /// A port that is free on an address at the moment.
+    fn free_port() -> u16 {
+        let socket = UdpSocket::bind((FIRST, 0)).expect("a loopback address");
+        socket.local_addr().expect("it is bound").port()
+    }
+
+    #[tokio::test]
+    async fn endpoints_follow_the_addresses_and_one_that_stays_is_not_touched() {
+        let (events, mut received) = mpsc::channel(4);
+        let port = free_port();
+        let [first, second] = [FIRST, SECOND].map(|address| SocketAddr::from((address, port)));
+        let mut relays = Relays::new(port);
+        assert!(relays.endpoints().is_empty());
+        assert_eq!(relays.follow(&[FIRST], &events).added, [first]);
+        let moves = relays.follow(&[FIRST, SECOND], &events);
+        assert_eq!((moves.added, moves.removed), (vec![second], vec![]));
+
+        let member = UdpSocket::bind((FIRST, 0)).expect("a loopback address");
+        member.send_to(b"hello", second).expect("loopback");
+        let Some(Event::Relay { local, bytes, .. }) = received.recv().await else { panic!("a datagram") };
+        assert_eq!((local, bytes.as_slice()), (second, b"hello".as_slice()));
+
+        assert_eq!(relays.follow(&[FIRST], &events).removed, [second]);
+        assert_eq!(relays.endpoints(), [first]);
+        assert!(!relays.send(second, member.local_addr().expect("it is bound"), b"too late"));
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_cannot_be_had_is_told_and_the_others_serve() {
+        let (events, _received) = mpsc::channel(4);
+        let port = free_port();
+        let _taken = UdpSocket::bind((SECOND, port)).expect("a free port");
+        let mut relays = Relays::new(port);
+        let moves = relays.follow(&[FIRST, SECOND], &events);
+        assert_eq!(moves.added, [SocketAddr::from((FIRST, port))]);
+        assert_eq!(moves.refused.len(), 1);
+    }
+}
