@@ -157,6 +157,24 @@ pub(crate) fn command(options: &Options) -> Result<ExitCode> {
             "warnings",
         ]),
     );
+    // They are no part of all targets.
+    checks.check(
+        "clippy of the tests that are run by name",
+        with(&[
+            "clippy",
+            "--package",
+            "vmcast-lab",
+            "--package",
+            "xtask",
+            "--test",
+            "faults",
+            "--test",
+            "lab_commands",
+            "--",
+            "--deny",
+            "warnings",
+        ]),
+    );
     checks.tests(
         "unit and documentation tests",
         with(&[
@@ -188,11 +206,11 @@ fn fuzz_smoke(checks: &mut Checks) {
 fn privileged(checks: &mut Checks, options: &Options, setup: &Setup) {
     const NETNS: &str = "kernel programs and labs";
     const FAULTS: &str = "faulty networks are found out";
-    const KEPT: &str = "the lab for hands-on use";
+    const COMMANDS: &str = "commands of the lab";
     let lab = |engine: &str| format!("the main job, engine {engine}");
     let reason = if options.quick { Some("--quick") } else { setup.no_lab.as_deref() };
     if let Some(reason) = reason {
-        for name in [NETNS, FAULTS, KEPT, &lab("auto"), &lab("software")] {
+        for name in [NETNS, FAULTS, COMMANDS, &lab("auto"), &lab("software")] {
             checks.skip(name, reason);
         }
         return;
@@ -206,7 +224,7 @@ fn privileged(checks: &mut Checks, options: &Options, setup: &Setup) {
             };
             checks.tests(NETNS, with_program(&["--package", "vmcast-netns-tests"]));
             checks.tests(FAULTS, with_program(&["--package", "vmcast-lab", "--test", "faults"]));
-            checks.tests(KEPT, with_program(&["--package", "xtask", "--test", "kept_lab"]));
+            checks.tests(COMMANDS, with_program(&["--package", "xtask", "--test", "lab_commands"]));
         }
         Err(error) => checks.note(NETNS, Count::FAILED, Some(error)),
     }

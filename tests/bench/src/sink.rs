@@ -51,7 +51,8 @@ fn program(object: &mut Ebpf) -> Result<&mut Xdp> {
     Ok(program.try_into()?)
 }
 
-fn object() -> Result<&'static [u8]> {
+/// The object of both ends.
+pub(crate) fn object() -> Result<&'static [u8]> {
     #[cfg(vmcast_sink_object)]
     return Ok(OBJECT);
     #[cfg(not(vmcast_sink_object))]

@@ -49,3 +49,12 @@ pub const SINK_COUNTS: &str = "SINK_COUNTS";
 pub const SINK_PORTS: u32 = 65_536;
 /// The benchmark's sink.
 pub const PROGRAM_SINK: &str = "vmcast_sink";
+
+/// First bytes of every frame of the benchmark's source; array of one.
+pub const SOURCE_HEAD: &str = "SOURCE_HEAD";
+/// How many bytes these are: Ethernet and IPv4.
+pub const SOURCE_HEAD_LEN: usize = 34;
+/// The program that the benchmark's source goes on with; program array of one.
+pub const SOURCE_NEXT: &str = "SOURCE_NEXT";
+/// The benchmark's source.
+pub const PROGRAM_SOURCE: &str = "vmcast_source";

@@ -1,5 +1,9 @@
-//! The far end of a benchmark: counts UDP datagrams by destination port and drops them, so that
-//! what is measured is the making of copies and not a host stack taking them in.
+//! Both ends of a benchmark.
+//!
+//! The sink counts UDP datagrams by destination port and drops them, so that what is measured is the
+//! making of copies and not a host stack taking them in. The source gives a live frame of
+//! `BPF_PROG_TEST_RUN` its headers back, which the run before left changed, and goes on with the
+//! program under test.
 #![no_std]
 #![no_main]
 #![expect(
@@ -9,18 +13,18 @@
 )]
 
 #[path = "../packet.rs"]
-#[expect(dead_code, reason = "the sink only reads")]
+#[expect(dead_code, reason = "the benchmark moves no bounds")]
 mod packet;
 
 use aya_ebpf::{
     bindings::xdp_action,
-    btf_maps::PerCpuArray,
+    btf_maps::{Array, PerCpuArray, ProgramArray},
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
 use vmcast_common::{
     hdr::{eth, ipv4, udp},
-    maps::SINK_PORTS,
+    maps::{SINK_PORTS, SOURCE_HEAD_LEN},
     packet::Packet as _,
 };
 
@@ -29,6 +33,26 @@ use crate::packet::Frame;
 /// Datagrams by destination port.
 #[btf_map]
 static SINK_COUNTS: PerCpuArray<u64, { SINK_PORTS as usize }> = PerCpuArray::new();
+
+/// The first bytes of every frame.
+#[btf_map]
+static SOURCE_HEAD: Array<[u8; SOURCE_HEAD_LEN], 1> = Array::new();
+/// The program under test.
+#[btf_map]
+static SOURCE_NEXT: ProgramArray<1> = ProgramArray::new();
+
+/// Makes the frame new and hands it to the program under test.
+#[xdp]
+pub fn vmcast_source(ctx: XdpContext) -> u32 {
+    let frame = Frame::new(&ctx);
+    if let Some(head) = SOURCE_HEAD.get(0)
+        && frame.store(0, *head).is_some()
+    {
+        // SAFETY: the program under test is of the same type; nothing of this one is used after it.
+        let _ = unsafe { SOURCE_NEXT.tail_call(&ctx, 0) };
+    }
+    xdp_action::XDP_DROP
+}
 
 /// Counts and drops UDP over IPv4 without options; lets everything else pass.
 #[xdp]

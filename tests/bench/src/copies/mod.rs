@@ -8,6 +8,7 @@ mod core_time;
 mod relay;
 mod rig;
 mod run;
+mod source;
 mod xdp;
 
 use std::time::Duration;

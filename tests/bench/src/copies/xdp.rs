@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use etherparse::PacketBuilder;
 use vmcast_common::{
     AMT_PORT,
@@ -24,15 +24,15 @@ use super::{
     core_time::CoreTime,
     rig::{Cable, EGRESS, NATIVE_PORT, Rig},
     run::{Engine, Run},
+    source::Source,
 };
 
 const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 const MTU: u16 = 1500;
 /// Time to live of the frames put in.
-const TTL: u8 = 255;
-/// How often a page may come round: the program lowers the time to live in place and never sends a
-/// packet on with 0.
-const ROUNDS_OF_A_PAGE: u32 = 250;
+const TTL: u8 = 16;
+/// Packets of one call: setting it up takes the kernel some 20 ms.
+const A_CALL: u32 = 1_000;
 /// Packets where a few are enough.
 const A_FEW: u32 = 400;
 /// Most frames between two turns of the softirqs, as a driver's poll has it (`NAPI_POLL_WEIGHT`).
@@ -42,12 +42,10 @@ const MAX_BATCH: usize = 64;
 /// `netdev_budget`) before they hand the rest to a thread.
 const COPIES_PER_BATCH: usize = 256;
 
-/// The plane with its streams.
-///
-/// Each stream has `members` members, all but one over AMT. The last is native: its copy is made of
-/// the frame that was put in, which keeps a good Ethernet header for its next use.
+/// The plane with its streams, whose members all get AMT.
 pub(super) struct XdpEngine {
     plane: XdpPlane,
+    source: Source,
     tunnels: usize,
     core: CoreTime,
 }
@@ -67,14 +65,13 @@ impl XdpEngine {
             FibOp::SetNextHop(NextHopId(id), hop)
         }));
         plane.apply(&ops)?;
-        Ok(Self { plane, tunnels: 0, core: CoreTime::of(0) })
+        let source = Source::load(&plane.ingress_program()?)?;
+        Ok(Self { plane, source, tunnels: 0, core: CoreTime::of(0) })
     }
 
     fn set_members(&mut self, rig: &Rig, stream: Stream, members: usize) -> Result<()> {
-        let tunnels = members - 1;
-        let native = rig.cable(members - 1);
-        let mut ops = vec![set_interface(native)];
-        for member in self.tunnels..tunnels {
+        let mut ops = Vec::new();
+        for member in self.tunnels..members {
             let tunnel = Tunnel {
                 kind: TunnelKind::Amt,
                 local: SocketAddr::new(rig.cable(member).near.into(), AMT_PORT),
@@ -84,12 +81,11 @@ impl XdpEngine {
             };
             ops.push(FibOp::SetTunnel(TunnelId(member as u32), tunnel));
         }
-        self.tunnels = self.tunnels.max(tunnels);
+        self.tunnels = self.tunnels.max(members);
         ops.push(FibOp::SetStream(stream, Rpf::Exact(Input::Interface(rig.ingress.ifindex)), Members::Own));
         ops.extend(
-            (0..tunnels).map(|member| FibOp::AddMember(stream, Output::Tunnel(TunnelId(member as u32)))),
+            (0..members).map(|member| FibOp::AddMember(stream, Output::Tunnel(TunnelId(member as u32)))),
         );
-        ops.push(FibOp::AddMember(stream, Output::Interface(native.ifindex)));
         self.plane.apply(&ops)?;
         Ok(())
     }
@@ -127,30 +123,23 @@ impl Engine for XdpEngine {
         self.set_members(rig, stream, members)?;
         let frame = frame(rig, group, payload)?;
         let batch = self.burst(members) as u32;
-        let tunnels = members - 1;
 
-        let before = (rig.arrived(tunnels)?, rig.arrived_natively()?, self.packets_of(stream)?);
+        let before = (rig.arrived(members)?, self.packets_of(stream)?);
         let mut run = Run::default();
-        let most = batch * ROUNDS_OF_A_PAGE;
-        let packets = if at_least.is_zero() { most.min(A_FEW) } else { most };
+        let packets = if at_least.is_zero() { A_FEW } else { A_CALL };
         let softirqs = self.core.softirqs();
         loop {
-            let live = self
-                .plane
-                .inject_live(rig.ingress.ifindex, &frame, packets, batch)
-                .context("live frames need Linux 5.18")?;
-            run.packets += u64::from(live.packets);
-            run.time += live.per_packet * live.packets;
+            run.time += self.source.run(rig.ingress.ifindex, &frame, packets, batch)?;
+            run.packets += u64::from(packets);
             if run.time >= at_least {
                 break;
             }
         }
         // The kernel's own time of a run leaves out when the core was given to somebody else.
         run.time += self.core.softirqs() - softirqs;
-        let arrived = rig.arrived(tunnels)?;
+        let arrived = rig.arrived(members)?;
         run.copies = arrived.iter().zip(&before.0).map(|(after, before)| after - before).collect();
-        run.copies.push(rig.arrived_natively()? - before.1);
-        let counted = self.packets_of(stream)? - before.2;
+        let counted = self.packets_of(stream)? - before.1;
         ensure!(
             counted == run.packets,
             "{} frames went in, the stream's counter says {counted}; drops: {}",

@@ -6,7 +6,6 @@ mod filler;
 mod index;
 mod keep;
 mod kernel;
-mod live;
 mod log;
 mod member_table;
 mod object;
@@ -22,7 +21,6 @@ mod tests;
 mod tunnel_table;
 
 pub use keep::remove_kept;
-pub use live::{InjectError, LiveRun, MAX_LIVE_BATCH};
 pub use log::KernelLog;
 pub use object::is_embedded;
 pub use open::{OnExit, OpenError, Options};

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use aya::Ebpf;
+use aya::{Ebpf, programs::ProgramFd};
 use vmcast_common::{
     fib::{
         FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
     },
     maps::{
-        self, EndpointKey, InputId, InterfaceEntry, NextHopEntry, PuntRecord, StreamCounters, StreamEntry,
-        TunnelEntry, TunnelKey, limit,
+        self, EndpointKey, InputId, InterfaceEntry, NextHopEntry, PROGRAM_INGRESS, PuntRecord,
+        StreamCounters, StreamEntry, TunnelEntry, TunnelKey, limit,
     },
     verdict::{DropReason, PuntReason},
 };
@@ -20,6 +20,7 @@ use super::{
     index::Indices,
     kernel::{KernelMaps, MemberWrites as _, forgive_missing},
     member_table::{Backing, Change},
+    open::xdp,
     pool::{TablePool, Tables as _},
     state::{Effective, InterfaceState, NextHopState, State, StreamState},
     sys,
@@ -77,6 +78,15 @@ impl XdpPlane {
             stats: Indices::new(maps::STREAMS, limit::STREAMS),
             hops: Indices::new(maps::NEXT_HOPS, limit::NEXT_HOPS),
         }
+    }
+
+    /// The ingress program, for benchmarks and tests that run it without a wire.
+    ///
+    /// # Errors
+    /// If the kernel gives no descriptor for it.
+    pub fn ingress_program(&mut self) -> std::io::Result<ProgramFd> {
+        let program = xdp(&mut self.object, PROGRAM_INGRESS).map_err(std::io::Error::other)?;
+        program.fd().map_err(std::io::Error::other)?.try_clone()
     }
 
     /// What an earlier daemon left in force, if its programs still forward; taken once.
