@@ -8,6 +8,7 @@ mod config_errors;
 mod duplicate;
 mod follow;
 mod main_job;
+mod many_groups;
 mod native;
 mod restart;
 mod small;
@@ -33,6 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         sources::trials(),
         bad_input::trials(),
         churn::trials(),
+        many_groups::trials(),
         follow::trials(),
     ]
     .into_iter()

@@ -199,6 +199,12 @@ impl TablePool {
         self.send(Order::Make { size, count });
     }
 
+    /// Orders for a stock that was found empty.
+    fn more(&mut self, size: usize) {
+        self.target[size] = (self.target[size] * 2).clamp(1, MAX_STOCK);
+        self.order(size);
+    }
+
     fn send(&self, order: Order) {
         if let Some(orders) = &self.orders {
             // The thread ends only when this sender is dropped; if it panicked, `take` says so.
@@ -257,8 +263,7 @@ impl Tables for TablePool {
             .ok_or(KernelError::Full { table: "members of one stream", limit: SIZES[SIZES.len() - 1] })?;
         self.accept_waiting();
         if self.stock[size].is_empty() {
-            self.target[size] = (self.target[size] * 2).clamp(1, MAX_STOCK);
-            self.order(size);
+            self.more(size);
         }
         loop {
             if let Some(table) = self.stock[size].pop_front() {
@@ -326,37 +331,35 @@ mod tests {
         fn deliver(&self, delivery: Delivery) {
             self.deliveries.send(delivery).unwrap();
         }
-
-        fn fail(&self, count: usize) {
-            let error = KernelError::call("creating a devmap")("out of room");
-            self.deliver(Delivery::Failed { size: 0, count, error });
-        }
     }
 
     #[test]
     fn after_a_failure_tables_are_ordered_one_at_a_time_until_that_succeeds() {
         let mut bed = Bed::new();
-        // Put into the queue before each take, which would wait for it.
-        bed.fail(128);
-        bed.pool.ordered[0] = 128;
-        bed.fail(1);
-        assert!(bed.pool.take(1).is_err());
-        assert_eq!(bed.ordered(), [1], "not twice what failed");
-        bed.fail(1);
-        assert!(bed.pool.take(1).is_err());
-        assert_eq!(bed.ordered(), [1]);
-        bed.deliver(Delivery::Table(TableLease::model(5, 0)));
-        assert_eq!(bed.pool.take(1).unwrap().id(), 5);
-        assert_eq!(bed.ordered(), [1], "the stock has one again");
-        bed.deliver(Delivery::Table(TableLease::model(6, 0)));
-        bed.deliver(Delivery::Table(TableLease::model(7, 0)));
-        assert_eq!([bed.pool.take(1).unwrap().id(), bed.pool.take(1).unwrap().id()], [6, 7]);
+        for _ in 0..2 {
+            bed.pool.more(0);
+            let count: usize = bed.ordered().iter().sum();
+            let error = KernelError::call("creating a devmap")("out of room");
+            assert!(bed.pool.accept(Delivery::Failed { size: 0, count, error }).is_err());
+            assert_eq!(bed.pool.ordered[0], 0);
+        }
+        let mut id = 0;
+        for wanted in [1, 2, 4] {
+            bed.pool.more(0);
+            assert_eq!(bed.ordered(), [wanted]);
+            for _ in 0..wanted {
+                id += 1;
+                bed.pool.accept(Delivery::Table(TableLease::model(id, 0))).unwrap();
+            }
+            bed.pool.stock[0].clear();
+        }
     }
 
     #[test]
     fn failures_of_another_size_do_not_spoil_a_table() {
         let mut bed = Bed::new();
-        bed.fail(3);
+        let error = KernelError::call("creating a devmap")("out of room");
+        bed.deliver(Delivery::Failed { size: 0, count: 3, error });
         bed.deliver(Delivery::Table(TableLease::model(9, 1)));
         assert_eq!(bed.pool.take(16).unwrap().id(), 9);
         assert_eq!((bed.pool.failures, bed.pool.target[0]), (1, 0));
