@@ -1,7 +1,7 @@
 //! The protocol machines of a VMR, joined without I/O.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Instant,
 };
@@ -71,6 +71,8 @@ pub(super) struct Core {
     upstreams_so_far: u32,
     pub(super) interfaces: BTreeMap<IfIndex, InterfaceState>,
     pub(super) next_hops: BTreeMap<NextHopId, NextHop>,
+    /// Addresses whose tunnels wait until the neighbour of this next hop is known.
+    unresolved: BTreeMap<NextHopId, BTreeSet<IpAddr>>,
     /// Data that came to the gateway's socket instead of the data plane.
     pub(super) data_at_socket: u64,
     effects: VecDeque<Effect>,
@@ -87,6 +89,7 @@ impl Core {
             upstreams_so_far: 0,
             interfaces: BTreeMap::new(),
             next_hops: BTreeMap::new(),
+            unresolved: BTreeMap::new(),
             data_at_socket: 0,
             effects: VecDeque::new(),
         }
@@ -260,14 +263,34 @@ impl Core {
         self.effects.push_back(Effect::Fib(FibOp::SetNextHop(id, hop)));
     }
 
+    /// Lets those join who waited for this next hop's neighbour, if it is known now.
+    pub(super) fn resume(&mut self, now: Instant, id: NextHopId) {
+        if self.next_hops.get(&id).is_none_or(|hop| hop.destination_mac.is_none()) {
+            return;
+        }
+        for address in self.unresolved.remove(&id).unwrap_or_default() {
+            self.assign(now, address, Some(id));
+        }
+    }
+
     /// A next hop is no longer used by any destination.
     pub(super) fn remove_next_hop(&mut self, id: NextHopId) {
         self.next_hops.remove(&id);
+        self.unresolved.remove(&id);
         self.effects.push_back(Effect::Fib(FibOp::RemoveNextHop(id)));
     }
 
     /// The way to an address was found, has changed or was lost.
     pub(super) fn assign(&mut self, now: Instant, address: IpAddr, next_hop: Option<NextHopId>) {
+        let unresolved =
+            |id: &NextHopId| self.next_hops.get(id).is_some_and(|hop| hop.destination_mac.is_none());
+        if let Some(id) = next_hop.filter(unresolved)
+            && self.tunnels.is_awaited(address)
+        {
+            // A member whose first copies would be dropped joins once they can be sent.
+            self.unresolved.entry(id).or_default().insert(address);
+            return;
+        }
         let mut effects = Vec::new();
         let relay = &self.relay;
         let ends = |id| relay.ends(id);

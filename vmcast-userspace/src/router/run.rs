@@ -377,7 +377,10 @@ impl Router {
 
     fn on_next_hop(&mut self, event: NextHopEvent) {
         match event {
-            NextHopEvent::Set { id, hop } => self.core.set_next_hop(id, hop),
+            NextHopEvent::Set { id, hop } => {
+                self.core.set_next_hop(id, hop);
+                self.core.resume(clock::now(), id);
+            }
             NextHopEvent::Assign { destination, hop } => {
                 if let Err(reason) = hop
                     && let Some(held_back) = self.warnings.admit(clock::now())

@@ -155,6 +155,23 @@ fn a_join_waits_for_the_way_to_its_gateway_and_then_makes_exactly_one_member() {
 }
 
 #[test]
+fn a_join_waits_for_the_neighbour_too_and_none_of_its_copies_is_dropped_for_want_of_it() {
+    let mut bed = Bed::new(1);
+    bed.settle();
+    bed.want(0, Filter::any());
+    bed.core.set_next_hop(NextHopId(1), NextHop { destination_mac: None, ..hop() });
+    bed.core.assign(bed.now, member(1).ip(), Some(NextHopId(1)));
+    bed.core.resume(bed.now, NextHopId(1));
+    bed.settle();
+    assert!(bed.fib().iter().all(|op| !matches!(op, FibOp::AddMember(..))));
+    bed.core.set_next_hop(NextHopId(1), hop());
+    bed.core.resume(bed.now, NextHopId(1));
+    bed.settle();
+    let joined = bed.fib().iter().filter(|op| matches!(op, FibOp::AddMember(..))).count();
+    assert_eq!(joined, 1);
+}
+
+#[test]
 fn who_leaves_while_its_way_is_looked_up_becomes_no_member() {
     let mut bed = Bed::new(1);
     bed.settle();

@@ -145,6 +145,11 @@ impl Tunnels {
         self.disinherit(before, out);
     }
 
+    /// Whether tunnels to an address wait for the way there.
+    pub(super) fn is_awaited(&self, address: IpAddr) -> bool {
+        self.destinations.get(&address).is_some_and(|destination| destination.next_hop.is_none())
+    }
+
     /// Whether the way to a tunnel's far end is still being looked up.
     pub(super) fn is_waiting(&self, id: u32) -> bool {
         self.waiting.contains_key(&id)
