@@ -26,10 +26,17 @@ struct Known;
 impl Tables for Known {
     fn stream(&self, key: &StreamKey) -> Option<StreamEntry> {
         if *key == StreamKey::v4(SOURCE, GROUP) {
-            return Some(StreamEntry { table: 1, stats: 1, rpf: InputId::tunnel(TUNNEL).0 });
+            let rpf = InputId::tunnel(TUNNEL).0;
+            return Some(StreamEntry { table: 1, stats: 1, rpf, encapsulated_max: 1470, plain_max: 1504 });
         }
         let any_source = *key == StreamKey::v4(SOURCE, GROUP).any_source();
-        any_source.then_some(StreamEntry { table: ANY_SOURCE_TABLE, stats: 2, rpf: 0 })
+        any_source.then_some(StreamEntry {
+            table: ANY_SOURCE_TABLE,
+            stats: 2,
+            rpf: 0,
+            encapsulated_max: 0,
+            plain_max: 1504,
+        })
     }
 
     fn tunnel(&self, key: &TunnelKey) -> Option<TunnelEntry> {
