@@ -6,6 +6,7 @@ use crate::{
     checksum,
     hdr::{amt, eth, ipv4, udp},
     maps::{InputId, MEMBER_AMT, MEMBER_NATIVE, MemberEntry, NextHopEntry},
+    packet::Words,
     verdict::DropReason,
 };
 
@@ -45,15 +46,16 @@ impl Carry {
         [t[0], t[1], t[2], t[3], s[0], s[1], s[2], s[3], i[0], i[1], i[2], i[3]]
     }
 
-    /// Reads them back.
+    /// Reads them back from the start of a frame, and whether the packet is in its outer headers already.
     #[inline(always)]
     #[must_use]
-    pub const fn from_bytes(b: [u8; Self::LEN]) -> Self {
-        Self {
-            table: u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
-            sequence: u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
-            input: InputId(u32::from_ne_bytes([b[8], b[9], b[10], b[11]])),
-        }
+    pub fn read(head: &impl Words<{ eth::LEN }>) -> (Self, bool) {
+        let carry = Self {
+            table: head.read_u32::<0>(),
+            sequence: head.read_u32::<4>(),
+            input: InputId(head.read_u32::<8>()),
+        };
+        (carry, head.read_u16::<{ Self::LEN }>() == u16::from_ne_bytes(Self::ENCAPSULATED))
     }
 }
 
@@ -140,16 +142,22 @@ fn amt_v4(member: &MemberEntry, next_hop: &NextHopEntry, inner: Inner) -> [u8; e
     h[..eth::LEN].copy_from_slice(&ethernet(&next_hop.destination, &next_hop.source));
     let common = amt_v4_common(inner.len, inner.tos);
     h[eth::LEN..].copy_from_slice(&common);
-    let own = amt_v4_own(member, u16::from_be_bytes([common[10], common[11]]));
-    h[AMT_V4_OWN_OFFSET..AMT_V4_OWN_OFFSET + AMT_V4_OWN_LEN].copy_from_slice(&own);
+    if let Some(head) = h.first_chunk_mut() {
+        write_ends(head, member);
+    }
     h
 }
 
-/// Where in a frame of AMT over IPv4 the bytes begin in which the copies of one packet differ, the
-/// link-layer addresses apart: header checksum, addresses and ports.
-pub const AMT_V4_OWN_OFFSET: usize = eth::LEN + 10;
-/// How many bytes these are.
-pub const AMT_V4_OWN_LEN: usize = 14;
+/// Bytes at the start of a frame of AMT over IPv4 in which the copies of one packet differ.
+pub const AMT_V4_OWN_LEN: usize = eth::LEN + CHECKSUM + 2 + V4_ENDS_LEN;
+/// Offset of the header checksum in the IPv4 header.
+const CHECKSUM: usize = 10;
+/// Offset of the sum of the shared headers, where each copy's header checksum will be.
+const SUM: usize = eth::LEN + CHECKSUM;
+/// Offset of the outer addresses and ports.
+const ENDS: usize = SUM + 2;
+/// Bytes of two IPv4 addresses and two ports.
+const V4_ENDS_LEN: usize = 12;
 
 /// The outer headers that all copies of a packet share: IPv4, UDP without a checksum and AMT, with
 /// addresses and ports zero and in the place of the header checksum the sum of the rest.
@@ -167,55 +175,49 @@ pub fn amt_v4_common(inner_len: u16, inner_tos: u8) -> [u8; AMT_V4_OVERHEAD] {
     h[9] = ipv4::PROTO_UDP;
     let word = |at: usize| ((h[at] as u32) << 8) | h[at + 1] as u32;
     let sum = word(0) + word(2) + word(6) + word(8);
-    [h[10], h[11]] = (!checksum::fold(sum)).to_be_bytes();
+    [h[CHECKSUM], h[CHECKSUM + 1]] = (!checksum::fold(sum)).to_be_bytes();
     [h[24], h[25]] = (total - ipv4::MIN_LEN as u16).to_be_bytes();
     h[28] = amt::DATA_TYPE;
     h
 }
 
-/// The bytes of one member's copy, from [`AMT_V4_OWN_OFFSET`]. `sum` stands there in the packet as
-/// [`amt_v4_common`] made it.
+/// Completes outer headers that [`amt_v4_common`] made with what is the member's own: checksum,
+/// addresses and ports.
 #[inline(always)]
-fn amt_v4_own(member: &MemberEntry, sum: u16) -> [u8; AMT_V4_OWN_LEN] {
-    let [.., l0, l1, l2, l3] = member.local;
-    let [.., r0, r1, r2, r3] = member.remote;
-    let addresses = checksum::sum_words(&[l0, l1, l2, l3, r0, r1, r2, r3]);
-    let [c0, c1] = checksum::fold(sum as u32 + addresses).to_be_bytes();
-    let [s0, s1] = member.local_port;
-    let [d0, d1] = member.remote_port;
-    [c0, c1, l0, l1, l2, l3, r0, r1, r2, r3, s0, s1, d0, d1]
+fn write_ends(head: &mut impl Words<AMT_V4_OWN_LEN>, member: &MemberEntry) {
+    let [a, b, c, d, e, f, g, h, p, q, r, s, ..] = member.ends;
+    let sum = head.read_u16::<SUM>() as u32 + member.ends_sum as u32;
+    head.write_u16::<SUM>(checksum::fold(sum));
+    head.write_u64::<ENDS>(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+    head.write_u32::<{ ENDS + 8 }>(u32::from_ne_bytes([p, q, r, s]));
 }
 
-/// What is written over a copy that was encapsulated before it was copied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EncapsulatedCopy {
-    /// The link-layer header.
-    pub ethernet: [u8; eth::LEN],
-    /// The bytes from [`AMT_V4_OWN_OFFSET`].
-    pub own: [u8; AMT_V4_OWN_LEN],
-}
-
-/// Builds what differs in the copy for an AMT `member` of a packet that was encapsulated already.
-/// `outer_len` is its length with the outer headers in bytes, `sum` what stands in the place of the
-/// header checksum.
+/// Writes what is an AMT member's own over a copy that was encapsulated before it was copied: the
+/// link-layer header, checksum, addresses and ports.
 ///
 /// # Errors
-/// The reason why this member gets no copy.
+/// The reason why this member gets no copy; the frame is as it was.
 #[inline(always)]
-pub fn encapsulated_copy(
+pub fn finish_amt_v4(
+    head: &mut impl Words<AMT_V4_OWN_LEN>,
     member: &MemberEntry,
     next_hop: &NextHopEntry,
-    outer_len: u16,
-    sum: u16,
-) -> Result<EncapsulatedCopy, DropReason> {
+) -> Result<(), DropReason> {
     if next_hop.resolved == 0 {
         return Err(DropReason::NextHopUnresolved);
     }
-    if outer_len > next_hop.mtu {
+    if u16::from_be(head.read_u16::<{ eth::LEN + 2 }>()) > next_hop.mtu {
         return Err(DropReason::Oversize);
     }
-    let ethernet = ethernet(&next_hop.destination, &next_hop.source);
-    Ok(EncapsulatedCopy { ethernet, own: amt_v4_own(member, sum) })
+    let [a, b, c, d, e, f] = next_hop.destination;
+    let [g, h, i, j, k, l] = next_hop.source;
+    head.write_u32::<0>(u32::from_ne_bytes([a, b, c, d]));
+    head.write_u16::<4>(u16::from_ne_bytes([e, f]));
+    head.write_u32::<6>(u32::from_ne_bytes([g, h, i, j]));
+    head.write_u16::<10>(u16::from_ne_bytes([k, l]));
+    head.write_u16::<12>(eth::TYPE_IPV4.to_be());
+    write_ends(head, member);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -230,41 +232,25 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::maps::{MEMBER_GONE, v4_bytes};
+    use crate::maps::MEMBER_GONE;
 
     proptest! {
         #[test]
         fn encapsulating_before_or_after_copying_makes_the_same_frame(
             local in any::<[u8; 4]>(),
             remote in any::<[u8; 4]>(),
-            ports in any::<([u8; 2], [u8; 2])>(),
+            ports in any::<(u16, u16)>(),
             len in 20u16..1471,
             tos in any::<u8>(),
         ) {
-            let member = MemberEntry {
-                next: 0,
-                next_hop: 1,
-                remote: v4_bytes(remote.into()),
-                local: v4_bytes(local.into()),
-                remote_port: ports.0,
-                local_port: ports.1,
-                kind: MEMBER_AMT,
-                reserved: [0; 3],
-            };
+            let member = amt_member((local, ports.0), (remote, ports.1));
             let inner = Inner { len, tos, group: [239, 1, 2, 3].into(), input: InputId::NONE };
             let Ok(CopyHeader::Amt(after)) = copy_header(&member, &NEXT_HOP, inner) else {
                 return Err(TestCaseError::fail("no AMT header"));
             };
-            let common = amt_v4_common(len, tos);
-            let sum = u16::from_be_bytes([common[10], common[11]]);
-            let own = encapsulated_copy(&member, &NEXT_HOP, len + AMT_V4_OVERHEAD as u16, sum);
-            let Ok(EncapsulatedCopy { ethernet, own }) = own else {
-                return Err(TestCaseError::fail("no copy"));
-            };
             let mut before = [0; eth::LEN + AMT_V4_OVERHEAD];
-            before[..eth::LEN].copy_from_slice(&ethernet);
-            before[eth::LEN..].copy_from_slice(&common);
-            before[AMT_V4_OWN_OFFSET..AMT_V4_OWN_OFFSET + AMT_V4_OWN_LEN].copy_from_slice(&own);
+            before[eth::LEN..].copy_from_slice(&amt_v4_common(len, tos));
+            prop_assert_eq!(finish_amt_v4(before.first_chunk_mut::<AMT_V4_OWN_LEN>().unwrap(), &member, &NEXT_HOP), Ok(()));
             prop_assert_eq!(before, after);
         }
     }
@@ -280,17 +266,12 @@ mod tests {
     const INNER: Inner =
         Inner { len: 1344, tos: 0, group: Ipv4Addr::new(232, 129, 2, 3), input: InputId::interface(3) };
 
+    fn amt_member(local: ([u8; 4], u16), remote: ([u8; 4], u16)) -> MemberEntry {
+        MemberEntry::amt(1, local.into(), remote.into()).expect("IPv4")
+    }
+
     fn member(kind: u8) -> MemberEntry {
-        MemberEntry {
-            next: 0,
-            next_hop: 1,
-            remote: v4_bytes(Ipv4Addr::new(10, 0, 0, 2)),
-            local: v4_bytes(Ipv4Addr::new(10, 0, 0, 1)),
-            remote_port: 40_001u16.to_be_bytes(),
-            local_port: 2268u16.to_be_bytes(),
-            kind,
-            reserved: [0; 3],
-        }
+        MemberEntry { kind, ..amt_member(([10, 0, 0, 1], 2268), ([10, 0, 0, 2], 40_001)) }
     }
 
     proptest! {
@@ -335,13 +316,7 @@ mod tests {
             remote_port: u16,
             local_port: u16,
         ) {
-            let member = MemberEntry {
-                remote: v4_bytes(remote.into()),
-                local: v4_bytes(local.into()),
-                remote_port: remote_port.to_be_bytes(),
-                local_port: local_port.to_be_bytes(),
-                ..member(MEMBER_AMT)
-            };
+            let member = amt_member((local, local_port), (remote, remote_port));
             let Ok(CopyHeader::Amt(header)) = copy_header(&member, &NEXT_HOP, Inner { len, tos, ..INNER }) else {
                 return Err(TestCaseError::fail("no AMT copy"));
             };
@@ -366,9 +341,17 @@ mod tests {
         }
 
         #[test]
-        fn what_ingress_leaves_for_the_copies_is_read_back(table: u32, sequence: u32, input: u32) {
+        fn what_ingress_leaves_for_the_copies_is_read_back(
+            table: u32,
+            sequence: u32,
+            input: u32,
+            encapsulated: bool,
+        ) {
             let carry = Carry { table, sequence, input: InputId(input) };
-            prop_assert_eq!(Carry::from_bytes(carry.to_bytes()), carry);
+            let mut head = [0; eth::LEN];
+            head[..Carry::LEN].copy_from_slice(&carry.to_bytes());
+            head[Carry::LEN..].copy_from_slice(if encapsulated { &Carry::ENCAPSULATED } else { &Carry::PLAIN });
+            prop_assert_eq!(Carry::read(&head), (carry, encapsulated));
         }
     }
 

@@ -5,16 +5,13 @@ use core::net::Ipv4Addr;
 use aya_ebpf::programs::XdpContext;
 use vmcast_common::{
     hdr::{eth, ipv4},
-    maps::{MEMBER_AMT, MemberEntry, NextHopEntry},
+    maps::MEMBER_AMT,
     packet::Packet as _,
-    rewrite::{
-        AMT_V4_OVERHEAD, AMT_V4_OWN_LEN, AMT_V4_OWN_OFFSET, Carry, CopyHeader, Inner, copy_header,
-        encapsulated_copy,
-    },
+    rewrite::{AMT_V4_OVERHEAD, Carry, CopyHeader, Inner, copy_header, finish_amt_v4},
     verdict::DropReason,
 };
 
-use crate::{map, packet::Frame};
+use crate::{map, packet::Frame, words::Head};
 
 /// Finds the member this copy is for and writes its headers.
 ///
@@ -26,10 +23,8 @@ use crate::{map, packet::Frame};
 /// Why this member gets no copy.
 #[inline(always)]
 pub(crate) fn run(ctx: &XdpContext) -> Result<(), DropReason> {
-    let mut frame = Frame::new(ctx);
-    let head = frame.load::<{ eth::LEN }>(0).ok_or(DropReason::LostOrder)?;
-    let carry = Carry::from_bytes(*head.first_chunk().ok_or(DropReason::LostOrder)?);
-    let encapsulated = head[Carry::LEN..] == Carry::ENCAPSULATED;
+    let frame = Frame::new(ctx);
+    let (carry, encapsulated) = Carry::read(&Head::of(&frame).ok_or(DropReason::LostOrder)?);
     // SAFETY: the context is the kernel's; the field exists for programs of devmap slots.
     let egress = unsafe { (*ctx.ctx).egress_ifindex };
     let cursor = map::cursor(egress).ok_or(DropReason::LostOrder)?;
@@ -48,7 +43,8 @@ pub(crate) fn run(ctx: &XdpContext) -> Result<(), DropReason> {
 
     if encapsulated {
         if member.kind == MEMBER_AMT {
-            return own_bytes(&mut frame, member, next_hop);
+            let mut head = Head::of(&frame).ok_or(DropReason::LostOrder)?;
+            return finish_amt_v4(&mut head, member, next_hop);
         }
         // A native member joined while this packet was on its way.
         frame.adjust_head(AMT_V4_OVERHEAD as i32).ok_or(DropReason::KernelRefused)?;
@@ -68,17 +64,4 @@ pub(crate) fn run(ctx: &XdpContext) -> Result<(), DropReason> {
         }
     }
     .ok_or(DropReason::KernelRefused)
-}
-
-/// Writes what is this member's own over a packet that ingress has encapsulated.
-#[inline(always)]
-fn own_bytes(frame: &mut Frame<'_>, member: &MemberEntry, next_hop: &NextHopEntry) -> Result<(), DropReason> {
-    const END: usize = AMT_V4_OWN_OFFSET + AMT_V4_OWN_LEN;
-    let head = frame.head_mut::<END>().ok_or(DropReason::LostOrder)?;
-    let length = u16::from_be_bytes([head[eth::LEN + 2], head[eth::LEN + 3]]);
-    let sum = u16::from_be_bytes([head[AMT_V4_OWN_OFFSET], head[AMT_V4_OWN_OFFSET + 1]]);
-    let copy = encapsulated_copy(member, next_hop, length, sum)?;
-    head[..eth::LEN].copy_from_slice(&copy.ethernet);
-    head[AMT_V4_OWN_OFFSET..].copy_from_slice(&copy.own);
-    Ok(())
 }

@@ -5,6 +5,7 @@
 //! trimmed to its IP packet behind one Ethernet header and broadcast to the stream's devmap.
 //! `vmcast_copy` runs for every copy on its way out and writes that member's headers over it.
 //! `vmcast_refused` runs after a device took copies, and counts those that it did not take.
+#![feature(asm_experimental_arch)]
 #![no_std]
 #![no_main]
 #![expect(
@@ -20,6 +21,7 @@ mod packet;
 mod refused;
 #[cfg(feature = "trace")]
 mod trace;
+mod words;
 
 use aya_ebpf::{
     bindings::xdp_action,

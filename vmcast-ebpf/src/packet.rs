@@ -27,15 +27,6 @@ impl<'a> Frame<'a> {
         Some(())
     }
 
-    /// The first `N` bytes, to change several of them after one check; `None` if the frame is shorter.
-    #[inline(always)]
-    pub(crate) fn head_mut<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
-        let at = self.at::<N>(0)? as *mut [u8; N];
-        // SAFETY: `at` has checked that N bytes from there lie within the frame; bytes need no
-        // alignment, and the borrow of the frame keeps other access away.
-        Some(unsafe { &mut *at })
-    }
-
     /// Makes the frame start `delta` bytes later, or earlier if it is negative.
     #[inline(always)]
     pub(crate) fn adjust_head(&self, delta: i32) -> Option<()> {
@@ -50,8 +41,9 @@ impl<'a> Frame<'a> {
         (unsafe { bpf_xdp_adjust_tail(self.0.ctx, delta) } == 0).then_some(())
     }
 
+    /// Where `N` bytes from `offset` stand; `None` if the frame ends before.
     #[inline(always)]
-    fn at<const N: usize>(&self, offset: usize) -> Option<usize> {
+    pub(crate) fn at<const N: usize>(&self, offset: usize) -> Option<usize> {
         if offset > MAX_OFFSET {
             return None;
         }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::Serialize;
 
-use crate::machine::Machine;
+use crate::{machine::Machine, stats::Summary};
 
 /// Results of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -92,6 +92,8 @@ pub(crate) struct Ratio {
     /// "at least" or "at most".
     pub(crate) bound: &'static str,
     pub(crate) met: bool,
+    /// Least and most of the rounds, where `value` is their median.
+    pub(crate) spread: Option<[f64; 2]>,
 }
 
 impl Ratio {
@@ -100,14 +102,20 @@ impl Ratio {
             Bound::AtLeast(target) => ("at least", target, value >= target),
             Bound::AtMost(target) => ("at most", target, value <= target),
         };
-        Self { name, value, unit, target, bound: word, met }
+        Self { name, value, unit, target, bound: word, met, spread: None }
+    }
+
+    /// Says how far the rounds lie apart.
+    pub(crate) fn with_spread(self, of: Summary) -> Self {
+        Self { spread: Some([of.least, of.most]), ..self }
     }
 
     /// The result as a sentence.
     fn sentence(&self) -> String {
-        let Self { name, value, unit, target, bound, met } = self;
+        let Self { name, value, unit, target, bound, met, spread } = self;
         let verdict = if *met { "target met" } else { "TARGET MISSED" };
-        format!("{verdict}: {name}: {value:.2} {unit}, wanted {bound} {target} {unit}")
+        let spread = spread.map_or_else(String::new, |[least, most]| format!(" ({least:.2} … {most:.2})"));
+        format!("{verdict}: {name}: {value:.2} {unit}{spread}, wanted {bound} {target} {unit}")
     }
 }
 

@@ -12,8 +12,8 @@ pub use key::{
 };
 pub use name::*;
 pub use value::{
-    DeviceCursor, Head, InterfaceEntry, MEMBER_AMT, MEMBER_GONE, MEMBER_NATIVE, MemberEntry, NextHopEntry,
-    PuntRecord, StreamCounters, StreamEntry, TunnelEntry,
+    DeviceCursor, ENDS_MAX, Head, InterfaceEntry, MEMBER_AMT, MEMBER_GONE, MEMBER_NATIVE, MemberEntry,
+    NextHopEntry, PuntRecord, StreamCounters, StreamEntry, TunnelEntry,
 };
 
 /// Capacities.
@@ -53,7 +53,7 @@ pub const fn table_place(number: u32) -> u32 {
 /// Tells one layout of the pinned maps from another: it changes with the size of any key or value.
 /// A change of meaning that keeps every size must change `REVISION`.
 pub const SCHEMA: u64 = {
-    const REVISION: usize = 1;
+    const REVISION: usize = 2;
     let sizes = [
         REVISION,
         size_of::<StreamKey>(),

@@ -1,9 +1,9 @@
 //! A whole data plane without I/O: operations and frames in, frames out.
 
 use vmcast_common::{
-    fib::{FibOp, IfIndex, NextHop, Output, Tunnel, TunnelKind},
+    fib::{FibOp, IfIndex, NextHop, Output, TunnelKind},
     forward::{Replicate, decide},
-    maps::{MEMBER_AMT, MEMBER_NATIVE, MemberEntry, NextHopEntry, address_bytes},
+    maps::{MemberEntry, NextHopEntry},
     rewrite::{CopyHeader, Inner, copy_header},
     verdict::{DropReason, PuntReason, Refusal, Verdict},
 };
@@ -171,41 +171,17 @@ fn header(tables: &Tables, output: Output, inner: Inner) -> Result<(IfIndex, Cop
                 ifindex: ifindex.0,
                 reserved: 0,
             };
-            (NATIVE_MEMBER, next_hop)
+            (MemberEntry::native(0), next_hop)
         }
         Output::Tunnel(id) => {
             let tunnel = tables.tunnels.get(&id).ok_or(DropReason::MemberGone)?;
             let next_hop = tunnel.next_hop.and_then(|id| tables.next_hops.get(&id));
-            (tunnel_member(tunnel), next_hop_entry(next_hop.ok_or(DropReason::NextHopUnresolved)?))
+            let TunnelKind::Amt = tunnel.kind;
+            let member = MemberEntry::amt(0, tunnel.local, tunnel.remote).ok_or(DropReason::MemberGone)?;
+            (member, next_hop_entry(next_hop.ok_or(DropReason::NextHopUnresolved)?))
         }
     };
     Ok((IfIndex(next_hop.ifindex), copy_header(&member, &next_hop, inner)?))
-}
-
-const NATIVE_MEMBER: MemberEntry = MemberEntry {
-    next: 0,
-    next_hop: 0,
-    remote: [0; 16],
-    local: [0; 16],
-    remote_port: [0; 2],
-    local_port: [0; 2],
-    kind: MEMBER_NATIVE,
-    reserved: [0; 3],
-};
-
-fn tunnel_member(tunnel: &Tunnel) -> MemberEntry {
-    MemberEntry {
-        next: 0,
-        next_hop: 0,
-        remote: address_bytes(tunnel.remote.ip()),
-        local: address_bytes(tunnel.local.ip()),
-        remote_port: tunnel.remote.port().to_be_bytes(),
-        local_port: tunnel.local.port().to_be_bytes(),
-        kind: match tunnel.kind {
-            TunnelKind::Amt => MEMBER_AMT,
-        },
-        reserved: [0; 3],
-    }
 }
 
 fn next_hop_entry(next_hop: &NextHop) -> NextHopEntry {

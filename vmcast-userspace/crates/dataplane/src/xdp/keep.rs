@@ -267,13 +267,8 @@ impl Kept {
     }
 
     fn tunnel_of(&mut self, member: &MemberEntry) -> Result<Option<TunnelId>, KernelError> {
-        let ends = TunnelKey {
-            local: member.local,
-            remote: member.remote,
-            local_port: member.local_port,
-            remote_port: member.remote_port,
-        };
-        let Some(&id) = self.tunnel_ids.get(&ends) else {
+        let ends = member.tunnel_ends().map(|(local, remote)| TunnelKey::new(local, remote));
+        let Some(&id) = ends.and_then(|ends| self.tunnel_ids.get(&ends)) else {
             return Ok(None);
         };
         if member.next_hop != 0 {

@@ -412,14 +412,5 @@ impl Change {
 
 /// A tombstone that keeps its place in the list.
 const fn gone(next: u32) -> MemberEntry {
-    MemberEntry {
-        next,
-        next_hop: 0,
-        remote: [0; 16],
-        local: [0; 16],
-        remote_port: [0; 2],
-        local_port: [0; 2],
-        kind: MEMBER_GONE,
-        reserved: [0; 3],
-    }
+    MemberEntry { next, ..MemberEntry::GONE }
 }

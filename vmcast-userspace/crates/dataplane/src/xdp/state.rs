@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use vmcast_common::{
     fib::{IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, TunnelId},
-    maps::{MEMBER_AMT, MEMBER_NATIVE, MemberEntry, StreamEntry, address_bytes},
+    maps::{MemberEntry, StreamEntry},
     rewrite::AMT_V4_OVERHEAD,
 };
 
@@ -119,7 +119,7 @@ impl State {
         match output {
             Output::Interface(ifindex) => {
                 let state = self.interfaces.get(&ifindex)?;
-                let entry = MemberEntry { kind: MEMBER_NATIVE, next_hop: state.next_hop, ..EMPTY };
+                let entry = MemberEntry::native(state.next_hop);
                 Some(MemberSpec { ifindex: ifindex.0, entry, weak: true })
             }
             Output::Tunnel(id) => {
@@ -129,15 +129,7 @@ impl State {
                     Some(state) => (state.hop.ifindex.0, state.index),
                     None => (self.any_device(), NO_NEXT_HOP),
                 };
-                let entry = MemberEntry {
-                    next_hop,
-                    remote: address_bytes(tunnel.remote.ip()),
-                    local: address_bytes(tunnel.local.ip()),
-                    remote_port: tunnel.remote.port().to_be_bytes(),
-                    local_port: tunnel.local.port().to_be_bytes(),
-                    kind: MEMBER_AMT,
-                    ..EMPTY
-                };
+                let entry = MemberEntry::amt(next_hop, tunnel.local, tunnel.remote)?;
                 let weak = hop.is_none_or(|state| state.hop.destination_mac.is_none());
                 Some(MemberSpec { ifindex, entry, weak })
             }
@@ -187,14 +179,3 @@ impl State {
         }
     }
 }
-
-const EMPTY: MemberEntry = MemberEntry {
-    next: 0,
-    next_hop: NO_NEXT_HOP,
-    remote: [0; 16],
-    local: [0; 16],
-    remote_port: [0; 2],
-    local_port: [0; 2],
-    kind: 0,
-    reserved: [0; 3],
-};

@@ -1,12 +1,15 @@
 //! Member tables against a model of the kernel that walks slots and lists as the kernel and the
 //! copy program do.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, Ipv4Addr},
+};
 
 use proptest::prelude::*;
 use vmcast_common::{
     fib::{Output, TunnelId},
-    maps::{Head, HeadKey, MEMBER_AMT, MEMBER_GONE, MemberEntry, address_bytes},
+    maps::{Head, HeadKey, MEMBER_GONE, MemberEntry},
 };
 
 use super::{
@@ -45,7 +48,7 @@ impl Model {
             *cursor = member.next;
             if member.kind != MEMBER_GONE {
                 assert_eq!(member.next_hop, *ifindex, "the copy for another device's member");
-                copies.push(u32::from_be_bytes(*member.remote.last_chunk().expect("16 bytes")));
+                copies.push(id(&member));
             }
         }
         copies
@@ -60,7 +63,7 @@ impl Model {
             let cursor = cursors.entry(*ifindex).or_insert_with(|| self.heads[&(self.current, *ifindex)]);
             let member = self.members[cursor];
             *cursor = member.next;
-            copies.entry(*ifindex).or_default().push(member.kind != MEMBER_GONE && member.local == [0; 16]);
+            copies.entry(*ifindex).or_default().push(member.kind != MEMBER_GONE && !weak(&member));
         }
         for (ifindex, sent) in copies {
             let silent = sent.contains(&true) && sent.last() != Some(&true);
@@ -151,19 +154,24 @@ impl Tables for ModelTables {
     }
 }
 
+const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+/// The members of the model have a number for an address.
+fn id(entry: &MemberEntry) -> u32 {
+    let (_, remote) = entry.tunnel_ends().expect("a tunnel");
+    let IpAddr::V4(address) = remote.ip() else { panic!("{remote} is not IPv4") };
+    address.to_bits()
+}
+
+/// Their own port tells copies that are sent from those that may not be.
+fn weak(entry: &MemberEntry) -> bool {
+    entry.tunnel_ends().is_some_and(|(local, _)| local.port() != 0)
+}
+
 fn spec(id: u32, ifindex: u32, weak: bool) -> MemberSpec {
-    let entry = MemberEntry {
-        next: 0,
-        // The model checks the device by it.
-        next_hop: ifindex,
-        remote: address_bytes(std::net::Ipv4Addr::from(id).into()),
-        // Tells the model's copies that are sent from those that may not be.
-        local: [u8::from(weak); 16],
-        remote_port: [0; 2],
-        local_port: [0; 2],
-        kind: MEMBER_AMT,
-        reserved: [0; 3],
-    };
+    // The model checks the device by the next hop.
+    let entry = MemberEntry::amt(ifindex, (LOCAL, u16::from(weak)).into(), (Ipv4Addr::from(id), 0).into());
+    let entry = entry.expect("IPv4");
     MemberSpec { ifindex, entry, weak }
 }
 
