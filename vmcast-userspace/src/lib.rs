@@ -9,7 +9,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod link;
-mod netlink;
+pub mod netlink;
 mod router;
 pub mod signals;
 mod sockets;

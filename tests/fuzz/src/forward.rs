@@ -2,8 +2,8 @@ use std::net::Ipv4Addr;
 
 use vmcast_common::{
     forward::{Tables, decide},
-    hdr::{amt, eth, ipv4, udp},
-    maps::{EndpointKey, InputId, InterfaceEntry, StreamEntry, StreamKey, TunnelEntry, TunnelKey, v4_bytes},
+    hdr::{amt, eth, ipv4, link::LinkId, udp},
+    maps::{Address, EndpointKey, InputId, InterfaceEntry, InterfaceKey, StreamEntry, StreamKey, TunnelEntry, TunnelKey},
     verdict::Verdict,
 };
 
@@ -40,17 +40,23 @@ impl Tables for Known {
     }
 
     fn tunnel(&self, key: &TunnelKey) -> Option<TunnelEntry> {
-        let known =
-            TunnelKey { local: v4_bytes(US), remote: v4_bytes(FAR_END), local_port: PORT, remote_port: PORT };
+        let known = TunnelKey {
+            local: Address::v4(US),
+            remote: Address::v4(FAR_END),
+            local_port: PORT,
+            remote_port: PORT,
+            kind: TunnelKey::KIND_AMT,
+        };
         (*key == known).then_some(TunnelEntry { id: TUNNEL, accepts_sources: 1 })
     }
 
     fn is_endpoint(&self, key: &EndpointKey) -> bool {
-        *key == EndpointKey { address: v4_bytes(US), port: PORT, reserved: [0; 2] }
+        *key == EndpointKey::at(Address::v4(US), PORT)
     }
 
-    fn interface(&self, ifindex: u32) -> Option<InterfaceEntry> {
-        (ifindex == IFINDEX).then_some(InterfaceEntry { accepts_sources: 1 })
+    fn interface(&self, key: &InterfaceKey) -> Option<InterfaceEntry> {
+        let known = InterfaceKey::new(IFINDEX, LinkId::PLAIN);
+        (*key == known).then_some(InterfaceEntry { ifindex: IFINDEX, accepts_sources: 1 })
     }
 }
 
@@ -103,7 +109,7 @@ fn check(frame: &[u8]) {
             assert!(copy.ip_offset >= eth::LEN && copy.ip_len >= ipv4::MIN_LEN);
             assert!(copy.ip_offset + copy.ip_len <= frame.len());
             assert!(copy.ttl >= 2, "a copy would leave with a time to live of 0");
-            assert_eq!(copy.stream.group, v4_bytes(GROUP));
+            assert_eq!(copy.stream.group, Address::v4(GROUP));
             if copy.stream == StreamKey::v4(SOURCE, GROUP) {
                 assert_eq!((copy.table, copy.input), (1, InputId::tunnel(TUNNEL)));
             } else {

@@ -4,16 +4,32 @@
 //! are and once more with a checksum that fits.
 
 mod amt;
+mod config;
+mod control;
 mod forward;
+mod gateway;
 mod igmp;
 mod ipv4;
+mod netlink;
+mod prober;
 mod querier;
+mod registry;
+mod relay;
+mod script;
+pub mod seeds;
 
 pub use amt::amt;
+pub use config::config;
+pub use control::control;
 pub use forward::forward;
+pub use gateway::gateway;
 pub use igmp::igmp;
 pub use ipv4::ipv4;
+pub use netlink::netlink;
+pub use prober::prober;
 pub use querier::querier;
+pub use registry::registry;
+pub use relay::relay;
 
 /// The checksum over bytes whose own checksum field is zero (RFC 1071). The sum holds 128 KiB, far
 /// more than an input has.

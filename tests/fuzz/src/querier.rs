@@ -1,9 +1,4 @@
-use std::{
-    collections::BTreeMap,
-    net::Ipv4Addr,
-    sync::OnceLock,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use vmcast_proto::{
     Filter, Machine,
@@ -11,7 +6,7 @@ use vmcast_proto::{
 };
 use vmcast_wire::igmp::Message;
 
-use crate::seal;
+use crate::{script::start, seal};
 
 const MAX_GROUPS: usize = 4;
 const MAX_SOURCES: usize = 6;
@@ -96,11 +91,4 @@ fn drain(querier: &mut Querier, forwarded: &mut BTreeMap<Ipv4Addr, Filter>) {
             }
         }
     }
-}
-
-/// An instant to count from; the clock is read once.
-#[expect(clippy::disallowed_methods, reason = "an Instant can only be had from the clock")]
-fn start() -> Instant {
-    static START: OnceLock<Instant> = OnceLock::new();
-    *START.get_or_init(Instant::now)
 }

@@ -7,14 +7,15 @@ use std::{
 };
 
 use vmcast_proto::registry::{
-    AnswerKind, CacheEntry, Measurement, NodeRecord, Registration, Role, Scope, UnixMillis,
+    AnswerKind, CacheEntry, Measurement, NodeId, NodeRecord, Query, Registration, Report, Role, Scope,
+    UnixMillis,
 };
 use vmcast_signal::v1;
 
 /// A field that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{field}: {reason}")]
-pub(super) struct Malformed {
+pub struct Malformed {
     field: &'static str,
     reason: String,
 }
@@ -24,14 +25,17 @@ fn malformed(field: &'static str) -> impl Fn(&dyn Display) -> Malformed {
 }
 
 /// Parses a text field; `field` names it in the error.
-pub(super) fn parse<T>(field: &'static str, text: &str) -> Result<T, Malformed>
+///
+/// # Errors
+/// If the text cannot be read.
+pub fn parse<T>(field: &'static str, text: &str) -> Result<T, Malformed>
 where
     T: std::str::FromStr<Err: Display>,
 {
     text.parse().map_err(|error| malformed(field)(&error))
 }
 
-pub(super) fn parse_all<T, C>(field: &'static str, texts: &[String]) -> Result<C, Malformed>
+fn parse_all<T, C>(field: &'static str, texts: &[String]) -> Result<C, Malformed>
 where
     T: std::str::FromStr<Err: Display>,
     C: FromIterator<T>,
@@ -39,7 +43,11 @@ where
     texts.iter().map(|text| parse(field, text)).collect()
 }
 
-pub(super) fn registration(node: Option<v1::Node>) -> Result<Registration, Malformed> {
+/// Reads what a node says of itself.
+///
+/// # Errors
+/// If a field is missing or cannot be read.
+pub fn registration(node: Option<v1::Node>) -> Result<Registration, Malformed> {
     let node = node.ok_or_else(|| malformed("node")(&"missing"))?;
     let role = match v1::Role::try_from(node.role) {
         Ok(v1::Role::Vmr) => Role::Vmr { rank: node.rank },
@@ -57,14 +65,11 @@ pub(super) fn registration(node: Option<v1::Node>) -> Result<Registration, Malfo
     })
 }
 
-pub(super) fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, Malformed> {
+fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, Malformed> {
     parse_all::<IpAddr, _>("addresses", texts)
 }
 
-pub(super) fn measurement(
-    field: &'static str,
-    measurement: Option<v1::Measurement>,
-) -> Result<Measurement, Malformed> {
+fn measurement(field: &'static str, measurement: Option<v1::Measurement>) -> Result<Measurement, Malformed> {
     let measurement = measurement.ok_or_else(|| malformed(field)(&"missing"))?;
     Ok(Measurement {
         vmr: parse(field, &measurement.vmr_id)?,
@@ -74,7 +79,40 @@ pub(super) fn measurement(
     })
 }
 
-pub(super) const fn answer_kind(kind: AnswerKind) -> v1::AnswerKind {
+/// Reads a question for the nearest VMR that came from the address `seen`.
+///
+/// # Errors
+/// If a field cannot be read.
+pub fn query(seen: IpAddr, request: v1::NearestRequest) -> Result<Query, Malformed> {
+    Ok(Query {
+        node: parse("node_id", &request.node_id)?,
+        seen,
+        claimed: addresses(&request.addresses)?,
+        excluded: parse_all::<NodeId, _>("excluded", &request.excluded)?,
+    })
+}
+
+/// Reads a report of the nearest VMR that came from the address `seen`.
+///
+/// # Errors
+/// If a field is missing or cannot be read.
+pub fn report(seen: IpAddr, request: v1::ReportNearestRequest) -> Result<Report, Malformed> {
+    Ok(Report {
+        node: parse("node_id", &request.node_id)?,
+        seen,
+        claimed: addresses(&request.addresses)?,
+        chosen: measurement("chosen", request.chosen)?,
+        measurements: request
+            .measurements
+            .into_iter()
+            .map(|each| measurement("measurements", Some(each)))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// Writes where an answer comes from.
+#[must_use]
+pub const fn answer_kind(kind: AnswerKind) -> v1::AnswerKind {
     match kind {
         AnswerKind::CachedAddress => v1::AnswerKind::CachedAddress,
         AnswerKind::CachedPrefix => v1::AnswerKind::CachedPrefix,
@@ -86,7 +124,9 @@ fn endpoints(record: &NodeRecord) -> Vec<String> {
     record.registration.endpoints.iter().map(ToString::to_string).collect()
 }
 
-pub(super) fn vmr(record: &NodeRecord) -> v1::Vmr {
+/// Writes a VMR as an answer names it.
+#[must_use]
+pub fn vmr(record: &NodeRecord) -> v1::Vmr {
     v1::Vmr {
         id: record.id().to_string(),
         name: record.registration.name.to_string(),
@@ -95,7 +135,9 @@ pub(super) fn vmr(record: &NodeRecord) -> v1::Vmr {
     }
 }
 
-pub(super) fn node_entry(record: &NodeRecord) -> v1::NodeEntry {
+/// Writes a node as the list of nodes shows it.
+#[must_use]
+pub fn node_entry(record: &NodeRecord) -> v1::NodeEntry {
     let node = &record.registration;
     let (role, rank) = role_and_rank(Scope::of(node.role));
     v1::NodeEntry {
@@ -113,7 +155,9 @@ pub(super) fn node_entry(record: &NodeRecord) -> v1::NodeEntry {
     }
 }
 
-pub(super) fn cache_entry(entry: &CacheEntry) -> v1::CacheEntry {
+/// Writes an entry as the list of the cache shows it.
+#[must_use]
+pub fn cache_entry(entry: &CacheEntry) -> v1::CacheEntry {
     let (scope, rank) = role_and_rank(entry.key.scope);
     let UnixMillis(learned_unix_millis) = entry.learned;
     v1::CacheEntry {

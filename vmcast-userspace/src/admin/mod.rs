@@ -5,7 +5,7 @@
 
 mod clock;
 mod connection;
-mod convert;
+pub mod convert;
 mod handle;
 mod schema;
 mod server;

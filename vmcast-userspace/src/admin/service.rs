@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use tracing::{debug, error, info};
-use vmcast_proto::registry::{AnswerKind, Error, Query, Refusal, RefusalReason, Registered, Report, Store};
+use vmcast_proto::registry::{AnswerKind, Error, Refusal, RefusalReason, Registered, Store};
 use vmcast_signal::{
     tonic::{self, Request, Response, Status},
     v1::{self, registry_server},
@@ -71,7 +71,7 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
 
     async fn nearest(&self, request: Request<v1::NearestRequest>) -> Answer<v1::NearestResponse> {
         let seen = seen(&request)?;
-        let query = query(seen, request.into_inner()).map_err(|error| self.malformed(&error))?;
+        let query = convert::query(seen, request.into_inner()).map_err(|error| self.malformed(&error))?;
         let node = query.node.clone();
         let answer = self
             .0
@@ -95,7 +95,7 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
         request: Request<v1::ReportNearestRequest>,
     ) -> Answer<v1::ReportNearestResponse> {
         let seen = seen(&request)?;
-        let report = report(seen, request.into_inner()).map_err(|error| self.malformed(&error))?;
+        let report = convert::report(seen, request.into_inner()).map_err(|error| self.malformed(&error))?;
         let (node, chosen) = (report.node.clone(), report.chosen.clone());
         let reported = self
             .0
@@ -130,29 +130,6 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
             next,
         }))
     }
-}
-
-fn query(seen: IpAddr, request: v1::NearestRequest) -> Result<Query, Malformed> {
-    Ok(Query {
-        node: convert::parse("node_id", &request.node_id)?,
-        seen,
-        claimed: convert::addresses(&request.addresses)?,
-        excluded: convert::parse_all::<vmcast_proto::registry::NodeId, _>("excluded", &request.excluded)?,
-    })
-}
-
-fn report(seen: IpAddr, request: v1::ReportNearestRequest) -> Result<Report, Malformed> {
-    Ok(Report {
-        node: convert::parse("node_id", &request.node_id)?,
-        seen,
-        claimed: convert::addresses(&request.addresses)?,
-        chosen: convert::measurement("chosen", request.chosen)?,
-        measurements: request
-            .measurements
-            .into_iter()
-            .map(|measurement| convert::measurement("measurements", Some(measurement)))
-            .collect::<Result<_, _>>()?,
-    })
 }
 
 fn seen<T>(request: &Request<T>) -> Result<IpAddr, Status> {

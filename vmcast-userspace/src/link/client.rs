@@ -56,6 +56,23 @@ pub struct Nearest {
     pub vmrs: Vec<Vmr>,
 }
 
+impl TryFrom<v1::NearestResponse> for Nearest {
+    type Error = AdminError;
+
+    fn try_from(response: v1::NearestResponse) -> Result<Self, AdminError> {
+        let kind = match response.kind() {
+            v1::AnswerKind::CachedAddress => AnswerKind::CachedAddress,
+            v1::AnswerKind::CachedPrefix => AnswerKind::CachedPrefix,
+            v1::AnswerKind::All => AnswerKind::All,
+            v1::AnswerKind::Unspecified => {
+                return Err(AdminError::Answer(format!("kind {} is not known", response.kind)));
+            }
+        };
+        let vmrs = response.vmrs.into_iter().map(read_vmr).collect::<Result<_, _>>()?;
+        Ok(Self { kind, vmrs })
+    }
+}
+
 /// A client of several admins. It stays with the one that answered last and goes on to the next in
 /// order when that one fails; connections are made when they are needed. Clones share all of this.
 #[derive(Clone, Debug)]
@@ -156,16 +173,7 @@ impl AdminClient {
                 async move { client.nearest(request).await }
             })
             .await?;
-        let kind = match response.kind() {
-            v1::AnswerKind::CachedAddress => AnswerKind::CachedAddress,
-            v1::AnswerKind::CachedPrefix => AnswerKind::CachedPrefix,
-            v1::AnswerKind::All => AnswerKind::All,
-            v1::AnswerKind::Unspecified => {
-                return Err(AdminError::Answer(format!("kind {} is not known", response.kind)));
-            }
-        };
-        let vmrs = response.vmrs.into_iter().map(read_vmr).collect::<Result<_, _>>()?;
-        Ok(Nearest { kind, vmrs })
+        response.try_into()
     }
 
     /// Reports what was measured.

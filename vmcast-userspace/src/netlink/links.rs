@@ -12,7 +12,7 @@ use super::{
 
 /// An interface as the kernel describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Link {
+pub struct Link {
     /// Its name.
     pub(crate) name: String,
     /// Its number.

@@ -25,7 +25,8 @@ const IFADDRMSG: usize = 8;
 const IFA_MULTICAST: u16 = 7;
 
 /// Reads a link; `None` if it has no name.
-pub(super) fn link(message: &LinkMessage) -> Option<Link> {
+#[must_use]
+pub fn link(message: &LinkMessage) -> Option<Link> {
     let mut name = None;
     let mut mac = None;
     let mut mtu = 0;
@@ -61,7 +62,8 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
 }
 
 /// Reads what the next-hop table needs of a link.
-pub(super) fn table_link(message: &LinkMessage) -> Option<(IfIndex, TableLink)> {
+#[must_use]
+pub fn table_link(message: &LinkMessage) -> Option<(IfIndex, TableLink)> {
     let link = link(message)?;
     Some((
         link.ifindex,
@@ -75,7 +77,8 @@ pub(super) fn table_link(message: &LinkMessage) -> Option<(IfIndex, TableLink)> 
 }
 
 /// Reads an IPv4 address of a link with its prefix length.
-pub(super) fn address(message: &AddressMessage) -> Option<(IfIndex, Ipv4Addr, u8)> {
+#[must_use]
+pub fn address(message: &AddressMessage) -> Option<(IfIndex, Ipv4Addr, u8)> {
     let mut own = None;
     for attribute in &message.attributes {
         match attribute {
@@ -90,7 +93,8 @@ pub(super) fn address(message: &AddressMessage) -> Option<(IfIndex, Ipv4Addr, u8
 
 /// Reads a group of a link out of the body of a message that the decoder does not know: a
 /// `struct ifaddrmsg` and attributes.
-pub(super) fn group(body: &[u8]) -> Option<(IfIndex, Ipv4Addr)> {
+#[must_use]
+pub fn group(body: &[u8]) -> Option<(IfIndex, Ipv4Addr)> {
     let ([family, _, _, _, ifindex @ ..], mut attributes) = body.split_first_chunk::<IFADDRMSG>()?;
     if i32::from(*family) != libc::AF_INET {
         return None;
@@ -108,7 +112,10 @@ pub(super) fn group(body: &[u8]) -> Option<(IfIndex, Ipv4Addr)> {
 }
 
 /// Reads the answer to a route lookup for `destination`.
-pub(super) fn route(message: &RouteMessage, destination: IpAddr) -> Result<Route, Unresolvable> {
+///
+/// # Errors
+/// Why no packet can leave by it.
+pub fn route(message: &RouteMessage, destination: IpAddr) -> Result<Route, Unresolvable> {
     match message.header.kind {
         RouteType::Unicast => {}
         RouteType::Local => return Err(Unresolvable::Local),
@@ -142,7 +149,8 @@ pub(super) fn route(message: &RouteMessage, destination: IpAddr) -> Result<Route
 }
 
 /// Reads a neighbour entry; its address is `None` unless it may be used.
-pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(Neighbour, Option<Mac>)> {
+#[must_use]
+pub fn neighbour(message: &NeighbourMessage) -> Option<(Neighbour, Option<Mac>)> {
     let mut address: Option<IpAddr> = None;
     let mut mac = None;
     for attribute in &message.attributes {

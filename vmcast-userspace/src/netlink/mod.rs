@@ -1,14 +1,15 @@
 //! The kernel's view of links, routes and neighbours, over rtnetlink (RFC 3549).
 //!
-//! [`Links`] names and describes interfaces, [`NextHops`] keeps the link-layer way to every tunnel
-//! end up to date, [`HostGroups`] tells what this host's sockets join, [`Setup`] makes the few changes that a role needs on its own interface. All of
+//! `Links` names and describes interfaces, `NextHops` keeps the link-layer way to every tunnel
+//! end up to date, `HostGroups` tells what this host's sockets join, `Setup` makes the few changes
+//! that a role needs on its own interface, [`notify`] and [`message`] read what the kernel sends. All of
 //! them see the network namespace of the thread that opened them.
 
 mod host_groups;
 mod links;
-mod message;
+pub mod message;
 mod next_hops;
-mod notify;
+pub mod notify;
 mod setup;
 mod table;
 

@@ -34,7 +34,7 @@ const DEL_MULTICAST: u16 = 57;
 
 /// What the kernel told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Notification {
+pub enum Notification {
     /// A link is new or changed.
     Link(IfIndex, TableLink),
     /// A link is gone.
@@ -114,7 +114,7 @@ impl Notifications {
 
 /// Splits a datagram into messages. Only what is needed is decoded: a full routing table passes by
 /// as [`Notification::Routes`].
-fn read(mut datagram: &[u8], out: &mut VecDeque<Notification>) {
+pub fn read(mut datagram: &[u8], out: &mut VecDeque<Notification>) {
     while let Some(header) = datagram.first_chunk::<HEADER>() {
         let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
         let kind = u16::from_ne_bytes([header[4], header[5]]);

@@ -254,13 +254,14 @@ fn a_gateway_takes_an_advertisement_only_as_the_answer_to_its_discovery() {
         (RELAY, advertisement(nonce ^ 1, "192.0.2.66")),
         (RELAY, advertisement(nonce, "239.0.0.1")),
         (RELAY, advertisement(nonce, "0.0.0.0")),
+        (RELAY, advertisement(nonce, "255.255.255.255")),
         (RELAY, advertisement(nonce, "2001:db8::1")),
     ] {
         gateway.input(now, gateway::Input::Datagram { remote, bytes: &bytes });
         assert_eq!(gateway.gateway.relay(), None);
     }
     let counters = gateway.gateway.counters();
-    assert_eq!((counters.stranger, counters.bad_nonce, counters.bad_advertisement), (1, 1, 3));
+    assert_eq!((counters.stranger, counters.bad_nonce, counters.bad_advertisement), (1, 1, 4));
     let genuine = advertisement(nonce, "192.0.2.2");
     gateway.input(now, gateway::Input::Datagram { remote: RELAY, bytes: &genuine });
     let relay = "192.0.2.2:2268".parse().unwrap();

@@ -7,6 +7,7 @@ use vmcast_proto::{
     amt::{gateway, relay},
 };
 use vmcast_sim::Link;
+use vmcast_wire::{amt, igmp, ipv4};
 
 use crate::support::{
     GROUP, LATENCY, RELAY, RelayNode, SECOND, SOURCE, World, gateway_address, relay_config, sources,
@@ -45,6 +46,38 @@ fn a_leave_ends_the_stream_of_the_one_who_left_only() {
     let sent = world.stream(SOURCE, GROUP, 5);
     assert!(world.gateways[0].received.is_empty());
     assert_eq!(world.gateways[1].packets(), sent);
+}
+
+// proves A7
+#[test]
+fn the_end_of_a_membership_is_told_by_version_3_and_then_by_leave_group() {
+    let mut world = clean(1);
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND * 3);
+    let now = world.now();
+    let told = |world: &mut World, filter: Filter| -> Vec<igmp::Message> {
+        world.gateways[0].set(now, GROUP, filter);
+        let sent = world.gateways[0].take_sent();
+        let update = |sent: &vmcast_sim::Datagram| match amt::Message::parse(&sent.bytes).unwrap() {
+            amt::Message::MembershipUpdate { update, .. } => {
+                let datagram = ipv4::decapsulate(update).unwrap();
+                let message = igmp::Message::parse(datagram.payload).unwrap();
+                let all_routers = matches!(message, igmp::Message::LeaveGroup { .. });
+                let to = if all_routers { igmp::ALL_ROUTERS } else { igmp::ALL_IGMPV3_ROUTERS };
+                assert_eq!((datagram.destination, datagram.ttl, datagram.router_alert), (to, 1, true));
+                message
+            }
+            other => panic!("{other:?}"),
+        };
+        sent.iter().map(update).collect()
+    };
+    let changed = told(&mut world, Filter::Exclude(sources(&[1])));
+    assert!(matches!(changed[..], [igmp::Message::ReportV3 { .. }]), "a group that is kept: {changed:?}");
+    let left = told(&mut world, Filter::none());
+    assert!(
+        matches!(left[..], [igmp::Message::ReportV3 { .. }, igmp::Message::LeaveGroup { group: GROUP }]),
+        "{left:?}"
+    );
 }
 
 #[test]

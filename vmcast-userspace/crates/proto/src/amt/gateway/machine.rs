@@ -1,8 +1,8 @@
 //! The gateway's machine.
 
 use std::{
-    collections::VecDeque,
-    net::{IpAddr, SocketAddr},
+    collections::{BTreeSet, VecDeque},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -285,7 +285,8 @@ impl Gateway {
                 return;
             }
         }
-        if relay.is_multicast() || relay.is_unspecified() || relay.is_ipv4() != remote.is_ipv4() {
+        let one_host = !(relay.is_multicast() || relay.is_unspecified() || relay == Ipv4Addr::BROADCAST);
+        if !one_host || relay.is_ipv4() != remote.is_ipv4() {
             self.counters.bad_advertisement += 1;
             return;
         }
@@ -426,7 +427,12 @@ impl Gateway {
 
     fn update(&mut self, relay: SocketAddr, grant: Grant, records: Vec<Record>) {
         let room = report::room(self.config.mtu, relay);
-        for update in report::datagrams(self.config.report_source, room, records) {
+        let source = self.config.report_source;
+        let left: BTreeSet<Ipv4Addr> =
+            records.iter().map(|record| record.group).filter(|group| !self.memberships.has(*group)).collect();
+        let reports = report::datagrams(source, room, records);
+        let leaves = left.into_iter().map(|group| report::leave(source, group));
+        for update in reports.into_iter().chain(leaves) {
             self.counters.updates += 1;
             let Grant { response_mac, nonce, .. } = grant;
             self.transmit(relay, &Message::MembershipUpdate { response_mac, nonce, update: &update });

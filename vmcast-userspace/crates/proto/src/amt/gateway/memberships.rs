@@ -68,6 +68,11 @@ impl Memberships {
         self.wanted.get(&group).is_some_and(|filter| filter.wants(source.into()))
     }
 
+    /// Whether anything of this group is wanted.
+    pub(super) fn has(&self, group: Ipv4Addr) -> bool {
+        self.wanted.contains_key(&group)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.wanted.is_empty()
     }

@@ -47,6 +47,18 @@ pub(super) fn datagrams(source: Ipv4Addr, room: usize, records: Vec<Record>) -> 
     reports.into_iter().map(|records| datagram(source, records)).collect()
 }
 
+/// An IGMPv2 Leave Group in an IP datagram.
+///
+/// It follows each record that tells the end of a membership, and tells a router nothing new: it means
+/// `TO_IN({})` (RFC 9776 §7.3.2). Linux's relay (`drivers/net/amt.c`) sends none of the queries that would end
+/// a membership it was told the end of by version 3, and forwards until the Group Membership Interval is over,
+/// 260 s; by Leave Group it ends at once.
+pub(super) fn leave(source: Ipv4Addr, group: Ipv4Addr) -> Vec<u8> {
+    let leave = igmp::Message::LeaveGroup { group }.emit();
+    let (to, tos) = (igmp::ALL_ROUTERS, ipv4::TOS_INTERNETWORK_CONTROL);
+    ipv4::encapsulate(source, to, 1, tos, PROTO_IGMP, true, &leave)
+}
+
 fn split(mut record: Record, most: usize) -> Vec<Record> {
     if record.sources.len() <= most {
         return vec![record];

@@ -1,0 +1,4 @@
+//! The search for the nearest relay fed with a script of datagrams and time.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vmcast_fuzz::prober(data));

@@ -1,0 +1,273 @@
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use vmcast_common::hdr::ipv4::PROTO_IGMP;
+use vmcast_proto::{
+    Filter, Machine,
+    amt::relay::{Config, DownReason, Event, Input, Output, Relay},
+    host_state::Limits,
+};
+use vmcast_wire::{
+    amt::{Message, ResponseMac},
+    igmp, ipv4,
+};
+
+use crate::{
+    script::{Script, pause, start},
+    seal, seal_ipv4,
+};
+
+const MAX_TUNNELS: u32 = 3;
+const MAX_TUNNELS_PER_SOURCE: u32 = 2;
+const LIMITS: Limits = Limits { groups: 3, sources: 3 };
+/// The largest answer: a Membership Query with gateway address fields and the General Query.
+const MAX_ANSWER: usize = 12 + 36 + 18;
+const PORT: u16 = vmcast_common::AMT_PORT;
+
+/// The AMT relay under a script: the first byte configures it, each step is a datagram of some peer,
+/// whole, broken, or with the proof of its own or another peer's handshake; or time.
+pub fn relay(data: &[u8]) {
+    let Some((&settings, script)) = data.split_first() else { return };
+    let mut script = Script::new(script);
+    let mut bed = Bed::new(settings);
+    while let Some((step, argument)) = script.step() {
+        let (local, peer) = (local(step), peer(step >> 4));
+        match step % 8 {
+            0 | 1 => bed.now += pause(step % 8 == 1, argument),
+            2 => bed.deliver(local, peer, script.bytes(argument)),
+            3 => bed.deliver(local, stranger(argument), script.sized()),
+            4 => {
+                let request = Message::Request { ipv6: argument == 255, nonce: argument.into() }.to_vec();
+                bed.deliver(local, peer, &request);
+            }
+            5 => {
+                let report = report(step, script.sized());
+                bed.update(local, peer, argument, &report);
+            }
+            6 => {
+                let mut update = script.sized().to_vec();
+                seal_ipv4(&mut update);
+                bed.update(local, peer, argument, &update);
+            }
+            _ => bed.teardown(local, peer, argument),
+        }
+        bed.settle();
+    }
+}
+
+/// What a Membership Query gave to whom.
+#[derive(Clone, Copy)]
+struct Grant {
+    remote: SocketAddr,
+    nonce: u32,
+    response_mac: ResponseMac,
+    at: Instant,
+}
+
+/// A tunnel as the events tell it.
+#[derive(Debug, PartialEq, Eq)]
+struct Tunnel {
+    local: SocketAddr,
+    remote: SocketAddr,
+    groups: BTreeMap<IpAddr, Filter>,
+}
+
+struct Bed {
+    relay: Relay,
+    now: Instant,
+    /// How long a Response MAC may be good.
+    proof_lifetime: Duration,
+    grants: Vec<Grant>,
+    tunnels: BTreeMap<u32, Tunnel>,
+}
+
+impl Bed {
+    fn new(settings: u8) -> Self {
+        let config = Config {
+            advertised: (settings & 1 != 0).then_some(Ipv4Addr::new(192, 0, 2, 9).into()),
+            secret_lifetime: Duration::from_secs(if settings & 2 == 0 { 7200 } else { 1 }),
+            answers_per_second: if settings & 4 == 0 { 20_000 } else { 2 },
+            idle_linger: Duration::from_secs(if settings & 8 == 0 { 30 } else { 0 }),
+            max_tunnels: MAX_TUNNELS,
+            max_tunnels_per_source: MAX_TUNNELS_PER_SOURCE,
+            limits: LIMITS,
+            ..Config::new([7; 16])
+        };
+        let now = start();
+        let proof_lifetime = config.secret_lifetime.max(config.membership_interval()) * 2;
+        let relay = Relay::new(now, config);
+        Self { relay, now, proof_lifetime, grants: Vec::new(), tunnels: BTreeMap::new() }
+    }
+
+    /// A proof, most likely one of the peer's own.
+    fn grant(&self, peer: SocketAddr, argument: u8) -> Option<Grant> {
+        let own = self.grants.iter().rev().find(|grant| grant.remote == peer);
+        let any = self.grants.get(usize::from(argument) % self.grants.len().max(1));
+        if argument < 192 { own } else { any }.copied()
+    }
+
+    fn update(&mut self, local: SocketAddr, peer: SocketAddr, argument: u8, update: &[u8]) {
+        if let Some(Grant { nonce, response_mac, .. }) = self.grant(peer, argument) {
+            let message = Message::MembershipUpdate { response_mac, nonce, update };
+            self.deliver(local, peer, &message.to_vec());
+        }
+    }
+
+    fn teardown(&mut self, local: SocketAddr, peer: SocketAddr, argument: u8) {
+        if let Some(Grant { remote, nonce, response_mac, .. }) = self.grant(peer, argument) {
+            let gateway = remote.into();
+            self.deliver(local, peer, &Message::Teardown { response_mac, nonce, gateway }.to_vec());
+        }
+    }
+
+    fn deliver(&mut self, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) {
+        let asked = Message::parse(bytes).ok();
+        let proof = if let Some(Message::MembershipUpdate { response_mac, nonce, .. }) = asked {
+            Some((remote, nonce, response_mac))
+        } else if let Some(Message::Teardown { response_mac, nonce, gateway }) = asked {
+            Some((gateway.socket_addr(), nonce, response_mac))
+        } else {
+            None
+        };
+        let proven = proof.is_some_and(|proof| {
+            self.grants.iter().any(|grant| {
+                (grant.remote, grant.nonce, grant.response_mac) == proof
+                    && self.now.duration_since(grant.at) <= self.proof_lifetime
+            })
+        });
+        self.relay.handle_input(self.now, Input::Datagram { local, remote, bytes });
+        let mut answers = 0;
+        while let Some(output) = self.relay.poll_output() {
+            match output {
+                Output::Transmit { local: from, remote: to, bytes } => {
+                    answers += 1;
+                    assert!(answers == 1, "a datagram has one answer at most");
+                    assert_eq!((from, to), (local, remote), "only who asked is answered");
+                    assert!(can_be_answered(to) && from.is_ipv4() == to.is_ipv4());
+                    assert!(bytes.len() <= MAX_ANSWER);
+                    self.on_answer(to, asked, &bytes);
+                }
+                Output::Event(event) => {
+                    assert!(proven, "{event:?} without a proof of the address");
+                    self.on_event(event, proof.map(|(remote, ..)| (local, remote)));
+                }
+            }
+        }
+    }
+
+    fn on_answer(&mut self, remote: SocketAddr, asked: Option<Message<'_>>, bytes: &[u8]) {
+        match (asked, Message::parse(bytes).expect("what is sent can be read")) {
+            (Some(Message::RelayDiscovery { nonce: ours }), Message::RelayAdvertisement { nonce, relay }) => {
+                assert_eq!(nonce, ours);
+                assert_eq!(relay.is_ipv4(), remote.is_ipv4());
+            }
+            (
+                Some(Message::Request { nonce: ours, .. }),
+                Message::MembershipQuery { nonce, response_mac, .. },
+            ) => {
+                assert_eq!(nonce, ours);
+                self.grants.push(Grant { remote, nonce, response_mac, at: self.now });
+            }
+            (asked, answer) => panic!("{answer:?} to {asked:?}"),
+        }
+    }
+
+    /// Applies an event to the model; `ends` are those of the tunnel that a message speaks of.
+    fn on_event(&mut self, event: Event, ends: Option<(SocketAddr, SocketAddr)>) {
+        match event {
+            Event::TunnelUp { id, local, remote } => {
+                assert_eq!(Some((local, remote)), ends);
+                let before = self.tunnels.insert(id, Tunnel { local, remote, groups: BTreeMap::new() });
+                assert_eq!(before, None, "an id names one tunnel");
+            }
+            Event::Membership { id, group, filter } => {
+                let tunnel = self.tunnels.get_mut(&id).expect("a membership of a tunnel that is up");
+                assert!(ends.is_none_or(|ends| ends == (tunnel.local, tunnel.remote)));
+                assert!(group.is_multicast());
+                let before = if filter.is_none() {
+                    tunnel.groups.remove(&group)
+                } else {
+                    tunnel.groups.insert(group, filter.clone())
+                };
+                assert_ne!(before.unwrap_or_default(), filter, "an event that changes nothing");
+            }
+            Event::TunnelDown { id, remote, reason } => {
+                let tunnel = self.tunnels.remove(&id).expect("a tunnel that was up");
+                assert_eq!(tunnel.remote, remote);
+                assert!(tunnel.groups.is_empty(), "every group is left before the tunnel ends");
+                assert_eq!(reason == DownReason::Teardown, ends.is_some());
+            }
+        }
+    }
+
+    /// Serves the timers and compares the relay with what its events told.
+    fn settle(&mut self) {
+        self.relay.handle_timeout(self.now);
+        while let Some(output) = self.relay.poll_output() {
+            match output {
+                Output::Event(event) => self.on_event(event, None),
+                Output::Transmit { .. } => panic!("a relay speaks only when it is asked"),
+            }
+        }
+        assert!(self.relay.poll_timeout().is_some_and(|next| next > self.now));
+        assert!(self.relay.tunnel_count() <= MAX_TUNNELS);
+        let mut of_address = BTreeMap::new();
+        let told = self.relay.tunnels().map(|tunnel| {
+            *of_address.entry(tunnel.remote.ip()).or_insert(0) += 1;
+            assert!(tunnel.groups.len() <= LIMITS.groups);
+            for (_, Filter::Include(sources) | Filter::Exclude(sources)) in &tunnel.groups {
+                assert!(sources.len() <= LIMITS.sources);
+            }
+            let groups = tunnel.groups.into_iter().collect();
+            (tunnel.id, Tunnel { local: tunnel.local, remote: tunnel.remote, groups })
+        });
+        assert_eq!(told.collect::<BTreeMap<_, _>>(), self.tunnels);
+        assert!(of_address.values().all(|tunnels| *tunnels <= MAX_TUNNELS_PER_SOURCE));
+    }
+}
+
+fn can_be_answered(address: SocketAddr) -> bool {
+    let ip = address.ip();
+    let broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+    !(ip.is_multicast() || ip.is_unspecified() || broadcast || address.port() == 0)
+}
+
+/// One of our two addresses.
+fn local(step: u8) -> SocketAddr {
+    (Ipv4Addr::new(192, 0, 2, 1 + (step >> 3 & 1)), PORT).into()
+}
+
+/// One of sixteen peers, four at each address.
+fn peer(number: u8) -> SocketAddr {
+    (Ipv4Addr::new(198, 51, 100, 1 + (number >> 2)), 2000 + u16::from(number & 3)).into()
+}
+
+/// An address that no peer has, or none that can be answered.
+fn stranger(argument: u8) -> SocketAddr {
+    let ip = match argument >> 5 {
+        0 => Ipv4Addr::BROADCAST.into(),
+        1 => Ipv4Addr::UNSPECIFIED.into(),
+        2 => Ipv4Addr::new(224, 0, 0, argument).into(),
+        3 => IpAddr::from([0xff02, 0, 0, 0, 0, 0, 0, 1]),
+        4 => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(argument)]),
+        5 => Ipv4Addr::LOCALHOST.into(),
+        _ => Ipv4Addr::new(203, 0, 113, argument).into(),
+    };
+    SocketAddr::new(ip, u16::from(argument % 32))
+}
+
+/// An IGMP message as a host sends it, with checksums that fit.
+fn report(step: u8, message: &[u8]) -> Vec<u8> {
+    let mut message = message.to_vec();
+    seal(&mut message, 2);
+    let named = message.get(4..8).map_or(Ipv4Addr::UNSPECIFIED, |b| Ipv4Addr::new(b[0], b[1], b[2], b[3]));
+    let destination = match message.first() {
+        Some(0x22) | None => igmp::ALL_IGMPV3_ROUTERS,
+        Some(_) => named,
+    };
+    let source = Ipv4Addr::new(10, 0, 0, step >> 4);
+    ipv4::encapsulate(source, destination, 1, 0xc0, PROTO_IGMP, step & 8 == 0, &message)
+}

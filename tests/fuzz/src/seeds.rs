@@ -1,0 +1,261 @@
+//! Sound inputs of the targets whose inputs are too much for chance: where a fuzzer starts.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
+
+use netlink_packet_core::NetlinkMessage;
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType},
+};
+use prost::Message as _;
+use vmcast_api::{
+    Group, GroupState, Groups, Node, Nodes, Page, Place, Request, Response, Role, Stats, encode,
+};
+use vmcast_signal::v1;
+
+/// Makes the seeds of one target.
+pub type Seeds = fn() -> Vec<Vec<u8>>;
+
+/// The targets that have seeds.
+pub const ALL: [(&str, Seeds); 7] = [
+    ("relay", relay),
+    ("gateway", gateway),
+    ("prober", prober),
+    ("registry", registry),
+    ("control", control),
+    ("netlink", netlink),
+    ("config", config),
+];
+
+const RELAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 2268);
+/// Length of a netlink message header in bytes.
+const NETLINK_HEADER: usize = 16;
+
+/// The sample configuration of every role, and one that says too much.
+#[must_use]
+pub fn config() -> Vec<Vec<u8>> {
+    [
+        include_str!("../../../vmcast-userspace/config/router.toml"),
+        include_str!("../../../vmcast-userspace/config/admin.toml"),
+        include_str!("../../../vmcast-userspace/config/agent.toml"),
+        "rank = 1\ncolour = \"ü\"\n[tunnel]\naddress = [\"192.0.2.300\"]\n[[interface]]\nname = \"a/b\"\n",
+        "listen = \"0.0.0.0:0\"\ndatabase = \"x\"\nlease_seconds = 0\ncache_prefix_v4 = 99\n",
+        "[upstream]\nfrom = \"static\"\nvmr = [\"192.0.2.1:2268\"]\n[interface]\nmtu = 1\ngroups = [\"232.0.0.0/8\", \"232.1.0.0/16\"]\n",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .to_vec()
+}
+
+/// Every question, and answers.
+#[must_use]
+pub fn control() -> Vec<Vec<u8>> {
+    let page = |after: &str| Page { after: Some(after.to_owned()), limit: 3 };
+    let group = Some([232, 1, 1, 1].into());
+    let requests = [
+        Request::Status,
+        Request::GroupList { page: Page::default() },
+        Request::MemberList { group, page: page("7") },
+        Request::TunnelList { page: page("18446744073709551615") },
+        Request::InterfaceList,
+        Request::Stats,
+        Request::NodeList { page: page("vmr-1") },
+        Request::CacheList { page: page("0@192.0.2.0/24") },
+    ];
+    requests.iter().map(encode).chain(answers().iter().map(encode)).collect()
+}
+
+fn answers() -> Vec<Response> {
+    let group = Group {
+        group: [232, 1, 1, 1].into(),
+        source: Some([192, 0, 2, 9].into()),
+        rpf: Some(Place::Tunnel { id: 4, local: RELAY, remote: RELAY }),
+        members: 3,
+        packets: u64::MAX,
+        bytes: 1,
+        bits_per_second: Some(8_000_000),
+        last_packet_ms: Some(2),
+        state: GroupState::Forwarding,
+    };
+    let counters = BTreeMap::from([("bad_checksum".to_owned(), 1)]);
+    let stats = Stats {
+        engine: None,
+        drops: counters.clone(),
+        streams: Vec::new(),
+        control: BTreeMap::from([("igmp".to_owned(), counters)]),
+        resident_bytes: 9_000_000,
+    };
+    let node = Node {
+        id: "n1".to_owned(),
+        name: "ü".to_owned(),
+        role: Role::Router,
+        rank: Some(1),
+        endpoints: vec![RELAY],
+        age_ms: 1,
+        lease_left_ms: 2,
+    };
+    vec![
+        Response::Groups(Groups { next: Some("1".to_owned()), groups: vec![group] }),
+        Response::Stats(stats),
+        Response::Nodes(Nodes { next: None, nodes: vec![node] }),
+        Response::error("no"),
+    ]
+}
+
+/// Notifications and answers of the kernel: as datagrams, and the body of each.
+#[must_use]
+pub fn netlink() -> Vec<Vec<u8>> {
+    let mut link = LinkMessage::default();
+    link.header.index = 7;
+    link.attributes = vec![
+        LinkAttribute::IfName("eth7".to_owned()),
+        LinkAttribute::Mtu(1500),
+        LinkAttribute::Address(vec![2, 0, 0, 0, 0, 7]),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]),
+    ];
+    let mut address = AddressMessage::default();
+    (address.header.family, address.header.prefix_len, address.header.index) = (AddressFamily::Inet, 24, 7);
+    let own = Ipv4Addr::new(192, 0, 2, 7).into();
+    address.attributes = vec![AddressAttribute::Address(own), AddressAttribute::Local(own)];
+    let mut route = RouteMessage::default();
+    (route.header.address_family, route.header.kind) = (AddressFamily::Inet, RouteType::Unicast);
+    route.attributes = vec![
+        RouteAttribute::Oif(7),
+        RouteAttribute::Gateway(RouteAddress::Inet([192, 0, 2, 1].into())),
+        RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]),
+    ];
+    let mut neighbour = NeighbourMessage::default();
+    (neighbour.header.family, neighbour.header.ifindex) = (AddressFamily::Inet, 7);
+    neighbour.header.state = NeighbourState::Reachable;
+    neighbour.attributes = vec![
+        NeighbourAttribute::Destination(NeighbourAddress::Inet([192, 0, 2, 1].into())),
+        NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, 1]),
+    ];
+    let messages = [
+        RouteNetlinkMessage::NewLink(link.clone()),
+        RouteNetlinkMessage::DelLink(link),
+        RouteNetlinkMessage::NewAddress(address),
+        RouteNetlinkMessage::NewRoute(route),
+        RouteNetlinkMessage::NewNeighbour(neighbour.clone()),
+        RouteNetlinkMessage::DelNeighbour(neighbour),
+    ];
+    let mut datagrams: Vec<Vec<u8>> = messages.into_iter().map(datagram).collect();
+    datagrams.push(group_joined());
+    let bodies: Vec<_> = datagrams.iter().map(|datagram| datagram[NETLINK_HEADER..].to_vec()).collect();
+    let all = datagrams.concat();
+    datagrams.into_iter().chain(bodies).chain([all]).collect()
+}
+
+fn datagram(message: RouteNetlinkMessage) -> Vec<u8> {
+    let mut message = NetlinkMessage::from(message);
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+/// `RTM_NEWMULTICAST` of an IPv4 group, which the decoder does not know.
+fn group_joined() -> Vec<u8> {
+    let mut body = vec![2, 32, 128, 0];
+    body.extend(7u32.to_ne_bytes());
+    body.extend([8u16.to_ne_bytes(), 7u16.to_ne_bytes()].concat());
+    body.extend([239, 192, 1, 2]);
+    let mut bytes = ((NETLINK_HEADER + body.len()) as u32).to_ne_bytes().to_vec();
+    bytes.extend(56u16.to_ne_bytes());
+    bytes.resize(NETLINK_HEADER, 0);
+    bytes.extend(body);
+    bytes
+}
+
+/// Steps of the registry's script, each with its message.
+#[must_use]
+pub fn registry_steps() -> Vec<Vec<u8>> {
+    let mut steps = Vec::new();
+    for (number, role) in [(1, v1::Role::Vmr), (2, v1::Role::Vmr), (3, v1::Role::Agent), (4, v1::Role::Agent)]
+    {
+        let node = v1::Node {
+            id: format!("n{number}"),
+            role: role.into(),
+            endpoints: vec![format!("192.0.2.{number}:2268")],
+            rank: number - 1,
+            name: "ü".to_owned(),
+            software: "v 1".to_owned(),
+        };
+        steps.push(step(1, v1::RegisterRequest { node: Some(node) }.encode_to_vec()));
+    }
+    let measured = |hops| v1::Measurement {
+        vmr_id: "n1".to_owned(),
+        endpoint: "192.0.2.1:2268".to_owned(),
+        hops,
+        rtt_micros: 900,
+    };
+    let node_id = || "n3".to_owned();
+    let addresses = || vec!["198.51.100.3".to_owned()];
+    let nearest =
+        v1::NearestRequest { node_id: node_id(), addresses: addresses(), excluded: vec!["n2".to_owned()] };
+    let report = v1::ReportNearestRequest {
+        node_id: node_id(),
+        addresses: addresses(),
+        chosen: Some(measured(3)),
+        measurements: vec![measured(3), measured(300)],
+    };
+    let vmr = v1::Vmr {
+        id: "n1".to_owned(),
+        endpoints: vec!["[2001:db8::1]:2268".to_owned()],
+        ..v1::Vmr::default()
+    };
+    let told = v1::NearestResponse { kind: v1::AnswerKind::All.into(), vmrs: vec![vmr] };
+    steps.extend([
+        step(2, v1::DeregisterRequest { node_id: "n2".to_owned() }.encode_to_vec()),
+        step(3, nearest.encode_to_vec()),
+        step(4, report.encode_to_vec()),
+        step(5, v1::ListNodesRequest { limit: 2, after: "n1".to_owned() }.encode_to_vec()),
+        step(6, v1::ListCacheRequest { limit: 2, after: "0@198.51.100.0/24".to_owned() }.encode_to_vec()),
+        step(7, told.encode_to_vec()),
+    ]);
+    steps
+}
+
+fn step(kind: u8, message: Vec<u8>) -> Vec<u8> {
+    let length = u8::try_from(message.len()).expect("a short message");
+    [vec![kind, 0x83, length], message].concat()
+}
+
+/// A script of the registry: all steps.
+#[must_use]
+pub fn registry() -> Vec<Vec<u8>> {
+    vec![registry_steps().concat()]
+}
+
+/// Handshake, join, another join, leave, teardown, and silence.
+#[must_use]
+pub fn relay() -> Vec<Vec<u8>> {
+    let report =
+        |kind: u8, last: u8| vec![0x22, 0, 0, 0, 0, 0, 0, 1, kind, 0, 0, 1, 239, 1, 2, last, 198, 51, 100, 9];
+    let update = |report: Vec<u8>| [vec![5, 0, report.len() as u8], report].concat();
+    let joined = [vec![0, 4, 1], update(report(5, 1)), update(report(3, 2))].concat();
+    vec![
+        [joined.clone(), update(report(6, 1)), vec![7, 0]].concat(),
+        [joined, vec![1, 255]].concat(),
+        vec![0, 2, 8, 1, 0, 0, 0, 1, 2, 3, 4],
+    ]
+}
+
+/// A join, discovery, handshake, data, a change of address, and the end.
+#[must_use]
+pub fn gateway() -> Vec<Vec<u8>> {
+    let steps =
+        vec![7, 10, 3, 0x41, 4, 1, 6, 2, 0xaa, 0xbb, 0, 100, 1, 40, 4, 2, 7, 251, 1, 1, 4, 1, 7, 255, 0, 200];
+    [0, 1, 2, 16].map(|settings| [vec![settings], steps.clone()].concat()).to_vec()
+}
+
+/// Three relays of which one answers, one answers late and one never.
+#[must_use]
+pub fn prober() -> Vec<Vec<u8>> {
+    vec![vec![0x26, 3, 4, 60, 0, 40, 0x14, 250, 1, 4, 0x24, 3]]
+}
