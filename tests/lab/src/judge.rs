@@ -61,11 +61,24 @@ impl AddAssign for Judgement {
 /// How long a packet may be under way before it counts as cut off.
 pub const UNDER_WAY: Duration = Duration::from_millis(500);
 
+/// How much longer one waits for it while the membership lasts: whoever brings it may get no processor for a
+/// moment on a busy machine, and what is only late must not be shown as lost.
+pub const STALLED: Duration = Duration::from_millis(1500);
+
+/// What came to a member, or passed a place on its behalf.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Received<'a> {
+    /// Identities, in the order of their arrival.
+    pub fingerprints: &'a [u64],
+    /// When the first packet of the session came, if one did.
+    pub first_at: Option<Duration>,
+}
+
 /// Judges a whole session: what the source sent around it, what came, and when the membership ended.
 #[must_use]
-pub fn judge(sent: &[Sent], received: &[u64], until: Duration) -> Judgement {
-    let alignment = align(sent, received, Start::FirstReceived);
-    alignment.judgement(sent, received, until)
+pub fn judge(sent: &[Sent], received: Received<'_>, until: Duration) -> Judgement {
+    let alignment = align(sent, received.fingerprints, Start::first(received));
+    alignment.judgement(sent, received.fingerprints, until)
 }
 
 /// Judges a session while it lasts, without looking at all of it again each time.
@@ -74,7 +87,8 @@ pub struct LiveJudge {
     sent_settled: usize,
     received_settled: usize,
     settled: Judgement,
-    start: Start,
+    /// Where the session goes on in the record, once its beginning is settled.
+    resumes: Option<usize>,
     missing_settled: Vec<usize>,
     missing_open: Vec<usize>,
 }
@@ -93,7 +107,7 @@ impl LiveJudge {
             sent_settled: sent_before,
             received_settled: 0,
             settled: Judgement::default(),
-            start: Start::FirstReceived,
+            resumes: None,
             missing_settled: Vec::new(),
             missing_open: Vec::new(),
         }
@@ -118,8 +132,10 @@ impl LiveJudge {
     }
 
     /// Judges the session up to now.
-    pub fn update(&mut self, sent: &[Sent], received: &[u64], now: Duration) -> Judgement {
-        let alignment = align(sent, received, self.start);
+    pub fn update(&mut self, sent: &[Sent], received: Received<'_>, now: Duration) -> Judgement {
+        let start = self.resumes.map_or_else(|| Start::first(received), Start::At);
+        let received = received.fingerprints;
+        let alignment = align(sent, received, start);
         let mut total = self.settled;
         total += alignment.judgement(sent, received, now);
         let base = self.sent_settled;
@@ -128,7 +144,7 @@ impl LiveJudge {
             && let Some((last, position)) = alignment.last_anchor_before(received.len() - Self::OPEN)
         {
             let (sent, received) = (&sent[..=position], &received[..=last]);
-            let settled = align(sent, received, self.start);
+            let settled = align(sent, received, start);
             self.settled += settled.judgement(sent, received, Duration::ZERO);
             // What was just settled is missing for good; of the open ones only those behind it remain.
             self.missing_settled.extend(settled.missing.iter().map(|place| base + place));
@@ -136,7 +152,7 @@ impl LiveJudge {
             let history = sent.len().min(Self::HISTORY);
             self.sent_settled += sent.len() - history;
             self.received_settled += received.len();
-            self.start = Start::At(history);
+            self.resumes = Some(history);
         }
         total
     }
@@ -145,10 +161,16 @@ impl LiveJudge {
 /// Where the packets begin that the client is entitled to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
-    /// At the first that it received.
-    FirstReceived,
+    /// At the first that it received, which was then.
+    FirstReceived(Duration),
     /// At this place in the record.
     At(usize),
+}
+
+impl Start {
+    fn first(received: Received<'_>) -> Self {
+        Self::FirstReceived(received.first_at.unwrap_or_default())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -226,8 +248,9 @@ fn align(sent: &[Sent], received: &[u64], start: Start) -> Alignment {
 
     let (begin, skipped) = match start {
         Start::At(place) => (place, 0),
-        Start::FirstReceived => first_place(sent, received, &places, anchor),
+        Start::FirstReceived(at) => first_place(sent, received, at, &places, anchor),
     };
+    let is_first = matches!(start, Start::FirstReceived(_));
     let mut alignment = Alignment { next: begin, ..Alignment::default() };
     let mut early = BTreeSet::new();
     for (index, fingerprint) in received.iter().enumerate() {
@@ -258,11 +281,7 @@ fn align(sent: &[Sent], received: &[u64], start: Start) -> Alignment {
             }
             None if alignment.fill_late(candidates) => alignment.reordered += 1,
             // Sent before the first that was received, and overtaken by it.
-            None if start == Start::FirstReceived
-                && is_anchor
-                && candidates[0] < begin
-                && early.insert(candidates[0]) =>
-            {
+            None if is_first && is_anchor && candidates[0] < begin && early.insert(candidates[0]) => {
                 alignment.reordered += 1;
             }
             None => alignment.duplicated += 1,
@@ -271,19 +290,33 @@ fn align(sent: &[Sent], received: &[u64], start: Start) -> Alignment {
     alignment
 }
 
-/// The place of the first received packet, found from the first anchor backwards, and how many received
-/// packets before it fit nowhere.
+/// The place of the first received packet, and how many received packets before it fit nowhere.
+///
+/// It is found from the first anchor backwards. What was sent long before the first packet came is no anchor:
+/// the record may be a moment behind, and not know yet that there are more of its kind. Without an anchor it
+/// is the last of its kind that the source had sent by then and that the others fit behind: padding of
+/// earlier times is not what came, and what was sent in between is not lost.
 fn first_place(
     sent: &[Sent],
     received: &[u64],
+    first_at: Duration,
     places: &HashMap<u64, Vec<usize>>,
     anchor: impl Fn(&u64) -> Option<usize>,
 ) -> (usize, usize) {
+    let earliest = sent.partition_point(|packet| packet.at + UNDER_WAY < first_at);
+    let recent = |fingerprint| anchor(fingerprint).filter(|place| *place >= earliest);
     let first =
-        received.iter().enumerate().find_map(|(index, fingerprint)| Some((index, anchor(fingerprint)?)));
+        received.iter().enumerate().find_map(|(index, fingerprint)| Some((index, recent(fingerprint)?)));
     let Some((mut index, mut place)) = first else {
-        let known = received.iter().find_map(|fingerprint| places.get(fingerprint)?.first());
-        return (known.copied().unwrap_or(sent.len()), 0);
+        let sent_by_then = sent.partition_point(|packet| packet.at <= first_at);
+        let alike = received.first().and_then(|fingerprint| places.get(fingerprint)).into_iter().flatten();
+        let mut alike = alike.copied().rev().filter(|place| (earliest..sent_by_then).contains(place));
+        let fits = |place: &usize| {
+            let stretch = sent[*place..].iter().map(|packet| packet.fingerprint).take(received.len());
+            stretch.eq(received.iter().copied())
+        };
+        let place = alike.clone().find(fits).or_else(|| alike.next());
+        return (place.unwrap_or(sent_by_then), 0);
     };
     while index > 0 && place > 0 && received[index - 1] == sent[place - 1].fingerprint {
         index -= 1;
@@ -309,8 +342,13 @@ mod tests {
         text.bytes().map(u64::from).collect()
     }
 
+    fn came(fingerprints: &[u64], first_at: u64) -> Received<'_> {
+        Received { fingerprints, first_at: Some(Duration::from_millis(first_at)) }
+    }
+
     fn judged(source: &str, client: &str) -> [u64; 4] {
-        let judgement = judge(&sent(source), &received(client), Duration::ZERO);
+        let (sent, received) = (sent(source), received(client));
+        let judgement = judge(&sent, came(&received, source.len() as u64), Duration::ZERO);
         assert_eq!(judgement.received, client.len() as u64);
         assert_eq!(judgement.cut_off, 0);
         [judgement.lost, judgement.duplicated, judgement.reordered, judgement.unknown]
@@ -376,10 +414,63 @@ mod tests {
             (0..2000).map(|n| Sent { fingerprint: n, at: Duration::from_millis(n) }).collect();
         let client: Vec<_> = (100..1000).collect();
         let until = Duration::from_millis(1100) + UNDER_WAY;
-        let judgement = judge(&source, &client, until);
+        let judgement = judge(&source, came(&client, 101), until);
         assert_eq!((judgement.lost, judgement.cut_off), (0, 100));
         assert!((judgement.loss() - 0.1).abs() < 1e-9);
-        assert_eq!(judge(&source, &client, Duration::from_millis(1000)).missing(), 0, "still under way");
+        assert_eq!(
+            judge(&source, came(&client, 101), Duration::from_millis(1000)).missing(),
+            0,
+            "still under way"
+        );
+    }
+
+    /// A packet a millisecond, of which every sixth is padding.
+    fn padded(packets: u64) -> Vec<Sent> {
+        (0..packets)
+            .map(|n| Sent { fingerprint: if n % 6 == 0 { 0 } else { n }, at: Duration::from_millis(n) })
+            .collect()
+    }
+
+    #[test]
+    fn what_was_sent_before_the_first_came_is_not_lost_even_if_only_padding_has_come_so_far() {
+        let source = padded(5000);
+        for first in [1200_usize, 2004, 3006] {
+            for so_far in [1, 2, 5, 6, 7, 40, 100] {
+                let came_at = first as u64 + 3;
+                let client: Vec<_> =
+                    source[first..].iter().take(so_far).map(|packet| packet.fingerprint).collect();
+                // The record is at times a moment ahead of the client, at times behind it.
+                for recorded in [first - 5, first, first + 1, first + 7, first + 200] {
+                    for begin in [0, first - 500] {
+                        let mut live = LiveJudge::new(begin);
+                        let now = Duration::from_millis((first + so_far) as u64 + 10);
+                        let judgement = live.update(&source[begin..recorded], came(&client, came_at), now);
+                        assert_eq!(judgement.missing(), 0, "{first} {so_far} {recorded} {begin}");
+                        assert!(live.missing_places().is_empty());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn padding_that_is_not_known_to_be_repeated_yet_is_no_anchor_of_long_ago() {
+        // One of the kind is in the record, of long ago; the one that came is not there yet.
+        let mut source: Vec<_> =
+            (0..1202).map(|n| Sent { fingerprint: n, at: Duration::from_millis(n) }).collect();
+        source[18].fingerprint = 7777;
+        let mut live = LiveJudge::new(0);
+        let judgement = live.update(&source, came(&[7777], 1203), Duration::from_millis(1204));
+        assert_eq!(judgement.missing(), 0);
+    }
+
+    #[test]
+    fn a_stream_that_ends_after_a_packet_of_padding_is_cut_off_from_there_on() {
+        let source = padded(3000);
+        let mut live = LiveJudge::new(500);
+        let judgement =
+            live.update(&source[500..], came(&[0], 1203), Duration::from_millis(2000) + UNDER_WAY);
+        assert_eq!(judgement.missing(), 2000 - 1201, "all after the packet of 1200 ms");
     }
 
     #[test]
@@ -395,7 +486,7 @@ mod tests {
             .filter(|(n, _)| n % 97 != 0 || n % 10 == 0)
             .flat_map(|(n, packet)| vec![packet.fingerprint; 1 + usize::from(n % 101 == 0 && n % 10 != 0)])
             .collect();
-        let whole = judge(&source, &client, Duration::ZERO);
+        let whole = judge(&source, came(&client, 502), Duration::ZERO);
         assert!(whole.lost > 250 && whole.duplicated > 250, "{whole:?}");
 
         let mut live = LiveJudge::new(0);
@@ -406,7 +497,7 @@ mod tests {
             let got = client.len() * step / 30;
             last = live.update(
                 &source[live.sent_from()..sent],
-                &client[live.received_from()..got],
+                came(&client[live.received_from()..got], 502),
                 Duration::ZERO,
             );
         }

@@ -12,7 +12,12 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{Lab, LabError, Namespace, Process, clock::Clock, signals};
+use crate::{
+    Lab, LabError, Namespace, Process,
+    clock::Clock,
+    netns::{Instead, see_instead},
+    signals,
+};
 
 /// The port that the lab's admin listens on.
 pub const ADMIN_PORT: u16 = 8440;
@@ -77,6 +82,7 @@ pub struct Launcher {
     program: PathBuf,
     dir: PathBuf,
     pins: PathBuf,
+    instead: Instead,
 }
 
 impl Launcher {
@@ -85,7 +91,21 @@ impl Launcher {
     /// # Errors
     /// If the directory for pins cannot be made.
     pub fn new(lab: &Lab, program: &Path) -> Result<Self, LabError> {
-        Ok(Self { program: program.to_owned(), dir: lab.dir().to_owned(), pins: lab.bpffs()? })
+        Ok(Self {
+            program: program.to_owned(),
+            dir: lab.dir().to_owned(),
+            pins: lab.bpffs()?,
+            instead: Instead::new(),
+        })
+    }
+
+    /// The same, but its roles see another file in a place of the host, such as `/etc/hosts`. What is
+    /// written into that file later, they see as well.
+    #[must_use]
+    pub fn with_file(&self, place: impl Into<PathBuf>, file: impl Into<PathBuf>) -> Self {
+        let mut launcher = self.clone();
+        launcher.instead.push((place.into(), file.into()));
+        launcher
     }
 
     /// Starts the admin.
@@ -141,6 +161,7 @@ impl Launcher {
         fs::write(&config, text).map_err(LabError::io(format!("writing {}", config.display())))?;
         let mut command = Command::new(&self.program);
         command.arg(role).arg("--config").arg(&config);
+        see_instead(&mut command, &self.instead).map_err(LabError::io(format!("starting {name}")))?;
         let process = node.spawn(name, command)?;
         Ok(Role { process, socket, program: self.program.clone() })
     }

@@ -19,7 +19,7 @@ use nix::{
 use vmcast_lab::{
     Lab, LabError,
     clock::Clock,
-    judge::judge,
+    judge::{Received, judge},
     netns::{end, live_labs, sweep},
     signals,
     topology::{MainTopology, address},
@@ -93,7 +93,8 @@ fn source_network() -> Result<(), Failed> {
     drop(ffmpeg);
 
     let sent = recorder.sent_from(0);
-    let judgement = judge(&sent, &session.received, session.left_at.expect("it left"));
+    let received = Received { fingerprints: &session.received, first_at: session.first_at };
+    let judgement = judge(&sent, received, session.left_at.expect("it left"));
     assert!(judgement.received >= 2000);
     assert_eq!(
         [judgement.missing(), judgement.duplicated, judgement.reordered, judgement.unknown],

@@ -12,8 +12,6 @@ use vmcast_lab::netns::{Lab, Namespace};
 use crate::wire::Wire;
 
 const NAMES: [&str; 3] = ["port0", "port1", "port2"];
-/// EtherTypes whose tag the kernel takes out of the frame before a packet socket sees it.
-const VLAN_TYPES: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
 
 /// The interfaces, and a socket at both ends of each.
 pub(crate) struct Dut {
@@ -55,10 +53,7 @@ impl Dut {
         let disposition = match passed.as_slice() {
             [] => Disposition::Consumed,
             [seen] => {
-                assert!(
-                    seen == frame || VLAN_TYPES.iter().any(|tag| frame[12..14] == *tag),
-                    "passed, but not untouched: {seen:02x?}"
-                );
+                assert!(seen == frame, "passed, but not untouched: {seen:02x?}");
                 Disposition::Pass
             }
             more => panic!("the host got {} frames for one", more.len()),

@@ -102,6 +102,7 @@ fn joined(name: &str, unresolved: u16, resolved: u16) -> Result<(XdpUnderTest, D
     let mut plane = XdpUnderTest::new(dut);
     let hop = |destination_mac| NextHop {
         ifindex: devices.b.ifindex,
+        link: vmcast_common::fib::Link::PLAIN,
         source_mac: devices.b.mac,
         destination_mac,
         mtu: devices.b.mtu,

@@ -3,16 +3,11 @@
 use std::{
     io,
     os::fd::{AsRawFd as _, OwnedFd},
+    time::Duration,
 };
 
-use nix::{
-    errno::Errno,
-    net::if_::if_nametoindex,
-    sys::{
-        socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socket, sockopt},
-        time::TimeVal,
-    },
-};
+use nix::sys::socket::{MsgFlags, send};
+use vmcast_lab::traffic::packet_socket;
 
 /// An EtherType for local experiments (IEEE 802 local experimental 2): no program of ours looks at it.
 const SENTINEL_TYPE: [u8; 2] = [0x88, 0xb6];
@@ -25,11 +20,9 @@ pub(crate) struct Wire {
 impl Wire {
     /// Opens it in the calling thread's namespace.
     pub(crate) fn open(interface: &str) -> io::Result<Self> {
-        let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
-        setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::new(2, 0))?;
-        setsockopt(&fd, sockopt::RcvBufForce, &(16 << 20))?;
-        ignore_outgoing(&fd)?;
-        bind(&fd, if_nametoindex(interface)?)?;
+        let fd = packet_socket(interface, Duration::from_secs(2))?;
+        set(&fd, libc::PACKET_IGNORE_OUTGOING)?;
+        set(&fd, libc::PACKET_AUXDATA)?;
         Ok(Self { fd })
     }
 
@@ -51,12 +44,12 @@ impl Wire {
         let mut frames = Vec::new();
         let mut buffer = vec![0; 10_000];
         loop {
-            match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC) {
+            match receive(&self.fd, &mut buffer, 0) {
                 Ok(length) if buffer[..length] == sentinel(number) => return frames,
                 // One of an earlier frame that came late.
                 Ok(length) if length >= 14 && buffer[12..14] == SENTINEL_TYPE => {}
                 Ok(length) => frames.push(buffer[..length].to_vec()),
-                Err(Errno::EINTR) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => panic!("the sentinel did not come: {error}; before it: {frames:02x?}"),
             }
         }
@@ -66,7 +59,7 @@ impl Wire {
     pub(crate) fn drain(&self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut buffer = vec![0; 10_000];
-        while let Ok(length) = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+        while let Ok(length) = receive(&self.fd, &mut buffer, libc::MSG_DONTWAIT) {
             frames.push(buffer[..length].to_vec());
         }
         frames
@@ -82,14 +75,14 @@ fn sentinel(number: u32) -> [u8; 60] {
     frame
 }
 
-fn ignore_outgoing(fd: &OwnedFd) -> io::Result<()> {
+fn set(fd: &OwnedFd, option: libc::c_int) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: the value is an int that outlives the call, and its size is given.
     let result = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
             libc::SOL_PACKET,
-            libc::PACKET_IGNORE_OUTGOING,
+            option,
             (&raw const on).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
@@ -97,23 +90,41 @@ fn ignore_outgoing(fd: &OwnedFd) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn bind(fd: &OwnedFd, index: libc::c_uint) -> io::Result<()> {
-    let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
-        sll_ifindex: index.cast_signed(),
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
+/// The next frame as it was on the wire: the kernel takes the outer VLAN tag out and tells it apart.
+fn receive(fd: &OwnedFd, buffer: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
+    const TAG: usize = 4;
+    const TAG_AT: usize = 12;
+    // Room for the one control message, aligned as its header wants.
+    let mut control = [0u64; 8];
+    let room = buffer.len() - TAG;
+    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: room };
+    // SAFETY: a message header of zeros is valid.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: the header points to one vector and to room for control messages, which outlive the call.
+    let length = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the kernel has filled the header in.
+    let first = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    if first.is_null() {
+        return Ok(length);
+    }
+    // SAFETY: a control message begins there, and the only ones asked for have this form.
+    let (kind, data) = unsafe {
+        let kind = ((*first).cmsg_level, (*first).cmsg_type);
+        (kind, libc::CMSG_DATA(first).cast::<libc::tpacket_auxdata>().read_unaligned())
     };
-    // SAFETY: the address is a complete `sockaddr_ll` that outlives the call, and its size is given.
-    let result = unsafe {
-        libc::bind(
-            fd.as_raw_fd(),
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let tagged = kind == (libc::SOL_PACKET, libc::PACKET_AUXDATA)
+        && data.tp_status & libc::TP_STATUS_VLAN_VALID != 0
+        && length >= TAG_AT;
+    if !tagged {
+        return Ok(length);
+    }
+    buffer.copy_within(TAG_AT..length, TAG_AT + TAG);
+    buffer[TAG_AT..TAG_AT + 2].copy_from_slice(&data.tp_vlan_tpid.to_be_bytes());
+    buffer[TAG_AT + 2..TAG_AT + TAG].copy_from_slice(&data.tp_vlan_tci.to_be_bytes());
+    Ok(length + TAG)
 }

@@ -1,6 +1,7 @@
 //! Namespaces, cables between them and processes in them, all of which vanish with the [`Lab`].
 
 mod instance;
+mod instead;
 mod ip;
 mod namespace;
 mod offload;
@@ -8,6 +9,7 @@ mod process;
 mod sweep;
 
 pub use instance::{Lab, Plug};
+pub(crate) use instead::{Instead, see_instead};
 pub use namespace::Namespace;
 pub use offload::Offload;
 pub use process::{Process, stop_all};

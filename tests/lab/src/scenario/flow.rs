@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use crate::{
-    judge::{Judgement, LiveJudge, UNDER_WAY},
+    judge::{Judgement, LiveJudge, Received, STALLED, UNDER_WAY},
     traffic::{Passed, Sent},
 };
 
@@ -38,6 +38,7 @@ pub(super) struct Flow {
     /// What the judge wants to see again, and how much it does not.
     open: Vec<u64>,
     settled: usize,
+    first_at: Option<Duration>,
     judgement: Judgement,
     finished: bool,
 }
@@ -50,6 +51,7 @@ impl Flow {
             judge: LiveJudge::new(span.record),
             open: Vec::new(),
             settled: 0,
+            first_at: None,
             judgement: Judgement::default(),
             finished: false,
         }
@@ -73,6 +75,7 @@ impl Flow {
         let is_ours = self.to.is_none_or(|to| to == packet.to);
         let is_due = packet.at >= self.span.joined && self.span.left.is_none_or(|left| packet.at <= left);
         if is_ours && is_due && !self.finished {
+            self.first_at.get_or_insert(packet.at);
             self.open.push(packet.fingerprint);
         }
     }
@@ -83,7 +86,9 @@ impl Flow {
             return;
         }
         let sent = sent_from(self.judge.sent_from());
-        self.judgement = self.judge.update(&sent, &self.open, self.span.left.unwrap_or(now));
+        let received = Received { fingerprints: &self.open, first_at: self.first_at };
+        let until = self.span.left.unwrap_or(now.saturating_sub(STALLED));
+        self.judgement = self.judge.update(&sent, received, until);
         let settled = self.judge.received_from();
         self.open.drain(..settled - self.settled);
         self.settled = settled;

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     LabError,
-    judge::{Judgement, LiveJudge, judge},
+    judge::{Judgement, LiveJudge, Received, STALLED, judge},
     topology::Client,
     traffic::{Carriage, Meter, Receiver, Recorder, Session, Witness},
 };
@@ -170,19 +170,19 @@ impl Player {
             State::Away { forbidden_from: None } => "left".clone_into(&mut view.state),
             State::Member(member) => {
                 let from = member.judge.received_from();
-                let (received, counts, continuity, first) = member.receiver.look(|session| {
-                    let continuity = session.continuity.errors() + session.continuity.malformed();
-                    (session.received[from..].to_vec(), session.counts, continuity, session.join_to_first())
+                let (fingerprints, first_at, counts) = member.receiver.look(|session| {
+                    view.continuity_errors += session.continuity.errors() + session.continuity.malformed();
+                    view.join_to_first = session.join_to_first();
+                    (session.received[from..].to_vec(), session.first_at, session.counts)
                 });
+                let received = Received { fingerprints: &fingerprints, first_at };
                 // Read after what was received, so that it contains all of it.
                 let sent = recorder.sent_from(member.judge.sent_from());
-                let judgement = member.judge.update(&sent, &received, now);
+                let judgement = member.judge.update(&sent, received, now.saturating_sub(STALLED));
                 view.state = if counts.packets > 0 { "member" } else { "joining" }.to_owned();
                 view.packets += counts.packets;
                 view.missing += judgement.missing();
                 view.loss = judgement.loss();
-                view.continuity_errors += continuity;
-                view.join_to_first = first;
                 bytes += counts.bytes;
             }
         }
@@ -212,7 +212,8 @@ fn from_milliseconds(milliseconds: f64) -> Duration {
 
 fn session_report(recorder: &Recorder, record: usize, session: &Session) -> SessionReport {
     let until = session.left_at.unwrap_or_default();
-    let judgement: Judgement = judge(&recorder.sent_from(record), &session.received, until);
+    let received = Received { fingerprints: &session.received, first_at: session.first_at };
+    let judgement: Judgement = judge(&recorder.sent_from(record), received, until);
     let duration = until.saturating_sub(session.joined_at);
     SessionReport {
         joined_s: session.joined_at.as_secs_f64(),

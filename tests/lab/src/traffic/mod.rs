@@ -6,6 +6,7 @@ mod packet_socket;
 mod receiver;
 mod recorder;
 mod source;
+mod watch;
 mod witness;
 
 use std::{
@@ -16,6 +17,7 @@ use std::{
 
 pub use counts::{Counts, Meter};
 pub use mpegts::Continuity;
+pub use packet_socket::packet_socket;
 pub use receiver::{Receiver, Session};
 pub use recorder::{Recorder, Sent};
 pub use source::{MpegTsSource, SourceConfig};

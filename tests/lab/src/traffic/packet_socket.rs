@@ -1,4 +1,4 @@
-//! A packet socket on one interface: sees what the wire carries, whoever it is for.
+//! Packet sockets on one interface: they see what the wire carries, whoever it is for.
 
 use std::{
     io,
@@ -18,50 +18,22 @@ use nix::{
 use crate::LabError;
 
 /// Room for bursts, in bytes.
-const RECEIVE_BUFFER: usize = 8 << 20;
+const RECEIVE_BUFFER: usize = 16 << 20;
 
-/// Which way a frame went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Direction {
-    /// Into the node.
-    In,
-    /// Out of the node.
-    Out,
-}
-
-/// A packet socket on one interface of the calling thread's namespace.
-#[derive(Debug)]
-pub(super) struct PacketSocket {
-    fd: OwnedFd,
-    name: String,
-}
-
-impl PacketSocket {
-    /// Opens it; frames that pass from now on are seen.
-    pub(super) fn open(interface: &str, timeout: Duration) -> Result<Self, LabError> {
-        let what = || format!("watching {interface}");
-        let index = if_nametoindex(interface).map_err(LabError::errno(what()))?;
-        // Without a protocol it sees nothing, until it is bound to one on one interface.
-        let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
-            .map_err(LabError::errno(what()))?;
-        setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).map_err(LabError::errno(what()))?;
-        let timeout = TimeVal::new(timeout.as_secs().cast_signed(), i64::from(timeout.subsec_micros()));
-        setsockopt(&fd, sockopt::ReceiveTimeout, &timeout).map_err(LabError::errno(what()))?;
-        bind(&fd, index).map_err(LabError::io(what()))?;
-        Ok(Self { fd, name: interface.to_owned() })
-    }
-
-    /// The next frame, its beginning cut to the buffer; nothing if none came in time.
-    pub(super) fn receive(&self, buffer: &mut [u8]) -> Result<Option<(usize, Direction)>, LabError> {
-        match recvfrom::<LinkAddr>(self.fd.as_raw_fd(), buffer) {
-            Ok((length, address)) => {
-                let outgoing = address.is_some_and(|address| address.pkttype() == libc::PACKET_OUTGOING);
-                Ok(Some((length, if outgoing { Direction::Out } else { Direction::In })))
-            }
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
-            Err(error) => Err(LabError::errno(format!("watching {}", self.name))(error)),
-        }
-    }
+/// Opens a packet socket on an interface of the calling thread's namespace; frames that pass from now on are
+/// seen. Reading waits no longer than the given time.
+///
+/// # Errors
+/// If the interface does not exist or packet sockets are refused.
+pub fn packet_socket(interface: &str, timeout: Duration) -> io::Result<OwnedFd> {
+    let index = if_nametoindex(interface)?;
+    // Without a protocol it sees nothing, until it is bound to one on one interface.
+    let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
+    let timeout = TimeVal::new(timeout.as_secs().cast_signed(), i64::from(timeout.subsec_micros()));
+    setsockopt(&fd, sockopt::ReceiveTimeout, &timeout)?;
+    bind(&fd, index)?;
+    Ok(fd)
 }
 
 fn bind(fd: &OwnedFd, index: libc::c_uint) -> io::Result<()> {
@@ -83,4 +55,25 @@ fn bind(fd: &OwnedFd, index: libc::c_uint) -> io::Result<()> {
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Which way a frame went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// Into the node.
+    In,
+    /// Out of the node.
+    Out,
+}
+
+/// The next frame, its beginning cut to the buffer; nothing if none came in time.
+pub(super) fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(usize, Direction)>, LabError> {
+    match recvfrom::<LinkAddr>(fd.as_raw_fd(), buffer) {
+        Ok((length, address)) => {
+            let outgoing = address.is_some_and(|address| address.pkttype() == libc::PACKET_OUTGOING);
+            Ok(Some((length, if outgoing { Direction::Out } else { Direction::In })))
+        }
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+        Err(error) => Err(LabError::errno("watching an interface")(error)),
+    }
 }

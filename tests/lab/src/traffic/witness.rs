@@ -1,18 +1,11 @@
 //! Counts one group's packets on a wire, native and inside AMT, whatever the programs at its ends say.
 
-use std::{
-    net::Ipv4Addr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{net::Ipv4Addr, sync::Mutex, time::Duration};
 
 use super::{
-    Counts, GroupPort, POLL, fingerprint,
-    packet_socket::{Direction, PacketSocket},
+    Counts, GroupPort, fingerprint,
+    packet_socket::Direction,
+    watch::{Frame, Watch},
 };
 use crate::{LabError, Namespace, clock::Clock};
 
@@ -97,22 +90,15 @@ struct Seen {
     passed: Option<Vec<Passed>>,
     native: [Counts; 2],
     amt: [Counts; 2],
+    forbidden: bool,
     stray: Counts,
     last_stray: Option<Duration>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    seen: Mutex<Seen>,
-    forbidden: AtomicBool,
-    stop: AtomicBool,
 }
 
 /// Watches one interface until it is dropped.
 #[derive(Debug)]
 pub struct Witness {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<Result<(), LabError>>>,
+    watch: Watch<Seen>,
 }
 
 impl Witness {
@@ -126,31 +112,24 @@ impl Witness {
         stream: GroupPort,
         clock: Clock,
     ) -> Result<Self, LabError> {
-        let socket = namespace.enter(|| PacketSocket::open(interface, POLL))??;
-        let shared = Arc::new(Shared::default());
-        let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name(format!("{}-{interface}", namespace.node()))
-            .spawn(move || watch(&socket, stream, clock, &theirs))
-            .map_err(LabError::io("starting a witness"))?;
-        Ok(Self { shared, thread: Some(thread) })
+        let note = move |seen: &Mutex<Seen>, frame: Frame<'_>| note(seen, frame, stream);
+        Ok(Self { watch: Watch::start(namespace, interface, clock, note)? })
     }
 
     /// From now on the group may, or must not, come in here; what comes in although it must not is stray.
     pub fn forbid(&self, forbidden: bool) {
-        self.shared.forbidden.store(forbidden, Ordering::SeqCst);
+        self.watch.state().forbidden = forbidden;
     }
 
     /// From now on keeps what passes until it is taken.
     pub fn keep(&self) {
-        self.shared.seen.lock().expect("a witness does not panic").passed.get_or_insert_default();
+        self.watch.state().passed.get_or_insert_default();
     }
 
     /// What passed since the last time; nothing without [`Self::keep`].
     #[must_use]
     pub fn take(&self) -> Vec<Passed> {
-        let mut seen = self.shared.seen.lock().expect("a witness does not panic");
-        seen.passed.as_mut().map(std::mem::take).unwrap_or_default()
+        self.watch.state().passed.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Packets of the group that came in.
@@ -168,66 +147,47 @@ impl Witness {
     /// Packets of the group, in any carriage, that came in while it was forbidden.
     #[must_use]
     pub fn stray(&self) -> Counts {
-        self.seen(|seen| seen.stray)
+        self.watch.state().stray
     }
 
     /// When the last of them came in.
     #[must_use]
     pub fn last_stray(&self) -> Option<Duration> {
-        self.seen(|seen| seen.last_stray)
+        self.watch.state().last_stray
     }
 
     fn counts(&self, carriage: Carriage, direction: Direction) -> Counts {
-        self.seen(|seen| match carriage {
+        let seen = self.watch.state();
+        match carriage {
             Carriage::Native => seen.native[direction as usize],
             Carriage::Amt => seen.amt[direction as usize],
-        })
-    }
-
-    fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
-        look(&self.shared.seen.lock().expect("a witness does not panic"))
-    }
-}
-
-impl Drop for Witness {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // Its errors have already shown as missing counts.
-            let _ = thread.join();
         }
     }
 }
 
-fn watch(socket: &PacketSocket, stream: GroupPort, clock: Clock, shared: &Shared) -> Result<(), LabError> {
-    let mut buffer = [0; 2048];
-    while !shared.stop.load(Ordering::Relaxed) {
-        let Some((length, direction)) = socket.receive(&mut buffer)? else { continue };
-        let at = clock.now();
-        let frame = &buffer[..length];
-        let Some((carriage, bytes)) = classify(frame, stream.group) else { continue };
-        let mut seen = shared.seen.lock().expect("a witness does not panic");
-        match carriage {
-            Carriage::Native => seen.native[direction as usize].add(bytes),
-            Carriage::Amt => seen.amt[direction as usize].add(bytes),
-        }
-        if direction == Direction::In && shared.forbidden.load(Ordering::SeqCst) {
-            seen.stray.add(bytes);
-            seen.last_stray = Some(at);
-        }
-        if let Some(passed) = &mut seen.passed
-            && let Some(payload) = stream_payload(frame, carriage, stream.port)
-        {
-            passed.push(Passed {
-                at,
-                carriage,
-                outgoing: direction == Direction::Out,
-                to: destination(frame),
-                fingerprint: fingerprint(payload),
-            });
-        }
+fn note(seen: &Mutex<Seen>, frame: Frame<'_>, stream: GroupPort) {
+    let Frame { at, direction, bytes: frame } = frame;
+    let Some((carriage, bytes)) = classify(frame, stream.group) else { return };
+    let mut seen = seen.lock().expect("only this thread could have panicked");
+    match carriage {
+        Carriage::Native => seen.native[direction as usize].add(bytes),
+        Carriage::Amt => seen.amt[direction as usize].add(bytes),
     }
-    Ok(())
+    if direction == Direction::In && seen.forbidden {
+        seen.stray.add(bytes);
+        seen.last_stray = Some(at);
+    }
+    if let Some(passed) = &mut seen.passed
+        && let Some(payload) = stream_payload(frame, carriage, stream.port)
+    {
+        passed.push(Passed {
+            at,
+            carriage,
+            outgoing: direction == Direction::Out,
+            to: destination(frame),
+            fingerprint: fingerprint(payload),
+        });
+    }
 }
 
 /// The destination of a frame that [`classify`] took.

@@ -22,7 +22,8 @@ pub(super) fn trials() -> Vec<Trial> {
 
 const SOME: u64 = 150;
 
-fn start_admin(bed: &Bed, node: &Namespace) -> Result<Role, Failed> {
+/// Starts the admin on its host with the database of the one before, and waits for it.
+pub(super) fn start_admin(bed: &Bed, node: &Namespace) -> Result<Role, Failed> {
     let database = bed.lab.dir().join("admin.db");
     // A short lease, so that a test sees a node that lost its admin soon.
     let keys =

@@ -1,23 +1,16 @@
 //! Many members that join and leave all the time.
 
 use std::{
-    io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
-    thread,
+    io, thread,
     time::{Duration, Instant},
 };
 
 use libtest_mimic::{Failed, Trial};
-use nix::sys::socket::{setsockopt, sockopt};
 use socket2::Socket;
 use vmcast_lab::{clock::Clock, roles::Engine};
-use vmcast_proto::{
-    Filter, Machine as _,
-    amt::gateway::{Config, Gateway, Input, Output},
-};
-use vmcast_wire::amt::{Message, PORT};
 
 use super::{
+    amt_gateway::{AmtGateway, epoch},
     bed::{Bed, Outcome, ensure, trial},
     small::{Router, SOURCE, STREAM, Small, gateway_of},
     stream::{multicast_socket, number, payload},
@@ -51,10 +44,8 @@ enum Habit {
     NeverJoins,
 }
 
-/// A gateway on a port of its own.
 struct Member {
-    socket: UdpSocket,
-    gateway: Gateway,
+    gateway: AmtGateway,
     habit: Habit,
     joined: bool,
     change_at: Duration,
@@ -63,12 +54,6 @@ struct Member {
     damaged: u64,
     /// Data that came in any way, wanted or not.
     data: u64,
-}
-
-/// The moment from which a clock of the lab counts, for machines that want an instant.
-#[expect(clippy::disallowed_methods, reason = "gateways on real sockets live in real time")]
-fn epoch(clock: Clock) -> Instant {
-    Instant::now() - clock.now()
 }
 
 /// A stream of numbers that looks random and is the same in every run.
@@ -83,20 +68,13 @@ impl Dice {
 
 impl Member {
     fn new(number: usize, now: Instant) -> io::Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.set_nonblocking(true)?;
-        setsockopt(&socket, sockopt::RcvBufForce, &(1 << 20))?;
-        let relay = SocketAddr::from((gateway_of(1), PORT));
-        let mut seed = [0; 16];
-        seed[..8].copy_from_slice(&(number as u64 + 1).to_ne_bytes());
         let habit = match number % 10 {
             0 => Habit::NeverJoins,
             1..=3 => Habit::Stays,
             _ => Habit::Wanders,
         };
         Ok(Self {
-            socket,
-            gateway: Gateway::new(now, Config::new(relay, seed)),
+            gateway: AmtGateway::open(gateway_of(1), number, now)?,
             habit,
             joined: false,
             change_at: Duration::ZERO,
@@ -111,8 +89,7 @@ impl Member {
         if joined {
             self.sessions.push(Vec::new());
         }
-        let filter = if joined { Filter::any() } else { Filter::none() };
-        self.gateway.handle_input(now, Input::SetMembership { group: STREAM.group.into(), filter });
+        self.gateway.set(now, STREAM.group, joined);
     }
 
     /// Joins or leaves if it is time.
@@ -131,34 +108,14 @@ impl Member {
         }
     }
 
-    /// Receives what waits, lets time pass, and sends what there is to say.
+    /// Does what there is to do, and notes what came.
     fn turn(&mut self, now: Instant) -> io::Result<()> {
-        let mut buffer = [0; 2048];
-        loop {
-            match self.socket.recv_from(&mut buffer) {
-                Ok((length, remote)) => {
-                    let bytes = &buffer[..length];
-                    self.data +=
-                        u64::from(matches!(Message::parse(bytes), Ok(Message::MulticastData { .. })));
-                    self.gateway.handle_input(now, Input::Datagram { remote, bytes });
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        if self.gateway.poll_timeout().is_some_and(|timeout| timeout <= now) {
-            self.gateway.handle_timeout(now);
-        }
-        while let Some(output) = self.gateway.poll_output() {
-            match output {
-                Output::Transmit { remote, bytes } => {
-                    self.socket.send_to(&bytes, remote)?;
-                }
-                Output::Data { packet } => match (number(&packet[HEADERS..]), self.sessions.last_mut()) {
-                    (Some(number), Some(session)) => session.push(number),
-                    (None, _) | (_, None) => self.damaged += 1,
-                },
-                Output::Event(_) => {}
+        let came = self.gateway.turn(now)?;
+        self.data += came.data;
+        for packet in came.packets {
+            match (number(&packet[HEADERS..]), self.sessions.last_mut()) {
+                (Some(number), Some(session)) => session.push(number),
+                (None, _) | (_, None) => self.damaged += 1,
             }
         }
         Ok(())
@@ -223,7 +180,7 @@ fn run(clock: Clock, source: &Socket) -> Result<Vec<Member>, Failed> {
         thread::sleep(Duration::from_millis(1));
     }
     for member in &mut members {
-        member.gateway.handle_input(epoch + clock.now(), Input::Stop);
+        member.gateway.stop(epoch + clock.now());
     }
     let farewell = clock.now() + FAREWELL;
     while clock.now() < farewell {

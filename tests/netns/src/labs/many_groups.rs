@@ -2,24 +2,17 @@
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::Ipv4Addr,
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use libtest_mimic::{Failed, Trial};
-use vmcast_lab::{
-    clock::Clock,
-    roles::{Engine, Role},
-};
-use vmcast_proto::{
-    Filter, Machine as _,
-    amt::gateway::{Config, Gateway, Input, Output},
-};
-use vmcast_wire::amt::PORT;
+use vmcast_lab::roles::{Engine, Role};
 
 use super::{
+    amt_gateway::{AmtGateway, epoch},
     bed::{Bed, Outcome, ensure, trial},
     small::{Router, SOURCE, STREAM, Small, gateway_of},
     stream::{Listener, Sender},
@@ -41,54 +34,17 @@ const GATEWAYS: u8 = 21;
 const GROUPS: u8 = 62;
 
 struct Member {
-    socket: UdpSocket,
-    gateway: Gateway,
+    gateway: AmtGateway,
     data: u64,
-}
-
-/// The moment from which a clock of the lab counts, for machines that want an instant.
-#[expect(clippy::disallowed_methods, reason = "gateways on real sockets live in real time")]
-fn epoch(clock: Clock) -> Instant {
-    Instant::now() - clock.now()
 }
 
 impl Member {
     fn join(number: u8, now: Instant) -> io::Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.set_nonblocking(true)?;
-        let relay = SocketAddr::from((gateway_of(1), PORT));
-        let mut gateway = Gateway::new(now, Config::new(relay, [number + 1; 16]));
+        let mut gateway = AmtGateway::open(gateway_of(1), number.into(), now)?;
         for last in 1..=GROUPS {
-            let group = Ipv4Addr::new(239, 193, number, last).into();
-            gateway.handle_input(now, Input::SetMembership { group, filter: Filter::any() });
+            gateway.set(now, Ipv4Addr::new(239, 193, number, last), true);
         }
-        Ok(Self { socket, gateway, data: 0 })
-    }
-
-    fn turn(&mut self, now: Instant) -> io::Result<()> {
-        let mut buffer = [0; 2048];
-        loop {
-            match self.socket.recv_from(&mut buffer) {
-                Ok((length, remote)) => {
-                    self.gateway.handle_input(now, Input::Datagram { remote, bytes: &buffer[..length] });
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        if self.gateway.poll_timeout().is_some_and(|timeout| timeout <= now) {
-            self.gateway.handle_timeout(now);
-        }
-        while let Some(output) = self.gateway.poll_output() {
-            match output {
-                Output::Transmit { remote, bytes } => {
-                    self.socket.send_to(&bytes, remote)?;
-                }
-                Output::Data { .. } => self.data += 1,
-                Output::Event(_) => {}
-            }
-        }
-        Ok(())
+        Ok(Self { gateway, data: 0 })
     }
 }
 
@@ -127,7 +83,7 @@ fn many_groups(bed: &mut Bed) -> Outcome {
     newcomer.leave().is_whole()?;
 
     for member in &mut members {
-        member.gateway.handle_input(now(), Input::Stop);
+        member.gateway.stop(now());
     }
     turn_until(bed, &mut members, &now, "every group is left", || groups(&router) == 0)?;
     bed.until("the router's files are closed", || Ok(open_files(&router)? <= before + 4))?;
@@ -147,7 +103,7 @@ fn turn_until(
 ) -> Result<(), Failed> {
     bed.until(what, || {
         for member in members.iter_mut() {
-            member.turn(now())?;
+            member.data += member.gateway.turn(now())?.data;
         }
         thread::sleep(Duration::from_millis(5));
         Ok(done())

@@ -1,14 +1,18 @@
 //! Labs of the roles: the real program in small networks, judged packet by packet.
 
 mod admin_down;
+mod amt_gateway;
 mod bad_input;
 mod bed;
+mod chain;
 mod churn;
 mod config_errors;
 mod duplicate;
 mod follow;
+mod generic_hook;
 mod main_job;
 mod many_groups;
+mod names;
 mod native;
 mod restart;
 mod small;
@@ -36,6 +40,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         churn::trials(),
         many_groups::trials(),
         follow::trials(),
+        generic_hook::trials(),
+        names::trials(),
     ]
     .into_iter()
     .flatten()

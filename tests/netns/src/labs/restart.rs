@@ -100,7 +100,10 @@ fn kept(bed: &mut Bed) -> Outcome {
         answer["members"].as_array().is_some_and(|members| members.len() == 1)
     })?;
     listener.more(bed, SOME)?;
-    listener.heard().is_whole().map_err(|failed| format!("when the next router took over: {failed:?}"))?;
+    listener.heard().is_whole().map_err(|failed| {
+        let stats = router.ask(&["stats"]).unwrap_or_default();
+        format!("when the next router took over, drops {}: {failed:?}", stats["drops"])
+    })?;
 
     listener.leave();
     bed.until_answer("the leave has ended the membership", &router, &["member", "list"], |answer| {

@@ -15,7 +15,7 @@ use std::net::Ipv4Addr;
 use libtest_mimic::Failed;
 use vmcast_lab::{
     Namespace,
-    roles::{AGENT_INTERFACE, Engine, Role, wait_ready},
+    roles::{AGENT_INTERFACE, Engine, Launcher, Role, wait_ready},
     traffic::{GroupPort, Witness},
 };
 
@@ -55,6 +55,8 @@ pub(super) struct Router<'a> {
     pub(super) keep: bool,
     /// More tables.
     pub(super) tables: &'a str,
+    /// What starts it, if not that of the lab.
+    pub(super) launcher: Option<&'a Launcher>,
 }
 
 /// The VMR on the link of a client, counted from 1.
@@ -113,7 +115,7 @@ impl Small {
 
     /// Starts the VMR.
     pub(super) fn start_router(&self, bed: &Bed, router: Router<'_>) -> Result<Role, Failed> {
-        let Router { engine, querier, keep, tables } = router;
+        let Router { engine, querier, keep, tables, launcher } = router;
         let pins = bed.lab.bpffs()?.join(self.vmr.node());
         let on_exit = if keep { "keep" } else { "remove" };
         let mut tables = format!(
@@ -125,7 +127,8 @@ impl Small {
         for number in 1..=self.clients.len() {
             tables.push_str(&format!("[[interface]]\nname = \"acc{number}\"\nquerier = {querier}\n"));
         }
-        Ok(bed.launcher.start(&self.vmr, "router", "rank = 0\n", &tables)?)
+        let launcher = launcher.unwrap_or(&bed.launcher);
+        Ok(launcher.start(&self.vmr, "router", "rank = 0\n", &tables)?)
     }
 
     /// Starts the agents of the clients counted from 1, which know their VMR by its address.

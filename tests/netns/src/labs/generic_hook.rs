@@ -1,0 +1,184 @@
+//! Interfaces whose driver has no XDP of its own: the program runs at the kernel's generic hook there. And
+//! interfaces that take no frames from native XDP: those without it, and a veth whose peer is not prepared.
+
+use libtest_mimic::{Failed, Trial};
+use vmcast_lab::{
+    Namespace,
+    netns::Offload,
+    roles::{Role, wait_ready},
+    traffic::{Carriage, Witness},
+};
+
+use super::{
+    bed::{Bed, Outcome, ensure, trial},
+    small::{IGMP, SOURCE, STREAM, Small, VMR, client_address, gateway_of, static_agent},
+    stream::{Listener, Sender},
+};
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![
+        trial("a stream leaves by a bridge to the one agent behind it that joined", agent_behind_bridge),
+        trial(
+            "a stream leaves by a bridge to the one ordinary host behind it that joined",
+            host_behind_bridge,
+        ),
+        trial("a stream leaves by a cable whose far end is not prepared for frames of XDP", unprepared_peer),
+        trial("a stream that comes in by a macvlan reaches the one agent that joined", in_by_macvlan),
+        trial(
+            "a stream that comes in by a macvlan leaves by a bridge to the agent that joined",
+            macvlan_to_agent,
+        ),
+        trial(
+            "a stream that comes in by a macvlan leaves by a bridge to the host that joined",
+            macvlan_to_host,
+        ),
+        trial("the operator is told where the generic hook is used, and why", told),
+    ]
+}
+
+const SOME: u64 = 150;
+
+/// Starts the VMR with these interfaces, the first of which leads to the source.
+fn router(bed: &Bed, node: &Namespace, from: &str, to: &[&str]) -> Result<Role, Failed> {
+    let pins = bed.lab.bpffs()?.join(node.node());
+    let mut tables = format!(
+        "[dataplane]\nengine = \"xdp\"\non_exit = \"remove\"\npin_path = \"{}\"\n{IGMP}\
+         [[interface]]\nname = \"{from}\"\naccepts_sources = true\n",
+        pins.display()
+    );
+    for name in to {
+        tables.push_str(&format!("[[interface]]\nname = \"{name}\"\nquerier = true\n"));
+    }
+    let mut role = bed.launcher.start(node, "router", "rank = 0\n", &tables)?;
+    wait_ready([&mut role], bed.clock)?;
+    Ok(role)
+}
+
+/// Puts the first client's link behind a bridge of the VMR.
+fn bridged(bed: &mut Bed) -> Result<Small, Failed> {
+    let small = Small::build(bed, 2)?;
+    let gateway = gateway_of(1);
+    small.vmr.ip(&format!("addr del {gateway}/24 dev acc1"))?;
+    small.vmr.bridge("lan0", &["acc1"])?;
+    small.vmr.ip(&format!("addr add {gateway}/24 dev lan0"))?;
+    Ok(small)
+}
+
+/// Puts the second client behind the same bridge.
+fn both_bridged(bed: &mut Bed) -> Result<Small, Failed> {
+    let small = bridged(bed)?;
+    small.vmr.ip(&format!("addr del {}/24 dev acc2\nlink set acc2 master lan0", gateway_of(2)))?;
+    small.client(2).ip(&format!(
+        "addr del {}/24 dev eth0\naddr add 10.5.1.3/24 dev eth0\nroute add default via {}",
+        client_address(2),
+        gateway_of(1)
+    ))?;
+    Ok(small)
+}
+
+/// A listener at the first client gets all of the stream once, and stays the only one who gets it.
+fn stream_to_one(bed: &Bed, small: &Small, router: &Role, carriage: Carriage) -> Outcome {
+    let bystander = small.forbid(bed, 2)?;
+    let wire = Witness::start(small.client(1), "eth0", STREAM, bed.clock)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, SOME).map_err(|failed| {
+        let ask = |question: &[&str]| router.ask(question).unwrap_or_default();
+        let (stats, members) = (ask(&["stats"]), ask(&["member", "list"]));
+        format!("{}; drops {}, {members}", failed.message().unwrap_or_default(), stats["drops"])
+    })?;
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    listener.heard().is_whole()?;
+    let (heard, crossed) = (listener.count(), wire.incoming(carriage).packets);
+    ensure!(crossed == heard, "{crossed} packets crossed the link, {heard} were heard");
+
+    listener.leave();
+    bed.until_answer("nobody is a member", router, &["member", "list"], |answer| {
+        answer["members"].as_array().is_some_and(Vec::is_empty)
+    })?;
+    let gone = small.forbid(bed, 1)?;
+    Sender::start(&small.source, SOURCE, STREAM)?.more(bed, SOME)?;
+    ensure!(gone.stray().packets == 0, "the stream went on after the leave: {:?}", gone.stray());
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+/// Lets the stream come in by a macvlan.
+fn by_macvlan(small: &Small) -> Outcome {
+    Ok(small.vmr.ip(&format!(
+        "addr flush dev src0\nlink add mv0 link src0 type macvlan mode bridge\nlink set mv0 up\n\
+         addr add {VMR}/24 dev mv0"
+    ))?)
+}
+
+fn one_agent(bed: &Bed, small: &Small) -> Result<Role, Failed> {
+    let mut agent = static_agent(bed, small.client(1), gateway_of(1), "")?;
+    wait_ready([&mut agent], bed.clock)?;
+    Ok(agent)
+}
+
+// proves that an egress device which takes no frames of native XDP gets the stream all the same
+fn agent_behind_bridge(bed: &mut Bed) -> Outcome {
+    let small = both_bridged(bed)?;
+    let router = router(bed, &small.vmr, "src0", &["lan0"])?;
+    let _agent = one_agent(bed, &small)?;
+    stream_to_one(bed, &small, &router, Carriage::Amt)
+}
+
+fn host_behind_bridge(bed: &mut Bed) -> Outcome {
+    let small = bridged(bed)?;
+    let router = router(bed, &small.vmr, "src0", &["lan0", "acc2"])?;
+    stream_to_one(bed, &small, &router, Carriage::Native)
+}
+
+fn unprepared_peer(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    for client in &small.clients {
+        client.set_offload("eth0", Offload::Gro, false)?;
+    }
+    let router = router(bed, &small.vmr, "src0", &["acc1", "acc2"])?;
+    let _agents = small.agents(bed, [1, 2])?;
+    stream_to_one(bed, &small, &router, Carriage::Amt)
+}
+
+fn in_by_macvlan(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    by_macvlan(&small)?;
+    let router = router(bed, &small.vmr, "mv0", &["acc1", "acc2"])?;
+    let _agents = small.agents(bed, [1, 2])?;
+    stream_to_one(bed, &small, &router, Carriage::Amt)
+}
+
+fn macvlan_to_agent(bed: &mut Bed) -> Outcome {
+    let small = both_bridged(bed)?;
+    by_macvlan(&small)?;
+    let router = router(bed, &small.vmr, "mv0", &["lan0"])?;
+    let _agent = one_agent(bed, &small)?;
+    stream_to_one(bed, &small, &router, Carriage::Amt)
+}
+
+fn macvlan_to_host(bed: &mut Bed) -> Outcome {
+    let small = bridged(bed)?;
+    by_macvlan(&small)?;
+    let router = router(bed, &small.vmr, "mv0", &["lan0", "acc2"])?;
+    stream_to_one(bed, &small, &router, Carriage::Native)
+}
+
+fn told(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    by_macvlan(&small)?;
+    let router = router(bed, &small.vmr, "mv0", &["acc1", "acc2"])?;
+    let stats = router.ask(&["stats"]).unwrap_or_default();
+    let reason = stats["engine"]["reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains("generic") && reason.contains("mv0"), "the engine's reason is {reason:?}");
+    let table = bed.table(&router, &["stats"])?;
+    ensure!(table.contains(reason), "{reason:?} is not shown:\n{table}");
+    let interfaces = router.ask(&["interface", "list"]).unwrap_or_default();
+    let shown = interfaces["interfaces"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for (name, attached) in [("mv0", "xdp-generic"), ("acc1", "xdp"), ("acc2", "xdp")] {
+        let is_so = shown.iter().any(|shown| shown["name"] == name && shown["attached"] == attached);
+        ensure!(is_so, "{name} is not shown as {attached}: {interfaces}");
+    }
+    Ok(())
+}
