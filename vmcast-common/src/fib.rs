@@ -3,7 +3,10 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use crate::hdr::eth::Mac;
+use crate::hdr::{
+    eth::{self, Mac},
+    link::{self, LinkId},
+};
 
 /// The kernel's number of a network interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,11 +61,16 @@ pub enum Rpf {
 pub enum Output {
     /// Native multicast on an interface.
     Interface(IfIndex),
+    /// Unchanged, to the link-layer address of one neighbour alone.
+    Neighbour(NextHopId),
     /// Encapsulated, to the far end of a tunnel.
     Tunnel(TunnelId),
 }
 
 impl Output {
+    /// Numbers of interfaces, next hops and tunnels are below this.
+    pub const MAX_NUMBER: u32 = 1 << 30;
+    const NEIGHBOUR: u32 = 1 << 30;
     const TUNNEL: u32 = 1 << 31;
 
     /// The output as one number, never 0, in the order of outputs: for tables with very many members.
@@ -70,6 +78,7 @@ impl Output {
     pub const fn number(self) -> u32 {
         match self {
             Self::Interface(ifindex) => ifindex.0,
+            Self::Neighbour(id) => id.0 | Self::NEIGHBOUR,
             Self::Tunnel(id) => id.0 | Self::TUNNEL,
         }
     }
@@ -81,6 +90,8 @@ impl Output {
             None
         } else if number & Self::TUNNEL != 0 {
             Some(Self::Tunnel(TunnelId(number & !Self::TUNNEL)))
+        } else if number & Self::NEIGHBOUR != 0 {
+            Some(Self::Neighbour(NextHopId(number & !Self::NEIGHBOUR)))
         } else {
             Some(Self::Interface(IfIndex(number)))
         }
@@ -96,11 +107,93 @@ pub enum Members {
     OfAnySource,
 }
 
+/// Who a VLAN tag is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TagProtocol {
+    /// The customer: IEEE 802.1Q, TPID 0x8100.
+    Dot1q,
+    /// The provider: IEEE 802.1ad, TPID 0x88a8.
+    Dot1ad,
+}
+
+/// A VLAN tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tag {
+    /// Its TPID.
+    pub protocol: TagProtocol,
+    /// The VLAN identifier, 0 to 4094.
+    pub id: u16,
+}
+
+impl Tag {
+    /// See [`link::tag_number`].
+    const fn number(self) -> u16 {
+        link::tag_number(matches!(self.protocol, TagProtocol::Dot1ad), self.id)
+    }
+
+    /// TPID and tag control information with priority 0.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; link::TAG_LEN] {
+        let [a, b] = match self.protocol {
+            TagProtocol::Dot1q => link::TYPE_DOT1Q.to_be_bytes(),
+            TagProtocol::Dot1ad => link::TYPE_DOT1AD.to_be_bytes(),
+        };
+        let [c, d] = (self.id & 0x0fff).to_be_bytes();
+        [a, b, c, d]
+    }
+}
+
+/// One of the links that share a device: what stands between the link-layer addresses and the packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Link {
+    /// The VLAN tags, outermost first; none stands behind a missing one.
+    pub tags: [Option<Tag>; 2],
+    /// The PPPoE session (RFC 2516), 1 to 65,535.
+    pub session: Option<u16>,
+}
+
+impl Link {
+    /// The device's own link: no tag, no session.
+    pub const PLAIN: Self = Self { tags: [None, None], session: None };
+
+    /// The link as its frames show it.
+    #[must_use]
+    pub const fn id(&self) -> LinkId {
+        let mut tags = [0, 0];
+        if let Some(tag) = self.tags[0] {
+            tags[0] = tag.number();
+        }
+        if let Some(tag) = self.tags[1] {
+            tags[1] = tag.number();
+        }
+        let session = match self.session {
+            Some(session) => session,
+            None => 0,
+        };
+        LinkId { tags, session }
+    }
+
+    /// Length of the link-layer header in bytes.
+    #[must_use]
+    pub const fn header_len(&self) -> usize {
+        let tags = self.tags[0].is_some() as usize + self.tags[1].is_some() as usize;
+        let session = if self.session.is_some() { link::PPPOE_LEN } else { 0 };
+        eth::LEN + tags * link::TAG_LEN + session
+    }
+}
+
 /// A local interface the data plane works on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// The kernel's number of the interface, in the network namespace of the process.
     pub ifindex: IfIndex,
+    /// The device whose frames carry the interface's packets: itself, or what a VLAN or PPPoE interface
+    /// stands on.
+    pub device: IfIndex,
+    /// Which of the device's links this is.
+    pub link: Link,
+    /// Whom multicast is sent to on a link of two; `None` for the group's link-layer address.
+    pub peer: Option<Mac>,
     /// Its link-layer address.
     pub mac: Mac,
     /// Its MTU in bytes, without the link-layer header.
@@ -112,13 +205,15 @@ pub struct Interface {
 /// The link-layer way to a far end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NextHop {
-    /// Interface the frame leaves by.
+    /// Device the frame leaves by.
     pub ifindex: IfIndex,
+    /// Which of the device's links it takes.
+    pub link: Link,
     /// Source link-layer address.
     pub source_mac: Mac,
     /// Destination link-layer address, `None` while the neighbour is not resolved.
     pub destination_mac: Option<Mac>,
-    /// MTU towards the far end in bytes, without the link-layer header.
+    /// MTU towards the far end in bytes, without the link-layer header, tags and PPPoE.
     pub mtu: u16,
 }
 
@@ -127,6 +222,10 @@ pub struct NextHop {
 pub enum TunnelKind {
     /// Automatic Multicast Tunneling over UDP (RFC 7450).
     Amt,
+    /// Generic Routing Encapsulation (RFC 2784), with a key (RFC 2890) or without.
+    Gre(Option<u32>),
+    /// An IP packet in an IP packet, of any two versions (RFC 2003, RFC 2473, RFC 4213).
+    Ipip,
 }
 
 /// A tunnel, seen from this node.
@@ -134,9 +233,9 @@ pub enum TunnelKind {
 pub struct Tunnel {
     /// The encapsulation.
     pub kind: TunnelKind,
-    /// Our address and port.
+    /// Our address and port; the port is 0 where the encapsulation has none.
     pub local: SocketAddr,
-    /// The far end's address and port, of the same family.
+    /// The far end's address and port, of the same family; the port likewise.
     pub remote: SocketAddr,
     /// Whether data may come out of the tunnel: true towards an upstream, false for a member.
     pub accepts_sources: bool,

@@ -1,11 +1,15 @@
 //! The forwarding decision: one pure function over the received frame and the tables, run by the
 //! kernel program and by the software plane.
 
-use core::net::Ipv4Addr;
-
 use crate::{
-    hdr::{amt, eth, ipv4, udp},
-    maps::{EndpointKey, InputId, InterfaceEntry, StreamEntry, StreamKey, TunnelEntry, TunnelKey, v4_bytes},
+    hdr::{
+        amt, eth, gre,
+        ip::{self, PROTO_GRE, PROTO_IPV4, PROTO_IPV6, PROTO_UDP},
+        ipv4, link, udp,
+    },
+    maps::{
+        EndpointKey, InputId, InterfaceEntry, InterfaceKey, StreamEntry, StreamKey, TunnelEntry, TunnelKey,
+    },
     packet::Packet,
     verdict::{DropReason, PuntReason, Refusal, Verdict},
 };
@@ -18,8 +22,8 @@ pub trait Tables {
     fn tunnel(&self, key: &TunnelKey) -> Option<TunnelEntry>;
     /// Whether this is one of our tunnel endpoints.
     fn is_endpoint(&self, key: &EndpointKey) -> bool;
-    /// The entry of an ingress interface.
-    fn interface(&self, ifindex: u32) -> Option<InterfaceEntry>;
+    /// The interface that one of a device's links is.
+    fn interface(&self, key: &InterfaceKey) -> Option<InterfaceEntry>;
 }
 
 /// A packet to copy, and where to find it in the frame.
@@ -29,9 +33,13 @@ pub struct Replicate {
     pub ip_offset: usize,
     /// Length of that packet in bytes, its header included; what follows is padding.
     pub ip_len: usize,
-    /// Its time to live as received, at least 2.
+    /// Whether it is IPv6.
+    pub is_ipv6: bool,
+    /// Its time to live or hop limit as received, at least 2.
     pub ttl: u8,
-    /// Its header checksum as received.
+    /// Its type of service or traffic class.
+    pub tos: u8,
+    /// Its header checksum as received, 0 for IPv6.
     pub checksum: u16,
     /// Member table, never 0.
     pub table: u32,
@@ -49,10 +57,10 @@ pub struct Replicate {
     pub new_source: bool,
 }
 
-/// Decides what becomes of a frame received on `ingress_ifindex`.
+/// Decides what becomes of a frame received on a device.
 #[inline(always)]
-pub fn decide<P: Packet + ?Sized, T: Tables>(packet: &P, ingress_ifindex: u32, tables: &T) -> Verdict {
-    match classify(packet, ingress_ifindex, tables) {
+pub fn decide<P: Packet + ?Sized, T: Tables>(frame: &P, device: u32, tables: &T) -> Verdict {
+    match classify(frame, device, tables) {
         Class::Pass => Verdict::Pass,
         Class::Refuse(reason) => Verdict::Refuse(Refusal {
             reason,
@@ -61,7 +69,7 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(packet: &P, ingress_ifindex: u32, t
             stream: StreamKey::NONE,
             native: false,
         }),
-        Class::Multicast(candidate) => decide_multicast(packet, &candidate, ingress_ifindex, tables),
+        Class::Multicast(candidate) => decide_multicast(frame, &candidate, tables),
     }
 }
 
@@ -69,108 +77,159 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(packet: &P, ingress_ifindex: u32, t
 #[derive(Clone, Copy)]
 struct Candidate {
     ip_offset: usize,
-    ip: ipv4::View,
+    ip: ip::View,
     input: InputId,
     native: bool,
+    /// Whether a source without an entry of its own is accepted where it came in.
+    accepts_sources: bool,
 }
 
 enum Class {
     Pass,
-    /// AMT data for us that is not accepted; its inside says nothing.
+    /// Tunnel data for us that is not accepted; its inside says nothing.
     Refuse(DropReason),
     Multicast(Candidate),
 }
 
 /// Finds the multicast packet in the frame: the frame's own, or the one in a tunnel of ours.
 #[inline(always)]
-fn classify<P: Packet + ?Sized, T: Tables>(packet: &P, ingress_ifindex: u32, tables: &T) -> Class {
-    if eth::ether_type(packet) != Some(eth::TYPE_IPV4) {
-        return Class::Pass;
-    }
-    let Ok(ip) = ipv4::View::parse(packet, eth::LEN) else {
+fn classify<P: Packet + ?Sized, T: Tables>(frame: &P, device: u32, tables: &T) -> Class {
+    let Some(link) = link::View::parse(frame) else {
         return Class::Pass;
     };
-    if ip.destination.is_multicast() {
-        if ip.protocol == ipv4::PROTO_IGMP
-            || ip.protocol == ipv4::PROTO_PIM
-            || !ipv4::is_forwardable_group(ip.destination)
-        {
+    let Some(ip) = ip::View::parse(frame, link.packet, link.is_ipv6) else {
+        return Class::Pass;
+    };
+    if ip.is_multicast() {
+        if !ip.is_forwardable() {
             return Class::Pass;
         }
-        let input = InputId::interface(ingress_ifindex);
-        return Class::Multicast(Candidate { ip_offset: eth::LEN, ip, input, native: true });
+        let Some(interface) = tables.interface(&InterfaceKey::new(device, link.link)) else {
+            return Class::Pass;
+        };
+        return Class::Multicast(Candidate {
+            ip_offset: link.packet,
+            ip,
+            input: InputId::interface(interface.ifindex),
+            native: true,
+            accepts_sources: interface.accepts_sources != 0,
+        });
     }
     // A fragment goes to the host, which puts it together and gives it to our socket.
-    if ip.protocol != ipv4::PROTO_UDP || ip.fragment {
+    if ip.fragment {
         return Class::Pass;
     }
-    classify_datagram(packet, &ip, tables)
+    match find_tunnel(frame, link.packet, &ip) {
+        None => Class::Pass,
+        Some(found) => classify_tunnel(frame, &found, tables),
+    }
 }
 
-/// A UDP datagram to one host: ours if it is AMT data for one of our endpoints.
+/// A packet to one host that may have come through a tunnel.
+struct Tunnelled {
+    key: TunnelKey,
+    /// Where the packet inside begins, and where the tunnel's payload ends.
+    inner: usize,
+    end: usize,
+}
+
+/// Looks behind the outer header; `None` if what is there is no encapsulation that vmcast knows.
 #[inline(always)]
-fn classify_datagram<P: Packet + ?Sized, T: Tables>(packet: &P, outer: &ipv4::View, tables: &T) -> Class {
-    let udp_offset = eth::LEN + outer.header_len;
-    let Some(datagram) = udp::View::parse(packet, udp_offset) else {
-        return Class::Pass;
+fn find_tunnel<P: Packet + ?Sized>(frame: &P, outer_offset: usize, outer: &ip::View) -> Option<Tunnelled> {
+    let payload = outer_offset + outer.header_len;
+    let end = outer_offset + outer.total_len;
+    let mut key = TunnelKey {
+        local: outer.destination,
+        remote: outer.source,
+        local_port: [0; 2],
+        remote_port: [0; 2],
+        kind: TunnelKey::KIND_IPIP,
     };
-    let payload = udp_offset + udp::LEN;
-    if datagram.length > outer.total_len - outer.header_len
-        || datagram.length == udp::LEN
-        || !amt::is_data(packet, payload)
-    {
-        return Class::Pass;
+    match outer.protocol {
+        PROTO_UDP => {
+            let datagram = udp::View::parse(frame, payload)?;
+            let inner = payload + udp::LEN + amt::DATA_LEN;
+            if datagram.length > end - payload
+                || datagram.length == udp::LEN
+                || !amt::is_data(frame, payload + udp::LEN)
+            {
+                return None;
+            }
+            key.kind = TunnelKey::KIND_AMT;
+            key.local_port = datagram.destination;
+            key.remote_port = datagram.source;
+            Some(Tunnelled { key, inner, end: payload + datagram.length })
+        }
+        PROTO_GRE => {
+            let header = gre::View::parse(frame, payload)?;
+            if header.protocol != eth::TYPE_IPV4 && header.protocol != eth::TYPE_IPV6 {
+                return None;
+            }
+            key.kind = TunnelKey::KIND_GRE;
+            if let Some([a, b, c, d]) = header.key {
+                key.kind = TunnelKey::KIND_GRE_KEY;
+                key.local_port = [a, b];
+                key.remote_port = [c, d];
+            }
+            Some(Tunnelled { key, inner: payload + header.header_len, end })
+        }
+        PROTO_IPV4 | PROTO_IPV6 => Some(Tunnelled { key, inner: payload, end }),
+        _ => None,
     }
-    let key = TunnelKey {
-        local: v4_bytes(outer.destination),
-        remote: v4_bytes(outer.source),
-        local_port: datagram.destination,
-        remote_port: datagram.source,
-    };
-    let Some(tunnel) = tables.tunnel(&key) else {
-        let endpoint = EndpointKey { address: key.local, port: key.local_port, reserved: [0; 2] };
-        if tables.is_endpoint(&endpoint) {
+}
+
+/// A packet that is ours if one of our tunnels has these ends.
+#[inline(always)]
+fn classify_tunnel<P: Packet + ?Sized, T: Tables>(frame: &P, found: &Tunnelled, tables: &T) -> Class {
+    let Tunnelled { key, inner, end } = found;
+    let Some(tunnel) = tables.tunnel(key) else {
+        let endpoint = EndpointKey::at(key.local, key.local_port);
+        if key.kind == TunnelKey::KIND_AMT && tables.is_endpoint(&endpoint) {
             return Class::Refuse(DropReason::UnknownTunnel);
         }
         return Class::Pass;
     };
+    let is_amt = key.kind == TunnelKey::KIND_AMT;
+    if is_amt && tunnel.accepts_sources == 0 {
+        return Class::Refuse(DropReason::SenderNotAllowed);
+    }
+    let forwardable = match ip::View::parse_any(frame, *inner) {
+        None if is_amt => return Class::Refuse(DropReason::Malformed),
+        Some(ip) if *inner + ip.total_len > *end && is_amt => return Class::Refuse(DropReason::Malformed),
+        // What routers and hosts of one link say to each other would speak to another link's out of a
+        // tunnel.
+        Some(ip) if is_amt && !(ip.is_multicast() && ip.is_forwardable()) => {
+            return Class::Refuse(DropReason::NotMulticast);
+        }
+        Some(ip) if *inner + ip.total_len <= *end && ip.is_multicast() && ip.is_forwardable() => ip,
+        // A tunnel of GRE or IP in IP is an interface of the host's too: what is not for us is for it.
+        None | Some(_) => return Class::Pass,
+    };
     if tunnel.accepts_sources == 0 {
         return Class::Refuse(DropReason::SenderNotAllowed);
     }
-    let ip_offset = payload + amt::DATA_LEN;
-    let Ok(ip) = ipv4::View::parse(packet, ip_offset) else {
-        return Class::Refuse(DropReason::Malformed);
-    };
-    if ip_offset + ip.total_len > udp_offset + datagram.length {
-        return Class::Refuse(DropReason::Malformed);
-    }
-    // IGMP and PIM speak to the routers of one link; out of a tunnel they would speak to another's.
-    if ip.protocol == ipv4::PROTO_IGMP
-        || ip.protocol == ipv4::PROTO_PIM
-        || !ipv4::is_forwardable_group(ip.destination)
-    {
-        return Class::Refuse(DropReason::NotMulticast);
-    }
-    Class::Multicast(Candidate { ip_offset, ip, input: InputId::tunnel(tunnel.id), native: false })
+    let ip = forwardable;
+    Class::Multicast(Candidate {
+        ip_offset: *inner,
+        ip,
+        input: InputId::tunnel(tunnel.id),
+        native: false,
+        accepts_sources: true,
+    })
 }
 
 /// Looks the stream up and checks the packet against it. What came natively and is refused goes to
 /// the host all the same: its own listeners have as much right to it as without vmcast.
 #[inline(always)]
-fn decide_multicast<P: Packet + ?Sized, T: Tables>(
-    packet: &P,
-    candidate: &Candidate,
-    ingress_ifindex: u32,
-    tables: &T,
-) -> Verdict {
-    let Candidate { ip_offset, ip, input, native } = *candidate;
-    let stream = StreamKey::v4(ip.source, ip.destination);
+fn decide_multicast<P: Packet + ?Sized, T: Tables>(frame: &P, candidate: &Candidate, tables: &T) -> Verdict {
+    let Candidate { ip_offset, ip, input, native, accepts_sources } = *candidate;
+    let stream = StreamKey { source: ip.source, group: ip.destination };
     let refuse = |reason, stats| Verdict::Refuse(Refusal { reason, stats, input, stream, native });
 
-    if !is_host(ip.source) {
+    if !ip.has_host_source() {
         return if native { Verdict::Pass } else { refuse(DropReason::NotMulticast, 0) };
     }
-    match ip.verify(packet, ip_offset) {
+    match ip.verify(frame, ip_offset) {
         Ok(()) => {}
         Err(ipv4::Error::Malformed) => return refuse(DropReason::Malformed, 0),
         Err(ipv4::Error::BadChecksum) => return refuse(DropReason::BadChecksum, 0),
@@ -183,11 +242,7 @@ fn decide_multicast<P: Packet + ?Sized, T: Tables>(
             None => return refuse(DropReason::NotJoined, 0),
         },
     };
-    let right_input = if entry.rpf == 0 {
-        !native || matches!(tables.interface(ingress_ifindex), Some(i) if i.accepts_sources != 0)
-    } else {
-        entry.rpf == input.0
-    };
+    let right_input = if entry.rpf == 0 { accepts_sources } else { entry.rpf == input.0 };
     if !right_input {
         return refuse(DropReason::WrongInput, entry.stats);
     }
@@ -200,7 +255,9 @@ fn decide_multicast<P: Packet + ?Sized, T: Tables>(
     Verdict::Replicate(Replicate {
         ip_offset,
         ip_len: ip.total_len,
+        is_ipv6: ip.is_ipv6,
         ttl: ip.ttl,
+        tos: ip.tos,
         checksum: ip.checksum,
         table: entry.table,
         encapsulate: ip.total_len <= entry.encapsulated_max as usize,
@@ -210,11 +267,4 @@ fn decide_multicast<P: Packet + ?Sized, T: Tables>(
         stream,
         new_source,
     })
-}
-
-/// Whether an address can be the source of a forwarded packet.
-#[inline(always)]
-const fn is_host(address: Ipv4Addr) -> bool {
-    let [a, b, c, d] = address.octets();
-    !(a == 127 || a >= 224 || (a == 0 && b == 0 && c == 0 && d == 0))
 }

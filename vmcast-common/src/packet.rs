@@ -10,6 +10,18 @@ pub trait Packet {
 
     /// Length of the packet in bytes, link-layer header included.
     fn length(&self) -> usize;
+
+    /// Four bytes as a word in the machine's order.
+    #[inline(always)]
+    fn load_u32(&self, offset: usize) -> Option<u32> {
+        self.load(offset).map(u32::from_ne_bytes)
+    }
+
+    /// Eight bytes as a word in the machine's order.
+    #[inline(always)]
+    fn load_u64(&self, offset: usize) -> Option<u64> {
+        self.load(offset).map(u64::from_ne_bytes)
+    }
 }
 
 impl Packet for [u8] {
@@ -67,6 +79,33 @@ impl<const N: usize> Words<N> for [u8; N] {
     #[inline(always)]
     fn write_u64<const AT: usize>(&mut self, word: u64) {
         self[AT..AT + 8].copy_from_slice(&word.to_ne_bytes());
+    }
+}
+
+impl<const N: usize, W: Words<N> + ?Sized> Words<N> for &mut W {
+    #[inline(always)]
+    fn read_u16<const AT: usize>(&self) -> u16 {
+        (**self).read_u16::<AT>()
+    }
+
+    #[inline(always)]
+    fn read_u32<const AT: usize>(&self) -> u32 {
+        (**self).read_u32::<AT>()
+    }
+
+    #[inline(always)]
+    fn write_u16<const AT: usize>(&mut self, word: u16) {
+        (**self).write_u16::<AT>(word);
+    }
+
+    #[inline(always)]
+    fn write_u32<const AT: usize>(&mut self, word: u32) {
+        (**self).write_u32::<AT>(word);
+    }
+
+    #[inline(always)]
+    fn write_u64<const AT: usize>(&mut self, word: u64) {
+        (**self).write_u64::<AT>(word);
     }
 }
 

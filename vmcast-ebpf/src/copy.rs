@@ -1,13 +1,8 @@
 //! One copy on its way out.
 
-use core::net::Ipv4Addr;
-
 use aya_ebpf::programs::XdpContext;
 use vmcast_common::{
-    hdr::{eth, ipv4},
-    maps::MEMBER_AMT,
-    packet::Packet as _,
-    rewrite::{AMT_V4_OVERHEAD, Carry, CopyHeader, Inner, copy_header, finish_amt_v4},
+    rewrite::{self, Carry, Room},
     verdict::DropReason,
 };
 
@@ -41,27 +36,31 @@ pub(crate) fn run(ctx: &XdpContext) -> Result<(), DropReason> {
     cursor.member = member.next;
     let next_hop = map::next_hop(member.next_hop).ok_or(DropReason::NextHopUnresolved)?;
 
-    if encapsulated {
-        if member.kind == MEMBER_AMT {
-            let mut head = Head::of(&frame).ok_or(DropReason::LostOrder)?;
-            return finish_amt_v4(&mut head, member, next_hop);
-        }
-        // A native member joined while this packet was on its way.
-        frame.adjust_head(AMT_V4_OVERHEAD as i32).ok_or(DropReason::KernelRefused)?;
+    rewrite::copy(&mut Resizable(frame), member, next_hop, carry.input, encapsulated)
+}
+
+/// The frame of a copy.
+struct Resizable<'a>(Frame<'a>);
+
+impl Room for Resizable<'_> {
+    type Head<'a, const N: usize>
+        = Head<'a, N>
+    where
+        Self: 'a;
+
+    #[inline(always)]
+    fn head<const N: usize>(&mut self) -> Option<Head<'_, N>> {
+        Head::of(&self.0)
     }
-    let header = frame.load::<{ ipv4::MIN_LEN }>(eth::LEN).ok_or(DropReason::LostOrder)?;
-    let inner = Inner {
-        len: u16::from_be_bytes([header[2], header[3]]),
-        tos: header[1],
-        group: Ipv4Addr::new(header[16], header[17], header[18], header[19]),
-        input: carry.input,
-    };
-    match copy_header(member, next_hop, inner)? {
-        CopyHeader::Native(bytes) => frame.store(0, bytes),
-        CopyHeader::Amt(bytes) => {
-            frame.adjust_head(-(AMT_V4_OVERHEAD as i32)).ok_or(DropReason::KernelRefused)?;
-            frame.store(0, bytes)
-        }
+
+    #[inline(always)]
+    fn grow<const N: usize>(&mut self, by: usize) -> Option<Head<'_, N>> {
+        self.0.adjust_head(-(by as i32))?;
+        Head::of(&self.0)
     }
-    .ok_or(DropReason::KernelRefused)
+
+    #[inline(always)]
+    fn shrink(&mut self, by: usize) -> Option<()> {
+        self.0.adjust_head(by as i32)
+    }
 }

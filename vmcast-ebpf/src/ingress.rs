@@ -16,6 +16,8 @@ use crate::{
 
 /// Offset of the time to live in the IPv4 header; the protocol and the checksum follow it.
 const TTL_OFFSET: usize = 8;
+/// Offset of the hop limit in the IPv6 header.
+const HOP_LIMIT_OFFSET: usize = 7;
 
 #[inline(always)]
 pub(crate) fn run(ctx: &XdpContext) -> u32 {
@@ -73,8 +75,7 @@ fn replicate(frame: &Frame<'_>, packet: &Replicate) -> Result<u32, DropReason> {
     if packet.encapsulate {
         frame.store(Carry::LEN, Carry::ENCAPSULATED).ok_or(DropReason::KernelRefused)?;
         lower(frame, packet, eth::LEN + AMT_V4_OVERHEAD)?;
-        let [_, tos] = frame.load::<2>(eth::LEN + AMT_V4_OVERHEAD).ok_or(DropReason::KernelRefused)?;
-        let common = amt_v4_common(packet.ip_len as u16, tos);
+        let common = amt_v4_common(packet.ip_len as u16, packet.tos);
         frame.store(eth::LEN, common).ok_or(DropReason::KernelRefused)?;
     } else {
         frame.store(Carry::LEN, Carry::PLAIN).ok_or(DropReason::KernelRefused)?;
@@ -95,9 +96,12 @@ fn replicate(frame: &Frame<'_>, packet: &Replicate) -> Result<u32, DropReason> {
     map::broadcast(packet.table)
 }
 
-/// Lowers the time to live of the IPv4 header at `offset`.
+/// Lowers the time to live or hop limit of the IP header at `offset`.
 #[inline(always)]
 fn lower(frame: &Frame<'_>, packet: &Replicate, offset: usize) -> Result<(), DropReason> {
+    if packet.is_ipv6 {
+        return frame.store(offset + HOP_LIMIT_OFFSET, [packet.ttl - 1]).ok_or(DropReason::KernelRefused);
+    }
     let [_, protocol] = frame.load::<2>(offset + TTL_OFFSET).ok_or(DropReason::KernelRefused)?;
     let (ttl, checksum) = lower_ttl(packet.ttl, protocol, packet.checksum);
     let [high, low] = checksum.to_be_bytes();

@@ -8,9 +8,9 @@ use aya_ebpf::{
 use vmcast_common::{
     forward::Tables,
     maps::{
-        DeviceCursor, EndpointKey, Head, HeadKey, InputId, InterfaceEntry, MemberEntry, NextHopEntry,
-        PUNT_INTERVAL_NS, PuntRecord, StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey, limit,
-        table_place,
+        DeviceCursor, EndpointKey, Head, HeadKey, InputId, InterfaceEntry, InterfaceKey, MemberEntry,
+        NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, StreamCounters, StreamEntry, StreamKey, TunnelEntry,
+        TunnelKey, limit, table_place,
     },
     verdict::{DropReason, PuntReason},
 };
@@ -27,7 +27,8 @@ static TUNNELS: HashMap<TunnelKey, TunnelEntry, { limit::TUNNELS as usize }, NO_
 #[btf_map]
 static ENDPOINTS: HashMap<EndpointKey, u32, { limit::ENDPOINTS as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-static INTERFACES: HashMap<u32, InterfaceEntry, { limit::INTERFACES as usize }, NO_PREALLOC> = HashMap::new();
+static INTERFACES: HashMap<InterfaceKey, InterfaceEntry, { limit::INTERFACES as usize }, NO_PREALLOC> =
+    HashMap::new();
 #[btf_map]
 static MEMBERS: Array<MemberEntry, { limit::MEMBERS as usize }> = Array::new();
 #[btf_map]
@@ -86,9 +87,9 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn interface(&self, ifindex: u32) -> Option<InterfaceEntry> {
+    fn interface(&self, key: &InterfaceKey) -> Option<InterfaceEntry> {
         // SAFETY: as above.
-        unsafe { INTERFACES.get(&ifindex) }.copied()
+        unsafe { INTERFACES.get(key) }.copied()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Access to the frame: the only place that touches packet memory.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
@@ -48,7 +50,11 @@ impl<'a> Frame<'a> {
             return None;
         }
         let at = self.0.data() + offset;
-        (at + N <= self.0.data_end()).then_some(at)
+        let mut end = self.0.data_end();
+        // SAFETY: a register moved to itself. It hides from the compiler what it may know of the frame's length from
+        // elsewhere: it would leave out a check that the verifier wants to see.
+        unsafe { asm!("{0} = {0}", inout(reg) end, options(pure, nomem, nostack, preserves_flags)) };
+        (at + N <= end).then_some(at)
     }
 }
 
@@ -63,5 +69,31 @@ impl Packet for Frame<'_> {
     #[inline(always)]
     fn length(&self) -> usize {
         self.0.data_end() - self.0.data()
+    }
+
+    #[inline(always)]
+    fn load_u32(&self, offset: usize) -> Option<u32> {
+        let at = self.at::<4>(offset)?;
+        let word: u64;
+        // SAFETY: `at` has checked that the word lies within the frame. It may lie at any address: the
+        // kernel allows that for packets wherever the architecture does, where the compiler would load
+        // it byte by byte.
+        unsafe {
+            asm!("{word} = *(u32 *)({at} + 0)", word = out(reg) word, at = in(reg) at,
+                options(readonly, nostack, preserves_flags));
+        }
+        Some(word as u32)
+    }
+
+    #[inline(always)]
+    fn load_u64(&self, offset: usize) -> Option<u64> {
+        let at = self.at::<8>(offset)?;
+        let word: u64;
+        // SAFETY: as above.
+        unsafe {
+            asm!("{word} = *(u64 *)({at} + 0)", word = out(reg) word, at = in(reg) at,
+                options(readonly, nostack, preserves_flags));
+        }
+        Some(word)
     }
 }

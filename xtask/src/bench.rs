@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: measures speed, joining and memory in namespaces of this machine.
+//! `cargo xtask bench`: measures speed, latency, memory and joining, in namespaces of this machine or on a
+//! rig of real interfaces.
 
 use std::{
     os::unix::process::CommandExt as _,
@@ -11,20 +12,40 @@ use clap::Args;
 
 use crate::{
     build::{self, Profile},
-    project::{cargo, target_dir},
+    project::{cargo, root, target_dir},
     setup,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Takes less time, about a minute, and measures less
+    /// Takes less time, at most a minute, and measures less
     #[arg(long)]
     quick: bool,
     /// Writes the results to this file, as JSON
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// What to measure: `copies`, `join`, `memory`; everything if nothing is named
+    /// Writes plots into this directory, as SVG
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
+    /// Writes BENCHMARKS.md and its plots anew
+    #[arg(long, conflicts_with = "plots")]
+    write_doc: bool,
+    /// Where packets come from: `test-run`, in namespaces of this machine, or `pktgen`, through a router on
+    /// another machine
+    #[arg(long, value_name = "GENERATOR")]
+    generator: Option<String>,
+    /// What to measure: `copies`, `latency`, `kernel-memory`, `join`, `memory`; everything if nothing is
+    /// named
     cases: Vec<String>,
+    /// For pktgen: the interface that is cabled to the router's input
+    #[arg(long = "in", value_name = "INTERFACE")]
+    input: Option<String>,
+    /// For pktgen: the interface that is cabled to the router's output
+    #[arg(long = "out", value_name = "INTERFACE")]
+    output: Option<String>,
+    /// More options of the benchmark itself; `-- --help` shows them
+    #[arg(last = true)]
+    more: Vec<String>,
 }
 
 pub(crate) fn command(options: &Options) -> Result<ExitCode> {
@@ -43,9 +64,24 @@ pub(crate) fn command(options: &Options) -> Result<ExitCode> {
     let program = target_dir().join("release/vmcast-bench");
     let mut command = Command::new(&program);
     command.arg("--program").arg(vmcast).args(options.quick.then_some("--quick"));
-    if let Some(path) = &options.json {
-        command.arg("--json").arg(path);
+    let plots = options.write_doc.then(|| root().join("tests/bench/plots"));
+    let document = options.write_doc.then(|| root().join("BENCHMARKS.md"));
+    let files = [
+        ("--json", options.json.as_ref()),
+        ("--plots", options.plots.as_ref().or(plots.as_ref())),
+        ("--document", document.as_ref()),
+    ];
+    for (option, file) in files {
+        if let Some(file) = file {
+            command.arg(option).arg(file);
+        }
     }
-    let error = command.args(&options.cases).exec();
+    let words = [("--generator", &options.generator), ("--in", &options.input), ("--out", &options.output)];
+    for (option, word) in words {
+        if let Some(word) = word {
+            command.args([option, word]);
+        }
+    }
+    let error = command.args(&options.more).args(&options.cases).exec();
     Err(error).with_context(|| format!("starting {}", program.display()))
 }

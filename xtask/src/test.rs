@@ -184,6 +184,8 @@ pub(crate) fn command(options: &Options) -> Result<ExitCode> {
             "vmcast-ebpf",
             "--exclude",
             "vmcast-netns-tests",
+            "--exclude",
+            "vmcast-vm-tests",
             "--no-fail-fast",
         ]),
     );
@@ -207,10 +209,11 @@ fn privileged(checks: &mut Checks, options: &Options, setup: &Setup) {
     const NETNS: &str = "kernel programs and labs";
     const FAULTS: &str = "faulty networks are found out";
     const COMMANDS: &str = "commands of the lab";
+    const VM: &str = "devices of other kernels, in virtual machines";
     let lab = |engine: &str| format!("the main job, engine {engine}");
     let reason = if options.quick { Some("--quick") } else { setup.no_lab.as_deref() };
     if let Some(reason) = reason {
-        for name in [NETNS, FAULTS, COMMANDS, &lab("auto"), &lab("software")] {
+        for name in [NETNS, FAULTS, COMMANDS, VM, &lab("auto"), &lab("software")] {
             checks.skip(name, reason);
         }
         return;
@@ -225,6 +228,14 @@ fn privileged(checks: &mut Checks, options: &Options, setup: &Setup) {
             checks.tests(NETNS, with_program(&["--package", "vmcast-netns-tests"]));
             checks.tests(FAULTS, with_program(&["--package", "vmcast-lab", "--test", "faults"]));
             checks.tests(COMMANDS, with_program(&["--package", "xtask", "--test", "lab_commands"]));
+            match setup::virtual_machines() {
+                Ok(pieces) => {
+                    let mut command = with_program(&["--package", "vmcast-vm-tests"]);
+                    command.env("VMCAST_VM_DIR", pieces);
+                    checks.tests(VM, command);
+                }
+                Err(error) => checks.skip(VM, &format!("{error:#}")),
+            }
         }
         Err(error) => checks.note(NETNS, Count::FAILED, Some(error)),
     }

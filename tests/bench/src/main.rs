@@ -1,14 +1,18 @@
-//! Measures vmcast in namespaces of this machine.
+//! Measures vmcast in namespaces of this machine, or on a rig of real interfaces.
 //!
 //! Figures of a busy or virtual machine vary; the ratios between rows of one run travel.
 
 mod copies;
 mod join;
+mod kernel;
+mod kernel_memory;
+mod latency;
 mod machine;
 mod memory;
+mod pktgen;
 mod report;
-mod sink;
 mod stats;
+mod wire;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -28,18 +32,41 @@ struct Arguments {
     /// Write the results to a file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write plots into a directory, as SVG.
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
+    /// Write the results to a file as a document; its plots go where `--plots` says, or beside it.
+    #[arg(long, value_name = "FILE")]
+    document: Option<PathBuf>,
     /// The `vmcast` program to measure.
     #[arg(long, value_name = "FILE")]
     program: PathBuf,
+    /// Where packets come from.
+    #[arg(long, value_enum, default_value_t = Generator::TestRun)]
+    generator: Generator,
+    #[command(flatten)]
+    rig: pktgen::Options,
     /// What to measure; everything if nothing is named.
     #[arg(value_enum)]
     cases: Vec<Case>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Generator {
+    /// Live frames of `BPF_PROG_TEST_RUN`, in namespaces of this machine.
+    TestRun,
+    /// The kernel's packet generator, through a router on another machine: `--in` and `--out`.
+    Pktgen,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Case {
-    /// Copies per second of one core, against a relay daemon.
+    /// Copies per second of one core, against what else there is.
     Copies,
+    /// What one hop adds to the way of a packet, and how long a packet holds a core.
+    Latency,
+    /// Kernel memory of members and (S,G)s.
+    KernelMemory,
     /// Time from a join to the first packet.
     Join,
     /// Memory of a router daemon with 100,000 members.
@@ -59,14 +86,25 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "measuring needs root: it makes network namespaces");
     vmcast_lab::signals::install()?;
-    let cases = if arguments.cases.is_empty() { Case::value_variants() } else { &arguments.cases };
     let mut report = Report::new(arguments.quick);
-    for case in cases {
-        case.measure(arguments, &mut report).with_context(|| format!("measuring {case:?}"))?;
+    match arguments.generator {
+        Generator::TestRun => {
+            let cases = if arguments.cases.is_empty() { Case::value_variants() } else { &arguments.cases };
+            for case in cases {
+                case.measure(arguments, &mut report).with_context(|| format!("measuring {case:?}"))?;
+            }
+        }
+        Generator::Pktgen => pktgen::measure(&arguments.rig, &mut report).context("measuring with pktgen")?,
     }
     print!("{}", report.to_text());
     if let Some(path) = &arguments.json {
         report.write_json(path)?;
+    }
+    if let Some(path) = &arguments.document {
+        let beside = path.with_extension("plots");
+        report.write_document(path, arguments.plots.as_ref().unwrap_or(&beside))?;
+    } else if let Some(dir) = &arguments.plots {
+        report.write_plots(dir)?;
     }
     Ok(())
 }
@@ -79,6 +117,14 @@ impl Case {
             Self::Copies => {
                 let effort = if quick { copies::Effort::QUICK } else { copies::Effort::FULL };
                 with_progress(effort.steps(), |bar| copies::measure(effort, report, bar))
+            }
+            Self::Latency => {
+                let effort = if quick { latency::Effort::QUICK } else { latency::Effort::FULL };
+                with_progress(effort.steps(), |bar| latency::measure(effort, report, bar))
+            }
+            Self::KernelMemory => {
+                let effort = if quick { kernel_memory::Effort::QUICK } else { kernel_memory::Effort::FULL };
+                with_progress(effort.steps(), |bar| kernel_memory::measure(effort, report, bar))
             }
             Self::Join => {
                 let effort = if quick { join::Effort::QUICK } else { join::Effort::FULL };

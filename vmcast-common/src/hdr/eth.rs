@@ -9,6 +9,9 @@ pub const LEN: usize = 14;
 /// EtherType of IPv4.
 pub const TYPE_IPV4: u16 = 0x0800;
 
+/// EtherType of IPv6.
+pub const TYPE_IPV6: u16 = 0x86dd;
+
 /// A link-layer address.
 pub type Mac = [u8; 6];
 
@@ -24,6 +27,14 @@ pub fn ether_type<P: Packet + ?Sized>(packet: &P) -> Option<u16> {
 pub const fn multicast_mac(group: Ipv4Addr) -> Mac {
     let [_, b, c, d] = group.octets();
     [0x01, 0x00, 0x5e, b & 0x7f, c, d]
+}
+
+/// The link-layer group address of an IPv6 group: 33:33 and its last four bytes (RFC 2464 §7).
+#[inline(always)]
+#[must_use]
+pub const fn multicast_mac_v6(group: &[u8; 16]) -> Mac {
+    let [.., a, b, c, d] = *group;
+    [0x33, 0x33, a, b, c, d]
 }
 
 #[cfg(test)]

@@ -93,20 +93,37 @@ impl View {
     /// [`Error::BadChecksum`] if it does not match, [`Error::Malformed`] if options are cut off.
     #[inline(always)]
     pub fn verify<P: Packet + ?Sized>(&self, packet: &P, offset: usize) -> Result<(), Error> {
-        let fixed = packet.load::<MIN_LEN>(offset).ok_or(Error::Malformed)?;
-        let mut sum = checksum::sum_words(&fixed);
-        let mut at = MIN_LEN;
-        // A header has at most ten words of options.
-        for _ in 0..10 {
-            if at >= self.header_len {
-                break;
-            }
-            let word = packet.load::<4>(offset + at).ok_or(Error::Malformed)?;
-            sum += checksum::sum_words(&word);
-            at += 4;
-        }
-        if checksum::fold(sum) == 0 { Ok(()) } else { Err(Error::BadChecksum) }
+        verify(packet, offset, self.header_len)
     }
+}
+
+/// Checks the checksum of a header of `header_len` bytes at `offset`.
+///
+/// # Errors
+/// See [`View::verify`].
+#[inline(always)]
+pub fn verify<P: Packet + ?Sized>(packet: &P, offset: usize, header_len: usize) -> Result<(), Error> {
+    let mut sum = 0;
+    let mut at = 0;
+    // A header has at most fifteen words. Their halves are summed in the machine's order: whether the sum
+    // comes to zero is the same in either (RFC 1071 §2B).
+    for _ in 0..15 {
+        if at >= header_len {
+            break;
+        }
+        let word = packet.load_u32(offset + at).ok_or(Error::Malformed)?;
+        sum += (word & 0xffff) + (word >> 16);
+        at += 4;
+    }
+    if checksum::fold(sum) == 0 { Ok(()) } else { Err(Error::BadChecksum) }
+}
+
+/// Whether an address can be the source of a forwarded packet.
+#[inline(always)]
+#[must_use]
+pub const fn is_host(address: Ipv4Addr) -> bool {
+    let [a, b, c, d] = address.octets();
+    !(a == 127 || a >= 224 || (a == 0 && b == 0 && c == 0 && d == 0))
 }
 
 /// Whether vmcast forwards this destination: a group outside the local network control block

@@ -2,5 +2,9 @@
 
 pub mod amt;
 pub mod eth;
+pub mod gre;
+pub mod ip;
 pub mod ipv4;
+pub mod ipv6;
+pub mod link;
 pub mod udp;

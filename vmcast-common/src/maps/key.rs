@@ -1,72 +1,53 @@
 //! Map keys.
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::{Ipv4Addr, SocketAddr};
 
-use crate::fib::{IfIndex, Input, Stream, TunnelId};
-
-/// An address as 16 bytes in network order, IPv4 mapped into IPv6.
-#[must_use]
-pub const fn address_bytes(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => v4_bytes(v4),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
-/// Reads [`address_bytes`] back.
-#[must_use]
-pub fn address_from_bytes(bytes: [u8; 16]) -> IpAddr {
-    Ipv6Addr::from(bytes).to_canonical()
-}
-
-/// [`address_bytes`] of an IPv4 address.
-#[inline(always)]
-#[must_use]
-pub const fn v4_bytes(address: Ipv4Addr) -> [u8; 16] {
-    let [a, b, c, d] = address.octets();
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
-}
+use super::Address;
+use crate::{
+    fib::{IfIndex, Input, Interface, Stream, Tunnel, TunnelId, TunnelKind},
+    hdr::link::LinkId,
+};
 
 /// A stream: (S,G), or (*,G) with a source of all zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct StreamKey {
     /// Source address, all zeros for (*,G).
-    pub source: [u8; 16],
+    pub source: Address,
     /// Group address.
-    pub group: [u8; 16],
+    pub group: Address,
 }
 const _: () = assert!(size_of::<StreamKey>() == 32);
 
 impl StreamKey {
     /// No stream at all.
-    pub const NONE: Self = Self { source: [0; 16], group: [0; 16] };
+    pub const NONE: Self = Self { source: Address::NONE, group: Address::NONE };
 
     /// The (S,G) of a packet.
     #[inline(always)]
     #[must_use]
     pub const fn v4(source: Ipv4Addr, group: Ipv4Addr) -> Self {
-        Self { source: v4_bytes(source), group: v4_bytes(group) }
+        Self { source: Address::v4(source), group: Address::v4(group) }
     }
 
     /// The (*,G) of the same group.
     #[inline(always)]
     #[must_use]
     pub const fn any_source(&self) -> Self {
-        Self { source: [0; 16], group: self.group }
+        Self { source: Address::NONE, group: self.group }
     }
 }
 
 impl From<Stream> for StreamKey {
     fn from(stream: Stream) -> Self {
-        Self { source: stream.source.map_or([0; 16], address_bytes), group: address_bytes(stream.group) }
+        Self { source: stream.source.map_or(Address::NONE, Address::new), group: Address::new(stream.group) }
     }
 }
 
 impl From<StreamKey> for Stream {
     fn from(key: StreamKey) -> Self {
-        let source = (key.source != [0; 16]).then(|| address_from_bytes(key.source));
-        Self { source, group: address_from_bytes(key.group) }
+        let source = (key.source != Address::NONE).then(|| key.source.ip());
+        Self { source, group: key.group.ip() }
     }
 }
 
@@ -75,26 +56,94 @@ impl From<StreamKey> for Stream {
 #[repr(C)]
 pub struct TunnelKey {
     /// Our address: the outer destination.
-    pub local: [u8; 16],
+    pub local: Address,
     /// The far end's address: the outer source.
-    pub remote: [u8; 16],
+    pub remote: Address,
     /// Our port, network order.
     pub local_port: [u8; 2],
     /// The far end's port, network order.
     pub remote_port: [u8; 2],
+    /// The encapsulation, one of the `KIND_` constants.
+    pub kind: u32,
 }
-const _: () = assert!(size_of::<TunnelKey>() == 36);
+const _: () = assert!(size_of::<TunnelKey>() == 40);
 
 impl TunnelKey {
-    /// The key of a tunnel between two endpoints.
+    /// AMT.
+    pub const KIND_AMT: u32 = 1;
+    /// GRE without a key.
+    pub const KIND_GRE: u32 = 2;
+    /// GRE with a key, which stands in the place of the ports.
+    pub const KIND_GRE_KEY: u32 = 3;
+    /// IP in IP.
+    pub const KIND_IPIP: u32 = 4;
+
+    /// The key of a tunnel.
     #[must_use]
-    pub const fn new(local: SocketAddr, remote: SocketAddr) -> Self {
+    pub const fn new(tunnel: &Tunnel) -> Self {
+        let (kind, [a, b, c, d]) = match tunnel.kind {
+            TunnelKind::Amt => {
+                let ([a, b], [c, d]) =
+                    (tunnel.local.port().to_be_bytes(), tunnel.remote.port().to_be_bytes());
+                (Self::KIND_AMT, [a, b, c, d])
+            }
+            TunnelKind::Gre(None) => (Self::KIND_GRE, [0; 4]),
+            TunnelKind::Gre(Some(key)) => (Self::KIND_GRE_KEY, key.to_be_bytes()),
+            TunnelKind::Ipip => (Self::KIND_IPIP, [0; 4]),
+        };
         Self {
-            local: address_bytes(local.ip()),
-            remote: address_bytes(remote.ip()),
-            local_port: local.port().to_be_bytes(),
-            remote_port: remote.port().to_be_bytes(),
+            local: Address::new(tunnel.local.ip()),
+            remote: Address::new(tunnel.remote.ip()),
+            local_port: [a, b],
+            remote_port: [c, d],
+            kind,
         }
+    }
+
+    /// The encapsulation and both ends, ours first; `None` if the kind is unknown.
+    #[must_use]
+    pub fn ends(&self) -> Option<(TunnelKind, SocketAddr, SocketAddr)> {
+        let [a, b] = self.local_port;
+        let [c, d] = self.remote_port;
+        let (kind, local_port, remote_port) = match self.kind {
+            Self::KIND_AMT => (TunnelKind::Amt, u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])),
+            Self::KIND_GRE => (TunnelKind::Gre(None), 0, 0),
+            Self::KIND_GRE_KEY => (TunnelKind::Gre(Some(u32::from_be_bytes([a, b, c, d]))), 0, 0),
+            Self::KIND_IPIP => (TunnelKind::Ipip, 0, 0),
+            _ => return None,
+        };
+        let local = SocketAddr::new(self.local.ip(), local_port);
+        Some((kind, local, SocketAddr::new(self.remote.ip(), remote_port)))
+    }
+}
+
+/// An interface as its frames show it on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct InterfaceKey {
+    /// The device.
+    pub device: u32,
+    /// See [`LinkId::tags`].
+    pub tags: [u16; 2],
+    /// See [`LinkId::session`].
+    pub session: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+const _: () = assert!(size_of::<InterfaceKey>() == 12);
+
+impl InterfaceKey {
+    /// The key of one of a device's links.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(device: u32, link: LinkId) -> Self {
+        Self { device, tags: link.tags, session: link.session, reserved: 0 }
+    }
+
+    /// The key of an interface.
+    #[must_use]
+    pub const fn of(interface: &Interface) -> Self {
+        Self::new(interface.device.0, interface.link.id())
     }
 }
 
@@ -103,19 +152,26 @@ impl TunnelKey {
 #[repr(C)]
 pub struct EndpointKey {
     /// Our address.
-    pub address: [u8; 16],
+    pub address: Address,
     /// Our port, network order.
     pub port: [u8; 2],
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: [u8; 6],
 }
-const _: () = assert!(size_of::<EndpointKey>() == 20);
+const _: () = assert!(size_of::<EndpointKey>() == 24);
 
 impl EndpointKey {
     /// The key of an address and port.
     #[must_use]
     pub const fn new(endpoint: SocketAddr) -> Self {
-        Self { address: address_bytes(endpoint.ip()), port: endpoint.port().to_be_bytes(), reserved: [0; 2] }
+        Self::at(Address::new(endpoint.ip()), endpoint.port().to_be_bytes())
+    }
+
+    /// The key of an address and a port in network order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn at(address: Address, port: [u8; 2]) -> Self {
+        Self { address, port, reserved: [0; 6] }
     }
 }
 
@@ -178,6 +234,8 @@ impl From<Input> for InputId {
 
 #[cfg(test)]
 mod tests {
+    use core::net::IpAddr;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -3,18 +3,19 @@
 //! No padding, no bool, no enum; sizes are asserted at compile time, so that a change of layout is
 //! a change somebody made on purpose.
 
+mod address;
 mod key;
+mod member;
 mod name;
+mod next_hop;
 mod value;
 
-pub use key::{
-    EndpointKey, HeadKey, InputId, StreamKey, TunnelKey, address_bytes, address_from_bytes, v4_bytes,
-};
+pub use address::Address;
+pub use key::{EndpointKey, HeadKey, InputId, InterfaceKey, StreamKey, TunnelKey};
+pub use member::{ENDS_MAX, MemberEntry, kind};
 pub use name::*;
-pub use value::{
-    DeviceCursor, ENDS_MAX, Head, InterfaceEntry, MEMBER_AMT, MEMBER_GONE, MEMBER_NATIVE, MemberEntry,
-    NextHopEntry, PuntRecord, StreamCounters, StreamEntry, TunnelEntry,
-};
+pub use next_hop::NextHopEntry;
+pub use value::{DeviceCursor, Head, InterfaceEntry, PuntRecord, StreamCounters, StreamEntry, TunnelEntry};
 
 /// Capacities.
 pub mod limit {
@@ -53,7 +54,7 @@ pub const fn table_place(number: u32) -> u32 {
 /// Tells one layout of the pinned maps from another: it changes with the size of any key or value.
 /// A change of meaning that keeps every size must change `REVISION`.
 pub const SCHEMA: u64 = {
-    const REVISION: usize = 2;
+    const REVISION: usize = 3;
     let sizes = [
         REVISION,
         size_of::<StreamKey>(),

@@ -58,7 +58,7 @@ pub(crate) enum NextHopEvent {
 
 /// Why a destination has no next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub(crate) enum Unresolvable {
+pub enum Unresolvable {
     /// The destination is one of this host's own addresses.
     #[error("the address is this host's own, so no frame leaves for it")]
     Local,
@@ -78,16 +78,16 @@ pub(crate) enum Unresolvable {
 
 /// An address on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Neighbour {
+pub struct Neighbour {
     /// The link.
-    pub(crate) ifindex: IfIndex,
+    pub ifindex: IfIndex,
     /// The address.
-    pub(crate) address: IpAddr,
+    pub address: IpAddr,
 }
 
 /// What the table knows of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TableLink {
+pub struct TableLink {
     /// Its link-layer address; `None` if neighbours on it have none.
     pub(crate) mac: Option<Mac>,
     /// Its MTU in bytes.
@@ -100,7 +100,7 @@ pub(crate) struct TableLink {
 
 /// The kernel's answer to a route lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Route {
+pub struct Route {
     /// Interface to leave by.
     pub(crate) ifindex: IfIndex,
     /// Gateway, or the destination itself.
@@ -331,6 +331,7 @@ impl Table {
         }
         let reported = NextHop {
             ifindex: key.neighbour.ifindex,
+            link: vmcast_common::fib::Link::PLAIN,
             source_mac: link.mac.unwrap_or_default(),
             destination_mac: None,
             mtu: mtu(key, link),

@@ -86,7 +86,13 @@ impl Bed {
 }
 
 fn hop(destination_mac: Option<Mac>) -> NextHop {
-    NextHop { ifindex: ETH, source_mac: MAC, destination_mac, mtu: 1500 }
+    NextHop {
+        ifindex: ETH,
+        link: vmcast_common::fib::Link::PLAIN,
+        source_mac: MAC,
+        destination_mac,
+        mtu: 1500,
+    }
 }
 
 const FIRST: NextHopId = NextHopId(0);

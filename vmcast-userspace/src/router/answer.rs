@@ -128,6 +128,7 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
             source: None,
             output: match info.member {
                 Output::Interface(ifindex) => interface_place(router, ifindex),
+                Output::Neighbour(id) => neighbour_place(router, id),
                 Output::Tunnel(id) => tunnel_place(router, id),
             },
             filter: filter(&info.filter),
@@ -171,6 +172,16 @@ fn interface_name(router: &Router, ifindex: IfIndex) -> String {
     match router.interfaces.get(&ifindex) {
         Some(attached) => attached.name.clone(),
         None => format!("#{}", ifindex.0),
+    }
+}
+
+fn neighbour_place(router: &Router, id: NextHopId) -> api::Place {
+    match router.core.next_hops.get(&id) {
+        Some(hop) => api::Place::Neighbour {
+            interface: interface_name(router, hop.ifindex),
+            mac: hop.destination_mac.map(mac),
+        },
+        None => api::Place::Unknown,
     }
 }
 

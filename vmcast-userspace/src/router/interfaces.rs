@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
 use anyhow::bail;
 use futures_util::FutureExt as _;
 use tokio::{sync::mpsc, task::AbortHandle};
-use vmcast_common::fib::{IfIndex, Interface};
+use vmcast_common::fib::{IfIndex, Interface, Link as FibLink};
 use vmcast_proto::igmp;
 
 use crate::{
@@ -128,6 +128,9 @@ async fn changed(
 fn wanted(config: &RouterConfig, configured: &RouterInterface, link: &Link) -> Wanted {
     let interface = Interface {
         ifindex: link.ifindex,
+        device: link.ifindex,
+        link: FibLink::PLAIN,
+        peer: None,
         mac: link.mac.unwrap_or_default(),
         mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
         accepts_sources: configured.accepts_sources,

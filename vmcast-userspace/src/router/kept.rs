@@ -18,7 +18,7 @@ use vmcast_wire::igmp as wire;
 use super::core::Core;
 
 /// Inherited next hops are numbered from here; the resolver's numbers stay below.
-const FIRST_NEXT_HOP: u32 = 1 << 31;
+const FIRST_NEXT_HOP: u32 = 1 << 29;
 
 /// What was taken over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -117,7 +117,7 @@ pub(super) fn difference(wanted: &Fib, actual: &Fib) -> Vec<FibOp> {
 mod tests {
     use std::net::IpAddr;
 
-    use vmcast_common::fib::{IfIndex, NextHop, NextHopId, Output, Rpf, Stream, TunnelId};
+    use vmcast_common::fib::{IfIndex, Link, NextHop, NextHopId, Output, Rpf, Stream, TunnelId};
     use vmcast_dataplane::software::Core as Plane;
 
     use super::*;
@@ -129,8 +129,13 @@ mod tests {
     fn fib(hops: &[u32], tunnels: &[(u32, u32)], members: &[(u8, &[u32])]) -> Fib {
         let mut fib = Fib::default();
         for id in hops {
-            let hop =
-                NextHop { ifindex: IfIndex(3), source_mac: [2; 6], destination_mac: Some([4; 6]), mtu: 1500 };
+            let hop = NextHop {
+                ifindex: IfIndex(3),
+                link: Link::PLAIN,
+                source_mac: [2; 6],
+                destination_mac: Some([4; 6]),
+                mtu: 1500,
+            };
             fib.next_hops.insert(NextHopId(*id), hop);
         }
         for (id, hop) in tunnels {

@@ -6,7 +6,9 @@ use std::{
 };
 
 use vmcast_common::{
-    fib::{FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, TunnelId},
+    fib::{
+        FibOp, IfIndex, Input, Interface, Link, Members, NextHop, NextHopId, Output, Rpf, Stream, TunnelId,
+    },
     maps::StreamCounters,
     verdict::PuntReason,
 };
@@ -38,11 +40,25 @@ fn member(last: u8) -> SocketAddr {
 }
 
 fn hop() -> NextHop {
-    NextHop { ifindex: IfIndex(3), source_mac: [2; 6], destination_mac: Some([4; 6]), mtu: 1500 }
+    NextHop {
+        ifindex: IfIndex(3),
+        link: Link::PLAIN,
+        source_mac: [2; 6],
+        destination_mac: Some([4; 6]),
+        mtu: 1500,
+    }
 }
 
 fn lan(accepts_sources: bool) -> Interface {
-    Interface { ifindex: LAN, mac: [2, 0, 0, 0, 0, 7], mtu: 1500, accepts_sources }
+    Interface {
+        ifindex: LAN,
+        device: LAN,
+        link: Link::PLAIN,
+        peer: None,
+        mac: [2, 0, 0, 0, 0, 7],
+        mtu: 1500,
+        accepts_sources,
+    }
 }
 
 /// A core, and the gateways of its members.

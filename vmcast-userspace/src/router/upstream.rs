@@ -15,7 +15,7 @@ use vmcast_proto::{
 };
 
 /// Upstream tunnels are numbered from here: the relay's numbers stay below.
-const FIRST_ID: u32 = 1 << 30;
+const FIRST_ID: u32 = 1 << 29;
 
 /// The gateway towards one upstream VMR.
 pub(super) struct Upstream {

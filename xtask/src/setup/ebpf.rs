@@ -206,7 +206,7 @@ fn nightly_llvm() -> Result<u32> {
 }
 
 /// Where the user's programs keep what can be made again.
-fn cache_dir() -> Result<PathBuf> {
+pub(super) fn cache_dir() -> Result<PathBuf> {
     let of = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = of("XDG_CACHE_HOME").or_else(|| Some(of("HOME")?.join(".cache")));
     Ok(cache.context("neither XDG_CACHE_HOME nor HOME says where to keep tools")?.join("vmcast"))

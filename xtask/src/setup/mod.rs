@@ -6,12 +6,14 @@
 mod ebpf;
 mod host;
 mod packages;
+mod vm;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
 pub(crate) use ebpf::Toolchain;
+pub(crate) use vm::set_up as virtual_machines;
 
 /// What the machine offers after the set-up.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! Programs from the distribution's packages.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     project::{find_program, is_root},
@@ -143,6 +143,76 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
     })
 }
 
+/// The packages that would be installed along with these, for programs that the host lacks.
+pub(super) fn would_install(packages: &[&str]) -> Result<Vec<String>> {
+    let mut command = apt_get();
+    command.args(["install", "--simulate", "--no-install-recommends"]).args(packages);
+    let text = said(command)?;
+    let installed = |line: &str| Some(line.strip_prefix("Inst ")?.split(' ').next()?.to_owned());
+    Ok(text.lines().filter_map(installed).collect())
+}
+
+/// The names of known packages that begin so.
+pub(super) fn names(prefix: &str) -> Result<Vec<String>> {
+    let names = || {
+        let mut command = Command::new("apt-cache");
+        command.args(["pkgnames", prefix]);
+        said(command)
+    };
+    let mut text = names()?;
+    if text.is_empty() {
+        update()?;
+        text = names()?;
+    }
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// The packages that a package cannot do without.
+pub(super) fn dependencies(package: &str) -> Result<Vec<String>> {
+    let mut command = Command::new("apt-cache");
+    command.args(["depends", "--important", package]);
+    let text = said(command)?;
+    Ok(text.lines().filter_map(|line| line.trim().strip_prefix("Depends: ")).map(str::to_owned).collect())
+}
+
+/// Downloads packages into a directory without installing them; says what and how much.
+pub(super) fn download(what: &str, packages: &[String], dir: &Path) -> Result<()> {
+    let command = || {
+        let mut command = apt_get();
+        // The directory is the user's own.
+        command.current_dir(dir).args(["-o", "APT::Sandbox::User=root", "download"]);
+        command
+    };
+    let run = || {
+        let mut uris = command();
+        uris.arg("--print-uris").args(packages);
+        let bytes: u64 = said(uris)?.lines().filter_map(size_of_uri).sum();
+        let title = format!("downloading {} MB of {}", bytes.div_ceil(1_000_000), packages.join(" "));
+        let mut download = command();
+        download.args(packages);
+        step::quiet(&title, "apt-download", download)
+    };
+    eprintln!("Missing: {what}.");
+    run().or_else(|_| {
+        update()?;
+        run()
+    })
+}
+
+/// The size in a line like `'http://host/path' name size hash`.
+fn size_of_uri(line: &str) -> Option<u64> {
+    line.strip_prefix('\'')?.split(' ').nth(2)?.parse().ok()
+}
+
+/// What a command says, if it succeeds.
+fn said(mut command: Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("starting {:?}", command.get_program()))?;
+    if !output.status.success() {
+        bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 fn has_lists() -> bool {
     let mut lists = fs::read_dir("/var/lib/apt/lists").into_iter().flatten().flatten();
     lists.any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
@@ -171,6 +241,13 @@ mod tests {
 
     fn on(os_release: &str) -> Installer {
         Installer { os_release: os_release.to_owned(), ..debian() }
+    }
+
+    #[test]
+    fn the_size_of_a_download_is_read_from_its_line() {
+        let line = "'http://host/pool/k/kmod/kmod_30_amd64.deb' kmod_30_amd64.deb 95084 SHA256:00ff";
+        assert_eq!(size_of_uri(line), Some(95_084));
+        assert_eq!(size_of_uri("Reading package lists..."), None);
     }
 
     #[test]

@@ -1,102 +1,128 @@
-//! The XDP plane, fed with live frames.
+//! The XDP plane.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr, SocketAddrV4},
+    ops::Range,
     time::Duration,
 };
 
 use anyhow::{Result, ensure};
-use etherparse::PacketBuilder;
 use vmcast_common::{
     AMT_PORT,
     fib::{
-        FibOp, Input, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
-        TunnelKind,
+        self, FibOp, IfIndex, Input, Interface, Link, NextHop, NextHopId, Output as Way, Rpf, Stream, Tunnel,
+        TunnelId, TunnelKind,
     },
-    hdr::eth::multicast_mac,
+    maps,
 };
 use vmcast_dataplane::{
     Dataplane as _,
     xdp::{Options, XdpPlane},
 };
+use vmcast_lab::Lab;
 
 use super::{
-    core_time::CoreTime,
-    rig::{Cable, EGRESS, NATIVE_PORT, Rig},
-    run::{Engine, Run},
-    source::Source,
+    case::{Case, Output},
+    engine::{Engine, Receiver, Run},
+    feed::Feeder,
+    stand::{Cable, Stand, interface_receiver, member_port, port_receiver},
+    stream::{self, Ranges},
 };
+use crate::kernel::sink::Sink;
 
-const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 const MTU: u16 = 1500;
-/// Time to live of the frames put in.
-const TTL: u8 = 16;
-/// Packets of one call: setting it up takes the kernel some 20 ms.
-const A_CALL: u32 = 1_000;
-/// Packets where a few are enough.
-const A_FEW: u32 = 400;
-/// Most frames between two turns of the softirqs, as a driver's poll has it (`NAPI_POLL_WEIGHT`).
-const MAX_BATCH: usize = 64;
-/// Most copies between two turns: as many as the caches and the page allocator's lists of one core
-/// hold, as when packets arrive a few at a time. The softirqs would take about 3,000 (ten times
-/// `netdev_budget`) before they hand the rest to a thread.
-const COPIES_PER_BATCH: usize = 256;
 
-/// The plane with its streams, whose members all get AMT.
-pub(super) struct XdpEngine {
+/// A plane on a stand, without members.
+pub(crate) struct Plane {
     plane: XdpPlane,
-    source: Source,
-    tunnels: usize,
-    core: CoreTime,
 }
 
-impl XdpEngine {
-    /// Loads the plane. The calling thread must be in the namespace under test.
-    pub(super) fn new(rig: &Rig) -> Result<Self> {
-        let mut plane = XdpPlane::open(&Options::default())?;
-        let mut ops = vec![set_interface(&rig.ingress)];
-        ops.extend(rig.egress.iter().zip(0..).map(|(cable, id)| {
+impl Plane {
+    /// Loads the plane, which looks at every interface of the stand.
+    pub(crate) fn open(stand: &Stand) -> Result<Self> {
+        let plane = stand.dut.enter(|| XdpPlane::open(&Options::default()))??;
+        let interfaces = std::iter::once(&stand.ingress).chain(&stand.egress).map(set_interface);
+        let next_hops = stand.egress.iter().zip(0..).map(|(cable, id)| {
             let hop = NextHop {
-                ifindex: cable.ifindex,
+                ifindex: IfIndex(cable.ifindex),
+                link: Link::PLAIN,
                 source_mac: cable.near_mac,
                 destination_mac: Some(cable.far_mac),
                 mtu: MTU,
             };
             FibOp::SetNextHop(NextHopId(id), hop)
-        }));
-        plane.apply(&ops)?;
-        let source = Source::load(&plane.ingress_program()?)?;
-        Ok(Self { plane, source, tunnels: 0, core: CoreTime::of(0) })
+        });
+        let ops: Vec<FibOp> = interfaces.chain(next_hops).collect();
+        let mut plane = Self { plane };
+        plane.apply(stand, &ops)?;
+        Ok(plane)
     }
 
-    fn set_members(&mut self, rig: &Rig, stream: Stream, members: usize) -> Result<()> {
-        let mut ops = Vec::new();
-        for member in self.tunnels..members {
-            let tunnel = Tunnel {
-                kind: TunnelKind::Amt,
-                local: SocketAddr::new(rig.cable(member).near.into(), AMT_PORT),
-                remote: rig.member(member).into(),
-                accepts_sources: false,
-                next_hop: Some(NextHopId((member % EGRESS) as u32)),
-            };
-            ops.push(FibOp::SetTunnel(TunnelId(member as u32), tunnel));
+    /// Makes tunnels to members, spread over the first `devices` egress devices. Their numbers start at
+    /// `first`, so that members who are spread in another way have others.
+    pub(crate) fn set_tunnels(
+        &mut self,
+        stand: &Stand,
+        first: u32,
+        members: Range<usize>,
+        devices: usize,
+    ) -> Result<()> {
+        let ops: Vec<FibOp> = members
+            .map(|member| {
+                let device = member % devices;
+                let cable = &stand.egress[device];
+                let tunnel = Tunnel {
+                    kind: TunnelKind::Amt,
+                    local: SocketAddr::new(cable.near.into(), AMT_PORT),
+                    remote: SocketAddrV4::new(cable.far, member_port(member)?).into(),
+                    accepts_sources: false,
+                    next_hop: Some(NextHopId(device as u32)),
+                };
+                Ok(FibOp::SetTunnel(TunnelId(first + member as u32), tunnel))
+            })
+            .collect::<Result<_>>()?;
+        self.apply(stand, &ops)
+    }
+
+    /// Makes streams, each with the same members.
+    pub(crate) fn set_streams(
+        &mut self,
+        stand: &Stand,
+        range: u8,
+        groups: u32,
+        members: &Members,
+    ) -> Result<()> {
+        let mut ops = Vec::with_capacity(members.0.len() + 1);
+        for number in 0..groups {
+            let stream = stream_of(range, number);
+            let rpf = Rpf::Exact(Input::Interface(IfIndex(stand.ingress.ifindex)));
+            ops.clear();
+            ops.push(FibOp::SetStream(stream, rpf, fib::Members::Own));
+            ops.extend(members.0.iter().map(|way| FibOp::AddMember(stream, *way)));
+            self.apply(stand, &ops)?;
         }
-        self.tunnels = self.tunnels.max(members);
-        ops.push(FibOp::SetStream(stream, Rpf::Exact(Input::Interface(rig.ingress.ifindex)), Members::Own));
-        ops.extend(
-            (0..members).map(|member| FibOp::AddMember(stream, Output::Tunnel(TunnelId(member as u32)))),
-        );
-        self.plane.apply(&ops)?;
         Ok(())
     }
 
-    fn packets_of(&self, stream: Stream) -> Result<u64> {
-        let counters = self.plane.counters()?;
-        Ok(counters
-            .streams
+    /// Takes them away.
+    fn remove_streams(&mut self, stand: &Stand, range: u8, groups: u32) -> Result<()> {
+        let ops: Vec<_> = (0..groups).map(|number| FibOp::RemoveStream(stream_of(range, number))).collect();
+        self.apply(stand, &ops)
+    }
+
+    fn apply(&mut self, stand: &Stand, ops: &[FibOp]) -> Result<()> {
+        stand.dut.enter(|| self.plane.apply(ops).map_err(anyhow::Error::from))?
+    }
+
+    /// Packets of a range that the plane says to have taken.
+    fn packets_of(&self, range: u8, groups: u32) -> Result<u64> {
+        let (first, last) = (stream_of(range, 0), stream_of(range, groups - 1));
+        let streams = self.plane.counters()?.streams;
+        Ok(streams
             .iter()
-            .find(|stats| stats.stream == stream)
-            .map_or(0, |stats| stats.counters.packets))
+            .filter(|stats| (first..=last).contains(&stats.stream))
+            .map(|stats| stats.counters.packets)
+            .sum())
     }
 
     fn drops(&self) -> Result<String> {
@@ -107,68 +133,131 @@ impl XdpEngine {
     }
 }
 
-impl Engine for XdpEngine {
-    fn label(&self) -> &'static str {
-        self.plane.engine().engine.label()
+/// Where the copies of a stream go.
+pub(crate) struct Members(Vec<Way>);
+
+impl Members {
+    /// Through tunnels, by the number of the first and of the members.
+    pub(crate) fn tunnels(first: u32, members: Range<usize>) -> Self {
+        Self(members.map(|member| Way::Tunnel(TunnelId(first + member as u32))).collect())
     }
 
-    fn burst(&self, members: usize) -> usize {
-        (COPIES_PER_BATCH / members).clamp(1, MAX_BATCH)
+    /// Natively, on the first egress devices.
+    pub(crate) fn interfaces(stand: &Stand, count: usize) -> Self {
+        Self(stand.egress[..count].iter().map(|cable| Way::Interface(IfIndex(cable.ifindex))).collect())
     }
+}
 
-    fn run(&mut self, rig: &Rig, members: usize, payload: usize, at_least: Duration) -> Result<Run> {
-        // One stream for each number of members.
-        let group = Ipv4Addr::from(u32::from(Ipv4Addr::new(232, 1, 0, 0)) + members as u32);
-        let stream = Stream { source: Some(SOURCE.into()), group: IpAddr::V4(group) };
-        self.set_members(rig, stream, members)?;
-        let frame = frame(rig, group, payload)?;
-        let batch = self.burst(members) as u32;
-
-        let before = (rig.arrived(members)?, self.packets_of(stream)?);
-        let mut run = Run::default();
-        let packets = if at_least.is_zero() { A_FEW } else { A_CALL };
-        let softirqs = self.core.softirqs();
-        loop {
-            run.time += self.source.run(rig.ingress.ifindex, &frame, packets, batch)?;
-            run.packets += u64::from(packets);
-            if run.time >= at_least {
-                break;
-            }
-        }
-        // The kernel's own time of a run leaves out when the core was given to somebody else.
-        run.time += self.core.softirqs() - softirqs;
-        let arrived = rig.arrived(members)?;
-        run.copies = arrived.iter().zip(&before.0).map(|(after, before)| after - before).collect();
-        let counted = self.packets_of(stream)? - before.1;
-        ensure!(
-            counted == run.packets,
-            "{} frames went in, the stream's counter says {counted}; drops: {}",
-            run.packets,
-            self.drops()?
-        );
-        Ok(run)
-    }
-
-    fn explain_loss(&self) -> Result<String> {
-        Ok(format!("drops counted by the plane: {}", self.drops()?))
-    }
+fn stream_of(range: u8, number: u32) -> Stream {
+    Stream { source: Some(stream::SOURCE.into()), group: IpAddr::V4(stream::group(range, number)) }
 }
 
 fn set_interface(cable: &Cable) -> FibOp {
     FibOp::SetInterface(Interface {
-        ifindex: cable.ifindex,
+        ifindex: IfIndex(cable.ifindex),
+        device: IfIndex(cable.ifindex),
+        link: Link::PLAIN,
+        peer: None,
         mac: cable.near_mac,
         mtu: MTU,
         accepts_sources: true,
     })
 }
 
-/// A packet of the stream as the ingress interface receives it.
-fn frame(rig: &Rig, group: Ipv4Addr, payload: usize) -> Result<Vec<u8>> {
-    let builder = PacketBuilder::ethernet2(rig.ingress.far_mac, multicast_mac(group))
-        .ipv4(SOURCE.octets(), group.octets(), TTL)
-        .udp(NATIVE_PORT, NATIVE_PORT);
-    let mut frame = Vec::with_capacity(builder.size(payload));
-    builder.write(&mut frame, &vec![0x47; payload])?;
-    Ok(frame)
+/// What an entry of a kernel table belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Member,
+    Stream,
+    Tunnel,
+    /// The plane as a whole, an interface or a next hop.
+    Other,
+}
+
+impl Owner {
+    /// That of the entries of a table that is allocated as a whole.
+    pub(crate) fn of_table(name: &str) -> Self {
+        match name {
+            maps::MEMBERS => Self::Member,
+            maps::STREAMS | maps::STREAM_STATS | maps::TABLES => Self::Stream,
+            maps::TUNNELS => Self::Tunnel,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The plane under measurement.
+pub(super) struct XdpEngine {
+    stand: Stand,
+    plane: Plane,
+    feeder: Feeder,
+    ranges: Ranges,
+}
+
+impl XdpEngine {
+    pub(super) fn new(lab: &mut Lab, sink: &mut Sink, outputs: usize) -> Result<Self> {
+        let stand = Stand::with_sink(lab, sink, "xdp", outputs)?;
+        let mut plane = Plane::open(&stand)?;
+        let mut feeder = Feeder::load()?;
+        feeder.source.go_on_with(&plane.plane.ingress_program()?)?;
+        Ok(Self { stand, plane, feeder, ranges: Ranges::default() })
+    }
+}
+
+impl Engine for XdpEngine {
+    fn label(&self) -> &'static str {
+        "XDP broadcast"
+    }
+
+    fn peer(&self, case: &Case) -> &'static str {
+        match case.output {
+            Output::Unicast => "AMT",
+            Output::Native => "native",
+        }
+    }
+
+    fn prepare(&mut self, case: &Case) -> Result<Vec<Receiver>> {
+        let (range, new) = self.ranges.give(case)?;
+        if new {
+            let members = match case.output {
+                Output::Unicast => {
+                    // The next free numbers: no two fan-outs share one.
+                    let first = case.members as u32;
+                    self.plane.set_tunnels(&self.stand, first, 0..case.members, case.devices())?;
+                    Members::tunnels(first, 0..case.members)
+                }
+                Output::Native => Members::interfaces(&self.stand, case.members),
+            };
+            self.plane.set_streams(&self.stand, range, case.groups, &members)?;
+        }
+        match case.output {
+            Output::Unicast => (0..case.members).map(port_receiver).collect(),
+            Output::Native => Ok(self.stand.egress[..case.members].iter().map(interface_receiver).collect()),
+        }
+    }
+
+    fn run(&mut self, case: &Case, at_least: Duration) -> Result<Run> {
+        let range = self.ranges.of(case)?;
+        let before = self.plane.packets_of(range, case.groups)?;
+        let run = self.feeder.run(&self.stand, case, range, at_least)?;
+        let counted = self.plane.packets_of(range, case.groups)? - before;
+        ensure!(
+            counted == run.packets,
+            "{} frames went in, the streams' counters say {counted}; drops: {}",
+            run.packets,
+            self.plane.drops()?
+        );
+        Ok(run)
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        for (case, range) in self.ranges.take() {
+            self.plane.remove_streams(&self.stand, range, case.groups)?;
+        }
+        Ok(())
+    }
+
+    fn explain_loss(&self) -> Result<String> {
+        Ok(format!("drops counted by the plane: {}", self.plane.drops()?))
+    }
 }

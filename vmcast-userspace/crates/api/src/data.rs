@@ -68,6 +68,13 @@ pub enum Place {
         /// Its name.
         name: String,
     },
+    /// One neighbour alone, by its link-layer address.
+    Neighbour {
+        /// The interface that it is behind.
+        interface: String,
+        /// Its link-layer address; missing while it is not known.
+        mac: Option<String>,
+    },
     /// A tunnel.
     Tunnel {
         /// Its number, as in the list of tunnels.

@@ -1,27 +1,40 @@
 //! What every plane carries, and what none does yet.
 
-use std::net::{IpAddr, SocketAddr};
+use vmcast_common::fib::{FibOp, Link, Members, NextHopId, Output, TunnelId};
 
-use vmcast_common::fib::{FibOp, IfIndex, Members, TunnelId};
-
-/// Interface and tunnel numbers share one space of 32 bits, split by the top one.
-const FIRST_RESERVED_NUMBER: u32 = 1 << 31;
+/// The last VLAN identifier (IEEE 802.1Q §9.6).
+const MAX_VLAN: u16 = 4094;
 
 /// Says what an operation asks for that is not carried.
 pub(crate) fn check(op: &FibOp) -> Result<(), &'static str> {
     match op {
-        FibOp::SetInterface(interface) => match interface.ifindex {
-            IfIndex(1..FIRST_RESERVED_NUMBER) => Ok(()),
-            IfIndex(_) => Err("no interface has this number"),
-        },
-        FibOp::SetEndpoint(endpoint) => only_ipv4([endpoint.ip()]),
+        FibOp::SetInterface(interface) => {
+            let numbers = 1..Output::MAX_NUMBER;
+            if !numbers.contains(&interface.ifindex.0) || !numbers.contains(&interface.device.0) {
+                return Err("no interface has this number");
+            }
+            link(&interface.link)?;
+            if interface.link.session.is_some() && interface.peer.is_none() {
+                return Err("a PPPoE session has a peer");
+            }
+            Ok(())
+        }
+        FibOp::SetNextHop(NextHopId(id), hop) => {
+            if *id >= Output::MAX_NUMBER {
+                return Err("next hop numbers are below 2^30");
+            }
+            link(&hop.link)
+        }
         FibOp::SetTunnel(TunnelId(id), tunnel) => {
-            let ends: [SocketAddr; 2] = [tunnel.local, tunnel.remote];
-            only_ipv4(ends.map(|end| end.ip()))?;
-            if *id < FIRST_RESERVED_NUMBER { Ok(()) } else { Err("tunnel numbers are below 2^31") }
+            if tunnel.local.is_ipv4() != tunnel.remote.is_ipv4() {
+                return Err("both ends of a tunnel are of one address family");
+            }
+            if *id < Output::MAX_NUMBER { Ok(()) } else { Err("tunnel numbers are below 2^30") }
         }
         FibOp::SetStream(stream, _, members) => {
-            only_ipv4([stream.group, stream.source.unwrap_or(stream.group)])?;
+            if stream.source.is_some_and(|source| source.is_ipv4() != stream.group.is_ipv4()) {
+                return Err("source and group are of one address family");
+            }
             if !stream.group.is_multicast() {
                 return Err("the group is not a multicast address");
             }
@@ -31,8 +44,8 @@ pub(crate) fn check(op: &FibOp) -> Result<(), &'static str> {
             Ok(())
         }
         FibOp::RemoveInterface(_)
+        | FibOp::SetEndpoint(_)
         | FibOp::RemoveEndpoint(_)
-        | FibOp::SetNextHop(..)
         | FibOp::RemoveNextHop(_)
         | FibOp::RemoveTunnel(_)
         | FibOp::RemoveStream(_)
@@ -41,6 +54,12 @@ pub(crate) fn check(op: &FibOp) -> Result<(), &'static str> {
     }
 }
 
-fn only_ipv4<const N: usize>(addresses: [IpAddr; N]) -> Result<(), &'static str> {
-    if addresses.iter().all(IpAddr::is_ipv4) { Ok(()) } else { Err("only IPv4 is carried") }
+fn link(link: &Link) -> Result<(), &'static str> {
+    if link.tags[0].is_none() && link.tags[1].is_some() {
+        return Err("an inner VLAN tag stands behind an outer one");
+    }
+    if link.tags.iter().flatten().any(|tag| tag.id > MAX_VLAN) {
+        return Err("VLAN identifiers are 0 to 4094");
+    }
+    if link.session == Some(0) { Err("session 0 is that of PPPoE discovery") } else { Ok(()) }
 }

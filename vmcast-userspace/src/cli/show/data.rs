@@ -134,6 +134,9 @@ pub(crate) fn interfaces(interfaces: &Interfaces) -> String {
 fn place(place: &Place) -> String {
     match place {
         Place::Interface { name } => name.clone(),
+        Place::Neighbour { interface, mac } => {
+            format!("{interface} {}", mac.as_deref().unwrap_or("unresolved"))
+        }
         Place::Tunnel { remote, .. } => endpoint(*remote),
         Place::Unknown => "?".to_owned(),
     }

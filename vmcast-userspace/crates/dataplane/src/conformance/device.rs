@@ -20,7 +20,15 @@ impl Device {
     /// The device as the plane is told of it.
     #[must_use]
     pub const fn interface(&self, accepts_sources: bool) -> Interface {
-        Interface { ifindex: self.ifindex, mac: self.mac, mtu: self.mtu, accepts_sources }
+        Interface {
+            ifindex: self.ifindex,
+            device: self.ifindex,
+            link: vmcast_common::fib::Link::PLAIN,
+            peer: None,
+            mac: self.mac,
+            mtu: self.mtu,
+            accepts_sources,
+        }
     }
 }
 

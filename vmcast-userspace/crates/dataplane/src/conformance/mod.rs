@@ -19,6 +19,7 @@ mod scene;
 
 #[cfg(test)]
 mod tests;
+mod wrap;
 
 pub use self::{
     case::{Case, ErrorKind, Expect, Step},

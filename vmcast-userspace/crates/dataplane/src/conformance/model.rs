@@ -63,7 +63,10 @@ impl Model {
                 self.next_hops.retain(|(known, _)| *known != id);
                 self.next_hops.push((id, next_hop));
             }
-            FibOp::RemoveNextHop(id) => self.next_hops.retain(|(known, _)| *known != id),
+            FibOp::RemoveNextHop(id) => {
+                self.next_hops.retain(|(known, _)| *known != id);
+                self.leave_all(Output::Neighbour(id));
+            }
             FibOp::SetTunnel(id, tunnel) => {
                 self.tunnels.retain(|(known, _)| *known != id);
                 self.tunnels.push((id, tunnel));
@@ -244,6 +247,15 @@ impl Model {
                 let [_, b, c, d] = header.destination;
                 let destination = [1, 0, 0x5e, b % 128, c, d];
                 Ok((ifindex, ethernet(destination, interface.mac, EtherType::IPV4, leaving)))
+            }
+            Output::Neighbour(id) => {
+                let hop = self.next_hops.iter().find(|(known, _)| *known == id);
+                let (_, hop) = hop.ok_or(DropReason::MemberGone)?;
+                let destination = hop.destination_mac.ok_or(DropReason::NextHopUnresolved)?;
+                if leaving.len() > hop.mtu.into() {
+                    return Err(DropReason::Oversize);
+                }
+                Ok((hop.ifindex, ethernet(destination, hop.source_mac, EtherType::IPV4, leaving)))
             }
             Output::Tunnel(id) => {
                 let tunnel = self.tunnels.iter().find(|(known, _)| *known == id);

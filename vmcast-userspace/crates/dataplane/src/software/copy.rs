@@ -1,58 +1,77 @@
 //! Builds the copies of one packet in one buffer.
 
-use std::net::Ipv4Addr;
-
 use vmcast_common::{
     forward::Replicate,
-    hdr::eth,
-    rewrite::{AMT_V4_OVERHEAD, CopyHeader, Inner, lower_ttl},
+    hdr::{eth, link},
+    rewrite::{Room, lower_ttl},
 };
 
-/// Room for the longest headers in front of the IP packet, in bytes.
-const HEADROOM: usize = eth::LEN + AMT_V4_OVERHEAD;
+/// Room for the longest headers in front of the IP packet, in bytes: those of a link, and IPv6 with UDP
+/// and AMT, the longest of tunnels.
+const HEADROOM: usize = link::MAX_LEN + 40 + 8 + 2;
 
 /// Offsets in the IPv4 header (RFC 791 §3.1).
-mod field {
+mod v4 {
     use std::ops::Range;
 
-    pub(super) const TOS: usize = 1;
     pub(super) const TTL: usize = 8;
     pub(super) const PROTOCOL: usize = 9;
     pub(super) const CHECKSUM: Range<usize> = 10..12;
-    pub(super) const DESTINATION: usize = 16;
 }
+
+/// Offset of the hop limit in the IPv6 header (RFC 8200 §3).
+const V6_HOP_LIMIT: usize = 7;
 
 /// The IP packet to copy, its time to live lowered, with room in front of it for any headers.
 #[derive(Debug, Default)]
-pub(super) struct CopyBuffer(Vec<u8>);
+pub(super) struct CopyBuffer {
+    bytes: Vec<u8>,
+    /// Where the frame begins at present.
+    start: usize,
+}
 
 impl CopyBuffer {
     /// Takes the packet out of its frame, without the padding that may follow it.
-    pub(super) fn load(&mut self, frame: &[u8], packet: &Replicate) -> Inner {
-        self.0.clear();
-        self.0.resize(HEADROOM, 0);
-        self.0.extend_from_slice(&frame[packet.ip_offset..packet.ip_offset + packet.ip_len]);
-        let ip = &mut self.0[HEADROOM..];
-        let (ttl, checksum) = lower_ttl(packet.ttl, ip[field::PROTOCOL], packet.checksum);
-        ip[field::TTL] = ttl;
-        ip[field::CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
-        let [a, b, c, d] = [0, 1, 2, 3].map(|at| ip[field::DESTINATION + at]);
-        Inner {
-            len: packet.ip_len as u16,
-            tos: ip[field::TOS],
-            group: Ipv4Addr::new(a, b, c, d),
-            input: packet.input,
+    pub(super) fn load(&mut self, frame: &[u8], packet: &Replicate) {
+        self.bytes.clear();
+        self.bytes.resize(HEADROOM, 0);
+        self.bytes.extend_from_slice(&frame[packet.ip_offset..packet.ip_offset + packet.ip_len]);
+        let ip = &mut self.bytes[HEADROOM..];
+        if packet.is_ipv6 {
+            ip[V6_HOP_LIMIT] = packet.ttl - 1;
+        } else {
+            let (ttl, checksum) = lower_ttl(packet.ttl, ip[v4::PROTOCOL], packet.checksum);
+            ip[v4::TTL] = ttl;
+            ip[v4::CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
         }
     }
 
-    /// Puts a copy's headers in front of the packet and returns the whole frame.
-    pub(super) fn frame(&mut self, header: &CopyHeader) -> &[u8] {
-        let header: &[u8] = match header {
-            CopyHeader::Native(bytes) => bytes,
-            CopyHeader::Amt(bytes) => bytes,
-        };
-        let start = HEADROOM - header.len();
-        self.0[start..HEADROOM].copy_from_slice(header);
-        &self.0[start..]
+    /// Leaves an Ethernet header's room in front of the packet, for the next copy.
+    pub(super) fn begin(&mut self) -> &mut Self {
+        self.start = HEADROOM - eth::LEN;
+        self
+    }
+
+    /// The frame as it stands.
+    pub(super) fn frame(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}
+
+impl Room for CopyBuffer {
+    type Head<'a, const N: usize> = &'a mut [u8; N];
+
+    fn head<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
+        self.bytes[self.start..].first_chunk_mut()
+    }
+
+    fn grow<const N: usize>(&mut self, by: usize) -> Option<&mut [u8; N]> {
+        self.start = self.start.checked_sub(by)?;
+        self.head()
+    }
+
+    fn shrink(&mut self, by: usize) -> Option<()> {
+        self.start += by;
+        (self.start <= self.bytes.len()).then_some(())
     }
 }

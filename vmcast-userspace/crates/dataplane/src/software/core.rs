@@ -1,10 +1,10 @@
 //! A whole data plane without I/O: operations and frames in, frames out.
 
 use vmcast_common::{
-    fib::{FibOp, IfIndex, NextHop, Output, TunnelKind},
+    fib::{FibOp, IfIndex, NextHopId, Output},
     forward::{Replicate, decide},
     maps::{MemberEntry, NextHopEntry},
-    rewrite::{CopyHeader, Inner, copy_header},
+    rewrite,
     verdict::{DropReason, PuntReason, Refusal, Verdict},
 };
 
@@ -62,8 +62,8 @@ impl Core {
         ops.iter().try_for_each(|op| self.tables.apply(op, &self.limits))
     }
 
-    /// Forwards one frame received on `ingress` at `now_ns`, nanoseconds of a clock that never goes
-    /// back. Each copy is handed to `out` with the interface it leaves by.
+    /// Forwards one frame received on the device `ingress` at `now_ns`, nanoseconds of a clock that never goes
+    /// back. Each copy is handed to `out` with the device it leaves by.
     pub fn process(
         &mut self,
         ingress: IfIndex,
@@ -71,7 +71,7 @@ impl Core {
         now_ns: u64,
         out: &mut impl FnMut(IfIndex, &[u8]),
     ) -> Disposition {
-        if !self.tables.interfaces.contains_key(&ingress) {
+        if !self.tables.has_device(ingress) {
             return Disposition::Pass;
         }
         match decide(frame, ingress.0, &self.tables) {
@@ -86,6 +86,11 @@ impl Core {
                 Disposition::Consumed
             }
         }
+    }
+
+    /// Whether frames of a device are looked at.
+    pub(super) fn has_device(&self, device: IfIndex) -> bool {
+        self.tables.has_device(device)
     }
 
     /// Takes the next packet that the controller should hear of.
@@ -142,10 +147,14 @@ impl Core {
         if packet.new_source {
             self.punts.offer(PuntReason::NewSource, packet.input, packet.stream, now_ns);
         }
-        let inner = self.buffer.load(frame, packet);
+        self.buffer.load(frame, packet);
         for output in self.tables.outputs(packet.table) {
-            match header(&self.tables, output, inner) {
-                Ok((egress, header)) => out(egress, self.buffer.frame(&header)),
+            let made = way(&self.tables, output).and_then(|(egress, member, hop)| {
+                rewrite::copy(self.buffer.begin(), &member, &hop, packet.input, false)?;
+                Ok(egress)
+            });
+            match made {
+                Ok(egress) => out(egress, self.buffer.frame()),
                 Err(reason) => self.drops[reason as usize] += 1,
             }
         }
@@ -158,39 +167,26 @@ impl Default for Core {
     }
 }
 
-/// The egress interface and the headers of one member's copy.
-fn header(tables: &Tables, output: Output, inner: Inner) -> Result<(IfIndex, CopyHeader), DropReason> {
-    let (member, next_hop) = match output {
+/// The egress device of a member, and what the copy is made with.
+fn way(tables: &Tables, output: Output) -> Result<(IfIndex, MemberEntry, NextHopEntry), DropReason> {
+    let hop = |id: Option<NextHopId>| {
+        let hop = id.and_then(|id| tables.next_hops.get(&id));
+        hop.ok_or(DropReason::NextHopUnresolved)
+    };
+    Ok(match output {
         Output::Interface(ifindex) => {
             let interface = tables.interfaces.get(&ifindex).ok_or(DropReason::MemberGone)?;
-            let next_hop = NextHopEntry {
-                destination: [0; 6],
-                mtu: interface.mtu,
-                source: interface.mac,
-                resolved: 1,
-                ifindex: ifindex.0,
-                reserved: 0,
-            };
-            (MemberEntry::native(0), next_hop)
+            (interface.device, MemberEntry::native(0), NextHopEntry::native(interface))
+        }
+        Output::Neighbour(id) => {
+            let hop = hop(Some(id))?;
+            (hop.ifindex, MemberEntry::neighbour(0), NextHopEntry::of(hop))
         }
         Output::Tunnel(id) => {
             let tunnel = tables.tunnels.get(&id).ok_or(DropReason::MemberGone)?;
-            let next_hop = tunnel.next_hop.and_then(|id| tables.next_hops.get(&id));
-            let TunnelKind::Amt = tunnel.kind;
-            let member = MemberEntry::amt(0, tunnel.local, tunnel.remote).ok_or(DropReason::MemberGone)?;
-            (member, next_hop_entry(next_hop.ok_or(DropReason::NextHopUnresolved)?))
+            let hop = hop(tunnel.next_hop)?;
+            let member = MemberEntry::tunnel(0, tunnel).ok_or(DropReason::MemberGone)?;
+            (hop.ifindex, member, NextHopEntry::of(hop))
         }
-    };
-    Ok((IfIndex(next_hop.ifindex), copy_header(&member, &next_hop, inner)?))
-}
-
-fn next_hop_entry(next_hop: &NextHop) -> NextHopEntry {
-    NextHopEntry {
-        destination: next_hop.destination_mac.unwrap_or_default(),
-        mtu: next_hop.mtu,
-        source: next_hop.source_mac,
-        resolved: u16::from(next_hop.destination_mac.is_some()),
-        ifindex: next_hop.ifindex.0,
-        reserved: 0,
-    }
+    })
 }

@@ -84,27 +84,32 @@ impl Plane {
 
     fn apply_one(&mut self, op: &FibOp) -> Result<(), ApplyError> {
         match op {
-            FibOp::SetInterface(interface) if !self.tapped.contains(&interface.ifindex) => {
-                let ifindex = interface.ifindex;
-                let receiver = Receiver::open(ifindex).map_err(|source| ApplyError::Kernel {
-                    what: "a packet socket",
-                    op: *op,
-                    source: source.into(),
-                })?;
+            FibOp::SetInterface(interface) => {
+                let device = interface.device;
+                let receiver = if self.tapped.contains(&device) {
+                    None
+                } else {
+                    let receiver = Receiver::open(device).map_err(|source| ApplyError::Kernel {
+                        what: "a packet socket",
+                        op: *op,
+                        source: source.into(),
+                    })?;
+                    Some(receiver)
+                };
                 lock(&self.core).apply(std::slice::from_ref(op))?;
-                self.tapped.insert(ifindex);
-                self.command(Command::Tap(ifindex, receiver));
-                Ok(())
-            }
-            FibOp::RemoveInterface(ifindex) => {
-                lock(&self.core).apply(std::slice::from_ref(op))?;
-                if self.tapped.remove(ifindex) {
-                    self.command(Command::Untap(*ifindex));
+                if let Some(receiver) = receiver {
+                    self.tapped.insert(device);
+                    self.command(Command::Tap(device, receiver));
                 }
+                self.untap();
                 Ok(())
             }
-            FibOp::SetInterface(_)
-            | FibOp::SetEndpoint(_)
+            FibOp::RemoveInterface(_) => {
+                lock(&self.core).apply(std::slice::from_ref(op))?;
+                self.untap();
+                Ok(())
+            }
+            FibOp::SetEndpoint(_)
             | FibOp::RemoveEndpoint(_)
             | FibOp::SetNextHop(..)
             | FibOp::RemoveNextHop(_)
@@ -114,6 +119,18 @@ impl Plane {
             | FibOp::RemoveStream(_)
             | FibOp::AddMember(..)
             | FibOp::RemoveMember(..) => lock(&self.core).apply(std::slice::from_ref(op)),
+        }
+    }
+
+    /// Stops to receive on devices that no interface is on any more.
+    fn untap(&mut self) {
+        let unused: Vec<IfIndex> = {
+            let core = lock(&self.core);
+            self.tapped.iter().filter(|device| !core.has_device(**device)).copied().collect()
+        };
+        for device in unused {
+            self.tapped.remove(&device);
+            self.command(Command::Untap(device));
         }
     }
 

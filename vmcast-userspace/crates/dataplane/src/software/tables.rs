@@ -9,8 +9,8 @@ use vmcast_common::{
     fib::{IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
     forward,
     maps::{
-        EndpointKey, InputId, InterfaceEntry, StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey,
-        address_from_bytes,
+        EndpointKey, InputId, InterfaceEntry, InterfaceKey, StreamCounters, StreamEntry, StreamKey,
+        TunnelEntry, TunnelKey,
     },
 };
 
@@ -34,6 +34,8 @@ pub(super) struct StreamState {
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     pub(super) interfaces: BTreeMap<IfIndex, Interface>,
+    /// Of two interfaces that are one link, the one that was set last.
+    pub(super) links: HashMap<InterfaceKey, IfIndex>,
     pub(super) endpoints: BTreeSet<SocketAddr>,
     pub(super) next_hops: HashMap<NextHopId, NextHop>,
     pub(super) tunnels: HashMap<TunnelId, Tunnel>,
@@ -59,6 +61,11 @@ impl Tables {
 
     pub(super) fn state_mut(&mut self, number: u32) -> Option<&mut StreamState> {
         self.slots.get_mut(number.checked_sub(1)? as usize)?.as_mut()
+    }
+
+    /// Whether frames of a device are looked at.
+    pub(super) fn has_device(&self, device: IfIndex) -> bool {
+        self.interfaces.values().any(|interface| interface.device == device)
     }
 
     /// The members of a member table, in the order in which they joined.
@@ -126,12 +133,14 @@ impl forward::Tables for Tables {
     }
 
     fn is_endpoint(&self, key: &EndpointKey) -> bool {
-        let address = address_from_bytes(key.address);
-        self.endpoints.contains(&SocketAddr::new(address, u16::from_be_bytes(key.port)))
+        self.endpoints.contains(&SocketAddr::new(key.address.ip(), u16::from_be_bytes(key.port)))
     }
 
-    fn interface(&self, ifindex: u32) -> Option<InterfaceEntry> {
-        let interface = self.interfaces.get(&IfIndex(ifindex))?;
-        Some(InterfaceEntry { accepts_sources: u32::from(interface.accepts_sources) })
+    fn interface(&self, key: &InterfaceKey) -> Option<InterfaceEntry> {
+        let interface = self.interfaces.get(self.links.get(key)?)?;
+        Some(InterfaceEntry {
+            ifindex: interface.ifindex.0,
+            accepts_sources: u32::from(interface.accepts_sources),
+        })
     }
 }

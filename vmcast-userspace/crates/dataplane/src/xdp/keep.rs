@@ -8,7 +8,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},
     fs, io,
-    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -18,10 +17,10 @@ use aya::{
     programs::links::{FdLink, PinnedLink},
 };
 use vmcast_common::{
-    fib::{IfIndex, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind},
+    fib::{IfIndex, Members, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
     maps::{
-        self, Head, HeadKey, InputId, MEMBER_AMT, MEMBER_NATIVE, MemberEntry, NextHopEntry, SCHEMA,
-        StreamEntry, StreamKey, TunnelEntry, TunnelKey, address_from_bytes,
+        self, Head, HeadKey, InputId, MemberEntry, NextHopEntry, SCHEMA, StreamEntry, StreamKey, TunnelEntry,
+        TunnelKey, kind,
     },
 };
 
@@ -205,14 +204,11 @@ fn read(dir: &Path) -> Result<Fib, KernelError> {
         let (key, tunnel) = entry.map_err(KernelError::call(maps::TUNNELS))?;
         let id = TunnelId(tunnel.id);
         kept.tunnel_ids.insert(key, id);
-        let end = |address, port| SocketAddr::new(address_from_bytes(address), u16::from_be_bytes(port));
-        let tunnel = Tunnel {
-            kind: TunnelKind::Amt,
-            local: end(key.local, key.local_port),
-            remote: end(key.remote, key.remote_port),
-            accepts_sources: tunnel.accepts_sources != 0,
-            next_hop: None,
+        let Some((kind, local, remote)) = key.ends() else {
+            continue;
         };
+        let tunnel =
+            Tunnel { kind, local, remote, accepts_sources: tunnel.accepts_sources != 0, next_hop: None };
         kept.fib.tunnels.insert(id, tunnel);
     }
     let mut members_of: BTreeMap<u32, BTreeSet<Output>> = BTreeMap::new();
@@ -256,41 +252,48 @@ impl Kept {
             }
             let member = self.members.get(&index, 0).map_err(KernelError::call(maps::MEMBERS))?;
             match member.kind {
-                MEMBER_NATIVE => outputs.push(Output::Interface(IfIndex(key.ifindex))),
-                MEMBER_AMT => outputs.extend(self.tunnel_of(&member)?.map(Output::Tunnel)),
-                // A tombstone.
-                _ => {}
+                kind::GONE => {}
+                kind::NATIVE => {
+                    let hop = self.next_hop(member.next_hop)?;
+                    outputs.push(Output::Interface(IfIndex(hop.interface)));
+                }
+                kind::NEIGHBOUR => {
+                    let id = self.note_next_hop(member.next_hop, IfIndex(key.ifindex))?;
+                    outputs.push(Output::Neighbour(id));
+                }
+                _ => outputs.extend(self.tunnel_of(&member, IfIndex(key.ifindex))?.map(Output::Tunnel)),
             }
             index = member.next;
         }
         Ok(outputs)
     }
 
-    fn tunnel_of(&mut self, member: &MemberEntry) -> Result<Option<TunnelId>, KernelError> {
-        let ends = member.tunnel_ends().map(|(local, remote)| TunnelKey::new(local, remote));
-        let Some(&id) = ends.and_then(|ends| self.tunnel_ids.get(&ends)) else {
+    fn tunnel_of(&mut self, member: &MemberEntry, device: IfIndex) -> Result<Option<TunnelId>, KernelError> {
+        let key = member.tunnel_ends().map(|(kind, local, remote)| {
+            TunnelKey::new(&Tunnel { kind, local, remote, accepts_sources: false, next_hop: None })
+        });
+        let Some(&id) = key.and_then(|key| self.tunnel_ids.get(&key)) else {
             return Ok(None);
         };
-        if member.next_hop != 0 {
-            let hop_id = NextHopId(member.next_hop);
-            if !self.fib.next_hops.contains_key(&hop_id) {
-                let entry =
-                    self.next_hops.get(&member.next_hop, 0).map_err(KernelError::call(maps::NEXT_HOPS))?;
-                self.fib.next_hops.insert(hop_id, next_hop(&entry));
-            }
+        if member.next_hop != super::state::NO_NEXT_HOP {
+            let hop = self.note_next_hop(member.next_hop, device)?;
             if let Some(tunnel) = self.fib.tunnels.get_mut(&id) {
-                tunnel.next_hop = Some(hop_id);
+                tunnel.next_hop = Some(hop);
             }
         }
         Ok(Some(id))
     }
-}
 
-fn next_hop(entry: &NextHopEntry) -> NextHop {
-    NextHop {
-        ifindex: IfIndex(entry.ifindex),
-        source_mac: entry.source,
-        destination_mac: (entry.resolved != 0).then_some(entry.destination),
-        mtu: entry.mtu,
+    fn note_next_hop(&mut self, index: u32, device: IfIndex) -> Result<NextHopId, KernelError> {
+        let id = NextHopId(index);
+        if !self.fib.next_hops.contains_key(&id) {
+            let hop = self.next_hop(index)?.next_hop(device);
+            self.fib.next_hops.insert(id, hop);
+        }
+        Ok(id)
+    }
+
+    fn next_hop(&self, index: u32) -> Result<NextHopEntry, KernelError> {
+        self.next_hops.get(&index, 0).map_err(KernelError::call(maps::NEXT_HOPS))
     }
 }

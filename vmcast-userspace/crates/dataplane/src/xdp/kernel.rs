@@ -9,7 +9,7 @@ use aya::{
     util::nr_cpus,
 };
 use vmcast_common::maps::{
-    self, DeviceCursor, EndpointKey, Head, HeadKey, InterfaceEntry, MemberEntry, NextHopEntry,
+    self, DeviceCursor, EndpointKey, Head, HeadKey, InterfaceEntry, InterfaceKey, MemberEntry, NextHopEntry,
     StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey, limit,
 };
 
@@ -39,7 +39,7 @@ pub(super) struct KernelMaps {
     pub(super) streams: HashMap<MapData, StreamKey, StreamEntry>,
     pub(super) tunnels: HashMap<MapData, TunnelKey, TunnelEntry>,
     pub(super) endpoints: HashMap<MapData, EndpointKey, u32>,
-    pub(super) interfaces: HashMap<MapData, u32, InterfaceEntry>,
+    pub(super) interfaces: HashMap<MapData, InterfaceKey, InterfaceEntry>,
     pub(super) next_hops: Array<MapData, NextHopEntry>,
     pub(super) drops: PerCpuArray<MapData, u64>,
     pub(super) stream_stats: PerCpuArray<MapData, StreamCounters>,

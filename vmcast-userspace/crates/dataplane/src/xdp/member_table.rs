@@ -16,7 +16,7 @@
 use hashbrown::HashTable;
 use vmcast_common::{
     fib::Output,
-    maps::{Head, HeadKey, MEMBER_GONE, MemberEntry},
+    maps::{Head, HeadKey, MemberEntry, kind},
 };
 
 use super::{
@@ -277,7 +277,7 @@ impl MemberTable {
         let dormant = self.tail(spec.ifindex) == Some(slot);
         let next = if dormant { 0 } else { backing.kernel.read_member(at)?.next };
         let member = MemberEntry { next, ..spec.entry };
-        backing.kernel.write_member(at, &MemberEntry { kind: MEMBER_GONE, ..member })?;
+        backing.kernel.write_member(at, &MemberEntry { kind: kind::GONE, ..member })?;
         backing.kernel.write_member(at, &member)?;
         if let (true, Some(lease)) = (dormant, self.lease.as_mut())
             && let Err(error) = backing.kernel.write_slot(lease, slot, spec.ifindex)

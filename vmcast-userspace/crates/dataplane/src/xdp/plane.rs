@@ -8,8 +8,8 @@ use vmcast_common::{
         FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
     },
     maps::{
-        self, EndpointKey, InputId, InterfaceEntry, NextHopEntry, PROGRAM_INGRESS, PuntRecord,
-        StreamCounters, StreamEntry, TunnelEntry, TunnelKey, limit,
+        self, Address, EndpointKey, InputId, InterfaceEntry, InterfaceKey, NextHopEntry, PROGRAM_INGRESS,
+        PuntRecord, StreamCounters, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
     },
     verdict::{DropReason, PuntReason},
 };
@@ -127,32 +127,44 @@ impl XdpPlane {
 
     fn set_interface(&mut self, interface: Interface) -> Result<(), Failure> {
         self.device_mtus.clear();
-        let ifindex = interface.ifindex;
-        let entry = InterfaceEntry { accepts_sources: u32::from(interface.accepts_sources) };
+        let Interface { ifindex, device, .. } = interface;
+        let entry =
+            InterfaceEntry { ifindex: ifindex.0, accepts_sources: u32::from(interface.accepts_sources) };
         self.maps
             .interfaces
-            .insert(ifindex.0, entry, 0)
+            .insert(InterfaceKey::of(&interface), entry, 0)
             .map_err(KernelError::full_or(maps::INTERFACES, limit::INTERFACES))?;
         let known = self.state.interfaces.get(&ifindex).map(|known| known.next_hop);
         let next_hop = match known {
             Some(index) => index,
             None => self.hops.take()?,
         };
-        let hop =
-            NextHop { ifindex, source_mac: interface.mac, destination_mac: Some([0; 6]), mtu: interface.mtu };
-        self.write_next_hop(next_hop, &hop)?;
-        self.maps.prepare_device(ifindex.0)?;
-        match self.state.interfaces.get_mut(&ifindex) {
-            Some(state) => {
-                let before = std::mem::replace(&mut state.interface, interface);
-                if before.mtu != interface.mtu {
-                    self.respecify_natives_of(ifindex)?;
-                }
+        self.write_next_hop(next_hop, NextHopEntry::native(&interface))?;
+        self.maps.prepare_device(device.0)?;
+        if !self.state.has_device(device) {
+            self.attachments.attach(&mut self.object, device)?;
+        }
+        let before = self.state.interfaces.insert(ifindex, InterfaceState { interface, next_hop });
+        if let Some(InterfaceState { interface: before, .. }) = before {
+            if InterfaceKey::of(&before) != InterfaceKey::of(&interface) {
+                self.forget_link(&before)?;
             }
-            None => {
-                self.attachments.attach(&mut self.object, ifindex)?;
-                self.state.interfaces.insert(ifindex, InterfaceState { interface, next_hop });
+            if before.mtu != interface.mtu || before.device != device {
+                self.respecify_natives_of(ifindex)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Forgets which link an interface was, if no other took it over, and looks no longer at a device that
+    /// no interface is on any more.
+    fn forget_link(&mut self, interface: &Interface) -> Result<(), Failure> {
+        let key = InterfaceKey::of(interface);
+        if self.maps.interfaces.get(&key, 0).is_ok_and(|entry| entry.ifindex == interface.ifindex.0) {
+            forgive_missing(self.maps.interfaces.remove(&key), maps::INTERFACES)?;
+        }
+        if !self.state.has_device(interface.device) {
+            self.attachments.detach(&mut self.object, interface.device)?;
         }
         Ok(())
     }
@@ -169,7 +181,7 @@ impl XdpPlane {
 
     /// Takes note anew of an interface as a native member.
     fn respecify_natives_of(&mut self, ifindex: IfIndex) -> Result<(), Failure> {
-        let native = |state: &&StreamState| state.natives.contains(&ifindex);
+        let native = |state: &&StreamState| state.others.contains(&Output::Interface(ifindex));
         let streams: Vec<Stream> =
             self.state.streams.values().filter(native).map(|state| state.stream).collect();
         streams.into_iter().try_for_each(|stream| self.add_member(stream, Output::Interface(ifindex)))
@@ -179,8 +191,7 @@ impl XdpPlane {
         let Some(state) = self.state.interfaces.remove(&ifindex) else {
             return Ok(());
         };
-        forgive_missing(self.maps.interfaces.remove(&ifindex.0), maps::INTERFACES)?;
-        self.attachments.detach(&mut self.object, ifindex)?;
+        self.forget_link(&state.interface)?;
         let streams: Vec<u32> = self.state.streams.keys().copied().collect();
         for stats in streams {
             self.drop_member(stats, Output::Interface(ifindex))?;
@@ -189,15 +200,7 @@ impl XdpPlane {
         Ok(())
     }
 
-    fn write_next_hop(&mut self, index: u32, hop: &NextHop) -> Result<(), KernelError> {
-        let entry = NextHopEntry {
-            destination: hop.destination_mac.unwrap_or_default(),
-            mtu: hop.mtu,
-            source: hop.source_mac,
-            resolved: u16::from(hop.destination_mac.is_some()),
-            ifindex: hop.ifindex.0,
-            reserved: 0,
-        };
+    fn write_next_hop(&mut self, index: u32, entry: NextHopEntry) -> Result<(), KernelError> {
         self.maps.next_hops.set(index, entry, 0).map_err(KernelError::call(maps::NEXT_HOPS))
     }
 
@@ -208,8 +211,9 @@ impl XdpPlane {
             Some((index, _)) => index,
             None => self.hops.take()?,
         };
-        self.write_next_hop(index, &hop)?;
-        self.state.next_hops.insert(id, NextHopState { hop, index });
+        self.write_next_hop(index, NextHopEntry::of(&hop))?;
+        let streams = self.state.next_hops.remove(&id).map(|state| state.streams).unwrap_or_default();
+        self.state.next_hops.insert(id, NextHopState { hop, index, streams });
         let same = |(_, known): (u32, NextHop)| {
             known.ifindex == hop.ifindex
                 && known.mtu <= hop.mtu
@@ -217,16 +221,22 @@ impl XdpPlane {
         };
         if !known.is_some_and(same) {
             self.respecify_tunnels_of(id)?;
+            self.respecify_neighbour(id)?;
         }
         Ok(())
     }
 
     fn remove_next_hop(&mut self, id: NextHopId) -> Result<(), Failure> {
+        let streams = self.state.next_hops.get(&id).map(|state| state.streams.clone());
+        for stats in streams.into_iter().flatten() {
+            self.drop_member(stats, Output::Neighbour(id))?;
+        }
         let Some(state) = self.state.next_hops.remove(&id) else {
             return Ok(());
         };
         self.respecify_tunnels_of(id)?;
-        self.write_next_hop(state.index, &NextHop { destination_mac: None, ..state.hop })?;
+        let nowhere = NextHop { destination_mac: None, ..state.hop };
+        self.write_next_hop(state.index, NextHopEntry::of(&nowhere))?;
         self.hops.give_back(state.index);
         Ok(())
     }
@@ -234,6 +244,12 @@ impl XdpPlane {
     /// Tells the kernel anew of every member behind a next hop.
     fn respecify_tunnels_of(&mut self, id: NextHopId) -> Result<(), Failure> {
         self.state.tunnels.behind(id).into_iter().try_for_each(|tunnel| self.respecify(tunnel))
+    }
+
+    /// Tells the kernel anew of a neighbour that is a member itself.
+    fn respecify_neighbour(&mut self, id: NextHopId) -> Result<(), Failure> {
+        let streams = self.state.next_hops.get(&id).map(|state| state.streams.clone()).unwrap_or_default();
+        streams.into_iter().try_for_each(|stats| self.put_member(stats, Output::Neighbour(id)))
     }
 
     fn respecify(&mut self, id: TunnelId) -> Result<(), Failure> {
@@ -245,7 +261,7 @@ impl XdpPlane {
         if tunnel.next_hop.is_some_and(|hop| !self.state.next_hops.contains_key(&hop)) {
             return Err(Failure::Unknown);
         }
-        let key = TunnelKey::new(tunnel.local, tunnel.remote);
+        let key = TunnelKey::new(&tunnel);
         let entry = TunnelEntry { id: id.0, accepts_sources: u32::from(tunnel.accepts_sources) };
         let old = self.state.tunnels.set(id, tunnel)?;
         if let Err(error) = self.maps.tunnels.insert(key, entry, 0) {
@@ -260,7 +276,7 @@ impl XdpPlane {
         let Some(old) = old else {
             return Ok(());
         };
-        let old_key = TunnelKey::new(old.local, old.remote);
+        let old_key = TunnelKey::new(&old);
         if old_key != key {
             self.forget_ends(id, &old_key)?;
         }
@@ -274,7 +290,7 @@ impl XdpPlane {
         let Some(tunnel) = self.state.tunnels.get(id) else {
             return Ok(());
         };
-        let key = TunnelKey::new(tunnel.local, tunnel.remote);
+        let key = TunnelKey::new(&tunnel);
         for stats in self.state.tunnels.streams(id) {
             self.drop_member(stats, Output::Tunnel(id))?;
         }
@@ -309,7 +325,7 @@ impl XdpPlane {
             rpf,
             members,
             own: super::member_table::MemberTable::default(),
-            natives: BTreeSet::new(),
+            others: BTreeSet::new(),
             least_mtu: u16::MAX,
             least_device_mtu: u16::MAX,
             written: None,
@@ -376,9 +392,7 @@ impl XdpPlane {
             return Ok(());
         };
         for output in state.own.outputs() {
-            if let Output::Tunnel(id) = output {
-                self.state.tunnels.leave(id, stats);
-            }
+            self.state.note_left(output, stats);
         }
         if let Some(followers) = self.state.followers.get_mut(&stream.group) {
             followers.remove(&stats);
@@ -398,8 +412,14 @@ impl XdpPlane {
     fn add_member(&mut self, stream: Stream, output: Output) -> Result<(), Failure> {
         let stats = *self.state.by_stream.get(&stream).ok_or(Failure::Unknown)?;
         self.put_member(stats, output)?;
-        if let Output::Tunnel(id) = output {
-            self.state.tunnels.join(id, stats);
+        match output {
+            Output::Interface(_) => {}
+            Output::Neighbour(id) => {
+                if let Some(state) = self.state.next_hops.get_mut(&id) {
+                    state.streams.insert(stats);
+                }
+            }
+            Output::Tunnel(id) => self.state.tunnels.join(id, stats),
         }
         Ok(())
     }
@@ -408,12 +428,13 @@ impl XdpPlane {
     fn put_member(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
         let spec = self.state.spec(output).ok_or(Failure::Unknown)?;
         let link_mtu = match output {
-            Output::Interface(_) => u16::MAX,
+            Output::Interface(_) | Output::Neighbour(_) => u16::MAX,
             Output::Tunnel(id) => self.state.link_mtu(id),
         };
+        let is_amt_v4 = spec.entry.kind == kind::AMT_V4;
         let device_mtu = self.device_mtu(spec.ifindex).unwrap_or(link_mtu);
         let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
-        state.expect_member(output, link_mtu, device_mtu);
+        state.expect_member(output, is_amt_v4, link_mtu, device_mtu);
         self.write_stream(stats)?;
         let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
         let mut backing =
@@ -429,10 +450,8 @@ impl XdpPlane {
         let Some(&stats) = self.state.by_stream.get(&stream) else {
             return Ok(());
         };
-        // First, so that a change of the tunnel brings the member back in no case.
-        if let Output::Tunnel(id) = output {
-            self.state.tunnels.leave(id, stats);
-        }
+        // First, so that a change of the tunnel or neighbour brings the member back in no case.
+        self.state.note_left(output, stats);
         self.drop_member(stats, output)
     }
 
@@ -546,7 +565,7 @@ fn stats_error<E: std::error::Error + Send + Sync + 'static>(
 /// Reads a record of the punt ring; `None` if it is not one.
 fn parse_punt(bytes: &[u8]) -> Option<Punt> {
     let word = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
-    let address = |at: usize| Some(*bytes.get(at..)?.first_chunk::<16>()?);
+    let address = |at: usize| Some(Address::from_octets(*bytes.get(at..)?.first_chunk()?));
     let (reason, input) = (word(0)?, word(4)?);
     let stream = maps::StreamKey { source: address(8)?, group: address(24)? };
     debug_assert_eq!(size_of::<PuntRecord>(), 40);

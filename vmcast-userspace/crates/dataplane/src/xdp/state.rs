@@ -32,6 +32,8 @@ pub(super) struct InterfaceState {
 pub(super) struct NextHopState {
     pub(super) hop: NextHop,
     pub(super) index: u32,
+    /// Counter indices of the streams that the neighbour itself is a member of.
+    pub(super) streams: BTreeSet<u32>,
 }
 
 #[derive(Debug)]
@@ -40,8 +42,9 @@ pub(super) struct StreamState {
     pub(super) rpf: Rpf,
     pub(super) members: Members,
     pub(super) own: MemberTable,
-    /// Interfaces that are members natively.
-    pub(super) natives: BTreeSet<IfIndex>,
+    /// Members that are no tunnels of AMT over IPv4: for those alone packets are encapsulated before they
+    /// are copied.
+    pub(super) others: BTreeSet<Output>,
     /// Smallest MTU among the links of the other members since the table was last empty.
     pub(super) least_mtu: u16,
     /// Smallest MTU among the devices of all members since the table was last empty.
@@ -70,28 +73,26 @@ impl StreamState {
     /// See [`StreamEntry::encapsulated_max`]. The kernel leaves out a device whose MTU a frame exceeds
     /// before any program can count it, so nothing is encapsulated early that one link might not take.
     fn encapsulated_max(&self) -> u32 {
-        if self.own.id() == 0 || !self.natives.is_empty() {
+        if self.own.id() == 0 || !self.others.is_empty() {
             return 0;
         }
         u32::from(self.least_mtu).saturating_sub(AMT_V4_OVERHEAD as u32)
     }
 
     /// Takes note of a member before it joins.
-    pub(super) fn expect_member(&mut self, output: Output, link_mtu: u16, device_mtu: u16) {
+    pub(super) fn expect_member(&mut self, output: Output, is_amt_v4: bool, link_mtu: u16, device_mtu: u16) {
         self.least_device_mtu = self.least_device_mtu.min(device_mtu);
-        match output {
-            Output::Interface(ifindex) => {
-                self.natives.insert(ifindex);
-            }
-            Output::Tunnel(_) => self.least_mtu = self.least_mtu.min(link_mtu),
+        self.least_mtu = self.least_mtu.min(link_mtu);
+        if is_amt_v4 {
+            self.others.remove(&output);
+        } else {
+            self.others.insert(output);
         }
     }
 
     /// Takes note of a member that has left.
     pub(super) fn forget_member(&mut self, output: Output) {
-        if let Output::Interface(ifindex) = output {
-            self.natives.remove(&ifindex);
-        }
+        self.others.remove(&output);
         if self.own.id() == 0 {
             self.least_mtu = u16::MAX;
             self.least_device_mtu = u16::MAX;
@@ -120,7 +121,13 @@ impl State {
             Output::Interface(ifindex) => {
                 let state = self.interfaces.get(&ifindex)?;
                 let entry = MemberEntry::native(state.next_hop);
-                Some(MemberSpec { ifindex: ifindex.0, entry, weak: true })
+                Some(MemberSpec { ifindex: state.interface.device.0, entry, weak: true })
+            }
+            Output::Neighbour(id) => {
+                let state = self.next_hops.get(&id)?;
+                let entry = MemberEntry::neighbour(state.index);
+                let weak = state.hop.destination_mac.is_none();
+                Some(MemberSpec { ifindex: state.hop.ifindex.0, entry, weak })
             }
             Output::Tunnel(id) => {
                 let tunnel = self.tunnels.get(id)?;
@@ -129,17 +136,35 @@ impl State {
                     Some(state) => (state.hop.ifindex.0, state.index),
                     None => (self.any_device(), NO_NEXT_HOP),
                 };
-                let entry = MemberEntry::amt(next_hop, tunnel.local, tunnel.remote)?;
+                let entry = MemberEntry::tunnel(next_hop, &tunnel)?;
                 let weak = hop.is_none_or(|state| state.hop.destination_mac.is_none());
                 Some(MemberSpec { ifindex, entry, weak })
             }
         }
     }
 
+    /// Whether an interface is on a device.
+    pub(super) fn has_device(&self, device: IfIndex) -> bool {
+        self.interfaces.values().any(|state| state.interface.device == device)
+    }
+
+    /// Notes that a tunnel or neighbour is a member of a stream no longer.
+    pub(super) fn note_left(&mut self, output: Output, stats: u32) {
+        match output {
+            Output::Interface(_) => {}
+            Output::Neighbour(id) => {
+                if let Some(state) = self.next_hops.get_mut(&id) {
+                    state.streams.remove(&stats);
+                }
+            }
+            Output::Tunnel(id) => self.tunnels.leave(id, stats),
+        }
+    }
+
     /// A device for copies that go nowhere: they must pass the copy program to be counted.
     fn any_device(&self) -> u32 {
         const LOOPBACK: u32 = 1;
-        self.interfaces.keys().next().map_or(LOOPBACK, |ifindex| ifindex.0)
+        self.interfaces.values().next().map_or(LOOPBACK, |state| state.interface.device.0)
     }
 
     /// The MTU of the link that a tunnel's copies leave by.

@@ -8,8 +8,8 @@ use std::{
 
 use proptest::prelude::*;
 use vmcast_common::{
-    fib::{Output, TunnelId},
-    maps::{Head, HeadKey, MEMBER_GONE, MemberEntry},
+    fib::{Output, Tunnel, TunnelId, TunnelKind},
+    maps::{Head, HeadKey, MemberEntry, kind},
 };
 
 use super::{
@@ -46,7 +46,7 @@ impl Model {
             assert_ne!(*cursor, 0, "a copy met no member: order lost on device {ifindex}");
             let member = self.members[cursor];
             *cursor = member.next;
-            if member.kind != MEMBER_GONE {
+            if member.kind != kind::GONE {
                 assert_eq!(member.next_hop, *ifindex, "the copy for another device's member");
                 copies.push(id(&member));
             }
@@ -63,7 +63,7 @@ impl Model {
             let cursor = cursors.entry(*ifindex).or_insert_with(|| self.heads[&(self.current, *ifindex)]);
             let member = self.members[cursor];
             *cursor = member.next;
-            copies.entry(*ifindex).or_default().push(member.kind != MEMBER_GONE && !weak(&member));
+            copies.entry(*ifindex).or_default().push(member.kind != kind::GONE && !weak(&member));
         }
         for (ifindex, sent) in copies {
             let silent = sent.contains(&true) && sent.last() != Some(&true);
@@ -158,20 +158,26 @@ const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// The members of the model have a number for an address.
 fn id(entry: &MemberEntry) -> u32 {
-    let (_, remote) = entry.tunnel_ends().expect("a tunnel");
+    let (_, _, remote) = entry.tunnel_ends().expect("a tunnel");
     let IpAddr::V4(address) = remote.ip() else { panic!("{remote} is not IPv4") };
     address.to_bits()
 }
 
 /// Their own port tells copies that are sent from those that may not be.
 fn weak(entry: &MemberEntry) -> bool {
-    entry.tunnel_ends().is_some_and(|(local, _)| local.port() != 0)
+    entry.tunnel_ends().is_some_and(|(_, local, _)| local.port() != 0)
 }
 
 fn spec(id: u32, ifindex: u32, weak: bool) -> MemberSpec {
     // The model checks the device by the next hop.
-    let entry = MemberEntry::amt(ifindex, (LOCAL, u16::from(weak)).into(), (Ipv4Addr::from(id), 0).into());
-    let entry = entry.expect("IPv4");
+    let tunnel = Tunnel {
+        kind: TunnelKind::Amt,
+        local: (LOCAL, u16::from(weak)).into(),
+        remote: (Ipv4Addr::from(id), 0).into(),
+        accepts_sources: false,
+        next_hop: None,
+    };
+    let entry = MemberEntry::tunnel(ifindex, &tunnel).expect("IPv4");
     MemberSpec { ifindex, entry, weak }
 }
 

@@ -1,6 +1,7 @@
 //! The cases, by subject.
 
 mod churn;
+mod encapsulation;
 mod forward;
 mod pass;
 mod refuse;
@@ -26,6 +27,7 @@ pub fn cases(devices: Devices) -> Vec<Case> {
         pass::cases(&scene),
         churn::cases(&scene),
         state::cases(&scene),
+        encapsulation::cases(&scene),
     ]
     .concat()
 }

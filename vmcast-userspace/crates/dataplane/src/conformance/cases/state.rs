@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use vmcast_common::fib::{FibOp, IfIndex, Members, NextHopId, Output, Rpf, Stream, Tunnel};
+use vmcast_common::fib::{
+    FibOp, IfIndex, Interface, Link, Members, NextHop, NextHopId, Output, Rpf, Stream, Tag, TagProtocol,
+    Tunnel,
+};
 
 use super::{apply, case, inject};
 use crate::{
@@ -115,19 +118,26 @@ fn refused_unsupported(scene: &Scene) -> Vec<Step> {
     let v6_group = IpAddr::V6(Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0, 1));
     let v6_host = SocketAddr::from((Ipv6Addr::LOCALHOST, 2268));
     let shares = FibOp::SetStream(STREAM, Rpf::AnyUpstream, Members::OfAnySource);
+    let tag = |id| Some(Tag { protocol: TagProtocol::Dot1q, id });
+    let lone_inner = Link { tags: [None, tag(5)], session: None };
+    let no_vlan = Link { tags: [tag(4095), None], session: None };
+    let discovery = Link { session: Some(0), ..Link::PLAIN };
     vec![
         apply(scene.with([shares, scene.set_tunnel(0, &b)])),
-        set(Stream { source: None, group: v6_group }),
         set(Stream { source: Some(SOURCE.into()), group: v6_group }),
         set(Stream { source: Some(Ipv6Addr::LOCALHOST.into()), group: GROUP.into() }),
         set(Stream { source: None, group: Ipv4Addr::new(10, 0, 0, 1).into() }),
         unsupported(FibOp::SetStream(ANY_SOURCE, Rpf::AnyUpstream, Members::OfAnySource)),
-        unsupported(FibOp::SetInterface(vmcast_common::fib::Interface {
-            ifindex: IfIndex(0),
+        unsupported(FibOp::SetInterface(Interface { ifindex: IfIndex(0), ..b.interface(true) })),
+        unsupported(FibOp::SetTunnel(member(1), Tunnel { remote: v6_host, ..scene.tunnel(1, &b) })),
+        unsupported(FibOp::SetTunnel(vmcast_common::fib::TunnelId(Output::MAX_NUMBER), scene.tunnel(1, &b))),
+        unsupported(FibOp::SetNextHop(NextHopId(Output::MAX_NUMBER), scene.hop(&b))),
+        unsupported(FibOp::SetNextHop(NextHopId(1), NextHop { link: lone_inner, ..scene.hop(&b) })),
+        unsupported(FibOp::SetNextHop(NextHopId(1), NextHop { link: no_vlan, ..scene.hop(&b) })),
+        unsupported(FibOp::SetNextHop(NextHopId(1), NextHop { link: discovery, ..scene.hop(&b) })),
+        unsupported(FibOp::SetInterface(Interface {
+            link: Link { session: Some(1), ..Link::PLAIN },
             ..b.interface(true)
         })),
-        unsupported(FibOp::SetEndpoint(v6_host)),
-        unsupported(FibOp::SetTunnel(member(1), Tunnel { remote: v6_host, ..scene.tunnel(1, &b) })),
-        unsupported(FibOp::SetTunnel(vmcast_common::fib::TunnelId(1 << 31), scene.tunnel(1, &b))),
     ]
 }

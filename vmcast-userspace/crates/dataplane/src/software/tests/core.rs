@@ -19,12 +19,20 @@ use crate::{
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(232, 1, 1, 1);
 const STREAM: Stream = Stream { source: None, group: std::net::IpAddr::V4(GROUP) };
-const HOP: NextHop =
-    NextHop { ifindex: IfIndex(2), source_mac: [2; 6], destination_mac: Some([4; 6]), mtu: 1500 };
+const HOP: NextHop = NextHop {
+    ifindex: IfIndex(2),
+    link: vmcast_common::fib::Link::PLAIN,
+    source_mac: [2; 6],
+    destination_mac: Some([4; 6]),
+    mtu: 1500,
+};
 
 fn interface(ifindex: u32) -> FibOp {
     FibOp::SetInterface(Interface {
         ifindex: IfIndex(ifindex),
+        device: IfIndex(ifindex),
+        link: vmcast_common::fib::Link::PLAIN,
+        peer: None,
         mac: [2; 6],
         mtu: 1500,
         accepts_sources: true,

@@ -79,9 +79,18 @@ fn wires() -> Wires {
     ip(&format!("address add {SOURCE}/24 dev source"));
     let mut plane = Plane::new(Limits::default(), "a test".to_owned()).unwrap();
     let interface = |name, mac, accepts_sources| {
-        FibOp::SetInterface(Interface { ifindex: index(name), mac, mtu: 1500, accepts_sources })
+        FibOp::SetInterface(Interface {
+            ifindex: index(name),
+            device: index(name),
+            link: vmcast_common::fib::Link::PLAIN,
+            peer: None,
+            mac,
+            mtu: 1500,
+            accepts_sources,
+        })
     };
     let hop = NextHop {
+        link: vmcast_common::fib::Link::PLAIN,
         ifindex: index("b"),
         source_mac: [2, 0, 0, 0, 0, 2],
         destination_mac: Some([2, 0, 0, 0, 0, 9]),
@@ -246,7 +255,15 @@ fn copies_for_a_device_that_is_gone_are_counted_and_the_plane_goes_on() {
 #[test]
 fn an_interface_that_does_not_exist_is_refused() {
     in_namespace(|wires| {
-        let nowhere = Interface { ifindex: IfIndex(4_000), mac: [2; 6], mtu: 1500, accepts_sources: true };
+        let nowhere = Interface {
+            ifindex: IfIndex(4_000),
+            device: IfIndex(4_000),
+            link: vmcast_common::fib::Link::PLAIN,
+            peer: None,
+            mac: [2; 6],
+            mtu: 1500,
+            accepts_sources: true,
+        };
         let error = wires.plane.apply(&[FibOp::SetInterface(nowhere)]).unwrap_err();
         assert!(matches!(error, crate::ApplyError::Kernel { .. }), "{error}");
         assert!(!wires.plane.dump().unwrap().interfaces.contains_key(&IfIndex(4_000)));

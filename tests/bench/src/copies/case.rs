@@ -1,0 +1,91 @@
+//! What is to be copied to whom.
+
+/// One combination of everything that a figure depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Case {
+    pub(crate) output: Output,
+    /// Members of each group.
+    pub(crate) members: usize,
+    /// Groups that take turns; a power of two.
+    pub(crate) groups: u32,
+    /// Bytes of UDP payload in a packet.
+    pub(crate) payload: usize,
+}
+
+/// What a copy looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Output {
+    /// For one member alone: in a tunnel, or to its link-layer address.
+    Unicast,
+    /// As it came, on an interface of its own.
+    Native,
+}
+
+impl Output {
+    /// Its name in results.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Unicast => "unicast",
+            Self::Native => "native",
+        }
+    }
+}
+
+/// Most frames between two turns of the softirqs, as a driver's poll has it (`NAPI_POLL_WEIGHT`).
+const MAX_BATCH: usize = 64;
+/// Most copies between two turns, if a packet has less: as many as the caches and the page allocator's
+/// lists of one core hold, as when packets arrive a few at a time. The softirqs would take about 3,000
+/// (ten times `netdev_budget`) before they hand the rest to a thread.
+const COPIES_PER_BATCH: usize = 256;
+/// Copies of a batch that one egress device gets: its ring of 256 places takes three batches, as the
+/// softirqs that empty it may be late.
+const COPIES_PER_DEVICE: usize = 80;
+/// Egress devices at least.
+const LEAST_DEVICES: usize = 4;
+/// Copies of one call at least, as setting it up takes the kernel some 20 ms.
+const COPIES_PER_CALL: usize = 400_000;
+/// Copies of a call that only shows whether everybody gets everything.
+const FEW_COPIES: usize = 20_000;
+
+impl Case {
+    /// Packets between two turns of the softirqs.
+    pub(super) fn batch(&self) -> usize {
+        (COPIES_PER_BATCH / self.members).clamp(1, MAX_BATCH)
+    }
+
+    /// Egress devices that the members are spread over.
+    pub(crate) fn devices(&self) -> usize {
+        match self.output {
+            Output::Unicast => (self.batch() * self.members).div_ceil(COPIES_PER_DEVICE).max(LEAST_DEVICES),
+            Output::Native => self.members,
+        }
+    }
+
+    /// Packets of one call.
+    pub(super) fn packets(&self, few: bool) -> u32 {
+        let packets = if few {
+            (FEW_COPIES / self.members).clamp(20, 400)
+        } else {
+            (COPIES_PER_CALL / self.members).clamp(20, 2_000)
+        };
+        // Every group has its turn.
+        (packets as u32).max(self.groups)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_batch_of_copies_fills_the_ring_of_a_device() {
+        for members in [1, 3, 8, 64, 65, 256, 257, 1_000, 10_000] {
+            let case = Case { output: Output::Unicast, members, groups: 1, payload: 64 };
+            assert!(
+                (case.batch() * members).div_ceil(case.devices()) <= COPIES_PER_DEVICE,
+                "{members} members"
+            );
+            assert!(case.devices() <= 128, "{members} members need {} devices", case.devices());
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Holds a contest: shows that everybody gets everything, then measures in turns.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use indicatif::ProgressBar;
+
+use super::{
+    engine::{Engine, Receiver, Run},
+    plan::{Contest, Effort, Entry, Id, Target},
+};
+use crate::{
+    kernel::{layout::mark, sink::Sink},
+    report::{CopyRow, Ratio, Report},
+    stats::Summary,
+};
+
+/// What a contest is held with.
+pub(super) struct Rig {
+    pub(super) engines: BTreeMap<Id, Box<dyn Engine>>,
+    pub(super) sink: Sink,
+}
+
+/// One round of an entry.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    /// Copies that arrived, of each packet and member the first.
+    delivered: u64,
+    expected: u64,
+    time: Duration,
+}
+
+impl Round {
+    fn copies_per_second(&self) -> f64 {
+        self.delivered as f64 / self.time.as_secs_f64()
+    }
+}
+
+impl Rig {
+    fn engine(&mut self, id: Id) -> Result<&mut dyn Engine> {
+        let engine = self.engines.get_mut(&id).with_context(|| format!("{id:?} was not built"))?;
+        Ok(engine.as_mut())
+    }
+
+    fn run(
+        &mut self,
+        entry: &Entry,
+        receivers: &[Receiver],
+        at_least: Duration,
+    ) -> Result<(Run, Vec<(u64, u64)>)> {
+        let keys = || receivers.iter().map(|receiver| receiver.key);
+        let before = self.sink.counts(keys())?;
+        let run = self.engine(entry.engine)?.run(&entry.case, at_least)?;
+        let after = self.sink.counts(keys())?;
+        let gained = after.iter().zip(&before);
+        Ok((
+            run,
+            gained
+                .map(|(after, before)| (after.copies - before.copies, after.marks.wrapping_sub(before.marks)))
+                .collect(),
+        ))
+    }
+
+    /// A few packets that nothing disturbs: each member gets each of them once, by its number.
+    fn verify(&mut self, entry: &Entry, receivers: &[Receiver]) -> Result<()> {
+        self.sink.check(true)?;
+        let outcome = self.run(entry, receivers, Duration::ZERO);
+        self.sink.check(false)?;
+        let (run, gained) = outcome?;
+        ensure!(run.packets >= 20, "only {} packets to verify with", run.packets);
+        let marks = (run.first..run.first + run.packets).map(mark).fold(0, u64::wrapping_add);
+        let wrong: Vec<String> = receivers
+            .iter()
+            .zip(&gained)
+            .filter(|(receiver, gained)| {
+                **gained != (run.packets * receiver.copies, marks.wrapping_mul(receiver.copies))
+            })
+            .map(|(receiver, (copies, _))| format!("{} got {copies} copies", receiver.key))
+            .collect();
+        let loss = self.engine(entry.engine)?.explain_loss()?;
+        ensure!(
+            wrong.is_empty(),
+            "{} packets went in, but {} of {} receivers did not get each of them once, as {}; {loss}",
+            run.packets,
+            wrong.len(),
+            receivers.len(),
+            wrong[..wrong.len().min(4)].join(", "),
+        );
+        Ok(())
+    }
+
+    fn measure(&mut self, entry: &Entry, receivers: &[Receiver], at_least: Duration) -> Result<Round> {
+        let (run, gained) = self.run(entry, receivers, at_least)?;
+        let wanted = |receiver: &Receiver| run.packets * receiver.copies;
+        Ok(Round {
+            delivered: receivers
+                .iter()
+                .zip(&gained)
+                .map(|(receiver, gained)| gained.0.min(wanted(receiver)))
+                .sum(),
+            expected: receivers.iter().map(wanted).sum(),
+            time: run.time,
+        })
+    }
+}
+
+/// Measures, and puts rows and ratios into the report.
+pub(super) fn hold(
+    contest: &Contest,
+    effort: Effort,
+    rig: &mut Rig,
+    report: &mut Report,
+    bar: &ProgressBar,
+) -> Result<()> {
+    bar.set_message(format!("{}: does each get each packet once?", contest.title));
+    let mut receivers = Vec::with_capacity(contest.entries.len());
+    for entry in &contest.entries {
+        vmcast_lab::signals::check()?;
+        let engine = rig.engine(entry.engine)?;
+        let label = engine.label();
+        let theirs = engine.prepare(&entry.case).context(label)?;
+        rig.verify(entry, &theirs).context(label)?;
+        receivers.push(theirs);
+    }
+    bar.inc(1);
+    let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); contest.entries.len()];
+    for round in 1..=effort.rounds {
+        bar.set_message(format!("{}: round {round} of {}", contest.title, effort.rounds));
+        for ((entry, receivers), rounds) in contest.entries.iter().zip(&receivers).zip(&mut rounds) {
+            vmcast_lab::signals::check()?;
+            rounds.push(rig.measure(entry, receivers, effort.round)?);
+        }
+        bar.inc(1);
+    }
+    for (place, (entry, rounds)) in contest.entries.iter().zip(&rounds).enumerate() {
+        let row = row(rig.engine(entry.engine)?, entry, rounds)?;
+        if row.delivered < row.expected {
+            let lost = format!(
+                "{} with {} members delivered {} of {} copies; {}",
+                row.engine,
+                row.members,
+                row.delivered,
+                row.expected,
+                rig.engine(entry.engine)?.explain_loss()?
+            );
+            report.remarks.push(lost);
+        }
+        if !contest.unlisted.contains(&place) {
+            report.rows.push(row);
+        }
+    }
+    for target in &contest.targets {
+        let label = rig.engine(contest.entries[target.over].engine)?.label();
+        judge(target, label, &rounds, report)?;
+    }
+    rig.engines.values_mut().try_for_each(|engine| engine.clear())
+}
+
+/// The ratio of two entries, round by round: what slows the machine for seconds slows both.
+fn ratio(over: &[Round], under: &[Round]) -> Result<Summary> {
+    let ratios: Vec<f64> = over
+        .iter()
+        .zip(under)
+        .map(|(over, under)| over.copies_per_second() / under.copies_per_second())
+        .collect();
+    Summary::of(&ratios).context("no round was measured")
+}
+
+fn judge(target: &Target, label: &str, rounds: &[Vec<Round>], report: &mut Report) -> Result<()> {
+    let measured = ratio(&rounds[target.over], &rounds[target.under])?;
+    let ratio_of = Ratio::new(target.name.clone(), measured.median, "×", target.bound)
+        .with_spread(measured)
+        .with_stretch(target.stretch);
+    if let Some((over, under)) = target.limit {
+        let limit = ratio(&rounds[over], &rounds[under])?;
+        let share = ratio(&rounds[target.over], &rounds[over])?;
+        report.remarks.push(format!(
+            "{}: a devmap broadcast of frames of that length that nobody rewrites reaches {:.2} × here, and no \
+             broadcast more; {} runs at {:.0} % of its speed",
+            target.name,
+            limit.median,
+            label,
+            100.0 * share.median
+        ));
+    }
+    report.ratios.push(ratio_of);
+    Ok(())
+}
+
+fn row(engine: &dyn Engine, entry: &Entry, rounds: &[Round]) -> Result<CopyRow> {
+    let rates: Vec<f64> = rounds.iter().map(|round| round.copies_per_second() / 1e6).collect();
+    let rate = Summary::of(&rates).context("no round was measured")?;
+    let case = entry.case;
+    Ok(CopyRow {
+        engine: engine.label().to_owned(),
+        output: case.output.label(),
+        peer: engine.peer(&case).to_owned(),
+        members: case.members,
+        groups: case.groups as usize,
+        payload: case.payload,
+        burst: engine.burst(&case),
+        devices: case.devices().min(case.members),
+        mcopies_per_s_core: rate.median,
+        least: rate.least,
+        most: rate.most,
+        rounds: rate.count,
+        ns_per_copy: 1e3 / rate.median,
+        delivered: rounds.iter().map(|round| round.delivered).sum(),
+        expected: rounds.iter().map(|round| round.expected).sum(),
+    })
+}

@@ -1,0 +1,48 @@
+//! Engines in the kernel get live frames, as if their ingress interface had received them.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{case::Case, core_time::CoreTime, engine::Run, stand::Stand, stream};
+use crate::kernel::source::{Load, Source};
+
+/// The source, and the time of the core that works for it.
+pub(super) struct Feeder {
+    pub(super) source: Source,
+    core: CoreTime,
+}
+
+impl Feeder {
+    pub(super) fn load() -> Result<Self> {
+        Ok(Self { source: Source::load()?, core: CoreTime::of(0) })
+    }
+
+    /// Puts in packets of a range of groups.
+    pub(super) fn run(&mut self, stand: &Stand, case: &Case, range: u8, at_least: Duration) -> Result<Run> {
+        stand.dut.enter(|| self.run_here(stand, case, range, at_least))?
+    }
+
+    fn run_here(&mut self, stand: &Stand, case: &Case, range: u8, at_least: Duration) -> Result<Run> {
+        let frame = stream::frame(stand.ingress.far_mac, range, case.payload)?;
+        let load = Load {
+            ingress: stand.ingress.ifindex,
+            frame: &frame,
+            groups: case.groups,
+            packets: case.packets(at_least.is_zero()),
+            batch: case.batch() as u32,
+        };
+        let mut run = Run { first: self.source.number(), ..Run::default() };
+        let softirqs = self.core.softirqs();
+        loop {
+            run.time += self.source.run(load)?;
+            run.packets += u64::from(load.packets);
+            if run.time >= at_least {
+                break;
+            }
+        }
+        // The kernel's own time of a run leaves out when the core was given to somebody else.
+        run.time += self.core.softirqs() - softirqs;
+        Ok(run)
+    }
+}

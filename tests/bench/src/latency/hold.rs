@@ -1,0 +1,92 @@
+//! How long one packet holds the core that receives it.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use indicatif::ProgressBar;
+use vmcast_lab::Lab;
+
+use super::{Effort, PAYLOAD, sender::Sender};
+use crate::{
+    copies::{
+        case::{Case, Output},
+        ipmr::{MAX_OUTPUTS, MulticastRouter},
+        stand::Stand,
+        stream,
+        xdp::{Members, Plane},
+    },
+    kernel::{clock::Clock, holds::Holds},
+    report::{Bound, HoldRow, Ratio, Report},
+    stats::Summary,
+};
+
+/// Packets per second: each is done with when the next one comes.
+const RATE: f64 = 50.0;
+/// Length of a round.
+const ROUND: Duration = Duration::from_millis(200);
+/// How long a device's turn may be, in milliseconds.
+const TARGET_MS: f64 = 0.5;
+/// From this fan-out on.
+const TARGET_MEMBERS: usize = 1_000;
+const RANGE: u8 = 0;
+
+/// Measures, and puts rows and targets into the report.
+pub(super) fn measure(effort: Effort, core: usize, report: &mut Report, bar: &ProgressBar) -> Result<()> {
+    let mut lab = Lab::new("bench-hold")?;
+    bar.set_message("how long a packet holds a core");
+    {
+        let stand = Stand::build(&mut lab, "ipmr", MAX_OUTPUTS)?;
+        let router = MulticastRouter::open(&stand)?;
+        router.add(stream::group(RANGE, 0), MAX_OUTPUTS)?;
+        report.holds.push(watch(effort, core, &stand, "kernel ipmr", MAX_OUTPUTS)?);
+        bar.inc(1);
+    }
+    for &members in effort.members {
+        let devices = Case { output: Output::Unicast, members, groups: 1, payload: PAYLOAD }.devices();
+        let stand = Stand::build(&mut lab, &format!("xdp{members}"), devices)?;
+        let mut plane = Plane::open(&stand)?;
+        plane.set_tunnels(&stand, 0, 0..members, devices)?;
+        plane.set_streams(&stand, RANGE, 1, &Members::tunnels(0, 0..members))?;
+        let row = watch(effort, core, &stand, "XDP broadcast", members)?;
+        if members >= TARGET_MEMBERS {
+            report.ratios.push(Ratio::new(
+                format!("longest turn of a device in a softirq, one packet to {members} members"),
+                row.poll_us / 1e3,
+                "ms",
+                Bound::AtMost(TARGET_MS),
+            ));
+        }
+        report.holds.push(row);
+        bar.inc(1);
+    }
+    Ok(())
+}
+
+fn watch(effort: Effort, core: usize, stand: &Stand, engine: &str, members: usize) -> Result<HoldRow> {
+    let mut clock = Clock::load()?;
+    stand.far.enter(|| clock.attach(stand.egress.iter().map(|cable| cable.far_ifindex)))??;
+    let mut sender = Sender::open(stand, RANGE)?;
+    let mut packets = 0;
+    let (mut softirqs, mut polls) = (Vec::new(), Vec::new());
+    for _ in 0..effort.rounds {
+        vmcast_lab::signals::check()?;
+        let holds = Holds::watch()?;
+        packets += sender.send_at_random(RATE, ROUND)?.packets;
+        let longest = holds.longest(core)?;
+        if let Some(longest) = longest {
+            softirqs.push(longest.softirq.as_secs_f64() * 1e6);
+            polls.push(longest.poll.as_secs_f64() * 1e6);
+        }
+    }
+    let median = |values: &[f64]| Summary::of(values).context("no softirq was seen");
+    Ok(HoldRow {
+        engine: engine.to_owned(),
+        members,
+        packets,
+        softirq_us: median(&softirqs)?.median,
+        poll_us: median(&polls)?.median,
+        rounds: polls.len(),
+        delivered: clock.take()?.count(),
+        expected: packets * members as u64,
+    })
+}

@@ -1,0 +1,146 @@
+//! What one hop adds to the way of a packet, and how long a packet holds a core.
+//!
+//! Real packets arrive on a cable, at random moments (Poisson). Sender, hop and the clock at the far end
+//! share one core, so that the way is work alone, without waking another core. The time of a packet
+//! starts when it should have been sent: what it waits because the core is still busy with those
+//! before it counts. Capacity is what the same chain takes when packets follow one another at once.
+
+mod hold;
+mod hop;
+mod sender;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use indicatif::ProgressBar;
+use vmcast_lab::Lab;
+
+use crate::{
+    machine::{last_core, pin_to_core},
+    report::{Bound, LatencyRow, Ratio, Report},
+    stats::Summary,
+};
+
+use hop::{Hop, Kind};
+
+/// Bytes in a datagram.
+const PAYLOAD: usize = 1316;
+/// Parts of its capacity that a hop is loaded with, in percent.
+const LOADS: [u32; 2] = [10, 90];
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Effort {
+    /// Copies that the hop makes.
+    outputs: &'static [usize],
+    /// Members of the stream whose packets hold a core.
+    members: &'static [usize],
+    rounds: usize,
+    /// Length of a round.
+    round: Duration,
+}
+
+impl Effort {
+    pub(crate) const FULL: Self = Self {
+        outputs: &[1, 31],
+        members: &[64, 1_000, 10_000],
+        rounds: 7,
+        round: Duration::from_millis(400),
+    };
+    pub(crate) const QUICK: Self =
+        Self { outputs: &[1], members: &[1_000], rounds: 5, round: Duration::from_millis(150) };
+
+    /// Steps of the progress bar.
+    pub(crate) const fn steps(&self) -> u64 {
+        (self.outputs.len() * self.rounds + self.members.len() + 1) as u64
+    }
+}
+
+/// Delays of a round, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    packets_per_s: f64,
+    p50: f64,
+    p99: f64,
+    p999: f64,
+    delivered: u64,
+    expected: u64,
+}
+
+/// Measures, and puts rows and targets into the report.
+pub(crate) fn measure(effort: Effort, report: &mut Report, bar: &ProgressBar) -> Result<()> {
+    std::thread::scope(|scope| scope.spawn(|| measure_here(effort, report, bar)).join())
+        .map_err(|_| anyhow::anyhow!("measuring panicked"))?
+}
+
+fn measure_here(effort: Effort, report: &mut Report, bar: &ProgressBar) -> Result<()> {
+    let core = last_core();
+    pin_to_core(core).context("staying on one core")?;
+    for outputs in effort.outputs {
+        one_hop(effort, *outputs, report, bar)?;
+    }
+    hold::measure(effort, core, report, bar)
+}
+
+fn one_hop(effort: Effort, outputs: usize, report: &mut Report, bar: &ProgressBar) -> Result<()> {
+    let mut lab = Lab::new("bench-latency")?;
+    let mut hops: Vec<Hop> =
+        Kind::ALL.into_iter().map(|kind| Hop::build(&mut lab, kind, outputs)).collect::<Result<_>>()?;
+    let mut rounds: Vec<[Vec<Round>; LOADS.len()]> = vec![Default::default(); hops.len()];
+    for number in 1..=effort.rounds {
+        bar.set_message(format!("one hop with {outputs} outputs: round {number} of {}", effort.rounds));
+        for (hop, rounds) in hops.iter_mut().zip(&mut rounds) {
+            vmcast_lab::signals::check()?;
+            let capacity = hop.capacity(effort.round / 4)?;
+            for (load, rounds) in LOADS.into_iter().zip(rounds) {
+                rounds.push(hop.round(capacity * f64::from(load) / 100.0, effort.round)?);
+            }
+        }
+        bar.inc(1);
+    }
+    for (hop, rounds) in hops.iter().zip(&rounds) {
+        for (load, rounds) in LOADS.into_iter().zip(rounds) {
+            report.latencies.push(row(hop, outputs, load, rounds)?);
+        }
+    }
+    let [wire, kernel, plane] = &rounds[..] else { return Ok(()) };
+    for (place, load) in LOADS.into_iter().enumerate() {
+        // What a hop adds to the cable, in each round by itself.
+        let added = |hop: &[Vec<Round>; LOADS.len()]| -> Vec<f64> {
+            hop[place].iter().zip(&wire[place]).map(|(hop, wire)| hop.p99 - wire.p99).collect()
+        };
+        let ratios = added(plane).into_iter().zip(added(kernel)).filter(|(_, kernel)| *kernel > 0.0);
+        let ratios: Vec<f64> = ratios.map(|(plane, kernel)| plane / kernel).collect();
+        let Some(ratio) = Summary::of(&ratios) else {
+            report.remarks.push(format!(
+                "one hop at {load} %: the kernel's forwarding added nothing to be compared with"
+            ));
+            continue;
+        };
+        let name = format!(
+            "one hop's added p99 latency ÷ that of the kernel's ipmr, {outputs} outputs, {load} % of capacity"
+        );
+        report.ratios.push(Ratio::new(name, ratio.median, "×", Bound::AtMost(1.0)).with_spread(ratio));
+    }
+    Ok(())
+}
+
+fn row(hop: &Hop, outputs: usize, load: u32, rounds: &[Round]) -> Result<LatencyRow> {
+    let median = |of: fn(&Round) -> f64| {
+        let values: Vec<f64> = rounds.iter().map(of).collect();
+        Summary::of(&values).map(|summary| summary.median).context("no round was measured")
+    };
+    Ok(LatencyRow {
+        hop: hop.kind.label().to_owned(),
+        outputs: if hop.kind == Kind::Cable { 1 } else { outputs },
+        payload: PAYLOAD,
+        load_percent: load,
+        packets_per_s: median(|round| round.packets_per_s)?,
+        p50_us: median(|round| round.p50)? / 1e3,
+        p99_us: median(|round| round.p99)? / 1e3,
+        p999_us: median(|round| round.p999)? / 1e3,
+        rounds: rounds.len(),
+        delivered: rounds.iter().map(|round| round.delivered).sum(),
+        expected: rounds.iter().map(|round| round.expected).sum(),
+    })
+}

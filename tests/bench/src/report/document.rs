@@ -1,0 +1,129 @@
+//! A report as a document with plots.
+
+use std::{fmt::Write as _, fs, path::Path};
+
+use anyhow::{Context as _, Result};
+
+use super::{Ratio, Report, plots, text::Cells};
+
+const HEAD: &str = "\
+# Benchmarks
+
+Made by `cargo xtask bench --write-doc`; not written by hand. Figures of a virtual or busy machine vary from run to
+run. What travels is the ratio of two rows of one run: their rounds took turns, and a ratio is the median of the
+ratios of the rounds.
+";
+
+const METHOD: &str = "\
+## How it is measured
+
+- **Copies.** Live frames (`BPF_PROG_TEST_RUN`) go in as if an interface had received them; relays in user space find
+  them in the queue of their socket. One core does it all: the engine, and behind each cable (veth) an XDP program that
+  counts the copy by its receiver and drops it. Before it is measured, every engine shows with numbered packets that
+  each member gets each of them once. What counts is what arrived, of each packet and member one copy.
+- **Engines.** *XDP broadcast* is vmcast's; *sendmmsg relay* is what relay daemons do, with one system call for each
+  packet and all members; *GSO relay* sends 32 packets to a member as one super-packet (`UDP_SEGMENT`), which the kernel
+  cuts; *kernel ipmr* is the kernel's own multicast routing, *kernel vxlan* head-end replication,
+  *bridge mcast_to_unicast* a bridge with a copy for each host. The *kernel floor* is a devmap broadcast of frames of the
+  same length that nobody rewrites: no engine on devmaps can be faster.
+- **What is not alike.** A veth gives its peer's XDP program a frame as it is if XDP sent it, and a copy of the packet
+  if a socket buffer came that shares its data. So the engines that work on socket buffers pay for a conversion in the
+  sink that a network card would not ask for.
+- **Latency.** Packets arrive at random moments (Poisson), at 10 % and 90 % of what the same chain takes at most. Their
+  time starts when they should have been sent, so waiting counts. Sender, hop and far end share one core.
+- **Holding a core.** Tracepoints say when a softirq that receives begins and ends, and when the turn of a device in it
+  ends. One packet at a time; the longest of a round, the median of the rounds.
+- **Kernel memory.** The growth of `SUnreclaim`, `VmallocUsed` and `Percpu` with very many more entries in each
+  round, the median of the rounds, and an entry's share of tables that are allocated as a whole.
+";
+
+impl Report {
+    /// Writes the document, and its plots into a directory below it.
+    pub(crate) fn write_document(&self, path: &Path, plots_dir: &Path) -> Result<()> {
+        let plots = self.write_plots(plots_dir)?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        let mut text = HEAD.to_owned();
+        writeln!(text, "\n{}\n", self.machine.sentence())?;
+        if self.quick {
+            writeln!(text, "This is the short version of the run (`--quick`).\n")?;
+        }
+        text += &self.targets();
+        for plot in plots {
+            let place = plots_dir.strip_prefix(base).unwrap_or(plots_dir).join(plot.file);
+            writeln!(text, "![{}]({})\n", plot.title, place.display())?;
+        }
+        for cells in self.tables() {
+            writeln!(text, "## {}\n\n{}", cells.title, markdown(&cells))?;
+        }
+        if !self.remarks.is_empty() {
+            text += "## Remarks\n\n";
+            for remark in &self.remarks {
+                writeln!(text, "- {remark}")?;
+            }
+            text.push('\n');
+        }
+        text += METHOD;
+        fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// Writes the plots alone.
+    pub(crate) fn write_plots(&self, dir: &Path) -> Result<Vec<plots::Plot>> {
+        fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+        plots::write(self, dir)
+    }
+
+    fn targets(&self) -> String {
+        let rows = self.ratios.iter().map(|ratio| {
+            let Ratio { name, value, unit, target, bound, met, spread, stretch } = ratio;
+            let spread = spread.map_or_else(String::new, |[least, most]| format!("{least:.2} … {most:.2}"));
+            let stretch = stretch.map_or_else(String::new, |stretch| format!(", stretch {stretch}"));
+            vec![
+                name.clone(),
+                format!("{value:.2} {unit}"),
+                spread,
+                format!("{bound} {target} {unit}{stretch}"),
+                if *met { "met" } else { "**missed**" }.to_owned(),
+            ]
+        });
+        let cells = Cells {
+            title: "Targets",
+            header: vec!["what", "measured", "rounds", "wanted", ""],
+            rows: rows.collect(),
+        };
+        if cells.rows.is_empty() { String::new() } else { format!("## Targets\n\n{}\n", markdown(&cells)) }
+    }
+}
+
+fn markdown(cells: &Cells) -> String {
+    let mut text = format!("| {} |\n|---|", cells.header.join(" | "));
+    text += &"---:|".repeat(cells.header.len() - 1);
+    text.push('\n');
+    for row in &cells.rows {
+        text += &format!("| {} |\n", row.join(" | "));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Bound, *};
+
+    #[test]
+    fn a_table_has_its_figures_to_the_right() {
+        let cells = Cells {
+            title: "t",
+            header: vec!["engine", "ns/copy"],
+            rows: vec![vec!["XDP".to_owned(), "180".to_owned()]],
+        };
+        assert_eq!(markdown(&cells), "| engine | ns/copy |\n|---|---:|\n| XDP | 180 |\n");
+    }
+
+    #[test]
+    fn the_document_shows_each_target_with_what_became_of_it() {
+        let mut report = Report::new(true);
+        report
+            .ratios
+            .push(Ratio::new("speed".to_owned(), 5.0, "×", Bound::AtLeast(8.0)).with_stretch(Some(10.0)));
+        assert!(report.targets().contains("| speed | 5.00 × |  | at least 8 ×, stretch 10 | **missed** |"));
+    }
+}

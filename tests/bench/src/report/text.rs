@@ -1,0 +1,178 @@
+//! A report as tables.
+
+use std::fmt::Write as _;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+
+use super::{Ratio, Report};
+
+/// Rows of one kind, as they are shown.
+pub(super) struct Cells {
+    pub(super) title: &'static str,
+    pub(super) header: Vec<&'static str>,
+    pub(super) rows: Vec<Vec<String>>,
+}
+
+impl Report {
+    /// The whole report for a terminal.
+    pub(crate) fn to_text(&self) -> String {
+        let mut text = format!("{}\n", self.machine.sentence());
+        for cells in self.tables() {
+            writeln!(text, "\n{}\n{}", cells.title, table(&cells)).expect("writing to a string");
+        }
+        text.push('\n');
+        for line in self.ratios.iter().map(Ratio::sentence).chain(self.remarks.iter().cloned()) {
+            writeln!(text, "{line}").expect("writing to a string");
+        }
+        text
+    }
+
+    /// Every table that has rows.
+    pub(super) fn tables(&self) -> Vec<Cells> {
+        let tables =
+            [self.copies(), self.latency(), self.hold(), self.kernel_memory(), self.join(), self.memory()];
+        tables.into_iter().filter(|cells| !cells.rows.is_empty()).collect()
+    }
+
+    fn copies(&self) -> Cells {
+        let rows = self.rows.iter().map(|row| {
+            vec![
+                row.engine.clone(),
+                row.peer.clone(),
+                row.members.to_string(),
+                row.groups.to_string(),
+                row.payload.to_string(),
+                format!("{:.3}", row.mcopies_per_s_core),
+                format!("{:.3} … {:.3}", row.least, row.most),
+                format!("{:.0}", row.ns_per_copy),
+                delivered(row.delivered, row.expected),
+            ]
+        });
+        Cells {
+            title: "Copies by one core, sink included",
+            header: vec![
+                "engine",
+                "copy",
+                "members",
+                "groups",
+                "payload",
+                "Mcopies/s",
+                "least … most",
+                "ns/copy",
+                "delivered",
+            ],
+            rows: rows.collect(),
+        }
+    }
+
+    fn latency(&self) -> Cells {
+        let rows = self.latencies.iter().map(|row| {
+            let mut cells = vec![
+                row.hop.clone(),
+                row.outputs.to_string(),
+                format!("{} %", row.load_percent),
+                format!("{:.0}", row.packets_per_s),
+            ];
+            cells.extend([row.p50_us, row.p99_us, row.p999_us].map(|value| format!("{value:.2}")));
+            cells.push(delivered(row.delivered, row.expected));
+            cells
+        });
+        Cells {
+            title: "Time under way over one hop, µs",
+            header: vec!["hop", "outputs", "load", "packets/s", "p50", "p99", "p99.9", "delivered"],
+            rows: rows.collect(),
+        }
+    }
+
+    fn hold(&self) -> Cells {
+        let rows = self.holds.iter().map(|row| {
+            vec![
+                row.engine.clone(),
+                row.members.to_string(),
+                row.packets.to_string(),
+                format!("{:.0}", row.softirq_us),
+                format!("{:.0}", row.poll_us),
+                delivered(row.delivered, row.expected),
+            ]
+        });
+        Cells {
+            title: "How long one packet holds a core, µs",
+            header: vec!["engine", "members", "packets", "softirq", "one device's turn", "delivered"],
+            rows: rows.collect(),
+        }
+    }
+
+    fn kernel_memory(&self) -> Cells {
+        let rows = self.kernel_memory.iter().map(|row| {
+            vec![
+                row.engine.clone(),
+                row.what.clone(),
+                format!("{:.0}", row.added_bytes),
+                format!("{:.0} … {:.0}", row.least, row.most),
+                format!("{:.0}", row.reserved_share_bytes),
+                format!("{:.0}", row.bytes),
+            ]
+        });
+        Cells {
+            title: "Kernel memory, bytes",
+            header: vec!["engine", "of", "added", "least … most", "share of what is reserved", "together"],
+            rows: rows.collect(),
+        }
+    }
+
+    fn join(&self) -> Cells {
+        let rows = self.joins.iter().map(|row| {
+            let mut cells = vec![row.path.clone(), row.engine.clone(), row.joins.to_string()];
+            cells.extend([row.rtt_ms, row.p50_ms, row.p99_ms].map(|value| format!("{value:.2}")));
+            cells
+        });
+        Cells {
+            title: "Join to first packet, ms",
+            header: vec!["way", "engine", "joins", "RTT", "p50", "p99"],
+            rows: rows.collect(),
+        }
+    }
+
+    fn memory(&self) -> Cells {
+        let rows = self.memory.iter().map(|row| {
+            vec![
+                row.engine.clone(),
+                row.members.to_string(),
+                row.groups.to_string(),
+                format!("{:.1}", row.empty_mb),
+                format!("{:.1}", row.resident_mb),
+                format!("{:.1}", row.anonymous_mb),
+                format!("{:.0}", row.bytes_per_member),
+                format!("{:.1}", row.filled_in_s),
+            ]
+        });
+        Cells {
+            title: "Memory of the router daemon",
+            header: vec![
+                "engine",
+                "members",
+                "groups",
+                "empty MB",
+                "resident MB",
+                "allocated MB",
+                "bytes/member",
+                "filled in s",
+            ],
+            rows: rows.collect(),
+        }
+    }
+}
+
+/// How much of what was expected arrived.
+fn delivered(delivered: u64, expected: u64) -> String {
+    if delivered == expected { delivered.to_string() } else { format!("{delivered} of {expected}") }
+}
+
+/// A table with its first column to the left and figures to the right.
+fn table(cells: &Cells) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(cells.header.clone()).add_rows(cells.rows.clone());
+    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table
+}

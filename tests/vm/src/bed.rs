@@ -1,0 +1,137 @@
+//! What every test needs: a lab, a kernel, the program, and the logs when it fails.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use libtest_mimic::Failed;
+use serde_json::Value;
+use vmcast_lab::{
+    Lab,
+    clock::Clock,
+    roles::{Launcher, Role},
+};
+
+use crate::{
+    pieces::Kernel,
+    vm::Vm,
+    wire::{FAR, Wire},
+};
+
+/// What a test says.
+pub(crate) type Outcome = Result<(), Failed>;
+
+/// How long anything that must happen may take on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Lines of each log that a failed test shows.
+const LOG_LINES: usize = 12;
+
+/// Fails the test with a message unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err(format!($($message)+).into());
+        }
+    };
+}
+pub(crate) use ensure;
+
+/// The program under test: `VMCAST_BIN`, or `vmcast` beside the directory of this test program.
+pub(crate) fn program() -> Result<PathBuf, String> {
+    if let Some(program) = env::var_os("VMCAST_BIN").map(PathBuf::from) {
+        let found = program.is_file();
+        return if found {
+            Ok(program)
+        } else {
+            Err(format!("VMCAST_BIN names no file: {}", program.display()))
+        };
+    }
+    let test = env::current_exe().map_err(|error| format!("this test program is not found: {error}"))?;
+    let program = test.parent().and_then(Path::parent).map(|dir| dir.join("vmcast")).unwrap_or_default();
+    if program.is_file() {
+        Ok(program)
+    } else {
+        Err(format!("{} is not built: `cargo build --package vmcast` makes it", program.display()))
+    }
+}
+
+/// A lab with a kernel to boot.
+pub(crate) struct Bed {
+    pub(crate) clock: Clock,
+    pub(crate) kernel: Kernel,
+    /// Last, so that it outlives what is in it.
+    pub(crate) lab: Lab,
+}
+
+/// Runs a test in a lab of its own.
+pub(crate) fn run(name: &str, kernel: Kernel, test: impl FnOnce(&mut Bed) -> Outcome) -> Outcome {
+    let mut bed = Bed { clock: Clock::start(), kernel, lab: Lab::new(name)? };
+    test(&mut bed).map_err(|failed| with_logs(&failed, bed.lab.dir()))
+}
+
+impl Bed {
+    /// Boots a machine at the far end of a wire.
+    pub(crate) fn boot(&self, wire: &Wire) -> Result<Vm, Failed> {
+        Vm::boot(&self.lab, &self.kernel, &wire.node, FAR, self.clock)
+    }
+
+    /// Starts roles of the program under test.
+    pub(crate) fn launcher(&self) -> Result<Launcher, Failed> {
+        Ok(Launcher::new(&self.lab, &program()?)?)
+    }
+
+    /// Waits until something is so.
+    pub(crate) fn until(&self, what: &str, mut done: impl FnMut() -> Result<bool, Failed>) -> Outcome {
+        let limit = self.clock.now() + PATIENCE;
+        while !done()? {
+            ensure!(self.clock.now() < limit, "waited in vain until {what}");
+            thread::sleep(Duration::from_millis(25));
+        }
+        Ok(())
+    }
+
+    /// Waits until a role's answer to a question is as wanted.
+    pub(crate) fn until_answer(
+        &self,
+        what: &str,
+        role: &Role,
+        question: &[&str],
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Outcome {
+        let mut last = None;
+        self.until(what, || {
+            last = role.ask(question);
+            Ok(last.as_ref().is_some_and(&wanted))
+        })
+        .map_err(|_| {
+            format!("waited in vain until {what}; the last answer to {question:?} was {last:?}").into()
+        })
+    }
+}
+
+/// Adds the end of every log of the lab to what a test failed with.
+fn with_logs(failed: &Failed, dir: &Path) -> Failed {
+    let mut text = failed.message().unwrap_or("it failed").to_owned();
+    let mut logs: Vec<PathBuf> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .collect();
+    logs.sort();
+    for log in logs {
+        let name = log.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let lines = fs::read(&log).unwrap_or_default();
+        let lines = String::from_utf8_lossy(&lines);
+        let lines: Vec<_> = lines.lines().collect();
+        for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
+            text.push_str(&format!("\n  {name} | {line}"));
+        }
+    }
+    text.into()
+}

@@ -1,0 +1,75 @@
+//! What the wire carried, as tshark understands it.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+};
+
+use libtest_mimic::Failed;
+use vmcast_lab::{Namespace, Process};
+
+use crate::bed::{Bed, Outcome, ensure};
+
+/// A running capture of whole frames.
+pub(crate) struct Capture {
+    process: Process,
+    file: PathBuf,
+}
+
+/// Fails with the reason if tshark is not installed.
+pub(crate) fn tshark() -> Result<(), String> {
+    let installed = |program: &str| {
+        env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+    };
+    match ["tshark", "dumpcap"].into_iter().find(|program| !installed(program)) {
+        None => Ok(()),
+        Some(program) => Err(format!("{program} is not installed")),
+    }
+}
+
+impl Capture {
+    /// Captures what passes an interface from now on; nothing without tshark.
+    pub(crate) fn start(bed: &Bed, node: &Namespace, interface: &str) -> Result<Option<Self>, Failed> {
+        if tshark().is_err() {
+            return Ok(None);
+        }
+        let file = bed.lab.dir().join("capture.pcap");
+        let mut command = Command::new("dumpcap");
+        command.args(["-P", "-q", "-i", interface, "-w"]).arg(&file);
+        let process = node.spawn("dumpcap", command)?;
+        bed.until("the capture has begun", || Ok(std::fs::metadata(&file).is_ok_and(|meta| meta.len() > 0)))?;
+        Ok(Some(Self { process, file }))
+    }
+
+    /// Ends the capture. It must have AMT messages of these types (RFC 7450 §5.1), and tshark may complain
+    /// of none.
+    pub(crate) fn judge_amt(mut self, types: &[u8]) -> Outcome {
+        self.process.stop()?;
+        let fields = self.tshark(&["-Y", "amt", "-T", "fields", "-E", "occurrence=f", "-e", "amt.type"])?;
+        let seen: BTreeSet<u8> = fields
+            .split_whitespace()
+            .map(|field| field.strip_prefix("0x").map_or(field.parse(), |hex| u8::from_str_radix(hex, 16)))
+            .collect::<Result<_, _>>()?;
+        let missing: Vec<_> = types.iter().filter(|wanted| !seen.contains(wanted)).collect();
+        ensure!(missing.is_empty(), "AMT messages of the types {missing:?} are missing, {seen:?} were sent");
+        // Severities from a note on; what is below is mere talk.
+        let complaint = "amt && (_ws.malformed || _ws.expert.severity >= 0x400000)";
+        let complaints = self.tshark(&["-Y", complaint, "-V"])?;
+        let first: Vec<_> = complaints.lines().take(60).collect();
+        ensure!(complaints.is_empty(), "tshark complains:\n{}", first.join("\n"));
+        Ok(())
+    }
+
+    fn tshark(&self, arguments: &[&str]) -> Result<String, Failed> {
+        let Output { status, stdout, stderr } = Command::new("tshark")
+            .args(["-n", "-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE", "-r"])
+            .arg(&self.file)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()?;
+        ensure!(status.success(), "tshark {arguments:?}: {}", String::from_utf8_lossy(&stderr));
+        Ok(String::from_utf8_lossy(&stdout).into_owned())
+    }
+}

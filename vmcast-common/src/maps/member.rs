@@ -1,0 +1,193 @@
+//! Members, as the copy program meets them.
+
+use core::net::{IpAddr, SocketAddr};
+
+use crate::{
+    checksum,
+    fib::{Tunnel, TunnelKind},
+    maps::{Address, TunnelKey},
+};
+
+/// What is done with a member's copy: the values of [`MemberEntry::kind`].
+pub mod kind {
+    /// The member has left; its copy is dropped.
+    pub const GONE: u8 = 0;
+    /// Multicast on the next hop's link.
+    pub const NATIVE: u8 = 1;
+    /// Unchanged to the next hop's link-layer address.
+    pub const NEIGHBOUR: u8 = 2;
+    /// AMT over IPv4.
+    pub const AMT_V4: u8 = 3;
+    /// AMT over IPv6.
+    pub const AMT_V6: u8 = 4;
+    /// GRE over IPv4.
+    pub const GRE_V4: u8 = 5;
+    /// GRE with a key over IPv4.
+    pub const GRE_KEY_V4: u8 = 6;
+    /// GRE over IPv6.
+    pub const GRE_V6: u8 = 7;
+    /// GRE with a key over IPv6.
+    pub const GRE_KEY_V6: u8 = 8;
+    /// IP in IPv4.
+    pub const IP_V4: u8 = 9;
+    /// IP in IPv6.
+    pub const IP_V6: u8 = 10;
+}
+
+/// Bytes of two IPv6 addresses and two ports.
+pub const ENDS_MAX: usize = 36;
+
+/// One member of a table, and the link to the next one on the same device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct MemberEntry {
+    /// Index of the next member on the same device, 0 if this is the last.
+    pub next: u32,
+    /// Index of the next hop.
+    pub next_hop: u32,
+    /// The tunnel's own bytes as they stand in the outer headers: our address, the far end's, and our port
+    /// and the far end's, or the key. Zeros behind them.
+    pub ends: [u8; ENDS_MAX],
+    /// Sum of both IPv4 addresses as 16-bit words of memory, folded (RFC 1071 §2B: the sum is the same in
+    /// either byte order).
+    pub ends_sum: u16,
+    /// One of the values in [`kind`].
+    pub kind: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+const _: () = assert!(size_of::<MemberEntry>() == 48);
+
+impl MemberEntry {
+    /// A member that has left.
+    pub const GONE: Self =
+        Self { next: 0, next_hop: 0, ends: [0; ENDS_MAX], ends_sum: 0, kind: kind::GONE, reserved: 0 };
+
+    /// Multicast on the link of a next hop.
+    #[must_use]
+    pub const fn native(next_hop: u32) -> Self {
+        Self { next_hop, kind: kind::NATIVE, ..Self::GONE }
+    }
+
+    /// One neighbour alone.
+    #[must_use]
+    pub const fn neighbour(next_hop: u32) -> Self {
+        Self { next_hop, kind: kind::NEIGHBOUR, ..Self::GONE }
+    }
+
+    /// The far end of a tunnel; `None` if its ends are of two address families.
+    #[must_use]
+    pub fn tunnel(next_hop: u32, tunnel: &Tunnel) -> Option<Self> {
+        let mut ends = [0; ENDS_MAX];
+        let behind = {
+            let TunnelKey { local_port: [a, b], remote_port: [c, d], .. } = TunnelKey::new(tunnel);
+            [a, b, c, d]
+        };
+        let (v4, ends_sum) = match (tunnel.local.ip(), tunnel.remote.ip()) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => {
+                ends[..4].copy_from_slice(&local.octets());
+                ends[4..8].copy_from_slice(&remote.octets());
+                ends[8..12].copy_from_slice(&behind);
+                let words = ends[..8].chunks_exact(2);
+                let sum = words.map(|word| u32::from(u16::from_ne_bytes([word[0], word[1]]))).sum();
+                (true, !checksum::fold(sum))
+            }
+            (IpAddr::V6(local), IpAddr::V6(remote)) => {
+                ends[..16].copy_from_slice(&local.octets());
+                ends[16..32].copy_from_slice(&remote.octets());
+                ends[32..].copy_from_slice(&behind);
+                (false, 0)
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return None,
+        };
+        let kind = match (tunnel.kind, v4) {
+            (TunnelKind::Amt, true) => kind::AMT_V4,
+            (TunnelKind::Amt, false) => kind::AMT_V6,
+            (TunnelKind::Gre(None), true) => kind::GRE_V4,
+            (TunnelKind::Gre(None), false) => kind::GRE_V6,
+            (TunnelKind::Gre(Some(_)), true) => kind::GRE_KEY_V4,
+            (TunnelKind::Gre(Some(_)), false) => kind::GRE_KEY_V6,
+            (TunnelKind::Ipip, true) => kind::IP_V4,
+            (TunnelKind::Ipip, false) => kind::IP_V6,
+        };
+        Some(Self { next_hop, ends, ends_sum, kind, ..Self::GONE })
+    }
+
+    /// The encapsulation and both ends of the tunnel, ours first; `None` for a member without one.
+    #[must_use]
+    pub fn tunnel_ends(&self) -> Option<(TunnelKind, SocketAddr, SocketAddr)> {
+        let (kind, v4) = match self.kind {
+            kind::AMT_V4 => (TunnelKey::KIND_AMT, true),
+            kind::AMT_V6 => (TunnelKey::KIND_AMT, false),
+            kind::GRE_V4 => (TunnelKey::KIND_GRE, true),
+            kind::GRE_V6 => (TunnelKey::KIND_GRE, false),
+            kind::GRE_KEY_V4 => (TunnelKey::KIND_GRE_KEY, true),
+            kind::GRE_KEY_V6 => (TunnelKey::KIND_GRE_KEY, false),
+            kind::IP_V4 => (TunnelKey::KIND_IPIP, true),
+            kind::IP_V6 => (TunnelKey::KIND_IPIP, false),
+            _ => return None,
+        };
+        let (local, rest) = self.address(0, v4);
+        let (remote, rest) = self.address(rest, v4);
+        let [a, b, c, d] = *self.ends[rest..].first_chunk()?;
+        TunnelKey { local, remote, local_port: [a, b], remote_port: [c, d], kind }.ends()
+    }
+
+    /// The address at an offset, and the offset behind it.
+    fn address(&self, at: usize, v4: bool) -> (Address, usize) {
+        let len = if v4 { 4 } else { 16 };
+        let mut bytes = if v4 { [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0] } else { [0; 16] };
+        bytes[16 - len..].copy_from_slice(&self.ends[at..at + len]);
+        (Address::from_octets(bytes), at + len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_ends_of_a_tunnel_are_read_back(
+            v4: Option<(u32, u32)>,
+            v6: (u128, u128),
+            ports: (u16, u16),
+            key: Option<u32>,
+            which in 0usize..3,
+        ) {
+            let address = |v4: Option<u32>, v6: u128| match v4 {
+                Some(bits) => IpAddr::V4(Ipv4Addr::from_bits(bits)),
+                // Not one that stands for an IPv4 address.
+                None => IpAddr::V6(Ipv6Addr::from_bits(v6 | 1 << 127)),
+            };
+            let kind = [TunnelKind::Amt, TunnelKind::Gre(key), TunnelKind::Ipip][which];
+            let port = |port| if kind == TunnelKind::Amt { port } else { 0 };
+            let tunnel = Tunnel {
+                kind,
+                local: SocketAddr::new(address(v4.map(|v4| v4.0), v6.0), port(ports.0)),
+                remote: SocketAddr::new(address(v4.map(|v4| v4.1), v6.1), port(ports.1)),
+                accepts_sources: false,
+                next_hop: None,
+            };
+            let member = MemberEntry::tunnel(7, &tunnel).unwrap();
+            prop_assert_eq!(member.tunnel_ends(), Some((kind, tunnel.local, tunnel.remote)));
+            prop_assert_eq!(TunnelKey::new(&tunnel).ends(), Some((kind, tunnel.local, tunnel.remote)));
+        }
+    }
+
+    #[test]
+    fn a_tunnel_has_ends_of_one_family() {
+        let (local, remote) =
+            (SocketAddr::from(([10, 0, 0, 1], 1)), SocketAddr::from((Ipv6Addr::LOCALHOST, 1)));
+        for (local, remote) in [(local, remote), (remote, local)] {
+            let tunnel =
+                Tunnel { kind: TunnelKind::Amt, local, remote, accepts_sources: false, next_hop: None };
+            assert_eq!(MemberEntry::tunnel(1, &tunnel), None);
+        }
+        assert_eq!(MemberEntry::native(1).tunnel_ends(), None);
+    }
+}

@@ -1,0 +1,68 @@
+//! What ingress leaves in a frame for the copies of it.
+
+use crate::{hdr::eth, maps::InputId, packet::Words};
+
+/// What ingress leaves in the link-layer addresses, which every copy overwrites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carry {
+    /// Member table.
+    pub table: u32,
+    /// Sequence number of the packet on this CPU.
+    pub sequence: u32,
+    /// Where the packet came from.
+    pub input: InputId,
+}
+
+impl Carry {
+    /// Bytes it takes at the start of the frame.
+    pub const LEN: usize = 12;
+    /// What stands behind it, in the place of the EtherType: the packet is as it came.
+    pub const PLAIN: [u8; 2] = eth::TYPE_IPV4.to_be_bytes();
+    /// The packet is in its outer headers already.
+    pub const ENCAPSULATED: [u8; 2] = [0, 0];
+
+    /// Its bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; Self::LEN] {
+        let t = self.table.to_ne_bytes();
+        let s = self.sequence.to_ne_bytes();
+        let i = self.input.0.to_ne_bytes();
+        [t[0], t[1], t[2], t[3], s[0], s[1], s[2], s[3], i[0], i[1], i[2], i[3]]
+    }
+
+    /// Reads them back from the start of a frame, and whether the packet is in its outer headers already.
+    #[inline(always)]
+    #[must_use]
+    pub fn read(head: &impl Words<{ eth::LEN }>) -> (Self, bool) {
+        let carry = Self {
+            table: head.read_u32::<0>(),
+            sequence: head.read_u32::<4>(),
+            input: InputId(head.read_u32::<8>()),
+        };
+        (carry, head.read_u16::<{ Self::LEN }>() == u16::from_ne_bytes(Self::ENCAPSULATED))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_ingress_leaves_for_the_copies_is_read_back(
+            table: u32,
+            sequence: u32,
+            input: u32,
+            encapsulated: bool,
+        ) {
+            let carry = Carry { table, sequence, input: InputId(input) };
+            let mut head = [0; eth::LEN];
+            head[..Carry::LEN].copy_from_slice(&carry.to_bytes());
+            head[Carry::LEN..].copy_from_slice(if encapsulated { &Carry::ENCAPSULATED } else { &Carry::PLAIN });
+            prop_assert_eq!(Carry::read(&head), (carry, encapsulated));
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Access to frames.
+
+use aya_ebpf::{helpers::generated::bpf_xdp_load_bytes, programs::XdpContext};
+
+use crate::layout::TAIL_LEN;
+
+/// Ethernet, IPv4 without options and UDP.
+pub(crate) type Headers = [u8; 42];
+
+const IPV4: [u8; 3] = [0x08, 0x00, 0x45];
+const UDP: u8 = 17;
+
+/// The headers of UDP over IPv4; `None` for everything else.
+#[inline(always)]
+pub(crate) fn headers(ctx: &XdpContext) -> Option<&Headers> {
+    let start = ctx.data();
+    if start + size_of::<Headers>() > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: so many bytes lie within the frame, which nothing changes meanwhile.
+    let headers = unsafe { &*(start as *const Headers) };
+    (headers[12..15] == IPV4 && headers[23] == UDP).then_some(headers)
+}
+
+/// The number that the payload ends with.
+#[inline(always)]
+pub(crate) fn tail(ctx: &XdpContext) -> Option<u64> {
+    let mut bytes = [0_u8; TAIL_LEN];
+    let offset = (ctx.data_end() - ctx.data()).checked_sub(TAIL_LEN)?;
+    // SAFETY: the helper checks the offset, and writes as many bytes as there are.
+    let result =
+        unsafe { bpf_xdp_load_bytes(ctx.ctx, offset as u32, bytes.as_mut_ptr().cast(), TAIL_LEN as u32) };
+    (result == 0).then(|| u64::from_be_bytes(bytes))
+}
