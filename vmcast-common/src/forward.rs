@@ -3,7 +3,7 @@
 
 use crate::{
     hdr::{
-        amt, eth, gre,
+        amt, ecn, eth, gre,
         ip::{self, PROTO_GRE, PROTO_IPV4, PROTO_IPV6, PROTO_UDP},
         ipv4, link, udp,
     },
@@ -37,8 +37,10 @@ pub struct Replicate {
     pub is_ipv6: bool,
     /// Its time to live or hop limit as received, at least 2.
     pub ttl: u8,
-    /// Its type of service or traffic class.
+    /// Its type of service or traffic class as received.
     pub tos: u8,
+    /// The one with which it goes on: what the tunnel it came through said of congestion is in it.
+    pub new_tos: u8,
     /// Its header checksum as received, 0 for IPv6.
     pub checksum: u16,
     /// Member table, never 0.
@@ -82,6 +84,8 @@ struct Candidate {
     native: bool,
     /// Whether a source without an entry of its own is accepted where it came in.
     accepts_sources: bool,
+    /// The type of service with which it goes on.
+    new_tos: u8,
 }
 
 enum Class {
@@ -113,6 +117,7 @@ fn classify<P: Packet + ?Sized, T: Tables>(frame: &P, device: u32, tables: &T) -
             input: InputId::interface(interface.ifindex),
             native: true,
             accepts_sources: interface.accepts_sources != 0,
+            new_tos: ip.tos,
         });
     }
     // A fragment goes to the host, which puts it together and gives it to our socket.
@@ -131,6 +136,8 @@ struct Tunnelled {
     /// Where the packet inside begins, and where the tunnel's payload ends.
     inner: usize,
     end: usize,
+    /// The outer type of service.
+    tos: u8,
 }
 
 /// Looks behind the outer header; `None` if what is there is no encapsulation that vmcast knows.
@@ -158,7 +165,7 @@ fn find_tunnel<P: Packet + ?Sized>(frame: &P, outer_offset: usize, outer: &ip::V
             key.kind = TunnelKey::KIND_AMT;
             key.local_port = datagram.destination;
             key.remote_port = datagram.source;
-            Some(Tunnelled { key, inner, end: payload + datagram.length })
+            Some(Tunnelled { key, inner, end: payload + datagram.length, tos: outer.tos })
         }
         PROTO_GRE => {
             let header = gre::View::parse(frame, payload)?;
@@ -171,9 +178,9 @@ fn find_tunnel<P: Packet + ?Sized>(frame: &P, outer_offset: usize, outer: &ip::V
                 key.local_port = [a, b];
                 key.remote_port = [c, d];
             }
-            Some(Tunnelled { key, inner: payload + header.header_len, end })
+            Some(Tunnelled { key, inner: payload + header.header_len, end, tos: outer.tos })
         }
-        PROTO_IPV4 | PROTO_IPV6 => Some(Tunnelled { key, inner: payload, end }),
+        PROTO_IPV4 | PROTO_IPV6 => Some(Tunnelled { key, inner: payload, end, tos: outer.tos }),
         _ => None,
     }
 }
@@ -181,7 +188,7 @@ fn find_tunnel<P: Packet + ?Sized>(frame: &P, outer_offset: usize, outer: &ip::V
 /// A packet that is ours if one of our tunnels has these ends.
 #[inline(always)]
 fn classify_tunnel<P: Packet + ?Sized, T: Tables>(frame: &P, found: &Tunnelled, tables: &T) -> Class {
-    let Tunnelled { key, inner, end } = found;
+    let Tunnelled { key, inner, end, tos } = found;
     let Some(tunnel) = tables.tunnel(key) else {
         let endpoint = EndpointKey::at(key.local, key.local_port);
         if key.kind == TunnelKey::KIND_AMT && tables.is_endpoint(&endpoint) {
@@ -209,12 +216,16 @@ fn classify_tunnel<P: Packet + ?Sized, T: Tables>(frame: &P, found: &Tunnelled, 
         return Class::Refuse(DropReason::SenderNotAllowed);
     }
     let ip = forwardable;
+    let Some(new_tos) = ecn::decapsulate(ip.tos, *tos) else {
+        return Class::Refuse(DropReason::Congestion);
+    };
     Class::Multicast(Candidate {
         ip_offset: *inner,
         ip,
         input: InputId::tunnel(tunnel.id),
         native: false,
         accepts_sources: true,
+        new_tos,
     })
 }
 
@@ -222,7 +233,7 @@ fn classify_tunnel<P: Packet + ?Sized, T: Tables>(frame: &P, found: &Tunnelled, 
 /// the host all the same: its own listeners have as much right to it as without vmcast.
 #[inline(always)]
 fn decide_multicast<P: Packet + ?Sized, T: Tables>(frame: &P, candidate: &Candidate, tables: &T) -> Verdict {
-    let Candidate { ip_offset, ip, input, native, accepts_sources } = *candidate;
+    let Candidate { ip_offset, ip, input, native, accepts_sources, new_tos } = *candidate;
     let stream = StreamKey { source: ip.source, group: ip.destination };
     let refuse = |reason, stats| Verdict::Refuse(Refusal { reason, stats, input, stream, native });
 
@@ -258,6 +269,7 @@ fn decide_multicast<P: Packet + ?Sized, T: Tables>(frame: &P, candidate: &Candid
         is_ipv6: ip.is_ipv6,
         ttl: ip.ttl,
         tos: ip.tos,
+        new_tos,
         checksum: ip.checksum,
         table: entry.table,
         encapsulate: ip.total_len <= entry.encapsulated_max as usize,

@@ -43,11 +43,14 @@ pub enum DropReason {
     /// One copy: native multicast would return to the interface it came in on, whose own listeners
     /// had it from the sender.
     SameInterface = 15,
+    /// The tunnel that brought the packet was congested, and its transport knows no congestion marks
+    /// (RFC 6040 §4.2).
+    Congestion = 16,
 }
 
 impl DropReason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::TtlExpired,
@@ -64,6 +67,7 @@ impl DropReason {
         Self::KernelRefused,
         Self::DeviceRefused,
         Self::SameInterface,
+        Self::Congestion,
     ];
 
     /// The metric label, in snake case.
@@ -86,6 +90,7 @@ impl DropReason {
             Self::KernelRefused => "kernel_refused",
             Self::DeviceRefused => "device_refused",
             Self::SameInterface => "same_interface",
+            Self::Congestion => "congestion",
         }
     }
 

@@ -5,7 +5,7 @@ use vmcast_common::{
     forward::{Replicate, decide},
     hdr::eth,
     packet::Packet as _,
-    rewrite::{AMT_V4_OVERHEAD, Carry, amt_v4_common, lower_ttl},
+    rewrite::{AMT_V4_OVERHEAD, Carry, amt_v4_common, change_tos, change_traffic_class, lower_ttl},
     verdict::{DropReason, PuntReason, Refusal, Verdict},
 };
 
@@ -75,7 +75,7 @@ fn replicate(frame: &Frame<'_>, packet: &Replicate) -> Result<u32, DropReason> {
     if packet.encapsulate {
         frame.store(Carry::LEN, Carry::ENCAPSULATED).ok_or(DropReason::KernelRefused)?;
         lower(frame, packet, eth::LEN + AMT_V4_OVERHEAD)?;
-        let common = amt_v4_common(packet.ip_len as u16, packet.tos);
+        let common = amt_v4_common(packet.ip_len as u16, packet.new_tos);
         frame.store(eth::LEN, common).ok_or(DropReason::KernelRefused)?;
     } else {
         frame.store(Carry::LEN, Carry::PLAIN).ok_or(DropReason::KernelRefused)?;
@@ -96,14 +96,23 @@ fn replicate(frame: &Frame<'_>, packet: &Replicate) -> Result<u32, DropReason> {
     map::broadcast(packet.table)
 }
 
-/// Lowers the time to live or hop limit of the IP header at `offset`.
+/// Lowers the time to live or hop limit of the IP header at `offset`, and gives it its new type of service.
 #[inline(always)]
 fn lower(frame: &Frame<'_>, packet: &Replicate, offset: usize) -> Result<(), DropReason> {
+    let first = frame.load::<2>(offset).ok_or(DropReason::KernelRefused)?;
     if packet.is_ipv6 {
+        if packet.new_tos != packet.tos {
+            let changed = change_traffic_class(first, packet.new_tos);
+            frame.store(offset, changed).ok_or(DropReason::KernelRefused)?;
+        }
         return frame.store(offset + HOP_LIMIT_OFFSET, [packet.ttl - 1]).ok_or(DropReason::KernelRefused);
     }
     let [_, protocol] = frame.load::<2>(offset + TTL_OFFSET).ok_or(DropReason::KernelRefused)?;
-    let (ttl, checksum) = lower_ttl(packet.ttl, protocol, packet.checksum);
+    let (ttl, mut checksum) = lower_ttl(packet.ttl, protocol, packet.checksum);
+    if packet.new_tos != packet.tos {
+        checksum = change_tos(checksum, first[0], packet.tos, packet.new_tos);
+        frame.store(offset, [first[0], packet.new_tos]).ok_or(DropReason::KernelRefused)?;
+    }
     let [high, low] = checksum.to_be_bytes();
     frame.store(offset + TTL_OFFSET, [ttl, protocol, high, low]).ok_or(DropReason::KernelRefused)
 }

@@ -20,7 +20,7 @@ pub(crate) struct Wire {
 impl Wire {
     /// Opens it in the calling thread's namespace.
     pub(crate) fn open(interface: &str) -> io::Result<Self> {
-        let fd = packet_socket(interface, Duration::from_secs(2))?;
+        let fd = packet_socket(interface, Duration::from_secs(20))?;
         set(&fd, libc::PACKET_IGNORE_OUTGOING)?;
         set(&fd, libc::PACKET_AUXDATA)?;
         Ok(Self { fd })
@@ -39,7 +39,7 @@ impl Wire {
     /// Every frame up to the sentinel of this number.
     ///
     /// # Panics
-    /// If the sentinel does not come within two seconds.
+    /// If the sentinel does not come within twenty seconds.
     pub(crate) fn until_sentinel(&self, number: u32) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut buffer = vec![0; 10_000];

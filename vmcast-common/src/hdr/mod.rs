@@ -1,6 +1,7 @@
 //! Header views, one parser per header, for the kernel program and the host.
 
 pub mod amt;
+pub mod ecn;
 pub mod eth;
 pub mod gre;
 pub mod ip;

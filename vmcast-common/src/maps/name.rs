@@ -42,19 +42,3 @@ pub const PROGRAM_INGRESS: &str = "vmcast_ingress";
 pub const PROGRAM_COPY: &str = "vmcast_copy";
 /// Counts the copies that egress devices refuse.
 pub const PROGRAM_REFUSED: &str = "vmcast_refused";
-
-/// Datagrams by destination port, in the benchmark's sink; per-CPU array of [`SINK_PORTS`].
-pub const SINK_COUNTS: &str = "SINK_COUNTS";
-/// Ports that the benchmark's sink tells apart.
-pub const SINK_PORTS: u32 = 65_536;
-/// The benchmark's sink.
-pub const PROGRAM_SINK: &str = "vmcast_sink";
-
-/// First bytes of every frame of the benchmark's source; array of one.
-pub const SOURCE_HEAD: &str = "SOURCE_HEAD";
-/// How many bytes these are: Ethernet and IPv4.
-pub const SOURCE_HEAD_LEN: usize = 34;
-/// The program that the benchmark's source goes on with; program array of one.
-pub const SOURCE_NEXT: &str = "SOURCE_NEXT";
-/// The benchmark's source.
-pub const PROGRAM_SOURCE: &str = "vmcast_source";

@@ -30,6 +30,21 @@ pub const fn lower_ttl(ttl: u8, protocol: u8, header_checksum: u16) -> (u8, u16)
     (ttl - 1, checksum::update(header_checksum, old, new))
 }
 
+/// The header checksum after the type of service changed, beside an unchanged version and header length.
+#[inline(always)]
+#[must_use]
+pub const fn change_tos(header_checksum: u16, version: u8, old: u8, new: u8) -> u16 {
+    let version = (version as u16) << 8;
+    checksum::update(header_checksum, version | old as u16, version | new as u16)
+}
+
+/// The first two bytes of an IPv6 header with another traffic class.
+#[inline(always)]
+#[must_use]
+pub const fn change_traffic_class([_, second]: [u8; 2], new: u8) -> [u8; 2] {
+    [0x60 | (new >> 4), (new << 4) | (second & 0x0f)]
+}
+
 /// A frame whose start can be moved.
 pub trait Room {
     /// The first `N` bytes.

@@ -4,15 +4,15 @@
 use super::Inner;
 use crate::{
     checksum,
-    hdr::{amt, eth, gre, ip, ipv4, ipv6, udp},
+    hdr::{amt, ecn, eth, gre, ip, ipv4, ipv6, udp},
     maps::{ENDS_MAX, MemberEntry, kind},
     packet::Words,
 };
 
 /// Time to live of outer headers.
 pub const OUTER_TTL: u8 = 64;
-/// Bits of the type of service that the outer header takes from the inner one: the DSCP.
-const DSCP_MASK: u8 = 0xfc;
+/// The bits of the type of service that are the DSCP.
+const DSCP_MASK: u8 = !ecn::MASK;
 const UDP_AMT: usize = udp::LEN + amt::DATA_LEN;
 const GRE_KEY: usize = gre::MIN_LEN + gre::KEY_LEN;
 
@@ -91,6 +91,14 @@ pub(super) fn finish_amt_v4(head: &mut impl Words<AMT_V4_OWN>, member: &MemberEn
     head.write_u32::<{ ENDS_V4 + 8 }>(word_u32::<8>(&member.ends));
 }
 
+/// The outer type of service: the inner one, in AMT without its congestion marks. Whoever ends a tunnel of
+/// GRE or IP in IP knows what to do with marks (RFC 6040 §4.1, normal mode); of a gateway that does not say
+/// so that is not known (RFC 9601 §4, compatibility mode).
+#[inline(always)]
+const fn outer_tos(inner: &Inner, protocol: u8) -> u8 {
+    if protocol == ip::PROTO_UDP { inner.tos & DSCP_MASK } else { inner.tos }
+}
+
 /// An IPv4 header without options.
 #[inline(always)]
 fn ipv4_header<const N: usize>(
@@ -100,7 +108,7 @@ fn ipv4_header<const N: usize>(
     overhead: usize,
     protocol: u8,
 ) {
-    let first = u16::from_ne_bytes([0x45, inner.tos & DSCP_MASK]);
+    let first = u16::from_ne_bytes([0x45, outer_tos(inner, protocol)]);
     let total = (inner.len + overhead as u16).to_be();
     let flags = ipv4::DONT_FRAGMENT.to_be();
     let third = u16::from_ne_bytes([OUTER_TTL, protocol]);
@@ -123,7 +131,7 @@ fn ipv6_header<const N: usize>(
     overhead: usize,
     protocol: u8,
 ) {
-    let first = 0x6000_0000 | ((inner.tos & DSCP_MASK) as u32) << 20;
+    let first = 0x6000_0000 | (outer_tos(inner, protocol) as u32) << 20;
     head.write_u32::<{ eth::LEN }>(first.to_be());
     head.write_u16::<{ eth::LEN + 4 }>((inner.len + (overhead - ipv6::LEN) as u16).to_be());
     head.write_u16::<{ eth::LEN + 6 }>(u16::from_ne_bytes([protocol, OUTER_TTL]));

@@ -37,6 +37,8 @@ struct Arrival {
     input: Input,
     bytes: Vec<u8>,
     header: Ipv4Header,
+    /// The congestion marks with which it goes on.
+    ecn: u8,
 }
 
 enum Class {
@@ -136,7 +138,8 @@ impl Model {
             if !is_data(&header) || !is_host(header.source.into()) {
                 return Class::Pass;
             }
-            return Class::Multicast(Arrival { input: Input::Interface(ingress), bytes, header });
+            let ecn = bytes[1] % 4;
+            return Class::Multicast(Arrival { input: Input::Interface(ingress), bytes, header, ecn });
         }
         if header.protocol != IpNumber::UDP || header.is_fragmenting_payload() {
             return Class::Pass;
@@ -150,6 +153,7 @@ impl Model {
         if payload.first() != Some(&6) {
             return Class::Pass;
         }
+        let outer_ecn = bytes[1] % 4;
         let local = SocketAddr::from((header.destination, udp.destination_port));
         let remote = SocketAddr::from((header.source, udp.source_port));
         let tunnel =
@@ -164,14 +168,20 @@ impl Model {
         let Some((header, bytes)) = payload.get(2..).and_then(whole_packet) else {
             return Class::Drop(DropReason::Malformed);
         };
-        if !is_data(&header) || !is_host(header.source.into()) {
+        if !is_data(&header) {
             return Class::Drop(DropReason::NotMulticast);
         }
-        Class::Multicast(Arrival { input: Input::Tunnel(*id), bytes, header })
+        let Some(ecn) = out_of_tunnel(bytes[1] % 4, outer_ecn) else {
+            return Class::Drop(DropReason::Congestion);
+        };
+        if !is_host(header.source.into()) {
+            return Class::Drop(DropReason::NotMulticast);
+        }
+        Class::Multicast(Arrival { input: Input::Tunnel(*id), bytes, header, ecn })
     }
 
     fn forward(&self, arrival: &Arrival) -> Expect {
-        let Arrival { input, bytes, header } = arrival;
+        let Arrival { input, bytes, header, ecn } = arrival;
         let refused = || match input {
             Input::Interface(_) => Expect::pass(),
             Input::Tunnel(_) => Expect::consumed(),
@@ -217,6 +227,7 @@ impl Model {
         }
         let mut leaving = bytes.clone();
         leaving[8] -= 1;
+        leaving[1] = leaving[1] / 4 * 4 + ecn;
         seal(&mut leaving);
         for output in outputs {
             expect = match self.copy(*output, *input, header, &leaving) {
@@ -288,6 +299,16 @@ fn is_data(header: &Ipv4Header) -> bool {
         && !(destination.octets().starts_with(&[224, 0, 0]))
         && header.protocol != IpNumber::IGMP
         && header.protocol != IpNumber::PIM
+}
+
+/// The congestion marks of a packet that comes out of a tunnel (RFC 6040 §4.2); `None` if it is dropped.
+fn out_of_tunnel(inner: u8, outer: u8) -> Option<u8> {
+    match (inner, outer) {
+        (0, 3) => None,
+        (1 | 2, 3) => Some(3),
+        (2, 1) => Some(1),
+        (inner, _) => Some(inner),
+    }
 }
 
 fn is_host(address: Ipv4Addr) -> bool {

@@ -38,7 +38,8 @@ pub const fn provoked_by_packets(reason: DropReason) -> bool {
         | DropReason::NoMember
         | DropReason::Oversize
         | DropReason::NextHopUnresolved
-        | DropReason::SameInterface => true,
+        | DropReason::SameInterface
+        | DropReason::Congestion => true,
         DropReason::MemberGone
         | DropReason::LostOrder
         | DropReason::KernelRefused

@@ -53,6 +53,20 @@ impl Inner {
         self.bytes.len()
     }
 
+    /// The packet with other congestion marks.
+    pub(super) fn marked(&self, ecn: u8) -> Self {
+        let tos = (self.tos & 0xfc) | ecn;
+        let mut bytes = self.bytes.clone();
+        if self.is_ipv6() {
+            bytes[0] = 0x60 | (tos >> 4);
+            bytes[1] = (tos << 4) | (bytes[1] & 0x0f);
+        } else {
+            bytes[1] = tos;
+            seal(&mut bytes);
+        }
+        Self { tos, bytes, ..self.clone() }
+    }
+
     /// The packet as the next router sees it.
     pub(super) fn forwarded(&self) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
@@ -127,14 +141,9 @@ pub(super) fn neighbour(hop: &NextHop, inner: &Inner) -> (IfIndex, Vec<u8>) {
 
 /// The copy in a tunnel.
 pub(super) fn tunnelled(tunnel: &Tunnel, hop: &NextHop, inner: &Inner) -> (IfIndex, Vec<u8>) {
-    let outer = outer(
-        tunnel.kind,
-        tunnel.local,
-        tunnel.remote,
-        inner.tos & 0xfc,
-        inner.is_ipv6(),
-        &inner.forwarded(),
-    );
+    // In AMT without congestion marks.
+    let tos = if tunnel.kind == TunnelKind::Amt { inner.tos & 0xfc } else { inner.tos };
+    let outer = outer(tunnel.kind, tunnel.local, tunnel.remote, tos, inner.is_ipv6(), &inner.forwarded());
     let destination = hop.destination_mac.expect("a resolved next hop");
     (hop.ifindex, on_link(&hop.link, destination, hop.source_mac, tunnel.remote.is_ipv6(), &outer))
 }

@@ -3,7 +3,7 @@
 use vmcast_common::{
     forward::Replicate,
     hdr::{eth, link},
-    rewrite::{Room, lower_ttl},
+    rewrite::{Room, change_tos, change_traffic_class, lower_ttl},
 };
 
 /// Room for the longest headers in front of the IP packet, in bytes: those of a link, and IPv6 with UDP
@@ -14,6 +14,7 @@ const HEADROOM: usize = link::MAX_LEN + 40 + 8 + 2;
 mod v4 {
     use std::ops::Range;
 
+    pub(super) const TOS: usize = 1;
     pub(super) const TTL: usize = 8;
     pub(super) const PROTOCOL: usize = 9;
     pub(super) const CHECKSUM: Range<usize> = 10..12;
@@ -38,9 +39,13 @@ impl CopyBuffer {
         self.bytes.extend_from_slice(&frame[packet.ip_offset..packet.ip_offset + packet.ip_len]);
         let ip = &mut self.bytes[HEADROOM..];
         if packet.is_ipv6 {
+            let first = change_traffic_class([ip[0], ip[1]], packet.new_tos);
+            ip[..2].copy_from_slice(&first);
             ip[V6_HOP_LIMIT] = packet.ttl - 1;
         } else {
-            let (ttl, checksum) = lower_ttl(packet.ttl, ip[v4::PROTOCOL], packet.checksum);
+            let checksum = change_tos(packet.checksum, ip[0], packet.tos, packet.new_tos);
+            ip[v4::TOS] = packet.new_tos;
+            let (ttl, checksum) = lower_ttl(packet.ttl, ip[v4::PROTOCOL], checksum);
             ip[v4::TTL] = ttl;
             ip[v4::CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
         }

@@ -46,6 +46,7 @@ pub(super) fn cases(scene: &Scene) -> Vec<Case> {
     }
     cases.extend([
         case("one packet goes to members of every kind on one device", every_kind(scene)),
+        case("congestion marks go into tunnels and come out of them by RFC 6040", marks(scene)),
         case("a neighbour that is a member follows its next hop", neighbours(scene)),
         case("what a GRE or IPIP tunnel brings beside streams is the host's", beside_streams(scene)),
         case(
@@ -316,6 +317,64 @@ fn every_kind(scene: &Scene) -> Vec<Step> {
         let mut copies: Vec<_> = tunnels.iter().map(|(_, tunnel)| tunnelled(tunnel, &hop, inner)).collect();
         copies.extend([native(&b.interface(false), inner), neighbour(&hop, inner)]);
         steps.push(inject(a.ifindex, arriving(&a.interface(true), inner), expect(inner).frames(copies)));
+    }
+    steps
+}
+
+fn marks(scene: &Scene) -> Vec<Step> {
+    const NOT_ECT: u8 = 0;
+    const ECT_1: u8 = 1;
+    const ECT_0: u8 = 2;
+    const CE: u8 = 3;
+    // RFC 6040 §4.2, figure 4: what comes out, by the inner mark and the outer NOT_ECT, ECT_0, ECT_1, CE.
+    let figure = [
+        (NOT_ECT, [Some(NOT_ECT), Some(NOT_ECT), Some(NOT_ECT), None]),
+        (ECT_0, [Some(ECT_0), Some(ECT_0), Some(ECT_1), Some(CE)]),
+        (ECT_1, [Some(ECT_1), Some(ECT_1), Some(ECT_1), Some(CE)]),
+        (CE, [Some(CE), Some(CE), Some(CE), Some(CE)]),
+    ];
+    let [a, b, _] = scene.devices.all();
+    let upstream = tunnel(TunnelKind::Amt, false, 8, a.ifindex, true);
+    let members = [TunnelKind::Amt, TunnelKind::Gre(None), TunnelKind::Ipip];
+    let members: Vec<(TunnelId, Tunnel)> = members
+        .into_iter()
+        .zip(10u8..)
+        .map(|(kind, host)| (TunnelId(u32::from(host)), tunnel(kind, host == 12, host, b.ifindex, false)))
+        .collect();
+    let inners = videos();
+    let input = Input::Tunnel(UPSTREAM);
+    let mut ops = scene.with([FibOp::SetTunnel(UPSTREAM, upstream)]);
+    ops.extend(members.iter().map(|(id, tunnel)| FibOp::SetTunnel(*id, *tunnel)));
+    ops.extend(set_streams(&inners, input, Output::Interface(b.ifindex)));
+    ops.extend(inners.iter().flat_map(|inner| {
+        members.iter().map(|(id, _)| FibOp::AddMember(stream(inner), Output::Tunnel(*id)))
+    }));
+    let mut steps = vec![apply(ops)];
+    for inner in &inners {
+        for (mark, row) in figure {
+            for (outer_mark, leaves) in [NOT_ECT, ECT_0, ECT_1, CE].into_iter().zip(row) {
+                let packet = inner.marked(mark);
+                let bytes = outer(
+                    TunnelKind::Amt,
+                    upstream.remote,
+                    upstream.local,
+                    outer_mark,
+                    inner.is_ipv6(),
+                    packet.bytes(),
+                );
+                let frame = on_link(&Link::PLAIN, a.mac, [2; 6], false, &bytes);
+                let expected = match leaves {
+                    None => Expect::consumed().drop(DropReason::Congestion),
+                    Some(mark) => {
+                        let packet = inner.marked(mark);
+                        let copies =
+                            members.iter().map(|(_, tunnel)| tunnelled(tunnel, &scene.hop(&b), &packet));
+                        expect(inner).frame(native(&b.interface(false), &packet)).frames(copies)
+                    }
+                };
+                steps.push(inject(a.ifindex, frame, expected));
+            }
+        }
     }
     steps
 }

@@ -1,0 +1,106 @@
+//! The walk along a stream's members.
+
+use core::ffi::{c_int, c_long, c_void};
+
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_SHOT},
+    helpers::{bpf_loop, bpf_redirect},
+};
+use vmcast_common::{
+    hdr::eth,
+    maps::{InputId, limit},
+    rewrite::{self, Room},
+    verdict::DropReason,
+};
+
+use super::frame::Skb;
+use crate::{map, words::Head};
+
+/// Where a walk stands.
+struct Walk {
+    skb: *mut __sk_buff,
+    /// Bytes in front of the packet.
+    front: u64,
+    /// Index of the next member, 0 past the end.
+    member: u32,
+    /// See [`InputId`].
+    input: u32,
+    /// Device of the last copy, which is ready and not yet sent; 0 if there is none.
+    last: u32,
+}
+
+/// Sends a copy to each member of the list that begins at `first`: clones, and the packet itself as the
+/// last one. `front` bytes stand before the packet.
+#[inline(always)]
+pub(super) fn send(skb: Skb, first: u32, front: usize, input: InputId) -> c_int {
+    let mut walk = Walk { skb: skb.raw(), front: front as u64, member: first, input: input.0, last: 0 };
+    // SAFETY: the function has the signature that the kernel calls, and the walk outlives the call.
+    unsafe { bpf_loop(limit::MEMBERS, step as *mut c_void, (&raw mut walk).cast(), 0) };
+    if walk.last == 0 {
+        return TC_ACT_SHOT as c_int;
+    }
+    // SAFETY: the helper has no preconditions.
+    (unsafe { bpf_redirect(walk.last, 0) }) as c_int
+}
+
+/// One member. Returns 1 after the last one.
+unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> c_long {
+    // SAFETY: this is what `send` handed to the kernel.
+    let walk = unsafe { &mut *walk.cast::<Walk>() };
+    let Some(member) = map::member(walk.member) else {
+        return 1;
+    };
+    walk.member = member.next;
+    let made = map::next_hop(member.next_hop).zip(map::egress(member.next_hop)).ok_or(DropReason::NextHopUnresolved);
+    let made = made.and_then(|(hop, device)| {
+        let skb = Skb::new(walk.skb);
+        let front = hop.link_len as usize + rewrite::overhead(member.kind);
+        skb.make_room(walk.front as usize, front).ok_or(DropReason::KernelRefused)?;
+        walk.front = front as u64;
+        let mut copy = Copy { skb, start: front - eth::LEN };
+        rewrite::copy(&mut copy, member, hop, InputId(walk.input), false)?;
+        Ok((skb, *device))
+    });
+    match made {
+        Ok((_, device)) if member.next == 0 => walk.last = device,
+        Ok((skb, device)) => {
+            if skb.send_copy(device).is_none() {
+                map::count_drop(DropReason::DeviceRefused);
+            }
+        }
+        Err(reason) => map::count_drop(reason),
+    }
+    i64::from(member.next == 0)
+}
+
+/// The frame of one member while it is written: all its bytes are there, and it is written towards its
+/// start.
+struct Copy {
+    skb: Skb,
+    /// Bytes before what is written.
+    start: usize,
+}
+
+impl Room for Copy {
+    type Head<'a, const N: usize>
+        = Head<'a, N>
+    where
+        Self: 'a;
+
+    #[inline(always)]
+    fn head<const N: usize>(&mut self) -> Option<Head<'_, N>> {
+        self.skb.head(self.start)
+    }
+
+    #[inline(always)]
+    fn grow<const N: usize>(&mut self, by: usize) -> Option<Head<'_, N>> {
+        self.start = self.start.checked_sub(by)?;
+        self.skb.head(self.start)
+    }
+
+    #[inline(always)]
+    fn shrink(&mut self, by: usize) -> Option<()> {
+        self.start += by;
+        Some(())
+    }
+}
