@@ -117,8 +117,9 @@ fn one_hop(effort: Effort, outputs: usize, report: &mut Report, bar: &ProgressBa
             ));
             continue;
         };
+        let outputs = if outputs == 1 { "1 output".to_owned() } else { format!("{outputs} outputs") };
         let name = format!(
-            "one hop's added p99 latency ÷ that of the kernel's ipmr, {outputs} outputs, {load} % of capacity"
+            "one hop's added p99 latency ÷ that of the kernel's ipmr, {outputs}, {load} % of capacity"
         );
         report.ratios.push(Ratio::new(name, ratio.median, "×", Bound::AtMost(1.0)).with_spread(ratio));
     }

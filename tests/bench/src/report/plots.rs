@@ -67,10 +67,8 @@ pub(super) fn write(report: &Report, dir: &Path) -> Result<Vec<Plot>> {
     let lines = latencies(report);
     if !lines.is_empty() {
         let (title, file) = ("Time under way over one hop", "latency.svg");
-        let names =
-            |place: &f64| PERCENTILES.get(place.round() as usize).map_or("", |named| named.0).to_owned();
         let last = (PERCENTILES.len() - 1) as f64;
-        draw(&dir.join(file), title, ("percentile", "µs"), (0.0..last).step(1.0), &lines, &names)?;
+        draw(&dir.join(file), title, ("percentile", "µs"), -MARGIN..last + MARGIN, &lines, &percentile)?;
         plots.push(Plot { title, file });
     }
     Ok(plots)
@@ -96,6 +94,9 @@ fn fan_out(report: &Report, of: Figure<CopyRow>) -> Vec<Line> {
 const PERCENTILES: [(&str, Figure<LatencyRow>); 3] =
     [("p50", |row| row.p50_us), ("p99", |row| row.p99_us), ("p99.9", |row| row.p999_us)];
 
+/// Room beside the first and the last.
+const MARGIN: f64 = 0.25;
+
 /// The hops with one output.
 fn latencies(report: &Report) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
@@ -108,6 +109,13 @@ fn latencies(report: &Report) -> Vec<Line> {
         }
     }
     lines
+}
+
+/// The name of a percentile at its place; nothing between two of them.
+fn percentile(place: &f64) -> String {
+    let named = PERCENTILES.get(place.round() as usize);
+    let named = named.filter(|_| (place - place.round()).abs() < MARGIN / 2.0);
+    named.map_or("", |named| named.0).to_owned()
 }
 
 fn count(value: &f64) -> String {
@@ -149,6 +157,7 @@ where
         .x_desc(x_unit)
         .y_desc(y_unit)
         .x_label_formatter(x_label)
+        .label_style(("sans-serif", 13))
         .draw()
         .map_err(|error| failed(&error))?;
     for (line, colour) in lines.iter().zip(COLOURS.iter().cycle()) {
@@ -163,6 +172,7 @@ where
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::UpperRight)
+        .label_font(("sans-serif", 13))
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.3))
         .draw()

@@ -89,8 +89,13 @@ fn fetch_source(series: &str, to: &Path) -> Result<()> {
         &archives,
     )?;
     let archive: PathBuf = archives_in(&archives)?.pop().context("no package of sources came")?;
-    let mut package_files =
-        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(archive).stdout(Stdio::piped()).spawn()?;
+    let mut package_files = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(archive)
+        .stdout(Stdio::piped())
+        // It complains of the broken pipe in which it ends.
+        .stderr(Stdio::null())
+        .spawn()?;
     let mut tree = Command::new("tar")
         .args(["--extract", "--to-stdout"])
         .arg(format!("./usr/src/{package}.tar.xz"))
