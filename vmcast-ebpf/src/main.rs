@@ -5,6 +5,9 @@
 //! trimmed to its IP packet behind one Ethernet header and broadcast to the stream's devmap.
 //! `vmcast_copy` runs for every copy on its way out and writes that member's headers over it.
 //! `vmcast_refused` runs after a device took copies, and counts those that it did not take.
+//!
+//! `vmcast_clone` is what runs instead at TC: it walks along the stream's members by itself, and clones
+//! the packet for each.
 #![feature(asm_experimental_arch)]
 #![no_std]
 #![no_main]
@@ -19,14 +22,15 @@ mod ingress;
 mod map;
 mod packet;
 mod refused;
+mod tc;
 #[cfg(feature = "trace")]
 mod trace;
 mod words;
 
 use aya_ebpf::{
     bindings::xdp_action,
-    macros::{raw_tracepoint, xdp},
-    programs::{RawTracePointContext, XdpContext},
+    macros::{classifier, raw_tracepoint, xdp},
+    programs::{RawTracePointContext, TcContext, XdpContext},
 };
 
 /// Decides on a received frame.
@@ -50,6 +54,12 @@ pub fn vmcast_copy(ctx: XdpContext) -> u32 {
             xdp_action::XDP_DROP
         }
     }
+}
+
+/// Decides on a received frame, and makes the copies of it by itself.
+#[classifier]
+pub fn vmcast_clone(ctx: TcContext) -> i32 {
+    tc::run(&ctx)
 }
 
 /// Counts the copies that a device refused. The kernel calls it after every flush to a device, whoever's.

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use vmcast_common::{
     forward::Tables,
     maps::{
-        DeviceCursor, EndpointKey, Head, HeadKey, InputId, InterfaceEntry, InterfaceKey, MemberEntry,
+        DeviceCursor, EndpointKey, Head, HeadKey, HeadLine, InputId, InterfaceEntry, InterfaceKey, MemberEntry,
         NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, StreamCounters, StreamEntry, StreamKey, TunnelEntry,
         TunnelKey, limit, table_place,
     },
@@ -33,8 +33,13 @@ static INTERFACES: HashMap<InterfaceKey, InterfaceEntry, { limit::INTERFACES as 
 static MEMBERS: Array<MemberEntry, { limit::MEMBERS as usize }> = Array::new();
 #[btf_map]
 static NEXT_HOPS: Array<NextHopEntry, { limit::NEXT_HOPS as usize }> = Array::new();
+/// Device of each next hop, where the members of a stream are one list.
+#[btf_map]
+static EGRESS: Array<u32, { limit::NEXT_HOPS as usize }> = Array::new();
 #[btf_map]
 static HEADS: HashMap<HeadKey, Head, { limit::HEADS as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static HEAD_LINES: Array<HeadLine, { limit::TABLES as usize }> = Array::new();
 #[btf_map]
 static TABLES: ArrayOfMaps<DevMap<TEMPLATE_SLOTS>, { limit::TABLES as usize }> = ArrayOfMaps::new();
 #[btf_map]
@@ -105,9 +110,18 @@ pub(crate) fn next_hop(index: u32) -> Option<&'static NextHopEntry> {
     NEXT_HOPS.get(index)
 }
 
+/// The device that the next hop at an index leaves by.
+#[inline(always)]
+pub(crate) fn egress(index: u32) -> Option<u32> {
+    EGRESS.get(index).copied()
+}
+
 /// Index of the first member of a table on a device, 0 if it has none there.
 #[inline(always)]
 pub(crate) fn head(table: u32, ifindex: u32) -> u32 {
+    if let Some(member) = HEAD_LINES.get(table_place(table)).and_then(|line| line.find(table, ifindex)) {
+        return member;
+    }
     // SAFETY: only user space writes, and an update replaces the element as a whole.
     match unsafe { HEADS.get(&HeadKey { table, ifindex }) } {
         Some(head) => head.member,

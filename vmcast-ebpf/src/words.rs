@@ -22,6 +22,16 @@ impl<'a, const N: usize> Head<'a, N> {
     pub(crate) fn of(frame: &'a Frame<'a>) -> Option<Self> {
         Some(Self { at: frame.at::<N>(0)?, frame: PhantomData })
     }
+
+    /// The bytes from an address on.
+    ///
+    /// # Safety
+    /// It must have been checked that N bytes of a packet are there, and the packet must not be moved
+    /// while this exists.
+    #[inline(always)]
+    pub(crate) const unsafe fn at(at: usize) -> Self {
+        Self { at, frame: PhantomData }
+    }
 }
 
 macro_rules! read {

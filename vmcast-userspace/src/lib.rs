@@ -10,6 +10,7 @@ pub mod control;
 pub mod daemon;
 pub mod link;
 pub mod netlink;
+mod resolver;
 mod router;
 pub mod signals;
 mod sockets;

@@ -8,7 +8,7 @@ use vmcast_dataplane::conformance::{
     Case, Device, Devices, Model, RandomStep, Step, cases, random_case, run,
 };
 
-use crate::dut::{Dut, XdpUnderTest};
+use crate::dut::{At, Dut, TcUnderTest, XdpUnderTest};
 
 /// The names do not depend on the devices; the cases are made again once these exist.
 fn nominal() -> Devices {
@@ -21,34 +21,49 @@ fn nominal() -> Devices {
 const RANDOM_CASES: u64 = 30;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let random = Trial::test("xdp: the kernel does with random packets what the model says", random_packets);
+    [At::Xdp, At::Tc].into_iter().flat_map(trials_at).collect()
+}
+
+fn trials_at(at: At) -> Vec<Trial> {
+    let hook = match at {
+        At::Xdp => "xdp",
+        At::Tc => "tc",
+    };
+    let random = "the kernel does with random packets what the model says";
+    let random = Trial::test(format!("{hook}: {random}"), move || random_packets(at));
     let fixed = cases(nominal())
         .into_iter()
         .enumerate()
-        .map(|(index, case)| Trial::test(format!("xdp: {}", case.name), move || on_the_kernel(index)));
+        .map(|(index, case)| Trial::test(format!("{hook}: {}", case.name), move || on_the_kernel(index, at)));
     fixed.chain([random]).collect()
 }
 
 /// One after the other: two cores carry one device under test at a time without delay.
 static TURN: Mutex<()> = Mutex::new(());
 
-fn on_the_kernel(index: usize) -> Result<(), Failed> {
+fn on_the_kernel(index: usize, at: At) -> Result<(), Failed> {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let dut = Dut::enter("conformance")?;
-    let case: Case = cases(dut.devices).swap_remove(index);
-    run(&case, &mut XdpUnderTest::new(dut))?;
+    let dut = Dut::enter("conformance", at)?;
+    let case = cases(dut.devices).swap_remove(index);
+    run_at(&case, dut, at)
+}
+
+fn run_at(case: &Case, dut: Dut, at: At) -> Result<(), Failed> {
+    match at {
+        At::Xdp => run(case, &mut XdpUnderTest::new(dut))?,
+        At::Tc => run(case, &mut TcUnderTest::new(dut))?,
+    }
     Ok(())
 }
 
-fn random_packets() -> Result<(), Failed> {
+fn random_packets(at: At) -> Result<(), Failed> {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for seed in 0..RANDOM_CASES {
         // A thread each: it moves into the namespace of its device under test for good.
         let outcome = std::thread::spawn(move || -> Result<(), Failed> {
-            let dut = Dut::enter("random")?;
+            let dut = Dut::enter("random", at)?;
             let case = modelled(seed, dut.devices);
-            run(&case, &mut XdpUnderTest::new(dut))?;
-            Ok(())
+            run_at(&case, dut, at)
         });
         outcome.join().map_err(|_| format!("seed {seed} panicked"))??;
     }

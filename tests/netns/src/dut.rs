@@ -1,10 +1,13 @@
 //! A device under test: a namespace with three interfaces, their far ends in another.
 
+use std::process::Command;
+
 use vmcast_common::fib::{FibOp, IfIndex};
 use vmcast_dataplane::{
     ApplyError, Counters, Dataplane, Fib, Punt,
     conformance::{Device, Devices, Observed, PlaneUnderTest},
     software::Disposition,
+    tc::TcPlane,
     xdp::{Options, XdpPlane},
 };
 use vmcast_lab::netns::{Lab, Namespace};
@@ -12,6 +15,15 @@ use vmcast_lab::netns::{Lab, Namespace};
 use crate::wire::Wire;
 
 const NAMES: [&str; 3] = ["port0", "port1", "port2"];
+/// Where a frame goes on that no program at TC took.
+const HOSTS: [&str; 3] = ["host0", "host1", "host2"];
+
+/// The hook that the plane under test works at. A packet socket sees a frame after XDP and before TC.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum At {
+    Xdp,
+    Tc,
+}
 
 /// The interfaces, and a socket at both ends of each.
 pub(crate) struct Dut {
@@ -19,12 +31,14 @@ pub(crate) struct Dut {
     pub(crate) devices: Devices,
     near: [Wire; 3],
     far: [Wire; 3],
+    /// What the host gets, if that is not what is seen at the near ends.
+    host: Option<[Wire; 3]>,
     sentinel: u32,
 }
 
 impl Dut {
     /// Makes the namespaces and moves the calling thread into that of the device under test.
-    pub(crate) fn enter(name: &str) -> Result<Self, vmcast_lab::LabError> {
+    pub(crate) fn enter(name: &str, at: At) -> Result<Self, vmcast_lab::LabError> {
         let mut lab = Lab::new(name)?;
         let [dut, peers] = lab.namespaces(["dut", "peers"])?;
         for namespace in [&dut, &peers] {
@@ -33,11 +47,19 @@ impl Dut {
         }
         let cables = NAMES.map(|name| ((&dut, name), (&peers, name)));
         lab.veths(&cables)?;
-        let far = open(&peers)?;
+        let far = open(&peers, NAMES)?;
+        let host = match at {
+            At::Xdp => None,
+            At::Tc => {
+                lab.veths(&HOSTS.map(|name| ((&dut, name), (&peers, name))))?;
+                forward_to_hosts(&dut)?;
+                Some(open(&peers, HOSTS)?)
+            }
+        };
         dut.enter_here()?;
-        let near = open(&dut)?;
+        let near = open(&dut, NAMES)?;
         let [a, b, c] = NAMES.map(device);
-        Ok(Self { _lab: lab, devices: Devices { a, b, c }, near, far, sentinel: 0 })
+        Ok(Self { _lab: lab, devices: Devices { a, b, c }, near, far, host, sentinel: 0 })
     }
 
     fn position(&self, ifindex: IfIndex) -> usize {
@@ -49,7 +71,7 @@ impl Dut {
         let at = self.position(ingress);
         self.far[at].send(frame).expect("sending on the wire");
         self.far[at].send_sentinel(self.sentinel).expect("sending on the wire");
-        let passed = self.near[at].until_sentinel(self.sentinel);
+        let passed = self.host.as_ref().unwrap_or(&self.near)[at].until_sentinel(self.sentinel);
         let disposition = match passed.as_slice() {
             [] => Disposition::Consumed,
             [seen] => {
@@ -70,8 +92,20 @@ impl Dut {
     }
 }
 
-fn open(namespace: &Namespace) -> Result<[Wire; 3], vmcast_lab::LabError> {
-    namespace.enter(|| NAMES.map(|name| Wire::open(name).expect("opening a packet socket")))
+/// Sends whatever the host would get of a port out of the device beside it: netfilter's ingress comes after TC.
+fn forward_to_hosts(dut: &Namespace) -> Result<(), vmcast_lab::LabError> {
+    let chains = NAMES.iter().zip(HOSTS).map(|(port, host)| {
+        format!(
+            "chain {port} {{ type filter hook ingress device \"{port}\" priority 0; fwd to \"{host}\"; }};"
+        )
+    });
+    let mut nft = Command::new("nft");
+    nft.arg(format!("table netdev host {{ {} }}", chains.collect::<String>()));
+    dut.run(nft).map(drop)
+}
+
+fn open(namespace: &Namespace, names: [&str; 3]) -> Result<[Wire; 3], vmcast_lab::LabError> {
+    namespace.enter(|| names.map(|name| Wire::open(name).expect("opening a packet socket")))
 }
 
 /// An interface of the calling thread's namespace, read from a fresh sysfs view by netlink numbers.
@@ -85,11 +119,14 @@ fn device(name: &str) -> Device {
     Device { ifindex: IfIndex(index), mac, mtu: 1500 }
 }
 
-/// The kernel plane on these interfaces.
-pub(crate) struct XdpUnderTest {
+/// A kernel plane on these interfaces.
+pub(crate) struct KernelUnderTest<P> {
     dut: Dut,
-    plane: XdpPlane,
+    plane: P,
 }
+
+pub(crate) type XdpUnderTest = KernelUnderTest<XdpPlane>;
+pub(crate) type TcUnderTest = KernelUnderTest<TcPlane>;
 
 impl XdpUnderTest {
     pub(crate) fn new(dut: Dut) -> Self {
@@ -97,7 +134,13 @@ impl XdpUnderTest {
     }
 }
 
-impl PlaneUnderTest for XdpUnderTest {
+impl TcUnderTest {
+    pub(crate) fn new(dut: Dut) -> Self {
+        Self { dut, plane: TcPlane::open("it is under test".to_owned()).expect("loading the program") }
+    }
+}
+
+impl<P: Dataplane> PlaneUnderTest for KernelUnderTest<P> {
     fn apply(&mut self, ops: &[FibOp]) -> Result<(), ApplyError> {
         self.plane.apply(ops)
     }

@@ -14,7 +14,7 @@ use vmcast_common::{
 };
 use vmcast_dataplane::conformance::{Devices, PlaneUnderTest as _};
 
-use crate::dut::{Dut, XdpUnderTest};
+use crate::dut::{At, Dut, XdpUnderTest};
 
 const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 4, 5, 6);
@@ -97,7 +97,7 @@ fn overload(plane: &mut XdpUnderTest, devices: &Devices) -> Result<(), String> {
 
 /// A plane with a stream from its first device and members behind the second.
 fn joined(name: &str, unresolved: u16, resolved: u16) -> Result<(XdpUnderTest, Devices), String> {
-    let dut = Dut::enter(name).map_err(|error| error.to_string())?;
+    let dut = Dut::enter(name, At::Xdp).map_err(|error| error.to_string())?;
     let devices = dut.devices;
     let mut plane = XdpUnderTest::new(dut);
     let hop = |destination_mac| NextHop {

@@ -1,7 +1,7 @@
 //! What the wire carried, as tshark understands it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     env,
     path::PathBuf,
     process::{Command, Output, Stdio},
@@ -54,9 +54,43 @@ impl Capture {
             .collect::<Result<_, _>>()?;
         let missing: Vec<_> = types.iter().filter(|wanted| !seen.contains(wanted)).collect();
         ensure!(missing.is_empty(), "AMT messages of the types {missing:?} are missing, {seen:?} were sent");
+        self.has_no_complaint("amt")
+    }
+
+    /// Waits until the capture has so many frames that a filter takes, ends it, and counts the frames by their
+    /// fields, each with all of its occurrences. Tshark may complain of none of them.
+    pub(crate) fn tally(
+        mut self,
+        bed: &Bed,
+        filter: &str,
+        fields: &[&str],
+        frames: u64,
+    ) -> Result<BTreeMap<Vec<String>, u64>, Failed> {
+        let mut arguments = vec!["-Y", filter, "-T", "fields", "-E", "separator=|"];
+        arguments.extend(fields.iter().flat_map(|field| ["-e", field]));
+        let mut tally = BTreeMap::new();
+        let mut look = || -> Result<bool, Failed> {
+            tally.clear();
+            // A capture whose last frame is being written is not whole.
+            let lines = self.tshark(&arguments).unwrap_or_default();
+            for line in lines.lines() {
+                let fields = line.split('|').map(str::to_owned).collect();
+                *tally.entry(fields).or_default() += 1;
+            }
+            Ok(tally.values().sum::<u64>() >= frames)
+        };
+        // What is missing then is for the caller to say.
+        let _ = bed.until("the capture has everything", &mut look);
+        self.process.stop()?;
+        self.has_no_complaint(filter)?;
+        Ok(tally)
+    }
+
+    /// Fails if tshark complains of a frame that a filter takes.
+    fn has_no_complaint(&self, filter: &str) -> Outcome {
         // Severities from a note on; what is below is mere talk.
-        let complaint = "amt && (_ws.malformed || _ws.expert.severity >= 0x400000)";
-        let complaints = self.tshark(&["-Y", complaint, "-V"])?;
+        let complaint = format!("({filter}) && (_ws.malformed || _ws.expert.severity >= 0x400000)");
+        let complaints = self.tshark(&["-Y", &complaint, "-V"])?;
         let first: Vec<_> = complaints.lines().take(60).collect();
         ensure!(complaints.is_empty(), "tshark complains:\n{}", first.join("\n"));
         Ok(())
@@ -64,7 +98,9 @@ impl Capture {
 
     fn tshark(&self, arguments: &[&str]) -> Result<String, Failed> {
         let Output { status, stdout, stderr } = Command::new("tshark")
-            .args(["-n", "-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE", "-r"])
+            .args(["-n", "-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE"])
+            // AMT has none over IPv6 either (RFC 7450 §4.2.2.3, RFC 6935).
+            .args(["-o", "udp.ignore_ipv6_zero_checksum:TRUE", "-r"])
             .arg(&self.file)
             .args(arguments)
             .stdin(Stdio::null())

@@ -20,8 +20,13 @@ pub(crate) const IPV6: u16 = 0x86dd;
 pub(crate) const CUSTOMER_TAG: u16 = 0x8100;
 /// IEEE 802.1ad: the outer tag of two.
 pub(crate) const SERVICE_TAG: u16 = 0x88a8;
+/// RFC 2516 §6.
+const PPPOE_SESSION: u16 = 0x8864;
+/// RFC 1332 §2, RFC 5072 §3.
+const PPP_IPV4: u16 = 0x0021;
+const PPP_IPV6: u16 = 0x0057;
 /// The link-layer address of whoever sends these frames.
-const SENDER: [u8; 6] = [0x02, 0, 0, 0, 0x70, 1];
+pub(crate) const SENDER: [u8; 6] = [0x02, 0, 0, 0, 0x70, 1];
 
 /// A numbered packet of a stream: IP, UDP, payload.
 pub(crate) fn packet(source: IpAddr, stream: Stream, number: u64) -> Result<Vec<u8>, Failed> {
@@ -93,16 +98,38 @@ pub(crate) fn gre(key: Option<u32>, packet: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// An Ethernet frame around an IP packet, with tags from the outermost on: type and VLAN.
-pub(crate) fn ethernet(to: [u8; 6], tags: &[(u16, u16)], packet: &[u8]) -> Vec<u8> {
+/// An Ethernet frame around an IP packet, with tags from the outermost on, type and VLAN, and then perhaps
+/// the headers of a PPPoE session (RFC 2516 §4, §6; RFC 1661 §2).
+pub(crate) fn ethernet(
+    to: [u8; 6],
+    tags: &[(u16, u16)],
+    session: Option<u16>,
+    packet: &[u8],
+) -> Result<Vec<u8>, Failed> {
+    const VERSION_TYPE_CODE: [u8; 2] = [0x11, 0];
     let mut bytes = [to, SENDER].concat();
     for (kind, vlan) in tags {
         bytes.extend(kind.to_be_bytes());
         bytes.extend(vlan.to_be_bytes());
     }
-    bytes.extend(ether_type(packet).to_be_bytes());
+    match session {
+        None => bytes.extend(ether_type(packet).to_be_bytes()),
+        Some(session) => {
+            let protocol: u16 = if ether_type(packet) == IPV6 { PPP_IPV6 } else { PPP_IPV4 };
+            bytes.extend(PPPOE_SESSION.to_be_bytes());
+            bytes.extend(VERSION_TYPE_CODE);
+            bytes.extend(session.to_be_bytes());
+            bytes.extend(u16::try_from(packet.len() + 2)?.to_be_bytes());
+            bytes.extend(protocol.to_be_bytes());
+        }
+    }
     bytes.extend(packet);
-    bytes
+    Ok(bytes)
+}
+
+/// A link-layer address as people write it.
+pub(crate) fn text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// The link-layer address of a group (RFC 1112 §6.4, RFC 2464 §7).

@@ -12,6 +12,7 @@ mod amt;
 mod bed;
 mod capture;
 mod devices;
+mod encapsulation;
 mod frame;
 mod guest;
 mod numbered;
@@ -49,6 +50,9 @@ fn trials_on(series: &'static str) -> Vec<Trial> {
             if let Err(reason) = kernel.amt() {
                 eprintln!("SKIPPED the AMT tests on Linux {series}: {reason}");
             }
+            if let Err(reason) = kernel.ppp() {
+                eprintln!("SKIPPED the PPPoE sessions of Linux {series}: {reason}");
+            }
         }
     }
     if let Err(reason) = capture::tshark() {
@@ -56,9 +60,13 @@ fn trials_on(series: &'static str) -> Vec<Trial> {
     }
     let no_amt = no_program.is_some() || kernel.as_ref().map_or(true, |kernel| kernel.amt().is_err());
     let devices = devices::trials(series, kernel.as_ref().ok());
+    let no_plane = kernel.is_err() || !vmcast_dataplane::xdp::is_embedded();
+    let encapsulation = encapsulation::trials(series, kernel.as_ref().ok()).into_iter();
+    let encapsulation = encapsulation.map(|trial| trial.with_ignored_flag(no_plane));
     let amt = amt::trials(series, kernel.as_ref().ok()).into_iter();
     let amt = amt.map(|trial| trial.with_ignored_flag(no_amt));
-    devices.into_iter().map(|trial| trial.with_ignored_flag(kernel.is_err())).chain(amt).collect()
+    let devices = devices.into_iter().map(|trial| trial.with_ignored_flag(kernel.is_err()));
+    devices.chain(encapsulation).chain(amt).collect()
 }
 
 /// A test that needs a kernel; without one it is ignored.

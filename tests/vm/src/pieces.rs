@@ -99,4 +99,10 @@ impl Kernel {
         let module = self.modules().join("extra/amt.ko");
         if module.is_file() { Ok(()) } else { Err(format!("{} is missing", module.display())) }
     }
+
+    /// Whether it has PPP with all that this needs.
+    pub(crate) fn ppp(&self) -> Result<(), String> {
+        let module = self.modules().join("kernel/drivers/net/slip/slhc.ko");
+        if module.is_file() { Ok(()) } else { Err(format!("{} is missing", module.display())) }
+    }
 }

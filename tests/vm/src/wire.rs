@@ -9,7 +9,7 @@
 //!
 //! What a kernel program of the node sends past every packet socket of the node is seen at `near`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use libtest_mimic::Failed;
 use vmcast_lab::Namespace;
@@ -60,9 +60,4 @@ impl Wire {
 pub(crate) fn set_up(vm: &mut Vm) -> Result<(), Failed> {
     vm.run(&format!("ip addr add {GUEST}/24 dev eth0\nip addr add {GUEST6}/64 dev eth0 nodad"))?;
     Ok(())
-}
-
-/// The node's and the machine's address of a family.
-pub(crate) fn ends(v6: bool) -> (IpAddr, IpAddr) {
-    if v6 { (HOST6.into(), GUEST6.into()) } else { (HOST.into(), GUEST.into()) }
 }

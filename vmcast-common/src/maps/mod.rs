@@ -15,7 +15,9 @@ pub use key::{EndpointKey, HeadKey, InputId, InterfaceKey, StreamKey, TunnelKey}
 pub use member::{ENDS_MAX, MemberEntry, kind};
 pub use name::*;
 pub use next_hop::NextHopEntry;
-pub use value::{DeviceCursor, Head, InterfaceEntry, PuntRecord, StreamCounters, StreamEntry, TunnelEntry};
+pub use value::{
+    DeviceCursor, Head, HeadLine, InterfaceEntry, PuntRecord, StreamCounters, StreamEntry, TunnelEntry,
+};
 
 /// Capacities.
 pub mod limit {
@@ -63,6 +65,7 @@ pub const SCHEMA: u64 = {
         size_of::<TunnelEntry>(),
         size_of::<HeadKey>(),
         size_of::<Head>(),
+        size_of::<HeadLine>(),
         size_of::<MemberEntry>(),
         size_of::<NextHopEntry>(),
     ];

@@ -14,6 +14,8 @@ pub const MEMBERS: &str = "MEMBERS";
 pub const NEXT_HOPS: &str = "NEXT_HOPS";
 /// Member table and egress device → [`super::Head`]; hash.
 pub const HEADS: &str = "HEADS";
+/// Place of a member table → its [`super::HeadLine`]; array.
+pub const HEAD_LINES: &str = "HEAD_LINES";
 /// Place of a member table → its devmap; array of maps.
 pub const TABLES: &str = "TABLES";
 /// Egress device modulo [`super::limit::CURSOR_SLOTS`] → [`super::DeviceCursor`] of this CPU; per-CPU

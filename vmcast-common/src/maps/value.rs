@@ -50,6 +50,58 @@ pub struct Head {
 }
 const _: () = assert!(size_of::<Head>() == 4);
 
+/// Devices whose heads stand in one [`HeadLine`].
+const HEAD_LINE: usize = 7;
+
+/// The heads of a table on its first devices, in one line of the cache: what the copy program asks for with
+/// every packet of another table than the one before. [`super::HEADS`] has them all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct HeadLine {
+    /// The table's number; 0 for none.
+    pub table: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The first member on a device, and the device; 0 for none. In the order in which they came.
+    pub heads: [[u32; 2]; HEAD_LINE],
+}
+const _: () = assert!(size_of::<HeadLine>() == 64);
+
+impl HeadLine {
+    /// No heads of a table.
+    #[must_use]
+    pub const fn new(table: u32) -> Self {
+        Self { table, reserved: 0, heads: [[0; 2]; HEAD_LINE] }
+    }
+
+    /// Adds a head if there is room for it.
+    pub fn add(&mut self, ifindex: u32, member: u32) {
+        let known = self.heads.iter().position(|[_, device]| *device == ifindex);
+        let place = known.or_else(|| self.heads.iter().position(|[_, device]| *device == 0));
+        if let Some(place) = place {
+            self.heads[place] = [member, ifindex];
+        }
+    }
+
+    /// The first member of a table on a device, if it stands here.
+    #[inline(always)]
+    #[must_use]
+    pub fn find(&self, table: u32, ifindex: u32) -> Option<u32> {
+        if self.table != table {
+            return None;
+        }
+        let mut at = 0;
+        while at < HEAD_LINE {
+            let [member, device] = self.heads[at];
+            if device == ifindex {
+                return Some(member);
+            }
+            at += 1;
+        }
+        None
+    }
+}
+
 /// Where the walk along one device's members stands, per CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -117,6 +169,7 @@ mod pod {
         InterfaceEntry,
         MemberEntry,
         Head,
+        HeadLine,
         NextHopEntry,
         DeviceCursor,
         StreamCounters,
@@ -127,4 +180,24 @@ mod pod {
         EndpointKey,
         HeadKey,
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_the_heads_of_one_table_on_its_first_devices() {
+        let mut line = HeadLine::new(5);
+        for device in 1..=9 {
+            line.add(device, 100 + device);
+        }
+        line.add(3, 200);
+        for device in 1..=9 {
+            let expected = if device == 3 { 200 } else { 100 + device };
+            assert_eq!(line.find(5, device), (device <= 7).then_some(expected), "device {device}");
+            assert_eq!(line.find(6, device), None);
+        }
+        assert_eq!(HeadLine::new(5).find(5, 1), None);
+    }
 }

@@ -22,10 +22,7 @@ const HEADERS: usize = link::MAX_LEN + 60 + 16 + 60;
 /// `BPF_ADJ_ROOM_MAC`: behind the link-layer addresses and the type (linux/bpf.h).
 const BEHIND_MAC: u32 = 1;
 
-/// A received frame.
-///
-/// The kernel keeps the outermost VLAN tag beside the bytes. Who reads the frame as a [`Packet`] sees the
-/// tag where it stood on the wire, and all offsets from there on as they were.
+/// A socket buffer with a frame.
 #[derive(Clone, Copy)]
 pub(crate) struct Skb(*mut __sk_buff);
 
@@ -42,16 +39,16 @@ impl Skb {
         Self(skb)
     }
 
+    /// The kernel's pointer to it.
+    #[inline(always)]
+    pub(crate) const fn raw(&self) -> *mut __sk_buff {
+        self.0
+    }
+
     /// The device that it came in on.
     #[inline(always)]
     pub(crate) fn device(&self) -> u32 {
         field!(self, ifindex)
-    }
-
-    /// Bytes that stand in front of an offset of the [`Packet`] but not in memory.
-    #[inline(always)]
-    pub(crate) fn beside(&self) -> usize {
-        if field!(self, vlan_present) == 0 { 0 } else { link::TAG_LEN }
     }
 
     /// Makes sure that all headers can be read where they may be of interest. Most of what passes here is
@@ -91,19 +88,38 @@ impl Skb {
         if offset > MAX_OFFSET {
             return None;
         }
-        let at = field!(self, data) as usize + offset;
+        let mut at = field!(self, data) as usize + offset;
         let mut end = field!(self, data_end) as usize;
-        // SAFETY: a register moved to itself. It hides from the compiler what it may know of the frame's
-        // length from elsewhere: it would leave out a check that the verifier wants to see.
-        unsafe { asm!("{0} = {0}", inout(reg) end, options(pure, nomem, nostack, preserves_flags)) };
+        // SAFETY: registers moved to themselves. It hides from the compiler what it may know of the frame's
+        // length from elsewhere, another check included: it would leave one out, or check another register
+        // than it uses, and the verifier would not follow it.
+        unsafe {
+            asm!("{0} = {0}\n{1} = {1}", inout(reg) at, inout(reg) end,
+                options(nomem, nostack, preserves_flags));
+        }
         (at + N <= end).then_some(at)
     }
 
+    /// `N` bytes at an offset in memory; `None` if what can be read ends before.
     #[inline(always)]
-    fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+    pub(crate) fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         let at = self.at::<N>(offset)? as *const [u8; N];
         // SAFETY: `at` has checked that N bytes from there can be read.
         Some(unsafe { at.read_unaligned() })
+    }
+
+    /// Four bytes as a word in the machine's order.
+    #[inline(always)]
+    fn word(&self, offset: usize) -> Option<u32> {
+        let at = self.at::<4>(offset)?;
+        let word: u64;
+        // SAFETY: `at` has checked that the word can be read. It may lie at any address: the kernel allows
+        // that for packets wherever the architecture does, where the compiler would load it byte by byte.
+        unsafe {
+            asm!("{word} = *(u32 *)({at} + 0)", word = out(reg) word, at = in(reg) at,
+                options(readonly, nostack, preserves_flags));
+        }
+        Some(word as u32)
     }
 
     /// Writes `bytes` at an offset in memory; `None` if what can be written ends before.
@@ -196,30 +212,63 @@ impl Skb {
     }
 }
 
-impl Packet for Skb {
+/// The frame as it was on the wire.
+///
+/// The kernel keeps the outermost VLAN tag beside the bytes; here it stands in its place, and all that
+/// follows it at its offset.
+pub(crate) struct Received {
+    skb: Skb,
+    /// Bytes of the tag, 0 if there is none.
+    beside: usize,
+}
+
+impl Received {
+    #[inline(always)]
+    pub(crate) fn new(skb: Skb) -> Self {
+        // Without a branch: the verifier would follow both for all that is read behind it.
+        Self { skb, beside: (field!(skb, vlan_present) as usize & 1) * link::TAG_LEN }
+    }
+
+    /// Where an offset behind the tag is in memory.
+    #[inline(always)]
+    pub(crate) fn in_memory(&self, offset: usize) -> usize {
+        let mut offset = offset - self.beside;
+        // SAFETY: a register moved to itself. Else the compiler would take the tag off the address, and the
+        // verifier measures from there.
+        unsafe { asm!("{0} = {0}", inout(reg) offset, options(pure, nomem, nostack, preserves_flags)) };
+        offset
+    }
+}
+
+impl Packet for Received {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let beside = self.beside();
+        let skb = &self.skb;
         let mut bytes = [0; N];
-        if beside == 0 || offset + N <= eth::LEN - 2 {
-            return self.bytes(offset);
-        }
         // The type in front of the tag, then the tag with the type behind it: so a tag is read.
         if offset == eth::LEN - 2 && N == 2 {
-            bytes.copy_from_slice(&(field!(self, vlan_proto) as u16).to_ne_bytes());
+            let [a, b] = skb.bytes(eth::LEN - 2)?;
+            let real = u16::from_ne_bytes([a, b]);
+            let shown = if self.beside == 0 { real } else { field!(skb, vlan_proto) as u16 };
+            bytes.copy_from_slice(&shown.to_ne_bytes());
             return Some(bytes);
         }
-        if offset == eth::LEN && N == link::TAG_LEN {
-            let [a, b] = (field!(self, vlan_tci) as u16).to_be_bytes();
-            let [c, d] = self.bytes(eth::LEN - 2)?;
+        if offset == eth::LEN && N == link::TAG_LEN && self.beside != 0 {
+            let [a, b] = (field!(skb, vlan_tci) as u16).to_be_bytes();
+            let [c, d] = skb.bytes(eth::LEN - 2)?;
             bytes.copy_from_slice(&[a, b, c, d]);
             return Some(bytes);
         }
-        self.bytes(offset - beside)
+        skb.bytes(self.in_memory(offset))
     }
 
     #[inline(always)]
     fn length(&self) -> usize {
-        field!(self, len) as usize + self.beside()
+        field!(self.skb, len) as usize + self.beside
+    }
+
+    #[inline(always)]
+    fn load_u32(&self, offset: usize) -> Option<u32> {
+        self.skb.word(self.in_memory(offset))
     }
 }

@@ -9,12 +9,14 @@ use aya_ebpf::{
 use vmcast_common::{
     forward::{Replicate, decide},
     hdr::eth,
-    packet::Packet as _,
-    rewrite::lower_ttl,
+    rewrite::{change_tos, change_traffic_class, lower_ttl},
     verdict::{DropReason, PuntReason, Refusal, Verdict},
 };
 
-use super::{frame::Skb, walk};
+use super::{
+    frame::{Received, Skb},
+    walk,
+};
 use crate::map::{self, KernelTables};
 
 /// Offset of the time to live in the IPv4 header; the protocol and the checksum follow it.
@@ -31,14 +33,15 @@ pub(crate) fn run(ctx: &TcContext) -> c_int {
     if skb.pull_headers().is_none() {
         return PASS;
     }
-    match decide(&skb, skb.device(), &KernelTables) {
+    let received = Received::new(skb);
+    match decide(&received, skb.device(), &KernelTables) {
         Verdict::Pass => PASS,
         Verdict::PassAndPunt(reason, input, stream) => {
             map::punt(reason, input, &stream);
             PASS
         }
         Verdict::Refuse(refusal) => refuse(&refusal),
-        Verdict::Replicate(packet) => match replicate(skb, &packet) {
+        Verdict::Replicate(packet) => match replicate(skb, received.in_memory(packet.ip_offset), &packet) {
             Ok(action) => action,
             Err(reason) => {
                 map::count_drop(reason);
@@ -61,11 +64,10 @@ fn refuse(refusal: &Refusal) -> c_int {
     if refusal.native { PASS } else { DROP }
 }
 
-/// Cuts the frame down to what its members get, lowers the packet's time to live, and sends the copies.
+/// Cuts the frame down to what its members get, lowers the time to live of the packet, which stands behind
+/// `front` bytes in memory, and sends the copies.
 #[inline(always)]
-fn replicate(skb: Skb, packet: &Replicate) -> Result<c_int, DropReason> {
-    // Where the packet stands in memory.
-    let front = packet.ip_offset - skb.beside();
+fn replicate(skb: Skb, front: usize, packet: &Replicate) -> Result<c_int, DropReason> {
     skb.cut(front + packet.ip_len).ok_or(DropReason::KernelRefused)?;
     lower(&skb, packet, front)?;
     let front = front - skb.take_tags_off().ok_or(DropReason::KernelRefused)?;
@@ -83,15 +85,24 @@ fn replicate(skb: Skb, packet: &Replicate) -> Result<c_int, DropReason> {
     Ok(walk::send(skb, packet.table, front, packet.input))
 }
 
-/// Lowers the time to live or hop limit of the IP header at `offset` in memory.
+/// Lowers the time to live or hop limit of the IP header at `offset` in memory, and gives it its new type of
+/// service.
 #[inline(always)]
 fn lower(skb: &Skb, packet: &Replicate, offset: usize) -> Result<(), DropReason> {
+    let first = skb.bytes::<2>(offset).ok_or(DropReason::KernelRefused)?;
     if packet.is_ipv6 {
+        if packet.new_tos != packet.tos {
+            let changed = change_traffic_class(first, packet.new_tos);
+            skb.store(offset, changed).ok_or(DropReason::KernelRefused)?;
+        }
         return skb.store(offset + HOP_LIMIT_OFFSET, [packet.ttl - 1]).ok_or(DropReason::KernelRefused);
     }
-    let at = packet.ip_offset + TTL_OFFSET;
-    let [_, protocol] = skb.load::<2>(at).ok_or(DropReason::KernelRefused)?;
-    let (ttl, checksum) = lower_ttl(packet.ttl, protocol, packet.checksum);
+    let [_, protocol] = skb.bytes::<2>(offset + TTL_OFFSET).ok_or(DropReason::KernelRefused)?;
+    let (ttl, mut checksum) = lower_ttl(packet.ttl, protocol, packet.checksum);
+    if packet.new_tos != packet.tos {
+        checksum = change_tos(checksum, first[0], packet.tos, packet.new_tos);
+        skb.store(offset, [first[0], packet.new_tos]).ok_or(DropReason::KernelRefused)?;
+    }
     let [high, low] = checksum.to_be_bytes();
     skb.store(offset + TTL_OFFSET, [ttl, protocol, high, low]).ok_or(DropReason::KernelRefused)
 }

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use vmcast_common::{
     hdr::eth,
-    maps::{InputId, limit},
+    maps::{InputId, MemberEntry, NextHopEntry, limit},
     rewrite::{self, Room},
     verdict::DropReason,
 };
@@ -50,27 +50,39 @@ unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> c_long {
     let Some(member) = map::member(walk.member) else {
         return 1;
     };
-    walk.member = member.next;
-    let made = map::next_hop(member.next_hop).zip(map::egress(member.next_hop)).ok_or(DropReason::NextHopUnresolved);
-    let made = made.and_then(|(hop, device)| {
-        let skb = Skb::new(walk.skb);
-        let front = hop.link_len as usize + rewrite::overhead(member.kind);
-        skb.make_room(walk.front as usize, front).ok_or(DropReason::KernelRefused)?;
-        walk.front = front as u64;
-        let mut copy = Copy { skb, start: front - eth::LEN };
-        rewrite::copy(&mut copy, member, hop, InputId(walk.input), false)?;
-        Ok((skb, *device))
-    });
-    match made {
-        Ok((_, device)) if member.next == 0 => walk.last = device,
-        Ok((skb, device)) => {
-            if skb.send_copy(device).is_none() {
+    // SAFETY: a reference can be read. Once only: user space may link another member to this one at any time.
+    walk.member = unsafe { (&raw const member.next).read_volatile() };
+    let is_last = walk.member == 0;
+    match make(walk, member) {
+        Ok(device) if is_last => walk.last = device,
+        Ok(device) => {
+            if Skb::new(walk.skb).send_copy(device).is_none() {
                 map::count_drop(DropReason::DeviceRefused);
             }
         }
         Err(reason) => map::count_drop(reason),
     }
-    i64::from(member.next == 0)
+    c_long::from(is_last)
+}
+
+/// Makes the frame of one member, and says which device it leaves by.
+///
+/// # Errors
+/// Why this member gets no copy.
+#[inline(always)]
+fn make(walk: &mut Walk, member: &MemberEntry) -> Result<u32, DropReason> {
+    let hop = map::next_hop(member.next_hop).ok_or(DropReason::NextHopUnresolved)?;
+    let device = map::egress(member.next_hop).ok_or(DropReason::NextHopUnresolved)?;
+    if hop.flags & NextHopEntry::RESOLVED == 0 {
+        return Err(DropReason::NextHopUnresolved);
+    }
+    let skb = Skb::new(walk.skb);
+    let front = hop.link_len as usize + rewrite::overhead(member.kind);
+    let start = front.checked_sub(eth::LEN).ok_or(DropReason::NextHopUnresolved)?;
+    skb.make_room(walk.front as usize, front).ok_or(DropReason::KernelRefused)?;
+    walk.front = front as u64;
+    rewrite::copy(&mut Copy { skb, start }, member, hop, InputId(walk.input), false)?;
+    Ok(device)
 }
 
 /// The frame of one member while it is written: all its bytes are there, and it is written towards its

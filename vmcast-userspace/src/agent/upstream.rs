@@ -1,10 +1,9 @@
 //! Who names the VMRs: the configuration, a DNS name in it, or the admin.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use anyhow::Context;
-use tokio::{net::lookup_host, sync::watch, task::AbortHandle, time::sleep};
-use tracing::warn;
+use tokio::sync::watch;
 use vmcast_api::AdminLink;
 use vmcast_proto::{nearest, registry};
 
@@ -12,12 +11,8 @@ use super::core::Candidate;
 use crate::{
     config::{AgentConfig, Remote, Upstream},
     link::{self, Attachment, RankedVmrs},
+    resolver::Resolver,
 };
-
-/// How often a name is resolved again.
-const RESOLVE_AGAIN: Duration = Duration::from_secs(60);
-/// Pause after a name could not be resolved.
-const RESOLVE_RETRY: Duration = Duration::from_secs(5);
 
 /// A source of candidates.
 pub(super) struct Upstreams {
@@ -28,7 +23,7 @@ enum Source {
     /// The one in the configuration, until it has been told.
     Address(Option<SocketAddr>),
     /// What a name resolves to.
-    Name(watch::Receiver<Vec<Candidate>>, AbortHandle),
+    Name(Resolver),
     /// What the admin ranks.
     Admin { attachment: Attachment, ranked: watch::Receiver<Option<RankedVmrs>> },
 }
@@ -41,10 +36,7 @@ impl Upstreams {
     pub(super) fn start(config: &AgentConfig, endpoints: Vec<SocketAddr>, seed: u64) -> anyhow::Result<Self> {
         let source = match config.upstream.upstream() {
             Upstream::Static(Remote::Address(address)) => Source::Address(Some(address)),
-            Upstream::Static(Remote::Name(name, port)) => {
-                let (sender, receiver) = watch::channel(Vec::new());
-                Source::Name(receiver, tokio::spawn(resolve(name, port, sender)).abort_handle())
-            }
+            Upstream::Static(Remote::Name(host, port)) => Source::Name(Resolver::start(host, port)),
             Upstream::Admin => {
                 let name = config.name.as_str();
                 let attachment = link::attach(link::Settings {
@@ -75,12 +67,11 @@ impl Upstreams {
                 Some(endpoint) => vec![Candidate { endpoint, id: None, name: None }],
                 None => std::future::pending().await,
             },
-            Source::Name(receiver, _) => {
-                if receiver.changed().await.is_err() {
-                    // The task only ends with this.
-                    return std::future::pending().await;
-                }
-                receiver.borrow_and_update().clone()
+            Source::Name(resolver) => {
+                let endpoints = resolver.changed().await;
+                let name = Some(resolver.host().to_owned());
+                let candidate = |endpoint| Candidate { endpoint, id: None, name: name.clone() };
+                endpoints.into_iter().map(candidate).collect()
             }
             Source::Admin { ranked, .. } => {
                 if ranked.changed().await.is_err() {
@@ -117,7 +108,7 @@ impl Upstreams {
     /// Who names the VMR: `static` or `admin`.
     pub(super) const fn from(&self) -> &'static str {
         match &self.source {
-            Source::Address(_) | Source::Name(..) => "static",
+            Source::Address(_) | Source::Name(_) => "static",
             Source::Admin { .. } => "admin",
         }
     }
@@ -125,7 +116,7 @@ impl Upstreams {
     /// How the connection to the admin is, if there is to be one.
     pub(super) fn admin_link(&self) -> Option<AdminLink> {
         match &self.source {
-            Source::Address(_) | Source::Name(..) => None,
+            Source::Address(_) | Source::Name(_) => None,
             Source::Admin { attachment, .. } => Some(attachment.admin_link()),
         }
     }
@@ -133,38 +124,8 @@ impl Upstreams {
     /// Ends the lease at the admin; takes two seconds at most.
     pub(super) async fn close(self) {
         match self.source {
-            Source::Address(_) => {}
-            Source::Name(_, task) => task.abort(),
+            Source::Address(_) | Source::Name(_) => {}
             Source::Admin { attachment, .. } => attachment.close().await,
         }
-    }
-}
-
-/// Resolves a name again and again; an answer that fails leaves the last good one in force.
-async fn resolve(name: String, port: u16, candidates: watch::Sender<Vec<Candidate>>) {
-    loop {
-        let pause = match lookup_host((name.as_str(), port)).await {
-            Ok(addresses) => {
-                let mut found: Vec<_> = addresses
-                    .filter(SocketAddr::is_ipv4)
-                    .map(|endpoint| Candidate { endpoint, id: None, name: Some(name.clone()) })
-                    .collect();
-                // The order of answers rotates and means nothing.
-                found.sort_by_key(|candidate| candidate.endpoint);
-                candidates.send_if_modified(|known| {
-                    let changed = !found.is_empty() && *known != found;
-                    if changed {
-                        *known = found;
-                    }
-                    changed
-                });
-                RESOLVE_AGAIN
-            }
-            Err(error) => {
-                warn!(name, %error, "the VMR's name cannot be resolved; trying again");
-                RESOLVE_RETRY
-            }
-        };
-        sleep(pause).await;
     }
 }

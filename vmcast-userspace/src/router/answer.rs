@@ -11,7 +11,6 @@ use vmcast_common::{
     fib::{IfIndex, Input, NextHopId, Output, Rpf, Stream, TunnelId},
     hdr::eth::Mac,
 };
-use vmcast_dataplane::Engine;
 use vmcast_proto::Filter;
 
 use super::{run::Router, shown::SILENT, upstream::State};
@@ -243,15 +242,11 @@ fn mac([a, b, c, d, e, f]: Mac) -> String {
 }
 
 fn interfaces(router: &Router) -> api::Interfaces {
-    let attached = match router.plane.engine().engine {
-        Engine::XdpBroadcast => "xdp",
-        Engine::Software => "packet-socket",
-        Engine::Recording => "recording",
-    };
     let shown = router.config.interfaces.iter().map(|configured| {
         let name = configured.name.as_str();
         let present = router.interfaces.iter().find(|(_, attached)| attached.name == name);
         let state = present.and_then(|(ifindex, _)| router.core.interfaces.get(ifindex));
+        let hook = state.and_then(|state| router.plane.hook(state.interface.device));
         let querier = state.and_then(|state| {
             let querier = state.querier.as_ref()?;
             let own = present.and_then(|(_, attached)| attached.link.address());
@@ -271,7 +266,7 @@ fn interfaces(router: &Router) -> api::Interfaces {
             addresses: present.map_or_else(Vec::new, |(_, attached)| {
                 attached.link.addresses.iter().map(|(address, _)| (*address).into()).collect()
             }),
-            attached: present.map(|_| attached.to_owned()),
+            attached: hook.map(|hook| hook.label().to_owned()),
             accepts_sources: configured.accepts_sources,
             querier,
         }

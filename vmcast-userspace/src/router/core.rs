@@ -73,6 +73,8 @@ pub(super) struct Core {
     pub(super) next_hops: BTreeMap<NextHopId, NextHop>,
     /// Addresses whose tunnels wait until the neighbour of this next hop is known.
     unresolved: BTreeMap<NextHopId, BTreeSet<IpAddr>>,
+    /// The same by address: each waits for its newest way alone.
+    waits_for: BTreeMap<IpAddr, NextHopId>,
     /// Data that came to the gateway's socket instead of the data plane.
     pub(super) data_at_socket: u64,
     effects: VecDeque<Effect>,
@@ -90,6 +92,7 @@ impl Core {
             interfaces: BTreeMap::new(),
             next_hops: BTreeMap::new(),
             unresolved: BTreeMap::new(),
+            waits_for: BTreeMap::new(),
             data_at_socket: 0,
             effects: VecDeque::new(),
         }
@@ -276,12 +279,15 @@ impl Core {
     /// A next hop is no longer used by any destination.
     pub(super) fn remove_next_hop(&mut self, id: NextHopId) {
         self.next_hops.remove(&id);
-        self.unresolved.remove(&id);
+        for address in self.unresolved.remove(&id).unwrap_or_default() {
+            self.waits_for.remove(&address);
+        }
         self.effects.push_back(Effect::Fib(FibOp::RemoveNextHop(id)));
     }
 
     /// The way to an address was found, has changed or was lost.
     pub(super) fn assign(&mut self, now: Instant, address: IpAddr, next_hop: Option<NextHopId>) {
+        self.stop_waiting(address);
         let unresolved =
             |id: &NextHopId| self.next_hops.get(id).is_some_and(|hop| hop.destination_mac.is_none());
         if let Some(id) = next_hop.filter(unresolved)
@@ -289,6 +295,7 @@ impl Core {
         {
             // A member whose first copies would be dropped joins once they can be sent.
             self.unresolved.entry(id).or_default().insert(address);
+            self.waits_for.insert(address, id);
             return;
         }
         let mut effects = Vec::new();
@@ -297,6 +304,17 @@ impl Core {
         self.tunnels.assign(address, next_hop, ends, &mut effects);
         self.carry_out(now, effects);
         self.settle(now);
+    }
+
+    fn stop_waiting(&mut self, address: IpAddr) {
+        if let Some(id) = self.waits_for.remove(&address)
+            && let Some(addresses) = self.unresolved.get_mut(&id)
+        {
+            addresses.remove(&address);
+            if addresses.is_empty() {
+                self.unresolved.remove(&id);
+            }
+        }
     }
 
     /// The data plane has something to tell.

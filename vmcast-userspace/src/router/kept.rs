@@ -5,12 +5,12 @@
 //! if it is refreshed in time, and ends by that machine's rules if not.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Instant,
 };
 
-use vmcast_common::fib::{Members, NextHopId, Output};
+use vmcast_common::fib::{Members, NextHop, NextHopId, Output};
 use vmcast_dataplane::Fib;
 use vmcast_proto::{Filter, igmp};
 use vmcast_wire::igmp as wire;
@@ -66,6 +66,81 @@ pub(super) fn inherit(core: &mut Core, now: Instant, kept: &Fib, endpoints: &[So
         }
     }
     inheritance
+}
+
+/// The ways that are looked up to follow those that were taken over.
+///
+/// A neighbour that was just looked up has no link-layer address yet, and copies to it would be
+/// dropped. So an address stays with the way that was taken over until the neighbour on the new one
+/// is known.
+#[derive(Debug, Default)]
+pub(super) struct Successors {
+    of: HashMap<IpAddr, NextHopId>,
+    awaited: BTreeMap<NextHopId, BTreeSet<IpAddr>>,
+}
+
+impl Successors {
+    /// A next hop is new or changed.
+    pub(super) fn set(&mut self, core: &mut Core, now: Instant, id: NextHopId, hop: NextHop) {
+        core.set_next_hop(id, hop);
+        core.resume(now, id);
+        if hop.destination_mac.is_none() {
+            return;
+        }
+        for address in self.awaited.remove(&id).unwrap_or_default() {
+            self.of.remove(&address);
+            // Who left and came back meanwhile is told its way by itself.
+            if by_inheritance(core, address) {
+                core.assign(now, address, Some(id));
+            }
+        }
+    }
+
+    /// The way to an address was found, has changed or was lost.
+    pub(super) fn assign(
+        &mut self,
+        core: &mut Core,
+        now: Instant,
+        address: IpAddr,
+        next_hop: Option<NextHopId>,
+    ) {
+        self.forget(address);
+        match next_hop {
+            Some(id) if is_unresolved(core, id) && by_inheritance(core, address) => {
+                self.of.insert(address, id);
+                self.awaited.entry(id).or_default().insert(address);
+            }
+            Some(_) | None => core.assign(now, address, next_hop),
+        }
+    }
+
+    /// A next hop is no longer used by any destination.
+    pub(super) fn remove(&mut self, core: &mut Core, id: NextHopId) {
+        for address in self.awaited.remove(&id).unwrap_or_default() {
+            self.of.remove(&address);
+        }
+        core.remove_next_hop(id);
+    }
+
+    fn forget(&mut self, address: IpAddr) {
+        if let Some(id) = self.of.remove(&address)
+            && let Some(addresses) = self.awaited.get_mut(&id)
+        {
+            addresses.remove(&address);
+            if addresses.is_empty() {
+                self.awaited.remove(&id);
+            }
+        }
+    }
+}
+
+/// Whether an address is still reached by the way that was taken over.
+fn by_inheritance(core: &Core, address: IpAddr) -> bool {
+    core.tunnels.next_hop(address).is_some_and(|NextHopId(id)| id >= FIRST_NEXT_HOP)
+}
+
+fn is_unresolved(core: &Core, id: NextHopId) -> bool {
+    core.next_hops.get(&id).is_some_and(|hop| hop.destination_mac.is_none())
 }
 
 /// Who wants what, as the streams and their members tell.
@@ -133,10 +208,112 @@ fn report(groups: &[(IpAddr, Filter)]) -> wire::Message {
 
 #[cfg(test)]
 mod tests {
-    use vmcast_common::fib::{IfIndex, Rpf, Stream, TunnelId};
+    use vmcast_common::fib::{FibOp, IfIndex, Link, Rpf, Stream, Tunnel, TunnelId, TunnelKind};
     use vmcast_dataplane::FibStream;
+    use vmcast_proto::{amt::relay, mrib};
 
-    use super::*;
+    use super::{
+        super::core::{Effect, Settings},
+        *,
+    };
+
+    const OURS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 2268);
+    const MEMBER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 50_000);
+    const OLD: NextHopId = NextHopId(FIRST_NEXT_HOP | 4);
+
+    fn hop(destination_mac: Option<[u8; 6]>) -> NextHop {
+        let (ifindex, link) = (IfIndex(3), Link::PLAIN);
+        NextHop { ifindex, link, source_mac: [2; 6], destination_mac, mtu: 1500 }
+    }
+
+    /// A core that has taken over a stream to one member, with all that came of it carried out.
+    fn heir(now: Instant) -> Core {
+        let settings =
+            Settings { relay: relay::Config::new([1; 16]), mrib: mrib::Config::default(), seed: [2; 16] };
+        let mut core = Core::new(now, settings);
+        let mut kept = Fib::default();
+        kept.next_hops.insert(NextHopId(4), hop(Some([4; 6])));
+        let tunnel = Tunnel {
+            kind: TunnelKind::Amt,
+            local: OURS,
+            remote: MEMBER,
+            accepts_sources: false,
+            next_hop: Some(NextHopId(4)),
+        };
+        kept.tunnels.insert(TunnelId(1), tunnel);
+        let stream = Stream { source: None, group: [239, 1, 2, 3].into() };
+        let outputs = [Output::Tunnel(TunnelId(1))].into();
+        kept.streams.insert(stream, FibStream { rpf: Rpf::AnyUpstream, members: Members::Own, outputs });
+        assert_eq!(inherit(&mut core, now, &kept, &[OURS]).tunnels, 1);
+        let ops = ops(&mut core);
+        assert!(ops.contains(&FibOp::SetNextHop(OLD, hop(Some([4; 6])))), "{ops:?}");
+        assert_eq!(core.tunnels.next_hop(MEMBER.ip()), Some(OLD));
+        core
+    }
+
+    fn ops(core: &mut Core) -> Vec<FibOp> {
+        std::iter::from_fn(|| core.poll_effect())
+            .filter_map(|effect| match effect {
+                Effect::Fib(op) => Some(op),
+                Effect::SendRelay { .. }
+                | Effect::SendGateway { .. }
+                | Effect::SendIgmp { .. }
+                | Effect::HostMembership { .. }
+                | Effect::Watch(_)
+                | Effect::Unwatch(_)
+                | Effect::UpstreamUp(_)
+                | Effect::UpstreamDown { .. } => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_member_keeps_the_way_that_was_taken_over_until_the_neighbour_on_the_new_one_is_known() {
+        let now = crate::clock::now();
+        let (mut core, mut successors) = (heir(now), Successors::default());
+        let new = NextHopId(0);
+        successors.set(&mut core, now, new, hop(None));
+        successors.assign(&mut core, now, MEMBER.ip(), Some(new));
+        assert_eq!(ops(&mut core), [FibOp::SetNextHop(new, hop(None))]);
+        assert_eq!(core.tunnels.next_hop(MEMBER.ip()), Some(OLD));
+
+        successors.set(&mut core, now, new, hop(Some([5; 6])));
+        let ops = ops(&mut core);
+        let [set, FibOp::SetTunnel(_, tunnel), remove] = ops.as_slice() else {
+            panic!("not one change of the tunnel between two of next hops: {ops:?}");
+        };
+        assert_eq!(set, &FibOp::SetNextHop(new, hop(Some([5; 6]))));
+        assert_eq!(tunnel.next_hop, Some(new));
+        assert_eq!(remove, &FibOp::RemoveNextHop(OLD));
+    }
+
+    #[test]
+    fn a_member_waits_only_for_the_way_that_was_found_last() {
+        let now = crate::clock::now();
+        let (mut core, mut successors) = (heir(now), Successors::default());
+        let [first, second, third] = [0, 1, 2].map(NextHopId);
+        for id in [first, second] {
+            successors.set(&mut core, now, id, hop(None));
+            successors.assign(&mut core, now, MEMBER.ip(), Some(id));
+        }
+        successors.set(&mut core, now, first, hop(Some([5; 6])));
+        assert_eq!(core.tunnels.next_hop(MEMBER.ip()), Some(OLD));
+        successors.remove(&mut core, second);
+        successors.set(&mut core, now, second, hop(Some([6; 6])));
+        assert_eq!(core.tunnels.next_hop(MEMBER.ip()), Some(OLD));
+        successors.set(&mut core, now, third, hop(Some([7; 6])));
+        successors.assign(&mut core, now, MEMBER.ip(), Some(third));
+        assert_eq!(core.tunnels.next_hop(MEMBER.ip()), Some(third));
+    }
+
+    #[test]
+    fn a_member_to_whom_no_way_leads_any_more_loses_the_one_that_was_taken_over() {
+        let now = crate::clock::now();
+        let (mut core, mut successors) = (heir(now), Successors::default());
+        successors.assign(&mut core, now, MEMBER.ip(), None);
+        assert_eq!(core.tunnels.next_hop(MEMBER.ip()), None);
+        assert!(ops(&mut core).contains(&FibOp::RemoveNextHop(OLD)));
+    }
 
     #[test]
     fn filters_are_read_back_from_streams() {

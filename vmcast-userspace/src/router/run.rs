@@ -22,7 +22,7 @@ use super::{
     endpoints::{self, Reading, Relays},
     interfaces::{self, Attached, Wanted},
     kept, plane,
-    pursuit::{Named, Pauses, Present, Pursuit, Step},
+    pursuit::{Named, Present, Pursuit, Step},
     reconcile::{self, Backlog},
     seed,
     shown::Shown,
@@ -30,11 +30,12 @@ use super::{
 };
 use crate::{
     clock,
-    config::{OnExit, RoleConfig as _, RouterConfig, Upstream, UpstreamFrom},
+    config::{OnExit, Remote, RoleConfig as _, RouterConfig, Upstream, UpstreamFrom},
     control::{Call, Control},
     daemon::Process,
     link::{self, Attachment, RankedVmrs},
     netlink::{Links, NextHopEvent, NextHops},
+    resolver::Resolver,
     signals::Termination,
     telemetry::RateLimit,
 };
@@ -45,10 +46,6 @@ const PUNT_INTERVAL: Duration = Duration::from_millis(50);
 const PUNTS_AT_ONCE: usize = 512;
 /// How often its counters are read.
 const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a name of the configuration is resolved again.
-const RESOLVE_INTERVAL: Duration = Duration::from_secs(60);
-/// First pause after it could not be resolved.
-const RESOLVE_RETRY: Duration = Duration::from_secs(1);
 /// Datagrams that wait for the loop; more wait in the sockets.
 const EVENTS: usize = 1024;
 
@@ -87,6 +84,7 @@ pub(super) struct Router {
     gateway: Option<Reading>,
     pursuit: Pursuit,
     next_hops: NextHops,
+    successors: kept::Successors,
     events: mpsc::Sender<Event>,
     warnings: RateLimit,
 }
@@ -160,6 +158,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         gateway,
         pursuit: Pursuit::new(),
         next_hops,
+        successors: kept::Successors::default(),
         events,
         warnings: RateLimit::new(10, Duration::from_secs(10)),
     };
@@ -377,19 +376,16 @@ impl Router {
 
     fn on_next_hop(&mut self, event: NextHopEvent) {
         match event {
-            NextHopEvent::Set { id, hop } => {
-                self.core.set_next_hop(id, hop);
-                self.core.resume(clock::now(), id);
-            }
+            NextHopEvent::Set { id, hop } => self.successors.set(&mut self.core, clock::now(), id, hop),
             NextHopEvent::Assign { destination, hop } => {
                 if let Err(reason) = hop
                     && let Some(held_back) = self.warnings.admit(clock::now())
                 {
                     tracing::warn!(%destination, %reason, held_back, "no way to a member");
                 }
-                self.core.assign(clock::now(), destination, hop.ok());
+                self.successors.assign(&mut self.core, clock::now(), destination, hop.ok());
             }
-            NextHopEvent::Removed { id } => self.core.remove_next_hop(id),
+            NextHopEvent::Removed { id } => self.successors.remove(&mut self.core, id),
         }
     }
 
@@ -650,45 +646,18 @@ impl Router {
     }
 }
 
-/// Tells the addresses of a configured upstream, again and again if it is a name.
-async fn resolve(remote: crate::config::Remote, events: mpsc::Sender<Event>) {
-    let (name, port) = match remote {
-        crate::config::Remote::Address(address) => {
+/// Tells the addresses of a configured upstream, again with every change if it is a name.
+async fn resolve(remote: Remote, events: mpsc::Sender<Event>) {
+    match remote {
+        Remote::Address(address) => {
             // Only a router that has ended does not listen.
             let _ = events.send(Event::StaticUpstream(vec![address])).await;
-            return;
         }
-        crate::config::Remote::Name(name, port) => (name, port),
-    };
-    let mut pauses = Pauses::new(RESOLVE_RETRY, RESOLVE_INTERVAL);
-    loop {
-        let pause = match addresses_of(&name, port).await {
-            Ok(addresses) => {
-                if events.send(Event::StaticUpstream(addresses)).await.is_err() {
-                    return;
-                }
-                pauses.reset();
-                RESOLVE_INTERVAL
-            }
-            Err(error) => {
-                tracing::warn!(name, "the upstream's name is not resolved: {error:#}");
-                pauses.after_failure()
-            }
-        };
-        tokio::time::sleep(pause).await;
+        Remote::Name(host, port) => {
+            let mut resolver = Resolver::start(host, port);
+            while events.send(Event::StaticUpstream(resolver.changed().await)).await.is_ok() {}
+        }
     }
-}
-
-/// The IPv4 addresses of a name. The order of answers rotates and means nothing.
-async fn addresses_of(name: &str, port: u16) -> anyhow::Result<Vec<SocketAddr>> {
-    let addresses = tokio::net::lookup_host((name, port)).await?;
-    let mut addresses: Vec<_> = addresses.filter(SocketAddr::is_ipv4).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    if addresses.is_empty() {
-        bail!("it has no IPv4 address");
-    }
-    Ok(addresses)
 }
 
 /// Sleeps until a time, for ever without one.

@@ -151,6 +151,32 @@ impl Bed {
     }
 }
 
+#[test]
+fn a_join_whose_way_changes_while_it_waits_takes_the_newest_and_stays_on_it() {
+    let mut bed = Bed::new(1);
+    bed.settle();
+    bed.want(0, Filter::any());
+    let address = member(1).ip();
+    let unknown = NextHop { destination_mac: None, ..hop() };
+    for id in [1, 2] {
+        bed.core.set_next_hop(NextHopId(id), unknown);
+        bed.core.assign(bed.now, address, Some(NextHopId(id)));
+    }
+    let known = |bed: &mut Bed, id| {
+        bed.core.set_next_hop(NextHopId(id), hop());
+        bed.core.resume(bed.now, NextHopId(id));
+        bed.settle();
+        let ways = bed.fib().into_iter().filter_map(|op| match op {
+            FibOp::SetTunnel(_, tunnel) => Some(tunnel.next_hop),
+            _ => None,
+        });
+        ways.collect::<Vec<_>>()
+    };
+    assert_eq!(known(&mut bed, 1), [], "the older way is known first and not taken");
+    assert_eq!(known(&mut bed, 2), [Some(NextHopId(2))]);
+    assert_eq!(known(&mut bed, 1), []);
+}
+
 // proves A7
 #[test]
 fn a_join_waits_for_the_way_to_its_gateway_and_then_makes_exactly_one_member() {

@@ -1,22 +1,20 @@
 //! Devices that a kernel makes of what comes out of an encapsulation, and receivers behind them.
 //!
-//! For a test of an encapsulation: [`Device::make`] in the machine, [`Device::listen`], then whatever sends,
-//! and [`crate::numbered::Hears`] says what came out of the kernel's own decapsulation.
+//! All of them are in one machine at once, so whatever is sent to one has every other for a bystander:
+//! [`make`] them, listen with [`ears::Ears`], send, and let the ears say what came out of the kernel's own
+//! decapsulation.
 
+pub(crate) mod ears;
+mod link;
 mod referee;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use libtest_mimic::{Failed, Trial};
 
-use crate::{
-    bed::{Bed, Outcome},
-    guest::GuestListener,
-    numbered::Stream,
-    pieces::Kernel,
-    vm::Vm,
-    wire::{GUEST, GUEST6, HOST, HOST6},
-};
+pub(crate) use link::Link;
+
+use crate::{bed::Bed, frame::text, guest::GuestSession, numbered::Stream, pieces::Kernel, vm::Vm};
 
 /// Tests of the devices themselves on one kernel.
 pub(crate) fn trials(series: &str, kernel: Option<&Kernel>) -> Vec<Trial> {
@@ -24,15 +22,9 @@ pub(crate) fn trials(series: &str, kernel: Option<&Kernel>) -> Vec<Trial> {
     vec![crate::trial(series, kernel, NAME, referee::test)]
 }
 
-/// A device of the machine on its end of the wire, the node being the far end.
+/// A kind of tunnel as the kernel knows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Device {
-    /// IEEE 802.1Q with this VLAN.
-    Vlan(u16),
-    /// Two tags: 802.1ad outside, 802.1Q inside.
-    QinQ { outer: u16, inner: u16 },
-    /// Two tags, both of 802.1Q.
-    StackedVlan { outer: u16, inner: u16 },
+pub(crate) enum Tunnel {
     /// GRE over IPv4 (RFC 2784), perhaps with a key (RFC 2890).
     Gre(Option<u32>),
     /// IPv4 in IPv4 (RFC 2003).
@@ -45,60 +37,151 @@ pub(crate) enum Device {
     Ip6gre(Option<u32>),
 }
 
-impl Device {
-    /// What the machine calls it; it has one at a time.
-    pub(crate) const NAME: &'static str = "decap0";
-
-    /// Makes it in the machine, with addresses of its own.
-    pub(crate) fn make(self, vm: &mut Vm) -> Outcome {
-        let name = Self::NAME;
-        let key = |key: Option<u32>| key.map(|key| format!(" key {key}")).unwrap_or_default();
-        let over4 = |kind: &str| format!("ip link add {name} type {kind} local {GUEST} remote {HOST}");
-        let over6 = |kind: &str| format!("ip link add {name} type {kind} local {GUEST6} remote {HOST6}");
-        let tagged = |kind: &str, outer: u16, inner: u16| {
-            format!(
-                "ip link add link eth0 name outer0 type vlan proto {kind} id {outer}\nip link set outer0 up\n\
-                 ip link add link outer0 name {name} type vlan id {inner}"
-            )
-        };
-        let add = match self {
-            Self::Vlan(vlan) => format!("ip link add link eth0 name {name} type vlan id {vlan}"),
-            Self::QinQ { outer, inner } => tagged("802.1ad", outer, inner),
-            Self::StackedVlan { outer, inner } => tagged("802.1Q", outer, inner),
-            Self::Gre(of) => over4("gre") + &key(of),
-            Self::Ipip => over4("ipip"),
-            Self::Sit => over4("sit"),
-            Self::Ip6tnl => over6("ip6tnl") + " mode any",
-            Self::Ip6gre(of) => over6("ip6gre") + &key(of),
-        };
-        vm.run(&format!(
-            "{add}\necho 0 > /proc/sys/net/ipv6/conf/{name}/accept_dad\n\
-             ip link set {name} up multicast on\n\
-             ip addr add 10.71.0.2/24 dev {name}\nip addr add fd71::2/64 dev {name} nodad"
-        ))?;
-        Ok(())
-    }
-
-    /// Takes it away.
-    pub(crate) fn remove(self, vm: &mut Vm) -> Outcome {
-        vm.run(&format!("ip link del {}", Self::NAME))?;
+impl Tunnel {
+    /// Whether its ends are of IPv6.
+    pub(crate) const fn is_over_v6(self) -> bool {
         match self {
-            Self::QinQ { .. } | Self::StackedVlan { .. } => {
-                vm.run("ip link del outer0")?;
-            }
-            Self::Vlan(_) | Self::Gre(_) | Self::Ipip | Self::Sit | Self::Ip6tnl | Self::Ip6gre(_) => {}
+            Self::Gre(_) | Self::Ipip | Self::Sit => false,
+            Self::Ip6tnl | Self::Ip6gre(_) => true,
         }
-        Ok(())
+    }
+}
+
+/// A device of the machine, the node being the far end: a link, or a tunnel on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Device {
+    pub(crate) link: Link,
+    pub(crate) tunnel: Option<Tunnel>,
+}
+
+/// Every device. The last two tunnels are nobody's but for their keys another's.
+pub(crate) const DEVICES: [Device; 24] = [
+    on(Link::Wire),
+    on(Link::Vlan),
+    on(Link::QinQ),
+    on(Link::TwoTags),
+    on(Link::Session),
+    on(Link::SessionInVlan),
+    on(Link::SessionInQinQ),
+    over(Link::Wire, Tunnel::Gre(None)),
+    over(Link::Wire, Tunnel::Gre(Some(4711))),
+    over(Link::Wire, Tunnel::Ipip),
+    over(Link::Wire, Tunnel::Sit),
+    over(Link::Wire, Tunnel::Ip6tnl),
+    over(Link::Wire, Tunnel::Ip6gre(None)),
+    over(Link::Wire, Tunnel::Ip6gre(Some(4712))),
+    over(Link::Vlan, Tunnel::Gre(None)),
+    over(Link::Vlan, Tunnel::Ip6gre(Some(4712))),
+    over(Link::QinQ, Tunnel::Ipip),
+    over(Link::QinQ, Tunnel::Ip6tnl),
+    over(Link::TwoTags, Tunnel::Gre(Some(4711))),
+    over(Link::Session, Tunnel::Gre(None)),
+    over(Link::SessionInVlan, Tunnel::Ipip),
+    over(Link::SessionInQinQ, Tunnel::Ip6gre(None)),
+    over(Link::Wire, Tunnel::Gre(Some(STRANGER))),
+    over(Link::Wire, Tunnel::Ip6gre(Some(STRANGER))),
+];
+
+/// The key of tunnels that nobody sends to.
+const STRANGER: u32 = 4713;
+
+const fn on(link: Link) -> Device {
+    Device { link, tunnel: None }
+}
+
+const fn over(link: Link, tunnel: Tunnel) -> Device {
+    Device { link, tunnel: Some(tunnel) }
+}
+
+impl Device {
+    /// Its place in [`DEVICES`].
+    pub(crate) fn number(self) -> u8 {
+        let place = DEVICES.iter().position(|device| *device == self);
+        place.and_then(|place| u8::try_from(place).ok()).expect("every device is among all of them")
     }
 
-    /// A receiver of what the device decapsulates, and of nothing else.
-    pub(crate) fn listen(
-        self,
-        bed: &Bed,
-        vm: &Vm,
-        stream: Stream,
-        source: Option<IpAddr>,
-    ) -> Result<GuestListener, Failed> {
-        GuestListener::join(bed, vm, Self::NAME, stream, source)
+    /// What the machine calls it.
+    pub(crate) fn name(self) -> String {
+        match self.tunnel {
+            None => self.link.name().to_owned(),
+            Some(_) => format!("tunnel{}", self.number()),
+        }
     }
+
+    /// Whether nobody sends to it.
+    pub(crate) fn is_stranger(self) -> bool {
+        matches!(self.tunnel, Some(Tunnel::Gre(Some(STRANGER)) | Tunnel::Ip6gre(Some(STRANGER))))
+    }
+
+    /// Whether it carries the family of a stream.
+    pub(crate) fn carries(self, stream: Stream) -> bool {
+        match self.tunnel {
+            Some(Tunnel::Ipip) => stream.group.is_ipv4(),
+            Some(Tunnel::Sit) => stream.group.is_ipv6(),
+            None | Some(Tunnel::Gre(_) | Tunnel::Ip6tnl | Tunnel::Ip6gre(_)) => true,
+        }
+    }
+
+    /// The machine's address on it.
+    pub(crate) fn address(self, v6: bool) -> IpAddr {
+        match self.tunnel {
+            None => self.link.ends(v6).1,
+            Some(_) if v6 => Ipv6Addr::new(0xfd71, self.number().into(), 0, 0, 0, 0, 0, 2).into(),
+            Some(_) => Ipv4Addr::new(10, 71, self.number(), 2).into(),
+        }
+    }
+
+    /// The commands of `ip` that make a tunnel's device in the machine.
+    fn script(self, tunnel: Tunnel) -> String {
+        let name = self.name();
+        let key = |key: Option<u32>| key.map(|key| format!(" key {key}")).unwrap_or_default();
+        let (host, guest) = self.link.ends(tunnel.is_over_v6());
+        let kind = match tunnel {
+            Tunnel::Gre(_) => "gre",
+            Tunnel::Ipip => "ipip",
+            Tunnel::Sit => "sit",
+            Tunnel::Ip6tnl => "ip6tnl",
+            Tunnel::Ip6gre(_) => "ip6gre",
+        };
+        let more = match tunnel {
+            Tunnel::Gre(of) => key(of),
+            Tunnel::Ipip | Tunnel::Sit => String::new(),
+            // Without the option of RFC 2473 §4.1.1 in front of each packet.
+            Tunnel::Ip6tnl => " mode any encaplimit none".to_owned(),
+            Tunnel::Ip6gre(of) => key(of) + " encaplimit none",
+        };
+        let (own, own6) = (self.address(false), self.address(true));
+        format!(
+            "link add {name} type {kind} local {guest} remote {host}{more}\n\
+             link set {name} up multicast on\naddr add {own}/24 dev {name}\n\
+             addr add {own6}/64 dev {name} nodad\n"
+        )
+    }
+}
+
+/// The devices that a kernel can have: sessions need its PPP.
+pub(crate) fn of(kernel: &Kernel) -> Vec<Device> {
+    let sessions = kernel.ppp().is_ok();
+    DEVICES.into_iter().filter(|device| sessions || device.link.session().is_none()).collect()
+}
+
+/// Makes every device that the machine can have, its wire having its addresses; the node's end of each link
+/// has this link-layer address. The sessions end with what is returned.
+pub(crate) fn make(bed: &Bed, vm: &mut Vm, peer: [u8; 6]) -> Result<Vec<GuestSession>, Failed> {
+    let batch = |commands: String| format!("ip -batch - <<'END'\n{commands}END");
+    let devices = of(&bed.kernel);
+    let links = || devices.iter().filter(|device| device.tunnel.is_none()).map(|device| device.link);
+    let peer_text = text(peer);
+    let without = links().filter(|link| link.session().is_none());
+    vm.run(&batch(without.map(|link| link.script(None, &peer_text)).collect()))?;
+    let mut sessions = Vec::new();
+    let mut commands = String::new();
+    for (link, (number, below)) in links().filter_map(|link| Some((link, link.session()?))) {
+        let session = GuestSession::open(bed, vm, number, peer, below.name())?;
+        commands.push_str(&link.script(Some(session.device()), &peer_text));
+        sessions.push(session);
+    }
+    commands.extend(devices.iter().filter_map(|device| Some(device.script(device.tunnel?))));
+    vm.run(&batch(commands))?;
+    Ok(sessions)
 }

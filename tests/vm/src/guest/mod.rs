@@ -1,16 +1,21 @@
-//! What this program does inside a machine, and the test's handle on it.
+//! What this program does inside a machine, and the test's handles on it.
 
 mod agent;
 mod listen;
+mod listener;
 mod send;
+mod session;
 
-use std::{fs, net::IpAddr, path::PathBuf, process::ExitCode};
+use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 
 use libtest_mimic::Failed;
 
+pub(crate) use listener::{GuestListener, GuestListeners};
+
 use crate::{
     bed::{Bed, Outcome, ensure},
-    numbered::{Heard, Hears, Stream, read},
+    frame::text,
+    numbered::Stream,
     vm::{Job, Vm},
 };
 
@@ -23,7 +28,7 @@ const SHARE: &str = "/run/share";
 /// In the environment of a job: its number.
 const JOB: &str = "VMCAST_JOB";
 
-/// Runs a part of the guest: `agent`, `listen` or `send`.
+/// Runs a part of the guest: `agent`, `listen`, `send` or `session`.
 pub(crate) fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
     let arguments: Vec<String> = arguments.collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -31,6 +36,7 @@ pub(crate) fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
         ["agent"] => agent::run(),
         ["listen", rest @ ..] => listen::run(rest),
         ["send", rest @ ..] => send::run(rest),
+        ["session", rest @ ..] => session::run(rest),
         other => Err(format!("the guest has no part {other:?}").into()),
     };
     match result {
@@ -44,50 +50,6 @@ pub(crate) fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
 
 fn this_program() -> Result<PathBuf, Failed> {
     Ok(std::env::current_exe()?)
-}
-
-/// A receiver inside a machine.
-pub(crate) struct GuestListener {
-    job: Job,
-}
-
-impl GuestListener {
-    /// Joins a group, or a source of it, on an interface of the machine, and hears that interface alone.
-    pub(crate) fn join(
-        bed: &Bed,
-        vm: &Vm,
-        interface: &str,
-        stream: Stream,
-        source: Option<IpAddr>,
-    ) -> Result<Self, Failed> {
-        let source = source.map(|source| source.to_string()).unwrap_or_default();
-        let Stream { group, port } = stream;
-        let program = this_program()?;
-        let job = vm.start(&format!(
-            "exec {} {WORD} listen {interface} {group} {port} {source}",
-            program.display()
-        ))?;
-        let listener = Self { job };
-        bed.until("the receiver in the machine has joined", || {
-            ensure!(listener.job.status()?.is_none(), "the receiver in the machine: {}", listener.job.said());
-            Ok(listener.job.heard().exists())
-        })?;
-        Ok(listener)
-    }
-
-    /// Leaves by closing the socket, waits for that, and tells what came.
-    pub(crate) fn leave(self, bed: &Bed) -> Result<Heard, Failed> {
-        self.job.stop()?;
-        bed.until("the receiver in the machine ends", || Ok(self.job.status()?.is_some()))?;
-        ensure!(self.job.status()? == Some(0), "the receiver in the machine: {}", self.job.said());
-        self.heard()
-    }
-}
-
-impl Hears for GuestListener {
-    fn heard(&self) -> Result<Heard, Failed> {
-        read(&fs::read_to_string(self.job.heard())?)
-    }
 }
 
 /// A source inside a machine.
@@ -129,5 +91,44 @@ impl GuestSender {
     pub(crate) fn check(&self) -> Outcome {
         ensure!(self.job.status()?.is_none(), "the source in the machine: {}", self.job.said());
         Ok(())
+    }
+}
+
+/// A PPPoE session of the machine.
+pub(crate) struct GuestSession {
+    job: Job,
+    device: String,
+}
+
+impl GuestSession {
+    /// Opens a session of this number with a link-layer address at the other end of an interface.
+    pub(crate) fn open(
+        bed: &Bed,
+        vm: &Vm,
+        number: u16,
+        peer: [u8; 6],
+        interface: &str,
+    ) -> Result<Self, Failed> {
+        let (program, peer) = (this_program()?, text(peer));
+        let job =
+            vm.start(&format!("exec {} {WORD} session {number} {peer} {interface}", program.display()))?;
+        bed.until("the session is open in the machine", || {
+            ensure!(job.status()?.is_none(), "the session in the machine: {}", job.said());
+            Ok(job.said().starts_with("ppp"))
+        })?;
+        let device = job.said();
+        Ok(Self { job, device })
+    }
+
+    /// The device that the machine has for it.
+    pub(crate) fn device(&self) -> &str {
+        &self.device
+    }
+}
+
+impl Drop for GuestSession {
+    fn drop(&mut self) {
+        // It ends with the machine at the latest.
+        let _ = self.job.stop();
     }
 }

@@ -1,6 +1,6 @@
 //! What came to a listener.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
 
 use libtest_mimic::{Failed, Trial};
 
@@ -27,6 +27,29 @@ impl Heard {
             ensure!(next == before + 1, "after packet {before} of {source} came packet {next}");
         }
         Ok(())
+    }
+
+    /// What differs from these numbers of one source, in this order; `None` if nothing does.
+    pub(crate) fn difference(&self, source: IpAddr, expected: &[u64]) -> Option<String> {
+        if self.damaged > 0 {
+            return Some(format!("{} packets came damaged", self.damaged));
+        }
+        if let Some((stranger, _)) = self.packets.iter().find(|(from, _)| *from != source) {
+            return Some(format!("packets of {stranger} came, not of {source} alone"));
+        }
+        let numbers: Vec<u64> = self.packets.iter().map(|(_, number)| *number).collect();
+        if numbers == expected {
+            return None;
+        }
+        let (came, wanted) = (BTreeSet::from_iter(&numbers), BTreeSet::from_iter(expected));
+        let first = |a: &BTreeSet<&u64>, b: &BTreeSet<&u64>| a.difference(b).next().map(|number| **number);
+        Some(format!(
+            "{} packets came, not {} in order; the first missing is {:?}, the first too many {:?}",
+            numbers.len(),
+            expected.len(),
+            first(&wanted, &came),
+            first(&came, &wanted)
+        ))
     }
 }
 
@@ -86,6 +109,11 @@ pub(crate) fn trial() -> Trial {
         };
         let good = file(&[(source, Some(7)), (source, Some(8)), (source, Some(9))])?;
         good.is_whole(source)?;
+        ensure!(good.difference(source, &[7, 8, 9]).is_none(), "{good:?} is not what was expected");
+        for numbers in [&[7, 8][..], &[7, 8, 9, 10], &[7, 9, 8], &[]] {
+            ensure!(good.difference(source, numbers).is_some(), "{good:?} passed for {numbers:?}");
+        }
+        ensure!(good.difference(other, &[7, 8, 9]).is_some(), "another source passed");
         ensure!(read("10.1.0.2 7\n10.1.0.2 8\n10.1.0.2 9\n10.1.0")? == good, "half a line was read");
         for bad in [
             &[(source, Some(7)), (source, Some(9))][..],

@@ -5,7 +5,7 @@ use std::{env, fs, path::Path, process::Command};
 use libtest_mimic::Failed;
 
 use super::{initramfs::Initramfs, modules};
-use crate::{guest, pieces::Kernel};
+use crate::{frame::text, guest, pieces::Kernel};
 
 /// Seconds after which a machine ends, whatever else happens.
 const LIFE: u32 = 600;
@@ -74,11 +74,9 @@ pub(super) fn emulator(kernel: &Kernel, initramfs: &Path, share: &Path, tap: &st
         .arg(format!("tap,id=wire,ifname={tap},script=no,downscript=no"))
         // Whole packets with their checksums, as on a cable.
         .arg("-device")
-        .arg(format!("virtio-net-pci,netdev=wire,mac={},romfile=,csum=off,guest_csum=off,gso=off", mac()));
+        .arg(format!(
+            "virtio-net-pci,netdev=wire,mac={},romfile=,csum=off,guest_csum=off,gso=off",
+            text(MAC)
+        ));
     command
-}
-
-/// The address of the machine's `eth0`, as people write it.
-fn mac() -> String {
-    MAC.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -40,9 +40,9 @@ impl Files {
         self.of("stop")
     }
 
-    /// What came to it, if it listens.
-    pub(crate) fn heard(&self) -> PathBuf {
-        self.of("heard")
+    /// What came to one of its receivers, if it listens.
+    pub(crate) fn heard(&self, receiver: usize) -> PathBuf {
+        self.of(&format!("heard{receiver}"))
     }
 
     fn of(&self, kind: &str) -> PathBuf {
@@ -85,9 +85,9 @@ impl Job {
         String::from_utf8_lossy(&said).trim().to_owned()
     }
 
-    /// The file of what came to it.
-    pub(crate) fn heard(&self) -> PathBuf {
-        self.files.heard()
+    /// The file of what came to one of its receivers.
+    pub(crate) fn heard(&self, receiver: usize) -> PathBuf {
+        self.files.heard(receiver)
     }
 
     /// Tells it to end.

@@ -6,9 +6,10 @@ pub mod conformance;
 mod plane;
 pub mod recording;
 pub mod software;
+pub mod tc;
 pub mod xdp;
 
 pub use plane::{
-    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, FibStream, Punt, ReleaseError,
+    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, FibStream, Hook, Punt, ReleaseError,
     StatsError, StreamStats,
 };

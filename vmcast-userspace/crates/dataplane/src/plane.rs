@@ -44,6 +44,9 @@ pub trait Dataplane: Send {
 
     /// The engine that replicates, and why this one; shown to the operator.
     fn engine(&self) -> EngineInfo;
+
+    /// Where the frames of a device are taken; `None` if they are not looked at.
+    fn hook(&self, device: IfIndex) -> Option<Hook>;
 }
 
 /// The forwarding information base in force.
@@ -106,6 +109,8 @@ pub struct Counters {
 pub enum Engine {
     /// XDP at ingress, devmap broadcast, one shared program rewriting each copy.
     XdpBroadcast,
+    /// TC at ingress, a clone of the packet for every member, the packet itself for the last.
+    TcClone,
     /// This process, over packet sockets.
     Software,
     /// Nothing: operations are only recorded.
@@ -118,7 +123,37 @@ impl Engine {
     pub const fn label(self) -> &'static str {
         match self {
             Self::XdpBroadcast => "xdp-broadcast",
+            Self::TcClone => "tc-clone",
             Self::Software => "software",
+            Self::Recording => "recording",
+        }
+    }
+}
+
+/// Where a plane takes the frames of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// XDP in the device's driver.
+    Xdp,
+    /// The kernel's generic XDP, for devices whose driver has none.
+    XdpGeneric,
+    /// TC, before the host's stack.
+    Tc,
+    /// A packet socket.
+    PacketSocket,
+    /// Nowhere: operations are only recorded.
+    Recording,
+}
+
+impl Hook {
+    /// The name that commands show.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::XdpGeneric => "xdp-generic",
+            Self::Tc => "tc",
+            Self::PacketSocket => "packet-socket",
             Self::Recording => "recording",
         }
     }

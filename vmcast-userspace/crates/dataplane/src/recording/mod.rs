@@ -5,10 +5,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use vmcast_common::fib::FibOp;
+use vmcast_common::fib::{FibOp, IfIndex};
 
 use crate::{
-    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Punt, StatsError, software::Core,
+    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, StatsError,
+    software::Core,
 };
 
 #[derive(Debug, Default)]
@@ -88,6 +89,11 @@ impl Dataplane for Plane {
             engine: Engine::Recording,
             reason: "operations are recorded and nothing is forwarded".to_owned(),
         }
+    }
+
+    fn hook(&self, device: IfIndex) -> Option<Hook> {
+        let interfaces = lock(&self.0).core.dump().interfaces;
+        interfaces.values().any(|interface| interface.device == device).then_some(Hook::Recording)
     }
 }
 

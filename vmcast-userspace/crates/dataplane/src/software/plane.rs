@@ -25,7 +25,7 @@ use super::{
     Core, Limits,
     socket::{Batch, Receiver, Sender},
 };
-use crate::{ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Punt, StatsError};
+use crate::{ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, StatsError};
 
 /// Batches taken from one interface before the others have their turn.
 const BATCHES_PER_TURN: usize = 8;
@@ -162,6 +162,10 @@ impl Dataplane for Plane {
 
     fn engine(&self) -> EngineInfo {
         EngineInfo { engine: Engine::Software, reason: self.reason.clone() }
+    }
+
+    fn hook(&self, device: IfIndex) -> Option<Hook> {
+        self.tapped.contains(&device).then_some(Hook::PacketSocket)
     }
 }
 

@@ -4,7 +4,7 @@ use aya::maps::MapError;
 
 /// A table is full, or the kernel refused a call.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum KernelError {
+pub(crate) enum KernelError {
     #[error("{table} is full at {limit} entries")]
     Full { table: &'static str, limit: u32 },
     #[error("{what}: {source}")]
@@ -12,14 +12,14 @@ pub(super) enum KernelError {
 }
 
 impl KernelError {
-    pub(super) fn call<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    pub(crate) fn call<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         what: &'static str,
     ) -> impl FnOnce(E) -> Self {
         move |source| Self::Call { what, source: source.into() }
     }
 
     /// Tells a full hash table from other refusals.
-    pub(super) fn full_or(table: &'static str, limit: u32) -> impl FnOnce(MapError) -> Self {
+    pub(crate) fn full_or(table: &'static str, limit: u32) -> impl FnOnce(MapError) -> Self {
         move |error| match &error {
             MapError::SyscallError(call) if call.io_error.raw_os_error() == Some(libc::E2BIG) => {
                 Self::Full { table, limit }

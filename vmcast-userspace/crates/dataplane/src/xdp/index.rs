@@ -4,7 +4,7 @@ use super::error::KernelError;
 
 /// Hands out the indices 1 to limit - 1 of a table; 0 stands for none.
 #[derive(Debug)]
-pub(super) struct Indices {
+pub(crate) struct Indices {
     table: &'static str,
     limit: u32,
     next: u32,
@@ -12,11 +12,11 @@ pub(super) struct Indices {
 }
 
 impl Indices {
-    pub(super) const fn new(table: &'static str, limit: u32) -> Self {
+    pub(crate) const fn new(table: &'static str, limit: u32) -> Self {
         Self { table, limit, next: 1, free: Vec::new() }
     }
 
-    pub(super) fn take(&mut self) -> Result<u32, KernelError> {
+    pub(crate) fn take(&mut self) -> Result<u32, KernelError> {
         if let Some(index) = self.free.pop() {
             return Ok(index);
         }
@@ -27,7 +27,7 @@ impl Indices {
         Ok(self.next - 1)
     }
 
-    pub(super) fn give_back(&mut self, index: u32) {
+    pub(crate) fn give_back(&mut self, index: u32) {
         self.free.push(index);
     }
 }

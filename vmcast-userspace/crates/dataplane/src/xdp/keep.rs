@@ -1,7 +1,7 @@
 //! Programs that stay when the daemon ends, and the start that takes them over.
 //!
-//! Below the pin directory stand `links/IFINDEX`, one for each attached interface, and
-//! `maps-SCHEMA/NAME`, what the forwarding base can be read back from. A new daemon always fills maps
+//! Below the pin directory stand `links/IFINDEX`, or `links/IFINDEX-generic` at the generic hook, one for
+//! each attached interface, and `maps-SCHEMA/NAME`, what the forwarding base can be read back from. A new daemon always fills maps
 //! of its own and then replaces the program on each link in one step; so it makes no difference to
 //! packets whether the layout of the maps has changed, only the old state cannot be read then.
 
@@ -24,13 +24,15 @@ use vmcast_common::{
     },
 };
 
-use super::error::KernelError;
+use super::{attach::Mode, error::KernelError};
 use crate::plane::{Fib, FibStream};
 
 /// Magic number of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// The maps that the forwarding base is read back from.
 const KEPT_MAPS: [&str; 5] = [maps::STREAMS, maps::TUNNELS, maps::MEMBERS, maps::HEADS, maps::NEXT_HOPS];
+/// Ends the name of a link at the generic hook. A BPF file system allows no dot.
+const GENERIC: &str = "-generic";
 
 /// A pin directory.
 #[derive(Clone, Debug)]
@@ -65,8 +67,12 @@ impl Pins {
         self.root.join("links")
     }
 
-    pub(super) fn link(&self, ifindex: IfIndex) -> PathBuf {
-        self.links().join(ifindex.0.to_string())
+    pub(super) fn link(&self, ifindex: IfIndex, mode: Mode) -> PathBuf {
+        let suffix = match mode {
+            Mode::Native => "",
+            Mode::Generic => GENERIC,
+        };
+        self.links().join(format!("{}{suffix}", ifindex.0))
     }
 
     fn maps(&self) -> PathBuf {
@@ -77,15 +83,16 @@ impl Pins {
         self.root.join("maps-next")
     }
 
-    /// The link that an earlier daemon left on an interface.
-    pub(super) fn kept_link(&self, ifindex: IfIndex) -> Option<FdLink> {
-        PinnedLink::from_pin(self.link(ifindex)).ok().map(Into::into)
+    /// The link that an earlier daemon left on an interface, and the hook it is at.
+    pub(super) fn kept_link(&self, ifindex: IfIndex) -> Option<(Mode, FdLink)> {
+        let at = |mode| Some((mode, PinnedLink::from_pin(self.link(ifindex, mode)).ok()?.into()));
+        at(Mode::Native).or_else(|| at(Mode::Generic))
     }
 
-    /// Interfaces on which an earlier daemon left a link.
-    pub(super) fn kept_links(&self) -> BTreeSet<IfIndex> {
+    /// Interfaces on which an earlier daemon left a link, and the hook it is at.
+    pub(super) fn kept_links(&self) -> Vec<(IfIndex, Mode)> {
         let names = fs::read_dir(self.links()).into_iter().flatten().flatten();
-        names.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(IfIndex)).collect()
+        names.filter_map(|entry| read_link_name(entry.file_name().to_str()?)).collect()
     }
 
     /// Pins the maps of this daemon beside those of the one before.
@@ -145,6 +152,14 @@ impl Pins {
             }
         }
     }
+}
+
+fn read_link_name(name: &str) -> Option<(IfIndex, Mode)> {
+    let (ifindex, mode) = match name.strip_suffix(GENERIC) {
+        Some(ifindex) => (ifindex, Mode::Generic),
+        None => (name, Mode::Native),
+    };
+    Some((IfIndex(ifindex.parse().ok()?), mode))
 }
 
 /// Takes programs that an earlier daemon kept off their interfaces, where no kernel plane takes them
@@ -295,5 +310,23 @@ impl Kept {
 
     fn next_hop(&self, index: u32) -> Result<NextHopEntry, KernelError> {
         self.next_hops.get(&index, 0).map_err(KernelError::call(maps::NEXT_HOPS))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_kept_link_tells_its_interface_and_hook() {
+        let pins = Pins::new(Path::new("/sys/fs/bpf/vmcast"));
+        for mode in [Mode::Native, Mode::Generic] {
+            let path = pins.link(IfIndex(17), mode);
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a name of ASCII");
+            assert_eq!(read_link_name(name), Some((IfIndex(17), mode)));
+        }
+        for name in ["", "-generic", "17-other", "eth0"] {
+            assert_eq!(read_link_name(name), None, "{name:?}");
+        }
     }
 }

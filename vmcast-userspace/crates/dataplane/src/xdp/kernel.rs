@@ -9,8 +9,8 @@ use aya::{
     util::nr_cpus,
 };
 use vmcast_common::maps::{
-    self, DeviceCursor, EndpointKey, Head, HeadKey, InterfaceEntry, InterfaceKey, MemberEntry, NextHopEntry,
-    StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey, limit,
+    self, DeviceCursor, EndpointKey, Head, HeadKey, HeadLine, InterfaceEntry, InterfaceKey, MemberEntry,
+    NextHopEntry, StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey, limit,
 };
 
 use super::{error::KernelError, pool::TableLease};
@@ -46,6 +46,7 @@ pub(super) struct KernelMaps {
     pub(super) punts: RingBuf<MapData>,
     members: Array<MapData, MemberEntry>,
     heads: HashMap<MapData, HeadKey, Head>,
+    head_lines: Array<MapData, HeadLine>,
     cursors: PerCpuArray<MapData, DeviceCursor>,
     more_cursors: PerCpuHashMap<MapData, u32, DeviceCursor>,
     copy_program: ProgramFd,
@@ -57,7 +58,7 @@ pub(super) struct KernelMaps {
 }
 
 /// Takes a map out of the object with its type.
-pub(super) fn take<M>(object: &mut Ebpf, name: &'static str) -> Result<M, KernelError>
+pub(crate) fn take<M>(object: &mut Ebpf, name: &'static str) -> Result<M, KernelError>
 where
     M: TryFrom<Map, Error = MapError>,
 {
@@ -81,6 +82,7 @@ impl KernelMaps {
             punts: take(object, maps::PUNTS)?,
             members: take(object, maps::MEMBERS)?,
             heads: take(object, maps::HEADS)?,
+            head_lines: take(object, maps::HEAD_LINES)?,
             cursors: take(object, maps::CURSORS)?,
             more_cursors: take(object, maps::MORE_CURSORS)?,
             copy_program,
@@ -119,7 +121,7 @@ fn exists(ifindex: u32) -> bool {
 }
 
 /// Removes a key that may be gone already.
-pub(super) fn forgive_missing(result: Result<(), MapError>, what: &'static str) -> Result<(), KernelError> {
+pub(crate) fn forgive_missing(result: Result<(), MapError>, what: &'static str) -> Result<(), KernelError> {
     match result {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
@@ -160,7 +162,12 @@ impl MemberWrites for KernelMaps {
     }
 
     fn write_head(&mut self, key: HeadKey, head: Head) -> Result<(), KernelError> {
-        self.heads.insert(key, head, 0).map_err(KernelError::call(maps::HEADS))
+        self.heads.insert(key, head, 0).map_err(KernelError::call(maps::HEADS))?;
+        let place = maps::table_place(key.table);
+        let before = self.head_lines.get(&place, 0).map_err(KernelError::call(maps::HEAD_LINES))?;
+        let mut line = if before.table == key.table { before } else { HeadLine::new(key.table) };
+        line.add(key.ifindex, head.member);
+        self.head_lines.set(place, line, 0).map_err(KernelError::call(maps::HEAD_LINES))
     }
 
     fn remove_head(&mut self, key: HeadKey) -> Result<(), KernelError> {

@@ -1,20 +1,21 @@
 //! The kernel plane: XDP at ingress, devmap broadcast, one shared program for every copy.
 
 mod attach;
-mod error;
+pub(crate) mod error;
 mod filler;
-mod index;
+pub(crate) mod index;
 mod keep;
-mod kernel;
+pub(crate) mod kernel;
 mod log;
 mod member_table;
-mod object;
-mod open;
+pub(crate) mod object;
+pub(crate) mod open;
 mod outer;
 mod plane;
 mod pool;
 mod refused;
 mod state;
+pub(crate) mod stats;
 mod sys;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vmcast-ebpf.o"));
 
 /// The object, `None` in a build without it.
-pub(super) fn bytes() -> Option<&'static [u8]> {
+pub(crate) fn bytes() -> Option<&'static [u8]> {
     #[cfg(vmcast_ebpf_object)]
     return Some(OBJECT);
     #[cfg(not(vmcast_ebpf_object))]

@@ -104,7 +104,7 @@ fn load_program(loaded: &mut Ebpf, name: &'static str) -> Result<(), OpenError> 
 }
 
 /// An error with everything below it.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {

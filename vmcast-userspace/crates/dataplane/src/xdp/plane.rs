@@ -5,13 +5,12 @@ use std::collections::{BTreeSet, HashMap};
 use aya::{Ebpf, programs::ProgramFd};
 use vmcast_common::{
     fib::{
-        FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
+        FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
     },
     maps::{
-        self, Address, EndpointKey, InputId, InterfaceEntry, InterfaceKey, NextHopEntry, PROGRAM_INGRESS,
-        PuntRecord, StreamCounters, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
+        self, EndpointKey, InputId, InterfaceEntry, InterfaceKey, NextHopEntry, PROGRAM_INGRESS,
+        StreamEntry, TunnelEntry, TunnelKey, kind, limit,
     },
-    verdict::{DropReason, PuntReason},
 };
 
 use super::{
@@ -23,12 +22,12 @@ use super::{
     open::xdp,
     pool::{TablePool, Tables as _},
     state::{Effective, InterfaceState, NextHopState, State, StreamState},
-    sys,
+    stats, sys,
 };
 use crate::carried;
 use crate::plane::{
-    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Punt, ReleaseError, StatsError,
-    StreamStats,
+    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, ReleaseError,
+    StatsError,
 };
 
 /// Forwards in the kernel, at XDP.
@@ -516,59 +515,26 @@ impl Dataplane for XdpPlane {
     }
 
     fn poll_punt(&mut self) -> Option<Punt> {
-        loop {
-            let record = parse_punt(&self.maps.punts.next()?);
-            if record.is_some() {
-                return record;
-            }
-        }
+        stats::next_punt(&mut self.maps.punts)
     }
 
     fn counters(&self) -> Result<Counters, StatsError> {
-        let mut counters = Counters::default();
-        for reason in DropReason::ALL {
-            let values = self.maps.drops.get(&reason.index(), 0).map_err(stats_error(maps::DROPS))?;
-            let total: u64 = values.iter().sum();
-            if total > 0 {
-                counters.drops.insert(reason, total);
-            }
-        }
-        for (stats, state) in &self.state.streams {
-            let values = self.maps.stream_stats.get(stats, 0).map_err(stats_error(maps::STREAM_STATS))?;
-            let sum = values.iter().fold(StreamCounters::default(), |sum, cpu| StreamCounters {
-                packets: sum.packets + cpu.packets,
-                bytes: sum.bytes + cpu.bytes,
-                wrong_input: sum.wrong_input + cpu.wrong_input,
-                dropped: sum.dropped + cpu.dropped,
-                last_ns: sum.last_ns.max(cpu.last_ns),
-            });
-            counters.streams.push(StreamStats { stream: state.stream, counters: sum });
-        }
-        counters.streams.sort_unstable_by_key(|stats| stats.stream);
-        Ok(counters)
+        let streams = self.state.streams.iter().map(|(stats, state)| (*stats, state.stream));
+        stats::read_counters(&self.maps.drops, &self.maps.stream_stats, streams)
     }
 
     fn engine(&self) -> EngineInfo {
-        EngineInfo {
-            engine: Engine::XdpBroadcast,
-            reason: "the kernel takes XDP programs and devmap broadcast".into(),
-        }
+        let takes = "the kernel takes XDP programs and devmap broadcast";
+        let generic = self.attachments.generic();
+        let reason = if generic.is_empty() {
+            takes.to_owned()
+        } else {
+            format!("{takes}, but only at the slower generic hook on {}", generic.join(", "))
+        };
+        EngineInfo { engine: Engine::XdpBroadcast, reason }
     }
-}
 
-fn stats_error<E: std::error::Error + Send + Sync + 'static>(
-    table: &'static str,
-) -> impl Fn(E) -> StatsError {
-    move |error| StatsError { table, source: Box::new(error) }
-}
-
-/// Reads a record of the punt ring; `None` if it is not one.
-fn parse_punt(bytes: &[u8]) -> Option<Punt> {
-    let word = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
-    let address = |at: usize| Some(Address::from_octets(*bytes.get(at..)?.first_chunk()?));
-    let (reason, input) = (word(0)?, word(4)?);
-    let stream = maps::StreamKey { source: address(8)?, group: address(24)? };
-    debug_assert_eq!(size_of::<PuntRecord>(), 40);
-    let input: Input = InputId(input).input()?;
-    Some(Punt { reason: PuntReason::from_index(reason)?, input, stream: stream.into() })
+    fn hook(&self, device: IfIndex) -> Option<Hook> {
+        self.attachments.mode(device).map(Into::into)
+    }
 }

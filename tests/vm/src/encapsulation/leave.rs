@@ -1,0 +1,130 @@
+//! Copies leave in every encapsulation.
+
+use std::thread;
+
+use vmcast_common::fib::{self, FibOp, Input, Members, Rpf};
+
+use super::{
+    SENT,
+    member::Member,
+    router::{Router, WIRE},
+    shape::{self, FIELDS, Shapes},
+};
+use crate::{
+    bed::{Bed, Outcome, ensure},
+    capture::Capture,
+    devices::{
+        self, DEVICES, Device, Link,
+        ears::{Ears, Sent},
+    },
+    frame::{self, Port, text},
+    numbered::PACE,
+    wire::{self, BRIDGE, Wire},
+};
+
+/// Packets of each stream and round.
+const PACKETS: u64 = 40;
+
+// proves that a kernel's own devices decapsulate all that the data plane encapsulates, and that others get
+// nothing of it, member by member and with all of them in one (S,G)
+pub(super) fn test(bed: &mut Bed) -> Outcome {
+    let [source, vmr] = bed.lab.namespaces(["source", "vmr"])?;
+    bed.lab.veths(&[((&source, "eth0"), (&vmr, "src0"))])?;
+    let wire = Wire::to(bed, &vmr, WIRE)?;
+    let mut vm = bed.boot(&wire)?;
+    wire::set_up(&mut vm)?;
+    let mut router = Router::start(&vmr)?;
+    let _sessions = devices::make(bed, &mut vm, router.wire.1)?;
+    let input = Input::Interface(router.add("src0")?);
+    let rounds = rounds();
+    router.add_tunnels(&rounds.concat(), false)?;
+    router.apply(SENT.map(|sent| FibOp::SetStream(stream(sent), Rpf::Exact(input), Members::Own)))?;
+    let port = Port::open(&source, "eth0")?;
+    let capture = Capture::start(bed, &wire.node, BRIDGE)?;
+    let ears = Ears::join(bed, &vm, &SENT)?;
+
+    for (round, members) in (0..).zip(&rounds) {
+        let wire = router.wire.0;
+        let memberships = || {
+            members.iter().flat_map(|member| {
+                let output = member.output(wire);
+                SENT.into_iter()
+                    .filter(|sent| carries(*member, *sent))
+                    .map(move |sent| (stream(sent), output))
+            })
+        };
+        router.apply(memberships().map(|(stream, output)| FibOp::AddMember(stream, output)))?;
+        for number in numbers(round) {
+            for sent in SENT {
+                let packet = frame::packet(sent.source, sent.stream, number)?;
+                port.send(&frame::ethernet(frame::group_mac(sent.stream.group), &[], None, &packet)?)?;
+            }
+            thread::sleep(PACE);
+        }
+        // A stream without a member is not counted as forwarded.
+        let carried: Vec<u64> = (0..=round).map(|round| PACKETS * families(&rounds[round])).collect();
+        router.until_forwarded(bed, carried.iter().sum())?;
+        router.apply(memberships().map(|(stream, output)| FibOp::RemoveMember(stream, output)))?;
+    }
+    ears.judge(bed, |device, _| {
+        let is_in = |members: &[Member]| members.iter().any(|member| hears(*member) == Some(device));
+        (0..)
+            .zip(&rounds)
+            .filter(|(_, members)| is_in(members))
+            .flat_map(|(round, _)| numbers(round))
+            .collect()
+    })?;
+    let mut expected = Shapes::new();
+    for member in rounds.concat() {
+        for sent in SENT.into_iter().filter(|sent| carries(member, *sent)) {
+            *expected.entry(shape::of(member, sent.stream)).or_default() += PACKETS;
+        }
+    }
+    let Some(capture) = capture else { return Ok(()) };
+    let ours = format!("eth.src == {} && udp.dstport == {}", text(router.wire.1), SENT[0].stream.port);
+    let seen = capture.tally(bed, &ours, &FIELDS, expected.values().sum())?;
+    let difference = shape::difference(&seen, &expected);
+    ensure!(difference.is_empty(), "{}", difference.join("\n"));
+    Ok(())
+}
+
+/// Who is a member in each round: every device alone, everything at once, then all neighbours.
+fn rounds() -> Vec<Vec<Member>> {
+    let devices = || DEVICES.into_iter().filter(|device| !device.is_stranger()).map(Member::Device);
+    let amt = Link::ALL.into_iter().flat_map(|link| [false, true].map(|v6| Member::Amt { link, v6 }));
+    let mut rounds: Vec<Vec<Member>> = devices().map(|device| vec![device]).collect();
+    rounds.push(devices().chain(amt).collect());
+    rounds.push(Link::ALL.map(Member::Neighbour).to_vec());
+    rounds
+}
+
+/// The numbers of a round's packets.
+fn numbers(round: usize) -> std::ops::Range<u64> {
+    let first = PACKETS * round as u64;
+    first..first + PACKETS
+}
+
+/// How many streams have a member in a round.
+fn families(members: &[Member]) -> u64 {
+    SENT.into_iter().filter(|sent| members.iter().any(|member| carries(*member, *sent))).count() as u64
+}
+
+fn carries(member: Member, sent: Sent) -> bool {
+    match member {
+        Member::Device(device) => device.carries(sent.stream),
+        Member::Neighbour(_) | Member::Amt { .. } => true,
+    }
+}
+
+/// Behind which device a member's copies come out.
+fn hears(member: Member) -> Option<Device> {
+    match member {
+        Member::Device(device) => Some(device),
+        Member::Neighbour(link) => Some(Device { link, tunnel: None }),
+        Member::Amt { .. } => None,
+    }
+}
+
+fn stream(sent: Sent) -> fib::Stream {
+    fib::Stream { source: Some(sent.source), group: sent.stream.group }
+}

@@ -1,0 +1,57 @@
+//! What the data plane encapsulates and decapsulates, with the devices of another kernel at the far end.
+//!
+//! ```text
+//! +--------+      +-----+ wire, and what is on it +---------+
+//! | source |------| vmr |-------------------------| machine |
+//! +--------+ src0 |     | mch0     links, tunnels | devices |
+//!                 |     |                         +---------+
+//!                 |     |------ member
+//!                 +-----+ acc1
+//! ```
+//!
+//! The node has the kernel programs alone: no VLAN, PPPoE or tunnel device of its own.
+
+mod come;
+mod leave;
+mod member;
+mod router;
+mod shape;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use libtest_mimic::Trial;
+
+use crate::{devices::ears::Sent, numbered::Stream, pieces::Kernel};
+
+/// The streams of these tests, one of each family.
+const SENT: [Sent; 2] = [
+    Sent {
+        source: IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2)),
+        stream: Stream { group: IpAddr::V4(Ipv4Addr::new(232, 192, 7, 3)), port: PORT },
+    },
+    Sent {
+        source: IpAddr::V6(Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 2)),
+        stream: Stream { group: IpAddr::V6(Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 3)), port: PORT },
+    },
+];
+
+/// A port of which no dissector guesses what it carries.
+const PORT: u16 = 49_152;
+
+/// Both directions on one kernel.
+pub(crate) fn trials(series: &str, kernel: Option<&Kernel>) -> Vec<Trial> {
+    vec![
+        crate::trial(
+            series,
+            kernel,
+            "its devices and tshark take what we encapsulate, all of it, once, in order",
+            leave::test,
+        ),
+        crate::trial(
+            series,
+            kernel,
+            "we take what its devices encapsulate, all of it, once, in order",
+            come::test,
+        ),
+    ]
+}

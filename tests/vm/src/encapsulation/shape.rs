@@ -1,0 +1,68 @@
+//! Frames as tshark names their parts.
+
+use std::collections::BTreeMap;
+
+use super::member::Member;
+use crate::{
+    devices::{Device, Tunnel},
+    frame::{group_mac, text},
+    numbered::Stream,
+    vm::MAC,
+};
+
+/// The fields that make a shape.
+pub(super) const FIELDS: [&str; 6] =
+    ["frame.protocols", "eth.dst", "vlan.id", "pppoes.session", "gre.key", "amt.type"];
+
+/// How many frames there are of each shape.
+pub(super) type Shapes = BTreeMap<Vec<String>, u64>;
+
+/// The shape of a member's copy, as tshark's fields have it.
+pub(super) fn of(member: Member, stream: Stream) -> Vec<String> {
+    let link = member.link();
+    let version = |v6: bool| if v6 { ":ipv6" } else { ":ip" };
+    let mut protocols = "eth:ethertype".to_owned();
+    link.tags().iter().for_each(|_| protocols.push_str(":vlan:ethertype"));
+    if link.session().is_some() {
+        protocols.push_str(":pppoes:ppp");
+    }
+    let mut key = None;
+    match member {
+        Member::Neighbour(_) | Member::Device(Device { tunnel: None, .. }) => {}
+        Member::Device(Device { tunnel: Some(tunnel), .. }) => {
+            protocols.push_str(version(tunnel.is_over_v6()));
+            if let Tunnel::Gre(of) | Tunnel::Ip6gre(of) = tunnel {
+                protocols.push_str(":gre");
+                key = of;
+            }
+        }
+        Member::Amt { v6, .. } => {
+            protocols.push_str(version(v6));
+            protocols.push_str(":udp:amt");
+        }
+    }
+    protocols.push_str(version(stream.group.is_ipv6()));
+    protocols.push_str(":udp:data");
+    let to_group = matches!(member, Member::Device(Device { tunnel: None, .. })) && link.session().is_none();
+    let tags: Vec<String> = link.tags().iter().map(|(_, vlan)| vlan.to_string()).collect();
+    vec![
+        protocols,
+        text(if to_group { group_mac(stream.group) } else { MAC }),
+        tags.join(","),
+        link.session().map(|(number, _)| format!("0x{number:04x}")).unwrap_or_default(),
+        key.map(|key| format!("0x{key:08x}")).unwrap_or_default(),
+        if matches!(member, Member::Amt { .. }) { "6".to_owned() } else { String::new() },
+    ]
+}
+
+/// What differs between two tallies, for people.
+pub(super) fn difference(seen: &Shapes, expected: &Shapes) -> Vec<String> {
+    let mut all: Vec<_> = seen.keys().chain(expected.keys()).collect();
+    all.sort();
+    all.dedup();
+    all.into_iter()
+        .map(|shape| (shape, seen.get(shape).unwrap_or(&0), expected.get(shape).unwrap_or(&0)))
+        .filter(|(_, seen, expected)| seen != expected)
+        .map(|(shape, seen, expected)| format!("{seen} frames, not {expected}, are {}", shape.join(" | ")))
+        .collect()
+}

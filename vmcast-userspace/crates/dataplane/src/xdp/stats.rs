@@ -1,0 +1,66 @@
+//! What the kernel programs count, and what they tell the controller.
+
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use vmcast_common::{
+    fib::{Input, Stream},
+    maps::{self, Address, InputId, PuntRecord, StreamCounters},
+    verdict::{DropReason, PuntReason},
+};
+
+use crate::plane::{Counters, Punt, StatsError, StreamStats};
+
+/// Every counter, those of the streams by the index that each has.
+pub(crate) fn read_counters(
+    drops: &PerCpuArray<MapData, u64>,
+    stream_stats: &PerCpuArray<MapData, StreamCounters>,
+    streams: impl Iterator<Item = (u32, Stream)>,
+) -> Result<Counters, StatsError> {
+    let mut counters = Counters::default();
+    for reason in DropReason::ALL {
+        let values = drops.get(&reason.index(), 0).map_err(stats_error(maps::DROPS))?;
+        let total: u64 = values.iter().sum();
+        if total > 0 {
+            counters.drops.insert(reason, total);
+        }
+    }
+    for (stats, stream) in streams {
+        let values = stream_stats.get(&stats, 0).map_err(stats_error(maps::STREAM_STATS))?;
+        let sum = values.iter().fold(StreamCounters::default(), |sum, cpu| StreamCounters {
+            packets: sum.packets + cpu.packets,
+            bytes: sum.bytes + cpu.bytes,
+            wrong_input: sum.wrong_input + cpu.wrong_input,
+            dropped: sum.dropped + cpu.dropped,
+            last_ns: sum.last_ns.max(cpu.last_ns),
+        });
+        counters.streams.push(StreamStats { stream, counters: sum });
+    }
+    counters.streams.sort_unstable_by_key(|stats| stats.stream);
+    Ok(counters)
+}
+
+fn stats_error<E: std::error::Error + Send + Sync + 'static>(
+    table: &'static str,
+) -> impl Fn(E) -> StatsError {
+    move |error| StatsError { table, source: Box::new(error) }
+}
+
+/// The next packet that the controller should hear of.
+pub(crate) fn next_punt(ring: &mut RingBuf<MapData>) -> Option<Punt> {
+    loop {
+        let record = parse_punt(&ring.next()?);
+        if record.is_some() {
+            return record;
+        }
+    }
+}
+
+/// Reads a record of the punt ring; `None` if it is not one.
+fn parse_punt(bytes: &[u8]) -> Option<Punt> {
+    let word = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
+    let address = |at: usize| Some(Address::from_octets(*bytes.get(at..)?.first_chunk()?));
+    let (reason, input) = (word(0)?, word(4)?);
+    let stream = maps::StreamKey { source: address(8)?, group: address(24)? };
+    debug_assert_eq!(size_of::<PuntRecord>(), 40);
+    let input: Input = InputId(input).input()?;
+    Some(Punt { reason: PuntReason::from_index(reason)?, input, stream: stream.into() })
+}

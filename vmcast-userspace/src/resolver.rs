@@ -1,0 +1,168 @@
+//! A DNS name of the configuration, resolved again and again.
+//!
+//! Names move, and name servers are away at times: a role starts all the same, goes on with the last good
+//! answer, and asks again ever more rarely until there is another.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{net::lookup_host, sync::watch, task::AbortHandle, time::sleep};
+
+/// How often a name that resolves is resolved again.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// First and longest pause after it did not resolve; it doubles with each failure.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Follows the addresses of a name, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Resolver {
+    host: String,
+    addresses: watch::Receiver<Vec<SocketAddr>>,
+    task: AbortHandle,
+}
+
+impl Resolver {
+    /// Starts to resolve; each address is given with this port.
+    pub(crate) fn start(host: String, port: u16) -> Self {
+        let (sender, addresses) = watch::channel(Vec::new());
+        let task = tokio::spawn(follow(host.clone(), port, sender)).abort_handle();
+        Self { host, addresses, task }
+    }
+
+    /// The name.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Waits for IPv4 addresses that differ from those before; there is at least one. Dropping the future
+    /// loses nothing.
+    pub(crate) async fn changed(&mut self) -> Vec<SocketAddr> {
+        if self.addresses.changed().await.is_err() {
+            // The task only ends with this.
+            return std::future::pending().await;
+        }
+        self.addresses.borrow_and_update().clone()
+    }
+}
+
+impl Drop for Resolver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn follow(host: String, port: u16, addresses: watch::Sender<Vec<SocketAddr>>) {
+    let mut schedule = Schedule::new();
+    loop {
+        let found = lookup_host((host.as_str(), port)).await.map_err(Unresolved::Lookup);
+        let pause = match found.and_then(usable) {
+            Ok(found) => {
+                addresses.send_if_modified(|known| {
+                    let changed = *known != found;
+                    if changed {
+                        tracing::info!(host, addresses = ?found, "name resolved");
+                        *known = found;
+                    }
+                    changed
+                });
+                schedule.resolved()
+            }
+            Err(error) => {
+                let pause = schedule.failed();
+                tracing::warn!(host, %error, again_in = ?pause, "a name cannot be resolved");
+                pause
+            }
+        };
+        sleep(pause).await;
+    }
+}
+
+/// Why there is no address to use.
+#[derive(Debug, thiserror::Error)]
+enum Unresolved {
+    /// The name is not known, or nobody can be asked.
+    #[error(transparent)]
+    Lookup(io::Error),
+    /// Tunnels are over IPv4.
+    #[error("it has no IPv4 address, only {0:?}")]
+    NoIpv4(Vec<SocketAddr>),
+}
+
+/// The addresses that a tunnel can lead to, in an order of their own: that of answers rotates and means
+/// nothing.
+fn usable(found: impl Iterator<Item = SocketAddr>) -> Result<Vec<SocketAddr>, Unresolved> {
+    let (mut usable, others): (Vec<_>, Vec<_>) = found.partition(SocketAddr::is_ipv4);
+    usable.sort_unstable();
+    usable.dedup();
+    if usable.is_empty() { Err(Unresolved::NoIpv4(others)) } else { Ok(usable) }
+}
+
+/// When to ask again.
+#[derive(Debug)]
+struct Schedule {
+    retry: Duration,
+}
+
+impl Schedule {
+    const fn new() -> Self {
+        Self { retry: RETRY.0 }
+    }
+
+    /// The pause after an answer.
+    const fn resolved(&mut self) -> Duration {
+        self.retry = RETRY.0;
+        INTERVAL
+    }
+
+    /// The pause after one more failure.
+    fn failed(&mut self) -> Duration {
+        let pause = self.retry;
+        self.retry = (pause * 2).min(RETRY.1);
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    fn v4(last: u8) -> SocketAddr {
+        (Ipv4Addr::new(192, 0, 2, last), 2268).into()
+    }
+
+    fn v6() -> SocketAddr {
+        (Ipv6Addr::LOCALHOST, 2268).into()
+    }
+
+    #[test]
+    fn a_name_is_asked_for_ever_more_rarely_until_it_resolves() {
+        let mut schedule = Schedule::new();
+        let pauses: Vec<u64> = (0..8).map(|_| schedule.failed().as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(schedule.resolved(), INTERVAL);
+        assert_eq!(schedule.failed(), RETRY.0, "what failed long ago is forgotten");
+    }
+
+    #[test]
+    fn answers_that_differ_in_order_alone_are_the_same() {
+        let answers = [vec![v4(2), v6(), v4(1), v4(2)], vec![v4(1), v4(2), v6()]];
+        for answer in answers {
+            assert_eq!(usable(answer.into_iter()).expect("it has IPv4 addresses"), [v4(1), v4(2)]);
+        }
+    }
+
+    #[test]
+    fn a_name_without_an_ipv4_address_is_a_failure_that_says_what_there_is() {
+        let error = usable([v6()].into_iter()).expect_err("no tunnel leads there");
+        assert_eq!(error.to_string(), "it has no IPv4 address, only [[::1]:2268]");
+    }
+
+    #[tokio::test]
+    async fn what_a_name_stands_for_is_told_once() {
+        let mut resolver = Resolver::start("192.0.2.7".into(), 2268);
+        assert_eq!(resolver.changed().await, [v4(7)]);
+        assert_eq!(resolver.host(), "192.0.2.7");
+        assert!(!resolver.addresses.has_changed().expect("it goes on"));
+    }
+}
