@@ -8,9 +8,9 @@ use aya_ebpf::{
 use vmcast_common::{
     forward::Tables,
     maps::{
-        DeviceCursor, EndpointKey, Head, HeadKey, HeadLine, InputId, InterfaceEntry, InterfaceKey, MemberEntry,
-        NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, StreamCounters, StreamEntry, StreamKey, TunnelEntry,
-        TunnelKey, limit, table_place,
+        DeviceCursor, EndpointKey, Head, HeadKey, HeadLine, InputId, InterfaceEntry, InterfaceKey,
+        MemberEntry, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, StreamCounters, StreamEntry, StreamKey,
+        TunnelEntry, TunnelKey, limit, table_place,
     },
     verdict::{DropReason, PuntReason},
 };

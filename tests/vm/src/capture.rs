@@ -68,20 +68,16 @@ impl Capture {
     ) -> Result<BTreeMap<Vec<String>, u64>, Failed> {
         let mut arguments = vec!["-Y", filter, "-T", "fields", "-E", "separator=|"];
         arguments.extend(fields.iter().flat_map(|field| ["-e", field]));
-        let mut tally = BTreeMap::new();
-        let mut look = || -> Result<bool, Failed> {
-            tally.clear();
-            // A capture whose last frame is being written is not whole.
+        // A capture whose last frame is being written is not whole; what is missing then is for the caller to say.
+        let _ = bed.until("the capture has everything", || {
             let lines = self.tshark(&arguments).unwrap_or_default();
-            for line in lines.lines() {
-                let fields = line.split('|').map(str::to_owned).collect();
-                *tally.entry(fields).or_default() += 1;
-            }
-            Ok(tally.values().sum::<u64>() >= frames)
-        };
-        // What is missing then is for the caller to say.
-        let _ = bed.until("the capture has everything", &mut look);
+            Ok(lines.lines().count() as u64 >= frames)
+        });
         self.process.stop()?;
+        let mut tally = BTreeMap::new();
+        for line in self.tshark(&arguments)?.lines() {
+            *tally.entry(line.split('|').map(str::to_owned).collect()).or_default() += 1;
+        }
         self.has_no_complaint(filter)?;
         Ok(tally)
     }

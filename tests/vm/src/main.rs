@@ -16,6 +16,7 @@ mod encapsulation;
 mod frame;
 mod guest;
 mod numbered;
+mod offload;
 mod pieces;
 mod vm;
 mod wire;

@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use libtest_mimic::Failed;
 use vmcast_lab::Namespace;
 
-use crate::{bed::Bed, vm::Vm};
+use crate::{bed::Bed, offload, vm::Vm};
 
 /// The end of the node.
 pub(crate) const NEAR: &str = "near";
@@ -50,6 +50,12 @@ impl Wire {
     pub(crate) fn to(bed: &mut Bed, node: &Namespace, interface: &str) -> Result<Self, Failed> {
         let wire = Self::open(bed)?;
         bed.lab.veth((node, interface), (&wire.node, NEAR))?;
+        // The bridge takes the outer tag out of each frame; only without these it is back in the frame, and not
+        // beside it, when the kernel programs of the node see it.
+        let tags = ["tx-vlan-hw-insert", "tx-vlan-stag-hw-insert"];
+        wire.node
+            .enter(|| offload::turn_off(NEAR, &tags).map_err(|failed| failed.message().map(str::to_owned)))?
+            .map_err(|why| why.unwrap_or_default())?;
         wire.node.ip(&format!("link set {NEAR} master {BRIDGE}"))?;
         node.ip(&format!("addr add {HOST}/24 dev {interface}\naddr add {HOST6}/64 dev {interface} nodad"))?;
         Ok(wire)

@@ -19,8 +19,6 @@ use crate::{map, words::Head};
 /// Where a walk stands.
 struct Walk {
     skb: *mut __sk_buff,
-    /// Bytes in front of the packet.
-    front: u64,
     /// Index of the next member, 0 past the end.
     member: u32,
     /// See [`InputId`].
@@ -33,7 +31,8 @@ struct Walk {
 /// last one. `front` bytes stand before the packet.
 #[inline(always)]
 pub(super) fn send(skb: Skb, first: u32, front: usize, input: InputId) -> c_int {
-    let mut walk = Walk { skb: skb.raw(), front: front as u64, member: first, input: input.0, last: 0 };
+    skb.note(front);
+    let mut walk = Walk { skb: skb.raw(), member: first, input: input.0, last: 0 };
     // SAFETY: the function has the signature that the kernel calls, and the walk outlives the call.
     unsafe { bpf_loop(limit::MEMBERS, step as *mut c_void, (&raw mut walk).cast(), 0) };
     if walk.last == 0 {
@@ -79,8 +78,8 @@ fn make(walk: &mut Walk, member: &MemberEntry) -> Result<u32, DropReason> {
     let skb = Skb::new(walk.skb);
     let front = hop.link_len as usize + rewrite::overhead(member.kind);
     let start = front.checked_sub(eth::LEN).ok_or(DropReason::NextHopUnresolved)?;
-    skb.make_room(walk.front as usize, front).ok_or(DropReason::KernelRefused)?;
-    walk.front = front as u64;
+    skb.make_room(skb.noted(), front).ok_or(DropReason::KernelRefused)?;
+    skb.note(front);
     rewrite::copy(&mut Copy { skb, start }, member, hop, InputId(walk.input), false)?;
     Ok(device)
 }

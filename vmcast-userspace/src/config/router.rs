@@ -109,10 +109,12 @@ impl Default for DataplaneConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
-    /// XDP if the kernel and every interface take it, else this process.
+    /// XDP if the kernel and every interface take it, else TC, else this process.
     Auto,
     /// XDP, or refuse to start.
     Xdp,
+    /// TC, or refuse to start.
+    Tc,
     /// This process, over packet sockets.
     Software,
 }

@@ -6,6 +6,7 @@
 mod answer;
 mod core;
 mod endpoints;
+mod fitness;
 mod interfaces;
 mod joins;
 mod kept;

@@ -134,7 +134,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
             other => rest.push(other),
         }
     }
-    let plane = plane::start(&config.dataplane, opened, &first)?;
+    let plane = plane::start(&config, opened, &first)?;
     let engine = plane.engine();
     tracing::info!(engine = engine.engine.label(), reason = engine.reason, "data plane ready");
 

@@ -1,5 +1,9 @@
-//! Interfaces whose driver has no XDP of its own: the program runs at the kernel's generic hook there. And
-//! interfaces that take no frames from native XDP: those without it, and a veth whose peer is not prepared.
+//! Interfaces that XDP does not do for: whose driver has none of its own, or that take no frames redirected
+//! by it, like a bridge and a veth whose peer is not prepared. With `engine = "auto"` TC is used there; with
+//! `engine = "xdp"` the generic hook takes packets in, and an interface that copies cannot leave by is an
+//! error.
+
+use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 use vmcast_lab::{
@@ -32,25 +36,65 @@ pub(super) fn trials() -> Vec<Trial> {
             "a stream that comes in by a macvlan leaves by a bridge to the host that joined",
             macvlan_to_host,
         ),
+        trial(
+            "a stream that comes in by a macvlan at the generic hook reaches the agent that joined",
+            forced,
+        ),
+        trial("a stream goes at TC from a cable to the agent that joined, as it is asked for", asked_for),
+        trial("a router that is to use XDP on a bridge ends and says what to set", refused),
         trial("the operator is told where the generic hook is used, and why", told),
     ]
 }
 
 const SOME: u64 = 150;
+/// How long a router may take until it ends that cannot start.
+const READY: Duration = Duration::from_secs(60);
+
+/// What the VMR is to use.
+#[derive(Clone, Copy)]
+enum Engine {
+    Auto,
+    Tc,
+    Xdp,
+}
 
 /// Starts the VMR with these interfaces, the first of which leads to the source.
-fn router(bed: &Bed, node: &Namespace, from: &str, to: &[&str]) -> Result<Role, Failed> {
+fn start(bed: &Bed, node: &Namespace, engine: Engine, from: &str, to: &[&str]) -> Result<Role, Failed> {
+    let engine = match engine {
+        Engine::Auto => "auto",
+        Engine::Tc => "tc",
+        Engine::Xdp => "xdp",
+    };
     let pins = bed.lab.bpffs()?.join(node.node());
     let mut tables = format!(
-        "[dataplane]\nengine = \"xdp\"\non_exit = \"remove\"\npin_path = \"{}\"\n{IGMP}\
+        "[dataplane]\nengine = \"{engine}\"\non_exit = \"remove\"\npin_path = \"{}\"\n{IGMP}\
          [[interface]]\nname = \"{from}\"\naccepts_sources = true\n",
         pins.display()
     );
     for name in to {
         tables.push_str(&format!("[[interface]]\nname = \"{name}\"\nquerier = true\n"));
     }
-    let mut role = bed.launcher.start(node, "router", "rank = 0\n", &tables)?;
+    Ok(bed.launcher.start(node, "router", "rank = 0\n", &tables)?)
+}
+
+fn router(bed: &Bed, node: &Namespace, engine: Engine, from: &str, to: &[&str]) -> Result<Role, Failed> {
+    let mut role = start(bed, node, engine, from, to)?;
     wait_ready([&mut role], bed.clock)?;
+    Ok(role)
+}
+
+/// Starts the VMR as it starts by itself, which is to be at TC because of one interface.
+fn router_at_tc(bed: &Bed, small: &Small, from: &str, to: &[&str], because: &str) -> Result<Role, Failed> {
+    let role = router(bed, &small.vmr, Engine::Auto, from, to)?;
+    let stats = role.ask(&["stats"]).unwrap_or_default();
+    let (label, reason) = (&stats["engine"]["label"], stats["engine"]["reason"].as_str().unwrap_or_default());
+    ensure!(label == "tc-clone" && reason.contains(because), "the engine is {}", stats["engine"]);
+    let table = bed.table(&role, &["stats"])?;
+    ensure!(table.contains(reason), "{reason:?} is not shown:\n{table}");
+    let shown = role.ask(&["interface", "list"]).unwrap_or_default();
+    let all = shown["interfaces"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let at_tc = all.iter().filter(|shown| shown["attached"] == "tc").count();
+    ensure!(at_tc == to.len() + 1, "not every interface is shown at TC: {shown}");
     Ok(role)
 }
 
@@ -121,14 +165,14 @@ fn one_agent(bed: &Bed, small: &Small) -> Result<Role, Failed> {
 // proves that an egress device which takes no frames of native XDP gets the stream all the same
 fn agent_behind_bridge(bed: &mut Bed) -> Outcome {
     let small = both_bridged(bed)?;
-    let router = router(bed, &small.vmr, "src0", &["lan0"])?;
+    let router = router_at_tc(bed, &small, "src0", &["lan0"], "lan0 takes no frames redirected at XDP")?;
     let _agent = one_agent(bed, &small)?;
     stream_to_one(bed, &small, &router, Carriage::Amt)
 }
 
 fn host_behind_bridge(bed: &mut Bed) -> Outcome {
     let small = bridged(bed)?;
-    let router = router(bed, &small.vmr, "src0", &["lan0", "acc2"])?;
+    let router = router_at_tc(bed, &small, "src0", &["lan0", "acc2"], "lan0 takes no frames")?;
     stream_to_one(bed, &small, &router, Carriage::Native)
 }
 
@@ -137,7 +181,7 @@ fn unprepared_peer(bed: &mut Bed) -> Outcome {
     for client in &small.clients {
         client.set_offload("eth0", Offload::Gro, false)?;
     }
-    let router = router(bed, &small.vmr, "src0", &["acc1", "acc2"])?;
+    let router = router_at_tc(bed, &small, "src0", &["acc1", "acc2"], "acc1 takes no frames")?;
     let _agents = small.agents(bed, [1, 2])?;
     stream_to_one(bed, &small, &router, Carriage::Amt)
 }
@@ -145,7 +189,7 @@ fn unprepared_peer(bed: &mut Bed) -> Outcome {
 fn in_by_macvlan(bed: &mut Bed) -> Outcome {
     let small = Small::build(bed, 2)?;
     by_macvlan(&small)?;
-    let router = router(bed, &small.vmr, "mv0", &["acc1", "acc2"])?;
+    let router = router_at_tc(bed, &small, "mv0", &["acc1", "acc2"], "mv0")?;
     let _agents = small.agents(bed, [1, 2])?;
     stream_to_one(bed, &small, &router, Carriage::Amt)
 }
@@ -153,7 +197,7 @@ fn in_by_macvlan(bed: &mut Bed) -> Outcome {
 fn macvlan_to_agent(bed: &mut Bed) -> Outcome {
     let small = both_bridged(bed)?;
     by_macvlan(&small)?;
-    let router = router(bed, &small.vmr, "mv0", &["lan0"])?;
+    let router = router_at_tc(bed, &small, "mv0", &["lan0"], "mv0")?;
     let _agent = one_agent(bed, &small)?;
     stream_to_one(bed, &small, &router, Carriage::Amt)
 }
@@ -161,14 +205,44 @@ fn macvlan_to_agent(bed: &mut Bed) -> Outcome {
 fn macvlan_to_host(bed: &mut Bed) -> Outcome {
     let small = bridged(bed)?;
     by_macvlan(&small)?;
-    let router = router(bed, &small.vmr, "mv0", &["lan0", "acc2"])?;
+    let router = router_at_tc(bed, &small, "mv0", &["lan0", "acc2"], "mv0")?;
     stream_to_one(bed, &small, &router, Carriage::Native)
+}
+
+fn forced(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    by_macvlan(&small)?;
+    let router = router(bed, &small.vmr, Engine::Xdp, "mv0", &["acc1", "acc2"])?;
+    let _agents = small.agents(bed, [1, 2])?;
+    stream_to_one(bed, &small, &router, Carriage::Amt)
+}
+
+fn asked_for(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    let router = router(bed, &small.vmr, Engine::Tc, "src0", &["acc1", "acc2"])?;
+    let _agents = small.agents(bed, [1, 2])?;
+    stream_to_one(bed, &small, &router, Carriage::Amt)
+}
+
+fn refused(bed: &mut Bed) -> Outcome {
+    let small = bridged(bed)?;
+    let mut router = start(bed, &small.vmr, Engine::Xdp, "src0", &["lan0"])?;
+    let status = router.process.wait_for(READY)?;
+    let said = router.process.log_tail(3);
+    ensure!(
+        status.is_some_and(|status| status.code() == Some(1)),
+        "it did not end with 1: {status:?}\n{said}"
+    );
+    for word in ["lan0", "takes no frames redirected at XDP", "\"auto\" or \"tc\""] {
+        ensure!(said.contains(word), "{word:?} is not in what it said:\n{said}");
+    }
+    Ok(())
 }
 
 fn told(bed: &mut Bed) -> Outcome {
     let small = Small::build(bed, 2)?;
     by_macvlan(&small)?;
-    let router = router(bed, &small.vmr, "mv0", &["acc1", "acc2"])?;
+    let router = router(bed, &small.vmr, Engine::Xdp, "mv0", &["acc1", "acc2"])?;
     let stats = router.ask(&["stats"]).unwrap_or_default();
     let reason = stats["engine"]["reason"].as_str().unwrap_or_default();
     ensure!(reason.contains("generic") && reason.contains("mv0"), "the engine's reason is {reason:?}");

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Packets of each stream and round.
-const PACKETS: u64 = 40;
+const PACKETS: u64 = 30;
 
 // proves that a kernel's own devices decapsulate all that the data plane encapsulates, and that others get
 // nothing of it, member by member and with all of them in one (S,G)
@@ -59,7 +59,8 @@ pub(super) fn test(bed: &mut Bed) -> Outcome {
                 let packet = frame::packet(sent.source, sent.stream, number)?;
                 port.send(&frame::ethernet(frame::group_mac(sent.stream.group), &[], None, &packet)?)?;
             }
-            thread::sleep(PACE);
+            // The machine is slow, and the tap drops what it does not take.
+            thread::sleep(PACE * u32::try_from(members.len().div_ceil(2))?);
         }
         // A stream without a member is not counted as forwarded.
         let carried: Vec<u64> = (0..=round).map(|round| PACKETS * families(&rounds[round])).collect();

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use super::member::Member;
 use crate::{
     devices::{Device, Tunnel},
-    frame::{group_mac, text},
+    frame::{SERVICE_TAG, group_mac, text},
     numbered::Stream,
     vm::MAC,
 };
 
 /// The fields that make a shape.
-pub(super) const FIELDS: [&str; 6] =
-    ["frame.protocols", "eth.dst", "vlan.id", "pppoes.session", "gre.key", "amt.type"];
+pub(super) const FIELDS: [&str; 7] =
+    ["frame.protocols", "eth.dst", "ieee8021ad.id", "vlan.id", "pppoe.session_id", "gre.key", "amt.type"];
 
 /// How many frames there are of each shape.
 pub(super) type Shapes = BTreeMap<Vec<String>, u64>;
@@ -22,7 +22,9 @@ pub(super) fn of(member: Member, stream: Stream) -> Vec<String> {
     let link = member.link();
     let version = |v6: bool| if v6 { ":ipv6" } else { ":ip" };
     let mut protocols = "eth:ethertype".to_owned();
-    link.tags().iter().for_each(|_| protocols.push_str(":vlan:ethertype"));
+    for (kind, _) in link.tags() {
+        protocols.push_str(if *kind == SERVICE_TAG { ":ieee8021ad:ethertype" } else { ":vlan:ethertype" });
+    }
     if link.session().is_some() {
         protocols.push_str(":pppoes:ppp");
     }
@@ -39,16 +41,24 @@ pub(super) fn of(member: Member, stream: Stream) -> Vec<String> {
         Member::Amt { v6, .. } => {
             protocols.push_str(version(v6));
             protocols.push_str(":udp:amt");
+            if stream.group.is_ipv6() {
+                // Tshark looks at the version only once it has begun with IPv4.
+                protocols.push_str(version(false));
+            }
         }
     }
     protocols.push_str(version(stream.group.is_ipv6()));
     protocols.push_str(":udp:data");
     let to_group = matches!(member, Member::Device(Device { tunnel: None, .. })) && link.session().is_none();
-    let tags: Vec<String> = link.tags().iter().map(|(_, vlan)| vlan.to_string()).collect();
+    let tags = |service: bool| {
+        let tags = link.tags().iter().filter(|(kind, _)| (*kind == SERVICE_TAG) == service);
+        tags.map(|(_, vlan)| vlan.to_string()).collect::<Vec<_>>().join(",")
+    };
     vec![
         protocols,
         text(if to_group { group_mac(stream.group) } else { MAC }),
-        tags.join(","),
+        tags(true),
+        tags(false),
         link.session().map(|(number, _)| format!("0x{number:04x}")).unwrap_or_default(),
         key.map(|key| format!("0x{key:08x}")).unwrap_or_default(),
         if matches!(member, Member::Amt { .. }) { "6".to_owned() } else { String::new() },

@@ -3,6 +3,7 @@
 mod carried;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod features;
 mod plane;
 pub mod recording;
 pub mod software;

@@ -58,10 +58,7 @@ impl Attachments {
 }
 
 /// The kernel leaves a filter behind when its process is killed: that of an earlier one goes first.
-fn attach_filter(
-    program: &mut SchedClassifier,
-    name: &str,
-) -> Result<SchedClassifierLinkId, ProgramError> {
+fn attach_filter(program: &mut SchedClassifier, name: &str) -> Result<SchedClassifierLinkId, ProgramError> {
     if let Err(error) = qdisc_add_clsact(name) {
         tracing::debug!(interface = name, error = chain(&error), "no clsact qdisc was added");
     }

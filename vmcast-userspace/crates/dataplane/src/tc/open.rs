@@ -11,13 +11,7 @@ use vmcast_common::maps::{
 };
 
 use super::{attach::program, grace::Grace, list::MemberWrites, plane::TcPlane};
-use crate::xdp::{
-    OpenError,
-    error::KernelError,
-    kernel::take,
-    object,
-    open::chain,
-};
+use crate::xdp::{OpenError, error::KernelError, kernel::take, object, open::chain};
 
 /// The program's name in the object.
 pub(super) const PROGRAM: &str = "vmcast_clone";

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 
 use aya::{Ebpf, programs::ProgramFd};
 use vmcast_common::{
-    fib::{
-        FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
-    },
+    fib::{FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
     maps::{
         self, EndpointKey, InputId, InterfaceEntry, InterfaceKey, NextHopEntry, StreamEntry, StreamKey,
         TunnelEntry, TunnelKey, limit,
@@ -22,15 +20,8 @@ use super::{
 };
 use crate::{
     carried,
-    plane::{
-        ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, StatsError,
-    },
-    xdp::{
-        error::KernelError,
-        index::Indices,
-        kernel::forgive_missing,
-        stats,
-    },
+    plane::{ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, StatsError},
+    xdp::{error::KernelError, index::Indices, kernel::forgive_missing, stats},
 };
 
 /// Forwards in the kernel, at TC.

@@ -4,12 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use aya::{Ebpf, programs::ProgramFd};
 use vmcast_common::{
-    fib::{
-        FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
-    },
+    fib::{FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
     maps::{
-        self, EndpointKey, InputId, InterfaceEntry, InterfaceKey, NextHopEntry, PROGRAM_INGRESS,
-        StreamEntry, TunnelEntry, TunnelKey, kind, limit,
+        self, EndpointKey, InputId, InterfaceEntry, InterfaceKey, NextHopEntry, PROGRAM_INGRESS, StreamEntry,
+        TunnelEntry, TunnelKey, kind, limit,
     },
 };
 
@@ -26,8 +24,7 @@ use super::{
 };
 use crate::carried;
 use crate::plane::{
-    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, ReleaseError,
-    StatsError,
+    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, ReleaseError, StatsError,
 };
 
 /// Forwards in the kernel, at XDP.

@@ -1,0 +1,95 @@
+//! Which interfaces XDP does for.
+//!
+//! The kernel leaves a device that sends no redirected frames out of a broadcast, and nobody hears of it:
+//! bridges, macvlans, TUN devices, and a veth whose peer is not prepared.
+
+use nix::net::if_::if_indextoname;
+use vmcast_common::fib::{FibOp, IfIndex, Interface};
+use vmcast_dataplane::{
+    Dataplane, Hook,
+    features::{Features, XdpFeatures},
+};
+
+use crate::config::RouterConfig;
+
+/// An interface that cannot be served at XDP as it is configured.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "dataplane.engine is \"xdp\", but {name} takes no frames redirected at XDP; set it to \"auto\" or \"tc\", \
+     or, if {name} is a veth, let its peer do GRO (`ethtool -K PEER gro on`)"
+)]
+pub(super) struct Unfit {
+    name: String,
+}
+
+/// Checks that every interface that copies leave by takes them. One that only takes packets of sources in
+/// may do without.
+///
+/// # Errors
+/// The first that does not.
+pub(super) fn for_xdp(config: &RouterConfig, first: &[FibOp]) -> Result<(), Unfit> {
+    let Some(features) = features() else {
+        return Ok(());
+    };
+    for interface in interfaces(first) {
+        let interface_name = name(interface.ifindex);
+        let configured = config.interfaces.iter().find(|known| known.name.as_str() == interface_name);
+        let only_in = configured.is_some_and(|known| known.accepts_sources && !known.querier);
+        let found = ask(&features, interface.device);
+        if !only_in && found.is_some_and(|found| !found.takes_redirected()) {
+            return Err(Unfit { name: name(interface.device) });
+        }
+    }
+    Ok(())
+}
+
+/// Why XDP is not the engine for these interfaces, if it is not.
+pub(super) fn unfit(first: &[FibOp]) -> Option<String> {
+    let features = features()?;
+    let reason = interfaces(first).find_map(|interface| {
+        let found = ask(&features, interface.device)?;
+        let name = || name(interface.device);
+        if !found.takes_redirected() {
+            Some(format!("{} takes no frames redirected at XDP", name()))
+        } else if !found.is_native() {
+            Some(format!("the driver of {} has no XDP", name()))
+        } else {
+            None
+        }
+    })?;
+    tracing::info!(reason, "XDP is not used");
+    Some(reason)
+}
+
+/// Why XDP was not the engine for these interfaces, as it shows once the programs are attached.
+pub(super) fn generic(plane: &dyn Dataplane, first: &[FibOp]) -> Option<String> {
+    let is_generic = |interface: &&Interface| plane.hook(interface.device) == Some(Hook::XdpGeneric);
+    let interface = interfaces(first).find(is_generic)?;
+    Some(format!("the driver of {} has no XDP", name(interface.device)))
+}
+
+fn interfaces(first: &[FibOp]) -> impl Iterator<Item = &Interface> {
+    first.iter().filter_map(|op| if let FibOp::SetInterface(interface) = op { Some(interface) } else { None })
+}
+
+/// A kernel that does not tell is taken at its deeds.
+fn features() -> Option<Features> {
+    let features = Features::open();
+    if let Err(error) = &features {
+        tracing::info!(%error, "the kernel does not tell what its drivers do at XDP");
+    }
+    features.ok()
+}
+
+fn ask(features: &Features, device: IfIndex) -> Option<XdpFeatures> {
+    let found = features.of(device);
+    if let Err(error) = &found {
+        tracing::warn!(%error, ifindex = device.0, "the kernel does not tell what this driver does at XDP");
+    }
+    found.ok()
+}
+
+fn name(ifindex: IfIndex) -> String {
+    if_indextoname(ifindex.0)
+        .map_or_else(|_| format!("interface {}", ifindex.0), |name| name.to_string_lossy().into_owned())
+}
