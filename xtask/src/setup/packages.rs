@@ -16,7 +16,7 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 3] = [
+const NEEDS: [Need; 4] = [
     Need {
         program: "cc",
         package: "gcc libc6-dev",
@@ -24,6 +24,7 @@ const NEEDS: [Need; 3] = [
     },
     Need { program: "ip", package: "iproute2", why: "to build the networks of labs" },
     Need { program: "ffmpeg", package: "ffmpeg", why: "as the source of a real stream in labs" },
+    Need { program: "nft", package: "nftables", why: "to see in tests what the host gets behind TC" },
 ];
 
 /// Installs what is missing where that is possible; returns the programs that are still missing.
