@@ -147,8 +147,8 @@ impl Device {
             Tunnel::Gre(of) => key(of),
             Tunnel::Ipip | Tunnel::Sit => String::new(),
             // Without the option of RFC 2473 §4.1.1 in front of each packet.
-            Tunnel::Ip6tnl => " mode any encaplimit none".to_owned(),
-            Tunnel::Ip6gre(of) => key(of) + " encaplimit none",
+            Tunnel::Ip6tnl => " mode any".to_owned(),
+            Tunnel::Ip6gre(of) => key(of),
         };
         let (own, own6) = (self.address(false), self.address(true));
         format!(

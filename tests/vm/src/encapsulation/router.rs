@@ -92,7 +92,7 @@ impl Router {
     pub(super) fn apply(&mut self, ops: impl IntoIterator<Item = FibOp>) -> Outcome {
         let ops: Vec<FibOp> = ops.into_iter().collect();
         let Self { node, plane, .. } = self;
-        node.enter(|| plane.apply(&ops))??;
+        node.enter(|| plane.apply(&ops).map_err(|error| error.to_string()))??;
         Ok(())
     }
 
