@@ -54,7 +54,7 @@ pub(crate) struct Device {
     pub(crate) tunnel: Option<Tunnel>,
 }
 
-/// Every device. The last two tunnels are nobody's but for their keys another's.
+/// Every device. The last two differ from another tunnel in the key alone, and nobody sends to them.
 pub(crate) const DEVICES: [Device; 24] = [
     on(Link::Wire),
     on(Link::Vlan),
@@ -147,8 +147,8 @@ impl Device {
             Tunnel::Gre(of) => key(of),
             Tunnel::Ipip | Tunnel::Sit => String::new(),
             // Without the option of RFC 2473 §4.1.1 in front of each packet.
-            Tunnel::Ip6tnl => " mode any".to_owned(),
-            Tunnel::Ip6gre(of) => key(of),
+            Tunnel::Ip6tnl => " mode any encaplimit none".to_owned(),
+            Tunnel::Ip6gre(of) => key(of) + " encaplimit none",
         };
         let (own, own6) = (self.address(false), self.address(true));
         format!(
