@@ -71,7 +71,8 @@ impl Dut {
         let at = self.position(ingress);
         self.far[at].send(frame).expect("sending on the wire");
         self.far[at].send_sentinel(self.sentinel).expect("sending on the wire");
-        let passed = self.host.as_ref().unwrap_or(&self.near)[at].until_sentinel(self.sentinel);
+        let passed =
+            self.host.as_ref().unwrap_or(&self.near)[at].until_sentinel(self.sentinel, &self.far[at]);
         let disposition = match passed.as_slice() {
             [] => Disposition::Consumed,
             [seen] => {
@@ -83,7 +84,9 @@ impl Dut {
         let mut frames = Vec::new();
         for (device, (near, far)) in self.devices.all().iter().zip(self.near.iter().zip(&self.far)) {
             near.send_sentinel(self.sentinel).expect("sending on the wire");
-            frames.extend(far.until_sentinel(self.sentinel).into_iter().map(|frame| (device.ifindex, frame)));
+            frames.extend(
+                far.until_sentinel(self.sentinel, near).into_iter().map(|frame| (device.ifindex, frame)),
+            );
         }
         for far in &self.far {
             assert_eq!(far.drain(), Vec::<Vec<u8>>::new(), "a frame came late");

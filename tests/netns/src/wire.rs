@@ -12,6 +12,9 @@ use vmcast_lab::traffic::packet_socket;
 /// An EtherType for local experiments (IEEE 802 local experimental 2): no program of ours looks at it.
 const SENTINEL_TYPE: [u8; 2] = [0x88, 0xb6];
 
+/// How long a sentinel is waited for before it is sent again.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// One end of a cable, as a packet socket sees it. It does not see what it sends itself.
 pub(crate) struct Wire {
     fd: OwnedFd,
@@ -20,7 +23,7 @@ pub(crate) struct Wire {
 impl Wire {
     /// Opens it in the calling thread's namespace.
     pub(crate) fn open(interface: &str) -> io::Result<Self> {
-        let fd = packet_socket(interface, Duration::from_secs(20))?;
+        let fd = packet_socket(interface, PATIENCE)?;
         set(&fd, libc::PACKET_IGNORE_OUTGOING)?;
         set(&fd, libc::PACKET_AUXDATA)?;
         Ok(Self { fd })
@@ -36,12 +39,14 @@ impl Wire {
         self.send(&sentinel(number))
     }
 
-    /// Every frame up to the sentinel of this number.
+    /// Every frame up to the sentinel of this number, which `from` sends again if it does not come: a cable
+    /// that a program was just put on may lose it.
     ///
     /// # Panics
-    /// If the sentinel does not come within twenty seconds.
-    pub(crate) fn until_sentinel(&self, number: u32) -> Vec<Vec<u8>> {
+    /// If none of them comes.
+    pub(crate) fn until_sentinel(&self, number: u32, from: &Self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
+        let mut again = 10;
         let mut buffer = vec![0; 10_000];
         loop {
             match receive(&self.fd, &mut buffer, 0) {
@@ -50,6 +55,10 @@ impl Wire {
                 Ok(length) if length >= 14 && buffer[12..14] == SENTINEL_TYPE => {}
                 Ok(length) => frames.push(buffer[..length].to_vec()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && again > 0 => {
+                    again -= 1;
+                    from.send_sentinel(number).expect("sending on the wire");
+                }
                 Err(error) => panic!("the sentinel did not come: {error}; before it: {frames:02x?}"),
             }
         }
@@ -60,7 +69,9 @@ impl Wire {
         let mut frames = Vec::new();
         let mut buffer = vec![0; 10_000];
         while let Ok(length) = receive(&self.fd, &mut buffer, libc::MSG_DONTWAIT) {
-            frames.push(buffer[..length].to_vec());
+            if length < 14 || buffer[12..14] != SENTINEL_TYPE {
+                frames.push(buffer[..length].to_vec());
+            }
         }
         frames
     }

@@ -206,7 +206,7 @@ fn tagged(bed: &mut Bed) -> Outcome {
         let frame = [&[1, 0, 0x5e, 0x40, 7, 1, 2, 0, 0, 0, 0, 1], kind, &inner].concat();
         wire.send(&frame)?;
         wire.send_sentinel(number)?;
-        let passed = near.until_sentinel(number);
+        let passed = near.until_sentinel(number, &wire);
         let whole = passed.iter().filter(|passed| passed.ends_with(&inner)).count();
         ensure!(whole == 1, "the frame of type {kind:02x?} reached the host {whole} times");
     }
