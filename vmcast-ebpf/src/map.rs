@@ -6,13 +6,13 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use vmcast_common::{
-    forward::Tables,
+    forward::{Replicate, Tables},
     maps::{
         DeviceCursor, EndpointKey, Head, HeadKey, HeadLine, InputId, InterfaceEntry, InterfaceKey,
         MemberEntry, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, StreamCounters, StreamEntry, StreamKey,
         TunnelEntry, TunnelKey, limit, table_place,
     },
-    verdict::{DropReason, PuntReason},
+    verdict::{DropReason, PuntReason, Refusal},
 };
 
 /// Elements are allocated as they come: tables are sized for the largest site.
@@ -211,6 +211,31 @@ pub(crate) fn count_stream(stats: u32, change: impl FnOnce(&mut StreamCounters))
     if let Some(counters) = STREAM_STATS.get_ptr_mut(stats) {
         // SAFETY: as in `cursor`.
         change(unsafe { &mut *counters });
+    }
+}
+
+/// Counts a packet that is not forwarded, and tells the controller of one from a wrong input.
+#[inline(always)]
+pub(crate) fn count_refusal(refusal: &Refusal) {
+    count_drop(refusal.reason);
+    if matches!(refusal.reason, DropReason::WrongInput) {
+        count_stream(refusal.stats, |counters| counters.wrong_input += 1);
+        punt(PuntReason::WrongInput, refusal.input, &refusal.stream);
+    } else {
+        count_stream(refusal.stats, |counters| counters.dropped += 1);
+    }
+}
+
+/// Counts a packet that is copied, and tells the controller of a source without an entry of its own.
+#[inline(always)]
+pub(crate) fn count_forwarded(packet: &Replicate) {
+    count_stream(packet.stats, |counters| {
+        counters.packets += 1;
+        counters.bytes += packet.ip_len as u64;
+        counters.last_ns = now_ns();
+    });
+    if packet.new_source {
+        punt(PuntReason::NewSource, packet.input, &packet.stream);
     }
 }
 

@@ -6,7 +6,7 @@ use aya_ebpf::{
     helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
-use vmcast_common::packet::Packet;
+use vmcast_common::{packet::Packet, rewrite::Editable};
 
 /// No frame is longer: clones are made of single pages only.
 const MAX_OFFSET: usize = 4096;
@@ -95,5 +95,17 @@ impl Packet for Frame<'_> {
                 options(readonly, nostack, preserves_flags));
         }
         Some(word)
+    }
+}
+
+impl Editable for &Frame<'_> {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.load(offset)
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        self.store(offset, bytes)
     }
 }

@@ -9,41 +9,18 @@ mod link;
 mod outer;
 #[cfg(test)]
 mod tests;
+mod ttl;
 
 pub use carry::Carry;
 pub use outer::{AMT_V4_OVERHEAD, OUTER_TTL, amt_v4_common, overhead};
+pub use ttl::{Editable, forward_header};
 
 use crate::{
-    checksum,
     hdr::{eth, ip},
     maps::{InputId, MemberEntry, NextHopEntry, kind},
     packet::Words,
     verdict::DropReason,
 };
-
-/// The lowered time to live and the header checksum that goes with it. `ttl` is at least 1.
-#[inline(always)]
-#[must_use]
-pub const fn lower_ttl(ttl: u8, protocol: u8, header_checksum: u16) -> (u8, u16) {
-    let old = ((ttl as u16) << 8) | protocol as u16;
-    let new = (((ttl - 1) as u16) << 8) | protocol as u16;
-    (ttl - 1, checksum::update(header_checksum, old, new))
-}
-
-/// The header checksum after the type of service changed, beside an unchanged version and header length.
-#[inline(always)]
-#[must_use]
-pub const fn change_tos(header_checksum: u16, version: u8, old: u8, new: u8) -> u16 {
-    let version = (version as u16) << 8;
-    checksum::update(header_checksum, version | old as u16, version | new as u16)
-}
-
-/// The first two bytes of an IPv6 header with another traffic class.
-#[inline(always)]
-#[must_use]
-pub const fn change_traffic_class([_, second]: [u8; 2], new: u8) -> [u8; 2] {
-    [0x60 | (new >> 4), (new << 4) | (second & 0x0f)]
-}
 
 /// A frame whose start can be moved.
 pub trait Room {

@@ -8,7 +8,8 @@ use std::{vec, vec::Vec};
 use etherparse::{IpNumber, Ipv4Header, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 
-use super::*;
+use super::{ttl::lower_ttl, *};
+use crate::checksum;
 use crate::fib::{IfIndex, Interface, Link, NextHop, Tag, TagProtocol, Tunnel, TunnelKind};
 
 const HEADROOM: usize = 128;

@@ -12,6 +12,7 @@ use aya_ebpf::{
 use vmcast_common::{
     hdr::{eth, link},
     packet::Packet,
+    rewrite::Editable,
 };
 
 use crate::words::Head;
@@ -295,5 +296,17 @@ impl Packet for Received {
     #[inline(always)]
     fn load_u32(&self, offset: usize) -> Option<u32> {
         self.skb.word(self.in_memory(offset))
+    }
+}
+
+impl Editable for Skb {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.bytes(offset)
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        self.store(offset, bytes)
     }
 }

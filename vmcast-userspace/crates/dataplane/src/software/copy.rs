@@ -3,25 +3,12 @@
 use vmcast_common::{
     forward::Replicate,
     hdr::{eth, link},
-    rewrite::{Room, change_tos, change_traffic_class, lower_ttl},
+    rewrite::{Room, forward_header},
 };
 
 /// Room for the longest headers in front of the IP packet, in bytes: those of a link, and IPv6 with UDP
 /// and AMT, the longest of tunnels.
 const HEADROOM: usize = link::MAX_LEN + 40 + 8 + 2;
-
-/// Offsets in the IPv4 header (RFC 791 §3.1).
-mod v4 {
-    use std::ops::Range;
-
-    pub(super) const TOS: usize = 1;
-    pub(super) const TTL: usize = 8;
-    pub(super) const PROTOCOL: usize = 9;
-    pub(super) const CHECKSUM: Range<usize> = 10..12;
-}
-
-/// Offset of the hop limit in the IPv6 header (RFC 8200 §3).
-const V6_HOP_LIMIT: usize = 7;
 
 /// The IP packet to copy, its time to live lowered, with room in front of it for any headers.
 #[derive(Debug, Default)]
@@ -37,18 +24,8 @@ impl CopyBuffer {
         self.bytes.clear();
         self.bytes.resize(HEADROOM, 0);
         self.bytes.extend_from_slice(&frame[packet.ip_offset..packet.ip_offset + packet.ip_len]);
-        let ip = &mut self.bytes[HEADROOM..];
-        if packet.is_ipv6 {
-            let first = change_traffic_class([ip[0], ip[1]], packet.new_tos);
-            ip[..2].copy_from_slice(&first);
-            ip[V6_HOP_LIMIT] = packet.ttl - 1;
-        } else {
-            let checksum = change_tos(packet.checksum, ip[0], packet.tos, packet.new_tos);
-            ip[v4::TOS] = packet.new_tos;
-            let (ttl, checksum) = lower_ttl(packet.ttl, ip[v4::PROTOCOL], checksum);
-            ip[v4::TTL] = ttl;
-            ip[v4::CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
-        }
+        // The decision has read the whole header.
+        let _ = forward_header(&mut self.bytes[HEADROOM..], packet, 0);
     }
 
     /// Leaves an Ethernet header's room in front of the packet, for the next copy.

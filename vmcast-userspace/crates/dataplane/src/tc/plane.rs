@@ -21,7 +21,12 @@ use super::{
 use crate::{
     carried,
     plane::{ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, StatsError},
-    xdp::{error::KernelError, index::Indices, kernel::forgive_missing, stats},
+    xdp::{
+        error::{Failure, KernelError},
+        index::Indices,
+        kernel::forgive_missing,
+        stats,
+    },
 };
 
 /// Forwards in the kernel, at TC.
@@ -38,19 +43,6 @@ pub struct TcPlane {
     /// What was taken out since the last wait began.
     retired: Retired,
     grace: Grace,
-}
-
-/// What an operation ran into.
-enum Failure {
-    Unknown,
-    Unsupported(&'static str),
-    Kernel(KernelError),
-}
-
-impl From<KernelError> for Failure {
-    fn from(error: KernelError) -> Self {
-        Self::Kernel(error)
-    }
 }
 
 impl TcPlane {
@@ -382,21 +374,7 @@ impl TcPlane {
 impl Dataplane for TcPlane {
     fn apply(&mut self, ops: &[FibOp]) -> Result<(), ApplyError> {
         self.collect_retired();
-        for op in ops {
-            self.apply_one(op).map_err(|failure| match failure {
-                Failure::Unknown => ApplyError::Unknown { op: *op },
-                Failure::Unsupported(why) => {
-                    ApplyError::Unsupported { op: *op, engine: Engine::TcClone.label(), why }
-                }
-                Failure::Kernel(KernelError::Full { table, limit }) => {
-                    ApplyError::Full { table, limit, op: *op }
-                }
-                Failure::Kernel(KernelError::Call { what, source }) => {
-                    ApplyError::Kernel { what, op: *op, source }
-                }
-            })?;
-        }
-        Ok(())
+        ops.iter().try_for_each(|op| self.apply_one(op).map_err(|failure| failure.of(*op, Engine::TcClone)))
     }
 
     fn dump(&self) -> Result<Fib, DumpError> {

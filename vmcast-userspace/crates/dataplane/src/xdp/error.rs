@@ -1,6 +1,9 @@
 //! Errors of map and program calls, before it is known which operation they spoil.
 
 use aya::maps::MapError;
+use vmcast_common::fib::FibOp;
+
+use crate::plane::{ApplyError, Engine};
 
 /// A table is full, or the kernel refused a call.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +28,31 @@ impl KernelError {
                 Self::Full { table, limit }
             }
             _ => Self::call(table)(error),
+        }
+    }
+}
+
+/// What an operation ran into.
+pub(crate) enum Failure {
+    Unknown,
+    Unsupported(&'static str),
+    Kernel(KernelError),
+}
+
+impl From<KernelError> for Failure {
+    fn from(error: KernelError) -> Self {
+        Self::Kernel(error)
+    }
+}
+
+impl Failure {
+    /// The error of the operation that ran into it.
+    pub(crate) fn of(self, op: FibOp, engine: Engine) -> ApplyError {
+        match self {
+            Self::Unknown => ApplyError::Unknown { op },
+            Self::Unsupported(why) => ApplyError::Unsupported { op, engine: engine.label(), why },
+            Self::Kernel(KernelError::Full { table, limit }) => ApplyError::Full { table, limit, op },
+            Self::Kernel(KernelError::Call { what, source }) => ApplyError::Kernel { what, op, source },
         }
     }
 }

@@ -13,7 +13,7 @@ use vmcast_common::{
 
 use super::{
     attach::Attachments,
-    error::KernelError,
+    error::{Failure, KernelError},
     index::Indices,
     kernel::{KernelMaps, MemberWrites as _, forgive_missing},
     member_table::{Backing, Change},
@@ -39,19 +39,6 @@ pub struct XdpPlane {
     members: Indices,
     stats: Indices,
     hops: Indices,
-}
-
-/// What an operation ran into.
-enum Failure {
-    Unknown,
-    Unsupported(&'static str),
-    Kernel(KernelError),
-}
-
-impl From<KernelError> for Failure {
-    fn from(error: KernelError) -> Self {
-        Self::Kernel(error)
-    }
 }
 
 impl XdpPlane {
@@ -486,21 +473,8 @@ impl XdpPlane {
 impl Dataplane for XdpPlane {
     fn apply(&mut self, ops: &[FibOp]) -> Result<(), ApplyError> {
         self.collect_remains();
-        for op in ops {
-            self.apply_one(op).map_err(|failure| match failure {
-                Failure::Unknown => ApplyError::Unknown { op: *op },
-                Failure::Unsupported(why) => {
-                    ApplyError::Unsupported { op: *op, engine: Engine::XdpBroadcast.label(), why }
-                }
-                Failure::Kernel(KernelError::Full { table, limit }) => {
-                    ApplyError::Full { table, limit, op: *op }
-                }
-                Failure::Kernel(KernelError::Call { what, source }) => {
-                    ApplyError::Kernel { what, op: *op, source }
-                }
-            })?;
-        }
-        Ok(())
+        ops.iter()
+            .try_for_each(|op| self.apply_one(op).map_err(|failure| failure.of(*op, Engine::XdpBroadcast)))
     }
 
     fn release(&mut self) -> Result<(), ReleaseError> {
