@@ -27,11 +27,12 @@ impl Tables for Known {
     fn stream(&self, key: &StreamKey) -> Option<StreamEntry> {
         if *key == StreamKey::v4(SOURCE, GROUP) {
             let rpf = InputId::tunnel(TUNNEL).0;
-            return Some(StreamEntry { table: 1, stats: 1, rpf, encapsulated_max: 1470, plain_max: 1504 });
+            return Some(StreamEntry { table: 1, list: 0, stats: 1, rpf, encapsulated_max: 1470, plain_max: 1504 });
         }
         let any_source = *key == StreamKey::v4(SOURCE, GROUP).any_source();
         any_source.then_some(StreamEntry {
             table: ANY_SOURCE_TABLE,
+            list: 0,
             stats: 2,
             rpf: 0,
             encapsulated_max: 0,
@@ -56,7 +57,7 @@ impl Tables for Known {
 
     fn interface(&self, key: &InterfaceKey) -> Option<InterfaceEntry> {
         let known = InterfaceKey::new(IFINDEX, LinkId::PLAIN);
-        (*key == known).then_some(InterfaceEntry { ifindex: IFINDEX, accepts_sources: 1 })
+        (*key == known).then_some(InterfaceEntry { ifindex: IFINDEX, accepts_sources: 1, shared: 0 })
     }
 }
 

@@ -1,11 +1,16 @@
 //! Map values.
 
+use crate::fib::Interface;
+
 /// What the data plane knows of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct StreamEntry {
-    /// Number of the member table, 0 if the stream has no member.
+    /// Number of the member table, 0 if there is none. Members at TC have one place in it together.
     pub table: u32,
+    /// Place of the members at TC in [`super::LISTS`] if the stream has no others, 0 else: a program at TC
+    /// then makes the copies by itself. The stream has no member if table and list are both 0.
+    pub list: u32,
     /// Index of the stream's counters.
     pub stats: u32,
     /// Accepted input as an [`super::InputId`]; 0 accepts every input that accepts sources.
@@ -17,7 +22,7 @@ pub struct StreamEntry {
     /// copies are missing that no program sees.
     pub plain_max: u32,
 }
-const _: () = assert!(size_of::<StreamEntry>() == 20);
+const _: () = assert!(size_of::<StreamEntry>() == 24);
 
 /// What the data plane knows of a tunnel that packets come out of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +43,22 @@ pub struct InterfaceEntry {
     pub ifindex: u32,
     /// 1 if packets of a source without an entry of its own are accepted here.
     pub accepts_sources: u32,
+    /// 1 if packets that are copied go on to the host as well.
+    pub shared: u32,
 }
-const _: () = assert!(size_of::<InterfaceEntry>() == 8);
+const _: () = assert!(size_of::<InterfaceEntry>() == 12);
+
+impl InterfaceEntry {
+    /// What is known of an interface.
+    #[must_use]
+    pub const fn of(interface: &Interface) -> Self {
+        Self {
+            ifindex: interface.ifindex.0,
+            accepts_sources: interface.accepts_sources as u32,
+            shared: interface.shared as u32,
+        }
+    }
+}
 
 /// The first member of a table on one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,20 @@
-//! What ingress leaves in a frame for the copies of it.
+//! What ingress leaves in a frame for the copies of it, and what a copy carries through a relay device.
+//!
+//! A copy for the next member table, or for the members at TC, is no member's: it goes through a pair of
+//! devices of our own, behind which a program goes on with it.
 
-use crate::{hdr::eth, maps::InputId, packet::Words};
+use super::{AMT_V4_OVERHEAD, Inner, Room};
+use crate::{
+    hdr::eth,
+    maps::{InputId, MemberEntry, kind},
+    packet::Words,
+    verdict::DropReason,
+};
 
 /// What ingress leaves in the link-layer addresses, which every copy overwrites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Carry {
-    /// Member table.
+    /// Member table; towards the members at TC, the place of their list.
     pub table: u32,
     /// Sequence number of the packet on this CPU.
     pub sequence: u32,
@@ -42,6 +51,35 @@ impl Carry {
         };
         (carry, head.read_u16::<{ Self::LEN }>() == u16::from_ne_bytes(Self::ENCAPSULATED))
     }
+}
+
+/// Makes the frame for the program behind a relay device of a copy whose member is a way to a table or a
+/// list.
+///
+/// # Errors
+/// If the frame is too short or cannot be made shorter.
+#[inline(always)]
+pub fn hand_on<R: Room>(
+    room: &mut R,
+    member: &MemberEntry,
+    input: InputId,
+    encapsulated: bool,
+) -> Result<(), DropReason> {
+    if member.kind == kind::TO_TABLE {
+        let mut head = room.head::<4>().ok_or(DropReason::LostOrder)?;
+        head.write_u32::<0>(member.way_to());
+        return Ok(());
+    }
+    if encapsulated {
+        room.shrink(AMT_V4_OVERHEAD).ok_or(DropReason::KernelRefused)?;
+    }
+    let mut head = room.head::<{ Inner::READ }>().ok_or(DropReason::LostOrder)?;
+    let ether_type = Inner::read(&head).ether_type();
+    head.write_u32::<0>(member.way_to());
+    head.write_u32::<4>(0);
+    head.write_u32::<8>(input.0);
+    head.write_u16::<{ Carry::LEN }>(ether_type.to_be());
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,12 +4,13 @@ use core::ffi::c_int;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    helpers::bpf_redirect,
     programs::TcContext,
 };
 use vmcast_common::{
     forward::{Replicate, decide},
     hdr::eth,
-    rewrite::forward_header,
+    rewrite::{Carry, forward_header},
     verdict::{DropReason, Verdict},
 };
 
@@ -26,7 +27,7 @@ const DROP: c_int = TC_ACT_SHOT as c_int;
 #[inline(always)]
 pub(crate) fn run(ctx: &TcContext) -> c_int {
     let skb = Skb::new(ctx.skb.skb);
-    if skb.pull_headers().is_none() {
+    if skb.take_host_mark() || skb.pull_headers().is_none() {
         return PASS;
     }
     let received = Received::new(skb);
@@ -55,6 +56,9 @@ pub(crate) fn run(ctx: &TcContext) -> c_int {
 /// `front` bytes in memory, and sends the copies.
 #[inline(always)]
 fn replicate(skb: Skb, front: usize, packet: &Replicate) -> Result<c_int, DropReason> {
+    if packet.shared {
+        skb.share_with_host().ok_or(DropReason::KernelRefused)?;
+    }
     skb.cut(front + packet.ip_len).ok_or(DropReason::KernelRefused)?;
     forward_header(&mut { skb }, packet, front).ok_or(DropReason::KernelRefused)?;
     let front = front - skb.take_tags_off().ok_or(DropReason::KernelRefused)?;
@@ -62,5 +66,22 @@ fn replicate(skb: Skb, front: usize, packet: &Replicate) -> Result<c_int, DropRe
     skb.declare(ether_type).ok_or(DropReason::KernelRefused)?;
 
     map::count_forwarded(packet);
-    Ok(walk::send(skb, packet.table, front, packet.input))
+    if packet.list != 0 {
+        return Ok(walk::send(skb, map::first_of_list(packet.list), front, packet.input));
+    }
+    hand_to_xdp(skb, front, ether_type, packet)
+}
+
+/// Sends the packet to its member table by way of the relay device.
+#[inline(always)]
+fn hand_to_xdp(skb: Skb, front: usize, ether_type: u16, packet: &Replicate) -> Result<c_int, DropReason> {
+    skb.make_room(front, eth::LEN).ok_or(DropReason::KernelRefused)?;
+    let carry = Carry { table: packet.table, sequence: 0, input: packet.input };
+    skb.store(0, carry.to_bytes()).ok_or(DropReason::KernelRefused)?;
+    skb.store(Carry::LEN, ether_type.to_be_bytes()).ok_or(DropReason::KernelRefused)?;
+    match map::relay() {
+        0 => Err(DropReason::KernelRefused),
+        // SAFETY: the helper has no preconditions.
+        relay => Ok((unsafe { bpf_redirect(relay, 0) }) as c_int),
+    }
 }

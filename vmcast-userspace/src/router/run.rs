@@ -633,8 +633,7 @@ impl Router {
 
     /// Leaves upstream and the admin, unless the kernel goes on forwarding.
     async fn end(mut self) {
-        if self.config.dataplane.on_exit == OnExit::Keep && self.plane.engine().engine == Engine::XdpBroadcast
-        {
+        if self.config.dataplane.on_exit == OnExit::Keep && self.plane.engine().engine != Engine::Software {
             tracing::info!("the kernel goes on forwarding what is joined now");
             return;
         }

@@ -7,10 +7,10 @@ pub mod features;
 mod plane;
 pub mod recording;
 pub mod software;
-pub mod tc;
+mod tc;
 pub mod xdp;
 
 pub use plane::{
-    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, FibStream, Hook, Punt, ReleaseError,
-    StatsError, StreamStats,
+    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, FibStream, Hook, Punt, RefreshError,
+    ReleaseError, StatsError, StreamStats,
 };

@@ -9,11 +9,11 @@ use vmcast_common::{
     rewrite::AMT_V4_OVERHEAD,
 };
 
-use super::{
-    member_table::{MemberSpec, MemberTable},
-    tunnel_table::TunnelTable,
+use super::{chain::Chain, member_table::MemberSpec, relay, tunnel_table::TunnelTable};
+use crate::{
+    plane::{Fib, FibStream},
+    tc::list::MemberList,
 };
-use crate::plane::{Fib, FibStream};
 
 /// By how many bytes a packet may exceed a device's MTU before the broadcast leaves the device out: the
 /// kernel allows for a VLAN tag (`xdp_ok_fwd_dev`).
@@ -41,13 +41,18 @@ pub(super) struct StreamState {
     pub(super) stream: Stream,
     pub(super) rpf: Rpf,
     pub(super) members: Members,
-    pub(super) own: MemberTable,
-    /// Members that are no tunnels of AMT over IPv4: for those alone packets are encapsulated before they
-    /// are copied.
+    /// Its own members at XDP.
+    pub(super) chain: Chain,
+    /// Its own members at TC.
+    pub(super) list: MemberList,
+    /// The first of them as the kernel has it.
+    pub(super) first_written: u32,
+    /// Members at XDP that are no tunnels of AMT over IPv4: for those alone packets are encapsulated before
+    /// they are copied.
     pub(super) others: BTreeSet<Output>,
-    /// Smallest MTU among the links of the other members since the table was last empty.
+    /// Smallest MTU among the links of the other members at XDP since there was none.
     pub(super) least_mtu: u16,
-    /// Smallest MTU among the devices of all members since the table was last empty.
+    /// Smallest MTU among the devices of all members at XDP since there was none.
     pub(super) least_device_mtu: u16,
     /// The entry as the kernel has it.
     pub(super) written: Option<StreamEntry>,
@@ -57,23 +62,49 @@ pub(super) struct StreamState {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Effective {
     pub(super) table: u32,
+    pub(super) list: u32,
     pub(super) encapsulated_max: u32,
     pub(super) plain_max: u32,
 }
 
 impl StreamState {
-    fn effective(&self) -> Effective {
+    /// A stream without members.
+    pub(super) fn new(stream: Stream, rpf: Rpf, members: Members) -> Self {
+        Self {
+            stream,
+            rpf,
+            members,
+            chain: Chain::default(),
+            list: MemberList::default(),
+            first_written: 0,
+            others: BTreeSet::new(),
+            least_mtu: u16::MAX,
+            least_device_mtu: u16::MAX,
+            written: None,
+        }
+    }
+
+    /// Its own members, wherever they are.
+    pub(super) fn outputs(&self) -> impl Iterator<Item = Output> + '_ {
+        self.chain.outputs().chain(self.list.outputs())
+    }
+
+    /// Members at TC alone have their place in the kernel by the index of the stream's counters.
+    fn effective(&self, stats: u32) -> Effective {
+        let listed = self.chain.is_empty() && self.list.first() != 0;
+        let least = if self.chain.id() == 0 { u16::MAX } else { self.least_device_mtu.min(relay::MTU) };
         Effective {
-            table: self.own.id(),
+            table: self.chain.id(),
+            list: if listed { stats } else { 0 },
             encapsulated_max: self.encapsulated_max(),
-            plain_max: u32::from(self.least_device_mtu) + BROADCAST_SLACK,
+            plain_max: u32::from(least) + BROADCAST_SLACK,
         }
     }
 
     /// See [`StreamEntry::encapsulated_max`]. The kernel leaves out a device whose MTU a frame exceeds
     /// before any program can count it, so nothing is encapsulated early that one link might not take.
     fn encapsulated_max(&self) -> u32 {
-        if self.own.id() == 0 || !self.others.is_empty() {
+        if self.chain.is_empty() || !self.others.is_empty() {
             return 0;
         }
         u32::from(self.least_mtu).saturating_sub(AMT_V4_OVERHEAD as u32)
@@ -93,7 +124,7 @@ impl StreamState {
     /// Takes note of a member that has left.
     pub(super) fn forget_member(&mut self, output: Output) {
         self.others.remove(&output);
-        if self.own.id() == 0 {
+        if self.chain.is_empty() {
             self.least_mtu = u16::MAX;
             self.least_device_mtu = u16::MAX;
         }
@@ -143,6 +174,12 @@ impl State {
         }
     }
 
+    /// Whether an interface on a device asks for TC.
+    pub(super) fn is_at_tc(&self, device: u32) -> bool {
+        let here = self.interfaces.values().filter(|state| state.interface.device.0 == device);
+        here.into_iter().any(|state| state.interface.at_tc || state.interface.shared)
+    }
+
     /// Whether an interface is on a device.
     pub(super) fn has_device(&self, device: IfIndex) -> bool {
         self.interfaces.values().any(|state| state.interface.device == device)
@@ -175,13 +212,13 @@ impl State {
     }
 
     /// What a stream's packets are done with at present.
-    pub(super) fn effective_table(&self, state: &StreamState) -> Effective {
+    pub(super) fn effective(&self, stats: u32, state: &StreamState) -> Effective {
         match state.members {
-            Members::Own => state.effective(),
+            Members::Own => state.effective(stats),
             Members::OfAnySource => {
                 let any = Stream { source: None, group: state.stream.group };
-                let any = self.by_stream.get(&any).and_then(|stats| self.streams.get(stats));
-                any.map_or_else(Effective::default, StreamState::effective)
+                let any = self.by_stream.get(&any).and_then(|any| Some((*any, self.streams.get(any)?)));
+                any.map_or_else(Effective::default, |(stats, any)| any.effective(stats))
             }
         }
     }
@@ -197,7 +234,7 @@ impl State {
                 .streams
                 .values()
                 .map(|state| {
-                    let outputs = state.own.outputs().collect();
+                    let outputs = state.outputs().collect();
                     (state.stream, FibStream { rpf: state.rpf, members: state.members, outputs })
                 })
                 .collect(),
