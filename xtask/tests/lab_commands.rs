@@ -6,6 +6,7 @@ use std::{
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::Path,
     process::{self, Child, ChildStdout, Command, ExitStatus, Output, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use nix::{
@@ -13,6 +14,13 @@ use nix::{
     unistd::{Pid, Uid},
 };
 use vmcast_lab::netns::{LiveLab, live_labs};
+
+/// Held by the test whose lab is up: several at once would starve each other.
+static ONE_LAB: Mutex<()> = Mutex::new(());
+
+fn one_lab() -> MutexGuard<'static, ()> {
+    ONE_LAB.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn lab(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
@@ -47,6 +55,7 @@ fn a_lab_comes_up_is_entered_and_leaves_nothing_when_it_goes_down() {
         eprintln!("SKIPPED the test of the kept lab: somebody has it up, and it is not the test's to end");
         return;
     }
+    let _one = one_lab();
     let down = Down;
     let up = said(&lab(&["up"]));
     assert!(up.contains("Ready after") && up.contains("The lab is up"), "{up}");
@@ -136,6 +145,7 @@ fn a_run_whose_vmr_is_killed_ends_with_status_1_and_says_why_in_its_report() {
         eprintln!("SKIPPED the test of a run that goes wrong: network namespaces need root");
         return;
     }
+    let _one = one_lab();
     let report = Path::new(env!("CARGO_TARGET_TMPDIR")).join("killed.json");
     let mut run = Run::start(&["--seconds", "60", "--report", report.to_str().expect("a path of text")]);
     assert!(run.until("ready after") && run.until("client2: member"), "the lab came up and streams flow");
@@ -156,6 +166,7 @@ fn a_killed_run_is_swept_away_by_the_next_and_sigterm_leaves_nothing() {
         eprintln!("SKIPPED the test of a killed run: network namespaces need root");
         return;
     }
+    let _one = one_lab();
     let mut killed = Run::start(&[]);
     assert!(killed.until("client2: member"), "the lab came up and streams flow");
     let left = killed.lab();
@@ -171,6 +182,26 @@ fn a_killed_run_is_swept_away_by_the_next_and_sigterm_leaves_nothing() {
     let (status, said) = run.end();
     assert!(status.success() && said.contains("PASSED"), "{status}: {said}");
     assert!(is_gone(&lab));
+}
+
+#[test]
+fn a_second_set_up_finds_nothing_to_do() {
+    let set_up = || {
+        let output = Command::new(env!("CARGO_BIN_EXE_xtask")).arg("setup").output();
+        let output = output.expect("the xtask of this build starts");
+        let notes = String::from_utf8_lossy(&output.stderr).into_owned();
+        (said(&output), notes)
+    };
+    let (first, _) = set_up();
+    if !first.contains("everything is here") || first.contains("not built") {
+        eprintln!(
+            "SKIPPED the test of the second set-up: this host lacks what the first cannot bring: {first}"
+        );
+        return;
+    }
+    let (second, notes) = set_up();
+    assert_eq!(second, first);
+    assert!(!notes.contains("Missing") && !notes.contains("done in"), "{notes}");
 }
 
 #[test]
