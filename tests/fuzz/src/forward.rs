@@ -3,7 +3,10 @@ use std::net::Ipv4Addr;
 use vmcast_common::{
     forward::{Tables, decide},
     hdr::{amt, eth, ipv4, link::LinkId, udp},
-    maps::{Address, EndpointKey, InputId, InterfaceEntry, InterfaceKey, StreamEntry, StreamKey, TunnelEntry, TunnelKey},
+    maps::{
+        Address, EndpointKey, InputId, InterfaceEntry, InterfaceKey, StreamEntry, StreamKey, TunnelEntry,
+        TunnelKey,
+    },
     verdict::Verdict,
 };
 
