@@ -30,7 +30,14 @@ impl Tables for Known {
     fn stream(&self, key: &StreamKey) -> Option<StreamEntry> {
         if *key == StreamKey::v4(SOURCE, GROUP) {
             let rpf = InputId::tunnel(TUNNEL).0;
-            return Some(StreamEntry { table: 1, list: 0, stats: 1, rpf, encapsulated_max: 1470, plain_max: 1504 });
+            return Some(StreamEntry {
+                table: 1,
+                list: 0,
+                stats: 1,
+                rpf,
+                encapsulated_max: 1470,
+                plain_max: 1504,
+            });
         }
         let any_source = *key == StreamKey::v4(SOURCE, GROUP).any_source();
         any_source.then_some(StreamEntry {

@@ -46,6 +46,8 @@ const PUNT_INTERVAL: Duration = Duration::from_millis(50);
 const PUNTS_AT_ONCE: usize = 512;
 /// How often its counters are read.
 const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the plane looks again at what devices can.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 /// Datagrams that wait for the loop; more wait in the sockets.
 const EVENTS: usize = 1024;
 
@@ -292,7 +294,8 @@ impl Router {
     ) -> anyhow::Result<&'static str> {
         let mut punts = interval(PUNT_INTERVAL);
         let mut counters = interval(COUNTERS_INTERVAL);
-        for ticks in [&mut punts, &mut counters] {
+        let mut refreshes = interval(REFRESH_INTERVAL);
+        for ticks in [&mut punts, &mut counters, &mut refreshes] {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut named_by_admin = self.watch_upstream();
@@ -321,6 +324,11 @@ impl Router {
                     self.shown.read(now, self.plane.as_ref());
                     self.core.stream_counters(now, &self.shown.counters.streams);
                     self.catch_up(now);
+                }
+                _ = refreshes.tick() => {
+                    if let Err(error) = self.plane.refresh() {
+                        tracing::error!("{error:#}");
+                    }
                 }
                 vmrs = changed(&mut named_by_admin) => self.on_vmrs(vmrs),
                 () = clock::sleep_until(self.pursuit.poll_timeout()) => self.pursue(),

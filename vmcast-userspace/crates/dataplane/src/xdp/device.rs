@@ -55,6 +55,11 @@ impl Devices {
         self.known.clear();
     }
 
+    /// The devices that something is known of.
+    pub(super) fn in_use(&self) -> Vec<u32> {
+        self.known.keys().copied().collect()
+    }
+
     fn known(&mut self, device: u32) -> Known {
         if let Some(known) = self.known.get(&device) {
             return *known;

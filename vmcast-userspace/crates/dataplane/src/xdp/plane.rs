@@ -610,12 +610,19 @@ impl KernelPlane {
         self.pool.wait(std::mem::take(&mut self.remains), Until::Walked);
     }
 
-    /// Serves every device by what it can now, and moves the members of those that changed.
+    /// Serves every device by what it can now, and moves the members of those that changed: the driver of one, or
+    /// the far end of a veth, may come to take frames of XDP or cease to.
     fn serve_anew(&mut self) -> Result<(), Failure> {
+        let devices = self.devices.in_use();
+        let before: Vec<_> = devices.iter().map(|device| self.engine_of(*device)).collect();
         self.devices.forget();
-        let devices: BTreeSet<IfIndex> =
+        let after: Vec<_> = devices.iter().map(|device| self.engine_of(*device)).collect();
+        if before == after {
+            return Ok(());
+        }
+        let served: BTreeSet<IfIndex> =
             self.state.interfaces.values().map(|state| state.interface.device).collect();
-        devices.into_iter().try_for_each(|device| self.serve_device(device))?;
+        served.into_iter().try_for_each(|device| self.serve_device(device))?;
         let mut moved = Vec::new();
         let streams: Vec<u32> = self.state.streams.keys().copied().collect();
         for stats in streams {
