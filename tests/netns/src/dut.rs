@@ -205,7 +205,12 @@ impl KernelUnderTest {
     ) -> Result<(), vmcast_lab::LabError> {
         self.dut.set_far_end(device, false)?;
         self.dut.send(ingress, frame);
-        self.dut.set_far_end(device, true)
+        self.dut.set_far_end(device, true)?;
+        // A packet socket tells once that its device was down.
+        let at = self.dut.position(device);
+        self.dut.far[at].drain();
+        self.dut.near[at].drain();
+        Ok(())
     }
 
     /// What a case asks for, with one device at TC where that is under test.
