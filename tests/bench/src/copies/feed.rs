@@ -24,7 +24,7 @@ impl Feeder {
     }
 
     fn run_here(&mut self, stand: &Stand, case: &Case, range: u8, at_least: Duration) -> Result<Run> {
-        let frame = stream::frame(stand.ingress.far_mac, range, case.payload)?;
+        let frame = stream::frame(stand.ingress.far_mac, range, 0, case.payload)?;
         let load = Load {
             ingress: stand.ingress.ifindex,
             frame: &frame,
