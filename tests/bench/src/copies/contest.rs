@@ -217,3 +217,28 @@ fn row(engine: &dyn Engine, entry: &Entry, rounds: &[Round], checked: u64) -> Re
         checked,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_is_the_median_of_those_within_a_round() {
+        let round = |delivered, milliseconds| Round {
+            delivered,
+            expected: delivered,
+            time: Duration::from_millis(milliseconds),
+        };
+        // The machine was slow in the last round: both engines lost half of their speed.
+        let over = [round(4_000, 10), round(4_400, 10), round(2_000, 10)];
+        let under = [round(1_000, 10), round(1_000, 10), round(500, 10)];
+        let ratio = ratio(&over, &under).expect("three rounds");
+        assert_eq!((ratio.median, ratio.least, ratio.most), (4.0, 4.0, 4.4));
+    }
+
+    #[test]
+    fn what_did_not_arrive_does_not_count() {
+        let round = Round { delivered: 500, expected: 1_000, time: Duration::from_millis(1) };
+        assert_eq!(round.copies_per_second(), 500_000.0);
+    }
+}

@@ -19,15 +19,15 @@ const SITE: usize = 64;
 const SIZES: [usize; 5] = [1, 8, SITE, 256, 1_000];
 const MANY: usize = 10_000;
 /// Members of each group where there are many groups.
-const GROUP_MEMBERS: usize = 16;
+pub(crate) const GROUP_MEMBERS: usize = 16;
 const SOME_GROUPS: u32 = 64;
 const MANY_GROUPS: u32 = 4_096;
 
 /// Those with the rows that matter most.
 pub(super) fn quick() -> Vec<Contest> {
     vec![
-        fan_out(SITE, MEDIA),
-        many_members(&[Kind::Xdp, Kind::Tc], MEDIA),
+        fan_out(SITE, MEDIA, &[Id::Gso]),
+        many_members(&[Kind::Xdp], MEDIA),
         many_groups(&[Kind::Xdp], &[1, MANY_GROUPS], MEDIA),
         native(MAX_OUTPUTS, MEDIA),
     ]
@@ -39,7 +39,15 @@ pub(super) fn full() -> Vec<Contest> {
     let planes = [Kind::Xdp, Kind::Tc, Kind::Software];
     let mut contests = Vec::new();
     for payload in payloads {
-        contests.extend(SIZES.map(|members| fan_out(members, payload)));
+        for members in SIZES {
+            let peers: &[Id] = match (payload, members) {
+                // Nobody needs a list for one.
+                (MEDIA, 1) => &[Id::Gso],
+                (MEDIA, _) | (SMALL, SITE) => &[Id::Gso, Id::Vxlan, Id::Bridge],
+                _ => &[],
+            };
+            contests.push(fan_out(members, payload, peers));
+        }
     }
     contests.extend(payloads.map(|payload| many_members(&planes, payload)));
     contests.extend(payloads.map(|payload| many_groups(&planes, &[1, SOME_GROUPS, MANY_GROUPS], payload)));
@@ -86,15 +94,11 @@ fn limit_against(engine: Id, case: Case, opponent: Entry) -> Option<(Entry, Entr
     floor_of(engine).map(|floor| (entry(floor, case), opponent))
 }
 
-/// Everything that sends a copy of its own to each member.
-fn fan_out(members: usize, payload: usize) -> Contest {
+/// The planes, a relay, these peers and the floors, which all send a copy of its own to each member.
+fn fan_out(members: usize, payload: usize, peers: &[Id]) -> Contest {
     let case = unicast(members, 1, payload);
     let mut engines = vec![Id::XDP, Id::TC, Id::SOFTWARE, Id::Relay, Id::Floor, Id::Clones];
-    if payload == MEDIA || members == SITE {
-        engines.push(Id::Gso);
-        // Nobody needs a list for one.
-        engines.extend([Id::Vxlan, Id::Bridge].into_iter().filter(|_| members > 1));
-    }
+    engines.extend(peers);
     let relay = entry(Id::Relay, case);
     let mut targets = Vec::new();
     if (SITE..=1_000).contains(&members) && payload == MEDIA {

@@ -161,3 +161,15 @@ fn row(hop: &Hop, outputs: usize, load: u32, rounds: &[Round], cable: &[Round]) 
         expected: rounds.iter().map(|round| round.expected).sum(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_hop_adds_is_counted_round_by_round() {
+        let round = |p99| Round { packets_per_s: 1.0, p50: 0.0, p99, p999: 0.0, delivered: 1, expected: 1 };
+        let (cable, hop) = ([round(10.0), round(100.0)], [round(14.0), round(105.0)]);
+        assert_eq!(added(&hop, &cable, |round| round.p99).collect::<Vec<_>>(), [4.0, 5.0]);
+    }
+}

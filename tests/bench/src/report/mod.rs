@@ -291,4 +291,60 @@ mod tests {
         assert!(met.met);
         assert_eq!(met.sentence(), "target met: memory: 31.00 MiB, wanted at most 40 MiB");
     }
+
+    #[test]
+    fn a_target_that_the_machine_does_not_allow_is_told_from_one_that_the_engine_misses() {
+        let speed = |limit| Ratio::new("speed".into(), 5.5, "×", Bound::AtLeast(6.0)).with_limit(limit);
+        assert_eq!(speed(7.0).outcome(), Outcome::Missed);
+        assert_eq!(speed(5.8).outcome(), Outcome::NotAllowed);
+        assert_eq!(
+            speed(5.8).sentence(),
+            "TARGET MISSED, as the machine does not allow it: speed: 5.50 ×, wanted at least 6 ×; without \
+             rewriting 5.80 ×"
+        );
+        let cost = |value| Ratio::new("cost".into(), value, "×", Bound::AtMost(1.15)).with_limit(1.2);
+        assert_eq!(cost(1.3).outcome(), Outcome::NotAllowed);
+        assert_eq!(cost(1.1).outcome(), Outcome::Met);
+    }
+
+    #[test]
+    fn the_json_has_what_programs_read() {
+        let mut report = Report::new(true);
+        report.rows.push(CopyRow {
+            engine: "XDP broadcast".to_owned(),
+            output: "unicast",
+            peer: "AMT".to_owned(),
+            members: 64,
+            groups: 1,
+            payload: 1316,
+            burst: 4,
+            devices: 4,
+            mcopies_per_s_core: 4.0,
+            least: 3.9,
+            most: 4.1,
+            rounds: 5,
+            ns_per_copy: 250.0,
+            delivered: 640,
+            expected: 640,
+            checked: 64,
+        });
+        report.ratios.push(Ratio::new("speed".into(), 5.5, "×", Bound::AtLeast(6.0)).with_limit(5.8));
+        let json = serde_json::to_value(&report).expect("plain data");
+        let row = &json["rows"][0];
+        for (key, value) in [("members", 64), ("groups", 1), ("payload", 1316), ("delivered", 640)] {
+            assert_eq!(row[key], value, "{key}");
+        }
+        assert_eq!((&row["engine"], &row["peer"]), (&"XDP broadcast".into(), &"AMT".into()));
+        assert_eq!((&row["mcopies_per_s_core"], &row["ns_per_copy"]), (&4.0.into(), &250.0.into()));
+        let ratio = &json["ratios"][0];
+        assert_eq!(
+            (&ratio["value"], &ratio["target"], &ratio["bound"]),
+            (&5.5.into(), &6.0.into(), &"at least".into())
+        );
+        assert_eq!(
+            (&ratio["met"], &ratio["limit"], &ratio["allowed"]),
+            (&false.into(), &5.8.into(), &false.into())
+        );
+        assert!(json["machine"]["kernel"].is_string());
+    }
 }
