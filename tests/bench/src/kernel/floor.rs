@@ -1,11 +1,11 @@
 //! A broadcast that nobody rewrites: what the kernel itself needs for a copy at XDP.
 
-use std::thread;
+use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf,
-    maps::{ArrayOfMaps, DevMap, Map, MapData, MapFd},
+    maps::{ArrayOfMaps, DevMap, Map, MapData, MapError, MapFd, xdp::XdpMapError},
     programs::{ProgramFd, Xdp},
 };
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_DEVMAP;
@@ -15,6 +15,9 @@ use super::{
     load, program,
 };
 
+/// How often a slot is tried again, and after what time.
+const RETRIES: usize = 50;
+const PAUSE: Duration = Duration::from_millis(10);
 /// Threads that store devmaps: each entry waits until nobody reads, and they wait together.
 const THREADS: usize = 64;
 
@@ -61,10 +64,25 @@ fn store(outer: u32, groups: &[u32], interfaces: &[u32]) -> Result<()> {
         let number = devices.info().context("looking at a devmap")?.id();
         let mut devices = DevMap::try_from(Map::DevMap(devices)).context("making a devmap")?;
         for (slot, ifindex) in (0..).zip(interfaces) {
-            devices.set(slot, *ifindex, None, 0).context("filling a devmap")?;
+            patiently(|| devices.set(slot, *ifindex, None, 0)).context("filling a devmap")?;
         }
         let stored = MapData::from_id(number).context("looking at a devmap")?;
         outer.set(*group, stored.fd(), 0).context(FLOORS)?;
     }
     Ok(())
+}
+
+/// Tries again while the kernel is short of memory: for a slot it does not wait until caches are given back.
+fn patiently(mut set: impl FnMut() -> Result<(), XdpMapError>) -> Result<(), XdpMapError> {
+    for _ in 0..RETRIES {
+        match set() {
+            Err(XdpMapError::MapError(MapError::SyscallError(error)))
+                if error.io_error.raw_os_error() == Some(libc::ENOMEM) =>
+            {
+                thread::sleep(PAUSE);
+            }
+            other => return other,
+        }
+    }
+    set()
 }
