@@ -1,8 +1,8 @@
 //! Copies per second of one core: the planes of vmcast, what else there is, and the kernel's own share.
 //!
 //! Everything that a copy costs happens on core 0: the engine, and the sink at the far end of each
-//! cable, which counts the copy by receiver and drops it. Before an engine is measured, the sink has
-//! looked at the number of each copy: every member got every packet once. Rounds of the engines take
+//! cable, which counts the copy by receiver and drops it. Before and after an engine is measured, the sink
+//! looks at the number of each copy: every member got every packet once. Rounds of the engines take
 //! turns, so that a noisy neighbour meets all of them alike, and the time that others had the core is
 //! left out.
 
