@@ -7,6 +7,9 @@ use anyhow::Result;
 use super::{case::Case, core_time::CoreTime, engine::Run, stand::Stand, stream};
 use crate::kernel::source::{Load, Source};
 
+/// Packets of one call at most.
+const MAX_PACKETS: usize = 65_536;
+
 /// The source, and the time of the core that works for it.
 pub(super) struct Feeder {
     pub(super) source: Source,
@@ -29,7 +32,7 @@ impl Feeder {
             ingress: stand.ingress.ifindex,
             frame: &frame,
             groups: case.groups,
-            packets: case.packets(at_least.is_zero()),
+            packets: case.packets(at_least, MAX_PACKETS),
             batch: case.batch() as u32,
         };
         let mut run = Run { first: self.source.number(), ..Run::default() };

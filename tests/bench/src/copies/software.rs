@@ -25,6 +25,8 @@ const THREAD: &str = "vmcast-plane";
 const QUEUE: usize = 64;
 /// Copies of what waits at least, where the queue takes that.
 const COPIES_PER_QUEUE: usize = 20_000;
+/// Packets of a run, unless it shall be longer.
+const MAX_PACKETS: usize = 400;
 /// Between two looks at the thread.
 const PAUSE: Duration = Duration::from_micros(100);
 
@@ -76,7 +78,7 @@ impl Engine for SoftwareEngine {
         let Self { stand, plane, core, worker, socket, number } = self;
         plane.counting(case, |range| {
             let mut run = Run { first: *number, ..Run::default() };
-            let packets = u64::from(case.packets(at_least.is_zero()));
+            let packets = u64::from(case.packets(Duration::ZERO, MAX_PACKETS));
             let (start, softirqs) = (worker.run()?, core.softirqs());
             while run.packets < packets || run.time < at_least {
                 for _ in 0..queue(case) {
