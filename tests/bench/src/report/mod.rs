@@ -214,9 +214,13 @@ impl Ratio {
         }
     }
 
-    /// Says what the machine allows.
+    /// Says what the machine allows, unless the engine shows that it allows more.
     pub(crate) fn with_limit(self, limit: f64) -> Self {
-        Self { limit: Some(limit), allowed: Some(self.side.holds(limit)), ..self }
+        let surpassed = match self.side {
+            Bound::AtLeast(_) => self.value > limit,
+            Bound::AtMost(_) => self.value < limit,
+        };
+        Self { limit: Some(limit), allowed: Some(surpassed || self.side.holds(limit)), ..self }
     }
 
     /// Says how far the rounds lie apart.
