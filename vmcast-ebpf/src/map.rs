@@ -62,6 +62,11 @@ static PUNTS: RingBuf<PuntRecord, { limit::PUNT_RING as usize }> = RingBuf::new(
 #[btf_map]
 static PUNTED: LruHashMap<StreamKey, u64, { limit::PUNT_MEMORY as usize }> = LruHashMap::new();
 
+/// Whether packets are counted by stream. The loader may set it to 0, and the kernel then leaves out what
+/// counts.
+#[unsafe(no_mangle)]
+static STATISTICS: u32 = 1;
+
 /// What the copy program did with the frames that the kernel is about to give to a device.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
@@ -227,7 +232,8 @@ pub(crate) fn take_flush() -> Option<Flush> {
 /// Changes this CPU's counters of a stream.
 #[inline(always)]
 pub(crate) fn count_stream(stats: u32, change: impl FnOnce(&mut StreamCounters)) {
-    if stats == 0 {
+    // SAFETY: a reference can be read. The compiler must not take the value for granted.
+    if stats == 0 || unsafe { (&raw const STATISTICS).read_volatile() } == 0 {
         return;
     }
     if let Some(counters) = STREAM_STATS.get_ptr_mut(stats) {

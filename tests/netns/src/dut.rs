@@ -7,7 +7,7 @@ use vmcast_dataplane::{
     ApplyError, Counters, Dataplane as _, Fib, Punt,
     conformance::{Device, Devices, Observed, PlaneUnderTest},
     software::Disposition,
-    xdp::{KernelPlane, Options, Rule},
+    xdp::{KernelPlane, Options, Rule, Statistics},
 };
 use vmcast_lab::netns::{Lab, Namespace};
 
@@ -192,7 +192,12 @@ pub(crate) struct KernelUnderTest {
 
 impl KernelUnderTest {
     pub(crate) fn new(dut: Dut) -> Self {
-        let plane = KernelPlane::open(&dut.at.options()).expect("loading the programs");
+        Self::with(dut, Statistics::On)
+    }
+
+    pub(crate) fn with(dut: Dut, statistics: Statistics) -> Self {
+        let options = Options { statistics, ..dut.at.options() };
+        let plane = KernelPlane::open(&options).expect("loading the programs");
         Self { dut, plane }
     }
 

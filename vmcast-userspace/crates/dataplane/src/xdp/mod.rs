@@ -29,5 +29,5 @@ pub use device::Rule;
 pub use keep::remove_kept;
 pub use log::KernelLog;
 pub use object::is_embedded;
-pub use open::{OnExit, OpenError, Options};
+pub use open::{OnExit, OpenError, Options, Statistics};
 pub use plane::KernelPlane;
