@@ -46,11 +46,13 @@ pub enum DropReason {
     /// The tunnel that brought the packet was congested, and its transport knows no congestion marks
     /// (RFC 6040 §4.2).
     Congestion = 16,
+    /// One copy: its addresses cannot be changed, because it is not UDP or its UDP header is not whole.
+    NotConvertible = 17,
 }
 
 impl DropReason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::TtlExpired,
@@ -68,6 +70,7 @@ impl DropReason {
         Self::DeviceRefused,
         Self::SameInterface,
         Self::Congestion,
+        Self::NotConvertible,
     ];
 
     /// The metric label, in snake case.
@@ -91,6 +94,7 @@ impl DropReason {
             Self::DeviceRefused => "device_refused",
             Self::SameInterface => "same_interface",
             Self::Congestion => "congestion",
+            Self::NotConvertible => "not_convertible",
         }
     }
 

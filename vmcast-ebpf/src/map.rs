@@ -8,10 +8,11 @@ use aya_ebpf::{
 use vmcast_common::{
     forward::{Replicate, Tables},
     maps::{
-        DeviceCursor, EndpointKey, Head, HeadKey, HeadLine, InputId, InterfaceEntry, InterfaceKey,
-        MemberEntry, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, StreamCounters, StreamEntry, StreamKey,
-        TunnelEntry, TunnelKey, limit, table_place,
+        DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, HeadLine, InputId, InterfaceEntry,
+        InterfaceKey, MemberEntry, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, StreamCounters, StreamEntry,
+        StreamKey, TunnelEntry, TunnelKey, limit, table_place,
     },
+    rewrite::Ends,
     verdict::{DropReason, PuntReason, Refusal},
 };
 
@@ -25,7 +26,8 @@ static STREAMS: HashMap<StreamKey, StreamEntry, { limit::STREAMS as usize }, NO_
 #[btf_map]
 static TUNNELS: HashMap<TunnelKey, TunnelEntry, { limit::TUNNELS as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-static ENDPOINTS: HashMap<EndpointKey, u32, { limit::ENDPOINTS as usize }, NO_PREALLOC> = HashMap::new();
+static ENDPOINTS: HashMap<EndpointKey, EndpointEntry, { limit::ENDPOINTS as usize }, NO_PREALLOC> =
+    HashMap::new();
 #[btf_map]
 static INTERFACES: HashMap<InterfaceKey, InterfaceEntry, { limit::INTERFACES as usize }, NO_PREALLOC> =
     HashMap::new();
@@ -53,6 +55,9 @@ static MORE_CURSORS: PerCpuHashMap<u32, DeviceCursor, { limit::INTERFACES as usi
 static SEQUENCE: PerCpuArray<u32, 1> = PerCpuArray::new();
 #[btf_map]
 static FLUSH: PerCpuArray<Flush, 1> = PerCpuArray::new();
+/// Addresses and ports of the packet whose copies this CPU makes: they have no room on a program's stack.
+#[btf_map]
+static ENDS: PerCpuArray<Ends, 1> = PerCpuArray::new();
 #[btf_map]
 static DROPS: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
@@ -94,9 +99,9 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn is_endpoint(&self, key: &EndpointKey) -> bool {
+    fn endpoint(&self, key: &EndpointKey) -> Option<EndpointEntry> {
         // SAFETY: as above.
-        unsafe { ENDPOINTS.get(key) }.is_some()
+        unsafe { ENDPOINTS.get(key) }.copied()
     }
 
     #[inline(always)]
@@ -122,6 +127,14 @@ pub(crate) fn next_hop(index: u32) -> Option<&'static NextHopEntry> {
 #[inline(always)]
 pub(crate) fn egress(index: u32) -> Option<u32> {
     EGRESS.get(index).copied()
+}
+
+/// Where this CPU keeps the addresses and ports of the packet whose copies it makes.
+#[inline(always)]
+pub(crate) fn ends() -> Option<&'static mut Ends> {
+    let ends = ENDS.get_ptr_mut(0)?;
+    // SAFETY: as in `cursor`.
+    Some(unsafe { &mut *ends })
 }
 
 /// Index of the first member of a list, 0 if there is none.

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use vmcast_common::{
     forward::{Replicate, decide},
     hdr::eth,
-    rewrite::{Carry, forward_header},
+    rewrite::{Carry, Ends, forward_header, readdress},
     verdict::{DropReason, Verdict},
 };
 
@@ -66,8 +66,16 @@ fn replicate(skb: Skb, front: usize, packet: &Replicate) -> Result<c_int, DropRe
     skb.declare(ether_type).ok_or(DropReason::KernelRefused)?;
 
     map::count_forwarded(packet);
+    if let Some(ports) = packet.new_ports {
+        *map::ends().ok_or(DropReason::KernelRefused)? = Ends::of_input(packet, ports);
+    }
+    let converted = packet.new_ports.is_some();
     if packet.list != 0 {
-        return Ok(walk::send(skb, map::first_of_list(packet.list), front, packet.input));
+        return Ok(walk::send(skb, map::first_of_list(packet.list), front, packet.input, converted));
+    }
+    if converted {
+        let ends = map::ends().ok_or(DropReason::KernelRefused)?;
+        readdress(&mut { skb }, front, ends).ok_or(DropReason::KernelRefused)?;
     }
     hand_to_xdp(skb, front, ether_type, packet)
 }

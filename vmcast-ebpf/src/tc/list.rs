@@ -13,7 +13,7 @@ use crate::map;
 pub(crate) fn run(ctx: &TcContext) -> c_int {
     let skb = Skb::new(ctx.skb.skb);
     match carried(skb) {
-        Some((list, input)) => walk::send(skb, map::first_of_list(list), eth::LEN, input),
+        Some((list, input)) => walk::send(skb, map::first_of_list(list), eth::LEN, input, false),
         None => {
             map::count_drop(DropReason::LostOrder);
             TC_ACT_SHOT as c_int

@@ -3,6 +3,8 @@
 mod carried;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod conversions;
+mod endpoints;
 pub mod features;
 mod plane;
 pub mod recording;

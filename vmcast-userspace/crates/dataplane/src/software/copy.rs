@@ -3,7 +3,7 @@
 use vmcast_common::{
     forward::Replicate,
     hdr::{eth, link},
-    rewrite::{Room, forward_header},
+    rewrite::{Ends, Parts, Place, Room, forward_header, readdress},
 };
 
 /// Room for the longest headers in front of the IP packet, in bytes: those of a link, and IPv6 with UDP
@@ -16,6 +16,8 @@ pub(super) struct CopyBuffer {
     bytes: Vec<u8>,
     /// Where the frame begins at present.
     start: usize,
+    /// The addresses and ports that copies have if they are not converted, while the packet has others.
+    own: Option<Ends>,
 }
 
 impl CopyBuffer {
@@ -24,19 +26,38 @@ impl CopyBuffer {
         self.bytes.clear();
         self.bytes.resize(HEADROOM, 0);
         self.bytes.extend_from_slice(&frame[packet.ip_offset..packet.ip_offset + packet.ip_len]);
+        self.own = packet.new_ports.map(|ports| Ends::of_input(packet, ports));
         // The decision has read the whole header.
         let _ = forward_header(&mut self.bytes[HEADROOM..], packet, 0);
     }
 
-    /// Leaves an Ethernet header's room in front of the packet, for the next copy.
+    /// Leaves an Ethernet header's room in front of the packet, for the next copy, and gives it back the addresses
+    /// that the last one changed.
     pub(super) fn begin(&mut self) -> &mut Self {
         self.start = HEADROOM - eth::LEN;
+        if let Some(own) = self.own.take() {
+            // The decision has seen the ports, or what was changed can be changed back.
+            let _ = readdress(&mut self.bytes[..], HEADROOM, &own);
+        }
         self
     }
 
     /// The frame as it stands.
     pub(super) fn frame(&self) -> &[u8] {
         &self.bytes[self.start..]
+    }
+}
+
+impl Parts for CopyBuffer {
+    type Part<'a, const N: usize> = &'a mut [u8; N];
+
+    fn part<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        self.bytes[self.start..].part(offset)
+    }
+
+    fn note_ends(&mut self, place: Place) {
+        let mut own = Ends::NONE;
+        self.own = own.read(&mut self.bytes[self.start..], place).map(|()| own);
     }
 }
 

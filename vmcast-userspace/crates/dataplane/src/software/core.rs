@@ -1,7 +1,7 @@
 //! A whole data plane without I/O: operations and frames in, frames out.
 
 use vmcast_common::{
-    fib::{FibOp, IfIndex, NextHopId, Output},
+    fib::{FibOp, IfIndex, NextHopId, Output, Way},
     forward::{Replicate, decide},
     maps::{MemberEntry, NextHopEntry},
     rewrite,
@@ -187,6 +187,20 @@ fn way(tables: &Tables, output: Output) -> Result<(IfIndex, MemberEntry, NextHop
             let hop = hop(tunnel.next_hop)?;
             let member = MemberEntry::tunnel(0, tunnel).ok_or(DropReason::MemberGone)?;
             (hop.ifindex, member, NextHopEntry::of(hop))
+        }
+        Output::Converted(id) => {
+            let conversion = tables.conversions.get(id).ok_or(DropReason::MemberGone)?;
+            let member = MemberEntry::converted(0, conversion).ok_or(DropReason::MemberGone)?;
+            match conversion.way {
+                Way::Interface(ifindex) => {
+                    let interface = tables.interfaces.get(&ifindex).ok_or(DropReason::NextHopUnresolved)?;
+                    (interface.device, member, NextHopEntry::native(interface))
+                }
+                Way::NextHop(id) => {
+                    let hop = hop(id)?;
+                    (hop.ifindex, member, NextHopEntry::of(hop))
+                }
+            }
         }
     })
 }

@@ -3,6 +3,7 @@
 
 mod attach;
 mod chain;
+mod converted;
 mod device;
 pub(crate) mod error;
 mod filler;

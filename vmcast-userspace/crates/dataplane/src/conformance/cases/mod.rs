@@ -1,6 +1,7 @@
 //! The cases, by subject.
 
 mod churn;
+mod convert;
 mod encapsulation;
 mod forward;
 mod pass;
@@ -28,6 +29,7 @@ pub fn cases(devices: Devices) -> Vec<Case> {
         churn::cases(&scene),
         state::cases(&scene),
         encapsulation::cases(&scene),
+        convert::cases(&scene),
     ]
     .concat()
 }
