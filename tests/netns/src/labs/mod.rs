@@ -15,6 +15,7 @@ mod mixed;
 mod names;
 mod native;
 mod restart;
+mod shaken;
 mod small;
 mod sources;
 mod stream;
@@ -42,6 +43,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         follow::trials(),
         mixed::trials(),
         names::trials(),
+        shaken::trials(),
     ]
     .into_iter()
     .flatten()
