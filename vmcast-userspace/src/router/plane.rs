@@ -104,7 +104,7 @@ fn software(config: &DataplaneConfig, reason: String) -> anyhow::Result<Opened> 
         tracing::info!(pin_path = %config.pin_path.display(), "the kernel programs of an earlier router are removed");
     }
     let plane =
-        software::Plane::new(software::Limits::default(), reason).context("starting the software plane")?;
+        software::Plane::new(config.capacities().into(), reason).context("starting the software plane")?;
     Ok(Opened { plane: Box::new(plane), kept: None, next: None })
 }
 
@@ -119,7 +119,7 @@ fn kernel(
         OnExit::Keep => xdp::OnExit::Keep,
     };
     let pin_path = Some(config.pin_path.clone());
-    let options = xdp::Options { rule, chunk: None, reason, on_exit, pin_path };
+    let options = xdp::Options { rule, chunk: None, reason, on_exit, pin_path, capacities: config.capacities() };
     let mut plane = KernelPlane::open(&options)?;
     let kept = plane.take_kept();
     if let Some(log) = plane.take_log() {

@@ -9,6 +9,7 @@ mod churn;
 mod config_errors;
 mod duplicate;
 mod follow;
+mod full;
 mod main_job;
 mod many_groups;
 mod mixed;
@@ -42,6 +43,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         many_groups::trials(),
         follow::trials(),
         mixed::trials(),
+        full::trials(),
         names::trials(),
         shaken::trials(),
     ]

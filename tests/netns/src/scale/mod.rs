@@ -13,8 +13,7 @@ use libtest_mimic::Trial;
 use vmcast_dataplane::{
     Dataplane,
     software::{self, Limits},
-    tc::TcPlane,
-    xdp::{Options, XdpPlane},
+    xdp::{KernelPlane, Options, Rule},
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -31,12 +30,15 @@ const PLANES: [(&str, OpenPlane); 3] = [("xdp", xdp), ("tc", tc), ("software", i
 type OpenPlane = fn() -> Result<Box<dyn Dataplane>, String>;
 
 fn xdp() -> Result<Box<dyn Dataplane>, String> {
-    let plane = XdpPlane::open(&Options::default()).map_err(|error| error.to_string())?;
-    Ok(Box::new(plane))
+    in_the_kernel(Rule::Xdp)
 }
 
 fn tc() -> Result<Box<dyn Dataplane>, String> {
-    let plane = TcPlane::open("it is under test".to_owned()).map_err(|error| error.to_string())?;
+    in_the_kernel(Rule::Tc)
+}
+
+fn in_the_kernel(rule: Rule) -> Result<Box<dyn Dataplane>, String> {
+    let plane = KernelPlane::open(&Options { rule, ..Options::default() }).map_err(|error| error.to_string())?;
     Ok(Box::new(plane))
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     programs::{ProgramError, SchedClassifier, Xdp},
 };
 use vmcast_common::maps::{PROGRAM_CHUNK, PROGRAM_CLONE, PROGRAM_COPY, PROGRAM_INGRESS, TABLES};
@@ -17,6 +17,7 @@ use super::{
 };
 #[cfg(doc)]
 use crate::Dataplane;
+use crate::capacity::Capacities;
 
 /// What becomes of the programs when the daemon ends, by whatever cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub struct Options {
     /// Directory on a BPF file system where programs are kept, and looked for at the start. `None`
     /// neither keeps nor looks.
     pub pin_path: Option<PathBuf>,
+    /// How much it holds.
+    pub capacities: Capacities,
 }
 
 impl Options {
@@ -81,7 +84,7 @@ impl KernelPlane {
     /// If this build has no object, the kernel does not take it, or nothing can be pinned.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
         let bytes = object::bytes().ok_or(OpenError::NoObject)?;
-        let mut loaded = EbpfLoader::new().load(bytes).map_err(|error| OpenError::Object(chain(&error)))?;
+        let mut loaded = options.capacities.loader().load(bytes).map_err(|error| OpenError::Object(chain(&error)))?;
         match options.rule {
             Rule::Auto | Rule::Xdp => {
                 for name in [PROGRAM_INGRESS, PROGRAM_COPY, PROGRAM_CHUNK] {
