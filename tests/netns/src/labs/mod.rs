@@ -10,6 +10,7 @@ mod config_errors;
 mod duplicate;
 mod follow;
 mod full;
+mod interfaces;
 mod main_job;
 mod many_groups;
 mod mixed;
@@ -30,6 +31,7 @@ pub(crate) use bed::program;
 pub(crate) fn trials() -> Vec<Trial> {
     [
         main_job::trials(),
+        interfaces::trials(),
         native::trials(),
         restart::trials(),
         admin_down::trials(),
