@@ -38,7 +38,8 @@ fn tc() -> Result<Box<dyn Dataplane>, String> {
 }
 
 fn in_the_kernel(rule: Rule) -> Result<Box<dyn Dataplane>, String> {
-    let plane = KernelPlane::open(&Options { rule, ..Options::default() }).map_err(|error| error.to_string())?;
+    let plane =
+        KernelPlane::open(&Options { rule, ..Options::default() }).map_err(|error| error.to_string())?;
     Ok(Box::new(plane))
 }
 

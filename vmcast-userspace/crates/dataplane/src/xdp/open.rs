@@ -84,7 +84,8 @@ impl KernelPlane {
     /// If this build has no object, the kernel does not take it, or nothing can be pinned.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
         let bytes = object::bytes().ok_or(OpenError::NoObject)?;
-        let mut loaded = options.capacities.loader().load(bytes).map_err(|error| OpenError::Object(chain(&error)))?;
+        let mut loaded =
+            options.capacities.loader().load(bytes).map_err(|error| OpenError::Object(chain(&error)))?;
         match options.rule {
             Rule::Auto | Rule::Xdp => {
                 for name in [PROGRAM_INGRESS, PROGRAM_COPY, PROGRAM_CHUNK] {
