@@ -5,6 +5,7 @@ use std::{net::Ipv4Addr, path::PathBuf};
 use serde::Deserialize;
 use vmcast_api::Role;
 use vmcast_common::maps::limit;
+use vmcast_dataplane::Capacities;
 
 use super::{
     Problem, RoleConfig,
@@ -95,15 +96,66 @@ pub struct DataplaneConfig {
     pub pin_path: PathBuf,
     /// Whether the kernel counts packets by stream.
     pub statistics: bool,
+    /// Most streams at a time.
+    pub max_streams: u32,
+    /// Most members of all streams together.
+    pub max_members: u32,
+    /// Most tunnels, that to the upstream included.
+    pub max_tunnels: u32,
+    /// Most neighbours that copies go to, and interfaces.
+    pub max_next_hops: u32,
+    /// Most interfaces.
+    pub max_interfaces: u32,
+}
+
+impl DataplaneConfig {
+    /// How much the data plane holds.
+    #[must_use]
+    pub const fn capacities(&self) -> Capacities {
+        Capacities {
+            streams: self.max_streams,
+            tunnels: self.max_tunnels,
+            members: self.max_members,
+            next_hops: self.max_next_hops,
+            interfaces: self.max_interfaces,
+        }
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let Capacities { streams, tunnels, members, next_hops, interfaces } = Capacities::MOST;
+        let mut problems = Vec::new();
+        for (key, value, most) in [
+            ("max_streams", self.max_streams, streams),
+            ("max_members", self.max_members, members),
+            ("max_tunnels", self.max_tunnels, tunnels),
+            ("max_next_hops", self.max_next_hops, next_hops),
+            ("max_interfaces", self.max_interfaces, interfaces),
+        ] {
+            if !(1..=most).contains(&value) {
+                problems.push(Problem::error(
+                    format!("dataplane.{key}"),
+                    format!("{value} is not from 1 to {most}"),
+                ));
+            }
+        }
+        problems.extend(relative_path("dataplane.pin_path", &self.pin_path));
+        problems
+    }
 }
 
 impl Default for DataplaneConfig {
     fn default() -> Self {
+        let Capacities { streams, tunnels, members, next_hops, interfaces } = Capacities::MOST;
         Self {
             engine: EngineChoice::Auto,
             on_exit: OnExit::Remove,
             pin_path: PathBuf::from("/sys/fs/bpf/vmcast"),
             statistics: true,
+            max_streams: streams,
+            max_members: members,
+            max_tunnels: tunnels,
+            max_next_hops: next_hops,
+            max_interfaces: interfaces,
         }
     }
 }
@@ -267,7 +319,7 @@ impl RoleConfig for RouterConfig {
         problems.extend(self.admin.problems());
         problems.extend(self.tunnel_problems());
         problems.extend(self.upstream_problems());
-        problems.extend(relative_path("dataplane.pin_path", &self.dataplane.pin_path));
+        problems.extend(self.dataplane.problems());
         problems.extend(self.igmp.problems("igmp", Igmp::default()));
         problems.extend(self.interface_problems());
         problems

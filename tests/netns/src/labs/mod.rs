@@ -9,12 +9,15 @@ mod churn;
 mod config_errors;
 mod duplicate;
 mod follow;
+mod full;
+mod interfaces;
 mod main_job;
 mod many_groups;
 mod mixed;
 mod names;
 mod native;
 mod restart;
+mod shaken;
 mod small;
 mod sources;
 mod stream;
@@ -28,6 +31,7 @@ pub(crate) use bed::program;
 pub(crate) fn trials() -> Vec<Trial> {
     [
         main_job::trials(),
+        interfaces::trials(),
         native::trials(),
         restart::trials(),
         admin_down::trials(),
@@ -41,7 +45,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         many_groups::trials(),
         follow::trials(),
         mixed::trials(),
+        full::trials(),
         names::trials(),
+        shaken::trials(),
     ]
     .into_iter()
     .flatten()

@@ -1,5 +1,6 @@
 //! The data plane: what forwards, behind one trait, whether the kernel does it or this process.
 
+mod capacity;
 mod carried;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -12,6 +13,7 @@ pub mod software;
 mod tc;
 pub mod xdp;
 
+pub use capacity::Capacities;
 pub use plane::{
     ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, FibStream, Hook, Punt, RefreshError,
     ReleaseError, StatsError, StreamStats,

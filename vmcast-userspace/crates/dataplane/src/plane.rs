@@ -14,6 +14,8 @@ use vmcast_common::{
     verdict::{DropReason, PuntReason},
 };
 
+use crate::capacity::setting;
+
 /// Forwards what its desired state says.
 pub trait Dataplane: Send {
     /// Applies changes in order; each is idempotent, so a caller may repeat the lot after an error.
@@ -200,7 +202,7 @@ pub enum ApplyError {
         op: FibOp,
     },
     /// A table is full.
-    #[error("{table} is full at {limit} entries; {op:?} was refused")]
+    #[error("{table} is full at {limit} entries{}; {op:?} was refused", setting(table))]
     Full {
         /// The table's name.
         table: &'static str,

@@ -2,6 +2,8 @@
 
 use vmcast_common::maps::limit;
 
+use crate::capacity::Capacities;
+
 /// Capacities, those of the kernel's maps by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -35,5 +37,12 @@ impl Default for Limits {
             punt_memory: limit::PUNT_MEMORY,
             punt_queue: 4_096,
         }
+    }
+}
+
+impl From<Capacities> for Limits {
+    fn from(capacities: Capacities) -> Self {
+        let Capacities { streams, tunnels, members, next_hops, interfaces } = capacities;
+        Self { streams, tunnels, members, next_hops, interfaces, ..Self::default() }
     }
 }

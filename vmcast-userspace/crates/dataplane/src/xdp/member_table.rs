@@ -11,7 +11,8 @@
 //! whose every copy is dropped it tells nothing (`bq_xmit_all`), and all copies before it lie in the
 //! device's ring until another packet comes. So the last slot of a device must be one whose copy is
 //! sent: tombstones at the end give up their slots, which shifts nobody, and members whose copies
-//! may be dropped stand before the others.
+//! may be dropped stand before the others. A packet whose walk is over may still wait for that last
+//! copy, so a member who leaves from there loses its slot and gets what was on its way.
 //!
 //! A table may also have ways among its members: one to the stream's next table, and one to the stream's
 //! members at TC.
@@ -179,7 +180,7 @@ impl MemberTable {
                 self.slots[slot as usize].set_weak(spec.weak);
                 return self.mend_tail(ifindex, backing, change);
             }
-            // The way to the member now leaves by another device.
+            // The way to the member now leaves by another device; a packet on its way comes by one of them.
             self.bury(slot, backing)?;
             self.trim(ifindex, backing)?;
             self.mend_tail(ifindex, backing, change)?;
@@ -208,7 +209,7 @@ impl MemberTable {
             return Ok(false);
         };
         let ifindex = self.slots[slot as usize].ifindex;
-        self.bury(slot, backing)?;
+        self.part(slot, backing)?;
         if self.by_output.is_empty() {
             change.old.extend(self.dismiss().old);
             return Ok(true);
@@ -283,21 +284,46 @@ impl MemberTable {
         u32::try_from(slot).ok()
     }
 
+    /// Lets no packet to come reach the member of a slot; [`MemberTable::trim`] is to follow.
+    fn part<K: MemberWrites, T>(
+        &mut self,
+        slot: u32,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<(), KernelError> {
+        let ifindex = self.slots[slot as usize].ifindex;
+        let ends = self.tail(ifindex) == Some(slot);
+        let follows = || self.slots[..slot as usize].iter().any(|before| before.ifindex == ifindex);
+        match self.lease.as_mut() {
+            Some(lease) if ends && follows() => {
+                backing.kernel.remove_slot(lease, slot)?;
+                self.vacate(slot);
+                Ok(())
+            }
+            Some(_) | None => self.bury(slot, backing),
+        }
+    }
+
+    /// Makes a slot a tombstone at once, also for packets on their way.
     fn bury<K: MemberWrites, T>(
         &mut self,
         slot: u32,
         backing: &mut Backing<'_, K, T>,
     ) -> Result<(), KernelError> {
-        let Slot { output, .. } = self.slots[slot as usize];
         let member = self.slots[slot as usize].member();
         let MemberEntry { next, .. } = backing.kernel.read_member(member)?;
         backing.kernel.write_member(member, &gone(next))?;
+        self.vacate(slot);
+        Ok(())
+    }
+
+    /// Notes that a slot holds no output any more.
+    fn vacate(&mut self, slot: u32) {
+        let Slot { output, .. } = self.slots[slot as usize];
         if let Ok(entry) = self.by_output.find_entry(hash(output), |other| *other == slot) {
             entry.remove();
         }
         self.slots[slot as usize].output = 0;
         self.slots[slot as usize].set_weak(false);
-        Ok(())
     }
 
     /// Writes the new member as a tombstone first, so that no copy sees half of it.

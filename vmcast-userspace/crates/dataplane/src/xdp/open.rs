@@ -15,6 +15,7 @@ use super::{
     attach::Attachments, device::Rule, error::KernelError, keep::Pins, kernel::KernelMaps, object,
     plane::KernelPlane, pool::TablePool, refused, relay,
 };
+use crate::capacity::Capacities;
 #[cfg(doc)]
 use crate::{Dataplane, StreamStats};
 
@@ -42,15 +43,13 @@ pub enum Statistics {
 }
 
 impl Statistics {
-    /// What loads the object so.
-    fn loader(self) -> EbpfLoader<'static> {
+    /// Lets a loader load the object so.
+    fn set(self, loader: &mut EbpfLoader<'_>) {
         let constant = match self {
             Self::On => &1_u32,
             Self::Off => &0_u32,
         };
-        let mut loader = EbpfLoader::new();
         loader.override_global(STATISTICS, constant, true);
-        loader
     }
 }
 
@@ -71,6 +70,8 @@ pub struct Options {
     pub pin_path: Option<PathBuf>,
     /// Whether the kernel counts packets by stream.
     pub statistics: Statistics,
+    /// How much it holds.
+    pub capacities: Capacities,
 }
 
 impl Options {
@@ -109,8 +110,10 @@ impl KernelPlane {
     /// If this build has no object, the kernel does not take it, or nothing can be pinned.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
         let bytes = object::bytes().ok_or(OpenError::NoObject)?;
-        let mut loaded =
-            options.statistics.loader().load(bytes).map_err(|error| OpenError::Object(chain(&error)))?;
+        let mut loader = EbpfLoader::new();
+        options.statistics.set(&mut loader);
+        options.capacities.set(&mut loader);
+        let mut loaded = loader.load(bytes).map_err(|error| OpenError::Object(chain(&error)))?;
         match options.rule {
             Rule::Auto | Rule::Xdp => {
                 for name in [PROGRAM_INGRESS, PROGRAM_COPY, PROGRAM_CHUNK] {
