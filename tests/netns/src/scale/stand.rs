@@ -150,6 +150,8 @@ impl Stand {
                 mac: cable.mac,
                 mtu: MTU,
                 accepts_sources,
+                at_tc: false,
+                shared: false,
             })
         };
         let next_hop = |(id, cable): (u32, &Cable)| {
