@@ -98,6 +98,8 @@ pub(super) struct MemberTable {
     slots: Vec<Slot>,
     /// The live slots, found by what they hold.
     by_output: HashTable<u32>,
+    /// How many of them are ways.
+    ways: usize,
     /// Slot of the last member on each device. A tombstone there is the device's only slot, and the
     /// kernel's table does not have it: the head of the list stays where it is.
     tails: Vec<(u32, u32)>,
@@ -118,8 +120,7 @@ impl MemberTable {
 
     /// How many members it has, ways not among them.
     pub(super) fn members(&self) -> usize {
-        let ways = [TO_TABLE, TO_LIST].into_iter().filter(|way| self.contains(*way)).count();
-        self.by_output.len() - ways
+        self.by_output.len() - self.ways
     }
 
     /// Whether the number of an output, or a way, is in it.
@@ -127,12 +128,15 @@ impl MemberTable {
         self.slot_of(number).is_some()
     }
 
-    /// How well one more member on a device fits in, the best first; `None` if there are `chunk` already.
-    pub(super) fn fit(&self, ifindex: u32, chunk: u32) -> Option<Fit> {
+    /// Whether one more member on a device has the place of one that has left, of `chunk` at most.
+    pub(super) fn has_tombstone(&self, ifindex: u32, chunk: u32) -> bool {
+        self.members() < chunk as usize && self.tombstone_on(ifindex).is_some()
+    }
+
+    /// How well one more member fits in, the best first; `None` if there are `chunk` already.
+    pub(super) fn fit(&self, chunk: u32) -> Option<Fit> {
         if self.members() >= chunk as usize {
             None
-        } else if self.tombstone_on(ifindex).is_some() {
-            Some(Fit::Tombstone)
         } else if self.lease.as_ref().is_some_and(|lease| self.slots.len() < lease.slots() as usize) {
             Some(Fit::FreeSlot)
         } else if self.waste() > SPARE || self.slots.len() < LARGEST {
@@ -148,7 +152,8 @@ impl MemberTable {
 
     /// Notes what a slot holds from now on.
     fn occupy(&mut self, slot: u32, number: u32) {
-        let Self { slots, by_output, .. } = self;
+        let Self { slots, by_output, ways, .. } = self;
+        *ways += usize::from(is_way(number));
         slots[slot as usize].output = number;
         by_output.insert_unique(hash(number), slot, |slot| hash(slots[*slot as usize].output));
     }
@@ -321,6 +326,7 @@ impl MemberTable {
         let Slot { output, .. } = self.slots[slot as usize];
         if let Ok(entry) = self.by_output.find_entry(hash(output), |other| *other == slot) {
             entry.remove();
+            self.ways -= usize::from(is_way(output));
         }
         self.slots[slot as usize].output = 0;
         self.slots[slot as usize].set_weak(false);
@@ -448,7 +454,8 @@ impl MemberTable {
             fresh.dismiss().retire(backing.tables, Until::Walked);
             return Err(error);
         }
-        let Self { slots, by_output, .. } = &mut fresh;
+        let Self { slots, by_output, ways, .. } = &mut fresh;
+        *ways = slots.iter().filter(|slot| is_way(slot.output)).count();
         for (at, slot) in (0..).zip(slots.iter()) {
             by_output.insert_unique(hash(slot.output), at, |at| hash(slots[*at as usize].output));
         }
@@ -500,8 +507,6 @@ impl Change {
 /// What one more member of a table takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fit {
-    /// The place of one that has left.
-    Tombstone,
     /// The next slot.
     FreeSlot,
     /// A fresh table.
