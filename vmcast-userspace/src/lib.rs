@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod link;
+mod mac;
 pub mod netlink;
 mod resolver;
 mod router;

@@ -32,7 +32,9 @@ pub use router::{DataplaneConfig, EngineChoice, OnExit, RouterConfig, RouterInte
 pub use sections::{
     Igmp, IgmpConfig, LogConfig, LogFormat, LogLevel, Upstream, UpstreamConfig, UpstreamFrom,
 };
-pub use value::{AdminUrl, GroupPrefix, InterfaceAddress, InterfaceName, NodeName, Remote};
+pub use value::{
+    AdminUrl, GroupPrefix, InterfaceAddress, InterfaceName, MacAddress, NodeName, Remote, VlanTag,
+};
 
 /// What every role's configuration has.
 pub trait RoleConfig: DeserializeOwned {

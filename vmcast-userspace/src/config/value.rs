@@ -8,6 +8,12 @@ use std::{
 };
 
 use serde::Deserialize;
+use vmcast_common::{
+    fib::{Tag, TagProtocol},
+    hdr::eth::Mac,
+};
+
+use crate::mac;
 
 /// Makes a type that is parsed from a text readable from a file.
 macro_rules! from_text {
@@ -105,6 +111,75 @@ impl fmt::Display for InterfaceName {
         f.pad(&self.0)
     }
 }
+
+/// A link-layer address of one host: six octets with colons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct MacAddress(pub Mac);
+
+from_text!(MacAddress);
+
+impl FromStr for MacAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match mac::parse(text) {
+            Some(mac) if mac[0] & 1 == 0 && mac != Mac::default() => Ok(Self(mac)),
+            Some(_) => Err(format!(
+                "\"{text}\" is the link-layer address of no host\nthat of a host is even in its first octet"
+            )),
+            None => Err(format!("\"{text}\" is no link-layer address\nwrite 02:00:5e:00:53:01")),
+        }
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&mac::text(self.0))
+    }
+}
+
+/// A VLAN tag: 100 for one of IEEE 802.1Q, "802.1ad:200" for a provider's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "VlanText")]
+pub struct VlanTag(pub Tag);
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a VLAN identifier from 0 to 4094, or \"802.1ad:200\" for a provider's tag"
+)]
+enum VlanText {
+    Id(i64),
+    Text(String),
+}
+
+impl TryFrom<VlanText> for VlanTag {
+    type Error = String;
+
+    fn try_from(text: VlanText) -> Result<Self, String> {
+        let (protocol, id, shown) = match text {
+            VlanText::Id(id) => (TagProtocol::Dot1q, Some(id), id.to_string()),
+            VlanText::Text(text) => {
+                let (protocol, id) = match (text.strip_prefix("802.1ad:"), text.strip_prefix("802.1q:")) {
+                    (Some(id), _) => (TagProtocol::Dot1ad, id),
+                    (None, Some(id)) => (TagProtocol::Dot1q, id),
+                    (None, None) => (TagProtocol::Dot1q, text.as_str()),
+                };
+                (protocol, id.parse().ok(), format!("\"{text}\""))
+            }
+        };
+        match id.and_then(|id| u16::try_from(id).ok()) {
+            Some(id) if id <= MAX_VLAN => Ok(Self(Tag { protocol, id })),
+            Some(_) | None => Err(format!(
+                "{shown} is no VLAN tag\nwrite 100, or \"802.1ad:200\" for a provider's tag; identifiers are 0 to {MAX_VLAN}"
+            )),
+        }
+    }
+}
+
+/// The last VLAN identifier (IEEE 802.1Q §9.6).
+const MAX_VLAN: u16 = 4094;
 
 /// Where a VMR is: an address or a DNS name, and a port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]

@@ -4,14 +4,20 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
-    link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+    link::{
+        InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, VlanProtocol,
+    },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia},
 };
-use vmcast_common::{fib::IfIndex, hdr::eth::Mac};
+use vmcast_common::{
+    fib::{IfIndex, Tag, TagProtocol},
+    hdr::eth::Mac,
+};
 
 use super::{
     links::Link,
+    stack::Vlan,
     table::{Neighbour, Route, TableLink, Unresolvable},
 };
 
@@ -31,6 +37,9 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
     let mut mac = None;
     let mut mtu = 0;
     let mut kind = None;
+    let mut tag = None;
+    let mut below = None;
+    let mut elsewhere = false;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(value) => name = Some(value.clone()),
@@ -41,7 +50,13 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
                     LinkInfo::Kind(kind) => Some(kind.to_string()),
                     _ => None,
                 });
+                tag = infos.iter().find_map(|info| match info {
+                    LinkInfo::Data(InfoData::Vlan(data)) => vlan_tag(data),
+                    _ => None,
+                });
             }
+            LinkAttribute::Link(ifindex) => below = Some(IfIndex(*ifindex)),
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             _ => {}
         }
     }
@@ -57,8 +72,17 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
         multicast: flags.contains(LinkFlags::Multicast),
         resolves: !flags.contains(LinkFlags::Noarp),
         kind,
+        // What is in another namespace cannot be looked at from here: such a VLAN is a device of its own.
+        vlan: below.filter(|_| !elsewhere).zip(tag).map(|(on, tag)| Vlan { on, tag }),
         addresses: Vec::new(),
     })
+}
+
+fn vlan_tag(data: &[InfoVlan]) -> Option<Tag> {
+    let id = data.iter().find_map(|item| if let InfoVlan::Id(id) = item { Some(*id) } else { None })?;
+    let provider = data.iter().any(|item| matches!(item, InfoVlan::Protocol(VlanProtocol::Ieee8021Ad)));
+    let protocol = if provider { TagProtocol::Dot1ad } else { TagProtocol::Dot1q };
+    Some(Tag { protocol, id })
 }
 
 /// Reads what the next-hop table needs of a link.
@@ -72,6 +96,7 @@ pub fn table_link(message: &LinkMessage) -> Option<(IfIndex, TableLink)> {
             mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
             up: link.up,
             loopback: link.loopback,
+            vlan: link.vlan,
         },
     ))
 }

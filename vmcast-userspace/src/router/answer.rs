@@ -7,14 +7,11 @@ use std::{
 };
 
 use vmcast_api as api;
-use vmcast_common::{
-    fib::{IfIndex, Input, NextHopId, Output, Rpf, Stream, TunnelId},
-    hdr::eth::Mac,
-};
+use vmcast_common::fib::{IfIndex, Input, NextHop, NextHopId, Output, Rpf, Stream, TunnelId};
 use vmcast_proto::Filter;
 
 use super::{run::Router, shown::SILENT, upstream::State};
-use crate::{clock, config::UpstreamFrom, daemon::resident_bytes, link::Attachment};
+use crate::{clock, config::UpstreamFrom, daemon::resident_bytes, link::Attachment, mac};
 
 /// Answers one question.
 pub(super) fn answer(router: &Router, request: &api::Request) -> api::Response {
@@ -175,11 +172,18 @@ fn interface_name(router: &Router, ifindex: IfIndex) -> String {
     }
 }
 
+/// Name of the interface that a next hop leads out of, which is one of its device's links.
+fn way_name(router: &Router, hop: &NextHop) -> String {
+    let interfaces = router.core.interfaces.values().map(|state| state.interface);
+    let known = interfaces.into_iter().find(|known| known.device == hop.ifindex && known.link == hop.link);
+    interface_name(router, known.map_or(hop.ifindex, |known| known.ifindex))
+}
+
 fn neighbour_place(router: &Router, id: NextHopId) -> api::Place {
     match router.core.next_hops.get(&id) {
         Some(hop) => api::Place::Neighbour {
-            interface: interface_name(router, hop.ifindex),
-            mac: hop.destination_mac.map(mac),
+            interface: way_name(router, hop),
+            mac: hop.destination_mac.map(mac::text),
         },
         None => api::Place::Unknown,
     }
@@ -231,15 +235,7 @@ fn shown_next_hop(router: &Router, id: NextHopId) -> Option<api::NextHop> {
         Some(_) => api::NextHopState::Resolved,
         None => api::NextHopState::Unresolved,
     };
-    Some(api::NextHop {
-        interface: interface_name(router, hop.ifindex),
-        mac: hop.destination_mac.map(mac),
-        state,
-    })
-}
-
-fn mac([a, b, c, d, e, f]: Mac) -> String {
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    Some(api::NextHop { interface: way_name(router, hop), mac: hop.destination_mac.map(mac::text), state })
 }
 
 fn interfaces(router: &Router) -> api::Interfaces {
@@ -263,7 +259,7 @@ fn interfaces(router: &Router) -> api::Interfaces {
             ifindex: present.map(|(ifindex, _)| ifindex.0),
             up: present.is_some_and(|(_, attached)| attached.link.up),
             mtu: present.map_or(0, |(_, attached)| attached.link.mtu),
-            mac: present.and_then(|(_, attached)| attached.link.mac).map(mac),
+            mac: present.and_then(|(_, attached)| attached.link.mac).map(mac::text),
             addresses: present.map_or_else(Vec::new, |(_, attached)| {
                 attached.link.addresses.iter().map(|(address, _)| (*address).into()).collect()
             }),
