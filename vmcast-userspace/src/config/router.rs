@@ -9,6 +9,7 @@ use vmcast_dataplane::Capacities;
 
 use super::{
     Problem, RoleConfig,
+    forward::{self, Forward, StaticTunnel},
     host::missing_interface,
     sections::{
         Addresses, AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, UpstreamConfig, UpstreamFrom,
@@ -53,6 +54,12 @@ pub struct RouterConfig {
     /// The interfaces that the VMR works on.
     #[serde(default, rename = "interface")]
     pub interfaces: Vec<RouterInterface>,
+    /// Tunnels that both ends know of.
+    #[serde(default, rename = "static_tunnel")]
+    pub static_tunnels: Vec<StaticTunnel>,
+    /// Streams that are forwarded without being asked for.
+    #[serde(default, rename = "forward")]
+    pub forwards: Vec<Forward>,
 }
 
 /// `[tunnel]`: the tunnels of others to this VMR.
@@ -410,6 +417,7 @@ impl RoleConfig for RouterConfig {
         problems.extend(self.dataplane.problems());
         problems.extend(self.igmp.problems("igmp", Igmp::default()));
         problems.extend(self.interface_problems());
+        problems.extend(forward::problems(&self.static_tunnels, &self.forwards, &self.interfaces));
         problems
     }
 

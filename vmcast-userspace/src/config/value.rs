@@ -360,6 +360,70 @@ impl fmt::Display for GroupPrefix {
     }
 }
 
+/// A group that may be forwarded: not one of the local link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct GroupAddress(pub IpAddr);
+
+from_text!(GroupAddress);
+
+impl FromStr for GroupAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = |why: &str| {
+            format!("\"{text}\" cannot be forwarded: {why}\nwrite a group, as 239.1.2.3 or ff3e::8000:1")
+        };
+        let group: IpAddr = text.parse().map_err(|_| bad("it is no IP address"))?;
+        if !group.is_multicast() {
+            return Err(bad("it is no group"));
+        }
+        let stays = match group {
+            IpAddr::V4(group) => LINK_GROUPS.iter().any(|(link, _)| link.contains(group)),
+            // Interface-local and link-local scope (RFC 4291 §2.7).
+            IpAddr::V6(group) => group.octets()[1] & 0x0f <= 2,
+        };
+        if stays { Err(bad("it is a group of the local link")) } else { Ok(Self(group)) }
+    }
+}
+
+impl fmt::Display for GroupAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An end of a tunnel: an address, and a port if one is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct TunnelEnd {
+    /// The address.
+    pub address: IpAddr,
+    /// The UDP port.
+    pub port: Option<u16>,
+}
+
+from_text!(TunnelEnd);
+
+impl FromStr for TunnelEnd {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || {
+            format!(
+                "\"{text}\" is no end of a tunnel\nwrite the address of a host, as 192.0.2.1 or 2001:db8::1; for AMT \
+                 192.0.2.1:{AMT_PORT} or [2001:db8::1]:{AMT_PORT}"
+            )
+        };
+        let end = match (text.parse::<IpAddr>(), text.parse::<SocketAddr>()) {
+            (Ok(address), _) => Self { address, port: None },
+            (Err(_), Ok(end)) if end.port() != 0 => Self { address: end.ip(), port: Some(end.port()) },
+            (Err(_), Ok(_) | Err(_)) => return Err(bad()),
+        };
+        if is_host(end.address) { Ok(end) } else { Err(bad()) }
+    }
+}
+
 /// An IPv4 unicast address of an interface, and the length of its network's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "String")]
@@ -400,6 +464,15 @@ impl fmt::Display for InterfaceAddress {
 #[must_use]
 pub(super) fn is_unicast(address: Ipv4Addr) -> bool {
     !address.is_multicast() && !address.is_broadcast() && address.octets()[0] != 0
+}
+
+/// The same for either version of IP.
+#[must_use]
+pub(super) fn is_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_unicast(address),
+        IpAddr::V6(address) => !address.is_multicast() && !address.is_unspecified(),
+    }
 }
 
 /// A time in seconds, whole or with a fraction.
