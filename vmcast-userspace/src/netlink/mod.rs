@@ -27,7 +27,9 @@ pub(crate) use links::{Link, LinkWatch, Links};
 pub(crate) use next_hops::NextHops;
 pub(crate) use pppoe::{PppoeSession, sessions as pppoe_sessions};
 pub(crate) use setup::Setup;
-pub(crate) use stack::{TooManyTags, Vlan, device_under};
+#[cfg(test)]
+pub(crate) use stack::Vlan;
+pub(crate) use stack::{TooManyTags, device_under};
 pub(crate) use table::NextHopEvent;
 
 /// Why a netlink request failed.

@@ -7,10 +7,12 @@ use std::{
 };
 
 use vmcast_api as api;
-use vmcast_common::fib::{IfIndex, Input, NextHop, NextHopId, Output, Rpf, Stream, TunnelId};
+use vmcast_common::fib::{
+    IfIndex, Input, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind,
+};
 use vmcast_proto::Filter;
 
-use super::{run::Router, shown::SILENT, upstream::State};
+use super::{run::Router, shown::SILENT, stated::Static, upstream::State};
 use crate::{clock, config::UpstreamFrom, daemon::resident_bytes, link::Attachment, mac};
 
 /// Answers one question.
@@ -50,7 +52,9 @@ fn status(router: &Router, now: Instant) -> api::Status {
         upstream: upstream(router, now),
         groups: count,
         members,
-        tunnels: u64::from(router.core.relay.tunnel_count()) + upstreams,
+        tunnels: u64::from(router.core.relay.tunnel_count())
+            + router.core.stated.tunnels().len() as u64
+            + upstreams,
         ..router.process.status()
     }
 }
@@ -129,6 +133,7 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
                 Output::Converted(id) => api::Place::Conversion { id: id.0 },
             },
             filter: filter(&info.filter),
+            configured: info.is_stated,
             age_ms: joined.map_or(0, |joined| millis(now.saturating_duration_since(joined.at))),
             packets,
         }
@@ -190,13 +195,17 @@ fn neighbour_place(router: &Router, id: NextHopId) -> api::Place {
 }
 
 fn tunnel_place(router: &Router, id: TunnelId) -> api::Place {
+    if let Some(known) = router.core.stated.tunnel(id) {
+        let (name, Tunnel { local, remote, .. }) = (Some(known.name.clone()), known.tunnel);
+        return api::Place::Tunnel { id: id.0, name, local, remote };
+    }
     let upstream = router.core.upstream.as_ref().filter(|upstream| upstream.id == id);
     let ends: Option<(SocketAddr, SocketAddr)> = match upstream {
         Some(upstream) => Some((upstream.local, upstream.relay.unwrap_or(upstream.named))),
         None => router.core.relay.ends(id.0),
     };
     match ends {
-        Some((local, remote)) => api::Place::Tunnel { id: id.0, local, remote },
+        Some((local, remote)) => api::Place::Tunnel { id: id.0, name: None, local, remote },
         None => api::Place::Unknown,
     }
 }
@@ -204,6 +213,8 @@ fn tunnel_place(router: &Router, id: TunnelId) -> api::Place {
 fn tunnels(router: &Router, page: &api::Page, now: Instant) -> api::Tunnels {
     let upstream = router.core.upstream.iter().map(|upstream| api::Tunnel {
         id: upstream.id.0,
+        name: None,
+        key: None,
         kind: api::TunnelKind::Amt,
         local: upstream.local,
         remote: upstream.relay.unwrap_or(upstream.named),
@@ -216,6 +227,8 @@ fn tunnels(router: &Router, page: &api::Page, now: Instant) -> api::Tunnels {
         let next_hop = router.core.tunnels.next_hop(info.remote.ip());
         api::Tunnel {
             id: info.id,
+            name: None,
+            key: None,
             kind: api::TunnelKind::Amt,
             local: info.local,
             remote: info.remote,
@@ -225,8 +238,30 @@ fn tunnels(router: &Router, page: &api::Page, now: Instant) -> api::Tunnels {
             groups: info.groups.len() as u64,
         }
     });
-    let (tunnels, next) = page.cut(upstream.chain(members), |tunnel| tunnel);
+    let stated = router.core.stated.tunnels().iter().map(|known| static_tunnel(router, known, now));
+    let (tunnels, next) = page.cut(upstream.chain(stated).chain(members), |tunnel| tunnel);
     api::Tunnels { next, tunnels }
+}
+
+fn static_tunnel(router: &Router, known: &Static, now: Instant) -> api::Tunnel {
+    let Tunnel { kind, local, remote, next_hop, .. } = known.tunnel;
+    let (kind, key) = match kind {
+        TunnelKind::Amt => (api::TunnelKind::Amt, None),
+        TunnelKind::Gre(key) => (api::TunnelKind::Gre, key),
+        TunnelKind::Ipip => (api::TunnelKind::Ipip, None),
+    };
+    api::Tunnel {
+        id: known.id.0,
+        name: Some(known.name.clone()),
+        kind,
+        key,
+        local,
+        remote,
+        direction: api::Direction::Static,
+        next_hop: next_hop.and_then(|id| shown_next_hop(router, id)),
+        age_ms: millis(now.saturating_duration_since(known.since)),
+        groups: router.core.stated.groups_of(known.id) as u64,
+    }
 }
 
 fn shown_next_hop(router: &Router, id: NextHopId) -> Option<api::NextHop> {

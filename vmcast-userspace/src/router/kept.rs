@@ -15,7 +15,7 @@ use vmcast_dataplane::Fib;
 use vmcast_proto::{Filter, igmp};
 use vmcast_wire::igmp as wire;
 
-use super::core::Core;
+use super::{core::Core, stated::is_static};
 
 /// Inherited next hops are numbered from here; the resolver's numbers stay below.
 const FIRST_NEXT_HOP: u32 = 1 << 29;
@@ -35,6 +35,10 @@ pub(super) fn inherit(core: &mut Core, now: Instant, kept: &Fib, endpoints: &[So
     let mut memberships = memberships(kept);
     let mut inheritance = Inheritance { streams: kept.streams.len(), ..Inheritance::default() };
     for (id, tunnel) in &kept.tunnels {
+        // The configuration states them again.
+        if is_static(*id) {
+            continue;
+        }
         if tunnel.accepts_sources {
             inheritance.upstream = Some((tunnel.local, tunnel.remote));
             continue;

@@ -18,6 +18,7 @@ mod reconcile;
 mod run;
 mod seed;
 mod shown;
+mod stated;
 mod tunnels;
 mod upstream;
 

@@ -26,6 +26,7 @@ use super::{
     reconcile::{self, Backlog},
     seed,
     shown::Shown,
+    stated::Stated,
     upstream::State,
 };
 use crate::{
@@ -114,6 +115,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
 
     let now = clock::now();
     let mut core = Core::new(now, settings(&config, &relay_addresses, seed));
+    core.state(Stated::new(now, &config.static_tunnels, &config.forwards));
     let mut attached = BTreeMap::new();
     for wanted in &wanted {
         let ifindex = wanted.link.ifindex;
@@ -253,6 +255,7 @@ fn settings(config: &RouterConfig, addresses: &[Ipv4Addr], seed: [u8; 16]) -> Se
 }
 
 fn set_interface(core: &mut Core, now: Instant, wanted: &Wanted) -> anyhow::Result<()> {
+    core.stated.add_interface(&wanted.link.name, wanted.link.ifindex);
     core.set_interface(now, wanted.interface, &wanted.addresses, wanted.querier.clone())
         .with_context(|| format!("IGMP on {}", wanted.link.name))
 }
@@ -386,7 +389,8 @@ impl Router {
     fn on_next_hop(&mut self, event: NextHopEvent) {
         match event {
             NextHopEvent::Set { id, hop } => self.successors.set(&mut self.core, clock::now(), id, hop),
-            NextHopEvent::Assign { destination, hop, .. } => {
+            NextHopEvent::Assign { destination, hop, direct } => {
+                self.core.assign_stated(clock::now(), destination, hop.ok(), direct);
                 if let Err(reason) = hop
                     && let Some(held_back) = self.warnings.admit(clock::now())
                 {

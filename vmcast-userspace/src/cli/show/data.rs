@@ -59,7 +59,7 @@ pub(crate) fn members(members: &Members, group: Option<IpAddr>) -> String {
             member.group.to_string(),
             source(member.source),
             place(&member.output),
-            wants(&member.filter),
+            format!("{}{}", wants(&member.filter), if member.configured { ", configured" } else { "" }),
             duration(member.age_ms),
             count(member.packets),
         ]);
@@ -78,16 +78,21 @@ pub(crate) fn tunnels(tunnels: &Tunnels) -> String {
     for tunnel in &tunnels.tunnels {
         let kind = match tunnel.kind {
             TunnelKind::Amt => "amt",
+            TunnelKind::Gre => "gre",
+            TunnelKind::Ipip => "ipip",
             TunnelKind::Unknown => "?",
         };
+        let key = tunnel.key.map_or_else(String::new, |key| format!(" key {key}"));
+        let name = tunnel.name.as_ref().map_or_else(String::new, |name| format!(" {name}"));
         let direction = match tunnel.direction {
             Direction::Upstream => "upstream",
             Direction::Member => "member",
+            Direction::Static => "static",
             Direction::Unknown => "?",
         };
         rows.row([
             tunnel.id.to_string(),
-            format!("{kind} {direction}"),
+            format!("{kind}{key} {direction}{name}"),
             endpoint(tunnel.local),
             endpoint(tunnel.remote),
             tunnel.next_hop.as_ref().map_or_else(|| NONE.to_owned(), next_hop),
@@ -137,7 +142,8 @@ fn place(place: &Place) -> String {
         Place::Neighbour { interface, mac } => {
             format!("{interface} {}", mac.as_deref().unwrap_or("unresolved"))
         }
-        Place::Tunnel { remote, .. } => endpoint(*remote),
+        Place::Tunnel { name: Some(name), .. } => name.clone(),
+        Place::Tunnel { name: None, remote, .. } => endpoint(*remote),
         Place::Conversion { id } => format!("conversion {id}"),
         Place::Unknown => "?".to_owned(),
     }
