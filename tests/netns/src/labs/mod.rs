@@ -20,6 +20,7 @@ mod restart;
 mod shaken;
 mod small;
 mod sources;
+mod stated;
 mod stream;
 mod ttl;
 mod untouched;
@@ -48,6 +49,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         full::trials(),
         names::trials(),
         shaken::trials(),
+        stated::trials(),
     ]
     .into_iter()
     .flatten()
