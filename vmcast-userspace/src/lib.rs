@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod daemon;
+mod doctor;
 pub mod link;
 mod mac;
 pub mod netlink;

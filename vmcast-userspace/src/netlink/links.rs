@@ -36,6 +36,10 @@ pub struct Link {
     pub(crate) kind: Option<String>,
     /// What it is a VLAN of, if it is one.
     pub(crate) vlan: Option<Vlan>,
+    /// What it is a port of: a bridge, a bond.
+    pub(crate) master: Option<IfIndex>,
+    /// The programs at its XDP hooks, by their numbers.
+    pub(crate) xdp: Vec<u32>,
     /// Its IPv4 addresses with their prefix lengths.
     pub(crate) addresses: Vec<(Ipv4Addr, u8)>,
 }

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{
-        InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, VlanProtocol,
+        InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+        VlanProtocol,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia},
@@ -40,6 +41,8 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
     let mut tag = None;
     let mut below = None;
     let mut elsewhere = false;
+    let mut master = None;
+    let mut xdp = Vec::new();
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(value) => name = Some(value.clone()),
@@ -57,6 +60,10 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
             }
             LinkAttribute::Link(ifindex) => below = Some(IfIndex(*ifindex)),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::Controller(ifindex) => {
+                master = Some(IfIndex(*ifindex)).filter(|master| master.0 != 0)
+            }
+            LinkAttribute::Xdp(about) => xdp = xdp_programs(about),
             _ => {}
         }
     }
@@ -74,8 +81,24 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
         kind,
         // What is in another namespace cannot be looked at from here: such a VLAN is a device of its own.
         vlan: below.filter(|_| !elsewhere).zip(tag).map(|(on, tag)| Vlan { on, tag }),
+        master,
+        xdp,
         addresses: Vec::new(),
     })
+}
+
+/// The programs, each once: the kernel tells the only one by two names.
+fn xdp_programs(about: &[LinkXdp]) -> Vec<u32> {
+    let ids = about.iter().filter_map(|item| match item {
+        LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => {
+            Some(*id)
+        }
+        _ => None,
+    });
+    let mut ids: Vec<u32> = ids.filter(|id| *id != 0).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
 }
 
 fn vlan_tag(data: &[InfoVlan]) -> Option<Tag> {

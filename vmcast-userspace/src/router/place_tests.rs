@@ -25,6 +25,8 @@ fn link(ifindex: u32, name: &str, kind: Option<&str>, vlan: Option<(u32, Tag)>) 
         resolves: kind != Some("ppp"),
         kind: kind.map(str::to_owned),
         vlan: vlan.map(|(on, tag)| Vlan { on: IfIndex(on), tag }),
+        master: None,
+        xdp: vec![],
         addresses: vec![([10, 0, 0, 1].into(), 24)],
     }
 }

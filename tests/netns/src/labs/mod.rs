@@ -7,6 +7,7 @@ mod bed;
 mod chain;
 mod churn;
 mod config_errors;
+mod doctor;
 mod duplicate;
 mod follow;
 mod full;
@@ -50,6 +51,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         names::trials(),
         shaken::trials(),
         stated::trials(),
+        doctor::trials(),
     ]
     .into_iter()
     .flatten()
