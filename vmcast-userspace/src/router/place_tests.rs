@@ -49,7 +49,10 @@ fn interface(text: &str) -> RouterInterface {
     toml::from_str(text).unwrap()
 }
 
-fn place(host: &Host, text: &str) -> Result<(u32, [Option<Tag>; 2], Option<u16>, Option<Mac>), Absent> {
+/// Device, tags, session and peer.
+type Found = (u32, [Option<Tag>; 2], Option<u16>, Option<Mac>);
+
+fn place(host: &Host, text: &str) -> Result<Found, Absent> {
     let place = host.place(&interface(text))?;
     Ok((place.device.0, place.link.tags, place.link.session, place.peer))
 }
