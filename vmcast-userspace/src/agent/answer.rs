@@ -146,6 +146,9 @@ fn interface(core: &Core, context: &Context<'_>) -> Interface {
     Interface {
         name: config.name.to_string(),
         ifindex: Some(context.ifindex.0),
+        device: None,
+        vlan: Vec::new(),
+        pppoe_session: None,
         up: true,
         mtu: config.mtu.into(),
         mac: None,

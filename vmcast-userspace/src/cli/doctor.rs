@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use vmcast_api::{Client, Envelope, Role, VERSION};
+use nix::net::if_::if_nametoindex;
+use vmcast_api::{Client, Envelope, Interface, Role, VERSION};
 
 use super::{Exit, Failure, args::DoctorArgs, find};
 use crate::{
@@ -57,46 +58,54 @@ fn ask(args: &DoctorArgs) -> Result<Option<(Running, Vec<Asked>)>, Failure> {
         return Ok(None);
     };
     let interfaces = client.interfaces()?.interfaces;
-    let asked = interfaces.iter().map(|known| Asked {
-        name: known.name.clone(),
+    let name = |known: &Interface| match &known.device {
+        // A link without an interface of the kernel is examined as its device.
+        Some(device) if if_nametoindex(known.name.as_str()).is_err() => device.clone(),
+        Some(_) | None => known.name.clone(),
+    };
+    let asked = merged(interfaces.iter().map(|known| Asked {
+        name: name(known),
         accepts_sources: known.accepts_sources,
         copies: !known.accepts_sources || known.querier.is_some(),
-        tagged: false,
+        tagged: !known.vlan.is_empty(),
         configured: true,
-    });
-    let asked = asked.collect();
-    let hooks = interfaces.iter().map(|known| (known.name.clone(), known.attached.clone())).collect();
+    }));
+    let hooks = interfaces.iter().map(|known| (name(known), known.attached.clone())).collect();
     Ok(Some((Running { engine: engine.label, reason: engine.reason, hooks }, asked)))
 }
 
 fn of_config(config: &RouterConfig) -> Vec<Asked> {
     let targets = || config.forwards.iter().flat_map(|forward| &forward.to);
-    let mut asked: Vec<Asked> = Vec::new();
-    for known in &config.interfaces {
+    merged(config.interfaces.iter().map(|known| {
         let is_target = |target: &Target| match target {
             Target::Named(name) => name == known.name.as_str(),
             Target::Host { interface, .. } => *interface == known.name,
             Target::Neighbour(_) => false,
         };
-        // A link without an interface of the kernel is examined as its device.
-        let name = known.device.as_ref().unwrap_or(&known.name).as_str();
-        let of_table = Asked {
-            name: name.to_owned(),
+        Asked {
+            name: known.device.as_ref().unwrap_or(&known.name).as_str().to_owned(),
             accepts_sources: known.accepts_sources,
             copies: !known.accepts_sources || known.querier || targets().any(is_target),
             tagged: !known.vlan.is_empty(),
             configured: true,
-        };
-        match asked.iter_mut().find(|other| other.name == name) {
-            None => asked.push(of_table),
+        }
+    }))
+}
+
+/// Several links of a device are examined once.
+fn merged(all: impl Iterator<Item = Asked>) -> Vec<Asked> {
+    let mut merged: Vec<Asked> = Vec::new();
+    for asked in all {
+        match merged.iter_mut().find(|other| other.name == asked.name) {
+            None => merged.push(asked),
             Some(other) => {
-                other.accepts_sources |= of_table.accepts_sources;
-                other.copies |= of_table.copies;
-                other.tagged |= of_table.tagged;
+                other.accepts_sources |= asked.accepts_sources;
+                other.copies |= asked.copies;
+                other.tagged |= asked.tagged;
             }
         }
     }
-    asked
+    merged
 }
 
 fn json(report: &Report) -> String {

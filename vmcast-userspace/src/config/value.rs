@@ -144,6 +144,15 @@ impl fmt::Display for MacAddress {
 #[serde(try_from = "VlanText")]
 pub struct VlanTag(pub Tag);
 
+impl fmt::Display for VlanTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.protocol {
+            TagProtocol::Dot1q => self.0.id.fmt(f),
+            TagProtocol::Dot1ad => write!(f, "802.1ad:{}", self.0.id),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(
     untagged,

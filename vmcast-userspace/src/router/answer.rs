@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::net::if_::if_indextoname;
 use vmcast_api as api;
 use vmcast_common::fib::{
     IfIndex, Input, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind,
@@ -13,7 +14,13 @@ use vmcast_common::fib::{
 use vmcast_proto::Filter;
 
 use super::{run::Router, shown::SILENT, stated::Static, upstream::State};
-use crate::{clock, config::UpstreamFrom, daemon::resident_bytes, link::Attachment, mac};
+use crate::{
+    clock,
+    config::{UpstreamFrom, VlanTag},
+    daemon::resident_bytes,
+    link::Attachment,
+    mac,
+};
 
 /// Answers one question.
 pub(super) fn answer(router: &Router, request: &api::Request) -> api::Response {
@@ -289,9 +296,15 @@ fn interfaces(router: &Router) -> api::Interfaces {
                 groups: querier.groups(clock::now()).len() as u64,
             })
         });
+        let place = state.map(|state| state.interface);
+        let other = place.filter(|place| place.device != place.ifindex);
+        let tags = place.into_iter().flat_map(|place| place.link.tags).flatten();
         api::Interface {
             name: name.to_owned(),
             ifindex: present.map(|(ifindex, _)| ifindex.0),
+            device: other.map(|place| kernel_name(place.device)),
+            vlan: tags.map(|tag| VlanTag(tag).to_string()).collect(),
+            pppoe_session: place.and_then(|place| place.link.session),
             up: present.is_some_and(|(_, attached)| attached.link.up),
             mtu: present.map_or(0, |(_, attached)| attached.link.mtu),
             mac: present.and_then(|(_, attached)| attached.link.mac).map(mac::text),
@@ -306,6 +319,12 @@ fn interfaces(router: &Router) -> api::Interfaces {
     let mut interfaces: Vec<_> = shown.collect();
     interfaces.sort_by(|a, b| a.name.cmp(&b.name));
     api::Interfaces { interfaces }
+}
+
+/// The kernel's name of an interface that need not be one of the configuration's.
+fn kernel_name(ifindex: IfIndex) -> String {
+    if_indextoname(ifindex.0)
+        .map_or_else(|_| format!("#{}", ifindex.0), |name| name.to_string_lossy().into_owned())
 }
 
 fn stats(router: &Router) -> api::Stats {

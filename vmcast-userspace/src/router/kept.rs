@@ -245,10 +245,13 @@ mod tests {
             next_hop: Some(NextHopId(4)),
         };
         kept.tunnels.insert(TunnelId(1), tunnel);
+        // One that the configuration states brings sources too, and is no upstream.
+        kept.tunnels.insert(TunnelId(1 << 28), Tunnel { accepts_sources: true, ..tunnel });
         let stream = Stream { source: None, group: [239, 1, 2, 3].into() };
         let outputs = [Output::Tunnel(TunnelId(1))].into();
         kept.streams.insert(stream, FibStream { rpf: Rpf::AnyUpstream, members: Members::Own, outputs });
-        assert_eq!(inherit(&mut core, now, &kept, &[OURS]).tunnels, 1);
+        let inherited = inherit(&mut core, now, &kept, &[OURS]);
+        assert_eq!((inherited.tunnels, inherited.upstream), (1, None));
         let ops = ops(&mut core);
         assert!(ops.contains(&FibOp::SetNextHop(OLD, hop(Some([4; 6])))), "{ops:?}");
         assert_eq!(core.tunnels.next_hop(MEMBER.ip()), Some(OLD));

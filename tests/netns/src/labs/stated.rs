@@ -11,8 +11,13 @@
 //!                        +------+ acc0         +--------+
 //! ```
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+    thread,
+};
 
+use etherparse::PacketBuilder;
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 use vmcast_lab::{
@@ -24,7 +29,7 @@ use vmcast_lab::{
 use super::{
     bed::{Bed, Outcome, ensure, trial, trials_by_engine},
     small::IGMP,
-    stream::{Listener, Sender, number},
+    stream::{Listener, Sender, number, payload},
 };
 use crate::wire::Wire;
 
@@ -34,6 +39,12 @@ pub(super) fn trials() -> Vec<Trial> {
         trials_by_engine("a stream crosses a GRE tunnel with a key to another VMR", gre),
     ];
     let mut trials: Vec<Trial> = by_engine.into_iter().flatten().collect();
+    trials.push(trial(
+        "a stated stream leaves with the tags and sessions of its outputs, engine tc",
+        links_at_tc,
+    ));
+    trials.push(trial("a stated IPv6 stream leaves by a VLAN", ipv6));
+    trials.push(trial("a link comes back with its device, and others lose nothing meanwhile", comes_back));
     trials.push(trial("a stream crosses an IP-in-IP tunnel over IPv6 to another VMR", ipip));
     trials.push(trial("a stream crosses a static AMT tunnel to another VMR", amt));
     trials.push(trial("an output that is stated and joins by IGMP gets each packet once", joined_too));
@@ -86,13 +97,10 @@ impl Net {
         Ok(Self { source, vmr1, vmr2, host, access })
     }
 
-    fn router(bed: &Bed, node: &Namespace, engine: Engine, tables: &str) -> Result<Role, Failed> {
+    fn router(bed: &Bed, node: &Namespace, engine: &str, tables: &str) -> Result<Role, Failed> {
         let pins = bed.lab.bpffs()?.join(node.node());
-        let tables = format!(
-            "[dataplane]\nengine = \"{}\"\npin_path = \"{}\"\n{IGMP}{tables}",
-            engine.label(),
-            pins.display()
-        );
+        let tables =
+            format!("[dataplane]\nengine = \"{engine}\"\npin_path = \"{}\"\n{IGMP}{tables}", pins.display());
         let mut role = bed.launcher.start(node, "router", "rank = 0\n", &tables)?;
         wait_ready([&mut role], bed.clock)?;
         Ok(role)
@@ -132,6 +140,14 @@ fn header(destination: [u8; 6], rest: &[u8]) -> Vec<u8> {
 
 // proves C6
 fn links(bed: &mut Bed, engine: Engine) -> Outcome {
+    all_links(bed, engine.label())
+}
+
+fn links_at_tc(bed: &mut Bed) -> Outcome {
+    all_links(bed, "tc")
+}
+
+fn all_links(bed: &mut Bed, engine: &str) -> Outcome {
     let net = Net::build(bed)?;
     let tables = format!(
         "{VMR1}[[interface]]\nname = \"cust-a\"\ndevice = \"acc0\"\nvlan = [100]\n\
@@ -157,6 +173,16 @@ fn links(bed: &mut Bed, engine: Engine) -> Outcome {
     })?;
     let table = bed.table(&router, &["member", "list"])?;
     ensure!(table.contains("cust-b") && table.contains("any source, configured"), "{table}");
+
+    let table = bed.table(&router, &["interface", "list"])?;
+    ensure!(
+        table.contains("cust-b (acc0 802.1ad:200 5)") && table.contains("cust-c (acc0 7 session 258)"),
+        "{table}"
+    );
+    let socket = router.socket.display().to_string();
+    let told = bed.run(&net.vmr1, &["doctor", "--socket", &socket])?;
+    let told = (told.status.code(), String::from_utf8(told.stdout)?);
+    ensure!(told.0 == Some(0) && told.1.contains("\nacc0\n") && !told.1.contains("cust-"), "{told:?}");
 
     let wire = net.access.enter(|| Wire::open("eth0"))??;
     let sender = Sender::start(&net.source, SOURCE, STREAM)?;
@@ -214,11 +240,11 @@ fn tunnel(kind: &str, ends: &str) -> String {
 // proves A8
 fn through(bed: &mut Bed, engine: Engine, near: &str, far: &str, kind: &str) -> Outcome {
     let net = Net::build(bed)?;
-    let vmr1 = Net::router(bed, &net.vmr1, engine, &format!("{VMR1}{near}{}", forward("\"other\"")))?;
+    let vmr1 = Net::router(bed, &net.vmr1, engine.label(), &format!("{VMR1}{near}{}", forward("\"other\"")))?;
     let tables = format!(
         "[[interface]]\nname = \"bb0\"\n[[interface]]\nname = \"acc0\"\nquerier = true\n{far}accepts_sources = true\n"
     );
-    let vmr2 = Net::router(bed, &net.vmr2, engine, &tables)?;
+    let vmr2 = Net::router(bed, &net.vmr2, engine.label(), &tables)?;
     let shown =
         bed.until_answer("the way to the far end is known", &vmr1, &["tunnel", "list"], |answer| {
             answer["tunnels"][0]["next_hop"]["state"] == "resolved"
@@ -250,7 +276,7 @@ fn through(bed: &mut Bed, engine: Engine, near: &str, far: &str, kind: &str) -> 
 fn joined_too(bed: &mut Bed) -> Outcome {
     let net = Net::build(bed)?;
     let tables = VMR1.replace("\"acc0\"\n", "\"acc0\"\nquerier = true\n") + &forward("\"acc0\"");
-    let router = Net::router(bed, &net.vmr1, Engine::Xdp, &tables)?;
+    let router = Net::router(bed, &net.vmr1, Engine::Xdp.label(), &tables)?;
     let sender = Sender::start(&net.source, SOURCE, STREAM)?;
     net.access.ip("route add default via 10.5.0.1")?;
     let wire = net.access.enter(|| Wire::open("eth0"))??;
@@ -272,5 +298,112 @@ fn joined_too(bed: &mut Bed) -> Outcome {
     let numbers = came.get(&native).cloned().unwrap_or_default();
     ensure!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "not each once and in order: {numbers:?}");
     ensure!(came.len() == 1, "the stream came in other frames too: {:02x?}", came.keys());
+    Ok(())
+}
+
+/// The customer's VLAN, and what is made of it.
+const CUSTOMER: &str = "[[interface]]\nname = \"cust-a\"\ndevice = \"acc0\"\nvlan = [100]\n";
+
+fn ipv6(bed: &mut Bed) -> Outcome {
+    const GROUP: &str = "ff3e::8000:9";
+    const PACKETS: u64 = 50;
+    let net = Net::build(bed)?;
+    let tables = format!(
+        "{VMR1}{CUSTOMER}[[forward]]\ngroup = \"{GROUP}\"\nsource = \"fd01::2\"\nfrom = \"src0\"\nto = [\"cust-a\"]\n"
+    );
+    let router = Net::router(bed, &net.vmr1, Engine::Xdp.label(), &tables)?;
+    bed.until_answer("the network is a member", &router, &["member", "list"], |answer| {
+        answer["members"][0]["group"] == GROUP && answer["members"][0]["output"]["name"] == "cust-a"
+    })?;
+    let group: Ipv6Addr = GROUP.parse()?;
+    let group_mac = [0x33, 0x33, 0x80, 0, 0, 9];
+    let (from, wire) = (net.source.enter(|| Wire::open("eth0"))??, net.access.enter(|| Wire::open("eth0"))??);
+    let bystander = net.vmr2.enter(|| Wire::open("bb0"))??;
+    for number in 0..PACKETS {
+        let packet = PacketBuilder::ethernet2([2, 0, 0, 0, 1, 2], group_mac)
+            .ipv6(Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 2).octets(), group.octets(), 16)
+            .udp(5000, STREAM.port);
+        let payload = payload(number);
+        let mut frame = Vec::with_capacity(packet.size(payload.len()));
+        packet.write(&mut frame, &payload)?;
+        from.send(&frame)?;
+        thread::sleep(Sender::PACE);
+    }
+    let wanted = header(group_mac, &[0x81, 0, 0, 100, 0x86, 0xdd]);
+    let mut numbers = Vec::new();
+    let mut take = |frames: Vec<Vec<u8>>| -> Outcome {
+        for frame in frames {
+            let Some(at) = frame.len().checked_sub(PAYLOAD).filter(|at| number(&frame[*at..]).is_some())
+            else {
+                continue;
+            };
+            ensure!(
+                frame.starts_with(&wanted) && frame[wanted.len() + 7] == 15,
+                "it came as {:02x?}",
+                &frame[..at]
+            );
+            numbers.extend(number(&frame[at..]));
+        }
+        Ok(())
+    };
+    bed.until("the last packet came", || {
+        take(wire.drain())?;
+        Ok(forwarded(&router)? >= PACKETS)
+    })?;
+    take(wire.drain())?;
+    ensure!(numbers == (0..PACKETS).collect::<Vec<_>>(), "there came {numbers:?}");
+    let stray = bystander.drain().into_iter().filter(|frame| frame.starts_with(&group_mac)).count();
+    ensure!(stray == 0, "{stray} packets went to another network");
+    Ok(())
+}
+
+/// Packets that the router has forwarded of all streams.
+fn forwarded(router: &Role) -> Result<u64, Failed> {
+    let stats = router.ask(&["stats"]).unwrap_or_default();
+    let streams = stats["streams"].as_array().map(Vec::as_slice).unwrap_or_default();
+    Ok(streams.iter().filter_map(|stream| stream["packets"].as_u64()).sum())
+}
+
+fn comes_back(bed: &mut Bed) -> Outcome {
+    let net = Net::build(bed)?;
+    let tables = format!("{VMR1}{CUSTOMER}{}", forward("\"cust-a\", \"bb0\""));
+    let router = Net::router(bed, &net.vmr1, Engine::Xdp.label(), &tables)?;
+    let other = net.vmr2.enter(|| Wire::open("bb0"))??;
+    let wire = net.access.enter(|| Wire::open("eth0"))??;
+    let sender = Sender::start(&net.source, SOURCE, STREAM)?;
+    let tagged = header(GROUP_MAC, &[0x81, 0, 0, 100, 8, 0]);
+    let (mut came, mut came_other) = (Came::new(), Came::new());
+    bed.until("the customer gets the stream", || {
+        sort(wire.drain(), &mut came)?;
+        sort(other.drain(), &mut came_other)?;
+        Ok(came.get(&tagged).is_some_and(|numbers| numbers.len() as u64 >= SOME))
+    })?;
+
+    net.vmr1.ip("link del acc0")?;
+    let members = |count: usize| {
+        move |answer: &Value| answer["members"].as_array().is_some_and(|all| all.len() == count)
+    };
+    bed.until_answer("the customer is no member", &router, &["member", "list"], members(1))?;
+    sort(other.drain(), &mut came_other)?;
+    bed.lab.veth((&net.vmr1, "acc0"), (&net.access, "eth0"))?;
+    net.vmr1.ip("link set acc0 address 02:00:00:00:05:01")?;
+    bed.until_answer("the customer is a member again", &router, &["member", "list"], members(2))?;
+    let wire = net.access.enter(|| Wire::open("eth0"))??;
+    let mut again = Came::new();
+    bed.until("the customer gets the stream again", || {
+        sort(wire.drain(), &mut again)?;
+        sort(other.drain(), &mut came_other)?;
+        Ok(again.get(&tagged).is_some_and(|numbers| numbers.len() as u64 >= SOME))
+    })?;
+    let last = sender.stop()? - 1;
+    bed.until("the last packet came to the other network", || {
+        sort(other.drain(), &mut came_other)?;
+        Ok(came_other.values().any(|numbers| numbers.last() == Some(&last)))
+    })?;
+    ensure!(came_other.len() == 1, "the other network got {:02x?}", came_other.keys());
+    let whole: Vec<u64> = (0..=last).collect();
+    ensure!(came_other.values().all(|numbers| *numbers == whole), "the other network lost packets meanwhile");
+    let in_order = again[&tagged].windows(2).all(|pair| pair[1] == pair[0] + 1);
+    ensure!(in_order && came.len() == 1, "the customer got {:02x?}", came.keys());
     Ok(())
 }

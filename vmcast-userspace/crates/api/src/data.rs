@@ -255,9 +255,19 @@ pub struct Interfaces {
 pub struct Interface {
     /// Its name.
     pub name: String,
-    /// The kernel's number, `None` while it is missing.
+    /// The kernel's number, `None` while it is missing; above 2^29 one of the daemon's own, of a link that
+    /// the kernel has no interface for.
     #[serde(default)]
     pub ifindex: Option<u32>,
+    /// The device whose frames carry its packets, if that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The VLAN tags of those frames, outermost first, as `100` or `802.1ad:200`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vlan: Vec<String>,
+    /// The PPPoE session that they belong to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pppoe_session: Option<u16>,
     /// Whether it is up.
     pub up: bool,
     /// Its MTU in bytes, without the link-layer header.

@@ -116,6 +116,9 @@ fn responses() -> Vec<Response> {
             interfaces: vec![Interface {
                 name: "eth1".into(),
                 ifindex: Some(3),
+                device: Some("eth1".into()),
+                vlan: vec!["802.1ad:200".into(), "5".into()],
+                pppoe_session: Some(7),
                 up: true,
                 mtu: 1500,
                 mac: Some("02:00:00:00:00:01".into()),

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use vmcast_api::{
-    Direction, Filter, FilterMode, GroupState, Groups, Interfaces, Members, NextHop, NextHopState, Place,
-    Querier, TunnelKind, Tunnels,
+    Direction, Filter, FilterMode, GroupState, Groups, Interface, Interfaces, Members, NextHop, NextHopState,
+    Place, Querier, TunnelKind, Tunnels,
 };
 
 use super::{
@@ -123,7 +123,7 @@ pub(crate) fn interfaces(interfaces: &Interfaces) -> String {
             [first, more @ ..] => format!("{first} +{}", more.len()),
         };
         rows.row([
-            interface.name.clone(),
+            link(interface),
             state.to_owned(),
             interface.mtu.to_string(),
             address,
@@ -134,6 +134,16 @@ pub(crate) fn interfaces(interfaces: &Interfaces) -> String {
         ]);
     }
     rows.text(0)
+}
+
+/// Its name, and which link of which device it is.
+fn link(interface: &Interface) -> String {
+    let Some(device) = &interface.device else {
+        return interface.name.clone();
+    };
+    let session = interface.pppoe_session.map(|session| format!("session {session}"));
+    let parts: Vec<&str> = interface.vlan.iter().chain(&session).map(String::as_str).collect();
+    format!("{} ({device} {})", interface.name, parts.join(" "))
 }
 
 fn place(place: &Place) -> String {

@@ -156,6 +156,9 @@ fn interfaces_are_shown() {
     let interface = |name: &str, ifindex, up, querier| Interface {
         name: name.into(),
         ifindex,
+        device: None,
+        vlan: vec![],
+        pppoe_session: None,
         up,
         mtu: 1500,
         mac: None,
