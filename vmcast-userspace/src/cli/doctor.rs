@@ -23,7 +23,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(String, Exit), Failure> {
             (Engine::Chosen(config.dataplane.engine), Some(of_config(&config)))
         }
         (None, Some((running, asked))) => {
-            (Engine::Running { is_xdp: running.engine == "xdp-broadcast" }, Some(asked.clone()))
+            (Engine::Running { is_xdp: running.engine.starts_with("xdp-broadcast") }, Some(asked.clone()))
         }
         (None, None) => (Engine::Chosen(EngineChoice::Auto), None),
     };

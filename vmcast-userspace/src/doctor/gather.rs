@@ -6,8 +6,7 @@ use vmcast_common::fib::IfIndex;
 use vmcast_dataplane::{
     features::Features,
     probe,
-    tc::TcPlane,
-    xdp::{self, XdpPlane},
+    xdp::{Rule, try_out},
 };
 
 use super::facts::{Asked, HostFacts, InterfaceFacts, LinkFacts, Running};
@@ -22,23 +21,20 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// What this host has. Programs are loaded for the question, attached to no interface, and go.
 pub(super) fn host() -> HostFacts {
     let is_root = nix::unistd::geteuid().is_root();
-    let not_asked = || Err("only root may load programs".to_owned());
-    let loaded = |error: Option<String>| error.map_or(Ok(()), Err);
+    let taken = |rule| {
+        if is_root {
+            try_out(rule).map_err(|error| error.to_string())
+        } else {
+            Err("only root may load programs".to_owned())
+        }
+    };
     HostFacts {
         kernel: nix::sys::utsname::uname()
             .map_or_else(|_| "?".to_owned(), |name| name.release().to_string_lossy().into_owned()),
         is_root,
         btf: Path::new(BTF).exists(),
-        xdp: if is_root {
-            loaded(XdpPlane::open(&xdp::Options::default()).err().map(|error| error.to_string()))
-        } else {
-            not_asked()
-        },
-        tc: if is_root {
-            loaded(TcPlane::open(String::new()).err().map(|error| error.to_string()))
-        } else {
-            not_asked()
-        },
+        xdp: taken(Rule::Xdp),
+        tc: taken(Rule::Tc),
         batches: probe::batches(),
         tcx: probe::tcx().ok(),
         tells_features: Features::open().is_ok(),

@@ -6,7 +6,6 @@ use super::{
     facts::{Asked, Engine, InterfaceFacts, LinkFacts},
     finding::Finding,
 };
-use crate::config::EngineChoice;
 
 /// What AMT over IPv4 adds to a packet, in bytes: IPv4, UDP and AMT data headers.
 const AMT_OVERHEAD: u32 = 30;
@@ -73,15 +72,7 @@ fn state(name: &str, link: &LinkFacts, asked: &Asked) -> Vec<Finding> {
 
 fn hook(link: &LinkFacts) -> Option<Finding> {
     let hook = link.hook.as_deref()?;
-    Some(if hook == "xdp-generic" {
-        Finding::warning(
-            "frames are taken at the generic XDP hook",
-            "it is slower than TC, and what devices refuse is not counted",
-        )
-        .mend("write engine = \"auto\" or \"tc\" in [dataplane]")
-    } else {
-        Finding::ok(format!("frames are taken at {hook}"))
-    })
+    Some(Finding::ok(format!("frames are taken at {hook}")))
 }
 
 /// Programs of others, and who they are.
@@ -100,7 +91,7 @@ fn programs(name: &str, link: &LinkFacts, engine: &Engine) -> Vec<Finding> {
         } else if engine.is_xdp() {
             Finding::warning(
                 found,
-                "XDP takes one program only, so a slower engine replicates on every interface",
+                "XDP takes one program only, so this device is served at TC, which is slower",
             )
             .mend(mend)
         } else {
@@ -117,31 +108,23 @@ fn driver(name: &str, link: &LinkFacts, asked: &Asked, engine: &Engine) -> Vec<F
     let device = device(name, link);
     if !features.takes_redirected() && asked.copies {
         let found = format!("{device} takes no frames redirected at XDP");
-        let mend = if is_veth(link) {
-            "ethtool -K PEER gro on, where PEER is the other end of the veth".to_owned()
+        let mut finding = if engine.is_only_xdp() {
+            Finding::error(found, "the router does not start with dataplane.engine = \"xdp\"")
+                .mend("write engine = \"auto\" in [dataplane]")
         } else {
-            "write engine = \"tc\" in [dataplane]".to_owned()
+            Finding::warning(found, "copies that leave by it are made at TC, which is slower")
         };
-        return vec![match engine {
-            // It took them when the router started.
-            Engine::Running { .. } => {
-                Finding::error(found, "copies to its members are lost, and no counter tells of them")
-                    .mend(mend)
-            }
-            Engine::Chosen(EngineChoice::Xdp) => {
-                Finding::error(found, "the router does not start with dataplane.engine = \"xdp\"").mend(mend)
-            }
-            Engine::Chosen(EngineChoice::Auto | EngineChoice::Tc | EngineChoice::Software) => {
-                Finding::warning(found, "with engine = \"auto\", TC replicates on every interface").mend(mend)
-            }
-        }];
+        if is_veth(link) {
+            finding = finding.mend("ethtool -K PEER gro on, where PEER is the other end of the veth");
+        }
+        return vec![finding];
     }
     vec![if features.is_native() {
         Finding::ok(format!("the driver of {device} runs XDP programs and sends what they redirect"))
     } else {
         Finding::warning(
             format!("the driver of {device} has no XDP"),
-            "with engine = \"auto\", TC replicates on every interface",
+            "what comes in by it is looked at by TC, which is slower",
         )
     }]
 }

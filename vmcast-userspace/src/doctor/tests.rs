@@ -144,8 +144,6 @@ fn a_state_that_loses_streams_is_told() {
     );
     let port = LinkFacts { master: Some(("br0".to_owned(), Some("bridge".to_owned()))), ..good_link() };
     only(&judged(port, asked(), AUTO), Level::Warning, "port of the bridge br0", "name = \"br0\"");
-    let generic = LinkFacts { hook: Some("xdp-generic".to_owned()), ..good_link() };
-    only(&judged(generic, asked(), AUTO), Level::Warning, "generic", "[dataplane]");
     let missing = interface::judge(&InterfaceFacts { asked: asked(), link: None }, &AUTO);
     only(&missing, Level::Error, "no interface of this name", "ip -brief link");
 }

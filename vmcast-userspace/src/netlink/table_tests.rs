@@ -366,6 +366,8 @@ fn a_session_is_a_way_for_every_destination_as_long_as_it_lasts() {
         mac: MAC,
         mtu: 1492,
         accepts_sources: false,
+        shared: false,
+        at_tc: false,
     };
     bed.input(TableInput::PointToPoint(vec![session(7)]));
     bed.run(ROUTE_SETTLE);

@@ -49,6 +49,8 @@ fn interface(ifindex: IfIndex) -> Interface {
         mac: [4; 6],
         mtu: 1492,
         accepts_sources: ifindex == EAST,
+        shared: false,
+        at_tc: false,
     }
 }
 
