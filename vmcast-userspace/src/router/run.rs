@@ -26,6 +26,7 @@ use super::{
     reconcile::{self, Backlog},
     seed,
     shown::Shown,
+    stated::Stated,
     upstream::State,
 };
 use crate::{
@@ -105,6 +106,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     let wanted = interfaces::all(&config, &links).await?;
     let (events, event_queue) = mpsc::channel(EVENTS);
     let (next_hops, next_hop_events) = NextHops::spawn()?;
+    next_hops.point_to_point(interfaces::point_to_point(&wanted));
 
     let seed = seed::load(&config.socket())?;
     let relay_addresses = relay_addresses(&config, &wanted);
@@ -113,6 +115,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
 
     let now = clock::now();
     let mut core = Core::new(now, settings(&config, &relay_addresses, seed));
+    core.state(Stated::new(now, &config.static_tunnels, &config.forwards));
     let mut attached = BTreeMap::new();
     for wanted in &wanted {
         let ifindex = wanted.link.ifindex;
@@ -252,6 +255,7 @@ fn settings(config: &RouterConfig, addresses: &[Ipv4Addr], seed: [u8; 16]) -> Se
 }
 
 fn set_interface(core: &mut Core, now: Instant, wanted: &Wanted) -> anyhow::Result<()> {
+    core.stated.add_interface(&wanted.link.name, wanted.link.ifindex);
     core.set_interface(now, wanted.interface, &wanted.addresses, wanted.querier.clone())
         .with_context(|| format!("IGMP on {}", wanted.link.name))
 }
@@ -385,7 +389,8 @@ impl Router {
     fn on_next_hop(&mut self, event: NextHopEvent) {
         match event {
             NextHopEvent::Set { id, hop } => self.successors.set(&mut self.core, clock::now(), id, hop),
-            NextHopEvent::Assign { destination, hop } => {
+            NextHopEvent::Assign { destination, hop, direct } => {
+                self.core.assign_stated(clock::now(), destination, hop.ok(), direct);
                 if let Err(reason) = hop
                     && let Some(held_back) = self.warnings.admit(clock::now())
                 {
@@ -482,6 +487,7 @@ impl Router {
         for wanted in &wanted {
             self.adopt_interface(now, wanted);
         }
+        self.next_hops.point_to_point(interfaces::point_to_point(&wanted));
         self.follow_addresses(&relay_addresses(&self.config, &wanted));
         self.pursuit.hurry(now);
     }
@@ -519,8 +525,13 @@ impl Router {
     fn adopt_interface(&mut self, now: Instant, wanted: &Wanted) {
         let ifindex = wanted.link.ifindex;
         match self.interfaces.get_mut(&ifindex) {
-            Some(attached) if attached.link == wanted.link => return,
-            Some(attached) => attached.link = wanted.link.clone(),
+            Some(attached) if attached.link == wanted.link && attached.interface == wanted.interface => {
+                return;
+            }
+            Some(attached) => {
+                attached.link = wanted.link.clone();
+                attached.interface = wanted.interface;
+            }
             None => match interfaces::attach(wanted, &self.events) {
                 Ok(attached) => {
                     tracing::info!(iface = attached.name, "interface in use");

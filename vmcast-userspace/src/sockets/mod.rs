@@ -1,6 +1,7 @@
 //! Sockets that need more than the standard library offers: the address a datagram came to, IGMP
 //! off the wire, memberships in numbers.
 
+mod ethtool;
 mod host_membership;
 mod igmp;
 mod sys;
@@ -9,6 +10,7 @@ mod udp;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use ethtool::{Offloads, offloads};
 pub(crate) use host_membership::HostMembership;
 pub(crate) use igmp::{IgmpSocket, RECEIVE_LEN};
 pub(crate) use udp::{Buffer, UdpEndpoint};

@@ -7,6 +7,7 @@ mod bed;
 mod chain;
 mod churn;
 mod config_errors;
+mod doctor;
 mod duplicate;
 mod follow;
 mod full;
@@ -20,6 +21,7 @@ mod restart;
 mod shaken;
 mod small;
 mod sources;
+mod stated;
 mod stream;
 mod ttl;
 mod untouched;
@@ -48,6 +50,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         full::trials(),
         names::trials(),
         shaken::trials(),
+        stated::trials(),
+        doctor::trials(),
     ]
     .into_iter()
     .flatten()

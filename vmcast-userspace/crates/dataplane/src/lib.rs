@@ -8,6 +8,7 @@ mod conversions;
 mod endpoints;
 pub mod features;
 mod plane;
+pub mod probe;
 pub mod recording;
 pub mod software;
 mod tc;

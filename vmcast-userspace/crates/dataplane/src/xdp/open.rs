@@ -109,19 +109,10 @@ impl KernelPlane {
     /// # Errors
     /// If this build has no object, the kernel does not take it, or nothing can be pinned.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
-        let bytes = object::bytes().ok_or(OpenError::NoObject)?;
-        let mut loader = EbpfLoader::new();
-        options.statistics.set(&mut loader);
-        options.capacities.set(&mut loader);
-        let mut loaded = loader.load(bytes).map_err(|error| OpenError::Object(chain(&error)))?;
+        let mut loaded = load(options)?;
         match options.rule {
-            Rule::Auto | Rule::Xdp => {
-                for name in [PROGRAM_INGRESS, PROGRAM_COPY, PROGRAM_CHUNK] {
-                    load_xdp(&mut loaded, name)?;
-                }
-                refused::start(&mut loaded);
-            }
-            Rule::Tc => load_classifier(&mut loaded, PROGRAM_CLONE)?,
+            Rule::Auto | Rule::Xdp => refused::start(&mut loaded),
+            Rule::Tc => {}
         }
         Self::assemble(loaded, options).map_err(|error| OpenError::Object(chain(&error)))
     }
@@ -153,6 +144,31 @@ impl KernelPlane {
         let pool = TablePool::start(outer, options.rule != Rule::Tc)?;
         Ok(Self::new(loaded, maps, pool, attachments, fib, options))
     }
+}
+
+/// Finds out whether the kernel takes the programs and tables that a rule needs; they go at once.
+///
+/// # Errors
+/// If this build has no object, or the kernel does not take it.
+pub fn try_out(rule: Rule) -> Result<(), OpenError> {
+    load(&Options { rule, ..Options::default() }).map(drop)
+}
+
+fn load(options: &Options) -> Result<Ebpf, OpenError> {
+    let bytes = object::bytes().ok_or(OpenError::NoObject)?;
+    let mut loader = EbpfLoader::new();
+    options.statistics.set(&mut loader);
+    options.capacities.set(&mut loader);
+    let mut loaded = loader.load(bytes).map_err(|error| OpenError::Object(chain(&error)))?;
+    match options.rule {
+        Rule::Auto | Rule::Xdp => {
+            for name in [PROGRAM_INGRESS, PROGRAM_COPY, PROGRAM_CHUNK] {
+                load_xdp(&mut loaded, name)?;
+            }
+        }
+        Rule::Tc => load_classifier(&mut loaded, PROGRAM_CLONE)?,
+    }
+    Ok(loaded)
 }
 
 /// A program of the object.
