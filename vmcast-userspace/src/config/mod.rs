@@ -30,7 +30,9 @@ pub use agent::{AgentConfig, AgentInterface};
 pub use forward::{Forward, Origin, StaticTunnel, StaticTunnelKind, Target};
 pub use host::socket_dirs;
 pub use report::{Diagnostic, Place, Report, Severity};
-pub use router::{DataplaneConfig, EngineChoice, OnExit, RouterConfig, RouterInterface, TunnelConfig};
+pub use router::{
+    DataplaneConfig, EngineChoice, InterfaceEngine, OnExit, RouterConfig, RouterInterface, TunnelConfig,
+};
 pub use sections::{
     Igmp, IgmpConfig, LogConfig, LogFormat, LogLevel, Upstream, UpstreamConfig, UpstreamFrom,
 };

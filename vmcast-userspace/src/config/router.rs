@@ -181,6 +181,14 @@ pub enum EngineChoice {
     Software,
 }
 
+/// Which engine serves an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InterfaceEngine {
+    /// TC, whatever its driver can at XDP.
+    Tc,
+}
+
 /// What becomes of the kernel programs when the daemon ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -209,6 +217,9 @@ pub struct RouterInterface {
     /// The other end of that session; unset: as the kernel lists it.
     #[serde(default)]
     pub peer_mac: Option<MacAddress>,
+    /// Which engine serves it, where that is not to be found out.
+    #[serde(default)]
+    pub engine: Option<InterfaceEngine>,
     /// Whether packets of sources are taken from its network.
     #[serde(default)]
     pub accepts_sources: bool,

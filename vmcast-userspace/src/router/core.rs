@@ -214,6 +214,16 @@ impl Core {
         Ok(())
     }
 
+    /// Lets an interface be shared with the host, or no longer.
+    pub(super) fn share_interface(&mut self, interface: Interface) {
+        if let Some(state) = self.interfaces.get_mut(&interface.ifindex)
+            && state.interface != interface
+        {
+            state.interface = interface;
+            self.effects.push_back(Effect::Fib(FibOp::SetInterface(interface)));
+        }
+    }
+
     /// Forgets an interface that is gone.
     pub(super) fn remove_interface(&mut self, now: Instant, ifindex: IfIndex) {
         if self.interfaces.remove(&ifindex).is_none() {

@@ -8,7 +8,7 @@ use vmcast_common::fib::{IfIndex, Interface};
 use vmcast_proto::igmp;
 
 use crate::{
-    config::{Igmp, RouterConfig, RouterInterface},
+    config::{Igmp, InterfaceEngine, RouterConfig, RouterInterface},
     netlink::{Link, LinkWatch, Links, pppoe_sessions},
     sockets::{HostMembership, IgmpSocket, RECEIVE_LEN},
 };
@@ -31,6 +31,10 @@ pub(super) struct Attached {
     pub(super) interface: Interface,
     pub(super) igmp: Option<Arc<IgmpSocket>>,
     pub(super) host: Option<HostMembership>,
+    /// Whether it is a port of a bridge.
+    pub(super) bridged: bool,
+    /// Whether somebody else on this host listens to groups there.
+    pub(super) listened: bool,
     reader: Option<AbortHandle>,
 }
 
@@ -135,7 +139,7 @@ async fn changed(
 }
 
 fn wanted(config: &RouterConfig, configured: &RouterInterface, place: Place) -> Wanted {
-    let Place { own, is_kernels, device, link, peer, mac } = place;
+    let Place { own, is_kernels, device, link, peer, mac, bridged: shared } = place;
     let interface = Interface {
         ifindex: own.ifindex,
         device,
@@ -144,8 +148,8 @@ fn wanted(config: &RouterConfig, configured: &RouterInterface, place: Place) -> 
         mac,
         mtu: u16::try_from(own.mtu).unwrap_or(u16::MAX),
         accepts_sources: configured.accepts_sources,
-        shared: false,
-        at_tc: false,
+        shared,
+        at_tc: configured.engine == Some(InterfaceEngine::Tc),
     };
     let querier = (configured.querier && is_kernels)
         .then(|| querier_config(&config.igmp_on(configured), own.address(), interface.mtu));
@@ -187,6 +191,8 @@ pub(super) fn attach(wanted: &Wanted, events: &mpsc::Sender<Event>) -> anyhow::R
         interface: wanted.interface,
         igmp,
         host: (wanted.interface.accepts_sources && wanted.is_kernels).then(|| HostMembership::new(ifindex)),
+        bridged: wanted.interface.shared,
+        listened: false,
         reader,
     })
 }

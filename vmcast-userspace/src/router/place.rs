@@ -38,6 +38,8 @@ pub(super) struct Place {
     pub(super) peer: Option<Mac>,
     /// The source of its frames.
     pub(super) mac: Mac,
+    /// Whether it, or its device, is a port of a bridge, which must get what comes in.
+    pub(super) bridged: bool,
 }
 
 /// Why an interface cannot be used as the host is now.
@@ -76,7 +78,8 @@ impl Host {
             (None, Some(own)) => {
                 let (device, link) = self.under(own)?;
                 let mac = own.mac.unwrap_or_default();
-                Ok(Place { own: own.clone(), is_kernels: true, device, link, peer: None, mac })
+                let bridged = self.is_bridged(own, device);
+                Ok(Place { own: own.clone(), is_kernels: true, device, link, peer: None, mac, bridged })
             }
             (None, None) => Err(self.missing(configured.name.as_str())),
         }
@@ -107,7 +110,8 @@ impl Host {
             addresses: Vec::new(),
             ..on.clone()
         });
-        Ok(Place { own, is_kernels, device, link, peer, mac })
+        let bridged = self.is_bridged(&own, device);
+        Ok(Place { own, is_kernels, device, link, peer, mac, bridged })
     }
 
     fn peer(&self, name: &str, session: u16, on: &Link) -> Result<Mac, Absent> {
@@ -134,7 +138,15 @@ impl Host {
             link: FibLink { session: Some(session.id), ..below },
             peer: Some(session.peer),
             mac: on.mac.unwrap_or_default(),
+            bridged: self.is_bridged(own, device),
         })
+    }
+
+    fn is_bridged(&self, own: &Link, device: IfIndex) -> bool {
+        let below = self.links.get(&device);
+        let masters = [Some(own), below].into_iter().flatten().filter_map(|link| link.master);
+        let mut masters = masters.filter_map(|master| self.links.get(&master));
+        masters.any(|master| master.kind.as_deref() == Some("bridge"))
     }
 
     fn under(&self, link: &Link) -> Result<(IfIndex, FibLink), Absent> {

@@ -11,7 +11,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, sleep_until},
 };
-use vmcast_common::fib::{FibOp, IfIndex};
+use vmcast_common::fib::{FibOp, IfIndex, Interface};
 use vmcast_dataplane::{Dataplane, Engine, Fib};
 use vmcast_proto::{amt::relay, host_state, igmp, mrib, registry};
 use vmcast_wire::ipv4;
@@ -38,6 +38,7 @@ use crate::{
     netlink::{Links, NextHopEvent, NextHops},
     resolver::Resolver,
     signals::Termination,
+    sockets::Listeners,
     telemetry::RateLimit,
 };
 
@@ -121,7 +122,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         let ifindex = wanted.link.ifindex;
         attached
             .insert(ifindex, interfaces::attach(wanted, &events).with_context(|| wanted.link.name.clone())?);
-        set_interface(&mut core, now, wanted)?;
+        set_interface(&mut core, now, wanted, wanted.interface)?;
     }
     for endpoint in &endpoints {
         core.add_endpoint(*endpoint);
@@ -254,9 +255,9 @@ fn settings(config: &RouterConfig, addresses: &[Ipv4Addr], seed: [u8; 16]) -> Se
     Settings { relay, mrib: mrib::Config::default(), seed }
 }
 
-fn set_interface(core: &mut Core, now: Instant, wanted: &Wanted) -> anyhow::Result<()> {
+fn set_interface(core: &mut Core, now: Instant, wanted: &Wanted, interface: Interface) -> anyhow::Result<()> {
     core.stated.add_interface(&wanted.link.name, wanted.link.ifindex);
-    core.set_interface(now, wanted.interface, &wanted.addresses, wanted.querier.clone())
+    core.set_interface(now, interface, &wanted.addresses, wanted.querier.clone())
         .with_context(|| format!("IGMP on {}", wanted.link.name))
 }
 
@@ -330,6 +331,7 @@ impl Router {
                     self.catch_up(now);
                 }
                 _ = refreshes.tick() => {
+                    self.hear_listeners();
                     if let Err(error) = self.plane.refresh() {
                         tracing::error!("{error:#}");
                     }
@@ -524,13 +526,14 @@ impl Router {
 
     fn adopt_interface(&mut self, now: Instant, wanted: &Wanted) {
         let ifindex = wanted.link.ifindex;
+        let listened = self.interfaces.get(&ifindex).is_some_and(|attached| attached.listened);
+        let interface = Interface { shared: wanted.interface.shared || listened, ..wanted.interface };
         match self.interfaces.get_mut(&ifindex) {
-            Some(attached) if attached.link == wanted.link && attached.interface == wanted.interface => {
-                return;
-            }
+            Some(attached) if attached.link == wanted.link && attached.interface == interface => return,
             Some(attached) => {
                 attached.link = wanted.link.clone();
-                attached.interface = wanted.interface;
+                attached.interface = interface;
+                attached.bridged = wanted.interface.shared;
             }
             None => match interfaces::attach(wanted, &self.events) {
                 Ok(attached) => {
@@ -543,8 +546,36 @@ impl Router {
                 }
             },
         }
-        if let Err(error) = set_interface(&mut self.core, now, wanted) {
+        if let Err(error) = set_interface(&mut self.core, now, wanted, interface) {
             tracing::warn!("interface cannot be used: {error:#}");
+        }
+    }
+
+    /// Lets the data plane share with the host what comes in where others on it listen, too.
+    fn hear_listeners(&mut self) {
+        let listeners = match Listeners::read() {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                tracing::debug!(%error, "who listens on this host cannot be read");
+                return;
+            }
+        };
+        for attached in self.interfaces.values_mut() {
+            let ours = |group| attached.host.as_ref().map_or(0, |host| host.memberships(group));
+            let listened = listeners.any_beside(&attached.link.name, ours);
+            if std::mem::replace(&mut attached.listened, listened) != listened {
+                let name = &attached.name;
+                tracing::info!(
+                    iface = name,
+                    listened,
+                    "whether others on this host listen there has changed"
+                );
+            }
+            let shared = attached.bridged || listened;
+            if attached.interface.shared != shared {
+                attached.interface.shared = shared;
+                self.core.share_interface(attached.interface);
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 mod ethtool;
 mod host_membership;
 mod igmp;
+mod listeners;
 mod sys;
 mod udp;
 
@@ -13,6 +14,7 @@ mod tests;
 pub(crate) use ethtool::{Offloads, offloads};
 pub(crate) use host_membership::HostMembership;
 pub(crate) use igmp::{IgmpSocket, RECEIVE_LEN};
+pub(crate) use listeners::Listeners;
 pub(crate) use udp::{Buffer, UdpEndpoint};
 
 /// Asks for a large receive buffer, beyond the system's limit where that is allowed.

@@ -19,6 +19,7 @@ mod names;
 mod native;
 mod restart;
 mod shaken;
+mod shared;
 mod small;
 mod sources;
 mod stated;
@@ -50,6 +51,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         full::trials(),
         names::trials(),
         shaken::trials(),
+        shared::trials(),
         stated::trials(),
         doctor::trials(),
     ]
