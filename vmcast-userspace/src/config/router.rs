@@ -171,7 +171,8 @@ impl Default for DataplaneConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
-    /// XDP if the kernel and every interface take it, else TC, else this process.
+    /// XDP for each interface that takes its frames and TC for the others, or what of it the kernel takes, or this
+    /// process.
     Auto,
     /// XDP, or refuse to start.
     Xdp,
