@@ -1,8 +1,8 @@
 //! Which interfaces XDP does not do for where nothing else is to be used.
 //!
 //! The kernel leaves a device that sends no redirected frames out of a broadcast, and nobody hears of it:
-//! bridges, macvlans, TUN devices, and a veth whose peer is not prepared. With `engine = "auto"` the plane serves
-//! them at TC.
+//! bridges, macvlans, TUN devices, and a veth whose peer is not prepared. With `engine = "auto"` the plane
+//! serves them at TC.
 
 use nix::net::if_::if_indextoname;
 use vmcast_common::fib::{FibOp, IfIndex, Interface};
