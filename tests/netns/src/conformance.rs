@@ -32,11 +32,10 @@ fn trials_at(at: At) -> Vec<Trial> {
     }
     let random = "the kernel does with random packets what the model says";
     let random = Trial::test(format!("{hook}: {random}"), move || random_packets(at));
-    let fixed = cases(nominal())
-        .into_iter()
-        .enumerate()
-        .filter(|(_, case)| at.is_whole() || makes_copies(case))
-        .map(|(index, case)| Trial::test(format!("{hook}: {}", case.name), move || on_the_kernel(index, at)));
+    let fixed =
+        cases(nominal()).into_iter().enumerate().filter(|(_, case)| at.is_whole() || makes_copies(case)).map(
+            |(index, case)| Trial::test(format!("{hook}: {}", case.name), move || on_the_kernel(index, at)),
+        );
     fixed.chain([random]).map(|trial| trial.with_ignored_flag(no_nft)).collect()
 }
 

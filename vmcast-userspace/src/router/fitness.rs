@@ -20,7 +20,7 @@ pub(super) struct Unfit {
     name: String,
 }
 
-/// Checks that every interface that copies leave by takes them. One that only takes packets of sources in
+/// Checks that every interface that copies leave by, and that is not to be at TC, takes them. One that only takes packets of sources in
 /// may do without.
 ///
 /// # Errors
@@ -29,7 +29,7 @@ pub(super) fn for_xdp(config: &RouterConfig, first: &[FibOp]) -> Result<(), Unfi
     let Some(features) = features() else {
         return Ok(());
     };
-    for interface in interfaces(first) {
+    for interface in interfaces(first).filter(|interface| !interface.at_tc && !interface.shared) {
         let interface_name = name(interface.ifindex);
         let configured = config.interfaces.iter().find(|known| known.name.as_str() == interface_name);
         let is_stated = config.forwards.iter().flat_map(|forward| &forward.to).any(|target| match target {

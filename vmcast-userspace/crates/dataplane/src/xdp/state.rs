@@ -112,7 +112,7 @@ impl StreamState {
         if self.chain.is_empty() || !self.others.is_empty() {
             return 0;
         }
-        u32::from(self.least_mtu).saturating_sub(AMT_V4_OVERHEAD as u32)
+        u32::from(self.least_mtu.min(relay::MTU)).saturating_sub(AMT_V4_OVERHEAD as u32)
     }
 
     /// Takes note of a member before it joins.
