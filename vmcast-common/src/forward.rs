@@ -47,7 +47,7 @@ pub struct Replicate {
     pub table: u32,
     /// Whether it is to be encapsulated once, before it is copied.
     pub encapsulate: bool,
-    /// Whether devices may be left out for its size; counted once for the packet.
+    /// Whether the link of some member does not take it whole.
     pub oversize: bool,
     /// Index of the stream's counters.
     pub stats: u32,
@@ -273,7 +273,7 @@ fn decide_multicast<P: Packet + ?Sized, T: Tables>(frame: &P, candidate: &Candid
         checksum: ip.checksum,
         table: entry.table,
         encapsulate: ip.total_len <= entry.encapsulated_max as usize,
-        oversize: ip.total_len > entry.plain_max as usize,
+        oversize: ip.total_len > entry.whole_max as usize,
         stats: entry.stats,
         input,
         stream,

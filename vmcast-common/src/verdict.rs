@@ -28,7 +28,8 @@ pub enum DropReason {
     WrongInput = 7,
     /// The stream is known and has no member at present.
     NoMember = 8,
-    /// One copy: with its encapsulation it is larger than the member's link takes.
+    /// One copy: with its encapsulation it is larger than the member's link takes, and it may not be sent in
+    /// fragments.
     Oversize = 9,
     /// One copy: the member has left, its slot awaits compaction.
     MemberGone = 10,
@@ -46,11 +47,14 @@ pub enum DropReason {
     /// The tunnel that brought the packet was congested, and its transport knows no congestion marks
     /// (RFC 6040 §4.2).
     Congestion = 16,
+    /// One copy that would have to be sent in fragments, beyond the rate at which that is done; or one packet,
+    /// for all its members whose links do not take it whole.
+    OversizeLimited = 17,
 }
 
 impl DropReason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::TtlExpired,
@@ -68,6 +72,7 @@ impl DropReason {
         Self::DeviceRefused,
         Self::SameInterface,
         Self::Congestion,
+        Self::OversizeLimited,
     ];
 
     /// The metric label, in snake case.
@@ -91,6 +96,7 @@ impl DropReason {
             Self::DeviceRefused => "device_refused",
             Self::SameInterface => "same_interface",
             Self::Congestion => "congestion",
+            Self::OversizeLimited => "oversize_limited",
         }
     }
 

@@ -27,7 +27,7 @@ impl Tables for Known {
     fn stream(&self, key: &StreamKey) -> Option<StreamEntry> {
         if *key == StreamKey::v4(SOURCE, GROUP) {
             let rpf = InputId::tunnel(TUNNEL).0;
-            return Some(StreamEntry { table: 1, stats: 1, rpf, encapsulated_max: 1470, plain_max: 1504 });
+            return Some(StreamEntry { table: 1, stats: 1, rpf, encapsulated_max: 1470, whole_max: 1504 });
         }
         let any_source = *key == StreamKey::v4(SOURCE, GROUP).any_source();
         any_source.then_some(StreamEntry {
@@ -35,7 +35,7 @@ impl Tables for Known {
             stats: 2,
             rpf: 0,
             encapsulated_max: 0,
-            plain_max: 1504,
+            whole_max: 1504,
         })
     }
 

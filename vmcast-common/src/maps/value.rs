@@ -13,9 +13,9 @@ pub struct StreamEntry {
     /// Largest IP packet in bytes that ingress encapsulates once for all copies; 0 if it never does,
     /// because a member is native. Every member's link takes such a packet with its encapsulation.
     pub encapsulated_max: u32,
-    /// Largest IP packet in bytes for which the kernel leaves out no member's device; of a larger one
-    /// copies are missing that no program sees.
-    pub plain_max: u32,
+    /// Largest IP packet in bytes that every member's link takes whole with its encapsulation; copies of a
+    /// larger one are made by user space where that is so.
+    pub whole_max: u32,
 }
 const _: () = assert!(size_of::<StreamEntry>() == 20);
 
@@ -148,6 +148,19 @@ pub struct PuntRecord {
     pub stream: super::StreamKey,
 }
 const _: () = assert!(size_of::<PuntRecord>() == 40);
+
+/// A packet of which some copies are to be made by user space, as it stands in the ring buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct OversizeRecord {
+    /// Input as an [`super::InputId`].
+    pub input: u32,
+    /// Length of the packet in bytes.
+    pub len: u32,
+    /// The IP packet, its time to live lowered; what follows it is undefined.
+    pub bytes: [u8; super::OVERSIZE_MAX],
+}
+const _: () = assert!(size_of::<OversizeRecord>() == 8 + super::OVERSIZE_MAX);
 
 #[cfg(feature = "user")]
 mod pod {

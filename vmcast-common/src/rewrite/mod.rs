@@ -100,6 +100,9 @@ pub fn copy<R: Room>(
     if hop.flags & NextHopEntry::RESOLVED == 0 {
         return Err(DropReason::NextHopUnresolved);
     }
+    if member.kind == kind::NATIVE && input.0 == hop.interface {
+        return Err(DropReason::SameInterface);
+    }
     if encapsulated {
         if member.kind == kind::AMT_V4 {
             let len = {
@@ -132,9 +135,6 @@ pub fn copy<R: Room>(
     }
     match member.kind {
         kind::NATIVE => {
-            if input.0 == hop.interface {
-                return Err(DropReason::SameInterface);
-            }
             if hop.flags & NextHopEntry::GROUP_ADDRESS != 0 {
                 payload.group = Some(group_address(room, inner.is_ipv6).ok_or(DropReason::LostOrder)?);
             }

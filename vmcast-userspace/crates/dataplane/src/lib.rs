@@ -1,15 +1,20 @@
 //! The data plane: what forwards, behind one trait, whether the kernel does it or this process.
 
 mod carried;
+mod clock;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod copy_buffer;
 pub mod features;
+pub mod oversize;
 mod plane;
 pub mod recording;
 pub mod software;
 pub mod tc;
+mod ways;
 pub mod xdp;
 
+pub use oversize::PacketTooBig;
 pub use plane::{
     ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, FibStream, Hook, Punt, ReleaseError,
     StatsError, StreamStats,

@@ -1,6 +1,9 @@
 //! The trait that every plane implements.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::BorrowedFd,
+};
 
 use vmcast_common::{
     fib::{
@@ -9,6 +12,8 @@ use vmcast_common::{
     maps::StreamCounters,
     verdict::{DropReason, PuntReason},
 };
+
+use crate::oversize::PacketTooBig;
 
 /// Forwards what its desired state says.
 pub trait Dataplane: Send {
@@ -35,6 +40,20 @@ pub trait Dataplane: Send {
 
     /// Takes the next packet that the controller should hear of.
     fn poll_punt(&mut self) -> Option<Punt>;
+
+    /// A descriptor that can be read while packets wait for [`Dataplane::serve_oversize`]; `None` if none ever do.
+    fn oversized(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Makes and sends the copies that are left to this process, because a member's link does not take them
+    /// whole: some of those that wait, so that time remains for everything else. Returns whether more wait.
+    fn serve_oversize(&mut self) -> bool {
+        false
+    }
+
+    /// Takes the next message to a source whose packets are larger than a member's link takes.
+    fn poll_too_big(&mut self) -> Option<PacketTooBig>;
 
     /// Reads the counters since the plane was made.
     ///
@@ -100,6 +119,8 @@ pub struct StreamStats {
 pub struct Counters {
     /// Packets, and copies where the reason speaks of one copy, by drop reason.
     pub drops: BTreeMap<DropReason, u64>,
+    /// Copies that were sent in fragments.
+    pub fragmented: u64,
     /// Every stream in force.
     pub streams: Vec<StreamStats>,
 }

@@ -14,7 +14,7 @@ use vmcast_common::{
     },
 };
 
-use crate::{Fib, FibStream, StreamStats};
+use crate::{Fib, FibStream, StreamStats, ways::Ways};
 
 /// What is held of one stream.
 #[derive(Debug)]
@@ -104,6 +104,20 @@ impl Tables {
     }
 }
 
+impl Ways for Tables {
+    fn interface(&self, ifindex: IfIndex) -> Option<Interface> {
+        self.interfaces.get(&ifindex).copied()
+    }
+
+    fn next_hop(&self, id: NextHopId) -> Option<NextHop> {
+        self.next_hops.get(&id).copied()
+    }
+
+    fn tunnel(&self, id: TunnelId) -> Option<Tunnel> {
+        self.tunnels.get(&id).copied()
+    }
+}
+
 impl forward::Tables for Tables {
     fn stream(&self, key: &StreamKey) -> Option<StreamEntry> {
         let number = *self.numbers.get(key)?;
@@ -122,7 +136,7 @@ impl forward::Tables for Tables {
             stats: number,
             rpf: rpf.0,
             encapsulated_max: 0,
-            plain_max: u32::MAX,
+            whole_max: u32::MAX,
         })
     }
 

@@ -19,7 +19,7 @@ use super::{
     state::{Indexed, State, StreamState, forget},
 };
 use crate::{
-    carried,
+    PacketTooBig, carried,
     plane::{ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, StatsError},
     xdp::{
         error::{Failure, KernelError},
@@ -283,7 +283,7 @@ impl TcPlane {
             stats,
             rpf: rpf.0,
             encapsulated_max: 0,
-            plain_max: u32::MAX,
+            whole_max: u32::MAX,
         };
         if state.written == Some(entry) {
             return Ok(());
@@ -383,6 +383,10 @@ impl Dataplane for TcPlane {
 
     fn poll_punt(&mut self) -> Option<Punt> {
         stats::next_punt(&mut self.maps.punts)
+    }
+
+    fn poll_too_big(&mut self) -> Option<PacketTooBig> {
+        None
     }
 
     fn counters(&self) -> Result<Counters, StatsError> {

@@ -22,10 +22,10 @@ use super::{
     state::{Effective, InterfaceState, NextHopState, State, StreamState},
     stats, sys,
 };
-use crate::carried;
 use crate::plane::{
     ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, ReleaseError, StatsError,
 };
+use crate::{PacketTooBig, carried};
 
 /// Forwards in the kernel, at XDP.
 pub struct XdpPlane {
@@ -349,8 +349,8 @@ impl XdpPlane {
             Rpf::Exact(input) => InputId::from(input),
             Rpf::AnyUpstream => InputId::NONE,
         };
-        let Effective { table, encapsulated_max, plain_max } = self.state.effective_table(state);
-        let entry = StreamEntry { table, stats, rpf: rpf.0, encapsulated_max, plain_max };
+        let Effective { table, encapsulated_max, whole_max } = self.state.effective_table(state);
+        let entry = StreamEntry { table, stats, rpf: rpf.0, encapsulated_max, whole_max };
         let stream = state.stream;
         if state.written == Some(entry) {
             return Ok(());
@@ -487,6 +487,10 @@ impl Dataplane for XdpPlane {
 
     fn poll_punt(&mut self) -> Option<Punt> {
         stats::next_punt(&mut self.maps.punts)
+    }
+
+    fn poll_too_big(&mut self) -> Option<PacketTooBig> {
+        None
     }
 
     fn counters(&self) -> Result<Counters, StatsError> {

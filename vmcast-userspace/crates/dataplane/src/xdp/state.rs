@@ -58,7 +58,7 @@ pub(super) struct StreamState {
 pub(super) struct Effective {
     pub(super) table: u32,
     pub(super) encapsulated_max: u32,
-    pub(super) plain_max: u32,
+    pub(super) whole_max: u32,
 }
 
 impl StreamState {
@@ -66,7 +66,7 @@ impl StreamState {
         Effective {
             table: self.own.id(),
             encapsulated_max: self.encapsulated_max(),
-            plain_max: u32::from(self.least_device_mtu) + BROADCAST_SLACK,
+            whole_max: u32::from(self.least_device_mtu) + BROADCAST_SLACK,
         }
     }
 

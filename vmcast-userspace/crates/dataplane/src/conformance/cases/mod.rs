@@ -3,6 +3,7 @@
 mod churn;
 mod encapsulation;
 mod forward;
+mod oversize;
 mod pass;
 mod refuse;
 mod state;
@@ -28,6 +29,7 @@ pub fn cases(devices: Devices) -> Vec<Case> {
         churn::cases(&scene),
         state::cases(&scene),
         encapsulation::cases(&scene),
+        oversize::cases(&scene),
     ]
     .concat()
 }

@@ -1,9 +1,8 @@
 //! Builds the copies of one packet in one buffer.
 
 use vmcast_common::{
-    forward::Replicate,
     hdr::{eth, link},
-    rewrite::{Room, forward_header},
+    rewrite::Room,
 };
 
 /// Room for the longest headers in front of the IP packet, in bytes: those of a link, and IPv6 with UDP
@@ -12,30 +11,34 @@ const HEADROOM: usize = link::MAX_LEN + 40 + 8 + 2;
 
 /// The IP packet to copy, its time to live lowered, with room in front of it for any headers.
 #[derive(Debug, Default)]
-pub(super) struct CopyBuffer {
+pub(crate) struct CopyBuffer {
     bytes: Vec<u8>,
     /// Where the frame begins at present.
     start: usize,
 }
 
 impl CopyBuffer {
-    /// Takes the packet out of its frame, without the padding that may follow it.
-    pub(super) fn load(&mut self, frame: &[u8], packet: &Replicate) {
+    /// Takes a packet, and gives it for changes.
+    pub(crate) fn load(&mut self, packet: &[u8]) -> &mut [u8] {
         self.bytes.clear();
         self.bytes.resize(HEADROOM, 0);
-        self.bytes.extend_from_slice(&frame[packet.ip_offset..packet.ip_offset + packet.ip_len]);
-        // The decision has read the whole header.
-        let _ = forward_header(&mut self.bytes[HEADROOM..], packet, 0);
+        self.bytes.extend_from_slice(packet);
+        &mut self.bytes[HEADROOM..]
     }
 
     /// Leaves an Ethernet header's room in front of the packet, for the next copy.
-    pub(super) fn begin(&mut self) -> &mut Self {
+    pub(crate) fn begin(&mut self) -> &mut Self {
         self.start = HEADROOM - eth::LEN;
         self
     }
 
+    /// The packet as it was taken.
+    pub(crate) fn packet(&self) -> &[u8] {
+        self.bytes.get(HEADROOM..).unwrap_or_default()
+    }
+
     /// The frame as it stands.
-    pub(super) fn frame(&self) -> &[u8] {
+    pub(crate) fn frame(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
 }
