@@ -4,7 +4,7 @@ use std::process::Command;
 
 use vmcast_common::fib::{FibOp, IfIndex};
 use vmcast_dataplane::{
-    ApplyError, Counters, Dataplane, Fib, Punt,
+    ApplyError, Counters, Dataplane, Fib, PacketTooBig, Punt,
     conformance::{Device, Devices, Observed, PlaneUnderTest},
     software::Disposition,
     tc::TcPlane,
@@ -66,7 +66,8 @@ impl Dut {
         self.devices.all().iter().position(|device| device.ifindex == ifindex).expect("a device of ours")
     }
 
-    fn inject(&mut self, ingress: IfIndex, frame: &[u8]) -> Observed {
+    /// `serve` is what the process under test does once the kernel has seen the frame.
+    fn inject(&mut self, ingress: IfIndex, frame: &[u8], serve: impl FnOnce()) -> Observed {
         self.sentinel += 1;
         let at = self.position(ingress);
         self.far[at].send(frame).expect("sending on the wire");
@@ -81,6 +82,7 @@ impl Dut {
             }
             more => panic!("the host got {} frames for one", more.len()),
         };
+        serve();
         let mut frames = Vec::new();
         for (device, (near, far)) in self.devices.all().iter().zip(self.near.iter().zip(&self.far)) {
             near.send_sentinel(self.sentinel).expect("sending on the wire");
@@ -149,7 +151,8 @@ impl<P: Dataplane> PlaneUnderTest for KernelUnderTest<P> {
     }
 
     fn inject(&mut self, ingress: IfIndex, frame: &[u8]) -> Observed {
-        self.dut.inject(ingress, frame)
+        let Self { dut, plane } = self;
+        dut.inject(ingress, frame, || while plane.serve_oversize() {})
     }
 
     fn counters(&mut self) -> Counters {
@@ -158,6 +161,10 @@ impl<P: Dataplane> PlaneUnderTest for KernelUnderTest<P> {
 
     fn take_punts(&mut self) -> Vec<Punt> {
         std::iter::from_fn(|| self.plane.poll_punt()).collect()
+    }
+
+    fn take_too_big(&mut self) -> Vec<PacketTooBig> {
+        std::iter::from_fn(|| self.plane.poll_too_big()).collect()
     }
 
     fn dump(&mut self) -> Fib {

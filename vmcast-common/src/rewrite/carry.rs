@@ -20,6 +20,8 @@ impl Carry {
     pub const PLAIN: [u8; 2] = eth::TYPE_IPV4.to_be_bytes();
     /// The packet is in its outer headers already.
     pub const ENCAPSULATED: [u8; 2] = [0, 0];
+    /// The packet is as it came, and user space answers for the copies that a link does not take whole.
+    pub const OVERSIZE: [u8; 2] = [0, 1];
 
     /// Its bytes.
     #[inline(always)]
@@ -31,16 +33,16 @@ impl Carry {
         [t[0], t[1], t[2], t[3], s[0], s[1], s[2], s[3], i[0], i[1], i[2], i[3]]
     }
 
-    /// Reads them back from the start of a frame, and whether the packet is in its outer headers already.
+    /// Reads them back from the start of a frame, and what stands behind them.
     #[inline(always)]
     #[must_use]
-    pub fn read(head: &impl Words<{ eth::LEN }>) -> (Self, bool) {
+    pub fn read(head: &impl Words<{ eth::LEN }>) -> (Self, [u8; 2]) {
         let carry = Self {
             table: head.read_u32::<0>(),
             sequence: head.read_u32::<4>(),
             input: InputId(head.read_u32::<8>()),
         };
-        (carry, head.read_u16::<{ Self::LEN }>() == u16::from_ne_bytes(Self::ENCAPSULATED))
+        (carry, head.read_u16::<{ Self::LEN }>().to_ne_bytes())
     }
 }
 
@@ -56,13 +58,14 @@ mod tests {
             table: u32,
             sequence: u32,
             input: u32,
-            encapsulated: bool,
+            which in 0usize..3,
         ) {
             let carry = Carry { table, sequence, input: InputId(input) };
             let mut head = [0; eth::LEN];
             head[..Carry::LEN].copy_from_slice(&carry.to_bytes());
-            head[Carry::LEN..].copy_from_slice(if encapsulated { &Carry::ENCAPSULATED } else { &Carry::PLAIN });
-            prop_assert_eq!(Carry::read(&head), (carry, encapsulated));
+            let form = [Carry::PLAIN, Carry::ENCAPSULATED, Carry::OVERSIZE][which];
+            head[Carry::LEN..].copy_from_slice(&form);
+            prop_assert_eq!(Carry::read(&head), (carry, form));
         }
     }
 }

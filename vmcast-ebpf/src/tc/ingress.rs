@@ -17,7 +17,10 @@ use super::{
     frame::{Received, Skb},
     walk,
 };
-use crate::map::{self, KernelTables};
+use crate::{
+    map::{self, KernelTables},
+    oversized,
+};
 
 /// The next program has its turn, and after the last one the host.
 const PASS: c_int = TC_ACT_UNSPEC;
@@ -62,5 +65,10 @@ fn replicate(skb: Skb, front: usize, packet: &Replicate) -> Result<c_int, DropRe
     skb.declare(ether_type).ok_or(DropReason::KernelRefused)?;
 
     map::count_forwarded(packet);
-    Ok(walk::send(skb, packet.table, front, packet.input))
+    // A super-packet is no packet that could be cut: its copies are counted where they are made.
+    let hand_over = packet.oversize && !skb.is_super();
+    if hand_over {
+        oversized::hand_over(packet, |to, len| skb.copy_out(front, to, len));
+    }
+    Ok(walk::send(skb, packet, front, hand_over))
 }

@@ -3,6 +3,7 @@
 use vmcast_common::{
     fib::{IfIndex, Interface, NextHop, NextHopId, Output, Tunnel, TunnelId},
     maps::{MemberEntry, NextHopEntry},
+    rewrite,
     verdict::DropReason,
 };
 
@@ -12,6 +13,13 @@ pub(crate) struct Way {
     pub(crate) egress: IfIndex,
     pub(crate) member: MemberEntry,
     pub(crate) hop: NextHopEntry,
+}
+
+impl Way {
+    /// Largest packet in bytes that the link takes whole.
+    pub(crate) fn whole_max(&self) -> u16 {
+        self.hop.mtu.saturating_sub(rewrite::overhead(self.member.kind) as u16)
+    }
 }
 
 /// What a plane was told of outputs.

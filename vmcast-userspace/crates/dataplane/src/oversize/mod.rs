@@ -5,6 +5,7 @@
 
 mod fragment;
 mod plan;
+pub(crate) mod server;
 #[cfg(test)]
 mod tests;
 mod too_big;

@@ -11,7 +11,10 @@ use vmcast_common::maps::{
 };
 
 use super::{attach::program, grace::Grace, list::MemberWrites, plane::TcPlane};
-use crate::xdp::{OpenError, error::KernelError, kernel::take, object, open::chain};
+use crate::{
+    oversize::{self, server::Server},
+    xdp::{OpenError, error::KernelError, kernel::take, object, open::chain},
+};
 
 /// The program's name in the object.
 pub(super) const PROGRAM: &str = "vmcast_clone";
@@ -102,6 +105,7 @@ impl TcPlane {
         let outer = object.take_map(maps::TABLES);
         let outer = outer.ok_or_else(|| OpenError::Object(format!("{} is missing", maps::TABLES)))?;
         let grace = Grace::start(outer).map_err(refused)?;
-        Ok(Self::new(object, maps, grace, reason))
+        let oversize = Server::take_from(&mut object, oversize::Limits::default()).map_err(refused)?;
+        Ok(Self::new(object, maps, grace, oversize, reason))
     }
 }

@@ -1,6 +1,6 @@
 //! The plane itself: operations in, map writes out.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, os::fd::BorrowedFd};
 
 use aya::{Ebpf, programs::ProgramFd};
 use vmcast_common::{
@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     PacketTooBig, carried,
+    oversize::server::{Served, Server},
     plane::{ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, StatsError},
     xdp::{
         error::{Failure, KernelError},
@@ -43,10 +44,17 @@ pub struct TcPlane {
     /// What was taken out since the last wait began.
     retired: Retired,
     grace: Grace,
+    oversize: Server,
 }
 
 impl TcPlane {
-    pub(super) fn new(object: Ebpf, maps: KernelMaps, grace: Grace, reason: String) -> Self {
+    pub(super) fn new(
+        object: Ebpf,
+        maps: KernelMaps,
+        grace: Grace,
+        oversize: Server,
+        reason: String,
+    ) -> Self {
         Self {
             object,
             maps,
@@ -59,6 +67,7 @@ impl TcPlane {
             hops: Indices::new(maps::NEXT_HOPS, limit::NEXT_HOPS),
             retired: Retired::default(),
             grace,
+            oversize,
         }
     }
 
@@ -125,12 +134,13 @@ impl TcPlane {
             return Err(error.into());
         }
         let before = self.state.interfaces.insert(ifindex, Indexed { is: interface, index });
-        if let Some(Indexed { is: before, .. }) = before
-            && InterfaceKey::of(&before) != InterfaceKey::of(&interface)
-        {
+        let Some(Indexed { is: before, .. }) = before else {
+            return Ok(());
+        };
+        if InterfaceKey::of(&before) != InterfaceKey::of(&interface) {
             self.forget_link(&before)?;
         }
-        Ok(())
+        if before.mtu > interface.mtu { self.put_everywhere(Output::Interface(ifindex)) } else { Ok(()) }
     }
 
     /// Forgets which link an interface was, if no other took it over, and looks no longer at a device that
@@ -157,14 +167,18 @@ impl TcPlane {
     }
 
     fn set_next_hop(&mut self, id: NextHopId, hop: NextHop) -> Result<(), Failure> {
-        let known = self.state.next_hops.get(&id).map(|known| known.index);
+        let known = self.state.next_hops.get(&id).map(|known| (known.index, known.is.mtu));
         let index = match known {
-            Some(index) => index,
+            Some((index, _)) => index,
             None => self.hops.take()?,
         };
         self.maps.write_next_hop(index, &NextHopEntry::of(&hop), hop.ifindex.0)?;
         self.state.next_hops.insert(id, Indexed { is: hop, index });
-        if known.is_some() { Ok(()) } else { self.put_tunnels_behind(id) }
+        if known.is_some_and(|(_, mtu)| mtu <= hop.mtu) {
+            return Ok(());
+        }
+        self.put_tunnels_behind(id)?;
+        self.put_everywhere(Output::Neighbour(id))
     }
 
     fn remove_next_hop(&mut self, id: NextHopId) -> Result<(), Failure> {
@@ -245,7 +259,7 @@ impl TcPlane {
             }
         };
         let own = MemberList::default();
-        let fresh = || StreamState { stream, rpf, members, own, written: None };
+        let fresh = || StreamState { stream, rpf, members, own, whole_max: u16::MAX, written: None };
         let state = self.state.streams.entry(stats).or_insert_with(fresh);
         state.rpf = rpf;
         state.members = members;
@@ -277,13 +291,14 @@ impl TcPlane {
             Rpf::Exact(input) => InputId::from(input),
             Rpf::AnyUpstream => InputId::NONE,
         };
-        // The program encapsulates each copy by itself, and sees every copy that it makes.
+        let owner = self.state.owner(state);
+        // The program encapsulates each copy by itself.
         let entry = StreamEntry {
-            table: self.state.first_member(state),
+            table: owner.map_or(0, |owner| owner.own.first()),
             stats,
             rpf: rpf.0,
             encapsulated_max: 0,
-            whole_max: u32::MAX,
+            whole_max: owner.map_or(u16::MAX, |owner| owner.whole_max).into(),
         };
         if state.written == Some(entry) {
             return Ok(());
@@ -320,6 +335,13 @@ impl TcPlane {
     /// Adds a member, or tells the kernel what has changed about it.
     fn put_member(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
         let entry = self.state.entry(output).ok_or(Failure::Unknown)?;
+        let whole_max = self.state.whole_max(output);
+        let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
+        if whole_max < state.whole_max {
+            // Before the member gets packets, so that one which is too large for it is not lost.
+            state.whole_max = whole_max;
+            self.write_stream(stats)?;
+        }
         self.change(stats, |list, backing| list.set(output, &entry, backing))?;
         self.state.memberships.entry(output).or_default().insert(stats);
         Ok(())
@@ -345,9 +367,22 @@ impl TcPlane {
             retired: &mut self.retired.members,
         };
         let done = change(&mut state.own, &mut backing)?;
+        if state.own.first() == 0 {
+            state.whole_max = u16::MAX;
+        }
         self.write_stream(stats)?;
         done.retire(&mut self.retired.members);
         Ok(())
+    }
+
+    /// Looks through the members of a stream for the largest packet that every link takes whole.
+    fn refresh_whole_max(&mut self, stats: u32) -> Result<(), Failure> {
+        let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
+        let least = state.own.outputs().map(|output| self.state.whole_max(output)).min();
+        if let Some(state) = self.state.streams.get_mut(&stats) {
+            state.whole_max = least.unwrap_or(u16::MAX);
+        }
+        self.write_stream(stats)
     }
 
     fn streams_of(&self, output: Output) -> BTreeSet<u32> {
@@ -385,13 +420,29 @@ impl Dataplane for TcPlane {
         stats::next_punt(&mut self.maps.punts)
     }
 
+    fn oversized(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.oversize.fd())
+    }
+
+    fn serve_oversize(&mut self) -> bool {
+        let Served { more, needless } = self.oversize.serve(&self.state);
+        for stats in needless {
+            if let Err(failure) = self.refresh_whole_max(stats) {
+                tracing::debug!(%failure, "the largest packet of a stream cannot be written");
+            }
+        }
+        more
+    }
+
     fn poll_too_big(&mut self) -> Option<PacketTooBig> {
-        None
+        self.oversize.poll_too_big()
     }
 
     fn counters(&self) -> Result<Counters, StatsError> {
         let streams = self.state.streams.iter().map(|(stats, state)| (*stats, state.stream));
-        stats::read_counters(&self.maps.drops, &self.maps.stream_stats, streams)
+        let mut counters = stats::read_counters(&self.maps.drops, &self.maps.stream_stats, streams)?;
+        self.oversize.count(&mut counters);
+        Ok(counters)
     }
 
     fn engine(&self) -> EngineInfo {

@@ -11,7 +11,11 @@ use vmcast_common::{
 };
 
 use super::list::MemberList;
-use crate::plane::{Fib, FibStream};
+use crate::{
+    oversize::server::Streams,
+    plane::{Fib, FibStream},
+    ways::Ways,
+};
 
 /// Index of the next hop that is never resolved: members whose way is not known point to it.
 const NO_NEXT_HOP: u32 = 0;
@@ -29,6 +33,8 @@ pub(super) struct StreamState {
     pub(super) rpf: Rpf,
     pub(super) members: Members,
     pub(super) own: MemberList,
+    /// Largest packet that every member's link took whole since the list was last empty or looked through.
+    pub(super) whole_max: u16,
     /// The entry as the kernel has it.
     pub(super) written: Option<StreamEntry>,
 }
@@ -84,16 +90,20 @@ impl State {
         self.interfaces.values().any(|known| known.is.device == device)
     }
 
-    /// Index of the first member that a stream's packets go to, 0 if there is none.
-    pub(super) fn first_member(&self, state: &StreamState) -> u32 {
+    /// The stream whose members another's packets go to.
+    pub(super) fn owner<'a>(&'a self, state: &'a StreamState) -> Option<&'a StreamState> {
         match state.members {
-            Members::Own => state.own.first(),
+            Members::Own => Some(state),
             Members::OfAnySource => {
                 let any = Stream { source: None, group: state.stream.group };
-                let any = self.by_stream.get(&any).and_then(|stats| self.streams.get(stats));
-                any.map_or(0, |any| any.own.first())
+                self.by_stream.get(&any).and_then(|stats| self.streams.get(stats))
             }
         }
+    }
+
+    /// Largest packet that a member's link takes whole.
+    pub(super) fn whole_max(&self, output: Output) -> u16 {
+        self.way(output).map_or(u16::MAX, |way| way.whole_max())
     }
 
     /// Everything in force.
@@ -109,5 +119,26 @@ impl State {
             tunnels: self.tunnels.iter().map(|(id, tunnel)| (*id, *tunnel)).collect(),
             streams: self.streams.values().map(stream).collect(),
         }
+    }
+}
+
+impl Ways for State {
+    fn interface(&self, ifindex: IfIndex) -> Option<Interface> {
+        self.interfaces.get(&ifindex).map(|known| known.is)
+    }
+
+    fn next_hop(&self, id: NextHopId) -> Option<NextHop> {
+        self.next_hops.get(&id).map(|known| known.is)
+    }
+
+    fn tunnel(&self, id: TunnelId) -> Option<Tunnel> {
+        self.tunnels.get(&id).copied()
+    }
+}
+
+impl Streams for State {
+    fn members(&self, stream: &Stream) -> Option<(u32, impl Iterator<Item = Output>)> {
+        let owner = self.owner(self.streams.get(self.by_stream.get(stream)?)?)?;
+        Some((*self.by_stream.get(&owner.stream)?, owner.own.outputs()))
     }
 }

@@ -14,6 +14,7 @@ use super::{
 };
 #[cfg(doc)]
 use crate::Dataplane;
+use crate::oversize::{self, server::Server};
 
 /// What becomes of the programs when the daemon ends, by whatever cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,7 +87,8 @@ impl XdpPlane {
             .take_map(TABLES)
             .ok_or_else(|| KernelError::call("looking for a map in the object")("TABLES is missing"))?;
         let attachments = Attachments::new(options.on_exit, pins, !kept.is_empty());
-        Ok(Self::new(loaded, maps, TablePool::start(outer)?, attachments, fib))
+        let oversize = Server::take_from(&mut loaded, oversize::Limits::default())?;
+        Ok(Self::new(loaded, maps, TablePool::start(outer)?, attachments, oversize, fib))
     }
 }
 

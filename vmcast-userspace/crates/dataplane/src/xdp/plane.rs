@@ -1,6 +1,9 @@
 //! The plane itself: operations in, map writes out.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    os::fd::BorrowedFd,
+};
 
 use aya::{Ebpf, programs::ProgramFd};
 use vmcast_common::{
@@ -25,7 +28,10 @@ use super::{
 use crate::plane::{
     ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, ReleaseError, StatsError,
 };
-use crate::{PacketTooBig, carried};
+use crate::{
+    PacketTooBig, carried,
+    oversize::server::{Served, Server},
+};
 
 /// Forwards in the kernel, at XDP.
 pub struct XdpPlane {
@@ -35,6 +41,7 @@ pub struct XdpPlane {
     attachments: Attachments,
     kept: Option<Fib>,
     device_mtus: HashMap<u32, u16>,
+    oversize: Server,
     state: State,
     members: Indices,
     stats: Indices,
@@ -47,6 +54,7 @@ impl XdpPlane {
         maps: KernelMaps,
         pool: TablePool,
         attachments: Attachments,
+        oversize: Server,
         kept: Option<Fib>,
     ) -> Self {
         Self {
@@ -56,6 +64,7 @@ impl XdpPlane {
             attachments,
             kept,
             device_mtus: HashMap::new(),
+            oversize,
             state: State::default(),
             members: Indices::new(maps::MEMBERS, limit::MEMBERS),
             stats: Indices::new(maps::STREAMS, limit::STREAMS),
@@ -122,17 +131,18 @@ impl XdpPlane {
             Some(index) => index,
             None => self.hops.take()?,
         };
-        self.write_next_hop(next_hop, NextHopEntry::native(&interface))?;
+        let mtu = self.usable_mtu(interface.mtu, device);
+        self.write_next_hop(next_hop, NextHopEntry::native(&Interface { mtu, ..interface }))?;
         self.maps.prepare_device(device.0)?;
         if !self.state.has_device(device) {
             self.attachments.attach(&mut self.object, device)?;
         }
-        let before = self.state.interfaces.insert(ifindex, InterfaceState { interface, next_hop });
-        if let Some(InterfaceState { interface: before, .. }) = before {
+        let before = self.state.interfaces.insert(ifindex, InterfaceState { interface, next_hop, mtu });
+        if let Some(InterfaceState { interface: before, mtu: before_mtu, .. }) = before {
             if InterfaceKey::of(&before) != InterfaceKey::of(&interface) {
                 self.forget_link(&before)?;
             }
-            if before.mtu != interface.mtu || before.device != device {
+            if before_mtu != mtu || before.device != device {
                 self.respecify_natives_of(ifindex)?;
             }
         }
@@ -152,14 +162,17 @@ impl XdpPlane {
         Ok(())
     }
 
-    /// The MTU of a device as the kernel has it, asked again after every change of interfaces or ways.
-    fn device_mtu(&mut self, ifindex: u32) -> Option<u16> {
-        if let Some(mtu) = self.device_mtus.get(&ifindex) {
-            return Some(*mtu);
+    /// The MTU of a link, but no more than its device has: the kernel would leave that out of a broadcast before any
+    /// program sees the copy. Devices are asked again after every change of interfaces or ways.
+    fn usable_mtu(&mut self, mtu: u16, device: IfIndex) -> u16 {
+        if let Some(known) = self.device_mtus.get(&device.0) {
+            return mtu.min(*known);
         }
-        let mtu = sys::device_mtu(ifindex)?;
-        self.device_mtus.insert(ifindex, mtu);
-        Some(mtu)
+        let Some(asked) = sys::device_mtu(device.0) else {
+            return mtu;
+        };
+        self.device_mtus.insert(device.0, asked);
+        mtu.min(asked)
     }
 
     /// Takes note anew of an interface as a native member.
@@ -189,17 +202,18 @@ impl XdpPlane {
 
     fn set_next_hop(&mut self, id: NextHopId, hop: NextHop) -> Result<(), Failure> {
         self.device_mtus.clear();
-        let known = self.state.next_hops.get(&id).map(|state| (state.index, state.hop));
+        let known = self.state.next_hops.get(&id).map(|state| (state.index, state.mtu, state.hop));
         let index = match known {
-            Some((index, _)) => index,
+            Some((index, ..)) => index,
             None => self.hops.take()?,
         };
-        self.write_next_hop(index, NextHopEntry::of(&hop))?;
+        let mtu = self.usable_mtu(hop.mtu, hop.ifindex);
+        self.write_next_hop(index, NextHopEntry::of(&NextHop { mtu, ..hop }))?;
         let streams = self.state.next_hops.remove(&id).map(|state| state.streams).unwrap_or_default();
-        self.state.next_hops.insert(id, NextHopState { hop, index, streams });
-        let same = |(_, known): (u32, NextHop)| {
+        self.state.next_hops.insert(id, NextHopState { hop, index, mtu, streams });
+        let same = |(_, known_mtu, known): (u32, u16, NextHop)| {
             known.ifindex == hop.ifindex
-                && known.mtu <= hop.mtu
+                && known_mtu <= mtu
                 && known.destination_mac.is_some() == hop.destination_mac.is_some()
         };
         if !known.is_some_and(same) {
@@ -309,8 +323,7 @@ impl XdpPlane {
             members,
             own: super::member_table::MemberTable::default(),
             others: BTreeSet::new(),
-            least_mtu: u16::MAX,
-            least_device_mtu: u16::MAX,
+            whole_max: u16::MAX,
             written: None,
         });
         state.rpf = rpf;
@@ -410,14 +423,9 @@ impl XdpPlane {
     /// Adds a member, or tells the kernel what has changed about it.
     fn put_member(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
         let spec = self.state.spec(output).ok_or(Failure::Unknown)?;
-        let link_mtu = match output {
-            Output::Interface(_) | Output::Neighbour(_) => u16::MAX,
-            Output::Tunnel(id) => self.state.link_mtu(id),
-        };
-        let is_amt_v4 = spec.entry.kind == kind::AMT_V4;
-        let device_mtu = self.device_mtu(spec.ifindex).unwrap_or(link_mtu);
+        let whole_max = self.state.whole_max(output);
         let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
-        state.expect_member(output, is_amt_v4, link_mtu, device_mtu);
+        state.expect_member(output, spec.entry.kind == kind::AMT_V4, whole_max);
         self.write_stream(stats)?;
         let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
         let mut backing =
@@ -455,6 +463,16 @@ impl XdpPlane {
         Ok(())
     }
 
+    /// Looks through the members of a stream for the largest packet that every link takes whole.
+    fn refresh_whole_max(&mut self, stats: u32) -> Result<(), Failure> {
+        let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
+        let least = state.own.outputs().map(|output| self.state.whole_max(output)).min();
+        if let Some(state) = self.state.streams.get_mut(&stats) {
+            state.whole_max = least.unwrap_or(u16::MAX);
+        }
+        self.write_stream(stats)
+    }
+
     /// Takes back what retired tables left behind.
     fn collect_remains(&mut self) {
         while let Some(remains) = self.pool.poll_remains() {
@@ -489,13 +507,29 @@ impl Dataplane for XdpPlane {
         stats::next_punt(&mut self.maps.punts)
     }
 
+    fn oversized(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.oversize.fd())
+    }
+
+    fn serve_oversize(&mut self) -> bool {
+        let Served { more, needless } = self.oversize.serve(&self.state);
+        for stats in needless {
+            if let Err(failure) = self.refresh_whole_max(stats) {
+                tracing::debug!(%failure, "the largest packet of a stream cannot be written");
+            }
+        }
+        more
+    }
+
     fn poll_too_big(&mut self) -> Option<PacketTooBig> {
-        None
+        self.oversize.poll_too_big()
     }
 
     fn counters(&self) -> Result<Counters, StatsError> {
         let streams = self.state.streams.iter().map(|(stats, state)| (*stats, state.stream));
-        stats::read_counters(&self.maps.drops, &self.maps.stream_stats, streams)
+        let mut counters = stats::read_counters(&self.maps.drops, &self.maps.stream_stats, streams)?;
+        self.oversize.count(&mut counters);
+        Ok(counters)
     }
 
     fn engine(&self) -> EngineInfo {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use vmcast_common::{
-    fib::{IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, TunnelId},
+    fib::{IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
     maps::{MemberEntry, StreamEntry},
     rewrite::AMT_V4_OVERHEAD,
 };
@@ -13,11 +13,12 @@ use super::{
     member_table::{MemberSpec, MemberTable},
     tunnel_table::TunnelTable,
 };
-use crate::plane::{Fib, FibStream};
+use crate::{
+    oversize::server::Streams,
+    plane::{Fib, FibStream},
+    ways::Ways,
+};
 
-/// By how many bytes a packet may exceed a device's MTU before the broadcast leaves the device out: the
-/// kernel allows for a VLAN tag (`xdp_ok_fwd_dev`).
-const BROADCAST_SLACK: u32 = 4;
 /// Index of the next hop that is never resolved: members whose way is not known point to it.
 pub(super) const NO_NEXT_HOP: u32 = 0;
 
@@ -26,12 +27,16 @@ pub(super) struct InterfaceState {
     pub(super) interface: Interface,
     /// Index of the next hop of native output.
     pub(super) next_hop: u32,
+    /// The MTU as the kernel's table has it.
+    pub(super) mtu: u16,
 }
 
 #[derive(Debug)]
 pub(super) struct NextHopState {
     pub(super) hop: NextHop,
     pub(super) index: u32,
+    /// The MTU as the kernel's table has it.
+    pub(super) mtu: u16,
     /// Counter indices of the streams that the neighbour itself is a member of.
     pub(super) streams: BTreeSet<u32>,
 }
@@ -45,10 +50,8 @@ pub(super) struct StreamState {
     /// Members that are no tunnels of AMT over IPv4: for those alone packets are encapsulated before they
     /// are copied.
     pub(super) others: BTreeSet<Output>,
-    /// Smallest MTU among the links of the other members since the table was last empty.
-    pub(super) least_mtu: u16,
-    /// Smallest MTU among the devices of all members since the table was last empty.
-    pub(super) least_device_mtu: u16,
+    /// Largest packet that every member's link took whole since the table was last empty or looked through.
+    pub(super) whole_max: u16,
     /// The entry as the kernel has it.
     pub(super) written: Option<StreamEntry>,
 }
@@ -66,23 +69,19 @@ impl StreamState {
         Effective {
             table: self.own.id(),
             encapsulated_max: self.encapsulated_max(),
-            whole_max: u32::from(self.least_device_mtu) + BROADCAST_SLACK,
+            whole_max: self.whole_max.into(),
         }
     }
 
     /// See [`StreamEntry::encapsulated_max`]. The kernel leaves out a device whose MTU a frame exceeds
     /// before any program can count it, so nothing is encapsulated early that one link might not take.
     fn encapsulated_max(&self) -> u32 {
-        if self.own.id() == 0 || !self.others.is_empty() {
-            return 0;
-        }
-        u32::from(self.least_mtu).saturating_sub(AMT_V4_OVERHEAD as u32)
+        if self.own.id() == 0 || !self.others.is_empty() { 0 } else { self.whole_max.into() }
     }
 
     /// Takes note of a member before it joins.
-    pub(super) fn expect_member(&mut self, output: Output, is_amt_v4: bool, link_mtu: u16, device_mtu: u16) {
-        self.least_device_mtu = self.least_device_mtu.min(device_mtu);
-        self.least_mtu = self.least_mtu.min(link_mtu);
+    pub(super) fn expect_member(&mut self, output: Output, is_amt_v4: bool, whole_max: u16) {
+        self.whole_max = self.whole_max.min(whole_max);
         if is_amt_v4 {
             self.others.remove(&output);
         } else {
@@ -94,8 +93,7 @@ impl StreamState {
     pub(super) fn forget_member(&mut self, output: Output) {
         self.others.remove(&output);
         if self.own.id() == 0 {
-            self.least_mtu = u16::MAX;
-            self.least_device_mtu = u16::MAX;
+            self.whole_max = u16::MAX;
         }
     }
 }
@@ -167,23 +165,27 @@ impl State {
         self.interfaces.values().next().map_or(LOOPBACK, |state| state.interface.device.0)
     }
 
-    /// The MTU of the link that a tunnel's copies leave by.
-    pub(super) fn link_mtu(&self, id: TunnelId) -> u16 {
-        let hop = self.tunnels.get(id).and_then(|tunnel| tunnel.next_hop);
-        let known = hop.and_then(|hop| self.next_hops.get(&hop)).map(|state| state.hop.mtu);
-        known.or_else(|| Some(self.interfaces.values().next()?.interface.mtu)).unwrap_or(u16::MAX)
+    /// Largest packet that a member's link takes whole. A tunnel without a way has copies on any device, where they
+    /// are counted.
+    pub(super) fn whole_max(&self, output: Output) -> u16 {
+        let any = || self.interfaces.values().next().map_or(u16::MAX, |state| state.mtu);
+        self.way(output).map_or_else(|_| any().saturating_sub(AMT_V4_OVERHEAD as u16), |way| way.whole_max())
+    }
+
+    /// The stream whose members another's packets go to.
+    fn owner<'a>(&'a self, state: &'a StreamState) -> Option<&'a StreamState> {
+        match state.members {
+            Members::Own => Some(state),
+            Members::OfAnySource => {
+                let any = Stream { source: None, group: state.stream.group };
+                self.by_stream.get(&any).and_then(|stats| self.streams.get(stats))
+            }
+        }
     }
 
     /// What a stream's packets are done with at present.
     pub(super) fn effective_table(&self, state: &StreamState) -> Effective {
-        match state.members {
-            Members::Own => state.effective(),
-            Members::OfAnySource => {
-                let any = Stream { source: None, group: state.stream.group };
-                let any = self.by_stream.get(&any).and_then(|stats| self.streams.get(stats));
-                any.map_or_else(Effective::default, StreamState::effective)
-            }
-        }
+        self.owner(state).map_or_else(Effective::default, StreamState::effective)
     }
 
     /// Everything in force.
@@ -202,5 +204,26 @@ impl State {
                 })
                 .collect(),
         }
+    }
+}
+
+impl Ways for State {
+    fn interface(&self, ifindex: IfIndex) -> Option<Interface> {
+        self.interfaces.get(&ifindex).map(|state| Interface { mtu: state.mtu, ..state.interface })
+    }
+
+    fn next_hop(&self, id: NextHopId) -> Option<NextHop> {
+        self.next_hops.get(&id).map(|state| NextHop { mtu: state.mtu, ..state.hop })
+    }
+
+    fn tunnel(&self, id: TunnelId) -> Option<Tunnel> {
+        self.tunnels.get(id)
+    }
+}
+
+impl Streams for State {
+    fn members(&self, stream: &Stream) -> Option<(u32, impl Iterator<Item = Output>)> {
+        let owner = self.owner(self.streams.get(self.by_stream.get(stream)?)?)?;
+        Some((*self.by_stream.get(&owner.stream)?, owner.own.outputs()))
     }
 }
