@@ -66,14 +66,8 @@ impl Dut {
         self.devices.all().iter().position(|device| device.ifindex == ifindex).expect("a device of ours")
     }
 
-    /// `serve` is what the process under test does once the kernel has seen the frame.
     fn inject(&mut self, ingress: IfIndex, frame: &[u8], serve: impl FnOnce()) -> Observed {
-        self.sentinel += 1;
-        let at = self.position(ingress);
-        self.far[at].send(frame).expect("sending on the wire");
-        self.far[at].send_sentinel(self.sentinel).expect("sending on the wire");
-        let passed =
-            self.host.as_ref().unwrap_or(&self.near)[at].until_sentinel(self.sentinel, &self.far[at]);
+        let (passed, frames) = self.inject_all(ingress, &[frame], serve);
         let disposition = match passed.as_slice() {
             [] => Disposition::Consumed,
             [seen] => {
@@ -82,6 +76,25 @@ impl Dut {
             }
             more => panic!("the host got {} frames for one", more.len()),
         };
+        Observed { disposition, frames }
+    }
+
+    /// Sends frames without a pause. Returns what the host gets and what leaves. `serve` is what the process
+    /// under test does once the kernel has seen them all.
+    fn inject_all(
+        &mut self,
+        ingress: IfIndex,
+        sent: &[impl AsRef<[u8]>],
+        serve: impl FnOnce(),
+    ) -> (Vec<Vec<u8>>, Vec<(IfIndex, Vec<u8>)>) {
+        self.sentinel += 1;
+        let at = self.position(ingress);
+        for frame in sent {
+            self.far[at].send(frame.as_ref()).expect("sending on the wire");
+        }
+        self.far[at].send_sentinel(self.sentinel).expect("sending on the wire");
+        let passed =
+            self.host.as_ref().unwrap_or(&self.near)[at].until_sentinel(self.sentinel, &self.far[at]);
         serve();
         let mut frames = Vec::new();
         for (device, (near, far)) in self.devices.all().iter().zip(self.near.iter().zip(&self.far)) {
@@ -93,7 +106,7 @@ impl Dut {
         for far in &self.far {
             assert_eq!(far.drain(), Vec::<Vec<u8>>::new(), "a frame came late");
         }
-        Observed { disposition, frames }
+        (passed, frames)
     }
 }
 
@@ -142,6 +155,20 @@ impl XdpUnderTest {
 impl TcUnderTest {
     pub(crate) fn new(dut: Dut) -> Self {
         Self { dut, plane: TcPlane::open("it is under test".to_owned()).expect("loading the program") }
+    }
+}
+
+impl<P: Dataplane> KernelUnderTest<P> {
+    pub(crate) fn devices(&self) -> Devices {
+        self.dut.devices
+    }
+
+    /// Lets the plane receive frames without a pause, none of which the host may get. Returns what leaves.
+    pub(crate) fn inject_all(&mut self, ingress: IfIndex, frames: &[Vec<u8>]) -> Vec<(IfIndex, Vec<u8>)> {
+        let Self { dut, plane } = self;
+        let (passed, seen) = dut.inject_all(ingress, frames, || while plane.serve_oversize() {});
+        assert_eq!(passed, Vec::<Vec<u8>>::new(), "the host got frames");
+        seen
     }
 }
 

@@ -7,6 +7,7 @@
 mod conformance;
 mod dut;
 mod labs;
+mod oversized;
 mod refused;
 mod wire;
 
@@ -25,7 +26,11 @@ fn main() -> ExitCode {
         eprintln!("SKIPPED every lab of the roles: {reason}");
     }
     let (skip, skip_labs) = (obstacle.is_some(), obstacle.is_some() || no_program.is_some());
-    let kernel = conformance::trials().into_iter().chain(refused::trials()).map(|trial| ignored(trial, skip));
+    let kernel = conformance::trials()
+        .into_iter()
+        .chain(refused::trials())
+        .chain(oversized::trials())
+        .map(|trial| ignored(trial, skip));
     let labs = labs::trials().into_iter().map(|trial| ignored(trial, skip_labs));
     let trials: Vec<Trial> = kernel.chain(labs).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
