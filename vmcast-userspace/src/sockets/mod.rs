@@ -1,8 +1,10 @@
 //! Sockets that need more than the standard library offers: the address a datagram came to, IGMP
-//! off the wire, memberships in numbers.
+//! off the wire, memberships in numbers, ICMPv6.
 
 mod host_membership;
+mod icmpv6;
 mod igmp;
+mod readable;
 mod sys;
 mod udp;
 
@@ -10,7 +12,9 @@ mod udp;
 mod tests;
 
 pub(crate) use host_membership::HostMembership;
+pub(crate) use icmpv6::Icmpv6Sender;
 pub(crate) use igmp::{IgmpSocket, RECEIVE_LEN};
+pub(crate) use readable::Readable;
 pub(crate) use udp::{Buffer, UdpEndpoint};
 
 /// Asks for a large receive buffer, beyond the system's limit where that is allowed.
