@@ -14,6 +14,7 @@ mod main_job;
 mod many_groups;
 mod names;
 mod native;
+mod oversize;
 mod restart;
 mod small;
 mod sources;
@@ -42,6 +43,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         follow::trials(),
         generic_hook::trials(),
         names::trials(),
+        oversize::trials(),
     ]
     .into_iter()
     .flatten()
