@@ -18,6 +18,9 @@ const NAMES: [&str; 3] = ["port0", "port1", "port2"];
 /// Where a frame goes on that no program at TC took.
 const HOSTS: [&str; 3] = ["host0", "host1", "host2"];
 
+/// Frames, each with the device that it leaves by.
+pub(crate) type Frames = Vec<(IfIndex, Vec<u8>)>;
+
 /// The hook that the plane under test works at. A packet socket sees a frame after XDP and before TC.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum At {
@@ -86,7 +89,7 @@ impl Dut {
         ingress: IfIndex,
         sent: &[impl AsRef<[u8]>],
         serve: impl FnOnce(),
-    ) -> (Vec<Vec<u8>>, Vec<(IfIndex, Vec<u8>)>) {
+    ) -> (Vec<Vec<u8>>, Frames) {
         self.sentinel += 1;
         let at = self.position(ingress);
         for frame in sent {
@@ -164,7 +167,7 @@ impl<P: Dataplane> KernelUnderTest<P> {
     }
 
     /// Lets the plane receive frames without a pause, none of which the host may get. Returns what leaves.
-    pub(crate) fn inject_all(&mut self, ingress: IfIndex, frames: &[Vec<u8>]) -> Vec<(IfIndex, Vec<u8>)> {
+    pub(crate) fn inject_all(&mut self, ingress: IfIndex, frames: &[Vec<u8>]) -> Frames {
         let Self { dut, plane } = self;
         let (passed, seen) = dut.inject_all(ingress, frames, || while plane.serve_oversize() {});
         assert_eq!(passed, Vec::<Vec<u8>>::new(), "the host got frames");
