@@ -200,6 +200,11 @@ pub struct Interface {
     pub mtu: u16,
     /// Whether packets of a source without an entry of its own are accepted here.
     pub accepts_sources: bool,
+    /// Whether the host has a use of its own for what comes in here, as a bridge has for its ports: packets
+    /// that are copied then go on to it as well.
+    pub shared: bool,
+    /// Whether the kernel does its part at TC for the whole device, whatever its driver can at XDP.
+    pub at_tc: bool,
 }
 
 /// The link-layer way to a far end.

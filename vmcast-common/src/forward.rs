@@ -43,12 +43,18 @@ pub struct Replicate {
     pub new_tos: u8,
     /// Its header checksum as received, 0 for IPv6.
     pub checksum: u16,
-    /// Member table, never 0.
+    /// Member table; 0 if there is none, and then there is a list.
     pub table: u32,
+    /// See [`StreamEntry::list`].
+    pub list: u32,
+    /// Whether it goes on to the host as well.
+    pub shared: bool,
     /// Whether it is to be encapsulated once, before it is copied.
     pub encapsulate: bool,
     /// Whether the link of some member does not take it whole.
     pub oversize: bool,
+    /// Whether a program at XDP makes none of its copies, see [`StreamEntry::kernel_max`].
+    pub beyond: bool,
     /// Index of the stream's counters.
     pub stats: u32,
     /// Where it came from.
@@ -82,6 +88,8 @@ struct Candidate {
     ip: ip::View,
     input: InputId,
     native: bool,
+    /// Whether the host has a use of its own for it.
+    shared: bool,
     /// Whether a source without an entry of its own is accepted where it came in.
     accepts_sources: bool,
     /// The type of service with which it goes on.
@@ -116,6 +124,7 @@ fn classify<P: Packet + ?Sized, T: Tables>(frame: &P, device: u32, tables: &T) -
             ip,
             input: InputId::interface(interface.ifindex),
             native: true,
+            shared: interface.shared != 0,
             accepts_sources: interface.accepts_sources != 0,
             new_tos: ip.tos,
         });
@@ -224,6 +233,7 @@ fn classify_tunnel<P: Packet + ?Sized, T: Tables>(frame: &P, found: &Tunnelled, 
         ip,
         input: InputId::tunnel(tunnel.id),
         native: false,
+        shared: false,
         accepts_sources: true,
         new_tos,
     })
@@ -233,7 +243,7 @@ fn classify_tunnel<P: Packet + ?Sized, T: Tables>(frame: &P, found: &Tunnelled, 
 /// the host all the same: its own listeners have as much right to it as without vmcast.
 #[inline(always)]
 fn decide_multicast<P: Packet + ?Sized, T: Tables>(frame: &P, candidate: &Candidate, tables: &T) -> Verdict {
-    let Candidate { ip_offset, ip, input, native, accepts_sources, new_tos } = *candidate;
+    let Candidate { ip_offset, ip, input, native, shared, accepts_sources, new_tos } = *candidate;
     let stream = StreamKey { source: ip.source, group: ip.destination };
     let refuse = |reason, stats| Verdict::Refuse(Refusal { reason, stats, input, stream, native });
 
@@ -260,7 +270,7 @@ fn decide_multicast<P: Packet + ?Sized, T: Tables>(frame: &P, candidate: &Candid
     if ip.ttl <= 1 {
         return refuse(DropReason::TtlExpired, entry.stats);
     }
-    if entry.table == 0 {
+    if entry.table == 0 && entry.list == 0 {
         return refuse(DropReason::NoMember, entry.stats);
     }
     Verdict::Replicate(Replicate {
@@ -272,8 +282,11 @@ fn decide_multicast<P: Packet + ?Sized, T: Tables>(frame: &P, candidate: &Candid
         new_tos,
         checksum: ip.checksum,
         table: entry.table,
+        list: entry.list,
+        shared,
         encapsulate: ip.total_len <= entry.encapsulated_max as usize,
         oversize: ip.total_len > entry.whole_max as usize,
+        beyond: ip.total_len > entry.kernel_max as usize,
         stats: entry.stats,
         input,
         stream,

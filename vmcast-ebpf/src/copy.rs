@@ -2,13 +2,14 @@
 
 use aya_ebpf::programs::XdpContext;
 use vmcast_common::{
-    rewrite::{self, Carry, Room},
+    maps::kind,
+    rewrite::{self, Carry, Room, hand_on},
     verdict::DropReason,
 };
 
 use crate::{map, packet::Frame, words::Head};
 
-/// Finds the member this copy is for and writes its headers.
+/// Finds the member this copy is for and writes its headers, or hands it on to the members elsewhere.
 ///
 /// The kernel queues the copies of a packet per device in the order of the table's slots, and all
 /// copies of one packet for one device before those of the next packet. So a cursor per device and
@@ -34,6 +35,9 @@ pub(crate) fn run(ctx: &XdpContext) -> Result<(), Option<DropReason>> {
     }
     let member = map::member(cursor.member).ok_or(DropReason::LostOrder)?;
     cursor.member = member.next;
+    if member.kind >= kind::TO_TABLE {
+        return Ok(hand_on(&mut Resizable(frame), member, carry.input, form)?);
+    }
     let next_hop = map::next_hop(member.next_hop).ok_or(DropReason::NextHopUnresolved)?;
 
     let encapsulated = form == Carry::ENCAPSULATED;

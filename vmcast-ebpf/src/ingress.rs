@@ -72,7 +72,10 @@ fn replicate(frame: &Frame<'_>, packet: &Replicate) -> Result<u32, DropReason> {
 
     map::count_forwarded(packet);
     if packet.oversize {
-        oversized::hand_over(packet, |to, len| frame.copy_out(eth::LEN, to, len));
+        oversized::hand_over(packet, packet.beyond, |to, len| frame.copy_out(eth::LEN, to, len));
+    }
+    if packet.beyond {
+        return Ok(xdp_action::XDP_DROP);
     }
     map::broadcast(packet.table)
 }

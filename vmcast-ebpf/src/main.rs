@@ -7,7 +7,10 @@
 //! `vmcast_refused` runs after a device took copies, and counts those that it did not take.
 //!
 //! `vmcast_clone` is what runs instead at TC: it walks along the stream's members by itself, and clones
-//! the packet for each.
+//! the packet for each, or hands the packet to XDP if there are members there.
+//!
+//! `vmcast_chunk` and `vmcast_list` run behind relay devices, pairs of our own: a stream's next members at XDP,
+//! and its members at TC.
 #![feature(asm_experimental_arch)]
 #![no_std]
 #![no_main]
@@ -17,6 +20,7 @@
     reason = "the program macros write a public function around each entry point"
 )]
 
+mod chunk;
 mod copy;
 mod ingress;
 mod map;
@@ -59,10 +63,22 @@ pub fn vmcast_copy(ctx: XdpContext) -> u32 {
     }
 }
 
+/// Goes on with the next member table of a stream.
+#[xdp]
+pub fn vmcast_chunk(ctx: XdpContext) -> u32 {
+    chunk::run(&ctx)
+}
+
 /// Decides on a received frame, and makes the copies of it by itself.
 #[classifier]
 pub fn vmcast_clone(ctx: TcContext) -> i32 {
     tc::run(&ctx)
+}
+
+/// Makes the copies for the members of a stream that are at TC.
+#[classifier]
+pub fn vmcast_list(ctx: TcContext) -> i32 {
+    tc::run_list(&ctx)
 }
 
 /// Counts the copies that a device refused. The kernel calls it after every flush to a device, whoever's.

@@ -33,7 +33,6 @@ static INTERFACES: HashMap<InterfaceKey, InterfaceEntry, { limit::INTERFACES as 
 static MEMBERS: Array<MemberEntry, { limit::MEMBERS as usize }> = Array::new();
 #[btf_map]
 static NEXT_HOPS: Array<NextHopEntry, { limit::NEXT_HOPS as usize }> = Array::new();
-/// Device of each next hop, where the members of a stream are one list.
 #[btf_map]
 static EGRESS: Array<u32, { limit::NEXT_HOPS as usize }> = Array::new();
 #[btf_map]
@@ -42,6 +41,10 @@ static HEADS: HashMap<HeadKey, Head, { limit::HEADS as usize }, NO_PREALLOC> = H
 static HEAD_LINES: Array<HeadLine, { limit::TABLES as usize }> = Array::new();
 #[btf_map]
 static TABLES: ArrayOfMaps<DevMap<TEMPLATE_SLOTS>, { limit::TABLES as usize }> = ArrayOfMaps::new();
+#[btf_map]
+static LISTS: Array<u32, { limit::STREAMS as usize }> = Array::new();
+#[btf_map]
+static RELAY: Array<u32, 1> = Array::new();
 #[btf_map]
 static CURSORS: PerCpuArray<DeviceCursor, { limit::CURSOR_SLOTS as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -114,6 +117,25 @@ pub(crate) fn next_hop(index: u32) -> Option<&'static NextHopEntry> {
 #[inline(always)]
 pub(crate) fn egress(index: u32) -> Option<u32> {
     EGRESS.get(index).copied()
+}
+
+/// Index of the first member of a list, 0 if there is none.
+#[inline(always)]
+pub(crate) fn first_of_list(list: u32) -> u32 {
+    LISTS.get(list).copied().unwrap_or(0)
+}
+
+/// The device behind which the chunk program runs, 0 for none.
+#[inline(always)]
+pub(crate) fn relay() -> u32 {
+    RELAY.get(0).copied().unwrap_or(0)
+}
+
+/// Whether a number is that of a table in use: a frame may have waited before a relay device for longer than
+/// its table was kept.
+#[inline(always)]
+pub(crate) fn is_table(table: u32) -> bool {
+    HEAD_LINES.get(table_place(table)).is_some_and(|line| line.table == table)
 }
 
 /// Index of the first member of a table on a device, 0 if it has none there.

@@ -20,17 +20,21 @@ static OVERSIZED: RingBuf<OversizeRecord, { limit::OVERSIZE_RING as usize }> = R
 #[btf_map]
 static OVERSIZE_DUE: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// Hands a packet to user space, or counts it: from here on no program answers for its copies that are too large.
-/// `load` copies so many bytes of it to an address.
+/// Hands a packet to user space, or counts it: from here on no program answers for its copies that are too large,
+/// or for any if it is `beyond` what programs make copies of. `load` copies so many bytes of it to an address.
 #[inline(always)]
-pub(crate) fn hand_over(packet: &Replicate, load: impl FnOnce(*mut u8, u32) -> Option<()>) {
-    if try_hand_over(packet, load).is_none() {
+pub(crate) fn hand_over(packet: &Replicate, beyond: bool, load: impl FnOnce(*mut u8, u32) -> Option<()>) {
+    if try_hand_over(packet, beyond, load).is_none() {
         map::count_drop(DropReason::OversizeLimited);
     }
 }
 
 #[inline(always)]
-fn try_hand_over(packet: &Replicate, load: impl FnOnce(*mut u8, u32) -> Option<()>) -> Option<()> {
+fn try_hand_over(
+    packet: &Replicate,
+    beyond: bool,
+    load: impl FnOnce(*mut u8, u32) -> Option<()>,
+) -> Option<()> {
     let due = OVERSIZE_DUE.get_ptr_mut(0)?;
     // SAFETY: the value is this CPU's own and the program is not preempted by itself.
     unsafe { *due = OVERSIZE_RATE.admit(*due, map::now_ns())? };
@@ -47,6 +51,7 @@ fn try_hand_over(packet: &Replicate, load: impl FnOnce(*mut u8, u32) -> Option<(
     let bytes = unsafe {
         (&raw mut (*record).input).write(packet.input.0);
         (&raw mut (*record).len).write(len as u32);
+        (&raw mut (*record).beyond).write(u32::from(beyond));
         (&raw mut (*record).bytes).cast::<u8>()
     };
     if load(bytes, len as u32).is_none() {

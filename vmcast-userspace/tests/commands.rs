@@ -1,8 +1,14 @@
 //! The program as a shell sees it: exit status, standard output and standard error.
 
 use std::{
-    io::Read,
+    io::{BufRead, BufReader, Read},
+    net::TcpListener,
     process::{Command, Output, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 fn vmcast(arguments: &[&str]) -> Output {
@@ -43,6 +49,20 @@ fn a_question_without_a_daemon_ends_with_status_3_and_says_what_to_do() {
     assert!(output.stdout.is_empty());
     let said = text(&output.stderr);
     assert!(said.contains("no daemon answers at") && said.contains("hint: "), "{said}");
+}
+
+#[test]
+fn the_socket_of_the_environment_is_asked_unless_one_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let [named, of_environment] = ["named.sock", "environment.sock"].map(|name| dir.path().join(name));
+    let ask = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmcast"));
+        command.arg("status").args(arguments).env("VMCAST_SOCKET", &of_environment);
+        text(&command.output().unwrap().stderr)
+    };
+    assert!(ask(&[]).contains("environment.sock"));
+    let said = ask(&["--socket", named.to_str().unwrap()]);
+    assert!(said.contains("named.sock") && !said.contains("environment.sock"), "{said}");
 }
 
 #[test]
@@ -87,4 +107,38 @@ fn a_reader_that_closes_early_is_no_failure() {
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     let _ = child.wait().unwrap();
     assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn a_log_of_format_json_is_one_object_per_line_from_the_start_to_the_end_by_sigterm() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("admin.toml");
+    let at = dir.path().display();
+    // Free a moment ago; the admin takes no port of the kernel's choice, as nodes could not find it.
+    let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let text = format!(
+        "listen = \"{listen}\"\ndatabase = \"{at}/admin.db\"\n[control]\nsocket = \"{at}/admin.sock\"\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_vmcast"))
+        .args(["admin", "--log-format", "json", "--config", config.to_str().unwrap()])
+        .env_remove("RUST_LOG")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut log = Vec::new();
+    while !log.last().is_some_and(|line: &String| line.contains("admin is listening")) {
+        log.push(lines.next().expect("it says that it serves"));
+    }
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    log.extend(lines);
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{log:?}");
+    for line in &log {
+        let event: serde_json::Value = serde_json::from_str(line).expect(line);
+        let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
+        assert_eq!(text("level"), "INFO", "{line}");
+        assert!(!text("timestamp").is_empty() && !text("message").is_empty(), "{line}");
+    }
+    assert!(log.last().is_some_and(|line| line.contains("\"ended\"")), "{log:?}");
 }

@@ -36,7 +36,7 @@ pub(crate) fn command(options: &Options) -> Result<ExitCode> {
         None => command.args(["list", "--fuzz-dir", "."]),
         Some(target) => {
             let limit = format!("-max_total_time={}", options.seconds);
-            command.args(["run", "--fuzz-dir", ".", target, "--", &limit])
+            command.args(["run", "--fuzz-dir", ".", "--features", "libfuzzer", target, "--", &limit])
         }
     };
     let status = command.status().context("starting cargo-fuzz by rustup's nightly")?;

@@ -23,6 +23,7 @@ use vmcast_lab::{
 
 use crate::{
     project::{self, work_dir},
+    room::{self, Work},
     run::{EngineChoice, lab_program},
     setup,
 };
@@ -100,6 +101,7 @@ fn up(engine: EngineChoice) -> Result<()> {
         println!("The lab is up already.");
         return status();
     }
+    room::need(Work::Run)?;
     let program = lab_program(&setup::run()?)?;
     fs::create_dir_all(work_dir())?;
     let log_path = work_dir().join("lab.log");
@@ -177,7 +179,8 @@ fn status() -> Result<()> {
     let (group, port) = (STREAM.group, STREAM.port);
     println!("The source sends to {group}:{port}. To watch it arrive:");
     println!("  cargo xtask lab enter client1 -- ffmpeg -hide_banner -i udp://{group}:{port} -t 5 -f null -");
-    println!("To see a VMR's state: vmcast group list --socket {}/vmr2.sock", lab.dir.display());
+    println!("To see a VMR's state:");
+    println!("  cargo xtask lab enter vmr2 -- vmcast group list");
     Ok(())
 }
 
@@ -196,10 +199,17 @@ fn enter(node: &str, command: &[String]) -> Result<()> {
     let mut path = project::target_dir().join("debug").into_os_string();
     path.push(":");
     path.push(env::var_os("PATH").unwrap_or_default());
+    let mut entered = Command::new(program);
+    entered.args(arguments).env("PATH", path).env("VMCAST_NODE", node);
+    // Its questions go to the node's own daemon.
+    let socket = lab.dir.join(format!("{node}.sock"));
+    if socket.exists() {
+        entered.env("VMCAST_SOCKET", socket);
+    }
     if command.is_empty() {
         println!("On {node}; `exit` leaves it.");
     }
-    let error = Command::new(program).args(arguments).env("PATH", path).env("VMCAST_NODE", node).exec();
+    let error = entered.exec();
     Err(error).with_context(|| format!("starting {program}"))
 }
 

@@ -6,6 +6,7 @@ mod ci;
 mod fuzz;
 mod lab;
 mod project;
+mod room;
 mod run;
 mod setup;
 mod step;

@@ -18,6 +18,8 @@ use vmcast_lab::{
 
 use crate::{
     build::{self, Profile},
+    project::is_root,
+    room::{self, Work},
     setup,
 };
 
@@ -32,7 +34,7 @@ pub(crate) struct Options {
     /// What replicates in the lab
     #[arg(long, value_enum, default_value_t)]
     engine: EngineChoice,
-    /// A role to run on this host instead of the lab: `-- router --config FILE`
+    /// What `vmcast` is to do on this host, instead of the lab: `-- router --config FILE`, or any other command
     #[arg(last = true, num_args = 1.., conflicts_with_all = ["seconds", "report", "engine"])]
     role: Vec<String>,
 }
@@ -40,11 +42,13 @@ pub(crate) struct Options {
 /// What replicates in a lab.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EngineChoice {
-    /// XDP if the kernel takes it, else software
+    /// The best that the kernel takes: XDP, else TC, else software
     #[default]
     Auto,
     /// XDP, or nothing
     Xdp,
+    /// TC, or nothing
+    Tc,
     /// The router's own process
     Software,
 }
@@ -54,6 +58,7 @@ impl From<EngineChoice> for Engine {
         match choice {
             EngineChoice::Auto => Self::Auto,
             EngineChoice::Xdp => Self::Xdp,
+            EngineChoice::Tc => Self::Tc,
             EngineChoice::Software => Self::Software,
         }
     }
@@ -61,6 +66,9 @@ impl From<EngineChoice> for Engine {
 
 pub(crate) fn command(options: &Options) -> Result<ExitCode> {
     let started = Clock::start();
+    if options.role.is_empty() {
+        room::need(Work::Run)?;
+    }
     let setup = setup::run()?;
     if !options.role.is_empty() {
         let program = build::program(setup.ebpf.as_ref(), Profile::Release)?;
@@ -84,10 +92,12 @@ pub(crate) fn command(options: &Options) -> Result<ExitCode> {
 /// Builds the program for a lab, if labs can run here.
 pub(crate) fn lab_program(setup: &setup::Setup) -> Result<PathBuf> {
     if let Some(reason) = &setup.no_lab {
-        bail!(
-            "the lab cannot run here: {reason}.\n\
-             It makes network namespaces, which only root may; nothing of the host's own network is touched."
-        );
+        let hint = if is_root() {
+            ""
+        } else {
+            "\nRun it as root: it works in network namespaces of its own, and touches nothing of the host's network."
+        };
+        bail!("the lab cannot run here: {reason}.{hint}");
     }
     build::program(setup.ebpf.as_ref(), Profile::Dev)
 }

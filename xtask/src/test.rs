@@ -12,7 +12,8 @@ use clap::Args;
 
 use crate::{
     build::{self, Profile},
-    project::{cargo, root, work_dir},
+    project::{cargo, work_dir},
+    room::{self, Work},
     setup::{self, Setup},
 };
 
@@ -22,6 +23,13 @@ pub(crate) struct Options {
     #[arg(long)]
     quick: bool,
 }
+
+/// What is checked: everything but the kernel programs, which are for another target. Each call of cargo
+/// names the same packages, as their features differ with the choice and they would be built again.
+const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "vmcast-ebpf"];
+
+/// Tests that are run by name: they need root, or the built program.
+const BY_NAME: [&str; 4] = ["faults", "lab_commands", "netns", "vm"];
 
 /// How long the main job runs as a test.
 const LAB_SECONDS: &str = "12";
@@ -131,6 +139,7 @@ fn title(name: &str) {
 }
 
 pub(crate) fn command(options: &Options) -> Result<ExitCode> {
+    room::need(Work::Test)?;
     let setup = setup::run()?;
     let mut checks = Checks::default();
     title("kernel programs");
@@ -138,70 +147,32 @@ pub(crate) fn command(options: &Options) -> Result<ExitCode> {
         Some(toolchain) => checks.need("kernel programs", build::ebpf(toolchain)),
         None => checks.skip("kernel programs", "there is no toolchain for them; the reason stands above"),
     }
-    let with = |arguments: &[&str]| {
-        let mut command = cargo();
-        command.args(arguments);
-        command
-    };
-    checks.check("format", with(&["fmt", "--all", "--check"]));
-    checks.check(
-        "clippy",
-        with(&[
-            "clippy",
-            "--workspace",
-            "--exclude",
-            "vmcast-ebpf",
-            "--all-targets",
-            "--",
-            "--deny",
-            "warnings",
-        ]),
-    );
+    checks.check("format", cargo_with(&["fmt", "--all", "--check"]));
+    checks.check("clippy", clippy(&["--all-targets"]));
     // They are no part of all targets.
-    checks.check(
-        "clippy of the tests that are run by name",
-        with(&[
-            "clippy",
-            "--package",
-            "vmcast-lab",
-            "--package",
-            "xtask",
-            "--test",
-            "faults",
-            "--test",
-            "lab_commands",
-            "--",
-            "--deny",
-            "warnings",
-        ]),
-    );
-    checks.tests(
-        "unit and documentation tests",
-        with(&[
-            "test",
-            "--workspace",
-            "--exclude",
-            "vmcast-ebpf",
-            "--exclude",
-            "vmcast-netns-tests",
-            "--exclude",
-            "vmcast-vm-tests",
-            "--no-fail-fast",
-        ]),
-    );
-    fuzz_smoke(&mut checks);
+    let named: Vec<&str> = BY_NAME.iter().flat_map(|name| ["--test", name]).collect();
+    checks.check("clippy of the tests that are run by name", clippy(&named));
+    checks.tests("unit and documentation tests, fuzz targets on random input", tests(&[]));
     privileged(&mut checks, options, &setup);
     Ok(checks.finish())
 }
 
-/// Runs the fuzz targets' own tests: every decoder on its seeds.
-fn fuzz_smoke(checks: &mut Checks) {
-    let manifest = root().join("tests/fuzz/Cargo.toml");
-    if manifest.exists() {
-        let mut command = cargo();
-        command.args(["test", "--no-fail-fast", "--manifest-path"]).arg(manifest);
-        checks.tests("fuzz targets on random input", command);
-    }
+fn cargo_with(arguments: &[&str]) -> Command {
+    let mut command = cargo();
+    command.args(arguments);
+    command
+}
+
+fn clippy(targets: &[&str]) -> Command {
+    let mut command = cargo_with(&["clippy"]);
+    command.args(PACKAGES).args(targets).args(["--", "--deny", "warnings"]);
+    command
+}
+
+fn tests(targets: &[&str]) -> Command {
+    let mut command = cargo_with(&["test", "--no-fail-fast"]);
+    command.args(PACKAGES).args(targets);
+    command
 }
 
 /// What needs root: kernel programs, namespaces, the main job with each engine.
@@ -220,17 +191,18 @@ fn privileged(checks: &mut Checks, options: &Options, setup: &Setup) {
     }
     match build::program(None, Profile::Dev) {
         Ok(program) => {
-            let with_program = |arguments: &[&str]| {
-                let mut command = cargo();
-                command.arg("test").args(arguments).arg("--no-fail-fast").env("VMCAST_BIN", &program);
+            let with_program = |mut command: Command| {
+                command.env("VMCAST_BIN", &program);
                 command
             };
-            checks.tests(NETNS, with_program(&["--package", "vmcast-netns-tests"]));
-            checks.tests(FAULTS, with_program(&["--package", "vmcast-lab", "--test", "faults"]));
-            checks.tests(COMMANDS, with_program(&["--package", "xtask", "--test", "lab_commands"]));
+            checks.tests(NETNS, with_program(tests(&["--test", "netns"])));
+            checks.tests(FAULTS, with_program(tests(&["--test", "faults"])));
+            // Of all packages, cargo would build this very program anew, with other features.
+            let commands = ["test", "--no-fail-fast", "--package", "xtask", "--test", "lab_commands"];
+            checks.tests(COMMANDS, with_program(cargo_with(&commands)));
             match setup::virtual_machines() {
                 Ok(pieces) => {
-                    let mut command = with_program(&["--package", "vmcast-vm-tests"]);
+                    let mut command = with_program(tests(&["--test", "vm"]));
                     command.env("VMCAST_VM_DIR", pieces);
                     checks.tests(VM, command);
                 }

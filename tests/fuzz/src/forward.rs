@@ -3,7 +3,10 @@ use std::net::Ipv4Addr;
 use vmcast_common::{
     forward::{Tables, decide},
     hdr::{amt, eth, ipv4, link::LinkId, udp},
-    maps::{Address, EndpointKey, InputId, InterfaceEntry, InterfaceKey, StreamEntry, StreamKey, TunnelEntry, TunnelKey},
+    maps::{
+        Address, EndpointKey, InputId, InterfaceEntry, InterfaceKey, StreamEntry, StreamKey, TunnelEntry,
+        TunnelKey,
+    },
     verdict::Verdict,
 };
 
@@ -27,15 +30,25 @@ impl Tables for Known {
     fn stream(&self, key: &StreamKey) -> Option<StreamEntry> {
         if *key == StreamKey::v4(SOURCE, GROUP) {
             let rpf = InputId::tunnel(TUNNEL).0;
-            return Some(StreamEntry { table: 1, stats: 1, rpf, encapsulated_max: 1470, whole_max: 1504 });
+            return Some(StreamEntry {
+                table: 1,
+                list: 0,
+                stats: 1,
+                rpf,
+                encapsulated_max: 1470,
+                whole_max: 1504,
+                kernel_max: u32::MAX,
+            });
         }
         let any_source = *key == StreamKey::v4(SOURCE, GROUP).any_source();
         any_source.then_some(StreamEntry {
             table: ANY_SOURCE_TABLE,
+            list: 0,
             stats: 2,
             rpf: 0,
             encapsulated_max: 0,
             whole_max: 1504,
+            kernel_max: u32::MAX,
         })
     }
 
@@ -56,7 +69,7 @@ impl Tables for Known {
 
     fn interface(&self, key: &InterfaceKey) -> Option<InterfaceEntry> {
         let known = InterfaceKey::new(IFINDEX, LinkId::PLAIN);
-        (*key == known).then_some(InterfaceEntry { ifindex: IFINDEX, accepts_sources: 1 })
+        (*key == known).then_some(InterfaceEntry { ifindex: IFINDEX, accepts_sources: 1, shared: 0 })
     }
 }
 

@@ -3,6 +3,8 @@
 //! A checksum stops nearly all of what a fuzzer makes up. So every body looks at the bytes as they
 //! are and once more with a checksum that fits.
 
+#![forbid(unsafe_code)]
+
 mod amt;
 mod config;
 mod control;

@@ -30,6 +30,8 @@ pub enum Engine {
     Auto,
     /// XDP, or the router refuses to start.
     Xdp,
+    /// TC, or the router refuses to start.
+    Tc,
     /// The router's own process.
     Software,
 }
@@ -41,6 +43,7 @@ impl Engine {
         match self {
             Self::Auto => "auto",
             Self::Xdp => "xdp",
+            Self::Tc => "tc",
             Self::Software => "software",
         }
     }

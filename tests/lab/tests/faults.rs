@@ -2,7 +2,12 @@
 //!
 //! They run the real program: `VMCAST_BIN`, or `vmcast` beside the directory of this test program.
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{
+    env,
+    net::{Ipv4Addr, UdpSocket},
+    path::PathBuf,
+    time::Duration,
+};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::{
@@ -13,7 +18,7 @@ use vmcast_lab::{
     LabError,
     clock::Clock,
     roles::Engine,
-    scenario::{Report, RunOptions, Stage, run_disturbed},
+    scenario::{Report, RunOptions, STREAM, Stage, run_disturbed},
     topology::address,
 };
 
@@ -28,6 +33,7 @@ fn main() {
         trial("a_sound_lab_passes_and_no_hop_has_lost_anything", sound),
         trial("what_a_backbone_router_drops_fails_the_run_and_is_found_at_its_link", dropping),
         trial("a_killed_vmr_fails_the_run_by_its_name", killed),
+        trial("one_packet_to_somebody_who_never_joined_fails_the_run", stray),
     ];
     // Labs share two cores; their streams do not share well.
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
@@ -114,5 +120,37 @@ fn killed() -> Result<(), Failed> {
     assert!(is_dead && !report.passed);
     let first = report.violations.first().map(String::as_str).unwrap_or_default();
     assert!(first.starts_with("vmr2: ended by itself"), "{:?}", report.violations);
+    Ok(())
+}
+
+/// AMT data with a packet of the stream, as a relay would send it.
+fn amt_data() -> Vec<u8> {
+    let payload = [0x47; 188];
+    let udp_length = 8 + payload.len() as u16;
+    let mut data = vec![6, 0, 0x45, 0];
+    data.extend((20 + udp_length).to_be_bytes());
+    data.extend([0, 0, 0, 0, 14, 17, 0, 0]);
+    data.extend(address::SOURCE.octets());
+    data.extend(STREAM.group.octets());
+    data.extend([STREAM.port, STREAM.port, udp_length, 0].map(u16::to_be_bytes).concat());
+    data.extend(payload);
+    data
+}
+
+/// A neighbour sends the bystander what only members should get.
+fn stray() -> Result<(), Failed> {
+    let mut is_sent = false;
+    let report = run(|stage, elapsed| {
+        if elapsed >= Duration::from_secs(3) && !is_sent {
+            is_sent = true;
+            let to = (stage.topology.bystander.address, 2268);
+            let send = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.send_to(&amt_data(), to);
+            stage.topology.clients[1].node.enter(send)?.map_err(LabError::io("sending a stray packet"))?;
+        }
+        Ok(())
+    })?;
+    assert!(is_sent && !report.passed);
+    assert_eq!(report.violations, ["bystander: 1 packets while it was not a member"]);
+    assert_eq!(lost(&report), [0; 6]);
     Ok(())
 }

@@ -8,7 +8,7 @@ use vmcast_dataplane::conformance::{
     Case, Device, Devices, Model, RandomStep, Step, cases, random_case, run,
 };
 
-use crate::dut::{At, Dut, TcUnderTest, XdpUnderTest};
+use crate::dut::{At, Dut, KernelUnderTest};
 
 /// The names do not depend on the devices; the cases are made again once these exist.
 fn nominal() -> Devices {
@@ -21,17 +21,14 @@ fn nominal() -> Devices {
 const RANDOM_CASES: u64 = 30;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    [At::Xdp, At::Tc].into_iter().flat_map(trials_at).collect()
+    At::ALL.into_iter().flat_map(trials_at).collect()
 }
 
 fn trials_at(at: At) -> Vec<Trial> {
-    let hook = match at {
-        At::Xdp => "xdp",
-        At::Tc => "tc",
-    };
-    let no_nft = at == At::Tc && std::process::Command::new("nft").arg("--version").output().is_err();
+    let hook = at.label();
+    let no_nft = at != At::Xdp && std::process::Command::new("nft").arg("--version").output().is_err();
     if no_nft {
-        eprintln!("SKIPPED every conformance test at TC: `nft` (package nftables) is not installed");
+        eprintln!("SKIPPED every conformance test \"{hook}\": `nft` (package nftables) is not installed");
     }
     let random = "the kernel does with random packets what the model says";
     let random = Trial::test(format!("{hook}: {random}"), move || random_packets(at));
@@ -49,15 +46,7 @@ fn on_the_kernel(index: usize, at: At) -> Result<(), Failed> {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let dut = Dut::enter("conformance", at)?;
     let case = cases(dut.devices).swap_remove(index);
-    run_at(&case, dut, at)
-}
-
-fn run_at(case: &Case, dut: Dut, at: At) -> Result<(), Failed> {
-    match at {
-        At::Xdp => run(case, &mut XdpUnderTest::new(dut))?,
-        At::Tc => run(case, &mut TcUnderTest::new(dut))?,
-    }
-    Ok(())
+    Ok(run(&case, &mut KernelUnderTest::new(dut))?)
 }
 
 fn random_packets(at: At) -> Result<(), Failed> {
@@ -67,7 +56,7 @@ fn random_packets(at: At) -> Result<(), Failed> {
         let outcome = std::thread::spawn(move || -> Result<(), Failed> {
             let dut = Dut::enter("random", at)?;
             let case = modelled(seed, dut.devices);
-            run_at(&case, dut, at)
+            Ok(run(&case, &mut KernelUnderTest::new(dut))?)
         });
         outcome.join().map_err(|_| format!("seed {seed} panicked"))??;
     }

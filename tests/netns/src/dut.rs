@@ -1,14 +1,13 @@
 //! A device under test: a namespace with three interfaces, their far ends in another.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
-use vmcast_common::fib::{FibOp, IfIndex};
+use vmcast_common::fib::{FibOp, IfIndex, Interface};
 use vmcast_dataplane::{
-    ApplyError, Counters, Dataplane, Fib, PacketTooBig, Punt,
+    ApplyError, Counters, Dataplane as _, Fib, PacketTooBig, Punt,
     conformance::{Device, Devices, Observed, PlaneUnderTest},
     software::Disposition,
-    tc::TcPlane,
-    xdp::{Options, XdpPlane},
+    xdp::{KernelPlane, Options, Rule},
 };
 use vmcast_lab::netns::{Lab, Namespace};
 
@@ -21,21 +20,69 @@ const HOSTS: [&str; 3] = ["host0", "host1", "host2"];
 /// Frames, each with the device that it leaves by.
 pub(crate) type Frames = Vec<(IfIndex, Vec<u8>)>;
 
-/// The hook that the plane under test works at. A packet socket sees a frame after XDP and before TC.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Where the plane under test works. A packet socket sees a frame after XDP and before TC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum At {
+    /// XDP for every device.
     Xdp,
+    /// TC for every device.
     Tc,
+    /// Packets come in at XDP; members behind the second device are served at TC, the others one by one.
+    Mixed,
+    /// Packets come in at TC and are handed to XDP, where two members at a time are served.
+    Handed,
+}
+
+impl At {
+    pub(crate) const ALL: [Self; 4] = [Self::Xdp, Self::Tc, Self::Mixed, Self::Handed];
+
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::Tc => "tc",
+            Self::Mixed => "mixed",
+            Self::Handed => "handed",
+        }
+    }
+
+    fn options(self) -> Options {
+        let (rule, chunk) = match self {
+            Self::Xdp => (Rule::Auto, None),
+            Self::Tc => (Rule::Tc, None),
+            Self::Mixed => (Rule::Auto, Some(1)),
+            Self::Handed => (Rule::Auto, Some(2)),
+        };
+        Options { rule, chunk, ..Options::default() }
+    }
+
+    /// The device that is served at TC while others are not.
+    fn at_tc(self, devices: &Devices) -> Option<IfIndex> {
+        match self {
+            Self::Xdp | Self::Tc => None,
+            Self::Mixed => Some(devices.b.ifindex),
+            Self::Handed => Some(devices.a.ifindex),
+        }
+    }
+
+    /// Time for copies that go through a relay device: a frame behind them does not go the same way.
+    fn pause(self) -> Option<Duration> {
+        match self {
+            Self::Xdp | Self::Tc => None,
+            Self::Mixed | Self::Handed => Some(Duration::from_millis(3)),
+        }
+    }
 }
 
 /// The interfaces, and a socket at both ends of each.
 pub(crate) struct Dut {
     _lab: Lab,
+    peers: Namespace,
     pub(crate) devices: Devices,
     near: [Wire; 3],
     far: [Wire; 3],
     /// What the host gets, if that is not what is seen at the near ends.
     host: Option<[Wire; 3]>,
+    at: At,
     sentinel: u32,
 }
 
@@ -53,7 +100,7 @@ impl Dut {
         let far = open(&peers, NAMES)?;
         let host = match at {
             At::Xdp => None,
-            At::Tc => {
+            At::Tc | At::Mixed | At::Handed => {
                 lab.veths(&HOSTS.map(|name| ((&dut, name), (&peers, name))))?;
                 forward_to_hosts(&dut)?;
                 Some(open(&peers, HOSTS)?)
@@ -62,42 +109,48 @@ impl Dut {
         dut.enter_here()?;
         let near = open(&dut, NAMES)?;
         let [a, b, c] = NAMES.map(device);
-        Ok(Self { _lab: lab, devices: Devices { a, b, c }, near, far, host, sentinel: 0 })
+        Ok(Self { _lab: lab, peers, devices: Devices { a, b, c }, near, far, host, at, sentinel: 0 })
     }
 
     fn position(&self, ifindex: IfIndex) -> usize {
         self.devices.all().iter().position(|device| device.ifindex == ifindex).expect("a device of ours")
     }
 
-    fn inject(&mut self, ingress: IfIndex, frame: &[u8], serve: impl FnOnce()) -> Observed {
-        let (passed, frames) = self.inject_all(ingress, &[frame], serve);
-        let disposition = match passed.as_slice() {
+    /// Takes the far end of a device down, or up again.
+    fn set_far_end(&self, device: IfIndex, up: bool) -> Result<(), vmcast_lab::LabError> {
+        let mut ip = Command::new("ip");
+        ip.args(["link", "set", NAMES[self.position(device)], if up { "up" } else { "down" }]);
+        self.peers.run(ip).map(drop)
+    }
+
+    /// Sends a frame, and waits until the plane is done with it. Returns what became of it.
+    fn send(&mut self, ingress: IfIndex, frame: &[u8]) -> Disposition {
+        match self.send_all(ingress, &[frame]).as_slice() {
             [] => Disposition::Consumed,
             [seen] => {
                 assert!(seen == frame, "passed, but not untouched: {seen:02x?}");
                 Disposition::Pass
             }
             more => panic!("the host got {} frames for one", more.len()),
-        };
-        Observed { disposition, frames }
+        }
     }
 
-    /// Sends frames without a pause. Returns what the host gets and what leaves. `serve` is what the process
-    /// under test does once the kernel has seen them all.
-    fn inject_all(
-        &mut self,
-        ingress: IfIndex,
-        sent: &[impl AsRef<[u8]>],
-        serve: impl FnOnce(),
-    ) -> (Vec<Vec<u8>>, Frames) {
+    /// Sends frames without a pause, and waits until the plane is done with them. Returns what the host gets.
+    fn send_all(&mut self, ingress: IfIndex, frames: &[impl AsRef<[u8]>]) -> Vec<Vec<u8>> {
         self.sentinel += 1;
         let at = self.position(ingress);
-        for frame in sent {
+        for frame in frames {
             self.far[at].send(frame.as_ref()).expect("sending on the wire");
         }
         self.far[at].send_sentinel(self.sentinel).expect("sending on the wire");
-        let passed =
-            self.host.as_ref().unwrap_or(&self.near)[at].until_sentinel(self.sentinel, &self.far[at]);
+        self.host.as_ref().unwrap_or(&self.near)[at].until_sentinel(self.sentinel, &self.far[at])
+    }
+
+    /// What has left since the frames that were sent last, once `serve` has done what the process under test does.
+    fn left(&mut self, serve: impl FnOnce()) -> Frames {
+        if let Some(pause) = self.at.pause() {
+            std::thread::sleep(pause);
+        }
         serve();
         let mut frames = Vec::new();
         for (device, (near, far)) in self.devices.all().iter().zip(self.near.iter().zip(&self.far)) {
@@ -109,7 +162,7 @@ impl Dut {
         for far in &self.far {
             assert_eq!(far.drain(), Vec::<Vec<u8>>::new(), "a frame came late");
         }
-        (passed, frames)
+        frames
     }
 }
 
@@ -140,49 +193,72 @@ fn device(name: &str) -> Device {
     Device { ifindex: IfIndex(index), mac, mtu: 1500 }
 }
 
-/// A kernel plane on these interfaces.
-pub(crate) struct KernelUnderTest<P> {
+/// The kernel plane on these interfaces.
+pub(crate) struct KernelUnderTest {
     dut: Dut,
-    plane: P,
+    plane: KernelPlane,
 }
 
-pub(crate) type XdpUnderTest = KernelUnderTest<XdpPlane>;
-pub(crate) type TcUnderTest = KernelUnderTest<TcPlane>;
-
-impl XdpUnderTest {
+impl KernelUnderTest {
     pub(crate) fn new(dut: Dut) -> Self {
-        Self { dut, plane: XdpPlane::open(&Options::default()).expect("loading the programs") }
+        let plane = KernelPlane::open(&dut.at.options()).expect("loading the programs");
+        Self { dut, plane }
     }
-}
 
-impl TcUnderTest {
-    pub(crate) fn new(dut: Dut) -> Self {
-        Self { dut, plane: TcPlane::open("it is under test".to_owned()).expect("loading the program") }
-    }
-}
-
-impl<P: Dataplane> KernelUnderTest<P> {
     pub(crate) fn devices(&self) -> Devices {
         self.dut.devices
     }
 
     /// Lets the plane receive frames without a pause, none of which the host may get. Returns what leaves.
     pub(crate) fn inject_all(&mut self, ingress: IfIndex, frames: &[Vec<u8>]) -> Frames {
-        let Self { dut, plane } = self;
-        let (passed, seen) = dut.inject_all(ingress, frames, || while plane.serve_oversize() {});
+        let passed = self.dut.send_all(ingress, frames);
         assert_eq!(passed, Vec::<Vec<u8>>::new(), "the host got frames");
-        seen
+        self.left()
+    }
+
+    fn left(&mut self) -> Frames {
+        let Self { dut, plane } = self;
+        dut.left(|| while plane.serve_oversize() {})
+    }
+
+    /// Sends a frame while the far end of a device is down.
+    pub(crate) fn send_with_far_end_down(
+        &mut self,
+        ingress: IfIndex,
+        frame: &[u8],
+        device: IfIndex,
+    ) -> Result<(), vmcast_lab::LabError> {
+        self.dut.set_far_end(device, false)?;
+        self.dut.send(ingress, frame);
+        self.dut.set_far_end(device, true)
+    }
+
+    /// What a case asks for, with one device at TC where that is under test.
+    fn placed(&self, op: &FibOp) -> FibOp {
+        match *op {
+            FibOp::SetInterface(interface) => FibOp::SetInterface(self.place(interface, true)),
+            other => other,
+        }
+    }
+
+    fn place(&self, interface: Interface, at_tc: bool) -> Interface {
+        if self.dut.at.at_tc(&self.dut.devices) == Some(interface.device) {
+            Interface { at_tc, ..interface }
+        } else {
+            interface
+        }
     }
 }
 
-impl<P: Dataplane> PlaneUnderTest for KernelUnderTest<P> {
+impl PlaneUnderTest for KernelUnderTest {
     fn apply(&mut self, ops: &[FibOp]) -> Result<(), ApplyError> {
-        self.plane.apply(ops)
+        let ops: Vec<FibOp> = ops.iter().map(|op| self.placed(op)).collect();
+        self.plane.apply(&ops)
     }
 
     fn inject(&mut self, ingress: IfIndex, frame: &[u8]) -> Observed {
-        let Self { dut, plane } = self;
-        dut.inject(ingress, frame, || while plane.serve_oversize() {})
+        let disposition = self.dut.send(ingress, frame);
+        Observed { disposition, frames: self.left() }
     }
 
     fn counters(&mut self) -> Counters {
@@ -198,6 +274,10 @@ impl<P: Dataplane> PlaneUnderTest for KernelUnderTest<P> {
     }
 
     fn dump(&mut self) -> Fib {
-        self.plane.dump().expect("reading the kernel's tables")
+        let mut fib = self.plane.dump().expect("reading the kernel's tables");
+        for interface in fib.interfaces.values_mut() {
+            *interface = self.place(*interface, false);
+        }
+        fib
     }
 }

@@ -9,12 +9,9 @@ use vmcast_common::{
     hdr::eth::multicast_mac,
     verdict::DropReason,
 };
-use vmcast_dataplane::{
-    Dataplane,
-    conformance::{Devices, PlaneUnderTest as _},
-};
+use vmcast_dataplane::conformance::{Devices, PlaneUnderTest as _};
 
-use crate::dut::{At, Dut, KernelUnderTest, TcUnderTest, XdpUnderTest};
+use crate::dut::{At, Dut, KernelUnderTest};
 
 const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 4, 5, 6);
@@ -26,15 +23,16 @@ const IDENTIFICATION: usize = 14 + 4;
 const INNER_IDENTIFICATION: usize = IDENTIFICATION + 30;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let name = |hook| format!("{hook}: packets that are too large beyond what is handed over are counted");
-    vec![
-        Trial::test(name("xdp"), || flood(&mut XdpUnderTest::new(Dut::enter("oversized", At::Xdp)?))),
-        Trial::test(name("tc"), || flood(&mut TcUnderTest::new(Dut::enter("oversized", At::Tc)?))),
-    ]
+    let trial = |at: At| {
+        let name =
+            format!("{}: packets that are too large beyond what is handed over are counted", at.label());
+        Trial::test(name, move || flood(&mut KernelUnderTest::new(Dut::enter("oversized", at)?)))
+    };
+    At::ALL.map(trial).into()
 }
 
 // proves house rule 3 for `oversize_limited` in the kernel
-fn flood<P: Dataplane>(plane: &mut KernelUnderTest<P>) -> Result<(), Failed> {
+fn flood(plane: &mut KernelUnderTest) -> Result<(), Failed> {
     let devices = plane.devices();
     plane.apply(&operations(&devices)).map_err(|error| error.to_string())?;
     let frames: Vec<_> = (0..PACKETS).map(|number| frame(&devices, number)).collect();

@@ -32,6 +32,10 @@ pub mod kind {
     pub const IP_V4: u8 = 9;
     /// IP in IPv6.
     pub const IP_V6: u8 = 10;
+    /// No member, but the way to the stream's next member table; its number stands in the ends.
+    pub const TO_TABLE: u8 = 254;
+    /// No member, but the way to the stream's members at TC; their place stands in the ends.
+    pub const TO_LIST: u8 = 255;
 }
 
 /// Bytes of two IPv6 addresses and two ports.
@@ -73,6 +77,31 @@ impl MemberEntry {
     #[must_use]
     pub const fn neighbour(next_hop: u32) -> Self {
         Self { next_hop, kind: kind::NEIGHBOUR, ..Self::GONE }
+    }
+
+    /// The way to the next member table of a stream.
+    #[must_use]
+    pub fn to_table(table: u32) -> Self {
+        Self::way(kind::TO_TABLE, table)
+    }
+
+    /// The way to a stream's members at TC.
+    #[must_use]
+    pub fn to_list(list: u32) -> Self {
+        Self::way(kind::TO_LIST, list)
+    }
+
+    fn way(kind: u8, number: u32) -> Self {
+        let mut ends = [0; ENDS_MAX];
+        ends[..4].copy_from_slice(&number.to_ne_bytes());
+        Self { ends, kind, ..Self::GONE }
+    }
+
+    /// The number of a table or the place of a list that this is the way to.
+    #[inline(always)]
+    #[must_use]
+    pub const fn way_to(&self) -> u32 {
+        u32::from_ne_bytes([self.ends[0], self.ends[1], self.ends[2], self.ends[3]])
     }
 
     /// The far end of a tunnel; `None` if its ends are of two address families.

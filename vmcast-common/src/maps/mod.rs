@@ -38,6 +38,12 @@ pub mod limit {
     pub const ENDPOINTS: u32 = 256;
     /// Member tables (inner devmaps); a power of two.
     pub const TABLES: u32 = 32_768;
+    /// Members of one member table: as many copies as one run of a program makes. A device that gets them all
+    /// has room for them, and the memory of the copies is still in the cache when it is used again.
+    pub const CHUNK: u32 = 124;
+    /// Largest packet in bytes that goes through a relay device. One page has room for it beside what the kernel
+    /// keeps there for XDP.
+    pub const RELAY_MTU: u32 = 3_400;
     /// Pairs of member table and egress device.
     pub const HEADS: u32 = 262_144;
     /// Bytes of the punt ring; a power of two and a multiple of the page size.
@@ -59,7 +65,7 @@ pub const fn table_place(number: u32) -> u32 {
 /// Tells one layout of the pinned maps from another: it changes with the size of any key or value.
 /// A change of meaning that keeps every size must change `REVISION`.
 pub const SCHEMA: u64 = {
-    const REVISION: usize = 4;
+    const REVISION: usize = 5;
     let sizes = [
         REVISION,
         size_of::<StreamKey>(),

@@ -10,6 +10,12 @@ pub const ENDPOINTS: &str = "ENDPOINTS";
 pub const INTERFACES: &str = "INTERFACES";
 /// Member index → [`super::MemberEntry`]; array.
 pub const MEMBERS: &str = "MEMBERS";
+/// Place of a stream's members at TC → index of the first of them, 0 for none; array.
+pub const LISTS: &str = "LISTS";
+/// Index of a next hop → its device; array.
+pub const EGRESS: &str = "EGRESS";
+/// The device behind which [`PROGRAM_CHUNK`] runs, 0 for none; array of one.
+pub const RELAY: &str = "RELAY";
 /// Next hop index → [`super::NextHopEntry`]; array.
 pub const NEXT_HOPS: &str = "NEXT_HOPS";
 /// Member table and egress device → [`super::Head`]; hash.
@@ -40,9 +46,15 @@ pub const PUNTED: &str = "PUNTED";
 /// [`super::OversizeRecord`]s to the process that fragments; ring buffer.
 pub const OVERSIZED: &str = "OVERSIZED";
 
-/// The ingress program.
+/// The ingress program at XDP.
 pub const PROGRAM_INGRESS: &str = "vmcast_ingress";
 /// The shared program of every devmap slot.
 pub const PROGRAM_COPY: &str = "vmcast_copy";
+/// The ingress program at TC.
+pub const PROGRAM_CLONE: &str = "vmcast_clone";
+/// Goes on with the next member table of a stream, at XDP behind a relay device.
+pub const PROGRAM_CHUNK: &str = "vmcast_chunk";
+/// Makes the copies for a stream's members at TC, behind a relay device.
+pub const PROGRAM_LIST: &str = "vmcast_list";
 /// Counts the copies that egress devices refuse.
 pub const PROGRAM_REFUSED: &str = "vmcast_refused";

@@ -1,11 +1,16 @@
 //! Map values.
 
+use crate::fib::Interface;
+
 /// What the data plane knows of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct StreamEntry {
-    /// Number of the member table, 0 if the stream has no member.
+    /// Number of the member table, 0 if there is none. Members at TC have one place in it together.
     pub table: u32,
+    /// Place of the members at TC in [`super::LISTS`] if the stream has no others, 0 else: a program at TC
+    /// then makes the copies by itself. The stream has no member if table and list are both 0.
+    pub list: u32,
     /// Index of the stream's counters.
     pub stats: u32,
     /// Accepted input as an [`super::InputId`]; 0 accepts every input that accepts sources.
@@ -16,8 +21,12 @@ pub struct StreamEntry {
     /// Largest IP packet in bytes that every member's link takes whole with its encapsulation; copies of a
     /// larger one are made by user space where that is so.
     pub whole_max: u32,
+    /// Largest IP packet in bytes of which a program at XDP makes copies, 0xffffffff if there is no bound: what
+    /// goes through a relay device on the way to some member is no larger than [`super::limit::RELAY_MTU`]. User
+    /// space makes all copies of a larger one.
+    pub kernel_max: u32,
 }
-const _: () = assert!(size_of::<StreamEntry>() == 20);
+const _: () = assert!(size_of::<StreamEntry>() == 28);
 
 /// What the data plane knows of a tunnel that packets come out of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +47,22 @@ pub struct InterfaceEntry {
     pub ifindex: u32,
     /// 1 if packets of a source without an entry of its own are accepted here.
     pub accepts_sources: u32,
+    /// 1 if packets that are copied go on to the host as well.
+    pub shared: u32,
 }
-const _: () = assert!(size_of::<InterfaceEntry>() == 8);
+const _: () = assert!(size_of::<InterfaceEntry>() == 12);
+
+impl InterfaceEntry {
+    /// What is known of an interface.
+    #[must_use]
+    pub const fn of(interface: &Interface) -> Self {
+        Self {
+            ifindex: interface.ifindex.0,
+            accepts_sources: interface.accepts_sources as u32,
+            shared: interface.shared as u32,
+        }
+    }
+}
 
 /// The first member of a table on one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,10 +180,12 @@ pub struct OversizeRecord {
     pub input: u32,
     /// Length of the packet in bytes.
     pub len: u32,
+    /// 1 if the kernel makes no copy of it at all.
+    pub beyond: u32,
     /// The IP packet, its time to live lowered; what follows it is undefined.
     pub bytes: [u8; super::OVERSIZE_MAX],
 }
-const _: () = assert!(size_of::<OversizeRecord>() == 8 + super::OVERSIZE_MAX);
+const _: () = assert!(size_of::<OversizeRecord>() == 12 + super::OVERSIZE_MAX);
 
 #[cfg(feature = "user")]
 mod pod {

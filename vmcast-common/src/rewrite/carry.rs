@@ -1,13 +1,23 @@
-//! What ingress leaves in a frame for the copies of it.
+//! What ingress leaves in a frame for the copies of it, and what a copy carries through a relay device.
+//!
+//! A copy for the next member table, or for the members at TC, is no member's: it goes through a pair of
+//! devices of our own, behind which a program goes on with it.
 
-use crate::{hdr::eth, maps::InputId, packet::Words};
+use super::{AMT_V4_OVERHEAD, Inner, Room};
+use crate::{
+    hdr::eth,
+    maps::{InputId, MemberEntry, kind},
+    packet::Words,
+    verdict::DropReason,
+};
 
 /// What ingress leaves in the link-layer addresses, which every copy overwrites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Carry {
-    /// Member table.
+    /// Member table; towards the members at TC, the place of their list.
     pub table: u32,
-    /// Sequence number of the packet on this CPU.
+    /// Sequence number of the packet on this CPU. Through a relay device comes 1 if user space answers for the
+    /// copies that a link does not take whole, else 0.
     pub sequence: u32,
     /// Where the packet came from.
     pub input: InputId,
@@ -22,6 +32,13 @@ impl Carry {
     pub const ENCAPSULATED: [u8; 2] = [0, 0];
     /// The packet is as it came, and user space answers for the copies that a link does not take whole.
     pub const OVERSIZE: [u8; 2] = [0, 1];
+
+    /// What goes through a relay device.
+    #[inline(always)]
+    #[must_use]
+    pub const fn relayed(table: u32, input: InputId, handed_over: bool) -> Self {
+        Self { table, sequence: handed_over as u32, input }
+    }
 
     /// Its bytes.
     #[inline(always)]
@@ -44,6 +61,37 @@ impl Carry {
         };
         (carry, head.read_u16::<{ Self::LEN }>().to_ne_bytes())
     }
+}
+
+/// Makes the frame for the program behind a relay device of a copy whose member is a way to a table or a
+/// list. `form` is what stands behind the carry.
+///
+/// # Errors
+/// If the frame is too short or cannot be made shorter.
+#[inline(always)]
+pub fn hand_on<R: Room>(
+    room: &mut R,
+    member: &MemberEntry,
+    input: InputId,
+    form: [u8; 2],
+) -> Result<(), DropReason> {
+    let handed_over = u32::from(form == Carry::OVERSIZE);
+    if member.kind == kind::TO_TABLE {
+        let mut head = room.head::<8>().ok_or(DropReason::LostOrder)?;
+        head.write_u32::<0>(member.way_to());
+        head.write_u32::<4>(handed_over);
+        return Ok(());
+    }
+    if form == Carry::ENCAPSULATED {
+        room.shrink(AMT_V4_OVERHEAD).ok_or(DropReason::KernelRefused)?;
+    }
+    let mut head = room.head::<{ Inner::READ }>().ok_or(DropReason::LostOrder)?;
+    let ether_type = Inner::read(&head).ether_type();
+    head.write_u32::<0>(member.way_to());
+    head.write_u32::<4>(handed_over);
+    head.write_u32::<8>(input.0);
+    head.write_u16::<{ Carry::LEN }>(ether_type.to_be());
+    Ok(())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod outer;
 mod tests;
 mod ttl;
 
-pub use carry::Carry;
+pub use carry::{Carry, hand_on};
 pub use outer::{AMT_V4_OVERHEAD, OUTER_TTL, amt_v4_common, overhead};
 pub use ttl::{Editable, forward_header};
 
@@ -51,11 +51,11 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    const READ: usize = eth::LEN + 6;
+    pub(crate) const READ: usize = eth::LEN + 6;
 
     /// Reads the packet's header behind an Ethernet header.
     #[inline(always)]
-    fn read(head: &impl Words<{ Self::READ }>) -> Self {
+    pub(crate) fn read(head: &impl Words<{ Self::READ }>) -> Self {
         let first = u16::from_be(head.read_u16::<{ eth::LEN }>());
         if first >> 12 == 6 {
             let payload = u16::from_be(head.read_u16::<{ eth::LEN + 4 }>());
@@ -67,7 +67,7 @@ impl Inner {
 
     /// Its EtherType.
     #[inline(always)]
-    const fn ether_type(&self) -> u16 {
+    pub(crate) const fn ether_type(&self) -> u16 {
         if self.is_ipv6 { eth::TYPE_IPV6 } else { eth::TYPE_IPV4 }
     }
 

@@ -87,6 +87,8 @@ fn interface(peer: Option<[u8; 6]>) -> Interface {
         mac: [2, 0, 0, 0, 0, 1],
         mtu: 1500,
         accepts_sources: false,
+        shared: false,
+        at_tc: false,
     }
 }
 

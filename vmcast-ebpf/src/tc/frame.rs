@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    bindings::__sk_buff,
+    bindings::{__sk_buff, BPF_F_INGRESS},
     helpers::{
         bpf_clone_redirect, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data,
         bpf_skb_vlan_pop, bpf_skb_vlan_push,
@@ -22,6 +22,8 @@ use crate::words::Head;
 const HEADERS: usize = link::MAX_LEN + 60 + 16 + 60;
 /// `BPF_ADJ_ROOM_MAC`: behind the link-layer addresses and the type (linux/bpf.h).
 const BEHIND_MAC: u32 = 1;
+/// What a clone for the host carries in the field that the kernel leaves to programs at TC.
+const HOST_MARK: u32 = 0x564d;
 
 /// A socket buffer with a frame.
 #[derive(Clone, Copy)]
@@ -231,6 +233,29 @@ impl Skb {
     fn pop(&self) -> Option<()> {
         // SAFETY: the pointer is the kernel's.
         (unsafe { bpf_skb_vlan_pop(self.0) } == 0).then_some(())
+    }
+
+    /// Lets the host have the frame as it came: a clone comes in once more where this one did.
+    #[inline(always)]
+    pub(crate) fn share_with_host(&self) -> Option<()> {
+        // SAFETY: the pointer is the kernel's, and programs of this type may write the field.
+        unsafe { (*self.0).tc_index = HOST_MARK };
+        // SAFETY: the pointer is the kernel's.
+        let shared = unsafe { bpf_clone_redirect(self.0, self.device(), u64::from(BPF_F_INGRESS)) };
+        // SAFETY: as for the first.
+        unsafe { (*self.0).tc_index = 0 };
+        (shared == 0).then_some(())
+    }
+
+    /// Whether this is a clone for the host, which is no such any more.
+    #[inline(always)]
+    pub(crate) fn take_host_mark(&self) -> bool {
+        if field!(self, tc_index) != HOST_MARK {
+            return false;
+        }
+        // SAFETY: the pointer is the kernel's, and programs of this type may write the field.
+        unsafe { (*self.0).tc_index = 0 };
+        true
     }
 
     /// Sends a copy out of a device; `None` if the device did not take it.

@@ -4,12 +4,14 @@ use core::ffi::c_int;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    helpers::bpf_redirect,
     programs::TcContext,
 };
 use vmcast_common::{
     forward::{Replicate, decide},
     hdr::eth,
-    rewrite::forward_header,
+    maps::limit,
+    rewrite::{Carry, forward_header},
     verdict::{DropReason, Verdict},
 };
 
@@ -29,7 +31,7 @@ const DROP: c_int = TC_ACT_SHOT as c_int;
 #[inline(always)]
 pub(crate) fn run(ctx: &TcContext) -> c_int {
     let skb = Skb::new(ctx.skb.skb);
-    if skb.pull_headers().is_none() {
+    if skb.take_host_mark() || skb.pull_headers().is_none() {
         return PASS;
     }
     let received = Received::new(skb);
@@ -58,6 +60,9 @@ pub(crate) fn run(ctx: &TcContext) -> c_int {
 /// `front` bytes in memory, and sends the copies.
 #[inline(always)]
 fn replicate(skb: Skb, front: usize, packet: &Replicate) -> Result<c_int, DropReason> {
+    if packet.shared {
+        skb.share_with_host().ok_or(DropReason::KernelRefused)?;
+    }
     skb.cut(front + packet.ip_len).ok_or(DropReason::KernelRefused)?;
     forward_header(&mut { skb }, packet, front).ok_or(DropReason::KernelRefused)?;
     let front = front - skb.take_tags_off().ok_or(DropReason::KernelRefused)?;
@@ -66,9 +71,37 @@ fn replicate(skb: Skb, front: usize, packet: &Replicate) -> Result<c_int, DropRe
 
     map::count_forwarded(packet);
     // A super-packet is no packet that could be cut: its copies are counted where they are made.
-    let hand_over = packet.oversize && !skb.is_super();
-    if hand_over {
-        oversized::hand_over(packet, |to, len| skb.copy_out(front, to, len));
+    let handed_over = packet.oversize && !skb.is_super();
+    let relayed = packet.list == 0;
+    let beyond = handed_over && relayed && packet.ip_len > limit::RELAY_MTU as usize;
+    if handed_over {
+        oversized::hand_over(packet, beyond, |to, len| skb.copy_out(front, to, len));
     }
-    Ok(walk::send(skb, packet, front, hand_over))
+    if beyond {
+        return Ok(DROP);
+    }
+    if relayed {
+        return hand_to_xdp(skb, front, ether_type, packet, handed_over);
+    }
+    Ok(walk::send(skb, map::first_of_list(packet.list), front, packet.input, handed_over))
+}
+
+/// Sends the packet to its member table by way of the relay device.
+#[inline(always)]
+fn hand_to_xdp(
+    skb: Skb,
+    front: usize,
+    ether_type: u16,
+    packet: &Replicate,
+    handed_over: bool,
+) -> Result<c_int, DropReason> {
+    skb.make_room(front, eth::LEN).ok_or(DropReason::KernelRefused)?;
+    let carry = Carry::relayed(packet.table, packet.input, handed_over);
+    skb.store(0, carry.to_bytes()).ok_or(DropReason::KernelRefused)?;
+    skb.store(Carry::LEN, ether_type.to_be_bytes()).ok_or(DropReason::KernelRefused)?;
+    match map::relay() {
+        0 => Err(DropReason::KernelRefused),
+        // SAFETY: the helper has no preconditions.
+        relay => Ok((unsafe { bpf_redirect(relay, 0) }) as c_int),
+    }
 }

@@ -2,6 +2,8 @@
 
 mod frame;
 mod ingress;
+mod list;
 mod walk;
 
 pub(crate) use ingress::run;
+pub(crate) use list::run as run_list;

@@ -7,7 +7,6 @@ use aya_ebpf::{
     helpers::{bpf_loop, bpf_redirect},
 };
 use vmcast_common::{
-    forward::Replicate,
     hdr::eth,
     maps::{InputId, MemberEntry, NextHopEntry, limit},
     rewrite::{self, Room},
@@ -30,19 +29,14 @@ struct Walk {
     handed_over: u32,
 }
 
-/// Sends a copy to each member of a packet's list: clones, and the packet itself as the
+/// Sends a copy to each member of the list that begins at `first`: clones, and the packet itself as the
 /// last one. `front` bytes stand before the packet. Copies that a link does not take whole are counted unless
 /// the packet was `handed_over`.
 #[inline(always)]
-pub(super) fn send(skb: Skb, packet: &Replicate, front: usize, handed_over: bool) -> c_int {
+pub(super) fn send(skb: Skb, first: u32, front: usize, input: InputId, handed_over: bool) -> c_int {
     skb.note(front);
-    let mut walk = Walk {
-        skb: skb.raw(),
-        member: packet.table,
-        input: packet.input.0,
-        last: 0,
-        handed_over: u32::from(handed_over),
-    };
+    let mut walk =
+        Walk { skb: skb.raw(), member: first, input: input.0, last: 0, handed_over: u32::from(handed_over) };
     // SAFETY: the function has the signature that the kernel calls, and the walk outlives the call.
     unsafe { bpf_loop(limit::MEMBERS, step as *mut c_void, (&raw mut walk).cast(), 0) };
     if walk.last == 0 {

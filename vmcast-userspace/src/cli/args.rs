@@ -168,7 +168,7 @@ pub(super) struct AskArgs {
     /// Print JSON, exact and complete, for programs
     #[arg(long)]
     pub json: bool,
-    /// Control socket of the daemon (default: that of the only daemon on this host)
+    /// Control socket of the daemon (default: VMCAST_SOCKET, else the only one here)
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 }

@@ -1,5 +1,7 @@
 //! Asks a daemon, and shows the answer.
 
+use std::{env, path::PathBuf};
+
 use serde::Serialize;
 use vmcast_api::{Client, Envelope, Role, VERSION};
 
@@ -11,6 +13,9 @@ use super::{
     },
     find, show,
 };
+
+/// The variable that names a control socket for all questions of a shell.
+const SOCKET: &str = "VMCAST_SOCKET";
 
 /// Roles that forward streams.
 const FORWARDING: &[Role] = &[Role::Router, Role::Agent];
@@ -54,8 +59,9 @@ pub(super) fn run(question: &Question) -> Result<String, Failure> {
 }
 
 fn client(ask: &AskArgs, roles: &[Role]) -> Result<Client, Failure> {
-    let path = match &ask.socket {
-        Some(path) => path.clone(),
+    let of_environment = || env::var_os(SOCKET).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let path = match ask.socket.clone().or_else(of_environment) {
+        Some(path) => path,
         None => find::socket(roles)?,
     };
     Ok(Client::connect(&path)?)

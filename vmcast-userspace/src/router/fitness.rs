@@ -5,10 +5,7 @@
 
 use nix::net::if_::if_indextoname;
 use vmcast_common::fib::{FibOp, IfIndex, Interface};
-use vmcast_dataplane::{
-    Dataplane, Hook,
-    features::{Features, XdpFeatures},
-};
+use vmcast_dataplane::features::{Features, XdpFeatures};
 
 use crate::config::RouterConfig;
 
@@ -41,31 +38,6 @@ pub(super) fn for_xdp(config: &RouterConfig, first: &[FibOp]) -> Result<(), Unfi
         }
     }
     Ok(())
-}
-
-/// Why XDP is not the engine for these interfaces, if it is not.
-pub(super) fn unfit(first: &[FibOp]) -> Option<String> {
-    let features = features()?;
-    let reason = interfaces(first).find_map(|interface| {
-        let found = ask(&features, interface.device)?;
-        let name = || name(interface.device);
-        if !found.takes_redirected() {
-            Some(format!("{} takes no frames redirected at XDP", name()))
-        } else if !found.is_native() {
-            Some(format!("the driver of {} has no XDP", name()))
-        } else {
-            None
-        }
-    })?;
-    tracing::info!(reason, "XDP is not used");
-    Some(reason)
-}
-
-/// Why XDP was not the engine for these interfaces, as it shows once the programs are attached.
-pub(super) fn generic(plane: &dyn Dataplane, first: &[FibOp]) -> Option<String> {
-    let is_generic = |interface: &&Interface| plane.hook(interface.device) == Some(Hook::XdpGeneric);
-    let interface = interfaces(first).find(is_generic)?;
-    Some(format!("the driver of {} has no XDP", name(interface.device)))
 }
 
 fn interfaces(first: &[FibOp]) -> impl Iterator<Item = &Interface> {

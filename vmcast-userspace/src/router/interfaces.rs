@@ -134,6 +134,8 @@ fn wanted(config: &RouterConfig, configured: &RouterInterface, link: &Link) -> W
         mac: link.mac.unwrap_or_default(),
         mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
         accepts_sources: configured.accepts_sources,
+        shared: false,
+        at_tc: false,
     };
     let querier = configured
         .querier

@@ -3,33 +3,49 @@
 use anyhow::Context as _;
 use vmcast_common::fib::FibOp;
 use vmcast_dataplane::{
-    Dataplane, Engine, Fib, software,
-    tc::TcPlane,
-    xdp::{self, XdpPlane},
+    Dataplane, Fib, software,
+    xdp::{self, KernelPlane, Rule},
 };
 
 use super::{fitness, kernel_log};
 use crate::config::{DataplaneConfig, EngineChoice, OnExit, RouterConfig};
 
 const ASKED_FOR: &str = "the configuration asks for it";
+const FOUND: &str = "the kernel takes XDP programs and devmap broadcast";
 
 /// A plane that does not forward yet, and what an earlier process left forwarding.
 pub(super) struct Opened {
     plane: Box<dyn Dataplane>,
     pub(super) kept: Option<Fib>,
+    /// What is tried if it does not forward.
+    next: Option<Next>,
 }
 
-/// Makes the plane that the configuration asks for. With `auto`, what one engine does not take is for
-/// the next, and the operator is told why.
+/// What is tried instead of a plane that cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// TC for every device: it needs less of the kernel.
+    Tc,
+    /// This process.
+    Software,
+}
+
+/// Makes the plane that the configuration asks for. With `auto`, what one does not do is for the next, and the
+/// operator is told why.
 ///
 /// # Errors
 /// If the plane that was asked for, or the last one left, cannot be had.
 pub(super) fn open(config: &DataplaneConfig) -> anyhow::Result<Opened> {
     match config.engine {
         EngineChoice::Software => software(config, ASKED_FOR.to_owned()),
-        EngineChoice::Tc => tc(config, ASKED_FOR.to_owned()).context("dataplane.engine is \"tc\""),
-        EngineChoice::Xdp => xdp(config).context("dataplane.engine is \"xdp\""),
-        EngineChoice::Auto => xdp(config).or_else(|error| instead_of_xdp(config, no_xdp(&error))),
+        EngineChoice::Tc => {
+            kernel(config, Rule::Tc, ASKED_FOR.to_owned(), None).context("dataplane.engine is \"tc\"")
+        }
+        EngineChoice::Xdp => {
+            kernel(config, Rule::Xdp, ASKED_FOR.to_owned(), None).context("dataplane.engine is \"xdp\"")
+        }
+        EngineChoice::Auto => kernel(config, Rule::Auto, FOUND.to_owned(), Some(Next::Tc))
+            .or_else(|error| instead(config, Next::Tc, &error)),
     }
 }
 
@@ -42,56 +58,18 @@ pub(super) fn start(
     mut opened: Opened,
     first: &[FibOp],
 ) -> anyhow::Result<Box<dyn Dataplane>> {
-    let choice = config.dataplane.engine;
-    let is_xdp = opened.plane.engine().engine == Engine::XdpBroadcast;
-    if is_xdp && choice == EngineChoice::Xdp {
+    if config.dataplane.engine == EngineChoice::Xdp {
         fitness::for_xdp(config, first)?;
     }
-    let unfit = if is_xdp && choice == EngineChoice::Auto { fitness::unfit(first) } else { None };
-    let started = match unfit {
-        Some(reason) => Err(Unstarted::Unfit(reason)),
-        None => begin(opened.plane.as_mut(), first).map_err(Unstarted::Failed),
+    let Err(error) = begin(opened.plane.as_mut(), first) else {
+        return Ok(opened.plane);
     };
-    // Where the kernel does not tell what drivers do, it shows by now.
-    let started = started.and_then(|()| match fitness::generic(opened.plane.as_ref(), first) {
-        Some(reason) if choice == EngineChoice::Auto => Err(Unstarted::Unfit(reason)),
-        Some(_) | None => Ok(()),
-    });
-    let failed = match started {
-        Ok(()) => return Ok(opened.plane),
-        Err(failed) => failed,
-    };
-    let engine = opened.plane.engine().engine;
-    let next = match (choice, engine) {
-        (EngineChoice::Auto, Engine::XdpBroadcast) => instead_of_xdp,
-        (EngineChoice::Auto, Engine::TcClone) => software,
-        (EngineChoice::Auto, Engine::Software | Engine::Recording)
-        | (EngineChoice::Xdp | EngineChoice::Tc | EngineChoice::Software, _) => return Err(failed.error()),
-    };
-    let reason = match (failed, engine) {
-        (Unstarted::Unfit(reason), _) => reason,
-        (Unstarted::Failed(error), Engine::XdpBroadcast) => no_xdp(&error),
-        (Unstarted::Failed(error), _) => no_kernel(&error),
+    let Some(next) = opened.next else {
+        return Err(error);
     };
     // Two planes at work would double every packet.
     drop(opened);
-    start(config, next(&config.dataplane, reason)?, first)
-}
-
-/// Why a plane does not forward.
-enum Unstarted {
-    /// It is not the right one for an interface.
-    Unfit(String),
-    Failed(anyhow::Error),
-}
-
-impl Unstarted {
-    fn error(self) -> anyhow::Error {
-        match self {
-            Self::Unfit(reason) => anyhow::Error::msg(reason),
-            Self::Failed(error) => error,
-        }
-    }
+    start(config, instead(&config.dataplane, next, &error)?, first)
 }
 
 fn begin(plane: &mut dyn Dataplane, first: &[FibOp]) -> anyhow::Result<()> {
@@ -100,58 +78,52 @@ fn begin(plane: &mut dyn Dataplane, first: &[FibOp]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn no_xdp(error: &anyhow::Error) -> String {
-    tracing::warn!("XDP cannot be used here, the next engine is slower: {error:#}");
-    format!("XDP cannot be used: {error:#}")
+/// The next plane in the place of one that cannot be had, and after it the last.
+fn instead(config: &DataplaneConfig, next: Next, error: &anyhow::Error) -> anyhow::Result<Opened> {
+    match next {
+        Next::Tc => {
+            tracing::warn!("XDP cannot be used here, the next engine is slower: {error:#}");
+            let reason = format!("XDP cannot be used: {error:#}");
+            kernel(config, Rule::Tc, reason, Some(Next::Software))
+                .or_else(|error| instead(config, Next::Software, &error))
+        }
+        Next::Software => {
+            tracing::warn!(
+                "the kernel cannot forward here, this process does it, which is slower: {error:#}"
+            );
+            software(config, format!("the kernel cannot: {error:#}"))
+        }
+    }
 }
 
-fn no_kernel(error: &anyhow::Error) -> String {
-    tracing::warn!("the kernel cannot forward here, this process does it, which is slower: {error:#}");
-    format!("the kernel cannot: {error:#}")
-}
-
-/// TC, or this process if the kernel does not take that either.
-fn instead_of_xdp(config: &DataplaneConfig, reason: String) -> anyhow::Result<Opened> {
-    tc(config, reason.clone()).or_else(|error| software(config, format!("{reason}; {}", no_kernel(&error))))
-}
-
-/// Takes the programs of an earlier router off, which this one does not go on with: two planes at work would
-/// double every packet.
-fn remove_kept(config: &DataplaneConfig) -> anyhow::Result<()> {
+fn software(config: &DataplaneConfig, reason: String) -> anyhow::Result<Opened> {
+    // What an earlier router left would double every packet.
     let removed = xdp::remove_kept(&config.pin_path)
         .with_context(|| format!("removing the programs kept in {}", config.pin_path.display()))?;
     if removed {
         tracing::info!(pin_path = %config.pin_path.display(), "the kernel programs of an earlier router are removed");
     }
-    Ok(())
-}
-
-fn tc(config: &DataplaneConfig, reason: String) -> anyhow::Result<Opened> {
-    let plane = TcPlane::open(reason)?;
-    remove_kept(config)?;
-    if config.on_exit == OnExit::Keep {
-        tracing::warn!("dataplane.on_exit is \"keep\", but the programs of this engine end with the router");
-    }
-    Ok(Opened { plane: Box::new(plane), kept: None })
-}
-
-fn software(config: &DataplaneConfig, reason: String) -> anyhow::Result<Opened> {
-    remove_kept(config)?;
     let plane =
         software::Plane::new(software::Limits::default(), reason).context("starting the software plane")?;
-    Ok(Opened { plane: Box::new(plane), kept: None })
+    Ok(Opened { plane: Box::new(plane), kept: None, next: None })
 }
 
-fn xdp(config: &DataplaneConfig) -> anyhow::Result<Opened> {
+fn kernel(
+    config: &DataplaneConfig,
+    rule: Rule,
+    reason: String,
+    next: Option<Next>,
+) -> anyhow::Result<Opened> {
     let on_exit = match config.on_exit {
         OnExit::Remove => xdp::OnExit::Remove,
         OnExit::Keep => xdp::OnExit::Keep,
     };
-    let options = xdp::Options { on_exit, pin_path: Some(config.pin_path.clone()) };
-    let mut plane = XdpPlane::open(&options)?;
+    let pin_path = Some(config.pin_path.clone());
+    let options = xdp::Options { rule, chunk: None, reason, on_exit, pin_path };
+    let mut plane = KernelPlane::open(&options)?;
     let kept = plane.take_kept();
     if let Some(log) = plane.take_log() {
         kernel_log::follow(log);
     }
-    Ok(Opened { plane: Box::new(plane), kept })
+    Ok(Opened { plane: Box::new(plane), kept, next })
 }

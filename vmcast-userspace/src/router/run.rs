@@ -49,6 +49,8 @@ const PUNT_INTERVAL: Duration = Duration::from_millis(50);
 const PUNTS_AT_ONCE: usize = 512;
 /// How often its counters are read.
 const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the plane looks again at what devices can.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 /// Datagrams that wait for the loop; more wait in the sockets.
 const EVENTS: usize = 1024;
 
@@ -298,7 +300,8 @@ impl Router {
     ) -> anyhow::Result<&'static str> {
         let mut punts = interval(PUNT_INTERVAL);
         let mut counters = interval(COUNTERS_INTERVAL);
-        for ticks in [&mut punts, &mut counters] {
+        let mut refreshes = interval(REFRESH_INTERVAL);
+        for ticks in [&mut punts, &mut counters, &mut refreshes] {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut named_by_admin = self.watch_upstream();
@@ -337,6 +340,11 @@ impl Router {
                     self.shown.read(now, self.plane.as_ref());
                     self.core.stream_counters(now, &self.shown.counters.streams);
                     self.catch_up(now);
+                }
+                _ = refreshes.tick() => {
+                    if let Err(error) = self.plane.refresh() {
+                        tracing::error!("{error:#}");
+                    }
                 }
                 vmrs = changed(&mut named_by_admin) => self.on_vmrs(vmrs),
                 () = clock::sleep_until(self.pursuit.poll_timeout()) => self.pursue(),
@@ -667,8 +675,7 @@ impl Router {
 
     /// Leaves upstream and the admin, unless the kernel goes on forwarding.
     async fn end(mut self) {
-        if self.config.dataplane.on_exit == OnExit::Keep && self.plane.engine().engine == Engine::XdpBroadcast
-        {
+        if self.config.dataplane.on_exit == OnExit::Keep && self.plane.engine().engine != Engine::Software {
             tracing::info!("the kernel goes on forwarding what is joined now");
             return;
         }

@@ -58,6 +58,8 @@ fn lan(accepts_sources: bool) -> Interface {
         mac: [2, 0, 0, 0, 0, 7],
         mtu: 1500,
         accepts_sources,
+        shared: false,
+        at_tc: false,
     }
 }
 

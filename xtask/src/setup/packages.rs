@@ -135,6 +135,8 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
     }
     let install = || {
         let mut command = apt_get();
+        // The archives are of no use afterwards.
+        command.args(["-o", "APT::Keep-Downloaded-Packages=false"]);
         command.args(["install", "-y", "--no-install-recommends"]).args(packages);
         step::quiet(&format!("installing the packages {}", packages.join(" ")), "apt-install", command)
     };

@@ -16,10 +16,14 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 
 use super::{ebpf::cache_dir, packages};
-use crate::{project::find_program, step};
+use crate::{project::find_program, room, step};
 
 /// The kernels that tests run on.
 const SERIES: [&str; 2] = ["6.1", "6.12"];
+
+/// What the pieces and the packages that they come from take for a moment, in bytes, as measured and a
+/// third more.
+const ROOM: u64 = 550_000_000;
 
 /// Packages whose programs a machine is made of.
 const TOOLS: [&str; 3] = ["qemu-system-x86", "busybox-static", "kmod"];
@@ -29,6 +33,9 @@ const TOOLS: [&str; 3] = ["qemu-system-x86", "busybox-static", "kmod"];
 pub(crate) fn set_up() -> Result<PathBuf> {
     let dir = cache_dir()?.join("vm");
     let tools = dir.join("tools");
+    if !SERIES.iter().all(|series| dir.join(series).is_dir()) {
+        room::need_in(&dir, ROOM)?;
+    }
     make(&tools, fetch_tools).context("the emulator")?;
     install_dissector();
     let mut reasons = Vec::new();

@@ -17,7 +17,7 @@ use vmcast_common::{
 };
 use vmcast_dataplane::{
     Dataplane as _,
-    xdp::{Options, XdpPlane},
+    xdp::{KernelPlane, Options},
 };
 use vmcast_lab::Lab;
 
@@ -34,13 +34,13 @@ const MTU: u16 = 1500;
 
 /// A plane on a stand, without members.
 pub(crate) struct Plane {
-    plane: XdpPlane,
+    plane: KernelPlane,
 }
 
 impl Plane {
     /// Loads the plane, which looks at every interface of the stand.
     pub(crate) fn open(stand: &Stand) -> Result<Self> {
-        let plane = stand.dut.enter(|| XdpPlane::open(&Options::default()))??;
+        let plane = stand.dut.enter(|| KernelPlane::open(&Options::default()))??;
         let interfaces = std::iter::once(&stand.ingress).chain(&stand.egress).map(set_interface);
         let next_hops = stand.egress.iter().zip(0..).map(|(cable, id)| {
             let hop = NextHop {
@@ -161,6 +161,8 @@ fn set_interface(cable: &Cable) -> FibOp {
         mac: cable.near_mac,
         mtu: MTU,
         accepts_sources: true,
+        shared: false,
+        at_tc: false,
     })
 }
 
@@ -199,7 +201,7 @@ impl XdpEngine {
         let stand = Stand::with_sink(lab, sink, "xdp", outputs)?;
         let mut plane = Plane::open(&stand)?;
         let mut feeder = Feeder::load()?;
-        feeder.source.go_on_with(&plane.plane.ingress_program()?)?;
+        feeder.source.go_on_with(&plane.plane.xdp_program()?)?;
         Ok(Self { stand, plane, feeder, ranges: Ranges::default() })
     }
 }

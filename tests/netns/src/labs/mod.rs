@@ -9,9 +9,9 @@ mod churn;
 mod config_errors;
 mod duplicate;
 mod follow;
-mod generic_hook;
 mod main_job;
 mod many_groups;
+mod mixed;
 mod names;
 mod native;
 mod oversize;
@@ -41,7 +41,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         churn::trials(),
         many_groups::trials(),
         follow::trials(),
-        generic_hook::trials(),
+        mixed::trials(),
         names::trials(),
         oversize::trials(),
     ]

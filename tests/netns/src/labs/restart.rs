@@ -22,7 +22,7 @@ pub(super) fn trials() -> Vec<Trial> {
             "the next router goes on by the ways it took over while it does not find its own, and loses no packet",
             unresolved,
         ),
-        trial("programs kept at the generic hook are taken over there, and the operator is told so", generic),
+        trial("programs kept at TC are taken over there, and the operator is told so", at_tc),
     ]
 }
 
@@ -33,7 +33,9 @@ fn has_programs(node: &Namespace) -> Result<bool, Failed> {
     let mut ip = Command::new("ip");
     ip.args(["-details", "link", "show"]);
     let output = node.run(ip)?;
-    Ok(String::from_utf8_lossy(&output.stdout).contains("xdp"))
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // A relay device of a router begins with this name.
+    Ok(text.contains("xdp") || text.contains("vmc"))
 }
 
 /// What the router has left where it may pin.
@@ -142,7 +144,7 @@ fn unresolved(bed: &mut Bed) -> Outcome {
 }
 
 // proves that what is told of a hook is so after a take-over too
-fn generic(bed: &mut Bed) -> Outcome {
+fn at_tc(bed: &mut Bed) -> Outcome {
     let small = Small::build(bed, 1)?;
     // The driver of this one has no XDP.
     small.vmr.ip("link set src0 down\nlink set src0 name cable\nlink set cable up\n\
@@ -151,7 +153,7 @@ fn generic(bed: &mut Bed) -> Outcome {
     let told = |router: &Role| -> Outcome {
         let interfaces = router.ask(&["interface", "list"]).unwrap_or_default();
         let shown = interfaces["interfaces"].as_array().map(Vec::as_slice).unwrap_or_default();
-        for (name, attached) in [("src0", "xdp-generic"), ("acc1", "xdp")] {
+        for (name, attached) in [("src0", "tc"), ("acc1", "xdp")] {
             let is_so = shown.iter().any(|shown| shown["name"] == name && shown["attached"] == attached);
             ensure!(is_so, "{name} is not shown as {attached}: {interfaces}");
         }

@@ -9,7 +9,7 @@ use vmcast_common::{
 };
 use vmcast_dataplane::{
     Dataplane as _,
-    xdp::{Options, XdpPlane},
+    xdp::{KernelPlane, Options},
 };
 use vmcast_lab::Namespace;
 
@@ -27,7 +27,7 @@ pub(super) const WIRE: &str = "mch0";
 /// A node that forwards.
 pub(super) struct Router {
     node: Namespace,
-    plane: XdpPlane,
+    plane: KernelPlane,
     /// The wire's number and link-layer address.
     pub(super) wire: (IfIndex, Mac),
 }
@@ -36,7 +36,7 @@ impl Router {
     /// Loads the programs, with the wire and every link on it.
     pub(super) fn start(node: &Namespace) -> Result<Self, Failed> {
         let (wire, plane) = node.enter(|| -> Result<_, String> {
-            let plane = XdpPlane::open(&Options::default()).map_err(|error| error.to_string())?;
+            let plane = KernelPlane::open(&Options::default()).map_err(|error| error.to_string())?;
             Ok((device(WIRE)?, plane))
         })??;
         let mut router = Self { node: node.clone(), plane, wire };
@@ -51,6 +51,8 @@ impl Router {
                 mac,
                 mtu: link.mtu(),
                 accepts_sources: false,
+                shared: false,
+                at_tc: false,
             };
             let hop = NextHop {
                 ifindex,
@@ -75,6 +77,8 @@ impl Router {
             mac,
             mtu: 1500,
             accepts_sources: false,
+            shared: false,
+            at_tc: false,
         })])?;
         Ok(ifindex)
     }

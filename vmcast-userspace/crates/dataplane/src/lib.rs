@@ -10,12 +10,12 @@ pub mod oversize;
 mod plane;
 pub mod recording;
 pub mod software;
-pub mod tc;
+mod tc;
 mod ways;
 pub mod xdp;
 
 pub use oversize::PacketTooBig;
 pub use plane::{
-    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, FibStream, Hook, Punt, ReleaseError,
-    StatsError, StreamStats,
+    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, FibStream, Hook, Punt, RefreshError,
+    ReleaseError, StatsError, StreamStats,
 };

@@ -32,6 +32,15 @@ pub trait Dataplane: Send {
         Ok(())
     }
 
+    /// Looks again at what the devices can, which may change while they are there: copies for one that takes
+    /// them no longer as they are made go another way from now on.
+    ///
+    /// # Errors
+    /// If the kernel does not take a change; what was in force stays.
+    fn refresh(&mut self) -> Result<(), RefreshError> {
+        Ok(())
+    }
+
     /// Reads back what is in force, for reconciling after a restart.
     ///
     /// # Errors
@@ -66,6 +75,11 @@ pub trait Dataplane: Send {
 
     /// Where the frames of a device are taken; `None` if they are not looked at.
     fn hook(&self, device: IfIndex) -> Option<Hook>;
+
+    /// What makes the copies that leave by a device, and why; `None` if no interface is on it.
+    fn egress(&self, device: IfIndex) -> Option<EngineInfo> {
+        self.hook(device).map(|_| self.engine())
+    }
 }
 
 /// The forwarding information base in force.
@@ -130,8 +144,10 @@ pub struct Counters {
 pub enum Engine {
     /// XDP at ingress, devmap broadcast, one shared program rewriting each copy.
     XdpBroadcast,
-    /// TC at ingress, a clone of the packet for every member, the packet itself for the last.
+    /// TC, a clone of the packet for every member, the packet itself for the last.
     TcClone,
+    /// XDP for some devices and TC for the others.
+    Mixed,
     /// This process, over packet sockets.
     Software,
     /// Nothing: operations are only recorded.
@@ -145,6 +161,7 @@ impl Engine {
         match self {
             Self::XdpBroadcast => "xdp-broadcast",
             Self::TcClone => "tc-clone",
+            Self::Mixed => "xdp-broadcast+tc-clone",
             Self::Software => "software",
             Self::Recording => "recording",
         }
@@ -156,8 +173,6 @@ impl Engine {
 pub enum Hook {
     /// XDP in the device's driver.
     Xdp,
-    /// The kernel's generic XDP, for devices whose driver has none.
-    XdpGeneric,
     /// TC, before the host's stack.
     Tc,
     /// A packet socket.
@@ -172,7 +187,6 @@ impl Hook {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Xdp => "xdp",
-            Self::XdpGeneric => "xdp-generic",
             Self::Tc => "tc",
             Self::PacketSocket => "packet-socket",
             Self::Recording => "recording",
@@ -235,6 +249,14 @@ pub enum ApplyError {
 #[error("taking over from the process before this one: {source}")]
 pub struct ReleaseError {
     /// The kernel's answer.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Devices could not be served by what they can now.
+#[derive(Debug, thiserror::Error)]
+#[error("serving devices that have changed: {source}")]
+pub struct RefreshError {
+    /// What was refused.
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 

@@ -13,7 +13,7 @@ use super::{amt, file_name, unpack};
 use crate::{setup::packages, step};
 
 /// The modules that are kept; those of devices that no machine has are most of a package.
-const KEPT: [&str; 13] = [
+const KEPT: [&str; 14] = [
     "arch",
     "crypto",
     "lib",
@@ -21,6 +21,7 @@ const KEPT: [&str; 13] = [
     "drivers/virtio",
     "drivers/net/bonding",
     "drivers/net/ppp",
+    "drivers/net/slip",
     "drivers/net/team",
     "drivers/net/vxlan",
     "fs/9p",

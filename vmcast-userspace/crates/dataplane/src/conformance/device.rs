@@ -28,6 +28,8 @@ impl Device {
             mac: self.mac,
             mtu: self.mtu,
             accepts_sources,
+            shared: false,
+            at_tc: false,
         }
     }
 }

@@ -31,7 +31,7 @@ const MAX_WAITING: usize = 64;
 /// How much is done for packets that are too large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Copies that are sent in fragments.
+    /// Copies that are sent in fragments, or whole by the process.
     pub copies: Rate,
     /// Packet Too Big messages (RFC 4443 §2.4 (f)).
     pub too_big: Rate,
@@ -163,7 +163,11 @@ impl Fragmenter {
         }
     }
 
-    fn admit(&mut self, now_ns: u64) -> Result<(), DropReason> {
+    /// Lets one more copy be made, or not.
+    ///
+    /// # Errors
+    /// [`DropReason::OversizeLimited`].
+    pub(crate) fn admit(&mut self, now_ns: u64) -> Result<(), DropReason> {
         let due = self.limits.copies.admit(self.copies_due, now_ns).ok_or(DropReason::OversizeLimited)?;
         self.copies_due = due;
         Ok(())

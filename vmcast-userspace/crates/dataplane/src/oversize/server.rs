@@ -27,7 +27,7 @@ use crate::{
 /// Packets that are served before everything else has its turn.
 const PACKETS_AT_ONCE: usize = 64;
 /// Bytes of a record before the packet.
-const PACKET_AT: usize = 8;
+const PACKET_AT: usize = 12;
 
 /// What a kernel plane was told of streams.
 pub(crate) trait Streams: Ways {
@@ -71,7 +71,7 @@ impl Server {
     }
 
     /// Makes and sends the copies of some of the packets that wait, for the members whose links do not take them
-    /// whole; the others have theirs from the kernel.
+    /// whole; the others have theirs from the kernel, unless it makes none.
     pub(crate) fn serve(&mut self, plane: &impl Streams) -> Served {
         let Self { ring, fragmenter, buffer, outbox, drops } = self;
         let mut served = Served { more: true, ..Served::default() };
@@ -80,7 +80,7 @@ impl Server {
                 served.more = false;
                 break;
             };
-            let Some((input, packet)) = parse(&record) else {
+            let Some(Record { input, beyond, packet }) = Record::parse(&record) else {
                 continue;
             };
             let packet = &*buffer.load(packet);
@@ -93,19 +93,32 @@ impl Server {
                 continue;
             };
             let now_ns = now_ns();
-            let mut needed = false;
-            for Way { egress, member, hop } in members.filter_map(|output| plane.way(output).ok()) {
-                if view.total_len + rewrite::overhead(member.kind) <= usize::from(hop.mtu) {
+            let mut needed = beyond;
+            for output in members {
+                let Way { egress, member, hop } = match plane.way(output) {
+                    Ok(way) => way,
+                    Err(reason) => {
+                        drops[reason as usize] += u64::from(beyond);
+                        continue;
+                    }
+                };
+                let is_whole = view.total_len + rewrite::overhead(member.kind) <= usize::from(hop.mtu);
+                if is_whole && !beyond {
                     continue;
                 }
                 needed = true;
-                // A copy that is not made for another reason is the kernel's to count.
-                if rewrite::copy(buffer.begin(), &member, &hop, input, false) == Err(DropReason::Oversize) {
-                    let mut each = |frame: &[u8]| outbox.push(egress, frame);
-                    let made = fragmenter.copy(buffer.packet(), &member, &hop, input, now_ns, &mut each);
-                    if let Err(reason) = made {
-                        drops[reason as usize] += 1;
+                let made = match rewrite::copy(buffer.begin(), &member, &hop, input, false) {
+                    Ok(()) => fragmenter.admit(now_ns).map(|()| outbox.push(egress, buffer.frame())),
+                    Err(DropReason::Oversize) => {
+                        let mut each = |frame: &[u8]| outbox.push(egress, frame);
+                        fragmenter.copy(buffer.packet(), &member, &hop, input, now_ns, &mut each)
                     }
+                    // Where the kernel makes copies, this is one that it has counted.
+                    Err(_) if !beyond => Ok(()),
+                    Err(reason) => Err(reason),
+                };
+                if let Err(reason) = made {
+                    drops[reason as usize] += 1;
                 }
             }
             if !needed {
@@ -131,9 +144,19 @@ impl Server {
     }
 }
 
-/// Reads a record of the ring; `None` if it is not one.
-fn parse(record: &[u8]) -> Option<(InputId, &[u8])> {
-    let word = |at: usize| Some(u32::from_ne_bytes(*record.get(at..)?.first_chunk()?));
-    let (input, len) = (word(0)?, word(4)?);
-    Some((InputId(input), record.get(PACKET_AT..)?.get(..len as usize)?))
+/// A [`maps::OversizeRecord`].
+struct Record<'a> {
+    input: InputId,
+    beyond: bool,
+    packet: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    /// Reads a record of the ring; `None` if it is not one.
+    fn parse(record: &'a [u8]) -> Option<Self> {
+        let word = |at: usize| Some(u32::from_ne_bytes(*record.get(at..)?.first_chunk()?));
+        let (input, len, beyond) = (word(0)?, word(4)?, word(8)?);
+        let packet = record.get(PACKET_AT..)?.get(..len as usize)?;
+        Some(Self { input: InputId(input), beyond: beyond != 0, packet })
+    }
 }

@@ -130,6 +130,8 @@ mod tests {
             mac: [2; 6],
             mtu: 1500,
             accepts_sources: true,
+            shared: false,
+            at_tc: false,
         };
         let output = Output::Interface(IfIndex(3));
         let ops = [

@@ -89,7 +89,7 @@ impl Core {
             Verdict::Refuse(refusal) => self.refuse(&refusal, now_ns),
             Verdict::Replicate(packet) => {
                 self.replicate(frame, &packet, now_ns, out);
-                Disposition::Consumed
+                if packet.shared { Disposition::Pass } else { Disposition::Consumed }
             }
         }
     }

@@ -135,8 +135,10 @@ impl forward::Tables for Tables {
             table: if has_member { table } else { 0 },
             stats: number,
             rpf: rpf.0,
+            list: 0,
             encapsulated_max: 0,
             whole_max: u32::MAX,
+            kernel_max: u32::MAX,
         })
     }
 
@@ -152,9 +154,6 @@ impl forward::Tables for Tables {
 
     fn interface(&self, key: &InterfaceKey) -> Option<InterfaceEntry> {
         let interface = self.interfaces.get(self.links.get(key)?)?;
-        Some(InterfaceEntry {
-            ifindex: interface.ifindex.0,
-            accepts_sources: u32::from(interface.accepts_sources),
-        })
+        Some(InterfaceEntry::of(interface))
     }
 }

@@ -11,7 +11,7 @@ use vmcast_common::{fib::Output, maps::MemberEntry};
 use crate::xdp::{error::KernelError, index::Indices};
 
 /// The kernel's table of members; a test puts a model of the kernel's walk in this place.
-pub(super) trait MemberWrites {
+pub(crate) trait ListWrites {
     /// Reads a member back.
     fn read(&self, index: u32) -> Result<MemberEntry, KernelError>;
     /// Writes a member.
@@ -27,7 +27,7 @@ struct Place {
 
 /// Where the members of all lists stand, by their index.
 #[derive(Debug, Default)]
-pub(super) struct Places(Vec<Place>);
+pub(crate) struct Places(Vec<Place>);
 
 impl Places {
     fn at(&mut self, index: u32) -> &mut Place {
@@ -40,31 +40,31 @@ impl Places {
 }
 
 /// What all lists share.
-pub(super) struct Backing<'a, K> {
-    pub(super) kernel: &'a mut K,
-    pub(super) indices: &'a mut Indices,
-    pub(super) places: &'a mut Places,
+pub(crate) struct Backing<'a, K> {
+    pub(crate) kernel: &'a mut K,
+    pub(crate) indices: &'a mut Indices,
+    pub(crate) places: &'a mut Places,
     /// Members that were taken out.
-    pub(super) retired: &'a mut Vec<u32>,
+    pub(crate) retired: &'a mut Vec<u32>,
 }
 
-/// What is left to do for a change: the kernel begins its walks where the stream's entry says.
-#[must_use = "the stream's entry must name the first member, and then what was taken out is to be retired"]
+/// What is left to do for a change: the kernel begins its walks where it was told.
+#[must_use = "the kernel must be told of the first member, and then what was taken out is to be retired"]
 #[derive(Debug, Default)]
-pub(super) struct Change {
+pub(crate) struct Change {
     out: Option<u32>,
 }
 
 impl Change {
-    /// Retires what was taken out. Call it only after the stream's entry names the first member.
-    pub(super) fn retire(self, retired: &mut Vec<u32>) {
+    /// Retires what was taken out. Call it only after the kernel was told of the first member.
+    pub(crate) fn retire(self, retired: &mut Vec<u32>) {
         retired.extend(self.out);
     }
 }
 
 /// The members of one stream.
 #[derive(Debug, Default)]
-pub(super) struct MemberList {
+pub(crate) struct MemberList {
     first: u32,
     last: u32,
     by_output: HashMap<Output, u32>,
@@ -72,19 +72,23 @@ pub(super) struct MemberList {
 
 impl MemberList {
     /// Index of the first member, 0 if there is none.
-    pub(super) const fn first(&self) -> u32 {
+    pub(crate) const fn first(&self) -> u32 {
         self.first
     }
 
-    pub(super) fn outputs(&self) -> impl Iterator<Item = Output> + '_ {
+    pub(crate) fn outputs(&self) -> impl Iterator<Item = Output> + '_ {
         self.by_output.keys().copied()
+    }
+
+    pub(crate) fn contains(&self, output: Output) -> bool {
+        self.by_output.contains_key(&output)
     }
 
     /// Adds a member or puts what is known of it now in its place.
     ///
     /// # Errors
     /// If the table is full or the kernel refuses a write; nothing has changed then.
-    pub(super) fn set<K: MemberWrites>(
+    pub(crate) fn set<K: ListWrites>(
         &mut self,
         output: Output,
         entry: &MemberEntry,
@@ -119,7 +123,7 @@ impl MemberList {
     ///
     /// # Errors
     /// If the kernel refuses the write; the member stays then.
-    pub(super) fn remove<K: MemberWrites>(
+    pub(crate) fn remove<K: ListWrites>(
         &mut self,
         output: Output,
         backing: &mut Backing<'_, K>,
@@ -135,7 +139,7 @@ impl MemberList {
     }
 
     /// Gives up the whole list, once no stream names it.
-    pub(super) fn dismiss(self, retired: &mut Vec<u32>) {
+    pub(crate) fn dismiss(self, retired: &mut Vec<u32>) {
         retired.extend(self.by_output.into_values());
     }
 
@@ -153,7 +157,7 @@ impl MemberList {
 }
 
 /// Makes a member lead to another.
-fn link<K: MemberWrites>(before: u32, behind: u32, backing: &mut Backing<'_, K>) -> Result<(), KernelError> {
+fn link<K: ListWrites>(before: u32, behind: u32, backing: &mut Backing<'_, K>) -> Result<(), KernelError> {
     if before == 0 {
         return Ok(());
     }
@@ -179,7 +183,7 @@ mod tests {
         refuse_after: Option<usize>,
     }
 
-    impl MemberWrites for Model {
+    impl ListWrites for Model {
         fn read(&self, index: u32) -> Result<MemberEntry, KernelError> {
             Ok(self.table[&index])
         }

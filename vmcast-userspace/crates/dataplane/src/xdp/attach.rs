@@ -1,58 +1,82 @@
-//! The ingress program on interfaces, for the life of the process or longer.
+//! The programs on devices, for the life of the process or longer.
 
 use std::{collections::BTreeMap, fs};
 
 use aya::{
     Ebpf,
     programs::{
-        links::{FdLink, PinnedLink},
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp,
+        links::{FdLink, Link as _, PinnedLink},
+        tc::{
+            NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, qdisc_add_clsact,
+            qdisc_detach_program,
+        },
         xdp::{XdpLink, XdpLinkId, XdpMode},
     },
 };
-use vmcast_common::{fib::IfIndex, maps::PROGRAM_INGRESS};
+use nix::net::if_::if_indextoname;
+use vmcast_common::{
+    fib::IfIndex,
+    maps::{PROGRAM_CHUNK, PROGRAM_CLONE, PROGRAM_INGRESS, PROGRAM_LIST},
+};
 
 use super::{
     error::KernelError,
     keep::Pins,
-    open::{OnExit, chain, xdp},
-    refused,
+    open::{OnExit, chain, classifier, xdp},
 };
 use crate::plane::Hook;
 
-/// Which of its two hooks the kernel runs the program of an interface at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// The driver's, before there is a socket buffer.
-    Native,
-    /// The one for interfaces whose driver has none.
-    Generic,
+const INGRESS: TcAttachType = TcAttachType::Ingress;
+
+/// What a program does on its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    /// Decides on received frames, in the driver.
+    Xdp,
+    /// Decides on received frames, at TC.
+    Tc,
+    /// Goes on with member tables, behind a relay device of ours.
+    Chunk,
+    /// Serves members at TC, behind a relay device of ours.
+    List,
 }
 
-impl From<Mode> for Hook {
-    fn from(mode: Mode) -> Self {
-        match mode {
-            Mode::Native => Self::Xdp,
-            Mode::Generic => Self::XdpGeneric,
+impl Role {
+    pub(super) const ALL: [Self; 4] = [Self::Xdp, Self::Tc, Self::Chunk, Self::List];
+
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Xdp => PROGRAM_INGRESS,
+            Self::Tc => PROGRAM_CLONE,
+            Self::Chunk => PROGRAM_CHUNK,
+            Self::List => PROGRAM_LIST,
         }
     }
-}
 
-/// An attached program.
-#[derive(Debug)]
-struct Attached {
-    mode: Mode,
-    hold: Hold,
+    /// Whether it is on a device that the plane has made.
+    pub(super) const fn is_behind_relay(self) -> bool {
+        matches!(self, Self::Chunk | Self::List)
+    }
 }
 
 /// What keeps a program attached.
 #[derive(Debug)]
 enum Hold {
     /// It goes with the process.
-    Owned(XdpLinkId),
+    Owned(LinkId),
     /// It stays until its pin is removed.
     Pinned { _link: PinnedLink },
-    /// The program of an earlier daemon is on the interface until this plane is released.
+    /// It goes at an orderly end of the process: the kernel has no links at TC (before 6.6).
+    Filter(SchedClassifierLink),
+    /// The program of an earlier daemon is on the device until this plane is released.
     Held,
+}
+
+#[derive(Debug)]
+enum LinkId {
+    Xdp(XdpLinkId),
+    Tc(SchedClassifierLinkId),
 }
 
 /// What is attached where.
@@ -62,7 +86,7 @@ pub(super) struct Attachments {
     pins: Option<Pins>,
     /// Whether programs of an earlier daemon forward on for now.
     held: bool,
-    attached: BTreeMap<IfIndex, Attached>,
+    attached: BTreeMap<IfIndex, (Role, Hold)>,
 }
 
 impl Attachments {
@@ -70,142 +94,233 @@ impl Attachments {
         Self { on_exit, pins, held, attached: BTreeMap::new() }
     }
 
-    /// Puts the ingress program on an interface, natively, or at the generic hook where the driver
-    /// has none.
-    pub(super) fn attach(&mut self, object: &mut Ebpf, ifindex: IfIndex) -> Result<(), KernelError> {
-        let kept = self.pins.as_ref().and_then(|pins| pins.kept_link(ifindex));
-        let attached = match kept {
-            Some((mode, _)) if self.held => Attached { mode, hold: Hold::Held },
-            Some((mode, link)) => self.take_over(object, ifindex, mode, link)?,
-            None => self.attach_anew(object, ifindex)?,
-        };
-        if attached.mode == Mode::Generic {
-            refused::stop(object);
+    /// Puts the program that decides on a device: natively at XDP if `native` and the driver takes it, else at
+    /// TC. Another one of ours on the device goes.
+    pub(super) fn attach_ingress(
+        &mut self,
+        object: &mut Ebpf,
+        device: IfIndex,
+        native: bool,
+    ) -> Result<(), KernelError> {
+        if !native {
+            return self.attach(object, device, Role::Tc);
         }
-        self.attached.insert(ifindex, attached);
+        if let Err(error) = self.attach(object, device, Role::Xdp) {
+            tracing::warn!(
+                ifindex = device.0,
+                error = chain(&error),
+                "no program runs in this device's driver, or another's does; what it receives is looked at later, \
+                 at TC, which is slower"
+            );
+            return self.attach(object, device, Role::Tc);
+        }
         Ok(())
     }
 
-    /// The hook of an interface's program.
-    pub(super) fn mode(&self, ifindex: IfIndex) -> Option<Mode> {
-        self.attached.get(&ifindex).map(|attached| attached.mode)
+    /// Puts a program on a device, in the place of another of ours.
+    pub(super) fn attach(
+        &mut self,
+        object: &mut Ebpf,
+        device: IfIndex,
+        role: Role,
+    ) -> Result<(), KernelError> {
+        if self.attached.get(&device).is_some_and(|(now, _)| *now == role) {
+            return Ok(());
+        }
+        let hold = self.hold(object, device, role)?;
+        // The new one is there before the old one goes: what XDP takes never comes to TC.
+        if let Some((before, hold)) = self.attached.insert(device, (role, hold)) {
+            self.let_go(object, device, before, hold)?;
+        }
+        Ok(())
     }
 
-    /// The names of the interfaces whose programs are at the generic hook.
-    pub(super) fn generic(&self) -> Vec<String> {
-        let generic = self.attached.iter().filter(|(_, attached)| attached.mode == Mode::Generic);
-        generic.map(|(ifindex, _)| name_of(*ifindex)).collect()
+    fn hold(&self, object: &mut Ebpf, device: IfIndex, role: Role) -> Result<Hold, KernelError> {
+        let kept = self.pins.as_ref().filter(|_| !role.is_behind_relay());
+        let kept = kept.and_then(|pins| pins.kept_link(device, role));
+        match kept {
+            Some(_) if self.held => Ok(Hold::Held),
+            Some(link) => self.take_over(object, device, role, link),
+            None => {
+                let id = match role {
+                    Role::Xdp | Role::Chunk => LinkId::Xdp(attach_xdp(xdp(object, role.program())?, device)?),
+                    Role::Tc | Role::List => {
+                        let program = classifier(object, role.program())?;
+                        LinkId::Tc(attach_tc(program, role.program(), device)?)
+                    }
+                };
+                self.own(object, device, role, id)
+            }
+        }
+    }
+
+    /// The hook of a device's program.
+    pub(super) fn hook(&self, device: IfIndex) -> Option<Hook> {
+        self.attached.get(&device).map(|(role, _)| match role {
+            Role::Xdp | Role::Chunk => Hook::Xdp,
+            Role::Tc | Role::List => Hook::Tc,
+        })
+    }
+
+    /// Whether anything is looked at at TC.
+    pub(super) fn any_at_tc(&self) -> bool {
+        self.attached.values().any(|(role, _)| *role == Role::Tc)
     }
 
     /// Replaces the program of an earlier daemon in one step: each packet meets the one or the other.
     fn take_over(
         &self,
         object: &mut Ebpf,
-        ifindex: IfIndex,
-        mode: Mode,
+        device: IfIndex,
+        role: Role,
         link: FdLink,
-    ) -> Result<Attached, KernelError> {
+    ) -> Result<Hold, KernelError> {
         let what = "taking over an interface";
-        let link = XdpLink::try_from(link).map_err(KernelError::call(what))?;
-        let id = xdp(object, PROGRAM_INGRESS)?.attach_to_link(link).map_err(KernelError::call(what))?;
+        let id = match role {
+            Role::Xdp | Role::Chunk => {
+                let link = XdpLink::try_from(link).map_err(KernelError::call(what))?;
+                let program = xdp(object, role.program())?;
+                LinkId::Xdp(program.attach_to_link(link).map_err(KernelError::call(what))?)
+            }
+            Role::Tc | Role::List => {
+                let link = SchedClassifierLink::try_from(link).map_err(KernelError::call(what))?;
+                let program = classifier(object, role.program())?;
+                LinkId::Tc(program.attach_to_link(link).map_err(KernelError::call(what))?)
+            }
+        };
         // The pin of the earlier daemon is replaced by one of ours, or goes.
         if let Some(pins) = &self.pins {
-            fs::remove_file(pins.link(ifindex, mode)).map_err(KernelError::call(what))?;
+            fs::remove_file(pins.link(device, role)).map_err(KernelError::call(what))?;
         }
-        self.own(object, ifindex, mode, id)
+        self.own(object, device, role, id)
     }
 
-    fn attach_anew(&self, object: &mut Ebpf, ifindex: IfIndex) -> Result<Attached, KernelError> {
-        let (mode, id) = match xdp(object, PROGRAM_INGRESS)?.attach_to_if_index(ifindex.0, XdpMode::Driver) {
-            Ok(id) => (Mode::Native, id),
-            Err(native) => {
-                let id = xdp(object, PROGRAM_INGRESS)?
-                    .attach_to_if_index(ifindex.0, XdpMode::Skb)
-                    .map_err(KernelError::call("attaching the ingress program"))?;
-                tracing::warn!(
-                    ifindex = ifindex.0,
-                    error = chain(&native),
-                    "no native XDP on this interface; the generic hook is used, which is slower, and copies \
-                     that a device refuses are not counted"
-                );
-                (Mode::Generic, id)
-            }
-        };
-        self.own(object, ifindex, mode, id)
-    }
-
-    fn own(
-        &self,
-        object: &mut Ebpf,
-        ifindex: IfIndex,
-        mode: Mode,
-        id: XdpLinkId,
-    ) -> Result<Attached, KernelError> {
+    fn own(&self, object: &mut Ebpf, device: IfIndex, role: Role, id: LinkId) -> Result<Hold, KernelError> {
         let (OnExit::Keep, Some(pins)) = (self.on_exit, &self.pins) else {
-            return Ok(Attached { mode, hold: Hold::Owned(id) });
+            return Ok(Hold::Owned(id));
         };
-        let what = "pinning the ingress program";
-        let link = xdp(object, PROGRAM_INGRESS)?.take_link(id).map_err(KernelError::call(what))?;
-        let link = FdLink::try_from(link).map_err(KernelError::call(what))?;
-        let link = link.pin(pins.link(ifindex, mode)).map_err(KernelError::call(what))?;
-        Ok(Attached { mode, hold: Hold::Pinned { _link: link } })
+        let what = "pinning a program";
+        let link = match id {
+            LinkId::Xdp(id) => {
+                let link = xdp(object, role.program())?.take_link(id).map_err(KernelError::call(what))?;
+                FdLink::try_from(link)
+            }
+            LinkId::Tc(id) => {
+                let program = classifier(object, role.program())?;
+                let link = program.take_link(id).map_err(KernelError::call(what))?;
+                if <&FdLink>::try_from(&link).is_err() {
+                    tracing::warn!(
+                        ifindex = device.0,
+                        "a program at TC that this kernel cannot keep ends with the router"
+                    );
+                    return Ok(Hold::Filter(link));
+                }
+                FdLink::try_from(link)
+            }
+        };
+        let link = link.map_err(KernelError::call(what))?;
+        let link = link.pin(pins.link(device, role)).map_err(KernelError::call(what))?;
+        Ok(Hold::Pinned { _link: link })
     }
 
-    /// Takes the program off an interface, which may be gone already.
-    pub(super) fn detach(&mut self, object: &mut Ebpf, ifindex: IfIndex) -> Result<(), KernelError> {
-        let Some(Attached { mode, hold }) = self.attached.remove(&ifindex) else {
-            return Ok(());
-        };
-        match hold {
-            Hold::Owned(link) => {
-                if let Err(error) = xdp(object, PROGRAM_INGRESS)?.detach(link) {
-                    let error = chain(&error);
-                    tracing::debug!(ifindex = ifindex.0, error, "the ingress program was already detached");
-                }
+    /// Takes the program off a device, which may be gone already.
+    pub(super) fn detach(&mut self, object: &mut Ebpf, device: IfIndex) -> Result<(), KernelError> {
+        match self.attached.remove(&device) {
+            Some((role, hold)) => self.let_go(object, device, role, hold),
+            None => Ok(()),
+        }
+    }
+
+    fn let_go(&self, object: &mut Ebpf, device: IfIndex, role: Role, hold: Hold) -> Result<(), KernelError> {
+        let gone = match hold {
+            Hold::Owned(LinkId::Xdp(link)) => xdp(object, role.program())?.detach(link),
+            Hold::Owned(LinkId::Tc(link)) => classifier(object, role.program())?.detach(link),
+            Hold::Filter(link) => link.detach(),
+            Hold::Pinned { .. } | Hold::Held => {
+                self.remove_pin(device, role);
+                return Ok(());
             }
-            Hold::Pinned { .. } | Hold::Held => self.remove_pin(ifindex, mode),
+        };
+        if let Err(error) = gone {
+            tracing::debug!(ifindex = device.0, error = chain(&error), "the program was already detached");
         }
         Ok(())
     }
 
-    fn remove_pin(&self, ifindex: IfIndex, mode: Mode) {
+    fn remove_pin(&self, device: IfIndex, role: Role) {
         if let Some(pins) = &self.pins
-            && let Err(error) = fs::remove_file(pins.link(ifindex, mode))
+            && let Err(error) = fs::remove_file(pins.link(device, role))
         {
-            tracing::debug!(ifindex = ifindex.0, %error, "the pin was already removed");
+            tracing::debug!(ifindex = device.0, %error, "the pin was already removed");
         }
     }
 
-    /// Takes over from the earlier daemon, everywhere.
-    pub(super) fn release(&mut self, object: &mut Ebpf) -> Result<(), KernelError> {
+    /// Takes over from the earlier daemon, everywhere. Returns the relay devices that it has left.
+    pub(super) fn release(&mut self, object: &mut Ebpf) -> Result<Vec<IfIndex>, KernelError> {
         self.held = false;
-        let held: Vec<IfIndex> = self
-            .attached
-            .iter()
-            .filter(|(_, attached)| matches!(attached.hold, Hold::Held))
-            .map(|(ifindex, _)| *ifindex)
-            .collect();
-        held.into_iter().try_for_each(|ifindex| self.attach(object, ifindex))?;
+        let held = self.attached.iter().filter(|(_, (_, hold))| matches!(hold, Hold::Held));
+        let held: Vec<(IfIndex, Role)> = held.map(|(device, (role, _))| (*device, *role)).collect();
+        for (device, role) in held {
+            let hold = self.hold(object, device, role)?;
+            self.attached.insert(device, (role, hold));
+        }
         let Some(pins) = &self.pins else {
-            return Ok(());
+            return Ok(Vec::new());
         };
-        // Interfaces that are no longer configured.
-        for (ifindex, mode) in pins.kept_links() {
-            if !self.attached.contains_key(&ifindex) {
-                self.remove_pin(ifindex, mode);
+        let mut relays = Vec::new();
+        // Devices that are no longer looked at, or no longer there, and relays of the one before.
+        for (device, role) in pins.kept_links() {
+            if !self.attached.get(&device).is_some_and(|(now, _)| *now == role) {
+                self.remove_pin(device, role);
+                if role.is_behind_relay() {
+                    relays.push(device);
+                }
             }
         }
         match self.on_exit {
-            OnExit::Keep => pins.commit_maps().map_err(KernelError::call("pinning the maps")),
-            OnExit::Remove => pins.remove_all().map_err(KernelError::call("removing old pins")),
+            OnExit::Keep => pins.commit_maps().map_err(KernelError::call("pinning the maps"))?,
+            OnExit::Remove => pins.remove_all().map_err(KernelError::call("removing old pins"))?,
         }
+        Ok(relays)
     }
 }
 
-/// What an interface is called, or its number if it is gone.
-fn name_of(ifindex: IfIndex) -> String {
-    match nix::net::if_::if_indextoname(ifindex.0) {
-        Ok(name) => name.to_string_lossy().into_owned(),
-        Err(_) => format!("#{}", ifindex.0),
+fn attach_xdp(program: &mut Xdp, device: IfIndex) -> Result<XdpLinkId, KernelError> {
+    let attached = program.attach_to_if_index(device.0, XdpMode::Driver);
+    attached.map_err(KernelError::call("attaching a program at XDP"))
+}
+
+/// Puts a program on a device before all others that are there: as a link if the kernel has those (6.6), else
+/// as a filter.
+fn attach_tc(
+    program: &mut SchedClassifier,
+    name: &'static str,
+    device: IfIndex,
+) -> Result<SchedClassifierLinkId, KernelError> {
+    let what = "attaching a program at TC";
+    let interface = if_indextoname(device.0).map_err(KernelError::call(what))?;
+    let interface = interface.to_string_lossy();
+    let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+    program.attach_with_options(&interface, INGRESS, first).or_else(|link| {
+        attach_filter(program, name, &interface).map_err(|filter| {
+            let text = format!("as a link: {}; as a filter: {}", chain(&link), chain(&filter));
+            KernelError::call(what)(text)
+        })
+    })
+}
+
+/// The kernel leaves a filter behind when its process is killed: that of an earlier one goes first.
+fn attach_filter(
+    program: &mut SchedClassifier,
+    name: &'static str,
+    interface: &str,
+) -> Result<SchedClassifierLinkId, ProgramError> {
+    if let Err(error) = qdisc_add_clsact(interface) {
+        tracing::debug!(interface, error = chain(&error), "no clsact qdisc was added");
     }
+    if let Ok(()) = qdisc_detach_program(interface, INGRESS, name) {
+        tracing::info!(interface, "the filter that an earlier process left is removed");
+    }
+    let first = NlOptions { priority: 1, ..NlOptions::default() };
+    program.attach_with_options(interface, INGRESS, TcAttachOptions::Netlink(first))
 }

@@ -3,6 +3,7 @@
 use aya::maps::MapError;
 use vmcast_common::fib::FibOp;
 
+use super::open::chain;
 use crate::plane::{ApplyError, Engine};
 
 /// A table is full, or the kernel refused a call.
@@ -50,6 +51,15 @@ impl From<KernelError> for Failure {
 }
 
 impl Failure {
+    /// What it says by itself.
+    pub(crate) fn text(self) -> String {
+        match self {
+            Self::Unknown => "something was never set".to_owned(),
+            Self::Unsupported(why) => why.to_owned(),
+            Self::Kernel(error) => chain(&error),
+        }
+    }
+
     /// The error of the operation that ran into it.
     pub(crate) fn of(self, op: FibOp, engine: Engine) -> ApplyError {
         match self {

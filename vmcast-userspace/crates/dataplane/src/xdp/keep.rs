@@ -1,7 +1,7 @@
 //! Programs that stay when the daemon ends, and the start that takes them over.
 //!
-//! Below the pin directory stand `links/IFINDEX`, or `links/IFINDEX-generic` at the generic hook, one for
-//! each attached interface, and `maps-SCHEMA/NAME`, what the forwarding base can be read back from. A new daemon always fills maps
+//! Below the pin directory stand `links/IFINDEX` for programs at XDP and `links/IFINDEX-tc` for those at TC, one
+//! for each attached interface, `links/IFINDEX-chunk` and `-list` for those behind relay devices, and `maps-SCHEMA/NAME`, what the forwarding base can be read back from. A new daemon always fills maps
 //! of its own and then replaces the program on each link in one step; so it makes no difference to
 //! packets whether the layout of the maps has changed, only the old state cannot be read then.
 
@@ -24,15 +24,24 @@ use vmcast_common::{
     },
 };
 
-use super::{attach::Mode, error::KernelError};
+use super::{attach::Role, error::KernelError, relay};
 use crate::plane::{Fib, FibStream};
 
 /// Magic number of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// The maps that the forwarding base is read back from.
-const KEPT_MAPS: [&str; 5] = [maps::STREAMS, maps::TUNNELS, maps::MEMBERS, maps::HEADS, maps::NEXT_HOPS];
-/// Ends the name of a link at the generic hook. A BPF file system allows no dot.
-const GENERIC: &str = "-generic";
+const KEPT_MAPS: [&str; 7] =
+    [maps::STREAMS, maps::TUNNELS, maps::MEMBERS, maps::HEADS, maps::LISTS, maps::NEXT_HOPS, maps::EGRESS];
+
+/// What ends the name of a link. A BPF file system allows no dot.
+const fn suffix(role: Role) -> &'static str {
+    match role {
+        Role::Xdp => "",
+        Role::Tc => "-tc",
+        Role::Chunk => "-chunk",
+        Role::List => "-list",
+    }
+}
 
 /// A pin directory.
 #[derive(Clone, Debug)]
@@ -67,12 +76,8 @@ impl Pins {
         self.root.join("links")
     }
 
-    pub(super) fn link(&self, ifindex: IfIndex, mode: Mode) -> PathBuf {
-        let suffix = match mode {
-            Mode::Native => "",
-            Mode::Generic => GENERIC,
-        };
-        self.links().join(format!("{}{suffix}", ifindex.0))
+    pub(super) fn link(&self, ifindex: IfIndex, role: Role) -> PathBuf {
+        self.links().join(format!("{}{}", ifindex.0, suffix(role)))
     }
 
     fn maps(&self) -> PathBuf {
@@ -83,14 +88,13 @@ impl Pins {
         self.root.join("maps-next")
     }
 
-    /// The link that an earlier daemon left on an interface, and the hook it is at.
-    pub(super) fn kept_link(&self, ifindex: IfIndex) -> Option<(Mode, FdLink)> {
-        let at = |mode| Some((mode, PinnedLink::from_pin(self.link(ifindex, mode)).ok()?.into()));
-        at(Mode::Native).or_else(|| at(Mode::Generic))
+    /// The link that an earlier daemon left on a device.
+    pub(super) fn kept_link(&self, ifindex: IfIndex, role: Role) -> Option<FdLink> {
+        PinnedLink::from_pin(self.link(ifindex, role)).ok().map(Into::into)
     }
 
-    /// Interfaces on which an earlier daemon left a link, and the hook it is at.
-    pub(super) fn kept_links(&self) -> Vec<(IfIndex, Mode)> {
+    /// Devices on which links are pinned, and what for.
+    pub(super) fn kept_links(&self) -> Vec<(IfIndex, Role)> {
         let names = fs::read_dir(self.links()).into_iter().flatten().flatten();
         names.filter_map(|entry| read_link_name(entry.file_name().to_str()?)).collect()
     }
@@ -154,12 +158,11 @@ impl Pins {
     }
 }
 
-fn read_link_name(name: &str) -> Option<(IfIndex, Mode)> {
-    let (ifindex, mode) = match name.strip_suffix(GENERIC) {
-        Some(ifindex) => (ifindex, Mode::Generic),
-        None => (name, Mode::Native),
-    };
-    Some((IfIndex(ifindex.parse().ok()?), mode))
+fn read_link_name(name: &str) -> Option<(IfIndex, Role)> {
+    Role::ALL.into_iter().find_map(|role| {
+        let ifindex = name.strip_suffix(suffix(role))?.parse().ok()?;
+        Some((IfIndex(ifindex), role))
+    })
 }
 
 /// Takes programs that an earlier daemon kept off their interfaces, where no kernel plane takes them
@@ -169,9 +172,11 @@ fn read_link_name(name: &str) -> Option<(IfIndex, Mode)> {
 /// If a pin cannot be removed; its program forwards on then.
 pub fn remove_kept(pin_path: &Path) -> io::Result<bool> {
     let pins = Pins::new(pin_path);
-    let any = !pins.kept_links().is_empty();
+    let links = pins.kept_links();
     pins.remove_all()?;
-    Ok(any)
+    let relays = links.iter().filter(|(_, role)| role.is_behind_relay());
+    relays.for_each(|(device, _)| relay::remove(*device));
+    Ok(!links.is_empty())
 }
 
 /// Removes a directory of pins; one that is not there is removed already. A BPF file system has no
@@ -197,9 +202,21 @@ where
     M::try_from(variant(data)).map_err(KernelError::call(name))
 }
 
+/// What stands in the lists of one table.
+#[derive(Default)]
+struct Walked {
+    outputs: BTreeSet<Output>,
+    /// The table that it leads to, 0 for none.
+    next: u32,
+    /// The list that it leads to, 0 for none.
+    list: u32,
+}
+
 /// Where an earlier daemon's tunnels and members are looked up.
 struct Kept {
     members: Array<MapData, MemberEntry>,
+    lists: Array<MapData, u32>,
+    egress: Array<MapData, u32>,
     next_hops: Array<MapData, NextHopEntry>,
     tunnel_ids: StdHashMap<TunnelKey, TunnelId>,
     fib: Fib,
@@ -211,6 +228,8 @@ fn read(dir: &Path) -> Result<Fib, KernelError> {
     let heads: HashMap<_, HeadKey, Head> = open(dir, maps::HEADS, Map::HashMap)?;
     let mut kept = Kept {
         members: open(dir, maps::MEMBERS, Map::Array)?,
+        lists: open(dir, maps::LISTS, Map::Array)?,
+        egress: open(dir, maps::EGRESS, Map::Array)?,
         next_hops: open(dir, maps::NEXT_HOPS, Map::Array)?,
         tunnel_ids: StdHashMap::new(),
         fib: Fib::default(),
@@ -226,27 +245,27 @@ fn read(dir: &Path) -> Result<Fib, KernelError> {
             Tunnel { kind, local, remote, accepts_sources: tunnel.accepts_sources != 0, next_hop: None };
         kept.fib.tunnels.insert(id, tunnel);
     }
-    let mut members_of: BTreeMap<u32, BTreeSet<Output>> = BTreeMap::new();
+    let mut tables: BTreeMap<u32, Walked> = BTreeMap::new();
     for entry in heads.iter() {
         let (key, head) = entry.map_err(KernelError::call(maps::HEADS))?;
-        let outputs = kept.walk(key, head)?;
-        members_of.entry(key.table).or_default().extend(outputs);
+        kept.walk(head.member, tables.entry(key.table).or_default())?;
     }
     let mut entries = Vec::new();
     for entry in streams.iter() {
         let (key, stream) = entry.map_err(KernelError::call(maps::STREAMS))?;
         entries.push((Stream::from(key), stream));
     }
-    let any_source: StdHashMap<_, u32> = entries
+    let place = |entry: &StreamEntry| (entry.table, entry.list);
+    let any_source: StdHashMap<_, _> = entries
         .iter()
         .filter(|(stream, _)| stream.source.is_none())
-        .map(|(stream, entry)| (stream.group, entry.table))
+        .map(|(stream, entry)| (stream.group, place(entry)))
         .collect();
     for (stream, entry) in entries {
-        let shared = any_source.get(&stream.group) == Some(&entry.table) && entry.table != 0;
+        let shared = any_source.get(&stream.group) == Some(&place(&entry)) && place(&entry) != (0, 0);
         let members = if stream.source.is_some() && shared { Members::OfAnySource } else { Members::Own };
         let outputs = match members {
-            Members::Own => members_of.get(&entry.table).cloned().unwrap_or_default(),
+            Members::Own => kept.outputs(&tables, &entry)?,
             Members::OfAnySource => BTreeSet::new(),
         };
         let rpf = InputId(entry.rpf).input().map_or(Rpf::AnyUpstream, Rpf::Exact);
@@ -256,10 +275,31 @@ fn read(dir: &Path) -> Result<Fib, KernelError> {
 }
 
 impl Kept {
-    /// The live members of a table on one device, whose next hops are noted on the way.
-    fn walk(&mut self, key: HeadKey, head: Head) -> Result<Vec<Output>, KernelError> {
-        let mut outputs = Vec::new();
-        let mut index = head.member;
+    /// The members of a stream, wherever they are.
+    fn outputs(
+        &mut self,
+        tables: &BTreeMap<u32, Walked>,
+        entry: &StreamEntry,
+    ) -> Result<BTreeSet<Output>, KernelError> {
+        let mut all = Walked { next: entry.table, list: entry.list, ..Walked::default() };
+        for _ in 0..=tables.len() {
+            let Some(table) = tables.get(&all.next) else {
+                break;
+            };
+            all.outputs.extend(&table.outputs);
+            all.next = table.next;
+            all.list = all.list.max(table.list);
+        }
+        if all.list != 0 {
+            let first = self.lists.get(&all.list, 0).map_err(KernelError::call(maps::LISTS))?;
+            self.walk(first, &mut all)?;
+        }
+        Ok(all.outputs)
+    }
+
+    /// Notes the live members from one on, and their next hops.
+    fn walk(&mut self, first: u32, walked: &mut Walked) -> Result<(), KernelError> {
+        let mut index = first;
         // A list that a dying daemon left half written must not be walked in circles.
         for _ in 0..self.members.len() {
             if index == 0 {
@@ -268,22 +308,24 @@ impl Kept {
             let member = self.members.get(&index, 0).map_err(KernelError::call(maps::MEMBERS))?;
             match member.kind {
                 kind::GONE => {}
+                kind::TO_TABLE => walked.next = member.way_to(),
+                kind::TO_LIST => walked.list = member.way_to(),
                 kind::NATIVE => {
                     let hop = self.next_hop(member.next_hop)?;
-                    outputs.push(Output::Interface(IfIndex(hop.interface)));
+                    walked.outputs.insert(Output::Interface(IfIndex(hop.interface)));
                 }
                 kind::NEIGHBOUR => {
-                    let id = self.note_next_hop(member.next_hop, IfIndex(key.ifindex))?;
-                    outputs.push(Output::Neighbour(id));
+                    let id = self.note_next_hop(member.next_hop)?;
+                    walked.outputs.insert(Output::Neighbour(id));
                 }
-                _ => outputs.extend(self.tunnel_of(&member, IfIndex(key.ifindex))?.map(Output::Tunnel)),
+                _ => walked.outputs.extend(self.tunnel_of(&member)?.map(Output::Tunnel)),
             }
             index = member.next;
         }
-        Ok(outputs)
+        Ok(())
     }
 
-    fn tunnel_of(&mut self, member: &MemberEntry, device: IfIndex) -> Result<Option<TunnelId>, KernelError> {
+    fn tunnel_of(&mut self, member: &MemberEntry) -> Result<Option<TunnelId>, KernelError> {
         let key = member.tunnel_ends().map(|(kind, local, remote)| {
             TunnelKey::new(&Tunnel { kind, local, remote, accepts_sources: false, next_hop: None })
         });
@@ -291,7 +333,7 @@ impl Kept {
             return Ok(None);
         };
         if member.next_hop != super::state::NO_NEXT_HOP {
-            let hop = self.note_next_hop(member.next_hop, device)?;
+            let hop = self.note_next_hop(member.next_hop)?;
             if let Some(tunnel) = self.fib.tunnels.get_mut(&id) {
                 tunnel.next_hop = Some(hop);
             }
@@ -299,10 +341,11 @@ impl Kept {
         Ok(Some(id))
     }
 
-    fn note_next_hop(&mut self, index: u32, device: IfIndex) -> Result<NextHopId, KernelError> {
+    fn note_next_hop(&mut self, index: u32) -> Result<NextHopId, KernelError> {
         let id = NextHopId(index);
         if !self.fib.next_hops.contains_key(&id) {
-            let hop = self.next_hop(index)?.next_hop(device);
+            let device = self.egress.get(&index, 0).map_err(KernelError::call(maps::EGRESS))?;
+            let hop = self.next_hop(index)?.next_hop(IfIndex(device));
             self.fib.next_hops.insert(id, hop);
         }
         Ok(id)
@@ -318,14 +361,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_of_a_kept_link_tells_its_interface_and_hook() {
+    fn the_name_of_a_kept_link_tells_its_device_and_what_it_is_for() {
         let pins = Pins::new(Path::new("/sys/fs/bpf/vmcast"));
-        for mode in [Mode::Native, Mode::Generic] {
-            let path = pins.link(IfIndex(17), mode);
+        for role in Role::ALL {
+            let path = pins.link(IfIndex(17), role);
             let name = path.file_name().and_then(|name| name.to_str()).expect("a name of ASCII");
-            assert_eq!(read_link_name(name), Some((IfIndex(17), mode)));
+            assert_eq!(read_link_name(name), Some((IfIndex(17), role)));
         }
-        for name in ["", "-generic", "17-other", "eth0"] {
+        for name in ["", "-tc", "17-other", "eth0"] {
             assert_eq!(read_link_name(name), None, "{name:?}");
         }
     }

@@ -14,6 +14,7 @@ use vmcast_common::maps::{
 };
 
 use super::{error::KernelError, pool::TableLease};
+use crate::tc::list::ListWrites;
 
 /// The writes of a member table, in the order that keeps every copy right; a test puts a model of
 /// the kernel in this place.
@@ -40,7 +41,10 @@ pub(super) struct KernelMaps {
     pub(super) tunnels: HashMap<MapData, TunnelKey, TunnelEntry>,
     pub(super) endpoints: HashMap<MapData, EndpointKey, u32>,
     pub(super) interfaces: HashMap<MapData, InterfaceKey, InterfaceEntry>,
-    pub(super) next_hops: Array<MapData, NextHopEntry>,
+    next_hops: Array<MapData, NextHopEntry>,
+    egress: Array<MapData, u32>,
+    lists: Array<MapData, u32>,
+    relay: Array<MapData, u32>,
     pub(super) drops: PerCpuArray<MapData, u64>,
     pub(super) stream_stats: PerCpuArray<MapData, StreamCounters>,
     pub(super) punts: RingBuf<MapData>,
@@ -49,7 +53,8 @@ pub(super) struct KernelMaps {
     head_lines: Array<MapData, HeadLine>,
     cursors: PerCpuArray<MapData, DeviceCursor>,
     more_cursors: PerCpuHashMap<MapData, u32, DeviceCursor>,
-    copy_program: ProgramFd,
+    /// `None` where nothing is sent at XDP.
+    copy_program: Option<ProgramFd>,
     /// The device that has each place of the cursor array, 0 for none.
     cursor_places: Vec<u32>,
     /// Devices whose cursors are in the hash.
@@ -69,7 +74,7 @@ where
 }
 
 impl KernelMaps {
-    pub(super) fn take_from(object: &mut Ebpf, copy_program: ProgramFd) -> Result<Self, KernelError> {
+    pub(super) fn take_from(object: &mut Ebpf, copy_program: Option<ProgramFd>) -> Result<Self, KernelError> {
         let cpus = nr_cpus().map_err(|(what, error)| KernelError::call(what)(error))?;
         Ok(Self {
             streams: take(object, maps::STREAMS)?,
@@ -77,6 +82,9 @@ impl KernelMaps {
             endpoints: take(object, maps::ENDPOINTS)?,
             interfaces: take(object, maps::INTERFACES)?,
             next_hops: take(object, maps::NEXT_HOPS)?,
+            egress: take(object, maps::EGRESS)?,
+            lists: take(object, maps::LISTS)?,
+            relay: take(object, maps::RELAY)?,
             drops: take(object, maps::DROPS)?,
             stream_stats: take(object, maps::STREAM_STATS)?,
             punts: take(object, maps::PUNTS)?,
@@ -105,6 +113,33 @@ impl KernelMaps {
             self.hashed_cursors.remove(&ifindex);
         }
         Ok(())
+    }
+
+    /// Writes a next hop and its device. A copy that is made at TC meanwhile is dropped and counted if the
+    /// device changes, and does not go to one neighbour's address on another's device.
+    pub(super) fn write_next_hop(
+        &mut self,
+        index: u32,
+        entry: &NextHopEntry,
+        device: u32,
+    ) -> Result<(), KernelError> {
+        let before = self.egress.get(&index, 0).map_err(KernelError::call(maps::EGRESS))?;
+        if before != device {
+            let nowhere = NextHopEntry { flags: 0, ..*entry };
+            self.next_hops.set(index, nowhere, 0).map_err(KernelError::call(maps::NEXT_HOPS))?;
+            self.egress.set(index, device, 0).map_err(KernelError::call(maps::EGRESS))?;
+        }
+        self.next_hops.set(index, entry, 0).map_err(KernelError::call(maps::NEXT_HOPS))
+    }
+
+    /// Says which member is the first of a list.
+    pub(super) fn write_list(&mut self, list: u32, first: u32) -> Result<(), KernelError> {
+        self.lists.set(list, first, 0).map_err(KernelError::call(maps::LISTS))
+    }
+
+    /// Says which device leads to the program that goes on with member tables.
+    pub(super) fn write_relay(&mut self, device: u32) -> Result<(), KernelError> {
+        self.relay.set(0, device, 0).map_err(KernelError::call(maps::RELAY))
     }
 
     /// Sets a stream's counters to zero on every CPU.
@@ -179,6 +214,16 @@ impl MemberWrites for KernelMaps {
     }
 
     fn write_slot(&mut self, table: &mut TableLease, slot: u32, ifindex: u32) -> Result<(), KernelError> {
-        table.write_slot(slot, ifindex, &self.copy_program)
+        table.write_slot(slot, ifindex, self.copy_program.as_ref())
+    }
+}
+
+impl ListWrites for KernelMaps {
+    fn read(&self, index: u32) -> Result<MemberEntry, KernelError> {
+        self.read_member(index)
+    }
+
+    fn write(&mut self, index: u32, entry: &MemberEntry) -> Result<(), KernelError> {
+        self.write_member(index, entry)
     }
 }

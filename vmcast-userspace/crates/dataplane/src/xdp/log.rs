@@ -3,7 +3,7 @@
 use aya::Ebpf;
 use aya_log::EbpfLogger;
 
-use super::plane::XdpPlane;
+use super::plane::KernelPlane;
 
 /// Lines of the kernel programs.
 pub struct KernelLog(EbpfLogger<&'static dyn ::log::Log>);
@@ -26,7 +26,7 @@ impl KernelLog {
     }
 }
 
-impl XdpPlane {
+impl KernelPlane {
     /// The log of the kernel programs, if they were built to write one; taken once. Needs a logger
     /// that is set up before.
     pub fn take_log(&mut self) -> Option<KernelLog> {

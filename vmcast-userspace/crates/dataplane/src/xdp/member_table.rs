@@ -1,4 +1,4 @@
-//! The members of one stream, as the kernel walks them.
+//! Members that one run of a program serves, as the kernel walks them.
 //!
 //! The devmap holds one slot per member; per device the members form a list in the order of their
 //! slots, because the copy program is told the device but not the slot. Slots are only appended:
@@ -12,6 +12,9 @@
 //! device's ring until another packet comes. So the last slot of a device must be one whose copy is
 //! sent: tombstones at the end give up their slots, which shifts nobody, and members whose copies
 //! may be dropped stand before the others.
+//!
+//! A table may also have ways among its members: one to the stream's next table, and one to the stream's
+//! members at TC.
 
 use hashbrown::HashTable;
 use vmcast_common::{
@@ -23,11 +26,19 @@ use super::{
     error::KernelError,
     index::Indices,
     kernel::MemberWrites,
-    pool::{Remains, TableLease, Tables},
+    pool::{Remains, SIZES, TableLease, Tables, Until},
 };
 
 /// Tombstones that a small table bears.
 const SPARE: usize = 16;
+/// Slots of the largest table.
+const LARGEST: usize = SIZES[SIZES.len() - 1] as usize;
+/// In the place of an output's number: the way to the next table.
+pub(super) const TO_TABLE: u32 = u32::MAX;
+/// In the place of an output's number: the way to the members at TC.
+pub(super) const TO_LIST: u32 = u32::MAX - 1;
+/// Ways that a table has at most.
+pub(super) const WAYS: u32 = 2;
 
 /// What is told to the kernel about a member; where it stands in the lists is the table's business.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +62,7 @@ pub(super) struct Backing<'a, K, T> {
 /// One slot in twelve bytes, for there are as many as members.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
-    /// [`Output::number`], 0 for a tombstone.
+    /// [`Output::number`] or one of the ways, 0 for a tombstone.
     output: u32,
     /// Index of the member, and [`Slot::WEAK`].
     member: u32,
@@ -79,7 +90,7 @@ impl Slot {
     }
 }
 
-/// The members of one stream.
+/// One table.
 #[derive(Debug, Default)]
 pub(super) struct MemberTable {
     lease: Option<TableLease>,
@@ -100,18 +111,43 @@ impl MemberTable {
     }
 
     pub(super) fn outputs(&self) -> impl Iterator<Item = Output> + '_ {
-        self.slots.iter().filter_map(|slot| Output::from_number(slot.output))
+        let members = self.slots.iter().filter(|slot| !is_way(slot.output));
+        members.filter_map(|slot| Output::from_number(slot.output))
     }
 
-    fn slot_of(&self, output: Output) -> Option<u32> {
-        let number = output.number();
+    /// How many members it has, ways not among them.
+    pub(super) fn members(&self) -> usize {
+        let ways = [TO_TABLE, TO_LIST].into_iter().filter(|way| self.contains(*way)).count();
+        self.by_output.len() - ways
+    }
+
+    /// Whether the number of an output, or a way, is in it.
+    pub(super) fn contains(&self, number: u32) -> bool {
+        self.slot_of(number).is_some()
+    }
+
+    /// How well one more member on a device fits in, the best first; `None` if there are `chunk` already.
+    pub(super) fn fit(&self, ifindex: u32, chunk: u32) -> Option<Fit> {
+        if self.members() >= chunk as usize {
+            None
+        } else if self.tombstone_on(ifindex).is_some() {
+            Some(Fit::Tombstone)
+        } else if self.lease.as_ref().is_some_and(|lease| self.slots.len() < lease.slots() as usize) {
+            Some(Fit::FreeSlot)
+        } else if self.waste() > SPARE || self.slots.len() < LARGEST {
+            Some(Fit::Copied)
+        } else {
+            None
+        }
+    }
+
+    fn slot_of(&self, number: u32) -> Option<u32> {
         self.by_output.find(hash(number), |slot| self.slots[*slot as usize].output == number).copied()
     }
 
-    /// Notes which output a slot holds from now on.
-    fn occupy(&mut self, slot: u32, output: Output) {
+    /// Notes what a slot holds from now on.
+    fn occupy(&mut self, slot: u32, number: u32) {
         let Self { slots, by_output, .. } = self;
-        let number = output.number();
         slots[slot as usize].output = number;
         by_output.insert_unique(hash(number), slot, |slot| hash(slots[*slot as usize].output));
     }
@@ -125,16 +161,16 @@ impl MemberTable {
         self.tails.iter().find(|(device, _)| *device == ifindex).map(|(_, slot)| *slot)
     }
 
-    /// Adds a member or changes what is known of it. What goes into `change` is to be retired also
+    /// Adds a member or a way by its number, or changes what is known of it. What goes into `change` is to be retired also
     /// after an error, once the stream's entry names this table as it is then.
     pub(super) fn set<K: MemberWrites, T: Tables>(
         &mut self,
-        output: Output,
+        number: u32,
         spec: &MemberSpec,
         backing: &mut Backing<'_, K, T>,
         change: &mut Change,
     ) -> Result<(), KernelError> {
-        if let Some(slot) = self.slot_of(output) {
+        if let Some(slot) = self.slot_of(number) {
             let ifindex = self.slots[slot as usize].ifindex;
             if ifindex == spec.ifindex {
                 let member = self.slots[slot as usize].member();
@@ -150,13 +186,13 @@ impl MemberTable {
         }
         backing.kernel.prepare_device(spec.ifindex)?;
         if let Some(slot) = self.tombstone_on(spec.ifindex) {
-            self.revive(slot, output, spec, backing)?;
+            self.revive(slot, number, spec, backing)?;
         } else {
             let full = self.lease.as_ref().is_none_or(|lease| self.slots.len() >= lease.slots() as usize);
             if full {
-                self.rebuild(self.by_output.len() + 1, backing, change)?;
+                self.rebuild(self.by_output.len() + 1, None, backing, change)?;
             }
-            self.append(output, spec, backing)?;
+            self.append(number, spec, backing)?;
         }
         self.mend_tail(spec.ifindex, backing, change)
     }
@@ -164,11 +200,11 @@ impl MemberTable {
     /// Removes a member; false if it was none. For `change` see [`MemberTable::set`].
     pub(super) fn remove<K: MemberWrites, T: Tables>(
         &mut self,
-        output: Output,
+        number: u32,
         backing: &mut Backing<'_, K, T>,
         change: &mut Change,
     ) -> Result<bool, KernelError> {
-        let Some(slot) = self.slot_of(output) else {
+        let Some(slot) = self.slot_of(number) else {
             return Ok(false);
         };
         let ifindex = self.slots[slot as usize].ifindex;
@@ -179,7 +215,7 @@ impl MemberTable {
         }
         self.trim(ifindex, backing)?;
         if self.waste() > SPARE.max(self.by_output.len()) {
-            self.rebuild(self.by_output.len(), backing, change)?;
+            self.rebuild(self.by_output.len(), None, backing, change)?;
         } else {
             self.mend_tail(ifindex, backing, change)?;
         }
@@ -192,7 +228,7 @@ impl MemberTable {
         let old = lease.map(|lease| {
             let members = slots.iter().map(Slot::member).chain(orphans).collect();
             let heads = tails.iter().map(|&(ifindex, _)| HeadKey { table: lease.id(), ifindex }).collect();
-            (Remains { members, heads }, lease)
+            (Remains { members, heads, ..Remains::default() }, lease)
         });
         Change { old: old.into_iter().collect() }
     }
@@ -234,7 +270,7 @@ impl MemberTable {
         let weak = self.tail(ifindex).is_some_and(|tail| self.slots[tail as usize].is_weak());
         let strong = |slot: &Slot| slot.ifindex == ifindex && slot.is_live() && !slot.is_weak();
         if weak && self.slots.iter().any(strong) {
-            self.rebuild(self.by_output.len(), backing, change)?;
+            self.rebuild(self.by_output.len(), None, backing, change)?;
         }
         Ok(())
     }
@@ -268,7 +304,7 @@ impl MemberTable {
     fn revive<K: MemberWrites, T>(
         &mut self,
         slot: u32,
-        output: Output,
+        number: u32,
         spec: &MemberSpec,
         backing: &mut Backing<'_, K, T>,
     ) -> Result<(), KernelError> {
@@ -287,13 +323,13 @@ impl MemberTable {
             return Err(error);
         }
         self.slots[slot as usize].set_weak(spec.weak);
-        self.occupy(slot, output);
+        self.occupy(slot, number);
         Ok(())
     }
 
     fn append<K: MemberWrites, T>(
         &mut self,
-        output: Output,
+        number: u32,
         spec: &MemberSpec,
         backing: &mut Backing<'_, K, T>,
     ) -> Result<(), KernelError> {
@@ -323,25 +359,40 @@ impl MemberTable {
         }
         self.slots.push(Slot { output: 0, member, ifindex: spec.ifindex });
         self.slots[slot].set_weak(spec.weak);
-        self.occupy(slot as u32, output);
+        self.occupy(slot as u32, number);
         note(&mut self.tails, spec.ifindex, slot as u32);
         Ok(())
     }
 
-    /// Copies the live members into a fresh table with room for `wanted`, the weak ones first. Walks of
-    /// the old one go on undisturbed until the stream's entry names the new one.
-    fn rebuild<K: MemberWrites, T: Tables>(
+    /// Takes the members of another table in, but not its ways.
+    pub(super) fn absorb<K: MemberWrites, T: Tables>(
         &mut self,
-        wanted: usize,
+        other: &Self,
         backing: &mut Backing<'_, K, T>,
         change: &mut Change,
     ) -> Result<(), KernelError> {
-        let room = wanted + wanted / 4;
+        self.rebuild(self.by_output.len() + other.members(), Some(other), backing, change)
+    }
+
+    /// Copies the live members, and those of another table, into a fresh one with room for `wanted`, the
+    /// weak ones first. Walks of the old one go on undisturbed until what led to it leads to the new one.
+    fn rebuild<K: MemberWrites, T: Tables>(
+        &mut self,
+        wanted: usize,
+        other: Option<&Self>,
+        backing: &mut Backing<'_, K, T>,
+        change: &mut Change,
+    ) -> Result<(), KernelError> {
         let mut fresh = Self { slots: Vec::with_capacity(wanted), ..Self::default() };
-        let lease = fresh.lease.insert(backing.tables.take(u32::try_from(room).unwrap_or(u32::MAX))?);
-        let of = |weak| self.slots.iter().filter(move |slot| slot.is_live() && slot.is_weak() == weak);
-        let live = || of(true).chain(of(false));
-        let result = live()
+        let lease = fresh.lease.insert(backing.tables.take(u32::try_from(wanted).unwrap_or(u32::MAX))?);
+        let others = || other.into_iter().flat_map(|other| &other.slots).filter(|slot| !is_way(slot.output));
+        let of = |weak| {
+            let all = self.slots.iter().chain(others());
+            all.filter(move |slot| slot.is_live() && slot.is_weak() == weak)
+        };
+        let live: Vec<Slot> = of(true).chain(of(false)).copied().collect();
+        let result = live
+            .iter()
             .try_for_each(|slot| {
                 note(&mut fresh.tails, slot.ifindex, fresh.slots.len() as u32);
                 let mut moved = Slot { member: backing.members.take()?, ..*slot };
@@ -352,7 +403,7 @@ impl MemberTable {
             .and_then(|()| {
                 // From the back, so that the next member on the device is known.
                 let mut heads: Vec<(u32, u32)> = Vec::new();
-                for (slot, old) in fresh.slots.iter().rev().zip(live().rev()) {
+                for (slot, old) in fresh.slots.iter().zip(&live).rev() {
                     let next =
                         heads.iter().find(|(device, _)| *device == slot.ifindex).map_or(0, |(_, head)| *head);
                     let entry = backing.kernel.read_member(old.member())?;
@@ -368,7 +419,7 @@ impl MemberTable {
                 Ok(())
             });
         if let Err(error) = result {
-            fresh.dismiss().retire(backing.tables);
+            fresh.dismiss().retire(backing.tables, Until::Walked);
             return Err(error);
         }
         let Self { slots, by_output, .. } = &mut fresh;
@@ -378,6 +429,11 @@ impl MemberTable {
         change.old.extend(std::mem::replace(self, fresh).dismiss().old);
         Ok(())
     }
+}
+
+/// Whether it is no output's number.
+const fn is_way(number: u32) -> bool {
+    number == TO_TABLE || number == TO_LIST
 }
 
 /// Our own numbers, which no peer chooses, so it is enough to spread them.
@@ -403,11 +459,27 @@ pub(super) struct Change {
 
 impl Change {
     /// Gives the old tables back. Call it only after the stream's entry names another.
-    pub(super) fn retire<T: Tables>(self, tables: &mut T) {
+    pub(super) fn retire<T: Tables>(self, tables: &mut T, until: Until) {
         for (remains, lease) in self.old {
-            tables.retire(lease, remains);
+            tables.retire(lease, remains, until);
         }
     }
+
+    /// Adds what another change left to do.
+    pub(super) fn append(&mut self, other: Self) {
+        self.old.extend(other.old);
+    }
+}
+
+/// What one more member of a table takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fit {
+    /// The place of one that has left.
+    Tombstone,
+    /// The next slot.
+    FreeSlot,
+    /// A fresh table.
+    Copied,
 }
 
 /// A tombstone that keeps its place in the list.

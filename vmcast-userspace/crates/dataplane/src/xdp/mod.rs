@@ -1,6 +1,9 @@
-//! The kernel plane: XDP at ingress, devmap broadcast, one shared program for every copy.
+//! The kernel plane: XDP at ingress, devmap broadcast, one shared program for every copy; and TC for devices
+//! that XDP does not do for.
 
 mod attach;
+mod chain;
+mod device;
 pub(crate) mod error;
 mod filler;
 pub(crate) mod index;
@@ -14,6 +17,7 @@ mod outer;
 mod plane;
 mod pool;
 mod refused;
+mod relay;
 mod state;
 pub(crate) mod stats;
 mod sys;
@@ -21,8 +25,9 @@ mod sys;
 mod tests;
 mod tunnel_table;
 
+pub use device::Rule;
 pub use keep::remove_kept;
 pub use log::KernelLog;
 pub use object::is_embedded;
 pub use open::{OnExit, OpenError, Options};
-pub use plane::XdpPlane;
+pub use plane::KernelPlane;

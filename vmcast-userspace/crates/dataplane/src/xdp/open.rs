@@ -4,13 +4,16 @@ use std::path::PathBuf;
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{ProgramError, Xdp},
+    programs::{ProgramError, SchedClassifier, Xdp},
 };
-use vmcast_common::maps::{PROGRAM_COPY, PROGRAM_INGRESS, TABLES};
+use vmcast_common::maps::{PROGRAM_CHUNK, PROGRAM_CLONE, PROGRAM_COPY, PROGRAM_INGRESS, TABLES};
+
+#[cfg(doc)]
+use vmcast_common::maps::limit;
 
 use super::{
-    attach::Attachments, error::KernelError, keep::Pins, kernel::KernelMaps, object, plane::XdpPlane,
-    pool::TablePool, refused,
+    attach::Attachments, device::Rule, error::KernelError, keep::Pins, kernel::KernelMaps, object,
+    plane::KernelPlane, pool::TablePool, refused, relay,
 };
 #[cfg(doc)]
 use crate::Dataplane;
@@ -29,11 +32,25 @@ pub enum OnExit {
 /// How the plane is set up.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// What decides by which engine each device is served.
+    pub rule: Rule,
+    /// Members that one run of a program at XDP serves, 1 to [`limit::CHUNK`], which it is if unset. Fewer for
+    /// devices with short rings.
+    pub chunk: Option<u32>,
+    /// Why the kernel forwards and by this rule, for the operator.
+    pub reason: String,
     /// What becomes of the programs at the end.
     pub on_exit: OnExit,
     /// Directory on a BPF file system where programs are kept, and looked for at the start. `None`
     /// neither keeps nor looks.
     pub pin_path: Option<PathBuf>,
+}
+
+impl Options {
+    /// Whether what is attached stays when the process ends.
+    pub(super) fn stays(&self) -> bool {
+        self.on_exit == OnExit::Keep && self.pin_path.is_some()
+    }
 }
 
 /// Why the kernel plane cannot be used here.
@@ -55,10 +72,10 @@ pub enum OpenError {
     },
 }
 
-impl XdpPlane {
+impl KernelPlane {
     /// Loads the programs and makes the maps; nothing is attached yet.
     ///
-    /// What an earlier daemon kept is in [`XdpPlane::kept`]. Until [`Dataplane::release`] its
+    /// What an earlier daemon kept is in [`KernelPlane::take_kept`]. Until [`Dataplane::release`] its
     /// programs forward on, and interfaces that they are on are not looked at by this plane.
     ///
     /// # Errors
@@ -66,29 +83,45 @@ impl XdpPlane {
     pub fn open(options: &Options) -> Result<Self, OpenError> {
         let bytes = object::bytes().ok_or(OpenError::NoObject)?;
         let mut loaded = EbpfLoader::new().load(bytes).map_err(|error| OpenError::Object(chain(&error)))?;
-        load_program(&mut loaded, PROGRAM_INGRESS)?;
-        load_program(&mut loaded, PROGRAM_COPY)?;
-        refused::start(&mut loaded);
+        match options.rule {
+            Rule::Auto | Rule::Xdp => {
+                for name in [PROGRAM_INGRESS, PROGRAM_COPY, PROGRAM_CHUNK] {
+                    load_xdp(&mut loaded, name)?;
+                }
+                refused::start(&mut loaded);
+            }
+            Rule::Tc => load_classifier(&mut loaded, PROGRAM_CLONE)?,
+        }
         Self::assemble(loaded, options).map_err(|error| OpenError::Object(chain(&error)))
     }
 
     fn assemble(mut loaded: Ebpf, options: &Options) -> Result<Self, KernelError> {
         let pins = options.pin_path.as_deref().map(Pins::new);
         let kept = pins.as_ref().map(Pins::kept_links).unwrap_or_default();
+        if kept.is_empty() {
+            relay::sweep();
+        }
         let fib = pins.as_ref().filter(|_| !kept.is_empty()).and_then(Pins::kept_fib);
         if let (OnExit::Keep, Some(pins)) = (options.on_exit, &pins) {
             pins.prepare()?;
             pins.pin_maps(&loaded)?;
         }
-        let copy = xdp(&mut loaded, PROGRAM_COPY)?;
-        let copy = copy.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(KernelError::call(PROGRAM_COPY))?;
+        let copy = match options.rule {
+            Rule::Auto | Rule::Xdp => {
+                let copy = xdp(&mut loaded, PROGRAM_COPY)?;
+                let copy = copy.fd().and_then(|fd| Ok(fd.try_clone()?));
+                Some(copy.map_err(KernelError::call(PROGRAM_COPY))?)
+            }
+            Rule::Tc => None,
+        };
         let maps = KernelMaps::take_from(&mut loaded, copy)?;
         let outer = loaded
             .take_map(TABLES)
             .ok_or_else(|| KernelError::call("looking for a map in the object")("TABLES is missing"))?;
         let attachments = Attachments::new(options.on_exit, pins, !kept.is_empty());
         let oversize = Server::take_from(&mut loaded, oversize::Limits::default())?;
-        Ok(Self::new(loaded, maps, TablePool::start(outer)?, attachments, oversize, fib))
+        let pool = TablePool::start(outer, options.rule != Rule::Tc)?;
+        Ok(Self::new(loaded, maps, pool, attachments, oversize, fib, options))
     }
 }
 
@@ -100,9 +133,29 @@ pub(super) fn xdp<'a>(loaded: &'a mut Ebpf, name: &'static str) -> Result<&'a mu
     program.try_into().map_err(KernelError::call(name))
 }
 
-fn load_program(loaded: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
+/// A program of the object for TC, which is loaded when it is needed first: the kernel takes its time to verify
+/// it.
+pub(super) fn classifier<'a>(
+    loaded: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, KernelError> {
+    let program = loaded.program_mut(name).ok_or_else(|| {
+        KernelError::call("looking for a program in the object")(format!("{name} is missing"))
+    })?;
+    let program: &mut SchedClassifier = program.try_into().map_err(KernelError::call(name))?;
+    if program.fd().is_err() {
+        program.load().map_err(KernelError::call(name))?;
+    }
+    Ok(program)
+}
+
+fn load_xdp(loaded: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
     let program = xdp(loaded, name).map_err(|error| OpenError::Object(chain(&error)))?;
     program.load().map_err(|source| OpenError::Program { name, source: Box::new(source) })
+}
+
+fn load_classifier(loaded: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
+    classifier(loaded, name).map(drop).map_err(|error| OpenError::Object(chain(&error)))
 }
 
 /// An error with everything below it.

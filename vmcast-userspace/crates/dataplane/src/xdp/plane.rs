@@ -1,7 +1,7 @@
 //! The plane itself: operations in, map writes out.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     os::fd::BorrowedFd,
 };
 
@@ -9,46 +9,63 @@ use aya::{Ebpf, programs::ProgramFd};
 use vmcast_common::{
     fib::{FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
     maps::{
-        self, EndpointKey, InputId, InterfaceEntry, InterfaceKey, NextHopEntry, PROGRAM_INGRESS, StreamEntry,
-        TunnelEntry, TunnelKey, kind, limit,
+        self, EndpointKey, InputId, InterfaceEntry, InterfaceKey, NextHopEntry, PROGRAM_CLONE,
+        PROGRAM_INGRESS, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
     },
 };
 
 use super::{
-    attach::Attachments,
+    attach::{Attachments, Role},
+    chain::Ways,
+    device::{Devices, Rule, name_of},
     error::{Failure, KernelError},
     index::Indices,
     kernel::{KernelMaps, MemberWrites as _, forgive_missing},
-    member_table::{Backing, Change},
-    open::xdp,
-    pool::{TablePool, Tables as _},
+    member_table::{self, Backing, MemberSpec},
+    open::{Options, classifier, xdp},
+    pool::{Remains, TablePool, Tables as _, Until},
+    relay::{self, Relay},
     state::{Effective, InterfaceState, NextHopState, State, StreamState},
-    stats, sys,
-};
-use crate::plane::{
-    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, ReleaseError, StatsError,
+    stats,
 };
 use crate::{
     PacketTooBig, carried,
     oversize::server::{Served, Server},
+    plane::{
+        ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, RefreshError,
+        ReleaseError, StatsError,
+    },
+    tc::list::{self, Places},
 };
 
-/// Forwards in the kernel, at XDP.
-pub struct XdpPlane {
+/// Forwards in the kernel, at XDP and at TC: each egress device by the engine that does for it.
+pub struct KernelPlane {
     pub(super) object: Ebpf,
     maps: KernelMaps,
     pool: TablePool,
     attachments: Attachments,
     kept: Option<Fib>,
-    device_mtus: HashMap<u32, u16>,
+    /// Whether what is made for this plane stays when it ends.
+    stays: bool,
+    devices: Devices,
     oversize: Server,
+    /// Why the kernel forwards, for the operator.
+    reason: String,
+    /// The devices of interfaces, by which engine each is served, and why.
+    served: BTreeMap<IfIndex, (Engine, &'static str)>,
+    chunk: u32,
+    table_relay: Option<Relay>,
+    list_relay: Option<Relay>,
     state: State,
     members: Indices,
+    places: Places,
     stats: Indices,
     hops: Indices,
+    /// What is to be used again when nobody walks there any more.
+    remains: Remains,
 }
 
-impl XdpPlane {
+impl KernelPlane {
     pub(super) fn new(
         object: Ebpf,
         maps: KernelMaps,
@@ -56,6 +73,7 @@ impl XdpPlane {
         attachments: Attachments,
         oversize: Server,
         kept: Option<Fib>,
+        options: &Options,
     ) -> Self {
         Self {
             object,
@@ -63,21 +81,38 @@ impl XdpPlane {
             pool,
             attachments,
             kept,
-            device_mtus: HashMap::new(),
+            stays: options.stays(),
+            devices: Devices::new(options.rule),
             oversize,
+            reason: options.reason.clone(),
+            served: BTreeMap::new(),
+            chunk: options.chunk.map_or(limit::CHUNK, |chunk| chunk.clamp(1, limit::CHUNK)),
+            table_relay: None,
+            list_relay: None,
             state: State::default(),
             members: Indices::new(maps::MEMBERS, limit::MEMBERS),
+            places: Places::default(),
             stats: Indices::new(maps::STREAMS, limit::STREAMS),
             hops: Indices::new(maps::NEXT_HOPS, limit::NEXT_HOPS),
+            remains: Remains::default(),
         }
     }
 
-    /// The ingress program, for benchmarks and tests that run it without a wire.
+    /// The ingress program at XDP, for benchmarks and tests that run it without a wire.
     ///
     /// # Errors
     /// If the kernel gives no descriptor for it.
-    pub fn ingress_program(&mut self) -> std::io::Result<ProgramFd> {
+    pub fn xdp_program(&mut self) -> std::io::Result<ProgramFd> {
         let program = xdp(&mut self.object, PROGRAM_INGRESS).map_err(std::io::Error::other)?;
+        program.fd().map_err(std::io::Error::other)?.try_clone()
+    }
+
+    /// The ingress program at TC, likewise.
+    ///
+    /// # Errors
+    /// If the kernel gives no descriptor for it.
+    pub fn tc_program(&mut self) -> std::io::Result<ProgramFd> {
+        let program = classifier(&mut self.object, PROGRAM_CLONE).map_err(std::io::Error::other)?;
         program.fd().map_err(std::io::Error::other)?.try_clone()
     }
 
@@ -118,13 +153,11 @@ impl XdpPlane {
     }
 
     fn set_interface(&mut self, interface: Interface) -> Result<(), Failure> {
-        self.device_mtus.clear();
+        self.devices.forget();
         let Interface { ifindex, device, .. } = interface;
-        let entry =
-            InterfaceEntry { ifindex: ifindex.0, accepts_sources: u32::from(interface.accepts_sources) };
         self.maps
             .interfaces
-            .insert(InterfaceKey::of(&interface), entry, 0)
+            .insert(InterfaceKey::of(&interface), InterfaceEntry::of(&interface), 0)
             .map_err(KernelError::full_or(maps::INTERFACES, limit::INTERFACES))?;
         let known = self.state.interfaces.get(&ifindex).map(|known| known.next_hop);
         let next_hop = match known {
@@ -132,21 +165,65 @@ impl XdpPlane {
             None => self.hops.take()?,
         };
         let mtu = self.usable_mtu(interface.mtu, device);
-        self.write_next_hop(next_hop, NextHopEntry::native(&Interface { mtu, ..interface }))?;
-        self.maps.prepare_device(device.0)?;
-        if !self.state.has_device(device) {
-            self.attachments.attach(&mut self.object, device)?;
-        }
+        let entry = NextHopEntry::native(&Interface { mtu, ..interface });
+        self.maps.write_next_hop(next_hop, &entry, device.0)?;
         let before = self.state.interfaces.insert(ifindex, InterfaceState { interface, next_hop, mtu });
+        if let Err(error) = self.serve_device(device) {
+            if before.is_none() {
+                self.state.interfaces.remove(&ifindex);
+                self.remains.hops.push(next_hop);
+            }
+            return Err(error);
+        }
         if let Some(InterfaceState { interface: before, mtu: before_mtu, .. }) = before {
             if InterfaceKey::of(&before) != InterfaceKey::of(&interface) {
                 self.forget_link(&before)?;
             }
             if before_mtu != mtu || before.device != device {
-                self.respecify_natives_of(ifindex)?;
+                self.put_everywhere(Output::Interface(ifindex))?;
             }
         }
         Ok(())
+    }
+
+    /// Lets the right program decide on what a device receives, and makes what its engine needs.
+    fn serve_device(&mut self, device: IfIndex) -> Result<(), Failure> {
+        let at_tc = self.state.is_at_tc(device.0);
+        let native = self.devices.is_native(device.0, at_tc);
+        self.attachments.attach_ingress(&mut self.object, device, native)?;
+        self.maps.prepare_device(device.0)?;
+        let (engine, reason) = self.engine_of(device.0);
+        self.served.insert(device, (engine, reason));
+        if self.devices.rule() == Rule::Tc {
+            return Ok(());
+        }
+        if self.table_relay.is_none() {
+            let relay = Relay::create(self.stays)?;
+            self.attachments.attach(&mut self.object, relay.far, Role::Chunk)?;
+            self.maps.prepare_device(relay.near.0)?;
+            self.maps.write_relay(relay.near.0)?;
+            self.table_relay = Some(relay);
+        }
+        if engine == Engine::TcClone && self.list_relay.is_none() {
+            let relay = Relay::create(self.stays)?;
+            self.attachments.attach(&mut self.object, relay.far, Role::List)?;
+            self.maps.prepare_device(relay.near.0)?;
+            self.list_relay = Some(relay);
+        }
+        Ok(())
+    }
+
+    /// By which engine copies leave a device.
+    fn engine_of(&mut self, device: u32) -> (Engine, &'static str) {
+        let at_tc = self.state.is_at_tc(device);
+        let runs_native = self.attachments.hook(IfIndex(device)) == Some(Hook::Xdp);
+        self.devices.engine(device, at_tc, runs_native)
+    }
+
+    /// The devices of ours that copies go through.
+    fn ways(&self) -> Ways {
+        let near = |relay: &Option<Relay>| relay.as_ref().map(|relay| relay.near.0);
+        Ways { chunk: self.chunk, tables: near(&self.table_relay), lists: near(&self.list_relay) }
     }
 
     /// Forgets which link an interface was, if no other took it over, and looks no longer at a device that
@@ -157,58 +234,38 @@ impl XdpPlane {
             forgive_missing(self.maps.interfaces.remove(&key), maps::INTERFACES)?;
         }
         if !self.state.has_device(interface.device) {
+            self.served.remove(&interface.device);
             self.attachments.detach(&mut self.object, interface.device)?;
         }
         Ok(())
     }
 
     /// The MTU of a link, but no more than its device has: the kernel would leave that out of a broadcast before any
-    /// program sees the copy. Devices are asked again after every change of interfaces or ways.
+    /// program sees the copy.
     fn usable_mtu(&mut self, mtu: u16, device: IfIndex) -> u16 {
-        if let Some(known) = self.device_mtus.get(&device.0) {
-            return mtu.min(*known);
-        }
-        let Some(asked) = sys::device_mtu(device.0) else {
-            return mtu;
-        };
-        self.device_mtus.insert(device.0, asked);
-        mtu.min(asked)
-    }
-
-    /// Takes note anew of an interface as a native member.
-    fn respecify_natives_of(&mut self, ifindex: IfIndex) -> Result<(), Failure> {
-        let native = |state: &&StreamState| state.others.contains(&Output::Interface(ifindex));
-        let streams: Vec<Stream> =
-            self.state.streams.values().filter(native).map(|state| state.stream).collect();
-        streams.into_iter().try_for_each(|stream| self.add_member(stream, Output::Interface(ifindex)))
+        self.devices.mtu(device.0).map_or(mtu, |of_device| mtu.min(of_device))
     }
 
     fn remove_interface(&mut self, ifindex: IfIndex) -> Result<(), Failure> {
         let Some(state) = self.state.interfaces.remove(&ifindex) else {
             return Ok(());
         };
+        self.devices.forget();
         self.forget_link(&state.interface)?;
-        let streams: Vec<u32> = self.state.streams.keys().copied().collect();
-        for stats in streams {
-            self.drop_member(stats, Output::Interface(ifindex))?;
-        }
-        self.hops.give_back(state.next_hop);
+        self.drop_everywhere(Output::Interface(ifindex))?;
+        self.remains.hops.push(state.next_hop);
         Ok(())
     }
 
-    fn write_next_hop(&mut self, index: u32, entry: NextHopEntry) -> Result<(), KernelError> {
-        self.maps.next_hops.set(index, entry, 0).map_err(KernelError::call(maps::NEXT_HOPS))
-    }
-
     fn set_next_hop(&mut self, id: NextHopId, hop: NextHop) -> Result<(), Failure> {
-        self.device_mtus.clear();
+        self.devices.forget();
         let known = self.state.next_hops.get(&id).map(|state| (state.index, state.mtu, state.hop));
         let index = match known {
             Some((index, ..)) => index,
             None => self.hops.take()?,
         };
         let mtu = self.usable_mtu(hop.mtu, hop.ifindex);
-        self.write_next_hop(index, NextHopEntry::of(&NextHop { mtu, ..hop }))?;
+        self.maps.write_next_hop(index, &NextHopEntry::of(&NextHop { mtu, ..hop }), hop.ifindex.0)?;
         let streams = self.state.next_hops.remove(&id).map(|state| state.streams).unwrap_or_default();
         self.state.next_hops.insert(id, NextHopState { hop, index, mtu, streams });
         let same = |(_, known_mtu, known): (u32, u16, NextHop)| {
@@ -217,41 +274,29 @@ impl XdpPlane {
                 && known.destination_mac.is_some() == hop.destination_mac.is_some()
         };
         if !known.is_some_and(same) {
-            self.respecify_tunnels_of(id)?;
-            self.respecify_neighbour(id)?;
+            self.devices.forget();
+            self.put_behind(id)?;
+            self.put_everywhere(Output::Neighbour(id))?;
         }
         Ok(())
     }
 
     fn remove_next_hop(&mut self, id: NextHopId) -> Result<(), Failure> {
-        let streams = self.state.next_hops.get(&id).map(|state| state.streams.clone());
-        for stats in streams.into_iter().flatten() {
-            self.drop_member(stats, Output::Neighbour(id))?;
-        }
+        self.drop_everywhere(Output::Neighbour(id))?;
         let Some(state) = self.state.next_hops.remove(&id) else {
             return Ok(());
         };
-        self.respecify_tunnels_of(id)?;
+        self.put_behind(id)?;
         let nowhere = NextHop { destination_mac: None, ..state.hop };
-        self.write_next_hop(state.index, NextHopEntry::of(&nowhere))?;
-        self.hops.give_back(state.index);
+        self.maps.write_next_hop(state.index, &NextHopEntry::of(&nowhere), state.hop.ifindex.0)?;
+        self.remains.hops.push(state.index);
         Ok(())
     }
 
-    /// Tells the kernel anew of every member behind a next hop.
-    fn respecify_tunnels_of(&mut self, id: NextHopId) -> Result<(), Failure> {
-        self.state.tunnels.behind(id).into_iter().try_for_each(|tunnel| self.respecify(tunnel))
-    }
-
-    /// Tells the kernel anew of a neighbour that is a member itself.
-    fn respecify_neighbour(&mut self, id: NextHopId) -> Result<(), Failure> {
-        let streams = self.state.next_hops.get(&id).map(|state| state.streams.clone()).unwrap_or_default();
-        streams.into_iter().try_for_each(|stats| self.put_member(stats, Output::Neighbour(id)))
-    }
-
-    fn respecify(&mut self, id: TunnelId) -> Result<(), Failure> {
-        let streams = self.state.tunnels.streams(id);
-        streams.into_iter().try_for_each(|stats| self.put_member(stats, Output::Tunnel(id)))
+    /// Tells the kernel anew of every tunnel behind a next hop.
+    fn put_behind(&mut self, id: NextHopId) -> Result<(), Failure> {
+        let tunnels = self.state.tunnels.behind(id);
+        tunnels.into_iter().try_for_each(|tunnel| self.put_everywhere(Output::Tunnel(tunnel)))
     }
 
     fn set_tunnel(&mut self, id: TunnelId, tunnel: Tunnel) -> Result<(), Failure> {
@@ -278,7 +323,7 @@ impl XdpPlane {
             self.forget_ends(id, &old_key)?;
         }
         if old != tunnel {
-            self.respecify(id)?;
+            self.put_everywhere(Output::Tunnel(id))?;
         }
         Ok(())
     }
@@ -288,9 +333,7 @@ impl XdpPlane {
             return Ok(());
         };
         let key = TunnelKey::new(&tunnel);
-        for stats in self.state.tunnels.streams(id) {
-            self.drop_member(stats, Output::Tunnel(id))?;
-        }
+        self.drop_everywhere(Output::Tunnel(id))?;
         self.forget_ends(id, &key)?;
         self.state.tunnels.remove(id);
         Ok(())
@@ -317,15 +360,8 @@ impl XdpPlane {
                 stats
             }
         };
-        let state = self.state.streams.entry(stats).or_insert_with(|| StreamState {
-            stream,
-            rpf,
-            members,
-            own: super::member_table::MemberTable::default(),
-            others: BTreeSet::new(),
-            whole_max: u16::MAX,
-            written: None,
-        });
+        let fresh = || StreamState::new(stream, rpf, members);
+        let state = self.state.streams.entry(stats).or_insert_with(fresh);
         state.rpf = rpf;
         state.members = members;
         let followers = self.state.followers.entry(stream.group).or_default();
@@ -362,8 +398,9 @@ impl XdpPlane {
             Rpf::Exact(input) => InputId::from(input),
             Rpf::AnyUpstream => InputId::NONE,
         };
-        let Effective { table, encapsulated_max, whole_max } = self.state.effective_table(state);
-        let entry = StreamEntry { table, stats, rpf: rpf.0, encapsulated_max, whole_max };
+        let Effective { table, list, encapsulated_max, whole_max, kernel_max } =
+            self.state.effective(stats, state);
+        let entry = StreamEntry { table, list, stats, rpf: rpf.0, encapsulated_max, whole_max, kernel_max };
         let stream = state.stream;
         if state.written == Some(entry) {
             return Ok(());
@@ -387,7 +424,7 @@ impl XdpPlane {
         let Some(mut state) = self.state.streams.remove(&stats) else {
             return Ok(());
         };
-        for output in state.own.outputs() {
+        for output in state.outputs() {
             self.state.note_left(output, stats);
         }
         if let Some(followers) = self.state.followers.get_mut(&stream.group) {
@@ -400,8 +437,16 @@ impl XdpPlane {
             let followers = self.state.followers.get(&stream.group).cloned().unwrap_or_default();
             followers.into_iter().try_for_each(|follower| self.write_entry(follower))?;
         }
-        state.own.dismiss().retire(&mut self.pool);
-        self.stats.give_back(stats);
+        let until = state.chain.until();
+        state.chain.dismiss().retire(&mut self.pool, until);
+        if state.first_written == 0 {
+            self.stats.give_back(stats);
+        } else {
+            // Frames before the relay may still ask for the list.
+            self.maps.write_list(stats, 0)?;
+            state.list.dismiss(&mut self.remains.members);
+            self.pool.wait(Remains { stats: vec![stats], ..Remains::default() }, Until::Relayed);
+        }
         Ok(())
     }
 
@@ -420,21 +465,95 @@ impl XdpPlane {
         Ok(())
     }
 
-    /// Adds a member, or tells the kernel what has changed about it.
+    /// Adds a member, or tells the kernel what has changed about it. One whose device is now served by the
+    /// other engine goes there: it may miss a packet that is on its way, and gets none twice.
     fn put_member(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
         let spec = self.state.spec(output).ok_or(Failure::Unknown)?;
+        let at_tc = self.engine_of(spec.ifindex).0 == Engine::TcClone;
+        let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
+        let moves = if at_tc { state.chain.contains(output) } else { state.list.contains(output) };
+        if moves {
+            self.drop_member(stats, output)?;
+        }
+        // The bound comes first: no packet meets the member that it does not hold for.
         let whole_max = self.state.whole_max(output);
         let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
-        state.expect_member(output, spec.entry.kind == kind::AMT_V4, whole_max);
+        state.expect_member(whole_max);
+        if !at_tc {
+            state.expect_in_chain(output, spec.entry.kind == kind::AMT_V4);
+        }
         self.write_stream(stats)?;
+        if at_tc { self.put_in_list(stats, output, &spec) } else { self.put_in_chain(stats, output, &spec) }
+    }
+
+    fn put_in_chain(&mut self, stats: u32, output: Output, spec: &MemberSpec) -> Result<(), Failure> {
+        let ways = self.ways();
+        self.change_chain(stats, |state, backing, change| {
+            state.chain.set(output, spec, ways, backing, change)
+        })
+    }
+
+    /// Changes a stream's members at XDP and lets its entry follow, before what was taken out is retired.
+    fn change_chain<R>(
+        &mut self,
+        stats: u32,
+        change: impl FnOnce(
+            &mut StreamState,
+            &mut Backing<'_, KernelMaps, TablePool>,
+            &mut member_table::Change,
+        ) -> Result<R, KernelError>,
+    ) -> Result<R, Failure> {
+        let relayed = self.attachments.any_at_tc();
         let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
+        if relayed {
+            state.chain.note_relayed();
+        }
         let mut backing =
             Backing { kernel: &mut self.maps, tables: &mut self.pool, members: &mut self.members };
-        let mut change = Change::default();
-        let placed = state.own.set(output, &spec, &mut backing, &mut change);
+        let mut old = member_table::Change::default();
+        let done = change(state, &mut backing, &mut old);
+        let until = state.chain.until();
         self.write_stream(stats)?;
-        change.retire(&mut self.pool);
-        Ok(placed?)
+        old.retire(&mut self.pool, until);
+        Ok(done?)
+    }
+
+    fn put_in_list(&mut self, stats: u32, output: Output, spec: &MemberSpec) -> Result<(), Failure> {
+        self.change_list(stats, |list, backing| list.set(output, &spec.entry, backing))
+    }
+
+    /// Changes a stream's members at TC, and lets the first of them and the way to them follow before what was
+    /// taken out is retired.
+    fn change_list(
+        &mut self,
+        stats: u32,
+        change: impl FnOnce(
+            &mut list::MemberList,
+            &mut list::Backing<'_, KernelMaps>,
+        ) -> Result<list::Change, KernelError>,
+    ) -> Result<(), Failure> {
+        let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
+        let mut backing = list::Backing {
+            kernel: &mut self.maps,
+            indices: &mut self.members,
+            places: &mut self.places,
+            retired: &mut self.remains.members,
+        };
+        let done = change(&mut state.list, &mut backing)?;
+        let first = state.list.first();
+        if first != state.first_written {
+            self.maps.write_list(stats, first)?;
+            let before = std::mem::replace(&mut state.first_written, first);
+            if (before == 0) != (first == 0) {
+                let way = (first != 0).then_some(stats);
+                let ways = self.ways();
+                self.change_chain(stats, |state, backing, change| {
+                    state.chain.set_list(way, ways, backing, change)
+                })?;
+            }
+        }
+        done.retire(&mut self.remains.members);
+        Ok(())
     }
 
     fn remove_member(&mut self, stream: Stream, output: Output) -> Result<(), Failure> {
@@ -447,33 +566,57 @@ impl XdpPlane {
     }
 
     fn drop_member(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
-        let Some(state) = self.state.streams.get_mut(&stats) else {
+        let Some(state) = self.state.streams.get(&stats) else {
             return Ok(());
         };
-        let mut backing =
-            Backing { kernel: &mut self.maps, tables: &mut self.pool, members: &mut self.members };
-        let mut change = Change::default();
-        let removed = state.own.remove(output, &mut backing, &mut change);
-        if let Ok(true) = removed {
-            state.forget_member(output);
+        if state.list.contains(output) {
+            self.change_list(stats, |list, backing| list.remove(output, backing))?;
         }
-        self.write_stream(stats)?;
-        change.retire(&mut self.pool);
-        removed?;
-        Ok(())
+        let ways = self.ways();
+        self.change_chain(stats, |state, backing, change| {
+            let removed = state.chain.remove(output, ways, backing, change);
+            if removed.is_ok() {
+                state.forget_member(output);
+            }
+            removed.map(drop)
+        })
     }
 
     /// Looks through the members of a stream for the largest packet that every link takes whole.
     fn refresh_whole_max(&mut self, stats: u32) -> Result<(), Failure> {
         let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
-        let least = state.own.outputs().map(|output| self.state.whole_max(output)).min();
+        let least = state.outputs().map(|output| self.state.whole_max(output)).min();
         if let Some(state) = self.state.streams.get_mut(&stats) {
             state.whole_max = least.unwrap_or(u16::MAX);
         }
         self.write_stream(stats)
     }
 
-    /// Takes back what retired tables left behind.
+    /// Counter indices of the streams that an output is a member of.
+    fn streams_of(&self, output: Output) -> BTreeSet<u32> {
+        match output {
+            Output::Interface(_) => {
+                let member =
+                    |state: &StreamState| state.chain.contains(output) || state.list.contains(output);
+                let streams = self.state.streams.iter().filter(|(_, state)| member(state));
+                streams.map(|(stats, _)| *stats).collect()
+            }
+            Output::Neighbour(id) => {
+                self.state.next_hops.get(&id).map(|state| state.streams.clone()).unwrap_or_default()
+            }
+            Output::Tunnel(id) => self.state.tunnels.streams(id).into_iter().collect(),
+        }
+    }
+
+    fn put_everywhere(&mut self, output: Output) -> Result<(), Failure> {
+        self.streams_of(output).into_iter().try_for_each(|stats| self.put_member(stats, output))
+    }
+
+    fn drop_everywhere(&mut self, output: Output) -> Result<(), Failure> {
+        self.streams_of(output).into_iter().try_for_each(|stats| self.drop_member(stats, output))
+    }
+
+    /// Takes back what nobody walks over any more, and lets wait what was taken out since.
     fn collect_remains(&mut self) {
         while let Some(remains) = self.pool.poll_remains() {
             for key in remains.heads {
@@ -481,22 +624,58 @@ impl XdpPlane {
                     tracing::warn!(%error, table = key.table, "a list head could not be removed");
                 }
             }
-            for member in remains.members {
-                self.members.give_back(member);
+            remains.members.into_iter().for_each(|index| self.members.give_back(index));
+            remains.hops.into_iter().for_each(|index| self.hops.give_back(index));
+            remains.stats.into_iter().for_each(|index| self.stats.give_back(index));
+        }
+        self.pool.wait(std::mem::take(&mut self.remains), Until::Walked);
+    }
+
+    /// Serves every device by what it can now, and moves the members of those that changed: the driver of one, or
+    /// the far end of a veth, may come to take frames of XDP or cease to.
+    fn serve_anew(&mut self) -> Result<(), Failure> {
+        let devices = self.devices.in_use();
+        let before: Vec<_> = devices.iter().map(|device| self.engine_of(*device)).collect();
+        self.devices.forget();
+        let after: Vec<_> = devices.iter().map(|device| self.engine_of(*device)).collect();
+        if before == after {
+            return Ok(());
+        }
+        let served: BTreeSet<IfIndex> =
+            self.state.interfaces.values().map(|state| state.interface.device).collect();
+        served.into_iter().try_for_each(|device| self.serve_device(device))?;
+        let mut moved = Vec::new();
+        let streams: Vec<u32> = self.state.streams.keys().copied().collect();
+        for stats in streams {
+            let outputs: Vec<Output> = self.state.streams[&stats].outputs().collect();
+            for output in outputs {
+                let Some(spec) = self.state.spec(output) else { continue };
+                let at_tc = self.engine_of(spec.ifindex).0 == Engine::TcClone;
+                if self.state.streams[&stats].list.contains(output) != at_tc {
+                    moved.push((stats, output));
+                }
             }
         }
+        moved.into_iter().try_for_each(|(stats, output)| self.put_member(stats, output))
     }
 }
 
-impl Dataplane for XdpPlane {
+impl Dataplane for KernelPlane {
     fn apply(&mut self, ops: &[FibOp]) -> Result<(), ApplyError> {
         self.collect_remains();
-        ops.iter()
-            .try_for_each(|op| self.apply_one(op).map_err(|failure| failure.of(*op, Engine::XdpBroadcast)))
+        let engine = self.engine().engine;
+        ops.iter().try_for_each(|op| self.apply_one(op).map_err(|failure| failure.of(*op, engine)))
     }
 
     fn release(&mut self) -> Result<(), ReleaseError> {
-        self.attachments.release(&mut self.object).map_err(|error| ReleaseError { source: Box::new(error) })
+        let left = self.attachments.release(&mut self.object);
+        let left = left.map_err(|error| ReleaseError { source: Box::new(error) })?;
+        left.into_iter().for_each(relay::remove);
+        Ok(())
+    }
+
+    fn refresh(&mut self) -> Result<(), RefreshError> {
+        self.serve_anew().map_err(|failure| RefreshError { source: failure.text().into() })
     }
 
     fn dump(&self) -> Result<Fib, DumpError> {
@@ -533,17 +712,29 @@ impl Dataplane for XdpPlane {
     }
 
     fn engine(&self) -> EngineInfo {
-        let takes = "the kernel takes XDP programs and devmap broadcast";
-        let generic = self.attachments.generic();
-        let reason = if generic.is_empty() {
-            takes.to_owned()
-        } else {
-            format!("{takes}, but only at the slower generic hook on {}", generic.join(", "))
+        if self.devices.rule() == Rule::Tc {
+            return EngineInfo { engine: Engine::TcClone, reason: self.reason.clone() };
+        }
+        let at_tc: Vec<_> =
+            self.served.iter().filter(|(_, (engine, _))| *engine == Engine::TcClone).collect();
+        let engine = match at_tc.len() {
+            0 => Engine::XdpBroadcast,
+            all if all == self.served.len() => Engine::TcClone,
+            _ => Engine::Mixed,
         };
-        EngineInfo { engine: Engine::XdpBroadcast, reason }
+        let mut reason = self.reason.clone();
+        for (device, (_, why)) in at_tc {
+            reason += &format!("; {} is served at TC: {why}", name_of(*device));
+        }
+        EngineInfo { engine, reason }
     }
 
     fn hook(&self, device: IfIndex) -> Option<Hook> {
-        self.attachments.mode(device).map(Into::into)
+        self.attachments.hook(device)
+    }
+
+    fn egress(&self, device: IfIndex) -> Option<EngineInfo> {
+        let (engine, reason) = self.served.get(&device)?;
+        Some(EngineInfo { engine: *engine, reason: (*reason).to_owned() })
     }
 }

@@ -16,14 +16,15 @@ use aya::{
     maps::{DevMap, Map, MapData},
     programs::ProgramFd,
 };
-use vmcast_common::maps::HeadKey;
+use vmcast_common::maps::{HeadKey, limit};
 
-use super::{error::KernelError, filler::Filler, outer::OuterMap, sys};
+use super::{error::KernelError, filler::Filler, member_table::WAYS, outer::OuterMap, sys};
 
-/// Slots of the tables that are kept in stock, each four times the one before.
-pub(super) const SIZES: [u32; 8] = [4, 16, 64, 256, 1024, 4096, 16_384, 65_536];
+/// Slots of the tables that are kept in stock: an empty slot costs a packet time too.
+pub(super) const SIZES: [u32; 6] = [4, 8, 16, 32, 64, 128];
+const _: () = assert!(SIZES[SIZES.len() - 1] >= limit::CHUNK + WAYS);
 /// How many of each size are in stock at first.
-const FIRST_STOCK: [usize; SIZES.len()] = [64, 32, 16, 4, 2, 0, 0, 0];
+const FIRST_STOCK: [usize; SIZES.len()] = [64, 32, 16, 8, 8, 8];
 /// Largest stock of a size; it doubles each time it is found empty.
 const MAX_STOCK: usize = 1024;
 
@@ -81,7 +82,7 @@ impl TableLease {
         &mut self,
         slot: u32,
         ifindex: u32,
-        program: &ProgramFd,
+        program: Option<&ProgramFd>,
     ) -> Result<(), KernelError> {
         let what = "writing a devmap slot";
         let Some(devmap) = self.devmap.as_mut() else {
@@ -89,7 +90,7 @@ impl TableLease {
         };
         devmap.change(|map| {
             let mut devices = DevMap::try_from(map).map_err(KernelError::call(what))?;
-            devices.set(slot, ifindex, Some(program), 0).map_err(KernelError::call(what))
+            devices.set(slot, ifindex, program, 0).map_err(KernelError::call(what))
         })
     }
 
@@ -111,11 +112,33 @@ impl TableLease {
     }
 }
 
-/// What a table leaves behind that must not be used while somebody may walk it.
+/// What must not be used again while somebody may be walking there.
 #[derive(Debug, Default)]
-pub(super) struct Remains {
-    pub(super) members: Vec<u32>,
-    pub(super) heads: Vec<HeadKey>,
+pub(crate) struct Remains {
+    /// Indices of members.
+    pub(crate) members: Vec<u32>,
+    /// The lists of a table that is gone.
+    pub(crate) heads: Vec<HeadKey>,
+    /// Indices of next hops.
+    pub(crate) hops: Vec<u32>,
+    /// Indices of streams' counters and lists.
+    pub(crate) stats: Vec<u32>,
+}
+
+impl Remains {
+    /// Whether there is nothing.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.members.is_empty() && self.heads.is_empty() && self.hops.is_empty() && self.stats.is_empty()
+    }
+}
+
+/// How long somebody may still come to a place that nothing leads to any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// While programs run that have begun already.
+    Walked,
+    /// While frames wait before a relay device that carry its number.
+    Relayed,
 }
 
 /// Where tables come from and go back to.
@@ -123,7 +146,7 @@ pub(super) trait Tables {
     /// A table with at least `slots` slots.
     fn take(&mut self, slots: u32) -> Result<TableLease, KernelError>;
     /// Gives a table back that no stream names any more.
-    fn retire(&mut self, table: TableLease, remains: Remains);
+    fn retire(&mut self, table: TableLease, remains: Remains, until: Until);
     /// What was left behind by a table that nobody walks any more.
     fn poll_remains(&mut self) -> Option<Remains>;
 }
@@ -131,7 +154,7 @@ pub(super) trait Tables {
 /// What the thread is to do.
 pub(super) enum Order {
     Make { size: usize, count: usize },
-    Retire { table: TableLease, remains: Remains },
+    Retire { table: Option<TableLease>, remains: Remains, until: Until },
 }
 
 /// What it has done.
@@ -159,7 +182,8 @@ pub(super) struct TablePool {
 }
 
 impl TablePool {
-    pub(super) fn start(outer: Map) -> Result<Self, KernelError> {
+    /// Starts the thread, which lays in a stock if tables will be needed.
+    pub(super) fn start(outer: Map, tables: bool) -> Result<Self, KernelError> {
         let (orders, order_queue) = mpsc::channel();
         let (delivery_queue, deliveries) = mpsc::channel();
         let filler = Filler::new(OuterMap::new(outer)?);
@@ -169,8 +193,10 @@ impl TablePool {
             .map_err(KernelError::call("starting the table thread"))?;
         let mut pool = Self::new(orders, deliveries);
         pool.thread = Some(thread);
-        for size in 0..SIZES.len() {
-            pool.order(size);
+        if tables {
+            for size in 0..SIZES.len() {
+                pool.order(size);
+            }
         }
         Ok(pool)
     }
@@ -241,6 +267,13 @@ impl TablePool {
         }
     }
 
+    /// Lets something wait that is no table's.
+    pub(super) fn wait(&self, remains: Remains, until: Until) {
+        if !remains.is_empty() {
+            self.send(Order::Retire { table: None, remains, until });
+        }
+    }
+
     fn accept_waiting(&mut self) {
         loop {
             match self.deliveries.try_recv() {
@@ -283,8 +316,8 @@ impl Tables for TablePool {
         }
     }
 
-    fn retire(&mut self, table: TableLease, remains: Remains) {
-        self.send(Order::Retire { table, remains });
+    fn retire(&mut self, table: TableLease, remains: Remains, until: Until) {
+        self.send(Order::Retire { table: Some(table), remains, until });
     }
 
     fn poll_remains(&mut self) -> Option<Remains> {
@@ -361,7 +394,7 @@ mod tests {
         let error = KernelError::call("creating a devmap")("out of room");
         bed.deliver(Delivery::Failed { size: 0, count: 3, error });
         bed.deliver(Delivery::Table(TableLease::model(9, 1)));
-        assert_eq!(bed.pool.take(16).unwrap().id(), 9);
+        assert_eq!(bed.pool.take(8).unwrap().id(), 9);
         assert_eq!((bed.pool.failures, bed.pool.target[0]), (1, 0));
     }
 
@@ -369,8 +402,9 @@ mod tests {
     fn retired_tables_do_not_fill_the_stock() {
         let mut bed = Bed::new();
         for id in 1..=500 {
-            bed.pool.retire(TableLease::model(id, 0), Remains { members: vec![id], heads: Vec::new() });
-            bed.deliver(Delivery::Remains(Remains { members: vec![id], heads: Vec::new() }));
+            let remains = || Remains { members: vec![id], ..Remains::default() };
+            bed.pool.retire(TableLease::model(id, 0), remains(), Until::Walked);
+            bed.deliver(Delivery::Remains(remains()));
         }
         assert_eq!(std::iter::from_fn(|| bed.pool.poll_remains()).count(), 500);
         assert!(bed.pool.stock.iter().all(VecDeque::is_empty));

@@ -23,20 +23,6 @@ fn try_start(object: &mut Ebpf) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Stops counting. The generic hook copies without a flush, and what its copies leave behind could
-/// be taken for another flush of the same size.
-pub(super) fn stop(object: &mut Ebpf) {
-    let Ok(program) = program(object) else {
-        return;
-    };
-    // Without a descriptor it was never started, or is stopped already.
-    if program.fd().is_ok()
-        && let Err(error) = program.unload()
-    {
-        tracing::warn!(%error, "the count of refused copies does not end and may be wrong");
-    }
-}
-
 fn program(object: &mut Ebpf) -> Result<&mut RawTracePoint, KernelError> {
     let what = "looking for a program in the object";
     let program = object

@@ -5,17 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use vmcast_common::{
     fib::{IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
-    maps::{MemberEntry, StreamEntry},
+    maps::{MemberEntry, StreamEntry, limit},
     rewrite::AMT_V4_OVERHEAD,
 };
 
-use super::{
-    member_table::{MemberSpec, MemberTable},
-    tunnel_table::TunnelTable,
-};
+use super::{chain::Chain, member_table::MemberSpec, tunnel_table::TunnelTable};
 use crate::{
     oversize::server::Streams,
     plane::{Fib, FibStream},
+    tc::list::MemberList,
     ways::Ways,
 };
 
@@ -46,11 +44,17 @@ pub(super) struct StreamState {
     pub(super) stream: Stream,
     pub(super) rpf: Rpf,
     pub(super) members: Members,
-    pub(super) own: MemberTable,
-    /// Members that are no tunnels of AMT over IPv4: for those alone packets are encapsulated before they
-    /// are copied.
+    /// Its own members at XDP.
+    pub(super) chain: Chain,
+    /// Its own members at TC.
+    pub(super) list: MemberList,
+    /// The first of them as the kernel has it.
+    pub(super) first_written: u32,
+    /// Members at XDP that are no tunnels of AMT over IPv4: for those alone packets are encapsulated before
+    /// they are copied.
     pub(super) others: BTreeSet<Output>,
-    /// Largest packet that every member's link took whole since the table was last empty or looked through.
+    /// Largest packet that the link of every member, wherever it is, took whole since there was none or since
+    /// they were looked through.
     pub(super) whole_max: u16,
     /// The entry as the kernel has it.
     pub(super) written: Option<StreamEntry>,
@@ -60,28 +64,67 @@ pub(super) struct StreamState {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Effective {
     pub(super) table: u32,
+    pub(super) list: u32,
     pub(super) encapsulated_max: u32,
     pub(super) whole_max: u32,
+    pub(super) kernel_max: u32,
 }
 
 impl StreamState {
-    fn effective(&self) -> Effective {
+    /// A stream without members.
+    pub(super) fn new(stream: Stream, rpf: Rpf, members: Members) -> Self {
+        Self {
+            stream,
+            rpf,
+            members,
+            chain: Chain::default(),
+            list: MemberList::default(),
+            first_written: 0,
+            others: BTreeSet::new(),
+            whole_max: u16::MAX,
+            written: None,
+        }
+    }
+
+    /// Its own members, wherever they are.
+    pub(super) fn outputs(&self) -> impl Iterator<Item = Output> + '_ {
+        self.chain.outputs().chain(self.list.outputs())
+    }
+
+    /// Members at TC alone have their place in the kernel by the index of the stream's counters.
+    fn effective(&self, stats: u32) -> Effective {
+        let listed = self.chain.is_empty() && self.list.first() != 0;
         Effective {
-            table: self.own.id(),
+            table: self.chain.id(),
+            list: if listed { stats } else { 0 },
             encapsulated_max: self.encapsulated_max(),
             whole_max: self.whole_max.into(),
+            kernel_max: if self.is_relayed() { limit::RELAY_MTU } else { u32::MAX },
         }
     }
 
     /// See [`StreamEntry::encapsulated_max`]. The kernel leaves out a device whose MTU a frame exceeds
     /// before any program can count it, so nothing is encapsulated early that one link might not take.
     fn encapsulated_max(&self) -> u32 {
-        if self.own.id() == 0 || !self.others.is_empty() { 0 } else { self.whole_max.into() }
+        if self.chain.is_empty() || !self.others.is_empty() {
+            return 0;
+        }
+        let whole_max = u32::from(self.whole_max);
+        if self.is_relayed() { whole_max.min(limit::RELAY_MTU - AMT_V4_OVERHEAD as u32) } else { whole_max }
+    }
+
+    /// Whether copies for some members go through a relay device from wherever packets come in.
+    fn is_relayed(&self) -> bool {
+        self.chain.leads_on() || self.list.first() != 0
     }
 
     /// Takes note of a member before it joins.
-    pub(super) fn expect_member(&mut self, output: Output, is_amt_v4: bool, whole_max: u16) {
+    pub(super) fn expect_member(&mut self, whole_max: u16) {
         self.whole_max = self.whole_max.min(whole_max);
+    }
+
+    /// Takes note of a member before it joins at XDP.
+    pub(super) fn expect_in_chain(&mut self, output: Output, is_amt_v4: bool) {
         if is_amt_v4 {
             self.others.remove(&output);
         } else {
@@ -92,7 +135,7 @@ impl StreamState {
     /// Takes note of a member that has left.
     pub(super) fn forget_member(&mut self, output: Output) {
         self.others.remove(&output);
-        if self.own.id() == 0 {
+        if self.chain.is_empty() && self.list.first() == 0 {
             self.whole_max = u16::MAX;
         }
     }
@@ -141,6 +184,12 @@ impl State {
         }
     }
 
+    /// Whether an interface on a device asks for TC.
+    pub(super) fn is_at_tc(&self, device: u32) -> bool {
+        let here = self.interfaces.values().filter(|state| state.interface.device.0 == device);
+        here.into_iter().any(|state| state.interface.at_tc || state.interface.shared)
+    }
+
     /// Whether an interface is on a device.
     pub(super) fn has_device(&self, device: IfIndex) -> bool {
         self.interfaces.values().any(|state| state.interface.device == device)
@@ -172,20 +221,21 @@ impl State {
         self.way(output).map_or_else(|_| any().saturating_sub(AMT_V4_OVERHEAD as u16), |way| way.whole_max())
     }
 
-    /// The stream whose members another's packets go to.
-    fn owner<'a>(&'a self, state: &'a StreamState) -> Option<&'a StreamState> {
+    /// The stream whose members another's packets go to, by the index of its counters.
+    fn owner<'a>(&'a self, stats: u32, state: &'a StreamState) -> Option<(u32, &'a StreamState)> {
         match state.members {
-            Members::Own => Some(state),
+            Members::Own => Some((stats, state)),
             Members::OfAnySource => {
                 let any = Stream { source: None, group: state.stream.group };
-                self.by_stream.get(&any).and_then(|stats| self.streams.get(stats))
+                let any = *self.by_stream.get(&any)?;
+                Some((any, self.streams.get(&any)?))
             }
         }
     }
 
     /// What a stream's packets are done with at present.
-    pub(super) fn effective_table(&self, state: &StreamState) -> Effective {
-        self.owner(state).map_or_else(Effective::default, StreamState::effective)
+    pub(super) fn effective(&self, stats: u32, state: &StreamState) -> Effective {
+        self.owner(stats, state).map_or_else(Effective::default, |(stats, owner)| owner.effective(stats))
     }
 
     /// Everything in force.
@@ -199,7 +249,7 @@ impl State {
                 .streams
                 .values()
                 .map(|state| {
-                    let outputs = state.own.outputs().collect();
+                    let outputs = state.outputs().collect();
                     (state.stream, FibStream { rpf: state.rpf, members: state.members, outputs })
                 })
                 .collect(),
@@ -223,7 +273,8 @@ impl Ways for State {
 
 impl Streams for State {
     fn members(&self, stream: &Stream) -> Option<(u32, impl Iterator<Item = Output>)> {
-        let owner = self.owner(self.streams.get(self.by_stream.get(stream)?)?)?;
-        Some((*self.by_stream.get(&owner.stream)?, owner.own.outputs()))
+        let stats = *self.by_stream.get(stream)?;
+        let (owner, state) = self.owner(stats, self.streams.get(&stats)?)?;
+        Some((owner, state.outputs()))
     }
 }

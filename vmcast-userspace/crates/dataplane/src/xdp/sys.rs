@@ -76,12 +76,8 @@ pub(super) fn delete(map: &impl AsRawFd, key: u32) -> io::Result<()> {
 /// The MTU of a device in this network namespace, as the kernel's broadcast looks at it.
 pub(super) fn device_mtu(ifindex: u32) -> Option<u16> {
     let name = nix::net::if_::if_indextoname(ifindex).ok()?;
-    let mut request =
-        libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_mtu: 0 } };
-    for (place, byte) in request.ifr_name.iter_mut().zip(name.to_bytes()) {
-        *place = byte.cast_signed();
-    }
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).ok()?;
+    let mut request = about(name.to_bytes(), libc::__c_anonymous_ifr_ifru { ifru_mtu: 0 });
+    let socket = datagram_socket().ok()?;
     // SAFETY: the request is an initialised `ifreq` with a terminated name that outlives the call, which
     // fills in the MTU.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) };
@@ -90,4 +86,50 @@ pub(super) fn device_mtu(ifindex: u32) -> Option<u16> {
     }
     // SAFETY: the call has set this member of the union.
     u16::try_from(unsafe { request.ifr_ifru.ifru_mtu }).ok()
+}
+
+/// An offload of a device, as the command that sets it (linux/ethtool.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Offload {
+    /// `ETHTOOL_STXCSUM`: checksums that the device is to complete.
+    TxChecksum = 0x17,
+    /// `ETHTOOL_SGRO`: generic receive offload. On a veth it also prepares the rings without which frames that
+    /// XDP redirects to the peer are dropped.
+    Gro = 0x2c,
+}
+
+/// `struct ethtool_value` (linux/ethtool.h).
+#[repr(C)]
+struct EthtoolValue {
+    cmd: u32,
+    data: u32,
+}
+
+/// Sets an offload of a device in this network namespace.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn set_offload(name: &str, offload: Offload, on: bool) -> io::Result<()> {
+    let mut value = EthtoolValue { cmd: offload as u32, data: u32::from(on) };
+    let pointer = libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut value).cast() };
+    let mut request = about(name.as_bytes(), pointer);
+    let socket = datagram_socket()?;
+    // SAFETY: the request is an initialised `ifreq` with a terminated name and points to an `ethtool_value`; both
+    // outlive the call, and the kernel reads and writes within them.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A question about an interface.
+fn about(name: &[u8], ifr_ifru: libc::__c_anonymous_ifr_ifru) -> libc::ifreq {
+    let mut ifr_name = [0; libc::IFNAMSIZ];
+    for (place, byte) in ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name) {
+        *place = byte.cast_signed();
+    }
+    libc::ifreq { ifr_name, ifr_ifru }
+}
+
+fn datagram_socket() -> io::Result<socket2::Socket> {
+    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)
 }

@@ -9,15 +9,16 @@ use std::{
 use proptest::prelude::*;
 use vmcast_common::{
     fib::{Output, Tunnel, TunnelId, TunnelKind},
-    maps::{Head, HeadKey, MemberEntry, kind},
+    maps::{Head, HeadKey, MemberEntry, kind, limit},
 };
 
 use super::{
+    chain::{Chain, Ways},
     error::KernelError,
     index::Indices,
     kernel::MemberWrites,
-    member_table::{Backing, Change, MemberSpec, MemberTable},
-    pool::{Remains, SIZES, TableLease, Tables},
+    member_table::{Backing, Change, MemberSpec},
+    pool::{Remains, SIZES, TableLease, Tables, Until},
 };
 
 /// The maps, and a check after every single write that nobody is copied twice or by mistake.
@@ -33,37 +34,79 @@ struct Model {
     must: BTreeSet<u32>,
     /// Calls until the kernel refuses one, if it does.
     refuse_in: Option<u32>,
+    /// How many writes there were.
+    writes: u32,
+    /// Whether only the end of a change is looked at.
+    quick: bool,
+}
+
+/// A packet before a relay device: who has its copy already, and the table that its frame names.
+struct Waiting {
+    met: Vec<u32>,
+    table: u32,
+    /// Who may and who must have got it in the end.
+    may: BTreeSet<u32>,
+    must: BTreeSet<u32>,
+    /// How many changes it waits yet.
+    left: u32,
 }
 
 impl Model {
-    /// Who gets a copy of a packet now, as tunnel ids in order per device.
+    /// Who gets a copy of a packet now, as tunnel ids in order per device and table.
     fn copies(&self, table: u32) -> Vec<u32> {
-        let mut cursors: HashMap<u32, u32> = HashMap::new();
         let mut copies = Vec::new();
+        let mut next = table;
+        while next != 0 {
+            next = self.copies_of_table(next, &mut copies);
+        }
+        copies
+    }
+
+    /// Notes who gets a copy by one table, and returns the one that it leads to.
+    fn copies_of_table(&self, table: u32, copies: &mut Vec<u32>) -> u32 {
+        let mut cursors: HashMap<u32, u32> = HashMap::new();
+        let mut next = 0;
+        assert!(self.slots.contains_key(&table), "a way leads to table {table}, which is gone");
         for ifindex in self.slots.get(&table).into_iter().flat_map(BTreeMap::values) {
             let head = || self.heads.get(&(table, *ifindex)).copied().unwrap_or(0);
             let cursor = cursors.entry(*ifindex).or_insert_with(head);
             assert_ne!(*cursor, 0, "a copy met no member: order lost on device {ifindex}");
             let member = self.members[cursor];
             *cursor = member.next;
-            if member.kind != kind::GONE {
-                assert_eq!(member.next_hop, *ifindex, "the copy for another device's member");
-                copies.push(id(&member));
+            match member.kind {
+                kind::GONE => {}
+                kind::TO_TABLE => next = member.way_to(),
+                kind::TO_LIST => copies.push(LISTED),
+                _ => {
+                    assert_eq!(member.next_hop, *ifindex, "the copy for another device's member");
+                    copies.push(id(&member));
+                }
             }
         }
-        copies
+        next
     }
 
     /// Checks that the last copy for each device is one that is sent, if any is: the kernel tells the
     /// device to begin with it.
     fn check_flush(&self) {
+        let mut table = self.current;
+        while table != 0 {
+            self.check_flush_of(table);
+            table = self.copies_of_table(table, &mut Vec::new());
+        }
+    }
+
+    fn check_flush_of(&self, table: u32) {
         let mut copies: HashMap<u32, Vec<bool>> = HashMap::new();
         let mut cursors: HashMap<u32, u32> = HashMap::new();
-        for ifindex in self.slots.get(&self.current).into_iter().flat_map(BTreeMap::values) {
-            let cursor = cursors.entry(*ifindex).or_insert_with(|| self.heads[&(self.current, *ifindex)]);
+        for ifindex in self.slots.get(&table).into_iter().flat_map(BTreeMap::values) {
+            let cursor = cursors.entry(*ifindex).or_insert_with(|| self.heads[&(table, *ifindex)]);
             let member = self.members[cursor];
             *cursor = member.next;
-            copies.entry(*ifindex).or_default().push(member.kind != kind::GONE && !weak(&member));
+            copies
+                .entry(*ifindex)
+                .or_default()
+                .push(member.kind != kind::GONE && (member.kind >= kind::TO_TABLE || !weak(&member)));
         }
         for (ifindex, sent) in copies {
             let silent = sent.contains(&true) && sent.last() != Some(&true);
@@ -72,6 +115,10 @@ impl Model {
     }
 
     fn check(&mut self) -> Result<(), KernelError> {
+        self.writes += 1;
+        if self.quick {
+            return Ok(());
+        }
         let copies = self.copies(self.current);
         let set: BTreeSet<u32> = copies.iter().copied().collect();
         assert_eq!(set.len(), copies.len(), "somebody gets two copies: {copies:?}");
@@ -103,6 +150,7 @@ impl MemberWrites for Model {
     fn write_member(&mut self, index: u32, entry: &MemberEntry) -> Result<(), KernelError> {
         self.check()?;
         self.members.insert(index, *entry);
+        self.writes -= 1;
         self.check().or(Ok(()))
     }
 
@@ -111,6 +159,7 @@ impl MemberWrites for Model {
         // The copy program remembers the head of a table it has seen.
         let before = self.heads.insert((key.table, key.ifindex), head.member);
         assert!(before.is_none_or(|before| before == head.member), "the head of a table in use moved");
+        self.writes -= 1;
         self.check().or(Ok(()))
     }
 
@@ -122,12 +171,14 @@ impl MemberWrites for Model {
     fn remove_slot(&mut self, table: &mut TableLease, slot: u32) -> Result<(), KernelError> {
         self.check()?;
         self.slots.entry(table.id()).or_default().remove(&slot);
+        self.writes -= 1;
         self.check().or(Ok(()))
     }
 
     fn write_slot(&mut self, table: &mut TableLease, slot: u32, ifindex: u32) -> Result<(), KernelError> {
         self.check()?;
         self.slots.entry(table.id()).or_default().insert(slot, ifindex);
+        self.writes -= 1;
         self.check().or(Ok(()))
     }
 }
@@ -145,7 +196,7 @@ impl Tables for ModelTables {
         Ok(TableLease::model(self.last, size))
     }
 
-    fn retire(&mut self, table: TableLease, remains: Remains) {
+    fn retire(&mut self, table: TableLease, remains: Remains, _until: Until) {
         self.remains.push((table.id(), remains));
     }
 
@@ -154,6 +205,11 @@ impl Tables for ModelTables {
     }
 }
 
+/// Who stands for the members at TC.
+const LISTED: u32 = u32::MAX;
+/// Devices that are no members'.
+const TABLES: u32 = 1000;
+const LISTS: u32 = 1001;
 const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// The members of the model have a number for an address.
@@ -185,38 +241,88 @@ struct Bed {
     model: Model,
     tables: ModelTables,
     members: Indices,
-    table: MemberTable,
+    chain: Chain,
+    ways: Ways,
     present: BTreeMap<u32, u32>,
+    waiting: Vec<Waiting>,
+    /// Tables that were taken out, and for how many changes they stay.
+    retired: Vec<(u32, u32, Remains)>,
 }
 
+/// Changes for which a packet may wait before a relay device.
+const WAIT: u32 = 3;
+
 impl Bed {
-    fn new() -> Self {
+    fn new(chunk: u32) -> Self {
         Self {
             model: Model::default(),
             tables: ModelTables::default(),
             members: Indices::new("members", 100_000),
-            table: MemberTable::default(),
+            chain: Chain::default(),
+            ways: Ways { chunk, tables: Some(TABLES), lists: Some(LISTS) },
             present: BTreeMap::new(),
+            waiting: Vec::new(),
+            retired: Vec::new(),
         }
     }
 
-    /// Runs one change; members other than `changing` must not notice.
-    fn change<R>(
-        &mut self,
-        changing: u32,
-        change: impl FnOnce(&mut MemberTable, &mut Backing<'_, Model, ModelTables>) -> Result<R, KernelError>,
-    ) -> Result<R, KernelError> {
-        self.model.may = self.present.keys().copied().chain([changing]).collect();
-        self.model.must = self.present.keys().copied().filter(|id| *id != changing).collect();
-        let mut backing =
-            Backing { kernel: &mut self.model, tables: &mut self.tables, members: &mut self.members };
-        change(&mut self.table, &mut backing)
+    /// One for many members, which looks at the end of a change alone.
+    fn quick(chunk: u32) -> Self {
+        let mut bed = Self::new(chunk);
+        bed.model.quick = true;
+        bed
     }
 
-    fn settle(&mut self, change: Change) {
-        self.model.current = self.table.id();
-        change.retire(&mut self.tables);
-        while let Some((table, remains)) = self.tables.remains.pop() {
+    fn run(&mut self, step: Step) {
+        match step {
+            Step::Set { id, ifindex, weak } => self.set(id, ifindex, weak),
+            Step::Remove(id) => self.remove(id),
+            Step::List(there) => self.list(there),
+        }
+    }
+
+    /// Lets a packet wait before each table that it may come to.
+    fn begin_waits(&mut self, changing: u32) {
+        let present: BTreeSet<u32> = self.present.keys().copied().collect();
+        for waiting in &mut self.waiting {
+            waiting.must.remove(&changing);
+            waiting.may.insert(changing);
+        }
+        let (mut met, mut table) = (Vec::new(), self.model.current);
+        while table != 0 {
+            table = self.model.copies_of_table(table, &mut met);
+            let may = present.iter().copied().chain([changing]).collect();
+            let must = present.iter().copied().filter(|id| *id != changing).collect();
+            let left = (table % WAIT) + 1;
+            self.waiting.push(Waiting { met: met.clone(), table, may, must, left });
+        }
+    }
+
+    /// Lets those go on whose wait is over.
+    fn end_waits(&mut self) {
+        for waiting in &mut self.waiting {
+            waiting.left -= 1;
+        }
+        for mut waiting in self.waiting.extract_if(.., |waiting| waiting.left == 0) {
+            let mut table = waiting.table;
+            while table != 0 {
+                table = self.model.copies_of_table(table, &mut waiting.met);
+            }
+            let met: BTreeSet<u32> = waiting.met.iter().copied().collect();
+            let stayed = waiting.met.iter().filter(|id| waiting.must.contains(id)).count();
+            assert!(stayed <= waiting.must.len(), "somebody who stayed got two copies: {:?}", waiting.met);
+            assert!(met.is_subset(&waiting.may), "{met:?}, only {:?} may", waiting.may);
+            assert!(met.is_superset(&waiting.must), "{met:?}, {:?} must", waiting.must);
+        }
+    }
+
+    /// Takes out what nobody comes to any more.
+    fn collect(&mut self) {
+        self.retired.extend(self.tables.remains.drain(..).map(|(table, remains)| (WAIT, table, remains)));
+        for (left, ..) in &mut self.retired {
+            *left -= 1;
+        }
+        for (_, table, remains) in self.retired.extract_if(.., |(left, ..)| *left == 0) {
             self.model.slots.remove(&table);
             for key in remains.heads {
                 self.model.heads.remove(&(key.table, key.ifindex));
@@ -226,6 +332,32 @@ impl Bed {
                 self.members.give_back(member);
             }
         }
+    }
+
+    /// Runs one change; members other than `changing` must not notice.
+    fn change<R>(
+        &mut self,
+        changing: u32,
+        change: impl FnOnce(&mut Chain, &mut Backing<'_, Model, ModelTables>) -> Result<R, KernelError>,
+    ) -> Result<R, KernelError> {
+        if !self.model.quick {
+            self.model.may = self.present.keys().copied().chain([changing]).collect();
+            self.model.must = self.present.keys().copied().filter(|id| *id != changing).collect();
+            self.begin_waits(changing);
+        }
+        let mut backing =
+            Backing { kernel: &mut self.model, tables: &mut self.tables, members: &mut self.members };
+        change(&mut self.chain, &mut backing)
+    }
+
+    fn settle(&mut self, change: Change) {
+        self.model.current = self.chain.id();
+        change.retire(&mut self.tables, Until::Walked);
+        self.end_waits();
+        self.collect();
+        if self.model.quick {
+            return;
+        }
         let copies: BTreeSet<u32> = self.model.copies(self.model.current).into_iter().collect();
         let present: BTreeSet<u32> = self.present.keys().copied().collect();
         assert_eq!(copies, present);
@@ -234,9 +366,9 @@ impl Bed {
 
     fn set(&mut self, id: u32, ifindex: u32, weak: bool) {
         let output = Output::Tunnel(TunnelId(id));
-        let spec = spec(id, ifindex, weak);
+        let (spec, ways) = (spec(id, ifindex, weak), self.ways);
         let mut change = Change::default();
-        match self.change(id, |table, backing| table.set(output, &spec, backing, &mut change)) {
+        match self.change(id, |chain, backing| chain.set(output, &spec, ways, backing, &mut change)) {
             Ok(()) => {
                 self.present.insert(id, ifindex);
                 self.settle(change);
@@ -246,9 +378,10 @@ impl Bed {
     }
 
     fn remove(&mut self, id: u32) {
+        let ways = self.ways;
         let output = Output::Tunnel(TunnelId(id));
         let mut change = Change::default();
-        match self.change(id, |table, backing| table.remove(output, backing, &mut change)) {
+        match self.change(id, |chain, backing| chain.remove(output, ways, backing, &mut change)) {
             Ok(removed) => {
                 assert_eq!(removed, self.present.remove(&id).is_some());
                 self.settle(change);
@@ -257,11 +390,31 @@ impl Bed {
         }
     }
 
+    /// Leads to members at TC, or no longer.
+    fn list(&mut self, there: bool) {
+        let ways = self.ways;
+        let mut change = Change::default();
+        let list = there.then_some(7);
+        match self.change(LISTED, |chain, backing| chain.set_list(list, ways, backing, &mut change)) {
+            Ok(()) => {
+                if there {
+                    self.present.insert(LISTED, LISTS);
+                } else {
+                    self.present.remove(&LISTED);
+                }
+                self.settle(change);
+            }
+            Err(_) => self.after_refusal(LISTED, change),
+        }
+    }
+
     /// Whatever a refused change left, everybody else is served; asking again mends the rest.
     fn after_refusal(&mut self, id: u32, change: Change) {
-        self.model.current = self.table.id();
-        change.retire(&mut self.tables);
-        if self.table.outputs().any(|output| output == Output::Tunnel(TunnelId(id))) {
+        self.model.current = self.chain.id();
+        change.retire(&mut self.tables, Until::Walked);
+        self.end_waits();
+        let served = self.model.copies(self.model.current).contains(&id);
+        if served || self.chain.outputs().any(|output| output == Output::Tunnel(TunnelId(id))) {
             self.present.entry(id).or_insert(0);
         } else {
             self.present.remove(&id);
@@ -272,26 +425,42 @@ impl Bed {
     }
 }
 
+/// One of the changes that a stream's members see.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Set { id: u32, ifindex: u32, weak: bool },
+    Remove(u32),
+    List(bool),
+}
+
+fn step(ids: u32) -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (1..ids, 1u32..4, 0..4).prop_map(|(id, ifindex, weak)| Step::Set { id, ifindex, weak: weak == 0 }),
+        5 => (1..ids).prop_map(Step::Remove),
+        1 => any::<bool>().prop_map(Step::List),
+    ]
+}
+
 proptest! {
     #[test]
     fn no_write_of_any_change_costs_another_member_a_copy_or_gives_one_twice(
-        steps in proptest::collection::vec((any::<bool>(), 1u32..60, 1u32..4, 0..4), 1..100)
+        chunk in prop_oneof![1u32..8, Just(limit::CHUNK)],
+        steps in proptest::collection::vec(step(60), 1..100),
     ) {
-        let mut bed = Bed::new();
-        for (join, id, ifindex, weak) in steps {
-            if join { bed.set(id, ifindex, weak == 0) } else { bed.remove(id) }
-        }
+        let mut bed = Bed::new(chunk);
+        steps.into_iter().for_each(|step| bed.run(step));
     }
 
     #[test]
     fn a_change_that_the_kernel_refuses_leaves_everybody_else_served(
-        steps in proptest::collection::vec((any::<bool>(), 1u32..30, 1u32..4), 1..60),
+        chunk in prop_oneof![1u32..8, Just(limit::CHUNK)],
+        steps in proptest::collection::vec(step(30), 1..60),
         refuse in 0u32..400,
     ) {
-        let mut bed = Bed::new();
+        let mut bed = Bed::new(chunk);
         bed.model.refuse_in = Some(refuse);
-        for (join, id, ifindex) in steps {
-            if join { bed.set(id, ifindex, id % 5 == 0) } else { bed.remove(id) }
+        for step in steps {
+            bed.run(step);
             if bed.model.refuse_in.is_none() {
                 break;
             }
@@ -301,21 +470,23 @@ proptest! {
 
 #[test]
 fn the_indices_of_members_who_left_are_used_again() {
-    let mut bed = Bed::new();
-    for round in 0..20 {
-        for id in 1..200 {
-            bed.set(id, 1 + id % 3, false);
+    for chunk in [5, limit::CHUNK] {
+        let mut bed = Bed::new(chunk);
+        for round in 0..8 {
+            for id in 1..100 {
+                bed.set(id, 1 + id % 3, false);
+            }
+            for id in 1..100 {
+                bed.remove(id);
+            }
+            assert!(bed.members.take().expect("not full") < 1000, "round {round} leaks members");
         }
-        for id in 1..200 {
-            bed.remove(id);
-        }
-        assert!(bed.members.take().expect("not full") < 2000, "round {round} leaks members");
     }
 }
 
 #[test]
 fn one_member_that_comes_and_goes_among_others_uses_up_nothing() {
-    let mut bed = Bed::new();
+    let mut bed = Bed::new(limit::CHUNK);
     for id in 1..50 {
         bed.set(id, 1, false);
     }
@@ -324,4 +495,20 @@ fn one_member_that_comes_and_goes_among_others_uses_up_nothing() {
         bed.remove(99);
     }
     assert!(bed.members.take().expect("not full") < 500, "members leak");
+}
+
+#[test]
+fn one_of_ten_thousand_is_changed_with_a_few_writes() {
+    let mut bed = Bed::quick(limit::CHUNK);
+    for id in 1..=10_000 {
+        bed.set(id, 1 + id % 3, false);
+    }
+    for id in [1, 77, 5_000, 9_999] {
+        bed.model.writes = 0;
+        bed.remove(id);
+        assert!(bed.model.writes <= 2, "{} writes for one that leaves", bed.model.writes);
+        bed.model.writes = 0;
+        bed.set(id, 1 + id % 3, false);
+        assert!(bed.model.writes <= 4, "{} writes for one that joins", bed.model.writes);
+    }
 }

@@ -36,6 +36,8 @@ fn interface(ifindex: u32) -> FibOp {
         mac: [2; 6],
         mtu: 1500,
         accepts_sources: true,
+        shared: false,
+        at_tc: false,
     })
 }
 

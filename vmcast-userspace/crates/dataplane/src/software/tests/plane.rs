@@ -87,6 +87,8 @@ fn wires() -> Wires {
             mac,
             mtu: 1500,
             accepts_sources,
+            shared: false,
+            at_tc: false,
         })
     };
     let hop = NextHop {
@@ -263,6 +265,8 @@ fn an_interface_that_does_not_exist_is_refused() {
             mac: [2; 6],
             mtu: 1500,
             accepts_sources: true,
+            shared: false,
+            at_tc: false,
         };
         let error = wires.plane.apply(&[FibOp::SetInterface(nowhere)]).unwrap_err();
         assert!(matches!(error, crate::ApplyError::Kernel { .. }), "{error}");

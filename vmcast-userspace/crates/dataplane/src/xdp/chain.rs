@@ -1,0 +1,255 @@
+//! The members of one stream at XDP: member tables, each of which leads to the next.
+//!
+//! A run of a program serves one table; a copy that goes through a relay device starts the next run with the next
+//! table. A packet that is on its way meets the tables as they led to each other when it met them: a table
+//! that is replaced still leads on, and stays for as long as frames before the relay may name it. So the members
+//! of a table may change, and tables that stand side by side may become one, but no member moves past another
+//! table.
+
+#[cfg(doc)]
+use vmcast_common::maps::limit;
+use vmcast_common::{fib::Output, maps::MemberEntry};
+
+use super::{
+    error::KernelError,
+    kernel::MemberWrites,
+    member_table::{Backing, Change, MemberSpec, MemberTable, TO_LIST, TO_TABLE},
+    pool::{Tables, Until},
+};
+
+/// The devices of ours that copies go through, where there are any, and how many go before that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ways {
+    /// Members of one table at most, 1 to [`limit::CHUNK`].
+    pub(super) chunk: u32,
+    /// Towards the program that goes on with a table.
+    pub(super) tables: Option<u32>,
+    /// Towards the program that serves members at TC.
+    pub(super) lists: Option<u32>,
+}
+
+/// A table, and the number of the one that it leads to.
+#[derive(Debug, Default)]
+struct Link {
+    table: MemberTable,
+    leads_to: u32,
+}
+
+/// The members of one stream at XDP, and the way to those at TC.
+#[derive(Debug, Default)]
+pub(super) struct Chain {
+    links: Vec<Link>,
+    /// Tables that something may still lead to.
+    out: Change,
+    /// Whether frames before a relay device may name a table of this chain.
+    relayed: bool,
+}
+
+impl Chain {
+    /// The number of the first table: 0 while there is no member, here or at TC.
+    pub(super) fn id(&self) -> u32 {
+        self.links.first().map_or(0, |link| link.table.id())
+    }
+
+    pub(super) fn outputs(&self) -> impl Iterator<Item = Output> + '_ {
+        self.links.iter().flat_map(|link| link.table.outputs())
+    }
+
+    /// Whether no member is here; there may be a way to others.
+    pub(super) fn is_empty(&self) -> bool {
+        self.links.iter().all(|link| link.table.members() == 0)
+    }
+
+    /// Whether a table leads to a next one.
+    pub(super) fn leads_on(&self) -> bool {
+        self.links.len() > 1
+    }
+
+    pub(super) fn contains(&self, output: Output) -> bool {
+        self.position(output.number()).is_some()
+    }
+
+    /// For how long somebody may still come to a table that was taken out.
+    pub(super) const fn until(&self) -> Until {
+        if self.relayed { Until::Relayed } else { Until::Walked }
+    }
+
+    fn position(&self, number: u32) -> Option<usize> {
+        self.links.iter().position(|link| link.table.contains(number))
+    }
+
+    /// Adds a member or changes what is known of it. What goes into `change` is to be retired also after
+    /// an error, once the stream's entry names the first table as it is then.
+    ///
+    /// # Errors
+    /// If the kernel refuses a write, a table is full, or one more table is needed and there is no relay.
+    pub(super) fn set<K: MemberWrites, T: Tables>(
+        &mut self,
+        output: Output,
+        spec: &MemberSpec,
+        ways: Ways,
+        backing: &mut Backing<'_, K, T>,
+        change: &mut Change,
+    ) -> Result<(), KernelError> {
+        let number = output.number();
+        let at = match self.position(number) {
+            Some(at) => at,
+            None => self.place(spec.ifindex, ways)?,
+        };
+        let set = self.links[at].table.set(number, spec, backing, &mut self.out);
+        self.settle(ways, backing, change).and(set)
+    }
+
+    /// The table that takes one more member on a device.
+    fn place(&mut self, ifindex: u32, ways: Ways) -> Result<usize, KernelError> {
+        let fit = |(at, link): (usize, &Link)| Some((link.table.fit(ifindex, ways.chunk)?, at));
+        let fits = self.links.iter().enumerate().filter_map(fit);
+        if let Some((_, at)) = fits.min() {
+            return Ok(at);
+        }
+        if !self.links.is_empty() {
+            if ways.tables.is_none() {
+                let table = "members of one stream without a relay device";
+                return Err(KernelError::Full { table, limit: ways.chunk });
+            }
+            self.relayed = true;
+        }
+        self.links.push(Link::default());
+        Ok(self.links.len() - 1)
+    }
+
+    /// Removes a member; false if it was none. For `change` see [`Chain::set`].
+    ///
+    /// # Errors
+    /// If the kernel refuses a write.
+    pub(super) fn remove<K: MemberWrites, T: Tables>(
+        &mut self,
+        output: Output,
+        ways: Ways,
+        backing: &mut Backing<'_, K, T>,
+        change: &mut Change,
+    ) -> Result<bool, KernelError> {
+        let Some(at) = self.position(output.number()) else {
+            return Ok(false);
+        };
+        let removed = self.links[at].table.remove(output.number(), backing, &mut self.out);
+        let merged = removed.and_then(|removed| self.merge_at(at, ways, backing).map(|()| removed));
+        self.settle(ways, backing, change).and(merged)
+    }
+
+    /// Makes a table and one beside it one, if they have few members.
+    fn merge_at<K: MemberWrites, T: Tables>(
+        &mut self,
+        at: usize,
+        ways: Ways,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<(), KernelError> {
+        let few = |link: &Link, next: &Link| {
+            (link.table.members() + next.table.members()) * 2 <= ways.chunk as usize
+        };
+        let first = [at.checked_sub(1), Some(at)].into_iter().flatten().find(|first| {
+            let pair = self.links.get(*first).zip(self.links.get(first + 1));
+            pair.is_some_and(|(link, next)| few(link, next))
+        });
+        let Some(first) = first else {
+            return Ok(());
+        };
+        let (front, back) = self.links.split_at_mut(first + 1);
+        let (link, next) = (&mut front[first], &mut back[0]);
+        if next.table.members() > 0 {
+            link.table.absorb(&next.table, backing, &mut self.out)?;
+        }
+        self.out.append(next.table.dismiss());
+        self.links.remove(first + 1);
+        Ok(())
+    }
+
+    /// Makes the first table lead to the members at TC, or no longer. For `change` see [`Chain::set`].
+    ///
+    /// # Errors
+    /// If the kernel refuses a write.
+    pub(super) fn set_list<K: MemberWrites, T: Tables>(
+        &mut self,
+        list: Option<u32>,
+        ways: Ways,
+        backing: &mut Backing<'_, K, T>,
+        change: &mut Change,
+    ) -> Result<(), KernelError> {
+        let set = match (list, ways.lists) {
+            (Some(list), Some(ifindex)) => {
+                if self.links.is_empty() {
+                    self.links.push(Link::default());
+                }
+                let spec = way(ifindex, MemberEntry::to_list(list));
+                self.links[0].table.set(TO_LIST, &spec, backing, &mut self.out)
+            }
+            (Some(_), None) | (None, _) => match self.links.first_mut() {
+                Some(first) => first.table.remove(TO_LIST, backing, &mut self.out).map(drop),
+                None => Ok(()),
+            },
+        };
+        self.settle(ways, backing, change).and(set)
+    }
+
+    /// Notes that frames before a relay device name the first table.
+    pub(super) fn note_relayed(&mut self) {
+        self.relayed = true;
+    }
+
+    /// Lets each table lead to the next, and gives up what nothing leads to.
+    fn settle<K: MemberWrites, T: Tables>(
+        &mut self,
+        ways: Ways,
+        backing: &mut Backing<'_, K, T>,
+        change: &mut Change,
+    ) -> Result<(), KernelError> {
+        // The first may be without members: the way to the members at TC must not move.
+        let mut at = self.links.len();
+        while at > 1 {
+            at -= 1;
+            if self.links[at].table.members() == 0 {
+                let mut link = self.links.remove(at);
+                self.out.append(link.table.dismiss());
+            }
+        }
+        for at in (0..self.links.len()).rev() {
+            let next = self.links.get(at + 1).map_or(0, |next| next.table.id());
+            let link = &mut self.links[at];
+            if link.leads_to == next {
+                continue;
+            }
+            match ways.tables {
+                Some(ifindex) if next != 0 => {
+                    link.table.set(
+                        TO_TABLE,
+                        &way(ifindex, MemberEntry::to_table(next)),
+                        backing,
+                        &mut self.out,
+                    )?;
+                }
+                Some(_) | None => {
+                    link.table.remove(TO_TABLE, backing, &mut self.out)?;
+                }
+            }
+            link.leads_to = next;
+        }
+        if self.links.first().is_some_and(|first| first.table.id() == 0) {
+            self.links.clear();
+        }
+        change.append(std::mem::take(&mut self.out));
+        Ok(())
+    }
+
+    /// Gives up all tables, once no stream names them.
+    pub(super) fn dismiss(&mut self) -> Change {
+        let mut change = std::mem::take(&mut self.out);
+        for mut link in self.links.drain(..) {
+            change.append(link.table.dismiss());
+        }
+        change
+    }
+}
+
+fn way(ifindex: u32, entry: MemberEntry) -> MemberSpec {
+    MemberSpec { ifindex, entry, weak: false }
+}

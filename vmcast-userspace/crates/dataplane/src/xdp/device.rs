@@ -1,0 +1,113 @@
+//! What the plane knows of devices, and by which engine each is served.
+
+use std::collections::HashMap;
+
+use nix::net::if_::if_indextoname;
+use vmcast_common::fib::IfIndex;
+
+use super::sys;
+use crate::{
+    features::{Features, XdpFeatures},
+    plane::Engine,
+};
+
+/// What decides by which engine a device is served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rule {
+    /// XDP where the device takes frames that XDP redirects to it, else TC.
+    #[default]
+    Auto,
+    /// XDP for every device. A device that takes no redirected frames gets none.
+    Xdp,
+    /// TC for every device.
+    Tc,
+}
+
+/// Everything about devices that is asked of the kernel, remembered until it may have changed.
+pub(super) struct Devices {
+    rule: Rule,
+    /// `None` on a kernel that does not tell (before Linux 6.3).
+    features: Option<Features>,
+    known: HashMap<u32, Known>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    features: Option<XdpFeatures>,
+    mtu: Option<u16>,
+}
+
+impl Devices {
+    pub(super) fn new(rule: Rule) -> Self {
+        let features = Features::open();
+        if let Err(error) = &features {
+            tracing::info!(%error, "the kernel does not tell what its drivers do at XDP");
+        }
+        Self { rule, features: features.ok(), known: HashMap::new() }
+    }
+
+    pub(super) const fn rule(&self) -> Rule {
+        self.rule
+    }
+
+    /// Asks the kernel anew from now on.
+    pub(super) fn forget(&mut self) {
+        self.known.clear();
+    }
+
+    /// The devices that something is known of.
+    pub(super) fn in_use(&self) -> Vec<u32> {
+        self.known.keys().copied().collect()
+    }
+
+    fn known(&mut self, device: u32) -> Known {
+        if let Some(known) = self.known.get(&device) {
+            return *known;
+        }
+        let features = self.features.as_ref().and_then(|features| features.of(IfIndex(device)).ok());
+        let known = Known { features, mtu: sys::device_mtu(device) };
+        self.known.insert(device, known);
+        known
+    }
+
+    /// The MTU of a device as the kernel has it.
+    pub(super) fn mtu(&mut self, device: u32) -> Option<u16> {
+        self.known(device).mtu
+    }
+
+    /// Whether a program may run in a device's driver. `at_tc` is what its interfaces ask for.
+    pub(super) fn is_native(&mut self, device: u32, at_tc: bool) -> bool {
+        let told = self.known(device).features;
+        self.rule != Rule::Tc && !at_tc && told.is_none_or(XdpFeatures::is_native)
+    }
+
+    /// By which engine a device is served, and why. `at_tc` is what its interfaces ask for, `runs_native`
+    /// whether a program of ours runs in its driver.
+    pub(super) fn engine(&mut self, device: u32, at_tc: bool, runs_native: bool) -> (Engine, &'static str) {
+        match self.rule {
+            Rule::Tc => (Engine::TcClone, "the configuration asks for it"),
+            Rule::Auto | Rule::Xdp if at_tc => (Engine::TcClone, "an interface of it is to be served there"),
+            Rule::Xdp => (Engine::XdpBroadcast, "the configuration asks for it"),
+            Rule::Auto => self.found(device, runs_native),
+        }
+    }
+
+    fn found(&mut self, device: u32, runs_native: bool) -> (Engine, &'static str) {
+        match self.known(device).features {
+            Some(features) if features.takes_redirected() => {
+                (Engine::XdpBroadcast, "it takes frames redirected at XDP")
+            }
+            Some(_) => (Engine::TcClone, "it takes no frames redirected at XDP"),
+            None if runs_native => (Engine::XdpBroadcast, "a program runs in its driver"),
+            None => (Engine::TcClone, "it is not known whether it takes frames redirected at XDP"),
+        }
+    }
+}
+
+/// What a device is called, or its number if it is gone.
+pub(super) fn name_of(device: IfIndex) -> String {
+    match if_indextoname(device.0) {
+        Ok(name) => name.to_string_lossy().into_owned(),
+        Err(_) => format!("#{}", device.0),
+    }
+}
