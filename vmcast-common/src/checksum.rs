@@ -30,6 +30,35 @@ pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
     fold((!checksum as u32 & 0xffff) + (!old as u32 & 0xffff) + new as u32)
 }
 
+/// What the sum of 16-bit words gains, modulo 0xffff, when one word of memory changes from `old` to `new`;
+/// below 2^18, so that many may be added up. It goes with a checksum that is read in the machine's order: the
+/// sum is the same in either (RFC 1071 §2B).
+#[inline(always)]
+#[must_use]
+pub const fn difference(old: u32, new: u32) -> u32 {
+    halves(!old) + halves(new)
+}
+
+/// The same of a word of eight bytes; below 2^19.
+#[inline(always)]
+#[must_use]
+pub const fn difference_u64(old: u64, new: u64) -> u32 {
+    let old = !old;
+    halves(old as u32) + halves((old >> 32) as u32) + halves(new as u32) + halves((new >> 32) as u32)
+}
+
+#[inline(always)]
+const fn halves(word: u32) -> u32 {
+    (word & 0xffff) + (word >> 16)
+}
+
+/// Returns the checksum after the covered data changed by a sum of [`difference`]s (RFC 1624 §3, equation 3).
+#[inline(always)]
+#[must_use]
+pub const fn update_by(checksum: u16, difference: u32) -> u16 {
+    fold((!checksum as u32 & 0xffff) + difference)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

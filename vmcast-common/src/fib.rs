@@ -20,6 +20,10 @@ pub struct TunnelId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NextHopId(pub u32);
 
+/// A conversion's number, given by the control plane; below 2^30.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConversionId(pub u32);
+
 /// A stream of packets to one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Stream {
@@ -65,13 +69,16 @@ pub enum Output {
     Neighbour(NextHopId),
     /// Encapsulated, to the far end of a tunnel.
     Tunnel(TunnelId),
+    /// With other addresses and ports, to a host or to another group.
+    Converted(ConversionId),
 }
 
 impl Output {
-    /// Numbers of interfaces, next hops and tunnels are below this.
+    /// Numbers of interfaces, next hops, tunnels and conversions are below this.
     pub const MAX_NUMBER: u32 = 1 << 30;
     const NEIGHBOUR: u32 = 1 << 30;
-    const TUNNEL: u32 = 1 << 31;
+    const TUNNEL: u32 = 2 << 30;
+    const CONVERTED: u32 = 3 << 30;
 
     /// The output as one number, never 0, in the order of outputs: for tables with very many members.
     #[must_use]
@@ -80,20 +87,20 @@ impl Output {
             Self::Interface(ifindex) => ifindex.0,
             Self::Neighbour(id) => id.0 | Self::NEIGHBOUR,
             Self::Tunnel(id) => id.0 | Self::TUNNEL,
+            Self::Converted(id) => id.0 | Self::CONVERTED,
         }
     }
 
     /// Reads the number back, `None` for 0.
     #[must_use]
     pub const fn from_number(number: u32) -> Option<Self> {
-        if number == 0 {
-            None
-        } else if number & Self::TUNNEL != 0 {
-            Some(Self::Tunnel(TunnelId(number & !Self::TUNNEL)))
-        } else if number & Self::NEIGHBOUR != 0 {
-            Some(Self::Neighbour(NextHopId(number & !Self::NEIGHBOUR)))
-        } else {
-            Some(Self::Interface(IfIndex(number)))
+        let id = number & (Self::MAX_NUMBER - 1);
+        match number - id {
+            Self::CONVERTED => Some(Self::Converted(ConversionId(id))),
+            Self::TUNNEL => Some(Self::Tunnel(TunnelId(id))),
+            Self::NEIGHBOUR => Some(Self::Neighbour(NextHopId(id))),
+            _ if id == 0 => None,
+            _ => Some(Self::Interface(IfIndex(id))),
         }
     }
 }
@@ -248,32 +255,112 @@ pub struct Tunnel {
     pub next_hop: Option<NextHopId>,
 }
 
+/// How converted packets leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// Natively on an interface: the way of a group. Packets that came in on the interface itself are dropped
+    /// and counted, as with [`Output::Interface`].
+    Interface(IfIndex),
+    /// By a next hop: the way of a host, and of a group that one neighbour alone shall get. `None` while it
+    /// is not known; copies are then dropped and counted.
+    NextHop(Option<NextHopId>),
+}
+
+/// Other addresses and ports for the packets of a stream. Their checksums are corrected by what has changed
+/// (RFC 1624), so a wrong one stays wrong and a UDP checksum of zero stays zero. The address family stays.
+///
+/// Only UDP is converted: a copy of anything else is dropped as
+/// [`crate::verdict::DropReason::NotConvertible`], and so is one whose UDP header is cut short or stands
+/// behind extension headers of IPv6. Of a fragmented IPv4 datagram every fragment gets the addresses, and the
+/// first one the ports and the checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Conversion {
+    /// The new source; `None` leaves the packet's own address and port.
+    pub source: Option<SocketAddr>,
+    /// The new destination: a host, or a group.
+    pub destination: SocketAddr,
+    /// How the packets leave.
+    pub way: Way,
+}
+
 /// One change of the desired state. Applying it twice is the same as applying it once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FibOp {
     /// Adds or changes an interface and starts to look at what it receives.
     SetInterface(Interface),
-    /// Stops looking at an interface, and removes it as a member of every stream.
+    /// Stops looking at an interface, and removes it as a member of every stream; conversions that still use
+    /// it drop their copies.
     RemoveInterface(IfIndex),
     /// Declares one of our AMT endpoints: data to it from a stranger is dropped and counted.
     SetEndpoint(SocketAddr),
     /// Withdraws an endpoint.
     RemoveEndpoint(SocketAddr),
+    /// Declares an endpoint of ours at which a stream comes in by unicast: its datagrams go on as packets of
+    /// their source to this group and port, and are looked up, checked and copied like native multicast from
+    /// the interface they came in on. What is refused goes to the host, untouched, and so do fragments, since
+    /// they do not all have ports.
+    ///
+    /// Whoever sets one should hold a socket at the endpoint: else the host answers what it gets with an ICMP
+    /// error, and a plane that only taps leaves it every packet. At an endpoint of AMT that is set too,
+    /// data of known tunnels stays that, and all the rest comes in.
+    SetUnicastInput {
+        /// Our address and port.
+        endpoint: SocketAddr,
+        /// The group and port to which they go on, of the same family.
+        group: SocketAddr,
+    },
+    /// Withdraws such an endpoint.
+    RemoveUnicastInput(SocketAddr),
     /// Adds or changes a next hop.
     SetNextHop(NextHopId, NextHop),
-    /// Removes a next hop; tunnels that still use it drop their copies.
+    /// Removes a next hop; tunnels and conversions that still use it drop their copies.
     RemoveNextHop(NextHopId),
     /// Adds or changes a tunnel.
     SetTunnel(TunnelId, Tunnel),
     /// Removes a tunnel, and it as a member of every stream.
     RemoveTunnel(TunnelId),
+    /// Adds or changes a conversion, whose address family stays.
+    SetConversion(ConversionId, Conversion),
+    /// Removes a conversion, and it as a member of every stream.
+    RemoveConversion(ConversionId),
     /// Adds or changes a stream; its own members stay.
     SetStream(Stream, Rpf, Members),
     /// Removes a stream with its members.
     RemoveStream(Stream),
     /// Adds a member to a stream's own. While the stream has [`Members::OfAnySource`] they gather out
-    /// of force, and take effect together when it is set to [`Members::Own`].
+    /// of force, and take effect together when it is set to [`Members::Own`]. A conversion is of the
+    /// stream's address family.
     AddMember(Stream, Output),
     /// Removes a member from a stream.
     RemoveMember(Stream, Output),
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn outputs_are_read_back_from_their_numbers_in_order(
+            mut outputs in proptest::collection::vec((0usize..4, 0u32..Output::MAX_NUMBER), 2),
+        ) {
+            let output = |(kind, number): (usize, u32)| match kind {
+                0 => Output::Interface(IfIndex(number.max(1))),
+                1 => Output::Neighbour(NextHopId(number)),
+                2 => Output::Tunnel(TunnelId(number)),
+                _ => Output::Converted(ConversionId(number)),
+            };
+            outputs.sort_unstable();
+            let [low, high] = [output(outputs[0]), output(outputs[1])];
+            prop_assert_eq!(Output::from_number(low.number()), Some(low));
+            prop_assert_eq!(low.cmp(&high), low.number().cmp(&high.number()));
+        }
+    }
+
+    #[test]
+    fn number_0_is_no_output() {
+        assert_eq!(Output::from_number(0), None);
+    }
 }

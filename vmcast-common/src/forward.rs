@@ -8,7 +8,8 @@ use crate::{
         ipv4, link, udp,
     },
     maps::{
-        EndpointKey, InputId, InterfaceEntry, InterfaceKey, StreamEntry, StreamKey, TunnelEntry, TunnelKey,
+        Address, EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, StreamEntry, StreamKey,
+        TunnelEntry, TunnelKey,
     },
     packet::Packet,
     verdict::{DropReason, PuntReason, Refusal, Verdict},
@@ -20,8 +21,8 @@ pub trait Tables {
     fn stream(&self, key: &StreamKey) -> Option<StreamEntry>;
     /// The tunnel between two endpoints.
     fn tunnel(&self, key: &TunnelKey) -> Option<TunnelEntry>;
-    /// Whether this is one of our tunnel endpoints.
-    fn is_endpoint(&self, key: &EndpointKey) -> bool;
+    /// What is done with datagrams for one of our endpoints.
+    fn endpoint(&self, key: &EndpointKey) -> Option<EndpointEntry>;
     /// The interface that one of a device's links is.
     fn interface(&self, key: &InterfaceKey) -> Option<InterfaceEntry>;
 }
@@ -61,6 +62,9 @@ pub struct Replicate {
     pub input: InputId,
     /// Its (S,G).
     pub stream: StreamKey,
+    /// The ports with which it goes on, the source's first, in network order, if it came in by unicast: then its
+    /// destination becomes the stream's group.
+    pub new_ports: Option<[u8; 4]>,
     /// Whether (*,G) served it because (S,G) has no entry.
     pub new_source: bool,
 }
@@ -85,7 +89,10 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(frame: &P, device: u32, tables: &T)
 #[derive(Clone, Copy)]
 struct Candidate {
     ip_offset: usize,
+    /// Its header; the destination is the group, also of a packet that came in by unicast.
     ip: ip::View,
+    /// See [`Replicate::new_ports`].
+    new_ports: Option<[u8; 4]>,
     input: InputId,
     native: bool,
     /// Whether the host has a use of its own for it.
@@ -119,23 +126,62 @@ fn classify<P: Packet + ?Sized, T: Tables>(frame: &P, device: u32, tables: &T) -
         let Some(interface) = tables.interface(&InterfaceKey::new(device, link.link)) else {
             return Class::Pass;
         };
-        return Class::Multicast(Candidate {
-            ip_offset: link.packet,
-            ip,
-            input: InputId::interface(interface.ifindex),
-            native: true,
-            shared: interface.shared != 0,
-            accepts_sources: interface.accepts_sources != 0,
-            new_tos: ip.tos,
-        });
+        return Class::Multicast(Candidate::native(link.packet, ip, interface));
     }
     // A fragment goes to the host, which puts it together and gives it to our socket.
     if ip.fragment {
         return Class::Pass;
     }
-    match find_tunnel(frame, link.packet, &ip) {
+    let Some(found) = find_tunnel(frame, link.packet, &ip) else {
+        return Class::Pass;
+    };
+    let is_datagram = found.key.kind == TunnelKey::KIND_DATAGRAM;
+    let tunnel = if is_datagram { None } else { tables.tunnel(&found.key) };
+    if let Some(tunnel) = tunnel {
+        return classify_tunnel(frame, &found, tunnel);
+    }
+    let is_amt = found.key.kind == TunnelKey::KIND_AMT;
+    if !is_datagram && !is_amt {
+        return Class::Pass;
+    }
+    match tables.endpoint(&EndpointKey::at(found.key.local, found.key.local_port)) {
         None => Class::Pass,
-        Some(found) => classify_tunnel(frame, &found, tables),
+        Some(endpoint) if endpoint.group == Address::NONE => {
+            if is_amt {
+                Class::Refuse(DropReason::UnknownTunnel)
+            } else {
+                Class::Pass
+            }
+        }
+        Some(endpoint) => {
+            let Some(interface) = tables.interface(&InterfaceKey::new(device, link.link)) else {
+                return Class::Pass;
+            };
+            let ([a, b], [c, d]) = (found.key.remote_port, endpoint.port);
+            let to_group = ip::View { destination: endpoint.group, ..ip };
+            Class::Multicast(Candidate {
+                new_ports: Some([a, b, c, d]),
+                shared: false,
+                ..Candidate::native(link.packet, to_group, interface)
+            })
+        }
+    }
+}
+
+impl Candidate {
+    /// What came in on an interface as it is.
+    #[inline(always)]
+    const fn native(ip_offset: usize, ip: ip::View, interface: InterfaceEntry) -> Self {
+        Self {
+            ip_offset,
+            ip,
+            new_ports: None,
+            input: InputId::interface(interface.ifindex),
+            native: true,
+            shared: interface.shared != 0,
+            accepts_sources: interface.accepts_sources != 0,
+            new_tos: ip.tos,
+        }
     }
 }
 
@@ -149,7 +195,8 @@ struct Tunnelled {
     tos: u8,
 }
 
-/// Looks behind the outer header; `None` if what is there is no encapsulation that vmcast knows.
+/// Looks behind the outer header; `None` if what is there is neither an encapsulation that vmcast knows nor a
+/// whole datagram.
 #[inline(always)]
 fn find_tunnel<P: Packet + ?Sized>(frame: &P, outer_offset: usize, outer: &ip::View) -> Option<Tunnelled> {
     let payload = outer_offset + outer.header_len;
@@ -165,13 +212,11 @@ fn find_tunnel<P: Packet + ?Sized>(frame: &P, outer_offset: usize, outer: &ip::V
         PROTO_UDP => {
             let datagram = udp::View::parse(frame, payload)?;
             let inner = payload + udp::LEN + amt::DATA_LEN;
-            if datagram.length > end - payload
-                || datagram.length == udp::LEN
-                || !amt::is_data(frame, payload + udp::LEN)
-            {
+            if datagram.length > end - payload {
                 return None;
             }
-            key.kind = TunnelKey::KIND_AMT;
+            let is_amt = datagram.length > udp::LEN && amt::is_data(frame, payload + udp::LEN);
+            key.kind = if is_amt { TunnelKey::KIND_AMT } else { TunnelKey::KIND_DATAGRAM };
             key.local_port = datagram.destination;
             key.remote_port = datagram.source;
             Some(Tunnelled { key, inner, end: payload + datagram.length, tos: outer.tos })
@@ -194,17 +239,10 @@ fn find_tunnel<P: Packet + ?Sized>(frame: &P, outer_offset: usize, outer: &ip::V
     }
 }
 
-/// A packet that is ours if one of our tunnels has these ends.
+/// A packet out of one of our tunnels.
 #[inline(always)]
-fn classify_tunnel<P: Packet + ?Sized, T: Tables>(frame: &P, found: &Tunnelled, tables: &T) -> Class {
+fn classify_tunnel<P: Packet + ?Sized>(frame: &P, found: &Tunnelled, tunnel: TunnelEntry) -> Class {
     let Tunnelled { key, inner, end, tos } = found;
-    let Some(tunnel) = tables.tunnel(key) else {
-        let endpoint = EndpointKey::at(key.local, key.local_port);
-        if key.kind == TunnelKey::KIND_AMT && tables.is_endpoint(&endpoint) {
-            return Class::Refuse(DropReason::UnknownTunnel);
-        }
-        return Class::Pass;
-    };
     let is_amt = key.kind == TunnelKey::KIND_AMT;
     if is_amt && tunnel.accepts_sources == 0 {
         return Class::Refuse(DropReason::SenderNotAllowed);
@@ -231,6 +269,7 @@ fn classify_tunnel<P: Packet + ?Sized, T: Tables>(frame: &P, found: &Tunnelled, 
     Class::Multicast(Candidate {
         ip_offset: *inner,
         ip,
+        new_ports: None,
         input: InputId::tunnel(tunnel.id),
         native: false,
         shared: false,
@@ -243,7 +282,7 @@ fn classify_tunnel<P: Packet + ?Sized, T: Tables>(frame: &P, found: &Tunnelled, 
 /// the host all the same: its own listeners have as much right to it as without vmcast.
 #[inline(always)]
 fn decide_multicast<P: Packet + ?Sized, T: Tables>(frame: &P, candidate: &Candidate, tables: &T) -> Verdict {
-    let Candidate { ip_offset, ip, input, native, shared, accepts_sources, new_tos } = *candidate;
+    let Candidate { ip_offset, ip, new_ports, input, native, shared, accepts_sources, new_tos } = *candidate;
     let stream = StreamKey { source: ip.source, group: ip.destination };
     let refuse = |reason, stats| Verdict::Refuse(Refusal { reason, stats, input, stream, native });
 
@@ -290,6 +329,7 @@ fn decide_multicast<P: Packet + ?Sized, T: Tables>(frame: &P, candidate: &Candid
         stats: entry.stats,
         input,
         stream,
+        new_ports,
         new_source,
     })
 }

@@ -45,6 +45,9 @@ pub trait Words<const N: usize> {
     /// The four bytes from `AT`.
     fn read_u32<const AT: usize>(&self) -> u32;
 
+    /// The eight bytes from `AT`.
+    fn read_u64<const AT: usize>(&self) -> u64;
+
     /// Writes the two bytes from `AT`.
     fn write_u16<const AT: usize>(&mut self, word: u16);
 
@@ -64,6 +67,13 @@ impl<const N: usize> Words<N> for [u8; N] {
     #[inline(always)]
     fn read_u32<const AT: usize>(&self) -> u32 {
         u32::from_ne_bytes([self[AT], self[AT + 1], self[AT + 2], self[AT + 3]])
+    }
+
+    #[inline(always)]
+    fn read_u64<const AT: usize>(&self) -> u64 {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&self[AT..AT + 8]);
+        u64::from_ne_bytes(bytes)
     }
 
     #[inline(always)]
@@ -91,6 +101,11 @@ impl<const N: usize, W: Words<N> + ?Sized> Words<N> for &mut W {
     #[inline(always)]
     fn read_u32<const AT: usize>(&self) -> u32 {
         (**self).read_u32::<AT>()
+    }
+
+    #[inline(always)]
+    fn read_u64<const AT: usize>(&self) -> u64 {
+        (**self).read_u64::<AT>()
     }
 
     #[inline(always)]

@@ -47,14 +47,16 @@ pub enum DropReason {
     /// The tunnel that brought the packet was congested, and its transport knows no congestion marks
     /// (RFC 6040 §4.2).
     Congestion = 16,
+    /// One copy: its addresses cannot be changed, because it is not UDP or its UDP header is not whole.
+    NotConvertible = 17,
     /// One copy that would have to be sent in fragments, beyond the rate at which that is done; or one packet,
     /// for all its members whose links do not take it whole.
-    OversizeLimited = 17,
+    OversizeLimited = 18,
 }
 
 impl DropReason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::TtlExpired,
@@ -72,6 +74,7 @@ impl DropReason {
         Self::DeviceRefused,
         Self::SameInterface,
         Self::Congestion,
+        Self::NotConvertible,
         Self::OversizeLimited,
     ];
 
@@ -96,6 +99,7 @@ impl DropReason {
             Self::DeviceRefused => "device_refused",
             Self::SameInterface => "same_interface",
             Self::Congestion => "congestion",
+            Self::NotConvertible => "not_convertible",
             Self::OversizeLimited => "oversize_limited",
         }
     }

@@ -3,7 +3,7 @@
 use aya_ebpf::programs::XdpContext;
 use vmcast_common::{
     maps::kind,
-    rewrite::{self, Carry, Room, hand_on},
+    rewrite::{self, Carry, Parts, Room, hand_on},
     verdict::DropReason,
 };
 
@@ -49,6 +49,18 @@ pub(crate) fn run(ctx: &XdpContext) -> Result<(), Option<DropReason>> {
 
 /// The frame of a copy.
 struct Resizable<'a>(Frame<'a>);
+
+impl Parts for Resizable<'_> {
+    type Part<'a, const N: usize>
+        = Head<'a, N>
+    where
+        Self: 'a;
+
+    #[inline(always)]
+    fn part<const N: usize>(&mut self, offset: usize) -> Option<Head<'_, N>> {
+        Head::behind(&self.0, offset)
+    }
+}
 
 impl Room for Resizable<'_> {
     type Head<'a, const N: usize>

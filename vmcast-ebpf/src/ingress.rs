@@ -5,7 +5,7 @@ use vmcast_common::{
     forward::{Replicate, decide},
     hdr::eth,
     packet::Packet as _,
-    rewrite::{AMT_V4_OVERHEAD, Carry, amt_v4_common, forward_header},
+    rewrite::{AMT_V4_OVERHEAD, Carry, Ends, amt_v4_common, forward_header, readdress},
     verdict::{DropReason, Verdict},
 };
 
@@ -68,6 +68,11 @@ fn replicate(frame: &Frame<'_>, packet: &Replicate) -> Result<u32, DropReason> {
         let form = if packet.oversize { Carry::OVERSIZE } else { Carry::PLAIN };
         frame.store(Carry::LEN, form).ok_or(DropReason::KernelRefused)?;
         forward_header(&mut &*frame, packet, eth::LEN).ok_or(DropReason::KernelRefused)?;
+    }
+
+    if let Some(ports) = packet.new_ports {
+        let ends = Ends::of_input(packet, ports);
+        readdress(&mut &*frame, eth::LEN + overhead, &ends).ok_or(DropReason::KernelRefused)?;
     }
 
     map::count_forwarded(packet);

@@ -8,10 +8,11 @@ use aya_ebpf::{
 use vmcast_common::{
     forward::{Replicate, Tables},
     maps::{
-        DeviceCursor, EndpointKey, Head, HeadKey, HeadLine, InputId, InterfaceEntry, InterfaceKey,
-        MemberEntry, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, StreamCounters, StreamEntry, StreamKey,
-        TunnelEntry, TunnelKey, limit, table_place,
+        DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, HeadLine, InputId, InterfaceEntry,
+        InterfaceKey, MemberEntry, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, StreamCounters, StreamEntry,
+        StreamKey, TunnelEntry, TunnelKey, limit, table_place,
     },
+    rewrite::Ends,
     verdict::{DropReason, PuntReason, Refusal},
 };
 
@@ -25,7 +26,8 @@ static STREAMS: HashMap<StreamKey, StreamEntry, { limit::STREAMS as usize }, NO_
 #[btf_map]
 static TUNNELS: HashMap<TunnelKey, TunnelEntry, { limit::TUNNELS as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-static ENDPOINTS: HashMap<EndpointKey, u32, { limit::ENDPOINTS as usize }, NO_PREALLOC> = HashMap::new();
+static ENDPOINTS: HashMap<EndpointKey, EndpointEntry, { limit::ENDPOINTS as usize }, NO_PREALLOC> =
+    HashMap::new();
 #[btf_map]
 static INTERFACES: HashMap<InterfaceKey, InterfaceEntry, { limit::INTERFACES as usize }, NO_PREALLOC> =
     HashMap::new();
@@ -53,6 +55,9 @@ static MORE_CURSORS: PerCpuHashMap<u32, DeviceCursor, { limit::INTERFACES as usi
 static SEQUENCE: PerCpuArray<u32, 1> = PerCpuArray::new();
 #[btf_map]
 static FLUSH: PerCpuArray<Flush, 1> = PerCpuArray::new();
+/// Addresses and ports of the packet whose copies this CPU makes: they have no room on a program's stack.
+#[btf_map]
+static ENDS: PerCpuArray<Ends, 1> = PerCpuArray::new();
 #[btf_map]
 static DROPS: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
@@ -61,6 +66,11 @@ static STREAM_STATS: PerCpuArray<StreamCounters, { limit::STREAMS as usize }> = 
 static PUNTS: RingBuf<PuntRecord, { limit::PUNT_RING as usize }> = RingBuf::new();
 #[btf_map]
 static PUNTED: LruHashMap<StreamKey, u64, { limit::PUNT_MEMORY as usize }> = LruHashMap::new();
+
+/// Whether packets are counted by stream. The loader may set it to 0, and the kernel then leaves out what
+/// counts.
+#[unsafe(no_mangle)]
+static STATISTICS: u32 = 1;
 
 /// What the copy program did with the frames that the kernel is about to give to a device.
 #[derive(Clone, Copy, Default)]
@@ -89,9 +99,9 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn is_endpoint(&self, key: &EndpointKey) -> bool {
+    fn endpoint(&self, key: &EndpointKey) -> Option<EndpointEntry> {
         // SAFETY: as above.
-        unsafe { ENDPOINTS.get(key) }.is_some()
+        unsafe { ENDPOINTS.get(key) }.copied()
     }
 
     #[inline(always)]
@@ -117,6 +127,14 @@ pub(crate) fn next_hop(index: u32) -> Option<&'static NextHopEntry> {
 #[inline(always)]
 pub(crate) fn egress(index: u32) -> Option<u32> {
     EGRESS.get(index).copied()
+}
+
+/// Where this CPU keeps the addresses and ports of the packet whose copies it makes.
+#[inline(always)]
+pub(crate) fn ends() -> Option<&'static mut Ends> {
+    let ends = ENDS.get_ptr_mut(0)?;
+    // SAFETY: as in `cursor`.
+    Some(unsafe { &mut *ends })
 }
 
 /// Index of the first member of a list, 0 if there is none.
@@ -227,7 +245,8 @@ pub(crate) fn take_flush() -> Option<Flush> {
 /// Changes this CPU's counters of a stream.
 #[inline(always)]
 pub(crate) fn count_stream(stats: u32, change: impl FnOnce(&mut StreamCounters)) {
-    if stats == 0 {
+    // SAFETY: a reference can be read. The compiler must not take the value for granted.
+    if stats == 0 || unsafe { (&raw const STATISTICS).read_volatile() } == 0 {
         return;
     }
     if let Some(counters) = STREAM_STATS.get_ptr_mut(stats) {

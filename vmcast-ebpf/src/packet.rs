@@ -6,7 +6,12 @@ use aya_ebpf::{
     helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes},
     programs::XdpContext,
 };
-use vmcast_common::{packet::Packet, rewrite::Editable};
+use vmcast_common::{
+    packet::Packet,
+    rewrite::{Editable, Parts},
+};
+
+use crate::words::Head;
 
 /// No frame is longer: clones are made of single pages only.
 const MAX_OFFSET: usize = 4096;
@@ -115,5 +120,17 @@ impl Editable for &Frame<'_> {
     #[inline(always)]
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
         self.store(offset, bytes)
+    }
+}
+
+impl Parts for &Frame<'_> {
+    type Part<'a, const N: usize>
+        = Head<'a, N>
+    where
+        Self: 'a;
+
+    #[inline(always)]
+    fn part<const N: usize>(&mut self, offset: usize) -> Option<Head<'_, N>> {
+        Head::behind(self, offset)
     }
 }

@@ -6,7 +6,7 @@ use vmcast_common::packet::Words;
 
 use crate::packet::Frame;
 
-/// The first `N` bytes of a frame.
+/// `N` bytes of a frame, mostly the first.
 ///
 /// The compiler takes a word at an address it knows nothing of apart into bytes. The kernel allows
 /// words of a packet at any address wherever the architecture does; so the instructions are written
@@ -20,7 +20,13 @@ impl<'a, const N: usize> Head<'a, N> {
     /// Checks once that they are there; `None` if the frame is shorter.
     #[inline(always)]
     pub(crate) fn of(frame: &'a Frame<'a>) -> Option<Self> {
-        Some(Self { at: frame.at::<N>(0)?, frame: PhantomData })
+        Self::behind(frame, 0)
+    }
+
+    /// The bytes behind an offset.
+    #[inline(always)]
+    pub(crate) fn behind(frame: &'a Frame<'a>, offset: usize) -> Option<Self> {
+        Some(Self { at: frame.at::<N>(offset)?, frame: PhantomData })
     }
 
     /// The bytes from an address on.
@@ -77,6 +83,11 @@ impl<const N: usize> Words<N> for Head<'_, N> {
     #[inline(always)]
     fn read_u32<const AT: usize>(&self) -> u32 {
         read!(self, AT, "u32", u32)
+    }
+
+    #[inline(always)]
+    fn read_u64<const AT: usize>(&self) -> u64 {
+        read!(self, AT, "u64", u64)
     }
 
     #[inline(always)]

@@ -4,9 +4,10 @@ use vmcast_common::{
     forward::{Tables, decide},
     hdr::{amt, eth, ipv4, link::LinkId, udp},
     maps::{
-        Address, EndpointKey, InputId, InterfaceEntry, InterfaceKey, StreamEntry, StreamKey, TunnelEntry,
-        TunnelKey,
+        Address, EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, StreamEntry, StreamKey,
+        TunnelEntry, TunnelKey,
     },
+    rewrite::{Ends, readdress},
     verdict::Verdict,
 };
 
@@ -17,13 +18,15 @@ const FAR_END: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
 const PORT: [u8; 2] = vmcast_common::AMT_PORT.to_be_bytes();
+/// Where a stream comes in by unicast.
+const INPUT_PORT: [u8; 2] = [0x17, 0x70];
 const IFINDEX: u32 = 7;
 const TUNNEL: u32 = 9;
 const ANY_SOURCE_TABLE: u32 = 2;
 /// Where the inner packet starts when no header has options.
 const INNER: usize = eth::LEN + ipv4::MIN_LEN + udp::LEN + amt::DATA_LEN;
 
-/// One tunnel, one (S,G) from it, one (*,G), one interface that accepts sources.
+/// One tunnel, one (S,G) from it, one (*,G), one interface that accepts sources, one unicast input.
 struct Known;
 
 impl Tables for Known {
@@ -63,8 +66,11 @@ impl Tables for Known {
         (*key == known).then_some(TunnelEntry { id: TUNNEL, accepts_sources: 1 })
     }
 
-    fn is_endpoint(&self, key: &EndpointKey) -> bool {
-        *key == EndpointKey::at(Address::v4(US), PORT)
+    fn endpoint(&self, key: &EndpointKey) -> Option<EndpointEntry> {
+        if *key == EndpointKey::at(Address::v4(US), INPUT_PORT) {
+            return Some(EndpointEntry::input_to((GROUP, 5004).into()));
+        }
+        (*key == EndpointKey::at(Address::v4(US), PORT)).then_some(EndpointEntry::OF_TUNNELS)
     }
 
     fn interface(&self, key: &InterfaceKey) -> Option<InterfaceEntry> {
@@ -83,6 +89,8 @@ pub fn forward(data: &[u8]) {
     native.extend_from_slice(data);
     check(&native);
     address(&mut native[eth::LEN..]);
+    check(&native);
+    to_input(&mut native[eth::LEN..]);
     check(&native);
 
     let mut tunnelled = vec![0; INNER];
@@ -116,6 +124,16 @@ fn address(packet: &mut [u8]) {
     }
 }
 
+/// Sends an IPv4 packet to where a stream comes in by unicast.
+fn to_input(packet: &mut [u8]) {
+    if packet.len() >= ipv4::MIN_LEN + udp::LEN {
+        packet[9] = ipv4::PROTO_UDP;
+        packet[16..20].copy_from_slice(&US.octets());
+        packet[ipv4::MIN_LEN + 2..ipv4::MIN_LEN + 4].copy_from_slice(&INPUT_PORT);
+        seal_ipv4(packet);
+    }
+}
+
 fn check(frame: &[u8]) {
     match decide(frame, IFINDEX, &Known) {
         Verdict::Replicate(copy) => {
@@ -123,6 +141,11 @@ fn check(frame: &[u8]) {
             assert!(copy.ip_offset + copy.ip_len <= frame.len());
             assert!(copy.ttl >= 2, "a copy would leave with a time to live of 0");
             assert_eq!(copy.stream.group, Address::v4(GROUP));
+            if let Some(ports) = copy.new_ports {
+                let mut packet = frame[copy.ip_offset..][..copy.ip_len].to_vec();
+                let done = readdress(&mut packet[..], 0, &Ends::of_input(&copy, ports));
+                assert!(done.is_some() && packet[16..20] == GROUP.octets(), "it has ports");
+            }
             if copy.stream == StreamKey::v4(SOURCE, GROUP) {
                 assert_eq!((copy.table, copy.input), (1, InputId::tunnel(TUNNEL)));
             } else {

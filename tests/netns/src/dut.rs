@@ -7,7 +7,7 @@ use vmcast_dataplane::{
     ApplyError, Counters, Dataplane as _, Fib, PacketTooBig, Punt,
     conformance::{Device, Devices, Observed, PlaneUnderTest},
     software::Disposition,
-    xdp::{KernelPlane, Options, Rule},
+    xdp::{KernelPlane, Options, Rule, Statistics},
 };
 use vmcast_lab::netns::{Lab, Namespace};
 
@@ -201,7 +201,12 @@ pub(crate) struct KernelUnderTest {
 
 impl KernelUnderTest {
     pub(crate) fn new(dut: Dut) -> Self {
-        let plane = KernelPlane::open(&dut.at.options()).expect("loading the programs");
+        Self::with(dut, Statistics::On)
+    }
+
+    pub(crate) fn with(dut: Dut, statistics: Statistics) -> Self {
+        let options = Options { statistics, ..dut.at.options() };
+        let plane = KernelPlane::open(&options).expect("loading the programs");
         Self { dut, plane }
     }
 
@@ -230,7 +235,12 @@ impl KernelUnderTest {
     ) -> Result<(), vmcast_lab::LabError> {
         self.dut.set_far_end(device, false)?;
         self.dut.send(ingress, frame);
-        self.dut.set_far_end(device, true)
+        self.dut.set_far_end(device, true)?;
+        // A packet socket tells once that its device was down.
+        let at = self.dut.position(device);
+        self.dut.far[at].drain();
+        self.dut.near[at].drain();
+        Ok(())
     }
 
     /// What a case asks for, with one device at TC where that is under test.

@@ -9,6 +9,7 @@ mod dut;
 mod labs;
 mod oversized;
 mod refused;
+mod statistics;
 mod wire;
 
 use std::process::ExitCode;
@@ -26,11 +27,8 @@ fn main() -> ExitCode {
         eprintln!("SKIPPED every lab of the roles: {reason}");
     }
     let (skip, skip_labs) = (obstacle.is_some(), obstacle.is_some() || no_program.is_some());
-    let kernel = conformance::trials()
-        .into_iter()
-        .chain(refused::trials())
-        .chain(oversized::trials())
-        .map(|trial| ignored(trial, skip));
+    let kernel = [conformance::trials(), oversized::trials(), refused::trials(), statistics::trials()];
+    let kernel = kernel.into_iter().flatten().map(|trial| ignored(trial, skip));
     let labs = labs::trials().into_iter().map(|trial| ignored(trial, skip_labs));
     let trials: Vec<Trial> = kernel.chain(labs).collect();
     libtest_mimic::run(&arguments, trials).exit_code()

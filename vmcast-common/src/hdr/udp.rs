@@ -1,9 +1,25 @@
 //! UDP (RFC 768).
 
-use crate::packet::Packet;
+use crate::{checksum, packet::Packet};
 
 /// Length of the header in bytes.
 pub const LEN: usize = 8;
+/// Offset of the checksum in the header.
+pub const CHECKSUM: usize = 6;
+
+/// Returns the checksum of a datagram after what it covers changed by a sum of [`checksum::difference`]s.
+/// Zero means that there is none, so it stays, and a sum that comes out zero is sent as all ones (RFC 768).
+#[inline(always)]
+#[must_use]
+pub const fn update_checksum(sum: u16, difference: u32) -> u16 {
+    if sum == 0 {
+        return 0;
+    }
+    match checksum::update_by(sum, difference) {
+        0 => 0xffff,
+        updated => updated,
+    }
+}
 
 /// The ports and length of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

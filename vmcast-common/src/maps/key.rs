@@ -69,6 +69,8 @@ pub struct TunnelKey {
 const _: () = assert!(size_of::<TunnelKey>() == 40);
 
 impl TunnelKey {
+    /// No tunnel: a datagram that is no AMT data.
+    pub const KIND_DATAGRAM: u32 = 0;
     /// AMT.
     pub const KIND_AMT: u32 = 1;
     /// GRE without a key.
@@ -147,7 +149,7 @@ impl InterfaceKey {
     }
 }
 
-/// One of our tunnel endpoints.
+/// One of our own endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct EndpointKey {

@@ -4,7 +4,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use crate::{
     checksum,
-    fib::{Tunnel, TunnelKind},
+    fib::{Conversion, Tunnel, TunnelKind},
     maps::{Address, TunnelKey},
 };
 
@@ -32,6 +32,10 @@ pub mod kind {
     pub const IP_V4: u8 = 9;
     /// IP in IPv6.
     pub const IP_V6: u8 = 10;
+    /// IPv4 to other addresses and ports.
+    pub const CONVERTED_V4: u8 = 11;
+    /// IPv6 to other addresses and ports.
+    pub const CONVERTED_V6: u8 = 12;
     /// No member, but the way to the stream's next member table; its number stands in the ends.
     pub const TO_TABLE: u8 = 254;
     /// No member, but the way to the stream's members at TC; their place stands in the ends.
@@ -50,22 +54,26 @@ pub struct MemberEntry {
     /// Index of the next hop.
     pub next_hop: u32,
     /// The tunnel's own bytes as they stand in the outer headers: our address, the far end's, and our port
-    /// and the far end's, or the key. Zeros behind them.
+    /// and the far end's, or the key. Or the new addresses and ports of a converted packet, the source's
+    /// first. Zeros behind them.
     pub ends: [u8; ENDS_MAX],
     /// Sum of both IPv4 addresses as 16-bit words of memory, folded (RFC 1071 §2B: the sum is the same in
     /// either byte order).
     pub ends_sum: u16,
     /// One of the values in [`kind`].
     pub kind: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// Some of the flags below.
+    pub flags: u8,
 }
 const _: () = assert!(size_of::<MemberEntry>() == 48);
 
 impl MemberEntry {
+    /// [`MemberEntry::flags`]: a converted packet keeps its own source.
+    pub const KEEPS_SOURCE: u8 = 1;
+
     /// A member that has left.
     pub const GONE: Self =
-        Self { next: 0, next_hop: 0, ends: [0; ENDS_MAX], ends_sum: 0, kind: kind::GONE, reserved: 0 };
+        Self { next: 0, next_hop: 0, ends: [0; ENDS_MAX], ends_sum: 0, kind: kind::GONE, flags: 0 };
 
     /// Multicast on the link of a next hop.
     #[must_use]
@@ -140,6 +148,30 @@ impl MemberEntry {
             (TunnelKind::Ipip, false) => kind::IP_V6,
         };
         Some(Self { next_hop, ends, ends_sum, kind, ..Self::GONE })
+    }
+
+    /// Where packets go with other addresses; `None` if these are of two families.
+    #[must_use]
+    pub fn converted(next_hop: u32, conversion: &Conversion) -> Option<Self> {
+        let destination = conversion.destination;
+        let v4 = destination.is_ipv4();
+        if conversion.source.is_some_and(|source| source.is_ipv4() != v4) {
+            return None;
+        }
+        let mut ends = [0; ENDS_MAX];
+        let (kind, ports) = if v4 { (kind::CONVERTED_V4, 8) } else { (kind::CONVERTED_V6, 32) };
+        for (end, at) in [(conversion.source, 0), (Some(destination), 1)] {
+            let Some(end) = end else {
+                continue;
+            };
+            match end.ip() {
+                IpAddr::V4(ip) => ends[at * 4..][..4].copy_from_slice(&ip.octets()),
+                IpAddr::V6(ip) => ends[at * 16..][..16].copy_from_slice(&ip.octets()),
+            }
+            ends[ports + at * 2..][..2].copy_from_slice(&end.port().to_be_bytes());
+        }
+        let flags = if conversion.source.is_none() { Self::KEEPS_SOURCE } else { 0 };
+        Some(Self { next_hop, ends, kind, flags, ..Self::GONE })
     }
 
     /// The encapsulation and both ends of the tunnel, ours first; `None` for a member without one.

@@ -16,8 +16,8 @@ pub use member::{ENDS_MAX, MemberEntry, kind};
 pub use name::*;
 pub use next_hop::NextHopEntry;
 pub use value::{
-    DeviceCursor, Head, HeadLine, InterfaceEntry, OversizeRecord, PuntRecord, StreamCounters, StreamEntry,
-    TunnelEntry,
+    DeviceCursor, EndpointEntry, Head, HeadLine, InterfaceEntry, OversizeRecord, PuntRecord, StreamCounters,
+    StreamEntry, TunnelEntry,
 };
 
 /// Capacities.
@@ -34,8 +34,8 @@ pub mod limit {
     pub const INTERFACES: u32 = 4_096;
     /// Places for cursors of egress devices that are found without hashing; a power of two.
     pub const CURSOR_SLOTS: u32 = 1_024;
-    /// Our own tunnel endpoints.
-    pub const ENDPOINTS: u32 = 256;
+    /// Our own endpoints, those of tunnels and those where streams come in by unicast.
+    pub const ENDPOINTS: u32 = 4_096;
     /// Member tables (inner devmaps); a power of two.
     pub const TABLES: u32 = 32_768;
     /// Members of one member table: as many copies as one run of a program makes. A device that gets them all
@@ -65,7 +65,7 @@ pub const fn table_place(number: u32) -> u32 {
 /// Tells one layout of the pinned maps from another: it changes with the size of any key or value.
 /// A change of meaning that keeps every size must change `REVISION`.
 pub const SCHEMA: u64 = {
-    const REVISION: usize = 5;
+    const REVISION: usize = 6;
     let sizes = [
         REVISION,
         size_of::<StreamKey>(),

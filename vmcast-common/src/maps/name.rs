@@ -4,7 +4,7 @@
 pub const STREAMS: &str = "STREAMS";
 /// Outer addresses → [`super::TunnelEntry`]; hash.
 pub const TUNNELS: &str = "TUNNELS";
-/// Our tunnel endpoints; hash.
+/// Our own endpoints → [`super::EndpointEntry`]; hash.
 pub const ENDPOINTS: &str = "ENDPOINTS";
 /// Ingress device → [`super::InterfaceEntry`]; hash.
 pub const INTERFACES: &str = "INTERFACES";

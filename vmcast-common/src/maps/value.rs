@@ -1,5 +1,8 @@
 //! Map values.
 
+use core::net::SocketAddr;
+
+use super::Address;
 use crate::fib::Interface;
 
 /// What the data plane knows of a stream.
@@ -38,6 +41,30 @@ pub struct TunnelEntry {
     pub accepts_sources: u32,
 }
 const _: () = assert!(size_of::<TunnelEntry>() == 8);
+
+/// What the data plane does with datagrams for an endpoint of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct EndpointEntry {
+    /// The group to which they go on; [`Address::NONE`] if the endpoint is only that of tunnels.
+    pub group: Address,
+    /// The port to which they go on, network order.
+    pub port: [u8; 2],
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+const _: () = assert!(size_of::<EndpointEntry>() == 24);
+
+impl EndpointEntry {
+    /// An endpoint of tunnels alone.
+    pub const OF_TUNNELS: Self = Self { group: Address::NONE, port: [0; 2], reserved: [0; 6] };
+
+    /// An endpoint whose datagrams go on to a group.
+    #[must_use]
+    pub const fn input_to(group: SocketAddr) -> Self {
+        Self { group: Address::new(group.ip()), port: group.port().to_be_bytes(), ..Self::OF_TUNNELS }
+    }
+}
 
 /// What the data plane knows of an interface it looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,6 +232,7 @@ mod pod {
         StreamEntry,
         TunnelEntry,
         InterfaceEntry,
+        EndpointEntry,
         MemberEntry,
         Head,
         HeadLine,

@@ -2,9 +2,10 @@
 //!
 //! Ingress leaves the packet behind an Ethernet header without tags, in whose addresses it writes a
 //! [`Carry`]. [`copy`] makes of that one member's frame: the outer headers of its tunnel come in front of
-//! the packet, then the header of its link in front of these.
+//! the packet, or the packet gets other addresses, then the header of its link comes in front of these.
 
 mod carry;
+mod convert;
 mod link;
 mod outer;
 #[cfg(test)]
@@ -12,9 +13,11 @@ mod tests;
 mod ttl;
 
 pub use carry::{Carry, hand_on};
+pub use convert::{Ends, Parts, Place, readdress};
 pub use outer::{AMT_V4_OVERHEAD, OUTER_TTL, amt_v4_common, overhead};
 pub use ttl::{Editable, forward_header};
 
+use self::convert::convert;
 use crate::{
     hdr::{eth, ip},
     maps::{InputId, MemberEntry, NextHopEntry, kind},
@@ -23,7 +26,7 @@ use crate::{
 };
 
 /// A frame whose start can be moved.
-pub trait Room {
+pub trait Room: Parts {
     /// The first `N` bytes.
     type Head<'a, const N: usize>: Words<N>
     where
@@ -100,7 +103,9 @@ pub fn copy<R: Room>(
     if hop.flags & NextHopEntry::RESOLVED == 0 {
         return Err(DropReason::NextHopUnresolved);
     }
-    if member.kind == kind::NATIVE && input.0 == hop.interface {
+    if matches!(member.kind, kind::NATIVE | kind::CONVERTED_V4 | kind::CONVERTED_V6)
+        && input.0 == hop.interface
+    {
         return Err(DropReason::SameInterface);
     }
     if encapsulated {
@@ -148,6 +153,15 @@ pub fn copy<R: Room>(
         kind::GRE_KEY_V6 => put!(gre_key_v6, GRE_KEY_V6, true),
         kind::IP_V4 => put!(ip_v4, IP_V4, false),
         kind::IP_V6 => put!(ip_v6, IP_V6, true),
+        kind::CONVERTED_V4 | kind::CONVERTED_V6 => {
+            if inner.is_ipv6 != (member.kind == kind::CONVERTED_V6) {
+                return Err(DropReason::NotConvertible);
+            }
+            convert(room, inner.is_ipv6, member)?;
+            if hop.flags & NextHopEntry::GROUP_ADDRESS != 0 {
+                payload.group = Some(group_address(room, inner.is_ipv6).ok_or(DropReason::LostOrder)?);
+            }
+        }
         _ => return Err(DropReason::MemberGone),
     }
     link::write(room, hop, payload)

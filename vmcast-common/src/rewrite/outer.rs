@@ -207,11 +207,11 @@ pub(super) fn ip_v6(head: &mut impl Words<IP_V6>, member: &MemberEntry, inner: &
 }
 
 #[inline(always)]
-fn word_u64<const AT: usize>(e: &[u8; ENDS_MAX]) -> u64 {
+pub(super) fn word_u64<const AT: usize>(e: &[u8; ENDS_MAX]) -> u64 {
     u64::from_ne_bytes([e[AT], e[AT + 1], e[AT + 2], e[AT + 3], e[AT + 4], e[AT + 5], e[AT + 6], e[AT + 7]])
 }
 
 #[inline(always)]
-fn word_u32<const AT: usize>(e: &[u8; ENDS_MAX]) -> u32 {
+pub(super) fn word_u32<const AT: usize>(e: &[u8; ENDS_MAX]) -> u32 {
     u32::from_ne_bytes([e[AT], e[AT + 1], e[AT + 2], e[AT + 3]])
 }

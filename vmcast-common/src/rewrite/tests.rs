@@ -33,6 +33,14 @@ impl Buffer {
     }
 }
 
+impl Parts for Buffer {
+    type Part<'a, const N: usize> = &'a mut [u8; N];
+
+    fn part<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        self.bytes[self.start..].part(offset)
+    }
+}
+
 impl Room for Buffer {
     type Head<'a, const N: usize> = &'a mut [u8; N];
 

@@ -4,7 +4,7 @@
 //! program under test or to the stack. The *sink* counts the copies at the far end of each cable and
 //! drops them, so that what is measured is the making of copies and not a host taking them in. The
 //! *clock* does the same with the time a packet was under way. The *floor* is what the kernel itself
-//! needs for a broadcast. The *holds* say how long received packets keep a core.
+//! needs for a broadcast, the *clones* what it needs for copies at TC. The *holds* say how long received packets keep a core.
 #![no_std]
 #![no_main]
 #![expect(
@@ -15,6 +15,8 @@
 
 #[path = "sink/clock.rs"]
 mod clock;
+#[path = "sink/clones.rs"]
+mod clones;
 #[path = "sink/count.rs"]
 mod count;
 #[path = "sink/floor.rs"]
@@ -30,8 +32,8 @@ mod layout;
 mod source;
 
 use aya_ebpf::{
-    macros::{raw_tracepoint, xdp},
-    programs::{RawTracePointContext, XdpContext},
+    macros::{classifier, raw_tracepoint, xdp},
+    programs::{RawTracePointContext, TcContext, XdpContext},
 };
 
 #[xdp]
@@ -50,8 +52,13 @@ pub fn bench_source(ctx: XdpContext) -> u32 {
 }
 
 #[xdp]
-pub fn bench_floor(_ctx: XdpContext) -> u32 {
-    floor::run()
+pub fn bench_floor(ctx: XdpContext) -> u32 {
+    floor::run(&ctx)
+}
+
+#[classifier]
+pub fn bench_clones(ctx: TcContext) -> i32 {
+    clones::run(&ctx)
 }
 
 #[raw_tracepoint(tracepoint = "softirq_entry")]

@@ -5,21 +5,21 @@ use core::arch::asm;
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS},
     helpers::{
-        bpf_clone_redirect, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data,
-        bpf_skb_vlan_pop, bpf_skb_vlan_push,
+        bpf_clone_redirect, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
+        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
 };
 use vmcast_common::{
-    hdr::{eth, link},
+    hdr::{eth, link, udp},
     packet::Packet,
-    rewrite::Editable,
+    rewrite::{Editable, Parts},
 };
 
 use crate::words::Head;
 
 /// What is read and written stands before this: the longest link-layer header, an outer header with
-/// options, GRE with all its fields, and the inner header.
-const HEADERS: usize = link::MAX_LEN + 60 + 16 + 60;
+/// options, GRE with all its fields, and the inner headers.
+const HEADERS: usize = link::MAX_LEN + 60 + 16 + 60 + udp::LEN;
 /// `BPF_ADJ_ROOM_MAC`: behind the link-layer addresses and the type (linux/bpf.h).
 const BEHIND_MAC: u32 = 1;
 /// What a clone for the host carries in the field that the kernel leaves to programs at TC.
@@ -176,6 +176,38 @@ impl Skb {
         let by = to as i32 - from as i32;
         // SAFETY: the pointer is the kernel's.
         (unsafe { bpf_skb_adjust_room(self.0, by, BEHIND_MAC, 0) } == 0).then_some(())
+    }
+
+    /// Corrects the UDP checksum at an offset by the differences of the pseudo-header and of the datagram. The
+    /// field may have the pseudo-header alone, if a device is to sum up the rest: only the kernel knows.
+    #[inline(always)]
+    pub(crate) fn correct_udp(&self, offset: usize, addresses: u32, datagram: u32) -> Option<()> {
+        /// `BPF_F_PSEUDO_HDR` and `BPF_F_MARK_MANGLED_0` (linux/bpf.h): a checksum of zero is none, and none
+        /// comes out as zero.
+        const PSEUDO_HEADER: u64 = 1 << 4;
+        const ZERO_IS_NONE: u64 = 1 << 5;
+        let correct = |difference, flags| {
+            // SAFETY: the pointer is the kernel's.
+            let done = unsafe {
+                bpf_l4_csum_replace(self.0, offset as u32, 0, u64::from(difference), flags | ZERO_IS_NONE)
+            };
+            (done == 0).then_some(())
+        };
+        correct(addresses, PSEUDO_HEADER)?;
+        correct(datagram, 0)
+    }
+
+    /// Notes in the socket buffer whether the packet has other addresses than it came with.
+    #[inline(always)]
+    pub(crate) fn note_converted(&self, converted: bool) {
+        // SAFETY: as for `note`.
+        unsafe { (*self.0).cb[1] = u32::from(converted) };
+    }
+
+    /// Reads that back.
+    #[inline(always)]
+    pub(crate) fn is_converted(&self) -> bool {
+        field!(self, cb)[1] != 0
     }
 
     /// Notes a number below 256 in the socket buffer, which has room for programs. The verifier knows nothing
@@ -347,5 +379,19 @@ impl Editable for Skb {
     #[inline(always)]
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
         self.store(offset, bytes)
+    }
+}
+
+impl Parts for Skb {
+    type Part<'a, const N: usize> = Head<'a, N>;
+
+    #[inline(always)]
+    fn part<const N: usize>(&mut self, offset: usize) -> Option<Head<'_, N>> {
+        self.head(offset)
+    }
+
+    #[inline(always)]
+    fn correct_udp(&mut self, offset: usize, addresses: u32, datagram: u32) -> Option<()> {
+        Self::correct_udp(self, offset, addresses, datagram)
     }
 }

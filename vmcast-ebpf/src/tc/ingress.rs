@@ -11,7 +11,7 @@ use vmcast_common::{
     forward::{Replicate, decide},
     hdr::eth,
     maps::limit,
-    rewrite::{Carry, forward_header},
+    rewrite::{Carry, Ends, forward_header, readdress},
     verdict::{DropReason, Verdict},
 };
 
@@ -70,9 +70,19 @@ fn replicate(skb: Skb, front: usize, packet: &Replicate) -> Result<c_int, DropRe
     skb.declare(ether_type).ok_or(DropReason::KernelRefused)?;
 
     map::count_forwarded(packet);
+    let relayed = packet.list == 0;
     // A super-packet is no packet that could be cut: its copies are counted where they are made.
     let handed_over = packet.oversize && !skb.is_super();
-    let relayed = packet.list == 0;
+    let mut converted = packet.new_ports.is_some();
+    if let Some(ports) = packet.new_ports {
+        let ends = map::ends().ok_or(DropReason::KernelRefused)?;
+        *ends = Ends::of_input(packet, ports);
+        // Whoever else goes on with it finds it as it goes on.
+        if relayed || handed_over {
+            readdress(&mut { skb }, front, ends).ok_or(DropReason::KernelRefused)?;
+            converted = false;
+        }
+    }
     let beyond = handed_over && relayed && packet.ip_len > limit::RELAY_MTU as usize;
     if handed_over {
         oversized::hand_over(packet, beyond, |to, len| skb.copy_out(front, to, len));
@@ -83,7 +93,7 @@ fn replicate(skb: Skb, front: usize, packet: &Replicate) -> Result<c_int, DropRe
     if relayed {
         return hand_to_xdp(skb, front, ether_type, packet, handed_over);
     }
-    Ok(walk::send(skb, map::first_of_list(packet.list), front, packet.input, handed_over))
+    Ok(walk::send(skb, map::first_of_list(packet.list), front, packet.input, converted, handed_over))
 }
 
 /// Sends the packet to its member table by way of the relay device.

@@ -14,7 +14,7 @@ pub(crate) fn run(ctx: &TcContext) -> c_int {
     let skb = Skb::new(ctx.skb.skb);
     match carried(skb) {
         Some((list, input, handed_over)) => {
-            walk::send(skb, map::first_of_list(list), eth::LEN, input, handed_over)
+            walk::send(skb, map::first_of_list(list), eth::LEN, input, false, handed_over)
         }
         None => {
             map::count_drop(DropReason::LostOrder);

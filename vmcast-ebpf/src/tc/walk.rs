@@ -9,7 +9,7 @@ use aya_ebpf::{
 use vmcast_common::{
     hdr::eth,
     maps::{InputId, MemberEntry, NextHopEntry, limit},
-    rewrite::{self, Room},
+    rewrite::{self, Parts, Place, Room, readdress},
     verdict::DropReason,
 };
 
@@ -30,11 +30,20 @@ struct Walk {
 }
 
 /// Sends a copy to each member of the list that begins at `first`: clones, and the packet itself as the
-/// last one. `front` bytes stand before the packet. Copies that a link does not take whole are counted unless
+/// last one. `front` bytes stand before the packet. If the packet is `converted`, [`map::ends`] has the
+/// addresses and ports that its copies have otherwise. Copies that a link does not take whole are counted unless
 /// the packet was `handed_over`.
 #[inline(always)]
-pub(super) fn send(skb: Skb, first: u32, front: usize, input: InputId, handed_over: bool) -> c_int {
+pub(super) fn send(
+    skb: Skb,
+    first: u32,
+    front: usize,
+    input: InputId,
+    converted: bool,
+    handed_over: bool,
+) -> c_int {
     skb.note(front);
+    skb.note_converted(converted);
     let mut walk =
         Walk { skb: skb.raw(), member: first, input: input.0, last: 0, handed_over: u32::from(handed_over) };
     // SAFETY: the function has the signature that the kernel calls, and the walk outlives the call.
@@ -81,6 +90,11 @@ fn make(walk: &mut Walk, member: &MemberEntry) -> Result<u32, DropReason> {
         return Err(DropReason::NextHopUnresolved);
     }
     let skb = Skb::new(walk.skb);
+    if skb.is_converted() {
+        let ends = map::ends().ok_or(DropReason::KernelRefused)?;
+        readdress(&mut { skb }, skb.noted(), ends).ok_or(DropReason::KernelRefused)?;
+        skb.note_converted(false);
+    }
     let front = hop.link_len as usize + rewrite::overhead(member.kind);
     let start = front.checked_sub(eth::LEN).ok_or(DropReason::NextHopUnresolved)?;
     skb.make_room(skb.noted(), front).ok_or(DropReason::KernelRefused)?;
@@ -95,6 +109,32 @@ struct Copy {
     skb: Skb,
     /// Bytes before what is written.
     start: usize,
+}
+
+impl Parts for Copy {
+    type Part<'a, const N: usize>
+        = Head<'a, N>
+    where
+        Self: 'a;
+
+    #[inline(always)]
+    fn part<const N: usize>(&mut self, offset: usize) -> Option<Head<'_, N>> {
+        self.skb.head(self.start + offset)
+    }
+
+    #[inline(always)]
+    fn correct_udp(&mut self, offset: usize, addresses: u32, datagram: u32) -> Option<()> {
+        self.skb.correct_udp(self.start + offset, addresses, datagram)
+    }
+
+    #[inline(always)]
+    fn note_ends(&mut self, place: Place) {
+        if let Some(ends) = map::ends()
+            && ends.read(&mut self.skb, place.moved(self.start)).is_some()
+        {
+            self.skb.note_converted(true);
+        }
+    }
 }
 
 impl Room for Copy {

@@ -93,6 +93,8 @@ pub struct DataplaneConfig {
     pub on_exit: OnExit,
     /// Directory in a bpffs that holds programs and tables.
     pub pin_path: PathBuf,
+    /// Whether the kernel counts packets by stream.
+    pub statistics: bool,
 }
 
 impl Default for DataplaneConfig {
@@ -101,6 +103,7 @@ impl Default for DataplaneConfig {
             engine: EngineChoice::Auto,
             on_exit: OnExit::Remove,
             pin_path: PathBuf::from("/sys/fs/bpf/vmcast"),
+            statistics: true,
         }
     }
 }

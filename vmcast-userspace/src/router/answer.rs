@@ -129,6 +129,7 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
                 Output::Interface(ifindex) => interface_place(router, ifindex),
                 Output::Neighbour(id) => neighbour_place(router, id),
                 Output::Tunnel(id) => tunnel_place(router, id),
+                Output::Converted(id) => api::Place::Conversion { id: id.0 },
             },
             filter: filter(&info.filter),
             age_ms: joined.map_or(0, |joined| millis(now.saturating_duration_since(joined.at))),

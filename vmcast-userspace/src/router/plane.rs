@@ -119,7 +119,8 @@ fn kernel(
         OnExit::Keep => xdp::OnExit::Keep,
     };
     let pin_path = Some(config.pin_path.clone());
-    let options = xdp::Options { rule, chunk: None, reason, on_exit, pin_path };
+    let statistics = if config.statistics { xdp::Statistics::On } else { xdp::Statistics::Off };
+    let options = xdp::Options { rule, chunk: None, reason, on_exit, pin_path, statistics };
     let mut plane = KernelPlane::open(&options)?;
     let kept = plane.take_kept();
     if let Some(log) = plane.take_log() {

@@ -87,10 +87,14 @@ impl Shown {
             | FibOp::RemoveInterface(_)
             | FibOp::SetEndpoint(_)
             | FibOp::RemoveEndpoint(_)
+            | FibOp::SetUnicastInput { .. }
+            | FibOp::RemoveUnicastInput(_)
             | FibOp::SetNextHop(..)
             | FibOp::RemoveNextHop(_)
             | FibOp::SetTunnel(..)
             | FibOp::RemoveTunnel(_)
+            | FibOp::SetConversion(..)
+            | FibOp::RemoveConversion(_)
             | FibOp::SetStream(..)
             | FibOp::RemoveStream(_) => {}
         }

@@ -1,5 +1,7 @@
 //! What is to be copied to whom.
 
+use std::time::Duration;
+
 /// One combination of everything that a figure depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Case {
@@ -42,10 +44,13 @@ const COPIES_PER_BATCH: usize = 256;
 const COPIES_PER_DEVICE: usize = 80;
 /// Egress devices at least.
 const LEAST_DEVICES: usize = 4;
-/// Copies of one call at least, as setting it up takes the kernel some 20 ms.
-const COPIES_PER_CALL: usize = 400_000;
+/// Copies of one call for each microsecond of a round, about what an engine makes: setting a call up makes the
+/// kernel wait for some 20 ms, on a busy machine for much longer.
+const COPIES_PER_MICROSECOND: usize = 2;
 /// Copies of a call that only shows whether everybody gets everything.
 const FEW_COPIES: usize = 20_000;
+/// Packets of a call, whatever the fan-out.
+const LEAST_PACKETS: usize = 20;
 
 impl Case {
     /// Packets between two turns of the softirqs.
@@ -61,15 +66,11 @@ impl Case {
         }
     }
 
-    /// Packets of one call.
-    pub(super) fn packets(&self, few: bool) -> u32 {
-        let packets = if few {
-            (FEW_COPIES / self.members).clamp(20, 400)
-        } else {
-            (COPIES_PER_CALL / self.members).clamp(20, 2_000)
-        };
+    /// Packets of one call in a round of this length, `most` of them at most; without a length a few.
+    pub(super) fn packets(&self, round: Duration, most: usize) -> u32 {
+        let copies = (COPIES_PER_MICROSECOND * round.as_micros() as usize).max(FEW_COPIES);
         // Every group has its turn.
-        (packets as u32).max(self.groups)
+        ((copies / self.members).clamp(LEAST_PACKETS, most) as u32).max(self.groups)
     }
 }
 
@@ -87,5 +88,18 @@ mod tests {
             );
             assert!(case.devices() <= 128, "{members} members need {} devices", case.devices());
         }
+    }
+
+    #[test]
+    fn a_call_is_about_as_long_as_the_round() {
+        let packets = |members, groups, milliseconds| {
+            let case = Case { output: Output::Unicast, members, groups, payload: 64 };
+            case.packets(Duration::from_millis(milliseconds), 65_536)
+        };
+        assert_eq!(packets(64, 1, 250), 7_812);
+        assert_eq!(packets(1, 1, 250), 65_536);
+        assert_eq!(packets(10_000, 1, 250), 50);
+        assert_eq!((packets(64, 1, 0), packets(10_000, 1, 0)), (312, 20));
+        assert_eq!(packets(16, 4_096, 0), 4_096);
     }
 }

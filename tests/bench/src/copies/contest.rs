@@ -61,8 +61,9 @@ impl Rig {
         ))
     }
 
-    /// A few packets that nothing disturbs: each member gets each of them once, by its number.
-    fn verify(&mut self, entry: &Entry, receivers: &[Receiver]) -> Result<()> {
+    /// A few packets that nothing disturbs: each member gets each of them once, by its number. Says how many
+    /// copies that were.
+    fn verify(&mut self, entry: &Entry, receivers: &[Receiver]) -> Result<u64> {
         self.sink.check(true)?;
         let outcome = self.run(entry, receivers, Duration::ZERO);
         self.sink.check(false)?;
@@ -86,7 +87,7 @@ impl Rig {
             receivers.len(),
             wrong[..wrong.len().min(4)].join(", "),
         );
-        Ok(())
+        Ok(gained.iter().map(|(copies, _)| copies).sum())
     }
 
     fn measure(&mut self, entry: &Entry, receivers: &[Receiver], at_least: Duration) -> Result<Round> {
@@ -114,12 +115,13 @@ pub(super) fn hold(
 ) -> Result<()> {
     bar.set_message(format!("{}: does each get each packet once?", contest.title));
     let mut receivers = Vec::with_capacity(contest.entries.len());
+    let mut checked = Vec::with_capacity(contest.entries.len());
     for entry in &contest.entries {
         vmcast_lab::signals::check()?;
         let engine = rig.engine(entry.engine)?;
         let label = engine.label();
         let theirs = engine.prepare(&entry.case).context(label)?;
-        rig.verify(entry, &theirs).context(label)?;
+        checked.push(rig.verify(entry, &theirs).context(label)?);
         receivers.push(theirs);
     }
     bar.inc(1);
@@ -132,8 +134,13 @@ pub(super) fn hold(
         }
         bar.inc(1);
     }
-    for (place, (entry, rounds)) in contest.entries.iter().zip(&rounds).enumerate() {
-        let row = row(rig.engine(entry.engine)?, entry, rounds)?;
+    // And they still do after so much work.
+    for ((entry, receivers), checked) in contest.entries.iter().zip(&receivers).zip(&mut checked) {
+        let label = rig.engine(entry.engine)?.label();
+        *checked += rig.verify(entry, receivers).context(label)?;
+    }
+    for ((entry, rounds), checked) in contest.entries.iter().zip(&rounds).zip(checked) {
+        let row = row(rig.engine(entry.engine)?, entry, rounds, checked)?;
         if row.delivered < row.expected {
             let lost = format!(
                 "{} with {} members delivered {} of {} copies; {}",
@@ -145,13 +152,12 @@ pub(super) fn hold(
             );
             report.remarks.push(lost);
         }
-        if !contest.unlisted.contains(&place) {
+        if !contest.unlisted.contains(entry) {
             report.rows.push(row);
         }
     }
     for target in &contest.targets {
-        let label = rig.engine(contest.entries[target.over].engine)?.label();
-        judge(target, label, &rounds, report)?;
+        judge(contest, target, &rounds, report)?;
     }
     rig.engines.values_mut().try_for_each(|engine| engine.clear())
 }
@@ -166,28 +172,29 @@ fn ratio(over: &[Round], under: &[Round]) -> Result<Summary> {
     Summary::of(&ratios).context("no round was measured")
 }
 
-fn judge(target: &Target, label: &str, rounds: &[Vec<Round>], report: &mut Report) -> Result<()> {
-    let measured = ratio(&rounds[target.over], &rounds[target.under])?;
-    let ratio_of = Ratio::new(target.name.clone(), measured.median, "×", target.bound)
+fn judge(contest: &Contest, target: &Target, rounds: &[Vec<Round>], report: &mut Report) -> Result<()> {
+    let of = |entry: Entry| {
+        let place = contest.entries.iter().position(|other| *other == entry);
+        place.map(|place| &rounds[place][..]).with_context(|| format!("{entry:?} did not take part"))
+    };
+    let measured = ratio(of(target.over)?, of(target.under)?)?;
+    let mut judged = Ratio::new(target.name.clone(), measured.median, "×", target.bound)
         .with_spread(measured)
         .with_stretch(target.stretch);
     if let Some((over, under)) = target.limit {
-        let limit = ratio(&rounds[over], &rounds[under])?;
-        let share = ratio(&rounds[target.over], &rounds[over])?;
+        judged = judged.with_limit(ratio(of(over)?, of(under)?)?.median);
+        let share = ratio(of(target.over)?, of(over)?)?;
         report.remarks.push(format!(
-            "{}: a devmap broadcast of frames of that length that nobody rewrites reaches {:.2} × here, and no \
-             broadcast more; {} runs at {:.0} % of its speed",
+            "{}: the engine runs at {:.0} % of the speed of copies of that length that nobody rewrites",
             target.name,
-            limit.median,
-            label,
             100.0 * share.median
         ));
     }
-    report.ratios.push(ratio_of);
+    report.ratios.push(judged);
     Ok(())
 }
 
-fn row(engine: &dyn Engine, entry: &Entry, rounds: &[Round]) -> Result<CopyRow> {
+fn row(engine: &dyn Engine, entry: &Entry, rounds: &[Round], checked: u64) -> Result<CopyRow> {
     let rates: Vec<f64> = rounds.iter().map(|round| round.copies_per_second() / 1e6).collect();
     let rate = Summary::of(&rates).context("no round was measured")?;
     let case = entry.case;
@@ -207,5 +214,31 @@ fn row(engine: &dyn Engine, entry: &Entry, rounds: &[Round]) -> Result<CopyRow> 
         ns_per_copy: 1e3 / rate.median,
         delivered: rounds.iter().map(|round| round.delivered).sum(),
         expected: rounds.iter().map(|round| round.expected).sum(),
+        checked,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_is_the_median_of_those_within_a_round() {
+        let round = |delivered, milliseconds| Round {
+            delivered,
+            expected: delivered,
+            time: Duration::from_millis(milliseconds),
+        };
+        // The machine was slow in the last round: both engines lost half of their speed.
+        let over = [round(4_000, 10), round(4_400, 10), round(2_000, 10)];
+        let under = [round(1_000, 10), round(1_000, 10), round(500, 10)];
+        let ratio = ratio(&over, &under).expect("three rounds");
+        assert_eq!((ratio.median, ratio.least, ratio.most), (4.0, 4.0, 4.4));
+    }
+
+    #[test]
+    fn what_did_not_arrive_does_not_count() {
+        let round = Round { delivered: 500, expected: 1_000, time: Duration::from_millis(1) };
+        assert_eq!(round.copies_per_second(), 500_000.0);
+    }
 }

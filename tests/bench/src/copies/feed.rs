@@ -7,6 +7,9 @@ use anyhow::Result;
 use super::{case::Case, core_time::CoreTime, engine::Run, stand::Stand, stream};
 use crate::kernel::source::{Load, Source};
 
+/// Packets of one call at most.
+const MAX_PACKETS: usize = 65_536;
+
 /// The source, and the time of the core that works for it.
 pub(super) struct Feeder {
     pub(super) source: Source,
@@ -24,12 +27,12 @@ impl Feeder {
     }
 
     fn run_here(&mut self, stand: &Stand, case: &Case, range: u8, at_least: Duration) -> Result<Run> {
-        let frame = stream::frame(stand.ingress.far_mac, range, case.payload)?;
+        let frame = stream::frame(stand.ingress.far_mac, range, 0, case.payload)?;
         let load = Load {
             ingress: stand.ingress.ifindex,
             frame: &frame,
             groups: case.groups,
-            packets: case.packets(at_least.is_zero()),
+            packets: case.packets(at_least, MAX_PACKETS),
             batch: case.batch() as u32,
         };
         let mut run = Run { first: self.source.number(), ..Run::default() };

@@ -1,5 +1,5 @@
-//! The kernel's own share: a devmap broadcast of frames of the same length that nobody rewrites. No engine
-//! on devmaps can be faster.
+//! The kernel's own share at XDP: a devmap broadcast of frames of the same length that nobody rewrites. No
+//! engine on devmaps can be faster.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::kernel::{floor::Floor, sink::Sink};
 pub(super) struct FloorEngine {
     stand: Stand,
     feeder: Feeder,
-    broadcasts: BTreeMap<usize, Floor>,
+    broadcasts: BTreeMap<Case, Floor>,
 }
 
 impl FloorEngine {
@@ -28,9 +28,32 @@ impl FloorEngine {
     }
 }
 
+/// The interface of each member.
+pub(super) fn interfaces(stand: &Stand, case: &Case) -> Vec<u32> {
+    let devices = &stand.egress[..case.devices()];
+    devices.iter().cycle().take(case.members).map(|cable| cable.ifindex).collect()
+}
+
+/// The far ends: copies that nobody rewrites tell no members apart.
+pub(super) fn receivers(stand: &Stand, case: &Case) -> Vec<Receiver> {
+    let devices = &stand.egress[..case.devices()];
+    let share = |device: usize| (case.members - device).div_ceil(devices.len()) as u64;
+    let receivers = devices.iter().enumerate().take(case.members);
+    receivers.map(|(device, cable)| Receiver { copies: share(device), ..interface_receiver(cable) }).collect()
+}
+
+/// The case whose packets are as long as the copies.
+pub(super) fn as_long_as_copies(case: &Case) -> Case {
+    let payload = match case.output {
+        Output::Unicast => case.payload + HEADROOM,
+        Output::Native => case.payload,
+    };
+    Case { payload, ..*case }
+}
+
 impl Engine for FloorEngine {
     fn label(&self) -> &'static str {
-        "kernel floor"
+        "XDP floor"
     }
 
     fn peer(&self, _case: &Case) -> &'static str {
@@ -38,29 +61,18 @@ impl Engine for FloorEngine {
     }
 
     fn prepare(&mut self, case: &Case) -> Result<Vec<Receiver>> {
-        let devices = &self.stand.egress[..case.devices()];
-        if !self.broadcasts.contains_key(&case.members) {
-            let slots: Vec<u32> =
-                devices.iter().cycle().take(case.members).map(|cable| cable.ifindex).collect();
-            let broadcast = self.stand.dut.enter(|| Floor::load(&slots))??;
-            self.broadcasts.insert(case.members, broadcast);
+        if !self.broadcasts.contains_key(case) {
+            let slots = interfaces(&self.stand, case);
+            let broadcast = self.stand.dut.enter(|| Floor::load(&slots, case.groups))??;
+            self.broadcasts.insert(*case, broadcast);
         }
-        let share = |device: usize| (case.members - device).div_ceil(devices.len()) as u64;
-        let receivers = devices.iter().enumerate().take(case.members);
-        Ok(receivers
-            .map(|(device, cable)| Receiver { copies: share(device), ..interface_receiver(cable) })
-            .collect())
+        Ok(receivers(&self.stand, case))
     }
 
     fn run(&mut self, case: &Case, at_least: Duration) -> Result<Run> {
-        let broadcast = self.broadcasts.get_mut(&case.members).context("the case was not prepared")?;
+        let broadcast = self.broadcasts.get_mut(case).context("the case was not prepared")?;
         self.feeder.source.go_on_with(&broadcast.program()?)?;
-        // As long as the copies of a tunnel.
-        let payload = match case.output {
-            Output::Unicast => case.payload + HEADROOM,
-            Output::Native => case.payload,
-        };
-        self.feeder.run(&self.stand, &Case { payload, ..*case }, 0, at_least)
+        self.feeder.run(&self.stand, &as_long_as_copies(case), 0, at_least)
     }
 
     fn clear(&mut self) -> Result<()> {

@@ -1,27 +1,31 @@
 //! Copies per second of one core: the planes of vmcast, what else there is, and the kernel's own share.
 //!
 //! Everything that a copy costs happens on core 0: the engine, and the sink at the far end of each
-//! cable, which counts the copy by receiver and drops it. Before an engine is measured, the sink has
-//! looked at the number of each copy: every member got every packet once. Rounds of the engines take
+//! cable, which counts the copy by receiver and drops it. Before and after an engine is measured, the sink
+//! looks at the number of each copy: every member got every packet once. Rounds of the engines take
 //! turns, so that a noisy neighbour meets all of them alike, and the time that others had the core is
 //! left out.
 
 mod bridge;
 pub(crate) mod case;
+mod clones;
 mod contest;
+mod contests;
 mod core_time;
 mod engine;
 mod feed;
 mod floor;
 mod gso;
+mod in_kernel;
 pub(crate) mod ipmr;
 mod plan;
+pub(crate) mod plane;
 mod queue;
 mod relay;
+mod software;
 pub(crate) mod stand;
 pub(crate) mod stream;
 mod vxlan;
-pub(crate) mod xdp;
 
 use std::collections::BTreeMap;
 
@@ -31,8 +35,9 @@ use vmcast_lab::Lab;
 
 use crate::{kernel::sink::Sink, machine::pin_to_core, report::Report};
 
+pub(crate) use contests::GROUP_MEMBERS;
 pub(crate) use plan::Effort;
-use {contest::Rig, engine::Engine, plan::Id};
+use {contest::Rig, engine::Engine, plan::Id, plane::Kind};
 
 /// Measures, and puts rows and ratios into the report.
 pub(crate) fn measure(effort: Effort, report: &mut Report, bar: &ProgressBar) -> Result<()> {
@@ -72,12 +77,16 @@ fn measure_here(effort: Effort, report: &mut Report, bar: &ProgressBar) -> Resul
 
 fn build(id: Id, lab: &mut Lab, sink: &mut Sink, outputs: usize) -> Result<Box<dyn Engine>> {
     Ok(match id {
-        Id::Xdp => Box::new(xdp::XdpEngine::new(lab, sink, outputs)?),
+        Id::Plane(Kind::Software) => Box::new(software::SoftwareEngine::new(lab, sink, outputs)?),
+        Id::Plane(kind @ (Kind::Xdp | Kind::XdpUncounted | Kind::Tc)) => {
+            Box::new(in_kernel::KernelEngine::new(lab, sink, kind, outputs)?)
+        }
         Id::Relay => Box::new(relay::RelayEngine::new(lab, sink, outputs)?),
         Id::Gso => Box::new(gso::GsoEngine::new(lab, sink, outputs)?),
         Id::Ipmr => Box::new(ipmr::IpmrEngine::new(lab, sink)?),
         Id::Vxlan => Box::new(vxlan::VxlanEngine::new(lab, sink, outputs)?),
         Id::Bridge => Box::new(bridge::BridgeEngine::new(lab, sink, outputs)?),
         Id::Floor => Box::new(floor::FloorEngine::new(lab, sink, outputs)?),
+        Id::Clones => Box::new(clones::CloneEngine::new(lab, sink, outputs)?),
     })
 }

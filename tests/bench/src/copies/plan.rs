@@ -2,33 +2,29 @@
 
 use std::time::Duration;
 
-use super::{
-    case::{Case, Output},
-    ipmr::MAX_OUTPUTS,
-};
+use super::{case::Case, contests, plane::Kind};
 use crate::report::Bound;
-
-/// Bytes in a datagram: seven packets of an MPEG transport stream.
-const MEDIA: usize = 1316;
-/// Bytes in a datagram where the packet rate is what counts.
-const SMALL: usize = 64;
-/// The fan-out of a small site.
-const SITE: usize = 64;
-const MANY: usize = 10_000;
-/// Members of each group where there are many groups.
-const GROUP_MEMBERS: usize = 16;
-const MANY_GROUPS: u32 = 4_096;
 
 /// What makes the copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Id {
-    Xdp,
+    Plane(Kind),
     Relay,
     Gso,
     Ipmr,
     Vxlan,
     Bridge,
+    /// A broadcast that nobody rewrites.
     Floor,
+    /// Clones that nobody rewrites.
+    Clones,
+}
+
+impl Id {
+    pub(super) const XDP: Self = Self::Plane(Kind::Xdp);
+    pub(super) const TC: Self = Self::Plane(Kind::Tc);
+    pub(super) const SOFTWARE: Self = Self::Plane(Kind::Software);
+    pub(super) const UNCOUNTED: Self = Self::Plane(Kind::XdpUncounted);
 }
 
 /// An engine with a case.
@@ -42,15 +38,15 @@ pub(super) struct Entry {
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) name: String,
-    /// Whose copies per second are divided, by place in the contest.
-    pub(super) over: usize,
+    /// Whose copies per second are divided.
+    pub(super) over: Entry,
     /// By whose.
-    pub(super) under: usize,
+    pub(super) under: Entry,
     pub(super) bound: Bound,
     /// What to reach besides, where that is more.
     pub(super) stretch: Option<f64>,
     /// The same two where nobody rewrites a copy: what this machine allows.
-    pub(super) limit: Option<(usize, usize)>,
+    pub(super) limit: Option<(Entry, Entry)>,
 }
 
 /// Entries whose rounds take turns.
@@ -60,13 +56,13 @@ pub(super) struct Contest {
     pub(super) entries: Vec<Entry>,
     pub(super) targets: Vec<Target>,
     /// Entries that others have rows of already.
-    pub(super) unlisted: Vec<usize>,
+    pub(super) unlisted: Vec<Entry>,
 }
 
 /// How long to measure, and how much.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
-    quick: bool,
+    pub(super) quick: bool,
     /// Rounds of each entry.
     pub(super) rounds: usize,
     /// Length of a round at least.
@@ -74,25 +70,12 @@ pub(crate) struct Effort {
 }
 
 impl Effort {
-    pub(crate) const FULL: Self = Self { quick: false, rounds: 7, round: Duration::from_millis(400) };
-    pub(crate) const QUICK: Self = Self { quick: true, rounds: 5, round: Duration::from_millis(100) };
+    pub(crate) const FULL: Self = Self { quick: false, rounds: 7, round: Duration::from_millis(250) };
+    pub(crate) const QUICK: Self = Self { quick: true, rounds: 5, round: Duration::from_millis(50) };
 
     /// The contests in their order.
     pub(super) fn contests(self) -> Vec<Contest> {
-        let mut contests = Vec::new();
-        let sizes: &[usize] = if self.quick { &[SITE] } else { &[1, 8, SITE, 256, 1_000] };
-        contests.extend(sizes.iter().map(|members| fan_out(*members, MEDIA)));
-        if !self.quick {
-            contests.extend([SITE, 1_000].map(|members| fan_out(members, SMALL)));
-        }
-        contests.push(many_members(self.quick));
-        contests.push(many_groups(self.quick));
-        contests.push(native(MAX_OUTPUTS, MEDIA));
-        if !self.quick {
-            contests.push(native(MAX_OUTPUTS, SMALL));
-            contests.push(native(8, MEDIA));
-        }
-        contests
+        if self.quick { contests::quick() } else { contests::full() }
     }
 
     /// Steps of the progress bar.
@@ -101,141 +84,76 @@ impl Effort {
     }
 }
 
-const fn unicast(members: usize, groups: u32, payload: usize) -> Case {
-    Case { output: Output::Unicast, members, groups, payload }
-}
-
-const fn entry(engine: Id, case: Case) -> Entry {
-    Entry { engine, case }
-}
-
-/// Everything that sends a copy of its own to each member.
-fn fan_out(members: usize, payload: usize) -> Contest {
-    let case = unicast(members, 1, payload);
-    let mut entries = [Id::Xdp, Id::Relay, Id::Gso, Id::Vxlan, Id::Bridge, Id::Floor]
-        .map(|engine| entry(engine, case))
-        .to_vec();
-    let floor = entries.len() - 1;
-    if members == 1 {
-        // Nobody needs a list for one.
-        entries.retain(|entry| !matches!(entry.engine, Id::Vxlan | Id::Bridge));
-    }
-    let mut targets = Vec::new();
-    if (SITE..=1_000).contains(&members) && payload == MEDIA {
-        targets.push(Target {
-            name: format!("XDP against the sendmmsg relay, {members} members, AMT, {payload} bytes"),
-            over: 0,
-            under: 1,
-            bound: Bound::AtLeast(8.0),
-            stretch: Some(10.0),
-            limit: Some((floor, 1)),
-        });
-    }
-    Contest {
-        title: format!("copies to {members} members, {payload} bytes"),
-        entries,
-        targets,
-        unlisted: Vec::new(),
-    }
-}
-
-/// The largest fan-out, and the usual one in the same rounds.
-fn many_members(quick: bool) -> Contest {
-    let (usual, many) = (unicast(SITE, 1, MEDIA), unicast(MANY, 1, MEDIA));
-    let mut entries =
-        vec![entry(Id::Xdp, usual), entry(Id::Xdp, many), entry(Id::Floor, usual), entry(Id::Floor, many)];
-    if !quick {
-        entries.push(entry(Id::Relay, many));
-    }
-    let target = Target {
-        name: format!("XDP, ns per copy at {MANY} members ÷ at {SITE}"),
-        over: 0,
-        under: 1,
-        bound: Bound::AtMost(1.15),
-        stretch: None,
-        limit: Some((2, 3)),
-    };
-    Contest {
-        title: format!("copies to {MANY} members"),
-        entries,
-        targets: vec![target],
-        unlisted: vec![0, 2],
-    }
-}
-
-/// Many groups against one, with as many members each.
-fn many_groups(quick: bool) -> Contest {
-    let groups: &[u32] = if quick { &[1, MANY_GROUPS] } else { &[1, MANY_GROUPS, 64] };
-    let entries =
-        groups.iter().map(|groups| entry(Id::Xdp, unicast(GROUP_MEMBERS, *groups, MEDIA))).collect();
-    let target = Target {
-        name: format!("XDP, throughput with {MANY_GROUPS} groups of {GROUP_MEMBERS} ÷ with 1"),
-        over: 1,
-        under: 0,
-        bound: Bound::AtLeast(0.8),
-        stretch: None,
-        limit: None,
-    };
-    Contest {
-        title: format!("copies of {MANY_GROUPS} groups"),
-        entries,
-        targets: vec![target],
-        unlisted: Vec::new(),
-    }
-}
-
-/// Everything that sends what came natively to a number of interfaces.
-fn native(outputs: usize, payload: usize) -> Contest {
-    let case = Case { output: Output::Native, members: outputs, groups: 1, payload };
-    let entries = [Id::Xdp, Id::Ipmr, Id::Floor].map(|engine| entry(engine, case)).to_vec();
-    let mut targets = Vec::new();
-    if outputs == MAX_OUTPUTS && payload == MEDIA {
-        targets.push(Target {
-            name: format!("XDP against the kernel's ipmr, {outputs} outputs, native, {payload} bytes"),
-            over: 0,
-            under: 1,
-            bound: Bound::AtLeast(4.0),
-            stretch: Some(5.0),
-            limit: Some((2, 1)),
-        });
-    }
-    Contest {
-        title: format!("copies to {outputs} interfaces, {payload} bytes"),
-        entries,
-        targets,
-        unlisted: Vec::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
+    fn targets(effort: Effort) -> Vec<String> {
+        effort.contests().into_iter().flat_map(|contest| contest.targets).map(|target| target.name).collect()
+    }
+
     #[test]
-    fn every_target_is_measured_in_the_short_version_too() {
-        let names = |effort: Effort| -> Vec<String> {
-            effort
-                .contests()
-                .into_iter()
-                .flat_map(|contest| contest.targets)
-                .map(|target| target.name)
-                .collect()
-        };
-        let (short, full) = (names(Effort::QUICK), names(Effort::FULL));
-        assert_eq!(short.len(), 4);
+    fn every_target_of_copies_is_measured_in_the_short_version_too() {
+        let (short, full) = (targets(Effort::QUICK), targets(Effort::FULL));
+        for subject in [
+            "XDP broadcast against the sendmmsg relay",
+            "TC clone against the sendmmsg relay",
+            "XDP broadcast against the kernel's ipmr",
+            "XDP broadcast, ns per copy at 10000 members ÷ at 64",
+            "XDP broadcast, throughput with 4096 groups",
+            "XDP broadcast, throughput with statistics ÷ without",
+        ] {
+            assert!(short.iter().any(|name| name.starts_with(subject)), "{subject} is not in {short:?}");
+        }
         assert!(short.iter().all(|name| full.contains(name)), "{short:?} and {full:?}");
     }
 
     #[test]
-    fn targets_and_unlisted_entries_are_entries() {
-        for contest in Effort::FULL.contests().into_iter().chain(Effort::QUICK.contests()) {
-            for (floor, _) in contest.targets.iter().filter_map(|target| target.limit) {
-                assert_eq!(contest.entries[floor].engine, Id::Floor, "{}", contest.title);
+    fn a_target_has_one_name_and_its_entries_take_part() {
+        for effort in [Effort::FULL, Effort::QUICK] {
+            let names = targets(effort);
+            assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
+            for contest in effort.contests() {
+                for target in &contest.targets {
+                    let limit = target.limit.map(|(over, under)| [over, under]).into_iter().flatten();
+                    for entry in [target.over, target.under].into_iter().chain(limit) {
+                        assert!(contest.entries.contains(&entry), "{}: {entry:?}", target.name);
+                    }
+                }
+                assert!(contest.unlisted.iter().all(|entry| contest.entries.contains(entry)));
             }
-            let places = contest.targets.iter().flat_map(|target| [target.over, target.under]);
-            for place in places.chain(contest.unlisted.iter().copied()) {
-                assert!(place < contest.entries.len(), "{}", contest.title);
+        }
+    }
+
+    #[test]
+    fn every_row_is_listed_once() {
+        for effort in [Effort::FULL, Effort::QUICK] {
+            let mut seen: Vec<Entry> = Vec::new();
+            for contest in effort.contests() {
+                for entry in contest.entries.iter().filter(|entry| !contest.unlisted.contains(entry)) {
+                    assert!(!seen.contains(entry), "{}: {entry:?}", contest.title);
+                    seen.push(*entry);
+                }
             }
+        }
+    }
+
+    #[test]
+    fn the_planes_are_measured_with_all_members_groups_and_payloads() {
+        let entries: Vec<Entry> =
+            Effort::FULL.contests().into_iter().flat_map(|contest| contest.entries).collect();
+        for engine in [Id::XDP, Id::TC, Id::SOFTWARE] {
+            let with = |of: fn(&Case) -> usize| -> BTreeSet<usize> {
+                entries.iter().filter(|entry| entry.engine == engine).map(|entry| of(&entry.case)).collect()
+            };
+            assert!(with(|case| case.members).is_superset(&[1, 8, 64, 256, 1_000, 10_000].into()));
+            assert_eq!(with(|case| case.groups as usize), [1, 64, 4_096].into());
+            assert_eq!(with(|case| case.payload), [64, 1_316].into());
+        }
+        for effort in [Effort::FULL, Effort::QUICK] {
+            assert!(effort.rounds >= 5);
         }
     }
 }

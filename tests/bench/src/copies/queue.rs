@@ -28,6 +28,8 @@ use crate::kernel::layout::TAIL_LEN;
 
 /// Datagrams taken out of the queue at a time.
 pub(super) const BATCH: usize = 32;
+/// Packets that wait at most.
+const MAX_PACKETS: usize = 2_000;
 /// Room for the queue, in bytes.
 const RECEIVE_BUFFER: usize = 64 << 20;
 /// The AMT data message (RFC 7450 §5.1.6) and the headers of the inner packet in front of its payload.
@@ -68,7 +70,7 @@ impl Queue {
     pub(super) fn relay(&mut self, case: &Case, send: &mut impl Send, at_least: Duration) -> Result<Run> {
         let mut receive = Receive::new(&headers(case.payload)?);
         let mut run = Run { first: self.number, ..Run::default() };
-        let packets = case.packets(at_least.is_zero()).next_multiple_of(BATCH as u32);
+        let packets = case.packets(at_least, MAX_PACKETS).next_multiple_of(BATCH as u32);
         loop {
             self.fill(case.payload, packets)?;
             run.time += self.drain(packets, &mut receive, send)?;

@@ -20,10 +20,10 @@ pub(crate) fn group(range: u8, number: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(232, range, 0, 0)) + number)
 }
 
-/// A frame of a stream as the interface with this link-layer address receives it. The checksum of UDP is
+/// A frame of a range's group as the interface with this link-layer address receives it. The checksum of UDP is
 /// left out (RFC 768): the payload changes with each packet.
-pub(crate) fn frame(from: [u8; 6], range: u8, payload: usize) -> Result<Vec<u8>> {
-    let group = group(range, 0);
+pub(crate) fn frame(from: [u8; 6], range: u8, number: u32, payload: usize) -> Result<Vec<u8>> {
+    let group = group(range, number);
     let [_, b, c, d] = group.octets();
     // RFC 1112 §6.4.
     let builder = PacketBuilder::ethernet2(from, [0x01, 0x00, 0x5e, b & 0x7f, c, d])

@@ -1,37 +1,88 @@
-//! A broadcast that nobody rewrites: what the kernel itself needs for a copy.
+//! A broadcast that nobody rewrites: what the kernel itself needs for a copy at XDP.
 
-use anyhow::{Context as _, Result};
+use std::{thread, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf,
-    maps::{DevMap, MapData},
+    maps::{ArrayOfMaps, DevMap, Map, MapData, MapError, MapFd, xdp::XdpMapError},
     programs::{ProgramFd, Xdp},
 };
+use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_DEVMAP;
 
 use super::{
-    layout::{FLOOR, PROGRAM_FLOOR},
-    load, program, take,
+    layout::{FLOORS, MAX_GROUPS, PROGRAM_FLOOR},
+    load, program,
 };
+
+/// How often a slot is tried again, and after what time.
+const RETRIES: usize = 50;
+const PAUSE: Duration = Duration::from_millis(10);
+/// Threads that store devmaps: each entry waits until nobody reads, and they wait together.
+const THREADS: usize = 64;
 
 /// The broadcast's program and its devices.
 pub(crate) struct Floor {
     object: Ebpf,
-    _devices: DevMap<MapData>,
 }
 
 impl Floor {
-    /// Makes a broadcast to these interfaces, each as often as it is named. The calling thread must be in
-    /// their namespace.
-    pub(crate) fn load(interfaces: &[u32]) -> Result<Self> {
-        let mut object = load(FLOOR, u32::try_from(interfaces.len())?)?;
-        let mut devices: DevMap<MapData> = take(&mut object, FLOOR)?;
-        for (slot, ifindex) in (0..).zip(interfaces) {
-            devices.set(slot, *ifindex, None, 0).context(FLOOR)?;
-        }
+    /// Makes a broadcast to these interfaces, each as often as it is named, for each group by itself. The
+    /// calling thread must be in their namespace.
+    pub(crate) fn load(interfaces: &[u32], groups: u32) -> Result<Self> {
+        let mut object = load(FLOORS, MAX_GROUPS)?;
+        let outer = object.map(FLOORS).with_context(|| format!("the kernel programs have no {FLOORS}"))?;
+        let Map::ArrayOfMaps(outer) = outer else { return Err(anyhow!("{FLOORS} is no array of maps")) };
+        let outer = outer.info().context(FLOORS)?.id();
+        let groups: Vec<u32> = (0..groups).collect();
+        thread::scope(|scope| {
+            let stores: Vec<_> = groups
+                .chunks(groups.len().div_ceil(THREADS))
+                .map(|groups| scope.spawn(|| store(outer, groups, interfaces)))
+                .collect();
+            stores
+                .into_iter()
+                .try_for_each(|store| store.join().map_err(|_| anyhow!("making devmaps panicked"))?)
+        })?;
         program::<Xdp>(&mut object, PROGRAM_FLOOR)?.load().context("loading the broadcast")?;
-        Ok(Self { object, _devices: devices })
+        Ok(Self { object })
     }
 
     pub(crate) fn program(&mut self) -> Result<ProgramFd> {
         Ok(program::<Xdp>(&mut self.object, PROGRAM_FLOOR)?.fd()?.try_clone()?)
     }
+}
+
+/// Gives each of these groups a devmap of its own.
+fn store(outer: u32, groups: &[u32], interfaces: &[u32]) -> Result<()> {
+    let outer = Map::ArrayOfMaps(MapData::from_id(outer).context(FLOORS)?);
+    let mut outer = ArrayOfMaps::<_, MapFd>::try_from(outer).context(FLOORS)?;
+    let slots = u32::try_from(interfaces.len())?;
+    for group in groups {
+        let definition = aya_obj::Map::new_from_params(BPF_MAP_TYPE_DEVMAP as u32, 4, 8, slots, 0);
+        let devices = MapData::create(definition, "bench_floor", None).context("making a devmap")?;
+        let number = devices.info().context("looking at a devmap")?.id();
+        let mut devices = DevMap::try_from(Map::DevMap(devices)).context("making a devmap")?;
+        for (slot, ifindex) in (0..).zip(interfaces) {
+            patiently(|| devices.set(slot, *ifindex, None, 0)).context("filling a devmap")?;
+        }
+        let stored = MapData::from_id(number).context("looking at a devmap")?;
+        outer.set(*group, stored.fd(), 0).context(FLOORS)?;
+    }
+    Ok(())
+}
+
+/// Tries again while the kernel is short of memory: for a slot it does not wait until caches are given back.
+fn patiently(mut set: impl FnMut() -> Result<(), XdpMapError>) -> Result<(), XdpMapError> {
+    for _ in 0..RETRIES {
+        match set() {
+            Err(XdpMapError::MapError(MapError::SyscallError(error)))
+                if error.io_error.raw_os_error() == Some(libc::ENOMEM) =>
+            {
+                thread::sleep(PAUSE);
+            }
+            other => return other,
+        }
+    }
+    set()
 }

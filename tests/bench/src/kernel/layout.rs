@@ -10,8 +10,12 @@ pub(crate) const HEAD: &str = "HEAD";
 pub(crate) const FEED: &str = "FEED";
 /// The program that the source goes on with, if any; program array of one.
 pub(crate) const NEXT: &str = "NEXT";
-/// Devices of the broadcast without any rewriting; devmap.
-pub(crate) const FLOOR: &str = "FLOOR";
+/// Number of a group → devices of the broadcast without any rewriting; array of devmaps.
+pub(crate) const FLOORS: &str = "FLOORS";
+/// Devices of the clones without any rewriting, group by group; array of `u32`.
+pub(crate) const CLONES: &str = "CLONES";
+/// Members of each group there; array of one `u32`.
+pub(crate) const CLONE_MEMBERS: &str = "CLONE_MEMBERS";
 /// Packets by the [`bucket`] of their delay; per-CPU array of `u64`.
 pub(crate) const DELAYS: &str = "DELAYS";
 /// [`Hold`]; per-CPU array of one.
@@ -23,8 +27,10 @@ pub(crate) const PROGRAM_SINK: &str = "bench_sink";
 pub(crate) const PROGRAM_CLOCK: &str = "bench_clock";
 /// Makes a live frame new and hands it on.
 pub(crate) const PROGRAM_SOURCE: &str = "bench_source";
-/// Broadcasts a frame to [`FLOOR`].
+/// Broadcasts a frame to [`FLOORS`].
 pub(crate) const PROGRAM_FLOOR: &str = "bench_floor";
+/// Clones a packet for [`CLONES`].
+pub(crate) const PROGRAM_CLONES: &str = "bench_clones";
 /// Notes when a core starts with received packets.
 pub(crate) const PROGRAM_ENTRY: &str = "bench_entry";
 /// Notes when it stops.
@@ -46,6 +52,13 @@ pub(crate) const ALL_KEYS: u32 = 3 * KEYS;
 /// First bytes of the link-layer address of a host; its number follows.
 pub(crate) const HOST_PREFIX: [u8; 4] = [0x02, 0x62, 0x6e, 0x63];
 
+/// Groups at most.
+pub(crate) const MAX_GROUPS: u32 = 4_096;
+/// Members of all groups together at most, where nobody rewrites a copy.
+pub(crate) const MAX_CLONES: u32 = 262_144;
+
+/// Where the EtherType stands in a frame.
+pub(crate) const ETHER_TYPE_AT: usize = 12;
 /// Bytes of [`HEAD`]: Ethernet and IPv4.
 pub(crate) const HEAD_LEN: usize = 34;
 /// Where the header checksum stands in it.

@@ -1,6 +1,7 @@
 //! The benchmark's own kernel programs, which `cargo xtask build-ebpf` compiles.
 
 pub(crate) mod clock;
+pub(crate) mod clones;
 pub(crate) mod floor;
 pub(crate) mod holds;
 #[expect(dead_code, reason = "some of it is for the kernel programs alone")]
@@ -15,7 +16,7 @@ use aya::{
     programs::{Program, ProgramError, Xdp, xdp::XdpMode},
 };
 
-use layout::{COUNTS, Count, Feed, Hold};
+use layout::{CLONES, COUNTS, Count, Feed, Hold};
 
 #[cfg(vmcast_sink_object)]
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vmcast-sink.o"));
@@ -27,12 +28,14 @@ unsafe impl Pod for Feed {}
 // SAFETY: as above.
 unsafe impl Pod for Hold {}
 
-/// Loads the object with a map of another size. The counts, which take the kernel long to make, are
-/// left small in every object but the sink's.
+/// Maps that take the kernel long to make.
+const LARGE: [&str; 2] = [COUNTS, CLONES];
+
+/// Loads the object with a map of another size. Large ones are left small where another map is meant.
 fn load(map: &str, entries: u32) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
-    if map != COUNTS {
-        loader.map_max_entries(COUNTS, 1);
+    for large in LARGE.into_iter().filter(|large| *large != map) {
+        loader.map_max_entries(large, 1);
     }
     loader.map_max_entries(map, entries).load(object()?).context("loading the benchmark's kernel programs")
 }

@@ -15,8 +15,8 @@ use vmcast_lab::Lab;
 
 use crate::{
     copies::{
+        plane::{Kind, Members, Owner, Plane},
         stand::Stand,
-        xdp::{Members, Owner, Plane},
     },
     report::{Bound, KernelMemoryRow, Ratio, Report},
     stats::Summary,
@@ -56,7 +56,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report, bar: &ProgressBar) ->
     let mut lab = Lab::new("bench-kernel-memory")?;
     let stand = Stand::build(&mut lab, "dut", DEVICES)?;
     let before = tables::mine()?;
-    let mut plane = Plane::open(&stand)?;
+    let mut plane = Plane::open(&stand, Kind::Xdp)?;
     let tables: Vec<_> = tables::mine()?.into_iter().filter(|table| !before.contains(table)).collect();
     let reserved: u64 = tables.iter().map(|table| table.bytes).sum();
 
@@ -93,7 +93,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report, bar: &ProgressBar) ->
             .fold(0.0, |sum, one| sum + one);
         let bytes = added.median + share;
         report.kernel_memory.push(KernelMemoryRow {
-            engine: "XDP broadcast".to_owned(),
+            engine: Kind::Xdp.label().to_owned(),
             what: what.to_owned(),
             added_bytes: added.median,
             least: added.least,

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context as _, Result};
 use aya::maps::MapInfo;
 
-use crate::copies::xdp::Owner;
+use crate::copies::plane::Owner;
 
 /// Elements are allocated as they come.
 const BPF_F_NO_PREALLOC: u32 = 1;

@@ -11,9 +11,9 @@ use crate::{
     copies::{
         case::{Case, Output},
         ipmr::{MAX_OUTPUTS, MulticastRouter},
+        plane::{Kind, Members, Plane},
         stand::Stand,
         stream,
-        xdp::{Members, Plane},
     },
     kernel::{clock::Clock, holds::Holds},
     report::{Bound, HoldRow, Ratio, Report},
@@ -29,6 +29,8 @@ const TARGET_MS: f64 = 0.5;
 /// From this fan-out on.
 const TARGET_MEMBERS: usize = 1_000;
 const RANGE: u8 = 0;
+/// Those that do the work while they receive.
+pub(super) const ENGINES: [Kind; 2] = [Kind::Xdp, Kind::Tc];
 
 /// Measures, and puts rows and targets into the report.
 pub(super) fn measure(effort: Effort, core: usize, report: &mut Report, bar: &ProgressBar) -> Result<()> {
@@ -42,22 +44,27 @@ pub(super) fn measure(effort: Effort, core: usize, report: &mut Report, bar: &Pr
         bar.inc(1);
     }
     for &members in effort.members {
-        let devices = Case { output: Output::Unicast, members, groups: 1, payload: PAYLOAD }.devices();
-        let stand = Stand::build(&mut lab, &format!("xdp{members}"), devices)?;
-        let mut plane = Plane::open(&stand)?;
-        plane.set_tunnels(&stand, 0, 0..members, devices)?;
-        plane.set_streams(&stand, RANGE, 1, &Members::tunnels(0, 0..members))?;
-        let row = watch(effort, core, &stand, "XDP broadcast", members)?;
-        if members >= TARGET_MEMBERS {
-            report.ratios.push(Ratio::new(
-                format!("longest turn of a device in a softirq, one packet to {members} members"),
-                row.poll_us / 1e3,
-                "ms",
-                Bound::AtMost(TARGET_MS),
-            ));
+        for kind in ENGINES {
+            let devices = Case { output: Output::Unicast, members, groups: 1, payload: PAYLOAD }.devices();
+            let stand = Stand::build(&mut lab, &format!("{}{members}", kind.name()), devices)?;
+            let mut plane = Plane::open(&stand, kind)?;
+            plane.set_tunnels(&stand, 0, 0..members, devices)?;
+            plane.set_streams(&stand, RANGE, 1, &Members::tunnels(0, 0..members))?;
+            let row = watch(effort, core, &stand, kind.label(), members)?;
+            if members >= TARGET_MEMBERS {
+                report.ratios.push(Ratio::new(
+                    format!(
+                        "{}, longest turn of a device in a softirq, one packet to {members} members",
+                        row.engine
+                    ),
+                    row.poll_us / 1e3,
+                    "ms",
+                    Bound::AtMost(TARGET_MS),
+                ));
+            }
+            report.holds.push(row);
+            bar.inc(1);
         }
-        report.holds.push(row);
-        bar.inc(1);
     }
     Ok(())
 }

@@ -9,9 +9,9 @@ use super::{Round, sender::Sender};
 use crate::{
     copies::{
         ipmr::MulticastRouter,
+        plane::{self, Members, Plane},
         stand::Stand,
         stream,
-        xdp::{Members, Plane},
     },
     kernel::clock::Clock,
 };
@@ -20,17 +20,19 @@ use crate::{
 pub(super) enum Kind {
     Cable,
     Ipmr,
-    Xdp,
+    Plane(plane::Kind),
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 3] = [Self::Cable, Self::Ipmr, Self::Xdp];
+    /// The cable comes first: what the others add is counted from there.
+    pub(super) const ALL: [Self; 4] =
+        [Self::Cable, Self::Ipmr, Self::Plane(plane::Kind::Xdp), Self::Plane(plane::Kind::Tc)];
 
     pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Cable => "veth alone",
             Self::Ipmr => "kernel ipmr",
-            Self::Xdp => "XDP broadcast",
+            Self::Plane(kind) => kind.label(),
         }
     }
 
@@ -38,7 +40,7 @@ impl Kind {
         match self {
             Self::Cable => "cable",
             Self::Ipmr => "ipmr",
-            Self::Xdp => "xdp",
+            Self::Plane(kind) => kind.name(),
         }
     }
 }
@@ -77,8 +79,8 @@ impl Hop {
                 router.add(stream::group(RANGE, 0), outputs)?;
                 Forwarder::Kernel(router)
             }
-            Kind::Xdp => {
-                let mut plane = Plane::open(&stand)?;
+            Kind::Plane(kind) => {
+                let mut plane = Plane::open(&stand, kind)?;
                 plane.set_streams(&stand, RANGE, 1, &Members::interfaces(&stand, outputs))?;
                 Forwarder::Plane(Box::new(plane))
             }

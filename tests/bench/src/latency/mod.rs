@@ -16,6 +16,7 @@ use indicatif::ProgressBar;
 use vmcast_lab::Lab;
 
 use crate::{
+    copies::plane,
     machine::{last_core, pin_to_core},
     report::{Bound, LatencyRow, Ratio, Report},
     stats::Summary,
@@ -52,7 +53,7 @@ impl Effort {
 
     /// Steps of the progress bar.
     pub(crate) const fn steps(&self) -> u64 {
-        (self.outputs.len() * self.rounds + self.members.len() + 1) as u64
+        (self.outputs.len() * self.rounds + self.members.len() * hold::ENGINES.len() + 1) as u64
     }
 }
 
@@ -98,19 +99,24 @@ fn one_hop(effort: Effort, outputs: usize, report: &mut Report, bar: &ProgressBa
         }
         bar.inc(1);
     }
+    let cable = rounds.first().context("nothing was measured")?.clone();
     for (hop, rounds) in hops.iter().zip(&rounds) {
-        for (load, rounds) in LOADS.into_iter().zip(rounds) {
-            report.latencies.push(row(hop, outputs, load, rounds)?);
+        for ((load, rounds), cable) in LOADS.into_iter().zip(rounds).zip(&cable) {
+            report.latencies.push(row(hop, outputs, load, rounds, cable)?);
         }
     }
-    let [wire, kernel, plane] = &rounds[..] else { return Ok(()) };
+    let rounds_of =
+        |kind| hops.iter().zip(&rounds).find(|(hop, _)| hop.kind == kind).map(|(_, rounds)| rounds);
+    let (Some(kernel), Some(plane)) = (rounds_of(Kind::Ipmr), rounds_of(Kind::Plane(plane::Kind::Xdp)))
+    else {
+        return Ok(());
+    };
     for (place, load) in LOADS.into_iter().enumerate() {
-        // What a hop adds to the cable, in each round by itself.
-        let added = |hop: &[Vec<Round>; LOADS.len()]| -> Vec<f64> {
-            hop[place].iter().zip(&wire[place]).map(|(hop, wire)| hop.p99 - wire.p99).collect()
-        };
-        let ratios = added(plane).into_iter().zip(added(kernel)).filter(|(_, kernel)| *kernel > 0.0);
-        let ratios: Vec<f64> = ratios.map(|(plane, kernel)| plane / kernel).collect();
+        let ratios: Vec<f64> = added(&plane[place], &cable[place], |round| round.p99)
+            .zip(added(&kernel[place], &cable[place], |round| round.p99))
+            .filter(|(_, kernel)| *kernel > 0.0)
+            .map(|(plane, kernel)| plane / kernel)
+            .collect();
         let Some(ratio) = Summary::of(&ratios) else {
             report.remarks.push(format!(
                 "one hop at {load} %: the kernel's forwarding added nothing to be compared with"
@@ -126,11 +132,18 @@ fn one_hop(effort: Effort, outputs: usize, report: &mut Report, bar: &ProgressBa
     Ok(())
 }
 
-fn row(hop: &Hop, outputs: usize, load: u32, rounds: &[Round]) -> Result<LatencyRow> {
-    let median = |of: fn(&Round) -> f64| {
-        let values: Vec<f64> = rounds.iter().map(of).collect();
+/// What a hop adds to the cable, in each round by itself.
+fn added(hop: &[Round], cable: &[Round], of: fn(&Round) -> f64) -> impl Iterator<Item = f64> {
+    hop.iter().zip(cable).map(move |(hop, cable)| of(hop) - of(cable))
+}
+
+fn row(hop: &Hop, outputs: usize, load: u32, rounds: &[Round], cable: &[Round]) -> Result<LatencyRow> {
+    let middle = |values: Vec<f64>| {
         Summary::of(&values).map(|summary| summary.median).context("no round was measured")
     };
+    let median = |of: fn(&Round) -> f64| middle(rounds.iter().map(of).collect());
+    let more =
+        |of: fn(&Round) -> f64| -> Result<f64> { Ok(middle(added(rounds, cable, of).collect())? / 1e3) };
     Ok(LatencyRow {
         hop: hop.kind.label().to_owned(),
         outputs: if hop.kind == Kind::Cable { 1 } else { outputs },
@@ -140,8 +153,23 @@ fn row(hop: &Hop, outputs: usize, load: u32, rounds: &[Round]) -> Result<Latency
         p50_us: median(|round| round.p50)? / 1e3,
         p99_us: median(|round| round.p99)? / 1e3,
         p999_us: median(|round| round.p999)? / 1e3,
+        added_p50_us: more(|round| round.p50)?,
+        added_p99_us: more(|round| round.p99)?,
+        added_p999_us: more(|round| round.p999)?,
         rounds: rounds.len(),
         delivered: rounds.iter().map(|round| round.delivered).sum(),
         expected: rounds.iter().map(|round| round.expected).sum(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_hop_adds_is_counted_round_by_round() {
+        let round = |p99| Round { packets_per_s: 1.0, p50: 0.0, p99, p999: 0.0, delivered: 1, expected: 1 };
+        let (cable, hop) = ([round(10.0), round(100.0)], [round(14.0), round(105.0)]);
+        assert_eq!(added(&hop, &cable, |round| round.p99).collect::<Vec<_>>(), [4.0, 5.0]);
+    }
 }

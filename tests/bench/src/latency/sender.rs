@@ -31,7 +31,7 @@ impl Sender {
     /// Sends packets of a range's first group.
     pub(super) fn open(stand: &Stand, range: u8) -> Result<Self> {
         let socket = stand.far.enter(|| FrameSocket::open(stand.ingress.far_ifindex))??;
-        Ok(Self { socket, frame: stream::frame(stand.ingress.far_mac, range, PAYLOAD)?, drawn: 0 })
+        Ok(Self { socket, frame: stream::frame(stand.ingress.far_mac, range, 0, PAYLOAD)?, drawn: 0 })
     }
 
     /// Sends as fast as the core can.

@@ -140,5 +140,6 @@ fn row(options: &Options, rounds: &[Round]) -> Result<CopyRow> {
         ns_per_copy: 1e3 / rate.median,
         delivered: rounds.iter().map(delivered).sum(),
         expected: rounds.iter().map(|round| round.packets * members as u64).sum(),
+        checked: 0,
     })
 }

@@ -51,8 +51,11 @@ pub(crate) struct CopyRow {
     pub(crate) most: f64,
     pub(crate) rounds: usize,
     pub(crate) ns_per_copy: f64,
+    /// Copies that arrived in the rounds, of each packet and member one at most.
     pub(crate) delivered: u64,
     pub(crate) expected: u64,
+    /// Copies before and after the rounds that were looked at: each member got each packet once.
+    pub(crate) checked: u64,
 }
 
 /// Time that packets are under way.
@@ -71,6 +74,10 @@ pub(crate) struct LatencyRow {
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
+    /// The same beyond the cable alone under the same load, round by round; medians.
+    pub(crate) added_p50_us: f64,
+    pub(crate) added_p99_us: f64,
+    pub(crate) added_p999_us: f64,
     pub(crate) rounds: usize,
     pub(crate) delivered: u64,
     pub(crate) expected: u64,
@@ -144,6 +151,15 @@ pub(crate) enum Bound {
     AtMost(f64),
 }
 
+impl Bound {
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(target) => value >= target,
+            Self::AtMost(target) => value <= target,
+        }
+    }
+}
+
 /// A figure that has a target.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Ratio {
@@ -158,15 +174,53 @@ pub(crate) struct Ratio {
     pub(crate) spread: Option<[f64; 2]>,
     /// What to reach besides.
     pub(crate) stretch: Option<f64>,
+    /// The same where nobody rewrites a copy: what this machine allows.
+    pub(crate) limit: Option<f64>,
+    /// Whether the machine allows to meet the target, where `limit` is known.
+    pub(crate) allowed: Option<bool>,
+    #[serde(skip)]
+    side: Bound,
+}
+
+/// What became of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// More was reached than was asked for.
+    Stretch,
+    Met,
+    Missed,
+    /// Not even copies that nobody rewrites reach it.
+    NotAllowed,
 }
 
 impl Ratio {
     pub(crate) fn new(name: String, value: f64, unit: &'static str, bound: Bound) -> Self {
-        let (word, target, met) = match bound {
-            Bound::AtLeast(target) => ("at least", target, value >= target),
-            Bound::AtMost(target) => ("at most", target, value <= target),
+        let (word, target) = match bound {
+            Bound::AtLeast(target) => ("at least", target),
+            Bound::AtMost(target) => ("at most", target),
         };
-        Self { name, value, unit, target, bound: word, met, spread: None, stretch: None }
+        Self {
+            name,
+            value,
+            unit,
+            target,
+            bound: word,
+            met: bound.holds(value),
+            spread: None,
+            stretch: None,
+            limit: None,
+            allowed: None,
+            side: bound,
+        }
+    }
+
+    /// Says what the machine allows, unless the engine shows that it allows more.
+    pub(crate) fn with_limit(self, limit: f64) -> Self {
+        let surpassed = match self.side {
+            Bound::AtLeast(_) => self.value > limit,
+            Bound::AtMost(_) => self.value < limit,
+        };
+        Self { limit: Some(limit), allowed: Some(surpassed || self.side.holds(limit)), ..self }
     }
 
     /// Says how far the rounds lie apart.
@@ -181,14 +235,25 @@ impl Ratio {
 
     /// The result as a sentence.
     fn sentence(&self) -> String {
-        let Self { name, value, unit, target, bound, met, spread, stretch } = self;
-        let verdict = match stretch {
-            Some(stretch) if *met && value >= stretch => "stretch target met",
-            Some(_) | None if *met => "target met",
-            Some(_) | None => "TARGET MISSED",
+        let Self { name, value, unit, target, bound, spread, limit, .. } = self;
+        let verdict = match self.outcome() {
+            Outcome::Stretch => "stretch target met",
+            Outcome::Met => "target met",
+            Outcome::Missed => "TARGET MISSED",
+            Outcome::NotAllowed => "TARGET MISSED, as the machine does not allow it",
         };
         let spread = spread.map_or_else(String::new, |[least, most]| format!(" ({least:.2} … {most:.2})"));
-        format!("{verdict}: {name}: {value:.2} {unit}{spread}, wanted {bound} {target} {unit}")
+        let limit = limit.map_or_else(String::new, |limit| format!("; without rewriting {limit:.2} {unit}"));
+        format!("{verdict}: {name}: {value:.2} {unit}{spread}, wanted {bound} {target} {unit}{limit}")
+    }
+
+    fn outcome(&self) -> Outcome {
+        match (self.met, self.stretch, self.allowed) {
+            (true, Some(stretch), _) if self.value >= stretch => Outcome::Stretch,
+            (true, _, _) => Outcome::Met,
+            (false, _, Some(false)) => Outcome::NotAllowed,
+            (false, _, Some(true) | None) => Outcome::Missed,
+        }
     }
 }
 
@@ -229,5 +294,61 @@ mod tests {
         let met = Ratio::new("memory".into(), 31.0, "MiB", Bound::AtMost(40.0));
         assert!(met.met);
         assert_eq!(met.sentence(), "target met: memory: 31.00 MiB, wanted at most 40 MiB");
+    }
+
+    #[test]
+    fn a_target_that_the_machine_does_not_allow_is_told_from_one_that_the_engine_misses() {
+        let speed = |limit| Ratio::new("speed".into(), 5.5, "×", Bound::AtLeast(6.0)).with_limit(limit);
+        assert_eq!(speed(7.0).outcome(), Outcome::Missed);
+        assert_eq!(speed(5.8).outcome(), Outcome::NotAllowed);
+        assert_eq!(
+            speed(5.8).sentence(),
+            "TARGET MISSED, as the machine does not allow it: speed: 5.50 ×, wanted at least 6 ×; without \
+             rewriting 5.80 ×"
+        );
+        let cost = |value| Ratio::new("cost".into(), value, "×", Bound::AtMost(1.15)).with_limit(1.2);
+        assert_eq!(cost(1.3).outcome(), Outcome::NotAllowed);
+        assert_eq!(cost(1.1).outcome(), Outcome::Met);
+    }
+
+    #[test]
+    fn the_json_has_what_programs_read() {
+        let mut report = Report::new(true);
+        report.rows.push(CopyRow {
+            engine: "XDP broadcast".to_owned(),
+            output: "unicast",
+            peer: "AMT".to_owned(),
+            members: 64,
+            groups: 1,
+            payload: 1316,
+            burst: 4,
+            devices: 4,
+            mcopies_per_s_core: 4.0,
+            least: 3.9,
+            most: 4.1,
+            rounds: 5,
+            ns_per_copy: 250.0,
+            delivered: 640,
+            expected: 640,
+            checked: 64,
+        });
+        report.ratios.push(Ratio::new("speed".into(), 5.5, "×", Bound::AtLeast(6.0)).with_limit(5.8));
+        let json = serde_json::to_value(&report).expect("plain data");
+        let row = &json["rows"][0];
+        for (key, value) in [("members", 64), ("groups", 1), ("payload", 1316), ("delivered", 640)] {
+            assert_eq!(row[key], value, "{key}");
+        }
+        assert_eq!((&row["engine"], &row["peer"]), (&"XDP broadcast".into(), &"AMT".into()));
+        assert_eq!((&row["mcopies_per_s_core"], &row["ns_per_copy"]), (&4.0.into(), &250.0.into()));
+        let ratio = &json["ratios"][0];
+        assert_eq!(
+            (&ratio["value"], &ratio["target"], &ratio["bound"]),
+            (&5.5.into(), &6.0.into(), &"at least".into())
+        );
+        assert_eq!(
+            (&ratio["met"], &ratio["limit"], &ratio["allowed"]),
+            (&false.into(), &5.8.into(), &false.into())
+        );
+        assert!(json["machine"]["kernel"].is_string());
     }
 }

@@ -46,6 +46,7 @@ impl Report {
                 format!("{:.3} … {:.3}", row.least, row.most),
                 format!("{:.0}", row.ns_per_copy),
                 delivered(row.delivered, row.expected),
+                row.checked.to_string(),
             ]
         });
         Cells {
@@ -60,6 +61,7 @@ impl Report {
                 "least … most",
                 "ns/copy",
                 "delivered",
+                "checked",
             ],
             rows: rows.collect(),
         }
@@ -73,13 +75,27 @@ impl Report {
                 format!("{} %", row.load_percent),
                 format!("{:.0}", row.packets_per_s),
             ];
-            cells.extend([row.p50_us, row.p99_us, row.p999_us].map(|value| format!("{value:.2}")));
+            let under_way = [row.p50_us, row.p99_us, row.p999_us];
+            let added = [row.added_p50_us, row.added_p99_us, row.added_p999_us];
+            cells.extend(under_way.into_iter().chain(added).map(|value| format!("{value:.2}")));
             cells.push(delivered(row.delivered, row.expected));
             cells
         });
         Cells {
             title: "Time under way over one hop, µs",
-            header: vec!["hop", "outputs", "load", "packets/s", "p50", "p99", "p99.9", "delivered"],
+            header: vec![
+                "hop",
+                "outputs",
+                "load",
+                "packets/s",
+                "p50",
+                "p99",
+                "p99.9",
+                "added p50",
+                "added p99",
+                "added p99.9",
+                "delivered",
+            ],
             rows: rows.collect(),
         }
     }

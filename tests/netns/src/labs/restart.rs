@@ -28,14 +28,14 @@ pub(super) fn trials() -> Vec<Trial> {
 
 const SOME: u64 = 150;
 
-/// Whether a program is on any interface of a node.
+/// Whether a program is on any interface of a node, or a device that a router made for one.
 fn has_programs(node: &Namespace) -> Result<bool, Failed> {
     let mut ip = Command::new("ip");
     ip.args(["-details", "link", "show"]);
     let output = node.run(ip)?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    // A relay device of a router begins with this name.
-    Ok(text.contains("xdp") || text.contains("vmc"))
+    // The relay devices of a router are called `vmcPROCESSxNUMBER`.
+    Ok(text.contains("xdp") || text.contains(": vmc"))
 }
 
 /// What the router has left where it may pin.

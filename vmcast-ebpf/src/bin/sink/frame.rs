@@ -2,7 +2,7 @@
 
 use aya_ebpf::{helpers::generated::bpf_xdp_load_bytes, programs::XdpContext};
 
-use crate::layout::TAIL_LEN;
+use crate::layout::{GROUP_AT, TAIL_LEN};
 
 /// Ethernet, IPv4 without options and UDP.
 pub(crate) type Headers = [u8; 42];
@@ -20,6 +20,13 @@ pub(crate) fn headers(ctx: &XdpContext) -> Option<&Headers> {
     // SAFETY: so many bytes lie within the frame, which nothing changes meanwhile.
     let headers = unsafe { &*(start as *const Headers) };
     (headers[12..15] == IPV4 && headers[23] == UDP).then_some(headers)
+}
+
+/// The number of the group that a frame goes to.
+#[inline(always)]
+pub(crate) fn group(ctx: &XdpContext) -> Option<u32> {
+    let headers = headers(ctx)?;
+    Some(u32::from(u16::from_be_bytes([headers[GROUP_AT], headers[GROUP_AT + 1]])))
 }
 
 /// The number that the payload ends with.

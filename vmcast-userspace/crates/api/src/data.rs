@@ -84,6 +84,11 @@ pub enum Place {
         /// The far end's address and port.
         remote: SocketAddr,
     },
+    /// Other addresses and ports.
+    Conversion {
+        /// The conversion's number.
+        id: u32,
+    },
     /// A kind that a newer daemon knows.
     #[serde(other)]
     Unknown,

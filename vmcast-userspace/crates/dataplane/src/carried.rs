@@ -1,6 +1,12 @@
 //! What every plane carries, and what none does yet.
 
-use vmcast_common::fib::{FibOp, Link, Members, NextHopId, Output, TunnelId};
+use std::net::{IpAddr, SocketAddr};
+
+use vmcast_common::{
+    fib::{Conversion, ConversionId, FibOp, Link, Members, NextHopId, Output, TunnelId, Way},
+    hdr::{ipv4, ipv6},
+    maps::Address,
+};
 
 /// The last VLAN identifier (IEEE 802.1Q §9.6).
 const MAX_VLAN: u16 = 4094;
@@ -31,6 +37,22 @@ pub(crate) fn check(op: &FibOp) -> Result<(), &'static str> {
             }
             if *id < Output::MAX_NUMBER { Ok(()) } else { Err("tunnel numbers are below 2^30") }
         }
+        FibOp::SetUnicastInput { endpoint, group } => {
+            if endpoint.is_ipv4() != group.is_ipv4() {
+                return Err("a stream that comes in by unicast stays with its address family");
+            }
+            if !is_host(*endpoint) {
+                return Err("the endpoint is not an address and port of a host");
+            }
+            if is_group(*group) { Ok(()) } else { Err("the group is not one that is forwarded, with a port") }
+        }
+        FibOp::SetConversion(ConversionId(id), conversion) => {
+            if *id < Output::MAX_NUMBER {
+                self::conversion(conversion)
+            } else {
+                Err("conversion numbers are below 2^30")
+            }
+        }
         FibOp::SetStream(stream, _, members) => {
             if stream.source.is_some_and(|source| source.is_ipv4() != stream.group.is_ipv4()) {
                 return Err("source and group are of one address family");
@@ -46,12 +68,50 @@ pub(crate) fn check(op: &FibOp) -> Result<(), &'static str> {
         FibOp::RemoveInterface(_)
         | FibOp::SetEndpoint(_)
         | FibOp::RemoveEndpoint(_)
+        | FibOp::RemoveUnicastInput(_)
         | FibOp::RemoveNextHop(_)
         | FibOp::RemoveTunnel(_)
+        | FibOp::RemoveConversion(_)
         | FibOp::RemoveStream(_)
         | FibOp::AddMember(..)
         | FibOp::RemoveMember(..) => Ok(()),
     }
+}
+
+fn conversion(conversion: &Conversion) -> Result<(), &'static str> {
+    let Conversion { source, destination, way } = *conversion;
+    if source.is_some_and(|source| source.is_ipv4() != destination.is_ipv4()) {
+        return Err("source and destination of a conversion are of one address family");
+    }
+    if source.is_some_and(|source| !is_host(source)) {
+        return Err("the source is not an address and port of a host");
+    }
+    if is_group(destination) {
+        return Ok(());
+    }
+    if !is_host(destination) {
+        return Err("the destination is neither a host nor a group that is forwarded, with a port");
+    }
+    match way {
+        Way::NextHop(_) => Ok(()),
+        Way::Interface(_) => Err("the way to a host is a next hop"),
+    }
+}
+
+fn is_host(end: SocketAddr) -> bool {
+    let host = match end.ip() {
+        IpAddr::V4(ip) => ipv4::is_host(ip),
+        IpAddr::V6(ip) => ipv6::is_host(&Address::new(ip.into())),
+    };
+    host && end.port() != 0
+}
+
+fn is_group(end: SocketAddr) -> bool {
+    let group = match end.ip() {
+        IpAddr::V4(ip) => ipv4::is_forwardable_group(ip),
+        IpAddr::V6(ip) => ipv6::is_forwardable_group(&Address::new(ip.into())),
+    };
+    group && end.port() != 0
 }
 
 fn link(link: &Link) -> Result<(), &'static str> {

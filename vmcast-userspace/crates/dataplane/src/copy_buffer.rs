@@ -2,7 +2,7 @@
 
 use vmcast_common::{
     hdr::{eth, link},
-    rewrite::Room,
+    rewrite::{Ends, Parts, Place, Room, readdress},
 };
 
 /// Room for the longest headers in front of the IP packet, in bytes: those of a link, and IPv6 with UDP
@@ -15,6 +15,8 @@ pub(crate) struct CopyBuffer {
     bytes: Vec<u8>,
     /// Where the frame begins at present.
     start: usize,
+    /// The addresses and ports that copies have if they are not converted, while the packet has others.
+    own: Option<Ends>,
 }
 
 impl CopyBuffer {
@@ -23,23 +25,43 @@ impl CopyBuffer {
         self.bytes.clear();
         self.bytes.resize(HEADROOM, 0);
         self.bytes.extend_from_slice(packet);
+        self.own = None;
         &mut self.bytes[HEADROOM..]
     }
 
-    /// Leaves an Ethernet header's room in front of the packet, for the next copy.
+    /// Leaves an Ethernet header's room in front of the packet, for the next copy, and gives it back the addresses
+    /// that the last one changed.
     pub(crate) fn begin(&mut self) -> &mut Self {
         self.start = HEADROOM - eth::LEN;
+        if let Some(own) = self.own.take() {
+            // What was changed can be changed back.
+            let _ = readdress(&mut self.bytes[..], HEADROOM, &own);
+        }
         self
     }
 
     /// The packet as it was taken.
-    pub(crate) fn packet(&self) -> &[u8] {
+    pub(crate) fn packet(&mut self) -> &[u8] {
+        self.begin();
         self.bytes.get(HEADROOM..).unwrap_or_default()
     }
 
     /// The frame as it stands.
     pub(crate) fn frame(&self) -> &[u8] {
         &self.bytes[self.start..]
+    }
+}
+
+impl Parts for CopyBuffer {
+    type Part<'a, const N: usize> = &'a mut [u8; N];
+
+    fn part<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        self.bytes[self.start..].part(offset)
+    }
+
+    fn note_ends(&mut self, place: Place) {
+        let mut own = Ends::NONE;
+        self.own = own.read(&mut self.bytes[self.start..], place).map(|()| own);
     }
 }
 

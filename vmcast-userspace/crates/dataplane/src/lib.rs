@@ -4,7 +4,9 @@ mod carried;
 mod clock;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod conversions;
 mod copy_buffer;
+mod endpoints;
 pub mod features;
 pub mod oversize;
 mod plane;

@@ -2,12 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     os::fd::BorrowedFd,
 };
 
 use vmcast_common::{
     fib::{
-        FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
+        Conversion, ConversionId, FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf,
+        Stream, Tunnel, TunnelId,
     },
     maps::StreamCounters,
     verdict::{DropReason, PuntReason},
@@ -88,11 +90,15 @@ pub struct Fib {
     /// Interfaces that are looked at.
     pub interfaces: BTreeMap<IfIndex, Interface>,
     /// Our tunnel endpoints.
-    pub endpoints: BTreeSet<std::net::SocketAddr>,
+    pub endpoints: BTreeSet<SocketAddr>,
+    /// Endpoints where streams come in by unicast, and the groups to which they go on.
+    pub unicast_inputs: BTreeMap<SocketAddr, SocketAddr>,
     /// Next hops.
     pub next_hops: BTreeMap<NextHopId, NextHop>,
     /// Tunnels.
     pub tunnels: BTreeMap<TunnelId, Tunnel>,
+    /// Conversions.
+    pub conversions: BTreeMap<ConversionId, Conversion>,
     /// Streams with their own members.
     pub streams: BTreeMap<Stream, FibStream>,
 }

@@ -1,7 +1,7 @@
 //! By what way a member's copies leave.
 
 use vmcast_common::{
-    fib::{IfIndex, Interface, NextHop, NextHopId, Output, Tunnel, TunnelId},
+    fib::{self, Conversion, ConversionId, IfIndex, Interface, NextHop, NextHopId, Output, Tunnel, TunnelId},
     maps::{MemberEntry, NextHopEntry},
     rewrite,
     verdict::DropReason,
@@ -27,6 +27,7 @@ pub(crate) trait Ways {
     fn interface(&self, ifindex: IfIndex) -> Option<Interface>;
     fn next_hop(&self, id: NextHopId) -> Option<NextHop>;
     fn tunnel(&self, id: TunnelId) -> Option<Tunnel>;
+    fn conversion(&self, id: ConversionId) -> Option<Conversion>;
 
     /// The way of a member.
     ///
@@ -53,6 +54,20 @@ pub(crate) trait Ways {
                 let hop = hop(tunnel.next_hop)?;
                 let member = MemberEntry::tunnel(0, &tunnel).ok_or(DropReason::MemberGone)?;
                 Way { egress: hop.ifindex, member, hop: NextHopEntry::of(&hop) }
+            }
+            Output::Converted(id) => {
+                let conversion = self.conversion(id).ok_or(DropReason::MemberGone)?;
+                let member = MemberEntry::converted(0, &conversion).ok_or(DropReason::MemberGone)?;
+                match conversion.way {
+                    fib::Way::Interface(ifindex) => {
+                        let interface = self.interface(ifindex).ok_or(DropReason::NextHopUnresolved)?;
+                        Way { egress: interface.device, member, hop: NextHopEntry::native(&interface) }
+                    }
+                    fib::Way::NextHop(id) => {
+                        let hop = hop(id)?;
+                        Way { egress: hop.ifindex, member, hop: NextHopEntry::of(&hop) }
+                    }
+                }
             }
         })
     }

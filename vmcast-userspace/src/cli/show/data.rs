@@ -138,6 +138,7 @@ fn place(place: &Place) -> String {
             format!("{interface} {}", mac.as_deref().unwrap_or("unresolved"))
         }
         Place::Tunnel { remote, .. } => endpoint(*remote),
+        Place::Conversion { id } => format!("conversion {id}"),
         Place::Unknown => "?".to_owned(),
     }
 }

@@ -9,6 +9,7 @@
 
 mod case;
 mod cases;
+mod datagram;
 mod device;
 mod model;
 mod packet;

@@ -6,13 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use etherparse::{EtherType, Ethernet2Slice, IpNumber, Ipv4Header, UdpHeader};
 use vmcast_common::{
     fib::{
-        FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
+        Conversion, ConversionId, FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf,
+        Stream, Tunnel, TunnelId, Way,
     },
     verdict::{DropReason, PuntReason},
 };
 
 use super::{
     case::Expect,
+    datagram::moved_checksum,
     packet::{ethernet, fragments, header_checksum, seal},
     scene::amt_copy_of,
 };
@@ -26,6 +28,9 @@ type Entry = (Stream, Rpf, Members, Vec<Output>);
 pub struct Model {
     interfaces: Vec<Interface>,
     endpoints: Vec<SocketAddr>,
+    /// Where streams come in by unicast, and the groups to which they go on.
+    inputs: Vec<(SocketAddr, SocketAddr)>,
+    conversions: Vec<(ConversionId, Conversion)>,
     next_hops: Vec<(NextHopId, NextHop)>,
     /// In the order in which they were set last.
     tunnels: Vec<(TunnelId, Tunnel)>,
@@ -37,6 +42,8 @@ struct Arrival {
     input: Input,
     bytes: Vec<u8>,
     header: Ipv4Header,
+    /// Where it goes on to, if it came in by unicast.
+    group: Option<SocketAddr>,
     /// The congestion marks with which it goes on.
     ecn: u8,
 }
@@ -61,6 +68,11 @@ impl Model {
             }
             FibOp::SetEndpoint(endpoint) => self.endpoints.push(endpoint),
             FibOp::RemoveEndpoint(endpoint) => self.endpoints.retain(|known| *known != endpoint),
+            FibOp::SetUnicastInput { endpoint, group } => {
+                self.inputs.retain(|(known, _)| *known != endpoint);
+                self.inputs.push((endpoint, group));
+            }
+            FibOp::RemoveUnicastInput(endpoint) => self.inputs.retain(|(known, _)| *known != endpoint),
             FibOp::SetNextHop(id, next_hop) => {
                 self.next_hops.retain(|(known, _)| *known != id);
                 self.next_hops.push((id, next_hop));
@@ -76,6 +88,14 @@ impl Model {
             FibOp::RemoveTunnel(id) => {
                 self.tunnels.retain(|(known, _)| *known != id);
                 self.leave_all(Output::Tunnel(id));
+            }
+            FibOp::SetConversion(id, conversion) => {
+                self.conversions.retain(|(known, _)| *known != id);
+                self.conversions.push((id, conversion));
+            }
+            FibOp::RemoveConversion(id) => {
+                self.conversions.retain(|(known, _)| *known != id);
+                self.leave_all(Output::Converted(id));
             }
             FibOp::SetStream(stream, rpf, members) => match self.entry_mut(stream) {
                 Some(entry) => (entry.1, entry.2) = (rpf, members),
@@ -139,7 +159,8 @@ impl Model {
                 return Class::Pass;
             }
             let ecn = bytes[1] % 4;
-            return Class::Multicast(Arrival { input: Input::Interface(ingress), bytes, header, ecn });
+            let input = Input::Interface(ingress);
+            return Class::Multicast(Arrival { input, bytes, header, group: None, ecn });
         }
         if header.protocol != IpNumber::UDP || header.is_fragmenting_payload() {
             return Class::Pass;
@@ -150,17 +171,28 @@ impl Model {
         let Some(payload) = bytes[header.header_len()..].get(8..udp.length.into()) else {
             return Class::Pass;
         };
-        if payload.first() != Some(&6) {
-            return Class::Pass;
-        }
         let outer_ecn = bytes[1] % 4;
+        let is_amt = payload.first() == Some(&6);
         let local = SocketAddr::from((header.destination, udp.destination_port));
         let remote = SocketAddr::from((header.source, udp.source_port));
-        let tunnel =
-            self.tunnels.iter().rev().find(|(_, tunnel)| (tunnel.local, tunnel.remote) == (local, remote));
+        let between = |tunnel: &Tunnel| is_amt && (tunnel.local, tunnel.remote) == (local, remote);
+        let tunnel = self.tunnels.iter().rev().find(|(_, tunnel)| between(tunnel));
         let Some((id, tunnel)) = tunnel else {
-            let ours = self.endpoints.contains(&local);
-            return if ours { Class::Drop(DropReason::UnknownTunnel) } else { Class::Pass };
+            if let Some(&(_, group)) = self.inputs.iter().find(|(endpoint, _)| *endpoint == local) {
+                if !is_host(header.source.into()) {
+                    return Class::Pass;
+                }
+                let input = Input::Interface(ingress);
+                return Class::Multicast(Arrival {
+                    input,
+                    bytes,
+                    header,
+                    group: Some(group),
+                    ecn: outer_ecn,
+                });
+            }
+            let refused = is_amt && self.endpoints.contains(&local);
+            return if refused { Class::Drop(DropReason::UnknownTunnel) } else { Class::Pass };
         };
         if !tunnel.accepts_sources {
             return Class::Drop(DropReason::SenderNotAllowed);
@@ -177,16 +209,16 @@ impl Model {
         if !is_host(header.source.into()) {
             return Class::Drop(DropReason::NotMulticast);
         }
-        Class::Multicast(Arrival { input: Input::Tunnel(*id), bytes, header, ecn })
+        Class::Multicast(Arrival { input: Input::Tunnel(*id), bytes, header, group: None, ecn })
     }
 
     fn forward(&self, arrival: &Arrival) -> Expect {
-        let Arrival { input, bytes, header, ecn } = arrival;
+        let Arrival { input, bytes, header, group: converted, ecn } = arrival;
         let refused = || match input {
             Input::Interface(_) => Expect::pass(),
             Input::Tunnel(_) => Expect::consumed(),
         };
-        let group = IpAddr::from(header.destination);
+        let group = converted.map_or(header.destination.into(), |group| group.ip());
         let stream = Stream { source: Some(header.source.into()), group };
         let any_source = Stream { source: None, group };
 
@@ -229,8 +261,11 @@ impl Model {
         leaving[8] -= 1;
         leaving[1] = leaving[1] / 4 * 4 + ecn;
         seal(&mut leaving);
+        if let Some(group) = *converted {
+            leaving = readdressed(&leaving, None, group).expect("it has ports");
+        }
         for output in outputs {
-            expect = match self.copy(*output, *input, header, &leaving) {
+            expect = match self.copy(*output, *input, &leaving) {
                 Ok(frames) if frames.len() > 1 => expect.fragments(frames),
                 Ok(frames) => expect.frames(frames),
                 Err(reason) => expect.drop(reason),
@@ -243,7 +278,6 @@ impl Model {
         &self,
         output: Output,
         input: Input,
-        header: &Ipv4Header,
         leaving: &[u8],
     ) -> Result<Vec<(IfIndex, Vec<u8>)>, DropReason> {
         match output {
@@ -253,8 +287,7 @@ impl Model {
                 }
                 let interface = self.interfaces.iter().find(|known| known.ifindex == ifindex);
                 let interface = interface.ok_or(DropReason::MemberGone)?;
-                let [_, b, c, d] = header.destination;
-                let destination = [1, 0, 0x5e, b % 128, c, d];
+                let destination = [1, 0, 0x5e, leaving[17] % 128, leaving[18], leaving[19]];
                 let frame = |packet: Vec<u8>| {
                     (ifindex, ethernet(destination, interface.mac, EtherType::IPV4, &packet))
                 };
@@ -280,6 +313,21 @@ impl Model {
                 let packets = fitting(leaving, usize::from(hop.mtu) - 20 - 8 - 2)?;
                 Ok(packets.iter().map(|packet| amt_copy_of(packet, leaving[1], tunnel, hop)).collect())
             }
+            Output::Converted(id) => {
+                let conversion = self.conversions.iter().find(|(known, _)| *known == id);
+                let (_, conversion) = conversion.ok_or(DropReason::MemberGone)?;
+                let way = match conversion.way {
+                    Way::Interface(ifindex) => Output::Interface(ifindex),
+                    Way::NextHop(hop) => Output::Neighbour(hop.ok_or(DropReason::NextHopUnresolved)?),
+                };
+                // It goes if it would with its own addresses, but for a way that is no more.
+                self.copy(way, input, leaving).map_err(|reason| match reason {
+                    DropReason::MemberGone => DropReason::NextHopUnresolved,
+                    other => other,
+                })?;
+                let leaving = readdressed(leaving, conversion.source, conversion.destination);
+                self.copy(way, input, &leaving.ok_or(DropReason::NotConvertible)?)
+            }
         }
     }
 }
@@ -293,6 +341,39 @@ fn fitting(packet: &[u8], max: usize) -> Result<Vec<Vec<u8>>, DropReason> {
         return Err(DropReason::Oversize);
     }
     fragments(packet, max).ok_or(DropReason::Malformed)
+}
+
+/// An IPv4 packet with other addresses and ports; `None` if it is no UDP datagram with a whole header. A wrong
+/// UDP checksum stays as wrong as it was.
+fn readdressed(packet: &[u8], source: Option<SocketAddr>, destination: SocketAddr) -> Option<Vec<u8>> {
+    let (header, _) = Ipv4Header::from_slice(packet).ok()?;
+    if header.protocol != IpNumber::UDP {
+        return None;
+    }
+    let at = header.header_len();
+    let is_first = header.fragment_offset.value() == 0;
+    let udp = if is_first { UdpHeader::from_slice(packet.get(at..)?).ok()?.0 } else { UdpHeader::default() };
+    let before = [
+        SocketAddr::from((header.source, udp.source_port)),
+        SocketAddr::from((header.destination, udp.destination_port)),
+    ];
+    let after = [source.unwrap_or(before[0]), destination];
+    let mut bytes = packet.to_vec();
+    for (end, ip, port) in [(after[0], 12, at), (after[1], 16, at + 2)] {
+        let IpAddr::V4(address) = end.ip() else {
+            return None;
+        };
+        bytes[ip..ip + 4].copy_from_slice(&address.octets());
+        if is_first {
+            bytes[port..port + 2].copy_from_slice(&end.port().to_be_bytes());
+        }
+    }
+    seal(&mut bytes);
+    if is_first {
+        let checksum = moved_checksum(udp.checksum, before, after);
+        bytes[at + 6..at + 8].copy_from_slice(&checksum.to_be_bytes());
+    }
+    Some(bytes)
 }
 
 /// The IPv4 packet at the start of `bytes` and its header, if all of it is there.

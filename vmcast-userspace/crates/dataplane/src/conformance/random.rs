@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use vmcast_common::fib::{
-    FibOp, IfIndex, Input, Link, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
-    TunnelKind,
+    Conversion, ConversionId, FibOp, IfIndex, Input, Link, Members, NextHop, NextHopId, Output, Rpf, Stream,
+    Tunnel, TunnelId, TunnelKind, Way,
 };
 
 use super::{
@@ -28,6 +28,9 @@ pub enum RandomStep {
 const ROUNDS: u64 = 4;
 const FRAMES: u64 = 12;
 const TUNNELS: u64 = 12;
+const CONVERSIONS: u64 = 6;
+/// Where streams come in by unicast.
+const INPUT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 5004);
 
 /// A random case: valid operations between random packets, most of them nearly right.
 ///
@@ -107,6 +110,23 @@ impl Random {
         FibOp::SetTunnel(id(number), tunnel)
     }
 
+    fn port(&mut self) -> u16 {
+        self.below(65_535) as u16 + 1
+    }
+
+    /// The conversion with this number always leaves by the same device.
+    fn conversion(&mut self, number: u64) -> FibOp {
+        let device = self.scene.devices.all()[number as usize % 3].ifindex;
+        let last = self.below(256) as u8;
+        let source = (Ipv4Addr::new(10, 4, 0, last), self.port()).into();
+        let (host, group) = (Ipv4Addr::new(10, 5, 0, last), Ipv4Addr::new(239, 200, 3, last));
+        let hop = Way::NextHop(Some(NextHopId(device.0 + 0x1000)));
+        let (ip, way) = if number < 3 { (group, Way::Interface(device)) } else { (host, hop) };
+        let destination = (ip, self.port()).into();
+        let source = self.one_in(2).then_some(source);
+        FibOp::SetConversion(ConversionId(number as u32), Conversion { source, destination, way })
+    }
+
     fn ops(&mut self) -> Vec<FibOp> {
         let mut ops = Vec::new();
         for device in self.scene.devices.all() {
@@ -124,6 +144,12 @@ impl Random {
             ops.push(FibOp::SetInterface(device.interface(accepts)));
         }
         ops.extend((0..TUNNELS).map(|number| self.tunnel(number)));
+        ops.extend((0..CONVERSIONS).map(|number| self.conversion(number)));
+        let group = (self.pick(&[GROUP, OTHER_GROUP]), self.port()).into();
+        ops.push(FibOp::SetUnicastInput { endpoint: INPUT.into(), group });
+        if self.one_in(6) {
+            ops.push(FibOp::RemoveUnicastInput(INPUT.into()));
+        }
         for _ in 0..self.below(6) + 1 {
             let stream = self.stream();
             self.change_stream(stream, &mut ops);
@@ -164,10 +190,10 @@ impl Random {
     }
 
     fn output(&mut self) -> Output {
-        if self.one_in(4) {
-            Output::Interface(self.device().ifindex)
-        } else {
-            Output::Tunnel(id(self.tunnel_number()))
+        match self.below(8) {
+            0 | 1 => Output::Interface(self.device().ifindex),
+            2 | 3 => Output::Converted(ConversionId(self.below(CONVERSIONS) as u32)),
+            _ => Output::Tunnel(id(self.tunnel_number())),
         }
     }
 
@@ -176,6 +202,8 @@ impl Random {
         let packet = self.packet();
         let mut frame = if self.one_in(2) {
             self.scene.native(&packet)
+        } else if self.one_in(3) {
+            self.scene.unicast(&Packet { destination: *INPUT.ip(), ..packet })
         } else {
             let mut inner = packet.bytes();
             if self.one_in(4) {

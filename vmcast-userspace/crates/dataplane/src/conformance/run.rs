@@ -39,7 +39,8 @@ pub const fn provoked_by_packets(reason: DropReason) -> bool {
         | DropReason::Oversize
         | DropReason::NextHopUnresolved
         | DropReason::SameInterface
-        | DropReason::Congestion => true,
+        | DropReason::Congestion
+        | DropReason::NotConvertible => true,
         DropReason::MemberGone
         | DropReason::LostOrder
         | DropReason::KernelRefused

@@ -67,11 +67,15 @@ fn is_modelled(case: &Case) -> bool {
         FibOp::SetNextHop(_, hop) => hop.link == Link::PLAIN,
         FibOp::SetTunnel(_, tunnel) => tunnel.kind == TunnelKind::Amt && tunnel.remote.is_ipv4(),
         FibOp::SetStream(stream, ..) => stream.group.is_ipv4(),
+        FibOp::SetConversion(_, conversion) => conversion.destination.is_ipv4(),
+        FibOp::SetUnicastInput { endpoint, .. } => endpoint.is_ipv4(),
         FibOp::RemoveInterface(_)
         | FibOp::SetEndpoint(_)
         | FibOp::RemoveEndpoint(_)
         | FibOp::RemoveNextHop(_)
         | FibOp::RemoveTunnel(_)
+        | FibOp::RemoveUnicastInput(_)
+        | FibOp::RemoveConversion(_)
         | FibOp::RemoveStream(_)
         | FibOp::AddMember(..)
         | FibOp::RemoveMember(..) => true,

@@ -217,9 +217,8 @@ fn fragments_v6(packet: &[u8], identification: u32, max: usize) -> Vec<Vec<u8>> 
 
 /// What the source of an IPv6 packet is told that is larger than `mtu`: as much of the packet as leaves the message
 /// within 1280 bytes.
-pub(super) fn packet_too_big(inner: &Inner, mtu: u32) -> PacketTooBig {
-    let IpAddr::V6(destination) = inner.source else { unreachable!("IPv6") };
-    let mut invoking = inner.forwarded();
+pub(super) fn packet_too_big(source: IpAddr, mut invoking: Vec<u8>, mtu: u32) -> PacketTooBig {
+    let IpAddr::V6(destination) = source else { unreachable!("IPv6") };
     invoking.truncate(1280 - 48);
     let message = [&[2, 0, 0, 0][..], &mtu.to_be_bytes(), &invoking].concat();
     PacketTooBig { destination, message }

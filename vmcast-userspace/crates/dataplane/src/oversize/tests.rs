@@ -338,6 +338,8 @@ fn a_native_copy_goes_to_the_groups_address_and_never_back() {
         mac: [2; 6],
         mtu: 900,
         accepts_sources: true,
+        shared: false,
+        at_tc: false,
     };
     let packet = v4(header(1400), 1400);
     let hop = NextHopEntry::native(&interface);

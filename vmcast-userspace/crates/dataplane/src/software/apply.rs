@@ -1,9 +1,12 @@
 //! Changes of the forwarding base.
 
-use std::collections::{BTreeMap, hash_map};
+use std::{
+    collections::{BTreeMap, hash_map},
+    net::SocketAddr,
+};
 
 use vmcast_common::{
-    fib::{FibOp, Interface, Members, Output, Rpf, Stream, Tunnel, TunnelId},
+    fib::{Conversion, ConversionId, FibOp, Interface, Members, Output, Rpf, Stream, Tunnel, TunnelId, Way},
     maps::{InterfaceKey, StreamCounters, StreamKey, TunnelKey},
 };
 
@@ -11,7 +14,10 @@ use super::{
     Limits,
     tables::{StreamState, Tables},
 };
-use crate::{ApplyError, Engine, carried};
+use crate::{
+    ApplyError, Engine, carried,
+    endpoints::Change::{self, Input, Tunnels},
+};
 
 /// Why a change was refused, without the operation that asked for it.
 enum Refused {
@@ -45,18 +51,12 @@ impl Tables {
                 }
                 self.leave_all(Output::Interface(ifindex));
             }
-            FibOp::SetEndpoint(endpoint) => {
-                room(
-                    "endpoints",
-                    self.endpoints.contains(&endpoint),
-                    self.endpoints.len(),
-                    limits.endpoints,
-                )?;
-                self.endpoints.insert(endpoint);
+            FibOp::SetEndpoint(at) => self.change_endpoint(at, Tunnels(true), limits)?,
+            FibOp::RemoveEndpoint(at) => self.change_endpoint(at, Tunnels(false), limits)?,
+            FibOp::SetUnicastInput { endpoint, group } => {
+                self.change_endpoint(endpoint, Input(Some(group)), limits)?;
             }
-            FibOp::RemoveEndpoint(endpoint) => {
-                self.endpoints.remove(&endpoint);
-            }
+            FibOp::RemoveUnicastInput(endpoint) => self.change_endpoint(endpoint, Input(None), limits)?,
             FibOp::SetNextHop(id, next_hop) => {
                 room("next hops", self.next_hops.contains_key(&id), self.next_hops.len(), limits.next_hops)?;
                 self.next_hops.insert(id, next_hop);
@@ -72,6 +72,11 @@ impl Tables {
                 }
                 self.leave_all(Output::Tunnel(id));
             }
+            FibOp::SetConversion(id, conversion) => self.set_conversion(id, conversion)?,
+            FibOp::RemoveConversion(id) => {
+                self.conversions.remove(id);
+                self.leave_all(Output::Converted(id));
+            }
             FibOp::SetStream(stream, rpf, members) => self.set_stream(stream, rpf, members, limits)?,
             FibOp::RemoveStream(stream) => self.remove_stream(stream),
             FibOp::AddMember(stream, output) => self.join(stream, output, limits)?,
@@ -82,6 +87,32 @@ impl Tables {
             }
         }
         Ok(())
+    }
+
+    fn change_endpoint(&mut self, at: SocketAddr, change: Change, limits: &Limits) -> Result<(), Refused> {
+        let known = self.endpoint_entries.contains_key(&at);
+        match self.endpoints.after(at, change) {
+            Some(entry) => {
+                room("endpoints", known, self.endpoint_entries.len(), limits.endpoints)?;
+                self.endpoint_entries.insert(at, entry);
+            }
+            None => {
+                self.endpoint_entries.remove(&at);
+            }
+        }
+        self.endpoints.change(at, change);
+        Ok(())
+    }
+
+    fn set_conversion(&mut self, id: ConversionId, conversion: Conversion) -> Result<(), Refused> {
+        let known = match conversion.way {
+            Way::Interface(ifindex) => self.interfaces.contains_key(&ifindex),
+            Way::NextHop(hop) => hop.is_none_or(|hop| self.next_hops.contains_key(&hop)),
+        };
+        if !known {
+            return Err(Refused::Unknown);
+        }
+        self.conversions.set(id, conversion).map(drop).map_err(Refused::Unsupported)
     }
 
     fn set_interface(&mut self, interface: Interface, limits: &Limits) -> Result<(), Refused> {
@@ -180,10 +211,12 @@ impl Tables {
             Output::Interface(ifindex) => self.interfaces.contains_key(&ifindex),
             Output::Neighbour(id) => self.next_hops.contains_key(&id),
             Output::Tunnel(id) => self.tunnels.contains_key(&id),
+            Output::Converted(id) => self.conversions.get(id).is_some(),
         };
         if !known {
             return Err(Refused::Unknown);
         }
+        self.conversions.fit(&stream, output).map_err(Refused::Unsupported)?;
         if self.memberships.get(&output).is_some_and(|streams| streams.contains_key(&number)) {
             return Ok(());
         }

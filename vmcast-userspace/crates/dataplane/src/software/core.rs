@@ -3,7 +3,7 @@
 use vmcast_common::{
     fib::{FibOp, IfIndex},
     forward::{Replicate, decide},
-    rewrite::{self, forward_header},
+    rewrite::{self, Ends, forward_header, readdress},
     verdict::{DropReason, PuntReason, Refusal, Verdict},
 };
 
@@ -160,8 +160,12 @@ impl Core {
             self.punts.offer(PuntReason::NewSource, packet.input, packet.stream, now_ns);
         }
         let bytes = &frame[packet.ip_offset..packet.ip_offset + packet.ip_len];
-        // The decision has read the whole header.
-        let _ = forward_header(self.buffer.load(bytes), packet, 0);
+        let bytes = self.buffer.load(bytes);
+        // The decision has read the whole header, and the ports that are changed.
+        let _ = forward_header(bytes, packet, 0);
+        if let Some(ports) = packet.new_ports {
+            let _ = readdress(bytes, 0, &Ends::of_input(packet, ports));
+        }
         let Self { tables, buffer, fragmenter, drops, .. } = self;
         for output in tables.outputs(packet.table) {
             let made = tables.way(output).and_then(|Way { egress, member, hop }| {

@@ -108,10 +108,14 @@ impl Plane {
             }
             FibOp::SetEndpoint(_)
             | FibOp::RemoveEndpoint(_)
+            | FibOp::SetUnicastInput { .. }
+            | FibOp::RemoveUnicastInput(_)
             | FibOp::SetNextHop(..)
             | FibOp::RemoveNextHop(_)
             | FibOp::SetTunnel(..)
             | FibOp::RemoveTunnel(_)
+            | FibOp::SetConversion(..)
+            | FibOp::RemoveConversion(_)
             | FibOp::SetStream(..)
             | FibOp::RemoveStream(_)
             | FibOp::AddMember(..)

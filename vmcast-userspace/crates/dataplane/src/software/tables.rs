@@ -1,20 +1,23 @@
 //! The forwarding base of a software plane, and the decision's view of it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
 };
 
 use vmcast_common::{
-    fib::{IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
+    fib::{
+        Conversion, ConversionId, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream,
+        Tunnel, TunnelId,
+    },
     forward,
     maps::{
-        EndpointKey, InputId, InterfaceEntry, InterfaceKey, StreamCounters, StreamEntry, StreamKey,
-        TunnelEntry, TunnelKey,
+        EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, StreamCounters, StreamEntry,
+        StreamKey, TunnelEntry, TunnelKey,
     },
 };
 
-use crate::{Fib, FibStream, StreamStats, ways::Ways};
+use crate::{Fib, FibStream, StreamStats, conversions::Conversions, endpoints::Endpoints, ways::Ways};
 
 /// What is held of one stream.
 #[derive(Debug)]
@@ -36,9 +39,12 @@ pub(super) struct Tables {
     pub(super) interfaces: BTreeMap<IfIndex, Interface>,
     /// Of two interfaces that are one link, the one that was set last.
     pub(super) links: HashMap<InterfaceKey, IfIndex>,
-    pub(super) endpoints: BTreeSet<SocketAddr>,
+    pub(super) endpoints: Endpoints,
+    /// What the decision knows of them.
+    pub(super) endpoint_entries: HashMap<SocketAddr, EndpointEntry>,
     pub(super) next_hops: HashMap<NextHopId, NextHop>,
     pub(super) tunnels: HashMap<TunnelId, Tunnel>,
+    pub(super) conversions: Conversions,
     /// Of two tunnels between the same addresses, the one that was set last.
     pub(super) tunnel_ids: HashMap<TunnelKey, TunnelId>,
     pub(super) numbers: HashMap<StreamKey, u32>,
@@ -76,7 +82,9 @@ impl Tables {
     pub(super) fn dump(&self) -> Fib {
         Fib {
             interfaces: self.interfaces.clone(),
-            endpoints: self.endpoints.clone(),
+            endpoints: self.endpoints.tunnels(),
+            unicast_inputs: self.endpoints.inputs(),
+            conversions: self.conversions.dump(),
             next_hops: self.next_hops.iter().map(|(&id, &hop)| (id, hop)).collect(),
             tunnels: self.tunnels.iter().map(|(&id, &tunnel)| (id, tunnel)).collect(),
             streams: self
@@ -116,6 +124,10 @@ impl Ways for Tables {
     fn tunnel(&self, id: TunnelId) -> Option<Tunnel> {
         self.tunnels.get(&id).copied()
     }
+
+    fn conversion(&self, id: ConversionId) -> Option<Conversion> {
+        self.conversions.get(id).copied()
+    }
 }
 
 impl forward::Tables for Tables {
@@ -148,8 +160,9 @@ impl forward::Tables for Tables {
         Some(TunnelEntry { id: id.0, accepts_sources: u32::from(tunnel.accepts_sources) })
     }
 
-    fn is_endpoint(&self, key: &EndpointKey) -> bool {
-        self.endpoints.contains(&SocketAddr::new(key.address.ip(), u16::from_be_bytes(key.port)))
+    fn endpoint(&self, key: &EndpointKey) -> Option<EndpointEntry> {
+        let endpoint = SocketAddr::new(key.address.ip(), u16::from_be_bytes(key.port));
+        self.endpoint_entries.get(&endpoint).copied()
     }
 
     fn interface(&self, key: &InterfaceKey) -> Option<InterfaceEntry> {

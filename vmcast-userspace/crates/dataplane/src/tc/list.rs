@@ -302,7 +302,9 @@ mod tests {
     fn number(output: Output) -> u32 {
         match output {
             Output::Tunnel(TunnelId(number)) => number,
-            Output::Interface(_) | Output::Neighbour(_) => unreachable!("only tunnels join here"),
+            Output::Interface(_) | Output::Neighbour(_) | Output::Converted(_) => {
+                unreachable!("only tunnels join here")
+            }
         }
     }
 }

@@ -318,6 +318,8 @@ impl Kept {
                     let id = self.note_next_hop(member.next_hop)?;
                     walked.outputs.insert(Output::Neighbour(id));
                 }
+                // Who asked for them sets them anew, by numbers that the kernel does not have.
+                kind::CONVERTED_V4 | kind::CONVERTED_V6 => {}
                 _ => walked.outputs.extend(self.tunnel_of(&member)?.map(Output::Tunnel)),
             }
             index = member.next;

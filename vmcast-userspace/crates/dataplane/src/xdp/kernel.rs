@@ -9,8 +9,8 @@ use aya::{
     util::nr_cpus,
 };
 use vmcast_common::maps::{
-    self, DeviceCursor, EndpointKey, Head, HeadKey, HeadLine, InterfaceEntry, InterfaceKey, MemberEntry,
-    NextHopEntry, StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey, limit,
+    self, DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, HeadLine, InterfaceEntry, InterfaceKey,
+    MemberEntry, NextHopEntry, StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey, limit,
 };
 
 use super::{error::KernelError, pool::TableLease};
@@ -39,7 +39,7 @@ pub(super) trait MemberWrites {
 pub(super) struct KernelMaps {
     pub(super) streams: HashMap<MapData, StreamKey, StreamEntry>,
     pub(super) tunnels: HashMap<MapData, TunnelKey, TunnelEntry>,
-    pub(super) endpoints: HashMap<MapData, EndpointKey, u32>,
+    pub(super) endpoints: HashMap<MapData, EndpointKey, EndpointEntry>,
     pub(super) interfaces: HashMap<MapData, InterfaceKey, InterfaceEntry>,
     next_hops: Array<MapData, NextHopEntry>,
     egress: Array<MapData, u32>,

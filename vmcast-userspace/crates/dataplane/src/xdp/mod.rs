@@ -3,6 +3,7 @@
 
 mod attach;
 mod chain;
+mod converted;
 mod device;
 pub(crate) mod error;
 mod filler;
@@ -29,5 +30,5 @@ pub use device::Rule;
 pub use keep::remove_kept;
 pub use log::KernelLog;
 pub use object::is_embedded;
-pub use open::{OnExit, OpenError, Options};
+pub use open::{OnExit, OpenError, Options, Statistics};
 pub use plane::KernelPlane;

@@ -15,9 +15,12 @@ use super::{
     attach::Attachments, device::Rule, error::KernelError, keep::Pins, kernel::KernelMaps, object,
     plane::KernelPlane, pool::TablePool, refused, relay,
 };
-#[cfg(doc)]
-use crate::Dataplane;
 use crate::oversize::{self, server::Server};
+#[cfg(doc)]
+use crate::{Dataplane, StreamStats};
+
+/// Whether packets are counted by stream; a constant of the object.
+const STATISTICS: &str = "STATISTICS";
 
 /// What becomes of the programs when the daemon ends, by whatever cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +30,29 @@ pub enum OnExit {
     Remove,
     /// They stay pinned and forward on.
     Keep,
+}
+
+/// Whether the kernel counts packets by stream. Drops are counted by their reason in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Statistics {
+    /// Packets, bytes, drops and the last packet of each stream.
+    #[default]
+    On,
+    /// [`StreamStats`] stay zero.
+    Off,
+}
+
+impl Statistics {
+    /// What loads the object so.
+    fn loader(self) -> EbpfLoader<'static> {
+        let constant = match self {
+            Self::On => &1_u32,
+            Self::Off => &0_u32,
+        };
+        let mut loader = EbpfLoader::new();
+        loader.override_global(STATISTICS, constant, true);
+        loader
+    }
 }
 
 /// How the plane is set up.
@@ -44,6 +70,8 @@ pub struct Options {
     /// Directory on a BPF file system where programs are kept, and looked for at the start. `None`
     /// neither keeps nor looks.
     pub pin_path: Option<PathBuf>,
+    /// Whether the kernel counts packets by stream.
+    pub statistics: Statistics,
 }
 
 impl Options {
@@ -82,7 +110,8 @@ impl KernelPlane {
     /// If this build has no object, the kernel does not take it, or nothing can be pinned.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
         let bytes = object::bytes().ok_or(OpenError::NoObject)?;
-        let mut loaded = EbpfLoader::new().load(bytes).map_err(|error| OpenError::Object(chain(&error)))?;
+        let mut loaded =
+            options.statistics.loader().load(bytes).map_err(|error| OpenError::Object(chain(&error)))?;
         match options.rule {
             Rule::Auto | Rule::Xdp => {
                 for name in [PROGRAM_INGRESS, PROGRAM_COPY, PROGRAM_CHUNK] {

@@ -2,12 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     os::fd::BorrowedFd,
 };
 
 use aya::{Ebpf, programs::ProgramFd};
 use vmcast_common::{
-    fib::{FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
+    fib::{
+        FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, Way,
+    },
     maps::{
         self, EndpointKey, InputId, InterfaceEntry, InterfaceKey, NextHopEntry, PROGRAM_CLONE,
         PROGRAM_INGRESS, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
@@ -30,6 +33,7 @@ use super::{
 };
 use crate::{
     PacketTooBig, carried,
+    endpoints::Change as EndpointChange,
     oversize::server::{Served, Server},
     plane::{
         ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, RefreshError,
@@ -56,7 +60,7 @@ pub struct KernelPlane {
     chunk: u32,
     table_relay: Option<Relay>,
     list_relay: Option<Relay>,
-    state: State,
+    pub(super) state: State,
     members: Indices,
     places: Places,
     stats: Indices,
@@ -126,30 +130,37 @@ impl KernelPlane {
         match *op {
             FibOp::SetInterface(interface) => self.set_interface(interface),
             FibOp::RemoveInterface(ifindex) => self.remove_interface(ifindex),
-            FibOp::SetEndpoint(endpoint) => {
-                let key = EndpointKey::new(endpoint);
-                self.maps
-                    .endpoints
-                    .insert(key, 1, 0)
-                    .map_err(KernelError::full_or(maps::ENDPOINTS, limit::ENDPOINTS))?;
-                self.state.endpoints.insert(endpoint);
-                Ok(())
+            FibOp::SetEndpoint(at) => self.change_endpoint(at, EndpointChange::Tunnels(true)),
+            FibOp::RemoveEndpoint(at) => self.change_endpoint(at, EndpointChange::Tunnels(false)),
+            FibOp::SetUnicastInput { endpoint, group } => {
+                self.change_endpoint(endpoint, EndpointChange::Input(Some(group)))
             }
-            FibOp::RemoveEndpoint(endpoint) => {
-                let key = EndpointKey::new(endpoint);
-                forgive_missing(self.maps.endpoints.remove(&key), maps::ENDPOINTS)?;
-                self.state.endpoints.remove(&endpoint);
-                Ok(())
-            }
+            FibOp::RemoveUnicastInput(at) => self.change_endpoint(at, EndpointChange::Input(None)),
             FibOp::SetNextHop(id, hop) => self.set_next_hop(id, hop),
             FibOp::RemoveNextHop(id) => self.remove_next_hop(id),
             FibOp::SetTunnel(id, tunnel) => self.set_tunnel(id, tunnel),
             FibOp::RemoveTunnel(id) => self.remove_tunnel(id),
+            FibOp::SetConversion(id, conversion) => self.set_conversion(id, conversion),
+            FibOp::RemoveConversion(id) => self.remove_conversion(id),
             FibOp::SetStream(stream, rpf, members) => self.set_stream(stream, rpf, members),
             FibOp::RemoveStream(stream) => self.remove_stream(stream),
             FibOp::AddMember(stream, output) => self.add_member(stream, output),
             FibOp::RemoveMember(stream, output) => self.remove_member(stream, output),
         }
+    }
+
+    fn change_endpoint(&mut self, at: SocketAddr, change: EndpointChange) -> Result<(), Failure> {
+        let key = EndpointKey::new(at);
+        match self.state.endpoints.after(at, change) {
+            Some(entry) => self
+                .maps
+                .endpoints
+                .insert(key, entry, 0)
+                .map_err(KernelError::full_or(maps::ENDPOINTS, limit::ENDPOINTS))?,
+            None => forgive_missing(self.maps.endpoints.remove(&key), maps::ENDPOINTS)?,
+        }
+        self.state.endpoints.change(at, change);
+        Ok(())
     }
 
     fn set_interface(&mut self, interface: Interface) -> Result<(), Failure> {
@@ -175,12 +186,16 @@ impl KernelPlane {
             }
             return Err(error);
         }
+        if before.is_none() {
+            self.put_converted_by(Way::Interface(ifindex))?;
+        }
         if let Some(InterfaceState { interface: before, mtu: before_mtu, .. }) = before {
             if InterfaceKey::of(&before) != InterfaceKey::of(&interface) {
                 self.forget_link(&before)?;
             }
             if before_mtu != mtu || before.device != device {
                 self.put_everywhere(Output::Interface(ifindex))?;
+                self.put_converted_by(Way::Interface(ifindex))?;
             }
         }
         Ok(())
@@ -253,6 +268,7 @@ impl KernelPlane {
         self.devices.forget();
         self.forget_link(&state.interface)?;
         self.drop_everywhere(Output::Interface(ifindex))?;
+        self.put_converted_by(Way::Interface(ifindex))?;
         self.remains.hops.push(state.next_hop);
         Ok(())
     }
@@ -277,6 +293,7 @@ impl KernelPlane {
             self.devices.forget();
             self.put_behind(id)?;
             self.put_everywhere(Output::Neighbour(id))?;
+            self.put_converted_by(Way::NextHop(Some(id)))?;
         }
         Ok(())
     }
@@ -287,6 +304,7 @@ impl KernelPlane {
             return Ok(());
         };
         self.put_behind(id)?;
+        self.put_converted_by(Way::NextHop(Some(id)))?;
         let nowhere = NextHop { destination_mac: None, ..state.hop };
         self.maps.write_next_hop(state.index, &NextHopEntry::of(&nowhere), state.hop.ifindex.0)?;
         self.remains.hops.push(state.index);
@@ -452,6 +470,7 @@ impl KernelPlane {
 
     fn add_member(&mut self, stream: Stream, output: Output) -> Result<(), Failure> {
         let stats = *self.state.by_stream.get(&stream).ok_or(Failure::Unknown)?;
+        self.state.conversions.fit(&stream, output).map_err(Failure::Unsupported)?;
         self.put_member(stats, output)?;
         match output {
             Output::Interface(_) => {}
@@ -461,6 +480,9 @@ impl KernelPlane {
                 }
             }
             Output::Tunnel(id) => self.state.tunnels.join(id, stats),
+            Output::Converted(id) => {
+                self.state.converted.entry(id).or_default().insert(stats);
+            }
         }
         Ok(())
     }
@@ -605,14 +627,15 @@ impl KernelPlane {
                 self.state.next_hops.get(&id).map(|state| state.streams.clone()).unwrap_or_default()
             }
             Output::Tunnel(id) => self.state.tunnels.streams(id).into_iter().collect(),
+            Output::Converted(id) => self.state.converted.get(&id).cloned().unwrap_or_default(),
         }
     }
 
-    fn put_everywhere(&mut self, output: Output) -> Result<(), Failure> {
+    pub(super) fn put_everywhere(&mut self, output: Output) -> Result<(), Failure> {
         self.streams_of(output).into_iter().try_for_each(|stats| self.put_member(stats, output))
     }
 
-    fn drop_everywhere(&mut self, output: Output) -> Result<(), Failure> {
+    pub(super) fn drop_everywhere(&mut self, output: Output) -> Result<(), Failure> {
         self.streams_of(output).into_iter().try_for_each(|stats| self.drop_member(stats, output))
     }
 

@@ -1,16 +1,21 @@
 //! What the plane remembers of its desired state.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use vmcast_common::{
-    fib::{IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
+    fib::{
+        Conversion, ConversionId, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream,
+        Tunnel, TunnelId, Way,
+    },
     maps::{MemberEntry, StreamEntry, limit},
     rewrite::AMT_V4_OVERHEAD,
 };
 
 use super::{chain::Chain, member_table::MemberSpec, tunnel_table::TunnelTable};
 use crate::{
+    conversions::Conversions,
+    endpoints::Endpoints,
     oversize::server::Streams,
     plane::{Fib, FibStream},
     tc::list::MemberList,
@@ -145,9 +150,12 @@ impl StreamState {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) interfaces: BTreeMap<IfIndex, InterfaceState>,
-    pub(super) endpoints: BTreeSet<SocketAddr>,
+    pub(super) endpoints: Endpoints,
     pub(super) next_hops: HashMap<NextHopId, NextHopState>,
     pub(super) tunnels: TunnelTable,
+    pub(super) conversions: Conversions,
+    /// Counter indices of the streams that a conversion is a member of.
+    pub(super) converted: HashMap<ConversionId, BTreeSet<u32>>,
     /// Streams by the index of their counters.
     pub(super) streams: HashMap<u32, StreamState>,
     pub(super) by_stream: HashMap<Stream, u32>,
@@ -181,7 +189,24 @@ impl State {
                 let weak = hop.is_none_or(|state| state.hop.destination_mac.is_none());
                 Some(MemberSpec { ifindex, entry, weak })
             }
+            Output::Converted(id) => self.converted_spec(self.conversions.get(id)?),
         }
+    }
+
+    fn converted_spec(&self, conversion: &Conversion) -> Option<MemberSpec> {
+        let by = match conversion.way {
+            Way::Interface(ifindex) => {
+                let state = self.interfaces.get(&ifindex);
+                state.map(|state| (state.interface.device.0, state.next_hop, true))
+            }
+            Way::NextHop(id) => {
+                let state = id.and_then(|id| self.next_hops.get(&id));
+                state.map(|state| (state.hop.ifindex.0, state.index, state.hop.destination_mac.is_none()))
+            }
+        };
+        let (ifindex, next_hop, weak) = by.unwrap_or_else(|| (self.any_device(), NO_NEXT_HOP, true));
+        let entry = MemberEntry::converted(next_hop, conversion)?;
+        Some(MemberSpec { ifindex, entry, weak })
     }
 
     /// Whether an interface on a device asks for TC.
@@ -195,7 +220,7 @@ impl State {
         self.interfaces.values().any(|state| state.interface.device == device)
     }
 
-    /// Notes that a tunnel or neighbour is a member of a stream no longer.
+    /// Notes that a tunnel, neighbour or conversion is a member of a stream no longer.
     pub(super) fn note_left(&mut self, output: Output, stats: u32) {
         match output {
             Output::Interface(_) => {}
@@ -205,6 +230,11 @@ impl State {
                 }
             }
             Output::Tunnel(id) => self.tunnels.leave(id, stats),
+            Output::Converted(id) => {
+                if let Some(streams) = self.converted.get_mut(&id) {
+                    streams.remove(&stats);
+                }
+            }
         }
     }
 
@@ -242,7 +272,9 @@ impl State {
     pub(super) fn fib(&self) -> Fib {
         Fib {
             interfaces: self.interfaces.iter().map(|(id, state)| (*id, state.interface)).collect(),
-            endpoints: self.endpoints.clone(),
+            endpoints: self.endpoints.tunnels(),
+            unicast_inputs: self.endpoints.inputs(),
+            conversions: self.conversions.dump(),
             next_hops: self.next_hops.iter().map(|(id, state)| (*id, state.hop)).collect(),
             tunnels: self.tunnels.iter().collect(),
             streams: self
@@ -268,6 +300,10 @@ impl Ways for State {
 
     fn tunnel(&self, id: TunnelId) -> Option<Tunnel> {
         self.tunnels.get(id)
+    }
+
+    fn conversion(&self, id: ConversionId) -> Option<Conversion> {
+        self.conversions.get(id).copied()
     }
 }
 

@@ -204,6 +204,11 @@ pub(super) fn links() -> [(&'static str, Link); 6] {
     ]
 }
 
+/// Tags of a link that no case knows.
+pub(super) fn unknown_tags() -> [Option<Tag>; 2] {
+    [tag(TagProtocol::Dot1q, 77), None]
+}
+
 /// The interface that a link of device b or a is.
 pub(super) fn logical(interface: Interface, link: Link) -> Interface {
     let peer = link.session.map(|_| [2, 0xaa, 0, 0, 0, 7]);
@@ -272,7 +277,7 @@ fn come_on(scene: &Scene, link: Link) -> Vec<Step> {
                 stream(inner),
             ),
         ));
-        let unknown = Link { tags: [tag(TagProtocol::Dot1q, 77), None], ..link };
+        let unknown = Link { tags: unknown_tags(), ..link };
         steps.push(inject(
             a.ifindex,
             arriving(&Interface { link: unknown, ..interface }, inner),

@@ -1,6 +1,7 @@
 //! The cases, by subject.
 
 mod churn;
+mod convert;
 mod encapsulation;
 mod forward;
 mod oversize;
@@ -29,6 +30,7 @@ pub fn cases(devices: Devices) -> Vec<Case> {
         churn::cases(&scene),
         state::cases(&scene),
         encapsulation::cases(&scene),
+        convert::cases(&scene),
         oversize::cases(&scene),
     ]
     .concat()

@@ -91,7 +91,11 @@ fn in_tunnel(scene: &Scene, kind: TunnelKind, v6: bool) -> Vec<Step> {
     let forbidden = v4.clone().whole_only();
     let wider = NextHop { mtu: 1440, ..hop };
     let told = |mtu: usize| {
-        expect(&v6_large).drop(DropReason::Oversize).too_big(packet_too_big(&v6_large, mtu as u32))
+        expect(&v6_large).drop(DropReason::Oversize).too_big(packet_too_big(
+            v6_large.source,
+            v6_large.forwarded(),
+            mtu as u32,
+        ))
     };
     vec![
         apply(ops),
@@ -151,7 +155,11 @@ fn natively(scene: &Scene) -> Vec<Step> {
         inject(
             a.ifindex,
             arriving(&v6),
-            expect(&v6).frame(whole(&v6)).drop(DropReason::Oversize).too_big(packet_too_big(&v6, 1300)),
+            expect(&v6).frame(whole(&v6)).drop(DropReason::Oversize).too_big(packet_too_big(
+                v6.source,
+                v6.forwarded(),
+                1300,
+            )),
         ),
     ]
 }

@@ -54,10 +54,14 @@ impl Replay {
             | FibOp::RemoveInterface(_)
             | FibOp::SetEndpoint(_)
             | FibOp::RemoveEndpoint(_)
+            | FibOp::SetUnicastInput { .. }
+            | FibOp::RemoveUnicastInput(_)
             | FibOp::SetNextHop(..)
             | FibOp::RemoveNextHop(_)
             | FibOp::SetTunnel(..)
-            | FibOp::RemoveTunnel(_) => panic!("{op:?} is not the routing base's to give"),
+            | FibOp::RemoveTunnel(_)
+            | FibOp::SetConversion(..)
+            | FibOp::RemoveConversion(_) => panic!("{op:?} is not the routing base's to give"),
         };
         assert!(done, "{op:?} changes nothing in {self:#?}");
     }

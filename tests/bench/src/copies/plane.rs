@@ -1,12 +1,12 @@
-//! The XDP plane.
+//! The planes of vmcast, each on a stand.
 
 use std::{
     net::{IpAddr, SocketAddr, SocketAddrV4},
     ops::Range,
-    time::Duration,
 };
 
 use anyhow::{Result, ensure};
+use aya::programs::ProgramFd;
 use vmcast_common::{
     AMT_PORT,
     fib::{
@@ -16,31 +16,83 @@ use vmcast_common::{
     maps,
 };
 use vmcast_dataplane::{
-    Dataplane as _,
-    xdp::{KernelPlane, Options},
+    Dataplane, software,
+    xdp::{KernelPlane, Options, Rule, Statistics},
 };
-use vmcast_lab::Lab;
 
 use super::{
     case::{Case, Output},
-    engine::{Engine, Receiver, Run},
-    feed::Feeder,
+    engine::{Receiver, Run},
     stand::{Cable, Stand, interface_receiver, member_port, port_receiver},
     stream::{self, Ranges},
 };
-use crate::kernel::sink::Sink;
 
 const MTU: u16 = 1500;
 
+/// What forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Xdp,
+    /// XDP without the counters of streams.
+    XdpUncounted,
+    Tc,
+    Software,
+}
+
+impl Kind {
+    /// Its name in results.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Xdp => "XDP broadcast",
+            Self::XdpUncounted => "XDP broadcast, statistics off",
+            Self::Tc => "TC clone",
+            Self::Software => "software",
+        }
+    }
+
+    /// Its name in namespaces.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::XdpUncounted => "xdpoff",
+            Self::Tc => "tc",
+            Self::Software => "soft",
+        }
+    }
+
+    /// The plane, and its program where frames can be handed to that without a wire.
+    fn open(self) -> Result<(Box<dyn Dataplane>, Option<ProgramFd>)> {
+        let reason = "it is measured".to_owned();
+        let (rule, statistics) = match self {
+            Self::Xdp => (Rule::Xdp, Statistics::On),
+            Self::XdpUncounted => (Rule::Xdp, Statistics::Off),
+            Self::Tc => (Rule::Tc, Statistics::On),
+            Self::Software => {
+                return Ok((Box::new(software::Plane::new(software::Limits::default(), reason)?), None));
+            }
+        };
+        let mut plane = KernelPlane::open(&Options { rule, reason, statistics, ..Options::default() })?;
+        let program = match rule {
+            Rule::Auto | Rule::Xdp => Some(plane.xdp_program()?),
+            Rule::Tc => None,
+        };
+        Ok((Box::new(plane), program))
+    }
+}
+
 /// A plane on a stand, without members.
 pub(crate) struct Plane {
-    plane: KernelPlane,
+    pub(super) kind: Kind,
+    plane: Box<dyn Dataplane>,
+    /// The program that frames are handed to; without it they come in by the stack.
+    pub(super) program: Option<ProgramFd>,
+    ranges: Ranges,
 }
 
 impl Plane {
     /// Loads the plane, which looks at every interface of the stand.
-    pub(crate) fn open(stand: &Stand) -> Result<Self> {
-        let plane = stand.dut.enter(|| KernelPlane::open(&Options::default()))??;
+    pub(crate) fn open(stand: &Stand, kind: Kind) -> Result<Self> {
+        let (plane, program) = stand.dut.enter(|| kind.open())??;
         let interfaces = std::iter::once(&stand.ingress).chain(&stand.egress).map(set_interface);
         let next_hops = stand.egress.iter().zip(0..).map(|(cable, id)| {
             let hop = NextHop {
@@ -53,7 +105,7 @@ impl Plane {
             FibOp::SetNextHop(NextHopId(id), hop)
         });
         let ops: Vec<FibOp> = interfaces.chain(next_hops).collect();
-        let mut plane = Self { plane };
+        let mut plane = Self { kind, plane, program, ranges: Ranges::default() };
         plane.apply(stand, &ops)?;
         Ok(plane)
     }
@@ -125,7 +177,56 @@ impl Plane {
             .sum())
     }
 
-    fn drops(&self) -> Result<String> {
+    /// Makes the members of a case and their streams; says who they are.
+    pub(super) fn prepare(&mut self, stand: &Stand, case: &Case) -> Result<Vec<Receiver>> {
+        let (range, new) = self.ranges.give(case)?;
+        if new {
+            let members = match case.output {
+                Output::Unicast => {
+                    // The next free numbers: no two fan-outs share one.
+                    let first = case.members as u32;
+                    self.set_tunnels(stand, first, 0..case.members, case.devices())?;
+                    Members::tunnels(first, 0..case.members)
+                }
+                Output::Native => Members::interfaces(stand, case.members),
+            };
+            self.set_streams(stand, range, case.groups, &members)?;
+        }
+        match case.output {
+            Output::Unicast => (0..case.members).map(port_receiver).collect(),
+            Output::Native => Ok(stand.egress[..case.members].iter().map(interface_receiver).collect()),
+        }
+    }
+
+    /// Forgets what was prepared.
+    pub(super) fn clear(&mut self, stand: &Stand) -> Result<()> {
+        for (case, range) in self.ranges.take() {
+            self.remove_streams(stand, range, case.groups)?;
+        }
+        Ok(())
+    }
+
+    /// Does `work` with the groups of a prepared case, after which the plane's counters must say that it
+    /// took as many packets as went in.
+    pub(super) fn counting(&self, case: &Case, work: impl FnOnce(u8) -> Result<Run>) -> Result<Run> {
+        let range = self.ranges.of(case)?;
+        let before = self.packets_of(range, case.groups)?;
+        let run = work(range)?;
+        if self.kind == Kind::XdpUncounted {
+            return Ok(run);
+        }
+        let counted = self.packets_of(range, case.groups)? - before;
+        ensure!(
+            counted == run.packets,
+            "{} packets went in, the streams' counters say {counted}; drops: {}",
+            run.packets,
+            self.drops()?
+        );
+        Ok(run)
+    }
+
+    /// What the plane says of copies that it did not send.
+    pub(super) fn drops(&self) -> Result<String> {
         let drops = self.plane.counters()?.drops;
         let list: Vec<String> =
             drops.iter().map(|(reason, count)| format!("{}: {count}", reason.label())).collect();
@@ -185,81 +286,5 @@ impl Owner {
             maps::TUNNELS => Self::Tunnel,
             _ => Self::Other,
         }
-    }
-}
-
-/// The plane under measurement.
-pub(super) struct XdpEngine {
-    stand: Stand,
-    plane: Plane,
-    feeder: Feeder,
-    ranges: Ranges,
-}
-
-impl XdpEngine {
-    pub(super) fn new(lab: &mut Lab, sink: &mut Sink, outputs: usize) -> Result<Self> {
-        let stand = Stand::with_sink(lab, sink, "xdp", outputs)?;
-        let mut plane = Plane::open(&stand)?;
-        let mut feeder = Feeder::load()?;
-        feeder.source.go_on_with(&plane.plane.xdp_program()?)?;
-        Ok(Self { stand, plane, feeder, ranges: Ranges::default() })
-    }
-}
-
-impl Engine for XdpEngine {
-    fn label(&self) -> &'static str {
-        "XDP broadcast"
-    }
-
-    fn peer(&self, case: &Case) -> &'static str {
-        match case.output {
-            Output::Unicast => "AMT",
-            Output::Native => "native",
-        }
-    }
-
-    fn prepare(&mut self, case: &Case) -> Result<Vec<Receiver>> {
-        let (range, new) = self.ranges.give(case)?;
-        if new {
-            let members = match case.output {
-                Output::Unicast => {
-                    // The next free numbers: no two fan-outs share one.
-                    let first = case.members as u32;
-                    self.plane.set_tunnels(&self.stand, first, 0..case.members, case.devices())?;
-                    Members::tunnels(first, 0..case.members)
-                }
-                Output::Native => Members::interfaces(&self.stand, case.members),
-            };
-            self.plane.set_streams(&self.stand, range, case.groups, &members)?;
-        }
-        match case.output {
-            Output::Unicast => (0..case.members).map(port_receiver).collect(),
-            Output::Native => Ok(self.stand.egress[..case.members].iter().map(interface_receiver).collect()),
-        }
-    }
-
-    fn run(&mut self, case: &Case, at_least: Duration) -> Result<Run> {
-        let range = self.ranges.of(case)?;
-        let before = self.plane.packets_of(range, case.groups)?;
-        let run = self.feeder.run(&self.stand, case, range, at_least)?;
-        let counted = self.plane.packets_of(range, case.groups)? - before;
-        ensure!(
-            counted == run.packets,
-            "{} frames went in, the streams' counters say {counted}; drops: {}",
-            run.packets,
-            self.plane.drops()?
-        );
-        Ok(run)
-    }
-
-    fn clear(&mut self) -> Result<()> {
-        for (case, range) in self.ranges.take() {
-            self.plane.remove_streams(&self.stand, range, case.groups)?;
-        }
-        Ok(())
-    }
-
-    fn explain_loss(&self) -> Result<String> {
-        Ok(format!("drops counted by the plane: {}", self.plane.drops()?))
     }
 }

@@ -1,0 +1,68 @@
+//! The kernel's own share at TC: clones of packets of the same length that nobody rewrites. No engine that
+//! clones can be faster.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use vmcast_lab::Lab;
+
+use super::{
+    case::Case,
+    engine::{Engine, Receiver, Run},
+    feed::Feeder,
+    floor::{as_long_as_copies, interfaces, receivers},
+    stand::{INGRESS, Stand},
+};
+use crate::kernel::{clones::Clones, sink::Sink};
+
+pub(super) struct CloneEngine {
+    stand: Stand,
+    feeder: Feeder,
+    clones: Clones,
+    /// The case whose members are in the list.
+    current: Option<Case>,
+}
+
+impl CloneEngine {
+    pub(super) fn new(lab: &mut Lab, sink: &mut Sink, outputs: usize) -> Result<Self> {
+        let stand = Stand::with_sink(lab, sink, "clones", outputs)?;
+        let clones = stand.dut.enter(|| Clones::attach(INGRESS))??;
+        Ok(Self { stand, feeder: Feeder::load()?, clones, current: None })
+    }
+
+    /// Makes the list that of a case.
+    fn turn_to(&mut self, case: &Case) -> Result<()> {
+        if self.current != Some(*case) {
+            self.clones.set(&interfaces(&self.stand, case), case.groups)?;
+            self.current = Some(*case);
+        }
+        Ok(())
+    }
+}
+
+impl Engine for CloneEngine {
+    fn label(&self) -> &'static str {
+        "TC floor"
+    }
+
+    fn peer(&self, _case: &Case) -> &'static str {
+        "not rewritten"
+    }
+
+    fn prepare(&mut self, case: &Case) -> Result<Vec<Receiver>> {
+        Ok(receivers(&self.stand, case))
+    }
+
+    fn run(&mut self, case: &Case, at_least: Duration) -> Result<Run> {
+        self.turn_to(case)?;
+        self.feeder.run(&self.stand, &as_long_as_copies(case), 0, at_least)
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn explain_loss(&self) -> Result<String> {
+        Ok("the kernel says nothing of them".to_owned())
+    }
+}

@@ -1,0 +1,228 @@
+//! The contests: a part of engines × members × payloads × groups, so that each has its rows, and whatever
+//! is divided takes turns.
+
+use super::{
+    case::{Case, Output},
+    ipmr::MAX_OUTPUTS,
+    plan::{Contest, Entry, Id, Target},
+    plane::Kind,
+};
+use crate::report::Bound;
+
+/// Bytes in a datagram: seven packets of an MPEG transport stream.
+const MEDIA: usize = 1316;
+/// Bytes in a datagram where the packet rate is what counts.
+const SMALL: usize = 64;
+/// The fan-out of a small site.
+const SITE: usize = 64;
+/// The fan-outs below the largest.
+const SIZES: [usize; 5] = [1, 8, SITE, 256, 1_000];
+const MANY: usize = 10_000;
+/// Members of each group where there are many groups.
+pub(crate) const GROUP_MEMBERS: usize = 16;
+const SOME_GROUPS: u32 = 64;
+const MANY_GROUPS: u32 = 4_096;
+
+/// Those with the rows that matter most.
+pub(super) fn quick() -> Vec<Contest> {
+    vec![
+        fan_out(SITE, MEDIA, &[Id::Gso]),
+        many_members(&[Kind::Xdp], MEDIA),
+        many_groups(&[Kind::Xdp], &[1, MANY_GROUPS], MEDIA),
+        native(MAX_OUTPUTS, MEDIA),
+    ]
+}
+
+/// All of them.
+pub(super) fn full() -> Vec<Contest> {
+    let payloads = [MEDIA, SMALL];
+    let planes = [Kind::Xdp, Kind::Tc, Kind::Software];
+    let mut contests = Vec::new();
+    for payload in payloads {
+        for members in SIZES {
+            let peers: &[Id] = match (payload, members) {
+                // Nobody needs a list for one.
+                (MEDIA, 1) => &[Id::Gso],
+                (MEDIA, _) | (SMALL, SITE) => &[Id::Gso, Id::Vxlan, Id::Bridge],
+                _ => &[],
+            };
+            contests.push(fan_out(members, payload, peers));
+        }
+    }
+    contests.extend(payloads.map(|payload| many_members(&planes, payload)));
+    contests.extend(payloads.map(|payload| many_groups(&planes, &[1, SOME_GROUPS, MANY_GROUPS], payload)));
+    contests.push(groups_of_other_sizes());
+    contests.extend(
+        [(MAX_OUTPUTS, MEDIA), (MAX_OUTPUTS, SMALL), (8, MEDIA)]
+            .map(|(outputs, payload)| native(outputs, payload)),
+    );
+    contests
+}
+
+const fn unicast(members: usize, groups: u32, payload: usize) -> Case {
+    Case { output: Output::Unicast, members, groups, payload }
+}
+
+const fn entry(engine: Id, case: Case) -> Entry {
+    Entry { engine, case }
+}
+
+/// What makes copies as this engine does, and rewrites none of them.
+const fn floor_of(engine: Id) -> Option<Id> {
+    match engine {
+        Id::Plane(Kind::Xdp | Kind::XdpUncounted) => Some(Id::Floor),
+        Id::Plane(Kind::Tc) => Some(Id::Clones),
+        Id::Plane(Kind::Software)
+        | Id::Relay
+        | Id::Gso
+        | Id::Ipmr
+        | Id::Vxlan
+        | Id::Bridge
+        | Id::Floor
+        | Id::Clones => None,
+    }
+}
+
+/// These planes, and what makes copies as they do.
+fn with_floors(planes: &[Kind]) -> Vec<Id> {
+    let planes = planes.iter().map(|plane| Id::Plane(*plane));
+    planes.clone().chain(planes.filter_map(floor_of)).collect()
+}
+
+/// What a floor reaches against the same opponent.
+fn limit_against(engine: Id, case: Case, opponent: Entry) -> Option<(Entry, Entry)> {
+    floor_of(engine).map(|floor| (entry(floor, case), opponent))
+}
+
+/// The planes, a relay, these peers and the floors, which all send a copy of its own to each member.
+fn fan_out(members: usize, payload: usize, peers: &[Id]) -> Contest {
+    let case = unicast(members, 1, payload);
+    let mut engines = vec![Id::XDP, Id::TC, Id::SOFTWARE, Id::Relay, Id::Floor, Id::Clones];
+    engines.extend(peers);
+    let relay = entry(Id::Relay, case);
+    let mut targets = Vec::new();
+    if (SITE..=1_000).contains(&members) && payload == MEDIA {
+        for (kind, least, stretch) in [(Kind::Xdp, 8.0, 10.0), (Kind::Tc, 3.5, 4.0)] {
+            let engine = Id::Plane(kind);
+            let name = kind.label();
+            targets.push(Target {
+                name: format!("{name} against the sendmmsg relay, {members} members, AMT, {payload} bytes"),
+                over: entry(engine, case),
+                under: relay,
+                bound: Bound::AtLeast(least),
+                stretch: Some(stretch),
+                limit: limit_against(engine, case, relay),
+            });
+        }
+    }
+    if members == SITE {
+        engines.push(Id::UNCOUNTED);
+        targets.push(Target {
+            name: format!(
+                "XDP broadcast, throughput with statistics ÷ without, {members} members, {payload} bytes"
+            ),
+            over: entry(Id::XDP, case),
+            under: entry(Id::UNCOUNTED, case),
+            bound: Bound::AtLeast(0.95),
+            stretch: None,
+            limit: None,
+        });
+    }
+    Contest {
+        title: format!("copies to {members} members, {payload} bytes"),
+        entries: engines.into_iter().map(|engine| entry(engine, case)).collect(),
+        targets,
+        unlisted: Vec::new(),
+    }
+}
+
+/// The largest fan-out, and the usual one in the same rounds.
+fn many_members(planes: &[Kind], payload: usize) -> Contest {
+    let (usual, many) = (unicast(SITE, 1, payload), unicast(MANY, 1, payload));
+    let engines = with_floors(planes);
+    let mut entries: Vec<Entry> =
+        engines.iter().flat_map(|engine| [entry(*engine, usual), entry(*engine, many)]).collect();
+    let unlisted = entries.iter().filter(|entry| entry.case == usual).copied().collect();
+    if planes.contains(&Kind::Software) {
+        entries.push(entry(Id::Relay, many));
+    }
+    let targets = planes.iter().map(|plane| Target {
+        name: format!("{}, ns per copy at {MANY} members ÷ at {SITE}, {payload} bytes", plane.label()),
+        over: entry(Id::Plane(*plane), usual),
+        under: entry(Id::Plane(*plane), many),
+        bound: Bound::AtMost(1.15),
+        stretch: None,
+        limit: floor_of(Id::Plane(*plane)).map(|floor| (entry(floor, usual), entry(floor, many))),
+    });
+    Contest {
+        title: format!("copies to {MANY} members, {payload} bytes"),
+        targets: targets.collect(),
+        entries,
+        unlisted,
+    }
+}
+
+/// Many groups against one, with as many members each.
+fn many_groups(planes: &[Kind], groups: &[u32], payload: usize) -> Contest {
+    let case = |groups| unicast(GROUP_MEMBERS, groups, payload);
+    let engines = with_floors(planes);
+    let entries =
+        engines.iter().flat_map(|engine| groups.iter().map(|groups| entry(*engine, case(*groups)))).collect();
+    let (one, many) = (case(1), case(MANY_GROUPS));
+    let targets = planes.iter().map(|plane| Target {
+        name: format!(
+            "{}, throughput with {MANY_GROUPS} groups of {GROUP_MEMBERS} ÷ with 1, {payload} bytes",
+            plane.label()
+        ),
+        over: entry(Id::Plane(*plane), many),
+        under: entry(Id::Plane(*plane), one),
+        bound: Bound::AtLeast(0.8),
+        stretch: None,
+        limit: floor_of(Id::Plane(*plane)).map(|floor| (entry(floor, many), entry(floor, one))),
+    });
+    Contest {
+        title: format!("copies of {MANY_GROUPS} groups, {payload} bytes"),
+        targets: targets.collect(),
+        entries,
+        unlisted: Vec::new(),
+    }
+}
+
+/// Groups with less and with more members.
+fn groups_of_other_sizes() -> Contest {
+    let cases = [(1, MANY_GROUPS), (8, MANY_GROUPS), (SITE, SOME_GROUPS), (1_000, SOME_GROUPS)];
+    let cases = cases.map(|(members, groups)| unicast(members, groups, MEDIA));
+    let engines = [Id::XDP, Id::TC, Id::Floor];
+    Contest {
+        title: "copies of groups with other fan-outs".to_owned(),
+        entries: cases.into_iter().flat_map(|case| engines.map(|engine| entry(engine, case))).collect(),
+        targets: Vec::new(),
+        unlisted: Vec::new(),
+    }
+}
+
+/// Everything that sends what came natively to a number of interfaces.
+fn native(outputs: usize, payload: usize) -> Contest {
+    let case = Case { output: Output::Native, members: outputs, groups: 1, payload };
+    let engines = [Id::XDP, Id::TC, Id::SOFTWARE, Id::Ipmr, Id::Floor];
+    let mut targets = Vec::new();
+    if outputs == MAX_OUTPUTS && payload == MEDIA {
+        let ipmr = entry(Id::Ipmr, case);
+        targets.push(Target {
+            name: format!(
+                "XDP broadcast against the kernel's ipmr, {outputs} outputs, native, {payload} bytes"
+            ),
+            over: entry(Id::XDP, case),
+            under: ipmr,
+            bound: Bound::AtLeast(4.0),
+            stretch: Some(5.0),
+            limit: limit_against(Id::XDP, case, ipmr),
+        });
+    }
+    Contest {
+        title: format!("copies to {outputs} interfaces, {payload} bytes"),
+        entries: engines.map(|engine| entry(engine, case)).to_vec(),
+        targets,
+        unlisted: Vec::new(),
+    }
+}
