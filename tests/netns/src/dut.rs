@@ -76,6 +76,7 @@ impl At {
 /// The interfaces, and a socket at both ends of each.
 pub(crate) struct Dut {
     _lab: Lab,
+    dut: Namespace,
     peers: Namespace,
     pub(crate) devices: Devices,
     near: [Wire; 3],
@@ -109,7 +110,24 @@ impl Dut {
         dut.enter_here()?;
         let near = open(&dut, NAMES)?;
         let [a, b, c] = NAMES.map(device);
-        Ok(Self { _lab: lab, peers, devices: Devices { a, b, c }, near, far, host, at, sentinel: 0 })
+        Ok(Self { _lab: lab, dut, peers, devices: Devices { a, b, c }, near, far, host, at, sentinel: 0 })
+    }
+
+    /// Sets the MTU of the devices and of their far ends.
+    pub(crate) fn set_mtu(&mut self, mtu: u16) -> Result<(), vmcast_lab::LabError> {
+        for (name, device) in
+            NAMES.iter().zip([&mut self.devices.a, &mut self.devices.b, &mut self.devices.c])
+        {
+            let ip = || {
+                let mut ip = Command::new("ip");
+                ip.args(["link", "set", name, "mtu", &mtu.to_string()]);
+                ip
+            };
+            self.peers.run(ip())?;
+            self.dut.run(ip())?;
+            device.mtu = mtu;
+        }
+        Ok(())
     }
 
     fn position(&self, ifindex: IfIndex) -> usize {
