@@ -74,7 +74,7 @@ fn answers() -> Vec<Response> {
     let group = Group {
         group: [232, 1, 1, 1].into(),
         source: Some([192, 0, 2, 9].into()),
-        rpf: Some(Place::Tunnel { id: 4, local: RELAY, remote: RELAY }),
+        rpf: Some(Place::Tunnel { id: 4, name: None, local: RELAY, remote: RELAY }),
         members: 3,
         packets: u64::MAX,
         bytes: 1,

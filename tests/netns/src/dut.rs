@@ -45,6 +45,11 @@ impl At {
         }
     }
 
+    /// Whether packets are looked at as nowhere else; else only their copies go another way.
+    pub(crate) const fn is_whole(self) -> bool {
+        matches!(self, Self::Xdp | Self::Tc)
+    }
+
     fn options(self) -> Options {
         let (rule, chunk) = match self {
             Self::Xdp => (Rule::Auto, None),

@@ -34,8 +34,9 @@ pub mod limit {
     pub const INTERFACES: u32 = 4_096;
     /// Places for cursors of egress devices that are found without hashing; a power of two.
     pub const CURSOR_SLOTS: u32 = 1_024;
-    /// Our own endpoints, those of tunnels and those where streams come in by unicast.
-    pub const ENDPOINTS: u32 = 4_096;
+    /// Our own endpoints: those of tunnels, one for each interface and more for those that have several addresses,
+    /// and those where streams come in by unicast.
+    pub const ENDPOINTS: u32 = 8_192;
     /// Member tables (inner devmaps); a power of two.
     pub const TABLES: u32 = 32_768;
     /// Members of one member table: as many copies as one run of a program makes. A device that gets them all

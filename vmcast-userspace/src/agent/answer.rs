@@ -50,6 +50,7 @@ pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> R
                 source: None,
                 output: Place::Interface { name: context.config.interface.name.to_string() },
                 filter: filter(&wanted.filter),
+                configured: false,
                 age_ms: milliseconds(context.now, wanted.since),
                 packets: core
                     .streams()
@@ -62,7 +63,9 @@ pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> R
         Request::TunnelList { page } => {
             let (tunnels, next) = page.cut(core.upstream(), |(candidate, since)| Tunnel {
                 id: TUNNEL,
+                name: None,
                 kind: TunnelKind::Amt,
+                key: None,
                 local: context.local,
                 remote: candidate.endpoint,
                 direction: Direction::Upstream,
@@ -97,6 +100,7 @@ fn describe(core: &Core, context: &Context<'_>, group: Ipv4Addr, source: Option<
         source: source.map(IpAddr::V4),
         rpf: core.upstream().map(|(candidate, _)| Place::Tunnel {
             id: TUNNEL,
+            name: None,
             local: context.local,
             remote: candidate.endpoint,
         }),
@@ -142,6 +146,9 @@ fn interface(core: &Core, context: &Context<'_>) -> Interface {
     Interface {
         name: config.name.to_string(),
         ifindex: Some(context.ifindex.0),
+        device: None,
+        vlan: Vec::new(),
+        pppoe_session: None,
         up: true,
         mtu: config.mtu.into(),
         mac: None,

@@ -11,6 +11,7 @@ const AFTER_HELP: &str = "\
 Exit status: 0 done, 1 failed, 2 the command line is wrong, 3 no daemon answers.
 
 First steps:
+  vmcast doctor                        what does this host have, and what is in the way?
   vmcast config check router.toml      is the configuration right for this host?
   vmcast router --config router.toml   run a router in the foreground
   vmcast status                        ask it how it is doing";
@@ -41,6 +42,9 @@ pub(super) enum Command {
     /// Questions to a running daemon.
     #[command(flatten)]
     Ask(Question),
+    /// Find out what this host has for each engine, and what stands in the way
+    Doctor(DoctorArgs),
+
     /// Check a configuration file
     Config {
         /// What to do with it.
@@ -169,6 +173,26 @@ pub(super) struct AskArgs {
     #[arg(long)]
     pub json: bool,
     /// Control socket of the daemon (default: VMCAST_SOCKET, else the only one here)
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// What to examine.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examines the interfaces of the router that runs here, or of FILE, or all of them.\n\n\
+    Exit status: 0 no errors, perhaps warnings, 1 errors, 2 the command line is wrong."
+)]
+pub(super) struct DoctorArgs {
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+
+    /// Configuration file of a router that shall run here
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Control socket of the router (default: that of the only one on this host)
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 }

@@ -4,6 +4,7 @@ mod args;
 mod ask;
 mod check;
 mod daemon;
+mod doctor;
 mod find;
 mod show;
 #[cfg(test)]
@@ -106,6 +107,13 @@ pub fn main() -> ExitCode {
         Command::Admin(args) => daemon::admin(&args),
         Command::Agent(args) => daemon::agent(&args),
         Command::Config { command: ConfigCommand::Check(args) } => finish(check::run(&args)),
+        Command::Doctor(args) => match doctor::run(&args) {
+            Ok((text, exit)) => match finish(Ok(text)) {
+                Exit::Ok => exit,
+                failed => failed,
+            },
+            Err(failure) => finish(Err(failure)),
+        },
         Command::Ask(question) => finish(ask::run(&question)),
     };
     ExitCode::from(exit as u8)

@@ -7,6 +7,7 @@
 mod admin;
 mod agent;
 mod explain;
+mod forward;
 mod host;
 mod locate;
 mod report;
@@ -26,13 +27,19 @@ use vmcast_api::Role;
 
 pub use admin::AdminConfig;
 pub use agent::{AgentConfig, AgentInterface};
+pub use forward::{Forward, Origin, StaticTunnel, StaticTunnelKind, Target};
 pub use host::socket_dirs;
 pub use report::{Diagnostic, Place, Report, Severity};
-pub use router::{DataplaneConfig, EngineChoice, OnExit, RouterConfig, RouterInterface, TunnelConfig};
+pub use router::{
+    DataplaneConfig, EngineChoice, InterfaceEngine, OnExit, RouterConfig, RouterInterface, TunnelConfig,
+};
 pub use sections::{
     Igmp, IgmpConfig, LogConfig, LogFormat, LogLevel, Upstream, UpstreamConfig, UpstreamFrom,
 };
-pub use value::{AdminUrl, GroupPrefix, InterfaceAddress, InterfaceName, NodeName, Remote};
+pub use value::{
+    AdminUrl, GroupAddress, GroupPrefix, InterfaceAddress, InterfaceName, MacAddress, NodeName, Remote,
+    TunnelEnd, VlanTag,
+};
 
 /// What every role's configuration has.
 pub trait RoleConfig: DeserializeOwned {
@@ -125,7 +132,7 @@ pub fn guess_role(text: &str) -> Option<Role> {
     let table: toml::Table = toml::from_str(text).ok()?;
     let speaks_for = |role| {
         let own: &[&str] = match role {
-            Role::Router => &["rank", "node_id", "tunnel", "dataplane"],
+            Role::Router => &["rank", "node_id", "tunnel", "dataplane", "static_tunnel", "forward"],
             Role::Admin => &[
                 "listen",
                 "database",

@@ -4,16 +4,18 @@ use std::{net::Ipv4Addr, path::PathBuf};
 
 use serde::Deserialize;
 use vmcast_api::Role;
-use vmcast_common::maps::limit;
+use vmcast_common::{fib::Link, maps::limit};
+use vmcast_dataplane::Capacities;
 
 use super::{
     Problem, RoleConfig,
+    forward::{self, Forward, StaticTunnel},
     host::missing_interface,
     sections::{
         Addresses, AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, UpstreamConfig, UpstreamFrom,
         duplicates, relative_path,
     },
-    value::{AMT_PORT, InterfaceName, NodeName, is_unicast},
+    value::{AMT_PORT, InterfaceName, MacAddress, NodeName, VlanTag, is_unicast},
 };
 
 /// The configuration of a VMR.
@@ -52,6 +54,12 @@ pub struct RouterConfig {
     /// The interfaces that the VMR works on.
     #[serde(default, rename = "interface")]
     pub interfaces: Vec<RouterInterface>,
+    /// Tunnels that both ends know of.
+    #[serde(default, rename = "static_tunnel")]
+    pub static_tunnels: Vec<StaticTunnel>,
+    /// Streams that are forwarded without being asked for.
+    #[serde(default, rename = "forward")]
+    pub forwards: Vec<Forward>,
 }
 
 /// `[tunnel]`: the tunnels of others to this VMR.
@@ -95,15 +103,66 @@ pub struct DataplaneConfig {
     pub pin_path: PathBuf,
     /// Whether the kernel counts packets by stream.
     pub statistics: bool,
+    /// Most streams at a time.
+    pub max_streams: u32,
+    /// Most members of all streams together.
+    pub max_members: u32,
+    /// Most tunnels, that to the upstream included.
+    pub max_tunnels: u32,
+    /// Most neighbours that copies go to, and interfaces.
+    pub max_next_hops: u32,
+    /// Most interfaces.
+    pub max_interfaces: u32,
+}
+
+impl DataplaneConfig {
+    /// How much the data plane holds.
+    #[must_use]
+    pub const fn capacities(&self) -> Capacities {
+        Capacities {
+            streams: self.max_streams,
+            tunnels: self.max_tunnels,
+            members: self.max_members,
+            next_hops: self.max_next_hops,
+            interfaces: self.max_interfaces,
+        }
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let Capacities { streams, tunnels, members, next_hops, interfaces } = Capacities::MOST;
+        let mut problems = Vec::new();
+        for (key, value, most) in [
+            ("max_streams", self.max_streams, streams),
+            ("max_members", self.max_members, members),
+            ("max_tunnels", self.max_tunnels, tunnels),
+            ("max_next_hops", self.max_next_hops, next_hops),
+            ("max_interfaces", self.max_interfaces, interfaces),
+        ] {
+            if !(1..=most).contains(&value) {
+                problems.push(Problem::error(
+                    format!("dataplane.{key}"),
+                    format!("{value} is not from 1 to {most}"),
+                ));
+            }
+        }
+        problems.extend(relative_path("dataplane.pin_path", &self.pin_path));
+        problems
+    }
 }
 
 impl Default for DataplaneConfig {
     fn default() -> Self {
+        let Capacities { streams, tunnels, members, next_hops, interfaces } = Capacities::MOST;
         Self {
             engine: EngineChoice::Auto,
             on_exit: OnExit::Remove,
             pin_path: PathBuf::from("/sys/fs/bpf/vmcast"),
             statistics: true,
+            max_streams: streams,
+            max_members: members,
+            max_tunnels: tunnels,
+            max_next_hops: next_hops,
+            max_interfaces: interfaces,
         }
     }
 }
@@ -122,6 +181,14 @@ pub enum EngineChoice {
     Software,
 }
 
+/// Which engine serves an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InterfaceEngine {
+    /// TC, whatever its driver can at XDP.
+    Tc,
+}
+
 /// What becomes of the kernel programs when the daemon ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -138,6 +205,21 @@ pub enum OnExit {
 pub struct RouterInterface {
     /// Its name.
     pub name: InterfaceName,
+    /// The device whose frames carry its packets, where the kernel does not tell or has no such interface.
+    #[serde(default)]
+    pub device: Option<InterfaceName>,
+    /// The VLAN tags of those frames, outermost first.
+    #[serde(default)]
+    pub vlan: Vec<VlanTag>,
+    /// The PPPoE session that they belong to.
+    #[serde(default)]
+    pub pppoe_session: Option<u16>,
+    /// The other end of that session; unset: as the kernel lists it.
+    #[serde(default)]
+    pub peer_mac: Option<MacAddress>,
+    /// Which engine serves it, where that is not to be found out.
+    #[serde(default)]
+    pub engine: Option<InterfaceEngine>,
     /// Whether packets of sources are taken from its network.
     #[serde(default)]
     pub accepts_sources: bool,
@@ -147,6 +229,73 @@ pub struct RouterInterface {
     /// IGMP there, where it differs from the other interfaces.
     #[serde(default)]
     pub igmp: IgmpConfig,
+}
+
+impl RouterInterface {
+    /// Which of its device's links it is, as far as the table says.
+    #[must_use]
+    pub fn link(&self) -> Link {
+        let tag = |index: usize| self.vlan.get(index).map(|tag| tag.0);
+        Link { tags: [tag(0), tag(1)], session: self.pppoe_session }
+    }
+
+    fn link_problems(&self, index: usize) -> Vec<Problem> {
+        let problem = |key: &str, message: &str| Problem::error(format!("interface[{index}].{key}"), message);
+        let mut problems = Vec::new();
+        let link = !self.vlan.is_empty() || self.pppoe_session.is_some();
+        match &self.device {
+            None if link => {
+                let key = if self.vlan.is_empty() { "pppoe_session" } else { "vlan" };
+                problems.push(
+                    problem(key, "tags and sessions are those of a device, and none is named").hint(
+                        "add device = \"eth0\"; a VLAN interface of the kernel needs none of these keys",
+                    ),
+                );
+            }
+            Some(device) if *device == self.name => {
+                problems.push(problem("device", "an interface does not stand on itself"));
+            }
+            Some(_) if !link => problems.push(
+                problem("device", "nothing tells this interface from its device")
+                    .hint("add vlan = [100] or pppoe_session = 7, or leave device out"),
+            ),
+            Some(_) | None => {}
+        }
+        if self.vlan.len() > 2 {
+            problems.push(problem("vlan", "frames carry at most two tags"));
+        }
+        if self.pppoe_session == Some(0) {
+            problems.push(
+                problem("pppoe_session", "session 0 is that of PPPoE discovery").hint("RFC 2516 section 4"),
+            );
+        }
+        if self.peer_mac.is_some() && self.pppoe_session.is_none() {
+            problems.push(
+                problem("peer_mac", "only a PPPoE session has a peer")
+                    .hint("add pppoe_session = 7, or leave it out"),
+            );
+        }
+        problems
+    }
+
+    fn host_problem(&self, index: usize, present: &[String]) -> Option<Problem> {
+        let is_present = |name: &InterfaceName| present.iter().any(|present| present == name.as_str());
+        let missing = |key: &str, name: &InterfaceName| {
+            missing_interface(format!("interface[{index}].{key}"), name.as_str(), present)
+        };
+        match &self.device {
+            Some(device) if !is_present(device) => Some(missing("device", device)),
+            Some(_) if !is_present(&self.name) && self.querier => Some(
+                Problem::error(
+                    format!("interface[{index}].querier"),
+                    format!("IGMP is spoken on interfaces of the kernel, and it has none named {}", self.name),
+                )
+                .hint("make it, as by `ip link add link eth0 name eth0.100 type vlan id 100`, or state who receives in [[forward]]"),
+            ),
+            Some(_) => None,
+            None => (!is_present(&self.name)).then(|| missing("name", &self.name)),
+        }
+    }
 }
 
 /// Largest rank.
@@ -234,7 +383,16 @@ impl RouterConfig {
             Problem::error(format!("interface[{index}].name"), format!("{} is listed twice", names[index]))
         }));
         let base = self.igmp.over(Igmp::default());
+        let links: Vec<_> = self.interfaces.iter().map(|known| (&known.device, known.link())).collect();
+        problems.extend(duplicates(&links).filter(|index| links[*index].0.is_some()).map(|index| {
+            let key = if self.interfaces[index].vlan.is_empty() { "pppoe_session" } else { "vlan" };
+            Problem::error(
+                format!("interface[{index}].{key}"),
+                "another interface is this link of the device",
+            )
+        }));
         for (index, interface) in self.interfaces.iter().enumerate() {
+            problems.extend(interface.link_problems(index));
             // What is wrong in [igmp] is said once, there.
             if interface.igmp != IgmpConfig::default() {
                 problems.extend(interface.igmp.problems(&format!("interface[{index}].igmp"), base));
@@ -267,9 +425,10 @@ impl RoleConfig for RouterConfig {
         problems.extend(self.admin.problems());
         problems.extend(self.tunnel_problems());
         problems.extend(self.upstream_problems());
-        problems.extend(relative_path("dataplane.pin_path", &self.dataplane.pin_path));
+        problems.extend(self.dataplane.problems());
         problems.extend(self.igmp.problems("igmp", Igmp::default()));
         problems.extend(self.interface_problems());
+        problems.extend(forward::problems(&self.static_tunnels, &self.forwards, &self.interfaces));
         problems
     }
 
@@ -277,10 +436,7 @@ impl RoleConfig for RouterConfig {
         self.interfaces
             .iter()
             .enumerate()
-            .filter(|(_, interface)| !present.iter().any(|name| name == interface.name.as_str()))
-            .map(|(index, interface)| {
-                missing_interface(format!("interface[{index}].name"), interface.name.as_str(), present)
-            })
+            .filter_map(|(index, interface)| interface.host_problem(index, present))
             .collect()
     }
 }

@@ -137,6 +137,18 @@ fn limits_beyond_what_the_tables_hold_are_refused() {
         let said = router_refusal(&format!("[tunnel]\n{key} = {value}\n"));
         assert!(said.contains(&format!("{value} is not from 1 to {}", value - 1)), "{said}");
     }
+    for (key, most) in [
+        ("max_streams", 16_383),
+        ("max_members", 262_143),
+        ("max_tunnels", 131_072),
+        ("max_next_hops", 65_535),
+        ("max_interfaces", 4_096),
+    ] {
+        for value in [0, most + 1] {
+            let said = router_refusal(&format!("[dataplane]\n{key} = {value}\n"));
+            assert!(said.contains(&format!("{value} is not from 1 to {most}")), "{said}");
+        }
+    }
 }
 
 #[test]

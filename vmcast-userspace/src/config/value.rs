@@ -8,6 +8,12 @@ use std::{
 };
 
 use serde::Deserialize;
+use vmcast_common::{
+    fib::{Tag, TagProtocol},
+    hdr::eth::Mac,
+};
+
+use crate::mac;
 
 /// Makes a type that is parsed from a text readable from a file.
 macro_rules! from_text {
@@ -105,6 +111,84 @@ impl fmt::Display for InterfaceName {
         f.pad(&self.0)
     }
 }
+
+/// A link-layer address of one host: six octets with colons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct MacAddress(pub Mac);
+
+from_text!(MacAddress);
+
+impl FromStr for MacAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match mac::parse(text) {
+            Some(mac) if mac[0] & 1 == 0 && mac != Mac::default() => Ok(Self(mac)),
+            Some(_) => Err(format!(
+                "\"{text}\" is the link-layer address of no host\nthat of a host is even in its first octet"
+            )),
+            None => Err(format!("\"{text}\" is no link-layer address\nwrite 02:00:5e:00:53:01")),
+        }
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&mac::text(self.0))
+    }
+}
+
+/// A VLAN tag: 100 for one of IEEE 802.1Q, "802.1ad:200" for a provider's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "VlanText")]
+pub struct VlanTag(pub Tag);
+
+impl fmt::Display for VlanTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.protocol {
+            TagProtocol::Dot1q => self.0.id.fmt(f),
+            TagProtocol::Dot1ad => write!(f, "802.1ad:{}", self.0.id),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a VLAN identifier from 0 to 4094, or \"802.1ad:200\" for a provider's tag"
+)]
+enum VlanText {
+    Id(i64),
+    Text(String),
+}
+
+impl TryFrom<VlanText> for VlanTag {
+    type Error = String;
+
+    fn try_from(text: VlanText) -> Result<Self, String> {
+        let (protocol, id, shown) = match text {
+            VlanText::Id(id) => (TagProtocol::Dot1q, Some(id), id.to_string()),
+            VlanText::Text(text) => {
+                let (protocol, id) = match (text.strip_prefix("802.1ad:"), text.strip_prefix("802.1q:")) {
+                    (Some(id), _) => (TagProtocol::Dot1ad, id),
+                    (None, Some(id)) => (TagProtocol::Dot1q, id),
+                    (None, None) => (TagProtocol::Dot1q, text.as_str()),
+                };
+                (protocol, id.parse().ok(), format!("\"{text}\""))
+            }
+        };
+        match id.and_then(|id| u16::try_from(id).ok()) {
+            Some(id) if id <= MAX_VLAN => Ok(Self(Tag { protocol, id })),
+            Some(_) | None => Err(format!(
+                "{shown} is no VLAN tag\nwrite 100, or \"802.1ad:200\" for a provider's tag; identifiers are 0 to {MAX_VLAN}"
+            )),
+        }
+    }
+}
+
+/// The last VLAN identifier (IEEE 802.1Q §9.6).
+const MAX_VLAN: u16 = 4094;
 
 /// Where a VMR is: an address or a DNS name, and a port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
@@ -285,6 +369,70 @@ impl fmt::Display for GroupPrefix {
     }
 }
 
+/// A group that may be forwarded: not one of the local link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct GroupAddress(pub IpAddr);
+
+from_text!(GroupAddress);
+
+impl FromStr for GroupAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = |why: &str| {
+            format!("\"{text}\" cannot be forwarded: {why}\nwrite a group, as 239.1.2.3 or ff3e::8000:1")
+        };
+        let group: IpAddr = text.parse().map_err(|_| bad("it is no IP address"))?;
+        if !group.is_multicast() {
+            return Err(bad("it is no group"));
+        }
+        let stays = match group {
+            IpAddr::V4(group) => LINK_GROUPS.iter().any(|(link, _)| link.contains(group)),
+            // Interface-local and link-local scope (RFC 4291 §2.7).
+            IpAddr::V6(group) => group.octets()[1] & 0x0f <= 2,
+        };
+        if stays { Err(bad("it is a group of the local link")) } else { Ok(Self(group)) }
+    }
+}
+
+impl fmt::Display for GroupAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An end of a tunnel: an address, and a port if one is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct TunnelEnd {
+    /// The address.
+    pub address: IpAddr,
+    /// The UDP port.
+    pub port: Option<u16>,
+}
+
+from_text!(TunnelEnd);
+
+impl FromStr for TunnelEnd {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || {
+            format!(
+                "\"{text}\" is no end of a tunnel\nwrite the address of a host, as 192.0.2.1 or 2001:db8::1; for AMT \
+                 192.0.2.1:{AMT_PORT} or [2001:db8::1]:{AMT_PORT}"
+            )
+        };
+        let end = match (text.parse::<IpAddr>(), text.parse::<SocketAddr>()) {
+            (Ok(address), _) => Self { address, port: None },
+            (Err(_), Ok(end)) if end.port() != 0 => Self { address: end.ip(), port: Some(end.port()) },
+            (Err(_), Ok(_) | Err(_)) => return Err(bad()),
+        };
+        if is_host(end.address) { Ok(end) } else { Err(bad()) }
+    }
+}
+
 /// An IPv4 unicast address of an interface, and the length of its network's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "String")]
@@ -325,6 +473,15 @@ impl fmt::Display for InterfaceAddress {
 #[must_use]
 pub(super) fn is_unicast(address: Ipv4Addr) -> bool {
     !address.is_multicast() && !address.is_broadcast() && address.octets()[0] != 0
+}
+
+/// The same for either version of IP.
+#[must_use]
+pub(super) fn is_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_unicast(address),
+        IpAddr::V6(address) => !address.is_multicast() && !address.is_unspecified(),
+    }
 }
 
 /// A time in seconds, whole or with a fraction.

@@ -8,6 +8,7 @@ use vmcast_common::{fib::IfIndex, hdr::eth::Mac};
 use super::{
     Error, connect, error_number, message,
     notify::{Notification, Notifications},
+    stack::Vlan,
 };
 
 /// An interface as the kernel describes it.
@@ -33,6 +34,12 @@ pub struct Link {
     pub(crate) resolves: bool,
     /// The kernel's name of its kind, such as `veth`; `None` for hardware.
     pub(crate) kind: Option<String>,
+    /// What it is a VLAN of, if it is one.
+    pub(crate) vlan: Option<Vlan>,
+    /// What it is a port of: a bridge, a bond.
+    pub(crate) master: Option<IfIndex>,
+    /// The programs at its XDP hooks, by their numbers.
+    pub(crate) xdp: Vec<u32>,
     /// Its IPv4 addresses with their prefix lengths.
     pub(crate) addresses: Vec<(Ipv4Addr, u8)>,
 }

@@ -4,14 +4,21 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
-    link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+    link::{
+        InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+        VlanProtocol,
+    },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia},
 };
-use vmcast_common::{fib::IfIndex, hdr::eth::Mac};
+use vmcast_common::{
+    fib::{IfIndex, Tag, TagProtocol},
+    hdr::eth::Mac,
+};
 
 use super::{
     links::Link,
+    stack::Vlan,
     table::{Neighbour, Route, TableLink, Unresolvable},
 };
 
@@ -31,6 +38,11 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
     let mut mac = None;
     let mut mtu = 0;
     let mut kind = None;
+    let mut tag = None;
+    let mut below = None;
+    let mut elsewhere = false;
+    let mut master = None;
+    let mut xdp = Vec::new();
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(value) => name = Some(value.clone()),
@@ -41,7 +53,17 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
                     LinkInfo::Kind(kind) => Some(kind.to_string()),
                     _ => None,
                 });
+                tag = infos.iter().find_map(|info| match info {
+                    LinkInfo::Data(InfoData::Vlan(data)) => vlan_tag(data),
+                    _ => None,
+                });
             }
+            LinkAttribute::Link(ifindex) => below = Some(IfIndex(*ifindex)),
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::Controller(ifindex) => {
+                master = Some(IfIndex(*ifindex)).filter(|master| master.0 != 0)
+            }
+            LinkAttribute::Xdp(about) => xdp = xdp_programs(about),
             _ => {}
         }
     }
@@ -57,8 +79,33 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
         multicast: flags.contains(LinkFlags::Multicast),
         resolves: !flags.contains(LinkFlags::Noarp),
         kind,
+        // What is in another namespace cannot be looked at from here: such a VLAN is a device of its own.
+        vlan: below.filter(|_| !elsewhere).zip(tag).map(|(on, tag)| Vlan { on, tag }),
+        master,
+        xdp,
         addresses: Vec::new(),
     })
+}
+
+/// The programs, each once: the kernel tells the only one by two names.
+fn xdp_programs(about: &[LinkXdp]) -> Vec<u32> {
+    let ids = about.iter().filter_map(|item| match item {
+        LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => {
+            Some(*id)
+        }
+        _ => None,
+    });
+    let mut ids: Vec<u32> = ids.filter(|id| *id != 0).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+fn vlan_tag(data: &[InfoVlan]) -> Option<Tag> {
+    let id = data.iter().find_map(|item| if let InfoVlan::Id(id) = item { Some(*id) } else { None })?;
+    let provider = data.iter().any(|item| matches!(item, InfoVlan::Protocol(VlanProtocol::Ieee8021Ad)));
+    let protocol = if provider { TagProtocol::Dot1ad } else { TagProtocol::Dot1q };
+    Some(Tag { protocol, id })
 }
 
 /// Reads what the next-hop table needs of a link.
@@ -72,6 +119,7 @@ pub fn table_link(message: &LinkMessage) -> Option<(IfIndex, TableLink)> {
             mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
             up: link.up,
             loopback: link.loopback,
+            vlan: link.vlan,
         },
     ))
 }

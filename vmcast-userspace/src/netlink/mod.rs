@@ -10,7 +10,9 @@ mod links;
 pub mod message;
 mod next_hops;
 pub mod notify;
+mod pppoe;
 mod setup;
+mod stack;
 mod table;
 
 #[cfg(test)]
@@ -23,7 +25,11 @@ use std::io;
 pub(crate) use host_groups::{HostGroupEvent, HostGroups};
 pub(crate) use links::{Link, LinkWatch, Links};
 pub(crate) use next_hops::NextHops;
+pub(crate) use pppoe::{PppoeSession, sessions as pppoe_sessions};
 pub(crate) use setup::Setup;
+#[cfg(test)]
+pub(crate) use stack::Vlan;
+pub(crate) use stack::{TooManyTags, device_under};
 pub(crate) use table::NextHopEvent;
 
 /// Why a netlink request failed.

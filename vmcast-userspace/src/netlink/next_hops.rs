@@ -10,7 +10,7 @@ use netlink_packet_route::{
     route::{RouteAttribute, RouteMessage},
 };
 use tokio::sync::mpsc;
-use vmcast_common::hdr::eth::Mac;
+use vmcast_common::{fib::Interface, hdr::eth::Mac};
 use vmcast_proto::Machine;
 
 use super::{
@@ -53,6 +53,11 @@ impl NextHops {
     /// under way.
     pub(crate) fn unwatch(&self, destination: IpAddr) {
         self.send(TableInput::Unwatch(destination));
+    }
+
+    /// States all links of two that have no neighbours to look up, as those of PPPoE sessions.
+    pub(crate) fn point_to_point(&self, interfaces: Vec<Interface>) {
+        self.send(TableInput::PointToPoint(interfaces));
     }
 
     fn send(&self, input: TableInput) {

@@ -13,10 +13,12 @@ use std::{
 };
 
 use vmcast_common::{
-    fib::{IfIndex, NextHop, NextHopId},
+    fib::{IfIndex, Interface, NextHop, NextHopId},
     hdr::eth::Mac,
 };
 use vmcast_proto::Machine;
+
+use super::stack::{Vlan, device_under};
 
 /// Requests to the kernel that may be in flight at once.
 const WINDOW: usize = 32;
@@ -48,6 +50,8 @@ pub(crate) enum NextHopEvent {
         destination: IpAddr,
         /// Its next hop, or why it has none.
         hop: Result<NextHopId, Unresolvable>,
+        /// Whether the next hop is the destination itself, and no gateway.
+        direct: bool,
     },
     /// No destination uses this next hop any more; its number may be given again.
     Removed {
@@ -74,6 +78,9 @@ pub enum Unresolvable {
     /// The route leaves by an interface that is not known (any more).
     #[error("the route leaves by an interface that is gone")]
     NoLink,
+    /// The route leaves by an interface on more VLANs than frames carry tags.
+    #[error("the route leaves by an interface that stands on more than two VLANs")]
+    TooManyTags,
 }
 
 /// An address on a link.
@@ -96,6 +103,8 @@ pub struct TableLink {
     pub(crate) up: bool,
     /// Whether it is the loopback device.
     pub(crate) loopback: bool,
+    /// What it is a VLAN of, if it is one.
+    pub(crate) vlan: Option<Vlan>,
 }
 
 /// The kernel's answer to a route lookup.
@@ -130,6 +139,8 @@ pub(crate) enum TableInput {
     LinkRemoved(IfIndex),
     /// Routes, rules or addresses changed.
     RoutesChanged,
+    /// The links of two, without neighbours to look up, are these now: those of PPPoE sessions.
+    PointToPoint(Vec<Interface>),
     /// Notifications were lost.
     Lost,
 }
@@ -212,6 +223,7 @@ pub(super) struct Table {
     /// Whether the links were read; before, no route can be judged.
     links_known: bool,
     links: HashMap<IfIndex, TableLink>,
+    point_to_point: HashMap<IfIndex, Interface>,
     watches: BTreeMap<Key, Watch>,
     hops: Vec<Option<Hop>>,
     free: BTreeSet<u32>,
@@ -232,6 +244,7 @@ impl Table {
             now,
             links_known: false,
             links: HashMap::new(),
+            point_to_point: HashMap::new(),
             watches: BTreeMap::new(),
             hops: Vec::new(),
             free: BTreeSet::new(),
@@ -269,7 +282,7 @@ impl Table {
             Way::Hop(id) => Ok(id),
             Way::None(reason) => Err(reason),
         };
-        self.report(NextHopEvent::Assign { destination, hop });
+        self.report_way(destination, hop);
     }
 
     fn unwatch(&mut self, destination: IpAddr) {
@@ -292,7 +305,7 @@ impl Table {
             return;
         };
         let way = match answer.and_then(|route| self.hop_key(route)) {
-            Ok((hop_key, link)) => Way::Hop(self.acquire(hop_key, link)),
+            Ok((hop_key, hop)) => Way::Hop(self.acquire(hop_key, hop)),
             Err(reason) => Way::None(reason),
         };
         if way == before {
@@ -307,35 +320,48 @@ impl Table {
             Way::Unknown => return,
         };
         self.watches.insert(key, Watch { users: self.watches[&key].users, way });
-        self.report(NextHopEvent::Assign { destination, hop });
+        self.report_way(destination, hop);
         self.release(before);
     }
 
-    /// The next hop of a route, and the link it is on.
-    fn hop_key(&self, route: Route) -> Result<(HopKey, TableLink), Unresolvable> {
-        let link = *self.links.get(&route.ifindex).ok_or(Unresolvable::NoLink)?;
+    fn report_way(&mut self, destination: IpAddr, hop: Result<NextHopId, Unresolvable>) {
+        let direct = hop.is_ok_and(|id| self.hop_mut(id).key.neighbour.address == destination);
+        self.report(NextHopEvent::Assign { destination, hop, direct });
+    }
+
+    /// The next hop of a route, and what it is as long as its neighbour is not known.
+    fn hop_key(&self, route: Route) -> Result<(HopKey, NextHop), Unresolvable> {
+        let mut neighbour = Neighbour { ifindex: route.ifindex, address: route.neighbour };
+        if self.point_to_point.contains_key(&route.ifindex) {
+            // There is one neighbour, whatever the destination.
+            neighbour.address = Ipv4Addr::UNSPECIFIED.into();
+        }
+        let key = HopKey { neighbour, mtu: route.mtu };
+        Ok((key, self.describe(key)?))
+    }
+
+    fn describe(&self, key: HopKey) -> Result<NextHop, Unresolvable> {
+        let ifindex = key.neighbour.ifindex;
+        let link = *self.links.get(&ifindex).ok_or(Unresolvable::NoLink)?;
+        let mtu = mtu(key, link);
         if link.loopback {
             return Err(Unresolvable::Local);
         }
-        if link.mac.is_none() {
-            return Err(Unresolvable::NoLinkLayer);
+        if let Some(known) = self.point_to_point.get(&ifindex) {
+            let Interface { device, link, mac, peer, .. } = *known;
+            return Ok(NextHop { ifindex: device, link, source_mac: mac, destination_mac: peer, mtu });
         }
-        let neighbour = Neighbour { ifindex: route.ifindex, address: route.neighbour };
-        Ok((HopKey { neighbour, mtu: route.mtu }, link))
+        let source_mac = link.mac.ok_or(Unresolvable::NoLinkLayer)?;
+        let vlan = |ifindex| self.links.get(&ifindex).and_then(|link| link.vlan);
+        let (device, link) = device_under(ifindex, vlan).map_err(|_| Unresolvable::TooManyTags)?;
+        Ok(NextHop { ifindex: device, link, source_mac, destination_mac: None, mtu })
     }
 
-    /// Finds the next hop or makes it, unresolved and without a user.
-    fn acquire(&mut self, key: HopKey, link: TableLink) -> NextHopId {
+    /// Finds the next hop or makes it, without a user.
+    fn acquire(&mut self, key: HopKey, reported: NextHop) -> NextHopId {
         if let Some(id) = self.index.get(&key) {
             return *id;
         }
-        let reported = NextHop {
-            ifindex: key.neighbour.ifindex,
-            link: vmcast_common::fib::Link::PLAIN,
-            source_mac: link.mac.unwrap_or_default(),
-            destination_mac: None,
-            mtu: mtu(key, link),
-        };
         let next_use = self.now + NEIGHBOUR_RETRY;
         let hop = Hop { key, users: 0, reported, attempts: 0, next_use };
         let id = match self.free.pop_first() {
@@ -349,8 +375,10 @@ impl Table {
             }
         };
         self.index.insert(key, id);
-        self.uses.insert((next_use, id));
-        self.new_neighbours.push_back(id);
+        if reported.destination_mac.is_none() {
+            self.uses.insert((next_use, id));
+            self.new_neighbours.push_back(id);
+        }
         self.report(NextHopEvent::Set { id, hop: reported });
         id
     }
@@ -394,6 +422,9 @@ impl Table {
     }
 
     fn on_neighbour(&mut self, neighbour: Neighbour, mac: Option<Mac>, looked_up: bool) {
+        if self.point_to_point.contains_key(&neighbour.ifindex) {
+            return;
+        }
         let now = self.now;
         for id in self.hops_of(neighbour) {
             let hop = self.hop_mut(id);
@@ -429,23 +460,42 @@ impl Table {
         if before == Some(link) {
             return;
         }
-        for id in self.hops_on(ifindex) {
-            let hop = self.hop_mut(id);
-            let now = NextHop {
-                source_mac: link.mac.unwrap_or(hop.reported.source_mac),
-                mtu: mtu(hop.key, link),
-                ..hop.reported
-            };
-            if now != hop.reported {
-                hop.reported = now;
-                self.report(NextHopEvent::Set { id, hop: now });
-            }
-        }
-        let same =
-            before.is_some_and(|before| before.up == link.up && before.mac.is_some() == link.mac.is_some());
+        self.describe_anew(ifindex);
+        let same = before.is_some_and(|before| {
+            before.up == link.up && before.mac.is_some() == link.mac.is_some() && before.vlan == link.vlan
+        });
         if !same {
             self.routes_changed();
         }
+    }
+
+    /// States the next hops on a link again, if they have become others.
+    fn describe_anew(&mut self, ifindex: IfIndex) {
+        for id in self.hops_on(ifindex) {
+            let (key, before) = (self.hop_mut(id).key, self.hop_mut(id).reported);
+            // A link without a way left gets its destinations looked up again.
+            let Ok(now) = self.describe(key) else {
+                continue;
+            };
+            let now = NextHop { destination_mac: now.destination_mac.or(before.destination_mac), ..now };
+            if now != before {
+                self.hop_mut(id).reported = now;
+                self.report(NextHopEvent::Set { id, hop: now });
+            }
+        }
+    }
+
+    fn on_point_to_point(&mut self, interfaces: Vec<Interface>) {
+        let now: HashMap<_, _> = interfaces.into_iter().map(|known| (known.ifindex, known)).collect();
+        let before = std::mem::replace(&mut self.point_to_point, now);
+        if before == self.point_to_point {
+            return;
+        }
+        let both: BTreeSet<IfIndex> = before.keys().chain(self.point_to_point.keys()).copied().collect();
+        for ifindex in both {
+            self.describe_anew(ifindex);
+        }
+        self.routes_changed();
     }
 
     fn routes_changed(&mut self) {
@@ -541,6 +591,7 @@ impl Machine for Table {
                 }
             }
             TableInput::RoutesChanged => self.routes_changed(),
+            TableInput::PointToPoint(interfaces) => self.on_point_to_point(interfaces),
             TableInput::Lost => {
                 self.outputs.push_back(TableOutput::DumpLinks);
                 self.new_neighbours.clear();

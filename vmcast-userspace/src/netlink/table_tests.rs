@@ -1,3 +1,5 @@
+use vmcast_common::fib::{Link, Tag, TagProtocol};
+
 use super::*;
 
 const MAC: Mac = [2, 0, 0, 0, 0, 1];
@@ -10,7 +12,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn ethernet() -> TableLink {
-    TableLink { mac: Some(MAC), mtu: 1500, up: true, loopback: false }
+    TableLink { mac: Some(MAC), mtu: 1500, up: true, loopback: false, vlan: None }
 }
 
 fn via(gateway: &str) -> Result<Route, Unresolvable> {
@@ -125,7 +127,7 @@ fn an_unresolved_neighbour_is_used_at_once_and_again_after_doubling_pauses() {
         bed.take(),
         [
             NextHopEvent::Set { id: FIRST, hop: hop(None) },
-            NextHopEvent::Assign { destination: ip("198.51.100.7"), hop: Ok(FIRST) },
+            NextHopEvent::Assign { destination: ip("198.51.100.7"), hop: Ok(FIRST), direct: false },
         ]
     );
     assert_eq!(bed.uses, [neighbour("192.0.2.1")]);
@@ -220,17 +222,29 @@ fn what_cannot_be_resolved_says_why() {
     let mut bed = Bed::new(|_| Err(Unresolvable::Local), None);
     let destination = ip("127.0.0.1");
     bed.input(TableInput::Watch(destination));
-    assert_eq!(bed.take(), [NextHopEvent::Assign { destination, hop: Err(Unresolvable::Local) }]);
+    assert_eq!(
+        bed.take(),
+        [NextHopEvent::Assign { destination, hop: Err(Unresolvable::Local), direct: false }]
+    );
     bed.input(TableInput::Watch(destination));
-    assert_eq!(bed.take(), [NextHopEvent::Assign { destination, hop: Err(Unresolvable::Local) }]);
+    assert_eq!(
+        bed.take(),
+        [NextHopEvent::Assign { destination, hop: Err(Unresolvable::Local), direct: false }]
+    );
 
     bed.input(TableInput::LinkChanged(IfIndex(3), TableLink { mac: None, ..ethernet() }));
     bed.route = |_| Ok(Route { ifindex: IfIndex(3), neighbour: ip("192.0.2.1"), mtu: 0 });
     bed.run(Duration::from_secs(1));
-    assert_eq!(bed.take(), [NextHopEvent::Assign { destination, hop: Err(Unresolvable::NoLinkLayer) }]);
+    assert_eq!(
+        bed.take(),
+        [NextHopEvent::Assign { destination, hop: Err(Unresolvable::NoLinkLayer), direct: false }]
+    );
     bed.input(TableInput::LinkRemoved(IfIndex(3)));
     bed.run(Duration::from_secs(1));
-    assert_eq!(bed.take(), [NextHopEvent::Assign { destination, hop: Err(Unresolvable::NoLink) }]);
+    assert_eq!(
+        bed.take(),
+        [NextHopEvent::Assign { destination, hop: Err(Unresolvable::NoLink), direct: false }]
+    );
 }
 
 #[test]
@@ -289,8 +303,98 @@ fn after_lost_notifications_everything_is_read_anew() {
     assert_eq!(
         bed.take(),
         [
-            NextHopEvent::Assign { destination: ip("198.51.100.7"), hop: Err(Unresolvable::NoRoute) },
+            NextHopEvent::Assign {
+                destination: ip("198.51.100.7"),
+                hop: Err(Unresolvable::NoRoute),
+                direct: false
+            },
             NextHopEvent::Removed { id: FIRST },
         ]
+    );
+}
+
+/// A customer's VLAN on the provider's, on the Ethernet device, and a PPPoE session beside them.
+const OUTER: IfIndex = IfIndex(3);
+const INNER: IfIndex = IfIndex(4);
+const PPP: IfIndex = IfIndex(5);
+
+fn stacked() -> Vec<(IfIndex, TableLink)> {
+    let vlan = |on, protocol, id| Some(Vlan { on, tag: Tag { protocol, id } });
+    vec![
+        (ETH, ethernet()),
+        (OUTER, TableLink { vlan: vlan(ETH, TagProtocol::Dot1ad, 200), ..ethernet() }),
+        (INNER, TableLink { mtu: 1496, vlan: vlan(OUTER, TagProtocol::Dot1q, 5), ..ethernet() }),
+        (PPP, TableLink { mac: None, mtu: 1492, up: true, loopback: false, vlan: None }),
+    ]
+}
+
+#[test]
+fn a_next_hop_behind_two_vlans_leaves_by_the_device_with_both_tags() {
+    let mut bed = Bed::new(|_| Ok(Route { ifindex: INNER, neighbour: ip("10.5.0.2"), mtu: 0 }), None);
+    bed.input(TableInput::Links(stacked()));
+    bed.input(TableInput::Watch(ip("10.5.0.2")));
+    let tag = |protocol, id| Some(Tag { protocol, id });
+    let tags = [tag(TagProtocol::Dot1ad, 200), tag(TagProtocol::Dot1q, 5)];
+    let hop = NextHop { link: Link { tags, session: None }, mtu: 1496, ..hop(None) };
+    let assigned = NextHopEvent::Assign { destination: ip("10.5.0.2"), hop: Ok(FIRST), direct: true };
+    assert_eq!(bed.take(), [NextHopEvent::Set { id: FIRST, hop }, assigned]);
+    let neighbour = Neighbour { ifindex: INNER, address: ip("10.5.0.2") };
+    bed.input(TableInput::NeighbourChanged(neighbour, Some(GATEWAY_MAC)));
+    let hop = NextHop { destination_mac: Some(GATEWAY_MAC), ..hop };
+    assert_eq!(bed.take(), [NextHopEvent::Set { id: FIRST, hop }]);
+}
+
+#[test]
+fn a_session_is_a_way_for_every_destination_as_long_as_it_lasts() {
+    let mut bed = Bed::new(|address| Ok(Route { ifindex: PPP, neighbour: address, mtu: 0 }), None);
+    bed.input(TableInput::Links(stacked()));
+    let destinations = [ip("10.5.0.2"), ip("10.5.0.3")];
+    bed.input(TableInput::Watch(destinations[0]));
+    let lost = |destination| NextHopEvent::Assign {
+        destination,
+        hop: Err(Unresolvable::NoLinkLayer),
+        direct: false,
+    };
+    assert_eq!(bed.take(), [lost(destinations[0])]);
+
+    let link = Link { tags: [None, None], session: Some(7) };
+    let session = |session| Interface {
+        ifindex: PPP,
+        device: ETH,
+        link: Link { session: Some(session), ..link },
+        peer: Some(GATEWAY_MAC),
+        mac: MAC,
+        mtu: 1492,
+        accepts_sources: false,
+        shared: false,
+        at_tc: false,
+    };
+    bed.input(TableInput::PointToPoint(vec![session(7)]));
+    bed.run(ROUTE_SETTLE);
+    bed.input(TableInput::Watch(destinations[1]));
+    let way = |session| NextHop {
+        link: Link { session: Some(session), ..link },
+        mtu: 1492,
+        ..hop(Some(GATEWAY_MAC))
+    };
+    let assigned = |destination| NextHopEvent::Assign { destination, hop: Ok(FIRST), direct: false };
+    assert_eq!(
+        bed.take(),
+        [NextHopEvent::Set { id: FIRST, hop: way(7) }, assigned(destinations[0]), assigned(destinations[1])]
+    );
+    // Notifications that were lost do not cost it its peer, and nobody is looked up.
+    bed.input(TableInput::Lost);
+    bed.input(TableInput::Links(stacked()));
+    bed.run(Duration::from_secs(60));
+    assert_eq!((bed.take(), bed.uses.len()), (vec![], 0));
+
+    bed.input(TableInput::PointToPoint(vec![session(8)]));
+    bed.run(ROUTE_SETTLE);
+    assert_eq!(bed.take(), [NextHopEvent::Set { id: FIRST, hop: way(8) }]);
+    bed.input(TableInput::PointToPoint(vec![]));
+    bed.run(ROUTE_SETTLE);
+    assert_eq!(
+        bed.take(),
+        [lost(destinations[0]), lost(destinations[1]), NextHopEvent::Removed { id: FIRST }]
     );
 }

@@ -49,7 +49,7 @@ async fn until_assigned(
     wanted: IpAddr,
 ) -> Result<NextHopId, Unresolvable> {
     loop {
-        if let NextHopEvent::Assign { destination, hop } = next(events).await
+        if let NextHopEvent::Assign { destination, hop, .. } = next(events).await
             && destination == wanted
         {
             return hop;
@@ -85,7 +85,10 @@ fn a_neighbour_and_what_is_behind_it_resolve_and_follow_the_kernel() {
         for n in 1..=50 {
             let destination = ip(&format!("10.9.0.{n}"));
             hops.watch(destination);
-            assert_eq!(next(&mut events).await, NextHopEvent::Assign { destination, hop: Ok(id) });
+            assert_eq!(
+                next(&mut events).await,
+                NextHopEvent::Assign { destination, hop: Ok(id), direct: false }
+            );
         }
 
         // The neighbour's address changes: one write, for all of them.

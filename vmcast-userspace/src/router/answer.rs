@@ -6,15 +6,21 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::net::if_::if_indextoname;
 use vmcast_api as api;
-use vmcast_common::{
-    fib::{IfIndex, Input, NextHopId, Output, Rpf, Stream, TunnelId},
-    hdr::eth::Mac,
+use vmcast_common::fib::{
+    IfIndex, Input, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind,
 };
 use vmcast_proto::Filter;
 
-use super::{run::Router, shown::SILENT, upstream::State};
-use crate::{clock, config::UpstreamFrom, daemon::resident_bytes, link::Attachment};
+use super::{run::Router, shown::SILENT, stated::Static, upstream::State};
+use crate::{
+    clock,
+    config::{UpstreamFrom, VlanTag},
+    daemon::resident_bytes,
+    link::Attachment,
+    mac,
+};
 
 /// Answers one question.
 pub(super) fn answer(router: &Router, request: &api::Request) -> api::Response {
@@ -53,7 +59,9 @@ fn status(router: &Router, now: Instant) -> api::Status {
         upstream: upstream(router, now),
         groups: count,
         members,
-        tunnels: u64::from(router.core.relay.tunnel_count()) + upstreams,
+        tunnels: u64::from(router.core.relay.tunnel_count())
+            + router.core.stated.tunnels().len() as u64
+            + upstreams,
         ..router.process.status()
     }
 }
@@ -132,6 +140,7 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
                 Output::Converted(id) => api::Place::Conversion { id: id.0 },
             },
             filter: filter(&info.filter),
+            configured: info.is_stated,
             age_ms: joined.map_or(0, |joined| millis(now.saturating_duration_since(joined.at))),
             packets,
         }
@@ -175,24 +184,35 @@ fn interface_name(router: &Router, ifindex: IfIndex) -> String {
     }
 }
 
+/// Name of the interface that a next hop leads out of, which is one of its device's links.
+fn way_name(router: &Router, hop: &NextHop) -> String {
+    let interfaces = router.core.interfaces.values().map(|state| state.interface);
+    let known = interfaces.into_iter().find(|known| known.device == hop.ifindex && known.link == hop.link);
+    interface_name(router, known.map_or(hop.ifindex, |known| known.ifindex))
+}
+
 fn neighbour_place(router: &Router, id: NextHopId) -> api::Place {
     match router.core.next_hops.get(&id) {
         Some(hop) => api::Place::Neighbour {
-            interface: interface_name(router, hop.ifindex),
-            mac: hop.destination_mac.map(mac),
+            interface: way_name(router, hop),
+            mac: hop.destination_mac.map(mac::text),
         },
         None => api::Place::Unknown,
     }
 }
 
 fn tunnel_place(router: &Router, id: TunnelId) -> api::Place {
+    if let Some(known) = router.core.stated.tunnel(id) {
+        let (name, Tunnel { local, remote, .. }) = (Some(known.name.clone()), known.tunnel);
+        return api::Place::Tunnel { id: id.0, name, local, remote };
+    }
     let upstream = router.core.upstream.as_ref().filter(|upstream| upstream.id == id);
     let ends: Option<(SocketAddr, SocketAddr)> = match upstream {
         Some(upstream) => Some((upstream.local, upstream.relay.unwrap_or(upstream.named))),
         None => router.core.relay.ends(id.0),
     };
     match ends {
-        Some((local, remote)) => api::Place::Tunnel { id: id.0, local, remote },
+        Some((local, remote)) => api::Place::Tunnel { id: id.0, name: None, local, remote },
         None => api::Place::Unknown,
     }
 }
@@ -200,6 +220,8 @@ fn tunnel_place(router: &Router, id: TunnelId) -> api::Place {
 fn tunnels(router: &Router, page: &api::Page, now: Instant) -> api::Tunnels {
     let upstream = router.core.upstream.iter().map(|upstream| api::Tunnel {
         id: upstream.id.0,
+        name: None,
+        key: None,
         kind: api::TunnelKind::Amt,
         local: upstream.local,
         remote: upstream.relay.unwrap_or(upstream.named),
@@ -212,6 +234,8 @@ fn tunnels(router: &Router, page: &api::Page, now: Instant) -> api::Tunnels {
         let next_hop = router.core.tunnels.next_hop(info.remote.ip());
         api::Tunnel {
             id: info.id,
+            name: None,
+            key: None,
             kind: api::TunnelKind::Amt,
             local: info.local,
             remote: info.remote,
@@ -221,8 +245,30 @@ fn tunnels(router: &Router, page: &api::Page, now: Instant) -> api::Tunnels {
             groups: info.groups.len() as u64,
         }
     });
-    let (tunnels, next) = page.cut(upstream.chain(members), |tunnel| tunnel);
+    let stated = router.core.stated.tunnels().iter().map(|known| static_tunnel(router, known, now));
+    let (tunnels, next) = page.cut(upstream.chain(stated).chain(members), |tunnel| tunnel);
     api::Tunnels { next, tunnels }
+}
+
+fn static_tunnel(router: &Router, known: &Static, now: Instant) -> api::Tunnel {
+    let Tunnel { kind, local, remote, next_hop, .. } = known.tunnel;
+    let (kind, key) = match kind {
+        TunnelKind::Amt => (api::TunnelKind::Amt, None),
+        TunnelKind::Gre(key) => (api::TunnelKind::Gre, key),
+        TunnelKind::Ipip => (api::TunnelKind::Ipip, None),
+    };
+    api::Tunnel {
+        id: known.id.0,
+        name: Some(known.name.clone()),
+        kind,
+        key,
+        local,
+        remote,
+        direction: api::Direction::Static,
+        next_hop: next_hop.and_then(|id| shown_next_hop(router, id)),
+        age_ms: millis(now.saturating_duration_since(known.since)),
+        groups: router.core.stated.groups_of(known.id) as u64,
+    }
 }
 
 fn shown_next_hop(router: &Router, id: NextHopId) -> Option<api::NextHop> {
@@ -231,15 +277,7 @@ fn shown_next_hop(router: &Router, id: NextHopId) -> Option<api::NextHop> {
         Some(_) => api::NextHopState::Resolved,
         None => api::NextHopState::Unresolved,
     };
-    Some(api::NextHop {
-        interface: interface_name(router, hop.ifindex),
-        mac: hop.destination_mac.map(mac),
-        state,
-    })
-}
-
-fn mac([a, b, c, d, e, f]: Mac) -> String {
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    Some(api::NextHop { interface: way_name(router, hop), mac: hop.destination_mac.map(mac::text), state })
 }
 
 fn interfaces(router: &Router) -> api::Interfaces {
@@ -258,12 +296,18 @@ fn interfaces(router: &Router) -> api::Interfaces {
                 groups: querier.groups(clock::now()).len() as u64,
             })
         });
+        let place = state.map(|state| state.interface);
+        let other = place.filter(|place| place.device != place.ifindex);
+        let tags = place.into_iter().flat_map(|place| place.link.tags).flatten();
         api::Interface {
             name: name.to_owned(),
             ifindex: present.map(|(ifindex, _)| ifindex.0),
+            device: other.map(|place| kernel_name(place.device)),
+            vlan: tags.map(|tag| VlanTag(tag).to_string()).collect(),
+            pppoe_session: place.and_then(|place| place.link.session),
             up: present.is_some_and(|(_, attached)| attached.link.up),
             mtu: present.map_or(0, |(_, attached)| attached.link.mtu),
-            mac: present.and_then(|(_, attached)| attached.link.mac).map(mac),
+            mac: present.and_then(|(_, attached)| attached.link.mac).map(mac::text),
             addresses: present.map_or_else(Vec::new, |(_, attached)| {
                 attached.link.addresses.iter().map(|(address, _)| (*address).into()).collect()
             }),
@@ -275,6 +319,12 @@ fn interfaces(router: &Router) -> api::Interfaces {
     let mut interfaces: Vec<_> = shown.collect();
     interfaces.sort_by(|a, b| a.name.cmp(&b.name));
     api::Interfaces { interfaces }
+}
+
+/// The kernel's name of an interface that need not be one of the configuration's.
+fn kernel_name(ifindex: IfIndex) -> String {
+    if_indextoname(ifindex.0)
+        .map_or_else(|_| format!("#{}", ifindex.0), |name| name.to_string_lossy().into_owned())
 }
 
 fn stats(router: &Router) -> api::Stats {

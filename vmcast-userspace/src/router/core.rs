@@ -17,6 +17,7 @@ use vmcast_proto::{
 };
 
 use super::{
+    stated::{Change, Stated},
     tunnels::{self, Tunnels, tunnel_id},
     upstream::{self, Upstream},
 };
@@ -67,6 +68,7 @@ pub(super) struct Core {
     pub(super) relay: Relay,
     pub(super) mrib: Mrib,
     pub(super) tunnels: Tunnels,
+    pub(super) stated: Stated,
     pub(super) upstream: Option<Upstream>,
     upstreams_so_far: u32,
     pub(super) interfaces: BTreeMap<IfIndex, InterfaceState>,
@@ -87,6 +89,7 @@ impl Core {
             relay: Relay::new(now, settings.relay),
             mrib: Mrib::new(settings.mrib),
             tunnels: Tunnels::default(),
+            stated: Stated::default(),
             upstream: None,
             upstreams_so_far: 0,
             interfaces: BTreeMap::new(),
@@ -103,6 +106,61 @@ impl Core {
         self.effects.pop_front()
     }
 
+    /// Takes the operator's tunnels and streams; once, before anything else.
+    pub(super) fn state(&mut self, stated: Stated) {
+        for endpoint in stated.endpoints() {
+            self.effects.push_back(Effect::Fib(FibOp::SetEndpoint(endpoint)));
+        }
+        for known in stated.tunnels() {
+            self.effects.push_back(Effect::Fib(FibOp::SetTunnel(known.id, known.tunnel)));
+        }
+        self.effects.extend(stated.destinations().iter().copied().map(Effect::Watch));
+        self.stated = stated;
+    }
+
+    /// The way to an address that is stated was found, has changed or was lost.
+    pub(super) fn assign_stated(
+        &mut self,
+        now: Instant,
+        address: IpAddr,
+        next_hop: Option<NextHopId>,
+        direct: bool,
+    ) {
+        if !self.stated.destinations().contains(&address) {
+            return;
+        }
+        for (id, tunnel) in self.stated.assign(address, next_hop, direct) {
+            self.effects.push_back(Effect::Fib(FibOp::SetTunnel(id, tunnel)));
+        }
+        self.restate(now);
+    }
+
+    /// Brings into force what is stated and possible now.
+    fn restate(&mut self, now: Instant) {
+        let interfaces = &self.interfaces;
+        let interface = |ifindex| interfaces.get(&ifindex).map(|state| state.interface);
+        for change in self.stated.advance(interface) {
+            match change {
+                Change::SetNextHop(id, hop) => self.set_next_hop(id, hop),
+                Change::RemoveNextHop(id) => {
+                    self.drain_mrib(now);
+                    self.remove_next_hop(id);
+                }
+                Change::Input { stream, input } => {
+                    self.mrib.handle_input(now, mrib::Input::StatedInput { stream, input });
+                    self.drain_mrib(now);
+                    if let Some(interest) = self.mrib.group(stream.group).map(|info| info.interest.clone()) {
+                        self.ask_for(now, stream.group, &interest);
+                    }
+                }
+                Change::Member { member, group, filter } => {
+                    self.mrib.handle_input(now, mrib::Input::Stated { member, group, filter });
+                }
+            }
+        }
+        self.settle(now);
+    }
+
     /// Makes an address and port an endpoint of ours.
     pub(super) fn add_endpoint(&mut self, endpoint: SocketAddr) {
         self.effects.push_back(Effect::Fib(FibOp::SetEndpoint(endpoint)));
@@ -111,7 +169,9 @@ impl Core {
     /// An address and port is no endpoint of ours any more. Tunnels to it end by themselves unless it
     /// comes back in time.
     pub(super) fn remove_endpoint(&mut self, endpoint: SocketAddr) {
-        self.effects.push_back(Effect::Fib(FibOp::RemoveEndpoint(endpoint)));
+        if !self.stated.has_endpoint(endpoint) {
+            self.effects.push_back(Effect::Fib(FibOp::RemoveEndpoint(endpoint)));
+        }
     }
 
     /// Adds an interface or changes what is known of it.
@@ -147,11 +207,21 @@ impl Core {
             let interests: Vec<_> =
                 self.mrib.groups().map(|info| (info.group, info.interest.clone())).collect();
             for (group, filter) in interests {
-                self.host_membership(ifindex, group, filter);
+                self.host_membership(ifindex, group, &filter);
             }
         }
-        self.settle(now);
+        self.restate(now);
         Ok(())
+    }
+
+    /// Lets an interface be shared with the host, or no longer.
+    pub(super) fn share_interface(&mut self, interface: Interface) {
+        if let Some(state) = self.interfaces.get_mut(&interface.ifindex)
+            && state.interface != interface
+        {
+            state.interface = interface;
+            self.effects.push_back(Effect::Fib(FibOp::SetInterface(interface)));
+        }
     }
 
     /// Forgets an interface that is gone.
@@ -161,7 +231,8 @@ impl Core {
         }
         self.mrib.handle_input(now, mrib::Input::MemberGone { member: Output::Interface(ifindex) });
         self.mrib.handle_input(now, mrib::Input::RemoveInterface { ifindex });
-        self.settle(now);
+        self.stated.remove_interface(ifindex);
+        self.restate(now);
         self.effects.push_back(Effect::Fib(FibOp::RemoveInterface(ifindex)));
     }
 
@@ -179,7 +250,8 @@ impl Core {
             let seed = u128::from_ne_bytes(self.seed).wrapping_add(u128::from(number)).to_ne_bytes();
             let mut next = Upstream::start(now, number, local, named, seed);
             for info in self.mrib.groups() {
-                next.set_membership(now, info.group, info.interest.clone());
+                let asked = self.stated.asked_for(info.group, info.interest, Input::Tunnel(next.id));
+                next.set_membership(now, info.group, asked);
             }
             self.upstream = Some(next);
         }
@@ -477,20 +549,7 @@ impl Core {
             moved = true;
             match output {
                 mrib::Output::Fib(op) => self.effects.push_back(Effect::Fib(op)),
-                mrib::Output::Interest { group, filter } => {
-                    if let Some(upstream) = &mut self.upstream {
-                        upstream.set_membership(now, group, filter.clone());
-                    }
-                    let sources: Vec<IfIndex> = self
-                        .interfaces
-                        .iter()
-                        .filter(|(_, state)| state.interface.accepts_sources)
-                        .map(|(ifindex, _)| *ifindex)
-                        .collect();
-                    for ifindex in sources {
-                        self.host_membership(ifindex, group, filter.clone());
-                    }
-                }
+                mrib::Output::Interest { group, filter } => self.ask_for(now, group, &filter),
                 mrib::Output::Event(mrib::Event::SourceLearnt { stream, .. }) => {
                     tracing::info!(%stream, "new source");
                 }
@@ -502,7 +561,21 @@ impl Core {
         moved
     }
 
-    fn host_membership(&mut self, ifindex: IfIndex, group: IpAddr, filter: Filter) {
+    /// Asks for a group wherever it may come from.
+    fn ask_for(&mut self, now: Instant, group: IpAddr, filter: &Filter) {
+        if let Some(upstream) = &mut self.upstream {
+            let asked = self.stated.asked_for(group, filter, Input::Tunnel(upstream.id));
+            upstream.set_membership(now, group, asked);
+        }
+        let accepting = self.interfaces.iter().filter(|(_, state)| state.interface.accepts_sources);
+        let accepting: Vec<IfIndex> = accepting.map(|(ifindex, _)| *ifindex).collect();
+        for ifindex in accepting {
+            self.host_membership(ifindex, group, filter);
+        }
+    }
+
+    fn host_membership(&mut self, ifindex: IfIndex, group: IpAddr, filter: &Filter) {
+        let filter = self.stated.asked_for(group, filter, Input::Interface(ifindex));
         if let IpAddr::V4(group) = group {
             self.effects.push_back(Effect::HostMembership { ifindex, group, filter });
         }

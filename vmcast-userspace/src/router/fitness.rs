@@ -7,7 +7,7 @@ use nix::net::if_::if_indextoname;
 use vmcast_common::fib::{FibOp, IfIndex, Interface};
 use vmcast_dataplane::features::{Features, XdpFeatures};
 
-use crate::config::RouterConfig;
+use crate::config::{RouterConfig, Target};
 
 /// An interface that cannot be served at XDP as it is configured.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,13 @@ pub(super) fn for_xdp(config: &RouterConfig, first: &[FibOp]) -> Result<(), Unfi
     for interface in interfaces(first) {
         let interface_name = name(interface.ifindex);
         let configured = config.interfaces.iter().find(|known| known.name.as_str() == interface_name);
-        let only_in = configured.is_some_and(|known| known.accepts_sources && !known.querier);
+        let is_stated = config.forwards.iter().flat_map(|forward| &forward.to).any(|target| match target {
+            Target::Named(name) => *name == interface_name,
+            Target::Host { interface, .. } => interface.as_str() == interface_name,
+            // It may be anywhere.
+            Target::Neighbour(_) => true,
+        });
+        let only_in = !is_stated && configured.is_some_and(|known| known.accepts_sources && !known.querier);
         let found = ask(&features, interface.device);
         if !only_in && found.is_some_and(|found| !found.takes_redirected()) {
             return Err(Unfit { name: name(interface.device) });

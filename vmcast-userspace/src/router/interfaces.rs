@@ -1,20 +1,23 @@
 //! The interfaces of the configuration, as the kernel has them at present.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
-use anyhow::bail;
 use futures_util::FutureExt as _;
 use tokio::{sync::mpsc, task::AbortHandle};
-use vmcast_common::fib::{IfIndex, Interface, Link as FibLink};
+use vmcast_common::fib::{IfIndex, Interface};
 use vmcast_proto::igmp;
 
 use crate::{
-    config::{Igmp, RouterConfig, RouterInterface},
-    netlink::{Link, LinkWatch, Links},
+    config::{Igmp, InterfaceEngine, RouterConfig, RouterInterface},
+    netlink::{Link, LinkWatch, Links, pppoe_sessions},
     sockets::{HostMembership, IgmpSocket, RECEIVE_LEN},
 };
 
-use super::{pursuit::Pauses, run::Event};
+use super::{
+    place::{Absent, Host, Place},
+    pursuit::Pauses,
+    run::Event,
+};
 
 /// Least time between two readings of the interfaces, however many changes there are.
 const READ_INTERVAL: Duration = Duration::from_millis(200);
@@ -25,8 +28,13 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 pub(super) struct Attached {
     pub(super) name: String,
     pub(super) link: Link,
+    pub(super) interface: Interface,
     pub(super) igmp: Option<Arc<IgmpSocket>>,
     pub(super) host: Option<HostMembership>,
+    /// Whether it is a port of a bridge.
+    pub(super) bridged: bool,
+    /// Whether somebody else on this host listens to groups there.
+    pub(super) listened: bool,
     reader: Option<AbortHandle>,
 }
 
@@ -41,6 +49,8 @@ impl Drop for Attached {
 /// An interface as the configuration and the kernel describe it together.
 pub(super) struct Wanted {
     pub(super) link: Link,
+    /// Whether it is the kernel's, so that sockets can be bound to it.
+    pub(super) is_kernels: bool,
     pub(super) interface: Interface,
     pub(super) addresses: Vec<(Ipv4Addr, u8)>,
     pub(super) querier: Option<igmp::Config>,
@@ -51,13 +61,25 @@ pub(super) struct Wanted {
 /// # Errors
 /// If the kernel does not list its interfaces.
 pub(super) async fn present(config: &RouterConfig, links: &Links) -> anyhow::Result<Vec<Wanted>> {
-    let by_name: BTreeMap<String, Link> =
-        links.list().await?.into_iter().map(|link| (link.name.clone(), link)).collect();
-    let wanted = config.interfaces.iter().filter_map(|configured| {
-        let link = by_name.get(configured.name.as_str())?;
-        Some(wanted(config, configured, link))
-    });
-    Ok(wanted.collect())
+    let mut present = Vec::new();
+    for found in find(config, links).await? {
+        match found {
+            Ok(wanted) => present.push(wanted),
+            Err(Absent::Missing { .. }) => {}
+            Err(absent) => tracing::warn!("{absent}"),
+        }
+    }
+    Ok(present)
+}
+
+async fn find(config: &RouterConfig, links: &Links) -> anyhow::Result<Vec<Result<Wanted, Absent>>> {
+    let host = Host::new(links.list().await?, pppoe_sessions());
+    let found = config
+        .interfaces
+        .iter()
+        .map(|configured| Ok(wanted(config, configured, host.place(configured)?)))
+        .collect();
+    Ok(found)
 }
 
 /// The same, but each must exist.
@@ -65,16 +87,7 @@ pub(super) async fn present(config: &RouterConfig, links: &Links) -> anyhow::Res
 /// # Errors
 /// If one is missing, with those that are there.
 pub(super) async fn all(config: &RouterConfig, links: &Links) -> anyhow::Result<Vec<Wanted>> {
-    let present = present(config, links).await?;
-    let missing = config
-        .interfaces
-        .iter()
-        .find(|configured| !present.iter().any(|wanted| wanted.link.name == configured.name.as_str()));
-    if let Some(missing) = missing {
-        let names: Vec<String> = links.list().await?.into_iter().map(|link| link.name).collect();
-        bail!("there is no interface named {}; this host has {}", missing.name.as_str(), names.join(", "));
-    }
-    Ok(present)
+    Ok(find(config, links).await?.into_iter().collect::<Result<_, _>>()?)
 }
 
 /// Tells the router what the interfaces are whenever they, or their addresses, have changed. Ends with
@@ -125,22 +138,28 @@ async fn changed(
     present(config, links).await
 }
 
-fn wanted(config: &RouterConfig, configured: &RouterInterface, link: &Link) -> Wanted {
+fn wanted(config: &RouterConfig, configured: &RouterInterface, place: Place) -> Wanted {
+    let Place { own, is_kernels, device, link, peer, mac, bridged: shared } = place;
     let interface = Interface {
-        ifindex: link.ifindex,
-        device: link.ifindex,
-        link: FibLink::PLAIN,
-        peer: None,
-        mac: link.mac.unwrap_or_default(),
-        mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+        ifindex: own.ifindex,
+        device,
+        link,
+        peer,
+        mac,
+        mtu: u16::try_from(own.mtu).unwrap_or(u16::MAX),
         accepts_sources: configured.accepts_sources,
-        shared: false,
-        at_tc: false,
+        shared,
+        at_tc: configured.engine == Some(InterfaceEngine::Tc),
     };
-    let querier = configured
-        .querier
-        .then(|| querier_config(&config.igmp_on(configured), link.address(), interface.mtu));
-    Wanted { link: link.clone(), interface, addresses: link.addresses.clone(), querier }
+    let querier = (configured.querier && is_kernels)
+        .then(|| querier_config(&config.igmp_on(configured), own.address(), interface.mtu));
+    let addresses = own.addresses.clone();
+    Wanted { link: own, is_kernels, interface, addresses, querier }
+}
+
+/// Those that have one neighbour, known without being asked for.
+pub(super) fn point_to_point(wanted: &[Wanted]) -> Vec<Interface> {
+    wanted.iter().map(|wanted| wanted.interface).filter(|interface| interface.peer.is_some()).collect()
 }
 
 fn querier_config(igmp: &Igmp, address: Option<Ipv4Addr>, mtu: u16) -> igmp::Config {
@@ -169,8 +188,11 @@ pub(super) fn attach(wanted: &Wanted, events: &mpsc::Sender<Event>) -> anyhow::R
     Ok(Attached {
         name: wanted.link.name.clone(),
         link: wanted.link.clone(),
+        interface: wanted.interface,
         igmp,
-        host: wanted.interface.accepts_sources.then(|| HostMembership::new(ifindex)),
+        host: (wanted.interface.accepts_sources && wanted.is_kernels).then(|| HostMembership::new(ifindex)),
+        bridged: wanted.interface.shared,
+        listened: false,
         reader,
     })
 }

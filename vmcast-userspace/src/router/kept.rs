@@ -15,7 +15,7 @@ use vmcast_dataplane::Fib;
 use vmcast_proto::{Filter, igmp};
 use vmcast_wire::igmp as wire;
 
-use super::core::Core;
+use super::{core::Core, stated::is_static};
 
 /// Inherited next hops are numbered from here; the resolver's numbers stay below.
 const FIRST_NEXT_HOP: u32 = 1 << 29;
@@ -35,6 +35,10 @@ pub(super) fn inherit(core: &mut Core, now: Instant, kept: &Fib, endpoints: &[So
     let mut memberships = memberships(kept);
     let mut inheritance = Inheritance { streams: kept.streams.len(), ..Inheritance::default() };
     for (id, tunnel) in &kept.tunnels {
+        // The configuration states them again.
+        if is_static(*id) {
+            continue;
+        }
         if tunnel.accepts_sources {
             inheritance.upstream = Some((tunnel.local, tunnel.remote));
             continue;
@@ -241,10 +245,13 @@ mod tests {
             next_hop: Some(NextHopId(4)),
         };
         kept.tunnels.insert(TunnelId(1), tunnel);
+        // One that the configuration states brings sources too, and is no upstream.
+        kept.tunnels.insert(TunnelId(1 << 28), Tunnel { accepts_sources: true, ..tunnel });
         let stream = Stream { source: None, group: [239, 1, 2, 3].into() };
         let outputs = [Output::Tunnel(TunnelId(1))].into();
         kept.streams.insert(stream, FibStream { rpf: Rpf::AnyUpstream, members: Members::Own, outputs });
-        assert_eq!(inherit(&mut core, now, &kept, &[OURS]).tunnels, 1);
+        let inherited = inherit(&mut core, now, &kept, &[OURS]);
+        assert_eq!((inherited.tunnels, inherited.upstream), (1, None));
         let ops = ops(&mut core);
         assert!(ops.contains(&FibOp::SetNextHop(OLD, hop(Some([4; 6])))), "{ops:?}");
         assert_eq!(core.tunnels.next_hop(MEMBER.ip()), Some(OLD));

@@ -11,12 +11,14 @@ mod interfaces;
 mod joins;
 mod kept;
 mod kernel_log;
+mod place;
 mod plane;
 mod pursuit;
 mod reconcile;
 mod run;
 mod seed;
 mod shown;
+mod stated;
 mod tunnels;
 mod upstream;
 

@@ -104,7 +104,7 @@ fn software(config: &DataplaneConfig, reason: String) -> anyhow::Result<Opened> 
         tracing::info!(pin_path = %config.pin_path.display(), "the kernel programs of an earlier router are removed");
     }
     let plane =
-        software::Plane::new(software::Limits::default(), reason).context("starting the software plane")?;
+        software::Plane::new(config.capacities().into(), reason).context("starting the software plane")?;
     Ok(Opened { plane: Box::new(plane), kept: None, next: None })
 }
 
@@ -120,7 +120,8 @@ fn kernel(
     };
     let pin_path = Some(config.pin_path.clone());
     let statistics = if config.statistics { xdp::Statistics::On } else { xdp::Statistics::Off };
-    let options = xdp::Options { rule, chunk: None, reason, on_exit, pin_path, statistics };
+    let capacities = config.capacities();
+    let options = xdp::Options { rule, chunk: None, reason, on_exit, pin_path, statistics, capacities };
     let mut plane = KernelPlane::open(&options)?;
     let kept = plane.take_kept();
     if let Some(log) = plane.take_log() {

@@ -62,6 +62,7 @@ pub(super) fn wanted(core: &Core) -> Fib {
         };
         fib.tunnels.insert(tunnel_id(info.id), tunnel);
     }
+    fib.tunnels.extend(core.stated.tunnels().iter().map(|known| (known.id, known.tunnel)));
     if let Some(upstream) = &core.upstream
         && let Some(relay) = upstream.relay
     {

@@ -13,7 +13,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, sleep_until},
 };
-use vmcast_common::fib::{FibOp, IfIndex};
+use vmcast_common::fib::{FibOp, IfIndex, Interface};
 use vmcast_dataplane::{Dataplane, Engine, Fib, PacketTooBig};
 use vmcast_proto::{amt::relay, host_state, igmp, mrib, registry};
 use vmcast_wire::ipv4;
@@ -28,6 +28,7 @@ use super::{
     reconcile::{self, Backlog},
     seed,
     shown::Shown,
+    stated::Stated,
     upstream::State,
 };
 use crate::{
@@ -39,7 +40,7 @@ use crate::{
     netlink::{Links, NextHopEvent, NextHops},
     resolver::Resolver,
     signals::Termination,
-    sockets::{Icmpv6Sender, Readable},
+    sockets::{Icmpv6Sender, Listeners, Readable},
     telemetry::RateLimit,
 };
 
@@ -110,6 +111,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     let wanted = interfaces::all(&config, &links).await?;
     let (events, event_queue) = mpsc::channel(EVENTS);
     let (next_hops, next_hop_events) = NextHops::spawn()?;
+    next_hops.point_to_point(interfaces::point_to_point(&wanted));
 
     let seed = seed::load(&config.socket())?;
     let relay_addresses = relay_addresses(&config, &wanted);
@@ -118,12 +120,13 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
 
     let now = clock::now();
     let mut core = Core::new(now, settings(&config, &relay_addresses, seed));
+    core.state(Stated::new(now, &config.static_tunnels, &config.forwards));
     let mut attached = BTreeMap::new();
     for wanted in &wanted {
         let ifindex = wanted.link.ifindex;
         attached
             .insert(ifindex, interfaces::attach(wanted, &events).with_context(|| wanted.link.name.clone())?);
-        set_interface(&mut core, now, wanted)?;
+        set_interface(&mut core, now, wanted, wanted.interface)?;
     }
     for endpoint in &endpoints {
         core.add_endpoint(*endpoint);
@@ -257,8 +260,9 @@ fn settings(config: &RouterConfig, addresses: &[Ipv4Addr], seed: [u8; 16]) -> Se
     Settings { relay, mrib: mrib::Config::default(), seed }
 }
 
-fn set_interface(core: &mut Core, now: Instant, wanted: &Wanted) -> anyhow::Result<()> {
-    core.set_interface(now, wanted.interface, &wanted.addresses, wanted.querier.clone())
+fn set_interface(core: &mut Core, now: Instant, wanted: &Wanted, interface: Interface) -> anyhow::Result<()> {
+    core.stated.add_interface(&wanted.link.name, wanted.link.ifindex);
+    core.set_interface(now, interface, &wanted.addresses, wanted.querier.clone())
         .with_context(|| format!("IGMP on {}", wanted.link.name))
 }
 
@@ -342,6 +346,7 @@ impl Router {
                     self.catch_up(now);
                 }
                 _ = refreshes.tick() => {
+                    self.hear_listeners();
                     if let Err(error) = self.plane.refresh() {
                         tracing::error!("{error:#}");
                     }
@@ -419,7 +424,8 @@ impl Router {
     fn on_next_hop(&mut self, event: NextHopEvent) {
         match event {
             NextHopEvent::Set { id, hop } => self.successors.set(&mut self.core, clock::now(), id, hop),
-            NextHopEvent::Assign { destination, hop } => {
+            NextHopEvent::Assign { destination, hop, direct } => {
+                self.core.assign_stated(clock::now(), destination, hop.ok(), direct);
                 if let Err(reason) = hop
                     && let Some(held_back) = self.warnings.admit(clock::now())
                 {
@@ -516,6 +522,7 @@ impl Router {
         for wanted in &wanted {
             self.adopt_interface(now, wanted);
         }
+        self.next_hops.point_to_point(interfaces::point_to_point(&wanted));
         self.follow_addresses(&relay_addresses(&self.config, &wanted));
         self.pursuit.hurry(now);
     }
@@ -552,9 +559,15 @@ impl Router {
 
     fn adopt_interface(&mut self, now: Instant, wanted: &Wanted) {
         let ifindex = wanted.link.ifindex;
+        let listened = self.interfaces.get(&ifindex).is_some_and(|attached| attached.listened);
+        let interface = Interface { shared: wanted.interface.shared || listened, ..wanted.interface };
         match self.interfaces.get_mut(&ifindex) {
-            Some(attached) if attached.link == wanted.link => return,
-            Some(attached) => attached.link = wanted.link.clone(),
+            Some(attached) if attached.link == wanted.link && attached.interface == interface => return,
+            Some(attached) => {
+                attached.link = wanted.link.clone();
+                attached.interface = interface;
+                attached.bridged = wanted.interface.shared;
+            }
             None => match interfaces::attach(wanted, &self.events) {
                 Ok(attached) => {
                     tracing::info!(iface = attached.name, "interface in use");
@@ -566,8 +579,36 @@ impl Router {
                 }
             },
         }
-        if let Err(error) = set_interface(&mut self.core, now, wanted) {
+        if let Err(error) = set_interface(&mut self.core, now, wanted, interface) {
             tracing::warn!("interface cannot be used: {error:#}");
+        }
+    }
+
+    /// Lets the data plane share with the host what comes in where others on it listen, too.
+    fn hear_listeners(&mut self) {
+        let listeners = match Listeners::read() {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                tracing::debug!(%error, "who listens on this host cannot be read");
+                return;
+            }
+        };
+        for attached in self.interfaces.values_mut() {
+            let ours = |group| attached.host.as_ref().map_or(0, |host| host.memberships(group));
+            let listened = listeners.any_beside(&attached.link.name, ours);
+            if std::mem::replace(&mut attached.listened, listened) != listened {
+                let name = &attached.name;
+                tracing::info!(
+                    iface = name,
+                    listened,
+                    "whether others on this host listen there has changed"
+                );
+            }
+            let shared = attached.bridged || listened;
+            if attached.interface.shared != shared {
+                attached.interface.shared = shared;
+                self.core.share_interface(attached.interface);
+            }
         }
     }
 

@@ -64,6 +64,11 @@ impl HostMembership {
         Self { ifindex, holders: Vec::new(), groups: BTreeMap::new() }
     }
 
+    /// How many memberships of a group the sockets hold.
+    pub(crate) fn memberships(&self, group: Ipv4Addr) -> usize {
+        self.holders.iter().filter(|holder| holder.groups.contains_key(&group)).count()
+    }
+
     /// Makes `filter` what this host wants of `group`; setting it again changes nothing.
     ///
     /// A filter that excludes more sources than the kernel takes excludes none.

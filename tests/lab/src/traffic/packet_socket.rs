@@ -19,6 +19,8 @@ use crate::LabError;
 
 /// Room for bursts, in bytes.
 const RECEIVE_BUFFER: usize = 16 << 20;
+/// The same where each frame of ten thousand takes a page.
+const RECEIVE_BUFFER_OF_ALL: usize = 256 << 20;
 
 /// Opens a packet socket on an interface of the calling thread's namespace; frames that pass from now on are
 /// seen. Reading waits no longer than the given time.
@@ -34,6 +36,35 @@ pub fn packet_socket(interface: &str, timeout: Duration) -> io::Result<OwnedFd> 
     setsockopt(&fd, sockopt::ReceiveTimeout, &timeout)?;
     bind(&fd, index)?;
     Ok(fd)
+}
+
+/// Opens a packet socket on all interfaces of the calling thread's namespace, for the frames of ten thousand
+/// receivers at a time. It sees what comes in alone, and reading does not wait.
+///
+/// # Errors
+/// If packet sockets are refused.
+pub fn packet_socket_on_all() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
+    setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER_OF_ALL)?;
+    ignore_outgoing(&fd)?;
+    bind(&fd, 0)?;
+    Ok(fd)
+}
+
+fn ignore_outgoing(fd: &OwnedFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the value is an int that outlives the call, and its size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_IGNORE_OUTGOING,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn bind(fd: &OwnedFd, index: libc::c_uint) -> io::Result<()> {

@@ -133,9 +133,18 @@ pub(super) fn trial(name: &'static str, test: fn(&mut Bed) -> Outcome) -> Trial 
     })
 }
 
-/// The same test once with each engine.
+/// The same test once in the kernel and once in the process.
 pub(super) fn trials_by_engine(name: &'static str, test: fn(&mut Bed, Engine) -> Outcome) -> [Trial; 2] {
-    [Engine::Xdp, Engine::Software].map(|engine| {
+    trials_by_engines([Engine::Xdp, Engine::Software], name, test)
+}
+
+/// The same test once with each of these engines.
+pub(super) fn trials_by_engines<const N: usize>(
+    engines: [Engine; N],
+    name: &'static str,
+    test: fn(&mut Bed, Engine) -> Outcome,
+) -> [Trial; N] {
+    engines.map(|engine| {
         Trial::test(format!("lab: {name}, engine {}", engine.label()), move || {
             let mut bed = Bed::new(name)?;
             test(&mut bed, engine).map_err(|failed| with_logs(&failed, bed.lab.dir()))

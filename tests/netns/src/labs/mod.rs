@@ -7,8 +7,11 @@ mod bed;
 mod chain;
 mod churn;
 mod config_errors;
+mod doctor;
 mod duplicate;
 mod follow;
+mod full;
+mod interfaces;
 mod main_job;
 mod many_groups;
 mod mixed;
@@ -16,8 +19,11 @@ mod names;
 mod native;
 mod oversize;
 mod restart;
+mod shaken;
+mod shared;
 mod small;
 mod sources;
+mod stated;
 mod stream;
 mod ttl;
 mod untouched;
@@ -29,6 +35,7 @@ pub(crate) use bed::program;
 pub(crate) fn trials() -> Vec<Trial> {
     [
         main_job::trials(),
+        interfaces::trials(),
         native::trials(),
         restart::trials(),
         admin_down::trials(),
@@ -42,8 +49,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         many_groups::trials(),
         follow::trials(),
         mixed::trials(),
+        full::trials(),
         names::trials(),
         oversize::trials(),
+        shaken::trials(),
+        shared::trials(),
+        stated::trials(),
+        doctor::trials(),
     ]
     .into_iter()
     .flatten()

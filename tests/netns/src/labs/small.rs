@@ -53,6 +53,8 @@ pub(super) struct Router<'a> {
     pub(super) querier: bool,
     /// Whether its programs stay when it ends.
     pub(super) keep: bool,
+    /// More keys of `[dataplane]`.
+    pub(super) dataplane: &'a str,
     /// More tables.
     pub(super) tables: &'a str,
     /// What starts it, if not that of the lab.
@@ -115,11 +117,11 @@ impl Small {
 
     /// Starts the VMR.
     pub(super) fn start_router(&self, bed: &Bed, router: Router<'_>) -> Result<Role, Failed> {
-        let Router { engine, querier, keep, tables, launcher } = router;
+        let Router { engine, querier, keep, dataplane, tables, launcher } = router;
         let pins = bed.lab.bpffs()?.join(self.vmr.node());
         let on_exit = if keep { "keep" } else { "remove" };
         let mut tables = format!(
-            "{tables}[dataplane]\nengine = \"{}\"\non_exit = \"{on_exit}\"\npin_path = \"{}\"\n{IGMP}\
+            "{tables}[dataplane]\nengine = \"{}\"\non_exit = \"{on_exit}\"\npin_path = \"{}\"\n{dataplane}{IGMP}\
              [[interface]]\nname = \"src0\"\naccepts_sources = true\n",
             engine.label(),
             pins.display()

@@ -14,6 +14,7 @@
 mod come;
 mod leave;
 mod member;
+mod program;
 mod router;
 mod shape;
 
@@ -52,6 +53,12 @@ pub(crate) fn trials(series: &str, kernel: Option<&Kernel>) -> Vec<Trial> {
             kernel,
             "we take what its devices encapsulate, all of it, once, in order",
             come::test,
+        ),
+        crate::trial(
+            series,
+            kernel,
+            "the router program's copies leave by the VLANs and sessions of its interfaces, once each",
+            program::test,
         ),
     ]
 }

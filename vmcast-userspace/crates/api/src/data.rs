@@ -79,6 +79,9 @@ pub enum Place {
     Tunnel {
         /// Its number, as in the list of tunnels.
         id: u32,
+        /// Its name, if it has one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
         /// Our address and port.
         local: SocketAddr,
         /// The far end's address and port.
@@ -116,6 +119,9 @@ pub struct Member {
     pub output: Place,
     /// What it asked for.
     pub filter: Filter,
+    /// Whether the configuration states it, perhaps beside what it asked for itself.
+    #[serde(default)]
+    pub configured: bool,
     /// Milliseconds since it joined.
     pub age_ms: u64,
     /// Packets of the stream since it joined.
@@ -157,8 +163,14 @@ pub struct Tunnels {
 pub struct Tunnel {
     /// Its number.
     pub id: u32,
+    /// Its name, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// The encapsulation.
     pub kind: TunnelKind,
+    /// The key of GRE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<u32>,
     /// Our address and port.
     pub local: SocketAddr,
     /// The far end's address and port.
@@ -180,6 +192,10 @@ pub struct Tunnel {
 pub enum TunnelKind {
     /// Automatic Multicast Tunneling over UDP (RFC 7450).
     Amt,
+    /// Generic Routing Encapsulation (RFC 2784, RFC 2890).
+    Gre,
+    /// An IP packet in an IP packet (RFC 2003, RFC 2473).
+    Ipip,
     /// A kind that a newer daemon knows.
     #[serde(other)]
     Unknown,
@@ -193,6 +209,8 @@ pub enum Direction {
     Upstream,
     /// Copies go into it; the far end is an AMT gateway.
     Member,
+    /// Both ends were configured; streams may go either way.
+    Static,
     /// A direction that a newer daemon knows.
     #[serde(other)]
     Unknown,
@@ -237,9 +255,19 @@ pub struct Interfaces {
 pub struct Interface {
     /// Its name.
     pub name: String,
-    /// The kernel's number, `None` while it is missing.
+    /// The kernel's number, `None` while it is missing; above 2^29 one of the daemon's own, of a link that
+    /// the kernel has no interface for.
     #[serde(default)]
     pub ifindex: Option<u32>,
+    /// The device whose frames carry its packets, if that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The VLAN tags of those frames, outermost first, as `100` or `802.1ad:200`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vlan: Vec<String>,
+    /// The PPPoE session that they belong to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pppoe_session: Option<u16>,
     /// Whether it is up.
     pub up: bool,
     /// Its MTU in bytes, without the link-layer header.

@@ -30,7 +30,12 @@ fn requests() -> Vec<Request> {
 }
 
 fn tunnel_place() -> Place {
-    Place::Tunnel { id: 4, local: ([192, 0, 2, 1], 2268).into(), remote: ([198, 51, 100, 9], 40001).into() }
+    Place::Tunnel {
+        id: 4,
+        name: None,
+        local: ([192, 0, 2, 1], 2268).into(),
+        remote: ([198, 51, 100, 9], 40001).into(),
+    }
 }
 
 fn group() -> Group {
@@ -83,6 +88,7 @@ fn responses() -> Vec<Response> {
                 source: None,
                 output: Place::Interface { name: "eth1".into() },
                 filter: Filter { mode: FilterMode::Exclude, sources: vec![[192, 0, 2, 66].into()] },
+                configured: true,
                 age_ms: 3,
                 packets: 4,
             }],
@@ -91,7 +97,9 @@ fn responses() -> Vec<Response> {
             next: None,
             tunnels: vec![Tunnel {
                 id: 4,
+                name: None,
                 kind: TunnelKind::Amt,
+                key: None,
                 local: ([192, 0, 2, 1], 2268).into(),
                 remote: ([198, 51, 100, 9], 40001).into(),
                 direction: Direction::Member,
@@ -108,6 +116,9 @@ fn responses() -> Vec<Response> {
             interfaces: vec![Interface {
                 name: "eth1".into(),
                 ifindex: Some(3),
+                device: Some("eth1".into()),
+                vlan: vec!["802.1ad:200".into(), "5".into()],
+                pppoe_session: Some(7),
                 up: true,
                 mtu: 1500,
                 mac: Some("02:00:00:00:00:01".into()),

@@ -1,5 +1,6 @@
 //! The data plane: what forwards, behind one trait, whether the kernel does it or this process.
 
+mod capacity;
 mod carried;
 mod clock;
 #[cfg(any(test, feature = "conformance"))]
@@ -10,12 +11,14 @@ mod endpoints;
 pub mod features;
 pub mod oversize;
 mod plane;
+pub mod probe;
 pub mod recording;
 pub mod software;
 mod tc;
 mod ways;
 pub mod xdp;
 
+pub use capacity::Capacities;
 pub use oversize::PacketTooBig;
 pub use plane::{
     ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, FibStream, Hook, Punt, RefreshError,

@@ -15,7 +15,7 @@ use vmcast_common::{
     verdict::{DropReason, PuntReason},
 };
 
-use crate::oversize::PacketTooBig;
+use crate::{capacity::setting, oversize::PacketTooBig};
 
 /// Forwards what its desired state says.
 pub trait Dataplane: Send {
@@ -219,7 +219,7 @@ pub enum ApplyError {
         op: FibOp,
     },
     /// A table is full.
-    #[error("{table} is full at {limit} entries; {op:?} was refused")]
+    #[error("{table} is full at {limit} entries{}; {op:?} was refused", setting(table))]
     Full {
         /// The table's name.
         table: &'static str,

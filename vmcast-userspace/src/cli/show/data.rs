@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use vmcast_api::{
-    Direction, Filter, FilterMode, GroupState, Groups, Interfaces, Members, NextHop, NextHopState, Place,
-    Querier, TunnelKind, Tunnels,
+    Direction, Filter, FilterMode, GroupState, Groups, Interface, Interfaces, Members, NextHop, NextHopState,
+    Place, Querier, TunnelKind, Tunnels,
 };
 
 use super::{
@@ -59,7 +59,7 @@ pub(crate) fn members(members: &Members, group: Option<IpAddr>) -> String {
             member.group.to_string(),
             source(member.source),
             place(&member.output),
-            wants(&member.filter),
+            format!("{}{}", wants(&member.filter), if member.configured { ", configured" } else { "" }),
             duration(member.age_ms),
             count(member.packets),
         ]);
@@ -78,16 +78,21 @@ pub(crate) fn tunnels(tunnels: &Tunnels) -> String {
     for tunnel in &tunnels.tunnels {
         let kind = match tunnel.kind {
             TunnelKind::Amt => "amt",
+            TunnelKind::Gre => "gre",
+            TunnelKind::Ipip => "ipip",
             TunnelKind::Unknown => "?",
         };
+        let key = tunnel.key.map_or_else(String::new, |key| format!(" key {key}"));
+        let name = tunnel.name.as_ref().map_or_else(String::new, |name| format!(" {name}"));
         let direction = match tunnel.direction {
             Direction::Upstream => "upstream",
             Direction::Member => "member",
+            Direction::Static => "static",
             Direction::Unknown => "?",
         };
         rows.row([
             tunnel.id.to_string(),
-            format!("{kind} {direction}"),
+            format!("{kind}{key} {direction}{name}"),
             endpoint(tunnel.local),
             endpoint(tunnel.remote),
             tunnel.next_hop.as_ref().map_or_else(|| NONE.to_owned(), next_hop),
@@ -118,7 +123,7 @@ pub(crate) fn interfaces(interfaces: &Interfaces) -> String {
             [first, more @ ..] => format!("{first} +{}", more.len()),
         };
         rows.row([
-            interface.name.clone(),
+            link(interface),
             state.to_owned(),
             interface.mtu.to_string(),
             address,
@@ -131,13 +136,24 @@ pub(crate) fn interfaces(interfaces: &Interfaces) -> String {
     rows.text(0)
 }
 
+/// Its name, and which link of which device it is.
+fn link(interface: &Interface) -> String {
+    let Some(device) = &interface.device else {
+        return interface.name.clone();
+    };
+    let session = interface.pppoe_session.map(|session| format!("session {session}"));
+    let parts: Vec<&str> = interface.vlan.iter().chain(&session).map(String::as_str).collect();
+    format!("{} ({device} {})", interface.name, parts.join(" "))
+}
+
 fn place(place: &Place) -> String {
     match place {
         Place::Interface { name } => name.clone(),
         Place::Neighbour { interface, mac } => {
             format!("{interface} {}", mac.as_deref().unwrap_or("unresolved"))
         }
-        Place::Tunnel { remote, .. } => endpoint(*remote),
+        Place::Tunnel { name: Some(name), .. } => name.clone(),
+        Place::Tunnel { name: None, remote, .. } => endpoint(*remote),
         Place::Conversion { id } => format!("conversion {id}"),
         Place::Unknown => "?".to_owned(),
     }

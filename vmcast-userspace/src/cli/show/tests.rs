@@ -20,6 +20,7 @@ fn assert_shown(shown: &str, expected: &str) {
 fn tunnel_to(last: u8, port: u16) -> Place {
     Place::Tunnel {
         id: 1,
+        name: None,
         local: ([198, 51, 100, 1], 2268).into(),
         remote: ([203, 0, 113, last], port).into(),
     }
@@ -74,6 +75,7 @@ fn the_longest_addresses_of_version_4_fit_the_terminal() {
         source: Some([198, 151, 100, 199].into()),
         rpf: Some(Place::Tunnel {
             id: 99_999,
+            name: None,
             local: ([198, 151, 100, 101], 2268).into(),
             remote: ([203, 100, 113, 200], 2268).into(),
         }),
@@ -95,6 +97,7 @@ fn members_are_shown() {
         source: Some([192, 0, 2, 9].into()),
         output,
         filter,
+        configured: false,
         age_ms: 65_000,
         packets,
     };
@@ -119,7 +122,9 @@ fn members_are_shown() {
 fn tunnels_are_shown() {
     let tunnel = |id, direction, port, next_hop| Tunnel {
         id,
+        name: None,
         kind: TunnelKind::Amt,
+        key: None,
         local: ([198, 51, 100, 1], 2268).into(),
         remote: ([203, 0, 113, 7], port).into(),
         direction,
@@ -151,6 +156,9 @@ fn interfaces_are_shown() {
     let interface = |name: &str, ifindex, up, querier| Interface {
         name: name.into(),
         ifindex,
+        device: None,
+        vlan: vec![],
+        pppoe_session: None,
         up,
         mtu: 1500,
         mac: None,
@@ -356,4 +364,36 @@ fn empty_lists_say_so_and_what_to_do() {
         assert!(shown.starts_with("No ") || shown.starts_with("The cache is empty"), "{shown}");
         assert!(shown.ends_with(".\n") && shown.lines().all(|line| line.len() <= 100), "{shown}");
     }
+}
+
+#[test]
+fn what_the_configuration_states_is_shown_as_such() {
+    let (local, remote) = (([192, 0, 2, 1], 0).into(), ([203, 0, 113, 9], 0).into());
+    let tunnel = Tunnel {
+        id: 268_435_456,
+        name: Some("pop-west".into()),
+        kind: TunnelKind::Gre,
+        key: Some(7),
+        local,
+        remote,
+        direction: Direction::Static,
+        next_hop: None,
+        age_ms: 3000,
+        groups: 2,
+    };
+    let shown = super::tunnels(&Tunnels { next: None, tunnels: vec![tunnel] });
+    for word in ["gre key 7 static pop-west", " 192.0.2.1 ", " 203.0.113.9 "] {
+        assert!(shown.contains(word), "{word:?} is not in\n{shown}");
+    }
+    let member = Member {
+        group: [239, 1, 1, 1].into(),
+        source: None,
+        output: Place::Tunnel { id: 268_435_456, name: Some("pop-west".into()), local, remote },
+        filter: Filter { mode: FilterMode::Exclude, sources: vec![] },
+        configured: true,
+        age_ms: 3000,
+        packets: 4,
+    };
+    let shown = super::members(&Members { next: None, members: vec![member] }, None);
+    assert!(shown.contains("pop-west") && shown.contains("any source, configured"), "{shown}");
 }

@@ -72,7 +72,7 @@ pub(super) fn duration(milliseconds: u64) -> String {
 
 /// A tunnel's end, its port only if it is not that of AMT.
 pub(super) fn endpoint(endpoint: SocketAddr) -> String {
-    if endpoint.port() == AMT_PORT { endpoint.ip().to_string() } else { endpoint.to_string() }
+    if matches!(endpoint.port(), 0 | AMT_PORT) { endpoint.ip().to_string() } else { endpoint.to_string() }
 }
 
 /// A source; any is `*`.

@@ -2,7 +2,7 @@
 
 use vmcast_common::maps::limit;
 
-use crate::oversize;
+use crate::{capacity::Capacities, oversize};
 
 /// Capacities, those of the kernel's maps by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,5 +40,12 @@ impl Default for Limits {
             punt_queue: 4_096,
             oversize: oversize::Limits::default(),
         }
+    }
+}
+
+impl From<Capacities> for Limits {
+    fn from(capacities: Capacities) -> Self {
+        let Capacities { streams, tunnels, members, next_hops, interfaces } = capacities;
+        Self { streams, tunnels, members, next_hops, interfaces, ..Self::default() }
     }
 }

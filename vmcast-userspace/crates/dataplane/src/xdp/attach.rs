@@ -270,7 +270,7 @@ impl Attachments {
         let mut relays = Vec::new();
         // Devices that are no longer looked at, or no longer there, and relays of the one before.
         for (device, role) in pins.kept_links() {
-            if !self.attached.get(&device).is_some_and(|(now, _)| *now == role) {
+            if self.attached.get(&device).is_none_or(|(now, _)| *now != role) {
                 self.remove_pin(device, role);
                 if role.is_behind_relay() {
                     relays.push(device);

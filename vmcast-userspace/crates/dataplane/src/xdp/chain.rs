@@ -43,6 +43,8 @@ pub(super) struct Chain {
     out: Change,
     /// Whether frames before a relay device may name a table of this chain.
     relayed: bool,
+    /// A table that probably has a place for one more member: that of the last change.
+    likely: usize,
 }
 
 impl Chain {
@@ -96,13 +98,18 @@ impl Chain {
             Some(at) => at,
             None => self.place(spec.ifindex, ways)?,
         };
+        self.likely = at;
         let set = self.links[at].table.set(number, spec, backing, &mut self.out);
         self.settle(ways, backing, change).and(set)
     }
 
     /// The table that takes one more member on a device.
     fn place(&mut self, ifindex: u32, ways: Ways) -> Result<usize, KernelError> {
-        let fit = |(at, link): (usize, &Link)| Some((link.table.fit(ifindex, ways.chunk)?, at));
+        let likely = self.links.get(self.likely);
+        if likely.is_some_and(|link| link.table.has_tombstone(ifindex, ways.chunk)) {
+            return Ok(self.likely);
+        }
+        let fit = |(at, link): (usize, &Link)| Some((link.table.fit(ways.chunk)?, at));
         let fits = self.links.iter().enumerate().filter_map(fit);
         if let Some((_, at)) = fits.min() {
             return Ok(at);
@@ -132,6 +139,7 @@ impl Chain {
         let Some(at) = self.position(output.number()) else {
             return Ok(false);
         };
+        self.likely = at;
         let removed = self.links[at].table.remove(output.number(), backing, &mut self.out);
         let merged = removed.and_then(|removed| self.merge_at(at, ways, backing).map(|()| removed));
         self.settle(ways, backing, change).and(merged)

@@ -92,9 +92,8 @@ impl<K: TableMaker> Filler<K> {
                 }
             }
         }
-        while let Some((_, place, remains)) = self.relayed.pop_front_if(|(until, ..)| *until <= now) {
-            self.retired.push((place, remains));
-        }
+        let over = self.relayed.iter().take_while(|(until, ..)| *until <= now).count();
+        self.retired.extend(self.relayed.drain(..over).map(|(_, place, remains)| (place, remains)));
         for (size, mut left) in wanted.into_iter().enumerate() {
             while left > 0 {
                 let (made, missing) = self.make(size, left.min(BATCH));
@@ -239,7 +238,7 @@ mod tests {
 
     fn retire(table: TableLease, member: u32) -> Order {
         let remains = Remains { members: vec![member], ..Remains::default() };
-        Order::Retire { table: Some(table), remains, until: Until::Walked }
+        Order::Retire { table: Some(Box::new(table)), remains, until: Until::Walked }
     }
 
     #[test]
@@ -301,7 +300,7 @@ mod tests {
         let mut filler = filler(1);
         let (mut tables, ..) = fill(&mut filler, *NOW, [Order::Make { size: 0, count: 1 }]);
         let remains = |member| Remains { members: vec![member], ..Remains::default() };
-        let table = Some(tables.remove(0));
+        let table = Some(Box::new(tables.remove(0)));
         let orders = [
             Order::Retire { table, remains: remains(7), until: Until::Relayed },
             Order::Retire { table: None, remains: remains(8), until: Until::Walked },

@@ -11,7 +11,8 @@
 //! whose every copy is dropped it tells nothing (`bq_xmit_all`), and all copies before it lie in the
 //! device's ring until another packet comes. So the last slot of a device must be one whose copy is
 //! sent: tombstones at the end give up their slots, which shifts nobody, and members whose copies
-//! may be dropped stand before the others.
+//! may be dropped stand before the others. A packet whose walk is over may still wait for that last
+//! copy, so a member who leaves from there loses its slot and gets what was on its way.
 //!
 //! A table may also have ways among its members: one to the stream's next table, and one to the stream's
 //! members at TC.
@@ -97,6 +98,8 @@ pub(super) struct MemberTable {
     slots: Vec<Slot>,
     /// The live slots, found by what they hold.
     by_output: HashTable<u32>,
+    /// How many of them are ways.
+    ways: usize,
     /// Slot of the last member on each device. A tombstone there is the device's only slot, and the
     /// kernel's table does not have it: the head of the list stays where it is.
     tails: Vec<(u32, u32)>,
@@ -117,8 +120,7 @@ impl MemberTable {
 
     /// How many members it has, ways not among them.
     pub(super) fn members(&self) -> usize {
-        let ways = [TO_TABLE, TO_LIST].into_iter().filter(|way| self.contains(*way)).count();
-        self.by_output.len() - ways
+        self.by_output.len() - self.ways
     }
 
     /// Whether the number of an output, or a way, is in it.
@@ -126,12 +128,15 @@ impl MemberTable {
         self.slot_of(number).is_some()
     }
 
-    /// How well one more member on a device fits in, the best first; `None` if there are `chunk` already.
-    pub(super) fn fit(&self, ifindex: u32, chunk: u32) -> Option<Fit> {
+    /// Whether one more member on a device has the place of one that has left, of `chunk` at most.
+    pub(super) fn has_tombstone(&self, ifindex: u32, chunk: u32) -> bool {
+        self.members() < chunk as usize && self.tombstone_on(ifindex).is_some()
+    }
+
+    /// How well one more member fits in, the best first; `None` if there are `chunk` already.
+    pub(super) fn fit(&self, chunk: u32) -> Option<Fit> {
         if self.members() >= chunk as usize {
             None
-        } else if self.tombstone_on(ifindex).is_some() {
-            Some(Fit::Tombstone)
         } else if self.lease.as_ref().is_some_and(|lease| self.slots.len() < lease.slots() as usize) {
             Some(Fit::FreeSlot)
         } else if self.waste() > SPARE || self.slots.len() < LARGEST {
@@ -147,7 +152,8 @@ impl MemberTable {
 
     /// Notes what a slot holds from now on.
     fn occupy(&mut self, slot: u32, number: u32) {
-        let Self { slots, by_output, .. } = self;
+        let Self { slots, by_output, ways, .. } = self;
+        *ways += usize::from(is_way(number));
         slots[slot as usize].output = number;
         by_output.insert_unique(hash(number), slot, |slot| hash(slots[*slot as usize].output));
     }
@@ -179,7 +185,7 @@ impl MemberTable {
                 self.slots[slot as usize].set_weak(spec.weak);
                 return self.mend_tail(ifindex, backing, change);
             }
-            // The way to the member now leaves by another device.
+            // The way to the member now leaves by another device; a packet on its way comes by one of them.
             self.bury(slot, backing)?;
             self.trim(ifindex, backing)?;
             self.mend_tail(ifindex, backing, change)?;
@@ -208,7 +214,7 @@ impl MemberTable {
             return Ok(false);
         };
         let ifindex = self.slots[slot as usize].ifindex;
-        self.bury(slot, backing)?;
+        self.part(slot, backing)?;
         if self.by_output.is_empty() {
             change.old.extend(self.dismiss().old);
             return Ok(true);
@@ -283,21 +289,47 @@ impl MemberTable {
         u32::try_from(slot).ok()
     }
 
+    /// Lets no packet to come reach the member of a slot; [`MemberTable::trim`] is to follow.
+    fn part<K: MemberWrites, T>(
+        &mut self,
+        slot: u32,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<(), KernelError> {
+        let ifindex = self.slots[slot as usize].ifindex;
+        let ends = self.tail(ifindex) == Some(slot);
+        let follows = || self.slots[..slot as usize].iter().any(|before| before.ifindex == ifindex);
+        match self.lease.as_mut() {
+            Some(lease) if ends && follows() => {
+                backing.kernel.remove_slot(lease, slot)?;
+                self.vacate(slot);
+                Ok(())
+            }
+            Some(_) | None => self.bury(slot, backing),
+        }
+    }
+
+    /// Makes a slot a tombstone at once, also for packets on their way.
     fn bury<K: MemberWrites, T>(
         &mut self,
         slot: u32,
         backing: &mut Backing<'_, K, T>,
     ) -> Result<(), KernelError> {
-        let Slot { output, .. } = self.slots[slot as usize];
         let member = self.slots[slot as usize].member();
         let MemberEntry { next, .. } = backing.kernel.read_member(member)?;
         backing.kernel.write_member(member, &gone(next))?;
+        self.vacate(slot);
+        Ok(())
+    }
+
+    /// Notes that a slot holds no output any more.
+    fn vacate(&mut self, slot: u32) {
+        let Slot { output, .. } = self.slots[slot as usize];
         if let Ok(entry) = self.by_output.find_entry(hash(output), |other| *other == slot) {
             entry.remove();
+            self.ways -= usize::from(is_way(output));
         }
         self.slots[slot as usize].output = 0;
         self.slots[slot as usize].set_weak(false);
-        Ok(())
     }
 
     /// Writes the new member as a tombstone first, so that no copy sees half of it.
@@ -422,7 +454,8 @@ impl MemberTable {
             fresh.dismiss().retire(backing.tables, Until::Walked);
             return Err(error);
         }
-        let Self { slots, by_output, .. } = &mut fresh;
+        let Self { slots, by_output, ways, .. } = &mut fresh;
+        *ways = slots.iter().filter(|slot| is_way(slot.output)).count();
         for (at, slot) in (0..).zip(slots.iter()) {
             by_output.insert_unique(hash(slot.output), at, |at| hash(slots[*at as usize].output));
         }
@@ -474,8 +507,6 @@ impl Change {
 /// What one more member of a table takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fit {
-    /// The place of one that has left.
-    Tombstone,
     /// The next slot.
     FreeSlot,
     /// A fresh table.

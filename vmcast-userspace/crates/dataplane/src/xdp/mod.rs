@@ -30,5 +30,5 @@ pub use device::Rule;
 pub use keep::remove_kept;
 pub use log::KernelLog;
 pub use object::is_embedded;
-pub use open::{OnExit, OpenError, Options, Statistics};
+pub use open::{OnExit, OpenError, Options, Statistics, try_out};
 pub use plane::KernelPlane;

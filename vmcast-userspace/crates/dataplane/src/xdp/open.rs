@@ -15,9 +15,12 @@ use super::{
     attach::Attachments, device::Rule, error::KernelError, keep::Pins, kernel::KernelMaps, object,
     plane::KernelPlane, pool::TablePool, refused, relay,
 };
-use crate::oversize::{self, server::Server};
 #[cfg(doc)]
 use crate::{Dataplane, StreamStats};
+use crate::{
+    capacity::Capacities,
+    oversize::{self, server::Server},
+};
 
 /// Whether packets are counted by stream; a constant of the object.
 const STATISTICS: &str = "STATISTICS";
@@ -43,15 +46,13 @@ pub enum Statistics {
 }
 
 impl Statistics {
-    /// What loads the object so.
-    fn loader(self) -> EbpfLoader<'static> {
+    /// Lets a loader load the object so.
+    fn set(self, loader: &mut EbpfLoader<'_>) {
         let constant = match self {
             Self::On => &1_u32,
             Self::Off => &0_u32,
         };
-        let mut loader = EbpfLoader::new();
         loader.override_global(STATISTICS, constant, true);
-        loader
     }
 }
 
@@ -72,6 +73,8 @@ pub struct Options {
     pub pin_path: Option<PathBuf>,
     /// Whether the kernel counts packets by stream.
     pub statistics: Statistics,
+    /// How much it holds.
+    pub capacities: Capacities,
 }
 
 impl Options {
@@ -109,17 +112,10 @@ impl KernelPlane {
     /// # Errors
     /// If this build has no object, the kernel does not take it, or nothing can be pinned.
     pub fn open(options: &Options) -> Result<Self, OpenError> {
-        let bytes = object::bytes().ok_or(OpenError::NoObject)?;
-        let mut loaded =
-            options.statistics.loader().load(bytes).map_err(|error| OpenError::Object(chain(&error)))?;
+        let mut loaded = load(options)?;
         match options.rule {
-            Rule::Auto | Rule::Xdp => {
-                for name in [PROGRAM_INGRESS, PROGRAM_COPY, PROGRAM_CHUNK] {
-                    load_xdp(&mut loaded, name)?;
-                }
-                refused::start(&mut loaded);
-            }
-            Rule::Tc => load_classifier(&mut loaded, PROGRAM_CLONE)?,
+            Rule::Auto | Rule::Xdp => refused::start(&mut loaded),
+            Rule::Tc => {}
         }
         Self::assemble(loaded, options).map_err(|error| OpenError::Object(chain(&error)))
     }
@@ -152,6 +148,31 @@ impl KernelPlane {
         let pool = TablePool::start(outer, options.rule != Rule::Tc)?;
         Ok(Self::new(loaded, maps, pool, attachments, oversize, fib, options))
     }
+}
+
+/// Finds out whether the kernel takes the programs and tables that a rule needs; they go at once.
+///
+/// # Errors
+/// If this build has no object, or the kernel does not take it.
+pub fn try_out(rule: Rule) -> Result<(), OpenError> {
+    load(&Options { rule, ..Options::default() }).map(drop)
+}
+
+fn load(options: &Options) -> Result<Ebpf, OpenError> {
+    let bytes = object::bytes().ok_or(OpenError::NoObject)?;
+    let mut loader = EbpfLoader::new();
+    options.statistics.set(&mut loader);
+    options.capacities.set(&mut loader);
+    let mut loaded = loader.load(bytes).map_err(|error| OpenError::Object(chain(&error)))?;
+    match options.rule {
+        Rule::Auto | Rule::Xdp => {
+            for name in [PROGRAM_INGRESS, PROGRAM_COPY, PROGRAM_CHUNK] {
+                load_xdp(&mut loaded, name)?;
+            }
+        }
+        Rule::Tc => load_classifier(&mut loaded, PROGRAM_CLONE)?,
+    }
+    Ok(loaded)
 }
 
 /// A program of the object.

@@ -32,7 +32,9 @@ use super::{
     stats,
 };
 use crate::{
-    PacketTooBig, carried,
+    PacketTooBig,
+    capacity::Capacities,
+    carried,
     endpoints::Change as EndpointChange,
     oversize::server::{Served, Server},
     plane::{
@@ -52,6 +54,7 @@ pub struct KernelPlane {
     /// Whether what is made for this plane stays when it ends.
     stays: bool,
     devices: Devices,
+    capacities: Capacities,
     oversize: Server,
     /// Why the kernel forwards, for the operator.
     reason: String,
@@ -87,6 +90,7 @@ impl KernelPlane {
             kept,
             stays: options.stays(),
             devices: Devices::new(options.rule),
+            capacities: options.capacities,
             oversize,
             reason: options.reason.clone(),
             served: BTreeMap::new(),
@@ -94,10 +98,10 @@ impl KernelPlane {
             table_relay: None,
             list_relay: None,
             state: State::default(),
-            members: Indices::new(maps::MEMBERS, limit::MEMBERS),
+            members: Indices::new(maps::MEMBERS, options.capacities.members + 1),
             places: Places::default(),
-            stats: Indices::new(maps::STREAMS, limit::STREAMS),
-            hops: Indices::new(maps::NEXT_HOPS, limit::NEXT_HOPS),
+            stats: Indices::new(maps::STREAMS, options.capacities.streams + 1),
+            hops: Indices::new(maps::NEXT_HOPS, options.capacities.next_hops + 1),
             remains: Remains::default(),
         }
     }
@@ -169,7 +173,7 @@ impl KernelPlane {
         self.maps
             .interfaces
             .insert(InterfaceKey::of(&interface), InterfaceEntry::of(&interface), 0)
-            .map_err(KernelError::full_or(maps::INTERFACES, limit::INTERFACES))?;
+            .map_err(KernelError::full_or(maps::INTERFACES, self.capacities.interfaces))?;
         let known = self.state.interfaces.get(&ifindex).map(|known| known.next_hop);
         let next_hop = match known {
             Some(index) => index,
@@ -331,7 +335,7 @@ impl KernelPlane {
                 }
                 None => self.state.tunnels.remove(id),
             }
-            return Err(KernelError::full_or(maps::TUNNELS, limit::TUNNELS)(error).into());
+            return Err(KernelError::full_or(maps::TUNNELS, self.capacities.tunnels)(error).into());
         }
         let Some(old) = old else {
             return Ok(());
@@ -427,7 +431,7 @@ impl KernelPlane {
         self.maps
             .streams
             .insert(key, entry, 0)
-            .map_err(KernelError::full_or(maps::STREAMS, limit::STREAMS))?;
+            .map_err(KernelError::full_or(maps::STREAMS, self.capacities.streams))?;
         if let Some(state) = self.state.streams.get_mut(&stats) {
             state.written = Some(entry);
         }

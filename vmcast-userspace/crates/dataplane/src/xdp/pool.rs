@@ -154,7 +154,7 @@ pub(super) trait Tables {
 /// What the thread is to do.
 pub(super) enum Order {
     Make { size: usize, count: usize },
-    Retire { table: Option<TableLease>, remains: Remains, until: Until },
+    Retire { table: Option<Box<TableLease>>, remains: Remains, until: Until },
 }
 
 /// What it has done.
@@ -317,7 +317,7 @@ impl Tables for TablePool {
     }
 
     fn retire(&mut self, table: TableLease, remains: Remains, until: Until) {
-        self.send(Order::Retire { table: Some(table), remains, until });
+        self.send(Order::Retire { table: Some(Box::new(table)), remains, until });
     }
 
     fn poll_remains(&mut self) -> Option<Remains> {

@@ -512,3 +512,18 @@ fn one_of_ten_thousand_is_changed_with_a_few_writes() {
         assert!(bed.model.writes <= 4, "{} writes for one that joins", bed.model.writes);
     }
 }
+
+// a packet whose walk is over waits for its last copy: it must be sent, or the device is not told to begin
+#[test]
+fn who_leaves_from_the_end_gets_what_was_on_its_way() {
+    let mut bed = Bed::new(limit::CHUNK);
+    for id in 1..=3 {
+        bed.set(id, 1, false);
+    }
+    let mut member = bed.model.heads[&(bed.model.current, 1)];
+    bed.remove(3);
+    for _ in 0..2 {
+        member = bed.model.members[&member].next;
+    }
+    assert_ne!(bed.model.members[&member].kind, kind::GONE);
+}

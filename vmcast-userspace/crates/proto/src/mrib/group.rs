@@ -28,6 +28,8 @@ pub(super) struct Group {
     listed: BTreeMap<IpAddr, Listed>,
     learnt: BTreeMap<IpAddr, Learnt>,
     interest: Filter,
+    /// That of (*,G), while it exists.
+    any_rpf: Rpf,
 }
 
 /// An (S,G) whose S some member's list names.
@@ -97,6 +99,7 @@ impl Group {
             listed: BTreeMap::new(),
             learnt: BTreeMap::new(),
             interest: Filter::none(),
+            any_rpf: Rpf::AnyUpstream,
         }
     }
 
@@ -129,7 +132,7 @@ impl Group {
             self.open(source, had_any_source, &change, context);
         }
         self.place_in_listed(&change, &fresh, context.outputs);
-        self.place_in_any_source(&change, had_any_source, context.outputs);
+        self.place_in_any_source(&change, had_any_source, context);
         self.close(&change, had_any_source, context);
         self.update_interest(context.outputs);
         old
@@ -143,10 +146,12 @@ impl Group {
             (false, false) | (true, true) => {}
         }
         let mut fresh = Vec::new();
+        let group = self.address;
         for &source in change.new_sources() {
             let listed = self.listed.entry(source).or_insert_with(|| {
                 fresh.push(source);
-                Listed { include: 0, exclude: 0, rpf: routes.rpf(source) }
+                let rpf = routes.rpf_of(Stream { source: Some(source), group });
+                Listed { include: 0, exclude: 0, rpf }
             });
             *listed.count(change.is_exclude()) += 1;
         }
@@ -211,16 +216,17 @@ impl Group {
         }
     }
 
-    fn place_in_any_source(&self, change: &Change<'_>, had_any_source: bool, outputs: &mut Outputs) {
+    fn place_in_any_source(&mut self, change: &Change<'_>, had_any_source: bool, context: &mut Context<'_>) {
         let stream = self.any_source();
         match (change.was_exclude(), change.is_exclude()) {
             (false, true) => {
                 if !had_any_source {
-                    outputs.set_stream(stream, Rpf::AnyUpstream, Members::Own);
+                    self.any_rpf = context.routes.rpf_of(stream);
+                    context.outputs.set_stream(stream, self.any_rpf, Members::Own);
                 }
-                outputs.add_member(stream, change.member);
+                context.outputs.add_member(stream, change.member);
             }
-            (true, false) => outputs.remove_member(stream, change.member),
+            (true, false) => context.outputs.remove_member(stream, change.member),
             (false, false) | (true, true) => {}
         }
     }
@@ -310,15 +316,21 @@ impl Group {
         true
     }
 
-    /// Looks up the RPF of every (S,G) anew and sets those that differ.
+    /// Looks up the RPF of every stream anew and sets those that differ.
     pub(super) fn reroute(&mut self, context: &mut Context<'_>) {
+        let any_source = self.any_source();
+        let now = context.routes.rpf_of(any_source);
+        if self.exclude_mode > 0 && self.any_rpf != now {
+            self.any_rpf = now;
+            context.outputs.set_stream(any_source, now, Members::Own);
+        }
         let listed = self.listed.iter_mut().map(|(source, s)| (source, &mut s.rpf, Members::Own));
         let learnt = self.learnt.iter_mut().map(|(source, s)| (source, &mut s.rpf, Members::OfAnySource));
         for (&source, rpf, members) in listed.chain(learnt) {
-            let now = context.routes.rpf(source);
+            let stream = Stream { source: Some(source), group: self.address };
+            let now = context.routes.rpf_of(stream);
             if *rpf != now {
                 *rpf = now;
-                let stream = Stream { source: Some(source), group: self.address };
                 context.outputs.set_stream(stream, now, members);
             }
         }
@@ -337,7 +349,7 @@ impl Group {
     pub(super) fn streams(&self) -> impl Iterator<Item = StreamInfo> {
         let any_source = (self.exclude_mode > 0).then(|| StreamInfo {
             stream: self.any_source(),
-            rpf: Rpf::AnyUpstream,
+            rpf: self.any_rpf,
             source: Members::Own,
             members: self.exclude_mode,
         });
@@ -361,7 +373,13 @@ impl Group {
             group: self.address,
             member,
             filter: filter.filter(),
+            is_stated: false,
         })
+    }
+
+    /// What a member wants.
+    pub(super) fn filter_of(&self, member: fib::Output) -> Filter {
+        self.members.get(&member.number()).map_or_else(Filter::none, Stored::filter)
     }
 
     pub(super) fn has_member(&self, member: fib::Output) -> bool {

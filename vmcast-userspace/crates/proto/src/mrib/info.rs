@@ -41,6 +41,8 @@ pub struct MemberInfo {
     pub member: fib::Output,
     /// What it wants.
     pub filter: Filter,
+    /// Whether that is stated, at least in part.
+    pub is_stated: bool,
 }
 
 /// What became of new sources that did not get an (S,G); they stay under (*,G).

@@ -18,6 +18,24 @@ pub enum Input {
         /// What it wants of the group; replaces what it wanted.
         filter: Filter,
     },
+    /// A member's filter of a group is stated to be this one, beside the one it reports; [`Filter::none`]
+    /// ends the statement.
+    Stated {
+        /// Who receives.
+        member: fib::Output,
+        /// The group.
+        group: IpAddr,
+        /// What is stated; replaces what was stated.
+        filter: Filter,
+    },
+    /// Packets of a stream are accepted from here only, or from where routes say again. Without a source it
+    /// holds for all sources that nothing is stated of.
+    StatedInput {
+        /// The stream.
+        stream: Stream,
+        /// Where they come from.
+        input: Option<fib::Input>,
+    },
     /// An interface or tunnel vanished; it leaves every group. Every group is looked at: whoever knows
     /// the few groups of a member states them as [`Input::Membership`] instead.
     MemberGone {

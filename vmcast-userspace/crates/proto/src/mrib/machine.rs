@@ -13,6 +13,7 @@ use super::{
     list::Lists,
     output::{Event, Output, Outputs},
     routes::Routes,
+    stated::Stated,
     timer::{Timer, Timers},
 };
 use crate::{Filter, Machine};
@@ -26,6 +27,7 @@ pub struct Mrib {
     groups: Groups,
     lists: Lists,
     routes: Routes,
+    stated: Stated,
     timers: Timers,
     outputs: Outputs,
     counters: Counters,
@@ -40,6 +42,7 @@ impl Mrib {
             groups: Groups::default(),
             lists: Lists::default(),
             routes: Routes::default(),
+            stated: Stated::default(),
             timers: Timers::default(),
             outputs: Outputs::default(),
             counters: Counters::default(),
@@ -74,12 +77,18 @@ impl Mrib {
 
     /// Every member of every group, ascending by group, then by member.
     pub fn members(&self) -> impl Iterator<Item = MemberInfo> {
-        self.groups.iter().flat_map(Group::members)
+        self.groups.iter().flat_map(|group| self.told_of(group))
     }
 
     /// The members of one group.
     pub fn members_of(&self, group: IpAddr) -> impl Iterator<Item = MemberInfo> {
-        self.groups.get(group).into_iter().flat_map(Group::members)
+        self.groups.get(group).into_iter().flat_map(|group| self.told_of(group))
+    }
+
+    fn told_of<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = MemberInfo> + 'a {
+        group
+            .members()
+            .map(|info| MemberInfo { is_stated: self.stated.contains(info.member, info.group), ..info })
     }
 
     /// New sources that did not get an (S,G), by reason.
@@ -117,7 +126,24 @@ impl Mrib {
         }
     }
 
+    fn on_stated(&mut self, member: fib::Output, address: IpAddr, filter: &Filter) {
+        let groups = &self.groups;
+        let reported = || groups.get(address).map_or_else(Filter::none, |group| group.filter_of(member));
+        let merged = self.stated.state(member, address, filter, reported);
+        self.on_membership(member, address, &merged);
+    }
+
+    fn on_stated_input(&mut self, stream: Stream, input: Option<fib::Input>) {
+        self.routes.state(stream, input);
+        let mut context =
+            Context { routes: &self.routes, timers: &mut self.timers, outputs: &mut self.outputs };
+        if let Some(group) = self.groups.get_mut(stream.group) {
+            group.reroute(&mut context);
+        }
+    }
+
     fn on_member_gone(&mut self, member: fib::Output) {
+        self.stated.forget(member);
         let groups: Vec<_> = self.groups.of_member(member).collect();
         for group in groups {
             self.on_membership(member, group, &Filter::none());
@@ -141,7 +167,7 @@ impl Mrib {
             self.counters.not_needed += 1;
             return;
         };
-        let rpf = self.routes.rpf(source);
+        let rpf = self.routes.rpf_of(stream);
         if !self.routes.accepts(rpf, input) {
             self.counters.wrong_input += 1;
         } else if group.learnt() >= self.config.learnt_sources_per_group {
@@ -182,7 +208,12 @@ impl Machine for Mrib {
 
     fn handle_input(&mut self, now: Instant, input: Input) {
         match input {
-            Input::Membership { member, group, filter } => self.on_membership(member, group, &filter),
+            Input::Membership { member, group, filter } => {
+                let merged = self.stated.report(member, group, &filter);
+                self.on_membership(member, group, merged.as_ref().unwrap_or(&filter));
+            }
+            Input::Stated { member, group, filter } => self.on_stated(member, group, &filter),
+            Input::StatedInput { stream, input } => self.on_stated_input(stream, input),
             Input::MemberGone { member } => self.on_member_gone(member),
             Input::SetUpstream(upstream) => {
                 self.routes.set_upstream(upstream);

@@ -22,6 +22,10 @@
 //! 5. If nobody is left in EXCLUDE mode: removal of (S,G) that shared (*,G), then of (*,G).
 //! 6. [`Output::Interest`].
 //!
+//! # What is stated
+//! An operator may state a membership ([`Input::Stated`]) and from where a group or a source of it comes
+//! ([`Input::StatedInput`]). A member that both states and reports gets what either wants, each packet once.
+//!
 //! A change of upstreams yields one [`FibOp::SetStream`] for each (S,G) whose RPF differs, and
 //! leaves the members alone.
 //!
@@ -38,6 +42,7 @@ mod list;
 mod machine;
 mod output;
 mod routes;
+mod stated;
 mod timer;
 
 #[cfg(test)]

@@ -2,13 +2,15 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use vmcast_common::fib::{self, IfIndex, Rpf, TunnelId};
+use vmcast_common::fib::{self, IfIndex, Rpf, Stream, TunnelId};
 
 /// Interfaces and the upstream.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     interfaces: BTreeMap<IfIndex, Link>,
     upstream: Option<TunnelId>,
+    /// By group, and by source where only that one is meant.
+    stated: BTreeMap<(IpAddr, Option<IpAddr>), fib::Input>,
 }
 
 #[derive(Debug)]
@@ -35,9 +37,28 @@ impl Routes {
         self.interfaces.remove(&ifindex);
     }
 
+    /// States where a stream comes from, or no longer.
+    pub(super) fn state(&mut self, stream: Stream, input: Option<fib::Input>) {
+        let key = (stream.group, stream.source);
+        match input {
+            Some(input) => self.stated.insert(key, input),
+            None => self.stated.remove(&key),
+        };
+    }
+
+    /// From where packets of a stream are accepted: what is stated, else as routes say.
+    pub(super) fn rpf_of(&self, stream: Stream) -> Rpf {
+        let stated = |source| self.stated.get(&(stream.group, source)).copied();
+        match (stated(stream.source).or_else(|| stated(None)), stream.source) {
+            (Some(input), _) => Rpf::Exact(input),
+            (None, Some(source)) => self.rpf(source),
+            (None, None) => Rpf::AnyUpstream,
+        }
+    }
+
     /// From where packets of `source` are accepted: the accepting interface with the longest prefix
     /// that it is on-link of, the lower ifindex among equals; else the upstream.
-    pub(super) fn rpf(&self, source: IpAddr) -> Rpf {
+    fn rpf(&self, source: IpAddr) -> Rpf {
         let mut best: Option<(u8, IfIndex)> = None;
         for (&ifindex, link) in self.interfaces.iter().filter(|(_, link)| link.accepts_sources) {
             for &(prefix, length) in &link.on_link {
@@ -117,5 +138,24 @@ mod tests {
         }
         assert!(covers(address, 255, address));
         assert!(!covers(address, 0, ip("::1")));
+    }
+
+    #[test]
+    fn what_is_stated_of_a_source_goes_before_its_group_and_that_before_routes() {
+        let mut routes = Routes::default();
+        routes.set_upstream(Some(TunnelId(9)));
+        let stream = |source: Option<&str>| Stream { source: source.map(ip), group: ip("239.1.1.1") };
+        let (any, one, other) = (stream(None), stream(Some("192.0.2.1")), stream(Some("192.0.2.2")));
+        assert_eq!(routes.rpf_of(any), Rpf::AnyUpstream);
+        routes.state(one, Some(fib::Input::Interface(IfIndex(3))));
+        assert_eq!((routes.rpf_of(any), routes.rpf_of(one)), (Rpf::AnyUpstream, interface(3)));
+        assert_eq!(routes.rpf_of(other), Rpf::Exact(fib::Input::Tunnel(TunnelId(9))));
+        routes.state(any, Some(fib::Input::Interface(IfIndex(4))));
+        assert_eq!([any, one, other].map(|stream| routes.rpf_of(stream)), [4, 3, 4].map(interface));
+        assert_eq!(routes.rpf_of(Stream { group: ip("239.1.1.2"), ..any }), Rpf::AnyUpstream);
+        routes.state(one, None);
+        assert_eq!(routes.rpf_of(one), interface(4));
+        routes.state(any, None);
+        assert_eq!(routes.rpf_of(any), Rpf::AnyUpstream);
     }
 }

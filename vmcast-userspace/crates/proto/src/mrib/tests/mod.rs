@@ -1,3 +1,4 @@
 mod model;
 mod replay;
 mod rules;
+mod stated;

@@ -67,7 +67,11 @@ impl Model {
             Input::RemoveInterface { ifindex } => {
                 self.interfaces.remove(&ifindex);
             }
-            Input::NewSource { .. } | Input::StreamActive { .. } => {}
+            // What is stated is tested on its own.
+            Input::Stated { .. }
+            | Input::StatedInput { .. }
+            | Input::NewSource { .. }
+            | Input::StreamActive { .. } => {}
         }
         self.filters.retain(|_, filter| !filter.is_none());
     }

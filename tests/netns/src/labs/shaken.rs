@@ -1,0 +1,271 @@
+//! Links that change while a stream is on them: an interface that goes and comes back, an MTU that shrinks, a
+//! neighbour whose link-layer address changes. Others lose nothing, and the operator sees it.
+//!
+//! Of four clients the first is an ordinary host whose link is shaken, the second one whose link is not; the
+//! third and fourth are the same with agents.
+
+use std::fs;
+
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+use vmcast_lab::roles::{Engine, Role};
+
+use super::{
+    bed::{Bed, Outcome, ensure, trials_by_engines},
+    small::{Router, SOURCE, STREAM, Small, client_address, gateway_of},
+    stream::{Listener, Sender},
+};
+
+pub(super) fn trials() -> Vec<Trial> {
+    const ALL: [Engine; 3] = [Engine::Xdp, Engine::Tc, Engine::Software];
+    [
+        trials_by_engines(ALL, "an interface that goes and comes back costs others nothing", deleted),
+        trials_by_engines(ALL, "an interface that is set down and up costs others nothing", down_and_up),
+        trials_by_engines(ALL, "an MTU that shrinks and grows costs others nothing", mtu),
+        trials_by_engines(ALL, "a neighbour with a new link-layer address costs others nothing", neighbour),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+const SOME: u64 = 100;
+/// IP and UDP of the stream's packets and the tunnel's outer headers do not fit this with their payload.
+const SMALL_MTU: u32 = 1_300;
+
+/// The network with its VMR, its agents, and a stream that two hosts and two agents receive.
+struct Shaken {
+    small: Small,
+    router: Role,
+    agents: Vec<Role>,
+    sender: Sender,
+    /// Those whose links stay as they are.
+    steady: [Listener; 2],
+    /// A client on whose link nothing is ever to be.
+    bystander: vmcast_lab::traffic::Witness,
+}
+
+/// The clients whose links are shaken.
+const HOST: u8 = 1;
+const GUEST: u8 = 3;
+/// Those who must not notice.
+const STEADY: [u8; 2] = [2, 4];
+/// One who joins nothing.
+const BYSTANDER: u8 = 5;
+
+impl Shaken {
+    fn start(bed: &mut Bed, engine: Engine) -> Result<Self, Failed> {
+        let small = Small::build(bed, 5)?;
+        let router = small.router(bed, Router { engine, querier: true, ..Router::default() })?;
+        let agents = small.agents(bed, [GUEST, STEADY[1]])?;
+        let bystander = small.forbid(bed, BYSTANDER)?;
+        let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+        let join = |client| Listener::join(small.client(client), STREAM, None);
+        let steady = [join(STEADY[0])?, join(STEADY[1])?];
+        for listener in &steady {
+            listener.more(bed, SOME)?;
+        }
+        Ok(Self { small, router, agents, sender, steady, bystander })
+    }
+
+    fn join(&self, client: u8) -> Result<Listener, Failed> {
+        Listener::join(self.small.client(client), STREAM, None)
+    }
+
+    /// What `vmcast interface list` says of an interface, once it is as wanted.
+    fn until_shown(&self, bed: &Bed, what: &str, name: &str, wanted: impl Fn(&Value) -> bool) -> Outcome {
+        bed.until_answer(what, &self.router, &["interface", "list"], |answer| {
+            let all = answer["interfaces"].as_array().map(Vec::as_slice).unwrap_or_default();
+            all.iter().any(|shown| shown["name"] == name && wanted(shown))
+        })?;
+        Ok(())
+    }
+
+    fn log(&self, bed: &Bed) -> Result<String, Failed> {
+        Ok(fs::read_to_string(bed.lab.dir().join("vmr.log"))?)
+    }
+
+    fn dropped(&self, reason: &str) -> u64 {
+        let stats = self.router.ask(&["stats"]).unwrap_or_default();
+        stats["drops"][reason].as_u64().unwrap_or(0)
+    }
+
+    /// Waits until the source has sent more, all of which came to those whose links are steady.
+    fn go_on(&self, bed: &Bed) -> Outcome {
+        self.sender.more(bed, SOME)?;
+        let sent = self.sender.sent();
+        self.steady.iter().try_for_each(|listener| listener.until_last(bed, sent - 1))
+    }
+
+    /// Fails unless those whose links are steady got each packet once and in order, and nobody else any.
+    fn end(mut self, bed: &Bed) -> Outcome {
+        self.router.check_alive()?;
+        for agent in &mut self.agents {
+            agent.check_alive()?;
+        }
+        let last = self.sender.stop()? - 1;
+        for (client, listener) in STEADY.into_iter().zip(self.steady) {
+            listener.until_last(bed, last)?;
+            listener
+                .leave()
+                .is_whole()
+                .map_err(|failed| format!("client {client}: {}", failed.message().unwrap_or_default()))?;
+        }
+        ensure!(self.bystander.stray().packets == 0, "the bystander was sent {:?}", self.bystander.stray());
+        Ok(())
+    }
+}
+
+/// Fails if a packet came twice, damaged, or before an earlier one; gaps are right.
+fn in_order(listener: &Listener) -> Outcome {
+    let heard = listener.heard();
+    ensure!(heard.damaged == 0, "{} packets came damaged", heard.damaged);
+    let repeated = heard.packets.windows(2).find(|pair| pair[1].1 <= pair[0].1);
+    ensure!(repeated.is_none(), "{repeated:?} came one after the other");
+    Ok(())
+}
+
+/// What comes from now on comes whole.
+fn whole_again(bed: &Bed, listener: &Listener) -> Outcome {
+    // What was under way while the link came back may be lost.
+    listener.more(bed, 20)?;
+    let before = usize::try_from(listener.count())?;
+    listener.more(bed, SOME)?;
+    let mut heard = listener.heard();
+    heard.packets.drain(..before);
+    heard.is_whole()?;
+    in_order(listener)
+}
+
+/// Makes the cable of a client anew, under the names and with the addresses that it had.
+fn lay_again(bed: &Bed, small: &Small, client: u8) -> Outcome {
+    let (vmr, node) = (&small.vmr, small.client(client));
+    let gateway = gateway_of(client);
+    // The name comes last: a VMR that is on one end may keep the offloads of the other from being set.
+    bed.lab.veth((vmr, "spare"), (node, "eth0"))?;
+    vmr.ip(&format!(
+        "link set spare down\nlink set spare name acc{client}\nlink set acc{client} up\n\
+         addr add {gateway}/24 dev acc{client}"
+    ))?;
+    node.ip(&format!("addr add {}/24 dev eth0\nroute add default via {gateway}", client_address(client)))?;
+    Ok(())
+}
+
+// proves that a member's interface may vanish and come back while others are served
+fn deleted(bed: &mut Bed, engine: Engine) -> Outcome {
+    let shaken = Shaken::start(bed, engine)?;
+    let host = shaken.join(HOST)?;
+    let guest = shaken.join(GUEST)?;
+    for listener in [&host, &guest] {
+        listener.more(bed, SOME)?;
+        listener.heard().is_whole()?;
+    }
+    for round in 0..3 {
+        shaken.small.vmr.ip("link del acc1\nlink del acc3")?;
+        for name in ["acc1", "acc3"] {
+            shaken.until_shown(bed, "the operator sees that it is gone", name, |shown| {
+                shown["ifindex"].is_null() && shown["up"] == false
+            })?;
+        }
+        let gone = shaken.log(bed)?.matches("interface gone").count();
+        ensure!(gone == 2 * (round + 1), "{gone} interfaces are said to be gone in round {round}");
+        bed.until_answer("the host is no member any more", &shaken.router, &["member", "list"], |answer| {
+            let members = answer["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+            !members.is_empty() && members.iter().all(|member| member["output"]["name"] != "acc1")
+        })?;
+        shaken.go_on(bed)?;
+        for client in [HOST, GUEST] {
+            lay_again(bed, &shaken.small, client)?;
+        }
+        for name in ["acc1", "acc3"] {
+            shaken.until_shown(bed, "the operator sees that it is back", name, |shown| {
+                shown["up"] == true && !shown["attached"].is_null()
+            })?;
+        }
+        // The host's membership went with its interface: it joins anew. The agent's tunnel follows the route.
+        let again = shaken.join(HOST)?;
+        whole_again(bed, &again)?;
+        whole_again(bed, &guest)?;
+    }
+    shaken.end(bed)
+}
+
+fn down_and_up(bed: &mut Bed, engine: Engine) -> Outcome {
+    let shaken = Shaken::start(bed, engine)?;
+    let host = shaken.join(HOST)?;
+    let guest = shaken.join(GUEST)?;
+    for listener in [&host, &guest] {
+        listener.more(bed, SOME)?;
+    }
+    for _ in 0..3 {
+        shaken.small.vmr.ip("link set acc1 down\nlink set acc3 down")?;
+        for name in ["acc1", "acc3"] {
+            shaken.until_shown(bed, "the operator sees that it is down", name, |shown| {
+                shown["up"] == false && !shown["ifindex"].is_null()
+            })?;
+        }
+        shaken.go_on(bed)?;
+        shaken.small.vmr.ip("link set acc1 up\nlink set acc3 up")?;
+        whole_again(bed, &host)?;
+        whole_again(bed, &guest)?;
+    }
+    shaken.end(bed)
+}
+
+fn mtu(bed: &mut Bed, engine: Engine) -> Outcome {
+    let shaken = Shaken::start(bed, engine)?;
+    for client in [HOST, GUEST] {
+        let listener = shaken.join(client)?;
+        listener.more(bed, SOME)?;
+        let name = format!("acc{client}");
+        let set = |mtu: u32| -> Outcome {
+            shaken.small.vmr.ip(&format!("link set {name} mtu {mtu}"))?;
+            shaken.until_shown(bed, "the operator sees the MTU", &name, |shown| shown["mtu"] == mtu)
+        };
+        set(SMALL_MTU)?;
+        // From here on every packet is delivered, in whatever way, or counted.
+        shaken.go_on(bed)?;
+        let (sent, came, counted) = (shaken.sender.sent(), listener.count(), shaken.dropped("oversize"));
+        shaken.go_on(bed)?;
+        let sent = shaken.sender.sent() - sent;
+        let mut account = (0, 0);
+        bed.until("each packet is delivered or counted", || {
+            account = (listener.count() - came, shaken.dropped("oversize") - counted);
+            Ok(account.0 + account.1 >= sent)
+        })
+        .map_err(|failed| {
+            format!("{}: of {sent} {account:?} came and were counted", failed.message().unwrap_or_default())
+        })?;
+        in_order(&listener)?;
+        set(1_500)?;
+        whole_again(bed, &listener)?;
+        listener.leave();
+    }
+    shaken.end(bed)
+}
+
+fn neighbour(bed: &mut Bed, engine: Engine) -> Outcome {
+    let shaken = Shaken::start(bed, engine)?;
+    let guest = shaken.join(GUEST)?;
+    guest.more(bed, SOME)?;
+    guest.heard().is_whole()?;
+    let (vmr, client) = (&shaken.small.vmr, shaken.small.client(GUEST));
+    let address = client_address(GUEST);
+
+    // A new address that the kernel is told of at once, as by an announcement.
+    client.ip("link set eth0 address 02:00:00:00:99:01")?;
+    vmr.ip(&format!("neigh replace {address} lladdr 02:00:00:00:99:01 dev acc3 nud reachable"))?;
+    whole_again(bed, &guest)?;
+
+    // Nobody knows it for a while.
+    client.ip("link set eth0 arp off")?;
+    vmr.ip(&format!("neigh flush dev acc3\nneigh replace {address} dev acc3 nud failed"))?;
+    let before = shaken.dropped("next_hop_unresolved");
+    bed.until("copies without a link-layer address are counted", || {
+        Ok(shaken.dropped("next_hop_unresolved") > before + 10)
+    })?;
+    shaken.go_on(bed)?;
+    client.ip("link set eth0 address 02:00:00:00:99:02\nlink set eth0 arp on")?;
+    whole_again(bed, &guest)?;
+    shaken.end(bed)
+}

@@ -1,0 +1,50 @@
+//! Planes with as many members and streams as they must carry, judged copy by copy.
+//!
+//! They are driven through [`Dataplane`](vmcast_dataplane::Dataplane) and not by gateways: what is shown is
+//! the plane's part, at rates that ten thousand gateways on this machine would not reach.
+
+mod churn;
+mod groups;
+mod stand;
+
+use std::sync::Mutex;
+
+use libtest_mimic::Trial;
+use vmcast_dataplane::{
+    Dataplane,
+    software::{self, Limits},
+    xdp::{KernelPlane, Options, Rule},
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    [churn::trials(), groups::trials()].into_iter().flatten().collect()
+}
+
+/// One after the other: each takes both cores and much of the memory for packets.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// The planes, by name.
+const PLANES: [(&str, OpenPlane); 3] = [("xdp", xdp), ("tc", tc), ("software", in_process)];
+
+/// Opens a plane in the calling thread's namespace.
+type OpenPlane = fn() -> Result<Box<dyn Dataplane>, String>;
+
+fn xdp() -> Result<Box<dyn Dataplane>, String> {
+    in_the_kernel(Rule::Xdp)
+}
+
+fn tc() -> Result<Box<dyn Dataplane>, String> {
+    in_the_kernel(Rule::Tc)
+}
+
+fn in_the_kernel(rule: Rule) -> Result<Box<dyn Dataplane>, String> {
+    let plane =
+        KernelPlane::open(&Options { rule, ..Options::default() }).map_err(|error| error.to_string())?;
+    Ok(Box::new(plane))
+}
+
+fn in_process() -> Result<Box<dyn Dataplane>, String> {
+    let plane = software::Plane::new(Limits::default(), "it is under test".to_owned())
+        .map_err(|error| error.to_string())?;
+    Ok(Box::new(plane))
+}

@@ -1,0 +1,250 @@
+//! The place of a plane with many members: an interface that packets come in by, others that copies go out
+//! by, and one socket that sees what comes out of any of them.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::{AsRawFd as _, OwnedFd},
+};
+
+use etherparse::PacketBuilder;
+use nix::{
+    errno::Errno,
+    ifaddrs::getifaddrs,
+    net::if_::if_nametoindex,
+    sys::socket::{LinkAddr, recvfrom},
+};
+use vmcast_common::{
+    AMT_PORT,
+    fib::{
+        FibOp, IfIndex, Input, Interface, Link, Members, NextHop, NextHopId, Rpf, Stream, Tunnel, TunnelId,
+        TunnelKind,
+    },
+    hdr::eth::multicast_mac,
+};
+use vmcast_lab::{Lab, LabError, Namespace, traffic::packet_socket_on_all};
+
+use crate::wire::Wire;
+
+/// The source of every stream.
+const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+/// UDP port of the first member of a device; those of the others follow.
+const FIRST_PORT: u16 = 10_000;
+const TTL: u8 = 16;
+const MTU: u16 = 1500;
+/// Ethernet, IPv4, UDP and the two bytes of AMT data.
+const OUTER: usize = 14 + 20 + 8 + 2;
+
+/// A member, by its device and its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Member {
+    pub(super) device: u8,
+    pub(super) number: u16,
+}
+
+impl Member {
+    pub(super) fn id(self) -> TunnelId {
+        TunnelId(u32::from(self.device) << 16 | u32::from(self.number))
+    }
+
+    /// What makes it known to a plane.
+    pub(super) fn tunnel(self) -> FibOp {
+        let tunnel = Tunnel {
+            kind: TunnelKind::Amt,
+            local: SocketAddr::from((near(self.device), AMT_PORT)),
+            remote: SocketAddr::from((far(self.device), FIRST_PORT + self.number)),
+            accepts_sources: false,
+            next_hop: Some(NextHopId(self.device.into())),
+        };
+        FibOp::SetTunnel(self.id(), tunnel)
+    }
+}
+
+/// A copy that came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Copy {
+    pub(super) member: Member,
+    pub(super) group: u16,
+    pub(super) number: u64,
+}
+
+/// The plane's end of a cable, and the link-layer address of the other.
+#[derive(Clone, Copy, Debug)]
+struct Cable {
+    ifindex: IfIndex,
+    mac: [u8; 6],
+    far_mac: [u8; 6],
+}
+
+/// The plane's namespace and what is around it.
+pub(super) struct Stand {
+    pub(super) dut: Namespace,
+    ingress: Cable,
+    egress: Vec<Cable>,
+    /// Our devices by the number of their far ends.
+    devices: BTreeMap<usize, u8>,
+    source: Wire,
+    sink: OwnedFd,
+    _lab: Lab,
+}
+
+fn near(device: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 200, device, 1)
+}
+
+fn far(device: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 200, device, 2)
+}
+
+fn group(number: u16) -> Ipv4Addr {
+    let [high, low] = number.to_be_bytes();
+    Ipv4Addr::new(239, 200, high, low)
+}
+
+pub(super) fn stream(number: u16) -> Stream {
+    Stream { source: Some(IpAddr::V4(SOURCE)), group: IpAddr::V4(group(number)) }
+}
+
+impl Stand {
+    pub(super) fn build(name: &str, devices: u8) -> Result<Self, LabError> {
+        let mut lab = Lab::new(name)?;
+        let [dut, far] = lab.namespaces(["dut", "far"])?;
+        for namespace in [&dut, &far] {
+            namespace
+                .sysctl(&[("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")])?;
+        }
+        let names: Vec<String> = std::iter::once("in0".to_owned())
+            .chain((0..devices).map(|device| format!("e{device}")))
+            .collect();
+        let cables: Vec<_> =
+            names.iter().map(|name| ((&dut, name.as_str()), (&far, name.as_str()))).collect();
+        lab.veths(&cables)?;
+        let mut lines = String::new();
+        for device in 0..devices {
+            writeln!(lines, "addr add {}/24 dev e{device}", near(device)).expect("writing to a string");
+        }
+        dut.ip(&lines)?;
+        let (here, there) = (dut.enter(|| interfaces(&names))?, far.enter(|| interfaces(&names))?);
+        let mut egress: Vec<Cable> = here
+            .iter()
+            .zip(&there)
+            .map(|(here, there)| Cable { ifindex: IfIndex(here.0), mac: here.1, far_mac: there.1 })
+            .collect();
+        let ingress = egress.remove(0);
+        let devices = there[1..].iter().map(|there| there.0 as usize).zip(0..).collect();
+        let open = || -> io::Result<_> { Ok((Wire::open("in0")?, packet_socket_on_all()?)) };
+        let (source, sink) = far.enter(open)?.map_err(LabError::io("opening packet sockets"))?;
+        Ok(Self { dut, ingress, egress, devices, source, sink, _lab: lab })
+    }
+
+    /// What a plane must know of the stand before any member.
+    pub(super) fn base(&self) -> Vec<FibOp> {
+        let interface = |cable: &Cable, accepts_sources| {
+            FibOp::SetInterface(Interface {
+                ifindex: cable.ifindex,
+                device: cable.ifindex,
+                link: Link::PLAIN,
+                peer: None,
+                mac: cable.mac,
+                mtu: MTU,
+                accepts_sources,
+                at_tc: false,
+                shared: false,
+            })
+        };
+        let next_hop = |(id, cable): (u32, &Cable)| {
+            let hop = NextHop {
+                ifindex: cable.ifindex,
+                link: Link::PLAIN,
+                source_mac: cable.mac,
+                destination_mac: Some(cable.far_mac),
+                mtu: MTU,
+            };
+            FibOp::SetNextHop(NextHopId(id), hop)
+        };
+        std::iter::once(interface(&self.ingress, true))
+            .chain(self.egress.iter().map(|cable| interface(cable, false)))
+            .chain((0..).zip(&self.egress).map(next_hop))
+            .collect()
+    }
+
+    /// What makes a stream known that comes in by our interface.
+    pub(super) fn set_stream(&self, number: u16) -> FibOp {
+        let rpf = Rpf::Exact(Input::Interface(self.ingress.ifindex));
+        FibOp::SetStream(stream(number), rpf, Members::Own)
+    }
+
+    /// Sends a packet of a group into the plane.
+    pub(super) fn send(&self, group: u16, number: u64) -> io::Result<()> {
+        self.source.send(&frame(group, number, TTL))
+    }
+
+    /// The next copy that waits, if one does.
+    ///
+    /// # Errors
+    /// If what comes out is no copy of what was sent, or came out of the wrong device.
+    pub(super) fn receive(&self) -> Result<Option<Copy>, String> {
+        let mut buffer = [0; 2048];
+        loop {
+            match recvfrom::<LinkAddr>(self.sink.as_raw_fd(), &mut buffer) {
+                Ok((length, from)) => {
+                    let frame = &buffer[..length];
+                    let ifindex = from.map_or(0, |from| from.ifindex());
+                    match self.devices.get(&ifindex) {
+                        Some(&device) => return self.copy(device, frame).map(Some),
+                        None => return Err(format!("out of no device of ours came {frame:02x?}")),
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(error) => return Err(format!("reading copies: {error}")),
+            }
+        }
+    }
+
+    fn copy(&self, device: u8, bytes: &[u8]) -> Result<Copy, String> {
+        let strange = || format!("out of device {device} came {bytes:02x?}");
+        let cable = &self.egress[usize::from(device)];
+        let inner = bytes.get(OUTER..).filter(|inner| inner.len() >= 36).ok_or_else(strange)?;
+        let right = bytes[..6] == cable.far_mac
+            && bytes[6..12] == cable.mac
+            && bytes[26..30] == near(device).octets()
+            && bytes[30..34] == far(device).octets()
+            && bytes[34..36] == AMT_PORT.to_be_bytes();
+        let port = u16::from_be_bytes([bytes[36], bytes[37]]);
+        let number = u64::from_be_bytes(*inner[28..].first_chunk().ok_or_else(strange)?);
+        let group = u16::from_be_bytes([inner[18], inner[19]]);
+        // Whole and unchanged, but for its TTL.
+        if !right || port < FIRST_PORT || inner != &frame(group, number, TTL - 1)[14..] {
+            return Err(strange());
+        }
+        Ok(Copy { member: Member { device, number: port - FIRST_PORT }, group, number })
+    }
+}
+
+/// A packet of a group with this number.
+fn frame(number_of_group: u16, number: u64, ttl: u8) -> Vec<u8> {
+    let group = group(number_of_group);
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([0x02, 0xaa, 0, 0, 0, 1], multicast_mac(group))
+        .ipv4(SOURCE.octets(), group.octets(), ttl)
+        .udp(5004, 5004)
+        .write(&mut frame, &number.to_be_bytes())
+        .expect("a short datagram");
+    frame
+}
+
+/// Numbers and link-layer addresses of interfaces of the calling thread's namespace.
+fn interfaces(names: &[String]) -> Vec<(u32, [u8; 6])> {
+    let all: Vec<_> = getifaddrs().expect("listing interfaces").collect();
+    let one = |name: &String| {
+        let mac = all
+            .iter()
+            .filter(|entry| entry.interface_name == *name)
+            .find_map(|entry| entry.address?.as_link_addr()?.addr());
+        (if_nametoindex(name.as_str()).expect("just made"), mac.expect("an Ethernet address"))
+    };
+    names.iter().map(one).collect()
+}

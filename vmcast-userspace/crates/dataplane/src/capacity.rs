@@ -1,0 +1,65 @@
+//! How much a plane holds, as the operator sets it.
+
+use aya::EbpfLoader;
+use vmcast_common::maps::{self, limit};
+
+/// The most of each that a plane takes. What is beyond is refused, and what is there stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacities {
+    /// Streams, (S,G) and (*,G) together.
+    pub streams: u32,
+    /// Tunnels.
+    pub tunnels: u32,
+    /// Places of members of all streams together. The kernel planes take a second one for a moment where a
+    /// member changes, and for each member of a stream whose list is copied.
+    pub members: u32,
+    /// Next hops. The kernel planes take one for each interface, too.
+    pub next_hops: u32,
+    /// Interfaces.
+    pub interfaces: u32,
+}
+
+impl Capacities {
+    /// The largest that can be set, and what is in force if nothing is.
+    pub const MOST: Self = Self {
+        streams: limit::STREAMS - 1,
+        tunnels: limit::TUNNELS,
+        members: limit::MEMBERS - 1,
+        next_hops: limit::NEXT_HOPS - 1,
+        interfaces: limit::INTERFACES,
+    };
+
+    /// Lets a loader make the kernel's maps so large.
+    pub(crate) fn set(&self, loader: &mut EbpfLoader<'_>) {
+        // Index 0 of an array stands for none.
+        for (map, entries) in [
+            (maps::STREAMS, self.streams),
+            (maps::STREAM_STATS, self.streams + 1),
+            (maps::TUNNELS, self.tunnels),
+            (maps::MEMBERS, self.members + 1),
+            (maps::NEXT_HOPS, self.next_hops + 1),
+            (maps::EGRESS, self.next_hops + 1),
+            (maps::INTERFACES, self.interfaces),
+        ] {
+            loader.map_max_entries(map, entries);
+        }
+    }
+}
+
+impl Default for Capacities {
+    fn default() -> Self {
+        Self::MOST
+    }
+}
+
+/// The key of the configuration that a table's size follows, with what stands before it in an error.
+pub(crate) fn setting(table: &str) -> &'static str {
+    match table {
+        maps::STREAMS | "streams" => ", as dataplane.max_streams says",
+        maps::TUNNELS | "tunnels" => ", as dataplane.max_tunnels says",
+        maps::MEMBERS | "members" => ", as dataplane.max_members says",
+        maps::NEXT_HOPS | "next hops" => ", as dataplane.max_next_hops says",
+        maps::INTERFACES | "interfaces" => ", as dataplane.max_interfaces says",
+        _ => "",
+    }
+}

@@ -1,0 +1,102 @@
+//! What an operator states, beside what members report.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Instant,
+};
+
+use proptest::prelude::*;
+use vmcast_common::fib::{self, FibOp, IfIndex, Members, Rpf, Stream, TunnelId};
+
+use super::super::{Config, Input, Mrib, Output};
+use crate::{Filter, Machine};
+
+const MEMBER: fib::Output = fib::Output::Interface(IfIndex(7));
+const GROUP: IpAddr = IpAddr::V4(Ipv4Addr::new(239, 192, 0, 1));
+const ANY: Stream = Stream { source: None, group: GROUP };
+const TUNNEL: fib::Input = fib::Input::Tunnel(TunnelId(3));
+
+#[expect(clippy::disallowed_methods, reason = "an origin for virtual time")]
+fn feed(mrib: &mut Mrib, input: Input) -> Vec<Output> {
+    mrib.handle_input(Instant::now(), input);
+    std::iter::from_fn(|| mrib.poll_output()).collect()
+}
+
+fn reported(filter: Filter) -> Input {
+    Input::Membership { member: MEMBER, group: GROUP, filter }
+}
+
+fn stated(filter: Filter) -> Input {
+    Input::Stated { member: MEMBER, group: GROUP, filter }
+}
+
+fn source(last: u8) -> IpAddr {
+    Ipv4Addr::new(198, 51, 100, last).into()
+}
+
+#[test]
+fn a_member_that_is_stated_and_reports_is_one_member_until_both_have_ended() {
+    let mut mrib = Mrib::new(Config::default());
+    let joined = feed(&mut mrib, reported(Filter::any()));
+    assert!(joined.contains(&Output::Fib(FibOp::AddMember(ANY, MEMBER))));
+    assert_eq!(feed(&mut mrib, stated(Filter::any())), []);
+    assert!(mrib.members().all(|info| info.is_stated));
+    assert_eq!(feed(&mut mrib, reported(Filter::none())), []);
+    let ended = feed(&mut mrib, stated(Filter::none()));
+    assert!(ended.contains(&Output::Fib(FibOp::RemoveStream(ANY))), "{ended:?}");
+    assert_eq!(mrib.members().count(), 0);
+}
+
+#[test]
+fn a_member_that_vanishes_is_stated_no_longer() {
+    let mut mrib = Mrib::new(Config::default());
+    feed(&mut mrib, stated(Filter::any()));
+    feed(&mut mrib, Input::MemberGone { member: MEMBER });
+    assert_eq!(mrib.members().count(), 0);
+    feed(&mut mrib, reported(Filter::any()));
+    assert!(mrib.members().all(|info| !info.is_stated));
+}
+
+#[test]
+fn a_group_is_taken_from_where_it_is_stated_to_come_and_so_is_what_is_learnt_of_it() {
+    let mut mrib = Mrib::new(Config::default());
+    let exactly = Rpf::Exact(TUNNEL);
+    assert_eq!(feed(&mut mrib, Input::StatedInput { stream: ANY, input: Some(TUNNEL) }), []);
+    let joined = feed(&mut mrib, stated(Filter::any()));
+    assert_eq!(joined[0], Output::Fib(FibOp::SetStream(ANY, exactly, Members::Own)));
+    let one = Stream { source: Some(source(1)), group: GROUP };
+    let other = fib::Input::Interface(IfIndex(2));
+    assert_eq!(feed(&mut mrib, Input::NewSource { stream: one, input: other }), []);
+    assert_eq!(mrib.counters().wrong_input, 1);
+    let learnt = feed(&mut mrib, Input::NewSource { stream: one, input: TUNNEL });
+    assert_eq!(learnt[0], Output::Fib(FibOp::SetStream(one, exactly, Members::OfAnySource)));
+    // Both go back to what routes say.
+    let ended = feed(&mut mrib, Input::StatedInput { stream: ANY, input: None });
+    let set = |stream, members| Output::Fib(FibOp::SetStream(stream, Rpf::AnyUpstream, members));
+    assert_eq!(ended, [set(ANY, Members::Own), set(one, Members::OfAnySource)]);
+}
+
+fn filter() -> impl Strategy<Value = Filter> {
+    (any::<bool>(), proptest::collection::btree_set(0u8..4, 0..3)).prop_map(|(include, sources)| {
+        let sources = sources.into_iter().map(source).collect();
+        if include { Filter::Include(sources) } else { Filter::Exclude(sources) }
+    })
+}
+
+proptest! {
+    #[test]
+    fn in_any_order_a_member_has_what_is_stated_and_what_it_reports(
+        steps in proptest::collection::vec((any::<bool>(), filter()), 1..20)
+    ) {
+        let mut mrib = Mrib::new(Config::default());
+        let (mut says, mut is_said) = (Filter::none(), Filter::none());
+        for (reports, filter) in steps {
+            if reports { says = filter.clone() } else { is_said = filter.clone() }
+            feed(&mut mrib, if reports { reported(filter) } else { stated(filter) });
+            let given = mrib.members().next().map_or_else(Filter::none, |info| info.filter);
+            for source in (0..5).map(source) {
+                prop_assert_eq!(given.wants(source), says.wants(source) || is_said.wants(source));
+            }
+        }
+    }
+}

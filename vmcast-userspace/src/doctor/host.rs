@@ -1,0 +1,81 @@
+//! Judges the host.
+
+use super::{
+    facts::{Engine, HostFacts, Running},
+    finding::Finding,
+};
+
+pub(super) fn judge(facts: &HostFacts, engine: &Engine, running: Option<&Running>) -> Vec<Finding> {
+    let mut findings = vec![Finding::ok(format!("Linux {}", facts.kernel))];
+    if let Some(running) = running {
+        findings.push(Finding::ok(format!(
+            "a daemon runs; its engine is {}: {}",
+            running.engine, running.reason
+        )));
+    }
+    if !facts.is_root {
+        findings.push(
+            Finding::error(
+                "this user may not load BPF programs",
+                "neither engine of the kernel can be tried out",
+            )
+            .mend("sudo vmcast doctor"),
+        );
+        return findings;
+    }
+    findings.push(if facts.btf {
+        Finding::ok("BTF: the kernel describes its own types")
+    } else {
+        Finding::warning(
+            "the kernel does not describe its own types (no /sys/kernel/btf/vmlinux)",
+            "what devices refuse of the XDP engine's copies is not counted",
+        )
+        .mend("use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as those of the distributions are")
+    });
+    findings.push(match &facts.xdp {
+        Ok(()) => Finding::ok("XDP engine: the kernel takes its programs and tables"),
+        Err(error) if engine.is_only_xdp() => Finding::error(
+            format!("XDP engine: {error}"),
+            "the router does not start with dataplane.engine = \"xdp\"",
+        )
+        .mend("write engine = \"auto\" in [dataplane]"),
+        Err(error) => {
+            Finding::warning(format!("XDP engine: {error}"), "the next engine, which is slower, replicates")
+        }
+    });
+    findings.push(match (&facts.tc, &facts.xdp) {
+        (Ok(()), _) => Finding::ok("TC engine: the kernel takes its program and tables"),
+        (Err(error), Ok(())) => Finding::warning(
+            format!("TC engine: {error}"),
+            "interfaces that XDP does not do for are served by the router's process, which is slower",
+        ),
+        (Err(error), Err(_)) => Finding::warning(
+            format!("TC engine: {error}"),
+            "the router's process replicates over packet sockets, at a small part of the rate",
+        ),
+    });
+    findings.push(if facts.batches {
+        Finding::ok("tables are made many at a time")
+    } else {
+        Finding::warning(
+            "the kernel stores one table at a time",
+            "many joins of new streams at once take longer",
+        )
+    });
+    match facts.tcx {
+        Some(true) => findings.push(Finding::ok("TC programs are links of their own (tcx)")),
+        Some(false) => {
+            findings.push(Finding::ok("TC programs hang on a clsact qdisc (the kernel has no tcx)"))
+        }
+        None => {}
+    }
+    findings.push(if facts.tells_features {
+        Finding::ok("drivers tell what they do at XDP")
+    } else {
+        Finding::warning(
+            "drivers do not tell what they do at XDP",
+            "whether frames redirected to an interface leave by it shows only when members get them",
+        )
+    });
+    findings
+}

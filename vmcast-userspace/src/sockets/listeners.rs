@@ -1,0 +1,116 @@
+//! Who else on this host listens to groups: what XDP takes from an interface never comes to them.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+/// How many memberships of sockets each interface has of each group, our own among them; groups of the link
+/// alone, which are never forwarded, not among them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Listeners(BTreeMap<String, BTreeMap<IpAddr, usize>>);
+
+impl Listeners {
+    /// Reads the kernel's lists, of the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// If they cannot be read; a kernel without IPv6 has one.
+    pub(crate) fn read() -> io::Result<Self> {
+        let mut listeners = Self::default();
+        listeners.add_v4(&fs::read_to_string("/proc/thread-self/net/igmp")?);
+        match fs::read_to_string("/proc/thread-self/net/igmp6") {
+            Ok(text) => listeners.add_v6(&text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        Ok(listeners)
+    }
+
+    /// Whether somebody beside us listens on an interface, where `ours` is how many memberships we hold of a
+    /// group there.
+    pub(crate) fn any_beside(&self, interface: &str, ours: impl Fn(Ipv4Addr) -> usize) -> bool {
+        let groups = self.0.get(interface).into_iter().flatten();
+        groups.into_iter().any(|(group, users)| match group {
+            IpAddr::V4(group) => *users > ours(*group),
+            IpAddr::V6(_) => *users > 0,
+        })
+    }
+
+    fn note(&mut self, interface: &str, group: IpAddr, users: usize) {
+        let of_the_link = match group {
+            IpAddr::V4(group) => group.octets()[..3] == [224, 0, 0],
+            // Scopes of the interface and of the link (RFC 4291 §2.7).
+            IpAddr::V6(group) => group.octets()[1] & 0xf <= 2,
+        };
+        if !of_the_link {
+            self.0.entry(interface.to_owned()).or_default().insert(group, users);
+        }
+    }
+
+    /// `/proc/net/igmp`: a line for each interface, and below it one for each group, whose address stands in
+    /// the machine's order.
+    fn add_v4(&mut self, text: &str) {
+        let mut interface = "";
+        for line in text.lines().skip(1) {
+            let mut words = line.split_whitespace();
+            if line.starts_with('\t') {
+                let group = words.next().and_then(|word| u32::from_str_radix(word, 16).ok());
+                let users = words.next().and_then(|word| word.parse().ok());
+                if let (Some(group), Some(users)) = (group, users) {
+                    self.note(interface, Ipv4Addr::from(group.to_ne_bytes()).into(), users);
+                }
+            } else {
+                interface = words.nth(1).unwrap_or_default();
+            }
+        }
+    }
+
+    /// `/proc/net/igmp6`: a line for each interface and group.
+    fn add_v6(&mut self, text: &str) {
+        for line in text.lines() {
+            let mut words = line.split_whitespace().skip(1);
+            let (interface, group, users) = (words.next(), words.next(), words.next());
+            let group = group.and_then(|word| u128::from_str_radix(word, 16).ok());
+            let users = users.and_then(|word| word.parse().ok());
+            if let (Some(interface), Some(group), Some(users)) = (interface, group, users) {
+                self.note(interface, Ipv6Addr::from_bits(group).into(), users);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memberships_are_read_but_for_those_of_the_link() {
+        let mut listeners = Listeners::default();
+        listeners.add_v4(&format!(
+            "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n\
+             1\tlo        :     1      V3\n\t\t\t\t{:08X}     1 0:00000000\t\t0\n\
+             3\teth0      :     2      V3\n\t\t\t\t{:08X}     2 0:00000000\t\t1\n\t\t\t\t{:08X}     1 0:00000000\t\t0\n",
+            u32::from_ne_bytes([224, 0, 0, 1]),
+            u32::from_ne_bytes([239, 1, 2, 3]),
+            u32::from_ne_bytes([224, 0, 0, 251]),
+        ));
+        listeners.add_v6(
+            "3    eth0            ff020000000000000000000000000001     1 0000000C 0\n\
+             4    eth1            ff0e0000000000000000000000000101     1 00000004 0\n",
+        );
+        let group = Ipv4Addr::new(239, 1, 2, 3);
+        assert!(listeners.any_beside("eth0", |_| 1));
+        assert!(!listeners.any_beside("eth0", |asked| if asked == group { 2 } else { 0 }));
+        assert!(listeners.any_beside("eth1", |_| 0));
+        assert!(!listeners.any_beside("lo", |_| 0) && !listeners.any_beside("eth2", |_| 0));
+    }
+
+    #[test]
+    fn lines_of_another_form_are_passed_over() {
+        let mut listeners = Listeners::default();
+        listeners.add_v4("\n\t\nx\n\tzz 1\n\t00\n");
+        listeners.add_v6("\n1\n1 eth0 xyz 1\n");
+        assert_eq!(listeners, Listeners::default());
+    }
+}
