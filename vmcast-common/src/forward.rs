@@ -52,8 +52,10 @@ pub struct Replicate {
     pub shared: bool,
     /// Whether it is to be encapsulated once, before it is copied.
     pub encapsulate: bool,
-    /// Whether devices may be left out for its size; counted once for the packet.
+    /// Whether the link of some member does not take it whole.
     pub oversize: bool,
+    /// Whether a program at XDP makes none of its copies, see [`StreamEntry::kernel_max`].
+    pub beyond: bool,
     /// Index of the stream's counters.
     pub stats: u32,
     /// Where it came from.
@@ -322,7 +324,8 @@ fn decide_multicast<P: Packet + ?Sized, T: Tables>(frame: &P, candidate: &Candid
         list: entry.list,
         shared,
         encapsulate: ip.total_len <= entry.encapsulated_max as usize,
-        oversize: ip.total_len > entry.plain_max as usize,
+        oversize: ip.total_len > entry.whole_max as usize,
+        beyond: ip.total_len > entry.kernel_max as usize,
         stats: entry.stats,
         input,
         stream,

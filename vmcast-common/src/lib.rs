@@ -12,6 +12,7 @@ pub mod forward;
 pub mod hdr;
 pub mod maps;
 pub mod packet;
+pub mod rate;
 pub mod rewrite;
 pub mod verdict;
 

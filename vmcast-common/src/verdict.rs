@@ -28,7 +28,8 @@ pub enum DropReason {
     WrongInput = 7,
     /// The stream is known and has no member at present.
     NoMember = 8,
-    /// One copy: with its encapsulation it is larger than the member's link takes.
+    /// One copy: with its encapsulation it is larger than the member's link takes, and it may not be sent in
+    /// fragments.
     Oversize = 9,
     /// One copy: the member has left, its slot awaits compaction.
     MemberGone = 10,
@@ -48,11 +49,14 @@ pub enum DropReason {
     Congestion = 16,
     /// One copy: its addresses cannot be changed, because it is not UDP or its UDP header is not whole.
     NotConvertible = 17,
+    /// One copy that would have to be sent in fragments, beyond the rate at which that is done; or one packet,
+    /// for all its members whose links do not take it whole.
+    OversizeLimited = 18,
 }
 
 impl DropReason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::TtlExpired,
@@ -71,6 +75,7 @@ impl DropReason {
         Self::SameInterface,
         Self::Congestion,
         Self::NotConvertible,
+        Self::OversizeLimited,
     ];
 
     /// The metric label, in snake case.
@@ -95,6 +100,7 @@ impl DropReason {
             Self::SameInterface => "same_interface",
             Self::Congestion => "congestion",
             Self::NotConvertible => "not_convertible",
+            Self::OversizeLimited => "oversize_limited",
         }
     }
 

@@ -16,11 +16,11 @@ use crate::{map, packet::Frame, words::Head};
 /// CPU that restarts with every new sequence number meets every member exactly once.
 ///
 /// # Errors
-/// Why this member gets no copy.
+/// Why this member gets no copy; `None` if user space makes it, or has counted it.
 #[inline(always)]
-pub(crate) fn run(ctx: &XdpContext) -> Result<(), DropReason> {
+pub(crate) fn run(ctx: &XdpContext) -> Result<(), Option<DropReason>> {
     let frame = Frame::new(ctx);
-    let (carry, encapsulated) = Carry::read(&Head::of(&frame).ok_or(DropReason::LostOrder)?);
+    let (carry, form) = Carry::read(&Head::of(&frame).ok_or(DropReason::LostOrder)?);
     // SAFETY: the context is the kernel's; the field exists for programs of devmap slots.
     let egress = unsafe { (*ctx.ctx).egress_ifindex };
     let cursor = map::cursor(egress).ok_or(DropReason::LostOrder)?;
@@ -36,11 +36,15 @@ pub(crate) fn run(ctx: &XdpContext) -> Result<(), DropReason> {
     let member = map::member(cursor.member).ok_or(DropReason::LostOrder)?;
     cursor.member = member.next;
     if member.kind >= kind::TO_TABLE {
-        return hand_on(&mut Resizable(frame), member, carry.input, encapsulated);
+        return Ok(hand_on(&mut Resizable(frame), member, carry.input, form)?);
     }
     let next_hop = map::next_hop(member.next_hop).ok_or(DropReason::NextHopUnresolved)?;
 
-    rewrite::copy(&mut Resizable(frame), member, next_hop, carry.input, encapsulated)
+    let encapsulated = form == Carry::ENCAPSULATED;
+    rewrite::copy(&mut Resizable(frame), member, next_hop, carry.input, encapsulated).map_err(|reason| {
+        let elsewhere = form == Carry::OVERSIZE && matches!(reason, DropReason::Oversize);
+        if elsewhere { None } else { Some(reason) }
+    })
 }
 
 /// The frame of a copy.

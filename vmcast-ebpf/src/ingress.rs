@@ -11,6 +11,7 @@ use vmcast_common::{
 
 use crate::{
     map::{self, KernelTables},
+    oversized,
     packet::Frame,
 };
 
@@ -64,7 +65,8 @@ fn replicate(frame: &Frame<'_>, packet: &Replicate) -> Result<u32, DropReason> {
         let common = amt_v4_common(packet.ip_len as u16, packet.new_tos);
         frame.store(eth::LEN, common).ok_or(DropReason::KernelRefused)?;
     } else {
-        frame.store(Carry::LEN, Carry::PLAIN).ok_or(DropReason::KernelRefused)?;
+        let form = if packet.oversize { Carry::OVERSIZE } else { Carry::PLAIN };
+        frame.store(Carry::LEN, form).ok_or(DropReason::KernelRefused)?;
         forward_header(&mut &*frame, packet, eth::LEN).ok_or(DropReason::KernelRefused)?;
     }
 
@@ -75,7 +77,10 @@ fn replicate(frame: &Frame<'_>, packet: &Replicate) -> Result<u32, DropReason> {
 
     map::count_forwarded(packet);
     if packet.oversize {
-        map::count_drop(DropReason::Oversize);
+        oversized::hand_over(packet, packet.beyond, |to, len| frame.copy_out(eth::LEN, to, len));
+    }
+    if packet.beyond {
+        return Ok(xdp_action::XDP_DROP);
     }
     map::broadcast(packet.table)
 }

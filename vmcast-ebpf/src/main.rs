@@ -24,6 +24,7 @@ mod chunk;
 mod copy;
 mod ingress;
 mod map;
+mod oversized;
 mod packet;
 mod refused;
 mod tc;
@@ -54,7 +55,9 @@ pub fn vmcast_copy(ctx: XdpContext) -> u32 {
         }
         Err(reason) => {
             map::note_copy(false);
-            map::count_drop(reason);
+            if let Some(reason) = reason {
+                map::count_drop(reason);
+            }
             xdp_action::XDP_DROP
         }
     }

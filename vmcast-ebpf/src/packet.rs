@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes},
     programs::XdpContext,
 };
 use vmcast_common::{
@@ -46,6 +46,14 @@ impl<'a> Frame<'a> {
     pub(crate) fn adjust_tail(&self, delta: i32) -> Option<()> {
         // SAFETY: as above.
         (unsafe { bpf_xdp_adjust_tail(self.0.ctx, delta) } == 0).then_some(())
+    }
+
+    /// Copies `len` bytes from `offset` to an address in memory that the kernel knows; `None` if the frame ends
+    /// before.
+    #[inline(always)]
+    pub(crate) fn copy_out(&self, offset: usize, to: *mut u8, len: u32) -> Option<()> {
+        // SAFETY: the context is the one that the kernel passed in, and it checks the rest.
+        (unsafe { bpf_xdp_load_bytes(self.0.ctx, offset as u32, to.cast(), len) } == 0).then_some(())
     }
 
     /// Where `N` bytes from `offset` stand; `None` if the frame ends before.

@@ -39,7 +39,8 @@ impl Tables for Known {
                 stats: 1,
                 rpf,
                 encapsulated_max: 1470,
-                plain_max: 1504,
+                whole_max: 1504,
+                kernel_max: u32::MAX,
             });
         }
         let any_source = *key == StreamKey::v4(SOURCE, GROUP).any_source();
@@ -49,7 +50,8 @@ impl Tables for Known {
             stats: 2,
             rpf: 0,
             encapsulated_max: 0,
-            plain_max: 1504,
+            whole_max: 1504,
+            kernel_max: u32::MAX,
         })
     }
 

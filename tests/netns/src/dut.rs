@@ -4,7 +4,7 @@ use std::{process::Command, time::Duration};
 
 use vmcast_common::fib::{FibOp, IfIndex, Interface};
 use vmcast_dataplane::{
-    ApplyError, Counters, Dataplane as _, Fib, Punt,
+    ApplyError, Counters, Dataplane as _, Fib, PacketTooBig, Punt,
     conformance::{Device, Devices, Observed, PlaneUnderTest},
     software::Disposition,
     xdp::{KernelPlane, Options, Rule, Statistics},
@@ -16,6 +16,9 @@ use crate::wire::Wire;
 const NAMES: [&str; 3] = ["port0", "port1", "port2"];
 /// Where a frame goes on that no program at TC took.
 const HOSTS: [&str; 3] = ["host0", "host1", "host2"];
+
+/// Frames, each with the device that it leaves by.
+pub(crate) type Frames = Vec<(IfIndex, Vec<u8>)>;
 
 /// Where the plane under test works. A packet socket sees a frame after XDP and before TC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +81,7 @@ impl At {
 /// The interfaces, and a socket at both ends of each.
 pub(crate) struct Dut {
     _lab: Lab,
+    dut: Namespace,
     peers: Namespace,
     pub(crate) devices: Devices,
     near: [Wire; 3],
@@ -111,7 +115,24 @@ impl Dut {
         dut.enter_here()?;
         let near = open(&dut, NAMES)?;
         let [a, b, c] = NAMES.map(device);
-        Ok(Self { _lab: lab, peers, devices: Devices { a, b, c }, near, far, host, at, sentinel: 0 })
+        Ok(Self { _lab: lab, dut, peers, devices: Devices { a, b, c }, near, far, host, at, sentinel: 0 })
+    }
+
+    /// Sets the MTU of the devices and of their far ends.
+    pub(crate) fn set_mtu(&mut self, mtu: u16) -> Result<(), vmcast_lab::LabError> {
+        for (name, device) in
+            NAMES.iter().zip([&mut self.devices.a, &mut self.devices.b, &mut self.devices.c])
+        {
+            let ip = || {
+                let mut ip = Command::new("ip");
+                ip.args(["link", "set", name, "mtu", &mtu.to_string()]);
+                ip
+            };
+            self.peers.run(ip())?;
+            self.dut.run(ip())?;
+            device.mtu = mtu;
+        }
+        Ok(())
     }
 
     fn position(&self, ifindex: IfIndex) -> usize {
@@ -127,13 +148,7 @@ impl Dut {
 
     /// Sends a frame, and waits until the plane is done with it. Returns what became of it.
     fn send(&mut self, ingress: IfIndex, frame: &[u8]) -> Disposition {
-        self.sentinel += 1;
-        let at = self.position(ingress);
-        self.far[at].send(frame).expect("sending on the wire");
-        self.far[at].send_sentinel(self.sentinel).expect("sending on the wire");
-        let passed =
-            self.host.as_ref().unwrap_or(&self.near)[at].until_sentinel(self.sentinel, &self.far[at]);
-        match passed.as_slice() {
+        match self.send_all(ingress, &[frame]).as_slice() {
             [] => Disposition::Consumed,
             [seen] => {
                 assert!(seen == frame, "passed, but not untouched: {seen:02x?}");
@@ -143,11 +158,23 @@ impl Dut {
         }
     }
 
-    fn inject(&mut self, ingress: IfIndex, frame: &[u8]) -> Observed {
-        let disposition = self.send(ingress, frame);
+    /// Sends frames without a pause, and waits until the plane is done with them. Returns what the host gets.
+    fn send_all(&mut self, ingress: IfIndex, frames: &[impl AsRef<[u8]>]) -> Vec<Vec<u8>> {
+        self.sentinel += 1;
+        let at = self.position(ingress);
+        for frame in frames {
+            self.far[at].send(frame.as_ref()).expect("sending on the wire");
+        }
+        self.far[at].send_sentinel(self.sentinel).expect("sending on the wire");
+        self.host.as_ref().unwrap_or(&self.near)[at].until_sentinel(self.sentinel, &self.far[at])
+    }
+
+    /// What has left since the frames that were sent last, once `serve` has done what the process under test does.
+    fn left(&mut self, serve: impl FnOnce()) -> Frames {
         if let Some(pause) = self.at.pause() {
             std::thread::sleep(pause);
         }
+        serve();
         let mut frames = Vec::new();
         for (device, (near, far)) in self.devices.all().iter().zip(self.near.iter().zip(&self.far)) {
             near.send_sentinel(self.sentinel).expect("sending on the wire");
@@ -158,7 +185,7 @@ impl Dut {
         for far in &self.far {
             assert_eq!(far.drain(), Vec::<Vec<u8>>::new(), "a frame came late");
         }
-        Observed { disposition, frames }
+        frames
     }
 }
 
@@ -206,6 +233,22 @@ impl KernelUnderTest {
         Self { dut, plane }
     }
 
+    pub(crate) fn devices(&self) -> Devices {
+        self.dut.devices
+    }
+
+    /// Lets the plane receive frames without a pause, none of which the host may get. Returns what leaves.
+    pub(crate) fn inject_all(&mut self, ingress: IfIndex, frames: &[Vec<u8>]) -> Frames {
+        let passed = self.dut.send_all(ingress, frames);
+        assert_eq!(passed, Vec::<Vec<u8>>::new(), "the host got frames");
+        self.left()
+    }
+
+    fn left(&mut self) -> Frames {
+        let Self { dut, plane } = self;
+        dut.left(|| while plane.serve_oversize() {})
+    }
+
     /// Sends a frame while the far end of a device is down.
     pub(crate) fn send_with_far_end_down(
         &mut self,
@@ -247,7 +290,8 @@ impl PlaneUnderTest for KernelUnderTest {
     }
 
     fn inject(&mut self, ingress: IfIndex, frame: &[u8]) -> Observed {
-        self.dut.inject(ingress, frame)
+        let disposition = self.dut.send(ingress, frame);
+        Observed { disposition, frames: self.left() }
     }
 
     fn counters(&mut self) -> Counters {
@@ -256,6 +300,10 @@ impl PlaneUnderTest for KernelUnderTest {
 
     fn take_punts(&mut self) -> Vec<Punt> {
         std::iter::from_fn(|| self.plane.poll_punt()).collect()
+    }
+
+    fn take_too_big(&mut self) -> Vec<PacketTooBig> {
+        std::iter::from_fn(|| self.plane.poll_too_big()).collect()
     }
 
     fn dump(&mut self) -> Fib {

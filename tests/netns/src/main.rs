@@ -7,6 +7,7 @@
 mod conformance;
 mod dut;
 mod labs;
+mod oversized;
 mod refused;
 mod scale;
 mod statistics;
@@ -27,7 +28,13 @@ fn main() -> ExitCode {
         eprintln!("SKIPPED every lab of the roles: {reason}");
     }
     let (skip, skip_labs) = (obstacle.is_some(), obstacle.is_some() || no_program.is_some());
-    let kernel = [conformance::trials(), refused::trials(), statistics::trials(), scale::trials()];
+    let kernel = [
+        conformance::trials(),
+        oversized::trials(),
+        refused::trials(),
+        statistics::trials(),
+        scale::trials(),
+    ];
     let kernel = kernel.into_iter().flatten().map(|trial| ignored(trial, skip));
     let labs = labs::trials().into_iter().map(|trial| ignored(trial, skip_labs));
     let trials: Vec<Trial> = kernel.chain(labs).collect();

@@ -16,8 +16,8 @@ pub use member::{ENDS_MAX, MemberEntry, kind};
 pub use name::*;
 pub use next_hop::NextHopEntry;
 pub use value::{
-    DeviceCursor, EndpointEntry, Head, HeadLine, InterfaceEntry, PuntRecord, StreamCounters, StreamEntry,
-    TunnelEntry,
+    DeviceCursor, EndpointEntry, Head, HeadLine, InterfaceEntry, OversizeRecord, PuntRecord, StreamCounters,
+    StreamEntry, TunnelEntry,
 };
 
 /// Capacities.
@@ -42,12 +42,17 @@ pub mod limit {
     /// Members of one member table: as many copies as one run of a program makes. A device that gets them all
     /// has room for them, and the memory of the copies is still in the cache when it is used again.
     pub const CHUNK: u32 = 124;
+    /// Largest packet in bytes that goes through a relay device. One page has room for it beside what the kernel
+    /// keeps there for XDP.
+    pub const RELAY_MTU: u32 = 3_400;
     /// Pairs of member table and egress device.
     pub const HEADS: u32 = 262_144;
     /// Bytes of the punt ring; a power of two and a multiple of the page size.
     pub const PUNT_RING: u32 = 1 << 18;
     /// Streams whose last punt is remembered.
     pub const PUNT_MEMORY: u32 = 8_192;
+    /// Bytes of the ring of oversize packets; a power of two and a multiple of the page size.
+    pub const OVERSIZE_RING: u32 = 1 << 20;
 }
 
 /// The place of a member table in [`TABLES`]. The bits above say for which time the place is used:
@@ -61,7 +66,7 @@ pub const fn table_place(number: u32) -> u32 {
 /// Tells one layout of the pinned maps from another: it changes with the size of any key or value.
 /// A change of meaning that keeps every size must change `REVISION`.
 pub const SCHEMA: u64 = {
-    const REVISION: usize = 5;
+    const REVISION: usize = 6;
     let sizes = [
         REVISION,
         size_of::<StreamKey>(),
@@ -86,3 +91,9 @@ pub const SCHEMA: u64 = {
 
 /// Nanoseconds during which a stream is punted once.
 pub const PUNT_INTERVAL_NS: u64 = 1_000_000_000;
+
+/// Longest packet in bytes of which user space makes copies: what a link with jumbo frames brings.
+pub const OVERSIZE_MAX: usize = 9_208;
+
+/// How many oversize packets each CPU hands to user space.
+pub const OVERSIZE_RATE: crate::rate::Rate = crate::rate::Rate { per_second: 2_000, burst: 64 };

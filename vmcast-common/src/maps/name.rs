@@ -43,6 +43,8 @@ pub const STREAM_STATS: &str = "STREAM_STATS";
 pub const PUNTS: &str = "PUNTS";
 /// Stream → time of its last punt; LRU hash.
 pub const PUNTED: &str = "PUNTED";
+/// [`super::OversizeRecord`]s to the process that fragments; ring buffer.
+pub const OVERSIZED: &str = "OVERSIZED";
 
 /// The ingress program at XDP.
 pub const PROGRAM_INGRESS: &str = "vmcast_ingress";

@@ -21,11 +21,15 @@ pub struct StreamEntry {
     /// Largest IP packet in bytes that ingress encapsulates once for all copies; 0 if it never does,
     /// because a member is native. Every member's link takes such a packet with its encapsulation.
     pub encapsulated_max: u32,
-    /// Largest IP packet in bytes for which the kernel leaves out no member's device; of a larger one
-    /// copies are missing that no program sees.
-    pub plain_max: u32,
+    /// Largest IP packet in bytes that every member's link takes whole with its encapsulation; copies of a
+    /// larger one are made by user space where that is so.
+    pub whole_max: u32,
+    /// Largest IP packet in bytes of which a program at XDP makes copies, 0xffffffff if there is no bound: what
+    /// goes through a relay device on the way to some member is no larger than [`super::limit::RELAY_MTU`]. User
+    /// space makes all copies of a larger one.
+    pub kernel_max: u32,
 }
-const _: () = assert!(size_of::<StreamEntry>() == 24);
+const _: () = assert!(size_of::<StreamEntry>() == 28);
 
 /// What the data plane knows of a tunnel that packets come out of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +198,21 @@ pub struct PuntRecord {
     pub stream: super::StreamKey,
 }
 const _: () = assert!(size_of::<PuntRecord>() == 40);
+
+/// A packet of which some copies are to be made by user space, as it stands in the ring buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct OversizeRecord {
+    /// Input as an [`super::InputId`].
+    pub input: u32,
+    /// Length of the packet in bytes.
+    pub len: u32,
+    /// 1 if the kernel makes no copy of it at all.
+    pub beyond: u32,
+    /// The IP packet, its time to live lowered; what follows it is undefined.
+    pub bytes: [u8; super::OVERSIZE_MAX],
+}
+const _: () = assert!(size_of::<OversizeRecord>() == 12 + super::OVERSIZE_MAX);
 
 #[cfg(feature = "user")]
 mod pod {

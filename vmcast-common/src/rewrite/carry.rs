@@ -16,7 +16,8 @@ use crate::{
 pub struct Carry {
     /// Member table; towards the members at TC, the place of their list.
     pub table: u32,
-    /// Sequence number of the packet on this CPU.
+    /// Sequence number of the packet on this CPU. Through a relay device comes 1 if user space answers for the
+    /// copies that a link does not take whole, else 0.
     pub sequence: u32,
     /// Where the packet came from.
     pub input: InputId,
@@ -29,6 +30,15 @@ impl Carry {
     pub const PLAIN: [u8; 2] = eth::TYPE_IPV4.to_be_bytes();
     /// The packet is in its outer headers already.
     pub const ENCAPSULATED: [u8; 2] = [0, 0];
+    /// The packet is as it came, and user space answers for the copies that a link does not take whole.
+    pub const OVERSIZE: [u8; 2] = [0, 1];
+
+    /// What goes through a relay device.
+    #[inline(always)]
+    #[must_use]
+    pub const fn relayed(table: u32, input: InputId, handed_over: bool) -> Self {
+        Self { table, sequence: handed_over as u32, input }
+    }
 
     /// Its bytes.
     #[inline(always)]
@@ -40,21 +50,21 @@ impl Carry {
         [t[0], t[1], t[2], t[3], s[0], s[1], s[2], s[3], i[0], i[1], i[2], i[3]]
     }
 
-    /// Reads them back from the start of a frame, and whether the packet is in its outer headers already.
+    /// Reads them back from the start of a frame, and what stands behind them.
     #[inline(always)]
     #[must_use]
-    pub fn read(head: &impl Words<{ eth::LEN }>) -> (Self, bool) {
+    pub fn read(head: &impl Words<{ eth::LEN }>) -> (Self, [u8; 2]) {
         let carry = Self {
             table: head.read_u32::<0>(),
             sequence: head.read_u32::<4>(),
             input: InputId(head.read_u32::<8>()),
         };
-        (carry, head.read_u16::<{ Self::LEN }>() == u16::from_ne_bytes(Self::ENCAPSULATED))
+        (carry, head.read_u16::<{ Self::LEN }>().to_ne_bytes())
     }
 }
 
 /// Makes the frame for the program behind a relay device of a copy whose member is a way to a table or a
-/// list.
+/// list. `form` is what stands behind the carry.
 ///
 /// # Errors
 /// If the frame is too short or cannot be made shorter.
@@ -63,20 +73,22 @@ pub fn hand_on<R: Room>(
     room: &mut R,
     member: &MemberEntry,
     input: InputId,
-    encapsulated: bool,
+    form: [u8; 2],
 ) -> Result<(), DropReason> {
+    let handed_over = u32::from(form == Carry::OVERSIZE);
     if member.kind == kind::TO_TABLE {
-        let mut head = room.head::<4>().ok_or(DropReason::LostOrder)?;
+        let mut head = room.head::<8>().ok_or(DropReason::LostOrder)?;
         head.write_u32::<0>(member.way_to());
+        head.write_u32::<4>(handed_over);
         return Ok(());
     }
-    if encapsulated {
+    if form == Carry::ENCAPSULATED {
         room.shrink(AMT_V4_OVERHEAD).ok_or(DropReason::KernelRefused)?;
     }
     let mut head = room.head::<{ Inner::READ }>().ok_or(DropReason::LostOrder)?;
     let ether_type = Inner::read(&head).ether_type();
     head.write_u32::<0>(member.way_to());
-    head.write_u32::<4>(0);
+    head.write_u32::<4>(handed_over);
     head.write_u32::<8>(input.0);
     head.write_u16::<{ Carry::LEN }>(ether_type.to_be());
     Ok(())
@@ -94,13 +106,14 @@ mod tests {
             table: u32,
             sequence: u32,
             input: u32,
-            encapsulated: bool,
+            which in 0usize..3,
         ) {
             let carry = Carry { table, sequence, input: InputId(input) };
             let mut head = [0; eth::LEN];
             head[..Carry::LEN].copy_from_slice(&carry.to_bytes());
-            head[Carry::LEN..].copy_from_slice(if encapsulated { &Carry::ENCAPSULATED } else { &Carry::PLAIN });
-            prop_assert_eq!(Carry::read(&head), (carry, encapsulated));
+            let form = [Carry::PLAIN, Carry::ENCAPSULATED, Carry::OVERSIZE][which];
+            head[Carry::LEN..].copy_from_slice(&form);
+            prop_assert_eq!(Carry::read(&head), (carry, form));
         }
     }
 }

@@ -103,6 +103,11 @@ pub fn copy<R: Room>(
     if hop.flags & NextHopEntry::RESOLVED == 0 {
         return Err(DropReason::NextHopUnresolved);
     }
+    if matches!(member.kind, kind::NATIVE | kind::CONVERTED_V4 | kind::CONVERTED_V6)
+        && input.0 == hop.interface
+    {
+        return Err(DropReason::SameInterface);
+    }
     if encapsulated {
         if member.kind == kind::AMT_V4 {
             let len = {
@@ -135,9 +140,6 @@ pub fn copy<R: Room>(
     }
     match member.kind {
         kind::NATIVE => {
-            if input.0 == hop.interface {
-                return Err(DropReason::SameInterface);
-            }
             if hop.flags & NextHopEntry::GROUP_ADDRESS != 0 {
                 payload.group = Some(group_address(room, inner.is_ipv6).ok_or(DropReason::LostOrder)?);
             }
@@ -152,9 +154,6 @@ pub fn copy<R: Room>(
         kind::IP_V4 => put!(ip_v4, IP_V4, false),
         kind::IP_V6 => put!(ip_v6, IP_V6, true),
         kind::CONVERTED_V4 | kind::CONVERTED_V6 => {
-            if input.0 == hop.interface {
-                return Err(DropReason::SameInterface);
-            }
             if inner.is_ipv6 != (member.kind == kind::CONVERTED_V6) {
                 return Err(DropReason::NotConvertible);
             }

@@ -5,8 +5,8 @@ use core::arch::asm;
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS},
     helpers::{
-        bpf_clone_redirect, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
-        bpf_skb_vlan_pop, bpf_skb_vlan_push,
+        bpf_clone_redirect, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
+        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
 };
 use vmcast_common::{
@@ -140,6 +140,20 @@ impl Skb {
         let at = self.at::<N>(offset)?;
         // SAFETY: `at` has checked that N bytes from there can be read and written.
         Some(unsafe { Head::at(at) })
+    }
+
+    /// Copies `len` bytes from an offset in memory to an address that the kernel knows; `None` if the frame ends
+    /// before.
+    #[inline(always)]
+    pub(crate) fn copy_out(&self, offset: usize, to: *mut u8, len: u32) -> Option<()> {
+        // SAFETY: the pointer is the kernel's, and it checks the rest.
+        (unsafe { bpf_skb_load_bytes(self.0.cast(), offset as u32, to.cast(), len) } == 0).then_some(())
+    }
+
+    /// Whether it is a super-packet: several, of which the device or the kernel makes one each later.
+    #[inline(always)]
+    pub(crate) fn is_super(&self) -> bool {
+        field!(self, gso_size) != 0
     }
 
     /// Cuts off what follows the first `len` bytes in memory.

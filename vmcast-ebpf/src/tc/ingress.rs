@@ -10,6 +10,7 @@ use aya_ebpf::{
 use vmcast_common::{
     forward::{Replicate, decide},
     hdr::eth,
+    maps::limit,
     rewrite::{Carry, Ends, forward_header, readdress},
     verdict::{DropReason, Verdict},
 };
@@ -18,7 +19,10 @@ use super::{
     frame::{Received, Skb},
     walk,
 };
-use crate::map::{self, KernelTables};
+use crate::{
+    map::{self, KernelTables},
+    oversized,
+};
 
 /// The next program has its turn, and after the last one the host.
 const PASS: c_int = TC_ACT_UNSPEC;
@@ -66,25 +70,43 @@ fn replicate(skb: Skb, front: usize, packet: &Replicate) -> Result<c_int, DropRe
     skb.declare(ether_type).ok_or(DropReason::KernelRefused)?;
 
     map::count_forwarded(packet);
+    let relayed = packet.list == 0;
+    // A super-packet is no packet that could be cut: its copies are counted where they are made.
+    let handed_over = packet.oversize && !skb.is_super();
+    let mut converted = packet.new_ports.is_some();
     if let Some(ports) = packet.new_ports {
-        *map::ends().ok_or(DropReason::KernelRefused)? = Ends::of_input(packet, ports);
-    }
-    let converted = packet.new_ports.is_some();
-    if packet.list != 0 {
-        return Ok(walk::send(skb, map::first_of_list(packet.list), front, packet.input, converted));
-    }
-    if converted {
         let ends = map::ends().ok_or(DropReason::KernelRefused)?;
-        readdress(&mut { skb }, front, ends).ok_or(DropReason::KernelRefused)?;
+        *ends = Ends::of_input(packet, ports);
+        // Whoever else goes on with it finds it as it goes on.
+        if relayed || handed_over {
+            readdress(&mut { skb }, front, ends).ok_or(DropReason::KernelRefused)?;
+            converted = false;
+        }
     }
-    hand_to_xdp(skb, front, ether_type, packet)
+    let beyond = handed_over && relayed && packet.ip_len > limit::RELAY_MTU as usize;
+    if handed_over {
+        oversized::hand_over(packet, beyond, |to, len| skb.copy_out(front, to, len));
+    }
+    if beyond {
+        return Ok(DROP);
+    }
+    if relayed {
+        return hand_to_xdp(skb, front, ether_type, packet, handed_over);
+    }
+    Ok(walk::send(skb, map::first_of_list(packet.list), front, packet.input, converted, handed_over))
 }
 
 /// Sends the packet to its member table by way of the relay device.
 #[inline(always)]
-fn hand_to_xdp(skb: Skb, front: usize, ether_type: u16, packet: &Replicate) -> Result<c_int, DropReason> {
+fn hand_to_xdp(
+    skb: Skb,
+    front: usize,
+    ether_type: u16,
+    packet: &Replicate,
+    handed_over: bool,
+) -> Result<c_int, DropReason> {
     skb.make_room(front, eth::LEN).ok_or(DropReason::KernelRefused)?;
-    let carry = Carry { table: packet.table, sequence: 0, input: packet.input };
+    let carry = Carry::relayed(packet.table, packet.input, handed_over);
     skb.store(0, carry.to_bytes()).ok_or(DropReason::KernelRefused)?;
     skb.store(Carry::LEN, ether_type.to_be_bytes()).ok_or(DropReason::KernelRefused)?;
     match map::relay() {

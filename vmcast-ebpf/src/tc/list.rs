@@ -13,7 +13,9 @@ use crate::map;
 pub(crate) fn run(ctx: &TcContext) -> c_int {
     let skb = Skb::new(ctx.skb.skb);
     match carried(skb) {
-        Some((list, input)) => walk::send(skb, map::first_of_list(list), eth::LEN, input, false),
+        Some((list, input, handed_over)) => {
+            walk::send(skb, map::first_of_list(list), eth::LEN, input, false, handed_over)
+        }
         None => {
             map::count_drop(DropReason::LostOrder);
             TC_ACT_SHOT as c_int
@@ -21,11 +23,13 @@ pub(crate) fn run(ctx: &TcContext) -> c_int {
     }
 }
 
-/// The list, and where the packet came from: a [`vmcast_common::rewrite::Carry`] in the link-layer addresses.
+/// The list, where the packet came from, and whether it was handed over to user space: a
+/// [`vmcast_common::rewrite::Carry`] in the link-layer addresses.
 #[inline(always)]
-fn carried(skb: Skb) -> Option<(u32, InputId)> {
+fn carried(skb: Skb) -> Option<(u32, InputId, bool)> {
     skb.pull_headers()?;
     let list = skb.bytes::<4>(0)?;
+    let handed_over = skb.bytes::<4>(4)?;
     let input = skb.bytes::<4>(8)?;
-    Some((u32::from_ne_bytes(list), InputId(u32::from_ne_bytes(input))))
+    Some((u32::from_ne_bytes(list), InputId(u32::from_ne_bytes(input)), handed_over != [0; 4]))
 }

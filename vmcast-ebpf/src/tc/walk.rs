@@ -25,16 +25,27 @@ struct Walk {
     input: u32,
     /// Device of the last copy, which is ready and not yet sent; 0 if there is none.
     last: u32,
+    /// 1 if user space makes the copies that a link does not take whole, or has counted them.
+    handed_over: u32,
 }
 
 /// Sends a copy to each member of the list that begins at `first`: clones, and the packet itself as the
 /// last one. `front` bytes stand before the packet. If the packet is `converted`, [`map::ends`] has the
-/// addresses and ports that its copies have otherwise.
+/// addresses and ports that its copies have otherwise. Copies that a link does not take whole are counted unless
+/// the packet was `handed_over`.
 #[inline(always)]
-pub(super) fn send(skb: Skb, first: u32, front: usize, input: InputId, converted: bool) -> c_int {
+pub(super) fn send(
+    skb: Skb,
+    first: u32,
+    front: usize,
+    input: InputId,
+    converted: bool,
+    handed_over: bool,
+) -> c_int {
     skb.note(front);
     skb.note_converted(converted);
-    let mut walk = Walk { skb: skb.raw(), member: first, input: input.0, last: 0 };
+    let mut walk =
+        Walk { skb: skb.raw(), member: first, input: input.0, last: 0, handed_over: u32::from(handed_over) };
     // SAFETY: the function has the signature that the kernel calls, and the walk outlives the call.
     unsafe { bpf_loop(limit::MEMBERS, step as *mut c_void, (&raw mut walk).cast(), 0) };
     if walk.last == 0 {
@@ -61,6 +72,7 @@ unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> c_long {
                 map::count_drop(DropReason::DeviceRefused);
             }
         }
+        Err(DropReason::Oversize) if walk.handed_over != 0 => {}
         Err(reason) => map::count_drop(reason),
     }
     c_long::from(is_last)

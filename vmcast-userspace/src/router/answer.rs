@@ -388,6 +388,7 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     count("mrib", "new_source_group_limit", mrib.group_limit);
     count("mrib", "new_source_total_limit", mrib.total_limit);
     count("mrib", "new_source_not_needed", mrib.not_needed);
+    count("plane", "fragmented_copies", router.shown.counters.fragmented);
     count("router", "refused_changes", router.refused_changes);
     count("router", "unsent_datagrams", router.unsent);
     control

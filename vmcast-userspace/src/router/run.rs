@@ -3,16 +3,18 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
 use tokio::{
+    io::unix::AsyncFdReadyGuard,
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, sleep_until},
 };
 use vmcast_common::fib::{FibOp, IfIndex, Interface};
-use vmcast_dataplane::{Dataplane, Engine, Fib};
+use vmcast_dataplane::{Dataplane, Engine, Fib, PacketTooBig};
 use vmcast_proto::{amt::relay, host_state, igmp, mrib, registry};
 use vmcast_wire::ipv4;
 
@@ -38,7 +40,7 @@ use crate::{
     netlink::{Links, NextHopEvent, NextHops},
     resolver::Resolver,
     signals::Termination,
-    sockets::Listeners,
+    sockets::{Icmpv6Sender, Listeners, Readable},
     telemetry::RateLimit,
 };
 
@@ -84,6 +86,8 @@ pub(super) struct Router {
     pub(super) unsent: u64,
     /// IGMP datagrams that are no IPv4 or no IGMP.
     pub(super) bad_igmp_datagrams: u64,
+    /// Opened with the first message.
+    icmpv6: Option<Icmpv6Sender>,
     relays: Relays,
     gateway: Option<Reading>,
     pursuit: Pursuit,
@@ -160,6 +164,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         backlog: Backlog::new(),
         unsent: 0,
         bad_igmp_datagrams: 0,
+        icmpv6: None,
         relays,
         gateway,
         pursuit: Pursuit::new(),
@@ -304,6 +309,8 @@ impl Router {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut named_by_admin = self.watch_upstream();
+        let oversized = self.plane.oversized().map(Readable::new).transpose();
+        let oversized = oversized.context("following the packets that are too large for a link")?;
         loop {
             let timeout = self.core.poll_timeout().map(tokio::time::Instant::from_std);
             tokio::select! {
@@ -323,6 +330,14 @@ impl Router {
                         };
                         self.core.punt(clock::now(), punt);
                     }
+                    self.tell_sources();
+                }
+                ready = readable(oversized.as_ref()) => {
+                    let mut ready = ready.context("following the packets that are too large for a link")?;
+                    if !self.plane.serve_oversize() {
+                        ready.clear_ready();
+                    }
+                    self.tell_sources();
                 }
                 _ = counters.tick() => {
                     let now = clock::now();
@@ -344,6 +359,24 @@ impl Router {
                 }
             }
             self.carry_out_all();
+        }
+    }
+
+    /// Sends what sources are to hear of the size of their packets.
+    fn tell_sources(&mut self) {
+        while let Some(PacketTooBig { destination, message }) = self.plane.poll_too_big() {
+            let sent = match &self.icmpv6 {
+                Some(sender) => sender.send(destination, &message),
+                None => Icmpv6Sender::open().and_then(|sender| {
+                    let sent = sender.send(destination, &message);
+                    self.icmpv6 = Some(sender);
+                    sent
+                }),
+            };
+            if let Err(error) = sent {
+                tracing::debug!(%destination, %error, "a source is not told that its packets are too large");
+                self.unsent += 1;
+            }
         }
     }
 
@@ -713,6 +746,14 @@ async fn resolve(remote: Remote, events: mpsc::Sender<Event>) {
 async fn at(timeout: Option<tokio::time::Instant>) {
     match timeout {
         Some(timeout) => sleep_until(timeout).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until packets are to be served, for ever if there never are any.
+async fn readable(fd: Option<&Readable>) -> std::io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
+    match fd {
+        Some(fd) => fd.wait().await,
         None => std::future::pending().await,
     }
 }

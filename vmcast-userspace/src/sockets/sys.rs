@@ -3,18 +3,17 @@
 use std::{
     io,
     net::Ipv4Addr,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
-use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use vmcast_common::{fib::IfIndex, hdr::eth::Mac};
 
-/// Registers a non-blocking socket with the runtime.
-pub(super) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
-    // SAFETY: the socket owns its descriptor, and nothing replaces or closes it before it is dropped
+/// Registers what owns a descriptor with the runtime; a socket is non-blocking.
+pub(super) fn register<T: AsRawFd + Into<OwnedFd>>(owner: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: the value owns its descriptor, and nothing replaces or closes it before it is dropped
     // together with its registration.
-    Ok(unsafe { AsyncFd::register(socket) }?)
+    Ok(unsafe { AsyncFd::register(owner) }?)
 }
 
 /// Sets a socket option to a plain value.

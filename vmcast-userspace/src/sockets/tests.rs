@@ -193,3 +193,26 @@ fn joined() -> usize {
     let near = table.lines().skip_while(|line| !line.contains("near0")).skip(1);
     near.take_while(|line| line.starts_with('\t')).count()
 }
+
+#[test]
+fn a_message_is_sent_with_a_checksum_and_nothing_is_received() {
+    if skip_without_root("raw ICMPv6") {
+        return;
+    }
+    NetNs::new().run(|| {
+        use socket2::{Domain, Protocol, Socket, Type};
+        let Ok(receiver) = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)) else {
+            eprintln!("SKIPPED: this host has no IPv6");
+            return;
+        };
+        receiver.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let sender = Icmpv6Sender::open().expect("a raw socket");
+        let message = [&[2, 0, 0, 0, 0, 0, 5, 0][..], &[0x60; 40]].concat();
+        sender.send(std::net::Ipv6Addr::LOCALHOST, &message).expect("sending");
+        let mut received = [0; 128];
+        let len = std::io::Read::read(&mut &receiver, &mut received).expect("the message");
+        assert_eq!(len, message.len());
+        assert_eq!((&received[..2], &received[4..len]), (&message[..2], &message[4..]));
+        assert_ne!(received[2..4], [0, 0], "a checksum");
+    });
+}

@@ -17,6 +17,7 @@ mod many_groups;
 mod mixed;
 mod names;
 mod native;
+mod oversize;
 mod restart;
 mod shaken;
 mod shared;
@@ -50,6 +51,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         mixed::trials(),
         full::trials(),
         names::trials(),
+        oversize::trials(),
         shaken::trials(),
         shared::trials(),
         stated::trials(),

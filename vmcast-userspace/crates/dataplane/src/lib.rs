@@ -2,19 +2,24 @@
 
 mod capacity;
 mod carried;
+mod clock;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod conversions;
+mod copy_buffer;
 mod endpoints;
 pub mod features;
+pub mod oversize;
 mod plane;
 pub mod probe;
 pub mod recording;
 pub mod software;
 mod tc;
+mod ways;
 pub mod xdp;
 
 pub use capacity::Capacities;
+pub use oversize::PacketTooBig;
 pub use plane::{
     ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, FibStream, Hook, Punt, RefreshError,
     ReleaseError, StatsError, StreamStats,

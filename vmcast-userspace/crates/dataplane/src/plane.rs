@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    os::fd::BorrowedFd,
 };
 
 use vmcast_common::{
@@ -14,7 +15,7 @@ use vmcast_common::{
     verdict::{DropReason, PuntReason},
 };
 
-use crate::capacity::setting;
+use crate::{capacity::setting, oversize::PacketTooBig};
 
 /// Forwards what its desired state says.
 pub trait Dataplane: Send {
@@ -50,6 +51,20 @@ pub trait Dataplane: Send {
 
     /// Takes the next packet that the controller should hear of.
     fn poll_punt(&mut self) -> Option<Punt>;
+
+    /// A descriptor that can be read while packets wait for [`Dataplane::serve_oversize`]; `None` if none ever do.
+    fn oversized(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Makes and sends the copies that are left to this process, because a member's link does not take them
+    /// whole: some of those that wait, so that time remains for everything else. Returns whether more wait.
+    fn serve_oversize(&mut self) -> bool {
+        false
+    }
+
+    /// Takes the next message to a source whose packets are larger than a member's link takes.
+    fn poll_too_big(&mut self) -> Option<PacketTooBig>;
 
     /// Reads the counters since the plane was made.
     ///
@@ -124,6 +139,8 @@ pub struct StreamStats {
 pub struct Counters {
     /// Packets, and copies where the reason speaks of one copy, by drop reason.
     pub drops: BTreeMap<DropReason, u64>,
+    /// Copies that were sent in fragments.
+    pub fragmented: u64,
     /// Every stream in force.
     pub streams: Vec<StreamStats>,
 }

@@ -9,7 +9,7 @@ use vmcast_common::{
 };
 
 use super::plane::Observed;
-use crate::{ApplyError, Fib, Punt, software::Disposition};
+use crate::{ApplyError, Fib, PacketTooBig, Punt, software::Disposition};
 
 /// One case.
 #[derive(Clone, Debug)]
@@ -75,6 +75,10 @@ pub struct Expect {
     pub streams: BTreeMap<Stream, StreamCounters>,
     /// What the controller hears.
     pub punts: Vec<Punt>,
+    /// Copies that leave in fragments.
+    pub fragmented: u64,
+    /// What sources are told of the size of their packets.
+    pub too_big: Vec<PacketTooBig>,
 }
 
 impl Expect {
@@ -96,6 +100,8 @@ impl Expect {
             drops: BTreeMap::new(),
             streams: BTreeMap::new(),
             punts: Vec::new(),
+            fragmented: 0,
+            too_big: Vec::new(),
         }
     }
 
@@ -110,6 +116,20 @@ impl Expect {
     #[must_use]
     pub fn frames(mut self, frames: impl IntoIterator<Item = (IfIndex, Vec<u8>)>) -> Self {
         self.observed.frames.extend(frames);
+        self
+    }
+
+    /// And one copy leaves in these fragments.
+    #[must_use]
+    pub fn fragments(mut self, frames: impl IntoIterator<Item = (IfIndex, Vec<u8>)>) -> Self {
+        self.fragmented += 1;
+        self.frames(frames)
+    }
+
+    /// And a source is told.
+    #[must_use]
+    pub fn too_big(mut self, message: PacketTooBig) -> Self {
+        self.too_big.push(message);
         self
     }
 

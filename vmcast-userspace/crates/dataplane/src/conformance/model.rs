@@ -15,7 +15,7 @@ use vmcast_common::{
 use super::{
     case::Expect,
     datagram::moved_checksum,
-    packet::{ethernet, header_checksum, seal},
+    packet::{ethernet, fragments, header_checksum, seal},
     scene::amt_copy_of,
 };
 
@@ -266,14 +266,20 @@ impl Model {
         }
         for output in outputs {
             expect = match self.copy(*output, *input, &leaving) {
-                Ok(copy) => expect.frame(copy),
+                Ok(frames) if frames.len() > 1 => expect.fragments(frames),
+                Ok(frames) => expect.frames(frames),
                 Err(reason) => expect.drop(reason),
             };
         }
         expect
     }
 
-    fn copy(&self, output: Output, input: Input, leaving: &[u8]) -> Result<(IfIndex, Vec<u8>), DropReason> {
+    fn copy(
+        &self,
+        output: Output,
+        input: Input,
+        leaving: &[u8],
+    ) -> Result<Vec<(IfIndex, Vec<u8>)>, DropReason> {
         match output {
             Output::Interface(ifindex) => {
                 if input == Input::Interface(ifindex) {
@@ -281,20 +287,20 @@ impl Model {
                 }
                 let interface = self.interfaces.iter().find(|known| known.ifindex == ifindex);
                 let interface = interface.ok_or(DropReason::MemberGone)?;
-                if leaving.len() > interface.mtu.into() {
-                    return Err(DropReason::Oversize);
-                }
                 let destination = [1, 0, 0x5e, leaving[17] % 128, leaving[18], leaving[19]];
-                Ok((ifindex, ethernet(destination, interface.mac, EtherType::IPV4, leaving)))
+                let frame = |packet: Vec<u8>| {
+                    (ifindex, ethernet(destination, interface.mac, EtherType::IPV4, &packet))
+                };
+                Ok(fitting(leaving, interface.mtu.into())?.into_iter().map(frame).collect())
             }
             Output::Neighbour(id) => {
                 let hop = self.next_hops.iter().find(|(known, _)| *known == id);
                 let (_, hop) = hop.ok_or(DropReason::MemberGone)?;
                 let destination = hop.destination_mac.ok_or(DropReason::NextHopUnresolved)?;
-                if leaving.len() > hop.mtu.into() {
-                    return Err(DropReason::Oversize);
-                }
-                Ok((hop.ifindex, ethernet(destination, hop.source_mac, EtherType::IPV4, leaving)))
+                let frame = |packet: Vec<u8>| {
+                    (hop.ifindex, ethernet(destination, hop.source_mac, EtherType::IPV4, &packet))
+                };
+                Ok(fitting(leaving, hop.mtu.into())?.into_iter().map(frame).collect())
             }
             Output::Tunnel(id) => {
                 let tunnel = self.tunnels.iter().find(|(known, _)| *known == id);
@@ -304,10 +310,8 @@ impl Model {
                 if hop.destination_mac.is_none() {
                     return Err(DropReason::NextHopUnresolved);
                 }
-                if leaving.len() + 20 + 8 + 2 > hop.mtu.into() {
-                    return Err(DropReason::Oversize);
-                }
-                Ok(amt_copy_of(leaving, leaving[1], tunnel, hop))
+                let packets = fitting(leaving, usize::from(hop.mtu) - 20 - 8 - 2)?;
+                Ok(packets.iter().map(|packet| amt_copy_of(packet, leaving[1], tunnel, hop)).collect())
             }
             Output::Converted(id) => {
                 let conversion = self.conversions.iter().find(|(known, _)| *known == id);
@@ -326,6 +330,17 @@ impl Model {
             }
         }
     }
+}
+
+/// The packet, or its fragments, none longer than `max` bytes.
+fn fitting(packet: &[u8], max: usize) -> Result<Vec<Vec<u8>>, DropReason> {
+    if packet.len() <= max {
+        return Ok(vec![packet.to_vec()]);
+    }
+    if packet[6] & 0x40 != 0 {
+        return Err(DropReason::Oversize);
+    }
+    fragments(packet, max).ok_or(DropReason::Malformed)
 }
 
 /// An IPv4 packet with other addresses and ports; `None` if it is no UDP datagram with a whole header. A wrong

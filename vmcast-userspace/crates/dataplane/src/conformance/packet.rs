@@ -116,3 +116,50 @@ pub(super) fn group_frame(source: Mac, packet: &Packet) -> Vec<u8> {
     let [_, b, c, d] = group.to_be_bytes();
     ethernet([0x01, 0x00, 0x5e, b, c, d], source, EtherType::IPV4, &packet.bytes())
 }
+
+/// The fragments of at most `max` bytes of an IPv4 packet that may have them (RFC 791 §3.2); `None` if they would
+/// lie beyond the largest packet.
+pub(super) fn fragments(packet: &[u8], max: usize) -> Option<Vec<Vec<u8>>> {
+    let (header, body) = packet.split_at(usize::from(packet[0] % 16) * 4);
+    let start = usize::from(u16::from_be_bytes([header[6], header[7]]) % 8192) * 8;
+    if start + body.len() > 65_535 {
+        return None;
+    }
+    let later = [&header[..20], &copied_options(&header[20..])].concat();
+    let mut fragments = Vec::new();
+    let mut done = 0;
+    while done < body.len() {
+        let header = if done == 0 { header } else { &later[..] };
+        let end = body.len().min(done + (max - header.len()) / 8 * 8);
+        let mut fragment = [header, &body[done..end]].concat();
+        fragment[0] = 0x40 + (header.len() / 4) as u8;
+        let len = fragment.len() as u16;
+        fragment[2..4].copy_from_slice(&len.to_be_bytes());
+        let more_to_come = if end < body.len() { 0x20 } else { packet[6] & 0x20 };
+        let [high, low] = (((start + done) / 8) as u16).to_be_bytes();
+        fragment[6] = (packet[6] & 0xc0) | more_to_come | high;
+        fragment[7] = low;
+        seal(&mut fragment);
+        fragments.push(fragment);
+        done = end;
+    }
+    Some(fragments)
+}
+
+/// Those options that every fragment carries, padded to words of 4 bytes.
+fn copied_options(options: &[u8]) -> Vec<u8> {
+    let mut copied = Vec::new();
+    let mut at = 0;
+    while at < options.len() && options[at] != 0 {
+        let len = if options[at] == 1 { 1 } else { options.get(at + 1).map_or(0, |len| usize::from(*len)) };
+        if len == 0 || (len == 1 && options[at] != 1) || at + len > options.len() {
+            break;
+        }
+        if options[at] >= 128 {
+            copied.extend(&options[at..at + len]);
+        }
+        at += len;
+    }
+    copied.resize(copied.len().div_ceil(4) * 4, 0);
+    copied
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use vmcast_common::fib::{FibOp, IfIndex};
 
-use crate::{ApplyError, Counters, Fib, Punt, software::Disposition};
+use crate::{ApplyError, Counters, Fib, PacketTooBig, Punt, software::Disposition};
 
 /// What a plane did with one frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,9 @@ pub trait PlaneUnderTest {
 
     /// Takes every punt so far.
     fn take_punts(&mut self) -> Vec<Punt>;
+
+    /// Takes every message to a source so far.
+    fn take_too_big(&mut self) -> Vec<PacketTooBig>;
 
     /// As [`crate::Dataplane::dump`].
     fn dump(&mut self) -> Fib;

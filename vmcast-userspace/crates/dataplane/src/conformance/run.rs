@@ -44,7 +44,8 @@ pub const fn provoked_by_packets(reason: DropReason) -> bool {
         DropReason::MemberGone
         | DropReason::LostOrder
         | DropReason::KernelRefused
-        | DropReason::DeviceRefused => false,
+        | DropReason::DeviceRefused
+        | DropReason::OversizeLimited => false,
     }
 }
 
@@ -72,6 +73,7 @@ fn take(step: &Step, plane: &mut impl PlaneUnderTest) -> Result<(), String> {
             let before = plane.counters();
             let observed = plane.inject(*ingress, frame);
             compare(&observed, &before, &plane.counters(), plane.take_punts(), expect)
+                .and_then(|()| same("messages to sources", &plane.take_too_big(), &expect.too_big))
                 .map_err(|what| format!("frame {} on {ingress:?}: {what}", hex(frame)))
         }
     }
@@ -87,6 +89,7 @@ fn compare(
     same("disposition", &observed.disposition, &expect.observed.disposition)?;
     same_frames(observed, &expect.observed)?;
     same("drops", &risen_drops(before, after), &expect.drops)?;
+    same("copies in fragments", &(after.fragmented - before.fragmented), &expect.fragmented)?;
     same("stream counters", &risen_streams(before, after), &expect.streams)?;
     same("punts", &punts, &expect.punts)
 }

@@ -13,7 +13,7 @@ use super::{
     Case, Device, Devices, Model, Observed, PlaneUnderTest, RandomStep, Step, cases, provoked_by_packets,
     random_case, run,
 };
-use crate::{ApplyError, Counters, Fib, Punt, software::Core};
+use crate::{ApplyError, Counters, Fib, PacketTooBig, Punt, software::Core};
 
 const DEVICES: Devices = Devices {
     a: Device { ifindex: IfIndex(3), mac: [2, 0xaa, 0, 0, 0, 3], mtu: 1500 },
@@ -39,6 +39,10 @@ impl PlaneUnderTest for Core {
 
     fn take_punts(&mut self) -> Vec<Punt> {
         std::iter::from_fn(|| self.poll_punt()).collect()
+    }
+
+    fn take_too_big(&mut self) -> Vec<PacketTooBig> {
+        std::iter::from_fn(|| self.poll_too_big()).collect()
     }
 
     fn dump(&mut self) -> Fib {
@@ -97,6 +101,7 @@ fn the_model_agrees_with_every_case_that_it_knows_the_rules_of() {
                     assert_eq!(modelled.observed.disposition, expect.observed.disposition, "{place}");
                     assert_eq!(modelled.observed.by_device(), expect.observed.by_device(), "{place}");
                     assert_eq!(modelled.drops, expect.drops, "{place}");
+                    assert_eq!(modelled.fragmented, expect.fragmented, "{place}");
                     assert_eq!(modelled.streams, expect.streams, "{place}");
                     assert!(punts_agree(&mut told, &modelled.punts, &expect.punts), "{place}");
                 }
@@ -169,6 +174,7 @@ fn compare(seed: u64) -> Result<usize, TestCaseError> {
                 let after = core.counters();
                 let expect = model.expect(ingress, &frame);
                 copies += observed.frames.len();
+                prop_assert_eq!(after.fragmented - before.fragmented, expect.fragmented, "seed {}", seed);
                 prop_assert_eq!(&observed, &expect.observed, "seed {}: {:02x?}", seed, frame);
                 for reason in DropReason::ALL {
                     let risen = after.drops[&reason] - before.drops[&reason];

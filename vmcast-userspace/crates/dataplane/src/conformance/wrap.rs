@@ -2,13 +2,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder, UdpHeader};
+use etherparse::{
+    IpFragOffset, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6FragmentHeader, Ipv6Header, PacketBuilder,
+    UdpHeader,
+};
 use vmcast_common::{
     fib::{IfIndex, Interface, Link, NextHop, TagProtocol, Tunnel, TunnelKind},
     hdr::eth::Mac,
 };
 
-use super::packet::{Packet, seal};
+use super::packet::{Packet, fragments, seal};
+use crate::PacketTooBig;
 
 /// A multicast packet of either version.
 #[derive(Clone, Debug)]
@@ -65,6 +69,26 @@ impl Inner {
             seal(&mut bytes);
         }
         Self { tos, bytes, ..self.clone() }
+    }
+
+    /// The IPv4 packet of a source that allows no fragments.
+    pub(super) fn whole_only(mut self) -> Self {
+        self.bytes[6] |= 0x40;
+        seal(&mut self.bytes);
+        self
+    }
+
+    /// The fragments of the IPv4 packet, at most so many bytes each.
+    pub(super) fn cut(&self, max: usize) -> Vec<Self> {
+        let fragments = fragments(&self.bytes, max).expect("a packet of a size there can be");
+        fragments.into_iter().map(|bytes| Self { bytes, ..self.clone() }).collect()
+    }
+
+    /// The IPv4 packet with other bytes in its header, sealed.
+    pub(super) fn changed(mut self, change: impl FnOnce(&mut Vec<u8>)) -> Self {
+        change(&mut self.bytes);
+        seal(&mut self.bytes);
+        self
     }
 
     /// The packet as the next router sees it.
@@ -146,6 +170,58 @@ pub(super) fn tunnelled(tunnel: &Tunnel, hop: &NextHop, inner: &Inner) -> (IfInd
     let outer = outer(tunnel.kind, tunnel.local, tunnel.remote, tos, inner.is_ipv6(), &inner.forwarded());
     let destination = hop.destination_mac.expect("a resolved next hop");
     (hop.ifindex, on_link(&hop.link, destination, hop.source_mac, tunnel.remote.is_ipv6(), &outer))
+}
+
+/// The copy in a tunnel whose outer packet is sent in fragments of at most so many bytes.
+pub(super) fn tunnelled_in_fragments(
+    tunnel: &Tunnel,
+    hop: &NextHop,
+    inner: &Inner,
+    identification: u16,
+) -> Vec<(IfIndex, Vec<u8>)> {
+    let mut packet =
+        outer(tunnel.kind, tunnel.local, tunnel.remote, inner.tos, inner.is_ipv6(), &inner.forwarded());
+    let is_ipv6 = tunnel.remote.is_ipv6();
+    let max = hop.mtu.into();
+    let pieces = if is_ipv6 {
+        fragments_v6(&packet, identification.into(), max)
+    } else {
+        packet[4..6].copy_from_slice(&identification.to_be_bytes());
+        packet[6] = 0;
+        fragments(&packet, max).expect("a packet of a size there can be")
+    };
+    let destination = hop.destination_mac.expect("a resolved next hop");
+    let frame =
+        |piece: &Vec<u8>| (hop.ifindex, on_link(&hop.link, destination, hop.source_mac, is_ipv6, piece));
+    pieces.iter().map(frame).collect()
+}
+
+/// The fragments of an IPv6 packet (RFC 8200 §4.5).
+fn fragments_v6(packet: &[u8], identification: u32, max: usize) -> Vec<Vec<u8>> {
+    let (header, rest) = packet.split_at(40);
+    let room = (max - 48) / 8 * 8;
+    let pieces = rest.chunks(room).enumerate().map(|(index, part)| {
+        let header_of_fragment = Ipv6FragmentHeader {
+            next_header: IpNumber(header[6]),
+            fragment_offset: IpFragOffset::try_new((index * room / 8) as u16).expect("13 bits"),
+            more_fragments: index * room + part.len() < rest.len(),
+            identification,
+        };
+        let mut piece = [header, &header_of_fragment.to_bytes(), part].concat();
+        piece[4..6].copy_from_slice(&(part.len() as u16 + 8).to_be_bytes());
+        piece[6] = 44;
+        piece
+    });
+    pieces.collect()
+}
+
+/// What the source of an IPv6 packet is told that is larger than `mtu`: as much of the packet as leaves the message
+/// within 1280 bytes.
+pub(super) fn packet_too_big(source: IpAddr, mut invoking: Vec<u8>, mtu: u32) -> PacketTooBig {
+    let IpAddr::V6(destination) = source else { unreachable!("IPv6") };
+    invoking.truncate(1280 - 48);
+    let message = [&[2, 0, 0, 0][..], &mtu.to_be_bytes(), &invoking].concat();
+    PacketTooBig { destination, message }
 }
 
 /// A packet in its encapsulation: outer TTL 64, do not fragment, no identification, no UDP checksum.

@@ -8,8 +8,8 @@ use std::{
 use vmcast_common::fib::{FibOp, IfIndex};
 
 use crate::{
-    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, StatsError,
-    software::Core,
+    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, PacketTooBig, Punt,
+    StatsError, software::Core,
 };
 
 #[derive(Debug, Default)]
@@ -78,6 +78,10 @@ impl Dataplane for Plane {
 
     fn poll_punt(&mut self) -> Option<Punt> {
         lock(&self.0).punts.pop_front()
+    }
+
+    fn poll_too_big(&mut self) -> Option<PacketTooBig> {
+        None
     }
 
     fn counters(&self) -> Result<Counters, StatsError> {
@@ -158,7 +162,7 @@ mod tests {
         recording.punt(punt);
         assert_eq!(plane.poll_punt(), Some(punt));
         assert_eq!(plane.poll_punt(), None);
-        let counters = Counters { drops: [(DropReason::Oversize, 7)].into(), streams: vec![] };
+        let counters = Counters { drops: [(DropReason::Oversize, 7)].into(), fragmented: 3, streams: vec![] };
         recording.set_counters(counters.clone());
         assert_eq!(plane.counters().unwrap(), counters);
     }

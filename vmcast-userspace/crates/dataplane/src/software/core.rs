@@ -1,15 +1,19 @@
 //! A whole data plane without I/O: operations and frames in, frames out.
 
 use vmcast_common::{
-    fib::{FibOp, IfIndex, NextHopId, Output, Way},
+    fib::{FibOp, IfIndex},
     forward::{Replicate, decide},
-    maps::{MemberEntry, NextHopEntry},
-    rewrite,
+    rewrite::{self, Ends, forward_header, readdress},
     verdict::{DropReason, PuntReason, Refusal, Verdict},
 };
 
-use super::{Limits, copy::CopyBuffer, punts::Punts, tables::Tables};
-use crate::{ApplyError, Counters, Fib, Punt};
+use super::{Limits, punts::Punts, tables::Tables};
+use crate::{
+    ApplyError, Counters, Fib, Punt,
+    copy_buffer::CopyBuffer,
+    oversize::{Fragmenter, PacketTooBig},
+    ways::{Way, Ways as _},
+};
 
 /// What becomes of a received frame, beside the copies made of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,7 @@ pub struct Core {
     punts: Punts,
     drops: [u64; DropReason::ALL.len()],
     buffer: CopyBuffer,
+    fragmenter: Fragmenter,
 }
 
 impl Core {
@@ -51,6 +56,7 @@ impl Core {
             punts: Punts::new(&limits),
             drops: [0; DropReason::ALL.len()],
             buffer: CopyBuffer::default(),
+            fragmenter: Fragmenter::new(limits.oversize),
         }
     }
 
@@ -98,6 +104,11 @@ impl Core {
         self.punts.poll()
     }
 
+    /// Takes the next message to a source whose packets are too large.
+    pub fn poll_too_big(&mut self) -> Option<PacketTooBig> {
+        self.fragmenter.poll_too_big()
+    }
+
     /// What is in force.
     #[must_use]
     pub fn dump(&self) -> Fib {
@@ -109,6 +120,7 @@ impl Core {
     pub fn counters(&self) -> Counters {
         Counters {
             drops: DropReason::ALL.into_iter().map(|reason| (reason, self.drops[reason as usize])).collect(),
+            fragmented: self.fragmenter.fragmented(),
             streams: self.tables.stats(),
         }
     }
@@ -147,17 +159,31 @@ impl Core {
         if packet.new_source {
             self.punts.offer(PuntReason::NewSource, packet.input, packet.stream, now_ns);
         }
-        self.buffer.load(frame, packet);
-        for output in self.tables.outputs(packet.table) {
-            let made = way(&self.tables, output).and_then(|(egress, member, hop)| {
-                rewrite::copy(self.buffer.begin(), &member, &hop, packet.input, false)?;
-                Ok(egress)
+        let bytes = &frame[packet.ip_offset..packet.ip_offset + packet.ip_len];
+        let bytes = self.buffer.load(bytes);
+        // The decision has read the whole header, and the ports that are changed.
+        let _ = forward_header(bytes, packet, 0);
+        if let Some(ports) = packet.new_ports {
+            let _ = readdress(bytes, 0, &Ends::of_input(packet, ports));
+        }
+        let Self { tables, buffer, fragmenter, drops, .. } = self;
+        for output in tables.outputs(packet.table) {
+            let made = tables.way(output).and_then(|Way { egress, member, hop }| {
+                match rewrite::copy(buffer.begin(), &member, &hop, packet.input, false) {
+                    Ok(()) => out(egress, buffer.frame()),
+                    Err(DropReason::Oversize) => {
+                        let mut each = |fragment: &[u8]| out(egress, fragment);
+                        fragmenter.copy(buffer.packet(), &member, &hop, packet.input, now_ns, &mut each)?;
+                    }
+                    Err(reason) => return Err(reason),
+                }
+                Ok(())
             });
-            match made {
-                Ok(egress) => out(egress, self.buffer.frame()),
-                Err(reason) => self.drops[reason as usize] += 1,
+            if let Err(reason) = made {
+                drops[reason as usize] += 1;
             }
         }
+        fragmenter.end(buffer.packet(), now_ns);
     }
 }
 
@@ -165,42 +191,4 @@ impl Default for Core {
     fn default() -> Self {
         Self::new(Limits::default())
     }
-}
-
-/// The egress device of a member, and what the copy is made with.
-fn way(tables: &Tables, output: Output) -> Result<(IfIndex, MemberEntry, NextHopEntry), DropReason> {
-    let hop = |id: Option<NextHopId>| {
-        let hop = id.and_then(|id| tables.next_hops.get(&id));
-        hop.ok_or(DropReason::NextHopUnresolved)
-    };
-    Ok(match output {
-        Output::Interface(ifindex) => {
-            let interface = tables.interfaces.get(&ifindex).ok_or(DropReason::MemberGone)?;
-            (interface.device, MemberEntry::native(0), NextHopEntry::native(interface))
-        }
-        Output::Neighbour(id) => {
-            let hop = hop(Some(id))?;
-            (hop.ifindex, MemberEntry::neighbour(0), NextHopEntry::of(hop))
-        }
-        Output::Tunnel(id) => {
-            let tunnel = tables.tunnels.get(&id).ok_or(DropReason::MemberGone)?;
-            let hop = hop(tunnel.next_hop)?;
-            let member = MemberEntry::tunnel(0, tunnel).ok_or(DropReason::MemberGone)?;
-            (hop.ifindex, member, NextHopEntry::of(hop))
-        }
-        Output::Converted(id) => {
-            let conversion = tables.conversions.get(id).ok_or(DropReason::MemberGone)?;
-            let member = MemberEntry::converted(0, conversion).ok_or(DropReason::MemberGone)?;
-            match conversion.way {
-                Way::Interface(ifindex) => {
-                    let interface = tables.interfaces.get(&ifindex).ok_or(DropReason::NextHopUnresolved)?;
-                    (interface.device, member, NextHopEntry::native(interface))
-                }
-                Way::NextHop(id) => {
-                    let hop = hop(id)?;
-                    (hop.ifindex, member, NextHopEntry::of(hop))
-                }
-            }
-        }
-    })
 }

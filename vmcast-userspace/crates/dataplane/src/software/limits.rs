@@ -2,7 +2,7 @@
 
 use vmcast_common::maps::limit;
 
-use crate::capacity::Capacities;
+use crate::{capacity::Capacities, oversize};
 
 /// Capacities, those of the kernel's maps by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Limits {
     pub punt_memory: u32,
     /// Punts that wait for the controller; further ones are forgotten, and so told again later.
     pub punt_queue: u32,
+    /// How much is done for packets that are larger than a member's link takes.
+    pub oversize: oversize::Limits,
 }
 
 impl Default for Limits {
@@ -36,6 +38,7 @@ impl Default for Limits {
             endpoints: limit::ENDPOINTS,
             punt_memory: limit::PUNT_MEMORY,
             punt_queue: 4_096,
+            oversize: oversize::Limits::default(),
         }
     }
 }

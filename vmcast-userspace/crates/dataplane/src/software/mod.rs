@@ -2,10 +2,10 @@
 //! there is no BPF, and as the reference that the kernel program is compared with.
 
 mod apply;
-mod copy;
 mod core;
 mod limits;
 mod offload;
+pub(crate) mod outbox;
 mod plane;
 mod punts;
 mod socket;

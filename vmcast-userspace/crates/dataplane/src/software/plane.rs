@@ -2,8 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, IoSlice, Read as _, Write as _},
-    ops::Range,
+    io::{self, Read as _, Write as _},
     os::{fd::AsFd as _, unix::net::UnixStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -12,10 +11,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    time::{ClockId, clock_gettime},
-};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmcast_common::{
     fib::{FibOp, IfIndex},
     verdict::DropReason,
@@ -23,15 +19,16 @@ use vmcast_common::{
 
 use super::{
     Core, Limits,
-    socket::{Batch, Receiver, Sender},
+    outbox::Outbox,
+    socket::{Batch, Receiver},
 };
-use crate::{ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, StatsError};
+use crate::{
+    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, PacketTooBig, Punt,
+    StatsError, clock::now_ns,
+};
 
 /// Batches taken from one interface before the others have their turn.
 const BATCHES_PER_TURN: usize = 8;
-/// Bytes of copies that wait for one interface before they are sent: what bounds the memory of a
-/// packet with many members.
-const GATHERED_BYTES: usize = 1 << 18;
 
 /// A data plane made of packet sockets and one thread, which ends when the plane is dropped.
 ///
@@ -158,6 +155,10 @@ impl Dataplane for Plane {
 
     fn poll_punt(&mut self) -> Option<Punt> {
         lock(&self.core).poll_punt()
+    }
+
+    fn poll_too_big(&mut self) -> Option<PacketTooBig> {
+        lock(&self.core).poll_too_big()
     }
 
     fn counters(&self) -> Result<Counters, StatsError> {
@@ -290,75 +291,6 @@ struct Ready {
     interfaces: Vec<IfIndex>,
 }
 
-/// Copies on their way out, gathered by interface.
-#[derive(Default)]
-struct Outbox {
-    by_interface: BTreeMap<IfIndex, Egress>,
-    refused: u64,
-}
-
-#[derive(Default)]
-struct Egress {
-    /// Opened with the first copy; tried again with every batch while it cannot be.
-    sender: Option<Sender>,
-    bytes: Vec<u8>,
-    frames: Vec<Range<usize>>,
-}
-
-impl Outbox {
-    fn push(&mut self, egress: IfIndex, frame: &[u8]) {
-        let ifindex = egress;
-        let egress = self.by_interface.entry(ifindex).or_default();
-        let start = egress.bytes.len();
-        egress.bytes.extend_from_slice(frame);
-        egress.frames.push(start..egress.bytes.len());
-        if egress.bytes.len() >= GATHERED_BYTES {
-            self.refused += egress.flush(ifindex);
-        }
-    }
-
-    /// Sends all and returns how many copies were refused since the last time.
-    fn flush(&mut self) -> u64 {
-        let last: u64 = self.by_interface.iter_mut().map(|(&ifindex, egress)| egress.flush(ifindex)).sum();
-        std::mem::take(&mut self.refused) + last
-    }
-
-    fn close(&mut self, ifindex: IfIndex) {
-        self.by_interface.remove(&ifindex);
-    }
-}
-
-impl Egress {
-    fn flush(&mut self, ifindex: IfIndex) -> u64 {
-        if self.frames.is_empty() {
-            return 0;
-        }
-        if self.sender.is_none() {
-            match Sender::open(ifindex) {
-                Ok(sender) => self.sender = Some(sender),
-                Err(error) => tracing::debug!(ifindex = ifindex.0, %error, "no way out by this interface"),
-            }
-        }
-        let refused = match &self.sender {
-            Some(sender) => {
-                let frames: Vec<_> =
-                    self.frames.iter().map(|range| IoSlice::new(&self.bytes[range.clone()])).collect();
-                sender.send(&frames)
-            }
-            None => self.frames.len() as u64,
-        };
-        self.bytes.clear();
-        self.frames.clear();
-        refused
-    }
-}
-
 fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
     core.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Nanoseconds of `CLOCK_MONOTONIC`, the clock that the kernel program stamps with.
-fn now_ns() -> u64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }

@@ -6,7 +6,10 @@ use std::{
 };
 
 use vmcast_common::{
-    fib::{IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
+    fib::{
+        Conversion, ConversionId, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream,
+        Tunnel, TunnelId,
+    },
     forward,
     maps::{
         EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, StreamCounters, StreamEntry,
@@ -14,7 +17,7 @@ use vmcast_common::{
     },
 };
 
-use crate::{Fib, FibStream, StreamStats, conversions::Conversions, endpoints::Endpoints};
+use crate::{Fib, FibStream, StreamStats, conversions::Conversions, endpoints::Endpoints, ways::Ways};
 
 /// What is held of one stream.
 #[derive(Debug)]
@@ -109,6 +112,24 @@ impl Tables {
     }
 }
 
+impl Ways for Tables {
+    fn interface(&self, ifindex: IfIndex) -> Option<Interface> {
+        self.interfaces.get(&ifindex).copied()
+    }
+
+    fn next_hop(&self, id: NextHopId) -> Option<NextHop> {
+        self.next_hops.get(&id).copied()
+    }
+
+    fn tunnel(&self, id: TunnelId) -> Option<Tunnel> {
+        self.tunnels.get(&id).copied()
+    }
+
+    fn conversion(&self, id: ConversionId) -> Option<Conversion> {
+        self.conversions.get(id).copied()
+    }
+}
+
 impl forward::Tables for Tables {
     fn stream(&self, key: &StreamKey) -> Option<StreamEntry> {
         let number = *self.numbers.get(key)?;
@@ -128,7 +149,8 @@ impl forward::Tables for Tables {
             rpf: rpf.0,
             list: 0,
             encapsulated_max: 0,
-            plain_max: u32::MAX,
+            whole_max: u32::MAX,
+            kernel_max: u32::MAX,
         })
     }
 

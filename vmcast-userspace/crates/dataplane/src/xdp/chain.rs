@@ -62,6 +62,11 @@ impl Chain {
         self.links.iter().all(|link| link.table.members() == 0)
     }
 
+    /// Whether a table leads to a next one.
+    pub(super) fn leads_on(&self) -> bool {
+        self.links.len() > 1
+    }
+
     pub(super) fn contains(&self, output: Output) -> bool {
         self.position(output.number()).is_some()
     }

@@ -34,9 +34,13 @@ impl KernelError {
 }
 
 /// What an operation ran into.
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
+    #[error("it is not in the forwarding base")]
     Unknown,
+    #[error("{0}")]
     Unsupported(&'static str),
+    #[error(transparent)]
     Kernel(KernelError),
 }
 

@@ -15,9 +15,12 @@ use super::{
     attach::Attachments, device::Rule, error::KernelError, keep::Pins, kernel::KernelMaps, object,
     plane::KernelPlane, pool::TablePool, refused, relay,
 };
-use crate::capacity::Capacities;
 #[cfg(doc)]
 use crate::{Dataplane, StreamStats};
+use crate::{
+    capacity::Capacities,
+    oversize::{self, server::Server},
+};
 
 /// Whether packets are counted by stream; a constant of the object.
 const STATISTICS: &str = "STATISTICS";
@@ -141,8 +144,9 @@ impl KernelPlane {
             .take_map(TABLES)
             .ok_or_else(|| KernelError::call("looking for a map in the object")("TABLES is missing"))?;
         let attachments = Attachments::new(options.on_exit, pins, !kept.is_empty());
+        let oversize = Server::take_from(&mut loaded, oversize::Limits::default())?;
         let pool = TablePool::start(outer, options.rule != Rule::Tc)?;
-        Ok(Self::new(loaded, maps, pool, attachments, fib, options))
+        Ok(Self::new(loaded, maps, pool, attachments, oversize, fib, options))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    os::fd::BorrowedFd,
 };
 
 use aya::{Ebpf, programs::ProgramFd};
@@ -31,9 +32,11 @@ use super::{
     stats,
 };
 use crate::{
+    PacketTooBig,
     capacity::Capacities,
     carried,
     endpoints::Change as EndpointChange,
+    oversize::server::{Served, Server},
     plane::{
         ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, RefreshError,
         ReleaseError, StatsError,
@@ -52,6 +55,7 @@ pub struct KernelPlane {
     stays: bool,
     devices: Devices,
     capacities: Capacities,
+    oversize: Server,
     /// Why the kernel forwards, for the operator.
     reason: String,
     /// The devices of interfaces, by which engine each is served, and why.
@@ -74,6 +78,7 @@ impl KernelPlane {
         maps: KernelMaps,
         pool: TablePool,
         attachments: Attachments,
+        oversize: Server,
         kept: Option<Fib>,
         options: &Options,
     ) -> Self {
@@ -86,6 +91,7 @@ impl KernelPlane {
             stays: options.stays(),
             devices: Devices::new(options.rule),
             capacities: options.capacities,
+            oversize,
             reason: options.reason.clone(),
             served: BTreeMap::new(),
             chunk: options.chunk.map_or(limit::CHUNK, |chunk| chunk.clamp(1, limit::CHUNK)),
@@ -173,8 +179,10 @@ impl KernelPlane {
             Some(index) => index,
             None => self.hops.take()?,
         };
-        self.maps.write_next_hop(next_hop, &NextHopEntry::native(&interface), device.0)?;
-        let before = self.state.interfaces.insert(ifindex, InterfaceState { interface, next_hop });
+        let mtu = self.usable_mtu(interface.mtu, device);
+        let entry = NextHopEntry::native(&Interface { mtu, ..interface });
+        self.maps.write_next_hop(next_hop, &entry, device.0)?;
+        let before = self.state.interfaces.insert(ifindex, InterfaceState { interface, next_hop, mtu });
         if let Err(error) = self.serve_device(device) {
             if before.is_none() {
                 self.state.interfaces.remove(&ifindex);
@@ -185,11 +193,11 @@ impl KernelPlane {
         if before.is_none() {
             self.put_converted_by(Way::Interface(ifindex))?;
         }
-        if let Some(InterfaceState { interface: before, .. }) = before {
+        if let Some(InterfaceState { interface: before, mtu: before_mtu, .. }) = before {
             if InterfaceKey::of(&before) != InterfaceKey::of(&interface) {
                 self.forget_link(&before)?;
             }
-            if before.mtu != interface.mtu || before.device != device {
+            if before_mtu != mtu || before.device != device {
                 self.put_everywhere(Output::Interface(ifindex))?;
                 self.put_converted_by(Way::Interface(ifindex))?;
             }
@@ -251,6 +259,12 @@ impl KernelPlane {
         Ok(())
     }
 
+    /// The MTU of a link, but no more than its device has: the kernel would leave that out of a broadcast before any
+    /// program sees the copy.
+    fn usable_mtu(&mut self, mtu: u16, device: IfIndex) -> u16 {
+        self.devices.mtu(device.0).map_or(mtu, |of_device| mtu.min(of_device))
+    }
+
     fn remove_interface(&mut self, ifindex: IfIndex) -> Result<(), Failure> {
         let Some(state) = self.state.interfaces.remove(&ifindex) else {
             return Ok(());
@@ -264,17 +278,19 @@ impl KernelPlane {
     }
 
     fn set_next_hop(&mut self, id: NextHopId, hop: NextHop) -> Result<(), Failure> {
-        let known = self.state.next_hops.get(&id).map(|state| (state.index, state.hop));
+        self.devices.forget();
+        let known = self.state.next_hops.get(&id).map(|state| (state.index, state.mtu, state.hop));
         let index = match known {
-            Some((index, _)) => index,
+            Some((index, ..)) => index,
             None => self.hops.take()?,
         };
-        self.maps.write_next_hop(index, &NextHopEntry::of(&hop), hop.ifindex.0)?;
+        let mtu = self.usable_mtu(hop.mtu, hop.ifindex);
+        self.maps.write_next_hop(index, &NextHopEntry::of(&NextHop { mtu, ..hop }), hop.ifindex.0)?;
         let streams = self.state.next_hops.remove(&id).map(|state| state.streams).unwrap_or_default();
-        self.state.next_hops.insert(id, NextHopState { hop, index, streams });
-        let same = |(_, known): (u32, NextHop)| {
+        self.state.next_hops.insert(id, NextHopState { hop, index, mtu, streams });
+        let same = |(_, known_mtu, known): (u32, u16, NextHop)| {
             known.ifindex == hop.ifindex
-                && known.mtu <= hop.mtu
+                && known_mtu <= mtu
                 && known.destination_mac.is_some() == hop.destination_mac.is_some()
         };
         if !known.is_some_and(same) {
@@ -404,8 +420,9 @@ impl KernelPlane {
             Rpf::Exact(input) => InputId::from(input),
             Rpf::AnyUpstream => InputId::NONE,
         };
-        let Effective { table, list, encapsulated_max, plain_max } = self.state.effective(stats, state);
-        let entry = StreamEntry { table, list, stats, rpf: rpf.0, encapsulated_max, plain_max };
+        let Effective { table, list, encapsulated_max, whole_max, kernel_max } =
+            self.state.effective(stats, state);
+        let entry = StreamEntry { table, list, stats, rpf: rpf.0, encapsulated_max, whole_max, kernel_max };
         let stream = state.stream;
         if state.written == Some(entry) {
             return Ok(());
@@ -480,29 +497,22 @@ impl KernelPlane {
         let spec = self.state.spec(output).ok_or(Failure::Unknown)?;
         let at_tc = self.engine_of(spec.ifindex).0 == Engine::TcClone;
         let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
-        if at_tc {
-            if state.chain.contains(output) {
-                self.drop_member(stats, output)?;
-            }
-            self.put_in_list(stats, output, &spec)
-        } else {
-            if state.list.contains(output) {
-                self.drop_member(stats, output)?;
-            }
-            self.put_in_chain(stats, output, &spec)
+        let moves = if at_tc { state.chain.contains(output) } else { state.list.contains(output) };
+        if moves {
+            self.drop_member(stats, output)?;
         }
+        // The bound comes first: no packet meets the member that it does not hold for.
+        let whole_max = self.state.whole_max(output);
+        let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
+        state.expect_member(whole_max);
+        if !at_tc {
+            state.expect_in_chain(output, spec.entry.kind == kind::AMT_V4);
+        }
+        self.write_stream(stats)?;
+        if at_tc { self.put_in_list(stats, output, &spec) } else { self.put_in_chain(stats, output, &spec) }
     }
 
     fn put_in_chain(&mut self, stats: u32, output: Output, spec: &MemberSpec) -> Result<(), Failure> {
-        let link_mtu = match output {
-            Output::Interface(_) | Output::Neighbour(_) | Output::Converted(_) => u16::MAX,
-            Output::Tunnel(id) => self.state.link_mtu(id),
-        };
-        let is_amt_v4 = spec.entry.kind == kind::AMT_V4;
-        let device_mtu = self.devices.mtu(spec.ifindex).unwrap_or(link_mtu);
-        let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
-        state.expect_member(output, is_amt_v4, link_mtu, device_mtu);
-        self.write_stream(stats)?;
         let ways = self.ways();
         self.change_chain(stats, |state, backing, change| {
             state.chain.set(output, spec, ways, backing, change)
@@ -591,11 +601,21 @@ impl KernelPlane {
         let ways = self.ways();
         self.change_chain(stats, |state, backing, change| {
             let removed = state.chain.remove(output, ways, backing, change);
-            if let Ok(true) = removed {
+            if removed.is_ok() {
                 state.forget_member(output);
             }
             removed.map(drop)
         })
+    }
+
+    /// Looks through the members of a stream for the largest packet that every link takes whole.
+    fn refresh_whole_max(&mut self, stats: u32) -> Result<(), Failure> {
+        let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
+        let least = state.outputs().map(|output| self.state.whole_max(output)).min();
+        if let Some(state) = self.state.streams.get_mut(&stats) {
+            state.whole_max = least.unwrap_or(u16::MAX);
+        }
+        self.write_stream(stats)
     }
 
     /// Counter indices of the streams that an output is a member of.
@@ -693,9 +713,29 @@ impl Dataplane for KernelPlane {
         stats::next_punt(&mut self.maps.punts)
     }
 
+    fn oversized(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.oversize.fd())
+    }
+
+    fn serve_oversize(&mut self) -> bool {
+        let Served { more, needless } = self.oversize.serve(&self.state);
+        for stats in needless {
+            if let Err(failure) = self.refresh_whole_max(stats) {
+                tracing::debug!(%failure, "the largest packet of a stream cannot be written");
+            }
+        }
+        more
+    }
+
+    fn poll_too_big(&mut self) -> Option<PacketTooBig> {
+        self.oversize.poll_too_big()
+    }
+
     fn counters(&self) -> Result<Counters, StatsError> {
         let streams = self.state.streams.iter().map(|(stats, state)| (*stats, state.stream));
-        stats::read_counters(&self.maps.drops, &self.maps.stream_stats, streams)
+        let mut counters = stats::read_counters(&self.maps.drops, &self.maps.stream_stats, streams)?;
+        self.oversize.count(&mut counters);
+        Ok(counters)
     }
 
     fn engine(&self) -> EngineInfo {

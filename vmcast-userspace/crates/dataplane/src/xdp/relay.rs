@@ -18,7 +18,7 @@ use netlink_packet_route::{
 };
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use nix::net::if_::if_nametoindex;
-use vmcast_common::fib::IfIndex;
+use vmcast_common::{fib::IfIndex, maps::limit};
 
 use super::{
     error::KernelError,
@@ -27,8 +27,6 @@ use super::{
 
 /// Begins the name of every relay device.
 const PREFIX: &str = "vmc";
-/// Largest frame that one page has room for beside what the kernel keeps there for XDP: the MTU of both ends.
-pub(super) const MTU: u16 = 3400;
 /// Tells the pairs of one process apart.
 static PAIRS: AtomicU32 = AtomicU32::new(0);
 
@@ -122,7 +120,7 @@ fn create(near: &str, far: &str) -> RouteNetlinkMessage {
         message.header.change_mask = LinkFlags::Noarp;
         message.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::Mtu(MTU.into()),
+            LinkAttribute::Mtu(limit::RELAY_MTU),
             LinkAttribute::NumTxQueues(queues),
             LinkAttribute::NumRxQueues(queues),
         ];

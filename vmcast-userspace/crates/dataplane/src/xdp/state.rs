@@ -6,23 +6,22 @@ use std::net::IpAddr;
 use vmcast_common::{
     fib::{
         Conversion, ConversionId, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream,
-        TunnelId, Way,
+        Tunnel, TunnelId, Way,
     },
-    maps::{MemberEntry, StreamEntry},
+    maps::{MemberEntry, StreamEntry, limit},
     rewrite::AMT_V4_OVERHEAD,
 };
 
-use super::{chain::Chain, member_table::MemberSpec, relay, tunnel_table::TunnelTable};
+use super::{chain::Chain, member_table::MemberSpec, tunnel_table::TunnelTable};
 use crate::{
     conversions::Conversions,
     endpoints::Endpoints,
+    oversize::server::Streams,
     plane::{Fib, FibStream},
     tc::list::MemberList,
+    ways::Ways,
 };
 
-/// By how many bytes a packet may exceed a device's MTU before the broadcast leaves the device out: the
-/// kernel allows for a VLAN tag (`xdp_ok_fwd_dev`).
-const BROADCAST_SLACK: u32 = 4;
 /// Index of the next hop that is never resolved: members whose way is not known point to it.
 pub(super) const NO_NEXT_HOP: u32 = 0;
 
@@ -31,12 +30,16 @@ pub(super) struct InterfaceState {
     pub(super) interface: Interface,
     /// Index of the next hop of native output.
     pub(super) next_hop: u32,
+    /// The MTU as the kernel's table has it.
+    pub(super) mtu: u16,
 }
 
 #[derive(Debug)]
 pub(super) struct NextHopState {
     pub(super) hop: NextHop,
     pub(super) index: u32,
+    /// The MTU as the kernel's table has it.
+    pub(super) mtu: u16,
     /// Counter indices of the streams that the neighbour itself is a member of.
     pub(super) streams: BTreeSet<u32>,
 }
@@ -55,10 +58,9 @@ pub(super) struct StreamState {
     /// Members at XDP that are no tunnels of AMT over IPv4: for those alone packets are encapsulated before
     /// they are copied.
     pub(super) others: BTreeSet<Output>,
-    /// Smallest MTU among the links of the other members at XDP since there was none.
-    pub(super) least_mtu: u16,
-    /// Smallest MTU among the devices of all members at XDP since there was none.
-    pub(super) least_device_mtu: u16,
+    /// Largest packet that the link of every member, wherever it is, took whole since there was none or since
+    /// they were looked through.
+    pub(super) whole_max: u16,
     /// The entry as the kernel has it.
     pub(super) written: Option<StreamEntry>,
 }
@@ -69,7 +71,8 @@ pub(super) struct Effective {
     pub(super) table: u32,
     pub(super) list: u32,
     pub(super) encapsulated_max: u32,
-    pub(super) plain_max: u32,
+    pub(super) whole_max: u32,
+    pub(super) kernel_max: u32,
 }
 
 impl StreamState {
@@ -83,8 +86,7 @@ impl StreamState {
             list: MemberList::default(),
             first_written: 0,
             others: BTreeSet::new(),
-            least_mtu: u16::MAX,
-            least_device_mtu: u16::MAX,
+            whole_max: u16::MAX,
             written: None,
         }
     }
@@ -97,12 +99,12 @@ impl StreamState {
     /// Members at TC alone have their place in the kernel by the index of the stream's counters.
     fn effective(&self, stats: u32) -> Effective {
         let listed = self.chain.is_empty() && self.list.first() != 0;
-        let least = if self.chain.id() == 0 { u16::MAX } else { self.least_device_mtu.min(relay::MTU) };
         Effective {
             table: self.chain.id(),
             list: if listed { stats } else { 0 },
             encapsulated_max: self.encapsulated_max(),
-            plain_max: u32::from(least) + BROADCAST_SLACK,
+            whole_max: self.whole_max.into(),
+            kernel_max: if self.is_relayed() { limit::RELAY_MTU } else { u32::MAX },
         }
     }
 
@@ -112,13 +114,22 @@ impl StreamState {
         if self.chain.is_empty() || !self.others.is_empty() {
             return 0;
         }
-        u32::from(self.least_mtu.min(relay::MTU)).saturating_sub(AMT_V4_OVERHEAD as u32)
+        let whole_max = u32::from(self.whole_max);
+        if self.is_relayed() { whole_max.min(limit::RELAY_MTU - AMT_V4_OVERHEAD as u32) } else { whole_max }
+    }
+
+    /// Whether copies for some members go through a relay device from wherever packets come in.
+    fn is_relayed(&self) -> bool {
+        self.chain.leads_on() || self.list.first() != 0
     }
 
     /// Takes note of a member before it joins.
-    pub(super) fn expect_member(&mut self, output: Output, is_amt_v4: bool, link_mtu: u16, device_mtu: u16) {
-        self.least_device_mtu = self.least_device_mtu.min(device_mtu);
-        self.least_mtu = self.least_mtu.min(link_mtu);
+    pub(super) fn expect_member(&mut self, whole_max: u16) {
+        self.whole_max = self.whole_max.min(whole_max);
+    }
+
+    /// Takes note of a member before it joins at XDP.
+    pub(super) fn expect_in_chain(&mut self, output: Output, is_amt_v4: bool) {
         if is_amt_v4 {
             self.others.remove(&output);
         } else {
@@ -129,9 +140,8 @@ impl StreamState {
     /// Takes note of a member that has left.
     pub(super) fn forget_member(&mut self, output: Output) {
         self.others.remove(&output);
-        if self.chain.is_empty() {
-            self.least_mtu = u16::MAX;
-            self.least_device_mtu = u16::MAX;
+        if self.chain.is_empty() && self.list.first() == 0 {
+            self.whole_max = u16::MAX;
         }
     }
 }
@@ -234,23 +244,28 @@ impl State {
         self.interfaces.values().next().map_or(LOOPBACK, |state| state.interface.device.0)
     }
 
-    /// The MTU of the link that a tunnel's copies leave by.
-    pub(super) fn link_mtu(&self, id: TunnelId) -> u16 {
-        let hop = self.tunnels.get(id).and_then(|tunnel| tunnel.next_hop);
-        let known = hop.and_then(|hop| self.next_hops.get(&hop)).map(|state| state.hop.mtu);
-        known.or_else(|| Some(self.interfaces.values().next()?.interface.mtu)).unwrap_or(u16::MAX)
+    /// Largest packet that a member's link takes whole. A tunnel without a way has copies on any device, where they
+    /// are counted.
+    pub(super) fn whole_max(&self, output: Output) -> u16 {
+        let any = || self.interfaces.values().next().map_or(u16::MAX, |state| state.mtu);
+        self.way(output).map_or_else(|_| any().saturating_sub(AMT_V4_OVERHEAD as u16), |way| way.whole_max())
+    }
+
+    /// The stream whose members another's packets go to, by the index of its counters.
+    fn owner<'a>(&'a self, stats: u32, state: &'a StreamState) -> Option<(u32, &'a StreamState)> {
+        match state.members {
+            Members::Own => Some((stats, state)),
+            Members::OfAnySource => {
+                let any = Stream { source: None, group: state.stream.group };
+                let any = *self.by_stream.get(&any)?;
+                Some((any, self.streams.get(&any)?))
+            }
+        }
     }
 
     /// What a stream's packets are done with at present.
     pub(super) fn effective(&self, stats: u32, state: &StreamState) -> Effective {
-        match state.members {
-            Members::Own => state.effective(stats),
-            Members::OfAnySource => {
-                let any = Stream { source: None, group: state.stream.group };
-                let any = self.by_stream.get(&any).and_then(|any| Some((*any, self.streams.get(any)?)));
-                any.map_or_else(Effective::default, |(stats, any)| any.effective(stats))
-            }
-        }
+        self.owner(stats, state).map_or_else(Effective::default, |(stats, owner)| owner.effective(stats))
     }
 
     /// Everything in force.
@@ -271,5 +286,31 @@ impl State {
                 })
                 .collect(),
         }
+    }
+}
+
+impl Ways for State {
+    fn interface(&self, ifindex: IfIndex) -> Option<Interface> {
+        self.interfaces.get(&ifindex).map(|state| Interface { mtu: state.mtu, ..state.interface })
+    }
+
+    fn next_hop(&self, id: NextHopId) -> Option<NextHop> {
+        self.next_hops.get(&id).map(|state| NextHop { mtu: state.mtu, ..state.hop })
+    }
+
+    fn tunnel(&self, id: TunnelId) -> Option<Tunnel> {
+        self.tunnels.get(id)
+    }
+
+    fn conversion(&self, id: ConversionId) -> Option<Conversion> {
+        self.conversions.get(id).copied()
+    }
+}
+
+impl Streams for State {
+    fn members(&self, stream: &Stream) -> Option<(u32, impl Iterator<Item = Output>)> {
+        let stats = *self.by_stream.get(stream)?;
+        let (owner, state) = self.owner(stats, self.streams.get(&stats)?)?;
+        Some((owner, state.outputs()))
     }
 }

@@ -1,5 +1,7 @@
 //! Streams that come in by unicast, and that leave to other addresses and ports.
 
+mod oversize;
+
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{IpFragOffset, Ipv4Header};
@@ -86,7 +88,10 @@ pub(super) fn cases(scene: &Scene) -> Vec<Case> {
         add("datagrams of every length, with a checksum and without, are converted", lengths(scene, &ends));
         add("a converted checksum that comes out as zero is sent as all ones", zero_sum(scene, &ends));
         add("a stream out of a tunnel is converted", out_of_a_tunnel(scene, &ends));
-        add("a converted packet that is too large or has no life left goes nowhere", limits(scene, &ends));
+        add(
+            "a converted packet that must stay whole and is too large, or has no life left, goes nowhere",
+            limits(scene, &ends),
+        );
         add("what is no whole datagram is not converted", not_convertible(scene, &ends));
         add("what is refused at a unicast input goes to the host", refused_inputs(scene, &ends));
         add("a unicast input is an address and a port until it is withdrawn", inputs(scene, &ends));
@@ -104,6 +109,7 @@ pub(super) fn cases(scene: &Scene) -> Vec<Case> {
         case("conversions and unicast inputs are in force until they are removed", state(scene)),
         case("conversions and unicast inputs that cannot be are refused", refused(scene)),
     ]);
+    cases.extend(oversize::cases(scene));
     cases
 }
 

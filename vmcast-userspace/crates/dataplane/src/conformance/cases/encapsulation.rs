@@ -17,9 +17,9 @@ use crate::conformance::{
     wrap::{Inner, arriving, native, neighbour, on_link, outer, tunnelled},
 };
 
-const KEY: u32 = 0xcafe_0102;
-const MEMBER: TunnelId = TunnelId(300);
-const UPSTREAM: TunnelId = TunnelId(301);
+pub(super) const KEY: u32 = 0xcafe_0102;
+pub(super) const MEMBER: TunnelId = TunnelId(300);
+pub(super) const UPSTREAM: TunnelId = TunnelId(301);
 
 pub(super) fn cases(scene: &Scene) -> Vec<Case> {
     let mut cases = Vec::new();
@@ -58,11 +58,11 @@ pub(super) fn cases(scene: &Scene) -> Vec<Case> {
     cases
 }
 
-fn v4_video(payload: usize) -> Inner {
+pub(super) fn v4_video(payload: usize) -> Inner {
     Inner::udp(address("198.51.100.7"), address("232.129.2.3"), 0xb8, payload)
 }
 
-fn v6_video(payload: usize) -> Inner {
+pub(super) fn v6_video(payload: usize) -> Inner {
     Inner::udp(address("2001:db8::7"), address("ff3e::8000:1"), 0xb8, payload)
 }
 
@@ -74,12 +74,12 @@ fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-fn stream(inner: &Inner) -> Stream {
+pub(super) fn stream(inner: &Inner) -> Stream {
     Stream { source: Some(inner.source), group: inner.group }
 }
 
 /// A tunnel by a device; ports only where the encapsulation has them.
-fn tunnel(kind: TunnelKind, v6: bool, host: u8, device: IfIndex, upstream: bool) -> Tunnel {
+pub(super) fn tunnel(kind: TunnelKind, v6: bool, host: u8, device: IfIndex, upstream: bool) -> Tunnel {
     let end = |host: u8, port: u16| {
         let ip =
             if v6 { address(&format!("2001:db8:1::{host:x}")) } else { address(&format!("10.1.0.{host}")) };
@@ -94,11 +94,11 @@ fn tunnel(kind: TunnelKind, v6: bool, host: u8, device: IfIndex, upstream: bool)
     }
 }
 
-fn expect(inner: &Inner) -> Expect {
+pub(super) fn expect(inner: &Inner) -> Expect {
     Expect::consumed().replicated(stream(inner), inner.len())
 }
 
-fn set_streams(inners: &[Inner], rpf: Input, output: Output) -> Vec<FibOp> {
+pub(super) fn set_streams(inners: &[Inner], rpf: Input, output: Output) -> Vec<FibOp> {
     inners
         .iter()
         .flat_map(|inner| {
@@ -145,7 +145,7 @@ fn come(scene: &Scene, kind: TunnelKind, v6: bool) -> Vec<Step> {
     steps
 }
 
-fn overhead(kind: TunnelKind, v6: bool) -> usize {
+pub(super) fn overhead(kind: TunnelKind, v6: bool) -> usize {
     let ip = if v6 { 40 } else { 20 };
     ip + match kind {
         TunnelKind::Amt => 10,
@@ -160,7 +160,7 @@ fn largest(scene: &Scene, kind: TunnelKind, v6: bool) -> Vec<Step> {
     let member = tunnel(kind, v6, 9, b.ifindex, false);
     let fits = 1400 - 28 - overhead(kind, v6);
     let hop = NextHop { mtu: 1400, ..scene.hop(&b) };
-    let inners = [v4_video(fits), v4_video(fits + 1)];
+    let inners = [v4_video(fits), v4_video(fits + 1).whole_only()];
     let natively = Output::Interface(c.ifindex);
     let set = [FibOp::SetNextHop(scene.hop_id(&b), hop), FibOp::SetTunnel(MEMBER, member)];
     let mut ops = scene.with(set);

@@ -296,14 +296,15 @@ fn forms(scene: &Scene) -> Vec<Case> {
     cases
 }
 
-/// Packets at the limit of a link.
+/// Packets at the limit of a link, which may not be sent in fragments.
 fn sizes(scene: &Scene) -> Vec<Case> {
     let [a, b, c] = scene.devices.all();
     // IPv4, UDP and AMT in front; IPv4 and UDP of the packet itself.
     let fits = Packet::udp(SOURCE, GROUP, usize::from(b.mtu) - 30 - 28);
-    let too_long = Packet::udp(SOURCE, GROUP, usize::from(b.mtu) - 30 - 28 + 1);
+    let no_fragments = |packet| Packet { dont_fragment: true, ..packet };
+    let too_long = no_fragments(Packet::udp(SOURCE, GROUP, usize::from(b.mtu) - 30 - 28 + 1));
     let narrow = vmcast_common::fib::NextHop { mtu: 900, ..scene.hop(&b) };
-    let middling = Packet::udp(SOURCE, GROUP, 1000);
+    let middling = no_fragments(Packet::udp(SOURCE, GROUP, 1000));
     let small_device = vmcast_common::fib::Interface { mtu: 700, ..c.interface(false) };
     let narrow_id = vmcast_common::fib::NextHopId(0x1000);
     let members = || [scene.join(STREAM, 0..2, &b), scene.join(STREAM, 2..3, &c)].concat();

@@ -4,6 +4,7 @@ mod churn;
 mod convert;
 mod encapsulation;
 mod forward;
+mod oversize;
 mod pass;
 mod refuse;
 mod state;
@@ -30,6 +31,7 @@ pub fn cases(devices: Devices) -> Vec<Case> {
         state::cases(&scene),
         encapsulation::cases(&scene),
         convert::cases(&scene),
+        oversize::cases(&scene),
     ]
     .concat()
 }

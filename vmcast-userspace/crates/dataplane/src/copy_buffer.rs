@@ -1,9 +1,8 @@
 //! Builds the copies of one packet in one buffer.
 
 use vmcast_common::{
-    forward::Replicate,
     hdr::{eth, link},
-    rewrite::{Ends, Parts, Place, Room, forward_header, readdress},
+    rewrite::{Ends, Parts, Place, Room, readdress},
 };
 
 /// Room for the longest headers in front of the IP packet, in bytes: those of a link, and IPv6 with UDP
@@ -12,7 +11,7 @@ const HEADROOM: usize = link::MAX_LEN + 40 + 8 + 2;
 
 /// The IP packet to copy, its time to live lowered, with room in front of it for any headers.
 #[derive(Debug, Default)]
-pub(super) struct CopyBuffer {
+pub(crate) struct CopyBuffer {
     bytes: Vec<u8>,
     /// Where the frame begins at present.
     start: usize,
@@ -21,29 +20,34 @@ pub(super) struct CopyBuffer {
 }
 
 impl CopyBuffer {
-    /// Takes the packet out of its frame, without the padding that may follow it.
-    pub(super) fn load(&mut self, frame: &[u8], packet: &Replicate) {
+    /// Takes a packet, and gives it for changes.
+    pub(crate) fn load(&mut self, packet: &[u8]) -> &mut [u8] {
         self.bytes.clear();
         self.bytes.resize(HEADROOM, 0);
-        self.bytes.extend_from_slice(&frame[packet.ip_offset..packet.ip_offset + packet.ip_len]);
-        self.own = packet.new_ports.map(|ports| Ends::of_input(packet, ports));
-        // The decision has read the whole header.
-        let _ = forward_header(&mut self.bytes[HEADROOM..], packet, 0);
+        self.bytes.extend_from_slice(packet);
+        self.own = None;
+        &mut self.bytes[HEADROOM..]
     }
 
     /// Leaves an Ethernet header's room in front of the packet, for the next copy, and gives it back the addresses
     /// that the last one changed.
-    pub(super) fn begin(&mut self) -> &mut Self {
+    pub(crate) fn begin(&mut self) -> &mut Self {
         self.start = HEADROOM - eth::LEN;
         if let Some(own) = self.own.take() {
-            // The decision has seen the ports, or what was changed can be changed back.
+            // What was changed can be changed back.
             let _ = readdress(&mut self.bytes[..], HEADROOM, &own);
         }
         self
     }
 
+    /// The packet as it was taken.
+    pub(crate) fn packet(&mut self) -> &[u8] {
+        self.begin();
+        self.bytes.get(HEADROOM..).unwrap_or_default()
+    }
+
     /// The frame as it stands.
-    pub(super) fn frame(&self) -> &[u8] {
+    pub(crate) fn frame(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
 }
