@@ -208,7 +208,7 @@ pub struct Interface {
     /// Whether packets of a source without an entry of its own are accepted here.
     pub accepts_sources: bool,
     /// Whether the host has a use of its own for what comes in here, as a bridge has for its ports: packets
-    /// that are copied then go on to it as well.
+    /// that are copied then go on to it as well, and the kernel does its part at TC.
     pub shared: bool,
     /// Whether the kernel does its part at TC for the whole device, whatever its driver can at XDP.
     pub at_tc: bool,

@@ -1,16 +1,16 @@
 //! The kernel programs of vmcast's data plane.
 //!
-//! `vmcast_ingress` runs on every device that vmcast looks at: it asks
+//! `vmcast_ingress` runs in the driver of every device that vmcast looks at at XDP: it asks
 //! [`vmcast_common::forward::decide`] and turns the verdict into an XDP action. A packet to copy is
-//! trimmed to its IP packet behind one Ethernet header and broadcast to the stream's devmap.
+//! trimmed to its IP packet behind one Ethernet header and broadcast to the stream's first devmap.
 //! `vmcast_copy` runs for every copy on its way out and writes that member's headers over it.
 //! `vmcast_refused` runs after a device took copies, and counts those that it did not take.
 //!
-//! `vmcast_clone` is what runs instead at TC: it walks along the stream's members by itself, and clones
-//! the packet for each, or hands the packet to XDP if there are members there.
+//! `vmcast_clone` runs at TC on the other devices: it hands a packet to XDP if there are members there, or else
+//! walks along the stream's members by itself and clones the packet for each.
 //!
-//! `vmcast_chunk` and `vmcast_list` run behind relay devices, pairs of our own: a stream's next members at XDP,
-//! and its members at TC.
+//! `vmcast_chunk` and `vmcast_list` run behind relay devices, pairs of our own: the one serves a stream's next
+//! members at XDP, the other its members at TC.
 #![feature(asm_experimental_arch)]
 #![no_std]
 #![no_main]

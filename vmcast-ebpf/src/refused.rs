@@ -26,7 +26,7 @@ pub(crate) fn run(ctx: &RawTracePointContext) {
         return;
     }
     let sent = ctx.arg::<u32>(SENT);
-    // Frames at the generic hook are copied without a flush: what they leave behind is not counted.
+    // A note that is not of this very flush counts nothing.
     if flush.passed.wrapping_add(flush.dropped) == sent.wrapping_add(drops) && flush.passed > sent {
         map::count_drops(DropReason::DeviceRefused, flush.passed - sent);
     }

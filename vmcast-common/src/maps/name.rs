@@ -6,7 +6,7 @@ pub const STREAMS: &str = "STREAMS";
 pub const TUNNELS: &str = "TUNNELS";
 /// Our own endpoints → [`super::EndpointEntry`]; hash.
 pub const ENDPOINTS: &str = "ENDPOINTS";
-/// Ingress device → [`super::InterfaceEntry`]; hash.
+/// Ingress device and link → [`super::InterfaceEntry`]; hash.
 pub const INTERFACES: &str = "INTERFACES";
 /// Member index → [`super::MemberEntry`]; array.
 pub const MEMBERS: &str = "MEMBERS";

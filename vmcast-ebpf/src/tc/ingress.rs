@@ -57,7 +57,7 @@ pub(crate) fn run(ctx: &TcContext) -> c_int {
 }
 
 /// Cuts the frame down to what its members get, lowers the time to live of the packet, which stands behind
-/// `front` bytes in memory, and sends the copies.
+/// `front` bytes in memory, and sends the copies, or hands the packet to XDP.
 #[inline(always)]
 fn replicate(skb: Skb, front: usize, packet: &Replicate) -> Result<c_int, DropReason> {
     if packet.shared {

@@ -1,4 +1,5 @@
-//! The same at TC, where a copy is a clone of the packet: for devices that take no frames from XDP.
+//! The same at TC, where a copy is a clone of the packet: for packets that come in by a device without XDP, and
+//! for members behind devices that take no frames from XDP.
 
 mod frame;
 mod ingress;

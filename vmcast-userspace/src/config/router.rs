@@ -171,7 +171,8 @@ impl Default for DataplaneConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
-    /// XDP if the kernel and every interface take it, else TC, else this process.
+    /// XDP for each interface that takes its frames and TC for the others; TC for all if the kernel refuses XDP,
+    /// and this process if it refuses both.
     Auto,
     /// XDP, or refuse to start.
     Xdp,

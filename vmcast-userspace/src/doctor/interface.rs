@@ -87,7 +87,11 @@ fn programs(name: &str, link: &LinkFacts, engine: &Engine) -> Vec<Finding> {
             "ip link set {device} xdp off, if nothing needs it; `bpftool prog show id {id}` tells more"
         );
         if engine.is_only_xdp() {
-            Finding::error(found, "XDP takes one program only: the router does not start").mend(mend)
+            Finding::warning(
+                found,
+                "XDP takes one program only, so what comes in is looked at at TC, which is slower",
+            )
+            .mend(mend)
         } else if engine.is_xdp() {
             Finding::warning(
                 found,
@@ -186,7 +190,7 @@ fn surroundings(name: &str, link: &LinkFacts, asked: &Asked) -> Vec<Finding> {
             findings.push(
                 Finding::warning(
                     format!("it is a port of the bridge {master}"),
-                    "the bridge has its addresses and hears its IGMP, and frames that are taken here do not reach it",
+                    "the bridge has its addresses and hears its IGMP; its frames are looked at at TC, which is slower",
                 )
                 .mend(format!("write name = \"{master}\" in its [[interface]] table")),
             );

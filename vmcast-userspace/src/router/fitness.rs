@@ -1,7 +1,8 @@
-//! Which interfaces XDP does for.
+//! Which interfaces XDP does not do for where nothing else is to be used.
 //!
 //! The kernel leaves a device that sends no redirected frames out of a broadcast, and nobody hears of it:
-//! bridges, macvlans, TUN devices, and a veth whose peer is not prepared.
+//! bridges, macvlans, TUN devices, and a veth whose peer is not prepared. With `engine = "auto"` the plane
+//! serves them at TC.
 
 use nix::net::if_::if_indextoname;
 use vmcast_common::fib::{FibOp, IfIndex, Interface};
@@ -19,7 +20,7 @@ pub(super) struct Unfit {
     name: String,
 }
 
-/// Checks that every interface that copies leave by takes them. One that only takes packets of sources in
+/// Checks that every interface that copies leave by, and that is not to be at TC, takes them. One that only takes packets of sources in
 /// may do without.
 ///
 /// # Errors
@@ -28,7 +29,7 @@ pub(super) fn for_xdp(config: &RouterConfig, first: &[FibOp]) -> Result<(), Unfi
     let Some(features) = features() else {
         return Ok(());
     };
-    for interface in interfaces(first) {
+    for interface in interfaces(first).filter(|interface| !interface.at_tc && !interface.shared) {
         let interface_name = name(interface.ifindex);
         let configured = config.interfaces.iter().find(|known| known.name.as_str() == interface_name);
         let is_stated = config.forwards.iter().flat_map(|forward| &forward.to).any(|target| match target {

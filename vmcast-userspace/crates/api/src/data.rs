@@ -278,7 +278,7 @@ pub struct Interface {
     /// Its addresses.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
-    /// How the data plane sees it, as `xdp`, `xdp-generic`, `packet-socket` or `tun`; `None` if it does not.
+    /// How the data plane sees it, as `xdp`, `tc`, `packet-socket` or `tun`; `None` if it does not.
     #[serde(default)]
     pub attached: Option<String>,
     /// Whether packets of sources are accepted on it.

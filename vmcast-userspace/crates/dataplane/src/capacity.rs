@@ -10,10 +10,10 @@ pub struct Capacities {
     pub streams: u32,
     /// Tunnels.
     pub tunnels: u32,
-    /// Places of members of all streams together. The kernel planes take a second one for a moment where a
-    /// member changes, and for each member of a stream whose list is copied.
+    /// Places of members of all streams together. The kernel plane takes a second one for a moment where a
+    /// member changes, and for each member of a table that is copied; and one for each way from a table on.
     pub members: u32,
-    /// Next hops. The kernel planes take one for each interface, too.
+    /// Next hops. The kernel plane takes one for each interface, too.
     pub next_hops: u32,
     /// Interfaces.
     pub interfaces: u32,

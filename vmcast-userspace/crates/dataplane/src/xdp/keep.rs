@@ -1,9 +1,10 @@
 //! Programs that stay when the daemon ends, and the start that takes them over.
 //!
 //! Below the pin directory stand `links/IFINDEX` for programs at XDP and `links/IFINDEX-tc` for those at TC, one
-//! for each attached interface, `links/IFINDEX-chunk` and `-list` for those behind relay devices, and `maps-SCHEMA/NAME`, what the forwarding base can be read back from. A new daemon always fills maps
-//! of its own and then replaces the program on each link in one step; so it makes no difference to
-//! packets whether the layout of the maps has changed, only the old state cannot be read then.
+//! for each attached device, `links/IFINDEX-chunk` and `-list` for those behind relay devices, and
+//! `maps-SCHEMA/NAME`, what the forwarding base can be read back from. A new daemon always fills maps of its
+//! own, makes relay devices of its own, and then replaces the program on each link in one step; so it makes no
+//! difference to packets whether the layout of the maps has changed, only the old state cannot be read then.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},

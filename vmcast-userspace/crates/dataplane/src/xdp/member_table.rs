@@ -108,7 +108,7 @@ pub(super) struct MemberTable {
 }
 
 impl MemberTable {
-    /// The number the stream's entry names: 0 while there is no member.
+    /// The number by which the stream's entry, or the table before, names it: 0 while there is no member.
     pub(super) fn id(&self) -> u32 {
         if self.by_output.is_empty() { 0 } else { self.lease.as_ref().map_or(0, TableLease::id) }
     }
@@ -167,8 +167,8 @@ impl MemberTable {
         self.tails.iter().find(|(device, _)| *device == ifindex).map(|(_, slot)| *slot)
     }
 
-    /// Adds a member or a way by its number, or changes what is known of it. What goes into `change` is to be retired also
-    /// after an error, once the stream's entry names this table as it is then.
+    /// Adds a member or a way by its number, or changes what is known of it. What goes into `change` is to be
+    /// retired also after an error, once what leads to this table names it as it is then.
     pub(super) fn set<K: MemberWrites, T: Tables>(
         &mut self,
         number: u32,
@@ -228,7 +228,7 @@ impl MemberTable {
         Ok(true)
     }
 
-    /// Gives up the whole table, once no stream names it.
+    /// Gives up the whole table, once nothing leads to it.
     pub(super) fn dismiss(&mut self) -> Change {
         let Self { lease, slots, tails, orphans, .. } = std::mem::take(self);
         let old = lease.map(|lease| {
@@ -483,7 +483,7 @@ fn note(notes: &mut Vec<(u32, u32)>, ifindex: u32, value: u32) {
     }
 }
 
-/// Tables that their stream no longer needs, if a change made any.
+/// Tables that their stream no longer needs, if a change left any.
 #[derive(Debug, Default)]
 #[must_use = "retire it once no stream names them, or they leak"]
 pub(super) struct Change {
@@ -491,7 +491,7 @@ pub(super) struct Change {
 }
 
 impl Change {
-    /// Gives the old tables back. Call it only after the stream's entry names another.
+    /// Gives the old tables back. Call it only after nothing leads to them any more.
     pub(super) fn retire<T: Tables>(self, tables: &mut T, until: Until) {
         for (remains, lease) in self.old {
             tables.retire(lease, remains, until);

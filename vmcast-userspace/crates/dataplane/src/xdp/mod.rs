@@ -1,5 +1,5 @@
-//! The kernel plane: XDP at ingress, devmap broadcast, one shared program for every copy; and TC for devices
-//! that XDP does not do for.
+//! The kernel plane: at XDP a packet is broadcast to a devmap, and one shared program makes every copy; TC makes
+//! those for devices that XDP does not do for.
 
 mod attach;
 mod chain;

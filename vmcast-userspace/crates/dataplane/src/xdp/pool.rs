@@ -3,7 +3,8 @@
 //! Putting a map into a map of maps waits for every CPU to have left the old one: 8 to 16 ms. A
 //! join must not wait for that, so a thread keeps a stock of empty tables of each size. It also
 //! takes tables out that are no longer used: what they leave behind may be used again after that
-//! same wait, because nobody can still be walking them then.
+//! same wait, because nobody can still be walking them then. A table that frames before a relay device
+//! may name stays until these have come through ([`Until`]).
 
 use std::{
     collections::VecDeque,
