@@ -46,9 +46,15 @@ impl Backlog {
     }
 }
 
-/// The part of the forwarding base that follows from memberships: next hops, tunnels, streams.
+/// The part of the forwarding base that follows from memberships and from what is stated: next hops, tunnels,
+/// conversions, unicast inputs, streams.
 pub(super) fn wanted(core: &Core) -> Fib {
-    let mut fib = Fib { next_hops: core.next_hops.clone(), ..Fib::default() };
+    let mut fib = Fib {
+        next_hops: core.next_hops.clone(),
+        unicast_inputs: core.unicast_inputs.clone(),
+        conversions: core.stated.conversions().clone(),
+        ..Fib::default()
+    };
     for info in core.relay.tunnels() {
         if core.tunnels.is_waiting(info.id) {
             continue;
@@ -94,6 +100,10 @@ pub(super) fn difference(wanted: &Fib, actual: &Fib) -> Vec<FibOp> {
     }
     let gone = actual.tunnels.keys().filter(|id| !wanted.tunnels.contains_key(id));
     ops.extend(gone.map(|id| FibOp::RemoveTunnel(*id)));
+    let gone = actual.conversions.keys().filter(|id| !wanted.conversions.contains_key(id));
+    ops.extend(gone.map(|id| FibOp::RemoveConversion(*id)));
+    let gone = actual.unicast_inputs.keys().filter(|at| !wanted.unicast_inputs.contains_key(at));
+    ops.extend(gone.map(|at| FibOp::RemoveUnicastInput(*at)));
     let gone = actual.next_hops.keys().filter(|id| !wanted.next_hops.contains_key(id));
     ops.extend(gone.map(|id| FibOp::RemoveNextHop(*id)));
 
@@ -101,6 +111,10 @@ pub(super) fn difference(wanted: &Fib, actual: &Fib) -> Vec<FibOp> {
     ops.extend(new.map(|(id, hop)| FibOp::SetNextHop(*id, *hop)));
     let new = wanted.tunnels.iter().filter(|(id, tunnel)| actual.tunnels.get(id) != Some(tunnel));
     ops.extend(new.map(|(id, tunnel)| FibOp::SetTunnel(*id, *tunnel)));
+    let new = wanted.conversions.iter().filter(|(id, to)| actual.conversions.get(id) != Some(to));
+    ops.extend(new.map(|(id, to)| FibOp::SetConversion(*id, *to)));
+    let new = wanted.unicast_inputs.iter().filter(|(at, group)| actual.unicast_inputs.get(at) != Some(group));
+    ops.extend(new.map(|(&endpoint, &group)| FibOp::SetUnicastInput { endpoint, group }));
     for (stream, state) in &wanted.streams {
         let known = actual.streams.get(stream);
         let same = known.is_some_and(|known| known.rpf == state.rpf && known.members == state.members);

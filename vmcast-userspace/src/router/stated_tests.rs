@@ -235,12 +235,12 @@ fn a_source_with_an_origin_of_its_own_is_asked_for_there_and_not_elsewhere() {
     let (a, b, group) = (ip("198.51.100.1"), ip("198.51.100.2"), any().group);
     let include = |sources: &[IpAddr]| Filter::Include(sources.iter().copied().collect());
     assert_eq!(stated.asked_for(group, &Filter::any(), here), Filter::any());
-    stated.in_force.inputs.insert(Stream { source: Some(a), group }, there);
+    stated.in_force.inputs.insert(Stream { source: Some(a), group }, Rpf::Exact(there));
     assert_eq!(stated.asked_for(group, &Filter::any(), here), Filter::Exclude([a].into()));
     assert_eq!(stated.asked_for(group, &Filter::any(), there), Filter::any());
     assert_eq!(stated.asked_for(group, &include(&[a, b]), here), include(&[b]));
     assert_eq!(stated.asked_for(group, &include(&[b]), here), include(&[b]));
-    stated.in_force.inputs.insert(any(), here);
+    stated.in_force.inputs.insert(any(), Rpf::Exact(here));
     assert_eq!(stated.asked_for(group, &Filter::any(), there), include(&[a]));
     assert_eq!(stated.asked_for(group, &include(&[b]), there), Filter::none());
     assert_eq!(stated.asked_for(ip("239.9.9.9"), &Filter::any(), there), Filter::any());
