@@ -132,7 +132,9 @@ pub(super) fn difference(wanted: &Fib, actual: &Fib) -> Vec<FibOp> {
 mod tests {
     use std::net::IpAddr;
 
-    use vmcast_common::fib::{IfIndex, Link, NextHop, NextHopId, Output, Rpf, Stream, TunnelId};
+    use vmcast_common::fib::{
+        Conversion, ConversionId, IfIndex, Link, NextHop, NextHopId, Output, Rpf, Stream, TunnelId, Way,
+    };
     use vmcast_dataplane::software::Core as Plane;
 
     use super::*;
@@ -171,6 +173,25 @@ mod tests {
         fib
     }
 
+    /// The same with a conversion by each next hop, and a unicast input at each of these ports.
+    fn converted(mut fib: Fib, hops: &[u32], ports: &[u16]) -> Fib {
+        for id in hops {
+            let conversion = Conversion {
+                source: None,
+                destination: ([10, 0, 0, 9], 5004).into(),
+                way: Way::NextHop(Some(NextHopId(*id))),
+            };
+            fib.conversions.insert(ConversionId(id % 2), conversion);
+            for state in fib.streams.values_mut() {
+                state.outputs.insert(Output::Converted(ConversionId(id % 2)));
+            }
+        }
+        for port in ports {
+            fib.unicast_inputs.insert(([192, 0, 2, 1], *port).into(), ([239, 1, 2, 3], 5004).into());
+        }
+        fib
+    }
+
     #[test]
     fn the_difference_leads_from_any_state_to_any_other_and_is_nothing_between_equals() {
         let states = [
@@ -178,6 +199,8 @@ mod tests {
             fib(&[1], &[(7, 1)], &[(1, &[7])]),
             fib(&[1, 2], &[(7, 2), (8, 1)], &[(1, &[8]), (2, &[7, 8])]),
             fib(&[2], &[(8, 2), (9, 2)], &[(2, &[9]), (3, &[])]),
+            converted(fib(&[1, 2], &[(7, 2)], &[(2, &[7])]), &[1, 2], &[6000]),
+            converted(fib(&[3], &[], &[(3, &[])]), &[3], &[6000, 6001]),
         ];
         for from in &states {
             for to in &states {

@@ -156,11 +156,11 @@ fn place(place: &Place) -> String {
         Place::Tunnel { name: None, remote, .. } => endpoint(*remote),
         Place::Conversion { destination, source, interface, mac, .. } => {
             let source = source.map_or_else(String::new, |source| format!(" from {source}"));
-            let way = match (interface, mac) {
-                (Some(interface), _) if destination.ip().is_multicast() => interface.clone(),
-                (Some(interface), Some(_)) => interface.clone(),
-                (Some(interface), None) => format!("{interface} unresolved"),
-                (None, _) => "unresolved".to_owned(),
+            let is_reached = mac.is_some() || destination.ip().is_multicast();
+            let way = match interface {
+                Some(interface) if is_reached => interface.clone(),
+                Some(interface) => format!("{interface} unresolved"),
+                None => "unresolved".to_owned(),
             };
             format!("{way} as {destination}{source}")
         }
