@@ -42,9 +42,16 @@ impl UnicastInputs {
         }
     }
 
+    /// Holds what it can with these addresses. Returns what it holds now and did not, and the opposite.
     fn hold(&mut self, addresses: &BTreeSet<IpAddr>) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
-        let gone = self.held.extract_if(.., |endpoint, _| !addresses.contains(&endpoint.ip()));
-        let removed: Vec<SocketAddr> = gone.map(|(endpoint, _)| endpoint).collect();
+        let mut removed = Vec::new();
+        self.held.retain(|endpoint, _| {
+            let stays = addresses.contains(&endpoint.ip());
+            if !stays {
+                removed.push(*endpoint);
+            }
+            stays
+        });
         let mut added = Vec::new();
         for &endpoint in &self.stated {
             if self.held.contains_key(&endpoint) {
