@@ -231,6 +231,9 @@ impl Beginning {
             let Some(event) = events.recv().await else {
                 return;
             };
+            if let NextHopEvent::Assign { destination, hop: Err(reason), .. } = event {
+                tracing::warn!(%destination, %reason, "no way to a member");
+            }
             note_next_hop(core, successors, event);
             self.take(core, next_hops);
         }
