@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use vmcast::config::{
-    AdminConfig, AgentConfig, Report, RoleConfig, RouterConfig, Severity, guess_role, parse,
+    AdminConfig, AgentConfig, Present, Report, RoleConfig, RouterConfig, Severity, guess_role, parse,
 };
 use vmcast_api::Role;
 
@@ -23,7 +23,8 @@ fn check<C: RoleConfig>(text: &str) -> Option<Role> {
             assert_eq!(warnings.count(Severity::Error), 0);
             explained(text, &warnings);
             assert!(config.socket().has_root());
-            for present in [&["lo".to_owned(), "eth0".to_owned()][..], &[]] {
+            let one = Present { interfaces: vec!["lo".to_owned(), "eth0".to_owned()], ..Present::default() };
+            for present in [&one, &Present::default()] {
                 explained(text, &Report::of_problems(file, text, config.host_problems(present)));
             }
             Some(C::ROLE)

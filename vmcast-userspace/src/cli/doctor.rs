@@ -7,7 +7,7 @@ use vmcast_api::{Client, Envelope, Interface, Role, VERSION};
 
 use super::{Exit, Failure, args::DoctorArgs, find};
 use crate::{
-    config::{self, EngineChoice, RouterConfig, Target},
+    config::{self, Converted, EngineChoice, RouterConfig, Target},
     doctor::{self, Asked, Engine, Level, Report, Running},
 };
 
@@ -79,8 +79,9 @@ fn of_config(config: &RouterConfig) -> Vec<Asked> {
     merged(config.interfaces.iter().map(|known| {
         let is_target = |target: &Target| match target {
             Target::Named(name) => name == known.name.as_str(),
-            Target::Host { interface, .. } => *interface == known.name,
-            Target::Neighbour(_) => false,
+            Target::Host { interface, .. }
+            | Target::Converted(Converted { interface: Some(interface), .. }) => *interface == known.name,
+            Target::Neighbour(_) | Target::Converted(Converted { interface: None, .. }) => false,
         };
         Asked {
             name: known.device.as_ref().unwrap_or(&known.name).as_str().to_owned(),

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use vmcast_api::Role;
 
 use super::{
-    Problem, RoleConfig,
+    Present, Problem, RoleConfig,
     sections::{ControlConfig, LogConfig, relative_path},
     value::{NodeName, Seconds},
 };
@@ -82,7 +82,7 @@ impl RoleConfig for AdminConfig {
         problems
     }
 
-    fn host_problems(&self, _present: &[String]) -> Vec<Problem> {
+    fn host_problems(&self, _present: &Present) -> Vec<Problem> {
         Vec::new()
     }
 }

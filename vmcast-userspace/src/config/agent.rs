@@ -6,7 +6,7 @@ use serde::Deserialize;
 use vmcast_api::Role;
 
 use super::{
-    Problem, RoleConfig,
+    Present, Problem, RoleConfig,
     sections::{AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, UpstreamConfig, UpstreamFrom},
     value::{GroupPrefix, InterfaceAddress, InterfaceName, NodeName},
 };
@@ -130,9 +130,9 @@ impl RoleConfig for AgentConfig {
         problems
     }
 
-    fn host_problems(&self, present: &[String]) -> Vec<Problem> {
+    fn host_problems(&self, present: &Present) -> Vec<Problem> {
         let name = &self.interface.name;
-        if present.iter().any(|other| other == name.as_str()) {
+        if present.interfaces.iter().any(|other| other == name.as_str()) {
             let message = format!("the interface `{name}` is there already");
             vec![
                 Problem::warning("interface.name", message)

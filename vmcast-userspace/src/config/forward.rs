@@ -2,25 +2,19 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     net::{IpAddr, SocketAddr},
 };
 
-use serde::{
-    Deserialize,
-    de::{self, value::MapAccessDeserializer},
-};
+use serde::Deserialize;
 use vmcast_common::fib::{Stream, TunnelKind};
 
 use super::{
-    Problem,
+    Present, Problem,
     explain::did_you_mean,
-    router::RouterInterface,
-    value::{AMT_PORT, GroupAddress, InterfaceName, MacAddress, NodeName, TunnelEnd, is_host},
+    router::{RouterInterface, TunnelConfig},
+    target::{self, ANY, Origin, Target, WAYS, never_returns},
+    value::{AMT_PORT, GroupAddress, NodeName, TunnelEnd, is_host},
 };
-
-/// The word for every place that accepts sources.
-const ANY: &str = "any";
 
 /// `[[static_tunnel]]`: a tunnel between two ends that both know of it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -127,104 +121,27 @@ impl Forward {
     pub const fn stream(&self) -> Stream {
         Stream { source: self.source, group: self.group.0 }
     }
-}
 
-/// Where packets of a stream are accepted from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(from = "String")]
-pub enum Origin {
-    /// Every interface and tunnel that accepts sources.
-    #[default]
-    Any,
-    /// The interface or static tunnel of this name.
-    Named(String),
-}
-
-impl From<String> for Origin {
-    fn from(name: String) -> Self {
-        if name == ANY { Self::Any } else { Self::Named(name) }
+    /// What the host lacks for it. Its addresses may come and go, so that is no error.
+    pub(super) fn host_problem(&self, index: usize, present: &Present) -> Option<Problem> {
+        let endpoint = self.from.unicast()?.endpoint;
+        (!present.addresses.contains(&endpoint.ip())).then(|| {
+            Problem::warning(
+                format!("forward[{index}].from.unicast"),
+                format!("{} is no address of this host at present", endpoint.ip()),
+            )
+            .hint("the stream comes in once an interface has the address, as by `ip addr add`")
+        })
     }
 }
 
-/// Who gets copies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// The network of an interface as multicast, or the far end of a static tunnel.
-    Named(String),
-    /// One neighbour alone, by its address.
-    Neighbour(IpAddr),
-    /// One neighbour alone, by its link-layer address.
-    Host {
-        /// That address.
-        mac: MacAddress,
-        /// The interface that it is behind.
-        interface: InterfaceName,
-    },
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Named(name) => f.write_str(name),
-            Self::Neighbour(address) => write!(f, "neighbour {address}"),
-            Self::Host { mac, interface } => write!(f, "{mac} on {interface}"),
-        }
-    }
-}
-
-/// A target that is not a name.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TargetTable {
-    #[serde(default)]
-    neighbour: Option<IpAddr>,
-    #[serde(default)]
-    mac: Option<MacAddress>,
-    #[serde(default)]
-    interface: Option<InterfaceName>,
-}
-
-impl<'de> Deserialize<'de> for Target {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TargetVisitor)
-    }
-}
-
-struct TargetVisitor;
-
-impl<'de> de::Visitor<'de> for TargetVisitor {
-    type Value = Target;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(WAYS)
-    }
-
-    fn visit_str<E: de::Error>(self, name: &str) -> Result<Target, E> {
-        Ok(Target::Named(name.to_owned()))
-    }
-
-    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Target, A::Error> {
-        let table = TargetTable::deserialize(MapAccessDeserializer::new(map))?;
-        match table {
-            TargetTable { neighbour: Some(address), mac: None, interface: None } => {
-                Ok(Target::Neighbour(address))
-            }
-            TargetTable { neighbour: None, mac: Some(mac), interface: Some(interface) } => {
-                Ok(Target::Host { mac, interface })
-            }
-            TargetTable { .. } => Err(de::Error::custom(format!("these keys together name nobody\n{WAYS}"))),
-        }
-    }
-}
-
-const WAYS: &str = "the name of an interface or static tunnel, { neighbour = \"10.5.0.11\" } or { mac = \"02:00:5e:00:53:01\", \
-                    interface = \"eth1\" }";
-
-/// What is wrong with the tunnels and streams that are stated, given the interfaces of the configuration.
+/// What is wrong with the tunnels and streams that are stated, given the interfaces of the configuration and
+/// where it takes tunnels of AMT.
 pub(super) fn problems(
     tunnels: &[StaticTunnel],
     forwards: &[Forward],
     interfaces: &[RouterInterface],
+    tunnel: &TunnelConfig,
 ) -> Vec<Problem> {
     let mut problems = Vec::new();
     // Whether the place of a name accepts sources.
@@ -251,7 +168,10 @@ pub(super) fn problems(
         }
     }
     for (index, forward) in forwards.iter().enumerate() {
-        problems.extend(forward_problems(index, forward, &forwards[..index], &places, interfaces));
+        problems.extend(forward_problems(index, forward, &forwards[..index], &places, interfaces, tunnel));
+    }
+    for (index, forward) in forwards.iter().enumerate() {
+        problems.extend(target::circles(index, forward, forwards));
     }
     problems
 }
@@ -262,6 +182,7 @@ fn forward_problems(
     before: &[Forward],
     places: &BTreeMap<&str, bool>,
     interfaces: &[RouterInterface],
+    tunnel: &TunnelConfig,
 ) -> Vec<Problem> {
     let problem = |key: &str, message: String| Problem::error(format!("forward[{index}].{key}"), message);
     let unknown =
@@ -278,14 +199,24 @@ fn forward_problems(
             problems.push(problem("source", format!("{source} is no address of a host")));
         }
     }
-    if let Origin::Named(name) = &forward.from {
-        match places.get(name.as_str()) {
+    match &forward.from {
+        Origin::Any => {}
+        Origin::Named(name) => match places.get(name.as_str()) {
             None => problems.push(unknown("from", name)),
             Some(false) => problems.push(
                 problem("from", format!("{name} does not accept sources"))
                     .hint("add accepts_sources = true to its own table"),
             ),
             Some(true) => {}
+        },
+        Origin::Unicast(input) => {
+            problems.extend(input.problems(
+                &format!("forward[{index}].from"),
+                forward,
+                before,
+                interfaces,
+                tunnel,
+            ));
         }
     }
     if forward.to.is_empty() {
@@ -296,30 +227,35 @@ fn forward_problems(
         match target {
             Target::Named(name) if !places.contains_key(name.as_str()) => problems.push(unknown(&key, name)),
             Target::Named(name) if forward.from == Origin::Named(name.clone()) => {
-                problems.push(problem(&key, format!("packets never return to {name}, where they come from")));
+                problems.push(problem(&key, never_returns(name)));
             }
             Target::Neighbour(address) if !is_host(*address) => {
                 problems.push(problem(&key, format!("{address} is no address of a host")));
             }
-            Target::Host { interface, .. } if !interfaces.iter().any(|known| known.name == *interface) => {
-                let known: Vec<&str> = interfaces.iter().map(|known| known.name.as_str()).collect();
-                problems.push(
-                    problem(&key, format!("no [[interface]] is named `{interface}`")).hint(did_you_mean(
-                        interface.as_str(),
-                        &known,
-                        "named are",
-                    )),
-                );
+            Target::Converted(converted) => {
+                problems.extend(converted.problems(&format!("forward[{index}].{key}"), forward));
             }
             Target::Named(_) | Target::Neighbour(_) | Target::Host { .. } => {}
         }
-        if forward.to[..at].contains(target) {
+        if let Some(interface) = target.interface()
+            && !interfaces.iter().any(|known| known.name == *interface)
+        {
+            let known: Vec<&str> = interfaces.iter().map(|known| known.name.as_str()).collect();
+            problems.push(
+                problem(&key, format!("no [[interface]] is named `{interface}`")).hint(did_you_mean(
+                    interface.as_str(),
+                    &known,
+                    "named are",
+                )),
+            );
+        }
+        if forward.to[..at].iter().any(|other| other.is_same_place(target)) {
             problems.push(problem(&key, format!("{target} is listed twice")));
         }
         let any_source = before.iter().find(|other| {
             other.group == forward.group
                 && other.source.is_some() != forward.source.is_some()
-                && other.to.contains(target)
+                && other.to.iter().any(|other| other.is_same_place(target))
         });
         if any_source.is_some() {
             problems.push(

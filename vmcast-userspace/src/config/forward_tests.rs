@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::config::{RouterConfig, parse};
+use crate::config::{Converted, RoleConfig as _, RouterConfig, UnicastInput, parse};
 
 const BASE: &str =
     "rank = 0\n[[interface]]\nname = \"eth0\"\naccepts_sources = true\n[[interface]]\nname = \"eth1\"\n";
@@ -130,4 +130,114 @@ fn a_link_that_cannot_be_is_explained() {
     refused(&on_eth0("vlan = [5]\npeer_mac = \"02:00:5e:00:53:01\""), &["only a PPPoE session has a peer"]);
     let twice = format!("{}{}", on_eth0("vlan = [5]"), on_eth0("vlan = [5]").replace("west", "east"));
     refused(&twice, &["another interface is this link of the device"]);
+}
+
+#[test]
+fn unicast_ends_of_a_stream_are_read() {
+    let config = read(&forward(
+        "from = { unicast = \"10.1.0.1:6000\", group_port = 5004 }\nto = [{ convert_to = \"10.5.0.11:5004\" }, \
+         { convert_to = \"239.9.9.9:5006\", interface = \"eth1\", source = \"10.5.0.1:5000\" }]",
+    ));
+    let stated = config.unwrap().forwards.remove(0);
+    let input = UnicastInput { endpoint: "10.1.0.1:6000".parse().unwrap(), group_port: 5004 };
+    assert_eq!(stated.from, Origin::Unicast(input));
+    let shown: Vec<String> = stated.to.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["10.5.0.11:5004", "239.9.9.9:5006 on eth1"]);
+    let Target::Converted(Converted { source, .. }) = &stated.to[1] else { panic!("{stated:?}") };
+    assert_eq!(source.unwrap().to_string(), "10.5.0.1:5000");
+
+    let v6 = forward(
+        "from = { unicast = \"[2001:db8::1]:6000\" }\nto = [{ convert_to = \"[2001:db8:5::b]:5004\" }]",
+    );
+    let stated = read(&v6.replace("239.1.2.3", "ff3e::8000:1")).unwrap().forwards.remove(0);
+    assert_eq!(stated.from.unicast().unwrap().group_port, 6000, "the port stays if none is named");
+}
+
+#[test]
+fn a_conversion_that_cannot_be_is_explained() {
+    let to = |target: &str| forward(&format!("to = [\"west\", {{ {target} }}]"));
+    refused(
+        &to("convert_to = \"239.9.9.9:5004\""),
+        &["t.toml:14:30", "by which interface it leaves is not said", "add interface ="],
+    );
+    refused(
+        &to("convert_to = \"10.5.0.11:5004\", interface = \"eth1\""),
+        &["routes lead to 10.5.0.11, which is a host", "leave interface out"],
+    );
+    refused(
+        &to("convert_to = \"[2001:db8::1]:5004\""),
+        &["two address families", "stays in its family", "t.toml:14:30"],
+    );
+    refused(&to("convert_to = \"10.5.0.11:0\""), &["its port is 0", "write 192.0.2.1:5004"]);
+    refused(&to("convert_to = \"10.5.0.11\""), &["\"10.5.0.11\" has no port"]);
+    refused(&to("convert_to = \"127.0.0.1:5004\""), &["no address of a host"]);
+    refused(&to("convert_to = \"[fe80::1]:5004\""), &["no address of a host"]);
+    refused(&to("convert_to = \"host:5004\""), &["no address with a port"]);
+    for group in ["224.0.0.5:5004", "[ff02::1]:5004", "239.255.255.250:5004"] {
+        refused(
+            &to(&format!("convert_to = \"{group}\", interface = \"eth1\"")),
+            &["cannot be forwarded: its group is one of the local link"],
+        );
+    }
+    refused(
+        &to("convert_to = \"239.9.9.9:5004\", interface = \"eht1\""),
+        &["no [[interface]] is named `eht1`", "did you mean `eth1`?"],
+    );
+    refused(
+        &to("convert_to = \"10.5.0.11:5004\", source = \"239.1.1.1:5\""),
+        &["239.1.1.1 is a group, and no packet comes from one"],
+    );
+    refused(
+        &to("convert_to = \"10.5.0.11:5004\", source = \"[2001:db8::1]:5\""),
+        &["source and destination are of one address family"],
+    );
+    refused(
+        &forward("from = \"eth0\"\nto = [{ convert_to = \"239.9.9.9:5004\", interface = \"eth0\" }]"),
+        &["packets never return to eth0"],
+    );
+    refused(&to("source = \"10.5.0.11:5004\""), &["these keys together name nobody"]);
+    let twice =
+        "{ convert_to = \"10.5.0.11:5004\" }, { convert_to = \"10.5.0.11:5004\", source = \"10.5.0.1:1\" }";
+    refused(&forward(&format!("to = [{twice}]")), &["10.5.0.11:5004 is listed twice"]);
+}
+
+#[test]
+fn a_unicast_input_that_cannot_be_is_explained() {
+    let from = |input: &str| forward(&format!("from = {{ {input} }}\nto = [\"eth1\"]"));
+    refused(&from("unicast = \"239.9.9.9:5004\""), &["t.toml:14:20", "239.9.9.9 is a group", "without"]);
+    refused(&from("unicast = \"[2001:db8::1]:5004\""), &["two address families"]);
+    refused(&from("unicast = \"10.1.0.1:0\""), &["its port is 0"]);
+    refused(
+        &from("unicast = \"10.1.0.1:5004\", group_port = 0"),
+        &["t.toml:14:50", "port 0 cannot be reached", "members of the group listen"],
+    );
+    refused(&from("unicast = \"10.1.0.1:2268\""), &["tunnels of AMT are taken at port 2268"]);
+    refused(&from("unicats = \"10.1.0.1:5004\""), &["did you mean `unicast`?"]);
+    refused(&forward("from = 7\nto = [\"eth1\"]"), &["{ unicast ="]);
+    let own = from("unicast = \"10.1.0.1:5004\"");
+    let other =
+        "[[forward]]\ngroup = \"239.1.2.4\"\nfrom = { unicast = \"10.1.0.1:5004\" }\nto = [\"eth1\"]\n";
+    refused(&format!("{own}{other}"), &["goes on to 239.1.2.3:5004 already", "a port of its own"]);
+    let of_one = "[[forward]]\ngroup = \"239.1.2.3\"\nsource = \"10.1.0.7\"\nfrom = { unicast = \"10.1.0.1:5004\" }\nto = [\"west\"]\n";
+    assert!(read(&format!("{own}{of_one}")).is_ok(), "one source of it may go elsewhere");
+    refused(
+        &forward("from = { unicast = \"10.1.0.1:5004\" }\nto = [{ convert_to = \"10.1.0.1:5004\" }]"),
+        &["where this router takes a stream in itself"],
+    );
+    let said = parse::<RouterConfig>(Path::new("t.toml"), &format!("{BASE}{own}").replace("true", "false"));
+    assert!(said.unwrap_err().to_string().contains("no interface accepts sources"));
+}
+
+#[test]
+fn an_address_that_is_not_this_hosts_is_a_warning_since_it_may_come() {
+    let config = read(&forward("from = { unicast = \"10.1.0.1:5004\" }\nto = [\"eth1\"]")).unwrap();
+    let mut present =
+        Present { interfaces: vec!["eth0".to_owned(), "eth1".to_owned()], addresses: Default::default() };
+    let problems = config.host_problems(&present);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].key, "forward[0].from.unicast");
+    assert_eq!(problems[0].severity, crate::config::Severity::Warning);
+    assert!(problems[0].message.contains("no address of this host at present"), "{problems:?}");
+    present.addresses.insert("10.1.0.1".parse().unwrap());
+    assert_eq!(config.host_problems(&present), []);
 }

@@ -1,7 +1,8 @@
 //! What the host has.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
+use nix::sys::socket::SockaddrStorage;
 use vmcast_api::Role;
 
 use super::{Problem, explain::did_you_mean};
@@ -9,14 +10,36 @@ use super::{Problem, explain::did_you_mean};
 /// Where root's daemons keep their sockets.
 const SYSTEM_SOCKETS: &str = "/run/vmcast";
 
-/// Names of the interfaces in the network namespace of the process, ordered.
+/// What the network namespace of the process has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Present {
+    /// Names of its interfaces, ordered.
+    pub interfaces: Vec<String>,
+    /// Its addresses of both families.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+impl Present {
+    /// Of this process. What the kernel does not list counts as absent.
+    #[must_use]
+    pub fn on_this_host() -> Self {
+        let list = nix::net::if_::if_nameindex();
+        let mut interfaces: Vec<String> =
+            list.iter().flatten().map(|interface| interface.name().to_string_lossy().into_owned()).collect();
+        interfaces.sort();
+        Self { interfaces, addresses: host_addresses() }
+    }
+}
+
+/// The addresses of both families that the network namespace of the process has at present.
 #[must_use]
-pub(super) fn present_interfaces() -> Vec<String> {
-    let list = nix::net::if_::if_nameindex();
-    let mut names: Vec<String> =
-        list.iter().flatten().map(|interface| interface.name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
+pub(crate) fn host_addresses() -> BTreeSet<IpAddr> {
+    let listed = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|entry| entry.address);
+    let address = |storage: SockaddrStorage| {
+        let v4 = storage.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        v4.or_else(|| storage.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+    };
+    listed.filter_map(address).collect()
 }
 
 /// The problem with an interface that is not there.

@@ -13,6 +13,7 @@ mod locate;
 mod report;
 mod router;
 mod sections;
+mod target;
 mod value;
 
 #[cfg(test)]
@@ -27,8 +28,9 @@ use vmcast_api::Role;
 
 pub use admin::AdminConfig;
 pub use agent::{AgentConfig, AgentInterface};
-pub use forward::{Forward, Origin, StaticTunnel, StaticTunnelKind, Target};
-pub use host::socket_dirs;
+pub use forward::{Forward, StaticTunnel, StaticTunnelKind};
+pub(crate) use host::host_addresses;
+pub use host::{Present, socket_dirs};
 pub use report::{Diagnostic, Place, Report, Severity};
 pub use router::{
     DataplaneConfig, EngineChoice, InterfaceEngine, OnExit, RouterConfig, RouterInterface, TunnelConfig,
@@ -36,9 +38,10 @@ pub use router::{
 pub use sections::{
     Igmp, IgmpConfig, LogConfig, LogFormat, LogLevel, Upstream, UpstreamConfig, UpstreamFrom,
 };
+pub use target::{Converted, Origin, Target, UnicastInput};
 pub use value::{
-    AdminUrl, GroupAddress, GroupPrefix, InterfaceAddress, InterfaceName, MacAddress, NodeName, Remote,
-    TunnelEnd, VlanTag,
+    AdminUrl, Endpoint, GroupAddress, GroupPrefix, InterfaceAddress, InterfaceName, MacAddress, NodeName,
+    Remote, TunnelEnd, VlanTag,
 };
 
 /// What every role's configuration has.
@@ -55,8 +58,8 @@ pub trait RoleConfig: DeserializeOwned {
     /// Values that do not go together or are out of range.
     fn problems(&self) -> Vec<Problem>;
 
-    /// What the host lacks, given the names of its interfaces.
-    fn host_problems(&self, present: &[String]) -> Vec<Problem>;
+    /// What the host lacks, given what it has.
+    fn host_problems(&self, present: &Present) -> Vec<Problem>;
 }
 
 /// What is wrong with a value, before it is known where it stands in the file.
@@ -103,7 +106,7 @@ pub fn parse<C: RoleConfig>(file: &Path, text: &str) -> Result<(C, Report), Repo
 pub fn load<C: RoleConfig>(file: &Path) -> Result<(C, Report), Report> {
     let text = read(file)?;
     let (config, warnings) = parse::<C>(file, &text)?;
-    let present = host::present_interfaces();
+    let present = Present::on_this_host();
     let host = Report::of_problems(file, &text, config.host_problems(&present));
     warnings.and(host).into_result(config)
 }

@@ -10,7 +10,7 @@ use vmcast_dataplane::Capacities;
 use super::{
     Problem, RoleConfig,
     forward::{self, Forward, StaticTunnel},
-    host::missing_interface,
+    host::{Present, missing_interface},
     sections::{
         Addresses, AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, UpstreamConfig, UpstreamFrom,
         duplicates, relative_path,
@@ -429,16 +429,22 @@ impl RoleConfig for RouterConfig {
         problems.extend(self.dataplane.problems());
         problems.extend(self.igmp.problems("igmp", Igmp::default()));
         problems.extend(self.interface_problems());
-        problems.extend(forward::problems(&self.static_tunnels, &self.forwards, &self.interfaces));
+        problems.extend(forward::problems(
+            &self.static_tunnels,
+            &self.forwards,
+            &self.interfaces,
+            &self.tunnel,
+        ));
         problems
     }
 
-    fn host_problems(&self, present: &[String]) -> Vec<Problem> {
-        self.interfaces
-            .iter()
-            .enumerate()
-            .filter_map(|(index, interface)| interface.host_problem(index, present))
-            .collect()
+    fn host_problems(&self, present: &Present) -> Vec<Problem> {
+        let interfaces = self.interfaces.iter().enumerate();
+        let interfaces =
+            interfaces.filter_map(|(index, interface)| interface.host_problem(index, &present.interfaces));
+        let forwards = self.forwards.iter().enumerate();
+        let forwards = forwards.filter_map(|(index, forward)| forward.host_problem(index, present));
+        interfaces.chain(forwards).collect()
     }
 }
 

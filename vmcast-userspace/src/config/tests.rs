@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    AdminConfig, AgentConfig, Problem, Report, RoleConfig, RouterConfig, Severity,
+    AdminConfig, AgentConfig, Present, Problem, Report, RoleConfig, RouterConfig, Severity,
     sections::{Igmp, Upstream},
     value::{AdminUrl, GroupPrefix, InterfaceAddress, InterfaceName, NodeName, Remote},
 };
@@ -200,13 +200,17 @@ fn igmp_of_an_interface_goes_before_that_of_the_router() {
 #[test]
 fn a_missing_interface_is_reported_with_those_that_are_there() {
     let (router, _) = parse::<RouterConfig>("rank = 0\n[[interface]]\nname = \"eth01\"\n").unwrap();
-    let present = ["eth0".to_owned(), "lo".to_owned()];
+    let has = |names: &[&str]| Present {
+        interfaces: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..Present::default()
+    };
+    let present = has(&["eth0", "lo"]);
     let [problem] = <[Problem; 1]>::try_from(router.host_problems(&present)).unwrap();
     assert_eq!(problem.key, "interface[0].name");
     assert_eq!(problem.hint.as_deref(), Some("did you mean `eth0`?"));
-    let present = ["wlan7".to_owned(), "lo".to_owned()];
+    let present = has(&["wlan7", "lo"]);
     assert_eq!(router.host_problems(&present)[0].hint.as_deref(), Some("present are wlan7, lo"));
-    assert_eq!(router.host_problems(&["eth01".to_owned()]), []);
+    assert_eq!(router.host_problems(&has(&["eth01"])), []);
 }
 
 #[test]

@@ -10,7 +10,8 @@ use std::{
 use serde::Deserialize;
 use vmcast_common::{
     fib::{Tag, TagProtocol},
-    hdr::eth::Mac,
+    hdr::{eth::Mac, ipv4, ipv6},
+    maps::Address,
 };
 
 use crate::mac;
@@ -387,12 +388,7 @@ impl FromStr for GroupAddress {
         if !group.is_multicast() {
             return Err(bad("it is no group"));
         }
-        let stays = match group {
-            IpAddr::V4(group) => LINK_GROUPS.iter().any(|(link, _)| link.contains(group)),
-            // Interface-local and link-local scope (RFC 4291 §2.7).
-            IpAddr::V6(group) => group.octets()[1] & 0x0f <= 2,
-        };
-        if stays { Err(bad("it is a group of the local link")) } else { Ok(Self(group)) }
+        if stays_on_link(group) { Err(bad("it is a group of the local link")) } else { Ok(Self(group)) }
     }
 }
 
@@ -433,6 +429,47 @@ impl FromStr for TunnelEnd {
     }
 }
 
+/// The address of a host, or a group that may be forwarded, with a port that is not 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Endpoint(pub SocketAddr);
+
+from_text!(Endpoint);
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let hint = "write 192.0.2.1:5004 or [2001:db8::1]:5004";
+        if text.parse::<IpAddr>().is_ok() {
+            return Err(format!("\"{text}\" has no port\n{hint}"));
+        }
+        let end: SocketAddr =
+            text.parse().map_err(|_| format!("\"{text}\" is no address with a port\n{hint}"))?;
+        if end.port() == 0 {
+            return Err(format!("\"{text}\" cannot be reached: its port is 0\n{hint}"));
+        }
+        let address = end.ip();
+        if address.is_multicast() {
+            if stays_on_link(address) {
+                return Err(format!(
+                    "\"{text}\" cannot be forwarded: its group is one of the local link\nwrite another group, as \
+                     239.1.2.3:5004 or [ff3e::8000:1]:5004"
+                ));
+            }
+        } else if !is_routed(address) {
+            return Err(format!("\"{text}\" is no address of a host that packets are forwarded to\n{hint}"));
+        }
+        Ok(Self(SocketAddr::new(address, end.port())))
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// An IPv4 unicast address of an interface, and the length of its network's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "String")]
@@ -466,6 +503,23 @@ impl FromStr for InterfaceAddress {
 impl fmt::Display for InterfaceAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+/// Whether no router forwards a group.
+fn stays_on_link(group: IpAddr) -> bool {
+    match group {
+        IpAddr::V4(group) => LINK_GROUPS.iter().any(|(link, _)| link.contains(group)),
+        // Scopes up to link-local, and the reserved one (RFC 4291 §2.7).
+        IpAddr::V6(group) => !ipv6::is_forwardable_group(&Address::new(group.into())),
+    }
+}
+
+/// Whether packets are forwarded to a host of this address, or from it.
+fn is_routed(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => ipv4::is_host(address) && is_unicast(address),
+        IpAddr::V6(address) => ipv6::is_host(&Address::new(address.into())),
     }
 }
 

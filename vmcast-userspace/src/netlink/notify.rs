@@ -62,7 +62,7 @@ pub(super) struct Notifications {
 impl Notifications {
     /// Notifications of links and their addresses.
     pub(super) fn open_links() -> Result<Self, Error> {
-        Self::open(&[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr])
+        Self::open(&[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr])
     }
 
     /// Everything that may change a next hop.

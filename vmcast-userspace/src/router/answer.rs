@@ -9,7 +9,8 @@ use std::{
 use nix::net::if_::if_indextoname;
 use vmcast_api as api;
 use vmcast_common::fib::{
-    IfIndex, Input, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind,
+    Conversion, ConversionId, IfIndex, Input, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
+    TunnelKind, Way,
 };
 use vmcast_proto::Filter;
 
@@ -110,7 +111,7 @@ fn groups(router: &Router, page: &api::Page, now: Instant) -> api::Groups {
             rpf: match info.rpf {
                 Rpf::Exact(Input::Interface(ifindex)) => Some(interface_place(router, ifindex)),
                 Rpf::Exact(Input::Tunnel(id)) => Some(tunnel_place(router, id)),
-                Rpf::AnyUpstream => None,
+                Rpf::AnyUpstream => unicast_place(router, info.stream),
             },
             members: info.members as u64,
             packets: shown.packets,
@@ -137,7 +138,7 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
                 Output::Interface(ifindex) => interface_place(router, ifindex),
                 Output::Neighbour(id) => neighbour_place(router, id),
                 Output::Tunnel(id) => tunnel_place(router, id),
-                Output::Converted(id) => api::Place::Conversion { id: id.0 },
+                Output::Converted(id) => conversion_place(router, id),
             },
             filter: filter(&info.filter),
             configured: info.is_stated,
@@ -199,6 +200,33 @@ fn neighbour_place(router: &Router, id: NextHopId) -> api::Place {
         },
         None => api::Place::Unknown,
     }
+}
+
+fn conversion_place(router: &Router, id: ConversionId) -> api::Place {
+    let Some(Conversion { source, destination, way }) = router.core.stated.conversions().get(&id) else {
+        return api::Place::Unknown;
+    };
+    let hop = match way {
+        Way::Interface(_) | Way::NextHop(None) => None,
+        Way::NextHop(Some(id)) => router.core.next_hops.get(id),
+    };
+    api::Place::Conversion {
+        id: id.0,
+        destination: *destination,
+        source: *source,
+        interface: match way {
+            Way::Interface(ifindex) => Some(interface_name(router, *ifindex)),
+            Way::NextHop(_) => hop.map(|hop| way_name(router, hop)),
+        },
+        mac: hop.and_then(|hop| hop.destination_mac).map(mac::text),
+    }
+}
+
+/// Where a stream comes in by unicast, if it does.
+fn unicast_place(router: &Router, stream: Stream) -> Option<api::Place> {
+    let endpoint = router.core.stated.unicast_input(stream)?;
+    let open = router.core.unicast_inputs.contains_key(&endpoint);
+    Some(api::Place::Unicast { endpoint, open })
 }
 
 fn tunnel_place(router: &Router, id: TunnelId) -> api::Place {

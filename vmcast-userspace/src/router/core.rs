@@ -73,6 +73,8 @@ pub(super) struct Core {
     upstreams_so_far: u32,
     pub(super) interfaces: BTreeMap<IfIndex, InterfaceState>,
     pub(super) next_hops: BTreeMap<NextHopId, NextHop>,
+    /// The unicast inputs whose sockets are held, with the group and port of each.
+    pub(super) unicast_inputs: BTreeMap<SocketAddr, SocketAddr>,
     /// Addresses whose tunnels wait until the neighbour of this next hop is known.
     unresolved: BTreeMap<NextHopId, BTreeSet<IpAddr>>,
     /// The same by address: each waits for its newest way alone.
@@ -94,6 +96,7 @@ impl Core {
             upstreams_so_far: 0,
             interfaces: BTreeMap::new(),
             next_hops: BTreeMap::new(),
+            unicast_inputs: BTreeMap::new(),
             unresolved: BTreeMap::new(),
             waits_for: BTreeMap::new(),
             data_at_socket: 0,
@@ -135,6 +138,30 @@ impl Core {
         self.restate(now);
     }
 
+    /// Whether a way that is stated is still being looked up, or the neighbour on it.
+    pub(super) fn awaits_ways(&self) -> bool {
+        self.stated.destinations().iter().any(|address| match self.stated.way(*address) {
+            None => true,
+            Some(None) => false,
+            Some(Some(id)) => self.next_hops.get(&id).is_none_or(|hop| hop.destination_mac.is_none()),
+        })
+    }
+
+    /// A socket holds one of the stated unicast inputs now.
+    pub(super) fn add_unicast_input(&mut self, endpoint: SocketAddr) {
+        if let Some(&group) = self.stated.unicast_inputs().get(&endpoint) {
+            self.unicast_inputs.insert(endpoint, group);
+            self.effects.push_back(Effect::Fib(FibOp::SetUnicastInput { endpoint, group }));
+        }
+    }
+
+    /// None does any more.
+    pub(super) fn remove_unicast_input(&mut self, endpoint: SocketAddr) {
+        if self.unicast_inputs.remove(&endpoint).is_some() {
+            self.effects.push_back(Effect::Fib(FibOp::RemoveUnicastInput(endpoint)));
+        }
+    }
+
     /// Brings into force what is stated and possible now.
     fn restate(&mut self, now: Instant) {
         let interfaces = &self.interfaces;
@@ -146,8 +173,15 @@ impl Core {
                     self.drain_mrib(now);
                     self.remove_next_hop(id);
                 }
-                Change::Input { stream, input } => {
-                    self.mrib.handle_input(now, mrib::Input::StatedInput { stream, input });
+                Change::SetConversion(id, conversion) => {
+                    self.effects.push_back(Effect::Fib(FibOp::SetConversion(id, conversion)));
+                }
+                Change::RemoveConversion(id) => {
+                    self.drain_mrib(now);
+                    self.effects.push_back(Effect::Fib(FibOp::RemoveConversion(id)));
+                }
+                Change::Input { stream, rpf } => {
+                    self.mrib.handle_input(now, mrib::Input::StatedInput { stream, rpf });
                     self.drain_mrib(now);
                     if let Some(interest) = self.mrib.group(stream.group).map(|info| info.interest.clone()) {
                         self.ask_for(now, stream.group, &interest);

@@ -8,7 +8,7 @@ use nix::net::if_::if_indextoname;
 use vmcast_common::fib::{FibOp, IfIndex, Interface};
 use vmcast_dataplane::features::{Features, XdpFeatures};
 
-use crate::config::{RouterConfig, Target};
+use crate::config::{Converted, RouterConfig, Target};
 
 /// An interface that cannot be served at XDP as it is configured.
 #[derive(Debug, thiserror::Error)]
@@ -35,8 +35,11 @@ pub(super) fn for_xdp(config: &RouterConfig, first: &[FibOp]) -> Result<(), Unfi
         let is_stated = config.forwards.iter().flat_map(|forward| &forward.to).any(|target| match target {
             Target::Named(name) => *name == interface_name,
             Target::Host { interface, .. } => interface.as_str() == interface_name,
+            Target::Converted(Converted { interface: Some(interface), .. }) => {
+                interface.as_str() == interface_name
+            }
             // It may be anywhere.
-            Target::Neighbour(_) => true,
+            Target::Neighbour(_) | Target::Converted(Converted { interface: None, .. }) => true,
         });
         let only_in = !is_stated && configured.is_some_and(|known| known.accepts_sources && !known.querier);
         let found = ask(&features, interface.device);

@@ -20,6 +20,7 @@ mod seed;
 mod shown;
 mod stated;
 mod tunnels;
+mod unicast;
 mod upstream;
 
 #[cfg(test)]

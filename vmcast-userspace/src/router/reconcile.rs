@@ -46,9 +46,15 @@ impl Backlog {
     }
 }
 
-/// The part of the forwarding base that follows from memberships: next hops, tunnels, streams.
+/// The part of the forwarding base that follows from memberships and from what is stated: next hops, tunnels,
+/// conversions, unicast inputs, streams.
 pub(super) fn wanted(core: &Core) -> Fib {
-    let mut fib = Fib { next_hops: core.next_hops.clone(), ..Fib::default() };
+    let mut fib = Fib {
+        next_hops: core.next_hops.clone(),
+        unicast_inputs: core.unicast_inputs.clone(),
+        conversions: core.stated.conversions().clone(),
+        ..Fib::default()
+    };
     for info in core.relay.tunnels() {
         if core.tunnels.is_waiting(info.id) {
             continue;
@@ -94,6 +100,10 @@ pub(super) fn difference(wanted: &Fib, actual: &Fib) -> Vec<FibOp> {
     }
     let gone = actual.tunnels.keys().filter(|id| !wanted.tunnels.contains_key(id));
     ops.extend(gone.map(|id| FibOp::RemoveTunnel(*id)));
+    let gone = actual.conversions.keys().filter(|id| !wanted.conversions.contains_key(id));
+    ops.extend(gone.map(|id| FibOp::RemoveConversion(*id)));
+    let gone = actual.unicast_inputs.keys().filter(|at| !wanted.unicast_inputs.contains_key(at));
+    ops.extend(gone.map(|at| FibOp::RemoveUnicastInput(*at)));
     let gone = actual.next_hops.keys().filter(|id| !wanted.next_hops.contains_key(id));
     ops.extend(gone.map(|id| FibOp::RemoveNextHop(*id)));
 
@@ -101,6 +111,10 @@ pub(super) fn difference(wanted: &Fib, actual: &Fib) -> Vec<FibOp> {
     ops.extend(new.map(|(id, hop)| FibOp::SetNextHop(*id, *hop)));
     let new = wanted.tunnels.iter().filter(|(id, tunnel)| actual.tunnels.get(id) != Some(tunnel));
     ops.extend(new.map(|(id, tunnel)| FibOp::SetTunnel(*id, *tunnel)));
+    let new = wanted.conversions.iter().filter(|(id, to)| actual.conversions.get(id) != Some(to));
+    ops.extend(new.map(|(id, to)| FibOp::SetConversion(*id, *to)));
+    let new = wanted.unicast_inputs.iter().filter(|(at, group)| actual.unicast_inputs.get(at) != Some(group));
+    ops.extend(new.map(|(&endpoint, &group)| FibOp::SetUnicastInput { endpoint, group }));
     for (stream, state) in &wanted.streams {
         let known = actual.streams.get(stream);
         let same = known.is_some_and(|known| known.rpf == state.rpf && known.members == state.members);
@@ -118,7 +132,9 @@ pub(super) fn difference(wanted: &Fib, actual: &Fib) -> Vec<FibOp> {
 mod tests {
     use std::net::IpAddr;
 
-    use vmcast_common::fib::{IfIndex, Link, NextHop, NextHopId, Output, Rpf, Stream, TunnelId};
+    use vmcast_common::fib::{
+        Conversion, ConversionId, IfIndex, Link, NextHop, NextHopId, Output, Rpf, Stream, TunnelId, Way,
+    };
     use vmcast_dataplane::software::Core as Plane;
 
     use super::*;
@@ -157,6 +173,25 @@ mod tests {
         fib
     }
 
+    /// The same with a conversion by each next hop, and a unicast input at each of these ports.
+    fn converted(mut fib: Fib, hops: &[u32], ports: &[u16]) -> Fib {
+        for id in hops {
+            let conversion = Conversion {
+                source: None,
+                destination: ([10, 0, 0, 9], 5004).into(),
+                way: Way::NextHop(Some(NextHopId(*id))),
+            };
+            fib.conversions.insert(ConversionId(id % 2), conversion);
+            for state in fib.streams.values_mut() {
+                state.outputs.insert(Output::Converted(ConversionId(id % 2)));
+            }
+        }
+        for port in ports {
+            fib.unicast_inputs.insert(([192, 0, 2, 1], *port).into(), ([239, 1, 2, 3], 5004).into());
+        }
+        fib
+    }
+
     #[test]
     fn the_difference_leads_from_any_state_to_any_other_and_is_nothing_between_equals() {
         let states = [
@@ -164,6 +199,8 @@ mod tests {
             fib(&[1], &[(7, 1)], &[(1, &[7])]),
             fib(&[1, 2], &[(7, 2), (8, 1)], &[(1, &[8]), (2, &[7, 8])]),
             fib(&[2], &[(8, 2), (9, 2)], &[(2, &[9]), (3, &[])]),
+            converted(fib(&[1, 2], &[(7, 2)], &[(2, &[7])]), &[1, 2], &[6000]),
+            converted(fib(&[3], &[], &[(3, &[])]), &[3], &[6000, 6001]),
         ];
         for from in &states {
             for to in &states {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use tokio::{
     io::unix::AsyncFdReadyGuard,
     sync::{mpsc, watch},
-    time::{MissedTickBehavior, interval, sleep_until},
+    time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
 use vmcast_common::fib::{FibOp, IfIndex, Interface};
 use vmcast_dataplane::{Dataplane, Engine, Fib, PacketTooBig};
@@ -29,6 +29,7 @@ use super::{
     seed,
     shown::Shown,
     stated::Stated,
+    unicast::UnicastInputs,
     upstream::State,
 };
 use crate::{
@@ -52,6 +53,8 @@ const PUNTS_AT_ONCE: usize = 512;
 const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the plane looks again at what devices can.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
+/// How long a take-over waits for the ways to those who are stated.
+const WAYS_PATIENCE: Duration = Duration::from_secs(1);
 /// Datagrams that wait for the loop; more wait in the sockets.
 const EVENTS: usize = 1024;
 
@@ -93,6 +96,7 @@ pub(super) struct Router {
     pursuit: Pursuit,
     next_hops: NextHops,
     successors: kept::Successors,
+    unicast: UnicastInputs,
     events: mpsc::Sender<Event>,
     warnings: RateLimit,
 }
@@ -110,7 +114,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     let link_watch = links.watch()?;
     let wanted = interfaces::all(&config, &links).await?;
     let (events, event_queue) = mpsc::channel(EVENTS);
-    let (next_hops, next_hop_events) = NextHops::spawn()?;
+    let (next_hops, mut next_hop_events) = NextHops::spawn()?;
     next_hops.point_to_point(interfaces::point_to_point(&wanted));
 
     let seed = seed::load(&config.socket())?;
@@ -131,19 +135,27 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     for endpoint in &endpoints {
         core.add_endpoint(*endpoint);
     }
+    let mut unicast = UnicastInputs::new(core.stated.unicast_inputs().into_keys());
+    unicast.follow(&mut core);
     let opened = plane::open(&config.dataplane)?;
     let gateway = opened
         .kept
         .as_ref()
         .and_then(|kept| inherit(&mut core, now, kept, &endpoints, config.upstream.from, &events));
-    let mut first = Vec::new();
-    let mut rest = Vec::new();
-    while let Some(effect) = core.poll_effect() {
-        match effect {
-            Effect::Fib(op) => first.push(op),
-            other => rest.push(other),
+    let mut successors = kept::Successors::default();
+    let mut beginning = Beginning::default();
+    beginning.take(&mut core, &next_hops);
+    if opened.kept.is_some() {
+        // What was kept forwards meanwhile.
+        let ways = beginning.find_ways(&mut core, &mut successors, &next_hops, &mut next_hop_events);
+        if timeout(WAYS_PATIENCE, ways).await.is_err() {
+            tracing::warn!(
+                "the way to somebody who is stated is not known yet; the others do not wait for it"
+            );
         }
+        beginning.take(&mut core, &next_hops);
     }
+    let Beginning { first, rest } = beginning;
     let plane = plane::start(&config, opened, &first)?;
     let engine = plane.engine();
     tracing::info!(engine = engine.engine.label(), reason = engine.reason, "data plane ready");
@@ -169,7 +181,8 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         gateway,
         pursuit: Pursuit::new(),
         next_hops,
-        successors: kept::Successors::default(),
+        successors,
+        unicast,
         events,
         warnings: RateLimit::new(10, Duration::from_secs(10)),
     };
@@ -185,6 +198,64 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     }
     router.end().await;
     ended.map(|_| ())
+}
+
+/// What comes of the first state, before there is a plane.
+#[derive(Default)]
+struct Beginning {
+    first: Vec<FibOp>,
+    rest: Vec<Effect>,
+}
+
+impl Beginning {
+    fn take(&mut self, core: &mut Core, next_hops: &NextHops) {
+        while let Some(effect) = core.poll_effect() {
+            match effect {
+                Effect::Fib(op) => self.first.push(op),
+                Effect::Watch(address) => next_hops.watch(address),
+                Effect::Unwatch(address) => next_hops.unwatch(address),
+                other @ (Effect::SendRelay { .. }
+                | Effect::SendGateway { .. }
+                | Effect::SendIgmp { .. }
+                | Effect::HostMembership { .. }
+                | Effect::UpstreamUp(_)
+                | Effect::UpstreamDown { .. }) => self.rest.push(other),
+            }
+        }
+    }
+
+    /// Waits until the ways to all who are stated are known.
+    async fn find_ways(
+        &mut self,
+        core: &mut Core,
+        successors: &mut kept::Successors,
+        next_hops: &NextHops,
+        events: &mut mpsc::UnboundedReceiver<NextHopEvent>,
+    ) {
+        while core.awaits_ways() {
+            let Some(event) = events.recv().await else {
+                return;
+            };
+            if let NextHopEvent::Assign { destination, hop: Err(reason), .. } = event {
+                tracing::warn!(%destination, %reason, "no way to a member");
+            }
+            note_next_hop(core, successors, event);
+            self.take(core, next_hops);
+        }
+    }
+}
+
+/// Passes on what the kernel tells of the ways to members.
+fn note_next_hop(core: &mut Core, successors: &mut kept::Successors, event: NextHopEvent) {
+    let now = clock::now();
+    match event {
+        NextHopEvent::Set { id, hop } => successors.set(core, now, id, hop),
+        NextHopEvent::Assign { destination, hop, direct } => {
+            core.assign_stated(now, destination, hop.ok(), direct);
+            successors.assign(core, now, destination, hop.ok());
+        }
+        NextHopEvent::Removed { id } => successors.remove(core, id),
+    }
 }
 
 /// Takes over what an earlier process left forwarding. Returns the socket towards its upstream, at
@@ -350,6 +421,7 @@ impl Router {
                     if let Err(error) = self.plane.refresh() {
                         tracing::error!("{error:#}");
                     }
+                    self.unicast.follow(&mut self.core);
                 }
                 vmrs = changed(&mut named_by_admin) => self.on_vmrs(vmrs),
                 () = clock::sleep_until(self.pursuit.poll_timeout()) => self.pursue(),
@@ -422,19 +494,12 @@ impl Router {
     }
 
     fn on_next_hop(&mut self, event: NextHopEvent) {
-        match event {
-            NextHopEvent::Set { id, hop } => self.successors.set(&mut self.core, clock::now(), id, hop),
-            NextHopEvent::Assign { destination, hop, direct } => {
-                self.core.assign_stated(clock::now(), destination, hop.ok(), direct);
-                if let Err(reason) = hop
-                    && let Some(held_back) = self.warnings.admit(clock::now())
-                {
-                    tracing::warn!(%destination, %reason, held_back, "no way to a member");
-                }
-                self.successors.assign(&mut self.core, clock::now(), destination, hop.ok());
-            }
-            NextHopEvent::Removed { id } => self.successors.remove(&mut self.core, id),
+        if let NextHopEvent::Assign { destination, hop: Err(reason), .. } = event
+            && let Some(held_back) = self.warnings.admit(clock::now())
+        {
+            tracing::warn!(%destination, %reason, held_back, "no way to a member");
         }
+        note_next_hop(&mut self.core, &mut self.successors, event);
     }
 
     fn on_vmrs(&mut self, vmrs: Option<RankedVmrs>) {
@@ -524,6 +589,7 @@ impl Router {
         }
         self.next_hops.point_to_point(interfaces::point_to_point(&wanted));
         self.follow_addresses(&relay_addresses(&self.config, &wanted));
+        self.unicast.follow(&mut self.core);
         self.pursuit.hurry(now);
     }
 

@@ -2,15 +2,18 @@
 //! asking. No I/O: [`super::core::Core`] carries out what changes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     time::Instant,
 };
 
-use vmcast_common::fib::{IfIndex, Input, Interface, NextHop, NextHopId, Output, Stream, Tunnel, TunnelId};
+use vmcast_common::fib::{
+    Conversion, ConversionId, IfIndex, Input, Interface, NextHop, NextHopId, Output, Rpf, Stream, Tunnel,
+    TunnelId, Way,
+};
 use vmcast_proto::Filter;
 
-use crate::config::{Forward, Origin, StaticTunnel, Target};
+use crate::config::{Converted, Forward, Origin, StaticTunnel, Target};
 
 /// Static tunnels are numbered from here: the relay's numbers stay below, the upstreams' above.
 const FIRST_TUNNEL: u32 = 1 << 28;
@@ -40,7 +43,8 @@ pub(super) struct Static {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct InForce {
     next_hops: BTreeMap<NextHopId, NextHop>,
-    inputs: BTreeMap<Stream, Input>,
+    conversions: BTreeMap<ConversionId, Conversion>,
+    inputs: BTreeMap<Stream, Rpf>,
     members: BTreeMap<(IpAddr, Output), Filter>,
 }
 
@@ -50,9 +54,12 @@ pub(super) enum Change {
     SetNextHop(NextHopId, NextHop),
     /// No member uses it by now.
     RemoveNextHop(NextHopId),
+    SetConversion(ConversionId, Conversion),
+    /// No member is one by now.
+    RemoveConversion(ConversionId),
     Input {
         stream: Stream,
-        input: Option<Input>,
+        rpf: Option<Rpf>,
     },
     Member {
         member: Output,
@@ -66,7 +73,11 @@ pub(super) enum Change {
 pub(super) struct Stated {
     tunnels: Vec<Static>,
     forwards: Vec<Forward>,
+    /// Each conversion that is stated, whatever streams it is of.
+    conversions: HashMap<Converted, ConversionId>,
     destinations: BTreeSet<IpAddr>,
+    /// The ways that were looked up so far; `None` where there is none.
+    ways: BTreeMap<IpAddr, Option<NextHopId>>,
     /// The interfaces that are there, by name.
     interfaces: BTreeMap<String, IfIndex>,
     /// The next hops that are a stated neighbour.
@@ -89,7 +100,17 @@ impl Stated {
             since: now,
             is_looked_up: false,
         });
-        let stated = Self { tunnels: tunnels.collect(), forwards: forwards.to_vec(), ..Self::default() };
+        let mut conversions = HashMap::new();
+        let mut numbers = 0..Output::MAX_NUMBER;
+        for target in forwards.iter().flat_map(|forward| &forward.to) {
+            if let Target::Converted(converted) = target
+                && !conversions.contains_key(converted)
+            {
+                conversions.extend(numbers.next().map(|id| (converted.clone(), ConversionId(id))));
+            }
+        }
+        let forwards = forwards.to_vec();
+        let stated = Self { tunnels: tunnels.collect(), forwards, conversions, ..Self::default() };
         Self { destinations: stated.find_destinations(), ..stated }
     }
 
@@ -111,6 +132,27 @@ impl Stated {
         self.endpoints().any(|known| known == endpoint)
     }
 
+    /// The conversions in force.
+    pub(super) const fn conversions(&self) -> &BTreeMap<ConversionId, Conversion> {
+        &self.in_force.conversions
+    }
+
+    /// Our addresses and ports at which streams come in by unicast, with the group and port of each.
+    pub(super) fn unicast_inputs(&self) -> BTreeMap<SocketAddr, SocketAddr> {
+        let inputs = self.forwards.iter().filter_map(|forward| {
+            let input = forward.from.unicast()?;
+            Some((input.endpoint, SocketAddr::new(forward.group.0, input.group_port)))
+        });
+        inputs.collect()
+    }
+
+    /// Where a stream comes in by unicast, if it does.
+    pub(super) fn unicast_input(&self, stream: Stream) -> Option<SocketAddr> {
+        let stated = |stream| self.forwards.iter().find(|forward| forward.stream() == stream);
+        let forward = stated(stream).or_else(|| stated(Stream { source: None, ..stream }))?;
+        forward.from.unicast().map(|input| input.endpoint)
+    }
+
     /// Our UDP ports that tunnels end at.
     pub(super) fn endpoints(&self) -> impl Iterator<Item = SocketAddr> {
         self.tunnels.iter().map(|tunnel| tunnel.tunnel.local).filter(|local| local.port() != 0)
@@ -122,12 +164,12 @@ impl Stated {
     }
 
     fn find_destinations(&self) -> BTreeSet<IpAddr> {
-        let neighbours =
-            self.forwards.iter().flat_map(|forward| &forward.to).filter_map(|target| match target {
-                Target::Neighbour(address) => Some(*address),
-                Target::Named(_) | Target::Host { .. } => None,
-            });
-        neighbours.chain(self.tunnels.iter().map(|tunnel| tunnel.tunnel.remote.ip())).collect()
+        let hosts = self.forwards.iter().flat_map(|forward| &forward.to).filter_map(|target| match target {
+            Target::Neighbour(address) => Some(*address),
+            Target::Converted(Converted { destination, interface: None, .. }) => Some(destination.ip()),
+            Target::Named(_) | Target::Host { .. } | Target::Converted(_) => None,
+        });
+        hosts.chain(self.tunnels.iter().map(|tunnel| tunnel.tunnel.remote.ip())).collect()
     }
 
     /// An interface of this name is there.
@@ -148,6 +190,7 @@ impl Stated {
         next_hop: Option<NextHopId>,
         direct: bool,
     ) -> Vec<(TunnelId, Tunnel)> {
+        self.ways.insert(address, next_hop);
         match next_hop.filter(|_| direct) {
             Some(id) => self.neighbours.insert(address, id),
             None => {
@@ -173,6 +216,11 @@ impl Stated {
         changed
     }
 
+    /// The way to an address, if it was looked up.
+    pub(super) fn way(&self, address: IpAddr) -> Option<Option<NextHopId>> {
+        self.ways.get(&address).copied()
+    }
+
     /// Makes what is stated the state in force, as far as it is possible now; returns the steps, in order.
     pub(super) fn advance(&mut self, interface: impl Fn(IfIndex) -> Option<Interface>) -> Vec<Change> {
         let wanted = self.wanted(interface);
@@ -180,8 +228,10 @@ impl Stated {
         let mut changes = Vec::new();
         let new = wanted.next_hops.iter().filter(|(id, hop)| before.next_hops.get(id) != Some(hop));
         changes.extend(new.map(|(id, hop)| Change::SetNextHop(*id, *hop)));
-        let new = wanted.inputs.iter().filter(|(stream, input)| before.inputs.get(stream) != Some(input));
-        changes.extend(new.map(|(stream, input)| Change::Input { stream: *stream, input: Some(*input) }));
+        let new = wanted.conversions.iter().filter(|(id, to)| before.conversions.get(id) != Some(to));
+        changes.extend(new.map(|(id, to)| Change::SetConversion(*id, *to)));
+        let new = wanted.inputs.iter().filter(|(stream, rpf)| before.inputs.get(stream) != Some(rpf));
+        changes.extend(new.map(|(stream, rpf)| Change::Input { stream: *stream, rpf: Some(*rpf) }));
         let gone = before.members.keys().filter(|key| !wanted.members.contains_key(key));
         changes.extend(gone.map(|&(group, member)| Change::Member { member, group, filter: Filter::none() }));
         let new = wanted.members.iter().filter(|(key, filter)| before.members.get(key) != Some(filter));
@@ -190,7 +240,9 @@ impl Stated {
             Change::Member { member, group, filter }
         }));
         let gone = before.inputs.keys().filter(|stream| !wanted.inputs.contains_key(stream));
-        changes.extend(gone.map(|stream| Change::Input { stream: *stream, input: None }));
+        changes.extend(gone.map(|stream| Change::Input { stream: *stream, rpf: None }));
+        let gone = before.conversions.keys().filter(|id| !wanted.conversions.contains_key(id));
+        changes.extend(gone.map(|id| Change::RemoveConversion(*id)));
         let gone = before.next_hops.keys().filter(|id| !wanted.next_hops.contains_key(id));
         changes.extend(gone.map(|id| Change::RemoveNextHop(*id)));
         self.in_force = wanted;
@@ -208,11 +260,14 @@ impl Stated {
                 Origin::Any => {}
                 Origin::Named(name) => match self.input(name) {
                     Some(input) => {
-                        wanted.inputs.insert(stream, input);
+                        wanted.inputs.insert(stream, Rpf::Exact(input));
                     }
                     // It comes from nowhere as long as that is not there.
                     None => continue,
                 },
+                Origin::Unicast(_) => {
+                    wanted.inputs.insert(stream, Rpf::AnyUpstream);
+                }
             }
             for (target, number) in forward.to.iter().zip(numbers) {
                 let output = match target {
@@ -236,6 +291,10 @@ impl Stated {
                             Output::Neighbour(id)
                         })
                     }
+                    Target::Converted(converted) => self.conversion(converted).map(|(id, conversion)| {
+                        wanted.conversions.insert(id, conversion);
+                        Output::Converted(id)
+                    }),
                 };
                 let filter = match stream.source {
                     Some(source) => Filter::Include([source].into()),
@@ -263,20 +322,31 @@ impl Stated {
         }
     }
 
+    /// A conversion, once its interface is there or the way was looked up: nothing is sent on a guess.
+    fn conversion(&self, converted: &Converted) -> Option<(ConversionId, Conversion)> {
+        let Converted { destination, source, ref interface } = *converted;
+        let way = match interface {
+            Some(name) => Way::Interface(*self.interfaces.get(name.as_str())?),
+            None => Way::NextHop(self.way(destination.ip())?),
+        };
+        Some((*self.conversions.get(converted)?, Conversion { source, destination, way }))
+    }
+
     /// What of a group is to be asked for at a place that may bring it: not what is stated to come from
-    /// another.
+    /// another, or by unicast.
     pub(super) fn asked_for(&self, group: IpAddr, filter: &Filter, at: Input) -> Filter {
+        let at = Rpf::Exact(at);
         let stated = |source| self.in_force.inputs.get(&Stream { source, group }).copied();
         let mut asked = match stated(None) {
-            Some(input) if input != at => Filter::none(),
+            Some(rpf) if rpf != at => Filter::none(),
             Some(_) | None => filter.clone(),
         };
-        for (stream, input) in &self.in_force.inputs {
+        for (stream, rpf) in &self.in_force.inputs {
             let Some(source) = stream.source.filter(|source| stream.group == group && filter.wants(*source))
             else {
                 continue;
             };
-            match (&mut asked, *input == at) {
+            match (&mut asked, *rpf == at) {
                 (Filter::Include(sources), true) | (Filter::Exclude(sources), false) => {
                     sources.insert(source);
                 }

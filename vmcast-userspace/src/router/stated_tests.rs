@@ -235,13 +235,125 @@ fn a_source_with_an_origin_of_its_own_is_asked_for_there_and_not_elsewhere() {
     let (a, b, group) = (ip("198.51.100.1"), ip("198.51.100.2"), any().group);
     let include = |sources: &[IpAddr]| Filter::Include(sources.iter().copied().collect());
     assert_eq!(stated.asked_for(group, &Filter::any(), here), Filter::any());
-    stated.in_force.inputs.insert(Stream { source: Some(a), group }, there);
+    stated.in_force.inputs.insert(Stream { source: Some(a), group }, Rpf::Exact(there));
     assert_eq!(stated.asked_for(group, &Filter::any(), here), Filter::Exclude([a].into()));
     assert_eq!(stated.asked_for(group, &Filter::any(), there), Filter::any());
     assert_eq!(stated.asked_for(group, &include(&[a, b]), here), include(&[b]));
     assert_eq!(stated.asked_for(group, &include(&[b]), here), include(&[b]));
-    stated.in_force.inputs.insert(any(), here);
+    stated.in_force.inputs.insert(any(), Rpf::Exact(here));
     assert_eq!(stated.asked_for(group, &Filter::any(), there), include(&[a]));
     assert_eq!(stated.asked_for(group, &include(&[b]), there), Filter::none());
     assert_eq!(stated.asked_for(ip("239.9.9.9"), &Filter::any(), there), Filter::any());
+}
+
+fn end(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn converted(id: u32) -> Output {
+    Output::Converted(ConversionId(id))
+}
+
+fn position(effects: &[Effect], wanted: FibOp) -> usize {
+    let found = effects.iter().position(|effect| *effect == Effect::Fib(wanted));
+    found.unwrap_or_else(|| panic!("{wanted:?} is not in {effects:?}"))
+}
+
+#[test]
+fn a_host_by_other_addresses_gets_copies_once_the_way_was_looked_up_and_follows_it() {
+    let mut bed = Bed::new("to = [{ convert_to = '10.5.0.11:5004', source = '192.0.2.65:5000' }]");
+    assert!(bed.core.awaits_ways());
+    let effects = bed.effects();
+    assert!(effects.contains(&Effect::Watch(ip("10.5.0.11"))), "{effects:?}");
+    let members = |effects: &[Effect]| {
+        effects.iter().filter(|effect| matches!(effect, Effect::Fib(FibOp::AddMember(..)))).count()
+    };
+    assert_eq!(members(&effects), 0);
+    let by = |way| {
+        let (source, destination) = (Some(end("192.0.2.65:5000")), end("10.5.0.11:5004"));
+        FibOp::SetConversion(ConversionId(0), Conversion { source, destination, way: Way::NextHop(way) })
+    };
+    let assign = |bed: &mut Bed, id: Option<u32>| {
+        bed.core.assign_stated(bed.now, ip("10.5.0.11"), id.map(NextHopId), false);
+        bed.effects()
+    };
+    // No way: the copies are dropped, counted and seen.
+    let effects = assign(&mut bed, None);
+    assert!(position(&effects, by(None)) < position(&effects, add(converted(0))));
+    assert_eq!(assign(&mut bed, Some(7)), [Effect::Fib(by(Some(NextHopId(7))))]);
+    assert!(bed.core.awaits_ways(), "the neighbour is not known");
+    assert_eq!(assign(&mut bed, Some(7)), []);
+    assert_eq!(assign(&mut bed, None), [Effect::Fib(by(None))]);
+}
+
+#[test]
+fn another_group_leaves_by_an_interface_while_it_is_there() {
+    let mut bed = Bed::new("to = [{ convert_to = '239.9.9.9:5004', interface = 'west' }]");
+    let by = |ifindex| {
+        let (source, destination) = (None, end("239.9.9.9:5004"));
+        FibOp::SetConversion(
+            ConversionId(0),
+            Conversion { source, destination, way: Way::Interface(ifindex) },
+        )
+    };
+    let effects = bed.effects();
+    let set = position(&effects, FibOp::SetInterface(interface(WEST)));
+    assert!(set < position(&effects, by(WEST)));
+    assert!(position(&effects, by(WEST)) < position(&effects, add(converted(0))));
+    bed.core.remove_interface(bed.now, WEST);
+    let effects = bed.effects();
+    let removed = position(&effects, FibOp::RemoveConversion(ConversionId(0)));
+    assert!(position(&effects, FibOp::RemoveMember(any(), converted(0))) < removed);
+    assert!(removed < position(&effects, FibOp::RemoveInterface(WEST)));
+    bed.appear("west", IfIndex(9));
+    let effects = bed.effects();
+    assert!(position(&effects, by(IfIndex(9))) < position(&effects, add(converted(0))));
+}
+
+#[test]
+fn one_destination_of_several_sources_is_one_member() {
+    let of = |source: &str| format!("source = '{source}'\nto = [{{ convert_to = '10.5.0.11:5004' }}]\n");
+    let tables = format!("{}[[forward]]\ngroup = '239.1.2.3'\n{}", of("198.51.100.1"), of("198.51.100.2"));
+    let mut bed = Bed::new(&tables);
+    bed.core.assign_stated(bed.now, ip("10.5.0.11"), None, false);
+    bed.streams();
+    let members: Vec<_> = bed.core.mrib.members_of(any().group).collect();
+    assert_eq!(members.len(), 1, "{members:?}");
+    assert_eq!((members[0].member, bed.core.stated.conversions().len()), (converted(0), 1));
+    let sources = [ip("198.51.100.1"), ip("198.51.100.2")];
+    assert_eq!(members[0].filter, Filter::Include(sources.into()));
+}
+
+// proves C2: an encoder that sends by unicast may be anywhere behind an interface that accepts sources
+#[test]
+fn a_stream_by_unicast_is_asked_for_nowhere_and_taken_by_every_interface_that_accepts_sources() {
+    let mut bed = Bed::new("from = { unicast = '192.0.2.65:6000', group_port = 5004 }\nto = ['west']");
+    let upstream = (end("192.0.2.1:40000"), end("203.0.113.1:2268"));
+    bed.core.set_upstream(bed.now, Some(upstream));
+    let effects = bed.effects();
+    assert!(effects.contains(&Effect::Fib(set(Rpf::AnyUpstream))), "{effects:?}");
+    let asked = effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::HostMembership { filter, .. } if !filter.is_none()));
+    assert!(!asked, "{effects:?}");
+    let learnt = Stream { source: Some(ip("198.51.100.7")), ..any() };
+    let punt = vmcast_dataplane::Punt {
+        reason: vmcast_common::verdict::PuntReason::NewSource,
+        input: Input::Interface(EAST),
+        stream: learnt,
+    };
+    bed.core.punt(bed.now, punt);
+    assert_eq!(bed.streams(), [FibOp::SetStream(learnt, Rpf::AnyUpstream, Members::OfAnySource)]);
+    assert_eq!(bed.core.stated.unicast_input(learnt), Some(end("192.0.2.65:6000")));
+
+    let (endpoint, group) = (end("192.0.2.65:6000"), end("239.1.2.3:5004"));
+    bed.core.add_unicast_input(endpoint);
+    assert_eq!(bed.effects(), [Effect::Fib(FibOp::SetUnicastInput { endpoint, group })]);
+    let wanted = crate::router::reconcile::wanted(&bed.core);
+    assert_eq!(wanted.unicast_inputs, [(endpoint, group)].into());
+    bed.core.remove_unicast_input(endpoint);
+    bed.core.remove_unicast_input(endpoint);
+    assert_eq!(bed.effects(), [Effect::Fib(FibOp::RemoveUnicastInput(endpoint))]);
+    bed.core.add_unicast_input(end("192.0.2.65:6001"));
+    assert_eq!(bed.effects(), [], "nothing is stated of that port");
 }

@@ -7,6 +7,7 @@ mod bed;
 mod chain;
 mod churn;
 mod config_errors;
+mod convert;
 mod doctor;
 mod duplicate;
 mod follow;
@@ -55,6 +56,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         shaken::trials(),
         shared::trials(),
         stated::trials(),
+        convert::trials(),
         doctor::trials(),
     ]
     .into_iter()

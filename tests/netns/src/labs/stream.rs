@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,7 +12,10 @@ use std::{
 };
 
 use libtest_mimic::Failed;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::{
+    net::if_::if_nametoindex,
+    sys::socket::{setsockopt, sockopt},
+};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use vmcast_lab::{LabError, Namespace, traffic::GroupPort};
 
@@ -72,13 +75,33 @@ impl Sender {
         stream: GroupPort,
         pace: Duration,
     ) -> Result<Self, Failed> {
+        let to = SockAddr::from(stream.socket_addr());
+        Self::run(node, pace, move || {
+            let socket = multicast_socket(local, 16)?;
+            Ok(move |bytes: &[u8]| socket.send_to(bytes, &to))
+        })
+    }
+
+    /// Sends to one host by an ordinary connected socket, which fails if the host answers with an ICMP error.
+    pub(super) fn to_host(node: &Namespace, local: IpAddr, host: SocketAddr) -> Result<Self, Failed> {
+        Self::run(node, Self::PACE, move || {
+            let socket = UdpSocket::bind((local, 0))?;
+            socket.connect(host)?;
+            Ok(move |bytes: &[u8]| socket.send(bytes))
+        })
+    }
+
+    fn run<S: FnMut(&[u8]) -> io::Result<usize>>(
+        node: &Namespace,
+        pace: Duration,
+        open: impl FnOnce() -> io::Result<S> + Send + 'static,
+    ) -> Result<Self, Failed> {
         let (sent, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (count, ended) = (Arc::clone(&sent), Arc::clone(&stop));
         let thread = node.thread("sender", move || {
-            let socket = multicast_socket(local, 16)?;
-            let to = SockAddr::from(stream.socket_addr());
+            let mut send = open()?;
             while !ended.load(Ordering::Relaxed) {
-                socket.send_to(&payload(count.load(Ordering::Relaxed)), &to)?;
+                send(&payload(count.load(Ordering::Relaxed)))?;
                 count.fetch_add(1, Ordering::SeqCst);
                 thread::sleep(pace);
             }
@@ -121,7 +144,7 @@ impl Drop for Sender {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heard {
     /// Source and number of each whole packet.
-    pub(super) packets: Vec<(Ipv4Addr, u64)>,
+    pub(super) packets: Vec<(IpAddr, u64)>,
     /// Packets that are not as any source sent them.
     pub(super) damaged: u64,
 }
@@ -159,28 +182,48 @@ impl Listener {
         stream: GroupPort,
         source: Option<Ipv4Addr>,
     ) -> Result<Self, Failed> {
+        Self::open(node, stream.socket_addr().into(), |socket| match source {
+            None => socket.join_multicast_v4(&stream.group, &Ipv4Addr::UNSPECIFIED),
+            Some(source) => socket.join_ssm_v4(&source, &stream.group, &Ipv4Addr::UNSPECIFIED),
+        })
+    }
+
+    /// Listens at an address and port of its own.
+    pub(super) fn host(node: &Namespace, address: SocketAddr) -> Result<Self, Failed> {
+        Self::open(node, address, |_| Ok(()))
+    }
+
+    /// Joins an IPv6 group on the interface of this name.
+    pub(super) fn join_v6(node: &Namespace, group: SocketAddrV6, interface: &str) -> Result<Self, Failed> {
+        Self::open(node, group.into(), |socket| {
+            socket.join_multicast_v6(group.ip(), if_nametoindex(interface)?)
+        })
+    }
+
+    fn open(
+        node: &Namespace,
+        address: SocketAddr,
+        join: impl FnOnce(&Socket) -> io::Result<()> + Send,
+    ) -> Result<Self, Failed> {
         let socket = node.enter(|| -> io::Result<Socket> {
-            let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+            let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
             socket.set_reuse_address(true)?;
             setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
             socket.set_read_timeout(Some(POLL))?;
-            socket.bind(&stream.socket_addr().into())?;
-            match source {
-                None => socket.join_multicast_v4(&stream.group, &Ipv4Addr::UNSPECIFIED)?,
-                Some(source) => socket.join_ssm_v4(&source, &stream.group, &Ipv4Addr::UNSPECIFIED)?,
-            }
+            socket.bind(&address.into())?;
+            join(&socket)?;
             Ok(socket)
         })??;
         let (heard, stop) = (Arc::new(Mutex::new(Heard::default())), Arc::new(AtomicBool::new(false)));
         let (theirs, ended) = (Arc::clone(&heard), Arc::clone(&stop));
-        let socket = std::net::UdpSocket::from(socket);
+        let socket = UdpSocket::from(socket);
         let thread = thread::Builder::new().name(format!("{}-listener", node.node())).spawn(move || {
             let mut buffer = vec![0; 65536];
             while !ended.load(Ordering::Relaxed) {
-                let Ok((length, SocketAddr::V4(from))) = socket.recv_from(&mut buffer) else { continue };
+                let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
                 let mut heard = theirs.lock().expect("a listener does not panic");
                 match number(&buffer[..length]) {
-                    Some(number) => heard.packets.push((*from.ip(), number)),
+                    Some(number) => heard.packets.push((from.ip(), number)),
                     None => heard.damaged += 1,
                 }
             }

@@ -91,6 +91,23 @@ pub enum Place {
     Conversion {
         /// The conversion's number.
         id: u32,
+        /// The host or group that packets go to.
+        destination: SocketAddr,
+        /// The address and port that they come from; missing if they keep their own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source: Option<SocketAddr>,
+        /// The interface that they leave by; missing while the way to a host is not known.
+        interface: Option<String>,
+        /// The link-layer address on the way to a host; missing for a group, and while it is not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mac: Option<String>,
+    },
+    /// An address and port of this node that sources send to by unicast.
+    Unicast {
+        /// That address and port.
+        endpoint: SocketAddr,
+        /// Whether packets are taken in there: the address is this host's and the port was free.
+        open: bool,
     },
     /// A kind that a newer daemon knows.
     #[serde(other)]

@@ -210,6 +210,28 @@ fn the_lines_of_version_1_stay_as_they_are() {
 }
 
 #[test]
+fn addresses_of_conversions_and_unicast_inputs_are_on_the_wire() {
+    let way = Place::Conversion {
+        id: 3,
+        destination: ([10, 5, 0, 11], 5004).into(),
+        source: None,
+        interface: None,
+        mac: None,
+    };
+    let groups = [way, Place::Unicast { endpoint: ([10, 1, 0, 1], 6000).into(), open: true }]
+        .map(|place| Group { rpf: Some(place), ..group() });
+    let response = Response::Groups(Groups { next: None, groups: groups.into() });
+    let text = String::from_utf8(encode(&response)).unwrap();
+    for place in [
+        "{\"kind\":\"conversion\",\"id\":3,\"destination\":\"10.5.0.11:5004\",\"interface\":null}",
+        "{\"kind\":\"unicast\",\"endpoint\":\"10.1.0.1:6000\",\"open\":true}",
+    ] {
+        assert!(text.contains(place), "{place} is not in {text}");
+    }
+    assert_eq!(decode::<Response>(text.as_bytes()).unwrap(), response);
+}
+
+#[test]
 fn a_request_without_its_page_asks_for_the_first_one() {
     let request = decode::<Request>(br#"{"v":1,"request":"group-list"}"#).unwrap();
     assert_eq!(request, Request::GroupList { page: Page::default() });

@@ -154,7 +154,18 @@ fn place(place: &Place) -> String {
         }
         Place::Tunnel { name: Some(name), .. } => name.clone(),
         Place::Tunnel { name: None, remote, .. } => endpoint(*remote),
-        Place::Conversion { id } => format!("conversion {id}"),
+        Place::Conversion { destination, source, interface, mac, .. } => {
+            let source = source.map_or_else(String::new, |source| format!(" from {source}"));
+            let is_reached = mac.is_some() || destination.ip().is_multicast();
+            let way = match interface {
+                Some(interface) if is_reached => interface.clone(),
+                Some(interface) => format!("{interface} unresolved"),
+                None => "unresolved".to_owned(),
+            };
+            format!("{way} as {destination}{source}")
+        }
+        Place::Unicast { endpoint, open: true } => format!("unicast {endpoint}"),
+        Place::Unicast { endpoint, open: false } => format!("unicast {endpoint} absent"),
         Place::Unknown => "?".to_owned(),
     }
 }

@@ -90,9 +90,8 @@ fn the_longest_addresses_of_version_4_fit_the_terminal() {
     assert!(shown.lines().all(|line| line.len() <= 100), "{shown}");
 }
 
-#[test]
-fn members_are_shown() {
-    let member = |output, filter, packets| Member {
+fn member(output: Place, filter: Filter, packets: u64) -> Member {
+    Member {
         group: [232, 1, 1, 1].into(),
         source: Some([192, 0, 2, 9].into()),
         output,
@@ -100,7 +99,11 @@ fn members_are_shown() {
         configured: false,
         age_ms: 65_000,
         packets,
-    };
+    }
+}
+
+#[test]
+fn members_are_shown() {
     let include = Filter { mode: FilterMode::Include, sources: vec![[192, 0, 2, 9].into()] };
     let exclude = |count| Filter { mode: FilterMode::Exclude, sources: vec![[192, 0, 2, 66].into(); count] };
     let members = vec![
@@ -396,4 +399,35 @@ fn what_the_configuration_states_is_shown_as_such() {
     };
     let shown = super::members(&Members { next: None, members: vec![member] }, None);
     assert!(shown.contains("pop-west") && shown.contains("any source, configured"), "{shown}");
+}
+
+#[test]
+fn conversions_and_unicast_inputs_are_shown_by_their_addresses() {
+    let end = |text: &str| text.parse::<std::net::SocketAddr>().expect("an address and a port");
+    let to = |destination, source: Option<&str>, interface: Option<&str>, mac: Option<&str>| {
+        let (interface, mac) = (interface.map(str::to_owned), mac.map(str::to_owned));
+        let (destination, source) = (end(destination), source.map(end));
+        let any = Filter { mode: FilterMode::Exclude, sources: vec![] };
+        member(Place::Conversion { id: 3, destination, source, interface, mac }, any, 1)
+    };
+    let some_mac = Some("02:00:5e:00:53:01");
+    let all = vec![
+        to("239.9.9.9:5004", Some("10.5.0.1:5000"), Some("eth1"), None),
+        to("10.5.0.11:5004", None, Some("eth2"), some_mac),
+        to("10.5.0.12:5004", None, Some("eth3"), None),
+        to("[2001:db8::1]:5004", None, None, None),
+    ];
+    let shown = super::members(&Members { next: None, members: all }, None);
+    for words in [
+        " eth1 as 239.9.9.9:5004 from 10.5.0.1:5000 ",
+        " eth2 as 10.5.0.11:5004 ",
+        " eth3 unresolved as 10.5.0.12:5004 ",
+        " unresolved as [2001:db8::1]:5004 ",
+    ] {
+        assert!(shown.contains(words), "{words:?} is not in\n{shown}");
+    }
+    let unicast = |open| Some(Place::Unicast { endpoint: end("10.1.0.1:6000"), open });
+    let groups = [true, false].map(|open| group(1, None, unicast(open), GroupState::Waiting));
+    let shown = super::groups(&Groups { next: None, groups: groups.into() });
+    assert!(shown.contains(" unicast 10.1.0.1:6000  ") && shown.contains(" unicast 10.1.0.1:6000 absent "));
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use vmcast_common::fib::{self, IfIndex, Stream, TunnelId};
+use vmcast_common::fib::{self, IfIndex, Rpf, Stream, TunnelId};
 
 use crate::Filter;
 
@@ -28,13 +28,13 @@ pub enum Input {
         /// What is stated; replaces what was stated.
         filter: Filter,
     },
-    /// Packets of a stream are accepted from here only, or from where routes say again. Without a source it
-    /// holds for all sources that nothing is stated of.
+    /// Packets of a stream are accepted from here, or from where routes say again. Without a source it holds
+    /// for all sources that nothing is stated of.
     StatedInput {
         /// The stream.
         stream: Stream,
-        /// Where they come from.
-        input: Option<fib::Input>,
+        /// From where they are accepted.
+        rpf: Option<Rpf>,
     },
     /// An interface or tunnel vanished; it leaves every group. Every group is looked at: whoever knows
     /// the few groups of a member states them as [`Input::Membership`] instead.

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Instant};
 
-use vmcast_common::fib::{self, Stream};
+use vmcast_common::fib::{self, Rpf, Stream};
 
 use super::{
     config::Config,
@@ -133,8 +133,8 @@ impl Mrib {
         self.on_membership(member, address, &merged);
     }
 
-    fn on_stated_input(&mut self, stream: Stream, input: Option<fib::Input>) {
-        self.routes.state(stream, input);
+    fn on_stated_input(&mut self, stream: Stream, rpf: Option<Rpf>) {
+        self.routes.state(stream, rpf);
         let mut context =
             Context { routes: &self.routes, timers: &mut self.timers, outputs: &mut self.outputs };
         if let Some(group) = self.groups.get_mut(stream.group) {
@@ -213,7 +213,7 @@ impl Machine for Mrib {
                 self.on_membership(member, group, merged.as_ref().unwrap_or(&filter));
             }
             Input::Stated { member, group, filter } => self.on_stated(member, group, &filter),
-            Input::StatedInput { stream, input } => self.on_stated_input(stream, input),
+            Input::StatedInput { stream, rpf } => self.on_stated_input(stream, rpf),
             Input::MemberGone { member } => self.on_member_gone(member),
             Input::SetUpstream(upstream) => {
                 self.routes.set_upstream(upstream);

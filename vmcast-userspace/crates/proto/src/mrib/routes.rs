@@ -10,7 +10,7 @@ pub(super) struct Routes {
     interfaces: BTreeMap<IfIndex, Link>,
     upstream: Option<TunnelId>,
     /// By group, and by source where only that one is meant.
-    stated: BTreeMap<(IpAddr, Option<IpAddr>), fib::Input>,
+    stated: BTreeMap<(IpAddr, Option<IpAddr>), Rpf>,
 }
 
 #[derive(Debug)]
@@ -38,10 +38,10 @@ impl Routes {
     }
 
     /// States where a stream comes from, or no longer.
-    pub(super) fn state(&mut self, stream: Stream, input: Option<fib::Input>) {
+    pub(super) fn state(&mut self, stream: Stream, rpf: Option<Rpf>) {
         let key = (stream.group, stream.source);
-        match input {
-            Some(input) => self.stated.insert(key, input),
+        match rpf {
+            Some(rpf) => self.stated.insert(key, rpf),
             None => self.stated.remove(&key),
         };
     }
@@ -50,7 +50,7 @@ impl Routes {
     pub(super) fn rpf_of(&self, stream: Stream) -> Rpf {
         let stated = |source| self.stated.get(&(stream.group, source)).copied();
         match (stated(stream.source).or_else(|| stated(None)), stream.source) {
-            (Some(input), _) => Rpf::Exact(input),
+            (Some(rpf), _) => rpf,
             (None, Some(source)) => self.rpf(source),
             (None, None) => Rpf::AnyUpstream,
         }
@@ -147,14 +147,16 @@ mod tests {
         let stream = |source: Option<&str>| Stream { source: source.map(ip), group: ip("239.1.1.1") };
         let (any, one, other) = (stream(None), stream(Some("192.0.2.1")), stream(Some("192.0.2.2")));
         assert_eq!(routes.rpf_of(any), Rpf::AnyUpstream);
-        routes.state(one, Some(fib::Input::Interface(IfIndex(3))));
+        routes.state(one, Some(interface(3)));
         assert_eq!((routes.rpf_of(any), routes.rpf_of(one)), (Rpf::AnyUpstream, interface(3)));
         assert_eq!(routes.rpf_of(other), Rpf::Exact(fib::Input::Tunnel(TunnelId(9))));
-        routes.state(any, Some(fib::Input::Interface(IfIndex(4))));
+        routes.state(any, Some(interface(4)));
         assert_eq!([any, one, other].map(|stream| routes.rpf_of(stream)), [4, 3, 4].map(interface));
         assert_eq!(routes.rpf_of(Stream { group: ip("239.1.1.2"), ..any }), Rpf::AnyUpstream);
         routes.state(one, None);
         assert_eq!(routes.rpf_of(one), interface(4));
+        routes.state(any, Some(Rpf::AnyUpstream));
+        assert_eq!(routes.rpf_of(other), Rpf::AnyUpstream);
         routes.state(any, None);
         assert_eq!(routes.rpf_of(any), Rpf::AnyUpstream);
     }

@@ -61,7 +61,7 @@ fn a_member_that_vanishes_is_stated_no_longer() {
 fn a_group_is_taken_from_where_it_is_stated_to_come_and_so_is_what_is_learnt_of_it() {
     let mut mrib = Mrib::new(Config::default());
     let exactly = Rpf::Exact(TUNNEL);
-    assert_eq!(feed(&mut mrib, Input::StatedInput { stream: ANY, input: Some(TUNNEL) }), []);
+    assert_eq!(feed(&mut mrib, Input::StatedInput { stream: ANY, rpf: Some(Rpf::Exact(TUNNEL)) }), []);
     let joined = feed(&mut mrib, stated(Filter::any()));
     assert_eq!(joined[0], Output::Fib(FibOp::SetStream(ANY, exactly, Members::Own)));
     let one = Stream { source: Some(source(1)), group: GROUP };
@@ -71,7 +71,7 @@ fn a_group_is_taken_from_where_it_is_stated_to_come_and_so_is_what_is_learnt_of_
     let learnt = feed(&mut mrib, Input::NewSource { stream: one, input: TUNNEL });
     assert_eq!(learnt[0], Output::Fib(FibOp::SetStream(one, exactly, Members::OfAnySource)));
     // Both go back to what routes say.
-    let ended = feed(&mut mrib, Input::StatedInput { stream: ANY, input: None });
+    let ended = feed(&mut mrib, Input::StatedInput { stream: ANY, rpf: None });
     let set = |stream, members| Output::Fib(FibOp::SetStream(stream, Rpf::AnyUpstream, members));
     assert_eq!(ended, [set(ANY, Members::Own), set(one, Members::OfAnySource)]);
 }
