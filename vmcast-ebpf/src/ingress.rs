@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use vmcast_common::{
-    forward::{Replicate, decide},
+    forward::decide,
     hdr::eth,
     packet::Packet as _,
     rewrite::{AMT_V4_OVERHEAD, Carry, Ends, amt_v4_common, forward_header, readdress},
@@ -10,6 +10,7 @@ use vmcast_common::{
 };
 
 use crate::{
+    decided::{Decided, written_down},
     map::{self, KernelTables},
     oversized,
     packet::Frame,
@@ -31,7 +32,10 @@ pub(crate) fn run(ctx: &XdpContext) -> u32 {
             map::count_refusal(&refusal);
             if refusal.native { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP }
         }
-        Verdict::Replicate(packet) => match replicate(&frame, &packet) {
+        Verdict::Replicate(packet) => match written_down(&packet)
+            .ok_or(DropReason::KernelRefused)
+            .and_then(|decided| replicate(&frame, &decided))
+        {
             Ok(action) => action,
             Err(reason) => {
                 map::count_drop(reason);
@@ -45,7 +49,8 @@ pub(crate) fn run(ctx: &XdpContext) -> u32 {
 /// Cuts the frame down to the packet, lowers its time to live, encapsulates it if all copies are to
 /// be, and sends it to every slot.
 #[inline(always)]
-fn replicate(frame: &Frame<'_>, packet: &Replicate) -> Result<u32, DropReason> {
+fn replicate(frame: &Frame<'_>, decided: &Decided) -> Result<u32, DropReason> {
+    let packet = &decided.packet;
     let excess = frame.length() as i32 - (packet.ip_offset + packet.ip_len) as i32;
     if excess > 0 {
         frame.adjust_tail(-excess).ok_or(DropReason::KernelRefused)?;
@@ -71,11 +76,11 @@ fn replicate(frame: &Frame<'_>, packet: &Replicate) -> Result<u32, DropReason> {
     }
 
     if let Some(ports) = packet.new_ports {
-        let ends = Ends::of_input(packet, ports);
+        let ends = Ends::of_input(decided.stream, packet.is_ipv6, ports);
         readdress(&mut &*frame, eth::LEN + overhead, &ends).ok_or(DropReason::KernelRefused)?;
     }
 
-    map::count_forwarded(packet);
+    map::count_forwarded(decided);
     if packet.oversize {
         oversized::hand_over(packet, packet.beyond, |to, len| frame.copy_out(eth::LEN, to, len));
     }

@@ -22,6 +22,7 @@
 
 mod chunk;
 mod copy;
+mod decided;
 mod ingress;
 mod map;
 mod oversized;

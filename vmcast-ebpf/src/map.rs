@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use vmcast_common::{
-    forward::{Replicate, Tables},
+    forward::Tables,
     maps::{
         DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, HeadLine, InputId, InterfaceEntry,
         InterfaceKey, MemberEntry, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, StreamCounters, StreamEntry,
@@ -15,6 +15,8 @@ use vmcast_common::{
     rewrite::Ends,
     verdict::{DropReason, PuntReason, Refusal},
 };
+
+use crate::decided::Decided;
 
 /// Elements are allocated as they come: tables are sized for the largest site.
 const NO_PREALLOC: usize = 1;
@@ -269,14 +271,15 @@ pub(crate) fn count_refusal(refusal: &Refusal) {
 
 /// Counts a packet that is copied, and tells the controller of a source without an entry of its own.
 #[inline(always)]
-pub(crate) fn count_forwarded(packet: &Replicate) {
+pub(crate) fn count_forwarded(decided: &Decided) {
+    let packet = &decided.packet;
     count_stream(packet.stats, |counters| {
         counters.packets += 1;
         counters.bytes += packet.ip_len as u64;
         counters.last_ns = now_ns();
     });
     if packet.new_source {
-        punt(PuntReason::NewSource, packet.input, &packet.stream);
+        punt(PuntReason::NewSource, packet.input, decided.stream);
     }
 }
 

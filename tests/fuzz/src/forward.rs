@@ -143,7 +143,7 @@ fn check(frame: &[u8]) {
             assert_eq!(copy.stream.group, Address::v4(GROUP));
             if let Some(ports) = copy.new_ports {
                 let mut packet = frame[copy.ip_offset..][..copy.ip_len].to_vec();
-                let done = readdress(&mut packet[..], 0, &Ends::of_input(&copy, ports));
+                let done = readdress(&mut packet[..], 0, &Ends::of_input(&copy.stream, copy.is_ipv6, ports));
                 assert!(done.is_some() && packet[16..20] == GROUP.octets(), "it has ports");
             }
             if copy.stream == StreamKey::v4(SOURCE, GROUP) {

@@ -9,9 +9,8 @@ use super::{
 };
 use crate::{
     checksum::{difference, difference_u64, update_by},
-    forward::Replicate,
     hdr::{eth, ip, ipv4, ipv6, udp},
-    maps::{ENDS_MAX, MemberEntry},
+    maps::{ENDS_MAX, MemberEntry, StreamKey},
     packet::Words,
     verdict::DropReason,
 };
@@ -88,13 +87,14 @@ impl Ends {
     /// No addresses.
     pub const NONE: Self = Self([0; ENDS_MAX]);
 
-    /// Those with which a packet goes on that came in by unicast, with its [`Replicate::new_ports`].
+    /// Those with which a packet of a stream goes on that came in by unicast, with its
+    /// [`new_ports`](crate::forward::Replicate::new_ports).
     #[inline(always)]
     #[must_use]
-    pub fn of_input(packet: &Replicate, ports: [u8; 4]) -> Self {
+    pub fn of_input(stream: &StreamKey, is_ipv6: bool, ports: [u8; 4]) -> Self {
         let mut ends = Self::NONE;
-        let (source, group) = (packet.stream.source, packet.stream.group);
-        if packet.is_ipv6 {
+        let StreamKey { source, group } = stream;
+        if is_ipv6 {
             ends.0[..16].copy_from_slice(&source.octets());
             ends.0[16..PORTS_V6].copy_from_slice(&group.octets());
             ends.0[PORTS_V6..].copy_from_slice(&ports);

@@ -20,6 +20,7 @@ use super::{
     walk,
 };
 use crate::{
+    decided::{Decided, written_down},
     map::{self, KernelTables},
     oversized,
 };
@@ -45,7 +46,10 @@ pub(crate) fn run(ctx: &TcContext) -> c_int {
             map::count_refusal(&refusal);
             if refusal.native { PASS } else { DROP }
         }
-        Verdict::Replicate(packet) => match replicate(skb, received.in_memory(packet.ip_offset), &packet) {
+        Verdict::Replicate(packet) => match written_down(&packet)
+            .ok_or(DropReason::KernelRefused)
+            .and_then(|decided| replicate(skb, received.in_memory(decided.packet.ip_offset), &decided))
+        {
             Ok(action) => action,
             Err(reason) => {
                 map::count_drop(reason);
@@ -59,7 +63,8 @@ pub(crate) fn run(ctx: &TcContext) -> c_int {
 /// Cuts the frame down to what its members get, lowers the time to live of the packet, which stands behind
 /// `front` bytes in memory, and sends the copies, or hands the packet to XDP.
 #[inline(always)]
-fn replicate(skb: Skb, front: usize, packet: &Replicate) -> Result<c_int, DropReason> {
+fn replicate(skb: Skb, front: usize, decided: &Decided) -> Result<c_int, DropReason> {
+    let packet = &decided.packet;
     if packet.shared {
         skb.share_with_host().ok_or(DropReason::KernelRefused)?;
     }
@@ -69,14 +74,14 @@ fn replicate(skb: Skb, front: usize, packet: &Replicate) -> Result<c_int, DropRe
     let ether_type = if packet.is_ipv6 { eth::TYPE_IPV6 } else { eth::TYPE_IPV4 };
     skb.declare(ether_type).ok_or(DropReason::KernelRefused)?;
 
-    map::count_forwarded(packet);
+    map::count_forwarded(decided);
     let relayed = packet.list == 0;
     // A super-packet is no packet that could be cut: its copies are counted where they are made.
     let handed_over = packet.oversize && !skb.is_super();
     let mut converted = packet.new_ports.is_some();
     if let Some(ports) = packet.new_ports {
         let ends = map::ends().ok_or(DropReason::KernelRefused)?;
-        *ends = Ends::of_input(packet, ports);
+        *ends = Ends::of_input(decided.stream, packet.is_ipv6, ports);
         // Whoever else goes on with it finds it as it goes on.
         if relayed || handed_over {
             readdress(&mut { skb }, front, ends).ok_or(DropReason::KernelRefused)?;

@@ -110,10 +110,10 @@ fn what_hides_or_merges_packets_is_an_error_with_the_command_that_mends_it() {
 #[test]
 fn another_program_at_xdp_is_named() {
     let foreign = LinkFacts { programs: vec![(99, Some("xdp_dispatcher".to_owned()))], ..good_link() };
-    for (engine, level) in [(AUTO, Level::Warning), (XDP, Level::Error)] {
+    for engine in [AUTO, XDP] {
         only(
             &judged(foreign.clone(), asked(), engine),
-            level,
+            Level::Warning,
             "xdp_dispatcher (id 99)",
             "ip link set eth0 xdp off",
         );

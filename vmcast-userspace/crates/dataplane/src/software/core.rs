@@ -164,7 +164,7 @@ impl Core {
         // The decision has read the whole header, and the ports that are changed.
         let _ = forward_header(bytes, packet, 0);
         if let Some(ports) = packet.new_ports {
-            let _ = readdress(bytes, 0, &Ends::of_input(packet, ports));
+            let _ = readdress(bytes, 0, &Ends::of_input(&packet.stream, packet.is_ipv6, ports));
         }
         let Self { tables, buffer, fragmenter, drops, .. } = self;
         for output in tables.outputs(packet.table) {
