@@ -9,6 +9,8 @@ use crate::kernel::source::{Load, Source};
 
 /// Packets of one call at most.
 const MAX_PACKETS: usize = 65_536;
+/// How long the thread of the softirqs must have had nothing to do, and how often that is looked for at most.
+const SETTLE: (Duration, u32) = (Duration::from_millis(4), 250);
 
 /// The source, and the time of the core that works for it.
 pub(super) struct Feeder {
@@ -45,7 +47,22 @@ impl Feeder {
             }
         }
         // The kernel's own time of a run leaves out when the core was given to somebody else.
-        run.time += self.core.softirqs() - softirqs;
+        run.time += self.settled() - softirqs;
         Ok(run)
+    }
+
+    /// How long the thread of the softirqs has run once it has no more to do: copies that go through a relay
+    /// device are made when the call is over.
+    fn settled(&self) -> Duration {
+        let mut last = self.core.softirqs();
+        for _ in 0..SETTLE.1 {
+            std::thread::sleep(SETTLE.0);
+            let now = self.core.softirqs();
+            if now == last {
+                break;
+            }
+            last = now;
+        }
+        last
     }
 }
