@@ -28,14 +28,20 @@ pub(super) fn trials() -> Vec<Trial> {
 
 const SOME: u64 = 150;
 
-/// Whether a program is on any interface of a node, or a device that a router made for one.
+/// Whether a program is on any interface of a node.
 fn has_programs(node: &Namespace) -> Result<bool, Failed> {
+    Ok(links(node)?.contains("xdp"))
+}
+
+/// Whether a device is there that a router made for programs: it is called `vmcPROCESSxNUMBER`.
+fn has_relays(node: &Namespace) -> Result<bool, Failed> {
+    Ok(links(node)?.contains(": vmc"))
+}
+
+fn links(node: &Namespace) -> Result<String, Failed> {
     let mut ip = Command::new("ip");
     ip.args(["-details", "link", "show"]);
-    let output = node.run(ip)?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    // The relay devices of a router are called `vmcPROCESSxNUMBER`.
-    Ok(text.contains("xdp") || text.contains(": vmc"))
+    Ok(String::from_utf8_lossy(&node.run(ip)?.stdout).into_owned())
 }
 
 /// What the router has left where it may pin.
@@ -81,6 +87,7 @@ fn removed(bed: &mut Bed) -> Outcome {
     drop(sender);
     router.process.stop()?;
     ensure!(!has_programs(&small.vmr)?, "programs are left behind");
+    ensure!(!has_relays(&small.vmr)?, "devices are left behind, of this router or of one that was killed");
     ensure!(pins(bed, &small)?.is_empty(), "pins are left: {:?}", pins(bed, &small)?);
     ensure!(!router.socket.exists(), "the control socket is left behind");
     Ok(())
@@ -139,6 +146,7 @@ fn unresolved(bed: &mut Bed) -> Outcome {
     drop(sender);
     router.process.stop()?;
     ensure!(!has_programs(&small.vmr)?, "programs are left behind");
+    ensure!(!has_relays(&small.vmr)?, "devices are left behind, of this router or of one that was killed");
     ensure!(pins(bed, &small)?.is_empty(), "pins are left: {:?}", pins(bed, &small)?);
     Ok(())
 }
@@ -170,6 +178,7 @@ fn at_tc(bed: &mut Bed) -> Outcome {
     told(&router)?;
     router.process.stop()?;
     ensure!(!has_programs(&small.vmr)?, "programs are left behind");
+    ensure!(!has_relays(&small.vmr)?, "devices are left behind, of this router or of one that was killed");
     ensure!(pins(bed, &small)?.is_empty(), "pins are left: {:?}", pins(bed, &small)?);
     Ok(())
 }
@@ -211,6 +220,7 @@ fn kept(bed: &mut Bed) -> Outcome {
     let mut router = small.router(bed, Router { keep: false, ..config })?;
     router.process.stop()?;
     ensure!(!has_programs(&small.vmr)?, "programs are left behind");
+    ensure!(!has_relays(&small.vmr)?, "devices are left behind, of this router or of one that was killed");
     ensure!(pins(bed, &small)?.is_empty(), "pins are left: {:?}", pins(bed, &small)?);
     Ok(())
 }
