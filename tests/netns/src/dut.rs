@@ -6,8 +6,8 @@ use vmcast_common::fib::{FibOp, IfIndex, Interface};
 use vmcast_dataplane::{
     ApplyError, Counters, Dataplane as _, Fib, PacketTooBig, Punt,
     conformance::{Device, Devices, Observed, PlaneUnderTest},
+    kernel::{KernelPlane, Options, Rule, Statistics},
     software::Disposition,
-    xdp::{KernelPlane, Options, Rule, Statistics},
 };
 use vmcast_lab::netns::{Lab, Namespace};
 

@@ -51,10 +51,10 @@ fn obstacle() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("network namespaces need root".into());
     }
-    if !vmcast_dataplane::xdp::is_embedded() {
+    if !vmcast_dataplane::kernel::is_embedded() {
         return Some("this build has no eBPF object; `cargo xtask build-ebpf` makes it".into());
     }
-    let opened = vmcast_dataplane::xdp::KernelPlane::open(&vmcast_dataplane::xdp::Options::default());
+    let opened = vmcast_dataplane::kernel::KernelPlane::open(&vmcast_dataplane::kernel::Options::default());
     // A kernel that has looked into our programs and refused them is no obstacle, it is right: the tests
     // must fail.
     opened.err().map(|error| error.to_string()).filter(|error| !error.contains("Verifier output"))

@@ -12,7 +12,7 @@ use vmcast_common::{
 };
 use vmcast_dataplane::{
     conformance::{Devices, PlaneUnderTest},
-    xdp::Statistics,
+    kernel::Statistics,
 };
 
 use crate::dut::{At, Dut, KernelUnderTest};

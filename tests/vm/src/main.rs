@@ -61,7 +61,7 @@ fn trials_on(series: &'static str) -> Vec<Trial> {
     }
     let no_amt = no_program.is_some() || kernel.as_ref().map_or(true, |kernel| kernel.amt().is_err());
     let devices = devices::trials(series, kernel.as_ref().ok());
-    let no_plane = kernel.is_err() || !vmcast_dataplane::xdp::is_embedded();
+    let no_plane = kernel.is_err() || !vmcast_dataplane::kernel::is_embedded();
     let encapsulation = encapsulation::trials(series, kernel.as_ref().ok()).into_iter();
     let encapsulation = encapsulation.map(|trial| trial.with_ignored_flag(no_plane));
     let amt = amt::trials(series, kernel.as_ref().ok()).into_iter();

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fs, path::Path};
 use vmcast_common::fib::IfIndex;
 use vmcast_dataplane::{
     features::Features,
+    kernel::{Rule, try_out},
     probe,
-    xdp::{Rule, try_out},
 };
 
 use super::facts::{Asked, HostFacts, InterfaceFacts, LinkFacts, Running};

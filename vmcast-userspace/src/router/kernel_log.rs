@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
-use vmcast_dataplane::xdp::KernelLog;
+use vmcast_dataplane::kernel::KernelLog;
 
 /// How often the kernel's lines are read; what its ring does not hold until then is lost.
 const INTERVAL: Duration = Duration::from_millis(50);

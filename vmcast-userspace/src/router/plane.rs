@@ -3,8 +3,9 @@
 use anyhow::Context as _;
 use vmcast_common::fib::FibOp;
 use vmcast_dataplane::{
-    Dataplane, Fib, software,
-    xdp::{self, KernelPlane, Rule},
+    Dataplane, Fib,
+    kernel::{self, KernelPlane, Rule},
+    software,
 };
 
 use super::{fitness, kernel_log};
@@ -98,7 +99,7 @@ fn instead(config: &DataplaneConfig, next: Next, error: &anyhow::Error) -> anyho
 
 fn software(config: &DataplaneConfig, reason: String) -> anyhow::Result<Opened> {
     // What an earlier router left would double every packet.
-    let removed = xdp::remove_kept(&config.pin_path)
+    let removed = kernel::remove_kept(&config.pin_path)
         .with_context(|| format!("removing the programs kept in {}", config.pin_path.display()))?;
     if removed {
         tracing::info!(pin_path = %config.pin_path.display(), "the kernel programs of an earlier router are removed");
@@ -115,13 +116,13 @@ fn kernel(
     next: Option<Next>,
 ) -> anyhow::Result<Opened> {
     let on_exit = match config.on_exit {
-        OnExit::Remove => xdp::OnExit::Remove,
-        OnExit::Keep => xdp::OnExit::Keep,
+        OnExit::Remove => kernel::OnExit::Remove,
+        OnExit::Keep => kernel::OnExit::Keep,
     };
     let pin_path = Some(config.pin_path.clone());
-    let statistics = if config.statistics { xdp::Statistics::On } else { xdp::Statistics::Off };
+    let statistics = if config.statistics { kernel::Statistics::On } else { kernel::Statistics::Off };
     let capacities = config.capacities();
-    let options = xdp::Options { rule, chunk: None, reason, on_exit, pin_path, statistics, capacities };
+    let options = kernel::Options { rule, chunk: None, reason, on_exit, pin_path, statistics, capacities };
     let mut plane = KernelPlane::open(&options)?;
     let kept = plane.take_kept();
     if let Some(log) = plane.take_log() {

@@ -16,8 +16,9 @@ use vmcast_common::{
     maps,
 };
 use vmcast_dataplane::{
-    Dataplane, software,
-    xdp::{KernelPlane, Options, Rule, Statistics},
+    Dataplane,
+    kernel::{KernelPlane, Options, Rule, Statistics},
+    software,
 };
 
 use super::{

@@ -12,8 +12,8 @@ use std::sync::Mutex;
 use libtest_mimic::Trial;
 use vmcast_dataplane::{
     Dataplane,
+    kernel::{KernelPlane, Options, Rule},
     software::{self, Limits},
-    xdp::{KernelPlane, Options, Rule},
 };
 
 pub(crate) fn trials() -> Vec<Trial> {

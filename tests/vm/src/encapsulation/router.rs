@@ -9,7 +9,7 @@ use vmcast_common::{
 };
 use vmcast_dataplane::{
     Dataplane as _,
-    xdp::{KernelPlane, Options},
+    kernel::{KernelPlane, Options},
 };
 use vmcast_lab::Namespace;
 

@@ -9,14 +9,13 @@ mod conversions;
 mod copy_buffer;
 mod endpoints;
 pub mod features;
+pub mod kernel;
 pub mod oversize;
 mod plane;
 pub mod probe;
 pub mod recording;
 pub mod software;
-mod tc;
 mod ways;
-pub mod xdp;
 
 pub use capacity::Capacities;
 pub use oversize::PacketTooBig;

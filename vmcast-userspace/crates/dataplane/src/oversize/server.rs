@@ -18,10 +18,10 @@ use super::{Fragmenter, Limits, PacketTooBig};
 use crate::{
     clock::now_ns,
     copy_buffer::CopyBuffer,
+    kernel::{error::KernelError, writes::take},
     plane::Counters,
     software::outbox::Outbox,
     ways::{Way, Ways},
-    xdp::{error::KernelError, kernel::take},
 };
 
 /// Packets that are served before everything else has its turn.

@@ -16,9 +16,9 @@ use super::{chain::Chain, member_table::MemberSpec, tunnel_table::TunnelTable};
 use crate::{
     conversions::Conversions,
     endpoints::Endpoints,
+    kernel::list::MemberList,
     oversize::server::Streams,
     plane::{Fib, FibStream},
-    tc::list::MemberList,
     ways::Ways,
 };
 

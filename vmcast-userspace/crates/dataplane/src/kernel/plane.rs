@@ -23,25 +23,25 @@ use super::{
     device::{Devices, Rule, name_of},
     error::{Failure, KernelError},
     index::Indices,
-    kernel::{KernelMaps, MemberWrites as _, forgive_missing},
     member_table::{self, Backing, MemberSpec},
     open::{Options, classifier, xdp},
     pool::{Remains, TablePool, Tables as _, Until},
     relay::{self, Relay},
     state::{Effective, InterfaceState, NextHopState, State, StreamState},
     stats,
+    writes::{KernelMaps, MemberWrites as _, forgive_missing},
 };
 use crate::{
     PacketTooBig,
     capacity::Capacities,
     carried,
     endpoints::Change as EndpointChange,
+    kernel::list::{self, Places},
     oversize::server::{Served, Server},
     plane::{
         ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, Punt, RefreshError,
         ReleaseError, StatsError,
     },
-    tc::list::{self, Places},
 };
 
 /// Forwards in the kernel, at XDP and at TC: each egress device by the engine that does for it.

@@ -12,8 +12,8 @@ use vmcast_common::maps::{PROGRAM_CHUNK, PROGRAM_CLONE, PROGRAM_COPY, PROGRAM_IN
 use vmcast_common::maps::limit;
 
 use super::{
-    attach::Attachments, device::Rule, error::KernelError, keep::Pins, kernel::KernelMaps, object,
-    plane::KernelPlane, pool::TablePool, refused, relay,
+    attach::Attachments, device::Rule, error::KernelError, keep::Pins, object, plane::KernelPlane,
+    pool::TablePool, refused, relay, writes::KernelMaps,
 };
 #[cfg(doc)]
 use crate::{Dataplane, StreamStats};

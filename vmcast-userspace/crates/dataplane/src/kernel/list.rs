@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use vmcast_common::{fib::Output, maps::MemberEntry};
 
-use crate::xdp::{error::KernelError, index::Indices};
+use crate::kernel::{error::KernelError, index::Indices};
 
 /// The kernel's table of members; a test puts a model of the kernel's walk in this place.
 pub(crate) trait ListWrites {

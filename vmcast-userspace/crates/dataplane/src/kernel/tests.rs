@@ -16,9 +16,9 @@ use super::{
     chain::{Chain, Ways},
     error::KernelError,
     index::Indices,
-    kernel::MemberWrites,
     member_table::{Backing, Change, MemberSpec},
     pool::{Remains, SIZES, TableLease, Tables, Until},
+    writes::MemberWrites,
 };
 
 /// The maps, and a check after every single write that nobody is copied twice or by mistake.

@@ -9,7 +9,7 @@ pub(crate) mod error;
 mod filler;
 pub(crate) mod index;
 mod keep;
-pub(crate) mod kernel;
+pub(crate) mod list;
 mod log;
 mod member_table;
 pub(crate) mod object;
@@ -25,6 +25,7 @@ mod sys;
 #[cfg(test)]
 mod tests;
 mod tunnel_table;
+pub(crate) mod writes;
 
 pub use device::Rule;
 pub use keep::remove_kept;

@@ -26,8 +26,8 @@ use vmcast_common::{
 use super::{
     error::KernelError,
     index::Indices,
-    kernel::MemberWrites,
     pool::{Remains, SIZES, TableLease, Tables, Until},
+    writes::MemberWrites,
 };
 
 /// Tombstones that a small table bears.

@@ -12,9 +12,9 @@ use vmcast_common::{fib::Output, maps::MemberEntry};
 
 use super::{
     error::KernelError,
-    kernel::MemberWrites,
     member_table::{Backing, Change, MemberSpec, MemberTable, TO_LIST, TO_TABLE},
     pool::{Tables, Until},
+    writes::MemberWrites,
 };
 
 /// The devices of ours that copies go through, where there are any, and how many go before that.

@@ -13,8 +13,8 @@ use vmcast_common::maps::{
     MemberEntry, NextHopEntry, StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey, limit,
 };
 
+use super::list::ListWrites;
 use super::{error::KernelError, pool::TableLease};
-use crate::tc::list::ListWrites;
 
 /// The writes of a member table, in the order that keeps every copy right; a test puts a model of
 /// the kernel in this place.
