@@ -248,6 +248,17 @@ impl Chain {
         Ok(())
     }
 
+    /// Lets tables that have not changed for a while share their devmaps.
+    ///
+    /// # Errors
+    /// If the kernel refuses a write.
+    pub(super) fn rest<K: MemberWrites, T: Tables>(
+        &mut self,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<(), KernelError> {
+        self.links.iter_mut().try_for_each(|link| link.table.rest(backing))
+    }
+
     /// Gives up all tables, once no stream names them.
     pub(super) fn dismiss(&mut self) -> Change {
         let mut change = std::mem::take(&mut self.out);
