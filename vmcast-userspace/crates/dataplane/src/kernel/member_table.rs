@@ -130,6 +130,23 @@ impl MemberTable {
         self.slot_of(number).is_some()
     }
 
+    /// The devices of its members, and how many members each has.
+    pub(super) fn devices(&self) -> Vec<(u32, usize)> {
+        let mut counts: Vec<(u32, usize)> = Vec::new();
+        for slot in self.slots.iter().filter(|slot| slot.is_live() && !is_way(slot.output)) {
+            match counts.iter_mut().find(|(ifindex, _)| *ifindex == slot.ifindex) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((slot.ifindex, 1)),
+            }
+        }
+        counts
+    }
+
+    /// Whether members of a device are, or were, in it.
+    pub(super) fn knows(&self, ifindex: u32) -> bool {
+        self.tail(ifindex).is_some()
+    }
+
     /// Whether one more member on a device has the place of one that has left, of `chunk` at most.
     pub(super) fn has_tombstone(&self, ifindex: u32, chunk: u32) -> bool {
         self.members() < chunk as usize && self.tombstone_on(ifindex).is_some()
@@ -439,20 +456,54 @@ impl MemberTable {
         self.rebuild(Some(other), backing, change)
     }
 
-    /// Copies the live members, and those of another table, into a fresh one, the weak ones first. Walks of the old one go on undisturbed until what led to it leads to the new one.
+    /// Copies the live members, and those of another table, into a fresh one. Walks of the old one go on
+    /// undisturbed until what led to it leads to the new one.
     fn rebuild<K: MemberWrites, T: Tables>(
         &mut self,
         other: Option<&Self>,
         backing: &mut Backing<'_, K, T>,
         change: &mut Change,
     ) -> Result<(), KernelError> {
+        let others = other.into_iter().flat_map(|other| &other.slots).filter(|slot| !is_way(slot.output));
+        let fresh = Self::copy_of(self.slots.iter().chain(others), backing)?;
+        change.old.extend(std::mem::replace(self, fresh).dismiss().old);
+        Ok(())
+    }
+
+    /// Fresh tables with the members on one and on the other half of the devices, about. The ways are in the first.
+    pub(super) fn halves<K: MemberWrites, T: Tables>(
+        &self,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<(Self, Self), KernelError> {
+        let counts = self.devices();
+        let mut first: Vec<u32> = Vec::new();
+        let mut members = 0;
+        for (ifindex, count) in counts.iter().take(counts.len().saturating_sub(1)) {
+            if members * 2 >= self.members() {
+                break;
+            }
+            first.push(*ifindex);
+            members += count;
+        }
+        let is_first = |slot: &&Slot| is_way(slot.output) || first.contains(&slot.ifindex);
+        let mut one = Self::copy_of(self.slots.iter().filter(is_first), backing)?;
+        match Self::copy_of(self.slots.iter().filter(|slot| !is_first(slot)), backing) {
+            Ok(other) => Ok((one, other)),
+            Err(error) => {
+                one.dismiss().retire(backing.tables, Until::Walked);
+                Err(error)
+            }
+        }
+    }
+
+    /// A fresh table with those members of others that are live, the weak ones first.
+    fn copy_of<'s, K: MemberWrites, T: Tables>(
+        slots: impl Iterator<Item = &'s Slot> + Clone,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<Self, KernelError> {
         let mut fresh = Self::default();
         let lease = fresh.lease.insert(Lease::new(backing.tables.number()?));
-        let others = || other.into_iter().flat_map(|other| &other.slots).filter(|slot| !is_way(slot.output));
-        let of = |weak| {
-            let all = self.slots.iter().chain(others());
-            all.filter(move |slot| slot.is_live() && slot.is_weak() == weak)
-        };
+        let of = |weak| slots.clone().filter(move |slot| slot.is_live() && slot.is_weak() == weak);
         let live: Vec<Slot> = of(true).chain(of(false)).copied().collect();
         let result = live
             .iter()
@@ -489,8 +540,7 @@ impl MemberTable {
         for (at, slot) in (0..).zip(slots.iter()) {
             by_output.insert_unique(hash(slot.output), at, |at| hash(slots[*at as usize].output));
         }
-        change.old.extend(std::mem::replace(self, fresh).dismiss().old);
-        Ok(())
+        Ok(fresh)
     }
 }
 
