@@ -39,7 +39,7 @@ pub(crate) fn run(ctx: &XdpContext) -> u32 {
             Ok(action) => action,
             Err(reason) => {
                 map::count_drop(reason);
-                map::count_stream(packet.stats, |counters| counters.dropped += 1);
+                map::count_stream(packet.stats, |counters| counters.drop(reason));
                 xdp_action::XDP_DROP
             }
         },

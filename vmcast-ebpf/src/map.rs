@@ -262,11 +262,9 @@ pub(crate) fn count_stream(stats: u32, change: impl FnOnce(&mut StreamCounters))
 #[inline(always)]
 pub(crate) fn count_refusal(refusal: &Refusal) {
     count_drop(refusal.reason);
+    count_stream(refusal.stats, |counters| counters.drop(refusal.reason));
     if matches!(refusal.reason, DropReason::WrongInput) {
-        count_stream(refusal.stats, |counters| counters.wrong_input += 1);
         punt(PuntReason::WrongInput, refusal.input, &refusal.stream);
-    } else {
-        count_stream(refusal.stats, |counters| counters.dropped += 1);
     }
 }
 

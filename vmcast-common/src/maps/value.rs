@@ -3,7 +3,7 @@
 use core::net::SocketAddr;
 
 use super::Address;
-use crate::fib::Interface;
+use crate::{fib::Interface, verdict::DropReason};
 
 /// What the data plane knows of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,14 +180,51 @@ pub struct StreamCounters {
     pub packets: u64,
     /// Their IP length in bytes.
     pub bytes: u64,
-    /// Packets dropped because they came from the wrong input.
-    pub wrong_input: u64,
-    /// Packets dropped for another reason.
-    pub dropped: u64,
     /// Time of the last accepted packet, nanoseconds of `CLOCK_MONOTONIC`.
     pub last_ns: u64,
+    /// Packets dropped as a whole, by [`DropReason::OF_STREAM`].
+    pub drops: [u64; DropReason::OF_STREAM.len()],
 }
-const _: () = assert!(size_of::<StreamCounters>() == 40);
+const _: () = assert!(size_of::<StreamCounters>() == 64);
+
+impl StreamCounters {
+    /// Counts a packet that is dropped.
+    #[inline(always)]
+    pub const fn drop(&mut self, reason: DropReason) {
+        self.drops[reason.index_in_stream()] += 1;
+    }
+
+    /// Packets dropped, by reason.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::OF_STREAM.into_iter().zip(self.drops)
+    }
+
+    /// These and others, packet by packet.
+    #[must_use]
+    pub fn plus(self, other: &Self) -> Self {
+        let mut drops = self.drops;
+        drops.iter_mut().zip(other.drops).for_each(|(sum, more)| *sum += more);
+        Self {
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+            last_ns: self.last_ns.max(other.last_ns),
+            drops,
+        }
+    }
+
+    /// What was counted since an earlier reading.
+    #[must_use]
+    pub fn since(self, before: &Self) -> Self {
+        let mut drops = self.drops;
+        drops.iter_mut().zip(before.drops).for_each(|(now, then)| *now -= then);
+        Self {
+            packets: self.packets - before.packets,
+            bytes: self.bytes - before.bytes,
+            last_ns: self.last_ns,
+            drops,
+        }
+    }
+}
 
 /// A punt, as it stands in the ring buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

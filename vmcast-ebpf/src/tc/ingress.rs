@@ -53,7 +53,7 @@ pub(crate) fn run(ctx: &TcContext) -> c_int {
             Ok(action) => action,
             Err(reason) => {
                 map::count_drop(reason);
-                map::count_stream(packet.stats, |counters| counters.dropped += 1);
+                map::count_stream(packet.stats, |counters| counters.drop(reason));
                 DROP
             }
         },
