@@ -255,6 +255,12 @@ impl Skb {
         self.pop()
     }
 
+    /// The type that the kernel takes the frame for, in network order.
+    #[inline(always)]
+    pub(crate) fn declared(&self) -> [u8; 2] {
+        (field!(self, protocol) as u16).to_ne_bytes()
+    }
+
     #[inline(always)]
     fn push(&self) -> Option<()> {
         // SAFETY: the pointer is the kernel's.
