@@ -113,6 +113,7 @@ fn hand_to_xdp(
     let carry = Carry::relayed(packet.table, packet.input, handed_over);
     skb.store(0, carry.to_bytes()).ok_or(DropReason::KernelRefused)?;
     skb.store(Carry::LEN, ether_type.to_be_bytes()).ok_or(DropReason::KernelRefused)?;
+    skb.keep_to_core();
     skb.send_copy(map::relay(TO_TABLES)?).ok_or(DropReason::DeviceRefused)?;
     Ok(DROP)
 }

@@ -110,6 +110,7 @@ fn go_on_behind(skb: Skb, walk: &Walk, at: u32, pause: &MemberEntry) -> Result<u
     let carry = Carry::paused(pause.way_to(), at, InputId(walk.input), walk.handed_over != 0);
     skb.store(0, carry.to_bytes()).ok_or(DropReason::KernelRefused)?;
     skb.store(Carry::LEN, skb.declared()).ok_or(DropReason::KernelRefused)?;
+    skb.keep_to_core();
     map::relay(TO_LISTS)
 }
 

@@ -13,7 +13,7 @@ use vmcast_common::{
     },
     maps::{
         self, EndpointKey, InputId, InterfaceEntry, InterfaceKey, NextHopEntry, PROGRAM_CLONE,
-        PROGRAM_INGRESS, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
+        PROGRAM_INGRESS, StreamCounters, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
     },
 };
 
@@ -126,6 +126,18 @@ impl KernelPlane {
     pub fn tc_program(&mut self) -> std::io::Result<ProgramFd> {
         let program = classifier(&mut self.object, PROGRAM_CLONE).map_err(std::io::Error::other)?;
         program.fd().map_err(std::io::Error::other)?.try_clone()
+    }
+
+    /// What each CPU counted of a stream, in their order; empty if there is no such stream. For benchmarks and tests
+    /// that look at who does the work.
+    ///
+    /// # Errors
+    /// If the kernel does not let them be read.
+    pub fn counters_by_core(&self, stream: &Stream) -> Result<Vec<StreamCounters>, StatsError> {
+        match self.state.by_stream.get(stream) {
+            Some(&stats) => stats::read_by_core(&self.maps.stream_stats, stats),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// What an earlier daemon left in force, if its programs still forward; taken once.
