@@ -275,6 +275,19 @@ impl KernelUnderTest {
         Ok(())
     }
 
+    /// Takes the plane's relay devices down, or up again.
+    pub(crate) fn set_relays(&self, up: bool) -> Result<(), vmcast_lab::LabError> {
+        let devices = nix::net::if_::if_nameindex().expect("listing interfaces");
+        let names = devices.iter().map(|device| device.name().to_string_lossy().into_owned());
+        // The far end of each has a `p` behind.
+        for near in names.filter(|name| name.starts_with("vmc") && !name.ends_with('p')) {
+            let mut ip = Command::new("ip");
+            ip.args(["link", "set", &near, if up { "up" } else { "down" }]);
+            self.dut.dut.run(ip)?;
+        }
+        Ok(())
+    }
+
     /// What a case asks for, with one device at TC where that is under test.
     fn placed(&self, op: &FibOp) -> FibOp {
         match *op {

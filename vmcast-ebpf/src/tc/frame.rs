@@ -55,7 +55,7 @@ impl Skb {
     }
 
     /// Makes sure that all headers can be read where they may be of interest. Most of what passes here is
-    /// TCP, whose segments are left as they are.
+    /// TCP, whose segments are left as they are, if their own header can be read.
     #[inline(always)]
     pub(crate) fn pull_headers(&self) -> Option<()> {
         const IP_PROTOCOL: usize = eth::LEN + 9;
@@ -67,11 +67,11 @@ impl Skb {
             return Some(());
         }
         let protocol = match u16::from_be_bytes(self.bytes(eth::LEN - 2)?) {
-            eth::TYPE_IPV4 => self.bytes::<2>(IP_PROTOCOL - 1)?[1],
-            eth::TYPE_IPV6 => self.bytes::<2>(NEXT_HEADER)?[0],
-            _ => 0,
+            eth::TYPE_IPV4 => self.bytes::<2>(IP_PROTOCOL - 1).map(|[_, protocol]| protocol),
+            eth::TYPE_IPV6 => self.bytes::<2>(NEXT_HEADER).map(|[protocol, _]| protocol),
+            _ => None,
         };
-        if protocol == TCP {
+        if protocol == Some(TCP) {
             return None;
         }
         // SAFETY: the pointer is the kernel's.
