@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 
-use super::Address;
+use super::{Address, Marks};
 use crate::fib::{EcnMode, Interface, Tunnel, TunnelId};
 
 /// What the data plane knows of a stream.
@@ -28,8 +28,10 @@ pub struct StreamEntry {
     /// goes through a relay device on the way to some member is no larger than [`super::limit::RELAY_MTU`]. User
     /// space makes all copies of a larger one.
     pub kernel_max: u32,
+    /// What its packets are marked with.
+    pub marks: Marks,
 }
-const _: () = assert!(size_of::<StreamEntry>() == 28);
+const _: () = assert!(size_of::<StreamEntry>() == 32);
 
 /// What the data plane knows of a tunnel that packets come out of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,7 +240,9 @@ const _: () = assert!(size_of::<OversizeRecord>() == 12 + super::OVERSIZE_MAX);
 #[cfg(feature = "user")]
 mod pod {
     use super::*;
-    use crate::maps::{EndpointKey, HeadKey, InterfaceKey, MemberEntry, NextHopEntry, StreamKey, TunnelKey};
+    use crate::maps::{
+        EndpointKey, HeadKey, InterfaceKey, MemberEntry, NextHopEntry, QueueEntry, StreamKey, TunnelKey,
+    };
 
     macro_rules! pod {
         ($($type:ty),* $(,)?) => {
@@ -258,6 +262,7 @@ mod pod {
         Head,
         HeadLine,
         NextHopEntry,
+        QueueEntry,
         DeviceCursor,
         StreamCounters,
         PuntRecord,

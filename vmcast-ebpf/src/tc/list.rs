@@ -3,7 +3,7 @@
 use core::ffi::c_int;
 
 use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
-use vmcast_common::{hdr::eth, maps::InputId, verdict::DropReason};
+use vmcast_common::{hdr::eth, maps::InputId, rewrite::Carry, verdict::DropReason};
 
 use super::{frame::Skb, walk};
 use crate::map;
@@ -23,13 +23,13 @@ pub(crate) fn run(ctx: &TcContext) -> c_int {
     }
 }
 
-/// The list, where the packet came from, and whether it was handed over to user space: a
-/// [`vmcast_common::rewrite::Carry`] in the link-layer addresses.
+/// The list, where the packet came from, and whether it was handed over to user space: a [`Carry`] in the link-layer
+/// addresses. What it says of the copies is noted in the socket buffer.
 #[inline(always)]
 fn carried(skb: Skb) -> Option<(u32, InputId, bool)> {
     skb.pull_headers()?;
-    let list = skb.bytes::<4>(0)?;
-    let handed_over = skb.bytes::<4>(4)?;
-    let input = skb.bytes::<4>(8)?;
-    Some((u32::from_ne_bytes(list), InputId(u32::from_ne_bytes(input)), handed_over != [0; 4]))
+    let (carry, _) = Carry::read(&skb.head(0)?);
+    let (list, lane) = carry.list();
+    skb.enter(lane);
+    Some((list, carry.input, carry.sequence != 0))
 }

@@ -99,7 +99,7 @@ fn make(walk: &mut Walk, member: &MemberEntry) -> Result<u32, DropReason> {
     let start = front.checked_sub(eth::LEN).ok_or(DropReason::NextHopUnresolved)?;
     skb.make_room(skb.noted(), front).ok_or(DropReason::KernelRefused)?;
     skb.note(front);
-    rewrite::copy(&mut Copy { skb, start }, member, hop, InputId(walk.input), false)?;
+    rewrite::copy(&mut Copy { skb, start }, member, hop, InputId(walk.input), skb.pcp(), false)?;
     Ok(device)
 }
 

@@ -9,15 +9,15 @@ use std::{
 use nix::net::if_::if_indextoname;
 use vmcast_api as api;
 use vmcast_common::fib::{
-    Conversion, ConversionId, IfIndex, Input, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
-    TunnelKind, Way,
+    Conversion, ConversionId, IfIndex, Input, NextHop, NextHopId, Output, Priority, Rpf, Stream, Tunnel,
+    TunnelId, TunnelKind, Way,
 };
 use vmcast_proto::Filter;
 
 use super::{run::Router, shown::SILENT, stated::Static, upstream::State};
 use crate::{
     clock,
-    config::{UpstreamFrom, VlanTag},
+    config::{PriorityRule, UpstreamFrom, VlanTag},
     daemon::resident_bytes,
     link::Attachment,
     mac,
@@ -119,9 +119,15 @@ fn groups(router: &Router, page: &api::Page, now: Instant) -> api::Groups {
             bits_per_second: shown.rate,
             last_packet_ms: silence.map(millis),
             state,
+            priority: priority(router.core.priorities.of(&info.stream)),
         }
     });
     api::Groups { next, groups }
+}
+
+fn priority(Priority { dscp, pcp, skb_priority, queue }: Priority) -> Option<api::Priority> {
+    let shown = api::Priority { dscp, pcp, skb_priority, queue };
+    (shown != api::Priority::default()).then_some(shown)
 }
 
 fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, now: Instant) -> api::Members {
@@ -340,6 +346,7 @@ fn interfaces(router: &Router) -> api::Interfaces {
                 attached.link.addresses.iter().map(|(address, _)| (*address).into()).collect()
             }),
             attached: hook.map(|hook| hook.label().to_owned()),
+            queues: place.and_then(|place| queues(router, place.device)),
             accepts_sources: configured.accepts_sources,
             querier,
         }
@@ -347,6 +354,13 @@ fn interfaces(router: &Router) -> api::Interfaces {
     let mut interfaces: Vec<_> = shown.collect();
     interfaces.sort_by(|a, b| a.name.cmp(&b.name));
     api::Interfaces { interfaces }
+}
+
+/// Whether copies that leave by a device wait in queues as priorities say, if one does say so.
+fn queues(router: &Router, device: IfIndex) -> Option<bool> {
+    let said = router.config.priorities.iter().any(PriorityRule::needs_tc);
+    let engine = router.plane.egress(device).filter(|_| said)?.engine;
+    Some(engine == vmcast_dataplane::Engine::TcClone)
 }
 
 /// The kernel's name of an interface that need not be one of the configuration's.

@@ -212,7 +212,7 @@ fn report(groups: &[(IpAddr, Filter)]) -> wire::Message {
 
 #[cfg(test)]
 mod tests {
-    use vmcast_common::fib::{FibOp, IfIndex, Link, Rpf, Stream, Tunnel, TunnelId, TunnelKind};
+    use vmcast_common::fib::{FibOp, IfIndex, Link, Priority, Rpf, Stream, Tunnel, TunnelId, TunnelKind};
     use vmcast_dataplane::FibStream;
     use vmcast_proto::{amt::relay, mrib};
 
@@ -250,7 +250,15 @@ mod tests {
         kept.tunnels.insert(TunnelId(1 << 28), Tunnel { accepts_sources: true, ..tunnel });
         let stream = Stream { source: None, group: [239, 1, 2, 3].into() };
         let outputs = [Output::Tunnel(TunnelId(1))].into();
-        kept.streams.insert(stream, FibStream { rpf: Rpf::AnyUpstream, members: Members::Own, outputs });
+        kept.streams.insert(
+            stream,
+            FibStream {
+                rpf: Rpf::AnyUpstream,
+                members: Members::Own,
+                priority: Priority::default(),
+                outputs,
+            },
+        );
         let inherited = inherit(&mut core, now, &kept, &[OURS]);
         assert_eq!((inherited.tunnels, inherited.upstream), (1, None));
         let ops = ops(&mut core);
@@ -330,7 +338,10 @@ mod tests {
         let member = |id| Output::Tunnel(TunnelId(id));
         let stream = |source, members, outputs: &[Output]| {
             let outputs = outputs.iter().copied().collect();
-            (Stream { source, group }, FibStream { rpf: Rpf::AnyUpstream, members, outputs })
+            (
+                Stream { source, group },
+                FibStream { rpf: Rpf::AnyUpstream, members, priority: Priority::default(), outputs },
+            )
         };
         let mut kept = Fib::default();
         kept.streams.extend([

@@ -96,6 +96,7 @@ impl Shown {
             | FibOp::SetConversion(..)
             | FibOp::RemoveConversion(_)
             | FibOp::SetStream(..)
+            | FibOp::SetPriority(..)
             | FibOp::RemoveStream(_) => {}
         }
     }

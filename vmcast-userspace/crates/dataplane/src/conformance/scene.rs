@@ -220,12 +220,21 @@ pub(super) fn amt_copy(packet: &Packet, tunnel: &Tunnel, hop: &NextHop) -> (IfIn
     amt_copy_of(&packet.forwarded().bytes(), packet.tos, tunnel, hop)
 }
 
+/// The type of service of an outer header (RFC 6040 §4.1, figure 3).
+pub(super) const fn outer_tos(inner: u8, mode: EcnMode) -> u8 {
+    match mode {
+        EcnMode::Normal => inner,
+        EcnMode::Compatibility => inner & 0xfc,
+    }
+}
+
 /// [`amt_copy`] of bytes that are ready to leave.
 pub(super) fn amt_copy_of(inner: &[u8], tos: u8, tunnel: &Tunnel, hop: &NextHop) -> (IfIndex, Vec<u8>) {
     let (SocketAddr::V4(local), SocketAddr::V4(remote)) = (tunnel.local, tunnel.remote) else {
         unreachable!("cases speak IPv4");
     };
-    let packet = Packet { tos: tos & 0xfc, ..outer(local, remote, &[&AMT_DATA, inner].concat()) };
+    let tos = outer_tos(tos, tunnel.ecn);
+    let packet = Packet { tos, ..outer(local, remote, &[&AMT_DATA, inner].concat()) };
     let destination = hop.destination_mac.expect("a resolved next hop");
     (hop.ifindex, ethernet(destination, hop.source_mac, EtherType::IPV4, &packet.bytes()))
 }

@@ -18,7 +18,7 @@ use aya::{
     programs::links::{FdLink, PinnedLink},
 };
 use vmcast_common::{
-    fib::{EcnMode, IfIndex, Members, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
+    fib::{EcnMode, IfIndex, Members, NextHopId, Output, Priority, Rpf, Stream, Tunnel, TunnelId},
     maps::{
         self, Head, HeadKey, InputId, MemberEntry, NextHopEntry, SCHEMA, StreamEntry, StreamKey, TunnelEntry,
         TunnelKey, kind,
@@ -276,7 +276,7 @@ fn read(dir: &Path) -> Result<Fib, KernelError> {
             Members::OfAnySource => BTreeSet::new(),
         };
         let rpf = InputId(entry.rpf).input().map_or(Rpf::AnyUpstream, Rpf::Exact);
-        kept.fib.streams.insert(stream, FibStream { rpf, members, outputs });
+        kept.fib.streams.insert(stream, FibStream { rpf, members, priority: Priority::default(), outputs });
     }
     Ok(kept.fib)
 }
