@@ -8,9 +8,9 @@ use aya_ebpf::{
 use vmcast_common::{
     forward::Tables,
     maps::{
-        DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, InputId, InterfaceEntry, InterfaceKey,
-        MemberEntry, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, StreamCounters, StreamEntry, StreamKey,
-        TableLine, TunnelEntry, TunnelKey, kind, limit, table_place,
+        DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, InputId, InterfaceEntry, InterfaceKey, Lane,
+        MemberEntry, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, QueueEntry, StreamCounters, StreamEntry,
+        StreamKey, TableLine, TunnelEntry, TunnelKey, kind, limit, table_place,
     },
     rewrite::Ends,
     verdict::{DropReason, PuntReason, Refusal},
@@ -39,6 +39,8 @@ static MEMBERS: Array<MemberEntry, { limit::MEMBERS as usize }> = Array::new();
 static NEXT_HOPS: Array<NextHopEntry, { limit::NEXT_HOPS as usize }> = Array::new();
 #[btf_map]
 static EGRESS: Array<u32, { limit::NEXT_HOPS as usize }> = Array::new();
+#[btf_map]
+static QUEUES: Array<QueueEntry, { limit::STREAMS as usize }> = Array::new();
 #[btf_map]
 static HEADS: HashMap<HeadKey, Head, { limit::HEADS as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
@@ -129,6 +131,12 @@ pub(crate) fn next_hop(index: u32) -> Option<&'static NextHopEntry> {
 #[inline(always)]
 pub(crate) fn egress(index: u32) -> Option<u32> {
     EGRESS.get(index).copied()
+}
+
+/// How the copies of a packet wait for their devices; `None` if its lane does not say.
+#[inline(always)]
+pub(crate) fn queue(lane: Lane) -> Option<&'static QueueEntry> {
+    if lane.queue() == 0 { None } else { QUEUES.get(lane.queue()) }
 }
 
 /// Where this CPU keeps the addresses and ports of the packet whose copies it makes.

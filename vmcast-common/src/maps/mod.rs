@@ -5,6 +5,7 @@
 
 mod address;
 mod key;
+mod marks;
 mod member;
 mod name;
 mod next_hop;
@@ -12,6 +13,7 @@ mod value;
 
 pub use address::Address;
 pub use key::{EndpointKey, HeadKey, InputId, InterfaceKey, StreamKey, TunnelKey};
+pub use marks::{Lane, Marks, QueueEntry};
 pub use member::{ENDS_MAX, MemberEntry, kind};
 pub use name::*;
 pub use next_hop::NextHopEntry;
@@ -86,6 +88,7 @@ pub const SCHEMA: u64 = {
         size_of::<TableLine>(),
         size_of::<MemberEntry>(),
         size_of::<NextHopEntry>(),
+        size_of::<QueueEntry>(),
     ];
     // FNV-1a over the sizes.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;

@@ -12,6 +12,8 @@ pub const INTERFACES: &str = "INTERFACES";
 pub const MEMBERS: &str = "MEMBERS";
 /// Place of a stream's members at TC → index of the first of them, 0 for none; array.
 pub const LISTS: &str = "LISTS";
+/// Index of a stream's counters → its [`super::QueueEntry`], if its marks say so; array.
+pub const QUEUES: &str = "QUEUES";
 /// Index of a next hop → its device; array.
 pub const EGRESS: &str = "EGRESS";
 /// Place of a program behind relay devices → the device that leads to it, 0 for none; array.

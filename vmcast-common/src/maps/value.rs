@@ -2,8 +2,11 @@
 
 use core::net::SocketAddr;
 
-use super::Address;
-use crate::{fib::Interface, verdict::DropReason};
+use super::{Address, Marks};
+use crate::{
+    fib::{EcnMode, Interface, Tunnel, TunnelId},
+    verdict::DropReason,
+};
 
 /// What the data plane knows of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +31,10 @@ pub struct StreamEntry {
     /// goes through a relay device to the next member table is no larger than [`super::limit::RELAY_MTU`]. User
     /// space makes all copies of a larger one.
     pub kernel_max: u32,
+    /// What its packets are marked with.
+    pub marks: Marks,
 }
-const _: () = assert!(size_of::<StreamEntry>() == 28);
+const _: () = assert!(size_of::<StreamEntry>() == 32);
 
 /// What the data plane knows of a tunnel that packets come out of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +43,30 @@ pub struct TunnelEntry {
     /// The tunnel's number.
     pub id: u32,
     /// 1 if data may come out of it.
-    pub accepts_sources: u32,
+    pub accepts_sources: u16,
+    /// 1 if what goes into it is encapsulated in the normal mode of RFC 6040, see [`crate::fib::EcnMode`]. Only to be
+    /// read back.
+    pub ecn_normal: u16,
 }
 const _: () = assert!(size_of::<TunnelEntry>() == 8);
+
+impl TunnelEntry {
+    /// What is known of a tunnel.
+    #[must_use]
+    pub const fn of(id: TunnelId, tunnel: &Tunnel) -> Self {
+        Self {
+            id: id.0,
+            accepts_sources: tunnel.accepts_sources as u16,
+            ecn_normal: matches!(tunnel.ecn, EcnMode::Normal) as u16,
+        }
+    }
+
+    /// Its way to say what outer headers say of congestion.
+    #[must_use]
+    pub const fn ecn(&self) -> EcnMode {
+        if self.ecn_normal == 0 { EcnMode::Compatibility } else { EcnMode::Normal }
+    }
+}
 
 /// What the data plane does with datagrams for an endpoint of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,7 +283,9 @@ const _: () = assert!(size_of::<OversizeRecord>() == 12 + super::OVERSIZE_MAX);
 #[cfg(feature = "user")]
 mod pod {
     use super::*;
-    use crate::maps::{EndpointKey, HeadKey, InterfaceKey, MemberEntry, NextHopEntry, StreamKey, TunnelKey};
+    use crate::maps::{
+        EndpointKey, HeadKey, InterfaceKey, MemberEntry, NextHopEntry, QueueEntry, StreamKey, TunnelKey,
+    };
 
     macro_rules! pod {
         ($($type:ty),* $(,)?) => {
@@ -277,6 +305,7 @@ mod pod {
         Head,
         TableLine,
         NextHopEntry,
+        QueueEntry,
         DeviceCursor,
         StreamCounters,
         PuntRecord,

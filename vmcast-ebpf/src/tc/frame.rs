@@ -11,11 +11,12 @@ use aya_ebpf::{
 };
 use vmcast_common::{
     hdr::{eth, link, udp},
+    maps::Lane,
     packet::Packet,
     rewrite::{Editable, Parts},
 };
 
-use crate::words::Head;
+use crate::{map, words::Head};
 
 /// What is read and written stands before this: the longest link-layer header, an outer header with
 /// options, GRE with all its fields, and the inner headers.
@@ -222,6 +223,30 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn noted(&self) -> usize {
         (field!(self, cb)[0] & 0xff) as usize
+    }
+
+    /// Takes note of what the copies are marked with, and how they wait for their devices.
+    #[inline(always)]
+    pub(crate) fn enter(&self, lane: Lane) {
+        // SAFETY: as for `note`.
+        unsafe { (*self.0).cb[2] = lane.0 };
+        let Some(queue) = map::queue(lane) else {
+            return;
+        };
+        if queue.has_priority != 0 {
+            // SAFETY: the pointer is the kernel's, and programs of this type may write the field.
+            unsafe { (*self.0).priority = queue.priority };
+        }
+        if queue.queue_mapping != 0 {
+            // SAFETY: as above.
+            unsafe { (*self.0).queue_mapping = queue.queue_mapping.into() };
+        }
+    }
+
+    /// What the copies are marked with, and how they wait, as it was noted.
+    #[inline(always)]
+    pub(crate) fn lane(&self) -> Lane {
+        Lane(field!(self, cb)[2])
     }
 
     /// Takes the tags off that the kernel keeps or would keep beside the bytes. Returns how many bytes

@@ -10,7 +10,7 @@ use vmcast_common::{
     forward::{Replicate, decide},
     hdr::eth,
     maps::{TO_TABLES, limit},
-    rewrite::{Carry, Ends, forward_header, readdress},
+    rewrite::{Carry, Ends, Form, forward_header, readdress},
     verdict::{DropReason, Verdict},
 };
 
@@ -95,24 +95,20 @@ fn replicate(skb: Skb, front: usize, decided: &Decided) -> Result<c_int, DropRea
         return Ok(DROP);
     }
     if relayed {
-        return hand_to_xdp(skb, front, ether_type, packet, handed_over);
+        return hand_to_xdp(skb, front, packet, handed_over);
     }
+    skb.enter(packet.marks.lane(packet.stats));
     Ok(walk::send(skb, map::first_of_list(packet.list), front, packet.input, converted, handed_over))
 }
 
 /// Sends the packet to its member table by way of the relay device.
 #[inline(always)]
-fn hand_to_xdp(
-    skb: Skb,
-    front: usize,
-    ether_type: u16,
-    packet: &Replicate,
-    handed_over: bool,
-) -> Result<c_int, DropReason> {
+fn hand_to_xdp(skb: Skb, front: usize, packet: &Replicate, handed_over: bool) -> Result<c_int, DropReason> {
     skb.make_room(front, eth::LEN).ok_or(DropReason::KernelRefused)?;
-    let carry = Carry::relayed(packet.table, packet.input, handed_over);
+    let lane = packet.marks.lane(packet.stats);
+    let carry = Carry::to_table(packet.table, 0, lane, packet.input);
     skb.store(0, carry.to_bytes()).ok_or(DropReason::KernelRefused)?;
-    skb.store(Carry::LEN, ether_type.to_be_bytes()).ok_or(DropReason::KernelRefused)?;
+    skb.store(Carry::LEN, Form::plain(lane, handed_over).to_bytes()).ok_or(DropReason::KernelRefused)?;
     skb.keep_to_core();
     skb.send_copy(map::relay(TO_TABLES)?).ok_or(DropReason::DeviceRefused)?;
     Ok(DROP)

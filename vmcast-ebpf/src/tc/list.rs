@@ -25,14 +25,17 @@ pub(crate) fn run(ctx: &TcContext) -> c_int {
     }
 }
 
-/// The member to go on with, and what stands in the link-layer addresses.
+/// The member to go on with, and what stands in the link-layer addresses. What it says of the copies is noted in the
+/// socket buffer.
 #[inline(always)]
 fn carried(skb: Skb) -> Option<(u32, Carry)> {
     skb.pull_headers()?;
     let (carry, _) = Carry::read(&skb.head(0)?);
+    let (list, lane) = carry.list();
+    skb.enter(lane);
     let first = match carry.pause() {
-        (0, _) => map::first_of_list(carry.table),
-        (pause, _) => map::behind_pause(carry.table, pause)?,
+        (0, _) => map::first_of_list(list),
+        (pause, _) => map::behind_pause(list, pause)?,
     };
     Some((first, carry))
 }

@@ -107,7 +107,7 @@ fn unconverted(walk: &Walk) -> Result<Skb, DropReason> {
 #[inline(always)]
 fn go_on_behind(skb: Skb, walk: &Walk, at: u32, pause: &MemberEntry) -> Result<u32, DropReason> {
     skb.make_room(skb.noted(), eth::LEN).ok_or(DropReason::KernelRefused)?;
-    let carry = Carry::paused(pause.way_to(), at, InputId(walk.input), walk.handed_over != 0);
+    let carry = Carry::paused(pause.way_to(), skb.lane(), at, InputId(walk.input), walk.handed_over != 0);
     skb.store(0, carry.to_bytes()).ok_or(DropReason::KernelRefused)?;
     skb.store(Carry::LEN, skb.declared()).ok_or(DropReason::KernelRefused)?;
     skb.keep_to_core();
@@ -129,7 +129,7 @@ fn make(skb: Skb, walk: &Walk, member: &MemberEntry) -> Result<u32, DropReason> 
     let start = front.checked_sub(eth::LEN).ok_or(DropReason::NextHopUnresolved)?;
     skb.make_room(skb.noted(), front).ok_or(DropReason::KernelRefused)?;
     skb.note(front);
-    rewrite::copy(&mut Copy { skb, start }, member, hop, InputId(walk.input), false)?;
+    rewrite::copy(&mut Copy { skb, start }, member, hop, InputId(walk.input), skb.lane().pcp(), false)?;
     Ok(device)
 }
 

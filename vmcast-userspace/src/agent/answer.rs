@@ -114,6 +114,7 @@ fn describe(core: &Core, context: &Context<'_>, group: Ipv4Addr, source: Option<
             Some(silence) if silence < SILENT => GroupState::Forwarding,
             Some(_) => GroupState::Silent,
         },
+        priority: None,
     }
 }
 
@@ -154,6 +155,7 @@ fn interface(core: &Core, context: &Context<'_>) -> Interface {
         mac: None,
         addresses: vec![config.address.address.into()],
         attached: Some("tun".to_owned()),
+        queues: None,
         accepts_sources: false,
         querier: Some(Querier {
             address: core.querier().querier().map(IpAddr::V4),

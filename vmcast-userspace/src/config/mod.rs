@@ -10,6 +10,7 @@ mod explain;
 mod forward;
 mod host;
 mod locate;
+mod priority;
 mod report;
 mod router;
 mod sections;
@@ -31,6 +32,9 @@ pub use agent::{AgentConfig, AgentInterface};
 pub use forward::{Forward, StaticTunnel, StaticTunnelKind};
 pub(crate) use host::host_addresses;
 pub use host::{Present, socket_dirs};
+
+pub(crate) use priority::DSCP_NAMES;
+pub use priority::{Dscp, Prefix, PriorityRule, SkbPriority, priority_of};
 pub use report::{Diagnostic, Place, Report, Severity};
 pub use router::{
     DataplaneConfig, EngineChoice, InterfaceEngine, OnExit, RouterConfig, RouterInterface, TunnelConfig,

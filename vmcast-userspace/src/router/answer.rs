@@ -10,8 +10,8 @@ use nix::net::if_::if_indextoname;
 use vmcast_api as api;
 use vmcast_common::{
     fib::{
-        Conversion, ConversionId, IfIndex, Input, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
-        TunnelKind, Way,
+        Conversion, ConversionId, IfIndex, Input, NextHop, NextHopId, Output, Priority, Rpf, Stream, Tunnel,
+        TunnelId, TunnelKind, Way,
     },
     verdict::DropReason,
 };
@@ -20,7 +20,7 @@ use vmcast_proto::Filter;
 use super::{run::Router, shown::SILENT, stated::Static, upstream::State};
 use crate::{
     clock,
-    config::{UpstreamFrom, VlanTag},
+    config::{PriorityRule, UpstreamFrom, VlanTag},
     daemon::resident_bytes,
     link::Attachment,
     mac,
@@ -122,9 +122,15 @@ fn groups(router: &Router, page: &api::Page, now: Instant) -> api::Groups {
             bits_per_second: shown.rate,
             last_packet_ms: silence.map(millis),
             state,
+            priority: priority(router.core.priorities.of(&info.stream)),
         }
     });
     api::Groups { next, groups }
+}
+
+fn priority(Priority { dscp, pcp, skb_priority, queue }: Priority) -> Option<api::Priority> {
+    let shown = api::Priority { dscp, pcp, skb_priority, queue };
+    (shown != api::Priority::default()).then_some(shown)
 }
 
 fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, now: Instant) -> api::Members {
@@ -240,7 +246,7 @@ fn tunnel_place(router: &Router, id: TunnelId) -> api::Place {
     let upstream = router.core.upstream.as_ref().filter(|upstream| upstream.id == id);
     let ends: Option<(SocketAddr, SocketAddr)> = match upstream {
         Some(upstream) => Some((upstream.local, upstream.relay.unwrap_or(upstream.named))),
-        None => router.core.relay.ends(id.0),
+        None => router.core.relay.ends(id.0).map(|(local, remote, _)| (local, remote)),
     };
     match ends {
         Some((local, remote)) => api::Place::Tunnel { id: id.0, name: None, local, remote },
@@ -343,6 +349,7 @@ fn interfaces(router: &Router) -> api::Interfaces {
                 attached.link.addresses.iter().map(|(address, _)| (*address).into()).collect()
             }),
             attached: hook.map(|hook| hook.label().to_owned()),
+            queues: place.and_then(|place| queues(router, place.device)),
             accepts_sources: configured.accepts_sources,
             querier,
         }
@@ -350,6 +357,13 @@ fn interfaces(router: &Router) -> api::Interfaces {
     let mut interfaces: Vec<_> = shown.collect();
     interfaces.sort_by(|a, b| a.name.cmp(&b.name));
     api::Interfaces { interfaces }
+}
+
+/// Whether copies that leave by a device wait in queues as priorities say, if one does say so.
+fn queues(router: &Router, device: IfIndex) -> Option<bool> {
+    let said = router.config.priorities.iter().any(PriorityRule::needs_tc);
+    let engine = router.plane.egress(device).filter(|_| said)?.engine;
+    Some(engine == vmcast_dataplane::Engine::TcClone)
 }
 
 /// The kernel's name of an interface that need not be one of the configuration's.

@@ -92,6 +92,7 @@ impl Shown {
             | FibOp::SetConversion(..)
             | FibOp::RemoveConversion(_)
             | FibOp::SetStream(..)
+            | FibOp::SetPriority(..)
             | FibOp::RemoveStream(_) => {}
         }
     }

@@ -19,6 +19,7 @@ mod mixed;
 mod names;
 mod native;
 mod oversize;
+mod priority;
 mod restart;
 mod shaken;
 mod shared;
@@ -53,6 +54,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         full::trials(),
         names::trials(),
         oversize::trials(),
+        priority::trials(),
         shaken::trials(),
         shared::trials(),
         stated::trials(),

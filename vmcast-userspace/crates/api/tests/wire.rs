@@ -10,8 +10,8 @@ use std::{
 use vmcast_api::{
     AdminLink, AdminLinkState, CacheEntries, CacheEntry, Client, ClientError, DecodeError, Direction, Engine,
     ErrorReply, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces, Member, Members,
-    NextHop, NextHopState, Node, Nodes, Page, Place, Querier, Request, Response, Role, Stats, Status,
-    StreamStats, Tunnel, TunnelKind, Tunnels, Upstream, UpstreamState, decode, encode,
+    NextHop, NextHopState, Node, Nodes, Page, Place, Priority, Querier, Request, Response, Role, Stats,
+    Status, StreamStats, Tunnel, TunnelKind, Tunnels, Upstream, UpstreamState, decode, encode,
 };
 
 fn requests() -> Vec<Request> {
@@ -49,6 +49,7 @@ fn group() -> Group {
         bits_per_second: Some(8_000_000),
         last_packet_ms: Some(2),
         state: GroupState::Forwarding,
+        priority: Some(Priority { dscp: Some(46), pcp: 5, skb_priority: Some(6), queue: None }),
     }
 }
 
@@ -124,6 +125,8 @@ fn responses() -> Vec<Response> {
                 mac: Some("02:00:00:00:00:01".into()),
                 addresses: vec![[10, 0, 0, 1].into()],
                 attached: Some("xdp-native".into()),
+
+                queues: Some(true),
                 accepts_sources: false,
                 querier: Some(Querier { address: None, ours: true, igmp_version: 3, groups: 0 }),
             }],
@@ -200,7 +203,8 @@ fn the_lines_of_version_1_stay_as_they_are() {
     for request in requests() {
         assert!(line(&request).contains(&format!("\"request\":\"{}\"", request.name())));
     }
-    let groups = Response::Groups(Groups { next: None, groups: vec![Group { rpf: None, ..group() }] });
+    let groups =
+        Response::Groups(Groups { next: None, groups: vec![Group { rpf: None, priority: None, ..group() }] });
     assert_eq!(
         String::from_utf8(encode(&groups)).unwrap(),
         "{\"v\":1,\"response\":\"groups\",\"groups\":[{\"group\":\"232.1.1.1\",\"source\":\"192.0.2.9\",\

@@ -9,11 +9,12 @@ use std::{
 use aya::{Ebpf, programs::ProgramFd};
 use vmcast_common::{
     fib::{
-        FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, Way,
+        FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Priority, Rpf, Stream, Tunnel,
+        TunnelId, Way,
     },
     maps::{
-        self, EndpointKey, InputId, InterfaceEntry, InterfaceKey, NextHopEntry, PROGRAM_CLONE,
-        PROGRAM_INGRESS, StreamCounters, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
+        self, EndpointKey, InputId, InterfaceEntry, InterfaceKey, Marks, NextHopEntry, PROGRAM_CLONE,
+        PROGRAM_INGRESS, QueueEntry, StreamCounters, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
     },
 };
 
@@ -166,6 +167,7 @@ impl KernelPlane {
             FibOp::SetConversion(id, conversion) => self.set_conversion(id, conversion),
             FibOp::RemoveConversion(id) => self.remove_conversion(id),
             FibOp::SetStream(stream, rpf, members) => self.set_stream(stream, rpf, members),
+            FibOp::SetPriority(stream, priority) => self.set_priority(stream, priority),
             FibOp::RemoveStream(stream) => self.remove_stream(stream),
             FibOp::AddMember(stream, output) => self.add_member(stream, output),
             FibOp::RemoveMember(stream, output) => self.remove_member(stream, output),
@@ -352,7 +354,7 @@ impl KernelPlane {
             return Err(Failure::Unknown);
         }
         let key = TunnelKey::new(&tunnel);
-        let entry = TunnelEntry { id: id.0, accepts_sources: u32::from(tunnel.accepts_sources) };
+        let entry = TunnelEntry::of(id, &tunnel);
         let old = self.state.tunnels.set(id, tunnel)?;
         if let Err(error) = self.maps.tunnels.insert(key, entry, 0) {
             match old {
@@ -423,6 +425,20 @@ impl KernelPlane {
         self.write_stream(stats)
     }
 
+    /// One write, or two if the stream's copies wait in another way than before: first how, then that they do.
+    fn set_priority(&mut self, stream: Stream, priority: Priority) -> Result<(), Failure> {
+        let stats = *self.state.by_stream.get(&stream).ok_or(Failure::Unknown)?;
+        let Some(state) = self.state.streams.get_mut(&stats) else {
+            return Err(Failure::Unknown);
+        };
+        let before = QueueEntry::of(&state.priority);
+        state.priority = priority;
+        if let Some(queue) = QueueEntry::of(&priority).filter(|queue| before != Some(*queue)) {
+            self.maps.write_queue(stats, queue)?;
+        }
+        self.write_entry(stats)
+    }
+
     /// Writes a stream's entry if it differs from what the kernel has, and those of the streams that
     /// share its members.
     fn write_stream(&mut self, stats: u32) -> Result<(), Failure> {
@@ -448,7 +464,9 @@ impl KernelPlane {
         };
         let Effective { table, list, encapsulated_max, whole_max, kernel_max } =
             self.state.effective(stats, state);
-        let entry = StreamEntry { table, list, stats, rpf: rpf.0, encapsulated_max, whole_max, kernel_max };
+        let marks = Marks::of(&state.priority);
+        let entry =
+            StreamEntry { table, list, stats, rpf: rpf.0, encapsulated_max, whole_max, kernel_max, marks };
         let stream = state.stream;
         if state.written == Some(entry) {
             return Ok(());

@@ -10,7 +10,8 @@ use aya::{
 };
 use vmcast_common::maps::{
     self, DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, InterfaceEntry, InterfaceKey, MemberEntry,
-    NextHopEntry, StreamCounters, StreamEntry, StreamKey, TableLine, TunnelEntry, TunnelKey, limit,
+    NextHopEntry, QueueEntry, StreamCounters, StreamEntry, StreamKey, TableLine, TunnelEntry, TunnelKey,
+    limit,
 };
 
 use super::{devmap::Devmap, error::KernelError, list::ListWrites};
@@ -46,6 +47,7 @@ pub(super) struct KernelMaps {
     pub(super) interfaces: HashMap<MapData, InterfaceKey, InterfaceEntry>,
     next_hops: Array<MapData, NextHopEntry>,
     egress: Array<MapData, u32>,
+    queues: Array<MapData, QueueEntry>,
     lists: Array<MapData, u32>,
     relays: Array<MapData, u32>,
     pub(super) drops: PerCpuArray<MapData, u64>,
@@ -86,6 +88,7 @@ impl KernelMaps {
             interfaces: take(object, maps::INTERFACES)?,
             next_hops: take(object, maps::NEXT_HOPS)?,
             egress: take(object, maps::EGRESS)?,
+            queues: take(object, maps::QUEUES)?,
             lists: take(object, maps::LISTS)?,
             relays: take(object, maps::RELAYS)?,
             drops: take(object, maps::DROPS)?,
@@ -148,6 +151,11 @@ impl KernelMaps {
     /// Says which member is the first of a list.
     pub(super) fn write_list(&mut self, list: u32, first: u32) -> Result<(), KernelError> {
         self.lists.set(list, first, 0).map_err(KernelError::call(maps::LISTS))
+    }
+
+    /// Says how the copies of a stream wait for their devices at TC.
+    pub(super) fn write_queue(&mut self, stats: u32, queue: QueueEntry) -> Result<(), KernelError> {
+        self.queues.set(stats, queue, 0).map_err(KernelError::call(maps::QUEUES))
     }
 
     /// Says which device leads to the program at a place of [`maps::RELAYS`].

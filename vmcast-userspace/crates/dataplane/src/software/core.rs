@@ -163,14 +163,22 @@ impl Core {
         if let Some(ports) = packet.new_ports {
             let _ = readdress(bytes, 0, &Ends::of_input(&packet.stream, packet.is_ipv6, ports));
         }
+        let pcp = packet.marks.pcp();
         let Self { tables, buffer, fragmenter, drops, .. } = self;
         for output in tables.outputs(packet.table) {
             let made = tables.way(output).and_then(|Way { egress, member, hop }| {
-                match rewrite::copy(buffer.begin(), &member, &hop, packet.input, false) {
+                match rewrite::copy(buffer.begin(), &member, &hop, packet.input, pcp, false) {
                     Ok(()) => out(egress, buffer.frame()),
                     Err(DropReason::Oversize) => {
                         let mut each = |fragment: &[u8]| out(egress, fragment);
-                        fragmenter.copy(buffer.packet(), &member, &hop, packet.input, now_ns, &mut each)?;
+                        fragmenter.copy(
+                            buffer.packet(),
+                            &member,
+                            &hop,
+                            (packet.input, pcp),
+                            now_ns,
+                            &mut each,
+                        )?;
                     }
                     Err(reason) => return Err(reason),
                 }

@@ -8,7 +8,7 @@ use etherparse::{IpFragOffset, Ipv4Header};
 use vmcast_common::{
     fib::{
         Conversion, ConversionId, FibOp, IfIndex, Input, Interface, Link, Members, NextHop, NextHopId,
-        Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind, Way,
+        Output, Priority, Rpf, Stream, Tunnel, TunnelId, TunnelKind, Way,
     },
     verdict::{DropReason, PuntReason},
 };
@@ -753,6 +753,7 @@ fn state(scene: &Scene) -> Vec<Step> {
             FibStream {
                 rpf: Rpf::Exact(scene.on_a()),
                 members: Members::Own,
+                priority: Priority::default(),
                 outputs: [FIRST, SECOND].map(Output::Converted).into(),
             },
         )]
