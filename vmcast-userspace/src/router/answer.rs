@@ -127,10 +127,10 @@ fn groups(router: &Router, page: &api::Page, now: Instant) -> api::Groups {
 fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, now: Instant) -> api::Members {
     let wanted = router.core.mrib.groups().filter(|info| group.is_none_or(|group| group == info.group));
     let all = wanted.flat_map(|info| router.core.mrib.members_of(info.group));
+    let readings = router.shown.readings(router.plane.as_ref());
     let (members, next) = page.cut(all, |info| {
-        let joined = router.shown.joined(info.group, info.member);
-        let any = Stream { source: None, group: info.group };
-        let packets = packets_since(router, any, joined.map_or(0, |joined| joined.packets), &info.filter);
+        let joined = router.shown.joined(info.group, info.member, &info.filter, &readings);
+        let sent = joined.map(|joined| joined.sent).unwrap_or_default();
         api::Member {
             group: info.group,
             source: None,
@@ -143,23 +143,11 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
             filter: filter(&info.filter),
             configured: info.is_stated,
             age_ms: joined.map_or(0, |joined| millis(now.saturating_duration_since(joined.at))),
-            packets,
+            packets: sent.packets,
+            bytes: sent.bytes,
         }
     });
     api::Members { next, members }
-}
-
-/// Packets of a group that a member was sent: those of every stream it wants, less what (*,G) had
-/// counted when it joined.
-fn packets_since(router: &Router, any: Stream, before: u64, filter: &Filter) -> u64 {
-    let wanted = router
-        .core
-        .mrib
-        .streams(any.group)
-        .filter(|info| info.stream.source.is_none_or(|source| filter.wants(source)));
-    let total: u64 =
-        wanted.filter_map(|info| router.shown.streams.get(&info.stream)).map(|shown| shown.packets).sum();
-    total.saturating_sub(before)
 }
 
 fn filter(filter: &Filter) -> api::Filter {

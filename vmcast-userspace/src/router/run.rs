@@ -29,6 +29,7 @@ use super::{
     seed,
     shown::Shown,
     stated::Stated,
+    tally::Amount,
     unicast::UnicastInputs,
     upstream::State,
 };
@@ -161,7 +162,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     tracing::info!(engine = engine.engine.label(), reason = engine.reason, "data plane ready");
 
     let mut shown = Shown::default();
-    first.iter().for_each(|op| shown.note(now, op));
+    first.iter().for_each(|op| shown.note(now, op, Amount::default(), plane.as_ref(), &core.mrib));
     let attachment = attach(&config, &endpoints, seed)?;
     let mut router = Router {
         config,
@@ -214,6 +215,8 @@ impl Beginning {
                 Effect::Fib(op) => self.first.push(op),
                 Effect::Watch(address) => next_hops.watch(address),
                 Effect::Unwatch(address) => next_hops.unwatch(address),
+                // Nothing has been counted yet.
+                Effect::MembershipChanged { .. } => {}
                 other @ (Effect::SendRelay { .. }
                 | Effect::SendGateway { .. }
                 | Effect::SendIgmp { .. }
@@ -705,6 +708,10 @@ impl Router {
                 self.unsent += u64::from(!sent);
             }
             Effect::Fib(op) => self.change_plane(&op),
+            Effect::MembershipChanged { group, member, old, new } => {
+                let plane = self.plane.as_ref();
+                self.shown.note_membership(clock::now(), group, member, (&old, &new), plane);
+            }
             Effect::HostMembership { ifindex, group, filter } => {
                 let host = self.interfaces.get_mut(&ifindex).and_then(|attached| attached.host.as_mut());
                 if let Some(Err(error)) = host.map(|host| host.set(group, &filter))
@@ -721,9 +728,13 @@ impl Router {
     }
 
     fn change_plane(&mut self, op: &FibOp) {
+        let last_count = Shown::last_count(self.plane.as_ref(), op);
         match self.plane.apply(std::slice::from_ref(op)) {
-            Ok(()) => self.shown.note(clock::now(), op),
+            Ok(()) => {
+                self.shown.note(clock::now(), op, last_count, self.plane.as_ref(), &self.core.mrib);
+            }
             Err(error) => {
+                self.shown.note_refused(op);
                 self.refused_changes += 1;
                 self.backlog.refused(clock::now());
                 if let Some(held_back) = self.warnings.admit(clock::now()) {

@@ -205,6 +205,10 @@ fn kept(bed: &mut Bed) -> Outcome {
     })?;
     listener.more(bed, SOME)?;
     is_whole_after_take_over(bed, &router, &listener)?;
+    // What it was sent is counted from the take-over on.
+    let shown = router.ask(&["member", "list"]).unwrap_or_default();
+    let (counted, all) = (shown["members"][0]["packets"].as_u64(), listener.count());
+    ensure!(counted >= Some(SOME) && counted <= Some(all - 2 * SOME), "of {all} packets it shows {shown}");
 
     listener.leave();
     bed.until_answer("the leave has ended the membership", &router, &["member", "list"], |answer| {

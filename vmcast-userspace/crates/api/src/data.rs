@@ -141,8 +141,11 @@ pub struct Member {
     pub configured: bool,
     /// Milliseconds since it joined.
     pub age_ms: u64,
-    /// Packets of the stream since it joined.
+    /// Packets of what it wants since it joined: copies that were made for it, or dropped on the way to it alone.
     pub packets: u64,
+    /// Their IP length in bytes, without the headers of a tunnel.
+    #[serde(default)]
+    pub bytes: u64,
 }
 
 /// Filter mode and source list of a membership (RFC 9776 §2).

@@ -91,6 +91,7 @@ fn responses() -> Vec<Response> {
                 configured: true,
                 age_ms: 3,
                 packets: 4,
+                bytes: 5,
             }],
         }),
         Response::Tunnels(Tunnels {

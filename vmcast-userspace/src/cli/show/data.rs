@@ -9,7 +9,7 @@ use vmcast_api::{
 
 use super::{
     table::Rows,
-    unit::{NONE, bit_rate, count, duration, endpoint, source},
+    unit::{NONE, bit_rate, bytes, count, duration, endpoint, source},
 };
 
 /// `vmcast group list`.
@@ -53,7 +53,7 @@ pub(crate) fn members(members: &Members, group: Option<IpAddr>) -> String {
                 .to_owned(),
         };
     }
-    let mut rows = Rows::new(&["GROUP", "SOURCE", "OUTPUT", "WANTS", "FOR", ">PACKETS"]);
+    let mut rows = Rows::new(&["GROUP", "SOURCE", "OUTPUT", "WANTS", "FOR", ">PACKETS", ">BYTES"]);
     for member in &members.members {
         rows.row([
             member.group.to_string(),
@@ -62,6 +62,7 @@ pub(crate) fn members(members: &Members, group: Option<IpAddr>) -> String {
             format!("{}{}", wants(&member.filter), if member.configured { ", configured" } else { "" }),
             duration(member.age_ms),
             count(member.packets),
+            bytes(member.bytes),
         ]);
     }
     rows.text(0)

@@ -13,7 +13,7 @@ use vmcast_common::{
     },
     maps::{
         self, EndpointKey, InputId, InterfaceEntry, InterfaceKey, NextHopEntry, PROGRAM_CLONE,
-        PROGRAM_INGRESS, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
+        PROGRAM_INGRESS, StreamCounters, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
     },
 };
 
@@ -736,6 +736,11 @@ impl Dataplane for KernelPlane {
         let mut counters = stats::read_counters(&self.maps.drops, &self.maps.stream_stats, streams)?;
         self.oversize.count(&mut counters);
         Ok(counters)
+    }
+
+    fn stream_counters(&self, stream: Stream) -> Result<Option<StreamCounters>, StatsError> {
+        let stats = self.state.by_stream.get(&stream);
+        stats.map(|stats| stats::read_stream(&self.maps.stream_stats, *stats)).transpose()
     }
 
     fn engine(&self) -> EngineInfo {
