@@ -154,6 +154,7 @@ fn interface(core: &Core, context: &Context<'_>) -> Interface {
         mac: None,
         addresses: vec![config.address.address.into()],
         attached: Some("tun".to_owned()),
+        egress: None,
         accepts_sources: false,
         querier: Some(Querier {
             address: core.querier().querier().map(IpAddr::V4),

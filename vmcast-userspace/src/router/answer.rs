@@ -12,6 +12,7 @@ use vmcast_common::fib::{
     Conversion, ConversionId, IfIndex, Input, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
     TunnelKind, Way,
 };
+use vmcast_dataplane::EngineInfo;
 use vmcast_proto::Filter;
 
 use super::{run::Router, shown::SILENT, stated::Static, upstream::State};
@@ -68,8 +69,11 @@ fn status(router: &Router, now: Instant) -> api::Status {
 }
 
 fn engine(router: &Router) -> api::Engine {
-    let info = router.plane.engine();
-    api::Engine { label: info.engine.label().to_owned(), reason: info.reason }
+    shown_engine(router.plane.engine())
+}
+
+fn shown_engine(EngineInfo { engine, reason }: EngineInfo) -> api::Engine {
+    api::Engine { label: engine.label().to_owned(), reason }
 }
 
 fn upstream(router: &Router, now: Instant) -> Option<api::Upstream> {
@@ -302,6 +306,7 @@ fn interfaces(router: &Router) -> api::Interfaces {
         let present = router.interfaces.iter().find(|(_, attached)| attached.name == name);
         let state = present.and_then(|(ifindex, _)| router.core.interfaces.get(ifindex));
         let hook = state.and_then(|state| router.plane.hook(state.interface.device));
+        let egress = state.and_then(|state| router.plane.egress(state.interface.device));
         let querier = state.and_then(|state| {
             let querier = state.querier.as_ref()?;
             let own = present.and_then(|(_, attached)| attached.link.address());
@@ -328,6 +333,7 @@ fn interfaces(router: &Router) -> api::Interfaces {
                 attached.link.addresses.iter().map(|(address, _)| (*address).into()).collect()
             }),
             attached: hook.map(|hook| hook.label().to_owned()),
+            egress: egress.map(shown_engine),
             accepts_sources: configured.accepts_sources,
             querier,
         }

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Engine;
+
 /// A page of streams.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Groups {
@@ -301,6 +303,9 @@ pub struct Interface {
     /// How the data plane sees it, as `xdp`, `tc`, `packet-socket` or `tun`; `None` if it does not.
     #[serde(default)]
     pub attached: Option<String>,
+    /// What makes the copies that leave by it, and why that; `None` if none do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Engine>,
     /// Whether packets of sources are accepted on it.
     #[serde(default)]
     pub accepts_sources: bool,
