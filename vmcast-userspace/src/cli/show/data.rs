@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use vmcast_api::{
-    Direction, Engine, Filter, FilterMode, GroupState, Groups, Interface, Interfaces, Members, NextHop, NextHopState,
-    Place, Querier, TunnelKind, Tunnels,
+    Direction, Engine, Filter, FilterMode, GroupState, Groups, Interface, Interfaces, Members, NextHop,
+    NextHopState, Place, Querier, TunnelKind, Tunnels,
 };
 
 use super::{

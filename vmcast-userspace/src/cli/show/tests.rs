@@ -181,10 +181,7 @@ fn interfaces_are_shown() {
         interface("eth1", Some(3), true, querier(None, true)),
         interface("eth2", Some(4), false, querier(Some([10, 0, 0, 9].into()), false)),
         interface("eth3", Some(6), true, None),
-        Interface {
-            egress: Some(at_tc),
-            ..interface("lan0", Some(5), true, None)
-        },
+        Interface { egress: Some(at_tc), ..interface("lan0", Some(5), true, None) },
         Interface {
             addresses: vec![],
             attached: None,
