@@ -10,6 +10,7 @@ mod config_errors;
 mod convert;
 mod doctor;
 mod duplicate;
+mod engine_change;
 mod follow;
 mod full;
 mod interfaces;
@@ -58,6 +59,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         stated::trials(),
         convert::trials(),
         doctor::trials(),
+        engine_change::trials(),
     ]
     .into_iter()
     .flatten()
