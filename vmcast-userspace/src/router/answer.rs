@@ -412,6 +412,7 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     count("mrib", "new_source_not_needed", mrib.not_needed);
     count("plane", "fragmented_copies", router.shown.counters.fragmented);
     count("router", "refused_changes", router.refused_changes);
+    count("router", "packet_too_big_sent", router.too_big_sent);
     count("router", "unsent_datagrams", router.unsent);
     control
 }

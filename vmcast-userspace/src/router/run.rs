@@ -88,6 +88,8 @@ pub(super) struct Router {
     backlog: Backlog,
     /// Datagrams that the kernel did not send.
     pub(super) unsent: u64,
+    /// Packet Too Big messages that were sent to sources.
+    pub(super) too_big_sent: u64,
     /// IGMP datagrams that are no IPv4 or no IGMP.
     pub(super) bad_igmp_datagrams: u64,
     /// Opened with the first message.
@@ -176,6 +178,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         refused_changes: 0,
         backlog: Backlog::new(),
         unsent: 0,
+        too_big_sent: 0,
         bad_igmp_datagrams: 0,
         icmpv6: None,
         relays,
@@ -448,9 +451,12 @@ impl Router {
                     sent
                 }),
             };
-            if let Err(error) = sent {
-                tracing::debug!(%destination, %error, "a source is not told that its packets are too large");
-                self.unsent += 1;
+            match sent {
+                Ok(()) => self.too_big_sent += 1,
+                Err(error) => {
+                    tracing::debug!(%destination, %error, "a source is not told that its packets are too large");
+                    self.unsent += 1;
+                }
             }
         }
     }

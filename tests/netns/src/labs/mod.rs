@@ -27,6 +27,7 @@ mod small;
 mod sources;
 mod stated;
 mod stream;
+mod too_big;
 mod ttl;
 mod untouched;
 
@@ -54,6 +55,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         full::trials(),
         names::trials(),
         oversize::trials(),
+        too_big::trials(),
         shaken::trials(),
         shared::trials(),
         stated::trials(),
