@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, path::PathBuf};
 use serde::Deserialize;
 use vmcast_api::Role;
 use vmcast_common::{fib::Link, maps::limit};
-use vmcast_dataplane::Capacities;
+use vmcast_dataplane::{Capacities, oversize};
 
 use super::{
     Problem, RoleConfig,
@@ -113,9 +113,24 @@ pub struct DataplaneConfig {
     pub max_next_hops: u32,
     /// Most interfaces.
     pub max_interfaces: u32,
+    /// Most copies in a second that are made in fragments.
+    pub fragmented_copies_per_second: u32,
+    /// Most Packet Too Big messages in a second.
+    pub packet_too_big_per_second: u32,
 }
 
 impl DataplaneConfig {
+    /// Fragments of more copies than one core makes of whole ones.
+    const MOST_FRAGMENTED: u32 = 1_000_000;
+    /// Messages to more sources than a router serves; each source needs one now and then.
+    const MOST_TOO_BIG: u32 = 10_000;
+
+    /// How much is done for packets that are larger than a member's link takes.
+    #[must_use]
+    pub const fn oversize(&self) -> oversize::Limits {
+        oversize::Limits::per_second(self.fragmented_copies_per_second, self.packet_too_big_per_second)
+    }
+
     /// How much the data plane holds.
     #[must_use]
     pub const fn capacities(&self) -> Capacities {
@@ -145,6 +160,17 @@ impl DataplaneConfig {
                 ));
             }
         }
+        for (key, value, most) in [
+            ("fragmented_copies_per_second", self.fragmented_copies_per_second, Self::MOST_FRAGMENTED),
+            ("packet_too_big_per_second", self.packet_too_big_per_second, Self::MOST_TOO_BIG),
+        ] {
+            if value > most {
+                problems.push(Problem::error(
+                    format!("dataplane.{key}"),
+                    format!("{value} is not from 0 to {most}"),
+                ));
+            }
+        }
         problems.extend(relative_path("dataplane.pin_path", &self.pin_path));
         problems
     }
@@ -163,6 +189,8 @@ impl Default for DataplaneConfig {
             max_tunnels: tunnels,
             max_next_hops: next_hops,
             max_interfaces: interfaces,
+            fragmented_copies_per_second: oversize::Limits::COPIES,
+            packet_too_big_per_second: oversize::Limits::TOO_BIG,
         }
     }
 }

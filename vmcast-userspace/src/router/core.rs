@@ -33,6 +33,8 @@ pub(super) enum Effect {
     SendIgmp { ifindex: IfIndex, destination: Ipv4Addr, message: Vec<u8> },
     /// Change the data plane.
     Fib(FibOp),
+    /// Count for a member what it wants from here on.
+    MembershipChanged { group: IpAddr, member: Output, old: Filter, new: Filter },
     /// Be a member as a host on an interface whose network has sources.
     HostMembership { ifindex: IfIndex, group: Ipv4Addr, filter: Filter },
     /// Look up the way to an address and keep it up to date.
@@ -584,6 +586,9 @@ impl Core {
             match output {
                 mrib::Output::Fib(op) => self.effects.push_back(Effect::Fib(op)),
                 mrib::Output::Interest { group, filter } => self.ask_for(now, group, &filter),
+                mrib::Output::Event(mrib::Event::MembershipChanged { group, member, old, new }) => {
+                    self.effects.push_back(Effect::MembershipChanged { group, member, old, new });
+                }
                 mrib::Output::Event(mrib::Event::SourceLearnt { stream, .. }) => {
                     tracing::info!(%stream, "new source");
                 }

@@ -269,7 +269,8 @@ mod tests {
                 | Effect::Watch(_)
                 | Effect::Unwatch(_)
                 | Effect::UpstreamUp(_)
-                | Effect::UpstreamDown { .. } => None,
+                | Effect::UpstreamDown { .. }
+                | Effect::MembershipChanged { .. } => None,
             })
             .collect()
     }

@@ -29,6 +29,7 @@ use super::{
     seed,
     shown::Shown,
     stated::Stated,
+    tally::Amount,
     unicast::UnicastInputs,
     upstream::State,
 };
@@ -87,6 +88,8 @@ pub(super) struct Router {
     backlog: Backlog,
     /// Datagrams that the kernel did not send.
     pub(super) unsent: u64,
+    /// Packet Too Big messages that were sent to sources.
+    pub(super) too_big_sent: u64,
     /// IGMP datagrams that are no IPv4 or no IGMP.
     pub(super) bad_igmp_datagrams: u64,
     /// Opened with the first message.
@@ -161,7 +164,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     tracing::info!(engine = engine.engine.label(), reason = engine.reason, "data plane ready");
 
     let mut shown = Shown::default();
-    first.iter().for_each(|op| shown.note(now, op));
+    first.iter().for_each(|op| shown.note(now, op, Amount::default(), plane.as_ref(), &core.mrib));
     let attachment = attach(&config, &endpoints, seed)?;
     let mut router = Router {
         config,
@@ -175,6 +178,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         refused_changes: 0,
         backlog: Backlog::new(),
         unsent: 0,
+        too_big_sent: 0,
         bad_igmp_datagrams: 0,
         icmpv6: None,
         relays,
@@ -214,6 +218,8 @@ impl Beginning {
                 Effect::Fib(op) => self.first.push(op),
                 Effect::Watch(address) => next_hops.watch(address),
                 Effect::Unwatch(address) => next_hops.unwatch(address),
+                // Nothing has been counted yet.
+                Effect::MembershipChanged { .. } => {}
                 other @ (Effect::SendRelay { .. }
                 | Effect::SendGateway { .. }
                 | Effect::SendIgmp { .. }
@@ -445,9 +451,12 @@ impl Router {
                     sent
                 }),
             };
-            if let Err(error) = sent {
-                tracing::debug!(%destination, %error, "a source is not told that its packets are too large");
-                self.unsent += 1;
+            match sent {
+                Ok(()) => self.too_big_sent += 1,
+                Err(error) => {
+                    tracing::debug!(%destination, %error, "a source is not told that its packets are too large");
+                    self.unsent += 1;
+                }
             }
         }
     }
@@ -705,6 +714,10 @@ impl Router {
                 self.unsent += u64::from(!sent);
             }
             Effect::Fib(op) => self.change_plane(&op),
+            Effect::MembershipChanged { group, member, old, new } => {
+                let plane = self.plane.as_ref();
+                self.shown.note_membership(clock::now(), group, member, (&old, &new), plane);
+            }
             Effect::HostMembership { ifindex, group, filter } => {
                 let host = self.interfaces.get_mut(&ifindex).and_then(|attached| attached.host.as_mut());
                 if let Some(Err(error)) = host.map(|host| host.set(group, &filter))
@@ -721,9 +734,13 @@ impl Router {
     }
 
     fn change_plane(&mut self, op: &FibOp) {
+        let last_count = Shown::last_count(self.plane.as_ref(), op);
         match self.plane.apply(std::slice::from_ref(op)) {
-            Ok(()) => self.shown.note(clock::now(), op),
+            Ok(()) => {
+                self.shown.note(clock::now(), op, last_count, self.plane.as_ref(), &self.core.mrib);
+            }
             Err(error) => {
+                self.shown.note_refused(op);
                 self.refused_changes += 1;
                 self.backlog.refused(clock::now());
                 if let Some(held_back) = self.warnings.admit(clock::now()) {

@@ -10,6 +10,7 @@ mod config_errors;
 mod convert;
 mod doctor;
 mod duplicate;
+mod engine_change;
 mod follow;
 mod full;
 mod interfaces;
@@ -26,6 +27,7 @@ mod small;
 mod sources;
 mod stated;
 mod stream;
+mod too_big;
 mod ttl;
 mod untouched;
 
@@ -53,11 +55,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         full::trials(),
         names::trials(),
         oversize::trials(),
+        too_big::trials(),
         shaken::trials(),
         shared::trials(),
         stated::trials(),
         convert::trials(),
         doctor::trials(),
+        engine_change::trials(),
     ]
     .into_iter()
     .flatten()

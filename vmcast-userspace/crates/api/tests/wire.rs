@@ -91,6 +91,7 @@ fn responses() -> Vec<Response> {
                 configured: true,
                 age_ms: 3,
                 packets: 4,
+                bytes: 5,
             }],
         }),
         Response::Tunnels(Tunnels {
@@ -124,6 +125,7 @@ fn responses() -> Vec<Response> {
                 mac: Some("02:00:00:00:00:01".into()),
                 addresses: vec![[10, 0, 0, 1].into()],
                 attached: Some("xdp-native".into()),
+                egress: Some(engine.clone()),
                 accepts_sources: false,
                 querier: Some(Querier { address: None, ours: true, igmp_version: 3, groups: 0 }),
             }],

@@ -24,18 +24,26 @@ pub(crate) fn read_counters(
         }
     }
     for (stats, stream) in streams {
-        let values = stream_stats.get(&stats, 0).map_err(stats_error(maps::STREAM_STATS))?;
-        let sum = values.iter().fold(StreamCounters::default(), |sum, cpu| StreamCounters {
-            packets: sum.packets + cpu.packets,
-            bytes: sum.bytes + cpu.bytes,
-            wrong_input: sum.wrong_input + cpu.wrong_input,
-            dropped: sum.dropped + cpu.dropped,
-            last_ns: sum.last_ns.max(cpu.last_ns),
-        });
+        let sum = read_stream(stream_stats, stats)?;
         counters.streams.push(StreamStats { stream, counters: sum });
     }
     counters.streams.sort_unstable_by_key(|stats| stats.stream);
     Ok(counters)
+}
+
+/// The counters of one stream, by its index, summed over the CPUs.
+pub(crate) fn read_stream(
+    stream_stats: &PerCpuArray<MapData, StreamCounters>,
+    stats: u32,
+) -> Result<StreamCounters, StatsError> {
+    let values = stream_stats.get(&stats, 0).map_err(stats_error(maps::STREAM_STATS))?;
+    Ok(values.iter().fold(StreamCounters::default(), |sum, cpu| StreamCounters {
+        packets: sum.packets + cpu.packets,
+        bytes: sum.bytes + cpu.bytes,
+        wrong_input: sum.wrong_input + cpu.wrong_input,
+        dropped: sum.dropped + cpu.dropped,
+        last_ns: sum.last_ns.max(cpu.last_ns),
+    }))
 }
 
 fn stats_error<E: std::error::Error + Send + Sync + 'static>(
