@@ -240,6 +240,15 @@ pub enum TunnelKind {
     Ipip,
 }
 
+/// What the outer header of a packet into a tunnel says of congestion (RFC 6040 §4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EcnMode {
+    /// What the inner one says: whoever ends the tunnel merges both. The kernel's own tunnels do.
+    Normal,
+    /// That the transport knows no congestion marks: whoever ends the tunnel may leave marks unread.
+    Compatibility,
+}
+
 /// A tunnel, seen from this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tunnel {
@@ -249,6 +258,8 @@ pub struct Tunnel {
     pub local: SocketAddr,
     /// The far end's address and port, of the same family; the port likewise.
     pub remote: SocketAddr,
+    /// What outer headers say of congestion.
+    pub ecn: EcnMode,
     /// Whether data may come out of the tunnel: true towards an upstream, false for a member.
     pub accepts_sources: bool,
     /// The way to the far end, `None` while it is not known; copies are then dropped and counted.

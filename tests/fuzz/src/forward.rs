@@ -63,7 +63,7 @@ impl Tables for Known {
             remote_port: PORT,
             kind: TunnelKey::KIND_AMT,
         };
-        (*key == known).then_some(TunnelEntry { id: TUNNEL, accepts_sources: 1 })
+        (*key == known).then_some(TunnelEntry { id: TUNNEL, accepts_sources: 1, ecn_normal: 0 })
     }
 
     fn endpoint(&self, key: &EndpointKey) -> Option<EndpointEntry> {

@@ -6,7 +6,8 @@ use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header};
 use libtest_mimic::{Failed, Trial};
 use vmcast_common::{
     fib::{
-        FibOp, IfIndex, Link, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind,
+        EcnMode, FibOp, IfIndex, Link, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
+        TunnelKind,
     },
     hdr::eth::multicast_mac,
     verdict::DropReason,
@@ -118,6 +119,7 @@ fn operations(devices: &Devices) -> Vec<FibOp> {
         kind: TunnelKind::Amt,
         local: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 2268)),
         remote: SocketAddr::from((Ipv4Addr::new(10, 1, 0, 1), 40_000)),
+        ecn: EcnMode::Compatibility,
         accepts_sources: false,
         next_hop: Some(NextHopId(1)),
     };

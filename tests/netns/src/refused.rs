@@ -8,7 +8,7 @@ use std::{
 use etherparse::PacketBuilder;
 use libtest_mimic::{Failed, Trial};
 use vmcast_common::{
-    fib::{FibOp, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind},
+    fib::{EcnMode, FibOp, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind},
     hdr::eth::multicast_mac,
     verdict::DropReason,
 };
@@ -132,6 +132,7 @@ fn member(number: u16, next_hop: NextHopId) -> Tunnel {
         kind: TunnelKind::Amt,
         local: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 2268)),
         remote: SocketAddr::from((Ipv4Addr::new(10, 1, 0, 1), 40_000 + number)),
+        ecn: EcnMode::Compatibility,
         accepts_sources: false,
         next_hop: Some(next_hop),
     }

@@ -4,7 +4,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use crate::{
     checksum,
-    fib::{Conversion, Tunnel, TunnelKind},
+    fib::{Conversion, EcnMode, Tunnel, TunnelKind},
     maps::{Address, TunnelKey},
 };
 
@@ -70,6 +70,9 @@ const _: () = assert!(size_of::<MemberEntry>() == 48);
 impl MemberEntry {
     /// [`MemberEntry::flags`]: a converted packet keeps its own source.
     pub const KEEPS_SOURCE: u8 = 1;
+    /// [`MemberEntry::flags`]: the outer header gets the congestion marks of the packet, see
+    /// [`EcnMode::Normal`].
+    pub const COPIES_ECN: u8 = 2;
 
     /// A member that has left.
     pub const GONE: Self =
@@ -147,7 +150,11 @@ impl MemberEntry {
             (TunnelKind::Ipip, true) => kind::IP_V4,
             (TunnelKind::Ipip, false) => kind::IP_V6,
         };
-        Some(Self { next_hop, ends, ends_sum, kind, ..Self::GONE })
+        let flags = match tunnel.ecn {
+            EcnMode::Normal => Self::COPIES_ECN,
+            EcnMode::Compatibility => 0,
+        };
+        Some(Self { next_hop, ends, ends_sum, kind, flags, ..Self::GONE })
     }
 
     /// Where packets go with other addresses; `None` if these are of two families.
@@ -231,7 +238,7 @@ mod tests {
                 kind,
                 local: SocketAddr::new(address(v4.map(|v4| v4.0), v6.0), port(ports.0)),
                 remote: SocketAddr::new(address(v4.map(|v4| v4.1), v6.1), port(ports.1)),
-                accepts_sources: false,
+                ecn: EcnMode::Compatibility, accepts_sources: false,
                 next_hop: None,
             };
             let member = MemberEntry::tunnel(7, &tunnel).unwrap();
@@ -245,8 +252,14 @@ mod tests {
         let (local, remote) =
             (SocketAddr::from(([10, 0, 0, 1], 1)), SocketAddr::from((Ipv6Addr::LOCALHOST, 1)));
         for (local, remote) in [(local, remote), (remote, local)] {
-            let tunnel =
-                Tunnel { kind: TunnelKind::Amt, local, remote, accepts_sources: false, next_hop: None };
+            let tunnel = Tunnel {
+                kind: TunnelKind::Amt,
+                local,
+                remote,
+                ecn: EcnMode::Compatibility,
+                accepts_sources: false,
+                next_hop: None,
+            };
             assert_eq!(MemberEntry::tunnel(1, &tunnel), None);
         }
         assert_eq!(MemberEntry::native(1).tunnel_ends(), None);

@@ -3,7 +3,7 @@
 use core::net::SocketAddr;
 
 use super::Address;
-use crate::fib::Interface;
+use crate::fib::{EcnMode, Interface, Tunnel, TunnelId};
 
 /// What the data plane knows of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +38,30 @@ pub struct TunnelEntry {
     /// The tunnel's number.
     pub id: u32,
     /// 1 if data may come out of it.
-    pub accepts_sources: u32,
+    pub accepts_sources: u16,
+    /// 1 if what goes into it is encapsulated in the normal mode of RFC 6040, see [`crate::fib::EcnMode`]. Only to be
+    /// read back.
+    pub ecn_normal: u16,
 }
 const _: () = assert!(size_of::<TunnelEntry>() == 8);
+
+impl TunnelEntry {
+    /// What is known of a tunnel.
+    #[must_use]
+    pub const fn of(id: TunnelId, tunnel: &Tunnel) -> Self {
+        Self {
+            id: id.0,
+            accepts_sources: tunnel.accepts_sources as u16,
+            ecn_normal: matches!(tunnel.ecn, EcnMode::Normal) as u16,
+        }
+    }
+
+    /// Its way to say what outer headers say of congestion.
+    #[must_use]
+    pub const fn ecn(&self) -> EcnMode {
+        if self.ecn_normal == 0 { EcnMode::Compatibility } else { EcnMode::Normal }
+    }
+}
 
 /// What the data plane does with datagrams for an endpoint of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::{ttl::lower_ttl, *};
 use crate::checksum;
-use crate::fib::{IfIndex, Interface, Link, NextHop, Tag, TagProtocol, Tunnel, TunnelKind};
+use crate::fib::{EcnMode, IfIndex, Interface, Link, NextHop, Tag, TagProtocol, Tunnel, TunnelKind};
 
 const HEADROOM: usize = 128;
 
@@ -78,7 +78,14 @@ fn hop(link: Link, mtu: u16) -> NextHopEntry {
 }
 
 fn member(kind: TunnelKind, local: SocketAddr, remote: SocketAddr) -> MemberEntry {
-    let tunnel = Tunnel { kind, local, remote, accepts_sources: false, next_hop: None };
+    let tunnel = Tunnel {
+        kind,
+        local,
+        remote,
+        ecn: if kind == TunnelKind::Amt { EcnMode::Compatibility } else { EcnMode::Normal },
+        accepts_sources: false,
+        next_hop: None,
+    };
     MemberEntry::tunnel(1, &tunnel).expect("one family")
 }
 

@@ -229,7 +229,7 @@ fn tunnel_place(router: &Router, id: TunnelId) -> api::Place {
     let upstream = router.core.upstream.as_ref().filter(|upstream| upstream.id == id);
     let ends: Option<(SocketAddr, SocketAddr)> = match upstream {
         Some(upstream) => Some((upstream.local, upstream.relay.unwrap_or(upstream.named))),
-        None => router.core.relay.ends(id.0),
+        None => router.core.relay.ends(id.0).map(|(local, remote, _)| (local, remote)),
     };
     match ends {
         Some((local, remote)) => api::Place::Tunnel { id: id.0, name: None, local, remote },

@@ -328,9 +328,10 @@ impl Core {
         now: Instant,
         local: SocketAddr,
         remote: SocketAddr,
+        ecn: bool,
         groups: Vec<(IpAddr, Filter)>,
     ) -> Result<(), relay::LimitError> {
-        self.relay.adopt(now, local, remote, groups)?;
+        self.relay.adopt(now, local, remote, ecn, groups)?;
         self.settle(now);
         Ok(())
     }
@@ -513,9 +514,14 @@ impl Core {
                 relay::Output::Transmit { local, remote, bytes } => {
                     self.effects.push_back(Effect::SendRelay { local, remote, bytes });
                 }
-                relay::Output::Event(relay::Event::TunnelUp { id, local, remote }) => {
+                relay::Output::Event(relay::Event::TunnelUp { id, local, remote, ecn }) => {
                     tracing::debug!(id, %local, %remote, "tunnel up");
-                    self.tunnels.up(id, local, remote, &mut effects);
+                    self.tunnels.up(id, local, remote, ecn, &mut effects);
+                }
+                relay::Output::Event(relay::Event::Ecn { id, ecn }) => {
+                    if let Some((local, remote, _)) = self.relay.ends(id) {
+                        self.tunnels.ecn(id, local, remote, ecn, &mut effects);
+                    }
                 }
                 relay::Output::Event(relay::Event::Membership { id, group, filter }) => {
                     self.tunnels.membership(id, group, filter, &mut effects);

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use vmcast_common::fib::{Members, NextHop, NextHopId, Output};
+use vmcast_common::fib::{EcnMode, Members, NextHop, NextHopId, Output};
 use vmcast_dataplane::Fib;
 use vmcast_proto::{Filter, igmp};
 use vmcast_wire::igmp as wire;
@@ -51,7 +51,7 @@ pub(super) fn inherit(core: &mut Core, now: Instant, kept: &Fib, endpoints: &[So
         if let Some((NextHopId(id), hop)) = hop {
             core.inherit_next_hop(now, tunnel.remote.ip(), NextHopId(FIRST_NEXT_HOP | id), *hop);
         }
-        match core.inherit_tunnel(now, tunnel.local, tunnel.remote, groups) {
+        match core.inherit_tunnel(now, tunnel.local, tunnel.remote, tunnel.ecn == EcnMode::Normal, groups) {
             Ok(()) => inheritance.tunnels += 1,
             Err(error) => tracing::warn!(remote = %tunnel.remote, %error, "a tunnel could not be taken over"),
         }
@@ -241,6 +241,7 @@ mod tests {
             kind: TunnelKind::Amt,
             local: OURS,
             remote: MEMBER,
+            ecn: EcnMode::Compatibility,
             accepts_sources: false,
             next_hop: Some(NextHopId(4)),
         };

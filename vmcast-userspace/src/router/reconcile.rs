@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use vmcast_common::fib::{FibOp, Members, Tunnel, TunnelKind};
+use vmcast_common::fib::{EcnMode, FibOp, Members, Tunnel, TunnelKind};
 use vmcast_dataplane::{Fib, FibStream};
 
 use super::{core::Core, tunnels::tunnel_id};
@@ -63,6 +63,7 @@ pub(super) fn wanted(core: &Core) -> Fib {
             kind: TunnelKind::Amt,
             local: info.local,
             remote: info.remote,
+            ecn: if info.ecn { EcnMode::Normal } else { EcnMode::Compatibility },
             accepts_sources: false,
             next_hop: core.tunnels.next_hop(info.remote.ip()),
         };
@@ -160,6 +161,7 @@ mod tests {
                 kind: TunnelKind::Amt,
                 local: ([192, 0, 2, 1], 2268).into(),
                 remote: ([10, 0, 0, 1], *id as u16).into(),
+                ecn: EcnMode::Compatibility,
                 accepts_sources: false,
                 next_hop: Some(NextHopId(*hop)),
             };

@@ -19,8 +19,8 @@ use nix::{
 use vmcast_common::{
     AMT_PORT,
     fib::{
-        FibOp, IfIndex, Input, Interface, Link, Members, NextHop, NextHopId, Rpf, Stream, Tunnel, TunnelId,
-        TunnelKind,
+        EcnMode, FibOp, IfIndex, Input, Interface, Link, Members, NextHop, NextHopId, Rpf, Stream, Tunnel,
+        TunnelId, TunnelKind,
     },
     hdr::eth::multicast_mac,
 };
@@ -55,6 +55,7 @@ impl Member {
             kind: TunnelKind::Amt,
             local: SocketAddr::from((near(self.device), AMT_PORT)),
             remote: SocketAddr::from((far(self.device), FIRST_PORT + self.number)),
+            ecn: EcnMode::Compatibility,
             accepts_sources: false,
             next_hop: Some(NextHopId(self.device.into())),
         };

@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use vmcast_common::fib::{
-    Conversion, ConversionId, FibOp, IfIndex, Input, Link, Members, NextHop, NextHopId, Output, Rpf, Stream,
-    Tunnel, TunnelId, TunnelKind, Way,
+    Conversion, ConversionId, EcnMode, FibOp, IfIndex, Input, Link, Members, NextHop, NextHopId, Output, Rpf,
+    Stream, Tunnel, TunnelId, TunnelKind, Way,
 };
 
 use super::{
@@ -104,6 +104,7 @@ impl Random {
             kind: TunnelKind::Amt,
             local: LOCAL.into(),
             remote: SocketAddr::V4(remote(number)),
+            ecn: EcnMode::Compatibility,
             accepts_sources: self.one_in(3),
             next_hop: Some(NextHopId(device.ifindex.0 + if number >= 6 { 0x1000 } else { 0 })),
         };

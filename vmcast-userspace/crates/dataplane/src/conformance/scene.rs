@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use etherparse::{EtherType, IpNumber, UdpHeader};
 use vmcast_common::{
     fib::{
-        FibOp, IfIndex, Input, Link, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
-        TunnelKind,
+        EcnMode, FibOp, IfIndex, Input, Link, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel,
+        TunnelId, TunnelKind,
     },
     hdr::eth::Mac,
 };
@@ -106,6 +106,7 @@ impl Scene {
             kind: TunnelKind::Amt,
             local: LOCAL.into(),
             remote: UPSTREAM_ADDRESS.into(),
+            ecn: EcnMode::Compatibility,
             accepts_sources: true,
             next_hop: Some(self.hop_id(&self.devices.a)),
         }
@@ -118,6 +119,7 @@ impl Scene {
             kind: TunnelKind::Amt,
             local: LOCAL.into(),
             remote: SocketAddr::from((Ipv4Addr::new(10, 1, high, low), 40_000 + number)),
+            ecn: EcnMode::Compatibility,
             accepts_sources: false,
             next_hop: Some(self.hop_id(device)),
         }

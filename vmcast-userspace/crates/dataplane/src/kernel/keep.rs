@@ -18,7 +18,7 @@ use aya::{
     programs::links::{FdLink, PinnedLink},
 };
 use vmcast_common::{
-    fib::{IfIndex, Members, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
+    fib::{EcnMode, IfIndex, Members, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
     maps::{
         self, Head, HeadKey, InputId, MemberEntry, NextHopEntry, SCHEMA, StreamEntry, StreamKey, TableLine,
         TunnelEntry, TunnelKey, kind,
@@ -257,8 +257,14 @@ fn read(dir: &Path) -> Result<Fib, KernelError> {
         let Some((kind, local, remote)) = key.ends() else {
             continue;
         };
-        let tunnel =
-            Tunnel { kind, local, remote, accepts_sources: tunnel.accepts_sources != 0, next_hop: None };
+        let tunnel = Tunnel {
+            kind,
+            local,
+            remote,
+            ecn: tunnel.ecn(),
+            accepts_sources: tunnel.accepts_sources != 0,
+            next_hop: None,
+        };
         kept.fib.tunnels.insert(id, tunnel);
     }
     for entry in heads.iter() {
@@ -351,7 +357,14 @@ impl Kept {
 
     fn tunnel_of(&mut self, member: &MemberEntry) -> Result<Option<TunnelId>, KernelError> {
         let key = member.tunnel_ends().map(|(kind, local, remote)| {
-            TunnelKey::new(&Tunnel { kind, local, remote, accepts_sources: false, next_hop: None })
+            TunnelKey::new(&Tunnel {
+                kind,
+                local,
+                remote,
+                ecn: EcnMode::Normal,
+                accepts_sources: false,
+                next_hop: None,
+            })
         });
         let Some(&id) = key.and_then(|key| self.tunnel_ids.get(&key)) else {
             return Ok(None);

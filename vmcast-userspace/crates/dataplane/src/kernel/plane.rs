@@ -330,7 +330,7 @@ impl KernelPlane {
             return Err(Failure::Unknown);
         }
         let key = TunnelKey::new(&tunnel);
-        let entry = TunnelEntry { id: id.0, accepts_sources: u32::from(tunnel.accepts_sources) };
+        let entry = TunnelEntry::of(id, &tunnel);
         let old = self.state.tunnels.set(id, tunnel)?;
         if let Err(error) = self.maps.tunnels.insert(key, entry, 0) {
             match old {

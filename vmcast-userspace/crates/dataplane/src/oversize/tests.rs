@@ -8,7 +8,7 @@ use etherparse::{
 };
 use proptest::prelude::*;
 use vmcast_common::{
-    fib::{IfIndex, Interface, Link, NextHop, Tag, TagProtocol, Tunnel, TunnelKind},
+    fib::{EcnMode, IfIndex, Interface, Link, NextHop, Tag, TagProtocol, Tunnel, TunnelKind},
     hdr::link,
     maps::{InputId, MemberEntry, NextHopEntry},
     rate::Rate,
@@ -64,7 +64,14 @@ fn tunnel(kind: TunnelKind, over_v6: bool) -> MemberEntry {
         };
         SocketAddr::new(ip, if kind == TunnelKind::Amt { 2268 } else { 0 })
     };
-    let tunnel = Tunnel { kind, local: end(1), remote: end(2), accepts_sources: false, next_hop: None };
+    let tunnel = Tunnel {
+        kind,
+        local: end(1),
+        remote: end(2),
+        ecn: EcnMode::Compatibility,
+        accepts_sources: false,
+        next_hop: None,
+    };
     MemberEntry::tunnel(0, &tunnel).unwrap()
 }
 

@@ -157,7 +157,7 @@ impl forward::Tables for Tables {
     fn tunnel(&self, key: &TunnelKey) -> Option<TunnelEntry> {
         let id = *self.tunnel_ids.get(key)?;
         let tunnel = self.tunnels.get(&id)?;
-        Some(TunnelEntry { id: id.0, accepts_sources: u32::from(tunnel.accepts_sources) })
+        Some(TunnelEntry::of(id, tunnel))
     }
 
     fn endpoint(&self, key: &EndpointKey) -> Option<EndpointEntry> {
