@@ -136,6 +136,47 @@ fn discovery_at_an_anycast_address_leads_to_the_unicast_address_of_the_relay() {
 }
 
 #[test]
+fn a_gateway_that_discovery_leads_elsewhere_tears_the_tunnel_of_the_relay_before_down() {
+    // RFC 7450 §5.2.3.4.4, figure 18
+    let anycast = "192.52.193.1:2268".parse().unwrap();
+    let mut world = World::with(1, Link::clean(LATENCY), 1, relay_config(), |config| {
+        config.relay = anycast;
+        config.discover = true;
+    });
+    let advertise = |world: &mut World, relay: std::net::IpAddr| {
+        let now = world.now();
+        let gateway = &mut world.gateways[0];
+        gateway.input(now, gateway::Input::LocalChanged);
+        gateway.gateway.handle_timeout(now);
+        let sent = gateway.take_sent();
+        let nonce = sent.iter().find_map(|datagram| match amt::Message::parse(&datagram.bytes) {
+            Ok(amt::Message::RelayDiscovery { nonce }) => Some(nonce),
+            _ => None,
+        });
+        let nonce = nonce.expect("a Relay Discovery");
+        let bytes = amt::Message::RelayAdvertisement { nonce, relay }.to_vec();
+        gateway.input(now, gateway::Input::Datagram { remote: anycast, bytes: &bytes });
+    };
+    advertise(&mut world, RELAY.ip());
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND * 3);
+    assert_eq!(world.relay.tunnels.values().collect::<Vec<_>>(), [&gateway_address(0)]);
+
+    // The relay goes silent for so long that the gateway looks for another, and comes back.
+    world.relay.alive = false;
+    world.run(SECOND * 400);
+    world.relay.alive = true;
+    advertise(&mut world, "192.0.2.99".parse().unwrap());
+    let other = "192.0.2.99:2268".parse().unwrap();
+    let sent = world.gateways[0].take_sent();
+    let [teardown] = &sent[..] else { panic!("{sent:?}") };
+    assert_eq!(teardown.to, RELAY);
+    let Ok(amt::Message::Teardown { gateway, .. }) = amt::Message::parse(&teardown.bytes) else { panic!() };
+    assert_eq!(gateway.socket_addr(), gateway_address(0));
+    assert_eq!(world.gateways[0].gateway.relay(), Some(other));
+}
+
+#[test]
 fn only_the_sources_of_the_filter_arrive_whether_it_includes_or_excludes() {
     let mut world = clean(3);
     world.set(0, GROUP, Filter::Include(sources(&[1, 2])));

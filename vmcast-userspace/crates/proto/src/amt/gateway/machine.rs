@@ -218,12 +218,16 @@ impl Gateway {
         }
     }
 
+    /// A random exponential back-off (RFC 7450 §5.2.3.4.3, §5.2.3.5.3), so that the gateways of a relay
+    /// that comes back do not ask all at once. What is drawn is the last quarter of the range: a wait from
+    /// all of it would now and then ask a relay that is away every second for minutes.
     fn back_off(&mut self, now: Instant, sent_before: u32) {
         let factor = 1u32.checked_shl(sent_before).unwrap_or(u32::MAX);
-        let wait = self.config.first_retransmission.saturating_mul(factor);
+        let first = self.config.first_retransmission;
+        let most = first.saturating_mul(factor).min(self.config.max_retransmission).max(first);
+        let wait = most - self.random.up_to((most - first) / 4);
         // A wait of nothing would keep the driver busy for ever.
-        let wait = wait.min(self.config.max_retransmission).max(Duration::from_millis(1));
-        self.handshake_at = Some(now + wait);
+        self.handshake_at = Some(now + wait.max(Duration::from_millis(1)));
     }
 
     fn on_datagram(&mut self, now: Instant, remote: SocketAddr, bytes: &[u8]) {
@@ -292,8 +296,13 @@ impl Gateway {
         }
         let relay = SocketAddr::new(relay, self.config.relay.port());
         if self.relay != Some(relay) {
-            self.relay = Some(relay);
-            (self.grant, self.former, self.teardown) = (None, None, None);
+            let old = self.relay.replace(relay);
+            let grant = self.grant.take().or(self.former.take());
+            self.teardown = None;
+            // RFC 7450 §5.2.3.4.4: the relay before would send on until the tunnel expires.
+            if let Some((old, grant)) = old.zip(grant) {
+                self.tear_down(old, grant);
+            }
             self.heard = false;
         }
         self.request(now);
@@ -412,17 +421,25 @@ impl Gateway {
             self.update(relay, grant, records);
         }
         if let Some((old, left)) = self.teardown.take()
-            && let Some(gateway) = old.gateway
+            && self.tear_down(relay, old)
         {
-            self.counters.teardowns += 1;
-            let Grant { response_mac, nonce, .. } = old;
-            self.transmit(relay, &Message::Teardown { response_mac, nonce, gateway });
             self.teardown = (left > 1).then_some((old, left - 1));
         }
         let told = !self.memberships.has_pending() && self.answers_left == 0;
         let rest = self.teardown.is_some() || (self.grant.is_some() && !told);
         let spread = UNSOLICITED_REPORT_INTERVAL - Duration::from_millis(1);
         self.repeat_at = rest.then(|| now + Duration::from_millis(1) + self.random.up_to(spread));
+    }
+
+    /// Says that the tunnel of a grant is to end (RFC 7450 §5.2.3.7); whether the relay told what is needed
+    /// for that, with the G flag.
+    fn tear_down(&mut self, relay: SocketAddr, grant: Grant) -> bool {
+        let Grant { response_mac, nonce, gateway } = grant;
+        if let Some(gateway) = gateway {
+            self.counters.teardowns += 1;
+            self.transmit(relay, &Message::Teardown { response_mac, nonce, gateway });
+        }
+        gateway.is_some()
     }
 
     fn update(&mut self, relay: SocketAddr, grant: Grant, records: Vec<Record>) {
@@ -445,7 +462,8 @@ impl Gateway {
 
     fn down(&mut self, reason: DownReason) {
         if self.phase != Phase::Stopped {
-            (self.grant, self.former) = (None, None);
+            // The tunnel may still be there, and the address another when the relay answers again.
+            self.former = self.grant.take().or(self.former);
             self.heard = false;
             self.repeat_at = None;
             self.teardown = None;

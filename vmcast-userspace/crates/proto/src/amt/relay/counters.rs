@@ -37,7 +37,7 @@ counters! {
         bad_report,
         /// Reports with another TTL than 1.
         bad_ttl,
-        /// Reports with a source or destination address that no report has.
+        /// Reports with a destination address that no report has.
         bad_report_address,
         /// Reports without the Router Alert option; they are accepted.
         no_router_alert,

@@ -17,12 +17,21 @@ pub(super) struct Secrets {
     current: [u8; 16],
     previous: Option<[u8; 16]>,
     lifetime: Duration,
+    /// How long after its end a secret is still accepted.
+    grace: Duration,
     rotation: Instant,
 }
 
 impl Secrets {
-    /// The secrets of a seed that has been in use for `age`.
-    pub(super) fn new(now: Instant, seed: [u8; 16], lifetime: Duration, age: Duration) -> Self {
+    /// The secrets of a seed that has been in use for `age`. A secret makes Response MACs for `lifetime` and
+    /// is accepted for `grace` more, which is no longer than the lifetime of the next one.
+    pub(super) fn new(
+        now: Instant,
+        seed: [u8; 16],
+        lifetime: Duration,
+        grace: Duration,
+        age: Duration,
+    ) -> Self {
         let lifetime_ns = lifetime.as_nanos().max(1);
         let generation = u64::try_from(age.as_nanos() / lifetime_ns).unwrap_or(u64::MAX);
         let used = Duration::from_nanos(u64::try_from(age.as_nanos() % lifetime_ns).unwrap_or(0));
@@ -32,6 +41,7 @@ impl Secrets {
             current: derive(&seed, generation),
             previous: generation.checked_sub(1).map(|previous| derive(&seed, previous)),
             lifetime,
+            grace,
             rotation: now + (lifetime - used),
         }
     }
@@ -55,14 +65,22 @@ impl Secrets {
         mac(&self.current, gateway, nonce)
     }
 
-    /// Whether we made this MAC for that address, port and nonce not long ago.
-    pub(super) fn accepts(&self, gateway: SocketAddr, nonce: u32, claimed: ResponseMac) -> bool {
+    /// Whether we made this MAC for that address, port and nonce not long ago: with the secret in use, or with
+    /// the one before while that may be in use by gateways (RFC 7450 §5.3.3.4).
+    pub(super) fn accepts(
+        &self,
+        now: Instant,
+        gateway: SocketAddr,
+        nonce: u32,
+        claimed: ResponseMac,
+    ) -> bool {
         let matches = |secret: &[u8; 16]| {
             let expected = mac(secret, gateway, nonce);
             // Every byte is looked at, so that the time taken tells nothing.
             expected.iter().zip(claimed).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
         };
-        matches(&self.current) | self.previous.as_ref().is_some_and(matches)
+        let in_grace = self.rotation.saturating_duration_since(now) + self.grace > self.lifetime;
+        matches(&self.current) | self.previous.as_ref().filter(|_| in_grace).is_some_and(matches)
     }
 }
 
@@ -94,6 +112,7 @@ mod tests {
     use super::*;
 
     const LIFETIME: Duration = Duration::from_secs(100);
+    const GRACE: Duration = Duration::from_secs(40);
 
     fn gateway() -> SocketAddr {
         "198.51.100.7:40000".parse().unwrap()
@@ -101,57 +120,66 @@ mod tests {
 
     #[test]
     fn a_mac_is_good_for_its_address_port_and_nonce_only() {
-        let secrets = Secrets::new(vmcast_sim::epoch(), [1; 16], LIFETIME, Duration::ZERO);
+        let now = vmcast_sim::epoch();
+        let secrets = Secrets::new(now, [1; 16], LIFETIME, GRACE, Duration::ZERO);
         let mac = secrets.make(gateway(), 7);
-        assert!(secrets.accepts(gateway(), 7, mac));
-        assert!(!secrets.accepts(gateway(), 8, mac));
-        assert!(!secrets.accepts("198.51.100.8:40000".parse().unwrap(), 7, mac));
-        assert!(!secrets.accepts("198.51.100.7:40001".parse().unwrap(), 7, mac));
-        assert!(!secrets.accepts("[2001:db8::7]:40000".parse().unwrap(), 7, mac));
+        assert!(secrets.accepts(now, gateway(), 7, mac));
+        assert!(!secrets.accepts(now, gateway(), 8, mac));
+        assert!(!secrets.accepts(now, "198.51.100.8:40000".parse().unwrap(), 7, mac));
+        assert!(!secrets.accepts(now, "198.51.100.7:40001".parse().unwrap(), 7, mac));
+        assert!(!secrets.accepts(now, "[2001:db8::7]:40000".parse().unwrap(), 7, mac));
         for bit in 0..48 {
             let mut wrong = mac;
             wrong[bit / 8] ^= 1 << (bit % 8);
-            assert!(!secrets.accepts(gateway(), 7, wrong), "bit {bit}");
+            assert!(!secrets.accepts(now, gateway(), 7, wrong), "bit {bit}");
         }
-        let other = Secrets::new(vmcast_sim::epoch(), [2; 16], LIFETIME, Duration::ZERO);
-        assert!(!other.accepts(gateway(), 7, mac));
+        let other = Secrets::new(vmcast_sim::epoch(), [2; 16], LIFETIME, GRACE, Duration::ZERO);
+        assert!(!other.accepts(now, gateway(), 7, mac));
     }
 
     #[test]
-    fn a_mac_outlives_one_rotation_and_not_two() {
+    fn a_mac_outlives_its_secret_by_the_grace_and_no_longer() {
+        // RFC 7450 §5.3.3.4
         let start = vmcast_sim::epoch();
-        let mut secrets = Secrets::new(start, [1; 16], LIFETIME, Duration::ZERO);
+        let mut secrets = Secrets::new(start, [1; 16], LIFETIME, GRACE, Duration::ZERO);
         let mac = secrets.make(gateway(), 7);
-        secrets.rotate(start + LIFETIME);
+        let mut now = start + LIFETIME;
+        secrets.rotate(now);
         assert_ne!(secrets.make(gateway(), 7), mac);
-        assert!(secrets.accepts(gateway(), 7, mac));
+        assert!(secrets.accepts(now, gateway(), 7, mac));
         assert_eq!(secrets.rotation(), start + LIFETIME * 2);
-        secrets.rotate(start + LIFETIME * 2);
-        assert!(!secrets.accepts(gateway(), 7, mac));
+        now += GRACE - Duration::from_nanos(1);
+        assert!(secrets.accepts(now, gateway(), 7, mac));
+        now += Duration::from_nanos(1);
+        assert!(!secrets.accepts(now, gateway(), 7, mac));
+        let fresh = secrets.make(gateway(), 7);
+        now = start + LIFETIME * 2 - Duration::from_nanos(1);
+        assert!(secrets.accepts(now, gateway(), 7, fresh));
     }
 
     #[test]
     fn after_a_long_sleep_neither_secret_of_before_is_left() {
         let start = vmcast_sim::epoch();
-        let mut secrets = Secrets::new(start, [1; 16], LIFETIME, Duration::ZERO);
+        let mut secrets = Secrets::new(start, [1; 16], LIFETIME, GRACE, Duration::ZERO);
         let mac = secrets.make(gateway(), 7);
-        secrets.rotate(start + LIFETIME * 10);
-        assert!(!secrets.accepts(gateway(), 7, mac));
+        let now = start + LIFETIME * 10;
+        secrets.rotate(now);
+        assert!(!secrets.accepts(now, gateway(), 7, mac));
     }
 
     #[test]
     fn a_relay_that_starts_again_with_its_seed_accepts_what_it_made_before() {
         let start = vmcast_sim::epoch();
-        let age = LIFETIME * 7 + LIFETIME / 2;
-        let before = Secrets::new(start, [1; 16], LIFETIME, age);
+        let age = LIFETIME * 7 + LIFETIME / 5;
+        let before = Secrets::new(start, [1; 16], LIFETIME, GRACE, age);
         let mac = before.make(gateway(), 7);
         let later = LIFETIME / 4;
-        let again = Secrets::new(start + later, [1; 16], LIFETIME, age + later);
-        assert!(again.accepts(gateway(), 7, mac));
+        let again = Secrets::new(start + later, [1; 16], LIFETIME, GRACE, age + later);
+        assert!(again.accepts(start + later, gateway(), 7, mac));
         assert_eq!(again.rotation(), before.rotation());
-        let next = Secrets::new(start + LIFETIME, [1; 16], LIFETIME, age + LIFETIME);
-        assert!(next.accepts(gateway(), 7, mac));
-        let too_late = Secrets::new(start + LIFETIME * 2, [1; 16], LIFETIME, age + LIFETIME * 2);
-        assert!(!too_late.accepts(gateway(), 7, mac));
+        let next = Secrets::new(start + LIFETIME, [1; 16], LIFETIME, GRACE, age + LIFETIME);
+        assert!(next.accepts(start + LIFETIME, gateway(), 7, mac));
+        let too_late = Secrets::new(start + LIFETIME * 2, [1; 16], LIFETIME, GRACE, age + LIFETIME * 2);
+        assert!(!too_late.accepts(start + LIFETIME * 2, gateway(), 7, mac));
     }
 }

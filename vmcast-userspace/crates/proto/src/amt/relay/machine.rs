@@ -28,6 +28,9 @@ use crate::{
     host_state::{Applied, HostState},
 };
 
+/// Max Resp Time of the General Query: a gateway answers at once, for nobody answers with it. The query
+/// response interval is for the state's timers only (RFC 7450 §5.3.3.3).
+const IMMEDIATELY: Duration = Duration::from_millis(100);
 /// Outputs that an emptied queue keeps room for.
 const OUTPUTS_KEPT: usize = 64;
 
@@ -50,10 +53,20 @@ impl Relay {
     #[must_use]
     pub fn new(now: Instant, config: Config) -> Self {
         // A gateway uses one Response MAC until the next handshake.
-        let lifetime = config.secret_lifetime.max(config.membership_interval()).max(Duration::from_secs(1));
+        let lifetime = config
+            .secret_lifetime
+            .max(config.membership_interval())
+            .max(config.query_interval * 2)
+            .max(Duration::from_secs(1));
         Self {
             base: now,
-            secrets: Secrets::new(now, config.secret_seed, lifetime, config.secret_age),
+            secrets: Secrets::new(
+                now,
+                config.secret_seed,
+                lifetime,
+                config.query_interval * 2,
+                config.secret_age,
+            ),
             answers: TokenBucket::new(now, config.answers_per_second),
             general_query: general_query(&config),
             table: Table::new(&config.secret_seed),
@@ -200,7 +213,7 @@ impl Relay {
                 self.on_update(now, local, remote, nonce, response_mac, update);
             }
             Message::Teardown { response_mac, nonce, gateway } => {
-                self.on_teardown(local, gateway.socket_addr(), nonce, response_mac);
+                self.on_teardown(now, local, gateway.socket_addr(), nonce, response_mac);
             }
             Message::MulticastData { .. } => self.counters.stranger_data += 1,
             Message::RelayAdvertisement { .. } | Message::MembershipQuery { .. } => {
@@ -209,7 +222,7 @@ impl Relay {
         }
     }
 
-    /// RFC 7450 §5.3.3.
+    /// RFC 7450 §5.3.3.2.
     fn on_discovery(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, nonce: u32) {
         let relay = self.config.advertised.unwrap_or(local.ip());
         if relay.is_ipv4() != local.is_ipv4() {
@@ -248,7 +261,7 @@ impl Relay {
         self.outputs.push_back(Output::Transmit { local, remote, bytes });
     }
 
-    /// RFC 7450 §5.3.3.
+    /// RFC 7450 §5.3.3.4.
     fn on_update(
         &mut self,
         now: Instant,
@@ -258,7 +271,7 @@ impl Relay {
         response_mac: ResponseMac,
         update: &[u8],
     ) {
-        if !self.secrets.accepts(remote, nonce, response_mac) {
+        if !self.secrets.accepts(now, remote, nonce, response_mac) {
             self.counters.bad_mac += 1;
             return;
         }
@@ -313,10 +326,17 @@ impl Relay {
         self.announce(id, applied.changed);
     }
 
-    /// RFC 7450 §5.3.3: the tunnel named in the message ends, whoever sent it, for only its own
+    /// RFC 7450 §5.3.3.5: the tunnel named in the message ends, whoever sent it, for only its own
     /// gateway knows that Response MAC.
-    fn on_teardown(&mut self, local: SocketAddr, gateway: SocketAddr, nonce: u32, response_mac: ResponseMac) {
-        if !self.secrets.accepts(gateway, nonce, response_mac) {
+    fn on_teardown(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        gateway: SocketAddr,
+        nonce: u32,
+        response_mac: ResponseMac,
+    ) {
+        if !self.secrets.accepts(now, gateway, nonce, response_mac) {
             self.counters.bad_mac += 1;
             return;
         }
@@ -356,7 +376,8 @@ impl Relay {
                 return None;
             }
         };
-        if !addressed || datagram.source.is_multicast() || datagram.source.is_broadcast() {
+        // RFC 7450 §5.3.3.4: whatever the source address, which a gateway may not have.
+        if !addressed {
             self.counters.bad_report_address += 1;
             return None;
         }
@@ -425,7 +446,7 @@ impl Machine for Relay {
 /// The IGMPv3 General Query in IP with Router Alert (RFC 7450 §5.3.3.3, RFC 9776 §4.1).
 fn general_query(config: &Config) -> Vec<u8> {
     let query = igmp::Message::QueryV3(igmp::QueryV3 {
-        max_resp_time: config.query_response_interval,
+        max_resp_time: IMMEDIATELY,
         group: std::net::Ipv4Addr::UNSPECIFIED,
         suppress_router_side_processing: false,
         robustness_variable: config.robustness,
