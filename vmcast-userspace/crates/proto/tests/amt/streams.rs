@@ -6,7 +6,7 @@ use vmcast_proto::{
     Filter, Machine,
     amt::{gateway, relay},
 };
-use vmcast_sim::Link;
+use vmcast_sim::{Link, Node as _};
 use vmcast_wire::{amt, igmp, ipv4};
 
 use crate::support::{
@@ -147,7 +147,7 @@ fn a_gateway_that_discovery_leads_elsewhere_tears_the_tunnel_of_the_relay_before
         let now = world.now();
         let gateway = &mut world.gateways[0];
         gateway.input(now, gateway::Input::LocalChanged);
-        gateway.gateway.handle_timeout(now);
+        gateway.wake(now);
         let sent = gateway.take_sent();
         let nonce = sent.iter().find_map(|datagram| match amt::Message::parse(&datagram.bytes) {
             Ok(amt::Message::RelayDiscovery { nonce }) => Some(nonce),
