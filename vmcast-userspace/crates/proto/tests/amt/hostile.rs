@@ -380,10 +380,15 @@ fn datagrams_between_addresses_that_nobody_can_have_are_not_answered() {
     for remote in ["0.0.0.0:5", "239.1.1.1:5", "255.255.255.255:5", "10.0.0.1:0", "[2001:db8::1]:5"] {
         relay.inject(now, remote.parse().unwrap(), &ask);
     }
+    let local = "[2001:db8::9]:2268".parse().unwrap();
+    for remote in ["[fe80::1]:5", "[ff02::1]:5", "[::]:5", "[::ffff:10.0.0.1]:5"] {
+        let remote = remote.parse().unwrap();
+        relay.relay.handle_input(now, relay::Input::Datagram { local, remote, bytes: &ask });
+    }
     let local = "0.0.0.0:2268".parse().unwrap();
     relay.relay.handle_input(now, relay::Input::Datagram { local, remote: gateway_address(0), bytes: &ask });
     relay.drain(now);
-    assert_eq!(relay.relay.counters().bad_address, 6);
+    assert_eq!(relay.relay.counters().bad_address, 10);
     relay.inject(now, gateway_address(0), &Message::Request { ipv6: true, nonce: 1 }.to_vec());
     assert_eq!(relay.relay.counters().unsupported_family, 1);
     relay.inject(

@@ -461,7 +461,13 @@ fn general_query(config: &Config) -> Vec<u8> {
 fn unicast(address: SocketAddr) -> bool {
     let group = match address.ip() {
         IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified(),
-        IpAddr::V6(v6) => v6.is_multicast() || v6.is_unspecified(),
+        // A link-local one says nothing without its link, and a mapped one is no IPv6 host's (RFC 4291 §2.5.5).
+        IpAddr::V6(v6) => {
+            v6.is_multicast()
+                || v6.is_unspecified()
+                || v6.is_unicast_link_local()
+                || v6.to_ipv4_mapped().is_some()
+        }
     };
     !group && address.port() != 0
 }
