@@ -40,7 +40,7 @@ impl Bed {
     #[expect(clippy::disallowed_methods, reason = "an origin for virtual time")]
     fn new() -> Self {
         let now = Instant::now();
-        let core = Core::new(now, igmp::Config::default(), [7; 16]).expect("a core");
+        let core = Core::new(now, membership::Config::default(), [7; 16]).expect("a core");
         let vmrs = ["192.0.2.1:2268", "192.0.2.2:2268", "192.0.2.3:2268"].map(|endpoint| Vmr {
             endpoint: at(endpoint),
             relay: Relay::new(now, relay::Config::new([9; 16])),
@@ -331,7 +331,7 @@ fn what_the_host_sends_otherwise_is_dropped_with_a_reason() {
             (Drop::SendingNotSupported, 1),
         ]
     );
-    assert_eq!(bed.core.querier().counters().refused(igmp::Refusal::Malformed), 1);
+    assert_eq!(bed.core.querier().counters().refused(membership::Refusal::Malformed), 1);
     assert_eq!(bed.vmrs[0].tunnels + bed.vmrs[1].tunnels, 0);
     assert!(bed.data.is_empty());
 }

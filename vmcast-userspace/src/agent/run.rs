@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 use vmcast_api::Role;
-use vmcast_proto::{Machine, igmp};
+use vmcast_proto::{Machine, membership};
 
 use super::{
     answer::{self, Context},
@@ -302,16 +302,16 @@ async fn next_change(host_groups: &mut Option<HostGroups>) -> Result<HostGroupEv
     }
 }
 
-fn querier_config(config: &AgentConfig) -> igmp::Config {
+fn querier_config(config: &AgentConfig) -> membership::Config {
     let timers = config.igmp();
-    igmp::Config {
-        version: if timers.version == 2 { igmp::Version::V2 } else { igmp::Version::V3 },
+    membership::Config {
+        version: if timers.version == 2 { membership::Version::V2 } else { membership::Version::V3 },
         robustness_variable: timers.robustness_variable,
         query_interval: timers.query_interval,
         query_response_interval: timers.query_response_interval,
         last_member_query_interval: timers.last_member_query_interval,
         mtu: config.interface.mtu,
-        ..igmp::Config::default()
+        ..membership::Config::default()
     }
 }
 

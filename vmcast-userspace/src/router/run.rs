@@ -15,7 +15,7 @@ use tokio::{
 };
 use vmcast_common::fib::{FibOp, IfIndex, Interface};
 use vmcast_dataplane::{Dataplane, Engine, Fib, PacketTooBig};
-use vmcast_proto::{amt::relay, host_state, igmp, mrib, registry};
+use vmcast_proto::{amt::relay, host_state, membership, mrib, registry};
 use vmcast_wire::ipv4;
 
 use super::{
@@ -477,7 +477,7 @@ impl Router {
             Event::Gateway { remote, bytes } => self.core.gateway_datagram(now, remote, &bytes),
             Event::Igmp { ifindex, datagram } => match ipv4::decapsulate(&datagram) {
                 Ok(datagram) => {
-                    let input = igmp::Input::Datagram {
+                    let input = membership::Input::Datagram {
                         source: datagram.source,
                         destination: datagram.destination,
                         ttl: datagram.ttl,

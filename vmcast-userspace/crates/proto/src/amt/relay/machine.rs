@@ -9,7 +9,7 @@ use std::{
 use vmcast_common::hdr::ipv4::PROTO_IGMP;
 use vmcast_wire::{
     amt::{GatewayAddress, Message, ResponseMac},
-    igmp, ipv4,
+    igmp, ipv4, membership,
 };
 
 use super::{
@@ -287,7 +287,7 @@ impl Relay {
         }
     }
 
-    fn on_member_report(&mut self, now: Moment, id: u32, report: &igmp::Message) {
+    fn on_member_report(&mut self, now: Moment, id: u32, report: &membership::Message) {
         let limits = self.config.limits;
         let oldest = now.0.saturating_sub(millis(self.config.membership_interval()));
         let result = self.table.update(now, id, |host| {
@@ -302,7 +302,7 @@ impl Relay {
         self.announce(id, stale.into_iter().map(|group| (group, Filter::none())));
     }
 
-    fn on_first_report(&mut self, now: Moment, ends: Ends, report: &igmp::Message) {
+    fn on_first_report(&mut self, now: Moment, ends: Ends, report: &membership::Message) {
         match self.room_for(&ends) {
             Ok(()) => {}
             Err(LimitError::TunnelsPerSource { .. }) => {
@@ -351,7 +351,7 @@ impl Relay {
     }
 
     /// Takes the IGMP report out of its IP datagram (RFC 7450 §5.1.5, RFC 9776 §4).
-    fn unwrap_report(&mut self, update: &[u8]) -> Option<igmp::Message> {
+    fn unwrap_report(&mut self, update: &[u8]) -> Option<membership::Message> {
         let Some(datagram) =
             ipv4::decapsulate(update).ok().filter(|datagram| datagram.protocol == PROTO_IGMP)
         else {
@@ -382,7 +382,7 @@ impl Relay {
             return None;
         }
         self.counters.no_router_alert += u64::from(!datagram.router_alert);
-        Some(report)
+        Some(report.into())
     }
 
     fn count(&mut self, applied: &Applied) {
