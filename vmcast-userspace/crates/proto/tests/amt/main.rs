@@ -4,6 +4,7 @@ mod chain;
 mod hostile;
 mod limits;
 mod lossy;
+mod mld;
 mod property;
 mod streams;
 mod support;

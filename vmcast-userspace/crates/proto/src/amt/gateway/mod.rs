@@ -9,6 +9,7 @@ mod input;
 mod machine;
 mod memberships;
 mod output;
+mod pseudo_interface;
 mod random;
 mod report;
 mod timer;

@@ -6,10 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vmcast_common::hdr::ipv4::PROTO_IGMP;
 use vmcast_wire::{
     amt::{GatewayAddress, Message, ResponseMac},
-    igmp, ipv4, membership,
+    membership,
 };
 
 use super::{
@@ -25,12 +24,10 @@ use super::{
 };
 use crate::{
     Filter, Machine,
+    amt::encapsulated::{Encapsulated, Protocol, encapsulate},
     host_state::{Applied, HostState},
 };
 
-/// Max Resp Time of the General Query: a gateway answers at once, for nobody answers with it. The query
-/// response interval is for the state's timers only (RFC 7450 §5.3.3.3).
-const IMMEDIATELY: Duration = Duration::from_millis(100);
 /// Outputs that an emptied queue keeps room for.
 const OUTPUTS_KEPT: usize = 64;
 
@@ -41,8 +38,8 @@ pub struct Relay {
     base: Instant,
     secrets: Secrets,
     answers: TokenBucket,
-    /// The encapsulated General Query, the same for every gateway.
-    general_query: Vec<u8>,
+    /// The encapsulated General Queries of IGMP and of MLD, the same for every gateway.
+    general_queries: [Vec<u8>; 2],
     table: Table,
     counters: Counters,
     outputs: VecDeque<Output>,
@@ -68,7 +65,7 @@ impl Relay {
                 config.secret_age,
             ),
             answers: TokenBucket::new(now, config.answers_per_second),
-            general_query: general_query(&config),
+            general_queries: [Protocol::Igmp, Protocol::Mld].map(|protocol| general_query(&config, protocol)),
             table: Table::new(&config.secret_seed),
             counters: Counters::default(),
             outputs: VecDeque::new(),
@@ -203,11 +200,10 @@ impl Relay {
         }
         match message {
             Message::RelayDiscovery { nonce } => self.on_discovery(now, local, remote, nonce),
-            Message::Request { ipv6: true, .. } => self.counters.unsupported_family += 1,
-            Message::Request { ipv6: false, nonce } => {
+            Message::Request { ipv6, nonce } => {
                 // Linux drops a query with the gateway address fields; without them it takes one.
                 let gateway = (!Message::is_linux_request(bytes)).then_some(remote.into());
-                self.on_request(now, local, remote, nonce, gateway);
+                self.on_request(now, local, remote, nonce, ipv6, gateway);
             }
             Message::MembershipUpdate { response_mac, nonce, update } => {
                 self.on_update(now, local, remote, nonce, response_mac, update);
@@ -241,6 +237,7 @@ impl Relay {
         local: SocketAddr,
         remote: SocketAddr,
         nonce: u32,
+        mld: bool,
         gateway: Option<GatewayAddress>,
     ) {
         if !self.may_answer(now) {
@@ -255,7 +252,7 @@ impl Relay {
             nonce,
             limit,
             gateway,
-            query: &self.general_query,
+            query: &self.general_queries[usize::from(mld)],
         }
         .to_vec();
         self.outputs.push_back(Output::Transmit { local, remote, bytes });
@@ -350,39 +347,36 @@ impl Relay {
         }
     }
 
-    /// Takes the IGMP report out of its IP datagram (RFC 7450 §5.1.5, RFC 9776 §4).
+    /// Takes the report out of its IP datagram and looks whether a host may have sent it so (RFC 7450 §5.3.3.4,
+    /// RFC 9776 §4, RFC 2236 §2, RFC 9777 §5.2, RFC 2710 §3): whatever the source address, which a gateway may
+    /// not have.
     fn unwrap_report(&mut self, update: &[u8]) -> Option<membership::Message> {
-        let Some(datagram) =
-            ipv4::decapsulate(update).ok().filter(|datagram| datagram.protocol == PROTO_IGMP)
+        use membership::Message;
+        let Some(Encapsulated { message, destination: to, ttl, router_alert }) = Encapsulated::parse(update)
         else {
             self.counters.bad_report += 1;
             return None;
         };
-        if datagram.ttl != 1 {
+        if ttl != 1 {
             self.counters.bad_ttl += 1;
             return None;
         }
-        let Ok(report) = igmp::Message::parse(datagram.payload) else {
-            self.counters.bad_report += 1;
-            return None;
-        };
-        let to = datagram.destination;
-        let addressed = match &report {
-            igmp::Message::ReportV1 { group } | igmp::Message::ReportV2 { group } => to == *group,
-            igmp::Message::LeaveGroup { group } => to == igmp::ALL_ROUTERS || to == *group,
-            igmp::Message::ReportV3 { .. } => to == igmp::ALL_IGMPV3_ROUTERS,
-            igmp::Message::QueryV1 | igmp::Message::QueryV2 { .. } | igmp::Message::QueryV3(_) => {
+        let protocol = Protocol::of(to);
+        let addressed = match &message {
+            Message::ReportV1 { group } | Message::ReportV2 { group } => to == *group,
+            Message::Leave { group } => to == protocol.all_routers() || to == *group,
+            Message::ReportV3 { .. } => to == protocol.all_routers_v3(),
+            Message::QueryV1 | Message::QueryV2 { .. } | Message::QueryV3(_) => {
                 self.counters.bad_report += 1;
                 return None;
             }
         };
-        // RFC 7450 §5.3.3.4: whatever the source address, which a gateway may not have.
         if !addressed {
             self.counters.bad_report_address += 1;
             return None;
         }
-        self.counters.no_router_alert += u64::from(!datagram.router_alert);
-        Some(report.into())
+        self.counters.no_router_alert += u64::from(!router_alert);
+        Some(message)
     }
 
     fn count(&mut self, applied: &Applied) {
@@ -443,18 +437,24 @@ impl Machine for Relay {
     }
 }
 
-/// The IGMPv3 General Query in IP with Router Alert (RFC 7450 §5.3.3.3, RFC 9776 §4.1).
-fn general_query(config: &Config) -> Vec<u8> {
-    let query = igmp::Message::QueryV3(igmp::QueryV3 {
-        max_resp_time: IMMEDIATELY,
-        group: std::net::Ipv4Addr::UNSPECIFIED,
+/// The General Query of IGMPv3 or MLDv2 in IP with Router Alert (RFC 7450 §5.3.3.3, RFC 9776 §4.1, RFC 9777
+/// §5.1).
+fn general_query(config: &Config, protocol: Protocol) -> Vec<u8> {
+    // A Max Resp Code of 1: a gateway answers at once, for nobody answers with it. The query response interval is
+    // for the state's timers only.
+    let (source, max_resp_time) = match protocol {
+        Protocol::Igmp => (config.query_source.into(), Duration::from_millis(100)),
+        Protocol::Mld => (protocol.unspecified(), Duration::from_millis(1)),
+    };
+    let query = membership::Message::QueryV3(membership::QueryV3 {
+        max_resp_time,
+        group: protocol.unspecified(),
         suppress_router_side_processing: false,
         robustness_variable: config.robustness,
         query_interval: config.query_interval,
         sources: Vec::new(),
     });
-    let tos = ipv4::TOS_INTERNETWORK_CONTROL;
-    ipv4::encapsulate(config.query_source, igmp::ALL_SYSTEMS, 1, tos, PROTO_IGMP, true, &query.emit())
+    encapsulate(source, protocol.all_hosts(), &query)
 }
 
 /// Whether an answer to this address can reach anyone, and one alone.
