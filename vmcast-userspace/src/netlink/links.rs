@@ -46,7 +46,7 @@ pub struct Link {
     /// Its IPv4 addresses with their prefix lengths.
     pub(crate) addresses: Vec<(Ipv4Addr, u8)>,
     /// Its IPv6 addresses with their prefix lengths, those that are in use.
-    pub(crate) addresses6: Vec<(Ipv6Addr, u8)>,
+    pub(crate) addresses_v6: Vec<(Ipv6Addr, u8)>,
 }
 
 impl Link {
@@ -56,15 +56,15 @@ impl Link {
     }
 
     /// Its first IPv6 address that others than its neighbours can reach.
-    pub(crate) fn address6(&self) -> Option<Ipv6Addr> {
-        self.addresses6.iter().map(|(address, _)| *address).find(|address| !address.is_unicast_link_local())
+    pub(crate) fn address_v6(&self) -> Option<Ipv6Addr> {
+        self.addresses_v6.iter().map(|(address, _)| *address).find(|address| !address.is_unicast_link_local())
     }
 
     /// All its addresses, of either version of IP, that others than its neighbours can reach.
     pub(crate) fn reachable(&self) -> impl Iterator<Item = IpAddr> {
         let v4 =
             self.addresses.iter().map(|(address, _)| *address).filter(|address| !address.is_link_local());
-        let v6 = self.addresses6.iter().map(|(address, _)| *address);
+        let v6 = self.addresses_v6.iter().map(|(address, _)| *address);
         let v6 = v6.filter(|address| !address.is_unicast_link_local());
         v4.map(IpAddr::V4).chain(v6.map(IpAddr::V6))
     }
@@ -72,7 +72,7 @@ impl Link {
     fn add(&mut self, address: IpAddr, prefix: u8) {
         match address {
             IpAddr::V4(address) => self.addresses.push((address, prefix)),
-            IpAddr::V6(address) => self.addresses6.push((address, prefix)),
+            IpAddr::V6(address) => self.addresses_v6.push((address, prefix)),
         }
     }
 }

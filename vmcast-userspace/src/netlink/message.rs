@@ -84,7 +84,7 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
         master,
         xdp,
         addresses: Vec::new(),
-        addresses6: Vec::new(),
+        addresses_v6: Vec::new(),
     })
 }
 

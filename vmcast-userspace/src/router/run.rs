@@ -298,7 +298,7 @@ fn relay_addresses(config: &RouterConfig, wanted: &[Wanted]) -> Vec<IpAddr> {
     }
     let first_of_each = |wanted: &Wanted| {
         let Wanted { link, .. } = wanted;
-        [link.address().map(IpAddr::V4), link.address6().map(IpAddr::V6)]
+        [link.address().map(IpAddr::V4), link.address_v6().map(IpAddr::V6)]
     };
     wanted.iter().flat_map(first_of_each).flatten().collect()
 }

@@ -10,7 +10,7 @@ use vmcast_sim::{Link, Node as _};
 use vmcast_wire::{amt, igmp, ipv4};
 
 use crate::support::{
-    GROUP, LATENCY, RELAY, RelayNode, SECOND, SOURCE, World, gateway_address, relay_config, sources,
+    GROUP, LATENCY, RELAY, RelayNode, SECOND, SOURCE, World, gateway_address, packet, relay_config, sources,
 };
 
 fn clean(gateways: usize) -> World {
@@ -267,6 +267,77 @@ fn a_translator_that_rebinds_unnoticed_is_found_out_by_the_next_handshake() {
     assert_eq!(world.gateways[0].packets(), sent);
     assert_eq!(world.relay.tunnels.values().collect::<Vec<_>>(), [&after]);
     assert_eq!(world.relay.relay.counters().teardowns, 1);
+}
+
+/// Sends 200 packets, one every 10 ms, lets something happen in the middle, and counts how many did not come.
+fn lost_by(world: &mut World, change: impl FnOnce(&mut World)) -> usize {
+    world.clear();
+    let sent: Vec<_> = (0..200).map(|number| packet(SOURCE, GROUP, number)).collect();
+    let mut change = Some(change);
+    for (number, packet) in sent.iter().enumerate() {
+        if number == 100
+            && let Some(change) = change.take()
+        {
+            change(world);
+        }
+        world.relay.forward(SOURCE, GROUP, packet);
+        world.run(Duration::from_millis(10));
+    }
+    world.run(LATENCY * 2);
+    let came = world.gateways[0].packets();
+    let in_order: Vec<_> = sent.iter().filter(|packet| came.contains(packet)).cloned().collect();
+    assert_eq!(came, in_order, "once each, in order");
+    sent.len() - came.len()
+}
+
+// proves A6
+#[test]
+fn a_translator_that_rebinds_under_a_stream_costs_less_than_200_ms_of_it() {
+    let mut world = clean(2);
+    world.set(0, GROUP, Filter::any());
+    world.set(1, GROUP, Filter::any());
+    world.run(SECOND * 3);
+    assert_eq!(lost_by(&mut world, |_| ()), 0);
+    for port in 1..=20 {
+        let outside = format!("203.0.113.9:{port}").parse().unwrap();
+        let lost = lost_by(&mut world, |world| world.network.translate(gateway_address(0), outside));
+        assert!((1..20).contains(&lost), "{lost} packets at 100 a second were lost");
+        assert_eq!(world.gateways[0].gateway.observed_address(), Some(outside));
+        let ends: Vec<_> = world.relay.tunnels.values().collect();
+        assert_eq!(ends.len(), 2, "the tunnel to the address before is gone: {ends:?}");
+        assert_eq!(world.gateways[1].packets().len(), 200, "the other one notices nothing");
+    }
+    assert_eq!(world.gateways[1].gateway.counters().probes, 0);
+    assert_eq!(world.gateways[0].events.len(), 1, "it was up all the time");
+}
+
+// proves A6
+#[test]
+fn a_relay_that_forgot_its_tunnels_costs_less_than_200_ms_of_a_stream() {
+    let mut world = clean(1);
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND * 3);
+    let lost = lost_by(&mut world, |world| {
+        let now = world.now();
+        world.relay.restart(now, relay::Config { secret_seed: [77; 16], ..relay_config() });
+    });
+    assert!((1..20).contains(&lost), "{lost} packets at 100 a second were lost");
+}
+
+#[test]
+fn a_source_that_pauses_is_asked_about_a_few_times_and_the_relay_is_not_given_up() {
+    let mut world = clean(1);
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND * 3);
+    assert_eq!(lost_by(&mut world, |_| ()), 0);
+    world.run(SECOND * 60);
+    let counters = world.gateways[0].gateway.counters();
+    assert!((1..=6).contains(&counters.probes), "{counters:?}");
+    assert_eq!(world.gateways[0].events.len(), 1);
+    assert_eq!(lost_by(&mut world, |_| ()), 0, "and it goes on");
+    world.relay.alive = false;
+    world.run(SECOND * 20);
+    assert_eq!(world.gateways[0].events.len(), 1, "a probe without an answer says nothing");
 }
 
 #[test]

@@ -9,6 +9,8 @@ counters! {
         discoveries,
         /// Requests sent.
         requests,
+        /// Requests among them that ask whether the relay still knows the way, as data that flowed has stopped.
+        probes,
         /// Membership Queries accepted.
         queries,
         /// Membership Updates sent.

@@ -10,6 +10,7 @@ use vmcast_wire::amt::Message;
 use super::{
     config::Config,
     counters::Counters,
+    flow::Flow,
     input::Input,
     output::{Event, Output},
     pseudo_interface::PseudoInterface,
@@ -28,6 +29,7 @@ pub struct Gateway {
     first: PseudoInterface,
     second: Option<PseudoInterface>,
     first_protocol: Protocol,
+    flow: Flow,
     counters: Counters,
 }
 
@@ -38,7 +40,14 @@ impl Gateway {
         let first_protocol = Protocol::of(config.relay.ip());
         let relay = (!config.discover).then_some(config.relay);
         let first = PseudoInterface::new(now, config.clone(), first_protocol, relay);
-        Self { config, first, second: None, first_protocol, counters: Counters::default() }
+        Self {
+            config,
+            first,
+            second: None,
+            first_protocol,
+            flow: Flow::default(),
+            counters: Counters::default(),
+        }
     }
 
     /// What happened so far.
@@ -76,7 +85,8 @@ impl Gateway {
     #[must_use]
     pub fn next_timer(&self) -> Option<(Timer, Instant)> {
         let second = self.second.as_ref().and_then(PseudoInterface::next_timer);
-        self.first.next_timer().into_iter().chain(second).min_by_key(|(_, at)| *at)
+        let flow = self.flow.suspect_at().map(|at| (Timer::Flow, at));
+        self.first.next_timer().into_iter().chain(second).chain(flow).min_by_key(|(_, at)| *at)
     }
 
     /// Both, or the only one.
@@ -99,16 +109,29 @@ impl Gateway {
             | Message::MembershipUpdate { .. }
             | Message::Teardown { .. } => &[],
         };
+        let data = self.data();
         let of_second = Protocol::of_datagram(inner) == Some(self.first_protocol.other());
         match &mut self.second {
             Some(second) if of_second => second.datagram(now, remote, message),
             Some(_) | None => self.first.datagram(now, remote, message),
         }
+        if self.data() != data {
+            self.flow.on_data(now);
+        }
         self.follow_relay(now);
+    }
+
+    /// Packets that were handed on.
+    fn data(&self) -> u64 {
+        self.first.data() + self.second.as_ref().map_or(0, PseudoInterface::data)
     }
 
     fn on_set_membership(&mut self, now: Instant, group: IpAddr, filter: Filter) {
         let protocol = Protocol::of(group);
+        if filter.is_none() {
+            // What is left takes its pace along.
+            self.flow.forget();
+        }
         if protocol == self.first_protocol {
             self.first.set_membership(now, group, filter);
             return;
@@ -141,11 +164,22 @@ impl Machine for Gateway {
             Input::Datagram { remote, bytes } => self.on_datagram(now, remote, bytes),
             Input::SetMembership { group, filter } => self.on_set_membership(now, group, filter),
             Input::LocalChanged => self.each().for_each(|interface| interface.local_changed(now)),
-            Input::Stop => self.each().for_each(|interface| interface.stop(now)),
+            Input::DataSeen => {
+                if self.each().any(|interface| !interface.is_idle()) {
+                    self.flow.on_data(now);
+                }
+            }
+            Input::Stop => {
+                self.flow.forget();
+                self.each().for_each(|interface| interface.stop(now));
+            }
         }
     }
 
     fn handle_timeout(&mut self, now: Instant) {
+        if self.flow.is_suspect(now) {
+            self.each().for_each(PseudoInterface::probe);
+        }
         self.each().for_each(|interface| interface.timeout(now));
     }
 

@@ -5,6 +5,7 @@
 
 mod config;
 mod counters;
+mod flow;
 mod input;
 mod machine;
 mod memberships;

@@ -48,6 +48,8 @@ pub(super) struct PseudoInterface {
     former: Option<Grant>,
     /// A tunnel of ours to be forgotten, and how often that has still to be said.
     teardown: Option<(Grant, u8)>,
+    /// The nonce of a Request that asks, while the Response MAC is fresh, whether the relay still knows the way.
+    probe: Option<u32>,
     /// Whether data came since the last handshake: then the relay has a tunnel for us, and the L
     /// flag is about others.
     heard: bool,
@@ -108,6 +110,7 @@ impl PseudoInterface {
             grant: None,
             former: None,
             teardown: None,
+            probe: None,
             heard: false,
             robustness: DEFAULT_ROBUSTNESS,
             memberships: Memberships::default(),
@@ -174,6 +177,7 @@ impl PseudoInterface {
     }
 
     fn request(&mut self, now: Instant) {
+        self.probe = None;
         self.phase = Phase::Requesting { nonce: self.random.nonce(), sent: 0, refused: false };
         self.handshake_at = Some(now);
     }
@@ -315,6 +319,7 @@ impl PseudoInterface {
         }
         let (nonce, sent) = match self.phase {
             Phase::Requesting { nonce, sent, .. } if nonce == grant.nonce => (nonce, sent),
+            Phase::Fresh if self.probe == Some(grant.nonce) => (grant.nonce, 0),
             Phase::Requesting { .. }
             | Phase::Dormant
             | Phase::Discovering { .. }
@@ -351,6 +356,7 @@ impl PseudoInterface {
         }
         self.former = None;
         self.grant = Some(grant);
+        self.probe = None;
         self.phase = Phase::Fresh;
         let interval =
             if general.query_interval.is_zero() { DEFAULT_QUERY_INTERVAL } else { general.query_interval };
@@ -374,6 +380,29 @@ impl PseudoInterface {
             self.begin(now);
         }
         self.tell(now);
+    }
+
+    /// Asks once whether the relay still knows the way; that nobody answers says nothing.
+    pub(super) fn probe(&mut self) {
+        if let (Phase::Fresh, Some(relay)) = (self.phase, self.relay)
+            && !self.memberships.is_empty()
+        {
+            let nonce = self.random.nonce();
+            self.probe = Some(nonce);
+            self.counters.requests += 1;
+            self.counters.probes += 1;
+            self.transmit(relay, &Message::Request { ipv6: self.protocol.p_flag(), nonce });
+        }
+    }
+
+    /// Packets that were handed on.
+    pub(super) const fn data(&self) -> u64 {
+        self.counters.data
+    }
+
+    /// Whether nothing is wanted.
+    pub(super) fn is_idle(&self) -> bool {
+        self.memberships.is_empty()
     }
 
     /// Shakes hands again at once.
@@ -493,6 +522,7 @@ impl PseudoInterface {
                     self.on_handshake_timer(now);
                 }
                 Timer::ReportRetransmission => self.tell(now),
+                Timer::Flow => unreachable!("a pseudo-interface has no such timer"),
             }
         }
     }
