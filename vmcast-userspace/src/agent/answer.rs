@@ -12,7 +12,7 @@ use vmcast_api::{
     Tunnels, Upstream, UpstreamState,
 };
 use vmcast_common::fib::IfIndex;
-use vmcast_proto::{self as proto, igmp::Version};
+use vmcast_proto::{self as proto, membership::Version};
 
 use super::core::{self, Core};
 use crate::{config::AgentConfig, daemon};

@@ -1,6 +1,6 @@
 //! The configuration of a VMR.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf};
 
 use serde::Deserialize;
 use vmcast_api::Role;
@@ -15,7 +15,7 @@ use super::{
         Addresses, AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, UpstreamConfig, UpstreamFrom,
         duplicates, relative_path,
     },
-    value::{AMT_PORT, InterfaceName, MacAddress, NodeName, VlanTag, is_unicast},
+    value::{AMT_PORT, InterfaceName, MacAddress, NodeName, VlanTag, is_host},
 };
 
 /// The configuration of a VMR.
@@ -66,9 +66,9 @@ pub struct RouterConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TunnelConfig {
-    /// The addresses that take tunnels; empty: the first IPv4 address of each interface.
+    /// The addresses that take tunnels; empty: the first IPv4 and IPv6 address of each interface.
     #[serde(deserialize_with = "addresses")]
-    pub address: Vec<Ipv4Addr>,
+    pub address: Vec<IpAddr>,
     /// The UDP port that takes tunnels.
     pub port: u16,
     /// Most tunnels at a time.
@@ -370,7 +370,7 @@ impl RouterConfig {
             &self.tunnel;
         let mut problems = Vec::new();
         for (index, address) in address.iter().enumerate() {
-            if !is_unicast(*address) {
+            if !is_host(*address) {
                 problems.push(
                     Problem::error(format!("tunnel.address[{index}]"), format!("{address} is no address of a host"))
                         .hint("tunnels end at one address of this host each; leave it out for those of the interfaces"),
@@ -480,6 +480,6 @@ fn no_upstream() -> UpstreamConfig {
     UpstreamConfig::new(UpstreamFrom::None)
 }
 
-fn addresses<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Ipv4Addr>, D::Error> {
+fn addresses<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
     Addresses::deserialize(deserializer).map(Vec::from)
 }

@@ -81,7 +81,7 @@ fn a_wrong_type_says_what_may_stand_there() {
     let said = router_refusal("[admin]\nurls = \"http://192.0.2.1:1\"\n");
     assert!(said.contains("expected a list"), "{said}");
     let said = router_refusal("[tunnel]\naddress = \"here\"\n");
-    assert!(said.contains("t.toml:5:11") && said.contains("expected an IPv4 address in quotes"), "{said}");
+    assert!(said.contains("t.toml:5:11") && said.contains("expected an IP address in quotes"), "{said}");
 }
 
 #[test]

@@ -329,9 +329,7 @@ fn interfaces(router: &Router) -> api::Interfaces {
             up: present.is_some_and(|(_, attached)| attached.link.up),
             mtu: present.map_or(0, |(_, attached)| attached.link.mtu),
             mac: present.and_then(|(_, attached)| attached.link.mac).map(mac::text),
-            addresses: present.map_or_else(Vec::new, |(_, attached)| {
-                attached.link.addresses.iter().map(|(address, _)| (*address).into()).collect()
-            }),
+            addresses: present.map_or_else(Vec::new, |(_, attached)| attached.link.reachable().collect()),
             attached: hook.map(|hook| hook.label().to_owned()),
             egress: egress.map(shown_engine),
             accepts_sources: configured.accepts_sources,

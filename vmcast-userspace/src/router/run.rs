@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use tokio::{
 };
 use vmcast_common::fib::{FibOp, IfIndex, Interface};
 use vmcast_dataplane::{Dataplane, Engine, Fib, PacketTooBig};
-use vmcast_proto::{amt::relay, host_state, igmp, mrib, registry};
+use vmcast_proto::{amt::relay, host_state, membership, mrib, registry};
 use vmcast_wire::ipv4;
 
 use super::{
@@ -42,7 +42,7 @@ use crate::{
     netlink::{Links, NextHopEvent, NextHops},
     resolver::Resolver,
     signals::Termination,
-    sockets::{Icmpv6Sender, Listeners, Readable},
+    sockets::{Icmpv6Sender, Listeners, Readable, source_towards},
     telemetry::RateLimit,
 };
 
@@ -281,15 +281,13 @@ fn inherit(
         upstream = ?inheritance.upstream,
         "taking over what an earlier process left forwarding"
     );
-    let (SocketAddr::V4(local), remote) = inheritance.upstream? else {
-        return None;
-    };
+    let (local, remote) = inheritance.upstream?;
     if from == UpstreamFrom::None {
         return None;
     }
     match endpoints::open_gateway(local, events) {
         Ok(gateway) => {
-            core.inherit_upstream(now, local.into(), remote);
+            core.inherit_upstream(now, local, remote);
             Some(gateway)
         }
         Err(error) => {
@@ -300,15 +298,19 @@ fn inherit(
 }
 
 /// Our addresses that take tunnels.
-fn relay_addresses(config: &RouterConfig, wanted: &[Wanted]) -> Vec<Ipv4Addr> {
+fn relay_addresses(config: &RouterConfig, wanted: &[Wanted]) -> Vec<IpAddr> {
     if !config.tunnel.address.is_empty() {
         return config.tunnel.address.clone();
     }
-    wanted.iter().filter_map(|wanted| wanted.link.address()).collect()
+    let first_of_each = |wanted: &Wanted| {
+        let Wanted { link, .. } = wanted;
+        [link.address().map(IpAddr::V4), link.address_v6().map(IpAddr::V6)]
+    };
+    wanted.iter().flat_map(first_of_each).flatten().collect()
 }
 
 /// The first endpoints; that none can be had at a given address is for the operator to mend.
-fn bind_relays(addresses: &[Ipv4Addr], port: u16, events: &mpsc::Sender<Event>) -> anyhow::Result<Relays> {
+fn bind_relays(addresses: &[IpAddr], port: u16, events: &mpsc::Sender<Event>) -> anyhow::Result<Relays> {
     let mut relays = Relays::new(port);
     match relays.follow(addresses, events).refused.pop() {
         None => Ok(relays),
@@ -318,11 +320,15 @@ fn bind_relays(addresses: &[Ipv4Addr], port: u16, events: &mpsc::Sender<Event>) 
     }
 }
 
-fn settings(config: &RouterConfig, addresses: &[Ipv4Addr], seed: [u8; 16]) -> Settings {
+fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Settings {
     let igmp = config.igmp.over(crate::config::Igmp::default());
+    let first_v4 = addresses.iter().find_map(|address| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    });
     let relay = relay::Config {
         secret_age: Duration::from_millis(clock::unix_millis()),
-        query_source: addresses.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED),
+        query_source: first_v4.unwrap_or(Ipv4Addr::UNSPECIFIED),
         query_interval: igmp.query_interval,
         query_response_interval: igmp.query_response_interval,
         robustness: igmp.robustness_variable,
@@ -480,7 +486,7 @@ impl Router {
             Event::Gateway { remote, bytes } => self.core.gateway_datagram(now, remote, &bytes),
             Event::Igmp { ifindex, datagram } => match ipv4::decapsulate(&datagram) {
                 Ok(datagram) => {
-                    let input = igmp::Input::Datagram {
+                    let input = membership::Input::Datagram {
                         source: datagram.source,
                         destination: datagram.destination,
                         ttl: datagram.ttl,
@@ -526,14 +532,11 @@ impl Router {
     /// Sees to it that the upstream is one of those that were named, from the address that leads there.
     fn pursue(&mut self) {
         let now = clock::now();
-        let present = self.core.upstream.as_ref().and_then(|upstream| match upstream.local {
-            SocketAddr::V4(local) => {
-                let down = upstream.state == State::Down;
-                Some(Present { local: *local.ip(), named: upstream.named, down })
-            }
-            SocketAddr::V6(_) => None,
+        let present = self.core.upstream.as_ref().map(|upstream| {
+            let down = upstream.state == State::Down;
+            Present { local: upstream.local.ip(), named: upstream.named, down }
         });
-        match self.pursuit.look(now, present, endpoints::source_towards) {
+        match self.pursuit.look(now, present, source_towards) {
             Step::Wait => {}
             Step::Keep(Named { name, .. }) => self.upstream_name = name,
             Step::Leave => self.leave_upstream(),
@@ -547,9 +550,9 @@ impl Router {
     }
 
     /// Turns to another upstream, or to another address of ours, with a socket of its own.
-    fn use_upstream(&mut self, upstream: Named, local: Ipv4Addr) {
+    fn use_upstream(&mut self, upstream: Named, local: IpAddr) {
         let Named { endpoint, name } = upstream;
-        let gateway = match endpoints::open_gateway(SocketAddrV4::new(local, 0), &self.events) {
+        let gateway = match endpoints::open_gateway(SocketAddr::new(local, 0), &self.events) {
             Ok(gateway) => gateway,
             Err(error) => {
                 tracing::warn!(upstream = %endpoint, "the upstream cannot be used: {error:#}");
@@ -603,7 +606,7 @@ impl Router {
     }
 
     /// Takes tunnels where our addresses are now.
-    fn follow_addresses(&mut self, addresses: &[Ipv4Addr]) {
+    fn follow_addresses(&mut self, addresses: &[IpAddr]) {
         let moves = self.relays.follow(addresses, &self.events);
         for (local, error) in &moves.refused {
             tracing::warn!(%local, %error, "tunnels cannot be taken here");

@@ -19,6 +19,7 @@ mod many_groups;
 mod mixed;
 mod names;
 mod native;
+mod over_ipv6;
 mod oversize;
 mod restart;
 mod shaken;
@@ -54,6 +55,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         mixed::trials(),
         full::trials(),
         names::trials(),
+        over_ipv6::trials(),
         oversize::trials(),
         too_big::trials(),
         shaken::trials(),
