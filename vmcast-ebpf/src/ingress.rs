@@ -81,7 +81,7 @@ fn replicate(frame: &Frame<'_>, decided: &Decided) -> Result<u32, DropReason> {
     }
 
     map::count_forwarded(decided);
-    if packet.oversize {
+    if packet.oversize || packet.beyond {
         oversized::hand_over(packet, packet.beyond, |to, len| frame.copy_out(eth::LEN, to, len));
     }
     if packet.beyond {

@@ -14,8 +14,12 @@ pub const MEMBERS: &str = "MEMBERS";
 pub const LISTS: &str = "LISTS";
 /// Index of a next hop → its device; array.
 pub const EGRESS: &str = "EGRESS";
-/// The device behind which [`PROGRAM_CHUNK`] runs, 0 for none; array of one.
-pub const RELAY: &str = "RELAY";
+/// Place of a program behind relay devices → the device that leads to it, 0 for none; array.
+pub const RELAYS: &str = "RELAYS";
+/// The place of [`PROGRAM_CHUNK`] in [`RELAYS`].
+pub const TO_TABLES: u32 = 0;
+/// The place of [`PROGRAM_LIST`] in [`RELAYS`].
+pub const TO_LISTS: u32 = 1;
 /// Next hop index → [`super::NextHopEntry`]; array.
 pub const NEXT_HOPS: &str = "NEXT_HOPS";
 /// Place of a member table → its [`super::TableLine`]; array.

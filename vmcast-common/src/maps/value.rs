@@ -25,7 +25,7 @@ pub struct StreamEntry {
     /// larger one are made by user space where that is so.
     pub whole_max: u32,
     /// Largest IP packet in bytes of which a program at XDP makes copies, 0xffffffff if there is no bound: what
-    /// goes through a relay device on the way to some member is no larger than [`super::limit::RELAY_MTU`]. User
+    /// goes through a relay device to the next member table is no larger than [`super::limit::RELAY_MTU`]. User
     /// space makes all copies of a larger one.
     pub kernel_max: u32,
 }

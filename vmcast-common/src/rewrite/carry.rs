@@ -17,7 +17,8 @@ pub struct Carry {
     /// Member table; towards the members at TC, the place of their list.
     pub table: u32,
     /// Sequence number of the packet on this CPU. Through a relay device comes 1 if user space answers for the
-    /// copies that a link does not take whole, else 0.
+    /// copies that a link does not take whole, else 0; to the members at TC also, above this bit, the index of the
+    /// [`kind::PAUSE`] behind which the packet goes on, 0 if it begins with the first member.
     pub sequence: u32,
     /// Where the packet came from.
     pub input: InputId,
@@ -33,11 +34,26 @@ impl Carry {
     /// The packet is as it came, and user space answers for the copies that a link does not take whole.
     pub const OVERSIZE: [u8; 2] = [0, 1];
 
-    /// What goes through a relay device.
+    /// What goes through a relay device to a member table.
     #[inline(always)]
     #[must_use]
     pub const fn relayed(table: u32, input: InputId, handed_over: bool) -> Self {
         Self { table, sequence: handed_over as u32, input }
+    }
+
+    /// What goes through a relay device to the members of a list behind a pause.
+    #[inline(always)]
+    #[must_use]
+    pub const fn paused(list: u32, pause: u32, input: InputId, handed_over: bool) -> Self {
+        Self { table: list, sequence: pause << 1 | handed_over as u32, input }
+    }
+
+    /// Of what came through a relay device to the members at TC, the pause behind which it goes on, and whether
+    /// user space answers for the copies that a link does not take whole.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pause(&self) -> (u32, bool) {
+        (self.sequence >> 1, self.sequence & 1 != 0)
     }
 
     /// Its bytes.
@@ -99,6 +115,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::maps::limit;
 
     proptest! {
         #[test]
@@ -114,6 +131,20 @@ mod tests {
             let form = [Carry::PLAIN, Carry::ENCAPSULATED, Carry::OVERSIZE][which];
             head[Carry::LEN..].copy_from_slice(&form);
             prop_assert_eq!(Carry::read(&head), (carry, form));
+        }
+
+        #[test]
+        fn a_packet_goes_on_where_it_paused(
+            list: u32,
+            pause in 0..limit::MEMBERS,
+            input: u32,
+            handed_over: bool,
+        ) {
+            let carry = Carry::paused(list, pause, InputId(input), handed_over);
+            prop_assert_eq!(carry.pause(), (pause, handed_over));
+            prop_assert_eq!((carry.table, carry.input), (list, InputId(input)));
+            // What comes from a member table begins with the first member.
+            prop_assert_eq!(Carry::relayed(list, InputId(input), handed_over).pause(), (0, handed_over));
         }
     }
 }

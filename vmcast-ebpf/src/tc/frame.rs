@@ -5,8 +5,8 @@ use core::arch::asm;
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS},
     helpers::{
-        bpf_clone_redirect, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
-        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_vlan_pop, bpf_skb_vlan_push,
+        bpf_clone_redirect, bpf_get_smp_processor_id, bpf_l4_csum_replace, bpf_skb_adjust_room,
+        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
 };
 use vmcast_common::{
@@ -255,6 +255,12 @@ impl Skb {
         self.pop()
     }
 
+    /// The type that the kernel takes the frame for, in network order.
+    #[inline(always)]
+    pub(crate) fn declared(&self) -> [u8; 2] {
+        (field!(self, protocol) as u16).to_ne_bytes()
+    }
+
     #[inline(always)]
     fn push(&self) -> Option<()> {
         // SAFETY: the pointer is the kernel's.
@@ -288,6 +294,18 @@ impl Skb {
         // SAFETY: the pointer is the kernel's, and programs of this type may write the field.
         unsafe { (*self.0).tc_index = 0 };
         true
+    }
+
+    /// Lets the relay device that it goes to next take it by this core's queue, as it does with frames from XDP. So
+    /// this core goes on with it, behind what it has sent before. From a queue that several cores fill, now one of
+    /// them would go on and now another, and packets would overtake each other behind it.
+    #[inline(always)]
+    pub(crate) fn keep_to_core(&self) {
+        // SAFETY: the helper has no preconditions.
+        let core = unsafe { bpf_get_smp_processor_id() };
+        // SAFETY: the pointer is the kernel's, and programs of this type may write the field. On the way in it has the
+        // number of a queue and one more.
+        unsafe { (*self.0).queue_mapping = core as u32 + 1 };
     }
 
     /// Sends a copy out of a device; `None` if the device did not take it.

@@ -335,7 +335,7 @@ impl Kept {
             }
             let member = self.members.get(&index, 0).map_err(KernelError::call(maps::MEMBERS))?;
             match member.kind {
-                kind::GONE => {}
+                kind::GONE | kind::PAUSE => {}
                 kind::TO_TABLE => walked.next = member.way_to(),
                 kind::TO_LIST => walked.list = member.way_to(),
                 kind::NATIVE => {

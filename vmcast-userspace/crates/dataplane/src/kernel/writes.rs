@@ -47,7 +47,7 @@ pub(super) struct KernelMaps {
     next_hops: Array<MapData, NextHopEntry>,
     egress: Array<MapData, u32>,
     lists: Array<MapData, u32>,
-    relay: Array<MapData, u32>,
+    relays: Array<MapData, u32>,
     pub(super) drops: PerCpuArray<MapData, u64>,
     pub(super) stream_stats: PerCpuArray<MapData, StreamCounters>,
     pub(super) punts: RingBuf<MapData>,
@@ -87,7 +87,7 @@ impl KernelMaps {
             next_hops: take(object, maps::NEXT_HOPS)?,
             egress: take(object, maps::EGRESS)?,
             lists: take(object, maps::LISTS)?,
-            relay: take(object, maps::RELAY)?,
+            relays: take(object, maps::RELAYS)?,
             drops: take(object, maps::DROPS)?,
             stream_stats: take(object, maps::STREAM_STATS)?,
             punts: take(object, maps::PUNTS)?,
@@ -150,9 +150,9 @@ impl KernelMaps {
         self.lists.set(list, first, 0).map_err(KernelError::call(maps::LISTS))
     }
 
-    /// Says which device leads to the program that goes on with member tables.
-    pub(super) fn write_relay(&mut self, device: u32) -> Result<(), KernelError> {
-        self.relay.set(0, device, 0).map_err(KernelError::call(maps::RELAY))
+    /// Says which device leads to the program at a place of [`maps::RELAYS`].
+    pub(super) fn write_relay(&mut self, to: u32, device: u32) -> Result<(), KernelError> {
+        self.relays.set(to, device, 0).map_err(KernelError::call(maps::RELAYS))
     }
 
     /// Sets a stream's counters to zero on every CPU.
