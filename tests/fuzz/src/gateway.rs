@@ -11,7 +11,7 @@ use vmcast_proto::{
 };
 use vmcast_wire::{
     amt::{GatewayAddress, Message, ResponseMac},
-    igmp, ipv4,
+    igmp, ipv4, ipv6, mld,
 };
 
 use crate::{
@@ -197,11 +197,16 @@ impl Bed {
                 Output::Data { packet } => {
                     let data = data.take().expect("one packet for each that the relay sent");
                     assert!(data.starts_with(&packet) && !self.stopped);
-                    let address =
-                        |at: usize| Ipv4Addr::new(packet[at], packet[at + 1], packet[at + 2], packet[at + 3]);
-                    let group = IpAddr::V4(address(16));
+                    let v4 = |at: usize| {
+                        IpAddr::from(<[u8; 4]>::try_from(&packet[at..at + 4]).expect("four bytes"))
+                    };
+                    let v6 = |at: usize| {
+                        IpAddr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).expect("sixteen bytes"))
+                    };
+                    let is_v6 = packet[0] >> 4 == 6;
+                    let (source, group) = if is_v6 { (v6(8), v6(24)) } else { (v4(12), v4(16)) };
                     let mut wanted = self.gateway.memberships();
-                    assert!(wanted.any(|(known, filter)| known == group && filter.wants(address(12).into())));
+                    assert!(wanted.any(|(known, filter)| known == group && filter.wants(source)));
                 }
                 Output::Event(_) => {}
             }
@@ -218,25 +223,35 @@ impl Bed {
                 assert!(self.discover && remote == RELAY && !self.stopped);
                 self.ask(nonce);
             }
-            Message::Request { ipv6: false, nonce, .. } => {
+            Message::Request { nonce, .. } => {
                 assert!(known && !self.stopped);
                 self.ask(nonce);
             }
             Message::MembershipUpdate { response_mac, nonce, update } => {
                 assert!(known && self.granted.contains(&(remote, response_mac, nonce)));
-                let datagram = ipv4::decapsulate(update).expect("a sound datagram");
-                let to = match igmp::Message::parse(datagram.payload).expect("a sound report") {
-                    igmp::Message::LeaveGroup { .. } => igmp::ALL_ROUTERS,
-                    _ => igmp::ALL_IGMPV3_ROUTERS,
-                };
-                assert_eq!((datagram.destination, datagram.ttl), (to, 1));
+                if update[0] >> 4 == 6 {
+                    let datagram = ipv6::decapsulate(update).expect("a sound datagram");
+                    let (source, destination) = (datagram.source, datagram.destination);
+                    let report = mld::Message::parse(source, destination, datagram.payload);
+                    let to = match report.expect("a sound report") {
+                        mld::Message::Done { .. } => mld::ALL_ROUTERS,
+                        _ => mld::ALL_MLDV2_ROUTERS,
+                    };
+                    assert_eq!((datagram.destination, datagram.hop_limit), (to, 1));
+                } else {
+                    let datagram = ipv4::decapsulate(update).expect("a sound datagram");
+                    let to = match igmp::Message::parse(datagram.payload).expect("a sound report") {
+                        igmp::Message::LeaveGroup { .. } => igmp::ALL_ROUTERS,
+                        _ => igmp::ALL_IGMPV3_ROUTERS,
+                    };
+                    assert_eq!((datagram.destination, datagram.ttl), (to, 1));
+                }
                 assert!(bytes.len() + OUTER <= 1280);
             }
             Message::Teardown { response_mac, nonce, .. } => {
                 assert!(known && self.granted.contains(&(remote, response_mac, nonce)));
             }
             Message::RelayAdvertisement { .. }
-            | Message::Request { ipv6: true, .. }
             | Message::MembershipQuery { .. }
             | Message::MulticastData { .. } => panic!("{message:?} is not what a gateway sends"),
         }

@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::net::Ipv6Addr;
+
 mod amt;
 mod config;
 mod control;
@@ -12,6 +14,8 @@ mod forward;
 mod gateway;
 mod igmp;
 mod ipv4;
+mod ipv6;
+mod mld;
 mod netlink;
 mod prober;
 mod querier;
@@ -27,6 +31,8 @@ pub use forward::forward;
 pub use gateway::gateway;
 pub use igmp::igmp;
 pub use ipv4::ipv4;
+pub use ipv6::ipv6;
+pub use mld::mld;
 pub use netlink::netlink;
 pub use prober::prober;
 pub use querier::querier;
@@ -55,4 +61,15 @@ fn seal_ipv4(bytes: &mut [u8]) {
     if let Some(header) = bytes.get_mut(..header_len) {
         seal(header, 10);
     }
+}
+
+/// Writes the checksum of an ICMPv6 message, over its pseudo-header too (RFC 8200 §8.1).
+fn seal_icmpv6(source: Ipv6Addr, destination: Ipv6Addr, message: &mut [u8]) {
+    if message.len() < 4 {
+        return;
+    }
+    message[2..4].fill(0);
+    let length = (message.len() as u32).to_be_bytes();
+    let all = [&source.octets()[..], &destination.octets(), &length, &[0, 0, 0, 58], message].concat();
+    message[2..4].copy_from_slice(&checksum(&all));
 }

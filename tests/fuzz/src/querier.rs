@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use vmcast_proto::{
     Filter, Machine,
-    igmp::{Config, Event, Input, Output, Querier, Version},
+    membership::{Config, Event, Input, Output, Querier, Version},
 };
 use vmcast_wire::igmp::Message;
 

@@ -1,6 +1,6 @@
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -12,19 +12,19 @@ use vmcast_proto::{
 };
 use vmcast_wire::{
     amt::{Message, ResponseMac},
-    igmp, ipv4,
+    igmp, ipv4, ipv6, mld,
 };
 
 use crate::{
     script::{Script, pause, start},
-    seal, seal_ipv4,
+    seal, seal_icmpv6, seal_ipv4,
 };
 
 const MAX_TUNNELS: u32 = 3;
 const MAX_TUNNELS_PER_SOURCE: u32 = 2;
 const LIMITS: Limits = Limits { groups: 3, sources: 3 };
-/// The largest answer: a Membership Query with gateway address fields and the General Query.
-const MAX_ANSWER: usize = 12 + 36 + 18;
+/// The largest answer: a Membership Query with gateway address fields and the General Query of MLD.
+const MAX_ANSWER: usize = 12 + 76 + 18;
 const PORT: u16 = vmcast_common::AMT_PORT;
 
 /// The AMT relay under a script: the first byte configures it, each step is a datagram of some peer,
@@ -40,18 +40,20 @@ pub fn relay(data: &[u8]) {
             2 => bed.deliver(local, peer, script.bytes(argument)),
             3 => bed.deliver(local, stranger(argument), script.sized()),
             4 => {
-                let ecn = argument % 2 == 1;
-                let request =
-                    Message::Request { ipv6: argument == 255, ecn, nonce: argument.into() }.to_vec();
+                let (ipv6, ecn) = (argument & 1 == 1, argument & 2 == 2);
+                let request = Message::Request { ipv6, ecn, nonce: argument.into() }.to_vec();
                 bed.deliver(local, peer, &request);
             }
             5 => {
-                let report = report(step, script.sized());
+                let message = script.sized();
+                let report = if argument & 1 == 0 { report(step, message) } else { report6(step, message) };
                 bed.update(local, peer, argument, &report);
             }
             6 => {
                 let mut update = script.sized().to_vec();
-                seal_ipv4(&mut update);
+                if argument & 1 == 0 {
+                    seal_ipv4(&mut update);
+                }
                 bed.update(local, peer, argument, &update);
             }
             _ => bed.teardown(local, peer, argument),
@@ -278,4 +280,17 @@ fn report(step: u8, message: &[u8]) -> Vec<u8> {
     };
     let source = Ipv4Addr::new(10, 0, 0, step >> 4);
     ipv4::encapsulate(source, destination, 1, 0xc0, PROTO_IGMP, step & 8 == 0, &message)
+}
+
+/// An MLD message as a host sends it, with a checksum that fits.
+fn report6(step: u8, message: &[u8]) -> Vec<u8> {
+    let named = message.get(8..24).and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
+    let destination = match message.first() {
+        Some(143) | None => mld::ALL_MLDV2_ROUTERS,
+        Some(_) => named.map_or(Ipv6Addr::UNSPECIFIED, Ipv6Addr::from),
+    };
+    let source = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, u16::from(step >> 4));
+    let mut message = message.to_vec();
+    seal_icmpv6(source, destination, &mut message);
+    ipv6::encapsulate(source, destination, 1, 0, mld::NEXT_ICMPV6, step & 8 == 0, &message)
 }

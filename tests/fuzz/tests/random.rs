@@ -30,6 +30,15 @@ fn script() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(settings, steps)| std::iter::once(settings).chain(steps.into_iter().flatten()).collect())
 }
 
+/// An MLD message whose counts are often true.
+fn listener_message() -> impl Strategy<Value = Vec<u8>> {
+    (prop::sample::select(vec![130u8, 131, 132, 143]), 0u8..3, bytes()).prop_map(|(kind, count, rest)| {
+        let mut message = vec![kind, 0, 0, 0, 0, 0, 0, count];
+        message.extend(rest);
+        message
+    })
+}
+
 /// An inner packet with a sound header, so that the decision gets beyond it.
 fn packet() -> impl Strategy<Value = Vec<u8>> {
     (bytes(), any::<u8>(), 0u8..4, 0usize..4).prop_map(|(rest, tos, ttl, missing)| {
@@ -53,6 +62,16 @@ proptest! {
     #[test]
     fn ipv4_holds(data in prop_oneof![bytes(), packet()]) {
         vmcast_fuzz::ipv4(&data);
+    }
+
+    #[test]
+    fn mld_holds(data in prop_oneof![bytes(), listener_message()]) {
+        vmcast_fuzz::mld(&data);
+    }
+
+    #[test]
+    fn ipv6_holds(data in bytes()) {
+        vmcast_fuzz::ipv6(&data);
     }
 
     #[test]

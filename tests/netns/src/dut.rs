@@ -317,7 +317,12 @@ impl PlaneUnderTest for KernelUnderTest {
     }
 
     fn counters(&mut self) -> Counters {
-        self.plane.counters().expect("reading the kernel's counters")
+        let counters = self.plane.counters().expect("reading the kernel's counters");
+        for entry in &counters.streams {
+            let alone = self.plane.stream_counters(entry.stream).expect("reading a stream's counters");
+            assert_eq!(alone, Some(entry.counters), "{}", entry.stream);
+        }
+        counters
     }
 
     fn take_punts(&mut self) -> Vec<Punt> {

@@ -12,7 +12,7 @@ use vmcast_api::{
     Tunnels, Upstream, UpstreamState,
 };
 use vmcast_common::fib::IfIndex;
-use vmcast_proto::{self as proto, igmp::Version};
+use vmcast_proto::{self as proto, membership::Version};
 
 use super::core::{self, Core};
 use crate::{config::AgentConfig, daemon};
@@ -45,18 +45,18 @@ pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> R
         }
         Request::MemberList { group, page } => {
             let wanted = core.wanted().iter().filter(|(of, _)| group.is_none_or(|group| group == **of));
-            let (members, next) = page.cut(wanted, |(of, wanted)| Member {
-                group: (*of).into(),
-                source: None,
-                output: Place::Interface { name: context.config.interface.name.to_string() },
-                filter: filter(&wanted.filter),
-                configured: false,
-                age_ms: milliseconds(context.now, wanted.since),
-                packets: core
-                    .streams()
-                    .range((*of, 0.into())..=(*of, u32::MAX.into()))
-                    .map(|(_, t)| t.packets)
-                    .sum(),
+            let (members, next) = page.cut(wanted, |(of, wanted)| {
+                let streams = || core.streams().range((*of, 0.into())..=(*of, u32::MAX.into()));
+                Member {
+                    group: (*of).into(),
+                    source: None,
+                    output: Place::Interface { name: context.config.interface.name.to_string() },
+                    filter: filter(&wanted.filter),
+                    configured: false,
+                    age_ms: milliseconds(context.now, wanted.since),
+                    packets: streams().map(|(_, traffic)| traffic.packets).sum(),
+                    bytes: streams().map(|(_, traffic)| traffic.bytes).sum(),
+                }
             });
             Response::Members(Members { members, next })
         }
@@ -156,6 +156,7 @@ fn interface(core: &Core, context: &Context<'_>) -> Interface {
         addresses: vec![config.address.address.into()],
         attached: Some("tun".to_owned()),
         queues: None,
+        egress: None,
         accepts_sources: false,
         querier: Some(Querier {
             address: core.querier().querier().map(IpAddr::V4),

@@ -10,7 +10,7 @@ use vmcast_common::hdr::ipv4::{PROTO_IGMP, View};
 use vmcast_proto::{
     Filter, Machine,
     amt::gateway::{self, DownReason, Gateway},
-    igmp::{self, Querier},
+    membership::{self, Querier},
     registry::NodeId,
 };
 use vmcast_wire::{igmp::Message, ipv4};
@@ -181,10 +181,14 @@ pub(super) struct Core {
 impl Core {
     /// Starts as the querier of the virtual interface, without a VMR. Nonces follow from `seed`,
     /// which nobody may guess.
-    pub(super) fn new(now: Instant, igmp: igmp::Config, seed: [u8; 16]) -> Result<Self, igmp::ConfigError> {
+    pub(super) fn new(
+        now: Instant,
+        igmp: membership::Config,
+        seed: [u8; 16],
+    ) -> Result<Self, membership::ConfigError> {
         // The querier's address stays unspecified: the host takes a packet from its own address for
         // forged, and every host obeys a query from 0.0.0.0 (RFC 9776 §4.1).
-        let igmp = igmp::Config { address: Ipv4Addr::UNSPECIFIED, immediate_leave: true, ..igmp };
+        let igmp = membership::Config { address: Ipv4Addr::UNSPECIFIED, immediate_leave: true, ..igmp };
         let mut core = Self {
             querier: Querier::new(now, igmp)?,
             early: EarlyJoins::default(),
@@ -262,7 +266,7 @@ impl Core {
             let Ok(datagram) = ipv4::decapsulate(packet) else {
                 return self.drops.count(Drop::BadIgmp);
             };
-            let input = igmp::Input::Datagram {
+            let input = membership::Input::Datagram {
                 source: datagram.source,
                 destination: datagram.destination,
                 ttl: datagram.ttl,
@@ -304,7 +308,7 @@ impl Core {
         // The host's own leave is under way. To hear it now already spares the wait, and when it
         // comes there is nothing left to end.
         if !self.querier.filter(group).is_none() {
-            let input = igmp::Input::Datagram {
+            let input = membership::Input::Datagram {
                 source: Ipv4Addr::UNSPECIFIED,
                 destination: ALL_ROUTERS,
                 ttl: 1,
@@ -471,7 +475,7 @@ impl Core {
         loop {
             if let Some(output) = self.querier.poll_output() {
                 match output {
-                    igmp::Output::Transmit { destination, payload } => {
+                    membership::Output::Transmit { destination, payload } => {
                         let tos = ipv4::TOS_INTERNETWORK_CONTROL;
                         let source = Ipv4Addr::UNSPECIFIED;
                         self.outputs.push_back(Output::ToHost(ipv4::encapsulate(
@@ -484,11 +488,11 @@ impl Core {
                             &payload,
                         )));
                     }
-                    igmp::Output::Event(igmp::Event::Membership { group, filter }) => {
+                    membership::Output::Event(membership::Event::Membership { group, filter }) => {
                         self.early.remove(group);
                         self.on_membership(now, group, filter);
                     }
-                    igmp::Output::Event(igmp::Event::QuerierChanged { querier: _ }) => {}
+                    membership::Output::Event(membership::Event::QuerierChanged { querier: _ }) => {}
                 }
             } else if let Some(output) = self.upstream.as_mut().and_then(|up| up.gateway.poll_output()) {
                 match output {

@@ -40,7 +40,7 @@ impl Bed {
     #[expect(clippy::disallowed_methods, reason = "an origin for virtual time")]
     fn new() -> Self {
         let now = Instant::now();
-        let core = Core::new(now, igmp::Config::default(), [7; 16]).expect("a core");
+        let core = Core::new(now, membership::Config::default(), [7; 16]).expect("a core");
         let vmrs = ["192.0.2.1:2268", "192.0.2.2:2268", "192.0.2.3:2268"].map(|endpoint| Vmr {
             endpoint: at(endpoint),
             relay: Relay::new(now, relay::Config::new([9; 16])),
@@ -331,7 +331,7 @@ fn what_the_host_sends_otherwise_is_dropped_with_a_reason() {
             (Drop::SendingNotSupported, 1),
         ]
     );
-    assert_eq!(bed.core.querier().counters().refused(igmp::Refusal::Malformed), 1);
+    assert_eq!(bed.core.querier().counters().refused(membership::Refusal::Malformed), 1);
     assert_eq!(bed.vmrs[0].tunnels + bed.vmrs[1].tunnels, 0);
     assert!(bed.data.is_empty());
 }
@@ -514,13 +514,27 @@ fn a_flood_of_joins_is_early_up_to_a_bound_and_beyond_it_by_report() {
 }
 
 #[test]
-fn a_vmr_that_was_restarted_is_asked_again_after_three_seconds_of_silence() {
+fn a_vmr_that_was_restarted_is_noticed_by_the_pace_of_the_stream() {
     // proves E3
     let mut bed = Bed::attached();
     bed.join(GROUP);
     bed.flow(Duration::from_secs(10));
     bed.restart(0);
-    bed.flow(Duration::from_millis(3700));
+    bed.flow(Duration::from_millis(700));
+    assert_eq!(bed.wanted_at(0, GROUP), Some(&Filter::any()));
+    assert!(!bed.events.contains(&Event::Silent(bed.candidate(0))));
+    assert_eq!(bed.current(), Some(bed.vmrs[0].endpoint));
+    assert!(bed.vmrs[1..].iter().all(|vmr| vmr.memberships.is_empty()));
+}
+
+#[test]
+fn a_vmr_that_was_restarted_before_anything_flowed_is_asked_again_after_three_seconds_of_silence() {
+    // proves E3
+    let mut bed = Bed::attached();
+    bed.join(GROUP);
+    bed.run(Duration::from_millis(100));
+    bed.restart(0);
+    bed.run(Duration::from_millis(3700));
     assert_eq!(bed.wanted_at(0, GROUP), Some(&Filter::any()));
     assert!(bed.events.contains(&Event::Silent(bed.candidate(0))));
     assert_eq!(bed.current(), Some(bed.vmrs[0].endpoint));

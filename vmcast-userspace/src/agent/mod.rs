@@ -10,6 +10,7 @@ mod counters;
 mod early;
 mod host;
 mod run;
+mod tunnel;
 mod upstream;
 mod watch;
 

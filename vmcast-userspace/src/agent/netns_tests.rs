@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
     time::Duration,
 };
@@ -15,7 +15,7 @@ use vmcast_proto::{
 };
 use vmcast_wire::ipv4;
 
-use super::run::Agent;
+use super::{run::Agent, tunnel::Buffers};
 use crate::{
     clock,
     config::{self, AgentConfig},
@@ -45,7 +45,7 @@ struct Vmr {
 
 impl Vmr {
     fn new() -> Self {
-        let local = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 2), vmcast_common::AMT_PORT);
+        let local = SocketAddr::from((Ipv4Addr::new(10, 1, 0, 2), vmcast_common::AMT_PORT));
         Self {
             endpoint: UdpEndpoint::bind(local).expect("a socket"),
             relay: Relay::new(clock::now(), relay::Config::new([5; 16])),
@@ -59,15 +59,14 @@ impl Vmr {
         let mut buffer = Buffer::new();
         while !wanted(&self.memberships) {
             let received = self.endpoint.recv(&mut buffer).await.expect("a datagram");
-            let (local, remote) = (received.local.into(), received.remote.into());
+            let (local, remote) = (received.local, received.remote);
             let input = relay::Input::Datagram { local, remote, bytes: received.bytes };
             self.relay.handle_input(clock::now(), input);
             while let Some(output) = self.relay.poll_output() {
                 match output {
-                    relay::Output::Transmit { remote: SocketAddr::V4(remote), bytes, .. } => {
-                        self.endpoint.send(Ipv4Addr::UNSPECIFIED, remote, &bytes).expect("sent");
+                    relay::Output::Transmit { remote, bytes, .. } => {
+                        self.endpoint.send(Ipv4Addr::UNSPECIFIED.into(), remote, &bytes).expect("sent");
                     }
-                    relay::Output::Transmit { .. } => panic!("the agent speaks IPv4"),
                     relay::Output::Event(relay::Event::TunnelUp { id, remote, .. }) => {
                         self.tunnels.insert(id, remote);
                     }
@@ -98,8 +97,7 @@ impl Vmr {
         let mut bytes = vec![6, 0];
         bytes.extend(ipv4::encapsulate(SOURCE, group, ttl, 0, 17, false, &udp));
         for remote in self.tunnels.values() {
-            let SocketAddr::V4(remote) = remote else { panic!("the agent speaks IPv4") };
-            self.endpoint.send(Ipv4Addr::UNSPECIFIED, *remote, &bytes).expect("sent");
+            self.endpoint.send(Ipv4Addr::UNSPECIFIED.into(), *remote, &bytes).expect("sent");
         }
     }
 }
@@ -120,7 +118,7 @@ fn player(join: Option<Ipv4Addr>) -> tokio::net::UdpSocket {
 
 /// Drives the agent while `work` runs.
 async fn drive<T>(agent: &mut Agent, work: impl Future<Output = T>) -> T {
-    let (mut packet, mut datagram) = (vec![0; 65_535], Buffer::new());
+    let (mut packet, mut datagram) = (vec![0; 65_535], Buffers::new());
     let mut work = std::pin::pin!(timeout(PATIENCE, work));
     loop {
         tokio::select! {
@@ -210,7 +208,7 @@ fn an_ordinary_socket_receives_its_group_through_the_agent_and_another_socket_no
         assert_eq!(stats.drops["sending_not_supported"], 1);
 
         // The end leaves the VMR and takes the interface away.
-        let mut datagram = Buffer::new();
+        let mut datagram = Buffers::new();
         let nothing = |memberships: &BTreeMap<IpAddr, Filter>| memberships.is_empty();
         timeout(PATIENCE, async { tokio::join!(agent.end(&mut datagram), vmr.serve_until(nothing)) })
             .await

@@ -2,7 +2,7 @@
 
 use std::{
     future, io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -10,13 +10,14 @@ use anyhow::Context as _;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 use vmcast_api::Role;
-use vmcast_proto::{Machine, igmp};
+use vmcast_proto::{Machine, membership};
 
 use super::{
     answer::{self, Context},
     core::{Core, Event, Input, Output},
     counters::Drop,
     host::{self, HostInterface},
+    tunnel::{Buffers, TunnelSockets},
     upstream::Upstreams,
 };
 use crate::{
@@ -24,9 +25,9 @@ use crate::{
     config::{AgentConfig, RoleConfig},
     control::Control,
     daemon::Process,
-    netlink::{self, HostGroupEvent, HostGroups, LinkWatch, Links},
+    netlink::{self, HostGroupEvent, HostGroups, Link, LinkWatch, Links},
     signals::Termination,
-    sockets::{Buffer, Received, UdpEndpoint},
+    sockets::{Received, source_towards},
     telemetry::RateLimit,
 };
 
@@ -47,12 +48,12 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let mut agent = Agent::start(config).await?;
     info!(
         interface = %agent.config.interface.name,
-        port = agent.endpoint.local().port(),
+        ports = ?agent.sockets.ports(),
         socket = %control.path().display(),
         "ready"
     );
     let mut packet = vec![0; PACKET];
-    let mut datagram = Buffer::new();
+    let mut datagram = Buffers::new();
     let outcome = loop {
         let turn = tokio::select! {
             signal = end.received() => {
@@ -80,14 +81,14 @@ pub(super) struct Agent {
     config: AgentConfig,
     core: Core,
     host: HostInterface,
-    endpoint: UdpEndpoint,
+    sockets: TunnelSockets,
     links: Links,
     watch: LinkWatch,
     /// Absent where the kernel does not tell.
     host_groups: Option<HostGroups>,
     upstreams: Upstreams,
     /// The address from which the VMR is reached.
-    local: Option<Ipv4Addr>,
+    local: Option<IpAddr>,
     process: Process,
     refused: RateLimit,
 }
@@ -102,14 +103,13 @@ impl Agent {
         if host_groups.is_none() {
             debug!("this kernel tells of joins by IGMP alone: they take some milliseconds more");
         }
-        let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        let endpoint = UdpEndpoint::bind(any).context("making the tunnel's socket")?;
+        let sockets = TunnelSockets::open().context("making the tunnel's sockets")?;
         let seed = random()?;
         let igmp = querier_config(&config);
         let core = Core::new(clock::now(), igmp, seed).context("IGMP on the virtual interface")?;
         let [a, b, c, d, e, f, g, h, ..] = random()?;
         let link_seed = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
-        let endpoints = endpoints(&links, &config, endpoint.local().port()).await?;
+        let endpoints = endpoints(&links, &config, &sockets).await?;
         let upstreams = Upstreams::start(&config, endpoints, link_seed)?;
         let process = Process::new(Role::Agent, config.name.as_str());
         let refused = RateLimit::new(1, Duration::from_secs(60));
@@ -117,7 +117,7 @@ impl Agent {
             config,
             core,
             host,
-            endpoint,
+            sockets,
             links,
             watch,
             host_groups,
@@ -131,9 +131,9 @@ impl Agent {
     }
 
     /// Waits for something to happen and deals with it.
-    pub(super) async fn turn(&mut self, packet: &mut [u8], datagram: &mut Buffer) -> anyhow::Result<()> {
+    pub(super) async fn turn(&mut self, packet: &mut [u8], datagram: &mut Buffers) -> anyhow::Result<()> {
         tokio::select! {
-            received = self.endpoint.recv(datagram) => match received {
+            received = self.sockets.recv(datagram) => match received {
                 Ok(received) => {
                     self.core.handle_input(clock::now(), from_tunnel(&received));
                     self.perform();
@@ -180,9 +180,9 @@ impl Agent {
     }
 
     /// Takes what else is waiting on the tunnel's socket.
-    fn drain_tunnel(&mut self, datagram: &mut Buffer) {
+    fn drain_tunnel(&mut self, datagram: &mut Buffers) {
         for _ in 1..BATCH {
-            match self.endpoint.try_recv(datagram) {
+            match self.sockets.try_recv(datagram) {
                 Ok(Some(received)) => {
                     self.core.handle_input(clock::now(), from_tunnel(&received));
                     self.perform();
@@ -204,11 +204,7 @@ impl Agent {
                     }
                 }
                 Output::ToTunnel { remote, bytes } => {
-                    let sent = match remote {
-                        SocketAddr::V4(remote) => self.endpoint.send(Ipv4Addr::UNSPECIFIED, remote, &bytes),
-                        SocketAddr::V6(_) => Err(io::ErrorKind::Unsupported.into()),
-                    };
-                    if let Err(error) = sent {
+                    if let Err(error) = self.sockets.send(remote, &bytes) {
                         self.core.count(Drop::TunnelRefused);
                         self.complain("a message to the VMR was not sent", &error);
                     }
@@ -228,7 +224,7 @@ impl Agent {
         match event {
             Event::Attaching(candidate) => {
                 info!(vmr = %candidate.endpoint, name = candidate.name, "attaching");
-                self.local = local_address(candidate.endpoint);
+                self.local = source_towards(candidate.endpoint);
             }
             Event::Up(candidate) => info!(vmr = %candidate.endpoint, "the VMR answers"),
             Event::Down(candidate, reason) => {
@@ -245,14 +241,14 @@ impl Agent {
         let Some(endpoint) = self.core.upstream().map(|(candidate, _)| candidate.endpoint) else {
             return;
         };
-        let local = local_address(endpoint);
+        let local = source_towards(endpoint);
         if local.is_none() || local == self.local {
             return;
         }
         info!(from = ?self.local, to = ?local, "this host's address changed");
         self.local = local;
         self.core.handle_input(clock::now(), Input::LocalChanged);
-        match endpoints(&self.links, &self.config, self.endpoint.local().port()).await {
+        match endpoints(&self.links, &self.config, &self.sockets).await {
             Ok(endpoints) => self.upstreams.moved(endpoints),
             Err(error) => error!(%error, "this host's addresses are not known"),
         }
@@ -260,11 +256,11 @@ impl Agent {
 
     /// Answers the operator.
     pub(super) fn answer(&mut self, request: &vmcast_api::Request) -> vmcast_api::Response {
-        let ip = self.local.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let any = || SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let context = Context {
             config: &self.config,
             ifindex: self.host.ifindex,
-            local: SocketAddr::new(ip.into(), self.endpoint.local().port()),
+            local: self.local.and_then(|local| self.sockets.endpoint(local)).unwrap_or_else(any),
             from: self.upstreams.from(),
             admin: self.upstreams.admin_link(),
             process: &self.process,
@@ -274,14 +270,14 @@ impl Agent {
     }
 
     /// Leaves every group and the admin; the interface goes with the agent.
-    pub(super) async fn end(mut self, datagram: &mut Buffer) {
+    pub(super) async fn end(mut self, datagram: &mut Buffers) {
         self.core.handle_input(clock::now(), Input::Stop);
         self.perform();
         let farewell = async {
             while !self.core.is_finished() {
                 tokio::select! {
                     // What still arrives is too late, and must not fill the socket.
-                    _ = self.endpoint.recv(datagram) => {}
+                    _ = self.sockets.recv(datagram) => {}
                     () = clock::sleep_until(self.core.poll_timeout()) => {
                         self.core.handle_timeout(clock::now());
                         self.perform();
@@ -297,7 +293,7 @@ impl Agent {
 }
 
 fn from_tunnel<'a>(received: &Received<'a>) -> Input<'a> {
-    Input::FromTunnel { remote: received.remote.into(), tos: received.tos, bytes: received.bytes }
+    Input::FromTunnel { remote: received.remote, tos: received.tos, bytes: received.bytes }
 }
 
 /// The next change of the host's memberships; never where the kernel does not tell.
@@ -308,39 +304,29 @@ async fn next_change(host_groups: &mut Option<HostGroups>) -> Result<HostGroupEv
     }
 }
 
-fn querier_config(config: &AgentConfig) -> igmp::Config {
+fn querier_config(config: &AgentConfig) -> membership::Config {
     let timers = config.igmp();
-    igmp::Config {
-        version: if timers.version == 2 { igmp::Version::V2 } else { igmp::Version::V3 },
+    membership::Config {
+        version: if timers.version == 2 { membership::Version::V2 } else { membership::Version::V3 },
         robustness_variable: timers.robustness_variable,
         query_interval: timers.query_interval,
         query_response_interval: timers.query_response_interval,
         last_member_query_interval: timers.last_member_query_interval,
         mtu: config.interface.mtu,
-        ..igmp::Config::default()
+        ..membership::Config::default()
     }
 }
 
 /// Where the gateway speaks: every address of this host that others may reach.
-async fn endpoints(links: &Links, config: &AgentConfig, port: u16) -> anyhow::Result<Vec<SocketAddr>> {
+async fn endpoints(
+    links: &Links,
+    config: &AgentConfig,
+    sockets: &TunnelSockets,
+) -> anyhow::Result<Vec<SocketAddr>> {
     let links = links.list().await?;
     let usable =
         links.iter().filter(|link| link.up && !link.loopback && link.name != config.interface.name.as_str());
-    let addresses = usable.flat_map(|link| &link.addresses).map(|(address, _)| *address);
-    Ok(addresses
-        .filter(|address| !address.is_link_local())
-        .map(|address| SocketAddr::new(address.into(), port))
-        .collect())
-}
-
-/// The address that the kernel takes to reach `remote`; nothing is sent.
-fn local_address(remote: SocketAddr) -> Option<Ipv4Addr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect(remote).ok()?;
-    match socket.local_addr().ok()? {
-        SocketAddr::V4(local) => Some(*local.ip()),
-        SocketAddr::V6(_) => None,
-    }
+    Ok(usable.flat_map(Link::reachable).filter_map(|address| sockets.endpoint(address)).collect())
 }
 
 /// Bytes that nobody can guess.

@@ -79,14 +79,12 @@ impl Upstreams {
                 }
                 let ranked = ranked.borrow_and_update();
                 let vmrs = ranked.iter().flat_map(|ranked| &ranked.vmrs);
-                // The gateway's socket is of IPv4.
-                vmrs.filter(|vmr| vmr.endpoint.is_ipv4())
-                    .map(|vmr| Candidate {
-                        endpoint: vmr.endpoint,
-                        id: Some(vmr.id.clone()),
-                        name: Some(vmr.name.clone()),
-                    })
-                    .collect()
+                vmrs.map(|vmr| Candidate {
+                    endpoint: vmr.endpoint,
+                    id: Some(vmr.id.clone()),
+                    name: Some(vmr.name.clone()),
+                })
+                .collect()
             }
         }
     }

@@ -145,7 +145,7 @@ pub(super) enum TunnelCommand {
 /// `vmcast interface`.
 #[derive(Debug, Subcommand)]
 pub(super) enum InterfaceCommand {
-    /// List the interfaces: how the data plane is attached, who is IGMP querier
+    /// List the interfaces: where packets are taken, what makes copies, who is IGMP querier
     List(AskArgs),
 }
 

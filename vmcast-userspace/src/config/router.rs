@@ -1,11 +1,11 @@
 //! The configuration of a VMR.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf};
 
 use serde::Deserialize;
 use vmcast_api::Role;
 use vmcast_common::{fib::Link, maps::limit};
-use vmcast_dataplane::Capacities;
+use vmcast_dataplane::{Capacities, oversize};
 
 use super::{
     Problem, RoleConfig,
@@ -16,7 +16,7 @@ use super::{
         Addresses, AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, UpstreamConfig, UpstreamFrom,
         duplicates, relative_path,
     },
-    value::{AMT_PORT, InterfaceName, MacAddress, NodeName, VlanTag, is_unicast},
+    value::{AMT_PORT, InterfaceName, MacAddress, NodeName, VlanTag, is_host},
 };
 
 /// The configuration of a VMR.
@@ -70,9 +70,9 @@ pub struct RouterConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TunnelConfig {
-    /// The addresses that take tunnels; empty: the first IPv4 address of each interface.
+    /// The addresses that take tunnels; empty: the first IPv4 and IPv6 address of each interface.
     #[serde(deserialize_with = "addresses")]
-    pub address: Vec<Ipv4Addr>,
+    pub address: Vec<IpAddr>,
     /// The UDP port that takes tunnels.
     pub port: u16,
     /// Most tunnels at a time.
@@ -117,9 +117,24 @@ pub struct DataplaneConfig {
     pub max_next_hops: u32,
     /// Most interfaces.
     pub max_interfaces: u32,
+    /// Most copies in a second that are made in fragments.
+    pub fragmented_copies_per_second: u32,
+    /// Most Packet Too Big messages in a second.
+    pub packet_too_big_per_second: u32,
 }
 
 impl DataplaneConfig {
+    /// Fragments of more copies than one core makes of whole ones.
+    const MOST_FRAGMENTED: u32 = 1_000_000;
+    /// Messages to more sources than a router serves; each source needs one now and then.
+    const MOST_TOO_BIG: u32 = 10_000;
+
+    /// How much is done for packets that are larger than a member's link takes.
+    #[must_use]
+    pub const fn oversize(&self) -> oversize::Limits {
+        oversize::Limits::per_second(self.fragmented_copies_per_second, self.packet_too_big_per_second)
+    }
+
     /// How much the data plane holds.
     #[must_use]
     pub const fn capacities(&self) -> Capacities {
@@ -149,6 +164,17 @@ impl DataplaneConfig {
                 ));
             }
         }
+        for (key, value, most) in [
+            ("fragmented_copies_per_second", self.fragmented_copies_per_second, Self::MOST_FRAGMENTED),
+            ("packet_too_big_per_second", self.packet_too_big_per_second, Self::MOST_TOO_BIG),
+        ] {
+            if value > most {
+                problems.push(Problem::error(
+                    format!("dataplane.{key}"),
+                    format!("{value} is not from 0 to {most}"),
+                ));
+            }
+        }
         problems.extend(relative_path("dataplane.pin_path", &self.pin_path));
         problems
     }
@@ -167,6 +193,8 @@ impl Default for DataplaneConfig {
             max_tunnels: tunnels,
             max_next_hops: next_hops,
             max_interfaces: interfaces,
+            fragmented_copies_per_second: oversize::Limits::COPIES,
+            packet_too_big_per_second: oversize::Limits::TOO_BIG,
         }
     }
 }
@@ -346,7 +374,7 @@ impl RouterConfig {
             &self.tunnel;
         let mut problems = Vec::new();
         for (index, address) in address.iter().enumerate() {
-            if !is_unicast(*address) {
+            if !is_host(*address) {
                 problems.push(
                     Problem::error(format!("tunnel.address[{index}]"), format!("{address} is no address of a host"))
                         .hint("tunnels end at one address of this host each; leave it out for those of the interfaces"),
@@ -475,6 +503,6 @@ fn no_upstream() -> UpstreamConfig {
     UpstreamConfig::new(UpstreamFrom::None)
 }
 
-fn addresses<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Ipv4Addr>, D::Error> {
+fn addresses<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
     Addresses::deserialize(deserializer).map(Vec::from)
 }

@@ -1,7 +1,7 @@
 //! Tables that more than one role has.
 
 use std::{
-    net::Ipv4Addr,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -307,15 +307,15 @@ pub(super) fn duplicates<T: PartialEq>(items: &[T]) -> impl Iterator<Item = usiz
 
 /// One address, or a list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged, expecting = "expected an IPv4 address in quotes, or a list of them")]
+#[serde(untagged, expecting = "expected an IP address in quotes, or a list of them")]
 pub(super) enum Addresses {
     /// One.
-    One(Ipv4Addr),
+    One(IpAddr),
     /// Several.
-    Several(Vec<Ipv4Addr>),
+    Several(Vec<IpAddr>),
 }
 
-impl From<Addresses> for Vec<Ipv4Addr> {
+impl From<Addresses> for Vec<IpAddr> {
     fn from(addresses: Addresses) -> Self {
         match addresses {
             Addresses::One(address) => vec![address],

@@ -102,10 +102,7 @@ impl UnicastInput {
                     .hint("let each stream come in at a port of its own"),
             );
         }
-        let IpAddr::V4(address) = endpoint.ip() else {
-            return problems;
-        };
-        let is_relay = tunnel.address.is_empty() || tunnel.address.contains(&address);
+        let is_relay = tunnel.address.is_empty() || tunnel.address.contains(&endpoint.ip());
         if endpoint.port() == tunnel.port && is_relay {
             problems.push(
                 problem("unicast", format!("tunnels of AMT are taken at port {}", tunnel.port))

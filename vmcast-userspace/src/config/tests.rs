@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use vmcast_common::rate::Rate;
+use vmcast_dataplane::oversize::Limits;
+
 use super::{
     AdminConfig, AgentConfig, Present, Problem, Report, RoleConfig, RouterConfig, Severity,
     sections::{Igmp, Upstream},
@@ -78,7 +81,7 @@ fn a_wrong_type_says_what_may_stand_there() {
     let said = router_refusal("[admin]\nurls = \"http://192.0.2.1:1\"\n");
     assert!(said.contains("expected a list"), "{said}");
     let said = router_refusal("[tunnel]\naddress = \"here\"\n");
-    assert!(said.contains("t.toml:5:11") && said.contains("expected an IPv4 address in quotes"), "{said}");
+    assert!(said.contains("t.toml:5:11") && said.contains("expected an IP address in quotes"), "{said}");
 }
 
 #[test]
@@ -149,6 +152,27 @@ fn limits_beyond_what_the_tables_hold_are_refused() {
             assert!(said.contains(&format!("{value} is not from 1 to {most}")), "{said}");
         }
     }
+}
+
+#[test]
+fn the_rates_of_oversize_packets_have_a_range_and_nothing_is_a_rate() {
+    for (key, most) in [("fragmented_copies_per_second", 1_000_000), ("packet_too_big_per_second", 10_000)] {
+        let said = router_refusal(&format!("[dataplane]\n{key} = {}\n", most + 1));
+        assert!(said.contains(&format!("{} is not from 0 to {most}", most + 1)), "{said}");
+        assert!(said.contains("t.toml:5:"), "{said}");
+    }
+    let rates = |text: &str| {
+        let parsed = parse::<RouterConfig>(&format!("{MINIMAL}[dataplane]\n{text}"));
+        parsed.expect("a configuration").0.dataplane.oversize()
+    };
+    assert_eq!(rates(""), Limits::default());
+    let rate = |per_second, burst| Rate { per_second, burst };
+    let text = "fragmented_copies_per_second = 500\npacket_too_big_per_second = 3\n";
+    assert_eq!(rates(text), Limits { copies: rate(500, 100), too_big: rate(3, 3) });
+    let none = rates("fragmented_copies_per_second = 0\npacket_too_big_per_second = 0\n");
+    assert_eq!([none.copies.admit(0, 1), none.too_big.admit(0, 1)], [None, None]);
+    let one = rates("fragmented_copies_per_second = 1\n").copies;
+    assert_eq!(one.admit(0, 1), Some(1_000_000_001));
 }
 
 #[test]

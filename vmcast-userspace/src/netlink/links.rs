@@ -1,6 +1,9 @@
 //! Interfaces of this network namespace.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use futures_util::TryStreamExt;
 use vmcast_common::{fib::IfIndex, hdr::eth::Mac};
@@ -42,12 +45,35 @@ pub struct Link {
     pub(crate) xdp: Vec<u32>,
     /// Its IPv4 addresses with their prefix lengths.
     pub(crate) addresses: Vec<(Ipv4Addr, u8)>,
+    /// Its IPv6 addresses with their prefix lengths, those that are in use.
+    pub(crate) addresses_v6: Vec<(Ipv6Addr, u8)>,
 }
 
 impl Link {
     /// Its first IPv4 address.
     pub(crate) fn address(&self) -> Option<Ipv4Addr> {
         self.addresses.first().map(|(address, _)| *address)
+    }
+
+    /// Its first IPv6 address that others than its neighbours can reach.
+    pub(crate) fn address_v6(&self) -> Option<Ipv6Addr> {
+        self.addresses_v6.iter().map(|(address, _)| *address).find(|address| !address.is_unicast_link_local())
+    }
+
+    /// All its addresses, of either version of IP, that others than its neighbours can reach.
+    pub(crate) fn reachable(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 =
+            self.addresses.iter().map(|(address, _)| *address).filter(|address| !address.is_link_local());
+        let v6 = self.addresses_v6.iter().map(|(address, _)| *address);
+        let v6 = v6.filter(|address| !address.is_unicast_link_local());
+        v4.map(IpAddr::V4).chain(v6.map(IpAddr::V6))
+    }
+
+    fn add(&mut self, address: IpAddr, prefix: u8) {
+        match address {
+            IpAddr::V4(address) => self.addresses.push((address, prefix)),
+            IpAddr::V6(address) => self.addresses_v6.push((address, prefix)),
+        }
     }
 }
 
@@ -84,7 +110,7 @@ impl Links {
             if let Some((ifindex, address, prefix)) = message::address(&answer)
                 && let Some(link) = links.get_mut(&ifindex)
             {
-                link.addresses.push((address, prefix));
+                link.add(address, prefix);
             }
         }
         Ok(links.into_values().collect())
@@ -107,7 +133,7 @@ impl Links {
         let mut answers = std::pin::pin!(self.handle.address().get().set_link_index_filter(index).execute());
         while let Some(answer) = answers.try_next().await.map_err(refused)? {
             if let Some((_, address, prefix)) = message::address(&answer) {
-                link.addresses.push((address, prefix));
+                link.add(address, prefix);
             }
         }
         Ok(link)

@@ -15,6 +15,7 @@ use vmcast_common::{
     },
     verdict::DropReason,
 };
+use vmcast_dataplane::EngineInfo;
 use vmcast_proto::Filter;
 
 use super::{run::Router, shown::SILENT, stated::Static, upstream::State};
@@ -71,8 +72,11 @@ fn status(router: &Router, now: Instant) -> api::Status {
 }
 
 fn engine(router: &Router) -> api::Engine {
-    let info = router.plane.engine();
-    api::Engine { label: info.engine.label().to_owned(), reason: info.reason }
+    shown_engine(router.plane.engine())
+}
+
+fn shown_engine(EngineInfo { engine, reason }: EngineInfo) -> api::Engine {
+    api::Engine { label: engine.label().to_owned(), reason }
 }
 
 fn upstream(router: &Router, now: Instant) -> Option<api::Upstream> {
@@ -136,10 +140,10 @@ fn priority(Priority { dscp, pcp, skb_priority, queue }: Priority) -> Option<api
 fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, now: Instant) -> api::Members {
     let wanted = router.core.mrib.groups().filter(|info| group.is_none_or(|group| group == info.group));
     let all = wanted.flat_map(|info| router.core.mrib.members_of(info.group));
+    let readings = router.shown.readings(router.plane.as_ref());
     let (members, next) = page.cut(all, |info| {
-        let joined = router.shown.joined(info.group, info.member);
-        let any = Stream { source: None, group: info.group };
-        let packets = packets_since(router, any, joined.map_or(0, |joined| joined.packets), &info.filter);
+        let joined = router.shown.joined(info.group, info.member, &info.filter, &readings);
+        let sent = joined.map(|joined| joined.sent).unwrap_or_default();
         api::Member {
             group: info.group,
             source: None,
@@ -152,23 +156,11 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
             filter: filter(&info.filter),
             configured: info.is_stated,
             age_ms: joined.map_or(0, |joined| millis(now.saturating_duration_since(joined.at))),
-            packets,
+            packets: sent.packets,
+            bytes: sent.bytes,
         }
     });
     api::Members { next, members }
-}
-
-/// Packets of a group that a member was sent: those of every stream it wants, less what (*,G) had
-/// counted when it joined.
-fn packets_since(router: &Router, any: Stream, before: u64, filter: &Filter) -> u64 {
-    let wanted = router
-        .core
-        .mrib
-        .streams(any.group)
-        .filter(|info| info.stream.source.is_none_or(|source| filter.wants(source)));
-    let total: u64 =
-        wanted.filter_map(|info| router.shown.streams.get(&info.stream)).map(|shown| shown.packets).sum();
-    total.saturating_sub(before)
 }
 
 fn filter(filter: &Filter) -> api::Filter {
@@ -323,6 +315,7 @@ fn interfaces(router: &Router) -> api::Interfaces {
         let present = router.interfaces.iter().find(|(_, attached)| attached.name == name);
         let state = present.and_then(|(ifindex, _)| router.core.interfaces.get(ifindex));
         let hook = state.and_then(|state| router.plane.hook(state.interface.device));
+        let egress = state.and_then(|state| router.plane.egress(state.interface.device));
         let querier = state.and_then(|state| {
             let querier = state.querier.as_ref()?;
             let own = present.and_then(|(_, attached)| attached.link.address());
@@ -345,11 +338,10 @@ fn interfaces(router: &Router) -> api::Interfaces {
             up: present.is_some_and(|(_, attached)| attached.link.up),
             mtu: present.map_or(0, |(_, attached)| attached.link.mtu),
             mac: present.and_then(|(_, attached)| attached.link.mac).map(mac::text),
-            addresses: present.map_or_else(Vec::new, |(_, attached)| {
-                attached.link.addresses.iter().map(|(address, _)| (*address).into()).collect()
-            }),
+            addresses: present.map_or_else(Vec::new, |(_, attached)| attached.link.reachable().collect()),
             attached: hook.map(|hook| hook.label().to_owned()),
             queues: place.and_then(|place| queues(router, place.device)),
+            egress: egress.map(shown_engine),
             accepts_sources: configured.accepts_sources,
             querier,
         }
@@ -440,6 +432,7 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     count("mrib", "new_source_not_needed", mrib.not_needed);
     count("plane", "fragmented_copies", router.shown.counters.fragmented);
     count("router", "refused_changes", router.refused_changes);
+    count("router", "packet_too_big_sent", router.too_big_sent);
     count("router", "unsent_datagrams", router.unsent);
     control
 }

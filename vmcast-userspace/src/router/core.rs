@@ -12,7 +12,7 @@ use vmcast_dataplane::{Punt, StreamStats};
 use vmcast_proto::{
     Filter, Machine as _,
     amt::relay::{self, Relay},
-    igmp::{self, Querier},
+    membership::{self, Querier},
     mrib::{self, Mrib},
 };
 
@@ -34,6 +34,8 @@ pub(super) enum Effect {
     SendIgmp { ifindex: IfIndex, destination: Ipv4Addr, message: Vec<u8> },
     /// Change the data plane.
     Fib(FibOp),
+    /// Count for a member what it wants from here on.
+    MembershipChanged { group: IpAddr, member: Output, old: Filter, new: Filter },
     /// Be a member as a host on an interface whose network has sources.
     HostMembership { ifindex: IfIndex, group: Ipv4Addr, filter: Filter },
     /// Look up the way to an address and keep it up to date.
@@ -222,8 +224,8 @@ impl Core {
         now: Instant,
         interface: Interface,
         addresses: &[(Ipv4Addr, u8)],
-        querier: Option<igmp::Config>,
-    ) -> Result<(), igmp::ConfigError> {
+        querier: Option<membership::Config>,
+    ) -> Result<(), membership::ConfigError> {
         let ifindex = interface.ifindex;
         let known = self.interfaces.get(&ifindex).map(|state| state.interface);
         if known != Some(interface) {
@@ -237,7 +239,7 @@ impl Core {
         state.interface = interface;
         let address = addresses.first().map_or(Ipv4Addr::UNSPECIFIED, |(address, _)| *address);
         match (&mut state.querier, querier) {
-            (Some(querier), Some(_)) => querier.handle_input(now, igmp::Input::SetAddress(address)),
+            (Some(querier), Some(_)) => querier.handle_input(now, membership::Input::SetAddress(address)),
             (slot @ None, Some(config)) => *slot = Some(Querier::new(now, config)?),
             (_, None) => {}
         }
@@ -368,7 +370,7 @@ impl Core {
     }
 
     /// An IGMP message came in on an interface.
-    pub(super) fn igmp_datagram(&mut self, now: Instant, ifindex: IfIndex, input: igmp::Input<'_>) {
+    pub(super) fn igmp_datagram(&mut self, now: Instant, ifindex: IfIndex, input: membership::Input<'_>) {
         if let Some(querier) = self.interfaces.get_mut(&ifindex).and_then(|state| state.querier.as_mut()) {
             querier.handle_input(now, input);
         }
@@ -572,16 +574,16 @@ impl Core {
             while let Some(output) = querier.poll_output() {
                 moved = true;
                 match output {
-                    igmp::Output::Transmit { destination, payload } => {
+                    membership::Output::Transmit { destination, payload } => {
                         let message = payload;
                         self.effects.push_back(Effect::SendIgmp { ifindex, destination, message });
                     }
-                    igmp::Output::Event(igmp::Event::Membership { group, filter }) => {
+                    membership::Output::Event(membership::Event::Membership { group, filter }) => {
                         let member = Output::Interface(ifindex);
                         let group = group.into();
                         self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter });
                     }
-                    igmp::Output::Event(igmp::Event::QuerierChanged { querier }) => {
+                    membership::Output::Event(membership::Event::QuerierChanged { querier }) => {
                         tracing::info!(?ifindex, ?querier, "querier elected");
                         state.other_querier = querier;
                     }
@@ -601,6 +603,9 @@ impl Core {
                     self.effects.extend([Some(op), priority].into_iter().flatten().map(Effect::Fib));
                 }
                 mrib::Output::Interest { group, filter } => self.ask_for(now, group, &filter),
+                mrib::Output::Event(mrib::Event::MembershipChanged { group, member, old, new }) => {
+                    self.effects.push_back(Effect::MembershipChanged { group, member, old, new });
+                }
                 mrib::Output::Event(mrib::Event::SourceLearnt { stream, .. }) => {
                     tracing::info!(%stream, "new source");
                 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -29,11 +29,11 @@ impl Drop for Reading {
 impl Reading {
     /// Our end.
     pub(super) fn local(&self) -> SocketAddr {
-        self.socket.local().into()
+        self.socket.local()
     }
 
     fn start(
-        local: SocketAddrV4,
+        local: SocketAddr,
         events: &mpsc::Sender<Event>,
         event: fn(local: SocketAddr, remote: SocketAddr, bytes: Vec<u8>) -> Event,
     ) -> io::Result<Self> {
@@ -53,7 +53,7 @@ async fn read(
         match socket.recv(&mut buffer).await {
             Ok(received) => {
                 let bytes = received.bytes.to_vec();
-                if events.send(event(received.local.into(), received.remote.into(), bytes)).await.is_err() {
+                if events.send(event(received.local, received.remote, bytes)).await.is_err() {
                     return;
                 }
             }
@@ -84,7 +84,7 @@ impl Relays {
     }
 
     /// Takes tunnels at these addresses and no others.
-    pub(super) fn follow(&mut self, addresses: &[Ipv4Addr], events: &mpsc::Sender<Event>) -> Moves {
+    pub(super) fn follow(&mut self, addresses: &[IpAddr], events: &mpsc::Sender<Event>) -> Moves {
         let mut moves = Moves::default();
         self.sockets.retain(|endpoint, _| {
             let stays = addresses.iter().any(|address| endpoint.ip() == *address);
@@ -94,17 +94,17 @@ impl Relays {
             stays
         });
         for address in addresses {
-            let local = SocketAddrV4::new(*address, self.port);
-            if self.sockets.contains_key(&local.into()) {
+            let local = SocketAddr::new(*address, self.port);
+            if self.sockets.contains_key(&local) {
                 continue;
             }
             let event = |local, remote, bytes| Event::Relay { local, remote, bytes };
             match Reading::start(local, events, event) {
                 Ok(socket) => {
-                    self.sockets.insert(local.into(), socket);
-                    moves.added.push(local.into());
+                    self.sockets.insert(local, socket);
+                    moves.added.push(local);
                 }
-                Err(error) => moves.refused.push((local.into(), error)),
+                Err(error) => moves.refused.push((local, error)),
             }
         }
         moves
@@ -123,10 +123,7 @@ impl Relays {
 
 /// Sends a datagram; what is lost here is repeated by its protocol.
 pub(super) fn send(reading: &Reading, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) -> bool {
-    let (IpAddr::V4(local), SocketAddr::V4(remote)) = (local.ip(), remote) else {
-        return false;
-    };
-    match reading.socket.send(local, remote, bytes) {
+    match reading.socket.send(local.ip(), remote, bytes) {
         Ok(()) => true,
         Err(error) => {
             tracing::debug!(%remote, %error, "datagram not sent");
@@ -139,27 +136,19 @@ pub(super) fn send(reading: &Reading, local: SocketAddr, remote: SocketAddr, byt
 ///
 /// # Errors
 /// If the address is not ours or the port is taken.
-pub(super) fn open_gateway(local: SocketAddrV4, events: &mpsc::Sender<Event>) -> anyhow::Result<Reading> {
+pub(super) fn open_gateway(local: SocketAddr, events: &mpsc::Sender<Event>) -> anyhow::Result<Reading> {
     let event = |_, remote, bytes| Event::Gateway { remote, bytes };
     Reading::start(local, events, event).with_context(|| format!("a socket on {local}"))
 }
 
-/// The address that the kernel takes to reach `remote`, if a route leads there; nothing is sent.
-pub(super) fn source_towards(remote: SocketAddr) -> Option<Ipv4Addr> {
-    let probe = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    probe.connect(remote).ok()?;
-    match probe.local_addr().ok()? {
-        SocketAddr::V4(local) => Some(*local.ip()),
-        SocketAddr::V6(_) => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+
     use super::*;
 
-    const FIRST: Ipv4Addr = Ipv4Addr::new(127, 44, 0, 1);
-    const SECOND: Ipv4Addr = Ipv4Addr::new(127, 44, 0, 2);
+    const FIRST: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 44, 0, 1));
+    const SECOND: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 44, 0, 2));
 
     /// A port that is free on an address at the moment.
     fn free_port() -> u16 {

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 use futures_util::FutureExt as _;
 use tokio::{sync::mpsc, task::AbortHandle};
 use vmcast_common::fib::{IfIndex, Interface};
-use vmcast_proto::igmp;
+use vmcast_proto::membership;
 
 use crate::{
     config::{Igmp, InterfaceEngine, RouterConfig, RouterInterface},
@@ -53,7 +53,7 @@ pub(super) struct Wanted {
     pub(super) is_kernels: bool,
     pub(super) interface: Interface,
     pub(super) addresses: Vec<(Ipv4Addr, u8)>,
-    pub(super) querier: Option<igmp::Config>,
+    pub(super) querier: Option<membership::Config>,
 }
 
 /// The configured interfaces that exist.
@@ -162,16 +162,16 @@ pub(super) fn point_to_point(wanted: &[Wanted]) -> Vec<Interface> {
     wanted.iter().map(|wanted| wanted.interface).filter(|interface| interface.peer.is_some()).collect()
 }
 
-fn querier_config(igmp: &Igmp, address: Option<Ipv4Addr>, mtu: u16) -> igmp::Config {
-    igmp::Config {
+fn querier_config(igmp: &Igmp, address: Option<Ipv4Addr>, mtu: u16) -> membership::Config {
+    membership::Config {
         address: address.unwrap_or(Ipv4Addr::UNSPECIFIED),
-        version: if igmp.version == 2 { igmp::Version::V2 } else { igmp::Version::V3 },
+        version: if igmp.version == 2 { membership::Version::V2 } else { membership::Version::V3 },
         robustness_variable: igmp.robustness_variable,
         query_interval: igmp.query_interval,
         query_response_interval: igmp.query_response_interval,
         last_member_query_interval: igmp.last_member_query_interval,
         mtu: mtu.max(576),
-        ..igmp::Config::default()
+        ..membership::Config::default()
     }
 }
 

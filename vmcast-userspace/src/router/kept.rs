@@ -12,7 +12,7 @@ use std::{
 
 use vmcast_common::fib::{EcnMode, Members, NextHop, NextHopId, Output};
 use vmcast_dataplane::Fib;
-use vmcast_proto::{Filter, igmp};
+use vmcast_proto::{Filter, membership};
 use vmcast_wire::igmp as wire;
 
 use super::{core::Core, stated::is_static};
@@ -59,7 +59,7 @@ pub(super) fn inherit(core: &mut Core, now: Instant, kept: &Fib, endpoints: &[So
     for (output, groups) in memberships {
         if let Output::Interface(ifindex) = output {
             let message = report(&groups).emit();
-            let input = igmp::Input::Datagram {
+            let input = membership::Input::Datagram {
                 source: Ipv4Addr::UNSPECIFIED,
                 destination: wire::ALL_IGMPV3_ROUTERS,
                 ttl: 1,
@@ -278,7 +278,8 @@ mod tests {
                 | Effect::Watch(_)
                 | Effect::Unwatch(_)
                 | Effect::UpstreamUp(_)
-                | Effect::UpstreamDown { .. } => None,
+                | Effect::UpstreamDown { .. }
+                | Effect::MembershipChanged { .. } => None,
             })
             .collect()
     }

@@ -108,6 +108,7 @@ impl Host {
             ifindex: number(name),
             mtu: on.mtu.saturating_sub(session_len),
             addresses: Vec::new(),
+            addresses_v6: Vec::new(),
             ..on.clone()
         });
         let bridged = self.is_bridged(&own, device);

@@ -104,8 +104,8 @@ fn software(config: &DataplaneConfig, reason: String) -> anyhow::Result<Opened> 
     if removed {
         tracing::info!(pin_path = %config.pin_path.display(), "the kernel programs of an earlier router are removed");
     }
-    let plane =
-        software::Plane::new(config.capacities().into(), reason).context("starting the software plane")?;
+    let limits = software::Limits { oversize: config.oversize(), ..config.capacities().into() };
+    let plane = software::Plane::new(limits, reason).context("starting the software plane")?;
     Ok(Opened { plane: Box::new(plane), kept: None, next: None })
 }
 
@@ -121,8 +121,16 @@ fn kernel(
     };
     let pin_path = Some(config.pin_path.clone());
     let statistics = if config.statistics { kernel::Statistics::On } else { kernel::Statistics::Off };
-    let capacities = config.capacities();
-    let options = kernel::Options { rule, chunk: None, reason, on_exit, pin_path, statistics, capacities };
+    let options = kernel::Options {
+        rule,
+        chunk: None,
+        reason,
+        on_exit,
+        pin_path,
+        statistics,
+        capacities: config.capacities(),
+        oversize: config.oversize(),
+    };
     let mut plane = KernelPlane::open(&options)?;
     let kept = plane.take_kept();
     if let Some(log) = plane.take_log() {

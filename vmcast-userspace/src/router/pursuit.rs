@@ -4,7 +4,7 @@
 //! the way there is looked at again: soon after a failure, now and then while all is well.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -51,7 +51,7 @@ pub(super) struct Named {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Present {
     /// Our address towards it.
-    pub(super) local: Ipv4Addr,
+    pub(super) local: IpAddr,
     /// The upstream as it was named.
     pub(super) named: SocketAddr,
     /// Whether it was found not to serve.
@@ -66,7 +66,7 @@ pub(super) enum Step {
     /// Nothing: the upstream in use is this one.
     Keep(Named),
     /// Use this upstream from this address of ours.
-    Turn(Named, Ipv4Addr),
+    Turn(Named, IpAddr),
     /// No route leads to any that was named; what is in use stays, and the routes are looked at again.
     NoRoute,
     /// There is none.
@@ -111,7 +111,7 @@ impl Pursuit {
         &mut self,
         now: Instant,
         present: Option<Present>,
-        source: impl Fn(SocketAddr) -> Option<Ipv4Addr>,
+        source: impl Fn(SocketAddr) -> Option<IpAddr>,
     ) -> Step {
         self.due = None;
         let Some(named) = &self.named else {
@@ -155,10 +155,12 @@ fn first_choice(named: &[Named], present: Option<Present>) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
-    const HERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-    const THERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
     fn named(last: u8) -> Named {
         Named { endpoint: SocketAddr::from(([203, 0, 113, last], 2268)), name: Some(format!("vmr {last}")) }

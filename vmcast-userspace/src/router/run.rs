@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use tokio::{
 };
 use vmcast_common::fib::{FibOp, IfIndex, Interface};
 use vmcast_dataplane::{Dataplane, Engine, Fib, PacketTooBig};
-use vmcast_proto::{amt::relay, host_state, igmp, mrib, registry};
+use vmcast_proto::{amt::relay, host_state, membership, mrib, registry};
 use vmcast_wire::ipv4;
 
 use super::{
@@ -30,6 +30,7 @@ use super::{
     seed,
     shown::Shown,
     stated::Stated,
+    tally::Amount,
     unicast::UnicastInputs,
     upstream::State,
 };
@@ -42,7 +43,7 @@ use crate::{
     netlink::{Links, NextHopEvent, NextHops},
     resolver::Resolver,
     signals::Termination,
-    sockets::{Icmpv6Sender, Listeners, Readable},
+    sockets::{Icmpv6Sender, Listeners, Readable, source_towards},
     telemetry::RateLimit,
 };
 
@@ -88,6 +89,8 @@ pub(super) struct Router {
     backlog: Backlog,
     /// Datagrams that the kernel did not send.
     pub(super) unsent: u64,
+    /// Packet Too Big messages that were sent to sources.
+    pub(super) too_big_sent: u64,
     /// IGMP datagrams that are no IPv4 or no IGMP.
     pub(super) bad_igmp_datagrams: u64,
     /// Opened with the first message.
@@ -163,7 +166,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     tracing::info!(engine = engine.engine.label(), reason = engine.reason, "data plane ready");
 
     let mut shown = Shown::default();
-    first.iter().for_each(|op| shown.note(now, op));
+    first.iter().for_each(|op| shown.note(now, op, Amount::default(), plane.as_ref(), &core.mrib));
     let attachment = attach(&config, &endpoints, seed)?;
     let mut router = Router {
         config,
@@ -177,6 +180,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         refused_changes: 0,
         backlog: Backlog::new(),
         unsent: 0,
+        too_big_sent: 0,
         bad_igmp_datagrams: 0,
         icmpv6: None,
         relays,
@@ -216,6 +220,8 @@ impl Beginning {
                 Effect::Fib(op) => self.first.push(op),
                 Effect::Watch(address) => next_hops.watch(address),
                 Effect::Unwatch(address) => next_hops.unwatch(address),
+                // Nothing has been counted yet.
+                Effect::MembershipChanged { .. } => {}
                 other @ (Effect::SendRelay { .. }
                 | Effect::SendGateway { .. }
                 | Effect::SendIgmp { .. }
@@ -277,15 +283,13 @@ fn inherit(
         upstream = ?inheritance.upstream,
         "taking over what an earlier process left forwarding"
     );
-    let (SocketAddr::V4(local), remote) = inheritance.upstream? else {
-        return None;
-    };
+    let (local, remote) = inheritance.upstream?;
     if from == UpstreamFrom::None {
         return None;
     }
     match endpoints::open_gateway(local, events) {
         Ok(gateway) => {
-            core.inherit_upstream(now, local.into(), remote);
+            core.inherit_upstream(now, local, remote);
             Some(gateway)
         }
         Err(error) => {
@@ -296,15 +300,19 @@ fn inherit(
 }
 
 /// Our addresses that take tunnels.
-fn relay_addresses(config: &RouterConfig, wanted: &[Wanted]) -> Vec<Ipv4Addr> {
+fn relay_addresses(config: &RouterConfig, wanted: &[Wanted]) -> Vec<IpAddr> {
     if !config.tunnel.address.is_empty() {
         return config.tunnel.address.clone();
     }
-    wanted.iter().filter_map(|wanted| wanted.link.address()).collect()
+    let first_of_each = |wanted: &Wanted| {
+        let Wanted { link, .. } = wanted;
+        [link.address().map(IpAddr::V4), link.address_v6().map(IpAddr::V6)]
+    };
+    wanted.iter().flat_map(first_of_each).flatten().collect()
 }
 
 /// The first endpoints; that none can be had at a given address is for the operator to mend.
-fn bind_relays(addresses: &[Ipv4Addr], port: u16, events: &mpsc::Sender<Event>) -> anyhow::Result<Relays> {
+fn bind_relays(addresses: &[IpAddr], port: u16, events: &mpsc::Sender<Event>) -> anyhow::Result<Relays> {
     let mut relays = Relays::new(port);
     match relays.follow(addresses, events).refused.pop() {
         None => Ok(relays),
@@ -314,11 +322,15 @@ fn bind_relays(addresses: &[Ipv4Addr], port: u16, events: &mpsc::Sender<Event>) 
     }
 }
 
-fn settings(config: &RouterConfig, addresses: &[Ipv4Addr], seed: [u8; 16]) -> Settings {
+fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Settings {
     let igmp = config.igmp.over(crate::config::Igmp::default());
+    let first_v4 = addresses.iter().find_map(|address| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    });
     let relay = relay::Config {
         secret_age: Duration::from_millis(clock::unix_millis()),
-        query_source: addresses.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED),
+        query_source: first_v4.unwrap_or(Ipv4Addr::UNSPECIFIED),
         query_interval: igmp.query_interval,
         query_response_interval: igmp.query_response_interval,
         robustness: igmp.robustness_variable,
@@ -447,9 +459,12 @@ impl Router {
                     sent
                 }),
             };
-            if let Err(error) = sent {
-                tracing::debug!(%destination, %error, "a source is not told that its packets are too large");
-                self.unsent += 1;
+            match sent {
+                Ok(()) => self.too_big_sent += 1,
+                Err(error) => {
+                    tracing::debug!(%destination, %error, "a source is not told that its packets are too large");
+                    self.unsent += 1;
+                }
             }
         }
     }
@@ -473,7 +488,7 @@ impl Router {
             Event::Gateway { remote, bytes } => self.core.gateway_datagram(now, remote, &bytes),
             Event::Igmp { ifindex, datagram } => match ipv4::decapsulate(&datagram) {
                 Ok(datagram) => {
-                    let input = igmp::Input::Datagram {
+                    let input = membership::Input::Datagram {
                         source: datagram.source,
                         destination: datagram.destination,
                         ttl: datagram.ttl,
@@ -519,14 +534,11 @@ impl Router {
     /// Sees to it that the upstream is one of those that were named, from the address that leads there.
     fn pursue(&mut self) {
         let now = clock::now();
-        let present = self.core.upstream.as_ref().and_then(|upstream| match upstream.local {
-            SocketAddr::V4(local) => {
-                let down = upstream.state == State::Down;
-                Some(Present { local: *local.ip(), named: upstream.named, down })
-            }
-            SocketAddr::V6(_) => None,
+        let present = self.core.upstream.as_ref().map(|upstream| {
+            let down = upstream.state == State::Down;
+            Present { local: upstream.local.ip(), named: upstream.named, down }
         });
-        match self.pursuit.look(now, present, endpoints::source_towards) {
+        match self.pursuit.look(now, present, source_towards) {
             Step::Wait => {}
             Step::Keep(Named { name, .. }) => self.upstream_name = name,
             Step::Leave => self.leave_upstream(),
@@ -540,9 +552,9 @@ impl Router {
     }
 
     /// Turns to another upstream, or to another address of ours, with a socket of its own.
-    fn use_upstream(&mut self, upstream: Named, local: Ipv4Addr) {
+    fn use_upstream(&mut self, upstream: Named, local: IpAddr) {
         let Named { endpoint, name } = upstream;
-        let gateway = match endpoints::open_gateway(SocketAddrV4::new(local, 0), &self.events) {
+        let gateway = match endpoints::open_gateway(SocketAddr::new(local, 0), &self.events) {
             Ok(gateway) => gateway,
             Err(error) => {
                 tracing::warn!(upstream = %endpoint, "the upstream cannot be used: {error:#}");
@@ -596,7 +608,7 @@ impl Router {
     }
 
     /// Takes tunnels where our addresses are now.
-    fn follow_addresses(&mut self, addresses: &[Ipv4Addr]) {
+    fn follow_addresses(&mut self, addresses: &[IpAddr]) {
         let moves = self.relays.follow(addresses, &self.events);
         for (local, error) in &moves.refused {
             tracing::warn!(%local, %error, "tunnels cannot be taken here");
@@ -707,6 +719,10 @@ impl Router {
                 self.unsent += u64::from(!sent);
             }
             Effect::Fib(op) => self.change_plane(&op),
+            Effect::MembershipChanged { group, member, old, new } => {
+                let plane = self.plane.as_ref();
+                self.shown.note_membership(clock::now(), group, member, (&old, &new), plane);
+            }
             Effect::HostMembership { ifindex, group, filter } => {
                 let host = self.interfaces.get_mut(&ifindex).and_then(|attached| attached.host.as_mut());
                 if let Some(Err(error)) = host.map(|host| host.set(group, &filter))
@@ -723,9 +739,13 @@ impl Router {
     }
 
     fn change_plane(&mut self, op: &FibOp) {
+        let last_count = Shown::last_count(self.plane.as_ref(), op);
         match self.plane.apply(std::slice::from_ref(op)) {
-            Ok(()) => self.shown.note(clock::now(), op),
+            Ok(()) => {
+                self.shown.note(clock::now(), op, last_count, self.plane.as_ref(), &self.core.mrib);
+            }
             Err(error) => {
+                self.shown.note_refused(op);
                 self.refused_changes += 1;
                 self.backlog.refused(clock::now());
                 if let Some(held_back) = self.warnings.admit(clock::now()) {

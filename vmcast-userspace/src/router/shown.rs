@@ -1,7 +1,8 @@
 //! What the operator is shown of streams and members and the machines need not know: rates, ages,
-//! counters at the time of a join.
+//! what each member was sent.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     net::IpAddr,
     time::{Duration, Instant},
@@ -12,8 +13,9 @@ use vmcast_common::{
     verdict::DropReason,
 };
 use vmcast_dataplane::{Counters, Dataplane};
+use vmcast_proto::{Filter, mrib::Mrib};
 
-use super::joins::{Joined, Joins};
+use super::tally::{Amount, Joined, Readings, Tally};
 
 /// A stream without packets for this long is shown as silent.
 pub(super) const SILENT: Duration = Duration::from_secs(10);
@@ -30,13 +32,13 @@ pub(super) struct ShownStream {
     pub(super) last: Option<Instant>,
 }
 
-/// Readings and joins.
+/// Readings, and what members were sent.
 #[derive(Debug, Default)]
 pub(super) struct Shown {
     read_at: Option<Instant>,
     pub(super) streams: HashMap<Stream, ShownStream>,
     pub(super) counters: Counters,
-    joins: Joins,
+    tally: Tally,
 }
 
 impl Shown {
@@ -69,15 +71,34 @@ impl Shown {
         self.read_at = Some(now);
     }
 
-    /// Notes joins and leaves as the data plane is told of them.
-    pub(super) fn note(&mut self, now: Instant, op: &FibOp) {
+    /// What a stream has counted, if an operation is to end it; for [`Shown::note`].
+    pub(super) fn last_count(plane: &dyn Dataplane, op: &FibOp) -> Amount {
+        if let FibOp::RemoveStream(stream) = op { read(plane, *stream) } else { Amount::default() }
+    }
+
+    /// Notes what the data plane has been told. `last_count` is of [`Shown::last_count`], read before it was.
+    pub(super) fn note(
+        &mut self,
+        now: Instant,
+        op: &FibOp,
+        last_count: Amount,
+        plane: &dyn Dataplane,
+        mrib: &Mrib,
+    ) {
+        let readings = Read::new(&self.streams, plane);
         match *op {
-            FibOp::AddMember(stream, output) => {
-                let packets = self.streams.get(&stream).map_or(0, |shown| shown.packets);
-                self.joins.insert(stream.group, output, Joined { at: now, packets });
+            FibOp::SetStream(stream, rpf, _) => {
+                let filter_of = |member| mrib.filter_of(stream.group, member);
+                self.tally.set_stream(stream, rpf, filter_of, &readings);
             }
-            FibOp::RemoveMember(stream, output) => {
-                self.joins.remove(stream.group, output);
+            FibOp::RemoveStream(stream) => {
+                let filter_of = |member| mrib.filter_of(stream.group, member);
+                self.tally.remove_stream(stream, last_count, filter_of);
+            }
+            // Members whose joins were refused at first, or are taken over.
+            FibOp::AddMember(stream, member) => {
+                let filter = mrib.filter_of(stream.group, member);
+                self.tally.join(now, stream.group, member, &filter, &readings);
             }
             FibOp::SetInterface(_)
             | FibOp::RemoveInterface(_)
@@ -91,14 +112,78 @@ impl Shown {
             | FibOp::RemoveTunnel(_)
             | FibOp::SetConversion(..)
             | FibOp::RemoveConversion(_)
-            | FibOp::SetStream(..)
-            | FibOp::SetPriority(..)
-            | FibOp::RemoveStream(_) => {}
+            | FibOp::RemoveMember(..)
+            | FibOp::SetPriority(..) => {}
         }
     }
 
-    /// When a member joined a group.
-    pub(super) fn joined(&self, group: IpAddr, output: Output) -> Option<Joined> {
-        self.joins.get(group, output)
+    /// Notes that the data plane refuses an operation: who is refused is sent nothing.
+    pub(super) fn note_refused(&mut self, op: &FibOp) {
+        if let FibOp::AddMember(stream, member) = *op {
+            self.tally.leave(stream.group, member);
+        }
     }
+
+    /// Notes what a member wants from now on; before the data plane hears of it.
+    pub(super) fn note_membership(
+        &mut self,
+        now: Instant,
+        group: IpAddr,
+        member: Output,
+        (old, new): (&Filter, &Filter),
+        plane: &dyn Dataplane,
+    ) {
+        let readings = Read::new(&self.streams, plane);
+        match (old.is_none(), new.is_none()) {
+            (_, true) => self.tally.leave(group, member),
+            (true, false) => self.tally.join(now, group, member, new, &readings),
+            (false, false) => self.tally.change(group, member, (old, new), &readings),
+        }
+    }
+
+    /// When a member joined a group, and what it was sent since.
+    pub(super) fn joined(
+        &self,
+        group: IpAddr,
+        member: Output,
+        filter: &Filter,
+        readings: &Read<'_>,
+    ) -> Option<Joined> {
+        self.tally.joined(group, member, filter, readings)
+    }
+
+    /// The counters of streams; those of each are read once.
+    pub(super) fn readings<'a>(&'a self, plane: &'a dyn Dataplane) -> Read<'a> {
+        Read::new(&self.streams, plane)
+    }
+}
+
+/// What streams count, at one moment.
+pub(super) struct Read<'a> {
+    streams: &'a HashMap<Stream, ShownStream>,
+    plane: &'a dyn Dataplane,
+    read: RefCell<HashMap<Stream, Amount>>,
+}
+
+impl<'a> Read<'a> {
+    fn new(streams: &'a HashMap<Stream, ShownStream>, plane: &'a dyn Dataplane) -> Self {
+        Self { streams, plane, read: RefCell::default() }
+    }
+}
+
+impl Readings for Read<'_> {
+    fn now(&self, stream: Stream) -> Amount {
+        *self.read.borrow_mut().entry(stream).or_insert_with(|| read(self.plane, stream))
+    }
+
+    fn last(&self, stream: Stream) -> Amount {
+        let shown = self.streams.get(&stream).copied().unwrap_or_default();
+        Amount { packets: shown.packets, bytes: shown.bytes }
+    }
+}
+
+/// What a stream counts now; nothing if it is not in force, or cannot be read, which the next regular reading says.
+fn read(plane: &dyn Dataplane, stream: Stream) -> Amount {
+    let counters = plane.stream_counters(stream).ok().flatten().unwrap_or_default();
+    Amount { packets: counters.packets, bytes: counters.bytes }
 }

@@ -1,7 +1,7 @@
 //! What is stated, through the machines of a VMR.
 
 use vmcast_common::fib::{FibOp, Link, Members, Rpf};
-use vmcast_proto::{amt::relay, igmp, mrib};
+use vmcast_proto::{amt::relay, membership, mrib};
 use vmcast_wire::igmp as wire;
 
 use super::*;
@@ -75,7 +75,7 @@ impl Bed {
 
     fn appear(&mut self, name: &str, ifindex: IfIndex) {
         self.core.stated.add_interface(name, ifindex);
-        let querier = (ifindex == WEST).then(igmp::Config::default);
+        let querier = (ifindex == WEST).then(membership::Config::default);
         let addresses = [([192, 0, 2, 65].into(), 26)];
         self.core.set_interface(self.now, interface(ifindex), &addresses, querier).unwrap();
     }
@@ -105,7 +105,7 @@ impl Bed {
     fn report(&mut self, record_type: wire::RecordType) {
         let record = wire::Record { record_type, group: [239, 1, 2, 3].into(), sources: vec![] };
         let payload = wire::Message::ReportV3 { records: vec![record] }.emit();
-        let input = igmp::Input::Datagram {
+        let input = membership::Input::Datagram {
             source: [192, 0, 2, 66].into(),
             destination: wire::ALL_IGMPV3_ROUTERS,
             ttl: 1,

@@ -16,7 +16,7 @@ use vmcast_dataplane::{Punt, StreamStats};
 use vmcast_proto::{
     Filter, Machine as _,
     amt::{gateway, relay},
-    igmp, mrib,
+    membership, mrib,
 };
 use vmcast_wire::igmp as wire;
 
@@ -328,7 +328,7 @@ fn another_upstream_is_told_all_that_is_wanted_and_the_old_one_is_left() {
 fn hosts_on_a_querier_interface_become_native_members_and_leave_with_it() {
     let mut bed = Bed::new(0);
     let addresses = [(Ipv4Addr::new(192, 0, 2, 65), 26)];
-    let querier = igmp::Config { address: addresses[0].0, ..igmp::Config::default() };
+    let querier = membership::Config { address: addresses[0].0, ..membership::Config::default() };
     bed.core.set_interface(bed.now, lan(false), &addresses, Some(querier)).expect("a good configuration");
     bed.settle();
     let seen = bed.take();
@@ -342,7 +342,7 @@ fn hosts_on_a_querier_interface_become_native_members_and_leave_with_it() {
         sources: Vec::new(),
     };
     let report = wire::Message::ReportV3 { records: vec![record] }.emit();
-    let input = igmp::Input::Datagram {
+    let input = membership::Input::Datagram {
         source: Ipv4Addr::new(192, 0, 2, 66),
         destination: wire::ALL_IGMPV3_ROUTERS,
         ttl: 1,
@@ -413,7 +413,7 @@ fn garbage_on_every_input_changes_nothing() {
             bed.core.relay_datagram(bed.now, OURS, member(9), &bytes);
             bed.core.gateway_datagram(bed.now, UPSTREAM, &bytes);
             bytes.reverse();
-            let input = igmp::Input::Datagram {
+            let input = membership::Input::Datagram {
                 source: Ipv4Addr::new(192, 0, 2, 66),
                 destination: Ipv4Addr::new(224, 0, 0, 22),
                 ttl: 1,

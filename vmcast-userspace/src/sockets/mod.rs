@@ -7,6 +7,7 @@ mod icmpv6;
 mod igmp;
 mod listeners;
 mod readable;
+mod route;
 mod sys;
 mod udp;
 
@@ -19,6 +20,7 @@ pub(crate) use icmpv6::Icmpv6Sender;
 pub(crate) use igmp::{IgmpSocket, RECEIVE_LEN};
 pub(crate) use listeners::Listeners;
 pub(crate) use readable::Readable;
+pub(crate) use route::source_towards;
 pub(crate) use udp::{Buffer, Received, UdpEndpoint};
 
 /// Asks for a large receive buffer, beyond the system's limit where that is allowed.

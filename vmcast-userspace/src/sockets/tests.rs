@@ -1,10 +1,11 @@
 //! Against the kernel, in network namespaces.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::time::timeout;
 use vmcast_proto::Filter;
 use vmcast_wire::ipv4;
@@ -58,25 +59,50 @@ fn a_datagram_names_the_address_it_came_to_and_is_answered_from_there() {
     }
     let (near, far) = pair();
     near.ip("address add 10.1.0.9/24 dev near0");
+    near.ip("address add 2001:db8:1::1/64 dev near0 nodad");
+    near.ip("address add 2001:db8:1::9/64 dev near0 nodad");
+    far.ip("address add 2001:db8:1::2/64 dev far0 nodad");
+    for (any, peer, addresses) in [
+        ("0.0.0.0", "10.1.0.2", ["10.1.0.9", "10.1.0.1"]),
+        ("::", "2001:db8:1::2", ["2001:db8:1::9", "2001:db8:1::1"]),
+    ] {
+        answers_from_where_it_was_asked(&near, &far, [any, peer], addresses);
+    }
+}
+
+fn answers_from_where_it_was_asked(near: &NetNs, far: &NetNs, [any, peer]: [&str; 2], addresses: [&str; 2]) {
+    let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
     far.block_on(async || {
-        let peer = UdpEndpoint::bind(SocketAddrV4::new(v4("10.1.0.2"), 0)).expect("the peer");
-        let endpoint = near.run(|| UdpEndpoint::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 2268)));
+        let peer = UdpEndpoint::bind(SocketAddr::new(ip(peer), 0)).expect("the peer");
+        let endpoint = near.run(|| UdpEndpoint::bind(SocketAddr::new(ip(any), 2268)));
         let endpoint = endpoint.expect("the endpoint");
         let mut buffer = Buffer::new();
-        for address in ["10.1.0.9", "10.1.0.1"] {
-            let to = SocketAddrV4::new(v4(address), 2268);
-            peer.send(Ipv4Addr::UNSPECIFIED, to, b"question").expect("sent");
+        for address in addresses {
+            let to = SocketAddr::new(ip(address), 2268);
+            peer.send(ip(any), to, b"question").expect("sent");
             let got =
                 timeout(PATIENCE, endpoint.recv(&mut buffer)).await.expect("in time").expect("received");
             assert_eq!((got.remote, got.ttl, got.bytes), (peer.local(), Some(64), &b"question"[..]));
+            assert_eq!(got.tos, 0);
             let local = got.local;
             assert_eq!(local, to);
-            endpoint.send(*local.ip(), peer.local(), b"answer").expect("sent");
+            endpoint.send(local.ip(), peer.local(), b"answer").expect("sent");
             let mut room = Buffer::new();
             let got = timeout(PATIENCE, peer.recv(&mut room)).await.expect("in time").expect("received");
             assert_eq!((got.remote, got.bytes), (to, &b"answer"[..]));
         }
         assert_eq!(peer.try_recv(&mut buffer).expect("nothing more"), None);
+
+        // What the outer header says of congestion is told (RFC 6040 §4.2).
+        let marking = std::net::UdpSocket::bind(SocketAddr::new(peer.local().ip(), 0)).expect("a socket");
+        if marking.local_addr().expect("its address").is_ipv4() {
+            setsockopt(&marking, sockopt::Ipv4Tos, &0xbb).expect("a type of service");
+        } else {
+            setsockopt(&marking, sockopt::Ipv6TClass, &0xbb).expect("a traffic class");
+        }
+        marking.send_to(b"marked", SocketAddr::new(ip(addresses[0]), 2268)).expect("sent");
+        let got = timeout(PATIENCE, endpoint.recv(&mut buffer)).await.expect("in time").expect("received");
+        assert_eq!((got.tos, got.ttl, got.bytes), (0xbb, Some(64), &b"marked"[..]));
     });
 }
 

@@ -2,14 +2,14 @@
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::AsRawFd,
 };
 
 use nix::{
     cmsg_space,
     sys::socket::{
-        ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt, sockopt,
+        ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
     },
 };
 use socket2::{Domain, Protocol, Socket, Type};
@@ -21,6 +21,8 @@ use super::{enlarge_receive_buffer, sys};
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// The longest datagram, in bytes.
 const MAX_DATAGRAM: usize = u16::MAX as usize;
+/// Lets IPv6 datagrams without a checksum in (`linux/udp.h`).
+const UDP_NO_CHECK6_RX: libc::c_int = 102;
 
 /// Room for one received datagram, to be used again and again.
 pub(crate) struct Buffer {
@@ -31,7 +33,7 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// Room for the longest datagram.
     pub(crate) fn new() -> Self {
-        let control = cmsg_space!(libc::in_pktinfo, libc::c_int, u8);
+        let control = cmsg_space!(libc::in6_pktinfo, libc::c_int, libc::c_int);
         Self { bytes: vec![0; MAX_DATAGRAM].into_boxed_slice(), control }
     }
 }
@@ -40,10 +42,10 @@ impl Buffer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Received<'a> {
     /// Who sent it.
-    pub(crate) remote: SocketAddrV4,
+    pub(crate) remote: SocketAddr,
     /// To which of our addresses, and port, it came.
-    pub(crate) local: SocketAddrV4,
-    /// Its time to live, if the kernel told.
+    pub(crate) local: SocketAddr,
+    /// Its time to live or hop limit, if the kernel told.
     pub(crate) ttl: Option<u8>,
     /// Its type of service.
     pub(crate) tos: u8,
@@ -51,32 +53,43 @@ pub(crate) struct Received<'a> {
     pub(crate) bytes: &'a [u8],
 }
 
-/// A UDP socket over IPv4.
+/// A UDP socket over IPv4 or IPv6, never both.
 #[derive(Debug)]
 pub(crate) struct UdpEndpoint {
     socket: AsyncFd<Socket>,
-    local: SocketAddrV4,
+    local: SocketAddr,
 }
 
 impl UdpEndpoint {
-    /// Binds to an address, or to all with `0.0.0.0`, and a port, or a free one with 0.
+    /// Binds to an address, or to all of its family with `0.0.0.0` or `::`, and a port, or a free one with 0.
+    ///
+    /// IPv6 datagrams are taken without a checksum, too: a relay's data has none (RFC 7450 §5.2.3.3, RFC 6935
+    /// §5). Whoever reads has to check addresses and length, as RFC 6936 §4 asks for.
     ///
     /// # Errors
     /// If the address is not ours or the port is taken.
-    pub(crate) fn bind(local: SocketAddrV4) -> io::Result<Self> {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    pub(crate) fn bind(local: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
-        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
-        setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
-        setsockopt(&socket, sockopt::IpRecvTos, &true)?;
+        if local.is_ipv4() {
+            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+            setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
+            setsockopt(&socket, sockopt::IpRecvTos, &true)?;
+        } else {
+            socket.set_only_v6(true)?;
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+            setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
+            setsockopt(&socket, sockopt::Ipv6RecvTClass, &true)?;
+            sys::set_option(&socket, libc::SOL_UDP, UDP_NO_CHECK6_RX, &libc::c_int::from(true))?;
+        }
         enlarge_receive_buffer(&socket, RECEIVE_BUFFER);
         socket.bind(&local.into())?;
-        let local = socket.local_addr()?.as_socket_ipv4().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let local = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
         Ok(Self { socket: sys::register(socket)?, local })
     }
 
     /// The address and port it is bound to.
-    pub(crate) fn local(&self) -> SocketAddrV4 {
+    pub(crate) fn local(&self) -> SocketAddr {
         self.local
     }
 
@@ -102,29 +115,43 @@ impl UdpEndpoint {
         }
     }
 
-    /// Sends a datagram from one of our addresses; `0.0.0.0` leaves the choice to the kernel. A full
+    /// Sends a datagram from one of our addresses; an unspecified one leaves the choice to the kernel. A full
     /// queue is an error, not a wait: what is sent here is repeated by its protocol.
     ///
     /// # Errors
-    /// If the kernel does not take the datagram.
-    pub(crate) fn send(&self, local: Ipv4Addr, remote: SocketAddrV4, bytes: &[u8]) -> io::Result<()> {
-        let info = libc::in_pktinfo {
-            ipi_ifindex: 0,
-            ipi_spec_dst: libc::in_addr { s_addr: u32::from(local).to_be() },
-            ipi_addr: libc::in_addr { s_addr: 0 },
-        };
-        let to = SockaddrIn::from(remote);
+    /// If the kernel does not take the datagram, or the addresses are not of the socket's family.
+    pub(crate) fn send(&self, local: IpAddr, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        match local {
+            IpAddr::V4(local) => {
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: libc::in_addr { s_addr: u32::from(local).to_be() },
+                    ipi_addr: libc::in_addr { s_addr: 0 },
+                };
+                self.send_from(&ControlMessage::Ipv4PacketInfo(&info), remote, bytes)
+            }
+            IpAddr::V6(local) => {
+                let info = libc::in6_pktinfo {
+                    ipi6_addr: libc::in6_addr { s6_addr: local.octets() },
+                    ipi6_ifindex: 0,
+                };
+                self.send_from(&ControlMessage::Ipv6PacketInfo(&info), remote, bytes)
+            }
+        }
+    }
+
+    fn send_from(&self, local: &ControlMessage<'_>, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        let to = SockaddrStorage::from(remote);
         let fd = self.socket.as_raw_fd();
-        let control = [ControlMessage::Ipv4PacketInfo(&info)];
-        sendmsg(fd, &[IoSlice::new(bytes)], &control, MsgFlags::MSG_DONTWAIT, Some(&to))?;
+        sendmsg(fd, &[IoSlice::new(bytes)], &[*local], MsgFlags::MSG_DONTWAIT, Some(&to))?;
         Ok(())
     }
 }
 
 /// A received datagram without its bytes, which the buffer still lends out.
 struct Parts {
-    remote: SocketAddrV4,
-    local: SocketAddrV4,
+    remote: SocketAddr,
+    local: SocketAddr,
     ttl: Option<u8>,
     tos: u8,
     len: usize,
@@ -137,23 +164,38 @@ impl Parts {
     }
 }
 
-fn receive(socket: &Socket, bound: SocketAddrV4, buffer: &mut Buffer) -> io::Result<Parts> {
+fn receive(socket: &Socket, bound: SocketAddr, buffer: &mut Buffer) -> io::Result<Parts> {
     let mut parts = [IoSliceMut::new(&mut buffer.bytes)];
     let flags = MsgFlags::MSG_DONTWAIT;
-    let message = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut parts, Some(&mut buffer.control), flags)?;
-    let remote = message.address.map(SocketAddrV4::from).ok_or(io::ErrorKind::InvalidData)?;
+    let message =
+        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut buffer.control), flags)?;
+    let remote = message.address.as_ref().and_then(socket_addr).ok_or(io::ErrorKind::InvalidData)?;
     let mut local = bound;
     let mut ttl = None;
     let mut tos = 0;
     for control in message.cmsgs()? {
         match control {
             ControlMessageOwned::Ipv4PacketInfo(info) => {
-                local.set_ip(Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr)));
+                local.set_ip(Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr)).into());
             }
-            ControlMessageOwned::Ipv4Ttl(value) => ttl = u8::try_from(value).ok(),
+            ControlMessageOwned::Ipv6PacketInfo(info) => {
+                local.set_ip(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+            }
+            ControlMessageOwned::Ipv4Ttl(value) | ControlMessageOwned::Ipv6HopLimit(value) => {
+                ttl = u8::try_from(value).ok();
+            }
             ControlMessageOwned::Ipv4Tos(value) => tos = value,
+            ControlMessageOwned::Ipv6TClass(value) => tos = u8::try_from(value).unwrap_or(0),
             _ => {}
         }
     }
     Ok(Parts { remote, local, ttl, tos, len: message.bytes })
+}
+
+fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
+    v4.or_else(|| {
+        let v6 = address.as_sockaddr_in6()?;
+        Some(SocketAddrV6::new(v6.ip(), v6.port(), 0, v6.scope_id()).into())
+    })
 }

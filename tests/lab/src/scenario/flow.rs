@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn passed(n: u64, to: Ipv4Addr) -> Passed {
-        Passed { at: millis(n + 1), carriage: Carriage::Amt, outgoing: false, to, fingerprint: n }
+        Passed { at: millis(n + 1), carriage: Carriage::Amt, outgoing: false, to: to.into(), fingerprint: n }
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod witness;
 
 use std::{
     hash::{DefaultHasher, Hasher as _},
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     time::Duration,
 };
 
@@ -38,6 +38,12 @@ impl GroupPort {
     #[must_use]
     pub fn socket_addr(self) -> SocketAddrV4 {
         SocketAddrV4::new(self.group, self.port)
+    }
+}
+
+impl From<GroupPort> for SocketAddr {
+    fn from(stream: GroupPort) -> Self {
+        stream.socket_addr().into()
     }
 }
 

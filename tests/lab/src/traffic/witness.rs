@@ -1,9 +1,13 @@
 //! Counts one group's packets on a wire, native and inside AMT, whatever the programs at its ends say.
 
-use std::{net::Ipv4Addr, sync::Mutex, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Mutex,
+    time::Duration,
+};
 
 use super::{
-    Counts, GroupPort, fingerprint,
+    Counts, fingerprint,
     packet_socket::Direction,
     watch::{Frame, Watch},
 };
@@ -25,48 +29,79 @@ const AMT_DATA_HEADER: usize = 2;
 const UDP: u8 = 17;
 const UDP_HEADER: usize = 8;
 
+/// The header of an IP packet of either version, as far as a witness looks: no IPv6 extension headers.
+struct Ip<'a> {
+    /// The whole packet's length, as the header says.
+    length: usize,
+    protocol: u8,
+    destination: IpAddr,
+    payload: &'a [u8],
+}
+
+impl<'a> Ip<'a> {
+    fn parse(packet: &'a [u8]) -> Option<Self> {
+        let number =
+            |at: usize| Some(usize::from(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?])));
+        match packet.first()? >> 4 {
+            4 => Some(Self {
+                length: number(2)?,
+                protocol: *packet.get(9)?,
+                destination: Ipv4Addr::from(*packet.get(16..)?.first_chunk::<4>()?).into(),
+                payload: packet.get(usize::from(packet[0] & 0x0f) * 4..)?,
+            }),
+            6 => Some(Self {
+                length: number(4)? + 40,
+                protocol: *packet.get(6)?,
+                destination: Ipv6Addr::from(*packet.get(24..)?.first_chunk::<16>()?).into(),
+                payload: packet.get(40..)?,
+            }),
+            _ => None,
+        }
+    }
+
+    /// The packet inside, if this is AMT data.
+    fn amt_data(&self) -> Option<&'a [u8]> {
+        let ports = [self.payload.get(..2)?, self.payload.get(2..4)?];
+        let amt = self.payload.get(UDP_HEADER..)?;
+        let is_amt = self.protocol == UDP && ports.contains(&&AMT_PORT.to_be_bytes()[..]);
+        (is_amt && amt.first()? & 0x0f == AMT_DATA).then(|| amt.get(AMT_DATA_HEADER..)).flatten()
+    }
+}
+
+/// The IP packet of a frame.
+fn ip(frame: &[u8]) -> Option<Ip<'_>> {
+    matches!(frame.get(12..ETHERNET)?, [0x08, 0x00] | [0x86, 0xdd])
+        .then(|| Ip::parse(&frame[ETHERNET..]))
+        .flatten()
+}
+
 /// How a frame carries the group, if it does, and its length at layer 3.
 #[must_use]
-pub fn classify(frame: &[u8], group: Ipv4Addr) -> Option<(Carriage, usize)> {
-    if frame.get(12..ETHERNET)? != [0x08, 0x00] {
-        return None;
+pub fn classify(frame: &[u8], group: impl Into<IpAddr>) -> Option<(Carriage, usize)> {
+    let (outer, group) = (ip(frame)?, group.into());
+    if outer.destination == group {
+        return Some((Carriage::Native, outer.length));
     }
-    let ip = &frame[ETHERNET..];
-    let length = usize::from(u16::from_be_bytes([*ip.get(2)?, *ip.get(3)?]));
-    if ip.get(16..20)? == group.octets() {
-        return Some((Carriage::Native, length));
-    }
-    if ip[9] != UDP {
-        return None;
-    }
-    let udp = ip.get(usize::from(ip[0] & 0x0f) * 4..)?;
-    let ports =
-        [u16::from_be_bytes([*udp.first()?, *udp.get(1)?]), u16::from_be_bytes([*udp.get(2)?, *udp.get(3)?])];
-    let amt = udp.get(8..)?;
-    let is_data = ports.contains(&AMT_PORT) && amt.first()? & 0x0f == AMT_DATA;
-    // Two bytes of AMT, then the inner packet, whose destination is at 16.
-    (is_data && amt.get(18..22)? == group.octets()).then_some((Carriage::Amt, length))
+    let inner = Ip::parse(outer.amt_data()?)?;
+    (inner.destination == group).then_some((Carriage::Amt, outer.length))
 }
 
 /// The stream's payload in a frame that carries it so: of the inner packet, if it is in AMT.
 #[must_use]
 pub(super) fn stream_payload(frame: &[u8], carriage: Carriage, port: u16) -> Option<&[u8]> {
-    let packet = frame.get(ETHERNET..)?;
     match carriage {
-        Carriage::Native => udp_payload(packet, port),
-        Carriage::Amt => {
-            let outer = usize::from(packet.first()? & 0x0f) * 4;
-            udp_payload(packet.get(outer + UDP_HEADER + AMT_DATA_HEADER..)?, port)
-        }
+        Carriage::Native => udp_payload(frame.get(ETHERNET..)?, port),
+        Carriage::Amt => udp_payload(ip(frame)?.amt_data()?, port),
     }
 }
 
-/// The payload of an IPv4 packet that carries UDP to the port.
+/// The payload of an IP packet that carries UDP to the port.
 fn udp_payload(packet: &[u8], port: u16) -> Option<&[u8]> {
-    let udp = packet.get(usize::from(packet.first()? & 0x0f) * 4..)?;
+    let ip = Ip::parse(packet)?;
+    let udp = ip.payload;
     let length = usize::from(u16::from_be_bytes([*udp.get(4)?, *udp.get(5)?]));
-    let is_ours = packet.get(9) == Some(&17) && udp.get(2..4)? == port.to_be_bytes();
-    is_ours.then(|| udp.get(8..length)).flatten()
+    let is_ours = ip.protocol == UDP && udp.get(2..4)? == port.to_be_bytes();
+    is_ours.then(|| udp.get(UDP_HEADER..length)).flatten()
 }
 
 /// A packet of the stream that passed a witness.
@@ -79,7 +114,7 @@ pub struct Passed {
     /// Whether it left the node, or else came in.
     pub outgoing: bool,
     /// Its destination at the outside: the group, or the far end of the tunnel.
-    pub to: Ipv4Addr,
+    pub to: IpAddr,
     /// Identity of its payload.
     pub fingerprint: u64,
 }
@@ -109,9 +144,10 @@ impl Witness {
     pub fn start(
         namespace: &Namespace,
         interface: &str,
-        stream: GroupPort,
+        stream: impl Into<SocketAddr>,
         clock: Clock,
     ) -> Result<Self, LabError> {
+        let stream = stream.into();
         let note = move |seen: &Mutex<Seen>, frame: Frame<'_>| note(seen, frame, stream);
         Ok(Self { watch: Watch::start(namespace, interface, clock, note)? })
     }
@@ -165,9 +201,9 @@ impl Witness {
     }
 }
 
-fn note(seen: &Mutex<Seen>, frame: Frame<'_>, stream: GroupPort) {
+fn note(seen: &Mutex<Seen>, frame: Frame<'_>, stream: SocketAddr) {
     let Frame { at, direction, bytes: frame } = frame;
-    let Some((carriage, bytes)) = classify(frame, stream.group) else { return };
+    let Some((carriage, bytes)) = classify(frame, stream.ip()) else { return };
     let mut seen = seen.lock().expect("only this thread could have panicked");
     match carriage {
         Carriage::Native => seen.native[direction as usize].add(bytes),
@@ -178,22 +214,17 @@ fn note(seen: &Mutex<Seen>, frame: Frame<'_>, stream: GroupPort) {
         seen.last_stray = Some(at);
     }
     if let Some(passed) = &mut seen.passed
-        && let Some(payload) = stream_payload(frame, carriage, stream.port)
+        && let Some(payload) = stream_payload(frame, carriage, stream.port())
+        && let Some(to) = ip(frame).map(|ip| ip.destination)
     {
         passed.push(Passed {
             at,
             carriage,
             outgoing: direction == Direction::Out,
-            to: destination(frame),
+            to,
             fingerprint: fingerprint(payload),
         });
     }
-}
-
-/// The destination of a frame that [`classify`] took.
-fn destination(frame: &[u8]) -> Ipv4Addr {
-    let octets = frame[ETHERNET + 16..].first_chunk::<4>().expect("the whole IP header was looked at");
-    Ipv4Addr::from(*octets)
 }
 
 #[cfg(test)]
@@ -241,6 +272,43 @@ mod tests {
         assert_eq!(classify(&frame(&ip(host, UDP, &udp(AMT_PORT, 40000, &query))), GROUP), None);
     }
 
+    fn ip6(destination: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0x60, 0, 0, 0];
+        packet.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+        packet.extend([UDP, 64]);
+        packet.extend(Ipv6Addr::LOCALHOST.octets());
+        packet.extend(destination.octets());
+        packet.extend(payload);
+        packet
+    }
+
+    #[test]
+    fn either_version_is_seen_inside_either() {
+        let group6: Ipv6Addr = "ff3e::1234".parse().unwrap();
+        let mut datagram = udp(9, 5004, b"payload");
+        datagram[4..6].copy_from_slice(&15_u16.to_be_bytes());
+        let inner6 = ip6(group6, &datagram);
+        let frame6 = |packet: &[u8]| [&[0; 12], &[0x86, 0xdd][..], packet].concat();
+        let native = frame6(&inner6);
+        assert_eq!(classify(&native, group6), Some((Carriage::Native, 55)));
+        assert_eq!(stream_payload(&native, Carriage::Native, 5004), Some(&b"payload"[..]));
+        let host6: Ipv6Addr = "2001:db8::1".parse().unwrap();
+        let data = |inner: &[u8]| udp(AMT_PORT, 40000, &[&[AMT_DATA, 0][..], inner].concat());
+        for tunnelled in [
+            frame6(&ip6(host6, &data(&inner6))),
+            frame(&ip(Ipv4Addr::new(10, 5, 0, 11), UDP, &data(&inner6))),
+        ] {
+            assert_eq!(classify(&tunnelled, group6).map(|(carriage, _)| carriage), Some(Carriage::Amt));
+            assert_eq!(classify(&tunnelled, GROUP), None);
+            assert_eq!(stream_payload(&tunnelled, Carriage::Amt, 5004), Some(&b"payload"[..]));
+        }
+        let four_in_six = frame6(&ip6(host6, &data(&ip(GROUP, UDP, &datagram))));
+        assert_eq!(classify(&four_in_six, GROUP), Some((Carriage::Amt, 85)));
+        for length in 0..four_in_six.len() {
+            assert_eq!(stream_payload(&four_in_six[..length], Carriage::Amt, 5004), None, "{length}");
+        }
+    }
+
     #[test]
     fn frames_cut_anywhere_are_no_packets_of_the_group_and_no_panic() {
         let inner = ip(GROUP, UDP, &udp(9, 5004, b""));
@@ -265,7 +333,7 @@ mod tests {
         for length in 0..tunnelled.len() {
             assert_eq!(stream_payload(&tunnelled[..length], Carriage::Amt, 5004), None, "{length}");
         }
-        assert_eq!(destination(&tunnelled), Ipv4Addr::new(10, 5, 0, 11));
+        assert_eq!(super::ip(&tunnelled).unwrap().destination, Ipv4Addr::new(10, 5, 0, 11));
     }
 
     #[test]

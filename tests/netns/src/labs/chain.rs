@@ -9,7 +9,7 @@
 //!                        10.99.0.1             +-------+ acc2         +---------+
 //! ```
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use libtest_mimic::Failed;
 use vmcast_lab::{
@@ -71,7 +71,12 @@ impl Chain {
 
     /// Starts the upper VMR and waits for it.
     pub(super) fn start_upper(&self, bed: &Bed) -> Result<Role, Failed> {
-        let tunnel = format!("[tunnel]\naddress = \"{UPSTREAM}\"\n");
+        self.start_upper_at(bed, UPSTREAM)
+    }
+
+    /// The same where it takes tunnels at another address.
+    pub(super) fn start_upper_at(&self, bed: &Bed, address: impl Into<IpAddr>) -> Result<Role, Failed> {
+        let tunnel = format!("[tunnel]\naddress = \"{}\"\n", address.into());
         let interfaces = [("src0", true), ("core0", false)];
         let mut role = start(&bed.launcher, bed, &self.upper, 0, &tunnel, &interfaces)?;
         wait_ready([&mut role], bed.clock)?;

@@ -10,24 +10,24 @@
 //!                        +-----+ acc2         +-----------+
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::{Value, json};
 use vmcast_lab::{
     Namespace,
-    roles::{Role, wait_ready},
+    roles::{Engine, Role, wait_ready},
     traffic::GroupPort,
 };
 
 use super::{
-    bed::{Bed, Outcome, ensure, trial},
+    bed::{Bed, Outcome, ensure, trial, trials_by_engines},
     stream::{Listener, Sender, number, payload},
 };
 use crate::wire::Wire;
 
 pub(super) fn trials() -> Vec<Trial> {
-    vec![
+    let mut trials = vec![
         trial("streams are converted between unicast and multicast in every direction, engine xdp", xdp),
         trial("streams are converted between unicast and multicast in every direction, engine tc", tc),
         trial(
@@ -36,8 +36,19 @@ pub(super) fn trials() -> Vec<Trial> {
         ),
         trial("IPv6 streams are converted between unicast and multicast", ipv6),
         trial("a unicast input follows its address, and another stream loses nothing meanwhile", follows),
-        trial("converted streams go on whole while one router takes over from another", taken_over),
-    ]
+        trial("converted streams go on whole while one router takes over from another", taken_over_at_xdp),
+        trial(
+            "converted streams go on whole while one router takes over from another at TC",
+            taken_over_at_tc,
+        ),
+    ];
+    let engines = [Engine::Xdp, Engine::Tc, Engine::Software];
+    trials.extend(trials_by_engines(
+        engines,
+        "an IPv6 stream by multicast goes on to a host and to another group",
+        ipv6_from_multicast,
+    ));
+    trials
 }
 
 const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
@@ -233,6 +244,46 @@ fn ipv6(bed: &mut Bed) -> Outcome {
     Ok(())
 }
 
+// proves C2 for IPv6, from multicast
+fn ipv6_from_multicast(bed: &mut Bed, engine: Engine) -> Outcome {
+    let net = Net::build(bed)?;
+    let forwards = "[[forward]]\ngroup = \"ff3e::8000:9\"\nfrom = \"src0\"\n\
+        to = [\"acc1\", { convert_to = \"[fd05::2]:7001\" }, \
+        { convert_to = \"[ff3e::8000:10]:5006\", interface = \"acc1\", source = \"[fd05::1]:5000\" }]\n";
+    let _router = net.router(bed, &format!("engine = \"{}\"\n", engine.label()), forwards, 3)?;
+    let client = net.client.enter(|| Wire::open("eth0"))??;
+    let bystander = net.bystander.enter(|| Wire::open("eth0"))??;
+    let group = |text: &str| -> Result<SocketAddrV6, Failed> { Ok(text.parse()?) };
+    let (source, router): (Ipv6Addr, Ipv6Addr) = ("fd01::2".parse()?, "fd05::1".parse()?);
+    let listeners = [
+        (Listener::join_v6(&net.client, group("[ff3e::8000:9]:5004")?, "eth0")?, source),
+        (Listener::host(&net.client, socket("[fd05::2]:7001"))?, source),
+        (Listener::join_v6(&net.client, group("[ff3e::8000:10]:5006")?, "eth0")?, router),
+    ];
+    // Nobody sends to these, or nobody behind this interface shall get it.
+    let idle = [
+        Listener::join_v6(&net.client, group("[ff3e::8000:10]:5004")?, "eth0")?,
+        Listener::join_v6(&net.bystander, group("[ff3e::8000:9]:5004")?, "eth0")?,
+        Listener::join_v6(&net.bystander, group("[ff3e::8000:10]:5006")?, "eth0")?,
+    ];
+    let sender = Sender::start_v6(&net.source, source, group("[ff3e::8000:9]:5004")?, "eth0")?;
+    sender.more(bed, SOME)?;
+    let sent = sender.stop()?;
+    for (listener, from) in listeners {
+        listener.until_last(bed, sent - 1)?;
+        is_all(listener, sent, from.into())?;
+    }
+    let on_the_wire = packets(&client.drain());
+    ensure!(on_the_wire == 3 * sent, "{on_the_wire} copies of {sent} packets came to the client's network");
+    let strays = packets(&bystander.drain());
+    ensure!(strays == 0, "{strays} packets came to the bystander's network");
+    for listener in idle {
+        let heard = listener.leave();
+        ensure!(heard.packets.is_empty() && heard.damaged == 0, "a member of another group got {heard:?}");
+    }
+    Ok(())
+}
+
 fn follows(bed: &mut Bed) -> Outcome {
     let net = Net::build(bed)?;
     let forwards = "[[forward]]\ngroup = \"239.192.9.1\"\nfrom = { unicast = \"10.1.0.9:5004\" }\nto = [\"acc1\"]\n\
@@ -262,10 +313,18 @@ fn follows(bed: &mut Bed) -> Outcome {
     is_all(other, sent, SOURCE.into())
 }
 
-fn taken_over(bed: &mut Bed) -> Outcome {
+fn taken_over_at_xdp(bed: &mut Bed) -> Outcome {
+    taken_over(bed, Engine::Xdp)
+}
+
+fn taken_over_at_tc(bed: &mut Bed) -> Outcome {
+    taken_over(bed, Engine::Tc)
+}
+
+fn taken_over(bed: &mut Bed, engine: Engine) -> Outcome {
     let net = Net::build(bed)?;
-    let keep = "engine = \"xdp\"\non_exit = \"keep\"\n";
-    let mut first = net.router(bed, keep, DIRECTIONS, 4)?;
+    let keep = format!("engine = \"{}\"\non_exit = \"keep\"\n", engine.label());
+    let mut first = net.router(bed, &keep, DIRECTIONS, 4)?;
     let bystander = net.bystander.enter(|| Wire::open("eth0"))??;
     let listeners = [
         Listener::join(&net.client, group(1, 5004), None)?,
@@ -286,7 +345,7 @@ fn taken_over(bed: &mut Bed) -> Outcome {
     }
     // The next one states one of them no more.
     let (fewer, _) = DIRECTIONS.split_at(DIRECTIONS.rfind("[[forward]]").ok_or("there is a last table")?);
-    let router = net.router(bed, keep, fewer, 3)?;
+    let router = net.router(bed, &keep, fewer, 3)?;
     for listener in &listeners {
         listener.more(bed, SOME)?;
     }

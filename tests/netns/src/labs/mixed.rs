@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
+use serde_json::json;
 use vmcast_lab::{
     Namespace,
     netns::Offload,
@@ -276,9 +277,17 @@ fn told(bed: &mut Bed) -> Outcome {
     let router = router_by_itself(bed, &small, "mv0", &["lan0", "acc2"], &["mv0", "lan0"])?;
     let interfaces = router.ask(&["interface", "list"]).unwrap_or_default();
     let shown = interfaces["interfaces"].as_array().map(Vec::as_slice).unwrap_or_default();
-    for (name, attached) in [("mv0", "tc"), ("lan0", "tc"), ("acc2", "xdp")] {
-        let is_so = shown.iter().any(|shown| shown["name"] == name && shown["attached"] == attached);
-        ensure!(is_so, "{name} is not shown as {attached}: {interfaces}");
+    let (takes, takes_none) = ("it takes frames redirected at XDP", "it takes no frames redirected at XDP");
+    for (name, attached, label, reason) in [
+        ("mv0", "tc", "tc-clone", takes_none),
+        ("lan0", "tc", "tc-clone", takes_none),
+        ("acc2", "xdp", "xdp-broadcast", takes),
+    ] {
+        let one = shown.iter().find(|shown| shown["name"] == name).ok_or_else(|| interfaces.to_string())?;
+        let egress = json!({ "label": label, "reason": reason });
+        ensure!(one["attached"] == attached && one["egress"] == egress, "{name} is shown as {one}");
     }
+    let table = bed.table(&router, &["interface", "list"])?;
+    ensure!(table.contains(&format!("{takes_none}  lan0, mv0")), "{table}");
     Ok(())
 }

@@ -10,6 +10,7 @@ mod config_errors;
 mod convert;
 mod doctor;
 mod duplicate;
+mod engine_change;
 mod follow;
 mod full;
 mod interfaces;
@@ -18,6 +19,7 @@ mod many_groups;
 mod mixed;
 mod names;
 mod native;
+mod over_ipv6;
 mod oversize;
 mod priority;
 mod restart;
@@ -27,6 +29,7 @@ mod small;
 mod sources;
 mod stated;
 mod stream;
+mod too_big;
 mod ttl;
 mod untouched;
 
@@ -53,13 +56,16 @@ pub(crate) fn trials() -> Vec<Trial> {
         mixed::trials(),
         full::trials(),
         names::trials(),
+        over_ipv6::trials(),
         oversize::trials(),
         priority::trials(),
+        too_big::trials(),
         shaken::trials(),
         shared::trials(),
         stated::trials(),
         convert::trials(),
         doctor::trials(),
+        engine_change::trials(),
     ]
     .into_iter()
     .flatten()

@@ -2,20 +2,30 @@
 
 use libtest_mimic::Trial;
 use serde_json::Value;
-use vmcast_lab::traffic::{Carriage, Witness};
+use vmcast_lab::{
+    roles::Engine,
+    traffic::{Carriage, Witness},
+};
 
 use super::{
-    bed::{Bed, Outcome, ensure, trial},
+    bed::{Bed, Outcome, ensure, trial, trials_by_engines},
     small::{Router, SOURCE, SOURCE2, STREAM, Small},
-    stream::{Listener, Sender},
+    stream::{Listener, Sender, payload},
 };
 
 pub(super) fn trials() -> Vec<Trial> {
-    vec![
+    let mut trials = vec![
         trial("an ordinary host joins and leaves by IGMP version 2", version_2),
         trial("an ordinary host joins and leaves by IGMP version 3", version_3),
         trial("an ordinary host joins one source and only that source crosses its link", one_source),
-    ]
+    ];
+    let engines = [Engine::Xdp, Engine::Tc, Engine::Software];
+    trials.extend(trials_by_engines(
+        engines,
+        "each member is shown what it was sent since it joined",
+        counted_by_member,
+    ));
+    trials
 }
 
 const SOME: u64 = 150;
@@ -97,5 +107,41 @@ fn one_source(bed: &mut Bed) -> Outcome {
     Sender::start(&small.source, SOURCE, STREAM)?.more(bed, SOME)?;
     ensure!(gone.stray().packets == 0, "the source went on after the leave: {:?}", gone.stray());
     ensure!(bystander.stray().packets == 0, "the other link was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+/// What a member list shows of who is behind an interface: packets and bytes.
+fn shown(answer: &Value, name: &str) -> Option<(u64, u64)> {
+    let member = answer["members"].as_array()?.iter().find(|member| member["output"]["name"] == name)?;
+    Some((member["packets"].as_u64()?, member["bytes"].as_u64()?))
+}
+
+// proves that members are counted by the stream's counter and where it stood when each joined
+fn counted_by_member(bed: &mut Bed, engine: Engine) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    let router = small.router(bed, Router { querier: true, engine, ..Router::default() })?;
+    let bystander = small.forbid(bed, 3)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let early = Listener::join(small.client(1), STREAM, None)?;
+    early.more(bed, SOME)?;
+    let late = Listener::join(small.client(2), STREAM, None)?;
+    late.more(bed, SOME)?;
+    let last = sender.stop()? - 1;
+    let answer = router.ask(&["member", "list"]).unwrap_or_default();
+    let table = bed.table(&router, &["member", "list"])?;
+    for (listener, name) in [(early, "acc1"), (late, "acc2")] {
+        listener.until_last(bed, last)?;
+        let heard = listener.heard();
+        heard.is_whole()?;
+        let heard = heard.packets.len() as u64;
+        let (packets, bytes) = shown(&answer, name).ok_or_else(|| format!("{name} is not in {answer}"))?;
+        // A packet may come between the counter's reading and the join.
+        ensure!((heard..=heard + 1).contains(&packets), "{name} got {heard} packets, and {answer} is shown");
+        // An IPv4 header without options and a UDP header.
+        let length = payload(0).len() as u64 + 28;
+        ensure!(bytes == packets * length, "{packets} packets of {length} bytes are shown as {answer}");
+        ensure!(table.contains(&format!(" {packets} ")), "{packets} is not in\n{table}");
+    }
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())
 }

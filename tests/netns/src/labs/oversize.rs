@@ -10,8 +10,16 @@ use super::{
 };
 
 pub(super) fn trials() -> Vec<Trial> {
-    trials_by_engine("a member behind a narrow link gets the stream in fragments, another one whole", narrow)
-        .into()
+    let mut trials = Vec::new();
+    trials.extend(trials_by_engine(
+        "a member behind a narrow link gets the stream in fragments, another one whole",
+        narrow,
+    ));
+    trials.extend(trials_by_engine(
+        "a member behind a narrow link gets no more fragments than the configuration allows",
+        limited,
+    ));
+    trials
 }
 
 const SOME: u64 = 150;
@@ -56,5 +64,31 @@ fn narrow(bed: &mut Bed, engine: Engine) -> Outcome {
         stats["drops"]["oversize"] == sent
     })?;
     ensure!(listeners[0].count() == narrow, "fragments came that were forbidden");
+    Ok(())
+}
+
+// proves that the rate of copies in fragments is the configuration's, and that only such copies are held to it
+fn limited(bed: &mut Bed, engine: Engine) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    small.vmr.ip("link set acc1 mtu 1000")?;
+    // The sockets of Linux forbid fragments otherwise.
+    small.source.sysctl(&[("ipv4/ip_no_pmtu_disc", "1")])?;
+    let dataplane = "fragmented_copies_per_second = 0\n";
+    let router = small.router(bed, Router { engine, dataplane, ..Router::default() })?;
+    let _agents = small.agents(bed, [1, 2])?;
+    let [narrow, wide] = [1, 2].map(|number| Listener::join(small.client(number), STREAM, None));
+    let (narrow, wide) = (narrow?, wide?);
+    bed.until_answer("both are members", &router, &["status"], |status| status["members"] == 2)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    wide.more(bed, SOME)?;
+    let sent = sender.stop()?;
+    wide.until_last(bed, sent - 1)?;
+    wide.heard().is_whole()?;
+    ensure!(wide.count() == sent, "{} of {sent} packets came to the other member", wide.count());
+    let stats = bed.until_answer("copies beyond the rate are counted", &router, &["stats"], |stats| {
+        stats["drops"]["oversize_limited"] == sent
+    })?;
+    ensure!(stats["control"]["plane"]["fragmented_copies"] == 0, "{stats}");
+    ensure!(narrow.count() == 0, "{} packets came in fragments", narrow.count());
     Ok(())
 }

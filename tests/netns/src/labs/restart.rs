@@ -22,6 +22,7 @@ pub(super) fn trials() -> Vec<Trial> {
             "the next router goes on by the ways it took over while it does not find its own, and loses no packet",
             unresolved,
         ),
+        trial("a router in software removes the devices that a killed one has left", swept_by_software),
         trial("programs kept at TC are taken over there, and the operator is told so", at_tc),
     ]
 }
@@ -90,6 +91,25 @@ fn removed(bed: &mut Bed) -> Outcome {
     ensure!(!has_relays(&small.vmr)?, "devices are left behind, of this router or of one that was killed");
     ensure!(pins(bed, &small)?.is_empty(), "pins are left: {:?}", pins(bed, &small)?);
     ensure!(!router.socket.exists(), "the control socket is left behind");
+    Ok(())
+}
+
+// proves that relay devices go with the next start whatever its engine is
+fn swept_by_software(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 1)?;
+    let mut router = small.router(bed, Router { engine: Engine::Xdp, ..Router::default() })?;
+    router.process.kill()?;
+    bed.until("the programs of the killed router are gone", || Ok(!has_programs(&small.vmr)?))?;
+    ensure!(has_relays(&small.vmr)?, "a killed router has left no devices, so there is nothing to remove");
+
+    let router = small.router(bed, Router { engine: Engine::Software, ..Router::default() })?;
+    ensure!(!has_relays(&small.vmr)?, "devices are left behind:\n{}", links(&small.vmr)?);
+    let _agents = small.agents(bed, [1])?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, SOME)?;
+    listener.heard().is_whole()?;
+    drop((sender, router));
     Ok(())
 }
 
@@ -205,6 +225,10 @@ fn kept(bed: &mut Bed) -> Outcome {
     })?;
     listener.more(bed, SOME)?;
     is_whole_after_take_over(bed, &router, &listener)?;
+    // What it was sent is counted from the take-over on.
+    let shown = router.ask(&["member", "list"]).unwrap_or_default();
+    let (counted, all) = (shown["members"][0]["packets"].as_u64(), listener.count());
+    ensure!(counted >= Some(SOME) && counted <= Some(all - 2 * SOME), "of {all} packets it shows {shown}");
 
     listener.leave();
     bed.until_answer("the leave has ended the membership", &router, &["member", "list"], |answer| {

@@ -10,7 +10,7 @@
 //!                        +-----+ acc2         +---------+
 //! ```
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use libtest_mimic::Failed;
 use vmcast_lab::{
@@ -161,7 +161,13 @@ impl Small {
 }
 
 /// Starts an agent that knows its VMR by address.
-pub(super) fn static_agent(bed: &Bed, node: &Namespace, vmr: Ipv4Addr, tables: &str) -> Result<Role, Failed> {
+pub(super) fn static_agent(
+    bed: &Bed,
+    node: &Namespace,
+    vmr: impl Into<IpAddr>,
+    tables: &str,
+) -> Result<Role, Failed> {
+    let vmr = vmr.into();
     let tables = format!(
         "{tables}[upstream]\nfrom = \"static\"\naddress = \"{vmr}\"\n[interface]\nname = \"{AGENT_INTERFACE}\"\n{IGMP}"
     );

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -53,6 +53,21 @@ pub(super) fn multicast_socket(local: Ipv4Addr, ttl: u8) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// A connected socket that sends to an IPv6 group from an address of this namespace.
+pub(super) fn multicast_socket_v6(
+    local: Ipv6Addr,
+    group: SocketAddrV6,
+    interface: &str,
+) -> io::Result<UdpSocket> {
+    let interface = if_nametoindex(interface)?;
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
+    socket.bind(&SocketAddrV6::new(local, 0, 0, 0).into())?;
+    socket.set_multicast_if_v6(interface)?;
+    socket.set_multicast_hops_v6(16)?;
+    socket.connect(&SocketAddrV6::new(*group.ip(), group.port(), 0, interface).into())?;
+    Ok(socket.into())
+}
+
 /// Sends numbered packets at a steady pace until it is stopped.
 pub(super) struct Sender {
     sent: Arc<AtomicU64>,
@@ -79,6 +94,19 @@ impl Sender {
         Self::run(node, pace, move || {
             let socket = multicast_socket(local, 16)?;
             Ok(move |bytes: &[u8]| socket.send_to(bytes, &to))
+        })
+    }
+
+    /// Sends to an IPv6 group by the interface of this name.
+    pub(super) fn start_v6(
+        node: &Namespace,
+        local: Ipv6Addr,
+        group: SocketAddrV6,
+        interface: &'static str,
+    ) -> Result<Self, Failed> {
+        Self::run(node, Self::PACE, move || {
+            let socket = multicast_socket_v6(local, group, interface)?;
+            Ok(move |bytes: &[u8]| socket.send(bytes))
         })
     }
 

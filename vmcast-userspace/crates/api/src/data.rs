@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Engine;
+
 /// A page of streams.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Groups {
@@ -161,8 +163,11 @@ pub struct Member {
     pub configured: bool,
     /// Milliseconds since it joined.
     pub age_ms: u64,
-    /// Packets of the stream since it joined.
+    /// Packets of what it wants since it joined: copies that were made for it, or dropped on the way to it alone.
     pub packets: u64,
+    /// Their IP length in bytes, without the headers of a tunnel.
+    #[serde(default)]
+    pub bytes: u64,
 }
 
 /// Filter mode and source list of a membership (RFC 9776 §2).
@@ -321,6 +326,9 @@ pub struct Interface {
     /// Whether copies that leave by it wait in queues as priorities say; missing if none says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queues: Option<bool>,
+    /// What makes the copies that leave by it, and why that; `None` if none do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Engine>,
     /// Whether packets of sources are accepted on it.
     #[serde(default)]
     pub accepts_sources: bool,

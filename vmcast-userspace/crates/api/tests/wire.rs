@@ -92,6 +92,7 @@ fn responses() -> Vec<Response> {
                 configured: true,
                 age_ms: 3,
                 packets: 4,
+                bytes: 5,
             }],
         }),
         Response::Tunnels(Tunnels {
@@ -125,8 +126,8 @@ fn responses() -> Vec<Response> {
                 mac: Some("02:00:00:00:00:01".into()),
                 addresses: vec![[10, 0, 0, 1].into()],
                 attached: Some("xdp-native".into()),
-
                 queues: Some(true),
+                egress: Some(engine.clone()),
                 accepts_sources: false,
                 querier: Some(Querier { address: None, ours: true, igmp_version: 3, groups: 0 }),
             }],

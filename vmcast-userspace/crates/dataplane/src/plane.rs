@@ -72,6 +72,12 @@ pub trait Dataplane: Send {
     /// If the kernel's tables cannot be read.
     fn counters(&self) -> Result<Counters, StatsError>;
 
+    /// Reads the counters of one stream as they are now; `None` if it is not in force.
+    ///
+    /// # Errors
+    /// As [`Dataplane::counters`].
+    fn stream_counters(&self, stream: Stream) -> Result<Option<StreamCounters>, StatsError>;
+
     /// The engine that replicates, and why this one; shown to the operator.
     fn engine(&self) -> EngineInfo;
 

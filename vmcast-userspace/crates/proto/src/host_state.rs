@@ -12,7 +12,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use vmcast_wire::igmp;
+use vmcast_wire::membership::{Message, RecordType};
 
 use crate::Filter;
 
@@ -35,7 +35,7 @@ impl Default for Limits {
     }
 }
 
-/// What a group record asks for (RFC 9776 §4.2.13), whatever the protocol it came by.
+/// What a record asks for (RFC 9776 §4.2.12, RFC 9777 §5.2.12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RecordOp {
     /// MODE_IS_INCLUDE: this is the whole list.
@@ -53,15 +53,15 @@ enum RecordOp {
 }
 
 impl RecordOp {
-    const fn from_igmp(record_type: igmp::RecordType) -> Option<Self> {
+    const fn from_wire(record_type: RecordType) -> Option<Self> {
         Some(match record_type {
-            igmp::RecordType::ModeIsInclude => Self::IsInclude,
-            igmp::RecordType::ModeIsExclude => Self::IsExclude,
-            igmp::RecordType::ChangeToIncludeMode => Self::ToInclude,
-            igmp::RecordType::ChangeToExcludeMode => Self::ToExclude,
-            igmp::RecordType::AllowNewSources => Self::Allow,
-            igmp::RecordType::BlockOldSources => Self::Block,
-            igmp::RecordType::Unrecognized(_) => return None,
+            RecordType::ModeIsInclude => Self::IsInclude,
+            RecordType::ModeIsExclude => Self::IsExclude,
+            RecordType::ChangeToIncludeMode => Self::ToInclude,
+            RecordType::ChangeToExcludeMode => Self::ToExclude,
+            RecordType::AllowNewSources => Self::Allow,
+            RecordType::BlockOldSources => Self::Block,
+            RecordType::Unrecognized(_) => return None,
         })
     }
 }
@@ -107,28 +107,27 @@ impl HostState {
         self.groups.as_slice().iter().map(|entry| (entry.group, entry.wanted.to_filter()))
     }
 
-    /// Applies an IGMP message of this host; queries and records of unknown type change nothing
-    /// (RFC 9776 §4.2.13).
+    /// Applies a message of this host; queries and records of unknown type change nothing
+    /// (RFC 9776 §4.2.13, RFC 9777 §5.2.12).
     ///
     /// A host that splits the sources of one group over several datagrams is followed only as far
     /// as the last MODE_IS_INCLUDE record; within one datagram such records are taken together.
-    pub fn apply(&mut self, message: &igmp::Message, limits: &Limits, stamp: Stamp) -> Applied {
+    pub fn apply(&mut self, message: &Message, limits: &Limits, stamp: Stamp) -> Applied {
         let mut transaction = Transaction::new(self, limits, stamp);
         match message {
-            igmp::Message::ReportV1 { group } | igmp::Message::ReportV2 { group } => {
-                transaction.record((*group).into(), RecordOp::IsExclude, BTreeSet::new());
+            Message::ReportV1 { group } | Message::ReportV2 { group } => {
+                transaction.record(*group, RecordOp::IsExclude, BTreeSet::new());
             }
-            igmp::Message::LeaveGroup { group } => {
-                transaction.record((*group).into(), RecordOp::ToInclude, BTreeSet::new());
+            Message::Leave { group } => {
+                transaction.record(*group, RecordOp::ToInclude, BTreeSet::new());
             }
-            igmp::Message::ReportV3 { records } => {
+            Message::ReportV3 { records } => {
                 for record in records {
-                    let Some(op) = RecordOp::from_igmp(record.record_type) else { continue };
-                    let sources = record.sources.iter().copied().map(IpAddr::V4).collect();
-                    transaction.record(record.group.into(), op, sources);
+                    let Some(op) = RecordOp::from_wire(record.record_type) else { continue };
+                    transaction.record(record.group, op, record.sources.iter().copied().collect());
                 }
             }
-            igmp::Message::QueryV1 | igmp::Message::QueryV2 { .. } | igmp::Message::QueryV3(_) => {}
+            Message::QueryV1 | Message::QueryV2 { .. } | Message::QueryV3(_) => {}
         }
         transaction.finish()
     }

@@ -6,8 +6,8 @@
 pub mod amt;
 mod filter;
 pub mod host_state;
-pub mod igmp;
 mod machine;
+pub mod membership;
 pub mod mrib;
 pub mod nearest;
 pub mod registry;

@@ -6,3 +6,6 @@
 pub mod amt;
 pub mod igmp;
 pub mod ipv4;
+pub mod ipv6;
+pub mod membership;
+pub mod mld;

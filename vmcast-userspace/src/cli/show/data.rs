@@ -1,18 +1,21 @@
 //! Groups, members, tunnels and interfaces.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use vmcast_api::{
-    Direction, Filter, FilterMode, GroupState, Groups, Interface, Interfaces, Members, NextHop, NextHopState,
-    Place, Priority, Querier, TunnelKind, Tunnels,
+    Direction, Engine, Filter, FilterMode, GroupState, Groups, Interface, Interfaces, Members, NextHop,
+    NextHopState, Place, Priority, Querier, TunnelKind, Tunnels,
 };
 
 use crate::config::DSCP_NAMES;
 
 use super::{
     table::Rows,
-    unit::{NONE, bit_rate, count, duration, endpoint, source},
+    unit::{NONE, bit_rate, bytes, count, duration, endpoint, source},
 };
+
+/// Most interfaces that are named where many share something.
+const NAMES: usize = 3;
 
 /// `vmcast group list`.
 pub(crate) fn groups(groups: &Groups) -> String {
@@ -77,7 +80,7 @@ pub(crate) fn members(members: &Members, group: Option<IpAddr>) -> String {
                 .to_owned(),
         };
     }
-    let mut rows = Rows::new(&["GROUP", "SOURCE", "OUTPUT", "WANTS", "FOR", ">PACKETS"]);
+    let mut rows = Rows::new(&["GROUP", "SOURCE", "OUTPUT", "WANTS", "FOR", ">PACKETS", ">BYTES"]);
     for member in &members.members {
         rows.row([
             member.group.to_string(),
@@ -86,6 +89,7 @@ pub(crate) fn members(members: &Members, group: Option<IpAddr>) -> String {
             format!("{}{}", wants(&member.filter), if member.configured { ", configured" } else { "" }),
             duration(member.age_ms),
             count(member.packets),
+            bytes(member.bytes),
         ]);
     }
     rows.text(0)
@@ -133,8 +137,17 @@ pub(crate) fn interfaces(interfaces: &Interfaces) -> String {
         return "No interfaces: the daemon works on none.\nA router has one [[interface]] table for each.\n"
             .to_owned();
     }
-    let mut rows =
-        Rows::new(&["INTERFACE", "STATE", ">MTU", "ADDRESS", "ATTACHED", "SOURCES", "QUERIER", ">GROUPS"]);
+    let mut rows = Rows::new(&[
+        "INTERFACE",
+        "STATE",
+        ">MTU",
+        "ADDRESS",
+        "ATTACHED",
+        "COPIES",
+        "SOURCES",
+        "QUERIER",
+        ">GROUPS",
+    ]);
     for interface in &interfaces.interfaces {
         let state = match (interface.ifindex, interface.up) {
             (None, _) => "missing",
@@ -152,12 +165,38 @@ pub(crate) fn interfaces(interfaces: &Interfaces) -> String {
             interface.mtu.to_string(),
             address,
             interface.attached.clone().unwrap_or_else(|| NONE.to_owned()),
+            interface.egress.as_ref().map_or(NONE, |engine| short(&engine.label)).to_owned(),
             if interface.accepts_sources { "accepted" } else { NONE }.to_owned(),
             interface.querier.as_ref().map_or_else(|| NONE.to_owned(), querier),
             interface.querier.as_ref().map_or_else(|| NONE.to_owned(), |querier| querier.groups.to_string()),
         ]);
     }
-    rows.text(0)
+    rows.text(0) + &engines(interfaces)
+}
+
+/// The kind of an engine, without how it works: `tc` of `tc-clone`.
+fn short(label: &str) -> &str {
+    label.split_once('-').map_or(label, |(kind, _)| kind)
+}
+
+/// Which engines make the copies that leave by interfaces, and why.
+fn engines(interfaces: &Interfaces) -> String {
+    let mut engines: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    for interface in &interfaces.interfaces {
+        if let Some(Engine { label, reason }) = &interface.egress {
+            engines.entry((label, reason)).or_default().push(&interface.name);
+        }
+    }
+    if engines.is_empty() {
+        return String::new();
+    }
+    let mut rows = Rows::new(&["COPIES BY", "WHY", "INTERFACES"]);
+    for ((label, reason), names) in engines {
+        let (shown, more) = names.split_at(names.len().min(NAMES));
+        let more = if more.is_empty() { String::new() } else { format!(" +{}", more.len()) };
+        rows.row([label.to_owned(), reason.to_owned(), shown.join(", ") + &more]);
+    }
+    format!("\n{}", rows.text(0))
 }
 
 /// Its name, and which link of which device it is.

@@ -119,6 +119,7 @@ fn member(output: Place, filter: Filter, packets: u64) -> Member {
         configured: false,
         age_ms: 65_000,
         packets,
+        bytes: packets * 1344,
     }
 }
 
@@ -134,10 +135,10 @@ fn members_are_shown() {
     assert_shown(
         &super::members(&Members { next: None, members }, None),
         "\
-         GROUP      SOURCE     OUTPUT             WANTS       FOR    PACKETS\n\
-         232.1.1.1  192.0.2.9  eth1               include 1   1m05s        1\n\
-         232.1.1.1  192.0.2.9  203.0.113.7:40001  any source  1m05s    65000\n\
-         232.1.1.1  *          203.0.113.8        exclude 2   1m05s        0\n",
+         GROUP      SOURCE     OUTPUT             WANTS       FOR    PACKETS    BYTES\n\
+         232.1.1.1  192.0.2.9  eth1               include 1   1m05s        1  1.34 kB\n\
+         232.1.1.1  192.0.2.9  203.0.113.7:40001  any source  1m05s    65000  87.4 MB\n\
+         232.1.1.1  *          203.0.113.8        exclude 2   1m05s        0      0 B\n",
     );
 }
 
@@ -186,18 +187,26 @@ fn interfaces_are_shown() {
         mtu: 1500,
         mac: None,
         addresses: vec![[198, 51, 100, 1].into(), [10, 0, 0, 1].into()],
-        attached: Some("xdp-native".into()),
+        attached: Some("xdp".into()),
         queues: None,
+        egress: Some(Engine {
+            label: "xdp-broadcast".into(),
+            reason: "it takes frames redirected at XDP".into(),
+        }),
         accepts_sources: ifindex == Some(2),
         querier,
     };
+    let at_tc = Engine { label: "tc-clone".into(), reason: "it takes no frames redirected at XDP".into() };
     let interfaces = vec![
         interface("eth0", Some(2), true, None),
         interface("eth1", Some(3), true, querier(None, true)),
         interface("eth2", Some(4), false, querier(Some([10, 0, 0, 9].into()), false)),
+        interface("eth3", Some(6), true, None),
+        Interface { egress: Some(at_tc), ..interface("lan0", Some(5), true, None) },
         Interface {
             addresses: vec![],
             attached: None,
+            egress: None,
             mtu: 0,
             ..interface("eth9", None, false, querier(None, false))
         },
@@ -205,11 +214,17 @@ fn interfaces_are_shown() {
     assert_shown(
         &super::interfaces(&Interfaces { interfaces }),
         "\
-         INTERFACE  STATE     MTU  ADDRESS          ATTACHED    SOURCES   QUERIER      GROUPS\n\
-         eth0       up       1500  198.51.100.1 +1  xdp-native  accepted  -                 -\n\
-         eth1       up       1500  198.51.100.1 +1  xdp-native  -         this v3           4\n\
-         eth2       down     1500  198.51.100.1 +1  xdp-native  -         10.0.0.9 v3       4\n\
-         eth9       missing     0  -                -           -         none              4\n",
+         INTERFACE  STATE     MTU  ADDRESS          ATTACHED  COPIES  SOURCES   QUERIER      GROUPS\n\
+         eth0       up       1500  198.51.100.1 +1  xdp       xdp     accepted  -                 -\n\
+         eth1       up       1500  198.51.100.1 +1  xdp       xdp     -         this v3           4\n\
+         eth2       down     1500  198.51.100.1 +1  xdp       xdp     -         10.0.0.9 v3       4\n\
+         eth3       up       1500  198.51.100.1 +1  xdp       xdp     -         -                 -\n\
+         lan0       up       1500  198.51.100.1 +1  xdp       tc      -         -                 -\n\
+         eth9       missing     0  -                -         -       -         none              4\n\
+         \n\
+         COPIES BY      WHY                                   INTERFACES\n\
+         tc-clone       it takes no frames redirected at XDP  lan0\n\
+         xdp-broadcast  it takes frames redirected at XDP     eth0, eth1, eth2 +1\n",
     );
 }
 
@@ -417,6 +432,7 @@ fn what_the_configuration_states_is_shown_as_such() {
         configured: true,
         age_ms: 3000,
         packets: 4,
+        bytes: 5376,
     };
     let shown = super::members(&Members { next: None, members: vec![member] }, None);
     assert!(shown.contains("pop-west") && shown.contains("any source, configured"), "{shown}");

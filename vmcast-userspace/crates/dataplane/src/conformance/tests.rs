@@ -34,7 +34,11 @@ impl PlaneUnderTest for Core {
     }
 
     fn counters(&mut self) -> Counters {
-        Self::counters(self)
+        let counters = Self::counters(self);
+        for entry in &counters.streams {
+            assert_eq!(self.stream_counters(entry.stream), Some(entry.counters));
+        }
+        counters
     }
 
     fn take_punts(&mut self) -> Vec<Punt> {

@@ -29,6 +29,10 @@ pub(super) struct Devices {
     /// `None` on a kernel that does not tell (before Linux 6.3).
     features: Option<Features>,
     known: HashMap<u32, Known>,
+    /// By which engine each was served when that was last asked.
+    served: HashMap<u32, Engine>,
+    /// Whether one of these has become another, so that members have to move.
+    changed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +47,7 @@ impl Devices {
         if let Err(error) = &features {
             tracing::info!(%error, "the kernel does not tell what its drivers do at XDP");
         }
-        Self { rule, features: features.ok(), known: HashMap::new() }
+        Self { rule, features: features.ok(), known: HashMap::new(), served: HashMap::new(), changed: false }
     }
 
     pub(super) const fn rule(&self) -> Rule {
@@ -55,9 +59,21 @@ impl Devices {
         self.known.clear();
     }
 
-    /// The devices that something is known of.
-    pub(super) fn in_use(&self) -> Vec<u32> {
-        self.known.keys().copied().collect()
+    /// The devices that were asked for and are still there, of which the kernel is asked anew from now on.
+    pub(super) fn in_use(&mut self) -> Vec<u32> {
+        self.forget();
+        self.served.retain(|device, _| sys::device_mtu(*device).is_some());
+        self.served.keys().copied().collect()
+    }
+
+    /// Whether a device is served by another engine than before, since this was last asked.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Not all members have moved that had to.
+    pub(super) fn try_again(&mut self) {
+        self.changed = true;
     }
 
     fn known(&mut self, device: u32) -> Known {
@@ -84,12 +100,14 @@ impl Devices {
     /// By which engine a device is served, and why. `at_tc` is what its interfaces ask for, `runs_native`
     /// whether a program of ours runs in its driver.
     pub(super) fn engine(&mut self, device: u32, at_tc: bool, runs_native: bool) -> (Engine, &'static str) {
-        match self.rule {
+        let (engine, why) = match self.rule {
             Rule::Tc => (Engine::TcClone, "the configuration asks for it"),
             Rule::Auto | Rule::Xdp if at_tc => (Engine::TcClone, "an interface of it is to be served there"),
             Rule::Xdp => (Engine::XdpBroadcast, "the configuration asks for it"),
             Rule::Auto => self.found(device, runs_native),
-        }
+        };
+        self.changed |= self.served.insert(device, engine).is_some_and(|before| before != engine);
+        (engine, why)
     }
 
     fn found(&mut self, device: u32, runs_native: bool) -> (Engine, &'static str) {

@@ -175,7 +175,8 @@ fn read_link_name(name: &str) -> Option<(IfIndex, Role)> {
 }
 
 /// Takes programs that an earlier daemon kept off their interfaces, where no kernel plane takes them
-/// over. Says whether there were any.
+/// over, and removes its relay devices and those of processes that were killed. Says whether there were any
+/// programs.
 ///
 /// # Errors
 /// If a pin cannot be removed; its program forwards on then.
@@ -185,6 +186,7 @@ pub fn remove_kept(pin_path: &Path) -> io::Result<bool> {
     pins.remove_all()?;
     let relays = links.iter().filter(|(_, role)| role.is_behind_relay());
     relays.for_each(|(device, _)| relay::remove(*device));
+    relay::sweep();
     Ok(!links.is_empty())
 }
 

@@ -77,6 +77,8 @@ pub struct Options {
     pub statistics: Statistics,
     /// How much it holds.
     pub capacities: Capacities,
+    /// How much is done for packets that are larger than a member's link takes.
+    pub oversize: oversize::Limits,
 }
 
 impl Options {
@@ -146,7 +148,7 @@ impl KernelPlane {
             .take_map(DEVMAPS)
             .ok_or_else(|| KernelError::call("looking for a map in the object")("DEVMAPS is missing"))?;
         let attachments = Attachments::new(options.on_exit, pins, !kept.is_empty());
-        let oversize = Server::take_from(&mut loaded, oversize::Limits::default())?;
+        let oversize = Server::take_from(&mut loaded, options.oversize)?;
         let pool = TablePool::start(outer, options.rule != Rule::Tc)?;
         Ok(Self::new(loaded, maps, pool, attachments, oversize, fib, options))
     }

@@ -748,13 +748,17 @@ impl KernelPlane {
     /// Serves every device by what it can now, and moves the members of those that changed: the driver of one, or
     /// the far end of a veth, may come to take frames of XDP or cease to.
     fn serve_anew(&mut self) -> Result<(), Failure> {
-        let devices = self.devices.in_use();
-        let before: Vec<_> = devices.iter().map(|device| self.engine_of(*device)).collect();
-        self.devices.forget();
-        let after: Vec<_> = devices.iter().map(|device| self.engine_of(*device)).collect();
-        if before == after {
+        for device in self.devices.in_use() {
+            self.engine_of(device);
+        }
+        if !self.devices.take_changed() {
             return Ok(());
         }
+        self.move_members().inspect_err(|_| self.devices.try_again())
+    }
+
+    /// Moves every member to the engine by which its device is served now.
+    fn move_members(&mut self) -> Result<(), Failure> {
         let served: BTreeSet<IfIndex> =
             self.state.interfaces.values().map(|state| state.interface.device).collect();
         served.into_iter().try_for_each(|device| self.serve_device(device))?;
@@ -825,6 +829,11 @@ impl Dataplane for KernelPlane {
         let mut counters = stats::read_counters(&self.maps.drops, &self.maps.stream_stats, streams)?;
         self.oversize.count(&mut counters);
         Ok(counters)
+    }
+
+    fn stream_counters(&self, stream: Stream) -> Result<Option<StreamCounters>, StatsError> {
+        let stats = self.state.by_stream.get(&stream);
+        stats.map(|stats| stats::read_stream(&self.maps.stream_stats, *stats)).transpose()
     }
 
     fn engine(&self) -> EngineInfo {

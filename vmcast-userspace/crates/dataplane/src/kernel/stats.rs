@@ -33,12 +33,20 @@ pub(crate) fn read_counters(
         }
     }
     for (stats, stream) in streams {
-        let values = read_by_core(stream_stats, stats)?;
-        let sum = values.iter().fold(StreamCounters::default(), StreamCounters::plus);
+        let sum = read_stream(stream_stats, stats)?;
         counters.streams.push(StreamStats { stream, counters: sum });
     }
     counters.streams.sort_unstable_by_key(|stats| stats.stream);
     Ok(counters)
+}
+
+/// The counters of one stream, by its index, summed over the CPUs.
+pub(crate) fn read_stream(
+    stream_stats: &PerCpuArray<MapData, StreamCounters>,
+    stats: u32,
+) -> Result<StreamCounters, StatsError> {
+    let values = read_by_core(stream_stats, stats)?;
+    Ok(values.iter().fold(StreamCounters::default(), StreamCounters::plus))
 }
 
 fn stats_error<E: std::error::Error + Send + Sync + 'static>(

@@ -38,15 +38,26 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Copies in fragments cost the process what ten others do, so they are kept well below what one core makes.
-    pub const COPIES: Rate = Rate { per_second: 10_000, burst: 2_000 };
-    /// What RFC 4443 §2.4 (f) suggests for a small or mid-size device.
-    pub const TOO_BIG: Rate = Rate { per_second: 10, burst: 10 };
+    /// Copies in a second: they cost the process what ten others do, so they are kept well below what one core makes.
+    pub const COPIES: u32 = 10_000;
+    /// Messages in a second: what RFC 4443 §2.4 (f) suggests for a small or mid-size device.
+    pub const TOO_BIG: u32 = 10;
+
+    /// So many in a second; 0 is none. At once there may be the copies of a fifth of a second, and the messages of a
+    /// whole one.
+    #[must_use]
+    pub const fn per_second(copies: u32, too_big: u32) -> Self {
+        let burst = if copies < 5 { 1 } else { copies / 5 };
+        Self {
+            copies: Rate { per_second: copies, burst },
+            too_big: Rate { per_second: too_big, burst: too_big },
+        }
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { copies: Self::COPIES, too_big: Self::TOO_BIG }
+        Self::per_second(Self::COPIES, Self::TOO_BIG)
     }
 }
 

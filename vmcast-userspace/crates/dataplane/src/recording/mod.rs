@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use vmcast_common::fib::{FibOp, IfIndex};
+use vmcast_common::{
+    fib::{FibOp, IfIndex, Stream},
+    maps::StreamCounters,
+};
 
 use crate::{
     ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, PacketTooBig, Punt,
@@ -86,6 +89,11 @@ impl Dataplane for Plane {
 
     fn counters(&self) -> Result<Counters, StatsError> {
         Ok(lock(&self.0).counters.clone())
+    }
+
+    fn stream_counters(&self, stream: Stream) -> Result<Option<StreamCounters>, StatsError> {
+        let streams = &lock(&self.0).counters.streams;
+        Ok(streams.iter().find(|entry| entry.stream == stream).map(|entry| entry.counters))
     }
 
     fn engine(&self) -> EngineInfo {

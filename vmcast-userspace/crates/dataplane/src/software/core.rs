@@ -1,8 +1,9 @@
 //! A whole data plane without I/O: operations and frames in, frames out.
 
 use vmcast_common::{
-    fib::{FibOp, IfIndex},
+    fib::{FibOp, IfIndex, Stream},
     forward::{Replicate, decide},
+    maps::StreamCounters,
     rewrite::{self, Ends, forward_header, readdress},
     verdict::{DropReason, PuntReason, Refusal, Verdict},
 };
@@ -123,6 +124,12 @@ impl Core {
             fragmented: self.fragmenter.fragmented(),
             streams: self.tables.stats(),
         }
+    }
+
+    /// The counters of one stream since it was set, `None` if it is not.
+    #[must_use]
+    pub fn stream_counters(&self, stream: Stream) -> Option<StreamCounters> {
+        self.tables.state(self.tables.number(stream)?).map(|state| state.counters)
     }
 
     /// Counts what was lost before it came here or after it left.

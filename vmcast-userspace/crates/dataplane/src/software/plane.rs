@@ -13,7 +13,8 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmcast_common::{
-    fib::{FibOp, IfIndex},
+    fib::{FibOp, IfIndex, Stream},
+    maps::StreamCounters,
     verdict::DropReason,
 };
 
@@ -164,6 +165,10 @@ impl Dataplane for Plane {
 
     fn counters(&self) -> Result<Counters, StatsError> {
         Ok(lock(&self.core).counters())
+    }
+
+    fn stream_counters(&self, stream: Stream) -> Result<Option<StreamCounters>, StatsError> {
+        Ok(lock(&self.core).stream_counters(stream))
     }
 
     fn engine(&self) -> EngineInfo {

@@ -9,6 +9,14 @@ macro_rules! counters {
             $($(#[$doc])+ pub $name: u64,)+
         }
 
+        impl std::ops::Add for $counters {
+            type Output = Self;
+
+            fn add(self, other: Self) -> Self {
+                Self { $($name: self.$name + other.$name,)+ }
+            }
+        }
+
         impl $counters {
             /// Every counter with the name that commands and metrics show.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {

@@ -2,6 +2,7 @@
 //! asks for them.
 
 mod counters;
+mod encapsulated;
 pub mod gateway;
 pub mod relay;
 mod silence;

@@ -1,22 +1,22 @@
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
-use vmcast_wire::igmp::{Message, Record, RecordType};
+use vmcast_wire::membership::{Message, Record, RecordType};
 
 use super::*;
 
 const LIMITS: Limits = Limits { groups: 3, sources: 4 };
 
-fn group(last: u8) -> Ipv4Addr {
-    Ipv4Addr::new(232, 0, 0, last)
+fn group(last: u8) -> IpAddr {
+    Ipv4Addr::new(232, 0, 0, last).into()
 }
 
-fn source(last: u8) -> Ipv4Addr {
-    Ipv4Addr::new(192, 0, 2, last)
+fn source(last: u8) -> IpAddr {
+    Ipv4Addr::new(192, 0, 2, last).into()
 }
 
 fn set(sources: &[u8]) -> BTreeSet<IpAddr> {
-    sources.iter().map(|last| source(*last).into()).collect()
+    sources.iter().map(|last| source(*last)).collect()
 }
 
 fn include(sources: &[u8]) -> Filter {
@@ -27,11 +27,11 @@ fn exclude(sources: &[u8]) -> Filter {
     Filter::Exclude(set(sources))
 }
 
-fn record(record_type: RecordType, last: u8, sources: &[u8]) -> Record {
+fn record(record_type: RecordType, last: u8, sources: &[u8]) -> Record<IpAddr> {
     Record { record_type, group: group(last), sources: sources.iter().copied().map(source).collect() }
 }
 
-fn apply(host: &mut HostState, records: Vec<Record>) -> Applied {
+fn apply(host: &mut HostState, records: Vec<Record<IpAddr>>) -> Applied {
     host.apply(&Message::ReportV3 { records }, &LIMITS, 0)
 }
 
@@ -58,10 +58,10 @@ fn every_record_type_does_what_the_rfc_says_from_both_modes() {
         (exclude(&[1]), RecordType::Unrecognized(9), &[2], exclude(&[1])),
     ] {
         let mut host = HostState::default();
-        host.set(group(1).into(), &before, &LIMITS, 0).unwrap();
+        host.set(group(1), &before, &LIMITS, 0).unwrap();
         let applied = apply(&mut host, vec![record(record_type, 1, sources)]);
-        assert_eq!(host.filter(group(1).into()), after, "{before:?} {record_type:?} {sources:?}");
-        let changed = if before == after { vec![] } else { vec![(group(1).into(), after)] };
+        assert_eq!(host.filter(group(1)), after, "{before:?} {record_type:?} {sources:?}");
+        let changed = if before == after { vec![] } else { vec![(group(1), after)] };
         assert_eq!(applied, Applied { changed, refused: 0, ignored: 0 }, "{before:?} {record_type:?}");
     }
 }
@@ -71,11 +71,11 @@ fn reports_of_older_versions_join_every_source_and_a_leave_ends_it() {
     for report in [Message::ReportV1 { group: group(1) }, Message::ReportV2 { group: group(1) }] {
         let mut host = HostState::default();
         let applied = host.apply(&report, &LIMITS, 0);
-        assert_eq!(applied.changed, vec![(group(1).into(), Filter::any())]);
+        assert_eq!(applied.changed, vec![(group(1), Filter::any())]);
         assert!(host.apply(&report, &LIMITS, 0).changed.is_empty());
-        assert!(host.apply(&Message::LeaveGroup { group: group(2) }, &LIMITS, 0).changed.is_empty());
-        let applied = host.apply(&Message::LeaveGroup { group: group(1) }, &LIMITS, 0);
-        assert_eq!(applied.changed, vec![(group(1).into(), Filter::none())]);
+        assert!(host.apply(&Message::Leave { group: group(2) }, &LIMITS, 0).changed.is_empty());
+        let applied = host.apply(&Message::Leave { group: group(1) }, &LIMITS, 0);
+        assert_eq!(applied.changed, vec![(group(1), Filter::none())]);
         assert!(host.is_empty());
     }
 }
@@ -105,8 +105,8 @@ fn an_include_list_split_over_records_of_one_message_is_taken_together() {
         record(RecordType::ModeIsInclude, 1, &[3]),
     ];
     apply(&mut host, split);
-    assert_eq!(host.filter(group(1).into()), include(&[1, 2, 3]));
-    assert_eq!(host.filter(group(2).into()), include(&[9]));
+    assert_eq!(host.filter(group(1)), include(&[1, 2, 3]));
+    assert_eq!(host.filter(group(2)), include(&[9]));
 }
 
 #[test]
@@ -118,20 +118,20 @@ fn what_exceeds_the_limits_is_refused_and_the_rest_stands() {
 
     let applied = apply(&mut host, vec![record(RecordType::ChangeToIncludeMode, 2, &[1, 2, 3, 4, 5])]);
     assert_eq!((applied.changed.len(), applied.refused), (0, 1));
-    assert_eq!(host.filter(group(2).into()), Filter::any());
+    assert_eq!(host.filter(group(2)), Filter::any());
 
     let swap =
         vec![record(RecordType::ChangeToIncludeMode, 1, &[]), record(RecordType::AllowNewSources, 9, &[1])];
     let applied = apply(&mut host, swap);
     assert_eq!(applied.refused, 0);
-    assert_eq!(host.filter(group(9).into()), include(&[1]));
+    assert_eq!(host.filter(group(9)), include(&[1]));
 }
 
 #[test]
 fn groups_nobody_can_join_are_ignored() {
     let mut host = HostState::default();
     for address in [[224, 0, 0, 1], [224, 0, 0, 251], [10, 0, 0, 1], [255, 255, 255, 255], [0, 0, 0, 0]] {
-        let applied = host.apply(&Message::ReportV2 { group: address.into() }, &LIMITS, 0);
+        let applied = host.apply(&Message::ReportV2 { group: IpAddr::from(address) }, &LIMITS, 0);
         assert_eq!(applied, Applied { ignored: 1, ..Applied::default() }, "{address:?}");
     }
     assert!(host.is_empty());
@@ -143,14 +143,34 @@ fn groups_nobody_can_join_are_ignored() {
 }
 
 #[test]
+fn groups_and_sources_of_ipv6_are_kept_beside_those_of_ipv4() {
+    let mut host = HostState::default();
+    let v6 = |last| IpAddr::from(Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0, last));
+    let from = |last| IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last));
+    host.apply(&Message::ReportV2 { group: group(1) }, &LIMITS, 0);
+    host.apply(&Message::ReportV2 { group: v6(1) }, &LIMITS, 0);
+    let records = vec![Record {
+        record_type: RecordType::ChangeToIncludeMode,
+        group: v6(2),
+        sources: vec![from(1), from(2)],
+    }];
+    host.apply(&Message::ReportV3 { records }, &LIMITS, 0);
+    let both = Filter::Include(BTreeSet::from([from(1), from(2)]));
+    let expected = vec![(group(1), Filter::any()), (v6(1), Filter::any()), (v6(2), both)];
+    assert_eq!(host.groups().collect::<Vec<_>>(), expected);
+    host.apply(&Message::Leave { group: v6(1) }, &LIMITS, 0);
+    assert_eq!(host.len(), 2);
+}
+
+#[test]
 fn only_groups_not_reported_for_long_expire() {
     let mut host = HostState::default();
     host.apply(&Message::ReportV2 { group: group(1) }, &LIMITS, 10);
     host.apply(&Message::ReportV2 { group: group(2) }, &LIMITS, 10);
     host.apply(&Message::ReportV2 { group: group(2) }, &LIMITS, 20);
     assert!(host.expire(10).is_empty());
-    assert_eq!(host.expire(20), vec![IpAddr::from(group(1))]);
-    assert_eq!(host.groups().collect::<Vec<_>>(), vec![(group(2).into(), Filter::any())]);
+    assert_eq!(host.expire(20), vec![group(1)]);
+    assert_eq!(host.groups().collect::<Vec<_>>(), vec![(group(2), Filter::any())]);
 }
 
 #[test]
@@ -158,7 +178,7 @@ fn a_host_with_one_group_and_at_most_one_source_takes_56_bytes() {
     assert!(size_of::<HostState>() <= 56, "{}", size_of::<HostState>());
 }
 
-fn any_record() -> impl Strategy<Value = Record> {
+fn any_record() -> impl Strategy<Value = Record<IpAddr>> {
     (1u8..8, 0u8..6, proptest::collection::vec(0u8..8, 0..7)).prop_map(|(kind, last, sources)| {
         let record_type = match kind {
             1 => RecordType::ModeIsInclude,

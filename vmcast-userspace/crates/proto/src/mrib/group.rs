@@ -11,7 +11,7 @@ use vmcast_common::fib::{self, Members, Rpf, Stream};
 use super::{
     info::{GroupInfo, MemberInfo, StreamInfo},
     list::Stored,
-    output::Outputs,
+    output::{Event, Outputs},
     routes::Routes,
     timer::{Timer, Timers},
 };
@@ -125,6 +125,13 @@ impl Group {
         if old == new {
             return old;
         }
+        let filter = |stored: &Option<Stored>| stored.as_ref().map_or_else(Filter::none, Stored::filter);
+        context.outputs.event(Event::MembershipChanged {
+            group: self.address,
+            member,
+            old: filter(&old),
+            new: filter(&new),
+        });
         let change = Change { member, old: old.as_ref(), new: new.as_ref() };
         let had_any_source = self.exclude_mode > 0;
         let fresh = self.recount(&change, context.routes);

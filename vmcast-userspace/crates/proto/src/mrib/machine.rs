@@ -85,6 +85,12 @@ impl Mrib {
         self.groups.get(group).into_iter().flat_map(|group| self.told_of(group))
     }
 
+    /// What a member is given of a group, [`Filter::none`] if it is none.
+    #[must_use]
+    pub fn filter_of(&self, group: IpAddr, member: fib::Output) -> Filter {
+        self.groups.get(group).map_or_else(Filter::none, |group| group.filter_of(member))
+    }
+
     fn told_of<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = MemberInfo> + 'a {
         group
             .members()

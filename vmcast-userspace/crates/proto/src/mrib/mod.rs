@@ -22,6 +22,8 @@
 //! 5. If nobody is left in EXCLUDE mode: removal of (S,G) that shared (*,G), then of (*,G).
 //! 6. [`Output::Interest`].
 //!
+//! [`Event::MembershipChanged`] goes before all of them.
+//!
 //! # What is stated
 //! An operator may state a membership ([`Input::Stated`]) and from where a group or a source of it comes
 //! ([`Input::StatedInput`]). A member that both states and reports gets what either wants, each packet once.

@@ -26,8 +26,20 @@ pub enum Output {
 }
 
 /// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// What a member wants of a group is another thing from here on. It stands before the operations that come of
+    /// it, so that whoever reads counters finds those of streams that are about to go.
+    MembershipChanged {
+        /// The group.
+        group: IpAddr,
+        /// The member.
+        member: fib::Output,
+        /// What it wanted; [`Filter::none`] if it joins.
+        old: Filter,
+        /// What it wants; [`Filter::none`] if it leaves.
+        new: Filter,
+    },
     /// A live source that no list names got its own (S,G).
     SourceLearnt {
         /// The (S,G).

@@ -46,7 +46,7 @@ impl Router {
             self.above.input(now, gateway::Input::SetMembership { group, filter });
         }
         for (_, packet) in std::mem::take(&mut self.above.received) {
-            self.below.forward_from(LOWER, SOURCE, GROUP, &packet);
+            self.below.forward(SOURCE, GROUP, &packet);
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Congestion marks of tunnels (RFC 6040, RFC 9601 §6.1.4): the gateway's E flag, and what it does with marks.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
+};
 
 use vmcast_common::hdr::ecn;
 use vmcast_proto::{
@@ -14,6 +17,10 @@ use crate::support::{
     GROUP, GatewayNode, RELAY, RelayNode, SECOND, SOURCE, gateway_address, packet, relay_config,
 };
 
+const RELAY6: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 2268);
+const GROUP6: Ipv6Addr = Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 1);
+const SOURCE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 1);
+
 /// A relay and a gateway that joins, with nothing in between. Of the Requests, the relay sees those with the E flag
 /// only if it `knows` it: Linux's drops them.
 fn run(relay: &mut RelayNode, gateway: &mut GatewayNode, from: Instant, duration: Duration, knows: bool) {
@@ -23,7 +30,7 @@ fn run(relay: &mut RelayNode, gateway: &mut GatewayNode, from: Instant, duration
         for datagram in gateway.take_sent() {
             let with_flag = matches!(Message::parse(&datagram.bytes), Ok(Message::Request { ecn: true, .. }));
             if knows || !with_flag {
-                relay.inject(now, datagram.from, &datagram.bytes);
+                relay.receive(now, &datagram);
             }
         }
         for datagram in relay.take_sent() {
@@ -34,37 +41,96 @@ fn run(relay: &mut RelayNode, gateway: &mut GatewayNode, from: Instant, duration
 }
 
 fn nodes(now: Instant) -> (RelayNode, GatewayNode) {
+    nodes_of(now, RELAY, GROUP)
+}
+
+/// A relay, and a gateway that reaches it at this address and joins this group.
+fn nodes_of(now: Instant, to: SocketAddr, group: impl Into<IpAddr>) -> (RelayNode, GatewayNode) {
     let relay = RelayNode::new(now, relay_config());
-    let mut gateway = GatewayNode::new(now, 0, gateway::Config::new(RELAY, [1; 16]));
-    gateway.set(now, GROUP, Filter::any());
+    let mut gateway = GatewayNode::new(now, 0, gateway::Config::new(to, [1; 16]));
+    if to.is_ipv6() {
+        gateway.address = "[2001:db8:1::1]:40000".parse().unwrap();
+    }
+    gateway.set(now, group, Filter::any());
     (relay, gateway)
+}
+
+/// A packet as its source marked it, sound.
+fn marked(group: IpAddr, mark: u8) -> Vec<u8> {
+    let IpAddr::V4(group) = group else {
+        let mut packet = packet(SOURCE6, group, 1);
+        packet[1] |= mark << 4;
+        return packet;
+    };
+    let mut packet = packet(SOURCE, group, 1);
+    packet[1] = mark;
+    packet[10..12].copy_from_slice(&[0; 2]);
+    let sum = vmcast_common::checksum::sum_words::<20>(packet.first_chunk().unwrap());
+    packet[10..12].copy_from_slice(&vmcast_common::checksum::fold(sum).to_be_bytes());
+    packet
+}
+
+/// Each protocol inside each version of IP.
+fn ways() -> impl Iterator<Item = (SocketAddr, IpAddr)> {
+    [RELAY, RELAY6].into_iter().flat_map(|to| [(to, GROUP.into()), (to, GROUP6.into())])
 }
 
 // proves RFC 9601 §6.1.4.2
 #[test]
 fn a_relay_learns_that_our_gateway_merges_marks() {
-    let now = vmcast_sim::epoch();
-    let (mut relay, mut gateway) = nodes(now);
-    run(&mut relay, &mut gateway, now, SECOND, true);
-    assert_eq!(
-        relay.events[0].1,
-        relay::Event::TunnelUp { id: 1, local: RELAY, remote: gateway_address(0), ecn: true }
-    );
-    assert_eq!(gateway.gateway.counters().requests, 1);
-    assert!(relay.relay.tunnels().all(|tunnel| tunnel.ecn));
+    for (to, group) in ways() {
+        let now = vmcast_sim::epoch();
+        let (mut relay, mut gateway) = nodes_of(now, to, group);
+        run(&mut relay, &mut gateway, now, SECOND, true);
+        assert_eq!(
+            relay.events[0].1,
+            relay::Event::TunnelUp { id: 1, local: to, remote: gateway.address, ecn: true }
+        );
+        assert!(relay.relay.tunnels().all(|tunnel| tunnel.ecn && tunnel.groups.len() == 1));
+        let handshakes = if to.is_ipv4() == group.is_ipv4() { 1 } else { 2 };
+        assert_eq!(gateway.gateway.counters().requests, handshakes);
+        assert!(!relay.events.iter().any(|(_, event)| matches!(event, relay::Event::Ecn { .. })));
+    }
 }
 
 // proves RFC 9601 §6.1.4.2, and A7: a relay that takes the flag for a mistake is no obstacle.
 #[test]
 fn a_relay_that_drops_requests_with_the_flag_is_asked_without_it() {
-    let now = vmcast_sim::epoch();
-    let (mut relay, mut gateway) = nodes(now);
-    run(&mut relay, &mut gateway, now, SECOND * 2, false);
-    assert_eq!(
-        relay.events[0].1,
-        relay::Event::TunnelUp { id: 1, local: RELAY, remote: gateway_address(0), ecn: false }
-    );
-    assert!(gateway.gateway.is_up());
+    for (to, group) in ways() {
+        let now = vmcast_sim::epoch();
+        let (mut relay, mut gateway) = nodes_of(now, to, group);
+        run(&mut relay, &mut gateway, now, SECOND * 2, false);
+        assert_eq!(
+            relay.events[0].1,
+            relay::Event::TunnelUp { id: 1, local: to, remote: gateway.address, ecn: false }
+        );
+        assert!(gateway.gateway.is_up());
+        assert_eq!(relay.wants(gateway.address), gateway.wants());
+    }
+}
+
+// proves RFC 9601 §6.1.4.2, and A7: what asks whether the way is still known is heard, and says nothing new.
+#[test]
+fn a_gateway_asks_between_handshakes_as_the_relay_takes_it() {
+    for knows in [true, false] {
+        let now = vmcast_sim::epoch();
+        let (mut relay, mut gateway) = nodes(now);
+        run(&mut relay, &mut gateway, now, SECOND * 2, knows);
+        relay.events.clear();
+        // Data comes at an even pace, and stops.
+        let mut later = now + SECOND * 2;
+        for number in 0..20 {
+            later += Duration::from_millis(10);
+            let bytes = Message::MulticastData { packet: &packet(SOURCE, GROUP, number) }.to_vec();
+            gateway.input(later, gateway::Input::Datagram { remote: RELAY, tos: 0, bytes: &bytes });
+        }
+        let before = gateway.gateway.counters();
+        run(&mut relay, &mut gateway, later, Duration::from_millis(100), knows);
+        let after = gateway.gateway.counters();
+        assert_eq!((after.probes, after.queries), (before.probes + 1, before.queries + 1));
+        assert!(relay.events.is_empty(), "{:?}", relay.events);
+        assert_eq!(relay.relay.ends(1), Some((RELAY, gateway_address(0), knows)));
+    }
 }
 
 // proves RFC 6040 §4.3: the mode follows what the far end says of itself.
@@ -85,30 +151,26 @@ fn what_a_gateway_says_later_is_told() {
 // proves RFC 6040 §4.2, figure 4
 #[test]
 fn a_gateway_hands_packets_on_with_the_marks_of_both_headers() {
-    let now = vmcast_sim::epoch();
-    let (mut relay, mut gateway) = nodes(now);
-    run(&mut relay, &mut gateway, now, SECOND, true);
-    let mut dropped = 0;
-    for (inner, outer) in (0..4).flat_map(|inner| (0..4).map(move |outer| (inner, outer))) {
-        let mut sent = packet(SOURCE, GROUP, 1);
-        // The packet as its source marked it, with a checksum that fits.
-        sent[1] = inner;
-        sent[10..12].copy_from_slice(&[0; 2]);
-        let sum = vmcast_common::checksum::sum_words::<20>(sent.first_chunk().unwrap());
-        sent[10..12].copy_from_slice(&vmcast_common::checksum::fold(sum).to_be_bytes());
-        let mut expected = sent.clone();
-        let merged = ecn::merge(&mut expected, outer);
-        gateway.received.clear();
-        let bytes = Message::MulticastData { packet: &sent }.to_vec();
-        gateway.input(now, gateway::Input::Datagram { remote: RELAY, tos: 0xb8 | outer, bytes: &bytes });
-        match merged {
-            Some(()) => assert_eq!(gateway.packets(), [expected], "{inner:02b} behind {outer:02b}"),
-            None => {
-                dropped += 1;
-                assert!(gateway.packets().is_empty());
-                assert_eq!(gateway.gateway.counters().congestion, dropped);
+    for (to, group) in ways() {
+        let now = vmcast_sim::epoch();
+        let (mut relay, mut gateway) = nodes_of(now, to, group);
+        run(&mut relay, &mut gateway, now, SECOND, true);
+        let mut dropped = 0;
+        for (inner, outer) in (0..4).flat_map(|inner| (0..4).map(move |outer| (inner, outer))) {
+            let sent = marked(group, inner);
+            let expected = ecn::decapsulate(inner, outer).map(|mark| marked(group, mark));
+            gateway.received.clear();
+            let bytes = Message::MulticastData { packet: &sent }.to_vec();
+            gateway.input(now, gateway::Input::Datagram { remote: to, tos: 0xb8 | outer, bytes: &bytes });
+            match expected {
+                Some(expected) => assert_eq!(gateway.packets(), [expected], "{inner:02b} behind {outer:02b}"),
+                None => {
+                    dropped += 1;
+                    assert!(gateway.packets().is_empty());
+                    assert_eq!(gateway.gateway.counters().congestion, dropped);
+                }
             }
         }
+        assert_eq!(dropped, 1, "congestion that cannot be told");
     }
-    assert_eq!(dropped, 1, "congestion that cannot be told");
 }

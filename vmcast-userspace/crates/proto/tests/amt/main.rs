@@ -5,6 +5,7 @@ mod ecn;
 mod hostile;
 mod limits;
 mod lossy;
+mod mld;
 mod property;
 mod streams;
 mod support;

@@ -6,11 +6,11 @@ use vmcast_proto::{
     Filter, Machine,
     amt::{gateway, relay},
 };
-use vmcast_sim::Link;
+use vmcast_sim::{Link, Node as _};
 use vmcast_wire::{amt, igmp, ipv4};
 
 use crate::support::{
-    GROUP, LATENCY, RELAY, RelayNode, SECOND, SOURCE, World, gateway_address, relay_config, sources,
+    GROUP, LATENCY, RELAY, RelayNode, SECOND, SOURCE, World, gateway_address, packet, relay_config, sources,
 };
 
 fn clean(gateways: usize) -> World {
@@ -136,6 +136,47 @@ fn discovery_at_an_anycast_address_leads_to_the_unicast_address_of_the_relay() {
 }
 
 #[test]
+fn a_gateway_that_discovery_leads_elsewhere_tears_the_tunnel_of_the_relay_before_down() {
+    // RFC 7450 §5.2.3.4.4, figure 18
+    let anycast = "192.52.193.1:2268".parse().unwrap();
+    let mut world = World::with(1, Link::clean(LATENCY), 1, relay_config(), |config| {
+        config.relay = anycast;
+        config.discover = true;
+    });
+    let advertise = |world: &mut World, relay: std::net::IpAddr| {
+        let now = world.now();
+        let gateway = &mut world.gateways[0];
+        gateway.input(now, gateway::Input::LocalChanged);
+        gateway.wake(now);
+        let sent = gateway.take_sent();
+        let nonce = sent.iter().find_map(|datagram| match amt::Message::parse(&datagram.bytes) {
+            Ok(amt::Message::RelayDiscovery { nonce }) => Some(nonce),
+            _ => None,
+        });
+        let nonce = nonce.expect("a Relay Discovery");
+        let bytes = amt::Message::RelayAdvertisement { nonce, relay }.to_vec();
+        gateway.input(now, gateway::Input::Datagram { remote: anycast, tos: 0, bytes: &bytes });
+    };
+    advertise(&mut world, RELAY.ip());
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND * 3);
+    assert_eq!(world.relay.tunnels.values().collect::<Vec<_>>(), [&gateway_address(0)]);
+
+    // The relay goes silent for so long that the gateway looks for another, and comes back.
+    world.relay.alive = false;
+    world.run(SECOND * 400);
+    world.relay.alive = true;
+    advertise(&mut world, "192.0.2.99".parse().unwrap());
+    let other = "192.0.2.99:2268".parse().unwrap();
+    let sent = world.gateways[0].take_sent();
+    let [teardown] = &sent[..] else { panic!("{sent:?}") };
+    assert_eq!(teardown.to, RELAY);
+    let Ok(amt::Message::Teardown { gateway, .. }) = amt::Message::parse(&teardown.bytes) else { panic!() };
+    assert_eq!(gateway.socket_addr(), gateway_address(0));
+    assert_eq!(world.gateways[0].gateway.relay(), Some(other));
+}
+
+#[test]
 fn only_the_sources_of_the_filter_arrive_whether_it_includes_or_excludes() {
     let mut world = clean(3);
     world.set(0, GROUP, Filter::Include(sources(&[1, 2])));
@@ -226,6 +267,77 @@ fn a_translator_that_rebinds_unnoticed_is_found_out_by_the_next_handshake() {
     assert_eq!(world.gateways[0].packets(), sent);
     assert_eq!(world.relay.tunnels.values().collect::<Vec<_>>(), [&after]);
     assert_eq!(world.relay.relay.counters().teardowns, 1);
+}
+
+/// Sends 200 packets, one every 10 ms, lets something happen in the middle, and counts how many did not come.
+fn lost_by(world: &mut World, change: impl FnOnce(&mut World)) -> usize {
+    world.clear();
+    let sent: Vec<_> = (0..200).map(|number| packet(SOURCE, GROUP, number)).collect();
+    let mut change = Some(change);
+    for (number, packet) in sent.iter().enumerate() {
+        if number == 100
+            && let Some(change) = change.take()
+        {
+            change(world);
+        }
+        world.relay.forward(SOURCE, GROUP, packet);
+        world.run(Duration::from_millis(10));
+    }
+    world.run(LATENCY * 2);
+    let came = world.gateways[0].packets();
+    let in_order: Vec<_> = sent.iter().filter(|packet| came.contains(packet)).cloned().collect();
+    assert_eq!(came, in_order, "once each, in order");
+    sent.len() - came.len()
+}
+
+// proves A6
+#[test]
+fn a_translator_that_rebinds_under_a_stream_costs_less_than_200_ms_of_it() {
+    let mut world = clean(2);
+    world.set(0, GROUP, Filter::any());
+    world.set(1, GROUP, Filter::any());
+    world.run(SECOND * 3);
+    assert_eq!(lost_by(&mut world, |_| ()), 0);
+    for port in 1..=20 {
+        let outside = format!("203.0.113.9:{port}").parse().unwrap();
+        let lost = lost_by(&mut world, |world| world.network.translate(gateway_address(0), outside));
+        assert!((1..20).contains(&lost), "{lost} packets at 100 a second were lost");
+        assert_eq!(world.gateways[0].gateway.observed_address(), Some(outside));
+        let ends: Vec<_> = world.relay.tunnels.values().collect();
+        assert_eq!(ends.len(), 2, "the tunnel to the address before is gone: {ends:?}");
+        assert_eq!(world.gateways[1].packets().len(), 200, "the other one notices nothing");
+    }
+    assert_eq!(world.gateways[1].gateway.counters().probes, 0);
+    assert_eq!(world.gateways[0].events.len(), 1, "it was up all the time");
+}
+
+// proves A6
+#[test]
+fn a_relay_that_forgot_its_tunnels_costs_less_than_200_ms_of_a_stream() {
+    let mut world = clean(1);
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND * 3);
+    let lost = lost_by(&mut world, |world| {
+        let now = world.now();
+        world.relay.restart(now, relay::Config { secret_seed: [77; 16], ..relay_config() });
+    });
+    assert!((1..20).contains(&lost), "{lost} packets at 100 a second were lost");
+}
+
+#[test]
+fn a_source_that_pauses_is_asked_about_a_few_times_and_the_relay_is_not_given_up() {
+    let mut world = clean(1);
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND * 3);
+    assert_eq!(lost_by(&mut world, |_| ()), 0);
+    world.run(SECOND * 60);
+    let counters = world.gateways[0].gateway.counters();
+    assert!((1..=6).contains(&counters.probes), "{counters:?}");
+    assert_eq!(world.gateways[0].events.len(), 1);
+    assert_eq!(lost_by(&mut world, |_| ()), 0, "and it goes on");
+    world.relay.alive = false;
+    world.run(SECOND * 20);
+    assert_eq!(world.gateways[0].events.len(), 1, "a probe without an answer says nothing");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use vmcast_proto::{
     amt::{Gateway, Relay, gateway, relay},
 };
 use vmcast_sim::{Datagram, Link, Network, Node, run};
-use vmcast_wire::{amt::Message, ipv4};
+use vmcast_wire::{amt::Message, ipv4, ipv6};
 
 pub(crate) const LATENCY: Duration = Duration::from_millis(20);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -26,8 +26,17 @@ pub(crate) fn gateway_address(number: usize) -> SocketAddr {
 }
 
 /// A multicast packet that carries a number.
-pub(crate) fn packet(source: Ipv4Addr, group: Ipv4Addr, number: u32) -> Vec<u8> {
-    ipv4::encapsulate(source, group, 16, 0, 17, false, &number.to_be_bytes())
+pub(crate) fn packet(source: impl Into<IpAddr>, group: impl Into<IpAddr>, number: u32) -> Vec<u8> {
+    let number = number.to_be_bytes();
+    match (source.into(), group.into()) {
+        (IpAddr::V4(source), IpAddr::V4(group)) => {
+            ipv4::encapsulate(source, group, 16, 0, 17, false, &number)
+        }
+        (IpAddr::V6(source), IpAddr::V6(group)) => {
+            ipv6::encapsulate(source, group, 16, 0, 17, false, &number)
+        }
+        (source, group) => panic!("{source} and {group} are not of one version"),
+    }
 }
 
 pub(crate) struct RelayNode {
@@ -37,6 +46,8 @@ pub(crate) struct RelayNode {
     pub(crate) alive: bool,
     /// What the events said: the far end of each tunnel.
     pub(crate) tunnels: BTreeMap<u32, SocketAddr>,
+    /// What the events said: our end of each tunnel.
+    locals: BTreeMap<u32, SocketAddr>,
     /// What the events said: what each tunnel wants.
     pub(crate) wanted: BTreeMap<(u32, IpAddr), Filter>,
     pub(crate) events: Vec<(Instant, relay::Event)>,
@@ -50,6 +61,7 @@ impl RelayNode {
             relay: Relay::new(now, config),
             alive: true,
             tunnels: BTreeMap::new(),
+            locals: BTreeMap::new(),
             wanted: BTreeMap::new(),
             events: Vec::new(),
             out: VecDeque::new(),
@@ -73,22 +85,12 @@ impl RelayNode {
     }
 
     /// Sends a packet down every tunnel that wants it.
-    pub(crate) fn forward(&mut self, source: Ipv4Addr, group: Ipv4Addr, packet: &[u8]) {
-        self.forward_from(RELAY, source, group, packet);
-    }
-
-    /// The same from another address than that of the usual relay.
-    pub(crate) fn forward_from(
-        &mut self,
-        from: SocketAddr,
-        source: Ipv4Addr,
-        group: Ipv4Addr,
-        packet: &[u8],
-    ) {
+    pub(crate) fn forward(&mut self, source: impl Into<IpAddr>, group: impl Into<IpAddr>, packet: &[u8]) {
+        let (source, group) = (source.into(), group.into());
         for ((id, wanted), filter) in &self.wanted {
-            if *wanted == IpAddr::V4(group) && filter.wants(source.into()) {
+            if *wanted == group && filter.wants(source) {
                 let bytes = Message::MulticastData { packet }.to_vec();
-                self.out.push_back(Datagram { from, to: self.tunnels[id], bytes });
+                self.out.push_back(Datagram { from: self.locals[id], to: self.tunnels[id], bytes });
             }
         }
     }
@@ -111,7 +113,8 @@ impl RelayNode {
 
     fn follow(&mut self, event: &relay::Event) {
         match event {
-            relay::Event::TunnelUp { id, remote, .. } => {
+            relay::Event::TunnelUp { id, local, remote, .. } => {
+                self.locals.insert(*id, *local);
                 assert!(self.tunnels.insert(*id, *remote).is_none(), "{event:?}: the id is in use");
             }
             relay::Event::Ecn { id, .. } => {
@@ -190,7 +193,7 @@ impl GatewayNode {
         self.drain(now);
     }
 
-    pub(crate) fn set(&mut self, now: Instant, group: Ipv4Addr, filter: Filter) {
+    pub(crate) fn set(&mut self, now: Instant, group: impl Into<IpAddr>, filter: Filter) {
         self.input(now, gateway::Input::SetMembership { group: group.into(), filter });
     }
 
@@ -284,14 +287,20 @@ impl World {
         run(&mut self.network, &mut nodes, until);
     }
 
-    pub(crate) fn set(&mut self, gateway: usize, group: Ipv4Addr, filter: Filter) {
+    pub(crate) fn set(&mut self, gateway: usize, group: impl Into<IpAddr>, filter: Filter) {
         let now = self.now();
         self.gateways[gateway].set(now, group, filter);
     }
 
     /// Lets a source send so many packets, one every 10 ms, and waits until they have arrived.
     /// Returns them.
-    pub(crate) fn stream(&mut self, source: Ipv4Addr, group: Ipv4Addr, count: u32) -> Vec<Vec<u8>> {
+    pub(crate) fn stream(
+        &mut self,
+        source: impl Into<IpAddr>,
+        group: impl Into<IpAddr>,
+        count: u32,
+    ) -> Vec<Vec<u8>> {
+        let (source, group) = (source.into(), group.into());
         let packets: Vec<_> = (0..count).map(|number| packet(source, group, number)).collect();
         for packet in &packets {
             self.relay.forward(source, group, packet);

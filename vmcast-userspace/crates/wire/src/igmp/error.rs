@@ -1,5 +1,7 @@
 //! Why a message is refused.
 
+use crate::membership::reader::Truncated;
+
 /// Why a message is refused; offsets count bytes from its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -37,4 +39,10 @@ pub enum Error {
         /// Its length in bytes.
         value: usize,
     },
+}
+
+impl From<Truncated> for Error {
+    fn from(Truncated { offset, needed, have }: Truncated) -> Self {
+        Self::Truncated { offset, needed, have }
+    }
 }

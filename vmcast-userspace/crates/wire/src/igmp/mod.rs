@@ -12,25 +12,41 @@
 //! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //! ```
 //!
+//! ```text
+//! Membership Report of version 3 (RFC 9776 §4.2)
+//!  0                   1                   2                   3
+//!  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+//! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+//! |  Type = 0x22  |    Reserved   |           Checksum            |
+//! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+//! |             Flags             |  Number of Group Records (M)  |
+//! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+//! |                     Group Record [1 .. M]                     |
+//! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+//! ```
+//!
 //! The codec checks form and checksum. Whether a group is multicast, who may send what and with
 //! which time to live is for the machine that uses it.
 
-mod code;
 mod error;
 mod query;
-mod reader;
-mod report;
 
 #[cfg(test)]
 mod tests;
 
 use std::{net::Ipv4Addr, time::Duration};
 
-pub use error::Error;
-pub use query::QueryV3;
-pub use report::{Record, RecordType};
+use etherparse::checksum::Sum16BitWords;
 
-use reader::Reader;
+pub use error::Error;
+
+pub use crate::membership::RecordType;
+use crate::membership::{self, emit_records, parse_records, reader::Reader};
+
+/// Membership Query of version 3 (RFC 9776 §4.1).
+pub type QueryV3 = membership::QueryV3<Ipv4Addr>;
+/// A group record (RFC 9776 §4.2.4).
+pub type Record = membership::Record<Ipv4Addr>;
 
 /// All systems on the subnet, 224.0.0.1: where General Queries go.
 pub const ALL_SYSTEMS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
@@ -102,7 +118,7 @@ impl Message {
         if bytes.len() < MIN_LEN {
             return Err(Error::Truncated { offset: 0, needed: MIN_LEN, have: bytes.len() });
         }
-        if internet_checksum(bytes) != 0 {
+        if checksum_of(bytes) != 0 {
             return Err(Error::BadChecksum { offset: CHECKSUM_OFFSET, value: checksum });
         }
         match kind {
@@ -110,7 +126,7 @@ impl Message {
             TYPE_REPORT_V1 => Ok(Self::ReportV1 { group: reader.address()? }),
             TYPE_REPORT_V2 => Ok(Self::ReportV2 { group: reader.address()? }),
             TYPE_LEAVE_GROUP => Ok(Self::LeaveGroup { group: reader.address()? }),
-            TYPE_REPORT_V3 => Ok(Self::ReportV3 { records: report::parse_records(&mut reader)? }),
+            TYPE_REPORT_V3 => Ok(Self::ReportV3 { records: parse_records(&mut reader)? }),
             value => Err(Error::UnknownType { offset: 0, value }),
         }
     }
@@ -124,7 +140,7 @@ impl Message {
             | Self::ReportV1 { .. }
             | Self::ReportV2 { .. }
             | Self::LeaveGroup { .. } => MIN_LEN,
-            Self::QueryV3(query) => query.buffer_len(),
+            Self::QueryV3(query) => MIN_LEN + query.tail_len(),
             Self::ReportV3 { records } => MIN_LEN + records.iter().map(Record::buffer_len).sum::<usize>(),
         }
     }
@@ -147,8 +163,9 @@ impl Message {
                 out.extend_from_slice(&group.octets());
             }
             Self::QueryV3(query) => {
-                start(TYPE_QUERY, query.max_resp_code());
-                query.emit_rest(&mut out);
+                start(TYPE_QUERY, query::max_resp_code(query.max_resp_time));
+                out.extend_from_slice(&query.group.octets());
+                query.emit_tail(&mut out);
             }
             Self::ReportV1 { group } => {
                 start(TYPE_REPORT_V1, 0);
@@ -164,21 +181,16 @@ impl Message {
             }
             Self::ReportV3 { records } => {
                 start(TYPE_REPORT_V3, 0);
-                report::emit_records(records, &mut out);
+                emit_records(records, &mut out);
             }
         }
-        let checksum = internet_checksum(&out);
+        let checksum = checksum_of(&out);
         out[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2].copy_from_slice(&checksum.to_be_bytes());
         out
     }
 }
 
-/// The one's complement of the one's complement sum (RFC 1071); 0 over data whose checksum fits.
-fn internet_checksum(bytes: &[u8]) -> u16 {
-    etherparse::checksum::Sum16BitWords::new().add_slice(bytes).ones_complement().to_be()
-}
-
-/// How many there are, for a 16-bit count field.
-fn count(of: usize) -> [u8; 2] {
-    u16::try_from(of).expect("a count that a datagram can carry").to_be_bytes()
+/// The checksum over the message alone (RFC 9776 §4.1.2); 0 if the one within fits.
+fn checksum_of(bytes: &[u8]) -> u16 {
+    membership::internet_checksum(Sum16BitWords::new(), bytes)
 }

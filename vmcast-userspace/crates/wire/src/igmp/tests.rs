@@ -1,13 +1,14 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::membership::code;
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
 
 /// Writes a checksum that fits, after a test changed the message.
 fn seal(message: &mut [u8]) {
     message[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2].fill(0);
-    let checksum = internet_checksum(message);
+    let checksum = checksum_of(message);
     message[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2].copy_from_slice(&checksum.to_be_bytes());
 }
 

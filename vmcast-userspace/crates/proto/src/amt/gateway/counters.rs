@@ -9,6 +9,8 @@ counters! {
         discoveries,
         /// Requests sent.
         requests,
+        /// Requests among them that ask whether the relay still knows the way, as data that flowed has stopped.
+        probes,
         /// Membership Queries accepted.
         queries,
         /// Membership Updates sent.
@@ -33,11 +35,9 @@ counters! {
         bad_nonce,
         /// Relay Advertisements of an address that no relay can have.
         bad_advertisement,
-        /// Membership Queries whose datagram carries no IGMPv3 General Query.
+        /// Membership Queries whose datagram carries no General Query of IGMPv3 or MLDv2, as was asked for.
         bad_query,
         /// Membership Queries that say the relay takes no new tunnels.
         refused,
-        /// IPv6 groups and packets, which this gateway does not serve.
-        unsupported_family,
     }
 }

@@ -26,6 +26,8 @@ pub enum Input<'a> {
     /// The gateway's own address or port has changed, or the relay may have forgotten it: shake
     /// hands again at once.
     LocalChanged,
+    /// Data of the tunnel came by another way than this machine, such as through a data plane.
+    DataSeen,
     /// Leave everything; the gateway is of no use afterwards.
     Stop,
 }

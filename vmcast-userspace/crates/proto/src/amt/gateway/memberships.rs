@@ -2,21 +2,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
-use vmcast_wire::igmp::{Record, RecordType};
+use vmcast_wire::membership::{Record, RecordType};
 
 use crate::Filter;
 
-/// The reception state of the gateway and the state changes under way (RFC 9776 §5.1).
+/// The reception state of the gateway and the state changes under way (RFC 9776 §5.1, RFC 9777 §6.1), for groups
+/// of one version of IP.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memberships {
-    wanted: BTreeMap<Ipv4Addr, Filter>,
-    pending: BTreeMap<Ipv4Addr, Pending>,
+    wanted: BTreeMap<IpAddr, Filter>,
+    pending: BTreeMap<IpAddr, Pending>,
     /// Groups left since the last query was answered. Should every leave have been lost, the
     /// answer to the next query repeats them.
-    departed: BTreeSet<Ipv4Addr>,
+    departed: BTreeSet<IpAddr>,
 }
 
 /// How often what has still to be told of one group.
@@ -30,7 +31,10 @@ struct Pending {
 
 impl Memberships {
     /// Notes what is wanted of a group now; whether that is a change. It is to be told `times`.
-    pub(super) fn set(&mut self, group: Ipv4Addr, filter: Filter, times: u8) -> bool {
+    pub(super) fn set(&mut self, group: IpAddr, mut filter: Filter, times: u8) -> bool {
+        // A group has no sources of the other version of IP.
+        let (Filter::Include(sources) | Filter::Exclude(sources)) = &mut filter;
+        sources.retain(|source| source.is_ipv4() == group.is_ipv4());
         let before = self.wanted.get(&group).cloned().unwrap_or_default();
         if before == filter {
             return false;
@@ -64,12 +68,12 @@ impl Memberships {
     }
 
     /// Whether packets of this source to this group are wanted.
-    pub(super) fn wants(&self, group: Ipv4Addr, source: Ipv4Addr) -> bool {
-        self.wanted.get(&group).is_some_and(|filter| filter.wants(source.into()))
+    pub(super) fn wants(&self, group: IpAddr, source: IpAddr) -> bool {
+        self.wanted.get(&group).is_some_and(|filter| filter.wants(source))
     }
 
     /// Whether anything of this group is wanted.
-    pub(super) fn has(&self, group: Ipv4Addr) -> bool {
+    pub(super) fn has(&self, group: IpAddr) -> bool {
         self.wanted.contains_key(&group)
     }
 
@@ -78,7 +82,7 @@ impl Memberships {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (IpAddr, &Filter)> {
-        self.wanted.iter().map(|(group, filter)| (IpAddr::V4(*group), filter))
+        self.wanted.iter().map(|(group, filter)| (*group, filter))
     }
 
     /// Whether a change has still to be told.
@@ -87,7 +91,7 @@ impl Memberships {
     }
 
     /// Tells every pending change once (RFC 9776 §5.1).
-    pub(super) fn state_changes(&mut self) -> Vec<Record> {
+    pub(super) fn state_changes(&mut self) -> Vec<Record<IpAddr>> {
         let mut records = Vec::new();
         for (group, pending) in &mut self.pending {
             let filter = self.wanted.get(group).cloned().unwrap_or_default();
@@ -107,7 +111,11 @@ impl Memberships {
                 [(RecordType::AllowNewSources, allow), (RecordType::BlockOldSources, block)]
             {
                 if !sources.is_empty() {
-                    records.push(Record { record_type, group: *group, sources: v4(sources) });
+                    records.push(Record {
+                        record_type,
+                        group: *group,
+                        sources: sources.into_iter().copied().collect(),
+                    });
                 }
             }
             pending.sources.values_mut().for_each(|left| *left = left.saturating_sub(1));
@@ -118,7 +126,7 @@ impl Memberships {
     }
 
     /// The answer to a query: everything that is wanted, and what no longer is.
-    pub(super) fn current_state(&self) -> Vec<Record> {
+    pub(super) fn current_state(&self) -> Vec<Record<IpAddr>> {
         let wanted = self.wanted.iter().map(|(group, filter)| {
             whole(*group, filter, RecordType::ModeIsInclude, RecordType::ModeIsExclude)
         });
@@ -136,21 +144,12 @@ impl Memberships {
     }
 }
 
-fn whole(group: Ipv4Addr, filter: &Filter, include: RecordType, exclude: RecordType) -> Record {
+fn whole(group: IpAddr, filter: &Filter, include: RecordType, exclude: RecordType) -> Record<IpAddr> {
     let (record_type, sources) = match filter {
         Filter::Include(sources) => (include, sources),
         Filter::Exclude(sources) => (exclude, sources),
     };
-    Record { record_type, group, sources: v4(sources) }
-}
-
-/// The IPv4 sources; an IPv4 group has no others.
-fn v4<'a>(sources: impl IntoIterator<Item = &'a IpAddr>) -> Vec<Ipv4Addr> {
-    let v4_only = |source: &IpAddr| match source {
-        IpAddr::V4(v4) => Some(*v4),
-        IpAddr::V6(_) => None,
-    };
-    sources.into_iter().filter_map(v4_only).collect()
+    Record { record_type, group, sources: sources.iter().copied().collect() }
 }
 
 #[cfg(test)]
@@ -159,20 +158,25 @@ mod tests {
         AllowNewSources, BlockOldSources, ChangeToExcludeMode, ChangeToIncludeMode, ModeIsExclude,
     };
 
+    use std::net::Ipv4Addr;
+
     use super::*;
 
-    const GROUP: Ipv4Addr = Ipv4Addr::new(232, 1, 1, 1);
-
-    fn source(last: u8) -> Ipv4Addr {
-        Ipv4Addr::new(192, 0, 2, last)
-    }
+    const GROUP: IpAddr = IpAddr::V4(Ipv4Addr::new(232, 1, 1, 1));
 
     fn set(sources: &[u8]) -> BTreeSet<IpAddr> {
-        sources.iter().map(|last| source(*last).into()).collect()
+        sources.iter().map(|last| IpAddr::from([192, 0, 2, *last])).collect()
     }
 
-    fn told(records: &[Record]) -> Vec<(RecordType, Vec<u8>)> {
-        let lasts = |record: &Record| record.sources.iter().map(|source| source.octets()[3]).collect();
+    fn last(source: &IpAddr) -> u8 {
+        match source {
+            IpAddr::V4(source) => source.octets()[3],
+            IpAddr::V6(source) => source.octets()[15],
+        }
+    }
+
+    fn told(records: &[Record<IpAddr>]) -> Vec<(RecordType, Vec<u8>)> {
+        let lasts = |record: &Record<IpAddr>| record.sources.iter().map(last).collect();
         records.iter().map(|record| (record.record_type, lasts(record))).collect()
     }
 
@@ -212,6 +216,22 @@ mod tests {
         assert_eq!(told(&memberships.state_changes()), [(ChangeToIncludeMode, vec![])]);
         assert_eq!(told(&memberships.state_changes()), [(ChangeToIncludeMode, vec![])]);
         assert!(!memberships.has_pending());
+    }
+
+    #[test]
+    fn sources_of_the_other_version_of_ip_are_none() {
+        let mut memberships = Memberships::default();
+        let v6: IpAddr = "2001:db8::1".parse().unwrap();
+        assert!(!memberships.set(GROUP, Filter::Include(BTreeSet::from([v6])), 1), "nobody is included");
+        assert!(memberships.set(GROUP, Filter::Exclude(BTreeSet::from([v6])), 1));
+        assert!(!memberships.set(GROUP, Filter::any(), 1));
+        let group6: IpAddr = "ff3e::1".parse().unwrap();
+        let mixed = [v6, IpAddr::from([192, 0, 2, 1])];
+        assert!(memberships.set(group6, Filter::Include(BTreeSet::from(mixed)), 1));
+        assert_eq!(
+            told(&memberships.state_changes()),
+            [(ChangeToExcludeMode, vec![]), (AllowNewSources, vec![1])]
+        );
     }
 
     #[test]

@@ -5,10 +5,12 @@
 
 mod config;
 mod counters;
+mod flow;
 mod input;
 mod machine;
 mod memberships;
 mod output;
+mod pseudo_interface;
 mod random;
 mod report;
 mod timer;

@@ -3,6 +3,8 @@
 /// What a gateway waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Timer {
+    /// Data that flowed has come no more for longer than its pace explains (no RFC asks for it; 50 ms and more).
+    Flow,
     /// An answer to a Relay Discovery (RFC 7450 §5.2.3.4; 1 s, doubling to 120 s).
     DiscoveryRetransmission,
     /// An answer to a Request (RFC 7450 §5.2.3.5; 1 s, doubling to 120 s).

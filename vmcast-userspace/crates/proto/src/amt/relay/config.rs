@@ -18,14 +18,14 @@ pub struct Config {
     /// How long the seed has been in use: a relay that starts again with the same seed and an age that
     /// has grown meanwhile accepts what the relay before it made.
     pub secret_age: Duration,
-    /// How long a secret makes new Response MACs; it is accepted for as long again. RFC 7450
-    /// §5.3 wants it no longer than two hours. Never shorter than the membership interval.
+    /// How long a secret makes new Response MACs (RFC 7450 §5.3.6: two hours); after that it is accepted for
+    /// two query intervals more (§5.3.3.4). Never shorter than the membership interval.
     pub secret_lifetime: Duration,
     /// Source address of the encapsulated General Query.
     pub query_source: Ipv4Addr,
     /// How often a gateway repeats the handshake (RFC 9776 §8.2), in whole seconds.
     pub query_interval: Duration,
-    /// For how long a gateway may spread its reports (RFC 9776 §8.3).
+    /// What is allowed for in addition before a tunnel ends (RFC 9776 §8.3, RFC 7450 §5.3.3.7).
     pub query_response_interval: Duration,
     /// How many handshakes in a row may fail (RFC 9776 §8.1), 1 to 7.
     pub robustness: u8,

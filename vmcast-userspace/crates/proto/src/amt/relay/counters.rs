@@ -7,7 +7,7 @@ counters! {
     pub struct Counters {
         /// Relay Discoveries answered.
         discoveries,
-        /// Requests answered.
+        /// Requests answered, for IGMP or for MLD.
         requests,
         /// Requests answered with the L flag, because a limit is reached.
         requests_limited,
@@ -29,15 +29,13 @@ counters! {
         bad_address,
         /// Relay Discoveries and Requests not answered because there are too many.
         rate_limited,
-        /// Requests for MLD, which this relay does not serve.
-        unsupported_family,
         /// Membership Updates and Teardowns with a wrong Response MAC.
         bad_mac,
         /// Membership Updates whose datagram is broken or carries no report.
         bad_report,
         /// Reports with another TTL than 1.
         bad_ttl,
-        /// Reports with a source or destination address that no report has.
+        /// Reports with a destination address that no report has.
         bad_report_address,
         /// Reports without the Router Alert option; they are accepted.
         no_router_alert,

@@ -6,10 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vmcast_common::hdr::ipv4::PROTO_IGMP;
 use vmcast_wire::{
     amt::{GatewayAddress, Message, ResponseMac},
-    igmp, ipv4,
+    membership,
 };
 
 use super::{
@@ -25,6 +24,7 @@ use super::{
 };
 use crate::{
     Filter, Machine,
+    amt::encapsulated::{Encapsulated, Protocol, encapsulate},
     host_state::{Applied, HostState},
 };
 
@@ -38,11 +38,20 @@ pub struct Relay {
     base: Instant,
     secrets: Secrets,
     answers: TokenBucket,
-    /// The encapsulated General Query, the same for every gateway.
-    general_query: Vec<u8>,
+    /// The encapsulated General Queries of IGMP and of MLD, the same for every gateway.
+    general_queries: [Vec<u8>; 2],
     table: Table,
     counters: Counters,
     outputs: VecDeque<Output>,
+}
+
+/// What the answer to a Request depends on.
+struct Request {
+    mld: bool,
+    ecn: bool,
+    nonce: u32,
+    /// What the gateway address fields say; `None` leaves them out.
+    gateway: Option<GatewayAddress>,
 }
 
 impl Relay {
@@ -50,12 +59,22 @@ impl Relay {
     #[must_use]
     pub fn new(now: Instant, config: Config) -> Self {
         // A gateway uses one Response MAC until the next handshake.
-        let lifetime = config.secret_lifetime.max(config.membership_interval()).max(Duration::from_secs(1));
+        let lifetime = config
+            .secret_lifetime
+            .max(config.membership_interval())
+            .max(config.query_interval * 2)
+            .max(Duration::from_secs(1));
         Self {
             base: now,
-            secrets: Secrets::new(now, config.secret_seed, lifetime, config.secret_age),
+            secrets: Secrets::new(
+                now,
+                config.secret_seed,
+                lifetime,
+                config.query_interval * 2,
+                config.secret_age,
+            ),
             answers: TokenBucket::new(now, config.answers_per_second),
-            general_query: general_query(&config),
+            general_queries: [Protocol::Igmp, Protocol::Mld].map(|protocol| general_query(&config, protocol)),
             table: Table::new(&config.secret_seed),
             counters: Counters::default(),
             outputs: VecDeque::new(),
@@ -199,17 +218,16 @@ impl Relay {
         }
         match message {
             Message::RelayDiscovery { nonce } => self.on_discovery(now, local, remote, nonce),
-            Message::Request { ipv6: true, .. } => self.counters.unsupported_family += 1,
-            Message::Request { ipv6: false, ecn, nonce } => {
+            Message::Request { ipv6, ecn, nonce } => {
                 // Linux drops a query with the gateway address fields; without them it takes one.
                 let gateway = (!Message::is_linux_request(bytes)).then_some(remote.into());
-                self.on_request(now, local, remote, (nonce, ecn), gateway);
+                self.on_request(now, local, remote, Request { mld: ipv6, ecn, nonce, gateway });
             }
             Message::MembershipUpdate { response_mac, nonce, update } => {
                 self.on_update(now, local, remote, nonce, response_mac, update);
             }
             Message::Teardown { response_mac, nonce, gateway } => {
-                self.on_teardown(local, gateway.socket_addr(), nonce, response_mac);
+                self.on_teardown(now, local, gateway.socket_addr(), nonce, response_mac);
             }
             Message::MulticastData { .. } => self.counters.stranger_data += 1,
             Message::RelayAdvertisement { .. } | Message::MembershipQuery { .. } => {
@@ -218,7 +236,7 @@ impl Relay {
         }
     }
 
-    /// RFC 7450 §5.3.3.
+    /// RFC 7450 §5.3.3.2.
     fn on_discovery(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, nonce: u32) {
         let relay = self.config.advertised.unwrap_or(local.ip());
         if relay.is_ipv4() != local.is_ipv4() {
@@ -236,8 +254,7 @@ impl Relay {
         now: Instant,
         local: SocketAddr,
         remote: SocketAddr,
-        (nonce, ecn): (u32, bool),
-        gateway: Option<GatewayAddress>,
+        Request { mld, ecn, nonce, gateway }: Request,
     ) {
         if !self.may_answer(now) {
             return;
@@ -251,13 +268,13 @@ impl Relay {
             nonce,
             limit,
             gateway,
-            query: &self.general_query,
+            query: &self.general_queries[usize::from(mld)],
         }
         .to_vec();
         self.outputs.push_back(Output::Transmit { local, remote, bytes });
     }
 
-    /// RFC 7450 §5.3.3.
+    /// RFC 7450 §5.3.3.4.
     fn on_update(
         &mut self,
         now: Instant,
@@ -267,7 +284,7 @@ impl Relay {
         response_mac: ResponseMac,
         update: &[u8],
     ) {
-        let Some(ecn) = self.secrets.accepts(remote, nonce, response_mac) else {
+        let Some(ecn) = self.secrets.accepts(now, remote, nonce, response_mac) else {
             self.counters.bad_mac += 1;
             return;
         };
@@ -286,7 +303,7 @@ impl Relay {
         }
     }
 
-    fn on_member_report(&mut self, now: Moment, id: u32, report: &igmp::Message) {
+    fn on_member_report(&mut self, now: Moment, id: u32, report: &membership::Message) {
         let limits = self.config.limits;
         let oldest = now.0.saturating_sub(millis(self.config.membership_interval()));
         let result = self.table.update(now, id, |host| {
@@ -301,7 +318,7 @@ impl Relay {
         self.announce(id, stale.into_iter().map(|group| (group, Filter::none())));
     }
 
-    fn on_first_report(&mut self, now: Moment, ends: Ends, ecn: bool, report: &igmp::Message) {
+    fn on_first_report(&mut self, now: Moment, ends: Ends, ecn: bool, report: &membership::Message) {
         match self.room_for(&ends) {
             Ok(()) => {}
             Err(LimitError::TunnelsPerSource { .. }) => {
@@ -325,10 +342,17 @@ impl Relay {
         self.announce(id, applied.changed);
     }
 
-    /// RFC 7450 §5.3.3: the tunnel named in the message ends, whoever sent it, for only its own
+    /// RFC 7450 §5.3.3.5: the tunnel named in the message ends, whoever sent it, for only its own
     /// gateway knows that Response MAC.
-    fn on_teardown(&mut self, local: SocketAddr, gateway: SocketAddr, nonce: u32, response_mac: ResponseMac) {
-        if self.secrets.accepts(gateway, nonce, response_mac).is_none() {
+    fn on_teardown(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        gateway: SocketAddr,
+        nonce: u32,
+        response_mac: ResponseMac,
+    ) {
+        if self.secrets.accepts(now, gateway, nonce, response_mac).is_none() {
             self.counters.bad_mac += 1;
             return;
         }
@@ -342,38 +366,36 @@ impl Relay {
         }
     }
 
-    /// Takes the IGMP report out of its IP datagram (RFC 7450 §5.1.5, RFC 9776 §4).
-    fn unwrap_report(&mut self, update: &[u8]) -> Option<igmp::Message> {
-        let Some(datagram) =
-            ipv4::decapsulate(update).ok().filter(|datagram| datagram.protocol == PROTO_IGMP)
+    /// Takes the report out of its IP datagram and looks whether a host may have sent it so (RFC 7450 §5.3.3.4,
+    /// RFC 9776 §4, RFC 2236 §2, RFC 9777 §5.2, RFC 2710 §3): whatever the source address, which a gateway may
+    /// not have.
+    fn unwrap_report(&mut self, update: &[u8]) -> Option<membership::Message> {
+        use membership::Message;
+        let Some(Encapsulated { message, destination: to, ttl, router_alert }) = Encapsulated::parse(update)
         else {
             self.counters.bad_report += 1;
             return None;
         };
-        if datagram.ttl != 1 {
+        if ttl != 1 {
             self.counters.bad_ttl += 1;
             return None;
         }
-        let Ok(report) = igmp::Message::parse(datagram.payload) else {
-            self.counters.bad_report += 1;
-            return None;
-        };
-        let to = datagram.destination;
-        let addressed = match &report {
-            igmp::Message::ReportV1 { group } | igmp::Message::ReportV2 { group } => to == *group,
-            igmp::Message::LeaveGroup { group } => to == igmp::ALL_ROUTERS || to == *group,
-            igmp::Message::ReportV3 { .. } => to == igmp::ALL_IGMPV3_ROUTERS,
-            igmp::Message::QueryV1 | igmp::Message::QueryV2 { .. } | igmp::Message::QueryV3(_) => {
+        let protocol = Protocol::of(to);
+        let addressed = match &message {
+            Message::ReportV1 { group } | Message::ReportV2 { group } => to == *group,
+            Message::Leave { group } => to == protocol.all_routers() || to == *group,
+            Message::ReportV3 { .. } => to == protocol.all_routers_v3(),
+            Message::QueryV1 | Message::QueryV2 { .. } | Message::QueryV3(_) => {
                 self.counters.bad_report += 1;
                 return None;
             }
         };
-        if !addressed || datagram.source.is_multicast() || datagram.source.is_broadcast() {
+        if !addressed {
             self.counters.bad_report_address += 1;
             return None;
         }
-        self.counters.no_router_alert += u64::from(!datagram.router_alert);
-        Some(report)
+        self.counters.no_router_alert += u64::from(!router_alert);
+        Some(message)
     }
 
     fn count(&mut self, applied: &Applied) {
@@ -434,25 +456,37 @@ impl Machine for Relay {
     }
 }
 
-/// The IGMPv3 General Query in IP with Router Alert (RFC 7450 §5.3.3.3, RFC 9776 §4.1).
-fn general_query(config: &Config) -> Vec<u8> {
-    let query = igmp::Message::QueryV3(igmp::QueryV3 {
-        max_resp_time: config.query_response_interval,
-        group: std::net::Ipv4Addr::UNSPECIFIED,
+/// The General Query of IGMPv3 or MLDv2 in IP with Router Alert (RFC 7450 §5.3.3.3, RFC 9776 §4.1, RFC 9777
+/// §5.1).
+fn general_query(config: &Config, protocol: Protocol) -> Vec<u8> {
+    // A Max Resp Code of 1: a gateway answers at once, for nobody answers with it. The query response interval is
+    // for the state's timers only.
+    let (source, max_resp_time) = match protocol {
+        Protocol::Igmp => (config.query_source.into(), Duration::from_millis(100)),
+        Protocol::Mld => (protocol.unspecified(), Duration::from_millis(1)),
+    };
+    let query = membership::Message::QueryV3(membership::QueryV3 {
+        max_resp_time,
+        group: protocol.unspecified(),
         suppress_router_side_processing: false,
         robustness_variable: config.robustness,
         query_interval: config.query_interval,
         sources: Vec::new(),
     });
-    let tos = ipv4::TOS_INTERNETWORK_CONTROL;
-    ipv4::encapsulate(config.query_source, igmp::ALL_SYSTEMS, 1, tos, PROTO_IGMP, true, &query.emit())
+    encapsulate(source, protocol.all_hosts(), &query)
 }
 
 /// Whether an answer to this address can reach anyone, and one alone.
 fn unicast(address: SocketAddr) -> bool {
     let group = match address.ip() {
         IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified(),
-        IpAddr::V6(v6) => v6.is_multicast() || v6.is_unspecified(),
+        // A link-local one says nothing without its link, and a mapped one is no IPv6 host's (RFC 4291 §2.5.5).
+        IpAddr::V6(v6) => {
+            v6.is_multicast()
+                || v6.is_unspecified()
+                || v6.is_unicast_link_local()
+                || v6.to_ipv4_mapped().is_some()
+        }
     };
     !group && address.port() != 0
 }

@@ -7,10 +7,10 @@ use std::{
 };
 
 use proptest::prelude::*;
-use vmcast_common::fib::{self, IfIndex, Members, Rpf, Stream, TunnelId};
+use vmcast_common::fib::{self, FibOp, IfIndex, Members, Rpf, Stream, TunnelId};
 
 use super::{
-    super::{Config, Input, Mrib, Output},
+    super::{Config, Event, Input, Mrib, Output},
     replay::Replay,
 };
 use crate::{Filter, Machine};
@@ -222,9 +222,16 @@ impl Run {
             }
         }
         self.fib.accepting = self.model.accepting();
+        let mut told = before.filters.clone();
+        let mut changing = BTreeSet::new();
         while let Some(output) = self.mrib.poll_output() {
             match output {
                 Output::Fib(op) => {
+                    if let FibOp::AddMember(stream, member) = op {
+                        // A member changes a stream after it was told of; others only where (S,G) are made.
+                        let key = (stream.group, member);
+                        assert!(changing.contains(&key) || before.filters.contains_key(&key), "{op:?}");
+                    }
                     self.fib.apply(op);
                     self.check_interim(&before);
                 }
@@ -232,9 +239,16 @@ impl Run {
                     let old = self.interests.insert(group, filter.clone()).unwrap_or_default();
                     assert_ne!(old, filter, "an interest that did not change");
                 }
-                Output::Event(_) => {}
+                Output::Event(Event::MembershipChanged { group, member, old, new }) => {
+                    assert_ne!(old, new, "a membership that did not change");
+                    changing.insert((group, member));
+                    assert_eq!(told.insert((group, member), new).unwrap_or_default(), old);
+                }
+                Output::Event(Event::SourceLearnt { .. } | Event::SourceSilent { .. }) => {}
             }
         }
+        told.retain(|_, filter| !filter.is_none());
+        assert_eq!(told, self.model.filters);
         self.check_end();
     }
 

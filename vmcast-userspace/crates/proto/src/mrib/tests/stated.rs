@@ -8,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 use vmcast_common::fib::{self, FibOp, IfIndex, Members, Rpf, Stream, TunnelId};
 
-use super::super::{Config, Input, Mrib, Output};
+use super::super::{Config, Event, Input, Mrib, Output};
 use crate::{Filter, Machine};
 
 const MEMBER: fib::Output = fib::Output::Interface(IfIndex(7));
@@ -19,7 +19,9 @@ const TUNNEL: fib::Input = fib::Input::Tunnel(TunnelId(3));
 #[expect(clippy::disallowed_methods, reason = "an origin for virtual time")]
 fn feed(mrib: &mut Mrib, input: Input) -> Vec<Output> {
     mrib.handle_input(Instant::now(), input);
-    std::iter::from_fn(|| mrib.poll_output()).collect()
+    let outputs = std::iter::from_fn(|| mrib.poll_output());
+    let is_news = |output: &Output| matches!(output, Output::Event(Event::MembershipChanged { .. }));
+    outputs.filter(|output| !is_news(output)).collect()
 }
 
 fn reported(filter: Filter) -> Input {

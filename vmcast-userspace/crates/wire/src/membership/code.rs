@@ -1,4 +1,4 @@
-//! The one-byte numbers Max Resp Code (RFC 9776 §4.1.1) and QQIC (§4.1.7).
+//! The one-byte numbers: Max Resp Code of IGMP (RFC 9776 §4.1.1) and QQIC (§4.1.7, RFC 9777 §5.1.9).
 //!
 //! Below 128 the byte is the value; from 128 it is a floating-point number:
 //!
@@ -10,10 +10,10 @@
 //! ```
 
 /// The largest value a code can say.
-pub(super) const MAX: u32 = 0x1f << 10;
+pub(crate) const MAX: u32 = 0x1f << 10;
 
 /// The value of a code.
-pub(super) const fn decode(code: u8) -> u32 {
+pub(crate) const fn decode(code: u8) -> u32 {
     if code < 128 {
         return code as u32;
     }
@@ -23,7 +23,7 @@ pub(super) const fn decode(code: u8) -> u32 {
 }
 
 /// The code of the largest value that is not above `value`.
-pub(super) const fn encode(value: u32) -> u8 {
+pub(crate) const fn encode(value: u32) -> u8 {
     if value < 128 {
         return value as u8;
     }

@@ -1,7 +1,7 @@
 //! What is refused, and how much memory a flood takes.
 
 use super::*;
-use crate::igmp::group::Group;
+use crate::membership::group::Group;
 
 fn join(group: Ipv4Addr) -> Message {
     Message::ReportV2 { group }

@@ -1,25 +1,17 @@
-//! Membership Reports of version 3 (RFC 9776 §4.2).
-//!
-//! ```text
-//!  0                   1                   2                   3
-//!  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
-//! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-//! |  Type = 0x22  |    Reserved   |           Checksum            |
-//! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-//! |             Flags             |  Number of Group Records (M)  |
-//! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-//! |                     Group Record [1 .. M]                     |
-//! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-//! ```
+//! Group records of reports: Group Records of IGMPv3 (RFC 9776 §4.2), Multicast Address Records of
+//! MLDv2 (RFC 9777 §5.2). They differ in the length of an address only.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Error, count, reader::Reader};
+use super::{
+    WireAddress, count,
+    reader::{Reader, Truncated},
+};
 
-/// Length of a record without sources, in bytes.
-const RECORD_LEN: usize = 8;
+/// Length of a record besides its addresses, in bytes.
+const FIXED_LEN: usize = 4;
 
-/// What a group record says (RFC 9776 §4.2.12).
+/// What a record says (RFC 9776 §4.2.12, RFC 9777 §5.2.12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecordType {
     /// `IS_IN`, 1: the filter mode is INCLUDE.
@@ -64,7 +56,7 @@ impl RecordType {
     }
 }
 
-/// A group record; auxiliary data is skipped when read and never written (§4.2.10).
+/// A record; auxiliary data is skipped when read and never written (RFC 9776 §4.2.10, RFC 9777 §5.2.11).
 ///
 /// ```text
 ///  0                   1                   2                   3
@@ -72,29 +64,63 @@ impl RecordType {
 /// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 /// |  Record Type  |  Aux Data Len |     Number of Sources (N)     |
 /// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-/// |                       Multicast Address                       |
+/// |               Multicast Address (4 or 16 bytes)               |
 /// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-/// |                    Source Address [1 .. N]                    |
+/// |            Source Address [1 .. N] (4 or 16 bytes)            |
 /// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 /// |             Auxiliary Data, Aux Data Len × 4 bytes            |
 /// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct Record<A> {
     /// What it says.
     pub record_type: RecordType,
     /// The group it speaks of.
-    pub group: Ipv4Addr,
+    pub group: A,
     /// The sources it lists.
-    pub sources: Vec<Ipv4Addr>,
+    pub sources: Vec<A>,
 }
 
-impl Record {
-    pub(super) const fn buffer_len(&self) -> usize {
-        RECORD_LEN + 4 * self.sources.len()
+impl<A: Copy> Record<A> {
+    /// The same with every address turned into another kind, or the first that cannot be.
+    pub(super) fn try_convert<B, E>(
+        &self,
+        convert: impl Fn(A) -> Result<B, E> + Copy,
+    ) -> Result<Record<B>, E> {
+        Ok(Record {
+            record_type: self.record_type,
+            group: convert(self.group)?,
+            sources: self.sources.iter().copied().map(convert).collect::<Result<_, _>>()?,
+        })
     }
 
-    fn parse(reader: &mut Reader<'_>) -> Result<Self, Error> {
+    fn widen(self, convert: impl Fn(A) -> IpAddr) -> Record<IpAddr> {
+        Record {
+            record_type: self.record_type,
+            group: convert(self.group),
+            sources: self.sources.into_iter().map(convert).collect(),
+        }
+    }
+}
+
+impl From<Record<Ipv4Addr>> for Record<IpAddr> {
+    fn from(record: Record<Ipv4Addr>) -> Self {
+        record.widen(IpAddr::V4)
+    }
+}
+
+impl From<Record<Ipv6Addr>> for Record<IpAddr> {
+    fn from(record: Record<Ipv6Addr>) -> Self {
+        record.widen(IpAddr::V6)
+    }
+}
+
+impl<A: WireAddress> Record<A> {
+    pub(crate) const fn buffer_len(&self) -> usize {
+        FIXED_LEN + A::LEN * (1 + self.sources.len())
+    }
+
+    fn parse(reader: &mut Reader<'_>) -> Result<Self, Truncated> {
         let record_type = RecordType::from_byte(reader.u8()?);
         let auxiliary_words = reader.u8()?;
         let sources = reader.u16()?;
@@ -105,11 +131,11 @@ impl Record {
     }
 }
 
-/// Reads what follows the checksum.
-pub(super) fn parse_records(reader: &mut Reader<'_>) -> Result<Vec<Record>, Error> {
+/// Reads the records of a report: what follows its checksum.
+pub(crate) fn parse_records<A: WireAddress>(reader: &mut Reader<'_>) -> Result<Vec<Record<A>>, Truncated> {
     let _flags = reader.u16()?;
     let announced = usize::from(reader.u16()?);
-    let mut records = Vec::with_capacity(announced.min(reader.remaining() / RECORD_LEN));
+    let mut records = Vec::with_capacity(announced.min(reader.remaining() / (FIXED_LEN + A::LEN)));
     for _ in 0..announced {
         records.push(Record::parse(reader)?);
     }
@@ -117,13 +143,13 @@ pub(super) fn parse_records(reader: &mut Reader<'_>) -> Result<Vec<Record>, Erro
 }
 
 /// Writes what follows the checksum.
-pub(super) fn emit_records(records: &[Record], out: &mut Vec<u8>) {
+pub(crate) fn emit_records<A: WireAddress>(records: &[Record<A>], out: &mut Vec<u8>) {
     out.extend_from_slice(&[0; 2]);
     out.extend_from_slice(&count(records.len()));
     for record in records {
         out.extend_from_slice(&[record.record_type.to_byte(), 0]);
         out.extend_from_slice(&count(record.sources.len()));
-        out.extend_from_slice(&record.group.octets());
-        out.extend(record.sources.iter().flat_map(Ipv4Addr::octets));
+        record.group.append_to(out);
+        record.sources.iter().for_each(|source| source.append_to(out));
     }
 }
