@@ -18,12 +18,12 @@ pub const EGRESS: &str = "EGRESS";
 pub const RELAY: &str = "RELAY";
 /// Next hop index → [`super::NextHopEntry`]; array.
 pub const NEXT_HOPS: &str = "NEXT_HOPS";
-/// Member table and egress device → [`super::Head`]; hash.
-pub const HEADS: &str = "HEADS";
-/// Place of a member table → its [`super::HeadLine`]; array.
-pub const HEAD_LINES: &str = "HEAD_LINES";
-/// Place of a member table → its devmap; array of maps.
+/// Place of a member table → its [`super::TableLine`]; array.
 pub const TABLES: &str = "TABLES";
+/// Member table and egress device that [`TABLES`] has no room for → [`super::Head`]; hash.
+pub const HEADS: &str = "HEADS";
+/// Place of a devmap → the devmap; array of maps.
+pub const DEVMAPS: &str = "DEVMAPS";
 /// Egress device modulo [`super::limit::CURSOR_SLOTS`] → [`super::DeviceCursor`] of this CPU; per-CPU
 /// array.
 pub const CURSORS: &str = "CURSORS";

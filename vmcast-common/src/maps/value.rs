@@ -100,37 +100,40 @@ pub struct Head {
 }
 const _: () = assert!(size_of::<Head>() == 4);
 
-/// Devices whose heads stand in one [`HeadLine`].
-const HEAD_LINE: usize = 7;
+/// Devices whose heads stand in one [`TableLine`] at most.
+pub const LINE_HEADS: usize = 7;
 
-/// The heads of a table on its first devices, in one line of the cache: what the copy program asks for with
-/// every packet of another table than the one before. [`super::HEADS`] has them all.
+/// A member table in one line of the cache: the devmap that its packets are broadcast to, and its heads on its
+/// first devices, which the copy program asks for with every packet of another table than the one before.
+/// [`super::HEADS`] has those on further devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
-pub struct HeadLine {
+pub struct TableLine {
     /// The table's number; 0 for none.
     pub table: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Place of its devmap in [`super::DEVMAPS`]; 0 for none.
+    pub devmap: u32,
     /// The first member on a device, and the device; 0 for none. In the order in which they came.
-    pub heads: [[u32; 2]; HEAD_LINE],
+    pub heads: [[u32; 2]; LINE_HEADS],
 }
-const _: () = assert!(size_of::<HeadLine>() == 64);
+const _: () = assert!(size_of::<TableLine>() == 64);
 
-impl HeadLine {
+impl TableLine {
     /// No heads of a table.
     #[must_use]
     pub const fn new(table: u32) -> Self {
-        Self { table, reserved: 0, heads: [[0; 2]; HEAD_LINE] }
+        Self { table, devmap: 0, heads: [[0; 2]; LINE_HEADS] }
     }
 
-    /// Adds a head if there is room for it.
-    pub fn add(&mut self, ifindex: u32, member: u32) {
+    /// Sets a head if there is room for it; says whether there was.
+    #[must_use]
+    pub fn set(&mut self, ifindex: u32, member: u32) -> bool {
         let known = self.heads.iter().position(|[_, device]| *device == ifindex);
         let place = known.or_else(|| self.heads.iter().position(|[_, device]| *device == 0));
         if let Some(place) = place {
             self.heads[place] = [member, ifindex];
         }
+        place.is_some()
     }
 
     /// The first member of a table on a device, if it stands here.
@@ -141,7 +144,7 @@ impl HeadLine {
             return None;
         }
         let mut at = 0;
-        while at < HEAD_LINE {
+        while at < LINE_HEADS {
             let [member, device] = self.heads[at];
             if device == ifindex {
                 return Some(member);
@@ -235,7 +238,7 @@ mod pod {
         EndpointEntry,
         MemberEntry,
         Head,
-        HeadLine,
+        TableLine,
         NextHopEntry,
         DeviceCursor,
         StreamCounters,
@@ -254,16 +257,16 @@ mod tests {
 
     #[test]
     fn a_line_has_the_heads_of_one_table_on_its_first_devices() {
-        let mut line = HeadLine::new(5);
+        let mut line = TableLine::new(5);
         for device in 1..=9 {
-            line.add(device, 100 + device);
+            assert_eq!(line.set(device, 100 + device), device <= 7);
         }
-        line.add(3, 200);
+        assert!(line.set(3, 200));
         for device in 1..=9 {
             let expected = if device == 3 { 200 } else { 100 + device };
             assert_eq!(line.find(5, device), (device <= 7).then_some(expected), "device {device}");
             assert_eq!(line.find(6, device), None);
         }
-        assert_eq!(HeadLine::new(5).find(5, 1), None);
+        assert_eq!(TableLine::new(5).find(5, 1), None);
     }
 }

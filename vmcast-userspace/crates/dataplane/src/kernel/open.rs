@@ -6,7 +6,7 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{ProgramError, SchedClassifier, Xdp},
 };
-use vmcast_common::maps::{PROGRAM_CHUNK, PROGRAM_CLONE, PROGRAM_COPY, PROGRAM_INGRESS, TABLES};
+use vmcast_common::maps::{DEVMAPS, PROGRAM_CHUNK, PROGRAM_CLONE, PROGRAM_COPY, PROGRAM_INGRESS};
 
 #[cfg(doc)]
 use vmcast_common::maps::limit;
@@ -143,8 +143,8 @@ impl KernelPlane {
         };
         let maps = KernelMaps::take_from(&mut loaded, copy)?;
         let outer = loaded
-            .take_map(TABLES)
-            .ok_or_else(|| KernelError::call("looking for a map in the object")("TABLES is missing"))?;
+            .take_map(DEVMAPS)
+            .ok_or_else(|| KernelError::call("looking for a map in the object")("DEVMAPS is missing"))?;
         let attachments = Attachments::new(options.on_exit, pins, !kept.is_empty());
         let oversize = Server::take_from(&mut loaded, options.oversize)?;
         let pool = TablePool::start(outer, options.rule != Rule::Tc)?;

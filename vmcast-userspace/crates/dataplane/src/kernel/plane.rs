@@ -27,6 +27,7 @@ use super::{
     open::{Options, classifier, xdp},
     pool::{Remains, TablePool, Tables as _, Until},
     relay::{self, Relay},
+    shapes::Shapes,
     state::{Effective, InterfaceState, NextHopState, State, StreamState},
     stats,
     writes::{KernelMaps, MemberWrites as _, forgive_missing},
@@ -49,6 +50,7 @@ pub struct KernelPlane {
     pub(super) object: Ebpf,
     maps: KernelMaps,
     pool: TablePool,
+    shapes: Shapes,
     attachments: Attachments,
     kept: Option<Fib>,
     /// Whether what is made for this plane stays when it ends.
@@ -86,6 +88,7 @@ impl KernelPlane {
             object,
             maps,
             pool,
+            shapes: Shapes::default(),
             attachments,
             kept,
             stays: options.stays(),
@@ -254,6 +257,7 @@ impl KernelPlane {
         }
         if !self.state.has_device(interface.device) {
             self.served.remove(&interface.device);
+            self.shapes.forget_device(interface.device.0);
             self.attachments.detach(&mut self.object, interface.device)?;
         }
         Ok(())
@@ -534,8 +538,12 @@ impl KernelPlane {
         if relayed {
             state.chain.note_relayed();
         }
-        let mut backing =
-            Backing { kernel: &mut self.maps, tables: &mut self.pool, members: &mut self.members };
+        let mut backing = Backing {
+            kernel: &mut self.maps,
+            tables: &mut self.pool,
+            members: &mut self.members,
+            shapes: &mut self.shapes,
+        };
         let mut old = member_table::Change::default();
         let done = change(state, &mut backing, &mut old);
         let until = state.chain.until();
@@ -651,11 +659,29 @@ impl KernelPlane {
                     tracing::warn!(%error, table = key.table, "a list head could not be removed");
                 }
             }
+            for table in remains.tables {
+                if let Err(error) = self.maps.remove_table(table) {
+                    tracing::warn!(%error, table, "a member table could not be removed");
+                }
+                self.pool.give_back(table);
+            }
+            remains.shapes.into_iter().for_each(|shape| self.shapes.give_back(shape, &mut self.pool));
             remains.members.into_iter().for_each(|index| self.members.give_back(index));
             remains.hops.into_iter().for_each(|index| self.hops.give_back(index));
             remains.stats.into_iter().for_each(|index| self.stats.give_back(index));
         }
         self.pool.wait(std::mem::take(&mut self.remains), Until::Walked);
+    }
+
+    /// Lets member tables that have not changed for a while share their devmaps.
+    fn let_rest(&mut self) -> Result<(), Failure> {
+        let mut backing = Backing {
+            kernel: &mut self.maps,
+            tables: &mut self.pool,
+            members: &mut self.members,
+            shapes: &mut self.shapes,
+        };
+        Ok(self.state.streams.values_mut().try_for_each(|state| state.chain.rest(&mut backing))?)
     }
 
     /// Serves every device by what it can now, and moves the members of those that changed: the driver of one, or
@@ -706,7 +732,9 @@ impl Dataplane for KernelPlane {
     }
 
     fn refresh(&mut self) -> Result<(), RefreshError> {
-        self.serve_anew().map_err(|failure| RefreshError { source: failure.text().into() })
+        let failed = |failure: Failure| RefreshError { source: failure.text().into() };
+        self.serve_anew().map_err(failed)?;
+        self.let_rest().map_err(failed)
     }
 
     fn dump(&self) -> Result<Fib, DumpError> {
