@@ -10,6 +10,7 @@ mod explain;
 mod forward;
 mod host;
 mod locate;
+mod name_or_table;
 mod priority;
 mod report;
 mod router;

@@ -5,14 +5,12 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use serde::{
-    Deserialize,
-    de::{self, value::MapAccessDeserializer},
-};
+use serde::{Deserialize, Deserializer};
 
 use super::{
     Problem,
     forward::Forward,
+    name_or_table::{self, NameOrTable},
     router::{RouterInterface, TunnelConfig},
     value::{Endpoint, InterfaceName, MacAddress},
 };
@@ -253,46 +251,38 @@ impl fmt::Display for Target {
 /// An origin that is not a name.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OriginTable {
+pub(super) struct OriginTable {
     unicast: Endpoint,
     #[serde(default)]
     group_port: Option<u16>,
 }
 
 impl<'de> Deserialize<'de> for Origin {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(OriginVisitor)
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        name_or_table::deserialize(deserializer)
     }
 }
 
-struct OriginVisitor;
+impl NameOrTable for Origin {
+    type Table = OriginTable;
+    const EXPECTED: &'static str =
+        "the name of an interface or static tunnel, \"any\" or { unicast = \"192.0.2.1:5004\" }";
 
-impl<'de> de::Visitor<'de> for OriginVisitor {
-    type Value = Origin;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the name of an interface or static tunnel, \"{ANY}\" or {{ unicast = \"192.0.2.1:5004\" }}"
-        )
+    fn of_name(name: &str) -> Self {
+        if name == ANY { Self::Any } else { Self::Named(name.to_owned()) }
     }
 
-    fn visit_str<E: de::Error>(self, name: &str) -> Result<Origin, E> {
-        Ok(if name == ANY { Origin::Any } else { Origin::Named(name.to_owned()) })
-    }
-
-    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Origin, A::Error> {
-        let OriginTable { unicast: Endpoint(endpoint), group_port } =
-            OriginTable::deserialize(MapAccessDeserializer::new(map))?;
+    fn of_table(table: OriginTable) -> Result<Self, String> {
+        let OriginTable { unicast: Endpoint(endpoint), group_port } = table;
         let group_port = group_port.unwrap_or(endpoint.port());
-        Ok(Origin::Unicast(UnicastInput { endpoint, group_port }))
+        Ok(Self::Unicast(UnicastInput { endpoint, group_port }))
     }
 }
 
 /// A target that is not a name.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TargetTable {
+pub(super) struct TargetTable {
     #[serde(default)]
     neighbour: Option<IpAddr>,
     #[serde(default)]
@@ -306,35 +296,29 @@ struct TargetTable {
 }
 
 impl<'de> Deserialize<'de> for Target {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TargetVisitor)
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        name_or_table::deserialize(deserializer)
     }
 }
 
-struct TargetVisitor;
+impl NameOrTable for Target {
+    type Table = TargetTable;
+    const EXPECTED: &'static str = WAYS;
 
-impl<'de> de::Visitor<'de> for TargetVisitor {
-    type Value = Target;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(WAYS)
+    fn of_name(name: &str) -> Self {
+        Self::Named(name.to_owned())
     }
 
-    fn visit_str<E: de::Error>(self, name: &str) -> Result<Target, E> {
-        Ok(Target::Named(name.to_owned()))
-    }
-
-    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Target, A::Error> {
-        let TargetTable { neighbour, mac, interface, convert_to, source } =
-            TargetTable::deserialize(MapAccessDeserializer::new(map))?;
+    fn of_table(table: TargetTable) -> Result<Self, String> {
+        let TargetTable { neighbour, mac, interface, convert_to, source } = table;
         match (neighbour, mac, convert_to, interface, source) {
-            (Some(address), None, None, None, None) => Ok(Target::Neighbour(address)),
-            (None, Some(mac), None, Some(interface), None) => Ok(Target::Host { mac, interface }),
+            (Some(address), None, None, None, None) => Ok(Self::Neighbour(address)),
+            (None, Some(mac), None, Some(interface), None) => Ok(Self::Host { mac, interface }),
             (None, None, Some(Endpoint(destination)), interface, source) => {
                 let source = source.map(|Endpoint(source)| source);
-                Ok(Target::Converted(Converted { destination, source, interface }))
+                Ok(Self::Converted(Converted { destination, source, interface }))
             }
-            _ => Err(de::Error::custom(format!("these keys together name nobody\n{WAYS}"))),
+            _ => Err(format!("these keys together name nobody\n{WAYS}")),
         }
     }
 }
