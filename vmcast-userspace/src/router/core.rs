@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use vmcast_common::fib::{FibOp, IfIndex, Input, Interface, NextHop, NextHopId, Output, Rpf};
+use vmcast_common::fib::{FibOp, IfIndex, Input, Interface, NextHop, NextHopId, Output, Rpf, Stream};
 use vmcast_common::verdict::PuntReason;
 use vmcast_dataplane::{Punt, StreamStats};
 use vmcast_proto::{
@@ -17,6 +17,7 @@ use vmcast_proto::{
 };
 
 use super::{
+    pace::Pace,
     stated::{Change, Stated},
     tunnels::{self, Tunnels, tunnel_id},
     upstream::{self, Upstream},
@@ -81,6 +82,7 @@ pub(super) struct Core {
     waits_for: BTreeMap<IpAddr, NextHopId>,
     /// Data that came to the gateway's socket instead of the data plane.
     pub(super) data_at_socket: u64,
+    pace: Pace,
     effects: VecDeque<Effect>,
 }
 
@@ -100,6 +102,7 @@ impl Core {
             unresolved: BTreeMap::new(),
             waits_for: BTreeMap::new(),
             data_at_socket: 0,
+            pace: Pace::default(),
             effects: VecDeque::new(),
         }
     }
@@ -449,10 +452,26 @@ impl Core {
                 !matches!(known.map(|info| info.rpf), Some(Rpf::Exact(Input::Interface(_))))
             };
             let packets = streams.iter().filter(from_upstream).map(|entry| entry.counters.packets).sum();
+            let from_upstream = streams.iter().filter(from_upstream);
+            self.pace.choose(from_upstream.map(|entry| (entry.stream, entry.counters.packets)));
             let wanted = self.mrib.groups().next().is_some();
             upstream.watch_data(now, packets, wanted);
         }
         self.settle(now);
+    }
+
+    /// The stream from upstream whose counter is to be looked at often.
+    pub(super) fn paced(&self) -> Option<Stream> {
+        self.upstream.as_ref().and_then(|_| self.pace.stream())
+    }
+
+    /// Its packets were read.
+    pub(super) fn paced_packets(&mut self, now: Instant, packets: u64) {
+        if self.pace.has_grown(packets)
+            && let Some(upstream) = &mut self.upstream
+        {
+            upstream.data_seen(now);
+        }
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {

@@ -11,6 +11,7 @@ mod interfaces;
 mod joins;
 mod kept;
 mod kernel_log;
+mod pace;
 mod place;
 mod plane;
 mod pursuit;

@@ -23,7 +23,7 @@ use super::{
     core::{Core, Effect, Settings},
     endpoints::{self, Reading, Relays},
     interfaces::{self, Attached, Wanted},
-    kept, plane,
+    kept, pace, plane,
     pursuit::{Named, Present, Pursuit, Step},
     reconcile::{self, Backlog},
     seed,
@@ -382,7 +382,8 @@ impl Router {
         let mut punts = interval(PUNT_INTERVAL);
         let mut counters = interval(COUNTERS_INTERVAL);
         let mut refreshes = interval(REFRESH_INTERVAL);
-        for ticks in [&mut punts, &mut counters, &mut refreshes] {
+        let mut looks = interval(pace::LOOK_INTERVAL);
+        for ticks in [&mut punts, &mut counters, &mut refreshes, &mut looks] {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut named_by_admin = self.watch_upstream();
@@ -422,6 +423,7 @@ impl Router {
                     self.core.stream_counters(now, &self.shown.counters.streams);
                     self.catch_up(now);
                 }
+                _ = looks.tick(), if self.core.paced().is_some() => self.look_at_pace(),
                 _ = refreshes.tick() => {
                     self.hear_listeners();
                     if let Err(error) = self.plane.refresh() {
@@ -437,6 +439,17 @@ impl Router {
                 }
             }
             self.carry_out_all();
+        }
+    }
+
+    /// Reads the counter of one stream from upstream.
+    fn look_at_pace(&mut self) {
+        let Some(stream) = self.core.paced() else {
+            return;
+        };
+        match self.plane.packets(stream) {
+            Ok(packets) => self.core.paced_packets(clock::now(), packets.unwrap_or_default()),
+            Err(error) => tracing::debug!(%error, "the pace of the upstream's data is not known"),
         }
     }
 

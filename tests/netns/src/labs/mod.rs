@@ -20,6 +20,7 @@ mod names;
 mod native;
 mod over_ipv6;
 mod oversize;
+mod rebind;
 mod restart;
 mod shaken;
 mod shared;
@@ -39,6 +40,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         main_job::trials(),
         interfaces::trials(),
         native::trials(),
+        rebind::trials(),
         restart::trials(),
         admin_down::trials(),
         duplicate::trials(),

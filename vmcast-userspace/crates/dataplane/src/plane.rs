@@ -72,6 +72,13 @@ pub trait Dataplane: Send {
     /// If the kernel's tables cannot be read.
     fn counters(&self) -> Result<Counters, StatsError>;
 
+    /// Packets of one stream since it was set, without reading the others; `None` if it is not in force or nothing is
+    /// counted.
+    ///
+    /// # Errors
+    /// If the kernel's table cannot be read.
+    fn packets(&self, stream: Stream) -> Result<Option<u64>, StatsError>;
+
     /// The engine that replicates, and why this one; shown to the operator.
     fn engine(&self) -> EngineInfo;
 

@@ -738,6 +738,11 @@ impl Dataplane for KernelPlane {
         Ok(counters)
     }
 
+    fn packets(&self, stream: Stream) -> Result<Option<u64>, StatsError> {
+        let stats = self.state.by_stream.get(&stream);
+        stats.map(|stats| stats::read_packets(&self.maps.stream_stats, *stats)).transpose()
+    }
+
     fn engine(&self) -> EngineInfo {
         if self.devices.rule() == Rule::Tc {
             return EngineInfo { engine: Engine::TcClone, reason: self.reason.clone() };

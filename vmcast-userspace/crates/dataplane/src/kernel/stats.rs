@@ -38,6 +38,15 @@ pub(crate) fn read_counters(
     Ok(counters)
 }
 
+/// The packets of the stream whose counters have this index.
+pub(crate) fn read_packets(
+    stream_stats: &PerCpuArray<MapData, StreamCounters>,
+    stats: u32,
+) -> Result<u64, StatsError> {
+    let values = stream_stats.get(&stats, 0).map_err(stats_error(maps::STREAM_STATS))?;
+    Ok(values.iter().map(|cpu| cpu.packets).sum())
+}
+
 fn stats_error<E: std::error::Error + Send + Sync + 'static>(
     table: &'static str,
 ) -> impl Fn(E) -> StatsError {

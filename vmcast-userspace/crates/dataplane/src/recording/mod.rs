@@ -5,11 +5,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use vmcast_common::fib::{FibOp, IfIndex};
+use vmcast_common::fib::{FibOp, IfIndex, Stream};
 
 use crate::{
     ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, PacketTooBig, Punt,
-    StatsError, software::Core,
+    StatsError, StreamStats, software::Core,
 };
 
 #[derive(Debug, Default)]
@@ -88,6 +88,11 @@ impl Dataplane for Plane {
         Ok(lock(&self.0).counters.clone())
     }
 
+    fn packets(&self, stream: Stream) -> Result<Option<u64>, StatsError> {
+        let of_stream = |entry: &&StreamStats| entry.stream == stream;
+        Ok(lock(&self.0).counters.streams.iter().find(of_stream).map(|entry| entry.counters.packets))
+    }
+
     fn engine(&self) -> EngineInfo {
         EngineInfo {
             engine: Engine::Recording,
@@ -111,7 +116,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use vmcast_common::{
-        fib::{IfIndex, Input, Interface, Members, Output, Rpf, Stream},
+        fib::{Input, Interface, Members, Output, Rpf},
         verdict::{DropReason, PuntReason},
     };
 

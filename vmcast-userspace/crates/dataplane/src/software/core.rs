@@ -1,7 +1,7 @@
 //! A whole data plane without I/O: operations and frames in, frames out.
 
 use vmcast_common::{
-    fib::{FibOp, IfIndex},
+    fib::{FibOp, IfIndex, Stream},
     forward::{Replicate, decide},
     rewrite::{self, Ends, forward_header, readdress},
     verdict::{DropReason, PuntReason, Refusal, Verdict},
@@ -123,6 +123,12 @@ impl Core {
             fragmented: self.fragmenter.fragmented(),
             streams: self.tables.stats(),
         }
+    }
+
+    /// Packets of a stream since it was set; `None` if it is not in force.
+    #[must_use]
+    pub fn packets(&self, stream: Stream) -> Option<u64> {
+        self.tables.state(self.tables.number(stream)?).map(|state| state.counters.packets)
     }
 
     /// Counts what was lost before it came here or after it left.

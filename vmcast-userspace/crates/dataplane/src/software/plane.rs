@@ -13,7 +13,7 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmcast_common::{
-    fib::{FibOp, IfIndex},
+    fib::{FibOp, IfIndex, Stream},
     verdict::DropReason,
 };
 
@@ -163,6 +163,10 @@ impl Dataplane for Plane {
 
     fn counters(&self) -> Result<Counters, StatsError> {
         Ok(lock(&self.core).counters())
+    }
+
+    fn packets(&self, stream: Stream) -> Result<Option<u64>, StatsError> {
+        Ok(lock(&self.core).packets(stream))
     }
 
     fn engine(&self) -> EngineInfo {
