@@ -1,6 +1,9 @@
 //! Interfaces of this network namespace.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use futures_util::TryStreamExt;
 use vmcast_common::{fib::IfIndex, hdr::eth::Mac};
@@ -42,12 +45,32 @@ pub struct Link {
     pub(crate) xdp: Vec<u32>,
     /// Its IPv4 addresses with their prefix lengths.
     pub(crate) addresses: Vec<(Ipv4Addr, u8)>,
+    /// Its IPv6 addresses, those that are known to be its own.
+    pub(crate) addresses_v6: Vec<(Ipv6Addr, u8)>,
 }
 
 impl Link {
     /// Its first IPv4 address.
     pub(crate) fn address(&self) -> Option<Ipv4Addr> {
         self.addresses.first().map(|(address, _)| *address)
+    }
+
+    /// Its first link-local IPv6 address.
+    pub(crate) fn link_local(&self) -> Option<Ipv6Addr> {
+        self.addresses_v6.iter().map(|(address, _)| *address).find(Ipv6Addr::is_unicast_link_local)
+    }
+
+    /// Its addresses of both families, IPv4 first.
+    pub(crate) fn all_addresses(&self) -> impl Iterator<Item = (IpAddr, u8)> + '_ {
+        let v4 = self.addresses.iter().map(|(address, length)| (IpAddr::V4(*address), *length));
+        v4.chain(self.addresses_v6.iter().map(|(address, length)| (IpAddr::V6(*address), *length)))
+    }
+
+    fn add(&mut self, address: IpAddr, prefix: u8) {
+        match address {
+            IpAddr::V4(address) => self.addresses.push((address, prefix)),
+            IpAddr::V6(address) => self.addresses_v6.push((address, prefix)),
+        }
     }
 }
 
@@ -84,7 +107,7 @@ impl Links {
             if let Some((ifindex, address, prefix)) = message::address(&answer)
                 && let Some(link) = links.get_mut(&ifindex)
             {
-                link.addresses.push((address, prefix));
+                link.add(address, prefix);
             }
         }
         Ok(links.into_values().collect())
@@ -107,7 +130,7 @@ impl Links {
         let mut answers = std::pin::pin!(self.handle.address().get().set_link_index_filter(index).execute());
         while let Some(answer) = answers.try_next().await.map_err(refused)? {
             if let Some((_, address, prefix)) = message::address(&answer) {
-                link.addresses.push((address, prefix));
+                link.add(address, prefix);
             }
         }
         Ok(link)

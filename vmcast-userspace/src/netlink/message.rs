@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_route::{
-    address::{AddressAttribute, AddressMessage},
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
     link::{
         InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
         VlanProtocol,
@@ -84,6 +84,7 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
         master,
         xdp,
         addresses: Vec::new(),
+        addresses_v6: Vec::new(),
     })
 }
 
@@ -124,15 +125,20 @@ pub fn table_link(message: &LinkMessage) -> Option<(IfIndex, TableLink)> {
     ))
 }
 
-/// Reads an IPv4 address of a link with its prefix length.
+/// Reads an address of a link with its prefix length; `None` for one of IPv6 that may turn out to be
+/// another's (RFC 4862 §5.4).
 #[must_use]
-pub fn address(message: &AddressMessage) -> Option<(IfIndex, Ipv4Addr, u8)> {
+pub fn address(message: &AddressMessage) -> Option<(IfIndex, IpAddr, u8)> {
+    let unsure = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
+    if message.header.flags.intersects(unsure) {
+        return None;
+    }
     let mut own = None;
     for attribute in &message.attributes {
         match attribute {
             // With a point-to-point address, IFA_ADDRESS is the far end and IFA_LOCAL ours.
-            AddressAttribute::Local(IpAddr::V4(address)) => own = Some(*address),
-            AddressAttribute::Address(IpAddr::V4(address)) if own.is_none() => own = Some(*address),
+            AddressAttribute::Local(address) => own = Some(*address),
+            AddressAttribute::Address(address) if own.is_none() => own = Some(*address),
             _ => {}
         }
     }
