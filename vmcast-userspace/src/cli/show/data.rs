@@ -109,8 +109,17 @@ pub(crate) fn interfaces(interfaces: &Interfaces) -> String {
         return "No interfaces: the daemon works on none.\nA router has one [[interface]] table for each.\n"
             .to_owned();
     }
-    let mut rows =
-        Rows::new(&["INTERFACE", "STATE", ">MTU", "ADDRESS", "ATTACHED", "SOURCES", "QUERIER", ">GROUPS"]);
+    let mut rows = Rows::new(&[
+        "INTERFACE",
+        "STATE",
+        ">MTU",
+        "ADDRESS",
+        "ATTACHED",
+        "SOURCES",
+        "IGMP",
+        "MLD",
+        ">GROUPS",
+    ]);
     for interface in &interfaces.interfaces {
         let state = match (interface.ifindex, interface.up) {
             (None, _) => "missing",
@@ -130,10 +139,17 @@ pub(crate) fn interfaces(interfaces: &Interfaces) -> String {
             interface.attached.clone().unwrap_or_else(|| NONE.to_owned()),
             if interface.accepts_sources { "accepted" } else { NONE }.to_owned(),
             interface.querier.as_ref().map_or_else(|| NONE.to_owned(), querier),
-            interface.querier.as_ref().map_or_else(|| NONE.to_owned(), |querier| querier.groups.to_string()),
+            interface.mld_querier.as_ref().map_or_else(|| NONE.to_owned(), querier),
+            groups_of(interface).map_or_else(|| NONE.to_owned(), |groups| groups.to_string()),
         ]);
     }
     rows.text(0)
+}
+
+/// Groups with members on its network, of both families; `None` where nobody is asked.
+fn groups_of(interface: &Interface) -> Option<u64> {
+    let queriers = [&interface.querier, &interface.mld_querier];
+    queriers.into_iter().flatten().map(|querier| querier.groups).reduce(|all, more| all + more)
 }
 
 /// Its name, and which link of which device it is.
@@ -190,7 +206,7 @@ fn next_hop(hop: &NextHop) -> String {
 }
 
 fn querier(querier: &Querier) -> String {
-    let version = querier.igmp_version;
+    let version = querier.version;
     match (querier.ours, querier.address) {
         (true, _) => format!("this v{version}"),
         (false, Some(address)) => format!("{address} v{version}"),
