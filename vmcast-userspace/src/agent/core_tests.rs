@@ -534,13 +534,27 @@ fn a_flood_of_joins_is_early_up_to_a_bound_and_beyond_it_by_report() {
 }
 
 #[test]
-fn a_vmr_that_was_restarted_is_asked_again_after_three_seconds_of_silence() {
+fn a_vmr_that_was_restarted_is_noticed_by_the_pace_of_the_stream() {
     // proves E3
     let mut bed = Bed::attached();
     bed.join(GROUP);
     bed.flow(Duration::from_secs(10));
     bed.restart(0);
-    bed.flow(Duration::from_millis(3700));
+    bed.flow(Duration::from_millis(700));
+    assert_eq!(bed.wanted_at(0, GROUP), Some(&Filter::any()));
+    assert!(!bed.events.contains(&Event::Silent(bed.candidate(0))));
+    assert_eq!(bed.current(), Some(bed.vmrs[0].endpoint));
+    assert!(bed.vmrs[1..].iter().all(|vmr| vmr.memberships.is_empty()));
+}
+
+#[test]
+fn a_vmr_that_was_restarted_before_anything_flowed_is_asked_again_after_three_seconds_of_silence() {
+    // proves E3
+    let mut bed = Bed::attached();
+    bed.join(GROUP);
+    bed.run(Duration::from_millis(100));
+    bed.restart(0);
+    bed.run(Duration::from_millis(3700));
     assert_eq!(bed.wanted_at(0, GROUP), Some(&Filter::any()));
     assert!(bed.events.contains(&Event::Silent(bed.candidate(0))));
     assert_eq!(bed.current(), Some(bed.vmrs[0].endpoint));

@@ -10,6 +10,7 @@ mod config_errors;
 mod convert;
 mod doctor;
 mod duplicate;
+mod filters;
 mod follow;
 mod full;
 mod interfaces;
@@ -51,6 +52,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         bad_input::trials(),
         churn::trials(),
         many_groups::trials(),
+        filters::trials(),
         follow::trials(),
         mixed::trials(),
         full::trials(),

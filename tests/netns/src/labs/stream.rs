@@ -2,7 +2,8 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
+    os::fd::AsRawFd as _,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -53,6 +54,31 @@ pub(super) fn multicast_socket(local: Ipv4Addr, ttl: u8) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Joins one source of an IPv6 group (RFC 3678 §5), for which there is no safe wrapper.
+fn join_source(socket: &Socket, group: Ipv6Addr, source: Ipv6Addr, ifindex: u32) -> io::Result<()> {
+    let storage = |address: Ipv6Addr| {
+        let mut storage = SockAddr::from(SocketAddr::new(address.into(), 0)).as_storage();
+        // SAFETY: it is a `sockaddr_storage`, under another name.
+        *unsafe { storage.view_as::<libc::sockaddr_storage>() }
+    };
+    let request = libc::group_source_req {
+        gsr_interface: ifindex,
+        gsr_group: storage(group),
+        gsr_source: storage(source),
+    };
+    // SAFETY: the pointer and the length describe `request`, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::MCAST_JOIN_SOURCE_GROUP,
+            (&raw const request).cast(),
+            size_of_val(&request) as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Sends numbered packets at a steady pace until it is stopped.
 pub(super) struct Sender {
     sent: Arc<AtomicU64>,
@@ -78,6 +104,23 @@ impl Sender {
         let to = SockAddr::from(stream.socket_addr());
         Self::run(node, pace, move || {
             let socket = multicast_socket(local, 16)?;
+            Ok(move |bytes: &[u8]| socket.send_to(bytes, &to))
+        })
+    }
+
+    /// Sends to an IPv6 group from an address of the interface of this name.
+    pub(super) fn start_v6(
+        node: &Namespace,
+        local: Ipv6Addr,
+        group: SocketAddrV6,
+        interface: &'static str,
+    ) -> Result<Self, Failed> {
+        let to = SockAddr::from(group);
+        Self::run(node, Self::PACE, move || {
+            let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
+            socket.bind(&SocketAddrV6::new(local, 0, 0, 0).into())?;
+            socket.set_multicast_if_v6(if_nametoindex(interface)?)?;
+            socket.set_multicast_hops_v6(16)?;
             Ok(move |bytes: &[u8]| socket.send_to(bytes, &to))
         })
     }
@@ -197,6 +240,18 @@ impl Listener {
     pub(super) fn join_v6(node: &Namespace, group: SocketAddrV6, interface: &str) -> Result<Self, Failed> {
         Self::open(node, group.into(), |socket| {
             socket.join_multicast_v6(group.ip(), if_nametoindex(interface)?)
+        })
+    }
+
+    /// Joins one source of an IPv6 group on the interface of this name.
+    pub(super) fn join_source_v6(
+        node: &Namespace,
+        group: SocketAddrV6,
+        source: Ipv6Addr,
+        interface: &str,
+    ) -> Result<Self, Failed> {
+        Self::open(node, group.into(), |socket| {
+            join_source(socket, *group.ip(), source, if_nametoindex(interface)?)
         })
     }
 
