@@ -80,6 +80,8 @@ pub struct TunnelConfig {
     pub max_tunnels: u32,
     /// Most tunnels at a time from one address; many members may be behind one NAT.
     pub max_tunnels_per_address: u32,
+    /// Most tunnels at a time from one network, a /24 of IPv4 or a /56 of IPv6.
+    pub max_tunnels_per_prefix: u32,
     /// Most groups joined through one tunnel.
     pub max_groups_per_tunnel: u32,
 }
@@ -91,6 +93,7 @@ impl Default for TunnelConfig {
             port: AMT_PORT,
             max_tunnels: 100_000,
             max_tunnels_per_address: 1_000,
+            max_tunnels_per_prefix: 16_384,
             max_groups_per_tunnel: 64,
         }
     }
@@ -395,8 +398,14 @@ impl RouterConfig {
     }
 
     fn tunnel_problems(&self) -> Vec<Problem> {
-        let TunnelConfig { address, port, max_tunnels, max_tunnels_per_address, max_groups_per_tunnel } =
-            &self.tunnel;
+        let TunnelConfig {
+            address,
+            port,
+            max_tunnels,
+            max_tunnels_per_address,
+            max_tunnels_per_prefix,
+            max_groups_per_tunnel,
+        } = &self.tunnel;
         let mut problems = Vec::new();
         for (index, address) in address.iter().enumerate() {
             if !is_host(*address) {
@@ -417,6 +426,7 @@ impl RouterConfig {
         for (key, value, most) in [
             ("max_tunnels", *max_tunnels, limit::TUNNELS),
             ("max_tunnels_per_address", *max_tunnels_per_address, limit::TUNNELS),
+            ("max_tunnels_per_prefix", *max_tunnels_per_prefix, limit::TUNNELS),
             ("max_groups_per_tunnel", *max_groups_per_tunnel, limit::STREAMS),
         ] {
             if !(1..=most).contains(&value) {

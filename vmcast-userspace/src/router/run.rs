@@ -333,6 +333,7 @@ fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Sett
         robustness: igmp.robustness_variable,
         max_tunnels: config.tunnel.max_tunnels,
         max_tunnels_per_source: config.tunnel.max_tunnels_per_address,
+        max_tunnels_per_prefix: config.tunnel.max_tunnels_per_prefix,
         limits: host_state::Limits {
             groups: config.tunnel.max_groups_per_tunnel as usize,
             ..host_state::Limits::default()
