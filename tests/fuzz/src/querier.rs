@@ -1,29 +1,48 @@
-use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use vmcast_proto::{
     Filter, Machine,
-    membership::{Config, Event, Input, Output, Querier, Version},
+    membership::{Config, Event, Family, ImmediateLeave, Input, Output, Querier, Version},
 };
-use vmcast_wire::igmp::Message;
+use vmcast_wire::{igmp, mld};
 
-use crate::{script::start, seal};
+use crate::{script::start, seal, seal_icmpv6};
 
 const MAX_GROUPS: usize = 4;
 const MAX_SOURCES: usize = 6;
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+const MAX_TRACKED: usize = 5;
 
-/// The IGMP querier under a script: the first byte configures it, each step is a message with a
-/// checksum that fits, a change of address, or time.
+/// A host or router of the link.
+const fn neighbour(family: Family, last: u8) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last as u16)),
+    }
+}
+
+/// The querier under a script: the first byte configures it, each step is a message with a checksum
+/// that fits, a change of address, or time.
 pub fn querier(data: &[u8]) {
     let Some((&settings, mut script)) = data.split_first() else { return };
+    let family = if settings & 8 == 0 { Family::V4 } else { Family::V6 };
     let config = Config {
-        address: ADDRESS,
+        address: neighbour(family, 10),
         version: if settings & 1 == 0 { Version::V3 } else { Version::V2 },
-        immediate_leave: settings & 2 != 0,
+        immediate_leave: match (settings >> 4) % 3 {
+            0 => ImmediateLeave::Never,
+            1 => ImmediateLeave::Tracked,
+            _ => ImmediateLeave::SingleHost,
+        },
         require_router_alert: settings & 4 != 0,
         max_groups: MAX_GROUPS,
         max_sources_per_group: MAX_SOURCES,
-        ..Config::default()
+        max_tracked: MAX_TRACKED,
+        max_groups_per_host: (settings & 2 != 0).then_some(2),
+        ..Config::new(family)
     };
     let mut now = start();
     let mut querier = Querier::new(now, config).expect("a configuration that works");
@@ -34,15 +53,13 @@ pub fn querier(data: &[u8]) {
             0 => now += Duration::from_millis(10) * u32::from(*argument),
             1 => now += Duration::from_secs(2) * u32::from(*argument),
             2 => {
-                let [a, b, c, _] = ADDRESS.octets();
-                querier.handle_input(now, Input::SetAddress(Ipv4Addr::new(a, b, c, *argument)));
+                querier.handle_input(now, Input::SetAddress(neighbour(family, *argument)));
             }
             _ => {
                 let (payload, rest) = rest.split_at(rest.len().min(usize::from(*argument)));
                 script = rest;
                 let mut payload = payload.to_vec();
-                seal(&mut payload, 2);
-                querier.handle_input(now, datagram(*step, &payload));
+                querier.handle_input(now, datagram(family, *step, &mut payload));
             }
         }
         querier.handle_timeout(now);
@@ -54,29 +71,50 @@ pub fn querier(data: &[u8]) {
             assert_eq!(forwarded.get(&info.group), Some(&querier.filter(info.group)));
         }
         assert_eq!(forwarded.len(), querier.groups(now).len());
+        assert!(querier.groups(now).map(|info| info.hosts.len()).sum::<usize>() <= MAX_TRACKED);
     }
 }
 
 /// A message as the link could deliver it; what a report says decides where it should have gone.
-fn datagram(step: u8, payload: &[u8]) -> Input<'_> {
-    let group = payload.get(4..8).map_or(Ipv4Addr::UNSPECIFIED, |b| Ipv4Addr::new(b[0], b[1], b[2], b[3]));
-    let all_routers = Ipv4Addr::new(224, 0, 0, 22);
+fn datagram(family: Family, step: u8, payload: &mut [u8]) -> Input<'_> {
+    let source = neighbour(family, step / 16);
+    let (group, all_routers): (IpAddr, IpAddr) = match family {
+        Family::V4 => {
+            let group = payload.get(4..8).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+            (group.map_or(family.unspecified(), IpAddr::from), igmp::ALL_IGMPV3_ROUTERS.into())
+        }
+        Family::V6 => {
+            let group = payload.get(8..24).and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
+            (group.map_or(family.unspecified(), IpAddr::from), mld::ALL_MLDV2_ROUTERS.into())
+        }
+    };
+    let destination = if step & 8 == 0 { all_routers } else { group };
+    match (source, destination) {
+        (IpAddr::V6(source), IpAddr::V6(destination)) => seal_icmpv6(source, destination, payload),
+        _ => seal(payload, 2),
+    }
     Input::Datagram {
-        source: Ipv4Addr::new(192, 0, 2, step / 16),
-        destination: if step & 8 == 0 { all_routers } else { group },
+        source,
+        destination,
         ttl: 1,
-        router_alert: step & 16 == 0,
+        router_alert: step & 16 == 0 || family == Family::V6,
         payload,
     }
 }
 
 /// Takes every output: queries can be read, events are changes.
-fn drain(querier: &mut Querier, forwarded: &mut BTreeMap<Ipv4Addr, Filter>) {
+fn drain(querier: &mut Querier, forwarded: &mut BTreeMap<IpAddr, Filter>) {
     while let Some(output) = querier.poll_output() {
         match output {
-            Output::Transmit { destination, payload } => {
+            Output::Transmit { source, destination, payload } => {
                 assert!(destination.is_multicast());
-                Message::parse(&payload).expect("what is sent can be read");
+                let read = match (source, destination) {
+                    (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                        mld::Message::parse(source, destination, &payload).is_ok()
+                    }
+                    _ => igmp::Message::parse(&payload).is_ok(),
+                };
+                assert!(read, "what is sent can be read");
             }
             Output::Event(Event::Membership { group, filter }) => {
                 let before = if filter.is_none() {

@@ -30,6 +30,33 @@ fn script() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(settings, steps)| std::iter::once(settings).chain(steps.into_iter().flatten()).collect())
 }
 
+/// The same with messages of MLD.
+fn listener_script() -> impl Strategy<Value = Vec<u8>> {
+    let group = |last: u8| [&[0xff, 0x0e][..], &[0; 13], &[last]].concat();
+    let older = (prop::sample::select(vec![130u8, 131, 132]), any::<u8>(), 1u8..7)
+        .prop_map(move |(kind, code, last)| [&[kind, 0, 0, 0, code, 0, 0, 0][..], &group(last)].concat());
+    let report =
+        (1u8..8, 1u8..7, proptest::collection::vec(1u8..12, 0..6)).prop_map(move |(kind, last, listed)| {
+            let mut message = vec![143, 0, 0, 0, 0, 0, 0, 1, kind, 0, 0, listed.len() as u8];
+            message.extend(group(last));
+            for last in listed {
+                message.extend([0x20, 1, 0xd, 0xb8]);
+                message.extend([0; 11]);
+                message.push(last);
+            }
+            message
+        });
+    let message = (any::<u8>(), prop_oneof![older, report]).prop_map(|(step, message)| {
+        let mut bytes = vec![step | 3, message.len() as u8];
+        bytes.extend(message);
+        bytes
+    });
+    let step = prop_oneof![4 => message, 1 => any::<[u8; 2]>().prop_map(|bytes| bytes.to_vec())];
+    (any::<u8>(), proptest::collection::vec(step, 0..30)).prop_map(|(settings, steps)| {
+        std::iter::once(settings | 8).chain(steps.into_iter().flatten()).collect()
+    })
+}
+
 /// An MLD message whose counts are often true.
 fn listener_message() -> impl Strategy<Value = Vec<u8>> {
     (prop::sample::select(vec![130u8, 131, 132, 143]), 0u8..3, bytes()).prop_map(|(kind, count, rest)| {
@@ -85,7 +112,7 @@ proptest! {
     }
 
     #[test]
-    fn querier_holds(data in prop_oneof![bytes(), script()]) {
+    fn querier_holds(data in prop_oneof![bytes(), script(), listener_script()]) {
         vmcast_fuzz::querier(&data);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -12,9 +12,9 @@ use vmcast_api::{
     Tunnels, Upstream, UpstreamState,
 };
 use vmcast_common::fib::IfIndex;
-use vmcast_proto::{self as proto, membership::Version};
+use vmcast_proto::{self as proto, membership::Family};
 
-use super::core::{self, Core};
+use super::core::{self, Core, Traffic};
 use crate::{config::AgentConfig, daemon};
 
 /// A stream is silent after so long without a packet.
@@ -45,18 +45,15 @@ pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> R
         }
         Request::MemberList { group, page } => {
             let wanted = core.wanted().iter().filter(|(of, _)| group.is_none_or(|group| group == **of));
-            let (members, next) = page.cut(wanted, |(of, wanted)| {
-                let streams = || core.streams().range((*of, 0.into())..=(*of, u32::MAX.into()));
-                Member {
-                    group: (*of).into(),
-                    source: None,
-                    output: Place::Interface { name: context.config.interface.name.to_string() },
-                    filter: filter(&wanted.filter),
-                    configured: false,
-                    age_ms: milliseconds(context.now, wanted.since),
-                    packets: streams().map(|(_, traffic)| traffic.packets).sum(),
-                    bytes: streams().map(|(_, traffic)| traffic.bytes).sum(),
-                }
+            let (members, next) = page.cut(wanted, |(of, wanted)| Member {
+                group: *of,
+                source: None,
+                output: Place::Interface { name: context.config.interface.name.to_string() },
+                filter: filter(&wanted.filter),
+                configured: false,
+                age_ms: milliseconds(context.now, wanted.since),
+                packets: of_group(core, *of).map(|(_, traffic)| traffic.packets).sum(),
+                bytes: of_group(core, *of).map(|(_, traffic)| traffic.bytes).sum(),
             });
             Response::Members(Members { members, next })
         }
@@ -83,21 +80,28 @@ pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> R
     }
 }
 
+/// The streams of a group, by source.
+fn of_group(core: &Core, group: IpAddr) -> impl Iterator<Item = (IpAddr, &Traffic)> + '_ {
+    let first = Family::of(group).unspecified();
+    let streams = core.streams().range((group, first)..).take_while(move |((of, _), _)| *of == group);
+    streams.map(|((_, source), traffic)| (*source, traffic))
+}
+
 /// Every stream that arrives, and every group that is wanted and has none.
-fn streams(core: &Core) -> impl Iterator<Item = (Ipv4Addr, Option<Ipv4Addr>)> + '_ {
+fn streams(core: &Core) -> impl Iterator<Item = (IpAddr, Option<IpAddr>)> + '_ {
     core.wanted().keys().flat_map(|group| {
-        let mut sources = core.streams().range((*group, 0.into())..=(*group, u32::MAX.into())).peekable();
+        let mut sources = of_group(core, *group).peekable();
         let none = sources.peek().is_none().then_some((*group, None));
-        sources.map(|((group, source), _)| (*group, Some(*source))).chain(none)
+        sources.map(|(source, _)| (*group, Some(source))).chain(none)
     })
 }
 
-fn describe(core: &Core, context: &Context<'_>, group: Ipv4Addr, source: Option<Ipv4Addr>) -> Group {
+fn describe(core: &Core, context: &Context<'_>, group: IpAddr, source: Option<IpAddr>) -> Group {
     let traffic = source.and_then(|source| core.streams().get(&(group, source)));
     let silence = traffic.map(|traffic| context.now.saturating_duration_since(traffic.last));
     Group {
-        group: group.into(),
-        source: source.map(IpAddr::V4),
+        group,
+        source,
         rpf: core.upstream().map(|(candidate, _)| Place::Tunnel {
             id: TUNNEL,
             name: None,
@@ -158,30 +162,36 @@ fn interface(core: &Core, context: &Context<'_>) -> Interface {
         queues: None,
         egress: None,
         accepts_sources: false,
-        querier: Some(Querier {
-            address: core.querier().querier().map(IpAddr::V4),
-            ours: core.querier().querier().is_none(),
-            igmp_version: match core.querier().config().version {
-                Version::V2 => 2,
-                Version::V3 => 3,
-            },
-            groups: core.querier().groups(context.now).len() as u64,
-        }),
+        querier: Some(querier(core, context, Family::V4)),
+        mld_querier: Some(querier(core, context, Family::V6)),
+    }
+}
+
+fn querier(core: &Core, context: &Context<'_>, family: Family) -> Querier {
+    let querier = core.querier(family);
+    Querier {
+        address: querier.querier(),
+        ours: querier.querier().is_none(),
+        version: querier.config().version.number(family),
+        groups: querier.groups(context.now).len() as u64,
     }
 }
 
 fn stats(core: &Core, now: Instant) -> Stats {
     let mut control: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
-    let igmp = core.querier().counters();
-    let heard = [
-        ("queries_sent", igmp.queries_sent),
-        ("queries_received", igmp.queries_received),
-        ("older_queries_received", igmp.older_queries_received),
-        ("reports_received", igmp.reports_received),
-        ("leaves_received", igmp.leaves_received),
-    ];
-    let refused = igmp.refusals().map(|(reason, count)| (reason.label(), count));
-    control.insert("igmp".to_owned(), counters(heard.into_iter().chain(refused)));
+    for family in Family::ALL {
+        let querier = core.querier(family).counters();
+        let heard = [
+            ("queries_sent", querier.queries_sent),
+            ("queries_received", querier.queries_received),
+            ("older_queries_received", querier.older_queries_received),
+            ("newer_queries_received", querier.newer_queries_received),
+            ("reports_received", querier.reports_received),
+            ("leaves_received", querier.leaves_received),
+        ];
+        let refused = querier.refusals().map(|(reason, count)| (reason.label(), count));
+        control.insert(family.protocol().to_owned(), counters(heard.into_iter().chain(refused)));
+    }
     if let Some(gateway) = core.gateway_counters() {
         control.insert("amt_gateway".to_owned(), counters(gateway.iter()));
     }
@@ -189,8 +199,8 @@ fn stats(core: &Core, now: Instant) -> Stats {
         .streams()
         .iter()
         .map(|((group, source), traffic)| StreamStats {
-            group: (*group).into(),
-            source: Some((*source).into()),
+            group: *group,
+            source: Some(*source),
             packets: traffic.packets,
             bytes: traffic.bytes,
             drops: BTreeMap::new(),

@@ -1,23 +1,27 @@
-//! The agent without I/O: the querier of the virtual interface and the gateway to the VMR, wired.
+//! The agent without I/O: the queriers of the virtual interface and the gateway to the VMR, wired.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use vmcast_common::hdr::ipv4::{PROTO_IGMP, View};
 use vmcast_proto::{
     Filter, Machine,
     amt::gateway::{self, DownReason, Gateway},
-    membership::{self, Querier},
+    membership::{self, Family, ImmediateLeave, Querier, Version, is_source_specific},
     registry::NodeId,
 };
-use vmcast_wire::{igmp::Message, ipv4};
+use vmcast_wire::{
+    igmp,
+    membership::{Message, Record, RecordType},
+    mld,
+};
 
 use super::{
     counters::{Drop, Drops},
     early::EarlyJoins,
+    host_packet::{self, leaves_the_link},
     watch::{Finding, Seen, Watch},
 };
 
@@ -31,13 +35,6 @@ const MAX_REQUEST_INTERVAL: Duration = Duration::from_secs(30);
 const HOLD_DOWN: Duration = Duration::from_secs(60);
 /// Streams that are counted one by one; an any-source group could else fill the memory.
 const MAX_STREAMS: usize = 4096;
-/// Where hosts send their leaves (RFC 2236 §9).
-const ALL_ROUTERS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 2);
-/// First octet of the source-specific groups, which have no any-source members (RFC 4607 §1).
-const SOURCE_SPECIFIC: u8 = 232;
-/// SSDP stays on its link, as [`crate::config`] says of the groups that are routed.
-const SSDP: Ipv4Addr = Ipv4Addr::new(239, 255, 255, 250);
-
 /// A VMR that the agent may attach to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Candidate {
@@ -57,12 +54,12 @@ pub(super) enum Input<'a> {
     /// A group has its first member on the host. Its report follows, and knows better.
     HostJoined {
         /// The group.
-        group: Ipv4Addr,
+        group: IpAddr,
         /// The sources that are listed for it so far; without any, every source is meant.
-        sources: BTreeSet<Ipv4Addr>,
+        sources: BTreeSet<IpAddr>,
     },
     /// A group's last member on the host has left.
-    HostLeft(Ipv4Addr),
+    HostLeft(IpAddr),
     /// A datagram came in on the gateway's port.
     FromTunnel {
         /// The address and port it came from.
@@ -108,7 +105,7 @@ pub(super) enum Event {
     /// The VMR is asked whether it is there, as no data comes.
     Silent(Candidate),
     /// The host wants something else of a group than before.
-    Membership(Ipv4Addr, Filter),
+    Membership(IpAddr, Filter),
 }
 
 /// How the VMR is.
@@ -160,7 +157,8 @@ impl Upstream {
 
 /// See the module.
 pub(super) struct Core {
-    querier: Querier,
+    /// IGMP and MLD.
+    queriers: [Querier; 2],
     early: EarlyJoins,
     upstream: Option<Upstream>,
     watch: Watch,
@@ -169,8 +167,8 @@ pub(super) struct Core {
     candidates: Vec<Candidate>,
     dead: BTreeMap<SocketAddr, Instant>,
     state: (UpstreamState, Instant),
-    wanted: BTreeMap<Ipv4Addr, Wanted>,
-    streams: BTreeMap<(Ipv4Addr, Ipv4Addr), Traffic>,
+    wanted: BTreeMap<IpAddr, Wanted>,
+    streams: BTreeMap<(IpAddr, IpAddr), Traffic>,
     drops: Drops,
     seed: [u8; 16],
     tunnels: u64,
@@ -184,13 +182,16 @@ impl Core {
     pub(super) fn new(
         now: Instant,
         igmp: membership::Config,
+        mld: membership::Config,
         seed: [u8; 16],
     ) -> Result<Self, membership::ConfigError> {
-        // The querier's address stays unspecified: the host takes a packet from its own address for
+        let alone = |config| membership::Config { immediate_leave: ImmediateLeave::SingleHost, ..config };
+        // The address of IGMP stays unspecified: the host takes a packet from its own address for
         // forged, and every host obeys a query from 0.0.0.0 (RFC 9776 §4.1).
-        let igmp = membership::Config { address: Ipv4Addr::UNSPECIFIED, immediate_leave: true, ..igmp };
+        let igmp = membership::Config { address: Family::V4.unspecified(), ..alone(igmp) };
+        let mld = membership::Config { address: host_packet::ROUTER.into(), ..alone(mld) };
         let mut core = Self {
-            querier: Querier::new(now, igmp)?,
+            queriers: [Querier::new(now, igmp)?, Querier::new(now, mld)?],
             early: EarlyJoins::default(),
             upstream: None,
             watch: Watch::new(now),
@@ -211,12 +212,12 @@ impl Core {
     }
 
     /// What the host wants, by group.
-    pub(super) const fn wanted(&self) -> &BTreeMap<Ipv4Addr, Wanted> {
+    pub(super) const fn wanted(&self) -> &BTreeMap<IpAddr, Wanted> {
         &self.wanted
     }
 
     /// Traffic by group and source.
-    pub(super) const fn streams(&self) -> &BTreeMap<(Ipv4Addr, Ipv4Addr), Traffic> {
+    pub(super) const fn streams(&self) -> &BTreeMap<(IpAddr, IpAddr), Traffic> {
         &self.streams
     }
 
@@ -240,9 +241,21 @@ impl Core {
         &self.drops
     }
 
-    /// The querier of the virtual interface.
-    pub(super) const fn querier(&self) -> &Querier {
-        &self.querier
+    /// A querier of the virtual interface.
+    pub(super) const fn querier(&self, family: Family) -> &Querier {
+        let [igmp, mld] = &self.queriers;
+        match family {
+            Family::V4 => igmp,
+            Family::V6 => mld,
+        }
+    }
+
+    const fn querier_mut(&mut self, family: Family) -> &mut Querier {
+        let [igmp, mld] = &mut self.queriers;
+        match family {
+            Family::V4 => igmp,
+            Family::V6 => mld,
+        }
     }
 
     /// Counters of the tunnel in use.
@@ -256,70 +269,49 @@ impl Core {
     }
 
     fn on_host_packet(&mut self, now: Instant, packet: &[u8]) {
-        if packet.first().is_none_or(|first| first >> 4 != 4) {
-            return self.drops.count(Drop::NotIpv4);
+        match host_packet::read(packet) {
+            Ok((family, input)) => self.querier_mut(family).handle_input(now, input),
+            Err(reason) => self.drops.count(reason),
         }
-        let Ok(view) = View::parse(packet, 0) else {
-            return self.drops.count(Drop::Malformed);
-        };
-        if view.protocol == PROTO_IGMP {
-            let Ok(datagram) = ipv4::decapsulate(packet) else {
-                return self.drops.count(Drop::BadIgmp);
-            };
-            let input = membership::Input::Datagram {
-                source: datagram.source,
-                destination: datagram.destination,
-                ttl: datagram.ttl,
-                router_alert: datagram.router_alert,
-                payload: datagram.payload,
-            };
-            self.querier.handle_input(now, input);
-            return;
-        }
-        self.drops.count(if !view.destination.is_multicast() {
-            Drop::NotMulticast
-        } else if !leaves_the_link(view.destination) {
-            Drop::LinkLocalGroup
-        } else {
-            Drop::SendingNotSupported
-        });
     }
 
-    fn on_host_joined(&mut self, now: Instant, group: Ipv4Addr, sources: &BTreeSet<Ipv4Addr>) {
-        let known = !self.querier.filter(group).is_none();
+    fn on_host_joined(&mut self, now: Instant, group: IpAddr, sources: &BTreeSet<IpAddr>) {
+        let known = !self.querier(Family::of(group)).filter(group).is_none();
         if known || self.stopped || !group.is_multicast() || !leaves_the_link(group) {
             return;
         }
         // A source-specific group without a source: the host is about to name it, and its report will.
-        if sources.is_empty() && group.octets()[0] == SOURCE_SPECIFIC {
+        if sources.is_empty() && is_source_specific(group) {
             return;
         }
         if self.early.admit(now, group) {
-            let include = || Filter::Include(sources.iter().copied().map(Into::into).collect());
-            let filter = if sources.is_empty() { Filter::any() } else { include() };
+            let filter = if sources.is_empty() { Filter::any() } else { Filter::Include(sources.clone()) };
             self.on_membership(now, group, filter);
         }
     }
 
-    fn on_host_left(&mut self, now: Instant, group: Ipv4Addr) {
+    fn on_host_left(&mut self, now: Instant, group: IpAddr) {
         if self.early.remove(group) {
             self.on_membership(now, group, Filter::none());
         }
         // The host's own leave is under way. To hear it now already spares the wait, and when it
         // comes there is nothing left to end.
-        if !self.querier.filter(group).is_none() {
+        let family = Family::of(group);
+        if !self.querier(family).filter(group).is_none() {
+            let (source, destination, message) = leave(self.querier(family), group);
+            let Ok(payload) = message.emit(source, destination) else { return };
             let input = membership::Input::Datagram {
-                source: Ipv4Addr::UNSPECIFIED,
-                destination: ALL_ROUTERS,
+                source,
+                destination,
                 ttl: 1,
                 router_alert: true,
-                payload: &Message::LeaveGroup { group }.emit(),
+                payload: &payload,
             };
-            self.querier.handle_input(now, input);
+            self.querier_mut(family).handle_input(now, input);
         }
     }
 
-    fn on_membership(&mut self, now: Instant, group: Ipv4Addr, filter: Filter) {
+    fn on_membership(&mut self, now: Instant, group: IpAddr, filter: Filter) {
         let before = self.wanted.get(&group).map(|wanted| &wanted.filter);
         if !leaves_the_link(group) || before.map_or_else(|| filter.is_none(), |before| *before == filter) {
             return;
@@ -333,21 +325,20 @@ impl Core {
         }
         if let Some(upstream) = &mut self.upstream {
             let filter = filter.clone();
-            upstream.gateway.handle_input(now, gateway::Input::SetMembership { group: group.into(), filter });
+            upstream.gateway.handle_input(now, gateway::Input::SetMembership { group, filter });
         }
         self.outputs.push_back(Output::Event(Event::Membership(group, filter)));
     }
 
     /// The gateway has checked that the packet is of the relay and that the host wants it.
     fn on_data(&mut self, now: Instant, packet: Vec<u8>) {
-        if let Ok(view) = View::parse(packet.as_slice(), 0) {
-            let key = (view.destination, view.source);
-            if self.streams.len() < MAX_STREAMS || self.streams.contains_key(&key) {
-                let traffic = self.streams.entry(key).or_insert(Traffic { packets: 0, bytes: 0, last: now });
-                traffic.packets += 1;
-                traffic.bytes += packet.len() as u64;
-                traffic.last = now;
-            }
+        if let Some(key) = host_packet::stream(&packet)
+            && (self.streams.len() < MAX_STREAMS || self.streams.contains_key(&key))
+        {
+            let traffic = self.streams.entry(key).or_insert(Traffic { packets: 0, bytes: 0, last: now });
+            traffic.packets += 1;
+            traffic.bytes += packet.len() as u64;
+            traffic.last = now;
         }
         self.outputs.push_back(Output::ToHost(packet));
     }
@@ -396,7 +387,7 @@ impl Core {
         config.max_request_interval = Some(MAX_REQUEST_INTERVAL);
         let mut gateway = Gateway::new(now, config);
         for (group, wanted) in &self.wanted {
-            let (group, filter) = ((*group).into(), wanted.filter.clone());
+            let (group, filter) = (*group, wanted.filter.clone());
             gateway.handle_input(now, gateway::Input::SetMembership { group, filter });
         }
         gateway.handle_timeout(now);
@@ -473,20 +464,11 @@ impl Core {
     /// Carries outputs between the machines until all of them are quiet.
     fn settle(&mut self, now: Instant) {
         loop {
-            if let Some(output) = self.querier.poll_output() {
+            if let Some(output) = self.queriers.iter_mut().find_map(Querier::poll_output) {
                 match output {
-                    membership::Output::Transmit { destination, payload } => {
-                        let tos = ipv4::TOS_INTERNETWORK_CONTROL;
-                        let source = Ipv4Addr::UNSPECIFIED;
-                        self.outputs.push_back(Output::ToHost(ipv4::encapsulate(
-                            source,
-                            destination,
-                            1,
-                            tos,
-                            PROTO_IGMP,
-                            true,
-                            &payload,
-                        )));
+                    membership::Output::Transmit { source, destination, payload } => {
+                        let query = host_packet::query(source, destination, &payload);
+                        self.outputs.extend(query.map(Output::ToHost));
                     }
                     membership::Output::Event(membership::Event::Membership { group, filter }) => {
                         self.early.remove(group);
@@ -521,10 +503,20 @@ impl Core {
     }
 }
 
-/// Whether packets of a group may go beyond their link (RFC 5771 §4).
-const fn leaves_the_link(group: Ipv4Addr) -> bool {
-    let [a, b, c, _] = group.octets();
-    !(a == 224 && b == 0 && c == 0) && group.to_bits() != SSDP.to_bits()
+/// The leave of the only host, in the words that the querier understands: those of older versions say
+/// nothing of source-specific groups.
+fn leave(querier: &Querier, group: IpAddr) -> (IpAddr, IpAddr, Message) {
+    let (source, all_routers, all_v3_routers) = match Family::of(group) {
+        Family::V4 => (Family::V4.unspecified(), igmp::ALL_ROUTERS.into(), igmp::ALL_IGMPV3_ROUTERS.into()),
+        Family::V6 => (host_packet::HOST.into(), mld::ALL_ROUTERS.into(), mld::ALL_MLDV2_ROUTERS.into()),
+    };
+    if querier.config().version == Version::V3 {
+        let record_type = RecordType::ChangeToIncludeMode;
+        let records = vec![Record { record_type, group, sources: Vec::new() }];
+        (source, all_v3_routers, Message::ReportV3 { records })
+    } else {
+        (source, all_routers, Message::Leave { group })
+    }
 }
 
 impl Machine for Core {
@@ -561,9 +553,11 @@ impl Machine for Core {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        self.querier.handle_timeout(now);
+        for querier in &mut self.queriers {
+            querier.handle_timeout(now);
+        }
         while let Some(group) = self.early.pop_expired(now) {
-            let confirmed = self.querier.filter(group);
+            let confirmed = self.querier(Family::of(group)).filter(group);
             self.on_membership(now, group, confirmed);
         }
         if let Some(upstream) = &mut self.upstream {
@@ -585,8 +579,8 @@ impl Machine for Core {
         let leaving = self.leaving.as_ref().and_then(Machine::poll_timeout);
         let held_down = || self.dead.values().min().copied();
         let retry = (self.state.0 == UpstreamState::Down).then(held_down).flatten();
-        let igmp = self.querier.poll_timeout().filter(|_| !self.stopped);
-        [igmp, upstream, leaving, retry, self.early.next(), self.watch.next()].into_iter().flatten().min()
+        let queries = self.queriers.iter().filter_map(Querier::poll_timeout).min().filter(|_| !self.stopped);
+        [queries, upstream, leaving, retry, self.early.next(), self.watch.next()].into_iter().flatten().min()
     }
 
     fn poll_output(&mut self) -> Option<Output> {

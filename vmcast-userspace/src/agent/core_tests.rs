@@ -1,6 +1,14 @@
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
+use vmcast_common::hdr::{
+    ipv4::{PROTO_IGMP, View},
+    ipv6,
+};
 use vmcast_proto::amt::relay::{self, Relay};
+use vmcast_wire::ipv4;
 
 use super::*;
 use crate::agent::early::MAX_EARLY;
@@ -33,6 +41,7 @@ struct Bed {
     vmrs: Vec<Vmr>,
     data: Vec<Vec<u8>>,
     queries: usize,
+    mld_queries: usize,
     events: Vec<Event>,
 }
 
@@ -40,7 +49,9 @@ impl Bed {
     #[expect(clippy::disallowed_methods, reason = "an origin for virtual time")]
     fn new() -> Self {
         let now = Instant::now();
-        let core = Core::new(now, membership::Config::default(), [7; 16]).expect("a core");
+        let core =
+            Core::new(now, membership::Config::new(Family::V4), membership::Config::new(Family::V6), [7; 16])
+                .expect("a core");
         let vmrs = ["192.0.2.1:2268", "192.0.2.2:2268", "192.0.2.3:2268"].map(|endpoint| Vmr {
             endpoint: at(endpoint),
             relay: Relay::new(now, relay::Config::new([9; 16])),
@@ -48,7 +59,8 @@ impl Bed {
             tunnels: 0,
             memberships: BTreeMap::new(),
         });
-        let mut bed = Self { now, core, vmrs: vmrs.into(), data: vec![], queries: 0, events: vec![] };
+        let mut bed =
+            Self { now, core, vmrs: vmrs.into(), data: vec![], queries: 0, mld_queries: 0, events: vec![] };
         bed.drain();
         bed
     }
@@ -79,6 +91,11 @@ impl Bed {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::ToHost(packet) => {
+                    if let Some(view) = ipv6::View::parse(packet.as_slice(), 0) {
+                        assert_eq!(view.hop_limit, 1);
+                        self.mld_queries += 1;
+                        continue;
+                    }
                     let view = View::parse(packet.as_slice(), 0).expect("IPv4");
                     if view.protocol == PROTO_IGMP {
                         assert_eq!((view.source, view.ttl), (Ipv4Addr::UNSPECIFIED, 1));
@@ -148,11 +165,12 @@ impl Bed {
 
     /// The host's kernel tells of a group's first member.
     fn host_joined(&mut self, group: Ipv4Addr, sources: &[Ipv4Addr]) {
-        self.input(Input::HostJoined { group, sources: sources.iter().copied().collect() });
+        let sources = sources.iter().copied().map(IpAddr::from).collect();
+        self.input(Input::HostJoined { group: group.into(), sources });
     }
 
     fn host_left(&mut self, group: Ipv4Addr) {
-        self.input(Input::HostLeft(group));
+        self.input(Input::HostLeft(group.into()));
     }
 
     /// The VMR comes up again and knows nothing of before.
@@ -214,7 +232,7 @@ fn a_join_becomes_a_tunnel_and_data_reaches_the_host_unchanged_and_in_order() {
     }
     let sent: Vec<_> = (0..10).map(|n| packet(SOURCE, GROUP, &[n; 100])).collect();
     assert_eq!(bed.data, sent, "the time to live is left as it is");
-    let traffic = bed.core.streams()[&(GROUP, SOURCE)];
+    let traffic = bed.core.streams()[&(GROUP.into(), SOURCE.into())];
     assert_eq!((traffic.packets, traffic.bytes), (10, 1200));
 }
 
@@ -240,7 +258,7 @@ fn data_for_another_group_or_source_or_from_a_stranger_does_not_reach_the_host()
 fn a_leave_ends_the_membership_at_once_because_one_host_is_on_the_link() {
     let mut bed = Bed::attached();
     bed.join(GROUP);
-    bed.join(OTHER_GROUP);
+    bed.report(5, OTHER_GROUP, &[SOURCE]);
     bed.send("192.0.2.1:2268", SOURCE, GROUP, b"one");
     bed.leave(GROUP);
     assert_eq!(bed.vmrs[0].memberships.keys().collect::<Vec<_>>(), [&IpAddr::from(OTHER_GROUP)]);
@@ -309,10 +327,10 @@ fn what_the_host_sends_otherwise_is_dropped_with_a_reason() {
     let mut bed = Bed::attached();
     let data = packet(HOST, GROUP, b"an application sends");
     let local = packet(HOST, Ipv4Addr::new(224, 0, 0, 251), b"mDNS");
-    let ssdp = packet(HOST, SSDP, b"SSDP");
+    let ssdp = packet(HOST, Ipv4Addr::new(239, 255, 255, 250), b"SSDP");
     let unicast = packet(HOST, SOURCE, b"unicast");
     let igmp = ipv4::encapsulate(HOST, GROUP, 1, 0, PROTO_IGMP, false, b"");
-    for packet in [&data[..], &local, &ssdp, &unicast, &igmp, &[0x60; 40], &[0x45; 3], &[]] {
+    for packet in [&data[..], &local, &ssdp, &unicast, &igmp, &[0x50; 40], &[0x45; 3], &[]] {
         bed.input(Input::FromHost(packet));
     }
     // A fragment is no control message.
@@ -323,15 +341,15 @@ fn what_the_host_sends_otherwise_is_dropped_with_a_reason() {
     assert_eq!(
         drops,
         [
-            (Drop::NotIpv4, 2),
+            (Drop::NotIp, 2),
             (Drop::Malformed, 1),
-            (Drop::BadIgmp, 1),
+            (Drop::BadMembership, 1),
             (Drop::NotMulticast, 1),
             (Drop::LinkLocalGroup, 2),
             (Drop::SendingNotSupported, 1),
         ]
     );
-    assert_eq!(bed.core.querier().counters().refused(membership::Refusal::Malformed), 1);
+    assert_eq!(bed.core.querier(Family::V4).counters().refused(membership::Refusal::Malformed), 1);
     assert_eq!(bed.vmrs[0].tunnels + bed.vmrs[1].tunnels, 0);
     assert!(bed.data.is_empty());
 }
@@ -339,7 +357,7 @@ fn what_the_host_sends_otherwise_is_dropped_with_a_reason() {
 #[test]
 fn groups_that_stay_on_their_link_are_not_asked_for() {
     let mut bed = Bed::attached();
-    bed.join(SSDP);
+    bed.join(Ipv4Addr::new(239, 255, 255, 250));
     bed.join(Ipv4Addr::new(224, 0, 0, 251));
     assert!(bed.core.wanted().is_empty());
     assert_eq!(bed.vmrs[0].tunnels, 0);
@@ -453,7 +471,7 @@ fn a_leave_has_effect_before_its_report_and_the_report_changes_nothing() {
         assert!(bed.wanted_at(0, GROUP).is_some());
         bed.host_left(GROUP);
         assert_eq!(bed.wanted_at(0, GROUP), None);
-        assert_eq!(bed.core.querier().groups(bed.now).len(), 0);
+        assert_eq!(bed.core.querier(Family::V4).groups(bed.now).len(), 0);
         bed.send("192.0.2.1:2268", SOURCE, GROUP, b"too late");
         bed.run(REPORT_DELAY);
         bed.report(leave, GROUP, sources);
@@ -484,7 +502,9 @@ fn leaving_and_joining_again_within_the_kernels_delay_ends_joined() {
 #[test]
 fn only_groups_that_leave_the_link_are_joined_early_and_none_after_the_end() {
     let mut bed = Bed::attached();
-    for group in [SSDP, Ipv4Addr::new(224, 0, 0, 251), SOURCE, Ipv4Addr::UNSPECIFIED] {
+    for group in
+        [Ipv4Addr::new(239, 255, 255, 250), Ipv4Addr::new(224, 0, 0, 251), SOURCE, Ipv4Addr::UNSPECIFIED]
+    {
         bed.host_joined(group, &[]);
         bed.host_left(group);
     }
@@ -627,4 +647,79 @@ fn nothing_is_looked_after_while_nothing_is_wanted() {
     bed.run(Duration::from_secs(100));
     assert!(!bed.events.iter().any(|event| matches!(event, Event::Silent(_))));
     assert_eq!(bed.core.watch.next(), None);
+}
+
+/// The group of E2's example, on IPv6.
+const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0, 0x1234);
+const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9);
+/// The host's own address on the interface.
+const HOST_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 7);
+
+impl Bed {
+    /// The host sends an MLD message, as its kernel does (RFC 9777 §5).
+    fn mld(&mut self, to: Ipv6Addr, message: &mld::Message) {
+        let payload = message.emit(HOST_V6, to);
+        let packet = vmcast_wire::ipv6::encapsulate(HOST_V6, to, 1, 0, mld::NEXT_ICMPV6, true, &payload);
+        self.input(Input::FromHost(&packet));
+    }
+
+    fn mld_report(&mut self, record_type: RecordType) {
+        let records = vec![mld::Record { record_type, group: GROUP_V6, sources: vec![SOURCE_V6] }];
+        self.mld(mld::ALL_MLDV2_ROUTERS, &mld::Message::ReportV2 { records });
+    }
+}
+
+// proves E2
+#[test]
+fn the_agent_is_the_mld_router_of_its_interface_too() {
+    let mut bed = Bed::new();
+    assert_eq!((bed.queries, bed.mld_queries), (1, 1), "both families are asked at once");
+    bed.mld_report(RecordType::AllowNewSources);
+    let wanted = Filter::Include(BTreeSet::from([IpAddr::from(SOURCE_V6)]));
+    assert_eq!(bed.events, [Event::Membership(GROUP_V6.into(), wanted)]);
+    bed.mld_report(RecordType::BlockOldSources);
+    assert_eq!(bed.events.last(), Some(&Event::Membership(GROUP_V6.into(), Filter::none())), "at once");
+    assert!(bed.core.wanted().is_empty());
+    let counters = bed.core.querier(Family::V6).counters();
+    assert_eq!((counters.reports_received, counters.queries_sent), (2, 1));
+}
+
+#[test]
+fn what_else_of_ipv6_the_host_sends_is_dropped_with_a_reason() {
+    let mut bed = Bed::new();
+    let wrap = |to: Ipv6Addr, protocol| {
+        vmcast_wire::ipv6::encapsulate(HOST_V6, to, 1, 0, protocol, false, b"12345678")
+    };
+    for packet in [
+        wrap(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb), 17),
+        wrap(GROUP_V6, 17),
+        wrap(SOURCE_V6, 17),
+        // MLD without Router Alert is no MLD.
+        wrap(mld::ALL_MLDV2_ROUTERS, 58),
+        vmcast_wire::ipv6::encapsulate(HOST_V6, GROUP_V6, 1, 0, 44, true, b"12345678"),
+        vec![0x60; 39],
+    ] {
+        bed.input(Input::FromHost(&packet));
+    }
+    let drops: Vec<_> = bed.core.drops().iter().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(
+        drops,
+        [
+            (Drop::Malformed, 1),
+            (Drop::BadMembership, 1),
+            (Drop::NotMulticast, 1),
+            (Drop::LinkLocalGroup, 2),
+            (Drop::SendingNotSupported, 1),
+        ]
+    );
+}
+
+#[test]
+fn a_leave_heard_of_by_other_means_ends_an_ipv6_group_at_once() {
+    let mut bed = Bed::new();
+    bed.mld_report(RecordType::AllowNewSources);
+    bed.input(Input::HostLeft(GROUP_V6.into()));
+    assert!(bed.core.wanted().is_empty());
+    bed.mld_report(RecordType::BlockOldSources);
+    assert!(bed.core.wanted().is_empty());
 }

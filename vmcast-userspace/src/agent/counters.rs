@@ -3,12 +3,12 @@
 /// Why a packet that the host sent into the virtual interface, or one for the host, went nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Drop {
-    /// From the host: not IPv4, such as the neighbour discovery of IPv6.
-    NotIpv4,
-    /// From the host: a broken IPv4 header.
+    /// From the host: neither IPv4 nor IPv6.
+    NotIp,
+    /// From the host: a broken IP header.
     Malformed,
-    /// From the host: IGMP that is cut short, a fragment or otherwise no control message.
-    BadIgmp,
+    /// From the host: IGMP or MLD that is cut short, a fragment or otherwise no control message.
+    BadMembership,
     /// From the host: not for a group.
     NotMulticast,
     /// From the host: for a group that never leaves its link.
@@ -26,9 +26,9 @@ pub(super) enum Drop {
 impl Drop {
     /// Every reason, in the order of its number.
     pub(super) const ALL: [Self; 9] = [
-        Self::NotIpv4,
+        Self::NotIp,
         Self::Malformed,
-        Self::BadIgmp,
+        Self::BadMembership,
         Self::NotMulticast,
         Self::LinkLocalGroup,
         Self::SendingNotSupported,
@@ -40,9 +40,9 @@ impl Drop {
     /// The metric label, in snake case.
     pub(super) const fn label(self) -> &'static str {
         match self {
-            Self::NotIpv4 => "not_ipv4",
+            Self::NotIp => "not_ip",
             Self::Malformed => "malformed",
-            Self::BadIgmp => "bad_igmp",
+            Self::BadMembership => "bad_membership",
             Self::NotMulticast => "not_multicast",
             Self::LinkLocalGroup => "link_local_group",
             Self::SendingNotSupported => "sending_not_supported",

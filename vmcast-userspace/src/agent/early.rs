@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -19,12 +19,12 @@ pub(super) const MAX_EARLY: usize = 16;
 /// The groups whose report has not come yet.
 #[derive(Debug, Default)]
 pub(super) struct EarlyJoins {
-    until: BTreeMap<Ipv4Addr, Instant>,
+    until: BTreeMap<IpAddr, Instant>,
 }
 
 impl EarlyJoins {
     /// Takes a join in; whether there was room.
-    pub(super) fn admit(&mut self, now: Instant, group: Ipv4Addr) -> bool {
+    pub(super) fn admit(&mut self, now: Instant, group: IpAddr) -> bool {
         if self.until.len() >= MAX_EARLY && !self.until.contains_key(&group) {
             return false;
         }
@@ -33,7 +33,7 @@ impl EarlyJoins {
     }
 
     /// Forgets a join; whether it was one.
-    pub(super) fn remove(&mut self, group: Ipv4Addr) -> bool {
+    pub(super) fn remove(&mut self, group: IpAddr) -> bool {
         self.until.remove(&group).is_some()
     }
 
@@ -43,7 +43,7 @@ impl EarlyJoins {
     }
 
     /// Takes out a join whose report did not come in time.
-    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<Ipv4Addr> {
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<IpAddr> {
         let group = self.until.iter().find(|(_, until)| **until <= now).map(|(group, _)| *group)?;
         self.until.remove(&group);
         Some(group)

@@ -1,6 +1,6 @@
 //! The virtual interface on the host: made, addressed, routed to, and gone with the agent.
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, io, net::IpAddr, path::PathBuf};
 
 use anyhow::Context;
 use tracing::{debug, warn};
@@ -42,13 +42,24 @@ pub(super) async fn create(config: &AgentInterface, links: &Links) -> anyhow::Re
         .add_address(ifindex, address.address, address.length)
         .await
         .with_context(|| format!("on {name}"))?;
-    set_own(name, "ipv6", "disable_ipv6", "1");
+    // Hosts speak MLD by their link-local address; nobody here tells them of routers or prefixes.
+    set_own(name, "ipv6", "disable_ipv6", "0");
+    set_own(name, "ipv6", "accept_ra", "0");
+    set_own(name, "ipv6", "router_solicitations", "0");
     set_own(name, "ipv4", "rp_filter", "0");
     setup.bring_up(ifindex, config.mtu.into()).await.with_context(|| format!("on {name}"))?;
     for prefix in &config.groups {
-        setup.add_route(ifindex, (prefix.group, prefix.length), address.address).await.with_context(
-            || format!("{prefix} goes by another interface; leave it out of interface.groups"),
-        )?;
+        let routed = match prefix.group {
+            IpAddr::V4(group) => setup.add_route(ifindex, (group, prefix.length), address.address).await,
+            IpAddr::V6(_) if !has_ipv6() => {
+                debug!(%prefix, "this host has no IPv6");
+                continue;
+            }
+            IpAddr::V6(group) => setup.add_group_route(ifindex, (group, prefix.length)).await,
+        };
+        routed.with_context(|| {
+            format!("{prefix} goes by another interface; leave it out of interface.groups")
+        })?;
     }
     check_reverse_path(name);
     Ok(HostInterface { tun, ifindex })
@@ -56,6 +67,11 @@ pub(super) async fn create(config: &AgentInterface, links: &Links) -> anyhow::Re
 
 fn sysctl(family: &str, interface: &str, key: &str) -> PathBuf {
     PathBuf::from(format!("/proc/sys/net/{family}/conf/{interface}/{key}"))
+}
+
+/// Whether the kernel has IPv6, and it is not turned off for all interfaces.
+fn has_ipv6() -> bool {
+    fs::read_to_string(sysctl("ipv6", "all", "disable_ipv6")).is_ok_and(|text| text.trim() == "0")
 }
 
 /// Sets a sysctl of the agent's own interface.

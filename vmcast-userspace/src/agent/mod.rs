@@ -9,6 +9,7 @@ mod core;
 mod counters;
 mod early;
 mod host;
+mod host_packet;
 mod run;
 mod tunnel;
 mod upstream;

@@ -26,7 +26,7 @@ use crate::{
 /// Longer than anything here takes, so that a broken test ends.
 const PATIENCE: Duration = Duration::from_secs(20);
 const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 9);
-const GROUP: Ipv4Addr = Ipv4Addr::new(232, 1, 1, 1);
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 192, 1, 2);
 const OTHER_GROUP: Ipv4Addr = Ipv4Addr::new(239, 192, 1, 1);
 const PORT: u16 = 5004;
 

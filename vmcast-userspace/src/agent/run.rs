@@ -10,7 +10,10 @@ use anyhow::Context as _;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 use vmcast_api::Role;
-use vmcast_proto::{Machine, membership};
+use vmcast_proto::{
+    Machine,
+    membership::{self, Family},
+};
 
 use super::{
     answer::{self, Context},
@@ -105,8 +108,9 @@ impl Agent {
         }
         let sockets = TunnelSockets::open().context("making the tunnel's sockets")?;
         let seed = random()?;
-        let igmp = querier_config(&config);
-        let core = Core::new(clock::now(), igmp, seed).context("IGMP on the virtual interface")?;
+        let [igmp, mld] = Family::ALL.map(|family| querier_config(&config, family));
+        let core =
+            Core::new(clock::now(), igmp, mld, seed).context("IGMP and MLD on the virtual interface")?;
         let [a, b, c, d, e, f, g, h, ..] = random()?;
         let link_seed = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
         let endpoints = endpoints(&links, &config, &sockets).await?;
@@ -151,8 +155,11 @@ impl Agent {
                 // A report from before a leave must not be taken for one from after it.
                 self.drain_host(packet)?;
                 let input = match event {
-                    HostGroupEvent::Joined { group, sources } => Input::HostJoined { group, sources },
-                    HostGroupEvent::Left(group) => Input::HostLeft(group),
+                    HostGroupEvent::Joined { group, sources } => {
+                        let sources = sources.into_iter().map(Into::into).collect();
+                        Input::HostJoined { group: group.into(), sources }
+                    }
+                    HostGroupEvent::Left(group) => Input::HostLeft(group.into()),
                 };
                 self.core.handle_input(clock::now(), input);
             }
@@ -304,17 +311,8 @@ async fn next_change(host_groups: &mut Option<HostGroups>) -> Result<HostGroupEv
     }
 }
 
-fn querier_config(config: &AgentConfig) -> membership::Config {
-    let timers = config.igmp();
-    membership::Config {
-        version: if timers.version == 2 { membership::Version::V2 } else { membership::Version::V3 },
-        robustness_variable: timers.robustness_variable,
-        query_interval: timers.query_interval,
-        query_response_interval: timers.query_response_interval,
-        last_member_query_interval: timers.last_member_query_interval,
-        mtu: config.interface.mtu,
-        ..membership::Config::default()
-    }
+fn querier_config(config: &AgentConfig, family: Family) -> membership::Config {
+    membership::Config { mtu: config.interface.mtu, ..config.timers(family).apply(family) }
 }
 
 /// Where the gateway speaks: every address of this host that others may reach.

@@ -1,14 +1,19 @@
 //! The configuration of the agent on a client.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use serde::Deserialize;
 use vmcast_api::Role;
+use vmcast_proto::membership::Family;
 
 use super::{
     Present, Problem, RoleConfig,
+    group_prefix::GroupPrefix,
     sections::{AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, UpstreamConfig, UpstreamFrom},
-    value::{GroupPrefix, InterfaceAddress, InterfaceName, NodeName},
+    value::{InterfaceAddress, InterfaceName, NodeName},
 };
 
 /// The configuration of the agent on a client.
@@ -30,6 +35,9 @@ pub struct AgentConfig {
     /// IGMP on the virtual interface.
     #[serde(default)]
     pub igmp: IgmpConfig,
+    /// MLD on the virtual interface.
+    #[serde(default)]
+    pub mld: IgmpConfig,
     /// Where the operator's commands are answered.
     #[serde(default)]
     pub control: ControlConfig,
@@ -62,20 +70,27 @@ impl Default for AgentInterface {
             // Link-local (RFC 3927), as a host route: it meets no network that the host is on.
             address: InterfaceAddress { address: Ipv4Addr::new(169, 254, 22, 68), length: 32 },
             mtu: TUNNEL_MTU,
-            // Source-specific (RFC 4607) and organization-local (RFC 2365) groups.
+            // Source-specific (RFC 4607) and organization-local (RFC 2365) groups; of IPv6 source-specific
+            // ones of site-local, organization-local and global scope (RFC 4291 §2.7).
             groups: vec![
-                GroupPrefix { group: Ipv4Addr::new(232, 0, 0, 0), length: 8 },
-                GroupPrefix { group: Ipv4Addr::new(239, 192, 0, 0), length: 14 },
+                GroupPrefix::v4(Ipv4Addr::new(232, 0, 0, 0), 8),
+                GroupPrefix::v4(Ipv4Addr::new(239, 192, 0, 0), 14),
+                GroupPrefix::v6(Ipv6Addr::new(0xff35, 0, 0, 0, 0, 0, 0, 0), 32),
+                GroupPrefix::v6(Ipv6Addr::new(0xff38, 0, 0, 0, 0, 0, 0, 0), 32),
+                GroupPrefix::v6(Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0, 0), 32),
             ],
         }
     }
 }
 
 impl AgentConfig {
-    /// IGMP on the virtual interface.
+    /// IGMP on the virtual interface, or MLD.
     #[must_use]
-    pub fn igmp(&self) -> Igmp {
-        self.igmp.over(Igmp::default())
+    pub fn timers(&self, family: Family) -> Igmp {
+        match family {
+            Family::V4 => self.igmp.over(Igmp::of(family)),
+            Family::V6 => self.mld.over(Igmp::of(family)),
+        }
     }
 
     fn interface_problems(&self) -> Vec<Problem> {
@@ -87,10 +102,9 @@ impl AgentConfig {
                 .push(Problem::error("interface.mtu", format!("an MTU of {mtu} is not from 576 to 65535")));
         }
         if groups.is_empty() {
-            problems.push(
-                Problem::error("interface.groups", "without groups nothing is received")
-                    .hint("leave the key out for 232.0.0.0/8 and 239.192.0.0/14"),
-            );
+            problems.push(Problem::error("interface.groups", "without groups nothing is received").hint(
+                "leave the key out for 232.0.0.0/8, 239.192.0.0/14 and the source-specific ones of IPv6",
+            ));
         }
         for (index, prefix) in groups.iter().enumerate() {
             if let Some(other) = groups[..index].iter().find(|other| other.overlaps(prefix)) {
@@ -126,7 +140,8 @@ impl RoleConfig for AgentConfig {
             );
         }
         problems.extend(self.interface_problems());
-        problems.extend(self.igmp.problems("igmp", Igmp::default()));
+        problems.extend(self.igmp.problems("igmp", Family::V4, Igmp::of(Family::V4)));
+        problems.extend(self.mld.problems("mld", Family::V6, Igmp::of(Family::V6)));
         problems
     }
 

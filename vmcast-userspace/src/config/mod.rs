@@ -8,6 +8,7 @@ mod admin;
 mod agent;
 mod explain;
 mod forward;
+mod group_prefix;
 mod host;
 mod locate;
 mod name_or_table;
@@ -31,6 +32,7 @@ use vmcast_api::Role;
 pub use admin::AdminConfig;
 pub use agent::{AgentConfig, AgentInterface};
 pub use forward::{Forward, StaticTunnel, StaticTunnelKind};
+pub use group_prefix::GroupPrefix;
 pub(crate) use host::host_addresses;
 pub use host::{Present, socket_dirs};
 
@@ -45,8 +47,8 @@ pub use sections::{
 };
 pub use target::{Converted, Origin, Target, UnicastInput};
 pub use value::{
-    AdminUrl, Endpoint, GroupAddress, GroupPrefix, InterfaceAddress, InterfaceName, MacAddress, NodeName,
-    Remote, TunnelEnd, VlanTag,
+    AdminUrl, Endpoint, GroupAddress, InterfaceAddress, InterfaceName, MacAddress, NodeName, Remote,
+    TunnelEnd, VlanTag,
 };
 
 /// What every role's configuration has.

@@ -6,10 +6,12 @@ use serde::Deserialize;
 use vmcast_api::Role;
 use vmcast_common::{fib::Link, maps::limit};
 use vmcast_dataplane::{Capacities, oversize};
+use vmcast_proto::membership::{self, Family, GroupRange};
 
 use super::{
     Problem, RoleConfig,
     forward::{self, Forward, StaticTunnel},
+    group_prefix::GroupPrefix,
     host::{Present, missing_interface},
     priority::{self, PriorityRule},
     sections::{
@@ -52,6 +54,9 @@ pub struct RouterConfig {
     /// IGMP on every interface.
     #[serde(default)]
     pub igmp: IgmpConfig,
+    /// MLD on the interfaces.
+    #[serde(default)]
+    pub mld: IgmpConfig,
     /// The interfaces that the VMR works on.
     #[serde(default, rename = "interface")]
     pub interfaces: Vec<RouterInterface>,
@@ -79,6 +84,8 @@ pub struct TunnelConfig {
     pub max_tunnels: u32,
     /// Most tunnels at a time from one address; many members may be behind one NAT.
     pub max_tunnels_per_address: u32,
+    /// Most tunnels at a time from one network, a /24 of IPv4 or a /56 of IPv6.
+    pub max_tunnels_per_prefix: u32,
     /// Most groups joined through one tunnel.
     pub max_groups_per_tunnel: u32,
 }
@@ -90,6 +97,7 @@ impl Default for TunnelConfig {
             port: AMT_PORT,
             max_tunnels: 100_000,
             max_tunnels_per_address: 1_000,
+            max_tunnels_per_prefix: 16_384,
             max_groups_per_tunnel: 64,
         }
     }
@@ -256,12 +264,27 @@ pub struct RouterInterface {
     /// Whether packets of sources are taken from its network.
     #[serde(default)]
     pub accepts_sources: bool,
-    /// Whether the VMR is IGMP querier there and serves its members natively.
+    /// Whether the VMR is IGMP and MLD querier there and serves its members natively.
     #[serde(default)]
     pub querier: bool,
+    /// Whether a group ends at once when the last host that is known to be in it leaves.
+    #[serde(default)]
+    pub immediate_leave: bool,
+    /// The groups that its hosts may ask for; `None` for all.
+    #[serde(default)]
+    pub groups: Option<Vec<GroupPrefix>>,
+    /// How many groups of each family its hosts may be in together.
+    #[serde(default = "max_groups")]
+    pub max_groups: usize,
+    /// How many groups of each family one host may be in; `None` for no limit.
+    #[serde(default)]
+    pub max_groups_per_host: Option<usize>,
     /// IGMP there, where it differs from the other interfaces.
     #[serde(default)]
     pub igmp: IgmpConfig,
+    /// MLD there, where it differs from the other interfaces.
+    #[serde(default)]
+    pub mld: IgmpConfig,
 }
 
 impl RouterInterface {
@@ -270,6 +293,39 @@ impl RouterInterface {
     pub fn link(&self) -> Link {
         let tag = |index: usize| self.vlan.get(index).map(|tag| tag.0);
         Link { tags: [tag(0), tag(1)], session: self.pppoe_session }
+    }
+
+    /// The groups that its hosts may ask for.
+    pub(crate) fn allowed_groups(&self) -> Option<Vec<GroupRange>> {
+        self.groups.as_ref().map(|ranges| ranges.iter().copied().map(GroupRange::from).collect())
+    }
+
+    fn querier_problems(&self, index: usize) -> Vec<Problem> {
+        let unused = [
+            ("immediate_leave", self.immediate_leave),
+            ("groups", self.groups.is_some()),
+            ("max_groups", self.max_groups != max_groups()),
+            ("max_groups_per_host", self.max_groups_per_host.is_some()),
+        ];
+        let mut problems: Vec<Problem> = unused
+            .into_iter()
+            .filter(|(_, stated)| *stated && !self.querier)
+            .map(|(key, _)| {
+                Problem::warning(format!("interface[{index}].{key}"), "nobody is asked on this interface")
+                    .hint("add querier = true, or leave the key out")
+            })
+            .collect();
+        for (key, value) in
+            [("max_groups", Some(self.max_groups)), ("max_groups_per_host", self.max_groups_per_host)]
+        {
+            if value == Some(0) {
+                problems.push(
+                    Problem::error(format!("interface[{index}].{key}"), "no host could join anything")
+                        .hint("write a number of 1 or more, or querier = false"),
+                );
+            }
+        }
+        problems
     }
 
     fn link_problems(&self, index: usize) -> Vec<Problem> {
@@ -321,7 +377,7 @@ impl RouterInterface {
             Some(_) if !is_present(&self.name) && self.querier => Some(
                 Problem::error(
                     format!("interface[{index}].querier"),
-                    format!("IGMP is spoken on interfaces of the kernel, and it has none named {}", self.name),
+                    format!("IGMP and MLD are spoken on interfaces of the kernel, and it has none named {}", self.name),
                 )
                 .hint("make it, as by `ip link add link eth0 name eth0.100 type vlan id 100`, or state who receives in [[forward]]"),
             ),
@@ -341,10 +397,14 @@ impl RouterConfig {
         self.node_id.as_ref().unwrap_or(&self.name)
     }
 
-    /// IGMP on an interface.
+    /// IGMP on an interface, or MLD.
     #[must_use]
-    pub fn igmp_on(&self, interface: &RouterInterface) -> Igmp {
-        interface.igmp.over(self.igmp.over(Igmp::default()))
+    pub fn timers_on(&self, interface: &RouterInterface, family: Family) -> Igmp {
+        let (own, all) = match family {
+            Family::V4 => (&interface.igmp, &self.igmp),
+            Family::V6 => (&interface.mld, &self.mld),
+        };
+        own.over(all.over(Igmp::of(family)))
     }
 
     fn upstream_problems(&self) -> Vec<Problem> {
@@ -370,8 +430,14 @@ impl RouterConfig {
     }
 
     fn tunnel_problems(&self) -> Vec<Problem> {
-        let TunnelConfig { address, port, max_tunnels, max_tunnels_per_address, max_groups_per_tunnel } =
-            &self.tunnel;
+        let TunnelConfig {
+            address,
+            port,
+            max_tunnels,
+            max_tunnels_per_address,
+            max_tunnels_per_prefix,
+            max_groups_per_tunnel,
+        } = &self.tunnel;
         let mut problems = Vec::new();
         for (index, address) in address.iter().enumerate() {
             if !is_host(*address) {
@@ -392,6 +458,7 @@ impl RouterConfig {
         for (key, value, most) in [
             ("max_tunnels", *max_tunnels, limit::TUNNELS),
             ("max_tunnels_per_address", *max_tunnels_per_address, limit::TUNNELS),
+            ("max_tunnels_per_prefix", *max_tunnels_per_prefix, limit::TUNNELS),
             ("max_groups_per_tunnel", *max_groups_per_tunnel, limit::STREAMS),
         ] {
             if !(1..=most).contains(&value) {
@@ -415,7 +482,6 @@ impl RouterConfig {
         problems.extend(duplicates(&names).map(|index| {
             Problem::error(format!("interface[{index}].name"), format!("{} is listed twice", names[index]))
         }));
-        let base = self.igmp.over(Igmp::default());
         let links: Vec<_> = self.interfaces.iter().map(|known| (&known.device, known.link())).collect();
         problems.extend(duplicates(&links).filter(|index| links[*index].0.is_some()).map(|index| {
             let key = if self.interfaces[index].vlan.is_empty() { "pppoe_session" } else { "vlan" };
@@ -426,9 +492,15 @@ impl RouterConfig {
         }));
         for (index, interface) in self.interfaces.iter().enumerate() {
             problems.extend(interface.link_problems(index));
-            // What is wrong in [igmp] is said once, there.
-            if interface.igmp != IgmpConfig::default() {
-                problems.extend(interface.igmp.problems(&format!("interface[{index}].igmp"), base));
+            problems.extend(interface.querier_problems(index));
+            for (family, own, all) in
+                [(Family::V4, &interface.igmp, &self.igmp), (Family::V6, &interface.mld, &self.mld)]
+            {
+                // What is wrong in [igmp] or [mld] is said once, there.
+                if *own != IgmpConfig::default() {
+                    let table = format!("interface[{index}].{}", family.protocol());
+                    problems.extend(own.problems(&table, family, all.over(Igmp::of(family))));
+                }
             }
         }
         problems
@@ -476,7 +548,8 @@ impl RoleConfig for RouterConfig {
         problems.extend(self.tunnel_problems());
         problems.extend(self.upstream_problems());
         problems.extend(self.dataplane.problems());
-        problems.extend(self.igmp.problems("igmp", Igmp::default()));
+        problems.extend(self.igmp.problems("igmp", Family::V4, Igmp::of(Family::V4)));
+        problems.extend(self.mld.problems("mld", Family::V6, Igmp::of(Family::V6)));
         problems.extend(self.interface_problems());
         problems.extend(forward::problems(
             &self.static_tunnels,
@@ -497,6 +570,10 @@ impl RoleConfig for RouterConfig {
         let forwards = forwards.filter_map(|(index, forward)| forward.host_problem(index, present));
         interfaces.chain(forwards).collect()
     }
+}
+
+fn max_groups() -> usize {
+    membership::Config::new(Family::V4).max_groups
 }
 
 fn no_upstream() -> UpstreamConfig {

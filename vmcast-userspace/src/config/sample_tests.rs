@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use vmcast_proto::membership::Family;
+
 use super::{AdminConfig, AgentConfig, Report, RoleConfig, RouterConfig, guess_role, parse, sections::Igmp};
 
 const ROUTER: &str = include_str!("../../config/router.toml");
@@ -95,17 +97,22 @@ fn the_samples_are_configurations_without_a_warning() {
 
 #[test]
 fn a_value_shown_as_default_is_the_default() {
-    assert_eq!(read::<RouterConfig>(ROUTER).0, with_plain_igmp(read(&in_force(ROUTER, false)).0));
+    assert_eq!(read::<RouterConfig>(ROUTER).0, with_plain_timers(read(&in_force(ROUTER, false)).0));
     assert_eq!(read::<AdminConfig>(ADMIN).0, read(&in_force(ADMIN, false)).0);
     let agent: AgentConfig = read(&in_force(AGENT, false)).0;
-    assert_eq!(agent.igmp(), Igmp::default());
-    assert_eq!(read::<AgentConfig>(AGENT).0, AgentConfig { igmp: Default::default(), ..agent });
+    for family in Family::ALL {
+        assert_eq!(agent.timers(family), Igmp::of(family));
+    }
+    let plain = AgentConfig { igmp: Default::default(), mld: Default::default(), ..agent };
+    assert_eq!(read::<AgentConfig>(AGENT).0, plain);
 }
 
-/// Values of `[igmp]` that equal the defaults count as absent.
-fn with_plain_igmp(config: RouterConfig) -> RouterConfig {
-    assert_eq!(config.igmp.over(Igmp::default()), Igmp::default());
-    RouterConfig { igmp: Default::default(), ..config }
+/// Values of `[igmp]` and `[mld]` that equal the defaults count as absent.
+fn with_plain_timers(config: RouterConfig) -> RouterConfig {
+    for (family, timers) in [(Family::V4, &config.igmp), (Family::V6, &config.mld)] {
+        assert_eq!(timers.over(Igmp::of(family)), Igmp::of(family));
+    }
+    RouterConfig { igmp: Default::default(), mld: Default::default(), ..config }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::{
 
 use serde::Deserialize;
 use vmcast_api::Role;
+use vmcast_proto::membership::{self, Family, Version};
 
 use super::{
     Problem, host,
@@ -177,7 +178,7 @@ impl UpstreamConfig {
     }
 }
 
-/// Timers and version of IGMP (RFC 9776 §8, RFC 2236 §8).
+/// Timers and version of IGMP (RFC 9776 §8, RFC 2236 §8) or MLD (RFC 9777 §9, RFC 2710 §7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Igmp {
     /// Robustness Variable (RFC 9776 §8.1).
@@ -188,23 +189,47 @@ pub struct Igmp {
     pub query_response_interval: Duration,
     /// Last Member Query Interval (RFC 9776 §8.8).
     pub last_member_query_interval: Duration,
-    /// Version of IGMP, 2 or 3.
+    /// Version by the protocol's own number: of IGMP 1 to 3, of MLD 1 or 2.
     pub version: u8,
 }
 
 impl Default for Igmp {
     fn default() -> Self {
+        Self::of(Family::V4)
+    }
+}
+
+impl Igmp {
+    /// The newest version of a family's protocol, at the values of its RFC.
+    #[must_use]
+    pub fn of(family: Family) -> Self {
+        let config = membership::Config::new(family);
         Self {
-            robustness_variable: 2,
-            query_interval: Duration::from_secs(125),
-            query_response_interval: Duration::from_secs(10),
-            last_member_query_interval: Duration::from_secs(1),
-            version: 3,
+            robustness_variable: config.robustness_variable,
+            query_interval: config.query_interval,
+            query_response_interval: config.query_response_interval,
+            last_member_query_interval: config.last_member_query_interval,
+            version: config.version.number(family),
+        }
+    }
+
+    /// Puts the values into a querier's configuration.
+    #[must_use]
+    pub(crate) fn apply(&self, family: Family) -> membership::Config {
+        let base = membership::Config::new(family);
+        membership::Config {
+            version: Version::numbered(family, self.version).unwrap_or(base.version),
+            robustness_variable: self.robustness_variable,
+            query_interval: self.query_interval,
+            query_response_interval: self.query_response_interval,
+            last_member_query_interval: self.last_member_query_interval,
+            ..base
         }
     }
 }
 
-/// `[igmp]` and `[interface.igmp]`: what differs from the defaults, or from `[igmp]`.
+/// `[igmp]` and `[interface.igmp]`, `[mld]` and `[interface.mld]`: what differs from the defaults, or from
+/// the table of the whole router.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IgmpConfig {
@@ -214,19 +239,14 @@ pub struct IgmpConfig {
     pub query_interval_seconds: Option<Seconds>,
     /// Query Response Interval in seconds.
     pub query_response_interval_seconds: Option<Seconds>,
-    /// Last Member Query Interval in seconds.
+    /// Last Member Query Interval in seconds, which MLD calls Last Listener Query Interval.
     pub last_member_query_interval_seconds: Option<Seconds>,
-    /// Version of IGMP, 2 or 3.
+    /// Version of IGMP, 1 to 3, or of MLD, 1 or 2.
     pub version: Option<u8>,
 }
 
 /// Longest Query Interval: QQIC codes no more (RFC 9776 §4.1.7).
 const MAX_QUERY_INTERVAL: Duration = Duration::from_secs(31_744);
-/// Longest Query Response Interval of IGMPv3: Max Resp Code codes no more (RFC 9776 §4.1.1).
-const MAX_RESPONSE_V3: Duration = Duration::from_millis(3_174_400);
-/// Longest Query Response Interval of IGMPv2: eight bits of tenths of seconds (RFC 2236 §2.2).
-const MAX_RESPONSE_V2: Duration = Duration::from_millis(25_500);
-
 impl IgmpConfig {
     /// The values in force, over those of `base`.
     #[must_use]
@@ -248,15 +268,21 @@ impl IgmpConfig {
     }
 
     /// What is wrong with the values in force in the table `table`.
-    pub(super) fn problems(&self, table: &str, base: Igmp) -> Vec<Problem> {
+    pub(super) fn problems(&self, table: &str, family: Family, base: Igmp) -> Vec<Problem> {
         let igmp = self.over(base);
+        let name = family.protocol().to_uppercase();
         let key = |key: &str| format!("{table}.{key}");
         let tenth = Duration::from_millis(100);
         let mut problems = Vec::new();
-        if !matches!(igmp.version, 2 | 3) {
+        let version = Version::numbered(family, igmp.version);
+        if version.is_none() {
+            let hint = match family {
+                Family::V4 => "1, 2 or 3; a querier of version 3 also serves hosts of versions 1 and 2",
+                Family::V6 => "1 or 2; a querier of version 2 also serves hosts of version 1",
+            };
             problems.push(
-                Problem::error(key("version"), format!("IGMP version {} is not spoken", igmp.version))
-                    .hint("2 or 3; a querier of version 3 also serves hosts of version 2"),
+                Problem::error(key("version"), format!("{name} version {} is not spoken", igmp.version))
+                    .hint(hint),
             );
         }
         if !(1..=7).contains(&igmp.robustness_variable) {
@@ -271,7 +297,7 @@ impl IgmpConfig {
                 format!("a query interval is from 1 to {} seconds", MAX_QUERY_INTERVAL.as_secs()),
             ));
         }
-        let longest = if igmp.version == 2 { MAX_RESPONSE_V2 } else { MAX_RESPONSE_V3 };
+        let longest = membership::Config::max_response_time(family, version.unwrap_or(Version::V3));
         for (name, value) in [
             ("query_response_interval_seconds", igmp.query_response_interval),
             ("last_member_query_interval_seconds", igmp.last_member_query_interval),
@@ -280,7 +306,7 @@ impl IgmpConfig {
                 problems.push(Problem::error(
                     key(name),
                     format!(
-                        "in IGMP version {} it is from 0.1 to {} seconds",
+                        "in {name} version {} it is from 0.1 to {} seconds",
                         igmp.version,
                         longest.as_secs_f64()
                     ),

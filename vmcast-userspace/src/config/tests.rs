@@ -4,11 +4,13 @@ use std::path::Path;
 
 use vmcast_common::rate::Rate;
 use vmcast_dataplane::oversize::Limits;
+use vmcast_proto::membership::Family;
 
 use super::{
     AdminConfig, AgentConfig, Present, Problem, Report, RoleConfig, RouterConfig, Severity,
+    group_prefix::GroupPrefix,
     sections::{Igmp, Upstream},
-    value::{AdminUrl, GroupPrefix, InterfaceAddress, InterfaceName, NodeName, Remote},
+    value::{AdminUrl, InterfaceAddress, InterfaceName, NodeName, Remote},
 };
 
 const MINIMAL: &str = "rank = 0\n[[interface]]\nname = \"eth0\"\n";
@@ -122,7 +124,7 @@ fn a_missing_key_and_broken_syntax_are_named() {
 fn values_out_of_range_are_all_reported_at_once_each_with_its_line() {
     let said = refusal::<RouterConfig>(
         "rank = 999\n[tunnel]\nport = 0\nmax_tunnels = 0\naddress = [\"192.0.2.1\", \"239.1.1.1\", \"192.0.2.1\"]\n\
-         [igmp]\nversion = 1\nrobustness_variable = 8\nquery_interval_seconds = 5\n[control]\nsocket = \"x.sock\"\n\
+         [igmp]\nversion = 4\nrobustness_variable = 8\nquery_interval_seconds = 5\n[control]\nsocket = \"x.sock\"\n\
          [dataplane]\npin_path = \"bpf\"\n[[interface]]\nname = \"a\"\n[[interface]]\nname = \"a\"\n",
     );
     for place in ["1:8", "3:8", "4:15", "5:25", "5:38", "7:11", "8:23", "11:10", "13:12", "17:8"] {
@@ -203,19 +205,47 @@ fn a_rank_that_does_not_fit_its_upstream_is_only_warned_about() {
 }
 
 #[test]
+fn limits_of_a_querier_are_for_queriers_and_let_somebody_in() {
+    let (router, report) = parse::<RouterConfig>(
+        "rank = 0\n[[interface]]\nname = \"a\"\nquerier = true\nimmediate_leave = true\n\
+         groups = [\"239.0.1.0/24\", \"ff0e::/16\"]\nmax_groups = 7\nmax_groups_per_host = 2\n",
+    )
+    .unwrap();
+    assert_eq!(report, Default::default());
+    let ranges = router.interfaces[0].allowed_groups().unwrap();
+    assert!(ranges.iter().any(|range| range.contains("ff0e::5".parse().unwrap())));
+    assert!(!ranges.iter().any(|range| range.contains("239.0.2.1".parse().unwrap())));
+    let said = router_refusal("querier = true\nmax_groups = 0\n");
+    assert!(said.contains("no host could join anything"), "{said}");
+    let (_, report) =
+        parse::<RouterConfig>("rank = 0\n[[interface]]\nname = \"a\"\nmax_groups = 7\n").unwrap();
+    assert!(report.to_string().contains("nobody is asked on this interface"), "{report}");
+}
+
+#[test]
 fn igmp_of_an_interface_goes_before_that_of_the_router() {
     let (router, _) = parse::<RouterConfig>(
         "rank = 0\n[igmp]\nquery_interval_seconds = 20\nversion = 2\n[[interface]]\nname = \"a\"\n\
          [interface.igmp]\nversion = 3\nquery_response_interval_seconds = 0.5\n[[interface]]\nname = \"b\"\n",
     )
     .unwrap();
-    let [a, b] = [0, 1].map(|index| router.igmp_on(&router.interfaces[index]));
+    let [a, b] = [0, 1].map(|index| router.timers_on(&router.interfaces[index], Family::V4));
     assert_eq!((a.version, a.query_interval.as_secs(), a.query_response_interval.as_millis()), (3, 20, 500));
     assert_eq!(
         (b.version, b.query_interval.as_secs(), b.query_response_interval.as_millis()),
         (2, 20, 10_000)
     );
     assert_eq!(Igmp { version: 3, ..b }, Igmp { query_interval: b.query_interval, ..Igmp::default() });
+
+    let (router, _) = parse::<RouterConfig>(
+        "rank = 0\n[mld]\nquery_interval_seconds = 30\n[[interface]]\nname = \"a\"\n[interface.mld]\nversion = 1\n",
+    )
+    .unwrap();
+    let mld = router.timers_on(&router.interfaces[0], Family::V6);
+    assert_eq!((mld.version, mld.query_interval.as_secs()), (1, 30));
+    assert_eq!(router.timers_on(&router.interfaces[0], Family::V4), Igmp::default());
+    let said = router_refusal("[interface.mld]\nversion = 3\n");
+    assert!(said.contains("MLD version 3 is not spoken"), "{said}");
 
     let said = router_refusal("[interface.igmp]\nversion = 2\nquery_response_interval_seconds = 26\n");
     assert!(said.contains("t.toml:6:") && said.contains("from 0.1 to 25.5 seconds"), "{said}");
@@ -266,13 +296,29 @@ fn groups_that_stay_on_their_link_are_never_captured() {
         "232.0.0.1/8",
         "240.0.0.0/4",
         "0.0.0.0/0",
-        "ff3e::/32",
+        "ff3e::1/32",
+        "ff00::/8",
+        "2001:db8::/32",
+        "ff3e::/129",
         "232.0.0.0/x",
         "",
     ] {
         assert!(bad.parse::<GroupPrefix>().unwrap_err().contains("no range of groups"), "{bad}");
     }
-    for good in ["232.0.0.0/8", "239.192.0.0/14", "239.255.255.251", "224.0.1.0/24", "239.255.0.0/17"] {
+    for bad in ["ff02::/16", "ff02::fb", "ff01::1", "ff0f::/16", "ff32::/32"] {
+        let said = bad.parse::<GroupPrefix>().unwrap_err();
+        assert!(said.contains("never forwarded"), "{bad}: {said}");
+    }
+    for good in [
+        "ff3e::/32",
+        "ff05::/16",
+        "ff0e::1:2",
+        "232.0.0.0/8",
+        "239.192.0.0/14",
+        "239.255.255.251",
+        "224.0.1.0/24",
+        "239.255.0.0/17",
+    ] {
         assert!(good.parse::<GroupPrefix>().is_ok(), "{good}");
     }
     let said = refusal::<AgentConfig>(

@@ -28,6 +28,7 @@ macro_rules! from_text {
         }
     };
 }
+pub(super) use from_text;
 
 /// The UDP port of AMT (RFC 7450 §7).
 pub(super) const AMT_PORT: u16 = 2268;
@@ -294,82 +295,6 @@ impl fmt::Display for AdminUrl {
     }
 }
 
-/// A range of IPv4 groups that may be forwarded: never the link-local ones, SSDP or multicast DNS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
-#[serde(try_from = "String")]
-pub struct GroupPrefix {
-    /// The first group.
-    pub group: Ipv4Addr,
-    /// Leading bits that all groups of the range share, 4 to 32.
-    pub length: u8,
-}
-
-from_text!(GroupPrefix);
-
-/// Groups that stay on their link: the local network control block (RFC 5771 §4), in which multicast
-/// DNS is, and SSDP.
-const LINK_GROUPS: [(GroupPrefix, &str); 2] = [
-    (
-        GroupPrefix { group: Ipv4Addr::new(224, 0, 0, 0), length: 24 },
-        "the groups of the local link, routing and mDNS among them",
-    ),
-    (GroupPrefix { group: Ipv4Addr::new(239, 255, 255, 250), length: 32 }, "SSDP"),
-];
-
-impl GroupPrefix {
-    /// Whether the group is in the range.
-    #[must_use]
-    pub fn contains(&self, group: Ipv4Addr) -> bool {
-        let shift = 32 - u32::from(self.length);
-        u32::from(group) >> shift == u32::from(self.group) >> shift
-    }
-
-    /// Whether the ranges have a group in common.
-    #[must_use]
-    pub fn overlaps(&self, other: &Self) -> bool {
-        self.contains(other.group) || other.contains(self.group)
-    }
-}
-
-impl FromStr for GroupPrefix {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad = |why: &str| {
-            format!("\"{text}\" is no range of groups: {why}\nwrite 232.0.0.0/8, or 239.1.2.3 for one")
-        };
-        let (group, length) = match text.split_once('/') {
-            Some((group, length)) => {
-                (group, length.parse().map_err(|_| bad("the length after / is no number"))?)
-            }
-            None => (text, 32),
-        };
-        let group: Ipv4Addr = group.parse().map_err(|_| bad("not an IPv4 address"))?;
-        if length > 32 {
-            return Err(bad("the length after / is at most 32"));
-        }
-        if !group.is_multicast() || length < 4 {
-            return Err(bad("groups are 224.0.0.0 to 239.255.255.255"));
-        }
-        let prefix = Self { group, length };
-        if length < 32 && u32::from(group) << length != 0 {
-            return Err(bad("bits are set after the length"));
-        }
-        match LINK_GROUPS.iter().find(|(link, _)| link.overlaps(&prefix)) {
-            Some((link, what)) => {
-                Err(format!("\"{text}\" holds {link}, {what}: they are never forwarded\nleave them out"))
-            }
-            None => Ok(prefix),
-        }
-    }
-}
-
-impl fmt::Display for GroupPrefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.group, self.length)
-    }
-}
-
 /// A group that may be forwarded: not one of the local link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "String")]
@@ -509,7 +434,9 @@ impl fmt::Display for InterfaceAddress {
 /// Whether no router forwards a group.
 fn stays_on_link(group: IpAddr) -> bool {
     match group {
-        IpAddr::V4(group) => LINK_GROUPS.iter().any(|(link, _)| link.contains(group)),
+        IpAddr::V4(group) => {
+            super::group_prefix::LINK_GROUPS.iter().any(|(link, _)| link.contains(group.into()))
+        }
         // Scopes up to link-local, and the reserved one (RFC 4291 §2.7).
         IpAddr::V6(group) => !ipv6::is_forwardable_group(&Address::new(group.into())),
     }

@@ -45,7 +45,7 @@ pub struct Link {
     pub(crate) xdp: Vec<u32>,
     /// Its IPv4 addresses with their prefix lengths.
     pub(crate) addresses: Vec<(Ipv4Addr, u8)>,
-    /// Its IPv6 addresses with their prefix lengths, those that are in use.
+    /// Its IPv6 addresses, those that are known to be its own.
     pub(crate) addresses_v6: Vec<(Ipv6Addr, u8)>,
 }
 
@@ -67,6 +67,17 @@ impl Link {
         let v6 = self.addresses_v6.iter().map(|(address, _)| *address);
         let v6 = v6.filter(|address| !address.is_unicast_link_local());
         v4.map(IpAddr::V4).chain(v6.map(IpAddr::V6))
+    }
+
+    /// Its first link-local IPv6 address.
+    pub(crate) fn link_local(&self) -> Option<Ipv6Addr> {
+        self.addresses_v6.iter().map(|(address, _)| *address).find(Ipv6Addr::is_unicast_link_local)
+    }
+
+    /// Its addresses of both families, IPv4 first.
+    pub(crate) fn all_addresses(&self) -> impl Iterator<Item = (IpAddr, u8)> + '_ {
+        let v4 = self.addresses.iter().map(|(address, length)| (IpAddr::V4(*address), *length));
+        v4.chain(self.addresses_v6.iter().map(|(address, length)| (IpAddr::V6(*address), *length)))
     }
 
     fn add(&mut self, address: IpAddr, prefix: u8) {

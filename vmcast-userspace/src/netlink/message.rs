@@ -125,11 +125,12 @@ pub fn table_link(message: &LinkMessage) -> Option<(IfIndex, TableLink)> {
     ))
 }
 
-/// Reads an address of a link with its prefix length; none that is not in use, because it may be another host's
-/// (RFC 4862 §5.4).
+/// Reads an address of a link with its prefix length; `None` for one of IPv6 that may turn out to be
+/// another's (RFC 4862 §5.4).
 #[must_use]
 pub fn address(message: &AddressMessage) -> Option<(IfIndex, IpAddr, u8)> {
-    if message.header.flags.intersects(AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed) {
+    let unsure = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
+    if message.header.flags.intersects(unsure) {
         return None;
     }
     let mut own = None;

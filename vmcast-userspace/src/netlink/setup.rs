@@ -1,8 +1,8 @@
 //! The changes that a role makes to its own interface.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_route::route::RouteScope;
+use netlink_packet_route::route::{RouteScope, RouteType};
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 use vmcast_common::fib::IfIndex;
 
@@ -65,6 +65,28 @@ impl Setup {
             .output_interface(ifindex.0)
             .pref_source(source)
             .scope(RouteScope::Link)
+            .build();
+        let what = || format!("adding the route to {}/{}", prefix.0, prefix.1);
+        let request = self.handle.route().add(route);
+        request.execute().await.map_err(|source| Error::Refused { what: what(), source })
+    }
+
+    /// Adds a route to IPv6 groups out of the interface, which goes away with it. It stands in the table
+    /// *local*, where the kernel has `ff00::/8` for every interface: that table is looked at first, so
+    /// elsewhere the route would never be found.
+    ///
+    /// # Errors
+    /// If the kernel refuses, also because it has a route to this prefix.
+    pub(crate) async fn add_group_route(
+        &self,
+        ifindex: IfIndex,
+        prefix: (Ipv6Addr, u8),
+    ) -> Result<(), Error> {
+        let route = RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(prefix.0, prefix.1)
+            .output_interface(ifindex.0)
+            .table_id(libc::RT_TABLE_LOCAL.into())
+            .kind(RouteType::Multicast)
             .build();
         let what = || format!("adding the route to {}/{}", prefix.0, prefix.1);
         let request = self.handle.route().add(route);

@@ -16,7 +16,7 @@ use vmcast_common::{
     verdict::DropReason,
 };
 use vmcast_dataplane::EngineInfo;
-use vmcast_proto::Filter;
+use vmcast_proto::{Filter, membership::Family};
 
 use super::{run::Router, shown::SILENT, stated::Static, upstream::State};
 use crate::{
@@ -316,16 +316,16 @@ fn interfaces(router: &Router) -> api::Interfaces {
         let state = present.and_then(|(ifindex, _)| router.core.interfaces.get(ifindex));
         let hook = state.and_then(|state| router.plane.hook(state.interface.device));
         let egress = state.and_then(|state| router.plane.egress(state.interface.device));
-        let querier = state.and_then(|state| {
-            let querier = state.querier.as_ref()?;
-            let own = present.and_then(|(_, attached)| attached.link.address());
+        let querier = |family| {
+            let querier = state?.queriers.get(&family)?;
+            let own = Some(querier.config().address).filter(|address| !address.is_unspecified());
             Some(api::Querier {
-                address: state.other_querier.or(own).map(Into::into),
-                ours: state.other_querier.is_none(),
-                igmp_version: router.config.igmp_on(configured).version,
+                address: querier.querier().or(own),
+                ours: querier.querier().is_none(),
+                version: querier.config().version.number(family),
                 groups: querier.groups(clock::now()).len() as u64,
             })
-        });
+        };
         let place = state.map(|state| state.interface);
         let other = place.filter(|place| place.device != place.ifindex);
         let tags = place.into_iter().flat_map(|place| place.link.tags).flatten();
@@ -338,12 +338,15 @@ fn interfaces(router: &Router) -> api::Interfaces {
             up: present.is_some_and(|(_, attached)| attached.link.up),
             mtu: present.map_or(0, |(_, attached)| attached.link.mtu),
             mac: present.and_then(|(_, attached)| attached.link.mac).map(mac::text),
-            addresses: present.map_or_else(Vec::new, |(_, attached)| attached.link.reachable().collect()),
+            addresses: present.map_or_else(Vec::new, |(_, attached)| {
+                attached.link.all_addresses().map(|(address, _)| address).collect()
+            }),
             attached: hook.map(|hook| hook.label().to_owned()),
             queues: place.and_then(|place| queues(router, place.device)),
             egress: egress.map(shown_engine),
             accepts_sources: configured.accepts_sources,
-            querier,
+            querier: querier(Family::V4),
+            mld_querier: querier(Family::V6),
         }
     });
     let mut interfaces: Vec<_> = shown.collect();
@@ -414,17 +417,23 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
         count("gateway", label, value);
     }
     count("gateway", "data_at_socket", router.core.data_at_socket);
-    for querier in router.core.interfaces.values().filter_map(|state| state.querier.as_ref()) {
+    for (family, querier) in router.core.interfaces.values().flat_map(|state| &state.queriers) {
         let counters = querier.counters();
-        count("igmp", "queries_received", counters.queries_received);
-        count("igmp", "reports_received", counters.reports_received);
-        count("igmp", "leaves_received", counters.leaves_received);
-        count("igmp", "queries_sent", counters.queries_sent);
+        let protocol = family.protocol();
+        count(protocol, "queries_received", counters.queries_received);
+        count(protocol, "older_queries_received", counters.older_queries_received);
+        count(protocol, "newer_queries_received", counters.newer_queries_received);
+        count(protocol, "reports_received", counters.reports_received);
+        count(protocol, "leaves_received", counters.leaves_received);
+        count(protocol, "queries_sent", counters.queries_sent);
         for (refusal, value) in counters.refusals() {
-            count("igmp", refusal.label(), value);
+            count(protocol, refusal.label(), value);
         }
     }
-    count("igmp", "bad_datagrams", router.bad_igmp_datagrams);
+    for family in Family::ALL {
+        let bad = router.bad_datagrams.get(&family).copied().unwrap_or(0);
+        count(family.protocol(), "bad_datagrams", bad);
+    }
     let mrib = router.core.mrib.counters();
     count("mrib", "new_source_wrong_input", mrib.wrong_input);
     count("mrib", "new_source_group_limit", mrib.group_limit);

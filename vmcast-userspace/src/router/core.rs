@@ -1,22 +1,23 @@
 //! The protocol machines of a VMR, joined without I/O.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
+    net::{IpAddr, SocketAddr},
     time::Instant,
 };
 
-use vmcast_common::fib::{FibOp, IfIndex, Input, Interface, NextHop, NextHopId, Output, Rpf};
+use vmcast_common::fib::{FibOp, IfIndex, Input, Interface, NextHop, NextHopId, Output, Rpf, Stream};
 use vmcast_common::verdict::PuntReason;
 use vmcast_dataplane::{Punt, StreamStats};
 use vmcast_proto::{
     Filter, Machine as _,
     amt::relay::{self, Relay},
-    membership::{self, Querier},
+    membership::{self, Family, Querier},
     mrib::{self, Mrib},
 };
 
 use super::{
+    pace::Pace,
     priorities::Priorities,
     stated::{Change, Stated},
     tunnels::{self, Tunnels, tunnel_id},
@@ -30,14 +31,14 @@ pub(super) enum Effect {
     SendRelay { local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
     /// Send from the gateway's socket.
     SendGateway { remote: SocketAddr, bytes: Vec<u8> },
-    /// Send an IGMP message on an interface.
-    SendIgmp { ifindex: IfIndex, destination: Ipv4Addr, message: Vec<u8> },
+    /// Send an IGMP or MLD message on an interface.
+    SendMembership { ifindex: IfIndex, source: IpAddr, destination: IpAddr, message: Vec<u8> },
     /// Change the data plane.
     Fib(FibOp),
     /// Count for a member what it wants from here on.
     MembershipChanged { group: IpAddr, member: Output, old: Filter, new: Filter },
     /// Be a member as a host on an interface whose network has sources.
-    HostMembership { ifindex: IfIndex, group: Ipv4Addr, filter: Filter },
+    HostMembership { ifindex: IfIndex, group: IpAddr, filter: Filter },
     /// Look up the way to an address and keep it up to date.
     Watch(IpAddr),
     /// No longer.
@@ -60,9 +61,8 @@ pub(super) struct Settings {
 /// A local interface and what is spoken on it.
 pub(super) struct InterfaceState {
     pub(super) interface: Interface,
-    pub(super) querier: Option<Querier>,
-    /// The elected querier, `None` while it is us.
-    pub(super) other_querier: Option<Ipv4Addr>,
+    /// IGMP and MLD, if they are spoken there.
+    pub(super) queriers: BTreeMap<Family, Querier>,
 }
 
 /// The machines.
@@ -85,6 +85,7 @@ pub(super) struct Core {
     waits_for: BTreeMap<IpAddr, NextHopId>,
     /// Data that came to the gateway's socket instead of the data plane.
     pub(super) data_at_socket: u64,
+    pace: Pace,
     effects: VecDeque<Effect>,
 }
 
@@ -105,6 +106,7 @@ impl Core {
             unresolved: BTreeMap::new(),
             waits_for: BTreeMap::new(),
             data_at_socket: 0,
+            pace: Pace::default(),
             effects: VecDeque::new(),
         }
     }
@@ -223,27 +225,30 @@ impl Core {
         &mut self,
         now: Instant,
         interface: Interface,
-        addresses: &[(Ipv4Addr, u8)],
-        querier: Option<membership::Config>,
+        addresses: &[(IpAddr, u8)],
+        queriers: Vec<membership::Config>,
     ) -> Result<(), membership::ConfigError> {
         let ifindex = interface.ifindex;
         let known = self.interfaces.get(&ifindex).map(|state| state.interface);
         if known != Some(interface) {
             self.effects.push_back(Effect::Fib(FibOp::SetInterface(interface)));
         }
-        let state = self.interfaces.entry(ifindex).or_insert_with(|| InterfaceState {
-            interface,
-            querier: None,
-            other_querier: None,
-        });
+        let state = self
+            .interfaces
+            .entry(ifindex)
+            .or_insert_with(|| InterfaceState { interface, queriers: BTreeMap::new() });
         state.interface = interface;
-        let address = addresses.first().map_or(Ipv4Addr::UNSPECIFIED, |(address, _)| *address);
-        match (&mut state.querier, querier) {
-            (Some(querier), Some(_)) => querier.handle_input(now, membership::Input::SetAddress(address)),
-            (slot @ None, Some(config)) => *slot = Some(Querier::new(now, config)?),
-            (_, None) => {}
+        for config in queriers {
+            match state.queriers.entry(config.family()) {
+                Entry::Occupied(mut querier) => {
+                    querier.get_mut().handle_input(now, membership::Input::SetAddress(config.address));
+                }
+                Entry::Vacant(slot) => {
+                    slot.insert(Querier::new(now, config)?);
+                }
+            }
         }
-        let on_link = addresses.iter().map(|(address, length)| ((*address).into(), *length)).collect();
+        let on_link = addresses.to_vec();
         let input =
             mrib::Input::SetInterface { ifindex, on_link, accepts_sources: interface.accepts_sources };
         self.mrib.handle_input(now, input);
@@ -369,12 +374,32 @@ impl Core {
         self.settle(now);
     }
 
-    /// An IGMP message came in on an interface.
-    pub(super) fn igmp_datagram(&mut self, now: Instant, ifindex: IfIndex, input: membership::Input<'_>) {
-        if let Some(querier) = self.interfaces.get_mut(&ifindex).and_then(|state| state.querier.as_mut()) {
+    /// Something of IGMP or MLD came in on an interface.
+    pub(super) fn membership_input(
+        &mut self,
+        now: Instant,
+        ifindex: IfIndex,
+        family: Family,
+        input: membership::Input<'_>,
+    ) {
+        if let Some(state) = self.interfaces.get_mut(&ifindex)
+            && let Some(querier) = state.queriers.get_mut(&family)
+        {
             querier.handle_input(now, input);
         }
         self.settle(now);
+    }
+
+    /// Takes over what hosts on an interface want.
+    pub(super) fn inherit_membership(
+        &mut self,
+        now: Instant,
+        ifindex: IfIndex,
+        group: IpAddr,
+        filter: &Filter,
+    ) {
+        let input = membership::Input::Inherit { group, filter };
+        self.membership_input(now, ifindex, Family::of(group), input);
     }
 
     /// A next hop is new or changed.
@@ -460,10 +485,26 @@ impl Core {
                 !matches!(known.map(|info| info.rpf), Some(Rpf::Exact(Input::Interface(_))))
             };
             let packets = streams.iter().filter(from_upstream).map(|entry| entry.counters.packets).sum();
+            let from_upstream = streams.iter().filter(from_upstream);
+            self.pace.choose(from_upstream.map(|entry| (entry.stream, entry.counters.packets)));
             let wanted = self.mrib.groups().next().is_some();
             upstream.watch_data(now, packets, wanted);
         }
         self.settle(now);
+    }
+
+    /// The stream from upstream whose counter is to be looked at often.
+    pub(super) fn paced(&self) -> Option<Stream> {
+        self.upstream.as_ref().and_then(|_| self.pace.stream())
+    }
+
+    /// Its packets were read.
+    pub(super) fn paced_packets(&mut self, now: Instant, packets: u64) {
+        if self.pace.has_grown(packets)
+            && let Some(upstream) = &mut self.upstream
+        {
+            upstream.data_seen(now);
+        }
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
@@ -479,7 +520,7 @@ impl Core {
         {
             upstream.handle_timeout(now);
         }
-        for querier in self.interfaces.values_mut().filter_map(|state| state.querier.as_mut()) {
+        for querier in self.interfaces.values_mut().flat_map(|state| state.queriers.values_mut()) {
             if due(querier.poll_timeout()) {
                 querier.handle_timeout(now);
             }
@@ -488,8 +529,9 @@ impl Core {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let queriers = self.interfaces.values().filter_map(|state| state.querier.as_ref()?.poll_timeout());
+        let queriers = self.interfaces.values().flat_map(|state| state.queriers.values());
         queriers
+            .filter_map(Querier::poll_timeout)
             .chain(self.relay.poll_timeout())
             .chain(self.mrib.poll_timeout())
             .chain(self.upstream.as_ref().and_then(Upstream::poll_timeout))
@@ -568,24 +610,21 @@ impl Core {
     fn drain_queriers(&mut self, now: Instant) -> bool {
         let mut moved = false;
         for (&ifindex, state) in &mut self.interfaces {
-            let Some(querier) = &mut state.querier else {
-                continue;
-            };
-            while let Some(output) = querier.poll_output() {
-                moved = true;
-                match output {
-                    membership::Output::Transmit { destination, payload } => {
-                        let message = payload;
-                        self.effects.push_back(Effect::SendIgmp { ifindex, destination, message });
-                    }
-                    membership::Output::Event(membership::Event::Membership { group, filter }) => {
-                        let member = Output::Interface(ifindex);
-                        let group = group.into();
-                        self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter });
-                    }
-                    membership::Output::Event(membership::Event::QuerierChanged { querier }) => {
-                        tracing::info!(?ifindex, ?querier, "querier elected");
-                        state.other_querier = querier;
+            for querier in state.queriers.values_mut() {
+                while let Some(output) = querier.poll_output() {
+                    moved = true;
+                    match output {
+                        membership::Output::Transmit { source, destination, payload: message } => {
+                            let effect = Effect::SendMembership { ifindex, source, destination, message };
+                            self.effects.push_back(effect);
+                        }
+                        membership::Output::Event(membership::Event::Membership { group, filter }) => {
+                            let member = Output::Interface(ifindex);
+                            self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter });
+                        }
+                        membership::Output::Event(membership::Event::QuerierChanged { querier }) => {
+                            tracing::info!(?ifindex, ?querier, "querier elected");
+                        }
                     }
                 }
             }
@@ -632,9 +671,7 @@ impl Core {
 
     fn host_membership(&mut self, ifindex: IfIndex, group: IpAddr, filter: &Filter) {
         let filter = self.stated.asked_for(group, filter, Input::Interface(ifindex));
-        if let IpAddr::V4(group) = group {
-            self.effects.push_back(Effect::HostMembership { ifindex, group, filter });
-        }
+        self.effects.push_back(Effect::HostMembership { ifindex, group, filter });
     }
 
     fn drain_upstream(&mut self, now: Instant, upstream: &mut Upstream) {

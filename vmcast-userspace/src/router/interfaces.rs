@@ -1,16 +1,16 @@
 //! The interfaces of the configuration, as the kernel has them at present.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio::{sync::mpsc, task::AbortHandle};
 use vmcast_common::fib::{IfIndex, Interface};
-use vmcast_proto::membership;
+use vmcast_proto::membership::{self, Family, ImmediateLeave};
 
 use crate::{
-    config::{Igmp, InterfaceEngine, RouterConfig, RouterInterface},
+    config::{InterfaceEngine, RouterConfig, RouterInterface},
     netlink::{Link, LinkWatch, Links, pppoe_sessions},
-    sockets::{HostMembership, IgmpSocket, RECEIVE_LEN},
+    sockets::{HostMembership, MembershipSocket, RECEIVE_LEN},
 };
 
 use super::{
@@ -29,20 +29,26 @@ pub(super) struct Attached {
     pub(super) name: String,
     pub(super) link: Link,
     pub(super) interface: Interface,
-    pub(super) igmp: Option<Arc<IgmpSocket>>,
+    /// Where IGMP and MLD are spoken, if they are.
+    pub(super) speakers: Vec<(Family, Arc<MembershipSocket>)>,
     pub(super) host: Option<HostMembership>,
     /// Whether it is a port of a bridge.
     pub(super) bridged: bool,
     /// Whether somebody else on this host listens to groups there.
     pub(super) listened: bool,
-    reader: Option<AbortHandle>,
+    readers: Vec<AbortHandle>,
+}
+
+impl Attached {
+    /// Where the protocol of a family is spoken.
+    pub(super) fn speaker(&self, family: Family) -> Option<&MembershipSocket> {
+        self.speakers.iter().find(|(of, _)| *of == family).map(|(_, socket)| socket.as_ref())
+    }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        if let Some(reader) = &self.reader {
-            reader.abort();
-        }
+        self.readers.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -52,8 +58,9 @@ pub(super) struct Wanted {
     /// Whether it is the kernel's, so that sockets can be bound to it.
     pub(super) is_kernels: bool,
     pub(super) interface: Interface,
-    pub(super) addresses: Vec<(Ipv4Addr, u8)>,
-    pub(super) querier: Option<membership::Config>,
+    pub(super) addresses: Vec<(IpAddr, u8)>,
+    /// What is spoken there: IGMP and MLD, or nothing.
+    pub(super) queriers: Vec<membership::Config>,
 }
 
 /// The configured interfaces that exist.
@@ -151,10 +158,18 @@ fn wanted(config: &RouterConfig, configured: &RouterInterface, place: Place) -> 
         shared,
         at_tc: configured.engine == Some(InterfaceEngine::Tc),
     };
-    let querier = (configured.querier && is_kernels)
-        .then(|| querier_config(&config.igmp_on(configured), own.address(), interface.mtu));
-    let addresses = own.addresses.clone();
-    Wanted { link: own, is_kernels, interface, addresses, querier }
+    let queriers = if configured.querier && is_kernels {
+        let addresses = [own.address().map(Into::into), own.link_local().map(Into::into)];
+        Family::ALL
+            .into_iter()
+            .zip(addresses)
+            .map(|(family, address)| querier_config(config, configured, family, address, interface.mtu))
+            .collect()
+    } else {
+        Vec::new()
+    };
+    let addresses = own.all_addresses().collect();
+    Wanted { link: own, is_kernels, interface, addresses, queriers }
 }
 
 /// Those that have one neighbour, known without being asked for.
@@ -162,54 +177,70 @@ pub(super) fn point_to_point(wanted: &[Wanted]) -> Vec<Interface> {
     wanted.iter().map(|wanted| wanted.interface).filter(|interface| interface.peer.is_some()).collect()
 }
 
-fn querier_config(igmp: &Igmp, address: Option<Ipv4Addr>, mtu: u16) -> membership::Config {
+fn querier_config(
+    config: &RouterConfig,
+    configured: &RouterInterface,
+    family: Family,
+    address: Option<IpAddr>,
+    mtu: u16,
+) -> membership::Config {
+    let defaults = config.timers_on(configured, family).apply(family);
     membership::Config {
-        address: address.unwrap_or(Ipv4Addr::UNSPECIFIED),
-        version: if igmp.version == 2 { membership::Version::V2 } else { membership::Version::V3 },
-        robustness_variable: igmp.robustness_variable,
-        query_interval: igmp.query_interval,
-        query_response_interval: igmp.query_response_interval,
-        last_member_query_interval: igmp.last_member_query_interval,
-        mtu: mtu.max(576),
-        ..membership::Config::default()
+        address: address.unwrap_or(defaults.address),
+        mtu: mtu.max(1280),
+        immediate_leave: if configured.immediate_leave {
+            ImmediateLeave::Tracked
+        } else {
+            ImmediateLeave::Never
+        },
+        allowed_groups: configured.allowed_groups(),
+        max_groups: configured.max_groups,
+        max_groups_per_host: configured.max_groups_per_host,
+        ..defaults
     }
 }
 
-/// Opens what an interface needs: IGMP off the wire for a querier, memberships where sources are.
+/// Opens what an interface needs: IGMP and MLD off the wire for a querier, memberships where sources are.
 ///
 /// # Errors
 /// If the kernel refuses a socket.
 pub(super) fn attach(wanted: &Wanted, events: &mpsc::Sender<Event>) -> anyhow::Result<Attached> {
     let ifindex = wanted.link.ifindex;
-    let igmp = wanted.querier.is_some().then(|| IgmpSocket::open(ifindex)).transpose()?.map(Arc::new);
-    let reader = igmp
-        .as_ref()
-        .map(|socket| tokio::spawn(read_igmp(Arc::clone(socket), ifindex, events.clone())).abort_handle());
+    let families = wanted.queriers.iter().map(membership::Config::family);
+    let speakers = families
+        .map(|family| Ok((family, Arc::new(MembershipSocket::open(family, ifindex)?))))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let readers = speakers
+        .iter()
+        .map(|(family, socket)| {
+            tokio::spawn(read(Arc::clone(socket), *family, ifindex, events.clone())).abort_handle()
+        })
+        .collect();
     Ok(Attached {
         name: wanted.link.name.clone(),
         link: wanted.link.clone(),
         interface: wanted.interface,
-        igmp,
+        speakers,
         host: (wanted.interface.accepts_sources && wanted.is_kernels).then(|| HostMembership::new(ifindex)),
         bridged: wanted.interface.shared,
         listened: false,
-        reader,
+        readers,
     })
 }
 
-async fn read_igmp(socket: Arc<IgmpSocket>, ifindex: IfIndex, events: mpsc::Sender<Event>) {
+async fn read(socket: Arc<MembershipSocket>, family: Family, ifindex: IfIndex, events: mpsc::Sender<Event>) {
     let mut buffer = vec![0; RECEIVE_LEN];
     loop {
         match socket.recv(&mut buffer).await {
             Ok(datagram) => {
-                let event = Event::Igmp { ifindex, datagram: datagram.to_vec() };
+                let event = Event::Membership { ifindex, family, datagram: datagram.to_vec() };
                 if events.send(event).await.is_err() {
                     return;
                 }
             }
             Err(error) => {
-                tracing::debug!(?ifindex, %error, "reading IGMP");
-                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                tracing::debug!(?ifindex, protocol = family.protocol(), %error, "reading memberships");
+                tokio::time::sleep(Duration::from_millis(500)).await;
             }
         }
     }

@@ -6,14 +6,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     time::Instant,
 };
 
 use vmcast_common::fib::{EcnMode, Members, NextHop, NextHopId, Output};
 use vmcast_dataplane::Fib;
-use vmcast_proto::{Filter, membership};
-use vmcast_wire::igmp as wire;
+use vmcast_proto::Filter;
 
 use super::{core::Core, stated::is_static};
 
@@ -58,15 +57,9 @@ pub(super) fn inherit(core: &mut Core, now: Instant, kept: &Fib, endpoints: &[So
     }
     for (output, groups) in memberships {
         if let Output::Interface(ifindex) = output {
-            let message = report(&groups).emit();
-            let input = membership::Input::Datagram {
-                source: Ipv4Addr::UNSPECIFIED,
-                destination: wire::ALL_IGMPV3_ROUTERS,
-                ttl: 1,
-                router_alert: true,
-                payload: &message,
-            };
-            core.igmp_datagram(now, ifindex, input);
+            for (group, filter) in &groups {
+                core.inherit_membership(now, ifindex, *group, filter);
+            }
         }
     }
     inheritance
@@ -186,32 +179,10 @@ fn memberships(kept: &Fib) -> BTreeMap<Output, Vec<(IpAddr, Filter)>> {
     memberships
 }
 
-/// A report of these memberships, as the interface's hosts might send it together.
-fn report(groups: &[(IpAddr, Filter)]) -> wire::Message {
-    let v4 = |sources: &BTreeSet<IpAddr>| {
-        sources
-            .iter()
-            .filter_map(|source| match source {
-                IpAddr::V4(source) => Some(*source),
-                IpAddr::V6(_) => None,
-            })
-            .collect()
-    };
-    let records = groups.iter().filter_map(|(group, filter)| {
-        let IpAddr::V4(group) = *group else {
-            return None;
-        };
-        let (record_type, sources) = match filter {
-            Filter::Include(sources) => (wire::RecordType::ModeIsInclude, v4(sources)),
-            Filter::Exclude(sources) => (wire::RecordType::ModeIsExclude, v4(sources)),
-        };
-        Some(wire::Record { record_type, group, sources })
-    });
-    wire::Message::ReportV3 { records: records.collect() }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use vmcast_common::fib::{FibOp, IfIndex, Link, Priority, Rpf, Stream, Tunnel, TunnelId, TunnelKind};
     use vmcast_dataplane::FibStream;
     use vmcast_proto::{amt::relay, mrib};
@@ -273,7 +244,7 @@ mod tests {
                 Effect::Fib(op) => Some(op),
                 Effect::SendRelay { .. }
                 | Effect::SendGateway { .. }
-                | Effect::SendIgmp { .. }
+                | Effect::SendMembership { .. }
                 | Effect::HostMembership { .. }
                 | Effect::Watch(_)
                 | Effect::Unwatch(_)

@@ -10,6 +10,7 @@ mod fitness;
 mod interfaces;
 mod kept;
 mod kernel_log;
+mod pace;
 mod place;
 mod plane;
 mod priorities;

@@ -28,7 +28,7 @@ fn link(ifindex: u32, name: &str, kind: Option<&str>, vlan: Option<(u32, Tag)>) 
         master: None,
         xdp: vec![],
         addresses: vec![([10, 0, 0, 1].into(), 24)],
-        addresses_v6: Vec::new(),
+        addresses_v6: vec![],
     }
 }
 

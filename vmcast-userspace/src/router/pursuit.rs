@@ -9,7 +9,7 @@ use std::{
 };
 
 /// First and longest pause after no named upstream could be used.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
 /// How often the way to an upstream in use is looked at. Routes may change while no interface does.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -201,11 +201,11 @@ mod tests {
     fn an_upstream_without_a_route_is_tried_again_ever_more_seldom_and_at_once_when_something_changes() {
         let mut now = start();
         let mut pursuit = pursuit(now, [1]);
-        for seconds in [1, 2, 4, 8, 16, 30, 30] {
+        for millis in [50, 100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000] {
             assert_eq!(pursuit.poll_timeout(), Some(now));
             assert_eq!(pursuit.look(now, None, |_| None), Step::NoRoute);
-            assert_eq!(pursuit.poll_timeout(), Some(now + Duration::from_secs(seconds)));
-            now += Duration::from_secs(seconds);
+            assert_eq!(pursuit.poll_timeout(), Some(now + Duration::from_millis(millis)));
+            now += Duration::from_millis(millis);
         }
         pursuit.hurry(now);
         assert_eq!(pursuit.poll_timeout(), Some(now));

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use tokio::{
     io::unix::AsyncFdReadyGuard,
     sync::{mpsc, watch},
@@ -15,15 +15,20 @@ use tokio::{
 };
 use vmcast_common::fib::{FibOp, IfIndex, Interface};
 use vmcast_dataplane::{Dataplane, Engine, Fib, PacketTooBig};
-use vmcast_proto::{amt::relay, host_state, membership, mrib, registry};
-use vmcast_wire::ipv4;
+use vmcast_proto::{
+    amt::relay,
+    host_state,
+    membership::{self, Family},
+    mrib, registry,
+};
+use vmcast_wire::{ipv4, ipv6, mld};
 
 use super::{
     answer,
     core::{Core, Effect, Settings},
     endpoints::{self, Reading, Relays},
     interfaces::{self, Attached, Wanted},
-    kept, plane,
+    kept, pace, plane,
     priorities::Priorities,
     pursuit::{Named, Present, Pursuit, Step},
     reconcile::{self, Backlog},
@@ -66,8 +71,8 @@ pub(super) enum Event {
     Relay { local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
     /// A datagram came to the gateway's socket.
     Gateway { remote: SocketAddr, bytes: Vec<u8> },
-    /// An IPv4 datagram with IGMP came in on an interface.
-    Igmp { ifindex: IfIndex, datagram: Vec<u8> },
+    /// A datagram of this family with IGMP or MLD came in on an interface.
+    Membership { ifindex: IfIndex, family: Family, datagram: Vec<u8> },
     /// The upstream of the configuration has these addresses.
     StaticUpstream(Vec<SocketAddr>),
     /// The configured interfaces that exist are these now.
@@ -91,8 +96,8 @@ pub(super) struct Router {
     pub(super) unsent: u64,
     /// Packet Too Big messages that were sent to sources.
     pub(super) too_big_sent: u64,
-    /// IGMP datagrams that are no IPv4 or no IGMP.
-    pub(super) bad_igmp_datagrams: u64,
+    /// Datagrams with IGMP or MLD that are no datagrams of their family.
+    pub(super) bad_datagrams: BTreeMap<Family, u64>,
     /// Opened with the first message.
     icmpv6: Option<Icmpv6Sender>,
     relays: Relays,
@@ -181,7 +186,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         backlog: Backlog::new(),
         unsent: 0,
         too_big_sent: 0,
-        bad_igmp_datagrams: 0,
+        bad_datagrams: BTreeMap::new(),
         icmpv6: None,
         relays,
         gateway,
@@ -224,7 +229,7 @@ impl Beginning {
                 Effect::MembershipChanged { .. } => {}
                 other @ (Effect::SendRelay { .. }
                 | Effect::SendGateway { .. }
-                | Effect::SendIgmp { .. }
+                | Effect::SendMembership { .. }
                 | Effect::HostMembership { .. }
                 | Effect::UpstreamUp(_)
                 | Effect::UpstreamDown { .. }) => self.rest.push(other),
@@ -336,6 +341,7 @@ fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Sett
         robustness: igmp.robustness_variable,
         max_tunnels: config.tunnel.max_tunnels,
         max_tunnels_per_source: config.tunnel.max_tunnels_per_address,
+        max_tunnels_per_prefix: config.tunnel.max_tunnels_per_prefix,
         limits: host_state::Limits {
             groups: config.tunnel.max_groups_per_tunnel as usize,
             ..host_state::Limits::default()
@@ -347,8 +353,8 @@ fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Sett
 
 fn set_interface(core: &mut Core, now: Instant, wanted: &Wanted, interface: Interface) -> anyhow::Result<()> {
     core.stated.add_interface(&wanted.link.name, wanted.link.ifindex);
-    core.set_interface(now, interface, &wanted.addresses, wanted.querier.clone())
-        .with_context(|| format!("IGMP on {}", wanted.link.name))
+    core.set_interface(now, interface, &wanted.addresses, wanted.queriers.clone())
+        .with_context(|| format!("IGMP and MLD on {}", wanted.link.name))
 }
 
 /// Registers at the admin, if there is one.
@@ -390,7 +396,8 @@ impl Router {
         let mut punts = interval(PUNT_INTERVAL);
         let mut counters = interval(COUNTERS_INTERVAL);
         let mut refreshes = interval(REFRESH_INTERVAL);
-        for ticks in [&mut punts, &mut counters, &mut refreshes] {
+        let mut looks = interval(pace::LOOK_INTERVAL);
+        for ticks in [&mut punts, &mut counters, &mut refreshes, &mut looks] {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut named_by_admin = self.watch_upstream();
@@ -430,6 +437,7 @@ impl Router {
                     self.core.stream_counters(now, &self.shown.counters.streams);
                     self.catch_up(now);
                 }
+                _ = looks.tick(), if self.core.paced().is_some() => self.look_at_pace(),
                 _ = refreshes.tick() => {
                     self.hear_listeners();
                     if let Err(error) = self.plane.refresh() {
@@ -445,6 +453,20 @@ impl Router {
                 }
             }
             self.carry_out_all();
+        }
+    }
+
+    /// Reads the counter of one stream from upstream.
+    fn look_at_pace(&mut self) {
+        let Some(stream) = self.core.paced() else {
+            return;
+        };
+        match self.plane.stream_counters(stream) {
+            Ok(counters) => {
+                let packets = counters.map_or(0, |counters| counters.packets);
+                self.core.paced_packets(clock::now(), packets);
+            }
+            Err(error) => tracing::debug!(%error, "the pace of the upstream's data is not known"),
         }
     }
 
@@ -486,28 +508,52 @@ impl Router {
         match event {
             Event::Relay { local, remote, bytes } => self.core.relay_datagram(now, local, remote, &bytes),
             Event::Gateway { remote, bytes } => self.core.gateway_datagram(now, remote, &bytes),
-            Event::Igmp { ifindex, datagram } => match ipv4::decapsulate(&datagram) {
-                Ok(datagram) => {
-                    let input = membership::Input::Datagram {
-                        source: datagram.source,
-                        destination: datagram.destination,
-                        ttl: datagram.ttl,
-                        router_alert: datagram.router_alert,
-                        payload: datagram.payload,
-                    };
-                    self.core.igmp_datagram(now, ifindex, input);
+            Event::Membership { ifindex, family, datagram } => {
+                if let Err(error) = self.on_membership_datagram(now, ifindex, family, &datagram) {
+                    *self.bad_datagrams.entry(family).or_default() += 1;
+                    tracing::debug!(?ifindex, protocol = family.protocol(), %error, "no datagram of a host");
                 }
-                Err(error) => {
-                    self.bad_igmp_datagrams += 1;
-                    tracing::debug!(?ifindex, %error, "not IGMP over IPv4");
-                }
-            },
+            }
             Event::StaticUpstream(endpoints) => {
                 let named = endpoints.into_iter().map(|endpoint| Named { endpoint, name: None });
                 self.pursuit.name(now, named.collect());
             }
             Event::Interfaces(wanted) => self.on_interfaces(now, wanted),
         }
+    }
+
+    fn on_membership_datagram(
+        &mut self,
+        now: Instant,
+        ifindex: IfIndex,
+        family: Family,
+        datagram: &[u8],
+    ) -> anyhow::Result<()> {
+        let input = match family {
+            Family::V4 => {
+                let datagram = ipv4::decapsulate(datagram)?;
+                membership::Input::Datagram {
+                    source: datagram.source.into(),
+                    destination: datagram.destination.into(),
+                    ttl: datagram.ttl,
+                    router_alert: datagram.router_alert,
+                    payload: datagram.payload,
+                }
+            }
+            Family::V6 => {
+                let datagram = ipv6::decapsulate(datagram)?;
+                ensure!(datagram.protocol == mld::NEXT_ICMPV6, "protocol {}", datagram.protocol);
+                membership::Input::Datagram {
+                    source: datagram.source.into(),
+                    destination: datagram.destination.into(),
+                    ttl: datagram.hop_limit,
+                    router_alert: datagram.router_alert,
+                    payload: datagram.payload,
+                }
+            }
+        };
+        self.core.membership_input(now, ifindex, family, input);
+        Ok(())
     }
 
     fn on_next_hop(&mut self, event: NextHopEvent) {
@@ -709,13 +755,10 @@ impl Router {
                     gateway.is_some_and(|gateway| endpoints::send(gateway, gateway.local(), remote, &bytes));
                 self.unsent += u64::from(!sent);
             }
-            Effect::SendIgmp { ifindex, destination, message } => {
+            Effect::SendMembership { ifindex, source, destination, message } => {
                 let attached = self.interfaces.get(&ifindex);
-                let socket = attached.and_then(|attached| attached.igmp.as_ref());
-                let source = attached.and_then(|attached| attached.link.address());
-                let sent = socket.is_some_and(|socket| {
-                    socket.send(source.unwrap_or(Ipv4Addr::UNSPECIFIED), destination, &message).is_ok()
-                });
+                let socket = attached.and_then(|attached| attached.speaker(Family::of(source)));
+                let sent = socket.is_some_and(|socket| socket.send(source, destination, &message).is_ok());
                 self.unsent += u64::from(!sent);
             }
             Effect::Fib(op) => self.change_plane(&op),

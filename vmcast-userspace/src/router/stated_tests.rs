@@ -1,7 +1,11 @@
 //! What is stated, through the machines of a VMR.
 
 use vmcast_common::fib::{FibOp, Link, Members, Rpf};
-use vmcast_proto::{amt::relay, membership, mrib};
+use vmcast_proto::{
+    amt::relay,
+    membership::{self, Family},
+    mrib,
+};
 use vmcast_wire::igmp as wire;
 
 use super::*;
@@ -75,7 +79,7 @@ impl Bed {
 
     fn appear(&mut self, name: &str, ifindex: IfIndex) {
         self.core.stated.add_interface(name, ifindex);
-        let querier = (ifindex == WEST).then(membership::Config::default);
+        let querier = (ifindex == WEST).then(membership::Config::default).into_iter().collect();
         let addresses = [([192, 0, 2, 65].into(), 26)];
         self.core.set_interface(self.now, interface(ifindex), &addresses, querier).unwrap();
     }
@@ -107,12 +111,12 @@ impl Bed {
         let payload = wire::Message::ReportV3 { records: vec![record] }.emit();
         let input = membership::Input::Datagram {
             source: [192, 0, 2, 66].into(),
-            destination: wire::ALL_IGMPV3_ROUTERS,
+            destination: wire::ALL_IGMPV3_ROUTERS.into(),
             ttl: 1,
             router_alert: true,
             payload: &payload,
         };
-        self.core.igmp_datagram(self.now, WEST, input);
+        self.core.membership_input(self.now, WEST, Family::V4, input);
     }
 }
 

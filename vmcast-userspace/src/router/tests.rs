@@ -16,7 +16,8 @@ use vmcast_dataplane::{Punt, StreamStats};
 use vmcast_proto::{
     Filter, Machine as _,
     amt::{gateway, relay},
-    membership, mrib,
+    membership::{self, Family},
+    mrib,
 };
 use vmcast_wire::igmp as wire;
 
@@ -327,13 +328,13 @@ fn another_upstream_is_told_all_that_is_wanted_and_the_old_one_is_left() {
 #[test]
 fn hosts_on_a_querier_interface_become_native_members_and_leave_with_it() {
     let mut bed = Bed::new(0);
-    let addresses = [(Ipv4Addr::new(192, 0, 2, 65), 26)];
+    let addresses = [(IpAddr::from([192, 0, 2, 65]), 26)];
     let querier = membership::Config { address: addresses[0].0, ..membership::Config::default() };
-    bed.core.set_interface(bed.now, lan(false), &addresses, Some(querier)).expect("a good configuration");
+    bed.core.set_interface(bed.now, lan(false), &addresses, vec![querier]).expect("a good configuration");
     bed.settle();
     let seen = bed.take();
     assert!(seen.contains(&Effect::Fib(FibOp::SetInterface(lan(false)))));
-    let asks = seen.iter().any(|effect| matches!(effect, Effect::SendIgmp { ifindex: LAN, .. }));
+    let asks = seen.iter().any(|effect| matches!(effect, Effect::SendMembership { ifindex: LAN, .. }));
     assert!(asks, "a querier asks at once: {seen:?}");
 
     let record = wire::Record {
@@ -343,13 +344,13 @@ fn hosts_on_a_querier_interface_become_native_members_and_leave_with_it() {
     };
     let report = wire::Message::ReportV3 { records: vec![record] }.emit();
     let input = membership::Input::Datagram {
-        source: Ipv4Addr::new(192, 0, 2, 66),
-        destination: wire::ALL_IGMPV3_ROUTERS,
+        source: Ipv4Addr::new(192, 0, 2, 66).into(),
+        destination: wire::ALL_IGMPV3_ROUTERS.into(),
         ttl: 1,
         router_alert: true,
         payload: &report,
     };
-    bed.core.igmp_datagram(bed.now, LAN, input);
+    bed.core.membership_input(bed.now, LAN, Family::V4, input);
     bed.settle();
     let native = Output::Interface(LAN);
     let joined = [FibOp::SetStream(ANY, Rpf::AnyUpstream, Members::Own), FibOp::AddMember(ANY, native)];
@@ -367,9 +368,9 @@ fn a_source_network_is_asked_as_a_host_for_what_is_wanted_also_when_it_comes_lat
     bed.want(0, Filter::any());
     bed.resolve(1);
     bed.take();
-    bed.core.set_interface(bed.now, lan(true), &[], None).expect("no querier");
+    bed.core.set_interface(bed.now, lan(true), &[], vec![]).expect("no querier");
     bed.settle();
-    let group = Ipv4Addr::new(239, 1, 2, 3);
+    let group = GROUP;
     let asked = Effect::HostMembership { ifindex: LAN, group, filter: Filter::any() };
     assert!(bed.take().contains(&asked));
     bed.want(0, Filter::none());
@@ -384,7 +385,7 @@ fn a_new_source_gets_counters_of_its_own_and_goes_when_it_is_silent() {
     bed.want(0, Filter::any());
     bed.resolve(1);
     bed.core
-        .set_interface(bed.now, lan(true), &[(Ipv4Addr::new(198, 51, 100, 1), 24)], None)
+        .set_interface(bed.now, lan(true), &[(IpAddr::from([198, 51, 100, 1]), 24)], vec![])
         .expect("no querier");
     bed.settle();
     bed.take();
@@ -414,13 +415,13 @@ fn garbage_on_every_input_changes_nothing() {
             bed.core.gateway_datagram(bed.now, UPSTREAM, &bytes);
             bytes.reverse();
             let input = membership::Input::Datagram {
-                source: Ipv4Addr::new(192, 0, 2, 66),
-                destination: Ipv4Addr::new(224, 0, 0, 22),
+                source: Ipv4Addr::new(192, 0, 2, 66).into(),
+                destination: Ipv4Addr::new(224, 0, 0, 22).into(),
                 ttl: 1,
                 router_alert: true,
                 payload: &bytes,
             };
-            bed.core.igmp_datagram(bed.now, LAN, input);
+            bed.core.membership_input(bed.now, LAN, Family::V4, input);
         }
     }
     bed.settle();

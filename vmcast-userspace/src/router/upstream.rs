@@ -104,6 +104,11 @@ impl Upstream {
         }
     }
 
+    /// Data has just come.
+    pub(super) fn data_seen(&mut self, now: Instant) {
+        self.gateway.handle_input(now, gateway::Input::DataSeen);
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.gateway.poll_timeout()
     }

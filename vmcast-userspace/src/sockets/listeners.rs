@@ -29,12 +29,9 @@ impl Listeners {
 
     /// Whether somebody beside us listens on an interface, where `ours` is how many memberships we hold of a
     /// group there.
-    pub(crate) fn any_beside(&self, interface: &str, ours: impl Fn(Ipv4Addr) -> usize) -> bool {
+    pub(crate) fn any_beside(&self, interface: &str, ours: impl Fn(IpAddr) -> usize) -> bool {
         let groups = self.0.get(interface).into_iter().flatten();
-        groups.into_iter().any(|(group, users)| match group {
-            IpAddr::V4(group) => *users > ours(*group),
-            IpAddr::V6(_) => *users > 0,
-        })
+        groups.into_iter().any(|(group, users)| *users > ours(*group))
     }
 
     fn note(&mut self, interface: &str, group: IpAddr, users: usize) {
@@ -99,7 +96,7 @@ mod tests {
             "3    eth0            ff020000000000000000000000000001     1 0000000C 0\n\
              4    eth1            ff0e0000000000000000000000000101     1 00000004 0\n",
         );
-        let group = Ipv4Addr::new(239, 1, 2, 3);
+        let group = IpAddr::from([239, 1, 2, 3]);
         assert!(listeners.any_beside("eth0", |_| 1));
         assert!(!listeners.any_beside("eth0", |asked| if asked == group { 2 } else { 0 }));
         assert!(listeners.any_beside("eth1", |_| 0));

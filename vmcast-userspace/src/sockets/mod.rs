@@ -1,11 +1,11 @@
 //! Sockets that need more than the standard library offers: the address a datagram came to, IGMP
-//! off the wire, memberships in numbers, ICMPv6.
+//! and MLD off the wire, memberships in numbers, ICMPv6.
 
 mod ethtool;
 mod host_membership;
 mod icmpv6;
-mod igmp;
 mod listeners;
+mod membership;
 mod readable;
 mod route;
 mod sys;
@@ -17,8 +17,8 @@ mod tests;
 pub(crate) use ethtool::{Offloads, offloads};
 pub(crate) use host_membership::HostMembership;
 pub(crate) use icmpv6::Icmpv6Sender;
-pub(crate) use igmp::{IgmpSocket, RECEIVE_LEN};
 pub(crate) use listeners::Listeners;
+pub(crate) use membership::{MembershipSocket, RECEIVE_LEN};
 pub(crate) use readable::Readable;
 pub(crate) use route::source_towards;
 pub(crate) use udp::{Buffer, Received, UdpEndpoint};

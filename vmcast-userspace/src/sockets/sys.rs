@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::Ipv4Addr,
+    net::IpAddr,
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
@@ -32,9 +32,9 @@ pub(super) fn set_option<T: Copy>(
     check(result as isize).map(|_| ())
 }
 
-/// Binds a packet socket to the IPv4 packets of one interface (packet(7)).
-pub(super) fn bind_packet(socket: &impl AsFd, ifindex: IfIndex) -> io::Result<()> {
-    let address = packet_address(ifindex, None);
+/// Binds a packet socket to the packets of one EtherType on one interface (packet(7)).
+pub(super) fn bind_packet(socket: &impl AsFd, ether_type: u16, ifindex: IfIndex) -> io::Result<()> {
+    let address = packet_address(ether_type, ifindex, None);
     let length = size_of_val(&address) as libc::socklen_t;
     // SAFETY: the pointer and the length describe `address`, which outlives the call.
     let result =
@@ -42,9 +42,15 @@ pub(super) fn bind_packet(socket: &impl AsFd, ifindex: IfIndex) -> io::Result<()
     check(result as isize).map(|_| ())
 }
 
-/// Sends an IPv4 datagram through a packet socket to a link-layer address; without blocking.
-pub(super) fn send_packet(socket: &impl AsFd, ifindex: IfIndex, to: Mac, datagram: &[u8]) -> io::Result<()> {
-    let address = packet_address(ifindex, Some(to));
+/// Sends a datagram through a packet socket to a link-layer address; without blocking.
+pub(super) fn send_packet(
+    socket: &impl AsFd,
+    ether_type: u16,
+    ifindex: IfIndex,
+    to: Mac,
+    datagram: &[u8],
+) -> io::Result<()> {
+    let address = packet_address(ether_type, ifindex, Some(to));
     let length = size_of_val(&address) as libc::socklen_t;
     // SAFETY: both pointers and lengths describe values that outlive the call, and the kernel only
     // reads from them.
@@ -61,10 +67,10 @@ pub(super) fn send_packet(socket: &impl AsFd, ifindex: IfIndex, to: Mac, datagra
     check(result).map(|_| ())
 }
 
-fn packet_address(ifindex: IfIndex, to: Option<Mac>) -> libc::sockaddr_ll {
+fn packet_address(ether_type: u16, ifindex: IfIndex, to: Option<Mac>) -> libc::sockaddr_ll {
     let mut address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_IP as u16).to_be(),
+        sll_protocol: ether_type.to_be(),
         sll_ifindex: ifindex.0 as i32,
         sll_hatype: 0,
         sll_pkttype: 0,
@@ -78,20 +84,35 @@ fn packet_address(ifindex: IfIndex, to: Option<Mac>) -> libc::sockaddr_ll {
     address
 }
 
-/// An IPv4 address as the multicast options want it.
-pub(super) fn storage(address: Ipv4Addr) -> libc::sockaddr_storage {
+/// An address as the multicast options want it.
+pub(super) fn storage(address: IpAddr) -> libc::sockaddr_storage {
     // SAFETY: every field of `sockaddr_storage` is an integer or an array of integers, for which all
     // zeros is a value.
     let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-    let inet = libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: 0,
-        sin_addr: libc::in_addr { s_addr: u32::from(address).to_be() },
-        sin_zero: [0; 8],
-    };
-    // SAFETY: `sockaddr_storage` is defined to be at least as large and as aligned as every other
-    // socket address.
-    unsafe { std::ptr::from_mut(&mut storage).cast::<libc::sockaddr_in>().write(inet) };
+    match address {
+        IpAddr::V4(address) => {
+            let inet = libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: 0,
+                sin_addr: libc::in_addr { s_addr: u32::from(address).to_be() },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: `sockaddr_storage` is defined to be at least as large and as aligned as every
+            // other socket address.
+            unsafe { std::ptr::from_mut(&mut storage).cast::<libc::sockaddr_in>().write(inet) };
+        }
+        IpAddr::V6(address) => {
+            let inet = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: 0,
+                sin6_flowinfo: 0,
+                sin6_addr: libc::in6_addr { s6_addr: address.octets() },
+                sin6_scope_id: 0,
+            };
+            // SAFETY: as above.
+            unsafe { std::ptr::from_mut(&mut storage).cast::<libc::sockaddr_in6>().write(inet) };
+        }
+    }
     storage
 }
 

@@ -7,8 +7,8 @@ use std::{
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::time::timeout;
-use vmcast_proto::Filter;
-use vmcast_wire::ipv4;
+use vmcast_proto::{Filter, membership::Family};
+use vmcast_wire::{ipv4, ipv6, mld};
 
 use super::*;
 use crate::netlink::{
@@ -34,7 +34,7 @@ fn pair() -> (NetNs, NetNs) {
 }
 
 /// The IGMP records of one host that a socket on its wire sees: report type, group, sources.
-async fn next_record(socket: &IgmpSocket, group: Ipv4Addr) -> (u8, Vec<Ipv4Addr>) {
+async fn next_record(socket: &MembershipSocket, group: Ipv4Addr) -> (u8, Vec<Ipv4Addr>) {
     let mut buffer = vec![0; RECEIVE_LEN];
     loop {
         let bytes = timeout(PATIENCE, socket.recv(&mut buffer)).await.expect("in time").expect("a datagram");
@@ -119,12 +119,12 @@ fn igmp_is_seen_whole_and_nothing_else_is_and_queries_are_answered() {
     });
     near.block_on(async || {
         let near0 = Links::open().expect("links").find("near0").await.expect("near0");
-        let igmp = IgmpSocket::open(near0.ifindex).expect("a socket");
+        let igmp = MembershipSocket::open(Family::V4, near0.ifindex).expect("a socket");
         // Neither multicast data nor our own report passes the filter: the first thing seen is the
         // report of the other host.
         socket.send_to(b"data", "232.1.1.1:5000").ok();
         let mut own = HostMembership::new(near0.ifindex);
-        own.set(v4("239.9.9.9"), &Filter::any()).expect("our own join");
+        own.set(v4("239.9.9.9").into(), &Filter::any()).expect("our own join");
         let member = far.run(|| {
             let member = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
             member.join_multicast_v4(&v4("239.1.2.3"), &v4("10.1.0.2")).expect("a join");
@@ -142,7 +142,7 @@ fn igmp_is_seen_whole_and_nothing_else_is_and_queries_are_answered() {
         let sum = query.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum::<u32>();
         let fixed = vmcast_common::checksum::fold(sum - 0xecfe);
         query[2..4].copy_from_slice(&fixed.to_be_bytes());
-        igmp.send(v4("10.1.0.1"), v4("224.0.0.1"), &query).expect("sent");
+        igmp.send(v4("10.1.0.1").into(), v4("224.0.0.1").into(), &query).expect("sent");
         let (kind, _) = next_record(&igmp, v4("239.1.2.3")).await;
         assert_eq!(kind, 2, "MODE_IS_EXCLUDE");
         drop(member);
@@ -159,14 +159,14 @@ fn host_memberships_change_their_sources_without_leaving_and_go_beyond_one_socke
     let (near, far) = pair();
     far.block_on(async || {
         let far0 = Links::open().expect("links").find("far0").await.expect("far0");
-        let wire = IgmpSocket::open(far0.ifindex).expect("a socket");
+        let wire = MembershipSocket::open(Family::V4, far0.ifindex).expect("a socket");
         let ifindex =
             near.block_on(async || Links::open().expect("links").find("near0").await.expect("near0").ifindex);
         near.run(|| HostMembershipProof { held: HostMembership::new(ifindex) }.fill());
         // An include-mode join names its source and never every source.
         let (mut held, group) = (HostMembership::new(ifindex), v4("232.5.5.5"));
         let set = |held: &mut HostMembership, filter: Filter| {
-            near.run(|| held.set(group, &filter)).expect("a membership");
+            near.run(|| held.set(group.into(), &filter)).expect("a membership");
         };
         set(&mut held, Filter::Include(sources([1])));
         assert_eq!(next_record(&wire, group).await, (5, vec![v4("192.0.2.1")]));
@@ -198,18 +198,18 @@ struct HostMembershipProof {
 impl HostMembershipProof {
     fn fill(mut self) {
         for n in 1..=100 {
-            self.held.set(Ipv4Addr::new(239, 7, 7, n), &Filter::any()).expect("beyond 20 groups");
+            self.held.set(Ipv4Addr::new(239, 7, 7, n).into(), &Filter::any()).expect("beyond 20 groups");
         }
         let wide = Filter::Include(sources(1..=25));
-        self.held.set(v4("232.7.7.7"), &wide).expect("beyond 10 sources");
-        self.held.set(v4("232.7.7.7"), &wide).expect("once more changes nothing");
-        self.held.set(v4("239.7.7.1"), &Filter::Exclude(sources(1..=25))).expect("excluding too many");
+        self.held.set(v4("232.7.7.7").into(), &wide).expect("beyond 10 sources");
+        self.held.set(v4("232.7.7.7").into(), &wide).expect("once more changes nothing");
+        self.held.set(v4("239.7.7.1").into(), &Filter::Exclude(sources(1..=25))).expect("excluding too many");
         assert_eq!(joined(), 102, "101 groups and 224.0.0.1");
         for n in 1..=100 {
-            self.held.set(Ipv4Addr::new(239, 7, 7, n), &Filter::none()).expect("left");
+            self.held.set(Ipv4Addr::new(239, 7, 7, n).into(), &Filter::none()).expect("left");
         }
         assert_eq!(joined(), 2);
-        self.held.set(v4("192.0.2.1"), &Filter::any()).expect_err("not a group");
+        self.held.set(v4("192.0.2.1").into(), &Filter::any()).expect_err("not a group");
     }
 }
 
@@ -240,5 +240,90 @@ fn a_message_is_sent_with_a_checksum_and_nothing_is_received() {
         assert_eq!(len, message.len());
         assert_eq!((&received[..2], &received[4..len]), (&message[..2], &message[4..]));
         assert_ne!(received[2..4], [0, 0], "a checksum");
+    });
+}
+
+fn v6(text: &str) -> std::net::Ipv6Addr {
+    text.parse().expect("an address")
+}
+
+/// The MLDv2 records of one group that a socket on the wire sees next: types with their sources.
+async fn next_listener_record(socket: &MembershipSocket, group: &str) -> (mld::RecordType, Vec<IpAddr>) {
+    let mut buffer = vec![0; RECEIVE_LEN];
+    loop {
+        let bytes = timeout(PATIENCE, socket.recv(&mut buffer)).await.expect("in time").expect("a datagram");
+        let datagram = ipv6::decapsulate(bytes).expect("IPv6");
+        assert_eq!((datagram.protocol, datagram.hop_limit, datagram.router_alert), (58, 1, true));
+        let message = mld::Message::parse(datagram.source, datagram.destination, datagram.payload);
+        if let mld::Message::ReportV2 { records } = message.expect("nothing but MLD passes the filter")
+            && let Some(record) = records.into_iter().find(|record| record.group == v6(group))
+        {
+            return (record.record_type, record.sources.into_iter().map(IpAddr::from).collect());
+        }
+    }
+}
+
+// proves E2: MLD off the wire, and the kernel as a host of MLD
+#[test]
+fn mld_of_other_hosts_is_heard_and_queries_are_answered() {
+    if skip_without_root("MLD off the wire") {
+        return;
+    }
+    let (near, far) = pair();
+    near.block_on(async || {
+        let links = Links::open().expect("links");
+        let near0 = links.find("near0").await.expect("near0");
+        let far0 =
+            far.block_on(async || Links::open().expect("links").find("far0").await.expect("far0").ifindex);
+        let socket = MembershipSocket::open(Family::V6, near0.ifindex).expect("a socket");
+        let mut held = HostMembership::new(far0);
+        let group = "ff3e::8000:5";
+        let source = |last: u16| IpAddr::from(v6(&format!("2001:db8::{last:x}")));
+        let set = |held: &mut HostMembership, filter: Filter| {
+            far.run(|| held.set(v6(group).into(), &filter)).expect("a membership");
+        };
+        set(&mut held, Filter::Include([source(1)].into()));
+        let (kind, listed) = next_listener_record(&socket, group).await;
+        assert_eq!((kind, listed), (mld::RecordType::AllowNewSources, vec![source(1)]));
+        set(&mut held, Filter::Include([source(1), source(2)].into()));
+        while !next_listener_record(&socket, group).await.1.contains(&source(2)) {}
+
+        // A general query brings it up again, once our address is known to be ours (RFC 4862 §5.4).
+        let own = loop {
+            match links.find("near0").await.expect("near0").link_local() {
+                Some(own) => break own,
+                None => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        };
+        let query = mld::Message::QueryV2(mld::QueryV2 {
+            max_resp_time: Duration::from_millis(10),
+            group: std::net::Ipv6Addr::UNSPECIFIED,
+            suppress_router_side_processing: false,
+            robustness_variable: 2,
+            query_interval: Duration::from_secs(125),
+            sources: vec![],
+        });
+        socket.send(own.into(), mld::ALL_NODES.into(), &query.emit(own, mld::ALL_NODES)).expect("sent");
+        loop {
+            let (kind, listed) = next_listener_record(&socket, group).await;
+            if kind == mld::RecordType::ModeIsInclude {
+                assert_eq!(listed, [source(1), source(2)]);
+                break;
+            }
+        }
+        set(&mut held, Filter::none());
+        loop {
+            let (kind, listed) = next_listener_record(&socket, group).await;
+            if kind == mld::RecordType::BlockOldSources && listed.len() == 2 {
+                break;
+            }
+        }
+        // Many more groups than one socket takes.
+        for last in 1..=100 {
+            let group = v6(&format!("ff0e::7:{last:x}"));
+            far.run(|| held.set(group.into(), &Filter::any())).expect("beyond one socket's memory");
+            assert!(held.memberships(group.into()) == 1);
+        }
+        socket.send(v4("10.1.0.1").into(), v4("224.0.0.1").into(), b"").expect_err("another family");
     });
 }

@@ -39,7 +39,7 @@ impl Router {
         let config = lab.dir().join("vmr.toml");
         let text = format!(
             "name = \"vmr\"\nrank = 0\n[control]\nsocket = \"{}\"\n\
-             [tunnel]\naddress = \"{ADDRESS}\"\nmax_tunnels = 110000\nmax_tunnels_per_address = 1100\n\
+             [tunnel]\naddress = \"{ADDRESS}\"\nmax_tunnels = 110000\nmax_tunnels_per_address = 1100\nmax_tunnels_per_prefix = 110000\n\
              [dataplane]\non_exit = \"remove\"\npin_path = \"{}\"\n\
              [[interface]]\nname = \"acc0\"\naccepts_sources = true\n",
             socket.display(),

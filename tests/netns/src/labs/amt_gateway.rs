@@ -2,7 +2,8 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    os::fd::AsRawFd as _,
     time::Instant,
 };
 
@@ -40,8 +41,16 @@ pub(super) struct Came {
 
 impl AmtGateway {
     /// A gateway of the relay at this address, in the calling thread's namespace. The number sets it apart.
-    pub(super) fn open(relay: Ipv4Addr, number: usize, now: Instant) -> io::Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    pub(super) fn open(relay: impl Into<IpAddr>, number: usize, now: Instant) -> io::Result<Self> {
+        let relay = relay.into();
+        let any = match relay {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let socket = UdpSocket::bind((any, 0))?;
+        if relay.is_ipv6() {
+            take_without_checksum(&socket)?;
+        }
         socket.set_nonblocking(true)?;
         setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
         let mut seed = [0; 16];
@@ -53,6 +62,11 @@ impl AmtGateway {
     pub(super) fn set(&mut self, now: Instant, group: Ipv4Addr, joined: bool) {
         let filter = if joined { Filter::any() } else { Filter::none() };
         self.gateway.handle_input(now, Input::SetMembership { group: group.into(), filter });
+    }
+
+    /// Wants what the filter says of the group.
+    pub(super) fn set_filter(&mut self, now: Instant, group: IpAddr, filter: Filter) {
+        self.gateway.handle_input(now, Input::SetMembership { group, filter });
     }
 
     /// Says farewell in the turns to come.
@@ -90,4 +104,21 @@ impl AmtGateway {
         }
         Ok(came)
     }
+}
+
+/// Lets IPv6 datagrams without a checksum in, as a gateway has to (RFC 7450 §5.2.3.3).
+fn take_without_checksum(socket: &UdpSocket) -> io::Result<()> {
+    const UDP_NO_CHECK6_RX: libc::c_int = 102;
+    let on: libc::c_int = 1;
+    // SAFETY: the pointer and the length describe `on`, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            UDP_NO_CHECK6_RX,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

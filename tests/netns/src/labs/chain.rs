@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use libtest_mimic::Failed;
 use vmcast_lab::{
     Namespace,
-    roles::{Launcher, Role, wait_ready},
+    roles::{Engine, Launcher, Role, wait_ready},
 };
 
 use super::{
@@ -108,9 +108,23 @@ fn start(
     tables: &str,
     interfaces: &[(&str, bool)],
 ) -> Result<Role, Failed> {
+    start_with(launcher, bed, node, rank, tables, interfaces, Engine::Auto)
+}
+
+/// The same with this engine.
+pub(super) fn start_with(
+    launcher: &Launcher,
+    bed: &Bed,
+    node: &Namespace,
+    rank: u32,
+    tables: &str,
+    interfaces: &[(&str, bool)],
+    engine: Engine,
+) -> Result<Role, Failed> {
     let pins = bed.lab.bpffs()?.join(node.node());
     let mut tables = format!(
-        "{tables}[dataplane]\nengine = \"auto\"\non_exit = \"remove\"\npin_path = \"{}\"\n{IGMP}",
+        "{tables}[dataplane]\nengine = \"{}\"\non_exit = \"remove\"\npin_path = \"{}\"\n{IGMP}",
+        engine.label(),
         pins.display()
     );
     for (name, accepts_sources) in interfaces {

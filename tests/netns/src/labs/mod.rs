@@ -11,6 +11,7 @@ mod convert;
 mod doctor;
 mod duplicate;
 mod engine_change;
+mod filters;
 mod follow;
 mod full;
 mod interfaces;
@@ -22,6 +23,7 @@ mod native;
 mod over_ipv6;
 mod oversize;
 mod priority;
+mod rebind;
 mod restart;
 mod shaken;
 mod shared;
@@ -42,6 +44,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         main_job::trials(),
         interfaces::trials(),
         native::trials(),
+        rebind::trials(),
         restart::trials(),
         admin_down::trials(),
         duplicate::trials(),
@@ -52,6 +55,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         bad_input::trials(),
         churn::trials(),
         many_groups::trials(),
+        filters::trials(),
         follow::trials(),
         mixed::trials(),
         full::trials(),

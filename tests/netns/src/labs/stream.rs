@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
+    os::fd::AsRawFd as _,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -68,6 +69,31 @@ pub(super) fn multicast_socket_v6(
     Ok(socket.into())
 }
 
+/// Joins one source of an IPv6 group (RFC 3678 §5), for which there is no safe wrapper.
+fn join_source(socket: &Socket, group: Ipv6Addr, source: Ipv6Addr, ifindex: u32) -> io::Result<()> {
+    let storage = |address: Ipv6Addr| {
+        let mut storage = SockAddr::from(SocketAddr::new(address.into(), 0)).as_storage();
+        // SAFETY: it is a `sockaddr_storage`, under another name.
+        *unsafe { storage.view_as::<libc::sockaddr_storage>() }
+    };
+    let request = libc::group_source_req {
+        gsr_interface: ifindex,
+        gsr_group: storage(group),
+        gsr_source: storage(source),
+    };
+    // SAFETY: the pointer and the length describe `request`, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::MCAST_JOIN_SOURCE_GROUP,
+            (&raw const request).cast(),
+            size_of_val(&request) as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Sends numbered packets at a steady pace until it is stopped.
 pub(super) struct Sender {
     sent: Arc<AtomicU64>,
@@ -97,7 +123,7 @@ impl Sender {
         })
     }
 
-    /// Sends to an IPv6 group by the interface of this name.
+    /// Sends to an IPv6 group from an address of the interface of this name.
     pub(super) fn start_v6(
         node: &Namespace,
         local: Ipv6Addr,
@@ -225,6 +251,18 @@ impl Listener {
     pub(super) fn join_v6(node: &Namespace, group: SocketAddrV6, interface: &str) -> Result<Self, Failed> {
         Self::open(node, group.into(), |socket| {
             socket.join_multicast_v6(group.ip(), if_nametoindex(interface)?)
+        })
+    }
+
+    /// Joins one source of an IPv6 group on the interface of this name.
+    pub(super) fn join_source_v6(
+        node: &Namespace,
+        group: SocketAddrV6,
+        source: Ipv6Addr,
+        interface: &str,
+    ) -> Result<Self, Failed> {
+        Self::open(node, group.into(), |socket| {
+            join_source(socket, *group.ip(), source, if_nametoindex(interface)?)
         })
     }
 

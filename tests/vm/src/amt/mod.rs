@@ -25,7 +25,7 @@ const GROUP: Ipv4Addr = Ipv4Addr::new(239, 192, 7, 1);
 const PORT: u16 = 5004;
 
 /// Packets that have to arrive without a gap.
-const MANY: usize = 1000;
+const MANY: usize = 3000;
 /// Packets that are sent while none may arrive.
 const SOME: u64 = 300;
 

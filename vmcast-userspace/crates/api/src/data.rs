@@ -335,9 +335,12 @@ pub struct Interface {
     /// The IGMP querier of its network, `None` if IGMP is not spoken on it.
     #[serde(default)]
     pub querier: Option<Querier>,
+    /// The MLD querier of its network, `None` if MLD is not spoken on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mld_querier: Option<Querier>,
 }
 
-/// Who asks for members on a network (RFC 9776 §6.6.2).
+/// Who asks for members on a network (RFC 9776 §6.6.2, RFC 9777 §7.6.2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Querier {
     /// Its address, `None` while there is none.
@@ -345,8 +348,8 @@ pub struct Querier {
     pub address: Option<IpAddr>,
     /// Whether it is this daemon.
     pub ours: bool,
-    /// The version of IGMP that is spoken.
-    pub igmp_version: u8,
+    /// The version of IGMP or MLD that is spoken.
+    pub version: u8,
     /// Groups with members on the network.
     #[serde(default)]
     pub groups: u64,

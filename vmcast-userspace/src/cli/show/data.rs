@@ -145,7 +145,8 @@ pub(crate) fn interfaces(interfaces: &Interfaces) -> String {
         "ATTACHED",
         "COPIES",
         "SOURCES",
-        "QUERIER",
+        "IGMP",
+        "MLD",
         ">GROUPS",
     ]);
     for interface in &interfaces.interfaces {
@@ -168,7 +169,8 @@ pub(crate) fn interfaces(interfaces: &Interfaces) -> String {
             interface.egress.as_ref().map_or(NONE, |engine| short(&engine.label)).to_owned(),
             if interface.accepts_sources { "accepted" } else { NONE }.to_owned(),
             interface.querier.as_ref().map_or_else(|| NONE.to_owned(), querier),
-            interface.querier.as_ref().map_or_else(|| NONE.to_owned(), |querier| querier.groups.to_string()),
+            interface.mld_querier.as_ref().map_or_else(|| NONE.to_owned(), querier),
+            groups_of(interface).map_or_else(|| NONE.to_owned(), |groups| groups.to_string()),
         ]);
     }
     rows.text(0) + &engines(interfaces)
@@ -197,6 +199,12 @@ fn engines(interfaces: &Interfaces) -> String {
         rows.row([label.to_owned(), reason.to_owned(), shown.join(", ") + &more]);
     }
     format!("\n{}", rows.text(0))
+}
+
+/// Groups with members on its network, of both families; `None` where nobody is asked.
+fn groups_of(interface: &Interface) -> Option<u64> {
+    let queriers = [&interface.querier, &interface.mld_querier];
+    queriers.into_iter().flatten().map(|querier| querier.groups).reduce(|all, more| all + more)
 }
 
 /// Its name, and which link of which device it is.
@@ -253,7 +261,7 @@ fn next_hop(hop: &NextHop) -> String {
 }
 
 fn querier(querier: &Querier) -> String {
-    let version = querier.igmp_version;
+    let version = querier.version;
     match (querier.ours, querier.address) {
         (true, _) => format!("this v{version}"),
         (false, Some(address)) => format!("{address} v{version}"),

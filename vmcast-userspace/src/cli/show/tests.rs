@@ -176,7 +176,7 @@ fn tunnels_are_shown() {
 
 #[test]
 fn interfaces_are_shown() {
-    let querier = |address, ours| Some(Querier { address, ours, igmp_version: 3, groups: 4 });
+    let querier = |address, ours| Some(Querier { address, ours, version: 3, groups: 4 });
     let interface = |name: &str, ifindex, up, querier| Interface {
         name: name.into(),
         ifindex,
@@ -195,11 +195,15 @@ fn interfaces_are_shown() {
         }),
         accepts_sources: ifindex == Some(2),
         querier,
+        mld_querier: None,
     };
     let at_tc = Engine { label: "tc-clone".into(), reason: "it takes no frames redirected at XDP".into() };
     let interfaces = vec![
         interface("eth0", Some(2), true, None),
-        interface("eth1", Some(3), true, querier(None, true)),
+        Interface {
+            mld_querier: Some(Querier { address: None, ours: true, version: 2, groups: 3 }),
+            ..interface("eth1", Some(3), true, querier(None, true))
+        },
         interface("eth2", Some(4), false, querier(Some([10, 0, 0, 9].into()), false)),
         interface("eth3", Some(6), true, None),
         Interface { egress: Some(at_tc), ..interface("lan0", Some(5), true, None) },
@@ -214,13 +218,13 @@ fn interfaces_are_shown() {
     assert_shown(
         &super::interfaces(&Interfaces { interfaces }),
         "\
-         INTERFACE  STATE     MTU  ADDRESS          ATTACHED  COPIES  SOURCES   QUERIER      GROUPS\n\
-         eth0       up       1500  198.51.100.1 +1  xdp       xdp     accepted  -                 -\n\
-         eth1       up       1500  198.51.100.1 +1  xdp       xdp     -         this v3           4\n\
-         eth2       down     1500  198.51.100.1 +1  xdp       xdp     -         10.0.0.9 v3       4\n\
-         eth3       up       1500  198.51.100.1 +1  xdp       xdp     -         -                 -\n\
-         lan0       up       1500  198.51.100.1 +1  xdp       tc      -         -                 -\n\
-         eth9       missing     0  -                -         -       -         none              4\n\
+         INTERFACE  STATE     MTU  ADDRESS          ATTACHED  COPIES  SOURCES   IGMP         MLD      GROUPS\n\
+         eth0       up       1500  198.51.100.1 +1  xdp       xdp     accepted  -            -             -\n\
+         eth1       up       1500  198.51.100.1 +1  xdp       xdp     -         this v3      this v2       7\n\
+         eth2       down     1500  198.51.100.1 +1  xdp       xdp     -         10.0.0.9 v3  -             4\n\
+         eth3       up       1500  198.51.100.1 +1  xdp       xdp     -         -            -             -\n\
+         lan0       up       1500  198.51.100.1 +1  xdp       tc      -         -            -             -\n\
+         eth9       missing     0  -                -         -       -         none         -             4\n\
          \n\
          COPIES BY      WHY                                   INTERFACES\n\
          tc-clone       it takes no frames redirected at XDP  lan0\n\

@@ -119,7 +119,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use vmcast_common::{
-        fib::{IfIndex, Input, Interface, Members, Output, Rpf, Stream},
+        fib::{Input, Interface, Members, Output, Rpf},
         verdict::{DropReason, PuntReason},
     };
 

@@ -1,23 +1,61 @@
-//! What an operator can set, by the names of RFC 9776 §8.
+//! What an operator can set, by the names of RFC 9776 §8. RFC 9777 §9 has the same variables; where
+//! it says Multicast Address Listening Interval or Last Listener Query, this says Group Membership
+//! Interval or Last Member Query.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
-/// The version the querier speaks.
+use super::{Family, Version};
+
+/// What happens when a host leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ImmediateLeave {
+    /// Whoever else is there is asked, and has the Last Member Query Time to answer.
+    #[default]
+    Never,
+    /// What no host wants any more stops at once, without a question: hosts are tracked one by one.
+    /// A group with a host that cannot be told apart is asked about as ever: an older host (it keeps
+    /// silent when another has reported), one without an address, one beyond the limit.
+    Tracked,
+    /// What is left stops at once. Right only where a single host is on the link, such as a TUN
+    /// interface.
+    SingleHost,
+}
+
+/// A range of groups: those that share the first bits of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Version {
-    /// IGMPv2 (RFC 2236): reports of version 3 are refused and counted.
-    V2,
-    /// IGMPv3 (RFC 9776), with hosts of version 1 and 2 served.
-    V3,
+pub struct GroupRange {
+    /// The address.
+    pub address: IpAddr,
+    /// How many of its bits count; beyond its length all do.
+    pub prefix: u8,
+}
+
+impl GroupRange {
+    /// Whether a group is in it.
+    #[must_use]
+    pub fn contains(&self, group: IpAddr) -> bool {
+        let differs = |own: u128, other: u128, bits: u32| {
+            let ignored = bits.saturating_sub(self.prefix.into());
+            (own ^ other).checked_shr(ignored).is_some_and(|difference| difference != 0)
+        };
+        match (self.address, group) {
+            (IpAddr::V4(own), IpAddr::V4(group)) => {
+                !differs(u32::from(own).into(), u32::from(group).into(), 32)
+            }
+            (IpAddr::V6(own), IpAddr::V6(group)) => !differs(own.into(), group.into(), 128),
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
 }
 
 /// The querier's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Our address on the interface, 0.0.0.0 if it has none; then every querier with one wins the
-    /// election.
-    pub address: Ipv4Addr,
-    /// The version spoken.
+    /// Our address on the interface, and with it the family: of IPv6 the link-local one. 0.0.0.0 if it
+    /// has none; then every querier with one wins the election. While it is `::`, nothing is asked.
+    pub address: IpAddr,
+    /// The version spoken; hosts of older versions are served as RFC 9776 §7.3 and RFC 9777 §8.3 say.
+    /// All routers of a link must speak the same (RFC 9776 §7.3.1, RFC 9777 §8.3.1).
     pub version: Version,
     /// Robustness Variable (§8.1): packets in a row that may be lost less one; 1 to 255.
     pub robustness_variable: u8,
@@ -35,38 +73,32 @@ pub struct Config {
     pub last_member_query_interval: Duration,
     /// Last Member Query Count (§8.9), at least 1; `None` for the Robustness Variable.
     pub last_member_query_count: Option<u8>,
-    /// Whether what is left stops at once, without a question. Right only where a single host is on
-    /// the link, such as a TUN interface.
-    pub immediate_leave: bool,
-    /// Whether messages of version 2 and 3 without the Router Alert option are refused (RFC 2236
-    /// §10 on forged messages); version 1 never had it.
+    /// What happens when a host leaves.
+    pub immediate_leave: ImmediateLeave,
+    /// Whether IGMP messages of version 2 and 3 without the Router Alert option are refused (RFC 2236
+    /// §10 on forged messages); version 1 never had it. MLD without it is always refused (RFC 9777
+    /// §7.4, §7.6).
     pub require_router_alert: bool,
-    /// Largest packet the link takes, in bytes; queries with more sources are split. At least 576.
+    /// Largest packet the link takes, in bytes; queries with more sources are split. At least 576, of
+    /// IPv6 1280.
     pub mtu: u16,
+    /// The groups that hosts may ask for; `None` for all.
+    pub allowed_groups: Option<Vec<GroupRange>>,
     /// Groups kept at most; reports of further ones are refused.
     pub max_groups: usize,
     /// Sources kept per group at most, excluded ones included; further ones are refused.
     pub max_sources_per_group: usize,
+    /// Groups that one host may be in; reports of further ones are refused, and so are those of hosts
+    /// without an address. `None` for no limit.
+    pub max_groups_per_host: Option<usize>,
+    /// Memberships of single hosts tracked at most, if hosts are tracked at all.
+    pub max_tracked: usize,
 }
 
 impl Default for Config {
+    /// IGMPv3 at the values of RFC 9776.
     fn default() -> Self {
-        Self {
-            address: Ipv4Addr::UNSPECIFIED,
-            version: Version::V3,
-            robustness_variable: 2,
-            query_interval: Duration::from_secs(125),
-            query_response_interval: Duration::from_secs(10),
-            startup_query_interval: None,
-            startup_query_count: None,
-            last_member_query_interval: Duration::from_secs(1),
-            last_member_query_count: None,
-            immediate_leave: false,
-            require_router_alert: false,
-            mtu: 1500,
-            max_groups: 16_384,
-            max_sources_per_group: 256,
-        }
+        Self::new(Family::V4)
     }
 }
 
@@ -99,30 +131,93 @@ pub enum ConfigError {
         /// The Query Interval.
         interval: Duration,
     },
-    /// The link cannot be an IPv4 link.
-    #[error("mtu of {value} is below the {least} bytes that every host takes (RFC 791)")]
+    /// The link cannot be one of the family.
+    #[error("mtu of {value} is below the {least} bytes that every link has (RFC 791, RFC 8200)")]
     Mtu {
         /// The value.
         value: u16,
         /// The least it may be.
         least: u16,
     },
+    /// The family has no such version.
+    #[error("MLD has no version before MLDv1")]
+    NoSuchVersion,
 }
 
 impl Config {
-    /// Largest value of a Max Resp Code (RFC 9776 §4.1.1).
-    const MAX_RESP_TIME: Duration = Duration::from_millis(3_174_400);
     /// Largest value of a QQIC (§4.1.7).
     const MAX_QUERY_INTERVAL: Duration = Duration::from_secs(31_744);
-    /// The least a Max Resp Code can say besides "at once".
-    const LEAST_TIME: Duration = Duration::from_millis(100);
-    const LEAST_MTU: u16 = 576;
+
+    /// The protocol of a family at its newest version and the values of its RFC, without an address.
+    #[must_use]
+    pub const fn new(family: Family) -> Self {
+        Self {
+            address: family.unspecified(),
+            version: Version::V3,
+            robustness_variable: 2,
+            query_interval: Duration::from_secs(125),
+            query_response_interval: Duration::from_secs(10),
+            startup_query_interval: None,
+            startup_query_count: None,
+            last_member_query_interval: Duration::from_secs(1),
+            last_member_query_count: None,
+            immediate_leave: ImmediateLeave::Never,
+            require_router_alert: false,
+            mtu: 1500,
+            allowed_groups: None,
+            max_groups: 16_384,
+            max_sources_per_group: 256,
+            max_groups_per_host: None,
+            max_tracked: 65_536,
+        }
+    }
+
+    /// The family spoken.
+    #[must_use]
+    pub const fn family(&self) -> Family {
+        Family::of(self.address)
+    }
+
+    /// The longest time until an answer that a query can ask for.
+    #[must_use]
+    pub const fn max_response_time(family: Family, version: Version) -> Duration {
+        match (family, version) {
+            // Version 1 says none, and its hosts take 10 s for it (RFC 2236 §4, RFC 9776 §7.2.1).
+            (Family::V4, Version::V1) => Duration::from_secs(10),
+            // Eight bits of tenths of seconds (RFC 2236 §2.2).
+            (Family::V4, Version::V2) => Duration::from_millis(25_500),
+            // Max Resp Code (RFC 9776 §4.1.1).
+            (Family::V4, Version::V3) => Duration::from_millis(3_174_400),
+            // Sixteen bits of milliseconds (RFC 2710 §3.4).
+            (Family::V6, Version::V1 | Version::V2) => Duration::from_millis(65_535),
+            // Maximum Response Code (RFC 9777 §5.1.3).
+            (Family::V6, Version::V3) => Duration::from_millis(8_387_584),
+        }
+    }
+
+    /// The least time that a query can ask for besides "at once".
+    const fn least_time(&self) -> Duration {
+        match self.family() {
+            Family::V4 => Duration::from_millis(100),
+            Family::V6 => Duration::from_millis(1),
+        }
+    }
+
+    const fn least_mtu(&self) -> u16 {
+        match self.family() {
+            Family::V4 => 576,
+            Family::V6 => 1280,
+        }
+    }
 
     /// Checks that the machine can work with it.
     ///
     /// # Errors
     /// The first variable that it cannot work with.
     pub fn check(&self) -> Result<(), ConfigError> {
+        if self.family() == Family::V6 && self.version == Version::V1 {
+            return Err(ConfigError::NoSuchVersion);
+        }
         for (name, zero) in [
             ("robustness_variable", self.robustness_variable == 0),
             ("startup_query_count", self.startup_query_count == Some(0)),
@@ -132,13 +227,14 @@ impl Config {
                 return Err(ConfigError::Zero { name });
             }
         }
+        let longest = Self::max_response_time(self.family(), self.version);
         for (name, value, most) in [
             ("query_interval", self.query_interval, Self::MAX_QUERY_INTERVAL),
-            ("query_response_interval", self.query_response_interval, Self::MAX_RESP_TIME),
+            ("query_response_interval", self.query_response_interval, longest),
             ("startup_query_interval", self.startup_query_interval(), Self::MAX_QUERY_INTERVAL),
-            ("last_member_query_interval", self.last_member_query_interval, Self::MAX_RESP_TIME),
+            ("last_member_query_interval", self.last_member_query_interval, longest),
         ] {
-            let least = Self::LEAST_TIME;
+            let least = self.least_time();
             if !(least..=most).contains(&value) {
                 return Err(ConfigError::OutOfRange { name, value, least, most });
             }
@@ -149,8 +245,8 @@ impl Config {
                 interval: self.query_interval,
             });
         }
-        if self.mtu < Self::LEAST_MTU {
-            return Err(ConfigError::Mtu { value: self.mtu, least: Self::LEAST_MTU });
+        if self.mtu < self.least_mtu() {
+            return Err(ConfigError::Mtu { value: self.mtu, least: self.least_mtu() });
         }
         Ok(())
     }
@@ -167,10 +263,23 @@ impl Config {
         self.startup_query_count.unwrap_or(self.robustness_variable)
     }
 
-    /// Sources that fit in one query: what the MTU leaves after the IPv4 header with Router Alert
-    /// and the fixed part of the query.
+    /// Whether hosts are told apart.
+    pub(super) const fn tracks_hosts(&self) -> bool {
+        matches!(self.immediate_leave, ImmediateLeave::Tracked) || self.max_groups_per_host.is_some()
+    }
+
+    /// Whether hosts may ask for a group.
+    pub(super) fn allows(&self, group: IpAddr) -> bool {
+        self.allowed_groups.as_ref().is_none_or(|ranges| ranges.iter().any(|range| range.contains(group)))
+    }
+
+    /// Sources that fit in one query: what the MTU leaves after the header with Router Alert and the
+    /// fixed part of the query.
     pub(super) fn max_sources_per_query(&self) -> usize {
-        (usize::from(self.mtu) - 24 - 12) / 4
+        match self.family() {
+            Family::V4 => (usize::from(self.mtu) - 24 - 12) / 4,
+            Family::V6 => (usize::from(self.mtu) - 48 - 28) / 16,
+        }
     }
 }
 
@@ -207,8 +316,13 @@ impl Variables {
         self.last_member_query_interval
     }
 
-    /// Group Membership Interval (§8.4), and Older Host Present Interval (§8.13), which is the same.
+    /// Group Membership Interval (§8.4), Multicast Address Listening Interval (RFC 9777 §9.4).
     pub(super) fn group_membership_interval(&self) -> Duration {
+        self.query_interval * u32::from(self.robustness_variable) + self.query_response_interval * 2
+    }
+
+    /// Older Host Present Interval (§8.13), Older Version Host Present Interval (RFC 9777 §9.13).
+    pub(super) fn older_host_present_interval(&self) -> Duration {
         self.query_interval * u32::from(self.robustness_variable) + self.query_response_interval
     }
 

@@ -9,15 +9,16 @@ pub enum Refusal {
     BadChecksum,
     /// The type is not known.
     UnknownType,
-    /// The time to live is not 1, so it may have come from beyond the link.
+    /// The time to live or hop limit is not 1, so it may have come from beyond the link.
     BadTtl,
-    /// The source address belongs to no host.
+    /// The source address belongs to no host of the link; of MLD it has to be link-local
+    /// (RFC 9777 §5.1.14, §5.2.13).
     BadSource,
     /// The destination is neither what the message calls for nor our address.
     BadDestination,
-    /// The Router Alert option is missing and required.
+    /// The Router Alert option is missing and required (RFC 9777 §7.4, §7.6).
     NoRouterAlert,
-    /// A query without a source address takes no part in the election (RFC 4541 §2.1.1).
+    /// An IGMP query without a source address takes no part in the election (RFC 4541 §2.1.1).
     QueryWithoutSource,
     /// A query from our own address.
     OwnQuery,
@@ -25,27 +26,37 @@ pub enum Refusal {
     HigherQuerier,
     /// A query of version 1, which knows no election.
     QueryVersion1,
-    /// A report of version 3 to a querier of version 2.
+    /// A report of IGMPv3 or MLDv2 to a querier of an older version.
     ReportVersion3,
     /// The group is not a multicast address.
     NotMulticast,
-    /// The group is of the local network control block, never forwarded (RFC 5771 §4).
+    /// The group is never forwarded: of the local network control block (RFC 5771 §4), or of a scope
+    /// that is reserved or not wider than the link (RFC 4291 §2.7).
     LinkLocalGroup,
+    /// Hosts of this interface may not ask for the group.
+    GroupNotAllowed,
+    /// An older report or leave, or a record of EXCLUDE mode, of a source-specific group (RFC 4604
+    /// §2.2, RFC 9776 §6.4, RFC 9777 §7.4).
+    SourceSpecificGroup,
     /// A listed source belongs to no host.
     BadListedSource,
     /// A record type without a meaning.
     UnknownRecordType,
-    /// A leave, BLOCK or source list while an older host is present (RFC 9776 §7.3.2).
+    /// A leave, BLOCK or source list while an older host is present (RFC 9776 §7.3.2, RFC 9777 §8.3.2).
     OlderHostPresent,
+    /// A leave to a querier of version 1, which knows none (RFC 9776 §7.3.1).
+    LeaveVersion1,
     /// The limit of groups is reached.
     TooManyGroups,
     /// The limit of sources of a group is reached.
     TooManySources,
+    /// The limit of groups of the host is reached, or it cannot be told apart and there is a limit.
+    TooManyGroupsOfHost,
 }
 
 impl Refusal {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::UnknownType,
@@ -60,11 +71,15 @@ impl Refusal {
         Self::ReportVersion3,
         Self::NotMulticast,
         Self::LinkLocalGroup,
+        Self::GroupNotAllowed,
+        Self::SourceSpecificGroup,
         Self::BadListedSource,
         Self::UnknownRecordType,
         Self::OlderHostPresent,
+        Self::LeaveVersion1,
         Self::TooManyGroups,
         Self::TooManySources,
+        Self::TooManyGroupsOfHost,
     ];
 
     /// The metric label, in snake case.
@@ -85,11 +100,15 @@ impl Refusal {
             Self::ReportVersion3 => "report_version_3",
             Self::NotMulticast => "not_multicast",
             Self::LinkLocalGroup => "link_local_group",
+            Self::GroupNotAllowed => "group_not_allowed",
+            Self::SourceSpecificGroup => "source_specific_group",
             Self::BadListedSource => "bad_listed_source",
             Self::UnknownRecordType => "unknown_record_type",
             Self::OlderHostPresent => "older_host_present",
+            Self::LeaveVersion1 => "leave_version_1",
             Self::TooManyGroups => "too_many_groups",
             Self::TooManySources => "too_many_sources",
+            Self::TooManyGroupsOfHost => "too_many_groups_of_host",
         }
     }
 }
@@ -99,12 +118,14 @@ impl Refusal {
 pub struct Counters {
     /// Queries heard and accepted.
     pub queries_received: u64,
-    /// Of these, those of an older version than ours: a fault of configuration that is worth a
-    /// warning (RFC 9776 §7.3.1).
+    /// Those of an older version than ours: a fault of configuration that is worth a warning
+    /// (RFC 9776 §7.3.1, RFC 9777 §8.3.1).
     pub older_queries_received: u64,
+    /// Those of a newer version than ours, the same fault seen from the other end.
+    pub newer_queries_received: u64,
     /// Reports of any version heard and accepted.
     pub reports_received: u64,
-    /// Leave Group messages heard and accepted.
+    /// Leave Group or Done messages heard and accepted.
     pub leaves_received: u64,
     /// Queries sent.
     pub queries_sent: u64,

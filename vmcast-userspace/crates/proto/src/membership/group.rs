@@ -1,14 +1,15 @@
-//! The state of one group and how reports and time change it (RFC 9776 §6.2 to §6.5).
+//! The state of one group and how reports and time change it (RFC 9776 §6.2 to §6.5,
+//! RFC 9777 §7.2 to §7.5). Sections without a document are those of RFC 9776.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     time::Instant,
 };
 
-use vmcast_wire::igmp::RecordType;
+use vmcast_wire::membership::RecordType;
 
-use super::info::{FilterMode, HostVersion};
+use super::{Version, host::Tracked, info::FilterMode};
 use crate::Filter;
 
 /// A group. An any-source membership, by far the most frequent, needs no memory but this.
@@ -21,15 +22,21 @@ pub(super) struct Group {
     /// Since when there are members.
     pub(super) since: Instant,
     /// Who reported last.
-    pub(super) last_reporter: Ipv4Addr,
+    pub(super) last_reporter: IpAddr,
     /// What few groups have.
     pub(super) details: Option<Box<Details>>,
 }
 
-/// What few groups have: sources, questions under way, a host of version 1.
+/// What few groups have: sources, questions under way, a host of version 1, hosts that are tracked.
 #[derive(Debug, Default)]
 pub(super) struct Details {
-    pub(super) sources: BTreeMap<Ipv4Addr, Source>,
+    /// The hosts, where they are told apart.
+    pub(super) hosts: BTreeMap<IpAddr, Tracked>,
+    /// A host that cannot be told apart may be there until then.
+    pub(super) untracked_until: Option<Instant>,
+    /// When to look for hosts that have fallen silent.
+    pub(super) next_forgetting: Option<Instant>,
+    pub(super) sources: BTreeMap<IpAddr, Source>,
     v1_host_until: Option<Instant>,
     /// Group-Specific Queries still to send.
     pub(super) group_queries_left: u8,
@@ -59,7 +66,7 @@ pub(super) struct Terms {
 #[derive(Debug, Default)]
 pub(super) struct Ask {
     pub(super) group: bool,
-    pub(super) sources: BTreeSet<Ipv4Addr>,
+    pub(super) sources: BTreeSet<IpAddr>,
 }
 
 /// What became of a report.
@@ -78,18 +85,13 @@ pub(super) struct Deadlines {
     pub(super) group: Option<Instant>,
     pub(super) source: Option<Instant>,
     pub(super) query: Option<Instant>,
+    pub(super) forgetting: Option<Instant>,
 }
 
 impl Group {
-    /// A group without members yet.
-    pub(super) const fn new(now: Instant) -> Self {
-        Self {
-            exclude_until: None,
-            v2_host_until: None,
-            since: now,
-            last_reporter: Ipv4Addr::UNSPECIFIED,
-            details: None,
-        }
+    /// A group without members yet; `nobody` is the unspecified address.
+    pub(super) const fn new(now: Instant, nobody: IpAddr) -> Self {
+        Self { exclude_until: None, v2_host_until: None, since: now, last_reporter: nobody, details: None }
     }
 
     pub(super) const fn mode(&self) -> FilterMode {
@@ -100,7 +102,7 @@ impl Group {
     }
 
     /// Every source record with its timer.
-    pub(super) fn sources(&self) -> impl Iterator<Item = (Ipv4Addr, Option<Instant>)> + '_ {
+    pub(super) fn sources(&self) -> impl Iterator<Item = (IpAddr, Option<Instant>)> + '_ {
         self.details.iter().flat_map(|details| details.sources.iter().map(|(source, s)| (*source, s.until)))
     }
 
@@ -114,7 +116,7 @@ impl Group {
         let pick = |running: bool| {
             self.sources()
                 .filter(move |(_, until)| until.is_some() == running)
-                .map(|(source, _)| IpAddr::V4(source))
+                .map(|(source, _)| source)
                 .collect()
         };
         match self.mode() {
@@ -128,27 +130,33 @@ impl Group {
             group: self.exclude_until,
             source: self.sources().filter_map(|(_, until)| until).min(),
             query: self.details.as_ref().and_then(|details| details.next_query),
+            forgetting: self.details.as_ref().and_then(|details| details.next_forgetting),
         }
     }
 
-    /// The Group Compatibility Mode (§7.3.2).
-    pub(super) fn compatibility(&self, now: Instant) -> HostVersion {
+    /// The Group Compatibility Mode (§7.3.2, RFC 9777 §8.3.2).
+    pub(super) fn compatibility(&self, now: Instant) -> Version {
         let runs = |until: Option<Instant>| until.is_some_and(|until| until > now);
         if runs(self.details.as_ref().and_then(|details| details.v1_host_until)) {
-            HostVersion::V1
+            Version::V1
         } else if runs(self.v2_host_until) {
-            HostVersion::V2
+            Version::V2
         } else {
-            HostVersion::V3
+            Version::V3
         }
+    }
+
+    /// Whether a host of an older version is present, which keeps silent when another has reported.
+    pub(super) fn has_older_host(&self, now: Instant) -> bool {
+        self.compatibility(now) != Version::V3
     }
 
     /// Notes the version of a host whose report was heard (§7.3.2).
-    pub(super) fn hear(&mut self, version: HostVersion, older_host_until: Instant) {
+    pub(super) fn hear(&mut self, version: Version, older_host_until: Instant) {
         match version {
-            HostVersion::V1 => self.details().v1_host_until = Some(older_host_until),
-            HostVersion::V2 => self.v2_host_until = Some(older_host_until),
-            HostVersion::V3 => {}
+            Version::V1 => self.details().v1_host_until = Some(older_host_until),
+            Version::V2 => self.v2_host_until = Some(older_host_until),
+            Version::V3 => {}
         }
     }
 
@@ -156,15 +164,15 @@ impl Group {
     pub(super) fn receive(
         &mut self,
         record_type: RecordType,
-        mut listed: BTreeSet<Ipv4Addr>,
+        mut listed: BTreeSet<IpAddr>,
         terms: Terms,
     ) -> Applied {
         let mode = self.compatibility(terms.now);
         let mut older_host = false;
-        if mode < HostVersion::V3 {
+        if mode < Version::V3 {
             match record_type {
                 RecordType::BlockOldSources => return Applied { older_host: true, ..Applied::default() },
-                RecordType::ChangeToIncludeMode if mode == HostVersion::V1 => {
+                RecordType::ChangeToIncludeMode if mode == Version::V1 => {
                     return Applied { older_host: true, ..Applied::default() };
                 }
                 RecordType::ChangeToExcludeMode => {
@@ -186,7 +194,7 @@ impl Group {
 
     /// The tables of §6.4.1 and §6.4.2. Sets are written as there: INCLUDE (A), or EXCLUDE (X,Y)
     /// with X the sources whose timer runs and Y those without.
-    fn apply(&mut self, record_type: RecordType, listed: &BTreeSet<Ipv4Addr>, terms: Terms) -> Applied {
+    fn apply(&mut self, record_type: RecordType, listed: &BTreeSet<IpAddr>, terms: Terms) -> Applied {
         let mut applied = Applied::default();
         let group_timer = self.exclude_until;
         match record_type {
@@ -218,7 +226,7 @@ impl Group {
     }
 
     /// Starts the timers of the listed sources anew; returns how many were refused.
-    fn renew(&mut self, listed: &BTreeSet<Ipv4Addr>, terms: Terms) -> usize {
+    fn renew(&mut self, listed: &BTreeSet<IpAddr>, terms: Terms) -> usize {
         if listed.is_empty() {
             return 0;
         }
@@ -232,7 +240,7 @@ impl Group {
     }
 
     /// Goes to EXCLUDE mode with the listed sources, those that are new with the timer `fresh`.
-    fn exclude(&mut self, listed: &BTreeSet<Ipv4Addr>, fresh: Option<Instant>, terms: Terms) -> usize {
+    fn exclude(&mut self, listed: &BTreeSet<IpAddr>, fresh: Option<Instant>, terms: Terms) -> usize {
         if let Some(details) = &mut self.details {
             details.sources.retain(|source, _| listed.contains(source));
         }
@@ -241,7 +249,7 @@ impl Group {
     }
 
     /// Adds those of the listed sources that are not known; returns how many were refused.
-    fn add(&mut self, listed: &BTreeSet<Ipv4Addr>, until: Option<Instant>, max_sources: usize) -> usize {
+    fn add(&mut self, listed: &BTreeSet<IpAddr>, until: Option<Instant>, max_sources: usize) -> usize {
         if listed.is_empty() {
             return 0;
         }
@@ -261,7 +269,7 @@ impl Group {
     }
 
     /// The sources whose timer runs.
-    fn running(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+    fn running(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.sources().filter(|(_, until)| until.is_some()).map(|(source, _)| source)
     }
 
@@ -301,7 +309,11 @@ impl Group {
         if !asks {
             details.next_query = None;
         }
-        if !asks && details.sources.is_empty() && details.v1_host_until.is_none() {
+        let says_nothing = details.sources.is_empty()
+            && details.v1_host_until.is_none()
+            && details.hosts.is_empty()
+            && details.untracked_until.is_none();
+        if !asks && says_nothing {
             self.details = None;
         }
     }

@@ -1,23 +1,34 @@
 //! What the querier reacts to.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
+
+use crate::Filter;
 
 /// What the querier reacts to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input<'a> {
-    /// An IGMP message that came in on the interface.
+    /// A message that came in on the interface: IGMP, or ICMPv6 of any kind.
     Datagram {
-        /// Source address of the IP datagram.
-        source: Ipv4Addr,
+        /// Source address of the IP datagram, of the querier's family.
+        source: IpAddr,
         /// Its destination address.
-        destination: Ipv4Addr,
-        /// Its time to live.
+        destination: IpAddr,
+        /// Its time to live or hop limit.
         ttl: u8,
         /// Whether it has the Router Alert option.
         router_alert: bool,
-        /// The IGMP message.
+        /// The IGMP or ICMPv6 message.
         payload: &'a [u8],
     },
-    /// Our address on the interface changed; 0.0.0.0 if it has none now.
-    SetAddress(Ipv4Addr),
+    /// Our address on the interface changed, of IPv6 the link-local one; unspecified if it has none
+    /// now. One of the other family is passed over.
+    SetAddress(IpAddr),
+    /// A membership that an earlier process has left: some host that is not known is taken to have just
+    /// reported it.
+    Inherit {
+        /// The group, of the querier's family.
+        group: IpAddr,
+        /// What is wanted of it.
+        filter: &'a Filter,
+    },
 }

@@ -1,18 +1,20 @@
 //! What the querier wants done or known.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::Filter;
 
 /// What the querier wants done or known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Send this IGMP message with a time to live of 1, Internetwork Control and Router Alert
-    /// (RFC 9776 §4).
+    /// Send this message with a time to live or hop limit of 1 and Router Alert, of IPv4 with precedence
+    /// Internetwork Control (RFC 9776 §4, RFC 9777 §5).
     Transmit {
+        /// Where from: our address, which the checksum of MLD covers.
+        source: IpAddr,
         /// Where to.
-        destination: Ipv4Addr,
-        /// The IGMP message.
+        destination: IpAddr,
+        /// The IGMP or MLD message.
         payload: Vec<u8>,
     },
     /// Something changed.
@@ -25,13 +27,13 @@ pub enum Event {
     /// What is to be forwarded to a group on this interface from now on; only sent if it changed.
     Membership {
         /// The group.
-        group: Ipv4Addr,
+        group: IpAddr,
         /// The sources that somebody wants; [`Filter::none`] if the group has no member left.
         filter: Filter,
     },
     /// Another router was elected querier, or we were. A machine starts as the querier.
     QuerierChanged {
         /// The querier's address, `None` for us.
-        querier: Option<Ipv4Addr>,
+        querier: Option<IpAddr>,
     },
 }

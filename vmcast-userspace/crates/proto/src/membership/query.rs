@@ -1,14 +1,20 @@
-//! Questions about one group: lowered timers, repetitions, the S flag (RFC 9776 §6.6).
+//! Questions about one group: lowered timers, repetitions, the S flag (RFC 9776 §6.6, RFC 9777 §7.6).
+//! Sections without a document are those of RFC 9776; RFC 9777 has each one number higher.
 
 use std::{
-    net::Ipv4Addr,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
-use vmcast_wire::igmp::{ALL_SYSTEMS, Message, QueryV3};
+use vmcast_wire::{
+    igmp::ALL_SYSTEMS,
+    membership::{Message, QueryV3},
+    mld::ALL_NODES,
+};
 
 use super::{
-    config::{Config, Variables, Version},
+    Family, Version,
+    config::{Config, Variables},
     group::{Ask, Group},
 };
 
@@ -18,9 +24,9 @@ pub(super) struct Specific {
     /// Whether to send a Group-Specific Query, and its S flag.
     pub(super) group: Option<bool>,
     /// Sources to ask for with the S flag set.
-    pub(super) suppressed: Vec<Ipv4Addr>,
+    pub(super) suppressed: Vec<IpAddr>,
     /// Sources to ask for with the S flag clear.
-    pub(super) clear: Vec<Ipv4Addr>,
+    pub(super) clear: Vec<IpAddr>,
 }
 
 impl Group {
@@ -66,7 +72,7 @@ impl Group {
     }
 
     /// Lowers a source timer to `limit`, if it runs longer.
-    pub(super) fn lower_source_timer(&mut self, source: Ipv4Addr, limit: Instant) {
+    pub(super) fn lower_source_timer(&mut self, source: IpAddr, limit: Instant) {
         if let Some(details) = &mut self.details
             && let Some(source) = details.sources.get_mut(&source)
         {
@@ -120,13 +126,17 @@ impl Group {
 }
 
 /// A General Query.
-pub(super) fn general(config: &Config) -> (Ipv4Addr, Message) {
-    let message = query(config, config.query_response_interval, Ipv4Addr::UNSPECIFIED, false, &[]);
-    (ALL_SYSTEMS, message)
+pub(super) fn general(config: &Config) -> (IpAddr, Message) {
+    let message = query(config, config.query_response_interval, config.family().unspecified(), false, &[]);
+    let everybody = match config.family() {
+        Family::V4 => ALL_SYSTEMS.into(),
+        Family::V6 => ALL_NODES.into(),
+    };
+    (everybody, message)
 }
 
 /// The messages that ask what `specific` says of `group`, split so that each fits the link.
-pub(super) fn specific(config: &Config, group: Ipv4Addr, specific: &Specific) -> Vec<Message> {
+pub(super) fn specific(config: &Config, group: IpAddr, specific: &Specific) -> Vec<Message> {
     let time = config.last_member_query_interval;
     let mut messages = Vec::new();
     if let Some(suppress) = specific.group {
@@ -143,11 +153,12 @@ pub(super) fn specific(config: &Config, group: Ipv4Addr, specific: &Specific) ->
 fn query(
     config: &Config,
     max_resp_time: Duration,
-    group: Ipv4Addr,
+    group: IpAddr,
     suppress_router_side_processing: bool,
-    sources: &[Ipv4Addr],
+    sources: &[IpAddr],
 ) -> Message {
     match config.version {
+        Version::V1 => Message::QueryV1,
         Version::V2 => Message::QueryV2 { max_resp_time, group },
         Version::V3 => Message::QueryV3(QueryV3 {
             max_resp_time,

@@ -1,9 +1,10 @@
 //! The timers, in the order in which they are due.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, time::Instant};
+use std::{collections::BTreeSet, net::IpAddr, time::Instant};
 
 /// What a timer is for. The Older Host Present timers (RFC 9776 §8.13, default 260 s) are not
-/// among them: nothing happens when they end but that later reports are read differently.
+/// among them: nothing happens when they end but that later reports are read differently. The sections
+/// are those of RFC 9776; RFC 9777 §9 has each under the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timer {
     /// Time for a General Query: Query Interval, default 125 s (§8.2); while starting, Startup
@@ -11,13 +12,16 @@ pub enum Timer {
     GeneralQuery,
     /// The other querier has been silent: Other Querier Present Interval, default 255 s (§8.5).
     OtherQuerierPresent,
-    /// The group timer of a group in EXCLUDE mode: Group Membership Interval, default 260 s (§8.4),
+    /// The group timer of a group in EXCLUDE mode: Group Membership Interval, default 270 s (§8.4),
     /// lowered to Last Member Query Time, default 2 s (§8.10).
-    GroupMembership(Ipv4Addr),
+    GroupMembership(IpAddr),
     /// The earliest source timer of a group, the same intervals (§6.3).
-    SourceMembership(Ipv4Addr),
+    SourceMembership(IpAddr),
     /// Time to repeat a specific query: Last Member Query Interval, default 1 s (§8.8).
-    LastMemberQuery(Ipv4Addr),
+    LastMemberQuery(IpAddr),
+    /// Time to look for hosts of a group that have fallen silent: Group Membership Interval, default
+    /// 270 s (§8.4).
+    HostMembership(IpAddr),
 }
 
 /// The running timers.

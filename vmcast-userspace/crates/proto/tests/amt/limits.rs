@@ -84,6 +84,35 @@ fn one_address_cannot_take_more_than_its_share_of_the_tunnels() {
 }
 
 #[test]
+fn one_network_cannot_take_more_than_its_share_of_the_tunnels() {
+    let config = relay::Config { max_tunnels_per_prefix: 2, ..relay_config() };
+    let mut world = World::with(1, Link::clean(LATENCY), 4, config, |_| {});
+    for number in 0..4 {
+        let outside = SocketAddr::from(([203, 0, 113 + (number == 3) as u8, number as u8], 1_000));
+        world.network.translate(gateway_address(number), outside);
+    }
+    world.run(SECOND);
+    for number in 0..4 {
+        world.set(number, GROUP, Filter::any());
+        world.run(SECOND * 2);
+    }
+    let sent = world.stream(SOURCE, GROUP, 3);
+    for (number, expected) in [sent.clone(), sent.clone(), Vec::new(), sent].into_iter().enumerate() {
+        assert_eq!(world.gateways[number].packets(), expected, "gateway {number}");
+    }
+    assert_eq!(world.relay.relay.counters().refused_tunnels_per_prefix, 2);
+    // Who leaves makes room.
+    let now = world.now();
+    world.gateways[0].input(now, gateway::Input::Stop);
+    world.run(SECOND);
+    world.gateways[2].input(world.network.now(), gateway::Input::LocalChanged);
+    world.run(SECOND * 3);
+    world.clear();
+    let sent = world.stream(SOURCE, GROUP, 3);
+    assert_eq!(world.gateways[2].packets(), sent);
+}
+
+#[test]
 fn groups_and_sources_beyond_the_limits_are_refused_and_the_rest_flows() {
     let limits = Limits { groups: 2, sources: 2 };
     let mut world =
@@ -100,6 +129,24 @@ fn groups_and_sources_beyond_the_limits_are_refused_and_the_rest_flows() {
     assert_eq!(world.relay.relay.counters().refused_records, 6);
     let sent = world.stream(SOURCE, Ipv4Addr::new(239, 1, 1, 2), 2);
     assert_eq!(world.gateways[0].packets(), sent);
+}
+
+#[test]
+fn a_flood_of_questions_from_one_network_leaves_the_others_their_answers() {
+    let now = vmcast_sim::epoch();
+    let config =
+        relay::Config { answers_per_prefix_per_second: 10, answers_per_second: 50, ..relay_config() };
+    let mut relay = RelayNode::new(now, config);
+    for nonce in 0..1_000u32 {
+        let remote = SocketAddr::from(([203, 0, 113, nonce as u8], 1_000));
+        relay.inject(now, remote, &Message::Request { ipv6: nonce % 2 == 0, ecn: false, nonce }.to_vec());
+    }
+    assert_eq!(relay.take_sent().len(), 10);
+    let counters = relay.relay.counters();
+    assert_eq!((counters.rate_limited_per_prefix, counters.rate_limited), (990, 0));
+    relay.inject(now, gateway_address(0), &Message::Request { ipv6: false, ecn: false, nonce: 1 }.to_vec());
+    assert_eq!(relay.take_sent().len(), 1);
+    assert!(relay.relay.tunnels().next().is_none(), "questions leave no state");
 }
 
 #[test]

@@ -69,7 +69,7 @@ const TYPE_REPORT_V2: u8 = 143;
 const V1_LEN: usize = 24;
 /// Length of a version 2 query without sources, in bytes.
 const QUERY_V2_LEN: usize = 28;
-/// Length of a version 2 report without records, in bytes.
+/// Length of a version 2 report without records, in bytes; no message is shorter.
 const REPORT_V2_LEN: usize = 8;
 const CHECKSUM_OFFSET: usize = 2;
 
@@ -117,6 +117,9 @@ impl Message {
         // Of any value (RFC 9777 §5.1.1).
         let _code = reader.u8()?;
         let checksum = reader.u16()?;
+        if bytes.len() < REPORT_V2_LEN {
+            return Err(Error::Truncated { offset: 0, needed: REPORT_V2_LEN, have: bytes.len() });
+        }
         if checksum_of(source, destination, bytes) != 0 {
             return Err(Error::BadChecksum { offset: CHECKSUM_OFFSET, value: checksum });
         }

@@ -34,10 +34,14 @@ pub struct Config {
     /// Tunnels at a time of one source address: as many gateways as may stand behind one
     /// translator.
     pub max_tunnels_per_source: u32,
+    /// Tunnels at a time of one network: a /24 of IPv4, a /56 of IPv6.
+    pub max_tunnels_per_prefix: u32,
     /// Groups of one tunnel and sources of one group.
     pub limits: Limits,
     /// Relay Discoveries and Requests answered per second, of all gateways together.
     pub answers_per_second: u32,
+    /// The same of the gateways of one network.
+    pub answers_per_prefix_per_second: u32,
     /// How long a tunnel without groups is kept, so that a change of channel is no new tunnel.
     pub idle_linger: Duration,
 }
@@ -57,8 +61,10 @@ impl Config {
             robustness: 2,
             max_tunnels: 131_072,
             max_tunnels_per_source: 1_024,
+            max_tunnels_per_prefix: 16_384,
             limits: Limits::default(),
             answers_per_second: 20_000,
+            answers_per_prefix_per_second: 10_000,
             idle_linger: Duration::from_secs(30),
         }
     }

@@ -29,6 +29,8 @@ counters! {
         bad_address,
         /// Relay Discoveries and Requests not answered because there are too many.
         rate_limited,
+        /// Relay Discoveries and Requests not answered because there are too many from one network.
+        rate_limited_per_prefix,
         /// Membership Updates and Teardowns with a wrong Response MAC.
         bad_mac,
         /// Membership Updates whose datagram is broken or carries no report.
@@ -45,6 +47,8 @@ counters! {
         refused_tunnels,
         /// Membership Updates refused because there are too many tunnels of that address.
         refused_tunnels_per_source,
+        /// Membership Updates refused because there are too many tunnels of that network.
+        refused_tunnels_per_prefix,
         /// Group records refused because of too many groups or sources.
         refused_records,
         /// Group records for groups that nobody can join.

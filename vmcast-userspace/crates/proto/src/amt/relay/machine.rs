@@ -18,6 +18,7 @@ use super::{
     input::Input,
     mac::Secrets,
     output::{DownReason, Event, Output},
+    prefix::{Prefix, PrefixBuckets},
     table::{Queue, Table},
     timer::Timer,
     tunnel::{Ends, LimitError, Moment, Tunnel, TunnelInfo},
@@ -38,6 +39,7 @@ pub struct Relay {
     base: Instant,
     secrets: Secrets,
     answers: TokenBucket,
+    answers_per_prefix: PrefixBuckets,
     /// The encapsulated General Queries of IGMP and of MLD, the same for every gateway.
     general_queries: [Vec<u8>; 2],
     table: Table,
@@ -74,6 +76,11 @@ impl Relay {
                 config.secret_age,
             ),
             answers: TokenBucket::new(now, config.answers_per_second),
+            answers_per_prefix: PrefixBuckets::new(
+                now,
+                config.answers_per_prefix_per_second,
+                &config.secret_seed,
+            ),
             general_queries: [Protocol::Igmp, Protocol::Mld].map(|protocol| general_query(&config, protocol)),
             table: Table::new(&config.secret_seed),
             counters: Counters::default(),
@@ -177,6 +184,8 @@ impl Relay {
             Err(LimitError::Tunnels { limit: self.config.max_tunnels })
         } else if self.table.has_tunnels(address, self.config.max_tunnels_per_source) {
             Err(LimitError::TunnelsPerSource { address, limit: self.config.max_tunnels_per_source })
+        } else if self.table.of_prefix(address) >= self.config.max_tunnels_per_prefix {
+            Err(LimitError::TunnelsPerPrefix { address, limit: self.config.max_tunnels_per_prefix })
         } else {
             Ok(())
         }
@@ -241,7 +250,7 @@ impl Relay {
         let relay = self.config.advertised.unwrap_or(local.ip());
         if relay.is_ipv4() != local.is_ipv4() {
             self.counters.bad_address += 1;
-        } else if self.may_answer(now) {
+        } else if self.may_answer(now, remote) {
             self.counters.discoveries += 1;
             let bytes = Message::RelayAdvertisement { nonce, relay }.to_vec();
             self.outputs.push_back(Output::Transmit { local, remote, bytes });
@@ -256,7 +265,7 @@ impl Relay {
         remote: SocketAddr,
         Request { mld, ecn, nonce, gateway }: Request,
     ) {
-        if !self.may_answer(now) {
+        if !self.may_answer(now, remote) {
             return;
         }
         let ends = self.table.ends(local, remote);
@@ -323,6 +332,10 @@ impl Relay {
             Ok(()) => {}
             Err(LimitError::TunnelsPerSource { .. }) => {
                 self.counters.refused_tunnels_per_source += 1;
+                return;
+            }
+            Err(LimitError::TunnelsPerPrefix { .. }) => {
+                self.counters.refused_tunnels_per_prefix += 1;
                 return;
             }
             Err(LimitError::Tunnels { .. } | LimitError::Groups { .. }) => {
@@ -403,7 +416,13 @@ impl Relay {
         self.counters.ignored_records += u64::from(applied.ignored);
     }
 
-    fn may_answer(&mut self, now: Instant) -> bool {
+    /// Looks at the limits of rate, those of the sender's network first, so that a flood from there takes nothing of
+    /// the others' share.
+    fn may_answer(&mut self, now: Instant, remote: SocketAddr) -> bool {
+        if !self.answers_per_prefix.take(now, Prefix::of(remote.ip())) {
+            self.counters.rate_limited_per_prefix += 1;
+            return false;
+        }
         let may = self.answers.take(now);
         self.counters.rate_limited += u64::from(!may);
         may

@@ -11,6 +11,7 @@ mod input;
 mod mac;
 mod machine;
 mod output;
+mod prefix;
 mod table;
 mod timer;
 mod tunnel;

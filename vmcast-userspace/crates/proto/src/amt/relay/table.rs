@@ -10,7 +10,10 @@ use std::net::{IpAddr, SocketAddr};
 use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 
-use super::tunnel::{Ends, Moment, Tunnel};
+use super::{
+    prefix::Prefix,
+    tunnel::{Ends, Moment, Tunnel},
+};
 use crate::host_state::HostState;
 
 const BLOCK: usize = 1_024;
@@ -51,6 +54,8 @@ pub(super) struct Table {
     length: u32,
     by_ends: HashTable<u32>,
     by_address: HashTable<u32>,
+    /// How many tunnels each network has.
+    by_prefix: HashTable<(Prefix, u32)>,
     /// Keyed, so that a peer cannot choose addresses that collide.
     hasher: SipHasher13,
     locals: Vec<SocketAddr>,
@@ -66,6 +71,7 @@ impl Table {
             length: 0,
             by_ends: HashTable::new(),
             by_address: HashTable::new(),
+            by_prefix: HashTable::new(),
             hasher: SipHasher13::new_with_key(hash_key),
             locals: Vec::new(),
             member: List::default(),
@@ -104,6 +110,31 @@ impl Table {
         let hash = hash_address(&self.hasher, address);
         let at_least = usize::try_from(at_least).unwrap_or(usize::MAX);
         self.by_address.iter_hash(hash).filter(of_address).take(at_least).count() >= at_least
+    }
+
+    /// How many tunnels the network of an address has.
+    pub(super) fn of_prefix(&self, address: IpAddr) -> u32 {
+        let prefix = Prefix::of(address);
+        self.by_prefix.find(prefix.hash(&self.hasher), |entry| entry.0 == prefix).map_or(0, |entry| entry.1)
+    }
+
+    fn count_prefix(&mut self, address: IpAddr) {
+        let prefix = Prefix::of(address);
+        let Self { hasher, by_prefix, .. } = self;
+        let entry =
+            by_prefix.entry(prefix.hash(hasher), |entry| entry.0 == prefix, |entry| entry.0.hash(hasher));
+        entry.or_insert((prefix, 0)).into_mut().1 += 1;
+    }
+
+    fn discount_prefix(&mut self, address: IpAddr) {
+        let prefix = Prefix::of(address);
+        if let Ok(mut entry) = self.by_prefix.find_entry(prefix.hash(&self.hasher), |entry| entry.0 == prefix)
+        {
+            entry.get_mut().1 -= 1;
+            if entry.get().1 == 0 {
+                entry.remove();
+            }
+        }
     }
 
     pub(super) fn get(&self, id: u32) -> Option<&Tunnel> {
@@ -145,6 +176,7 @@ impl Table {
             };
         }
         self.length += 1;
+        self.count_prefix(ends.remote_ip);
         self.append(queue, id);
         let Self { blocks, hasher, by_ends, by_address, .. } = self;
         by_ends.insert_unique(hash_ends(hasher, &ends), id, |id| {
@@ -193,6 +225,7 @@ impl Table {
         let slot = std::mem::replace(&mut self.blocks[block][at], Slot::Vacant { next: self.vacant });
         self.vacant = id;
         self.length -= 1;
+        self.discount_prefix(ends.remote_ip);
         match slot {
             Slot::Tunnel(tunnel) => Some(tunnel),
             Slot::Vacant { .. } => None,

@@ -90,6 +90,14 @@ pub enum LimitError {
         /// How many there may be.
         limit: u32,
     },
+    /// As many tunnels of one network as configured.
+    #[error("the network of {address} has all {limit} tunnels that one network may have")]
+    TunnelsPerPrefix {
+        /// The source address.
+        address: IpAddr,
+        /// How many there may be.
+        limit: u32,
+    },
     /// More groups or sources than one tunnel may have.
     #[error("{group} exceeds the groups or sources of one tunnel, or nobody can join it")]
     Groups {

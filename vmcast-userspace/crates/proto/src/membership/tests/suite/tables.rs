@@ -181,7 +181,7 @@ fn the_end_of_the_group_timer_leaves_the_sources_whose_timers_run() {
     link.advance(secs(100));
     link.report(ALLOW, &[1]);
     assert_eq!(link.take_filters(), [exclude(&[3])], "an allowed source was already forwarded");
-    link.advance(secs(160));
+    link.advance(secs(170));
     assert_eq!(link.take_filters(), [include(&[1])]);
     link.advance(secs(100));
     assert_eq!(link.take_filters(), [Filter::none()]);
@@ -195,7 +195,7 @@ fn a_source_whose_timer_ends_in_exclude_mode_is_excluded() {
     link.report(ALLOW, &[1]);
     link.advance(secs(100));
     link.report(IS_EX, &[1]);
-    link.advance(secs(160));
+    link.advance(secs(170));
     assert_eq!(link.take_filters(), [Filter::any(), exclude(&[1])]);
     link.advance(secs(100));
     assert_eq!(link.take_filters(), [Filter::none()]);

@@ -1,10 +1,13 @@
 //! General Queries, and what the messages carry.
 
-use super::*;
+use super::{
+    super::{LEAST_MTU, length_of_query},
+    *,
+};
 
 #[test]
 fn startup_queries_come_quickly_and_then_the_query_interval_holds() {
-    let mut link = Link::new(Config { address: US, startup_query_count: Some(3), ..Config::default() });
+    let mut link = Link::new(Config { startup_query_count: Some(3), ..config() });
     link.advance(secs(320));
     let at = |millis| (Duration::from_millis(millis), Asked::General);
     assert_eq!(link.asked, [at(0), at(31_250), at(62_500), at(187_500), at(312_500)]);
@@ -16,35 +19,35 @@ fn queries_carry_the_variables() {
     let first = |config| {
         let mut querier = Querier::new(start(), config).unwrap();
         match querier.poll_output() {
-            Some(Output::Transmit { payload, .. }) => Message::parse(&payload).unwrap(),
+            Some(Output::Transmit { source, destination, payload }) => read(source, destination, &payload),
             other => panic!("the first General Query, not {other:?}"),
         }
     };
     let expected = QueryV3 {
         max_resp_time: secs(10),
-        group: Ipv4Addr::UNSPECIFIED,
+        group: NOBODY,
         suppress_router_side_processing: false,
         robustness_variable: 2,
         query_interval: secs(125),
         sources: vec![],
     };
-    assert_eq!(first(Config::default()), Message::QueryV3(expected));
-    let version_2 = Config { version: Version::V2, ..Config::default() };
-    let expected = Message::QueryV2 { max_resp_time: secs(10), group: Ipv4Addr::UNSPECIFIED };
+    assert_eq!(first(config()), Message::QueryV3(expected));
+    let version_2 = Config { version: Version::V2, ..config() };
+    let expected = Message::QueryV2 { max_resp_time: secs(10), group: NOBODY };
     assert_eq!(first(version_2), expected);
 }
 
 #[test]
 fn a_query_for_many_sources_is_split_to_fit_the_link() {
-    let config = Config { address: US, mtu: 576, max_sources_per_group: 300, ..Config::default() };
+    let config = Config { mtu: LEAST_MTU, max_sources_per_group: 300, ..config() };
     let mut link = Link::settled_with(config);
-    let many: Vec<_> = (1..=290u32).map(|n| Ipv4Addr::from(0x0a00_0000 + n)).collect();
+    let many: Vec<_> = (1..=290).map(wide_source).collect();
     link.report_of(GROUP, IS_IN, many.clone());
     link.report_of(GROUP, BLOCK, many.clone());
     let mut all = Vec::new();
     for asked in link.take_asked() {
         let Asked::Sources { suppress: false, sources, .. } = asked else { panic!("{asked:?}") };
-        assert!(24 + 12 + 4 * sources.len() <= 576);
+        assert!(length_of_query(sources.len()) <= usize::from(LEAST_MTU));
         all.extend(sources);
     }
     assert_eq!(all, many);
@@ -64,7 +67,7 @@ fn members_that_answer_stay_and_those_that_do_not_expire() {
     let gone = Event::Membership { group: OTHER_GROUP, filter: Filter::none() };
     let expected = [Event::Membership { group: GROUP, filter: Filter::any() }, gone];
     assert_eq!(link.events.drain(..).map(|(_, event)| event).collect::<Vec<_>>(), expected);
-    link.advance(secs(135) - Duration::from_nanos(1));
+    link.advance(secs(145) - Duration::from_nanos(1));
     assert_eq!(link.take_filters(), []);
     link.advance(Duration::from_nanos(1));
     assert_eq!(link.take_filters(), [Filter::none()]);
@@ -88,7 +91,7 @@ fn a_driver_that_wakes_late_gets_one_general_query_and_every_expiry() {
 fn variables_that_cannot_work_are_refused() {
     let zero = |name| Err(ConfigError::Zero { name });
     let check = |change: fn(&mut Config)| {
-        let mut config = Config::default();
+        let mut config = config();
         change(&mut config);
         Querier::new(start(), config).map(|_| ())
     };
@@ -109,5 +112,6 @@ fn variables_that_cannot_work_are_refused() {
         check(|config| config.query_response_interval = secs(125)),
         Err(ConfigError::ResponseNotBelowInterval { .. })
     ));
-    assert_eq!(check(|config| config.mtu = 575), Err(ConfigError::Mtu { value: 575, least: 576 }));
+    let value = LEAST_MTU - 1;
+    assert_eq!(check(|config| config.mtu = LEAST_MTU - 1), Err(ConfigError::Mtu { value, least: LEAST_MTU }));
 }

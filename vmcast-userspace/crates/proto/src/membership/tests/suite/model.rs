@@ -39,8 +39,8 @@ impl Model {
 
 /// What the only host of a link wants, as its own records change it (RFC 9776 §5.1).
 fn host_after(state: Filter, record_type: RecordType, listed: &[u8]) -> Filter {
-    let change = |set: BTreeSet<std::net::IpAddr>, add: bool| {
-        let listed: BTreeSet<_> = listed.iter().map(|last| source(*last).into()).collect();
+    let change = |set: BTreeSet<IpAddr>, add: bool| {
+        let listed: BTreeSet<_> = listed.iter().map(|last| source(*last)).collect();
         if add { &set | &listed } else { &set - &listed }
     };
     match (record_type, state) {
@@ -92,7 +92,7 @@ proptest! {
         reports in prop::collection::vec((prop::sample::select(vec![TO_IN, TO_EX, ALLOW, BLOCK]),
             prop::collection::vec(1u8..7, 0..5)), 1..20),
     ) {
-        let config = Config { address: US, immediate_leave: true, ..Config::default() };
+        let config = Config { immediate_leave: ImmediateLeave::SingleHost, ..config() };
         let mut link = Link::settled_with(config);
         let (mut wanted, mut forwarded) = (Filter::none(), Filter::none());
         for (record_type, listed) in reports {
@@ -112,8 +112,8 @@ proptest! {
         let mut forwarded = Filter::none();
         for ((record_type, listed), millis, kind) in steps {
             match kind {
-                0 => link.report_v1(),
-                1 => link.report_v2(),
+                0 if FAMILY == Family::V4 => link.report_v1(),
+                0 | 1 => link.report_v2(),
                 2 => link.leave(),
                 _ => link.report(record_type, &listed.iter().copied().collect::<Vec<_>>()),
             }
@@ -130,34 +130,64 @@ proptest! {
     #[test]
     fn noise_never_panics_nor_grows_the_tables_beyond_their_limits(
         datagrams in prop::collection::vec(
-            (any::<u32>(), any::<u32>(), prop::collection::vec(any::<u8>(), 0..60), 0u64..100_000, any::<bool>()),
+            (any::<u8>(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..90), 0u64..100_000, any::<bool>()),
             1..60),
+        tracked: bool,
     ) {
-        let config =
-            Config { address: US, max_groups: 3, max_sources_per_group: 2, ..Config::default() };
-        let mut link = Link::new(config);
+        let immediate_leave = if tracked { ImmediateLeave::Tracked } else { ImmediateLeave::Never };
+        let mut link = Link::new(Config {
+            max_groups: 3,
+            max_sources_per_group: 2,
+            max_tracked: 5,
+            immediate_leave,
+            ..config()
+        });
         for (from, to, mut bytes, millis, multicast) in datagrams {
-            let to = if multicast { 0xe000_0000 | to >> 4 } else { to };
-            if let [kind, _, c1, c2, rest @ ..] = &mut bytes[..] {
-                *kind = [0x11, 0x12, 0x16, 0x17, 0x22, 0x22, 0x22, 0x22][usize::from(*kind % 8)];
-                (*c1, *c2) = (0, 0);
-                rest.iter_mut().skip(4).for_each(|byte| *byte %= 7);
-                if let Some(first) = rest.get_mut(8) {
-                    *first = 239;
-                }
-                let sum = checksum_of(&bytes);
-                bytes[2..4].copy_from_slice(&sum);
-            }
-            link.bytes(Ipv4Addr::from(from), Ipv4Addr::from(to), 1, &bytes);
+            let (from, to) = (neighbour(from), if multicast { group((to % 7).into()) } else { neighbour(to) });
+            super::super::shape(from, to, &mut bytes);
+            link.bytes(from, to, 1, &bytes);
             link.advance(Duration::from_millis(millis));
             prop_assert!(link.querier.groups(link.now).len() <= 3);
             prop_assert!(link.querier.groups(link.now).all(|info| info.sources.len() <= 2));
-            prop_assert!(link.querier.timers().len() <= 2 + 3 * 3);
+            prop_assert!(link.querier.groups(link.now).map(|info| info.hosts.len()).sum::<usize>() <= 5);
+            prop_assert!(link.querier.timers().len() <= 2 + 3 * 4);
         }
     }
 }
 
-fn checksum_of(bytes: &[u8]) -> [u8; 2] {
-    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
-    vmcast_common::checksum::fold(bytes.chunks(2).map(word).sum()).to_be_bytes()
+/// Several hosts, tracked.
+fn any_step() -> impl Strategy<Value = (u8, RecordType, Vec<u8>)> {
+    let record = prop::sample::select(vec![TO_IN, TO_EX, ALLOW, BLOCK]);
+    (0u8..4, record, prop::collection::vec(1u8..5, 0..4))
+}
+
+proptest! {
+    /// What is forwarded to tracked hosts is what one of them wants: at once less, never less than that.
+    #[test]
+    fn with_tracking_nothing_is_asked_and_what_a_host_wants_is_forwarded(
+        steps in prop::collection::vec(any_step(), 1..25),
+    ) {
+        let mut link = Link::settled_with(Config { immediate_leave: ImmediateLeave::Tracked, ..config() });
+        let mut hosts = [const { Filter::none() }; 4];
+        for (host, record_type, listed) in steps {
+            let wants = &mut hosts[usize::from(host)];
+            *wants = host_after(wants.clone(), record_type, &listed);
+            link.report_from(neighbour(100 + host), record_type, &listed);
+            prop_assert_eq!(link.take_asked(), vec![]);
+            let forwarded = link.querier.filter(GROUP);
+            for last in 1..6 {
+                let source = source(last);
+                if hosts.iter().any(|wants| wants.wants(source)) {
+                    prop_assert!(forwarded.wants(source), "{} of {:?} in {:?}", source, hosts, forwarded);
+                }
+            }
+            if hosts.iter().all(Filter::is_none) {
+                prop_assert!(forwarded.is_none(), "{:?}", forwarded);
+            }
+            if hosts.iter().all(|wants| matches!(wants, Filter::Include(_))) {
+                let all = hosts.iter().fold(Filter::none(), |mut all, wants| { all.merge(wants); all });
+                prop_assert_eq!(&forwarded, &all);
+            }
+        }
+    }
 }

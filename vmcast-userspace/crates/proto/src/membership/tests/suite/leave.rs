@@ -21,7 +21,7 @@ fn a_version_3_leave_takes_the_last_member_query_time() {
 #[test]
 fn a_version_2_leave_takes_the_last_member_query_time() {
     for version in [Version::V2, Version::V3] {
-        let mut link = Link::settled_with(Config { address: US, version, ..Config::default() });
+        let mut link = Link::settled_with(Config { version, ..config() });
         link.report_v2();
         assert_eq!(link.take_filters(), [Filter::any()]);
         link.advance(secs(5));
@@ -64,7 +64,7 @@ fn a_question_after_an_answer_tells_other_routers_to_leave_their_timers_alone() 
 
 #[test]
 fn in_version_2_an_answer_ends_the_questions() {
-    let mut link = Link::settled_with(Config { address: US, version: Version::V2, ..Config::default() });
+    let mut link = Link::settled_with(Config { version: Version::V2, ..config() });
     link.report_v2();
     link.advance(secs(5));
     let left = link.elapsed();
@@ -111,7 +111,7 @@ fn a_leave_repeated_is_asked_about_once() {
 
 #[test]
 fn with_immediate_leave_nothing_is_asked_and_the_filter_is_the_hosts_own() {
-    let config = Config { address: US, immediate_leave: true, ..Config::default() };
+    let config = Config { immediate_leave: ImmediateLeave::SingleHost, ..config() };
     let mut link = Link::settled_with(config);
     for (record_type, listed, expected) in [
         (TO_EX, &[][..], Some(Filter::any())),

@@ -1,11 +1,11 @@
-//! The querier's election (RFC 9776 §6.6.2) and what a router does that lost it.
+//! The querier's election (RFC 9776 §6.6.2, RFC 9777 §7.6.2) and what a router does that lost it.
 
 use super::*;
 
-const LOWER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const HIGHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 200);
+const LOWER: IpAddr = neighbour(2);
+const HIGHER: IpAddr = neighbour(200);
 
-fn query(group: Ipv4Addr, suppress: bool, listed: &[u8]) -> Message {
+fn query(group: IpAddr, suppress: bool, listed: &[u8]) -> Message {
     Message::QueryV3(QueryV3 {
         max_resp_time: secs(if group.is_unspecified() { 10 } else { 1 }),
         group,
@@ -17,10 +17,10 @@ fn query(group: Ipv4Addr, suppress: bool, listed: &[u8]) -> Message {
 }
 
 fn general() -> Message {
-    query(Ipv4Addr::UNSPECIFIED, false, &[])
+    query(NOBODY, false, &[])
 }
 
-fn changes(link: &mut Link) -> Vec<Option<Ipv4Addr>> {
+fn changes(link: &mut Link) -> Vec<Option<IpAddr>> {
     link.events
         .drain(..)
         .filter_map(|(_, event)| match event {
@@ -33,11 +33,11 @@ fn changes(link: &mut Link) -> Vec<Option<Ipv4Addr>> {
 #[test]
 fn the_lower_address_is_the_querier_until_it_falls_silent() {
     let mut link = Link::settled();
-    link.datagram(LOWER, ALL_SYSTEMS, &general());
+    link.datagram(LOWER, EVERYBODY, &general());
     assert_eq!(changes(&mut link), [Some(LOWER)]);
     assert_eq!(link.querier.querier(), Some(LOWER));
     link.advance(secs(200));
-    link.datagram(LOWER, ALL_SYSTEMS, &general());
+    link.datagram(LOWER, EVERYBODY, &general());
     let heard = link.elapsed();
     link.advance(secs(254));
     assert_eq!(link.take_asked(), [], "who is not the querier does not ask");
@@ -49,7 +49,7 @@ fn the_lower_address_is_the_querier_until_it_falls_silent() {
 #[test]
 fn a_higher_address_changes_nothing() {
     let mut link = Link::settled();
-    link.datagram(HIGHER, ALL_SYSTEMS, &general());
+    link.datagram(HIGHER, EVERYBODY, &general());
     assert_eq!(changes(&mut link), []);
     assert_eq!(link.refused(Refusal::HigherQuerier), 1);
     link.advance(secs(200));
@@ -57,29 +57,13 @@ fn a_higher_address_changes_nothing() {
 }
 
 #[test]
-fn queries_without_an_address_or_with_our_own_take_no_part() {
-    let mut link = Link::settled();
-    link.datagram(Ipv4Addr::UNSPECIFIED, ALL_SYSTEMS, &general());
-    link.datagram(US, ALL_SYSTEMS, &general());
-    assert_eq!(changes(&mut link), []);
-    assert_eq!(link.refusals(), BTreeSet::from([Refusal::QueryWithoutSource, Refusal::OwnQuery]));
-}
-
-#[test]
-fn a_router_without_an_address_yields_to_every_other() {
-    let mut link = Link::settled_with(Config::default());
-    link.datagram(HIGHER, ALL_SYSTEMS, &general());
-    assert_eq!(changes(&mut link), [Some(HIGHER)]);
-}
-
-#[test]
 fn an_address_that_becomes_the_lowest_takes_over_at_once() {
     let mut link = Link::settled();
-    link.datagram(LOWER, ALL_SYSTEMS, &general());
+    link.datagram(LOWER, EVERYBODY, &general());
     link.querier.handle_input(link.now, Input::SetAddress(HIGHER));
     link.drain();
     assert_eq!(link.take_asked(), []);
-    link.querier.handle_input(link.now, Input::SetAddress(Ipv4Addr::new(192, 0, 1, 1)));
+    link.querier.handle_input(link.now, Input::SetAddress(neighbour(1)));
     link.drain();
     assert_eq!(link.take_asked(), [Asked::General]);
     assert_eq!(changes(&mut link), [Some(LOWER), None]);
@@ -88,7 +72,7 @@ fn an_address_that_becomes_the_lowest_takes_over_at_once() {
 #[test]
 fn who_is_not_the_querier_asks_nothing_and_lowers_timers_as_it_hears() {
     let mut link = Link::settled();
-    link.datagram(LOWER, ALL_SYSTEMS, &general());
+    link.datagram(LOWER, EVERYBODY, &general());
     link.report(TO_EX, &[]);
     link.report(TO_IN, &[1, 2]);
     assert_eq!(link.take_asked(), []);
@@ -115,8 +99,6 @@ fn a_version_2_querier_lowers_the_group_timer_too_and_is_counted_as_older() {
     link.datagram(LOWER, GROUP, &asks);
     assert_eq!(link.info().expires, Some(secs(6)));
     assert_eq!(link.querier.counters().older_queries_received, 1);
-    link.datagram(LOWER, ALL_SYSTEMS, &Message::QueryV1);
-    assert_eq!(link.refused(Refusal::QueryVersion1), 1);
 }
 
 #[test]
@@ -124,9 +106,9 @@ fn the_queriers_timing_is_taken_over_and_given_back() {
     let mut link = Link::settled();
     let Message::QueryV3(mut slow) = general() else { unreachable!() };
     (slow.robustness_variable, slow.query_interval) = (3, secs(200));
-    link.datagram(LOWER, ALL_SYSTEMS, &Message::QueryV3(slow));
+    link.datagram(LOWER, EVERYBODY, &Message::QueryV3(slow));
     link.report(TO_EX, &[]);
-    assert_eq!(link.info().expires, Some(secs(610)));
+    assert_eq!(link.info().expires, Some(secs(620)));
     link.advance(secs(605));
     assert_eq!(changes(&mut link), [Some(LOWER), None]);
     link.report(TO_EX, &[]);
@@ -140,8 +122,66 @@ fn questions_under_way_end_with_the_lost_election() {
     link.advance(secs(5));
     link.report(TO_IN, &[]);
     assert_eq!(link.take_asked(), [asked_group(false)]);
-    link.datagram(LOWER, ALL_SYSTEMS, &general());
+    link.datagram(LOWER, EVERYBODY, &general());
     link.advance(secs(5));
     assert_eq!(link.take_asked(), []);
     assert_eq!(link.querier.groups(link.now).len(), 0, "nobody answered the first question either");
+}
+
+#[test]
+fn our_own_query_takes_no_part() {
+    let mut link = Link::settled();
+    link.datagram(US, EVERYBODY, &general());
+    assert_eq!(changes(&mut link), []);
+    assert_eq!(link.refusals(), BTreeSet::from([Refusal::OwnQuery]));
+}
+
+/// RFC 9776 §7.3.1, RFC 9777 §8.3.1: all routers of a link have to speak the same version.
+#[test]
+fn a_newer_querier_is_counted_as_a_fault_of_configuration() {
+    let mut link = Link::settled_with(Config { version: Version::V2, ..config() });
+    link.datagram(LOWER, EVERYBODY, &general());
+    assert_eq!(changes(&mut link), [Some(LOWER)]);
+    let counters = link.querier.counters();
+    assert_eq!((counters.newer_queries_received, counters.older_queries_received), (1, 0));
+}
+
+/// RFC 9776 §4.1.6, §4.1.7, RFC 9777 §5.1.8, §5.1.9: zero says nothing.
+#[test]
+fn a_querier_that_says_nothing_of_its_timing_leaves_us_ours() {
+    let mut link = Link::settled();
+    let Message::QueryV3(mut silent) = general() else { unreachable!() };
+    (silent.robustness_variable, silent.query_interval) = (0, Duration::ZERO);
+    link.datagram(LOWER, EVERYBODY, &Message::QueryV3(silent));
+    link.report(TO_EX, &[]);
+    assert_eq!(link.info().expires, Some(MEMBERSHIP));
+}
+
+#[test]
+fn an_address_of_the_other_family_is_passed_over() {
+    let mut link = Link::settled();
+    let other = if FAMILY == Family::V4 { Family::V6 } else { Family::V4 };
+    link.querier.handle_input(link.now, Input::SetAddress(other.unspecified()));
+    assert_eq!(link.querier.config().address, US);
+    let bytes = general().emit(LOWER, EVERYBODY).unwrap();
+    let (source, destination) = (other.unspecified(), EVERYBODY);
+    let input = Input::Datagram { source, destination, ttl: 1, router_alert: true, payload: &bytes };
+    link.querier.handle_input(link.now, input);
+    assert_eq!(link.refusals(), BTreeSet::from([Refusal::BadSource]));
+}
+
+/// A second querier that comes and goes again and again costs us nothing but the election.
+#[test]
+fn a_querier_that_flaps_leaves_one_timer_and_no_memberships_behind() {
+    let mut link = Link::settled();
+    for _ in 0..500 {
+        link.datagram(LOWER, EVERYBODY, &general());
+        for address in [neighbour(1), US] {
+            link.querier.handle_input(link.now, Input::SetAddress(address));
+            link.drain();
+        }
+        link.advance(Duration::from_millis(10));
+    }
+    assert_eq!(link.querier.timers().len(), 1);
+    assert_eq!(link.querier.groups(link.now).len(), 0);
 }

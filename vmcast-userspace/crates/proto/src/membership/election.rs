@@ -1,0 +1,127 @@
+//! Queries of other routers: who asks on the link, and what they have asked.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use vmcast_wire::membership::QueryV3;
+
+use super::{
+    Family, Version,
+    address::{check_group, rank},
+    config::Variables,
+    counters::Refusal,
+    machine::{Datagram, Querier, Role},
+    output::{Event, Output},
+    timer::Timer,
+};
+
+/// A query of version 2 or 3.
+#[derive(Clone, Copy)]
+pub(super) struct Query<'a> {
+    pub(super) max_resp_time: Duration,
+    pub(super) group: IpAddr,
+    pub(super) version_3: Option<&'a QueryV3<IpAddr>>,
+}
+
+impl Querier {
+    /// The election, and timers that a specific query lowers (RFC 9776 §6.6.1, §6.6.2, RFC 9777 §7.6.1,
+    /// §7.6.2).
+    pub(super) fn on_query(
+        &mut self,
+        now: Instant,
+        input: Datagram<'_>,
+        query: Query<'_>,
+    ) -> Result<(), Refusal> {
+        self.check_destination(input.destination)?;
+        if input.source.is_unspecified() {
+            return Err(Refusal::QueryWithoutSource);
+        }
+        if input.source == self.config.address {
+            return Err(Refusal::OwnQuery);
+        }
+        if !self.yields_to(input.source) {
+            return Err(Refusal::HigherQuerier);
+        }
+        self.counters.queries_received += 1;
+        self.note_version(if query.version_3.is_some() { Version::V3 } else { Version::V2 });
+        self.variables = Variables::own(&self.config);
+        if let Some(version_3) = query.version_3 {
+            self.adopt(version_3);
+        }
+        let present_until = now + self.variables.other_querier_present_interval();
+        self.change_role(Role::NonQuerier { querier: input.source, present_until });
+
+        let suppressed = query.version_3.is_some_and(|query| query.suppress_router_side_processing);
+        if query.group.is_unspecified() || suppressed {
+            return Ok(());
+        }
+        check_group(query.group)?;
+        let limit = now + query.max_resp_time * u32::from(self.variables.last_member_query_count());
+        let sources = query.version_3.map_or(&[][..], |query| &query.sources);
+        self.update(query.group, |state, _| {
+            if sources.is_empty() {
+                state.lower_group_timer(limit);
+            }
+            for source in sources {
+                state.lower_source_timer(*source, limit);
+            }
+        });
+        Ok(())
+    }
+
+    /// Takes over what the querier's query says of its timing; a zero says nothing (RFC 9776 §4.1.6,
+    /// §4.1.7, RFC 9777 §5.1.8, §5.1.9).
+    pub(super) fn adopt(&mut self, query: &QueryV3<IpAddr>) {
+        if query.robustness_variable != 0 {
+            self.variables.robustness_variable = query.robustness_variable;
+        }
+        if !query.query_interval.is_zero() {
+            self.variables.query_interval = query.query_interval;
+        }
+    }
+
+    /// Whether a router with this address is elected before us: the lower address wins, and one
+    /// without an address never does.
+    pub(super) fn yields_to(&self, other: IpAddr) -> bool {
+        self.config.address.is_unspecified() || rank(other) < rank(self.config.address)
+    }
+
+    pub(super) fn change_role(&mut self, role: Role) {
+        let before = self.querier();
+        let (old_query, old_present) = self.role.deadlines();
+        self.role = role;
+        let (new_query, new_present) = self.role.deadlines();
+        self.timers.reschedule(Timer::GeneralQuery, old_query, new_query);
+        self.timers.reschedule(Timer::OtherQuerierPresent, old_present, new_present);
+        let querier = self.querier();
+        if querier != before {
+            self.outputs.push_back(Output::Event(Event::QuerierChanged { querier }));
+        }
+    }
+
+    pub(super) fn become_querier(&mut self, now: Instant) {
+        self.variables = Variables::own(&self.config);
+        self.change_role(Role::Querier { next_query: now + self.config.query_interval, startup_left: 0 });
+        self.send_general_query();
+    }
+
+    pub(super) fn on_set_address(&mut self, now: Instant, address: IpAddr) {
+        if Family::of(address) != self.config.family() {
+            return;
+        }
+        let could_ask = self.may_ask();
+        self.config.address = address;
+        match self.querier() {
+            Some(querier) if !self.yields_to(querier) => self.become_querier(now),
+            // Nobody was asked until now.
+            None if !could_ask && self.may_ask() => {
+                let startup_left = self.config.startup_query_count() - 1;
+                self.change_role(Role::Querier { next_query: now, startup_left });
+                self.on_general_query_timer(now);
+            }
+            Some(_) | None => {}
+        }
+    }
+}

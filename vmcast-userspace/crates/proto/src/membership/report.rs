@@ -1,0 +1,232 @@
+//! Reports and leaves: what hosts want.
+
+use std::{collections::BTreeSet, net::IpAddr, time::Instant};
+
+use vmcast_wire::membership::{Record, RecordType};
+
+use super::{
+    Version,
+    address::{check_group, is_source, is_source_specific},
+    config::ImmediateLeave,
+    counters::Refusal,
+    group::{Deadlines, Group, Terms},
+    host::{Hosts, Report},
+    machine::{Datagram, Querier, Snapshot},
+};
+use crate::Filter;
+
+impl Querier {
+    /// What every report and leave has to pass, whatever it says of its group.
+    pub(super) fn check_wish(&self, group: IpAddr, any_source: bool) -> Result<(), Refusal> {
+        check_group(group)?;
+        if !self.config.allows(group) {
+            return Err(Refusal::GroupNotAllowed);
+        }
+        // RFC 4604 §2.2, RFC 9776 §6.4, RFC 9777 §7.4.
+        if any_source && is_source_specific(group) {
+            return Err(Refusal::SourceSpecificGroup);
+        }
+        Ok(())
+    }
+
+    /// A report of version 1 or 2: `IS_EX({})` in the words of version 3 (RFC 9776 §7.3.2, RFC 9777
+    /// §8.3.2).
+    pub(super) fn on_older_report(
+        &mut self,
+        now: Instant,
+        input: Datagram<'_>,
+        version: Version,
+        group: IpAddr,
+    ) -> Result<(), Refusal> {
+        // These reports go to the group itself (RFC 2236 §2.4, §9, RFC 2710 §4).
+        if input.destination != group {
+            self.check_destination(input.destination)?;
+            if input.destination.is_multicast() {
+                return Err(Refusal::BadDestination);
+            }
+        }
+        self.check_wish(group, true)?;
+        self.check_host(input.source, group)?;
+        self.counters.reports_received += 1;
+        self.on_record(now, input.source, version, RecordType::ModeIsExclude, group, BTreeSet::new())
+    }
+
+    /// A leave: `TO_IN({})` in the words of version 3 (RFC 9776 §7.3.2, RFC 9777 §8.3.2).
+    pub(super) fn on_leave(
+        &mut self,
+        now: Instant,
+        input: Datagram<'_>,
+        group: IpAddr,
+    ) -> Result<(), Refusal> {
+        self.check_destination(input.destination)?;
+        self.check_wish(group, true)?;
+        if self.config.version == Version::V1 {
+            return Err(Refusal::LeaveVersion1);
+        }
+        self.counters.leaves_received += 1;
+        let record = RecordType::ChangeToIncludeMode;
+        self.on_record(now, input.source, Version::V3, record, group, BTreeSet::new())
+    }
+
+    pub(super) fn on_report_v3(
+        &mut self,
+        now: Instant,
+        input: Datagram<'_>,
+        records: Vec<Record<IpAddr>>,
+    ) -> Result<(), Refusal> {
+        self.check_destination(input.destination)?;
+        if self.config.version < Version::V3 {
+            return Err(Refusal::ReportVersion3);
+        }
+        self.counters.reports_received += 1;
+        for record in records {
+            // One bad record spoils no other.
+            if let Err(reason) = self.on_report_record(now, input.source, record) {
+                self.counters.refuse(reason);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_report_record(
+        &mut self,
+        now: Instant,
+        reporter: IpAddr,
+        record: Record<IpAddr>,
+    ) -> Result<(), Refusal> {
+        let any_source = match record.record_type {
+            RecordType::Unrecognized(_) => return Err(Refusal::UnknownRecordType),
+            RecordType::ModeIsExclude | RecordType::ChangeToExcludeMode => true,
+            RecordType::ModeIsInclude
+            | RecordType::ChangeToIncludeMode
+            | RecordType::AllowNewSources
+            | RecordType::BlockOldSources => false,
+        };
+        let mut listed: BTreeSet<IpAddr> = record.sources.into_iter().collect();
+        let before = listed.len();
+        listed.retain(|source| is_source(*source));
+        self.counters.refuse_many(Refusal::BadListedSource, before - listed.len());
+        self.check_wish(record.group, any_source)?;
+        if is_join(record.record_type) {
+            self.check_host(reporter, record.group)?;
+        }
+        self.on_record(now, reporter, Version::V3, record.record_type, record.group, listed)
+    }
+
+    /// A membership that an earlier process has left.
+    pub(super) fn on_inherit(&mut self, now: Instant, group: IpAddr, filter: &Filter) -> Result<(), Refusal> {
+        check_group(group)?;
+        let nobody = self.config.family().unspecified();
+        let (record_type, listed) = match filter {
+            Filter::Include(sources) => (RecordType::ModeIsInclude, sources),
+            Filter::Exclude(sources) => (RecordType::ModeIsExclude, sources),
+        };
+        self.on_record(now, nobody, Version::V3, record_type, group, listed.clone())
+    }
+
+    /// Whether one more group of a host is beyond its limit.
+    pub(super) fn check_host(&self, reporter: IpAddr, group: IpAddr) -> Result<(), Refusal> {
+        let Some(most) = self.config.max_groups_per_host else { return Ok(()) };
+        if self.groups.get(&group).is_some_and(|state| state.knows(reporter)) {
+            return Ok(());
+        }
+        let untold = reporter.is_unspecified() || self.hosts.memberships() >= self.config.max_tracked;
+        if untold || self.hosts.groups_of(reporter) >= most {
+            return Err(Refusal::TooManyGroupsOfHost);
+        }
+        Ok(())
+    }
+
+    /// Applies one record to its group and asks what it calls for.
+    pub(super) fn on_record(
+        &mut self,
+        now: Instant,
+        reporter: IpAddr,
+        version: Version,
+        record_type: RecordType,
+        group: IpAddr,
+        listed: BTreeSet<IpAddr>,
+    ) -> Result<(), Refusal> {
+        let joins = is_join(record_type);
+        let config = &self.config;
+        let variables = self.variables;
+        let membership_until = now + variables.group_membership_interval();
+        let older_host_until = now + variables.older_host_present_interval();
+        let terms = Terms { now, membership_until, max_sources: config.max_sources_per_group };
+        let is_querier = self.querier().is_none();
+        let (immediate, tracks) = (config.immediate_leave, config.tracks_hosts());
+        let without_sources = config.version < Version::V3;
+        let until = membership_until;
+        let (max_sources, max_memberships) = (config.max_sources_per_group, config.max_tracked);
+
+        let act = |state: &mut Group, hosts: &mut Hosts| {
+            if joins {
+                state.last_reporter = reporter;
+            }
+            if tracks {
+                let (host, listed) = (reporter, &listed);
+                let report = Report { host, record_type, listed, until, max_sources, max_memberships };
+                state.track(report, hosts);
+            }
+            let mut applied = state.receive(record_type, listed, terms);
+            // After the record: an older host counts from the next one on.
+            state.hear(version, older_host_until);
+            if without_sources && joins {
+                state.stop_asking_for_group();
+            }
+            let ask = std::mem::take(&mut applied.ask);
+            let mut specific = None;
+            match immediate {
+                ImmediateLeave::SingleHost => state.end(now, &ask),
+                ImmediateLeave::Tracked if state.is_tracked(now) => {
+                    let unwanted = state.unwanted(now, ask);
+                    if unwanted.group {
+                        applied.too_many += state.restore_wishes(now, max_sources);
+                    }
+                    state.end(now, &unwanted);
+                }
+                ImmediateLeave::Tracked | ImmediateLeave::Never => {
+                    if is_querier && state.ask(now, &ask, &variables) {
+                        specific = Some(state.take_specific(now, &variables));
+                    }
+                }
+            }
+            (applied, specific)
+        };
+        let known = self.groups.contains_key(&group);
+        let (applied, specific) = if known {
+            self.update(group, act).unwrap_or_default()
+        } else {
+            let mut state = Group::new(now, self.config.family().unspecified());
+            let (applied, _) = act(&mut state, &mut self.hosts);
+            if state.is_gone() {
+                state.forget_hosts(&mut self.hosts);
+            } else if self.groups.len() >= self.config.max_groups {
+                state.forget_hosts(&mut self.hosts);
+                return Err(Refusal::TooManyGroups);
+            } else {
+                let empty = Snapshot { filter: Filter::none(), deadlines: Deadlines::default() };
+                self.settle(group, &empty, &Snapshot::of(&state));
+                self.groups.insert(group, state);
+            }
+            // Nobody else was known to be in the group, so nobody need be asked.
+            (applied, None)
+        };
+        if let Some(specific) = specific {
+            self.send_specific(group, &specific);
+        }
+        self.counters.refuse_many(Refusal::TooManySources, applied.too_many);
+        if applied.older_host { Err(Refusal::OlderHostPresent) } else { Ok(()) }
+    }
+}
+
+/// Whether a record speaks of sources or groups that its host wants.
+const fn is_join(record_type: RecordType) -> bool {
+    match record_type {
+        RecordType::ModeIsInclude
+        | RecordType::ModeIsExclude
+        | RecordType::ChangeToExcludeMode
+        | RecordType::AllowNewSources => true,
+        RecordType::ChangeToIncludeMode | RecordType::BlockOldSources | RecordType::Unrecognized(_) => false,
+    }
+}
