@@ -13,12 +13,14 @@ mod duplicate;
 mod follow;
 mod full;
 mod interfaces;
+mod listeners;
 mod main_job;
 mod many_groups;
 mod mixed;
 mod names;
 mod native;
 mod oversize;
+mod proxy;
 mod restart;
 mod shaken;
 mod shared;
@@ -38,6 +40,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         main_job::trials(),
         interfaces::trials(),
         native::trials(),
+        listeners::trials(),
+        proxy::trials(),
         restart::trials(),
         admin_down::trials(),
         duplicate::trials(),

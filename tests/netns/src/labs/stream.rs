@@ -2,7 +2,8 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
+    os::fd::AsRawFd as _,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -17,7 +18,10 @@ use nix::{
     sys::socket::{setsockopt, sockopt},
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use vmcast_lab::{LabError, Namespace, traffic::GroupPort};
+use vmcast_lab::{
+    LabError, Namespace,
+    traffic::{GroupPort, packet_socket},
+};
 
 use super::bed::{Bed, Outcome, ensure};
 
@@ -79,6 +83,22 @@ impl Sender {
         Self::run(node, pace, move || {
             let socket = multicast_socket(local, 16)?;
             Ok(move |bytes: &[u8]| socket.send_to(bytes, &to))
+        })
+    }
+
+    /// Sends to an IPv6 group out of the interface of this name.
+    pub(super) fn start_v6(
+        node: &Namespace,
+        local: Ipv6Addr,
+        group: SocketAddrV6,
+        interface: &'static str,
+    ) -> Result<Self, Failed> {
+        Self::run(node, Self::PACE, move || {
+            let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
+            socket.bind(&SocketAddrV6::new(local, 0, 0, 0).into())?;
+            socket.set_multicast_if_v6(if_nametoindex(interface)?)?;
+            socket.set_multicast_hops_v6(16)?;
+            Ok(move |bytes: &[u8]| socket.send_to(bytes, &group.into()))
         })
     }
 
@@ -200,6 +220,18 @@ impl Listener {
         })
     }
 
+    /// Joins one source of an IPv6 group on the interface of this name (RFC 3678 §5.1).
+    pub(super) fn join_ssm_v6(
+        node: &Namespace,
+        source: Ipv6Addr,
+        group: SocketAddrV6,
+        interface: &str,
+    ) -> Result<Self, Failed> {
+        Self::open(node, group.into(), |socket| {
+            join_source(socket, if_nametoindex(interface)?, *group.ip(), source)
+        })
+    }
+
     fn open(
         node: &Namespace,
         address: SocketAddr,
@@ -271,5 +303,102 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// `struct group_source_req` of the kernel with IPv6 addresses (RFC 3678 §5.1); each stands in the room of a
+/// `sockaddr_storage`.
+#[repr(C, align(8))]
+struct GroupSourceRequest {
+    interface: u32,
+    padding: u32,
+    group: Room,
+    source: Room,
+}
+
+#[repr(C, align(8))]
+struct Room {
+    address: libc::sockaddr_in6,
+    rest: [u8; 128 - size_of::<libc::sockaddr_in6>()],
+}
+const _: () = assert!(size_of::<GroupSourceRequest>() == size_of::<libc::group_source_req>());
+
+impl Room {
+    fn of(address: Ipv6Addr) -> Self {
+        let address = libc::sockaddr_in6 {
+            sin6_family: libc::AF_INET6 as libc::sa_family_t,
+            sin6_port: 0,
+            sin6_flowinfo: 0,
+            sin6_addr: libc::in6_addr { s6_addr: address.octets() },
+            sin6_scope_id: 0,
+        };
+        Self { address, rest: [0; 128 - size_of::<libc::sockaddr_in6>()] }
+    }
+}
+
+fn join_source(socket: &Socket, interface: u32, group: Ipv6Addr, source: Ipv6Addr) -> io::Result<()> {
+    let (group, source) = (Room::of(group), Room::of(source));
+    let request = GroupSourceRequest { interface, padding: 0, group, source };
+    let length = size_of_val(&request) as libc::socklen_t;
+    let option = libc::MCAST_JOIN_SOURCE_GROUP;
+    // SAFETY: the pointer and the length describe the request, which outlives the call; the kernel only
+    // reads from it.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            option,
+            std::ptr::from_ref(&request).cast(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Counts the frames of one kind that pass an interface.
+pub(super) struct Frames {
+    count: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Frames {
+    /// Those of a stream to an IPv6 group.
+    pub(super) fn start(node: &Namespace, interface: &'static str, group: Ipv6Addr) -> Result<Self, Failed> {
+        // UDP: reports to the group are none of the stream.
+        Self::watch(node, interface, move |frame| {
+            frame[12..14] == [0x86, 0xdd] && frame[20] == 17 && frame[38..54] == group.octets()
+        })
+    }
+
+    /// Those that are looked for; each has room for Ethernet, IPv6 and some of what follows.
+    pub(super) fn watch(
+        node: &Namespace,
+        interface: &'static str,
+        wanted: impl Fn(&[u8]) -> bool + Send + 'static,
+    ) -> Result<Self, Failed> {
+        let socket = node.enter(|| packet_socket(interface, POLL))??;
+        let (count, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (theirs, ended) = (Arc::clone(&count), Arc::clone(&stop));
+        thread::Builder::new().name(format!("{}-frames", node.node())).spawn(move || {
+            let mut frame = vec![0; 2048];
+            while !ended.load(Ordering::Relaxed) {
+                let Ok(length) = nix::unistd::read(&socket, &mut frame) else { continue };
+                frame[length..].fill(0);
+                if wanted(&frame) {
+                    theirs.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        })?;
+        Ok(Self { count, stop })
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
