@@ -82,7 +82,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
 pub(super) struct Agent {
     config: AgentConfig,
     core: Core,
-    host: HostInterface,
+    pub(super) host: HostInterface,
     endpoint: UdpEndpoint,
     links: Links,
     watch: LinkWatch,
