@@ -10,6 +10,7 @@ mod config_errors;
 mod convert;
 mod doctor;
 mod duplicate;
+mod election;
 mod follow;
 mod full;
 mod interfaces;
@@ -42,6 +43,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         native::trials(),
         listeners::trials(),
         proxy::trials(),
+        election::trials(),
         restart::trials(),
         admin_down::trials(),
         duplicate::trials(),

@@ -41,11 +41,12 @@ impl Querier {
         if input.source == self.config.address {
             return Err(Refusal::OwnQuery);
         }
+        let version = if query.version_3.is_some() { Version::V3 } else { Version::V2 };
+        self.note_version(now, input.source, version);
         if !self.yields_to(input.source) {
             return Err(Refusal::HigherQuerier);
         }
         self.counters.queries_received += 1;
-        self.note_version(if query.version_3.is_some() { Version::V3 } else { Version::V2 });
         self.variables = Variables::own(&self.config);
         if let Some(version_3) = query.version_3 {
             self.adopt(version_3);
@@ -69,6 +70,17 @@ impl Querier {
             }
         });
         Ok(())
+    }
+
+    /// Counts and tells of queries of another version than ours (RFC 9776 §7.3.1, RFC 9777 §8.3.1).
+    pub(super) fn note_version(&mut self, now: Instant, router: IpAddr, version: Version) {
+        self.counters.older_queries_received += u64::from(version < self.config.version);
+        self.counters.newer_queries_received += u64::from(version > self.config.version);
+        let told = |told: Instant| now < told + self.config.query_interval;
+        if version != self.config.version && !self.other_version_told.is_some_and(told) {
+            self.other_version_told = Some(now);
+            self.outputs.push_back(Output::Event(Event::OtherVersion { router, version }));
+        }
     }
 
     /// Takes over what the querier's query says of its timing; a zero says nothing (RFC 9776 §4.1.6,

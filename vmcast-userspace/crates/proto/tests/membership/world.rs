@@ -185,7 +185,9 @@ impl World {
                     Output::Event(Event::Membership { group, filter }) if filter.is_none() => {
                         *router.lost.entry(group).or_default() += 1;
                     }
-                    Output::Event(Event::Membership { .. } | Event::QuerierChanged { .. }) => {}
+                    Output::Event(
+                        Event::Membership { .. } | Event::QuerierChanged { .. } | Event::OtherVersion { .. },
+                    ) => {}
                 }
             }
         }
