@@ -17,6 +17,9 @@ use super::{
     timer::Timer,
 };
 
+/// How many times our own Query Interval another querier's may be.
+const MAX_ADOPTED: u32 = 10;
+
 /// A query of version 2 or 3.
 #[derive(Clone, Copy)]
 pub(super) struct Query<'a> {
@@ -90,7 +93,9 @@ impl Querier {
             self.variables.robustness_variable = query.robustness_variable;
         }
         if !query.query_interval.is_zero() {
-            self.variables.query_interval = query.query_interval;
+            // The largest would let one forged query silence us for days.
+            let most = self.config.query_interval * MAX_ADOPTED;
+            self.variables.query_interval = query.query_interval.min(most);
         }
     }
 

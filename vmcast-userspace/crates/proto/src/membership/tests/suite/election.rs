@@ -198,3 +198,16 @@ fn a_querier_that_flaps_leaves_one_timer_and_no_memberships_behind() {
     assert_eq!(link.querier.timers().len(), 1);
     assert_eq!(link.querier.groups(link.now).len(), 0);
 }
+
+/// A forged query with the largest interval must not keep us silent for the 61 hours that it asks for.
+#[test]
+fn a_querier_with_hostile_timing_is_missed_within_ten_times_our_own() {
+    let mut link = Link::settled();
+    let Message::QueryV3(mut hostile) = general() else { unreachable!() };
+    (hostile.robustness_variable, hostile.query_interval) = (7, secs(31_744));
+    (hostile.max_resp_time, hostile.suppress_router_side_processing) = (secs(3_174), true);
+    link.datagram(LOWER, EVERYBODY, &Message::QueryV3(hostile));
+    assert_eq!(link.querier.querier(), Some(LOWER));
+    link.advance(secs(7 * 1250 + 5));
+    assert_eq!(link.querier.querier(), None);
+}
