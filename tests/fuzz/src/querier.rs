@@ -124,6 +124,9 @@ fn drain(querier: &mut Querier, forwarded: &mut BTreeMap<IpAddr, Filter>) {
                 };
                 assert_ne!(before.unwrap_or_default(), filter, "an event that changes nothing");
             }
+            Output::Event(Event::OtherVersion { router: _, version }) => {
+                assert_ne!(version, querier.config().version);
+            }
             Output::Event(Event::QuerierChanged { querier: elected }) => {
                 assert_ne!(elected, Some(querier.config().address), "we are told of others only");
             }

@@ -474,7 +474,11 @@ impl Core {
                         self.early.remove(group);
                         self.on_membership(now, group, filter);
                     }
-                    membership::Output::Event(membership::Event::QuerierChanged { querier: _ }) => {}
+                    // Nobody else is on the link.
+                    membership::Output::Event(
+                        membership::Event::QuerierChanged { querier: _ }
+                        | membership::Event::OtherVersion { router: _, version: _ },
+                    ) => {}
                 }
             } else if let Some(output) = self.upstream.as_mut().and_then(|up| up.gateway.poll_output()) {
                 match output {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::Path,
     time::Duration,
 };
@@ -20,7 +20,7 @@ use crate::{
     clock,
     config::{self, AgentConfig},
     netlink::netns::{NetNs, skip_without_root},
-    sockets::{Buffer, UdpEndpoint},
+    sockets::{Buffer, HostMembership, UdpEndpoint},
 };
 
 /// Longer than anything here takes, so that a broken test ends.
@@ -215,6 +215,78 @@ fn an_ordinary_socket_receives_its_group_through_the_agent_and_another_socket_no
             .expect("in time");
         assert!(!interfaces().contains("vmcast0"));
     });
+}
+
+/// An IPv6 datagram of a stream.
+fn datagram_v6(source: Ipv6Addr, group: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
+    let header = etherparse::UdpHeader {
+        source_port: 6000,
+        destination_port: PORT,
+        length: (8 + payload.len()) as u16,
+        checksum: 0,
+    };
+    let checksum =
+        header.calc_checksum_ipv6_raw(source.octets(), group.octets(), payload).expect("a checksum");
+    let udp = [&etherparse::UdpHeader { checksum, ..header }.to_bytes()[..], payload].concat();
+    vmcast_wire::ipv6::encapsulate(source, group, 9, 0, 17, false, &udp)
+}
+
+// proves E2 on IPv6: the route brings the join to the interface, and the agent is MLD router there
+#[test]
+fn an_application_joins_an_ipv6_group_and_gets_it_by_the_interface_that_its_route_names() {
+    if skip_without_root("IPv6 groups of the agent") {
+        return;
+    }
+    let (client, network) = (NetNs::new(), NetNs::new());
+    client.connect("eth1", "10.1.0.1/24", &network, "eth2", "10.1.0.2/24");
+    let group = Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0, 0x1234);
+    let (source, other) =
+        (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 8));
+    client.block_on(async || {
+        let mut agent = Agent::start(agent_config()).await.expect("the agent");
+        let joined = |agent: &mut Agent| {
+            let request = Request::MemberList { group: Some(group.into()), page: Page::default() };
+            let Response::Members(members) = agent.answer(&request) else { panic!("members") };
+            members.members.into_iter().map(|member| member.filter.sources).collect::<Vec<_>>()
+        };
+        let player = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("bound");
+        player.set_nonblocking(true).expect("non-blocking");
+        let player = tokio::net::UdpSocket::from_std(player).expect("registered");
+        let mut membership = HostMembership::new(agent.host.ifindex);
+        membership.set(group.into(), &Filter::Include([source.into()].into())).expect("joined");
+        // No interface is named: the route decides, though eth1 has ff00::/8 as well.
+        let routed = Ipv6Addr::new(0xff35, 0, 0, 0, 0, 0, 0, 7);
+        player.join_multicast_v6(&routed, 0).expect("joined where the route leads");
+        for _ in 0..100 {
+            drive(&mut agent, tokio::time::sleep(Duration::from_millis(50))).await;
+            if !joined(&mut agent).is_empty() {
+                break;
+            }
+        }
+        assert_eq!(joined(&mut agent), [[IpAddr::from(source)]]);
+        let mut room = [0; 2000];
+        for (from, payload) in [(other, b"of another source"), (source, b"what was wanted..")] {
+            agent.host.tun.send(&datagram_v6(from, group, payload)).expect("handed over");
+        }
+        let (length, from) = drive(&mut agent, player.recv_from(&mut room)).await.expect("a datagram");
+        assert_eq!((&room[..length], from.ip()), (&b"what was wanted.."[..], source.into()));
+
+        assert!(igmp6().lines().any(|line| line.contains("vmcast0") && line.contains("ff35000000000000")));
+        membership.set(group.into(), &Filter::none()).expect("left");
+        for _ in 0..100 {
+            drive(&mut agent, tokio::time::sleep(Duration::from_millis(50))).await;
+            if joined(&mut agent).is_empty() {
+                break;
+            }
+        }
+        assert_eq!(joined(&mut agent), Vec::<Vec<IpAddr>>::new());
+        assert!(player.try_recv_from(&mut room).is_err(), "nothing else came");
+    });
+}
+
+/// The IPv6 groups of every interface.
+fn igmp6() -> String {
+    std::fs::read_to_string("/proc/thread-self/net/igmp6").expect("the groups")
 }
 
 fn interfaces() -> String {

@@ -83,7 +83,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
 pub(super) struct Agent {
     config: AgentConfig,
     core: Core,
-    host: HostInterface,
+    pub(super) host: HostInterface,
     sockets: TunnelSockets,
     links: Links,
     watch: LinkWatch,

@@ -267,6 +267,9 @@ pub struct RouterInterface {
     /// Whether the VMR is IGMP and MLD querier there and serves its members natively.
     #[serde(default)]
     pub querier: bool,
+    /// Whether its members are served although another router is the elected querier there.
+    #[serde(default)]
+    pub beside_querier: bool,
     /// Whether a group ends at once when the last host that is known to be in it leaves.
     #[serde(default)]
     pub immediate_leave: bool,
@@ -302,6 +305,7 @@ impl RouterInterface {
 
     fn querier_problems(&self, index: usize) -> Vec<Problem> {
         let unused = [
+            ("beside_querier", self.beside_querier),
             ("immediate_leave", self.immediate_leave),
             ("groups", self.groups.is_some()),
             ("max_groups", self.max_groups != max_groups()),

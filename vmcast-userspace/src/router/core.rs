@@ -58,11 +58,21 @@ pub(super) struct Settings {
     pub(super) seed: [u8; 16],
 }
 
+/// What is spoken on an interface: IGMP and MLD, or nothing.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Queriers {
+    pub(super) configs: Vec<membership::Config>,
+    /// Whether its members are served although another router is the elected querier.
+    pub(super) beside_querier: bool,
+}
+
 /// A local interface and what is spoken on it.
 pub(super) struct InterfaceState {
     pub(super) interface: Interface,
     /// IGMP and MLD, if they are spoken there.
     pub(super) queriers: BTreeMap<Family, Querier>,
+    /// Whether its members are served although another router is the elected querier.
+    beside_querier: bool,
 }
 
 /// The machines.
@@ -226,19 +236,21 @@ impl Core {
         now: Instant,
         interface: Interface,
         addresses: &[(IpAddr, u8)],
-        queriers: Vec<membership::Config>,
+        queriers: Queriers,
     ) -> Result<(), membership::ConfigError> {
         let ifindex = interface.ifindex;
         let known = self.interfaces.get(&ifindex).map(|state| state.interface);
         if known != Some(interface) {
             self.effects.push_back(Effect::Fib(FibOp::SetInterface(interface)));
         }
-        let state = self
-            .interfaces
-            .entry(ifindex)
-            .or_insert_with(|| InterfaceState { interface, queriers: BTreeMap::new() });
+        let state = self.interfaces.entry(ifindex).or_insert_with(|| InterfaceState {
+            interface,
+            queriers: BTreeMap::new(),
+            beside_querier: false,
+        });
         state.interface = interface;
-        for config in queriers {
+        state.beside_querier = queriers.beside_querier;
+        for config in queriers.configs {
             match state.queriers.entry(config.family()) {
                 Entry::Occupied(mut querier) => {
                     querier.get_mut().handle_input(now, membership::Input::SetAddress(config.address));
@@ -609,7 +621,10 @@ impl Core {
 
     fn drain_queriers(&mut self, now: Instant) -> bool {
         let mut moved = false;
+        // Of several routers on a link only the querier forwards, so that packets come once (RFC 4605 §4.2).
+        let mut memberships = Vec::new();
         for (&ifindex, state) in &mut self.interfaces {
+            let beside_querier = state.beside_querier;
             for querier in state.queriers.values_mut() {
                 while let Some(output) = querier.poll_output() {
                     moved = true;
@@ -619,15 +634,37 @@ impl Core {
                             self.effects.push_back(effect);
                         }
                         membership::Output::Event(membership::Event::Membership { group, filter }) => {
-                            let member = Output::Interface(ifindex);
-                            self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter });
+                            if beside_querier || querier.querier().is_none() || filter.is_none() {
+                                memberships.push((ifindex, group, filter));
+                            }
                         }
-                        membership::Output::Event(membership::Event::QuerierChanged { querier }) => {
-                            tracing::info!(?ifindex, ?querier, "querier elected");
+                        membership::Output::Event(membership::Event::QuerierChanged { querier: elected }) => {
+                            tracing::info!(?ifindex, querier = ?elected, "querier elected");
+                            let serves = beside_querier || elected.is_none();
+                            let groups: Vec<_> = querier.groups(now).map(|info| info.group).collect();
+                            memberships.extend(groups.into_iter().map(|group| {
+                                let filter = if serves { querier.filter(group) } else { Filter::none() };
+                                (ifindex, group, filter)
+                            }));
+                        }
+                        membership::Output::Event(membership::Event::OtherVersion { router, version }) => {
+                            let family = Family::of(router);
+                            tracing::warn!(
+                                ?ifindex,
+                                %router,
+                                protocol = family.protocol(),
+                                version = version.number(family),
+                                ours = querier.config().version.number(family),
+                                "another router asks in another version; all of a network have to speak the same"
+                            );
                         }
                     }
                 }
             }
+        }
+        for (ifindex, group, filter) in memberships {
+            let member = Output::Interface(ifindex);
+            self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter });
         }
         moved
     }

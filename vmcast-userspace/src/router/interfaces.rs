@@ -14,6 +14,7 @@ use crate::{
 };
 
 use super::{
+    core::Queriers,
     place::{Absent, Host, Place},
     pursuit::Pauses,
     run::Event,
@@ -60,7 +61,7 @@ pub(super) struct Wanted {
     pub(super) interface: Interface,
     pub(super) addresses: Vec<(IpAddr, u8)>,
     /// What is spoken there: IGMP and MLD, or nothing.
-    pub(super) queriers: Vec<membership::Config>,
+    pub(super) queriers: Queriers,
 }
 
 /// The configured interfaces that exist.
@@ -158,7 +159,7 @@ fn wanted(config: &RouterConfig, configured: &RouterInterface, place: Place) -> 
         shared,
         at_tc: configured.engine == Some(InterfaceEngine::Tc),
     };
-    let queriers = if configured.querier && is_kernels {
+    let configs = if configured.querier && is_kernels {
         let addresses = [own.address().map(Into::into), own.link_local().map(Into::into)];
         Family::ALL
             .into_iter()
@@ -168,6 +169,7 @@ fn wanted(config: &RouterConfig, configured: &RouterInterface, place: Place) -> 
     } else {
         Vec::new()
     };
+    let queriers = Queriers { configs, beside_querier: configured.beside_querier };
     let addresses = own.all_addresses().collect();
     Wanted { link: own, is_kernels, interface, addresses, queriers }
 }
@@ -206,7 +208,7 @@ fn querier_config(
 /// If the kernel refuses a socket.
 pub(super) fn attach(wanted: &Wanted, events: &mpsc::Sender<Event>) -> anyhow::Result<Attached> {
     let ifindex = wanted.link.ifindex;
-    let families = wanted.queriers.iter().map(membership::Config::family);
+    let families = wanted.queriers.configs.iter().map(membership::Config::family);
     let speakers = families
         .map(|family| Ok((family, Arc::new(MembershipSocket::open(family, ifindex)?))))
         .collect::<anyhow::Result<Vec<_>>>()?;

@@ -11,7 +11,7 @@ use vmcast_wire::igmp as wire;
 use super::*;
 use crate::{
     config::RouterConfig,
-    router::core::{Core, Effect, Settings},
+    router::core::{Core, Effect, Queriers, Settings},
 };
 
 const EAST: IfIndex = IfIndex(7);
@@ -79,7 +79,8 @@ impl Bed {
 
     fn appear(&mut self, name: &str, ifindex: IfIndex) {
         self.core.stated.add_interface(name, ifindex);
-        let querier = (ifindex == WEST).then(membership::Config::default).into_iter().collect();
+        let configs = (ifindex == WEST).then(membership::Config::default).into_iter().collect();
+        let querier = Queriers { configs, ..Queriers::default() };
         let addresses = [([192, 0, 2, 65].into(), 26)];
         self.core.set_interface(self.now, interface(ifindex), &addresses, querier).unwrap();
     }

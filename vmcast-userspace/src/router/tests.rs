@@ -21,7 +21,7 @@ use vmcast_proto::{
 };
 use vmcast_wire::igmp as wire;
 
-use super::core::{Core, Effect, Settings};
+use super::core::{Core, Effect, Queriers, Settings};
 
 const OURS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 2268);
 const UPSTREAM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), 2268);
@@ -330,7 +330,14 @@ fn hosts_on_a_querier_interface_become_native_members_and_leave_with_it() {
     let mut bed = Bed::new(0);
     let addresses = [(IpAddr::from([192, 0, 2, 65]), 26)];
     let querier = membership::Config { address: addresses[0].0, ..membership::Config::default() };
-    bed.core.set_interface(bed.now, lan(false), &addresses, vec![querier]).expect("a good configuration");
+    bed.core
+        .set_interface(
+            bed.now,
+            lan(false),
+            &addresses,
+            Queriers { configs: vec![querier], ..Queriers::default() },
+        )
+        .expect("a good configuration");
     bed.settle();
     let seen = bed.take();
     assert!(seen.contains(&Effect::Fib(FibOp::SetInterface(lan(false)))));
@@ -361,6 +368,57 @@ fn hosts_on_a_querier_interface_become_native_members_and_leave_with_it() {
     assert_eq!(bed.fib(), left);
 }
 
+impl Bed {
+    fn lan(&mut self, beside_querier: bool) {
+        let addresses = [(IpAddr::from([192, 0, 2, 65]), 26)];
+        let querier = membership::Config { address: addresses[0].0, ..membership::Config::default() };
+        let queriers = Queriers { configs: vec![querier], beside_querier };
+        self.core.set_interface(self.now, lan(false), &addresses, queriers).expect("a good configuration");
+        self.settle();
+        self.take();
+    }
+
+    /// What a neighbour on the LAN says by IGMP.
+    fn igmp(&mut self, from: u8, destination: Ipv4Addr, message: &wire::Message) -> Vec<FibOp> {
+        let input = membership::Input::Datagram {
+            source: [192, 0, 2, from].into(),
+            destination: destination.into(),
+            ttl: 1,
+            router_alert: true,
+            payload: &message.emit(),
+        };
+        self.core.membership_input(self.now, LAN, Family::V4, input);
+        self.settle();
+        self.fib()
+    }
+}
+
+// proves A10 and RFC 4605 §4.2
+#[test]
+fn of_two_routers_on_a_link_only_the_querier_serves_its_members() {
+    let native = Output::Interface(LAN);
+    let joined = [FibOp::SetStream(ANY, Rpf::AnyUpstream, Members::Own), FibOp::AddMember(ANY, native)];
+    let left = [FibOp::RemoveMember(ANY, native), FibOp::RemoveStream(ANY)];
+    let report = wire::Message::ReportV2 { group: Ipv4Addr::new(239, 1, 2, 3) };
+    let (group, everybody) = (Ipv4Addr::new(239, 1, 2, 3), wire::ALL_SYSTEMS);
+    let query =
+        wire::Message::QueryV2 { max_resp_time: Duration::from_secs(10), group: Ipv4Addr::UNSPECIFIED };
+
+    let mut bed = Bed::new(0);
+    bed.lan(false);
+    assert_eq!(bed.igmp(66, group, &report), joined);
+    assert_eq!(bed.igmp(1, everybody, &query), left, "the lower address serves them now");
+    bed.pass(Duration::from_secs(200));
+    assert_eq!(bed.igmp(66, group, &report), [], "we know of them, for the day it falls silent");
+    bed.pass(Duration::from_secs(60));
+    assert_eq!(bed.fib(), joined);
+
+    let mut bed = Bed::new(0);
+    bed.lan(true);
+    assert_eq!(bed.igmp(1, everybody, &query), []);
+    assert_eq!(bed.igmp(66, group, &report), joined, "as the operator wants it");
+}
+
 #[test]
 fn a_source_network_is_asked_as_a_host_for_what_is_wanted_also_when_it_comes_later() {
     let mut bed = Bed::new(1);
@@ -368,7 +426,7 @@ fn a_source_network_is_asked_as_a_host_for_what_is_wanted_also_when_it_comes_lat
     bed.want(0, Filter::any());
     bed.resolve(1);
     bed.take();
-    bed.core.set_interface(bed.now, lan(true), &[], vec![]).expect("no querier");
+    bed.core.set_interface(bed.now, lan(true), &[], Queriers::default()).expect("no querier");
     bed.settle();
     let group = GROUP;
     let asked = Effect::HostMembership { ifindex: LAN, group, filter: Filter::any() };
@@ -385,7 +443,7 @@ fn a_new_source_gets_counters_of_its_own_and_goes_when_it_is_silent() {
     bed.want(0, Filter::any());
     bed.resolve(1);
     bed.core
-        .set_interface(bed.now, lan(true), &[(IpAddr::from([198, 51, 100, 1]), 24)], vec![])
+        .set_interface(bed.now, lan(true), &[(IpAddr::from([198, 51, 100, 1]), 24)], Queriers::default())
         .expect("no querier");
     bed.settle();
     bed.take();

@@ -10,11 +10,13 @@ mod config_errors;
 mod convert;
 mod doctor;
 mod duplicate;
+mod election;
 mod engine_change;
 mod filters;
 mod follow;
 mod full;
 mod interfaces;
+mod listeners;
 mod main_job;
 mod many_groups;
 mod mixed;
@@ -23,6 +25,7 @@ mod native;
 mod over_ipv6;
 mod oversize;
 mod priority;
+mod proxy;
 mod rebind;
 mod restart;
 mod shaken;
@@ -45,6 +48,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         interfaces::trials(),
         native::trials(),
         rebind::trials(),
+        listeners::trials(),
+        proxy::trials(),
+        election::trials(),
         restart::trials(),
         admin_down::trials(),
         duplicate::trials(),

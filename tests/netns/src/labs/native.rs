@@ -15,6 +15,7 @@ use super::{
 
 pub(super) fn trials() -> Vec<Trial> {
     let mut trials = vec![
+        trial("an ordinary host joins by IGMP version 1, which has no leave", version_1),
         trial("an ordinary host joins and leaves by IGMP version 2", version_2),
         trial("an ordinary host joins and leaves by IGMP version 3", version_3),
         trial("an ordinary host joins one source and only that source crosses its link", one_source),
@@ -29,6 +30,28 @@ pub(super) fn trials() -> Vec<Trial> {
 }
 
 const SOME: u64 = 150;
+
+// proves RFC 9776 §7.3.2 for hosts of version 1
+fn version_1(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    small.client(1).sysctl(&[("ipv4/conf/eth0/force_igmp_version", "1")])?;
+    let router = small.router(bed, Router { querier: true, ..Router::default() })?;
+    let bystander = small.forbid(bed, 2)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, SOME)?;
+    listener.heard().is_whole()?;
+    drop(listener.leave());
+    // Nothing is said of it, so only silence would end the membership.
+    sender.more(bed, SOME)?;
+    let members = router.ask(&["member", "list"]).unwrap_or_default();
+    ensure!(members["members"].as_array().is_some_and(|all| all.len() == 1), "the members are {members}");
+    let stats = router.ask(&["stats"]).unwrap_or_default();
+    let control = &stats["control"]["igmp"];
+    ensure!(control["leaves_received"] == 0, "the querier counted {control}");
+    ensure!(bystander.stray().packets == 0, "the other link was sent {:?}", bystander.stray());
+    Ok(())
+}
 
 fn version_2(bed: &mut Bed) -> Outcome {
     any_source(bed, "2")

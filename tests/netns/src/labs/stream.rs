@@ -18,7 +18,10 @@ use nix::{
     sys::socket::{setsockopt, sockopt},
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use vmcast_lab::{LabError, Namespace, traffic::GroupPort};
+use vmcast_lab::{
+    LabError, Namespace,
+    traffic::{GroupPort, packet_socket},
+};
 
 use super::bed::{Bed, Outcome, ensure};
 
@@ -337,5 +340,53 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Counts the frames of one kind that pass an interface.
+pub(super) struct Frames {
+    count: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Frames {
+    /// Those of a stream to an IPv6 group.
+    pub(super) fn start(node: &Namespace, interface: &'static str, group: Ipv6Addr) -> Result<Self, Failed> {
+        // UDP: reports to the group are none of the stream.
+        Self::watch(node, interface, move |frame| {
+            frame[12..14] == [0x86, 0xdd] && frame[20] == 17 && frame[38..54] == group.octets()
+        })
+    }
+
+    /// Those that are looked for; each has room for Ethernet, IPv6 and some of what follows.
+    pub(super) fn watch(
+        node: &Namespace,
+        interface: &'static str,
+        wanted: impl Fn(&[u8]) -> bool + Send + 'static,
+    ) -> Result<Self, Failed> {
+        let socket = node.enter(|| packet_socket(interface, POLL))??;
+        let (count, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (theirs, ended) = (Arc::clone(&count), Arc::clone(&stop));
+        thread::Builder::new().name(format!("{}-frames", node.node())).spawn(move || {
+            let mut frame = vec![0; 2048];
+            while !ended.load(Ordering::Relaxed) {
+                let Ok(length) = nix::unistd::read(&socket, &mut frame) else { continue };
+                frame[length..].fill(0);
+                if wanted(&frame) {
+                    theirs.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        })?;
+        Ok(Self { count, stop })
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }

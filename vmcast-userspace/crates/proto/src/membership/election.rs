@@ -17,6 +17,9 @@ use super::{
     timer::Timer,
 };
 
+/// How many times our own Query Interval another querier's may be.
+const MAX_ADOPTED: u32 = 10;
+
 /// A query of version 2 or 3.
 #[derive(Clone, Copy)]
 pub(super) struct Query<'a> {
@@ -41,11 +44,12 @@ impl Querier {
         if input.source == self.config.address {
             return Err(Refusal::OwnQuery);
         }
+        let version = if query.version_3.is_some() { Version::V3 } else { Version::V2 };
+        self.note_version(now, input.source, version);
         if !self.yields_to(input.source) {
             return Err(Refusal::HigherQuerier);
         }
         self.counters.queries_received += 1;
-        self.note_version(if query.version_3.is_some() { Version::V3 } else { Version::V2 });
         self.variables = Variables::own(&self.config);
         if let Some(version_3) = query.version_3 {
             self.adopt(version_3);
@@ -71,6 +75,17 @@ impl Querier {
         Ok(())
     }
 
+    /// Counts and tells of queries of another version than ours (RFC 9776 §7.3.1, RFC 9777 §8.3.1).
+    pub(super) fn note_version(&mut self, now: Instant, router: IpAddr, version: Version) {
+        self.counters.older_queries_received += u64::from(version < self.config.version);
+        self.counters.newer_queries_received += u64::from(version > self.config.version);
+        let told = |told: Instant| now < told + self.config.query_interval;
+        if version != self.config.version && !self.other_version_told.is_some_and(told) {
+            self.other_version_told = Some(now);
+            self.outputs.push_back(Output::Event(Event::OtherVersion { router, version }));
+        }
+    }
+
     /// Takes over what the querier's query says of its timing; a zero says nothing (RFC 9776 §4.1.6,
     /// §4.1.7, RFC 9777 §5.1.8, §5.1.9).
     pub(super) fn adopt(&mut self, query: &QueryV3<IpAddr>) {
@@ -78,7 +93,9 @@ impl Querier {
             self.variables.robustness_variable = query.robustness_variable;
         }
         if !query.query_interval.is_zero() {
-            self.variables.query_interval = query.query_interval;
+            // The largest would let one forged query silence us for days.
+            let most = self.config.query_interval * MAX_ADOPTED;
+            self.variables.query_interval = query.query_interval.min(most);
         }
     }
 

@@ -38,6 +38,8 @@ pub struct Querier {
     pub(super) timers: Timers,
     pub(super) outputs: VecDeque<Output>,
     pub(super) counters: Counters,
+    /// When another version than ours was last told of.
+    pub(super) other_version_told: Option<Instant>,
 }
 
 /// Our part on the link (RFC 9776 §6.6.2, RFC 9777 §7.6.2).
@@ -78,6 +80,7 @@ impl Querier {
             timers: Timers::default(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
+            other_version_told: None,
         };
         querier.timers.reschedule(Timer::GeneralQuery, None, Some(now));
         querier.handle_timeout(now);
@@ -147,7 +150,7 @@ impl Querier {
         }
         match message {
             Message::QueryV1 => {
-                self.note_version(Version::V1);
+                self.note_version(now, input.source, Version::V1);
                 Err(Refusal::QueryVersion1)
             }
             Message::QueryV2 { max_resp_time, group } => {
@@ -185,12 +188,6 @@ impl Querier {
             }
             (Family::V4 | Family::V6, ..) => Err(Refusal::BadSource),
         }
-    }
-
-    /// Counts queries of another version than ours (RFC 9776 §7.3.1, RFC 9777 §8.3.1).
-    pub(super) fn note_version(&mut self, version: Version) {
-        self.counters.older_queries_received += u64::from(version < self.config.version);
-        self.counters.newer_queries_received += u64::from(version > self.config.version);
     }
 
     /// Anything goes that is not another host's (RFC 9776 §4.2.14, RFC 9777 §5.2.14).

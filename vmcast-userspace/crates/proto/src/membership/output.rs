@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::Version;
 use crate::Filter;
 
 /// What the querier wants done or known.
@@ -35,5 +36,13 @@ pub enum Event {
     QuerierChanged {
         /// The querier's address, `None` for us.
         querier: Option<IpAddr>,
+    },
+    /// A router of the link asks in another version than ours, which is a fault of configuration
+    /// (RFC 9776 §7.3.1, RFC 9777 §8.3.1); said once in a Query Interval at most.
+    OtherVersion {
+        /// Its address.
+        router: IpAddr,
+        /// What it speaks.
+        version: Version,
     },
 }

@@ -25,7 +25,7 @@ fn changes(link: &mut Link) -> Vec<Option<IpAddr>> {
         .drain(..)
         .filter_map(|(_, event)| match event {
             Event::QuerierChanged { querier } => Some(querier),
-            Event::Membership { .. } => None,
+            Event::Membership { .. } | Event::OtherVersion { .. } => None,
         })
         .collect()
 }
@@ -141,9 +141,22 @@ fn our_own_query_takes_no_part() {
 fn a_newer_querier_is_counted_as_a_fault_of_configuration() {
     let mut link = Link::settled_with(Config { version: Version::V2, ..config() });
     link.datagram(LOWER, EVERYBODY, &general());
+    let told = |link: &Link| {
+        let other = Event::OtherVersion { router: LOWER, version: Version::V3 };
+        link.events.iter().filter(|(_, event)| *event == other).count()
+    };
+    assert_eq!(told(&link), 1);
+    for _ in 0..10 {
+        link.advance(secs(12));
+        link.datagram(LOWER, EVERYBODY, &general());
+    }
+    assert_eq!(told(&link), 1, "once in a Query Interval of 125 s");
+    link.advance(secs(5));
+    link.datagram(LOWER, EVERYBODY, &general());
+    assert_eq!(told(&link), 2);
     assert_eq!(changes(&mut link), [Some(LOWER)]);
     let counters = link.querier.counters();
-    assert_eq!((counters.newer_queries_received, counters.older_queries_received), (1, 0));
+    assert_eq!((counters.newer_queries_received, counters.older_queries_received), (12, 0));
 }
 
 /// RFC 9776 §4.1.6, §4.1.7, RFC 9777 §5.1.8, §5.1.9: zero says nothing.
@@ -184,4 +197,17 @@ fn a_querier_that_flaps_leaves_one_timer_and_no_memberships_behind() {
     }
     assert_eq!(link.querier.timers().len(), 1);
     assert_eq!(link.querier.groups(link.now).len(), 0);
+}
+
+/// A forged query with the largest interval must not keep us silent for the 61 hours that it asks for.
+#[test]
+fn a_querier_with_hostile_timing_is_missed_within_ten_times_our_own() {
+    let mut link = Link::settled();
+    let Message::QueryV3(mut hostile) = general() else { unreachable!() };
+    (hostile.robustness_variable, hostile.query_interval) = (7, secs(31_744));
+    (hostile.max_resp_time, hostile.suppress_router_side_processing) = (secs(3_174), true);
+    link.datagram(LOWER, EVERYBODY, &Message::QueryV3(hostile));
+    assert_eq!(link.querier.querier(), Some(LOWER));
+    link.advance(secs(7 * 1250 + 5));
+    assert_eq!(link.querier.querier(), None);
 }

@@ -269,6 +269,7 @@ impl Link {
                     filter
                 }
                 Event::QuerierChanged { querier } => panic!("the querier changed to {querier:?}"),
+                Event::OtherVersion { router, version } => panic!("{router} speaks {version:?}"),
             })
             .collect()
     }

@@ -1,0 +1,131 @@
+//! Two routers and hosts on one link of virtual time that loses, doubles, delays and reorders.
+
+mod host;
+mod world;
+
+use std::{net::IpAddr, time::Duration};
+
+use vmcast_proto::{Filter, membership::Family};
+use vmcast_sim::{Link, Prng};
+
+use world::World;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Group Membership Interval of the worlds here.
+const MEMBERSHIP: Duration = Duration::from_secs(90);
+/// Other Querier Present Interval.
+const OTHER_QUERIER: Duration = Duration::from_millis(82_500);
+
+fn bad(loss_permille: u16) -> Link {
+    Link::clean(Duration::from_millis(2))
+        .with_jitter(Duration::from_millis(10))
+        .with_loss(loss_permille)
+        .with_duplicates(100)
+        .with_reordering(100, Duration::from_millis(300))
+}
+
+fn good() -> Link {
+    Link::clean(Duration::from_millis(2))
+}
+
+fn random_filter(world: &World, prng: &mut Prng) -> Filter {
+    let listed = (1..=4).filter(|_| prng.happens(400)).map(|last| world.source(last)).collect();
+    match prng.below(4) {
+        0 => Filter::none(),
+        1 => Filter::any(),
+        2 => Filter::Include(listed),
+        _ => Filter::Exclude(listed),
+    }
+}
+
+/// Hosts change their minds again and again for a while.
+fn churn(world: &mut World, prng: &mut Prng, changes: usize) {
+    for _ in 0..changes {
+        let group = world.group(1 + prng.below(4) as u8);
+        let filter = random_filter(world, prng);
+        world.set(prng.below(4) as usize, group, filter);
+        world.run(prng.duration_below(SECOND * 3));
+        world.check_bounds();
+    }
+}
+
+fn each(test: impl Fn(Family, u16, u64)) {
+    for family in Family::ALL {
+        for loss in [0, 100, 300] {
+            for seed in 0..4 {
+                test(family, loss, seed);
+            }
+        }
+    }
+}
+
+// proves RFC 9776 §6.6.2, RFC 9777 §7.6.2
+#[test]
+fn whatever_the_link_does_the_lowest_address_is_elected_and_the_other_steps_in_when_it_dies() {
+    each(|family, loss, seed| {
+        let mut world = World::new(family, seed, bad(loss));
+        world.run(MEMBERSHIP * 3);
+        world.set_link(good());
+        world.run(MEMBERSHIP);
+        assert_eq!(world.queriers(), [None, Some(world.router(0))], "{family:?} {loss} {seed}");
+        world.kill(0);
+        let died = world.elapsed();
+        world.run_until(|world| world.queriers()[1].is_none());
+        assert!(world.elapsed() - died <= OTHER_QUERIER, "{family:?} {loss} {seed}");
+        world.revive(0);
+        world.run(SECOND);
+        assert_eq!(world.queriers(), [None, Some(world.router(0))], "the lower one comes back");
+    });
+}
+
+// proves RFC 9776 §6.3, RFC 9777 §7.3: both routers know what hosts want together
+#[test]
+fn whatever_the_link_did_both_routers_end_up_knowing_what_the_hosts_want_together() {
+    each(|family, loss, seed| {
+        let mut world = World::new(family, seed, bad(loss));
+        let mut prng = Prng::new(seed ^ 0xfeed);
+        churn(&mut world, &mut prng, 60);
+        world.set_link(good());
+        world.run(MEMBERSHIP * 3);
+        for last in 1..=4 {
+            let group = world.group(last);
+            let expected = world.wanted(group);
+            for router in 0..2 {
+                assert_eq!(
+                    world.filter(router, group),
+                    expected,
+                    "{family:?} {loss} {seed} {router} {group}"
+                );
+            }
+        }
+        for host in 0..4 {
+            for last in 1..=4 {
+                world.set(host, world.group(last), Filter::none());
+            }
+        }
+        world.run(MEMBERSHIP * 2);
+        assert_eq!(world.groups(), [0, 0], "{family:?} {loss} {seed}");
+    });
+}
+
+/// While one router dies and comes back, nobody who stays loses a group. Without loss: whoever steps in asks
+/// once, some seconds before the memberships would end (RFC 9776 §8.4, §8.5).
+#[test]
+fn who_stays_in_a_group_keeps_it_over_the_death_of_the_querier() {
+    for family in Family::ALL {
+        for seed in 0..4 {
+            let mut world = World::new(family, seed, bad(0));
+            let stays: IpAddr = world.group(9);
+            world.set(0, stays, Filter::any());
+            world.run(SECOND * 5);
+            for _ in 0..3 {
+                world.kill(0);
+                world.run(OTHER_QUERIER * 2);
+                world.revive(0);
+                world.run(SECOND * 60);
+            }
+            assert_eq!(world.lost(1, stays), 0, "{family:?} {seed}");
+            assert_eq!(world.filter(1, stays), Filter::any());
+        }
+    }
+}
