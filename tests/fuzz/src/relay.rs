@@ -92,7 +92,7 @@ struct Bed {
 impl Bed {
     fn new(settings: u8) -> Self {
         let config = Config {
-            advertised: (settings & 1 != 0).then_some(Ipv4Addr::new(192, 0, 2, 9).into()),
+            discovery: if settings & 1 == 0 { vec![] } else { vec![Ipv4Addr::new(192, 0, 2, 2).into()] },
             secret_lifetime: Duration::from_secs(if settings & 2 == 0 { 7200 } else { 1 }),
             answers_per_second: if settings & 4 == 0 { 20_000 } else { 2 },
             idle_linger: Duration::from_secs(if settings & 8 == 0 { 30 } else { 0 }),
@@ -103,7 +103,8 @@ impl Bed {
         };
         let now = start();
         let proof_lifetime = config.secret_lifetime.max(config.membership_interval()) * 2;
-        let relay = Relay::new(now, config);
+        let mut relay = Relay::new(now, config);
+        relay.advertise(vec![Ipv4Addr::new(192, 0, 2, 9).into()]);
         Self { relay, now, proof_lifetime, grants: Vec::new(), tunnels: BTreeMap::new() }
     }
 

@@ -170,6 +170,8 @@ pub(super) struct Core {
     wanted: BTreeMap<IpAddr, Wanted>,
     streams: BTreeMap<(IpAddr, IpAddr), Traffic>,
     drops: Drops,
+    /// Whether VMRs are named by an address where the nearest relay is asked for its own.
+    discover: bool,
     seed: [u8; 16],
     tunnels: u64,
     stopped: bool,
@@ -202,6 +204,7 @@ impl Core {
             wanted: BTreeMap::new(),
             streams: BTreeMap::new(),
             drops: Drops::default(),
+            discover: false,
             seed,
             tunnels: 0,
             stopped: false,
@@ -209,6 +212,11 @@ impl Core {
         };
         core.settle(now);
         Ok(core)
+    }
+
+    /// Asks where a VMR is named for the relay that is nearest, and uses that.
+    pub(super) fn discover(&mut self) {
+        self.discover = true;
     }
 
     /// What the host wants, by group.
@@ -382,6 +390,7 @@ impl Core {
             *byte ^= count;
         }
         let mut config = gateway::Config::new(candidate.endpoint, seed);
+        config.discover = self.discover;
         config.tries = TRIES;
         config.max_retransmission = MAX_RETRANSMISSION;
         config.max_request_interval = Some(MAX_REQUEST_INTERVAL);

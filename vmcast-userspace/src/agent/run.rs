@@ -109,8 +109,11 @@ impl Agent {
         let sockets = TunnelSockets::open().context("making the tunnel's sockets")?;
         let seed = random()?;
         let [igmp, mld] = Family::ALL.map(|family| querier_config(&config, family));
-        let core =
+        let mut core =
             Core::new(clock::now(), igmp, mld, seed).context("IGMP and MLD on the virtual interface")?;
+        if config.upstream.discover {
+            core.discover();
+        }
         let [a, b, c, d, e, f, g, h, ..] = random()?;
         let link_seed = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
         let endpoints = endpoints(&links, &config, &sockets).await?;

@@ -78,6 +78,9 @@ pub struct TunnelConfig {
     /// The addresses that take tunnels; empty: the first IPv4 and IPv6 address of each interface.
     #[serde(deserialize_with = "addresses")]
     pub address: Vec<IpAddr>,
+    /// Addresses that other relays may have too, where only the question for a relay is answered.
+    #[serde(deserialize_with = "addresses")]
+    pub discovery: Vec<IpAddr>,
     /// The UDP port that takes tunnels.
     pub port: u16,
     /// Most tunnels at a time.
@@ -94,6 +97,7 @@ impl Default for TunnelConfig {
     fn default() -> Self {
         Self {
             address: Vec::new(),
+            discovery: Vec::new(),
             port: AMT_PORT,
             max_tunnels: 100_000,
             max_tunnels_per_address: 1_000,
@@ -436,6 +440,7 @@ impl RouterConfig {
     fn tunnel_problems(&self) -> Vec<Problem> {
         let TunnelConfig {
             address,
+            discovery,
             port,
             max_tunnels,
             max_tunnels_per_address,
@@ -448,6 +453,17 @@ impl RouterConfig {
                 problems.push(
                     Problem::error(format!("tunnel.address[{index}]"), format!("{address} is no address of a host"))
                         .hint("tunnels end at one address of this host each; leave it out for those of the interfaces"),
+                );
+            }
+        }
+        for (index, both) in discovery.iter().enumerate() {
+            if !is_host(*both) || address.contains(both) {
+                problems.push(
+                    Problem::error(
+                        format!("tunnel.discovery[{index}]"),
+                        format!("{both} cannot be asked for a relay beside taking tunnels"),
+                    )
+                    .hint("an address of its own, such as 192.52.193.1 (RFC 7450 section 7.1), which leads to the nearest relay"),
                 );
             }
         }

@@ -114,6 +114,9 @@ pub struct UpstreamConfig {
     /// The VMR, if its address is given here.
     #[serde(default)]
     pub address: Option<Remote>,
+    /// Whether that is a Relay Discovery Address: the relay that is nearest is asked there for its own address.
+    #[serde(default)]
+    pub discover: bool,
 }
 
 /// Who names the upstream VMR.
@@ -141,7 +144,7 @@ pub enum Upstream {
 
 impl UpstreamConfig {
     pub(super) const fn new(from: UpstreamFrom) -> Self {
-        Self { from, address: None }
+        Self { from, address: None, discover: false }
     }
 
     /// The upstream VMR of a configuration without problems.
@@ -166,6 +169,12 @@ impl UpstreamConfig {
                     .hint("write from = \"static\", or leave the address out"),
             ),
             (UpstreamFrom::Admin, None) | (UpstreamFrom::Static, Some(_)) | (UpstreamFrom::None, None) => {}
+        }
+        if self.discover && self.from != UpstreamFrom::Static {
+            problems.push(
+                Problem::error("upstream.discover", "only an address that is given here can be asked")
+                    .hint("write from = \"static\" with an address, or leave discover out"),
+            );
         }
         if self.from == UpstreamFrom::Admin && admin.urls.is_empty() {
             problems.push(

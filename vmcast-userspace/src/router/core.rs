@@ -54,6 +54,8 @@ pub(super) enum Effect {
 pub(super) struct Settings {
     pub(super) relay: relay::Config,
     pub(super) mrib: mrib::Config,
+    /// Whether the upstream's address is one where the nearest relay is asked for its own.
+    pub(super) discover: bool,
     /// From which the nonces of each upstream are derived.
     pub(super) seed: [u8; 16],
 }
@@ -77,6 +79,7 @@ pub(super) struct InterfaceState {
 
 /// The machines.
 pub(super) struct Core {
+    discover: bool,
     seed: [u8; 16],
     pub(super) relay: Relay,
     pub(super) mrib: Mrib,
@@ -102,6 +105,7 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(now: Instant, settings: Settings) -> Self {
         Self {
+            discover: settings.discover,
             seed: settings.seed,
             relay: Relay::new(now, settings.relay),
             mrib: Mrib::new(settings.mrib),
@@ -309,7 +313,7 @@ impl Core {
             let number = self.upstreams_so_far;
             self.upstreams_so_far = self.upstreams_so_far.wrapping_add(1);
             let seed = u128::from_ne_bytes(self.seed).wrapping_add(u128::from(number)).to_ne_bytes();
-            let mut next = Upstream::start(now, number, local, named, seed);
+            let mut next = Upstream::start(now, number, [local, named], self.discover, seed);
             for info in self.mrib.groups() {
                 let asked = self.stated.asked_for(info.group, info.interest, Input::Tunnel(next.id));
                 next.set_membership(now, info.group, asked);

@@ -66,6 +66,8 @@ async fn read(
 /// The endpoints of the relay.
 pub(super) struct Relays {
     port: u16,
+    /// Where only Relay Discovery is answered; no endpoint of a tunnel.
+    discovery: Vec<IpAddr>,
     sockets: BTreeMap<SocketAddr, Reading>,
 }
 
@@ -79,30 +81,34 @@ pub(super) struct Moves {
 }
 
 impl Relays {
-    pub(super) const fn new(port: u16) -> Self {
-        Self { port, sockets: BTreeMap::new() }
+    pub(super) const fn new(port: u16, discovery: Vec<IpAddr>) -> Self {
+        Self { port, discovery, sockets: BTreeMap::new() }
     }
 
     /// Takes tunnels at these addresses and no others.
     pub(super) fn follow(&mut self, addresses: &[IpAddr], events: &mpsc::Sender<Event>) -> Moves {
         let mut moves = Moves::default();
-        self.sockets.retain(|endpoint, _| {
-            let stays = addresses.iter().any(|address| endpoint.ip() == *address);
+        let Self { port, discovery, sockets } = self;
+        sockets.retain(|endpoint, _| {
+            let ip = endpoint.ip();
+            let stays = addresses.contains(&ip) || discovery.contains(&ip);
             if !stays {
                 moves.removed.push(*endpoint);
             }
             stays
         });
-        for address in addresses {
-            let local = SocketAddr::new(*address, self.port);
-            if self.sockets.contains_key(&local) {
+        for address in addresses.iter().chain(&*discovery) {
+            let local = SocketAddr::new(*address, *port);
+            if sockets.contains_key(&local) {
                 continue;
             }
             let event = |local, remote, bytes| Event::Relay { local, remote, bytes };
             match Reading::start(local, events, event) {
                 Ok(socket) => {
-                    self.sockets.insert(local, socket);
-                    moves.added.push(local);
+                    sockets.insert(local, socket);
+                    if !discovery.contains(address) {
+                        moves.added.push(local);
+                    }
                 }
                 Err(error) => moves.refused.push((local, error)),
             }
@@ -112,7 +118,8 @@ impl Relays {
 
     /// Where tunnels are taken.
     pub(super) fn endpoints(&self) -> Vec<SocketAddr> {
-        self.sockets.keys().copied().collect()
+        let is_of_tunnels = |endpoint: &&SocketAddr| !self.discovery.contains(&endpoint.ip());
+        self.sockets.keys().filter(is_of_tunnels).copied().collect()
     }
 
     /// Sends from an endpoint.
@@ -161,7 +168,7 @@ mod tests {
         let (events, mut received) = mpsc::channel(4);
         let port = free_port();
         let [first, second] = [FIRST, SECOND].map(|address| SocketAddr::from((address, port)));
-        let mut relays = Relays::new(port);
+        let mut relays = Relays::new(port, Vec::new());
         assert!(relays.endpoints().is_empty());
         assert_eq!(relays.follow(&[FIRST], &events).added, [first]);
         let moves = relays.follow(&[FIRST, SECOND], &events);
@@ -182,7 +189,7 @@ mod tests {
         let (events, _received) = mpsc::channel(4);
         let port = free_port();
         let _taken = UdpSocket::bind((SECOND, port)).expect("a free port");
-        let mut relays = Relays::new(port);
+        let mut relays = Relays::new(port, Vec::new());
         let moves = relays.follow(&[FIRST, SECOND], &events);
         assert_eq!(moves.added, [SocketAddr::from((FIRST, port))]);
         assert_eq!(moves.refused.len(), 1);

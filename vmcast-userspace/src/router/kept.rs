@@ -203,8 +203,12 @@ mod tests {
 
     /// A core that has taken over a stream to one member, with all that came of it carried out.
     fn heir(now: Instant) -> Core {
-        let settings =
-            Settings { relay: relay::Config::new([1; 16]), mrib: mrib::Config::default(), seed: [2; 16] };
+        let settings = Settings {
+            relay: relay::Config::new([1; 16]),
+            mrib: mrib::Config::default(),
+            discover: false,
+            seed: [2; 16],
+        };
         let mut core = Core::new(now, settings);
         let mut kept = Fib::default();
         kept.next_hops.insert(NextHopId(4), hop(Some([4; 6])));

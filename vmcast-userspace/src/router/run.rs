@@ -128,7 +128,8 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
 
     let seed = seed::load(&config.socket())?;
     let relay_addresses = relay_addresses(&config, &wanted);
-    let relays = bind_relays(&relay_addresses, config.tunnel.port, &events)?;
+    let relays = Relays::new(config.tunnel.port, config.tunnel.discovery.clone());
+    let relays = bind_relays(relays, &relay_addresses, &events)?;
     let endpoints = relays.endpoints();
 
     let now = clock::now();
@@ -145,6 +146,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     for endpoint in &endpoints {
         core.add_endpoint(*endpoint);
     }
+    core.relay.advertise(relay_addresses.clone());
     let mut unicast = UnicastInputs::new(core.stated.unicast_inputs().into_keys());
     unicast.follow(&mut core);
     let opened = plane::open(&config.dataplane)?;
@@ -317,8 +319,11 @@ fn relay_addresses(config: &RouterConfig, wanted: &[Wanted]) -> Vec<IpAddr> {
 }
 
 /// The first endpoints; that none can be had at a given address is for the operator to mend.
-fn bind_relays(addresses: &[IpAddr], port: u16, events: &mpsc::Sender<Event>) -> anyhow::Result<Relays> {
-    let mut relays = Relays::new(port);
+fn bind_relays(
+    mut relays: Relays,
+    addresses: &[IpAddr],
+    events: &mpsc::Sender<Event>,
+) -> anyhow::Result<Relays> {
     match relays.follow(addresses, events).refused.pop() {
         None => Ok(relays),
         Some((local, error)) => Err(error).with_context(|| {
@@ -335,6 +340,7 @@ fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Sett
     });
     let relay = relay::Config {
         secret_age: Duration::from_millis(clock::unix_millis()),
+        discovery: config.tunnel.discovery.clone(),
         query_source: first_v4.unwrap_or(Ipv4Addr::UNSPECIFIED),
         query_interval: igmp.query_interval,
         query_response_interval: igmp.query_response_interval,
@@ -348,7 +354,7 @@ fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Sett
         },
         ..relay::Config::new(seed)
     };
-    Settings { relay, mrib: mrib::Config::default(), seed }
+    Settings { relay, mrib: mrib::Config::default(), discover: config.upstream.discover, seed }
 }
 
 fn set_interface(core: &mut Core, now: Instant, wanted: &Wanted, interface: Interface) -> anyhow::Result<()> {
@@ -668,6 +674,7 @@ impl Router {
         for endpoint in moves.added {
             self.core.add_endpoint(endpoint);
         }
+        self.core.relay.advertise(addresses.to_vec());
         self.report_endpoints();
         if let Some(attachment) = &self.attachment {
             attachment.moved(self.relays.endpoints());

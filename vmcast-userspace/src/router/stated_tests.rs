@@ -67,8 +67,12 @@ impl Bed {
     fn new(forward: &str) -> Self {
         let config: RouterConfig = toml::from_str(&format!("{CONFIG}{forward}")).unwrap();
         let now = crate::clock::now();
-        let settings =
-            Settings { relay: relay::Config::new([1; 16]), mrib: mrib::Config::default(), seed: [2; 16] };
+        let settings = Settings {
+            relay: relay::Config::new([1; 16]),
+            mrib: mrib::Config::default(),
+            discover: false,
+            seed: [2; 16],
+        };
         let mut core = Core::new(now, settings);
         core.state(Stated::new(now, &config.static_tunnels, &config.forwards));
         let mut bed = Self { now, core };

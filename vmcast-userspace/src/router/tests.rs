@@ -75,8 +75,12 @@ struct Bed {
 
 impl Bed {
     fn new(members: u8) -> Self {
-        let settings =
-            Settings { relay: relay::Config::new([1; 16]), mrib: mrib::Config::default(), seed: [2; 16] };
+        let settings = Settings {
+            relay: relay::Config::new([1; 16]),
+            mrib: mrib::Config::default(),
+            discover: false,
+            seed: [2; 16],
+        };
         let now = start();
         let members = (1..=members)
             .map(|last| (member(last), gateway::Gateway::new(now, gateway::Config::new(OURS, [last; 16]))))

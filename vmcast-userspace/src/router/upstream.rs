@@ -58,14 +58,15 @@ pub(super) enum Effect {
 }
 
 impl Upstream {
-    /// Starts the handshake. `number` tells this upstream from those before it.
+    /// Starts the handshake, from our end to the VMR as it was named, or with the relay that is found there. `number` tells this upstream from those before it.
     pub(super) fn start(
         now: Instant,
         number: u32,
-        local: SocketAddr,
-        named: SocketAddr,
+        [local, named]: [SocketAddr; 2],
+        discover: bool,
         seed: [u8; 16],
     ) -> Self {
+        let config = gateway::Config { discover, ..gateway::Config::new(named, seed) };
         Self {
             id: TunnelId(FIRST_ID + number % FIRST_ID),
             local,
@@ -73,7 +74,7 @@ impl Upstream {
             relay: None,
             state: State::Waiting,
             since: now,
-            gateway: Gateway::new(now, gateway::Config::new(named, seed)),
+            gateway: Gateway::new(now, config),
             silence: Silence::new(now),
         }
     }

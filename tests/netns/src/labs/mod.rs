@@ -8,6 +8,7 @@ mod chain;
 mod churn;
 mod config_errors;
 mod convert;
+mod discovery;
 mod doctor;
 mod duplicate;
 mod election;
@@ -74,6 +75,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         shared::trials(),
         stated::trials(),
         convert::trials(),
+        discovery::trials(),
         doctor::trials(),
         engine_change::trials(),
     ]

@@ -120,19 +120,33 @@ fn without_keeping_warm_a_gateway_is_silent_until_its_first_join_and_after_its_l
 #[test]
 fn discovery_at_an_anycast_address_leads_to_the_unicast_address_of_the_relay() {
     let anycast = "192.52.193.1:2268".parse().unwrap();
-    let config = relay::Config { advertised: Some(RELAY.ip()), ..relay_config() };
+    let config = relay::Config { discovery: vec!["192.52.193.1".parse().unwrap()], ..relay_config() };
     let mut world = World::with(1, Link::clean(LATENCY), 1, config, |config| {
         config.relay = anycast;
         config.discover = true;
     });
     world.relay.addresses.push(anycast);
+    world.relay.relay.advertise(vec!["2001:db8::1".parse().unwrap(), RELAY.ip()]);
     world.set(0, GROUP, Filter::any());
     world.run(SECOND);
     assert_eq!(world.gateways[0].events, [gateway::Event::Up { relay: RELAY }]);
     let sent = world.stream(SOURCE, GROUP, 3);
     assert_eq!(world.gateways[0].packets(), sent);
     let counters = world.relay.relay.counters();
-    assert_eq!((counters.discoveries, counters.requests), (1, 1));
+    assert_eq!((counters.discoveries, counters.requests, counters.not_discovery), (1, 1, 0));
+
+    // Nothing else is served at an address that others have too (RFC 7450 §5.3.3.2).
+    let now = world.now();
+    let ask = amt::Message::Request { ipv6: false, nonce: 5 }.to_vec();
+    let remote = gateway_address(1);
+    let input = relay::Input::Datagram { local: anycast, remote, bytes: &ask };
+    world.relay.relay.handle_input(now, input);
+    world.relay.relay.advertise(Vec::new());
+    let ask = amt::Message::RelayDiscovery { nonce: 5 }.to_vec();
+    world.relay.relay.handle_input(now, relay::Input::Datagram { local: anycast, remote, bytes: &ask });
+    world.relay.drain(now);
+    assert!(world.relay.take_sent().is_empty());
+    assert_eq!(world.relay.relay.counters().not_discovery, 2);
 }
 
 #[test]

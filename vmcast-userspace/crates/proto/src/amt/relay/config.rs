@@ -10,9 +10,9 @@ use crate::host_state::Limits;
 /// Configuration of a relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The unicast address that Relay Advertisements name; `None` names the address the Relay
-    /// Discovery came to, which is right unless that one is anycast.
-    pub advertised: Option<IpAddr>,
+    /// Relay Discovery Addresses, which others may have too (RFC 7450 §5.3.2): only Relay Discoveries are answered
+    /// there, by what [`crate::amt::Relay::advertise`] names.
+    pub discovery: Vec<IpAddr>,
     /// Random bytes from which every secret for the Response MAC is derived.
     pub secret_seed: [u8; 16],
     /// How long the seed has been in use: a relay that starts again with the same seed and an age that
@@ -51,7 +51,7 @@ impl Config {
     #[must_use]
     pub fn new(secret_seed: [u8; 16]) -> Self {
         Self {
-            advertised: None,
+            discovery: Vec::new(),
             secret_seed,
             secret_age: Duration::ZERO,
             secret_lifetime: Duration::from_secs(2 * 3600),

@@ -23,6 +23,8 @@ counters! {
         malformed,
         /// Messages that only a relay sends.
         unexpected,
+        /// Messages to a Relay Discovery Address that are no Relay Discovery, or no address of ours can be named to.
+        not_discovery,
         /// Multicast Data from a gateway.
         stranger_data,
         /// Datagrams from an address that nobody can have, or to one we cannot answer from.

@@ -42,6 +42,8 @@ pub struct Relay {
     answers_per_prefix: PrefixBuckets,
     /// The encapsulated General Queries of IGMP and of MLD, the same for every gateway.
     general_queries: [Vec<u8>; 2],
+    /// What Relay Advertisements name.
+    advertised: Vec<IpAddr>,
     table: Table,
     counters: Counters,
     outputs: VecDeque<Output>,
@@ -82,6 +84,7 @@ impl Relay {
                 &config.secret_seed,
             ),
             general_queries: [Protocol::Igmp, Protocol::Mld].map(|protocol| general_query(&config, protocol)),
+            advertised: Vec::new(),
             table: Table::new(&config.secret_seed),
             counters: Counters::default(),
             outputs: VecDeque::new(),
@@ -93,6 +96,12 @@ impl Relay {
     #[must_use]
     pub const fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// Sets our own addresses, the best of each version of IP first: whoever asks at a Relay Discovery Address is told
+    /// the first of its version.
+    pub fn advertise(&mut self, addresses: Vec<IpAddr>) {
+        self.advertised = addresses;
     }
 
     /// How many tunnels there are.
@@ -225,7 +234,14 @@ impl Relay {
             self.counters.bad_address += 1;
             return;
         }
+        let at_discovery = self.config.discovery.contains(&local.ip());
         match message {
+            // Of many relays with this address, the next datagram may come to another one.
+            Message::Request { .. } | Message::MembershipUpdate { .. } | Message::Teardown { .. }
+                if at_discovery =>
+            {
+                self.counters.not_discovery += 1;
+            }
             Message::RelayDiscovery { nonce } => self.on_discovery(now, local, remote, nonce),
             Message::Request { ipv6, ecn, nonce } => {
                 // Linux drops a query with the gateway address fields; without them it takes one.
@@ -247,10 +263,17 @@ impl Relay {
 
     /// RFC 7450 §5.3.3.2.
     fn on_discovery(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, nonce: u32) {
-        let relay = self.config.advertised.unwrap_or(local.ip());
-        if relay.is_ipv4() != local.is_ipv4() {
-            self.counters.bad_address += 1;
-        } else if self.may_answer(now, remote) {
+        let of_version = |address: &&IpAddr| address.is_ipv4() == local.is_ipv4();
+        let relay = if self.config.discovery.contains(&local.ip()) {
+            self.advertised.iter().find(of_version).copied()
+        } else {
+            Some(local.ip())
+        };
+        let Some(relay) = relay else {
+            self.counters.not_discovery += 1;
+            return;
+        };
+        if self.may_answer(now, remote) {
             self.counters.discoveries += 1;
             let bytes = Message::RelayAdvertisement { nonce, relay }.to_vec();
             self.outputs.push_back(Output::Transmit { local, remote, bytes });
