@@ -240,6 +240,15 @@ pub enum TunnelKind {
     Ipip,
 }
 
+/// What the outer header of a packet into a tunnel says of congestion (RFC 6040 §4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EcnMode {
+    /// What the inner one says: whoever ends the tunnel merges both. The kernel's own tunnels do.
+    Normal,
+    /// That the transport knows no congestion marks: whoever ends the tunnel may leave marks unread.
+    Compatibility,
+}
+
 /// A tunnel, seen from this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tunnel {
@@ -249,6 +258,8 @@ pub struct Tunnel {
     pub local: SocketAddr,
     /// The far end's address and port, of the same family; the port likewise.
     pub remote: SocketAddr,
+    /// What outer headers say of congestion.
+    pub ecn: EcnMode,
     /// Whether data may come out of the tunnel: true towards an upstream, false for a member.
     pub accepts_sources: bool,
     /// The way to the far end, `None` while it is not known; copies are then dropped and counted.
@@ -281,6 +292,21 @@ pub struct Conversion {
     pub destination: SocketAddr,
     /// How the packets leave.
     pub way: Way,
+}
+
+/// What the packets of a stream are marked with on their way out, whatever the output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Priority {
+    /// The differentiated services codepoint (RFC 2474), 0 to 63, of the packet and so of outer headers; `None` leaves
+    /// the packet its own. Congestion marks stay.
+    pub dscp: Option<u8>,
+    /// The priority code point of VLAN tags (IEEE 802.1Q §6.9.3), 0 to 7; of both if there are two.
+    pub pcp: u8,
+    /// The kernel's priority of socket buffers (`skb->priority`), which queueing disciplines classify by; `None` leaves
+    /// it as it is. Copies at TC alone have it.
+    pub skb_priority: Option<u32>,
+    /// The device's transmit queue, from 0; `None` leaves the choice to the kernel. Likewise.
+    pub queue: Option<u16>,
 }
 
 /// One change of the desired state. Applying it twice is the same as applying it once.
@@ -323,8 +349,11 @@ pub enum FibOp {
     SetConversion(ConversionId, Conversion),
     /// Removes a conversion, and it as a member of every stream.
     RemoveConversion(ConversionId),
-    /// Adds or changes a stream; its own members stay.
+    /// Adds or changes a stream; its own members and its priority stay.
     SetStream(Stream, Rpf, Members),
+    /// Says what a stream's packets are marked with. Until then they are with nothing, and a stream of one source does
+    /// not take after that of any source.
+    SetPriority(Stream, Priority),
     /// Removes a stream with its members.
     RemoveStream(Stream),
     /// Adds a member to a stream's own. While the stream has [`Members::OfAnySource`] they gather out

@@ -8,8 +8,8 @@ use crate::{
         ipv4, link, udp,
     },
     maps::{
-        Address, EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, StreamEntry, StreamKey,
-        TunnelEntry, TunnelKey,
+        Address, EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, Marks, StreamEntry,
+        StreamKey, TunnelEntry, TunnelKey,
     },
     packet::Packet,
     verdict::{DropReason, PuntReason, Refusal, Verdict},
@@ -40,7 +40,8 @@ pub struct Replicate {
     pub ttl: u8,
     /// Its type of service or traffic class as received.
     pub tos: u8,
-    /// The one with which it goes on: what the tunnel it came through said of congestion is in it.
+    /// The one with which it goes on: with the stream's DSCP, and with what the tunnel it came through said of
+    /// congestion.
     pub new_tos: u8,
     /// Its header checksum as received, 0 for IPv6.
     pub checksum: u16,
@@ -48,6 +49,8 @@ pub struct Replicate {
     pub table: u32,
     /// See [`StreamEntry::list`].
     pub list: u32,
+    /// See [`StreamEntry::marks`]; the DSCP is in [`Replicate::new_tos`] already.
+    pub marks: Marks,
     /// Whether it goes on to the host as well.
     pub shared: bool,
     /// Whether it is to be encapsulated once, before it is copied.
@@ -312,6 +315,7 @@ fn decide_multicast<P: Packet + ?Sized, T: Tables>(frame: &P, candidate: &Candid
     if entry.table == 0 && entry.list == 0 {
         return refuse(DropReason::NoMember, entry.stats);
     }
+    let new_tos = entry.marks.tos(new_tos);
     Verdict::Replicate(Replicate {
         ip_offset,
         ip_len: ip.total_len,
@@ -322,8 +326,11 @@ fn decide_multicast<P: Packet + ?Sized, T: Tables>(frame: &P, candidate: &Candid
         checksum: ip.checksum,
         table: entry.table,
         list: entry.list,
+        marks: entry.marks,
         shared,
-        encapsulate: ip.total_len <= entry.encapsulated_max as usize,
+        // Congestion marks go into the outer headers of some members and not of others.
+        encapsulate: (ip.total_len <= entry.encapsulated_max as usize)
+            & (new_tos & ecn::MASK == ecn::NOT_ECT),
         oversize: ip.total_len > entry.whole_max as usize,
         beyond: ip.total_len > entry.kernel_max as usize,
         stats: entry.stats,

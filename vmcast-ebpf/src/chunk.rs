@@ -23,10 +23,8 @@ pub(crate) fn run(ctx: &XdpContext) -> u32 {
 
 #[inline(always)]
 fn broadcast(frame: &Frame<'_>) -> Result<u32, DropReason> {
-    let (carry, form) = Carry::read(&Head::of(frame).ok_or(DropReason::LostOrder)?);
+    let (carry, _) = Carry::read(&Head::of(frame).ok_or(DropReason::LostOrder)?);
     let sequence = map::next_sequence().ok_or(DropReason::KernelRefused)?;
-    let form = if carry.sequence == 0 { form } else { Carry::OVERSIZE };
-    frame.store(0, Carry { sequence, ..carry }.to_bytes()).ok_or(DropReason::LostOrder)?;
-    frame.store(Carry::LEN, form).ok_or(DropReason::LostOrder)?;
+    frame.store(0, carry.renumbered(sequence).to_bytes()).ok_or(DropReason::LostOrder)?;
     map::broadcast(carry.table)
 }

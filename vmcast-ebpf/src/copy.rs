@@ -36,13 +36,13 @@ pub(crate) fn run(ctx: &XdpContext) -> Result<(), Option<DropReason>> {
     let member = map::member(cursor.member).ok_or(DropReason::LostOrder)?;
     cursor.member = member.next;
     if member.kind >= kind::TO_TABLE {
-        return Ok(hand_on(&mut Resizable(frame), member, carry.input, form)?);
+        return Ok(hand_on(&mut Resizable(frame), member, &carry, form)?);
     }
     let next_hop = map::next_hop(member.next_hop).ok_or(DropReason::NextHopUnresolved)?;
 
-    let encapsulated = form == Carry::ENCAPSULATED;
-    rewrite::copy(&mut Resizable(frame), member, next_hop, carry.input, encapsulated).map_err(|reason| {
-        let elsewhere = form == Carry::OVERSIZE && matches!(reason, DropReason::Oversize);
+    let (input, pcp, encapsulated) = (carry.input, carry.pcp(), form.is_encapsulated());
+    rewrite::copy(&mut Resizable(frame), member, next_hop, input, pcp, encapsulated).map_err(|reason| {
+        let elsewhere = form.is_handed_over() && matches!(reason, DropReason::Oversize);
         if elsewhere { None } else { Some(reason) }
     })
 }

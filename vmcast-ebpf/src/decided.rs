@@ -9,7 +9,7 @@ use core::arch::asm;
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use vmcast_common::{
     forward::Replicate,
-    maps::{InputId, StreamKey},
+    maps::{InputId, Marks, StreamKey},
 };
 
 #[btf_map]
@@ -37,6 +37,7 @@ struct Written {
     list: u32,
     stats: u32,
     input: u32,
+    marks: u32,
     ports: u32,
     flags: u32,
 }
@@ -76,6 +77,7 @@ pub(crate) fn written_down(packet: &Replicate) -> Option<Decided> {
         written.list = packet.list;
         written.stats = packet.stats;
         written.input = packet.input.0;
+        written.marks = packet.marks.0;
         written.ports = u32::from_ne_bytes(packet.new_ports.unwrap_or_default());
         written.flags = flags;
     }
@@ -101,6 +103,7 @@ pub(crate) fn written_down(packet: &Replicate) -> Option<Decided> {
         beyond: is(BEYOND),
         stats: written.stats,
         input: InputId(written.input),
+        marks: Marks(written.marks),
         stream: StreamKey::NONE,
         new_source: is(NEW_SOURCE),
         new_ports: is(NEW_PORTS).then(|| written.ports.to_ne_bytes()),

@@ -5,7 +5,7 @@ use vmcast_common::{
     forward::decide,
     hdr::eth,
     packet::Packet as _,
-    rewrite::{AMT_V4_OVERHEAD, Carry, Ends, amt_v4_common, forward_header, readdress},
+    rewrite::{AMT_V4_OVERHEAD, Carry, Ends, Form, amt_v4_common, forward_header, readdress},
     verdict::{DropReason, Verdict},
 };
 
@@ -39,7 +39,7 @@ pub(crate) fn run(ctx: &XdpContext) -> u32 {
             Ok(action) => action,
             Err(reason) => {
                 map::count_drop(reason);
-                map::count_stream(packet.stats, |counters| counters.dropped += 1);
+                map::count_stream(packet.stats, |counters| counters.drop(reason));
                 xdp_action::XDP_DROP
             }
         },
@@ -62,16 +62,17 @@ fn replicate(frame: &Frame<'_>, decided: &Decided) -> Result<u32, DropReason> {
     }
 
     let sequence = map::next_sequence().ok_or(DropReason::KernelRefused)?;
-    let carry = Carry { table: packet.table, sequence, input: packet.input };
+    let lane = packet.marks.lane(packet.stats);
+    let carry = Carry::to_table(packet.table, sequence, lane, packet.input);
     frame.store(0, carry.to_bytes()).ok_or(DropReason::KernelRefused)?;
     if packet.encapsulate {
-        frame.store(Carry::LEN, Carry::ENCAPSULATED).ok_or(DropReason::KernelRefused)?;
+        frame.store(Carry::LEN, Form::encapsulated(lane).to_bytes()).ok_or(DropReason::KernelRefused)?;
         forward_header(&mut &*frame, packet, eth::LEN + AMT_V4_OVERHEAD).ok_or(DropReason::KernelRefused)?;
         let common = amt_v4_common(packet.ip_len as u16, packet.new_tos);
         frame.store(eth::LEN, common).ok_or(DropReason::KernelRefused)?;
     } else {
-        let form = if packet.oversize { Carry::OVERSIZE } else { Carry::PLAIN };
-        frame.store(Carry::LEN, form).ok_or(DropReason::KernelRefused)?;
+        let form = Form::plain(lane, packet.oversize);
+        frame.store(Carry::LEN, form.to_bytes()).ok_or(DropReason::KernelRefused)?;
         forward_header(&mut &*frame, packet, eth::LEN).ok_or(DropReason::KernelRefused)?;
     }
 
@@ -81,7 +82,7 @@ fn replicate(frame: &Frame<'_>, decided: &Decided) -> Result<u32, DropReason> {
     }
 
     map::count_forwarded(decided);
-    if packet.oversize {
+    if packet.oversize || packet.beyond {
         oversized::hand_over(packet, packet.beyond, |to, len| frame.copy_out(eth::LEN, to, len));
     }
     if packet.beyond {

@@ -8,9 +8,9 @@ use aya_ebpf::{
 use vmcast_common::{
     forward::Tables,
     maps::{
-        DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, InputId, InterfaceEntry, InterfaceKey,
-        MemberEntry, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, StreamCounters, StreamEntry, StreamKey,
-        TableLine, TunnelEntry, TunnelKey, limit, table_place,
+        DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, InputId, InterfaceEntry, InterfaceKey, Lane,
+        MemberEntry, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, QueueEntry, StreamCounters, StreamEntry,
+        StreamKey, TableLine, TunnelEntry, TunnelKey, kind, limit, table_place,
     },
     rewrite::Ends,
     verdict::{DropReason, PuntReason, Refusal},
@@ -40,6 +40,8 @@ static NEXT_HOPS: Array<NextHopEntry, { limit::NEXT_HOPS as usize }> = Array::ne
 #[btf_map]
 static EGRESS: Array<u32, { limit::NEXT_HOPS as usize }> = Array::new();
 #[btf_map]
+static QUEUES: Array<QueueEntry, { limit::STREAMS as usize }> = Array::new();
+#[btf_map]
 static HEADS: HashMap<HeadKey, Head, { limit::HEADS as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static TABLES: Array<TableLine, { limit::TABLES as usize }> = Array::new();
@@ -48,7 +50,7 @@ static DEVMAPS: ArrayOfMaps<DevMap<TEMPLATE_SLOTS>, { limit::DEVMAPS as usize }>
 #[btf_map]
 static LISTS: Array<u32, { limit::STREAMS as usize }> = Array::new();
 #[btf_map]
-static RELAY: Array<u32, 1> = Array::new();
+static RELAYS: Array<u32, 2> = Array::new();
 #[btf_map]
 static CURSORS: PerCpuArray<DeviceCursor, { limit::CURSOR_SLOTS as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -131,6 +133,12 @@ pub(crate) fn egress(index: u32) -> Option<u32> {
     EGRESS.get(index).copied()
 }
 
+/// How the copies of a packet wait for their devices; `None` if its lane does not say.
+#[inline(always)]
+pub(crate) fn queue(lane: Lane) -> Option<&'static QueueEntry> {
+    if lane.queue() == 0 { None } else { QUEUES.get(lane.queue()) }
+}
+
 /// Where this CPU keeps the addresses and ports of the packet whose copies it makes.
 #[inline(always)]
 pub(crate) fn ends() -> Option<&'static mut Ends> {
@@ -145,10 +153,28 @@ pub(crate) fn first_of_list(list: u32) -> u32 {
     LISTS.get(list).copied().unwrap_or(0)
 }
 
-/// The device behind which the chunk program runs, 0 for none.
+/// The member behind a pause of a list, 0 if there is none; `None` if there is no such pause in it: a frame may
+/// have waited before a relay device for longer than the pause was kept.
 #[inline(always)]
-pub(crate) fn relay() -> u32 {
-    RELAY.get(0).copied().unwrap_or(0)
+pub(crate) fn behind_pause(list: u32, pause: u32) -> Option<u32> {
+    let entry = member(pause)?;
+    (entry.kind == kind::PAUSE && entry.way_to() == list).then(|| next_of(entry))
+}
+
+/// The member that another leads to. It is read once: user space may link it to another at any time.
+#[inline(always)]
+pub(crate) fn next_of(member: &MemberEntry) -> u32 {
+    // SAFETY: a reference can be read.
+    unsafe { (&raw const member.next).read_volatile() }
+}
+
+/// The device that leads to the program at a place of [`vmcast_common::maps::RELAYS`].
+///
+/// # Errors
+/// If there is none.
+#[inline(always)]
+pub(crate) fn relay(to: u32) -> Result<u32, DropReason> {
+    RELAYS.get(to).copied().filter(|device| *device != 0).ok_or(DropReason::KernelRefused)
 }
 
 /// A member table, if the number is that of one in use: a frame may have waited before a relay device for
@@ -262,11 +288,9 @@ pub(crate) fn count_stream(stats: u32, change: impl FnOnce(&mut StreamCounters))
 #[inline(always)]
 pub(crate) fn count_refusal(refusal: &Refusal) {
     count_drop(refusal.reason);
+    count_stream(refusal.stats, |counters| counters.drop(refusal.reason));
     if matches!(refusal.reason, DropReason::WrongInput) {
-        count_stream(refusal.stats, |counters| counters.wrong_input += 1);
         punt(PuntReason::WrongInput, refusal.input, &refusal.stream);
-    } else {
-        count_stream(refusal.stats, |counters| counters.dropped += 1);
     }
 }
 

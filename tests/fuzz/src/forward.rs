@@ -1,11 +1,12 @@
 use std::net::Ipv4Addr;
 
 use vmcast_common::{
+    fib::Priority,
     forward::{Tables, decide},
     hdr::{amt, eth, ipv4, link::LinkId, udp},
     maps::{
-        Address, EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, StreamEntry, StreamKey,
-        TunnelEntry, TunnelKey,
+        Address, EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, Marks, StreamEntry,
+        StreamKey, TunnelEntry, TunnelKey,
     },
     rewrite::{Ends, readdress},
     verdict::Verdict,
@@ -21,6 +22,8 @@ const PORT: [u8; 2] = vmcast_common::AMT_PORT.to_be_bytes();
 /// Where a stream comes in by unicast.
 const INPUT_PORT: [u8; 2] = [0x17, 0x70];
 const IFINDEX: u32 = 7;
+/// The class of the stream that comes out of a tunnel.
+const EF: u8 = 46;
 const TUNNEL: u32 = 9;
 const ANY_SOURCE_TABLE: u32 = 2;
 /// Where the inner packet starts when no header has options.
@@ -41,6 +44,7 @@ impl Tables for Known {
                 encapsulated_max: 1470,
                 whole_max: 1504,
                 kernel_max: u32::MAX,
+                marks: Marks::of(&Priority { dscp: Some(EF), pcp: 5, ..Priority::default() }),
             });
         }
         let any_source = *key == StreamKey::v4(SOURCE, GROUP).any_source();
@@ -52,6 +56,7 @@ impl Tables for Known {
             encapsulated_max: 0,
             whole_max: 1504,
             kernel_max: u32::MAX,
+            marks: Marks::NONE,
         })
     }
 
@@ -63,7 +68,7 @@ impl Tables for Known {
             remote_port: PORT,
             kind: TunnelKey::KIND_AMT,
         };
-        (*key == known).then_some(TunnelEntry { id: TUNNEL, accepts_sources: 1 })
+        (*key == known).then_some(TunnelEntry { id: TUNNEL, accepts_sources: 1, ecn_normal: 0 })
     }
 
     fn endpoint(&self, key: &EndpointKey) -> Option<EndpointEntry> {
@@ -148,8 +153,10 @@ fn check(frame: &[u8]) {
             }
             if copy.stream == StreamKey::v4(SOURCE, GROUP) {
                 assert_eq!((copy.table, copy.input), (1, InputId::tunnel(TUNNEL)));
+                assert_eq!(copy.new_tos >> 2, EF);
             } else {
                 assert_eq!((copy.table, copy.new_source), (ANY_SOURCE_TABLE, true));
+                assert_eq!(copy.new_tos >> 2, copy.tos >> 2);
             }
         }
         Verdict::Refuse(refusal) => assert!(!refusal.reason.label().is_empty()),

@@ -159,7 +159,7 @@ impl Bed {
         {
             self.granted.insert((remote, response_mac, nonce));
         }
-        self.gateway.handle_input(self.now, Input::Datagram { remote, bytes });
+        self.gateway.handle_input(self.now, Input::Datagram { remote, tos: 0, bytes });
         if let Ok(Message::MulticastData { packet }) = message
             && from_relay
         {
@@ -218,7 +218,7 @@ impl Bed {
                 assert!(self.discover && remote == RELAY && !self.stopped);
                 self.ask(nonce);
             }
-            Message::Request { ipv6: false, nonce } => {
+            Message::Request { ipv6: false, nonce, .. } => {
                 assert!(known && !self.stopped);
                 self.ask(nonce);
             }

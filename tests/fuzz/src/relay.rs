@@ -40,7 +40,9 @@ pub fn relay(data: &[u8]) {
             2 => bed.deliver(local, peer, script.bytes(argument)),
             3 => bed.deliver(local, stranger(argument), script.sized()),
             4 => {
-                let request = Message::Request { ipv6: argument == 255, nonce: argument.into() }.to_vec();
+                let ecn = argument % 2 == 1;
+                let request =
+                    Message::Request { ipv6: argument == 255, ecn, nonce: argument.into() }.to_vec();
                 bed.deliver(local, peer, &request);
             }
             5 => {
@@ -72,6 +74,7 @@ struct Grant {
 struct Tunnel {
     local: SocketAddr,
     remote: SocketAddr,
+    ecn: bool,
     groups: BTreeMap<IpAddr, Filter>,
 }
 
@@ -178,10 +181,15 @@ impl Bed {
     /// Applies an event to the model; `ends` are those of the tunnel that a message speaks of.
     fn on_event(&mut self, event: Event, ends: Option<(SocketAddr, SocketAddr)>) {
         match event {
-            Event::TunnelUp { id, local, remote } => {
+            Event::TunnelUp { id, local, remote, ecn } => {
                 assert_eq!(Some((local, remote)), ends);
-                let before = self.tunnels.insert(id, Tunnel { local, remote, groups: BTreeMap::new() });
+                let before = self.tunnels.insert(id, Tunnel { local, remote, ecn, groups: BTreeMap::new() });
                 assert_eq!(before, None, "an id names one tunnel");
+            }
+            Event::Ecn { id, ecn } => {
+                let tunnel = self.tunnels.get_mut(&id).expect("the flag of a tunnel that is up");
+                assert_eq!(Some((tunnel.local, tunnel.remote)), ends);
+                assert_ne!(std::mem::replace(&mut tunnel.ecn, ecn), ecn, "an event that changes nothing");
             }
             Event::Membership { id, group, filter } => {
                 let tunnel = self.tunnels.get_mut(&id).expect("a membership of a tunnel that is up");
@@ -222,7 +230,7 @@ impl Bed {
                 assert!(sources.len() <= LIMITS.sources);
             }
             let groups = tunnel.groups.into_iter().collect();
-            (tunnel.id, Tunnel { local: tunnel.local, remote: tunnel.remote, groups })
+            (tunnel.id, Tunnel { local: tunnel.local, remote: tunnel.remote, ecn: tunnel.ecn, groups })
         });
         assert_eq!(told.collect::<BTreeMap<_, _>>(), self.tunnels);
         assert!(of_address.values().all(|tunnels| *tunnels <= MAX_TUNNELS_PER_SOURCE));

@@ -81,6 +81,7 @@ fn answers() -> Vec<Response> {
         bits_per_second: Some(8_000_000),
         last_packet_ms: Some(2),
         state: GroupState::Forwarding,
+        priority: None,
     };
     let counters = BTreeMap::from([("bad_checksum".to_owned(), 1)]);
     let stats = Stats {

@@ -4,7 +4,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use crate::{
     checksum,
-    fib::{Conversion, Tunnel, TunnelKind},
+    fib::{Conversion, EcnMode, Tunnel, TunnelKind},
     maps::{Address, TunnelKey},
 };
 
@@ -36,6 +36,9 @@ pub mod kind {
     pub const CONVERTED_V4: u8 = 11;
     /// IPv6 to other addresses and ports.
     pub const CONVERTED_V6: u8 = 12;
+    /// No member, but the place in a list of members at TC where others have their turn; the place of the list
+    /// stands in the ends.
+    pub const PAUSE: u8 = 253;
     /// No member, but the way to the stream's next member table; its number stands in the ends.
     pub const TO_TABLE: u8 = 254;
     /// No member, but the way to the stream's members at TC; their place stands in the ends.
@@ -70,6 +73,9 @@ const _: () = assert!(size_of::<MemberEntry>() == 48);
 impl MemberEntry {
     /// [`MemberEntry::flags`]: a converted packet keeps its own source.
     pub const KEEPS_SOURCE: u8 = 1;
+    /// [`MemberEntry::flags`]: the outer header gets the congestion marks of the packet, see
+    /// [`EcnMode::Normal`].
+    pub const COPIES_ECN: u8 = 2;
 
     /// A member that has left.
     pub const GONE: Self =
@@ -99,13 +105,19 @@ impl MemberEntry {
         Self::way(kind::TO_LIST, list)
     }
 
+    /// The place in a list where others have their turn.
+    #[must_use]
+    pub fn pause(list: u32) -> Self {
+        Self::way(kind::PAUSE, list)
+    }
+
     fn way(kind: u8, number: u32) -> Self {
         let mut ends = [0; ENDS_MAX];
         ends[..4].copy_from_slice(&number.to_ne_bytes());
         Self { ends, kind, ..Self::GONE }
     }
 
-    /// The number of a table or the place of a list that this is the way to.
+    /// The number of a table or the place of a list that this is the way to, or a pause in.
     #[inline(always)]
     #[must_use]
     pub const fn way_to(&self) -> u32 {
@@ -147,7 +159,11 @@ impl MemberEntry {
             (TunnelKind::Ipip, true) => kind::IP_V4,
             (TunnelKind::Ipip, false) => kind::IP_V6,
         };
-        Some(Self { next_hop, ends, ends_sum, kind, ..Self::GONE })
+        let flags = match tunnel.ecn {
+            EcnMode::Normal => Self::COPIES_ECN,
+            EcnMode::Compatibility => 0,
+        };
+        Some(Self { next_hop, ends, ends_sum, kind, flags, ..Self::GONE })
     }
 
     /// Where packets go with other addresses; `None` if these are of two families.
@@ -231,7 +247,7 @@ mod tests {
                 kind,
                 local: SocketAddr::new(address(v4.map(|v4| v4.0), v6.0), port(ports.0)),
                 remote: SocketAddr::new(address(v4.map(|v4| v4.1), v6.1), port(ports.1)),
-                accepts_sources: false,
+                ecn: EcnMode::Compatibility, accepts_sources: false,
                 next_hop: None,
             };
             let member = MemberEntry::tunnel(7, &tunnel).unwrap();
@@ -245,8 +261,14 @@ mod tests {
         let (local, remote) =
             (SocketAddr::from(([10, 0, 0, 1], 1)), SocketAddr::from((Ipv6Addr::LOCALHOST, 1)));
         for (local, remote) in [(local, remote), (remote, local)] {
-            let tunnel =
-                Tunnel { kind: TunnelKind::Amt, local, remote, accepts_sources: false, next_hop: None };
+            let tunnel = Tunnel {
+                kind: TunnelKind::Amt,
+                local,
+                remote,
+                ecn: EcnMode::Compatibility,
+                accepts_sources: false,
+                next_hop: None,
+            };
             assert_eq!(MemberEntry::tunnel(1, &tunnel), None);
         }
         assert_eq!(MemberEntry::native(1).tunnel_ends(), None);

@@ -5,6 +5,7 @@
 
 mod address;
 mod key;
+mod marks;
 mod member;
 mod name;
 mod next_hop;
@@ -12,6 +13,7 @@ mod value;
 
 pub use address::Address;
 pub use key::{EndpointKey, HeadKey, InputId, InterfaceKey, StreamKey, TunnelKey};
+pub use marks::{Lane, Marks, QueueEntry};
 pub use member::{ENDS_MAX, MemberEntry, kind};
 pub use name::*;
 pub use next_hop::NextHopEntry;
@@ -44,9 +46,15 @@ pub mod limit {
     /// Members of one member table: as many copies as one run of a program makes. A device that gets them all
     /// has room for them, and the memory of the copies is still in the cache when it is used again.
     pub const CHUNK: u32 = 124;
-    /// Largest packet in bytes that goes through a relay device. One page has room for it beside what the kernel
-    /// keeps there for XDP.
+    /// Members of a list at TC between two pauses: as many copies as one run of a program makes. The kernel takes
+    /// as many packets out of a CPU's backlog in one turn (`net.core.dev_weight`), so what the copies leave there
+    /// is gone when the next ones come.
+    pub const LIST_CHUNK: u32 = 64;
+    /// Largest packet in bytes that goes through a relay device to a program at XDP. One page has room for it
+    /// beside what the kernel keeps there for XDP.
     pub const RELAY_MTU: u32 = 3_400;
+    /// Largest packet in bytes that goes through a relay device to a program at TC: any.
+    pub const LIST_RELAY_MTU: u32 = 65_535;
     /// Pairs of member table and egress device beyond the first of each table.
     pub const HEADS: u32 = 262_144;
     /// Bytes of the punt ring; a power of two and a multiple of the page size.
@@ -80,6 +88,7 @@ pub const SCHEMA: u64 = {
         size_of::<TableLine>(),
         size_of::<MemberEntry>(),
         size_of::<NextHopEntry>(),
+        size_of::<QueueEntry>(),
     ];
     // FNV-1a over the sizes.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;

@@ -12,10 +12,16 @@ pub const INTERFACES: &str = "INTERFACES";
 pub const MEMBERS: &str = "MEMBERS";
 /// Place of a stream's members at TC → index of the first of them, 0 for none; array.
 pub const LISTS: &str = "LISTS";
+/// Index of a stream's counters → its [`super::QueueEntry`], if its marks say so; array.
+pub const QUEUES: &str = "QUEUES";
 /// Index of a next hop → its device; array.
 pub const EGRESS: &str = "EGRESS";
-/// The device behind which [`PROGRAM_CHUNK`] runs, 0 for none; array of one.
-pub const RELAY: &str = "RELAY";
+/// Place of a program behind relay devices → the device that leads to it, 0 for none; array.
+pub const RELAYS: &str = "RELAYS";
+/// The place of [`PROGRAM_CHUNK`] in [`RELAYS`].
+pub const TO_TABLES: u32 = 0;
+/// The place of [`PROGRAM_LIST`] in [`RELAYS`].
+pub const TO_LISTS: u32 = 1;
 /// Next hop index → [`super::NextHopEntry`]; array.
 pub const NEXT_HOPS: &str = "NEXT_HOPS";
 /// Place of a member table → its [`super::TableLine`]; array.

@@ -2,8 +2,11 @@
 
 use core::net::SocketAddr;
 
-use super::Address;
-use crate::fib::Interface;
+use super::{Address, Marks};
+use crate::{
+    fib::{EcnMode, Interface, Tunnel, TunnelId},
+    verdict::DropReason,
+};
 
 /// What the data plane knows of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +28,13 @@ pub struct StreamEntry {
     /// larger one are made by user space where that is so.
     pub whole_max: u32,
     /// Largest IP packet in bytes of which a program at XDP makes copies, 0xffffffff if there is no bound: what
-    /// goes through a relay device on the way to some member is no larger than [`super::limit::RELAY_MTU`]. User
+    /// goes through a relay device to the next member table is no larger than [`super::limit::RELAY_MTU`]. User
     /// space makes all copies of a larger one.
     pub kernel_max: u32,
+    /// What its packets are marked with.
+    pub marks: Marks,
 }
-const _: () = assert!(size_of::<StreamEntry>() == 28);
+const _: () = assert!(size_of::<StreamEntry>() == 32);
 
 /// What the data plane knows of a tunnel that packets come out of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +43,30 @@ pub struct TunnelEntry {
     /// The tunnel's number.
     pub id: u32,
     /// 1 if data may come out of it.
-    pub accepts_sources: u32,
+    pub accepts_sources: u16,
+    /// 1 if what goes into it is encapsulated in the normal mode of RFC 6040, see [`crate::fib::EcnMode`]. Only to be
+    /// read back.
+    pub ecn_normal: u16,
 }
 const _: () = assert!(size_of::<TunnelEntry>() == 8);
+
+impl TunnelEntry {
+    /// What is known of a tunnel.
+    #[must_use]
+    pub const fn of(id: TunnelId, tunnel: &Tunnel) -> Self {
+        Self {
+            id: id.0,
+            accepts_sources: tunnel.accepts_sources as u16,
+            ecn_normal: matches!(tunnel.ecn, EcnMode::Normal) as u16,
+        }
+    }
+
+    /// Its way to say what outer headers say of congestion.
+    #[must_use]
+    pub const fn ecn(&self) -> EcnMode {
+        if self.ecn_normal == 0 { EcnMode::Compatibility } else { EcnMode::Normal }
+    }
+}
 
 /// What the data plane does with datagrams for an endpoint of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,14 +206,51 @@ pub struct StreamCounters {
     pub packets: u64,
     /// Their IP length in bytes.
     pub bytes: u64,
-    /// Packets dropped because they came from the wrong input.
-    pub wrong_input: u64,
-    /// Packets dropped for another reason.
-    pub dropped: u64,
     /// Time of the last accepted packet, nanoseconds of `CLOCK_MONOTONIC`.
     pub last_ns: u64,
+    /// Packets dropped as a whole, by [`DropReason::OF_STREAM`].
+    pub drops: [u64; DropReason::OF_STREAM.len()],
 }
-const _: () = assert!(size_of::<StreamCounters>() == 40);
+const _: () = assert!(size_of::<StreamCounters>() == 64);
+
+impl StreamCounters {
+    /// Counts a packet that is dropped.
+    #[inline(always)]
+    pub const fn drop(&mut self, reason: DropReason) {
+        self.drops[reason.index_in_stream()] += 1;
+    }
+
+    /// Packets dropped, by reason.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::OF_STREAM.into_iter().zip(self.drops)
+    }
+
+    /// These and others, packet by packet.
+    #[must_use]
+    pub fn plus(self, other: &Self) -> Self {
+        let mut drops = self.drops;
+        drops.iter_mut().zip(other.drops).for_each(|(sum, more)| *sum += more);
+        Self {
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+            last_ns: self.last_ns.max(other.last_ns),
+            drops,
+        }
+    }
+
+    /// What was counted since an earlier reading.
+    #[must_use]
+    pub fn since(self, before: &Self) -> Self {
+        let mut drops = self.drops;
+        drops.iter_mut().zip(before.drops).for_each(|(now, then)| *now -= then);
+        Self {
+            packets: self.packets - before.packets,
+            bytes: self.bytes - before.bytes,
+            last_ns: self.last_ns,
+            drops,
+        }
+    }
+}
 
 /// A punt, as it stands in the ring buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,7 +283,9 @@ const _: () = assert!(size_of::<OversizeRecord>() == 12 + super::OVERSIZE_MAX);
 #[cfg(feature = "user")]
 mod pod {
     use super::*;
-    use crate::maps::{EndpointKey, HeadKey, InterfaceKey, MemberEntry, NextHopEntry, StreamKey, TunnelKey};
+    use crate::maps::{
+        EndpointKey, HeadKey, InterfaceKey, MemberEntry, NextHopEntry, QueueEntry, StreamKey, TunnelKey,
+    };
 
     macro_rules! pod {
         ($($type:ty),* $(,)?) => {
@@ -240,6 +305,7 @@ mod pod {
         Head,
         TableLine,
         NextHopEntry,
+        QueueEntry,
         DeviceCursor,
         StreamCounters,
         PuntRecord,

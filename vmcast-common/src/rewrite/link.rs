@@ -16,6 +16,8 @@ pub(super) struct Payload {
     pub(super) len: u16,
     /// The destination address if it is that of a group: two bytes and four, in the machine's order.
     pub(super) group: Option<(u16, u32)>,
+    /// The priority code point of tags, 0 to 7.
+    pub(super) pcp: u8,
 }
 
 macro_rules! words {
@@ -57,6 +59,9 @@ pub(super) fn write<R: Room>(room: &mut R, hop: &NextHopEntry, payload: Payload)
         (true, false) => link::PPP_IPV4.to_be(),
         (true, true) => link::PPP_IPV6.to_be(),
     };
+    // The first byte of a tag's control information, which has the identifier's upper four bits, too.
+    let pcp = payload.pcp << 5;
+    let first_tag = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, pcp, 0]);
     // The PPP protocol counts (RFC 2516 §4).
     let session_len = (payload.len + 2).to_be();
     match hop.link_len as usize {
@@ -69,14 +74,18 @@ pub(super) fn write<R: Room>(room: &mut R, hop: &NextHopEntry, payload: Payload)
         TAG => {
             let mut head = room.grow::<TAG>(TAG - PLAIN).ok_or(DropReason::KernelRefused)?;
             head.write_u64::<0>(words!(hop.link, u64 0));
-            head.write_u64::<8>(words!(hop.link, u64 8));
+            head.write_u64::<8>(words!(hop.link, u64 8) | first_tag);
             head.write_u16::<{ TAG - 2 }>(last);
         }
         QINQ => {
             let mut head = room.grow::<QINQ>(QINQ - PLAIN).ok_or(DropReason::KernelRefused)?;
+            // A session without tags has none to write it into. Without a branch, of which the verifier would follow
+            // both ways.
+            let tagged = 1 - (hop.flags & NextHopEntry::SESSION) / NextHopEntry::SESSION;
+            let second_tag = u32::from_ne_bytes([0, 0, pcp * tagged, 0]);
             head.write_u64::<0>(words!(hop.link, u64 0));
-            head.write_u64::<8>(words!(hop.link, u64 8));
-            head.write_u32::<16>(words!(hop.link, u32 16));
+            head.write_u64::<8>(words!(hop.link, u64 8) | (first_tag * u64::from(tagged)));
+            head.write_u32::<16>(words!(hop.link, u32 16) | second_tag);
             if session {
                 head.write_u16::<{ QINQ - 4 }>(session_len);
             }
@@ -85,7 +94,7 @@ pub(super) fn write<R: Room>(room: &mut R, hop: &NextHopEntry, payload: Payload)
         TAG_SESSION => {
             let mut head = room.grow::<TAG_SESSION>(TAG_SESSION - PLAIN).ok_or(DropReason::KernelRefused)?;
             head.write_u64::<0>(words!(hop.link, u64 0));
-            head.write_u64::<8>(words!(hop.link, u64 8));
+            head.write_u64::<8>(words!(hop.link, u64 8) | first_tag);
             head.write_u64::<16>(words!(hop.link, u64 16));
             head.write_u16::<{ TAG_SESSION - 4 }>(session_len);
             head.write_u16::<{ TAG_SESSION - 2 }>(last);
@@ -94,8 +103,9 @@ pub(super) fn write<R: Room>(room: &mut R, hop: &NextHopEntry, payload: Payload)
             let mut head =
                 room.grow::<QINQ_SESSION>(QINQ_SESSION - PLAIN).ok_or(DropReason::KernelRefused)?;
             head.write_u64::<0>(words!(hop.link, u64 0));
-            head.write_u64::<8>(words!(hop.link, u64 8));
-            head.write_u64::<16>(words!(hop.link, u64 16));
+            let second_tag = u64::from_ne_bytes([0, 0, pcp, 0, 0, 0, 0, 0]);
+            head.write_u64::<8>(words!(hop.link, u64 8) | first_tag);
+            head.write_u64::<16>(words!(hop.link, u64 16) | second_tag);
             head.write_u32::<24>(words!(hop.link, u32 24));
             head.write_u16::<{ QINQ_SESSION - 4 }>(session_len);
             head.write_u16::<{ QINQ_SESSION - 2 }>(last);

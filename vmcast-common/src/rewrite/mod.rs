@@ -12,7 +12,7 @@ mod outer;
 mod tests;
 mod ttl;
 
-pub use carry::{Carry, hand_on};
+pub use carry::{Carry, Form, hand_on};
 pub use convert::{Ends, Parts, Place, readdress};
 pub use outer::{AMT_V4_OVERHEAD, OUTER_TTL, amt_v4_common, overhead};
 pub use ttl::{Editable, forward_header};
@@ -85,7 +85,8 @@ impl Inner {
 /// behind an Ethernet header and what [`amt_v4_common`] made.
 ///
 /// Native multicast never leaves by the interface it came in on; a copy in a tunnel may, and so may the
-/// native copy of a packet that came out of a tunnel over that interface.
+/// native copy of a packet that came out of a tunnel over that interface. VLAN tags get the priority code point `pcp`,
+/// 0 to 7.
 ///
 /// # Errors
 /// The reason why this member gets no copy.
@@ -95,6 +96,7 @@ pub fn copy<R: Room>(
     member: &MemberEntry,
     hop: &NextHopEntry,
     input: InputId,
+    pcp: u8,
     encapsulated: bool,
 ) -> Result<(), DropReason> {
     if member.kind == kind::GONE {
@@ -119,7 +121,7 @@ pub fn copy<R: Room>(
                 outer::finish_amt_v4(&mut head, member);
                 len
             };
-            return link::write(room, hop, link::Payload { is_ipv6: false, len, group: None });
+            return link::write(room, hop, link::Payload { is_ipv6: false, len, group: None, pcp });
         }
         // A member of another kind joined while this packet was on its way.
         room.shrink(AMT_V4_OVERHEAD).ok_or(DropReason::KernelRefused)?;
@@ -130,7 +132,7 @@ pub fn copy<R: Room>(
     if len > hop.mtu as usize {
         return Err(DropReason::Oversize);
     }
-    let mut payload = link::Payload { is_ipv6: inner.is_ipv6, len: len as u16, group: None };
+    let mut payload = link::Payload { is_ipv6: inner.is_ipv6, len: len as u16, group: None, pcp };
     macro_rules! put {
         ($outer:ident, $end:ident, $is_ipv6:literal) => {{
             let head = room.grow::<{ outer::$end }>(outer::$end - eth::LEN);

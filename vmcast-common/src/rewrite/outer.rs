@@ -91,12 +91,13 @@ pub(super) fn finish_amt_v4(head: &mut impl Words<AMT_V4_OWN>, member: &MemberEn
     head.write_u32::<{ ENDS_V4 + 8 }>(word_u32::<8>(&member.ends));
 }
 
-/// The outer type of service: the inner one, in AMT without its congestion marks. Whoever ends a tunnel of
-/// GRE or IP in IP knows what to do with marks (RFC 6040 §4.1, normal mode); of a gateway that does not say
-/// so that is not known (RFC 9601 §4, compatibility mode).
+/// The outer type of service: the inner one, without its congestion marks if nobody knows that whoever ends the
+/// tunnel reads them ([`EcnMode`](crate::fib::EcnMode)).
 #[inline(always)]
-const fn outer_tos(inner: &Inner, protocol: u8) -> u8 {
-    if protocol == ip::PROTO_UDP { inner.tos & DSCP_MASK } else { inner.tos }
+const fn outer_tos(inner: &Inner, member: &MemberEntry) -> u8 {
+    // Without a branch, of which the verifier would follow both ways.
+    let copied = (member.flags & MemberEntry::COPIES_ECN) >> 1;
+    inner.tos & (DSCP_MASK | copied | copied << 1)
 }
 
 /// An IPv4 header without options.
@@ -108,7 +109,7 @@ fn ipv4_header<const N: usize>(
     overhead: usize,
     protocol: u8,
 ) {
-    let first = u16::from_ne_bytes([0x45, outer_tos(inner, protocol)]);
+    let first = u16::from_ne_bytes([0x45, outer_tos(inner, member)]);
     let total = (inner.len + overhead as u16).to_be();
     let flags = ipv4::DONT_FRAGMENT.to_be();
     let third = u16::from_ne_bytes([OUTER_TTL, protocol]);
@@ -131,7 +132,7 @@ fn ipv6_header<const N: usize>(
     overhead: usize,
     protocol: u8,
 ) {
-    let first = 0x6000_0000 | (outer_tos(inner, protocol) as u32) << 20;
+    let first = 0x6000_0000 | (outer_tos(inner, member) as u32) << 20;
     head.write_u32::<{ eth::LEN }>(first.to_be());
     head.write_u16::<{ eth::LEN + 4 }>((inner.len + (overhead - ipv6::LEN) as u16).to_be());
     head.write_u16::<{ eth::LEN + 6 }>(u16::from_ne_bytes([protocol, OUTER_TTL]));

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::{ttl::lower_ttl, *};
 use crate::checksum;
-use crate::fib::{IfIndex, Interface, Link, NextHop, Tag, TagProtocol, Tunnel, TunnelKind};
+use crate::fib::{EcnMode, IfIndex, Interface, Link, NextHop, Tag, TagProtocol, Tunnel, TunnelKind};
 
 const HEADROOM: usize = 128;
 
@@ -78,7 +78,14 @@ fn hop(link: Link, mtu: u16) -> NextHopEntry {
 }
 
 fn member(kind: TunnelKind, local: SocketAddr, remote: SocketAddr) -> MemberEntry {
-    let tunnel = Tunnel { kind, local, remote, accepts_sources: false, next_hop: None };
+    let tunnel = Tunnel {
+        kind,
+        local,
+        remote,
+        ecn: if kind == TunnelKind::Amt { EcnMode::Compatibility } else { EcnMode::Normal },
+        accepts_sources: false,
+        next_hop: None,
+    };
     MemberEntry::tunnel(1, &tunnel).expect("one family")
 }
 
@@ -121,11 +128,11 @@ proptest! {
         let member = member(TunnelKind::Amt, (local, ports.0).into(), (remote, ports.1).into());
         let packet = v4_packet(tos, payload);
         let mut after = Buffer::new(eth::LEN, &packet);
-        copy(&mut after, &member, &hop(link, 1500), InputId::NONE, false).unwrap();
+        copy(&mut after, &member, &hop(link, 1500), InputId::NONE, 0, false).unwrap();
 
         let common = amt_v4_common(packet.len() as u16, tos);
         let mut before = Buffer::new(eth::LEN, &[&common[..], &packet].concat());
-        copy(&mut before, &member, &hop(link, 1500), InputId::NONE, true).unwrap();
+        copy(&mut before, &member, &hop(link, 1500), InputId::NONE, 0, true).unwrap();
         prop_assert_eq!(before.frame(), after.frame());
     }
 
@@ -140,7 +147,7 @@ proptest! {
         let member = member(TunnelKind::Amt, (local, ports.0).into(), (remote, ports.1).into());
         let packet = v4_packet(tos, payload);
         let mut buffer = Buffer::new(eth::LEN, &packet);
-        copy(&mut buffer, &member, &hop(Link::PLAIN, 1500), InputId::NONE, false).unwrap();
+        copy(&mut buffer, &member, &hop(Link::PLAIN, 1500), InputId::NONE, 0, false).unwrap();
 
         let sliced = SlicedPacket::from_ethernet(buffer.frame()).unwrap();
         let Some(NetSlice::Ipv4(ip)) = &sliced.net else { panic!("not IPv4") };
@@ -169,7 +176,7 @@ proptest! {
         let (local, remote) = (end(addresses.0), end(addresses.1));
         let packet = v4_packet(tos, payload);
         let mut buffer = Buffer::new(eth::LEN, &packet);
-        copy(&mut buffer, &member(kind, local, remote), &hop(Link::PLAIN, 1500), InputId::NONE, false).unwrap();
+        copy(&mut buffer, &member(kind, local, remote), &hop(Link::PLAIN, 1500), InputId::NONE, 0, false).unwrap();
 
         let sliced = SlicedPacket::from_ethernet(buffer.frame()).unwrap();
         let Some(NetSlice::Ipv6(ip)) = &sliced.net else { panic!("not IPv6") };
@@ -227,7 +234,7 @@ proptest! {
 fn native_multicast_does_not_return_where_it_came_from_and_tunnels_may() {
     let native = NextHopEntry::native(&interface(None));
     let made = |member: &MemberEntry, hop: &NextHopEntry, input| {
-        copy(&mut Buffer::new(eth::LEN, &v4_packet(0, 8)), member, hop, input, false)
+        copy(&mut Buffer::new(eth::LEN, &v4_packet(0, 8)), member, hop, input, 0, false)
     };
     let back = InputId::interface(7);
     assert_eq!(made(&MemberEntry::native(1), &native, back), Err(DropReason::SameInterface));
@@ -242,7 +249,7 @@ fn on_a_link_of_two_multicast_goes_to_the_peer() {
     {
         let mut buffer = Buffer::new(eth::LEN, &v4_packet(0, 8));
         let hop = NextHopEntry::native(&interface(peer));
-        copy(&mut buffer, &MemberEntry::native(1), &hop, InputId::NONE, false).unwrap();
+        copy(&mut buffer, &MemberEntry::native(1), &hop, InputId::NONE, 0, false).unwrap();
         assert_eq!(buffer.frame()[..6], destination);
     }
 }
@@ -255,7 +262,10 @@ fn the_largest_packet_that_fits_is_copied_and_one_byte_more_is_not() {
             let common =
                 if encapsulated { amt_v4_common(packet.len() as u16, 0).to_vec() } else { Vec::new() };
             let mut buffer = Buffer::new(eth::LEN, &[&common[..], &packet].concat());
-            assert_eq!(copy(&mut buffer, &amt(), &hop(Link::PLAIN, 1500), InputId::NONE, encapsulated), fits);
+            assert_eq!(
+                copy(&mut buffer, &amt(), &hop(Link::PLAIN, 1500), InputId::NONE, 0, encapsulated),
+                fits
+            );
         }
     }
 }
@@ -264,7 +274,7 @@ fn the_largest_packet_that_fits_is_copied_and_one_byte_more_is_not() {
 fn nobody_is_sent_to_without_a_way() {
     let unresolved = NextHopEntry { flags: 0, ..hop(Link::PLAIN, 1500) };
     let made = |member: &MemberEntry, hop: &NextHopEntry| {
-        copy(&mut Buffer::new(eth::LEN, &v4_packet(0, 8)), member, hop, InputId::NONE, false)
+        copy(&mut Buffer::new(eth::LEN, &v4_packet(0, 8)), member, hop, InputId::NONE, 0, false)
     };
     assert_eq!(made(&amt(), &unresolved), Err(DropReason::NextHopUnresolved));
     assert_eq!(made(&MemberEntry::GONE, &hop(Link::PLAIN, 1500)), Err(DropReason::MemberGone));

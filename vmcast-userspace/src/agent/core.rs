@@ -67,6 +67,8 @@ pub(super) enum Input<'a> {
     FromTunnel {
         /// The address and port it came from.
         remote: SocketAddr,
+        /// The type of service of its IP header.
+        tos: u8,
         /// Its payload.
         bytes: &'a [u8],
     },
@@ -530,8 +532,8 @@ impl Machine for Core {
             Input::FromHost(packet) => self.on_host_packet(now, packet),
             Input::HostJoined { group, sources } => self.on_host_joined(now, group, &sources),
             Input::HostLeft(group) => self.on_host_left(now, group),
-            Input::FromTunnel { remote, bytes } => {
-                let input = gateway::Input::Datagram { remote, bytes };
+            Input::FromTunnel { remote, tos, bytes } => {
+                let input = gateway::Input::Datagram { remote, tos, bytes };
                 match &mut self.upstream {
                     Some(upstream) => upstream.gateway.handle_input(now, input),
                     None => self.drops.count(Drop::NoUpstream),

@@ -111,11 +111,11 @@ impl Bed {
                         vmr.memberships.insert(group, filter);
                     }
                 }
-                relay::Output::Event(relay::Event::TunnelDown { .. }) => {}
+                relay::Output::Event(relay::Event::Ecn { .. } | relay::Event::TunnelDown { .. }) => {}
             }
         }
         for bytes in answers {
-            self.core.handle_input(now, Input::FromTunnel { remote, bytes: &bytes });
+            self.core.handle_input(now, Input::FromTunnel { remote, tos: 0, bytes: &bytes });
         }
     }
 
@@ -191,7 +191,7 @@ impl Bed {
     fn send(&mut self, remote: &str, source: Ipv4Addr, group: Ipv4Addr, payload: &[u8]) {
         let mut bytes = vec![6, 0];
         bytes.extend(packet(source, group, payload));
-        self.input(Input::FromTunnel { remote: at(remote), bytes: &bytes });
+        self.input(Input::FromTunnel { remote: at(remote), tos: 0, bytes: &bytes });
     }
 }
 
@@ -227,8 +227,8 @@ fn data_for_another_group_or_source_or_from_a_stranger_does_not_reach_the_host()
     bed.send("192.0.2.2:2268", SOURCE, GROUP, b"a VMR that was not asked");
     bed.send(STRANGER, SOURCE, GROUP, b"a stranger");
     bed.send("192.0.2.1:2268", SOURCE, HOST, b"unicast");
-    bed.input(Input::FromTunnel { remote: at("192.0.2.1:2268"), bytes: &[6, 0, 0x45, 0] });
-    bed.input(Input::FromTunnel { remote: at("192.0.2.1:2268"), bytes: &[] });
+    bed.input(Input::FromTunnel { remote: at("192.0.2.1:2268"), tos: 0, bytes: &[6, 0, 0x45, 0] });
+    bed.input(Input::FromTunnel { remote: at("192.0.2.1:2268"), tos: 0, bytes: &[] });
     assert_eq!(bed.data, Vec::<Vec<u8>>::new());
     let counters = bed.core.gateway_counters().expect("a gateway");
     assert_eq!((counters.unwanted_data, counters.stranger, counters.bad_data), (2, 2, 2));

@@ -71,6 +71,7 @@ impl Vmr {
                     relay::Output::Event(relay::Event::TunnelUp { id, remote, .. }) => {
                         self.tunnels.insert(id, remote);
                     }
+                    relay::Output::Event(relay::Event::Ecn { .. }) => {}
                     relay::Output::Event(relay::Event::Membership { group, filter, .. }) => {
                         if filter.is_none() {
                             self.memberships.remove(&group);

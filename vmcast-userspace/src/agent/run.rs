@@ -26,7 +26,7 @@ use crate::{
     daemon::Process,
     netlink::{self, HostGroupEvent, HostGroups, LinkWatch, Links},
     signals::Termination,
-    sockets::{Buffer, UdpEndpoint},
+    sockets::{Buffer, Received, UdpEndpoint},
     telemetry::RateLimit,
 };
 
@@ -135,8 +135,7 @@ impl Agent {
         tokio::select! {
             received = self.endpoint.recv(datagram) => match received {
                 Ok(received) => {
-                    let (remote, bytes) = (received.remote.into(), received.bytes);
-                    self.core.handle_input(clock::now(), Input::FromTunnel { remote, bytes });
+                    self.core.handle_input(clock::now(), from_tunnel(&received));
                     self.perform();
                     self.drain_tunnel(datagram);
                 }
@@ -185,8 +184,7 @@ impl Agent {
         for _ in 1..BATCH {
             match self.endpoint.try_recv(datagram) {
                 Ok(Some(received)) => {
-                    let (remote, bytes) = (received.remote.into(), received.bytes);
-                    self.core.handle_input(clock::now(), Input::FromTunnel { remote, bytes });
+                    self.core.handle_input(clock::now(), from_tunnel(&received));
                     self.perform();
                 }
                 Ok(None) => return,
@@ -296,6 +294,10 @@ impl Agent {
         }
         self.upstreams.close().await;
     }
+}
+
+fn from_tunnel<'a>(received: &Received<'a>) -> Input<'a> {
+    Input::FromTunnel { remote: received.remote.into(), tos: received.tos, bytes: received.bytes }
 }
 
 /// The next change of the host's memberships; never where the kernel does not tell.

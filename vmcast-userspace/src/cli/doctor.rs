@@ -7,7 +7,7 @@ use vmcast_api::{Client, Envelope, Interface, Role, VERSION};
 
 use super::{Exit, Failure, args::DoctorArgs, find};
 use crate::{
-    config::{self, Converted, EngineChoice, RouterConfig, Target},
+    config::{self, Converted, EngineChoice, PriorityRule, RouterConfig, Target},
     doctor::{self, Asked, Engine, Level, Report, Running},
 };
 
@@ -68,6 +68,7 @@ fn ask(args: &DoctorArgs) -> Result<Option<(Running, Vec<Asked>)>, Failure> {
         accepts_sources: known.accepts_sources,
         copies: !known.accepts_sources || known.querier.is_some(),
         tagged: !known.vlan.is_empty(),
+        queues: known.queues,
         configured: true,
     }));
     let hooks = interfaces.iter().map(|known| (name(known), known.attached.clone())).collect();
@@ -75,6 +76,7 @@ fn ask(args: &DoctorArgs) -> Result<Option<(Running, Vec<Asked>)>, Failure> {
 }
 
 fn of_config(config: &RouterConfig) -> Vec<Asked> {
+    let queued = config.priorities.iter().any(PriorityRule::needs_tc);
     let targets = || config.forwards.iter().flat_map(|forward| &forward.to);
     merged(config.interfaces.iter().map(|known| {
         let is_target = |target: &Target| match target {
@@ -88,6 +90,7 @@ fn of_config(config: &RouterConfig) -> Vec<Asked> {
             accepts_sources: known.accepts_sources,
             copies: !known.accepts_sources || known.querier || targets().any(is_target),
             tagged: !known.vlan.is_empty(),
+            queues: queued.then_some(known.engine.is_some()),
             configured: true,
         }
     }))
@@ -103,6 +106,8 @@ fn merged(all: impl Iterator<Item = Asked>) -> Vec<Asked> {
                 other.accepts_sources |= asked.accepts_sources;
                 other.copies |= asked.copies;
                 other.tagged |= asked.tagged;
+                // One link's wish for TC is the device's.
+                other.queues = other.queues.max(asked.queues);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use vmcast_common::fib::{Stream, TunnelKind};
+use vmcast_common::fib::{EcnMode, Stream, TunnelKind};
 
 use super::{
     Present, Problem,
@@ -34,6 +34,20 @@ pub struct StaticTunnel {
     /// Whether packets of sources are taken out of it.
     #[serde(default)]
     pub accepts_sources: bool,
+    /// What outer headers say of congestion.
+    #[serde(default)]
+    pub ecn: EcnChoice,
+}
+
+/// What the outer headers of a static tunnel say of congestion (RFC 6040 §4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EcnChoice {
+    /// What the inner one says: the far end merges both.
+    Normal,
+    /// Nothing: so it must be while nobody knows what the far end does with marks (RFC 9601 §4).
+    #[default]
+    Compatibility,
 }
 
 /// How a static tunnel encapsulates.
@@ -56,6 +70,15 @@ impl StaticTunnel {
             StaticTunnelKind::Gre => TunnelKind::Gre(self.key),
             StaticTunnelKind::Ipip => TunnelKind::Ipip,
             StaticTunnelKind::Amt => TunnelKind::Amt,
+        }
+    }
+
+    /// What outer headers say of congestion.
+    #[must_use]
+    pub const fn ecn(&self) -> EcnMode {
+        match self.ecn {
+            EcnChoice::Normal => EcnMode::Normal,
+            EcnChoice::Compatibility => EcnMode::Compatibility,
         }
     }
 

@@ -11,6 +11,7 @@ mod forward;
 mod host;
 mod locate;
 mod name_or_table;
+mod priority;
 mod report;
 mod router;
 mod sections;
@@ -32,6 +33,9 @@ pub use agent::{AgentConfig, AgentInterface};
 pub use forward::{Forward, StaticTunnel, StaticTunnelKind};
 pub(crate) use host::host_addresses;
 pub use host::{Present, socket_dirs};
+
+pub(crate) use priority::DSCP_NAMES;
+pub use priority::{Dscp, Prefix, PriorityRule, SkbPriority, priority_of};
 pub use report::{Diagnostic, Place, Report, Severity};
 pub use router::{
     DataplaneConfig, EngineChoice, InterfaceEngine, OnExit, RouterConfig, RouterInterface, TunnelConfig,

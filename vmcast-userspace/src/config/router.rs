@@ -11,6 +11,7 @@ use super::{
     Problem, RoleConfig,
     forward::{self, Forward, StaticTunnel},
     host::{Present, missing_interface},
+    priority::{self, PriorityRule},
     sections::{
         Addresses, AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, UpstreamConfig, UpstreamFrom,
         duplicates, relative_path,
@@ -60,6 +61,9 @@ pub struct RouterConfig {
     /// Streams that are forwarded without being asked for.
     #[serde(default, rename = "forward")]
     pub forwards: Vec<Forward>,
+    /// What the packets of some streams are marked with.
+    #[serde(default, rename = "priority")]
+    pub priorities: Vec<PriorityRule>,
 }
 
 /// `[tunnel]`: the tunnels of others to this VMR.
@@ -431,6 +435,23 @@ impl RouterConfig {
     }
 }
 
+impl RouterConfig {
+    /// What a priority asks for that the chosen engine has not.
+    fn without_tc(&self) -> Option<Problem> {
+        let engine = match self.dataplane.engine {
+            EngineChoice::Auto | EngineChoice::Tc => return None,
+            EngineChoice::Xdp => "xdp",
+            EngineChoice::Software => "software",
+        };
+        let index = self.priorities.iter().position(PriorityRule::needs_tc)?;
+        let said = format!("queue and skb_priority have no effect with engine = \"{engine}\"");
+        Some(
+            Problem::warning(format!("priority[{index}]"), said)
+                .hint("TC alone queues; dscp and pcp take effect with every engine"),
+        )
+    }
+}
+
 impl RoleConfig for RouterConfig {
     const ROLE: Role = Role::Router;
 
@@ -463,6 +484,8 @@ impl RoleConfig for RouterConfig {
             &self.interfaces,
             &self.tunnel,
         ));
+        problems.extend(priority::problems(&self.priorities));
+        problems.extend(self.without_tc());
         problems
     }
 

@@ -51,6 +51,8 @@ pub(crate) struct Asked {
     pub(crate) copies: bool,
     /// Whether frames with VLAN tags are taken from it or sent by it.
     pub(crate) tagged: bool,
+    /// Whether its copies wait in queues as priorities say; `None` if none says so.
+    pub(crate) queues: Option<bool>,
     /// Whether it is the configuration that names it.
     pub(crate) configured: bool,
 }

@@ -27,6 +27,7 @@ pub(super) fn judge(facts: &InterfaceFacts, engine: &Engine) -> Vec<Finding> {
             findings.extend(programs(name, link, engine));
             findings.extend(driver(name, link, asked, engine));
             findings.extend(offloads(name, link, asked, engine));
+            findings.extend(queues(name, link, asked, engine));
             findings.extend(surroundings(name, link, asked));
         }
     }
@@ -181,6 +182,22 @@ fn offloads(name: &str, link: &LinkFacts, asked: &Asked, engine: &Engine) -> Vec
         );
     }
     findings
+}
+
+/// Frames that XDP sends pass no queueing discipline.
+fn queues(name: &str, link: &LinkFacts, asked: &Asked, engine: &Engine) -> Option<Finding> {
+    let by_xdp = engine.is_xdp() && link.features.is_none_or(|features| features.takes_redirected());
+    if asked.queues != Some(false) || !asked.copies || !by_xdp {
+        return None;
+    }
+    let device = device(name, link);
+    Some(
+        Finding::warning(
+            format!("copies that XDP sends by {device} pass none of its queues"),
+            "queue and skb_priority of [[priority]] tables do nothing here; dscp and pcp do",
+        )
+        .mend("write engine = \"tc\" in its [[interface]] table"),
+    )
 }
 
 fn surroundings(name: &str, link: &LinkFacts, asked: &Asked) -> Vec<Finding> {

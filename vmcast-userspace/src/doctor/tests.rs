@@ -39,7 +39,14 @@ fn good_link() -> LinkFacts {
 }
 
 fn asked() -> Asked {
-    Asked { name: "eth0".to_owned(), accepts_sources: true, copies: true, tagged: false, configured: true }
+    Asked {
+        name: "eth0".to_owned(),
+        accepts_sources: true,
+        copies: true,
+        tagged: false,
+        queues: None,
+        configured: true,
+    }
 }
 
 /// What is not as it should be.
@@ -105,6 +112,28 @@ fn what_hides_or_merges_packets_is_an_error_with_the_command_that_mends_it() {
     let veth = LinkFacts { kind: Some("veth".to_owned()), offloads: Some(partial), ..good_link() };
     only(&judged(veth.clone(), asked(), AUTO), Level::Warning, "checksums", "ethtool -K PEER tx off");
     assert_eq!(judged(veth, Asked { accepts_sources: false, ..asked() }, AUTO), []);
+}
+
+// proves E6
+#[test]
+fn a_priority_whose_queue_xdp_passes_by_is_told() {
+    let queued = |queues| Asked { queues, ..asked() };
+    for engine in [AUTO, XDP] {
+        only(
+            &judged(good_link(), queued(Some(false)), engine),
+            Level::Warning,
+            "none of its queues",
+            "engine = \"tc\"",
+        );
+    }
+    for (asked, engine) in [
+        (queued(Some(true)), AUTO),
+        (queued(Some(false)), TC),
+        (queued(None), AUTO),
+        (Asked { copies: false, ..queued(Some(false)) }, AUTO),
+    ] {
+        assert_eq!(judged(good_link(), asked, engine), []);
+    }
 }
 
 #[test]

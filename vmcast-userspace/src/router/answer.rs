@@ -8,9 +8,12 @@ use std::{
 
 use nix::net::if_::if_indextoname;
 use vmcast_api as api;
-use vmcast_common::fib::{
-    Conversion, ConversionId, IfIndex, Input, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
-    TunnelKind, Way,
+use vmcast_common::{
+    fib::{
+        Conversion, ConversionId, IfIndex, Input, NextHop, NextHopId, Output, Priority, Rpf, Stream, Tunnel,
+        TunnelId, TunnelKind, Way,
+    },
+    verdict::DropReason,
 };
 use vmcast_dataplane::EngineInfo;
 use vmcast_proto::Filter;
@@ -18,7 +21,7 @@ use vmcast_proto::Filter;
 use super::{run::Router, shown::SILENT, stated::Static, upstream::State};
 use crate::{
     clock,
-    config::{UpstreamFrom, VlanTag},
+    config::{PriorityRule, UpstreamFrom, VlanTag},
     daemon::resident_bytes,
     link::Attachment,
     mac,
@@ -35,7 +38,7 @@ pub(super) fn answer(router: &Router, request: &api::Request) -> api::Response {
         }
         api::Request::TunnelList { page } => api::Response::Tunnels(tunnels(router, page, now)),
         api::Request::InterfaceList => api::Response::Interfaces(interfaces(router)),
-        api::Request::Stats => api::Response::Stats(stats(router)),
+        api::Request::Stats => api::Response::Stats(stats(router, now)),
         api::Request::NodeList { .. } | api::Request::CacheList { .. } => {
             api::Response::not_this_role(api::Role::Router, request)
         }
@@ -123,9 +126,15 @@ fn groups(router: &Router, page: &api::Page, now: Instant) -> api::Groups {
             bits_per_second: shown.rate,
             last_packet_ms: silence.map(millis),
             state,
+            priority: priority(router.core.priorities.of(&info.stream)),
         }
     });
     api::Groups { next, groups }
+}
+
+fn priority(Priority { dscp, pcp, skb_priority, queue }: Priority) -> Option<api::Priority> {
+    let shown = api::Priority { dscp, pcp, skb_priority, queue };
+    (shown != api::Priority::default()).then_some(shown)
 }
 
 fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, now: Instant) -> api::Members {
@@ -229,7 +238,7 @@ fn tunnel_place(router: &Router, id: TunnelId) -> api::Place {
     let upstream = router.core.upstream.as_ref().filter(|upstream| upstream.id == id);
     let ends: Option<(SocketAddr, SocketAddr)> = match upstream {
         Some(upstream) => Some((upstream.local, upstream.relay.unwrap_or(upstream.named))),
-        None => router.core.relay.ends(id.0),
+        None => router.core.relay.ends(id.0).map(|(local, remote, _)| (local, remote)),
     };
     match ends {
         Some((local, remote)) => api::Place::Tunnel { id: id.0, name: None, local, remote },
@@ -334,6 +343,7 @@ fn interfaces(router: &Router) -> api::Interfaces {
             }),
             attached: hook.map(|hook| hook.label().to_owned()),
             egress: egress.map(shown_engine),
+            queues: place.and_then(|place| queues(router, place.device)),
             accepts_sources: configured.accepts_sources,
             querier,
         }
@@ -343,13 +353,20 @@ fn interfaces(router: &Router) -> api::Interfaces {
     api::Interfaces { interfaces }
 }
 
+/// Whether copies that leave by a device wait in queues as priorities say, if one does say so.
+fn queues(router: &Router, device: IfIndex) -> Option<bool> {
+    let said = router.config.priorities.iter().any(PriorityRule::needs_tc);
+    let engine = router.plane.egress(device).filter(|_| said)?.engine;
+    Some(engine == vmcast_dataplane::Engine::TcClone)
+}
+
 /// The kernel's name of an interface that need not be one of the configuration's.
 fn kernel_name(ifindex: IfIndex) -> String {
     if_indextoname(ifindex.0)
         .map_or_else(|_| format!("#{}", ifindex.0), |name| name.to_string_lossy().into_owned())
 }
 
-fn stats(router: &Router) -> api::Stats {
+fn stats(router: &Router, now: Instant) -> api::Stats {
     let drops = router
         .shown
         .counters
@@ -366,8 +383,13 @@ fn stats(router: &Router) -> api::Stats {
             source: stream.source,
             packets: shown.packets,
             bytes: shown.bytes,
-            wrong_input: shown.wrong_input,
-            dropped: shown.dropped,
+            drops: DropReason::OF_STREAM
+                .into_iter()
+                .zip(shown.drops)
+                .filter(|(_, count)| *count > 0)
+                .map(|(reason, count)| (reason.label().to_owned(), count))
+                .collect(),
+            last_packet_ms: shown.last.map(|last| millis(now.saturating_duration_since(last))),
         })
         .collect();
     streams

@@ -17,6 +17,7 @@ use vmcast_proto::{
 };
 
 use super::{
+    priorities::Priorities,
     stated::{Change, Stated},
     tunnels::{self, Tunnels, tunnel_id},
     upstream::{self, Upstream},
@@ -71,6 +72,7 @@ pub(super) struct Core {
     pub(super) mrib: Mrib,
     pub(super) tunnels: Tunnels,
     pub(super) stated: Stated,
+    pub(super) priorities: Priorities,
     pub(super) upstream: Option<Upstream>,
     upstreams_so_far: u32,
     pub(super) interfaces: BTreeMap<IfIndex, InterfaceState>,
@@ -94,6 +96,7 @@ impl Core {
             mrib: Mrib::new(settings.mrib),
             tunnels: Tunnels::default(),
             stated: Stated::default(),
+            priorities: Priorities::default(),
             upstream: None,
             upstreams_so_far: 0,
             interfaces: BTreeMap::new(),
@@ -121,6 +124,11 @@ impl Core {
         }
         self.effects.extend(stated.destinations().iter().copied().map(Effect::Watch));
         self.stated = stated;
+    }
+
+    /// Takes the operator's priorities; once, before there are streams.
+    pub(super) fn prioritize(&mut self, priorities: Priorities) {
+        self.priorities = priorities;
     }
 
     /// The way to an address that is stated was found, has changed or was lost.
@@ -328,9 +336,10 @@ impl Core {
         now: Instant,
         local: SocketAddr,
         remote: SocketAddr,
+        ecn: bool,
         groups: Vec<(IpAddr, Filter)>,
     ) -> Result<(), relay::LimitError> {
-        self.relay.adopt(now, local, remote, groups)?;
+        self.relay.adopt(now, local, remote, ecn, groups)?;
         self.settle(now);
         Ok(())
     }
@@ -513,9 +522,14 @@ impl Core {
                 relay::Output::Transmit { local, remote, bytes } => {
                     self.effects.push_back(Effect::SendRelay { local, remote, bytes });
                 }
-                relay::Output::Event(relay::Event::TunnelUp { id, local, remote }) => {
+                relay::Output::Event(relay::Event::TunnelUp { id, local, remote, ecn }) => {
                     tracing::debug!(id, %local, %remote, "tunnel up");
-                    self.tunnels.up(id, local, remote, &mut effects);
+                    self.tunnels.up(id, local, remote, ecn, &mut effects);
+                }
+                relay::Output::Event(relay::Event::Ecn { id, ecn }) => {
+                    if let Some((local, remote, _)) = self.relay.ends(id) {
+                        self.tunnels.ecn(id, local, remote, ecn, &mut effects);
+                    }
                 }
                 relay::Output::Event(relay::Event::Membership { id, group, filter }) => {
                     self.tunnels.membership(id, group, filter, &mut effects);
@@ -584,7 +598,10 @@ impl Core {
         while let Some(output) = self.mrib.poll_output() {
             moved = true;
             match output {
-                mrib::Output::Fib(op) => self.effects.push_back(Effect::Fib(op)),
+                mrib::Output::Fib(op) => {
+                    let priority = self.priorities.behind(&op);
+                    self.effects.extend([Some(op), priority].into_iter().flatten().map(Effect::Fib));
+                }
                 mrib::Output::Interest { group, filter } => self.ask_for(now, group, &filter),
                 mrib::Output::Event(mrib::Event::MembershipChanged { group, member, old, new }) => {
                     self.effects.push_back(Effect::MembershipChanged { group, member, old, new });

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use vmcast_common::fib::{Members, NextHop, NextHopId, Output};
+use vmcast_common::fib::{EcnMode, Members, NextHop, NextHopId, Output};
 use vmcast_dataplane::Fib;
 use vmcast_proto::{Filter, igmp};
 use vmcast_wire::igmp as wire;
@@ -51,7 +51,7 @@ pub(super) fn inherit(core: &mut Core, now: Instant, kept: &Fib, endpoints: &[So
         if let Some((NextHopId(id), hop)) = hop {
             core.inherit_next_hop(now, tunnel.remote.ip(), NextHopId(FIRST_NEXT_HOP | id), *hop);
         }
-        match core.inherit_tunnel(now, tunnel.local, tunnel.remote, groups) {
+        match core.inherit_tunnel(now, tunnel.local, tunnel.remote, tunnel.ecn == EcnMode::Normal, groups) {
             Ok(()) => inheritance.tunnels += 1,
             Err(error) => tracing::warn!(remote = %tunnel.remote, %error, "a tunnel could not be taken over"),
         }
@@ -212,7 +212,7 @@ fn report(groups: &[(IpAddr, Filter)]) -> wire::Message {
 
 #[cfg(test)]
 mod tests {
-    use vmcast_common::fib::{FibOp, IfIndex, Link, Rpf, Stream, Tunnel, TunnelId, TunnelKind};
+    use vmcast_common::fib::{FibOp, IfIndex, Link, Priority, Rpf, Stream, Tunnel, TunnelId, TunnelKind};
     use vmcast_dataplane::FibStream;
     use vmcast_proto::{amt::relay, mrib};
 
@@ -241,6 +241,7 @@ mod tests {
             kind: TunnelKind::Amt,
             local: OURS,
             remote: MEMBER,
+            ecn: EcnMode::Compatibility,
             accepts_sources: false,
             next_hop: Some(NextHopId(4)),
         };
@@ -249,7 +250,15 @@ mod tests {
         kept.tunnels.insert(TunnelId(1 << 28), Tunnel { accepts_sources: true, ..tunnel });
         let stream = Stream { source: None, group: [239, 1, 2, 3].into() };
         let outputs = [Output::Tunnel(TunnelId(1))].into();
-        kept.streams.insert(stream, FibStream { rpf: Rpf::AnyUpstream, members: Members::Own, outputs });
+        kept.streams.insert(
+            stream,
+            FibStream {
+                rpf: Rpf::AnyUpstream,
+                members: Members::Own,
+                priority: Priority::default(),
+                outputs,
+            },
+        );
         let inherited = inherit(&mut core, now, &kept, &[OURS]);
         assert_eq!((inherited.tunnels, inherited.upstream), (1, None));
         let ops = ops(&mut core);
@@ -330,7 +339,10 @@ mod tests {
         let member = |id| Output::Tunnel(TunnelId(id));
         let stream = |source, members, outputs: &[Output]| {
             let outputs = outputs.iter().copied().collect();
-            (Stream { source, group }, FibStream { rpf: Rpf::AnyUpstream, members, outputs })
+            (
+                Stream { source, group },
+                FibStream { rpf: Rpf::AnyUpstream, members, priority: Priority::default(), outputs },
+            )
         };
         let mut kept = Fib::default();
         kept.streams.extend([

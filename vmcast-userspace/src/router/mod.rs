@@ -12,6 +12,7 @@ mod kept;
 mod kernel_log;
 mod place;
 mod plane;
+mod priorities;
 mod pursuit;
 mod reconcile;
 mod run;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use vmcast_common::fib::{FibOp, Members, Tunnel, TunnelKind};
+use vmcast_common::fib::{EcnMode, FibOp, Members, Tunnel, TunnelKind};
 use vmcast_dataplane::{Fib, FibStream};
 
 use super::{core::Core, tunnels::tunnel_id};
@@ -63,6 +63,7 @@ pub(super) fn wanted(core: &Core) -> Fib {
             kind: TunnelKind::Amt,
             local: info.local,
             remote: info.remote,
+            ecn: if info.ecn { EcnMode::Normal } else { EcnMode::Compatibility },
             accepts_sources: false,
             next_hop: core.tunnels.next_hop(info.remote.ip()),
         };
@@ -80,7 +81,15 @@ pub(super) fn wanted(core: &Core) -> Fib {
                 Members::Own => core.mrib.receivers(info.stream).collect(),
                 Members::OfAnySource => std::collections::BTreeSet::new(),
             };
-            fib.streams.insert(info.stream, FibStream { rpf: info.rpf, members: info.source, outputs });
+            fib.streams.insert(
+                info.stream,
+                FibStream {
+                    rpf: info.rpf,
+                    members: info.source,
+                    priority: core.priorities.of(&info.stream),
+                    outputs,
+                },
+            );
         }
     }
     fib
@@ -121,6 +130,9 @@ pub(super) fn difference(wanted: &Fib, actual: &Fib) -> Vec<FibOp> {
         if !same {
             ops.push(FibOp::SetStream(*stream, state.rpf, state.members));
         }
+        if known.map(|known| known.priority).unwrap_or_default() != state.priority {
+            ops.push(FibOp::SetPriority(*stream, state.priority));
+        }
         let missing =
             state.outputs.iter().filter(|output| known.is_none_or(|known| !known.outputs.contains(output)));
         ops.extend(missing.map(|output| FibOp::AddMember(*stream, *output)));
@@ -133,7 +145,8 @@ mod tests {
     use std::net::IpAddr;
 
     use vmcast_common::fib::{
-        Conversion, ConversionId, IfIndex, Link, NextHop, NextHopId, Output, Rpf, Stream, TunnelId, Way,
+        Conversion, ConversionId, IfIndex, Link, NextHop, NextHopId, Output, Priority, Rpf, Stream, TunnelId,
+        Way,
     };
     use vmcast_dataplane::software::Core as Plane;
 
@@ -160,6 +173,7 @@ mod tests {
                 kind: TunnelKind::Amt,
                 local: ([192, 0, 2, 1], 2268).into(),
                 remote: ([10, 0, 0, 1], *id as u16).into(),
+                ecn: EcnMode::Compatibility,
                 accepts_sources: false,
                 next_hop: Some(NextHopId(*hop)),
             };
@@ -167,8 +181,15 @@ mod tests {
         }
         for (last, ids) in members {
             let outputs = ids.iter().map(|id| Output::Tunnel(TunnelId(*id))).collect();
-            fib.streams
-                .insert(stream(*last), FibStream { rpf: Rpf::AnyUpstream, members: Members::Own, outputs });
+            fib.streams.insert(
+                stream(*last),
+                FibStream {
+                    rpf: Rpf::AnyUpstream,
+                    members: Members::Own,
+                    priority: Priority::default(),
+                    outputs,
+                },
+            );
         }
         fib
     }

@@ -24,6 +24,7 @@ use super::{
     endpoints::{self, Reading, Relays},
     interfaces::{self, Attached, Wanted},
     kept, plane,
+    priorities::Priorities,
     pursuit::{Named, Present, Pursuit, Step},
     reconcile::{self, Backlog},
     seed,
@@ -127,6 +128,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
 
     let now = clock::now();
     let mut core = Core::new(now, settings(&config, &relay_addresses, seed));
+    core.prioritize(Priorities::new(&config.priorities));
     core.state(Stated::new(now, &config.static_tunnels, &config.forwards));
     let mut attached = BTreeMap::new();
     for wanted in &wanted {

@@ -94,6 +94,7 @@ impl Stated {
                 kind: stated.kind(),
                 local: stated.end(stated.local),
                 remote: stated.end(stated.remote),
+                ecn: stated.ecn(),
                 accepts_sources: stated.accepts_sources,
                 next_hop: None,
             },

@@ -102,7 +102,7 @@ impl Bed {
                 if let Effect::SendRelay { local, remote, bytes } = effect {
                     assert_eq!(local, OURS);
                     if let Some((_, gateway)) = self.members.iter_mut().find(|(end, _)| *end == remote) {
-                        let input = gateway::Input::Datagram { remote: OURS, bytes: &bytes };
+                        let input = gateway::Input::Datagram { remote: OURS, tos: 0, bytes: &bytes };
                         gateway.handle_input(self.now, input);
                     }
                 } else {

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use vmcast_common::fib::{FibOp, NextHopId, Tunnel, TunnelId, TunnelKind};
+use vmcast_common::fib::{EcnMode, FibOp, NextHopId, Tunnel, TunnelId, TunnelKind};
 use vmcast_proto::Filter;
 
 /// A tunnel whose way is being looked up, with what was joined meanwhile.
@@ -14,6 +14,7 @@ use vmcast_proto::Filter;
 struct Waiting {
     local: SocketAddr,
     remote: SocketAddr,
+    ecn: bool,
     memberships: Vec<(IpAddr, Filter)>,
 }
 
@@ -48,8 +49,10 @@ pub(super) const fn tunnel_id(id: u32) -> TunnelId {
     TunnelId(id)
 }
 
-fn set(id: u32, local: SocketAddr, remote: SocketAddr, next_hop: Option<NextHopId>) -> Effect {
-    let tunnel = Tunnel { kind: TunnelKind::Amt, local, remote, accepts_sources: false, next_hop };
+fn set(id: u32, local: SocketAddr, remote: SocketAddr, ecn: bool, next_hop: Option<NextHopId>) -> Effect {
+    // RFC 9601 §6.1.4.2.
+    let ecn = if ecn { EcnMode::Normal } else { EcnMode::Compatibility };
+    let tunnel = Tunnel { kind: TunnelKind::Amt, local, remote, ecn, accepts_sources: false, next_hop };
     Effect::Fib(FibOp::SetTunnel(tunnel_id(id), tunnel))
 }
 
@@ -77,17 +80,40 @@ impl Tunnels {
     }
 
     /// A gateway proved its address.
-    pub(super) fn up(&mut self, id: u32, local: SocketAddr, remote: SocketAddr, out: &mut Vec<Effect>) {
+    pub(super) fn up(
+        &mut self,
+        id: u32,
+        local: SocketAddr,
+        remote: SocketAddr,
+        ecn: bool,
+        out: &mut Vec<Effect>,
+    ) {
         let destination = self.destinations.entry(remote.ip()).or_insert_with(|| {
             out.push(Effect::Watch(remote.ip()));
             Destination::default()
         });
         destination.tunnels.insert(id);
         match destination.next_hop {
-            Some(next_hop) => out.push(set(id, local, remote, next_hop)),
+            Some(next_hop) => out.push(set(id, local, remote, ecn, next_hop)),
             None => {
-                self.waiting.insert(id, Waiting { local, remote, memberships: Vec::new() });
+                self.waiting.insert(id, Waiting { local, remote, ecn, memberships: Vec::new() });
             }
+        }
+    }
+
+    /// A gateway says otherwise of its E flag than before.
+    pub(super) fn ecn(
+        &mut self,
+        id: u32,
+        local: SocketAddr,
+        remote: SocketAddr,
+        ecn: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(waiting) = self.waiting.get_mut(&id) {
+            waiting.ecn = ecn;
+        } else if let Some(Some(next_hop)) = self.destinations.get(&remote.ip()).map(|to| to.next_hop) {
+            out.push(set(id, local, remote, ecn, next_hop));
         }
     }
 
@@ -123,7 +149,7 @@ impl Tunnels {
         &mut self,
         address: IpAddr,
         next_hop: Option<NextHopId>,
-        ends: impl Fn(u32) -> Option<(SocketAddr, SocketAddr)>,
+        ends: impl Fn(u32) -> Option<(SocketAddr, SocketAddr, bool)>,
         out: &mut Vec<Effect>,
     ) {
         let Some(destination) = self.destinations.get_mut(&address) else {
@@ -131,15 +157,15 @@ impl Tunnels {
         };
         let before = destination.next_hop.replace(next_hop);
         for &id in &destination.tunnels {
-            if let Some(Waiting { local, remote, memberships }) = self.waiting.remove(&id) {
-                out.push(set(id, local, remote, next_hop));
+            if let Some(Waiting { local, remote, ecn, memberships }) = self.waiting.remove(&id) {
+                out.push(set(id, local, remote, ecn, next_hop));
                 out.extend(memberships.into_iter().map(|(group, filter)| Effect::Membership {
                     id,
                     group,
                     filter,
                 }));
-            } else if let Some((local, remote)) = ends(id) {
-                out.push(set(id, local, remote, next_hop));
+            } else if let Some((local, remote, ecn)) = ends(id) {
+                out.push(set(id, local, remote, ecn, next_hop));
             }
         }
         self.disinherit(before, out);

@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use vmcast_common::fib::{FibOp, Tunnel, TunnelId, TunnelKind};
+use vmcast_common::fib::{EcnMode, FibOp, Tunnel, TunnelId, TunnelKind};
 use vmcast_proto::{
     Filter, Machine as _,
     amt::{
@@ -79,7 +79,8 @@ impl Upstream {
     }
 
     pub(super) fn datagram(&mut self, now: Instant, remote: SocketAddr, bytes: &[u8]) {
-        self.gateway.handle_input(now, gateway::Input::Datagram { remote, bytes });
+        // No packet goes on from here: the data plane takes those, and merges their congestion marks.
+        self.gateway.handle_input(now, gateway::Input::Datagram { remote, tos: 0, bytes });
     }
 
     pub(super) fn set_membership(&mut self, now: Instant, group: IpAddr, filter: Filter) {
@@ -140,6 +141,7 @@ impl Upstream {
             kind: TunnelKind::Amt,
             local: self.local,
             remote: relay,
+            ecn: EcnMode::Compatibility,
             accepts_sources: true,
             next_hop: None,
         }

@@ -19,7 +19,7 @@ pub(crate) use icmpv6::Icmpv6Sender;
 pub(crate) use igmp::{IgmpSocket, RECEIVE_LEN};
 pub(crate) use listeners::Listeners;
 pub(crate) use readable::Readable;
-pub(crate) use udp::{Buffer, UdpEndpoint};
+pub(crate) use udp::{Buffer, Received, UdpEndpoint};
 
 /// Asks for a large receive buffer, beyond the system's limit where that is allowed.
 fn enlarge_receive_buffer(socket: &socket2::Socket, bytes: usize) {

@@ -31,7 +31,7 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// Room for the longest datagram.
     pub(crate) fn new() -> Self {
-        let control = cmsg_space!(libc::in_pktinfo, libc::c_int);
+        let control = cmsg_space!(libc::in_pktinfo, libc::c_int, u8);
         Self { bytes: vec![0; MAX_DATAGRAM].into_boxed_slice(), control }
     }
 }
@@ -45,6 +45,8 @@ pub(crate) struct Received<'a> {
     pub(crate) local: SocketAddrV4,
     /// Its time to live, if the kernel told.
     pub(crate) ttl: Option<u8>,
+    /// Its type of service.
+    pub(crate) tos: u8,
     /// What it carries.
     pub(crate) bytes: &'a [u8],
 }
@@ -66,6 +68,7 @@ impl UdpEndpoint {
         socket.set_nonblocking(true)?;
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
+        setsockopt(&socket, sockopt::IpRecvTos, &true)?;
         enlarge_receive_buffer(&socket, RECEIVE_BUFFER);
         socket.bind(&local.into())?;
         let local = socket.local_addr()?.as_socket_ipv4().ok_or(io::ErrorKind::AddrNotAvailable)?;
@@ -123,12 +126,14 @@ struct Parts {
     remote: SocketAddrV4,
     local: SocketAddrV4,
     ttl: Option<u8>,
+    tos: u8,
     len: usize,
 }
 
 impl Parts {
     fn with(self, bytes: &[u8]) -> Received<'_> {
-        Received { remote: self.remote, local: self.local, ttl: self.ttl, bytes: &bytes[..self.len] }
+        let Self { remote, local, ttl, tos, len } = self;
+        Received { remote, local, ttl, tos, bytes: &bytes[..len] }
     }
 }
 
@@ -139,14 +144,16 @@ fn receive(socket: &Socket, bound: SocketAddrV4, buffer: &mut Buffer) -> io::Res
     let remote = message.address.map(SocketAddrV4::from).ok_or(io::ErrorKind::InvalidData)?;
     let mut local = bound;
     let mut ttl = None;
+    let mut tos = 0;
     for control in message.cmsgs()? {
         match control {
             ControlMessageOwned::Ipv4PacketInfo(info) => {
                 local.set_ip(Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr)));
             }
             ControlMessageOwned::Ipv4Ttl(value) => ttl = u8::try_from(value).ok(),
+            ControlMessageOwned::Ipv4Tos(value) => tos = value,
             _ => {}
         }
     }
-    Ok(Parts { remote, local, ttl, len: message.bytes })
+    Ok(Parts { remote, local, ttl, tos, len: message.bytes })
 }

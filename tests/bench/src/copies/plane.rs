@@ -10,8 +10,8 @@ use aya::programs::ProgramFd;
 use vmcast_common::{
     AMT_PORT,
     fib::{
-        self, FibOp, IfIndex, Input, Interface, Link, NextHop, NextHopId, Output as Way, Rpf, Stream, Tunnel,
-        TunnelId, TunnelKind,
+        self, EcnMode, FibOp, IfIndex, Input, Interface, Link, NextHop, NextHopId, Output as Way, Rpf,
+        Stream, Tunnel, TunnelId, TunnelKind,
     },
     maps,
 };
@@ -128,6 +128,7 @@ impl Plane {
                     kind: TunnelKind::Amt,
                     local: SocketAddr::new(cable.near.into(), AMT_PORT),
                     remote: SocketAddrV4::new(cable.far, member_port(member)?).into(),
+                    ecn: EcnMode::Compatibility,
                     accepts_sources: false,
                     next_hop: Some(NextHopId(device as u32)),
                 };

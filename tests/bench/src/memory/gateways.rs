@@ -100,7 +100,7 @@ impl Gateway {
     }
 
     fn request(&self) -> Result<()> {
-        self.socket.send(&Message::Request { ipv6: false, nonce: self.nonce }.to_vec())?;
+        self.socket.send(&Message::Request { ipv6: false, ecn: false, nonce: self.nonce }.to_vec())?;
         Ok(())
     }
 

@@ -70,7 +70,7 @@ impl AmtGateway {
                     let bytes = &buffer[..length];
                     came.data +=
                         u64::from(matches!(Message::parse(bytes), Ok(Message::MulticastData { .. })));
-                    self.gateway.handle_input(now, Input::Datagram { remote, bytes });
+                    self.gateway.handle_input(now, Input::Datagram { remote, tos: 0, bytes });
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),

@@ -102,7 +102,7 @@ impl Peer {
 
     /// Requests a query and takes the Response MAC out of it.
     fn handshake(&self, nonce: u32) -> Result<ResponseMac, Failed> {
-        self.send(&Message::Request { ipv6: false, nonce }.to_vec())?;
+        self.send(&Message::Request { ipv6: false, ecn: false, nonce }.to_vec())?;
         let mut buffer = [0; 2048];
         loop {
             let length = self.socket.recv(&mut buffer)?;
@@ -159,7 +159,7 @@ fn at_the_relay(bed: &mut Bed, engine: Engine) -> Outcome {
     stranger.send(&Message::MulticastData { packet: &data(SOURCE, STREAM.group) }.to_vec())?;
     stranger.send(&Message::RelayAdvertisement { nonce: 1, relay: VMR.into() }.to_vec())?;
     stranger.update([1, 2, 3, 4, 5, 6], 77, &report(vec![join(STREAM.group)]))?;
-    stranger.send(&Message::Request { ipv6: true, nonce: 5 }.to_vec())?;
+    stranger.send(&Message::Request { ipv6: true, ecn: false, nonce: 5 }.to_vec())?;
 
     // With a right MAC, but a wrong report; and with a MAC that is right for another nonce.
     let peer = Peer::new(small.client(2), gateway_of(2))?;

@@ -20,6 +20,7 @@ mod mixed;
 mod names;
 mod native;
 mod oversize;
+mod priority;
 mod restart;
 mod shaken;
 mod shared;
@@ -56,6 +57,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         names::trials(),
         oversize::trials(),
         too_big::trials(),
+        priority::trials(),
         shaken::trials(),
         shared::trials(),
         stated::trials(),

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use vmcast_common::fib::{IfIndex, Input, NextHopId, Output, Tunnel, TunnelId, TunnelKind};
+use vmcast_common::fib::{EcnMode, IfIndex, Input, NextHopId, Output, Tunnel, TunnelId, TunnelKind};
 
 use crate::devices::{self, DEVICES, Device, Link};
 
@@ -70,6 +70,7 @@ impl Member {
             kind,
             local: SocketAddr::new(host, port),
             remote: SocketAddr::new(guest, port),
+            ecn: if kind == TunnelKind::Amt { EcnMode::Compatibility } else { EcnMode::Normal },
             accepts_sources,
             next_hop: Some(next_hop(link)),
         };

@@ -42,6 +42,26 @@ pub struct Group {
     pub last_packet_ms: Option<u64>,
     /// What it does.
     pub state: GroupState,
+    /// What its packets are marked with on their way out, if the operator states it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
+}
+
+/// What packets are marked with on their way out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Priority {
+    /// The differentiated services codepoint, 0 to 63; missing if packets keep their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dscp: Option<u8>,
+    /// The priority code point of VLAN tags, 0 to 7.
+    #[serde(default)]
+    pub pcp: u8,
+    /// The kernel's priority of copies at TC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skb_priority: Option<u32>,
+    /// The transmit queue of copies at TC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<u16>,
 }
 
 /// What a stream does.
@@ -306,6 +326,9 @@ pub struct Interface {
     /// What makes the copies that leave by it, and why that; `None` if none do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Engine>,
+    /// Whether copies that leave by it wait in queues as priorities say; missing if none says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<bool>,
     /// Whether packets of sources are accepted on it.
     #[serde(default)]
     pub accepts_sources: bool,

@@ -10,8 +10,8 @@ use std::{
 use vmcast_api::{
     AdminLink, AdminLinkState, CacheEntries, CacheEntry, Client, ClientError, DecodeError, Direction, Engine,
     ErrorReply, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces, Member, Members,
-    NextHop, NextHopState, Node, Nodes, Page, Place, Querier, Request, Response, Role, Stats, Status,
-    StreamStats, Tunnel, TunnelKind, Tunnels, Upstream, UpstreamState, decode, encode,
+    NextHop, NextHopState, Node, Nodes, Page, Place, Priority, Querier, Request, Response, Role, Stats,
+    Status, StreamStats, Tunnel, TunnelKind, Tunnels, Upstream, UpstreamState, decode, encode,
 };
 
 fn requests() -> Vec<Request> {
@@ -49,6 +49,7 @@ fn group() -> Group {
         bits_per_second: Some(8_000_000),
         last_packet_ms: Some(2),
         state: GroupState::Forwarding,
+        priority: Some(Priority { dscp: Some(46), pcp: 5, skb_priority: Some(6), queue: None }),
     }
 }
 
@@ -126,6 +127,7 @@ fn responses() -> Vec<Response> {
                 addresses: vec![[10, 0, 0, 1].into()],
                 attached: Some("xdp-native".into()),
                 egress: Some(engine.clone()),
+                queues: Some(true),
                 accepts_sources: false,
                 querier: Some(Querier { address: None, ours: true, igmp_version: 3, groups: 0 }),
             }],
@@ -138,8 +140,8 @@ fn responses() -> Vec<Response> {
                 source: None,
                 packets: 1,
                 bytes: 2,
-                wrong_input: 3,
-                dropped: 4,
+                drops: BTreeMap::from([("wrong_input".into(), 3)]),
+                last_packet_ms: Some(4),
             }],
             control: BTreeMap::from([("igmp".into(), BTreeMap::from([("bad_checksum".into(), 1)]))]),
             resident_bytes: 9_000_000,
@@ -202,7 +204,8 @@ fn the_lines_of_version_1_stay_as_they_are() {
     for request in requests() {
         assert!(line(&request).contains(&format!("\"request\":\"{}\"", request.name())));
     }
-    let groups = Response::Groups(Groups { next: None, groups: vec![Group { rpf: None, ..group() }] });
+    let groups =
+        Response::Groups(Groups { next: None, groups: vec![Group { rpf: None, priority: None, ..group() }] });
     assert_eq!(
         String::from_utf8(encode(&groups)).unwrap(),
         "{\"v\":1,\"response\":\"groups\",\"groups\":[{\"group\":\"232.1.1.1\",\"source\":\"192.0.2.9\",\

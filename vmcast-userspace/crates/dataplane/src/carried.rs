@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use vmcast_common::{
-    fib::{Conversion, ConversionId, FibOp, Link, Members, NextHopId, Output, TunnelId, Way},
+    fib::{Conversion, ConversionId, FibOp, Link, Members, NextHopId, Output, Priority, TunnelId, Way},
     hdr::{ipv4, ipv6},
     maps::Address,
 };
@@ -64,6 +64,15 @@ pub(crate) fn check(op: &FibOp) -> Result<(), &'static str> {
                 return Err("(*,G) is the one that others share their members with");
             }
             Ok(())
+        }
+        FibOp::SetPriority(_, Priority { dscp, pcp, queue, skb_priority: _ }) => {
+            if dscp.is_some_and(|dscp| dscp > 63) {
+                return Err("a DSCP is 0 to 63");
+            }
+            if *pcp > 7 {
+                return Err("a priority code point is 0 to 7");
+            }
+            if *queue == Some(u16::MAX) { Err("transmit queues are 0 to 65534") } else { Ok(()) }
         }
         FibOp::RemoveInterface(_)
         | FibOp::SetEndpoint(_)

@@ -8,8 +8,8 @@ use std::{
 
 use vmcast_common::{
     fib::{
-        Conversion, ConversionId, FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output, Rpf,
-        Stream, Tunnel, TunnelId,
+        Conversion, ConversionId, FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output,
+        Priority, Rpf, Stream, Tunnel, TunnelId,
     },
     maps::StreamCounters,
     verdict::{DropReason, PuntReason},
@@ -116,6 +116,8 @@ pub struct FibStream {
     pub rpf: Rpf,
     /// Whose members they go to.
     pub members: Members,
+    /// What they are marked with.
+    pub priority: Priority,
     /// Its own members.
     pub outputs: BTreeSet<Output>,
 }

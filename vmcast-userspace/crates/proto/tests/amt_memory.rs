@@ -48,7 +48,7 @@ fn remote(number: u32) -> SocketAddr {
 fn fill(relay: &mut Relay, now: Instant, groups: &[(IpAddr, Filter)]) -> usize {
     let before = IN_USE.load(Ordering::Relaxed);
     for number in 0..TUNNELS {
-        relay.adopt(now, LOCAL, remote(number), groups.iter().cloned()).unwrap();
+        relay.adopt(now, LOCAL, remote(number), false, groups.iter().cloned()).unwrap();
         while relay.poll_output().is_some() {}
     }
     assert_eq!(relay.tunnel_count(), TUNNELS);

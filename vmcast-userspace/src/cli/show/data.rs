@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use vmcast_api::{
     Direction, Engine, Filter, FilterMode, GroupState, Groups, Interface, Interfaces, Members, NextHop,
-    NextHopState, Place, Querier, TunnelKind, Tunnels,
+    NextHopState, Place, Priority, Querier, TunnelKind, Tunnels,
 };
+
+use crate::config::DSCP_NAMES;
 
 use super::{
     table::Rows,
@@ -22,10 +24,15 @@ pub(crate) fn groups(groups: &Groups) -> String {
                 An application joins by opening the group, as `ffplay udp://239.192.1.1:5000`.\n"
             .to_owned();
     }
-    let mut rows = Rows::new(&["GROUP", "SOURCE", "FROM", ">MEMBERS", ">PACKETS", ">RATE", "STATE"]);
+    // Most operators state none.
+    let marked = groups.groups.iter().any(|group| group.priority.is_some());
+    let mut columns = vec!["GROUP", "SOURCE", "FROM", ">MEMBERS", ">PACKETS", ">RATE", "STATE"];
+    columns.extend(marked.then_some("PRIORITY"));
+    let mut rows = Rows::new(&columns);
     for group in &groups.groups {
         let age = group.last_packet_ms.map_or_else(String::new, |age| format!(" {}", duration(age)));
-        rows.row([
+        let priority = marked.then(|| group.priority.as_ref().map_or_else(|| NONE.to_owned(), priority));
+        let cells = [
             group.group.to_string(),
             source(group.source),
             group.rpf.as_ref().map_or_else(|| "any".to_owned(), place),
@@ -39,9 +46,26 @@ pub(crate) fn groups(groups: &Groups) -> String {
                 GroupState::NoMember => "no member".to_owned(),
                 GroupState::Unknown => "?".to_owned(),
             },
-        ]);
+        ];
+        rows.row(cells.into_iter().chain(priority));
     }
     rows.text(0)
+}
+
+/// What packets are marked with, as `af41, pcp 4, class 1:10, queue 3`.
+fn priority(priority: &Priority) -> String {
+    let Priority { dscp, pcp, skb_priority, queue } = *priority;
+    let class = dscp.map(|dscp| {
+        let named = DSCP_NAMES.iter().find(|(_, number)| *number == dscp);
+        named.map_or_else(|| format!("dscp {dscp}"), |(name, _)| (*name).to_owned())
+    });
+    let code_point = (pcp > 0).then(|| format!("pcp {pcp}"));
+    let waits = skb_priority.map(|number| match (number >> 16, number & 0xffff) {
+        (0, number) => format!("priority {number}"),
+        (major, minor) => format!("class {major:x}:{minor:x}"),
+    });
+    let queue = queue.map(|queue| format!("queue {queue}"));
+    [class, code_point, waits, queue].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// `vmcast member list`.

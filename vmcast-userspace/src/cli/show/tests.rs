@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use vmcast_api::{
     AdminLink, AdminLinkState, CacheEntries, CacheEntry, Direction, Engine, Filter, FilterMode, Group,
     GroupState, Groups, Interface, Interfaces, Member, Members, NextHop, NextHopState, Node, Nodes, Place,
-    Querier, Role, Stats, Status, StreamStats, Tunnel, TunnelKind, Tunnels, Upstream, UpstreamState,
+    Priority, Querier, Role, Stats, Status, StreamStats, Tunnel, TunnelKind, Tunnels, Upstream,
+    UpstreamState,
 };
 
 /// Fails with both texts in full, and checks that the table fits a terminal.
@@ -37,6 +38,7 @@ fn group(last: u8, source: Option<IpAddr>, rpf: Option<Place>, state: GroupState
         bits_per_second: Some(8_000_000),
         last_packet_ms: Some(12_000),
         state,
+        priority: None,
     }
 }
 
@@ -68,6 +70,23 @@ fn groups_are_shown() {
     );
 }
 
+// proves E6: the operator sees what packets are marked with.
+#[test]
+fn priorities_are_shown_where_there_are_some() {
+    let priority = Priority { dscp: Some(34), pcp: 4, skb_priority: Some(0x1_0010), queue: Some(3) };
+    let numbers = Priority { dscp: Some(33), skb_priority: Some(6), ..Priority::default() };
+    let of = |last, priority| Group { priority, ..group(last, None, None, GroupState::Forwarding) };
+    let groups = vec![of(1, Some(priority)), of(2, Some(numbers)), of(3, None)];
+    assert_eq!(
+        super::groups(&Groups { next: None, groups }),
+        "\
+         GROUP      SOURCE  FROM  MEMBERS  PACKETS         RATE  STATE       PRIORITY\n\
+         232.1.1.1  *       any         3   123456  8.00 Mbit/s  forwarding  af41, pcp 4, class 1:10, queue 3\n\
+         232.1.1.2  *       any         3   123456  8.00 Mbit/s  forwarding  dscp 33, priority 6\n\
+         232.1.1.3  *       any         3   123456  8.00 Mbit/s  forwarding  -\n",
+    );
+}
+
 #[test]
 fn the_longest_addresses_of_version_4_fit_the_terminal() {
     let wide = Group {
@@ -85,6 +104,7 @@ fn the_longest_addresses_of_version_4_fit_the_terminal() {
         bits_per_second: Some(888_000_000),
         last_packet_ms: Some(3_599_000),
         state: GroupState::Silent,
+        priority: None,
     };
     let shown = super::groups(&Groups { next: None, groups: vec![wide] });
     assert!(shown.lines().all(|line| line.len() <= 100), "{shown}");
@@ -172,6 +192,7 @@ fn interfaces_are_shown() {
             label: "xdp-broadcast".into(),
             reason: "it takes frames redirected at XDP".into(),
         }),
+        queues: None,
         accepts_sources: ifindex == Some(2),
         querier,
     };
@@ -333,8 +354,8 @@ fn counters_that_are_zero_are_left_out() {
             source: Some([192, 0, 2, 9].into()),
             packets: 123_456,
             bytes: 162_000_000,
-            wrong_input: 2,
-            dropped: 0,
+            drops: BTreeMap::from([("ttl_expired".into(), 1_200), ("wrong_input".into(), 2)]),
+            last_packet_ms: Some(40),
         }],
         control: BTreeMap::from([(
             "igmp".into(),
@@ -349,8 +370,8 @@ fn counters_that_are_zero_are_left_out() {
          memory    9.00 MB resident\n\
          \n\
          streams\n\
-         \x20 GROUP      SOURCE     PACKETS   BYTES  WRONG INPUT  DROPPED\n\
-         \x20 232.1.1.1  192.0.2.9   123456  162 MB            2        0\n\
+         \x20 GROUP      SOURCE     PACKETS   BYTES  LAST  NOT FORWARDED\n\
+         \x20 232.1.1.1  192.0.2.9   123456  162 MB  40ms  ttl_expired 1200, wrong_input 2\n\
          \n\
          packets and copies not forwarded\n\
          \x20 member_gone  1200\n\

@@ -19,8 +19,9 @@ use super::{
     scene::amt_copy_of,
 };
 
-/// One stream: what it is, from where, for whom, and its own members in the order they joined.
-type Entry = (Stream, Rpf, Members, Vec<Output>);
+/// One stream: what it is, from where, for whom, its own members in the order they joined, and the DSCP of its
+/// packets. The model knows no tags.
+type Entry = (Stream, Rpf, Members, Vec<Output>, Option<u8>);
 
 /// What a plane should do, operation by operation and frame by frame. It takes every operation as
 /// valid, and tells of every punt, as if each were the first of its stream.
@@ -99,8 +100,13 @@ impl Model {
             }
             FibOp::SetStream(stream, rpf, members) => match self.entry_mut(stream) {
                 Some(entry) => (entry.1, entry.2) = (rpf, members),
-                None => self.streams.push((stream, rpf, members, Vec::new())),
+                None => self.streams.push((stream, rpf, members, Vec::new(), None)),
             },
+            FibOp::SetPriority(stream, priority) => {
+                if let Some(entry) = self.entry_mut(stream) {
+                    entry.4 = priority.dscp;
+                }
+            }
             FibOp::RemoveStream(stream) => self.streams.retain(|entry| entry.0 != stream),
             FibOp::AddMember(stream, output) => {
                 if let Some(entry) = self.entry_mut(stream)
@@ -227,7 +233,8 @@ impl Model {
         if header.header_checksum != right && (right, header.header_checksum) != (0, 0xffff) {
             return refused().drop(DropReason::BadChecksum);
         }
-        let Some((name, rpf, members, own)) = self.entry(stream).or_else(|| self.entry(any_source)) else {
+        let Some((name, rpf, members, own, dscp)) = self.entry(stream).or_else(|| self.entry(any_source))
+        else {
             return match input {
                 Input::Interface(_) => Expect::pass().punt(PuntReason::UnknownGroup, *input, stream),
                 Input::Tunnel(_) => refused().drop(DropReason::NotJoined),
@@ -259,7 +266,7 @@ impl Model {
         }
         let mut leaving = bytes.clone();
         leaving[8] -= 1;
-        leaving[1] = leaving[1] / 4 * 4 + ecn;
+        leaving[1] = dscp.unwrap_or(leaving[1] / 4) * 4 + ecn;
         seal(&mut leaving);
         if let Some(group) = *converted {
             leaving = readdressed(&leaving, None, group).expect("it has ports");

@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use vmcast_common::fib::{
-    Conversion, ConversionId, FibOp, IfIndex, Input, Link, Members, NextHop, NextHopId, Output, Rpf, Stream,
-    Tunnel, TunnelId, TunnelKind, Way,
+    Conversion, ConversionId, EcnMode, FibOp, IfIndex, Input, Link, Members, NextHop, NextHopId, Output,
+    Priority, Rpf, Stream, Tunnel, TunnelId, TunnelKind, Way,
 };
 
 use super::{
@@ -104,6 +104,7 @@ impl Random {
             kind: TunnelKind::Amt,
             local: LOCAL.into(),
             remote: SocketAddr::V4(remote(number)),
+            ecn: self.pick(&[EcnMode::Normal, EcnMode::Compatibility]),
             accepts_sources: self.one_in(3),
             next_hop: Some(NextHopId(device.ifindex.0 + if number >= 6 { 0x1000 } else { 0 })),
         };
@@ -173,6 +174,12 @@ impl Random {
         let members =
             if stream.source.is_some() && self.one_in(4) { Members::OfAnySource } else { Members::Own };
         ops.push(FibOp::SetStream(stream, rpf, members));
+        if self.one_in(3) {
+            let dscp = self.one_in(2).then_some(self.below(64) as u8);
+            let skb_priority = self.one_in(2).then_some(self.below(16) as u32);
+            let priority = Priority { dscp, pcp: self.below(8) as u8, skb_priority, queue: None };
+            ops.push(FibOp::SetPriority(stream, priority));
+        }
         for _ in 0..self.below(8) {
             let output = self.output();
             ops.push(FibOp::AddMember(stream, output));

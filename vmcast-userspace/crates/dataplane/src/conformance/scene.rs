@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use etherparse::{EtherType, IpNumber, UdpHeader};
 use vmcast_common::{
     fib::{
-        FibOp, IfIndex, Input, Link, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
-        TunnelKind,
+        EcnMode, FibOp, IfIndex, Input, Link, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel,
+        TunnelId, TunnelKind,
     },
     hdr::eth::Mac,
 };
@@ -106,6 +106,7 @@ impl Scene {
             kind: TunnelKind::Amt,
             local: LOCAL.into(),
             remote: UPSTREAM_ADDRESS.into(),
+            ecn: EcnMode::Compatibility,
             accepts_sources: true,
             next_hop: Some(self.hop_id(&self.devices.a)),
         }
@@ -118,6 +119,7 @@ impl Scene {
             kind: TunnelKind::Amt,
             local: LOCAL.into(),
             remote: SocketAddr::from((Ipv4Addr::new(10, 1, high, low), 40_000 + number)),
+            ecn: EcnMode::Compatibility,
             accepts_sources: false,
             next_hop: Some(self.hop_id(device)),
         }
@@ -218,12 +220,21 @@ pub(super) fn amt_copy(packet: &Packet, tunnel: &Tunnel, hop: &NextHop) -> (IfIn
     amt_copy_of(&packet.forwarded().bytes(), packet.tos, tunnel, hop)
 }
 
+/// The type of service of an outer header (RFC 6040 §4.1, figure 3).
+pub(super) const fn outer_tos(inner: u8, mode: EcnMode) -> u8 {
+    match mode {
+        EcnMode::Normal => inner,
+        EcnMode::Compatibility => inner & 0xfc,
+    }
+}
+
 /// [`amt_copy`] of bytes that are ready to leave.
 pub(super) fn amt_copy_of(inner: &[u8], tos: u8, tunnel: &Tunnel, hop: &NextHop) -> (IfIndex, Vec<u8>) {
     let (SocketAddr::V4(local), SocketAddr::V4(remote)) = (tunnel.local, tunnel.remote) else {
         unreachable!("cases speak IPv4");
     };
-    let packet = Packet { tos: tos & 0xfc, ..outer(local, remote, &[&AMT_DATA, inner].concat()) };
+    let tos = outer_tos(tos, tunnel.ecn);
+    let packet = Packet { tos, ..outer(local, remote, &[&AMT_DATA, inner].concat()) };
     let destination = hop.destination_mac.expect("a resolved next hop");
     (hop.ifindex, ethernet(destination, hop.source_mac, EtherType::IPV4, &packet.bytes()))
 }

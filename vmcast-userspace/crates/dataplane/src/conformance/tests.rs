@@ -70,7 +70,7 @@ fn is_modelled(case: &Case) -> bool {
         FibOp::SetInterface(interface) => interface.link == Link::PLAIN,
         FibOp::SetNextHop(_, hop) => hop.link == Link::PLAIN,
         FibOp::SetTunnel(_, tunnel) => tunnel.kind == TunnelKind::Amt && tunnel.remote.is_ipv4(),
-        FibOp::SetStream(stream, ..) => stream.group.is_ipv4(),
+        FibOp::SetStream(stream, ..) | FibOp::SetPriority(stream, _) => stream.group.is_ipv4(),
         FibOp::SetConversion(_, conversion) => conversion.destination.is_ipv4(),
         FibOp::SetUnicastInput { endpoint, .. } => endpoint.is_ipv4(),
         FibOp::RemoveInterface(_)

@@ -11,7 +11,10 @@ use vmcast_common::{
     hdr::eth::Mac,
 };
 
-use super::packet::{Packet, fragments, seal};
+use super::{
+    packet::{Packet, fragments, seal},
+    scene::outer_tos,
+};
 use crate::PacketTooBig;
 
 /// A multicast packet of either version.
@@ -57,9 +60,51 @@ impl Inner {
         self.bytes.len()
     }
 
+    /// The same packet of another source.
+    pub(super) fn of_other_source(&self) -> Self {
+        let source = if self.is_ipv6() { "2001:db8::8" } else { "198.51.100.8" };
+        self.between(source.parse().expect("an address"), self.group)
+    }
+
+    /// The group and port to which the packet is converted.
+    pub(super) fn elsewhere(&self) -> SocketAddr {
+        let group = if self.is_ipv6() { "[ff3e::9000:2]:5004" } else { "239.200.9.9:5004" };
+        group.parse().expect("a group and a port")
+    }
+
+    /// The packet to that group.
+    pub(super) fn converted(&self) -> Self {
+        self.between(self.source, self.elsewhere().ip())
+    }
+
+    /// An address of ours and a port where the packet may come in by unicast.
+    pub(super) fn endpoint(&self) -> SocketAddr {
+        let ours = if self.is_ipv6() { "[2001:db8:1::1]:5004" } else { "10.0.0.1:5004" };
+        ours.parse().expect("an address and a port")
+    }
+
+    /// The packet as its source sends it there.
+    pub(super) fn to_endpoint(&self) -> Self {
+        self.between(self.source, self.endpoint().ip())
+    }
+
+    /// The same datagram between other addresses.
+    fn between(&self, source: IpAddr, destination: IpAddr) -> Self {
+        let headers = if self.is_ipv6() { 48 } else { 28 };
+        Self::udp(source, destination, self.tos, self.len() - headers)
+    }
+
     /// The packet with other congestion marks.
     pub(super) fn marked(&self, ecn: u8) -> Self {
-        let tos = (self.tos & 0xfc) | ecn;
+        self.with_tos((self.tos & 0xfc) | ecn)
+    }
+
+    /// The packet with another DSCP.
+    pub(super) fn of_class(&self, dscp: u8) -> Self {
+        self.with_tos((self.tos & 3) | dscp << 2)
+    }
+
+    fn with_tos(&self, tos: u8) -> Self {
         let mut bytes = self.bytes.clone();
         if self.is_ipv6() {
             bytes[0] = 0x60 | (tos >> 4);
@@ -165,8 +210,7 @@ pub(super) fn neighbour(hop: &NextHop, inner: &Inner) -> (IfIndex, Vec<u8>) {
 
 /// The copy in a tunnel.
 pub(super) fn tunnelled(tunnel: &Tunnel, hop: &NextHop, inner: &Inner) -> (IfIndex, Vec<u8>) {
-    // In AMT without congestion marks.
-    let tos = if tunnel.kind == TunnelKind::Amt { inner.tos & 0xfc } else { inner.tos };
+    let tos = outer_tos(inner.tos, tunnel.ecn);
     let outer = outer(tunnel.kind, tunnel.local, tunnel.remote, tos, inner.is_ipv6(), &inner.forwarded());
     let destination = hop.destination_mac.expect("a resolved next hop");
     (hop.ifindex, on_link(&hop.link, destination, hop.source_mac, tunnel.remote.is_ipv6(), &outer))
@@ -179,8 +223,9 @@ pub(super) fn tunnelled_in_fragments(
     inner: &Inner,
     identification: u16,
 ) -> Vec<(IfIndex, Vec<u8>)> {
+    let tos = outer_tos(inner.tos, tunnel.ecn);
     let mut packet =
-        outer(tunnel.kind, tunnel.local, tunnel.remote, inner.tos, inner.is_ipv6(), &inner.forwarded());
+        outer(tunnel.kind, tunnel.local, tunnel.remote, tos, inner.is_ipv6(), &inner.forwarded());
     let is_ipv6 = tunnel.remote.is_ipv6();
     let max = hop.mtu.into();
     let pieces = if is_ipv6 {

@@ -18,7 +18,7 @@ use aya::{
     programs::links::{FdLink, PinnedLink},
 };
 use vmcast_common::{
-    fib::{IfIndex, Members, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId},
+    fib::{EcnMode, IfIndex, Members, NextHopId, Output, Priority, Rpf, Stream, Tunnel, TunnelId},
     maps::{
         self, Head, HeadKey, InputId, MemberEntry, NextHopEntry, SCHEMA, StreamEntry, StreamKey, TableLine,
         TunnelEntry, TunnelKey, kind,
@@ -257,8 +257,14 @@ fn read(dir: &Path) -> Result<Fib, KernelError> {
         let Some((kind, local, remote)) = key.ends() else {
             continue;
         };
-        let tunnel =
-            Tunnel { kind, local, remote, accepts_sources: tunnel.accepts_sources != 0, next_hop: None };
+        let tunnel = Tunnel {
+            kind,
+            local,
+            remote,
+            ecn: tunnel.ecn(),
+            accepts_sources: tunnel.accepts_sources != 0,
+            next_hop: None,
+        };
         kept.fib.tunnels.insert(id, tunnel);
     }
     for entry in heads.iter() {
@@ -284,7 +290,7 @@ fn read(dir: &Path) -> Result<Fib, KernelError> {
             Members::OfAnySource => BTreeSet::new(),
         };
         let rpf = InputId(entry.rpf).input().map_or(Rpf::AnyUpstream, Rpf::Exact);
-        kept.fib.streams.insert(stream, FibStream { rpf, members, outputs });
+        kept.fib.streams.insert(stream, FibStream { rpf, members, priority: Priority::default(), outputs });
     }
     Ok(kept.fib)
 }
@@ -329,7 +335,7 @@ impl Kept {
             }
             let member = self.members.get(&index, 0).map_err(KernelError::call(maps::MEMBERS))?;
             match member.kind {
-                kind::GONE => {}
+                kind::GONE | kind::PAUSE => {}
                 kind::TO_TABLE => walked.next = member.way_to(),
                 kind::TO_LIST => walked.list = member.way_to(),
                 kind::NATIVE => {
@@ -351,7 +357,14 @@ impl Kept {
 
     fn tunnel_of(&mut self, member: &MemberEntry) -> Result<Option<TunnelId>, KernelError> {
         let key = member.tunnel_ends().map(|(kind, local, remote)| {
-            TunnelKey::new(&Tunnel { kind, local, remote, accepts_sources: false, next_hop: None })
+            TunnelKey::new(&Tunnel {
+                kind,
+                local,
+                remote,
+                ecn: EcnMode::Normal,
+                accepts_sources: false,
+                next_hop: None,
+            })
         });
         let Some(&id) = key.and_then(|key| self.tunnel_ids.get(&key)) else {
             return Ok(None);

@@ -9,11 +9,12 @@ use std::{
 use aya::{Ebpf, programs::ProgramFd};
 use vmcast_common::{
     fib::{
-        FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, Way,
+        FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Priority, Rpf, Stream, Tunnel,
+        TunnelId, Way,
     },
     maps::{
-        self, EndpointKey, InputId, InterfaceEntry, InterfaceKey, NextHopEntry, PROGRAM_CLONE,
-        PROGRAM_INGRESS, StreamCounters, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
+        self, EndpointKey, InputId, InterfaceEntry, InterfaceKey, Marks, NextHopEntry, PROGRAM_CLONE,
+        PROGRAM_INGRESS, QueueEntry, StreamCounters, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
     },
 };
 
@@ -24,7 +25,7 @@ use super::{
     error::{Failure, KernelError},
     index::Indices,
     member_table::{self, Backing, MemberSpec},
-    open::{Options, classifier, xdp},
+    open::{Options, chain, classifier, xdp},
     pool::{Remains, TablePool, Tables as _, Until},
     relay::{self, Relay},
     shapes::Shapes,
@@ -62,7 +63,10 @@ pub struct KernelPlane {
     reason: String,
     /// The devices of interfaces, by which engine each is served, and why.
     served: BTreeMap<IfIndex, (Engine, &'static str)>,
+    /// Members of one table at most.
     chunk: u32,
+    /// Members of a list between two pauses at most.
+    list_chunk: u32,
     table_relay: Option<Relay>,
     list_relay: Option<Relay>,
     pub(super) state: State,
@@ -98,6 +102,7 @@ impl KernelPlane {
             reason: options.reason.clone(),
             served: BTreeMap::new(),
             chunk: options.chunk.map_or(limit::CHUNK, |chunk| chunk.clamp(1, limit::CHUNK)),
+            list_chunk: options.chunk.map_or(limit::LIST_CHUNK, |chunk| chunk.clamp(1, limit::LIST_CHUNK)),
             table_relay: None,
             list_relay: None,
             state: State::default(),
@@ -127,6 +132,18 @@ impl KernelPlane {
         program.fd().map_err(std::io::Error::other)?.try_clone()
     }
 
+    /// What each CPU counted of a stream, in their order; empty if there is no such stream. For benchmarks and tests
+    /// that look at who does the work.
+    ///
+    /// # Errors
+    /// If the kernel does not let them be read.
+    pub fn counters_by_core(&self, stream: &Stream) -> Result<Vec<StreamCounters>, StatsError> {
+        match self.state.by_stream.get(stream) {
+            Some(&stats) => stats::read_by_core(&self.maps.stream_stats, stats),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// What an earlier daemon left in force, if its programs still forward; taken once.
     pub fn take_kept(&mut self) -> Option<Fib> {
         self.kept.take()
@@ -150,6 +167,7 @@ impl KernelPlane {
             FibOp::SetConversion(id, conversion) => self.set_conversion(id, conversion),
             FibOp::RemoveConversion(id) => self.remove_conversion(id),
             FibOp::SetStream(stream, rpf, members) => self.set_stream(stream, rpf, members),
+            FibOp::SetPriority(stream, priority) => self.set_priority(stream, priority),
             FibOp::RemoveStream(stream) => self.remove_stream(stream),
             FibOp::AddMember(stream, output) => self.add_member(stream, output),
             FibOp::RemoveMember(stream, output) => self.remove_member(stream, output),
@@ -220,18 +238,24 @@ impl KernelPlane {
             return Ok(());
         }
         if self.table_relay.is_none() {
-            let relay = Relay::create(self.stays)?;
+            let relay = Relay::create(self.stays, limit::RELAY_MTU)?;
             self.attachments.attach(&mut self.object, relay.far, Role::Chunk)?;
             self.maps.prepare_device(relay.near.0)?;
-            self.maps.write_relay(relay.near.0)?;
+            self.maps.write_relay(maps::TO_TABLES, relay.near.0)?;
             self.table_relay = Some(relay);
         }
         if engine == Engine::TcClone && self.list_relay.is_none() {
-            let relay = Relay::create(self.stays)?;
-            self.attachments.attach(&mut self.object, relay.far, Role::List)?;
-            self.maps.prepare_device(relay.near.0)?;
-            self.list_relay = Some(relay);
+            self.make_list_relay()?;
         }
+        Ok(())
+    }
+
+    fn make_list_relay(&mut self) -> Result<(), KernelError> {
+        let relay = Relay::create(self.stays, limit::LIST_RELAY_MTU)?;
+        self.attachments.attach(&mut self.object, relay.far, Role::List)?;
+        self.maps.prepare_device(relay.near.0)?;
+        self.maps.write_relay(maps::TO_LISTS, relay.near.0)?;
+        self.list_relay = Some(relay);
         Ok(())
     }
 
@@ -330,7 +354,7 @@ impl KernelPlane {
             return Err(Failure::Unknown);
         }
         let key = TunnelKey::new(&tunnel);
-        let entry = TunnelEntry { id: id.0, accepts_sources: u32::from(tunnel.accepts_sources) };
+        let entry = TunnelEntry::of(id, &tunnel);
         let old = self.state.tunnels.set(id, tunnel)?;
         if let Err(error) = self.maps.tunnels.insert(key, entry, 0) {
             match old {
@@ -401,6 +425,20 @@ impl KernelPlane {
         self.write_stream(stats)
     }
 
+    /// One write, or two if the stream's copies wait in another way than before: first how, then that they do.
+    fn set_priority(&mut self, stream: Stream, priority: Priority) -> Result<(), Failure> {
+        let stats = *self.state.by_stream.get(&stream).ok_or(Failure::Unknown)?;
+        let Some(state) = self.state.streams.get_mut(&stats) else {
+            return Err(Failure::Unknown);
+        };
+        let before = QueueEntry::of(&state.priority);
+        state.priority = priority;
+        if let Some(queue) = QueueEntry::of(&priority).filter(|queue| before != Some(*queue)) {
+            self.maps.write_queue(stats, queue)?;
+        }
+        self.write_entry(stats)
+    }
+
     /// Writes a stream's entry if it differs from what the kernel has, and those of the streams that
     /// share its members.
     fn write_stream(&mut self, stats: u32) -> Result<(), Failure> {
@@ -426,7 +464,9 @@ impl KernelPlane {
         };
         let Effective { table, list, encapsulated_max, whole_max, kernel_max } =
             self.state.effective(stats, state);
-        let entry = StreamEntry { table, list, stats, rpf: rpf.0, encapsulated_max, whole_max, kernel_max };
+        let marks = Marks::of(&state.priority);
+        let entry =
+            StreamEntry { table, list, stats, rpf: rpf.0, encapsulated_max, whole_max, kernel_max, marks };
         let stream = state.stream;
         if state.written == Some(entry) {
             return Ok(());
@@ -470,10 +510,18 @@ impl KernelPlane {
         } else {
             // Frames before the relay may still ask for the list.
             self.maps.write_list(stats, 0)?;
-            state.list.dismiss(&mut self.remains.members);
+            let left = state.list.dismiss(&mut self.maps);
+            self.retire_members(left);
             self.pool.wait(Remains { stats: vec![stats], ..Remains::default() }, Until::Relayed);
         }
         Ok(())
+    }
+
+    /// Lets the places of members at TC wait until nobody comes to them any more.
+    fn retire_members(&mut self, left: list::Change) {
+        let list::Change { walked, relayed } = left;
+        self.remains.members.extend(walked);
+        self.pool.wait(Remains { members: relayed, ..Remains::default() }, Until::Relayed);
     }
 
     fn add_member(&mut self, stream: Stream, output: Output) -> Result<(), Failure> {
@@ -553,6 +601,17 @@ impl KernelPlane {
     }
 
     fn put_in_list(&mut self, stats: u32, output: Output, spec: &MemberSpec) -> Result<(), Failure> {
+        let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
+        if self.list_relay.is_none()
+            && state.list.is_full(self.list_chunk)
+            && let Err(error) = self.make_list_relay()
+        {
+            tracing::warn!(
+                error = chain(&error),
+                "members of a stream at TC are all served in one go, in which others wait"
+            );
+            self.list_chunk = u32::MAX;
+        }
         self.change_list(stats, |list, backing| list.set(output, &spec.entry, backing))
     }
 
@@ -572,6 +631,8 @@ impl KernelPlane {
             indices: &mut self.members,
             places: &mut self.places,
             retired: &mut self.remains.members,
+            list: stats,
+            chunk: self.list_chunk,
         };
         let done = change(&mut state.list, &mut backing)?;
         let first = state.list.first();
@@ -586,7 +647,7 @@ impl KernelPlane {
                 })?;
             }
         }
-        done.retire(&mut self.remains.members);
+        self.retire_members(done);
         Ok(())
     }
 

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use vmcast_common::{
     fib::{
-        Conversion, ConversionId, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream,
-        Tunnel, TunnelId, Way,
+        Conversion, ConversionId, IfIndex, Interface, Members, NextHop, NextHopId, Output, Priority, Rpf,
+        Stream, Tunnel, TunnelId, Way,
     },
     maps::{MemberEntry, StreamEntry, limit},
     rewrite::AMT_V4_OVERHEAD,
@@ -49,6 +49,7 @@ pub(super) struct StreamState {
     pub(super) stream: Stream,
     pub(super) rpf: Rpf,
     pub(super) members: Members,
+    pub(super) priority: Priority,
     /// Its own members at XDP.
     pub(super) chain: Chain,
     /// Its own members at TC.
@@ -82,6 +83,7 @@ impl StreamState {
             stream,
             rpf,
             members,
+            priority: Priority::default(),
             chain: Chain::default(),
             list: MemberList::default(),
             first_written: 0,
@@ -104,7 +106,7 @@ impl StreamState {
             list: if listed { stats } else { 0 },
             encapsulated_max: self.encapsulated_max(),
             whole_max: self.whole_max.into(),
-            kernel_max: if self.is_relayed() { limit::RELAY_MTU } else { u32::MAX },
+            kernel_max: if self.chain.leads_on() { limit::RELAY_MTU } else { u32::MAX },
         }
     }
 
@@ -115,12 +117,11 @@ impl StreamState {
             return 0;
         }
         let whole_max = u32::from(self.whole_max);
-        if self.is_relayed() { whole_max.min(limit::RELAY_MTU - AMT_V4_OVERHEAD as u32) } else { whole_max }
-    }
-
-    /// Whether copies for some members go through a relay device from wherever packets come in.
-    fn is_relayed(&self) -> bool {
-        self.chain.leads_on() || self.list.first() != 0
+        if self.chain.leads_on() {
+            whole_max.min(limit::RELAY_MTU - AMT_V4_OVERHEAD as u32)
+        } else {
+            whole_max
+        }
     }
 
     /// Takes note of a member before it joins.
@@ -282,7 +283,15 @@ impl State {
                 .values()
                 .map(|state| {
                     let outputs = state.outputs().collect();
-                    (state.stream, FibStream { rpf: state.rpf, members: state.members, outputs })
+                    (
+                        state.stream,
+                        FibStream {
+                            rpf: state.rpf,
+                            members: state.members,
+                            priority: state.priority,
+                            outputs,
+                        },
+                    )
                 })
                 .collect(),
         }
@@ -308,9 +317,10 @@ impl Ways for State {
 }
 
 impl Streams for State {
-    fn members(&self, stream: &Stream) -> Option<(u32, impl Iterator<Item = Output>)> {
+    fn members(&self, stream: &Stream) -> Option<(u32, u8, impl Iterator<Item = Output>)> {
         let stats = *self.by_stream.get(stream)?;
-        let (owner, state) = self.owner(stats, self.streams.get(&stats)?)?;
-        Some((owner, state.outputs()))
+        let own = self.streams.get(&stats)?;
+        let (owner, state) = self.owner(stats, own)?;
+        Some((owner, own.priority.pcp, state.outputs()))
     }
 }

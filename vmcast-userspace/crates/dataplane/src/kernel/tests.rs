@@ -8,7 +8,7 @@ use std::{
 
 use proptest::prelude::*;
 use vmcast_common::{
-    fib::{Output, Tunnel, TunnelId, TunnelKind},
+    fib::{EcnMode, Output, Tunnel, TunnelId, TunnelKind},
     maps::{Head, HeadKey, MemberEntry, kind, limit},
 };
 
@@ -265,6 +265,7 @@ fn spec(id: u32, ifindex: u32, weak: bool) -> MemberSpec {
         kind: TunnelKind::Amt,
         local: (LOCAL, u16::from(weak)).into(),
         remote: (Ipv4Addr::from(id), 0).into(),
+        ecn: EcnMode::Compatibility,
         accepts_sources: false,
         next_hop: None,
     };

@@ -9,11 +9,13 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use vmcast_common::fib::{NextHopId, Tunnel, TunnelId, TunnelKind};
+use vmcast_common::fib::{EcnMode, NextHopId, Tunnel, TunnelId, TunnelKind};
 
 use super::error::KernelError;
 
 const BLOCK: u32 = 256;
+/// No next hop has this number.
+const NO_NEXT_HOP: NextHopId = NextHopId(u32::MAX);
 
 /// The encapsulation without what few tunnels have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +34,9 @@ struct Slot {
     remote_port: u16,
     /// Our end, as an index into the few that we have.
     local: u16,
+    ecn: EcnMode,
     accepts_sources: bool,
-    has_next_hop: bool,
+    /// [`NO_NEXT_HOP`] while it is not known.
     next_hop: NextHopId,
     /// Counter index of a stream that it is a member of, 0 for none.
     stream: u32,
@@ -80,7 +83,7 @@ impl TunnelTable {
 
     /// The tunnels whose copies go by a next hop.
     pub(super) fn behind(&self, next_hop: NextHopId) -> Vec<TunnelId> {
-        let behind = self.slots().filter(|(_, slot)| slot.has_next_hop && slot.next_hop == next_hop);
+        let behind = self.slots().filter(|(_, slot)| slot.next_hop == next_hop);
         behind.map(|(id, _)| id).collect()
     }
 
@@ -112,9 +115,9 @@ impl TunnelTable {
             remote_ip: tunnel.remote.ip(),
             remote_port: tunnel.remote.port(),
             local,
+            ecn: tunnel.ecn,
             accepts_sources: tunnel.accepts_sources,
-            has_next_hop: tunnel.next_hop.is_some(),
-            next_hop: tunnel.next_hop.unwrap_or(NextHopId(0)),
+            next_hop: tunnel.next_hop.unwrap_or(NO_NEXT_HOP),
             stream,
         });
         Ok(old)
@@ -197,8 +200,9 @@ impl TunnelTable {
             },
             local: self.locals[usize::from(slot.local)].end,
             remote: SocketAddr::new(slot.remote_ip, slot.remote_port),
+            ecn: slot.ecn,
             accepts_sources: slot.accepts_sources,
-            next_hop: slot.has_next_hop.then_some(slot.next_hop),
+            next_hop: (slot.next_hop != NO_NEXT_HOP).then_some(slot.next_hop),
         }
     }
 
@@ -247,6 +251,7 @@ mod tests {
                 kind: TunnelKind::Amt,
                 local,
                 remote,
+                ecn: if accepts_sources { EcnMode::Normal } else { EcnMode::Compatibility },
                 accepts_sources,
                 next_hop,
             },

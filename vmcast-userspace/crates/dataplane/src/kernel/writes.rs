@@ -10,7 +10,8 @@ use aya::{
 };
 use vmcast_common::maps::{
     self, DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, InterfaceEntry, InterfaceKey, MemberEntry,
-    NextHopEntry, StreamCounters, StreamEntry, StreamKey, TableLine, TunnelEntry, TunnelKey, limit,
+    NextHopEntry, QueueEntry, StreamCounters, StreamEntry, StreamKey, TableLine, TunnelEntry, TunnelKey,
+    limit,
 };
 
 use super::{devmap::Devmap, error::KernelError, list::ListWrites};
@@ -46,8 +47,9 @@ pub(super) struct KernelMaps {
     pub(super) interfaces: HashMap<MapData, InterfaceKey, InterfaceEntry>,
     next_hops: Array<MapData, NextHopEntry>,
     egress: Array<MapData, u32>,
+    queues: Array<MapData, QueueEntry>,
     lists: Array<MapData, u32>,
-    relay: Array<MapData, u32>,
+    relays: Array<MapData, u32>,
     pub(super) drops: PerCpuArray<MapData, u64>,
     pub(super) stream_stats: PerCpuArray<MapData, StreamCounters>,
     pub(super) punts: RingBuf<MapData>,
@@ -86,8 +88,9 @@ impl KernelMaps {
             interfaces: take(object, maps::INTERFACES)?,
             next_hops: take(object, maps::NEXT_HOPS)?,
             egress: take(object, maps::EGRESS)?,
+            queues: take(object, maps::QUEUES)?,
             lists: take(object, maps::LISTS)?,
-            relay: take(object, maps::RELAY)?,
+            relays: take(object, maps::RELAYS)?,
             drops: take(object, maps::DROPS)?,
             stream_stats: take(object, maps::STREAM_STATS)?,
             punts: take(object, maps::PUNTS)?,
@@ -150,9 +153,14 @@ impl KernelMaps {
         self.lists.set(list, first, 0).map_err(KernelError::call(maps::LISTS))
     }
 
-    /// Says which device leads to the program that goes on with member tables.
-    pub(super) fn write_relay(&mut self, device: u32) -> Result<(), KernelError> {
-        self.relay.set(0, device, 0).map_err(KernelError::call(maps::RELAY))
+    /// Says how the copies of a stream wait for their devices at TC.
+    pub(super) fn write_queue(&mut self, stats: u32, queue: QueueEntry) -> Result<(), KernelError> {
+        self.queues.set(stats, queue, 0).map_err(KernelError::call(maps::QUEUES))
+    }
+
+    /// Says which device leads to the program at a place of [`maps::RELAYS`].
+    pub(super) fn write_relay(&mut self, to: u32, device: u32) -> Result<(), KernelError> {
+        self.relays.set(to, device, 0).map_err(KernelError::call(maps::RELAYS))
     }
 
     /// Sets a stream's counters to zero on every CPU.

@@ -101,8 +101,8 @@ impl Fragmenter {
         }
     }
 
-    /// Makes the frames of one member of a packet, and hands them to `out` in order. `now_ns` is of a clock that
-    /// never goes back.
+    /// Makes the frames of one member of a packet, and hands them to `out` in order. With the packet's input comes
+    /// the priority code point of VLAN tags. `now_ns` is of a clock that never goes back.
     ///
     /// # Errors
     /// The reason why this member gets no copy.
@@ -111,7 +111,7 @@ impl Fragmenter {
         packet: &[u8],
         member: &MemberEntry,
         hop: &NextHopEntry,
-        input: InputId,
+        (input, pcp): (InputId, u8),
         now_ns: u64,
         out: &mut impl FnMut(&[u8]),
     ) -> Result<(), DropReason> {
@@ -119,7 +119,7 @@ impl Fragmenter {
         match plan(&view, fragment::is_allowed(packet), member.kind, hop.mtu) {
             Plan::Whole => {
                 self.buffer.load(packet);
-                rewrite::copy(self.buffer.begin(), member, hop, input, false)?;
+                rewrite::copy(self.buffer.begin(), member, hop, input, pcp, false)?;
                 out(self.buffer.frame());
             }
             Plan::FragmentInner(max) => {
@@ -127,7 +127,7 @@ impl Fragmenter {
                 let buffer = &mut self.buffer;
                 fragment::v4(packet, view.header_len, max, |fragment| {
                     buffer.load(fragment);
-                    rewrite::copy(buffer.begin(), member, hop, input, false)?;
+                    rewrite::copy(buffer.begin(), member, hop, input, pcp, false)?;
                     out(buffer.frame());
                     Ok(())
                 })?;
@@ -136,9 +136,9 @@ impl Fragmenter {
             Plan::FragmentOuter(max) => {
                 self.admit(now_ns)?;
                 self.buffer.load(packet);
-                rewrite::copy(self.buffer.begin(), member, &self.nowhere, input, false)?;
+                rewrite::copy(self.buffer.begin(), member, &self.nowhere, input, 0, false)?;
                 let outer = self.buffer.frame()[eth::LEN..].to_vec();
-                self.fragment_outer(outer, hop, max, out)?;
+                self.fragment_outer(outer, hop, pcp, max, out)?;
                 self.fragmented += 1;
             }
             Plan::TooBig(mtu) => {
@@ -154,6 +154,7 @@ impl Fragmenter {
         &mut self,
         mut outer: Vec<u8>,
         hop: &NextHopEntry,
+        pcp: u8,
         max: usize,
         out: &mut impl FnMut(&[u8]),
     ) -> Result<(), DropReason> {
@@ -162,7 +163,7 @@ impl Fragmenter {
         let send = |fragment: &[u8]| {
             buffer.load(fragment);
             // The fragments go to the tunnel's far end as they are.
-            rewrite::copy(buffer.begin(), &MemberEntry::neighbour(0), hop, InputId::NONE, false)?;
+            rewrite::copy(buffer.begin(), &MemberEntry::neighbour(0), hop, InputId::NONE, pcp, false)?;
             out(buffer.frame());
             Ok(())
         };

@@ -31,8 +31,9 @@ const PACKET_AT: usize = 12;
 
 /// What a kernel plane was told of streams.
 pub(crate) trait Streams: Ways {
-    /// A stream's number, and the members that its packets go to; `None` if there is no such stream.
-    fn members(&self, stream: &Stream) -> Option<(u32, impl Iterator<Item = Output>)>;
+    /// The number of the stream whose members a stream's packets go to, the priority code point of the packets, and the
+    /// members; `None` if there is no such stream.
+    fn members(&self, stream: &Stream) -> Option<(u32, u8, impl Iterator<Item = Output>)>;
 }
 
 /// What became of the packets that waited.
@@ -89,7 +90,8 @@ impl Server {
             };
             let of_source = Stream { source: Some(view.source.ip()), group: view.destination.ip() };
             let of_any = Stream { source: None, ..of_source };
-            let Some((number, members)) = plane.members(&of_source).or_else(|| plane.members(&of_any)) else {
+            let Some((number, pcp, members)) = plane.members(&of_source).or_else(|| plane.members(&of_any))
+            else {
                 continue;
             };
             let now_ns = now_ns();
@@ -107,11 +109,11 @@ impl Server {
                     continue;
                 }
                 needed = true;
-                let made = match rewrite::copy(buffer.begin(), &member, &hop, input, false) {
+                let made = match rewrite::copy(buffer.begin(), &member, &hop, input, pcp, false) {
                     Ok(()) => fragmenter.admit(now_ns).map(|()| outbox.push(egress, buffer.frame())),
                     Err(DropReason::Oversize) => {
                         let mut each = |frame: &[u8]| outbox.push(egress, frame);
-                        fragmenter.copy(buffer.packet(), &member, &hop, input, now_ns, &mut each)
+                        fragmenter.copy(buffer.packet(), &member, &hop, (input, pcp), now_ns, &mut each)
                     }
                     // Where the kernel makes copies, this is one that it has counted.
                     Err(_) if !beyond => Ok(()),

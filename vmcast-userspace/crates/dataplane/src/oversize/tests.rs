@@ -8,7 +8,7 @@ use etherparse::{
 };
 use proptest::prelude::*;
 use vmcast_common::{
-    fib::{IfIndex, Interface, Link, NextHop, Tag, TagProtocol, Tunnel, TunnelKind},
+    fib::{EcnMode, IfIndex, Interface, Link, NextHop, Tag, TagProtocol, Tunnel, TunnelKind},
     hdr::link,
     maps::{InputId, MemberEntry, NextHopEntry},
     rate::Rate,
@@ -64,7 +64,14 @@ fn tunnel(kind: TunnelKind, over_v6: bool) -> MemberEntry {
         };
         SocketAddr::new(ip, if kind == TunnelKind::Amt { 2268 } else { 0 })
     };
-    let tunnel = Tunnel { kind, local: end(1), remote: end(2), accepts_sources: false, next_hop: None };
+    let tunnel = Tunnel {
+        kind,
+        local: end(1),
+        remote: end(2),
+        ecn: EcnMode::Compatibility,
+        accepts_sources: false,
+        next_hop: None,
+    };
     MemberEntry::tunnel(0, &tunnel).unwrap()
 }
 
@@ -85,7 +92,7 @@ fn copy(
 ) -> (Result<Vec<Vec<u8>>, DropReason>, Option<PacketTooBig>) {
     let mut fragmenter = Fragmenter::new(Limits::default());
     let mut frames = Vec::new();
-    let made = fragmenter.copy(packet, member, hop, INPUT, 1, &mut |frame| frames.push(frame.to_vec()));
+    let made = fragmenter.copy(packet, member, hop, (INPUT, 0), 1, &mut |frame| frames.push(frame.to_vec()));
     fragmenter.end(packet, 1);
     assert_eq!(fragmenter.fragmented(), u64::from(made.is_ok() && frames.len() > 1));
     (made.map(|()| frames), fragmenter.poll_too_big())
@@ -182,7 +189,7 @@ fn outer_packets_in_fragments_have_identifications_of_their_own() {
                 let packet = packet_of(frame, 1280);
                 seen.push(if over_v6 { packet[44..48].to_vec() } else { packet[4..6].to_vec() });
             };
-            fragmenter.copy(&packet, &member, &hop(1280), INPUT, 1, &mut each).unwrap();
+            fragmenter.copy(&packet, &member, &hop(1280), (INPUT, 0), 1, &mut each).unwrap();
         }
         seen.dedup();
         assert_eq!(seen.len(), 3);
@@ -268,7 +275,8 @@ fn a_source_is_told_once_per_packet_for_the_least_member_and_within_the_rate() {
     let mut told = |now| {
         for mtu in [1440, 1400, 1420] {
             let member = tunnel(TunnelKind::Amt, false);
-            let made = fragmenter.copy(&packet, &member, &hop(mtu), INPUT, now, &mut |_| panic!("a frame"));
+            let made =
+                fragmenter.copy(&packet, &member, &hop(mtu), (INPUT, 0), now, &mut |_| panic!("a frame"));
             assert_eq!(made, Err(DropReason::Oversize));
         }
         fragmenter.end(&packet, now);
@@ -288,7 +296,7 @@ fn copies_beyond_the_rate_are_refused_and_others_are_not() {
     let forbidden = v4(Ipv4Header { dont_fragment: true, ..header(1400) }, 1400);
     let mut made = |packet: &[u8], now| {
         let mut frames = 0;
-        fragmenter.copy(packet, &member, &hop(900), INPUT, now, &mut |_| frames += 1).map(|()| frames)
+        fragmenter.copy(packet, &member, &hop(900), (INPUT, 0), now, &mut |_| frames += 1).map(|()| frames)
     };
     assert_eq!(made(&forbidden, 1), Err(DropReason::Oversize));
     let limited = Err(DropReason::OversizeLimited);
@@ -445,7 +453,7 @@ proptest! {
     fn no_bytes_panic(bytes: Vec<u8>, which in 0usize..8, over_v6: bool, mtu: u16) {
         let member = if which < 4 { tunnel(KINDS[which], over_v6) } else { MemberEntry::neighbour(0) };
         let mut fragmenter = Fragmenter::new(Limits::default());
-        let _ = fragmenter.copy(&bytes, &member, &hop(mtu), INPUT, 1, &mut |_| {});
+        let _ = fragmenter.copy(&bytes, &member, &hop(mtu), (INPUT, 0), 1, &mut |_| {});
         fragmenter.end(&bytes, 1);
     }
 }

@@ -6,7 +6,10 @@ use std::{
 };
 
 use vmcast_common::{
-    fib::{Conversion, ConversionId, FibOp, Interface, Members, Output, Rpf, Stream, Tunnel, TunnelId, Way},
+    fib::{
+        Conversion, ConversionId, FibOp, Interface, Members, Output, Priority, Rpf, Stream, Tunnel, TunnelId,
+        Way,
+    },
     maps::{InterfaceKey, StreamCounters, StreamKey, TunnelKey},
 };
 
@@ -78,6 +81,10 @@ impl Tables {
                 self.leave_all(Output::Converted(id));
             }
             FibOp::SetStream(stream, rpf, members) => self.set_stream(stream, rpf, members, limits)?,
+            FibOp::SetPriority(stream, priority) => {
+                let state = self.number(stream).and_then(|number| self.state_mut(number));
+                state.ok_or(Refused::Unknown)?.priority = priority;
+            }
             FibOp::RemoveStream(stream) => self.remove_stream(stream),
             FibOp::AddMember(stream, output) => self.join(stream, output, limits)?,
             FibOp::RemoveMember(stream, output) => {
@@ -170,8 +177,14 @@ impl Tables {
             return Ok(());
         }
         room("streams", false, self.numbers.len(), limits.streams)?;
-        let state =
-            StreamState { stream, rpf, members, own: BTreeMap::new(), counters: StreamCounters::default() };
+        let state = StreamState {
+            stream,
+            rpf,
+            members,
+            priority: Priority::default(),
+            own: BTreeMap::new(),
+            counters: StreamCounters::default(),
+        };
         let number = match self.free.pop() {
             Some(number) => {
                 self.slots[number as usize - 1] = Some(state);

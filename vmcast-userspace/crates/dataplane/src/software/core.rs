@@ -139,13 +139,10 @@ impl Core {
 
     fn refuse(&mut self, refusal: &Refusal, now_ns: u64) -> Disposition {
         self.drops[refusal.reason as usize] += 1;
-        let wrong_input = refusal.reason == DropReason::WrongInput;
         if let Some(state) = self.tables.state_mut(refusal.stats) {
-            let counter =
-                if wrong_input { &mut state.counters.wrong_input } else { &mut state.counters.dropped };
-            *counter += 1;
+            state.counters.drop(refusal.reason);
         }
-        if wrong_input {
+        if refusal.reason == DropReason::WrongInput {
             self.punts.offer(PuntReason::WrongInput, refusal.input, refusal.stream, now_ns);
         }
         if refusal.native { Disposition::Pass } else { Disposition::Consumed }
@@ -173,14 +170,22 @@ impl Core {
         if let Some(ports) = packet.new_ports {
             let _ = readdress(bytes, 0, &Ends::of_input(&packet.stream, packet.is_ipv6, ports));
         }
+        let pcp = packet.marks.pcp();
         let Self { tables, buffer, fragmenter, drops, .. } = self;
         for output in tables.outputs(packet.table) {
             let made = tables.way(output).and_then(|Way { egress, member, hop }| {
-                match rewrite::copy(buffer.begin(), &member, &hop, packet.input, false) {
+                match rewrite::copy(buffer.begin(), &member, &hop, packet.input, pcp, false) {
                     Ok(()) => out(egress, buffer.frame()),
                     Err(DropReason::Oversize) => {
                         let mut each = |fragment: &[u8]| out(egress, fragment);
-                        fragmenter.copy(buffer.packet(), &member, &hop, packet.input, now_ns, &mut each)?;
+                        fragmenter.copy(
+                            buffer.packet(),
+                            &member,
+                            &hop,
+                            (packet.input, pcp),
+                            now_ns,
+                            &mut each,
+                        )?;
                     }
                     Err(reason) => return Err(reason),
                 }

@@ -118,6 +118,7 @@ impl Plane {
             | FibOp::SetConversion(..)
             | FibOp::RemoveConversion(_)
             | FibOp::SetStream(..)
+            | FibOp::SetPriority(..)
             | FibOp::RemoveStream(_)
             | FibOp::AddMember(..)
             | FibOp::RemoveMember(..) => lock(&self.core).apply(std::slice::from_ref(op)),

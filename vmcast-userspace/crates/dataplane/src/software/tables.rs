@@ -7,13 +7,13 @@ use std::{
 
 use vmcast_common::{
     fib::{
-        Conversion, ConversionId, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream,
-        Tunnel, TunnelId,
+        Conversion, ConversionId, IfIndex, Interface, Members, NextHop, NextHopId, Output, Priority, Rpf,
+        Stream, Tunnel, TunnelId,
     },
     forward,
     maps::{
-        EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, StreamCounters, StreamEntry,
-        StreamKey, TunnelEntry, TunnelKey,
+        EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, Marks, StreamCounters,
+        StreamEntry, StreamKey, TunnelEntry, TunnelKey,
     },
 };
 
@@ -25,6 +25,7 @@ pub(super) struct StreamState {
     pub(super) stream: Stream,
     pub(super) rpf: Rpf,
     pub(super) members: Members,
+    pub(super) priority: Priority,
     /// Its own members, by the order in which they joined.
     pub(super) own: BTreeMap<u64, Output>,
     pub(super) counters: StreamCounters,
@@ -93,7 +94,15 @@ impl Tables {
                 .flatten()
                 .map(|state| {
                     let outputs = state.own.values().copied().collect();
-                    (state.stream, FibStream { rpf: state.rpf, members: state.members, outputs })
+                    (
+                        state.stream,
+                        FibStream {
+                            rpf: state.rpf,
+                            members: state.members,
+                            priority: state.priority,
+                            outputs,
+                        },
+                    )
                 })
                 .collect(),
         }
@@ -151,13 +160,14 @@ impl forward::Tables for Tables {
             encapsulated_max: 0,
             whole_max: u32::MAX,
             kernel_max: u32::MAX,
+            marks: Marks::of(&state.priority),
         })
     }
 
     fn tunnel(&self, key: &TunnelKey) -> Option<TunnelEntry> {
         let id = *self.tunnel_ids.get(key)?;
         let tunnel = self.tunnels.get(&id)?;
-        Some(TunnelEntry { id: id.0, accepts_sources: u32::from(tunnel.accepts_sources) })
+        Some(TunnelEntry::of(id, tunnel))
     }
 
     fn endpoint(&self, key: &EndpointKey) -> Option<EndpointEntry> {

@@ -31,7 +31,7 @@ fn handshake(remote: SocketAddr, nonce: u32) -> (RelayNode, [u8; 6]) {
 }
 
 fn request(relay: &mut RelayNode, now: std::time::Instant, remote: SocketAddr, nonce: u32) -> [u8; 6] {
-    relay.inject(now, remote, &Message::Request { ipv6: false, nonce }.to_vec());
+    relay.inject(now, remote, &Message::Request { ipv6: false, ecn: false, nonce }.to_vec());
     let sent = relay.take_sent();
     match Message::parse(&sent[0].bytes).unwrap() {
         Message::MembershipQuery { response_mac, .. } => response_mac,
@@ -80,7 +80,7 @@ fn a_relay_keeps_nothing_of_those_who_only_ask() {
     let now = vmcast_sim::epoch();
     let mut relay = RelayNode::new(now, relay_config());
     for number in 0..1_000 {
-        let ask = Message::Request { ipv6: false, nonce: number };
+        let ask = Message::Request { ipv6: false, ecn: false, nonce: number };
         relay.inject(now, gateway_address(number as usize), &ask.to_vec());
         let ask = Message::RelayDiscovery { nonce: number };
         relay.inject(now, gateway_address(number as usize), &ask.to_vec());
@@ -149,7 +149,7 @@ fn a_gateway_takes_data_from_its_relay_only_and_only_what_it_wants() {
         (RELAY, data(&[])),
         (RELAY, data(&[0x60; 60])),
     ] {
-        world.gateways[0].input(now, gateway::Input::Datagram { remote, bytes: &bytes });
+        world.gateways[0].input(now, gateway::Input::Datagram { remote, tos: 0, bytes: &bytes });
     }
     assert!(world.gateways[0].received.is_empty());
     let counters = world.gateways[0].gateway.counters();
@@ -158,7 +158,7 @@ fn a_gateway_takes_data_from_its_relay_only_and_only_what_it_wants() {
 
     let mut padded = good.clone();
     padded.extend_from_slice(b"padding");
-    world.gateways[0].input(now, gateway::Input::Datagram { remote: RELAY, bytes: &data(&padded) });
+    world.gateways[0].input(now, gateway::Input::Datagram { remote: RELAY, tos: 0, bytes: &data(&padded) });
     assert_eq!(world.gateways[0].packets(), [good]);
 }
 
@@ -193,7 +193,7 @@ fn asking() -> (GatewayNode, u32) {
 fn query_datagram() -> Vec<u8> {
     let now = vmcast_sim::epoch();
     let mut relay = RelayNode::new(now, relay_config());
-    relay.inject(now, gateway_address(0), &Message::Request { ipv6: false, nonce: 1 }.to_vec());
+    relay.inject(now, gateway_address(0), &Message::Request { ipv6: false, ecn: false, nonce: 1 }.to_vec());
     match Message::parse(&relay.take_sent()[0].bytes).unwrap() {
         Message::MembershipQuery { query, .. } => query.to_vec(),
         other => panic!("{other:?}"),
@@ -223,15 +223,15 @@ fn a_gateway_takes_a_query_from_its_relay_with_its_nonce_once_and_no_other() {
         (RELAY, message(nonce, &udp).to_vec()),
         (RELAY, message(nonce, &[]).to_vec()),
     ] {
-        gateway.input(now, gateway::Input::Datagram { remote, bytes: &bytes });
+        gateway.input(now, gateway::Input::Datagram { remote, tos: 0, bytes: &bytes });
         assert!(!gateway.gateway.is_up());
     }
     let counters = gateway.gateway.counters();
     assert_eq!((counters.stranger, counters.bad_nonce, counters.bad_query), (1, 1, 4));
 
     let genuine = message(nonce, &query).to_vec();
-    gateway.input(now, gateway::Input::Datagram { remote: RELAY, bytes: &genuine });
-    gateway.input(now, gateway::Input::Datagram { remote: RELAY, bytes: &genuine });
+    gateway.input(now, gateway::Input::Datagram { remote: RELAY, tos: 0, bytes: &genuine });
+    gateway.input(now, gateway::Input::Datagram { remote: RELAY, tos: 0, bytes: &genuine });
     assert!(gateway.gateway.is_up());
     assert_eq!(gateway.events, [gateway::Event::Up { relay: RELAY }]);
     assert_eq!((gateway.gateway.counters().queries, gateway.gateway.counters().bad_nonce), (1, 2));
@@ -257,13 +257,13 @@ fn a_gateway_takes_an_advertisement_only_as_the_answer_to_its_discovery() {
         (RELAY, advertisement(nonce, "255.255.255.255")),
         (RELAY, advertisement(nonce, "2001:db8::1")),
     ] {
-        gateway.input(now, gateway::Input::Datagram { remote, bytes: &bytes });
+        gateway.input(now, gateway::Input::Datagram { remote, tos: 0, bytes: &bytes });
         assert_eq!(gateway.gateway.relay(), None);
     }
     let counters = gateway.gateway.counters();
     assert_eq!((counters.stranger, counters.bad_nonce, counters.bad_advertisement), (1, 1, 4));
     let genuine = advertisement(nonce, "192.0.2.2");
-    gateway.input(now, gateway::Input::Datagram { remote: RELAY, bytes: &genuine });
+    gateway.input(now, gateway::Input::Datagram { remote: RELAY, tos: 0, bytes: &genuine });
     let relay = "192.0.2.2:2268".parse().unwrap();
     assert_eq!(gateway.gateway.relay(), Some(relay));
     vmcast_sim::Node::wake(&mut gateway, now);
@@ -318,7 +318,7 @@ fn messages_cut_at_any_length_are_counted_and_do_no_harm() {
     let update = report(GROUP);
     let messages = [
         Message::RelayDiscovery { nonce: 7 }.to_vec(),
-        Message::Request { ipv6: false, nonce: 7 }.to_vec(),
+        Message::Request { ipv6: false, ecn: false, nonce: 7 }.to_vec(),
         Message::MembershipUpdate { response_mac: mac, nonce: 7, update: &update }.to_vec(),
         Message::Teardown { response_mac: mac, nonce: 7, gateway: own.into() }.to_vec(),
     ];
@@ -338,7 +338,7 @@ fn messages_cut_at_any_length_are_counted_and_do_no_harm() {
 fn datagrams_between_addresses_that_nobody_can_have_are_not_answered() {
     let now = vmcast_sim::epoch();
     let mut relay = RelayNode::new(now, relay_config());
-    let ask = Message::Request { ipv6: false, nonce: 1 }.to_vec();
+    let ask = Message::Request { ipv6: false, ecn: false, nonce: 1 }.to_vec();
     for remote in ["0.0.0.0:5", "239.1.1.1:5", "255.255.255.255:5", "10.0.0.1:0", "[2001:db8::1]:5"] {
         relay.inject(now, remote.parse().unwrap(), &ask);
     }
@@ -346,7 +346,7 @@ fn datagrams_between_addresses_that_nobody_can_have_are_not_answered() {
     relay.relay.handle_input(now, relay::Input::Datagram { local, remote: gateway_address(0), bytes: &ask });
     relay.drain(now);
     assert_eq!(relay.relay.counters().bad_address, 6);
-    relay.inject(now, gateway_address(0), &Message::Request { ipv6: true, nonce: 1 }.to_vec());
+    relay.inject(now, gateway_address(0), &Message::Request { ipv6: true, ecn: false, nonce: 1 }.to_vec());
     assert_eq!(relay.relay.counters().unsupported_family, 1);
     relay.inject(
         now,

@@ -107,7 +107,7 @@ fn no_more_questions_are_answered_per_second_than_configured() {
     let now = vmcast_sim::epoch();
     let mut relay = RelayNode::new(now, relay::Config { answers_per_second: 10, ..relay_config() });
     for nonce in 0..50 {
-        relay.inject(now, gateway_address(0), &Message::Request { ipv6: false, nonce }.to_vec());
+        relay.inject(now, gateway_address(0), &Message::Request { ipv6: false, ecn: false, nonce }.to_vec());
         relay.inject(now, gateway_address(0), &Message::RelayDiscovery { nonce }.to_vec());
     }
     assert_eq!(relay.take_sent().len(), 10);
@@ -124,15 +124,18 @@ fn a_tunnel_is_adopted_only_within_the_limits_and_twice_is_once() {
     let mut relay = RelayNode::new(now, config);
     let (one, two, three) = (gateway_address(1), gateway_address(2), gateway_address(3));
     let group = |last| (Ipv4Addr::new(239, 1, 1, last).into(), Filter::any());
-    assert_eq!(relay.relay.adopt(now, RELAY, one, [group(1)]), Ok(1));
-    assert_eq!(relay.relay.adopt(now, RELAY, one, [group(1), group(2)]), Ok(1));
-    let too_many = relay.relay.adopt(now, RELAY, one, [group(3)]);
+    assert_eq!(relay.relay.adopt(now, RELAY, one, false, [group(1)]), Ok(1));
+    assert_eq!(relay.relay.adopt(now, RELAY, one, false, [group(1), group(2)]), Ok(1));
+    let too_many = relay.relay.adopt(now, RELAY, one, false, [group(3)]);
     assert_eq!(too_many, Err(LimitError::Groups { group: group(3).0 }));
     let neighbour = SocketAddr::new(one.ip(), 5);
-    let share = relay.relay.adopt(now, RELAY, neighbour, [group(1)]);
+    let share = relay.relay.adopt(now, RELAY, neighbour, false, [group(1)]);
     assert_eq!(share, Err(LimitError::TunnelsPerSource { address: one.ip(), limit: 1 }));
-    assert_eq!(relay.relay.adopt(now, RELAY, two, [group(1)]), Ok(2));
-    assert_eq!(relay.relay.adopt(now, RELAY, three, [group(1)]), Err(LimitError::Tunnels { limit: 2 }));
+    assert_eq!(relay.relay.adopt(now, RELAY, two, false, [group(1)]), Ok(2));
+    assert_eq!(
+        relay.relay.adopt(now, RELAY, three, false, [group(1)]),
+        Err(LimitError::Tunnels { limit: 2 })
+    );
     relay.drain(now);
     assert_eq!((relay.tunnels.len(), relay.wants(one).len(), relay.wants(two).len()), (2, 2, 1));
 }

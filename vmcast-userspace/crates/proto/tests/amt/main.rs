@@ -1,6 +1,7 @@
 //! Relay and gateway against each other, over virtual time and bad networks.
 
 mod chain;
+mod ecn;
 mod hostile;
 mod limits;
 mod lossy;

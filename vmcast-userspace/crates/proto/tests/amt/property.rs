@@ -107,7 +107,7 @@ proptest! {
             match step {
                 Move::Request { peer } => {
                     let nonce = u32::from(peer);
-                    relay.inject(now, address(peer), &Message::Request { ipv6: false, nonce }.to_vec());
+                    relay.inject(now, address(peer), &Message::Request { ipv6: false, ecn: false, nonce }.to_vec());
                     for sent in relay.take_sent() {
                         if let Ok(Message::MembershipQuery { response_mac, .. }) = Message::parse(&sent.bytes) {
                             macs[usize::from(peer)] = response_mac;
@@ -178,13 +178,13 @@ proptest! {
                 4 => {
                     let data = packet(Ipv4Addr::from(number), Ipv4Addr::new(239, 0, 0, 1), 0);
                     let data = Message::MulticastData { packet: &data }.to_vec();
-                    gateway.input(now, gateway::Input::Datagram { remote: RELAY, bytes: &data });
+                    gateway.input(now, gateway::Input::Datagram { remote: RELAY, tos: 0, bytes: &data });
                 }
                 5 => {
                     if let Some(first) = bytes.first_mut() {
                         *first %= 8;
                     }
-                    gateway.input(now, gateway::Input::Datagram { remote: RELAY, bytes: &bytes });
+                    gateway.input(now, gateway::Input::Datagram { remote: RELAY, tos: 0, bytes: &bytes });
                 }
                 _ => {
                     let remote = gateway.address;
@@ -193,7 +193,7 @@ proptest! {
                         relay.inject(now, remote, &sent.bytes);
                     }
                     for answer in relay.take_sent() {
-                        gateway.input(now, gateway::Input::Datagram { remote: RELAY, bytes: &answer.bytes });
+                        gateway.input(now, gateway::Input::Datagram { remote: RELAY, tos: 0, bytes: &answer.bytes });
                     }
                 }
             }

@@ -92,7 +92,7 @@ fn a_join_of_a_warm_gateway_costs_one_update_and_half_a_round_trip() {
     world.run(LATENCY);
     let (at, event) = &world.relay.events[0];
     assert_eq!(*at - joined, LATENCY);
-    assert_eq!(*event, relay::Event::TunnelUp { id: 1, local: RELAY, remote: gateway_address(0) });
+    assert_eq!(*event, relay::Event::TunnelUp { id: 1, local: RELAY, remote: gateway_address(0), ecn: true });
     let after = world.gateways[0].gateway.counters();
     assert_eq!((after.requests, after.updates), (before.requests, 1));
 }
@@ -280,7 +280,7 @@ fn a_stream_that_flows_survives_a_restart_of_the_relay_that_adopts_its_tunnels()
     let config = relay::Config { secret_seed: [77; 16], ..relay_config() };
     world.relay.restart(now, config);
     for tunnel in kept {
-        let adopted = world.relay.relay.adopt(now, tunnel.local, tunnel.remote, tunnel.groups);
+        let adopted = world.relay.relay.adopt(now, tunnel.local, tunnel.remote, tunnel.ecn, tunnel.groups);
         assert_eq!(adopted, Ok(1));
     }
     world.relay.drain(now);

@@ -114,6 +114,9 @@ impl RelayNode {
             relay::Event::TunnelUp { id, remote, .. } => {
                 assert!(self.tunnels.insert(*id, *remote).is_none(), "{event:?}: the id is in use");
             }
+            relay::Event::Ecn { id, .. } => {
+                assert!(self.tunnels.contains_key(id), "{event:?}: there is no such tunnel");
+            }
             relay::Event::Membership { id, group, filter } => {
                 assert!(self.tunnels.contains_key(id), "{event:?}: there is no such tunnel");
                 if filter.is_none() {
@@ -223,7 +226,7 @@ impl Node for GatewayNode {
     }
 
     fn receive(&mut self, now: Instant, datagram: &Datagram) {
-        self.input(now, gateway::Input::Datagram { remote: datagram.from, bytes: &datagram.bytes });
+        self.input(now, gateway::Input::Datagram { remote: datagram.from, tos: 0, bytes: &datagram.bytes });
     }
 
     fn wake(&mut self, now: Instant) {

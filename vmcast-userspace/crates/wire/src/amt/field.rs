@@ -6,6 +6,8 @@ use std::ops::{Range, RangeFrom};
 pub(super) const FLAGS: usize = 1;
 /// Request: the gateway asks for an MLDv2 query instead of an IGMPv3 one.
 pub(super) const FLAG_P: u8 = 0x01;
+/// Request: the gateway merges the congestion marks of both headers (RFC 9601 §6.1.4.2).
+pub(super) const FLAG_E: u8 = 0x02;
 /// Request of a Linux gateway: its P flag is at the other end of the byte.
 pub(super) const FLAG_P_LINUX: u8 = 0x80;
 /// Membership Query: the relay takes no new tunnel endpoints.

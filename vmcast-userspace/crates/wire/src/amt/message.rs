@@ -98,20 +98,23 @@ pub enum Message<'a> {
         /// Where to send Requests.
         relay: IpAddr,
     },
-    /// RFC 7450 §5.1.3.
+    /// RFC 7450 §5.1.3, RFC 9601 §6.1.4.2.
     ///
     /// ```text
     ///  0                   1                   2                   3
     ///  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
-    /// +-------+-------+-------------+-+-------------------------------+
-    /// |  V=0  |Type=3 |  Reserved   |P|           Reserved            |
-    /// +-------+-------+-------------+-+-------------------------------+
+    /// +-------+-------+-----------+-+-+-------------------------------+
+    /// |  V=0  |Type=3 | Reserved  |E|P|           Reserved            |
+    /// +-------+-------+-----------+-+-+-------------------------------+
     /// |                         Request Nonce                         |
     /// +---------------------------------------------------------------+
     /// ```
     Request {
         /// The P flag: an MLDv2 query is wanted, not an IGMPv3 one.
         ipv6: bool,
+        /// The E flag: the gateway merges the congestion marks of the outer header into those of the inner one
+        /// (RFC 6040 §4.2), so a relay may copy them into the outer header.
+        ecn: bool,
         /// Given back in the answer.
         nonce: u32,
     },
@@ -226,7 +229,8 @@ impl<'a> Message<'a> {
             }
             MessageType::Request => {
                 let nonce = nonce(bytes, field::SHORT_NONCE).ok_or(short(field::SHORT_LEN))?;
-                Self::Request { ipv6: bytes[field::FLAGS] & field::FLAG_P != 0, nonce }
+                let flag = |flag| bytes[field::FLAGS] & flag != 0;
+                Self::Request { ipv6: flag(field::FLAG_P), ecn: flag(field::FLAG_E), nonce }
             }
             MessageType::MembershipQuery => {
                 let (response_mac, nonce) = proof(bytes).ok_or(short(field::BODY))?;
@@ -334,8 +338,10 @@ impl<'a> Message<'a> {
                     IpAddr::V6(v6) => buffer.extend_from_slice(&v6.octets()),
                 }
             }
-            Self::Request { ipv6, nonce } => {
-                buffer.extend_from_slice(&[if *ipv6 { field::FLAG_P } else { 0 }, 0, 0]);
+            Self::Request { ipv6, ecn, nonce } => {
+                let family = if *ipv6 { field::FLAG_P } else { 0 };
+                let ecn = if *ecn { field::FLAG_E } else { 0 };
+                buffer.extend_from_slice(&[family | ecn, 0, 0]);
                 buffer.extend_from_slice(&nonce.to_be_bytes());
             }
             Self::MembershipQuery { response_mac, nonce, limit, gateway, query } => {

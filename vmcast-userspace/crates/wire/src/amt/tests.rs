@@ -27,8 +27,9 @@ fn encoded() -> Vec<(Message<'static>, Vec<u8>)> {
             Message::RelayAdvertisement { nonce, relay: Ipv6Addr::LOCALHOST.into() },
             vec![2, 0, 0, 0, 0xde, 0xad, 0xbe, 0xef, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
         ),
-        (Message::Request { ipv6: false, nonce }, vec![3, 0, 0, 0, 0xde, 0xad, 0xbe, 0xef]),
-        (Message::Request { ipv6: true, nonce }, vec![3, 1, 0, 0, 0xde, 0xad, 0xbe, 0xef]),
+        (Message::Request { ipv6: false, ecn: false, nonce }, vec![3, 0, 0, 0, 0xde, 0xad, 0xbe, 0xef]),
+        (Message::Request { ipv6: true, ecn: false, nonce }, vec![3, 1, 0, 0, 0xde, 0xad, 0xbe, 0xef]),
+        (Message::Request { ipv6: false, ecn: true, nonce }, vec![3, 2, 0, 0, 0xde, 0xad, 0xbe, 0xef]),
         (
             Message::MembershipQuery {
                 response_mac: MAC,
@@ -99,7 +100,7 @@ fn reserved_bits_are_ignored() {
         match message {
             Message::RelayDiscovery { .. } | Message::RelayAdvertisement { .. } => bytes[1..4].fill(0xff),
             Message::Request { .. } => {
-                bytes[1] |= 0xfe;
+                bytes[1] |= 0xfc;
                 bytes[2..4].fill(0xff);
             }
             Message::MembershipQuery { .. } => bytes[1] |= 0xfc,
@@ -114,7 +115,7 @@ fn reserved_bits_are_ignored() {
 #[test]
 fn the_second_request_of_a_linux_gateway_is_recognized() {
     let linux = [3, 0x80, 0, 0, 0, 0, 0, 7];
-    assert_eq!(Message::parse(&linux), Ok(Message::Request { ipv6: false, nonce: 7 }));
+    assert_eq!(Message::parse(&linux), Ok(Message::Request { ipv6: false, ecn: false, nonce: 7 }));
     assert!(Message::is_linux_request(&linux));
     for other in [&[][..], &[3], &[3, 0, 0, 0, 0, 0, 0, 7], &[4, 0x80, 0, 0, 0, 0, 0, 7]] {
         assert!(!Message::is_linux_request(other), "{other:?}");

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use vmcast_common::{
     fib::{
-        FibOp, IfIndex, Input, Interface, Link, Members, NextHop, NextHopId, Output, Rpf, Stream, Tag,
-        TagProtocol, Tunnel, TunnelId, TunnelKind,
+        EcnMode, FibOp, IfIndex, Input, Interface, Link, Members, NextHop, NextHopId, Output, Rpf, Stream,
+        Tag, TagProtocol, Tunnel, TunnelId, TunnelKind,
     },
     verdict::{DropReason, PuntReason},
 };
@@ -89,6 +89,7 @@ pub(super) fn tunnel(kind: TunnelKind, v6: bool, host: u8, device: IfIndex, upst
         kind,
         local: end(1, 2268),
         remote: end(host, 40_000 + u16::from(host)),
+        ecn: if kind == TunnelKind::Amt { EcnMode::Compatibility } else { EcnMode::Normal },
         accepts_sources: upstream,
         next_hop: Some(NextHopId(device.0)),
     }

@@ -6,6 +6,7 @@ mod encapsulation;
 mod forward;
 mod oversize;
 mod pass;
+mod priority;
 mod refuse;
 mod state;
 mod stream;
@@ -32,6 +33,7 @@ pub fn cases(devices: Devices) -> Vec<Case> {
         encapsulation::cases(&scene),
         convert::cases(&scene),
         oversize::cases(&scene),
+        priority::cases(&scene),
     ]
     .concat()
 }

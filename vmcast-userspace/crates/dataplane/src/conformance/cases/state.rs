@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use vmcast_common::fib::{
-    FibOp, IfIndex, Interface, Link, Members, NextHop, NextHopId, Output, Rpf, Stream, Tag, TagProtocol,
-    Tunnel,
+    FibOp, IfIndex, Interface, Link, Members, NextHop, NextHopId, Output, Priority, Rpf, Stream, Tag,
+    TagProtocol, Tunnel,
 };
 
 use super::{apply, case, inject};
@@ -93,6 +93,7 @@ fn in_force(scene: &Scene) -> Fib {
             FibStream {
                 rpf: Rpf::Exact(scene.on_a()),
                 members: Members::Own,
+                priority: Priority::default(),
                 outputs: [to(0), to(1)].into(),
             },
         )]

@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use etherparse::PacketBuilder;
 use vmcast_common::{
     fib::{
-        FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
-        TunnelKind,
+        EcnMode, FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel,
+        TunnelId, TunnelKind,
     },
     maps::PUNT_INTERVAL_NS,
     verdict::DropReason,
@@ -46,6 +46,7 @@ fn tunnel(id: u32) -> FibOp {
         kind: TunnelKind::Amt,
         local: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 2268)),
         remote: SocketAddr::from((Ipv4Addr::from(0x0a01_0000 + id), 2268)),
+        ecn: EcnMode::Compatibility,
         accepts_sources: false,
         next_hop: Some(NextHopId(1)),
     };

@@ -15,7 +15,8 @@ use nix::{
 };
 use socket2::{Domain, Socket, Type};
 use vmcast_common::fib::{
-    FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind,
+    EcnMode, FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
+    TunnelKind,
 };
 
 use crate::{
@@ -102,6 +103,7 @@ fn wires() -> Wires {
         kind: TunnelKind::Amt,
         local: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 2268)),
         remote: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 2), 2268)),
+        ecn: EcnMode::Compatibility,
         accepts_sources: false,
         next_hop: Some(NextHopId(1)),
     };

@@ -21,6 +21,8 @@ counters! {
         unwanted_data,
         /// Multicast packets that are broken, or not multicast.
         bad_data,
+        /// Multicast packets that met congestion and whose transport would not be told by marks (RFC 6040 §4.2).
+        congestion,
         /// Messages from another address than the relay's, Multicast Data among them.
         stranger,
         /// Datagrams that are no AMT message.

@@ -11,6 +11,8 @@ pub enum Input<'a> {
     Datagram {
         /// The address and port it came from.
         remote: SocketAddr,
+        /// The type of service of its IP header: what it says of congestion goes on in the packet inside.
+        tos: u8,
         /// Its payload.
         bytes: &'a [u8],
     },

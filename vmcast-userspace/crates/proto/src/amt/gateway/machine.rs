@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vmcast_common::hdr::ipv4::{PROTO_IGMP, View};
+use vmcast_common::hdr::{
+    ecn,
+    ipv4::{PROTO_IGMP, View},
+};
 use vmcast_wire::{
     amt::{GatewayAddress, Message, ResponseMac},
     igmp::{self, Record},
@@ -204,7 +207,10 @@ impl Gateway {
                 self.phase = Phase::Requesting { nonce, sent: sent.saturating_add(1), refused };
                 if let Some(relay) = self.relay {
                     self.counters.requests += 1;
-                    self.transmit(relay, &Message::Request { ipv6: false, nonce });
+                    // Linux's relay drops a Request with reserved bits, which the E flag is to it: every second one
+                    // is without.
+                    let ecn = sent % 2 == 0;
+                    self.transmit(relay, &Message::Request { ipv6: false, ecn, nonce });
                 }
                 self.back_off(now, sent);
             }
@@ -226,13 +232,13 @@ impl Gateway {
         self.handshake_at = Some(now + wait);
     }
 
-    fn on_datagram(&mut self, now: Instant, remote: SocketAddr, bytes: &[u8]) {
+    fn on_datagram(&mut self, now: Instant, remote: SocketAddr, tos: u8, bytes: &[u8]) {
         let Ok(message) = Message::parse(bytes) else {
             self.counters.malformed += 1;
             return;
         };
         match message {
-            Message::MulticastData { packet } => self.on_data(remote, packet),
+            Message::MulticastData { packet } => self.on_data(remote, tos, packet),
             Message::RelayAdvertisement { nonce, relay } => self.on_advertisement(now, remote, nonce, relay),
             Message::MembershipQuery { response_mac, nonce, limit, gateway, query } => {
                 self.on_query(now, remote, Grant { response_mac, nonce, gateway }, limit, query);
@@ -245,7 +251,7 @@ impl Gateway {
     }
 
     /// RFC 7450 §5.2.3: only the relay's own data, and only what was asked for.
-    fn on_data(&mut self, remote: SocketAddr, packet: &[u8]) {
+    fn on_data(&mut self, remote: SocketAddr, tos: u8, packet: &[u8]) {
         if self.relay != Some(remote) || self.phase == Phase::Stopped {
             self.counters.stranger += 1;
             return;
@@ -261,8 +267,13 @@ impl Gateway {
         };
         if self.memberships.wants(view.destination, view.source) {
             self.heard = true;
+            let mut packet = packet.to_vec();
+            if ecn::merge(&mut packet, tos).is_none() {
+                self.counters.congestion += 1;
+                return;
+            }
             self.counters.data += 1;
-            self.outputs.push_back(Output::Data { packet: packet.to_vec() });
+            self.outputs.push_back(Output::Data { packet });
         } else {
             self.counters.unwanted_data += 1;
         }
@@ -463,7 +474,7 @@ impl Machine for Gateway {
 
     fn handle_input(&mut self, now: Instant, input: Input<'_>) {
         match input {
-            Input::Datagram { remote, bytes } => self.on_datagram(now, remote, bytes),
+            Input::Datagram { remote, tos, bytes } => self.on_datagram(now, remote, tos, bytes),
             Input::SetMembership { group, filter } => self.on_set_membership(now, group, filter),
             Input::LocalChanged => self.on_local_changed(now),
             Input::Stop => self.on_stop(now),

@@ -50,19 +50,28 @@ impl Secrets {
         }
     }
 
-    /// Makes the MAC for a Request of this nonce from this address and port.
-    pub(super) fn make(&self, gateway: SocketAddr, nonce: u32) -> ResponseMac {
-        mac(&self.current, gateway, nonce)
+    /// Makes the MAC for a Request of this nonce from this address and port, with the E flag or without: so the
+    /// relay learns of the flag with the Membership Update, and has nothing to remember before.
+    pub(super) fn make(&self, gateway: SocketAddr, nonce: u32, ecn: bool) -> ResponseMac {
+        mac(&self.current, gateway, nonce, ecn)
     }
 
-    /// Whether we made this MAC for that address, port and nonce not long ago.
-    pub(super) fn accepts(&self, gateway: SocketAddr, nonce: u32, claimed: ResponseMac) -> bool {
-        let matches = |secret: &[u8; 16]| {
-            let expected = mac(secret, gateway, nonce);
-            // Every byte is looked at, so that the time taken tells nothing.
-            expected.iter().zip(claimed).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+    /// Whether the Request had the E flag for whose address, port and nonce we made this MAC; `None` if we
+    /// made it for no such Request, or long ago.
+    pub(super) fn accepts(&self, gateway: SocketAddr, nonce: u32, claimed: ResponseMac) -> Option<bool> {
+        let matches = |ecn| {
+            let of = |secret: &[u8; 16]| {
+                let expected = mac(secret, gateway, nonce, ecn);
+                // Every byte is looked at, so that the time taken tells nothing.
+                expected.iter().zip(claimed).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+            };
+            of(&self.current) | self.previous.as_ref().is_some_and(of)
         };
-        matches(&self.current) | self.previous.as_ref().is_some_and(matches)
+        match (matches(false), matches(true)) {
+            (true, _) => Some(false),
+            (false, true) => Some(true),
+            (false, false) => None,
+        }
     }
 }
 
@@ -70,9 +79,9 @@ fn derive(seed: &[u8; 16], generation: u64) -> [u8; 16] {
     sip128::SipHasher24::new_with_key(seed).hash(&generation.to_be_bytes()).as_bytes()
 }
 
-/// SipHash-2-4 over address, port and nonce, cut to 48 bits.
-fn mac(secret: &[u8; 16], gateway: SocketAddr, nonce: u32) -> ResponseMac {
-    let mut input = [0; 16 + 2 + 4];
+/// SipHash-2-4 over address, port and nonce, and one byte more with the E flag, cut to 48 bits.
+fn mac(secret: &[u8; 16], gateway: SocketAddr, nonce: u32, ecn: bool) -> ResponseMac {
+    let mut input = [0; 16 + 2 + 4 + 1];
     let length = match gateway.ip() {
         IpAddr::V4(v4) => {
             input[..4].copy_from_slice(&v4.octets());
@@ -85,7 +94,8 @@ fn mac(secret: &[u8; 16], gateway: SocketAddr, nonce: u32) -> ResponseMac {
     };
     input[length..length + 2].copy_from_slice(&gateway.port().to_be_bytes());
     input[length + 2..length + 6].copy_from_slice(&nonce.to_be_bytes());
-    let [mac @ .., _, _] = SipHasher24::new_with_key(secret).hash(&input[..length + 6]).to_be_bytes();
+    let length = length + 6 + usize::from(ecn);
+    let [mac @ .., _, _] = SipHasher24::new_with_key(secret).hash(&input[..length]).to_be_bytes();
     mac
 }
 
@@ -102,41 +112,50 @@ mod tests {
     #[test]
     fn a_mac_is_good_for_its_address_port_and_nonce_only() {
         let secrets = Secrets::new(vmcast_sim::epoch(), [1; 16], LIFETIME, Duration::ZERO);
-        let mac = secrets.make(gateway(), 7);
-        assert!(secrets.accepts(gateway(), 7, mac));
-        assert!(!secrets.accepts(gateway(), 8, mac));
-        assert!(!secrets.accepts("198.51.100.8:40000".parse().unwrap(), 7, mac));
-        assert!(!secrets.accepts("198.51.100.7:40001".parse().unwrap(), 7, mac));
-        assert!(!secrets.accepts("[2001:db8::7]:40000".parse().unwrap(), 7, mac));
+        let mac = secrets.make(gateway(), 7, false);
+        assert_eq!(secrets.accepts(gateway(), 7, mac), Some(false));
+        assert_eq!(secrets.accepts(gateway(), 8, mac), None);
+        assert_eq!(secrets.accepts("198.51.100.8:40000".parse().unwrap(), 7, mac), None);
+        assert_eq!(secrets.accepts("198.51.100.7:40001".parse().unwrap(), 7, mac), None);
+        assert_eq!(secrets.accepts("[2001:db8::7]:40000".parse().unwrap(), 7, mac), None);
         for bit in 0..48 {
             let mut wrong = mac;
             wrong[bit / 8] ^= 1 << (bit % 8);
-            assert!(!secrets.accepts(gateway(), 7, wrong), "bit {bit}");
+            assert_eq!(secrets.accepts(gateway(), 7, wrong), None, "bit {bit}");
         }
         let other = Secrets::new(vmcast_sim::epoch(), [2; 16], LIFETIME, Duration::ZERO);
-        assert!(!other.accepts(gateway(), 7, mac));
+        assert_eq!(other.accepts(gateway(), 7, mac), None);
+    }
+
+    // proves RFC 9601 §6.1.4.2: what a relay stores of a gateway is what the gateway itself said.
+    #[test]
+    fn a_mac_tells_whether_the_request_had_the_e_flag() {
+        let secrets = Secrets::new(vmcast_sim::epoch(), [1; 16], LIFETIME, Duration::ZERO);
+        for ecn in [false, true] {
+            assert_eq!(secrets.accepts(gateway(), 7, secrets.make(gateway(), 7, ecn)), Some(ecn));
+        }
     }
 
     #[test]
     fn a_mac_outlives_one_rotation_and_not_two() {
         let start = vmcast_sim::epoch();
         let mut secrets = Secrets::new(start, [1; 16], LIFETIME, Duration::ZERO);
-        let mac = secrets.make(gateway(), 7);
+        let mac = secrets.make(gateway(), 7, false);
         secrets.rotate(start + LIFETIME);
-        assert_ne!(secrets.make(gateway(), 7), mac);
-        assert!(secrets.accepts(gateway(), 7, mac));
+        assert_ne!(secrets.make(gateway(), 7, false), mac);
+        assert_eq!(secrets.accepts(gateway(), 7, mac), Some(false));
         assert_eq!(secrets.rotation(), start + LIFETIME * 2);
         secrets.rotate(start + LIFETIME * 2);
-        assert!(!secrets.accepts(gateway(), 7, mac));
+        assert_eq!(secrets.accepts(gateway(), 7, mac), None);
     }
 
     #[test]
     fn after_a_long_sleep_neither_secret_of_before_is_left() {
         let start = vmcast_sim::epoch();
         let mut secrets = Secrets::new(start, [1; 16], LIFETIME, Duration::ZERO);
-        let mac = secrets.make(gateway(), 7);
+        let mac = secrets.make(gateway(), 7, false);
         secrets.rotate(start + LIFETIME * 10);
-        assert!(!secrets.accepts(gateway(), 7, mac));
+        assert_eq!(secrets.accepts(gateway(), 7, mac), None);
     }
 
     #[test]
@@ -144,14 +163,14 @@ mod tests {
         let start = vmcast_sim::epoch();
         let age = LIFETIME * 7 + LIFETIME / 2;
         let before = Secrets::new(start, [1; 16], LIFETIME, age);
-        let mac = before.make(gateway(), 7);
+        let mac = before.make(gateway(), 7, false);
         let later = LIFETIME / 4;
         let again = Secrets::new(start + later, [1; 16], LIFETIME, age + later);
-        assert!(again.accepts(gateway(), 7, mac));
+        assert_eq!(again.accepts(gateway(), 7, mac), Some(false));
         assert_eq!(again.rotation(), before.rotation());
         let next = Secrets::new(start + LIFETIME, [1; 16], LIFETIME, age + LIFETIME);
-        assert!(next.accepts(gateway(), 7, mac));
+        assert_eq!(next.accepts(gateway(), 7, mac), Some(false));
         let too_late = Secrets::new(start + LIFETIME * 2, [1; 16], LIFETIME, age + LIFETIME * 2);
-        assert!(!too_late.accepts(gateway(), 7, mac));
+        assert_eq!(too_late.accepts(gateway(), 7, mac), None);
     }
 }

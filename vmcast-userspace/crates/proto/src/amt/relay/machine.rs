@@ -75,11 +75,11 @@ impl Relay {
         self.table.len()
     }
 
-    /// Our end and the gateway's end of a tunnel.
+    /// Our end and the gateway's end of a tunnel, and the gateway's E flag.
     #[must_use]
-    pub fn ends(&self, id: u32) -> Option<(SocketAddr, SocketAddr)> {
-        let ends = &self.table.get(id)?.ends;
-        Some((self.table.local(ends), ends.remote()))
+    pub fn ends(&self, id: u32) -> Option<(SocketAddr, SocketAddr, bool)> {
+        let tunnel = self.table.get(id)?;
+        Some((self.table.local(&tunnel.ends), tunnel.ends.remote(), tunnel.ecn))
     }
 
     /// Every tunnel, in the order of the ids.
@@ -88,6 +88,7 @@ impl Relay {
             id,
             local: self.table.local(&tunnel.ends),
             remote: tunnel.ends.remote(),
+            ecn: tunnel.ecn,
             since: tunnel.since.instant(self.base),
             updated: tunnel.updated.instant(self.base),
             groups: tunnel.host.groups().collect(),
@@ -105,6 +106,7 @@ impl Relay {
         now: Instant,
         local: SocketAddr,
         remote: SocketAddr,
+        ecn: bool,
         groups: impl IntoIterator<Item = (IpAddr, Filter)>,
     ) -> Result<u32, LimitError> {
         let moment = Moment::at(self.base, now);
@@ -123,11 +125,12 @@ impl Relay {
         let id = match known {
             Some(id) => {
                 self.table.update(moment, id, |old| *old = host);
+                self.note_ecn(id, ecn);
                 id
             }
             None => {
                 self.room_for(&ends)?;
-                self.create(moment, ends, host)
+                self.create(moment, ends, ecn, host)
             }
         };
         self.announce(id, changed);
@@ -160,12 +163,18 @@ impl Relay {
         }
     }
 
-    fn create(&mut self, now: Moment, ends: Ends, host: HostState) -> u32 {
-        let id = self.table.insert(now, ends, host);
+    fn create(&mut self, now: Moment, ends: Ends, ecn: bool, host: HostState) -> u32 {
+        let id = self.table.insert(now, ends, ecn, host);
         self.counters.tunnels_up += 1;
         let (local, remote) = (self.table.local(&ends), ends.remote());
-        self.outputs.push_back(Output::Event(Event::TunnelUp { id, local, remote }));
+        self.outputs.push_back(Output::Event(Event::TunnelUp { id, local, remote, ecn }));
         id
+    }
+
+    fn note_ecn(&mut self, id: u32, ecn: bool) {
+        if self.table.set_ecn(id, ecn) {
+            self.outputs.push_back(Output::Event(Event::Ecn { id, ecn }));
+        }
     }
 
     fn announce(&mut self, id: u32, changed: impl IntoIterator<Item = (IpAddr, Filter)>) {
@@ -191,10 +200,10 @@ impl Relay {
         match message {
             Message::RelayDiscovery { nonce } => self.on_discovery(now, local, remote, nonce),
             Message::Request { ipv6: true, .. } => self.counters.unsupported_family += 1,
-            Message::Request { ipv6: false, nonce } => {
+            Message::Request { ipv6: false, ecn, nonce } => {
                 // Linux drops a query with the gateway address fields; without them it takes one.
                 let gateway = (!Message::is_linux_request(bytes)).then_some(remote.into());
-                self.on_request(now, local, remote, nonce, gateway);
+                self.on_request(now, local, remote, (nonce, ecn), gateway);
             }
             Message::MembershipUpdate { response_mac, nonce, update } => {
                 self.on_update(now, local, remote, nonce, response_mac, update);
@@ -227,7 +236,7 @@ impl Relay {
         now: Instant,
         local: SocketAddr,
         remote: SocketAddr,
-        nonce: u32,
+        (nonce, ecn): (u32, bool),
         gateway: Option<GatewayAddress>,
     ) {
         if !self.may_answer(now) {
@@ -238,7 +247,7 @@ impl Relay {
         self.counters.requests += 1;
         self.counters.requests_limited += u64::from(limit);
         let bytes = Message::MembershipQuery {
-            response_mac: self.secrets.make(remote, nonce),
+            response_mac: self.secrets.make(remote, nonce, ecn),
             nonce,
             limit,
             gateway,
@@ -258,10 +267,10 @@ impl Relay {
         response_mac: ResponseMac,
         update: &[u8],
     ) {
-        if !self.secrets.accepts(remote, nonce, response_mac) {
+        let Some(ecn) = self.secrets.accepts(remote, nonce, response_mac) else {
             self.counters.bad_mac += 1;
             return;
-        }
+        };
         let Some(report) = self.unwrap_report(update) else { return };
         let Some(ends) = self.table.ends(local, remote) else {
             self.counters.refused_tunnels += 1;
@@ -269,8 +278,11 @@ impl Relay {
         };
         let moment = Moment::at(self.base, now);
         match self.table.find(&ends) {
-            Some(id) => self.on_member_report(moment, id, &report),
-            None => self.on_first_report(moment, ends, &report),
+            Some(id) => {
+                self.note_ecn(id, ecn);
+                self.on_member_report(moment, id, &report);
+            }
+            None => self.on_first_report(moment, ends, ecn, &report),
         }
     }
 
@@ -289,7 +301,7 @@ impl Relay {
         self.announce(id, stale.into_iter().map(|group| (group, Filter::none())));
     }
 
-    fn on_first_report(&mut self, now: Moment, ends: Ends, report: &igmp::Message) {
+    fn on_first_report(&mut self, now: Moment, ends: Ends, ecn: bool, report: &igmp::Message) {
         match self.room_for(&ends) {
             Ok(()) => {}
             Err(LimitError::TunnelsPerSource { .. }) => {
@@ -309,14 +321,14 @@ impl Relay {
             return;
         }
         self.counters.updates += 1;
-        let id = self.create(now, ends, host);
+        let id = self.create(now, ends, ecn, host);
         self.announce(id, applied.changed);
     }
 
     /// RFC 7450 §5.3.3: the tunnel named in the message ends, whoever sent it, for only its own
     /// gateway knows that Response MAC.
     fn on_teardown(&mut self, local: SocketAddr, gateway: SocketAddr, nonce: u32, response_mac: ResponseMac) {
-        if !self.secrets.accepts(gateway, nonce, response_mac) {
+        if self.secrets.accepts(gateway, nonce, response_mac).is_none() {
             self.counters.bad_mac += 1;
             return;
         }

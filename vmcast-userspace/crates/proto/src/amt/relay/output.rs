@@ -20,8 +20,8 @@ pub enum Output {
     Event(Event),
 }
 
-/// What became of a tunnel. The events of one tunnel come in this order: up, memberships, a
-/// membership of nothing for each group that is left, down.
+/// What became of a tunnel. The events of one tunnel come in this order: up, memberships and
+/// news of its E flag, a membership of nothing for each group that is left, down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A gateway proved its address and wants something.
@@ -32,6 +32,16 @@ pub enum Event {
         local: SocketAddr,
         /// The gateway's end.
         remote: SocketAddr,
+        /// Whether it merges the congestion marks of outer headers into the inner ones: its E flag
+        /// (RFC 9601 §6.1.4.2).
+        ecn: bool,
+    },
+    /// A gateway says otherwise of its E flag than before.
+    Ecn {
+        /// The tunnel.
+        id: u32,
+        /// The flag.
+        ecn: bool,
     },
     /// A gateway wants something else of a group than before.
     Membership {

@@ -130,13 +130,13 @@ impl Table {
     }
 
     /// Adds a tunnel whose ends are not in the table yet.
-    pub(super) fn insert(&mut self, now: Moment, ends: Ends, host: HostState) -> u32 {
+    pub(super) fn insert(&mut self, now: Moment, ends: Ends, ecn: bool, host: HostState) -> u32 {
         if self.vacant == 0 {
             self.add_block();
         }
         let id = self.vacant;
         let queue = Queue::of(&host);
-        let tunnel = Tunnel { ends, host, since: now, updated: now, previous: 0, next: 0 };
+        let tunnel = Tunnel { ends, ecn, host, since: now, updated: now, previous: 0, next: 0 };
         if let Some((block, at)) = position(id) {
             let slot = std::mem::replace(&mut self.blocks[block][at], Slot::Tunnel(tunnel));
             self.vacant = match slot {
@@ -171,6 +171,11 @@ impl Table {
         let after = Queue::of(&tunnel.host);
         self.append(after, id);
         Some(result)
+    }
+
+    /// Notes whether a gateway merges congestion marks; returns whether that is news.
+    pub(super) fn set_ecn(&mut self, id: u32, ecn: bool) -> bool {
+        self.get_mut(id).is_some_and(|tunnel| std::mem::replace(&mut tunnel.ecn, ecn) != ecn)
     }
 
     pub(super) fn remove(&mut self, id: u32) -> Option<Tunnel> {
@@ -301,7 +306,7 @@ mod tests {
 
     fn add(table: &mut Table, at: u64, port: u16, groups: u8) -> u32 {
         let ends = table.ends(local(), SocketAddr::from(([10, 0, 0, 1], port))).unwrap();
-        table.insert(Moment(at), ends, host(groups))
+        table.insert(Moment(at), ends, false, host(groups))
     }
 
     fn drain(table: &mut Table, queue: Queue) -> Vec<u32> {
@@ -353,7 +358,7 @@ mod tests {
         let one = table.ends(local(), remote).unwrap();
         let other = table.ends("192.0.2.2:2268".parse().unwrap(), remote).unwrap();
         assert_ne!(one, other);
-        table.insert(Moment(0), one, host(1));
+        table.insert(Moment(0), one, false, host(1));
         assert_eq!(table.find(&other), None);
         assert_eq!(table.local(&other).to_string(), "192.0.2.2:2268");
     }

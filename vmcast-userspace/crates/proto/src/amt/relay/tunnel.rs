@@ -44,6 +44,8 @@ impl Moment {
 #[derive(Debug)]
 pub(super) struct Tunnel {
     pub(super) ends: Ends,
+    /// Whether the Request had the E flag (RFC 9601 §6.1.4.2).
+    pub(super) ecn: bool,
     pub(super) host: HostState,
     pub(super) since: Moment,
     pub(super) updated: Moment,
@@ -61,6 +63,8 @@ pub struct TunnelInfo {
     pub local: SocketAddr,
     /// The gateway's end.
     pub remote: SocketAddr,
+    /// Whether the gateway merges congestion marks, so that they may be copied into the outer header.
+    pub ecn: bool,
     /// When it was made.
     pub since: Instant,
     /// When the last Membership Update came.

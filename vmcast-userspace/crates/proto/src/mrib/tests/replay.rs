@@ -61,7 +61,8 @@ impl Replay {
             | FibOp::SetTunnel(..)
             | FibOp::RemoveTunnel(_)
             | FibOp::SetConversion(..)
-            | FibOp::RemoveConversion(_) => panic!("{op:?} is not the routing base's to give"),
+            | FibOp::RemoveConversion(_)
+            | FibOp::SetPriority(..) => panic!("{op:?} is not the routing base's to give"),
         };
         assert!(done, "{op:?} changes nothing in {self:#?}");
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use vmcast_common::{
-    fib::{Conversion, FibOp, Members, Output, Rpf, Stream, Way},
+    fib::{Conversion, FibOp, Members, Output, Priority, Rpf, Stream, Way},
     verdict::{DropReason, PuntReason},
 };
 
@@ -109,6 +109,7 @@ pub(super) fn in_force(scene: &Scene) -> Vec<Step> {
             FibStream {
                 rpf: Rpf::Exact(scene.on_a()),
                 members: Members::Own,
+                priority: Priority::default(),
                 outputs: [FIRST, SECOND].map(Output::Converted).into(),
             },
         )]
