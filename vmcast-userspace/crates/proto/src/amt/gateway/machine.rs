@@ -207,8 +207,8 @@ impl Gateway {
                 self.phase = Phase::Requesting { nonce, sent: sent.saturating_add(1), refused };
                 if let Some(relay) = self.relay {
                     self.counters.requests += 1;
-                    // Linux's relay drops a Request with reserved bits, which the E flag is to it: every second one
-                    // is without.
+                    // RFC 9601 §6.1.4.2 (the Relay Discovery, of which it speaks as well, has no such flag). Linux's
+                    // relay drops a Request with reserved bits, which this is to it: every second one is without.
                     let ecn = sent % 2 == 0;
                     self.transmit(relay, &Message::Request { ipv6: false, ecn, nonce });
                 }
