@@ -109,6 +109,23 @@ impl DropReason {
     pub const fn index(self) -> u32 {
         self as u32
     }
+
+    /// Why a whole packet of a known stream may be dropped, in the order of the stream's counters.
+    pub const OF_STREAM: [Self; 5] =
+        [Self::WrongInput, Self::TtlExpired, Self::NoMember, Self::LostOrder, Self::KernelRefused];
+
+    /// The place of the reason's counter among those of a stream.
+    #[inline(always)]
+    #[must_use]
+    pub const fn index_in_stream(self) -> usize {
+        match self {
+            Self::WrongInput => 0,
+            Self::TtlExpired => 1,
+            Self::NoMember => 2,
+            Self::LostOrder => 3,
+            _ => 4,
+        }
+    }
 }
 
 /// Why the controller is told of a packet.
@@ -172,6 +189,13 @@ mod tests {
     fn reasons_are_numbered_without_gap() {
         for (index, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason.index() as usize, index, "{}", reason.label());
+        }
+    }
+
+    #[test]
+    fn a_stream_has_a_counter_for_each_of_its_reasons() {
+        for (index, reason) in DropReason::OF_STREAM.into_iter().enumerate() {
+            assert_eq!(reason.index_in_stream(), index, "{}", reason.label());
         }
     }
 }

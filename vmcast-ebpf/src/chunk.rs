@@ -24,9 +24,6 @@ pub(crate) fn run(ctx: &XdpContext) -> u32 {
 #[inline(always)]
 fn broadcast(frame: &Frame<'_>) -> Result<u32, DropReason> {
     let (carry, _) = Carry::read(&Head::of(frame).ok_or(DropReason::LostOrder)?);
-    if !map::is_table(carry.table) {
-        return Err(DropReason::LostOrder);
-    }
     let sequence = map::next_sequence().ok_or(DropReason::KernelRefused)?;
     frame.store(0, carry.renumbered(sequence).to_bytes()).ok_or(DropReason::LostOrder)?;
     map::broadcast(carry.table)

@@ -39,7 +39,7 @@ pub(crate) fn run(ctx: &XdpContext) -> u32 {
             Ok(action) => action,
             Err(reason) => {
                 map::count_drop(reason);
-                map::count_stream(packet.stats, |counters| counters.dropped += 1);
+                map::count_stream(packet.stats, |counters| counters.drop(reason));
                 xdp_action::XDP_DROP
             }
         },
@@ -82,7 +82,7 @@ fn replicate(frame: &Frame<'_>, decided: &Decided) -> Result<u32, DropReason> {
     }
 
     map::count_forwarded(decided);
-    if packet.oversize {
+    if packet.oversize || packet.beyond {
         oversized::hand_over(packet, packet.beyond, |to, len| frame.copy_out(eth::LEN, to, len));
     }
     if packet.beyond {

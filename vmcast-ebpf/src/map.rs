@@ -8,9 +8,9 @@ use aya_ebpf::{
 use vmcast_common::{
     forward::Tables,
     maps::{
-        DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, HeadLine, InputId, InterfaceEntry,
-        InterfaceKey, Lane, MemberEntry, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, QueueEntry,
-        StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey, limit, table_place,
+        DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, InputId, InterfaceEntry, InterfaceKey, Lane,
+        MemberEntry, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, QueueEntry, StreamCounters, StreamEntry,
+        StreamKey, TableLine, TunnelEntry, TunnelKey, kind, limit, table_place,
     },
     rewrite::Ends,
     verdict::{DropReason, PuntReason, Refusal},
@@ -20,7 +20,7 @@ use crate::decided::Decided;
 
 /// Elements are allocated as they come: tables are sized for the largest site.
 const NO_PREALLOC: usize = 1;
-/// Slots of the table that the verifier sees; the real ones come in every size.
+/// Slots of the devmap that the verifier sees; the real ones come in every size.
 const TEMPLATE_SLOTS: usize = 4;
 
 #[btf_map]
@@ -44,13 +44,13 @@ static QUEUES: Array<QueueEntry, { limit::STREAMS as usize }> = Array::new();
 #[btf_map]
 static HEADS: HashMap<HeadKey, Head, { limit::HEADS as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-static HEAD_LINES: Array<HeadLine, { limit::TABLES as usize }> = Array::new();
+static TABLES: Array<TableLine, { limit::TABLES as usize }> = Array::new();
 #[btf_map]
-static TABLES: ArrayOfMaps<DevMap<TEMPLATE_SLOTS>, { limit::TABLES as usize }> = ArrayOfMaps::new();
+static DEVMAPS: ArrayOfMaps<DevMap<TEMPLATE_SLOTS>, { limit::DEVMAPS as usize }> = ArrayOfMaps::new();
 #[btf_map]
 static LISTS: Array<u32, { limit::STREAMS as usize }> = Array::new();
 #[btf_map]
-static RELAY: Array<u32, 1> = Array::new();
+static RELAYS: Array<u32, 2> = Array::new();
 #[btf_map]
 static CURSORS: PerCpuArray<DeviceCursor, { limit::CURSOR_SLOTS as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -153,23 +153,41 @@ pub(crate) fn first_of_list(list: u32) -> u32 {
     LISTS.get(list).copied().unwrap_or(0)
 }
 
-/// The device behind which the chunk program runs, 0 for none.
+/// The member behind a pause of a list, 0 if there is none; `None` if there is no such pause in it: a frame may
+/// have waited before a relay device for longer than the pause was kept.
 #[inline(always)]
-pub(crate) fn relay() -> u32 {
-    RELAY.get(0).copied().unwrap_or(0)
+pub(crate) fn behind_pause(list: u32, pause: u32) -> Option<u32> {
+    let entry = member(pause)?;
+    (entry.kind == kind::PAUSE && entry.way_to() == list).then(|| next_of(entry))
 }
 
-/// Whether a number is that of a table in use: a frame may have waited before a relay device for longer than
-/// its table was kept.
+/// The member that another leads to. It is read once: user space may link it to another at any time.
 #[inline(always)]
-pub(crate) fn is_table(table: u32) -> bool {
-    HEAD_LINES.get(table_place(table)).is_some_and(|line| line.table == table)
+pub(crate) fn next_of(member: &MemberEntry) -> u32 {
+    // SAFETY: a reference can be read.
+    unsafe { (&raw const member.next).read_volatile() }
+}
+
+/// The device that leads to the program at a place of [`vmcast_common::maps::RELAYS`].
+///
+/// # Errors
+/// If there is none.
+#[inline(always)]
+pub(crate) fn relay(to: u32) -> Result<u32, DropReason> {
+    RELAYS.get(to).copied().filter(|device| *device != 0).ok_or(DropReason::KernelRefused)
+}
+
+/// A member table, if the number is that of one in use: a frame may have waited before a relay device for
+/// longer than its table was kept.
+#[inline(always)]
+fn table_line(table: u32) -> Option<&'static TableLine> {
+    TABLES.get(table_place(table)).filter(|line| line.table == table)
 }
 
 /// Index of the first member of a table on a device, 0 if it has none there.
 #[inline(always)]
 pub(crate) fn head(table: u32, ifindex: u32) -> u32 {
-    if let Some(member) = HEAD_LINES.get(table_place(table)).and_then(|line| line.find(table, ifindex)) {
+    if let Some(member) = TABLES.get(table_place(table)).and_then(|line| line.find(table, ifindex)) {
         return member;
     }
     // SAFETY: only user space writes, and an update replaces the element as a whole.
@@ -204,14 +222,15 @@ pub(crate) fn next_sequence() -> Option<u32> {
     }
 }
 
-/// Sends a copy of the frame to every slot of a table.
+/// Sends a copy of the frame to every slot of a table's devmap.
 ///
 /// # Errors
-/// The action that the kernel asks for instead.
+/// If there is no such table, or the kernel asks for another action.
 #[inline(always)]
 pub(crate) fn broadcast(table: u32) -> Result<u32, DropReason> {
     const BPF_F_BROADCAST: u64 = 1 << 3;
-    let devices = TABLES.get(table_place(table)).ok_or(DropReason::KernelRefused)?;
+    let line = table_line(table).ok_or(DropReason::LostOrder)?;
+    let devices = DEVMAPS.get(line.devmap).ok_or(DropReason::KernelRefused)?;
     devices.redirect(0, BPF_F_BROADCAST).map_err(|_| DropReason::KernelRefused)
 }
 
@@ -269,11 +288,9 @@ pub(crate) fn count_stream(stats: u32, change: impl FnOnce(&mut StreamCounters))
 #[inline(always)]
 pub(crate) fn count_refusal(refusal: &Refusal) {
     count_drop(refusal.reason);
+    count_stream(refusal.stats, |counters| counters.drop(refusal.reason));
     if matches!(refusal.reason, DropReason::WrongInput) {
-        count_stream(refusal.stats, |counters| counters.wrong_input += 1);
         punt(PuntReason::WrongInput, refusal.input, &refusal.stream);
-    } else {
-        count_stream(refusal.stats, |counters| counters.dropped += 1);
     }
 }
 

@@ -33,18 +33,19 @@ fn trials_at(at: At) -> Vec<Trial> {
     let random = "the kernel does with random packets what the model says";
     let random = Trial::test(format!("{hook}: {random}"), move || random_packets(at));
     let fixed =
-        cases(nominal()).into_iter().enumerate().filter(|(_, case)| at.is_whole() || makes_copies(case)).map(
+        cases(nominal()).into_iter().enumerate().filter(|(_, case)| copies(case) >= at.least_copies()).map(
             |(index, case)| Trial::test(format!("{hook}: {}", case.name), move || on_the_kernel(index, at)),
         );
     fixed.chain([random]).map(|trial| trial.with_ignored_flag(no_nft)).collect()
 }
 
-/// Whether any copy is made in a case.
-fn makes_copies(case: &Case) -> bool {
-    case.steps.iter().any(|step| match step {
-        Step::Inject { expect, .. } => !expect.observed.frames.is_empty(),
-        Step::Apply(_) | Step::Refuse(..) | Step::InForce(_) => false,
-    })
+/// How many copies are made of one packet of a case at most.
+fn copies(case: &Case) -> usize {
+    let of_step = |step: &Step| match step {
+        Step::Inject { expect, .. } => expect.observed.frames.len(),
+        Step::Apply(_) | Step::Refuse(..) | Step::InForce(_) => 0,
+    };
+    case.steps.iter().map(of_step).max().unwrap_or_default()
 }
 
 /// One after the other: two cores carry one device under test at a time without delay.

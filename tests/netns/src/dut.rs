@@ -27,6 +27,8 @@ pub(crate) enum At {
     Xdp,
     /// TC for every device.
     Tc,
+    /// TC for every device, with a pause between every two members.
+    Pauses,
     /// Packets come in at XDP; members behind the second device are served at TC, the others one by one.
     Mixed,
     /// Packets come in at TC and are handed to XDP, where two members at a time are served.
@@ -34,26 +36,33 @@ pub(crate) enum At {
 }
 
 impl At {
-    pub(crate) const ALL: [Self; 4] = [Self::Xdp, Self::Tc, Self::Mixed, Self::Handed];
+    pub(crate) const ALL: [Self; 5] = [Self::Xdp, Self::Tc, Self::Pauses, Self::Mixed, Self::Handed];
 
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Xdp => "xdp",
             Self::Tc => "tc",
+            Self::Pauses => "pauses",
             Self::Mixed => "mixed",
             Self::Handed => "handed",
         }
     }
 
-    /// Whether packets are looked at as nowhere else; else only their copies go another way.
-    pub(crate) const fn is_whole(self) -> bool {
-        matches!(self, Self::Xdp | Self::Tc)
+    /// How many copies a case must make to show more than elsewhere: where packets are looked at as in another place,
+    /// only their copies go another way.
+    pub(crate) const fn least_copies(self) -> usize {
+        match self {
+            Self::Xdp | Self::Tc => 0,
+            Self::Mixed | Self::Handed => 1,
+            Self::Pauses => 2,
+        }
     }
 
     fn options(self) -> Options {
         let (rule, chunk) = match self {
             Self::Xdp => (Rule::Auto, None),
             Self::Tc => (Rule::Tc, None),
+            Self::Pauses => (Rule::Tc, Some(1)),
             Self::Mixed => (Rule::Auto, Some(1)),
             Self::Handed => (Rule::Auto, Some(2)),
         };
@@ -63,7 +72,7 @@ impl At {
     /// The device that is served at TC while others are not.
     fn at_tc(self, devices: &Devices) -> Option<IfIndex> {
         match self {
-            Self::Xdp | Self::Tc => None,
+            Self::Xdp | Self::Tc | Self::Pauses => None,
             Self::Mixed => Some(devices.b.ifindex),
             Self::Handed => Some(devices.a.ifindex),
         }
@@ -73,7 +82,7 @@ impl At {
     fn pause(self) -> Option<Duration> {
         match self {
             Self::Xdp | Self::Tc => None,
-            Self::Mixed | Self::Handed => Some(Duration::from_millis(3)),
+            Self::Pauses | Self::Mixed | Self::Handed => Some(Duration::from_millis(3)),
         }
     }
 }
@@ -106,7 +115,7 @@ impl Dut {
         let far = open(&peers, NAMES)?;
         let host = match at {
             At::Xdp => None,
-            At::Tc | At::Mixed | At::Handed => {
+            At::Tc | At::Pauses | At::Mixed | At::Handed => {
                 lab.veths(&HOSTS.map(|name| ((&dut, name), (&peers, name))))?;
                 forward_to_hosts(&dut)?;
                 Some(open(&peers, HOSTS)?)
@@ -263,6 +272,19 @@ impl KernelUnderTest {
         let at = self.dut.position(device);
         self.dut.far[at].drain();
         self.dut.near[at].drain();
+        Ok(())
+    }
+
+    /// Takes the plane's relay devices down, or up again.
+    pub(crate) fn set_relays(&self, up: bool) -> Result<(), vmcast_lab::LabError> {
+        let devices = nix::net::if_::if_nameindex().expect("listing interfaces");
+        let names = devices.iter().map(|device| device.name().to_string_lossy().into_owned());
+        // The far end of each has a `p` behind.
+        for near in names.filter(|name| name.starts_with("vmc") && !name.ends_with('p')) {
+            let mut ip = Command::new("ip");
+            ip.args(["link", "set", &near, if up { "up" } else { "down" }]);
+            self.dut.dut.run(ip)?;
+        }
         Ok(())
     }
 

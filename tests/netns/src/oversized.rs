@@ -37,7 +37,12 @@ pub(crate) fn trials() -> Vec<Trial> {
         let name = format!("{}: packets larger than a relay device takes reach every member", at.label());
         Trial::test(name, move || larger(at))
     };
-    At::ALL.map(trial).into_iter().chain(At::ALL.map(larger)).collect()
+    let whole = |at: At| {
+        let name =
+            format!("{}: packets larger than a relay device takes, but no link, come whole", at.label());
+        Trial::test(name, move || whole(at))
+    };
+    [At::ALL.map(trial), At::ALL.map(larger), At::ALL.map(whole)].into_iter().flatten().collect()
 }
 
 // proves house rule 3 for `oversize_limited` in the kernel
@@ -105,6 +110,50 @@ fn larger(at: At) -> Result<(), Failed> {
     let counters = plane.counters();
     expect(counters.drops.values().all(|count| *count == 0), &format!("the drops are {:?}", counters.drops))?;
     expect(counters.fragmented == lens.len() as u64, &format!("{counters:?}"))
+}
+
+/// Members whose links take a packet whole get it whole, whatever relay devices take: from user space where it is too
+/// large for one to XDP, from the kernel everywhere else.
+fn whole(at: At) -> Result<(), Failed> {
+    let (mtu, lens) = match at {
+        // The largest that a veth device with a program at XDP may have, and a little less.
+        At::Xdp | At::Mixed | At::Handed => (3_500, vec![3_400, 3_401, 3_500]),
+        At::Tc | At::Pauses => (9_000, vec![3_400, 3_401, 9_000]),
+    };
+    let mut dut = Dut::enter("whole", at)?;
+    dut.set_mtu(mtu)?;
+    let mut plane = KernelUnderTest::new(dut);
+    let devices = plane.devices();
+    let neighbours = [NextHopId(1), NextHopId(2)];
+    let hop = NextHop {
+        ifindex: devices.c.ifindex,
+        link: Link::PLAIN,
+        source_mac: devices.c.mac,
+        destination_mac: Some([0x02, 0xdd, 0, 0, 0, 1]),
+        mtu,
+    };
+    let mut ops = vec![
+        FibOp::SetInterface(devices.a.interface(true)),
+        FibOp::SetInterface(devices.b.interface(false)),
+        FibOp::SetInterface(devices.c.interface(false)),
+        FibOp::SetStream(STREAM, Rpf::AnyUpstream, Members::Own),
+    ];
+    ops.extend(neighbours.map(|id| FibOp::SetNextHop(id, hop)));
+    ops.extend(
+        [devices.b, devices.c].map(|device| FibOp::AddMember(STREAM, Output::Interface(device.ifindex))),
+    );
+    ops.extend(neighbours.map(|id| FibOp::AddMember(STREAM, Output::Neighbour(id))));
+    plane.apply(&ops).map_err(|error| error.to_string())?;
+    for (number, len) in (0..).zip(lens) {
+        let seen = plane.inject_all(devices.a.ifindex, &[frame(&devices, number, len - HEADER)]);
+        let on = |device: IfIndex| seen.iter().filter(|(egress, _)| *egress == device).count();
+        let copies = (on(devices.a.ifindex), on(devices.b.ifindex), on(devices.c.ifindex));
+        expect(copies == (0, 1, 3), &format!("{len} bytes: {copies:?}, {:?}", plane.counters()))?;
+        expect(seen.iter().all(|(_, frame)| frame.len() == 14 + len), &format!("{len} bytes: pieces"))?;
+    }
+    let counters = plane.counters();
+    expect(counters.drops.values().all(|count| *count == 0), &format!("the drops are {:?}", counters.drops))?;
+    expect(counters.fragmented == 0, &format!("{counters:?}"))
 }
 
 fn operations(devices: &Devices) -> Vec<FibOp> {

@@ -31,10 +31,34 @@ const REACHED: NextHopId = NextHopId(1);
 const UNREACHED: NextHopId = NextHopId(2);
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![Trial::test(
+    let relayed = [(At::Pauses, 1), (At::Handed, 0)].map(|(at, before)| {
+        let name = format!("{}: a packet that a relay device refuses is counted once", at.label());
+        Trial::test(name, move || refused_by_relay(at, before))
+    });
+    let copies = Trial::test(
         "xdp: every copy that a device refuses is counted once, by the plane that made it alone",
         refused_copies,
-    )]
+    );
+    relayed.into_iter().chain([copies]).collect()
+}
+
+/// A packet that goes through a relay device while that takes nothing, and one when it does. So many copies are
+/// made `before`.
+// proves house rule 3 for `device_refused` at TC
+fn refused_by_relay(at: At, before: usize) -> Result<(), Failed> {
+    let (mut plane, devices) = joined_at(at, "relay", 0, FEW)?;
+    plane.set_relays(false)?;
+    let seen = plane.inject(devices.a.ifindex, &frame(&devices));
+    let drops = plane.counters().drops;
+    expect(drops == [(DropReason::DeviceRefused, 1)].into(), || format!("the drops are {drops:?}"))?;
+    expect(seen.frames.len() == before, || format!("{} copies came", seen.frames.len()))?;
+    plane.set_relays(true)?;
+    let seen = plane.inject(devices.a.ifindex, &frame(&devices));
+    let after = plane.counters().drops;
+    expect(after == drops, || format!("the drops are {after:?}"))?;
+    let on_b = seen.frames.iter().filter(|(egress, _)| *egress == devices.b.ifindex).count();
+    let copies = (on_b, seen.frames.len());
+    Ok(expect(copies == (FEW.into(), FEW.into()), || format!("{copies:?} copies came"))?)
 }
 
 /// Two planes at a time are enough for two cores.
@@ -100,7 +124,16 @@ fn overload(plane: &mut KernelUnderTest, devices: &Devices) -> Result<(), String
 
 /// A plane with a stream from its first device and members behind the second.
 fn joined(name: &str, unresolved: u16, resolved: u16) -> Result<(KernelUnderTest, Devices), String> {
-    let dut = Dut::enter(name, At::Xdp).map_err(|error| error.to_string())?;
+    joined_at(At::Xdp, name, unresolved, resolved)
+}
+
+fn joined_at(
+    at: At,
+    name: &str,
+    unresolved: u16,
+    resolved: u16,
+) -> Result<(KernelUnderTest, Devices), String> {
+    let dut = Dut::enter(name, at).map_err(|error| error.to_string())?;
     let devices = dut.devices;
     let mut plane = KernelUnderTest::new(dut);
     let hop = |destination_mac| NextHop {

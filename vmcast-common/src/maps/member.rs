@@ -36,6 +36,9 @@ pub mod kind {
     pub const CONVERTED_V4: u8 = 11;
     /// IPv6 to other addresses and ports.
     pub const CONVERTED_V6: u8 = 12;
+    /// No member, but the place in a list of members at TC where others have their turn; the place of the list
+    /// stands in the ends.
+    pub const PAUSE: u8 = 253;
     /// No member, but the way to the stream's next member table; its number stands in the ends.
     pub const TO_TABLE: u8 = 254;
     /// No member, but the way to the stream's members at TC; their place stands in the ends.
@@ -102,13 +105,19 @@ impl MemberEntry {
         Self::way(kind::TO_LIST, list)
     }
 
+    /// The place in a list where others have their turn.
+    #[must_use]
+    pub fn pause(list: u32) -> Self {
+        Self::way(kind::PAUSE, list)
+    }
+
     fn way(kind: u8, number: u32) -> Self {
         let mut ends = [0; ENDS_MAX];
         ends[..4].copy_from_slice(&number.to_ne_bytes());
         Self { ends, kind, ..Self::GONE }
     }
 
-    /// The number of a table or the place of a list that this is the way to.
+    /// The number of a table or the place of a list that this is the way to, or a pause in.
     #[inline(always)]
     #[must_use]
     pub const fn way_to(&self) -> u32 {

@@ -18,8 +18,8 @@ pub use member::{ENDS_MAX, MemberEntry, kind};
 pub use name::*;
 pub use next_hop::NextHopEntry;
 pub use value::{
-    DeviceCursor, EndpointEntry, Head, HeadLine, InterfaceEntry, OversizeRecord, PuntRecord, StreamCounters,
-    StreamEntry, TunnelEntry,
+    DeviceCursor, EndpointEntry, Head, InterfaceEntry, LINE_HEADS, OversizeRecord, PuntRecord,
+    StreamCounters, StreamEntry, TableLine, TunnelEntry,
 };
 
 /// Capacities.
@@ -39,15 +39,23 @@ pub mod limit {
     /// Our own endpoints: those of tunnels, one for each interface and more for those that have several addresses,
     /// and those where streams come in by unicast.
     pub const ENDPOINTS: u32 = 8_192;
-    /// Member tables (inner devmaps); a power of two.
+    /// Member tables; a power of two.
     pub const TABLES: u32 = 32_768;
+    /// Devmaps of member tables. Those with the same devices may share one.
+    pub const DEVMAPS: u32 = 32_768;
     /// Members of one member table: as many copies as one run of a program makes. A device that gets them all
     /// has room for them, and the memory of the copies is still in the cache when it is used again.
     pub const CHUNK: u32 = 124;
-    /// Largest packet in bytes that goes through a relay device. One page has room for it beside what the kernel
-    /// keeps there for XDP.
+    /// Members of a list at TC between two pauses: as many copies as one run of a program makes. The kernel takes
+    /// as many packets out of a CPU's backlog in one turn (`net.core.dev_weight`), so what the copies leave there
+    /// is gone when the next ones come.
+    pub const LIST_CHUNK: u32 = 64;
+    /// Largest packet in bytes that goes through a relay device to a program at XDP. One page has room for it
+    /// beside what the kernel keeps there for XDP.
     pub const RELAY_MTU: u32 = 3_400;
-    /// Pairs of member table and egress device.
+    /// Largest packet in bytes that goes through a relay device to a program at TC: any.
+    pub const LIST_RELAY_MTU: u32 = 65_535;
+    /// Pairs of member table and egress device beyond the first of each table.
     pub const HEADS: u32 = 262_144;
     /// Bytes of the punt ring; a power of two and a multiple of the page size.
     pub const PUNT_RING: u32 = 1 << 18;
@@ -68,7 +76,7 @@ pub const fn table_place(number: u32) -> u32 {
 /// Tells one layout of the pinned maps from another: it changes with the size of any key or value.
 /// A change of meaning that keeps every size must change `REVISION`.
 pub const SCHEMA: u64 = {
-    const REVISION: usize = 7;
+    const REVISION: usize = 8;
     let sizes = [
         REVISION,
         size_of::<StreamKey>(),
@@ -77,7 +85,7 @@ pub const SCHEMA: u64 = {
         size_of::<TunnelEntry>(),
         size_of::<HeadKey>(),
         size_of::<Head>(),
-        size_of::<HeadLine>(),
+        size_of::<TableLine>(),
         size_of::<MemberEntry>(),
         size_of::<NextHopEntry>(),
         size_of::<QueueEntry>(),

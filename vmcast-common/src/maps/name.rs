@@ -16,16 +16,20 @@ pub const LISTS: &str = "LISTS";
 pub const QUEUES: &str = "QUEUES";
 /// Index of a next hop → its device; array.
 pub const EGRESS: &str = "EGRESS";
-/// The device behind which [`PROGRAM_CHUNK`] runs, 0 for none; array of one.
-pub const RELAY: &str = "RELAY";
+/// Place of a program behind relay devices → the device that leads to it, 0 for none; array.
+pub const RELAYS: &str = "RELAYS";
+/// The place of [`PROGRAM_CHUNK`] in [`RELAYS`].
+pub const TO_TABLES: u32 = 0;
+/// The place of [`PROGRAM_LIST`] in [`RELAYS`].
+pub const TO_LISTS: u32 = 1;
 /// Next hop index → [`super::NextHopEntry`]; array.
 pub const NEXT_HOPS: &str = "NEXT_HOPS";
-/// Member table and egress device → [`super::Head`]; hash.
-pub const HEADS: &str = "HEADS";
-/// Place of a member table → its [`super::HeadLine`]; array.
-pub const HEAD_LINES: &str = "HEAD_LINES";
-/// Place of a member table → its devmap; array of maps.
+/// Place of a member table → its [`super::TableLine`]; array.
 pub const TABLES: &str = "TABLES";
+/// Member table and egress device that [`TABLES`] has no room for → [`super::Head`]; hash.
+pub const HEADS: &str = "HEADS";
+/// Place of a devmap → the devmap; array of maps.
+pub const DEVMAPS: &str = "DEVMAPS";
 /// Egress device modulo [`super::limit::CURSOR_SLOTS`] → [`super::DeviceCursor`] of this CPU; per-CPU
 /// array.
 pub const CURSORS: &str = "CURSORS";

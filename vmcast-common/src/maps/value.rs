@@ -3,7 +3,10 @@
 use core::net::SocketAddr;
 
 use super::{Address, Marks};
-use crate::fib::{EcnMode, Interface, Tunnel, TunnelId};
+use crate::{
+    fib::{EcnMode, Interface, Tunnel, TunnelId},
+    verdict::DropReason,
+};
 
 /// What the data plane knows of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +28,7 @@ pub struct StreamEntry {
     /// larger one are made by user space where that is so.
     pub whole_max: u32,
     /// Largest IP packet in bytes of which a program at XDP makes copies, 0xffffffff if there is no bound: what
-    /// goes through a relay device on the way to some member is no larger than [`super::limit::RELAY_MTU`]. User
+    /// goes through a relay device to the next member table is no larger than [`super::limit::RELAY_MTU`]. User
     /// space makes all copies of a larger one.
     pub kernel_max: u32,
     /// What its packets are marked with.
@@ -123,37 +126,40 @@ pub struct Head {
 }
 const _: () = assert!(size_of::<Head>() == 4);
 
-/// Devices whose heads stand in one [`HeadLine`].
-const HEAD_LINE: usize = 7;
+/// Devices whose heads stand in one [`TableLine`] at most.
+pub const LINE_HEADS: usize = 7;
 
-/// The heads of a table on its first devices, in one line of the cache: what the copy program asks for with
-/// every packet of another table than the one before. [`super::HEADS`] has them all.
+/// A member table in one line of the cache: the devmap that its packets are broadcast to, and its heads on its
+/// first devices, which the copy program asks for with every packet of another table than the one before.
+/// [`super::HEADS`] has those on further devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
-pub struct HeadLine {
+pub struct TableLine {
     /// The table's number; 0 for none.
     pub table: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Place of its devmap in [`super::DEVMAPS`]; 0 for none.
+    pub devmap: u32,
     /// The first member on a device, and the device; 0 for none. In the order in which they came.
-    pub heads: [[u32; 2]; HEAD_LINE],
+    pub heads: [[u32; 2]; LINE_HEADS],
 }
-const _: () = assert!(size_of::<HeadLine>() == 64);
+const _: () = assert!(size_of::<TableLine>() == 64);
 
-impl HeadLine {
+impl TableLine {
     /// No heads of a table.
     #[must_use]
     pub const fn new(table: u32) -> Self {
-        Self { table, reserved: 0, heads: [[0; 2]; HEAD_LINE] }
+        Self { table, devmap: 0, heads: [[0; 2]; LINE_HEADS] }
     }
 
-    /// Adds a head if there is room for it.
-    pub fn add(&mut self, ifindex: u32, member: u32) {
+    /// Sets a head if there is room for it; says whether there was.
+    #[must_use]
+    pub fn set(&mut self, ifindex: u32, member: u32) -> bool {
         let known = self.heads.iter().position(|[_, device]| *device == ifindex);
         let place = known.or_else(|| self.heads.iter().position(|[_, device]| *device == 0));
         if let Some(place) = place {
             self.heads[place] = [member, ifindex];
         }
+        place.is_some()
     }
 
     /// The first member of a table on a device, if it stands here.
@@ -164,7 +170,7 @@ impl HeadLine {
             return None;
         }
         let mut at = 0;
-        while at < HEAD_LINE {
+        while at < LINE_HEADS {
             let [member, device] = self.heads[at];
             if device == ifindex {
                 return Some(member);
@@ -200,14 +206,51 @@ pub struct StreamCounters {
     pub packets: u64,
     /// Their IP length in bytes.
     pub bytes: u64,
-    /// Packets dropped because they came from the wrong input.
-    pub wrong_input: u64,
-    /// Packets dropped for another reason.
-    pub dropped: u64,
     /// Time of the last accepted packet, nanoseconds of `CLOCK_MONOTONIC`.
     pub last_ns: u64,
+    /// Packets dropped as a whole, by [`DropReason::OF_STREAM`].
+    pub drops: [u64; DropReason::OF_STREAM.len()],
 }
-const _: () = assert!(size_of::<StreamCounters>() == 40);
+const _: () = assert!(size_of::<StreamCounters>() == 64);
+
+impl StreamCounters {
+    /// Counts a packet that is dropped.
+    #[inline(always)]
+    pub const fn drop(&mut self, reason: DropReason) {
+        self.drops[reason.index_in_stream()] += 1;
+    }
+
+    /// Packets dropped, by reason.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::OF_STREAM.into_iter().zip(self.drops)
+    }
+
+    /// These and others, packet by packet.
+    #[must_use]
+    pub fn plus(self, other: &Self) -> Self {
+        let mut drops = self.drops;
+        drops.iter_mut().zip(other.drops).for_each(|(sum, more)| *sum += more);
+        Self {
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+            last_ns: self.last_ns.max(other.last_ns),
+            drops,
+        }
+    }
+
+    /// What was counted since an earlier reading.
+    #[must_use]
+    pub fn since(self, before: &Self) -> Self {
+        let mut drops = self.drops;
+        drops.iter_mut().zip(before.drops).for_each(|(now, then)| *now -= then);
+        Self {
+            packets: self.packets - before.packets,
+            bytes: self.bytes - before.bytes,
+            last_ns: self.last_ns,
+            drops,
+        }
+    }
+}
 
 /// A punt, as it stands in the ring buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,7 +303,7 @@ mod pod {
         EndpointEntry,
         MemberEntry,
         Head,
-        HeadLine,
+        TableLine,
         NextHopEntry,
         QueueEntry,
         DeviceCursor,
@@ -280,16 +323,16 @@ mod tests {
 
     #[test]
     fn a_line_has_the_heads_of_one_table_on_its_first_devices() {
-        let mut line = HeadLine::new(5);
+        let mut line = TableLine::new(5);
         for device in 1..=9 {
-            line.add(device, 100 + device);
+            assert_eq!(line.set(device, 100 + device), device <= 7);
         }
-        line.add(3, 200);
+        assert!(line.set(3, 200));
         for device in 1..=9 {
             let expected = if device == 3 { 200 } else { 100 + device };
             assert_eq!(line.find(5, device), (device <= 7).then_some(expected), "device {device}");
             assert_eq!(line.find(6, device), None);
         }
-        assert_eq!(HeadLine::new(5).find(5, 1), None);
+        assert_eq!(TableLine::new(5).find(5, 1), None);
     }
 }

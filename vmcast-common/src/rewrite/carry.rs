@@ -18,7 +18,8 @@ pub struct Carry {
     /// [`Carry::list`].
     pub table: u32,
     /// Sequence number of the packet on this CPU, above three bits of priority code point. Towards the members at TC
-    /// comes 1 if user space answers for the copies that a link does not take whole, else 0.
+    /// comes 1 if user space answers for the copies that a link does not take whole, else 0; above this bit the index of
+    /// the [`kind::PAUSE`] behind which the packet goes on, 0 if it begins with the first member.
     pub sequence: u32,
     /// Where the packet came from.
     pub input: InputId,
@@ -58,6 +59,21 @@ impl Carry {
     #[must_use]
     pub const fn list(&self) -> (u32, Lane) {
         (self.table & ((1 << Self::LIST) - 1), Lane(self.table >> Self::LIST))
+    }
+
+    /// What goes through a relay device to the members of a list behind a pause.
+    #[inline(always)]
+    #[must_use]
+    pub const fn paused(list: u32, lane: Lane, pause: u32, input: InputId, handed_over: bool) -> Self {
+        Self { table: list | lane.0 << Self::LIST, sequence: pause << 1 | handed_over as u32, input }
+    }
+
+    /// Of what came through a relay device to the members at TC, the pause behind which it goes on, and whether
+    /// user space answers for the copies that a link does not take whole.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pause(&self) -> (u32, bool) {
+        (self.sequence >> 1, self.sequence & 1 != 0)
     }
 
     /// Its bytes.
@@ -252,8 +268,24 @@ mod tests {
             hand_on(&mut frame, &MemberEntry::to_list(list), &carry, form).unwrap();
             let (read, _) = Carry::read(frame.0.first_chunk().unwrap());
             prop_assert_eq!((read.list(), read.input), ((list, lane), InputId(input)));
-            prop_assert_eq!(read.sequence, u32::from(which == 2));
+            // It begins with the first member.
+            prop_assert_eq!(read.pause(), (0, which == 2));
             prop_assert_eq!(&frame.0[Carry::LEN..eth::LEN], &eth::TYPE_IPV4.to_be_bytes());
+        }
+
+        #[test]
+        fn a_packet_goes_on_where_it_paused(
+            list in 1..limit::STREAMS,
+            pcp in 0u8..8,
+            queue in 0..limit::STREAMS,
+            pause in 0..limit::MEMBERS,
+            input: u32,
+            handed_over: bool,
+        ) {
+            let lane = Lane::new(queue, pcp);
+            let carry = Carry::paused(list, lane, pause, InputId(input), handed_over);
+            prop_assert_eq!(carry.pause(), (pause, handed_over));
+            prop_assert_eq!((carry.list(), carry.input), ((list, lane), InputId(input)));
         }
     }
 }

@@ -5,8 +5,8 @@ use core::arch::asm;
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS},
     helpers::{
-        bpf_clone_redirect, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
-        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_vlan_pop, bpf_skb_vlan_push,
+        bpf_clone_redirect, bpf_get_smp_processor_id, bpf_l4_csum_replace, bpf_skb_adjust_room,
+        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
 };
 use vmcast_common::{
@@ -56,7 +56,7 @@ impl Skb {
     }
 
     /// Makes sure that all headers can be read where they may be of interest. Most of what passes here is
-    /// TCP, whose segments are left as they are.
+    /// TCP, whose segments are left as they are, if their own header can be read.
     #[inline(always)]
     pub(crate) fn pull_headers(&self) -> Option<()> {
         const IP_PROTOCOL: usize = eth::LEN + 9;
@@ -68,11 +68,11 @@ impl Skb {
             return Some(());
         }
         let protocol = match u16::from_be_bytes(self.bytes(eth::LEN - 2)?) {
-            eth::TYPE_IPV4 => self.bytes::<2>(IP_PROTOCOL - 1)?[1],
-            eth::TYPE_IPV6 => self.bytes::<2>(NEXT_HEADER)?[0],
-            _ => 0,
+            eth::TYPE_IPV4 => self.bytes::<2>(IP_PROTOCOL - 1).map(|[_, protocol]| protocol),
+            eth::TYPE_IPV6 => self.bytes::<2>(NEXT_HEADER).map(|[protocol, _]| protocol),
+            _ => None,
         };
-        if protocol == TCP {
+        if protocol == Some(TCP) {
             return None;
         }
         // SAFETY: the pointer is the kernel's.
@@ -229,7 +229,7 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn enter(&self, lane: Lane) {
         // SAFETY: as for `note`.
-        unsafe { (*self.0).cb[2] = lane.pcp().into() };
+        unsafe { (*self.0).cb[2] = lane.0 };
         let Some(queue) = map::queue(lane) else {
             return;
         };
@@ -243,10 +243,10 @@ impl Skb {
         }
     }
 
-    /// The priority code point of VLAN tags, 0 to 7, as it was noted.
+    /// What was noted of the copies.
     #[inline(always)]
-    pub(crate) fn pcp(&self) -> u8 {
-        (field!(self, cb)[2] & 7) as u8
+    pub(crate) fn lane(&self) -> Lane {
+        Lane(field!(self, cb)[2])
     }
 
     /// Takes the tags off that the kernel keeps or would keep beside the bytes. Returns how many bytes
@@ -278,6 +278,12 @@ impl Skb {
         self.push()?;
         self.pop()?;
         self.pop()
+    }
+
+    /// The type that the kernel takes the frame for, in network order.
+    #[inline(always)]
+    pub(crate) fn declared(&self) -> [u8; 2] {
+        (field!(self, protocol) as u16).to_ne_bytes()
     }
 
     #[inline(always)]
@@ -313,6 +319,18 @@ impl Skb {
         // SAFETY: the pointer is the kernel's, and programs of this type may write the field.
         unsafe { (*self.0).tc_index = 0 };
         true
+    }
+
+    /// Lets the relay device that it goes to next take it by this core's queue, as it does with frames from XDP. So
+    /// this core goes on with it, behind what it has sent before. From a queue that several cores fill, now one of
+    /// them would go on and now another, and packets would overtake each other behind it.
+    #[inline(always)]
+    pub(crate) fn keep_to_core(&self) {
+        // SAFETY: the helper has no preconditions.
+        let core = unsafe { bpf_get_smp_processor_id() };
+        // SAFETY: the pointer is the kernel's, and programs of this type may write the field. On the way in it has the
+        // number of a queue and one more.
+        unsafe { (*self.0).queue_mapping = core as u32 + 1 };
     }
 
     /// Sends a copy out of a device; `None` if the device did not take it.

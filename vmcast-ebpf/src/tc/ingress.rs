@@ -4,13 +4,12 @@ use core::ffi::c_int;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::bpf_redirect,
     programs::TcContext,
 };
 use vmcast_common::{
     forward::{Replicate, decide},
     hdr::eth,
-    maps::limit,
+    maps::{TO_TABLES, limit},
     rewrite::{Carry, Ends, Form, forward_header, readdress},
     verdict::{DropReason, Verdict},
 };
@@ -53,7 +52,7 @@ pub(crate) fn run(ctx: &TcContext) -> c_int {
             Ok(action) => action,
             Err(reason) => {
                 map::count_drop(reason);
-                map::count_stream(packet.stats, |counters| counters.dropped += 1);
+                map::count_stream(packet.stats, |counters| counters.drop(reason));
                 DROP
             }
         },
@@ -76,8 +75,9 @@ fn replicate(skb: Skb, front: usize, decided: &Decided) -> Result<c_int, DropRea
 
     map::count_forwarded(decided);
     let relayed = packet.list == 0;
+    let beyond = relayed && packet.ip_len > limit::RELAY_MTU as usize && !skb.is_super();
     // A super-packet is no packet that could be cut: its copies are counted where they are made.
-    let handed_over = packet.oversize && !skb.is_super();
+    let handed_over = beyond || packet.oversize && !skb.is_super();
     let mut converted = packet.new_ports.is_some();
     if let Some(ports) = packet.new_ports {
         let ends = map::ends().ok_or(DropReason::KernelRefused)?;
@@ -88,7 +88,6 @@ fn replicate(skb: Skb, front: usize, decided: &Decided) -> Result<c_int, DropRea
             converted = false;
         }
     }
-    let beyond = handed_over && relayed && packet.ip_len > limit::RELAY_MTU as usize;
     if handed_over {
         oversized::hand_over(packet, beyond, |to, len| skb.copy_out(front, to, len));
     }
@@ -110,9 +109,7 @@ fn hand_to_xdp(skb: Skb, front: usize, packet: &Replicate, handed_over: bool) ->
     let carry = Carry::to_table(packet.table, 0, lane, packet.input);
     skb.store(0, carry.to_bytes()).ok_or(DropReason::KernelRefused)?;
     skb.store(Carry::LEN, Form::plain(lane, handed_over).to_bytes()).ok_or(DropReason::KernelRefused)?;
-    match map::relay() {
-        0 => Err(DropReason::KernelRefused),
-        // SAFETY: the helper has no preconditions.
-        relay => Ok((unsafe { bpf_redirect(relay, 0) }) as c_int),
-    }
+    skb.keep_to_core();
+    skb.send_copy(map::relay(TO_TABLES)?).ok_or(DropReason::DeviceRefused)?;
+    Ok(DROP)
 }

@@ -1,20 +1,22 @@
-//! The members at TC of a packet that came in at XDP.
+//! The members at TC of a packet that came in at XDP, or that has made as many copies as one run of a program
+//! makes.
 
 use core::ffi::c_int;
 
 use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
-use vmcast_common::{hdr::eth, maps::InputId, rewrite::Carry, verdict::DropReason};
+use vmcast_common::{hdr::eth, rewrite::Carry, verdict::DropReason};
 
 use super::{frame::Skb, walk};
 use crate::map;
 
-/// Sends what came through the relay to the members of its list. No host ever gets it.
+/// Sends what came through the relay to the next members of its list. No host ever gets it.
 #[inline(always)]
 pub(crate) fn run(ctx: &TcContext) -> c_int {
     let skb = Skb::new(ctx.skb.skb);
     match carried(skb) {
-        Some((list, input, handed_over)) => {
-            walk::send(skb, map::first_of_list(list), eth::LEN, input, false, handed_over)
+        Some((first, carry)) => {
+            let (_, handed_over) = carry.pause();
+            walk::send(skb, first, eth::LEN, carry.input, false, handed_over)
         }
         None => {
             map::count_drop(DropReason::LostOrder);
@@ -23,13 +25,17 @@ pub(crate) fn run(ctx: &TcContext) -> c_int {
     }
 }
 
-/// The list, where the packet came from, and whether it was handed over to user space: a [`Carry`] in the link-layer
-/// addresses. What it says of the copies is noted in the socket buffer.
+/// The member to go on with, and what stands in the link-layer addresses. What that says of the copies is noted in the
+/// socket buffer.
 #[inline(always)]
-fn carried(skb: Skb) -> Option<(u32, InputId, bool)> {
+fn carried(skb: Skb) -> Option<(u32, Carry)> {
     skb.pull_headers()?;
     let (carry, _) = Carry::read(&skb.head(0)?);
     let (list, lane) = carry.list();
     skb.enter(lane);
-    Some((list, carry.input, carry.sequence != 0))
+    let first = match carry.pause() {
+        (0, _) => map::first_of_list(list),
+        (pause, _) => map::behind_pause(list, pause)?,
+    };
+    Some((first, carry))
 }

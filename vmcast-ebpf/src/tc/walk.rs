@@ -8,8 +8,8 @@ use aya_ebpf::{
 };
 use vmcast_common::{
     hdr::eth,
-    maps::{InputId, MemberEntry, NextHopEntry, limit},
-    rewrite::{self, Parts, Place, Room, readdress},
+    maps::{InputId, MemberEntry, NextHopEntry, TO_LISTS, kind, limit},
+    rewrite::{self, Carry, Parts, Place, Room, readdress},
     verdict::DropReason,
 };
 
@@ -29,10 +29,10 @@ struct Walk {
     handed_over: u32,
 }
 
-/// Sends a copy to each member of the list that begins at `first`: clones, and the packet itself as the
-/// last one. `front` bytes stand before the packet. If the packet is `converted`, [`map::ends`] has the
-/// addresses and ports that its copies have otherwise. Copies that a link does not take whole are counted unless
-/// the packet was `handed_over`.
+/// Sends a copy to each member of the list from `first` to the next pause, where the packet goes through the
+/// relay device: clones, and the packet itself as the last one. `front` bytes stand before the packet. If the packet
+/// is `converted`, [`map::ends`] has the addresses and ports that its copies have otherwise. Copies that a link does
+/// not take whole are counted unless the packet was `handed_over`.
 #[inline(always)]
 pub(super) fn send(
     skb: Skb,
@@ -55,17 +55,24 @@ pub(super) fn send(
     (unsafe { bpf_redirect(walk.last, 0) }) as c_int
 }
 
-/// One member. Returns 1 after the last one.
+/// One member, or a pause. Returns 1 after the last one.
 unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> c_long {
     // SAFETY: this is what `send` handed to the kernel.
     let walk = unsafe { &mut *walk.cast::<Walk>() };
-    let Some(member) = map::member(walk.member) else {
+    let at = walk.member;
+    let Some(member) = map::member(at) else {
         return 1;
     };
-    // SAFETY: a reference can be read. Once only: user space may link another member to this one at any time.
-    walk.member = unsafe { (&raw const member.next).read_volatile() };
+    walk.member = map::next_of(member);
     let is_last = walk.member == 0;
-    match make(walk, member) {
+    let is_pause = member.kind == kind::PAUSE;
+    if is_last && is_pause {
+        return 1;
+    }
+    let made = unconverted(walk)
+        .and_then(|skb| if is_pause { go_on_behind(skb, walk, at, member) } else { make(skb, walk, member) });
+    match made {
+        // Not so at a pause: whether the relay device takes a frame is known of a clone alone.
         Ok(device) if is_last => walk.last = device,
         Ok(device) => {
             if Skb::new(walk.skb).send_copy(device).is_none() {
@@ -75,7 +82,36 @@ unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> c_long {
         Err(DropReason::Oversize) if walk.handed_over != 0 => {}
         Err(reason) => map::count_drop(reason),
     }
-    c_long::from(is_last)
+    c_long::from(is_last || is_pause)
+}
+
+/// The packet with the addresses and ports with which it goes on.
+///
+/// # Errors
+/// If they cannot be written.
+#[inline(always)]
+fn unconverted(walk: &Walk) -> Result<Skb, DropReason> {
+    let skb = Skb::new(walk.skb);
+    if skb.is_converted() {
+        let ends = map::ends().ok_or(DropReason::KernelRefused)?;
+        readdress(&mut { skb }, skb.noted(), ends).ok_or(DropReason::KernelRefused)?;
+        skb.note_converted(false);
+    }
+    Ok(skb)
+}
+
+/// Makes the frame that goes on behind a pause when others had their turn, and says which device it leaves by.
+///
+/// # Errors
+/// Why the members behind it get no copies.
+#[inline(always)]
+fn go_on_behind(skb: Skb, walk: &Walk, at: u32, pause: &MemberEntry) -> Result<u32, DropReason> {
+    skb.make_room(skb.noted(), eth::LEN).ok_or(DropReason::KernelRefused)?;
+    let carry = Carry::paused(pause.way_to(), skb.lane(), at, InputId(walk.input), walk.handed_over != 0);
+    skb.store(0, carry.to_bytes()).ok_or(DropReason::KernelRefused)?;
+    skb.store(Carry::LEN, skb.declared()).ok_or(DropReason::KernelRefused)?;
+    skb.keep_to_core();
+    map::relay(TO_LISTS)
 }
 
 /// Makes the frame of one member, and says which device it leaves by.
@@ -83,23 +119,17 @@ unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> c_long {
 /// # Errors
 /// Why this member gets no copy.
 #[inline(always)]
-fn make(walk: &mut Walk, member: &MemberEntry) -> Result<u32, DropReason> {
+fn make(skb: Skb, walk: &Walk, member: &MemberEntry) -> Result<u32, DropReason> {
     let hop = map::next_hop(member.next_hop).ok_or(DropReason::NextHopUnresolved)?;
     let device = map::egress(member.next_hop).ok_or(DropReason::NextHopUnresolved)?;
     if hop.flags & NextHopEntry::RESOLVED == 0 {
         return Err(DropReason::NextHopUnresolved);
     }
-    let skb = Skb::new(walk.skb);
-    if skb.is_converted() {
-        let ends = map::ends().ok_or(DropReason::KernelRefused)?;
-        readdress(&mut { skb }, skb.noted(), ends).ok_or(DropReason::KernelRefused)?;
-        skb.note_converted(false);
-    }
     let front = hop.link_len as usize + rewrite::overhead(member.kind);
     let start = front.checked_sub(eth::LEN).ok_or(DropReason::NextHopUnresolved)?;
     skb.make_room(skb.noted(), front).ok_or(DropReason::KernelRefused)?;
     skb.note(front);
-    rewrite::copy(&mut Copy { skb, start }, member, hop, InputId(walk.input), skb.pcp(), false)?;
+    rewrite::copy(&mut Copy { skb, start }, member, hop, InputId(walk.input), skb.lane().pcp(), false)?;
     Ok(device)
 }
 

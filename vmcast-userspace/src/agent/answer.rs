@@ -78,7 +78,7 @@ pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> R
         Request::InterfaceList => {
             Response::Interfaces(Interfaces { interfaces: vec![interface(core, context)] })
         }
-        Request::Stats => Response::Stats(stats(core)),
+        Request::Stats => Response::Stats(stats(core, context.now)),
         Request::NodeList { .. } | Request::CacheList { .. } => Response::not_this_role(Role::Agent, request),
     }
 }
@@ -169,7 +169,7 @@ fn interface(core: &Core, context: &Context<'_>) -> Interface {
     }
 }
 
-fn stats(core: &Core) -> Stats {
+fn stats(core: &Core, now: Instant) -> Stats {
     let mut control: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
     let igmp = core.querier().counters();
     let heard = [
@@ -192,8 +192,8 @@ fn stats(core: &Core) -> Stats {
             source: Some((*source).into()),
             packets: traffic.packets,
             bytes: traffic.bytes,
-            wrong_input: 0,
-            dropped: 0,
+            drops: BTreeMap::new(),
+            last_packet_ms: Some(milliseconds(now, traffic.last)),
         })
         .collect();
     streams.sort_by_key(|stream| std::cmp::Reverse(stream.packets));

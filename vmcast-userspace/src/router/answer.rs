@@ -8,9 +8,12 @@ use std::{
 
 use nix::net::if_::if_indextoname;
 use vmcast_api as api;
-use vmcast_common::fib::{
-    Conversion, ConversionId, IfIndex, Input, NextHop, NextHopId, Output, Priority, Rpf, Stream, Tunnel,
-    TunnelId, TunnelKind, Way,
+use vmcast_common::{
+    fib::{
+        Conversion, ConversionId, IfIndex, Input, NextHop, NextHopId, Output, Priority, Rpf, Stream, Tunnel,
+        TunnelId, TunnelKind, Way,
+    },
+    verdict::DropReason,
 };
 use vmcast_proto::Filter;
 
@@ -34,7 +37,7 @@ pub(super) fn answer(router: &Router, request: &api::Request) -> api::Response {
         }
         api::Request::TunnelList { page } => api::Response::Tunnels(tunnels(router, page, now)),
         api::Request::InterfaceList => api::Response::Interfaces(interfaces(router)),
-        api::Request::Stats => api::Response::Stats(stats(router)),
+        api::Request::Stats => api::Response::Stats(stats(router, now)),
         api::Request::NodeList { .. } | api::Request::CacheList { .. } => {
             api::Response::not_this_role(api::Role::Router, request)
         }
@@ -369,7 +372,7 @@ fn kernel_name(ifindex: IfIndex) -> String {
         .map_or_else(|_| format!("#{}", ifindex.0), |name| name.to_string_lossy().into_owned())
 }
 
-fn stats(router: &Router) -> api::Stats {
+fn stats(router: &Router, now: Instant) -> api::Stats {
     let drops = router
         .shown
         .counters
@@ -386,8 +389,13 @@ fn stats(router: &Router) -> api::Stats {
             source: stream.source,
             packets: shown.packets,
             bytes: shown.bytes,
-            wrong_input: shown.wrong_input,
-            dropped: shown.dropped,
+            drops: DropReason::OF_STREAM
+                .into_iter()
+                .zip(shown.drops)
+                .filter(|(_, count)| *count > 0)
+                .map(|(reason, count)| (reason.label().to_owned(), count))
+                .collect(),
+            last_packet_ms: shown.last.map(|last| millis(now.saturating_duration_since(last))),
         })
         .collect();
     streams

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vmcast_common::fib::{FibOp, Output, Stream};
+use vmcast_common::{
+    fib::{FibOp, Output, Stream},
+    verdict::DropReason,
+};
 use vmcast_dataplane::{Counters, Dataplane};
 
 use super::joins::{Joined, Joins};
@@ -20,8 +23,7 @@ pub(super) const SILENT: Duration = Duration::from_secs(10);
 pub(super) struct ShownStream {
     pub(super) packets: u64,
     pub(super) bytes: u64,
-    pub(super) wrong_input: u64,
-    pub(super) dropped: u64,
+    pub(super) drops: [u64; DropReason::OF_STREAM.len()],
     /// Bits per second between the last two readings.
     pub(super) rate: Option<u64>,
     /// When packets last came, to the precision of the readings.
@@ -58,14 +60,8 @@ impl Shown {
             });
             let moved = before.map_or(read.packets > 0, |before| read.packets != before.packets);
             let last = if moved { Some(now) } else { before.and_then(|before| before.last) };
-            let shown = ShownStream {
-                packets: read.packets,
-                bytes: read.bytes,
-                wrong_input: read.wrong_input,
-                dropped: read.dropped,
-                rate,
-                last,
-            };
+            let shown =
+                ShownStream { packets: read.packets, bytes: read.bytes, drops: read.drops, rate, last };
             streams.insert(entry.stream, shown);
         }
         self.streams = streams;

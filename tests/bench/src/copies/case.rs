@@ -58,6 +58,13 @@ impl Case {
         (COPIES_PER_BATCH / self.members).clamp(1, MAX_BATCH)
     }
 
+    /// Whether the next packet is put in when all copies of the one before are made: a packet has more copies
+    /// than a turn of the softirqs, and were packets always there, as many would be on their way at a time as
+    /// the largest group has member tables. A stream that a core can serve leaves that time between two.
+    pub(super) const fn one_at_a_time(&self) -> bool {
+        self.members > COPIES_PER_BATCH
+    }
+
     /// Egress devices that the members are spread over.
     pub(crate) fn devices(&self) -> usize {
         match self.output {

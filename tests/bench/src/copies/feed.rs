@@ -30,20 +30,26 @@ impl Feeder {
 
     fn run_here(&mut self, stand: &Stand, case: &Case, range: u8, at_least: Duration) -> Result<Run> {
         let frame = stream::frame(stand.ingress.far_mac, range, 0, case.payload)?;
-        let load = Load {
+        let packets = case.packets(at_least, MAX_PACKETS);
+        let load = |packets| Load {
             ingress: stand.ingress.ifindex,
             frame: &frame,
             groups: case.groups,
-            packets: case.packets(at_least, MAX_PACKETS),
+            packets,
             batch: case.batch() as u32,
         };
         let mut run = Run { first: self.source.number(), ..Run::default() };
         let softirqs = self.core.softirqs();
-        loop {
-            run.time += self.source.run(load)?;
-            run.packets += u64::from(load.packets);
-            if run.time >= at_least {
-                break;
+        if case.one_at_a_time() {
+            // Setting a call up takes longer than the copies of a packet.
+            for _ in 0..packets {
+                run.time += self.source.run(load(1))?;
+            }
+            run.packets = packets.into();
+        } else {
+            while run.packets == 0 || run.time < at_least {
+                run.time += self.source.run(load(packets))?;
+                run.packets += u64::from(packets);
             }
         }
         // The kernel's own time of a run leaves out when the core was given to somebody else.

@@ -1,6 +1,6 @@
 //! Memory of the kernel itself.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 
@@ -8,8 +8,25 @@ const PATH: &str = "/proc/meminfo";
 /// What tables of kernel programs are made of. Slabs that can be reclaimed are caches of file systems.
 const KINDS: [&str; 3] = ["SUnreclaim:", "VmallocUsed:", "Percpu:"];
 
-/// Bytes in use.
-pub(super) fn used() -> Result<u64> {
+/// How long nothing may have changed, and how often that is waited for at most.
+const SETTLE: (Duration, u32) = (Duration::from_millis(150), 20);
+
+/// Bytes in use once what was ordered is made and what was given up is freed: both happen behind the back of
+/// whoever asked.
+pub(super) fn settled() -> Result<u64> {
+    let mut last = used()?;
+    for _ in 0..SETTLE.1 {
+        std::thread::sleep(SETTLE.0);
+        let now = used()?;
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    Ok(last)
+}
+
+fn used() -> Result<u64> {
     let text = fs::read_to_string(PATH).context(PATH)?;
     KINDS.iter().map(|kind| kibibytes(&text, kind).map(|kib| kib * 1024)).sum()
 }

@@ -66,13 +66,13 @@ pub(crate) fn measure(effort: Effort, report: &mut Report, bar: &ProgressBar) ->
         bar.set_message(format!("kernel memory: round {} of {}", round + 1, effort.rounds));
         let range = 2 * u8::try_from(round)?;
         let those = round * MEMBERS..(round + 1) * MEMBERS;
-        let empty = meminfo::used()?;
+        let empty = meminfo::settled()?;
         plane.set_tunnels(&stand, 0, those.clone(), DEVICES)?;
-        let with_tunnels = meminfo::used()?;
+        let with_tunnels = meminfo::settled()?;
         plane.set_streams(&stand, range, LARGE, &Members::tunnels(0, those))?;
-        let with_members = meminfo::used()?;
+        let with_members = meminfo::settled()?;
         plane.set_streams(&stand, range + 1, STREAMS, &Members::interfaces(&stand, 1))?;
-        let with_streams = meminfo::used()?;
+        let with_streams = meminfo::settled()?;
         let each = |more: u64, less: u64, count: usize| more.saturating_sub(less) as f64 / count as f64;
         tunnels.push(each(with_tunnels, empty, MEMBERS));
         members.push(each(with_members, with_tunnels, MEMBERS * LARGE as usize));

@@ -151,12 +151,24 @@ impl Lab {
     /// # Errors
     /// If an interface of that name exists or the system refuses.
     pub fn veths(&self, cables: &[(Plug<'_>, Plug<'_>)]) -> Result<(), LabError> {
+        self.lay(cables, "")
+    }
+
+    /// The same with so many queues each way, of which each may be served by another core.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn veths_of_queues(&self, cables: &[(Plug<'_>, Plug<'_>)], queues: usize) -> Result<(), LabError> {
+        self.lay(cables, &format!("numtxqueues {queues} numrxqueues {queues} "))
+    }
+
+    fn lay(&self, cables: &[(Plug<'_>, Plug<'_>)], options: &str) -> Result<(), LabError> {
         let mut lines = String::new();
         for ((a, a_if), (b, b_if)) in cables {
             // Born inside the namespaces: the host never sees either end.
             writeln!(
                 lines,
-                "link add name {a_if} netns {} type veth peer name {b_if} netns {}",
+                "link add name {a_if} {options}netns {} type veth peer name {b_if} {options}netns {}",
                 a.name(),
                 b.name()
             )

@@ -15,12 +15,12 @@ use vmcast_common::{
     fib::{FibOp, Output},
     verdict::DropReason,
 };
-use vmcast_dataplane::{Counters, Dataplane};
+use vmcast_dataplane::Dataplane;
 use vmcast_lab::clock::Clock;
 
 use super::{
-    OpenPlane, PLANES, TURN,
-    stand::{Member, Stand, stream},
+    OpenPlane, PLANES, TURN, set_up,
+    stand::{Done, Member, Stand, beside, stream},
 };
 
 const GROUP: u16 = 1;
@@ -242,41 +242,21 @@ fn churn(name: &str, open: OpenPlane) -> Result<(), Failed> {
     let stand = Stand::build(&format!("churn-{name}"), DEVICES)?;
     let clock = Clock::start();
     let progress = Progress::default();
-    let (told, ready) = std::sync::mpsc::channel();
-    let (over, end) = std::sync::mpsc::channel::<()>();
-    let (served, wandered) = thread::scope(|scope| {
-        let (stand, progress) = (&stand, &progress);
-        // A thread that lives in the plane's namespace.
-        let plane = scope.spawn(move || -> Result<(Vec<Vec<Session>>, Counters), String> {
-            stand.dut.enter_here().map_err(|error| error.to_string())?;
-            let mut plane = open()?;
-            let tunnels = (0..STAYING + WANDERING + NEVER).map(|number| member(number).tunnel());
-            let joins = (0..STAYING)
-                .map(|number| FibOp::AddMember(stream(GROUP), Output::Tunnel(member(number).id())));
-            let first: Vec<FibOp> = stand
-                .base()
-                .into_iter()
-                .chain(tunnels)
-                .chain([stand.set_stream(GROUP)])
-                .chain(joins)
-                .collect();
-            plane.apply(&first).map_err(|error| error.to_string())?;
-            told.send(()).map_err(|error| error.to_string())?;
-            let sessions = wander(plane.as_mut(), progress, clock);
-            // The other side hangs up after the packets that follow the last change.
-            let _ = end.recv();
-            let counters = plane.counters().map_err(|error| error.to_string())?;
-            Ok((sessions?, counters))
-        });
-        let served = match ready.recv() {
-            Ok(()) => serve(stand, progress, clock),
-            Err(_) => Err("the plane was not set up".to_owned()),
-        };
-        progress.stop.store(true, Ordering::SeqCst);
-        drop(over);
-        (served, plane.join())
-    });
-    let (sessions, counters) = wandered.map_err(|_| "the plane panicked")??;
+    let tunnels = (0..STAYING + WANDERING + NEVER).map(|number| member(number).tunnel());
+    let joins =
+        (0..STAYING).map(|number| FibOp::AddMember(stream(GROUP), Output::Tunnel(member(number).id())));
+    let first = stand.base().into_iter().chain(tunnels).chain([stand.set_stream(GROUP)]).chain(joins);
+    let Done { served, worked: sessions, seen: counters } = beside(
+        &stand,
+        || set_up(open, &first.collect::<Vec<_>>()),
+        |plane| wander(plane.as_mut(), &progress, clock),
+        |plane| plane.counters().map_err(|error| error.to_string()),
+        || {
+            let served = serve(&stand, &progress, clock);
+            progress.stop.store(true, Ordering::SeqCst);
+            served
+        },
+    )?;
     // First what would explain a loss: a ring or a buffer of the test that was too small is no fault of churn.
     let drops = &counters.drops;
     for reason in [DropReason::DeviceRefused, DropReason::KernelRefused, DropReason::LostOrder] {

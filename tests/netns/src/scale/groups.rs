@@ -9,12 +9,11 @@ use std::{
 
 use libtest_mimic::{Failed, Trial};
 use vmcast_common::fib::{FibOp, Output};
-use vmcast_dataplane::{Counters, Dataplane};
 use vmcast_lab::clock::Clock;
 
 use super::{
-    OpenPlane, PLANES, TURN,
-    stand::{Member, Stand, stream},
+    OpenPlane, PLANES, TURN, set_up,
+    stand::{Done, Member, Stand, beside, stream},
 };
 
 const GROUPS: u16 = 4_096;
@@ -48,9 +47,7 @@ fn members(group: u16) -> impl Iterator<Item = Member> {
     (0..DEVICES).map(move |device| member(group, device))
 }
 
-fn set_up(stand: &Stand, open: OpenPlane) -> Result<Box<dyn Dataplane>, String> {
-    stand.dut.enter_here().map_err(|error| error.to_string())?;
-    let mut plane = open()?;
+fn operations(stand: &Stand) -> Vec<FibOp> {
     let tunnels =
         (0..DEVICES).flat_map(|device| (0..PER_DEVICE).map(move |number| Member { device, number }.tunnel()));
     let streams = (0..GROUPS).flat_map(|group| {
@@ -58,9 +55,7 @@ fn set_up(stand: &Stand, open: OpenPlane) -> Result<Box<dyn Dataplane>, String> 
             members(group).map(move |member| FibOp::AddMember(stream(group), Output::Tunnel(member.id())));
         std::iter::once(stand.set_stream(group)).chain(joins)
     });
-    let first: Vec<FibOp> = stand.base().into_iter().chain(tunnels).chain(streams).collect();
-    plane.apply(&first).map_err(|error| error.to_string())?;
-    Ok(plane)
+    stand.base().into_iter().chain(tunnels).chain(streams).collect()
 }
 
 /// Sends a packet of each group, and takes what comes of it: once to each member, and to nobody else.
@@ -94,28 +89,17 @@ fn groups(name: &str, open: OpenPlane) -> Result<(), Failed> {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let stand = Stand::build(&format!("groups-{name}"), DEVICES)?;
     let clock = Clock::start();
-    let (told, ready) = std::sync::mpsc::channel();
-    let (over, end) = std::sync::mpsc::channel::<()>();
-    let (served, counters) = thread::scope(|scope| {
-        let stand = &stand;
-        // A thread that lives in the plane's namespace.
-        let plane = scope.spawn(move || -> Result<Counters, String> {
-            let plane = set_up(stand, open)?;
-            told.send(()).map_err(|error| error.to_string())?;
-            // The other side hangs up.
-            let _ = end.recv();
-            plane.counters().map_err(|error| error.to_string())
-        });
-        let served = match ready.recv() {
-            Ok(()) => (0..ROUNDS).try_for_each(|number| round(stand, number, clock)),
-            Err(_) => Err("the plane was not set up".to_owned()),
-        };
-        thread::sleep(Duration::from_millis(100));
-        let late = stand.receive();
-        drop(over);
-        (served.and(late), plane.join())
-    });
-    let counters = counters.map_err(|_| "the plane panicked")??;
+    let Done { served, seen: counters, .. } = beside(
+        &stand,
+        || set_up(open, &operations(&stand)),
+        |_| Ok(()),
+        |plane| plane.counters().map_err(|error| error.to_string()),
+        || {
+            (0..ROUNDS).try_for_each(|number| round(&stand, number, clock))?;
+            thread::sleep(Duration::from_millis(100));
+            stand.receive()
+        },
+    )?;
     let late = served.map_err(|error| format!("{error}; the drops are {:?}", counters.drops))?;
     if late.is_some() || counters.drops.values().any(|count| *count > 0) {
         return Err(format!("{late:?} came late; the drops are {:?}", counters.drops).into());

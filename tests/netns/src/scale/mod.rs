@@ -4,12 +4,14 @@
 //! the plane's part, at rates that ten thousand gateways on this machine would not reach.
 
 mod churn;
+mod cores;
 mod groups;
 mod stand;
 
 use std::sync::Mutex;
 
 use libtest_mimic::Trial;
+use vmcast_common::fib::FibOp;
 use vmcast_dataplane::{
     Dataplane,
     kernel::{KernelPlane, Options, Rule},
@@ -17,7 +19,7 @@ use vmcast_dataplane::{
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
-    [churn::trials(), groups::trials()].into_iter().flatten().collect()
+    [churn::trials(), cores::trials(), groups::trials()].into_iter().flatten().collect()
 }
 
 /// One after the other: each takes both cores and much of the memory for packets.
@@ -28,6 +30,13 @@ const PLANES: [(&str, OpenPlane); 3] = [("xdp", xdp), ("tc", tc), ("software", i
 
 /// Opens a plane in the calling thread's namespace.
 type OpenPlane = fn() -> Result<Box<dyn Dataplane>, String>;
+
+/// Opens a plane and tells it what holds first.
+fn set_up(open: OpenPlane, first: &[FibOp]) -> Result<Box<dyn Dataplane>, String> {
+    let mut plane = open()?;
+    plane.apply(first).map_err(|error| error.to_string())?;
+    Ok(plane)
+}
 
 fn xdp() -> Result<Box<dyn Dataplane>, String> {
     in_the_kernel(Rule::Xdp)

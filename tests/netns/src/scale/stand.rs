@@ -7,6 +7,9 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::{AsRawFd as _, OwnedFd},
+    process::Command,
+    sync::mpsc,
+    thread,
 };
 
 use etherparse::PacketBuilder;
@@ -24,11 +27,11 @@ use vmcast_common::{
     },
     hdr::eth::multicast_mac,
 };
-use vmcast_lab::{Lab, LabError, Namespace, traffic::packet_socket_on_all};
+use vmcast_lab::{Lab, LabError, Namespace, netns::Plug, traffic::packet_socket_on_all};
 
 use crate::wire::Wire;
 
-/// The source of every stream.
+/// Sources have this address and those behind it.
 const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 /// UDP port of the first member of a device; those of the others follow.
 const FIRST_PORT: u16 = 10_000;
@@ -67,6 +70,7 @@ impl Member {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Copy {
     pub(super) member: Member,
+    pub(super) source: u8,
     pub(super) group: u16,
     pub(super) number: u64,
 }
@@ -81,14 +85,22 @@ struct Cable {
 
 /// The plane's namespace and what is around it.
 pub(super) struct Stand {
-    pub(super) dut: Namespace,
-    ingress: Cable,
+    dut: Namespace,
+    far: Namespace,
+    ingress: Vec<Cable>,
     egress: Vec<Cable>,
     /// Our devices by the number of their far ends.
     devices: BTreeMap<usize, u8>,
-    source: Wire,
+    sources: Vec<Wire>,
     sink: OwnedFd,
     _lab: Lab,
+}
+
+/// One of the plane's interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Port {
+    Ingress(usize),
+    Egress(usize),
 }
 
 fn near(device: u8) -> Ipv4Addr {
@@ -104,24 +116,67 @@ fn group(number: u16) -> Ipv4Addr {
     Ipv4Addr::new(239, 200, high, low)
 }
 
+fn source(number: u8) -> Ipv4Addr {
+    let [a, b, c, first] = SOURCE.octets();
+    Ipv4Addr::new(a, b, c, first + number)
+}
+
+/// What the first source sends to a group.
 pub(super) fn stream(number: u16) -> Stream {
-    Stream { source: Some(IpAddr::V4(SOURCE)), group: IpAddr::V4(group(number)) }
+    stream_of(0, number)
+}
+
+/// What a source sends to a group.
+pub(super) fn stream_of(number: u8, group_number: u16) -> Stream {
+    Stream { source: Some(IpAddr::V4(source(number))), ..any_source(group_number) }
+}
+
+/// What any source sends to a group.
+pub(super) fn any_source(number: u16) -> Stream {
+    Stream { source: None, group: IpAddr::V4(group(number)) }
 }
 
 impl Stand {
     pub(super) fn build(name: &str, devices: u8) -> Result<Self, LabError> {
+        Self::build_with(name, 1, devices, Lab::veths)
+    }
+
+    /// One with several interfaces that packets come in by, each with a queue for every one of them. A frame
+    /// that one of the first so many cores sends into the plane takes the queue of that core.
+    pub(super) fn with_queues(name: &str, ingresses: usize, devices: u8) -> Result<Self, LabError> {
+        let stand =
+            Self::build_with(name, ingresses, devices, |lab, cables| lab.veths_of_queues(cables, ingresses))?;
+        for ingress in 0..ingresses {
+            for queue in 0..ingresses {
+                let core = format!("{:x}", 1u32 << queue);
+                // `ip netns exec` shows the namespace's own devices below /sys.
+                let mut set = Command::new("ip");
+                set.args(["netns", "exec", stand.far.name(), "sh", "-c"]);
+                set.arg(format!("echo {core} > /sys/class/net/in{ingress}/queues/tx-{queue}/xps_cpus"));
+                stand.far.run(set)?;
+            }
+        }
+        Ok(stand)
+    }
+
+    fn build_with(
+        name: &str,
+        ingresses: usize,
+        devices: u8,
+        lay: impl FnOnce(&Lab, &[(Plug<'_>, Plug<'_>)]) -> Result<(), LabError>,
+    ) -> Result<Self, LabError> {
         let mut lab = Lab::new(name)?;
         let [dut, far] = lab.namespaces(["dut", "far"])?;
         for namespace in [&dut, &far] {
             namespace
                 .sysctl(&[("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")])?;
         }
-        let names: Vec<String> = std::iter::once("in0".to_owned())
-            .chain((0..devices).map(|device| format!("e{device}")))
-            .collect();
+        let ingress_names = || (0..ingresses).map(|ingress| format!("in{ingress}"));
+        let names: Vec<String> =
+            ingress_names().chain((0..devices).map(|device| format!("e{device}"))).collect();
         let cables: Vec<_> =
             names.iter().map(|name| ((&dut, name.as_str()), (&far, name.as_str()))).collect();
-        lab.veths(&cables)?;
+        lay(&lab, &cables)?;
         let mut lines = String::new();
         for device in 0..devices {
             writeln!(lines, "addr add {}/24 dev e{device}", near(device)).expect("writing to a string");
@@ -133,16 +188,24 @@ impl Stand {
             .zip(&there)
             .map(|(here, there)| Cable { ifindex: IfIndex(here.0), mac: here.1, far_mac: there.1 })
             .collect();
-        let ingress = egress.remove(0);
-        let devices = there[1..].iter().map(|there| there.0 as usize).zip(0..).collect();
-        let open = || -> io::Result<_> { Ok((Wire::open("in0")?, packet_socket_on_all()?)) };
-        let (source, sink) = far.enter(open)?.map_err(LabError::io("opening packet sockets"))?;
-        Ok(Self { dut, ingress, egress, devices, source, sink, _lab: lab })
+        let ingress = egress.drain(..ingresses).collect();
+        let devices = there[ingresses..].iter().map(|there| there.0 as usize).zip(0..).collect();
+        let open = || -> io::Result<_> {
+            let sources = ingress_names().map(|name| Wire::open(&name)).collect::<io::Result<_>>()?;
+            Ok((sources, packet_socket_on_all()?))
+        };
+        let (sources, sink) = far.enter(open)?.map_err(LabError::io("opening packet sockets"))?;
+        Ok(Self { dut, far, ingress, egress, devices, sources, sink, _lab: lab })
     }
 
     /// What a plane must know of the stand before any member.
     pub(super) fn base(&self) -> Vec<FibOp> {
-        let interface = |cable: &Cable, accepts_sources| {
+        self.base_at(|_| false)
+    }
+
+    /// The same, with some interfaces that ask to be served at TC.
+    pub(super) fn base_at(&self, at_tc: impl Fn(Port) -> bool) -> Vec<FibOp> {
+        let interface = |port: Port, cable: &Cable| {
             FibOp::SetInterface(Interface {
                 ifindex: cable.ifindex,
                 device: cable.ifindex,
@@ -150,8 +213,8 @@ impl Stand {
                 peer: None,
                 mac: cable.mac,
                 mtu: MTU,
-                accepts_sources,
-                at_tc: false,
+                accepts_sources: matches!(port, Port::Ingress(_)),
+                at_tc: at_tc(port),
                 shared: false,
             })
         };
@@ -165,21 +228,29 @@ impl Stand {
             };
             FibOp::SetNextHop(NextHopId(id), hop)
         };
-        std::iter::once(interface(&self.ingress, true))
-            .chain(self.egress.iter().map(|cable| interface(cable, false)))
-            .chain((0..).zip(&self.egress).map(next_hop))
-            .collect()
+        let ingress = self.ingress.iter().enumerate().map(|(at, cable)| interface(Port::Ingress(at), cable));
+        let egress = self.egress.iter().enumerate().map(|(at, cable)| interface(Port::Egress(at), cable));
+        ingress.chain(egress).chain((0..).zip(&self.egress).map(next_hop)).collect()
     }
 
-    /// What makes a stream known that comes in by our interface.
+    /// What makes a stream known that comes in by our first interface.
     pub(super) fn set_stream(&self, number: u16) -> FibOp {
-        let rpf = Rpf::Exact(Input::Interface(self.ingress.ifindex));
-        FibOp::SetStream(stream(number), rpf, Members::Own)
+        FibOp::SetStream(stream(number), self.only_from(0), Members::Own)
+    }
+
+    /// The rule that packets come in by one interface alone.
+    pub(super) fn only_from(&self, ingress: usize) -> Rpf {
+        Rpf::Exact(Input::Interface(self.ingress[ingress].ifindex))
     }
 
     /// Sends a packet of a group into the plane.
     pub(super) fn send(&self, group: u16, number: u64) -> io::Result<()> {
-        self.source.send(&frame(group, number, TTL))
+        self.send_from(0, 0, group, number)
+    }
+
+    /// Sends a packet of a source into one of the plane's interfaces.
+    pub(super) fn send_from(&self, ingress: usize, source: u8, group: u16, number: u64) -> io::Result<()> {
+        self.sources[ingress].send(&frame(source, group, number, TTL))
     }
 
     /// The next copy that waits, if one does.
@@ -216,21 +287,67 @@ impl Stand {
             && bytes[34..36] == AMT_PORT.to_be_bytes();
         let port = u16::from_be_bytes([bytes[36], bytes[37]]);
         let number = u64::from_be_bytes(*inner[28..].first_chunk().ok_or_else(strange)?);
+        let source = inner[15].wrapping_sub(source(0).octets()[3]);
         let group = u16::from_be_bytes([inner[18], inner[19]]);
         // Whole and unchanged, but for its TTL.
-        if !right || port < FIRST_PORT || inner != &frame(group, number, TTL - 1)[14..] {
+        if !right || port < FIRST_PORT || inner != &frame(source, group, number, TTL - 1)[14..] {
             return Err(strange());
         }
-        Ok(Copy { member: Member { device, number: port - FIRST_PORT }, group, number })
+        Ok(Copy { member: Member { device, number: port - FIRST_PORT }, source, group, number })
     }
 }
 
-/// A packet of a group with this number.
-fn frame(number_of_group: u16, number: u64, ttl: u8) -> Vec<u8> {
-    let group = group(number_of_group);
+/// What came of a plane and of what was done beside it.
+pub(super) struct Done<S, W, L> {
+    /// Of the packets that were sent meanwhile.
+    pub(super) served: Result<S, String>,
+    /// Of the work on the plane.
+    pub(super) worked: W,
+    /// Of a last look at it.
+    pub(super) seen: L,
+}
+
+/// Sets a plane up in a thread that lives in its namespace, and lets `work` change it there while `serve` sends
+/// packets here; then `look` sees the plane once more.
+///
+/// # Errors
+/// If the plane cannot be set up, or `work` or `look` fails.
+pub(super) fn beside<P, S, W: Send, L: Send>(
+    stand: &Stand,
+    set_up: impl FnOnce() -> Result<P, String> + Send,
+    work: impl FnOnce(&mut P) -> Result<W, String> + Send,
+    look: impl FnOnce(&mut P) -> Result<L, String> + Send,
+    serve: impl FnOnce() -> Result<S, String>,
+) -> Result<Done<S, W, L>, String> {
+    let (told, ready) = mpsc::channel();
+    let (over, end) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let plane = scope.spawn(move || -> Result<(W, L), String> {
+            stand.dut.enter_here().map_err(|error| error.to_string())?;
+            let mut plane = set_up()?;
+            told.send(()).map_err(|error| error.to_string())?;
+            let worked = work(&mut plane);
+            // The other side hangs up.
+            let _ = end.recv();
+            let seen = look(&mut plane)?;
+            Ok((worked?, seen))
+        });
+        let served = match ready.recv() {
+            Ok(()) => serve(),
+            Err(_) => Err("the plane was not set up".to_owned()),
+        };
+        drop(over);
+        let (worked, seen) = plane.join().map_err(|_| "the plane panicked")??;
+        Ok(Done { served, worked, seen })
+    })
+}
+
+/// The packet with this number of a source to a group.
+fn frame(number_of_source: u8, number_of_group: u16, number: u64, ttl: u8) -> Vec<u8> {
+    let (source, group) = (source(number_of_source), group(number_of_group));
     let mut frame = Vec::new();
     PacketBuilder::ethernet2([0x02, 0xaa, 0, 0, 0, 1], multicast_mac(group))
-        .ipv4(SOURCE.octets(), group.octets(), ttl)
+        .ipv4(source.octets(), group.octets(), ttl)
         .udp(5004, 5004)
         .write(&mut frame, &number.to_be_bytes())
         .expect("a short datagram");

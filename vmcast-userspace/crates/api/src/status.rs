@@ -176,10 +176,10 @@ pub struct StreamStats {
     pub packets: u64,
     /// Their IP length in bytes.
     pub bytes: u64,
-    /// Packets refused because they came from another place than the stream's upstream.
+    /// Packets dropped as a whole, by reason; those that are zero are left out.
     #[serde(default)]
-    pub wrong_input: u64,
-    /// Packets dropped for another reason.
+    pub drops: BTreeMap<String, u64>,
+    /// How long ago the last packet came, in milliseconds; `None` if none came.
     #[serde(default)]
-    pub dropped: u64,
+    pub last_packet_ms: Option<u64>,
 }

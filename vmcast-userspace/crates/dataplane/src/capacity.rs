@@ -11,7 +11,8 @@ pub struct Capacities {
     /// Tunnels.
     pub tunnels: u32,
     /// Places of members of all streams together. The kernel plane takes a second one for a moment where a
-    /// member changes, and for each member of a table that is copied; and one for each way from a table on.
+    /// member changes, and for each member of a table that is copied; and one for each way from a table on, and
+    /// for each pause in a list.
     pub members: u32,
     /// Next hops. The kernel plane takes one for each interface, too.
     pub next_hops: u32,

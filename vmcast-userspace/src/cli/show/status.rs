@@ -1,6 +1,6 @@
 //! How a daemon is doing.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use vmcast_api::{AdminLink, AdminLinkState, Engine, Role, Stats, Status, Upstream, UpstreamState};
 
@@ -48,15 +48,15 @@ pub(crate) fn stats(stats: &Stats) -> String {
     let mut text = lines.0;
 
     if !stats.streams.is_empty() {
-        let mut rows = Rows::new(&["GROUP", "SOURCE", ">PACKETS", ">BYTES", ">WRONG INPUT", ">DROPPED"]);
+        let mut rows = Rows::new(&["GROUP", "SOURCE", ">PACKETS", ">BYTES", ">LAST", "NOT FORWARDED"]);
         for stream in &stats.streams {
             rows.row([
                 stream.group.to_string(),
                 source(stream.source),
                 count(stream.packets),
                 bytes(stream.bytes),
-                count(stream.wrong_input),
-                count(stream.dropped),
+                stream.last_packet_ms.map_or_else(String::new, duration),
+                reasons(&stream.drops),
             ]);
         }
         text += "\nstreams\n";
@@ -71,6 +71,13 @@ pub(crate) fn stats(stats: &Stats) -> String {
     });
     text += &counters("control plane", control);
     text
+}
+
+/// How many packets of a stream were not forwarded, by reason.
+fn reasons(drops: &BTreeMap<String, u64>) -> String {
+    let each: Vec<String> =
+        drops.iter().map(|(reason, packets)| format!("{reason} {}", count(*packets))).collect();
+    each.join(", ")
 }
 
 /// Counters that are not zero, below each other.

@@ -339,8 +339,8 @@ fn counters_that_are_zero_are_left_out() {
             source: Some([192, 0, 2, 9].into()),
             packets: 123_456,
             bytes: 162_000_000,
-            wrong_input: 2,
-            dropped: 0,
+            drops: BTreeMap::from([("ttl_expired".into(), 1_200), ("wrong_input".into(), 2)]),
+            last_packet_ms: Some(40),
         }],
         control: BTreeMap::from([(
             "igmp".into(),
@@ -355,8 +355,8 @@ fn counters_that_are_zero_are_left_out() {
          memory    9.00 MB resident\n\
          \n\
          streams\n\
-         \x20 GROUP      SOURCE     PACKETS   BYTES  WRONG INPUT  DROPPED\n\
-         \x20 232.1.1.1  192.0.2.9   123456  162 MB            2        0\n\
+         \x20 GROUP      SOURCE     PACKETS   BYTES  LAST  NOT FORWARDED\n\
+         \x20 232.1.1.1  192.0.2.9   123456  162 MB  40ms  ttl_expired 1200, wrong_input 2\n\
          \n\
          packets and copies not forwarded\n\
          \x20 member_gone  1200\n\

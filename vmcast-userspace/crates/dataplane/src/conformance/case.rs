@@ -151,15 +151,14 @@ impl Expect {
 
     /// And a stream counts one packet from a wrong input.
     #[must_use]
-    pub fn wrong_input(mut self, stream: Stream) -> Self {
-        self.streams.entry(stream).or_default().wrong_input += 1;
-        self.drop(DropReason::WrongInput)
+    pub fn wrong_input(self, stream: Stream) -> Self {
+        self.dropped(stream, DropReason::WrongInput)
     }
 
     /// And a stream counts one dropped packet, for this reason.
     #[must_use]
     pub fn dropped(mut self, stream: Stream, reason: DropReason) -> Self {
-        self.streams.entry(stream).or_default().dropped += 1;
+        self.streams.entry(stream).or_default().drop(reason);
         self.drop(reason)
     }
 

@@ -129,14 +129,7 @@ fn risen_streams(before: &Counters, after: &Counters) -> BTreeMap<Stream, Stream
         .iter()
         .map(|entry| {
             let was = before.get(&entry.stream).copied().unwrap_or_default();
-            let is = entry.counters;
-            let risen = StreamCounters {
-                packets: is.packets - was.packets,
-                bytes: is.bytes - was.bytes,
-                wrong_input: is.wrong_input - was.wrong_input,
-                dropped: is.dropped - was.dropped,
-                last_ns: 0,
-            };
+            let risen = StreamCounters { last_ns: 0, ..entry.counters.since(&was) };
             (entry.stream, risen)
         })
         .filter(|&(_, risen)| risen != StreamCounters::default())

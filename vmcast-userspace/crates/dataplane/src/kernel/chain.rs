@@ -3,8 +3,11 @@
 //! A run of a program serves one table; a copy that goes through a relay device starts the next run with the next
 //! table. A packet that is on its way meets the tables as they led to each other when it met them: a table
 //! that is replaced still leads on, and stays for as long as frames before the relay may name it. So the members
-//! of a table may change, and tables that stand side by side may become one, but no member moves past another
-//! table.
+//! of a table may change, tables that stand side by side may become one, and one may become two, but no member
+//! moves past another table.
+//!
+//! The copies of a packet for one device are least work if they are made together. So members of a device come
+//! to one table as long as that has room, and a full table with many devices is split between them.
 
 #[cfg(doc)]
 use vmcast_common::maps::limit;
@@ -27,6 +30,19 @@ pub(super) struct Ways {
     /// Towards the program that serves members at TC.
     pub(super) lists: Option<u32>,
 }
+
+impl Ways {
+    /// Devices of a full table that is not split any more: so many that each gets a few copies of a packet at a
+    /// time from a table, which is less work than one by one, and not so many that its ring overflows when
+    /// packets come in a row.
+    fn devices(&self) -> usize {
+        (self.chunk as usize / COPIES_AT_A_TIME).max(1)
+    }
+}
+
+/// Copies that one table has for a device, about: one of the bulks in which the kernel hands them over
+/// (`DEV_MAP_BULK_SIZE`).
+const COPIES_AT_A_TIME: usize = 16;
 
 /// A table, and the number of the one that it leads to.
 #[derive(Debug, Default)]
@@ -60,6 +76,12 @@ impl Chain {
     /// Whether no member is here; there may be a way to others.
     pub(super) fn is_empty(&self) -> bool {
         self.links.iter().all(|link| link.table.members() == 0)
+    }
+
+    /// How many devices the members of each table are on.
+    #[cfg(test)]
+    pub(super) fn devices(&self) -> Vec<usize> {
+        self.links.iter().map(|link| link.table.devices().len()).collect()
     }
 
     /// Whether a table leads to a next one.
@@ -96,22 +118,44 @@ impl Chain {
         let number = output.number();
         let at = match self.position(number) {
             Some(at) => at,
-            None => self.place(spec.ifindex, ways)?,
+            None => match self.place(spec.ifindex, ways, backing) {
+                Ok(at) => at,
+                Err(error) => return self.settle(ways, backing, change).and(Err(error)),
+            },
         };
         self.likely = at;
         let set = self.links[at].table.set(number, spec, backing, &mut self.out);
         self.settle(ways, backing, change).and(set)
     }
 
-    /// The table that takes one more member on a device.
-    fn place(&mut self, ifindex: u32, ways: Ways) -> Result<usize, KernelError> {
+    /// The table that takes one more member on a device: one with members of that device, if there is room. A
+    /// full one is split if there are many devices in it.
+    fn place<K: MemberWrites, T: Tables>(
+        &mut self,
+        ifindex: u32,
+        ways: Ways,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<usize, KernelError> {
         let likely = self.links.get(self.likely);
         if likely.is_some_and(|link| link.table.has_tombstone(ifindex, ways.chunk)) {
             return Ok(self.likely);
         }
-        let fit = |(at, link): (usize, &Link)| Some((link.table.fit(ways.chunk)?, at));
-        let fits = self.links.iter().enumerate().filter_map(fit);
-        if let Some((_, at)) = fits.min() {
+        let fit = |(at, link): (usize, &Link)| {
+            let fit = link.table.fit(ways.chunk)?;
+            Some((!link.table.knows(ifindex), fit, at))
+        };
+        let best = self.links.iter().enumerate().filter_map(fit).min();
+        if let Some((false, _, at)) = best {
+            return Ok(at);
+        }
+        let mixed = |link: &Link| link.table.knows(ifindex) && link.table.devices().len() > ways.devices();
+        if let Some(relay) = ways.tables
+            && let Some(at) = self.links.iter().position(mixed)
+        {
+            self.split(at, relay, backing)?;
+            return Ok(if self.links[at].table.knows(ifindex) { at } else { at + 1 });
+        }
+        if let Some((_, _, at)) = best {
             return Ok(at);
         }
         if !self.links.is_empty() {
@@ -123,6 +167,34 @@ impl Chain {
         }
         self.links.push(Link::default());
         Ok(self.links.len() - 1)
+    }
+
+    /// Makes one table two, which lead on as it did, before anything leads to them.
+    fn split<K: MemberWrites, T: Tables>(
+        &mut self,
+        at: usize,
+        relay: u32,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<(), KernelError> {
+        let Link { table, leads_to } = &mut self.links[at];
+        let (mut first, mut second) = table.halves(backing)?;
+        let mut change = Change::default();
+        let mut link = |table: &mut MemberTable, next: u32| match next {
+            0 => Ok(()),
+            next => table.set(TO_TABLE, &way(relay, MemberEntry::to_table(next)), backing, &mut change),
+        };
+        if let Err(error) = link(&mut second, *leads_to).and_then(|()| link(&mut first, second.id())) {
+            change.append(first.dismiss());
+            change.append(second.dismiss());
+            change.retire(backing.tables, Until::Walked);
+            return Err(error);
+        }
+        let next = std::mem::replace(leads_to, second.id());
+        change.append(std::mem::replace(table, first).dismiss());
+        self.out.append(change);
+        self.links.insert(at + 1, Link { table: second, leads_to: next });
+        self.relayed = true;
+        Ok(())
     }
 
     /// Removes a member; false if it was none. For `change` see [`Chain::set`].
@@ -246,6 +318,17 @@ impl Chain {
         }
         change.append(std::mem::take(&mut self.out));
         Ok(())
+    }
+
+    /// Lets tables that have not changed for a while share their devmaps.
+    ///
+    /// # Errors
+    /// If the kernel refuses a write.
+    pub(super) fn rest<K: MemberWrites, T: Tables>(
+        &mut self,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<(), KernelError> {
+        self.links.iter_mut().try_for_each(|link| link.table.rest(backing))
     }
 
     /// Gives up all tables, once no stream names them.

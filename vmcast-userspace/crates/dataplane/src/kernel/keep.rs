@@ -20,8 +20,8 @@ use aya::{
 use vmcast_common::{
     fib::{EcnMode, IfIndex, Members, NextHopId, Output, Priority, Rpf, Stream, Tunnel, TunnelId},
     maps::{
-        self, Head, HeadKey, InputId, MemberEntry, NextHopEntry, SCHEMA, StreamEntry, StreamKey, TunnelEntry,
-        TunnelKey, kind,
+        self, Head, HeadKey, InputId, MemberEntry, NextHopEntry, SCHEMA, StreamEntry, StreamKey, TableLine,
+        TunnelEntry, TunnelKey, kind,
     },
 };
 
@@ -31,8 +31,16 @@ use crate::plane::{Fib, FibStream};
 /// Magic number of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// The maps that the forwarding base is read back from.
-const KEPT_MAPS: [&str; 7] =
-    [maps::STREAMS, maps::TUNNELS, maps::MEMBERS, maps::HEADS, maps::LISTS, maps::NEXT_HOPS, maps::EGRESS];
+const KEPT_MAPS: [&str; 8] = [
+    maps::STREAMS,
+    maps::TUNNELS,
+    maps::MEMBERS,
+    maps::TABLES,
+    maps::HEADS,
+    maps::LISTS,
+    maps::NEXT_HOPS,
+    maps::EGRESS,
+];
 
 /// What ends the name of a link. A BPF file system allows no dot.
 const fn suffix(role: Role) -> &'static str {
@@ -215,6 +223,9 @@ struct Walked {
 
 /// Where an earlier daemon's tunnels and members are looked up.
 struct Kept {
+    /// First members of tables on devices that their lines have no room for.
+    more_heads: BTreeMap<u32, Vec<u32>>,
+    tables: Array<MapData, TableLine>,
     members: Array<MapData, MemberEntry>,
     lists: Array<MapData, u32>,
     egress: Array<MapData, u32>,
@@ -228,6 +239,8 @@ fn read(dir: &Path) -> Result<Fib, KernelError> {
     let tunnels: HashMap<_, TunnelKey, TunnelEntry> = open(dir, maps::TUNNELS, Map::HashMap)?;
     let heads: HashMap<_, HeadKey, Head> = open(dir, maps::HEADS, Map::HashMap)?;
     let mut kept = Kept {
+        more_heads: BTreeMap::new(),
+        tables: open(dir, maps::TABLES, Map::Array)?,
         members: open(dir, maps::MEMBERS, Map::Array)?,
         lists: open(dir, maps::LISTS, Map::Array)?,
         egress: open(dir, maps::EGRESS, Map::Array)?,
@@ -252,10 +265,9 @@ fn read(dir: &Path) -> Result<Fib, KernelError> {
         };
         kept.fib.tunnels.insert(id, tunnel);
     }
-    let mut tables: BTreeMap<u32, Walked> = BTreeMap::new();
     for entry in heads.iter() {
         let (key, head) = entry.map_err(KernelError::call(maps::HEADS))?;
-        kept.walk(head.member, tables.entry(key.table).or_default())?;
+        kept.more_heads.entry(key.table).or_default().push(head.member);
     }
     let mut entries = Vec::new();
     for entry in streams.iter() {
@@ -272,7 +284,7 @@ fn read(dir: &Path) -> Result<Fib, KernelError> {
         let shared = any_source.get(&stream.group) == Some(&place(&entry)) && place(&entry) != (0, 0);
         let members = if stream.source.is_some() && shared { Members::OfAnySource } else { Members::Own };
         let outputs = match members {
-            Members::Own => kept.outputs(&tables, &entry)?,
+            Members::Own => kept.outputs(&entry)?,
             Members::OfAnySource => BTreeSet::new(),
         };
         let rpf = InputId(entry.rpf).input().map_or(Rpf::AnyUpstream, Rpf::Exact);
@@ -283,25 +295,32 @@ fn read(dir: &Path) -> Result<Fib, KernelError> {
 
 impl Kept {
     /// The members of a stream, wherever they are.
-    fn outputs(
-        &mut self,
-        tables: &BTreeMap<u32, Walked>,
-        entry: &StreamEntry,
-    ) -> Result<BTreeSet<Output>, KernelError> {
+    fn outputs(&mut self, entry: &StreamEntry) -> Result<BTreeSet<Output>, KernelError> {
         let mut all = Walked { next: entry.table, list: entry.list, ..Walked::default() };
-        for _ in 0..=tables.len() {
-            let Some(table) = tables.get(&all.next) else {
+        // Tables that a dying daemon left half written must not be walked in circles.
+        for _ in 0..self.tables.len() {
+            let table = std::mem::take(&mut all.next);
+            if table == 0 {
                 break;
-            };
-            all.outputs.extend(&table.outputs);
-            all.next = table.next;
-            all.list = all.list.max(table.list);
+            }
+            self.walk_table(table, &mut all)?;
         }
         if all.list != 0 {
             let first = self.lists.get(&all.list, 0).map_err(KernelError::call(maps::LISTS))?;
             self.walk(first, &mut all)?;
         }
         Ok(all.outputs)
+    }
+
+    /// Notes the members of a table, and where it leads to.
+    fn walk_table(&mut self, table: u32, walked: &mut Walked) -> Result<(), KernelError> {
+        let line = self.tables.get(&maps::table_place(table), 0).map_err(KernelError::call(maps::TABLES))?;
+        if line.table != table {
+            return Ok(());
+        }
+        let more = self.more_heads.get(&table).cloned().unwrap_or_default();
+        let heads = line.heads.into_iter().map(|[member, _]| member).chain(more);
+        heads.into_iter().try_for_each(|head| self.walk(head, walked))
     }
 
     /// Notes the live members from one on, and their next hops.
@@ -314,7 +333,7 @@ impl Kept {
             }
             let member = self.members.get(&index, 0).map_err(KernelError::call(maps::MEMBERS))?;
             match member.kind {
-                kind::GONE => {}
+                kind::GONE | kind::PAUSE => {}
                 kind::TO_TABLE => walked.next = member.way_to(),
                 kind::TO_LIST => walked.list = member.way_to(),
                 kind::NATIVE => {

@@ -1,8 +1,15 @@
 //! The members of a stream, as the kernel program walks them.
 //!
-//! A new member is written first and then linked to the last one. To remove one, the member before it is
+//! A new member is written first and then linked to the one before it. To remove one, the member before it is
 //! linked to the one behind; to change one, a new one takes its place. What was taken out still leads on,
 //! for a walk that stands there, and must not be used again before all such walks have ended.
+//!
+//! A run of the program ends at a pause, which is an entry of the list among the members. From there the packet goes
+//! through a relay device, by the number of the pause, and the next run goes on behind it. A pause stays where it is for
+//! as long as the list has members, and so does a member; new ones fill up what is between two pauses before there
+//! is one more. So every packet needs as many runs to come to a member as those before it, or more: as packets
+//! wait in one row, none overtakes another, and a member who leaves is never the place where a packet waits. What that
+//! costs is a run for each pause of a list that was longer once.
 
 use std::collections::HashMap;
 
@@ -18,11 +25,13 @@ pub(crate) trait ListWrites {
     fn write(&mut self, index: u32, entry: &MemberEntry) -> Result<(), KernelError>;
 }
 
-/// Where a member stands; index 0 is none.
+/// Where a member or a pause stands; index 0 is none.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     before: u32,
     behind: u32,
+    /// The run that serves it, from 0 on; a pause is the end of the one before.
+    run: u32,
 }
 
 /// Where the members of all lists stand, by their index.
@@ -39,27 +48,36 @@ impl Places {
     }
 }
 
-/// What all lists share.
+/// What all lists share, and what a change must know of its list.
 pub(crate) struct Backing<'a, K> {
     pub(crate) kernel: &'a mut K,
     pub(crate) indices: &'a mut Indices,
     pub(crate) places: &'a mut Places,
-    /// Members that were taken out.
+    /// What a change that failed has left.
     pub(crate) retired: &'a mut Vec<u32>,
+    /// The place of the list in [`vmcast_common::maps::LISTS`].
+    pub(crate) list: u32,
+    /// Members that one run serves at most, at least 1.
+    pub(crate) chunk: u32,
 }
 
-/// What is left to do for a change: the kernel begins its walks where it was told.
+/// What is left to do for a change: indices that are to be used again, but not yet.
 #[must_use = "the kernel must be told of the first member, and then what was taken out is to be retired"]
 #[derive(Debug, Default)]
 pub(crate) struct Change {
-    out: Option<u32>,
+    /// Members: not while a walk that has begun may stand there.
+    pub(crate) walked: Vec<u32>,
+    /// Pauses, and members if pauses may lead to them: not while frames before a relay device name them.
+    pub(crate) relayed: Vec<u32>,
 }
 
-impl Change {
-    /// Retires what was taken out. Call it only after the kernel was told of the first member.
-    pub(crate) fn retire(self, retired: &mut Vec<u32>) {
-        retired.extend(self.out);
-    }
+/// What one run of the program serves.
+#[derive(Clone, Copy, Debug, Default)]
+struct Run {
+    /// Index of the pause before it, 0 for the first.
+    pause: u32,
+    /// How many members it has at present.
+    members: u32,
 }
 
 /// The members of one stream.
@@ -68,10 +86,11 @@ pub(crate) struct MemberList {
     first: u32,
     last: u32,
     by_output: HashMap<Output, u32>,
+    runs: Vec<Run>,
 }
 
 impl MemberList {
-    /// Index of the first member, 0 if there is none.
+    /// Index of the first member or pause, 0 if there is no member.
     pub(crate) const fn first(&self) -> u32 {
         self.first
     }
@@ -82,6 +101,11 @@ impl MemberList {
 
     pub(crate) fn contains(&self, output: Output) -> bool {
         self.by_output.contains_key(&output)
+    }
+
+    /// Whether one more member needs one more run, and so the relay device.
+    pub(crate) fn is_full(&self, chunk: u32) -> bool {
+        !self.runs.is_empty() && self.runs.iter().all(|run| run.members >= chunk)
     }
 
     /// Adds a member or puts what is known of it now in its place.
@@ -101,7 +125,13 @@ impl MemberList {
                 return Ok(Change::default());
             }
         }
-        let place = old.map_or(Place { before: self.last, behind: 0 }, |old| *backing.places.at(old));
+        let place = match old {
+            Some(old) => *backing.places.at(old),
+            None => match self.end_of_run(backing) {
+                Some(place) => place,
+                None => return self.begin_run(output, entry, backing),
+            },
+        };
         let index = backing.indices.take()?;
         let linked = backing
             .kernel
@@ -112,11 +142,55 @@ impl MemberList {
             backing.retired.push(index);
             return Err(error);
         }
-        *backing.places.at(index) = place;
-        self.join(place.before, index, backing);
-        self.join(index, place.behind, backing);
+        self.put(index, place, backing);
+        if old.is_none() {
+            self.runs[place.run as usize].members += 1;
+        }
         self.by_output.insert(output, index);
-        Ok(Change { out: old })
+        Ok(Change { walked: old.into_iter().collect(), ..Change::default() })
+    }
+
+    /// The place for one more member, behind all others of the first run that has room; `None` if none has.
+    fn end_of_run<K>(&mut self, backing: &mut Backing<'_, K>) -> Option<Place> {
+        if self.runs.is_empty() {
+            self.runs.push(Run::default());
+        }
+        let run = self.runs.iter().position(|run| run.members < backing.chunk)?;
+        let behind = self.runs.get(run + 1).map_or(0, |next| next.pause);
+        let before = match behind {
+            0 => self.last,
+            behind => backing.places.at(behind).before,
+        };
+        Some(Place { before, behind, run: run as u32 })
+    }
+
+    /// Adds a member behind a new pause at the end.
+    fn begin_run<K: ListWrites>(
+        &mut self,
+        output: Output,
+        entry: &MemberEntry,
+        backing: &mut Backing<'_, K>,
+    ) -> Result<Change, KernelError> {
+        let pause = backing.indices.take()?;
+        let index = backing.indices.take().inspect_err(|_| backing.indices.give_back(pause))?;
+        let linked = backing
+            .kernel
+            .write(index, entry)
+            .and_then(|()| {
+                let pause_entry = MemberEntry { next: index, ..MemberEntry::pause(backing.list) };
+                backing.kernel.write(pause, &pause_entry)
+            })
+            .and_then(|()| link(self.last, pause, backing));
+        if let Err(error) = linked {
+            backing.retired.extend([pause, index]);
+            return Err(error);
+        }
+        let run = self.runs.len() as u32;
+        self.put(pause, Place { before: self.last, behind: 0, run: run - 1 }, backing);
+        self.put(index, Place { before: pause, behind: 0, run }, backing);
+        self.runs.push(Run { pause, members: 1 });
+        self.by_output.insert(output, index);
+        Ok(Change::default())
     }
 
     /// Removes a member, if it is one.
@@ -131,16 +205,50 @@ impl MemberList {
         let Some(&index) = self.by_output.get(&output) else {
             return Ok(Change::default());
         };
-        let Place { before, behind } = *backing.places.at(index);
+        let Place { before, behind, run } = *backing.places.at(index);
         link(before, behind, backing)?;
         self.join(before, behind, backing);
         self.by_output.remove(&output);
-        Ok(Change { out: Some(index) })
+        self.runs[run as usize].members -= 1;
+        let mut change = Change { walked: vec![index], ..Change::default() };
+        if self.by_output.is_empty() {
+            // The list begins anew; packets that wait come to nobody.
+            let _ = self.cut(backing.kernel);
+            change.relayed.extend(self.pauses());
+            *self = Self::default();
+        }
+        Ok(change)
     }
 
     /// Gives up the whole list, once no stream names it.
-    pub(crate) fn dismiss(self, retired: &mut Vec<u32>) {
-        retired.extend(self.by_output.into_values());
+    pub(crate) fn dismiss<K: ListWrites>(self, kernel: &mut K) -> Change {
+        let cut = self.cut(kernel);
+        let mut change = Change { walked: Vec::new(), relayed: self.pauses().collect() };
+        let members = self.by_output.into_values();
+        match cut {
+            Ok(()) => change.walked.extend(members),
+            Err(_) => change.relayed.extend(members),
+        }
+        change
+    }
+
+    fn pauses(&self) -> impl Iterator<Item = u32> + '_ {
+        self.runs.iter().map(|run| run.pause).filter(|pause| *pause != 0)
+    }
+
+    /// Lets no pause lead to anybody.
+    fn cut<K: ListWrites>(&self, kernel: &mut K) -> Result<(), KernelError> {
+        self.pauses().try_for_each(|pause| {
+            let entry = kernel.read(pause)?;
+            kernel.write(pause, &MemberEntry { next: 0, ..entry })
+        })
+    }
+
+    /// Notes where something stands, and that those beside it do.
+    fn put<K>(&mut self, index: u32, place: Place, backing: &mut Backing<'_, K>) {
+        *backing.places.at(index) = place;
+        self.join(place.before, index, backing);
+        self.join(index, place.behind, backing);
     }
 
     /// Notes that two stand one behind the other; 0 is the end of the list on either side.
@@ -166,145 +274,5 @@ fn link<K: ListWrites>(before: u32, behind: u32, backing: &mut Backing<'_, K>) -
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
-    use proptest::prelude::*;
-    use vmcast_common::fib::TunnelId;
-
-    use super::*;
-
-    /// The kernel's table, with a walk that stands at every place it can stand at: it has met some members
-    /// and goes on from an index.
-    #[derive(Default)]
-    struct Model {
-        table: BTreeMap<u32, MemberEntry>,
-        walks: Vec<(Vec<u32>, u32)>,
-        refuse_after: Option<usize>,
-    }
-
-    impl ListWrites for Model {
-        fn read(&self, index: u32) -> Result<MemberEntry, KernelError> {
-            Ok(self.table[&index])
-        }
-
-        fn write(&mut self, index: u32, entry: &MemberEntry) -> Result<(), KernelError> {
-            if let Some(left) = self.refuse_after.as_mut() {
-                if *left == 0 {
-                    return Err(KernelError::call("a write")("refused"));
-                }
-                *left -= 1;
-            }
-            self.table.insert(index, *entry);
-            Ok(())
-        }
-    }
-
-    impl Model {
-        /// Every walk that begins at an index, stopped at each of its members.
-        fn begin(&mut self, first: u32) {
-            let (mut met, mut at) = (Vec::new(), first);
-            loop {
-                self.walks.push((met.clone(), at));
-                if at == 0 {
-                    return;
-                }
-                let entry = self.table[&at];
-                met.push(entry.next_hop);
-                at = entry.next;
-            }
-        }
-
-        /// Lets all walks end; each says whom it met.
-        fn finish(&mut self) -> Vec<Vec<u32>> {
-            std::mem::take(&mut self.walks)
-                .into_iter()
-                .map(|(mut met, mut at)| {
-                    while at != 0 {
-                        let entry = self.table[&at];
-                        met.push(entry.next_hop);
-                        at = entry.next;
-                    }
-                    met
-                })
-                .collect()
-        }
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Set(u32, u16),
-        Remove(u32),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            3 => (1u32..12, 0u16..3).prop_map(|(member, sum)| Step::Set(member, sum)),
-            2 => (1u32..12).prop_map(Step::Remove),
-        ]
-    }
-
-    proptest! {
-        /// Who was a member before and after a change is met once by every walk, wherever it stood.
-        #[test]
-        fn a_walk_meets_every_member_that_stays_once(
-            steps in proptest::collection::vec((step(), proptest::option::weighted(0.2, 0usize..3)), 1..60),
-        ) {
-            let mut kernel = Model::default();
-            let mut indices = Indices::new("members", 40);
-            let (mut places, mut list) = (Places::default(), MemberList::default());
-            let mut named = 0;
-            for (step, refuse_after) in steps {
-                let before: BTreeSet<u32> = list.outputs().map(number).collect();
-                kernel.begin(named);
-                kernel.refuse_after = refuse_after;
-                let mut retired = Vec::new();
-                let mut backing = Backing {
-                    kernel: &mut kernel,
-                    indices: &mut indices,
-                    places: &mut places,
-                    retired: &mut retired,
-                };
-                let change = match step {
-                    Step::Set(member, sum) => {
-                        let entry = MemberEntry { ends_sum: sum, ..MemberEntry::native(member) };
-                        list.set(Output::Tunnel(TunnelId(member)), &entry, &mut backing)
-                    }
-                    Step::Remove(member) => list.remove(Output::Tunnel(TunnelId(member)), &mut backing),
-                };
-                // Walks that begin before the stream's entry is written.
-                kernel.begin(named);
-                named = list.first();
-                if let Ok(change) = change {
-                    change.retire(&mut retired);
-                }
-                kernel.refuse_after = None;
-                let after: BTreeSet<u32> = list.outputs().map(number).collect();
-                for met in kernel.finish() {
-                    let once: BTreeSet<u32> = met.iter().copied().collect();
-                    prop_assert_eq!(once.len(), met.len(), "someone was met twice: {:?}", met);
-                    prop_assert!(before.intersection(&after).all(|member| once.contains(member)), "{:?}", met);
-                    prop_assert!(once.iter().all(|met| before.contains(met) || after.contains(met)));
-                }
-                kernel.begin(named);
-                let met: BTreeSet<u32> = kernel.finish()[0].iter().copied().collect();
-                prop_assert_eq!(&met, &after);
-                // All walks have ended.
-                retired.into_iter().for_each(|index| indices.give_back(index));
-            }
-            let mut retired = Vec::new();
-            list.dismiss(&mut retired);
-            retired.into_iter().for_each(|index| indices.give_back(index));
-            prop_assert!((1..40).all(|_| indices.take().is_ok()), "an index was lost");
-        }
-    }
-
-    fn number(output: Output) -> u32 {
-        match output {
-            Output::Tunnel(TunnelId(number)) => number,
-            Output::Interface(_) | Output::Neighbour(_) | Output::Converted(_) => {
-                unreachable!("only tunnels join here")
-            }
-        }
-    }
-}
+#[path = "list_tests.rs"]
+mod tests;

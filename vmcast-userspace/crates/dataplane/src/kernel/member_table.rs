@@ -20,20 +20,21 @@
 use hashbrown::HashTable;
 use vmcast_common::{
     fib::Output,
-    maps::{Head, HeadKey, MemberEntry, kind},
+    maps::{Head, HeadKey, LINE_HEADS, MemberEntry, kind},
 };
 
 use super::{
+    devmap::{Devmap, LARGEST},
     error::KernelError,
     index::Indices,
-    pool::{Remains, SIZES, TableLease, Tables, Until},
+    lease::Lease,
+    pool::{Remains, Tables, Until},
+    shapes::Shapes,
     writes::MemberWrites,
 };
 
 /// Tombstones that a small table bears.
 const SPARE: usize = 16;
-/// Slots of the largest table.
-const LARGEST: usize = SIZES[SIZES.len() - 1] as usize;
 /// In the place of an output's number: the way to the next table.
 pub(super) const TO_TABLE: u32 = u32::MAX;
 /// In the place of an output's number: the way to the members at TC.
@@ -58,6 +59,7 @@ pub(super) struct Backing<'a, K, T> {
     pub(super) kernel: &'a mut K,
     pub(super) tables: &'a mut T,
     pub(super) members: &'a mut Indices,
+    pub(super) shapes: &'a mut Shapes,
 }
 
 /// One slot in twelve bytes, for there are as many as members.
@@ -94,7 +96,7 @@ impl Slot {
 /// One table.
 #[derive(Debug, Default)]
 pub(super) struct MemberTable {
-    lease: Option<TableLease>,
+    lease: Option<Lease>,
     slots: Vec<Slot>,
     /// The live slots, found by what they hold.
     by_output: HashTable<u32>,
@@ -110,7 +112,7 @@ pub(super) struct MemberTable {
 impl MemberTable {
     /// The number by which the stream's entry, or the table before, names it: 0 while there is no member.
     pub(super) fn id(&self) -> u32 {
-        if self.by_output.is_empty() { 0 } else { self.lease.as_ref().map_or(0, TableLease::id) }
+        if self.by_output.is_empty() { 0 } else { self.lease.as_ref().map_or(0, Lease::id) }
     }
 
     pub(super) fn outputs(&self) -> impl Iterator<Item = Output> + '_ {
@@ -128,6 +130,23 @@ impl MemberTable {
         self.slot_of(number).is_some()
     }
 
+    /// The devices of its members, and how many members each has.
+    pub(super) fn devices(&self) -> Vec<(u32, usize)> {
+        let mut counts: Vec<(u32, usize)> = Vec::new();
+        for slot in self.slots.iter().filter(|slot| slot.is_live() && !is_way(slot.output)) {
+            match counts.iter_mut().find(|(ifindex, _)| *ifindex == slot.ifindex) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((slot.ifindex, 1)),
+            }
+        }
+        counts
+    }
+
+    /// Whether members of a device are, or were, in it.
+    pub(super) fn knows(&self, ifindex: u32) -> bool {
+        self.tail(ifindex).is_some()
+    }
+
     /// Whether one more member on a device has the place of one that has left, of `chunk` at most.
     pub(super) fn has_tombstone(&self, ifindex: u32, chunk: u32) -> bool {
         self.members() < chunk as usize && self.tombstone_on(ifindex).is_some()
@@ -137,9 +156,9 @@ impl MemberTable {
     pub(super) fn fit(&self, chunk: u32) -> Option<Fit> {
         if self.members() >= chunk as usize {
             None
-        } else if self.lease.as_ref().is_some_and(|lease| self.slots.len() < lease.slots() as usize) {
+        } else if self.slots.len() < LARGEST {
             Some(Fit::FreeSlot)
-        } else if self.waste() > SPARE || self.slots.len() < LARGEST {
+        } else if self.waste() > SPARE {
             Some(Fit::Copied)
         } else {
             None
@@ -194,9 +213,8 @@ impl MemberTable {
         if let Some(slot) = self.tombstone_on(spec.ifindex) {
             self.revive(slot, number, spec, backing)?;
         } else {
-            let full = self.lease.as_ref().is_none_or(|lease| self.slots.len() >= lease.slots() as usize);
-            if full {
-                self.rebuild(self.by_output.len() + 1, None, backing, change)?;
+            if self.lease.is_none() || self.slots.len() >= LARGEST {
+                self.rebuild(None, backing, change)?;
             }
             self.append(number, spec, backing)?;
         }
@@ -221,7 +239,7 @@ impl MemberTable {
         }
         self.trim(ifindex, backing)?;
         if self.waste() > SPARE.max(self.by_output.len()) {
-            self.rebuild(self.by_output.len(), None, backing, change)?;
+            self.rebuild(None, backing, change)?;
         } else {
             self.mend_tail(ifindex, backing, change)?;
         }
@@ -233,15 +251,52 @@ impl MemberTable {
         let Self { lease, slots, tails, orphans, .. } = std::mem::take(self);
         let old = lease.map(|lease| {
             let members = slots.iter().map(Slot::member).chain(orphans).collect();
-            let heads = tails.iter().map(|&(ifindex, _)| HeadKey { table: lease.id(), ifindex }).collect();
-            (Remains { members, heads, ..Remains::default() }, lease)
+            // The kernel has no more heads than the line of the table has room for, or all of them are looked for.
+            let many = tails.len() > LINE_HEADS;
+            let heads = tails.iter().filter(|_| many);
+            let heads = heads.map(|&(ifindex, _)| HeadKey { table: lease.id(), ifindex }).collect();
+            let mut remains = Remains { members, heads, ..Remains::default() };
+            let devmap = lease.end(&mut remains);
+            (remains, devmap)
         });
         Change { old: old.into_iter().collect() }
     }
 
+    /// Lets a table that has not changed for a while share its devmap.
+    pub(super) fn rest<K: MemberWrites, T: Tables>(
+        &mut self,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<(), KernelError> {
+        let Self { lease, slots, tails, .. } = self;
+        lease.as_mut().map_or(Ok(()), |lease| lease.rest(present(slots, tails), backing))
+    }
+
+    /// Puts a device into a slot of the devmap.
+    fn put_slot<K: MemberWrites, T: Tables>(
+        &mut self,
+        slot: u32,
+        ifindex: u32,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<(), KernelError> {
+        let Self { lease, slots, tails, .. } = self;
+        let put = |lease: &mut Lease| lease.put(slot, ifindex, present(slots, tails), backing);
+        lease.as_mut().map_or(Ok(()), put)
+    }
+
+    /// Empties a slot of the devmap.
+    fn clear_slot<K: MemberWrites, T: Tables>(
+        &mut self,
+        slot: u32,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<(), KernelError> {
+        let Self { lease, slots, tails, .. } = self;
+        let others = present(slots, tails).filter(|(other, _)| *other != slot);
+        lease.as_mut().map_or(Ok(()), |lease| lease.clear(slot, others, backing))
+    }
+
     /// Gives up the tombstones at the end of a device's slots. The first slot of a device stays noted,
     /// because its list begins with that member for good.
-    fn trim<K: MemberWrites, T>(
+    fn trim<K: MemberWrites, T: Tables>(
         &mut self,
         ifindex: u32,
         backing: &mut Backing<'_, K, T>,
@@ -250,9 +305,7 @@ impl MemberTable {
             if self.slots[tail as usize].is_live() {
                 break;
             }
-            if let Some(lease) = self.lease.as_mut() {
-                backing.kernel.remove_slot(lease, tail)?;
-            }
+            self.clear_slot(tail, backing)?;
             let before = self.slots[..tail as usize].iter().rposition(|slot| slot.ifindex == ifindex);
             let Some(before) = before else {
                 break;
@@ -276,7 +329,7 @@ impl MemberTable {
         let weak = self.tail(ifindex).is_some_and(|tail| self.slots[tail as usize].is_weak());
         let strong = |slot: &Slot| slot.ifindex == ifindex && slot.is_live() && !slot.is_weak();
         if weak && self.slots.iter().any(strong) {
-            self.rebuild(self.by_output.len(), None, backing, change)?;
+            self.rebuild(None, backing, change)?;
         }
         Ok(())
     }
@@ -290,7 +343,7 @@ impl MemberTable {
     }
 
     /// Lets no packet to come reach the member of a slot; [`MemberTable::trim`] is to follow.
-    fn part<K: MemberWrites, T>(
+    fn part<K: MemberWrites, T: Tables>(
         &mut self,
         slot: u32,
         backing: &mut Backing<'_, K, T>,
@@ -298,13 +351,12 @@ impl MemberTable {
         let ifindex = self.slots[slot as usize].ifindex;
         let ends = self.tail(ifindex) == Some(slot);
         let follows = || self.slots[..slot as usize].iter().any(|before| before.ifindex == ifindex);
-        match self.lease.as_mut() {
-            Some(lease) if ends && follows() => {
-                backing.kernel.remove_slot(lease, slot)?;
-                self.vacate(slot);
-                Ok(())
-            }
-            Some(_) | None => self.bury(slot, backing),
+        if ends && follows() {
+            self.clear_slot(slot, backing)?;
+            self.vacate(slot);
+            Ok(())
+        } else {
+            self.bury(slot, backing)
         }
     }
 
@@ -333,7 +385,7 @@ impl MemberTable {
     }
 
     /// Writes the new member as a tombstone first, so that no copy sees half of it.
-    fn revive<K: MemberWrites, T>(
+    fn revive<K: MemberWrites, T: Tables>(
         &mut self,
         slot: u32,
         number: u32,
@@ -347,9 +399,7 @@ impl MemberTable {
         let member = MemberEntry { next, ..spec.entry };
         backing.kernel.write_member(at, &MemberEntry { kind: kind::GONE, ..member })?;
         backing.kernel.write_member(at, &member)?;
-        if let (true, Some(lease)) = (dormant, self.lease.as_mut())
-            && let Err(error) = backing.kernel.write_slot(lease, slot, spec.ifindex)
-        {
+        if dormant && let Err(error) = self.put_slot(slot, spec.ifindex, backing) {
             // Without its slot it is a tombstone still.
             backing.kernel.write_member(at, &gone(0))?;
             return Err(error);
@@ -359,13 +409,13 @@ impl MemberTable {
         Ok(())
     }
 
-    fn append<K: MemberWrites, T>(
+    fn append<K: MemberWrites, T: Tables>(
         &mut self,
         number: u32,
         spec: &MemberSpec,
         backing: &mut Backing<'_, K, T>,
     ) -> Result<(), KernelError> {
-        let Some(lease) = self.lease.as_mut() else {
+        let Some(table) = self.lease.as_ref().map(Lease::id) else {
             return Ok(());
         };
         let member = backing.members.take()?;
@@ -379,11 +429,11 @@ impl MemberTable {
                     backing.kernel.write_member(tail, &MemberEntry { next: member, ..entry })?;
                 }
                 None => {
-                    let key = HeadKey { table: lease.id(), ifindex: spec.ifindex };
+                    let key = HeadKey { table, ifindex: spec.ifindex };
                     backing.kernel.write_head(key, Head { member })?;
                 }
             }
-            backing.kernel.write_slot(lease, slot as u32, spec.ifindex)
+            self.put_slot(slot as u32, spec.ifindex, backing)
         })();
         if let Err(error) = result {
             backing.members.give_back(member);
@@ -403,25 +453,57 @@ impl MemberTable {
         backing: &mut Backing<'_, K, T>,
         change: &mut Change,
     ) -> Result<(), KernelError> {
-        self.rebuild(self.by_output.len() + other.members(), Some(other), backing, change)
+        self.rebuild(Some(other), backing, change)
     }
 
-    /// Copies the live members, and those of another table, into a fresh one with room for `wanted`, the
-    /// weak ones first. Walks of the old one go on undisturbed until what led to it leads to the new one.
+    /// Copies the live members, and those of another table, into a fresh one. Walks of the old one go on
+    /// undisturbed until what led to it leads to the new one.
     fn rebuild<K: MemberWrites, T: Tables>(
         &mut self,
-        wanted: usize,
         other: Option<&Self>,
         backing: &mut Backing<'_, K, T>,
         change: &mut Change,
     ) -> Result<(), KernelError> {
-        let mut fresh = Self { slots: Vec::with_capacity(wanted), ..Self::default() };
-        let lease = fresh.lease.insert(backing.tables.take(u32::try_from(wanted).unwrap_or(u32::MAX))?);
-        let others = || other.into_iter().flat_map(|other| &other.slots).filter(|slot| !is_way(slot.output));
-        let of = |weak| {
-            let all = self.slots.iter().chain(others());
-            all.filter(move |slot| slot.is_live() && slot.is_weak() == weak)
-        };
+        let others = other.into_iter().flat_map(|other| &other.slots).filter(|slot| !is_way(slot.output));
+        let fresh = Self::copy_of(self.slots.iter().chain(others), backing)?;
+        change.old.extend(std::mem::replace(self, fresh).dismiss().old);
+        Ok(())
+    }
+
+    /// Fresh tables with the members on one and on the other half of the devices, about. The ways are in the first.
+    pub(super) fn halves<K: MemberWrites, T: Tables>(
+        &self,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<(Self, Self), KernelError> {
+        let counts = self.devices();
+        let mut first: Vec<u32> = Vec::new();
+        let mut members = 0;
+        for (ifindex, count) in counts.iter().take(counts.len().saturating_sub(1)) {
+            if members * 2 >= self.members() {
+                break;
+            }
+            first.push(*ifindex);
+            members += count;
+        }
+        let is_first = |slot: &&Slot| is_way(slot.output) || first.contains(&slot.ifindex);
+        let mut one = Self::copy_of(self.slots.iter().filter(is_first), backing)?;
+        match Self::copy_of(self.slots.iter().filter(|slot| !is_first(slot)), backing) {
+            Ok(other) => Ok((one, other)),
+            Err(error) => {
+                one.dismiss().retire(backing.tables, Until::Walked);
+                Err(error)
+            }
+        }
+    }
+
+    /// A fresh table with those members of others that are live, the weak ones first.
+    fn copy_of<'s, K: MemberWrites, T: Tables>(
+        slots: impl Iterator<Item = &'s Slot> + Clone,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<Self, KernelError> {
+        let mut fresh = Self::default();
+        let lease = fresh.lease.insert(Lease::new(backing.tables.number()?));
+        let of = |weak| slots.clone().filter(move |slot| slot.is_live() && slot.is_weak() == weak);
         let live: Vec<Slot> = of(true).chain(of(false)).copied().collect();
         let result = live
             .iter()
@@ -445,10 +527,9 @@ impl MemberTable {
                 for (ifindex, member) in heads {
                     backing.kernel.write_head(HeadKey { table: lease.id(), ifindex }, Head { member })?;
                 }
-                for (at, slot) in (0..).zip(&fresh.slots) {
-                    backing.kernel.write_slot(lease, at, slot.ifindex)?;
-                }
-                Ok(())
+                let slots: Vec<(u32, u32)> =
+                    (0..).zip(&fresh.slots).map(|(at, slot)| (at, slot.ifindex)).collect();
+                if slots.is_empty() { Ok(()) } else { lease.fill(&slots, backing) }
             });
         if let Err(error) = result {
             fresh.dismiss().retire(backing.tables, Until::Walked);
@@ -459,9 +540,15 @@ impl MemberTable {
         for (at, slot) in (0..).zip(slots.iter()) {
             by_output.insert_unique(hash(slot.output), at, |at| hash(slots[*at as usize].output));
         }
-        change.old.extend(std::mem::replace(self, fresh).dismiss().old);
-        Ok(())
+        Ok(fresh)
     }
+}
+
+/// The slots that the devmap has, with their devices.
+fn present<'a>(slots: &'a [Slot], tails: &'a [(u32, u32)]) -> impl Iterator<Item = (u32, u32)> + 'a {
+    let dormant = |at: u32, slot: &Slot| !slot.is_live() && tails.contains(&(slot.ifindex, at));
+    let there = move |(at, slot): &(u32, &Slot)| slot.ifindex != 0 && !dormant(*at, slot);
+    (0..).zip(slots).filter(there).map(|(at, slot)| (at, slot.ifindex))
 }
 
 /// Whether it is no output's number.
@@ -487,14 +574,14 @@ fn note(notes: &mut Vec<(u32, u32)>, ifindex: u32, value: u32) {
 #[derive(Debug, Default)]
 #[must_use = "retire it once no stream names them, or they leak"]
 pub(super) struct Change {
-    old: Vec<(Remains, TableLease)>,
+    old: Vec<(Remains, Option<Devmap>)>,
 }
 
 impl Change {
     /// Gives the old tables back. Call it only after nothing leads to them any more.
     pub(super) fn retire<T: Tables>(self, tables: &mut T, until: Until) {
-        for (remains, lease) in self.old {
-            tables.retire(lease, remains, until);
+        for (remains, devmap) in self.old {
+            tables.retire(devmap, remains, until);
         }
     }
 

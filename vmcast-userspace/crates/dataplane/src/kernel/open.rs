@@ -6,7 +6,9 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{ProgramError, SchedClassifier, Xdp},
 };
-use vmcast_common::maps::{PROGRAM_CHUNK, PROGRAM_CLONE, PROGRAM_COPY, PROGRAM_INGRESS, TABLES};
+use vmcast_common::maps::{
+    DEVMAPS, PROGRAM_CHUNK, PROGRAM_CLONE, PROGRAM_COPY, PROGRAM_INGRESS, PROGRAM_LIST,
+};
 
 #[cfg(doc)]
 use vmcast_common::maps::limit;
@@ -61,8 +63,8 @@ impl Statistics {
 pub struct Options {
     /// What decides by which engine each device is served.
     pub rule: Rule,
-    /// Members that one run of a program at XDP serves, 1 to [`limit::CHUNK`], which it is if unset. Fewer for
-    /// devices with short rings.
+    /// Members that one run of a program serves at most, at least 1; fewer than [`limit::CHUNK`] at XDP and
+    /// [`limit::LIST_CHUNK`] at TC, which are in force if unset, for devices with short rings.
     pub chunk: Option<u32>,
     /// Why the kernel forwards and by this rule, for the operator.
     pub reason: String,
@@ -141,8 +143,8 @@ impl KernelPlane {
         };
         let maps = KernelMaps::take_from(&mut loaded, copy)?;
         let outer = loaded
-            .take_map(TABLES)
-            .ok_or_else(|| KernelError::call("looking for a map in the object")("TABLES is missing"))?;
+            .take_map(DEVMAPS)
+            .ok_or_else(|| KernelError::call("looking for a map in the object")("DEVMAPS is missing"))?;
         let attachments = Attachments::new(options.on_exit, pins, !kept.is_empty());
         let oversize = Server::take_from(&mut loaded, oversize::Limits::default())?;
         let pool = TablePool::start(outer, options.rule != Rule::Tc)?;
@@ -170,7 +172,11 @@ fn load(options: &Options) -> Result<Ebpf, OpenError> {
                 load_xdp(&mut loaded, name)?;
             }
         }
-        Rule::Tc => load_classifier(&mut loaded, PROGRAM_CLONE)?,
+        Rule::Tc => {
+            for name in [PROGRAM_CLONE, PROGRAM_LIST] {
+                load_classifier(&mut loaded, name)?;
+            }
+        }
     }
     Ok(loaded)
 }

@@ -1,16 +1,16 @@
-//! The map of maps that holds every member table.
+//! The map of maps that holds every devmap.
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use aya::maps::{ArrayOfMaps, Map, MapData, MapFd};
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_DEVMAP;
 
-use super::{error::KernelError, filler::TableMaker, pool::Devmap, sys};
+use super::{devmap::Handle, error::KernelError, filler::DevmapMaker, sys};
 
-/// The map of maps, and the table that stands at every place that is not in use.
+/// The map of maps, and the devmap that stands at every place that is not in use.
 pub(super) struct OuterMap {
     outer: Map,
-    /// Stored in place of a table that goes: a wait for many at once, where deleting waits for each.
+    /// Stored in place of a devmap that goes: a wait for many at once, where deleting waits for each.
     empty: MapData,
     /// Whether the kernel opens a map by its number: it takes CAP_SYS_ADMIN.
     by_number: bool,
@@ -21,7 +21,7 @@ impl OuterMap {
         let empty = devmap(1)?;
         let reopened = empty.info().and_then(|info| MapData::from_id(info.id()));
         if let Err(error) = &reopened {
-            tracing::debug!(%error, "maps are not opened by number: each member table keeps a descriptor");
+            tracing::debug!(%error, "maps are not opened by number: each devmap keeps a descriptor");
         }
         Ok(Self { outer, empty, by_number: reopened.is_ok() })
     }
@@ -32,7 +32,7 @@ fn devmap(slots: u32) -> Result<MapData, KernelError> {
     MapData::create(definition, "vmcast_table", None).map_err(KernelError::call("creating a devmap"))
 }
 
-impl TableMaker for OuterMap {
+impl DevmapMaker for OuterMap {
     type Fresh = MapData;
 
     fn create(&mut self, slots: u32) -> Result<MapData, KernelError> {
@@ -40,10 +40,10 @@ impl TableMaker for OuterMap {
     }
 
     /// Stores with one wait for all, or one by one on a kernel without batches.
-    fn store(&mut self, tables: &[(u32, Option<&MapData>)]) -> Result<(), KernelError> {
+    fn store(&mut self, devmaps: &[(u32, Option<&MapData>)]) -> Result<(), KernelError> {
         let Self { outer, empty, .. } = self;
         let (keys, inner): (Vec<u32>, Vec<&MapData>) =
-            tables.iter().map(|(place, table)| (*place, table.unwrap_or(empty))).unzip();
+            devmaps.iter().map(|(place, devmap)| (*place, devmap.unwrap_or(empty))).unzip();
         if keys.is_empty() {
             return Ok(());
         }
@@ -53,7 +53,7 @@ impl TableMaker for OuterMap {
         {
             return Ok(());
         }
-        let what = "storing a member table";
+        let what = "storing a devmap";
         let mut outer = ArrayOfMaps::<_, MapFd>::try_from(outer).map_err(KernelError::call(what))?;
         for (place, data) in keys.into_iter().zip(inner) {
             outer.set(place, data.fd(), 0).map_err(KernelError::call(what))?;
@@ -61,8 +61,8 @@ impl TableMaker for OuterMap {
         Ok(())
     }
 
-    fn settle(&self, table: MapData) -> Option<Devmap> {
-        let number = if self.by_number { table.info().ok().map(|info| info.id()) } else { None };
-        Some(number.map_or_else(|| Devmap::Held(Map::DevMap(table)), Devmap::Numbered))
+    fn settle(&self, devmap: MapData) -> Option<Handle> {
+        let number = if self.by_number { devmap.info().ok().map(|info| info.id()) } else { None };
+        Some(number.map_or_else(|| Handle::Held(Map::DevMap(devmap)), Handle::Numbered))
     }
 }

@@ -14,7 +14,7 @@ use vmcast_common::{
     },
     maps::{
         self, EndpointKey, InputId, InterfaceEntry, InterfaceKey, Marks, NextHopEntry, PROGRAM_CLONE,
-        PROGRAM_INGRESS, QueueEntry, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
+        PROGRAM_INGRESS, QueueEntry, StreamCounters, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
     },
 };
 
@@ -25,9 +25,10 @@ use super::{
     error::{Failure, KernelError},
     index::Indices,
     member_table::{self, Backing, MemberSpec},
-    open::{Options, classifier, xdp},
+    open::{Options, chain, classifier, xdp},
     pool::{Remains, TablePool, Tables as _, Until},
     relay::{self, Relay},
+    shapes::Shapes,
     state::{Effective, InterfaceState, NextHopState, State, StreamState},
     stats,
     writes::{KernelMaps, MemberWrites as _, forgive_missing},
@@ -50,6 +51,7 @@ pub struct KernelPlane {
     pub(super) object: Ebpf,
     maps: KernelMaps,
     pool: TablePool,
+    shapes: Shapes,
     attachments: Attachments,
     kept: Option<Fib>,
     /// Whether what is made for this plane stays when it ends.
@@ -61,7 +63,10 @@ pub struct KernelPlane {
     reason: String,
     /// The devices of interfaces, by which engine each is served, and why.
     served: BTreeMap<IfIndex, (Engine, &'static str)>,
+    /// Members of one table at most.
     chunk: u32,
+    /// Members of a list between two pauses at most.
+    list_chunk: u32,
     table_relay: Option<Relay>,
     list_relay: Option<Relay>,
     pub(super) state: State,
@@ -87,6 +92,7 @@ impl KernelPlane {
             object,
             maps,
             pool,
+            shapes: Shapes::default(),
             attachments,
             kept,
             stays: options.stays(),
@@ -96,6 +102,7 @@ impl KernelPlane {
             reason: options.reason.clone(),
             served: BTreeMap::new(),
             chunk: options.chunk.map_or(limit::CHUNK, |chunk| chunk.clamp(1, limit::CHUNK)),
+            list_chunk: options.chunk.map_or(limit::LIST_CHUNK, |chunk| chunk.clamp(1, limit::LIST_CHUNK)),
             table_relay: None,
             list_relay: None,
             state: State::default(),
@@ -123,6 +130,18 @@ impl KernelPlane {
     pub fn tc_program(&mut self) -> std::io::Result<ProgramFd> {
         let program = classifier(&mut self.object, PROGRAM_CLONE).map_err(std::io::Error::other)?;
         program.fd().map_err(std::io::Error::other)?.try_clone()
+    }
+
+    /// What each CPU counted of a stream, in their order; empty if there is no such stream. For benchmarks and tests
+    /// that look at who does the work.
+    ///
+    /// # Errors
+    /// If the kernel does not let them be read.
+    pub fn counters_by_core(&self, stream: &Stream) -> Result<Vec<StreamCounters>, StatsError> {
+        match self.state.by_stream.get(stream) {
+            Some(&stats) => stats::read_by_core(&self.maps.stream_stats, stats),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// What an earlier daemon left in force, if its programs still forward; taken once.
@@ -219,18 +238,24 @@ impl KernelPlane {
             return Ok(());
         }
         if self.table_relay.is_none() {
-            let relay = Relay::create(self.stays)?;
+            let relay = Relay::create(self.stays, limit::RELAY_MTU)?;
             self.attachments.attach(&mut self.object, relay.far, Role::Chunk)?;
             self.maps.prepare_device(relay.near.0)?;
-            self.maps.write_relay(relay.near.0)?;
+            self.maps.write_relay(maps::TO_TABLES, relay.near.0)?;
             self.table_relay = Some(relay);
         }
         if engine == Engine::TcClone && self.list_relay.is_none() {
-            let relay = Relay::create(self.stays)?;
-            self.attachments.attach(&mut self.object, relay.far, Role::List)?;
-            self.maps.prepare_device(relay.near.0)?;
-            self.list_relay = Some(relay);
+            self.make_list_relay()?;
         }
+        Ok(())
+    }
+
+    fn make_list_relay(&mut self) -> Result<(), KernelError> {
+        let relay = Relay::create(self.stays, limit::LIST_RELAY_MTU)?;
+        self.attachments.attach(&mut self.object, relay.far, Role::List)?;
+        self.maps.prepare_device(relay.near.0)?;
+        self.maps.write_relay(maps::TO_LISTS, relay.near.0)?;
+        self.list_relay = Some(relay);
         Ok(())
     }
 
@@ -256,6 +281,7 @@ impl KernelPlane {
         }
         if !self.state.has_device(interface.device) {
             self.served.remove(&interface.device);
+            self.shapes.forget_device(interface.device.0);
             self.attachments.detach(&mut self.object, interface.device)?;
         }
         Ok(())
@@ -484,10 +510,18 @@ impl KernelPlane {
         } else {
             // Frames before the relay may still ask for the list.
             self.maps.write_list(stats, 0)?;
-            state.list.dismiss(&mut self.remains.members);
+            let left = state.list.dismiss(&mut self.maps);
+            self.retire_members(left);
             self.pool.wait(Remains { stats: vec![stats], ..Remains::default() }, Until::Relayed);
         }
         Ok(())
+    }
+
+    /// Lets the places of members at TC wait until nobody comes to them any more.
+    fn retire_members(&mut self, left: list::Change) {
+        let list::Change { walked, relayed } = left;
+        self.remains.members.extend(walked);
+        self.pool.wait(Remains { members: relayed, ..Remains::default() }, Until::Relayed);
     }
 
     fn add_member(&mut self, stream: Stream, output: Output) -> Result<(), Failure> {
@@ -552,8 +586,12 @@ impl KernelPlane {
         if relayed {
             state.chain.note_relayed();
         }
-        let mut backing =
-            Backing { kernel: &mut self.maps, tables: &mut self.pool, members: &mut self.members };
+        let mut backing = Backing {
+            kernel: &mut self.maps,
+            tables: &mut self.pool,
+            members: &mut self.members,
+            shapes: &mut self.shapes,
+        };
         let mut old = member_table::Change::default();
         let done = change(state, &mut backing, &mut old);
         let until = state.chain.until();
@@ -563,6 +601,17 @@ impl KernelPlane {
     }
 
     fn put_in_list(&mut self, stats: u32, output: Output, spec: &MemberSpec) -> Result<(), Failure> {
+        let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
+        if self.list_relay.is_none()
+            && state.list.is_full(self.list_chunk)
+            && let Err(error) = self.make_list_relay()
+        {
+            tracing::warn!(
+                error = chain(&error),
+                "members of a stream at TC are all served in one go, in which others wait"
+            );
+            self.list_chunk = u32::MAX;
+        }
         self.change_list(stats, |list, backing| list.set(output, &spec.entry, backing))
     }
 
@@ -582,6 +631,8 @@ impl KernelPlane {
             indices: &mut self.members,
             places: &mut self.places,
             retired: &mut self.remains.members,
+            list: stats,
+            chunk: self.list_chunk,
         };
         let done = change(&mut state.list, &mut backing)?;
         let first = state.list.first();
@@ -596,7 +647,7 @@ impl KernelPlane {
                 })?;
             }
         }
-        done.retire(&mut self.remains.members);
+        self.retire_members(done);
         Ok(())
     }
 
@@ -669,11 +720,29 @@ impl KernelPlane {
                     tracing::warn!(%error, table = key.table, "a list head could not be removed");
                 }
             }
+            for table in remains.tables {
+                if let Err(error) = self.maps.remove_table(table) {
+                    tracing::warn!(%error, table, "a member table could not be removed");
+                }
+                self.pool.give_back(table);
+            }
+            remains.shapes.into_iter().for_each(|shape| self.shapes.give_back(shape, &mut self.pool));
             remains.members.into_iter().for_each(|index| self.members.give_back(index));
             remains.hops.into_iter().for_each(|index| self.hops.give_back(index));
             remains.stats.into_iter().for_each(|index| self.stats.give_back(index));
         }
         self.pool.wait(std::mem::take(&mut self.remains), Until::Walked);
+    }
+
+    /// Lets member tables that have not changed for a while share their devmaps.
+    fn let_rest(&mut self) -> Result<(), Failure> {
+        let mut backing = Backing {
+            kernel: &mut self.maps,
+            tables: &mut self.pool,
+            members: &mut self.members,
+            shapes: &mut self.shapes,
+        };
+        Ok(self.state.streams.values_mut().try_for_each(|state| state.chain.rest(&mut backing))?)
     }
 
     /// Serves every device by what it can now, and moves the members of those that changed: the driver of one, or
@@ -720,7 +789,9 @@ impl Dataplane for KernelPlane {
     }
 
     fn refresh(&mut self) -> Result<(), RefreshError> {
-        self.serve_anew().map_err(|failure| RefreshError { source: failure.text().into() })
+        let failed = |failure: Failure| RefreshError { source: failure.text().into() };
+        self.serve_anew().map_err(failed)?;
+        self.let_rest().map_err(failed)
     }
 
     fn dump(&self) -> Result<Fib, DumpError> {

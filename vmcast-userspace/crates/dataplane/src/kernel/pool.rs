@@ -1,117 +1,34 @@
-//! Member tables (inner devmaps) made in advance.
+//! Devmaps made in advance, and the numbers of member tables.
 //!
 //! Putting a map into a map of maps waits for every CPU to have left the old one: 8 to 16 ms. A
-//! join must not wait for that, so a thread keeps a stock of empty tables of each size. It also
-//! takes tables out that are no longer used: what they leave behind may be used again after that
-//! same wait, because nobody can still be walking them then. A table that frames before a relay device
-//! may name stays until these have come through ([`Until`]).
+//! join must not wait for that, so a thread keeps a stock of empty devmaps of each size. It also
+//! takes devmaps out that are no longer used, and holds back what was given up for as long as somebody
+//! may still come there ([`Until`]).
 
 use std::{
     collections::VecDeque,
-    os::fd::AsFd as _,
     sync::mpsc::{self, Receiver, Sender, TryRecvError},
     thread::JoinHandle,
 };
 
-use aya::{
-    maps::{DevMap, Map, MapData},
-    programs::ProgramFd,
+use aya::maps::Map;
+use vmcast_common::maps::{self, HeadKey, limit};
+
+use super::{
+    devmap::{Devmap, LARGEST, SIZES},
+    error::KernelError,
+    filler::Filler,
+    index::Indices,
+    member_table::WAYS,
+    outer::OuterMap,
+    shapes::ShapeId,
 };
-use vmcast_common::maps::{HeadKey, limit};
 
-use super::{error::KernelError, filler::Filler, member_table::WAYS, outer::OuterMap, sys};
-
-/// Slots of the tables that are kept in stock: an empty slot costs a packet time too.
-pub(super) const SIZES: [u32; 6] = [4, 8, 16, 32, 64, 128];
-const _: () = assert!(SIZES[SIZES.len() - 1] >= limit::CHUNK + WAYS);
+const _: () = assert!(LARGEST >= (limit::CHUNK + WAYS) as usize);
 /// How many of each size are in stock at first.
 const FIRST_STOCK: [usize; SIZES.len()] = [64, 32, 16, 8, 8, 8];
-/// Largest stock of a size; it doubles each time it is found empty.
-const MAX_STOCK: usize = 1024;
-
-/// The devmap of a table.
-#[derive(Debug)]
-pub(super) enum Devmap {
-    /// The kernel's number of the map. The map of maps holds it, so no descriptor is kept: streams
-    /// are many, and peers decide how many.
-    Numbered(u32),
-    /// A descriptor, where the kernel does not open maps by number.
-    Held(Map),
-}
-
-impl Devmap {
-    /// Opens it for one change.
-    fn change<R>(
-        &mut self,
-        change: impl FnOnce(&mut Map) -> Result<R, KernelError>,
-    ) -> Result<R, KernelError> {
-        match self {
-            Self::Numbered(id) => {
-                let data = MapData::from_id(*id).map_err(KernelError::call("opening a devmap"))?;
-                change(&mut Map::DevMap(data))
-            }
-            Self::Held(map) => change(map),
-        }
-    }
-}
-
-/// A member table that one stream owns.
-#[derive(Debug)]
-pub(super) struct TableLease {
-    id: u32,
-    size: usize,
-    /// `None` only in the model of the kernel.
-    devmap: Option<Devmap>,
-}
-
-impl TableLease {
-    pub(super) const fn new(id: u32, size: usize, devmap: Option<Devmap>) -> Self {
-        Self { id, size, devmap }
-    }
-
-    /// Its number, never 0.
-    pub(super) const fn id(&self) -> u32 {
-        self.id
-    }
-
-    /// How many slots it has.
-    pub(super) const fn slots(&self) -> u32 {
-        SIZES[self.size]
-    }
-
-    pub(super) fn write_slot(
-        &mut self,
-        slot: u32,
-        ifindex: u32,
-        program: Option<&ProgramFd>,
-    ) -> Result<(), KernelError> {
-        let what = "writing a devmap slot";
-        let Some(devmap) = self.devmap.as_mut() else {
-            return Ok(());
-        };
-        devmap.change(|map| {
-            let mut devices = DevMap::try_from(map).map_err(KernelError::call(what))?;
-            devices.set(slot, ifindex, program, 0).map_err(KernelError::call(what))
-        })
-    }
-
-    pub(super) fn remove_slot(&mut self, slot: u32) -> Result<(), KernelError> {
-        let what = "emptying a devmap slot";
-        let Some(devmap) = self.devmap.as_mut() else {
-            return Ok(());
-        };
-        devmap.change(|map| match map {
-            Map::DevMap(data) => sys::delete(&data.fd().as_fd(), slot).map_err(KernelError::call(what)),
-            _ => Ok(()),
-        })
-    }
-
-    /// A lease without a map behind it, for the model of the kernel.
-    #[cfg(test)]
-    pub(super) const fn model(id: u32, size: usize) -> Self {
-        Self::new(id, size, None)
-    }
-}
+/// Largest stock of a size; it doubles each time it is found empty. The thread makes as many in some 20 ms.
+const MAX_STOCK: usize = 64;
 
 /// What must not be used again while somebody may be walking there.
 #[derive(Debug, Default)]
@@ -124,12 +41,22 @@ pub(crate) struct Remains {
     pub(crate) hops: Vec<u32>,
     /// Indices of streams' counters and lists.
     pub(crate) stats: Vec<u32>,
+    /// Numbers of member tables.
+    pub(crate) tables: Vec<u32>,
+    /// Shapes that these had.
+    pub(crate) shapes: Vec<ShapeId>,
 }
 
 impl Remains {
     /// Whether there is nothing.
     pub(crate) const fn is_empty(&self) -> bool {
-        self.members.is_empty() && self.heads.is_empty() && self.hops.is_empty() && self.stats.is_empty()
+        let Self { members, heads, hops, stats, tables, shapes } = self;
+        members.is_empty()
+            && heads.is_empty()
+            && hops.is_empty()
+            && stats.is_empty()
+            && tables.is_empty()
+            && shapes.is_empty()
     }
 }
 
@@ -142,27 +69,30 @@ pub(crate) enum Until {
     Relayed,
 }
 
-/// Where tables come from and go back to.
+/// Where devmaps and numbers of tables come from and go back to.
 pub(super) trait Tables {
-    /// A table with at least `slots` slots.
-    fn take(&mut self, slots: u32) -> Result<TableLease, KernelError>;
-    /// Gives a table back that no stream names any more.
-    fn retire(&mut self, table: TableLease, remains: Remains, until: Until);
-    /// What was left behind by a table that nobody walks any more.
+    /// A number for a table, never 0. It is that of one table with one set of lists, and comes again only after
+    /// many others.
+    fn number(&mut self) -> Result<u32, KernelError>;
+    /// An empty devmap with at least `slots` slots.
+    fn devmap(&mut self, slots: usize) -> Result<Devmap, KernelError>;
+    /// Gives back what nothing leads to any more.
+    fn retire(&mut self, devmap: Option<Devmap>, remains: Remains, until: Until);
+    /// What was left behind, once nobody comes there any more.
     fn poll_remains(&mut self) -> Option<Remains>;
 }
 
 /// What the thread is to do.
 pub(super) enum Order {
     Make { size: usize, count: usize },
-    Retire { table: Option<Box<TableLease>>, remains: Remains, until: Until },
+    Retire { devmap: Option<Devmap>, remains: Box<Remains>, until: Until },
 }
 
 /// What it has done.
 pub(super) enum Delivery {
-    Table(TableLease),
+    Devmap(Devmap),
     Remains(Remains),
-    /// So many tables of an order were not made.
+    /// So many devmaps of an order were not made.
     Failed {
         size: usize,
         count: usize,
@@ -174,11 +104,15 @@ pub(super) enum Delivery {
 pub(super) struct TablePool {
     orders: Option<Sender<Order>>,
     deliveries: Receiver<Delivery>,
-    stock: [VecDeque<TableLease>; SIZES.len()],
+    stock: [VecDeque<Devmap>; SIZES.len()],
     target: [usize; SIZES.len()],
     ordered: [usize; SIZES.len()],
     remains: VecDeque<Remains>,
     failures: u64,
+    /// Places of member tables.
+    places: Indices,
+    /// How often each place was used.
+    uses: Vec<u32>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -211,6 +145,8 @@ impl TablePool {
             ordered: [0; SIZES.len()],
             remains: VecDeque::new(),
             failures: 0,
+            places: Indices::new(maps::TABLES, limit::TABLES),
+            uses: Vec::new(),
             thread: None,
         }
     }
@@ -241,9 +177,10 @@ impl TablePool {
 
     fn accept(&mut self, delivery: Delivery) -> Result<(), (usize, KernelError)> {
         match delivery {
-            Delivery::Table(table) => {
-                self.ordered[table.size] = self.ordered[table.size].saturating_sub(1);
-                self.stock[table.size].push_back(table);
+            Delivery::Devmap(devmap) => {
+                let size = devmap.size();
+                self.ordered[size] = self.ordered[size].saturating_sub(1);
+                self.stock[size].push_back(devmap);
                 Ok(())
             }
             Delivery::Remains(remains) => {
@@ -264,15 +201,20 @@ impl TablePool {
         self.failures += 1;
         if self.failures.is_power_of_two() {
             let (slots, failures) = (SIZES[size], self.failures);
-            tracing::warn!(slots, failures, %error, "member tables cannot be made in advance");
+            tracing::warn!(slots, failures, %error, "devmaps cannot be made in advance");
         }
     }
 
-    /// Lets something wait that is no table's.
+    /// Lets something wait that no devmap goes with.
     pub(super) fn wait(&self, remains: Remains, until: Until) {
         if !remains.is_empty() {
-            self.send(Order::Retire { table: None, remains, until });
+            self.send(Order::Retire { devmap: None, remains: Box::new(remains), until });
         }
+    }
+
+    /// Takes the number of a table back.
+    pub(super) fn give_back(&mut self, table: u32) {
+        self.places.give_back(maps::table_place(table));
     }
 
     fn accept_waiting(&mut self) {
@@ -290,24 +232,34 @@ impl TablePool {
 }
 
 impl Tables for TablePool {
-    fn take(&mut self, slots: u32) -> Result<TableLease, KernelError> {
+    fn number(&mut self) -> Result<u32, KernelError> {
+        let place = self.places.take()?;
+        let index = place as usize;
+        if self.uses.len() <= index {
+            self.uses.resize(index + 1, 0);
+        }
+        self.uses[index] = self.uses[index].wrapping_add(1);
+        Ok(place | self.uses[index].wrapping_mul(limit::TABLES))
+    }
+
+    fn devmap(&mut self, slots: usize) -> Result<Devmap, KernelError> {
         let size = SIZES
             .iter()
-            .position(|&size| size >= slots)
+            .position(|&size| size as usize >= slots)
             .ok_or(KernelError::Full { table: "members of one stream", limit: SIZES[SIZES.len() - 1] })?;
         self.accept_waiting();
         if self.stock[size].is_empty() {
             self.more(size);
         }
         loop {
-            if let Some(table) = self.stock[size].pop_front() {
+            if let Some(devmap) = self.stock[size].pop_front() {
                 self.order(size);
-                return Ok(table);
+                return Ok(devmap);
             }
             let delivery = self
                 .deliveries
                 .recv()
-                .map_err(|_| KernelError::call("waiting for a member table")("its thread has ended"))?;
+                .map_err(|_| KernelError::call("waiting for a devmap")("its thread has ended"))?;
             if let Err((failed, error)) = self.accept(delivery) {
                 if failed == size {
                     return Err(error);
@@ -317,8 +269,8 @@ impl Tables for TablePool {
         }
     }
 
-    fn retire(&mut self, table: TableLease, remains: Remains, until: Until) {
-        self.send(Order::Retire { table: Some(Box::new(table)), remains, until });
+    fn retire(&mut self, devmap: Option<Devmap>, remains: Remains, until: Until) {
+        self.send(Order::Retire { devmap, remains: Box::new(remains), until });
     }
 
     fn poll_remains(&mut self) -> Option<Remains> {
@@ -353,7 +305,7 @@ mod tests {
             Self { pool: TablePool::new(orders, delivery_queue), orders: order_queue, deliveries }
         }
 
-        /// How many tables of the smallest size were ordered since the last time.
+        /// How many devmaps of the smallest size were ordered since the last time.
         fn ordered(&self) -> Vec<usize> {
             let count = |order| match order {
                 Order::Make { size: 0, count } => Some(count),
@@ -368,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failure_tables_are_ordered_one_at_a_time_until_that_succeeds() {
+    fn after_a_failure_devmaps_are_ordered_one_at_a_time_until_that_succeeds() {
         let mut bed = Bed::new();
         for _ in 0..2 {
             bed.pool.more(0);
@@ -383,32 +335,42 @@ mod tests {
             assert_eq!(bed.ordered(), [wanted]);
             for _ in 0..wanted {
                 id += 1;
-                bed.pool.accept(Delivery::Table(TableLease::model(id, 0))).unwrap();
+                bed.pool.accept(Delivery::Devmap(Devmap::new(id, 0, None))).unwrap();
             }
             bed.pool.stock[0].clear();
         }
     }
 
     #[test]
-    fn failures_of_another_size_do_not_spoil_a_table() {
+    fn failures_of_another_size_do_not_spoil_a_devmap() {
         let mut bed = Bed::new();
         let error = KernelError::call("creating a devmap")("out of room");
         bed.deliver(Delivery::Failed { size: 0, count: 3, error });
-        bed.deliver(Delivery::Table(TableLease::model(9, 1)));
-        assert_eq!(bed.pool.take(8).unwrap().id(), 9);
+        bed.deliver(Delivery::Devmap(Devmap::new(9, 1, None)));
+        assert_eq!(bed.pool.devmap(8).unwrap().place(), 9);
         assert_eq!((bed.pool.failures, bed.pool.target[0]), (1, 0));
     }
 
     #[test]
-    fn retired_tables_do_not_fill_the_stock() {
+    fn retired_devmaps_do_not_fill_the_stock() {
         let mut bed = Bed::new();
         for id in 1..=500 {
             let remains = || Remains { members: vec![id], ..Remains::default() };
-            bed.pool.retire(TableLease::model(id, 0), remains(), Until::Walked);
+            bed.pool.retire(Some(Devmap::new(id, 0, None)), remains(), Until::Walked);
             bed.deliver(Delivery::Remains(remains()));
         }
         assert_eq!(std::iter::from_fn(|| bed.pool.poll_remains()).count(), 500);
         assert!(bed.pool.stock.iter().all(VecDeque::is_empty));
         assert_eq!(bed.ordered(), [0; 0]);
+    }
+
+    #[test]
+    fn a_number_comes_again_only_with_another_use_of_its_place() {
+        let mut bed = Bed::new();
+        let first = bed.pool.number().unwrap();
+        bed.pool.give_back(first);
+        let second = bed.pool.number().unwrap();
+        assert_eq!(maps::table_place(first), maps::table_place(second));
+        assert_ne!(first, second);
     }
 }

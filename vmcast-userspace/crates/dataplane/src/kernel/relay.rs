@@ -18,7 +18,7 @@ use netlink_packet_route::{
 };
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use nix::net::if_::if_nametoindex;
-use vmcast_common::{fib::IfIndex, maps::limit};
+use vmcast_common::fib::IfIndex;
 
 use super::{
     error::KernelError,
@@ -42,16 +42,16 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// Makes a pair in the calling thread's namespace.
+    /// Makes a pair in the calling thread's namespace that takes packets of up to `mtu` bytes.
     ///
     /// # Errors
     /// If the kernel makes none.
-    pub(super) fn create(stays: bool) -> Result<Self, KernelError> {
+    pub(super) fn create(stays: bool, mtu: u32) -> Result<Self, KernelError> {
         let pair = PAIRS.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}x{pair}", std::process::id());
         let far = format!("{name}p");
         let what = "making a relay device (a veth pair)";
-        ask(create(&name, &far), NLM_F_CREATE | NLM_F_EXCL).map_err(KernelError::call(what))?;
+        ask(create(&name, &far, mtu), NLM_F_CREATE | NLM_F_EXCL).map_err(KernelError::call(what))?;
         for end in [&name, &far] {
             silence(end);
         }
@@ -60,11 +60,14 @@ impl Relay {
             Ok(IfIndex(index))
         };
         let relay = Self { near: index(&name)?, far: index(&far)?, name, stays };
-        // A frame that XDP sends on must be complete.
+        // A frame that XDP sends on must be complete. It also keeps the device from segmentation offload, with which
+        // frames from TC would not wait to be polled for, but go through in one turn with those before them.
         sys::set_offload(&relay.name, Offload::TxChecksum, false).map_err(KernelError::call(what))?;
         // Without it the far end takes frames from XDP only where a program runs at XDP.
         sys::set_offload(&far, Offload::Gro, true).map_err(KernelError::call(what))?;
-        for end in [relay.near, relay.far] {
+        // In this order: an end that comes up while the other is down waits for the kernel to notice that it has a
+        // carrier, and drops until then what TC sends by it.
+        for end in [relay.far, relay.near] {
             ask(up(end), 0).map_err(KernelError::call(what))?;
         }
         Ok(relay)
@@ -110,7 +113,7 @@ fn owner(name: &str) -> Option<u32> {
     process.parse().ok()
 }
 
-fn create(near: &str, far: &str) -> RouteNetlinkMessage {
+fn create(near: &str, far: &str, mtu: u32) -> RouteNetlinkMessage {
     // As many queues as CPUs, so that each goes on with what it has begun itself.
     let queues =
         std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1));
@@ -120,7 +123,7 @@ fn create(near: &str, far: &str) -> RouteNetlinkMessage {
         message.header.change_mask = LinkFlags::Noarp;
         message.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::Mtu(limit::RELAY_MTU),
+            LinkAttribute::Mtu(mtu),
             LinkAttribute::NumTxQueues(queues),
             LinkAttribute::NumRxQueues(queues),
         ];

@@ -106,7 +106,7 @@ impl StreamState {
             list: if listed { stats } else { 0 },
             encapsulated_max: self.encapsulated_max(),
             whole_max: self.whole_max.into(),
-            kernel_max: if self.is_relayed() { limit::RELAY_MTU } else { u32::MAX },
+            kernel_max: if self.chain.leads_on() { limit::RELAY_MTU } else { u32::MAX },
         }
     }
 
@@ -117,12 +117,11 @@ impl StreamState {
             return 0;
         }
         let whole_max = u32::from(self.whole_max);
-        if self.is_relayed() { whole_max.min(limit::RELAY_MTU - AMT_V4_OVERHEAD as u32) } else { whole_max }
-    }
-
-    /// Whether copies for some members go through a relay device from wherever packets come in.
-    fn is_relayed(&self) -> bool {
-        self.chain.leads_on() || self.list.first() != 0
+        if self.chain.leads_on() {
+            whole_max.min(limit::RELAY_MTU - AMT_V4_OVERHEAD as u32)
+        } else {
+            whole_max
+        }
     }
 
     /// Takes note of a member before it joins.

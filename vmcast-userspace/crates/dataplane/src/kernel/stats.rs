@@ -9,6 +9,15 @@ use vmcast_common::{
 
 use crate::plane::{Counters, Punt, StatsError, StreamStats};
 
+/// The counters of a stream, those of each CPU by themselves.
+pub(crate) fn read_by_core(
+    stream_stats: &PerCpuArray<MapData, StreamCounters>,
+    index: u32,
+) -> Result<Vec<StreamCounters>, StatsError> {
+    let values = stream_stats.get(&index, 0).map_err(stats_error(maps::STREAM_STATS))?;
+    Ok(values.iter().copied().collect())
+}
+
 /// Every counter, those of the streams by the index that each has.
 pub(crate) fn read_counters(
     drops: &PerCpuArray<MapData, u64>,
@@ -24,14 +33,8 @@ pub(crate) fn read_counters(
         }
     }
     for (stats, stream) in streams {
-        let values = stream_stats.get(&stats, 0).map_err(stats_error(maps::STREAM_STATS))?;
-        let sum = values.iter().fold(StreamCounters::default(), |sum, cpu| StreamCounters {
-            packets: sum.packets + cpu.packets,
-            bytes: sum.bytes + cpu.bytes,
-            wrong_input: sum.wrong_input + cpu.wrong_input,
-            dropped: sum.dropped + cpu.dropped,
-            last_ns: sum.last_ns.max(cpu.last_ns),
-        });
+        let values = read_by_core(stream_stats, stats)?;
+        let sum = values.iter().fold(StreamCounters::default(), StreamCounters::plus);
         counters.streams.push(StreamStats { stream, counters: sum });
     }
     counters.streams.sort_unstable_by_key(|stats| stats.stream);

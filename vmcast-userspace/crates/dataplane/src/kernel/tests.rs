@@ -14,18 +14,23 @@ use vmcast_common::{
 
 use super::{
     chain::{Chain, Ways},
+    devmap::{Devmap, SIZES},
     error::KernelError,
     index::Indices,
     member_table::{Backing, Change, MemberSpec},
-    pool::{Remains, SIZES, TableLease, Tables, Until},
+    pool::{Remains, Tables, Until},
+    shapes::Shapes,
     writes::MemberWrites,
 };
 
 /// The maps, and a check after every single write that nobody is copied twice or by mistake.
 #[derive(Default)]
-struct Model {
+pub(super) struct Model {
     members: HashMap<u32, MemberEntry>,
     heads: HashMap<(u32, u32), u32>,
+    /// The devmaps of tables.
+    devmaps: HashMap<u32, u32>,
+    /// The devices in the slots of devmaps.
     slots: HashMap<u32, BTreeMap<u32, u32>>,
     /// The table that the stream's entry names.
     current: u32,
@@ -66,8 +71,7 @@ impl Model {
     fn copies_of_table(&self, table: u32, copies: &mut Vec<u32>) -> u32 {
         let mut cursors: HashMap<u32, u32> = HashMap::new();
         let mut next = 0;
-        assert!(self.slots.contains_key(&table), "a way leads to table {table}, which is gone");
-        for ifindex in self.slots.get(&table).into_iter().flat_map(BTreeMap::values) {
+        for ifindex in self.devices_of(table) {
             let head = || self.heads.get(&(table, *ifindex)).copied().unwrap_or(0);
             let cursor = cursors.entry(*ifindex).or_insert_with(head);
             assert_ne!(*cursor, 0, "a copy met no member: order lost on device {ifindex}");
@@ -86,6 +90,13 @@ impl Model {
         next
     }
 
+    /// The devices of a table's slots in their order.
+    fn devices_of(&self, table: u32) -> impl Iterator<Item = &u32> {
+        let devmap = self.devmaps.get(&table);
+        let devmap = devmap.unwrap_or_else(|| panic!("a way leads to table {table}, which is gone"));
+        self.slots.get(devmap).unwrap_or_else(|| panic!("devmap {devmap} of table {table} is gone")).values()
+    }
+
     /// Checks that the last copy for each device is one that is sent, if any is: the kernel tells the
     /// device to begin with it.
     fn check_flush(&self) {
@@ -99,7 +110,7 @@ impl Model {
     fn check_flush_of(&self, table: u32) {
         let mut copies: HashMap<u32, Vec<bool>> = HashMap::new();
         let mut cursors: HashMap<u32, u32> = HashMap::new();
-        for ifindex in self.slots.get(&table).into_iter().flat_map(BTreeMap::values) {
+        for ifindex in self.devices_of(table) {
             let cursor = cursors.entry(*ifindex).or_insert_with(|| self.heads[&(table, *ifindex)]);
             let member = self.members[cursor];
             *cursor = member.next;
@@ -168,41 +179,65 @@ impl MemberWrites for Model {
         self.check()
     }
 
-    fn remove_slot(&mut self, table: &mut TableLease, slot: u32) -> Result<(), KernelError> {
+    fn write_devmap(&mut self, table: u32, place: u32) -> Result<(), KernelError> {
         self.check()?;
-        self.slots.entry(table.id()).or_default().remove(&slot);
+        self.devmaps.insert(table, place);
         self.writes -= 1;
         self.check().or(Ok(()))
     }
 
-    fn write_slot(&mut self, table: &mut TableLease, slot: u32, ifindex: u32) -> Result<(), KernelError> {
+    fn remove_table(&mut self, table: u32) -> Result<(), KernelError> {
+        self.devmaps.remove(&table);
+        self.heads.retain(|(of, _), _| *of != table);
+        self.check()
+    }
+
+    fn remove_slot(&mut self, devmap: &mut Devmap, slot: u32) -> Result<(), KernelError> {
         self.check()?;
-        self.slots.entry(table.id()).or_default().insert(slot, ifindex);
+        self.slots.entry(devmap.place()).or_default().remove(&slot);
         self.writes -= 1;
         self.check().or(Ok(()))
     }
-}
 
-#[derive(Default)]
-struct ModelTables {
-    last: u32,
-    remains: Vec<(u32, Remains)>,
+    fn write_slots(&mut self, devmap: &mut Devmap, slots: &[(u32, u32)]) -> Result<(), KernelError> {
+        self.slots.entry(devmap.place()).or_default();
+        for (slot, ifindex) in slots {
+            assert!((*slot as usize) < devmap.slots(), "slot {slot} of a devmap of {}", devmap.slots());
+            self.check()?;
+            self.slots.entry(devmap.place()).or_default().insert(*slot, *ifindex);
+            self.writes -= 1;
+            self.check().or(Ok(()))?;
+        }
+        Ok(())
+    }
 }
 
 impl Tables for ModelTables {
-    fn take(&mut self, slots: u32) -> Result<TableLease, KernelError> {
+    fn number(&mut self) -> Result<u32, KernelError> {
         self.last += 1;
-        let size = SIZES.iter().position(|&size| size >= slots).expect("small");
-        Ok(TableLease::model(self.last, size))
+        Ok(self.last)
     }
 
-    fn retire(&mut self, table: TableLease, remains: Remains, _until: Until) {
-        self.remains.push((table.id(), remains));
+    fn devmap(&mut self, slots: usize) -> Result<Devmap, KernelError> {
+        self.last += 1;
+        let size = SIZES.iter().position(|&size| size as usize >= slots).expect("small");
+        Ok(Devmap::new(self.last, size, None))
+    }
+
+    fn retire(&mut self, devmap: Option<Devmap>, remains: Remains, _until: Until) {
+        self.remains.push((devmap.map(|devmap| devmap.place()), remains));
     }
 
     fn poll_remains(&mut self) -> Option<Remains> {
         self.remains.pop().map(|(_, remains)| remains)
     }
+}
+
+/// Numbers and devmaps without end, and what was given up.
+#[derive(Default)]
+pub(super) struct ModelTables {
+    last: u32,
+    remains: Vec<(Option<u32>, Remains)>,
 }
 
 /// Who stands for the members at TC.
@@ -242,12 +277,13 @@ struct Bed {
     model: Model,
     tables: ModelTables,
     members: Indices,
+    shapes: Shapes,
     chain: Chain,
     ways: Ways,
     present: BTreeMap<u32, u32>,
     waiting: Vec<Waiting>,
-    /// Tables that were taken out, and for how many changes they stay.
-    retired: Vec<(u32, u32, Remains)>,
+    /// Devmaps and more that were given up, and for how many changes they stay.
+    retired: Vec<(u32, Option<u32>, Remains)>,
 }
 
 /// Changes for which a packet may wait before a relay device.
@@ -259,6 +295,7 @@ impl Bed {
             model: Model::default(),
             tables: ModelTables::default(),
             members: Indices::new("members", 100_000),
+            shapes: Shapes::default(),
             chain: Chain::default(),
             ways: Ways { chunk, tables: Some(TABLES), lists: Some(LISTS) },
             present: BTreeMap::new(),
@@ -279,7 +316,17 @@ impl Bed {
             Step::Set { id, ifindex, weak } => self.set(id, ifindex, weak),
             Step::Remove(id) => self.remove(id),
             Step::List(there) => self.list(there),
+            Step::Rest => self.rest(),
         }
+    }
+
+    /// Nothing changes for so long that tables share their devmaps.
+    fn rest(&mut self) {
+        for _ in 0..8 {
+            let rested = self.change(0, |chain, backing| chain.rest(backing));
+            assert!(rested.is_ok() || self.model.refuse_in.is_none());
+        }
+        self.settle(Change::default());
     }
 
     /// Lets a packet wait before each table that it may come to.
@@ -319,14 +366,20 @@ impl Bed {
 
     /// Takes out what nobody comes to any more.
     fn collect(&mut self) {
-        self.retired.extend(self.tables.remains.drain(..).map(|(table, remains)| (WAIT, table, remains)));
+        self.retired.extend(self.tables.remains.drain(..).map(|(devmap, remains)| (WAIT, devmap, remains)));
         for (left, ..) in &mut self.retired {
             *left -= 1;
         }
-        for (_, table, remains) in self.retired.extract_if(.., |(left, ..)| *left == 0) {
-            self.model.slots.remove(&table);
-            for key in remains.heads {
-                self.model.heads.remove(&(key.table, key.ifindex));
+        for (_, devmap, remains) in self.retired.extract_if(.., |(left, ..)| *left == 0) {
+            if let Some(devmap) = devmap {
+                self.model.slots.remove(&devmap);
+            }
+            for table in remains.tables {
+                // What is refused here is only told of.
+                let _ = self.model.remove_table(table);
+            }
+            for shape in remains.shapes {
+                self.shapes.give_back(shape, &mut self.tables);
             }
             for member in remains.members {
                 self.model.members.remove(&member);
@@ -346,8 +399,12 @@ impl Bed {
             self.model.must = self.present.keys().copied().filter(|id| *id != changing).collect();
             self.begin_waits(changing);
         }
-        let mut backing =
-            Backing { kernel: &mut self.model, tables: &mut self.tables, members: &mut self.members };
+        let mut backing = Backing {
+            kernel: &mut self.model,
+            tables: &mut self.tables,
+            members: &mut self.members,
+            shapes: &mut self.shapes,
+        };
         change(&mut self.chain, &mut backing)
     }
 
@@ -432,6 +489,7 @@ enum Step {
     Set { id: u32, ifindex: u32, weak: bool },
     Remove(u32),
     List(bool),
+    Rest,
 }
 
 fn step(ids: u32) -> impl Strategy<Value = Step> {
@@ -439,6 +497,7 @@ fn step(ids: u32) -> impl Strategy<Value = Step> {
         6 => (1..ids, 1u32..4, 0..4).prop_map(|(id, ifindex, weak)| Step::Set { id, ifindex, weak: weak == 0 }),
         5 => (1..ids).prop_map(Step::Remove),
         1 => any::<bool>().prop_map(Step::List),
+        1 => Just(Step::Rest),
     ]
 }
 
@@ -511,6 +570,26 @@ fn one_of_ten_thousand_is_changed_with_a_few_writes() {
         bed.model.writes = 0;
         bed.set(id, 1 + id % 3, false);
         assert!(bed.model.writes <= 4, "{} writes for one that joins", bed.model.writes);
+    }
+}
+
+#[test]
+fn the_members_of_a_device_are_in_few_tables_in_whatever_order_they_came() {
+    const DEVICES: u32 = 125;
+    let orders: [fn(u32) -> u32; 2] = [|id| id % DEVICES, |id| id / (10_000 / DEVICES + 1)];
+    for order in orders {
+        let mut bed = Bed::quick(limit::CHUNK);
+        for id in 1..=10_000 {
+            bed.set(id, 1 + order(id), false);
+        }
+        let tables = bed.chain.devices();
+        let most = tables.iter().max().expect("a table");
+        let all: usize = tables.iter().sum();
+        assert!(tables.len() <= 140, "{} tables", tables.len());
+        assert!(
+            all <= 5 * DEVICES as usize && *most <= 16,
+            "{all} devices in all, at most {most} in a table"
+        );
     }
 }
 

@@ -9,13 +9,12 @@ use aya::{
     util::nr_cpus,
 };
 use vmcast_common::maps::{
-    self, DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, HeadLine, InterfaceEntry, InterfaceKey,
-    MemberEntry, NextHopEntry, QueueEntry, StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey,
+    self, DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, InterfaceEntry, InterfaceKey, MemberEntry,
+    NextHopEntry, QueueEntry, StreamCounters, StreamEntry, StreamKey, TableLine, TunnelEntry, TunnelKey,
     limit,
 };
 
-use super::list::ListWrites;
-use super::{error::KernelError, pool::TableLease};
+use super::{devmap::Devmap, error::KernelError, list::ListWrites};
 
 /// The writes of a member table, in the order that keeps every copy right; a test puts a model of
 /// the kernel in this place.
@@ -30,13 +29,17 @@ pub(super) trait MemberWrites {
     fn write_head(&mut self, key: HeadKey, head: Head) -> Result<(), KernelError>;
     /// Forgets it.
     fn remove_head(&mut self, key: HeadKey) -> Result<(), KernelError>;
-    /// Empties a slot of a table.
-    fn remove_slot(&mut self, table: &mut TableLease, slot: u32) -> Result<(), KernelError>;
-    /// Puts a device into a slot of a table.
-    fn write_slot(&mut self, table: &mut TableLease, slot: u32, ifindex: u32) -> Result<(), KernelError>;
+    /// Says at which place the devmap of a table is.
+    fn write_devmap(&mut self, table: u32, place: u32) -> Result<(), KernelError>;
+    /// Forgets a table.
+    fn remove_table(&mut self, table: u32) -> Result<(), KernelError>;
+    /// Empties a slot of a devmap.
+    fn remove_slot(&mut self, devmap: &mut Devmap, slot: u32) -> Result<(), KernelError>;
+    /// Puts devices into slots of a devmap, in this order.
+    fn write_slots(&mut self, devmap: &mut Devmap, slots: &[(u32, u32)]) -> Result<(), KernelError>;
 }
 
-/// Every map of the object but the table of tables, which the pool owns.
+/// Every map of the object but the map of devmaps, which the pool owns.
 pub(super) struct KernelMaps {
     pub(super) streams: HashMap<MapData, StreamKey, StreamEntry>,
     pub(super) tunnels: HashMap<MapData, TunnelKey, TunnelEntry>,
@@ -46,13 +49,13 @@ pub(super) struct KernelMaps {
     egress: Array<MapData, u32>,
     queues: Array<MapData, QueueEntry>,
     lists: Array<MapData, u32>,
-    relay: Array<MapData, u32>,
+    relays: Array<MapData, u32>,
     pub(super) drops: PerCpuArray<MapData, u64>,
     pub(super) stream_stats: PerCpuArray<MapData, StreamCounters>,
     pub(super) punts: RingBuf<MapData>,
     members: Array<MapData, MemberEntry>,
     heads: HashMap<MapData, HeadKey, Head>,
-    head_lines: Array<MapData, HeadLine>,
+    tables: Array<MapData, TableLine>,
     cursors: PerCpuArray<MapData, DeviceCursor>,
     more_cursors: PerCpuHashMap<MapData, u32, DeviceCursor>,
     /// `None` where nothing is sent at XDP.
@@ -87,13 +90,13 @@ impl KernelMaps {
             egress: take(object, maps::EGRESS)?,
             queues: take(object, maps::QUEUES)?,
             lists: take(object, maps::LISTS)?,
-            relay: take(object, maps::RELAY)?,
+            relays: take(object, maps::RELAYS)?,
             drops: take(object, maps::DROPS)?,
             stream_stats: take(object, maps::STREAM_STATS)?,
             punts: take(object, maps::PUNTS)?,
             members: take(object, maps::MEMBERS)?,
             heads: take(object, maps::HEADS)?,
-            head_lines: take(object, maps::HEAD_LINES)?,
+            tables: take(object, maps::TABLES)?,
             cursors: take(object, maps::CURSORS)?,
             more_cursors: take(object, maps::MORE_CURSORS)?,
             copy_program,
@@ -101,6 +104,16 @@ impl KernelMaps {
             hashed_cursors: HashSet::new(),
             cpus,
         })
+    }
+
+    /// What stands in the line of a table; nothing if it is new.
+    fn line(&self, table: u32) -> Result<TableLine, KernelError> {
+        let line = self.tables.get(&maps::table_place(table), 0).map_err(KernelError::call(maps::TABLES))?;
+        Ok(if line.table == table { line } else { TableLine::new(table) })
+    }
+
+    fn write_line(&mut self, line: &TableLine) -> Result<(), KernelError> {
+        self.tables.set(maps::table_place(line.table), line, 0).map_err(KernelError::call(maps::TABLES))
     }
 
     fn fresh_cursors(&self, ifindex: u32) -> Result<PerCpuValues<DeviceCursor>, KernelError> {
@@ -145,9 +158,9 @@ impl KernelMaps {
         self.queues.set(stats, queue, 0).map_err(KernelError::call(maps::QUEUES))
     }
 
-    /// Says which device leads to the program that goes on with member tables.
-    pub(super) fn write_relay(&mut self, device: u32) -> Result<(), KernelError> {
-        self.relay.set(0, device, 0).map_err(KernelError::call(maps::RELAY))
+    /// Says which device leads to the program at a place of [`maps::RELAYS`].
+    pub(super) fn write_relay(&mut self, to: u32, device: u32) -> Result<(), KernelError> {
+        self.relays.set(to, device, 0).map_err(KernelError::call(maps::RELAYS))
     }
 
     /// Sets a stream's counters to zero on every CPU.
@@ -205,24 +218,35 @@ impl MemberWrites for KernelMaps {
     }
 
     fn write_head(&mut self, key: HeadKey, head: Head) -> Result<(), KernelError> {
-        self.heads.insert(key, head, 0).map_err(KernelError::call(maps::HEADS))?;
-        let place = maps::table_place(key.table);
-        let before = self.head_lines.get(&place, 0).map_err(KernelError::call(maps::HEAD_LINES))?;
-        let mut line = if before.table == key.table { before } else { HeadLine::new(key.table) };
-        line.add(key.ifindex, head.member);
-        self.head_lines.set(place, line, 0).map_err(KernelError::call(maps::HEAD_LINES))
+        let mut line = self.line(key.table)?;
+        if line.set(key.ifindex, head.member) {
+            self.write_line(&line)
+        } else {
+            self.heads.insert(key, head, 0).map_err(KernelError::full_or(maps::HEADS, limit::HEADS))
+        }
     }
 
     fn remove_head(&mut self, key: HeadKey) -> Result<(), KernelError> {
         forgive_missing(self.heads.remove(&key), maps::HEADS)
     }
 
-    fn remove_slot(&mut self, table: &mut TableLease, slot: u32) -> Result<(), KernelError> {
-        table.remove_slot(slot)
+    fn write_devmap(&mut self, table: u32, place: u32) -> Result<(), KernelError> {
+        let line = self.line(table)?;
+        self.write_line(&TableLine { devmap: place, ..line })
     }
 
-    fn write_slot(&mut self, table: &mut TableLease, slot: u32, ifindex: u32) -> Result<(), KernelError> {
-        table.write_slot(slot, ifindex, self.copy_program.as_ref())
+    fn remove_table(&mut self, table: u32) -> Result<(), KernelError> {
+        self.tables
+            .set(maps::table_place(table), TableLine::new(0), 0)
+            .map_err(KernelError::call(maps::TABLES))
+    }
+
+    fn remove_slot(&mut self, devmap: &mut Devmap, slot: u32) -> Result<(), KernelError> {
+        devmap.remove_slot(slot)
+    }
+
+    fn write_slots(&mut self, devmap: &mut Devmap, slots: &[(u32, u32)]) -> Result<(), KernelError> {
+        devmap.write_slots(slots, self.copy_program.as_ref())
     }
 }
 

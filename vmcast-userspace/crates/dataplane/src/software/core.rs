@@ -132,13 +132,10 @@ impl Core {
 
     fn refuse(&mut self, refusal: &Refusal, now_ns: u64) -> Disposition {
         self.drops[refusal.reason as usize] += 1;
-        let wrong_input = refusal.reason == DropReason::WrongInput;
         if let Some(state) = self.tables.state_mut(refusal.stats) {
-            let counter =
-                if wrong_input { &mut state.counters.wrong_input } else { &mut state.counters.dropped };
-            *counter += 1;
+            state.counters.drop(refusal.reason);
         }
-        if wrong_input {
+        if refusal.reason == DropReason::WrongInput {
             self.punts.offer(PuntReason::WrongInput, refusal.input, refusal.stream, now_ns);
         }
         if refusal.native { Disposition::Pass } else { Disposition::Consumed }

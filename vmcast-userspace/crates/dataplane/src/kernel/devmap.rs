@@ -1,0 +1,99 @@
+//! The devmaps that packets are broadcast to.
+
+use std::os::fd::AsFd as _;
+
+use aya::{
+    maps::{DevMap, Map, MapData},
+    programs::ProgramFd,
+};
+
+use super::{error::KernelError, sys};
+
+/// Slots of the devmaps that are kept in stock: an empty slot costs a packet time too.
+pub(super) const SIZES: [u32; 6] = [4, 8, 16, 32, 64, 128];
+/// Slots of the largest.
+pub(super) const LARGEST: usize = SIZES[SIZES.len() - 1] as usize;
+
+/// How a devmap is found again.
+#[derive(Debug)]
+pub(super) enum Handle {
+    /// The kernel's number of the map. The map of maps holds it, so no descriptor is kept: streams
+    /// are many, and peers decide how many.
+    Numbered(u32),
+    /// A descriptor, where the kernel does not open maps by number.
+    Held(Map),
+}
+
+impl Handle {
+    /// Opens it for one change.
+    fn change<R>(
+        &mut self,
+        change: impl FnOnce(&mut Map) -> Result<R, KernelError>,
+    ) -> Result<R, KernelError> {
+        match self {
+            Self::Numbered(id) => {
+                let data = MapData::from_id(*id).map_err(KernelError::call("opening a devmap"))?;
+                change(&mut Map::DevMap(data))
+            }
+            Self::Held(map) => change(map),
+        }
+    }
+}
+
+/// A devmap at a place of the map of maps.
+#[derive(Debug)]
+pub(super) struct Devmap {
+    place: u32,
+    size: usize,
+    /// `None` only in the model of the kernel.
+    handle: Option<Handle>,
+}
+
+impl Devmap {
+    /// One that stands at a place, never 0, with [`SIZES`]`[size]` slots.
+    pub(super) const fn new(place: u32, size: usize, handle: Option<Handle>) -> Self {
+        Self { place, size, handle }
+    }
+
+    pub(super) const fn place(&self) -> u32 {
+        self.place
+    }
+
+    /// Its size, as an index of [`SIZES`].
+    pub(super) const fn size(&self) -> usize {
+        self.size
+    }
+
+    /// How many slots it has.
+    pub(super) const fn slots(&self) -> usize {
+        SIZES[self.size] as usize
+    }
+
+    /// Puts devices into slots.
+    pub(super) fn write_slots(
+        &mut self,
+        slots: &[(u32, u32)],
+        program: Option<&ProgramFd>,
+    ) -> Result<(), KernelError> {
+        let what = "writing a devmap slot";
+        let Some(handle) = self.handle.as_mut() else {
+            return Ok(());
+        };
+        handle.change(|map| {
+            let mut devices = DevMap::try_from(map).map_err(KernelError::call(what))?;
+            let mut write = |(slot, ifindex): &(u32, u32)| devices.set(*slot, *ifindex, program, 0);
+            slots.iter().try_for_each(&mut write).map_err(KernelError::call(what))
+        })
+    }
+
+    pub(super) fn remove_slot(&mut self, slot: u32) -> Result<(), KernelError> {
+        let what = "emptying a devmap slot";
+        let Some(handle) = self.handle.as_mut() else {
+            return Ok(());
+        };
+        handle.change(|map| match map {
+            Map::DevMap(data) => sys::delete(&data.fd().as_fd(), slot).map_err(KernelError::call(what)),
+            _ => Ok(()),
+        })
+    }
+}
