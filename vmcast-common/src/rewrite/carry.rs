@@ -18,8 +18,8 @@ pub struct Carry {
     /// [`Carry::list`].
     pub table: u32,
     /// Sequence number of the packet on this CPU, above three bits of priority code point. Towards the members at TC
-    /// comes 1 if user space answers for the copies that a link does not take whole, else 0; and above this bit the
-    /// index of the [`kind::PAUSE`] behind which the packet goes on, 0 if it begins with the first member.
+    /// comes 1 if user space answers for the copies that a link does not take whole, else 0; above this bit the index of
+    /// the [`kind::PAUSE`] behind which the packet goes on, 0 if it begins with the first member.
     pub sequence: u32,
     /// Where the packet came from.
     pub input: InputId,

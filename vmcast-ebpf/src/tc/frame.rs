@@ -243,7 +243,7 @@ impl Skb {
         }
     }
 
-    /// What the copies are marked with, and how they wait, as it was noted.
+    /// What was noted of the copies.
     #[inline(always)]
     pub(crate) fn lane(&self) -> Lane {
         Lane(field!(self, cb)[2])

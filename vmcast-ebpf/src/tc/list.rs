@@ -25,7 +25,7 @@ pub(crate) fn run(ctx: &TcContext) -> c_int {
     }
 }
 
-/// The member to go on with, and what stands in the link-layer addresses. What it says of the copies is noted in the
+/// The member to go on with, and what stands in the link-layer addresses. What that says of the copies is noted in the
 /// socket buffer.
 #[inline(always)]
 fn carried(skb: Skb) -> Option<(u32, Carry)> {

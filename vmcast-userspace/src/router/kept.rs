@@ -216,7 +216,7 @@ mod tests {
             kind: TunnelKind::Amt,
             local: OURS,
             remote: MEMBER,
-            ecn: EcnMode::Compatibility,
+            ecn: EcnMode::Normal,
             accepts_sources: false,
             next_hop: Some(NextHopId(4)),
         };
@@ -239,6 +239,9 @@ mod tests {
         let ops = ops(&mut core);
         assert!(ops.contains(&FibOp::SetNextHop(OLD, hop(Some([4; 6])))), "{ops:?}");
         assert_eq!(core.tunnels.next_hop(MEMBER.ip()), Some(OLD));
+        let is_normal =
+            |op: &FibOp| matches!(op, FibOp::SetTunnel(_, tunnel) if tunnel.ecn == EcnMode::Normal);
+        assert!(ops.iter().any(is_normal), "congestion marks go into the tunnel as before: {ops:?}");
         core
     }
 

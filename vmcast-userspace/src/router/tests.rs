@@ -7,7 +7,8 @@ use std::{
 
 use vmcast_common::{
     fib::{
-        FibOp, IfIndex, Input, Interface, Link, Members, NextHop, NextHopId, Output, Rpf, Stream, TunnelId,
+        EcnMode, FibOp, IfIndex, Input, Interface, Link, Members, NextHop, NextHopId, Output, Priority, Rpf,
+        Stream, TunnelId,
     },
     maps::StreamCounters,
     verdict::PuntReason,
@@ -21,7 +22,12 @@ use vmcast_proto::{
 };
 use vmcast_wire::igmp as wire;
 
-use super::core::{Core, Effect, Queriers, Settings};
+use super::{
+    core::{Core, Effect, Queriers, Settings},
+    priorities::Priorities,
+    reconcile,
+};
+use crate::config::PriorityRule;
 
 const OURS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 2268);
 const UPSTREAM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), 2268);
@@ -197,10 +203,33 @@ fn a_join_waits_for_the_way_to_its_gateway_and_then_makes_exactly_one_member() {
     let FibOp::SetTunnel(id, tunnel) = ops[1] else { panic!("{ops:?}") };
     assert_eq!((tunnel.local, tunnel.remote, tunnel.accepts_sources), (OURS, member(1), false));
     assert_eq!(tunnel.next_hop, Some(NextHopId(1)));
+    assert_eq!(tunnel.ecn, EcnMode::Normal, "our gateways say so (RFC 9601 §6.1.4.2)");
     let joined =
         [FibOp::SetStream(ANY, Rpf::AnyUpstream, Members::Own), FibOp::AddMember(ANY, Output::Tunnel(id))];
     assert_eq!(ops[2..], joined);
     assert_eq!(bed.core.relay.tunnel_count(), 1, "the other gateway asked for nothing");
+}
+
+// proves E6: no packet leaves without its mark
+#[test]
+fn a_stream_is_marked_as_the_operator_states_before_it_has_a_member() {
+    let mut bed = Bed::new(1);
+    let rules: Vec<PriorityRule> =
+        vec![toml::from_str("groups = [\"239.1.0.0/16\"]\ndscp = \"af41\"\npcp = 4").unwrap()];
+    bed.core.prioritize(Priorities::new(&rules));
+    bed.settle();
+    bed.want(0, Filter::any());
+    bed.resolve(1);
+    let ops = bed.fib();
+    let id = bed.core.relay.tunnels().next().unwrap().id;
+    let priority = Priority { dscp: Some(34), pcp: 4, ..Priority::default() };
+    let joined = [
+        FibOp::SetStream(ANY, Rpf::AnyUpstream, Members::Own),
+        FibOp::SetPriority(ANY, priority),
+        FibOp::AddMember(ANY, Output::Tunnel(TunnelId(id))),
+    ];
+    assert_eq!(ops[2..], joined);
+    assert_eq!(reconcile::wanted(&bed.core).streams[&ANY].priority, priority);
 }
 
 #[test]

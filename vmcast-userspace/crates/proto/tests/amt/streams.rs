@@ -137,7 +137,7 @@ fn discovery_at_an_anycast_address_leads_to_the_unicast_address_of_the_relay() {
 
     // Nothing else is served at an address that others have too (RFC 7450 §5.3.3.2).
     let now = world.now();
-    let ask = amt::Message::Request { ipv6: false, nonce: 5 }.to_vec();
+    let ask = amt::Message::Request { ipv6: false, ecn: false, nonce: 5 }.to_vec();
     let remote = gateway_address(1);
     let input = relay::Input::Datagram { local: anycast, remote, bytes: &ask };
     world.relay.relay.handle_input(now, input);
