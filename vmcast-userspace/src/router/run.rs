@@ -1,5 +1,8 @@
 //! The one loop of a VMR.
 
+mod adopt;
+mod turn;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -13,7 +16,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
-use vmcast_common::fib::{FibOp, IfIndex, Interface};
+use vmcast_common::fib::{FibOp, IfIndex};
 use vmcast_dataplane::{Dataplane, Engine, Fib, PacketTooBig};
 use vmcast_proto::{
     amt::relay,
@@ -30,25 +33,23 @@ use super::{
     interfaces::{self, Attached, Wanted},
     kept, pace, plane,
     priorities::Priorities,
-    pursuit::{Named, Present, Pursuit, Step},
+    pursuit::{Named, Pursuit},
     reconcile::{self, Backlog},
     seed,
     shown::Shown,
     stated::Stated,
     tally::Amount,
     unicast::UnicastInputs,
-    upstream::State,
 };
 use crate::{
     clock,
-    config::{OnExit, Remote, RoleConfig as _, RouterConfig, Upstream, UpstreamFrom},
+    config::{OnExit, RoleConfig as _, RouterConfig, UpstreamFrom},
     control::{Call, Control},
     daemon::Process,
     link::{self, Attachment, RankedVmrs},
     netlink::{Links, NextHopEvent, NextHops},
-    resolver::Resolver,
     signals::Termination,
-    sockets::{Icmpv6Sender, Listeners, Readable, source_towards},
+    sockets::{Icmpv6Sender, Readable},
     telemetry::RateLimit,
 };
 
@@ -141,7 +142,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         let ifindex = wanted.link.ifindex;
         attached
             .insert(ifindex, interfaces::attach(wanted, &events).with_context(|| wanted.link.name.clone())?);
-        set_interface(&mut core, now, wanted, wanted.interface)?;
+        adopt::set_interface(&mut core, now, wanted, wanted.interface)?;
     }
     for endpoint in &endpoints {
         core.add_endpoint(*endpoint);
@@ -357,12 +358,6 @@ fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Sett
     Settings { relay, mrib: mrib::Config::default(), discover: config.upstream.discover, seed }
 }
 
-fn set_interface(core: &mut Core, now: Instant, wanted: &Wanted, interface: Interface) -> anyhow::Result<()> {
-    core.stated.add_interface(&wanted.link.name, wanted.link.ifindex);
-    core.set_interface(now, interface, &wanted.addresses, wanted.queriers.clone())
-        .with_context(|| format!("IGMP and MLD on {}", wanted.link.name))
-}
-
 /// Registers at the admin, if there is one.
 fn attach(
     config: &RouterConfig,
@@ -497,18 +492,6 @@ impl Router {
         }
     }
 
-    /// Follows who the upstream is, where somebody else names it.
-    fn watch_upstream(&self) -> Option<watch::Receiver<Option<RankedVmrs>>> {
-        match self.config.upstream.upstream() {
-            Upstream::None => None,
-            Upstream::Admin => self.attachment.as_ref().map(Attachment::upstreams),
-            Upstream::Static(remote) => {
-                tokio::spawn(resolve(remote, self.events.clone()));
-                None
-            }
-        }
-    }
-
     fn on_event(&mut self, event: Event) {
         let now = clock::now();
         match event {
@@ -571,177 +554,12 @@ impl Router {
         note_next_hop(&mut self.core, &mut self.successors, event);
     }
 
-    fn on_vmrs(&mut self, vmrs: Option<RankedVmrs>) {
-        // While nothing is known, what was known goes on.
-        let Some(vmrs) = vmrs else {
-            return;
-        };
-        if vmrs.vmrs.is_empty() {
-            tracing::warn!("the admin knows no VMR that is nearer to the source");
-        }
-        let named = vmrs.vmrs.into_iter().map(|vmr| Named { endpoint: vmr.endpoint, name: Some(vmr.name) });
-        self.pursuit.name(clock::now(), named.collect());
-    }
-
-    /// Sees to it that the upstream is one of those that were named, from the address that leads there.
-    fn pursue(&mut self) {
-        let now = clock::now();
-        let present = self.core.upstream.as_ref().map(|upstream| {
-            let down = upstream.state == State::Down;
-            Present { local: upstream.local.ip(), named: upstream.named, down }
-        });
-        match self.pursuit.look(now, present, source_towards) {
-            Step::Wait => {}
-            Step::Keep(Named { name, .. }) => self.upstream_name = name,
-            Step::Leave => self.leave_upstream(),
-            Step::Turn(named, local) => self.use_upstream(named, local),
-            Step::NoRoute => {
-                if let Some(held_back) = self.warnings.admit(now) {
-                    tracing::warn!(held_back, "no route leads to the upstream; will look again");
-                }
-            }
-        }
-    }
-
-    /// Turns to another upstream, or to another address of ours, with a socket of its own.
-    fn use_upstream(&mut self, upstream: Named, local: IpAddr) {
-        let Named { endpoint, name } = upstream;
-        let gateway = match endpoints::open_gateway(SocketAddr::new(local, 0), &self.events) {
-            Ok(gateway) => gateway,
-            Err(error) => {
-                tracing::warn!(upstream = %endpoint, "the upstream cannot be used: {error:#}");
-                self.pursuit.failed(clock::now());
-                return;
-            }
-        };
-        let local = gateway.local();
-        tracing::info!(upstream = %endpoint, name, %local, "streams come from here");
-        self.upstream_name = name;
-        self.set_upstream(Some((local, endpoint)), Some(gateway));
-    }
-
-    fn leave_upstream(&mut self) {
-        self.upstream_name = None;
-        if self.core.upstream.is_some() {
-            tracing::info!("streams come from no upstream");
-            self.set_upstream(None, None);
-        }
-    }
-
-    fn set_upstream(&mut self, ends: Option<(SocketAddr, SocketAddr)>, gateway: Option<Reading>) {
-        self.core.set_upstream(clock::now(), ends);
-        // What is still to be said to the old upstream leaves by the old socket.
-        self.carry_out_all();
-        self.gateway = gateway;
-        self.core.handle_timeout(clock::now());
-    }
-
-    /// Adopts what the interfaces are now, and the addresses that come with them.
-    fn on_interfaces(&mut self, now: Instant, wanted: Vec<Wanted>) {
-        let gone: Vec<IfIndex> = self
-            .interfaces
-            .keys()
-            .filter(|ifindex| !wanted.iter().any(|wanted| wanted.link.ifindex == **ifindex))
-            .copied()
-            .collect();
-        for ifindex in gone {
-            if let Some(attached) = self.interfaces.remove(&ifindex) {
-                tracing::warn!(iface = attached.name, "interface gone");
-            }
-            self.core.remove_interface(now, ifindex);
-        }
-        for wanted in &wanted {
-            self.adopt_interface(now, wanted);
-        }
-        self.next_hops.point_to_point(interfaces::point_to_point(&wanted));
-        self.follow_addresses(&relay_addresses(&self.config, &wanted));
-        self.unicast.follow(&mut self.core);
-        self.pursuit.hurry(now);
-    }
-
-    /// Takes tunnels where our addresses are now.
-    fn follow_addresses(&mut self, addresses: &[IpAddr]) {
-        let moves = self.relays.follow(addresses, &self.events);
-        for (local, error) in &moves.refused {
-            tracing::warn!(%local, %error, "tunnels cannot be taken here");
-        }
-        if moves.added.is_empty() && moves.removed.is_empty() {
-            return;
-        }
-        for endpoint in moves.removed {
-            self.core.remove_endpoint(endpoint);
-        }
-        for endpoint in moves.added {
-            self.core.add_endpoint(endpoint);
-        }
-        self.core.relay.advertise(addresses.to_vec());
-        self.report_endpoints();
-        if let Some(attachment) = &self.attachment {
-            attachment.moved(self.relays.endpoints());
-        }
-    }
-
     fn report_endpoints(&self) {
         let endpoints = self.relays.endpoints();
         if endpoints.is_empty() {
             tracing::warn!("serving no tunnels: no interface of the configuration has an address yet");
         } else {
             tracing::info!(?endpoints, "serving");
-        }
-    }
-
-    fn adopt_interface(&mut self, now: Instant, wanted: &Wanted) {
-        let ifindex = wanted.link.ifindex;
-        let listened = self.interfaces.get(&ifindex).is_some_and(|attached| attached.listened);
-        let interface = Interface { shared: wanted.interface.shared || listened, ..wanted.interface };
-        match self.interfaces.get_mut(&ifindex) {
-            Some(attached) if attached.link == wanted.link && attached.interface == interface => return,
-            Some(attached) => {
-                attached.link = wanted.link.clone();
-                attached.interface = interface;
-                attached.bridged = wanted.interface.shared;
-            }
-            None => match interfaces::attach(wanted, &self.events) {
-                Ok(attached) => {
-                    tracing::info!(iface = attached.name, "interface in use");
-                    self.interfaces.insert(ifindex, attached);
-                }
-                Err(error) => {
-                    tracing::warn!(iface = wanted.link.name, "interface cannot be used: {error:#}");
-                    return;
-                }
-            },
-        }
-        if let Err(error) = set_interface(&mut self.core, now, wanted, interface) {
-            tracing::warn!("interface cannot be used: {error:#}");
-        }
-    }
-
-    /// Lets the data plane share with the host what comes in where others on it listen, too.
-    fn hear_listeners(&mut self) {
-        let listeners = match Listeners::read() {
-            Ok(listeners) => listeners,
-            Err(error) => {
-                tracing::debug!(%error, "who listens on this host cannot be read");
-                return;
-            }
-        };
-        for attached in self.interfaces.values_mut() {
-            let ours = |group| attached.host.as_ref().map_or(0, |host| host.memberships(group));
-            let listened = listeners.any_beside(&attached.link.name, ours);
-            if std::mem::replace(&mut attached.listened, listened) != listened {
-                let name = &attached.name;
-                tracing::info!(
-                    iface = name,
-                    listened,
-                    "whether others on this host listen there has changed"
-                );
-            }
-            let shared = attached.bridged || listened;
-            if attached.interface.shared != shared {
-                attached.interface.shared = shared;
-                self.core.share_interface(attached.interface);
-            }
         }
     }
 
@@ -832,26 +650,6 @@ impl Router {
         }
     }
 
-    fn on_upstream_down(&mut self, named: SocketAddr, reason: &'static str) {
-        if reason == "stopped" {
-            return;
-        }
-        tracing::warn!(upstream = %named, reason, "upstream does not serve");
-        self.pursuit.hurry(clock::now());
-        let Some(attachment) = &self.attachment else {
-            return;
-        };
-        let dead = attachment
-            .upstreams()
-            .borrow()
-            .as_ref()
-            .and_then(|vmrs| vmrs.vmrs.iter().find(|vmr| vmr.endpoint == named))
-            .map(|vmr| vmr.id.clone());
-        if let Some(dead) = dead {
-            attachment.vmr_dead(dead);
-        }
-    }
-
     /// Leaves upstream and the admin, unless the kernel goes on forwarding.
     async fn end(mut self) {
         if self.config.dataplane.on_exit == OnExit::Keep && self.plane.engine().engine != Engine::Software {
@@ -862,20 +660,6 @@ impl Router {
         self.carry_out_all();
         if let Some(attachment) = self.attachment.take() {
             attachment.close().await;
-        }
-    }
-}
-
-/// Tells the addresses of a configured upstream, again with every change if it is a name.
-async fn resolve(remote: Remote, events: mpsc::Sender<Event>) {
-    match remote {
-        Remote::Address(address) => {
-            // Only a router that has ended does not listen.
-            let _ = events.send(Event::StaticUpstream(vec![address])).await;
-        }
-        Remote::Name(host, port) => {
-            let mut resolver = Resolver::start(host, port);
-            while events.send(Event::StaticUpstream(resolver.changed().await)).await.is_ok() {}
         }
     }
 }

@@ -1,0 +1,128 @@
+//! Taking up what the interfaces are now, and who listens on them.
+
+use std::{net::IpAddr, time::Instant};
+
+use anyhow::Context as _;
+use vmcast_common::fib::{IfIndex, Interface};
+
+use super::{Router, relay_addresses};
+use crate::{
+    router::{
+        core::Core,
+        interfaces::{self, Wanted},
+    },
+    sockets::Listeners,
+};
+
+impl Router {
+    /// Adopts what the interfaces are now, and the addresses that come with them.
+    pub(super) fn on_interfaces(&mut self, now: Instant, wanted: Vec<Wanted>) {
+        let gone: Vec<IfIndex> = self
+            .interfaces
+            .keys()
+            .filter(|ifindex| !wanted.iter().any(|wanted| wanted.link.ifindex == **ifindex))
+            .copied()
+            .collect();
+        for ifindex in gone {
+            if let Some(attached) = self.interfaces.remove(&ifindex) {
+                tracing::warn!(iface = attached.name, "interface gone");
+            }
+            self.core.remove_interface(now, ifindex);
+        }
+        for wanted in &wanted {
+            self.adopt_interface(now, wanted);
+        }
+        self.next_hops.point_to_point(interfaces::point_to_point(&wanted));
+        self.follow_addresses(&relay_addresses(&self.config, &wanted));
+        self.unicast.follow(&mut self.core);
+        self.pursuit.hurry(now);
+    }
+
+    /// Takes tunnels where our addresses are now.
+    fn follow_addresses(&mut self, addresses: &[IpAddr]) {
+        let moves = self.relays.follow(addresses, &self.events);
+        for (local, error) in &moves.refused {
+            tracing::warn!(%local, %error, "tunnels cannot be taken here");
+        }
+        if moves.added.is_empty() && moves.removed.is_empty() {
+            return;
+        }
+        for endpoint in moves.removed {
+            self.core.remove_endpoint(endpoint);
+        }
+        for endpoint in moves.added {
+            self.core.add_endpoint(endpoint);
+        }
+        self.core.relay.advertise(addresses.to_vec());
+        self.report_endpoints();
+        if let Some(attachment) = &self.attachment {
+            attachment.moved(self.relays.endpoints());
+        }
+    }
+
+    fn adopt_interface(&mut self, now: Instant, wanted: &Wanted) {
+        let ifindex = wanted.link.ifindex;
+        let listened = self.interfaces.get(&ifindex).is_some_and(|attached| attached.listened);
+        let interface = Interface { shared: wanted.interface.shared || listened, ..wanted.interface };
+        match self.interfaces.get_mut(&ifindex) {
+            Some(attached) if attached.link == wanted.link && attached.interface == interface => return,
+            Some(attached) => {
+                attached.link = wanted.link.clone();
+                attached.interface = interface;
+                attached.bridged = wanted.interface.shared;
+            }
+            None => match interfaces::attach(wanted, &self.events) {
+                Ok(attached) => {
+                    tracing::info!(iface = attached.name, "interface in use");
+                    self.interfaces.insert(ifindex, attached);
+                }
+                Err(error) => {
+                    tracing::warn!(iface = wanted.link.name, "interface cannot be used: {error:#}");
+                    return;
+                }
+            },
+        }
+        if let Err(error) = set_interface(&mut self.core, now, wanted, interface) {
+            tracing::warn!("interface cannot be used: {error:#}");
+        }
+    }
+
+    /// Lets the data plane share with the host what comes in where others on it listen, too.
+    pub(super) fn hear_listeners(&mut self) {
+        let listeners = match Listeners::read() {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                tracing::debug!(%error, "who listens on this host cannot be read");
+                return;
+            }
+        };
+        for attached in self.interfaces.values_mut() {
+            let ours = |group| attached.host.as_ref().map_or(0, |host| host.memberships(group));
+            let listened = listeners.any_beside(&attached.link.name, ours);
+            if std::mem::replace(&mut attached.listened, listened) != listened {
+                let name = &attached.name;
+                tracing::info!(
+                    iface = name,
+                    listened,
+                    "whether others on this host listen there has changed"
+                );
+            }
+            let shared = attached.bridged || listened;
+            if attached.interface.shared != shared {
+                attached.interface.shared = shared;
+                self.core.share_interface(attached.interface);
+            }
+        }
+    }
+}
+
+pub(super) fn set_interface(
+    core: &mut Core,
+    now: Instant,
+    wanted: &Wanted,
+    interface: Interface,
+) -> anyhow::Result<()> {
+    core.stated.add_interface(&wanted.link.name, wanted.link.ifindex);
+    core.set_interface(now, interface, &wanted.addresses, wanted.queriers.clone())
+        .with_context(|| format!("IGMP and MLD on {}", wanted.link.name))
+}

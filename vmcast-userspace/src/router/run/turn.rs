@@ -1,0 +1,132 @@
+//! Turning to whoever is to be the upstream.
+
+use std::net::{IpAddr, SocketAddr};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{Event, Router};
+use crate::{
+    clock,
+    config::{Remote, Upstream},
+    link::{Attachment, RankedVmrs},
+    resolver::Resolver,
+    router::{
+        endpoints::{self, Reading},
+        pursuit::{Named, Present, Step},
+        upstream::State,
+    },
+    sockets::source_towards,
+};
+
+impl Router {
+    /// Follows who the upstream is, where somebody else names it.
+    pub(super) fn watch_upstream(&self) -> Option<watch::Receiver<Option<RankedVmrs>>> {
+        match self.config.upstream.upstream() {
+            Upstream::None => None,
+            Upstream::Admin => self.attachment.as_ref().map(Attachment::upstreams),
+            Upstream::Static(remote) => {
+                tokio::spawn(resolve(remote, self.events.clone()));
+                None
+            }
+        }
+    }
+
+    pub(super) fn on_vmrs(&mut self, vmrs: Option<RankedVmrs>) {
+        // While nothing is known, what was known goes on.
+        let Some(vmrs) = vmrs else {
+            return;
+        };
+        if vmrs.vmrs.is_empty() {
+            tracing::warn!("the admin knows no VMR that is nearer to the source");
+        }
+        let named = vmrs.vmrs.into_iter().map(|vmr| Named { endpoint: vmr.endpoint, name: Some(vmr.name) });
+        self.pursuit.name(clock::now(), named.collect());
+    }
+
+    /// Sees to it that the upstream is one of those that were named, from the address that leads there.
+    pub(super) fn pursue(&mut self) {
+        let now = clock::now();
+        let present = self.core.upstream.as_ref().map(|upstream| {
+            let down = upstream.state == State::Down;
+            Present { local: upstream.local.ip(), named: upstream.named, down }
+        });
+        match self.pursuit.look(now, present, source_towards) {
+            Step::Wait => {}
+            Step::Keep(Named { name, .. }) => self.upstream_name = name,
+            Step::Leave => self.leave_upstream(),
+            Step::Turn(named, local) => self.use_upstream(named, local),
+            Step::NoRoute => {
+                if let Some(held_back) = self.warnings.admit(now) {
+                    tracing::warn!(held_back, "no route leads to the upstream; will look again");
+                }
+            }
+        }
+    }
+
+    /// Turns to another upstream, or to another address of ours, with a socket of its own.
+    fn use_upstream(&mut self, upstream: Named, local: IpAddr) {
+        let Named { endpoint, name } = upstream;
+        let gateway = match endpoints::open_gateway(SocketAddr::new(local, 0), &self.events) {
+            Ok(gateway) => gateway,
+            Err(error) => {
+                tracing::warn!(upstream = %endpoint, "the upstream cannot be used: {error:#}");
+                self.pursuit.failed(clock::now());
+                return;
+            }
+        };
+        let local = gateway.local();
+        tracing::info!(upstream = %endpoint, name, %local, "streams come from here");
+        self.upstream_name = name;
+        self.set_upstream(Some((local, endpoint)), Some(gateway));
+    }
+
+    fn leave_upstream(&mut self) {
+        self.upstream_name = None;
+        if self.core.upstream.is_some() {
+            tracing::info!("streams come from no upstream");
+            self.set_upstream(None, None);
+        }
+    }
+
+    fn set_upstream(&mut self, ends: Option<(SocketAddr, SocketAddr)>, gateway: Option<Reading>) {
+        self.core.set_upstream(clock::now(), ends);
+        // What is still to be said to the old upstream leaves by the old socket.
+        self.carry_out_all();
+        self.gateway = gateway;
+        self.core.handle_timeout(clock::now());
+    }
+
+    pub(super) fn on_upstream_down(&mut self, named: SocketAddr, reason: &'static str) {
+        if reason == "stopped" {
+            return;
+        }
+        tracing::warn!(upstream = %named, reason, "upstream does not serve");
+        self.pursuit.hurry(clock::now());
+        let Some(attachment) = &self.attachment else {
+            return;
+        };
+        let dead = attachment
+            .upstreams()
+            .borrow()
+            .as_ref()
+            .and_then(|vmrs| vmrs.vmrs.iter().find(|vmr| vmr.endpoint == named))
+            .map(|vmr| vmr.id.clone());
+        if let Some(dead) = dead {
+            attachment.vmr_dead(dead);
+        }
+    }
+}
+
+/// Tells the addresses of a configured upstream, again with every change if it is a name.
+async fn resolve(remote: Remote, events: mpsc::Sender<Event>) {
+    match remote {
+        Remote::Address(address) => {
+            // Only a router that has ended does not listen.
+            let _ = events.send(Event::StaticUpstream(vec![address])).await;
+        }
+        Remote::Name(host, port) => {
+            let mut resolver = Resolver::start(host, port);
+            while events.send(Event::StaticUpstream(resolver.changed().await)).await.is_ok() {}
+        }
+    }
+}
