@@ -51,6 +51,8 @@ const COPIES_PER_MICROSECOND: usize = 2;
 const FEW_COPIES: usize = 20_000;
 /// Packets of a call, whatever the fan-out.
 const LEAST_PACKETS: usize = 20;
+/// Calls of a round at most where each has one packet, if there are no more groups than that.
+const MOST_CALLS: usize = 50;
 
 impl Case {
     /// Packets between two turns of the softirqs.
@@ -76,6 +78,7 @@ impl Case {
     /// Packets of one call in a round of this length, `most` of them at most; without a length a few.
     pub(super) fn packets(&self, round: Duration, most: usize) -> u32 {
         let copies = (COPIES_PER_MICROSECOND * round.as_micros() as usize).max(FEW_COPIES);
+        let most = if self.one_at_a_time() { most.min(MOST_CALLS) } else { most };
         // Every group has its turn.
         ((copies / self.members).clamp(LEAST_PACKETS, most) as u32).max(self.groups)
     }
@@ -105,7 +108,7 @@ mod tests {
         };
         assert_eq!(packets(64, 1, 250), 7_812);
         assert_eq!(packets(1, 1, 250), 65_536);
-        assert_eq!(packets(10_000, 1, 250), 50);
+        assert_eq!((packets(10_000, 1, 250), packets(1_000, 1, 250)), (50, 50));
         assert_eq!((packets(64, 1, 0), packets(10_000, 1, 0)), (312, 20));
         assert_eq!(packets(16, 4_096, 0), 4_096);
     }
