@@ -1,9 +1,11 @@
 //! What the roles have in common as processes, and the entry point of the admin.
 
 mod admin;
+mod memory;
 mod open_files;
 mod process;
 
 pub use admin::run as run_admin;
+pub(crate) use memory::give_back;
 pub(crate) use open_files::raise_open_files;
 pub use process::{Process, resident_bytes};

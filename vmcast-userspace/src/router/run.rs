@@ -45,7 +45,7 @@ use crate::{
     clock,
     config::{OnExit, RoleConfig as _, RouterConfig, UpstreamFrom},
     control::{Call, Control},
-    daemon::Process,
+    daemon::{self, Process},
     link::{self, Attachment, RankedVmrs},
     netlink::{Links, NextHopEvent, NextHops},
     signals::Termination,
@@ -204,6 +204,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         router.carry_out(effect);
     }
     router.report_endpoints();
+    daemon::give_back();
     tokio::spawn(interfaces::follow(router.config.clone(), links, link_watch, router.events.clone()));
     let ended = router.serve(&mut termination, calls, event_queue, next_hop_events).await;
     match &ended {

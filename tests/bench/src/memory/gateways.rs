@@ -41,9 +41,14 @@ pub(super) struct Gateways {
 pub(super) fn addresses(count: u16) -> String {
     let mut lines = String::new();
     for number in 0..count {
-        writeln!(lines, "addr add {}/16 dev eth0", nth(FIRST_ADDRESS, number)).expect("writing to a string");
+        writeln!(lines, "addr add {}/16 dev eth0", address(number)).expect("writing to a string");
     }
     lines
+}
+
+/// Each address is in a network of its own, as for each there is a limit of answers.
+fn address(number: u16) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(FIRST_ADDRESS) + (u32::from(number) << 8))
 }
 
 fn nth(first: Ipv4Addr, number: u16) -> Ipv4Addr {
@@ -57,7 +62,7 @@ impl Gateways {
         let clock = Clock::start();
         let mut done = 0_u32;
         for number in 0..self.addresses {
-            let address = nth(FIRST_ADDRESS, number);
+            let address = address(number);
             let update = update(nth(FIRST_GROUP, number));
             for first in (0..self.ports).step_by(usize::from(WINDOW)) {
                 let last = (first + WINDOW).min(self.ports);

@@ -17,7 +17,6 @@
 //! A table may also have ways among its members: one to the stream's next table, and one to the stream's
 //! members at TC.
 
-use hashbrown::HashTable;
 use vmcast_common::{
     fib::Output,
     maps::{Head, HeadKey, LINE_HEADS, MemberEntry, kind},
@@ -98,8 +97,8 @@ impl Slot {
 pub(super) struct MemberTable {
     lease: Option<Lease>,
     slots: Vec<Slot>,
-    /// The live slots, found by what they hold.
-    by_output: HashTable<u32>,
+    /// How many slots are live.
+    live: usize,
     /// How many of them are ways.
     ways: usize,
     /// Slot of the last member on each device. A tombstone there is the device's only slot, and the
@@ -112,7 +111,7 @@ pub(super) struct MemberTable {
 impl MemberTable {
     /// The number by which the stream's entry, or the table before, names it: 0 while there is no member.
     pub(super) fn id(&self) -> u32 {
-        if self.by_output.is_empty() { 0 } else { self.lease.as_ref().map_or(0, Lease::id) }
+        if self.live == 0 { 0 } else { self.lease.as_ref().map_or(0, Lease::id) }
     }
 
     pub(super) fn outputs(&self) -> impl Iterator<Item = Output> + '_ {
@@ -122,7 +121,7 @@ impl MemberTable {
 
     /// How many members it has, ways not among them.
     pub(super) fn members(&self) -> usize {
-        self.by_output.len() - self.ways
+        self.live - self.ways
     }
 
     /// Whether the number of an output, or a way, is in it.
@@ -166,20 +165,21 @@ impl MemberTable {
     }
 
     fn slot_of(&self, number: u32) -> Option<u32> {
-        self.by_output.find(hash(number), |slot| self.slots[*slot as usize].output == number).copied()
+        // A table is short, and an index of its own would be as large.
+        let slot = self.slots.iter().position(|slot| slot.output == number)?;
+        u32::try_from(slot).ok()
     }
 
     /// Notes what a slot holds from now on.
     fn occupy(&mut self, slot: u32, number: u32) {
-        let Self { slots, by_output, ways, .. } = self;
-        *ways += usize::from(is_way(number));
-        slots[slot as usize].output = number;
-        by_output.insert_unique(hash(number), slot, |slot| hash(slots[*slot as usize].output));
+        self.live += 1;
+        self.ways += usize::from(is_way(number));
+        self.slots[slot as usize].output = number;
     }
 
     /// Slots and members that are of no use until the table is copied.
     fn waste(&self) -> usize {
-        self.slots.len() - self.by_output.len() + self.orphans.len()
+        self.slots.len() - self.live + self.orphans.len()
     }
 
     fn tail(&self, ifindex: u32) -> Option<u32> {
@@ -233,12 +233,12 @@ impl MemberTable {
         };
         let ifindex = self.slots[slot as usize].ifindex;
         self.part(slot, backing)?;
-        if self.by_output.is_empty() {
+        if self.live == 0 {
             change.old.extend(self.dismiss().old);
             return Ok(true);
         }
         self.trim(ifindex, backing)?;
-        if self.waste() > SPARE.max(self.by_output.len()) {
+        if self.waste() > SPARE.max(self.live) {
             self.rebuild(None, backing, change)?;
         } else {
             self.mend_tail(ifindex, backing, change)?;
@@ -335,7 +335,7 @@ impl MemberTable {
     }
 
     fn tombstone_on(&self, ifindex: u32) -> Option<u32> {
-        if self.slots.len() == self.by_output.len() {
+        if self.slots.len() == self.live {
             return None;
         }
         let slot = self.slots.iter().position(|slot| !slot.is_live() && slot.ifindex == ifindex)?;
@@ -376,10 +376,8 @@ impl MemberTable {
     /// Notes that a slot holds no output any more.
     fn vacate(&mut self, slot: u32) {
         let Slot { output, .. } = self.slots[slot as usize];
-        if let Ok(entry) = self.by_output.find_entry(hash(output), |other| *other == slot) {
-            entry.remove();
-            self.ways -= usize::from(is_way(output));
-        }
+        self.live -= usize::from(output != 0);
+        self.ways -= usize::from(is_way(output));
         self.slots[slot as usize].output = 0;
         self.slots[slot as usize].set_weak(false);
     }
@@ -535,11 +533,8 @@ impl MemberTable {
             fresh.dismiss().retire(backing.tables, Until::Walked);
             return Err(error);
         }
-        let Self { slots, by_output, ways, .. } = &mut fresh;
-        *ways = slots.iter().filter(|slot| is_way(slot.output)).count();
-        for (at, slot) in (0..).zip(slots.iter()) {
-            by_output.insert_unique(hash(slot.output), at, |at| hash(slots[*at as usize].output));
-        }
+        fresh.live = fresh.slots.len();
+        fresh.ways = fresh.slots.iter().filter(|slot| is_way(slot.output)).count();
         Ok(fresh)
     }
 }
@@ -554,12 +549,6 @@ fn present<'a>(slots: &'a [Slot], tails: &'a [(u32, u32)]) -> impl Iterator<Item
 /// Whether it is no output's number.
 const fn is_way(number: u32) -> bool {
     number == TO_TABLE || number == TO_LIST
-}
-
-/// Our own numbers, which no peer chooses, so it is enough to spread them.
-fn hash(output: u32) -> u64 {
-    let product = u64::from(output).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    product ^ (product >> 32)
 }
 
 /// Sets what is noted of a device.
