@@ -4,7 +4,7 @@ use super::limit;
 use crate::fib::Priority;
 
 /// What a stream's packets are marked with, in one word of its entry: bits of the type of service to clear (bits 0 to
-/// 7) and to set (8 to 15), the priority code point (16 to 18), and [`Marks::QUEUED`].
+/// 7) and to set (8 to 15), the priority code point (16 to 18), and whether [`super::QUEUES`] says more (19).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Marks(pub u32);
