@@ -1,5 +1,7 @@
 //! The plane itself: operations in, map writes out.
 
+mod interfaces;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -9,18 +11,16 @@ use std::{
 use aya::{Ebpf, programs::ProgramFd};
 use vmcast_common::{
     fib::{
-        FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Priority, Rpf, Stream, Tunnel,
-        TunnelId, Way,
+        FibOp, IfIndex, Members, NextHop, NextHopId, Output, Priority, Rpf, Stream, Tunnel, TunnelId, Way,
     },
     maps::{
-        self, EndpointKey, InputId, InterfaceEntry, InterfaceKey, Marks, NextHopEntry, PROGRAM_CLONE,
-        PROGRAM_INGRESS, QueueEntry, StreamCounters, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
+        self, EndpointKey, InputId, Marks, NextHopEntry, PROGRAM_CLONE, PROGRAM_INGRESS, QueueEntry,
+        StreamCounters, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
     },
 };
 
 use super::{
-    attach::{Attachments, Role},
-    chain::Ways,
+    attach::Attachments,
     device::{Devices, Rule, name_of},
     error::{Failure, KernelError},
     index::Indices,
@@ -29,7 +29,7 @@ use super::{
     pool::{Remains, TablePool, Tables as _, Until},
     relay::{self, Relay},
     shapes::Shapes,
-    state::{Effective, InterfaceState, NextHopState, State, StreamState},
+    state::{Effective, NextHopState, State, StreamState},
     stats,
     writes::{KernelMaps, MemberWrites as _, forgive_missing},
 };
@@ -185,123 +185,6 @@ impl KernelPlane {
             None => forgive_missing(self.maps.endpoints.remove(&key), maps::ENDPOINTS)?,
         }
         self.state.endpoints.change(at, change);
-        Ok(())
-    }
-
-    fn set_interface(&mut self, interface: Interface) -> Result<(), Failure> {
-        self.devices.forget();
-        let Interface { ifindex, device, .. } = interface;
-        self.maps
-            .interfaces
-            .insert(InterfaceKey::of(&interface), InterfaceEntry::of(&interface), 0)
-            .map_err(KernelError::full_or(maps::INTERFACES, self.capacities.interfaces))?;
-        let known = self.state.interfaces.get(&ifindex).map(|known| known.next_hop);
-        let next_hop = match known {
-            Some(index) => index,
-            None => self.hops.take()?,
-        };
-        let mtu = self.usable_mtu(interface.mtu, device);
-        let entry = NextHopEntry::native(&Interface { mtu, ..interface });
-        self.maps.write_next_hop(next_hop, &entry, device.0)?;
-        let before = self.state.interfaces.insert(ifindex, InterfaceState { interface, next_hop, mtu });
-        if let Err(error) = self.serve_device(device) {
-            if before.is_none() {
-                self.state.interfaces.remove(&ifindex);
-                self.remains.hops.push(next_hop);
-            }
-            return Err(error);
-        }
-        if before.is_none() {
-            self.put_converted_by(Way::Interface(ifindex))?;
-        }
-        if let Some(InterfaceState { interface: before, mtu: before_mtu, .. }) = before {
-            if InterfaceKey::of(&before) != InterfaceKey::of(&interface) {
-                self.forget_link(&before)?;
-            }
-            if before_mtu != mtu || before.device != device {
-                self.put_everywhere(Output::Interface(ifindex))?;
-                self.put_converted_by(Way::Interface(ifindex))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets the right program decide on what a device receives, and makes what its engine needs.
-    fn serve_device(&mut self, device: IfIndex) -> Result<(), Failure> {
-        let at_tc = self.state.is_at_tc(device.0);
-        let native = self.devices.is_native(device.0, at_tc);
-        self.attachments.attach_ingress(&mut self.object, device, native)?;
-        self.maps.prepare_device(device.0)?;
-        let (engine, reason) = self.engine_of(device.0);
-        self.served.insert(device, (engine, reason));
-        if self.devices.rule() == Rule::Tc {
-            return Ok(());
-        }
-        if self.table_relay.is_none() {
-            let relay = Relay::create(self.stays, limit::RELAY_MTU)?;
-            self.attachments.attach(&mut self.object, relay.far, Role::Chunk)?;
-            self.maps.prepare_device(relay.near.0)?;
-            self.maps.write_relay(maps::TO_TABLES, relay.near.0)?;
-            self.table_relay = Some(relay);
-        }
-        if engine == Engine::TcClone && self.list_relay.is_none() {
-            self.make_list_relay()?;
-        }
-        Ok(())
-    }
-
-    fn make_list_relay(&mut self) -> Result<(), KernelError> {
-        let relay = Relay::create(self.stays, limit::LIST_RELAY_MTU)?;
-        self.attachments.attach(&mut self.object, relay.far, Role::List)?;
-        self.maps.prepare_device(relay.near.0)?;
-        self.maps.write_relay(maps::TO_LISTS, relay.near.0)?;
-        self.list_relay = Some(relay);
-        Ok(())
-    }
-
-    /// By which engine copies leave a device.
-    fn engine_of(&mut self, device: u32) -> (Engine, &'static str) {
-        let at_tc = self.state.is_at_tc(device);
-        let runs_native = self.attachments.hook(IfIndex(device)) == Some(Hook::Xdp);
-        self.devices.engine(device, at_tc, runs_native)
-    }
-
-    /// The devices of ours that copies go through.
-    fn ways(&self) -> Ways {
-        let near = |relay: &Option<Relay>| relay.as_ref().map(|relay| relay.near.0);
-        Ways { chunk: self.chunk, tables: near(&self.table_relay), lists: near(&self.list_relay) }
-    }
-
-    /// Forgets which link an interface was, if no other took it over, and looks no longer at a device that
-    /// no interface is on any more.
-    fn forget_link(&mut self, interface: &Interface) -> Result<(), Failure> {
-        let key = InterfaceKey::of(interface);
-        if self.maps.interfaces.get(&key, 0).is_ok_and(|entry| entry.ifindex == interface.ifindex.0) {
-            forgive_missing(self.maps.interfaces.remove(&key), maps::INTERFACES)?;
-        }
-        if !self.state.has_device(interface.device) {
-            self.served.remove(&interface.device);
-            self.shapes.forget_device(interface.device.0);
-            self.attachments.detach(&mut self.object, interface.device)?;
-        }
-        Ok(())
-    }
-
-    /// The MTU of a link, but no more than its device has: the kernel would leave that out of a broadcast before any
-    /// program sees the copy.
-    fn usable_mtu(&mut self, mtu: u16, device: IfIndex) -> u16 {
-        self.devices.mtu(device.0).map_or(mtu, |of_device| mtu.min(of_device))
-    }
-
-    fn remove_interface(&mut self, ifindex: IfIndex) -> Result<(), Failure> {
-        let Some(state) = self.state.interfaces.remove(&ifindex) else {
-            return Ok(());
-        };
-        self.devices.forget();
-        self.forget_link(&state.interface)?;
-        self.drop_everywhere(Output::Interface(ifindex))?;
-        self.put_converted_by(Way::Interface(ifindex))?;
-        self.remains.hops.push(state.next_hop);
         Ok(())
     }
 
@@ -743,38 +626,6 @@ impl KernelPlane {
             shapes: &mut self.shapes,
         };
         Ok(self.state.streams.values_mut().try_for_each(|state| state.chain.rest(&mut backing))?)
-    }
-
-    /// Serves every device by what it can now, and moves the members of those that changed: the driver of one, or
-    /// the far end of a veth, may come to take frames of XDP or cease to.
-    fn serve_anew(&mut self) -> Result<(), Failure> {
-        for device in self.devices.in_use() {
-            self.engine_of(device);
-        }
-        if !self.devices.take_changed() {
-            return Ok(());
-        }
-        self.move_members().inspect_err(|_| self.devices.try_again())
-    }
-
-    /// Moves every member to the engine by which its device is served now.
-    fn move_members(&mut self) -> Result<(), Failure> {
-        let served: BTreeSet<IfIndex> =
-            self.state.interfaces.values().map(|state| state.interface.device).collect();
-        served.into_iter().try_for_each(|device| self.serve_device(device))?;
-        let mut moved = Vec::new();
-        let streams: Vec<u32> = self.state.streams.keys().copied().collect();
-        for stats in streams {
-            let outputs: Vec<Output> = self.state.streams[&stats].outputs().collect();
-            for output in outputs {
-                let Some(spec) = self.state.spec(output) else { continue };
-                let at_tc = self.engine_of(spec.ifindex).0 == Engine::TcClone;
-                if self.state.streams[&stats].list.contains(output) != at_tc {
-                    moved.push((stats, output));
-                }
-            }
-        }
-        moved.into_iter().try_for_each(|(stats, output)| self.put_member(stats, output))
     }
 }
 
