@@ -9,7 +9,7 @@ use vmcast_dataplane::{
     kernel::{KernelPlane, Options, Rule, Statistics},
     software::Disposition,
 };
-use vmcast_lab::netns::{Lab, Namespace};
+use vmcast_lab::netns::{Lab, Namespace, Offload};
 
 use crate::wire::Wire;
 
@@ -142,6 +142,11 @@ impl Dut {
             device.mtu = mtu;
         }
         Ok(())
+    }
+
+    /// Makes a device one that takes no frames redirected at XDP.
+    pub(crate) fn take_no_redirected(&self, device: IfIndex) -> Result<(), vmcast_lab::LabError> {
+        self.peers.set_offload(NAMES[self.position(device)], Offload::Gro, false)
     }
 
     fn position(&self, ifindex: IfIndex) -> usize {

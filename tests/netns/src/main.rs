@@ -7,6 +7,7 @@
 mod conformance;
 mod dut;
 mod labs;
+mod no_interface;
 mod oversized;
 mod refused;
 mod scale;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     let (skip, skip_labs) = (obstacle.is_some(), obstacle.is_some() || no_program.is_some());
     let kernel = [
         conformance::trials(),
+        no_interface::trials(),
         oversized::trials(),
         refused::trials(),
         statistics::trials(),

@@ -484,6 +484,10 @@ impl KernelPlane {
     }
 
     fn put_in_list(&mut self, stats: u32, output: Output, spec: &MemberSpec) -> Result<(), Failure> {
+        if self.list_relay.is_none() && self.devices.rule() != Rule::Tc {
+            // What comes in at XDP has no other way there; no interface may be on the device for which it was made.
+            self.make_list_relay()?;
+        }
         let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
         if self.list_relay.is_none()
             && state.list.is_full(self.list_chunk)
