@@ -32,7 +32,6 @@
 //! The codec checks form and checksum. Whether a group is multicast, who may send what and with
 //! which hop limit is for the machine that uses it.
 
-mod code;
 mod error;
 
 #[cfg(test)]
@@ -45,7 +44,7 @@ use etherparse::checksum::Sum16BitWords;
 pub use error::Error;
 
 pub use crate::membership::RecordType;
-use crate::membership::{self, emit_records, parse_records, reader::Reader};
+use crate::membership::{self, code, emit_records, parse_records, reader::Reader};
 
 /// Multicast Listener Query of version 2 (RFC 9777 §5.1).
 pub type QueryV2 = membership::QueryV3<Ipv6Addr>;
@@ -162,8 +161,8 @@ impl Message {
                 start(TYPE_QUERY, u16::try_from(max_resp_delay.as_millis()).unwrap_or(u16::MAX), group);
             }
             Self::QueryV2(query) => {
-                let millis = u32::try_from(query.max_resp_time.as_millis()).unwrap_or(code::MAX);
-                start(TYPE_QUERY, code::encode(millis), &query.group);
+                let millis = u32::try_from(query.max_resp_time.as_millis()).unwrap_or(code::MAX_OF_TWO);
+                start(TYPE_QUERY, code::encode_two(millis), &query.group);
                 query.emit_tail(&mut out);
             }
             Self::ReportV1 { group } => start(TYPE_REPORT_V1, 0, group),
@@ -196,7 +195,7 @@ fn parse_query(length: usize, reader: &mut Reader<'_>) -> Result<Message, Error>
     if length < QUERY_V2_LEN {
         return Err(Error::QueryLength { offset: length, value: length });
     }
-    let max_resp_time = Duration::from_millis(code::decode(max_resp_code).into());
+    let max_resp_time = Duration::from_millis(code::decode_two(max_resp_code).into());
     Ok(Message::QueryV2(QueryV2::parse_tail(max_resp_time, group, reader)?))
 }
 

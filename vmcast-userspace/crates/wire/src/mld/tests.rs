@@ -1,7 +1,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::membership::code as qqic;
 
 const GROUP: Ipv6Addr = Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0, 0x1234);
 const FROM: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -230,11 +229,11 @@ fn any_query_v2() -> impl Strategy<Value = Message> {
     (any::<u16>(), any_address(), any::<bool>(), 0u8..8, any::<u8>(), any_sources()).prop_map(
         |(code, group, suppress_router_side_processing, robustness_variable, interval, sources)| {
             Message::QueryV2(QueryV2 {
-                max_resp_time: Duration::from_millis(code::decode(code).into()),
+                max_resp_time: Duration::from_millis(code::decode_two(code).into()),
                 group,
                 suppress_router_side_processing,
                 robustness_variable,
-                query_interval: Duration::from_secs(u64::from(qqic::decode(interval))),
+                query_interval: Duration::from_secs(u64::from(code::decode(interval))),
                 sources,
             })
         },
