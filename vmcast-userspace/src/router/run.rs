@@ -47,6 +47,7 @@ use crate::{
     control::{Call, Control},
     daemon::{self, Process},
     link::{self, Attachment, RankedVmrs},
+    metrics::Metrics,
     netlink::{Links, NextHopEvent, NextHops},
     signals::Termination,
     sockets::{Icmpv6Sender, Readable},
@@ -118,7 +119,8 @@ pub(super) struct Router {
 pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     let mut termination = Termination::new()?;
     let process = Process::new(vmcast_api::Role::Router, config.name.as_str());
-    let (_control, calls) = Control::start(&config.socket())?;
+    let (control, calls) = Control::start(&config.socket())?;
+    let _metrics = Metrics::start(config.metrics.listen, control.asker()).await?;
     let links = Links::open()?;
     // Watched before they are read, so that no change falls between.
     let link_watch = links.watch()?;

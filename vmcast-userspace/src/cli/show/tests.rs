@@ -304,6 +304,8 @@ fn router_status() -> Status {
         groups: 1,
         members: 3,
         tunnels: 4,
+        nodes: BTreeMap::new(),
+        cache_entries: None,
     }
 }
 
@@ -337,10 +339,16 @@ fn the_status_of_each_role_is_shown() {
          carries   1 group, 3 members, 4 tunnels\n",
     );
     assert_shown(
-        &super::status(&Status { role: Role::Admin, ..agent }),
+        &super::status(&Status {
+            role: Role::Admin,
+            nodes: BTreeMap::from([(Role::Router, 2), (Role::Agent, 1)]),
+            cache_entries: Some(1),
+            ..agent
+        }),
         "\
          node      edge-1 (admin)\n\
-         program   vmcast 0.1.0, process 4711, up for 1h05m\n",
+         program   vmcast 0.1.0, process 4711, up for 1h05m\n\
+         knows     2 routers, 1 agent, 1 cached answer\n",
     );
 }
 
