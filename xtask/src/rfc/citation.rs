@@ -201,7 +201,10 @@ fn range(first: &str, last: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn found(file: &str, text: &str) -> (Vec<(u32, String, usize, bool)>, Vec<String>) {
+    /// RFC, section, line, and whether a test says it.
+    type Found = (u32, String, usize, bool);
+
+    fn found(file: &str, text: &str) -> (Vec<Found>, Vec<String>) {
         let mut citations = Citations::default();
         if file.ends_with(".case") {
             of_case(file, text, &mut citations);
