@@ -426,7 +426,7 @@ impl Bed {
     }
 }
 
-// proves A10 and RFC 4605 §4.2
+// proves A10 and RFC 4605 §3, §4.2
 #[test]
 fn of_two_routers_on_a_link_only_the_querier_serves_its_members() {
     let native = Output::Interface(LAN);
