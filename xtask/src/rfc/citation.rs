@@ -1,5 +1,8 @@
 //! Citations in comments: `RFC 7450 §5.2.3.4`, more sections of it as `§5.2.3.5`, a range as `§6.2 to §6.5`, `RFC
 //! 1112 appendix I`.
+//!
+//! In tests a citation is a proof if it stands right above `#[test]`, in the text of the whole file, or in a comment
+//! with the word `proves`. Others, as of a helper, are neither proof nor code.
 
 use std::{
     fs,
@@ -70,7 +73,7 @@ fn of_case(file: &str, text: &str, citations: &mut Citations) {
     for (index, line) in text.lines().enumerate() {
         if let Some(rest) = line.strip_prefix("rfc ") {
             let words = [(index + 1, format!("RFC {rest}"))];
-            of_block(file, true, &words, citations);
+            of_block(file, Role::Proof, &words, citations);
         }
     }
     if citations.all.len() == before {
@@ -78,23 +81,49 @@ fn of_case(file: &str, text: &str, citations: &mut Citations) {
     }
 }
 
+/// What a comment is to the section it names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Code,
+    Proof,
+    /// Of a test, but of none that proves it.
+    Mention,
+}
+
 fn of_source(file: &str, text: &str, citations: &mut Citations) {
     let own = is_test_file(file);
     let mut in_tests = false;
     let mut block: Vec<(usize, String)> = Vec::new();
+    let mut of_file = false;
     for (index, line) in text.lines().enumerate() {
         match comment(line) {
-            Some(words) => block.push((index + 1, words.to_owned())),
+            Some(words) => {
+                of_file |= line.starts_with("//!");
+                block.push((index + 1, words.to_owned()));
+            }
             None => {
-                of_block(file, own || in_tests, &std::mem::take(&mut block), citations);
+                let test = own || in_tests;
+                let role = |proof| match (test, proof) {
+                    (false, _) => Role::Code,
+                    (true, true) => Role::Proof,
+                    (true, false) => Role::Mention,
+                };
+                let says = block.iter().any(|(_, words)| words.contains("proves"));
+                let proof = says || of_file || line.trim() == "#[test]";
+                of_block(file, role(proof), &std::mem::take(&mut block), citations);
+                of_file = false;
                 if let Some((_, words)) = line.split_once(" // ") {
-                    of_block(file, own || in_tests, &[(index + 1, words.to_owned())], citations);
+                    of_block(
+                        file,
+                        role(words.contains("proves")),
+                        &[(index + 1, words.to_owned())],
+                        citations,
+                    );
                 }
             }
         }
         in_tests |= line.trim() == "#[cfg(test)]" && !declares_module(text, index);
     }
-    of_block(file, own || in_tests, &block, citations);
 }
 
 /// Whether the attribute on this line is of a module in a file of its own, so that what follows is no test.
@@ -119,7 +148,8 @@ fn is_test_file(file: &str) -> bool {
 
 /// Reads one comment of one or more lines. A section without a document belongs to the document named before it in
 /// the same comment.
-fn of_block(file: &str, test: bool, block: &[(usize, String)], citations: &mut Citations) {
+fn of_block(file: &str, role: Role, block: &[(usize, String)], citations: &mut Citations) {
+    let test = role == Role::Proof;
     let words: Vec<(usize, &str)> =
         block.iter().flat_map(|(line, text)| text.split_whitespace().map(|word| (*line, word))).collect();
     let mut document = Document::None;
@@ -137,7 +167,7 @@ fn of_block(file: &str, test: bool, block: &[(usize, String)], citations: &mut C
             }
             "802.1Q" | "13818-1" => document = Document::Other,
             "appendix" => {
-                if let (Document::Rfc(rfc), Some(name)) = (document, next) {
+                if let (Document::Rfc(rfc), Some(name), true) = (document, next, role != Role::Mention) {
                     let section = format!("appendix {name}");
                     citations.all.push(Citation { rfc, section, file: file.to_owned(), line, test });
                 }
@@ -149,6 +179,7 @@ fn of_block(file: &str, test: bool, block: &[(usize, String)], citations: &mut C
                         citations.faults.push(format!("{file}:{line}: {word} of no document"));
                     }
                     Document::Other => {}
+                    Document::Rfc(_) if role == Role::Mention => {}
                     Document::Rfc(rfc) => {
                         // `§6.2 to §6.5` is all of them.
                         let of_range = at >= 2 && words.get(at - 2).is_some_and(|(_, word)| *word == "to");
@@ -217,8 +248,7 @@ mod tests {
 
     #[test]
     fn sections_belong_to_the_document_before_them_in_the_same_comment() {
-        let text =
-            "/// Lists (RFC 9776 §4.1.6,\n/// §4.1.7, RFC 9777 §5.1.8).\nfn a() {}\n// RFC 1112 appendix I\n";
+        let text = "/// Lists (RFC 9776 §4.1.6,\n/// §4.1.7, RFC 9777 §5.1.8).\nfn a() {}\n// RFC 1112 appendix I\n\n";
         let expected = [(9776, "4.1.6", 1), (9776, "4.1.7", 2), (9777, "5.1.8", 2), (1112, "appendix I", 4)];
         let (all, faults) = found("src/a.rs", text);
         assert_eq!(all, expected.map(|(rfc, section, line)| (rfc, section.to_owned(), line, false)));
@@ -227,25 +257,29 @@ mod tests {
 
     #[test]
     fn a_range_is_every_section_of_it() {
-        let (all, _) = found("src/a.rs", "//! RFC 9776 §6.2 to §6.5.\n");
+        let (all, _) = found("src/a.rs", "//! RFC 9776 §6.2 to §6.5.\n\n");
         let sections: Vec<_> = all.iter().map(|(_, section, ..)| section.as_str()).collect();
         assert_eq!(sections, ["6.2", "6.3", "6.4", "6.5"]);
     }
 
     #[test]
     fn a_section_of_no_document_is_a_fault_and_one_of_others_is_not_ours() {
-        let (all, faults) = found("src/a.rs", "// see §6.3\nfn a() {}\n// IEEE 802.1Q §9.6\n");
+        let (all, faults) = found("src/a.rs", "// see §6.3\nfn a() {}\n// IEEE 802.1Q §9.6\n\n");
         assert_eq!((all.len(), faults), (0, vec!["src/a.rs:1: §6.3 of no document".to_owned()]));
     }
 
     #[test]
-    fn what_stands_in_tests_is_of_a_test() {
-        let inline = "// RFC 1 §1\n#[cfg(test)]\nmod tests {\n    // RFC 1 §2\n}\n";
+    fn in_tests_only_what_says_so_is_a_proof() {
+        let inline = "// RFC 1 §1\nfn a() {}\n#[cfg(test)]\nmod tests {\n    // RFC 1 §2\n    #[test]\n}\n";
         assert_eq!(found("src/a.rs", inline).0.iter().map(|it| it.3).collect::<Vec<_>>(), [false, true]);
-        let declared = "#[cfg(test)]\nmod tests;\n// RFC 1 §1\n";
+        let declared = "#[cfg(test)]\nmod tests;\n// RFC 1 §1\nfn a() {}\n";
         assert!(!found("src/a.rs", declared).0[0].3);
         for file in ["tests/netns/src/a.rs", "src/core_tests.rs", "src/conformance/a.rs"] {
-            assert!(found(file, "// RFC 1 §1\n").0[0].3, "{file}");
+            for proof in ["//! RFC 1 §1\n\n", "// proves A1 and\n// RFC 1 §1\n\n", "/// RFC 1 §1\n#[test]\n"]
+            {
+                assert!(found(file, proof).0[0].3, "{file} {proof}");
+            }
+            assert_eq!(found(file, "/// A helper (RFC 1 §1).\nfn a() {}\n").0, []);
         }
     }
 
