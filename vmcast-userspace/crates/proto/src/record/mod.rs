@@ -25,5 +25,5 @@ mod recorder;
 mod relay;
 mod words;
 
-pub use recorder::{Recorded, Recorder, Recording};
+pub use recorder::{Budget, Recorded, Recording};
 pub use words::{filter, hex, seconds};

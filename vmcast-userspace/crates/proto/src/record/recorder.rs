@@ -4,6 +4,10 @@ use std::{
     collections::VecDeque,
     fmt::Write as _,
     ops::{Deref, DerefMut},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Instant,
 };
 
@@ -28,19 +32,38 @@ pub trait Recording: Machine {
     fn output_words(memory: &mut Self::Memory, output: &Self::Output) -> String;
 }
 
-/// The text of a recording, up to a number of bytes.
-pub struct Recorder<M: Recording> {
+/// How many bytes several recordings may have together.
+#[derive(Clone, Debug)]
+pub struct Budget(Arc<AtomicUsize>);
+
+impl Budget {
+    /// So many.
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(bytes)))
+    }
+
+    /// Takes some, unless there are not so many left.
+    fn take(&self, bytes: usize) -> bool {
+        let less = |left: usize| left.checked_sub(bytes);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+}
+
+/// The text of a recording, as long as there is budget for it.
+struct Recorder<M: Recording> {
     start: Instant,
     memory: M::Memory,
     text: String,
-    /// Bytes that may still be written; `None` once a line did not fit.
-    left: Option<usize>,
+    budget: Budget,
+    /// Whether a line did not fit.
+    full: bool,
 }
 
 impl<M: Recording> Recorder<M> {
-    fn new(start: Instant, machine: &M, most: usize) -> Self {
-        let mut recorder =
-            Self { start, memory: M::Memory::default(), text: String::new(), left: Some(most) };
+    fn new(start: Instant, machine: &M, budget: Budget) -> Self {
+        let (memory, text) = (M::Memory::default(), String::new());
+        let mut recorder = Self { start, memory, text, budget, full: false };
         recorder.line(format_args!("machine {}", M::KIND));
         recorder.line(format_args!("clock real"));
         for (key, value) in machine.config_words() {
@@ -50,11 +73,13 @@ impl<M: Recording> Recorder<M> {
     }
 
     fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        let Some(left) = self.left else { return };
+        if self.full {
+            return;
+        }
         let before = self.text.len();
         let _ = writeln!(self.text, "{line}");
-        self.left = left.checked_sub(self.text.len() - before);
-        if self.left.is_none() {
+        if !self.budget.take(self.text.len() - before) {
+            self.full = true;
             // What a case needs is its beginning.
             self.text.truncate(before);
             self.text.push_str("# full\n");
@@ -67,7 +92,7 @@ impl<M: Recording> Recorder<M> {
     }
 
     fn output(&mut self, output: &M::Output) {
-        if self.left.is_none() {
+        if self.full {
             return;
         }
         let words = M::output_words(&mut self.memory, output);
@@ -84,9 +109,9 @@ pub struct Recorded<M: Recording> {
 }
 
 impl<M: Recording> Recorded<M> {
-    /// Takes a machine that was just made; records it if `most` says how many bytes the recording may have.
-    pub fn new(now: Instant, machine: M, most: Option<usize>) -> Self {
-        let recorder = most.map(|most| Box::new(Recorder::new(now, &machine, most)));
+    /// Takes a machine that was just made; records it if there is a budget.
+    pub fn new(now: Instant, machine: M, budget: Option<&Budget>) -> Self {
+        let recorder = budget.map(|budget| Box::new(Recorder::new(now, &machine, budget.clone())));
         let mut recorded = Self { machine, recorder, outputs: VecDeque::new() };
         recorded.note(now, |_| "start".to_owned());
         recorded.follow();
@@ -105,7 +130,7 @@ impl<M: Recording> Recorded<M> {
 
     fn note(&mut self, now: Instant, words: impl FnOnce(&mut M::Memory) -> String) {
         if let Some(recorder) = &mut self.recorder
-            && recorder.left.is_some()
+            && !recorder.full
         {
             let words = words(&mut recorder.memory);
             recorder.input(now, &words);
@@ -173,10 +198,10 @@ mod tests {
     use super::*;
     use crate::membership::{Config, Family, Input, Querier};
 
-    fn recorded(most: Option<usize>) -> (Instant, Recorded<Querier>) {
+    fn recorded(budget: Option<usize>) -> (Instant, Recorded<Querier>) {
         let start = vmcast_sim::epoch();
         let config = Config { address: "192.0.2.1".parse().unwrap(), ..Config::new(Family::V4) };
-        (start, Recorded::new(start, Querier::new(start, config).unwrap(), most))
+        (start, Recorded::new(start, Querier::new(start, config).unwrap(), budget.map(Budget::new).as_ref()))
     }
 
     #[test]

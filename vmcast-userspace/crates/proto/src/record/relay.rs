@@ -118,13 +118,17 @@ impl super::Recorded<Relay> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Machine as _, amt::relay::Config, record::Recorded};
+    use crate::{
+        Machine as _,
+        amt::relay::Config,
+        record::{Budget, Recorded},
+    };
 
     #[test]
     fn neither_seed_nor_macs_are_written_down() {
         let now = vmcast_sim::epoch();
         let seed = [0xab; 16];
-        let mut relay = Recorded::new(now, Relay::new(now, Config::new(seed)), Some(10_000));
+        let mut relay = Recorded::new(now, Relay::new(now, Config::new(seed)), Some(&Budget::new(10_000)));
         let local = "192.0.2.1:2268".parse().unwrap();
         let remote = "198.51.100.7:40000".parse().unwrap();
         let request = Message::Request { ipv6: false, ecn: false, nonce: 7 }.to_vec();

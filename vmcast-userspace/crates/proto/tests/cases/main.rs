@@ -84,11 +84,11 @@ fn what_a_daemon_records_is_a_case() {
     use vmcast_proto::{
         Machine as _,
         membership::{Config, Family, Input, Querier},
-        record::Recorded,
+        record::{Budget, Recorded},
     };
     let start = vmcast_sim::epoch();
     let config = Config { address: "192.0.2.1".parse().unwrap(), ..Config::new(Family::V4) };
-    let mut querier = Recorded::new(start, Querier::new(start, config).unwrap(), Some(100_000));
+    let mut querier = Recorded::new(start, Querier::new(start, config).unwrap(), Some(&Budget::new(100_000)));
     let report = [0x16, 0, 0xf9, 0xfa, 239, 1, 1, 3];
     for tenths in 0..3_000 {
         // Late, as a daemon is, and at odd times.

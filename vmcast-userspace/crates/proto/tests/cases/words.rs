@@ -28,7 +28,7 @@ pub(crate) struct Said {
 }
 
 pub(crate) fn unhex(text: &str) -> Vec<u8> {
-    assert!(text.len() % 2 == 0, "half a byte in {text}");
+    assert!(text.len().is_multiple_of(2), "half a byte in {text}");
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("digits")).collect()
 }
 
