@@ -189,7 +189,8 @@ impl Replay {
     }
 }
 
-fn time(text: &str) -> Option<Duration> {
+/// Reads seconds, to the nanosecond.
+pub(crate) fn time(text: &str) -> Option<Duration> {
     let (whole, part) = text.split_once('.').unwrap_or((text, ""));
     let nanos = format!("{part:0<9}");
     (nanos.len() == 9).then_some(())?;

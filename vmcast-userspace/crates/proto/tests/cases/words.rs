@@ -16,7 +16,7 @@ use vmcast_wire::{
     mld,
 };
 
-use crate::case::Config;
+use crate::case::{Config, time};
 
 /// A message and what its datagram is to say.
 pub(crate) struct Said {
@@ -37,7 +37,7 @@ pub(crate) fn parse<T: std::str::FromStr>(text: &str) -> T {
 }
 
 pub(crate) fn duration(text: &str) -> Duration {
-    Duration::from_secs_f64(parse(text))
+    time(text).unwrap_or_else(|| panic!("no time: {text}"))
 }
 
 pub(crate) fn filter(text: &str) -> Filter {
