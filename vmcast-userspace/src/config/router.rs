@@ -14,6 +14,7 @@ use super::{
     group_prefix::GroupPrefix,
     host::{Present, missing_interface},
     priority::{self, PriorityRule},
+    record::RecordConfig,
     sections::{
         Addresses, AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, MetricsConfig,
         UpstreamConfig, UpstreamFrom, duplicates, relative_path,
@@ -54,6 +55,9 @@ pub struct RouterConfig {
     /// What replicates.
     #[serde(default)]
     pub dataplane: DataplaneConfig,
+    /// Recordings of the protocol machines.
+    #[serde(default)]
+    pub record: RecordConfig,
     /// IGMP on every interface.
     #[serde(default)]
     pub igmp: IgmpConfig,
@@ -572,6 +576,7 @@ impl RoleConfig for RouterConfig {
         problems.extend(self.tunnel_problems());
         problems.extend(self.upstream_problems());
         problems.extend(self.dataplane.problems());
+        problems.extend(self.record.problems());
         problems.extend(self.igmp.problems("igmp", Family::V4, Igmp::of(Family::V4)));
         problems.extend(self.mld.problems("mld", Family::V6, Igmp::of(Family::V6)));
         problems.extend(self.interface_problems());

@@ -14,11 +14,13 @@ use vmcast_proto::{
     amt::relay::{self, Relay},
     membership::{self, Family, Querier},
     mrib::{self, Mrib},
+    record::{Budget, Recorded},
 };
 
 use super::{
     pace::Pace,
     priorities::Priorities,
+    recordings,
     stated::{Change, Stated},
     tunnels::{self, Tunnels, tunnel_id},
     upstream::{self, Upstream},
@@ -58,6 +60,8 @@ pub(super) struct Settings {
     pub(super) discover: bool,
     /// From which the nonces of each upstream are derived.
     pub(super) seed: [u8; 16],
+    /// What the recordings of the machines may take; `None` if there are none.
+    pub(super) record: Option<Budget>,
 }
 
 /// What is spoken on an interface: IGMP and MLD, or nothing.
@@ -72,16 +76,30 @@ pub(super) struct Queriers {
 pub(super) struct InterfaceState {
     pub(super) interface: Interface,
     /// IGMP and MLD, if they are spoken there.
-    pub(super) queriers: BTreeMap<Family, Querier>,
+    pub(super) queriers: BTreeMap<Family, Recorded<Querier>>,
     /// Whether its members are served although another router is the elected querier.
     beside_querier: bool,
+}
+
+impl InterfaceState {
+    fn take_recordings(&mut self) -> Vec<recordings::Recorded> {
+        let ifindex = self.interface.ifindex.0;
+        let recorded = |(family, querier): (&Family, &mut Recorded<Querier>)| recordings::Recorded {
+            name: format!("{}-{ifindex}", family.protocol()),
+            text: querier.take_recording(),
+        };
+        self.queriers.iter_mut().map(recorded).collect()
+    }
 }
 
 /// The machines.
 pub(super) struct Core {
     discover: bool,
     seed: [u8; 16],
-    pub(super) relay: Relay,
+    pub(super) relay: Recorded<Relay>,
+    record: Option<Budget>,
+    /// Recordings of machines that are gone.
+    recorded: Vec<recordings::Recorded>,
     pub(super) mrib: Mrib,
     pub(super) tunnels: Tunnels,
     pub(super) stated: Stated,
@@ -107,7 +125,9 @@ impl Core {
         Self {
             discover: settings.discover,
             seed: settings.seed,
-            relay: Relay::new(now, settings.relay),
+            relay: Recorded::new(now, Relay::new(now, settings.relay), settings.record.as_ref()),
+            record: settings.record,
+            recorded: Vec::new(),
             mrib: Mrib::new(settings.mrib),
             tunnels: Tunnels::default(),
             stated: Stated::default(),
@@ -260,7 +280,7 @@ impl Core {
                     querier.get_mut().handle_input(now, membership::Input::SetAddress(config.address));
                 }
                 Entry::Vacant(slot) => {
-                    slot.insert(Querier::new(now, config)?);
+                    slot.insert(Recorded::new(now, Querier::new(now, config)?, self.record.as_ref()));
                 }
             }
         }
@@ -291,9 +311,10 @@ impl Core {
 
     /// Forgets an interface that is gone.
     pub(super) fn remove_interface(&mut self, now: Instant, ifindex: IfIndex) {
-        if self.interfaces.remove(&ifindex).is_none() {
+        let Some(mut state) = self.interfaces.remove(&ifindex) else {
             return;
-        }
+        };
+        self.recorded.extend(state.take_recordings());
         self.mrib.handle_input(now, mrib::Input::MemberGone { member: Output::Interface(ifindex) });
         self.mrib.handle_input(now, mrib::Input::RemoveInterface { ifindex });
         self.stated.remove_interface(ifindex);
@@ -360,6 +381,7 @@ impl Core {
         ecn: bool,
         groups: Vec<(IpAddr, Filter)>,
     ) -> Result<(), relay::LimitError> {
+        self.relay.note_adoption(now, [local, remote], ecn, &groups);
         self.relay.adopt(now, local, remote, ecn, groups)?;
         self.settle(now);
         Ok(())
@@ -368,6 +390,27 @@ impl Core {
     /// Leaves everything upstream; the driver sends what comes of it and ends.
     pub(super) fn stop(&mut self, now: Instant) {
         self.set_upstream(now, None);
+    }
+
+    /// Sets what Relay Advertisements name.
+    pub(super) fn advertise(&mut self, now: Instant, addresses: Vec<IpAddr>) {
+        self.relay.note_words(now, || {
+            let addresses: Vec<_> = addresses.iter().map(|address| format!(" {address}")).collect();
+            format!("advertise{}", addresses.concat())
+        });
+        self.relay.advertise(addresses);
+    }
+
+    /// Takes what was recorded since the last call.
+    pub(super) fn take_recordings(&mut self) -> Vec<recordings::Recorded> {
+        let mut recorded = std::mem::take(&mut self.recorded);
+        if self.record.is_some() {
+            recorded
+                .push(recordings::Recorded { name: "relay".to_owned(), text: self.relay.take_recording() });
+            recorded.extend(self.interfaces.values_mut().flat_map(InterfaceState::take_recordings));
+        }
+        recorded.retain(|recorded| !recorded.text.is_empty());
+        recorded
     }
 
     /// A datagram came to one of the relay's endpoints.
@@ -547,7 +590,7 @@ impl Core {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let queriers = self.interfaces.values().flat_map(|state| state.queriers.values());
         queriers
-            .filter_map(Querier::poll_timeout)
+            .filter_map(|querier| querier.poll_timeout())
             .chain(self.relay.poll_timeout())
             .chain(self.mrib.poll_timeout())
             .chain(self.upstream.as_ref().and_then(Upstream::poll_timeout))

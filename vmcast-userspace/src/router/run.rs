@@ -22,7 +22,9 @@ use vmcast_proto::{
     amt::relay,
     host_state,
     membership::{self, Family},
-    mrib, registry,
+    mrib,
+    record::Budget,
+    registry,
 };
 use vmcast_wire::{ipv4, ipv6, mld};
 
@@ -35,6 +37,7 @@ use super::{
     priorities::Priorities,
     pursuit::{Named, Pursuit},
     reconcile::{self, Backlog},
+    recordings::Recordings,
     seed,
     shown::Shown,
     stated::Stated,
@@ -108,6 +111,7 @@ pub(super) struct Router {
     next_hops: NextHops,
     successors: kept::Successors,
     unicast: UnicastInputs,
+    recordings: Option<Recordings>,
     events: mpsc::Sender<Event>,
     warnings: RateLimit,
 }
@@ -129,6 +133,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     let (next_hops, mut next_hop_events) = NextHops::spawn()?;
     next_hops.point_to_point(interfaces::point_to_point(&wanted));
 
+    let recordings = config.record.directory.as_deref().map(Recordings::open).transpose()?;
     let seed = seed::load(&config.socket())?;
     let relay_addresses = relay_addresses(&config, &wanted);
     let relays = Relays::new(config.tunnel.port, config.tunnel.discovery.clone());
@@ -149,7 +154,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     for endpoint in &endpoints {
         core.add_endpoint(*endpoint);
     }
-    core.relay.advertise(relay_addresses.clone());
+    core.advertise(now, relay_addresses.clone());
     let mut unicast = UnicastInputs::new(core.stated.unicast_inputs().into_keys());
     unicast.follow(&mut core);
     let opened = plane::open(&config.dataplane)?;
@@ -199,6 +204,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         next_hops,
         successors,
         unicast,
+        recordings,
         events,
         warnings: RateLimit::new(10, Duration::from_secs(10)),
     };
@@ -213,6 +219,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         Ok(signal) => tracing::info!(signal, "ending"),
         Err(error) => tracing::error!("ending: {error:#}"),
     }
+    router.write_recordings();
     router.end().await;
     ended.map(|_| ())
 }
@@ -358,7 +365,8 @@ fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Sett
         },
         ..relay::Config::new(seed)
     };
-    Settings { relay, mrib: mrib::Config::default(), discover: config.upstream.discover, seed }
+    let record = config.record.directory.as_ref().map(|_| Budget::new(config.record.bytes()));
+    Settings { relay, mrib: mrib::Config::default(), discover: config.upstream.discover, seed, record }
 }
 
 /// Registers at the admin, if there is one.
@@ -440,6 +448,7 @@ impl Router {
                     self.shown.read(now, self.plane.as_ref());
                     self.core.stream_counters(now, &self.shown.counters.streams);
                     self.catch_up(now);
+                    self.write_recordings();
                 }
                 _ = looks.tick(), if self.core.paced().is_some() => self.look_at_pace(),
                 _ = refreshes.tick() => {
@@ -457,6 +466,12 @@ impl Router {
                 }
             }
             self.carry_out_all();
+        }
+    }
+
+    fn write_recordings(&mut self) {
+        if let Some(recordings) = &mut self.recordings {
+            recordings.write(self.core.take_recordings());
         }
     }
 

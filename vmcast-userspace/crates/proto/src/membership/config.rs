@@ -57,21 +57,23 @@ pub struct Config {
     /// The version spoken; hosts of older versions are served as RFC 9776 §7.3 and RFC 9777 §8.3 say.
     /// All routers of a link must speak the same (RFC 9776 §7.3.1, RFC 9777 §8.3.1).
     pub version: Version,
-    /// Robustness Variable (§8.1): packets in a row that may be lost less one; 1 to 255.
+    /// Robustness Variable (RFC 9776 §8.1, RFC 9777 §9.1): packets in a row that may be lost less one; 1 to
+    /// 255.
     pub robustness_variable: u8,
-    /// Query Interval (§8.2), between General Queries.
+    /// Query Interval (RFC 9776 §8.2, RFC 9777 §9.2), between General Queries.
     pub query_interval: Duration,
-    /// Query Response Interval (§8.3), the Max Resp Time of General Queries; below the Query
-    /// Interval.
+    /// Query Response Interval (RFC 9776 §8.3, RFC 9777 §9.3), the Max Resp Time of General Queries; below
+    /// the Query Interval.
     pub query_response_interval: Duration,
-    /// Startup Query Interval (§8.6); `None` for a quarter of the Query Interval.
+    /// Startup Query Interval (RFC 9776 §8.6, RFC 9777 §9.6); `None` for a quarter of the Query Interval.
     pub startup_query_interval: Option<Duration>,
-    /// Startup Query Count (§8.7), at least 1; `None` for the Robustness Variable.
+    /// Startup Query Count (RFC 9776 §8.7, RFC 9777 §9.7), at least 1; `None` for the Robustness Variable.
     pub startup_query_count: Option<u8>,
-    /// Last Member Query Interval (§8.8), the Max Resp Time of specific queries and the time
-    /// between their repetitions.
+    /// Last Member Query Interval (RFC 9776 §8.8, RFC 9777 §9.8), the Max Resp Time of specific queries and
+    /// the time between their repetitions.
     pub last_member_query_interval: Duration,
-    /// Last Member Query Count (§8.9), at least 1; `None` for the Robustness Variable.
+    /// Last Member Query Count (RFC 9776 §8.9, RFC 9777 §9.9), at least 1; `None` for the Robustness
+    /// Variable.
     pub last_member_query_count: Option<u8>,
     /// What happens when a host leaves.
     pub immediate_leave: ImmediateLeave,
@@ -145,7 +147,7 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Largest value of a QQIC (§4.1.7).
+    /// Largest value of a QQIC (RFC 9776 §4.1.7, RFC 9777 §5.1.9).
     const MAX_QUERY_INTERVAL: Duration = Duration::from_secs(31_744);
 
     /// The protocol of a family at its newest version and the values of its RFC, without an address.
@@ -306,32 +308,32 @@ impl Variables {
         }
     }
 
-    /// Last Member Query Count (§8.9).
+    /// Last Member Query Count (RFC 9776 §8.9, RFC 9777 §9.9).
     pub(super) fn last_member_query_count(&self) -> u8 {
         self.last_member_query_count.unwrap_or(self.robustness_variable)
     }
 
-    /// Last Member Query Interval (§8.8).
+    /// Last Member Query Interval (RFC 9776 §8.8, RFC 9777 §9.8).
     pub(super) const fn last_member_query_interval(&self) -> Duration {
         self.last_member_query_interval
     }
 
-    /// Group Membership Interval (§8.4), Multicast Address Listening Interval (RFC 9777 §9.4).
+    /// Group Membership Interval (RFC 9776 §8.4), Multicast Address Listening Interval (RFC 9777 §9.4).
     pub(super) fn group_membership_interval(&self) -> Duration {
         self.query_interval * u32::from(self.robustness_variable) + self.query_response_interval * 2
     }
 
-    /// Older Host Present Interval (§8.13), Older Version Host Present Interval (RFC 9777 §9.13).
+    /// Older Host Present Interval (RFC 9776 §8.13), Older Version Host Present Interval (RFC 9777 §9.13).
     pub(super) fn older_host_present_interval(&self) -> Duration {
         self.query_interval * u32::from(self.robustness_variable) + self.query_response_interval
     }
 
-    /// Other Querier Present Interval (§8.5).
+    /// Other Querier Present Interval (RFC 9776 §8.5, RFC 9777 §9.5).
     pub(super) fn other_querier_present_interval(&self) -> Duration {
         self.query_interval * u32::from(self.robustness_variable) + self.query_response_interval / 2
     }
 
-    /// Last Member Query Time (§8.10).
+    /// Last Member Query Time (RFC 9776 §8.10, RFC 9777 §9.10).
     pub(super) fn last_member_query_time(&self) -> Duration {
         self.last_member_query_interval * u32::from(self.last_member_query_count())
     }
