@@ -89,6 +89,19 @@ impl Chain {
         self.links.len() > 1
     }
 
+    /// A member as the kernel has it; `None` if it is none.
+    ///
+    /// # Errors
+    /// If the kernel does not let it be read.
+    pub(super) fn entry<K: MemberWrites>(
+        &self,
+        output: Output,
+        kernel: &K,
+    ) -> Result<Option<MemberEntry>, KernelError> {
+        let member = self.links.iter().find_map(|link| link.table.member(output.number()));
+        member.map(|member| kernel.read_member(member)).transpose()
+    }
+
     pub(super) fn contains(&self, output: Output) -> bool {
         self.position(output.number()).is_some()
     }

@@ -55,6 +55,8 @@ pub(super) struct MemberSpec {
 
 /// The kernel side that a table writes to.
 pub(super) struct Backing<'a, K, T> {
+    /// Index of the counters of the stream whose members these are.
+    pub(super) stream: u32,
     pub(super) kernel: &'a mut K,
     pub(super) tables: &'a mut T,
     pub(super) members: &'a mut Indices,
@@ -127,6 +129,11 @@ impl MemberTable {
     /// Whether the number of an output, or a way, is in it.
     pub(super) fn contains(&self, number: u32) -> bool {
         self.slot_of(number).is_some()
+    }
+
+    /// The index of a member in the kernel's table, by the number of its output.
+    pub(super) fn member(&self, number: u32) -> Option<u32> {
+        self.slot_of(number).map(|slot| self.slots[slot as usize].member())
     }
 
     /// The devices of its members, and how many members each has.

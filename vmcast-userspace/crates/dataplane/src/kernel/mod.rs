@@ -6,6 +6,7 @@ mod chain;
 mod converted;
 mod device;
 mod devmap;
+mod dropped;
 pub(crate) mod error;
 mod filler;
 pub(crate) mod index;

@@ -179,7 +179,7 @@ impl MemberWrites for Model {
         self.check()
     }
 
-    fn write_devmap(&mut self, table: u32, place: u32) -> Result<(), KernelError> {
+    fn write_devmap(&mut self, table: u32, _stream: u32, place: u32) -> Result<(), KernelError> {
         self.check()?;
         self.devmaps.insert(table, place);
         self.writes -= 1;
@@ -400,6 +400,7 @@ impl Bed {
             self.begin_waits(changing);
         }
         let mut backing = Backing {
+            stream: 1,
             kernel: &mut self.model,
             tables: &mut self.tables,
             members: &mut self.members,
