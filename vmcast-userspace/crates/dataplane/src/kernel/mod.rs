@@ -17,6 +17,8 @@ mod log;
 mod member_table;
 pub(crate) mod object;
 pub(crate) mod open;
+#[cfg(test)]
+mod order_tests;
 mod outer;
 mod plane;
 mod pool;
