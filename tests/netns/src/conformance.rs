@@ -47,7 +47,7 @@ fn trials_at(at: At) -> Vec<Trial> {
 fn copies(case: &Case) -> usize {
     let of_step = |step: &Step| match step {
         Step::Inject { expect, .. } => expect.observed.frames.len(),
-        Step::Apply(_) | Step::Refuse(..) | Step::InForce(_) => 0,
+        Step::Apply(_) | Step::Refuse(..) | Step::InForce(_) | Step::Missed(..) => 0,
     };
     case.steps.iter().map(of_step).max().unwrap_or_default()
 }

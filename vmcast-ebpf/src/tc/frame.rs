@@ -252,6 +252,12 @@ impl Skb {
         (field!(self, cb)[0] & 0xff) as usize
     }
 
+    /// Length in bytes of the packet behind what [`Skb::note`] was told.
+    #[inline(always)]
+    pub(crate) fn packet_length(&self) -> usize {
+        (field!(self, len) as usize).saturating_sub(self.noted())
+    }
+
     /// Takes note of what the copies are marked with, and how they wait for their devices.
     #[inline(always)]
     pub(crate) fn enter(&self, lane: Lane) {

@@ -23,15 +23,18 @@ struct Walk {
     member: u32,
     /// See [`InputId`].
     input: u32,
+    /// Place of the list, which is the index of its stream's counters.
+    list: u32,
 }
 
-/// Sends a copy to each member of the list from `first` to the next pause, where the packet goes through the
+/// Sends a copy to each member of a list from `first` to the next pause, where the packet goes through the
 /// relay device: clones, and the packet itself as the last one. `front` bytes stand before the packet. If the packet
 /// is `converted`, [`map::ends`] has the addresses and ports that its copies have otherwise. Copies that a link does
 /// not take whole are counted unless the packet was `handed_over`.
 #[inline(always)]
 pub(super) fn send(
     skb: Skb,
+    list: u32,
     first: u32,
     front: usize,
     input: InputId,
@@ -42,7 +45,7 @@ pub(super) fn send(
     skb.note_converted(converted);
     skb.note_handed_over(handed_over);
     skb.note_last(0);
-    let mut walk = Walk { skb: skb.raw(), member: first, input: input.0 };
+    let mut walk = Walk { skb: skb.raw(), member: first, input: input.0, list };
     // SAFETY: the function has the signature that the kernel calls, and the walk outlives the call.
     unsafe { bpf_loop(limit::MEMBERS, step as *mut c_void, (&raw mut walk).cast(), 0) };
     match skb.last() {
@@ -68,16 +71,24 @@ unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> c_long {
     }
     let made = unconverted(walk)
         .and_then(|skb| if is_pause { go_on_behind(skb, walk, at, member) } else { make(skb, walk, member) });
-    match made {
+    let sent = match made {
         // Not so at a pause: whether the relay device takes a frame is known of a clone alone.
-        Ok(device) if is_last => Skb::new(walk.skb).note_last(device),
-        Ok(device) => {
-            if Skb::new(walk.skb).send_copy(device).is_none() {
-                map::count_drop(DropReason::DeviceRefused);
-            }
+        Ok(device) if is_last => {
+            Skb::new(walk.skb).note_last(device);
+            Ok(())
         }
-        Err(DropReason::Oversize) if Skb::new(walk.skb).is_handed_over() => {}
-        Err(reason) => map::count_drop(reason),
+        Ok(device) => Skb::new(walk.skb).send_copy(device).ok_or(DropReason::DeviceRefused),
+        Err(reason) => Err(reason),
+    };
+    if let Err(reason) = sent {
+        let elsewhere = Skb::new(walk.skb).is_handed_over() && matches!(reason, DropReason::Oversize);
+        if !elsewhere {
+            map::count_drop(reason);
+        }
+        if !is_pause && reason.is_loss_of_member() {
+            // What user space makes of it, it takes off again.
+            map::count_loss(walk.list, member, Skb::new(walk.skb).packet_length() as u64);
+        }
     }
     c_long::from(is_last || is_pause)
 }

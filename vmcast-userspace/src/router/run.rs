@@ -39,9 +39,8 @@ use super::{
     reconcile::{self, Backlog},
     recordings::Recordings,
     seed,
-    shown::Shown,
+    shown::{LastCount, Shown},
     stated::Stated,
-    tally::Amount,
     unicast::UnicastInputs,
 };
 use crate::{
@@ -181,7 +180,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     tracing::info!(engine = engine.engine.label(), reason = engine.reason, "data plane ready");
 
     let mut shown = Shown::default();
-    first.iter().for_each(|op| shown.note(now, op, Amount::default(), plane.as_ref(), &core.mrib));
+    first.iter().for_each(|op| shown.note(now, op, &LastCount::default(), plane.as_ref(), &core.mrib));
     let attachment = attach(&config, &endpoints, seed)?;
     let mut router = Router {
         config,
@@ -625,10 +624,10 @@ impl Router {
     }
 
     fn change_plane(&mut self, op: &FibOp) {
-        let last_count = Shown::last_count(self.plane.as_ref(), op);
+        let last_count = self.shown.last_count(self.plane.as_ref(), op);
         match self.plane.apply(std::slice::from_ref(op)) {
             Ok(()) => {
-                self.shown.note(clock::now(), op, last_count, self.plane.as_ref(), &self.core.mrib);
+                self.shown.note(clock::now(), op, &last_count, self.plane.as_ref(), &self.core.mrib);
             }
             Err(error) => {
                 self.shown.note_refused(op);
