@@ -29,7 +29,7 @@ use super::{
     member_table::{self, Backing, MemberSpec},
     open::{Options, chain, classifier, xdp},
     pool::{Remains, TablePool, Tables as _, Until},
-    relay::{self, Relay},
+    relay::{Left, Relay},
     shapes::Shapes,
     state::{Effective, NextHopState, State, StreamState},
     stats,
@@ -39,6 +39,7 @@ use crate::{
     PacketTooBig,
     capacity::Capacities,
     carried,
+    clock::now_ns,
     endpoints::Change as EndpointChange,
     kernel::list::{self, Places},
     oversize::server::{Served, Server},
@@ -47,6 +48,10 @@ use crate::{
         ReleaseError, StatsError,
     },
 };
+
+/// For how long the relay devices of a process before stay when it has been taken over from: packets that wait there go
+/// on by its programs.
+const LEFT_FOR_NS: u64 = 1_000_000_000;
 
 /// Forwards in the kernel, at XDP and at TC: each egress device by the engine that does for it.
 pub struct KernelPlane {
@@ -73,6 +78,8 @@ pub struct KernelPlane {
     list_chunk: u32,
     table_relay: Option<Relay>,
     list_relay: Option<Relay>,
+    /// Relay devices of the process before this one, and when they go.
+    left: Option<(u64, Vec<Left>)>,
     pub(super) state: State,
     members: Indices,
     places: Places,
@@ -110,6 +117,7 @@ impl KernelPlane {
             list_chunk: options.chunk.map_or(limit::LIST_CHUNK, |chunk| chunk.clamp(1, limit::LIST_CHUNK)),
             table_relay: None,
             list_relay: None,
+            left: None,
             state: State::default(),
             members: Indices::new(maps::MEMBERS, options.capacities.members + 1),
             places: Places::default(),
@@ -663,11 +671,12 @@ impl Dataplane for KernelPlane {
     fn release(&mut self) -> Result<(), ReleaseError> {
         let left = self.attachments.release(&mut self.object);
         let left = left.map_err(|error| ReleaseError { source: Box::new(error) })?;
-        left.into_iter().for_each(relay::remove);
+        self.left = Some((now_ns() + LEFT_FOR_NS, left));
         Ok(())
     }
 
     fn refresh(&mut self) -> Result<(), RefreshError> {
+        self.left.take_if(|(until, _)| *until <= now_ns());
         let failed = |failure: Failure| RefreshError { source: failure.text().into() };
         self.serve_anew().map_err(failed)?;
         self.let_rest().map_err(failed)
