@@ -166,6 +166,13 @@ impl Dut {
         self.peers.enter(|| Wire::open(name).expect("opening a packet socket"))
     }
 
+    /// Runs `ip` in the namespace of the device under test.
+    pub(crate) fn ip(&self, arguments: &str) -> Result<(), vmcast_lab::LabError> {
+        let mut ip = Command::new("ip");
+        ip.args(arguments.split_whitespace());
+        self.dut.run(ip).map(drop)
+    }
+
     /// A directory where a plane keeps its programs.
     pub(crate) fn pins(&self) -> Result<PathBuf, vmcast_lab::LabError> {
         Ok(self.lab.bpffs()?.join("plane"))
@@ -284,6 +291,16 @@ impl KernelUnderTest {
         let next = KernelPlane::open(&Self::kept_at(&self.dut, pins)).expect("loading the programs");
         self.plane = next;
         self.plane.take_kept()
+    }
+
+    /// Ends the plane, and opens another one like it.
+    pub(crate) fn open_again(&mut self) {
+        self.plane = KernelPlane::open(&self.dut.at.options()).expect("loading the programs");
+    }
+
+    /// Why this engine replicates.
+    pub(crate) fn reason(&self) -> String {
+        self.plane.engine().reason
     }
 
     /// Lets the plane take over.

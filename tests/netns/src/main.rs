@@ -8,6 +8,7 @@ mod conformance;
 mod dut;
 mod labs;
 mod no_interface;
+mod no_relay;
 mod oversized;
 mod refused;
 mod scale;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let kernel = [
         conformance::trials(),
         no_interface::trials(),
+        no_relay::trials(),
         oversized::trials(),
         refused::trials(),
         statistics::trials(),
