@@ -537,17 +537,21 @@ impl RouterConfig {
 impl RouterConfig {
     /// What a priority asks for that the chosen engine has not.
     fn without_tc(&self) -> Option<Problem> {
-        let engine = match self.dataplane.engine {
+        let position = |is_lost: fn(&PriorityRule) -> bool| self.priorities.iter().position(is_lost);
+        let (index, said, hint) = match self.dataplane.engine {
             EngineChoice::Auto | EngineChoice::Tc => return None,
-            EngineChoice::Xdp => "xdp",
-            EngineChoice::Software => "software",
+            EngineChoice::Xdp => (
+                position(PriorityRule::needs_tc)?,
+                "queue and skb_priority have no effect with engine = \"xdp\"",
+                "TC and the software engine queue; dscp and pcp take effect with every engine",
+            ),
+            EngineChoice::Software => (
+                position(|rule| rule.queue.is_some())?,
+                "queue has no effect with engine = \"software\"",
+                "a process cannot choose the queue, TC can; skb_priority, dscp and pcp take effect",
+            ),
         };
-        let index = self.priorities.iter().position(PriorityRule::needs_tc)?;
-        let said = format!("queue and skb_priority have no effect with engine = \"{engine}\"");
-        Some(
-            Problem::warning(format!("priority[{index}]"), said)
-                .hint("TC alone queues; dscp and pcp take effect with every engine"),
-        )
+        Some(Problem::warning(format!("priority[{index}]"), said).hint(hint))
     }
 }
 

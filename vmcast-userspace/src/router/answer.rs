@@ -15,7 +15,7 @@ use vmcast_common::{
     },
     verdict::DropReason,
 };
-use vmcast_dataplane::EngineInfo;
+use vmcast_dataplane::{Engine, EngineInfo};
 use vmcast_proto::{Filter, membership::Family};
 
 use super::{run::Router, shown::SILENT, stated::Static, upstream::State};
@@ -358,9 +358,15 @@ fn interfaces(router: &Router) -> api::Interfaces {
 
 /// Whether copies that leave by a device wait in queues as priorities say, if one does say so.
 fn queues(router: &Router, device: IfIndex) -> Option<bool> {
-    let said = router.config.priorities.iter().any(PriorityRule::needs_tc);
+    let rules = &router.config.priorities;
+    let said = rules.iter().any(PriorityRule::needs_tc);
     let engine = router.plane.egress(device).filter(|_| said)?.engine;
-    Some(engine == vmcast_dataplane::Engine::TcClone)
+    Some(match engine {
+        Engine::TcClone => true,
+        // A process has no say in the transmit queue.
+        Engine::Software => rules.iter().all(|rule| rule.queue.is_none()),
+        Engine::XdpBroadcast | Engine::Mixed | Engine::Recording => false,
+    })
 }
 
 /// The kernel's name of an interface that need not be one of the configuration's.
