@@ -34,7 +34,11 @@ fn trials_at(at: At) -> Vec<Trial> {
     let random = Trial::test(format!("{hook}: {random}"), move || random_packets(at));
     let fixed =
         cases(nominal()).into_iter().enumerate().filter(|(_, case)| copies(case) >= at.least_copies()).map(
-            |(index, case)| Trial::test(format!("{hook}: {}", case.name), move || on_the_kernel(index, at)),
+            |(index, case)| {
+                Trial::test(format!("{hook}: {}", case.name), move || {
+                    on_the_kernel("conformance", at, |devices| cases(devices).swap_remove(index))
+                })
+            },
         );
     fixed.chain([random]).map(|trial| trial.with_ignored_flag(no_nft)).collect()
 }
@@ -43,30 +47,29 @@ fn trials_at(at: At) -> Vec<Trial> {
 fn copies(case: &Case) -> usize {
     let of_step = |step: &Step| match step {
         Step::Inject { expect, .. } => expect.observed.frames.len(),
-        Step::Apply(_) | Step::Refuse(..) | Step::InForce(_) => 0,
+        Step::Apply(_) | Step::Refuse(..) | Step::InForce(_) | Step::Missed(..) => 0,
     };
     case.steps.iter().map(of_step).max().unwrap_or_default()
 }
 
-/// One after the other: two cores carry one device under test at a time without delay.
+/// Packets run one case after the other: two cores carry one device under test at a time without delay. Loading
+/// the programs, most of a case's time, needs no turn.
 static TURN: Mutex<()> = Mutex::new(());
 
-fn on_the_kernel(index: usize, at: At) -> Result<(), Failed> {
+/// Runs the case that is made for the devices of a device under test.
+fn on_the_kernel(name: &str, at: At, case: impl FnOnce(Devices) -> Case) -> Result<(), Failed> {
+    let dut = Dut::enter(name, at)?;
+    let case = case(dut.devices);
+    let mut plane = KernelUnderTest::new(dut);
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let dut = Dut::enter("conformance", at)?;
-    let case = cases(dut.devices).swap_remove(index);
-    Ok(run(&case, &mut KernelUnderTest::new(dut))?)
+    Ok(run(&case, &mut plane)?)
 }
 
 fn random_packets(at: At) -> Result<(), Failed> {
-    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for seed in 0..RANDOM_CASES {
         // A thread each: it moves into the namespace of its device under test for good.
-        let outcome = std::thread::spawn(move || -> Result<(), Failed> {
-            let dut = Dut::enter("random", at)?;
-            let case = modelled(seed, dut.devices);
-            Ok(run(&case, &mut KernelUnderTest::new(dut))?)
-        });
+        let outcome =
+            std::thread::spawn(move || on_the_kernel("random", at, |devices| modelled(seed, devices)));
         outcome.join().map_err(|_| format!("seed {seed} panicked"))??;
     }
     Ok(())

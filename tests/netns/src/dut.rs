@@ -2,7 +2,10 @@
 
 use std::{process::Command, time::Duration};
 
-use vmcast_common::fib::{FibOp, IfIndex, Interface};
+use vmcast_common::{
+    fib::{FibOp, IfIndex, Interface, Output, Stream},
+    maps::DroppedCopies,
+};
 use vmcast_dataplane::{
     ApplyError, Counters, Dataplane as _, Fib, PacketTooBig, Punt,
     conformance::{Device, Devices, Observed, PlaneUnderTest},
@@ -328,6 +331,10 @@ impl PlaneUnderTest for KernelUnderTest {
             assert_eq!(alone, Some(entry.counters), "{}", entry.stream);
         }
         counters
+    }
+
+    fn dropped_copies(&mut self, stream: Stream, member: Option<Output>) -> Vec<(Output, DroppedCopies)> {
+        self.plane.dropped_copies(stream, member).expect("reading what members have missed")
     }
 
     fn take_punts(&mut self) -> Vec<Punt> {

@@ -12,6 +12,7 @@ mod oversized;
 mod refused;
 mod scale;
 mod statistics;
+mod verified;
 mod wire;
 
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         oversized::trials(),
         refused::trials(),
         statistics::trials(),
+        verified::trials(),
         scale::trials(),
     ];
     let kernel = kernel.into_iter().flatten().map(|trial| ignored(trial, skip));

@@ -16,8 +16,8 @@ use super::{
     priority::{self, PriorityRule},
     record::RecordConfig,
     sections::{
-        Addresses, AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, UpstreamConfig, UpstreamFrom,
-        duplicates, relative_path,
+        Addresses, AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, MetricsConfig,
+        UpstreamConfig, UpstreamFrom, duplicates, relative_path,
     },
     value::{AMT_PORT, InterfaceName, MacAddress, NodeName, VlanTag, is_host},
 };
@@ -37,6 +37,9 @@ pub struct RouterConfig {
     /// Where the operator's commands are answered.
     #[serde(default)]
     pub control: ControlConfig,
+    /// Where figures for monitoring are served.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
     /// How it logs.
     #[serde(default)]
     pub log: LogConfig,
@@ -568,6 +571,7 @@ impl RoleConfig for RouterConfig {
             );
         }
         problems.extend(self.control.problems());
+        problems.extend(self.metrics.problems());
         problems.extend(self.admin.problems());
         problems.extend(self.tunnel_problems());
         problems.extend(self.upstream_problems());

@@ -144,6 +144,7 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
     let (members, next) = page.cut(all, |info| {
         let joined = router.shown.joined(info.group, info.member, &info.filter, &readings);
         let sent = joined.map(|joined| joined.sent).unwrap_or_default();
+        let dropped = joined.map(|joined| joined.dropped).unwrap_or_default();
         api::Member {
             group: info.group,
             source: None,
@@ -158,6 +159,7 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
             age_ms: joined.map_or(0, |joined| millis(now.saturating_duration_since(joined.at))),
             packets: sent.packets,
             bytes: sent.bytes,
+            dropped: dropped.packets,
         }
     });
     api::Members { next, members }

@@ -39,9 +39,8 @@ use super::{
     reconcile::{self, Backlog},
     recordings::Recordings,
     seed,
-    shown::Shown,
+    shown::{LastCount, Shown},
     stated::Stated,
-    tally::Amount,
     unicast::UnicastInputs,
 };
 use crate::{
@@ -50,6 +49,7 @@ use crate::{
     control::{Call, Control},
     daemon::{self, Process},
     link::{self, Attachment, RankedVmrs},
+    metrics::Metrics,
     netlink::{Links, NextHopEvent, NextHops},
     signals::Termination,
     sockets::{Icmpv6Sender, Readable},
@@ -122,7 +122,8 @@ pub(super) struct Router {
 pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     let mut termination = Termination::new()?;
     let process = Process::new(vmcast_api::Role::Router, config.name.as_str());
-    let (_control, calls) = Control::start(&config.socket())?;
+    let (control, calls) = Control::start(&config.socket())?;
+    let _metrics = Metrics::start(config.metrics.listen, control.asker()).await?;
     let links = Links::open()?;
     // Watched before they are read, so that no change falls between.
     let link_watch = links.watch()?;
@@ -179,7 +180,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     tracing::info!(engine = engine.engine.label(), reason = engine.reason, "data plane ready");
 
     let mut shown = Shown::default();
-    first.iter().for_each(|op| shown.note(now, op, Amount::default(), plane.as_ref(), &core.mrib));
+    first.iter().for_each(|op| shown.note(now, op, &LastCount::default(), plane.as_ref(), &core.mrib));
     let attachment = attach(&config, &endpoints, seed)?;
     let mut router = Router {
         config,
@@ -623,10 +624,10 @@ impl Router {
     }
 
     fn change_plane(&mut self, op: &FibOp) {
-        let last_count = Shown::last_count(self.plane.as_ref(), op);
+        let last_count = self.shown.last_count(self.plane.as_ref(), op);
         match self.plane.apply(std::slice::from_ref(op)) {
             Ok(()) => {
-                self.shown.note(clock::now(), op, last_count, self.plane.as_ref(), &self.core.mrib);
+                self.shown.note(clock::now(), op, &last_count, self.plane.as_ref(), &self.core.mrib);
             }
             Err(error) => {
                 self.shown.note_refused(op);

@@ -80,6 +80,8 @@ fn responses() -> Vec<Response> {
             groups: 1,
             members: 2,
             tunnels: 3,
+            nodes: [(Role::Agent, 4)].into(),
+            cache_entries: Some(5),
         }),
         Response::Groups(Groups { next: None, groups: vec![group()] }),
         Response::Members(Members {

@@ -1,5 +1,6 @@
 //! The plane itself: operations in, map writes out.
 
+mod dropped;
 mod interfaces;
 
 use std::{
@@ -14,14 +15,15 @@ use vmcast_common::{
         FibOp, IfIndex, Members, NextHop, NextHopId, Output, Priority, Rpf, Stream, Tunnel, TunnelId, Way,
     },
     maps::{
-        self, EndpointKey, InputId, Marks, NextHopEntry, PROGRAM_CLONE, PROGRAM_INGRESS, QueueEntry,
-        StreamCounters, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
+        self, DroppedCopies, EndpointKey, InputId, Marks, NextHopEntry, PROGRAM_CLONE, PROGRAM_INGRESS,
+        QueueEntry, StreamCounters, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
     },
 };
 
 use super::{
     attach::Attachments,
     device::{Devices, Rule, name_of},
+    dropped::MemberDrops,
     error::{Failure, KernelError},
     index::Indices,
     member_table::{self, Backing, MemberSpec},
@@ -50,6 +52,8 @@ use crate::{
 pub struct KernelPlane {
     pub(super) object: Ebpf,
     maps: KernelMaps,
+    /// What members have missed.
+    dropped: MemberDrops,
     pool: TablePool,
     shapes: Shapes,
     attachments: Attachments,
@@ -81,7 +85,7 @@ pub struct KernelPlane {
 impl KernelPlane {
     pub(super) fn new(
         object: Ebpf,
-        maps: KernelMaps,
+        (maps, dropped): (KernelMaps, MemberDrops),
         pool: TablePool,
         attachments: Attachments,
         oversize: Server,
@@ -91,6 +95,7 @@ impl KernelPlane {
         Self {
             object,
             maps,
+            dropped,
             pool,
             shapes: Shapes::default(),
             attachments,
@@ -254,8 +259,8 @@ impl KernelPlane {
         let old_key = TunnelKey::new(&old);
         if old_key != key {
             self.forget_ends(id, &old_key)?;
-        }
-        if old != tunnel {
+            self.put_changed(Output::Tunnel(id))?;
+        } else if old != tunnel {
             self.put_everywhere(Output::Tunnel(id))?;
         }
         Ok(())
@@ -375,6 +380,7 @@ impl KernelPlane {
         };
         for output in state.outputs() {
             self.state.note_left(output, stats);
+            self.forget_missed(stats, output)?;
         }
         if let Some(followers) = self.state.followers.get_mut(&stream.group) {
             followers.remove(&stats);
@@ -410,6 +416,9 @@ impl KernelPlane {
     fn add_member(&mut self, stream: Stream, output: Output) -> Result<(), Failure> {
         let stats = *self.state.by_stream.get(&stream).ok_or(Failure::Unknown)?;
         self.state.conversions.fit(&stream, output).map_err(Failure::Unsupported)?;
+        if !self.is_member(stats, output) {
+            self.forget_missed(stats, output)?;
+        }
         self.put_member(stats, output)?;
         match output {
             Output::Interface(_) => {}
@@ -434,7 +443,7 @@ impl KernelPlane {
         let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
         let moves = if at_tc { state.chain.contains(output) } else { state.list.contains(output) };
         if moves {
-            self.drop_member(stats, output)?;
+            self.take_out(stats, output)?;
         }
         // The bound comes first: no packet meets the member that it does not hold for.
         let whole_max = self.state.whole_max(output);
@@ -470,6 +479,7 @@ impl KernelPlane {
             state.chain.note_relayed();
         }
         let mut backing = Backing {
+            stream: stats,
             kernel: &mut self.maps,
             tables: &mut self.pool,
             members: &mut self.members,
@@ -548,6 +558,12 @@ impl KernelPlane {
     }
 
     fn drop_member(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
+        self.forget_missed(stats, output)?;
+        self.take_out(stats, output)
+    }
+
+    /// Takes a member out of where it is, for good or because it goes elsewhere.
+    fn take_out(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
         let Some(state) = self.state.streams.get(&stats) else {
             return Ok(());
         };
@@ -623,13 +639,17 @@ impl KernelPlane {
 
     /// Lets member tables that have not changed for a while share their devmaps.
     fn let_rest(&mut self) -> Result<(), Failure> {
-        let mut backing = Backing {
-            kernel: &mut self.maps,
-            tables: &mut self.pool,
-            members: &mut self.members,
-            shapes: &mut self.shapes,
-        };
-        Ok(self.state.streams.values_mut().try_for_each(|state| state.chain.rest(&mut backing))?)
+        for (&stream, state) in &mut self.state.streams {
+            let mut backing = Backing {
+                stream,
+                kernel: &mut self.maps,
+                tables: &mut self.pool,
+                members: &mut self.members,
+                shapes: &mut self.shapes,
+            };
+            state.chain.rest(&mut backing)?;
+        }
+        Ok(())
     }
 }
 
@@ -689,6 +709,14 @@ impl Dataplane for KernelPlane {
     fn stream_counters(&self, stream: Stream) -> Result<Option<StreamCounters>, StatsError> {
         let stats = self.state.by_stream.get(&stream);
         stats.map(|stats| stats::read_stream(&self.maps.stream_stats, *stats)).transpose()
+    }
+
+    fn dropped_copies(
+        &self,
+        stream: Stream,
+        member: Option<Output>,
+    ) -> Result<Vec<(Output, DroppedCopies)>, StatsError> {
+        self.missed(stream, member)
     }
 
     fn engine(&self) -> EngineInfo {

@@ -29,8 +29,8 @@ pub(super) trait MemberWrites {
     fn write_head(&mut self, key: HeadKey, head: Head) -> Result<(), KernelError>;
     /// Forgets it.
     fn remove_head(&mut self, key: HeadKey) -> Result<(), KernelError>;
-    /// Says at which place the devmap of a table is.
-    fn write_devmap(&mut self, table: u32, place: u32) -> Result<(), KernelError>;
+    /// Says at which place the devmap of a table is, and of which stream the members of the table are.
+    fn write_devmap(&mut self, table: u32, stream: u32, place: u32) -> Result<(), KernelError>;
     /// Forgets a table.
     fn remove_table(&mut self, table: u32) -> Result<(), KernelError>;
     /// Empties a slot of a devmap.
@@ -230,9 +230,11 @@ impl MemberWrites for KernelMaps {
         forgive_missing(self.heads.remove(&key), maps::HEADS)
     }
 
-    fn write_devmap(&mut self, table: u32, place: u32) -> Result<(), KernelError> {
+    fn write_devmap(&mut self, table: u32, stream: u32, place: u32) -> Result<(), KernelError> {
         let line = self.line(table)?;
-        self.write_line(&TableLine { devmap: place, ..line })
+        // Neither is larger, see the assertions beside them.
+        let (devmap, stream) = (place as u16, stream as u16);
+        self.write_line(&TableLine { devmap, stream, ..line })
     }
 
     fn remove_table(&mut self, table: u32) -> Result<(), KernelError> {

@@ -1,9 +1,9 @@
 //! A whole data plane without I/O: operations and frames in, frames out.
 
 use vmcast_common::{
-    fib::{FibOp, IfIndex, Stream},
+    fib::{FibOp, IfIndex, Output, Stream},
     forward::{Replicate, decide},
-    maps::StreamCounters,
+    maps::{DroppedCopies, StreamCounters},
     rewrite::{self, Ends, forward_header, readdress},
     verdict::{DropReason, PuntReason, Refusal, Verdict},
 };
@@ -132,6 +132,15 @@ impl Core {
         self.tables.state(self.tables.number(stream)?).map(|state| state.counters)
     }
 
+    /// What members of a stream, or one of them, have missed since each became one.
+    #[must_use]
+    pub fn dropped_copies(&self, stream: Stream, member: Option<Output>) -> Vec<(Output, DroppedCopies)> {
+        let state = self.tables.number(stream).and_then(|number| self.tables.state(number));
+        let all = state.into_iter().flat_map(|state| &state.dropped);
+        let wanted = all.filter(|(output, _)| member.is_none_or(|member| member == **output));
+        wanted.map(|(output, dropped)| (*output, *dropped)).collect()
+    }
+
     /// Counts what was lost before it came here or after it left.
     pub(super) fn count_lost(&mut self, reason: DropReason, frames: u64) {
         self.drops[reason as usize] += frames;
@@ -172,6 +181,7 @@ impl Core {
         }
         let pcp = packet.marks.pcp();
         let Self { tables, buffer, fragmenter, drops, .. } = self;
+        let mut missed = Vec::new();
         for output in tables.outputs(packet.table) {
             let made = tables.way(output).and_then(|Way { egress, member, hop }| {
                 match rewrite::copy(buffer.begin(), &member, &hop, packet.input, pcp, false) {
@@ -193,9 +203,17 @@ impl Core {
             });
             if let Err(reason) = made {
                 drops[reason as usize] += 1;
+                if reason.is_loss_of_member() {
+                    missed.push(output);
+                }
             }
         }
         fragmenter.end(buffer.packet(), now_ns);
+        if let Some(state) = tables.state_mut(packet.table) {
+            for output in missed {
+                state.dropped.entry(output).or_default().count(packet.ip_len as u64);
+            }
+        }
     }
 }
 

@@ -13,8 +13,8 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmcast_common::{
-    fib::{FibOp, IfIndex, Stream},
-    maps::StreamCounters,
+    fib::{FibOp, IfIndex, Output, Stream},
+    maps::{DroppedCopies, StreamCounters},
     verdict::DropReason,
 };
 
@@ -169,6 +169,14 @@ impl Dataplane for Plane {
 
     fn stream_counters(&self, stream: Stream) -> Result<Option<StreamCounters>, StatsError> {
         Ok(lock(&self.core).stream_counters(stream))
+    }
+
+    fn dropped_copies(
+        &self,
+        stream: Stream,
+        member: Option<Output>,
+    ) -> Result<Vec<(Output, DroppedCopies)>, StatsError> {
+        Ok(lock(&self.core).dropped_copies(stream, member))
     }
 
     fn engine(&self) -> EngineInfo {
