@@ -95,6 +95,7 @@ fn responses() -> Vec<Response> {
                 age_ms: 3,
                 packets: 4,
                 bytes: 5,
+                dropped: 6,
             }],
         }),
         Response::Tunnels(Tunnels {
