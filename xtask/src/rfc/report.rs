@@ -33,6 +33,8 @@ struct Row<'a> {
     status: Status,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    but: Option<&'a str>,
     code: Vec<&'a Citation>,
     tests: Vec<&'a Citation>,
 }
@@ -123,11 +125,14 @@ impl<'a> Report<'a> {
                         println!("  {:<19} {kind} {}", "", listed(places));
                     }
                 }
-                match (row.status, row.reason) {
-                    (_, Some(reason)) => println!("  {:<19} why  {reason}", ""),
-                    (Status::Missing, None) => println!("  {:<19} MISSING", ""),
-                    (Status::NoTest, None) => println!("  {:<19} NO TEST", ""),
-                    (Status::Proved | Status::Reason, None) => {}
+                if let Some(but) = row.but {
+                    println!("  {:<19} but  {but}", "");
+                }
+                match row.status {
+                    Status::Reason => println!("  {:<19} why  {}", "", row.reason.unwrap_or_default()),
+                    Status::Missing => println!("  {:<19} MISSING", ""),
+                    Status::NoTest => println!("  {:<19} NO TEST", ""),
+                    Status::Proved => {}
                 }
             }
             println!();
@@ -148,8 +153,9 @@ fn row<'a>(section: &'a Section, of_rfc: impl Iterator<Item = &'a Citation>) -> 
         (false, true, None) => Status::NoTest,
         (true, true, None) => Status::Missing,
     };
-    let Section { section, level, says, reason } = section;
-    Row { section, level: *level, says, status, reason: reason.as_deref(), code, tests }
+    let Section { section, level, says, reason, but } = section;
+    let reason = reason.as_deref().filter(|_| status == Status::Reason);
+    Row { section, level: *level, says, status, reason, but: but.as_deref(), code, tests }
 }
 
 const fn is_gap(row: &Row<'_>) -> bool {
@@ -178,6 +184,7 @@ mod tests {
             level,
             says: "Asks.".to_owned(),
             reason: reason.map(str::to_owned),
+            but: None,
         };
         let sections = vec![
             section("1", Level::Must, None),

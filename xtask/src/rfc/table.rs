@@ -27,8 +27,10 @@ pub(super) struct Section {
     pub(super) level: Level,
     /// What, in our words.
     pub(super) says: String,
-    /// Why we do not do it, or why no test of ours can show it.
+    /// Why we do not do it, or why no test of ours can show it; of no account once a test does.
     pub(super) reason: Option<String>,
+    /// What of it we leave out, and why, though we do the rest.
+    pub(super) but: Option<String>,
 }
 
 /// How strongly an RFC asks for something (RFC 2119); the strongest of a section counts.
