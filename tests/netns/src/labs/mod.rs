@@ -2,6 +2,7 @@
 
 mod admin_down;
 mod amt_gateway;
+mod applications;
 mod bad_input;
 mod bed;
 mod chain;
@@ -16,8 +17,8 @@ mod engine_change;
 mod filters;
 mod follow;
 mod full;
+mod hosts;
 mod interfaces;
-mod listeners;
 mod main_job;
 mod many_groups;
 mod mixed;
@@ -48,8 +49,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         main_job::trials(),
         interfaces::trials(),
         native::trials(),
+        applications::trials(),
         rebind::trials(),
-        listeners::trials(),
         proxy::trials(),
         election::trials(),
         restart::trials(),
