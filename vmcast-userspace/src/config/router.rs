@@ -91,6 +91,15 @@ pub struct TunnelConfig {
     pub max_tunnels_per_prefix: u32,
     /// Most groups joined through one tunnel.
     pub max_groups_per_tunnel: u32,
+    /// Most Relay Discoveries and Requests answered in a second, of all gateways together.
+    pub answers_per_second: u32,
+    /// The same of the gateways of one network.
+    pub answers_per_prefix_per_second: u32,
+}
+
+impl TunnelConfig {
+    /// More than one core answers.
+    const MOST_ANSWERS: u32 = 10_000_000;
 }
 
 impl Default for TunnelConfig {
@@ -103,6 +112,8 @@ impl Default for TunnelConfig {
             max_tunnels_per_address: 1_000,
             max_tunnels_per_prefix: 16_384,
             max_groups_per_tunnel: 64,
+            answers_per_second: 20_000,
+            answers_per_prefix_per_second: 10_000,
         }
     }
 }
@@ -446,6 +457,8 @@ impl RouterConfig {
             max_tunnels_per_address,
             max_tunnels_per_prefix,
             max_groups_per_tunnel,
+            answers_per_second,
+            answers_per_prefix_per_second,
         } = &self.tunnel;
         let mut problems = Vec::new();
         for (index, address) in address.iter().enumerate() {
@@ -480,6 +493,8 @@ impl RouterConfig {
             ("max_tunnels_per_address", *max_tunnels_per_address, limit::TUNNELS),
             ("max_tunnels_per_prefix", *max_tunnels_per_prefix, limit::TUNNELS),
             ("max_groups_per_tunnel", *max_groups_per_tunnel, limit::STREAMS),
+            ("answers_per_second", *answers_per_second, TunnelConfig::MOST_ANSWERS),
+            ("answers_per_prefix_per_second", *answers_per_prefix_per_second, TunnelConfig::MOST_ANSWERS),
         ] {
             if !(1..=most).contains(&value) {
                 problems.push(Problem::error(

@@ -136,9 +136,13 @@ fn values_out_of_range_are_all_reported_at_once_each_with_its_line() {
 
 #[test]
 fn limits_beyond_what_the_tables_hold_are_refused() {
-    for (key, value) in
-        [("max_tunnels", 131_073), ("max_tunnels_per_address", 131_073), ("max_groups_per_tunnel", 16_385)]
-    {
+    for (key, value) in [
+        ("max_tunnels", 131_073),
+        ("max_tunnels_per_address", 131_073),
+        ("max_groups_per_tunnel", 16_385),
+        ("answers_per_second", 10_000_001),
+        ("answers_per_prefix_per_second", 10_000_001),
+    ] {
         let said = router_refusal(&format!("[tunnel]\n{key} = {value}\n"));
         assert!(said.contains(&format!("{value} is not from 1 to {}", value - 1)), "{said}");
     }

@@ -65,6 +65,8 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 const WAYS_PATIENCE: Duration = Duration::from_secs(1);
 /// Datagrams that wait for the loop; more wait in the sockets.
 const EVENTS: usize = 1024;
+/// Most of them that are served in one turn of the loop.
+const EVENTS_AT_ONCE: usize = 64;
 
 /// What the tasks beside the loop tell it.
 pub(super) enum Event {
@@ -350,6 +352,8 @@ fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Sett
         max_tunnels: config.tunnel.max_tunnels,
         max_tunnels_per_source: config.tunnel.max_tunnels_per_address,
         max_tunnels_per_prefix: config.tunnel.max_tunnels_per_prefix,
+        answers_per_second: config.tunnel.answers_per_second,
+        answers_per_prefix_per_second: config.tunnel.answers_per_prefix_per_second,
         limits: host_state::Limits {
             groups: config.tunnel.max_groups_per_tunnel as usize,
             ..host_state::Limits::default()
@@ -405,11 +409,18 @@ impl Router {
         let mut named_by_admin = self.watch_upstream();
         let oversized = self.plane.oversized().map(Readable::new).transpose();
         let oversized = oversized.context("following the packets that are too large for a link")?;
+        let mut taken = Vec::with_capacity(EVENTS_AT_ONCE);
         loop {
             let timeout = self.core.poll_timeout().map(tokio::time::Instant::from_std);
             tokio::select! {
                 signal = termination.received() => return Ok(signal),
-                Some(event) = events.recv() => self.on_event(event),
+                _ = events.recv_many(&mut taken, EVENTS_AT_ONCE) => {
+                    for event in taken.drain(..) {
+                        self.on_event(event);
+                        // In the order of what asked for it, whatever that is of.
+                        self.carry_out_all();
+                    }
+                }
                 event = next_hop_events.recv() => match event {
                     Some(event) => self.on_next_hop(event),
                     // Members that move or whose neighbours change would be sent to in vain.
