@@ -316,12 +316,14 @@ fn interfaces(router: &Router) -> api::Interfaces {
         let state = present.and_then(|(ifindex, _)| router.core.interfaces.get(ifindex));
         let hook = state.and_then(|state| router.plane.hook(state.interface.device));
         let egress = state.and_then(|state| router.plane.egress(state.interface.device));
+        let beside_querier = configured.beside_querier;
         let querier = |family| {
             let querier = state?.queriers.get(&family)?;
             let own = Some(querier.config().address).filter(|address| !address.is_unspecified());
             Some(api::Querier {
                 address: querier.querier().or(own),
                 ours: querier.querier().is_none(),
+                serving: querier.serves() || beside_querier,
                 version: querier.config().version.number(family),
                 groups: querier.groups(clock::now()).len() as u64,
             })
@@ -426,6 +428,8 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
         count(protocol, "reports_received", counters.reports_received);
         count(protocol, "leaves_received", counters.leaves_received);
         count(protocol, "queries_sent", counters.queries_sent);
+        count(protocol, "queriers_missed", counters.queriers_missed);
+        count(protocol, "handed_over", counters.handed_over);
         for (refusal, value) in counters.refusals() {
             count(protocol, refusal.label(), value);
         }

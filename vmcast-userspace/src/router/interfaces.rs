@@ -195,6 +195,8 @@ fn querier_config(
         } else {
             ImmediateLeave::Never
         },
+        allowed_queriers: configured.allowed_queriers(),
+        steady_time: configured.steady_time(),
         allowed_groups: configured.allowed_groups(),
         max_groups: configured.max_groups,
         max_groups_per_host: configured.max_groups_per_host,

@@ -115,19 +115,38 @@ impl Small {
         Ok(role)
     }
 
+    /// Starts the VMR with more keys of `[igmp]` and of each client's interface, and waits for it.
+    pub(super) fn router_with_timers(
+        &self,
+        bed: &Bed,
+        router: Router<'_>,
+        igmp: &str,
+        interface: &str,
+    ) -> Result<Role, Failed> {
+        let mut role = self.start(bed, router, igmp, interface)?;
+        wait_ready([&mut role], bed.clock)?;
+        Ok(role)
+    }
+
     /// Starts the VMR.
     pub(super) fn start_router(&self, bed: &Bed, router: Router<'_>) -> Result<Role, Failed> {
+        self.start(bed, router, "", "")
+    }
+
+    fn start(&self, bed: &Bed, router: Router<'_>, igmp: &str, interface: &str) -> Result<Role, Failed> {
         let Router { engine, querier, keep, dataplane, tables, launcher } = router;
         let pins = bed.lab.bpffs()?.join(self.vmr.node());
         let on_exit = if keep { "keep" } else { "remove" };
         let mut tables = format!(
-            "{tables}[dataplane]\nengine = \"{}\"\non_exit = \"{on_exit}\"\npin_path = \"{}\"\n{dataplane}{IGMP}\
+            "{tables}[dataplane]\nengine = \"{}\"\non_exit = \"{on_exit}\"\npin_path = \"{}\"\n{dataplane}{IGMP}{igmp}\
              [[interface]]\nname = \"src0\"\naccepts_sources = true\n",
             engine.label(),
             pins.display()
         );
         for number in 1..=self.clients.len() {
-            tables.push_str(&format!("[[interface]]\nname = \"acc{number}\"\nquerier = {querier}\n"));
+            tables.push_str(&format!(
+                "[[interface]]\nname = \"acc{number}\"\nquerier = {querier}\n{interface}"
+            ));
         }
         let launcher = launcher.unwrap_or(&bed.launcher);
         Ok(launcher.start(&self.vmr, "router", "rank = 0\n", &tables)?)

@@ -12,6 +12,9 @@ pub enum Timer {
     GeneralQuery,
     /// The other querier has been silent: Other Querier Present Interval, default 255 s (§8.5).
     OtherQuerierPresent,
+    /// Another querier was heard while nobody was served yet, and members are left to it: the Query Response Interval,
+    /// default 10 s (§8.3).
+    Handover,
     /// The group timer of a group in EXCLUDE mode: Group Membership Interval, default 270 s (§8.4),
     /// lowered to Last Member Query Time, default 2 s (§8.10).
     GroupMembership(IpAddr),

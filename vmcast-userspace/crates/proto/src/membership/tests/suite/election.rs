@@ -2,8 +2,8 @@
 
 use super::*;
 
-const LOWER: IpAddr = neighbour(2);
-const HIGHER: IpAddr = neighbour(200);
+pub(super) const LOWER: IpAddr = neighbour(2);
+pub(super) const HIGHER: IpAddr = neighbour(200);
 
 fn query(group: IpAddr, suppress: bool, listed: &[u8]) -> Message {
     Message::QueryV3(QueryV3 {
@@ -16,7 +16,7 @@ fn query(group: IpAddr, suppress: bool, listed: &[u8]) -> Message {
     })
 }
 
-fn general() -> Message {
+pub(super) fn general() -> Message {
     query(NOBODY, false, &[])
 }
 
@@ -25,7 +25,10 @@ fn changes(link: &mut Link) -> Vec<Option<IpAddr>> {
         .drain(..)
         .filter_map(|(_, event)| match event {
             Event::QuerierChanged { querier } => Some(querier),
-            Event::Membership { .. } | Event::OtherVersion { .. } => None,
+            Event::Membership { .. }
+            | Event::OtherVersion { .. }
+            | Event::Serving { .. }
+            | Event::QuerierNotAllowed { .. } => None,
         })
         .collect()
 }
