@@ -415,6 +415,7 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     for (label, value) in router.core.relay.counters().iter() {
         count("relay", label, value);
     }
+    count("relay", "overrun", router.overrun());
     for (label, value) in router.core.upstream.iter().flat_map(|upstream| upstream.counters()) {
         count("gateway", label, value);
     }
@@ -437,6 +438,8 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     for family in Family::ALL {
         let bad = router.bad_datagrams.get(&family).copied().unwrap_or(0);
         count(family.protocol(), "bad_datagrams", bad);
+        let overrun = router.interfaces.values().map(|attached| attached.overrun(family)).sum();
+        count(family.protocol(), "overrun", overrun);
     }
     let mrib = router.core.mrib.counters();
     count("mrib", "new_source_wrong_input", mrib.wrong_input);

@@ -104,6 +104,8 @@ pub(super) struct Router {
     /// Opened with the first message.
     icmpv6: Option<Icmpv6Sender>,
     relays: Relays,
+    /// What was last told of datagrams that the kernel dropped before they were read.
+    overrun_told: u64,
     gateway: Option<Reading>,
     pursuit: Pursuit,
     next_hops: NextHops,
@@ -194,6 +196,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         bad_datagrams: BTreeMap::new(),
         icmpv6: None,
         relays,
+        overrun_told: 0,
         gateway,
         pursuit: Pursuit::new(),
         next_hops,
@@ -448,6 +451,7 @@ impl Router {
                     let now = clock::now();
                     self.shown.read(now, self.plane.as_ref());
                     self.core.stream_counters(now, &self.shown.counters.streams);
+                    self.tell_overrun(now);
                     self.catch_up(now);
                 }
                 _ = looks.tick(), if self.core.paced().is_some() => self.look_at_pace(),
@@ -480,6 +484,31 @@ impl Router {
                 self.core.paced_packets(clock::now(), packets);
             }
             Err(error) => tracing::debug!(%error, "the pace of the upstream's data is not known"),
+        }
+    }
+
+    /// Datagrams to the endpoints of tunnels that the kernel dropped because more came than are taken.
+    pub(super) fn overrun(&self) -> u64 {
+        self.relays.overrun()
+    }
+
+    /// Says it if messages come faster than they are taken in.
+    fn tell_overrun(&mut self, now: Instant) {
+        let of_links = self
+            .interfaces
+            .values()
+            .flat_map(|attached| Family::ALL.into_iter().map(|family| attached.overrun(family)));
+        let overrun = of_links.sum::<u64>() + self.overrun();
+        if overrun > self.overrun_told
+            && let Some(held_back) = self.warnings.admit(now)
+        {
+            let dropped = overrun - self.overrun_told;
+            tracing::warn!(
+                dropped,
+                held_back,
+                "a flood: messages come faster than they are taken in, the rest is dropped"
+            );
+            self.overrun_told = overrun;
         }
     }
 

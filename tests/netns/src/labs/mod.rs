@@ -14,6 +14,7 @@ mod duplicate;
 mod election;
 mod engine_change;
 mod filters;
+mod flood;
 mod follow;
 mod full;
 mod interfaces;
@@ -63,6 +64,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         churn::trials(),
         many_groups::trials(),
         filters::trials(),
+        flood::trials(),
         follow::trials(),
         mixed::trials(),
         full::trials(),

@@ -166,6 +166,18 @@ impl Small {
         Ok(roles)
     }
 
+    /// The address of the VMR's interface on the link of a client.
+    pub(super) fn vmr_mac(&self, number: u8) -> Result<[u8; 6], Failed> {
+        let mut command = std::process::Command::new("ip");
+        command.args(["-json", "link", "show", &format!("acc{number}")]);
+        let output = self.vmr.run(command)?;
+        let links: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let text = links[0]["address"].as_str().ok_or("an interface without an address")?;
+        let bytes: Vec<u8> =
+            text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
+        bytes.try_into().map_err(|_| format!("{text} is no link-layer address").into())
+    }
+
     /// A client, counted from 1.
     pub(super) fn client(&self, number: u8) -> &Namespace {
         &self.clients[usize::from(number) - 1]

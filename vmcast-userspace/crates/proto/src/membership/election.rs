@@ -71,7 +71,9 @@ impl Querier {
             return Ok(());
         }
         check_group(query.group)?;
-        let limit = now + query.max_resp_time * u32::from(self.variables.last_member_query_count());
+        // Hosts have to have time to answer, whatever the query says of it.
+        let answers = query.max_resp_time.max(self.variables.last_member_query_interval());
+        let limit = now + answers * u32::from(self.variables.last_member_query_count());
         let sources = query.version_3.map_or(&[][..], |query| &query.sources);
         self.update(query.group, |state, _| {
             if sources.is_empty() {
