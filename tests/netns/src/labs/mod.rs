@@ -15,6 +15,7 @@ mod duplicate;
 mod election;
 mod engine_change;
 mod filters;
+mod flood;
 mod follow;
 mod full;
 mod hosts;
@@ -64,6 +65,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         churn::trials(),
         many_groups::trials(),
         filters::trials(),
+        flood::trials(),
         follow::trials(),
         mixed::trials(),
         full::trials(),
