@@ -1,0 +1,6 @@
+//! The discovery on virtual time, with name servers and relays that answer, are slow, are dead or lie.
+
+mod choice;
+mod limits;
+mod trouble;
+mod world;
