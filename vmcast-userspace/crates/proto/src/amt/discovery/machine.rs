@@ -180,6 +180,12 @@ impl Discovery {
         })
     }
 
+    /// Whether packets of a source to a group are wanted.
+    #[cfg(test)]
+    pub(super) fn wants(&self, group: IpAddr, source: IpAddr) -> bool {
+        self.wanted.get(&group).is_some_and(|filter| filter.wants(source))
+    }
+
     pub(super) fn is_own(&self, address: IpAddr) -> bool {
         self.own.contains(&address)
     }
