@@ -12,6 +12,7 @@ mod doctor;
 pub mod link;
 mod mac;
 pub mod netlink;
+mod relays;
 mod resolver;
 mod router;
 pub mod signals;

@@ -1,5 +1,6 @@
 //! The one loop of a VMR.
 
+mod above;
 mod adopt;
 mod turn;
 
@@ -48,6 +49,7 @@ use crate::{
     daemon::{self, Process},
     link::{self, Attachment, RankedVmrs},
     netlink::{Links, NextHopEvent, NextHops},
+    relays::Relays as SourceRelays,
     signals::Termination,
     sockets::{Icmpv6Sender, Readable},
     telemetry::RateLimit,
@@ -103,6 +105,8 @@ pub(super) struct Router {
     icmpv6: Option<Icmpv6Sender>,
     relays: Relays,
     gateway: Option<Reading>,
+    /// For the relays of single sources.
+    pub(super) source_relays: SourceRelays,
     pursuit: Pursuit,
     next_hops: NextHops,
     successors: kept::Successors,
@@ -145,7 +149,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         adopt::set_interface(&mut core, now, wanted, wanted.interface)?;
     }
     for endpoint in &endpoints {
-        core.add_endpoint(*endpoint);
+        core.add_endpoint(now, *endpoint);
     }
     core.relay.advertise(relay_addresses.clone());
     let mut unicast = UnicastInputs::new(core.stated.unicast_inputs().into_keys());
@@ -176,6 +180,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     let mut shown = Shown::default();
     first.iter().for_each(|op| shown.note(now, op, Amount::default(), plane.as_ref(), &core.mrib));
     let attachment = attach(&config, &endpoints, seed)?;
+    let source_relays = SourceRelays::new(&config.amtrelay);
     let mut router = Router {
         config,
         core,
@@ -193,6 +198,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         icmpv6: None,
         relays,
         gateway,
+        source_relays,
         pursuit: Pursuit::new(),
         next_hops,
         successors,
@@ -235,6 +241,7 @@ impl Beginning {
                 | Effect::SendGateway { .. }
                 | Effect::SendMembership { .. }
                 | Effect::HostMembership { .. }
+                | Effect::Relay(_)
                 | Effect::UpstreamUp(_)
                 | Effect::UpstreamDown { .. }) => self.rest.push(other),
             }
@@ -356,7 +363,8 @@ fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Sett
         },
         ..relay::Config::new(seed)
     };
-    Settings { relay, mrib: mrib::Config::default(), discover: config.upstream.discover, seed }
+    let relays = config.amtrelay.discovery(seed);
+    Settings { relay, mrib: mrib::Config::default(), discover: config.upstream.discover, relays, seed }
 }
 
 /// Registers at the admin, if there is one.
@@ -410,6 +418,7 @@ impl Router {
             tokio::select! {
                 signal = termination.received() => return Ok(signal),
                 Some(event) = events.recv() => self.on_event(event),
+                event = self.source_relays.next() => self.on_relays(&event),
                 event = next_hop_events.recv() => match event {
                     Some(event) => self.on_next_hop(event),
                     // Members that move or whose neighbours change would be sent to in vain.
@@ -446,6 +455,7 @@ impl Router {
                         tracing::error!("{error:#}");
                     }
                     self.unicast.follow(&mut self.core);
+                    self.follow_relays();
                 }
                 vmrs = changed(&mut named_by_admin) => self.on_vmrs(vmrs),
                 () = clock::sleep_until(self.pursuit.poll_timeout()) => self.pursue(),
@@ -602,6 +612,7 @@ impl Router {
             }
             Effect::Watch(address) => self.next_hops.watch(address),
             Effect::Unwatch(address) => self.next_hops.unwatch(address),
+            Effect::Relay(effect) => self.carry_out_relay(effect),
             Effect::UpstreamUp(relay) => tracing::info!(upstream = %relay, "upstream answers"),
             Effect::UpstreamDown { named, reason } => self.on_upstream_down(named, reason),
         }

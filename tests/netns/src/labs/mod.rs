@@ -2,6 +2,7 @@
 
 mod admin_down;
 mod amt_gateway;
+mod amtrelay;
 mod bad_input;
 mod bed;
 mod chain;
@@ -76,6 +77,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         stated::trials(),
         convert::trials(),
         discovery::trials(),
+        amtrelay::trials(),
         doctor::trials(),
         engine_change::trials(),
     ]

@@ -6,6 +6,7 @@ use crate::{
     Request, Role,
     admin::{CacheEntries, Nodes},
     data::{Groups, Interfaces, Members, Tunnels},
+    source::Sources,
     status::{Stats, Status},
 };
 
@@ -21,6 +22,8 @@ pub enum Response {
     Members(Members),
     /// To [`Request::TunnelList`].
     Tunnels(Tunnels),
+    /// To [`Request::SourceList`].
+    Sources(Sources),
     /// To [`Request::InterfaceList`].
     Interfaces(Interfaces),
     /// To [`Request::Stats`].
@@ -45,6 +48,7 @@ impl Response {
             | Request::GroupList { .. }
             | Request::MemberList { .. }
             | Request::TunnelList { .. }
+            | Request::SourceList { .. }
             | Request::InterfaceList
             | Request::Stats => "ask a router or an agent: --socket PATH chooses the daemon",
         };

@@ -7,6 +7,7 @@ use vmcast_common::fib::{IfIndex, Interface};
 
 use super::{Router, relay_addresses};
 use crate::{
+    clock,
     router::{
         core::Core,
         interfaces::{self, Wanted},
@@ -48,10 +49,10 @@ impl Router {
             return;
         }
         for endpoint in moves.removed {
-            self.core.remove_endpoint(endpoint);
+            self.core.remove_endpoint(clock::now(), endpoint);
         }
         for endpoint in moves.added {
-            self.core.add_endpoint(endpoint);
+            self.core.add_endpoint(clock::now(), endpoint);
         }
         self.core.relay.advertise(addresses.to_vec());
         self.report_endpoints();
