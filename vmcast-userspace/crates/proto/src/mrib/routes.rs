@@ -106,7 +106,7 @@ impl Routes {
 }
 
 /// Whether the first `length` bits of both are the same; never across families.
-fn covers(prefix: IpAddr, length: u8, address: IpAddr) -> bool {
+pub(crate) fn covers(prefix: IpAddr, length: u8, address: IpAddr) -> bool {
     let length = u32::from(length);
     match (prefix, address) {
         (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= length.min(32),

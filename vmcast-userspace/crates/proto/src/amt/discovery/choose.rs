@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -292,7 +292,7 @@ impl Discovery {
     pub(super) fn on_up(&mut self, now: Instant, number: u32, relay: SocketAddr) {
         if self.is_own(relay.ip()) {
             self.counters.unusable_relays += 1;
-            self.drop_tunnel(now, number, "own-address", Some(HOLD_DOWN));
+            self.drop_tunnel(now, number, "own-address", HOLD_DOWN);
             return;
         }
         let Some(tunnel) = self.tunnels.get_mut(&number) else { return };
@@ -317,35 +317,27 @@ impl Discovery {
     /// A relay takes no new tunnels (RFC 8777 §3.3.5).
     pub(super) fn on_refused(&mut self, now: Instant, number: u32) {
         self.counters.refused += 1;
-        self.drop_tunnel(now, number, DownReason::Refused.label(), Some(LIMIT_HOLD_DOWN));
+        self.drop_tunnel(now, number, DownReason::Refused.label(), LIMIT_HOLD_DOWN);
     }
 
     /// A relay does not answer.
     pub(super) fn on_down(&mut self, now: Instant, number: u32, reason: DownReason) {
         self.counters.unanswered += 1;
-        self.drop_tunnel(now, number, reason.label(), Some(HOLD_DOWN));
+        self.drop_tunnel(now, number, reason.label(), HOLD_DOWN);
     }
 
     /// A tunnel cannot be used; the relay is not to blame.
     pub(super) fn give_up(&mut self, now: Instant, number: u32, reason: &'static str) {
         // Else it would be tried again at once.
-        self.drop_tunnel(now, number, reason, Some(ATTEMPT_DELAY * 4));
+        self.drop_tunnel(now, number, reason, ATTEMPT_DELAY * 4);
     }
 
-    fn drop_tunnel(
-        &mut self,
-        now: Instant,
-        number: u32,
-        reason: &'static str,
-        hold: Option<std::time::Duration>,
-    ) {
+    fn drop_tunnel(&mut self, now: Instant, number: u32, reason: &'static str, hold: Duration) {
         let Some(tunnel) = self.tunnels.get(&number) else { return };
         let endpoint = tunnel.endpoint;
         let relay = tunnel.relay.unwrap_or(endpoint.remote);
         let users = tunnel.users.clone();
-        if let Some(hold) = hold {
-            self.held.hold(now, None, endpoint, now + hold);
-        }
+        self.held.hold(now, None, endpoint, now + hold);
         self.close(now, number);
         self.event(Event::Down { tunnel: number, relay, reason });
         for address in users {

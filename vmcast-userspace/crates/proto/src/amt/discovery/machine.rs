@@ -23,6 +23,7 @@ use super::{
 use crate::{
     Filter, Machine,
     amt::gateway::{self, Gateway, Random},
+    mrib::covers,
 };
 
 /// See the [module](super).
@@ -451,16 +452,6 @@ fn listed_by(filter: &Filter) -> &BTreeSet<IpAddr> {
 /// Whether an address can be that of a source which others know.
 fn is_host(address: IpAddr) -> bool {
     super::order::can_be_relay(address)
-}
-
-/// Whether the first `length` bits of both are the same; never across versions of IP.
-fn covers(network: IpAddr, length: u8, address: IpAddr) -> bool {
-    let length = u32::from(length);
-    match (network, address) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= length.min(32),
-        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= length.min(128),
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
-    }
 }
 
 /// The source address of an IP packet that a gateway has looked at.

@@ -224,3 +224,21 @@ fn where_the_default_is_preferred_the_records_serve_only_what_it_does_not_bring(
     assert_eq!(world.relay_of(GROUP, 1), None, "it flows");
     assert_eq!(world.got_from(1, Some(relay(1))), 0);
 }
+
+// proves A6 (RFC 8777 §2.2: the version of the tunnel is independent of that of the stream)
+#[test]
+fn a_source_of_ipv6_is_looked_up_in_ip6_arpa_and_had_over_a_relay_of_either_version() {
+    let (of, group): (IpAddr, IpAddr) = ("2001:db8::a".parse().unwrap(), "ff3e::8000:d".parse().unwrap());
+    let mut world = World::new(|_| {});
+    world.peer(1, &[]);
+    world.say(&Question::Relays(of), ms(5), Said::Records(vec![record(10, relay(1))], 300));
+    world.set(group, &Filter::Include([of].into()));
+    world.run(ms(1_000));
+    let tunnel = world.routes[&(group, of)];
+    assert_eq!(world.open[&tunnel].ip(), relay(1));
+    assert_eq!(world.wanted_at(1), 1, "by MLD, over IPv4");
+    assert!(!world.at_default(group, of));
+    world.set(group, &Filter::none());
+    world.run(ms(60_000));
+    assert!(world.open.is_empty() && world.routes.is_empty());
+}
