@@ -13,6 +13,7 @@ pub mod link;
 mod mac;
 pub mod metrics;
 pub mod netlink;
+mod relays;
 mod resolver;
 mod router;
 pub mod signals;

@@ -11,6 +11,7 @@ pub fn control(data: &[u8]) {
             Request::GroupList { page }
             | Request::MemberList { page, .. }
             | Request::TunnelList { page }
+            | Request::SourceList { page }
             | Request::NodeList { page }
             | Request::CacheList { page } => cut(page),
             Request::Status | Request::InterfaceList | Request::Stats => {}

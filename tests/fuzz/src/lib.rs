@@ -8,6 +8,7 @@
 use std::net::Ipv6Addr;
 
 mod amt;
+mod amtrelay;
 mod config;
 mod control;
 mod forward;
@@ -25,6 +26,7 @@ mod script;
 pub mod seeds;
 
 pub use amt::amt;
+pub use amtrelay::amtrelay;
 pub use config::config;
 pub use control::control;
 pub use forward::forward;

@@ -62,6 +62,7 @@ pub fn control() -> Vec<Vec<u8>> {
         Request::GroupList { page: Page::default() },
         Request::MemberList { group, page: page("7") },
         Request::TunnelList { page: page("18446744073709551615") },
+        Request::SourceList { page: page("1") },
         Request::InterfaceList,
         Request::Stats,
         Request::NodeList { page: page("vmr-1") },

@@ -107,6 +107,12 @@ proptest! {
     }
 
     #[test]
+    fn amtrelay_holds(data in bytes()) {
+        vmcast_fuzz::amtrelay(&data);
+        vmcast_fuzz::amtrelay(&[&[10, 3][..], &data, &[0]].concat());
+    }
+
+    #[test]
     fn forward_holds(data in prop_oneof![bytes(), packet()]) {
         vmcast_fuzz::forward(&data);
     }

@@ -12,14 +12,14 @@ use vmcast_api::{
     Tunnels, Upstream, UpstreamState,
 };
 use vmcast_common::fib::IfIndex;
-use vmcast_proto::{self as proto, membership::Family};
+use vmcast_proto::{self as proto, amt::Discovery, membership::Family};
 
 use super::core::{self, Core, Traffic};
-use crate::{config::AgentConfig, daemon};
+use crate::{config::AgentConfig, daemon, relays};
 
 /// A stream is silent after so long without a packet.
 const SILENT: Duration = Duration::from_secs(5);
-/// The number of the only tunnel.
+/// The number of the tunnel to the VMR.
 const TUNNEL: u32 = 1;
 
 /// What the core does not know.
@@ -28,6 +28,8 @@ pub(super) struct Context<'a> {
     pub(super) ifindex: IfIndex,
     /// Our end of the tunnel.
     pub(super) local: SocketAddr,
+    /// Our end of a tunnel to the relay of a source.
+    pub(super) local_of: &'a dyn Fn(u32) -> Option<SocketAddr>,
     pub(super) from: &'static str,
     pub(super) admin: Option<AdminLink>,
     pub(super) process: &'a daemon::Process,
@@ -59,19 +61,11 @@ pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> R
             Response::Members(Members { members, next })
         }
         Request::TunnelList { page } => {
-            let (tunnels, next) = page.cut(core.upstream(), |(candidate, since)| Tunnel {
-                id: TUNNEL,
-                name: None,
-                kind: TunnelKind::Amt,
-                key: None,
-                local: context.local,
-                remote: candidate.endpoint,
-                direction: Direction::Upstream,
-                next_hop: None,
-                age_ms: milliseconds(context.now, since),
-                groups: core.wanted().len() as u64,
-            });
+            let (tunnels, next) = page.cut(tunnels(core, context), |tunnel| tunnel);
             Response::Tunnels(Tunnels { tunnels, next })
+        }
+        Request::SourceList { page } => {
+            Response::Sources(relays::sources(core.discovery(), page, context.now, relay_number))
         }
         Request::InterfaceList => {
             Response::Interfaces(Interfaces { interfaces: vec![interface(core, context)] })
@@ -79,6 +73,43 @@ pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> R
         Request::Stats => Response::Stats(stats(core, context.now)),
         Request::NodeList { .. } | Request::CacheList { .. } => Response::not_this_role(Role::Agent, request),
     }
+}
+
+/// The number of a tunnel to the relay of a source: behind that to the VMR.
+const fn relay_number(tunnel: u32) -> u32 {
+    TUNNEL + 1 + tunnel
+}
+
+/// The tunnel to the VMR and those to relays of sources.
+fn tunnels(core: &Core, context: &Context<'_>) -> impl Iterator<Item = Tunnel> {
+    let tunnel = |id, local, remote, since, groups: usize| Tunnel {
+        id,
+        name: None,
+        kind: TunnelKind::Amt,
+        key: None,
+        local,
+        remote,
+        direction: Direction::Upstream,
+        next_hop: None,
+        age_ms: milliseconds(context.now, since),
+        groups: groups as u64,
+    };
+    let groups = core.of_vmr().len();
+    let vmr = core
+        .upstream()
+        .map(|(candidate, since)| tunnel(TUNNEL, context.local, candidate.endpoint, since, groups));
+    let relays = core.discovery().into_iter().flat_map(Discovery::tunnels).map(move |info| {
+        let local = (context.local_of)(info.tunnel).unwrap_or(context.local);
+        tunnel(relay_number(info.tunnel), local, info.remote, info.since, info.groups)
+    });
+    vmr.into_iter().chain(relays).collect::<Vec<_>>().into_iter()
+}
+
+/// The tunnel that a stream comes by.
+fn tunnel_of(core: &Core, context: &Context<'_>, group: IpAddr, source: Option<IpAddr>) -> Option<Tunnel> {
+    let route = |discovery: &Discovery| discovery.route(group, source?);
+    let id = core.discovery().and_then(route).map_or(TUNNEL, relay_number);
+    tunnels(core, context).find(|tunnel| tunnel.id == id)
 }
 
 /// The streams of a group, by source.
@@ -103,11 +134,11 @@ fn describe(core: &Core, context: &Context<'_>, group: IpAddr, source: Option<Ip
     Group {
         group,
         source,
-        rpf: core.upstream().map(|(candidate, _)| Place::Tunnel {
-            id: TUNNEL,
+        rpf: tunnel_of(core, context, group, source).map(|tunnel| Place::Tunnel {
+            id: tunnel.id,
             name: None,
-            local: context.local,
-            remote: candidate.endpoint,
+            local: tunnel.local,
+            remote: tunnel.remote,
         }),
         members: 1,
         packets: traffic.map_or(0, |traffic| traffic.packets),
@@ -196,6 +227,10 @@ fn stats(core: &Core, now: Instant) -> Stats {
     }
     if let Some(gateway) = core.gateway_counters() {
         control.insert("amt_gateway".to_owned(), counters(gateway.iter()));
+    }
+    if let Some(discovery) = core.discovery() {
+        control.insert("amtrelay".to_owned(), counters(discovery.counters().iter()));
+        control.insert("amtrelay_gateways".to_owned(), counters(discovery.gateway_counters().iter()));
     }
     let mut streams: Vec<_> = core
         .streams()

@@ -8,7 +8,10 @@ use std::{
 
 use vmcast_proto::{
     Filter, Machine,
-    amt::gateway::{self, DownReason, Gateway},
+    amt::{
+        Discovery, discovery,
+        gateway::{self, DownReason, Gateway},
+    },
     membership::{self, Family, ImmediateLeave, Querier, Version, is_source_specific},
     registry::NodeId,
 };
@@ -22,6 +25,7 @@ use super::{
     counters::{Drop, Drops},
     early::EarlyJoins,
     host_packet::{self, leaves_the_link},
+    relays::RelayOutput,
     watch::{Finding, Seen, Watch},
 };
 
@@ -89,6 +93,8 @@ pub(super) enum Output {
         /// Its payload.
         bytes: Vec<u8>,
     },
+    /// Something of the relays of single sources.
+    Relay(RelayOutput),
     /// Something for the operator, and for whoever names VMRs.
     Event(Event),
 }
@@ -142,9 +148,9 @@ pub(super) struct Wanted {
 }
 
 /// The tunnel to a VMR.
-struct Upstream {
+pub(super) struct Upstream {
     candidate: Candidate,
-    gateway: Gateway,
+    pub(super) gateway: Gateway,
     since: Instant,
 }
 
@@ -160,7 +166,9 @@ pub(super) struct Core {
     /// IGMP and MLD.
     queriers: [Querier; 2],
     early: EarlyJoins,
-    upstream: Option<Upstream>,
+    pub(super) upstream: Option<Upstream>,
+    /// Finds relays of single sources, if it is to.
+    pub(super) discovery: Option<Box<Discovery>>,
     watch: Watch,
     /// The gateway before, until it has left everything.
     leaving: Option<Gateway>,
@@ -175,7 +183,7 @@ pub(super) struct Core {
     seed: [u8; 16],
     tunnels: u64,
     stopped: bool,
-    outputs: VecDeque<Output>,
+    pub(super) outputs: VecDeque<Output>,
 }
 
 impl Core {
@@ -196,6 +204,7 @@ impl Core {
             queriers: [Querier::new(now, igmp)?, Querier::new(now, mld)?],
             early: EarlyJoins::default(),
             upstream: None,
+            discovery: None,
             watch: Watch::new(now),
             leaving: None,
             candidates: Vec::new(),
@@ -273,7 +282,8 @@ impl Core {
 
     /// Whether everything that is to be said after [`Input::Stop`] has been said.
     pub(super) fn is_finished(&self) -> bool {
-        self.stopped && self.upstream.is_none() && self.leaving.is_none()
+        let relays = self.discovery().is_none_or(Discovery::is_finished);
+        self.stopped && self.upstream.is_none() && self.leaving.is_none() && relays
     }
 
     fn on_host_packet(&mut self, now: Instant, packet: &[u8]) {
@@ -331,15 +341,22 @@ impl Core {
             let wanted = self.wanted.entry(group).or_insert(Wanted { filter: Filter::none(), since: now });
             wanted.filter = filter.clone();
         }
-        if let Some(upstream) = &mut self.upstream {
-            let filter = filter.clone();
-            upstream.gateway.handle_input(now, gateway::Input::SetMembership { group, filter });
-        }
+        self.want(now, group, &filter);
         self.outputs.push_back(Output::Event(Event::Membership(group, filter)));
     }
 
-    /// The gateway has checked that the packet is of the relay and that the host wants it.
+    /// The VMR has sent a packet.
     fn on_data(&mut self, now: Instant, packet: Vec<u8>) {
+        if self.discovery.is_some()
+            && let Some((_, source)) = host_packet::stream(&packet)
+        {
+            self.discover_with(now, discovery::Input::Traffic { source });
+        }
+        self.hand_over(now, packet);
+    }
+
+    /// The gateway has checked that the packet is of its relay and that the host wants it.
+    pub(super) fn hand_over(&mut self, now: Instant, packet: Vec<u8>) {
         if let Some(key) = host_packet::stream(&packet)
             && (self.streams.len() < MAX_STREAMS || self.streams.contains_key(&key))
         {
@@ -395,8 +412,7 @@ impl Core {
         config.max_retransmission = MAX_RETRANSMISSION;
         config.max_request_interval = Some(MAX_REQUEST_INTERVAL);
         let mut gateway = Gateway::new(now, config);
-        for (group, wanted) in &self.wanted {
-            let (group, filter) = (*group, wanted.filter.clone());
+        for (group, filter) in self.of_vmr() {
             gateway.handle_input(now, gateway::Input::SetMembership { group, filter });
         }
         gateway.handle_timeout(now);
@@ -420,7 +436,8 @@ impl Core {
         };
         let candidate = upstream.candidate.clone();
         match event {
-            gateway::Event::Up { relay: _ } => {
+            gateway::Event::Up { relay } => {
+                self.note_vmr(now, Some(relay));
                 self.state = (UpstreamState::Up, now);
                 self.dead.remove(&candidate.endpoint);
                 self.outputs.push_back(Output::Event(Event::Up(candidate)));
@@ -435,6 +452,7 @@ impl Core {
 
     fn fail_over(&mut self, now: Instant, dead: Candidate, reason: DownReason) {
         self.state = (UpstreamState::Down, now);
+        self.note_vmr(now, None);
         self.dead.insert(dead.endpoint, now + HOLD_DOWN);
         self.outputs.push_back(Output::Event(Event::Down(dead, reason)));
         self.choose(now);
@@ -471,7 +489,7 @@ impl Core {
     }
 
     /// Carries outputs between the machines until all of them are quiet.
-    fn settle(&mut self, now: Instant) {
+    pub(super) fn settle(&mut self, now: Instant) {
         loop {
             if let Some(output) = self.queriers.iter_mut().find_map(Querier::poll_output) {
                 match output {
@@ -506,7 +524,7 @@ impl Core {
                     }
                     gateway::Output::Data { packet: _ } | gateway::Output::Event(_) => {}
                 }
-            } else {
+            } else if !self.drain_discovery(now) {
                 break;
             }
         }
@@ -514,7 +532,7 @@ impl Core {
             self.leaving = None;
         }
         let served = matches!(self.state.0, UpstreamState::Attaching | UpstreamState::Up);
-        self.watch.expect(now, served && self.upstream.is_some() && !self.wanted.is_empty());
+        self.watch.expect(now, served && self.upstream.is_some() && self.expects_of_vmr());
     }
 }
 
@@ -556,11 +574,13 @@ impl Machine for Core {
                 if let Some(upstream) = &mut self.upstream {
                     upstream.shake_hands(now);
                 }
+                self.discover_with(now, discovery::Input::LocalChanged);
             }
             Input::Stop => {
                 self.stopped = true;
                 self.early.clear();
                 self.candidates.clear();
+                self.discover_with(now, discovery::Input::Stop);
                 self.leave(now);
             }
         }
@@ -581,6 +601,9 @@ impl Machine for Core {
         if let Some(leaving) = &mut self.leaving {
             leaving.handle_timeout(now);
         }
+        if let Some(discovery) = &mut self.discovery {
+            discovery.handle_timeout(now);
+        }
         self.look(now);
         // The present VMR is silent, and one that was held down may be tried again.
         if self.state.0 == UpstreamState::Down && self.dead.values().any(|until| *until <= now) {
@@ -592,10 +615,14 @@ impl Machine for Core {
     fn poll_timeout(&self) -> Option<Instant> {
         let upstream = self.upstream.as_ref().and_then(|upstream| upstream.gateway.poll_timeout());
         let leaving = self.leaving.as_ref().and_then(Machine::poll_timeout);
+        let relays = self.discovery.as_deref().and_then(Machine::poll_timeout);
         let held_down = || self.dead.values().min().copied();
         let retry = (self.state.0 == UpstreamState::Down).then(held_down).flatten();
         let queries = self.queriers.iter().filter_map(Querier::poll_timeout).min().filter(|_| !self.stopped);
-        [queries, upstream, leaving, retry, self.early.next(), self.watch.next()].into_iter().flatten().min()
+        [queries, upstream, leaving, relays, retry, self.early.next(), self.watch.next()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn poll_output(&mut self) -> Option<Output> {

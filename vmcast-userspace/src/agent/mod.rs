@@ -10,6 +10,7 @@ mod counters;
 mod early;
 mod host;
 mod host_packet;
+mod relays;
 mod run;
 mod tunnel;
 mod upstream;

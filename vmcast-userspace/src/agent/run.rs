@@ -20,6 +20,7 @@ use super::{
     core::{Core, Event, Input, Output},
     counters::Drop,
     host::{self, HostInterface},
+    relays::{RelayInput, RelayOutput},
     tunnel::{Buffers, TunnelSockets},
     upstream::Upstreams,
 };
@@ -30,6 +31,7 @@ use crate::{
     daemon::Process,
     metrics::Metrics,
     netlink::{self, HostGroupEvent, HostGroups, Link, LinkWatch, Links},
+    relays::{Event as RelayEvent, HostRoutes, Relays, any_like},
     signals::Termination,
     sockets::{Received, source_towards},
     telemetry::RateLimit,
@@ -92,6 +94,8 @@ pub(super) struct Agent {
     /// Absent where the kernel does not tell.
     host_groups: Option<HostGroups>,
     upstreams: Upstreams,
+    /// For the relays of single sources.
+    relays: Relays,
     /// The address from which the VMR is reached.
     local: Option<IpAddr>,
     process: Process,
@@ -116,6 +120,10 @@ impl Agent {
         if config.upstream.discover {
             core.discover();
         }
+        if let Some(discovery) = config.amtrelay.discovery(random()?) {
+            core.find_relays(discovery);
+        }
+        let relays = Relays::new(&config.amtrelay);
         let [a, b, c, d, e, f, g, h, ..] = random()?;
         let link_seed = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
         let endpoints = endpoints(&links, &config, &sockets).await?;
@@ -131,6 +139,7 @@ impl Agent {
             watch,
             host_groups,
             upstreams,
+            relays,
             local: None,
             process,
             refused,
@@ -168,6 +177,7 @@ impl Agent {
                 };
                 self.core.handle_input(clock::now(), input);
             }
+            event = self.relays.next() => self.on_relays(&event),
             candidates = self.upstreams.changed() => {
                 self.core.handle_input(clock::now(), Input::Candidates(candidates));
             }
@@ -221,8 +231,41 @@ impl Agent {
                         self.complain("a message to the VMR was not sent", &error);
                     }
                 }
+                Output::Relay(output) => self.carry_out(output),
                 Output::Event(event) => self.on_event(event),
             }
+        }
+    }
+
+    fn on_relays(&mut self, event: &RelayEvent) {
+        let input = match event {
+            RelayEvent::Datagram { tunnel, remote, tos, bytes } => {
+                RelayInput::Datagram { tunnel: *tunnel, remote: *remote, tos: *tos, bytes }
+            }
+            RelayEvent::Answer { query, resolved } => {
+                RelayInput::Answer { query: *query, answer: resolved.answer(), routes: &HostRoutes }
+            }
+        };
+        self.core.relay_input(clock::now(), input);
+    }
+
+    fn carry_out(&mut self, output: RelayOutput) {
+        match output {
+            RelayOutput::Query { query, question } => self.relays.ask(query, question),
+            RelayOutput::Open { tunnel, remote } => {
+                if let Err(error) = self.relays.open(tunnel, any_like(remote.ip())) {
+                    self.complain("no port for the tunnel to a source's relay", &error);
+                    self.core.relay_input(clock::now(), RelayInput::Lost { tunnel });
+                }
+            }
+            RelayOutput::Close { tunnel } => self.relays.close(tunnel),
+            RelayOutput::Transmit { tunnel, remote, bytes } => {
+                if let Err(error) = self.relays.send(tunnel, remote, &bytes) {
+                    self.core.count(Drop::TunnelRefused);
+                    self.complain("a message to a source's relay was not sent", &error);
+                }
+            }
+            RelayOutput::Event(event) => crate::relays::log(&event),
         }
     }
 
@@ -250,11 +293,18 @@ impl Agent {
 
     /// Lets the VMR know if it is now reached from another address.
     async fn follow_address(&mut self) {
-        let Some(endpoint) = self.core.upstream().map(|(candidate, _)| candidate.endpoint) else {
+        let vmr = self.core.upstream().map(|(candidate, _)| candidate.endpoint);
+        let of_source = || self.core.discovery()?.tunnels().next().map(|info| info.remote);
+        let Some(endpoint) = vmr.or_else(of_source) else {
             return;
         };
         let local = source_towards(endpoint);
         if local.is_none() || local == self.local {
+            return;
+        }
+        if self.local.is_none() {
+            // The first look at the way to a source's relay.
+            self.local = local;
             return;
         }
         info!(from = ?self.local, to = ?local, "this host's address changed");
@@ -273,6 +323,7 @@ impl Agent {
             config: &self.config,
             ifindex: self.host.ifindex,
             local: self.local.and_then(|local| self.sockets.endpoint(local)).unwrap_or_else(any),
+            local_of: &|tunnel| self.relays.local(tunnel),
             from: self.upstreams.from(),
             admin: self.upstreams.admin_link(),
             process: &self.process,
@@ -290,6 +341,7 @@ impl Agent {
                 tokio::select! {
                     // What still arrives is too late, and must not fill the socket.
                     _ = self.sockets.recv(datagram) => {}
+                    _ = self.relays.next() => {}
                     () = clock::sleep_until(self.core.poll_timeout()) => {
                         self.core.handle_timeout(clock::now());
                         self.perform();

@@ -55,7 +55,8 @@ impl Upstreams {
                 })?;
                 Source::Admin { ranked: attachment.upstreams(), attachment }
             }
-            Upstream::None => anyhow::bail!("an agent without an upstream receives nothing"),
+            // What has no relay of its own comes from nowhere then.
+            Upstream::None => Source::Address(None),
         };
         Ok(Self { source })
     }

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vmcast_api::Role;
 
-use crate::config::{LogFormat, LogLevel};
+use crate::config::{LogFormat, LogLevel, NameServer};
 
 const AFTER_HELP: &str = "\
 Exit status: 0 done, 1 failed, 2 the command line is wrong, 3 no daemon answers.
@@ -92,6 +92,12 @@ pub(super) enum Question {
         #[command(subcommand)]
         command: TunnelCommand,
     },
+    /// Sources and the relays that their AMTRELAY records name (RFC 8777)
+    Source {
+        /// What to do.
+        #[command(subcommand)]
+        command: SourceCommand,
+    },
     /// Interfaces that a daemon works on
     Interface {
         /// What to do.
@@ -140,6 +146,31 @@ pub(super) enum MemberCommand {
 pub(super) enum TunnelCommand {
     /// List every tunnel with its far end and next hop
     List(AskArgs),
+}
+
+/// `vmcast source`.
+#[derive(Debug, Subcommand)]
+pub(super) enum SourceCommand {
+    /// List the sources that are looked up: where each is joined and why, and its relays
+    List(AskArgs),
+    /// Ask the DNS for the relays of a source, in the order in which they would be tried
+    Discover(DiscoverArgs),
+}
+
+/// What to ask the DNS.
+#[derive(Debug, Args)]
+#[command(after_help = "Asks from here, without a daemon, and connects to nobody.\n\n\
+    Exit status: 0 answered, perhaps that there is no relay, 1 failed, 2 the command line is wrong.")]
+pub(super) struct DiscoverArgs {
+    /// Address of the source
+    #[arg(value_name = "ADDRESS")]
+    pub source: IpAddr,
+    /// Name server to ask, perhaps with a port (default: those of this host); may be given several times
+    #[arg(long, value_name = "ADDRESS")]
+    pub dns: Vec<NameServer>,
+    /// Print JSON, exact and complete, for programs
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `vmcast interface`.

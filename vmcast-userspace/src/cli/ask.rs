@@ -9,9 +9,9 @@ use super::{
     Failure,
     args::{
         AskArgs, CacheCommand, GroupCommand, InterfaceCommand, MemberCommand, NodeCommand, Question,
-        TunnelCommand,
+        SourceCommand, TunnelCommand,
     },
-    find, show,
+    discover, find, show,
 };
 
 /// The variable that names a control socket for all questions of a shell.
@@ -43,6 +43,11 @@ pub(super) fn run(question: &Question) -> Result<String, Failure> {
             let tunnels = client(ask, FORWARDING)?.tunnels()?;
             Ok(text(ask, &tunnels, show::tunnels))
         }
+        Question::Source { command: SourceCommand::List(ask) } => {
+            let sources = client(ask, FORWARDING)?.sources()?;
+            Ok(text(ask, &sources, show::sources))
+        }
+        Question::Source { command: SourceCommand::Discover(args) } => discover::run(args),
         Question::Interface { command: InterfaceCommand::List(ask) } => {
             let interfaces = client(ask, FORWARDING)?.interfaces()?;
             Ok(text(ask, &interfaces, show::interfaces))

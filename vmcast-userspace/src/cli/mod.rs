@@ -4,6 +4,7 @@ mod args;
 mod ask;
 mod check;
 mod daemon;
+mod discover;
 mod doctor;
 mod find;
 mod show;

@@ -11,6 +11,7 @@ use vmcast_proto::membership::Family;
 
 use super::{
     Present, Problem, RoleConfig,
+    amtrelay::AmtrelayConfig,
     group_prefix::GroupPrefix,
     sections::{
         AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, MetricsConfig, UpstreamConfig,
@@ -32,6 +33,9 @@ pub struct AgentConfig {
     /// Where streams come from.
     #[serde(default = "upstream")]
     pub upstream: UpstreamConfig,
+    /// Relays of single sources.
+    #[serde(default)]
+    pub amtrelay: AmtrelayConfig,
     /// The virtual interface.
     #[serde(default)]
     pub interface: AgentInterface,
@@ -140,10 +144,11 @@ impl RoleConfig for AgentConfig {
         problems.extend(self.metrics.problems());
         problems.extend(self.admin.problems());
         problems.extend(self.upstream.problems(&self.admin));
-        if self.upstream.from == UpstreamFrom::None {
+        problems.extend(self.amtrelay.problems());
+        if self.upstream.from == UpstreamFrom::None && !self.amtrelay.enabled {
             problems.push(
                 Problem::error("upstream.from", "an agent without an upstream receives nothing")
-                    .hint("write from = \"admin\" or \"static\""),
+                    .hint("write from = \"admin\" or \"static\", or enabled = true in [amtrelay]"),
             );
         }
         problems.extend(self.interface_problems());

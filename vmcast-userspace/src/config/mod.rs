@@ -6,6 +6,7 @@
 
 mod admin;
 mod agent;
+mod amtrelay;
 mod explain;
 mod forward;
 mod group_prefix;
@@ -32,6 +33,7 @@ use vmcast_api::Role;
 
 pub use admin::AdminConfig;
 pub use agent::{AgentConfig, AgentInterface};
+pub use amtrelay::{AmtrelayConfig, NameServer, PreferConfig};
 pub use forward::{Forward, StaticTunnel, StaticTunnelKind};
 pub use group_prefix::GroupPrefix;
 pub(crate) use host::host_addresses;

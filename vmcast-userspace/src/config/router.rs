@@ -10,6 +10,7 @@ use vmcast_proto::membership::{self, AddressRange, Family, SteadyTime};
 
 use super::{
     Problem, RoleConfig,
+    amtrelay::AmtrelayConfig,
     forward::{self, Forward, StaticTunnel},
     group_prefix::GroupPrefix,
     host::{Present, missing_interface},
@@ -52,6 +53,9 @@ pub struct RouterConfig {
     /// Where streams come from.
     #[serde(default = "no_upstream")]
     pub upstream: UpstreamConfig,
+    /// Relays of single sources.
+    #[serde(default)]
+    pub amtrelay: AmtrelayConfig,
     /// What replicates.
     #[serde(default)]
     pub dataplane: DataplaneConfig,
@@ -637,6 +641,7 @@ impl RoleConfig for RouterConfig {
         problems.extend(self.admin.problems());
         problems.extend(self.tunnel_problems());
         problems.extend(self.upstream_problems());
+        problems.extend(self.amtrelay.problems());
         problems.extend(self.dataplane.problems());
         problems.extend(self.record.problems());
         problems.extend(self.igmp.problems("igmp", Family::V4, Igmp::of(Family::V4)));

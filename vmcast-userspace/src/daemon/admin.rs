@@ -70,6 +70,7 @@ async fn response(request: &Request, process: &Process, handle: &Handle, now: Un
         Request::GroupList { .. }
         | Request::MemberList { .. }
         | Request::TunnelList { .. }
+        | Request::SourceList { .. }
         | Request::InterfaceList => return Response::not_this_role(Role::Admin, request),
     };
     answered.unwrap_or_else(|error| {

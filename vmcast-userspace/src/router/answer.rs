@@ -18,7 +18,13 @@ use vmcast_common::{
 use vmcast_dataplane::{Engine, EngineInfo};
 use vmcast_proto::{Filter, membership::Family};
 
-use super::{run::Router, shown::SILENT, stated::Static, upstream::State};
+use super::{
+    relays::{Relays, relay_tunnel},
+    run::Router,
+    shown::SILENT,
+    stated::Static,
+    upstream::State,
+};
 use crate::{
     clock,
     config::{PriorityRule, UpstreamFrom, VlanTag},
@@ -37,6 +43,12 @@ pub(super) fn answer(router: &Router, request: &api::Request) -> api::Response {
             api::Response::Members(members(router, *group, page, now))
         }
         api::Request::TunnelList { page } => api::Response::Tunnels(tunnels(router, page, now)),
+        api::Request::SourceList { page } => {
+            let discovery = router.core.relays.as_deref().map(|relays| &relays.discovery);
+            api::Response::Sources(crate::relays::sources(discovery, page, now, |number| {
+                relay_tunnel(number).0
+            }))
+        }
         api::Request::InterfaceList => api::Response::Interfaces(interfaces(router)),
         api::Request::Stats => api::Response::Stats(stats(router, now)),
         api::Request::NodeList { .. } | api::Request::CacheList { .. } => {
@@ -237,6 +249,10 @@ fn tunnel_place(router: &Router, id: TunnelId) -> api::Place {
         let (name, Tunnel { local, remote, .. }) = (Some(known.name.clone()), known.tunnel);
         return api::Place::Tunnel { id: id.0, name, local, remote };
     }
+    let of_relay = |relays: &Relays| relays.tunnels().find(|(of, _)| *of == id).map(|(_, tunnel)| tunnel);
+    if let Some(Tunnel { local, remote, .. }) = router.core.relays.as_deref().and_then(of_relay) {
+        return api::Place::Tunnel { id: id.0, name: None, local, remote };
+    }
     let upstream = router.core.upstream.as_ref().filter(|upstream| upstream.id == id);
     let ends: Option<(SocketAddr, SocketAddr)> = match upstream {
         Some(upstream) => Some((upstream.local, upstream.relay.unwrap_or(upstream.named))),
@@ -259,8 +275,21 @@ fn tunnels(router: &Router, page: &api::Page, now: Instant) -> api::Tunnels {
         direction: api::Direction::Upstream,
         next_hop: None,
         age_ms: millis(now.saturating_duration_since(upstream.since)),
-        groups: router.core.mrib.groups().count() as u64,
+        groups: router.core.of_upstream().iter().filter(|(_, filter)| !filter.is_none()).count() as u64,
     });
+    let relays =
+        router.core.relays.iter().flat_map(|relays| relays.shown()).map(|(info, local)| api::Tunnel {
+            id: relay_tunnel(info.tunnel).0,
+            name: None,
+            key: None,
+            kind: api::TunnelKind::Amt,
+            local,
+            remote: info.remote,
+            direction: api::Direction::Upstream,
+            next_hop: None,
+            age_ms: millis(now.saturating_duration_since(info.since)),
+            groups: info.groups as u64,
+        });
     let members = router.core.relay.tunnels().map(|info| {
         let next_hop = router.core.tunnels.next_hop(info.remote.ip());
         api::Tunnel {
@@ -277,7 +306,7 @@ fn tunnels(router: &Router, page: &api::Page, now: Instant) -> api::Tunnels {
         }
     });
     let stated = router.core.stated.tunnels().iter().map(|known| static_tunnel(router, known, now));
-    let (tunnels, next) = page.cut(upstream.chain(stated).chain(members), |tunnel| tunnel);
+    let (tunnels, next) = page.cut(upstream.chain(relays).chain(stated).chain(members), |tunnel| tunnel);
     api::Tunnels { next, tunnels }
 }
 
@@ -426,6 +455,14 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     count("relay", "overrun", router.overrun());
     for (label, value) in router.core.upstream.iter().flat_map(|upstream| upstream.counters()) {
         count("gateway", label, value);
+    }
+    if let Some(relays) = &router.core.relays {
+        for (label, value) in relays.discovery.counters().iter() {
+            count("amtrelay", label, value);
+        }
+        for (label, value) in relays.discovery.gateway_counters().iter() {
+            count("amtrelay_gateways", label, value);
+        }
     }
     count("gateway", "data_at_socket", router.core.data_at_socket);
     for (family, querier) in router.core.interfaces.values().flat_map(|state| &state.queriers) {

@@ -11,7 +11,10 @@ use vmcast_common::verdict::PuntReason;
 use vmcast_dataplane::{Punt, StreamStats};
 use vmcast_proto::{
     Filter, Machine as _,
-    amt::relay::{self, Relay},
+    amt::{
+        discovery,
+        relay::{self, Relay},
+    },
     membership::{self, Family, Querier},
     mrib::{self, Mrib},
     record::{Budget, Recorded},
@@ -21,6 +24,7 @@ use super::{
     pace::Pace,
     priorities::Priorities,
     recordings,
+    relays::{RelayEffect, Relays},
     stated::{Change, Stated},
     tunnels::{self, Tunnels, tunnel_id},
     upstream::{self, Upstream},
@@ -45,6 +49,8 @@ pub(super) enum Effect {
     Watch(IpAddr),
     /// No longer.
     Unwatch(IpAddr),
+    /// Something of the relays of single sources.
+    Relay(RelayEffect),
     /// The upstream answers.
     UpstreamUp(SocketAddr),
     /// The upstream does not serve us; another may.
@@ -58,6 +64,8 @@ pub(super) struct Settings {
     pub(super) mrib: mrib::Config,
     /// Whether the upstream's address is one where the nearest relay is asked for its own.
     pub(super) discover: bool,
+    /// How relays of single sources are found, if they are to be.
+    pub(super) relays: Option<discovery::Config>,
     /// From which the nonces of each upstream are derived.
     pub(super) seed: [u8; 16],
     /// What the recordings of the machines may take; `None` if there are none.
@@ -105,6 +113,7 @@ pub(super) struct Core {
     pub(super) stated: Stated,
     pub(super) priorities: Priorities,
     pub(super) upstream: Option<Upstream>,
+    pub(super) relays: Option<Box<Relays>>,
     upstreams_so_far: u32,
     pub(super) interfaces: BTreeMap<IfIndex, InterfaceState>,
     pub(super) next_hops: BTreeMap<NextHopId, NextHop>,
@@ -119,7 +128,7 @@ pub(super) struct Core {
     pace: Pace,
     /// Whether queriers may have something to say: there may be hundreds.
     queriers_acted: bool,
-    effects: VecDeque<Effect>,
+    pub(super) effects: VecDeque<Effect>,
 }
 
 impl Core {
@@ -135,6 +144,7 @@ impl Core {
             stated: Stated::default(),
             priorities: Priorities::default(),
             upstream: None,
+            relays: settings.relays.map(|config| Box::new(Relays::new(config))),
             upstreams_so_far: 0,
             interfaces: BTreeMap::new(),
             next_hops: BTreeMap::new(),
@@ -245,13 +255,15 @@ impl Core {
     }
 
     /// Makes an address and port an endpoint of ours.
-    pub(super) fn add_endpoint(&mut self, endpoint: SocketAddr) {
+    pub(super) fn add_endpoint(&mut self, now: Instant, endpoint: SocketAddr) {
+        self.note_own(now, endpoint, true);
         self.effects.push_back(Effect::Fib(FibOp::SetEndpoint(endpoint)));
     }
 
     /// An address and port is no endpoint of ours any more. Tunnels to it end by themselves unless it
     /// comes back in time.
-    pub(super) fn remove_endpoint(&mut self, endpoint: SocketAddr) {
+    pub(super) fn remove_endpoint(&mut self, now: Instant, endpoint: SocketAddr) {
+        self.note_own(now, endpoint, false);
         if !self.stated.has_endpoint(endpoint) {
             self.effects.push_back(Effect::Fib(FibOp::RemoveEndpoint(endpoint)));
         }
@@ -292,6 +304,7 @@ impl Core {
         let input =
             mrib::Input::SetInterface { ifindex, on_link, accepts_sources: interface.accepts_sources };
         self.mrib.handle_input(now, input);
+        self.note_native(now);
         if interface.accepts_sources && known.is_none_or(|known| !known.accepts_sources) {
             let interests: Vec<_> =
                 self.mrib.groups().map(|info| (info.group, info.interest.clone())).collect();
@@ -321,6 +334,7 @@ impl Core {
         self.recorded.extend(state.take_recordings());
         self.mrib.handle_input(now, mrib::Input::MemberGone { member: Output::Interface(ifindex) });
         self.mrib.handle_input(now, mrib::Input::RemoveInterface { ifindex });
+        self.note_native(now);
         self.stated.remove_interface(ifindex);
         self.restate(now);
         self.effects.push_back(Effect::Fib(FibOp::RemoveInterface(ifindex)));
@@ -339,12 +353,12 @@ impl Core {
             self.upstreams_so_far = self.upstreams_so_far.wrapping_add(1);
             let seed = u128::from_ne_bytes(self.seed).wrapping_add(u128::from(number)).to_ne_bytes();
             let mut next = Upstream::start(now, number, [local, named], self.discover, seed);
-            for info in self.mrib.groups() {
-                let asked = self.stated.asked_for(info.group, info.interest, Input::Tunnel(next.id));
-                next.set_membership(now, info.group, asked);
+            for (group, asked) in self.of_upstream() {
+                next.set_membership(now, group, asked);
             }
             self.upstream = Some(next);
         }
+        self.discover_with(now, discovery::Input::SetDefault(None));
         let id = self.upstream.as_ref().map(|upstream| upstream.id);
         self.mrib.handle_input(now, mrib::Input::SetUpstream(id));
         self.settle(now);
@@ -393,6 +407,7 @@ impl Core {
 
     /// Leaves everything upstream; the driver sends what comes of it and ends.
     pub(super) fn stop(&mut self, now: Instant) {
+        self.discover_with(now, discovery::Input::Stop);
         self.set_upstream(now, None);
     }
 
@@ -542,16 +557,18 @@ impl Core {
             let input = mrib::Input::StreamActive { stream: *stream, packets: counters.packets };
             self.mrib.handle_input(now, input);
         }
+        self.note_traffic(now, streams);
+        let wanted = self.expects_of_upstream();
         if let Some(upstream) = &mut self.upstream {
-            // Streams of our own networks say nothing about the upstream.
+            // Streams of our own networks and of other relays say nothing about the upstream.
             let from_upstream = |entry: &&StreamStats| {
                 let known = self.mrib.streams(entry.stream.group).find(|info| info.stream == entry.stream);
-                !matches!(known.map(|info| info.rpf), Some(Rpf::Exact(Input::Interface(_))))
+                let own = Input::Tunnel(upstream.id);
+                !matches!(known.map(|info| info.rpf), Some(Rpf::Exact(from)) if from != own)
             };
             let packets = streams.iter().filter(from_upstream).map(|entry| entry.counters.packets).sum();
             let from_upstream = streams.iter().filter(from_upstream);
             self.pace.choose(from_upstream.map(|entry| (entry.stream, entry.counters.packets)));
-            let wanted = self.mrib.groups().next().is_some();
             upstream.watch_data(now, packets, wanted);
         }
         self.settle(now);
@@ -584,6 +601,11 @@ impl Core {
         {
             upstream.handle_timeout(now);
         }
+        if let Some(relays) = &mut self.relays
+            && due(relays.discovery.poll_timeout())
+        {
+            relays.discovery.handle_timeout(now);
+        }
         for querier in self.interfaces.values_mut().flat_map(|state| state.queriers.values_mut()) {
             if due(querier.poll_timeout()) {
                 querier.handle_timeout(now);
@@ -600,16 +622,18 @@ impl Core {
             .chain(self.relay.poll_timeout())
             .chain(self.mrib.poll_timeout())
             .chain(self.upstream.as_ref().and_then(Upstream::poll_timeout))
+            .chain(self.relays.as_ref().and_then(|relays| relays.discovery.poll_timeout()))
             .min()
     }
 
     /// Passes the outputs of each machine on until none has any left.
-    fn settle(&mut self, now: Instant) {
+    pub(super) fn settle(&mut self, now: Instant) {
         loop {
             let before = self.effects.len();
             let mut moved = self.drain_relay(now);
             moved |= std::mem::take(&mut self.queriers_acted) && self.drain_queriers(now);
             moved |= self.drain_mrib(now);
+            moved |= self.drain_relays(now);
             if let Some(mut upstream) = self.upstream.take() {
                 self.drain_upstream(now, &mut upstream);
                 self.upstream = Some(upstream);
@@ -768,10 +792,7 @@ impl Core {
 
     /// Asks for a group wherever it may come from.
     fn ask_for(&mut self, now: Instant, group: IpAddr, filter: &Filter) {
-        if let Some(upstream) = &mut self.upstream {
-            let asked = self.stated.asked_for(group, filter, Input::Tunnel(upstream.id));
-            upstream.set_membership(now, group, asked);
-        }
+        self.ask_above(now, group, filter);
         let accepting = self.interfaces.iter().filter(|(_, state)| state.interface.accepts_sources);
         let accepting: Vec<IfIndex> = accepting.map(|(ifindex, _)| *ifindex).collect();
         for ifindex in accepting {
@@ -788,6 +809,17 @@ impl Core {
         let mut effects = Vec::new();
         upstream.poll(now, &mut effects);
         let named = upstream.named;
+        for effect in &effects {
+            match effect {
+                upstream::Effect::Up(relay) => {
+                    self.discover_with(now, discovery::Input::SetDefault(Some(*relay)));
+                }
+                upstream::Effect::Down(_) => self.discover_with(now, discovery::Input::SetDefault(None)),
+                upstream::Effect::Transmit { .. }
+                | upstream::Effect::Fib(_)
+                | upstream::Effect::DataAtSocket => {}
+            }
+        }
         self.effects.extend(effects.into_iter().filter_map(|effect| match effect {
             upstream::Effect::Transmit { remote, bytes } => Some(Effect::SendGateway { remote, bytes }),
             upstream::Effect::Fib(op) => Some(Effect::Fib(op)),

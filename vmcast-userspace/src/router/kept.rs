@@ -14,7 +14,7 @@ use vmcast_common::fib::{EcnMode, Members, NextHop, NextHopId, Output};
 use vmcast_dataplane::Fib;
 use vmcast_proto::Filter;
 
-use super::{core::Core, stated::is_static};
+use super::{core::Core, relays::FIRST_RELAY, stated::is_static};
 
 /// Inherited next hops are numbered from here; the resolver's numbers stay below.
 const FIRST_NEXT_HOP: u32 = 1 << 29;
@@ -36,6 +36,10 @@ pub(super) fn inherit(core: &mut Core, now: Instant, kept: &Fib, endpoints: &[So
     for (id, tunnel) in &kept.tunnels {
         // The configuration states them again.
         if is_static(*id) {
+            continue;
+        }
+        // Sources' own relays are looked up again.
+        if id.0 >= FIRST_RELAY && tunnel.accepts_sources {
             continue;
         }
         if tunnel.accepts_sources {
@@ -207,6 +211,7 @@ mod tests {
             relay: relay::Config::new([1; 16]),
             mrib: mrib::Config::default(),
             discover: false,
+            relays: None,
             seed: [2; 16],
             record: None,
         };
@@ -224,6 +229,8 @@ mod tests {
         kept.tunnels.insert(TunnelId(1), tunnel);
         // One that the configuration states brings sources too, and is no upstream.
         kept.tunnels.insert(TunnelId(1 << 28), Tunnel { accepts_sources: true, ..tunnel });
+        // So does the relay of a source, which is looked up again.
+        kept.tunnels.insert(TunnelId(FIRST_RELAY + 3), Tunnel { accepts_sources: true, ..tunnel });
         let stream = Stream { source: None, group: [239, 1, 2, 3].into() };
         let outputs = [Output::Tunnel(TunnelId(1))].into();
         kept.streams.insert(
@@ -256,6 +263,7 @@ mod tests {
                 | Effect::HostMembership { .. }
                 | Effect::Watch(_)
                 | Effect::Unwatch(_)
+                | Effect::Relay(_)
                 | Effect::UpstreamUp(_)
                 | Effect::UpstreamDown { .. }
                 | Effect::MembershipChanged { .. } => None,

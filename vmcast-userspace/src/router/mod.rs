@@ -17,6 +17,7 @@ mod priorities;
 mod pursuit;
 mod reconcile;
 mod recordings;
+mod relays;
 mod run;
 mod seed;
 mod shown;

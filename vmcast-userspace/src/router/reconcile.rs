@@ -75,6 +75,7 @@ pub(super) fn wanted(core: &Core) -> Fib {
     {
         fib.tunnels.insert(upstream.id, upstream.tunnel(relay));
     }
+    fib.tunnels.extend(core.relays.iter().flat_map(|relays| relays.tunnels()));
     for group in core.mrib.groups() {
         for info in core.mrib.streams(group.group) {
             let outputs = match info.source {

@@ -1,5 +1,6 @@
 //! The one loop of a VMR.
 
+mod above;
 mod adopt;
 mod turn;
 
@@ -51,6 +52,7 @@ use crate::{
     link::{self, Attachment, RankedVmrs},
     metrics::Metrics,
     netlink::{Links, NextHopEvent, NextHops},
+    relays::Relays as SourceRelays,
     signals::Termination,
     sockets::{Icmpv6Sender, Readable},
     telemetry::RateLimit,
@@ -110,6 +112,8 @@ pub(super) struct Router {
     /// What was last told of datagrams that the kernel dropped before they were read.
     overrun_told: u64,
     gateway: Option<Reading>,
+    /// For the relays of single sources.
+    pub(super) source_relays: SourceRelays,
     pursuit: Pursuit,
     next_hops: NextHops,
     successors: kept::Successors,
@@ -155,7 +159,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         adopt::set_interface(&mut core, now, wanted, wanted.interface)?;
     }
     for endpoint in &endpoints {
-        core.add_endpoint(*endpoint);
+        core.add_endpoint(now, *endpoint);
     }
     core.advertise(now, relay_addresses.clone());
     let mut unicast = UnicastInputs::new(core.stated.unicast_inputs().into_keys());
@@ -186,6 +190,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     let mut shown = Shown::default();
     first.iter().for_each(|op| shown.note(now, op, &LastCount::default(), plane.as_ref(), &core.mrib));
     let attachment = attach(&config, &endpoints, seed)?;
+    let source_relays = SourceRelays::new(&config.amtrelay);
     let mut router = Router {
         config,
         core,
@@ -204,6 +209,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         relays,
         overrun_told: 0,
         gateway,
+        source_relays,
         pursuit: Pursuit::new(),
         next_hops,
         successors,
@@ -248,6 +254,7 @@ impl Beginning {
                 | Effect::SendGateway { .. }
                 | Effect::SendMembership { .. }
                 | Effect::HostMembership { .. }
+                | Effect::Relay(_)
                 | Effect::UpstreamUp(_)
                 | Effect::UpstreamDown { .. }) => self.rest.push(other),
             }
@@ -372,7 +379,9 @@ fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Sett
         ..relay::Config::new(seed)
     };
     let record = config.record.directory.as_ref().map(|_| Budget::new(config.record.bytes()));
-    Settings { relay, mrib: mrib::Config::default(), discover: config.upstream.discover, seed, record }
+    let relays = config.amtrelay.discovery(seed);
+    let (mrib, discover) = (mrib::Config::default(), config.upstream.discover);
+    Settings { relay, mrib, discover, relays, seed, record }
 }
 
 /// Registers at the admin, if there is one.
@@ -433,6 +442,7 @@ impl Router {
                         self.carry_out_all();
                     }
                 }
+                event = self.source_relays.next() => self.on_relays(&event),
                 event = next_hop_events.recv() => match event {
                     Some(event) => self.on_next_hop(event),
                     // Members that move or whose neighbours change would be sent to in vain.
@@ -471,6 +481,7 @@ impl Router {
                         tracing::error!("{error:#}");
                     }
                     self.unicast.follow(&mut self.core);
+                    self.follow_relays();
                 }
                 vmrs = changed(&mut named_by_admin) => self.on_vmrs(vmrs),
                 () = clock::sleep_until(self.pursuit.poll_timeout()) => self.pursue(),
@@ -658,6 +669,7 @@ impl Router {
             }
             Effect::Watch(address) => self.next_hops.watch(address),
             Effect::Unwatch(address) => self.next_hops.unwatch(address),
+            Effect::Relay(effect) => self.carry_out_relay(effect),
             Effect::UpstreamUp(relay) => tracing::info!(upstream = %relay, "upstream answers"),
             Effect::UpstreamDown { named, reason } => self.on_upstream_down(named, reason),
         }

@@ -71,6 +71,7 @@ impl Bed {
             relay: relay::Config::new([1; 16]),
             mrib: mrib::Config::default(),
             discover: false,
+            relays: None,
             seed: [2; 16],
             record: None,
         };

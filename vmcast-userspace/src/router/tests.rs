@@ -86,6 +86,7 @@ fn settings() -> Settings {
         relay: relay::Config::new([1; 16]),
         mrib: mrib::Config::default(),
         discover: false,
+        relays: None,
         seed: [2; 16],
         record: None,
     }

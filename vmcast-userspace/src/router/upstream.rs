@@ -14,8 +14,10 @@ use vmcast_proto::{
     },
 };
 
+use super::relays;
+
 /// Upstream tunnels are numbered from here: the relay's numbers stay below.
-const FIRST_ID: u32 = 1 << 29;
+pub(super) const FIRST_ID: u32 = 1 << 29;
 
 /// The gateway towards one upstream VMR.
 pub(super) struct Upstream {
@@ -68,7 +70,7 @@ impl Upstream {
     ) -> Self {
         let config = gateway::Config { discover, ..gateway::Config::new(named, seed) };
         Self {
-            id: TunnelId(FIRST_ID + number % FIRST_ID),
+            id: TunnelId(FIRST_ID + number % relays::RANGE),
             local,
             named,
             relay: None,

@@ -2,6 +2,7 @@
 
 mod admin_down;
 mod amt_gateway;
+mod amtrelay;
 mod applications;
 mod bad_input;
 mod bed;
@@ -79,6 +80,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         stated::trials(),
         convert::trials(),
         discovery::trials(),
+        amtrelay::trials(),
         doctor::trials(),
         engine_change::trials(),
     ]

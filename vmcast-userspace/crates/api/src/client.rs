@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     CacheEntries, DecodeError, ErrorReply, Groups, Interfaces, Members, Nodes, Page, Request, Response,
-    Stats, Status, Tunnels, decode, encode,
+    Sources, Stats, Status, Tunnels, decode, encode,
 };
 
 /// Longest response that a client takes, in bytes.
@@ -99,6 +99,7 @@ impl Client {
             | Response::Groups(_)
             | Response::Members(_)
             | Response::Tunnels(_)
+            | Response::Sources(_)
             | Response::Interfaces(_)
             | Response::Stats(_)
             | Response::Nodes(_)
@@ -137,6 +138,21 @@ impl Client {
             Response::Interfaces(interfaces) => Ok(interfaces),
             _ => Err(mismatch(&Request::InterfaceList)),
         }
+    }
+
+    /// Every source whose relays are looked up, page by page.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn sources(&mut self) -> Result<Sources, ClientError> {
+        let sources = self.pages(
+            |page| Request::SourceList { page },
+            |response| match response {
+                Response::Sources(Sources { next, sources }) => Some((sources, next)),
+                _ => None,
+            },
+        )?;
+        Ok(Sources { next: None, sources })
     }
 
     /// Every stream, page by page.

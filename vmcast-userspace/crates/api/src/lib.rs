@@ -20,6 +20,7 @@ mod data;
 mod page;
 mod request;
 mod response;
+mod source;
 mod status;
 
 pub use admin::{CacheEntries, CacheEntry, Node, Nodes};
@@ -31,6 +32,7 @@ pub use data::{
 pub use page::{MAX_PAGE, Page};
 pub use request::Request;
 pub use response::{ErrorReply, Response};
+pub use source::{Source, SourcePlace, SourceRelay, SourceRelayState, Sources};
 pub use status::{
     AdminLink, AdminLinkState, Engine, Role, Stats, Status, StreamStats, Upstream, UpstreamState,
 };

@@ -33,6 +33,12 @@ pub enum Request {
         #[serde(flatten)]
         page: Page,
     },
+    /// The sources whose relays are looked up.
+    SourceList {
+        /// Which part of the list.
+        #[serde(flatten)]
+        page: Page,
+    },
     /// The interfaces in use.
     InterfaceList,
     /// Counters.
@@ -60,6 +66,7 @@ impl Request {
             Self::GroupList { .. } => "group-list",
             Self::MemberList { .. } => "member-list",
             Self::TunnelList { .. } => "tunnel-list",
+            Self::SourceList { .. } => "source-list",
             Self::InterfaceList => "interface-list",
             Self::Stats => "stats",
             Self::NodeList { .. } => "node-list",

@@ -6,6 +6,7 @@ use crate::{
     Request, Role,
     admin::{CacheEntries, Nodes},
     data::{Groups, Interfaces, Members, Tunnels},
+    source::Sources,
     status::{Stats, Status},
 };
 
@@ -25,6 +26,8 @@ pub enum Response {
     Members(Members),
     /// To [`Request::TunnelList`].
     Tunnels(Tunnels),
+    /// To [`Request::SourceList`].
+    Sources(Sources),
     /// To [`Request::InterfaceList`].
     Interfaces(Interfaces),
     /// To [`Request::Stats`].
@@ -49,6 +52,7 @@ impl Response {
             | Request::GroupList { .. }
             | Request::MemberList { .. }
             | Request::TunnelList { .. }
+            | Request::SourceList { .. }
             | Request::InterfaceList
             | Request::Stats => "ask a router or an agent: --socket PATH chooses the daemon",
         };

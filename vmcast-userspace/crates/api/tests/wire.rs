@@ -10,8 +10,9 @@ use std::{
 use vmcast_api::{
     AdminLink, AdminLinkState, CacheEntries, CacheEntry, Client, ClientError, DecodeError, Direction, Engine,
     ErrorReply, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces, Member, Members,
-    NextHop, NextHopState, Node, Nodes, Page, Place, Priority, Querier, Request, Response, Role, Stats,
-    Status, StreamStats, Tunnel, TunnelKind, Tunnels, Upstream, UpstreamState, decode, encode,
+    NextHop, NextHopState, Node, Nodes, Page, Place, Priority, Querier, Request, Response, Role, Source,
+    SourcePlace, SourceRelay, SourceRelayState, Sources, Stats, Status, StreamStats, Tunnel, TunnelKind,
+    Tunnels, Upstream, UpstreamState, decode, encode,
 };
 
 fn requests() -> Vec<Request> {
@@ -22,6 +23,7 @@ fn requests() -> Vec<Request> {
         Request::MemberList { group: Some([232, 1, 1, 1].into()), page: page() },
         Request::MemberList { group: None, page: page() },
         Request::TunnelList { page: page() },
+        Request::SourceList { page: page() },
         Request::InterfaceList,
         Request::Stats,
         Request::NodeList { page: page() },
@@ -115,6 +117,25 @@ fn responses() -> Vec<Response> {
                 }),
                 age_ms: 1,
                 groups: 2,
+            }],
+        }),
+        Response::Sources(Sources {
+            next: None,
+            sources: vec![Source {
+                source: [192, 0, 2, 9].into(),
+                place: SourcePlace::Upstream,
+                reason: Some("no-answer".into()),
+                tunnel: Some(7),
+                flows: true,
+                asking: false,
+                relays: vec![SourceRelay {
+                    precedence: 10,
+                    discovery_optional: true,
+                    remote: ([198, 51, 100, 9], 2268).into(),
+                    name: Some("relay.example.".into()),
+                    state: SourceRelayState::HeldDown,
+                    held_ms: Some(9),
+                }],
             }],
         }),
         Response::Interfaces(Interfaces {

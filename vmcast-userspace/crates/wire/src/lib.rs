@@ -4,6 +4,7 @@
 //! calls for, and every error names what is wrong and where.
 
 pub mod amt;
+pub mod amtrelay;
 pub mod igmp;
 pub mod ipv4;
 pub mod ipv6;

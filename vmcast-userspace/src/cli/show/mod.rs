@@ -2,6 +2,7 @@
 
 mod admin;
 mod data;
+mod source;
 mod status;
 mod table;
 #[cfg(test)]
@@ -10,4 +11,5 @@ mod unit;
 
 pub(crate) use admin::{cache, nodes};
 pub(crate) use data::{groups, interfaces, members, tunnels};
+pub(crate) use source::{discovered, sources};
 pub(crate) use status::{stats, status};

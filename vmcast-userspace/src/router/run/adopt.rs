@@ -49,10 +49,10 @@ impl Router {
             return;
         }
         for endpoint in moves.removed {
-            self.core.remove_endpoint(endpoint);
+            self.core.remove_endpoint(clock::now(), endpoint);
         }
         for endpoint in moves.added {
-            self.core.add_endpoint(endpoint);
+            self.core.add_endpoint(clock::now(), endpoint);
         }
         self.core.advertise(clock::now(), addresses.to_vec());
         self.report_endpoints();

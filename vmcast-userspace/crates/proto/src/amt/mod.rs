@@ -2,11 +2,13 @@
 //! asks for them.
 
 mod counters;
+pub mod discovery;
 mod encapsulated;
 pub mod gateway;
 pub mod relay;
 mod silence;
 
+pub use discovery::Discovery;
 pub use gateway::Gateway;
 pub use relay::Relay;
 pub use silence::Silence;

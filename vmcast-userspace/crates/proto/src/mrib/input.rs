@@ -44,6 +44,14 @@ pub enum Input {
     },
     /// Sources that are not on-link are reached through this tunnel, or through none.
     SetUpstream(Option<TunnelId>),
+    /// Packets of an (S,G) that is not on-link come by this tunnel, or as those of other sources do. What is stated
+    /// goes before it.
+    SourceTunnel {
+        /// The (S,G).
+        stream: Stream,
+        /// The tunnel.
+        tunnel: Option<TunnelId>,
+    },
     /// An interface appeared or changed.
     SetInterface {
         /// The interface.

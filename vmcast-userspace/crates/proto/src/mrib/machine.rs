@@ -91,6 +91,12 @@ impl Mrib {
         self.groups.get(group).map_or_else(Filter::none, |group| group.filter_of(member))
     }
 
+    /// The networks, with their prefix lengths in bits, whose sources are on-link.
+    #[must_use]
+    pub fn native_sources(&self) -> Vec<(IpAddr, u8)> {
+        self.routes.native().collect()
+    }
+
     fn told_of<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = MemberInfo> + 'a {
         group
             .members()
@@ -141,9 +147,13 @@ impl Mrib {
 
     fn on_stated_input(&mut self, stream: Stream, rpf: Option<Rpf>) {
         self.routes.state(stream, rpf);
+        self.reroute(stream.group);
+    }
+
+    fn reroute(&mut self, group: IpAddr) {
         let mut context =
             Context { routes: &self.routes, timers: &mut self.timers, outputs: &mut self.outputs };
-        if let Some(group) = self.groups.get_mut(stream.group) {
+        if let Some(group) = self.groups.get_mut(group) {
             group.reroute(&mut context);
         }
     }
@@ -224,6 +234,10 @@ impl Machine for Mrib {
             Input::SetUpstream(upstream) => {
                 self.routes.set_upstream(upstream);
                 self.on_routes_changed();
+            }
+            Input::SourceTunnel { stream, tunnel } => {
+                self.routes.set_source_tunnel(stream, tunnel);
+                self.reroute(stream.group);
             }
             Input::SetInterface { ifindex, on_link, accepts_sources } => {
                 self.routes.set_interface(ifindex, on_link, accepts_sources);

@@ -55,3 +55,4 @@ pub use info::{Counters, GroupInfo, MemberInfo, StreamInfo};
 pub use input::Input;
 pub use machine::Mrib;
 pub use output::{Event, Output};
+pub(crate) use routes::covers;

@@ -9,6 +9,8 @@ use vmcast_common::fib::{self, IfIndex, Rpf, Stream, TunnelId};
 pub(super) struct Routes {
     interfaces: BTreeMap<IfIndex, Link>,
     upstream: Option<TunnelId>,
+    /// Of single (S,G), by group and source.
+    of_source: BTreeMap<(IpAddr, IpAddr), TunnelId>,
     /// By group, and by source where only that one is meant.
     stated: BTreeMap<(IpAddr, Option<IpAddr>), Rpf>,
 }
@@ -37,6 +39,22 @@ impl Routes {
         self.interfaces.remove(&ifindex);
     }
 
+    /// Lets an (S,G) come by a tunnel of its own, or as others do.
+    pub(super) fn set_source_tunnel(&mut self, stream: Stream, tunnel: Option<TunnelId>) {
+        let Some(source) = stream.source else { return };
+        let key = (stream.group, source);
+        match tunnel {
+            Some(tunnel) => self.of_source.insert(key, tunnel),
+            None => self.of_source.remove(&key),
+        };
+    }
+
+    /// The networks that interfaces which accept sources are on.
+    pub(super) fn native(&self) -> impl Iterator<Item = (IpAddr, u8)> {
+        let accepting = self.interfaces.values().filter(|link| link.accepts_sources);
+        accepting.flat_map(|link| link.on_link.iter().copied())
+    }
+
     /// States where a stream comes from, or no longer.
     pub(super) fn state(&mut self, stream: Stream, rpf: Option<Rpf>) {
         let key = (stream.group, stream.source);
@@ -51,14 +69,14 @@ impl Routes {
         let stated = |source| self.stated.get(&(stream.group, source)).copied();
         match (stated(stream.source).or_else(|| stated(None)), stream.source) {
             (Some(rpf), _) => rpf,
-            (None, Some(source)) => self.rpf(source),
+            (None, Some(source)) => self.rpf(stream.group, source),
             (None, None) => Rpf::AnyUpstream,
         }
     }
 
     /// From where packets of `source` are accepted: the accepting interface with the longest prefix
-    /// that it is on-link of, the lower ifindex among equals; else the upstream.
-    fn rpf(&self, source: IpAddr) -> Rpf {
+    /// that it is on-link of, the lower ifindex among equals; else its own tunnel, or the upstream.
+    fn rpf(&self, group: IpAddr, source: IpAddr) -> Rpf {
         let mut best: Option<(u8, IfIndex)> = None;
         for (&ifindex, link) in self.interfaces.iter().filter(|(_, link)| link.accepts_sources) {
             for &(prefix, length) in &link.on_link {
@@ -67,7 +85,8 @@ impl Routes {
                 }
             }
         }
-        match (best, self.upstream) {
+        let own = self.of_source.get(&(group, source)).copied();
+        match (best, own.or(self.upstream)) {
             (Some((_, ifindex)), _) => Rpf::Exact(fib::Input::Interface(ifindex)),
             (None, Some(upstream)) => Rpf::Exact(fib::Input::Tunnel(upstream)),
             (None, None) => Rpf::AnyUpstream,
@@ -87,7 +106,7 @@ impl Routes {
 }
 
 /// Whether the first `length` bits of both are the same; never across families.
-fn covers(prefix: IpAddr, length: u8, address: IpAddr) -> bool {
+pub(crate) fn covers(prefix: IpAddr, length: u8, address: IpAddr) -> bool {
     let length = u32::from(length);
     match (prefix, address) {
         (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= length.min(32),
@@ -99,6 +118,8 @@ fn covers(prefix: IpAddr, length: u8, address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const GROUP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(232, 1, 1, 1));
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -115,15 +136,37 @@ mod tests {
         routes.set_interface(IfIndex(4), vec![(ip("10.1.0.1"), 16)], true);
         routes.set_interface(IfIndex(5), vec![(ip("10.1.0.2"), 16)], true);
         routes.set_interface(IfIndex(6), vec![(ip("10.1.2.1"), 24)], false);
-        assert_eq!(routes.rpf(ip("10.1.2.3")), interface(4));
-        assert_eq!(routes.rpf(ip("10.2.2.3")), interface(3));
-        assert_eq!(routes.rpf(ip("2001:db8::77")), interface(3));
-        assert_eq!(routes.rpf(ip("192.0.2.1")), Rpf::AnyUpstream);
+        assert_eq!(routes.rpf(GROUP, ip("10.1.2.3")), interface(4));
+        assert_eq!(routes.rpf(GROUP, ip("10.2.2.3")), interface(3));
+        assert_eq!(routes.rpf(GROUP, ip("2001:db8::77")), interface(3));
+        assert_eq!(routes.rpf(GROUP, ip("192.0.2.1")), Rpf::AnyUpstream);
         routes.set_upstream(Some(TunnelId(9)));
-        assert_eq!(routes.rpf(ip("192.0.2.1")), Rpf::Exact(fib::Input::Tunnel(TunnelId(9))));
-        assert_eq!(routes.rpf(ip("10.1.2.3")), interface(4));
+        assert_eq!(routes.rpf(GROUP, ip("192.0.2.1")), Rpf::Exact(fib::Input::Tunnel(TunnelId(9))));
+        assert_eq!(routes.rpf(GROUP, ip("10.1.2.3")), interface(4));
         routes.remove_interface(IfIndex(4));
-        assert_eq!(routes.rpf(ip("10.1.2.3")), interface(5));
+        assert_eq!(routes.rpf(GROUP, ip("10.1.2.3")), interface(5));
+    }
+
+    // proves A6 (RFC 8777 §3.3.7)
+    #[test]
+    fn a_tunnel_of_its_own_goes_before_the_upstream_and_behind_what_is_on_link_or_stated() {
+        let mut routes = Routes::default();
+        let tunnel = |number| Rpf::Exact(fib::Input::Tunnel(TunnelId(number)));
+        let stream = |source| Stream { source: Some(ip(source)), group: GROUP };
+        let (there, here) = (stream("192.0.2.1"), stream("10.0.0.9"));
+        routes.set_upstream(Some(TunnelId(9)));
+        routes.set_interface(IfIndex(3), vec![(ip("10.0.0.1"), 8)], true);
+        assert_eq!(routes.native().collect::<Vec<_>>(), [(ip("10.0.0.1"), 8)]);
+        for of in [there, here] {
+            routes.set_source_tunnel(of, Some(TunnelId(7)));
+        }
+        assert_eq!((routes.rpf_of(there), routes.rpf_of(here)), (tunnel(7), interface(3)));
+        assert_eq!(routes.rpf_of(Stream { group: ip("232.1.1.2"), ..there }), tunnel(9));
+        routes.state(there, Some(interface(4)));
+        assert_eq!(routes.rpf_of(there), interface(4));
+        routes.state(there, None);
+        routes.set_source_tunnel(there, None);
+        assert_eq!(routes.rpf_of(there), tunnel(9));
     }
 
     #[test]

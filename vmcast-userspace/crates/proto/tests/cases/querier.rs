@@ -5,7 +5,8 @@ use std::{net::IpAddr, time::Instant};
 use vmcast_proto::{
     Machine as _,
     membership::{
-        Config as QuerierConfig, Family, FilterMode, GroupRange, ImmediateLeave, Input, Querier, Version,
+        AddressRange, Config as QuerierConfig, Family, FilterMode, ImmediateLeave, Input, Querier,
+        SteadyTime, Version,
     },
     record::{Recording as _, seconds},
 };
@@ -49,13 +50,18 @@ impl Subject {
                 other => panic!("immediate_leave {other}"),
             };
         }
-        of.allowed_groups = take::<String>(config, "allowed_groups").map(|ranges| {
+        let mut ranges = |key| {
             let range = |range: &str| {
                 let (address, prefix) = range.split_once('/').expect("a range");
-                GroupRange { address: parse(address), prefix: parse(prefix) }
+                AddressRange { address: parse(address), prefix: parse(prefix) }
             };
-            ranges.split(',').map(range).collect()
-        });
+            take::<String>(config, key).map(|ranges| ranges.split(',').map(range).collect())
+        };
+        (of.allowed_queriers, of.allowed_groups) = (ranges("allowed_queriers"), ranges("allowed_groups"));
+        of.steady_time = SteadyTime {
+            serving: take_duration(config, "steady_serving"),
+            starting: take_duration(config, "steady_starting"),
+        };
         Self { querier: Querier::new(epoch(), of).expect("a good configuration"), family }
     }
 }

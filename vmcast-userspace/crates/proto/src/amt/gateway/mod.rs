@@ -20,4 +20,5 @@ pub use counters::Counters;
 pub use input::Input;
 pub use machine::Gateway;
 pub use output::{DownReason, Event, Output};
+pub(in crate::amt) use random::Random;
 pub use timer::Timer;

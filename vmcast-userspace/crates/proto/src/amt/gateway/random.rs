@@ -6,13 +6,13 @@ use siphasher::sip::SipHasher24;
 
 /// SipHash-2-4 over a counter.
 #[derive(Clone)]
-pub(super) struct Random {
+pub(in crate::amt) struct Random {
     hasher: SipHasher24,
     drawn: u64,
 }
 
 impl Random {
-    pub(super) fn new(seed: &[u8; 16]) -> Self {
+    pub(in crate::amt) fn new(seed: &[u8; 16]) -> Self {
         Self { hasher: SipHasher24::new_with_key(seed), drawn: 0 }
     }
 
@@ -22,7 +22,7 @@ impl Random {
     }
 
     /// A nonce, never zero (RFC 7450 §5.2.3.4.5, §5.2.3.5.6).
-    pub(super) fn nonce(&mut self) -> u32 {
+    pub(in crate::amt) fn nonce(&mut self) -> u32 {
         loop {
             let nonce = (self.next() >> 32) as u32;
             if nonce != 0 {
@@ -32,7 +32,7 @@ impl Random {
     }
 
     /// A duration from zero up to `most`, in steps of a 65536th.
-    pub(super) fn up_to(&mut self, most: Duration) -> Duration {
+    pub(in crate::amt) fn up_to(&mut self, most: Duration) -> Duration {
         most * (self.next() >> 48) as u32 / 0xffff
     }
 }

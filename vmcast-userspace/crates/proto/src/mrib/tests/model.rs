@@ -51,6 +51,8 @@ struct Model {
     filters: BTreeMap<(IpAddr, fib::Output), Filter>,
     interfaces: BTreeMap<IfIndex, bool>,
     upstream: Option<TunnelId>,
+    /// Of single (S,G).
+    own: BTreeMap<Stream, TunnelId>,
 }
 
 impl Model {
@@ -66,6 +68,12 @@ impl Model {
             }
             Input::RemoveInterface { ifindex } => {
                 self.interfaces.remove(&ifindex);
+            }
+            Input::SourceTunnel { stream, tunnel: Some(tunnel) } => {
+                self.own.insert(stream, tunnel);
+            }
+            Input::SourceTunnel { stream, tunnel: None } => {
+                self.own.remove(&stream);
             }
             // What is stated is tested on its own.
             Input::Stated { .. }
@@ -97,17 +105,18 @@ impl Model {
         self.interfaces.iter().filter(|(_, accepts)| **accepts).map(|(&ifindex, _)| ifindex).collect()
     }
 
-    fn rpf(&self, source: IpAddr) -> Rpf {
+    fn rpf(&self, source: IpAddr, group: IpAddr) -> Rpf {
         let IpAddr::V4(v4) = source else { unreachable!() };
         let link = IfIndex(u32::from(v4.octets()[2]));
         if self.interfaces.get(&link) == Some(&true) {
             return Rpf::Exact(fib::Input::Interface(link));
         }
-        self.upstream.map_or(Rpf::AnyUpstream, |upstream| Rpf::Exact(fib::Input::Tunnel(upstream)))
+        let own = self.own.get(&Stream { source: Some(source), group }).copied();
+        own.or(self.upstream).map_or(Rpf::AnyUpstream, |upstream| Rpf::Exact(fib::Input::Tunnel(upstream)))
     }
 
-    fn is_right(&self, source: IpAddr, input: fib::Input) -> bool {
-        match (self.rpf(source), input) {
+    fn is_right(&self, source: IpAddr, group: IpAddr, input: fib::Input) -> bool {
+        match (self.rpf(source, group), input) {
             (Rpf::Exact(right), input) => right == input,
             (Rpf::AnyUpstream, fib::Input::Interface(ifindex)) => self.accepting().contains(&ifindex),
             (Rpf::AnyUpstream, fib::Input::Tunnel(id)) => id.0 >= 100,
@@ -177,6 +186,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(member, g, filter)| Step::Input(Input::Membership { member, group: group(g), filter })),
         1 => member().prop_map(|member| Step::Input(Input::MemberGone { member })),
         1 => proptest::option::of((0u8..2).prop_map(upstream)).prop_map(|to| Step::Input(Input::SetUpstream(to))),
+        2 => (stream(), proptest::option::of((0u8..2).prop_map(upstream)))
+            .prop_map(|(stream, tunnel)| Step::Input(Input::SourceTunnel { stream, tunnel })),
         2 => set_interface().prop_map(Step::Input),
         1 => (1u32..3).prop_map(|i| Step::Input(Input::RemoveInterface { ifindex: IfIndex(i) })),
         8 => (stream(), fib_input()).prop_map(|(stream, input)| Step::Input(Input::NewSource { stream, input })),
@@ -260,11 +271,11 @@ impl Run {
             let new = self.model.wanting(source, group);
             let got = self.fib.receivers(source, group, input);
             assert!(got.iter().all(|member| old.contains(member) || new.contains(member)), "{got:?}");
-            if before.is_right(source, input) && self.model.is_right(source, input) {
+            if before.is_right(source, group, input) && self.model.is_right(source, group, input) {
                 assert!(old.intersection(&new).all(|member| got.contains(member)), "{got:?}");
             }
             let named = Stream { source: Some(source), group };
-            let right = before.is_right(source, input) || self.model.is_right(source, input);
+            let right = before.is_right(source, group, input) || self.model.is_right(source, group, input);
             if !right && stays.contains(&named) {
                 assert!(got.is_empty(), "{named} from {input:?} went to {got:?}");
             }
@@ -275,7 +286,7 @@ impl Run {
         for (source, group, input) in probes() {
             let wanting = self.model.wanting(source, group);
             let got = self.fib.receivers(source, group, input);
-            if self.model.is_right(source, input) {
+            if self.model.is_right(source, group, input) {
                 assert_eq!(got, wanting, "({source},{group}) from {input:?}");
             } else if self.fib.streams.contains_key(&Stream { source: Some(source), group }) {
                 assert!(got.is_empty(), "({source},{group}) from the wrong {input:?}: {got:?}");
@@ -320,7 +331,8 @@ impl Run {
                     };
                     assert_eq!(&self.mrib.receivers(stream).collect::<BTreeSet<_>>(), members);
                     assert_eq!(entry.members == Members::Own, named.contains(&stream));
-                    let right = stream.source.map_or(Rpf::AnyUpstream, |source| self.model.rpf(source));
+                    let right =
+                        stream.source.map_or(Rpf::AnyUpstream, |source| self.model.rpf(source, group));
                     assert_eq!(entry.rpf, right);
                     (stream, (entry.rpf, entry.members, members.len()))
                 })

@@ -1,0 +1,52 @@
+//! A tunnel's own port.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use tokio::{sync::mpsc, task::AbortHandle};
+
+use super::Event;
+use crate::sockets::{Buffer, UdpEndpoint};
+
+/// A socket and the task that reads it; dropped, both end.
+pub(super) struct Port {
+    socket: Arc<UdpEndpoint>,
+    task: AbortHandle,
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Port {
+    pub(super) fn open(tunnel: u32, local: SocketAddr, events: &mpsc::Sender<Event>) -> io::Result<Self> {
+        let socket = Arc::new(UdpEndpoint::bind(local)?);
+        let task = tokio::spawn(read(tunnel, Arc::clone(&socket), events.clone())).abort_handle();
+        Ok(Self { socket, task })
+    }
+
+    pub(super) fn local(&self) -> SocketAddr {
+        self.socket.local()
+    }
+
+    pub(super) fn send(&self, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        self.socket.send(self.local().ip(), remote, bytes)
+    }
+}
+
+async fn read(tunnel: u32, socket: Arc<UdpEndpoint>, events: mpsc::Sender<Event>) {
+    let mut buffer = Buffer::new();
+    loop {
+        match socket.recv(&mut buffer).await {
+            Ok(received) => {
+                let (remote, tos, bytes) = (received.remote, received.tos, received.bytes.to_vec());
+                if events.send(Event::Datagram { tunnel, remote, tos, bytes }).await.is_err() {
+                    return;
+                }
+            }
+            // An ICMP error about a datagram that was sent before; the socket goes on.
+            Err(error) => tracing::debug!(tunnel, %error, "reading a tunnel's port"),
+        }
+    }
+}
