@@ -14,6 +14,7 @@ mod refused;
 mod scale;
 mod statistics;
 mod taken_over;
+mod verified;
 mod wire;
 
 use std::process::ExitCode;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         refused::trials(),
         statistics::trials(),
         taken_over::trials(),
+        verified::trials(),
         scale::trials(),
     ];
     let kernel = kernel.into_iter().flatten().map(|trial| ignored(trial, skip));

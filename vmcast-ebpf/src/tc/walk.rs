@@ -25,10 +25,6 @@ struct Walk {
     input: u32,
     /// Place of the list, which is the index of its stream's counters.
     list: u32,
-    /// Device of the last copy, which is ready and not yet sent; 0 if there is none.
-    last: u32,
-    /// 1 if user space makes the copies that a link does not take whole, or has counted them.
-    handed_over: u32,
 }
 
 /// Sends a copy to each member of a list from `first` to the next pause, where the packet goes through the
@@ -47,15 +43,16 @@ pub(super) fn send(
 ) -> c_int {
     skb.note(front);
     skb.note_converted(converted);
-    let handed_over = u32::from(handed_over);
-    let mut walk = Walk { skb: skb.raw(), member: first, input: input.0, list, last: 0, handed_over };
+    skb.note_handed_over(handed_over);
+    skb.note_last(0);
+    let mut walk = Walk { skb: skb.raw(), member: first, input: input.0, list };
     // SAFETY: the function has the signature that the kernel calls, and the walk outlives the call.
     unsafe { bpf_loop(limit::MEMBERS, step as *mut c_void, (&raw mut walk).cast(), 0) };
-    if walk.last == 0 {
-        return TC_ACT_SHOT as c_int;
+    match skb.last() {
+        0 => TC_ACT_SHOT as c_int,
+        // SAFETY: the helper has no preconditions.
+        device => (unsafe { bpf_redirect(device, 0) }) as c_int,
     }
-    // SAFETY: the helper has no preconditions.
-    (unsafe { bpf_redirect(walk.last, 0) }) as c_int
 }
 
 /// One member, or a pause. Returns 1 after the last one.
@@ -77,14 +74,14 @@ unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> c_long {
     let sent = match made {
         // Not so at a pause: whether the relay device takes a frame is known of a clone alone.
         Ok(device) if is_last => {
-            walk.last = device;
+            Skb::new(walk.skb).note_last(device);
             Ok(())
         }
         Ok(device) => Skb::new(walk.skb).send_copy(device).ok_or(DropReason::DeviceRefused),
         Err(reason) => Err(reason),
     };
     if let Err(reason) = sent {
-        let elsewhere = walk.handed_over != 0 && matches!(reason, DropReason::Oversize);
+        let elsewhere = Skb::new(walk.skb).is_handed_over() && matches!(reason, DropReason::Oversize);
         if !elsewhere {
             map::count_drop(reason);
         }
@@ -118,7 +115,7 @@ fn unconverted(walk: &Walk) -> Result<Skb, DropReason> {
 #[inline(always)]
 fn go_on_behind(skb: Skb, walk: &Walk, at: u32, pause: &MemberEntry) -> Result<u32, DropReason> {
     skb.make_room(skb.noted(), eth::LEN).ok_or(DropReason::KernelRefused)?;
-    let carry = Carry::paused(pause.way_to(), skb.lane(), at, InputId(walk.input), walk.handed_over != 0);
+    let carry = Carry::paused(pause.way_to(), skb.lane(), at, InputId(walk.input), skb.is_handed_over());
     skb.store(0, carry.to_bytes()).ok_or(DropReason::KernelRefused)?;
     skb.store(Carry::LEN, skb.declared()).ok_or(DropReason::KernelRefused)?;
     skb.keep_to_core();
@@ -193,6 +190,17 @@ impl Room for Copy {
     fn grow<const N: usize>(&mut self, by: usize) -> Option<Head<'_, N>> {
         self.start = self.start.checked_sub(by)?;
         self.skb.head(self.start)
+    }
+
+    /// All copies of a link have their header at the same place, wherever their packet begins: this way the verifier
+    /// follows each link header once, and not once for each tunnel's.
+    #[inline(always)]
+    fn front<const N: usize>(&mut self) -> Option<Head<'_, N>> {
+        if self.start != N - eth::LEN {
+            return None;
+        }
+        self.start = 0;
+        self.skb.head(0)
     }
 
     #[inline(always)]

@@ -14,11 +14,13 @@ use vmcast_proto::{
     amt::relay::{self, Relay},
     membership::{self, Family, Querier},
     mrib::{self, Mrib},
+    record::{Budget, Recorded},
 };
 
 use super::{
     pace::Pace,
     priorities::Priorities,
+    recordings,
     stated::{Change, Stated},
     tunnels::{self, Tunnels, tunnel_id},
     upstream::{self, Upstream},
@@ -58,6 +60,8 @@ pub(super) struct Settings {
     pub(super) discover: bool,
     /// From which the nonces of each upstream are derived.
     pub(super) seed: [u8; 16],
+    /// What the recordings of the machines may take; `None` if there are none.
+    pub(super) record: Option<Budget>,
 }
 
 /// What is spoken on an interface: IGMP and MLD, or nothing.
@@ -72,16 +76,30 @@ pub(super) struct Queriers {
 pub(super) struct InterfaceState {
     pub(super) interface: Interface,
     /// IGMP and MLD, if they are spoken there.
-    pub(super) queriers: BTreeMap<Family, Querier>,
+    pub(super) queriers: BTreeMap<Family, Recorded<Querier>>,
     /// Whether its members are served although another router is the elected querier.
     beside_querier: bool,
+}
+
+impl InterfaceState {
+    fn take_recordings(&mut self) -> Vec<recordings::Recorded> {
+        let ifindex = self.interface.ifindex.0;
+        let recorded = |(family, querier): (&Family, &mut Recorded<Querier>)| recordings::Recorded {
+            name: format!("{}-{ifindex}", family.protocol()),
+            text: querier.take_recording(),
+        };
+        self.queriers.iter_mut().map(recorded).collect()
+    }
 }
 
 /// The machines.
 pub(super) struct Core {
     discover: bool,
     seed: [u8; 16],
-    pub(super) relay: Relay,
+    pub(super) relay: Recorded<Relay>,
+    record: Option<Budget>,
+    /// Recordings of machines that are gone.
+    recorded: Vec<recordings::Recorded>,
     pub(super) mrib: Mrib,
     pub(super) tunnels: Tunnels,
     pub(super) stated: Stated,
@@ -99,6 +117,8 @@ pub(super) struct Core {
     /// Data that came to the gateway's socket instead of the data plane.
     pub(super) data_at_socket: u64,
     pace: Pace,
+    /// Whether queriers may have something to say: there may be hundreds.
+    queriers_acted: bool,
     effects: VecDeque<Effect>,
 }
 
@@ -107,7 +127,9 @@ impl Core {
         Self {
             discover: settings.discover,
             seed: settings.seed,
-            relay: Relay::new(now, settings.relay),
+            relay: Recorded::new(now, Relay::new(now, settings.relay), settings.record.as_ref()),
+            record: settings.record,
+            recorded: Vec::new(),
             mrib: Mrib::new(settings.mrib),
             tunnels: Tunnels::default(),
             stated: Stated::default(),
@@ -121,6 +143,7 @@ impl Core {
             waits_for: BTreeMap::new(),
             data_at_socket: 0,
             pace: Pace::default(),
+            queriers_acted: false,
             effects: VecDeque::new(),
         }
     }
@@ -254,13 +277,14 @@ impl Core {
         });
         state.interface = interface;
         state.beside_querier = queriers.beside_querier;
+        self.queriers_acted = true;
         for config in queriers.configs {
             match state.queriers.entry(config.family()) {
                 Entry::Occupied(mut querier) => {
                     querier.get_mut().handle_input(now, membership::Input::SetAddress(config.address));
                 }
                 Entry::Vacant(slot) => {
-                    slot.insert(Querier::new(now, config)?);
+                    slot.insert(Recorded::new(now, Querier::new(now, config)?, self.record.as_ref()));
                 }
             }
         }
@@ -291,9 +315,10 @@ impl Core {
 
     /// Forgets an interface that is gone.
     pub(super) fn remove_interface(&mut self, now: Instant, ifindex: IfIndex) {
-        if self.interfaces.remove(&ifindex).is_none() {
+        let Some(mut state) = self.interfaces.remove(&ifindex) else {
             return;
-        }
+        };
+        self.recorded.extend(state.take_recordings());
         self.mrib.handle_input(now, mrib::Input::MemberGone { member: Output::Interface(ifindex) });
         self.mrib.handle_input(now, mrib::Input::RemoveInterface { ifindex });
         self.stated.remove_interface(ifindex);
@@ -360,6 +385,7 @@ impl Core {
         ecn: bool,
         groups: Vec<(IpAddr, Filter)>,
     ) -> Result<(), relay::LimitError> {
+        self.relay.note_adoption(now, [local, remote], ecn, &groups);
         self.relay.adopt(now, local, remote, ecn, groups)?;
         self.settle(now);
         Ok(())
@@ -368,6 +394,27 @@ impl Core {
     /// Leaves everything upstream; the driver sends what comes of it and ends.
     pub(super) fn stop(&mut self, now: Instant) {
         self.set_upstream(now, None);
+    }
+
+    /// Sets what Relay Advertisements name.
+    pub(super) fn advertise(&mut self, now: Instant, addresses: Vec<IpAddr>) {
+        self.relay.note_words(now, || {
+            let addresses: Vec<_> = addresses.iter().map(|address| format!(" {address}")).collect();
+            format!("advertise{}", addresses.concat())
+        });
+        self.relay.advertise(addresses);
+    }
+
+    /// Takes what was recorded since the last call.
+    pub(super) fn take_recordings(&mut self) -> Vec<recordings::Recorded> {
+        let mut recorded = std::mem::take(&mut self.recorded);
+        if self.record.is_some() {
+            recorded
+                .push(recordings::Recorded { name: "relay".to_owned(), text: self.relay.take_recording() });
+            recorded.extend(self.interfaces.values_mut().flat_map(InterfaceState::take_recordings));
+        }
+        recorded.retain(|recorded| !recorded.text.is_empty());
+        recorded
     }
 
     /// A datagram came to one of the relay's endpoints.
@@ -402,6 +449,7 @@ impl Core {
             && let Some(querier) = state.queriers.get_mut(&family)
         {
             querier.handle_input(now, input);
+            self.queriers_acted = true;
         }
         self.settle(now);
     }
@@ -539,6 +587,7 @@ impl Core {
         for querier in self.interfaces.values_mut().flat_map(|state| state.queriers.values_mut()) {
             if due(querier.poll_timeout()) {
                 querier.handle_timeout(now);
+                self.queriers_acted = true;
             }
         }
         self.settle(now);
@@ -547,7 +596,7 @@ impl Core {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let queriers = self.interfaces.values().flat_map(|state| state.queriers.values());
         queriers
-            .filter_map(Querier::poll_timeout)
+            .filter_map(|querier| querier.poll_timeout())
             .chain(self.relay.poll_timeout())
             .chain(self.mrib.poll_timeout())
             .chain(self.upstream.as_ref().and_then(Upstream::poll_timeout))
@@ -559,7 +608,7 @@ impl Core {
         loop {
             let before = self.effects.len();
             let mut moved = self.drain_relay(now);
-            moved |= self.drain_queriers(now);
+            moved |= std::mem::take(&mut self.queriers_acted) && self.drain_queriers(now);
             moved |= self.drain_mrib(now);
             if let Some(mut upstream) = self.upstream.take() {
                 self.drain_upstream(now, &mut upstream);
@@ -625,7 +674,8 @@ impl Core {
 
     fn drain_queriers(&mut self, now: Instant) -> bool {
         let mut moved = false;
-        // Of several routers on a link only the querier forwards, so that packets come once (RFC 4605 §4.2).
+        // Of several routers on a link only the querier forwards, so that packets come once (RFC 4605 §4.2): as soon as
+        // it is sure that there is one.
         let mut memberships = Vec::new();
         for (&ifindex, state) in &mut self.interfaces {
             let beside_querier = state.beside_querier;
@@ -638,18 +688,37 @@ impl Core {
                             self.effects.push_back(effect);
                         }
                         membership::Output::Event(membership::Event::Membership { group, filter }) => {
-                            if beside_querier || querier.querier().is_none() || filter.is_none() {
+                            if beside_querier || querier.serves() || filter.is_none() {
                                 memberships.push((ifindex, group, filter));
                             }
                         }
                         membership::Output::Event(membership::Event::QuerierChanged { querier: elected }) => {
                             tracing::info!(?ifindex, querier = ?elected, "querier elected");
-                            let serves = beside_querier || elected.is_none();
+                        }
+                        membership::Output::Event(membership::Event::Serving { serving }) => {
+                            let serves = beside_querier || serving;
+                            if serving {
+                                tracing::info!(
+                                    ?ifindex,
+                                    "the other querier is silent; members are served from here"
+                                );
+                            } else {
+                                let querier = querier.querier();
+                                tracing::info!(?ifindex, ?querier, serves, "members are left to the querier");
+                            }
                             let groups: Vec<_> = querier.groups(now).map(|info| info.group).collect();
                             memberships.extend(groups.into_iter().map(|group| {
                                 let filter = if serves { querier.filter(group) } else { Filter::none() };
                                 (ifindex, group, filter)
                             }));
+                        }
+                        membership::Output::Event(membership::Event::QuerierNotAllowed { router }) => {
+                            tracing::warn!(
+                                ?ifindex,
+                                %router,
+                                protocol = Family::of(router).protocol(),
+                                "a router asks that `queriers` does not list; it is not heard"
+                            );
                         }
                         membership::Output::Event(membership::Event::OtherVersion { router, version }) => {
                             let family = Family::of(router);

@@ -208,6 +208,7 @@ mod tests {
             mrib: mrib::Config::default(),
             discover: false,
             seed: [2; 16],
+            record: None,
         };
         let mut core = Core::new(now, settings);
         let mut kept = Fib::default();

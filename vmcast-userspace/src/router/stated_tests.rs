@@ -72,6 +72,7 @@ impl Bed {
             mrib: mrib::Config::default(),
             discover: false,
             seed: [2; 16],
+            record: None,
         };
         let mut core = Core::new(now, settings);
         core.state(Stated::new(now, &config.static_tunnels, &config.forwards));

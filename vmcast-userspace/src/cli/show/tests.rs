@@ -177,7 +177,7 @@ fn tunnels_are_shown() {
 
 #[test]
 fn interfaces_are_shown() {
-    let querier = |address, ours| Some(Querier { address, ours, version: 3, groups: 4 });
+    let querier = |address, ours| Some(Querier { address, ours, serving: ours, version: 3, groups: 4 });
     let interface = |name: &str, ifindex, up, querier| Interface {
         name: name.into(),
         ifindex,
@@ -202,7 +202,7 @@ fn interfaces_are_shown() {
     let interfaces = vec![
         interface("eth0", Some(2), true, None),
         Interface {
-            mld_querier: Some(Querier { address: None, ours: true, version: 2, groups: 3 }),
+            mld_querier: Some(Querier { address: None, ours: true, serving: true, version: 2, groups: 3 }),
             ..interface("eth1", Some(3), true, querier(None, true))
         },
         interface("eth2", Some(4), false, querier(Some([10, 0, 0, 9].into()), false)),
@@ -305,6 +305,8 @@ fn router_status() -> Status {
         groups: 1,
         members: 3,
         tunnels: 4,
+        nodes: BTreeMap::new(),
+        cache_entries: None,
     }
 }
 
@@ -338,10 +340,16 @@ fn the_status_of_each_role_is_shown() {
          carries   1 group, 3 members, 4 tunnels\n",
     );
     assert_shown(
-        &super::status(&Status { role: Role::Admin, ..agent }),
+        &super::status(&Status {
+            role: Role::Admin,
+            nodes: BTreeMap::from([(Role::Router, 2), (Role::Agent, 1)]),
+            cache_entries: Some(1),
+            ..agent
+        }),
         "\
          node      edge-1 (admin)\n\
-         program   vmcast 0.1.0, process 4711, up for 1h05m\n",
+         program   vmcast 0.1.0, process 4711, up for 1h05m\n\
+         knows     2 routers, 1 agent, 1 cached answer\n",
     );
 }
 

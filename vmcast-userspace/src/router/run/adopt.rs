@@ -7,6 +7,7 @@ use vmcast_common::fib::{IfIndex, Interface};
 
 use super::{Router, relay_addresses};
 use crate::{
+    clock,
     router::{
         core::Core,
         interfaces::{self, Wanted},
@@ -53,7 +54,7 @@ impl Router {
         for endpoint in moves.added {
             self.core.add_endpoint(endpoint);
         }
-        self.core.relay.advertise(addresses.to_vec());
+        self.core.advertise(clock::now(), addresses.to_vec());
         self.report_endpoints();
         if let Some(attachment) = &self.attachment {
             attachment.moved(self.relays.endpoints());
