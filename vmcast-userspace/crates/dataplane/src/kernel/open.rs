@@ -202,14 +202,34 @@ pub(super) fn classifier<'a>(
     })?;
     let program: &mut SchedClassifier = program.try_into().map_err(KernelError::call(name))?;
     if program.fd().is_err() {
-        program.load().map_err(KernelError::call(name))?;
+        whole_load(|| program.load()).map_err(KernelError::call(name))?;
     }
     Ok(program)
 }
 
+/// How often a program is loaded at most.
+const LOAD_TRIES: usize = 5;
+
+/// Loads a program, again if a signal made the kernel stop while it looked into it: it says EAGAIN then, and looking
+/// takes it seconds.
+///
+/// # Errors
+/// As `load`, the last time.
+pub(super) fn whole_load(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    let mut loaded = load();
+    for _ in 1..LOAD_TRIES {
+        let Err(ProgramError::LoadError { io_error, .. }) = &loaded else { break };
+        if io_error.raw_os_error() != Some(libc::EAGAIN) {
+            break;
+        }
+        loaded = load();
+    }
+    loaded
+}
+
 fn load_xdp(loaded: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
     let program = xdp(loaded, name).map_err(|error| OpenError::Object(chain(&error)))?;
-    program.load().map_err(|source| OpenError::Program { name, source: Box::new(source) })
+    whole_load(|| program.load()).map_err(|source| OpenError::Program { name, source: Box::new(source) })
 }
 
 fn load_classifier(loaded: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
@@ -229,4 +249,39 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         next = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// Loads a program that the kernel answers so, and says how often it was asked.
+    fn tries(errors: &[i32]) -> (usize, Option<i32>) {
+        let mut asked = 0;
+        let loaded = whole_load(|| {
+            asked += 1;
+            match errors.get(asked - 1) {
+                Some(error) => Err(ProgramError::LoadError {
+                    io_error: io::Error::from_raw_os_error(*error),
+                    verifier_log: aya_obj::VerifierLog::new(String::new()),
+                }),
+                None => Ok(()),
+            }
+        });
+        let error = loaded.err().map(|error| match error {
+            ProgramError::LoadError { io_error, .. } => io_error.raw_os_error().unwrap_or_default(),
+            other => panic!("{other}"),
+        });
+        (asked, error)
+    }
+
+    #[test]
+    fn a_program_whose_loading_a_signal_stopped_is_loaded_again_a_few_times() {
+        assert_eq!(tries(&[]), (1, None));
+        assert_eq!(tries(&[libc::EAGAIN, libc::EAGAIN]), (3, None));
+        assert_eq!(tries(&[libc::EAGAIN; 9]), (LOAD_TRIES, Some(libc::EAGAIN)));
+        assert_eq!(tries(&[libc::EAGAIN, libc::EACCES]), (2, Some(libc::EACCES)));
+    }
 }

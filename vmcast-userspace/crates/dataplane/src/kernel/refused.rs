@@ -3,7 +3,7 @@
 use aya::{Ebpf, programs::RawTracePoint};
 use vmcast_common::maps::PROGRAM_REFUSED;
 
-use super::error::KernelError;
+use super::{error::KernelError, open::whole_load};
 
 /// Where the kernel says what a device took of a flush (include/trace/events/xdp.h).
 const TRACEPOINT: &str = "xdp_devmap_xmit";
@@ -18,7 +18,7 @@ pub(super) fn start(object: &mut Ebpf) {
 
 fn try_start(object: &mut Ebpf) -> Result<(), KernelError> {
     let program = program(object)?;
-    program.load().map_err(KernelError::call(PROGRAM_REFUSED))?;
+    whole_load(|| program.load()).map_err(KernelError::call(PROGRAM_REFUSED))?;
     program.attach(TRACEPOINT).map_err(KernelError::call(TRACEPOINT))?;
     Ok(())
 }

@@ -1,0 +1,107 @@
+//! Next hops and tunnels.
+
+use vmcast_common::{
+    fib::{NextHop, NextHopId, Output, Tunnel, TunnelId, Way},
+    maps::{self, NextHopEntry, TunnelEntry, TunnelKey},
+};
+
+use super::KernelPlane;
+use crate::kernel::{
+    error::{Failure, KernelError},
+    state::NextHopState,
+    writes::forgive_missing,
+};
+
+impl KernelPlane {
+    pub(super) fn set_next_hop(&mut self, id: NextHopId, hop: NextHop) -> Result<(), Failure> {
+        self.devices.forget();
+        let known = self.state.next_hops.get(&id).map(|state| (state.index, state.mtu, state.hop));
+        let index = match known {
+            Some((index, ..)) => index,
+            None => self.hops.take()?,
+        };
+        let mtu = self.usable_mtu(hop.mtu, hop.ifindex);
+        self.maps.write_next_hop(index, &NextHopEntry::of(&NextHop { mtu, ..hop }), hop.ifindex.0)?;
+        let streams = self.state.next_hops.remove(&id).map(|state| state.streams).unwrap_or_default();
+        self.state.next_hops.insert(id, NextHopState { hop, index, mtu, streams });
+        let same = |(_, known_mtu, known): (u32, u16, NextHop)| {
+            known.ifindex == hop.ifindex
+                && known_mtu <= mtu
+                && known.destination_mac.is_some() == hop.destination_mac.is_some()
+        };
+        if !known.is_some_and(same) {
+            self.devices.forget();
+            self.put_behind(id)?;
+            self.put_everywhere(Output::Neighbour(id))?;
+            self.put_converted_by(Way::NextHop(Some(id)))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_next_hop(&mut self, id: NextHopId) -> Result<(), Failure> {
+        self.drop_everywhere(Output::Neighbour(id))?;
+        let Some(state) = self.state.next_hops.remove(&id) else {
+            return Ok(());
+        };
+        self.put_behind(id)?;
+        self.put_converted_by(Way::NextHop(Some(id)))?;
+        let nowhere = NextHop { destination_mac: None, ..state.hop };
+        self.maps.write_next_hop(state.index, &NextHopEntry::of(&nowhere), state.hop.ifindex.0)?;
+        self.remains.hops.push(state.index);
+        Ok(())
+    }
+
+    /// Tells the kernel anew of every tunnel behind a next hop.
+    pub(super) fn put_behind(&mut self, id: NextHopId) -> Result<(), Failure> {
+        let tunnels = self.state.tunnels.behind(id);
+        tunnels.into_iter().try_for_each(|tunnel| self.put_everywhere(Output::Tunnel(tunnel)))
+    }
+
+    pub(super) fn set_tunnel(&mut self, id: TunnelId, tunnel: Tunnel) -> Result<(), Failure> {
+        if tunnel.next_hop.is_some_and(|hop| !self.state.next_hops.contains_key(&hop)) {
+            return Err(Failure::Unknown);
+        }
+        let key = TunnelKey::new(&tunnel);
+        let entry = TunnelEntry::of(id, &tunnel);
+        let old = self.state.tunnels.set(id, tunnel)?;
+        if let Err(error) = self.maps.tunnels.insert(key, entry, 0) {
+            match old {
+                Some(old) => {
+                    self.state.tunnels.set(id, old)?;
+                }
+                None => self.state.tunnels.remove(id),
+            }
+            return Err(KernelError::full_or(maps::TUNNELS, self.capacities.tunnels)(error).into());
+        }
+        let Some(old) = old else {
+            return Ok(());
+        };
+        let old_key = TunnelKey::new(&old);
+        if old_key != key {
+            self.forget_ends(id, &old_key)?;
+            self.put_changed(Output::Tunnel(id))?;
+        } else if old != tunnel {
+            self.put_everywhere(Output::Tunnel(id))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), Failure> {
+        let Some(tunnel) = self.state.tunnels.get(id) else {
+            return Ok(());
+        };
+        let key = TunnelKey::new(&tunnel);
+        self.drop_everywhere(Output::Tunnel(id))?;
+        self.forget_ends(id, &key)?;
+        self.state.tunnels.remove(id);
+        Ok(())
+    }
+
+    /// Forgets that packets between these ends are of this tunnel, if no other took them over.
+    pub(super) fn forget_ends(&mut self, id: TunnelId, ends: &TunnelKey) -> Result<(), Failure> {
+        if self.maps.tunnels.get(ends, 0).is_ok_and(|entry| entry.id == id.0) {
+            forgive_missing(self.maps.tunnels.remove(ends), maps::TUNNELS)?;
+        }
+        Ok(())
+    }
+}
