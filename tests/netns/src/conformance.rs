@@ -34,11 +34,7 @@ fn trials_at(at: At) -> Vec<Trial> {
     let random = Trial::test(format!("{hook}: {random}"), move || random_packets(at));
     let fixed =
         cases(nominal()).into_iter().enumerate().filter(|(_, case)| copies(case) >= at.least_copies()).map(
-            |(index, case)| {
-                Trial::test(format!("{hook}: {}", case.name), move || {
-                    on_the_kernel("conformance", at, |devices| cases(devices).swap_remove(index))
-                })
-            },
+            |(index, case)| Trial::test(format!("{hook}: {}", case.name), move || on_the_kernel(index, at)),
         );
     fixed.chain([random]).map(|trial| trial.with_ignored_flag(no_nft)).collect()
 }
@@ -56,20 +52,24 @@ fn copies(case: &Case) -> usize {
 /// the programs, most of a case's time, needs no turn.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Runs the case that is made for the devices of a device under test.
-fn on_the_kernel(name: &str, at: At, case: impl FnOnce(Devices) -> Case) -> Result<(), Failed> {
-    let dut = Dut::enter(name, at)?;
-    let case = case(dut.devices);
-    let mut plane = KernelUnderTest::new(dut);
+fn on_the_kernel(index: usize, at: At) -> Result<(), Failed> {
+    let dut = Dut::enter("conformance", at)?;
+    let case = cases(dut.devices).swap_remove(index);
+    in_turn(&case, KernelUnderTest::new(dut))
+}
+
+fn in_turn(case: &Case, mut plane: KernelUnderTest) -> Result<(), Failed> {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Ok(run(&case, &mut plane)?)
+    Ok(run(case, &mut plane)?)
 }
 
 fn random_packets(at: At) -> Result<(), Failed> {
     for seed in 0..RANDOM_CASES {
         // A thread each: it moves into the namespace of its device under test for good.
-        let outcome =
-            std::thread::spawn(move || on_the_kernel("random", at, |devices| modelled(seed, devices)));
+        let outcome = std::thread::spawn(move || {
+            let dut = Dut::enter("random", at)?;
+            in_turn(&modelled(seed, dut.devices), KernelUnderTest::new(dut).told_once())
+        });
         outcome.join().map_err(|_| format!("seed {seed} panicked"))??;
     }
     Ok(())
@@ -86,7 +86,7 @@ fn modelled(seed: u64, devices: Devices) -> Case {
         }
         RandomStep::Inject(ingress, frame) => {
             let mut expect = model.expect(ingress, &frame);
-            // The controller hears of each stream once within the time that a case takes.
+            // What punts tell of a stream again is left out.
             expect.punts.retain(|punt| !told.contains(&punt.stream));
             told.extend(expect.punts.iter().map(|punt| punt.stream));
             Step::Inject { ingress, frame, expect }

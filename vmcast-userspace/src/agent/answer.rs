@@ -173,6 +173,7 @@ fn querier(core: &Core, context: &Context<'_>, family: Family) -> Querier {
     Querier {
         address: querier.querier(),
         ours: querier.querier().is_none(),
+        serving: true,
         version: querier.config().version.number(family),
         groups: querier.groups(context.now).len() as u64,
     }

@@ -143,9 +143,13 @@ fn recordings_have_an_absolute_place_and_a_limit() {
 
 #[test]
 fn limits_beyond_what_the_tables_hold_are_refused() {
-    for (key, value) in
-        [("max_tunnels", 131_073), ("max_tunnels_per_address", 131_073), ("max_groups_per_tunnel", 16_385)]
-    {
+    for (key, value) in [
+        ("max_tunnels", 131_073),
+        ("max_tunnels_per_address", 131_073),
+        ("max_groups_per_tunnel", 16_385),
+        ("answers_per_second", 10_000_001),
+        ("answers_per_prefix_per_second", 10_000_001),
+    ] {
         let said = router_refusal(&format!("[tunnel]\n{key} = {value}\n"));
         assert!(said.contains(&format!("{value} is not from 1 to {}", value - 1)), "{said}");
     }

@@ -117,6 +117,8 @@ pub(super) struct Core {
     /// Data that came to the gateway's socket instead of the data plane.
     pub(super) data_at_socket: u64,
     pace: Pace,
+    /// Whether queriers may have something to say: there may be hundreds.
+    queriers_acted: bool,
     effects: VecDeque<Effect>,
 }
 
@@ -141,6 +143,7 @@ impl Core {
             waits_for: BTreeMap::new(),
             data_at_socket: 0,
             pace: Pace::default(),
+            queriers_acted: false,
             effects: VecDeque::new(),
         }
     }
@@ -274,6 +277,7 @@ impl Core {
         });
         state.interface = interface;
         state.beside_querier = queriers.beside_querier;
+        self.queriers_acted = true;
         for config in queriers.configs {
             match state.queriers.entry(config.family()) {
                 Entry::Occupied(mut querier) => {
@@ -445,6 +449,7 @@ impl Core {
             && let Some(querier) = state.queriers.get_mut(&family)
         {
             querier.handle_input(now, input);
+            self.queriers_acted = true;
         }
         self.settle(now);
     }
@@ -582,6 +587,7 @@ impl Core {
         for querier in self.interfaces.values_mut().flat_map(|state| state.queriers.values_mut()) {
             if due(querier.poll_timeout()) {
                 querier.handle_timeout(now);
+                self.queriers_acted = true;
             }
         }
         self.settle(now);
@@ -602,7 +608,7 @@ impl Core {
         loop {
             let before = self.effects.len();
             let mut moved = self.drain_relay(now);
-            moved |= self.drain_queriers(now);
+            moved |= std::mem::take(&mut self.queriers_acted) && self.drain_queriers(now);
             moved |= self.drain_mrib(now);
             if let Some(mut upstream) = self.upstream.take() {
                 self.drain_upstream(now, &mut upstream);
@@ -668,7 +674,8 @@ impl Core {
 
     fn drain_queriers(&mut self, now: Instant) -> bool {
         let mut moved = false;
-        // Of several routers on a link only the querier forwards, so that packets come once (RFC 4605 §4.2).
+        // Of several routers on a link only the querier forwards, so that packets come once (RFC 4605 §4.2): as soon as
+        // it is sure that there is one.
         let mut memberships = Vec::new();
         for (&ifindex, state) in &mut self.interfaces {
             let beside_querier = state.beside_querier;
@@ -681,18 +688,37 @@ impl Core {
                             self.effects.push_back(effect);
                         }
                         membership::Output::Event(membership::Event::Membership { group, filter }) => {
-                            if beside_querier || querier.querier().is_none() || filter.is_none() {
+                            if beside_querier || querier.serves() || filter.is_none() {
                                 memberships.push((ifindex, group, filter));
                             }
                         }
                         membership::Output::Event(membership::Event::QuerierChanged { querier: elected }) => {
                             tracing::info!(?ifindex, querier = ?elected, "querier elected");
-                            let serves = beside_querier || elected.is_none();
+                        }
+                        membership::Output::Event(membership::Event::Serving { serving }) => {
+                            let serves = beside_querier || serving;
+                            if serving {
+                                tracing::info!(
+                                    ?ifindex,
+                                    "the other querier is silent; members are served from here"
+                                );
+                            } else {
+                                let querier = querier.querier();
+                                tracing::info!(?ifindex, ?querier, serves, "members are left to the querier");
+                            }
                             let groups: Vec<_> = querier.groups(now).map(|info| info.group).collect();
                             memberships.extend(groups.into_iter().map(|group| {
                                 let filter = if serves { querier.filter(group) } else { Filter::none() };
                                 (ifindex, group, filter)
                             }));
+                        }
+                        membership::Output::Event(membership::Event::QuerierNotAllowed { router }) => {
+                            tracing::warn!(
+                                ?ifindex,
+                                %router,
+                                protocol = Family::of(router).protocol(),
+                                "a router asks that `queriers` does not list; it is not heard"
+                            );
                         }
                         membership::Output::Event(membership::Event::OtherVersion { router, version }) => {
                             let family = Family::of(router);

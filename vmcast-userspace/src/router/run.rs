@@ -68,6 +68,8 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 const WAYS_PATIENCE: Duration = Duration::from_secs(1);
 /// Datagrams that wait for the loop; more wait in the sockets.
 const EVENTS: usize = 1024;
+/// Most of them that are served in one turn of the loop.
+const EVENTS_AT_ONCE: usize = 64;
 
 /// What the tasks beside the loop tell it.
 pub(super) enum Event {
@@ -105,6 +107,8 @@ pub(super) struct Router {
     /// Opened with the first message.
     icmpv6: Option<Icmpv6Sender>,
     relays: Relays,
+    /// What was last told of datagrams that the kernel dropped before they were read.
+    overrun_told: u64,
     gateway: Option<Reading>,
     pursuit: Pursuit,
     next_hops: NextHops,
@@ -198,6 +202,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         bad_datagrams: BTreeMap::new(),
         icmpv6: None,
         relays,
+        overrun_told: 0,
         gateway,
         pursuit: Pursuit::new(),
         next_hops,
@@ -358,6 +363,8 @@ fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Sett
         max_tunnels: config.tunnel.max_tunnels,
         max_tunnels_per_source: config.tunnel.max_tunnels_per_address,
         max_tunnels_per_prefix: config.tunnel.max_tunnels_per_prefix,
+        answers_per_second: config.tunnel.answers_per_second,
+        answers_per_prefix_per_second: config.tunnel.answers_per_prefix_per_second,
         limits: host_state::Limits {
             groups: config.tunnel.max_groups_per_tunnel as usize,
             ..host_state::Limits::default()
@@ -414,11 +421,18 @@ impl Router {
         let mut named_by_admin = self.watch_upstream();
         let oversized = self.plane.oversized().map(Readable::new).transpose();
         let oversized = oversized.context("following the packets that are too large for a link")?;
+        let mut taken = Vec::with_capacity(EVENTS_AT_ONCE);
         loop {
             let timeout = self.core.poll_timeout().map(tokio::time::Instant::from_std);
             tokio::select! {
                 signal = termination.received() => return Ok(signal),
-                Some(event) = events.recv() => self.on_event(event),
+                _ = events.recv_many(&mut taken, EVENTS_AT_ONCE) => {
+                    for event in taken.drain(..) {
+                        self.on_event(event);
+                        // In the order of what asked for it, whatever that is of.
+                        self.carry_out_all();
+                    }
+                }
                 event = next_hop_events.recv() => match event {
                     Some(event) => self.on_next_hop(event),
                     // Members that move or whose neighbours change would be sent to in vain.
@@ -446,6 +460,7 @@ impl Router {
                     let now = clock::now();
                     self.shown.read(now, self.plane.as_ref());
                     self.core.stream_counters(now, &self.shown.counters.streams);
+                    self.tell_overrun(now);
                     self.catch_up(now);
                     self.write_recordings();
                 }
@@ -485,6 +500,31 @@ impl Router {
                 self.core.paced_packets(clock::now(), packets);
             }
             Err(error) => tracing::debug!(%error, "the pace of the upstream's data is not known"),
+        }
+    }
+
+    /// Datagrams to the endpoints of tunnels that the kernel dropped because more came than are taken.
+    pub(super) fn overrun(&self) -> u64 {
+        self.relays.overrun()
+    }
+
+    /// Says it if messages come faster than they are taken in.
+    fn tell_overrun(&mut self, now: Instant) {
+        let of_links = self
+            .interfaces
+            .values()
+            .flat_map(|attached| Family::ALL.into_iter().map(|family| attached.overrun(family)));
+        let overrun = of_links.sum::<u64>() + self.overrun();
+        if overrun > self.overrun_told
+            && let Some(held_back) = self.warnings.admit(now)
+        {
+            let dropped = overrun - self.overrun_told;
+            tracing::warn!(
+                dropped,
+                held_back,
+                "a flood: messages come faster than they are taken in, the rest is dropped"
+            );
+            self.overrun_told = overrun;
         }
     }
 

@@ -81,8 +81,11 @@ impl Tally {
         filter: &Filter,
         readings: &dyn Readings,
     ) {
-        let group = self.group(address);
-        let (number, base) = (group.number, group.counted(address, member, filter, readings));
+        let number = self.group(address).number;
+        if self.joins.get(number, member).is_some() {
+            return;
+        }
+        let base = self.group(address).counted(address, member, filter, readings);
         if self.joins.insert(number, member, now, base) {
             self.group(address).members += 1;
         }

@@ -351,6 +351,9 @@ pub struct Querier {
     pub address: Option<IpAddr>,
     /// Whether it is this daemon.
     pub ours: bool,
+    /// Whether this daemon serves the members of the network, and has not left them to that querier.
+    #[serde(default)]
+    pub serving: bool,
     /// The version of IGMP or MLD that is spoken.
     pub version: u8,
     /// Groups with members on the network.

@@ -132,8 +132,14 @@ fn responses() -> Vec<Response> {
                 queues: Some(true),
                 egress: Some(engine.clone()),
                 accepts_sources: false,
-                querier: Some(Querier { address: None, ours: true, version: 3, groups: 0 }),
-                mld_querier: Some(Querier { address: None, ours: false, version: 2, groups: 1 }),
+                querier: Some(Querier { address: None, ours: true, serving: true, version: 3, groups: 0 }),
+                mld_querier: Some(Querier {
+                    address: None,
+                    ours: false,
+                    serving: false,
+                    version: 2,
+                    groups: 1,
+                }),
             }],
         }),
         Response::Stats(Stats {

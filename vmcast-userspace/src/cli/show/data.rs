@@ -266,6 +266,7 @@ fn querier(querier: &Querier) -> String {
     let version = querier.version;
     match (querier.ours, querier.address) {
         (true, _) => format!("this v{version}"),
+        (false, Some(address)) if querier.serving => format!("{address} v{version} (served here)"),
         (false, Some(address)) => format!("{address} v{version}"),
         (false, None) => "none".to_owned(),
     }

@@ -177,7 +177,7 @@ fn tunnels_are_shown() {
 
 #[test]
 fn interfaces_are_shown() {
-    let querier = |address, ours| Some(Querier { address, ours, version: 3, groups: 4 });
+    let querier = |address, ours| Some(Querier { address, ours, serving: ours, version: 3, groups: 4 });
     let interface = |name: &str, ifindex, up, querier| Interface {
         name: name.into(),
         ifindex,
@@ -202,7 +202,7 @@ fn interfaces_are_shown() {
     let interfaces = vec![
         interface("eth0", Some(2), true, None),
         Interface {
-            mld_querier: Some(Querier { address: None, ours: true, version: 2, groups: 3 }),
+            mld_querier: Some(Querier { address: None, ours: true, serving: true, version: 2, groups: 3 }),
             ..interface("eth1", Some(3), true, querier(None, true))
         },
         interface("eth2", Some(4), false, querier(Some([10, 0, 0, 9].into()), false)),

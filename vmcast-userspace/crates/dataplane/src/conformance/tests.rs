@@ -29,7 +29,7 @@ impl PlaneUnderTest for Core {
     fn inject(&mut self, ingress: IfIndex, frame: &[u8]) -> Observed {
         let mut frames = Vec::new();
         let disposition =
-            self.process(ingress, frame, 1, &mut |egress, frame| frames.push((egress, frame.to_vec())));
+            self.process(ingress, frame, 1, &mut |egress, frame, _| frames.push((egress, frame.to_vec())));
         Observed { disposition, frames }
     }
 
@@ -233,6 +233,6 @@ proptest! {
         if let Some(header) = frame.get_mut(12..16) {
             header.copy_from_slice(&[8, 0, 0x45, 0]);
         }
-        core.process(DEVICES.a.ifindex, &frame, PUNT_INTERVAL_NS, &mut |_, _| {});
+        core.process(DEVICES.a.ifindex, &frame, PUNT_INTERVAL_NS, &mut |_, _, _| {});
     }
 }

@@ -27,9 +27,9 @@ use super::{
     error::{Failure, KernelError},
     index::Indices,
     member_table::{self, Backing, MemberSpec},
-    open::{Options, chain, classifier, xdp},
+    open::{Options, classifier, xdp},
     pool::{Remains, TablePool, Tables as _, Until},
-    relay::{self, Relay},
+    relay::{Left, Relay},
     shapes::Shapes,
     state::{Effective, NextHopState, State, StreamState},
     stats,
@@ -39,6 +39,7 @@ use crate::{
     PacketTooBig,
     capacity::Capacities,
     carried,
+    clock::now_ns,
     endpoints::Change as EndpointChange,
     kernel::list::{self, Places},
     oversize::server::{Served, Server},
@@ -47,6 +48,10 @@ use crate::{
         ReleaseError, StatsError,
     },
 };
+
+/// For how long the relay devices of a process before stay when it has been taken over from: packets that wait there go
+/// on by its programs.
+const LEFT_FOR_NS: u64 = 1_000_000_000;
 
 /// Forwards in the kernel, at XDP and at TC: each egress device by the engine that does for it.
 pub struct KernelPlane {
@@ -71,8 +76,14 @@ pub struct KernelPlane {
     chunk: u32,
     /// Members of a list between two pauses at most.
     list_chunk: u32,
+    /// The same if there is a relay device.
+    list_chunk_asked_for: u32,
+    /// Why there is none though it is needed.
+    no_relay: Option<String>,
     table_relay: Option<Relay>,
     list_relay: Option<Relay>,
+    /// Relay devices of the process before this one, and when they go.
+    left: Option<(u64, Vec<Left>)>,
     pub(super) state: State,
     members: Indices,
     places: Places,
@@ -92,6 +103,7 @@ impl KernelPlane {
         kept: Option<Fib>,
         options: &Options,
     ) -> Self {
+        let list_chunk = options.chunk.map_or(limit::LIST_CHUNK, |chunk| chunk.clamp(1, limit::LIST_CHUNK));
         Self {
             object,
             maps,
@@ -107,9 +119,12 @@ impl KernelPlane {
             reason: options.reason.clone(),
             served: BTreeMap::new(),
             chunk: options.chunk.map_or(limit::CHUNK, |chunk| chunk.clamp(1, limit::CHUNK)),
-            list_chunk: options.chunk.map_or(limit::LIST_CHUNK, |chunk| chunk.clamp(1, limit::LIST_CHUNK)),
+            list_chunk,
+            list_chunk_asked_for: list_chunk,
+            no_relay: None,
             table_relay: None,
             list_relay: None,
+            left: None,
             state: State::default(),
             members: Indices::new(maps::MEMBERS, options.capacities.members + 1),
             places: Places::default(),
@@ -494,20 +509,18 @@ impl KernelPlane {
     }
 
     fn put_in_list(&mut self, stats: u32, output: Output, spec: &MemberSpec) -> Result<(), Failure> {
-        if self.list_relay.is_none() && self.devices.rule() != Rule::Tc {
-            // What comes in at XDP has no other way there; no interface may be on the device for which it was made.
-            self.make_list_relay()?;
+        // What comes in at XDP has no other way there; no interface may be on the device for which it was made.
+        if self.devices.rule() != Rule::Tc
+            && let Err(error) = self.make_list_relay()
+        {
+            self.do_without_relays(error)?;
         }
         let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
         if self.list_relay.is_none()
             && state.list.is_full(self.list_chunk)
             && let Err(error) = self.make_list_relay()
         {
-            tracing::warn!(
-                error = chain(&error),
-                "members of a stream at TC are all served in one go, in which others wait"
-            );
-            self.list_chunk = u32::MAX;
+            self.note_no_relay(&error);
         }
         self.change_list(stats, |list, backing| list.set(output, &spec.entry, backing))
     }
@@ -663,12 +676,14 @@ impl Dataplane for KernelPlane {
     fn release(&mut self) -> Result<(), ReleaseError> {
         let left = self.attachments.release(&mut self.object);
         let left = left.map_err(|error| ReleaseError { source: Box::new(error) })?;
-        left.into_iter().for_each(relay::remove);
+        self.left = Some((now_ns() + LEFT_FOR_NS, left));
         Ok(())
     }
 
     fn refresh(&mut self) -> Result<(), RefreshError> {
+        self.left.take_if(|(until, _)| *until <= now_ns());
         let failed = |failure: Failure| RefreshError { source: failure.text().into() };
+        self.try_relays_again().map_err(failed)?;
         self.serve_anew().map_err(failed)?;
         self.let_rest().map_err(failed)
     }
@@ -721,7 +736,11 @@ impl Dataplane for KernelPlane {
 
     fn engine(&self) -> EngineInfo {
         if self.devices.rule() == Rule::Tc {
-            return EngineInfo { engine: Engine::TcClone, reason: self.reason.clone() };
+            let mut reason = self.reason.clone();
+            if let Some(error) = &self.no_relay {
+                reason += &format!("; TC serves all members, those of a stream in one go: {error}");
+            }
+            return EngineInfo { engine: Engine::TcClone, reason };
         }
         let at_tc: Vec<_> =
             self.served.iter().filter(|(_, (engine, _))| *engine == Engine::TcClone).collect();

@@ -10,7 +10,7 @@ use aya::{
     maps::{MapData, RingBuf},
 };
 use vmcast_common::{
-    fib::{Output, Stream},
+    fib::{Output, Priority, Stream},
     hdr::ip,
     maps::{self, DroppedCopies, InputId},
     rewrite,
@@ -34,9 +34,9 @@ const PACKET_AT: usize = 12;
 
 /// What a kernel plane was told of streams.
 pub(crate) trait Streams: Ways {
-    /// The number of the stream whose members a stream's packets go to, the priority code point of the packets, and the
-    /// members; `None` if there is no such stream.
-    fn members(&self, stream: &Stream) -> Option<(u32, u8, impl Iterator<Item = Output>)>;
+    /// The number of the stream whose members a stream's packets go to, the priority of the packets, and the members;
+    /// `None` if there is no such stream.
+    fn members(&self, stream: &Stream) -> Option<(u32, Priority, impl Iterator<Item = Output>)>;
 }
 
 /// What became of the packets that waited.
@@ -97,11 +97,13 @@ impl Server {
             };
             let of_source = Stream { source: Some(view.source.ip()), group: view.destination.ip() };
             let of_any = Stream { source: None, ..of_source };
-            let Some((number, pcp, members)) = plane.members(&of_source).or_else(|| plane.members(&of_any))
+            let Some((number, priority, members)) =
+                plane.members(&of_source).or_else(|| plane.members(&of_any))
             else {
                 continue;
             };
             let now_ns = now_ns();
+            let (pcp, waits) = (priority.pcp, priority.skb_priority.unwrap_or(0));
             let mut needed = beyond;
             let one = DroppedCopies { packets: 1, bytes: view.total_len as u64 };
             let mut note = |output, copies: DroppedCopies| {
@@ -125,9 +127,9 @@ impl Server {
                 }
                 needed = true;
                 let made = match rewrite::copy(buffer.begin(), &member, &hop, input, pcp, false) {
-                    Ok(()) => fragmenter.admit(now_ns).map(|()| outbox.push(egress, buffer.frame())),
+                    Ok(()) => fragmenter.admit(now_ns).map(|()| outbox.push(egress, buffer.frame(), waits)),
                     Err(DropReason::Oversize) => {
-                        let mut each = |frame: &[u8]| outbox.push(egress, frame);
+                        let mut each = |frame: &[u8]| outbox.push(egress, frame, waits);
                         fragmenter.copy(buffer.packet(), &member, &hop, (input, pcp), now_ns, &mut each)
                     }
                     // Where the kernel makes copies, this is one that it has counted.

@@ -70,13 +70,14 @@ impl Core {
     }
 
     /// Forwards one frame received on the device `ingress` at `now_ns`, nanoseconds of a clock that never goes
-    /// back. Each copy is handed to `out` with the device it leaves by.
+    /// back. Each copy is handed to `out` with the device it leaves by and the kernel's priority with which it waits
+    /// there, 0 if its stream has none.
     pub fn process(
         &mut self,
         ingress: IfIndex,
         frame: &[u8],
         now_ns: u64,
-        out: &mut impl FnMut(IfIndex, &[u8]),
+        out: &mut impl FnMut(IfIndex, &[u8], u32),
     ) -> Disposition {
         if !self.tables.has_device(ingress) {
             return Disposition::Pass;
@@ -162,7 +163,7 @@ impl Core {
         frame: &[u8],
         packet: &Replicate,
         now_ns: u64,
-        out: &mut impl FnMut(IfIndex, &[u8]),
+        out: &mut impl FnMut(IfIndex, &[u8], u32),
     ) {
         if let Some(state) = self.tables.state_mut(packet.stats) {
             state.counters.packets += 1;
@@ -180,14 +181,16 @@ impl Core {
             let _ = readdress(bytes, 0, &Ends::of_input(&packet.stream, packet.is_ipv6, ports));
         }
         let pcp = packet.marks.pcp();
+        let priority =
+            self.tables.state(packet.stats).and_then(|state| state.priority.skb_priority).unwrap_or(0);
         let Self { tables, buffer, fragmenter, drops, .. } = self;
         let mut missed = Vec::new();
         for output in tables.outputs(packet.table) {
             let made = tables.way(output).and_then(|Way { egress, member, hop }| {
                 match rewrite::copy(buffer.begin(), &member, &hop, packet.input, pcp, false) {
-                    Ok(()) => out(egress, buffer.frame()),
+                    Ok(()) => out(egress, buffer.frame(), priority),
                     Err(DropReason::Oversize) => {
-                        let mut each = |fragment: &[u8]| out(egress, fragment);
+                        let mut each = |fragment: &[u8]| out(egress, fragment, priority);
                         fragmenter.copy(
                             buffer.packet(),
                             &member,

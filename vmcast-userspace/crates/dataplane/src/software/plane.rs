@@ -285,7 +285,9 @@ impl Worker {
                 let mut core = lock(core);
                 for (offload, frame) in batch.frames() {
                     offload.undo(frame, scratch, |frame| {
-                        core.process(ifindex, frame, now_ns, &mut |egress, copy| outbox.push(egress, copy));
+                        core.process(ifindex, frame, now_ns, &mut |egress, copy, priority| {
+                            outbox.push(egress, copy, priority);
+                        });
                     });
                 }
             }

@@ -4,7 +4,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::{Family, Version};
+use super::{Family, SteadyTime, Version};
 
 /// What happens when a host leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -21,28 +21,28 @@ pub enum ImmediateLeave {
     SingleHost,
 }
 
-/// A range of groups: those that share the first bits of an address.
+/// A range of groups or of routers: those that share the first bits of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct GroupRange {
+pub struct AddressRange {
     /// The address.
     pub address: IpAddr,
     /// How many of its bits count; beyond its length all do.
     pub prefix: u8,
 }
 
-impl GroupRange {
-    /// Whether a group is in it.
+impl AddressRange {
+    /// Whether an address is in it.
     #[must_use]
-    pub fn contains(&self, group: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         let differs = |own: u128, other: u128, bits: u32| {
             let ignored = bits.saturating_sub(self.prefix.into());
             (own ^ other).checked_shr(ignored).is_some_and(|difference| difference != 0)
         };
-        match (self.address, group) {
-            (IpAddr::V4(own), IpAddr::V4(group)) => {
-                !differs(u32::from(own).into(), u32::from(group).into(), 32)
+        match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                !differs(u32::from(own).into(), u32::from(other).into(), 32)
             }
-            (IpAddr::V6(own), IpAddr::V6(group)) => !differs(own.into(), group.into(), 128),
+            (IpAddr::V6(own), IpAddr::V6(other)) => !differs(own.into(), other.into(), 128),
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
         }
     }
@@ -84,8 +84,12 @@ pub struct Config {
     /// Largest packet the link takes, in bytes; queries with more sources are split. At least 576, of
     /// IPv6 1280.
     pub mtu: u16,
+    /// The routers that may be the querier instead of us; `None` for all. Queries of others are refused.
+    pub allowed_queriers: Option<Vec<AddressRange>>,
+    /// How long another querier has to be heard before the link's members are left to it.
+    pub steady_time: SteadyTime,
     /// The groups that hosts may ask for; `None` for all.
-    pub allowed_groups: Option<Vec<GroupRange>>,
+    pub allowed_groups: Option<Vec<AddressRange>>,
     /// Groups kept at most; reports of further ones are refused.
     pub max_groups: usize,
     /// Sources kept per group at most, excluded ones included; further ones are refused.
@@ -166,6 +170,8 @@ impl Config {
             immediate_leave: ImmediateLeave::Never,
             require_router_alert: false,
             mtu: 1500,
+            allowed_queriers: None,
+            steady_time: SteadyTime::DEFAULT,
             allowed_groups: None,
             max_groups: 16_384,
             max_sources_per_group: 256,
@@ -263,6 +269,22 @@ impl Config {
     #[must_use]
     pub fn startup_query_count(&self) -> u8 {
         self.startup_query_count.unwrap_or(self.robustness_variable)
+    }
+
+    /// How long another querier has to be heard before members that we serve are left to it.
+    pub(super) fn steady_time(&self) -> Duration {
+        self.steady_time.serving.unwrap_or_else(|| Variables::own(self).other_querier_present_interval())
+    }
+
+    /// The same before we have served any.
+    pub(super) fn starting_steady_time(&self) -> Duration {
+        self.steady_time.starting.unwrap_or(self.query_response_interval)
+    }
+
+    /// Whether a router may be the querier instead of us.
+    pub(super) fn allows_querier(&self, router: IpAddr) -> bool {
+        let ranges = self.allowed_queriers.as_ref();
+        ranges.is_none_or(|ranges| ranges.iter().any(|range| range.contains(router)))
     }
 
     /// Whether hosts are told apart.
