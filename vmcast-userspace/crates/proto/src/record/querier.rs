@@ -34,10 +34,20 @@ impl Recording for Querier {
             ("require_router_alert", config.require_router_alert.to_string()),
             ("mtu", config.mtu.to_string()),
         ]);
-        if let Some(ranges) = &config.allowed_groups {
-            let ranges: Vec<_> =
-                ranges.iter().map(|range| format!("{}/{}", range.address, range.prefix)).collect();
-            words.push(("allowed_groups", ranges.join(",")));
+        for (key, time) in [
+            ("steady_time", config.steady_time.serving),
+            ("starting_steady_time", config.steady_time.starting),
+        ] {
+            words.extend(time.map(|time| (key, seconds(time))));
+        }
+        for (key, ranges) in
+            [("allowed_queriers", &config.allowed_queriers), ("allowed_groups", &config.allowed_groups)]
+        {
+            if let Some(ranges) = ranges {
+                let ranges: Vec<_> =
+                    ranges.iter().map(|range| format!("{}/{}", range.address, range.prefix)).collect();
+                words.push((key, ranges.join(",")));
+            }
         }
         words.extend([
             ("max_groups", config.max_groups.to_string()),
@@ -71,6 +81,10 @@ impl Recording for Querier {
             }
             Output::Event(Event::QuerierChanged { querier: Some(querier) }) => format!("querier {querier}"),
             Output::Event(Event::QuerierChanged { querier: None }) => "querier us".to_owned(),
+            Output::Event(Event::Serving { serving }) => {
+                if *serving { "serving" } else { "not_serving" }.to_owned()
+            }
+            Output::Event(Event::QuerierNotAllowed { router }) => format!("querier_not_allowed {router}"),
             Output::Event(Event::OtherVersion { router, version }) => {
                 let number = version.number(crate::membership::Family::of(*router));
                 format!("other_version {router} {number}")

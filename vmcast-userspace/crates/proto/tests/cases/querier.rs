@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Instant};
 use vmcast_proto::{
     Machine as _,
     membership::{
-        Config as QuerierConfig, Family, FilterMode, GroupRange, ImmediateLeave, Input, Querier, Version,
+        AddressRange, Config as QuerierConfig, Family, FilterMode, ImmediateLeave, Input, Querier, Version,
     },
     record::{Recording as _, seconds},
 };
@@ -49,13 +49,17 @@ impl Subject {
                 other => panic!("immediate_leave {other}"),
             };
         }
-        of.allowed_groups = take::<String>(config, "allowed_groups").map(|ranges| {
+        of.steady_time.serving = take_duration(config, "steady_time");
+        of.steady_time.starting = take_duration(config, "starting_steady_time");
+        let mut ranges = |key| {
             let range = |range: &str| {
                 let (address, prefix) = range.split_once('/').expect("a range");
-                GroupRange { address: parse(address), prefix: parse(prefix) }
+                AddressRange { address: parse(address), prefix: parse(prefix) }
             };
-            ranges.split(',').map(range).collect()
-        });
+            take::<String>(config, key).map(|ranges| ranges.split(',').map(range).collect())
+        };
+        of.allowed_groups = ranges("allowed_groups");
+        of.allowed_queriers = ranges("allowed_queriers");
         Self { querier: Querier::new(epoch(), of).expect("a good configuration"), family }
     }
 }
