@@ -85,7 +85,7 @@ fn router() -> Figures {
         resident_bytes: 4096,
         ..Stats::default()
     };
-    let querier = Querier { address: None, ours: true, version: 3, groups: 6, serving: true };
+    let querier = Querier { address: None, ours: true, serving: true, version: 3, groups: 6 };
     let interface = Interface {
         name: "acc1".to_owned(),
         ifindex: Some(4),

@@ -34,17 +34,20 @@ impl Recording for Querier {
             ("require_router_alert", config.require_router_alert.to_string()),
             ("mtu", config.mtu.to_string()),
         ]);
+        for (key, time) in [
+            ("steady_time", config.steady_time.serving),
+            ("starting_steady_time", config.steady_time.starting),
+        ] {
+            words.extend(time.map(|time| (key, seconds(time))));
+        }
         for (key, ranges) in
             [("allowed_queriers", &config.allowed_queriers), ("allowed_groups", &config.allowed_groups)]
         {
-            let Some(ranges) = ranges else { continue };
-            let ranges: Vec<_> =
-                ranges.iter().map(|range| format!("{}/{}", range.address, range.prefix)).collect();
-            words.push((key, ranges.join(",")));
-        }
-        let steady = config.steady_time;
-        for (key, time) in [("steady_serving", steady.serving), ("steady_starting", steady.starting)] {
-            words.extend(time.map(|time| (key, seconds(time))));
+            if let Some(ranges) = ranges {
+                let ranges: Vec<_> =
+                    ranges.iter().map(|range| format!("{}/{}", range.address, range.prefix)).collect();
+                words.push((key, ranges.join(",")));
+            }
         }
         words.extend([
             ("max_groups", config.max_groups.to_string()),
@@ -78,8 +81,9 @@ impl Recording for Querier {
             }
             Output::Event(Event::QuerierChanged { querier: Some(querier) }) => format!("querier {querier}"),
             Output::Event(Event::QuerierChanged { querier: None }) => "querier us".to_owned(),
-            Output::Event(Event::Serving { serving: true }) => "serving".to_owned(),
-            Output::Event(Event::Serving { serving: false }) => "left".to_owned(),
+            Output::Event(Event::Serving { serving }) => {
+                if *serving { "serving" } else { "not_serving" }.to_owned()
+            }
             Output::Event(Event::QuerierNotAllowed { router }) => format!("querier_not_allowed {router}"),
             Output::Event(Event::OtherVersion { router, version }) => {
                 let number = version.number(crate::membership::Family::of(*router));

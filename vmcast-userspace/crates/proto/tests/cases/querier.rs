@@ -5,8 +5,7 @@ use std::{net::IpAddr, time::Instant};
 use vmcast_proto::{
     Machine as _,
     membership::{
-        AddressRange, Config as QuerierConfig, Family, FilterMode, ImmediateLeave, Input, Querier,
-        SteadyTime, Version,
+        AddressRange, Config as QuerierConfig, Family, FilterMode, ImmediateLeave, Input, Querier, Version,
     },
     record::{Recording as _, seconds},
 };
@@ -50,6 +49,8 @@ impl Subject {
                 other => panic!("immediate_leave {other}"),
             };
         }
+        of.steady_time.serving = take_duration(config, "steady_time");
+        of.steady_time.starting = take_duration(config, "starting_steady_time");
         let mut ranges = |key| {
             let range = |range: &str| {
                 let (address, prefix) = range.split_once('/').expect("a range");
@@ -57,11 +58,8 @@ impl Subject {
             };
             take::<String>(config, key).map(|ranges| ranges.split(',').map(range).collect())
         };
-        (of.allowed_queriers, of.allowed_groups) = (ranges("allowed_queriers"), ranges("allowed_groups"));
-        of.steady_time = SteadyTime {
-            serving: take_duration(config, "steady_serving"),
-            starting: take_duration(config, "steady_starting"),
-        };
+        of.allowed_groups = ranges("allowed_groups");
+        of.allowed_queriers = ranges("allowed_queriers");
         Self { querier: Querier::new(epoch(), of).expect("a good configuration"), family }
     }
 }
