@@ -54,6 +54,8 @@ pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> R
                 age_ms: milliseconds(context.now, wanted.since),
                 packets: of_group(core, *of).map(|(_, traffic)| traffic.packets).sum(),
                 bytes: of_group(core, *of).map(|(_, traffic)| traffic.bytes).sum(),
+                tracked_hosts: 0,
+                hosts: Vec::new(),
             });
             Response::Members(Members { members, next })
         }
