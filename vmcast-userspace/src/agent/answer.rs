@@ -57,6 +57,8 @@ pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> R
                 packets: of_group(core, *of).map(|(_, traffic)| traffic.packets).sum(),
                 bytes: of_group(core, *of).map(|(_, traffic)| traffic.bytes).sum(),
                 dropped: 0,
+                tracked_hosts: 0,
+                hosts: Vec::new(),
             });
             Response::Members(Members { members, next })
         }

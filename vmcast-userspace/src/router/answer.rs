@@ -16,7 +16,10 @@ use vmcast_common::{
     verdict::DropReason,
 };
 use vmcast_dataplane::{Engine, EngineInfo};
-use vmcast_proto::{Filter, membership::Family};
+use vmcast_proto::{
+    Filter,
+    membership::{self, Family},
+};
 
 use super::{
     relays::{Relays, relay_tunnel},
@@ -157,6 +160,10 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
         let joined = router.shown.joined(info.group, info.member, &info.filter, &readings);
         let sent = joined.map(|joined| joined.sent).unwrap_or_default();
         let dropped = joined.map(|joined| joined.dropped).unwrap_or_default();
+        let hosts = match info.member {
+            Output::Interface(ifindex) => tracked_hosts(router, ifindex, info.group, now),
+            Output::Neighbour(_) | Output::Tunnel(_) | Output::Converted(_) => Vec::new(),
+        };
         api::Member {
             group: info.group,
             source: None,
@@ -172,9 +179,27 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
             packets: sent.packets,
             bytes: sent.bytes,
             dropped: dropped.packets,
+            tracked_hosts: hosts.len() as u64,
+            hosts: hosts.iter().take(api::MAX_HOSTS).map(shown_host).collect(),
         }
     });
     api::Members { next, members }
+}
+
+/// The hosts on an interface that are known to be in a group.
+fn tracked_hosts(
+    router: &Router,
+    ifindex: IfIndex,
+    group: std::net::IpAddr,
+    now: Instant,
+) -> Vec<membership::HostInfo> {
+    let state = router.core.interfaces.get(&ifindex);
+    let querier = state.and_then(|state| state.queriers.get(&Family::of(group)));
+    querier.map_or_else(Vec::new, |querier| querier.hosts(now, group))
+}
+
+fn shown_host(info: &membership::HostInfo) -> api::MemberHost {
+    api::MemberHost { address: info.host, filter: filter(&info.filter), expires_ms: millis(info.expires) }
 }
 
 fn filter(filter: &Filter) -> api::Filter {

@@ -25,7 +25,7 @@ use vmcast_wire::igmp;
 use super::{
     bad_input::send_igmp_from,
     bed::{Bed, Outcome, ensure, trial},
-    small::{Router, Small},
+    small::{Router, Small, client_address},
     stream::{Listener, Sender},
 };
 
@@ -202,7 +202,7 @@ fn flapping(bed: &mut Bed) -> Outcome {
 
 fn not_listed(bed: &mut Bed) -> Outcome {
     let small = Small::build(bed, 1)?;
-    let listed = "queriers = [\"10.5.1.9\"]\n";
+    let listed = "queriers = [\"10.5.1.9\"]\nimmediate_leave = true\n";
     let router =
         small.router_with_timers(bed, Router { querier: true, ..Router::default() }, TIMERS, listed)?;
     let sender = Sender::start(&small.source, SOURCE, STREAM)?;
@@ -218,6 +218,13 @@ fn not_listed(bed: &mut Bed) -> Outcome {
         all.iter().any(|interface| interface["name"] == "acc1" && interface["querier"]["ours"] == true)
     });
     ensure!(ours, "another router was elected: {list}");
+    // Hosts are told apart for the sake of immediate leave, and shown.
+    let members = router.ask(&["member", "list"]).unwrap_or_default();
+    let member = &members["members"][0];
+    let host = member["hosts"][0]["address"] == client_address(1).to_string();
+    ensure!(member["tracked_hosts"] == 1 && host, "the members are {members}");
+    let table = bed.table(&router, &["member", "list"])?;
+    ensure!(table.contains("acc1 (1 host)"), "no host is in\n{table}");
     listener.more(bed, SOME)?;
     listener.heard().is_whole()?;
     drop(sender);

@@ -171,6 +171,26 @@ pub struct Member {
     /// Copies that were dropped for it alone since it joined; `packets` does not have them.
     #[serde(default)]
     pub dropped: u64,
+    /// Hosts behind an interface that are told apart (explicit host tracking).
+    #[serde(default)]
+    pub tracked_hosts: u64,
+    /// The first of them by address, [`MAX_HOSTS`] at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<MemberHost>,
+}
+
+/// Most hosts that are listed of one member.
+pub const MAX_HOSTS: usize = 64;
+
+/// A host that reported a group on an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberHost {
+    /// Its address; unspecified if it has none.
+    pub address: IpAddr,
+    /// What it asked for.
+    pub filter: Filter,
+    /// Milliseconds until it is forgotten unless it reports again.
+    pub expires_ms: u64,
 }
 
 /// Filter mode and source list of a membership (RFC 9776 §2).

@@ -26,8 +26,8 @@ mod status;
 pub use admin::{CacheEntries, CacheEntry, Node, Nodes};
 pub use client::{Client, ClientError, MAX_RESPONSE_BYTES};
 pub use data::{
-    Direction, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces, Member, Members,
-    NextHop, NextHopState, Place, Priority, Querier, Tunnel, TunnelKind, Tunnels,
+    Direction, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces, MAX_HOSTS, Member,
+    MemberHost, Members, NextHop, NextHopState, Place, Priority, Querier, Tunnel, TunnelKind, Tunnels,
 };
 pub use page::{MAX_PAGE, Page};
 pub use request::Request;

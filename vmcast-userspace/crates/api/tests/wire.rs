@@ -9,10 +9,10 @@ use std::{
 
 use vmcast_api::{
     AdminLink, AdminLinkState, CacheEntries, CacheEntry, Client, ClientError, DecodeError, Direction, Engine,
-    ErrorReply, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces, Member, Members,
-    NextHop, NextHopState, Node, Nodes, Page, Place, Priority, Querier, Request, Response, Role, Source,
-    SourcePlace, SourceRelay, SourceRelayState, Sources, Stats, Status, StreamStats, Tunnel, TunnelKind,
-    Tunnels, Upstream, UpstreamState, decode, encode,
+    ErrorReply, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces, Member, MemberHost,
+    Members, NextHop, NextHopState, Node, Nodes, Page, Place, Priority, Querier, Request, Response, Role,
+    Source, SourcePlace, SourceRelay, SourceRelayState, Sources, Stats, Status, StreamStats, Tunnel,
+    TunnelKind, Tunnels, Upstream, UpstreamState, decode, encode,
 };
 
 fn requests() -> Vec<Request> {
@@ -98,6 +98,12 @@ fn responses() -> Vec<Response> {
                 packets: 4,
                 bytes: 5,
                 dropped: 6,
+                tracked_hosts: 2,
+                hosts: vec![MemberHost {
+                    address: [10, 0, 0, 7].into(),
+                    filter: Filter { mode: FilterMode::Exclude, sources: vec![] },
+                    expires_ms: 260_000,
+                }],
             }],
         }),
         Response::Tunnels(Tunnels {

@@ -86,7 +86,11 @@ pub(crate) fn members(members: &Members, group: Option<IpAddr>) -> String {
         rows.row([
             member.group.to_string(),
             source(member.source),
-            place(&member.output),
+            match member.tracked_hosts {
+                0 => place(&member.output),
+                1 => format!("{} (1 host)", place(&member.output)),
+                more => format!("{} ({more} hosts)", place(&member.output)),
+            },
             format!("{}{}", wants(&member.filter), if member.configured { ", configured" } else { "" }),
             duration(member.age_ms),
             count(member.packets),

@@ -121,7 +121,18 @@ fn member(output: Place, filter: Filter, packets: u64) -> Member {
         packets,
         bytes: packets * 1344,
         dropped: packets / 1000,
+        tracked_hosts: 0,
+        hosts: vec![],
     }
+}
+
+#[test]
+fn hosts_that_are_told_apart_are_counted_with_their_interface() {
+    let any = Filter { mode: FilterMode::Exclude, sources: vec![] };
+    let place = Place::Interface { name: "eth1".into() };
+    let members = vec![Member { tracked_hosts: 3, ..member(place, any, 1) }];
+    let shown = super::members(&Members { next: None, members }, None);
+    assert!(shown.contains(" eth1 (3 hosts) "), "{shown}");
 }
 
 #[test]
@@ -447,6 +458,8 @@ fn what_the_configuration_states_is_shown_as_such() {
         packets: 4,
         bytes: 5376,
         dropped: 0,
+        tracked_hosts: 0,
+        hosts: vec![],
     };
     let shown = super::members(&Members { next: None, members: vec![member] }, None);
     assert!(shown.contains("pop-west") && shown.contains("any source, configured"), "{shown}");

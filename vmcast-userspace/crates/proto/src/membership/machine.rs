@@ -17,7 +17,7 @@ use super::{
     group::{Deadlines, Group},
     handover::Handover,
     host::Hosts,
-    info::GroupInfo,
+    info::{GroupInfo, HostInfo},
     input::Input,
     output::{Event, Output},
     query,
@@ -123,6 +123,13 @@ impl Querier {
     /// Every group with members, by address.
     pub fn groups(&self, now: Instant) -> impl ExactSizeIterator<Item = GroupInfo> + '_ {
         self.groups.iter().map(move |(group, state)| GroupInfo::new(now, *group, state))
+    }
+
+    /// The hosts of a group that are told apart, by address.
+    #[must_use]
+    pub fn hosts(&self, now: Instant, group: IpAddr) -> Vec<HostInfo> {
+        let state = self.groups.get(&group);
+        state.map_or_else(Vec::new, |state| GroupInfo::new(now, group, state).hosts)
     }
 
     /// What is to be forwarded to a group at present.
