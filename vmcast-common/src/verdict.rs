@@ -104,6 +104,34 @@ impl DropReason {
         }
     }
 
+    /// Whether a copy that is dropped for this reason is missing to a member. It is not if the member has left, or had
+    /// the packet from its sender.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_loss_of_member(self) -> bool {
+        match self {
+            Self::Oversize
+            | Self::NextHopUnresolved
+            | Self::LostOrder
+            | Self::KernelRefused
+            | Self::DeviceRefused
+            | Self::NotConvertible
+            | Self::OversizeLimited => true,
+            Self::Malformed
+            | Self::BadChecksum
+            | Self::TtlExpired
+            | Self::UnknownTunnel
+            | Self::SenderNotAllowed
+            | Self::NotMulticast
+            | Self::NotJoined
+            | Self::WrongInput
+            | Self::NoMember
+            | Self::MemberGone
+            | Self::SameInterface
+            | Self::Congestion => false,
+        }
+    }
+
     /// The index of the reason's counter.
     #[must_use]
     pub const fn index(self) -> u32 {

@@ -2,8 +2,10 @@
 
 use aya_ebpf::programs::XdpContext;
 use vmcast_common::{
-    maps::kind,
-    rewrite::{self, Carry, Parts, Room, hand_on},
+    hdr::eth,
+    maps::{MemberEntry, kind},
+    packet::Packet as _,
+    rewrite::{self, AMT_V4_OVERHEAD, Carry, Parts, Room, hand_on},
     verdict::DropReason,
 };
 
@@ -42,9 +44,23 @@ pub(crate) fn run(ctx: &XdpContext) -> Result<(), Option<DropReason>> {
 
     let (input, pcp, encapsulated) = (carry.input, carry.pcp(), form.is_encapsulated());
     rewrite::copy(&mut Resizable(frame), member, next_hop, input, pcp, encapsulated).map_err(|reason| {
+        if reason.is_loss_of_member() {
+            // What user space makes of it, it takes off again.
+            let bytes = packet_length(&Frame::new(ctx), member, encapsulated, reason);
+            map::count_loss_of_table(carry.table, member, bytes);
+        }
         let elsewhere = form.is_handed_over() && matches!(reason, DropReason::Oversize);
         if elsewhere { None } else { Some(reason) }
     })
+}
+
+/// Length in bytes of the IP packet of a copy that was not made.
+#[inline(always)]
+fn packet_length(frame: &Frame<'_>, member: &MemberEntry, encapsulated: bool, reason: DropReason) -> u64 {
+    // Members of other kinds have it taken out of its outer headers once their way is known.
+    let is_inside = member.kind == kind::AMT_V4 || matches!(reason, DropReason::NextHopUnresolved);
+    let outer = if encapsulated && is_inside { AMT_V4_OVERHEAD } else { 0 };
+    frame.length().saturating_sub(eth::LEN + outer) as u64
 }
 
 /// The frame of a copy.

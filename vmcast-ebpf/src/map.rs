@@ -8,9 +8,9 @@ use aya_ebpf::{
 use vmcast_common::{
     forward::Tables,
     maps::{
-        DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, InputId, InterfaceEntry, InterfaceKey, Lane,
-        MemberEntry, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, QueueEntry, StreamCounters, StreamEntry,
-        StreamKey, TableLine, TunnelEntry, TunnelKey, kind, limit, table_place,
+        DeviceCursor, DroppedCopies, EndpointEntry, EndpointKey, Head, HeadKey, InputId, InterfaceEntry,
+        InterfaceKey, Lane, MemberEntry, MemberKey, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, QueueEntry,
+        StreamCounters, StreamEntry, StreamKey, TableLine, TunnelEntry, TunnelKey, kind, limit, table_place,
     },
     rewrite::Ends,
     verdict::{DropReason, PuntReason, Refusal},
@@ -65,6 +65,12 @@ static ENDS: PerCpuArray<Ends, 1> = PerCpuArray::new();
 #[btf_map]
 static DROPS: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
+static MEMBER_DROPS: PerCpuHashMap<MemberKey, DroppedCopies, { limit::MEMBER_DROPS as usize }, NO_PREALLOC> =
+    PerCpuHashMap::new();
+/// The member whose copy was dropped last, and that one copy: they have no room on a program's stack.
+#[btf_map]
+static LOSS: PerCpuArray<Loss, 1> = PerCpuArray::new();
+#[btf_map]
 static STREAM_STATS: PerCpuArray<StreamCounters, { limit::STREAMS as usize }> = PerCpuArray::new();
 #[btf_map]
 static PUNTS: RingBuf<PuntRecord, { limit::PUNT_RING as usize }> = RingBuf::new();
@@ -75,6 +81,14 @@ static PUNTED: LruHashMap<StreamKey, u64, { limit::PUNT_MEMORY as usize }> = Lru
 /// counts.
 #[unsafe(no_mangle)]
 static STATISTICS: u32 = 1;
+
+/// A copy that a member did not get.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Loss {
+    key: MemberKey,
+    copies: DroppedCopies,
+}
 
 /// What the copy program did with the frames that the kernel is about to give to a device.
 #[derive(Clone, Copy, Default)]
@@ -230,7 +244,7 @@ pub(crate) fn next_sequence() -> Option<u32> {
 pub(crate) fn broadcast(table: u32) -> Result<u32, DropReason> {
     const BPF_F_BROADCAST: u64 = 1 << 3;
     let line = table_line(table).ok_or(DropReason::LostOrder)?;
-    let devices = DEVMAPS.get(line.devmap).ok_or(DropReason::KernelRefused)?;
+    let devices = DEVMAPS.get(line.devmap.into()).ok_or(DropReason::KernelRefused)?;
     devices.redirect(0, BPF_F_BROADCAST).map_err(|_| DropReason::KernelRefused)
 }
 
@@ -246,6 +260,34 @@ pub(crate) fn count_drops(reason: DropReason, count: u32) {
     if let Some(counter) = DROPS.get_ptr_mut(reason.index()) {
         // SAFETY: as in `cursor`.
         unsafe { *counter += u64::from(count) };
+    }
+}
+
+/// Counts a copy, of an IP packet of so many bytes, that a member of a stream does not get.
+#[inline(always)]
+pub(crate) fn count_loss(stream: u32, member: &MemberEntry, bytes: u64) {
+    let Some(loss) = LOSS.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: as in `cursor`.
+    let loss = unsafe { &mut *loss };
+    loss.key.set(stream, member);
+    match MEMBER_DROPS.get_ptr_mut(&loss.key) {
+        // SAFETY: as in `cursor`.
+        Some(dropped) => unsafe { (*dropped).count(bytes) },
+        None => {
+            loss.copies = DroppedCopies { packets: 1, bytes };
+            // Without room for one more the member's loss is among those of the reason alone.
+            let _ = MEMBER_DROPS.insert(&loss.key, &loss.copies, 0);
+        }
+    }
+}
+
+/// Counts a copy that a member of a table does not get.
+#[inline(always)]
+pub(crate) fn count_loss_of_table(table: u32, member: &MemberEntry, bytes: u64) {
+    if let Some(line) = table_line(table) {
+        count_loss(line.stream.into(), member, bytes);
     }
 }
 

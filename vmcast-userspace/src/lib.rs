@@ -11,6 +11,7 @@ pub mod daemon;
 mod doctor;
 pub mod link;
 mod mac;
+pub mod metrics;
 pub mod netlink;
 mod relays;
 mod resolver;

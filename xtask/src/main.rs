@@ -6,6 +6,7 @@ mod ci;
 mod fuzz;
 mod lab;
 mod project;
+mod rfc;
 mod room;
 mod run;
 mod setup;
@@ -40,6 +41,8 @@ enum Command {
     Lab(lab::Options),
     /// What continuous integration calls: the same as `test`
     Ci,
+    /// Lists the sections of RFCs with the code and the tests that name them, and what is missing
+    Rfc(rfc::Options),
     /// Fuzzes a decoder
     Fuzz(fuzz::Options),
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::command(&options),
         Command::Lab(options) => lab::command(&options),
         Command::Ci => ci::command(),
+        Command::Rfc(options) => rfc::command(&options),
         Command::Fuzz(options) => fuzz::command(&options),
     };
     result.unwrap_or_else(|error| {

@@ -31,6 +31,9 @@ const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "vmcast-ebpf"];
 /// Tests that are run by name: they need root, or the built program.
 const BY_NAME: [&str; 4] = ["faults", "lab_commands", "netns", "vm"];
 
+/// The check of `cargo xtask rfc`.
+const RFC: &str = "sections of RFCs: each MUST has code, a test or a reason";
+
 /// How long the main job runs as a test.
 const LAB_SECONDS: &str = "12";
 
@@ -148,6 +151,14 @@ pub(crate) fn command(options: &Options) -> Result<ExitCode> {
         None => checks.skip("kernel programs", "there is no toolchain for them; the reason stands above"),
     }
     checks.check("format", cargo_with(&["fmt", "--all", "--check"]));
+    match env::current_exe() {
+        Ok(xtask) => {
+            let mut command = Command::new(xtask);
+            command.args(["rfc", "--check"]);
+            checks.check(RFC, command);
+        }
+        Err(error) => checks.note(RFC, Count::FAILED, Some(error.into())),
+    }
     checks.check("clippy", clippy(&["--all-targets"]));
     // They are no part of all targets.
     let named: Vec<&str> = BY_NAME.iter().flat_map(|name| ["--test", name]).collect();

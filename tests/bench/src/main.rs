@@ -3,6 +3,7 @@
 //! Figures of a busy or virtual machine vary; the ratios between rows of one run travel.
 
 mod copies;
+mod daemon;
 mod join;
 mod kernel;
 mod kernel_memory;
@@ -11,6 +12,7 @@ mod machine;
 mod memory;
 mod pktgen;
 mod report;
+mod signalling;
 mod stats;
 mod wire;
 
@@ -69,6 +71,8 @@ enum Case {
     KernelMemory,
     /// Time from a join to the first packet.
     Join,
+    /// Joins and leaves by one core in a second, and how long one takes.
+    Signalling,
     /// Memory of a router daemon with 100,000 members.
     Memory,
 }
@@ -129,6 +133,10 @@ impl Case {
             Self::Join => {
                 let effort = if quick { join::Effort::QUICK } else { join::Effort::FULL };
                 with_progress(effort.steps(), |bar| join::measure(program, effort, report, bar))
+            }
+            Self::Signalling => {
+                let effort = if quick { signalling::Effort::QUICK } else { signalling::Effort::FULL };
+                with_progress(effort.steps(), |bar| signalling::measure(program, effort, report, bar))
             }
             Self::Memory => with_progress(memory::steps(), |bar| memory::measure(program, report, bar)),
         }

@@ -127,6 +127,13 @@ fn drain(querier: &mut Querier, forwarded: &mut BTreeMap<IpAddr, Filter>) {
             Output::Event(Event::OtherVersion { router: _, version }) => {
                 assert_ne!(version, querier.config().version);
             }
+            Output::Event(Event::Serving { serving }) => {
+                assert_eq!(serving, querier.serves());
+                assert!(serving || querier.querier().is_some(), "members are left to somebody");
+            }
+            Output::Event(Event::QuerierNotAllowed { router }) => {
+                assert_ne!(querier.querier(), Some(router));
+            }
             Output::Event(Event::QuerierChanged { querier: elected }) => {
                 assert_ne!(elected, Some(querier.config().address), "we are told of others only");
             }

@@ -1,12 +1,20 @@
 //! A device under test: a namespace with three interfaces, their far ends in another.
 
-use std::{process::Command, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
-use vmcast_common::fib::{FibOp, IfIndex, Interface};
+use vmcast_common::{
+    fib::{FibOp, IfIndex, Interface, Output, Stream},
+    maps::DroppedCopies,
+};
 use vmcast_dataplane::{
     ApplyError, Counters, Dataplane as _, Fib, PacketTooBig, Punt,
     conformance::{Device, Devices, Observed, PlaneUnderTest},
-    kernel::{KernelPlane, Options, Rule, Statistics},
+    kernel::{KernelPlane, OnExit, Options, Rule, Statistics},
     software::Disposition,
 };
 use vmcast_lab::netns::{Lab, Namespace, Offload};
@@ -89,7 +97,7 @@ impl At {
 
 /// The interfaces, and a socket at both ends of each.
 pub(crate) struct Dut {
-    _lab: Lab,
+    lab: Lab,
     dut: Namespace,
     peers: Namespace,
     pub(crate) devices: Devices,
@@ -124,7 +132,7 @@ impl Dut {
         dut.enter_here()?;
         let near = open(&dut, NAMES)?;
         let [a, b, c] = NAMES.map(device);
-        Ok(Self { _lab: lab, dut, peers, devices: Devices { a, b, c }, near, far, host, at, sentinel: 0 })
+        Ok(Self { lab, dut, peers, devices: Devices { a, b, c }, near, far, host, at, sentinel: 0 })
     }
 
     /// Sets the MTU of the devices and of their far ends.
@@ -151,6 +159,24 @@ impl Dut {
 
     fn position(&self, ifindex: IfIndex) -> usize {
         self.devices.all().iter().position(|device| device.ifindex == ifindex).expect("a device of ours")
+    }
+
+    /// One more socket at the far end of a device.
+    pub(crate) fn far_end(&self, device: IfIndex) -> Result<Wire, vmcast_lab::LabError> {
+        let name = NAMES[self.position(device)];
+        self.peers.enter(|| Wire::open(name).expect("opening a packet socket"))
+    }
+
+    /// Runs `ip` in the namespace of the device under test.
+    pub(crate) fn ip(&self, arguments: &str) -> Result<(), vmcast_lab::LabError> {
+        let mut ip = Command::new("ip");
+        ip.args(arguments.split_whitespace());
+        self.dut.run(ip).map(drop)
+    }
+
+    /// A directory where a plane keeps its programs.
+    pub(crate) fn pins(&self) -> Result<PathBuf, vmcast_lab::LabError> {
+        Ok(self.lab.bpffs()?.join("plane"))
     }
 
     /// Takes the far end of a device down, or up again.
@@ -234,6 +260,8 @@ fn device(name: &str) -> Device {
 pub(crate) struct KernelUnderTest {
     dut: Dut,
     plane: KernelPlane,
+    /// The streams that punts have told of, if each shall be told of once, however long the case takes.
+    told: Option<BTreeSet<Stream>>,
 }
 
 impl KernelUnderTest {
@@ -243,8 +271,59 @@ impl KernelUnderTest {
 
     pub(crate) fn with(dut: Dut, statistics: Statistics) -> Self {
         let options = Options { statistics, ..dut.at.options() };
-        let plane = KernelPlane::open(&options).expect("loading the programs");
-        Self { dut, plane }
+        Self::open(dut, &options)
+    }
+
+    /// Leaves out what punts tell of a stream again: the plane does so once a second, and a case whose steps do not
+    /// know the time may take longer.
+    pub(crate) fn told_once(self) -> Self {
+        Self { told: Some(BTreeSet::new()), ..self }
+    }
+
+    fn open(dut: Dut, options: &Options) -> Self {
+        let plane = KernelPlane::open(options).expect("loading the programs");
+        Self { dut, plane, told: None }
+    }
+
+    fn kept_at(dut: &Dut, pins: &Path) -> Options {
+        Options { on_exit: OnExit::Keep, pin_path: Some(pins.to_owned()), ..dut.at.options() }
+    }
+
+    /// A plane whose programs stay when it ends.
+    pub(crate) fn kept(dut: Dut, pins: &Path) -> Self {
+        let options = Self::kept_at(&dut, pins);
+        Self::open(dut, &options)
+    }
+
+    /// Ends the plane, and opens another one that finds what it has kept.
+    pub(crate) fn end_and_open(&mut self, pins: &Path) -> Option<Fib> {
+        let next = KernelPlane::open(&Self::kept_at(&self.dut, pins)).expect("loading the programs");
+        self.plane = next;
+        self.plane.take_kept()
+    }
+
+    /// Ends the plane, and opens another one like it.
+    pub(crate) fn open_again(&mut self) {
+        self.plane = KernelPlane::open(&self.dut.at.options()).expect("loading the programs");
+    }
+
+    /// Why this engine replicates.
+    pub(crate) fn reason(&self) -> String {
+        self.plane.engine().reason
+    }
+
+    /// Lets the plane take over.
+    pub(crate) fn release(&mut self) {
+        self.plane.release().expect("taking over");
+    }
+
+    /// As the router does every two seconds.
+    pub(crate) fn refresh(&mut self) {
+        self.plane.refresh().expect("looking at the devices");
+    }
+
+    pub(crate) const fn dut(&self) -> &Dut {
+        &self.dut
     }
 
     pub(crate) fn devices(&self) -> Devices {
@@ -259,7 +338,7 @@ impl KernelUnderTest {
     }
 
     fn left(&mut self) -> Frames {
-        let Self { dut, plane } = self;
+        let Self { dut, plane, .. } = self;
         dut.left(|| while plane.serve_oversize() {})
     }
 
@@ -330,8 +409,14 @@ impl PlaneUnderTest for KernelUnderTest {
         counters
     }
 
+    fn dropped_copies(&mut self, stream: Stream, member: Option<Output>) -> Vec<(Output, DroppedCopies)> {
+        self.plane.dropped_copies(stream, member).expect("reading what members have missed")
+    }
+
     fn take_punts(&mut self) -> Vec<Punt> {
-        std::iter::from_fn(|| self.plane.poll_punt()).collect()
+        let Self { plane, told, .. } = self;
+        let punts = std::iter::from_fn(|| plane.poll_punt());
+        punts.filter(|punt| told.as_mut().is_none_or(|told| told.insert(punt.stream))).collect()
     }
 
     fn take_too_big(&mut self) -> Vec<PacketTooBig> {

@@ -8,10 +8,13 @@ mod conformance;
 mod dut;
 mod labs;
 mod no_interface;
+mod no_relay;
 mod oversized;
 mod refused;
 mod scale;
 mod statistics;
+mod taken_over;
+mod verified;
 mod wire;
 
 use std::process::ExitCode;
@@ -32,9 +35,12 @@ fn main() -> ExitCode {
     let kernel = [
         conformance::trials(),
         no_interface::trials(),
+        no_relay::trials(),
         oversized::trials(),
         refused::trials(),
         statistics::trials(),
+        taken_over::trials(),
+        verified::trials(),
         scale::trials(),
     ];
     let kernel = kernel.into_iter().flatten().map(|trial| ignored(trial, skip));

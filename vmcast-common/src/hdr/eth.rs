@@ -59,6 +59,7 @@ mod tests {
         }
     }
 
+    /// RFC 1112 §6.4.
     #[test]
     fn groups_that_differ_in_the_upper_nine_bits_share_a_link_layer_address() {
         let mac = [0x01, 0x00, 0x5e, 0x01, 0x02, 0x03];

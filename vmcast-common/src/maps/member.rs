@@ -219,6 +219,89 @@ impl MemberEntry {
     }
 }
 
+/// A member of a stream, wherever it stands in tables and lists.
+///
+/// A tunnel is known by its ends, as its next hop may change; what goes natively, to a neighbour or to other addresses,
+/// by its next hop, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct MemberKey {
+    /// Index of the counters of the stream whose member it is.
+    pub stream: u32,
+    /// Index of the next hop; 0 for a tunnel.
+    pub next_hop: u32,
+    /// [`MemberEntry::ends`].
+    pub ends: [u8; ENDS_MAX],
+    /// One of the values in [`kind`].
+    pub kind: u32,
+}
+const _: () = assert!(size_of::<MemberKey>() == 48);
+
+impl MemberKey {
+    /// That of a member of a stream.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(stream: u32, member: &MemberEntry) -> Self {
+        let mut key = Self { stream, next_hop: 0, ends: [0; ENDS_MAX], kind: 0 };
+        key.set(stream, member);
+        key
+    }
+
+    /// Makes it that of a member of a stream, where it is.
+    #[inline(always)]
+    pub const fn set(&mut self, stream: u32, member: &MemberEntry) {
+        self.stream = stream;
+        self.next_hop = if is_tunnel(member.kind) { 0 } else { member.next_hop };
+        self.ends = member.ends;
+        self.kind = member.kind as u32;
+    }
+}
+
+/// Whether a [`kind`] is one of tunnels.
+#[inline(always)]
+#[must_use]
+pub const fn is_tunnel(kind: u8) -> bool {
+    kind >= kind::AMT_V4 && kind <= kind::IP_V6
+}
+
+/// Copies that one member did not get, per CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct DroppedCopies {
+    /// How many.
+    pub packets: u64,
+    /// The length of their IP packets in bytes, before they are encapsulated.
+    pub bytes: u64,
+}
+const _: () = assert!(size_of::<DroppedCopies>() == 16);
+
+impl DroppedCopies {
+    /// These and others, modulo 2^64.
+    #[must_use]
+    pub const fn plus(self, other: &Self) -> Self {
+        Self {
+            packets: self.packets.wrapping_add(other.packets),
+            bytes: self.bytes.wrapping_add(other.bytes),
+        }
+    }
+
+    /// These without others, modulo 2^64.
+    #[must_use]
+    pub const fn minus(self, other: &Self) -> Self {
+        Self {
+            packets: self.packets.wrapping_sub(other.packets),
+            bytes: self.bytes.wrapping_sub(other.bytes),
+        }
+    }
+
+    /// One copy more, of so many bytes.
+    #[inline(always)]
+    pub const fn count(&mut self, bytes: u64) {
+        self.packets += 1;
+        self.bytes += bytes;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use core::net::{Ipv4Addr, Ipv6Addr};

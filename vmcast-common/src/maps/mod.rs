@@ -14,7 +14,7 @@ mod value;
 pub use address::Address;
 pub use key::{EndpointKey, HeadKey, InputId, InterfaceKey, StreamKey, TunnelKey};
 pub use marks::{Lane, Marks, QueueEntry};
-pub use member::{ENDS_MAX, MemberEntry, kind};
+pub use member::{DroppedCopies, ENDS_MAX, MemberEntry, MemberKey, is_tunnel, kind};
 pub use name::*;
 pub use next_hop::NextHopEntry;
 pub use value::{
@@ -30,6 +30,8 @@ pub mod limit {
     pub const TUNNELS: u32 = 131_072;
     /// Members of all streams together.
     pub const MEMBERS: u32 = 262_144;
+    /// Members of streams that missed copies and are known for it.
+    pub const MEMBER_DROPS: u32 = 65_536;
     /// Next hops.
     pub const NEXT_HOPS: u32 = 65_536;
     /// Interfaces.
@@ -76,7 +78,7 @@ pub const fn table_place(number: u32) -> u32 {
 /// Tells one layout of the pinned maps from another: it changes with the size of any key or value.
 /// A change of meaning that keeps every size must change `REVISION`.
 pub const SCHEMA: u64 = {
-    const REVISION: usize = 8;
+    const REVISION: usize = 9;
     let sizes = [
         REVISION,
         size_of::<StreamKey>(),

@@ -43,6 +43,8 @@ pub const SEQUENCE: &str = "SEQUENCE";
 pub const FLUSH: &str = "FLUSH";
 /// Packets by drop reason; per-CPU array.
 pub const DROPS: &str = "DROPS";
+/// [`super::MemberKey`] → [`super::DroppedCopies`], copies that were dropped for one member alone; per-CPU hash.
+pub const MEMBER_DROPS: &str = "MEMBER_DROPS";
 /// Stream index → [`super::StreamCounters`]; per-CPU array.
 pub const STREAM_STATS: &str = "STREAM_STATS";
 /// [`super::PuntRecord`]s to the controller; ring buffer.

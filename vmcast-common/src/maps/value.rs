@@ -138,17 +138,20 @@ pub struct TableLine {
     /// The table's number; 0 for none.
     pub table: u32,
     /// Place of its devmap in [`super::DEVMAPS`]; 0 for none.
-    pub devmap: u32,
+    pub devmap: u16,
+    /// Index of the counters of the stream whose members these are.
+    pub stream: u16,
     /// The first member on a device, and the device; 0 for none. In the order in which they came.
     pub heads: [[u32; 2]; LINE_HEADS],
 }
 const _: () = assert!(size_of::<TableLine>() == 64);
+const _: () = assert!(super::limit::DEVMAPS <= 1 << u16::BITS && super::limit::STREAMS <= 1 << u16::BITS);
 
 impl TableLine {
-    /// No heads of a table.
+    /// No heads of a table, and no stream yet.
     #[must_use]
     pub const fn new(table: u32) -> Self {
-        Self { table, devmap: 0, heads: [[0; 2]; LINE_HEADS] }
+        Self { table, devmap: 0, stream: 0, heads: [[0; 2]; LINE_HEADS] }
     }
 
     /// Sets a head if there is room for it; says whether there was.
@@ -284,7 +287,8 @@ const _: () = assert!(size_of::<OversizeRecord>() == 12 + super::OVERSIZE_MAX);
 mod pod {
     use super::*;
     use crate::maps::{
-        EndpointKey, HeadKey, InterfaceKey, MemberEntry, NextHopEntry, QueueEntry, StreamKey, TunnelKey,
+        DroppedCopies, EndpointKey, HeadKey, InterfaceKey, MemberEntry, MemberKey, NextHopEntry, QueueEntry,
+        StreamKey, TunnelKey,
     };
 
     macro_rules! pod {
@@ -308,7 +312,9 @@ mod pod {
         QueueEntry,
         DeviceCursor,
         StreamCounters,
+        DroppedCopies,
         PuntRecord,
+        MemberKey,
         StreamKey,
         TunnelKey,
         InterfaceKey,

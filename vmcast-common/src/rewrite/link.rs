@@ -66,19 +66,19 @@ pub(super) fn write<R: Room>(room: &mut R, hop: &NextHopEntry, payload: Payload)
     let session_len = (payload.len + 2).to_be();
     match hop.link_len as usize {
         PLAIN => {
-            let mut head = room.head::<PLAIN>().ok_or(DropReason::KernelRefused)?;
+            let mut head = room.front::<PLAIN>().ok_or(DropReason::KernelRefused)?;
             head.write_u64::<0>(words!(hop.link, u64 0));
             head.write_u32::<8>(words!(hop.link, u32 8));
             head.write_u16::<{ PLAIN - 2 }>(last);
         }
         TAG => {
-            let mut head = room.grow::<TAG>(TAG - PLAIN).ok_or(DropReason::KernelRefused)?;
+            let mut head = room.front::<TAG>().ok_or(DropReason::KernelRefused)?;
             head.write_u64::<0>(words!(hop.link, u64 0));
             head.write_u64::<8>(words!(hop.link, u64 8) | first_tag);
             head.write_u16::<{ TAG - 2 }>(last);
         }
         QINQ => {
-            let mut head = room.grow::<QINQ>(QINQ - PLAIN).ok_or(DropReason::KernelRefused)?;
+            let mut head = room.front::<QINQ>().ok_or(DropReason::KernelRefused)?;
             // A session without tags has none to write it into. Without a branch, of which the verifier would follow
             // both ways.
             let tagged = 1 - (hop.flags & NextHopEntry::SESSION) / NextHopEntry::SESSION;
@@ -92,7 +92,7 @@ pub(super) fn write<R: Room>(room: &mut R, hop: &NextHopEntry, payload: Payload)
             head.write_u16::<{ QINQ - 2 }>(last);
         }
         TAG_SESSION => {
-            let mut head = room.grow::<TAG_SESSION>(TAG_SESSION - PLAIN).ok_or(DropReason::KernelRefused)?;
+            let mut head = room.front::<TAG_SESSION>().ok_or(DropReason::KernelRefused)?;
             head.write_u64::<0>(words!(hop.link, u64 0));
             head.write_u64::<8>(words!(hop.link, u64 8) | first_tag);
             head.write_u64::<16>(words!(hop.link, u64 16));
@@ -100,8 +100,7 @@ pub(super) fn write<R: Room>(room: &mut R, hop: &NextHopEntry, payload: Payload)
             head.write_u16::<{ TAG_SESSION - 2 }>(last);
         }
         QINQ_SESSION => {
-            let mut head =
-                room.grow::<QINQ_SESSION>(QINQ_SESSION - PLAIN).ok_or(DropReason::KernelRefused)?;
+            let mut head = room.front::<QINQ_SESSION>().ok_or(DropReason::KernelRefused)?;
             head.write_u64::<0>(words!(hop.link, u64 0));
             let second_tag = u64::from_ne_bytes([0, 0, pcp, 0, 0, 0, 0, 0]);
             head.write_u64::<8>(words!(hop.link, u64 8) | first_tag);

@@ -38,6 +38,13 @@ pub trait Room: Parts {
     /// Makes the frame start `by` bytes earlier and gives its first `N` bytes; `None` if there is no room.
     fn grow<const N: usize>(&mut self, by: usize) -> Option<Self::Head<'_, N>>;
 
+    /// The first `N` bytes of the frame as it leaves: it has room for an Ethernet header now, and gets one for a
+    /// link header of `N` bytes; `None` if there is no room.
+    #[inline(always)]
+    fn front<const N: usize>(&mut self) -> Option<Self::Head<'_, N>> {
+        self.grow(N - eth::LEN)
+    }
+
     /// Makes the frame start `by` bytes later; `None` if it is shorter.
     fn shrink(&mut self, by: usize) -> Option<()>;
 }

@@ -42,19 +42,34 @@ const ENDS_V6: usize = eth::LEN + 8;
 #[inline(always)]
 #[must_use]
 pub const fn overhead(kind: u8) -> usize {
-    let end = match kind {
-        kind::AMT_V4 => AMT_V4,
-        kind::AMT_V6 => AMT_V6,
-        kind::GRE_V4 => GRE_V4,
-        kind::GRE_KEY_V4 => GRE_KEY_V4,
-        kind::GRE_V6 => GRE_V6,
-        kind::GRE_KEY_V6 => GRE_KEY_V6,
-        kind::IP_V4 => IP_V4,
-        kind::IP_V6 => IP_V6,
-        _ => eth::LEN,
-    };
-    end - eth::LEN
+    if kind > LAST_TUNNEL {
+        return 0;
+    }
+    (OVERHEADS >> (kind as u32 * OVERHEAD_BITS) & ((1 << OVERHEAD_BITS) - 1)) as usize * 2
 }
+
+/// No kind above this is a tunnel.
+const LAST_TUNNEL: u8 = kind::IP_V6;
+/// Bits of one overhead in [`OVERHEADS`].
+const OVERHEAD_BITS: u32 = 5;
+
+/// Half the overhead of each kind, in one word. A kernel program reads it without a branch for each kind: the verifier
+/// would follow each of them, and behind each of them every kind again where its headers are written.
+const OVERHEADS: u64 = {
+    let mut all = 0;
+    macro_rules! put {
+        ($($kind:ident)*) => {
+            $(
+                let half = ($kind - eth::LEN) / 2;
+                assert!($kind - eth::LEN == 2 * half && half < 1 << OVERHEAD_BITS);
+                assert!(kind::$kind <= LAST_TUNNEL && (LAST_TUNNEL as u32 + 1) * OVERHEAD_BITS <= u64::BITS);
+                all |= (half as u64) << (kind::$kind as u32 * OVERHEAD_BITS);
+            )*
+        };
+    }
+    put!(AMT_V4 AMT_V6 GRE_V4 GRE_KEY_V4 GRE_V6 GRE_KEY_V6 IP_V4 IP_V6);
+    all
+};
 
 /// The outer headers that all copies of a packet in AMT over IPv4 share: IPv4, UDP without a checksum
 /// (RFC 7450 §4.2.2.3) and AMT, with addresses and ports zero and in the place of the header checksum the

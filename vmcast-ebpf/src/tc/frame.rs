@@ -211,6 +211,33 @@ impl Skb {
         field!(self, cb)[1] != 0
     }
 
+    /// Notes in the socket buffer whether user space makes the copies that a link does not take whole, or has counted
+    /// them.
+    #[inline(always)]
+    pub(crate) fn note_handed_over(&self, handed_over: bool) {
+        // SAFETY: as for `note`.
+        unsafe { (*self.0).cb[3] = u32::from(handed_over) };
+    }
+
+    /// Reads that back.
+    #[inline(always)]
+    pub(crate) fn is_handed_over(&self) -> bool {
+        field!(self, cb)[3] != 0
+    }
+
+    /// Notes in the socket buffer the device of the last copy, which is ready and not yet sent; 0 if there is none.
+    #[inline(always)]
+    pub(crate) fn note_last(&self, device: u32) {
+        // SAFETY: as for `note`.
+        unsafe { (*self.0).cb[4] = device };
+    }
+
+    /// Reads that back.
+    #[inline(always)]
+    pub(crate) fn last(&self) -> u32 {
+        field!(self, cb)[4]
+    }
+
     /// Notes a number below 256 in the socket buffer, which has room for programs. The verifier knows nothing
     /// of what stands there: so it looks at a walk once, and not once for every way that leads to it.
     #[inline(always)]
@@ -223,6 +250,12 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn noted(&self) -> usize {
         (field!(self, cb)[0] & 0xff) as usize
+    }
+
+    /// Length in bytes of the packet behind what [`Skb::note`] was told.
+    #[inline(always)]
+    pub(crate) fn packet_length(&self) -> usize {
+        (field!(self, len) as usize).saturating_sub(self.noted())
     }
 
     /// Takes note of what the copies are marked with, and how they wait for their devices.

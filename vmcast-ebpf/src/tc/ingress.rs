@@ -98,7 +98,8 @@ fn replicate(skb: Skb, front: usize, decided: &Decided) -> Result<c_int, DropRea
         return hand_to_xdp(skb, front, packet, handed_over);
     }
     skb.enter(packet.marks.lane(packet.stats));
-    Ok(walk::send(skb, map::first_of_list(packet.list), front, packet.input, converted, handed_over))
+    let first = map::first_of_list(packet.list);
+    Ok(walk::send(skb, packet.list, first, front, packet.input, converted, handed_over))
 }
 
 /// Sends the packet to its member table by way of the relay device.

@@ -15,8 +15,8 @@ pub(crate) fn run(ctx: &TcContext) -> c_int {
     let skb = Skb::new(ctx.skb.skb);
     match carried(skb) {
         Some((first, carry)) => {
-            let (_, handed_over) = carry.pause();
-            walk::send(skb, first, eth::LEN, carry.input, false, handed_over)
+            let ((list, _), (_, handed_over)) = (carry.list(), carry.pause());
+            walk::send(skb, list, first, eth::LEN, carry.input, false, handed_over)
         }
         None => {
             map::count_drop(DropReason::LostOrder);

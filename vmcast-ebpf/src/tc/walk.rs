@@ -23,19 +23,18 @@ struct Walk {
     member: u32,
     /// See [`InputId`].
     input: u32,
-    /// Device of the last copy, which is ready and not yet sent; 0 if there is none.
-    last: u32,
-    /// 1 if user space makes the copies that a link does not take whole, or has counted them.
-    handed_over: u32,
+    /// Place of the list, which is the index of its stream's counters.
+    list: u32,
 }
 
-/// Sends a copy to each member of the list from `first` to the next pause, where the packet goes through the
+/// Sends a copy to each member of a list from `first` to the next pause, where the packet goes through the
 /// relay device: clones, and the packet itself as the last one. `front` bytes stand before the packet. If the packet
 /// is `converted`, [`map::ends`] has the addresses and ports that its copies have otherwise. Copies that a link does
 /// not take whole are counted unless the packet was `handed_over`.
 #[inline(always)]
 pub(super) fn send(
     skb: Skb,
+    list: u32,
     first: u32,
     front: usize,
     input: InputId,
@@ -44,15 +43,16 @@ pub(super) fn send(
 ) -> c_int {
     skb.note(front);
     skb.note_converted(converted);
-    let mut walk =
-        Walk { skb: skb.raw(), member: first, input: input.0, last: 0, handed_over: u32::from(handed_over) };
+    skb.note_handed_over(handed_over);
+    skb.note_last(0);
+    let mut walk = Walk { skb: skb.raw(), member: first, input: input.0, list };
     // SAFETY: the function has the signature that the kernel calls, and the walk outlives the call.
     unsafe { bpf_loop(limit::MEMBERS, step as *mut c_void, (&raw mut walk).cast(), 0) };
-    if walk.last == 0 {
-        return TC_ACT_SHOT as c_int;
+    match skb.last() {
+        0 => TC_ACT_SHOT as c_int,
+        // SAFETY: the helper has no preconditions.
+        device => (unsafe { bpf_redirect(device, 0) }) as c_int,
     }
-    // SAFETY: the helper has no preconditions.
-    (unsafe { bpf_redirect(walk.last, 0) }) as c_int
 }
 
 /// One member, or a pause. Returns 1 after the last one.
@@ -71,16 +71,24 @@ unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> c_long {
     }
     let made = unconverted(walk)
         .and_then(|skb| if is_pause { go_on_behind(skb, walk, at, member) } else { make(skb, walk, member) });
-    match made {
+    let sent = match made {
         // Not so at a pause: whether the relay device takes a frame is known of a clone alone.
-        Ok(device) if is_last => walk.last = device,
-        Ok(device) => {
-            if Skb::new(walk.skb).send_copy(device).is_none() {
-                map::count_drop(DropReason::DeviceRefused);
-            }
+        Ok(device) if is_last => {
+            Skb::new(walk.skb).note_last(device);
+            Ok(())
         }
-        Err(DropReason::Oversize) if walk.handed_over != 0 => {}
-        Err(reason) => map::count_drop(reason),
+        Ok(device) => Skb::new(walk.skb).send_copy(device).ok_or(DropReason::DeviceRefused),
+        Err(reason) => Err(reason),
+    };
+    if let Err(reason) = sent {
+        let elsewhere = Skb::new(walk.skb).is_handed_over() && matches!(reason, DropReason::Oversize);
+        if !elsewhere {
+            map::count_drop(reason);
+        }
+        if !is_pause && reason.is_loss_of_member() {
+            // What user space makes of it, it takes off again.
+            map::count_loss(walk.list, member, Skb::new(walk.skb).packet_length() as u64);
+        }
     }
     c_long::from(is_last || is_pause)
 }
@@ -107,7 +115,7 @@ fn unconverted(walk: &Walk) -> Result<Skb, DropReason> {
 #[inline(always)]
 fn go_on_behind(skb: Skb, walk: &Walk, at: u32, pause: &MemberEntry) -> Result<u32, DropReason> {
     skb.make_room(skb.noted(), eth::LEN).ok_or(DropReason::KernelRefused)?;
-    let carry = Carry::paused(pause.way_to(), skb.lane(), at, InputId(walk.input), walk.handed_over != 0);
+    let carry = Carry::paused(pause.way_to(), skb.lane(), at, InputId(walk.input), skb.is_handed_over());
     skb.store(0, carry.to_bytes()).ok_or(DropReason::KernelRefused)?;
     skb.store(Carry::LEN, skb.declared()).ok_or(DropReason::KernelRefused)?;
     skb.keep_to_core();
@@ -182,6 +190,17 @@ impl Room for Copy {
     fn grow<const N: usize>(&mut self, by: usize) -> Option<Head<'_, N>> {
         self.start = self.start.checked_sub(by)?;
         self.skb.head(self.start)
+    }
+
+    /// All copies of a link have their header at the same place, wherever their packet begins: this way the verifier
+    /// follows each link header once, and not once for each tunnel's.
+    #[inline(always)]
+    fn front<const N: usize>(&mut self) -> Option<Head<'_, N>> {
+        if self.start != N - eth::LEN {
+            return None;
+        }
+        self.start = 0;
+        self.skb.head(0)
     }
 
     #[inline(always)]

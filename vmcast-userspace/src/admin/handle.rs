@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use vmcast_proto::registry::{
-    CacheEntry, CacheKey, Counters, NodeId, NodeRecord, Registry, Store, UnixMillis,
+    CacheEntry, CacheKey, Census, Counters, NodeId, NodeRecord, Registry, Store, UnixMillis,
 };
 
 use super::{Clock, SqliteStore};
@@ -60,6 +60,14 @@ impl<S: Store + Send + 'static> Handle<S> {
     /// The failure of the store.
     pub async fn cache(&self, after: Option<CacheKey>, limit: usize) -> Result<Vec<CacheEntry>, S::Error> {
         self.with(move |registry, now| registry.cache(now, after.as_ref(), limit)).await
+    }
+
+    /// How much the registry holds.
+    ///
+    /// # Errors
+    /// The failure of the store.
+    pub async fn census(&self) -> Result<Census, S::Error> {
+        self.with(|registry, _| registry.census()).await
     }
 
     /// The server's numbers.

@@ -211,6 +211,10 @@ impl Store for SqliteStore {
         Ok(ids)
     }
 
+    fn vmr_count(&self) -> Result<usize> {
+        self.count("SELECT count(*) FROM node WHERE rank IS NOT NULL")
+    }
+
     fn node_count(&self) -> Result<usize> {
         self.count("SELECT count(*) FROM node")
     }

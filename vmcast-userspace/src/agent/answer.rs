@@ -56,6 +56,7 @@ pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> R
                 age_ms: milliseconds(context.now, wanted.since),
                 packets: of_group(core, *of).map(|(_, traffic)| traffic.packets).sum(),
                 bytes: of_group(core, *of).map(|(_, traffic)| traffic.bytes).sum(),
+                dropped: 0,
             });
             Response::Members(Members { members, next })
         }
@@ -203,6 +204,7 @@ fn querier(core: &Core, context: &Context<'_>, family: Family) -> Querier {
     Querier {
         address: querier.querier(),
         ours: querier.querier().is_none(),
+        serving: true,
         version: querier.config().version.number(family),
         groups: querier.groups(context.now).len() as u64,
     }

@@ -504,6 +504,8 @@ impl Core {
                     // Nobody else is on the link.
                     membership::Output::Event(
                         membership::Event::QuerierChanged { querier: _ }
+                        | membership::Event::Serving { serving: _ }
+                        | membership::Event::QuerierNotAllowed { router: _ }
                         | membership::Event::OtherVersion { router: _, version: _ },
                     ) => {}
                 }

@@ -29,6 +29,7 @@ use crate::{
     config::{AgentConfig, RoleConfig},
     control::Control,
     daemon::Process,
+    metrics::Metrics,
     netlink::{self, HostGroupEvent, HostGroups, Link, LinkWatch, Links},
     relays::{Event as RelayEvent, HostRoutes, Relays, any_like},
     signals::Termination,
@@ -50,6 +51,7 @@ const FAREWELL: Duration = Duration::from_millis(1500);
 pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let mut end = Termination::new()?;
     let (control, mut calls) = Control::start(&config.socket())?;
+    let _metrics = Metrics::start(config.metrics.listen, control.asker()).await?;
     let mut agent = Agent::start(config).await?;
     info!(
         interface = %agent.config.interface.name,

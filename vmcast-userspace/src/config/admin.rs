@@ -7,7 +7,7 @@ use vmcast_api::Role;
 
 use super::{
     Present, Problem, RoleConfig,
-    sections::{ControlConfig, LogConfig, relative_path},
+    sections::{ControlConfig, LogConfig, MetricsConfig, relative_path},
     value::{NodeName, Seconds},
 };
 
@@ -38,6 +38,9 @@ pub struct AdminConfig {
     /// Where the operator's commands are answered.
     #[serde(default)]
     pub control: ControlConfig,
+    /// Where figures for monitoring are served.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
     /// How it logs.
     #[serde(default)]
     pub log: LogConfig,
@@ -56,6 +59,7 @@ impl RoleConfig for AdminConfig {
 
     fn problems(&self) -> Vec<Problem> {
         let mut problems = self.control.problems();
+        problems.extend(self.metrics.problems());
         if self.listen.port() == 0 {
             problems.push(Problem::error("listen", "nodes cannot find port 0").hint("as \"0.0.0.0:8443\""));
         }

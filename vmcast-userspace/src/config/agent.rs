@@ -13,7 +13,10 @@ use super::{
     Present, Problem, RoleConfig,
     amtrelay::AmtrelayConfig,
     group_prefix::GroupPrefix,
-    sections::{AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, UpstreamConfig, UpstreamFrom},
+    sections::{
+        AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, MetricsConfig, UpstreamConfig,
+        UpstreamFrom,
+    },
     value::{InterfaceAddress, InterfaceName, NodeName},
 };
 
@@ -45,6 +48,9 @@ pub struct AgentConfig {
     /// Where the operator's commands are answered.
     #[serde(default)]
     pub control: ControlConfig,
+    /// Where figures for monitoring are served.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
     /// How it logs.
     #[serde(default)]
     pub log: LogConfig,
@@ -135,6 +141,7 @@ impl RoleConfig for AgentConfig {
 
     fn problems(&self) -> Vec<Problem> {
         let mut problems = self.control.problems();
+        problems.extend(self.metrics.problems());
         problems.extend(self.admin.problems());
         problems.extend(self.upstream.problems(&self.admin));
         problems.extend(self.amtrelay.problems());

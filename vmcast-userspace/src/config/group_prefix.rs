@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use vmcast_proto::membership::GroupRange;
+use vmcast_proto::membership::AddressRange;
 
 use super::value::from_text;
 
@@ -47,7 +47,7 @@ impl GroupPrefix {
     /// Whether the group is in the range.
     #[must_use]
     pub fn contains(&self, group: IpAddr) -> bool {
-        GroupRange::from(*self).contains(group)
+        AddressRange::from(*self).contains(group)
     }
 
     /// Whether the ranges have a group in common.
@@ -57,7 +57,7 @@ impl GroupPrefix {
     }
 }
 
-impl From<GroupPrefix> for GroupRange {
+impl From<GroupPrefix> for AddressRange {
     fn from(prefix: GroupPrefix) -> Self {
         Self { address: prefix.group, prefix: prefix.length }
     }

@@ -14,6 +14,7 @@ mod host;
 mod locate;
 mod name_or_table;
 mod priority;
+mod record;
 mod report;
 mod router;
 mod sections;

@@ -27,10 +27,10 @@ pub struct PriorityRule {
     /// The priority code point of VLAN tags.
     #[serde(default)]
     pub pcp: Option<u8>,
-    /// The device's transmit queue, at TC.
+    /// The device's transmit queue, at TC alone.
     #[serde(default)]
     pub queue: Option<u16>,
-    /// The kernel's priority of socket buffers, at TC.
+    /// The kernel's priority of socket buffers, at TC and in software.
     #[serde(default)]
     pub skb_priority: Option<SkbPriority>,
 }
@@ -47,7 +47,7 @@ impl PriorityRule {
         }
     }
 
-    /// Whether it says something that TC alone does.
+    /// Whether it says something of queues, which XDP passes by.
     #[must_use]
     pub const fn needs_tc(&self) -> bool {
         self.queue.is_some() || self.skb_priority.is_some()

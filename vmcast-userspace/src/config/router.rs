@@ -1,12 +1,12 @@
 //! The configuration of a VMR.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 use vmcast_api::Role;
 use vmcast_common::{fib::Link, maps::limit};
 use vmcast_dataplane::{Capacities, oversize};
-use vmcast_proto::membership::{self, Family, GroupRange};
+use vmcast_proto::membership::{self, AddressRange, Family, SteadyTime};
 
 use super::{
     Problem, RoleConfig,
@@ -14,12 +14,13 @@ use super::{
     forward::{self, Forward, StaticTunnel},
     group_prefix::GroupPrefix,
     host::{Present, missing_interface},
-    priority::{self, PriorityRule},
+    priority::{self, Prefix, PriorityRule},
+    record::RecordConfig,
     sections::{
-        Addresses, AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, UpstreamConfig, UpstreamFrom,
-        duplicates, relative_path,
+        Addresses, AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, MetricsConfig,
+        UpstreamConfig, UpstreamFrom, duplicates, relative_path,
     },
-    value::{AMT_PORT, InterfaceName, MacAddress, NodeName, VlanTag, is_host},
+    value::{AMT_PORT, InterfaceName, MacAddress, NodeName, Seconds, VlanTag, is_host},
 };
 
 /// The configuration of a VMR.
@@ -37,6 +38,9 @@ pub struct RouterConfig {
     /// Where the operator's commands are answered.
     #[serde(default)]
     pub control: ControlConfig,
+    /// Where figures for monitoring are served.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
     /// How it logs.
     #[serde(default)]
     pub log: LogConfig,
@@ -55,6 +59,9 @@ pub struct RouterConfig {
     /// What replicates.
     #[serde(default)]
     pub dataplane: DataplaneConfig,
+    /// Recordings of the protocol machines.
+    #[serde(default)]
+    pub record: RecordConfig,
     /// IGMP on every interface.
     #[serde(default)]
     pub igmp: IgmpConfig,
@@ -95,6 +102,15 @@ pub struct TunnelConfig {
     pub max_tunnels_per_prefix: u32,
     /// Most groups joined through one tunnel.
     pub max_groups_per_tunnel: u32,
+    /// Most Relay Discoveries and Requests answered in a second, of all gateways together.
+    pub answers_per_second: u32,
+    /// The same of the gateways of one network.
+    pub answers_per_prefix_per_second: u32,
+}
+
+impl TunnelConfig {
+    /// More than one core answers.
+    const MOST_ANSWERS: u32 = 10_000_000;
 }
 
 impl Default for TunnelConfig {
@@ -107,6 +123,8 @@ impl Default for TunnelConfig {
             max_tunnels_per_address: 1_000,
             max_tunnels_per_prefix: 16_384,
             max_groups_per_tunnel: 64,
+            answers_per_second: 20_000,
+            answers_per_prefix_per_second: 10_000,
         }
     }
 }
@@ -278,6 +296,15 @@ pub struct RouterInterface {
     /// Whether its members are served although another router is the elected querier there.
     #[serde(default)]
     pub beside_querier: bool,
+    /// The routers that may be the querier there instead; `None` for all of its network.
+    #[serde(default)]
+    pub queriers: Option<Vec<Prefix>>,
+    /// How long another querier is heard before members are left to it; `None` for the Other Querier Present Interval.
+    #[serde(default)]
+    pub querier_steady_seconds: Option<Seconds>,
+    /// The same before anybody was served; `None` for the Query Response Interval.
+    #[serde(default)]
+    pub querier_starting_seconds: Option<Seconds>,
     /// Whether a group ends at once when the last host that is known to be in it leaves.
     #[serde(default)]
     pub immediate_leave: bool,
@@ -298,6 +325,9 @@ pub struct RouterInterface {
     pub mld: IgmpConfig,
 }
 
+/// Longest time that another querier may be made to wait for.
+const MAX_STEADY: Duration = Duration::from_secs(86_400);
+
 impl RouterInterface {
     /// Which of its device's links it is, as far as the table says.
     #[must_use]
@@ -307,13 +337,30 @@ impl RouterInterface {
     }
 
     /// The groups that its hosts may ask for.
-    pub(crate) fn allowed_groups(&self) -> Option<Vec<GroupRange>> {
-        self.groups.as_ref().map(|ranges| ranges.iter().copied().map(GroupRange::from).collect())
+    pub(crate) fn allowed_groups(&self) -> Option<Vec<AddressRange>> {
+        self.groups.as_ref().map(|ranges| ranges.iter().copied().map(AddressRange::from).collect())
+    }
+
+    /// The routers that may be the querier there.
+    pub(crate) fn allowed_queriers(&self) -> Option<Vec<AddressRange>> {
+        let range = |range: &Prefix| AddressRange { address: range.address, prefix: range.length };
+        self.queriers.as_ref().map(|ranges| ranges.iter().map(range).collect())
+    }
+
+    /// How long another querier is heard before members are left to it.
+    pub(crate) fn steady_time(&self) -> SteadyTime {
+        SteadyTime {
+            serving: self.querier_steady_seconds.map(Seconds::duration),
+            starting: self.querier_starting_seconds.map(Seconds::duration),
+        }
     }
 
     fn querier_problems(&self, index: usize) -> Vec<Problem> {
         let unused = [
             ("beside_querier", self.beside_querier),
+            ("queriers", self.queriers.is_some()),
+            ("querier_steady_seconds", self.querier_steady_seconds.is_some()),
+            ("querier_starting_seconds", self.querier_starting_seconds.is_some()),
             ("immediate_leave", self.immediate_leave),
             ("groups", self.groups.is_some()),
             ("max_groups", self.max_groups != max_groups()),
@@ -327,6 +374,20 @@ impl RouterInterface {
                     .hint("add querier = true, or leave the key out")
             })
             .collect();
+        for (key, value) in [
+            ("querier_steady_seconds", self.querier_steady_seconds),
+            ("querier_starting_seconds", self.querier_starting_seconds),
+        ] {
+            if value.is_some_and(|value| value.duration() > MAX_STEADY) {
+                problems.push(Problem::error(
+                    format!("interface[{index}].{key}"),
+                    format!(
+                        "a time beyond {} seconds lets both routers forward for good",
+                        MAX_STEADY.as_secs()
+                    ),
+                ));
+            }
+        }
         for (key, value) in
             [("max_groups", Some(self.max_groups)), ("max_groups_per_host", self.max_groups_per_host)]
         {
@@ -450,6 +511,8 @@ impl RouterConfig {
             max_tunnels_per_address,
             max_tunnels_per_prefix,
             max_groups_per_tunnel,
+            answers_per_second,
+            answers_per_prefix_per_second,
         } = &self.tunnel;
         let mut problems = Vec::new();
         for (index, address) in address.iter().enumerate() {
@@ -484,6 +547,8 @@ impl RouterConfig {
             ("max_tunnels_per_address", *max_tunnels_per_address, limit::TUNNELS),
             ("max_tunnels_per_prefix", *max_tunnels_per_prefix, limit::TUNNELS),
             ("max_groups_per_tunnel", *max_groups_per_tunnel, limit::STREAMS),
+            ("answers_per_second", *answers_per_second, TunnelConfig::MOST_ANSWERS),
+            ("answers_per_prefix_per_second", *answers_per_prefix_per_second, TunnelConfig::MOST_ANSWERS),
         ] {
             if !(1..=most).contains(&value) {
                 problems.push(Problem::error(
@@ -534,17 +599,21 @@ impl RouterConfig {
 impl RouterConfig {
     /// What a priority asks for that the chosen engine has not.
     fn without_tc(&self) -> Option<Problem> {
-        let engine = match self.dataplane.engine {
+        let position = |is_lost: fn(&PriorityRule) -> bool| self.priorities.iter().position(is_lost);
+        let (index, said, hint) = match self.dataplane.engine {
             EngineChoice::Auto | EngineChoice::Tc => return None,
-            EngineChoice::Xdp => "xdp",
-            EngineChoice::Software => "software",
+            EngineChoice::Xdp => (
+                position(PriorityRule::needs_tc)?,
+                "queue and skb_priority have no effect with engine = \"xdp\"",
+                "TC and the software engine queue; dscp and pcp take effect with every engine",
+            ),
+            EngineChoice::Software => (
+                position(|rule| rule.queue.is_some())?,
+                "queue has no effect with engine = \"software\"",
+                "a process cannot choose the queue, TC can; skb_priority, dscp and pcp take effect",
+            ),
         };
-        let index = self.priorities.iter().position(PriorityRule::needs_tc)?;
-        let said = format!("queue and skb_priority have no effect with engine = \"{engine}\"");
-        Some(
-            Problem::warning(format!("priority[{index}]"), said)
-                .hint("TC alone queues; dscp and pcp take effect with every engine"),
-        )
+        Some(Problem::warning(format!("priority[{index}]"), said).hint(hint))
     }
 }
 
@@ -568,11 +637,13 @@ impl RoleConfig for RouterConfig {
             );
         }
         problems.extend(self.control.problems());
+        problems.extend(self.metrics.problems());
         problems.extend(self.admin.problems());
         problems.extend(self.tunnel_problems());
         problems.extend(self.upstream_problems());
         problems.extend(self.amtrelay.problems());
         problems.extend(self.dataplane.problems());
+        problems.extend(self.record.problems());
         problems.extend(self.igmp.problems("igmp", Family::V4, Igmp::of(Family::V4)));
         problems.extend(self.mld.problems("mld", Family::V6, Igmp::of(Family::V6)));
         problems.extend(self.interface_problems());

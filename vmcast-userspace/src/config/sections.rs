@@ -1,7 +1,7 @@
 //! Tables that more than one role has.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -81,6 +81,22 @@ impl ControlConfig {
             }
             Some(_) | None => Vec::new(),
         }
+    }
+}
+
+/// `[metrics]`: where figures for monitoring are served.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// The TCP address and port; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+}
+
+impl MetricsConfig {
+    pub(super) fn problems(&self) -> Option<Problem> {
+        self.listen.filter(|listen| listen.port() == 0).map(|_| {
+            Problem::error("metrics.listen", "a monitor cannot find port 0").hint("as \"127.0.0.1:9468\"")
+        })
     }
 }
 

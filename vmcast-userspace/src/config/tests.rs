@@ -57,7 +57,7 @@ fn an_unknown_key_that_resembles_none_is_answered_with_the_keys_of_its_table() {
 
 #[test]
 fn unknown_keys_are_refused_in_every_table() {
-    for table in ["tunnel", "dataplane", "igmp", "control", "admin", "upstream", "interface.igmp"] {
+    for table in ["tunnel", "dataplane", "igmp", "control", "record", "admin", "upstream", "interface.igmp"] {
         let said = router_refusal(&format!("[{table}]\nbogus_key = 1\n"));
         assert!(said.contains("unknown key `bogus_key`") && said.contains("t.toml:5:1"), "{table}: {said}");
     }
@@ -135,10 +135,21 @@ fn values_out_of_range_are_all_reported_at_once_each_with_its_line() {
 }
 
 #[test]
+fn recordings_have_an_absolute_place_and_a_limit() {
+    let said = router_refusal("[record]\ndirectory = \"x\"\nmegabytes = 1001\n");
+    assert!(said.contains("the path x has to begin with /"), "{said}");
+    assert!(said.contains("1001 is not from 1 to 1000"), "{said}");
+}
+
+#[test]
 fn limits_beyond_what_the_tables_hold_are_refused() {
-    for (key, value) in
-        [("max_tunnels", 131_073), ("max_tunnels_per_address", 131_073), ("max_groups_per_tunnel", 16_385)]
-    {
+    for (key, value) in [
+        ("max_tunnels", 131_073),
+        ("max_tunnels_per_address", 131_073),
+        ("max_groups_per_tunnel", 16_385),
+        ("answers_per_second", 10_000_001),
+        ("answers_per_prefix_per_second", 10_000_001),
+    ] {
         let said = router_refusal(&format!("[tunnel]\n{key} = {value}\n"));
         assert!(said.contains(&format!("{value} is not from 1 to {}", value - 1)), "{said}");
     }

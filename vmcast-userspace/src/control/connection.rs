@@ -5,22 +5,21 @@ use std::io;
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::UnixStream,
-    sync::{mpsc, oneshot},
     time::timeout,
 };
 use tracing::debug;
-use vmcast_api::{ErrorReply, MAX_REQUEST_BYTES, Request, Response, decode, encode};
+use vmcast_api::{ErrorReply, MAX_REQUEST_BYTES, Response, decode, encode};
 
-use super::{ANSWER_TIMEOUT, Call, IDLE_TIMEOUT, WRITE_TIMEOUT};
+use super::{Asker, IDLE_TIMEOUT, WRITE_TIMEOUT};
 
 /// Answers question after question until the client ends, errs or falls silent.
-pub(super) async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>) {
-    if let Err(error) = converse(stream, calls).await {
+pub(super) async fn serve(stream: UnixStream, asker: Asker) {
+    if let Err(error) = converse(stream, asker).await {
         debug!(%error, "control socket: connection lost");
     }
 }
 
-async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> {
+async fn converse(stream: UnixStream, asker: Asker) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
     loop {
@@ -34,7 +33,7 @@ async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<(
                 (Response::error(format!("a request is longer than {MAX_REQUEST_BYTES} bytes")), true)
             }
             Line::Complete => match decode(&line) {
-                Ok(request) => (answer(request, &calls).await, false),
+                Ok(request) => (asker.ask(request).await, false),
                 Err(error) => (bad_request(&error), false),
             },
         };
@@ -42,19 +41,6 @@ async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<(
         if last {
             return Ok(());
         }
-    }
-}
-
-async fn answer(request: Request, calls: &mpsc::Sender<Call>) -> Response {
-    let (sender, receiver) = oneshot::channel();
-    let asked = async {
-        calls.send((request, sender)).await.ok()?;
-        receiver.await.ok()
-    };
-    match timeout(ANSWER_TIMEOUT, asked).await {
-        Ok(Some(response)) => response,
-        Ok(None) => Response::error("the daemon is ending"),
-        Err(_) => Response::error(format!("the daemon did not answer within {} s", ANSWER_TIMEOUT.as_secs())),
     }
 }
 

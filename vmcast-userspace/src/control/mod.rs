@@ -3,6 +3,7 @@
 //! [`Control::start`] listens, and hands each question to the role through a channel, so that the
 //! role answers from its one loop and shares nothing.
 
+mod asker;
 mod connection;
 mod socket;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use vmcast_api::{Request, Response, encode};
 
 use crate::{clock, telemetry::RateLimit};
 
+pub use asker::Asker;
 pub use socket::BindError;
 
 /// A question, and where the answer goes.
@@ -34,8 +36,6 @@ pub type Call = (Request, oneshot::Sender<Response>);
 const MAX_CONNECTIONS: usize = 32;
 /// A connection that asks nothing for this long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a role may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to read an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept, most likely for want of file descriptors.
@@ -45,6 +45,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Control {
     file: socket::SocketFile,
+    asker: Asker,
     task: AbortHandle,
 }
 
@@ -63,8 +64,15 @@ impl Control {
             source,
         })?;
         let (calls, receiver) = mpsc::channel(MAX_CONNECTIONS);
-        let task = tokio::spawn(accept(listener, calls, path.to_owned())).abort_handle();
-        Ok((Self { file, task }, receiver))
+        let asker = Asker::new(calls);
+        let task = tokio::spawn(accept(listener, asker.clone(), path.to_owned())).abort_handle();
+        Ok((Self { file, asker, task }, receiver))
+    }
+
+    /// Asks the role from within the process.
+    #[must_use]
+    pub fn asker(&self) -> Asker {
+        self.asker.clone()
     }
 
     /// Where it listens.
@@ -81,14 +89,14 @@ impl Drop for Control {
 }
 
 /// Serves connections until it is aborted; they end with it.
-async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>, path: PathBuf) {
+async fn accept(listener: UnixListener, asker: Asker, path: PathBuf) {
     let mut limit = RateLimit::new(5, Duration::from_secs(60));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
-                    connections.spawn(connection::serve(stream, calls.clone()));
+                    connections.spawn(connection::serve(stream, asker.clone()));
                 }
                 Ok((stream, _)) => {
                     if let Some(held_back) = limit.admit(clock::now()) {

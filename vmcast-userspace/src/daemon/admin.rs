@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
-use vmcast_api::{CacheEntries, CacheEntry, Node, Nodes, Page, Request, Response, Role, Stats};
+use vmcast_api::{self as api, CacheEntries, CacheEntry, Node, Nodes, Page, Request, Response, Role, Stats};
 use vmcast_proto::registry::{self, NodeRecord, Scope, UnixMillis};
 
 use super::{Process, resident_bytes};
@@ -13,6 +13,7 @@ use crate::{
     clock,
     config::{AdminConfig, RoleConfig},
     control::{Call, Control},
+    metrics::Metrics,
     signals::Termination,
 };
 
@@ -23,7 +24,8 @@ use crate::{
 pub async fn run(config: AdminConfig) -> anyhow::Result<()> {
     let mut termination = Termination::new()?;
     let process = Process::new(Role::Admin, config.name.as_str());
-    let (_control, calls) = Control::start(&config.socket())?;
+    let (control, calls) = Control::start(&config.socket())?;
+    let _metrics = Metrics::start(config.metrics.listen, control.asker()).await?;
     let admin = Admin::bind(settings(&config)).await?;
     let answering = tokio::spawn(answer(calls, process, admin.handle()));
     let outcome = admin
@@ -61,7 +63,7 @@ async fn answer(mut calls: mpsc::Receiver<Call>, process: Process, handle: Handl
 
 async fn response(request: &Request, process: &Process, handle: &Handle, now: UnixMillis) -> Response {
     let answered = match request {
-        Request::Status => return Response::Status(process.status()),
+        Request::Status => status(process, handle).await.map(Response::Status),
         Request::Stats => return Response::Stats(stats(&handle.status().await)),
         Request::NodeList { page } => nodes(page, handle, now).await.map(Response::Nodes),
         Request::CacheList { page } => cache(page, handle, now).await.map(Response::Cache),
@@ -74,6 +76,15 @@ async fn response(request: &Request, process: &Process, handle: &Handle, now: Un
     answered.unwrap_or_else(|error| {
         error!("the registry cannot be listed: {error:#}");
         Response::error(format!("the registry cannot be listed: {error:#}"))
+    })
+}
+
+async fn status(process: &Process, handle: &Handle) -> anyhow::Result<api::Status> {
+    let registry::Census { vmrs, agents, entries } = handle.census().await?;
+    Ok(api::Status {
+        nodes: BTreeMap::from([(Role::Router, vmrs as u64), (Role::Agent, agents as u64)]),
+        cache_entries: Some(entries as u64),
+        ..process.status()
     })
 }
 

@@ -1,6 +1,6 @@
 //! The process, as its operator sees it.
 
-use std::{fs, time::Instant};
+use std::{collections::BTreeMap, fs, time::Instant};
 
 use vmcast_api::{Role, Status};
 
@@ -38,6 +38,8 @@ impl Process {
             groups: 0,
             members: 0,
             tunnels: 0,
+            nodes: BTreeMap::new(),
+            cache_entries: None,
         }
     }
 }

@@ -15,7 +15,7 @@ use vmcast_common::{
     },
     verdict::DropReason,
 };
-use vmcast_dataplane::EngineInfo;
+use vmcast_dataplane::{Engine, EngineInfo};
 use vmcast_proto::{Filter, membership::Family};
 
 use super::{
@@ -156,6 +156,7 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
     let (members, next) = page.cut(all, |info| {
         let joined = router.shown.joined(info.group, info.member, &info.filter, &readings);
         let sent = joined.map(|joined| joined.sent).unwrap_or_default();
+        let dropped = joined.map(|joined| joined.dropped).unwrap_or_default();
         api::Member {
             group: info.group,
             source: None,
@@ -170,6 +171,7 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
             age_ms: joined.map_or(0, |joined| millis(now.saturating_duration_since(joined.at))),
             packets: sent.packets,
             bytes: sent.bytes,
+            dropped: dropped.packets,
         }
     });
     api::Members { next, members }
@@ -345,12 +347,14 @@ fn interfaces(router: &Router) -> api::Interfaces {
         let state = present.and_then(|(ifindex, _)| router.core.interfaces.get(ifindex));
         let hook = state.and_then(|state| router.plane.hook(state.interface.device));
         let egress = state.and_then(|state| router.plane.egress(state.interface.device));
+        let beside_querier = configured.beside_querier;
         let querier = |family| {
             let querier = state?.queriers.get(&family)?;
             let own = Some(querier.config().address).filter(|address| !address.is_unspecified());
             Some(api::Querier {
                 address: querier.querier().or(own),
                 ours: querier.querier().is_none(),
+                serving: querier.serves() || beside_querier,
                 version: querier.config().version.number(family),
                 groups: querier.groups(clock::now()).len() as u64,
             })
@@ -385,9 +389,15 @@ fn interfaces(router: &Router) -> api::Interfaces {
 
 /// Whether copies that leave by a device wait in queues as priorities say, if one does say so.
 fn queues(router: &Router, device: IfIndex) -> Option<bool> {
-    let said = router.config.priorities.iter().any(PriorityRule::needs_tc);
+    let rules = &router.config.priorities;
+    let said = rules.iter().any(PriorityRule::needs_tc);
     let engine = router.plane.egress(device).filter(|_| said)?.engine;
-    Some(engine == vmcast_dataplane::Engine::TcClone)
+    Some(match engine {
+        Engine::TcClone => true,
+        // A process has no say in the transmit queue.
+        Engine::Software => rules.iter().all(|rule| rule.queue.is_none()),
+        Engine::XdpBroadcast | Engine::Mixed | Engine::Recording => false,
+    })
 }
 
 /// The kernel's name of an interface that need not be one of the configuration's.
@@ -442,6 +452,7 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     for (label, value) in router.core.relay.counters().iter() {
         count("relay", label, value);
     }
+    count("relay", "overrun", router.overrun());
     for (label, value) in router.core.upstream.iter().flat_map(|upstream| upstream.counters()) {
         count("gateway", label, value);
     }
@@ -463,6 +474,8 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
         count(protocol, "reports_received", counters.reports_received);
         count(protocol, "leaves_received", counters.leaves_received);
         count(protocol, "queries_sent", counters.queries_sent);
+        count(protocol, "queriers_missed", counters.queriers_missed);
+        count(protocol, "handed_over", counters.handed_over);
         for (refusal, value) in counters.refusals() {
             count(protocol, refusal.label(), value);
         }
@@ -470,6 +483,8 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     for family in Family::ALL {
         let bad = router.bad_datagrams.get(&family).copied().unwrap_or(0);
         count(family.protocol(), "bad_datagrams", bad);
+        let overrun = router.interfaces.values().map(|attached| attached.overrun(family)).sum();
+        count(family.protocol(), "overrun", overrun);
     }
     let mrib = router.core.mrib.counters();
     count("mrib", "new_source_wrong_input", mrib.wrong_input);

@@ -17,11 +17,13 @@ use vmcast_proto::{
     },
     membership::{self, Family, Querier},
     mrib::{self, Mrib},
+    record::{Budget, Recorded},
 };
 
 use super::{
     pace::Pace,
     priorities::Priorities,
+    recordings,
     relays::{RelayEffect, Relays},
     stated::{Change, Stated},
     tunnels::{self, Tunnels, tunnel_id},
@@ -66,6 +68,8 @@ pub(super) struct Settings {
     pub(super) relays: Option<discovery::Config>,
     /// From which the nonces of each upstream are derived.
     pub(super) seed: [u8; 16],
+    /// What the recordings of the machines may take; `None` if there are none.
+    pub(super) record: Option<Budget>,
 }
 
 /// What is spoken on an interface: IGMP and MLD, or nothing.
@@ -80,16 +84,30 @@ pub(super) struct Queriers {
 pub(super) struct InterfaceState {
     pub(super) interface: Interface,
     /// IGMP and MLD, if they are spoken there.
-    pub(super) queriers: BTreeMap<Family, Querier>,
+    pub(super) queriers: BTreeMap<Family, Recorded<Querier>>,
     /// Whether its members are served although another router is the elected querier.
     beside_querier: bool,
+}
+
+impl InterfaceState {
+    fn take_recordings(&mut self) -> Vec<recordings::Recorded> {
+        let ifindex = self.interface.ifindex.0;
+        let recorded = |(family, querier): (&Family, &mut Recorded<Querier>)| recordings::Recorded {
+            name: format!("{}-{ifindex}", family.protocol()),
+            text: querier.take_recording(),
+        };
+        self.queriers.iter_mut().map(recorded).collect()
+    }
 }
 
 /// The machines.
 pub(super) struct Core {
     discover: bool,
     seed: [u8; 16],
-    pub(super) relay: Relay,
+    pub(super) relay: Recorded<Relay>,
+    record: Option<Budget>,
+    /// Recordings of machines that are gone.
+    recorded: Vec<recordings::Recorded>,
     pub(super) mrib: Mrib,
     pub(super) tunnels: Tunnels,
     pub(super) stated: Stated,
@@ -108,6 +126,8 @@ pub(super) struct Core {
     /// Data that came to the gateway's socket instead of the data plane.
     pub(super) data_at_socket: u64,
     pace: Pace,
+    /// Whether queriers may have something to say: there may be hundreds.
+    queriers_acted: bool,
     pub(super) effects: VecDeque<Effect>,
 }
 
@@ -116,7 +136,9 @@ impl Core {
         Self {
             discover: settings.discover,
             seed: settings.seed,
-            relay: Relay::new(now, settings.relay),
+            relay: Recorded::new(now, Relay::new(now, settings.relay), settings.record.as_ref()),
+            record: settings.record,
+            recorded: Vec::new(),
             mrib: Mrib::new(settings.mrib),
             tunnels: Tunnels::default(),
             stated: Stated::default(),
@@ -131,6 +153,7 @@ impl Core {
             waits_for: BTreeMap::new(),
             data_at_socket: 0,
             pace: Pace::default(),
+            queriers_acted: false,
             effects: VecDeque::new(),
         }
     }
@@ -266,13 +289,14 @@ impl Core {
         });
         state.interface = interface;
         state.beside_querier = queriers.beside_querier;
+        self.queriers_acted = true;
         for config in queriers.configs {
             match state.queriers.entry(config.family()) {
                 Entry::Occupied(mut querier) => {
                     querier.get_mut().handle_input(now, membership::Input::SetAddress(config.address));
                 }
                 Entry::Vacant(slot) => {
-                    slot.insert(Querier::new(now, config)?);
+                    slot.insert(Recorded::new(now, Querier::new(now, config)?, self.record.as_ref()));
                 }
             }
         }
@@ -304,9 +328,10 @@ impl Core {
 
     /// Forgets an interface that is gone.
     pub(super) fn remove_interface(&mut self, now: Instant, ifindex: IfIndex) {
-        if self.interfaces.remove(&ifindex).is_none() {
+        let Some(mut state) = self.interfaces.remove(&ifindex) else {
             return;
-        }
+        };
+        self.recorded.extend(state.take_recordings());
         self.mrib.handle_input(now, mrib::Input::MemberGone { member: Output::Interface(ifindex) });
         self.mrib.handle_input(now, mrib::Input::RemoveInterface { ifindex });
         self.note_native(now);
@@ -374,6 +399,7 @@ impl Core {
         ecn: bool,
         groups: Vec<(IpAddr, Filter)>,
     ) -> Result<(), relay::LimitError> {
+        self.relay.note_adoption(now, [local, remote], ecn, &groups);
         self.relay.adopt(now, local, remote, ecn, groups)?;
         self.settle(now);
         Ok(())
@@ -383,6 +409,27 @@ impl Core {
     pub(super) fn stop(&mut self, now: Instant) {
         self.discover_with(now, discovery::Input::Stop);
         self.set_upstream(now, None);
+    }
+
+    /// Sets what Relay Advertisements name.
+    pub(super) fn advertise(&mut self, now: Instant, addresses: Vec<IpAddr>) {
+        self.relay.note_words(now, || {
+            let addresses: Vec<_> = addresses.iter().map(|address| format!(" {address}")).collect();
+            format!("advertise{}", addresses.concat())
+        });
+        self.relay.advertise(addresses);
+    }
+
+    /// Takes what was recorded since the last call.
+    pub(super) fn take_recordings(&mut self) -> Vec<recordings::Recorded> {
+        let mut recorded = std::mem::take(&mut self.recorded);
+        if self.record.is_some() {
+            recorded
+                .push(recordings::Recorded { name: "relay".to_owned(), text: self.relay.take_recording() });
+            recorded.extend(self.interfaces.values_mut().flat_map(InterfaceState::take_recordings));
+        }
+        recorded.retain(|recorded| !recorded.text.is_empty());
+        recorded
     }
 
     /// A datagram came to one of the relay's endpoints.
@@ -417,6 +464,7 @@ impl Core {
             && let Some(querier) = state.queriers.get_mut(&family)
         {
             querier.handle_input(now, input);
+            self.queriers_acted = true;
         }
         self.settle(now);
     }
@@ -561,6 +609,7 @@ impl Core {
         for querier in self.interfaces.values_mut().flat_map(|state| state.queriers.values_mut()) {
             if due(querier.poll_timeout()) {
                 querier.handle_timeout(now);
+                self.queriers_acted = true;
             }
         }
         self.settle(now);
@@ -569,7 +618,7 @@ impl Core {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let queriers = self.interfaces.values().flat_map(|state| state.queriers.values());
         queriers
-            .filter_map(Querier::poll_timeout)
+            .filter_map(|querier| querier.poll_timeout())
             .chain(self.relay.poll_timeout())
             .chain(self.mrib.poll_timeout())
             .chain(self.upstream.as_ref().and_then(Upstream::poll_timeout))
@@ -582,7 +631,7 @@ impl Core {
         loop {
             let before = self.effects.len();
             let mut moved = self.drain_relay(now);
-            moved |= self.drain_queriers(now);
+            moved |= std::mem::take(&mut self.queriers_acted) && self.drain_queriers(now);
             moved |= self.drain_mrib(now);
             moved |= self.drain_relays(now);
             if let Some(mut upstream) = self.upstream.take() {
@@ -649,7 +698,8 @@ impl Core {
 
     fn drain_queriers(&mut self, now: Instant) -> bool {
         let mut moved = false;
-        // Of several routers on a link only the querier forwards, so that packets come once (RFC 4605 §4.2).
+        // Of several routers on a link only the querier forwards, so that packets come once (RFC 4605 §4.2): as soon as
+        // it is sure that there is one.
         let mut memberships = Vec::new();
         for (&ifindex, state) in &mut self.interfaces {
             let beside_querier = state.beside_querier;
@@ -662,18 +712,37 @@ impl Core {
                             self.effects.push_back(effect);
                         }
                         membership::Output::Event(membership::Event::Membership { group, filter }) => {
-                            if beside_querier || querier.querier().is_none() || filter.is_none() {
+                            if beside_querier || querier.serves() || filter.is_none() {
                                 memberships.push((ifindex, group, filter));
                             }
                         }
                         membership::Output::Event(membership::Event::QuerierChanged { querier: elected }) => {
                             tracing::info!(?ifindex, querier = ?elected, "querier elected");
-                            let serves = beside_querier || elected.is_none();
+                        }
+                        membership::Output::Event(membership::Event::Serving { serving }) => {
+                            let serves = beside_querier || serving;
+                            if serving {
+                                tracing::info!(
+                                    ?ifindex,
+                                    "the other querier is silent; members are served from here"
+                                );
+                            } else {
+                                let querier = querier.querier();
+                                tracing::info!(?ifindex, ?querier, serves, "members are left to the querier");
+                            }
                             let groups: Vec<_> = querier.groups(now).map(|info| info.group).collect();
                             memberships.extend(groups.into_iter().map(|group| {
                                 let filter = if serves { querier.filter(group) } else { Filter::none() };
                                 (ifindex, group, filter)
                             }));
+                        }
+                        membership::Output::Event(membership::Event::QuerierNotAllowed { router }) => {
+                            tracing::warn!(
+                                ?ifindex,
+                                %router,
+                                protocol = Family::of(router).protocol(),
+                                "a router asks that `queriers` does not list; it is not heard"
+                            );
                         }
                         membership::Output::Event(membership::Event::OtherVersion { router, version }) => {
                             let family = Family::of(router);

@@ -11,7 +11,13 @@ use anyhow::Context as _;
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::run::Event;
-use crate::sockets::{Buffer, UdpEndpoint};
+use crate::{
+    clock,
+    sockets::{Buffer, Throttle, UdpEndpoint},
+};
+
+/// Datagrams that are taken from an endpoint in a second: twice those of 50,000 joins.
+const DATAGRAMS_PER_SECOND: u32 = 200_000;
 
 /// A socket and the task that reads it; dropped, both end.
 #[derive(Debug)]
@@ -49,12 +55,16 @@ async fn read(
     event: fn(SocketAddr, SocketAddr, Vec<u8>) -> Event,
 ) {
     let mut buffer = Buffer::new();
+    let mut throttle = Throttle::new(DATAGRAMS_PER_SECOND);
     loop {
         match socket.recv(&mut buffer).await {
             Ok(received) => {
                 let bytes = received.bytes.to_vec();
                 if events.send(event(received.local, received.remote, bytes)).await.is_err() {
                     return;
+                }
+                if let Some(next) = throttle.take(clock::now()) {
+                    clock::sleep_until(Some(next)).await;
                 }
             }
             // An ICMP error about a datagram that was sent before; the socket goes on.
@@ -120,6 +130,11 @@ impl Relays {
     pub(super) fn endpoints(&self) -> Vec<SocketAddr> {
         let is_of_tunnels = |endpoint: &&SocketAddr| !self.discovery.contains(&endpoint.ip());
         self.sockets.keys().filter(is_of_tunnels).copied().collect()
+    }
+
+    /// Datagrams that the kernel dropped because more came than are taken.
+    pub(super) fn overrun(&self) -> u64 {
+        self.sockets.values().map(|reading| reading.socket.drops()).sum()
     }
 
     /// Sends from an endpoint.

@@ -8,9 +8,10 @@ use vmcast_common::fib::{IfIndex, Interface};
 use vmcast_proto::membership::{self, Family, ImmediateLeave};
 
 use crate::{
+    clock,
     config::{InterfaceEngine, RouterConfig, RouterInterface},
     netlink::{Link, LinkWatch, Links, pppoe_sessions},
-    sockets::{HostMembership, MembershipSocket, RECEIVE_LEN},
+    sockets::{HostMembership, MembershipSocket, RECEIVE_LEN, Throttle},
 };
 
 use super::{
@@ -20,6 +21,8 @@ use super::{
     run::Event,
 };
 
+/// IGMP or MLD messages that are taken from an interface in a second: ten thousand hosts answer in one.
+const MESSAGES_PER_SECOND: u32 = 10_000;
 /// Least time between two readings of the interfaces, however many changes there are.
 const READ_INTERVAL: Duration = Duration::from_millis(200);
 /// First and longest pause after the kernel did not tell its interfaces.
@@ -41,6 +44,11 @@ pub(super) struct Attached {
 }
 
 impl Attached {
+    /// Messages of a family that the kernel dropped because more came than are taken.
+    pub(super) fn overrun(&self, family: Family) -> u64 {
+        self.speaker(family).map_or(0, MembershipSocket::drops)
+    }
+
     /// Where the protocol of a family is spoken.
     pub(super) fn speaker(&self, family: Family) -> Option<&MembershipSocket> {
         self.speakers.iter().find(|(of, _)| *of == family).map(|(_, socket)| socket.as_ref())
@@ -195,6 +203,8 @@ fn querier_config(
         } else {
             ImmediateLeave::Never
         },
+        allowed_queriers: configured.allowed_queriers(),
+        steady_time: configured.steady_time(),
         allowed_groups: configured.allowed_groups(),
         max_groups: configured.max_groups,
         max_groups_per_host: configured.max_groups_per_host,
@@ -232,12 +242,16 @@ pub(super) fn attach(wanted: &Wanted, events: &mpsc::Sender<Event>) -> anyhow::R
 
 async fn read(socket: Arc<MembershipSocket>, family: Family, ifindex: IfIndex, events: mpsc::Sender<Event>) {
     let mut buffer = vec![0; RECEIVE_LEN];
+    let mut throttle = Throttle::new(MESSAGES_PER_SECOND);
     loop {
         match socket.recv(&mut buffer).await {
             Ok(datagram) => {
                 let event = Event::Membership { ifindex, family, datagram: datagram.to_vec() };
                 if events.send(event).await.is_err() {
                     return;
+                }
+                if let Some(next) = throttle.take(clock::now()) {
+                    clock::sleep_until(Some(next)).await;
                 }
             }
             Err(error) => {

@@ -213,6 +213,7 @@ mod tests {
             discover: false,
             relays: None,
             seed: [2; 16],
+            record: None,
         };
         let mut core = Core::new(now, settings);
         let mut kept = Fib::default();

@@ -16,6 +16,7 @@ mod plane;
 mod priorities;
 mod pursuit;
 mod reconcile;
+mod recordings;
 mod relays;
 mod run;
 mod seed;

@@ -57,6 +57,7 @@ impl Bed {
             discover: false,
             relays: Some(discovery::Config::new([3; 16])),
             seed: [2; 16],
+            record: None,
         };
         let mut bed = Self {
             now,

@@ -23,7 +23,9 @@ use vmcast_proto::{
     amt::relay,
     host_state,
     membership::{self, Family},
-    mrib, registry,
+    mrib,
+    record::Budget,
+    registry,
 };
 use vmcast_wire::{ipv4, ipv6, mld};
 
@@ -36,10 +38,10 @@ use super::{
     priorities::Priorities,
     pursuit::{Named, Pursuit},
     reconcile::{self, Backlog},
+    recordings::Recordings,
     seed,
-    shown::Shown,
+    shown::{LastCount, Shown},
     stated::Stated,
-    tally::Amount,
     unicast::UnicastInputs,
 };
 use crate::{
@@ -48,6 +50,7 @@ use crate::{
     control::{Call, Control},
     daemon::{self, Process},
     link::{self, Attachment, RankedVmrs},
+    metrics::Metrics,
     netlink::{Links, NextHopEvent, NextHops},
     relays::Relays as SourceRelays,
     signals::Termination,
@@ -67,6 +70,8 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 const WAYS_PATIENCE: Duration = Duration::from_secs(1);
 /// Datagrams that wait for the loop; more wait in the sockets.
 const EVENTS: usize = 1024;
+/// Most of them that are served in one turn of the loop.
+const EVENTS_AT_ONCE: usize = 64;
 
 /// What the tasks beside the loop tell it.
 pub(super) enum Event {
@@ -104,6 +109,8 @@ pub(super) struct Router {
     /// Opened with the first message.
     icmpv6: Option<Icmpv6Sender>,
     relays: Relays,
+    /// What was last told of datagrams that the kernel dropped before they were read.
+    overrun_told: u64,
     gateway: Option<Reading>,
     /// For the relays of single sources.
     pub(super) source_relays: SourceRelays,
@@ -111,6 +118,7 @@ pub(super) struct Router {
     next_hops: NextHops,
     successors: kept::Successors,
     unicast: UnicastInputs,
+    recordings: Option<Recordings>,
     events: mpsc::Sender<Event>,
     warnings: RateLimit,
 }
@@ -122,7 +130,8 @@ pub(super) struct Router {
 pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     let mut termination = Termination::new()?;
     let process = Process::new(vmcast_api::Role::Router, config.name.as_str());
-    let (_control, calls) = Control::start(&config.socket())?;
+    let (control, calls) = Control::start(&config.socket())?;
+    let _metrics = Metrics::start(config.metrics.listen, control.asker()).await?;
     let links = Links::open()?;
     // Watched before they are read, so that no change falls between.
     let link_watch = links.watch()?;
@@ -131,6 +140,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     let (next_hops, mut next_hop_events) = NextHops::spawn()?;
     next_hops.point_to_point(interfaces::point_to_point(&wanted));
 
+    let recordings = config.record.directory.as_deref().map(Recordings::open).transpose()?;
     let seed = seed::load(&config.socket())?;
     let relay_addresses = relay_addresses(&config, &wanted);
     let relays = Relays::new(config.tunnel.port, config.tunnel.discovery.clone());
@@ -151,7 +161,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     for endpoint in &endpoints {
         core.add_endpoint(now, *endpoint);
     }
-    core.relay.advertise(relay_addresses.clone());
+    core.advertise(now, relay_addresses.clone());
     let mut unicast = UnicastInputs::new(core.stated.unicast_inputs().into_keys());
     unicast.follow(&mut core);
     let opened = plane::open(&config.dataplane)?;
@@ -178,7 +188,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     tracing::info!(engine = engine.engine.label(), reason = engine.reason, "data plane ready");
 
     let mut shown = Shown::default();
-    first.iter().for_each(|op| shown.note(now, op, Amount::default(), plane.as_ref(), &core.mrib));
+    first.iter().for_each(|op| shown.note(now, op, &LastCount::default(), plane.as_ref(), &core.mrib));
     let attachment = attach(&config, &endpoints, seed)?;
     let source_relays = SourceRelays::new(&config.amtrelay);
     let mut router = Router {
@@ -197,12 +207,14 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         bad_datagrams: BTreeMap::new(),
         icmpv6: None,
         relays,
+        overrun_told: 0,
         gateway,
         source_relays,
         pursuit: Pursuit::new(),
         next_hops,
         successors,
         unicast,
+        recordings,
         events,
         warnings: RateLimit::new(10, Duration::from_secs(10)),
     };
@@ -217,6 +229,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         Ok(signal) => tracing::info!(signal, "ending"),
         Err(error) => tracing::error!("ending: {error:#}"),
     }
+    router.write_recordings();
     router.end().await;
     ended.map(|_| ())
 }
@@ -357,14 +370,18 @@ fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Sett
         max_tunnels: config.tunnel.max_tunnels,
         max_tunnels_per_source: config.tunnel.max_tunnels_per_address,
         max_tunnels_per_prefix: config.tunnel.max_tunnels_per_prefix,
+        answers_per_second: config.tunnel.answers_per_second,
+        answers_per_prefix_per_second: config.tunnel.answers_per_prefix_per_second,
         limits: host_state::Limits {
             groups: config.tunnel.max_groups_per_tunnel as usize,
             ..host_state::Limits::default()
         },
         ..relay::Config::new(seed)
     };
+    let record = config.record.directory.as_ref().map(|_| Budget::new(config.record.bytes()));
     let relays = config.amtrelay.discovery(seed);
-    Settings { relay, mrib: mrib::Config::default(), discover: config.upstream.discover, relays, seed }
+    let (mrib, discover) = (mrib::Config::default(), config.upstream.discover);
+    Settings { relay, mrib, discover, relays, seed, record }
 }
 
 /// Registers at the admin, if there is one.
@@ -413,11 +430,18 @@ impl Router {
         let mut named_by_admin = self.watch_upstream();
         let oversized = self.plane.oversized().map(Readable::new).transpose();
         let oversized = oversized.context("following the packets that are too large for a link")?;
+        let mut taken = Vec::with_capacity(EVENTS_AT_ONCE);
         loop {
             let timeout = self.core.poll_timeout().map(tokio::time::Instant::from_std);
             tokio::select! {
                 signal = termination.received() => return Ok(signal),
-                Some(event) = events.recv() => self.on_event(event),
+                _ = events.recv_many(&mut taken, EVENTS_AT_ONCE) => {
+                    for event in taken.drain(..) {
+                        self.on_event(event);
+                        // In the order of what asked for it, whatever that is of.
+                        self.carry_out_all();
+                    }
+                }
                 event = self.source_relays.next() => self.on_relays(&event),
                 event = next_hop_events.recv() => match event {
                     Some(event) => self.on_next_hop(event),
@@ -446,7 +470,9 @@ impl Router {
                     let now = clock::now();
                     self.shown.read(now, self.plane.as_ref());
                     self.core.stream_counters(now, &self.shown.counters.streams);
+                    self.tell_overrun(now);
                     self.catch_up(now);
+                    self.write_recordings();
                 }
                 _ = looks.tick(), if self.core.paced().is_some() => self.look_at_pace(),
                 _ = refreshes.tick() => {
@@ -468,6 +494,12 @@ impl Router {
         }
     }
 
+    fn write_recordings(&mut self) {
+        if let Some(recordings) = &mut self.recordings {
+            recordings.write(self.core.take_recordings());
+        }
+    }
+
     /// Reads the counter of one stream from upstream.
     fn look_at_pace(&mut self) {
         let Some(stream) = self.core.paced() else {
@@ -479,6 +511,31 @@ impl Router {
                 self.core.paced_packets(clock::now(), packets);
             }
             Err(error) => tracing::debug!(%error, "the pace of the upstream's data is not known"),
+        }
+    }
+
+    /// Datagrams to the endpoints of tunnels that the kernel dropped because more came than are taken.
+    pub(super) fn overrun(&self) -> u64 {
+        self.relays.overrun()
+    }
+
+    /// Says it if messages come faster than they are taken in.
+    fn tell_overrun(&mut self, now: Instant) {
+        let of_links = self
+            .interfaces
+            .values()
+            .flat_map(|attached| Family::ALL.into_iter().map(|family| attached.overrun(family)));
+        let overrun = of_links.sum::<u64>() + self.overrun();
+        if overrun > self.overrun_told
+            && let Some(held_back) = self.warnings.admit(now)
+        {
+            let dropped = overrun - self.overrun_told;
+            tracing::warn!(
+                dropped,
+                held_back,
+                "a flood: messages come faster than they are taken in, the rest is dropped"
+            );
+            self.overrun_told = overrun;
         }
     }
 
@@ -619,10 +676,10 @@ impl Router {
     }
 
     fn change_plane(&mut self, op: &FibOp) {
-        let last_count = Shown::last_count(self.plane.as_ref(), op);
+        let last_count = self.shown.last_count(self.plane.as_ref(), op);
         match self.plane.apply(std::slice::from_ref(op)) {
             Ok(()) => {
-                self.shown.note(clock::now(), op, last_count, self.plane.as_ref(), &self.core.mrib);
+                self.shown.note(clock::now(), op, &last_count, self.plane.as_ref(), &self.core.mrib);
             }
             Err(error) => {
                 self.shown.note_refused(op);

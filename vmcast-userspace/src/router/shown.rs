@@ -10,6 +10,7 @@ use std::{
 
 use vmcast_common::{
     fib::{FibOp, Output, Stream},
+    maps::DroppedCopies,
     verdict::DropReason,
 };
 use vmcast_dataplane::{Counters, Dataplane};
@@ -71,9 +72,18 @@ impl Shown {
         self.read_at = Some(now);
     }
 
-    /// What a stream has counted, if an operation is to end it; for [`Shown::note`].
-    pub(super) fn last_count(plane: &dyn Dataplane, op: &FibOp) -> Amount {
-        if let FibOp::RemoveStream(stream) = op { read(plane, *stream) } else { Amount::default() }
+    /// What is lost with an operation, if it is to end a stream or a membership; for [`Shown::note`].
+    pub(super) fn last_count(&self, plane: &dyn Dataplane, op: &FibOp) -> LastCount {
+        if let FibOp::RemoveStream(stream) = *op {
+            return LastCount { counted: read(plane, stream), missed: missed(plane, stream, None) };
+        }
+        // Of one that has left the group nobody asks any more.
+        if let FibOp::RemoveMember(stream, member) = *op
+            && self.tally.is_member(stream.group, member)
+        {
+            return LastCount { counted: Amount::default(), missed: missed(plane, stream, Some(member)) };
+        }
+        LastCount::default()
     }
 
     /// Notes what the data plane has been told. `last_count` is of [`Shown::last_count`], read before it was.
@@ -81,7 +91,7 @@ impl Shown {
         &mut self,
         now: Instant,
         op: &FibOp,
-        last_count: Amount,
+        last_count: &LastCount,
         plane: &dyn Dataplane,
         mrib: &Mrib,
     ) {
@@ -93,8 +103,10 @@ impl Shown {
             }
             FibOp::RemoveStream(stream) => {
                 let filter_of = |member| mrib.filter_of(stream.group, member);
-                self.tally.remove_stream(stream, last_count, filter_of);
+                self.keep_missed(stream, last_count);
+                self.tally.remove_stream(stream, last_count.counted, filter_of);
             }
+            FibOp::RemoveMember(stream, _) => self.keep_missed(stream, last_count),
             // Members whose joins were refused at first, or are taken over.
             FibOp::AddMember(stream, member) => {
                 let filter = mrib.filter_of(stream.group, member);
@@ -112,8 +124,13 @@ impl Shown {
             | FibOp::RemoveTunnel(_)
             | FibOp::SetConversion(..)
             | FibOp::RemoveConversion(_)
-            | FibOp::RemoveMember(..)
             | FibOp::SetPriority(..) => {}
+        }
+    }
+
+    fn keep_missed(&mut self, stream: Stream, last_count: &LastCount) {
+        for (member, missed) in &last_count.missed {
+            self.tally.keep_missed(stream.group, *member, *missed);
         }
     }
 
@@ -158,16 +175,26 @@ impl Shown {
     }
 }
 
+/// What the plane forgets with an operation.
+#[derive(Debug, Default)]
+pub(super) struct LastCount {
+    /// What a stream has counted.
+    counted: Amount,
+    /// What its members have missed.
+    missed: Vec<(Output, Amount)>,
+}
+
 /// What streams count, at one moment.
 pub(super) struct Read<'a> {
     streams: &'a HashMap<Stream, ShownStream>,
     plane: &'a dyn Dataplane,
     read: RefCell<HashMap<Stream, Amount>>,
+    missed: RefCell<HashMap<Stream, HashMap<Output, Amount>>>,
 }
 
 impl<'a> Read<'a> {
     fn new(streams: &'a HashMap<Stream, ShownStream>, plane: &'a dyn Dataplane) -> Self {
-        Self { streams, plane, read: RefCell::default() }
+        Self { streams, plane, read: RefCell::default(), missed: RefCell::default() }
     }
 }
 
@@ -180,10 +207,24 @@ impl Readings for Read<'_> {
         let shown = self.streams.get(&stream).copied().unwrap_or_default();
         Amount { packets: shown.packets, bytes: shown.bytes }
     }
+
+    fn missed(&self, stream: Stream, member: Output) -> Amount {
+        let mut known = self.missed.borrow_mut();
+        let all =
+            known.entry(stream).or_insert_with(|| missed(self.plane, stream, None).into_iter().collect());
+        all.get(&member).copied().unwrap_or_default()
+    }
 }
 
 /// What a stream counts now; nothing if it is not in force, or cannot be read, which the next regular reading says.
 fn read(plane: &dyn Dataplane, stream: Stream) -> Amount {
     let counters = plane.stream_counters(stream).ok().flatten().unwrap_or_default();
     Amount { packets: counters.packets, bytes: counters.bytes }
+}
+
+/// What members of a stream, or one of them, have missed; nothing if it cannot be read.
+fn missed(plane: &dyn Dataplane, stream: Stream, member: Option<Output>) -> Vec<(Output, Amount)> {
+    let missed = plane.dropped_copies(stream, member).unwrap_or_default();
+    let amount = |copies: DroppedCopies| Amount { packets: copies.packets, bytes: copies.bytes };
+    missed.into_iter().map(|(member, copies)| (member, amount(copies))).collect()
 }

@@ -73,6 +73,7 @@ impl Bed {
             discover: false,
             relays: None,
             seed: [2; 16],
+            record: None,
         };
         let mut core = Core::new(now, settings);
         core.state(Stated::new(now, &config.static_tunnels, &config.forwards));

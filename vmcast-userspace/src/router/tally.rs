@@ -6,7 +6,8 @@
 //! gone, and not those that its list names; one in INCLUDE mode what the streams of its list count.
 //!
 //! Native members get nothing of what came in on their own interface, so streams that come from there do not count
-//! for them. Copies that are dropped for another reason count all the same; the drops say how many there were.
+//! for them. Copies that are dropped for one member alone are what the plane says of it: it counts them apart, where it
+//! drops them, for as long as the member is one of that stream, and here they live on until it leaves the group.
 
 mod amount;
 mod joins;
@@ -33,6 +34,8 @@ pub(super) trait Readings {
     fn now(&self, stream: Stream) -> Amount;
     /// As they were when all were read.
     fn last(&self, stream: Stream) -> Amount;
+    /// What a member has missed since it is one of that stream.
+    fn missed(&self, stream: Stream, member: Output) -> Amount;
 }
 
 /// What is shown of a member.
@@ -42,6 +45,8 @@ pub(super) struct Joined {
     pub(super) at: Instant,
     /// What it was sent since.
     pub(super) sent: Amount,
+    /// What was dropped for it alone.
+    pub(super) dropped: Amount,
 }
 
 #[derive(Debug)]
@@ -62,6 +67,8 @@ pub(super) struct Tally {
     /// Numbers that groups have no more.
     free: Vec<u32>,
     joins: Joins,
+    /// What members have missed of streams that they are no members of any more, by the group's number.
+    missed: HashMap<(u32, Output), Amount>,
 }
 
 impl Tally {
@@ -74,8 +81,11 @@ impl Tally {
         filter: &Filter,
         readings: &dyn Readings,
     ) {
-        let group = self.group(address);
-        let (number, base) = (group.number, group.counted(address, member, filter, readings));
+        let number = self.group(address).number;
+        if self.joins.get(number, member).is_some() {
+            return;
+        }
+        let base = self.group(address).counted(address, member, filter, readings);
         if self.joins.insert(number, member, now, base) {
             self.group(address).members += 1;
         }
@@ -87,6 +97,7 @@ impl Tally {
             && self.joins.remove(group.number, member)
         {
             group.members -= 1;
+            self.missed.remove(&(group.number, member));
             self.drop_empty(address);
         }
     }
@@ -158,7 +169,26 @@ impl Tally {
     ) -> Option<Joined> {
         let group = self.groups.get(&address)?;
         let (at, base) = self.joins.get(group.number, member)?;
-        Some(Joined { at, sent: group.counted(address, member, filter, readings).since(base) })
+        let gone = self.missed.get(&(group.number, member)).copied().unwrap_or_default();
+        let streams = group.streams.keys().map(|source| Stream { source: *source, group: address });
+        let dropped = streams.fold(gone, |sum, stream| sum.plus(readings.missed(stream, member)));
+        let sent = group.counted(address, member, filter, readings).since(base);
+        Some(Joined { at, sent: sent.less(dropped), dropped })
+    }
+
+    /// Whether a member is one of a group.
+    pub(super) fn is_member(&self, address: IpAddr, member: Output) -> bool {
+        self.groups.get(&address).is_some_and(|group| self.joins.get(group.number, member).is_some())
+    }
+
+    /// A member is to be one of a stream no longer, or the stream is to go; this is what it has missed of it.
+    pub(super) fn keep_missed(&mut self, address: IpAddr, member: Output, missed: Amount) {
+        if let Some(group) = self.groups.get(&address)
+            && self.joins.get(group.number, member).is_some()
+        {
+            let sum = self.missed.entry((group.number, member)).or_default();
+            *sum = sum.plus(missed);
+        }
     }
 
     /// Shifts the base of the native member on whose interface a stream comes in.

@@ -1,6 +1,7 @@
 //! The machines of a VMR together, against real gateways, in virtual time.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -19,6 +20,7 @@ use vmcast_proto::{
     amt::{gateway, relay},
     membership::{self, Family},
     mrib,
+    record::Budget,
 };
 use vmcast_wire::igmp as wire;
 
@@ -79,20 +81,24 @@ struct Bed {
     seen: Vec<Effect>,
 }
 
+fn settings() -> Settings {
+    Settings {
+        relay: relay::Config::new([1; 16]),
+        mrib: mrib::Config::default(),
+        discover: false,
+        relays: None,
+        seed: [2; 16],
+        record: None,
+    }
+}
+
 impl Bed {
     fn new(members: u8) -> Self {
-        let settings = Settings {
-            relay: relay::Config::new([1; 16]),
-            mrib: mrib::Config::default(),
-            discover: false,
-            relays: None,
-            seed: [2; 16],
-        };
         let now = start();
         let members = (1..=members)
             .map(|last| (member(last), gateway::Gateway::new(now, gateway::Config::new(OURS, [last; 16]))))
             .collect();
-        Self { now, core: Core::new(now, settings), members, seen: Vec::new() }
+        Self { now, core: Core::new(now, settings()), members, seen: Vec::new() }
     }
 
     /// Carries datagrams between the core and its members until none is under way.
@@ -427,7 +433,30 @@ impl Bed {
     }
 }
 
-// proves A10 and RFC 4605 §4.2
+#[test]
+fn machines_are_recorded_each_under_its_name_also_when_it_is_gone() {
+    let mut bed = Bed::new(0);
+    assert_eq!(bed.core.take_recordings(), [], "nobody asked for it");
+    bed.core = Core::new(bed.now, Settings { record: Some(Budget::new(100_000)), ..settings() });
+    bed.lan(false);
+    let group = Ipv4Addr::new(239, 1, 2, 3);
+    let report = wire::Message::ReportV2 { group };
+    bed.igmp(66, group, &report);
+    bed.core.advertise(bed.now, vec![OURS.ip()]);
+    let recorded: BTreeMap<_, _> =
+        bed.core.take_recordings().into_iter().map(|recorded| (recorded.name, recorded.text)).collect();
+    let igmp = format!("igmp-{}", LAN.0);
+    assert_eq!(recorded.keys().collect::<Vec<_>>(), [&igmp, "relay"]);
+    assert!(recorded["relay"].ends_with(&format!("0 start\n0 advertise {}\n", OURS.ip())));
+    assert!(recorded[&igmp].ends_with("\n  membership 239.1.2.3 exclude{}\n"), "{recorded:?}");
+    assert_eq!(bed.core.take_recordings(), [], "nothing new");
+    bed.igmp(67, group, &report);
+    bed.core.remove_interface(bed.now, LAN);
+    let last = bed.core.take_recordings();
+    assert_eq!(last.iter().map(|recorded| &recorded.name).collect::<Vec<_>>(), [&igmp]);
+}
+
+// proves A10 and RFC 4605 §3, §4.2
 #[test]
 fn of_two_routers_on_a_link_only_the_querier_serves_its_members() {
     let native = Output::Interface(LAN);
@@ -441,6 +470,11 @@ fn of_two_routers_on_a_link_only_the_querier_serves_its_members() {
     let mut bed = Bed::new(0);
     bed.lan(false);
     assert_eq!(bed.igmp(66, group, &report), joined);
+    for _ in 0..3 {
+        assert_eq!(bed.igmp(1, everybody, &query), [], "it may be forged, or gone again soon");
+        bed.pass(Duration::from_secs(100));
+        assert_eq!(bed.igmp(66, group, &report), []);
+    }
     assert_eq!(bed.igmp(1, everybody, &query), left, "the lower address serves them now");
     bed.pass(Duration::from_secs(200));
     assert_eq!(bed.igmp(66, group, &report), [], "we know of them, for the day it falls silent");

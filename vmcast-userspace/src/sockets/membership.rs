@@ -14,10 +14,13 @@ use vmcast_common::{
 use vmcast_proto::membership::Family;
 use vmcast_wire::{ipv4, ipv6, mld::NEXT_ICMPV6};
 
-use super::sys;
+use super::{enlarge_receive_buffer, sys};
 
 /// Room that [`MembershipSocket::recv`] wants, in bytes: the longest datagram of either family.
 pub(crate) const RECEIVE_LEN: usize = 40 + u16::MAX as usize;
+
+/// Size asked of the receive buffer, in bytes: what thousands of hosts answer to a query at once.
+const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// Protocol number of IGMP.
 const PROTOCOL_IGMP: u8 = 2;
@@ -115,6 +118,7 @@ impl MembershipSocket {
             // The filter drops them as well, only later.
             tracing::debug!(%error, "the kernel copies our own packets to the filter");
         }
+        enlarge_receive_buffer(&socket, RECEIVE_BUFFER);
         sys::bind_packet(&socket, ether_type(family), ifindex)?;
         Ok(Self { socket: sys::register(socket)?, family, ifindex })
     }
@@ -128,6 +132,11 @@ impl MembershipSocket {
         let receive = |socket: &Socket| io::Read::read(&mut &*socket, buffer);
         let len = self.socket.async_io(Interest::READABLE, receive).await?;
         Ok(&buffer[..len])
+    }
+
+    /// Datagrams that were dropped because too many waited.
+    pub(crate) fn drops(&self) -> u64 {
+        sys::drops(self.socket.get_ref()).map_or(0, u64::from)
     }
 
     /// Sends an IGMP or MLD message to a group with TTL or hop limit 1, Router Alert and precedence

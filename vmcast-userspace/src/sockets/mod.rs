@@ -9,6 +9,7 @@ mod membership;
 mod readable;
 mod route;
 mod sys;
+mod throttle;
 mod udp;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub(crate) use listeners::Listeners;
 pub(crate) use membership::{MembershipSocket, RECEIVE_LEN};
 pub(crate) use readable::Readable;
 pub(crate) use route::source_towards;
+pub(crate) use throttle::Throttle;
 pub(crate) use udp::{Buffer, Received, UdpEndpoint};
 
 /// Asks for a large receive buffer, beyond the system's limit where that is allowed.

@@ -32,6 +32,28 @@ pub(super) fn set_option<T: Copy>(
     check(result as isize).map(|_| ())
 }
 
+/// Counts of a socket's memory (`linux/sock_diag.h`); the last is of datagrams dropped.
+const MEMINFO: usize = 9;
+
+/// Datagrams that the kernel has dropped because the socket's buffer was full; it counts in 32 bits.
+pub(super) fn drops(socket: &impl AsFd) -> io::Result<u32> {
+    let mut counts = [0u32; MEMINFO];
+    let mut length = size_of_val(&counts) as libc::socklen_t;
+    // SAFETY: the pointer and the length describe `counts`, which outlives the call, and the kernel writes no more
+    // than that.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            counts.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    check(result as isize)?;
+    Ok(counts[MEMINFO - 1])
+}
+
 /// Binds a packet socket to the packets of one EtherType on one interface (packet(7)).
 pub(super) fn bind_packet(socket: &impl AsFd, ether_type: u16, ifindex: IfIndex) -> io::Result<()> {
     let address = packet_address(ether_type, ifindex, None);

@@ -93,6 +93,11 @@ impl UdpEndpoint {
         self.local
     }
 
+    /// Datagrams that were dropped because too many waited.
+    pub(crate) fn drops(&self) -> u64 {
+        sys::drops(self.socket.get_ref()).map_or(0, u64::from)
+    }
+
     /// Waits for a datagram. Dropping the future loses nothing.
     ///
     /// # Errors

@@ -71,7 +71,7 @@ pub(crate) struct Effort {
 
 impl Effort {
     pub(crate) const FULL: Self = Self { quick: false, rounds: 7, round: Duration::from_millis(250) };
-    pub(crate) const QUICK: Self = Self { quick: true, rounds: 5, round: Duration::from_millis(50) };
+    pub(crate) const QUICK: Self = Self { quick: true, rounds: 5, round: Duration::from_millis(25) };
 
     /// The contests in their order.
     pub(super) fn contests(self) -> Vec<Contest> {

@@ -25,7 +25,8 @@ use crate::{
 };
 
 use client::Client;
-use source::Source;
+
+pub(crate) use source::{Source, stream};
 
 /// How long after the round-trip time the first packet may come, 99 times of 100, in milliseconds.
 const TARGET_MS: f64 = 5.0;
@@ -41,7 +42,7 @@ pub(crate) struct Effort {
 
 impl Effort {
     pub(crate) const FULL: Self = Self { joins: 300 };
-    pub(crate) const QUICK: Self = Self { joins: 100 };
+    pub(crate) const QUICK: Self = Self { joins: 50 };
 
     /// Steps of the progress bar.
     pub(crate) const fn steps(&self) -> u64 {

@@ -27,7 +27,7 @@ const PAYLOAD: [u8; 100] = [0x47; 100];
 type Thread = JoinHandle<Result<io::Result<()>, LabError>>;
 
 /// The stream of a number; each has a group of its own.
-pub(super) fn stream(number: usize) -> SocketAddrV4 {
+pub(crate) fn stream(number: usize) -> SocketAddrV4 {
     let offset = u32::try_from(number).expect("a small number");
     let group = Ipv4Addr::from(u32::from(Ipv4Addr::new(239, 192, 1, 0)) + offset);
     SocketAddrV4::new(group, STREAM_PORT)
@@ -40,13 +40,13 @@ struct Shared {
 }
 
 /// The source, until it is dropped.
-pub(super) struct Source {
+pub(crate) struct Source {
     shared: Arc<Shared>,
     threads: Vec<Thread>,
 }
 
 impl Source {
-    pub(super) fn start(namespace: &Namespace) -> Result<Self> {
+    pub(crate) fn start(namespace: &Namespace) -> Result<Self> {
         let shared = Arc::new(Shared::default());
         let (sender, echo) = namespace.enter(open)?.context("opening the source's sockets")?;
         let theirs = Arc::clone(&shared);
@@ -57,7 +57,7 @@ impl Source {
     }
 
     /// Sends to this stream from now on.
-    pub(super) fn switch_to(&self, number: usize) {
+    pub(crate) fn switch_to(&self, number: usize) {
         self.shared.current.store(number, Ordering::Relaxed);
     }
 }

@@ -9,7 +9,7 @@ const PATH: &str = "/proc/meminfo";
 const KINDS: [&str; 3] = ["SUnreclaim:", "VmallocUsed:", "Percpu:"];
 
 /// How long nothing may have changed, and how often that is waited for at most.
-const SETTLE: (Duration, u32) = (Duration::from_millis(150), 20);
+const SETTLE: (Duration, u32) = (Duration::from_millis(150), 10);
 
 /// Bytes in use once what was ordered is made and what was given up is freed: both happen behind the back of
 /// whoever asked.

@@ -43,7 +43,7 @@ pub(crate) struct Effort {
 
 impl Effort {
     pub(crate) const FULL: Self = Self { rounds: 5 };
-    pub(crate) const QUICK: Self = Self { rounds: 3 };
+    pub(crate) const QUICK: Self = Self { rounds: 2 };
 
     /// Steps of the progress bar.
     pub(crate) const fn steps(&self) -> u64 {

@@ -22,6 +22,8 @@ pub(crate) struct Report {
     pub(crate) holds: Vec<HoldRow>,
     pub(crate) kernel_memory: Vec<KernelMemoryRow>,
     pub(crate) joins: Vec<JoinRow>,
+    pub(crate) signalling: Vec<SignallingRow>,
+    pub(crate) arrivals: Vec<ArrivalRow>,
     pub(crate) memory: Vec<MemoryRow>,
     pub(crate) ratios: Vec<Ratio>,
     /// What a reader of the figures must know besides.
@@ -127,6 +129,43 @@ pub(crate) struct JoinRow {
     pub(crate) p99_ms: f64,
 }
 
+/// Joins and leaves in a second.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SignallingRow {
+    /// Who takes them in.
+    pub(crate) who: String,
+    pub(crate) what: String,
+    /// How the gateways are spread over addresses.
+    pub(crate) from: String,
+    /// How many there are in a round.
+    pub(crate) count: u32,
+    /// By the time of one core; the median of the rounds.
+    pub(crate) per_s_core: f64,
+    pub(crate) least: f64,
+    pub(crate) most: f64,
+    /// Microseconds of a core for each.
+    pub(crate) us_each: f64,
+    /// By the time that passed, in which the gateways work too.
+    pub(crate) per_s: f64,
+    pub(crate) rounds: usize,
+}
+
+/// From a report to the member being served, in milliseconds.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ArrivalRow {
+    pub(crate) engine: String,
+    /// The report.
+    pub(crate) what: String,
+    /// What shows that the member is served.
+    pub(crate) until: String,
+    /// Members of the group that are there already.
+    pub(crate) members: u32,
+    pub(crate) joins: usize,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) most_ms: f64,
+}
+
 /// Memory of a router daemon.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct MemoryRow {
@@ -139,7 +178,8 @@ pub(crate) struct MemoryRow {
     pub(crate) resident_mb: f64,
     /// That part of it which is no file: what the daemon allocated.
     pub(crate) anonymous_mb: f64,
-    pub(crate) bytes_per_member: f64,
+    /// What each tunnel with its membership added: its place in the tables, its next hop, the routes of its group.
+    pub(crate) bytes_per_tunnel: f64,
     /// Seconds until all of them were in the tables.
     pub(crate) filled_in_s: f64,
 }
@@ -267,6 +307,8 @@ impl Report {
             holds: Vec::new(),
             kernel_memory: Vec::new(),
             joins: Vec::new(),
+            signalling: Vec::new(),
+            arrivals: Vec::new(),
             memory: Vec::new(),
             ratios: Vec::new(),
             remarks: Vec::new(),

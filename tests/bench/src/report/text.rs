@@ -29,8 +29,16 @@ impl Report {
 
     /// Every table that has rows.
     pub(super) fn tables(&self) -> Vec<Cells> {
-        let tables =
-            [self.copies(), self.latency(), self.hold(), self.kernel_memory(), self.join(), self.memory()];
+        let tables = [
+            self.copies(),
+            self.latency(),
+            self.hold(),
+            self.kernel_memory(),
+            self.join(),
+            self.signalling(),
+            self.arrival(),
+            self.memory(),
+        ];
         tables.into_iter().filter(|cells| !cells.rows.is_empty()).collect()
     }
 
@@ -149,6 +157,39 @@ impl Report {
         }
     }
 
+    fn signalling(&self) -> Cells {
+        let rows = self.signalling.iter().map(|row| {
+            vec![
+                row.who.clone(),
+                row.what.clone(),
+                row.from.clone(),
+                format!("{:.0}", row.per_s_core),
+                format!("{:.0} … {:.0}", row.least, row.most),
+                format!("{:.2}", row.us_each),
+                format!("{:.0}", row.per_s),
+            ]
+        });
+        Cells {
+            title: "Joins and leaves in a second of one core",
+            header: vec!["who", "what", "from", "per s", "least … most", "µs each", "in all"],
+            rows: rows.collect(),
+        }
+    }
+
+    fn arrival(&self) -> Cells {
+        let rows = self.arrivals.iter().map(|row| {
+            let mut cells = vec![row.what.clone(), row.until.clone(), row.engine.clone()];
+            cells.extend([row.members.to_string(), row.joins.to_string()]);
+            cells.extend([row.p50_ms, row.p99_ms, row.most_ms].map(|value| format!("{value:.3}")));
+            cells
+        });
+        Cells {
+            title: "Report to member served, ms",
+            header: vec!["report", "until", "engine", "members there", "joins", "p50", "p99", "most"],
+            rows: rows.collect(),
+        }
+    }
+
     fn memory(&self) -> Cells {
         let rows = self.memory.iter().map(|row| {
             vec![
@@ -158,7 +199,7 @@ impl Report {
                 format!("{:.1}", row.empty_mb),
                 format!("{:.1}", row.resident_mb),
                 format!("{:.1}", row.anonymous_mb),
-                format!("{:.0}", row.bytes_per_member),
+                format!("{:.0}", row.bytes_per_tunnel),
                 format!("{:.1}", row.filled_in_s),
             ]
         });
@@ -171,7 +212,7 @@ impl Report {
                 "empty MB",
                 "resident MB",
                 "allocated MB",
-                "bytes/member",
+                "bytes/tunnel",
                 "filled in s",
             ],
             rows: rows.collect(),

@@ -238,13 +238,24 @@ fn at_the_relay(bed: &mut Bed, engine: Engine) -> Outcome {
 
 /// Sends IGMP as it is given, with these options in its IP header.
 fn send_igmp(node: &Namespace, to: Ipv4Addr, ttl: u8, router_alert: bool, messages: &[Vec<u8>]) -> Outcome {
+    send_igmp_from(node, client_address(2), to, ttl, router_alert, messages)
+}
+
+/// The same from any address.
+pub(super) fn send_igmp_from(
+    node: &Namespace,
+    from: Ipv4Addr,
+    to: Ipv4Addr,
+    ttl: u8,
+    router_alert: bool,
+    messages: &[Vec<u8>],
+) -> Outcome {
     node.enter(|| -> io::Result<()> {
         let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(i32::from(IGMP_PROTOCOL))))?;
         // So that the kernel sends the header as it is.
         socket.set_header_included_v4(true)?;
         for message in messages {
-            let datagram =
-                ipv4::encapsulate(client_address(2), to, ttl, 0xc0, IGMP_PROTOCOL, router_alert, message);
+            let datagram = ipv4::encapsulate(from, to, ttl, 0xc0, IGMP_PROTOCOL, router_alert, message);
             socket.send_to(&datagram, &SocketAddr::from((to, 0)).into())?;
         }
         Ok(())

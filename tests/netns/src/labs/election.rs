@@ -1,5 +1,5 @@
 //! Two VMRs on one network of hosts: the elected querier alone serves them, and the other steps in when it
-//! dies.
+//! dies. And one VMR beside somebody who only asks, now and then or steadily.
 //!
 //! ```text
 //!                +-------+
@@ -11,7 +11,7 @@
 //!                +-------+
 //! ```
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, thread, time::Duration};
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
@@ -20,14 +20,21 @@ use vmcast_lab::{
     roles::{Role, wait_ready},
     traffic::GroupPort,
 };
+use vmcast_wire::igmp;
 
 use super::{
+    bad_input::send_igmp_from,
     bed::{Bed, Outcome, ensure, trial},
+    small::{Router, Small},
     stream::{Listener, Sender},
 };
 
 pub(super) fn trials() -> Vec<Trial> {
-    vec![trial("of two routers on a link the elected querier alone serves it until it dies", two_routers)]
+    vec![
+        trial("of two routers on a link the elected querier alone serves it until it dies", two_routers),
+        trial("a querier that flaps stops no stream, and one that stays is left the members", flapping),
+        trial("a querier that is not listed is not heard", not_listed),
+    ]
 }
 
 const SOME: u64 = 150;
@@ -50,11 +57,21 @@ fn start(bed: &Bed, node: &Namespace) -> Result<Role, Failed> {
     Ok(role)
 }
 
+/// Waits until a router serves the members of an interface, or leaves them to the querier.
+fn serving(bed: &Bed, role: &Role, interface: &str, wanted: bool) -> Outcome {
+    bed.until_answer(&format!("serving is {wanted}"), role, &["interface", "list"], |answer| {
+        let all = answer["interfaces"].as_array();
+        let lan = all.and_then(|all| all.iter().find(|entry| entry["name"] == interface));
+        lan.is_some_and(|lan| lan["querier"]["serving"] == wanted)
+    })
+    .map(|_| ())
+}
+
 /// Waits until a router takes this address for the querier's.
-fn elected(bed: &Bed, role: &Role, address: Ipv4Addr) -> Outcome {
+fn elected(bed: &Bed, role: &Role, interface: &str, address: Ipv4Addr) -> Outcome {
     bed.until_answer(&format!("{address} is the querier"), role, &["interface", "list"], |answer| {
         let all = answer["interfaces"].as_array();
-        let lan = all.and_then(|all| all.iter().find(|interface| interface["name"] == "acc0"));
+        let lan = all.and_then(|all| all.iter().find(|entry| entry["name"] == interface));
         lan.is_some_and(|lan| lan["querier"]["address"] == address.to_string())
     })
     .map(|_| ())
@@ -85,9 +102,10 @@ fn two_routers(bed: &mut Bed) -> Outcome {
     client.ip(&format!("addr add 10.5.1.2/24 dev eth0\nroute add default via {FIRST}"))?;
 
     let second = start(bed, &vmr2)?;
-    elected(bed, &second, SECOND)?;
+    elected(bed, &second, "acc0", SECOND)?;
     let first = start(bed, &vmr1)?;
-    elected(bed, &second, FIRST)?;
+    elected(bed, &second, "acc0", FIRST)?;
+    serving(bed, &second, "acc0", false)?;
     let sender = Sender::start(&source, SOURCE, STREAM)?;
     let listener = Listener::join(&client, STREAM, None)?;
     listener.more(bed, SOME)?;
@@ -97,7 +115,7 @@ fn two_routers(bed: &mut Bed) -> Outcome {
     let mut first = first.into_process();
     first.kill()?;
     let before = listener.count();
-    elected(bed, &second, SECOND)?;
+    elected(bed, &second, "acc0", SECOND)?;
     listener.more(bed, SOME)?;
     let heard = listener.leave();
     ensure!(heard.damaged == 0, "{} packets came damaged", heard.damaged);
@@ -107,6 +125,101 @@ fn two_routers(bed: &mut Bed) -> Outcome {
     let gap = after.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
     // 200 packets a second: the time of the election, and some.
     ensure!(gap < 200 * 20, "{gap} packets were missed while nobody was the querier");
+    drop(sender);
+    Ok(())
+}
+
+/// Somebody on the first client's link who asks with a lower address than the VMR's.
+const ASKS: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 9);
+/// A querier that is silent is missed after 2.25 s.
+const TIMERS: &str = "query_interval_seconds = 1\nquery_response_interval_seconds = 0.5\n";
+
+fn ask(small: &Small) -> Outcome {
+    let query = igmp::Message::QueryV3(igmp::QueryV3 {
+        max_resp_time: Duration::from_millis(500),
+        group: Ipv4Addr::UNSPECIFIED,
+        suppress_router_side_processing: false,
+        robustness_variable: 2,
+        query_interval: Duration::from_secs(1),
+        sources: Vec::new(),
+    });
+    send_igmp_from(small.client(1), ASKS, igmp::ALL_SYSTEMS, 1, true, &[query.emit()])
+}
+
+fn igmp_counter(role: &Role, label: &str) -> u64 {
+    role.ask(&["stats"]).and_then(|answer| answer["control"]["igmp"][label].as_u64()).unwrap_or(0)
+}
+
+// proves RFC 9776 §6.6.2 and RFC 4605 §4.2 with a querier that comes and goes
+fn flapping(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    let router = small.router_with_timers(bed, Router { querier: true, ..Router::default() }, TIMERS, "")?;
+    let bystander = small.forbid(bed, 2)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, SOME)?;
+    for round in 1..=3 {
+        ask(&small)?;
+        elected(bed, &router, "acc1", ASKS)?;
+        thread::sleep(Duration::from_millis(700));
+        ask(&small)?;
+        bed.until("the querier is missed", || Ok(igmp_counter(&router, "queriers_missed") >= round))?;
+    }
+    listener.more(bed, SOME)?;
+    listener.heard().is_whole()?;
+    ensure!(igmp_counter(&router, "handed_over") == 0, "members were left to a querier that flaps");
+
+    // Eight times as long as at first, and then they are left to it.
+    let before = listener.count();
+    let start = bed.clock.now();
+    while igmp_counter(&router, "handed_over") == 0 {
+        ensure!(
+            bed.clock.now() - start < Duration::from_secs(60),
+            "a steady querier is never left the members"
+        );
+        ask(&small)?;
+        thread::sleep(Duration::from_millis(500));
+    }
+    let steady = bed.clock.now() - start;
+    ensure!(steady > Duration::from_secs(16), "members were left to it after {steady:?}");
+    listener.heard().is_whole()?;
+    ensure!(listener.count() > before, "the stream had stopped before");
+    // It is silent: they are taken back.
+    serving(bed, &router, "acc1", true)?;
+    let again = listener.count();
+    listener.more(bed, SOME)?;
+    ensure!(listener.count() > again, "the stream does not go on");
+    let heard = listener.leave();
+    let numbers: Vec<u64> = heard.packets.iter().map(|(_, number)| *number).collect();
+    ensure!(
+        heard.damaged == 0 && numbers.is_sorted_by(|a, b| a < b),
+        "packets came twice, damaged or out of order"
+    );
+    ensure!(bystander.stray().packets == 0, "the other link was sent {:?}", bystander.stray());
+    drop(sender);
+    Ok(())
+}
+
+fn not_listed(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 1)?;
+    let listed = "queriers = [\"10.5.1.9\"]\n";
+    let router =
+        small.router_with_timers(bed, Router { querier: true, ..Router::default() }, TIMERS, listed)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, SOME)?;
+    for _ in 0..20 {
+        ask(&small)?;
+        thread::sleep(Duration::from_millis(100));
+    }
+    bed.until("the queries are counted", || Ok(igmp_counter(&router, "querier_not_allowed") >= 20))?;
+    let list = router.ask(&["interface", "list"]).unwrap_or_default();
+    let ours = list["interfaces"].as_array().is_some_and(|all| {
+        all.iter().any(|interface| interface["name"] == "acc1" && interface["querier"]["ours"] == true)
+    });
+    ensure!(ours, "another router was elected: {list}");
+    listener.more(bed, SOME)?;
+    listener.heard().is_whole()?;
     drop(sender);
     Ok(())
 }

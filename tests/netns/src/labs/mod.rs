@@ -3,6 +3,7 @@
 mod admin_down;
 mod amt_gateway;
 mod amtrelay;
+mod applications;
 mod bad_input;
 mod bed;
 mod chain;
@@ -15,10 +16,11 @@ mod duplicate;
 mod election;
 mod engine_change;
 mod filters;
+mod flood;
 mod follow;
 mod full;
+mod hosts;
 mod interfaces;
-mod listeners;
 mod main_job;
 mod many_groups;
 mod mixed;
@@ -49,8 +51,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         main_job::trials(),
         interfaces::trials(),
         native::trials(),
+        applications::trials(),
         rebind::trials(),
-        listeners::trials(),
         proxy::trials(),
         election::trials(),
         restart::trials(),
@@ -64,6 +66,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         churn::trials(),
         many_groups::trials(),
         filters::trials(),
+        flood::trials(),
         follow::trials(),
         mixed::trials(),
         full::trials(),

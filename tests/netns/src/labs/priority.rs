@@ -1,4 +1,4 @@
-//! Priorities between streams, where a real queueing discipline stands behind TC: a stream waits in the class, or the
+//! Priorities between streams, where a real queueing discipline stands behind TC or the software engine: a stream waits in the class, or the
 //! transmit queue, that the operator states for it, and loses nothing while the other one overflows.
 
 use std::{net::Ipv4Addr, process::Command};
@@ -23,6 +23,10 @@ pub(super) fn trials() -> Vec<Trial> {
             all_at_tc,
         ),
         trial("a stream that comes in at XDP waits at TC in the class of its priority", in_at_xdp),
+        trial(
+            "a stream in the class of its priority loses nothing while another overflows, engine software",
+            all_in_software,
+        ),
         trial("a stream waits in the transmit queue of its priority", queue),
         trial("a priority that changes with the next router takes effect without loss", changed),
         trial("copies that XDP sends pass the queues by, and the operator is told", told),
@@ -146,6 +150,11 @@ fn contend(bed: &mut Bed, engine: &str, acc1: &str) -> Outcome {
 // proves E6: with congestion the stream with a priority loses nothing
 fn all_at_tc(bed: &mut Bed) -> Outcome {
     contend(bed, "tc", "")
+}
+
+// proves E6: the process says how its packets wait
+fn all_in_software(bed: &mut Bed) -> Outcome {
+    contend(bed, "software", "")
 }
 
 // proves E6: what the packet carries from XDP to TC

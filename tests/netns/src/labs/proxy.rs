@@ -171,7 +171,7 @@ fn judge(bed: &Bed, chain: &Chain, upstream: &Role) -> Outcome {
     Ok(())
 }
 
-// proves RFC 4605 §4: the upstream hears a host of its own version, and the kernel is that host
+// proves RFC 4605 §3, §4.1: the upstream hears a host of its own version, and the kernel is that host
 fn vmcast_proxy(bed: &mut Bed, version: u8) -> Outcome {
     let chain = Chain::build(bed)?;
     let reports = [0x12, 0x16, 0x22].map(|kind| chain.igmp_of_proxy(kind));

@@ -115,19 +115,38 @@ impl Small {
         Ok(role)
     }
 
+    /// Starts the VMR with more keys of `[igmp]` and of each client's interface, and waits for it.
+    pub(super) fn router_with_timers(
+        &self,
+        bed: &Bed,
+        router: Router<'_>,
+        igmp: &str,
+        interface: &str,
+    ) -> Result<Role, Failed> {
+        let mut role = self.start(bed, router, igmp, interface)?;
+        wait_ready([&mut role], bed.clock)?;
+        Ok(role)
+    }
+
     /// Starts the VMR.
     pub(super) fn start_router(&self, bed: &Bed, router: Router<'_>) -> Result<Role, Failed> {
+        self.start(bed, router, "", "")
+    }
+
+    fn start(&self, bed: &Bed, router: Router<'_>, igmp: &str, interface: &str) -> Result<Role, Failed> {
         let Router { engine, querier, keep, dataplane, tables, launcher } = router;
         let pins = bed.lab.bpffs()?.join(self.vmr.node());
         let on_exit = if keep { "keep" } else { "remove" };
         let mut tables = format!(
-            "{tables}[dataplane]\nengine = \"{}\"\non_exit = \"{on_exit}\"\npin_path = \"{}\"\n{dataplane}{IGMP}\
+            "{tables}[dataplane]\nengine = \"{}\"\non_exit = \"{on_exit}\"\npin_path = \"{}\"\n{dataplane}{IGMP}{igmp}\
              [[interface]]\nname = \"src0\"\naccepts_sources = true\n",
             engine.label(),
             pins.display()
         );
         for number in 1..=self.clients.len() {
-            tables.push_str(&format!("[[interface]]\nname = \"acc{number}\"\nquerier = {querier}\n"));
+            tables.push_str(&format!(
+                "[[interface]]\nname = \"acc{number}\"\nquerier = {querier}\n{interface}"
+            ));
         }
         let launcher = launcher.unwrap_or(&bed.launcher);
         Ok(launcher.start(&self.vmr, "router", "rank = 0\n", &tables)?)
@@ -145,6 +164,18 @@ impl Small {
         }
         wait_ready(&mut roles, bed.clock)?;
         Ok(roles)
+    }
+
+    /// The address of the VMR's interface on the link of a client.
+    pub(super) fn vmr_mac(&self, number: u8) -> Result<[u8; 6], Failed> {
+        let mut command = std::process::Command::new("ip");
+        command.args(["-json", "link", "show", &format!("acc{number}")]);
+        let output = self.vmr.run(command)?;
+        let links: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let text = links[0]["address"].as_str().ok_or("an interface without an address")?;
+        let bytes: Vec<u8> =
+            text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
+        bytes.try_into().map_err(|_| format!("{text} is no link-layer address").into())
     }
 
     /// A client, counted from 1.

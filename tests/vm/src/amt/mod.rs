@@ -34,7 +34,7 @@ const IGMP: &str = "[igmp]\nlast_member_query_interval_seconds = 0.2\n";
 
 /// Types of the AMT messages from a Request to the data (RFC 7450 §5.1.3 to §5.1.6).
 const REQUEST_TO_DATA: [u8; 4] = [3, 4, 5, 6];
-/// The same after Relay Discovery and Relay Advertisement (§5.1.1, §5.1.2).
+/// The same after Relay Discovery and Relay Advertisement (RFC 7450 §5.1.1, §5.1.2).
 const DISCOVERY_TO_DATA: [u8; 6] = [1, 2, 3, 4, 5, 6];
 
 type Test = fn(&mut Bed, Engine) -> Outcome;

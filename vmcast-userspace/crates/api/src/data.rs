@@ -163,11 +163,14 @@ pub struct Member {
     pub configured: bool,
     /// Milliseconds since it joined.
     pub age_ms: u64,
-    /// Packets of what it wants since it joined: copies that were made for it, or dropped on the way to it alone.
+    /// Packets that it was sent since it joined.
     pub packets: u64,
     /// Their IP length in bytes, without the headers of a tunnel.
     #[serde(default)]
     pub bytes: u64,
+    /// Copies that were dropped for it alone since it joined; `packets` does not have them.
+    #[serde(default)]
+    pub dropped: u64,
 }
 
 /// Filter mode and source list of a membership (RFC 9776 §2).
@@ -348,6 +351,9 @@ pub struct Querier {
     pub address: Option<IpAddr>,
     /// Whether it is this daemon.
     pub ours: bool,
+    /// Whether this daemon serves the members of the network, and has not left them to that querier.
+    #[serde(default)]
+    pub serving: bool,
     /// The version of IGMP or MLD that is spoken.
     pub version: u8,
     /// Groups with members on the network.

@@ -13,6 +13,10 @@ use crate::{
 /// A daemon's answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "response", rename_all = "kebab-case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an answer is made once, sent and gone; a box would be in the way"
+)]
 pub enum Response {
     /// To [`Request::Status`].
     Status(Status),

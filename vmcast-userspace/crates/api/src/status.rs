@@ -68,6 +68,12 @@ pub struct Status {
     /// Tunnels that are up.
     #[serde(default)]
     pub tunnels: u64,
+    /// Nodes whose lease runs, by role; the admin only.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub nodes: BTreeMap<Role, u64>,
+    /// Entries of the cache of nearest VMRs; the admin only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_entries: Option<u64>,
 }
 
 /// What replicates.

@@ -82,6 +82,8 @@ fn responses() -> Vec<Response> {
             groups: 1,
             members: 2,
             tunnels: 3,
+            nodes: [(Role::Agent, 4)].into(),
+            cache_entries: Some(5),
         }),
         Response::Groups(Groups { next: None, groups: vec![group()] }),
         Response::Members(Members {
@@ -95,6 +97,7 @@ fn responses() -> Vec<Response> {
                 age_ms: 3,
                 packets: 4,
                 bytes: 5,
+                dropped: 6,
             }],
         }),
         Response::Tunnels(Tunnels {
@@ -150,8 +153,14 @@ fn responses() -> Vec<Response> {
                 queues: Some(true),
                 egress: Some(engine.clone()),
                 accepts_sources: false,
-                querier: Some(Querier { address: None, ours: true, version: 3, groups: 0 }),
-                mld_querier: Some(Querier { address: None, ours: false, version: 2, groups: 1 }),
+                querier: Some(Querier { address: None, ours: true, serving: true, version: 3, groups: 0 }),
+                mld_querier: Some(Querier {
+                    address: None,
+                    ours: false,
+                    serving: false,
+                    version: 2,
+                    groups: 1,
+                }),
             }],
         }),
         Response::Stats(Stats {

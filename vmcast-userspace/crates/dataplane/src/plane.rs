@@ -11,7 +11,7 @@ use vmcast_common::{
         Conversion, ConversionId, FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output,
         Priority, Rpf, Stream, Tunnel, TunnelId,
     },
-    maps::StreamCounters,
+    maps::{DroppedCopies, StreamCounters},
     verdict::{DropReason, PuntReason},
 };
 
@@ -77,6 +77,18 @@ pub trait Dataplane: Send {
     /// # Errors
     /// As [`Dataplane::counters`].
     fn stream_counters(&self, stream: Stream) -> Result<Option<StreamCounters>, StatsError>;
+
+    /// What members of a stream, or one of them, have missed since each became one: copies that were dropped for it
+    /// alone, though the stream counted the packet. Members that missed nothing are left out, and so is what a device
+    /// does not say whose copies it lost.
+    ///
+    /// # Errors
+    /// As [`Dataplane::counters`].
+    fn dropped_copies(
+        &self,
+        stream: Stream,
+        member: Option<Output>,
+    ) -> Result<Vec<(Output, DroppedCopies)>, StatsError>;
 
     /// The engine that replicates, and why this one; shown to the operator.
     fn engine(&self) -> EngineInfo;

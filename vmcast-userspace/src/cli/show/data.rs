@@ -80,7 +80,8 @@ pub(crate) fn members(members: &Members, group: Option<IpAddr>) -> String {
                 .to_owned(),
         };
     }
-    let mut rows = Rows::new(&["GROUP", "SOURCE", "OUTPUT", "WANTS", "FOR", ">PACKETS", ">BYTES"]);
+    let mut rows =
+        Rows::new(&["GROUP", "SOURCE", "OUTPUT", "WANTS", "FOR", ">PACKETS", ">BYTES", ">DROPPED"]);
     for member in &members.members {
         rows.row([
             member.group.to_string(),
@@ -90,6 +91,7 @@ pub(crate) fn members(members: &Members, group: Option<IpAddr>) -> String {
             duration(member.age_ms),
             count(member.packets),
             bytes(member.bytes),
+            count(member.dropped),
         ]);
     }
     rows.text(0)
@@ -264,6 +266,7 @@ fn querier(querier: &Querier) -> String {
     let version = querier.version;
     match (querier.ours, querier.address) {
         (true, _) => format!("this v{version}"),
+        (false, Some(address)) if querier.serving => format!("{address} v{version} (served here)"),
         (false, Some(address)) => format!("{address} v{version}"),
         (false, None) => "none".to_owned(),
     }

@@ -35,6 +35,11 @@ pub(crate) fn status(status: &Status) -> String {
             ),
         );
     }
+    if !status.nodes.is_empty() || status.cache_entries.is_some() {
+        let nodes = status.nodes.iter().map(|(role, number)| plural(*number, role.label()));
+        let cached = status.cache_entries.iter().map(|number| plural(*number, "cached answer"));
+        lines.add("knows", nodes.chain(cached).collect::<Vec<_>>().join(", "));
+    }
     lines.0
 }
 

@@ -120,6 +120,7 @@ fn member(output: Place, filter: Filter, packets: u64) -> Member {
         age_ms: 65_000,
         packets,
         bytes: packets * 1344,
+        dropped: packets / 1000,
     }
 }
 
@@ -135,10 +136,10 @@ fn members_are_shown() {
     assert_shown(
         &super::members(&Members { next: None, members }, None),
         "\
-         GROUP      SOURCE     OUTPUT             WANTS       FOR    PACKETS    BYTES\n\
-         232.1.1.1  192.0.2.9  eth1               include 1   1m05s        1  1.34 kB\n\
-         232.1.1.1  192.0.2.9  203.0.113.7:40001  any source  1m05s    65000  87.4 MB\n\
-         232.1.1.1  *          203.0.113.8        exclude 2   1m05s        0      0 B\n",
+         GROUP      SOURCE     OUTPUT             WANTS       FOR    PACKETS    BYTES  DROPPED\n\
+         232.1.1.1  192.0.2.9  eth1               include 1   1m05s        1  1.34 kB        0\n\
+         232.1.1.1  192.0.2.9  203.0.113.7:40001  any source  1m05s    65000  87.4 MB       65\n\
+         232.1.1.1  *          203.0.113.8        exclude 2   1m05s        0      0 B        0\n",
     );
 }
 
@@ -176,7 +177,7 @@ fn tunnels_are_shown() {
 
 #[test]
 fn interfaces_are_shown() {
-    let querier = |address, ours| Some(Querier { address, ours, version: 3, groups: 4 });
+    let querier = |address, ours| Some(Querier { address, ours, serving: ours, version: 3, groups: 4 });
     let interface = |name: &str, ifindex, up, querier| Interface {
         name: name.into(),
         ifindex,
@@ -201,7 +202,7 @@ fn interfaces_are_shown() {
     let interfaces = vec![
         interface("eth0", Some(2), true, None),
         Interface {
-            mld_querier: Some(Querier { address: None, ours: true, version: 2, groups: 3 }),
+            mld_querier: Some(Querier { address: None, ours: true, serving: true, version: 2, groups: 3 }),
             ..interface("eth1", Some(3), true, querier(None, true))
         },
         interface("eth2", Some(4), false, querier(Some([10, 0, 0, 9].into()), false)),
@@ -304,6 +305,8 @@ fn router_status() -> Status {
         groups: 1,
         members: 3,
         tunnels: 4,
+        nodes: BTreeMap::new(),
+        cache_entries: None,
     }
 }
 
@@ -337,10 +340,16 @@ fn the_status_of_each_role_is_shown() {
          carries   1 group, 3 members, 4 tunnels\n",
     );
     assert_shown(
-        &super::status(&Status { role: Role::Admin, ..agent }),
+        &super::status(&Status {
+            role: Role::Admin,
+            nodes: BTreeMap::from([(Role::Router, 2), (Role::Agent, 1)]),
+            cache_entries: Some(1),
+            ..agent
+        }),
         "\
          node      edge-1 (admin)\n\
-         program   vmcast 0.1.0, process 4711, up for 1h05m\n",
+         program   vmcast 0.1.0, process 4711, up for 1h05m\n\
+         knows     2 routers, 1 agent, 1 cached answer\n",
     );
 }
 
@@ -437,6 +446,7 @@ fn what_the_configuration_states_is_shown_as_such() {
         age_ms: 3000,
         packets: 4,
         bytes: 5376,
+        dropped: 0,
     };
     let shown = super::members(&Members { next: None, members: vec![member] }, None);
     assert!(shown.contains("pop-west") && shown.contains("any source, configured"), "{shown}");

@@ -54,7 +54,7 @@ impl Router {
         for endpoint in moves.added {
             self.core.add_endpoint(clock::now(), endpoint);
         }
-        self.core.relay.advertise(addresses.to_vec());
+        self.core.advertise(clock::now(), addresses.to_vec());
         self.report_endpoints();
         if let Some(attachment) = &self.attachment {
             attachment.moved(self.relays.endpoints());

@@ -24,6 +24,14 @@ impl Amount {
         }
     }
 
+    /// These without others, which are some of them.
+    pub(super) const fn less(self, others: Self) -> Self {
+        Self {
+            packets: self.packets.saturating_sub(others.packets),
+            bytes: self.bytes.saturating_sub(others.bytes),
+        }
+    }
+
     /// What came after a base; nothing where the base is of a later reading.
     pub(super) const fn since(self, base: Base) -> Self {
         let Self { packets, bytes } = self.minus(base.amount());

@@ -37,8 +37,8 @@ fn member() -> impl Strategy<Value = Output> {
 #[derive(Clone, Debug)]
 enum Step {
     Want(u8, Output, Filter),
-    /// From group and source, so many of this length.
-    Packets(u8, u8, u8, u16),
+    /// To a group from a source, so many of this length; on the way to one member they are lost.
+    Packets(u8, u8, u8, u16, Option<Output>),
     /// The data plane tells of a source.
     Punt(u8, u8),
     /// Whether an interface accepts sources.
@@ -56,19 +56,23 @@ fn step() -> impl Strategy<Value = Step> {
     );
     prop_oneof![
         6 => (0..GROUPS, member(), filter).prop_map(|(group, member, filter)| Step::Want(group, member, filter)),
-        6 => (0..GROUPS, 0..SOURCES, 1u8..9, 20u16..1500)
-            .prop_map(|(group, source, count, length)| Step::Packets(group, source, count, length)),
+        6 => (0..GROUPS, 0..SOURCES, 1u8..9, 20u16..1500, proptest::option::of(member())).prop_map(
+            |(group, source, count, length, loses)| Step::Packets(group, source, count, length, loses)
+        ),
         2 => (0..GROUPS, 0..SOURCES).prop_map(|(group, source)| Step::Punt(group, source)),
         1 => (1u32..3, any::<bool>()).prop_map(|(ifindex, accepts)| Step::Interface(ifindex, accepts)),
         1 => Just(Step::Silence),
     ]
 }
 
-/// A data plane that counts, and what each member was really sent.
+/// A data plane that counts, and what each member was really sent, or not.
 #[derive(Default)]
 struct Plane {
     streams: BTreeMap<Stream, (Rpf, Members, BTreeSet<Output>, Amount)>,
+    /// What it says that members of a stream have missed.
+    missed: BTreeMap<(Stream, Output), Amount>,
     sent: BTreeMap<(IpAddr, Output), Amount>,
+    dropped: BTreeMap<(IpAddr, Output), Amount>,
 }
 
 impl Readings for Plane {
@@ -78,6 +82,10 @@ impl Readings for Plane {
 
     fn last(&self, _: Stream) -> Amount {
         unreachable!("so many streams are in no group here")
+    }
+
+    fn missed(&self, stream: Stream, member: Output) -> Amount {
+        self.missed.get(&(stream, member)).copied().unwrap_or_default()
     }
 }
 
@@ -89,30 +97,45 @@ impl Plane {
                 let known = self.streams.entry(stream).or_insert(entry);
                 (known.0, known.1) = (rpf, members);
             }
-            FibOp::RemoveStream(stream) => drop(self.streams.remove(&stream)),
+            FibOp::RemoveStream(stream) => {
+                self.streams.remove(&stream);
+                self.missed.retain(|(of, _), _| *of != stream);
+            }
             FibOp::AddMember(stream, member) => {
                 self.streams.get_mut(&stream).expect("a stream").2.insert(member);
             }
             FibOp::RemoveMember(stream, member) => {
                 self.streams.get_mut(&stream).expect("a stream").2.remove(&member);
+                self.missed.remove(&(stream, member));
             }
             other => panic!("{other:?}"),
         }
     }
 
-    fn send(&mut self, stream: Stream, amount: Amount) {
+    /// Sends packets, which are lost on the way to one member.
+    fn send(&mut self, stream: Stream, amount: Amount, loses: Option<Output>) {
         let any = Stream { source: None, ..stream };
         let key = if self.streams.contains_key(&stream) { stream } else { any };
         let Some((rpf, members, own, counted)) = self.streams.get_mut(&key) else { return };
         *counted = counted.plus(amount);
         let rpf = *rpf;
-        let to = match members {
-            Members::Own => own.clone(),
-            Members::OfAnySource => self.streams[&any].2.clone(),
+        let (owner, to) = match members {
+            Members::Own => (key, own.clone()),
+            Members::OfAnySource => (any, self.streams[&any].2.clone()),
         };
         for member in to {
             let back = matches!((rpf, member), (Rpf::Exact(Input::Interface(from)), Output::Interface(to)) if from == to);
-            if !back {
+            if back {
+                continue;
+            }
+            if loses == Some(member) {
+                for dropped in [
+                    self.missed.entry((owner, member)).or_default(),
+                    self.dropped.entry((stream.group, member)).or_default(),
+                ] {
+                    *dropped = dropped.plus(amount);
+                }
+            } else {
                 let sent = self.sent.entry((stream.group, member)).or_default();
                 *sent = sent.plus(amount);
             }
@@ -150,7 +173,16 @@ impl Run {
         while let Some(output) = self.mrib.poll_output() {
             match output {
                 mrib::Output::Fib(op) => {
+                    if let FibOp::RemoveMember(stream, member) = op {
+                        let missed = self.plane.missed(stream, member);
+                        self.tally.keep_missed(stream.group, member, missed);
+                    }
                     if let FibOp::RemoveStream(stream) = op {
+                        for ((of, member), missed) in &self.plane.missed {
+                            if *of == stream {
+                                self.tally.keep_missed(stream.group, *member, *missed);
+                            }
+                        }
                         let counted = self.plane.now(stream);
                         let filter_of = |member| self.mrib.filter_of(stream.group, member);
                         self.tally.remove_stream(stream, counted, filter_of);
@@ -165,6 +197,7 @@ impl Run {
                     if new.is_none() {
                         self.tally.leave(group, member);
                         self.plane.sent.remove(&(group, member));
+                        self.plane.dropped.remove(&(group, member));
                     } else if old.is_none() {
                         self.tally.join(self.now, group, member, &new, &self.plane);
                     } else {
@@ -182,9 +215,9 @@ impl Run {
             Step::Want(of, member, filter) => {
                 self.input(mrib::Input::Membership { member, group: group(of), filter });
             }
-            Step::Packets(of, from, count, length) => {
+            Step::Packets(of, from, count, length, loses) => {
                 let (count, length) = (u64::from(count), u64::from(length));
-                self.plane.send(stream(of, from), Amount { packets: count, bytes: count * length });
+                self.plane.send(stream(of, from), Amount { packets: count, bytes: count * length }, loses);
             }
             Step::Punt(of, from) => {
                 let stream = stream(of, from);
@@ -213,8 +246,11 @@ impl Run {
             let joined = self.tally.joined(info.group, info.member, &info.filter, &self.plane);
             let sent = self.plane.sent.get(&(info.group, info.member)).copied().unwrap_or_default();
             assert_eq!(joined.map(|joined| joined.sent), Some(sent), "{info:?}");
+            let dropped = self.plane.dropped.get(&(info.group, info.member)).copied().unwrap_or_default();
+            assert_eq!(joined.map(|joined| joined.dropped), Some(dropped), "{info:?}");
         }
         assert_eq!(self.tally.joins.len(), members);
+        assert!(self.tally.missed.len() <= members);
         let in_use: BTreeSet<IpAddr> = self.plane.streams.keys().map(|stream| stream.group).collect();
         assert_eq!(self.tally.groups.len(), in_use.len());
     }
@@ -254,6 +290,10 @@ impl Readings for Stale {
     }
 
     fn last(&self, _: Stream) -> Amount {
+        Amount::default()
+    }
+
+    fn missed(&self, _: Stream, _: Output) -> Amount {
         Amount::default()
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use vmcast_common::{
-    fib::{FibOp, IfIndex, Input, Stream},
-    maps::StreamCounters,
+    fib::{FibOp, IfIndex, Input, Output, Stream},
+    maps::{DroppedCopies, StreamCounters},
     verdict::{DropReason, PuntReason},
 };
 
@@ -29,6 +29,8 @@ pub enum Step {
     Refuse(FibOp, ErrorKind),
     /// What must be in force now.
     InForce(Box<Fib>),
+    /// What members of a stream have missed in all: packets, and bytes of them.
+    Missed(Stream, Vec<(Output, DroppedCopies)>),
     /// A received frame.
     Inject {
         /// Where it is received.

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use vmcast_common::fib::{FibOp, IfIndex};
+use vmcast_common::{
+    fib::{FibOp, IfIndex, Output, Stream},
+    maps::DroppedCopies,
+};
 
 use crate::{ApplyError, Counters, Fib, PacketTooBig, Punt, software::Disposition};
 
@@ -44,6 +47,9 @@ pub trait PlaneUnderTest {
 
     /// As [`crate::Dataplane::counters`].
     fn counters(&mut self) -> Counters;
+
+    /// As [`crate::Dataplane::dropped_copies`].
+    fn dropped_copies(&mut self, stream: Stream, member: Option<Output>) -> Vec<(Output, DroppedCopies)>;
 
     /// Takes every punt so far.
     fn take_punts(&mut self) -> Vec<Punt>;

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use vmcast_common::{fib::Stream, maps::StreamCounters, verdict::DropReason};
+use vmcast_common::{
+    fib::{Output, Stream},
+    maps::{DroppedCopies, StreamCounters},
+    verdict::DropReason,
+};
 
 use super::{
     case::{Case, ErrorKind, Expect, Step},
@@ -69,14 +73,42 @@ fn take(step: &Step, plane: &mut impl PlaneUnderTest) -> Result<(), String> {
             Err(error) => Err(format!("refused as {error}, not as {kind:?}")),
         },
         Step::InForce(fib) => same("in force", &plane.dump(), fib),
+        Step::Missed(stream, expected) => {
+            same("missed copies", &missed_of(plane, *stream), expected)?;
+            expected.iter().try_for_each(|one| {
+                same("missed copies of one", &plane.dropped_copies(*stream, Some(one.0)), &vec![*one])
+            })
+        }
         Step::Inject { ingress, frame, expect } => {
             let before = plane.counters();
+            let missed_before = missed(plane, &before);
             let observed = plane.inject(*ingress, frame);
-            compare(&observed, &before, &plane.counters(), plane.take_punts(), expect)
+            let after = plane.counters();
+            let missed = missed(plane, &after) - missed_before;
+            compare(&observed, &before, &after, plane.take_punts(), expect)
+                .and_then(|()| same("copies that members miss", &missed, &missing(expect)))
                 .and_then(|()| same("messages to sources", &plane.take_too_big(), &expect.too_big))
                 .map_err(|what| format!("frame {} on {ingress:?}: {what}", hex(frame)))
         }
     }
+}
+
+/// Copies that members of all streams have missed.
+fn missed(plane: &mut impl PlaneUnderTest, counters: &Counters) -> u64 {
+    let all = counters.streams.iter().flat_map(|entry| plane.dropped_copies(entry.stream, None));
+    all.map(|(_, copies)| copies.packets).sum()
+}
+
+/// What members of a stream have missed, in their order.
+fn missed_of(plane: &mut impl PlaneUnderTest, stream: Stream) -> Vec<(Output, DroppedCopies)> {
+    let mut missed = plane.dropped_copies(stream, None);
+    missed.sort_unstable_by_key(|(member, _)| *member);
+    missed
+}
+
+/// Of what is to be dropped, that which some member misses.
+fn missing(expect: &Expect) -> u64 {
+    expect.drops.iter().filter(|(reason, _)| reason.is_loss_of_member()).map(|(_, count)| count).sum()
 }
 
 fn compare(

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use vmcast_common::{
-    fib::{FibOp, IfIndex, Link, Stream, TunnelKind},
-    maps::PUNT_INTERVAL_NS,
+    fib::{FibOp, IfIndex, Link, Output, Stream, TunnelKind},
+    maps::{DroppedCopies, PUNT_INTERVAL_NS},
     verdict::DropReason,
 };
 
@@ -29,7 +29,7 @@ impl PlaneUnderTest for Core {
     fn inject(&mut self, ingress: IfIndex, frame: &[u8]) -> Observed {
         let mut frames = Vec::new();
         let disposition =
-            self.process(ingress, frame, 1, &mut |egress, frame| frames.push((egress, frame.to_vec())));
+            self.process(ingress, frame, 1, &mut |egress, frame, _| frames.push((egress, frame.to_vec())));
         Observed { disposition, frames }
     }
 
@@ -39,6 +39,10 @@ impl PlaneUnderTest for Core {
             assert_eq!(self.stream_counters(entry.stream), Some(entry.counters));
         }
         counters
+    }
+
+    fn dropped_copies(&mut self, stream: Stream, member: Option<Output>) -> Vec<(Output, DroppedCopies)> {
+        Self::dropped_copies(self, stream, member)
     }
 
     fn take_punts(&mut self) -> Vec<Punt> {
@@ -86,7 +90,7 @@ fn is_modelled(case: &Case) -> bool {
     };
     case.steps.iter().all(|step| match step {
         Step::Apply(ops) => ops.iter().all(known),
-        Step::Refuse(..) | Step::InForce(_) | Step::Inject { .. } => true,
+        Step::Refuse(..) | Step::InForce(_) | Step::Missed(..) | Step::Inject { .. } => true,
     })
 }
 
@@ -98,7 +102,7 @@ fn the_model_agrees_with_every_case_that_it_knows_the_rules_of() {
         for (index, step) in case.steps.iter().enumerate() {
             match step {
                 Step::Apply(ops) => ops.iter().for_each(|op| model.apply(op)),
-                Step::Refuse(..) | Step::InForce(_) => {}
+                Step::Refuse(..) | Step::InForce(_) | Step::Missed(..) => {}
                 Step::Inject { ingress, frame, expect } => {
                     let modelled = model.expect(*ingress, frame);
                     let place = format!("{}, step {}", case.name, index + 1);
@@ -121,7 +125,7 @@ fn every_reason_that_packets_bring_about_has_a_case() {
         .flat_map(|case| &case.steps)
         .filter_map(|step| match step {
             Step::Inject { expect, .. } => Some(expect.drops.keys().copied()),
-            Step::Apply(_) | Step::Refuse(..) | Step::InForce(_) => None,
+            Step::Apply(_) | Step::Refuse(..) | Step::InForce(_) | Step::Missed(..) => None,
         })
         .flatten()
         .collect();
@@ -229,6 +233,6 @@ proptest! {
         if let Some(header) = frame.get_mut(12..16) {
             header.copy_from_slice(&[8, 0, 0x45, 0]);
         }
-        core.process(DEVICES.a.ifindex, &frame, PUNT_INTERVAL_NS, &mut |_, _| {});
+        core.process(DEVICES.a.ifindex, &frame, PUNT_INTERVAL_NS, &mut |_, _, _| {});
     }
 }

@@ -24,6 +24,7 @@ use super::{
     error::KernelError,
     keep::Pins,
     open::{OnExit, chain, classifier, xdp},
+    relay::Left,
 };
 use crate::plane::Hook;
 
@@ -255,8 +256,9 @@ impl Attachments {
         }
     }
 
-    /// Takes over from the earlier daemon, everywhere. Returns the relay devices that it has left.
-    pub(super) fn release(&mut self, object: &mut Ebpf) -> Result<Vec<IfIndex>, KernelError> {
+    /// Takes over from the earlier daemon, everywhere. Returns the relay devices that it has left, whose programs go on
+    /// with what waits there.
+    pub(super) fn release(&mut self, object: &mut Ebpf) -> Result<Vec<Left>, KernelError> {
         self.held = false;
         let held = self.attached.iter().filter(|(_, (_, hold))| matches!(hold, Hold::Held));
         let held: Vec<(IfIndex, Role)> = held.map(|(device, (role, _))| (*device, *role)).collect();
@@ -267,21 +269,21 @@ impl Attachments {
         let Some(pins) = &self.pins else {
             return Ok(Vec::new());
         };
-        let mut relays = Vec::new();
+        let mut left = Vec::new();
         // Devices that are no longer looked at, or no longer there, and relays of the one before.
         for (device, role) in pins.kept_links() {
             if self.attached.get(&device).is_none_or(|(now, _)| *now != role) {
-                self.remove_pin(device, role);
                 if role.is_behind_relay() {
-                    relays.push(device);
+                    left.push(Left::new(device, pins.kept_link(device, role)));
                 }
+                self.remove_pin(device, role);
             }
         }
         match self.on_exit {
             OnExit::Keep => pins.commit_maps().map_err(KernelError::call("pinning the maps"))?,
             OnExit::Remove => pins.remove_all().map_err(KernelError::call("removing old pins"))?,
         }
-        Ok(relays)
+        Ok(left)
     }
 }
 

@@ -3,8 +3,12 @@
 //! A run of a program serves one table; a copy that goes through a relay device starts the next run with the next
 //! table. A packet that is on its way meets the tables as they led to each other when it met them: a table
 //! that is replaced still leads on, and stays for as long as frames before the relay may name it. So the members
-//! of a table may change, tables that stand side by side may become one, and one may become two, but no member
-//! moves past another table.
+//! of a table may change, and one may become two, but no member moves past another table.
+//!
+//! Nor does a member ever come nearer to the front: packets wait in one row, and a packet that comes later and to
+//! which a member is nearer would overtake one that waits. So a table that members have left stays where it is, as
+//! long as others stand behind it, and is filled again by those who join; what it costs is a run of a program. The
+//! stream had as many members once as its tables are for, so that is little beside the copies it was made of.
 //!
 //! The copies of a packet for one device are least work if they are made together. So members of a device come
 //! to one table as long as that has room, and a full table with many devices is split between them.
@@ -43,6 +47,9 @@ impl Ways {
 /// Copies that one table has for a device, about: one of the bulks in which the kernel hands them over
 /// (`DEV_MAP_BULK_SIZE`).
 const COPIES_AT_A_TIME: usize = 16;
+
+/// The share of its room that a table has members for, on average, if one more is made of another: one in so many.
+const LEAST_SHARE: usize = 4;
 
 /// A table, and the number of the one that it leads to.
 #[derive(Debug, Default)]
@@ -87,6 +94,19 @@ impl Chain {
     /// Whether a table leads to a next one.
     pub(super) fn leads_on(&self) -> bool {
         self.links.len() > 1
+    }
+
+    /// A member as the kernel has it; `None` if it is none.
+    ///
+    /// # Errors
+    /// If the kernel does not let it be read.
+    pub(super) fn entry<K: MemberWrites>(
+        &self,
+        output: Output,
+        kernel: &K,
+    ) -> Result<Option<MemberEntry>, KernelError> {
+        let member = self.links.iter().find_map(|link| link.table.member(output.number()));
+        member.map(|member| kernel.read_member(member)).transpose()
     }
 
     pub(super) fn contains(&self, output: Output) -> bool {
@@ -150,6 +170,7 @@ impl Chain {
         }
         let mixed = |link: &Link| link.table.knows(ifindex) && link.table.devices().len() > ways.devices();
         if let Some(relay) = ways.tables
+            && self.may_grow(ways)
             && let Some(at) = self.links.iter().position(mixed)
         {
             self.split(at, relay, backing)?;
@@ -167,6 +188,13 @@ impl Chain {
         }
         self.links.push(Link::default());
         Ok(self.links.len() - 1)
+    }
+
+    /// Whether the members are many enough for one more table where others have room. As tables stay, members who come
+    /// and go would make ever more of them.
+    fn may_grow(&self, ways: Ways) -> bool {
+        let members: usize = self.links.iter().map(|link| link.table.members()).sum();
+        members * LEAST_SHARE >= (self.links.len() + 1) * ways.chunk as usize
     }
 
     /// Makes one table two, which lead on as it did, before anything leads to them.
@@ -213,35 +241,7 @@ impl Chain {
         };
         self.likely = at;
         let removed = self.links[at].table.remove(output.number(), backing, &mut self.out);
-        let merged = removed.and_then(|removed| self.merge_at(at, ways, backing).map(|()| removed));
-        self.settle(ways, backing, change).and(merged)
-    }
-
-    /// Makes a table and one beside it one, if they have few members.
-    fn merge_at<K: MemberWrites, T: Tables>(
-        &mut self,
-        at: usize,
-        ways: Ways,
-        backing: &mut Backing<'_, K, T>,
-    ) -> Result<(), KernelError> {
-        let few = |link: &Link, next: &Link| {
-            (link.table.members() + next.table.members()) * 2 <= ways.chunk as usize
-        };
-        let first = [at.checked_sub(1), Some(at)].into_iter().flatten().find(|first| {
-            let pair = self.links.get(*first).zip(self.links.get(first + 1));
-            pair.is_some_and(|(link, next)| few(link, next))
-        });
-        let Some(first) = first else {
-            return Ok(());
-        };
-        let (front, back) = self.links.split_at_mut(first + 1);
-        let (link, next) = (&mut front[first], &mut back[0]);
-        if next.table.members() > 0 {
-            link.table.absorb(&next.table, backing, &mut self.out)?;
-        }
-        self.out.append(next.table.dismiss());
-        self.links.remove(first + 1);
-        Ok(())
+        self.settle(ways, backing, change).and(removed)
     }
 
     /// Makes the first table lead to the members at TC, or no longer. For `change` see [`Chain::set`].
@@ -284,13 +284,10 @@ impl Chain {
         change: &mut Change,
     ) -> Result<(), KernelError> {
         // The first may be without members: the way to the members at TC must not move.
-        let mut at = self.links.len();
-        while at > 1 {
-            at -= 1;
-            if self.links[at].table.members() == 0 {
-                let mut link = self.links.remove(at);
-                self.out.append(link.table.dismiss());
-            }
+        while self.links.len() > 1
+            && let Some(mut link) = self.links.pop_if(|last| last.table.members() == 0)
+        {
+            self.out.append(link.table.dismiss());
         }
         for at in (0..self.links.len()).rev() {
             let next = self.links.get(at + 1).map_or(0, |next| next.table.id());

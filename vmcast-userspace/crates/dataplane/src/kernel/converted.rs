@@ -14,7 +14,7 @@ impl KernelPlane {
             return Err(Failure::Unknown);
         }
         let old = self.state.conversions.set(id, conversion).map_err(Failure::Unsupported)?;
-        if old == Some(conversion) { Ok(()) } else { self.put_everywhere(Output::Converted(id)) }
+        if old == Some(conversion) { Ok(()) } else { self.put_changed(Output::Converted(id)) }
     }
 
     pub(super) fn remove_conversion(&mut self, id: ConversionId) -> Result<(), Failure> {
@@ -27,6 +27,6 @@ impl KernelPlane {
     /// Tells the kernel anew of every conversion by a way that has changed.
     pub(super) fn put_converted_by(&mut self, way: Way) -> Result<(), Failure> {
         let by = self.state.conversions.by(way);
-        by.into_iter().try_for_each(|id| self.put_everywhere(Output::Converted(id)))
+        by.into_iter().try_for_each(|id| self.put_changed(Output::Converted(id)))
     }
 }

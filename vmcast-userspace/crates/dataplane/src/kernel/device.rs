@@ -26,6 +26,8 @@ pub enum Rule {
 /// Everything about devices that is asked of the kernel, remembered until it may have changed.
 pub(super) struct Devices {
     rule: Rule,
+    /// Whether TC serves every device for now, as no relay device can be made.
+    without_relays: bool,
     /// `None` on a kernel that does not tell (before Linux 6.3).
     features: Option<Features>,
     known: HashMap<u32, Known>,
@@ -47,11 +49,29 @@ impl Devices {
         if let Err(error) = &features {
             tracing::info!(%error, "the kernel does not tell what its drivers do at XDP");
         }
-        Self { rule, features: features.ok(), known: HashMap::new(), served: HashMap::new(), changed: false }
+        Self {
+            rule,
+            without_relays: false,
+            features: features.ok(),
+            known: HashMap::new(),
+            served: HashMap::new(),
+            changed: false,
+        }
     }
 
+    /// What decides at present.
     pub(super) const fn rule(&self) -> Rule {
+        if self.without_relays { Rule::Tc } else { self.rule }
+    }
+
+    /// What was asked for.
+    pub(super) const fn rule_asked_for(&self) -> Rule {
         self.rule
+    }
+
+    /// Notes whether relay devices can be made, without which only TC serves all devices. Says whether that is new.
+    pub(super) fn set_without_relays(&mut self, without: bool) -> bool {
+        std::mem::replace(&mut self.without_relays, without) != without
     }
 
     /// Asks the kernel anew from now on.
@@ -94,13 +114,16 @@ impl Devices {
     /// Whether a program may run in a device's driver. `at_tc` is what its interfaces ask for.
     pub(super) fn is_native(&mut self, device: u32, at_tc: bool) -> bool {
         let told = self.known(device).features;
-        self.rule != Rule::Tc && !at_tc && told.is_none_or(XdpFeatures::is_native)
+        self.rule() != Rule::Tc && !at_tc && told.is_none_or(XdpFeatures::is_native)
     }
 
     /// By which engine a device is served, and why. `at_tc` is what its interfaces ask for, `runs_native`
     /// whether a program of ours runs in its driver.
     pub(super) fn engine(&mut self, device: u32, at_tc: bool, runs_native: bool) -> (Engine, &'static str) {
-        let (engine, why) = match self.rule {
+        let (engine, why) = match self.rule() {
+            Rule::Tc if self.without_relays => {
+                (Engine::TcClone, "no relay device can be made, by which XDP and TC hand packets on")
+            }
             Rule::Tc => (Engine::TcClone, "the configuration asks for it"),
             Rule::Auto | Rule::Xdp if at_tc => (Engine::TcClone, "an interface of it is to be served there"),
             Rule::Xdp => (Engine::XdpBroadcast, "the configuration asks for it"),

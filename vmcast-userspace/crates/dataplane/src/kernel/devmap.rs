@@ -25,18 +25,42 @@ pub(super) enum Handle {
 }
 
 impl Handle {
-    /// Opens it for one change.
+    /// Opens it for one change, unless it is open.
     fn change<R>(
         &mut self,
+        opened: &mut Opened,
         change: impl FnOnce(&mut Map) -> Result<R, KernelError>,
     ) -> Result<R, KernelError> {
         match self {
-            Self::Numbered(id) => {
-                let data = MapData::from_id(*id).map_err(KernelError::call("opening a devmap"))?;
-                change(&mut Map::DevMap(data))
-            }
+            Self::Numbered(id) => change(opened.open(*id)?),
             Self::Held(map) => change(map),
         }
+    }
+}
+
+/// How many devmaps are open at a time.
+const OPENED: usize = 128;
+
+/// Descriptors of devmaps that were changed last: who joins many groups, or one that many join, changes the same
+/// ones again and again. One that is given up meanwhile stays until another takes its place.
+#[derive(Debug)]
+pub(super) struct Opened(Vec<Option<(u32, Map)>>);
+
+impl Opened {
+    pub(super) fn new() -> Self {
+        Self(std::iter::repeat_with(|| None).take(OPENED).collect())
+    }
+
+    fn open(&mut self, id: u32) -> Result<&mut Map, KernelError> {
+        let place = &mut self.0[id as usize % OPENED];
+        let map = match place.take() {
+            Some((of, map)) if of == id => map,
+            Some(_) | None => {
+                let data = MapData::from_id(id).map_err(KernelError::call("opening a devmap"))?;
+                Map::DevMap(data)
+            }
+        };
+        Ok(&mut place.insert((id, map)).1)
     }
 }
 
@@ -74,24 +98,25 @@ impl Devmap {
         &mut self,
         slots: &[(u32, u32)],
         program: Option<&ProgramFd>,
+        opened: &mut Opened,
     ) -> Result<(), KernelError> {
         let what = "writing a devmap slot";
         let Some(handle) = self.handle.as_mut() else {
             return Ok(());
         };
-        handle.change(|map| {
+        handle.change(opened, |map| {
             let mut devices = DevMap::try_from(map).map_err(KernelError::call(what))?;
             let mut write = |(slot, ifindex): &(u32, u32)| devices.set(*slot, *ifindex, program, 0);
             slots.iter().try_for_each(&mut write).map_err(KernelError::call(what))
         })
     }
 
-    pub(super) fn remove_slot(&mut self, slot: u32) -> Result<(), KernelError> {
+    pub(super) fn remove_slot(&mut self, slot: u32, opened: &mut Opened) -> Result<(), KernelError> {
         let what = "emptying a devmap slot";
         let Some(handle) = self.handle.as_mut() else {
             return Ok(());
         };
-        handle.change(|map| match map {
+        handle.change(opened, |map| match map {
             Map::DevMap(data) => sys::delete(&data.fd().as_fd(), slot).map_err(KernelError::call(what)),
             _ => Ok(()),
         })

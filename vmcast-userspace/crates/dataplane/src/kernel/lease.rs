@@ -82,7 +82,7 @@ impl Lease {
         slots: &[(u32, u32)],
         backing: &mut Backing<'_, K, T>,
     ) -> Result<(), KernelError> {
-        let Backing { kernel, tables, shapes, .. } = backing;
+        let Backing { kernel, tables, shapes, stream, .. } = backing;
         let new = if slots.len() <= SHARED {
             let shape = Shape::of(slots.iter().map(|(_, ifindex)| *ifindex));
             Slots::Shared(shapes.take(&shape, *kernel, *tables)?)
@@ -99,7 +99,7 @@ impl Lease {
             Slots::Own(devmap) => devmap.place(),
             Slots::Shared(shape) => shapes.place(*shape),
         };
-        let written = kernel.write_devmap(self.id, place);
+        let written = kernel.write_devmap(self.id, *stream, place);
         let old = if written.is_ok() { self.slots.replace(new) } else { Some(new) };
         match old {
             Some(Slots::Own(devmap)) => tables.retire(Some(devmap), Remains::default(), Until::Walked),
@@ -119,7 +119,7 @@ impl Lease {
         if self.quiet < QUIET || !matches!(self.slots, Some(Slots::Own(_))) {
             return Ok(());
         }
-        let Backing { kernel, tables, shapes, .. } = backing;
+        let Backing { kernel, tables, shapes, stream, .. } = backing;
         let shape = Shape::of(present.map(|(_, ifindex)| ifindex));
         let Some(known) = shapes.use_again(&shape) else {
             if let Some(Slots::Own(devmap)) = self.slots.take() {
@@ -127,7 +127,7 @@ impl Lease {
             }
             return Ok(());
         };
-        if let Err(error) = kernel.write_devmap(self.id, shapes.place(known)) {
+        if let Err(error) = kernel.write_devmap(self.id, *stream, shapes.place(known)) {
             shapes.give_back(known, *tables);
             return Err(error);
         }

@@ -103,6 +103,18 @@ impl MemberList {
         self.by_output.contains_key(&output)
     }
 
+    /// A member as the kernel has it; `None` if it is none.
+    ///
+    /// # Errors
+    /// If the kernel does not let it be read.
+    pub(crate) fn entry<K: ListWrites>(
+        &self,
+        output: Output,
+        kernel: &K,
+    ) -> Result<Option<MemberEntry>, KernelError> {
+        self.by_output.get(&output).map(|index| kernel.read(*index)).transpose()
+    }
+
     /// Whether one more member needs one more run, and so the relay device.
     pub(crate) fn is_full(&self, chunk: u32) -> bool {
         !self.runs.is_empty() && self.runs.iter().all(|run| run.members >= chunk)

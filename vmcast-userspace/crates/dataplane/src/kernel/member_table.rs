@@ -55,6 +55,8 @@ pub(super) struct MemberSpec {
 
 /// The kernel side that a table writes to.
 pub(super) struct Backing<'a, K, T> {
+    /// Index of the counters of the stream whose members these are.
+    pub(super) stream: u32,
     pub(super) kernel: &'a mut K,
     pub(super) tables: &'a mut T,
     pub(super) members: &'a mut Indices,
@@ -127,6 +129,11 @@ impl MemberTable {
     /// Whether the number of an output, or a way, is in it.
     pub(super) fn contains(&self, number: u32) -> bool {
         self.slot_of(number).is_some()
+    }
+
+    /// The index of a member in the kernel's table, by the number of its output.
+    pub(super) fn member(&self, number: u32) -> Option<u32> {
+        self.slot_of(number).map(|slot| self.slots[slot as usize].member())
     }
 
     /// The devices of its members, and how many members each has.
@@ -214,7 +221,7 @@ impl MemberTable {
             self.revive(slot, number, spec, backing)?;
         } else {
             if self.lease.is_none() || self.slots.len() >= LARGEST {
-                self.rebuild(None, backing, change)?;
+                self.rebuild(backing, change)?;
             }
             self.append(number, spec, backing)?;
         }
@@ -239,7 +246,7 @@ impl MemberTable {
         }
         self.trim(ifindex, backing)?;
         if self.waste() > SPARE.max(self.live) {
-            self.rebuild(None, backing, change)?;
+            self.rebuild(backing, change)?;
         } else {
             self.mend_tail(ifindex, backing, change)?;
         }
@@ -329,7 +336,7 @@ impl MemberTable {
         let weak = self.tail(ifindex).is_some_and(|tail| self.slots[tail as usize].is_weak());
         let strong = |slot: &Slot| slot.ifindex == ifindex && slot.is_live() && !slot.is_weak();
         if weak && self.slots.iter().any(strong) {
-            self.rebuild(None, backing, change)?;
+            self.rebuild(backing, change)?;
         }
         Ok(())
     }
@@ -444,26 +451,14 @@ impl MemberTable {
         Ok(())
     }
 
-    /// Takes the members of another table in, but not its ways.
-    pub(super) fn absorb<K: MemberWrites, T: Tables>(
-        &mut self,
-        other: &Self,
-        backing: &mut Backing<'_, K, T>,
-        change: &mut Change,
-    ) -> Result<(), KernelError> {
-        self.rebuild(Some(other), backing, change)
-    }
-
-    /// Copies the live members, and those of another table, into a fresh one. Walks of the old one go on
-    /// undisturbed until what led to it leads to the new one.
+    /// Copies the live members into a fresh table. Walks of the old one go on undisturbed until what led to it
+    /// leads to the new one.
     fn rebuild<K: MemberWrites, T: Tables>(
         &mut self,
-        other: Option<&Self>,
         backing: &mut Backing<'_, K, T>,
         change: &mut Change,
     ) -> Result<(), KernelError> {
-        let others = other.into_iter().flat_map(|other| &other.slots).filter(|slot| !is_way(slot.output));
-        let fresh = Self::copy_of(self.slots.iter().chain(others), backing)?;
+        let fresh = Self::copy_of(self.slots.iter(), backing)?;
         change.old.extend(std::mem::replace(self, fresh).dismiss().old);
         Ok(())
     }

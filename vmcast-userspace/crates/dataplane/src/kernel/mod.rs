@@ -6,6 +6,7 @@ mod chain;
 mod converted;
 mod device;
 mod devmap;
+mod dropped;
 pub(crate) mod error;
 mod filler;
 pub(crate) mod index;
@@ -16,6 +17,8 @@ mod log;
 mod member_table;
 pub(crate) mod object;
 pub(crate) mod open;
+#[cfg(test)]
+mod order_tests;
 mod outer;
 mod plane;
 mod pool;

@@ -14,8 +14,8 @@ use vmcast_common::maps::{
 use vmcast_common::maps::limit;
 
 use super::{
-    attach::Attachments, device::Rule, error::KernelError, keep::Pins, object, plane::KernelPlane,
-    pool::TablePool, refused, relay, writes::KernelMaps,
+    attach::Attachments, device::Rule, dropped::MemberDrops, error::KernelError, keep::Pins, object,
+    plane::KernelPlane, pool::TablePool, refused, relay, writes::KernelMaps,
 };
 #[cfg(doc)]
 use crate::{Dataplane, StreamStats};
@@ -143,7 +143,7 @@ impl KernelPlane {
             }
             Rule::Tc => None,
         };
-        let maps = KernelMaps::take_from(&mut loaded, copy)?;
+        let maps = (KernelMaps::take_from(&mut loaded, copy)?, MemberDrops::take_from(&mut loaded)?);
         let outer = loaded
             .take_map(DEVMAPS)
             .ok_or_else(|| KernelError::call("looking for a map in the object")("DEVMAPS is missing"))?;

@@ -1,5 +1,6 @@
 //! The plane itself: operations in, map writes out.
 
+mod dropped;
 mod interfaces;
 
 use std::{
@@ -14,20 +15,21 @@ use vmcast_common::{
         FibOp, IfIndex, Members, NextHop, NextHopId, Output, Priority, Rpf, Stream, Tunnel, TunnelId, Way,
     },
     maps::{
-        self, EndpointKey, InputId, Marks, NextHopEntry, PROGRAM_CLONE, PROGRAM_INGRESS, QueueEntry,
-        StreamCounters, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
+        self, DroppedCopies, EndpointKey, InputId, Marks, NextHopEntry, PROGRAM_CLONE, PROGRAM_INGRESS,
+        QueueEntry, StreamCounters, StreamEntry, TunnelEntry, TunnelKey, kind, limit,
     },
 };
 
 use super::{
     attach::Attachments,
     device::{Devices, Rule, name_of},
+    dropped::MemberDrops,
     error::{Failure, KernelError},
     index::Indices,
     member_table::{self, Backing, MemberSpec},
-    open::{Options, chain, classifier, xdp},
+    open::{Options, classifier, xdp},
     pool::{Remains, TablePool, Tables as _, Until},
-    relay::{self, Relay},
+    relay::{Left, Relay},
     shapes::Shapes,
     state::{Effective, NextHopState, State, StreamState},
     stats,
@@ -37,6 +39,7 @@ use crate::{
     PacketTooBig,
     capacity::Capacities,
     carried,
+    clock::now_ns,
     endpoints::Change as EndpointChange,
     kernel::list::{self, Places},
     oversize::server::{Served, Server},
@@ -46,10 +49,16 @@ use crate::{
     },
 };
 
+/// For how long the relay devices of a process before stay when it has been taken over from: packets that wait there go
+/// on by its programs.
+const LEFT_FOR_NS: u64 = 1_000_000_000;
+
 /// Forwards in the kernel, at XDP and at TC: each egress device by the engine that does for it.
 pub struct KernelPlane {
     pub(super) object: Ebpf,
     maps: KernelMaps,
+    /// What members have missed.
+    dropped: MemberDrops,
     pool: TablePool,
     shapes: Shapes,
     attachments: Attachments,
@@ -67,8 +76,14 @@ pub struct KernelPlane {
     chunk: u32,
     /// Members of a list between two pauses at most.
     list_chunk: u32,
+    /// The same if there is a relay device.
+    list_chunk_asked_for: u32,
+    /// Why there is none though it is needed.
+    no_relay: Option<String>,
     table_relay: Option<Relay>,
     list_relay: Option<Relay>,
+    /// Relay devices of the process before this one, and when they go.
+    left: Option<(u64, Vec<Left>)>,
     pub(super) state: State,
     members: Indices,
     places: Places,
@@ -81,16 +96,18 @@ pub struct KernelPlane {
 impl KernelPlane {
     pub(super) fn new(
         object: Ebpf,
-        maps: KernelMaps,
+        (maps, dropped): (KernelMaps, MemberDrops),
         pool: TablePool,
         attachments: Attachments,
         oversize: Server,
         kept: Option<Fib>,
         options: &Options,
     ) -> Self {
+        let list_chunk = options.chunk.map_or(limit::LIST_CHUNK, |chunk| chunk.clamp(1, limit::LIST_CHUNK));
         Self {
             object,
             maps,
+            dropped,
             pool,
             shapes: Shapes::default(),
             attachments,
@@ -102,9 +119,12 @@ impl KernelPlane {
             reason: options.reason.clone(),
             served: BTreeMap::new(),
             chunk: options.chunk.map_or(limit::CHUNK, |chunk| chunk.clamp(1, limit::CHUNK)),
-            list_chunk: options.chunk.map_or(limit::LIST_CHUNK, |chunk| chunk.clamp(1, limit::LIST_CHUNK)),
+            list_chunk,
+            list_chunk_asked_for: list_chunk,
+            no_relay: None,
             table_relay: None,
             list_relay: None,
+            left: None,
             state: State::default(),
             members: Indices::new(maps::MEMBERS, options.capacities.members + 1),
             places: Places::default(),
@@ -254,8 +274,8 @@ impl KernelPlane {
         let old_key = TunnelKey::new(&old);
         if old_key != key {
             self.forget_ends(id, &old_key)?;
-        }
-        if old != tunnel {
+            self.put_changed(Output::Tunnel(id))?;
+        } else if old != tunnel {
             self.put_everywhere(Output::Tunnel(id))?;
         }
         Ok(())
@@ -375,6 +395,7 @@ impl KernelPlane {
         };
         for output in state.outputs() {
             self.state.note_left(output, stats);
+            self.forget_missed(stats, output)?;
         }
         if let Some(followers) = self.state.followers.get_mut(&stream.group) {
             followers.remove(&stats);
@@ -410,6 +431,9 @@ impl KernelPlane {
     fn add_member(&mut self, stream: Stream, output: Output) -> Result<(), Failure> {
         let stats = *self.state.by_stream.get(&stream).ok_or(Failure::Unknown)?;
         self.state.conversions.fit(&stream, output).map_err(Failure::Unsupported)?;
+        if !self.is_member(stats, output) {
+            self.forget_missed(stats, output)?;
+        }
         self.put_member(stats, output)?;
         match output {
             Output::Interface(_) => {}
@@ -434,7 +458,7 @@ impl KernelPlane {
         let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
         let moves = if at_tc { state.chain.contains(output) } else { state.list.contains(output) };
         if moves {
-            self.drop_member(stats, output)?;
+            self.take_out(stats, output)?;
         }
         // The bound comes first: no packet meets the member that it does not hold for.
         let whole_max = self.state.whole_max(output);
@@ -470,6 +494,7 @@ impl KernelPlane {
             state.chain.note_relayed();
         }
         let mut backing = Backing {
+            stream: stats,
             kernel: &mut self.maps,
             tables: &mut self.pool,
             members: &mut self.members,
@@ -484,20 +509,18 @@ impl KernelPlane {
     }
 
     fn put_in_list(&mut self, stats: u32, output: Output, spec: &MemberSpec) -> Result<(), Failure> {
-        if self.list_relay.is_none() && self.devices.rule() != Rule::Tc {
-            // What comes in at XDP has no other way there; no interface may be on the device for which it was made.
-            self.make_list_relay()?;
+        // What comes in at XDP has no other way there; no interface may be on the device for which it was made.
+        if self.devices.rule() != Rule::Tc
+            && let Err(error) = self.make_list_relay()
+        {
+            self.do_without_relays(error)?;
         }
         let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
         if self.list_relay.is_none()
             && state.list.is_full(self.list_chunk)
             && let Err(error) = self.make_list_relay()
         {
-            tracing::warn!(
-                error = chain(&error),
-                "members of a stream at TC are all served in one go, in which others wait"
-            );
-            self.list_chunk = u32::MAX;
+            self.note_no_relay(&error);
         }
         self.change_list(stats, |list, backing| list.set(output, &spec.entry, backing))
     }
@@ -548,6 +571,12 @@ impl KernelPlane {
     }
 
     fn drop_member(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
+        self.forget_missed(stats, output)?;
+        self.take_out(stats, output)
+    }
+
+    /// Takes a member out of where it is, for good or because it goes elsewhere.
+    fn take_out(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
         let Some(state) = self.state.streams.get(&stats) else {
             return Ok(());
         };
@@ -623,13 +652,17 @@ impl KernelPlane {
 
     /// Lets member tables that have not changed for a while share their devmaps.
     fn let_rest(&mut self) -> Result<(), Failure> {
-        let mut backing = Backing {
-            kernel: &mut self.maps,
-            tables: &mut self.pool,
-            members: &mut self.members,
-            shapes: &mut self.shapes,
-        };
-        Ok(self.state.streams.values_mut().try_for_each(|state| state.chain.rest(&mut backing))?)
+        for (&stream, state) in &mut self.state.streams {
+            let mut backing = Backing {
+                stream,
+                kernel: &mut self.maps,
+                tables: &mut self.pool,
+                members: &mut self.members,
+                shapes: &mut self.shapes,
+            };
+            state.chain.rest(&mut backing)?;
+        }
+        Ok(())
     }
 }
 
@@ -643,12 +676,14 @@ impl Dataplane for KernelPlane {
     fn release(&mut self) -> Result<(), ReleaseError> {
         let left = self.attachments.release(&mut self.object);
         let left = left.map_err(|error| ReleaseError { source: Box::new(error) })?;
-        left.into_iter().for_each(relay::remove);
+        self.left = Some((now_ns() + LEFT_FOR_NS, left));
         Ok(())
     }
 
     fn refresh(&mut self) -> Result<(), RefreshError> {
+        self.left.take_if(|(until, _)| *until <= now_ns());
         let failed = |failure: Failure| RefreshError { source: failure.text().into() };
+        self.try_relays_again().map_err(failed)?;
         self.serve_anew().map_err(failed)?;
         self.let_rest().map_err(failed)
     }
@@ -691,9 +726,21 @@ impl Dataplane for KernelPlane {
         stats.map(|stats| stats::read_stream(&self.maps.stream_stats, *stats)).transpose()
     }
 
+    fn dropped_copies(
+        &self,
+        stream: Stream,
+        member: Option<Output>,
+    ) -> Result<Vec<(Output, DroppedCopies)>, StatsError> {
+        self.missed(stream, member)
+    }
+
     fn engine(&self) -> EngineInfo {
         if self.devices.rule() == Rule::Tc {
-            return EngineInfo { engine: Engine::TcClone, reason: self.reason.clone() };
+            let mut reason = self.reason.clone();
+            if let Some(error) = &self.no_relay {
+                reason += &format!("; TC serves all members, those of a stream in one go: {error}");
+            }
+            return EngineInfo { engine: Engine::TcClone, reason };
         }
         let at_tc: Vec<_> =
             self.served.iter().filter(|(_, (engine, _))| *engine == Engine::TcClone).collect();

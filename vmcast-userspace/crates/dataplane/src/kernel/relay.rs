@@ -9,6 +9,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use aya::programs::links::FdLink;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
@@ -80,6 +81,26 @@ impl Drop for Relay {
         if !self.stays && if_nametoindex(self.name.as_str()) == Ok(self.near.0) {
             remove(self.near);
         }
+    }
+}
+
+/// A relay device of the daemon before this one, with the program behind it: packets may wait there yet.
+#[derive(Debug)]
+pub(super) struct Left {
+    device: IfIndex,
+    /// Keeps the program attached.
+    _link: Option<FdLink>,
+}
+
+impl Left {
+    pub(super) const fn new(device: IfIndex, link: Option<FdLink>) -> Self {
+        Self { device, _link: link }
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        remove(self.device);
     }
 }
 

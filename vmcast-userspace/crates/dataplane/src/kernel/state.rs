@@ -317,10 +317,10 @@ impl Ways for State {
 }
 
 impl Streams for State {
-    fn members(&self, stream: &Stream) -> Option<(u32, u8, impl Iterator<Item = Output>)> {
+    fn members(&self, stream: &Stream) -> Option<(u32, Priority, impl Iterator<Item = Output>)> {
         let stats = *self.by_stream.get(stream)?;
         let own = self.streams.get(&stats)?;
         let (owner, state) = self.owner(stats, own)?;
-        Some((owner, own.priority.pcp, state.outputs()))
+        Some((owner, own.priority, state.outputs()))
     }
 }

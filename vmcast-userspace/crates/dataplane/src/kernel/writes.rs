@@ -14,7 +14,11 @@ use vmcast_common::maps::{
     limit,
 };
 
-use super::{devmap::Devmap, error::KernelError, list::ListWrites};
+use super::{
+    devmap::{Devmap, Opened},
+    error::KernelError,
+    list::ListWrites,
+};
 
 /// The writes of a member table, in the order that keeps every copy right; a test puts a model of
 /// the kernel in this place.
@@ -29,8 +33,8 @@ pub(super) trait MemberWrites {
     fn write_head(&mut self, key: HeadKey, head: Head) -> Result<(), KernelError>;
     /// Forgets it.
     fn remove_head(&mut self, key: HeadKey) -> Result<(), KernelError>;
-    /// Says at which place the devmap of a table is.
-    fn write_devmap(&mut self, table: u32, place: u32) -> Result<(), KernelError>;
+    /// Says at which place the devmap of a table is, and of which stream the members of the table are.
+    fn write_devmap(&mut self, table: u32, stream: u32, place: u32) -> Result<(), KernelError>;
     /// Forgets a table.
     fn remove_table(&mut self, table: u32) -> Result<(), KernelError>;
     /// Empties a slot of a devmap.
@@ -54,6 +58,8 @@ pub(super) struct KernelMaps {
     pub(super) stream_stats: PerCpuArray<MapData, StreamCounters>,
     pub(super) punts: RingBuf<MapData>,
     members: Array<MapData, MemberEntry>,
+    written: Written,
+    opened: Opened,
     heads: HashMap<MapData, HeadKey, Head>,
     tables: Array<MapData, TableLine>,
     cursors: PerCpuArray<MapData, DeviceCursor>,
@@ -65,6 +71,27 @@ pub(super) struct KernelMaps {
     /// Devices whose cursors are in the hash.
     hashed_cursors: HashSet<u32>,
     cpus: usize,
+}
+
+/// Members that were written last, as they stand in the kernel: who joins is linked to who joined before.
+struct Written(Vec<Option<(u32, MemberEntry)>>);
+
+impl Written {
+    const PLACES: usize = 256;
+
+    fn new() -> Self {
+        Self(vec![None; Self::PLACES])
+    }
+
+    fn get(&self, index: u32) -> Option<MemberEntry> {
+        let (of, entry) = self.0[index as usize % Self::PLACES]?;
+        (of == index).then_some(entry)
+    }
+
+    /// Notes a write; `None` if the kernel refused it, so that nobody knows.
+    fn set(&mut self, index: u32, entry: Option<MemberEntry>) {
+        self.0[index as usize % Self::PLACES] = entry.map(|entry| (index, entry));
+    }
 }
 
 /// Takes a map out of the object with its type.
@@ -95,6 +122,8 @@ impl KernelMaps {
             stream_stats: take(object, maps::STREAM_STATS)?,
             punts: take(object, maps::PUNTS)?,
             members: take(object, maps::MEMBERS)?,
+            written: Written::new(),
+            opened: Opened::new(),
             heads: take(object, maps::HEADS)?,
             tables: take(object, maps::TABLES)?,
             cursors: take(object, maps::CURSORS)?,
@@ -210,11 +239,16 @@ impl MemberWrites for KernelMaps {
     }
 
     fn read_member(&self, index: u32) -> Result<MemberEntry, KernelError> {
+        if let Some(entry) = self.written.get(index) {
+            return Ok(entry);
+        }
         self.members.get(&index, 0).map_err(KernelError::call(maps::MEMBERS))
     }
 
     fn write_member(&mut self, index: u32, entry: &MemberEntry) -> Result<(), KernelError> {
-        self.members.set(index, entry, 0).map_err(KernelError::call(maps::MEMBERS))
+        let written = self.members.set(index, entry, 0).map_err(KernelError::call(maps::MEMBERS));
+        self.written.set(index, written.is_ok().then_some(*entry));
+        written
     }
 
     fn write_head(&mut self, key: HeadKey, head: Head) -> Result<(), KernelError> {
@@ -230,9 +264,11 @@ impl MemberWrites for KernelMaps {
         forgive_missing(self.heads.remove(&key), maps::HEADS)
     }
 
-    fn write_devmap(&mut self, table: u32, place: u32) -> Result<(), KernelError> {
+    fn write_devmap(&mut self, table: u32, stream: u32, place: u32) -> Result<(), KernelError> {
         let line = self.line(table)?;
-        self.write_line(&TableLine { devmap: place, ..line })
+        // Neither is larger, see the assertions beside them.
+        let (devmap, stream) = (place as u16, stream as u16);
+        self.write_line(&TableLine { devmap, stream, ..line })
     }
 
     fn remove_table(&mut self, table: u32) -> Result<(), KernelError> {
@@ -242,11 +278,11 @@ impl MemberWrites for KernelMaps {
     }
 
     fn remove_slot(&mut self, devmap: &mut Devmap, slot: u32) -> Result<(), KernelError> {
-        devmap.remove_slot(slot)
+        devmap.remove_slot(slot, &mut self.opened)
     }
 
     fn write_slots(&mut self, devmap: &mut Devmap, slots: &[(u32, u32)]) -> Result<(), KernelError> {
-        devmap.write_slots(slots, self.copy_program.as_ref())
+        devmap.write_slots(slots, self.copy_program.as_ref(), &mut self.opened)
     }
 }
 

@@ -1,15 +1,18 @@
 //! The kernel planes' other half: packets that their programs hand over, and the copies made of them.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd as _, BorrowedFd},
+};
 
 use aya::{
     Ebpf,
     maps::{MapData, RingBuf},
 };
 use vmcast_common::{
-    fib::{Output, Stream},
+    fib::{Output, Priority, Stream},
     hdr::ip,
-    maps::{self, InputId},
+    maps::{self, DroppedCopies, InputId},
     rewrite,
     verdict::DropReason,
 };
@@ -31,9 +34,9 @@ const PACKET_AT: usize = 12;
 
 /// What a kernel plane was told of streams.
 pub(crate) trait Streams: Ways {
-    /// The number of the stream whose members a stream's packets go to, the priority code point of the packets, and the
-    /// members; `None` if there is no such stream.
-    fn members(&self, stream: &Stream) -> Option<(u32, u8, impl Iterator<Item = Output>)>;
+    /// The number of the stream whose members a stream's packets go to, the priority of the packets, and the members;
+    /// `None` if there is no such stream.
+    fn members(&self, stream: &Stream) -> Option<(u32, Priority, impl Iterator<Item = Output>)>;
 }
 
 /// What became of the packets that waited.
@@ -52,6 +55,9 @@ pub(crate) struct Server {
     buffer: CopyBuffer,
     outbox: Outbox,
     drops: [u64; DropReason::ALL.len()],
+    /// What is to be added to the kernel's count of what members of a stream have missed: less for copies that were
+    /// made here, more for those that nobody made. Modulo 2^64.
+    missed: HashMap<(u32, Output), DroppedCopies>,
 }
 
 impl Server {
@@ -63,6 +69,7 @@ impl Server {
             buffer: CopyBuffer::default(),
             outbox: Outbox::default(),
             drops: [0; DropReason::ALL.len()],
+            missed: HashMap::new(),
         })
     }
 
@@ -74,7 +81,7 @@ impl Server {
     /// Makes and sends the copies of some of the packets that wait, for the members whose links do not take them
     /// whole; the others have theirs from the kernel, unless it makes none.
     pub(crate) fn serve(&mut self, plane: &impl Streams) -> Served {
-        let Self { ring, fragmenter, buffer, outbox, drops } = self;
+        let Self { ring, fragmenter, buffer, outbox, drops, missed } = self;
         let mut served = Served { more: true, ..Served::default() };
         for _ in 0..PACKETS_AT_ONCE {
             let Some(record) = ring.next() else {
@@ -90,17 +97,27 @@ impl Server {
             };
             let of_source = Stream { source: Some(view.source.ip()), group: view.destination.ip() };
             let of_any = Stream { source: None, ..of_source };
-            let Some((number, pcp, members)) = plane.members(&of_source).or_else(|| plane.members(&of_any))
+            let Some((number, priority, members)) =
+                plane.members(&of_source).or_else(|| plane.members(&of_any))
             else {
                 continue;
             };
             let now_ns = now_ns();
+            let (pcp, waits) = (priority.pcp, priority.skb_priority.unwrap_or(0));
             let mut needed = beyond;
+            let one = DroppedCopies { packets: 1, bytes: view.total_len as u64 };
+            let mut note = |output, copies: DroppedCopies| {
+                let noted = missed.entry((number, output)).or_default();
+                *noted = noted.plus(&copies);
+            };
             for output in members {
                 let Way { egress, member, hop } = match plane.way(output) {
                     Ok(way) => way,
                     Err(reason) => {
-                        drops[reason as usize] += u64::from(beyond);
+                        if beyond {
+                            drops[reason as usize] += 1;
+                            note(output, one);
+                        }
                         continue;
                     }
                 };
@@ -110,17 +127,25 @@ impl Server {
                 }
                 needed = true;
                 let made = match rewrite::copy(buffer.begin(), &member, &hop, input, pcp, false) {
-                    Ok(()) => fragmenter.admit(now_ns).map(|()| outbox.push(egress, buffer.frame())),
+                    Ok(()) => fragmenter.admit(now_ns).map(|()| outbox.push(egress, buffer.frame(), waits)),
                     Err(DropReason::Oversize) => {
-                        let mut each = |frame: &[u8]| outbox.push(egress, frame);
+                        let mut each = |frame: &[u8]| outbox.push(egress, frame, waits);
                         fragmenter.copy(buffer.packet(), &member, &hop, (input, pcp), now_ns, &mut each)
                     }
                     // Where the kernel makes copies, this is one that it has counted.
-                    Err(_) if !beyond => Ok(()),
+                    Err(_) if !beyond => continue,
                     Err(reason) => Err(reason),
                 };
-                if let Err(reason) = made {
-                    drops[reason as usize] += 1;
+                match made {
+                    Ok(()) if beyond => {}
+                    // The kernel has counted that it did not make it.
+                    Ok(()) => note(output, DroppedCopies::default().minus(&one)),
+                    Err(reason) => {
+                        drops[reason as usize] += 1;
+                        if beyond && reason.is_loss_of_member() {
+                            note(output, one);
+                        }
+                    }
                 }
             }
             if !needed {
@@ -135,6 +160,21 @@ impl Server {
     /// Takes the next message to a source.
     pub(crate) fn poll_too_big(&mut self) -> Option<PacketTooBig> {
         self.fragmenter.poll_too_big()
+    }
+
+    /// What a member of a stream has missed in all, of what it has missed by the kernel's count.
+    pub(crate) fn settle(&self, number: u32, output: Output, kernel: DroppedCopies) -> DroppedCopies {
+        let Some(noted) = self.missed.get(&(number, output)) else {
+            return kernel;
+        };
+        let all = kernel.plus(noted);
+        // A copy may be made here before the kernel has come to it.
+        if all.packets.cast_signed() <= 0 { DroppedCopies::default() } else { all }
+    }
+
+    /// Forgets what a member of a stream has missed.
+    pub(crate) fn forget_member(&mut self, number: u32, output: Output) {
+        self.missed.remove(&(number, output));
     }
 
     /// Adds what was counted here.

@@ -56,6 +56,10 @@ fn v6(source: &str, payload: usize) -> Vec<u8> {
 }
 
 fn tunnel(kind: TunnelKind, over_v6: bool) -> MemberEntry {
+    tunnel_with(kind, over_v6, EcnMode::Compatibility)
+}
+
+fn tunnel_with(kind: TunnelKind, over_v6: bool, ecn: EcnMode) -> MemberEntry {
     let end = |host: u16| {
         let ip: IpAddr = if over_v6 {
             Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host).into()
@@ -64,14 +68,7 @@ fn tunnel(kind: TunnelKind, over_v6: bool) -> MemberEntry {
         };
         SocketAddr::new(ip, if kind == TunnelKind::Amt { 2268 } else { 0 })
     };
-    let tunnel = Tunnel {
-        kind,
-        local: end(1),
-        remote: end(2),
-        ecn: EcnMode::Compatibility,
-        accepts_sources: false,
-        next_hop: None,
-    };
+    let tunnel = Tunnel { kind, local: end(1), remote: end(2), ecn, accepts_sources: false, next_hop: None };
     MemberEntry::tunnel(0, &tunnel).unwrap()
 }
 
@@ -196,6 +193,29 @@ fn outer_packets_in_fragments_have_identifications_of_their_own() {
     }
 }
 
+// RFC 9601 §4, §5, §6.1.4.1, RFC 6040 §4.1, §4.3
+#[test]
+fn fragments_have_the_mark_of_the_whole_packet_outside_only_if_the_far_end_reads_it() {
+    for mark in 0..4 {
+        let packet = v4(Ipv4Header { ecn: mark.try_into().unwrap(), ..header(1400) }, 1400);
+        for (ecn, outer) in [(EcnMode::Normal, mark), (EcnMode::Compatibility, 0)] {
+            for (kind, over_v6) in
+                [(TunnelKind::Amt, false), (TunnelKind::Amt, true), (TunnelKind::Ipip, true)]
+            {
+                let member = tunnel_with(kind, over_v6, ecn);
+                let frames = copy(&packet, &member, &hop(900)).0.unwrap();
+                assert_eq!(frames.len(), 2);
+                for frame in &frames {
+                    let packet = packet_of(frame, 900);
+                    let class = if over_v6 { packet[1] >> 4 } else { packet[1] };
+                    assert_eq!(class & 3, outer, "{kind:?} {over_v6} {ecn:?}");
+                }
+            }
+        }
+    }
+}
+
+// RFC 7450 §5.3.3.6.2.1, but for the message: RFC 1122 §3.2.2
 #[test]
 fn an_ipv4_packet_whose_source_forbids_fragments_is_dropped_without_a_message() {
     let packet = v4(Ipv4Header { dont_fragment: true, ..header(1400) }, 1400);

@@ -6,8 +6,8 @@ use std::{
 };
 
 use vmcast_common::{
-    fib::{FibOp, IfIndex, Stream},
-    maps::StreamCounters,
+    fib::{FibOp, IfIndex, Output, Stream},
+    maps::{DroppedCopies, StreamCounters},
 };
 
 use crate::{
@@ -96,6 +96,14 @@ impl Dataplane for Plane {
         Ok(streams.iter().find(|entry| entry.stream == stream).map(|entry| entry.counters))
     }
 
+    fn dropped_copies(
+        &self,
+        stream: Stream,
+        member: Option<Output>,
+    ) -> Result<Vec<(Output, DroppedCopies)>, StatsError> {
+        Ok(lock(&self.0).core.dropped_copies(stream, member))
+    }
+
     fn engine(&self) -> EngineInfo {
         EngineInfo {
             engine: Engine::Recording,
@@ -119,7 +127,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use vmcast_common::{
-        fib::{Input, Interface, Members, Output, Rpf},
+        fib::{Input, Interface, Members, Rpf},
         verdict::{DropReason, PuntReason},
     };
 

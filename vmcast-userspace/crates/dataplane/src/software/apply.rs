@@ -184,6 +184,7 @@ impl Tables {
             priority: Priority::default(),
             own: BTreeMap::new(),
             counters: StreamCounters::default(),
+            dropped: BTreeMap::new(),
         };
         let number = match self.free.pop() {
             Some(number) => {
@@ -264,7 +265,10 @@ impl Tables {
     }
 
     fn forget_member(&mut self, number: u32, order: u64) {
-        if self.state_mut(number).is_some_and(|state| state.own.remove(&order).is_some()) {
+        if let Some(state) = self.state_mut(number)
+            && let Some(output) = state.own.remove(&order)
+        {
+            state.dropped.remove(&output);
             self.member_count -= 1;
         }
     }

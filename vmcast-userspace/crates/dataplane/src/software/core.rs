@@ -1,9 +1,9 @@
 //! A whole data plane without I/O: operations and frames in, frames out.
 
 use vmcast_common::{
-    fib::{FibOp, IfIndex, Stream},
+    fib::{FibOp, IfIndex, Output, Stream},
     forward::{Replicate, decide},
-    maps::StreamCounters,
+    maps::{DroppedCopies, StreamCounters},
     rewrite::{self, Ends, forward_header, readdress},
     verdict::{DropReason, PuntReason, Refusal, Verdict},
 };
@@ -70,13 +70,14 @@ impl Core {
     }
 
     /// Forwards one frame received on the device `ingress` at `now_ns`, nanoseconds of a clock that never goes
-    /// back. Each copy is handed to `out` with the device it leaves by.
+    /// back. Each copy is handed to `out` with the device it leaves by and the kernel's priority with which it waits
+    /// there, 0 if its stream has none.
     pub fn process(
         &mut self,
         ingress: IfIndex,
         frame: &[u8],
         now_ns: u64,
-        out: &mut impl FnMut(IfIndex, &[u8]),
+        out: &mut impl FnMut(IfIndex, &[u8], u32),
     ) -> Disposition {
         if !self.tables.has_device(ingress) {
             return Disposition::Pass;
@@ -132,6 +133,15 @@ impl Core {
         self.tables.state(self.tables.number(stream)?).map(|state| state.counters)
     }
 
+    /// What members of a stream, or one of them, have missed since each became one.
+    #[must_use]
+    pub fn dropped_copies(&self, stream: Stream, member: Option<Output>) -> Vec<(Output, DroppedCopies)> {
+        let state = self.tables.number(stream).and_then(|number| self.tables.state(number));
+        let all = state.into_iter().flat_map(|state| &state.dropped);
+        let wanted = all.filter(|(output, _)| member.is_none_or(|member| member == **output));
+        wanted.map(|(output, dropped)| (*output, *dropped)).collect()
+    }
+
     /// Counts what was lost before it came here or after it left.
     pub(super) fn count_lost(&mut self, reason: DropReason, frames: u64) {
         self.drops[reason as usize] += frames;
@@ -153,7 +163,7 @@ impl Core {
         frame: &[u8],
         packet: &Replicate,
         now_ns: u64,
-        out: &mut impl FnMut(IfIndex, &[u8]),
+        out: &mut impl FnMut(IfIndex, &[u8], u32),
     ) {
         if let Some(state) = self.tables.state_mut(packet.stats) {
             state.counters.packets += 1;
@@ -171,13 +181,16 @@ impl Core {
             let _ = readdress(bytes, 0, &Ends::of_input(&packet.stream, packet.is_ipv6, ports));
         }
         let pcp = packet.marks.pcp();
+        let priority =
+            self.tables.state(packet.stats).and_then(|state| state.priority.skb_priority).unwrap_or(0);
         let Self { tables, buffer, fragmenter, drops, .. } = self;
+        let mut missed = Vec::new();
         for output in tables.outputs(packet.table) {
             let made = tables.way(output).and_then(|Way { egress, member, hop }| {
                 match rewrite::copy(buffer.begin(), &member, &hop, packet.input, pcp, false) {
-                    Ok(()) => out(egress, buffer.frame()),
+                    Ok(()) => out(egress, buffer.frame(), priority),
                     Err(DropReason::Oversize) => {
-                        let mut each = |fragment: &[u8]| out(egress, fragment);
+                        let mut each = |fragment: &[u8]| out(egress, fragment, priority);
                         fragmenter.copy(
                             buffer.packet(),
                             &member,
@@ -193,9 +206,17 @@ impl Core {
             });
             if let Err(reason) = made {
                 drops[reason as usize] += 1;
+                if reason.is_loss_of_member() {
+                    missed.push(output);
+                }
             }
         }
         fragmenter.end(buffer.packet(), now_ns);
+        if let Some(state) = tables.state_mut(packet.table) {
+            for output in missed {
+                state.dropped.entry(output).or_default().count(packet.ip_len as u64);
+            }
+        }
     }
 }
 

@@ -22,16 +22,24 @@ struct Egress {
     /// Opened with the first copy; tried again with every batch while it cannot be.
     sender: Option<Sender>,
     bytes: Vec<u8>,
-    frames: Vec<Range<usize>>,
+    frames: Vec<Waiting>,
+}
+
+struct Waiting {
+    bytes: Range<usize>,
+    /// The kernel's priority of its socket buffer.
+    priority: u32,
 }
 
 impl Outbox {
-    pub(crate) fn push(&mut self, egress: IfIndex, frame: &[u8]) {
+    /// Gathers a copy, which is to wait for its device with this priority of the kernel; 0 is that of every other
+    /// packet.
+    pub(crate) fn push(&mut self, egress: IfIndex, frame: &[u8], priority: u32) {
         let ifindex = egress;
         let egress = self.by_interface.entry(ifindex).or_default();
         let start = egress.bytes.len();
         egress.bytes.extend_from_slice(frame);
-        egress.frames.push(start..egress.bytes.len());
+        egress.frames.push(Waiting { bytes: start..egress.bytes.len(), priority });
         if egress.bytes.len() >= GATHERED_BYTES {
             self.refused += egress.flush(ifindex);
         }
@@ -59,11 +67,16 @@ impl Egress {
                 Err(error) => tracing::debug!(ifindex = ifindex.0, %error, "no way out by this interface"),
             }
         }
-        let refused = match &self.sender {
+        let refused = match &mut self.sender {
             Some(sender) => {
-                let frames: Vec<_> =
-                    self.frames.iter().map(|range| IoSlice::new(&self.bytes[range.clone()])).collect();
-                sender.send(&frames)
+                let mut refused = 0;
+                // In the order in which they came, whatever their priorities.
+                for alike in self.frames.chunk_by(|one, next| one.priority == next.priority) {
+                    let frames: Vec<_> =
+                        alike.iter().map(|frame| IoSlice::new(&self.bytes[frame.bytes.clone()])).collect();
+                    refused += sender.send(&frames, alike[0].priority);
+                }
+                refused
             }
             None => self.frames.len() as u64,
         };

@@ -13,8 +13,8 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmcast_common::{
-    fib::{FibOp, IfIndex, Stream},
-    maps::StreamCounters,
+    fib::{FibOp, IfIndex, Output, Stream},
+    maps::{DroppedCopies, StreamCounters},
     verdict::DropReason,
 };
 
@@ -171,6 +171,14 @@ impl Dataplane for Plane {
         Ok(lock(&self.core).stream_counters(stream))
     }
 
+    fn dropped_copies(
+        &self,
+        stream: Stream,
+        member: Option<Output>,
+    ) -> Result<Vec<(Output, DroppedCopies)>, StatsError> {
+        Ok(lock(&self.core).dropped_copies(stream, member))
+    }
+
     fn engine(&self) -> EngineInfo {
         EngineInfo { engine: Engine::Software, reason: self.reason.clone() }
     }
@@ -277,7 +285,9 @@ impl Worker {
                 let mut core = lock(core);
                 for (offload, frame) in batch.frames() {
                     offload.undo(frame, scratch, |frame| {
-                        core.process(ifindex, frame, now_ns, &mut |egress, copy| outbox.push(egress, copy));
+                        core.process(ifindex, frame, now_ns, &mut |egress, copy, priority| {
+                            outbox.push(egress, copy, priority);
+                        });
                     });
                 }
             }

@@ -27,7 +27,11 @@ pub(super) struct Receiver(Socket);
 
 /// A way out by an interface.
 #[derive(Debug)]
-pub(super) struct Sender(Socket);
+pub(super) struct Sender {
+    socket: Socket,
+    /// The kernel's priority of what is sent.
+    priority: u32,
+}
 
 impl Receiver {
     pub(super) fn open(ifindex: IfIndex) -> io::Result<Self> {
@@ -104,11 +108,20 @@ impl Sender {
         socket.set_nonblocking(true)?;
         socket.set_send_buffer_size(BUFFER_LEN)?;
         socket.bind(&address(ifindex, 0))?;
-        Ok(Self(socket))
+        Ok(Self { socket, priority: 0 })
     }
 
-    /// Sends frames and returns how many the device refused; one that does is passed over.
-    pub(super) fn send(&self, frames: &[IoSlice<'_>]) -> u64 {
+    /// Sends frames with a priority of the kernel and returns how many the device refused; one that does is passed
+    /// over.
+    pub(super) fn send(&mut self, frames: &[IoSlice<'_>], priority: u32) -> u64 {
+        if priority != self.priority {
+            // For the socket and not for a message: of packet sockets only Linux 6.14 and later take it there.
+            match set_option_of(&self.socket, libc::SOL_SOCKET, libc::SO_PRIORITY, &priority) {
+                Ok(()) => self.priority = priority,
+                // They leave as any other packets do.
+                Err(error) => tracing::debug!(%error, priority, "packets cannot be given a priority"),
+            }
+        }
         let mut messages: Vec<libc::mmsghdr> = frames
             .iter()
             .map(|frame| {
@@ -125,7 +138,12 @@ impl Sender {
             let rest = &mut messages[done..];
             // SAFETY: every message points to a slice that `frames` keeps alive.
             let sent = unsafe {
-                libc::sendmmsg(self.0.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, libc::MSG_DONTWAIT)
+                libc::sendmmsg(
+                    self.socket.as_raw_fd(),
+                    rest.as_mut_ptr(),
+                    rest.len() as u32,
+                    libc::MSG_DONTWAIT,
+                )
             };
             if sent > 0 {
                 done += sent as usize;
@@ -207,15 +225,13 @@ fn address(ifindex: IfIndex, protocol: u16) -> SockAddr {
 }
 
 fn set_option<T>(socket: &Socket, option: i32, value: &T) -> io::Result<()> {
+    set_option_of(socket, libc::SOL_PACKET, option, value)
+}
+
+fn set_option_of<T>(socket: &Socket, level: i32, option: i32, value: &T) -> io::Result<()> {
     // SAFETY: the pointer and the length are those of `value`.
     let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_PACKET,
-            option,
-            from_ref(value).cast(),
-            size_of::<T>() as u32,
-        )
+        libc::setsockopt(socket.as_raw_fd(), level, option, from_ref(value).cast(), size_of::<T>() as u32)
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -12,8 +12,8 @@ use vmcast_common::{
     },
     forward,
     maps::{
-        EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, Marks, StreamCounters,
-        StreamEntry, StreamKey, TunnelEntry, TunnelKey,
+        DroppedCopies, EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, Marks,
+        StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey,
     },
 };
 
@@ -29,6 +29,8 @@ pub(super) struct StreamState {
     /// Its own members, by the order in which they joined.
     pub(super) own: BTreeMap<u64, Output>,
     pub(super) counters: StreamCounters,
+    /// What some of them have missed.
+    pub(super) dropped: BTreeMap<Output, DroppedCopies>,
 }
 
 /// The forwarding base.

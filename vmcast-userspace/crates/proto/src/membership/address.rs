@@ -73,6 +73,7 @@ const fn interface_identifier(address: Ipv6Addr) -> u64 {
 mod tests {
     use super::*;
 
+    /// RFC 4607 §1, RFC 4604 §3.
     #[test]
     fn the_source_specific_range_is_that_of_rfc_4607() {
         for (group, expected) in [

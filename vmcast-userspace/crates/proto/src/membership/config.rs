@@ -4,7 +4,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::{Family, Version};
+use super::{Family, SteadyTime, Version};
 
 /// What happens when a host leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -21,28 +21,28 @@ pub enum ImmediateLeave {
     SingleHost,
 }
 
-/// A range of groups: those that share the first bits of an address.
+/// A range of groups or of routers: those that share the first bits of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct GroupRange {
+pub struct AddressRange {
     /// The address.
     pub address: IpAddr,
     /// How many of its bits count; beyond its length all do.
     pub prefix: u8,
 }
 
-impl GroupRange {
-    /// Whether a group is in it.
+impl AddressRange {
+    /// Whether an address is in it.
     #[must_use]
-    pub fn contains(&self, group: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         let differs = |own: u128, other: u128, bits: u32| {
             let ignored = bits.saturating_sub(self.prefix.into());
             (own ^ other).checked_shr(ignored).is_some_and(|difference| difference != 0)
         };
-        match (self.address, group) {
-            (IpAddr::V4(own), IpAddr::V4(group)) => {
-                !differs(u32::from(own).into(), u32::from(group).into(), 32)
+        match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                !differs(u32::from(own).into(), u32::from(other).into(), 32)
             }
-            (IpAddr::V6(own), IpAddr::V6(group)) => !differs(own.into(), group.into(), 128),
+            (IpAddr::V6(own), IpAddr::V6(other)) => !differs(own.into(), other.into(), 128),
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
         }
     }
@@ -57,21 +57,23 @@ pub struct Config {
     /// The version spoken; hosts of older versions are served as RFC 9776 §7.3 and RFC 9777 §8.3 say.
     /// All routers of a link must speak the same (RFC 9776 §7.3.1, RFC 9777 §8.3.1).
     pub version: Version,
-    /// Robustness Variable (§8.1): packets in a row that may be lost less one; 1 to 255.
+    /// Robustness Variable (RFC 9776 §8.1, RFC 9777 §9.1): packets in a row that may be lost less one; 1 to
+    /// 255.
     pub robustness_variable: u8,
-    /// Query Interval (§8.2), between General Queries.
+    /// Query Interval (RFC 9776 §8.2, RFC 9777 §9.2), between General Queries.
     pub query_interval: Duration,
-    /// Query Response Interval (§8.3), the Max Resp Time of General Queries; below the Query
-    /// Interval.
+    /// Query Response Interval (RFC 9776 §8.3, RFC 9777 §9.3), the Max Resp Time of General Queries; below
+    /// the Query Interval.
     pub query_response_interval: Duration,
-    /// Startup Query Interval (§8.6); `None` for a quarter of the Query Interval.
+    /// Startup Query Interval (RFC 9776 §8.6, RFC 9777 §9.6); `None` for a quarter of the Query Interval.
     pub startup_query_interval: Option<Duration>,
-    /// Startup Query Count (§8.7), at least 1; `None` for the Robustness Variable.
+    /// Startup Query Count (RFC 9776 §8.7, RFC 9777 §9.7), at least 1; `None` for the Robustness Variable.
     pub startup_query_count: Option<u8>,
-    /// Last Member Query Interval (§8.8), the Max Resp Time of specific queries and the time
-    /// between their repetitions.
+    /// Last Member Query Interval (RFC 9776 §8.8, RFC 9777 §9.8), the Max Resp Time of specific queries and
+    /// the time between their repetitions.
     pub last_member_query_interval: Duration,
-    /// Last Member Query Count (§8.9), at least 1; `None` for the Robustness Variable.
+    /// Last Member Query Count (RFC 9776 §8.9, RFC 9777 §9.9), at least 1; `None` for the Robustness
+    /// Variable.
     pub last_member_query_count: Option<u8>,
     /// What happens when a host leaves.
     pub immediate_leave: ImmediateLeave,
@@ -82,8 +84,12 @@ pub struct Config {
     /// Largest packet the link takes, in bytes; queries with more sources are split. At least 576, of
     /// IPv6 1280.
     pub mtu: u16,
+    /// The routers that may be the querier instead of us; `None` for all. Queries of others are refused.
+    pub allowed_queriers: Option<Vec<AddressRange>>,
+    /// How long another querier has to be heard before the link's members are left to it.
+    pub steady_time: SteadyTime,
     /// The groups that hosts may ask for; `None` for all.
-    pub allowed_groups: Option<Vec<GroupRange>>,
+    pub allowed_groups: Option<Vec<AddressRange>>,
     /// Groups kept at most; reports of further ones are refused.
     pub max_groups: usize,
     /// Sources kept per group at most, excluded ones included; further ones are refused.
@@ -145,7 +151,7 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Largest value of a QQIC (§4.1.7).
+    /// Largest value of a QQIC (RFC 9776 §4.1.7, RFC 9777 §5.1.9).
     const MAX_QUERY_INTERVAL: Duration = Duration::from_secs(31_744);
 
     /// The protocol of a family at its newest version and the values of its RFC, without an address.
@@ -164,6 +170,8 @@ impl Config {
             immediate_leave: ImmediateLeave::Never,
             require_router_alert: false,
             mtu: 1500,
+            allowed_queriers: None,
+            steady_time: SteadyTime::DEFAULT,
             allowed_groups: None,
             max_groups: 16_384,
             max_sources_per_group: 256,
@@ -263,6 +271,22 @@ impl Config {
         self.startup_query_count.unwrap_or(self.robustness_variable)
     }
 
+    /// How long another querier has to be heard before members that we serve are left to it.
+    pub(super) fn steady_time(&self) -> Duration {
+        self.steady_time.serving.unwrap_or_else(|| Variables::own(self).other_querier_present_interval())
+    }
+
+    /// The same before we have served any.
+    pub(super) fn starting_steady_time(&self) -> Duration {
+        self.steady_time.starting.unwrap_or(self.query_response_interval)
+    }
+
+    /// Whether a router may be the querier instead of us.
+    pub(super) fn allows_querier(&self, router: IpAddr) -> bool {
+        let ranges = self.allowed_queriers.as_ref();
+        ranges.is_none_or(|ranges| ranges.iter().any(|range| range.contains(router)))
+    }
+
     /// Whether hosts are told apart.
     pub(super) const fn tracks_hosts(&self) -> bool {
         matches!(self.immediate_leave, ImmediateLeave::Tracked) || self.max_groups_per_host.is_some()
@@ -306,32 +330,32 @@ impl Variables {
         }
     }
 
-    /// Last Member Query Count (§8.9).
+    /// Last Member Query Count (RFC 9776 §8.9, RFC 9777 §9.9).
     pub(super) fn last_member_query_count(&self) -> u8 {
         self.last_member_query_count.unwrap_or(self.robustness_variable)
     }
 
-    /// Last Member Query Interval (§8.8).
+    /// Last Member Query Interval (RFC 9776 §8.8, RFC 9777 §9.8).
     pub(super) const fn last_member_query_interval(&self) -> Duration {
         self.last_member_query_interval
     }
 
-    /// Group Membership Interval (§8.4), Multicast Address Listening Interval (RFC 9777 §9.4).
+    /// Group Membership Interval (RFC 9776 §8.4), Multicast Address Listening Interval (RFC 9777 §9.4).
     pub(super) fn group_membership_interval(&self) -> Duration {
         self.query_interval * u32::from(self.robustness_variable) + self.query_response_interval * 2
     }
 
-    /// Older Host Present Interval (§8.13), Older Version Host Present Interval (RFC 9777 §9.13).
+    /// Older Host Present Interval (RFC 9776 §8.13), Older Version Host Present Interval (RFC 9777 §9.13).
     pub(super) fn older_host_present_interval(&self) -> Duration {
         self.query_interval * u32::from(self.robustness_variable) + self.query_response_interval
     }
 
-    /// Other Querier Present Interval (§8.5).
+    /// Other Querier Present Interval (RFC 9776 §8.5, RFC 9777 §9.5).
     pub(super) fn other_querier_present_interval(&self) -> Duration {
         self.query_interval * u32::from(self.robustness_variable) + self.query_response_interval / 2
     }
 
-    /// Last Member Query Time (§8.10).
+    /// Last Member Query Time (RFC 9776 §8.10, RFC 9777 §9.10).
     pub(super) fn last_member_query_time(&self) -> Duration {
         self.last_member_query_interval * u32::from(self.last_member_query_count())
     }

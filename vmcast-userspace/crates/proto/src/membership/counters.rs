@@ -24,6 +24,8 @@ pub enum Refusal {
     OwnQuery,
     /// A query from a router whose address is higher than ours: it is about to give way.
     HigherQuerier,
+    /// A query from a router that may not be the querier here.
+    QuerierNotAllowed,
     /// A query of version 1, which knows no election.
     QueryVersion1,
     /// A report of IGMPv3 or MLDv2 to a querier of an older version.
@@ -56,7 +58,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::UnknownType,
@@ -67,6 +69,7 @@ impl Refusal {
         Self::QueryWithoutSource,
         Self::OwnQuery,
         Self::HigherQuerier,
+        Self::QuerierNotAllowed,
         Self::QueryVersion1,
         Self::ReportVersion3,
         Self::NotMulticast,
@@ -96,6 +99,7 @@ impl Refusal {
             Self::QueryWithoutSource => "query_without_source",
             Self::OwnQuery => "own_query",
             Self::HigherQuerier => "higher_querier",
+            Self::QuerierNotAllowed => "querier_not_allowed",
             Self::QueryVersion1 => "query_version_1",
             Self::ReportVersion3 => "report_version_3",
             Self::NotMulticast => "not_multicast",
@@ -129,6 +133,10 @@ pub struct Counters {
     pub leaves_received: u64,
     /// Queries sent.
     pub queries_sent: u64,
+    /// Times that another querier was heard and then missed.
+    pub queriers_missed: u64,
+    /// Times that the link's members were left to another querier.
+    pub handed_over: u64,
     refused: [u64; Refusal::ALL.len()],
 }
 

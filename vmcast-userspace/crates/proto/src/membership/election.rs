@@ -10,8 +10,9 @@ use vmcast_wire::membership::QueryV3;
 use super::{
     Family, Version,
     address::{check_group, rank},
-    config::Variables,
+    config::{Config, Variables},
     counters::Refusal,
+    handover::Handover,
     machine::{Datagram, Querier, Role},
     output::{Event, Output},
     timer::Timer,
@@ -49,6 +50,10 @@ impl Querier {
         if !self.yields_to(input.source) {
             return Err(Refusal::HigherQuerier);
         }
+        if !self.config.allows_querier(input.source) {
+            self.note_not_allowed(now, input.source);
+            return Err(Refusal::QuerierNotAllowed);
+        }
         self.counters.queries_received += 1;
         self.variables = Variables::own(&self.config);
         if let Some(version_3) = query.version_3 {
@@ -56,13 +61,19 @@ impl Querier {
         }
         let present_until = now + self.variables.other_querier_present_interval();
         self.change_role(Role::NonQuerier { querier: input.source, present_until });
+        let general = query.group.is_unspecified();
+        if general && self.with_handover(|handover, config| handover.hear(now, input.source, config)) {
+            self.hand_over();
+        }
 
         let suppressed = query.version_3.is_some_and(|query| query.suppress_router_side_processing);
-        if query.group.is_unspecified() || suppressed {
+        if general || suppressed {
             return Ok(());
         }
         check_group(query.group)?;
-        let limit = now + query.max_resp_time * u32::from(self.variables.last_member_query_count());
+        // Hosts have to have time to answer, whatever the query says of it.
+        let answers = query.max_resp_time.max(self.variables.last_member_query_interval());
+        let limit = now + answers * u32::from(self.variables.last_member_query_count());
         let sources = query.version_3.map_or(&[][..], |query| &query.sources);
         self.update(query.group, |state, _| {
             if sources.is_empty() {
@@ -73,6 +84,30 @@ impl Querier {
             }
         });
         Ok(())
+    }
+
+    /// Tells of a router that may not be the querier, but not of each of its queries.
+    fn note_not_allowed(&mut self, now: Instant, router: IpAddr) {
+        let told = |told: Instant| now < told + self.config.query_interval;
+        if !self.not_allowed_told.is_some_and(told) {
+            self.not_allowed_told = Some(now);
+            self.outputs.push_back(Output::Event(Event::QuerierNotAllowed { router }));
+        }
+    }
+
+    /// Changes to whom members are left, and with it the timer.
+    pub(super) fn with_handover<R>(&mut self, act: impl FnOnce(&mut Handover, &Config) -> R) -> R {
+        let before = self.handover.due(&self.config);
+        let result = act(&mut self.handover, &self.config);
+        self.timers.reschedule(Timer::Handover, before, self.handover.due(&self.config));
+        result
+    }
+
+    /// Leaves the link's members to the querier.
+    pub(super) fn hand_over(&mut self) {
+        self.with_handover(|handover, _| handover.leave());
+        self.counters.handed_over += 1;
+        self.outputs.push_back(Output::Event(Event::Serving { serving: false }));
     }
 
     /// Counts and tells of queries of another version than ours (RFC 9776 §7.3.1, RFC 9777 §8.3.1).
@@ -119,6 +154,10 @@ impl Querier {
     }
 
     pub(super) fn become_querier(&mut self, now: Instant) {
+        self.counters.queriers_missed += 1;
+        if self.with_handover(|handover, _| handover.miss(now)) {
+            self.outputs.push_back(Output::Event(Event::Serving { serving: true }));
+        }
         self.variables = Variables::own(&self.config);
         self.change_role(Role::Querier { next_query: now + self.config.query_interval, startup_left: 0 });
         self.send_general_query();

@@ -1,5 +1,5 @@
 //! The state of one group and how reports and time change it (RFC 9776 §6.2 to §6.5,
-//! RFC 9777 §7.2 to §7.5). Sections without a document are those of RFC 9776.
+//! RFC 9777 §7.2 to §7.5).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -111,7 +111,7 @@ impl Group {
         self.exclude_until.is_none() && self.sources().next().is_none()
     }
 
-    /// What is to be forwarded (§6.3).
+    /// What is to be forwarded (RFC 9776 §6.3, RFC 9777 §7.3).
     pub(super) fn filter(&self) -> Filter {
         let pick = |running: bool| {
             self.sources()
@@ -134,7 +134,7 @@ impl Group {
         }
     }
 
-    /// The Group Compatibility Mode (§7.3.2, RFC 9777 §8.3.2).
+    /// The Group Compatibility Mode (RFC 9776 §7.3.2, RFC 9777 §8.3.2).
     pub(super) fn compatibility(&self, now: Instant) -> Version {
         let runs = |until: Option<Instant>| until.is_some_and(|until| until > now);
         if runs(self.details.as_ref().and_then(|details| details.v1_host_until)) {
@@ -151,7 +151,7 @@ impl Group {
         self.compatibility(now) != Version::V3
     }
 
-    /// Notes the version of a host whose report was heard (§7.3.2).
+    /// Notes the version of a host whose report was heard (RFC 9776 §7.3.2, RFC 9777 §8.3.2).
     pub(super) fn hear(&mut self, version: Version, older_host_until: Instant) {
         match version {
             Version::V1 => self.details().v1_host_until = Some(older_host_until),
@@ -192,8 +192,8 @@ impl Group {
         applied
     }
 
-    /// The tables of §6.4.1 and §6.4.2. Sets are written as there: INCLUDE (A), or EXCLUDE (X,Y)
-    /// with X the sources whose timer runs and Y those without.
+    /// The tables of RFC 9776 §6.4.1, §6.4.2, RFC 9777 §7.4.1, §7.4.2. Sets are written as there: INCLUDE
+    /// (A), or EXCLUDE (X,Y) with X the sources whose timer runs and Y those without.
     fn apply(&mut self, record_type: RecordType, listed: &BTreeSet<IpAddr>, terms: Terms) -> Applied {
         let mut applied = Applied::default();
         let group_timer = self.exclude_until;
@@ -273,8 +273,8 @@ impl Group {
         self.sources().filter(|(_, until)| until.is_some()).map(|(source, _)| source)
     }
 
-    /// Lets the timers end that are due (§6.3, §6.5). Sources go first: one that ends together with
-    /// the group does not outlive it.
+    /// Lets the timers end that are due (RFC 9776 §6.3, §6.5, RFC 9777 §7.3, §7.5). Sources go first: one
+    /// that ends together with the group does not outlive it.
     pub(super) fn expire(&mut self, due: Instant) {
         let exclude = self.exclude_until.is_some();
         let over = |until: Option<Instant>| until.is_some_and(|until| until <= due);

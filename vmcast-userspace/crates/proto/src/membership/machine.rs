@@ -15,6 +15,7 @@ use super::{
     counters::{Counters, Refusal},
     election::Query,
     group::{Deadlines, Group},
+    handover::Handover,
     host::Hosts,
     info::GroupInfo,
     input::Input,
@@ -33,6 +34,7 @@ pub struct Querier {
     pub(super) config: Config,
     pub(super) variables: Variables,
     pub(super) role: Role,
+    pub(super) handover: Handover,
     pub(super) groups: BTreeMap<IpAddr, Group>,
     pub(super) hosts: Hosts,
     pub(super) timers: Timers,
@@ -40,6 +42,8 @@ pub struct Querier {
     pub(super) counters: Counters,
     /// When another version than ours was last told of.
     pub(super) other_version_told: Option<Instant>,
+    /// When a router that may not be the querier was last told of.
+    pub(super) not_allowed_told: Option<Instant>,
 }
 
 /// Our part on the link (RFC 9776 §6.6.2, RFC 9777 §7.6.2).
@@ -81,6 +85,8 @@ impl Querier {
             outputs: VecDeque::new(),
             counters: Counters::default(),
             other_version_told: None,
+            not_allowed_told: None,
+            handover: Handover::new(),
         };
         querier.timers.reschedule(Timer::GeneralQuery, None, Some(now));
         querier.handle_timeout(now);
@@ -100,6 +106,12 @@ impl Querier {
             Role::Querier { .. } => None,
             Role::NonQuerier { querier, .. } => Some(querier),
         }
+    }
+
+    /// Whether the link's members are served by us, and not left to another querier.
+    #[must_use]
+    pub const fn serves(&self) -> bool {
+        !self.handover.is_left()
     }
 
     /// What was heard, said and refused.
@@ -266,6 +278,9 @@ impl Querier {
         self.timers.reschedule(Timer::SourceMembership(group), old.source, new.source);
         self.timers.reschedule(Timer::LastMemberQuery(group), old.query, new.query);
         self.timers.reschedule(Timer::HostMembership(group), old.forgetting, new.forgetting);
+        if !after.filter.is_none() {
+            self.with_handover(|handover, _| handover.note_member());
+        }
         if before.filter != after.filter {
             let filter = after.filter.clone();
             self.outputs.push_back(Output::Event(Event::Membership { group, filter }));
@@ -315,6 +330,7 @@ impl Machine for Querier {
             match timer {
                 Timer::GeneralQuery => self.on_general_query_timer(now),
                 Timer::OtherQuerierPresent => self.become_querier(now),
+                Timer::Handover => self.hand_over(),
                 Timer::GroupMembership(group) | Timer::SourceMembership(group) => {
                     self.update(group, |state, _| state.expire(due));
                 }

@@ -12,6 +12,7 @@ mod config;
 mod counters;
 mod election;
 mod group;
+mod handover;
 mod host;
 mod info;
 mod input;
@@ -26,8 +27,9 @@ mod version;
 mod tests;
 
 pub use address::is_source_specific;
-pub use config::{Config, ConfigError, GroupRange, ImmediateLeave};
+pub use config::{AddressRange, Config, ConfigError, ImmediateLeave};
 pub use counters::{Counters, Refusal};
+pub use handover::SteadyTime;
 pub use info::{FilterMode, GroupInfo, HostInfo, SourceInfo};
 pub use input::Input;
 pub use machine::Querier;

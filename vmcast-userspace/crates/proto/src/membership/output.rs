@@ -37,6 +37,17 @@ pub enum Event {
         /// The querier's address, `None` for us.
         querier: Option<IpAddr>,
     },
+    /// The link's members were left to the elected querier, or are served by us again: what is to be forwarded is
+    /// what [`super::Querier::filter`] says while they are, and nothing otherwise. A machine starts with serving.
+    Serving {
+        /// Whether we serve them.
+        serving: bool,
+    },
+    /// A router asks that may not be the querier here; said once in a Query Interval at most.
+    QuerierNotAllowed {
+        /// Its address.
+        router: IpAddr,
+    },
     /// A router of the link asks in another version than ours, which is a fault of configuration
     /// (RFC 9776 §7.3.1, RFC 9777 §8.3.1); said once in a Query Interval at most.
     OtherVersion {

@@ -1,5 +1,4 @@
 //! Questions about one group: lowered timers, repetitions, the S flag (RFC 9776 §6.6, RFC 9777 §7.6).
-//! Sections without a document are those of RFC 9776; RFC 9777 has each one number higher.
 
 use std::{
     net::IpAddr,
@@ -31,7 +30,7 @@ pub(super) struct Specific {
 
 impl Group {
     /// Lowers the timers of what is asked and notes the repetitions; returns whether there is
-    /// anything to send (§6.6.3). A question that is under way is not asked anew.
+    /// anything to send (RFC 9776 §6.6.3, RFC 9777 §7.6.3). A question that is under way is not asked anew.
     pub(super) fn ask(&mut self, now: Instant, ask: &Ask, variables: &Variables) -> bool {
         let limit = now + variables.last_member_query_time();
         let count = variables.last_member_query_count();
@@ -98,7 +97,8 @@ impl Group {
                 specific.clear.push(*address);
             }
         }
-        // The Group-Specific Query of the same moment asks for these as well (§6.6.3.2).
+        // The Group-Specific Query of the same moment asks for these as well (RFC 9776 §6.6.3.2, RFC 9777
+        // §7.6.3.2).
         if specific.group.is_some() {
             specific.suppressed.clear();
         }

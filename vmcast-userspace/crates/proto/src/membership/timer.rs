@@ -3,24 +3,28 @@
 use std::{collections::BTreeSet, net::IpAddr, time::Instant};
 
 /// What a timer is for. The Older Host Present timers (RFC 9776 §8.13, default 260 s) are not
-/// among them: nothing happens when they end but that later reports are read differently. The sections
-/// are those of RFC 9776; RFC 9777 §9 has each under the same number.
+/// among them: nothing happens when they end but that later reports are read differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timer {
-    /// Time for a General Query: Query Interval, default 125 s (§8.2); while starting, Startup
-    /// Query Interval, default a quarter of it (§8.6).
+    /// Time for a General Query: Query Interval, default 125 s (RFC 9776 §8.2, RFC 9777 §9.2); while
+    /// starting, Startup Query Interval, default a quarter of it (RFC 9776 §8.6, RFC 9777 §9.6).
     GeneralQuery,
-    /// The other querier has been silent: Other Querier Present Interval, default 255 s (§8.5).
+    /// The other querier has been silent: Other Querier Present Interval, default 255 s (RFC 9776 §8.5, RFC
+    /// 9777 §9.5).
     OtherQuerierPresent,
-    /// The group timer of a group in EXCLUDE mode: Group Membership Interval, default 270 s (§8.4),
-    /// lowered to Last Member Query Time, default 2 s (§8.10).
+    /// Another querier was heard while nobody was served yet, and members are left to it: the Query Response Interval,
+    /// default 10 s (RFC 9776 §8.3, RFC 9777 §9.3).
+    Handover,
+    /// The group timer of a group in EXCLUDE mode: Group Membership Interval, default 270 s (RFC 9776 §8.4,
+    /// RFC 9777 §9.4), lowered to Last Member Query Time, default 2 s (RFC 9776 §8.10, RFC 9777 §9.10).
     GroupMembership(IpAddr),
-    /// The earliest source timer of a group, the same intervals (§6.3).
+    /// The earliest source timer of a group, the same intervals (RFC 9776 §6.3, RFC 9777 §7.3).
     SourceMembership(IpAddr),
-    /// Time to repeat a specific query: Last Member Query Interval, default 1 s (§8.8).
+    /// Time to repeat a specific query: Last Member Query Interval, default 1 s (RFC 9776 §8.8, RFC 9777
+    /// §9.8).
     LastMemberQuery(IpAddr),
     /// Time to look for hosts of a group that have fallen silent: Group Membership Interval, default
-    /// 270 s (§8.4).
+    /// 270 s (RFC 9776 §8.4, RFC 9777 §9.4).
     HostMembership(IpAddr),
 }
 

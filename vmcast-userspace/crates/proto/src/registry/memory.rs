@@ -63,6 +63,10 @@ impl Store for MemoryStore {
         Ok(self.nodes.values().filter(|node| !node.is_live(now)).map(|node| node.id().clone()).collect())
     }
 
+    fn vmr_count(&self) -> Result<usize, Infallible> {
+        Ok(self.nodes.values().filter(|node| node.rank().is_some()).count())
+    }
+
     fn node_count(&self) -> Result<usize, Infallible> {
         Ok(self.nodes.len())
     }

@@ -27,7 +27,7 @@ pub use counters::{Counters, RefusalCounts};
 pub use memory::MemoryStore;
 pub use node::{Label, LabelError, NodeId, NodeIdError, NodeRecord, Registration, Role};
 pub use refusal::{Error, Refusal, RefusalReason};
-pub use registry::{Answer, AnswerKind, Lease, Query, Registered, Registry, Report, Reported};
+pub use registry::{Answer, AnswerKind, Census, Lease, Query, Registered, Registry, Report, Reported};
 pub use store::{Change, Store};
 pub use time::UnixMillis;
 

@@ -89,6 +89,17 @@ pub struct Reported {
     pub prefix: Option<Prefix>,
 }
 
+/// How much a registry holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// VMRs.
+    pub vmrs: usize,
+    /// Agents.
+    pub agents: usize,
+    /// Entries of the cache.
+    pub entries: usize,
+}
+
 /// The registry over its store.
 #[derive(Debug)]
 pub struct Registry<S> {
@@ -323,6 +334,15 @@ impl<S: Store> Registry<S> {
     ) -> Result<Vec<CacheEntry>, S::Error> {
         let page = |after: Option<&CacheKey>| self.store.entries(after, limit);
         live_page(limit, after.copied(), page, |entry| entry.key, |entry| entry.expires > now)
+    }
+
+    /// How much it holds. What has expired and was not swept up yet counts.
+    ///
+    /// # Errors
+    /// The failure of the store.
+    pub fn census(&self) -> Result<Census, S::Error> {
+        let (nodes, vmrs) = (self.store.node_count()?, self.store.vmr_count()?);
+        Ok(Census { vmrs, agents: nodes.saturating_sub(vmrs), entries: self.store.entry_count()? })
     }
 
     fn refuse<T>(&mut self, refusal: Refusal) -> Result<T, Error<S::Error>> {

@@ -64,6 +64,12 @@ pub trait Store {
     /// If the store cannot be read.
     fn expired_nodes(&self, now: UnixMillis) -> Result<Vec<NodeId>, Self::Error>;
 
+    /// How many VMRs there are.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    fn vmr_count(&self) -> Result<usize, Self::Error>;
+
     /// How many nodes there are.
     ///
     /// # Errors

@@ -186,7 +186,11 @@ impl World {
                         *router.lost.entry(group).or_default() += 1;
                     }
                     Output::Event(
-                        Event::Membership { .. } | Event::QuerierChanged { .. } | Event::OtherVersion { .. },
+                        Event::Membership { .. }
+                        | Event::QuerierChanged { .. }
+                        | Event::Serving { .. }
+                        | Event::QuerierNotAllowed { .. }
+                        | Event::OtherVersion { .. },
                     ) => {}
                 }
             }

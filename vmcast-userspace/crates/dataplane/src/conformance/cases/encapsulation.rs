@@ -32,6 +32,8 @@ pub(super) fn cases(scene: &Scene) -> Vec<Case> {
     for (name, kind) in kinds {
         for v6 in [false, true] {
             let over = format!("{name} over IPv{}", if v6 { 6 } else { 4 });
+            // proves for AMT RFC 7450 §4.2.2.3, §5.3.3.6, §5.3.3.6.3, §5.3.3.6.3.1, §5.3.3.6.3.2: from our end of the
+            // tunnel, without a UDP checksum, with DF over IPv4, without a fragment header over IPv6.
             cases.push(case(&format!("packets of both versions leave in {over}"), leave(scene, kind, v6)));
             cases.push(case(&format!("packets of both versions come out of {over}"), come(scene, kind, v6)));
             cases.push(case(

@@ -4,6 +4,7 @@ mod churn;
 mod convert;
 mod encapsulation;
 mod forward;
+mod missed;
 mod oversize;
 mod pass;
 mod priority;
@@ -34,6 +35,7 @@ pub fn cases(devices: Devices) -> Vec<Case> {
         convert::cases(&scene),
         oversize::cases(&scene),
         priority::cases(&scene),
+        missed::cases(&scene),
     ]
     .concat()
 }

@@ -35,6 +35,7 @@ pub(super) fn cases(scene: &Scene) -> Vec<Case> {
     for (name, kind) in kinds {
         for v6 in [false, true] {
             let over = format!("{name} over IPv{}", if v6 { 6 } else { 4 });
+            // proves RFC 7450 §5.3.3.6.1, §5.3.3.6.2.1, §5.3.3.6.2.2 for AMT, RFC 7588 §3.3 for GRE.
             cases.push(case(
                 &format!("packets too large for {over} go by the RFCs"),
                 in_tunnel(scene, kind, v6),

@@ -14,6 +14,7 @@ use crate::{
         chain::Ways,
         device::Rule,
         error::{Failure, KernelError},
+        open::chain,
         relay::Relay,
         state::InterfaceState,
         writes::{MemberWrites as _, forgive_missing},
@@ -104,6 +105,14 @@ impl KernelPlane {
         if self.devices.rule() == Rule::Tc {
             return Ok(());
         }
+        match self.make_relays(engine == Engine::TcClone) {
+            Ok(()) => Ok(()),
+            Err(error) => self.do_without_relays(error),
+        }
+    }
+
+    /// Makes the relay devices that XDP needs, and that to members at TC if it is `listed`.
+    fn make_relays(&mut self, listed: bool) -> Result<(), KernelError> {
         if self.table_relay.is_none() {
             let relay = Relay::create(self.stays, limit::RELAY_MTU)?;
             self.attachments.attach(&mut self.object, relay.far, Role::Chunk)?;
@@ -111,13 +120,78 @@ impl KernelPlane {
             self.maps.write_relay(maps::TO_TABLES, relay.near.0)?;
             self.table_relay = Some(relay);
         }
-        if engine == Engine::TcClone && self.list_relay.is_none() {
-            self.make_list_relay()?;
+        if listed { self.make_list_relay() } else { Ok(()) }
+    }
+
+    /// Goes on at TC alone if no relay device can be made, where each packet is copied for all members in one go.
+    ///
+    /// # Errors
+    /// The error, if XDP alone is asked for; or if the kernel refuses a change.
+    pub(super) fn do_without_relays(&mut self, error: KernelError) -> Result<(), Failure> {
+        if self.devices.rule() == Rule::Xdp {
+            return Err(error.into());
+        }
+        self.note_no_relay(&error);
+        if self.devices.rule() == Rule::Auto && self.devices.set_without_relays(true) {
+            self.move_members()?;
         }
         Ok(())
     }
 
+    /// Notes why there is no relay device, for the operator. Members at TC are served in one go without it.
+    pub(super) fn note_no_relay(&mut self, error: &KernelError) {
+        let text = chain(error);
+        if self.no_relay.is_none() {
+            tracing::warn!(
+                error = text,
+                "no relay device can be made: TC serves all members, those of a stream in one go, in which others wait"
+            );
+        }
+        self.no_relay = Some(text);
+        self.list_chunk = u32::MAX;
+    }
+
+    /// Tries again to make relay devices, if that has failed, and serves by them what was served without.
+    pub(super) fn try_relays_again(&mut self) -> Result<(), Failure> {
+        if self.no_relay.is_none() {
+            return Ok(());
+        }
+        let made = if self.devices.rule_asked_for() == Rule::Tc {
+            self.make_list_relay()
+        } else {
+            self.make_relays(true)
+        };
+        if let Err(error) = made {
+            self.note_no_relay(&error);
+            return Ok(());
+        }
+        tracing::info!("relay devices could be made: members are served by them from now on");
+        self.no_relay = None;
+        self.list_chunk = self.list_chunk_asked_for;
+        if !self.devices.set_without_relays(false) {
+            return Ok(());
+        }
+        self.lead_to_lists()?;
+        self.move_members()
+    }
+
+    /// Lets what comes in at XDP find the members at TC that there are.
+    fn lead_to_lists(&mut self) -> Result<(), Failure> {
+        let ways = self.ways();
+        let listed = self.state.streams.iter().filter(|(_, state)| state.list.first() != 0);
+        let listed: Vec<u32> = listed.map(|(stats, _)| *stats).collect();
+        listed.into_iter().try_for_each(|stats| {
+            self.change_chain(stats, |state, backing, change| {
+                state.chain.set_list(Some(stats), ways, backing, change)
+            })
+        })
+    }
+
+    /// Makes the relay device to members at TC, if there is none.
     pub(super) fn make_list_relay(&mut self) -> Result<(), KernelError> {
+        if self.list_relay.is_some() {
+            return Ok(());
+        }
         let relay = Relay::create(self.stays, limit::LIST_RELAY_MTU)?;
         self.attachments.attach(&mut self.object, relay.far, Role::List)?;
         self.maps.prepare_device(relay.near.0)?;

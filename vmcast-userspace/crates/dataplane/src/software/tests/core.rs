@@ -74,7 +74,7 @@ fn frame() -> Vec<u8> {
 
 fn copies(core: &mut Core, now_ns: u64) -> (Disposition, usize) {
     let mut copies = 0;
-    let disposition = core.process(IfIndex(1), &frame(), now_ns, &mut |_, _| copies += 1);
+    let disposition = core.process(IfIndex(1), &frame(), now_ns, &mut |_, _, _| copies += 1);
     (disposition, copies)
 }
 
@@ -171,7 +171,7 @@ fn removing_a_tunnel_of_a_thousand_leaves_the_others_in_order() {
         core.apply(&[FibOp::RemoveTunnel(TunnelId(id))]).unwrap();
     }
     let mut reached = Vec::new();
-    core.process(IfIndex(1), &frame(), 1, &mut |_, copy| {
+    core.process(IfIndex(1), &frame(), 1, &mut |_, copy, _| {
         reached.push(u32::from_be_bytes([copy[30], copy[31], copy[32], copy[33]]) - 0x0a01_0000);
     });
     assert_eq!(reached, (0..1000).step_by(3).collect::<Vec<_>>());

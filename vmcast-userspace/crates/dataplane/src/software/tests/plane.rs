@@ -175,10 +175,10 @@ fn application() -> Socket {
 #[test]
 fn frames_cross_the_plane_in_order_and_reach_nobody_else() {
     in_namespace(|wires| {
-        let sender = Sender::open(wires.source).unwrap();
+        let mut sender = Sender::open(wires.source).unwrap();
         let frames: Vec<_> = (0..50u8).map(|number| frame(&[number; 100])).collect();
         let slices: Vec<_> = frames.iter().map(|frame| std::io::IoSlice::new(frame)).collect();
-        assert_eq!(sender.send(&slices), 0);
+        assert_eq!(sender.send(&slices, 0), 0);
         let arrived = inner_packets(&wires.member_side, 50, PATIENCE);
         let numbers: Vec<_> = arrived.iter().map(|packet| udp_payload(packet)[0]).collect();
         assert_eq!(numbers, (0..50).collect::<Vec<_>>());
@@ -215,17 +215,17 @@ fn a_super_packet_reaches_the_member_as_the_datagrams_it_was_made_of() {
 #[test]
 fn a_member_that_left_gets_nothing_more_and_an_interface_that_is_removed_is_not_tapped() {
     in_namespace(|wires| {
-        let sender = Sender::open(wires.source).unwrap();
+        let mut sender = Sender::open(wires.source).unwrap();
         let frame = frame(b"payload");
         let slice = [std::io::IoSlice::new(&frame)];
         wires.plane.apply(&[FibOp::RemoveMember(STREAM, Output::Tunnel(TunnelId(1)))]).unwrap();
-        sender.send(&slice);
+        sender.send(&slice, 0);
         assert!(inner_packets(&wires.member_side, 1, SILENCE).is_empty());
         wires.plane.apply(&[FibOp::AddMember(STREAM, Output::Tunnel(TunnelId(1)))]).unwrap();
-        sender.send(&slice);
+        sender.send(&slice, 0);
         assert_eq!(inner_packets(&wires.member_side, 1, PATIENCE).len(), 1);
         wires.plane.apply(&[FibOp::RemoveInterface(index("a"))]).unwrap();
-        sender.send(&slice);
+        sender.send(&slice, 0);
         assert!(inner_packets(&wires.member_side, 1, SILENCE).is_empty());
     });
 }
@@ -233,14 +233,14 @@ fn a_member_that_left_gets_nothing_more_and_an_interface_that_is_removed_is_not_
 #[test]
 fn copies_for_a_device_that_is_gone_are_counted_and_the_plane_goes_on() {
     in_namespace(|wires| {
-        let sender = Sender::open(wires.source).unwrap();
+        let mut sender = Sender::open(wires.source).unwrap();
         let frame = frame(b"payload");
         let slice = [std::io::IoSlice::new(&frame)];
-        sender.send(&slice);
+        sender.send(&slice, 0);
         assert_eq!(inner_packets(&wires.member_side, 1, PATIENCE).len(), 1);
         assert_eq!(index("b"), wires.egress);
         ip("link set dev b down");
-        sender.send(&slice);
+        sender.send(&slice, 0);
         let refused =
             || wires.plane.counters().unwrap().drops[&vmcast_common::verdict::DropReason::DeviceRefused];
         for _ in 0..100 {
@@ -251,7 +251,7 @@ fn copies_for_a_device_that_is_gone_are_counted_and_the_plane_goes_on() {
         }
         assert_eq!(refused(), 1);
         ip("link set dev b up");
-        sender.send(&slice);
+        sender.send(&slice, 0);
         assert_eq!(inner_packets(&wires.member_side, 1, PATIENCE).len(), 1);
     });
 }

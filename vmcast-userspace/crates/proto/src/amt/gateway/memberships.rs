@@ -9,6 +9,10 @@ use vmcast_wire::membership::{Record, RecordType};
 
 use crate::Filter;
 
+/// Groups left that are kept in mind at most. Of further ones the relay may miss the leave, and forget them when
+/// nobody reports them any more.
+const MOST_DEPARTED: usize = 16_384;
+
 /// The reception state of the gateway and the state changes under way (RFC 9776 §5.1, RFC 9777 §6.1), for groups
 /// of one version of IP.
 #[derive(Clone, Debug, Default)]
@@ -52,11 +56,22 @@ impl Memberships {
         if filter.is_none() {
             self.wanted.remove(&group);
             self.departed.insert(group);
+            self.forget_beyond_limit(group);
         } else {
             self.departed.remove(&group);
             self.wanted.insert(group, filter);
         }
         true
+    }
+
+    /// Whoever is behind us can join and leave ever other groups while no relay answers.
+    fn forget_beyond_limit(&mut self, newest: IpAddr) {
+        if self.departed.len() > MOST_DEPARTED
+            && let Some(other) = self.departed.iter().find(|group| **group != newest).copied()
+        {
+            self.departed.remove(&other);
+            self.pending.remove(&other);
+        }
     }
 
     /// Leaves every group.
@@ -216,6 +231,25 @@ mod tests {
         assert_eq!(told(&memberships.state_changes()), [(ChangeToIncludeMode, vec![])]);
         assert_eq!(told(&memberships.state_changes()), [(ChangeToIncludeMode, vec![])]);
         assert!(!memberships.has_pending());
+    }
+
+    #[test]
+    fn groups_that_come_and_go_while_nobody_is_told_take_bounded_memory() {
+        let mut memberships = Memberships::default();
+        memberships.set(GROUP, Filter::any(), 2);
+        let first = u32::from(Ipv4Addr::new(239, 0, 0, 0));
+        let last = first + 3 * MOST_DEPARTED as u32;
+        for group in first..=last {
+            let group = Ipv4Addr::from(group).into();
+            memberships.set(group, Filter::any(), 2);
+            memberships.set(group, Filter::none(), 2);
+            assert!(memberships.departed.len() <= MOST_DEPARTED);
+            assert!(memberships.pending.len() <= MOST_DEPARTED + 1);
+        }
+        let changes = memberships.state_changes();
+        let told = |group: IpAddr| changes.iter().any(|record| record.group == group);
+        assert!(told(GROUP), "what is wanted is told");
+        assert!(told(Ipv4Addr::from(last).into()), "and so is what was left last");
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub struct Config {
     /// has grown meanwhile accepts what the relay before it made.
     pub secret_age: Duration,
     /// How long a secret makes new Response MACs (RFC 7450 §5.3.6: two hours); after that it is accepted for
-    /// two query intervals more (§5.3.3.4). Never shorter than the membership interval.
+    /// two query intervals more (RFC 7450 §5.3.3.4). Never shorter than the membership interval.
     pub secret_lifetime: Duration,
     /// Source address of the encapsulated General Query.
     pub query_source: Ipv4Addr,

@@ -92,6 +92,12 @@ impl Relay {
         }
     }
 
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// What happened so far.
     #[must_use]
     pub const fn counters(&self) -> Counters {

@@ -346,7 +346,7 @@ impl Run {
 }
 
 proptest! {
-    // proves A11, A12 in part
+    // proves A11, A12 in part, and RFC 4605 §4.1: upstream is asked for what all want together
     #[test]
     fn at_every_moment_exactly_those_receive_who_want_a_source(
         steps in proptest::collection::vec(step(), 1..60)

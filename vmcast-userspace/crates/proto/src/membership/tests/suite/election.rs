@@ -2,8 +2,8 @@
 
 use super::*;
 
-const LOWER: IpAddr = neighbour(2);
-const HIGHER: IpAddr = neighbour(200);
+pub(super) const LOWER: IpAddr = neighbour(2);
+pub(super) const HIGHER: IpAddr = neighbour(200);
 
 fn query(group: IpAddr, suppress: bool, listed: &[u8]) -> Message {
     Message::QueryV3(QueryV3 {
@@ -16,7 +16,7 @@ fn query(group: IpAddr, suppress: bool, listed: &[u8]) -> Message {
     })
 }
 
-fn general() -> Message {
+pub(super) fn general() -> Message {
     query(NOBODY, false, &[])
 }
 
@@ -25,7 +25,10 @@ fn changes(link: &mut Link) -> Vec<Option<IpAddr>> {
         .drain(..)
         .filter_map(|(_, event)| match event {
             Event::QuerierChanged { querier } => Some(querier),
-            Event::Membership { .. } | Event::OtherVersion { .. } => None,
+            Event::Membership { .. }
+            | Event::OtherVersion { .. }
+            | Event::Serving { .. }
+            | Event::QuerierNotAllowed { .. } => None,
         })
         .collect()
 }
@@ -210,4 +213,26 @@ fn a_querier_with_hostile_timing_is_missed_within_ten_times_our_own() {
     assert_eq!(link.querier.querier(), Some(LOWER));
     link.advance(secs(7 * 1250 + 5));
     assert_eq!(link.querier.querier(), None);
+}
+
+/// A forged query that leaves no time to answer would else end every membership it names.
+#[test]
+fn a_question_without_time_to_answer_leaves_hosts_our_own() {
+    let mut link = Link::settled();
+    link.report(TO_EX, &[]);
+    link.events.clear();
+    let Message::QueryV3(mut hostile) = query(GROUP, false, &[]) else { unreachable!() };
+    (hostile.max_resp_time, hostile.robustness_variable, hostile.query_interval) =
+        (Duration::ZERO, 0, Duration::ZERO);
+    for _ in 0..100 {
+        link.datagram(LOWER, GROUP, &Message::QueryV3(hostile.clone()));
+        assert_eq!(link.info().expires, Some(secs(2)));
+        link.advance(Duration::from_millis(1_900));
+        link.report(IS_EX, &[]);
+    }
+    let changes = link.events.iter().filter(|(_, event)| matches!(event, Event::Membership { .. }));
+    assert_eq!(changes.count(), 0);
+    hostile.max_resp_time = secs(3_174);
+    link.datagram(LOWER, GROUP, &Message::QueryV3(hostile));
+    assert_eq!(link.info().expires, Some(MEMBERSHIP), "no timer is ever lengthened");
 }

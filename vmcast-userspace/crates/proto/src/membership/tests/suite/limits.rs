@@ -128,8 +128,8 @@ fn in_the_source_specific_range_only_sources_can_be_asked_for() {
 #[test]
 fn only_groups_that_are_allowed_can_be_asked_for() {
     let allowed = vec![
-        GroupRange { address: GROUP, prefix: 255 },
-        GroupRange { address: group(0x500), prefix: BITS - 8 },
+        AddressRange { address: GROUP, prefix: 255 },
+        AddressRange { address: group(0x500), prefix: BITS - 8 },
     ];
     let config = Config { allowed_groups: Some(allowed), ..config() };
     for (group, refused) in [
@@ -148,7 +148,7 @@ fn only_groups_that_are_allowed_can_be_asked_for() {
     }
     let nothing = Config { allowed_groups: Some(vec![]), ..self::config() };
     assert_eq!(refusal(nothing, |link| link.report(TO_EX, &[])), Some(Refusal::GroupNotAllowed));
-    let all = vec![GroupRange { address: NOBODY, prefix: 0 }];
+    let all = vec![AddressRange { address: NOBODY, prefix: 0 }];
     let all = Config { allowed_groups: Some(all), ..self::config() };
     assert_eq!(refusal(all, |link| link.report(TO_EX, &[])), None);
 }

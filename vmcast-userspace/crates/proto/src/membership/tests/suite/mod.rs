@@ -2,6 +2,7 @@
 
 mod compatibility;
 mod election;
+mod handover;
 mod leave;
 mod limits;
 mod model;
@@ -270,6 +271,8 @@ impl Link {
                 }
                 Event::QuerierChanged { querier } => panic!("the querier changed to {querier:?}"),
                 Event::OtherVersion { router, version } => panic!("{router} speaks {version:?}"),
+                Event::Serving { serving } => panic!("serving became {serving}"),
+                Event::QuerierNotAllowed { router } => panic!("{router} may not ask"),
             })
             .collect()
     }

@@ -14,7 +14,7 @@ enum Model {
 }
 
 impl Model {
-    /// The tables of §6.4.1 and §6.4.2, their new states.
+    /// The tables of RFC 9776 §6.4.1, §6.4.2, RFC 9777 §7.4.1, §7.4.2, their new states.
     fn receive(self, record_type: RecordType, listed: &Set) -> Self {
         let is_exclude = matches!(record_type, RecordType::ModeIsExclude | RecordType::ChangeToExcludeMode);
         let is_block = record_type == BLOCK;

@@ -87,6 +87,7 @@ fn a_driver_that_wakes_late_gets_one_general_query_and_every_expiry() {
     assert_eq!(link.take_filters().last(), Some(&Filter::none()));
 }
 
+/// RFC 9776 §8.1, RFC 9777 §9.1, RFC 2236 §8.1, RFC 2710 §7.1, and the ranges of the other variables.
 #[test]
 fn variables_that_cannot_work_are_refused() {
     let zero = |name| Err(ConfigError::Zero { name });

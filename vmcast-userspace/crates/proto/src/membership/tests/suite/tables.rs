@@ -1,4 +1,4 @@
-//! The tables of RFC 9776 §6.4.1 and §6.4.2, row by row.
+//! The tables of RFC 9776 §6.4.1, §6.4.2, RFC 9777 §7.4.1, §7.4.2, row by row.
 
 use super::*;
 

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -10,38 +9,40 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 use serde_json::Value;
 use vmcast_lab::{Lab, Namespace, Process, clock::Clock, signals};
 
-/// Where its tunnels end.
-pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 1);
 const READY: Duration = Duration::from_secs(20);
 
 /// Memory of a process, in bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     /// The resident set.
-    pub(super) resident: u64,
+    pub(crate) resident: u64,
     /// The part of it that no file is behind.
-    pub(super) anonymous: u64,
+    pub(crate) anonymous: u64,
 }
 
 /// The daemon; ended when dropped.
-pub(super) struct Router {
+pub(crate) struct Router {
     process: Process,
     program: PathBuf,
     socket: PathBuf,
 }
 
 impl Router {
-    pub(super) fn start(lab: &Lab, namespace: &Namespace, program: &Path) -> Result<Self> {
+    /// Starts it with these tables besides those of its own: `[control]` and the beginning of `[dataplane]`, which the
+    /// tables may go on with.
+    pub(crate) fn start(lab: &Lab, namespace: &Namespace, program: &Path, tables: &str) -> Result<Self> {
         let socket = lab.dir().join("vmr.sock");
         let config = lab.dir().join("vmr.toml");
         let text = format!(
             "name = \"vmr\"\nrank = 0\n[control]\nsocket = \"{}\"\n\
-             [tunnel]\naddress = \"{ADDRESS}\"\nmax_tunnels = 110000\nmax_tunnels_per_address = 1100\nmax_tunnels_per_prefix = 110000\n\
-             [dataplane]\non_exit = \"remove\"\npin_path = \"{}\"\n\
-             [[interface]]\nname = \"acc0\"\naccepts_sources = true\n",
+             [dataplane]\non_exit = \"remove\"\npin_path = \"{}\"\n{tables}",
             socket.display(),
             lab.bpffs()?.join("vmr").display(),
         );
@@ -52,8 +53,39 @@ impl Router {
         Ok(Self { process, program: program.to_owned(), socket })
     }
 
+    /// Keeps its threads, and those that they start, on one core.
+    pub(crate) fn pin(&self, core: usize) -> Result<()> {
+        let mut set = CpuSet::new();
+        set.set(core)?;
+        for thread in self.threads()? {
+            let name = thread.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let id = name.with_context(|| format!("{} is no thread", thread.display()))?;
+            sched_setaffinity(Pid::from_raw(id), &set)
+                .with_context(|| format!("keeping thread {id} on core {core}"))?;
+        }
+        Ok(())
+    }
+
+    /// For how long its threads have run, with what the kernel did for them meanwhile.
+    pub(crate) fn core_time(&self) -> Result<Duration> {
+        let of = |thread: PathBuf| {
+            let path = thread.join("schedstat");
+            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let run = text.split_ascii_whitespace().next().and_then(|run| run.parse().ok());
+            let run = run.with_context(|| format!("no time in {}", path.display()))?;
+            Ok::<_, anyhow::Error>(Duration::from_nanos(run))
+        };
+        self.threads()?.into_iter().map(of).sum()
+    }
+
+    fn threads(&self) -> Result<Vec<PathBuf>> {
+        let dir = format!("/proc/{}/task", self.process.pid());
+        let entries = fs::read_dir(&dir).with_context(|| format!("listing {dir}"))?;
+        entries.map(|entry| Ok(entry?.path())).collect()
+    }
+
     /// Waits until it answers; gives the engine in use.
-    pub(super) fn wait_ready(&mut self, clock: Clock) -> Result<String> {
+    pub(crate) fn wait_ready(&mut self, clock: Clock) -> Result<String> {
         let deadline = clock.now() + READY;
         loop {
             signals::check()?;
@@ -81,15 +113,34 @@ impl Router {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
+    /// Waits until it shows so many members.
+    pub(crate) fn wait_members(&self, wanted: u64, patience: Duration, clock: Clock) -> Result<u64> {
+        let deadline = clock.now() + patience;
+        loop {
+            signals::check()?;
+            let (shown, groups) = self.members()?;
+            if shown == wanted {
+                return Ok(groups);
+            }
+            ensure!(
+                clock.now() < deadline,
+                "{wanted} members are to be there, the router shows {shown} after {} s\n{}",
+                patience.as_secs(),
+                self.log_tail()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Members and groups as the daemon shows them.
-    pub(super) fn members(&self) -> Result<(u64, u64)> {
+    pub(crate) fn members(&self) -> Result<(u64, u64)> {
         let status = self.status()?;
         let count = |key: &str| status[key].as_u64().with_context(|| format!("no `{key}` in the status"));
         Ok((count("members")?, count("groups")?))
     }
 
     /// What it takes now.
-    pub(super) fn memory(&self) -> Result<Memory> {
+    pub(crate) fn memory(&self) -> Result<Memory> {
         let path = format!("/proc/{}/status", self.process.pid());
         let text = fs::read_to_string(&path).with_context(|| path.clone())?;
         let bytes = |key: &str| {
@@ -101,7 +152,7 @@ impl Router {
         Ok(Memory { resident: bytes("VmRSS:")?, anonymous: bytes("RssAnon:")? })
     }
 
-    pub(super) fn log_tail(&self) -> String {
+    pub(crate) fn log_tail(&self) -> String {
         self.process.log_tail(20)
     }
 }

@@ -1,0 +1,353 @@
+//! Joins and leaves: how many one core takes in a second, and how long one takes to be served.
+//!
+//! The router daemon has a core of its own; gateways in great numbers talk to its sockets over a cable, from another
+//! core. Its time is that of its threads, with what the kernel does for them: receiving, sending, and changing its
+//! tables. The relay's machine alone is measured beside it.
+
+mod alone;
+mod frame;
+mod gateways;
+mod link;
+
+use std::{net::Ipv4Addr, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result};
+use indicatif::ProgressBar;
+use vmcast_lab::{Lab, Namespace, clock::Clock, signals};
+use vmcast_wire::igmp::RecordType;
+
+use crate::{
+    daemon::Router,
+    join::{Source, stream},
+    machine::{last_core, pin_to_core},
+    report::{ArrivalRow, Bound, Ratio, Report, SignallingRow},
+    stats::{Summary, percentile},
+};
+
+use {
+    frame::Cable,
+    gateways::{Gateways, report as membership_report},
+    link::Host,
+};
+
+/// Joins that one core is to take in a second.
+const TARGET_JOINS: f64 = 50_000.0;
+/// How long a report may take until its member is served, 99 times of 100, in milliseconds.
+const TARGET_MS: f64 = 1.0;
+/// Groups that the gateways spread over.
+const GROUPS: u32 = 100;
+/// Members of a group that one more joins.
+const PRESENT: u32 = 10_000;
+/// A source that does not send.
+const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+const RELAY: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 1);
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 62, 0, 2);
+/// A source that does.
+const SENDER: Ipv4Addr = Ipv4Addr::new(10, 61, 0, 2);
+/// How long the daemon may need for the last joins.
+const SETTLE: Duration = Duration::from_secs(60);
+/// Between two joins whose time is taken: the router has nothing else to do.
+const PAUSE: Duration = Duration::from_millis(1);
+/// The core of the router.
+const ROUTERS_CORE: usize = 0;
+
+/// How much to measure.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Effort {
+    rounds: usize,
+    /// Gateways of a round.
+    gateways: u32,
+    /// Joins whose time is taken.
+    samples: u32,
+}
+
+impl Effort {
+    pub(crate) const FULL: Self = Self { rounds: 7, gateways: 20_000, samples: 1_000 };
+    pub(crate) const QUICK: Self = Self { rounds: 3, gateways: 5_000, samples: 150 };
+
+    /// Steps of the progress bar.
+    pub(crate) const fn steps(&self) -> u64 {
+        1 + Spread::ALL.len() as u64 * self.rounds as u64 + 2 * self.samples as u64
+    }
+}
+
+/// How the gateways are spread over addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spread {
+    /// Many behind each, as behind a translator.
+    Translated,
+    /// Each has its own, whose way has to be looked up.
+    Own,
+}
+
+impl Spread {
+    const ALL: [Self; 2] = [Self::Translated, Self::Own];
+
+    const fn of_address(self) -> u32 {
+        match self {
+            Self::Translated => 200,
+            Self::Own => 1,
+        }
+    }
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Translated => "200 gateways behind each address",
+            Self::Own => "an address of its own for each gateway",
+        }
+    }
+}
+
+/// The group of a number.
+fn group(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from_be_bytes([232, 5, 0, 0]) + number)
+}
+
+/// Rates of the rounds, in a second.
+struct Figures {
+    of_core: Vec<f64>,
+    in_all: Vec<f64>,
+}
+
+impl Figures {
+    const NONE: Self = Self { of_core: Vec::new(), in_all: Vec::new() };
+
+    fn add(&mut self, count: u32, core: Duration, time: Duration) {
+        self.of_core.push(f64::from(count) / core.as_secs_f64());
+        self.in_all.push(f64::from(count) / time.as_secs_f64());
+    }
+
+    fn row(&self, who: &str, what: &str, from: &str, count: u32) -> Result<(SignallingRow, Summary)> {
+        let of_core = Summary::of(&self.of_core).context("no round was measured")?;
+        let in_all = Summary::of(&self.in_all).context("no round was measured")?;
+        let row = SignallingRow {
+            who: who.to_owned(),
+            what: what.to_owned(),
+            from: from.to_owned(),
+            count,
+            per_s_core: of_core.median,
+            least: of_core.least,
+            most: of_core.most,
+            us_each: 1e6 / of_core.median,
+            per_s: in_all.median,
+            rounds: of_core.count,
+        };
+        Ok((row, of_core))
+    }
+}
+
+/// Measures, and puts rows and targets into the report.
+pub(crate) fn measure(program: &Path, effort: Effort, report: &mut Report, bar: &ProgressBar) -> Result<()> {
+    // A thread of its own, so that what follows is not kept on one core.
+    std::thread::scope(|scope| scope.spawn(|| measure_here(program, effort, report, bar)).join())
+        .map_err(|_| anyhow::anyhow!("measuring panicked"))?
+}
+
+fn measure_here(program: &Path, effort: Effort, report: &mut Report, bar: &ProgressBar) -> Result<()> {
+    let mut bed = Bed::build(program, effort)?;
+    pin_to_core(last_core()).context("staying on one core")?;
+    bar.set_message("joins: the relay's machine alone");
+    let whats = ["join by Request, Query, Update", "join through a tunnel that is there", "leave"];
+    for (figures, what) in alone::measure(effort)?.iter().zip(whats) {
+        let (row, _) = figures.row("relay's machine alone", what, "", effort.gateways)?;
+        report.signalling.push(row);
+    }
+    bar.inc(1);
+    for spread in Spread::ALL {
+        bed.rates(spread, effort, report, bar).context(spread.label())?;
+    }
+    bed.gateways.of_address = Spread::Translated.of_address();
+    bed.fill()?;
+    let times = bed.through_tunnels(effort, bar)?;
+    bed.arrival(report, "AMT Membership Update", "the answer to a Request behind it", &times)?;
+    let times = bed.on_link(effort, bar)?;
+    bed.arrival(report, "IGMPv3 report on a link", "the first copy there", &times)
+}
+
+/// The router and those around it.
+struct Bed {
+    gateways: Gateways,
+    host: Host,
+    router: Router,
+    engine: String,
+    clock: Clock,
+    _sender: Source,
+    _lab: Lab,
+}
+
+impl Bed {
+    fn build(program: &Path, effort: Effort) -> Result<Self> {
+        let mut lab = Lab::new("bench-signalling")?;
+        let [vmr, members, host, sender] = lab.namespaces(["vmr", "members", "host", "sender"])?;
+        lab.veths(&[
+            ((&vmr, "acc0"), (&members, "eth0")),
+            ((&vmr, "lan0"), (&host, "eth0")),
+            ((&vmr, "src0"), (&sender, "eth0")),
+        ])?;
+        let mac = |last| [2, 0x60, 0, 0, 0, last];
+        let name = |node: &Namespace, interface: &str, last| {
+            node.ip(&format!("link set {interface} address 02:60:00:00:00:{last:02x}"))
+        };
+        name(&vmr, "acc0", 1)?;
+        name(&members, "eth0", 2)?;
+        name(&vmr, "lan0", 3)?;
+        name(&host, "eth0", 4)?;
+        vmr.ip(&format!(
+            "addr add {RELAY}/24 dev acc0\nroute add {} via 10.60.0.2\naddr add 10.62.0.1/24 dev lan0\n\
+             addr add 10.61.0.1/24 dev src0",
+            gateways::NETWORK
+        ))?;
+        members.ip("addr add 10.60.0.2/24 dev eth0")?;
+        host.ip(&format!("addr add {HOST}/24 dev eth0"))?;
+        sender.ip(&format!("addr add {SENDER}/24 dev eth0\nroute add default via 10.61.0.1"))?;
+
+        let clock = Clock::start();
+        let tables = format!(
+            "[tunnel]\naddress = \"{RELAY}\"\nmax_tunnels_per_prefix = 100000\nanswers_per_second = 10000000\n\
+             answers_per_prefix_per_second = 10000000\n[[interface]]\nname = \"acc0\"\n\
+             [[interface]]\nname = \"src0\"\naccepts_sources = true\n\
+             [[interface]]\nname = \"lan0\"\nquerier = true\nimmediate_leave = true\n"
+        );
+        let mut router = Router::start(&lab, &vmr, program, &tables)?;
+        let engine = router.wait_ready(clock)?;
+        router.pin(ROUTERS_CORE)?;
+        let count = effort.gateways.max(PRESENT + effort.samples);
+        Ok(Self {
+            gateways: Gateways::new(&members, Cable { near: mac(2), far: mac(1) }, RELAY, count)?,
+            host: Host::new(&host, Cable { near: mac(4), far: mac(3) }, HOST, clock)?,
+            router,
+            engine,
+            clock,
+            _sender: Source::start(&sender)?,
+            _lab: lab,
+        })
+    }
+
+    /// Does something to the router; the time of its core, and the time that passed.
+    fn timed(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<(Duration, Duration)> {
+        let (core, start) = (self.router.core_time()?, self.clock.now());
+        work(self)?;
+        Ok((self.router.core_time()? - core, self.clock.now() - start))
+    }
+
+    fn rates(
+        &mut self,
+        spread: Spread,
+        effort: Effort,
+        report: &mut Report,
+        bar: &ProgressBar,
+    ) -> Result<()> {
+        let count = effort.gateways;
+        self.gateways.of_address = spread.of_address();
+        let first: Vec<_> = (0..GROUPS)
+            .map(|number| membership_report(RecordType::AllowNewSources, group(number), SOURCE))
+            .collect();
+        let other =
+            |record_type, number| membership_report(record_type, group(GROUPS + number % GROUPS), SOURCE);
+        let whats = [
+            "join by Request, Query, Update",
+            "join through a tunnel that is there",
+            "leave",
+            "leave and end of the tunnel by Teardown",
+        ];
+        let mut figures = [const { Figures::NONE }; 4];
+        for round in 1..=effort.rounds {
+            signals::check()?;
+            bar.set_message(format!("joins, {}: round {round} of {}", spread.label(), effort.rounds));
+            let members = u64::from(count);
+            let times = [
+                self.timed(|bed| {
+                    let update = |number: u32| first.get((number % GROUPS) as usize).cloned();
+                    bed.gateways.handshake(0..count, update)?;
+                    bed.router.wait_members(members, SETTLE, bed.clock).map(drop)
+                })?,
+                self.timed(|bed| {
+                    bed.gateways.updates(0..count, |number| other(RecordType::AllowNewSources, number))?;
+                    bed.router.wait_members(2 * members, SETTLE, bed.clock).map(drop)
+                })?,
+                self.timed(|bed| {
+                    bed.gateways.updates(0..count, |number| other(RecordType::BlockOldSources, number))?;
+                    bed.router.wait_members(members, SETTLE, bed.clock).map(drop)
+                })?,
+                self.timed(|bed| {
+                    bed.gateways.teardown(0..count)?;
+                    bed.router.wait_members(0, SETTLE, bed.clock).map(drop)
+                })?,
+            ];
+            for (figures, (core, time)) in figures.iter_mut().zip(times) {
+                figures.add(count, core, time);
+            }
+            bar.inc(1);
+        }
+        for (number, (figures, what)) in figures.iter().zip(whats).enumerate() {
+            let (row, of_core) = figures.row("router daemon", what, spread.label(), count)?;
+            report.signalling.push(row);
+            if number < 3 && spread == Spread::Translated {
+                let name = format!("router daemon, in a second of one core: {what}");
+                let joins = Ratio::new(name, of_core.median, "per s", Bound::AtLeast(TARGET_JOINS));
+                report.ratios.push(joins.with_spread(of_core));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the members come that are there when one more does.
+    fn fill(&mut self) -> Result<()> {
+        let join = membership_report(RecordType::AllowNewSources, *stream(0).ip(), SOURCE);
+        self.gateways.handshake(0..PRESENT, |_| Some(join.clone()))?;
+        self.router.wait_members(PRESENT.into(), SETTLE, self.clock)?;
+        Ok(())
+    }
+
+    fn through_tunnels(&mut self, effort: Effort, bar: &ProgressBar) -> Result<Vec<f64>> {
+        let join = membership_report(RecordType::AllowNewSources, *stream(0).ip(), SOURCE);
+        let late = PRESENT..PRESENT + effort.samples;
+        self.gateways.handshake(late.clone(), |_| None)?;
+        let mut times = Vec::with_capacity(effort.samples as usize);
+        bar.set_message(format!("one more joins {PRESENT} members through a tunnel"));
+        for number in late {
+            signals::check()?;
+            std::thread::sleep(PAUSE);
+            let start = self.clock.now();
+            self.gateways.update(number, &join)?;
+            self.gateways.wait_taken_in()?;
+            times.push((self.clock.now() - start).as_secs_f64() * 1e3);
+            bar.inc(1);
+        }
+        self.router.wait_members(u64::from(PRESENT + effort.samples), SETTLE, self.clock)?;
+        Ok(times)
+    }
+
+    fn on_link(&mut self, effort: Effort, bar: &ProgressBar) -> Result<Vec<f64>> {
+        let mut times = Vec::with_capacity(effort.samples as usize);
+        bar.set_message(format!("a host joins a group of {PRESENT} members on a link"));
+        for _ in 0..effort.samples {
+            signals::check()?;
+            times.push(self.host.join(*stream(0).ip(), SENDER)?.as_secs_f64() * 1e3);
+            bar.inc(1);
+        }
+        Ok(times)
+    }
+
+    fn arrival(&self, report: &mut Report, what: &str, until: &str, times: &[f64]) -> Result<()> {
+        let at = |percent| percentile(times, percent).context("no join was measured");
+        let row = ArrivalRow {
+            engine: self.engine.clone(),
+            what: what.to_owned(),
+            until: until.to_owned(),
+            members: PRESENT,
+            joins: times.len(),
+            p50_ms: at(50.0)?,
+            p99_ms: at(99.0)?,
+            most_ms: at(100.0)?,
+        };
+        report.ratios.push(Ratio::new(
+            format!("from the {what} to the member in the tables, {PRESENT} members present, p99"),
+            row.p99_ms,
+            "ms",
+            Bound::AtMost(TARGET_MS),
+        ));
+        report.arrivals.push(row);
+        Ok(())
+    }
+}

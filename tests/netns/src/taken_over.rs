@@ -1,0 +1,200 @@
+//! A plane that takes over from another one while packets wait before its relay devices.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    time::Duration,
+};
+
+use etherparse::{PacketBuilder, SlicedPacket};
+use libtest_mimic::{Failed, Trial};
+use vmcast_common::{
+    fib::{EcnMode, FibOp, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind},
+    hdr::eth::multicast_mac,
+};
+use vmcast_dataplane::conformance::{Devices, PlaneUnderTest as _};
+
+use crate::{
+    dut::{At, Dut, KernelUnderTest},
+    wire::Wire,
+};
+
+const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 4, 5, 6);
+const STREAM: Stream = Stream { source: Some(IpAddr::V4(SOURCE)), group: IpAddr::V4(GROUP) };
+/// So many runs a packet needs where one run serves one member.
+const MEMBERS: u16 = 12;
+const FIRST_PORT: u16 = 40_000;
+const HOP: NextHopId = NextHopId(1);
+/// Take-overs: each meets packets in other places.
+const TIMES: usize = 3;
+/// Between two packets: a packet that goes through all relays is on its way for a good part of it.
+const GAP: Duration = Duration::from_micros(300);
+/// Before and after each take-over.
+const SOME: u32 = 200;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    [At::Pauses, At::Mixed, At::Handed]
+        .map(|at| {
+            let name =
+                format!("{}: a take-over costs nobody a packet that waits before a relay device", at.label());
+            Trial::test(name, move || take_over(at))
+        })
+        .into()
+}
+
+// proves "the data plane forwards throughout" (restart and upgrade) for lists with pauses and chains
+fn take_over(at: At) -> Result<(), Failed> {
+    let dut = Dut::enter("takeover", at)?;
+    let (devices, pins) = (dut.devices, dut.pins()?);
+    let mut plane = KernelUnderTest::kept(dut, &pins);
+    plane.apply(&ops(&devices))?;
+    plane.release();
+    let far_end = |device: vmcast_dataplane::conformance::Device| plane.dut().far_end(device.ifindex);
+    let [from, to @ ..] = devices.all().map(far_end);
+    let (from, to) = (from?, to.into_iter().collect::<Result<Vec<Wire>, _>>()?);
+    let (stop, done, sent) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU32::new(0));
+    let (outcome, came) = std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let number = sent.fetch_add(1, Ordering::Relaxed);
+                from.send(&frame(&devices, number)).expect("sending on the wire");
+                std::thread::sleep(GAP);
+            }
+        });
+        let listener = scope.spawn(|| listen(&to, &done));
+        let outcome = (|| {
+            let wait = |more: u32| {
+                let until = sent.load(Ordering::Relaxed) + more;
+                while sent.load(Ordering::Relaxed) < until {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            };
+            wait(SOME);
+            for _ in 0..TIMES {
+                let kept = plane.end_and_open(&pins).ok_or("nothing was kept")?;
+                let members = kept.streams.get(&STREAM).map_or(0, |stream| stream.outputs.len());
+                if members != usize::from(MEMBERS) {
+                    return Err(Failed::from(format!("{members} members were kept")));
+                }
+                wait(SOME);
+                plane.apply(&ops(&devices))?;
+                plane.release();
+                wait(SOME);
+            }
+            Ok(())
+        })();
+        stop.store(true, Ordering::Relaxed);
+        sender.join().expect("the sender");
+        // What is on its way comes.
+        std::thread::sleep(Duration::from_millis(200));
+        done.store(true, Ordering::Relaxed);
+        (outcome, listener.join().expect("the listener"))
+    });
+    outcome?;
+    judge(&came, sent.into_inner())?;
+    // The devices of the planes before have gone, when nothing can wait there any more.
+    let before = relays();
+    std::thread::sleep(Duration::from_millis(1_100));
+    plane.refresh();
+    let after = relays();
+    if after >= before || after > 2 {
+        return Err(format!("{before} relay devices were there, {after} are left").into());
+    }
+    Ok(())
+}
+
+/// How many pairs of ours this namespace has.
+fn relays() -> usize {
+    let devices = nix::net::if_::if_nameindex().expect("listing interfaces");
+    let names = devices.iter().map(|device| device.name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("vmc") && !name.ends_with('p')).count()
+}
+
+/// Each member by its port, with the numbers of the packets that it got, in order.
+fn listen(wires: &[Wire], done: &AtomicBool) -> BTreeMap<u16, Vec<u32>> {
+    let mut came: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
+    loop {
+        let last = done.load(Ordering::Relaxed);
+        for frame in wires.iter().flat_map(Wire::drain) {
+            let packet = SlicedPacket::from_ethernet(&frame).expect("a frame");
+            let Some(etherparse::TransportSlice::Udp(udp)) = packet.transport else { continue };
+            let bytes = udp.payload();
+            let number =
+                bytes.last_chunk().map(|number| u32::from_be_bytes(*number)).expect("a numbered packet");
+            came.entry(udp.destination_port()).or_default().push(number);
+        }
+        if last {
+            return came;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Every member got every packet, once and in order, and nobody else got one.
+fn judge(came: &BTreeMap<u16, Vec<u32>>, sent: u32) -> Result<(), Failed> {
+    let ports: Vec<u16> = came.keys().copied().collect();
+    if ports != (FIRST_PORT..FIRST_PORT + MEMBERS).collect::<Vec<_>>() {
+        return Err(format!("packets came to {ports:?}").into());
+    }
+    for (port, numbers) in came {
+        let strays: Vec<(usize, u32)> = numbers
+            .iter()
+            .copied()
+            .enumerate()
+            .filter(|(at, number)| *at as u32 != *number)
+            .take(5)
+            .collect();
+        if !strays.is_empty() || numbers.len() as u32 != sent {
+            let count = numbers.len();
+            return Err(format!("{port} got {count} of {sent}, the first out of place: {strays:?}").into());
+        }
+    }
+    Ok(())
+}
+
+/// A stream from the first device and members behind the two others.
+fn ops(devices: &Devices) -> Vec<FibOp> {
+    let hop = |device: &vmcast_dataplane::conformance::Device| NextHop {
+        ifindex: device.ifindex,
+        link: vmcast_common::fib::Link::PLAIN,
+        source_mac: device.mac,
+        destination_mac: Some([0x02, 0xdd, 0, 0, 0, 1]),
+        mtu: device.mtu,
+    };
+    let base = [
+        FibOp::SetInterface(devices.a.interface(true)),
+        FibOp::SetInterface(devices.b.interface(false)),
+        FibOp::SetInterface(devices.c.interface(false)),
+        FibOp::SetNextHop(HOP, hop(&devices.b)),
+        FibOp::SetNextHop(NextHopId(2), hop(&devices.c)),
+        FibOp::SetStream(STREAM, Rpf::AnyUpstream, Members::Own),
+    ];
+    let members = (0..MEMBERS).flat_map(|number| {
+        let tunnel = TunnelId(100 + u32::from(number));
+        let member = Tunnel {
+            kind: TunnelKind::Amt,
+            local: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 2268)),
+            remote: SocketAddr::from((Ipv4Addr::new(10, 1, 0, 1), FIRST_PORT + number)),
+            ecn: EcnMode::Compatibility,
+            accepts_sources: false,
+            next_hop: Some(NextHopId(1 + u32::from(number % 2))),
+        };
+        [FibOp::SetTunnel(tunnel, member), FibOp::AddMember(STREAM, Output::Tunnel(tunnel))]
+    });
+    base.into_iter().chain(members).collect()
+}
+
+/// A packet of the stream with its number at the end.
+fn frame(devices: &Devices, number: u32) -> Vec<u8> {
+    let mut payload = [0x47; 188];
+    payload[184..].copy_from_slice(&number.to_be_bytes());
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(devices.a.mac, multicast_mac(GROUP))
+        .ipv4(SOURCE.octets(), GROUP.octets(), 16)
+        .udp(5004, 5004)
+        .write(&mut frame, &payload)
+        .expect("a short datagram");
+    frame
+}

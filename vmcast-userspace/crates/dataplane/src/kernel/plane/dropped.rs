@@ -1,0 +1,100 @@
+//! What members have missed, while they come, change and go.
+
+use vmcast_common::{
+    fib::{Output, Stream},
+    maps::{DroppedCopies, MemberEntry, MemberKey},
+};
+
+use super::KernelPlane;
+use crate::{
+    kernel::error::{Failure, KernelError},
+    plane::StatsError,
+};
+
+impl KernelPlane {
+    /// A member of a stream as the kernel has it; `None` if it is none.
+    pub(super) fn member_entry(
+        &self,
+        stats: u32,
+        output: Output,
+    ) -> Result<Option<MemberEntry>, KernelError> {
+        let Some(state) = self.state.streams.get(&stats) else {
+            return Ok(None);
+        };
+        match state.chain.entry(output, &self.maps)? {
+            Some(entry) => Ok(Some(entry)),
+            None => state.list.entry(output, &self.maps),
+        }
+    }
+
+    /// Whether an output is noted as a member of a stream.
+    pub(super) fn is_member(&self, stats: u32, output: Output) -> bool {
+        match output {
+            Output::Interface(_) => self
+                .state
+                .streams
+                .get(&stats)
+                .is_some_and(|state| state.chain.contains(output) || state.list.contains(output)),
+            Output::Neighbour(_) | Output::Tunnel(_) | Output::Converted(_) => {
+                self.streams_of(output).contains(&stats)
+            }
+        }
+    }
+
+    /// Tells the kernel of a member that it knows otherwise from now on, and which has still missed what it has.
+    pub(in crate::kernel) fn put_changed(&mut self, output: Output) -> Result<(), Failure> {
+        self.streams_of(output).into_iter().try_for_each(|stats| {
+            let before = self.member_entry(stats, output)?;
+            self.put_member(stats, output)?;
+            let (Some(before), Some(now)) = (before, self.state.spec(output)) else {
+                return Ok(());
+            };
+            Ok(self.dropped.rename(&MemberKey::of(stats, &before), &MemberKey::of(stats, &now.entry))?)
+        })
+    }
+
+    /// Forgets what a member of a stream has missed: one that joins has missed nothing.
+    pub(super) fn forget_missed(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
+        let entry = match self.state.spec(output) {
+            Some(spec) => Some(spec.entry),
+            // An interface that is gone is a member for a moment.
+            None => self.member_entry(stats, output)?,
+        };
+        self.oversize.forget_member(stats, output);
+        match entry {
+            Some(entry) => Ok(self.dropped.forget(&MemberKey::of(stats, &entry))?),
+            None => Ok(()),
+        }
+    }
+
+    /// What members of a stream, or one of them, have missed.
+    pub(super) fn missed(
+        &self,
+        stream: Stream,
+        member: Option<Output>,
+    ) -> Result<Vec<(Output, DroppedCopies)>, StatsError> {
+        let Some((&stats, state)) =
+            self.state.by_stream.get(&stream).and_then(|stats| Some((stats, self.state.streams.get(stats)?)))
+        else {
+            return Ok(Vec::new());
+        };
+        let members: Vec<Output> = match member {
+            Some(member) => vec![member],
+            None => state.outputs().collect(),
+        };
+        let mut missed = Vec::new();
+        for output in members {
+            let Some(spec) = self.state.spec(output) else { continue };
+            let key = MemberKey::of(stats, &spec.entry);
+            let dropped = self.dropped.read(&key).map_err(|error| StatsError {
+                table: vmcast_common::maps::MEMBER_DROPS,
+                source: Box::new(error),
+            })?;
+            let dropped = self.oversize.settle(stats, output, dropped);
+            if dropped.packets > 0 {
+                missed.push((output, dropped));
+            }
+        }
+        Ok(missed)
+    }
+}

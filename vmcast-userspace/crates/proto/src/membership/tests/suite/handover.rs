@@ -1,0 +1,179 @@
+//! To whom members are left when another querier is heard (RFC 4605 §4.2): the election believes one query, we do not.
+
+use super::{
+    election::{HIGHER, LOWER, general},
+    *,
+};
+
+/// Other Querier Present Interval at the default values.
+const PRESENT: Duration = Duration::from_secs(255);
+const QUERY_INTERVAL: Duration = Duration::from_secs(125);
+
+/// When serving changed, and to what.
+fn served(link: &Link) -> Vec<(Duration, bool)> {
+    let changes = link.events.iter().filter_map(|(at, event)| match event {
+        Event::Serving { serving } => Some((*at, *serving)),
+        Event::Membership { .. }
+        | Event::QuerierChanged { .. }
+        | Event::OtherVersion { .. }
+        | Event::QuerierNotAllowed { .. } => None,
+    });
+    changes.collect()
+}
+
+/// A querier with a member.
+fn serving() -> Link {
+    let mut link = Link::settled();
+    link.report(TO_EX, &[]);
+    link.events.clear();
+    link
+}
+
+/// The other querier asks in its interval for a while; the member answers each time.
+fn heard_for(link: &mut Link, time: Duration) {
+    let end = link.elapsed() + time;
+    while link.elapsed() < end {
+        link.datagram(LOWER, EVERYBODY, &general());
+        link.report(IS_EX, &[]);
+        let left = end - link.elapsed();
+        link.advance(left.min(QUERY_INTERVAL));
+    }
+}
+
+#[test]
+fn members_are_left_to_a_querier_that_was_heard_for_its_whole_interval_and_taken_back_when_it_is_silent() {
+    let mut link = serving();
+    let first = link.elapsed();
+    heard_for(&mut link, secs(370));
+    assert_eq!(served(&link), [], "asked three times, and silent since 120 s");
+    heard_for(&mut link, secs(1));
+    let last = link.elapsed() - secs(1);
+    assert_eq!((last - first, served(&link)), (secs(370), vec![(last, false)]));
+    assert!(!link.querier.serves());
+    assert_eq!(link.querier.counters().handed_over, 1);
+    link.advance(secs(400));
+    assert_eq!(served(&link), [(last, false), (last + PRESENT, true)]);
+    assert!(link.querier.serves());
+    assert_eq!(link.querier.counters().queriers_missed, 1);
+}
+
+#[test]
+fn a_single_forged_query_wins_the_election_and_nothing_else() {
+    let mut link = serving();
+    link.datagram(LOWER, EVERYBODY, &general());
+    assert_eq!(link.querier.querier(), Some(LOWER));
+    for _ in 0..10 {
+        link.advance(secs(50));
+        link.report(IS_EX, &[]);
+        assert!(link.querier.serves());
+    }
+    assert_eq!((served(&link), link.querier.querier()), (vec![], None));
+}
+
+/// Specific queries keep the election but are no sign of a querier that asks for everybody.
+#[test]
+fn queries_of_single_groups_do_not_make_a_querier_steady() {
+    let mut link = serving();
+    for _ in 0..100 {
+        link.datagram(LOWER, OTHER_GROUP, &Message::QueryV2 { max_resp_time: secs(1), group: OTHER_GROUP });
+        link.advance(secs(20));
+        link.report(IS_EX, &[]);
+    }
+    assert_eq!((served(&link), link.querier.querier()), (vec![], Some(LOWER)));
+}
+
+#[test]
+fn a_querier_that_flaps_stops_nobodys_packets_and_has_to_be_steady_for_longer_each_time() {
+    let mut link = serving();
+    let mut needed = PRESENT;
+    for round in 0..6 {
+        // There for nearly as long as it has to be, then silent.
+        heard_for(&mut link, needed - secs(1));
+        assert!(link.querier.serves(), "round {round}");
+        link.advance(PRESENT + QUERY_INTERVAL);
+        link.report(IS_EX, &[]);
+        assert_eq!((served(&link), link.querier.querier()), (vec![], None), "round {round}");
+        needed = (needed * 2).min(PRESENT * 16);
+    }
+    heard_for(&mut link, needed);
+    assert_eq!(served(&link), []);
+    heard_for(&mut link, secs(1));
+    assert!(!link.querier.serves(), "once it stays it is left the members");
+    // After a long calm it is taken for what it was at first.
+    link.advance(needed * 3);
+    link.report(IS_EX, &[]);
+    assert!(link.querier.serves());
+    heard_for(&mut link, PRESENT);
+    assert!(link.querier.serves());
+    heard_for(&mut link, secs(1));
+    assert!(!link.querier.serves());
+}
+
+#[test]
+fn queriers_that_take_turns_are_none_that_is_steady() {
+    let mut link = serving();
+    for _ in 0..50 {
+        for router in [LOWER, neighbour(3)] {
+            link.datagram(router, EVERYBODY, &general());
+            link.report(IS_EX, &[]);
+            link.advance(secs(60));
+        }
+    }
+    assert_eq!(served(&link), []);
+}
+
+/// Where nobody is served yet, a start beside a router that serves brings nothing twice for long.
+#[test]
+fn before_anybody_was_served_members_are_left_to_a_querier_soon() {
+    let mut link = Link::new(config());
+    link.datagram(LOWER, EVERYBODY, &general());
+    link.advance(secs(9));
+    assert_eq!(served(&link), []);
+    link.advance(secs(1));
+    assert_eq!(served(&link), [(secs(10), false)]);
+    link.report(TO_EX, &[]);
+    assert!(!link.querier.serves());
+    link.advance(PRESENT);
+    assert_eq!(served(&link), [(secs(10), false), (PRESENT, true)]);
+    link.report(IS_EX, &[]);
+    link.events.clear();
+    heard_for(&mut link, PRESENT * 2);
+    assert_eq!(served(&link), [], "now it has flapped, and there are members");
+    heard_for(&mut link, secs(1));
+    assert!(!link.querier.serves());
+}
+
+#[test]
+fn the_steady_time_is_as_configured() {
+    let steady_time = SteadyTime { serving: Some(secs(300)), starting: Some(Duration::ZERO) };
+    let mut link = Link::settled_with(Config { steady_time, ..config() });
+    link.datagram(LOWER, EVERYBODY, &general());
+    link.advance(Duration::ZERO);
+    assert_eq!(served(&link), [(secs(40), false)]);
+    let mut link = Link::settled_with(Config { steady_time, ..config() });
+    link.report(TO_EX, &[]);
+    link.events.clear();
+    heard_for(&mut link, secs(300));
+    assert_eq!(served(&link), []);
+    heard_for(&mut link, secs(1));
+    assert_eq!(served(&link), [(secs(340), false)]);
+}
+
+#[test]
+fn a_router_that_is_not_listed_is_not_heard_and_told_of_once_in_a_while() {
+    let listed = AddressRange { address: neighbour(2), prefix: 255 };
+    let other = neighbour(3);
+    let mut link = Link::settled_with(Config { allowed_queriers: Some(vec![listed]), ..config() });
+    for _ in 0..20 {
+        link.datagram(other, EVERYBODY, &general());
+        link.advance(secs(10));
+    }
+    assert_eq!(link.querier.querier(), None);
+    assert_eq!(link.refused(Refusal::QuerierNotAllowed), 20);
+    let told = Event::QuerierNotAllowed { router: other };
+    assert_eq!(link.events.iter().filter(|(_, event)| *event == told).count(), 2, "200 s are two intervals");
+    link.datagram(HIGHER, EVERYBODY, &general());
+    assert_eq!(link.refused(Refusal::HigherQuerier), 1);
+    link.datagram(LOWER, EVERYBODY, &general());
+    assert_eq!(link.querier.querier(), Some(LOWER));
+}

@@ -1,0 +1,111 @@
+//! Recorded cases in `tests/cases`: what a machine is told, when, and all that must come of it.
+//!
+//! A case has the form of a recording (`vmcast_proto::record`), with the sections of RFCs that it proves in front.
+//! With `VMCAST_BLESS=1` the outputs are written anew: inputs may then be in the words of `words.rs`, timers fire by
+//! themselves, and what comes out is to be checked by hand against the RFC before it is committed.
+
+mod amt;
+mod case;
+mod describe;
+mod gateway;
+mod querier;
+mod relay;
+mod words;
+
+use std::{fs, path::PathBuf};
+
+use case::Case;
+
+/// A machine under test, and how its lines are read.
+pub(crate) trait Subject {
+    /// Acts upon an input.
+    fn input(&mut self, now: std::time::Instant, words: &[&str]);
+    /// Lets timers fire.
+    fn timeout(&mut self, now: std::time::Instant);
+    /// When the next timer is due.
+    fn next(&self) -> Option<std::time::Instant>;
+    /// What came out, one line each.
+    fn outputs(&mut self) -> Vec<String>;
+    /// Its state, one line each.
+    fn show(&self, now: std::time::Instant) -> Vec<String>;
+    /// The input that words of an author stand for; `None` if it is one already.
+    fn expand(&self, words: &[&str]) -> Option<String>;
+    /// What a line says, for readers.
+    fn describe(&self, line: &str) -> Option<String>;
+}
+
+fn directory() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../tests/cases")
+}
+
+fn run(kind: &str) {
+    let dir = directory().join(kind);
+    let mut files: Vec<_> =
+        fs::read_dir(&dir).expect("a directory of cases").map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    let bless = std::env::var_os("VMCAST_BLESS").is_some();
+    let mut wrong = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).expect("a case");
+        let written = Case::parse(&text).and_then(|case| case.run(bless));
+        match written {
+            Ok(replayed) if bless => fs::write(&file, replayed).expect("a case"),
+            Ok(_) => {}
+            Err(error) => wrong.push(format!("{}: {error}", file.display())),
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn igmp_routers() {
+    run("igmp");
+}
+
+#[test]
+fn mld_routers() {
+    run("mld");
+}
+
+#[test]
+fn amt_relays() {
+    run("amt-relay");
+}
+
+#[test]
+fn amt_gateways() {
+    run("amt-gateway");
+}
+
+/// A recording of a daemon replays as it is.
+#[test]
+fn what_a_daemon_records_is_a_case() {
+    use vmcast_proto::{
+        Machine as _,
+        membership::{Config, Family, Input, Querier},
+        record::{Budget, Recorded},
+    };
+    let start = vmcast_sim::epoch();
+    let config = Config { address: "192.0.2.1".parse().unwrap(), ..Config::new(Family::V4) };
+    let mut querier = Recorded::new(start, Querier::new(start, config).unwrap(), Some(&Budget::new(100_000)));
+    let report = [0x16, 0, 0xf9, 0xfa, 239, 1, 1, 3];
+    for tenths in 0..3_000 {
+        // Late, as a daemon is, and at odd times.
+        let now = start + std::time::Duration::from_micros(tenths * 100_000 + tenths * 7);
+        querier.handle_timeout(now);
+        if tenths % 700 == 13 {
+            let source = [192, 0, 2, 100].into();
+            let destination = [239, 1, 1, 3].into();
+            let payload = &report;
+            querier.handle_input(
+                now,
+                Input::Datagram { source, destination, ttl: 1, router_alert: true, payload },
+            );
+        }
+        while querier.poll_output().is_some() {}
+    }
+    let text = querier.take_recording();
+    assert!(text.contains("membership 239.1.1.3 exclude{}"), "{text}");
+    Case::parse(&text).and_then(|case| case.run(false)).unwrap_or_else(|error| panic!("{error}\n{text}"));
+}

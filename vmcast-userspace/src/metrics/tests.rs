@@ -1,0 +1,250 @@
+//! What monitoring finds, over a real connection.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use vmcast_api::{
+    AdminLink, AdminLinkState, Engine, Interface, Interfaces, Querier, Request, Response, Role, Stats,
+    Status, StreamStats, Upstream, UpstreamState,
+};
+
+use super::{
+    Metrics,
+    encode::encode,
+    families::{FAMILIES, Family, Figures, Kind},
+};
+use crate::{
+    control::{Asker, Call},
+    daemon::Process,
+};
+
+/// The README's list of families, and the dashboard made of them.
+const README: &str = include_str!("../../../README.md");
+const DASHBOARD: &str = include_str!("../../grafana/vmcast.json");
+
+/// The name that a family has on the page.
+fn on_page(family: &Family) -> String {
+    let unit = family.unit.encoded().map(|unit| format!("_{}", unit.as_str())).unwrap_or_default();
+    let total = match family.kind {
+        Kind::Counter(_) => "_total",
+        Kind::Gauge(_) => "",
+    };
+    format!("{}{unit}{total}", family.name)
+}
+
+fn counts<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
+    counts.map(|(label, count)| (label.to_owned(), count)).into()
+}
+
+fn status(role: Role) -> Status {
+    Process::new(role, "edge \"1\"").status()
+}
+
+/// A router that has everything that a router can have.
+fn router() -> Figures {
+    let admin = AdminLink {
+        url: "https://192.0.2.1".to_owned(),
+        state: AdminLinkState::Registered,
+        age_ms: 5,
+        error: None,
+    };
+    let upstream = Upstream {
+        remote: Some(([192, 0, 2, 2], 2268).into()),
+        name: None,
+        from: "static".to_owned(),
+        state: UpstreamState::Up,
+        age_ms: 5,
+    };
+    let engine = Engine { label: "xdp-broadcast".to_owned(), reason: "every device can".to_owned() };
+    let status = Status {
+        uptime_ms: 1500,
+        engine: Some(engine),
+        admin: Some(admin),
+        upstream: Some(upstream),
+        groups: 2,
+        members: 3,
+        tunnels: 4,
+        ..status(Role::Router)
+    };
+    let stream = |source: Option<[u8; 4]>| StreamStats {
+        group: [232, 1, 1, 1].into(),
+        source: source.map(Into::into),
+        packets: 7,
+        bytes: u64::MAX,
+        drops: counts([("no_member", 1)]),
+        last_packet_ms: source.map(|_| 250),
+    };
+    let stats = Stats {
+        drops: counts([("ttl_expired", 9)]),
+        streams: vec![stream(Some([10, 0, 0, 1])), stream(None)],
+        control: BTreeMap::from([("igmp".to_owned(), counts([("bad_checksum", 2)]))]),
+        resident_bytes: 4096,
+        ..Stats::default()
+    };
+    let querier = Querier { address: None, ours: true, version: 3, groups: 6, serving: true };
+    let interface = Interface {
+        name: "acc1".to_owned(),
+        ifindex: Some(4),
+        device: None,
+        vlan: Vec::new(),
+        pppoe_session: None,
+        up: true,
+        mtu: 1500,
+        mac: None,
+        addresses: Vec::new(),
+        attached: None,
+        queues: None,
+        egress: None,
+        accepts_sources: false,
+        querier: Some(querier),
+        mld_querier: None,
+    };
+    Figures { status, stats, interfaces: vec![interface] }
+}
+
+fn admin() -> Figures {
+    let nodes = BTreeMap::from([(Role::Router, 2), (Role::Agent, 5)]);
+    let status = Status { nodes, cache_entries: Some(8), ..status(Role::Admin) };
+    Figures { status, stats: Stats::default(), interfaces: Vec::new() }
+}
+
+#[test]
+fn a_page_has_each_value_once_with_its_labels() {
+    let page = encode(router());
+    for line in [
+        "vmcast_build_info{role=\"router\",node=\"edge \\\"1\\\"\",version=\"0.1.0\"} 1.0",
+        "vmcast_uptime_seconds 1.5",
+        "vmcast_resident_memory_bytes 4096.0",
+        "vmcast_engine_info{engine=\"xdp-broadcast\"} 1.0",
+        "vmcast_admin_link{state=\"registered\"} 1.0",
+        "vmcast_admin_link{state=\"refused\"} 0.0",
+        "vmcast_upstream{state=\"up\"} 1.0",
+        "vmcast_groups 2.0",
+        "vmcast_members 3.0",
+        "vmcast_tunnels 4.0",
+        "vmcast_drops_total{reason=\"ttl_expired\"} 9",
+        "vmcast_stream_packets_total{group=\"232.1.1.1\",source=\"10.0.0.1\"} 7",
+        "vmcast_stream_packets_total{group=\"232.1.1.1\",source=\"*\"} 7",
+        "vmcast_stream_bytes_total{group=\"232.1.1.1\",source=\"*\"} 18446744073709551615",
+        "vmcast_stream_drops_total{group=\"232.1.1.1\",source=\"*\",reason=\"no_member\"} 1",
+        "vmcast_stream_last_packet_age_seconds{group=\"232.1.1.1\",source=\"10.0.0.1\"} 0.25",
+        "vmcast_events_total{subsystem=\"igmp\",event=\"bad_checksum\"} 2",
+        "vmcast_interface_up{interface=\"acc1\"} 1.0",
+        "vmcast_interface_groups{interface=\"acc1\",protocol=\"igmp\"} 6.0",
+        "vmcast_interface_querier{interface=\"acc1\",protocol=\"igmp\"} 1.0",
+        "vmcast_ready 1.0",
+    ] {
+        assert_eq!(page.lines().filter(|found| *found == line).count(), 1, "{line}\n{page}");
+    }
+    assert!(page.ends_with("# EOF\n") && !page.contains("vmcast_registered_nodes"), "{page}");
+
+    let page = encode(admin());
+    for line in ["vmcast_registered_nodes{role=\"agent\"} 5.0", "vmcast_cache_entries 8.0"] {
+        assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+    }
+    assert!(!page.contains("vmcast_members"), "{page}");
+}
+
+#[test]
+fn every_family_is_served_by_some_role_and_stands_in_the_readme() {
+    let pages = encode(router()) + &encode(admin());
+    for family in &FAMILIES {
+        let name = on_page(family);
+        assert!(pages.lines().any(|line| line.starts_with(&name)), "nobody serves {name}");
+        assert!(README.contains(&format!("| `{name}`")), "README.md does not list {name}");
+    }
+}
+
+#[test]
+fn the_dashboard_is_json_and_asks_for_families_that_there_are() {
+    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
+    assert!(dashboard["panels"].as_array().is_some_and(|panels| panels.len() > 10));
+    let known: BTreeSet<String> = FAMILIES.iter().map(on_page).collect();
+    let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+    let asked: BTreeSet<String> =
+        DASHBOARD.split(word).filter(|word| word.starts_with("vmcast_")).map(str::to_owned).collect();
+    assert!(asked.len() > 10 && asked.is_subset(&known), "{:?}", asked.difference(&known));
+}
+
+/// A role that answers for these figures.
+fn asker(figures: Figures) -> Asker {
+    let (calls, mut questions) = mpsc::channel::<Call>(4);
+    tokio::spawn(async move {
+        while let Some((request, answer)) = questions.recv().await {
+            let response = match request {
+                Request::Status => Response::Status(figures.status.clone()),
+                Request::Stats => Response::Stats(figures.stats.clone()),
+                Request::InterfaceList => {
+                    Response::Interfaces(Interfaces { interfaces: figures.interfaces.clone() })
+                }
+                other => Response::not_this_role(figures.status.role, &other),
+            };
+            // Who asked may be gone.
+            let _ = answer.send(response);
+        }
+    });
+    Asker::new(calls)
+}
+
+/// Status line, headers and body of an answer.
+async fn get(metrics: &Metrics, path: &str) -> String {
+    let mut stream = TcpStream::connect(metrics.address()).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+async fn start(asker: Asker) -> Metrics {
+    Metrics::start(Some(([127, 0, 0, 1], 0).into()), asker).await.unwrap().expect("an address was given")
+}
+
+#[tokio::test]
+async fn monitoring_is_answered_over_http() {
+    let metrics = start(asker(router())).await;
+    let page = get(&metrics, "/metrics").await;
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
+    assert!(page.contains("content-type: application/openmetrics-text; version=1.0.0"), "{page}");
+    assert!(page.contains("vmcast_members 3.0\n"), "{page}");
+    for path in ["/healthz", "/readyz"] {
+        assert!(get(&metrics, path).await.starts_with("HTTP/1.1 200 OK\r\n"), "{path}");
+    }
+    assert!(get(&metrics, "/").await.starts_with("HTTP/1.1 404 "));
+    assert!(get(&start(asker(admin())).await, "/metrics").await.contains("vmcast_cache_entries 8.0\n"));
+}
+
+#[tokio::test]
+async fn who_has_lost_its_upstream_lives_and_is_not_ready() {
+    let mut figures = router();
+    figures.status.upstream.as_mut().expect("it has one").state = UpstreamState::Down;
+    let metrics = start(asker(figures)).await;
+    assert!(get(&metrics, "/healthz").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    let page = get(&metrics, "/readyz").await;
+    assert!(page.starts_with("HTTP/1.1 503 ") && page.contains("192.0.2.2:2268, does not answer"), "{page}");
+    assert!(get(&metrics, "/metrics").await.contains("vmcast_ready 0.0\n"));
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_ending_says_so() {
+    let (calls, questions) = mpsc::channel(1);
+    drop(questions);
+    let metrics = start(Asker::new(calls)).await;
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        let page = get(&metrics, path).await;
+        assert!(page.starts_with("HTTP/1.1 503 ") && page.contains("the daemon is ending"), "{path}: {page}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named_with_what_to_do() {
+    let taken = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let listen = taken.local_addr().unwrap();
+    let error = Metrics::start(Some(listen), asker(admin())).await.unwrap_err().to_string();
+    assert!(error.contains(&listen.to_string()) && error.contains("[metrics]"), "{error}");
+    assert!(Metrics::start(None, asker(admin())).await.unwrap().is_none());
+}

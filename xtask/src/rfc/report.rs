@@ -1,0 +1,212 @@
+//! Requirements and citations side by side.
+
+use serde::Serialize;
+
+use super::{
+    citation::{Citation, Citations},
+    table::{Level, Section, Table},
+};
+
+/// Places of one kind that are printed; the rest is counted.
+const SHOWN: usize = 3;
+
+/// How a section is covered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    /// A test proves it.
+    Proved,
+    /// The table says why there is no test, or no code either.
+    Reason,
+    /// There is code, and no test names it.
+    NoTest,
+    /// Nothing names it.
+    Missing,
+}
+
+/// One section and the places that name it.
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    section: &'a str,
+    level: Level,
+    says: &'a str,
+    status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    but: Option<&'a str>,
+    code: Vec<&'a Citation>,
+    tests: Vec<&'a Citation>,
+}
+
+/// One RFC.
+#[derive(Debug, Serialize)]
+struct Of<'a> {
+    rfc: u32,
+    title: &'a str,
+    sections: Vec<Row<'a>>,
+}
+
+/// All of them.
+pub(super) struct Report<'a> {
+    rfcs: Vec<Of<'a>>,
+    faults: &'a [String],
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(tables: &'a [Table], citations: &'a Citations) -> Self {
+        let of = |table: &'a Table| Of {
+            rfc: table.rfc,
+            title: &table.title,
+            sections: table
+                .sections
+                .iter()
+                .map(|section| row(section, citations.all.iter().filter(|it| it.rfc == table.rfc)))
+                .collect(),
+        };
+        Self { rfcs: tables.iter().map(of).collect(), faults: &citations.faults }
+    }
+
+    fn rows(&self) -> impl Iterator<Item = &Row<'a>> {
+        self.rfcs.iter().flat_map(|of| &of.sections)
+    }
+
+    /// What `--check` fails for.
+    pub(super) fn faults(&self) -> Vec<String> {
+        let missing = self.rfcs.iter().flat_map(|of| {
+            let missing = |row: &&Row<'_>| row.level == Level::Must && row.status == Status::Missing;
+            of.sections.iter().filter(missing).map(|row| {
+                format!("RFC {} §{}: neither code nor test nor a reason: {}", of.rfc, row.section, row.says)
+            })
+        });
+        missing.chain(self.faults.iter().cloned()).collect()
+    }
+
+    pub(super) fn summary(&self) -> String {
+        let count =
+            |level, status| self.rows().filter(|row| row.level == level && row.status == status).count();
+        let of = |level: Level| {
+            format!(
+                "{}: {} proved by tests, {} with a reason, {} without a test, {} missing",
+                level.name(),
+                count(level, Status::Proved),
+                count(level, Status::Reason),
+                count(level, Status::NoTest),
+                count(level, Status::Missing),
+            )
+        };
+        format!("{}; {}", of(Level::Must), of(Level::Should))
+    }
+
+    pub(super) fn to_json(&self, missing: bool) -> serde_json::Value {
+        let wanted = |row: &&Row<'_>| !missing || is_gap(row);
+        let rfcs: Vec<_> = self
+            .rfcs
+            .iter()
+            .map(|of| {
+                let sections: Vec<_> = of.sections.iter().filter(wanted).collect();
+                serde_json::json!({ "rfc": of.rfc, "title": of.title, "sections": sections })
+            })
+            .collect();
+        serde_json::json!({ "rfcs": rfcs, "faults": self.faults, "summary": self.summary() })
+    }
+
+    pub(super) fn print(&self, missing: bool) {
+        for of in &self.rfcs {
+            let mut rows = of.sections.iter().filter(|row| !missing || is_gap(row)).peekable();
+            if rows.peek().is_none() {
+                continue;
+            }
+            println!("RFC {} {}", of.rfc, of.title);
+            for row in rows {
+                println!("  {:<12} {:<6} {}", row.section, row.level.name(), row.says);
+                for (kind, places) in [("code", &row.code), ("test", &row.tests)] {
+                    if !places.is_empty() {
+                        println!("  {:<19} {kind} {}", "", listed(places));
+                    }
+                }
+                if let Some(but) = row.but {
+                    println!("  {:<19} but  {but}", "");
+                }
+                match row.status {
+                    Status::Reason => println!("  {:<19} why  {}", "", row.reason.unwrap_or_default()),
+                    Status::Missing => println!("  {:<19} MISSING", ""),
+                    Status::NoTest => println!("  {:<19} NO TEST", ""),
+                    Status::Proved => {}
+                }
+            }
+            println!();
+        }
+        for fault in self.faults {
+            println!("{fault}");
+        }
+        println!("{}", self.summary());
+    }
+}
+
+fn row<'a>(section: &'a Section, of_rfc: impl Iterator<Item = &'a Citation>) -> Row<'a> {
+    let (tests, code): (Vec<_>, Vec<_>) =
+        of_rfc.filter(|citation| citation.section == section.section).partition(|citation| citation.test);
+    let status = match (code.is_empty(), tests.is_empty(), &section.reason) {
+        (_, false, _) => Status::Proved,
+        (_, true, Some(_)) => Status::Reason,
+        (false, true, None) => Status::NoTest,
+        (true, true, None) => Status::Missing,
+    };
+    let Section { section, level, says, reason, but } = section;
+    let reason = reason.as_deref().filter(|_| status == Status::Reason);
+    Row { section, level: *level, says, status, reason, but: but.as_deref(), code, tests }
+}
+
+const fn is_gap(row: &Row<'_>) -> bool {
+    matches!(row.status, Status::NoTest | Status::Missing)
+}
+
+fn listed(places: &[&Citation]) -> String {
+    let shown: Vec<_> = places.iter().take(SHOWN).map(|it| format!("{}:{}", it.file, it.line)).collect();
+    let rest = places.len().saturating_sub(SHOWN);
+    let more = if rest == 0 { String::new() } else { format!(" and {rest} more") };
+    format!("{}{more}", shown.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(section: &str, test: bool) -> Citation {
+        Citation { rfc: 1, section: section.to_owned(), file: "a.rs".to_owned(), line: 1, test }
+    }
+
+    #[test]
+    fn a_must_without_code_test_or_reason_is_a_fault() {
+        let section = |section: &str, level, reason: Option<&str>| Section {
+            section: section.to_owned(),
+            level,
+            says: "Asks.".to_owned(),
+            reason: reason.map(str::to_owned),
+            but: None,
+        };
+        let sections = vec![
+            section("1", Level::Must, None),
+            section("2", Level::Must, None),
+            section("3", Level::Must, Some("No such device.")),
+            section("4", Level::Must, None),
+            section("5", Level::Should, None),
+        ];
+        let tables = [Table { rfc: 1, title: "T".to_owned(), sections }];
+        let all = vec![place("1", true), place("2", false)];
+        let citations = Citations { all, faults: vec!["a fault".to_owned()] };
+        let report = Report::new(&tables, &citations);
+        let statuses: Vec<_> = report.rows().map(|row| row.status).collect();
+        use Status::*;
+        assert_eq!(statuses, [Proved, NoTest, Reason, Missing, Missing]);
+        let faults = report.faults();
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        assert!(faults[0].starts_with("RFC 1 §4: "));
+        assert_eq!(
+            report.summary(),
+            "MUST: 1 proved by tests, 1 with a reason, 1 without a test, 1 missing; \
+             SHOULD: 0 proved by tests, 0 with a reason, 0 without a test, 1 missing"
+        );
+    }
+}
