@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 use nix::net::if_::if_nametoindex;
-use vmcast_api::{Client, Envelope, Interface, Role, VERSION};
+use vmcast_api::{Client, Envelope, Interface, Role, Source, SourcePlace, VERSION};
 
 use super::{Exit, Failure, args::DoctorArgs, find};
 use crate::{
     config::{self, Converted, EngineChoice, PriorityRule, RouterConfig, Target},
-    doctor::{self, Asked, Engine, Level, Report, Running},
+    doctor::{self, Asked, Engine, Level, LookedUp, Report, Running},
 };
 
 /// Examines; returns what to print, and whether all is well.
@@ -72,7 +72,19 @@ fn ask(args: &DoctorArgs) -> Result<Option<(Running, Vec<Asked>)>, Failure> {
         configured: true,
     }));
     let hooks = interfaces.iter().map(|known| (name(known), known.attached.clone())).collect();
-    Ok(Some((Running { engine: engine.label, reason: engine.reason, hooks }, asked)))
+    // A daemon of an older release does not tell.
+    let sources = client.sources().map(|list| looked_up(&list.sources)).unwrap_or_default();
+    Ok(Some((Running { engine: engine.label, reason: engine.reason, hooks, sources }, asked)))
+}
+
+fn looked_up(sources: &[Source]) -> LookedUp {
+    let because = |reason: &str| sources.iter().filter(|of| of.reason.as_deref() == Some(reason)).count();
+    LookedUp {
+        all: sources.len(),
+        at_relays: sources.iter().filter(|of| of.place == SourcePlace::Relay).count(),
+        unserved: because("no-answer"),
+        unanswered: because("dns-failed"),
+    }
 }
 
 fn of_config(config: &RouterConfig) -> Vec<Asked> {

@@ -38,6 +38,21 @@ pub(crate) struct Running {
     pub(crate) reason: String,
     /// Where frames are taken, by interface.
     pub(crate) hooks: Vec<(String, Option<String>)>,
+    /// The sources whose relays it looks up.
+    pub(crate) sources: LookedUp,
+}
+
+/// Sources whose relays are looked up by DNS, how many of each kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LookedUp {
+    /// All of them.
+    pub(crate) all: usize,
+    /// Those that are had from a relay of their own.
+    pub(crate) at_relays: usize,
+    /// Those whose relays do not serve.
+    pub(crate) unserved: usize,
+    /// Those of which the DNS says nothing.
+    pub(crate) unanswered: usize,
 }
 
 /// An interface that is asked about.

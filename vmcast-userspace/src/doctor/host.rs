@@ -1,9 +1,39 @@
 //! Judges the host.
 
 use super::{
-    facts::{Engine, HostFacts, Running},
+    facts::{Engine, HostFacts, LookedUp, Running},
     finding::Finding,
 };
+
+/// What there is to say of sources that have relays of their own (RFC 8777).
+pub(super) fn looked_up(sources: LookedUp) -> Vec<Finding> {
+    let LookedUp { all, at_relays, unserved, unanswered } = sources;
+    let mut findings = Vec::new();
+    if all > 0 {
+        findings.push(Finding::ok(format!(
+            "of {all} sources that are looked up by DNS, {at_relays} come from relays of their own"
+        )));
+    }
+    if unanswered > 0 {
+        findings.push(
+            Finding::warning(
+                format!("no name server answers what the relays of {unanswered} sources are"),
+                "the upstream is asked for them",
+            )
+            .mend("vmcast source list, then vmcast source discover ADDRESS --dns SERVER"),
+        );
+    }
+    if unserved > 0 {
+        findings.push(
+            Finding::warning(
+                format!("no relay in the records of {unserved} sources serves"),
+                "the upstream is asked for them; relays that failed are left out for minutes",
+            )
+            .mend("vmcast source list"),
+        );
+    }
+    findings
+}
 
 pub(super) fn judge(facts: &HostFacts, engine: &Engine, running: Option<&Running>) -> Vec<Finding> {
     let mut findings = vec![Finding::ok(format!("Linux {}", facts.kernel))];
@@ -13,6 +43,7 @@ pub(super) fn judge(facts: &HostFacts, engine: &Engine, running: Option<&Running
             running.engine, running.reason
         )));
     }
+    findings.extend(running.into_iter().flat_map(|running| looked_up(running.sources)));
     if !facts.is_root {
         findings.push(
             Finding::error(

@@ -11,7 +11,7 @@ mod interface;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use facts::{Asked, Engine, Running};
+pub(crate) use facts::{Asked, Engine, LookedUp, Running};
 pub(crate) use finding::{Level, Report};
 
 /// Examines this host and the interfaces that are asked about; `None` asks about all it has.

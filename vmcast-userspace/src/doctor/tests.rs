@@ -176,3 +176,14 @@ fn a_state_that_loses_streams_is_told() {
     let missing = interface::judge(&InterfaceFacts { asked: asked(), link: None }, &AUTO);
     only(&missing, Level::Error, "no interface of this name", "ip -brief link");
 }
+
+#[test]
+fn sources_that_are_looked_up_are_told_and_those_without_an_answer_or_a_relay_warned_of() {
+    assert!(host::looked_up(LookedUp::default()).is_empty(), "nobody asks for any");
+    let well = LookedUp { all: 3, at_relays: 3, ..LookedUp::default() };
+    let levels =
+        |findings: Vec<Finding>| findings.into_iter().map(|finding| finding.level).collect::<Vec<_>>();
+    assert_eq!(levels(host::looked_up(well)), [Level::Ok]);
+    let ill = LookedUp { all: 3, at_relays: 0, unserved: 1, unanswered: 2 };
+    assert_eq!(levels(host::looked_up(ill)), [Level::Ok, Level::Warning, Level::Warning]);
+}

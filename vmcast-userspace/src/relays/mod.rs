@@ -136,6 +136,6 @@ pub(crate) fn log(event: &discovery::Event) {
         discovery::Event::Down { tunnel, relay, reason } => {
             tracing::warn!(tunnel, %relay, reason, "the relay of a source is given up");
         }
-        discovery::Event::Turned { source, place } => tracing::info!(%source, ?place, "a source is joined"),
+        discovery::Event::Turned { source, place } => tracing::debug!(%source, ?place, "a source is joined"),
     }
 }
