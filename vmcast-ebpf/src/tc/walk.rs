@@ -13,7 +13,7 @@ use vmcast_common::{
     verdict::DropReason,
 };
 
-use super::frame::Skb;
+use super::frame::{Skb, not_negative};
 use crate::{map, words::Head};
 
 /// Where a walk stands.
@@ -21,12 +21,8 @@ struct Walk {
     skb: *mut __sk_buff,
     /// Index of the next member, 0 past the end.
     member: u32,
-    /// See [`InputId`].
-    input: u32,
     /// Device of the last copy, which is ready and not yet sent; 0 if there is none.
     last: u32,
-    /// 1 if user space makes the copies that a link does not take whole, or has counted them.
-    handed_over: u32,
 }
 
 /// Sends a copy to each member of the list from `first` to the next pause, where the packet goes through the
@@ -44,8 +40,8 @@ pub(super) fn send(
 ) -> c_int {
     skb.note(front);
     skb.note_converted(converted);
-    let mut walk =
-        Walk { skb: skb.raw(), member: first, input: input.0, last: 0, handed_over: u32::from(handed_over) };
+    skb.note_input(input, handed_over);
+    let mut walk = Walk { skb: skb.raw(), member: first, last: 0 };
     // SAFETY: the function has the signature that the kernel calls, and the walk outlives the call.
     unsafe { bpf_loop(limit::MEMBERS, step as *mut c_void, (&raw mut walk).cast(), 0) };
     if walk.last == 0 {
@@ -70,7 +66,7 @@ unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> c_long {
         return 1;
     }
     let made = unconverted(walk)
-        .and_then(|skb| if is_pause { go_on_behind(skb, walk, at, member) } else { make(skb, walk, member) });
+        .and_then(|skb| if is_pause { go_on_behind(skb, at, member) } else { make(skb, member) });
     match made {
         // Not so at a pause: whether the relay device takes a frame is known of a clone alone.
         Ok(device) if is_last => walk.last = device,
@@ -79,7 +75,7 @@ unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> c_long {
                 map::count_drop(DropReason::DeviceRefused);
             }
         }
-        Err(DropReason::Oversize) if walk.handed_over != 0 => {}
+        Err(DropReason::Oversize) if Skb::new(walk.skb).is_handed_over() => {}
         Err(reason) => map::count_drop(reason),
     }
     c_long::from(is_last || is_pause)
@@ -105,9 +101,9 @@ fn unconverted(walk: &Walk) -> Result<Skb, DropReason> {
 /// # Errors
 /// Why the members behind it get no copies.
 #[inline(always)]
-fn go_on_behind(skb: Skb, walk: &Walk, at: u32, pause: &MemberEntry) -> Result<u32, DropReason> {
+fn go_on_behind(skb: Skb, at: u32, pause: &MemberEntry) -> Result<u32, DropReason> {
     skb.make_room(skb.noted(), eth::LEN).ok_or(DropReason::KernelRefused)?;
-    let carry = Carry::paused(pause.way_to(), skb.lane(), at, InputId(walk.input), walk.handed_over != 0);
+    let carry = Carry::paused(pause.way_to(), skb.lane(), at, skb.input(), skb.is_handed_over());
     skb.store(0, carry.to_bytes()).ok_or(DropReason::KernelRefused)?;
     skb.store(Carry::LEN, skb.declared()).ok_or(DropReason::KernelRefused)?;
     skb.keep_to_core();
@@ -119,7 +115,7 @@ fn go_on_behind(skb: Skb, walk: &Walk, at: u32, pause: &MemberEntry) -> Result<u
 /// # Errors
 /// Why this member gets no copy.
 #[inline(always)]
-fn make(skb: Skb, walk: &Walk, member: &MemberEntry) -> Result<u32, DropReason> {
+fn make(skb: Skb, member: &MemberEntry) -> Result<u32, DropReason> {
     let hop = map::next_hop(member.next_hop).ok_or(DropReason::NextHopUnresolved)?;
     let device = map::egress(member.next_hop).ok_or(DropReason::NextHopUnresolved)?;
     if hop.flags & NextHopEntry::RESOLVED == 0 {
@@ -129,7 +125,14 @@ fn make(skb: Skb, walk: &Walk, member: &MemberEntry) -> Result<u32, DropReason> 
     let start = front.checked_sub(eth::LEN).ok_or(DropReason::NextHopUnresolved)?;
     skb.make_room(skb.noted(), front).ok_or(DropReason::KernelRefused)?;
     skb.note(front);
-    rewrite::copy(&mut Copy { skb, start }, member, hop, InputId(walk.input), skb.lane().pcp(), false)?;
+    rewrite::copy(
+        &mut Copy { skb, start: not_negative(start) },
+        member,
+        hop,
+        skb.input(),
+        skb.lane().pcp(),
+        false,
+    )?;
     Ok(device)
 }
 
@@ -180,7 +183,7 @@ impl Room for Copy {
 
     #[inline(always)]
     fn grow<const N: usize>(&mut self, by: usize) -> Option<Head<'_, N>> {
-        self.start = self.start.checked_sub(by)?;
+        self.start = not_negative(self.start.checked_sub(by)?);
         self.skb.head(self.start)
     }
 
