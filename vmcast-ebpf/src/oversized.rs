@@ -38,13 +38,15 @@ fn try_hand_over(
     let due = OVERSIZE_DUE.get_ptr_mut(0)?;
     // SAFETY: the value is this CPU's own and the program is not preempted by itself.
     unsafe { *due = OVERSIZE_RATE.admit(*due, map::now_ns())? };
-    let mut len = packet.ip_len;
+    let mut before_last = packet.ip_len.wrapping_sub(1);
     // SAFETY: a register moved to itself. It hides from the compiler what it knows of the length: it would check
     // another register than the one that is passed on, and the verifier would not follow it.
-    unsafe { asm!("{0} = {0}", inout(reg) len, options(pure, nomem, nostack, preserves_flags)) };
-    if len == 0 || len > OVERSIZE_MAX {
+    unsafe { asm!("{0} = {0}", inout(reg) before_last, options(pure, nomem, nostack, preserves_flags)) };
+    if before_last >= OVERSIZE_MAX {
         return None;
     }
+    // Not zero, which older verifiers (of Linux 6.1) do not see by a comparison with it.
+    let len = before_last + 1;
     let mut entry = OVERSIZED.reserve(0)?;
     let record: *mut OversizeRecord = entry.as_mut_ptr();
     // SAFETY: the kernel has reserved memory for a whole record.

@@ -57,15 +57,15 @@ impl Capture {
         self.has_no_complaint("amt")
     }
 
-    /// Waits until the capture has so many frames that a filter takes, ends it, and counts the frames by their
-    /// fields, each with all of its occurrences. Tshark may complain of none of them.
-    pub(crate) fn tally(
+    /// Waits until the capture has so many frames that a filter takes, ends it, and gives the fields of each, in
+    /// the order in which they passed, a field with all of its occurrences. Tshark may complain of none of them.
+    pub(crate) fn rows(
         mut self,
         bed: &Bed,
         filter: &str,
         fields: &[&str],
         frames: u64,
-    ) -> Result<BTreeMap<Vec<String>, u64>, Failed> {
+    ) -> Result<Vec<Vec<String>>, Failed> {
         let mut arguments = vec!["-Y", filter, "-T", "fields", "-E", "separator=|"];
         arguments.extend(fields.iter().flat_map(|field| ["-e", field]));
         // A capture whose last frame is being written is not whole; what is missing then is for the caller to say.
@@ -74,11 +74,23 @@ impl Capture {
             Ok(lines.lines().count() as u64 >= frames)
         });
         self.process.stop()?;
-        let mut tally = BTreeMap::new();
-        for line in self.tshark(&arguments)?.lines() {
-            *tally.entry(line.split('|').map(str::to_owned).collect()).or_default() += 1;
-        }
+        let lines = self.tshark(&arguments)?;
         self.has_no_complaint(filter)?;
+        Ok(lines.lines().map(|line| line.split('|').map(str::to_owned).collect()).collect())
+    }
+
+    /// The same, counted by the fields.
+    pub(crate) fn tally(
+        self,
+        bed: &Bed,
+        filter: &str,
+        fields: &[&str],
+        frames: u64,
+    ) -> Result<BTreeMap<Vec<String>, u64>, Failed> {
+        let mut tally = BTreeMap::new();
+        for row in self.rows(bed, filter, fields, frames)? {
+            *tally.entry(row).or_default() += 1;
+        }
         Ok(tally)
     }
 

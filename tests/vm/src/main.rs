@@ -51,6 +51,9 @@ fn trials_on(series: &'static str) -> Vec<Trial> {
             if let Err(reason) = kernel.amt() {
                 eprintln!("SKIPPED the AMT tests on Linux {series}: {reason}");
             }
+            if let Err(reason) = kernel.takes_tc_programs() {
+                eprintln!("SKIPPED the engine tc on Linux {series}: {reason}");
+            }
             if let Err(reason) = kernel.ppp() {
                 eprintln!("SKIPPED the PPPoE sessions of Linux {series}: {reason}");
             }
@@ -63,7 +66,8 @@ fn trials_on(series: &'static str) -> Vec<Trial> {
     let devices = devices::trials(series, kernel.as_ref().ok());
     let no_plane = kernel.is_err() || !vmcast_dataplane::kernel::is_embedded();
     let encapsulation = encapsulation::trials(series, kernel.as_ref().ok()).into_iter();
-    let encapsulation = encapsulation.map(|trial| trial.with_ignored_flag(no_plane));
+    let encapsulation =
+        encapsulation.map(|trial| if no_plane { trial.with_ignored_flag(true) } else { trial });
     let amt = amt::trials(series, kernel.as_ref().ok()).into_iter();
     let amt = amt.map(|trial| trial.with_ignored_flag(no_amt));
     let devices = devices.into_iter().map(|trial| trial.with_ignored_flag(kernel.is_err()));
@@ -74,12 +78,12 @@ fn trials_on(series: &'static str) -> Vec<Trial> {
 fn trial(
     series: &str,
     kernel: Option<&Kernel>,
-    name: &'static str,
+    name: impl Into<String>,
     test: impl FnOnce(&mut bed::Bed) -> bed::Outcome + Send + 'static,
 ) -> Trial {
-    let kernel = kernel.cloned();
+    let (kernel, name) = (kernel.cloned(), name.into());
     Trial::test(format!("Linux {series}: {name}"), move || {
         let kernel = kernel.ok_or("without a kernel this test is ignored")?;
-        bed::run(name, kernel, test)
+        bed::run(&name, kernel, test)
     })
 }

@@ -94,15 +94,34 @@ impl Kernel {
         self.dir.join("lib/modules").join(&self.release)
     }
 
+    /// Whether programs at TC are links there, which go with their process: from Linux 6.6 on.
+    pub(crate) fn has_links_at_tc(&self) -> bool {
+        let mut numbers = self.release.split('.').map_while(|number| number.parse::<u32>().ok());
+        (numbers.next(), numbers.next()) >= (Some(6), Some(6))
+    }
+
+    /// Whether its verifier takes the programs at TC: up to Linux 6.8 each function takes a multiple of 32 bytes of the
+    /// stack, and what they take together comes to 544 of 512 then.
+    pub(crate) fn takes_tc_programs(&self) -> Result<(), String> {
+        if self.has_links_at_tc() {
+            Ok(())
+        } else {
+            Err("its verifier counts 544 bytes of stack for vmcast_clone, 32 too many".to_owned())
+        }
+    }
+
     /// Whether it has the AMT driver, which Debian leaves out of its kernels.
     pub(crate) fn amt(&self) -> Result<(), String> {
-        let module = self.modules().join("extra/amt.ko");
-        if module.is_file() { Ok(()) } else { Err(format!("{} is missing", module.display())) }
+        self.module("extra/amt.ko")
     }
 
     /// Whether it has PPP with all that this needs.
     pub(crate) fn ppp(&self) -> Result<(), String> {
-        let module = self.modules().join("kernel/drivers/net/slip/slhc.ko");
+        self.module("kernel/drivers/net/slip/slhc.ko")
+    }
+
+    fn module(&self, file: &str) -> Result<(), String> {
+        let module = self.modules().join(file);
         if module.is_file() { Ok(()) } else { Err(format!("{} is missing", module.display())) }
     }
 }

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use vmcast_common::{
     hdr::{eth, link, udp},
-    maps::Lane,
+    maps::{InputId, Lane},
     packet::Packet,
     rewrite::{Editable, Parts},
 };
@@ -21,10 +21,26 @@ use crate::{map, words::Head};
 /// What is read and written stands before this: the longest link-layer header, an outer header with
 /// options, GRE with all its fields, and the inner headers.
 const HEADERS: usize = link::MAX_LEN + 60 + 16 + 60 + udp::LEN;
+/// No header begins behind this; a power of two.
+const MAX_OFFSET: usize = 4096;
 /// `BPF_ADJ_ROOM_MAC`: behind the link-layer addresses and the type (linux/bpf.h).
 const BEHIND_MAC: u32 = 1;
 /// What a clone for the host carries in the field that the kernel leaves to programs at TC.
 const HOST_MARK: u32 = 0x564d;
+
+/// The same offset, which is that of a header and not negative. The number itself has to say so: older verifiers (of
+/// Linux 6.1) forget what a comparison told them of a number once they meet it again on the stack.
+#[inline(always)]
+pub(crate) fn not_negative(mut offset: usize) -> usize {
+    // SAFETY: it changes a register of ours alone. The compiler would leave out what it takes for granted.
+    unsafe {
+        asm!("{0} &= {1}", inout(reg) offset, const MAX_OFFSET - 1,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    // SAFETY: these bits are left.
+    unsafe { core::hint::assert_unchecked(offset < MAX_OFFSET) };
+    offset
+}
 
 /// A socket buffer with a frame.
 #[derive(Clone, Copy)]
@@ -87,8 +103,6 @@ impl Skb {
     /// Where `N` bytes from `offset` in memory stand; `None` if what can be read ends before.
     #[inline(always)]
     fn at<const N: usize>(&self, offset: usize) -> Option<usize> {
-        /// No header begins behind this.
-        const MAX_OFFSET: usize = 4096;
         if offset > MAX_OFFSET {
             return None;
         }
@@ -198,31 +212,30 @@ impl Skb {
         correct(datagram, 0)
     }
 
-    /// Notes in the socket buffer whether the packet has other addresses than it came with.
+    /// Notes in the socket buffer whether the packet has other addresses than it came with, and whether user space makes
+    /// the copies that a link does not take whole, or has counted them.
+    #[inline(always)]
+    pub(crate) fn note_state(&self, converted: bool, handed_over: bool) {
+        // SAFETY: as for `note`.
+        unsafe { (*self.0).cb[1] = u32::from(converted) | u32::from(handed_over) << 1 };
+    }
+
+    /// Notes whether the packet has other addresses now.
     #[inline(always)]
     pub(crate) fn note_converted(&self, converted: bool) {
-        // SAFETY: as for `note`.
-        unsafe { (*self.0).cb[1] = u32::from(converted) };
+        self.note_state(converted, self.is_handed_over());
     }
 
-    /// Reads that back.
+    /// Whether it was noted to have.
     #[inline(always)]
     pub(crate) fn is_converted(&self) -> bool {
-        field!(self, cb)[1] != 0
+        field!(self, cb)[1] & 1 != 0
     }
 
-    /// Notes in the socket buffer whether user space makes the copies that a link does not take whole, or has counted
-    /// them.
-    #[inline(always)]
-    pub(crate) fn note_handed_over(&self, handed_over: bool) {
-        // SAFETY: as for `note`.
-        unsafe { (*self.0).cb[3] = u32::from(handed_over) };
-    }
-
-    /// Reads that back.
+    /// Whether user space was noted to make those copies.
     #[inline(always)]
     pub(crate) fn is_handed_over(&self) -> bool {
-        field!(self, cb)[3] != 0
+        field!(self, cb)[1] & 2 != 0
     }
 
     /// Notes in the socket buffer the device of the last copy, which is ready and not yet sent; 0 if there is none.
@@ -258,6 +271,20 @@ impl Skb {
         (field!(self, len) as usize).saturating_sub(self.noted())
     }
 
+    /// Notes where the packet came in. Of the 512 bytes that a program and its functions have for a stack hardly one is
+    /// left.
+    #[inline(always)]
+    pub(crate) fn note_input(&self, input: InputId) {
+        // SAFETY: as for `note`.
+        unsafe { (*self.0).cb[3] = input.0 };
+    }
+
+    /// Where the packet came in, as it was noted.
+    #[inline(always)]
+    pub(crate) fn input(&self) -> InputId {
+        InputId(field!(self, cb)[3])
+    }
+
     /// Takes note of what the copies are marked with, and how they wait for their devices.
     #[inline(always)]
     pub(crate) fn enter(&self, lane: Lane) {
@@ -282,20 +309,21 @@ impl Skb {
         Lane(field!(self, cb)[2])
     }
 
-    /// Takes the tags off that the kernel keeps or would keep beside the bytes. Returns how many bytes
-    /// fewer stand in front of the packet now.
+    /// Takes the tags off that the kernel keeps or would keep beside the bytes. Returns how many of the `front` bytes
+    /// stand in front of the packet now.
     #[inline(always)]
-    pub(crate) fn take_tags_off(&self) -> Option<usize> {
+    pub(crate) fn take_tags_off(&self, front: usize) -> Option<usize> {
         if field!(self, vlan_present) == 0 {
-            return Some(0);
+            return Some(front);
         }
         self.pop()?;
         // An inner tag has come to the place of the outer one.
         if field!(self, vlan_present) == 0 {
-            return Some(0);
+            return Some(front);
         }
         self.pop()?;
-        Some(link::TAG_LEN)
+        // A tag was among them.
+        Some(not_negative(front - link::TAG_LEN))
     }
 
     /// Makes the kernel take the frame for one of this type, which it must before it moves what stands

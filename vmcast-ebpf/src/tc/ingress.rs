@@ -69,7 +69,7 @@ fn replicate(skb: Skb, front: usize, decided: &Decided) -> Result<c_int, DropRea
     }
     skb.cut(front + packet.ip_len).ok_or(DropReason::KernelRefused)?;
     forward_header(&mut { skb }, packet, front).ok_or(DropReason::KernelRefused)?;
-    let front = front - skb.take_tags_off().ok_or(DropReason::KernelRefused)?;
+    let front = skb.take_tags_off(front).ok_or(DropReason::KernelRefused)?;
     let ether_type = if packet.is_ipv6 { eth::TYPE_IPV6 } else { eth::TYPE_IPV4 };
     skb.declare(ether_type).ok_or(DropReason::KernelRefused)?;
 

@@ -13,7 +13,7 @@ use vmcast_common::{
     verdict::DropReason,
 };
 
-use super::frame::Skb;
+use super::frame::{Skb, not_negative};
 use crate::{map, words::Head};
 
 /// Where a walk stands.
@@ -21,8 +21,6 @@ struct Walk {
     skb: *mut __sk_buff,
     /// Index of the next member, 0 past the end.
     member: u32,
-    /// See [`InputId`].
-    input: u32,
     /// Place of the list, which is the index of its stream's counters.
     list: u32,
 }
@@ -42,10 +40,10 @@ pub(super) fn send(
     handed_over: bool,
 ) -> c_int {
     skb.note(front);
-    skb.note_converted(converted);
-    skb.note_handed_over(handed_over);
+    skb.note_state(converted, handed_over);
+    skb.note_input(input);
     skb.note_last(0);
-    let mut walk = Walk { skb: skb.raw(), member: first, input: input.0, list };
+    let mut walk = Walk { skb: skb.raw(), member: first, list };
     // SAFETY: the function has the signature that the kernel calls, and the walk outlives the call.
     unsafe { bpf_loop(limit::MEMBERS, step as *mut c_void, (&raw mut walk).cast(), 0) };
     match skb.last() {
@@ -70,7 +68,7 @@ unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> c_long {
         return 1;
     }
     let made = unconverted(walk)
-        .and_then(|skb| if is_pause { go_on_behind(skb, walk, at, member) } else { make(skb, walk, member) });
+        .and_then(|skb| if is_pause { go_on_behind(skb, at, member) } else { make(skb, member) });
     let sent = match made {
         // Not so at a pause: whether the relay device takes a frame is known of a clone alone.
         Ok(device) if is_last => {
@@ -113,9 +111,9 @@ fn unconverted(walk: &Walk) -> Result<Skb, DropReason> {
 /// # Errors
 /// Why the members behind it get no copies.
 #[inline(always)]
-fn go_on_behind(skb: Skb, walk: &Walk, at: u32, pause: &MemberEntry) -> Result<u32, DropReason> {
+fn go_on_behind(skb: Skb, at: u32, pause: &MemberEntry) -> Result<u32, DropReason> {
     skb.make_room(skb.noted(), eth::LEN).ok_or(DropReason::KernelRefused)?;
-    let carry = Carry::paused(pause.way_to(), skb.lane(), at, InputId(walk.input), skb.is_handed_over());
+    let carry = Carry::paused(pause.way_to(), skb.lane(), at, skb.input(), skb.is_handed_over());
     skb.store(0, carry.to_bytes()).ok_or(DropReason::KernelRefused)?;
     skb.store(Carry::LEN, skb.declared()).ok_or(DropReason::KernelRefused)?;
     skb.keep_to_core();
@@ -127,7 +125,7 @@ fn go_on_behind(skb: Skb, walk: &Walk, at: u32, pause: &MemberEntry) -> Result<u
 /// # Errors
 /// Why this member gets no copy.
 #[inline(always)]
-fn make(skb: Skb, walk: &Walk, member: &MemberEntry) -> Result<u32, DropReason> {
+fn make(skb: Skb, member: &MemberEntry) -> Result<u32, DropReason> {
     let hop = map::next_hop(member.next_hop).ok_or(DropReason::NextHopUnresolved)?;
     let device = map::egress(member.next_hop).ok_or(DropReason::NextHopUnresolved)?;
     if hop.flags & NextHopEntry::RESOLVED == 0 {
@@ -137,7 +135,14 @@ fn make(skb: Skb, walk: &Walk, member: &MemberEntry) -> Result<u32, DropReason> 
     let start = front.checked_sub(eth::LEN).ok_or(DropReason::NextHopUnresolved)?;
     skb.make_room(skb.noted(), front).ok_or(DropReason::KernelRefused)?;
     skb.note(front);
-    rewrite::copy(&mut Copy { skb, start }, member, hop, InputId(walk.input), skb.lane().pcp(), false)?;
+    rewrite::copy(
+        &mut Copy { skb, start: not_negative(start) },
+        member,
+        hop,
+        skb.input(),
+        skb.lane().pcp(),
+        false,
+    )?;
     Ok(device)
 }
 
@@ -188,7 +193,7 @@ impl Room for Copy {
 
     #[inline(always)]
     fn grow<const N: usize>(&mut self, by: usize) -> Option<Head<'_, N>> {
-        self.start = self.start.checked_sub(by)?;
+        self.start = not_negative(self.start.checked_sub(by)?);
         self.skb.head(self.start)
     }
 

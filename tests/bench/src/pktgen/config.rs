@@ -50,12 +50,13 @@ impl Config<'_> {
         for end in ["udp_src_min", "udp_src_max", "udp_dst_min", "udp_dst_max"] {
             set(format!("{end} {PORT}"));
         }
-        if self.groups == 1 {
-            set(format!("burst {BURST}"));
-        }
         match self.rate {
+            // A burst would count as one packet.
             Some(rate) => set(format!("ratep {rate}")),
             None => set("delay 0".to_owned()),
+        }
+        if self.groups == 1 && self.rate.is_none() {
+            set(format!("burst {BURST}"));
         }
         lines
     }
@@ -118,6 +119,8 @@ mod tests {
             assert!(lines.contains(&format!("eth1@0: {line}")), "{line} in {lines:?}");
         }
         assert!(lines.iter().all(|line| !line.contains("burst")), "a burst is of one group: {lines:?}");
+        let lines = self::lines(&Config { rate: Some(1_000), ..CONFIG });
+        assert!(lines.iter().all(|line| !line.contains("burst")), "a rate is of packets: {lines:?}");
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! The kernel's AMT gateway and our relay, with a source behind it.
 //!
 //! ```text
-//! +--------+ 10.1.0.0/24 +-----+ wire, 10.70.0.0/24 +---------+
-//! | source |-------------| vmr |--------------------| machine |
-//! | .2     |        src0 |     | mch0               | amt0    |
-//! +--------+             |     | 10.5.1.0/24        +---------+
-//!                        |     |------------------ bystander
-//!                        +-----+ acc1
+//! +--------+ network 1 +-----+ wire, 10.70.0.0/24 +---------+
+//! | source |-----------| vmr |--------------------| machine |
+//! | .2 .3  |      src0 |     | mch0               | amt0    |
+//! +--------+           |     | network 51         +---------+
+//!                      |     |------------------ bystander
+//!                      +-----+ acc1
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use libtest_mimic::Failed;
 use serde_json::Value;
@@ -19,68 +19,133 @@ use vmcast_lab::{
     traffic::{Carriage, Witness},
 };
 
-use super::{DISCOVERY_TO_DATA, IGMP, MANY, SOME, STREAM, WITNESSED, came_in, is_engine};
+use super::{DISCOVERY_TO_DATA, FEWER, Inside, MANY, MEMBERSHIP, SOME, came_in, forbid, is_engine};
 use crate::{
     bed::{Bed, Outcome, ensure},
     capture::Capture,
     guest::GuestListener,
     numbered::{Hears as _, Sender},
+    vm::Vm,
     wire::{self, BRIDGE, GUEST, HOST, NEAR, Wire},
 };
 
-const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
+/// Networks by their numbers.
+const SOURCES: u8 = 1;
+const BYSTANDERS: u8 = 51;
+const GATEWAY: u8 = 72;
+
+/// What the parts of the test share.
+struct Site<'a> {
+    bed: &'a Bed,
+    inside: Inside,
+    source: &'a Namespace,
+    wire: &'a Wire,
+    router: &'a Role,
+    vm: &'a Vm,
+}
 
 // proves that a kernel's gateway gets the stream from our relay, each packet once and in order, and that
 // a leave ends it (RFC 7450 §5.2, §5.3)
-pub(super) fn test(bed: &mut Bed, engine: Engine) -> Outcome {
+pub(super) fn test(bed: &mut Bed, inside: Inside, engine: Engine) -> Outcome {
     let [source, vmr, bystander] = bed.lab.namespaces(["source", "vmr", "bystander"])?;
     bed.lab.veths(&[((&source, "eth0"), (&vmr, "src0")), ((&bystander, "eth0"), (&vmr, "acc1"))])?;
     let wire = Wire::to(bed, &vmr, "mch0")?;
-    source.ip(&format!("addr add {SOURCE}/24 dev eth0\nroute add default via 10.1.0.1"))?;
-    vmr.ip("addr add 10.1.0.1/24 dev src0\naddr add 10.5.1.1/24 dev acc1")?;
-    bystander.ip("addr add 10.5.1.2/24 dev eth0")?;
+    source.ip(&[2, 3].map(|host| inside.address(SOURCES, host, "eth0")).join("\n"))?;
+    vmr.ip(&[inside.address(SOURCES, 1, "src0"), inside.address(BYSTANDERS, 1, "acc1")].join("\n"))?;
+    bystander.ip(&inside.address(BYSTANDERS, 2, "eth0"))?;
     vmr.sysctl(&[("ipv4/ip_forward", "1")])?;
     let router = router(bed, &vmr, engine)?;
 
     let mut vm = bed.boot(&wire)?;
     wire::set_up(&mut vm)?;
     let capture = Capture::start(bed, &wire.node, BRIDGE)?;
-    let near = Witness::start(&wire.node, NEAR, WITNESSED, bed.clock)?;
-    let nobody = Witness::start(&bystander, "eth0", WITNESSED, bed.clock)?;
-    nobody.forbid(true);
+    let streams = [inside.stream(), inside.channel()];
+    let nobody = streams.map(|stream| forbid(bed, &bystander, "eth0", stream));
     vm.run(&format!(
         "ip link add amt0 type amt mode gateway local {GUEST} discovery {HOST} dev eth0 \
          gateway_port 2268 relay_port 2268\n\
-         ip addr add 10.72.0.2/24 dev amt0\nip link set amt0 up"
+         {}",
+        inside.bring_up(GATEWAY, &[2])
     ))?;
 
-    let sender = Sender::start(&source, SOURCE.into(), "eth0", STREAM)?;
-    sender.more(bed, SOME)?;
-    ensure!(came_in(&near) == 0, "{} packets came before anybody had joined", came_in(&near));
-    let listener = GuestListener::join(bed, &vm, "amt0", STREAM, None)?;
-    listener.more(bed, MANY)?;
-    let members = router.ask(&["member", "list"]).unwrap_or_default();
-    ensure!(members["members"].as_array().is_some_and(|all| all.len() == 1), "the members are {members}");
-    ensure!(near.incoming(Carriage::Native).packets == 0, "the stream crossed the wire natively, too");
-
-    let heard = listener.leave(bed)?;
-    heard.is_whole(IpAddr::V4(SOURCE))?;
-    bed.until_answer("the leave has ended the membership", &router, &["member", "list"], is_empty)?;
-    // What was under way when the membership ended has passed by now.
-    sender.more(bed, 1)?;
-    near.forbid(true);
-    sender.more(bed, SOME)?;
-    ensure!(near.stray().packets == 0, "the stream went on after the leave: {:?}", near.stray());
-    ensure!(nobody.stray().packets == 0, "the other link was sent {:?}", nobody.stray());
-    ensure!(near.outgoing(Carriage::Amt).packets == 0, "the gateway sent data");
+    let site = Site { bed, inside, source: &source, wire: &wire, router: &router, vm: &vm };
+    site.any_source()?;
+    site.channel()?;
+    for nobody in nobody {
+        let stray = nobody?.stray();
+        ensure!(stray.packets == 0, "the other link was sent {stray:?}");
+    }
     capture.map_or(Ok(()), |capture| capture.judge_amt(&DISCOVERY_TO_DATA))
+}
+
+impl Site<'_> {
+    /// Joins, gets everything, and leaves.
+    fn any_source(&self) -> Outcome {
+        let Self { bed, inside, router, .. } = self;
+        let (stream, from) = (inside.stream(), inside.host(SOURCES, 2));
+        let near = Witness::start(&self.wire.node, NEAR, stream.address(), bed.clock)?;
+        let sender = Sender::start(self.source, from, "eth0", stream)?;
+        sender.more(bed, SOME)?;
+        ensure!(came_in(&near) == 0, "{} packets came before anybody had joined", came_in(&near));
+        let listener = GuestListener::join(bed, self.vm, "amt0", stream, None)?;
+        listener.more(bed, MANY)?;
+        let members = router.ask(&["member", "list"]).unwrap_or_default();
+        ensure!(asked_for(&members, "exclude", &[]), "the members are {members}");
+        ensure!(near.incoming(Carriage::Native).packets == 0, "the stream crossed the wire natively, too");
+
+        listener.leave(bed)?.is_whole(from)?;
+        self.has_left(&near, &[sender])
+    }
+
+    /// Joins one source of two, gets everything of that one and nothing of the other, and leaves.
+    fn channel(&self) -> Outcome {
+        let Self { bed, inside, router, .. } = self;
+        let stream = inside.channel();
+        let [wanted, other] = [2, 3].map(|host| inside.host(SOURCES, host));
+        let near = Witness::start(&self.wire.node, NEAR, stream.address(), bed.clock)?;
+        let start = |from| Sender::start(self.source, from, "eth0", stream);
+        let (sender, unwanted) = (start(wanted)?, start(other)?);
+        let listener = GuestListener::join(bed, self.vm, "amt0", stream, Some(wanted))?;
+        listener.more(bed, FEWER)?;
+        unwanted.more(bed, SOME)?;
+        let members = router.ask(&["member", "list"]).unwrap_or_default();
+        ensure!(asked_for(&members, "include", &[wanted]), "the members are {members}");
+        let last = sender.stop()? - 1;
+        listener.until_last(bed, last)?;
+        let heard = listener.heard()?;
+        heard.is_whole(wanted)?;
+        ensure!(
+            came_in(&near) == heard.packets.len() as u64,
+            "{} packets crossed the wire, {} were of the source",
+            came_in(&near),
+            heard.packets.len()
+        );
+
+        let sender = start(wanted)?;
+        listener.more(bed, 1)?;
+        listener.leave(bed)?;
+        self.has_left(&near, &[sender, unwanted])
+    }
+
+    /// Fails unless the membership ends and nothing more comes in at the wire.
+    fn has_left(&self, near: &Witness, senders: &[Sender]) -> Outcome {
+        let bed = self.bed;
+        bed.until_answer("the leave has ended the membership", self.router, &["member", "list"], is_empty)?;
+        // What was under way when the membership ended has passed by now.
+        senders.iter().try_for_each(|sender| sender.more(bed, 1))?;
+        near.forbid(true);
+        senders.iter().try_for_each(|sender| sender.more(bed, SOME))?;
+        ensure!(near.stray().packets == 0, "the stream went on after the leave: {:?}", near.stray());
+        ensure!(near.outgoing(Carriage::Amt).packets == 0, "the gateway sent data");
+        Ok(())
+    }
 }
 
 fn router(bed: &Bed, vmr: &Namespace, engine: Engine) -> Result<Role, Failed> {
     let pins = bed.lab.bpffs()?.join(vmr.node());
     let tables = format!(
         "[tunnel]\naddress = \"{HOST}\"\n\
-         [dataplane]\nengine = \"{}\"\non_exit = \"remove\"\npin_path = \"{}\"\n{IGMP}\
+         [dataplane]\nengine = \"{}\"\non_exit = \"remove\"\npin_path = \"{}\"\n{MEMBERSHIP}\
          [[interface]]\nname = \"src0\"\naccepts_sources = true\n\
          [[interface]]\nname = \"mch0\"\n[[interface]]\nname = \"acc1\"\nquerier = true\n",
         engine.label(),
@@ -94,4 +159,13 @@ fn router(bed: &Bed, vmr: &Namespace, engine: Engine) -> Result<Role, Failed> {
 
 fn is_empty(answer: &Value) -> bool {
     answer["members"].as_array().is_some_and(Vec::is_empty)
+}
+
+/// Whether there is one member, with this filter.
+fn asked_for(answer: &Value, mode: &str, sources: &[IpAddr]) -> bool {
+    let filter = &answer["members"][0]["filter"];
+    let sources: Vec<Value> = sources.iter().map(|source| source.to_string().into()).collect();
+    answer["members"].as_array().is_some_and(|all| all.len() == 1)
+        && filter["mode"] == mode
+        && filter["sources"] == Value::Array(sources)
 }

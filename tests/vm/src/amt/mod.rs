@@ -1,14 +1,16 @@
-//! AMT (RFC 7450) with the Linux kernel's own driver at the other end.
+//! AMT (RFC 7450) with the Linux kernel's own driver at the other end: IPv4 outside, which is all that it has, and
+//! either version of IP inside.
 
 mod gateway;
 mod relay;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use libtest_mimic::{Failed, Trial};
 use vmcast_lab::{
+    Namespace,
     roles::{Engine, Role},
-    traffic::{Carriage, GroupPort, Witness},
+    traffic::{Carriage, Witness},
 };
 
 use crate::{
@@ -17,60 +19,107 @@ use crate::{
     pieces::Kernel,
 };
 
-/// The stream of these tests.
-const STREAM: Stream = Stream { group: IpAddr::V4(GROUP), port: PORT };
-/// The same as witnesses have it.
-const WITNESSED: GroupPort = GroupPort { group: GROUP, port: PORT };
-const GROUP: Ipv4Addr = Ipv4Addr::new(239, 192, 7, 1);
-const PORT: u16 = 5004;
-
 /// Packets that have to arrive without a gap.
 const MANY: usize = 3000;
+/// Packets of one source of a channel that have to.
+const FEWER: usize = 500;
 /// Packets that are sent while none may arrive.
 const SOME: u64 = 300;
 
-/// IGMP for labs: a leave is complete soon (RFC 9776 §8.8).
-const IGMP: &str = "[igmp]\nlast_member_query_interval_seconds = 0.2\n";
+/// IGMP and MLD for labs: a leave is complete soon (RFC 9776 §8.8, RFC 9777 §9.8).
+const MEMBERSHIP: &str = "[igmp]\nlast_member_query_interval_seconds = 0.2\n\
+                          [mld]\nlast_member_query_interval_seconds = 0.2\n";
 
 /// Types of the AMT messages from a Request to the data (RFC 7450 §5.1.3 to §5.1.6).
 const REQUEST_TO_DATA: [u8; 4] = [3, 4, 5, 6];
 /// The same after Relay Discovery and Relay Advertisement (RFC 7450 §5.1.1, §5.1.2).
 const DISCOVERY_TO_DATA: [u8; 6] = [1, 2, 3, 4, 5, 6];
 
-type Test = fn(&mut Bed, Engine) -> Outcome;
+/// The version of IP inside the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inside {
+    /// Joined by IGMP.
+    V4,
+    /// Joined by MLD.
+    V6,
+}
 
-/// Each test with each engine on one kernel.
+impl Inside {
+    const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
+    /// The stream that is joined whatever its source.
+    const fn stream(self) -> Stream {
+        let group = match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::new(239, 192, 7, 1)),
+            Self::V6 => IpAddr::V6(Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 7, 1)),
+        };
+        Stream { group, port: 5004 }
+    }
+
+    /// The channel of which one source is joined (RFC 4607).
+    const fn channel(self) -> Stream {
+        let group = match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::new(232, 7, 0, 1)),
+            Self::V6 => IpAddr::V6(Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 1)),
+        };
+        Stream { group, port: 5006 }
+    }
+
+    /// The address of a host on a network.
+    const fn host(self, network: u8, host: u8) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::new(10, network, 0, host)),
+            Self::V6 => IpAddr::V6(Ipv6Addr::new(0xfd00 + network as u16, 0, 0, 0, 0, 0, 0, host as u16)),
+        }
+    }
+
+    /// The line of `ip` that gives a device the address of a host on a network.
+    fn address(self, network: u8, host: u8, device: &str) -> String {
+        let address = self.host(network, host);
+        match self {
+            Self::V4 => format!("addr add {address}/24 dev {device}"),
+            Self::V6 => format!("addr add {address}/64 dev {device} nodad"),
+        }
+    }
+
+    /// The lines of `ip` that make a machine's AMT device ready and give it the addresses of these hosts. MLD is
+    /// spoken from a link-local address alone (RFC 9777 §5.1.14), which the driver's devices do not make themselves.
+    fn bring_up(self, network: u8, hosts: &[u8]) -> String {
+        let mut lines: Vec<String> =
+            hosts.iter().map(|host| format!("ip {}", self.address(network, *host, "amt0"))).collect();
+        lines.push("ip link set amt0 up".to_owned());
+        if self == Self::V6 {
+            lines.push("ip addr replace fe80::72/64 dev amt0 nodad".to_owned());
+        }
+        lines.join("\n")
+    }
+}
+
+type Test = fn(&mut Bed, Inside, Engine) -> Outcome;
+
+/// Each test with each version of IP and each engine on one kernel.
 pub(crate) fn trials(series: &str, kernel: Option<&Kernel>) -> Vec<Trial> {
-    let tests: [[(&'static str, Test, Engine); 2]; 2] = [
-        [
-            (
-                "the kernel's gateway gets every packet of our relay until it leaves, engine xdp",
-                gateway::test,
-                Engine::Xdp,
-            ),
-            (
-                "the kernel's gateway gets every packet of our relay until it leaves, engine software",
-                gateway::test,
-                Engine::Software,
-            ),
-        ],
-        [
-            (
-                "our gateway gets every packet of the kernel's relay until it leaves, engine xdp",
-                relay::test,
-                Engine::Xdp,
-            ),
-            (
-                "our gateway gets every packet of the kernel's relay until it leaves, engine software",
-                relay::test,
-                Engine::Software,
-            ),
-        ],
+    let tests: [(&str, &str, Test); 2] = [
+        ("the kernel's gateway gets every", "packet of our relay until it leaves", gateway::test),
+        ("our gateway gets every", "packet of the kernel's relay until it leaves", relay::test),
     ];
-    let tests = tests.into_iter().flatten();
-    tests
-        .map(|(name, test, engine)| crate::trial(series, kernel, name, move |bed| test(bed, engine)))
-        .collect()
+    let mut trials = Vec::new();
+    for (before, after, test) in tests {
+        for inside in Inside::ALL {
+            for engine in [Engine::Xdp, Engine::Software] {
+                let name = format!("{before} {} {after}, engine {}", inside.label(), engine.label());
+                trials.push(crate::trial(series, kernel, name, move |bed| test(bed, inside, engine)));
+            }
+        }
+    }
+    trials
 }
 
 /// Fails unless a router replicates by the engine that it was told.
@@ -79,6 +128,13 @@ fn is_engine(router: &Role, engine: Engine) -> Outcome {
     let expected = if engine == Engine::Software { "software" } else { "xdp-broadcast" };
     ensure!(label.as_deref() == Some(expected), "the engine is {label:?}");
     Ok(())
+}
+
+/// Watches an interface on which nothing of a stream may ever come in.
+fn forbid(bed: &Bed, node: &Namespace, interface: &str, stream: Stream) -> Result<Witness, Failed> {
+    let witness = Witness::start(node, interface, stream.address(), bed.clock)?;
+    witness.forbid(true);
+    Ok(witness)
 }
 
 /// How much of the stream came in at a witness.

@@ -1,15 +1,15 @@
-//! The kernel's AMT relay with a source behind it, and our gateway, with a member behind it.
+//! The kernel's AMT relay with sources behind it, and our gateway, with a member behind it.
 //!
 //! ```text
-//! +---------+ wire, 10.70.0.0/24 +-----+ 10.5.1.0/24 +--------+
-//! | machine |--------------------| vmr |-------------| member |
-//! | amt0    |               mch0 |     | acc1        | .2     |
-//! +---------+                    |     | 10.5.2.0/24 +--------+
-//!  the source is here            |     |------------ bystander
-//!                                +-----+ acc2
+//! +---------+ wire, 10.70.0.0/24 +-----+ network 51 +--------+
+//! | machine |--------------------| vmr |------------| member |
+//! | amt0    |               mch0 |     | acc1       | .2     |
+//! +---------+                    |     | network 52 +--------+
+//!  sources are here              |     |----------- bystander
+//!  (network 72)                  +-----+ acc2
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use libtest_mimic::Failed;
 use vmcast_lab::{
@@ -18,67 +18,132 @@ use vmcast_lab::{
     traffic::{Carriage, Witness},
 };
 
-use super::{IGMP, MANY, REQUEST_TO_DATA, SOME, STREAM, WITNESSED, came_in, is_engine, until_silent};
+use super::{
+    FEWER, Inside, MANY, MEMBERSHIP, REQUEST_TO_DATA, SOME, came_in, forbid, is_engine, until_silent,
+};
 use crate::{
     bed::{Bed, Outcome, ensure},
     capture::Capture,
     guest::GuestSender,
-    numbered::{Hears as _, Listener},
+    numbered::{Hears as _, Listener, Stream},
+    vm::Vm,
     wire::{self, BRIDGE, FAR, GUEST, HOST, Wire},
 };
 
-/// The source's address, on the relay's device itself.
-const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 72, 0, 2);
+/// Networks by their numbers: that of the sources is the relay's device itself.
+const SOURCES: u8 = 72;
+const MEMBERS: u8 = 51;
+const BYSTANDERS: u8 = 52;
+
+/// What the parts of the test share.
+struct Site<'a> {
+    bed: &'a Bed,
+    inside: Inside,
+    member: &'a Namespace,
+    wire: &'a Wire,
+    vm: &'a Vm,
+}
 
 // proves that our gateway gets the stream from a kernel's relay, each packet once and in order, and that
 // a leave ends it (RFC 7450 §5.2, §5.3)
-pub(super) fn test(bed: &mut Bed, engine: Engine) -> Outcome {
+pub(super) fn test(bed: &mut Bed, inside: Inside, engine: Engine) -> Outcome {
     let [vmr, member, bystander] = bed.lab.namespaces(["vmr", "member", "bystander"])?;
     bed.lab.veths(&[((&vmr, "acc1"), (&member, "eth0")), ((&vmr, "acc2"), (&bystander, "eth0"))])?;
     let wire = Wire::to(bed, &vmr, "mch0")?;
-    vmr.ip("addr add 10.5.1.1/24 dev acc1\naddr add 10.5.2.1/24 dev acc2")?;
-    member.ip("addr add 10.5.1.2/24 dev eth0")?;
-    bystander.ip("addr add 10.5.2.2/24 dev eth0")?;
+    vmr.ip(&[inside.address(MEMBERS, 1, "acc1"), inside.address(BYSTANDERS, 1, "acc2")].join("\n"))?;
+    member.ip(&inside.address(MEMBERS, 2, "eth0"))?;
+    bystander.ip(&inside.address(BYSTANDERS, 2, "eth0"))?;
 
     let mut vm = bed.boot(&wire)?;
     wire::set_up(&mut vm)?;
     let capture = Capture::start(bed, &wire.node, BRIDGE)?;
-    let far = Witness::start(&wire.node, FAR, WITNESSED, bed.clock)?;
-    let nobody = Witness::start(&bystander, "eth0", WITNESSED, bed.clock)?;
-    nobody.forbid(true);
+    let streams = [inside.stream(), inside.channel()];
+    let nobody = streams.map(|stream| forbid(bed, &bystander, "eth0", stream));
     vm.run(&format!(
         "ip link add amt0 type amt mode relay local {GUEST} dev eth0 relay_port 2268 max_tunnels 4\n\
-         ip addr add {SOURCE}/24 dev amt0\nip link set amt0 up"
+         {}",
+        inside.bring_up(SOURCES, &[2, 3])
     ))?;
     let _router = router(bed, &vmr, engine)?;
 
-    let send = || GuestSender::start(&vm, "amt0", SOURCE.into(), STREAM, Some(SOME))?.end(bed).map(|_| ());
-    send()?;
-    ensure!(came_in(&far) == 0, "{} packets came before anybody had joined", came_in(&far));
-    let listener = Listener::join(&member, "eth0", STREAM, None)?;
-    let sender = GuestSender::start(&vm, "amt0", SOURCE.into(), STREAM, None)?;
-    listener.more(bed, MANY)?;
-    sender.check()?;
-    let last = sender.stop(bed)? - 1;
-    listener.until_last(bed, last)?;
-    listener.heard()?.is_whole(IpAddr::V4(SOURCE))?;
-    ensure!(far.incoming(Carriage::Native).packets == 0, "the stream crossed the wire natively, too");
-
-    drop(listener);
-    until_silent(bed, &far, send)?;
-    far.forbid(true);
-    send()?;
-    ensure!(far.stray().packets == 0, "the stream went on after the leave: {:?}", far.stray());
-    ensure!(nobody.stray().packets == 0, "the other link was sent {:?}", nobody.stray());
-    ensure!(far.outgoing(Carriage::Amt).packets == 0, "the gateway sent data");
+    let site = Site { bed, inside, member: &member, wire: &wire, vm: &vm };
+    site.any_source()?;
+    site.channel()?;
+    for nobody in nobody {
+        let stray = nobody?.stray();
+        ensure!(stray.packets == 0, "the other link was sent {stray:?}");
+    }
     capture.map_or(Ok(()), |capture| capture.judge_amt(&REQUEST_TO_DATA))
+}
+
+impl Site<'_> {
+    /// Joins, gets everything, and leaves.
+    fn any_source(&self) -> Outcome {
+        let Self { bed, inside, .. } = self;
+        let (stream, from) = (inside.stream(), inside.host(SOURCES, 2));
+        let far = Witness::start(&self.wire.node, FAR, stream.address(), bed.clock)?;
+        self.send(stream, from)?;
+        ensure!(came_in(&far) == 0, "{} packets came before anybody had joined", came_in(&far));
+        let listener = Listener::join(self.member, "eth0", stream, None)?;
+        let sender = GuestSender::start(self.vm, "amt0", from, stream, None)?;
+        listener.more(bed, MANY)?;
+        sender.check()?;
+        let last = sender.stop(bed)? - 1;
+        listener.until_last(bed, last)?;
+        listener.heard()?.is_whole(from)?;
+        ensure!(far.incoming(Carriage::Native).packets == 0, "the stream crossed the wire natively, too");
+        drop(listener);
+        self.has_left(&far, stream, from)
+    }
+
+    /// Joins one source of two, gets everything of that one and nothing of the other, whatever the relay sends, and
+    /// leaves.
+    fn channel(&self) -> Outcome {
+        let Self { bed, inside, .. } = self;
+        let stream = inside.channel();
+        let [wanted, other] = [2, 3].map(|host| inside.host(SOURCES, host));
+        let far = Witness::start(&self.wire.node, FAR, stream.address(), bed.clock)?;
+        let link = Witness::start(self.member, "eth0", stream.address(), bed.clock)?;
+        let listener = Listener::join(self.member, "eth0", stream, Some(wanted))?;
+        let start = |from| GuestSender::start(self.vm, "amt0", from, stream, None);
+        let (sender, unwanted) = (start(wanted)?, start(other)?);
+        listener.more(bed, FEWER)?;
+        unwanted.stop(bed)?;
+        let last = sender.stop(bed)? - 1;
+        listener.until_last(bed, last)?;
+        let heard = listener.heard()?;
+        heard.is_whole(wanted)?;
+        ensure!(
+            came_in(&link) == heard.packets.len() as u64,
+            "{} packets crossed the member's link, {} were of the source",
+            came_in(&link),
+            heard.packets.len()
+        );
+        drop(listener);
+        self.has_left(&far, stream, wanted)
+    }
+
+    /// Sends some packets.
+    fn send(&self, stream: Stream, from: IpAddr) -> Outcome {
+        GuestSender::start(self.vm, "amt0", from, stream, Some(SOME))?.end(self.bed).map(|_| ())
+    }
+
+    /// Fails unless nothing more comes in at the wire.
+    fn has_left(&self, far: &Witness, stream: Stream, from: IpAddr) -> Outcome {
+        until_silent(self.bed, far, || self.send(stream, from))?;
+        far.forbid(true);
+        self.send(stream, from)?;
+        ensure!(far.stray().packets == 0, "the stream went on after the leave: {:?}", far.stray());
+        ensure!(far.outgoing(Carriage::Amt).packets == 0, "the gateway sent data");
+        Ok(())
+    }
 }
 
 fn router(bed: &Bed, vmr: &Namespace, engine: Engine) -> Result<Role, Failed> {
     let pins = bed.lab.bpffs()?.join(vmr.node());
     let tables = format!(
         "[tunnel]\naddress = \"{HOST}\"\n[upstream]\nfrom = \"static\"\naddress = \"{GUEST}\"\n\
-         [dataplane]\nengine = \"{}\"\non_exit = \"remove\"\npin_path = \"{}\"\n{IGMP}\
+         [dataplane]\nengine = \"{}\"\non_exit = \"remove\"\npin_path = \"{}\"\n{MEMBERSHIP}\
          [[interface]]\nname = \"mch0\"\n\
          [[interface]]\nname = \"acc1\"\nquerier = true\n[[interface]]\nname = \"acc2\"\nquerier = true\n",
         engine.label(),

@@ -19,6 +19,7 @@ use crate::{
     },
     frame::{self, Port, text},
     numbered::PACE,
+    vm::MAC,
     wire::{self, BRIDGE, Wire},
 };
 
@@ -78,7 +79,7 @@ pub(super) fn test(bed: &mut Bed) -> Outcome {
     let mut expected = Shapes::new();
     for member in rounds.concat() {
         for sent in SENT.into_iter().filter(|sent| carries(member, *sent)) {
-            *expected.entry(shape::of(member, sent.stream)).or_default() += PACKETS;
+            *expected.entry(shape::of(member, sent.stream, MAC)).or_default() += PACKETS;
         }
     }
     let Some(capture) = capture else { return Ok(()) };

@@ -51,16 +51,21 @@ impl Member {
         }
     }
 
+    /// The kind of its tunnel, if it has one, and whether that is over IPv6.
+    pub(super) fn tunnelled(self) -> Option<(TunnelKind, bool)> {
+        match self {
+            Self::Device(device) => device.tunnel.map(|tunnel| (kind(tunnel), tunnel.is_over_v6())),
+            Self::Amt { v6, .. } => Some((TunnelKind::Amt, v6)),
+            Self::Neighbour(_) => None,
+        }
+    }
+
     /// Its tunnel, if it has one.
     pub(super) fn tunnel(self, accepts_sources: bool) -> Option<(TunnelId, Tunnel)> {
-        let (id, kind, v6) = match self {
-            Self::Device(device) => {
-                let of = device.tunnel?;
-                (DEVICE_TUNNELS + number(device), kind(of), of.is_over_v6())
-            }
-            Self::Amt { link, v6 } => {
-                (AMT_TUNNELS + u32::from(v6) * 50 + u32::from(link.number()), TunnelKind::Amt, v6)
-            }
+        let (kind, v6) = self.tunnelled()?;
+        let id = match self {
+            Self::Device(device) => DEVICE_TUNNELS + number(device),
+            Self::Amt { link, v6 } => AMT_TUNNELS + u32::from(v6) * 50 + u32::from(link.number()),
             Self::Neighbour(_) => return None,
         };
         let link = self.link();

@@ -11,7 +11,9 @@
 //!
 //! The node has the kernel programs alone: no VLAN, PPPoE or tunnel device of its own.
 
+mod at_tc;
 mod come;
+mod inside;
 mod leave;
 mod member;
 mod program;
@@ -60,5 +62,12 @@ pub(crate) fn trials(series: &str, kernel: Option<&Kernel>) -> Vec<Trial> {
             "the router program's copies leave by the VLANs and sessions of its interfaces, once each",
             program::test,
         ),
+        crate::trial(
+            series,
+            kernel,
+            "its verifier takes the TC programs, and a long list of members at TC gets every packet once, in order",
+            at_tc::test,
+        )
+        .with_ignored_flag(kernel.is_none_or(|kernel| kernel.takes_tc_programs().is_err())),
     ]
 }

@@ -7,7 +7,6 @@ use crate::{
     devices::{Device, Tunnel},
     frame::{SERVICE_TAG, group_mac, text},
     numbered::Stream,
-    vm::MAC,
 };
 
 /// The fields that make a shape.
@@ -17,8 +16,8 @@ pub(super) const FIELDS: [&str; 7] =
 /// How many frames there are of each shape.
 pub(super) type Shapes = BTreeMap<Vec<String>, u64>;
 
-/// The shape of a member's copy, as tshark's fields have it.
-pub(super) fn of(member: Member, stream: Stream) -> Vec<String> {
+/// The shape of a member's copy, as tshark's fields have it; `neighbour` is the far end of its link.
+pub(super) fn of(member: Member, stream: Stream, neighbour: [u8; 6]) -> Vec<String> {
     let link = member.link();
     let version = |v6: bool| if v6 { ":ipv6" } else { ":ip" };
     let mut protocols = "eth:ethertype".to_owned();
@@ -56,7 +55,7 @@ pub(super) fn of(member: Member, stream: Stream) -> Vec<String> {
     };
     vec![
         protocols,
-        text(if to_group { group_mac(stream.group) } else { MAC }),
+        text(if to_group { group_mac(stream.group) } else { neighbour }),
         tags(true),
         tags(false),
         link.session().map(|(number, _)| format!("0x{number:04x}")).unwrap_or_default(),

@@ -28,7 +28,7 @@ pub(crate) const PACE: Duration = Duration::from_millis(4);
 pub(crate) struct Sender {
     sent: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<io::Result<()>, LabError>>,
+    thread: Option<JoinHandle<Result<io::Result<()>, LabError>>>,
 }
 
 impl Sender {
@@ -50,7 +50,7 @@ impl Sender {
             }
             Ok(())
         })?;
-        Ok(Self { sent, stop, thread })
+        Ok(Self { sent, stop, thread: Some(thread) })
     }
 
     /// Waits until so many more were sent.
@@ -58,9 +58,18 @@ impl Sender {
         let sent = || self.sent.load(Ordering::SeqCst);
         let target = sent() + packets;
         bed.until("the source has sent more", || {
-            ensure!(!self.thread.is_finished(), "the source failed");
+            ensure!(self.thread.as_ref().is_some_and(|thread| !thread.is_finished()), "the source failed");
             Ok(sent() >= target)
         })
+    }
+
+    /// Ends, and tells how many were sent; their numbers begin at 0.
+    pub(crate) fn stop(mut self) -> Result<u64, Failed> {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().map_err(|_| "the source panicked")???;
+        }
+        Ok(self.sent.load(Ordering::SeqCst))
     }
 }
 

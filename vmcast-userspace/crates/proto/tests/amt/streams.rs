@@ -504,13 +504,19 @@ fn the_operator_sees_every_tunnel_with_its_ends_groups_and_times() {
 }
 
 #[test]
-fn of_the_two_requests_of_a_linux_gateway_one_is_answered_as_it_understands() {
+fn the_second_request_of_a_linux_gateway_is_answered_for_both_protocols_as_it_understands() {
     let now = vmcast_sim::epoch();
     let mut relay = RelayNode::new(now, relay_config());
     relay.inject(now, gateway_address(0), &[3, 0, 0, 0, 0, 0, 0, 7]);
     relay.inject(now, gateway_address(0), &[3, 0x80, 0, 0, 0, 0, 0, 7]);
     let sent = relay.take_sent();
-    let [plain, linux] = &sent[..] else { panic!("{sent:?}") };
+    let [plain, mld, linux] = &sent[..] else { panic!("{sent:?}") };
     assert_eq!((plain.bytes[1], linux.bytes[1]), (1, 0), "no flag where Linux has reserved bits");
     assert_eq!(plain.bytes[2..plain.bytes.len() - 18], linux.bytes[2..], "nothing else differs");
+    assert_eq!(
+        (mld.bytes[1], mld.bytes[2..12] == linux.bytes[2..12]),
+        (0, true),
+        "MAC and nonce are the same"
+    );
+    assert_eq!((mld.bytes[12] >> 4, linux.bytes[12] >> 4), (6, 4));
 }

@@ -290,6 +290,15 @@ impl<'a> Message<'a> {
             && bytes.get(field::FLAGS).is_some_and(|flags| flags & field::FLAG_P_LINUX != 0)
     }
 
+    /// A Request for MLD as Linux's `amt` driver writes it, and as its relay wants it: the P flag of the RFC is a reserved
+    /// bit there, and such a Request is dropped. A reader of the RFC takes this one for a Request for IGMP.
+    #[must_use]
+    pub fn linux_request(nonce: u32) -> Vec<u8> {
+        let mut bytes = Self::Request { ipv6: false, ecn: false, nonce }.to_vec();
+        bytes[field::FLAGS] |= field::FLAG_P_LINUX;
+        bytes
+    }
+
     /// The type of this message.
     #[must_use]
     pub const fn message_type(&self) -> MessageType {

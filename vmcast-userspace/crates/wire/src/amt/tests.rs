@@ -117,6 +117,7 @@ fn the_second_request_of_a_linux_gateway_is_recognized() {
     let linux = [3, 0x80, 0, 0, 0, 0, 0, 7];
     assert_eq!(Message::parse(&linux), Ok(Message::Request { ipv6: false, ecn: false, nonce: 7 }));
     assert!(Message::is_linux_request(&linux));
+    assert_eq!(Message::linux_request(7), linux);
     for other in [&[][..], &[3], &[3, 0, 0, 0, 0, 0, 0, 7], &[4, 0x80, 0, 0, 0, 0, 0, 7]] {
         assert!(!Message::is_linux_request(other), "{other:?}");
     }

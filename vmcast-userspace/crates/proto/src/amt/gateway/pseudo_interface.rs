@@ -50,8 +50,8 @@ pub(super) struct PseudoInterface {
     teardown: Option<(Grant, u8)>,
     /// The nonce of a Request that asks, while the Response MAC is fresh, whether the relay still knows the way.
     probe: Option<u32>,
-    /// Whether the Request that was answered last had the E flag: such a one is asked with again.
-    flag_known: bool,
+    /// How the Request was written that was answered last: so is one that asks again.
+    known_form: Form,
     /// Whether data came since the last handshake: then the relay has a tunnel for us, and the L
     /// flag is about others.
     heard: bool,
@@ -113,7 +113,7 @@ impl PseudoInterface {
             former: None,
             teardown: None,
             probe: None,
-            flag_known: false,
+            known_form: Form::Plain,
             heard: false,
             robustness: DEFAULT_ROBUSTNESS,
             memberships: Memberships::default(),
@@ -210,7 +210,7 @@ impl PseudoInterface {
                 }
                 self.phase = Phase::Requesting { nonce, sent: sent.saturating_add(1), refused };
                 if let Some(relay) = self.relay {
-                    self.ask(relay, nonce, has_flag(sent));
+                    self.ask(relay, nonce, Form::after(sent, self.protocol));
                 }
                 self.back_off(now, sent);
             }
@@ -326,7 +326,8 @@ impl PseudoInterface {
         }
         let (nonce, sent) = match self.phase {
             Phase::Requesting { nonce, sent, .. } if nonce == grant.nonce => {
-                self.flag_known = sent.checked_sub(1).is_some_and(has_flag);
+                self.known_form =
+                    sent.checked_sub(1).map_or(Form::Plain, |sent| Form::after(sent, self.protocol));
                 (nonce, sent)
             }
             Phase::Fresh if self.probe == Some(grant.nonce) => (grant.nonce, 0),
@@ -400,13 +401,19 @@ impl PseudoInterface {
             let nonce = self.random.nonce();
             self.probe = Some(nonce);
             self.counters.probes += 1;
-            self.ask(relay, nonce, self.flag_known);
+            self.ask(relay, nonce, self.known_form);
         }
     }
 
-    fn ask(&mut self, relay: SocketAddr, nonce: u32, ecn: bool) {
+    fn ask(&mut self, relay: SocketAddr, nonce: u32, form: Form) {
         self.counters.requests += 1;
-        self.transmit(relay, &Message::Request { ipv6: self.protocol.p_flag(), ecn, nonce });
+        let ipv6 = self.protocol.p_flag();
+        let bytes = match form {
+            Form::Ecn => Message::Request { ipv6, ecn: true, nonce }.to_vec(),
+            Form::Plain => Message::Request { ipv6, ecn: false, nonce }.to_vec(),
+            Form::LinuxMld => Message::linux_request(nonce),
+        };
+        self.outputs.push_back(Output::Transmit { remote: relay, bytes });
     }
 
     /// Packets that came and were wanted.
@@ -566,10 +573,30 @@ impl PseudoInterface {
     }
 }
 
-/// Whether a Request has the E flag that comes after so many others of its handshake. Linux's relay drops a Request
-/// with reserved bits, which the flag is to it: every second one is without.
-const fn has_flag(sent_before: u32) -> bool {
-    sent_before.is_multiple_of(2)
+/// How a Request is written. Those of a handshake take turns, for Linux's relay drops a Request with reserved bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// With the E flag (RFC 9601 §6.1.4.2), which is a reserved bit to Linux.
+    Ecn,
+    /// Without.
+    Plain,
+    /// For MLD, with the P flag where Linux has it; see [`Message::linux_request`].
+    LinuxMld,
+}
+
+impl Form {
+    /// The form of a Request that comes after so many others of its handshake.
+    const fn after(sent_before: u32, protocol: Protocol) -> Self {
+        match (protocol, sent_before) {
+            (Protocol::Igmp, sent) if sent.is_multiple_of(2) => Self::Ecn,
+            (Protocol::Igmp, _) => Self::Plain,
+            (Protocol::Mld, sent) => match sent % 3 {
+                0 => Self::Ecn,
+                1 => Self::Plain,
+                _ => Self::LinuxMld,
+            },
+        }
+    }
 }
 
 /// Source, group and bytes of a multicast packet, without what may follow it.

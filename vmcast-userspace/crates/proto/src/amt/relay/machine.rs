@@ -50,6 +50,7 @@ pub struct Relay {
 }
 
 /// What the answer to a Request depends on.
+#[derive(Clone, Copy)]
 struct Request {
     mld: bool,
     ecn: bool,
@@ -250,9 +251,14 @@ impl Relay {
             }
             Message::RelayDiscovery { nonce } => self.on_discovery(now, local, remote, nonce),
             Message::Request { ipv6, ecn, nonce } => {
-                // Linux drops a query with the gateway address fields; without them it takes one.
-                let gateway = (!Message::is_linux_request(bytes)).then_some(remote.into());
-                self.on_request(now, local, remote, Request { mld: ipv6, ecn, nonce, gateway });
+                let mut request = Request { mld: ipv6, ecn, nonce, gateway: Some(remote.into()) };
+                if Message::is_linux_request(bytes) {
+                    // Linux means MLD by it, and drops each query with the gateway address fields, also that which
+                    // answers its Request for IGMP, of the same nonce: so it gets both here, without them.
+                    request.gateway = None;
+                    self.on_request(now, local, remote, Request { mld: true, ..request });
+                }
+                self.on_request(now, local, remote, request);
             }
             Message::MembershipUpdate { response_mac, nonce, update } => {
                 self.on_update(now, local, remote, nonce, response_mac, update);

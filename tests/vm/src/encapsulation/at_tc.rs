@@ -1,0 +1,119 @@
+//! The TC engine on the machine's kernel: its verifier takes the programs, they hang as a link or as a filter, and a
+//! list that is longer than one run of a program serves each of its members.
+
+use std::{collections::BTreeMap, thread, time::Duration};
+
+use vmcast_common::hdr::eth::Mac;
+use vmcast_lab::roles::Engine;
+
+use super::{
+    PORT, SENT,
+    inside::RouterInside,
+    member::Member,
+    program::PEER,
+    shape::{self, FIELDS},
+};
+use crate::{
+    bed::{Bed, Outcome, ensure},
+    capture::Capture,
+    devices::{self, Device, Link},
+    frame::{self, Port, group_mac, text},
+    numbered::number,
+    vm::{MAC, Vm},
+    wire::{self, BRIDGE, Wire},
+};
+
+/// Packets of each stream.
+const PACKETS: u64 = 20;
+/// Between two of them: each is more than a hundred copies, and the machine is slow.
+const PACE: Duration = Duration::from_millis(25);
+/// Members by their link-layer addresses. A run of the program makes 64 copies, so with the others this is two runs and a
+/// part of a third.
+const HOSTS: u8 = 136;
+/// How often a packet goes through the relay device on its way along such a list.
+const PAUSES: u64 = 2;
+
+// proves that the programs at TC load and attach on other kernels, and that each of many members gets each packet
+// once, in order, as its link and tunnel have it, and nobody else anything
+pub(super) fn test(bed: &mut Bed) -> Outcome {
+    let wire = Wire::open(bed)?;
+    let mut vm = bed.boot(&wire)?;
+    wire::set_up(&mut vm)?;
+    let sessions = devices::make(bed, &mut vm, PEER)?;
+    let (members, hosts) = members(!sessions.is_empty());
+    let router = RouterInside::start(bed, &mut vm, Engine::Tc, &SENT, &members, &hosts)?;
+    let status = router.ask(&mut vm, "status --json")?;
+    ensure!(status.contains("\"label\": \"tc-clone\""), "the engine is none: {status}");
+    is_attached(&mut vm, bed.kernel.has_links_at_tc())?;
+    let doctor = router.ask(&mut vm, "doctor")?;
+    let way = if bed.kernel.has_links_at_tc() { "links of their own" } else { "hang on a clsact qdisc" };
+    ensure!(doctor.contains(way), "{doctor}");
+
+    let port = Port::open(&wire.node, BRIDGE)?;
+    let Some(capture) = Capture::start(bed, &wire.node, BRIDGE)? else { return Ok(()) };
+    for number in 0..PACKETS {
+        for sent in SENT {
+            let packet = frame::packet(sent.source, sent.stream, number)?;
+            port.send(&frame::ethernet(group_mac(sent.stream.group), &[], None, &packet)?)?;
+            thread::sleep(PACE);
+        }
+    }
+    let members = members.into_iter().map(|member| (member, PEER));
+    let hosts = hosts.into_iter().map(|(link, mac)| (Member::Neighbour(link), mac));
+    let members: Vec<_> = members.chain(hosts).collect();
+    let shapes = SENT.iter().flat_map(|sent| members.iter().map(|member| (*member, sent.stream)));
+    let shapes: Vec<_> = shapes.map(|((member, mac), stream)| shape::of(member, stream, mac)).collect();
+    let ours = format!("eth.src == {} && udp.dstport == {PORT}", text(MAC));
+    let fields = [&FIELDS[..], &["data.data"]].concat();
+    let mut seen: BTreeMap<Vec<String>, Vec<Option<u64>>> = BTreeMap::new();
+    for mut row in capture.rows(bed, &ours, &fields, PACKETS * shapes.len() as u64)? {
+        let payload = row.pop().unwrap_or_default();
+        seen.entry(row).or_default().push(bytes(&payload).and_then(|payload| number(&payload)));
+    }
+    let told = router.ask(&mut vm, "stats")?;
+    let expected: Vec<_> = (0..PACKETS).map(Some).collect();
+    for shape in &shapes {
+        let came = seen.remove(shape).unwrap_or_default();
+        ensure!(came == expected, "to {} went {came:?}, not each once\n{told}", shape.join(" | "));
+    }
+    ensure!(seen.is_empty(), "nobody's copies were sent: {:?}", seen.keys());
+    let relayed = through_relay(&mut vm)?;
+    let wanted = PACKETS * SENT.len() as u64 * PAUSES;
+    ensure!(relayed == wanted, "{relayed} packets went on along the list through the relay, not {wanted}");
+
+    router.end(bed, &mut vm)?;
+    let left = vm.run("tc filter show dev eth0 ingress; ls /sys/class/net | grep '^vmc' || true")?;
+    ensure!(left.is_empty(), "the router has left: {left}");
+    Ok(())
+}
+
+/// Members on every link but the wire: its network, and hosts by their link-layer addresses.
+fn members(has_sessions: bool) -> (Vec<Member>, Vec<(Link, Mac)>) {
+    let is_there = |link: &Link| *link != Link::Wire && (has_sessions || link.session().is_none());
+    let links: Vec<Link> = Link::ALL.into_iter().filter(is_there).collect();
+    let native = links.iter().map(|link| Member::Device(Device { link: *link, tunnel: None }));
+    // A session has one other end.
+    let shared = links.iter().filter(|link| link.session().is_none()).cycle();
+    let hosts = (1..=HOSTS).zip(shared).map(|(number, link)| (*link, [0x02, 0, 0, 0, 0x71, number]));
+    (native.collect(), hosts.collect())
+}
+
+/// Fails unless the program that decides is on the wire's device as a filter, or as a link, which is no filter.
+fn is_attached(vm: &mut Vm, as_link: bool) -> Outcome {
+    let filters = vm.run("tc filter show dev eth0 ingress")?;
+    let is_filter = filters.contains("vmcast_clone") && filters.contains("direct-action");
+    ensure!(is_filter != as_link, "the filters of the device are {filters:?}");
+    Ok(())
+}
+
+/// Packets that came out of the relay device to members at TC.
+fn through_relay(vm: &mut Vm) -> Result<u64, libtest_mimic::Failed> {
+    Ok(vm.run("cat /sys/class/net/vmc*p/statistics/rx_packets")?.parse()?)
+}
+
+/// The bytes of a field of tshark's in hexadecimal.
+fn bytes(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u8> = text.bytes().filter(|digit| *digit != b':').collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    digits.chunks(2).map(byte).collect()
+}
