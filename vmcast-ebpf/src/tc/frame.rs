@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use vmcast_common::{
     hdr::{eth, link, udp},
-    maps::{InputId, Lane},
+    maps::{InputId, Lane, limit},
     packet::Packet,
     rewrite::{Editable, Parts},
 };
@@ -41,6 +41,19 @@ pub(crate) fn not_negative(mut offset: usize) -> usize {
     unsafe { core::hint::assert_unchecked(offset < MAX_OFFSET) };
     offset
 }
+
+/// The words of a socket buffer's `cb` during a walk. Bytes before the packet, and from bit 16 on the list.
+const BEFORE: usize = 0;
+const BEFORE_MASK: u32 = 0xff;
+/// The next member, and two flags.
+const MEMBER: usize = 1;
+const CONVERTED: u32 = 1 << 30;
+const HANDED_OVER: u32 = 1 << 31;
+const MEMBER_MASK: u32 = CONVERTED - 1;
+const LANE: usize = 2;
+/// An [`InputId`].
+const INPUT: usize = 3;
+const LAST: usize = 4;
 
 /// A socket buffer with a frame.
 #[derive(Clone, Copy)]
@@ -212,57 +225,94 @@ impl Skb {
         correct(datagram, 0)
     }
 
-    /// Notes in the socket buffer whether the packet has other addresses than it came with, and whether user space makes
-    /// the copies that a link does not take whole, or has counted them.
+    /// Notes in the socket buffer, which has room for programs, where a walk begins: the list, which is the index of its
+    /// stream's counters, the first member, where the packet came in and how many bytes stand before it, whether it has
+    /// other addresses than it came with, and whether user space makes the copies that a link does not take whole, or
+    /// has counted them.
+    ///
+    /// Not on the stack, of which a program and its functions have 512 bytes and hardly one is left. And the verifier
+    /// knows nothing of what stands here: so it looks at a walk once, and not once for every way that leads to it.
     #[inline(always)]
-    pub(crate) fn note_state(&self, converted: bool, handed_over: bool) {
-        // SAFETY: as for `note`.
-        unsafe { (*self.0).cb[1] = u32::from(converted) | u32::from(handed_over) << 1 };
+    pub(crate) fn note_walk(
+        &self,
+        list: u32,
+        first: u32,
+        (input, front): (InputId, usize),
+        converted: bool,
+        handed_over: bool,
+    ) {
+        const { assert!(limit::STREAMS <= 1 << 16 && limit::MEMBERS <= CONVERTED) };
+        self.set(BEFORE, front as u32 & BEFORE_MASK | list << 16);
+        let flags = u32::from(converted) * CONVERTED | u32::from(handed_over) * HANDED_OVER;
+        self.set(MEMBER, first & MEMBER_MASK | flags);
+        self.set(INPUT, input.0);
+        self.set(LAST, 0);
     }
 
-    /// Notes whether the packet has other addresses now.
+    #[inline(always)]
+    fn set(&self, word: usize, value: u32) {
+        // SAFETY: the pointer is the kernel's, and programs of this type may write the field.
+        unsafe { (*self.0).cb[word] = value };
+    }
+
+    /// The list that is walked.
+    #[inline(always)]
+    pub(crate) fn list(&self) -> u32 {
+        field!(self, cb)[BEFORE] >> 16
+    }
+
+    /// Notes the member that comes next, 0 past the last.
+    #[inline(always)]
+    pub(crate) fn note_member(&self, member: u32) {
+        self.set(MEMBER, field!(self, cb)[MEMBER] & !MEMBER_MASK | member & MEMBER_MASK);
+    }
+
+    /// The member that comes next.
+    #[inline(always)]
+    pub(crate) fn member(&self) -> u32 {
+        field!(self, cb)[MEMBER] & MEMBER_MASK
+    }
+
+    /// Notes whether the packet has other addresses than it came with.
     #[inline(always)]
     pub(crate) fn note_converted(&self, converted: bool) {
-        self.note_state(converted, self.is_handed_over());
+        self.set(MEMBER, field!(self, cb)[MEMBER] & !CONVERTED | u32::from(converted) * CONVERTED);
     }
 
     /// Whether it was noted to have.
     #[inline(always)]
     pub(crate) fn is_converted(&self) -> bool {
-        field!(self, cb)[1] & 1 != 0
+        field!(self, cb)[MEMBER] & CONVERTED != 0
     }
 
-    /// Whether user space was noted to make those copies.
+    /// Whether user space was noted to make copies.
     #[inline(always)]
     pub(crate) fn is_handed_over(&self) -> bool {
-        field!(self, cb)[1] & 2 != 0
+        field!(self, cb)[MEMBER] & HANDED_OVER != 0
     }
 
-    /// Notes in the socket buffer the device of the last copy, which is ready and not yet sent; 0 if there is none.
+    /// Notes the device of the last copy, which is ready and not yet sent; 0 if there is none.
     #[inline(always)]
     pub(crate) fn note_last(&self, device: u32) {
-        // SAFETY: as for `note`.
-        unsafe { (*self.0).cb[4] = device };
+        self.set(LAST, device);
     }
 
     /// Reads that back.
     #[inline(always)]
     pub(crate) fn last(&self) -> u32 {
-        field!(self, cb)[4]
+        field!(self, cb)[LAST]
     }
 
-    /// Notes a number below 256 in the socket buffer, which has room for programs. The verifier knows nothing
-    /// of what stands there: so it looks at a walk once, and not once for every way that leads to it.
+    /// Notes how many bytes stand before the packet now, fewer than 256.
     #[inline(always)]
-    pub(crate) fn note(&self, number: usize) {
-        // SAFETY: the pointer is the kernel's, and programs of this type may write the field.
-        unsafe { (*self.0).cb[0] = number as u32 };
+    pub(crate) fn note(&self, before: usize) {
+        self.set(BEFORE, field!(self, cb)[BEFORE] & !BEFORE_MASK | before as u32 & BEFORE_MASK);
     }
 
     /// Reads the number back.
     #[inline(always)]
     pub(crate) fn noted(&self) -> usize {
-        (field!(self, cb)[0] & 0xff) as usize
+        (field!(self, cb)[BEFORE] & BEFORE_MASK) as usize
     }
 
     /// Length in bytes of the packet behind what [`Skb::note`] was told.
@@ -271,25 +321,16 @@ impl Skb {
         (field!(self, len) as usize).saturating_sub(self.noted())
     }
 
-    /// Notes where the packet came in. Of the 512 bytes that a program and its functions have for a stack hardly one is
-    /// left.
-    #[inline(always)]
-    pub(crate) fn note_input(&self, input: InputId) {
-        // SAFETY: as for `note`.
-        unsafe { (*self.0).cb[3] = input.0 };
-    }
-
-    /// Where the packet came in, as it was noted.
+    /// Where the packet came in.
     #[inline(always)]
     pub(crate) fn input(&self) -> InputId {
-        InputId(field!(self, cb)[3])
+        InputId(field!(self, cb)[INPUT])
     }
 
     /// Takes note of what the copies are marked with, and how they wait for their devices.
     #[inline(always)]
     pub(crate) fn enter(&self, lane: Lane) {
-        // SAFETY: as for `note`.
-        unsafe { (*self.0).cb[2] = lane.0 };
+        self.set(LANE, lane.0);
         let Some(queue) = map::queue(lane) else {
             return;
         };
@@ -306,7 +347,7 @@ impl Skb {
     /// What was noted of the copies.
     #[inline(always)]
     pub(crate) fn lane(&self) -> Lane {
-        Lane(field!(self, cb)[2])
+        Lane(field!(self, cb)[LANE])
     }
 
     /// Takes the tags off that the kernel keeps or would keep beside the bytes. Returns how many of the `front` bytes

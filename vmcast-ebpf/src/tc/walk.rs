@@ -16,15 +16,6 @@ use vmcast_common::{
 use super::frame::{Skb, not_negative};
 use crate::{map, words::Head};
 
-/// Where a walk stands.
-struct Walk {
-    skb: *mut __sk_buff,
-    /// Index of the next member, 0 past the end.
-    member: u32,
-    /// Place of the list, which is the index of its stream's counters.
-    list: u32,
-}
-
 /// Sends a copy to each member of a list from `first` to the next pause, where the packet goes through the
 /// relay device: clones, and the packet itself as the last one. `front` bytes stand before the packet. If the packet
 /// is `converted`, [`map::ends`] has the addresses and ports that its copies have otherwise. Copies that a link does
@@ -39,11 +30,8 @@ pub(super) fn send(
     converted: bool,
     handed_over: bool,
 ) -> c_int {
-    skb.note(front);
-    skb.note_state(converted, handed_over);
-    skb.note_input(input);
-    skb.note_last(0);
-    let mut walk = Walk { skb: skb.raw(), member: first, list };
+    skb.note_walk(list, first, (input, front), converted, handed_over);
+    let mut walk = skb.raw();
     // SAFETY: the function has the signature that the kernel calls, and the walk outlives the call.
     unsafe { bpf_loop(limit::MEMBERS, step as *mut c_void, (&raw mut walk).cast(), 0) };
     match skb.last() {
@@ -56,54 +44,54 @@ pub(super) fn send(
 /// One member, or a pause. Returns 1 after the last one.
 unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> c_long {
     // SAFETY: this is what `send` handed to the kernel.
-    let walk = unsafe { &mut *walk.cast::<Walk>() };
-    let at = walk.member;
+    let skb = Skb::new(unsafe { *walk.cast::<*mut __sk_buff>() });
+    let at = skb.member();
     let Some(member) = map::member(at) else {
         return 1;
     };
-    walk.member = map::next_of(member);
-    let is_last = walk.member == 0;
+    let next = map::next_of(member);
+    skb.note_member(next);
+    let is_last = next == 0;
     let is_pause = member.kind == kind::PAUSE;
     if is_last && is_pause {
         return 1;
     }
-    let made = unconverted(walk)
-        .and_then(|skb| if is_pause { go_on_behind(skb, at, member) } else { make(skb, member) });
+    let made = unconverted(skb)
+        .and_then(|()| if is_pause { go_on_behind(skb, at, member) } else { make(skb, member) });
     let sent = match made {
         // Not so at a pause: whether the relay device takes a frame is known of a clone alone.
         Ok(device) if is_last => {
-            Skb::new(walk.skb).note_last(device);
+            skb.note_last(device);
             Ok(())
         }
-        Ok(device) => Skb::new(walk.skb).send_copy(device).ok_or(DropReason::DeviceRefused),
+        Ok(device) => skb.send_copy(device).ok_or(DropReason::DeviceRefused),
         Err(reason) => Err(reason),
     };
     if let Err(reason) = sent {
-        let elsewhere = Skb::new(walk.skb).is_handed_over() && matches!(reason, DropReason::Oversize);
+        let elsewhere = skb.is_handed_over() && matches!(reason, DropReason::Oversize);
         if !elsewhere {
             map::count_drop(reason);
         }
         if !is_pause && reason.is_loss_of_member() {
             // What user space makes of it, it takes off again.
-            map::count_loss(walk.list, member, Skb::new(walk.skb).packet_length() as u64);
+            map::count_loss(skb.list(), member, skb.packet_length() as u64);
         }
     }
     c_long::from(is_last || is_pause)
 }
 
-/// The packet with the addresses and ports with which it goes on.
+/// Gives the packet the addresses and ports with which it goes on.
 ///
 /// # Errors
 /// If they cannot be written.
 #[inline(always)]
-fn unconverted(walk: &Walk) -> Result<Skb, DropReason> {
-    let skb = Skb::new(walk.skb);
+fn unconverted(skb: Skb) -> Result<(), DropReason> {
     if skb.is_converted() {
         let ends = map::ends().ok_or(DropReason::KernelRefused)?;
         readdress(&mut { skb }, skb.noted(), ends).ok_or(DropReason::KernelRefused)?;
         skb.note_converted(false);
     }
-    Ok(skb)
+    Ok(())
 }
 
 /// Makes the frame that goes on behind a pause when others had their turn, and says which device it leaves by.
