@@ -13,6 +13,7 @@ mod oversized;
 mod refused;
 mod scale;
 mod statistics;
+mod stream;
 mod taken_over;
 mod verified;
 mod wire;

@@ -2,31 +2,22 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,
 };
 
-use etherparse::{PacketBuilder, SlicedPacket};
+use etherparse::SlicedPacket;
 use libtest_mimic::{Failed, Trial};
-use vmcast_common::{
-    fib::{EcnMode, FibOp, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind},
-    hdr::eth::multicast_mac,
-};
-use vmcast_dataplane::conformance::{Devices, PlaneUnderTest as _};
+use vmcast_dataplane::conformance::PlaneUnderTest as _;
 
 use crate::{
     dut::{At, Dut, KernelUnderTest},
+    stream::{FIRST_PORT, STREAM, frame, ops},
     wire::Wire,
 };
 
-const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-const GROUP: Ipv4Addr = Ipv4Addr::new(239, 4, 5, 6);
-const STREAM: Stream = Stream { source: Some(IpAddr::V4(SOURCE)), group: IpAddr::V4(GROUP) };
 /// So many runs a packet needs where one run serves one member.
 const MEMBERS: u16 = 12;
-const FIRST_PORT: u16 = 40_000;
-const HOP: NextHopId = NextHopId(1);
 /// Take-overs: each meets packets in other places.
 const TIMES: usize = 3;
 /// Between two packets: a packet that goes through all relays is on its way for a good part of it.
@@ -49,7 +40,7 @@ fn take_over(at: At) -> Result<(), Failed> {
     let dut = Dut::enter("takeover", at)?;
     let (devices, pins) = (dut.devices, dut.pins()?);
     let mut plane = KernelUnderTest::kept(dut, &pins);
-    plane.apply(&ops(&devices))?;
+    plane.apply(&ops(&devices, MEMBERS))?;
     plane.release();
     let far_end = |device: vmcast_dataplane::conformance::Device| plane.dut().far_end(device.ifindex);
     let [from, to @ ..] = devices.all().map(far_end);
@@ -79,7 +70,7 @@ fn take_over(at: At) -> Result<(), Failed> {
                     return Err(Failed::from(format!("{members} members were kept")));
                 }
                 wait(SOME);
-                plane.apply(&ops(&devices))?;
+                plane.apply(&ops(&devices, MEMBERS))?;
                 plane.release();
                 wait(SOME);
             }
@@ -152,49 +143,4 @@ fn judge(came: &BTreeMap<u16, Vec<u32>>, sent: u32) -> Result<(), Failed> {
         }
     }
     Ok(())
-}
-
-/// A stream from the first device and members behind the two others.
-fn ops(devices: &Devices) -> Vec<FibOp> {
-    let hop = |device: &vmcast_dataplane::conformance::Device| NextHop {
-        ifindex: device.ifindex,
-        link: vmcast_common::fib::Link::PLAIN,
-        source_mac: device.mac,
-        destination_mac: Some([0x02, 0xdd, 0, 0, 0, 1]),
-        mtu: device.mtu,
-    };
-    let base = [
-        FibOp::SetInterface(devices.a.interface(true)),
-        FibOp::SetInterface(devices.b.interface(false)),
-        FibOp::SetInterface(devices.c.interface(false)),
-        FibOp::SetNextHop(HOP, hop(&devices.b)),
-        FibOp::SetNextHop(NextHopId(2), hop(&devices.c)),
-        FibOp::SetStream(STREAM, Rpf::AnyUpstream, Members::Own),
-    ];
-    let members = (0..MEMBERS).flat_map(|number| {
-        let tunnel = TunnelId(100 + u32::from(number));
-        let member = Tunnel {
-            kind: TunnelKind::Amt,
-            local: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 2268)),
-            remote: SocketAddr::from((Ipv4Addr::new(10, 1, 0, 1), FIRST_PORT + number)),
-            ecn: EcnMode::Compatibility,
-            accepts_sources: false,
-            next_hop: Some(NextHopId(1 + u32::from(number % 2))),
-        };
-        [FibOp::SetTunnel(tunnel, member), FibOp::AddMember(STREAM, Output::Tunnel(tunnel))]
-    });
-    base.into_iter().chain(members).collect()
-}
-
-/// A packet of the stream with its number at the end.
-fn frame(devices: &Devices, number: u32) -> Vec<u8> {
-    let mut payload = [0x47; 188];
-    payload[184..].copy_from_slice(&number.to_be_bytes());
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2(devices.a.mac, multicast_mac(GROUP))
-        .ipv4(SOURCE.octets(), GROUP.octets(), 16)
-        .udp(5004, 5004)
-        .write(&mut frame, &payload)
-        .expect("a short datagram");
-    frame
 }

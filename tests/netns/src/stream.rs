@@ -1,0 +1,65 @@
+//! A stream from the first device of a device under test to AMT members behind the two others.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use etherparse::PacketBuilder;
+use vmcast_common::{
+    fib::{
+        EcnMode, FibOp, Link, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind,
+    },
+    hdr::eth::multicast_mac,
+};
+use vmcast_dataplane::conformance::{Device, Devices};
+
+const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 4, 5, 6);
+pub(crate) const STREAM: Stream = Stream { source: Some(IpAddr::V4(SOURCE)), group: IpAddr::V4(GROUP) };
+/// The port of the first member; the others follow.
+pub(crate) const FIRST_PORT: u16 = 40_000;
+/// The next hop of the members with an even number; that of the others is the next one.
+const FIRST_HOP: NextHopId = NextHopId(1);
+
+/// The stream and so many members, who take turns behind the two devices.
+pub(crate) fn ops(devices: &Devices, members: u16) -> Vec<FibOp> {
+    let hop = |device: &Device| NextHop {
+        ifindex: device.ifindex,
+        link: Link::PLAIN,
+        source_mac: device.mac,
+        destination_mac: Some([0x02, 0xdd, 0, 0, 0, 1]),
+        mtu: device.mtu,
+    };
+    let base = [
+        FibOp::SetInterface(devices.a.interface(true)),
+        FibOp::SetInterface(devices.b.interface(false)),
+        FibOp::SetInterface(devices.c.interface(false)),
+        FibOp::SetNextHop(FIRST_HOP, hop(&devices.b)),
+        FibOp::SetNextHop(NextHopId(FIRST_HOP.0 + 1), hop(&devices.c)),
+        FibOp::SetStream(STREAM, Rpf::AnyUpstream, Members::Own),
+    ];
+    let members = (0..members).flat_map(|number| {
+        let tunnel = TunnelId(100 + u32::from(number));
+        let member = Tunnel {
+            kind: TunnelKind::Amt,
+            local: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 2268)),
+            remote: SocketAddr::from((Ipv4Addr::new(10, 1, 0, 1), FIRST_PORT + number)),
+            ecn: EcnMode::Compatibility,
+            accepts_sources: false,
+            next_hop: Some(NextHopId(FIRST_HOP.0 + u32::from(number % 2))),
+        };
+        [FibOp::SetTunnel(tunnel, member), FibOp::AddMember(STREAM, Output::Tunnel(tunnel))]
+    });
+    base.into_iter().chain(members).collect()
+}
+
+/// A packet of the stream with its number at the end.
+pub(crate) fn frame(devices: &Devices, number: u32) -> Vec<u8> {
+    let mut payload = [0x47; 188];
+    payload[184..].copy_from_slice(&number.to_be_bytes());
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(devices.a.mac, multicast_mac(GROUP))
+        .ipv4(SOURCE.octets(), GROUP.octets(), 16)
+        .udp(5004, 5004)
+        .write(&mut frame, &payload)
+        .expect("a short datagram");
+    frame
+}
