@@ -25,9 +25,9 @@ use super::{
     counters::{Drop, Drops},
     early::EarlyJoins,
     host_packet::{self, leaves_the_link},
-    relays::RelayOutput,
     watch::{Finding, Seen, Watch},
 };
+use crate::relays::RelayEffect;
 
 /// Requests that go unanswered before the VMR counts as dead: 1 s, 2 s and 4 s.
 const TRIES: u32 = 3;
@@ -94,7 +94,7 @@ pub(super) enum Output {
         bytes: Vec<u8>,
     },
     /// Something of the relays of single sources.
-    Relay(RelayOutput),
+    Relay(RelayEffect),
     /// Something for the operator, and for whoever names VMRs.
     Event(Event),
 }

@@ -43,7 +43,7 @@ struct Bed {
     queries: usize,
     mld_queries: usize,
     events: Vec<Event>,
-    relays: Vec<RelayOutput>,
+    relays: Vec<RelayEffect>,
 }
 
 impl Bed {
@@ -753,7 +753,7 @@ fn a_source_with_a_relay_of_its_own_is_had_from_there_and_the_rest_from_the_vmr(
     }
     let mut queries: Vec<(u64, IpAddr)> = Vec::new();
     for output in bed.relays.drain(..) {
-        if let RelayOutput::Query { query, question: Question::Relays(source) } = output {
+        if let RelayEffect::Query { query, question: Question::Relays(source) } = output {
             queries.push((query, source));
         }
     }
@@ -774,7 +774,7 @@ fn a_source_with_a_relay_of_its_own_is_had_from_there_and_the_rest_from_the_vmr(
     let end = at("198.51.100.5:41000");
     for _ in 0..6 {
         for output in std::mem::take(&mut bed.relays) {
-            let RelayOutput::Transmit { tunnel, remote, bytes } = output else { continue };
+            let RelayEffect::Send { tunnel, remote, bytes } = output else { continue };
             assert_eq!(remote, relay);
             let vmr = &mut bed.vmrs[2].relay;
             vmr.handle_input(bed.now, relay::Input::Datagram { local: relay, remote: end, bytes: &bytes });

@@ -9,27 +9,13 @@ use vmcast_proto::{
     Filter, Machine as _,
     amt::{
         Discovery,
-        discovery::{self, Answer, Question, Routes},
+        discovery::{self, Answer, Routes},
         gateway,
     },
 };
 
 use super::core::{Core, Output};
-
-/// What the discovery wants of the host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum RelayOutput {
-    /// Ask the DNS.
-    Query { query: u64, question: Question },
-    /// A tunnel begins; it needs a port.
-    Open { tunnel: u32, remote: SocketAddr },
-    /// It has ended.
-    Close { tunnel: u32 },
-    /// Send a datagram from its port.
-    Transmit { tunnel: u32, remote: SocketAddr, bytes: Vec<u8> },
-    /// For the operator.
-    Event(discovery::Event),
-}
+use crate::relays::RelayEffect;
 
 /// What the host tells the discovery.
 #[derive(Clone, Copy)]
@@ -114,13 +100,13 @@ impl Core {
             return false;
         };
         let output = match output {
-            discovery::Output::Query { query, question } => RelayOutput::Query { query, question },
-            discovery::Output::Open { tunnel, remote } => RelayOutput::Open { tunnel, remote },
-            discovery::Output::Close { tunnel } => RelayOutput::Close { tunnel },
+            discovery::Output::Query { query, question } => RelayEffect::Query { query, question },
+            discovery::Output::Open { tunnel, remote } => RelayEffect::Open { tunnel, remote },
+            discovery::Output::Close { tunnel } => RelayEffect::Close { tunnel },
             discovery::Output::Transmit { tunnel, remote, bytes } => {
-                RelayOutput::Transmit { tunnel, remote, bytes }
+                RelayEffect::Send { tunnel, remote, bytes }
             }
-            discovery::Output::Event(event) => RelayOutput::Event(event),
+            discovery::Output::Event(event) => RelayEffect::Event(event),
             discovery::Output::Data { tunnel: _, packet } => {
                 self.hand_over(now, packet);
                 return true;

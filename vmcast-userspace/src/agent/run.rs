@@ -20,7 +20,7 @@ use super::{
     core::{Core, Event, Input, Output},
     counters::Drop,
     host::{self, HostInterface},
-    relays::{RelayInput, RelayOutput},
+    relays::RelayInput,
     tunnel::{Buffers, TunnelSockets},
     upstream::Upstreams,
 };
@@ -31,7 +31,7 @@ use crate::{
     daemon::Process,
     metrics::Metrics,
     netlink::{self, HostGroupEvent, HostGroups, Link, LinkWatch, Links},
-    relays::{Event as RelayEvent, HostRoutes, Relays, any_like},
+    relays::{Event as RelayEvent, HostRoutes, RelayEffect, Relays, any_like},
     signals::Termination,
     sockets::{Received, source_towards},
     telemetry::RateLimit,
@@ -249,23 +249,23 @@ impl Agent {
         self.core.relay_input(clock::now(), input);
     }
 
-    fn carry_out(&mut self, output: RelayOutput) {
+    fn carry_out(&mut self, output: RelayEffect) {
         match output {
-            RelayOutput::Query { query, question } => self.relays.ask(query, question),
-            RelayOutput::Open { tunnel, remote } => {
+            RelayEffect::Query { query, question } => self.relays.ask(query, question),
+            RelayEffect::Open { tunnel, remote } => {
                 if let Err(error) = self.relays.open(tunnel, any_like(remote.ip())) {
                     self.complain("no port for the tunnel to a source's relay", &error);
                     self.core.relay_input(clock::now(), RelayInput::Lost { tunnel });
                 }
             }
-            RelayOutput::Close { tunnel } => self.relays.close(tunnel),
-            RelayOutput::Transmit { tunnel, remote, bytes } => {
+            RelayEffect::Close { tunnel } => self.relays.close(tunnel),
+            RelayEffect::Send { tunnel, remote, bytes } => {
                 if let Err(error) = self.relays.send(tunnel, remote, &bytes) {
                     self.core.count(Drop::TunnelRefused);
                     self.complain("a message to a source's relay was not sent", &error);
                 }
             }
-            RelayOutput::Event(event) => crate::relays::log(&event),
+            RelayEffect::Event(event) => crate::relays::log(&event),
         }
     }
 

@@ -31,6 +31,21 @@ pub(crate) enum Event {
     Answer { query: u64, resolved: Resolved },
 }
 
+/// What a role's discovery wants of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RelayEffect {
+    /// Ask the DNS.
+    Query { query: u64, question: Question },
+    /// A tunnel begins; it needs a port.
+    Open { tunnel: u32, remote: SocketAddr },
+    /// It has ended.
+    Close { tunnel: u32 },
+    /// Send a datagram from its port.
+    Send { tunnel: u32, remote: SocketAddr, bytes: Vec<u8> },
+    /// For the operator.
+    Event(discovery::Event),
+}
+
 /// The resolver and the ports of the tunnels.
 pub(crate) struct Relays {
     dns: Arc<Dns>,

@@ -24,11 +24,12 @@ use super::{
     pace::Pace,
     priorities::Priorities,
     recordings,
-    relays::{RelayEffect, Relays},
+    relays::Relays,
     stated::{Change, Stated},
     tunnels::{self, Tunnels, tunnel_id},
     upstream::{self, Upstream},
 };
+use crate::relays::RelayEffect;
 
 /// What the driver is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

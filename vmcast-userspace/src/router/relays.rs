@@ -12,7 +12,7 @@ use vmcast_proto::{
     Filter, Machine as _,
     amt::{
         Discovery,
-        discovery::{self, Answer, Question, Routes},
+        discovery::{self, Answer, Routes},
     },
     mrib,
 };
@@ -21,26 +21,12 @@ use super::{
     core::{Core, Effect},
     upstream::FIRST_ID,
 };
+use crate::relays::RelayEffect;
 
 /// Tunnels to relays of sources are numbered from here, those to upstreams below.
 pub(super) const FIRST_RELAY: u32 = FIRST_ID + RANGE;
 /// So many numbers each of them has.
 pub(super) const RANGE: u32 = 1 << 28;
-
-/// What the discovery wants of the driver.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum RelayEffect {
-    /// Ask the DNS.
-    Query { query: u64, question: Question },
-    /// A tunnel begins; it needs a port.
-    Open { tunnel: u32, remote: SocketAddr },
-    /// It has ended.
-    Close { tunnel: u32 },
-    /// Send a datagram from its port.
-    Send { tunnel: u32, remote: SocketAddr, bytes: Vec<u8> },
-    /// For the operator.
-    Event(discovery::Event),
-}
 
 /// What the driver tells the discovery.
 #[derive(Clone, Copy)]

@@ -7,7 +7,10 @@ use vmcast_common::{
     maps::StreamCounters,
 };
 use vmcast_proto::{
-    amt::relay::{self, Relay},
+    amt::{
+        discovery::Question,
+        relay::{self, Relay},
+    },
     membership,
 };
 use vmcast_wire::igmp as wire;

@@ -3,8 +3,8 @@
 use super::Router;
 use crate::{
     clock,
-    relays::{Event, HostRoutes},
-    router::relays::{RelayEffect, RelayInput},
+    relays::{Event, HostRoutes, RelayEffect},
+    router::relays::RelayInput,
     sockets::source_towards,
 };
 
