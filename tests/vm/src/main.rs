@@ -51,9 +51,6 @@ fn trials_on(series: &'static str) -> Vec<Trial> {
             if let Err(reason) = kernel.amt() {
                 eprintln!("SKIPPED the AMT tests on Linux {series}: {reason}");
             }
-            if let Err(reason) = kernel.takes_tc_programs() {
-                eprintln!("SKIPPED the engine tc on Linux {series}: {reason}");
-            }
             if let Err(reason) = kernel.ppp() {
                 eprintln!("SKIPPED the PPPoE sessions of Linux {series}: {reason}");
             }

@@ -100,16 +100,6 @@ impl Kernel {
         (numbers.next(), numbers.next()) >= (Some(6), Some(6))
     }
 
-    /// Whether its verifier takes the programs at TC: up to Linux 6.8 each function takes a multiple of 32 bytes of the
-    /// stack, and what they take together comes to 544 of 512 then.
-    pub(crate) fn takes_tc_programs(&self) -> Result<(), String> {
-        if self.has_links_at_tc() {
-            Ok(())
-        } else {
-            Err("its verifier counts 544 bytes of stack for vmcast_clone, 32 too many".to_owned())
-        }
-    }
-
     /// Whether it has the AMT driver, which Debian leaves out of its kernels.
     pub(crate) fn amt(&self) -> Result<(), String> {
         self.module("extra/amt.ko")

@@ -93,17 +93,23 @@ impl Ends {
     #[must_use]
     pub fn of_input(stream: &StreamKey, is_ipv6: bool, ports: [u8; 4]) -> Self {
         let mut ends = Self::NONE;
+        ends.set_input(stream, is_ipv6, ports);
+        ends
+    }
+
+    /// The same in place, since a kernel program may have no room for them on its stack.
+    #[inline(always)]
+    pub fn set_input(&mut self, stream: &StreamKey, is_ipv6: bool, ports: [u8; 4]) {
         let StreamKey { source, group } = stream;
         if is_ipv6 {
-            ends.0[..16].copy_from_slice(&source.octets());
-            ends.0[16..PORTS_V6].copy_from_slice(&group.octets());
-            ends.0[PORTS_V6..].copy_from_slice(&ports);
+            self.0[..16].copy_from_slice(&source.octets());
+            self.0[16..PORTS_V6].copy_from_slice(&group.octets());
+            self.0[PORTS_V6..].copy_from_slice(&ports);
         } else {
-            ends.0[..4].copy_from_slice(&source.as_v4().octets());
-            ends.0[4..PORTS_V4].copy_from_slice(&group.as_v4().octets());
-            ends.0[PORTS_V4..PORTS_V4 + 4].copy_from_slice(&ports);
+            self.0[..4].copy_from_slice(&source.as_v4().octets());
+            self.0[4..PORTS_V4].copy_from_slice(&group.as_v4().octets());
+            self.0[PORTS_V4..PORTS_V4 + 4].copy_from_slice(&ports);
         }
-        ends
     }
 
     /// Reads those of a packet; `None` if it ends before. Word by word, since a kernel program has no room for

@@ -10,7 +10,7 @@ use vmcast_common::{
     forward::{Replicate, decide},
     hdr::eth,
     maps::{TO_TABLES, limit},
-    rewrite::{Carry, Ends, Form, forward_header, readdress},
+    rewrite::{Carry, Form, forward_header, readdress},
     verdict::{DropReason, Verdict},
 };
 
@@ -80,10 +80,11 @@ fn replicate(skb: Skb, front: usize, decided: &Decided) -> Result<c_int, DropRea
     let handed_over = beyond || packet.oversize && !skb.is_super();
     let mut converted = packet.new_ports.is_some();
     if let Some(ports) = packet.new_ports {
-        let ends = map::ends().ok_or(DropReason::KernelRefused)?;
-        *ends = Ends::of_input(decided.stream, packet.is_ipv6, ports);
+        map::ends().ok_or(DropReason::KernelRefused)?.set_input(decided.stream, packet.is_ipv6, ports);
         // Whoever else goes on with it finds it as it goes on.
         if relayed || handed_over {
+            // Looked up anew: of what it has just written the compiler would keep every byte on the stack.
+            let ends = map::ends().ok_or(DropReason::KernelRefused)?;
             readdress(&mut { skb }, front, ends).ok_or(DropReason::KernelRefused)?;
             converted = false;
         }

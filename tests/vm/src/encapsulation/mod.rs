@@ -67,7 +67,6 @@ pub(crate) fn trials(series: &str, kernel: Option<&Kernel>) -> Vec<Trial> {
             kernel,
             "its verifier takes the TC programs, and a long list of members at TC gets every packet once, in order",
             at_tc::test,
-        )
-        .with_ignored_flag(kernel.is_none_or(|kernel| kernel.takes_tc_programs().is_err())),
+        ),
     ]
 }

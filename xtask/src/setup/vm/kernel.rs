@@ -13,7 +13,7 @@ use super::{amt, file_name, unpack};
 use crate::{setup::packages, step};
 
 /// The modules that are kept; those of devices that no machine has are most of a package.
-const KEPT: [&str; 14] = [
+pub(super) const KEPT: [&str; 14] = [
     "arch",
     "crypto",
     "lib",
