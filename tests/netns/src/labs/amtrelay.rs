@@ -201,7 +201,7 @@ fn amtrelay() -> String {
 }
 
 /// Where a source is joined, as `vmcast source list` says.
-fn of<'a>(answer: &'a Value, source: Ipv4Addr) -> Option<&'a Value> {
+fn of(answer: &Value, source: Ipv4Addr) -> Option<&Value> {
     answer["sources"].as_array()?.iter().find(|of| of["source"] == source.to_string())
 }
 
