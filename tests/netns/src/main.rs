@@ -11,6 +11,8 @@ mod no_interface;
 mod no_relay;
 mod oversized;
 mod refused;
+#[path = "../../../vmcast-userspace/crates/proto/tests/cases/replay.rs"]
+mod replay;
 mod scale;
 mod statistics;
 mod stream;

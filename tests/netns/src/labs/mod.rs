@@ -15,6 +15,7 @@ mod doctor;
 mod duplicate;
 mod election;
 mod engine_change;
+mod figures;
 mod filters;
 mod flood;
 mod follow;
@@ -23,6 +24,7 @@ mod hosts;
 mod interfaces;
 mod main_job;
 mod many_groups;
+mod many_tunnels;
 mod mixed;
 mod names;
 mod native;
@@ -31,6 +33,7 @@ mod oversize;
 mod priority;
 mod proxy;
 mod rebind;
+mod recorded;
 mod restart;
 mod shaken;
 mod shared;
@@ -55,6 +58,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         rebind::trials(),
         proxy::trials(),
         election::trials(),
+        recorded::trials(),
         restart::trials(),
         admin_down::trials(),
         duplicate::trials(),
@@ -65,6 +69,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         bad_input::trials(),
         churn::trials(),
         many_groups::trials(),
+        many_tunnels::trials(),
+        figures::trials(),
         filters::trials(),
         flood::trials(),
         follow::trials(),

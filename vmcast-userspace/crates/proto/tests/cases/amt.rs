@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use vmcast_proto::membership::Family;
 use vmcast_wire::{amt::Message, ipv4, ipv6, mld};
 
-use crate::words::{Said, nobody, parse, said, unhex};
+use super::words::{Said, nobody, parse, said, unhex};
 
 fn nonce(text: &str) -> u32 {
     u32::from_be_bytes(unhex(text).try_into().expect("four bytes"))

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 use vmcast_proto::record::seconds;
 use vmcast_sim::epoch;
 
-use crate::{Subject, gateway, querier, relay};
+use super::{Subject, gateway, querier, relay};
 
 /// What a machine is made with; a key may stand there more than once.
 pub(crate) type Config = BTreeMap<String, Vec<String>>;

@@ -8,7 +8,7 @@ use vmcast_wire::{
     membership::{Message, RecordType},
 };
 
-use crate::words::read;
+use super::words::read;
 
 fn listed(sources: &[IpAddr]) -> String {
     let sources: Vec<_> = sources.iter().map(ToString::to_string).collect();

@@ -9,7 +9,7 @@ use vmcast_proto::{
 };
 use vmcast_sim::epoch;
 
-use crate::{
+use super::{
     amt,
     case::Config,
     describe,
@@ -40,7 +40,7 @@ impl Subject {
     }
 }
 
-impl crate::Subject for Subject {
+impl super::Subject for Subject {
     fn input(&mut self, now: Instant, words: &[&str]) {
         match words {
             ["datagram", remote, "tos", tos, bytes] => {

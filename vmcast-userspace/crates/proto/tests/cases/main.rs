@@ -4,35 +4,12 @@
 //! With `VMCAST_BLESS=1` the outputs are written anew: inputs may then be in the words of `words.rs`, timers fire by
 //! themselves, and what comes out is to be checked by hand against the RFC before it is committed.
 
-mod amt;
-mod case;
-mod describe;
-mod gateway;
-mod querier;
-mod relay;
-mod words;
+#[path = "replay.rs"]
+mod replay;
 
 use std::{fs, path::PathBuf};
 
-use case::Case;
-
-/// A machine under test, and how its lines are read.
-pub(crate) trait Subject {
-    /// Acts upon an input.
-    fn input(&mut self, now: std::time::Instant, words: &[&str]);
-    /// Lets timers fire.
-    fn timeout(&mut self, now: std::time::Instant);
-    /// When the next timer is due.
-    fn next(&self) -> Option<std::time::Instant>;
-    /// What came out, one line each.
-    fn outputs(&mut self) -> Vec<String>;
-    /// Its state, one line each.
-    fn show(&self, now: std::time::Instant) -> Vec<String>;
-    /// The input that words of an author stand for; `None` if it is one already.
-    fn expand(&self, words: &[&str]) -> Option<String>;
-    /// What a line says, for readers.
-    fn describe(&self, line: &str) -> Option<String>;
-}
+use replay::Case;
 
 fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../tests/cases")

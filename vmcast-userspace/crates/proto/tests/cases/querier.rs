@@ -11,7 +11,7 @@ use vmcast_proto::{
 };
 use vmcast_sim::epoch;
 
-use crate::{
+use super::{
     case::Config,
     describe,
     words::{filter, parse, said, summed, take, take_duration, unhex},
@@ -64,7 +64,7 @@ impl Subject {
     }
 }
 
-impl crate::Subject for Subject {
+impl super::Subject for Subject {
     fn input(&mut self, now: Instant, words: &[&str]) {
         match words {
             ["datagram", source, ">", destination, "ttl", ttl, alert, bytes] => {

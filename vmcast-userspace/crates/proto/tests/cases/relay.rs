@@ -10,7 +10,7 @@ use vmcast_proto::{
 use vmcast_sim::epoch;
 use vmcast_wire::amt::{Message, ResponseMac};
 
-use crate::{
+use super::{
     amt,
     case::Config,
     describe,
@@ -59,7 +59,7 @@ impl Subject {
     }
 }
 
-impl crate::Subject for Subject {
+impl super::Subject for Subject {
     fn input(&mut self, now: Instant, words: &[&str]) {
         match words {
             ["datagram", remote, ">", local, rest @ ..] => {

@@ -16,7 +16,7 @@ use vmcast_wire::{
     mld,
 };
 
-use crate::case::{Config, time};
+use super::case::{Config, time};
 
 /// A message and what its datagram is to say.
 pub(crate) struct Said {
