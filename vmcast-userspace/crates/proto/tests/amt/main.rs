@@ -7,5 +7,6 @@ mod limits;
 mod lossy;
 mod mld;
 mod property;
+mod rounds;
 mod streams;
 mod support;

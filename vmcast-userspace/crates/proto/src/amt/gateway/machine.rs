@@ -14,13 +14,15 @@ use super::{
     input::Input,
     output::{Event, Output},
     pseudo_interface::PseudoInterface,
+    round::Round,
     timer::Timer,
 };
 use crate::{Filter, Machine, amt::encapsulated::Protocol};
 
 /// An AMT gateway towards one relay (RFC 7450 §5.2), for groups of IPv4 and of IPv6.
 ///
-/// Each protocol has a pseudo-interface of its own, with its own handshake, on one address and port. The first is
+/// Each protocol has a pseudo-interface of its own, with its own handshake, on one address and port; both shake hands
+/// at once, with one nonce, for there are relays that remember but one of each gateway. The first is
 /// of the protocol that a relay must speak where it is reached (RFC 7450 §5.3.1: IGMP over IPv4, MLD over IPv6): it
 /// finds the relay, and tells whether that answers. The other one is made when a group of its kind is wanted, and a
 /// relay that does not speak its protocol is still of use for the first.
@@ -29,6 +31,7 @@ pub struct Gateway {
     first: PseudoInterface,
     second: Option<PseudoInterface>,
     first_protocol: Protocol,
+    round: Round,
     flow: Flow,
     counters: Counters,
 }
@@ -39,12 +42,14 @@ impl Gateway {
     pub fn new(now: Instant, config: Config) -> Self {
         let first_protocol = Protocol::of(config.relay.ip());
         let relay = (!config.discover).then_some(config.relay);
-        let first = PseudoInterface::new(now, config.clone(), first_protocol, relay);
+        let mut round = Round::default();
+        let first = PseudoInterface::new(now, config.clone(), first_protocol, relay, &mut round);
         Self {
             config,
             first,
             second: None,
             first_protocol,
+            round,
             flow: Flow::default(),
             counters: Counters::default(),
         }
@@ -94,6 +99,11 @@ impl Gateway {
         std::iter::once(&mut self.first).chain(&mut self.second)
     }
 
+    /// Both, or the only one, and the round that they share.
+    fn each_with_round(&mut self) -> (impl Iterator<Item = &mut PseudoInterface>, &mut Round) {
+        (std::iter::once(&mut self.first).chain(&mut self.second), &mut self.round)
+    }
+
     fn on_datagram(&mut self, now: Instant, remote: SocketAddr, tos: u8, bytes: &[u8]) {
         let Ok(message) = Message::parse(bytes) else {
             self.counters.malformed += 1;
@@ -110,10 +120,11 @@ impl Gateway {
             | Message::Teardown { .. } => &[],
         };
         let came = self.wanted_data();
+        let round = &mut self.round;
         let of_second = Protocol::of_datagram(inner) == Some(self.first_protocol.other());
         match &mut self.second {
-            Some(second) if of_second => second.datagram(now, remote, tos, message),
-            Some(_) | None => self.first.datagram(now, remote, tos, message),
+            Some(second) if of_second => second.datagram(now, remote, tos, message, round),
+            Some(_) | None => self.first.datagram(now, remote, tos, message, round),
         }
         if self.wanted_data() != came {
             self.flow.on_data(now);
@@ -133,15 +144,16 @@ impl Gateway {
             self.flow.forget();
         }
         if protocol == self.first_protocol {
-            self.first.set_membership(now, group, filter);
+            self.first.set_membership(now, group, filter, &mut self.round);
             return;
         }
         if self.second.is_none() && !filter.is_none() && !self.first.is_stopped() {
             let config = Config { discover: false, ..self.config.clone() };
-            self.second = Some(PseudoInterface::new(now, config, protocol, self.first.relay()));
+            self.second =
+                Some(PseudoInterface::new(now, config, protocol, self.first.relay(), &mut self.round));
         }
         if let Some(second) = &mut self.second {
-            second.set_membership(now, group, filter);
+            second.set_membership(now, group, filter, &mut self.round);
         }
     }
 
@@ -150,8 +162,22 @@ impl Gateway {
         if let (Some(second), Some(relay)) = (&mut self.second, self.first.relay())
             && second.relay() != Some(relay)
         {
-            second.turn_to(now, relay);
+            second.turn_to(now, relay, &mut self.round);
         }
+    }
+
+    /// Lets both take part in the same round, and say the same of the E flag.
+    fn align(&mut self, now: Instant) {
+        if !self.each().any(|interface| interface.is_up()) {
+            // There may be another relay with this address when one answers again.
+            self.round.forget_flag();
+        }
+        if self.round.knows_flag() {
+            let (each, round) = self.each_with_round();
+            each.for_each(|interface| interface.say_flag(now, round));
+        }
+        let (each, round) = self.each_with_round();
+        each.for_each(|interface| interface.follow(now, round));
     }
 }
 
@@ -163,7 +189,10 @@ impl Machine for Gateway {
         match input {
             Input::Datagram { remote, tos, bytes } => self.on_datagram(now, remote, tos, bytes),
             Input::SetMembership { group, filter } => self.on_set_membership(now, group, filter),
-            Input::LocalChanged => self.each().for_each(|interface| interface.local_changed(now)),
+            Input::LocalChanged => {
+                let (each, round) = self.each_with_round();
+                each.for_each(|interface| interface.local_changed(now, round));
+            }
             Input::DataSeen => {
                 if self.each().any(|interface| !interface.is_idle()) {
                     self.flow.on_data(now);
@@ -174,13 +203,25 @@ impl Machine for Gateway {
                 self.each().for_each(|interface| interface.stop(now));
             }
         }
+        self.align(now);
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        if self.flow.is_suspect(now) {
-            self.each().for_each(PseudoInterface::probe);
+        if self.flow.is_suspect(now) && self.each().any(|interface| interface.wants_probe()) {
+            self.first.open(now, &mut self.round);
+            let (each, round) = self.each_with_round();
+            each.for_each(|interface| interface.probe(round));
+            self.align(now);
         }
-        self.each().for_each(|interface| interface.timeout(now));
+        // Whoever takes part in a round that the other has just opened, is due at once.
+        while self.each().filter_map(|interface| interface.next_timer()).any(|(_, at)| at <= now) {
+            self.first.timeout(now, &mut self.round);
+            self.align(now);
+            if let Some(second) = &mut self.second {
+                second.timeout(now, &mut self.round);
+            }
+            self.align(now);
+        }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

@@ -6,6 +6,7 @@
 mod config;
 mod counters;
 mod flow;
+mod form;
 mod input;
 mod machine;
 mod memberships;
@@ -13,6 +14,7 @@ mod output;
 mod pseudo_interface;
 mod random;
 mod report;
+mod round;
 mod timer;
 
 pub use config::Config;

@@ -15,10 +15,12 @@ use vmcast_wire::{
 use super::{
     config::Config,
     counters::Counters,
+    form::Form,
     memberships::Memberships,
     output::{DownReason, Event, Output},
     random::Random,
     report,
+    round::Round,
     timer::Timer,
 };
 use crate::{
@@ -52,6 +54,12 @@ pub(super) struct PseudoInterface {
     probe: Option<u32>,
     /// How the Request was written that was answered last: so is one that asks again.
     known_form: Form,
+    /// How the last Request was written.
+    asked_form: Form,
+    /// Whether every Request of the nonce in use had the E flag: then an answer is one to it.
+    flag_only: bool,
+    /// The round in which it takes or took part.
+    round: u64,
     /// Whether data came since the last handshake: then the relay has a tunnel for us, and the L
     /// flag is about others.
     heard: bool,
@@ -100,7 +108,13 @@ struct Grant {
 impl PseudoInterface {
     /// Makes one that begins with the handshake as soon as its timer is served; without a relay, once it has
     /// discovered one or was told.
-    pub(super) fn new(now: Instant, config: Config, protocol: Protocol, relay: Option<SocketAddr>) -> Self {
+    pub(super) fn new(
+        now: Instant,
+        config: Config,
+        protocol: Protocol,
+        relay: Option<SocketAddr>,
+        round: &mut Round,
+    ) -> Self {
         let mut seed = config.seed;
         seed[0] ^= u8::from(protocol.p_flag());
         let mut gateway = Self {
@@ -114,6 +128,9 @@ impl PseudoInterface {
             teardown: None,
             probe: None,
             known_form: Form::Plain,
+            asked_form: Form::Plain,
+            flag_only: true,
+            round: 0,
             heard: false,
             robustness: DEFAULT_ROBUSTNESS,
             memberships: Memberships::default(),
@@ -125,7 +142,7 @@ impl PseudoInterface {
             config,
         };
         if gateway.config.keep_warm && (relay.is_some() || gateway.config.discover) {
-            gateway.begin(now);
+            gateway.begin(now, round);
         }
         gateway
     }
@@ -170,22 +187,71 @@ impl PseudoInterface {
     }
 
     /// Starts over: with discovery if configured, else with a Request.
-    fn begin(&mut self, now: Instant) {
+    fn begin(&mut self, now: Instant, round: &mut Round) {
         if self.config.discover {
             self.phase = Phase::Discovering { nonce: self.random.nonce(), sent: 0 };
             self.handshake_at = Some(now);
         } else {
-            self.request(now);
+            self.request(now, round);
         }
     }
 
-    fn request(&mut self, now: Instant) {
+    /// Begins with a Request, in the round that the other pseudo-interface has just opened, or in a new one.
+    fn request(&mut self, now: Instant, round: &mut Round) {
+        if self.round == round.number() || !round.is_just_opened(now) {
+            self.open(now, round);
+        }
         self.probe = None;
-        self.phase = Phase::Requesting { nonce: self.random.nonce(), sent: 0, refused: false };
+        self.enter(round);
+        self.phase = Phase::Requesting { nonce: round.nonce(), sent: 0, refused: false };
         self.handshake_at = Some(now);
     }
 
-    fn on_handshake_timer(&mut self, now: Instant) {
+    /// Opens a round, with a nonce of ours.
+    pub(super) fn open(&mut self, now: Instant, round: &mut Round) {
+        round.open(now, &mut self.random);
+    }
+
+    const fn enter(&mut self, round: &Round) {
+        self.round = round.number();
+        self.flag_only = true;
+    }
+
+    /// Takes part in the round that the other pseudo-interface has opened, if the handshake is under way or done.
+    pub(super) fn follow(&mut self, now: Instant, round: &mut Round) {
+        if self.round == round.number() {
+            return;
+        }
+        match self.phase {
+            Phase::Fresh => self.request(now, round),
+            Phase::Requesting { sent, refused, .. } => {
+                self.enter(round);
+                self.phase = Phase::Requesting { nonce: round.nonce(), sent, refused };
+                // The answers to those before are of no use now. It is not one more try, else a relay that is away
+                // would be asked twice as often.
+                if let (Some(relay), Some(before)) = (self.relay, sent.checked_sub(1)) {
+                    self.ask(relay, round.nonce(), self.form(before, round));
+                    self.back_off(now, before);
+                }
+            }
+            Phase::Dormant | Phase::Discovering { .. } | Phase::Stopped => {}
+        }
+    }
+
+    /// Shakes hands again if what the relay last answered was a Request without the E flag, which it is known to
+    /// know: both protocols have to say the same of the one tunnel.
+    pub(super) fn say_flag(&mut self, now: Instant, round: &mut Round) {
+        if self.phase == Phase::Fresh && self.known_form != Form::Ecn {
+            self.request(now, round);
+        }
+    }
+
+    /// How the Request is to be written that comes after so many others of its handshake.
+    fn form(&self, sent_before: u32, round: &Round) -> Form {
+        Form::after(sent_before, self.protocol, round.flag(sent_before < self.config.tries))
+    }
+
+    fn on_handshake_timer(&mut self, now: Instant, round: &mut Round) {
         match self.phase {
             Phase::Discovering { nonce, sent } => {
                 if sent == self.config.tries {
@@ -199,18 +265,20 @@ impl PseudoInterface {
             Phase::Requesting { mut nonce, sent, refused } => {
                 if sent >= self.config.tries {
                     // Nobody waits that long for an answer; a stranger should not have longer to guess.
-                    nonce = self.random.nonce();
+                    self.open(now, round);
+                    self.enter(round);
+                    nonce = round.nonce();
                 }
                 if sent == self.config.tries {
                     self.down(if refused { DownReason::Refused } else { DownReason::NoAnswer });
                     if self.config.discover {
-                        self.begin(now);
+                        self.begin(now, round);
                         return;
                     }
                 }
                 self.phase = Phase::Requesting { nonce, sent: sent.saturating_add(1), refused };
                 if let Some(relay) = self.relay {
-                    self.ask(relay, nonce, Form::after(sent, self.protocol));
+                    self.ask(relay, nonce, self.form(sent, round));
                 }
                 self.back_off(now, sent);
             }
@@ -219,7 +287,7 @@ impl PseudoInterface {
                 self.handshake_at = None;
                 self.down(DownReason::Idle);
             }
-            Phase::Fresh => self.request(now),
+            Phase::Fresh => self.request(now, round),
             Phase::Dormant | Phase::Stopped => self.handshake_at = None,
         }
     }
@@ -237,12 +305,21 @@ impl PseudoInterface {
     }
 
     /// A message for this protocol came in.
-    pub(super) fn datagram(&mut self, now: Instant, remote: SocketAddr, tos: u8, message: Message<'_>) {
+    pub(super) fn datagram(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        tos: u8,
+        message: Message<'_>,
+        round: &mut Round,
+    ) {
         match message {
             Message::MulticastData { packet } => self.on_data(remote, tos, packet),
-            Message::RelayAdvertisement { nonce, relay } => self.on_advertisement(now, remote, nonce, relay),
+            Message::RelayAdvertisement { nonce, relay } => {
+                self.on_advertisement(now, remote, nonce, relay, round);
+            }
             Message::MembershipQuery { response_mac, nonce, limit, gateway, query } => {
-                self.on_query(now, remote, Grant { response_mac, nonce, gateway }, limit, query);
+                self.on_query(now, remote, Grant { response_mac, nonce, gateway }, limit, query, round);
             }
             Message::RelayDiscovery { .. }
             | Message::Request { .. }
@@ -276,7 +353,14 @@ impl PseudoInterface {
     }
 
     /// RFC 7450 §5.2.3.4.
-    fn on_advertisement(&mut self, now: Instant, remote: SocketAddr, nonce: u32, relay: IpAddr) {
+    fn on_advertisement(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        nonce: u32,
+        relay: IpAddr,
+        round: &mut Round,
+    ) {
         if remote != self.config.relay {
             self.counters.stranger += 1;
             return;
@@ -297,11 +381,11 @@ impl PseudoInterface {
             self.counters.bad_advertisement += 1;
             return;
         }
-        self.turn_to(now, SocketAddr::new(relay, self.config.relay.port()));
+        self.turn_to(now, SocketAddr::new(relay, self.config.relay.port()), round);
     }
 
     /// Uses this relay from now on.
-    pub(super) fn turn_to(&mut self, now: Instant, relay: SocketAddr) {
+    pub(super) fn turn_to(&mut self, now: Instant, relay: SocketAddr, round: &mut Round) {
         if self.phase == Phase::Stopped {
             return;
         }
@@ -314,20 +398,29 @@ impl PseudoInterface {
                 self.tear_down(old, grant);
             }
             self.heard = false;
+            round.forget_flag();
         }
-        self.request(now);
+        self.request(now, round);
     }
 
     /// RFC 7450 §5.2.3.5.
-    fn on_query(&mut self, now: Instant, remote: SocketAddr, grant: Grant, limit: bool, query: &[u8]) {
+    fn on_query(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        grant: Grant,
+        limit: bool,
+        query: &[u8],
+        round: &mut Round,
+    ) {
         if self.relay != Some(remote) {
             self.counters.stranger += 1;
             return;
         }
         let (nonce, sent) = match self.phase {
             Phase::Requesting { nonce, sent, .. } if nonce == grant.nonce => {
-                self.known_form =
-                    sent.checked_sub(1).map_or(Form::Plain, |sent| Form::after(sent, self.protocol));
+                self.known_form = self.asked_form;
+                round.note_answer(self.known_form == Form::Ecn, self.flag_only);
                 (nonce, sent)
             }
             Phase::Fresh if self.probe == Some(grant.nonce) => (grant.nonce, 0),
@@ -345,7 +438,9 @@ impl PseudoInterface {
             return;
         };
         let before = self.grant.or(self.former);
-        let moved = before.filter(|before| before.gateway != grant.gateway);
+        // An answer without the G flag does not tell.
+        let moved = before
+            .filter(|before| before.gateway.zip(grant.gateway).is_some_and(|(before, now)| before != now));
         if limit && (moved.is_some() || !self.heard) {
             self.counters.refused += 1;
             self.phase = Phase::Requesting { nonce, sent, refused: true };
@@ -383,30 +478,35 @@ impl PseudoInterface {
     }
 
     /// Something else is wanted of a group than before.
-    pub(super) fn set_membership(&mut self, now: Instant, group: IpAddr, filter: Filter) {
+    pub(super) fn set_membership(&mut self, now: Instant, group: IpAddr, filter: Filter, round: &mut Round) {
         if self.phase == Phase::Stopped || !self.memberships.set(group, filter, self.robustness) {
             return;
         }
         if self.phase == Phase::Dormant {
-            self.begin(now);
+            self.begin(now, round);
         }
         self.tell(now);
     }
 
-    /// Asks once whether the relay still knows the way; that nobody answers says nothing.
-    pub(super) fn probe(&mut self) {
-        if let (Phase::Fresh, Some(relay)) = (self.phase, self.relay)
-            && !self.memberships.is_empty()
-        {
-            let nonce = self.random.nonce();
-            self.probe = Some(nonce);
+    /// Whether there is something whose way to ask for.
+    pub(super) fn wants_probe(&self) -> bool {
+        self.phase == Phase::Fresh && self.relay.is_some() && !self.memberships.is_empty()
+    }
+
+    /// Asks once, in a round opened for it, whether the relay still knows the way; that nobody answers says nothing.
+    pub(super) fn probe(&mut self, round: &Round) {
+        if let (Phase::Fresh, Some(relay)) = (self.phase, self.relay) {
+            self.enter(round);
+            self.probe = Some(round.nonce());
             self.counters.probes += 1;
-            self.ask(relay, nonce, self.known_form);
+            self.ask(relay, round.nonce(), self.known_form);
         }
     }
 
     fn ask(&mut self, relay: SocketAddr, nonce: u32, form: Form) {
         self.counters.requests += 1;
+        self.asked_form = form;
+        self.flag_only &= form == Form::Ecn;
         let ipv6 = self.protocol.p_flag();
         let bytes = match form {
             Form::Ecn => Message::Request { ipv6, ecn: true, nonce }.to_vec(),
@@ -432,14 +532,14 @@ impl PseudoInterface {
     }
 
     /// Shakes hands again at once.
-    pub(super) fn local_changed(&mut self, now: Instant) {
+    pub(super) fn local_changed(&mut self, now: Instant, round: &mut Round) {
         match self.phase {
             Phase::Dormant | Phase::Stopped => {}
-            Phase::Discovering { .. } => self.begin(now),
+            Phase::Discovering { .. } => self.begin(now, round),
             Phase::Requesting { .. } | Phase::Fresh => {
                 self.former = self.grant.take().or(self.former);
                 self.heard = false;
-                self.request(now);
+                self.request(now, round);
             }
         }
     }
@@ -538,14 +638,14 @@ impl PseudoInterface {
     }
 
     /// Lets every timer that is due fire.
-    pub(super) fn timeout(&mut self, now: Instant) {
+    pub(super) fn timeout(&mut self, now: Instant, round: &mut Round) {
         while let Some((timer, at)) = self.next_timer() {
             if at > now {
                 return;
             }
             match timer {
                 Timer::DiscoveryRetransmission | Timer::RequestRetransmission | Timer::Query => {
-                    self.on_handshake_timer(now);
+                    self.on_handshake_timer(now, round);
                 }
                 Timer::ReportRetransmission => self.tell(now),
                 Timer::Flow => unreachable!("a pseudo-interface has no such timer"),
@@ -569,32 +669,6 @@ impl PseudoInterface {
         if self.status != Status::Down {
             self.status = Status::Down;
             self.outputs.push_back(Output::Event(Event::Down { reason }));
-        }
-    }
-}
-
-/// How a Request is written. Those of a handshake take turns, for Linux's relay drops a Request with reserved bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    /// With the E flag (RFC 9601 §6.1.4.2), which is a reserved bit to Linux.
-    Ecn,
-    /// Without.
-    Plain,
-    /// For MLD, with the P flag where Linux has it; see [`Message::linux_request`].
-    LinuxMld,
-}
-
-impl Form {
-    /// The form of a Request that comes after so many others of its handshake.
-    const fn after(sent_before: u32, protocol: Protocol) -> Self {
-        match (protocol, sent_before) {
-            (Protocol::Igmp, sent) if sent.is_multiple_of(2) => Self::Ecn,
-            (Protocol::Igmp, _) => Self::Plain,
-            (Protocol::Mld, sent) => match sent % 3 {
-                0 => Self::Ecn,
-                1 => Self::Plain,
-                _ => Self::LinuxMld,
-            },
         }
     }
 }

@@ -83,8 +83,9 @@ proptest! {
             prop_assert!(world.machine.sources.len() <= 4);
             prop_assert!(world.machine.tunnels.len() <= 3);
         }
-        // Whoever has waited long enough has every source somewhere.
-        world.run(ms(600));
+        // Whoever has waited long enough has every source somewhere: the DNS for 3 s at most, then a relay for half a
+        // second.
+        world.run(ms(3_600));
         for group in [GROUP, OTHER] {
             for of in 1..6 {
                 if world.machine.wants(group, source(of)) {
