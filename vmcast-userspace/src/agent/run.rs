@@ -253,7 +253,7 @@ impl Agent {
         match output {
             RelayEffect::Query { query, question } => self.relays.ask(query, question),
             RelayEffect::Open { tunnel, remote } => {
-                if let Err(error) = self.relays.open(tunnel, any_like(remote.ip())) {
+                if let Err(error) = self.relays.open(tunnel, any_like(remote.ip()), remote) {
                     self.complain("no port for the tunnel to a source's relay", &error);
                     self.core.relay_input(clock::now(), RelayInput::Lost { tunnel });
                 }

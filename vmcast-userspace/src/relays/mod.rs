@@ -83,15 +83,21 @@ impl Relays {
         });
     }
 
-    /// Opens a port for a tunnel, at this address.
+    /// Opens a port for a tunnel, at this address, chosen for packets to `towards`.
     ///
     /// # Errors
     /// If the address is not ours.
-    pub(crate) fn open(&mut self, tunnel: u32, local: IpAddr) -> io::Result<SocketAddr> {
-        let port = Port::open(tunnel, SocketAddr::new(local, 0), &self.events)?;
+    pub(crate) fn open(&mut self, tunnel: u32, local: IpAddr, towards: SocketAddr) -> io::Result<SocketAddr> {
+        let port = Port::open(tunnel, SocketAddr::new(local, 0), towards, &self.events)?;
         let local = port.local();
         self.ports.insert(tunnel, port);
         Ok(local)
+    }
+
+    /// The tunnels that would get another address of ours now. Asked with the address that each was opened for: the
+    /// relay that has answered there may be another one.
+    pub(crate) fn strayed(&self) -> Vec<u32> {
+        self.ports.iter().filter(|(_, port)| port.has_strayed()).map(|(tunnel, _)| *tunnel).collect()
     }
 
     /// Closes it.

@@ -5,11 +5,13 @@ use std::{io, net::SocketAddr, sync::Arc};
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::Event;
-use crate::sockets::{Buffer, UdpEndpoint};
+use crate::sockets::{Buffer, UdpEndpoint, source_towards};
 
 /// A socket and the task that reads it; dropped, both end.
 pub(super) struct Port {
     socket: Arc<UdpEndpoint>,
+    /// Where its address was chosen for.
+    towards: SocketAddr,
     task: AbortHandle,
 }
 
@@ -20,14 +22,24 @@ impl Drop for Port {
 }
 
 impl Port {
-    pub(super) fn open(tunnel: u32, local: SocketAddr, events: &mpsc::Sender<Event>) -> io::Result<Self> {
+    pub(super) fn open(
+        tunnel: u32,
+        local: SocketAddr,
+        towards: SocketAddr,
+        events: &mpsc::Sender<Event>,
+    ) -> io::Result<Self> {
         let socket = Arc::new(UdpEndpoint::bind(local)?);
         let task = tokio::spawn(read(tunnel, Arc::clone(&socket), events.clone())).abort_handle();
-        Ok(Self { socket, task })
+        Ok(Self { socket, towards, task })
     }
 
     pub(super) fn local(&self) -> SocketAddr {
         self.socket.local()
+    }
+
+    /// Whether packets to where its address was chosen for would leave from another one now.
+    pub(super) fn has_strayed(&self) -> bool {
+        source_towards(self.towards) != Some(self.local().ip())
     }
 
     pub(super) fn send(&self, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {

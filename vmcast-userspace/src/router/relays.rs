@@ -71,11 +71,6 @@ impl Relays {
         tunnels.filter_map(|info| Some((info, *self.locals.get(&info.tunnel)?)))
     }
 
-    /// Our end of each tunnel and the relay.
-    pub(super) fn ends(&self) -> impl Iterator<Item = (u32, SocketAddr, SocketAddr)> {
-        self.shown().map(|(info, local)| (info.tunnel, local, info.remote))
-    }
-
     /// The tunnels that the data plane has.
     pub(super) fn tunnels(&self) -> impl Iterator<Item = (TunnelId, Tunnel)> {
         self.remotes.iter().filter_map(|(number, remote)| {

@@ -27,7 +27,7 @@ impl Router {
             RelayEffect::Open { tunnel, remote } => {
                 let opened = source_towards(remote)
                     .ok_or_else(|| std::io::ErrorKind::NetworkUnreachable.into())
-                    .and_then(|local| self.source_relays.open(tunnel, local));
+                    .and_then(|local| self.source_relays.open(tunnel, local, remote));
                 let input = match opened {
                     Ok(local) => RelayInput::Opened { tunnel, local },
                     Err(error) => {
@@ -50,11 +50,7 @@ impl Router {
 
     /// Gives tunnels up whose relay is reached from another address than before.
     pub(super) fn follow_relays(&mut self) {
-        let Some(relays) = &self.core.relays else { return };
-        let ends = relays.ends();
-        let lost = ends.filter(|(_, local, remote)| source_towards(*remote) != Some(local.ip()));
-        let lost: Vec<u32> = lost.map(|(tunnel, ..)| tunnel).collect();
-        for tunnel in lost {
+        for tunnel in self.source_relays.strayed() {
             self.core.relay_input(clock::now(), RelayInput::Lost { tunnel });
         }
     }

@@ -41,18 +41,19 @@ impl MemberDrops {
         forgive_missing(self.0.remove(key), maps::MEMBER_DROPS)
     }
 
-    /// Notes that a member is known otherwise from now on.
+    /// Notes that a member is known otherwise from now on. The old entry goes first, so that there is room for the new
+    /// one; if there is none all the same, what the member has missed is forgotten.
     pub(super) fn rename(&mut self, old: &MemberKey, new: &MemberKey) -> Result<(), KernelError> {
         if old == new {
             return Ok(());
         }
-        match self.values(old)? {
-            Some(values) => {
-                self.0
-                    .insert(new, values, 0)
-                    .map_err(KernelError::full_or(maps::MEMBER_DROPS, limit::MEMBER_DROPS))?;
-                self.forget(old)
-            }
+        let values = self.values(old)?;
+        self.forget(old)?;
+        match values {
+            Some(values) => self
+                .0
+                .insert(new, values, 0)
+                .map_err(KernelError::full_or(maps::MEMBER_DROPS, limit::MEMBER_DROPS)),
             None => self.forget(new),
         }
     }

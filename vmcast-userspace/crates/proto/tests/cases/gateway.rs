@@ -52,6 +52,7 @@ impl super::Subject for Subject {
                 let (group, filter) = (parse(group), filter(wanted));
                 self.gateway.handle_input(now, Input::SetMembership { group, filter });
             }
+            ["seen"] => self.gateway.handle_input(now, Input::DataSeen),
             ["moved"] => self.gateway.handle_input(now, Input::LocalChanged),
             ["stop"] => self.gateway.handle_input(now, Input::Stop),
             _ => panic!("no input: {words:?}"),

@@ -129,3 +129,33 @@ fn who_stays_in_a_group_keeps_it_over_the_death_of_the_querier() {
         }
     }
 }
+
+/// Whoever has the lowest address serves all the time that it lives, the other one from when it is missed, and on a
+/// link that works in the end one alone.
+// proves RFC 4605 §4.2
+#[test]
+fn members_are_served_by_somebody_and_in_the_end_by_one_alone() {
+    /// The steady time is the Other Querier Present Interval, and damping makes it so many times as long at most.
+    const DAMPING: u32 = 16;
+    each(|family, loss, seed| {
+        let mut world = World::new(family, seed, bad(loss));
+        let mut prng = Prng::new(seed ^ 0x5e7);
+        world.set(0, world.group(9), Filter::any());
+        for _ in 0..6 {
+            for _ in 0..20 {
+                world.run(prng.duration_below(SECOND * 20));
+                assert!(world.serving()[0], "{family:?} {loss} {seed}");
+            }
+            world.kill(0);
+            world.run(OTHER_QUERIER);
+            assert_eq!(world.serving(), [false, true], "{family:?} {loss} {seed}");
+            world.revive(0);
+        }
+        world.set_link(good());
+        // A query that was on its way on the bad link may be the last of the old ones.
+        world.run(OTHER_QUERIER * (DAMPING + 1));
+        assert_eq!(world.serving(), [true, false], "{family:?} {loss} {seed}");
+        world.run(OTHER_QUERIER * 4);
+        assert_eq!(world.serving(), [true, false], "{family:?} {loss} {seed}");
+    });
+}

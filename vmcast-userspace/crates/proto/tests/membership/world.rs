@@ -80,6 +80,11 @@ impl World {
         [0, 1].map(|number: usize| self.routers[number].querier.querier())
     }
 
+    /// Whether each router lives and serves the link's members.
+    pub(crate) fn serving(&self) -> [bool; 2] {
+        [0, 1].map(|number: usize| self.routers[number].alive && self.routers[number].querier.serves())
+    }
+
     pub(crate) fn filter(&self, router: usize, group: IpAddr) -> Filter {
         self.routers[router].querier.filter(group)
     }

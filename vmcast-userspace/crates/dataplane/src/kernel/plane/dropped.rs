@@ -11,6 +11,13 @@ use crate::{
     plane::StatsError,
 };
 
+/// What a member has missed cannot be kept: that is told, and stops nobody's packets.
+fn uncounted(kept: Result<(), KernelError>) {
+    if let Err(error) = kept {
+        tracing::debug!(%error, "what a member has missed is not counted");
+    }
+}
+
 impl KernelPlane {
     /// A member of a stream as the kernel has it; `None` if it is none.
     pub(super) fn member_entry(
@@ -49,7 +56,9 @@ impl KernelPlane {
             let (Some(before), Some(now)) = (before, self.state.spec(output)) else {
                 return Ok(());
             };
-            Ok(self.dropped.rename(&MemberKey::of(stats, &before), &MemberKey::of(stats, &now.entry))?)
+            let (old, new) = (MemberKey::of(stats, &before), MemberKey::of(stats, &now.entry));
+            uncounted(self.dropped.rename(&old, &new));
+            Ok(())
         })
     }
 
@@ -61,10 +70,10 @@ impl KernelPlane {
             None => self.member_entry(stats, output)?,
         };
         self.oversize.forget_member(stats, output);
-        match entry {
-            Some(entry) => Ok(self.dropped.forget(&MemberKey::of(stats, &entry))?),
-            None => Ok(()),
+        if let Some(entry) = entry {
+            uncounted(self.dropped.forget(&MemberKey::of(stats, &entry)));
         }
+        Ok(())
     }
 
     /// What members of a stream, or one of them, have missed.

@@ -16,10 +16,14 @@ use crate::{
 impl Discovery {
     /// A packet of a source came.
     pub(super) fn on_traffic(&mut self, now: Instant, address: IpAddr) {
-        if let Some(source) = self.sources.get_mut(&address) {
-            source.seen = Some(now);
-            source.probed = false;
-            source.rounds = 0;
+        let Some(source) = self.sources.get_mut(&address) else { return };
+        source.seen = Some(now);
+        source.probed = false;
+        source.rounds = 0;
+        if let Place::Tunnel(number) = source.place
+            && let Some(tunnel) = self.tunnels.get_mut(&number)
+        {
+            tunnel.gateway.handle_input(now, gateway::Input::DataSeen);
         }
     }
 

@@ -197,6 +197,7 @@ impl Machine for Gateway {
                 if self.each().any(|interface| !interface.is_idle()) {
                     self.flow.on_data(now);
                 }
+                self.each().for_each(PseudoInterface::data_seen);
             }
             Input::Stop => {
                 self.flow.forget();

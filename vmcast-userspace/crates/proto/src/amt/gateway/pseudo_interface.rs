@@ -531,6 +531,11 @@ impl PseudoInterface {
         self.phase == Phase::Stopped
     }
 
+    /// Data of what is wanted came by another way than this machine.
+    pub(super) fn data_seen(&mut self) {
+        self.heard |= !self.is_idle();
+    }
+
     /// Shakes hands again at once.
     pub(super) fn local_changed(&mut self, now: Instant, round: &mut Round) {
         match self.phase {
