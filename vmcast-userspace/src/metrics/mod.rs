@@ -9,7 +9,7 @@ mod readiness;
 #[cfg(test)]
 mod tests;
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -18,21 +18,31 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tokio::{net::TcpListener, task::AbortHandle};
-use tower::limit::GlobalConcurrencyLimitLayer;
-use tracing::{info, warn};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::{AbortHandle, JoinSet},
+};
+use tracing::{debug, info, warn};
 use vmcast_api as api;
 
 use crate::control::Asker;
 use families::Figures;
 use readiness::readiness;
 
-/// Requests that are answered at a time; further ones wait.
-const MAX_CONCURRENT: usize = 8;
+/// Connections at a time; further ones wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 32;
+/// A connection that asks nothing for so long is closed: monitors ask more often, and others shall have its place.
+const SILENCE: Duration = Duration::from_secs(120);
+/// How long to leave a kernel alone that is out of files or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What `/metrics` is, for whoever reads it.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// Pause before the address is listened on again, if that ended.
-const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// An address that figures are served at; dropping it ends that.
 #[derive(Debug)]
@@ -64,7 +74,7 @@ impl Metrics {
         };
         let (address, listener) = bound.await.map_err(|source| BindError { listen, source })?;
         info!(%address, "metrics are served");
-        let task = tokio::spawn(serve(listener, address, asker)).abort_handle();
+        let task = tokio::spawn(serve(listener, asker)).abort_handle();
         Ok(Some(Self { address, task }))
     }
 
@@ -81,22 +91,39 @@ impl Drop for Metrics {
     }
 }
 
-async fn serve(mut listener: TcpListener, address: SocketAddr, asker: Asker) {
+/// Serves connections until it is aborted; they end with it.
+async fn serve(listener: TcpListener, asker: Asker) {
     let pages = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .layer(GlobalConcurrencyLimitLayer::new(MAX_CONCURRENT))
         .with_state(asker);
-    loop {
-        let Err(error) = axum::serve(listener, pages.clone()).await else { return };
-        warn!(%error, %address, "metrics are served no longer; trying again");
-        listener = loop {
-            tokio::time::sleep(RESTART_PAUSE).await;
-            if let Ok(listener) = TcpListener::bind(address).await {
-                break listener;
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        while connections.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let pages = pages.clone();
+                connections.spawn(async move {
+                    converse(stream, pages).await;
+                    drop(place);
+                });
             }
-        };
+            Err(error) => {
+                warn!(%error, "metrics: accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: TcpStream, pages: Router) {
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(SILENCE);
+    let served = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(pages)).await;
+    if let Err(error) = served {
+        debug!(%error, "metrics: a connection ended badly");
     }
 }
 

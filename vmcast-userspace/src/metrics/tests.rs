@@ -248,3 +248,18 @@ async fn an_address_in_use_is_named_with_what_to_do() {
     assert!(error.contains(&listen.to_string()) && error.contains("[metrics]"), "{error}");
     assert!(Metrics::start(None, asker(admin())).await.unwrap().is_none());
 }
+
+#[tokio::test]
+async fn those_who_ask_nothing_do_not_fill_the_memory_and_a_place_that_is_free_is_given_away() {
+    let metrics = start(asker(admin())).await;
+    let mut silent = Vec::new();
+    for _ in 0..super::MAX_CONNECTIONS {
+        silent.push(TcpStream::connect(metrics.address()).await.unwrap());
+    }
+    let waits = get(&metrics, "/healthz");
+    tokio::pin!(waits);
+    let early = tokio::time::timeout(std::time::Duration::from_millis(50), &mut waits).await;
+    assert!(early.is_err(), "there is a place too many");
+    silent.pop();
+    assert!(waits.await.starts_with("HTTP/1.1 200 OK\r\n"));
+}
