@@ -186,7 +186,7 @@ pub fn remove_kept(pin_path: &Path) -> io::Result<bool> {
     pins.remove_all()?;
     let relays = links.iter().filter(|(_, role)| role.is_behind_relay());
     relays.for_each(|(device, _)| relay::remove(*device));
-    relay::sweep();
+    relay::sweep(&[]);
     Ok(!links.is_empty())
 }
 

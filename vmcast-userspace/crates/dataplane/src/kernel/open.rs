@@ -128,7 +128,7 @@ impl KernelPlane {
         let pins = options.pin_path.as_deref().map(Pins::new);
         let kept = pins.as_ref().map(Pins::kept_links).unwrap_or_default();
         if kept.is_empty() {
-            relay::sweep();
+            relay::sweep(&[]);
         }
         let fib = pins.as_ref().filter(|_| !kept.is_empty()).and_then(Pins::kept_fib);
         if let (OnExit::Keep, Some(pins)) = (options.on_exit, &pins) {

@@ -23,7 +23,7 @@ use super::{
     member_table::Backing,
     open::{Options, classifier, xdp},
     pool::{Remains, TablePool, Tables as _, Until},
-    relay::{Left, Relay},
+    relay::{self, Left, Relay},
     shapes::Shapes,
     state::State,
     stats,
@@ -250,6 +250,8 @@ impl Dataplane for KernelPlane {
     fn release(&mut self) -> Result<(), ReleaseError> {
         let left = self.attachments.release(&mut self.object);
         let left = left.map_err(|error| ReleaseError { source: Box::new(error) })?;
+        // Those that the daemon before this one had been left itself, if it was killed before they went.
+        relay::sweep(&left);
         self.left = Some((now_ns() + LEFT_FOR_NS, left));
         Ok(())
     }

@@ -113,12 +113,13 @@ pub(super) fn remove(device: IfIndex) {
     }
 }
 
-/// Removes the relay devices of processes that are no more.
-pub(super) fn sweep() {
+/// Removes the relay devices of processes that are no more, but for those where packets may wait yet.
+pub(super) fn sweep(spared: &[Left]) {
     let Ok(devices) = nix::net::if_::if_nameindex() else {
         return;
     };
-    for device in &devices {
+    let spared = |device: u32| spared.iter().any(|left| left.device.0 == device);
+    for device in devices.iter().filter(|device| !spared(device.index())) {
         let name = device.name().to_string_lossy();
         if owner(&name).is_some_and(|process| !std::path::Path::new(&format!("/proc/{process}")).exists()) {
             tracing::info!(interface = %name, "a relay device of a process that was killed is removed");
