@@ -18,7 +18,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Takes less time, at most a minute, and measures less
+    /// Takes less time, about a minute, and measures less
     #[arg(long)]
     quick: bool,
     /// Writes the results to this file, as JSON

@@ -28,7 +28,7 @@ use report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "vmcast-bench")]
 struct Arguments {
-    /// Take less time, at most a minute, and measure less.
+    /// Take less time, about a minute, and measure less.
     #[arg(long)]
     quick: bool,
     /// Write the results to a file as JSON.
