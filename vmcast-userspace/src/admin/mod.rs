@@ -6,13 +6,15 @@
 mod clock;
 mod connection;
 pub mod convert;
+mod etcd;
 mod handle;
 mod schema;
 mod server;
 mod service;
 mod store;
 
-use clock::Clock;
+pub use clock::Clock;
+pub use etcd::{EtcdError, EtcdSettings, EtcdStore};
 pub use handle::{Handle, Status};
 pub use server::{Admin, Settings, run};
 use store::SqliteStore;

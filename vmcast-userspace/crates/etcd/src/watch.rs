@@ -38,7 +38,7 @@ pub enum Change {
 pub struct Heard {
     /// The changes in their order.
     pub changes: Vec<Change>,
-    /// Everything up to this revision has been heard.
+    /// Everything up to this revision has been heard; 0 where etcd does not say.
     pub revision: i64,
 }
 
@@ -86,10 +86,9 @@ impl Watch {
         if response.canceled {
             return Err(gone(response.cancel_reason));
         }
-        Ok(Heard {
-            changes: response.events.into_iter().filter_map(change).collect(),
-            revision: response.header.map_or(0, |header| header.revision),
-        })
+        // The first answer names the present revision, and what is before it is still to come.
+        let revision = response.header.filter(|_| !response.created).map_or(0, |header| header.revision);
+        Ok(Heard { changes: response.events.into_iter().filter_map(change).collect(), revision })
     }
 }
 
