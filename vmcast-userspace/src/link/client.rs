@@ -14,7 +14,7 @@ use std::{
 };
 
 use tracing::debug;
-use vmcast_proto::registry::{AnswerKind, Measurement, NodeId, Registration, Role};
+use vmcast_proto::registry::{AnswerKind, Measurement, NodeId, Registration};
 use vmcast_signal::{
     tonic::{
         Response, Status,
@@ -24,6 +24,7 @@ use vmcast_signal::{
 };
 
 use super::error::{AdminError, is_transport};
+use crate::admin::convert::node;
 
 /// A connection may take so long to stand.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -166,6 +167,7 @@ impl AdminClient {
             node_id: id.to_string(),
             addresses: addresses.iter().map(ToString::to_string).collect(),
             excluded: excluded.iter().map(ToString::to_string).collect(),
+            ..v1::NearestRequest::default()
         };
         let response = self
             .call(|mut client| {
@@ -242,21 +244,6 @@ fn causes(status: &Status) -> String {
         cause = error.source();
     }
     text
-}
-
-fn node(registration: &Registration) -> v1::Node {
-    let (role, rank) = match registration.role {
-        Role::Vmr { rank } => (v1::Role::Vmr, rank),
-        Role::Agent => (v1::Role::Agent, 0),
-    };
-    v1::Node {
-        id: registration.id.to_string(),
-        role: role.into(),
-        endpoints: registration.endpoints.iter().map(ToString::to_string).collect(),
-        rank,
-        name: registration.name.to_string(),
-        software: registration.software.to_string(),
-    }
 }
 
 fn measurement(measurement: &Measurement) -> v1::Measurement {

@@ -21,8 +21,9 @@ use crate::{
     error::Error,
     rpc::{
         AuthenticateRequest, Compare, DeleteRangeRequest, KeyValue, LeaseGrantRequest, LeaseKeepAliveRequest,
-        LeaseRevokeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, auth_client::AuthClient, compare,
-        kv_client::KvClient, lease_client::LeaseClient, request_op::Request as Op, watch_client::WatchClient,
+        LeaseRevokeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, auth_client::AuthClient,
+        compare, kv_client::KvClient, lease_client::LeaseClient, request_op::Request as Op,
+        watch_client::WatchClient,
     },
     watch::{Watch, start},
 };

@@ -55,7 +55,8 @@ pub(super) fn plan(state: &State, changes: &[Change]) -> Vec<Step> {
     }
     // Those that go first: their endpoints may be another's in the same change.
     let (gone, come): (Vec<_>, Vec<_>) = net.nodes.iter().partition(|(_, record)| record.is_none());
-    let taken: BTreeSet<Vec<u8>> = come.iter().flat_map(|(_, record)| claims(state, record.as_ref())).collect();
+    let taken: BTreeSet<Vec<u8>> =
+        come.iter().flat_map(|(_, record)| claims(state, record.as_ref())).collect();
     for (id, record) in gone.into_iter().chain(come) {
         let step = node(state, id, record.as_ref(), &taken);
         if last.operations.len() + step.operations.len() > MAX_WRITES {
@@ -197,7 +198,8 @@ mod tests {
             Operation::Delete { key } => format!("delete {}", text(key)),
             Operation::DeletePrefix { prefix } => format!("delete {}*", text(prefix)),
         };
-        let condition = |condition: &Condition| format!("{}@{}", text(&condition.key), condition.mod_revision);
+        let condition =
+            |condition: &Condition| format!("{}@{}", text(&condition.key), condition.mod_revision);
         let step = |step: &Step| {
             step.conditions.iter().map(condition).chain(step.operations.iter().map(operation)).collect()
         };
@@ -243,7 +245,8 @@ mod tests {
     #[test]
     fn no_row_is_written_twice_and_nothing_is_removed_that_is_not_there() {
         let entry = |prefix: &str, vmr: &str| conformance::entry(Scope::Agents, prefix, vmr, 5);
-        let state = known(&[Change::PutEntry(entry("10.0.0.0/8", "v")), Change::PutEntry(entry("11.0.0.0/8", "w"))]);
+        let state =
+            known(&[Change::PutEntry(entry("10.0.0.0/8", "v")), Change::PutEntry(entry("11.0.0.0/8", "w"))]);
         let steps = plan(
             &state,
             &[

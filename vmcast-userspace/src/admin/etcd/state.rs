@@ -128,7 +128,8 @@ impl State {
 
     /// Every key that begins so and is known was removed by a revision.
     pub(super) fn remove_prefix(&mut self, prefix: &[u8], revision: i64) {
-        let keys: Vec<Vec<u8>> = self.revisions.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
+        let keys: Vec<Vec<u8>> =
+            self.revisions.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
         for key in keys {
             if self.revision(&key) > 0 {
                 self.remove(key, revision);

@@ -85,8 +85,7 @@ impl EtcdStore {
     /// # Errors
     /// If the cluster cannot be reached or refuses.
     pub async fn open(settings: EtcdSettings, clock: Clock) -> Result<Self, EtcdError> {
-        let client =
-            Client::new(&Settings { urls: settings.urls, user: settings.user, patience: PATIENCE })?;
+        let client = Client::new(&Settings { urls: settings.urls, user: settings.user, patience: PATIENCE })?;
         let mut state = State::new(Layout::new(&settings.prefix));
         let snapshot = client.read(state.layout.root()).await?;
         state.reset(snapshot);
@@ -152,7 +151,10 @@ impl EtcdStore {
     }
 
     /// Reads rows, of which none counts as expired before its time is certain.
-    fn read<T>(&self, read: impl FnOnce(&MemoryStore) -> Result<T, std::convert::Infallible>) -> (T, UnixMillis) {
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&MemoryStore) -> Result<T, std::convert::Infallible>,
+    ) -> (T, UnixMillis) {
         let state = self.shared.state();
         match read(&state.rows) {
             Ok(rows) => (rows, state.floor()),

@@ -3,3 +3,4 @@
 pub(crate) mod bed;
 mod database;
 mod service;
+mod versions;
