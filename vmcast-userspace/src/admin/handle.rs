@@ -9,12 +9,12 @@ use vmcast_proto::registry::{
     CacheEntry, CacheKey, Census, Counters, NodeId, NodeRecord, Registry, Store, UnixMillis,
 };
 
-use super::{Clock, SqliteStore};
+use super::{AnyStore, Clock};
 
 /// A registry that many tasks share. Its work touches the disk, so it is done on the threads that
 /// may block.
 #[derive(Debug)]
-pub struct Handle<S = SqliteStore> {
+pub struct Handle<S = AnyStore> {
     shared: Arc<Shared<S>>,
 }
 
@@ -68,6 +68,11 @@ impl<S: Store + Send + 'static> Handle<S> {
     /// The failure of the store.
     pub async fn census(&self) -> Result<Census, S::Error> {
         self.with(|registry, _| registry.census()).await
+    }
+
+    /// Whether the registry answers from what it knew before its store was lost.
+    pub async fn is_stale(&self) -> bool {
+        self.with(|registry, _| registry.is_stale()).await
     }
 
     /// The server's numbers.

@@ -8,6 +8,8 @@ mod connection;
 pub mod convert;
 mod etcd;
 mod handle;
+mod migrate;
+mod place;
 mod schema;
 mod server;
 mod service;
@@ -16,8 +18,10 @@ mod store;
 pub use clock::Clock;
 pub use etcd::{EtcdError, EtcdSettings, EtcdStore};
 pub use handle::{Handle, Status};
+pub use migrate::{MigrateError, Migrated, migrate};
+pub use place::{AnyStore, AnyStoreError};
 pub use server::{Admin, Settings, run};
-use store::SqliteStore;
+pub use store::{OpenError, SqliteStore, StoreError};
 
 #[cfg(test)]
 pub(crate) mod tests;

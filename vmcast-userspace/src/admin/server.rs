@@ -8,7 +8,9 @@ use tracing::{error, info};
 use vmcast_proto::registry::{self, Registry, Store};
 use vmcast_signal::{tonic::transport::Server, v1::registry_server::RegistryServer};
 
-use super::{Clock, Handle, SqliteStore, connection::incoming, service::Service};
+use super::{
+    AnyStore, Clock, EtcdSettings, EtcdStore, Handle, SqliteStore, connection::incoming, service::Service,
+};
 
 /// A request may take so long.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,15 +31,17 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// The database file; it is made if it is not there, its directory too.
+    /// The database file; it is made if it is not there, its directory too. Unused with an etcd.
     pub database: PathBuf,
+    /// The etcd that several admins share, instead of the file.
+    pub etcd: Option<EtcdSettings>,
     /// Leases, cache and limits.
     pub registry: registry::Config,
 }
 
 /// A server that has its socket and its database.
 #[derive(Debug)]
-pub struct Admin<S = SqliteStore> {
+pub struct Admin<S = AnyStore> {
     listener: TcpListener,
     handle: Handle<S>,
 }
@@ -48,15 +52,25 @@ impl Admin {
     /// # Errors
     /// If either cannot be had.
     pub async fn bind(settings: Settings) -> anyhow::Result<Self> {
-        let path = settings.database;
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory)
-                .with_context(|| format!("cannot make the directory {}", directory.display()))?;
-        }
-        let store = SqliteStore::open(&path)
-            .with_context(|| format!("cannot open the database {}", path.display()))?;
+        let store = open(settings.database, settings.etcd).await?;
         Self::bind_with(settings.listen, Registry::new(settings.registry, store), Clock::system()).await
     }
+}
+
+/// Opens the store that the settings name.
+async fn open(path: PathBuf, etcd: Option<EtcdSettings>) -> anyhow::Result<AnyStore> {
+    if let Some(etcd) = etcd {
+        let store =
+            EtcdStore::open(etcd, Clock::system()).await.context("cannot open the registry in etcd")?;
+        return Ok(AnyStore::Etcd(store));
+    }
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+    }
+    let store =
+        SqliteStore::open(&path).with_context(|| format!("cannot open the database {}", path.display()))?;
+    Ok(AnyStore::Sqlite(store))
 }
 
 impl<S: Store + Send + 'static> Admin<S> {

@@ -74,9 +74,11 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
         let seen = seen(&request)?;
         let query = convert::query(seen, request.into_inner()).map_err(|error| self.malformed(&error))?;
         let node = query.node.clone();
-        let answer = self
+        let (answer, stale) = self
             .0
-            .with(move |registry, now| registry.nearest(now, &query))
+            .with(move |registry, now| {
+                registry.nearest(now, &query).map(|answer| (answer, registry.is_stale()))
+            })
             .await
             .map_err(|error| status(&error))?;
         match answer.kind {
@@ -90,6 +92,7 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
             vmrs: answer.vmrs.iter().map(convert::vmr).collect(),
             next: answer.next.map(|place| place.to_string()).unwrap_or_default(),
             probing: None,
+            stale,
         }))
     }
 

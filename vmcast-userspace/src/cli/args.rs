@@ -45,6 +45,8 @@ pub(super) enum Command {
     /// Find out what this host has for each engine, and what stands in the way
     Doctor(DoctorArgs),
 
+    /// Copy the registry of an admin's database file into the etcd of its configuration
+    Migrate(MigrateArgs),
     /// Check a configuration file
     Config {
         /// What to do with it.
@@ -67,6 +69,24 @@ pub(super) struct DaemonArgs {
     /// Least important level that is logged (default: level of [log], else RUST_LOG, else info)
     #[arg(long, value_enum, value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,
+}
+
+/// What moves where.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The admin of the file has to be stopped; the file is only read. Start the admins with the \
+    same [etcd] afterwards."
+)]
+pub(super) struct MigrateArgs {
+    /// The admin's configuration: `database` is the file, [etcd] is where its registry goes
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Go on although the etcd holds a registry: what both have is replaced by the file's
+    #[arg(long)]
+    pub merge: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A question to a running daemon.

@@ -7,6 +7,7 @@ use vmcast_api::Role;
 
 use super::{
     Present, Problem, RoleConfig,
+    etcd::EtcdConfig,
     sections::{ControlConfig, LogConfig, MetricsConfig, relative_path},
     value::{NodeName, Seconds},
 };
@@ -23,6 +24,9 @@ pub struct AdminConfig {
     /// The SQLite file with nodes and cache.
     #[serde(default = "database")]
     pub database: PathBuf,
+    /// Where several administration servers keep one registry, instead of the file.
+    #[serde(default)]
+    pub etcd: EtcdConfig,
     /// How long a registration is valid unless it is renewed.
     #[serde(default = "lease")]
     pub lease_seconds: Seconds,
@@ -64,6 +68,7 @@ impl RoleConfig for AdminConfig {
             problems.push(Problem::error("listen", "nodes cannot find port 0").hint("as \"0.0.0.0:8443\""));
         }
         problems.extend(relative_path("database", &self.database));
+        problems.extend(self.etcd.problems());
         for (key, value, least, most) in [
             ("lease_seconds", self.lease_seconds, 1, 86_400),
             ("cache_lifetime_seconds", self.cache_lifetime_seconds, 1, 31_536_000),

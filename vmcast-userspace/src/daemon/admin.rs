@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 use vmcast_api::{self as api, CacheEntries, CacheEntry, Node, Nodes, Page, Request, Response, Role, Stats};
@@ -9,9 +10,9 @@ use vmcast_proto::registry::{self, NodeRecord, Scope, UnixMillis};
 
 use super::{Process, resident_bytes};
 use crate::{
-    admin::{Admin, Handle, Settings, Status},
+    admin::{Admin, EtcdSettings, Handle, Settings, Status},
     clock,
-    config::{AdminConfig, RoleConfig},
+    config::{AdminConfig, EtcdConfig, RoleConfig},
     control::{Call, Control},
     metrics::Metrics,
     signals::Termination,
@@ -26,7 +27,7 @@ pub async fn run(config: AdminConfig) -> anyhow::Result<()> {
     let process = Process::new(Role::Admin, config.name.as_str());
     let (control, calls) = Control::start(&config.socket())?;
     let _metrics = Metrics::start(config.metrics.listen, control.asker()).await?;
-    let admin = Admin::bind(settings(&config)).await?;
+    let admin = Admin::bind(settings(&config)?).await?;
     let answering = tokio::spawn(answer(calls, process, admin.handle()));
     let outcome = admin
         .serve(async {
@@ -38,10 +39,15 @@ pub async fn run(config: AdminConfig) -> anyhow::Result<()> {
     outcome
 }
 
-fn settings(config: &AdminConfig) -> Settings {
-    Settings {
+/// What the configuration says of the server and its registry.
+///
+/// # Errors
+/// If the file of a password cannot be read.
+pub(crate) fn settings(config: &AdminConfig) -> anyhow::Result<Settings> {
+    Ok(Settings {
         listen: config.listen,
         database: config.database.clone(),
+        etcd: etcd(config)?,
         registry: registry::Config {
             lease: config.lease_seconds.duration(),
             prefix_v4: config.cache_prefix_v4,
@@ -49,7 +55,28 @@ fn settings(config: &AdminConfig) -> Settings {
             entry_lifetime: config.cache_lifetime_seconds.duration(),
             ..registry::Config::default()
         },
+    })
+}
+
+fn etcd(config: &AdminConfig) -> anyhow::Result<Option<EtcdSettings>> {
+    let EtcdConfig { urls, prefix, user, password_file } = &config.etcd;
+    if urls.is_empty() {
+        return Ok(None);
     }
+    let user = match (user, password_file) {
+        (Some(user), Some(file)) => {
+            let password = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read etcd.password_file {}", file.display()))?;
+            Some((user.clone(), password.trim_end_matches(['\r', '\n']).to_owned()))
+        }
+        _ => None,
+    };
+    Ok(Some(EtcdSettings {
+        urls: urls.iter().map(|url| url.as_str().to_owned()).collect(),
+        prefix: prefix.clone(),
+        user,
+        lease: config.lease_seconds.duration(),
+    }))
 }
 
 async fn answer(mut calls: mpsc::Receiver<Call>, process: Process, handle: Handle) {
@@ -200,10 +227,33 @@ mod tests {
         let text = "listen = \"127.0.0.1:1\"\nlease_seconds = 7\ncache_lifetime_seconds = 8\ncache_prefix_v4 = 20\n\
                     cache_prefix_v6 = 48\ndatabase = \"/x/y.db\"\n";
         let (config, _) = crate::config::parse::<AdminConfig>(std::path::Path::new("t.toml"), text).unwrap();
-        let Settings { listen, database, registry } = settings(&config);
+        let Settings { listen, database, registry, etcd } = settings(&config).unwrap();
         assert_eq!((listen.port(), database.to_str()), (1, Some("/x/y.db")));
         assert_eq!((registry.lease.as_secs(), registry.entry_lifetime.as_secs()), (7, 8));
         assert_eq!((registry.prefix_v4, registry.prefix_v6), (20, 48));
+        assert_eq!(etcd, None);
+    }
+
+    #[test]
+    fn an_etcd_takes_the_place_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        std::fs::write(&file, "se cret\n").unwrap();
+        let text = format!(
+            "listen = \"127.0.0.1:1\"\nlease_seconds = 7\n[etcd]\nurls = [\"http://127.0.0.1:2379/\"]\n\
+             prefix = \"/tv/\"\nuser = \"u\"\npassword_file = \"{}\"\n",
+            file.display()
+        );
+        let (config, _) = crate::config::parse::<AdminConfig>(std::path::Path::new("t.toml"), &text).unwrap();
+        let expected = EtcdSettings {
+            urls: vec!["http://127.0.0.1:2379".into()],
+            prefix: "/tv/".into(),
+            user: Some(("u".into(), "se cret".into())),
+            lease: Duration::from_secs(7),
+        };
+        assert_eq!(settings(&config).unwrap().etcd, Some(expected));
+        std::fs::remove_file(&file).unwrap();
+        assert!(settings(&config).unwrap_err().to_string().contains("etcd.password_file"));
     }
 
     #[tokio::test]
@@ -212,6 +262,7 @@ mod tests {
         let settings = Settings {
             listen: ([127, 0, 0, 1], 0).into(),
             database: dir.path().join("admin.db"),
+            etcd: None,
             registry: registry::Config::default(),
         };
         let handle = Admin::bind(settings).await.unwrap().handle();

@@ -1,7 +1,5 @@
 //! Following changes.
 
-use std::future::Future;
-
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{
@@ -50,22 +48,20 @@ pub struct Watch {
     _requests: mpsc::Sender<WatchRequest>,
 }
 
-pub(crate) fn start(
+pub(crate) async fn start(
     mut client: WatchClient<Channel>,
     key: Vec<u8>,
     range_end: Vec<u8>,
     start_revision: i64,
     token: Option<MetadataValue<Ascii>>,
-) -> impl Future<Output = Result<Watch, Status>> {
-    async move {
-        let (requests, stream) = mpsc::channel(1);
-        let create = WatchCreateRequest { key, range_end, start_revision, progress_notify: true };
-        let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
-        // The receiver is held beneath, with room for one.
-        let _ = requests.try_send(request);
-        let answers = client.watch(stamped(ReceiverStream::new(stream), token)).await?.into_inner();
-        Ok(Watch { answers, _requests: requests })
-    }
+) -> Result<Watch, Status> {
+    let (requests, stream) = mpsc::channel(1);
+    let create = WatchCreateRequest { key, range_end, start_revision, progress_notify: true };
+    let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+    // The receiver is held beneath, with room for one.
+    let _ = requests.try_send(request);
+    let answers = client.watch(stamped(ReceiverStream::new(stream), token)).await?.into_inner();
+    Ok(Watch { answers, _requests: requests })
 }
 
 impl Watch {

@@ -40,19 +40,16 @@ pub(super) fn plan(state: &State, changes: &[Change]) -> Vec<Step> {
         let prefix = state.layout.cache();
         steps.push(Step { conditions: vec![], operations: vec![Operation::DeletePrefix { prefix }] });
     }
-    let mut removals = Vec::new();
-    let mut last = Step::default();
-    for (key, entry) in &net.entries {
-        match entry {
-            None if net.all_entries => {}
-            None => removals.push(Operation::Delete { key: state.layout.entry(key) }),
-            Some(entry) => last.operations.push(put(state.layout.entry(key), entry_value(entry))),
-        }
+    let removals = net.entries.iter().filter(|(_, entry)| entry.is_none() && !net.all_entries);
+    let removals: Vec<_> =
+        removals.map(|(key, _)| Operation::Delete { key: state.layout.entry(key) }).collect();
+    let puts = net.entries.iter().filter_map(|(key, entry)| Some((key, entry.as_ref()?)));
+    let puts: Vec<_> = puts.map(|(key, entry)| put(state.layout.entry(key), entry_value(entry))).collect();
+    let (whole, rest) = puts.split_at(puts.len() / MAX_WRITES * MAX_WRITES);
+    for operations in removals.chunks(MAX_WRITES).chain(whole.chunks(MAX_WRITES)) {
+        steps.push(Step { conditions: vec![], operations: operations.to_vec() });
     }
-    while !removals.is_empty() {
-        let rest = removals.split_off(removals.len().min(MAX_WRITES));
-        steps.push(Step { conditions: vec![], operations: std::mem::replace(&mut removals, rest) });
-    }
+    let mut last = Step { conditions: vec![], operations: rest.to_vec() };
     // Those that go first: their endpoints may be another's in the same change.
     let (gone, come): (Vec<_>, Vec<_>) = net.nodes.iter().partition(|(_, record)| record.is_none());
     let taken: BTreeSet<Vec<u8>> =

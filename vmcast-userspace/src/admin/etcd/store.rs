@@ -3,10 +3,10 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
+use tokio::{runtime::Handle, sync::watch, task::JoinHandle, time::Instant};
 use vmcast_etcd::{Client, Error, Operation, Settings};
 use vmcast_proto::registry::{
     CacheEntry, CacheKey, Change, MemoryStore, NodeId, NodeRecord, Store, UnixMillis,

@@ -248,7 +248,7 @@ async fn the_server_makes_its_database_and_ends_although_clients_are_connected()
     let directory = tempfile::tempdir().expect("a directory");
     let database = directory.path().join("state/vmcast/registry.db");
     let listen: SocketAddr = ([127, 0, 0, 1], 0).into();
-    let settings = Settings { listen, database: database.clone(), registry: Config::default() };
+    let settings = Settings { listen, database: database.clone(), etcd: None, registry: Config::default() };
     let admin = Admin::bind(settings.clone()).await.expect("bind");
     let (address, handle) = (admin.local_addr().expect("address"), admin.handle());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -266,7 +266,12 @@ async fn the_server_makes_its_database_and_ends_although_clients_are_connected()
     let again = Admin::bind(settings).await.expect("bind");
     assert_eq!(again.handle().nodes(None, 9).await.expect("nodes").len(), 1, "the lease goes on");
     crate::admin::run(
-        Settings { listen, database: directory.path().join("other.db"), registry: Config::default() },
+        Settings {
+            listen,
+            database: directory.path().join("other.db"),
+            etcd: None,
+            registry: Config::default(),
+        },
         std::future::ready(()),
     )
     .await

@@ -129,6 +129,11 @@ impl<S: Store> Registry<S> {
         &self.config
     }
 
+    /// Whether it answers from what it knew before its store was lost.
+    pub fn is_stale(&self) -> bool {
+        self.store.is_stale()
+    }
+
     /// Gives the store back.
     pub fn into_store(self) -> S {
         self.store
@@ -271,8 +276,8 @@ impl<S: Store> Registry<S> {
                 }
             }
         }
-        if !stale.is_empty() {
-            self.store.commit(&stale)?;
+        // An answer need not wait for this: what cannot be removed now is passed over again next time.
+        if !stale.is_empty() && self.store.commit(&stale).is_ok() {
             self.counters.stale_entries += stale.len() as u64;
         }
         let answer = match cached {
