@@ -111,6 +111,7 @@ async fn status(process: &Process, handle: &Handle) -> anyhow::Result<api::Statu
     Ok(api::Status {
         nodes: BTreeMap::from([(Role::Router, vmrs as u64), (Role::Agent, agents as u64)]),
         cache_entries: Some(entries as u64),
+        registry_stale: Some(handle.is_stale().await),
         ..process.status()
     })
 }

@@ -318,6 +318,7 @@ fn router_status() -> Status {
         tunnels: 4,
         nodes: BTreeMap::new(),
         cache_entries: None,
+        registry_stale: None,
     }
 }
 
@@ -355,6 +356,7 @@ fn the_status_of_each_role_is_shown() {
             role: Role::Admin,
             nodes: BTreeMap::from([(Role::Router, 2), (Role::Agent, 1)]),
             cache_entries: Some(1),
+            registry_stale: Some(true),
             ..agent
         }),
         "\
