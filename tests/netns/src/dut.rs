@@ -12,7 +12,7 @@ use vmcast_common::{
     maps::DroppedCopies,
 };
 use vmcast_dataplane::{
-    ApplyError, Counters, Dataplane as _, Fib, PacketTooBig, Punt,
+    ApplyError, Capacities, Counters, Dataplane as _, Fib, PacketTooBig, Punt,
     conformance::{Device, Devices, Observed, PlaneUnderTest},
     kernel::{KernelPlane, OnExit, Options, Rule, Statistics},
     software::Disposition,
@@ -271,6 +271,12 @@ impl KernelUnderTest {
 
     pub(crate) fn with(dut: Dut, statistics: Statistics) -> Self {
         let options = Options { statistics, ..dut.at.options() };
+        Self::open(dut, &options)
+    }
+
+    /// One that holds no more than this.
+    pub(crate) fn of_capacities(dut: Dut, capacities: Capacities) -> Self {
+        let options = Options { capacities, ..dut.at.options() };
         Self::open(dut, &options)
     }
 

@@ -6,6 +6,7 @@
 
 mod conformance;
 mod dut;
+mod full_maps;
 mod joins;
 mod labs;
 mod no_interface;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     let (skip, skip_labs) = (obstacle.is_some(), obstacle.is_some() || no_program.is_some());
     let kernel = [
         conformance::trials(),
+        full_maps::trials(),
         joins::trials(),
         no_interface::trials(),
         no_relay::trials(),
