@@ -174,6 +174,21 @@ impl Dut {
         self.dut.run(ip).map(drop)
     }
 
+    /// Runs `ip` in the namespace of the far ends.
+    pub(crate) fn ip_of_peers(&self, arguments: &str) -> Result<(), vmcast_lab::LabError> {
+        let mut ip = Command::new("ip");
+        ip.args(arguments.split_whitespace());
+        self.peers.run(ip).map(drop)
+    }
+
+    /// Does something in the namespace of the far ends.
+    pub(crate) fn at_peers<R: Send>(
+        &self,
+        work: impl FnOnce() -> R + Send,
+    ) -> Result<R, vmcast_lab::LabError> {
+        self.peers.enter(work)
+    }
+
     /// A directory where a plane keeps its programs.
     pub(crate) fn pins(&self) -> Result<PathBuf, vmcast_lab::LabError> {
         Ok(self.lab.bpffs()?.join("plane"))

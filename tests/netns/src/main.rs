@@ -4,6 +4,7 @@
 //! Without root or BPF every test is listed as ignored, and the reason is printed; so are the labs of the
 //! roles if the program is not built.
 
+mod bursts;
 mod conformance;
 mod dut;
 mod full_maps;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     }
     let (skip, skip_labs) = (obstacle.is_some(), obstacle.is_some() || no_program.is_some());
     let kernel = [
+        bursts::trials(),
         conformance::trials(),
         full_maps::trials(),
         joins::trials(),
