@@ -19,6 +19,7 @@ mod figures;
 mod filters;
 mod flood;
 mod follow;
+mod foreign;
 mod full;
 mod hosts;
 mod interfaces;
@@ -75,6 +76,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         flood::trials(),
         follow::trials(),
         mixed::trials(),
+        foreign::trials(),
         full::trials(),
         names::trials(),
         over_ipv6::trials(),
