@@ -45,6 +45,8 @@ pub struct Discovery {
     pub(super) tunnels: BTreeMap<u32, Tunnel>,
     /// Gateways that have left everything and still say so.
     leaving: BTreeMap<u32, Gateway>,
+    /// What gateways that are gone had counted.
+    gateways_before: gateway::Counters,
     pub(super) tunnels_so_far: u32,
     pub(super) held: HoldDowns,
     /// Questions without an answer: of which source, and for a name what its record says.
@@ -77,6 +79,7 @@ impl Discovery {
             sources: BTreeMap::new(),
             tunnels: BTreeMap::new(),
             leaving: BTreeMap::new(),
+            gateways_before: gateway::Counters::default(),
             tunnels_so_far: 0,
             held: HoldDowns::default(),
             asked: BTreeMap::new(),
@@ -97,11 +100,11 @@ impl Discovery {
         self.counters
     }
 
-    /// The counters of all gateways that are there.
+    /// The counters of all gateways that there were so far.
     #[must_use]
     pub fn gateway_counters(&self) -> gateway::Counters {
-        let all = self.tunnels.values().map(|tunnel| tunnel.gateway.counters());
-        all.fold(gateway::Counters::default(), |sum, counters| sum + counters)
+        let there = self.tunnels.values().map(|tunnel| &tunnel.gateway).chain(self.leaving.values());
+        there.fold(self.gateways_before, |sum, gateway| sum + gateway.counters())
     }
 
     /// Whether everything is said after [`Input::Stop`].
@@ -358,10 +361,13 @@ impl Discovery {
                 }
             }
         }
-        let outputs = &mut self.outputs;
+        let (outputs, before) = (&mut self.outputs, &mut self.gateways_before);
         self.leaving.retain(|&tunnel, gateway| {
             let more = gateway.poll_timeout().is_some();
-            outputs.extend((!more).then_some(Output::Close { tunnel }));
+            if !more {
+                *before = *before + gateway.counters();
+                outputs.push_back(Output::Close { tunnel });
+            }
             more
         });
     }
