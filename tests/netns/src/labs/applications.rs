@@ -3,7 +3,7 @@
 //! that one which is missing, doubled or out of order shows.
 
 use std::{
-    env, fs, io,
+    fs, io,
     net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
