@@ -34,7 +34,7 @@ use super::{
     answer,
     core::{Core, Effect, Settings},
     endpoints::{self, Reading, Relays},
-    interfaces::{self, Attached, Wanted},
+    interfaces::{self, Attached, Unread, Wanted},
     kept, pace, plane,
     priorities::Priorities,
     pursuit::{Named, Pursuit},
@@ -110,6 +110,8 @@ pub(super) struct Router {
     /// Opened with the first message.
     icmpv6: Option<Icmpv6Sender>,
     relays: Relays,
+    /// Messages that were dropped before they were read, on interfaces that are gone.
+    unread_before: BTreeMap<Family, Unread>,
     /// What was last told of datagrams that the kernel dropped before they were read.
     overrun_told: u64,
     gateway: Option<Reading>,
@@ -209,6 +211,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         bad_datagrams: BTreeMap::new(),
         icmpv6: None,
         relays,
+        unread_before: BTreeMap::new(),
         overrun_told: 0,
         gateway,
         source_relays,
@@ -526,12 +529,16 @@ impl Router {
         self.relays.overrun()
     }
 
+    /// Messages of a family that were dropped before they were read, on all interfaces since the start.
+    pub(super) fn unread(&self, family: Family) -> Unread {
+        let mut unread = self.unread_before.get(&family).copied().unwrap_or_default();
+        self.interfaces.values().for_each(|attached| unread += attached.unread(family));
+        unread
+    }
+
     /// Says it if messages come faster than they are taken in.
     fn tell_overrun(&mut self, now: Instant) {
-        let of_links = self
-            .interfaces
-            .values()
-            .flat_map(|attached| Family::ALL.into_iter().map(|family| attached.overrun(family)));
+        let of_links = Family::ALL.into_iter().map(|family| self.unread(family).overrun);
         let overrun = of_links.sum::<u64>() + self.overrun();
         if overrun > self.overrun_told
             && let Some(held_back) = self.warnings.admit(now)

@@ -1,5 +1,6 @@
 //! Labs of the roles: the real program in small networks, judged packet by packet.
 
+mod access;
 mod admin_down;
 mod amt_gateway;
 mod amtrelay;
@@ -52,6 +53,7 @@ pub(crate) use bed::program;
 
 pub(crate) fn trials() -> Vec<Trial> {
     [
+        access::trials(),
         main_job::trials(),
         interfaces::trials(),
         native::trials(),
