@@ -90,6 +90,7 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
             vmrs: answer.vmrs.iter().map(convert::vmr).collect(),
             next: answer.next.map(|place| place.to_string()).unwrap_or_default(),
             probing: None,
+            others: answer.others.iter().map(convert::vmr).collect(),
         }))
     }
 

@@ -21,13 +21,15 @@ use vmcast_proto::{
 };
 
 use super::{
-    AdminClient, AdminError, RankedVmrs,
+    AdminClient, AdminError, Ask, RankedVmrs,
     backoff::{Backoff, Random},
     find::Finder,
 };
 
 /// First and longest wait after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// VMRs that are wanted beside one that the admin knows to be the nearest: where to go when it dies.
+const OTHERS: u32 = 4;
 /// The last call of a node that ends may take so long.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -285,15 +287,21 @@ impl Task {
                 addresses.push(endpoint.ip());
             }
         }
+        let (current, others) = match self.upstreams.borrow().as_ref().map(|known| &known.vmrs) {
+            // Who holds a list needs no other.
+            Some(vmrs) if vmrs.len() > 1 => (Some(vmrs[0].id.clone()), 0),
+            Some(vmrs) => (vmrs.first().map(|vmr| vmr.id.clone()), OTHERS),
+            None => (None, OTHERS),
+        };
+        let id = self.settings.registration.id.clone();
         let finder = Finder {
             client: self.client.clone(),
-            node: self.settings.registration.id.clone(),
-            addresses,
+            ask: Ask { id, addresses, excluded, current, others },
             local: self.settings.local,
             probe: self.settings.probe.clone(),
             seed: self.random.number(),
         };
-        Box::pin(finder.find(excluded))
+        Box::pin(finder.find())
     }
 
     fn on_registered(&mut self, outcome: Result<Duration, AdminError>) {
@@ -385,7 +393,8 @@ impl Task {
                     AnswerKind::CachedAddress | AnswerKind::CachedPrefix => true,
                     AnswerKind::All => false,
                 };
-                if found.vmrs.first().is_none_or(|new| cached && same(new)) {
+                let more = known.vmrs.len() == 1 && found.vmrs.len() > 1;
+                if found.vmrs.first().is_none_or(|new| cached && same(new) && !more) {
                     return false;
                 }
             }

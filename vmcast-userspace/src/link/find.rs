@@ -13,7 +13,7 @@ use vmcast_proto::{
     registry::{AnswerKind, Measurement, NodeId},
 };
 
-use super::{AdminClient, AdminError, Vmr, probe};
+use super::{AdminClient, AdminError, Ask, Vmr, probe};
 
 /// A VMR to attach to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +43,7 @@ pub struct RankedVmrs {
 #[derive(Clone, Debug)]
 pub(super) struct Finder {
     pub(super) client: AdminClient,
-    pub(super) node: NodeId,
-    pub(super) addresses: Vec<IpAddr>,
+    pub(super) ask: Ask,
     pub(super) local: Option<IpAddr>,
     pub(super) probe: nearest::Config,
     /// For the nonces of this search.
@@ -52,12 +51,12 @@ pub(super) struct Finder {
 }
 
 impl Finder {
-    /// Finds the nearest VMRs apart from `excluded`.
-    pub(super) async fn find(self, excluded: BTreeSet<NodeId>) -> Result<RankedVmrs, AdminError> {
-        let answer = self.client.nearest(&self.node, &self.addresses, &excluded).await?;
+    /// Finds the nearest VMRs.
+    pub(super) async fn find(self) -> Result<RankedVmrs, AdminError> {
+        let answer = self.client.nearest(&self.ask).await?;
         match answer.kind {
             AnswerKind::CachedAddress | AnswerKind::CachedPrefix => {
-                let vmrs = answer.vmrs.into_iter().map(|vmr| {
+                let vmrs = answer.vmrs.into_iter().chain(answer.others).map(|vmr| {
                     let endpoint = vmr.endpoints[0];
                     RankedVmr { id: vmr.id, name: vmr.name, endpoint, rank: vmr.rank, distance: None }
                 });
@@ -113,7 +112,8 @@ impl Finder {
             return;
         };
         info!(vmr = %chosen.vmr, endpoint = %chosen.endpoint, hops = chosen.hops, rtt = ?chosen.rtt, "nearest VMR");
-        if let Err(error) = self.client.report(&self.node, &self.addresses, chosen, &measurements).await {
+        if let Err(error) = self.client.report(&self.ask.id, &self.ask.addresses, chosen, &measurements).await
+        {
             warn!(%error, "the admin did not take the report");
         }
     }

@@ -11,7 +11,7 @@ mod find;
 mod probe;
 
 pub use attach::{Attachment, LinkState, LinkStatus, Settings, attach};
-pub use client::{AdminClient, Nearest, Vmr};
+pub use client::{AdminClient, Ask, Nearest, Vmr};
 pub use error::AdminError;
 pub use find::{RankedVmr, RankedVmrs};
 pub use probe::probe;

@@ -50,6 +50,13 @@ pub struct Query {
     pub after: Option<Place>,
     /// Of all VMRs, so many at most; `None` for no end.
     pub limit: Option<usize>,
+    /// How many others it wants beside one from the cache; at most [`Query::MOST_OTHERS`].
+    pub others: usize,
+}
+
+impl Query {
+    /// Others beside a cached answer at most.
+    pub const MOST_OTHERS: usize = 8;
 }
 
 /// Where an answer comes from.
@@ -73,6 +80,8 @@ pub struct Answer {
     pub vmrs: Vec<NodeRecord>,
     /// The last of a page that has others behind it.
     pub next: Option<Place>,
+    /// Where else to go, beside one from the cache.
+    pub others: Vec<NodeRecord>,
 }
 
 /// What a node measured.
@@ -260,7 +269,7 @@ impl<S: Store> Registry<S> {
                 Some(mut vmr) if entry.is_usable(&requester, Some(&vmr), now) => {
                     if self.may_be_given(query, &vmr) {
                         put_first(&mut vmr.registration.endpoints, entry.nearest.endpoint);
-                        cached = Some(Answer { kind, vmrs: vec![vmr], next: None });
+                        cached = Some(Answer { kind, vmrs: vec![vmr], next: None, others: vec![] });
                         break;
                     }
                 }
@@ -276,6 +285,14 @@ impl<S: Store> Registry<S> {
             self.counters.stale_entries += stale.len() as u64;
         }
         let answer = match cached {
+            Some(mut answer) if query.others > 0 => {
+                let most = query.others.min(Query::MOST_OTHERS);
+                let query = Query { limit: Some(most + 1), ..query.clone() };
+                answer.others = self.all(now, &requester, &query, address.prefix.address())?.vmrs;
+                answer.others.retain(|other| !answer.vmrs.iter().any(|vmr| vmr.id() == other.id()));
+                answer.others.truncate(most);
+                answer
+            }
             Some(answer) => answer,
             None => self.all(now, &requester, query, address.prefix.address())?,
         };
@@ -317,7 +334,7 @@ impl<S: Store> Registry<S> {
         let next = vmrs.get(limit).and_then(|_| vmrs.get(limit - 1)).map(|(place, _)| place.clone());
         vmrs.truncate(limit);
         let vmrs = vmrs.into_iter().map(|(_, vmr)| vmr).collect();
-        Ok(Answer { kind: AnswerKind::All, vmrs, next })
+        Ok(Answer { kind: AnswerKind::All, vmrs, next, others: vec![] })
     }
 
     /// Takes a measurement into the cache.
