@@ -40,6 +40,7 @@ pub async fn run(config: AdminConfig) -> anyhow::Result<()> {
 
 fn settings(config: &AdminConfig) -> Settings {
     Settings {
+        nearest: config.nearest.way(config.probe_wait),
         listen: config.listen,
         database: config.database.clone(),
         registry: registry::Config {
@@ -160,6 +161,7 @@ fn stats(status: &Status) -> Stats {
         ("deregistrations", counters.deregistrations),
         ("expirations", counters.expirations),
         ("malformed", status.malformed),
+        ("drains", counters.drains),
     ]);
     let nearest = labelled(&[
         ("cached_address", counters.nearest_cached_address),
@@ -169,6 +171,11 @@ fn stats(status: &Status) -> Stats {
         ("reports", counters.reports),
         ("measurements", counters.measurements),
         ("prefix_kept", counters.prefix_kept),
+        ("overloaded", counters.overloaded),
+        ("lines", status.lines.lines),
+        ("pings", status.lines.pings),
+        ("probe_orders", status.lines.orders),
+        ("commands_refused", status.lines.refused),
     ]);
     let refusals =
         counters.refusals.iter().map(|(reason, value)| (reason.label().to_owned(), value)).collect();
@@ -198,9 +205,10 @@ mod tests {
     #[test]
     fn every_key_of_the_file_reaches_the_registry() {
         let text = "listen = \"127.0.0.1:1\"\nlease_seconds = 7\ncache_lifetime_seconds = 8\ncache_prefix_v4 = 20\n\
-                    cache_prefix_v6 = 48\ndatabase = \"/x/y.db\"\n";
+                    cache_prefix_v6 = 48\nnearest = \"rtt\"\nprobe_wait = \"full\"\ndatabase = \"/x/y.db\"\n";
         let (config, _) = crate::config::parse::<AdminConfig>(std::path::Path::new("t.toml"), text).unwrap();
-        let Settings { listen, database, registry } = settings(&config);
+        let Settings { listen, database, registry, nearest } = settings(&config);
+        assert_eq!(nearest, crate::admin::Way::Rtt(vmcast_proto::nearest::rtt::WaitRule::Full));
         assert_eq!((listen.port(), database.to_str()), (1, Some("/x/y.db")));
         assert_eq!((registry.lease.as_secs(), registry.entry_lifetime.as_secs()), (7, 8));
         assert_eq!((registry.prefix_v4, registry.prefix_v6), (20, 48));
@@ -213,6 +221,7 @@ mod tests {
             listen: ([127, 0, 0, 1], 0).into(),
             database: dir.path().join("admin.db"),
             registry: registry::Config::default(),
+            nearest: crate::admin::Way::default(),
         };
         let handle = Admin::bind(settings).await.unwrap().handle();
         let process = Process::new(Role::Admin, "a");

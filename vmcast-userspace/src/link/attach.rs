@@ -24,6 +24,7 @@ use super::{
     AdminClient, AdminError, Ask, RankedVmrs,
     backoff::{Backoff, Random},
     find::Finder,
+    line::VmrOrder,
 };
 
 /// First and longest wait after a failure.
@@ -95,6 +96,9 @@ pub struct Attachment {
     status: watch::Receiver<LinkStatus>,
     first_admin: String,
     commands: mpsc::UnboundedSender<Command>,
+    /// What the admin tells a VMR, until somebody has taken it.
+    orders: Option<mpsc::Receiver<VmrOrder>>,
+    line: Option<JoinHandle<()>>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -120,6 +124,14 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
     let mut random = Random::new(settings.seed);
     let mut backoff = || Backoff::new(RETRY.0, RETRY.1, random.number());
     let (register_backoff, find_backoff) = (backoff(), backoff());
+    let (orders, line) = match settings.registration.role {
+        Role::Vmr { .. } => {
+            let id = settings.registration.id.clone();
+            let (orders, line) = super::line::hold(client.clone(), id, backoff());
+            (Some(orders), Some(line))
+        }
+        Role::Agent => (None, None),
+    };
     let task = Task {
         settings,
         client,
@@ -135,7 +147,7 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
         dead: BTreeMap::new(),
     };
     let task = Some(tokio::spawn(task.run(commands_rx)));
-    Ok(Attachment { upstreams, status, first_admin, commands, task })
+    Ok(Attachment { upstreams, status, first_admin, commands, orders, line, task })
 }
 
 impl Attachment {
@@ -150,6 +162,11 @@ impl Attachment {
     #[must_use]
     pub fn status(&self) -> watch::Receiver<LinkStatus> {
         self.status.clone()
+    }
+
+    /// What the admin tells this VMR; whoever has taken it gets all of it.
+    pub fn take_orders(&mut self) -> Option<mpsc::Receiver<VmrOrder>> {
+        self.orders.take()
     }
 
     /// How the link stands, for the operator.
@@ -202,7 +219,7 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
+        for task in self.task.iter().chain(&self.line) {
             task.abort();
         }
     }

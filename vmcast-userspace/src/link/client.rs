@@ -13,11 +13,12 @@ use std::{
     time::Duration,
 };
 
+use futures_util::stream::Stream;
 use tracing::debug;
 use vmcast_proto::registry::{AnswerKind, Measurement, NodeId, Registration};
 use vmcast_signal::{
     tonic::{
-        Response, Status,
+        Response, Status, Streaming,
         transport::{Channel, Endpoint},
     },
     v1::{self, registry_client::RegistryClient},
@@ -63,6 +64,8 @@ pub struct Nearest {
     pub others: Vec<Vmr>,
     /// Where the next page starts, if there is one.
     pub next: Option<String>,
+    /// If the VMRs are to probe the caller: what it needs for that.
+    pub probing: Option<v1::Probing>,
 }
 
 /// A question for the nearest VMR.
@@ -95,7 +98,7 @@ impl TryFrom<v1::NearestResponse> for Nearest {
         let vmrs = response.vmrs.into_iter().map(read_vmr).collect::<Result<_, _>>()?;
         let others = response.others.into_iter().map(read_vmr).collect::<Result<_, _>>()?;
         let next = (!response.next.is_empty()).then_some(response.next);
-        Ok(Self { kind, vmrs, others, next })
+        Ok(Self { kind, vmrs, others, next, probing: response.probing })
     }
 }
 
@@ -202,7 +205,7 @@ impl AdminClient {
             current: ask.current.as_ref().map(ToString::to_string).unwrap_or_default(),
             limit: PAGE,
             after,
-            can_be_probed: false,
+            can_be_probed: true,
             others: ask.others,
         };
         let response = self
@@ -237,6 +240,41 @@ impl AdminClient {
         })
         .await?;
         Ok(())
+    }
+
+    /// Asks that the VMRs of an answer send their probes now. Returns how many were told.
+    ///
+    /// # Errors
+    /// If no admin answers or the one that does refuses.
+    pub async fn probe_me(&self, id: &NodeId, probing: v1::Probing) -> Result<u32, AdminError> {
+        let v1::Probing { opening_nonce, probe_nonce, .. } = probing;
+        let request = v1::ProbeMeRequest { node_id: id.to_string(), opening_nonce, probe_nonce };
+        let response = self
+            .call(|mut client| {
+                let request = request.clone();
+                async move { client.probe_me(request).await }
+            })
+            .await?;
+        Ok(response.ordered)
+    }
+
+    /// Opens a VMR's standing line to the current admin.
+    ///
+    /// # Errors
+    /// If that does not answer or refuses.
+    pub(super) async fn attend(
+        &self,
+        answers: impl Stream<Item = v1::AttendRequest> + Send + 'static,
+    ) -> Result<Streaming<v1::Command>, AdminError> {
+        let admin = &self.admins[self.current.load(Ordering::Relaxed) % self.admins.len()];
+        let mut client = admin.client.clone();
+        let unreachable = |reason: String| AdminError::Unreachable { url: admin.url.clone(), reason };
+        match tokio::time::timeout(CALL_TIMEOUT, client.attend(answers)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) if is_transport(&status) => Err(unreachable(causes(&status))),
+            Ok(Err(status)) => Err(AdminError::refused(&status)),
+            Err(_) => Err(unreachable(format!("no answer within {CALL_TIMEOUT:?}"))),
+        }
     }
 
     /// Makes a call to the current admin and, while the connection is what fails, to the others in

@@ -246,6 +246,28 @@ impl<S: Store> Registry<S> {
         Ok(true)
     }
 
+    /// Checks that a node may hold a standing line; says whether it drains.
+    ///
+    /// # Errors
+    /// A refusal if it is no live VMR, or the failure of the store.
+    pub fn attends(&mut self, now: UnixMillis, id: &NodeId) -> Result<bool, Error<S::Error>> {
+        let record = self.live_node(now, id)?;
+        match record.rank() {
+            Some(_) => Ok(record.draining),
+            None => self.refuse(Refusal::NoVmr(id.clone())),
+        }
+    }
+
+    /// The ids of all VMRs that a node may attach to.
+    ///
+    /// # Errors
+    /// A refusal, or the failure of the store.
+    pub fn eligible(&mut self, now: UnixMillis, id: &NodeId) -> Result<Vec<NodeId>, Error<S::Error>> {
+        let requester = self.live_node(now, id)?;
+        let vmrs = self.store.vmrs()?;
+        Ok(vmrs.iter().filter(|vmr| requester.may_attach_to(vmr, now)).map(|vmr| vmr.id().clone()).collect())
+    }
+
     /// Answers who is nearest.
     ///
     /// A cache entry that is not true is passed over and removed: one that has expired, or names a
