@@ -67,6 +67,7 @@ async fn response(request: &Request, process: &Process, handle: &Handle, now: Un
         Request::Status => status(process, handle).await.map(Response::Status),
         Request::Stats => return Response::Stats(stats(&handle.status().await)),
         Request::NodeList { page } => nodes(page, handle, now).await.map(Response::Nodes),
+        Request::NodeDrain { node, drain } => return drain_node(handle, node, *drain).await,
         Request::CacheList { page } => cache(page, handle, now).await.map(Response::Cache),
         Request::GroupList { .. }
         | Request::MemberList { .. }
@@ -93,7 +94,7 @@ async fn nodes(page: &Page, handle: &Handle, now: UnixMillis) -> anyhow::Result<
     let after = page.after.as_deref().map(str::parse).transpose()?;
     let records = handle.nodes(after, page.limit() + 1).await?;
     let (nodes, next) = cut(records, page, |record| record.id().to_string());
-    Ok(Nodes { next, nodes: nodes.iter().map(|record| node(record, now)).collect() })
+    Ok(Nodes { next, nodes: nodes.iter().map(|record| node(record, handle, now)).collect() })
 }
 
 async fn cache(page: &Page, handle: &Handle, now: UnixMillis) -> anyhow::Result<CacheEntries> {
@@ -111,7 +112,22 @@ fn cut<T>(mut records: Vec<T>, page: &Page, key: impl Fn(&T) -> String) -> (Vec<
     (records, next)
 }
 
-fn node(record: &NodeRecord, now: UnixMillis) -> Node {
+async fn drain_node(handle: &Handle, node: &str, drain: bool) -> Response {
+    let id: registry::NodeId = match node.parse() {
+        Ok(id) => id,
+        Err(error) => return Response::error(format!("{node:?} names no node: {error}")),
+    };
+    match handle.drain(id, drain).await {
+        Ok(changed) => {
+            info!(node, drain, changed, "the operator drains");
+            Response::Drained(api::Drained { node: node.to_owned(), draining: drain, changed })
+        }
+        Err(error) => Response::error(error.to_string()),
+    }
+}
+
+fn node(record: &NodeRecord, handle: &Handle, now: UnixMillis) -> Node {
+    let about = &record.registration.about;
     let role = match record.registration.role {
         registry::Role::Vmr { .. } => Role::Router,
         registry::Role::Agent => Role::Agent,
@@ -124,6 +140,13 @@ fn node(record: &NodeRecord, now: UnixMillis) -> Node {
         endpoints: record.registration.endpoints.clone(),
         age_ms: now.0.saturating_sub(record.registered.0),
         lease_left_ms: record.expires.0.saturating_sub(now.0),
+        draining: record.draining,
+        rtt_us: handle.rtt(record.id()).map(microseconds),
+        connections: about.load.connections,
+        capacity: about.load.capacity,
+        software: record.registration.software.to_string(),
+        capabilities: about.capabilities.iter().map(ToString::to_string).collect(),
+        source_prefixes: about.source_prefixes.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -234,6 +257,10 @@ mod tests {
         let page = Page::default;
         assert_eq!(ask(Request::NodeList { page: page() }).await, Response::Nodes(Nodes::default()));
         assert_eq!(ask(Request::CacheList { page: page() }).await, Response::Cache(CacheEntries::default()));
+        let drain = |node: &str| Request::NodeDrain { node: node.to_owned(), drain: true };
+        for node in ["nobody", "no id"] {
+            assert!(matches!(ask(drain(node)).await, Response::Error(error) if error.error.contains(node)));
+        }
         let strange = Page { after: Some("no key".into()), limit: 1 };
         assert!(matches!(ask(Request::CacheList { page: strange }).await, Response::Error(_)));
         assert!(matches!(ask(Request::GroupList { page: page() }).await, Response::Error(_)));
