@@ -7,6 +7,7 @@ mod clock;
 mod connection;
 pub mod convert;
 mod handle;
+mod lines;
 mod schema;
 mod server;
 mod service;
@@ -14,6 +15,7 @@ mod store;
 
 use clock::Clock;
 pub use handle::{Handle, Status};
+pub use lines::{LineCounters, Way};
 pub use server::{Admin, Settings, run};
 use store::SqliteStore;
 

@@ -8,7 +8,7 @@ use tracing::{error, info};
 use vmcast_proto::registry::{self, Registry, Store};
 use vmcast_signal::{tonic::transport::Server, v1::registry_server::RegistryServer};
 
-use super::{Clock, Handle, SqliteStore, connection::incoming, service::Service};
+use super::{Clock, Handle, SqliteStore, Way, connection::incoming, service::Service};
 
 /// A request may take so long.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +33,8 @@ pub struct Settings {
     pub database: PathBuf,
     /// Leases, cache and limits.
     pub registry: registry::Config,
+    /// How the nearest VMR is found on a miss.
+    pub nearest: Way,
 }
 
 /// A server that has its socket and its database.
@@ -55,7 +57,8 @@ impl Admin {
         }
         let store = SqliteStore::open(&path)
             .with_context(|| format!("cannot open the database {}", path.display()))?;
-        Self::bind_with(settings.listen, Registry::new(settings.registry, store), Clock::system()).await
+        let registry = Registry::new(settings.registry, store);
+        Self::bind_with(settings.listen, registry, Clock::system(), settings.nearest).await
     }
 }
 
@@ -64,10 +67,15 @@ impl<S: Store + Send + 'static> Admin<S> {
     ///
     /// # Errors
     /// If the address cannot be listened on.
-    pub async fn bind_with(listen: SocketAddr, registry: Registry<S>, clock: Clock) -> anyhow::Result<Self> {
+    pub async fn bind_with(
+        listen: SocketAddr,
+        registry: Registry<S>,
+        clock: Clock,
+        way: Way,
+    ) -> anyhow::Result<Self> {
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-        Ok(Self { listener, handle: Handle::new(registry, clock) })
+        Ok(Self { listener, handle: Handle::new(registry, clock, way) })
     }
 
     /// Where it listens.

@@ -2,6 +2,7 @@
 
 mod above;
 mod adopt;
+mod ordered;
 mod turn;
 
 use std::{
@@ -24,6 +25,7 @@ use vmcast_proto::{
     host_state,
     membership::{self, Family},
     mrib,
+    nearest::rtt::Volley,
     record::Budget,
     registry,
 };
@@ -118,6 +120,8 @@ pub(super) struct Router {
     /// For the relays of single sources.
     pub(super) source_relays: SourceRelays,
     pursuit: Pursuit,
+    /// Probes of those who look for the nearest VMR.
+    pub(super) volley: Volley,
     next_hops: NextHops,
     successors: kept::Successors,
     unicast: UnicastInputs,
@@ -216,6 +220,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         gateway,
         source_relays,
         pursuit: Pursuit::new(),
+        volley: Volley::default(),
         next_hops,
         successors,
         unicast,
@@ -435,6 +440,7 @@ impl Router {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut named_by_admin = self.watch_upstream();
+        let mut orders = self.attachment.as_mut().and_then(Attachment::take_orders);
         let oversized = self.plane.oversized().map(Readable::new).transpose();
         let oversized = oversized.context("following the packets that are too large for a link")?;
         let mut taken = Vec::with_capacity(EVENTS_AT_ONCE);
@@ -456,6 +462,8 @@ impl Router {
                     None => bail!("the kernel's routes and neighbours can no longer be followed"),
                 },
                 () = at(timeout) => self.core.handle_timeout(clock::now()),
+                order = ordered::next(&mut orders) => self.on_order(order),
+                () = clock::sleep_until(self.volley.poll_timeout()) => self.probe(),
                 _ = punts.tick() => {
                     // Bounded, so that a flood of new sources leaves time for everything else.
                     for _ in 0..PUNTS_AT_ONCE {
@@ -577,7 +585,10 @@ impl Router {
     fn on_event(&mut self, event: Event) {
         let now = clock::now();
         match event {
-            Event::Relay { local, remote, bytes } => self.core.relay_datagram(now, local, remote, &bytes),
+            Event::Relay { local, remote, bytes } => {
+                self.note_discovery(now, local, remote, &bytes);
+                self.core.relay_datagram(now, local, remote, &bytes);
+            }
             Event::Gateway { remote, bytes } => self.core.gateway_datagram(now, remote, &bytes),
             Event::Membership { ifindex, family, datagram } => {
                 if let Err(error) = self.on_membership_datagram(now, ifindex, family, &datagram) {
