@@ -169,6 +169,7 @@ pub fn query(seen: IpAddr, request: v1::NearestRequest) -> Result<Query, Malform
         current: optional("current", &request.current)?,
         after: optional("after", &request.after)?,
         limit: (limit != 0).then_some(limit),
+        others: usize::try_from(request.others).unwrap_or(usize::MAX),
     })
 }
 

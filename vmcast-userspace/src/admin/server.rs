@@ -9,7 +9,8 @@ use vmcast_proto::registry::{self, Registry, Store};
 use vmcast_signal::{tonic::transport::Server, v1::registry_server::RegistryServer};
 
 use super::{
-    AnyStore, Clock, EtcdSettings, EtcdStore, Handle, SqliteStore, connection::incoming, service::Service,
+    AnyStore, Clock, EtcdSettings, EtcdStore, Handle, SqliteStore, Way, connection::incoming,
+    service::Service,
 };
 
 /// A request may take so long.
@@ -37,6 +38,8 @@ pub struct Settings {
     pub etcd: Option<EtcdSettings>,
     /// Leases, cache and limits.
     pub registry: registry::Config,
+    /// How the nearest VMR is found on a miss.
+    pub nearest: Way,
 }
 
 /// A server that has its socket and its database.
@@ -53,7 +56,8 @@ impl Admin {
     /// If either cannot be had.
     pub async fn bind(settings: Settings) -> anyhow::Result<Self> {
         let store = open(settings.database, settings.etcd).await?;
-        Self::bind_with(settings.listen, Registry::new(settings.registry, store), Clock::system()).await
+        let registry = Registry::new(settings.registry, store);
+        Self::bind_with(settings.listen, registry, Clock::system(), settings.nearest).await
     }
 }
 
@@ -78,10 +82,15 @@ impl<S: Store + Send + 'static> Admin<S> {
     ///
     /// # Errors
     /// If the address cannot be listened on.
-    pub async fn bind_with(listen: SocketAddr, registry: Registry<S>, clock: Clock) -> anyhow::Result<Self> {
+    pub async fn bind_with(
+        listen: SocketAddr,
+        registry: Registry<S>,
+        clock: Clock,
+        way: Way,
+    ) -> anyhow::Result<Self> {
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-        Ok(Self { listener, handle: Handle::new(registry, clock) })
+        Ok(Self { listener, handle: Handle::new(registry, clock, way) })
     }
 
     /// Where it listens.

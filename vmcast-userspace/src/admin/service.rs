@@ -1,9 +1,14 @@
 //! The gRPC service: reads the request, asks the registry, writes the answer.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, pin::Pin, time::Duration};
+
+use futures_util::stream::{Stream, unfold};
 
 use tracing::{debug, error, info};
-use vmcast_proto::registry::{AnswerKind, Error, Refusal, RefusalReason, Registered, Store};
+use vmcast_proto::{
+    nearest::rtt::WaitRule,
+    registry::{self, AnswerKind, Error, NodeId, Refusal, RefusalReason, Registered, Store},
+};
 use vmcast_signal::{
     tonic::{self, Request, Response, Status},
     v1::{self, registry_server},
@@ -12,16 +17,35 @@ use vmcast_signal::{
 use super::{
     convert::{self, Malformed},
     handle::Handle,
+    lines::Way,
 };
 
 /// Rows of a page, at most and by default.
 const PAGE: usize = 1000;
+/// Who calls has so long to say who it is.
+const ATTEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The service over a shared registry.
 #[derive(Debug)]
 pub(super) struct Service<S>(pub(super) Handle<S>);
 
 impl<S: Store + Send + 'static> Service<S> {
+    /// What a requester needs to be probed; `None` if no VMR of the answer can probe it.
+    fn probing(&self, rule: WaitRule, answer: &registry::Answer) -> Result<Option<v1::Probing>, Status> {
+        let ids: Vec<_> = answer.vmrs.iter().map(|vmr| vmr.id().clone()).collect();
+        let Some(wait) = self.0.lines().longest_wait(rule, &ids) else {
+            return Ok(None);
+        };
+        let mut nonces = [0; 8];
+        getrandom::fill(&mut nonces).map_err(|_| Status::internal("no random numbers are to be had"))?;
+        let [a, b, c, d, e, f, g, h] = nonces;
+        Ok(Some(v1::Probing {
+            opening_nonce: u32::from_ne_bytes([a, b, c, d]),
+            probe_nonce: u32::from_ne_bytes([e, f, g, h]),
+            longest_wait_micros: u32::try_from(wait.as_micros()).unwrap_or(u32::MAX),
+        }))
+    }
+
     fn malformed(&self, error: &Malformed) -> Status {
         self.0.count_malformed();
         debug!(%error, "malformed request");
@@ -72,8 +96,9 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
 
     async fn nearest(&self, request: Request<v1::NearestRequest>) -> Answer<v1::NearestResponse> {
         let seen = seen(&request)?;
+        let can_be_probed = request.get_ref().can_be_probed;
         let query = convert::query(seen, request.into_inner()).map_err(|error| self.malformed(&error))?;
-        let node = query.node.clone();
+        let (node, first_page) = (query.node.clone(), query.after.is_none());
         let (answer, stale) = self
             .0
             .with(move |registry, now| {
@@ -87,13 +112,63 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
             }
             AnswerKind::All => debug!(%node, vmrs = answer.vmrs.len(), "nearest is not cached"),
         }
+        let probing = match (self.0.way(), answer.kind) {
+            (Way::Rtt(rule), AnswerKind::All) if can_be_probed && first_page => {
+                self.probing(rule, &answer)?
+            }
+            (Way::Rtt(_) | Way::Hops, _) => None,
+        };
         Ok(Response::new(v1::NearestResponse {
             kind: convert::answer_kind(answer.kind).into(),
             vmrs: answer.vmrs.iter().map(convert::vmr).collect(),
             next: answer.next.map(|place| place.to_string()).unwrap_or_default(),
-            probing: None,
+            probing,
+            others: answer.others.iter().map(convert::vmr).collect(),
             stale,
         }))
+    }
+
+    async fn probe_me(&self, request: Request<v1::ProbeMeRequest>) -> Answer<v1::ProbeMeResponse> {
+        let seen = seen(&request)?;
+        let v1::ProbeMeRequest { node_id, opening_nonce, probe_nonce } = request.into_inner();
+        let Way::Rtt(rule) = self.0.way() else {
+            return Err(Status::failed_precondition(
+                "this admin does not let VMRs probe: measure the distance",
+            ));
+        };
+        let asked = v1::NearestRequest { node_id, ..v1::NearestRequest::default() };
+        let query = convert::query(seen, asked).map_err(|error| self.malformed(&error))?;
+        let eligible = self
+            .0
+            .with(move |registry, now| registry.eligible(now, &query.node))
+            .await
+            .map_err(|error| status(&error))?;
+        let ordered = self.0.lines().order_probes(rule, [opening_nonce, probe_nonce], &eligible);
+        debug!(%seen, ordered, "probes ordered");
+        Ok(Response::new(v1::ProbeMeResponse { ordered }))
+    }
+
+    type AttendStream = Pin<Box<dyn Stream<Item = Result<v1::Command, Status>> + Send>>;
+
+    async fn attend(
+        &self,
+        request: Request<tonic::Streaming<v1::AttendRequest>>,
+    ) -> Answer<Self::AttendStream> {
+        let mut answers = request.into_inner();
+        let first = tokio::time::timeout(ATTEND_TIMEOUT, answers.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("say who you are first"))??;
+        let id = first.map(|first| first.node_id).unwrap_or_default();
+        let vmr: NodeId = convert::parse("node_id", &id).map_err(|error| self.malformed(&error))?;
+        let (id, of) = (vmr.clone(), vmr.clone());
+        let draining = self
+            .0
+            .with(move |registry, now| registry.attends(now, &id))
+            .await
+            .map_err(|error| status(&error))?;
+        debug!(vmr = %of, "a VMR's line stands");
+        let commands = self.0.lines().open(vmr, draining, answers);
+        let stream = unfold(commands, async |mut commands| Some((commands.recv().await?, commands)));
+        Ok(Response::new(Box::pin(stream)))
     }
 
     async fn report_nearest(
@@ -120,9 +195,15 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
         let nodes = self.0.nodes(after, limit).await.map_err(|error| store_failure(&error))?;
         let next = next(limit, &nodes, |node| node.id().to_string());
         Ok(Response::new(v1::ListNodesResponse {
-            nodes: nodes.iter().map(convert::node_entry).collect(),
+            nodes: nodes
+                .iter()
+                .map(|node| v1::NodeEntry {
+                    rtt_micros: micros(self.0.rtt(node.id())),
+                    ..convert::node_entry(node)
+                })
+                .collect(),
             next,
-            max_rtt_micros: 0,
+            max_rtt_micros: micros(self.0.lines().max()),
         }))
     }
 
@@ -137,6 +218,11 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
             next,
         }))
     }
+}
+
+/// 0 for what is not known.
+fn micros(time: Option<Duration>) -> u32 {
+    time.map_or(0, |time| u32::try_from(time.as_micros()).unwrap_or(u32::MAX).max(1))
 }
 
 fn seen<T>(request: &Request<T>) -> Result<IpAddr, Status> {

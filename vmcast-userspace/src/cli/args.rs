@@ -205,6 +205,29 @@ pub(super) enum InterfaceCommand {
 pub(super) enum NodeCommand {
     /// List the registered nodes and how long their leases last
     List(AskArgs),
+    /// Show all that is known of one node: its load, abilities, networks of sources, round-trip time
+    Show(NodeArgs),
+    /// Take a router out of service: it keeps its members, and is given to nobody new
+    Drain(DrainArgs),
+}
+
+/// Which node.
+#[derive(Clone, Debug, Args)]
+pub(super) struct NodeArgs {
+    /// The node's identity, as `vmcast node list` shows it
+    pub(super) node: String,
+    #[command(flatten)]
+    pub(super) ask: AskArgs,
+}
+
+/// What becomes of which router.
+#[derive(Clone, Debug, Args)]
+pub(super) struct DrainArgs {
+    #[command(flatten)]
+    pub(super) of: NodeArgs,
+    /// Take it back into service
+    #[arg(long)]
+    pub(super) undo: bool,
 }
 
 /// `vmcast cache`.

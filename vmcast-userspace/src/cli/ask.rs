@@ -6,10 +6,10 @@ use serde::Serialize;
 use vmcast_api::{Client, Envelope, Role, VERSION};
 
 use super::{
-    Failure,
+    Exit, Failure,
     args::{
-        AskArgs, CacheCommand, GroupCommand, InterfaceCommand, MemberCommand, NodeCommand, Question,
-        SourceCommand, TunnelCommand,
+        AskArgs, CacheCommand, DrainArgs, GroupCommand, InterfaceCommand, MemberCommand, NodeArgs,
+        NodeCommand, Question, SourceCommand, TunnelCommand,
     },
     discover, find, show,
 };
@@ -55,6 +55,18 @@ pub(super) fn run(question: &Question) -> Result<String, Failure> {
         Question::Node { command: NodeCommand::List(ask) } => {
             let nodes = client(ask, &[Role::Admin])?.nodes()?;
             Ok(text(ask, &nodes, show::nodes))
+        }
+        Question::Node { command: NodeCommand::Show(NodeArgs { node, ask }) } => {
+            let nodes = client(ask, &[Role::Admin])?.nodes()?;
+            match nodes.nodes.iter().find(|known| known.id == *node) {
+                Some(found) => Ok(text(ask, found, show::node)),
+                None => Err(Failure::new(Exit::Error, format!("no node {node} is registered"))
+                    .hint("`vmcast node list` shows who is")),
+            }
+        }
+        Question::Node { command: NodeCommand::Drain(DrainArgs { of: NodeArgs { node, ask }, undo }) } => {
+            let drained = client(ask, &[Role::Admin])?.drain(node, !undo)?;
+            Ok(text(ask, &drained, show::drained))
         }
         Question::Cache { command: CacheCommand::List(ask) } => {
             let cache = client(ask, &[Role::Admin])?.cache()?;

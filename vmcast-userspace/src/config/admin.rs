@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde::Deserialize;
 use vmcast_api::Role;
+use vmcast_proto::nearest::rtt::WaitRule;
 
 use super::{
     Present, Problem, RoleConfig,
@@ -11,6 +12,7 @@ use super::{
     sections::{ControlConfig, LogConfig, MetricsConfig, relative_path},
     value::{NodeName, Seconds},
 };
+use crate::admin::Way;
 
 /// The configuration of the administration server.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -39,6 +41,12 @@ pub struct AdminConfig {
     /// Length of the IPv6 prefix whose hosts share a cached answer.
     #[serde(default = "prefix_v6")]
     pub cache_prefix_v6: u8,
+    /// How the nearest VMR is found for whom it is not cached.
+    #[serde(default)]
+    pub nearest: NearestWay,
+    /// How long VMRs wait before they probe, with `nearest = "rtt"`.
+    #[serde(default)]
+    pub probe_wait: ProbeWait,
     /// Where the operator's commands are answered.
     #[serde(default)]
     pub control: ControlConfig,
@@ -48,6 +56,40 @@ pub struct AdminConfig {
     /// How it logs.
     #[serde(default)]
     pub log: LogConfig,
+}
+
+/// How the nearest VMR is found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NearestWay {
+    /// The requester measures hops to all VMRs.
+    #[default]
+    Hops,
+    /// All VMRs probe the requester, and the first probe that arrives names the nearest.
+    Rtt,
+}
+
+/// How long a VMR waits before it probes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProbeWait {
+    /// Half of the largest round-trip time less its own: all probes leave together.
+    #[default]
+    Half,
+    /// All of that.
+    Full,
+}
+
+impl NearestWay {
+    /// Both keys in one.
+    #[must_use]
+    pub const fn way(self, wait: ProbeWait) -> Way {
+        match (self, wait) {
+            (Self::Hops, _) => Way::Hops,
+            (Self::Rtt, ProbeWait::Half) => Way::Rtt(WaitRule::Half),
+            (Self::Rtt, ProbeWait::Full) => Way::Rtt(WaitRule::Full),
+        }
+    }
 }
 
 impl RoleConfig for AdminConfig {

@@ -45,6 +45,7 @@ pub async fn run(config: AdminConfig) -> anyhow::Result<()> {
 /// If the file of a password cannot be read.
 pub(crate) fn settings(config: &AdminConfig) -> anyhow::Result<Settings> {
     Ok(Settings {
+        nearest: config.nearest.way(config.probe_wait),
         listen: config.listen,
         database: config.database.clone(),
         etcd: etcd(config)?,
@@ -93,6 +94,7 @@ async fn response(request: &Request, process: &Process, handle: &Handle, now: Un
         Request::Status => status(process, handle).await.map(Response::Status),
         Request::Stats => return Response::Stats(stats(&handle.status().await)),
         Request::NodeList { page } => nodes(page, handle, now).await.map(Response::Nodes),
+        Request::NodeDrain { node, drain } => return drain_node(handle, node, *drain).await,
         Request::CacheList { page } => cache(page, handle, now).await.map(Response::Cache),
         Request::GroupList { .. }
         | Request::MemberList { .. }
@@ -120,7 +122,7 @@ async fn nodes(page: &Page, handle: &Handle, now: UnixMillis) -> anyhow::Result<
     let after = page.after.as_deref().map(str::parse).transpose()?;
     let records = handle.nodes(after, page.limit() + 1).await?;
     let (nodes, next) = cut(records, page, |record| record.id().to_string());
-    Ok(Nodes { next, nodes: nodes.iter().map(|record| node(record, now)).collect() })
+    Ok(Nodes { next, nodes: nodes.iter().map(|record| node(record, handle, now)).collect() })
 }
 
 async fn cache(page: &Page, handle: &Handle, now: UnixMillis) -> anyhow::Result<CacheEntries> {
@@ -138,7 +140,22 @@ fn cut<T>(mut records: Vec<T>, page: &Page, key: impl Fn(&T) -> String) -> (Vec<
     (records, next)
 }
 
-fn node(record: &NodeRecord, now: UnixMillis) -> Node {
+async fn drain_node(handle: &Handle, node: &str, drain: bool) -> Response {
+    let id: registry::NodeId = match node.parse() {
+        Ok(id) => id,
+        Err(error) => return Response::error(format!("{node:?} names no node: {error}")),
+    };
+    match handle.drain(id, drain).await {
+        Ok(changed) => {
+            info!(node, drain, changed, "the operator drains");
+            Response::Drained(api::Drained { node: node.to_owned(), draining: drain, changed })
+        }
+        Err(error) => Response::error(error.to_string()),
+    }
+}
+
+fn node(record: &NodeRecord, handle: &Handle, now: UnixMillis) -> Node {
+    let about = &record.registration.about;
     let role = match record.registration.role {
         registry::Role::Vmr { .. } => Role::Router,
         registry::Role::Agent => Role::Agent,
@@ -151,6 +168,13 @@ fn node(record: &NodeRecord, now: UnixMillis) -> Node {
         endpoints: record.registration.endpoints.clone(),
         age_ms: now.0.saturating_sub(record.registered.0),
         lease_left_ms: record.expires.0.saturating_sub(now.0),
+        draining: record.draining,
+        rtt_us: handle.rtt(record.id()).map(microseconds),
+        connections: about.load.connections,
+        capacity: about.load.capacity,
+        software: record.registration.software.to_string(),
+        capabilities: about.capabilities.iter().map(ToString::to_string).collect(),
+        source_prefixes: about.source_prefixes.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -188,6 +212,7 @@ fn stats(status: &Status) -> Stats {
         ("deregistrations", counters.deregistrations),
         ("expirations", counters.expirations),
         ("malformed", status.malformed),
+        ("drains", counters.drains),
     ]);
     let nearest = labelled(&[
         ("cached_address", counters.nearest_cached_address),
@@ -197,6 +222,11 @@ fn stats(status: &Status) -> Stats {
         ("reports", counters.reports),
         ("measurements", counters.measurements),
         ("prefix_kept", counters.prefix_kept),
+        ("overloaded", counters.overloaded),
+        ("lines", status.lines.lines),
+        ("pings", status.lines.pings),
+        ("probe_orders", status.lines.orders),
+        ("commands_refused", status.lines.refused),
     ]);
     let refusals =
         counters.refusals.iter().map(|(reason, value)| (reason.label().to_owned(), value)).collect();
@@ -226,9 +256,10 @@ mod tests {
     #[test]
     fn every_key_of_the_file_reaches_the_registry() {
         let text = "listen = \"127.0.0.1:1\"\nlease_seconds = 7\ncache_lifetime_seconds = 8\ncache_prefix_v4 = 20\n\
-                    cache_prefix_v6 = 48\ndatabase = \"/x/y.db\"\n";
+                    cache_prefix_v6 = 48\nnearest = \"rtt\"\nprobe_wait = \"full\"\ndatabase = \"/x/y.db\"\n";
         let (config, _) = crate::config::parse::<AdminConfig>(std::path::Path::new("t.toml"), text).unwrap();
-        let Settings { listen, database, registry, etcd } = settings(&config).unwrap();
+        let Settings { listen, database, registry, etcd, nearest } = settings(&config).unwrap();
+        assert_eq!(nearest, crate::admin::Way::Rtt(vmcast_proto::nearest::rtt::WaitRule::Full));
         assert_eq!((listen.port(), database.to_str()), (1, Some("/x/y.db")));
         assert_eq!((registry.lease.as_secs(), registry.entry_lifetime.as_secs()), (7, 8));
         assert_eq!((registry.prefix_v4, registry.prefix_v6), (20, 48));
@@ -265,6 +296,7 @@ mod tests {
             database: dir.path().join("admin.db"),
             etcd: None,
             registry: registry::Config::default(),
+            nearest: crate::admin::Way::default(),
         };
         let handle = Admin::bind(settings).await.unwrap().handle();
         let process = Process::new(Role::Admin, "a");
@@ -277,6 +309,10 @@ mod tests {
         let page = Page::default;
         assert_eq!(ask(Request::NodeList { page: page() }).await, Response::Nodes(Nodes::default()));
         assert_eq!(ask(Request::CacheList { page: page() }).await, Response::Cache(CacheEntries::default()));
+        let drain = |node: &str| Request::NodeDrain { node: node.to_owned(), drain: true };
+        for node in ["nobody", "no id"] {
+            assert!(matches!(ask(drain(node)).await, Response::Error(error) if error.error.contains(node)));
+        }
         let strange = Page { after: Some("no key".into()), limit: 1 };
         assert!(matches!(ask(Request::CacheList { page: strange }).await, Response::Error(_)));
         assert!(matches!(ask(Request::GroupList { page: page() }).await, Response::Error(_)));

@@ -8,13 +8,15 @@ mod backoff;
 mod client;
 mod error;
 mod find;
+mod line;
 mod probe;
 
 pub use attach::{Attachment, LinkState, LinkStatus, Settings, attach};
-pub use client::{AdminClient, Nearest, Vmr};
+pub use client::{AdminClient, Ask, Nearest, Vmr};
 pub use error::AdminError;
 pub use find::{RankedVmr, RankedVmrs};
-pub use probe::probe;
+pub use line::VmrOrder;
+pub use probe::{probe, probed};
 
 #[cfg(test)]
 mod tests;

@@ -62,7 +62,7 @@ const fn in_unit(family: Family, unit: Units) -> Family {
 }
 
 /// Every family, in the order in which they are served.
-pub(super) static FAMILIES: [Family; 21] = [
+pub(super) static FAMILIES: [Family; 22] = [
     gauge("vmcast_build_info", "Role, name and version of the daemon; always 1", |figures| {
         let Status { role, name, version, .. } = &figures.status;
         let labels = [("role", role.label()), ("node", name), ("version", version)];

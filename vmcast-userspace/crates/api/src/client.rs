@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::{
-    CacheEntries, DecodeError, ErrorReply, Groups, Interfaces, Members, Nodes, Page, Request, Response,
-    Sources, Stats, Status, Tunnels, decode, encode,
+    CacheEntries, DecodeError, Drained, ErrorReply, Groups, Interfaces, Members, Nodes, Page, Request,
+    Response, Sources, Stats, Status, Tunnels, decode, encode,
 };
 
 /// Longest response that a client takes, in bytes.
@@ -103,6 +103,7 @@ impl Client {
             | Response::Interfaces(_)
             | Response::Stats(_)
             | Response::Nodes(_)
+            | Response::Drained(_)
             | Response::Cache(_)) => Ok(response),
         }
     }
@@ -213,6 +214,18 @@ impl Client {
             },
         )?;
         Ok(Nodes { next: None, nodes })
+    }
+
+    /// Takes a router out of service, or back in.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn drain(&mut self, node: &str, drain: bool) -> Result<Drained, ClientError> {
+        let request = Request::NodeDrain { node: node.to_owned(), drain };
+        match self.call(&request)? {
+            Response::Drained(drained) => Ok(drained),
+            _ => Err(mismatch(&request)),
+        }
     }
 
     /// The whole cache of nearest VMRs, page by page.

@@ -23,7 +23,7 @@ mod response;
 mod source;
 mod status;
 
-pub use admin::{CacheEntries, CacheEntry, Node, Nodes};
+pub use admin::{CacheEntries, CacheEntry, Drained, Node, Nodes};
 pub use client::{Client, ClientError, MAX_RESPONSE_BYTES};
 pub use data::{
     Direction, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces, MAX_HOSTS, Member,

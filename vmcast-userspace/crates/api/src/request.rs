@@ -49,6 +49,13 @@ pub enum Request {
         #[serde(flatten)]
         page: Page,
     },
+    /// Takes a router out of service, or back in; only the admin answers.
+    NodeDrain {
+        /// Its identity.
+        node: String,
+        /// Whether it is to be out of service.
+        drain: bool,
+    },
     /// The cache of nearest VMRs; only the admin answers.
     CacheList {
         /// Which part of the list.
@@ -70,6 +77,7 @@ impl Request {
             Self::InterfaceList => "interface-list",
             Self::Stats => "stats",
             Self::NodeList { .. } => "node-list",
+            Self::NodeDrain { .. } => "node-drain",
             Self::CacheList { .. } => "cache-list",
         }
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Request, Role,
-    admin::{CacheEntries, Nodes},
+    admin::{CacheEntries, Drained, Nodes},
     data::{Groups, Interfaces, Members, Tunnels},
     source::Sources,
     status::{Stats, Status},
@@ -34,6 +34,8 @@ pub enum Response {
     Stats(Stats),
     /// To [`Request::NodeList`].
     Nodes(Nodes),
+    /// To [`Request::NodeDrain`].
+    Drained(Drained),
     /// To [`Request::CacheList`].
     Cache(CacheEntries),
     /// To a question that cannot be answered.
@@ -45,7 +47,7 @@ impl Response {
     #[must_use]
     pub fn not_this_role(role: Role, request: &Request) -> Self {
         let hint = match request {
-            Request::NodeList { .. } | Request::CacheList { .. } => {
+            Request::NodeList { .. } | Request::NodeDrain { .. } | Request::CacheList { .. } => {
                 "ask the admin: --socket PATH chooses the daemon"
             }
             Request::Status

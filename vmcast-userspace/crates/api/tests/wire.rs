@@ -193,6 +193,13 @@ fn responses() -> Vec<Response> {
                 endpoints: vec![([192, 0, 2, 1], 2268).into()],
                 age_ms: 1,
                 lease_left_ms: 2,
+                draining: true,
+                rtt_us: Some(900),
+                connections: 3,
+                capacity: 10,
+                software: "vmcast 1".into(),
+                capabilities: vec!["amt".into()],
+                source_prefixes: vec!["10.1.0.0/16".into()],
             }],
         }),
         Response::Cache(CacheEntries {

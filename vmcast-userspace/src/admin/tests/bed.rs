@@ -16,7 +16,7 @@ use vmcast_signal::{
     v1::registry_client::RegistryClient,
 };
 
-use crate::admin::{Admin, Clock, Handle};
+use crate::admin::{Admin, Clock, Handle, Way};
 
 /// A running server, its clock in the test's hand.
 pub(crate) struct Bed<S = MemoryStore> {
@@ -39,10 +39,15 @@ impl Bed {
 
 impl<S: Store + Send + 'static> Bed<S> {
     pub(crate) async fn start(config: Config, store: S, listen: SocketAddr) -> Self {
+        Self::start_by(config, store, listen, Way::Hops).await
+    }
+
+    /// A server that finds the nearest VMR in a given way.
+    pub(crate) async fn start_by(config: Config, store: S, listen: SocketAddr, way: Way) -> Self {
         let millis = Arc::new(AtomicU64::new(1_000_000));
         let time = Arc::clone(&millis);
         let clock = Clock::new(move || UnixMillis(time.load(Ordering::SeqCst)));
-        let admin = Admin::bind_with(listen, Registry::new(config, store), clock).await.expect("bind");
+        let admin = Admin::bind_with(listen, Registry::new(config, store), clock, way).await.expect("bind");
         let (address, handle) = (admin.local_addr().expect("address"), admin.handle());
         let (stop, stopped) = oneshot::channel();
         let server = tokio::spawn(admin.serve(async move {

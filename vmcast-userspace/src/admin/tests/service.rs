@@ -10,7 +10,7 @@ use vmcast_signal::{
 };
 
 use super::bed::Bed;
-use crate::admin::{Admin, Settings, store::SqliteStore};
+use crate::admin::{Admin, Settings, Way, store::SqliteStore};
 
 const V0: [u8; 4] = [127, 1, 0, 1];
 const V1: [u8; 4] = [127, 1, 1, 1];
@@ -248,7 +248,13 @@ async fn the_server_makes_its_database_and_ends_although_clients_are_connected()
     let directory = tempfile::tempdir().expect("a directory");
     let database = directory.path().join("state/vmcast/registry.db");
     let listen: SocketAddr = ([127, 0, 0, 1], 0).into();
-    let settings = Settings { listen, database: database.clone(), etcd: None, registry: Config::default() };
+    let settings = Settings {
+        listen,
+        database: database.clone(),
+        etcd: None,
+        registry: Config::default(),
+        nearest: Way::default(),
+    };
     let admin = Admin::bind(settings.clone()).await.expect("bind");
     let (address, handle) = (admin.local_addr().expect("address"), admin.handle());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -271,6 +277,7 @@ async fn the_server_makes_its_database_and_ends_although_clients_are_connected()
             database: directory.path().join("other.db"),
             etcd: None,
             registry: Config::default(),
+            nearest: Way::default(),
         },
         std::future::ready(()),
     )
@@ -282,8 +289,9 @@ async fn the_server_makes_its_database_and_ends_although_clients_are_connected()
 async fn an_address_in_use_is_a_clear_error() {
     let bed = Bed::new().await;
     let registry = vmcast_proto::registry::Registry::new(Config::default(), MemoryStore::default());
-    let failure =
-        Admin::bind_with(bed.address, registry, crate::admin::Clock::system()).await.expect_err("in use");
+    let failure = Admin::bind_with(bed.address, registry, crate::admin::Clock::system(), Way::default())
+        .await
+        .expect_err("in use");
     assert!(failure.to_string().contains(&bed.address.to_string()), "{failure}");
     bed.stop().await;
 }

@@ -9,7 +9,7 @@ mod table;
 mod tests;
 mod unit;
 
-pub(crate) use admin::{cache, nodes};
+pub(crate) use admin::{cache, drained, node, nodes};
 pub(crate) use data::{groups, interfaces, members, tunnels};
 pub(crate) use source::{discovered, sources};
 pub(crate) use status::{stats, status};

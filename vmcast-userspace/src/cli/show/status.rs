@@ -41,7 +41,7 @@ pub(crate) fn status(status: &Status) -> String {
         lines.add("knows", nodes.chain(cached).collect::<Vec<_>>().join(", "));
     }
     if status.registry_stale == Some(true) {
-        lines.add("registry", "stale: etcd does not answer, and no registration is taken".to_owned());
+        lines.add("registry", "stale: etcd does not answer, and no registration is taken");
     }
     lines.0
 }
