@@ -84,6 +84,7 @@ fn responses() -> Vec<Response> {
             tunnels: 3,
             nodes: [(Role::Agent, 4)].into(),
             cache_entries: Some(5),
+            registry_stale: Some(false),
         }),
         Response::Groups(Groups { next: None, groups: vec![group()] }),
         Response::Members(Members {
