@@ -24,7 +24,7 @@ use vmcast_proto::{
     amt::relay,
     host_state,
     membership::{self, Family},
-    mrib,
+    mrib::{self, Account},
     nearest::rtt::Volley,
     record::Budget,
     registry,
@@ -260,7 +260,8 @@ impl Beginning {
                 Effect::Unwatch(address) => next_hops.unwatch(address),
                 // Nothing has been counted yet.
                 Effect::MembershipChanged { .. } => {}
-                other @ (Effect::SendRelay { .. }
+                other @ (Effect::NoRoom { .. }
+                | Effect::SendRelay { .. }
                 | Effect::SendGateway { .. }
                 | Effect::SendMembership { .. }
                 | Effect::HostMembership { .. }
@@ -390,7 +391,8 @@ fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Sett
     };
     let record = config.record.directory.as_ref().map(|_| Budget::new(config.record.bytes()));
     let relays = config.amtrelay.discovery(seed);
-    let (mrib, discover) = (mrib::Config::default(), config.upstream.discover);
+    let mrib = mrib::Config::with_streams(config.dataplane.max_streams as usize);
+    let discover = config.upstream.discover;
     Settings { relay, mrib, discover, relays, seed, record }
 }
 
@@ -561,6 +563,31 @@ impl Router {
         }
     }
 
+    /// Says who waits for room, and for which.
+    fn tell_no_room(&mut self, group: IpAddr, account: Option<Account>, held: usize, streams: usize) {
+        let Some(held_back) = self.warnings.admit(clock::now()) else {
+            return;
+        };
+        let limit = self.config.dataplane.max_streams;
+        let whose = match account {
+            Some(Account::Interface(ifindex)) => match self.interfaces.get(&ifindex) {
+                Some(attached) => format!("interface {}", attached.name),
+                None => format!("interface #{}", ifindex.0),
+            },
+            Some(Account::Network(network)) => format!("network {network}"),
+            None => "the configuration".to_owned(),
+        };
+        tracing::error!(
+            %group,
+            whose,
+            held,
+            streams,
+            held_back,
+            "no room for a stream, as dataplane.max_streams = {limit} says: the join waits until others end; \
+             whoever holds many leaves the last ones to others"
+        );
+    }
+
     /// Sends what sources are to hear of the size of their packets.
     fn tell_sources(&mut self) {
         while let Some(PacketTooBig { destination, message }) = self.plane.poll_too_big() {
@@ -697,6 +724,9 @@ impl Router {
             Effect::Relay(effect) => self.carry_out_relay(effect),
             Effect::UpstreamUp(relay) => tracing::info!(upstream = %relay, "upstream answers"),
             Effect::UpstreamDown { named, reason } => self.on_upstream_down(named, reason),
+            Effect::NoRoom { group, account, held, streams } => {
+                self.tell_no_room(group, account, held, streams);
+            }
         }
     }
 

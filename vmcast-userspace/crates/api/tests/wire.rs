@@ -95,6 +95,7 @@ fn responses() -> Vec<Response> {
                 output: Place::Interface { name: "eth1".into() },
                 filter: Filter { mode: FilterMode::Exclude, sources: vec![[192, 0, 2, 66].into()] },
                 configured: true,
+                waits: true,
                 age_ms: 3,
                 packets: 4,
                 bytes: 5,
