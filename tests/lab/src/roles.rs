@@ -117,7 +117,10 @@ impl Launcher {
     /// If the program cannot be started.
     pub fn admin(&self, node: &Namespace, address: Ipv4Addr) -> Result<Role, LabError> {
         let database = self.dir.join(format!("{}.db", node.node()));
-        let own = format!("listen = \"{address}:{ADMIN_PORT}\"\ndatabase = \"{}\"\n", database.display());
+        let own = format!(
+            "listen = \"{address}:{ADMIN_PORT}\"\ninsecure = true\ndatabase = \"{}\"\n",
+            database.display()
+        );
         self.start(node, "admin", &own, "")
     }
 
@@ -174,7 +177,7 @@ impl Launcher {
 pub const AGENT_INTERFACE: &str = "vmcast0";
 
 fn admin_table(address: Ipv4Addr) -> String {
-    format!("[admin]\nurls = [\"http://{address}:{ADMIN_PORT}\"]\n")
+    format!("[admin]\nurls = [\"http://{address}:{ADMIN_PORT}\"]\ninsecure = true\n")
 }
 
 /// A running role.

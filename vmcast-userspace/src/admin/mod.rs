@@ -1,18 +1,21 @@
 //! The administration server: the registry of `vmcast_proto` over SQLite, served by gRPC.
 //!
-//! Whoever reaches the port may speak: authentication is the transport's business and comes with
-//! TLS. The listener is wrapped in one place, `connection::incoming`.
+//! `connection` accepts what `gate` lets in; `guard` stands before the registry, so that a node acts only as itself.
 
 mod clock;
 mod connection;
 pub mod convert;
+mod gate;
+mod guard;
 mod handle;
+mod identity;
 mod schema;
 mod server;
 mod service;
 mod store;
 
-use clock::Clock;
+pub use clock::Clock;
+pub use gate::{Caller, ConnectionInfo, Gate, Peer};
 pub use handle::{Handle, Status};
 pub use server::{Admin, Settings, run};
 use store::SqliteStore;

@@ -3,13 +3,13 @@
 use std::{env, path::PathBuf};
 
 use serde::Serialize;
-use vmcast_api::{Client, Envelope, Role, VERSION};
+use vmcast_api::{Client, Envelope, Request, Role, TokenOrder, VERSION};
 
 use super::{
     Failure,
     args::{
         AskArgs, CacheCommand, GroupCommand, InterfaceCommand, MemberCommand, NodeCommand, Question,
-        SourceCommand, TunnelCommand,
+        SourceCommand, TokenCommand, TunnelCommand,
     },
     discover, find, show,
 };
@@ -56,9 +56,38 @@ pub(super) fn run(question: &Question) -> Result<String, Failure> {
             let nodes = client(ask, &[Role::Admin])?.nodes()?;
             Ok(text(ask, &nodes, show::nodes))
         }
+        Question::Node { command: NodeCommand::Token { command } } => token(command),
+        Question::Node { command: NodeCommand::Revoke { node, ask } } => {
+            let revoked = client(ask, &[Role::Admin])?.revoke(&Request::NodeRevoke { node: node.clone() })?;
+            Ok(text(ask, &revoked, show::revoked))
+        }
         Question::Cache { command: CacheCommand::List(ask) } => {
             let cache = client(ask, &[Role::Admin])?.cache()?;
             Ok(text(ask, &cache, show::cache))
+        }
+    }
+}
+
+fn token(command: &TokenCommand) -> Result<String, Failure> {
+    match command {
+        TokenCommand::Create(args) => {
+            let order = TokenOrder {
+                role: args.role.into(),
+                ttl_seconds: args.ttl.as_secs(),
+                uses: args.uses,
+                name: args.name.as_ref().map(ToString::to_string),
+                urls: args.url.iter().map(ToString::to_string).collect(),
+            };
+            let token = client(&args.ask, &[Role::Admin])?.create_token(order)?;
+            Ok(text(&args.ask, &token, show::new_token))
+        }
+        TokenCommand::List(ask) => {
+            let tokens = client(ask, &[Role::Admin])?.tokens()?;
+            Ok(text(ask, &tokens, show::tokens))
+        }
+        TokenCommand::Revoke { id, ask } => {
+            let revoked = client(ask, &[Role::Admin])?.revoke(&Request::TokenRevoke { id: id.clone() })?;
+            Ok(text(ask, &revoked, show::revoked))
         }
     }
 }

@@ -1,14 +1,17 @@
 //! The configuration of the administration server.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use serde::Deserialize;
 use vmcast_api::Role;
 
 use super::{
-    Present, Problem, RoleConfig,
+    Access, Present, Problem, RoleConfig,
     sections::{ControlConfig, LogConfig, MetricsConfig, relative_path},
-    value::{NodeName, Seconds},
+    value::{AdminName, NodeName, Seconds},
 };
 
 /// The configuration of the administration server.
@@ -23,6 +26,14 @@ pub struct AdminConfig {
     /// The SQLite file with nodes and cache.
     #[serde(default = "database")]
     pub database: PathBuf,
+    /// The directory of the certificate authority, join tokens and certificates; `None`: beside the database.
+    pub identity: Option<PathBuf>,
+    /// DNS names and addresses that nodes reach the admin by, beside the addresses of this host.
+    #[serde(default)]
+    pub names: Vec<AdminName>,
+    /// No TLS. Only for labs.
+    #[serde(default)]
+    pub insecure: bool,
     /// How long a registration is valid unless it is renewed.
     #[serde(default = "lease")]
     pub lease_seconds: Seconds,
@@ -46,6 +57,36 @@ pub struct AdminConfig {
     pub log: LogConfig,
 }
 
+impl AdminConfig {
+    /// The directory of the certificate authority, join tokens and certificates.
+    #[must_use]
+    pub fn identity_directory(&self) -> PathBuf {
+        self.identity.clone().unwrap_or_else(|| self.database.with_extension("identity"))
+    }
+
+    /// Where nodes reach the admin, for join tokens: by its names, by the address that it listens at, or else by
+    /// those that this host has now.
+    #[must_use]
+    pub fn urls(&self, present: &Present) -> Vec<String> {
+        let url = |address: IpAddr| format!("https://{}", SocketAddr::new(address, self.listen.port()));
+        if !self.names.is_empty() {
+            let name = |name: &AdminName| match name.as_str().parse() {
+                Ok(address) => url(address),
+                Err(_) => format!("https://{}:{}", name.as_str(), self.listen.port()),
+            };
+            return self.names.iter().map(name).collect();
+        }
+        if !self.listen.ip().is_unspecified() {
+            return vec![url(self.listen.ip())];
+        }
+        let usable = |address: &&IpAddr| match address {
+            IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+            IpAddr::V6(v6) => self.listen.is_ipv6() && !v6.is_loopback() && !v6.is_unicast_link_local(),
+        };
+        present.addresses.iter().filter(usable).take(MAX_URLS).copied().map(url).collect()
+    }
+}
+
 impl RoleConfig for AdminConfig {
     const ROLE: Role = Role::Admin;
 
@@ -57,6 +98,10 @@ impl RoleConfig for AdminConfig {
         self.control.socket(Self::ROLE)
     }
 
+    fn set_access(&mut self, access: &Access) {
+        self.insecure |= access.insecure;
+    }
+
     fn problems(&self) -> Vec<Problem> {
         let mut problems = self.control.problems();
         problems.extend(self.metrics.problems());
@@ -64,6 +109,7 @@ impl RoleConfig for AdminConfig {
             problems.push(Problem::error("listen", "nodes cannot find port 0").hint("as \"0.0.0.0:8443\""));
         }
         problems.extend(relative_path("database", &self.database));
+        problems.extend(self.identity.as_ref().and_then(|path| relative_path("identity", path)));
         for (key, value, least, most) in [
             ("lease_seconds", self.lease_seconds, 1, 86_400),
             ("cache_lifetime_seconds", self.cache_lifetime_seconds, 1, 31_536_000),
@@ -90,6 +136,9 @@ impl RoleConfig for AdminConfig {
         Vec::new()
     }
 }
+
+/// Admins that a join token names at most where they are guessed.
+const MAX_URLS: usize = 4;
 
 fn database() -> PathBuf {
     PathBuf::from("/var/lib/vmcast/admin.db")

@@ -5,12 +5,13 @@ use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
     pin::Pin,
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{AbortHandle, JoinHandle},
     time::{Instant, sleep_until},
 };
 use tracing::{debug, error, info, warn};
@@ -20,10 +21,13 @@ use vmcast_proto::{
     registry::{AnswerKind, NodeId, Registration, Role},
 };
 
+use crate::identity::NodeIdentity;
+
 use super::{
     AdminClient, AdminError, RankedVmrs,
     backoff::{Backoff, Random},
     find::Finder,
+    renew,
 };
 
 /// First and longest wait after a failure.
@@ -46,6 +50,8 @@ pub struct Settings {
     pub probe: nearest::Config,
     /// For nonces and for the jitter of retries; unguessable and different on every node.
     pub seed: u64,
+    /// Who this node is by certificate; without one nothing is encrypted, and the URLs are `http://`.
+    pub identity: Option<Arc<NodeIdentity>>,
 }
 
 impl Settings {
@@ -94,6 +100,7 @@ pub struct Attachment {
     first_admin: String,
     commands: mpsc::UnboundedSender<Command>,
     task: Option<JoinHandle<()>>,
+    renewal: Option<AbortHandle>,
 }
 
 #[derive(Debug)]
@@ -108,7 +115,7 @@ enum Command {
 /// # Errors
 /// If the URLs are wrong. An admin that does not answer is none: it is tried again.
 pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
-    let client = AdminClient::new(&settings.admins, settings.local)?;
+    let client = AdminClient::new(&settings.admins, settings.local, settings.identity.as_ref())?;
     let (upstreams_tx, upstreams) = watch::channel(None);
     let first = LinkStatus { state: LinkState::Connecting, since: Instant::now() };
     let (status_tx, status) = watch::channel(first);
@@ -117,6 +124,9 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
     let mut random = Random::new(settings.seed);
     let mut backoff = || Backoff::new(RETRY.0, RETRY.1, random.number());
     let (register_backoff, find_backoff) = (backoff(), backoff());
+    let renewal = settings.identity.clone().map(|identity| {
+        tokio::spawn(renew::run(identity, client.clone(), Random::new(random.number()))).abort_handle()
+    });
     let task = Task {
         settings,
         client,
@@ -132,7 +142,7 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
         dead: BTreeMap::new(),
     };
     let task = Some(tokio::spawn(task.run(commands_rx)));
-    Ok(Attachment { upstreams, status, first_admin, commands, task })
+    Ok(Attachment { upstreams, status, first_admin, commands, task, renewal })
 }
 
 impl Attachment {
@@ -196,6 +206,9 @@ impl Drop for Attachment {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
             task.abort();
+        }
+        if let Some(renewal) = &self.renewal {
+            renewal.abort();
         }
     }
 }

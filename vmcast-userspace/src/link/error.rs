@@ -1,11 +1,13 @@
 //! What can go wrong between a node and its admins.
 
+use std::error::Error as _;
+
 use vmcast_signal::tonic::{Code, Status};
 
 /// Why a call had no result.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// Not a URL of the form `http://host:port`.
+    /// Not a URL of the form `https://host:port`, or `http://` where that is allowed.
     #[error("{url:?} is not the URL of an admin: {reason}")]
     Url {
         /// The text.
@@ -56,6 +58,15 @@ impl AdminError {
         }
     }
 
+    /// What a status of the admin at `url` means.
+    pub(crate) fn of(url: &str, status: &Status) -> Self {
+        if is_transport(status) {
+            Self::Unreachable { url: url.to_owned(), reason: causes(status) }
+        } else {
+            Self::refused(status)
+        }
+    }
+
     pub(super) fn refused(status: &Status) -> Self {
         let reason = status.message().to_owned();
         match status.code() {
@@ -69,4 +80,18 @@ impl AdminError {
 /// Whether another admin, or the same one later, might do better.
 pub(super) fn is_transport(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown)
+}
+
+/// A status and the chain of what caused it, since a transport error alone says nothing.
+pub(super) fn causes(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = error.source();
+    }
+    text
 }

@@ -6,15 +6,22 @@
 mod attach;
 mod backoff;
 mod client;
+mod connect;
 mod error;
 mod find;
+mod identity;
 mod probe;
+mod renew;
 
 pub use attach::{Attachment, LinkState, LinkStatus, Settings, attach};
 pub use client::{AdminClient, Nearest, Vmr};
+pub(crate) use connect::tls_channel;
 pub use error::AdminError;
 pub use find::{RankedVmr, RankedVmrs};
+pub use identity::open_identity;
 pub use probe::probe;
+#[cfg(test)]
+pub(crate) use renew::renew;
 
 #[cfg(test)]
 mod tests;

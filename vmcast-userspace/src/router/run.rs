@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -49,6 +50,7 @@ use crate::{
     config::{OnExit, RoleConfig as _, RouterConfig, UpstreamFrom},
     control::{Call, Control},
     daemon::{self, Process},
+    identity::{self, NodeIdentity},
     link::{self, Attachment, RankedVmrs},
     metrics::Metrics,
     netlink::{Links, NextHopEvent, NextHops},
@@ -189,7 +191,9 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
 
     let mut shown = Shown::default();
     first.iter().for_each(|op| shown.note(now, op, &LastCount::default(), plane.as_ref(), &core.mrib));
-    let attachment = attach(&config, &endpoints, seed)?;
+    let identity =
+        link::open_identity(&config.admin, identity::Role::Router, config.node_id().as_str()).await?;
+    let attachment = attach(&config, &endpoints, seed, identity)?;
     let source_relays = SourceRelays::new(&config.amtrelay);
     let mut router = Router {
         config,
@@ -389,6 +393,7 @@ fn attach(
     config: &RouterConfig,
     endpoints: &[SocketAddr],
     seed: [u8; 16],
+    identity: Option<Arc<NodeIdentity>>,
 ) -> anyhow::Result<Option<Attachment>> {
     if config.admin.urls.is_empty() {
         return Ok(None);
@@ -408,6 +413,7 @@ fn attach(
         local: None,
         probe: vmcast_proto::nearest::Config::default(),
         seed: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        identity,
     };
     Ok(Some(link::attach(settings)?))
 }

@@ -33,7 +33,7 @@ pub(super) const VMR: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 /// The admin, where there is one.
 pub(super) const ADMIN: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 /// Where nodes find it.
-pub(super) const ADMIN_TABLE: &str = "[admin]\nurls = [\"http://10.9.0.2:8440\"]\n";
+pub(super) const ADMIN_TABLE: &str = "[admin]\nurls = [\"http://10.9.0.2:8440\"]\ninsecure = true\n";
 
 /// IGMP for labs: a leave is complete soon, as the launcher of the main lab has it.
 pub(super) const IGMP: &str = "[igmp]\nlast_member_query_interval_seconds = 0.2\n";

@@ -8,6 +8,7 @@ use crate::{
     data::{Groups, Interfaces, Members, Tunnels},
     source::Sources,
     status::{Stats, Status},
+    token::{NewToken, Revoked, Tokens},
 };
 
 /// A daemon's answer.
@@ -36,6 +37,12 @@ pub enum Response {
     Nodes(Nodes),
     /// To [`Request::CacheList`].
     Cache(CacheEntries),
+    /// To [`Request::TokenCreate`].
+    NewToken(NewToken),
+    /// To [`Request::TokenList`].
+    Tokens(Tokens),
+    /// To [`Request::TokenRevoke`] and [`Request::NodeRevoke`].
+    Revoked(Revoked),
     /// To a question that cannot be answered.
     Error(ErrorReply),
 }
@@ -45,9 +52,12 @@ impl Response {
     #[must_use]
     pub fn not_this_role(role: Role, request: &Request) -> Self {
         let hint = match request {
-            Request::NodeList { .. } | Request::CacheList { .. } => {
-                "ask the admin: --socket PATH chooses the daemon"
-            }
+            Request::NodeList { .. }
+            | Request::CacheList { .. }
+            | Request::TokenCreate { .. }
+            | Request::TokenList { .. }
+            | Request::TokenRevoke { .. }
+            | Request::NodeRevoke { .. } => "ask the admin: --socket PATH chooses the daemon",
             Request::Status
             | Request::GroupList { .. }
             | Request::MemberList { .. }

@@ -2,4 +2,5 @@
 
 pub(crate) mod bed;
 mod database;
+mod identity;
 mod service;
