@@ -1,5 +1,7 @@
 //! `cargo xtask test`: every check, and the count.
 
+mod failures;
+
 use std::{
     env, fmt,
     io::{BufRead as _, BufReader},
@@ -10,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::Args;
 
+use self::failures::Failures;
 use crate::{
     build::{self, Profile},
     project::{cargo, work_dir},
@@ -71,6 +74,7 @@ struct Checks {
     count: Count,
     failed: Vec<String>,
     skipped: Vec<String>,
+    failures: Failures,
 }
 
 impl Checks {
@@ -95,7 +99,7 @@ impl Checks {
     /// A run of test programs, each of which says its own count.
     fn tests(&mut self, name: &str, command: Command) {
         title(name);
-        match run_counted(command) {
+        match run_counted(command, &mut self.failures) {
             Ok((mut count, succeeded)) => {
                 // It did not build, or a test program crashed.
                 if !succeeded && count.failed == 0 {
@@ -125,6 +129,7 @@ impl Checks {
     }
 
     fn finish(self) -> ExitCode {
+        self.failures.print();
         println!();
         for name in &self.skipped {
             println!("SKIPPED {name}");
@@ -241,8 +246,8 @@ fn run_status(mut command: Command) -> Result<bool> {
     Ok(status.success())
 }
 
-/// Runs a command, passes on what it prints, and adds up the counts in it.
-fn run_counted(mut command: Command) -> Result<(Count, bool)> {
+/// Runs a command, passes on what it prints, adds up the counts in it, and keeps what failed tests say.
+fn run_counted(mut command: Command, failures: &mut Failures) -> Result<(Count, bool)> {
     let program = command.get_program().to_owned();
     let mut child =
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("starting {}", program.display()))?;
@@ -252,6 +257,7 @@ fn run_counted(mut command: Command) -> Result<(Count, bool)> {
         let line = line.context("reading the tests' output")?;
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
+        failures.hear(&line);
         count += parse_result(&line).unwrap_or_default();
     }
     let status = child.wait().with_context(|| format!("waiting for {}", program.display()))?;

@@ -78,6 +78,8 @@ impl Admin {
         let response = v1::NearestResponse {
             kind: convert::answer_kind(answer.kind).into(),
             vmrs: answer.vmrs.iter().map(convert::vmr).collect(),
+            next: answer.next.map(|place| place.to_string()).unwrap_or_default(),
+            probing: None,
         };
         let told = Nearest::try_from(response).expect("a node can read what it is told");
         assert_eq!(told.kind, answer.kind);

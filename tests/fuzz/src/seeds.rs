@@ -187,6 +187,10 @@ pub fn registry_steps() -> Vec<Vec<u8>> {
             rank: number - 1,
             name: "ü".to_owned(),
             software: "v 1".to_owned(),
+            capabilities: vec!["amt".to_owned()],
+            tunnel_ends: vec![v1::TunnelEnd { kind: 4, endpoint: format!("192.0.2.{number}:0") }],
+            source_prefixes: vec!["10.1.0.0/16".to_owned()],
+            load: Some(v1::Load { connections: number, capacity: 4 }),
         };
         steps.push(step(1, v1::RegisterRequest { node: Some(node) }.encode_to_vec()));
     }
@@ -198,8 +202,14 @@ pub fn registry_steps() -> Vec<Vec<u8>> {
     };
     let node_id = || "n3".to_owned();
     let addresses = || vec!["198.51.100.3".to_owned()];
-    let nearest =
-        v1::NearestRequest { node_id: node_id(), addresses: addresses(), excluded: vec!["n2".to_owned()] };
+    let nearest = v1::NearestRequest {
+        node_id: node_id(),
+        addresses: addresses(),
+        excluded: vec!["n2".to_owned()],
+        limit: 1,
+        after: "8@n0".to_owned(),
+        ..v1::NearestRequest::default()
+    };
     let report = v1::ReportNearestRequest {
         node_id: node_id(),
         addresses: addresses(),
@@ -211,7 +221,11 @@ pub fn registry_steps() -> Vec<Vec<u8>> {
         endpoints: vec!["[2001:db8::1]:2268".to_owned()],
         ..v1::Vmr::default()
     };
-    let told = v1::NearestResponse { kind: v1::AnswerKind::All.into(), vmrs: vec![vmr] };
+    let told = v1::NearestResponse {
+        kind: v1::AnswerKind::All.into(),
+        vmrs: vec![vmr],
+        ..v1::NearestResponse::default()
+    };
     steps.extend([
         step(2, v1::DeregisterRequest { node_id: "n2".to_owned() }.encode_to_vec()),
         step(3, nearest.encode_to_vec()),

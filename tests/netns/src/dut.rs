@@ -312,6 +312,11 @@ impl KernelUnderTest {
         self.plane.engine().reason
     }
 
+    /// How often a member had to wait for a table.
+    pub(crate) fn waits_for_tables(&self) -> u64 {
+        self.plane.waits_for_tables()
+    }
+
     /// Lets the plane take over.
     pub(crate) fn release(&mut self) {
         self.plane.release().expect("taking over");
@@ -411,6 +416,10 @@ impl PlaneUnderTest for KernelUnderTest {
 
     fn dropped_copies(&mut self, stream: Stream, member: Option<Output>) -> Vec<(Output, DroppedCopies)> {
         self.plane.dropped_copies(stream, member).expect("reading what members have missed")
+    }
+
+    fn now_ns(&mut self) -> u64 {
+        vmcast_dataplane::clock::now_ns()
     }
 
     fn take_punts(&mut self) -> Vec<Punt> {

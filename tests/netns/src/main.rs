@@ -6,6 +6,7 @@
 
 mod conformance;
 mod dut;
+mod joins;
 mod labs;
 mod no_interface;
 mod no_relay;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let (skip, skip_labs) = (obstacle.is_some(), obstacle.is_some() || no_program.is_some());
     let kernel = [
         conformance::trials(),
+        joins::trials(),
         no_interface::trials(),
         no_relay::trials(),
         oversized::trials(),

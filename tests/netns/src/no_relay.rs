@@ -1,6 +1,5 @@
 //! Planes that can make no relay device: others have the names that these would get.
 
-use etherparse::SlicedPacket;
 use libtest_mimic::{Failed, Trial};
 use vmcast_dataplane::{
     conformance::{Devices, PlaneUnderTest as _},
@@ -9,7 +8,7 @@ use vmcast_dataplane::{
 
 use crate::{
     dut::{At, Dut, KernelUnderTest},
-    stream::{FIRST_PORT, frame, ops},
+    stream::{FIRST_PORT, frame, ops, port},
 };
 
 /// More than one run serves where relay devices are.
@@ -76,13 +75,6 @@ fn served(plane: &mut KernelUnderTest, devices: &Devices) -> Result<(), Failed> 
         return Err(format!("{:?}, and the drops are {:?}", seen.disposition, plane.counters().drops).into());
     }
     Ok(())
-}
-
-fn port(frame: &[u8]) -> Option<u16> {
-    match SlicedPacket::from_ethernet(frame).ok()?.transport? {
-        etherparse::TransportSlice::Udp(udp) => Some(udp.destination_port()),
-        _ => None,
-    }
 }
 
 /// The numbers of the pairs of ours that this namespace has.

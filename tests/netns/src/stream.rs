@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use etherparse::PacketBuilder;
+use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use vmcast_common::{
     fib::{
         EcnMode, FibOp, Link, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind,
@@ -62,4 +62,12 @@ pub(crate) fn frame(devices: &Devices, number: u32) -> Vec<u8> {
         .write(&mut frame, &payload)
         .expect("a short datagram");
     frame
+}
+
+/// The UDP port that a frame is for; of a member's copy it tells whose it is.
+pub(crate) fn port(frame: &[u8]) -> Option<u16> {
+    match SlicedPacket::from_ethernet(frame).ok()?.transport? {
+        TransportSlice::Udp(udp) => Some(udp.destination_port()),
+        _ => None,
+    }
 }

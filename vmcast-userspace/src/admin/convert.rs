@@ -7,8 +7,8 @@ use std::{
 };
 
 use vmcast_proto::registry::{
-    AnswerKind, CacheEntry, Measurement, NodeId, NodeRecord, Query, Registration, Report, Role, Scope,
-    UnixMillis,
+    About, AnswerKind, CacheEntry, Load, Measurement, NodeId, NodeRecord, Query, Registration, Report, Role,
+    Scope, TunnelEnd, TunnelKind, UnixMillis,
 };
 use vmcast_signal::v1;
 
@@ -35,6 +35,17 @@ where
     text.parse().map_err(|error| malformed(field)(&error))
 }
 
+/// Parses a text field that may be empty.
+///
+/// # Errors
+/// If there is a text and it cannot be read.
+pub fn optional<T>(field: &'static str, text: &str) -> Result<Option<T>, Malformed>
+where
+    T: std::str::FromStr<Err: Display>,
+{
+    if text.is_empty() { Ok(None) } else { parse(field, text).map(Some) }
+}
+
 fn parse_all<T, C>(field: &'static str, texts: &[String]) -> Result<C, Malformed>
 where
     T: std::str::FromStr<Err: Display>,
@@ -56,13 +67,78 @@ pub fn registration(node: Option<v1::Node>) -> Result<Registration, Malformed> {
             return Err(malformed("node.role")(&"neither VMR nor agent"));
         }
     };
+    let about = about(&node)?;
     Ok(Registration {
+        about,
         id: parse("node.id", &node.id)?,
         role,
         endpoints: parse_all::<SocketAddr, _>("node.endpoints", &node.endpoints)?,
         name: parse("node.name", &node.name)?,
         software: parse("node.software", &node.software)?,
     })
+}
+
+/// Reads what is said of a node beside its name and endpoints. What this version does not know is
+/// left out, so that nodes of later versions can register.
+///
+/// # Errors
+/// If a field cannot be read.
+pub fn about(node: &v1::Node) -> Result<About, Malformed> {
+    let mut tunnel_ends = Vec::new();
+    for end in &node.tunnel_ends {
+        if let Some(kind) = tunnel_kind(end.kind()) {
+            tunnel_ends.push(TunnelEnd { kind, endpoint: parse("node.tunnel_ends", &end.endpoint)? });
+        }
+    }
+    let load = node.load.unwrap_or_default();
+    Ok(About {
+        capabilities: parse_all("node.capabilities", &node.capabilities)?,
+        tunnel_ends,
+        source_prefixes: parse_all("node.source_prefixes", &node.source_prefixes)?,
+        load: Load { connections: load.connections, capacity: load.capacity },
+    })
+}
+
+const fn tunnel_kind(kind: v1::TunnelKind) -> Option<TunnelKind> {
+    match kind {
+        // Also what a number says that is not known here.
+        v1::TunnelKind::Unspecified => None,
+        v1::TunnelKind::Amt => Some(TunnelKind::Amt),
+        v1::TunnelKind::Quic => Some(TunnelKind::Quic),
+        v1::TunnelKind::Link => Some(TunnelKind::Link),
+        v1::TunnelKind::Gre => Some(TunnelKind::Gre),
+        v1::TunnelKind::IpIp => Some(TunnelKind::IpIp),
+    }
+}
+
+/// Writes what a node says of itself.
+#[must_use]
+pub fn node(registration: &Registration) -> v1::Node {
+    let (role, rank) = role_and_rank(Scope::of(registration.role));
+    let About { capabilities, tunnel_ends, source_prefixes, load } = &registration.about;
+    let tunnel_end = |end: &TunnelEnd| {
+        let kind = match end.kind {
+            TunnelKind::Amt => v1::TunnelKind::Amt,
+            TunnelKind::Quic => v1::TunnelKind::Quic,
+            TunnelKind::Link => v1::TunnelKind::Link,
+            TunnelKind::Gre => v1::TunnelKind::Gre,
+            TunnelKind::IpIp => v1::TunnelKind::IpIp,
+        };
+        v1::TunnelEnd { kind: kind.into(), endpoint: end.endpoint.to_string() }
+    };
+    v1::Node {
+        id: registration.id.to_string(),
+        role: role.into(),
+        endpoints: registration.endpoints.iter().map(ToString::to_string).collect(),
+        rank,
+        name: registration.name.to_string(),
+        software: registration.software.to_string(),
+        capabilities: capabilities.iter().map(ToString::to_string).collect(),
+        tunnel_ends: tunnel_ends.iter().map(tunnel_end).collect(),
+        source_prefixes: source_prefixes.iter().map(ToString::to_string).collect(),
+        load: (*load != Load::default())
+            .then_some(v1::Load { connections: load.connections, capacity: load.capacity }),
+    }
 }
 
 fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, Malformed> {
@@ -84,11 +160,15 @@ fn measurement(field: &'static str, measurement: Option<v1::Measurement>) -> Res
 /// # Errors
 /// If a field cannot be read.
 pub fn query(seen: IpAddr, request: v1::NearestRequest) -> Result<Query, Malformed> {
+    let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
     Ok(Query {
         node: parse("node_id", &request.node_id)?,
         seen,
         claimed: addresses(&request.addresses)?,
         excluded: parse_all::<NodeId, _>("excluded", &request.excluded)?,
+        current: optional("current", &request.current)?,
+        after: optional("after", &request.after)?,
+        limit: (limit != 0).then_some(limit),
     })
 }
 
@@ -138,20 +218,13 @@ pub fn vmr(record: &NodeRecord) -> v1::Vmr {
 /// Writes a node as the list of nodes shows it.
 #[must_use]
 pub fn node_entry(record: &NodeRecord) -> v1::NodeEntry {
-    let node = &record.registration;
-    let (role, rank) = role_and_rank(Scope::of(node.role));
     v1::NodeEntry {
-        node: Some(v1::Node {
-            id: node.id.to_string(),
-            role: role.into(),
-            endpoints: endpoints(record),
-            rank,
-            name: node.name.to_string(),
-            software: node.software.to_string(),
-        }),
+        node: Some(node(&record.registration)),
         seen_address: record.seen.to_string(),
         registered_unix_millis: record.registered.0,
         expires_unix_millis: record.expires.0,
+        draining: record.draining,
+        rtt_micros: 0,
     }
 }
 

@@ -57,13 +57,6 @@ impl Peer {
         // The sender is this peer's own.
         let _ = standing.wait_for(|standing| *standing == PeerStanding::Expired).await;
     }
-
-    /// Ready when the node may ask nothing any more.
-    pub(super) async fn ended(self: Arc<Self>) {
-        let mut standing = self.standing.subscribe();
-        let good = PeerStanding::Certificate(Standing::Good);
-        let _ = standing.wait_for(|standing| *standing != good).await;
-    }
 }
 
 /// Who asks.

@@ -2,10 +2,19 @@
 
 /// Marks the file as ours (`PRAGMA application_id`): "vmca" in ASCII.
 pub(super) const APPLICATION_ID: i32 = 0x766d_6361;
-/// Version of the tables below (`PRAGMA user_version`).
-pub(super) const VERSION: i32 = 1;
+/// Version of the tables (`PRAGMA user_version`): those of [`CREATE`] and every step of [`STEPS`].
+pub(super) const VERSION: i32 = 1 + STEPS.len() as i32;
 
-/// Makes the tables in an empty file.
+/// What leads from version 1 to 2, and so on. A step that has been released stays as it is.
+///
+/// 2: what a node says of itself beside its name and endpoints, as a `Node` of the signalling
+/// schema, and whether it drains.
+pub(super) const STEPS: [&str; 1] = ["
+ALTER TABLE node ADD COLUMN about BLOB NOT NULL DEFAULT x'';
+ALTER TABLE node ADD COLUMN draining INTEGER NOT NULL DEFAULT 0;
+"];
+
+/// Makes the tables of version 1 in an empty file.
 ///
 /// Addresses are 4 or 16 bytes in network order, times milliseconds since the UNIX epoch. A node's
 /// `rank` is NULL for an agent; a cache row's `scope` is 0 for agents and the rank plus 1 for VMRs.

@@ -51,6 +51,7 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
         Ok(Response::new(v1::RegisterResponse {
             lease_seconds: u32::try_from(lease.duration.as_secs()).unwrap_or(u32::MAX),
             seen_address: seen.to_string(),
+            draining: lease.draining,
         }))
     }
 
@@ -87,6 +88,8 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
         Ok(Response::new(v1::NearestResponse {
             kind: convert::answer_kind(answer.kind).into(),
             vmrs: answer.vmrs.iter().map(convert::vmr).collect(),
+            next: answer.next.map(|place| place.to_string()).unwrap_or_default(),
+            probing: None,
         }))
     }
 
@@ -109,19 +112,20 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
 
     async fn list_nodes(&self, request: Request<v1::ListNodesRequest>) -> Answer<v1::ListNodesResponse> {
         let v1::ListNodesRequest { limit, after } = request.into_inner();
-        let after = optional("after", &after).map_err(|error| self.malformed(&error))?;
+        let after = convert::optional("after", &after).map_err(|error| self.malformed(&error))?;
         let limit = page(limit);
         let nodes = self.0.nodes(after, limit).await.map_err(|error| store_failure(&error))?;
         let next = next(limit, &nodes, |node| node.id().to_string());
         Ok(Response::new(v1::ListNodesResponse {
             nodes: nodes.iter().map(convert::node_entry).collect(),
             next,
+            max_rtt_micros: 0,
         }))
     }
 
     async fn list_cache(&self, request: Request<v1::ListCacheRequest>) -> Answer<v1::ListCacheResponse> {
         let v1::ListCacheRequest { limit, after } = request.into_inner();
-        let after = optional("after", &after).map_err(|error| self.malformed(&error))?;
+        let after = convert::optional("after", &after).map_err(|error| self.malformed(&error))?;
         let limit = page(limit);
         let entries = self.0.cache(after, limit).await.map_err(|error| store_failure(&error))?;
         let next = next(limit, &entries, |entry| entry.key.to_string());
@@ -142,13 +146,6 @@ fn page(limit: u32) -> usize {
         0 => PAGE,
         limit => limit.min(PAGE),
     }
-}
-
-fn optional<T>(field: &'static str, text: &str) -> Result<Option<T>, Malformed>
-where
-    T: std::str::FromStr<Err: std::fmt::Display>,
-{
-    if text.is_empty() { Ok(None) } else { convert::parse(field, text).map(Some) }
 }
 
 /// Where the page behind a full one starts.
@@ -177,9 +174,12 @@ fn refused(refusal: &Refusal) -> Status {
         | RefusalReason::TooManyEndpoints
         | RefusalReason::UnusableEndpoint
         | RefusalReason::TooManyMeasurements
+        | RefusalReason::TooMuch
         | RefusalReason::NotNearest => Status::invalid_argument(message),
         RefusalReason::NotRegistered => Status::not_found(message),
-        RefusalReason::NotEligible | RefusalReason::ForeignEndpoint => Status::failed_precondition(message),
+        RefusalReason::NotEligible | RefusalReason::ForeignEndpoint | RefusalReason::NoVmr => {
+            Status::failed_precondition(message)
+        }
         RefusalReason::Full | RefusalReason::CacheFull => {
             debug!(%refusal, "no room");
             Status::resource_exhausted(message)

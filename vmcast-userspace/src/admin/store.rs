@@ -14,16 +14,18 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, Params, Row, params};
 use vmcast_proto::registry::{
-    CacheEntry, CacheKey, Change, Measurement, NodeId, NodeRecord, Prefix, Registration, Role, Scope, Store,
-    UnixMillis,
+    About, CacheEntry, CacheKey, Change, Measurement, NodeId, NodeRecord, Prefix, Registration, Role, Scope,
+    Store, UnixMillis,
 };
+use vmcast_signal::{prost::Message as _, v1};
 
-use super::schema;
+use super::{convert, schema};
 
 /// How long to wait for a predecessor that is just ending.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
-const NODE_COLUMNS: &str = "SELECT id, rank, name, software, seen, registered, expires FROM node";
+const NODE_COLUMNS: &str = "SELECT id, rank, name, software, seen, registered, expires, \
+                            about, draining FROM node";
 const ENTRY_COLUMNS: &str = "SELECT scope, address, length, vmr, endpoint_address, endpoint_port, hops, \
                              rtt_micros, reporter, learned, expires FROM cache";
 
@@ -105,8 +107,12 @@ impl SqliteStore {
         if is_new {
             transaction.execute_batch(schema::CREATE)?;
             transaction.pragma_update(None, "application_id", schema::APPLICATION_ID)?;
-            transaction.pragma_update(None, "user_version", schema::VERSION)?;
         }
+        let done = usize::try_from(version.max(1) - 1).unwrap_or(0);
+        for step in &schema::STEPS[done..] {
+            transaction.execute_batch(step)?;
+        }
+        transaction.pragma_update(None, "user_version", schema::VERSION)?;
         transaction.commit()?;
         Ok(Self { connection })
     }
@@ -138,12 +144,14 @@ impl SqliteStore {
             role,
             name: parse(&row.get::<_, String>(2)?, "node.name")?,
             software: parse(&row.get::<_, String>(3)?, "node.software")?,
+            about: about(&row.get::<_, Vec<u8>>(7)?)?,
         };
         Ok(NodeRecord {
             registration,
             seen: address(row, 4, "node.seen")?,
             registered: time(row, 5, "node.registered")?,
             expires: time(row, 6, "node.expires")?,
+            draining: row.get(8)?,
         })
     }
 
@@ -253,7 +261,7 @@ fn apply(connection: &Connection, change: &Change) -> Result<()> {
             let (id, seen) = (node.id.as_str(), octets(record.seen));
             execute("DELETE FROM node WHERE id = ?1", &[&id])?;
             execute(
-                "INSERT INTO node VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO node VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                 &[
                     &id,
                     &record.rank(),
@@ -262,6 +270,8 @@ fn apply(connection: &Connection, change: &Change) -> Result<()> {
                     &seen,
                     &sql_time(record.registered),
                     &sql_time(record.expires),
+                    &about_bytes(node),
+                    &record.draining,
                 ],
             )?;
             for (position, endpoint) in node.endpoints.iter().enumerate() {
@@ -306,6 +316,17 @@ fn apply(connection: &Connection, change: &Change) -> Result<()> {
             execute("DELETE FROM cache WHERE expires <= ?1", &[&sql_time(*now)])
         }
     }
+}
+
+/// All but what has columns of its own, as the signalling schema has it: so a later version may know more.
+fn about_bytes(registration: &Registration) -> Vec<u8> {
+    let v1::Node { capabilities, tunnel_ends, source_prefixes, load, .. } = convert::node(registration);
+    v1::Node { capabilities, tunnel_ends, source_prefixes, load, ..v1::Node::default() }.encode_to_vec()
+}
+
+fn about(bytes: &[u8]) -> Result<About> {
+    let corrupt = StoreError::Corrupt { column: "node.about" };
+    v1::Node::decode(bytes).ok().and_then(|node| convert::about(&node).ok()).ok_or(corrupt)
 }
 
 fn read_entry(row: &Row<'_>) -> Result<CacheEntry> {

@@ -53,6 +53,7 @@ impl Upstreams {
                         endpoints,
                         name: name.parse().context("the name in the configuration")?,
                         software: concat!("vmcast ", env!("CARGO_PKG_VERSION")).parse()?,
+                        about: registry::About::default(),
                     },
                     requery: link::Settings::REQUERY,
                     local: None,

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use nix::net::if_::if_nametoindex;
 use vmcast_api::{Client, Envelope, Interface, Role, Source, SourcePlace, VERSION};
+use vmcast_dataplane::Capacities;
 
 use super::{Exit, Failure, args::DoctorArgs, find};
 use crate::{
@@ -16,10 +17,12 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(String, Exit), Failure> {
     let failure = |error: anyhow::Error| Failure::new(Exit::Error, format!("{error:#}"));
     let daemon = ask(args)?;
     let running = daemon.as_ref().map(|(running, _)| running);
+    let mut most_next_hops = Capacities::MOST.next_hops;
     let (engine, asked) = match (&args.config, &daemon) {
         (Some(file), _) => {
             let text = config::read(file)?;
             let (config, _) = config::parse::<RouterConfig>(file, &text)?;
+            most_next_hops = config.dataplane.max_next_hops;
             (Engine::Chosen(config.dataplane.engine), Some(of_config(&config)))
         }
         (None, Some((running, asked))) => {
@@ -29,7 +32,8 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(String, Exit), Failure> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| failure(error.into()))?;
-    let report = runtime.block_on(doctor::examine(&engine, running, asked)).map_err(failure)?;
+    let report =
+        runtime.block_on(doctor::examine(&engine, running, asked, most_next_hops)).map_err(failure)?;
     let exit = if report.errors == 0 { Exit::Ok } else { Exit::Error };
     let text = if args.json { json(&report) } else { text(&report) };
     Ok((text, exit))

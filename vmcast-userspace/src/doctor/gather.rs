@@ -1,6 +1,6 @@
 //! Asks the kernel.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
 
 use vmcast_common::fib::IfIndex;
 use vmcast_dataplane::{
@@ -91,6 +91,21 @@ fn facts(
         device: (device != link.ifindex).then(|| on.name.clone()),
         hook: hooks.into_iter().find(|(name, _)| *name == link.name).and_then(|(_, hook)| hook.clone()),
     }
+}
+
+/// The addresses of interfaces, with the lengths of their prefixes.
+pub(super) fn addresses(interfaces: &[InterfaceFacts]) -> Vec<(IpAddr, u8)> {
+    let ours = |name: &str| interfaces.iter().any(|facts| facts.link.is_some() && facts.asked.name == name);
+    let listed = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let of = |entry: nix::ifaddrs::InterfaceAddress| {
+        let (address, mask) = (entry.address?, entry.netmask?);
+        if let (Some(address), Some(mask)) = (address.as_sockaddr_in(), mask.as_sockaddr_in()) {
+            return Some((IpAddr::V4(address.ip()), u32::from(mask.ip()).leading_ones() as u8));
+        }
+        let (address, mask) = (address.as_sockaddr_in6()?, mask.as_sockaddr_in6()?);
+        Some((IpAddr::V6(address.ip()), u128::from(mask.ip()).leading_ones() as u8))
+    };
+    listed.filter(|entry| ours(&entry.interface_name)).filter_map(of).collect()
 }
 
 fn rp_filter(name: &str) -> Option<u8> {

@@ -7,6 +7,7 @@ mod finding;
 mod gather;
 mod host;
 mod interface;
+mod neighbours;
 
 #[cfg(test)]
 mod tests;
@@ -14,7 +15,8 @@ mod tests;
 pub(crate) use facts::{Asked, Engine, LookedUp, Running};
 pub(crate) use finding::{Level, Report};
 
-/// Examines this host and the interfaces that are asked about; `None` asks about all it has.
+/// Examines this host and the interfaces that are asked about; `None` asks about all it has. Copies go to so many
+/// neighbours at most.
 ///
 /// # Errors
 /// If the kernel does not list its interfaces.
@@ -22,9 +24,14 @@ pub(crate) async fn examine(
     engine: &Engine,
     running: Option<&Running>,
     asked: Option<Vec<Asked>>,
+    most_next_hops: u32,
 ) -> anyhow::Result<Report> {
     let mut findings = host::judge(&gather::host(), engine, running);
-    for facts in gather::interfaces(asked, running).await? {
+    let interfaces = gather::interfaces(asked, running).await?;
+    let addresses = gather::addresses(&interfaces);
+    let tables = neighbours::gather(&addresses);
+    findings.extend(tables.iter().filter_map(|facts| neighbours::judge(facts, most_next_hops)));
+    for facts in interfaces {
         findings.extend(interface::judge(&facts, engine));
     }
     Ok(Report::new(findings))

@@ -107,6 +107,7 @@ pub struct Attachment {
 enum Command {
     VmrDead(NodeId),
     Moved(Vec<SocketAddr>),
+    Serves(u32),
     Close,
 }
 
@@ -187,6 +188,11 @@ impl Attachment {
         self.command(Command::Moved(endpoints));
     }
 
+    /// Says how many are connected to this node; the admin hears of it with the next renewal.
+    pub fn serves(&self, connections: u32) {
+        self.command(Command::Serves(connections));
+    }
+
     /// Ends the lease and the link; takes two seconds at most.
     pub async fn close(mut self) {
         self.command(Command::Close);
@@ -250,6 +256,9 @@ impl Task {
                         self.registered = false;
                         self.register_at = Some(Instant::now());
                         (registering, finding) = (None, None);
+                    }
+                    Some(Command::Serves(connections)) => {
+                        self.settings.registration.about.load.connections = connections;
                     }
                     Some(Command::Close) | None => break,
                 },

@@ -13,7 +13,7 @@ use std::{
 };
 
 use tracing::debug;
-use vmcast_proto::registry::{AnswerKind, Measurement, NodeId, Registration, Role};
+use vmcast_proto::registry::{AnswerKind, Measurement, NodeId, Registration};
 use vmcast_signal::{
     tonic::{
         Response, Status,
@@ -26,7 +26,7 @@ use super::{
     connect::{CONNECT_TIMEOUT, Connector, Credentials},
     error::{AdminError, causes, is_transport},
 };
-use crate::identity::NodeIdentity;
+use crate::{admin::convert::node, identity::NodeIdentity};
 
 /// A call may take so long, its connection included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -185,6 +185,7 @@ impl AdminClient {
             node_id: id.to_string(),
             addresses: addresses.iter().map(ToString::to_string).collect(),
             excluded: excluded.iter().map(ToString::to_string).collect(),
+            ..v1::NearestRequest::default()
         };
         let response = self
             .call(|mut client| {
@@ -252,21 +253,6 @@ impl AdminClient {
             failure = AdminError::Unreachable { url: admin.url.clone(), reason };
         }
         Err(failure)
-    }
-}
-
-fn node(registration: &Registration) -> v1::Node {
-    let (role, rank) = match registration.role {
-        Role::Vmr { rank } => (v1::Role::Vmr, rank),
-        Role::Agent => (v1::Role::Agent, 0),
-    };
-    v1::Node {
-        id: registration.id.to_string(),
-        role: role.into(),
-        endpoints: registration.endpoints.iter().map(ToString::to_string).collect(),
-        rank,
-        name: registration.name.to_string(),
-        software: registration.software.to_string(),
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use tokio::{net::UdpSocket, sync::watch, task::JoinHandle};
 use vmcast_proto::{
     nearest,
-    registry::{AnswerKind, NodeId, RefusalReason, Registration, Role},
+    registry::{About, AnswerKind, NodeId, RefusalReason, Registration, Role},
 };
 use vmcast_wire::amt::Message;
 
@@ -81,6 +81,7 @@ fn settings(admins: &[String], name: &str, role: Role, local: [u8; 4], endpoints
             endpoints: endpoints.to_vec(),
             name: name.parse().expect("a name"),
             software: "vmcast".parse().expect("a name"),
+            about: About::default(),
         },
         requery: Settings::REQUERY,
         local: Some(local.into()),

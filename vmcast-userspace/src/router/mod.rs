@@ -3,6 +3,7 @@
 //! [`core::Core`] joins the protocol machines without I/O: relay, gateway, queriers and the routing
 //! base. [`run()`] drives it with sockets, netlink, the admin link and a data plane.
 
+mod about;
 mod answer;
 mod core;
 mod endpoints;

@@ -31,6 +31,7 @@ use vmcast_proto::{
 use vmcast_wire::{ipv4, ipv6, mld};
 
 use super::{
+    about::about,
     answer,
     core::{Core, Effect, Settings},
     endpoints::{self, Reading, Relays},
@@ -193,7 +194,8 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     first.iter().for_each(|op| shown.note(now, op, &LastCount::default(), plane.as_ref(), &core.mrib));
     let identity =
         link::open_identity(&config.admin, identity::Role::Router, config.node_id().as_str()).await?;
-    let attachment = attach(&config, &endpoints, seed, identity)?;
+    let about = about(&wanted, core.stated.tunnels(), config.tunnel.max_tunnels);
+    let attachment = attach(&config, &endpoints, about, seed, identity)?;
     let source_relays = SourceRelays::new(&config.amtrelay);
     let mut router = Router {
         config,
@@ -392,6 +394,7 @@ fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Sett
 fn attach(
     config: &RouterConfig,
     endpoints: &[SocketAddr],
+    about: registry::About,
     seed: [u8; 16],
     identity: Option<Arc<NodeIdentity>>,
 ) -> anyhow::Result<Option<Attachment>> {
@@ -405,6 +408,7 @@ fn attach(
         endpoints: endpoints.to_vec(),
         name: config.name.as_str().parse()?,
         software: concat!("vmcast ", env!("CARGO_PKG_VERSION")).parse()?,
+        about,
     };
     let settings = link::Settings {
         admins: config.admin.urls.iter().map(|url| url.as_str().to_owned()).collect(),
@@ -477,6 +481,9 @@ impl Router {
                     self.shown.read(now, self.plane.as_ref());
                     self.core.stream_counters(now, &self.shown.counters.streams);
                     self.tell_overrun(now);
+                    if let Some(attachment) = &self.attachment {
+                        attachment.serves(self.core.relay.tunnel_count());
+                    }
                     self.catch_up(now);
                     self.write_recordings();
                 }

@@ -189,12 +189,11 @@ pub(super) struct Read<'a> {
     streams: &'a HashMap<Stream, ShownStream>,
     plane: &'a dyn Dataplane,
     read: RefCell<HashMap<Stream, Amount>>,
-    missed: RefCell<HashMap<Stream, HashMap<Output, Amount>>>,
 }
 
 impl<'a> Read<'a> {
     fn new(streams: &'a HashMap<Stream, ShownStream>, plane: &'a dyn Dataplane) -> Self {
-        Self { streams, plane, read: RefCell::default(), missed: RefCell::default() }
+        Self { streams, plane, read: RefCell::default() }
     }
 }
 
@@ -209,10 +208,8 @@ impl Readings for Read<'_> {
     }
 
     fn missed(&self, stream: Stream, member: Output) -> Amount {
-        let mut known = self.missed.borrow_mut();
-        let all =
-            known.entry(stream).or_insert_with(|| missed(self.plane, stream, None).into_iter().collect());
-        all.get(&member).copied().unwrap_or_default()
+        // Of one member at a time: a page of the list has few of those that a stream may have.
+        missed(self.plane, stream, Some(member)).first().map(|(_, missed)| *missed).unwrap_or_default()
     }
 }
 

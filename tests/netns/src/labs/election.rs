@@ -11,21 +11,26 @@
 //!                +-------+
 //! ```
 
-use std::{net::Ipv4Addr, thread, time::Duration};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV6},
+    thread,
+    time::Duration,
+};
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
+use vmcast_common::hdr::eth::{multicast_mac, multicast_mac_v6};
 use vmcast_lab::{
     Namespace,
     roles::{Role, wait_ready},
-    traffic::GroupPort,
+    traffic::{GroupPort, packet_socket},
 };
-use vmcast_wire::igmp;
+use vmcast_wire::{igmp, ipv4, ipv6, membership::QueryV3, mld};
 
 use super::{
     bad_input::send_igmp_from,
     bed::{Bed, Outcome, ensure, trial},
-    small::{Router, Small, client_address},
+    small::{Router, Small, client_address, gateway_of},
     stream::{Listener, Sender},
 };
 
@@ -34,6 +39,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("of two routers on a link the elected querier alone serves it until it dies", two_routers),
         trial("a querier that flaps stops no stream, and one that stays is left the members", flapping),
         trial("a querier that is not listed is not heard", not_listed),
+        trial("queries that hosts do not hear elect nobody and end no stream", unheard),
     ]
 }
 
@@ -134,20 +140,28 @@ const ASKS: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 9);
 /// A querier that is silent is missed after 2.25 s.
 const TIMERS: &str = "query_interval_seconds = 1\nquery_response_interval_seconds = 0.5\n";
 
-fn ask(small: &Small) -> Outcome {
-    let query = igmp::Message::QueryV3(igmp::QueryV3 {
+fn query<A>(group: A) -> QueryV3<A> {
+    QueryV3 {
         max_resp_time: Duration::from_millis(500),
-        group: Ipv4Addr::UNSPECIFIED,
+        group,
         suppress_router_side_processing: false,
         robustness_variable: 2,
         query_interval: Duration::from_secs(1),
         sources: Vec::new(),
-    });
+    }
+}
+
+fn ask(small: &Small) -> Outcome {
+    let query = igmp::Message::QueryV3(query(Ipv4Addr::UNSPECIFIED));
     send_igmp_from(small.client(1), ASKS, igmp::ALL_SYSTEMS, 1, true, &[query.emit()])
 }
 
+fn counter(role: &Role, protocol: &str, label: &str) -> u64 {
+    role.ask(&["stats"]).and_then(|answer| answer["control"][protocol][label].as_u64()).unwrap_or(0)
+}
+
 fn igmp_counter(role: &Role, label: &str) -> u64 {
-    role.ask(&["stats"]).and_then(|answer| answer["control"]["igmp"][label].as_u64()).unwrap_or(0)
+    counter(role, "igmp", label)
 }
 
 // proves RFC 9776 §6.6.2 and RFC 4605 §4.2 with a querier that comes and goes
@@ -228,5 +242,80 @@ fn not_listed(bed: &mut Bed) -> Outcome {
     listener.more(bed, SOME)?;
     listener.heard().is_whole()?;
     drop(sender);
+    Ok(())
+}
+
+/// Asks with a lower address than the VMR's, of IGMP and of MLD, what no host of the first client's link hears: a General
+/// Query that goes to the VMR alone, one to a group, and one about a group that nobody wants.
+fn unheard_queries(mac: [u8; 6], vmr: Ipv6Addr) -> Vec<Vec<u8>> {
+    let frame = |to: [u8; 6], ether_type: [u8; 2], datagram: Vec<u8>| {
+        [&to[..], &[2, 0, 0, 0, 0, 9], &ether_type, &datagram].concat()
+    };
+    let v4 = |to: Ipv4Addr, mac, group| {
+        let message = igmp::Message::QueryV3(query(group)).emit();
+        frame(mac, [0x08, 0], ipv4::encapsulate(ASKS, to, 1, 0xc0, 2, true, &message))
+    };
+    let v6 = |to: Ipv6Addr, mac, group| {
+        let asks = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+        let message = mld::Message::QueryV2(query(group)).emit(asks, to);
+        frame(mac, [0x86, 0xdd], ipv6::encapsulate(asks, to, 1, 0xc0, mld::NEXT_ICMPV6, true, &message))
+    };
+    let routers = igmp::ALL_ROUTERS;
+    let (nobodys, nobodys_v6) = (Ipv4Addr::new(239, 9, 9, 9), Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 9, 9));
+    let (none, none_v6) = (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+    vec![
+        v4(VMR_ON_FIRST, mac, none),
+        v4(routers, multicast_mac(routers), none),
+        v4(nobodys, multicast_mac(nobodys), nobodys),
+        v6(vmr, mac, none_v6),
+        v6(mld::ALL_ROUTERS, multicast_mac_v6(&mld::ALL_ROUTERS.octets()), none_v6),
+        v6(nobodys_v6, multicast_mac_v6(&nobodys_v6.octets()), nobodys_v6),
+    ]
+}
+
+const VMR_ON_FIRST: Ipv4Addr = gateway_of(1);
+
+// proves RFC 9776 §9.1 and RFC 9777 §10.1: forged queries that only the router hears
+fn unheard(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 1)?;
+    let group = Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 7, 1);
+    let source = Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 2);
+    small.source.ip(&format!("addr add {source}/64 dev eth0 nodad"))?;
+    small.vmr.ip("addr add fd01::1/64 dev src0 nodad")?;
+    let tables = format!("[mld]\n{TIMERS}");
+    let router = Router { querier: true, tables: &tables, ..Router::default() };
+    let router = small.router_with_timers(bed, router, TIMERS, "")?;
+    let mac = small.vmr_mac(1)?;
+    let [a, b, c, d, e, f] = mac;
+    let vmr = Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    let v6 = SocketAddrV6::new(group, 5004, 0, 0);
+    let senders =
+        (Sender::start(&small.source, SOURCE, STREAM)?, Sender::start_v6(&small.source, source, v6, "eth0")?);
+    let listeners =
+        (Listener::join(small.client(1), STREAM, None)?, Listener::join_v6(small.client(1), v6, "eth0")?);
+    listeners.0.more(bed, SOME)?;
+    listeners.1.more(bed, SOME)?;
+    let frames = unheard_queries(mac, vmr);
+    let socket = small.client(1).enter(|| packet_socket("eth0", Duration::from_millis(1)))??;
+    // Four times as long as a membership lives that nobody asks about: 1 s, twice, and the time to answer.
+    for _ in 0..120 {
+        for frame in &frames {
+            nix::unistd::write(&socket, frame)?;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    for protocol in ["igmp", "mld"] {
+        bed.until("what nobody hears is counted", || Ok(counter(&router, protocol, "unheard_query") >= 240))?;
+        ensure!(
+            counter(&router, protocol, "queriers_missed") == 0,
+            "{protocol}: another querier was elected"
+        );
+    }
+    elected(bed, &router, "acc1", VMR_ON_FIRST)?;
+    listeners.0.more(bed, SOME)?;
+    listeners.1.more(bed, SOME)?;
+    listeners.0.heard().is_whole()?;
+    listeners.1.heard().is_whole()?;
+    drop(senders);
     Ok(())
 }

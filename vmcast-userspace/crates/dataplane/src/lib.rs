@@ -2,7 +2,7 @@
 
 mod capacity;
 mod carried;
-mod clock;
+pub mod clock;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod conversions;

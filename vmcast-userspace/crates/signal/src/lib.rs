@@ -11,4 +11,5 @@ pub mod v1 {
     tonic::include_proto!("vmcast.v1");
 }
 
+pub use prost;
 pub use tonic;

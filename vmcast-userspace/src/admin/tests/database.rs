@@ -142,7 +142,7 @@ fn a_row_that_cannot_be_is_an_error_and_not_a_panic() {
     let directory = directory();
     let path = directory.path().join("registry.db");
     drop(open(&path));
-    let row = |id: &str, rank: &str, seen: &str| format!("('{id}', {rank}, '', '', {seen}, 1, 9)");
+    let row = |id: &str, rank: &str, seen: &str| format!("('{id}', {rank}, '', '', {seen}, 1, 9, x'', 0)");
     for (row, wrong) in [
         (row("a", "-1", "x'c0000201'"), "node.rank"),
         (row("a", "4294967296", "x'c0000201'"), "node.rank"),
@@ -154,5 +154,23 @@ fn a_row_that_cannot_be_is_an_error_and_not_a_panic() {
         drop(raw);
         let failure = open(&path).nodes(None, 9).expect_err("corrupt");
         assert!(matches!(failure, StoreError::Corrupt { column } if column == wrong), "{row}: {failure}");
+    }
+}
+
+// proves A2
+#[test]
+fn a_database_of_the_first_version_goes_on_and_its_nodes_are_still_there() {
+    let directory = directory();
+    let path = directory.path().join("registry.db");
+    let first = Connection::open(&path).expect("open");
+    first.execute_batch(schema::CREATE).expect("create");
+    first.pragma_update(None, "application_id", schema::APPLICATION_ID).expect("update");
+    first.pragma_update(None, "user_version", 1).expect("update");
+    first.execute_batch("INSERT INTO node VALUES ('a', 2, 'n', 's', x'c0000201', 1, 9)").expect("insert");
+    drop(first);
+    for _ in 0..2 {
+        let nodes = open(&path).nodes(None, 9).expect("nodes");
+        assert_eq!((nodes.len(), nodes[0].rank(), nodes[0].draining), (1, Some(2), false));
+        assert_eq!(nodes[0].registration.about, vmcast_proto::registry::About::default());
     }
 }

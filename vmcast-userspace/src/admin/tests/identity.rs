@@ -75,6 +75,7 @@ fn registration(name: &str, role: NodeRole) -> Registration {
         endpoints,
         name: name.parse().unwrap(),
         software: "x".parse().unwrap(),
+        about: Default::default(),
     }
 }
 

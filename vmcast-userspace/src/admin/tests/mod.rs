@@ -4,3 +4,4 @@ pub(crate) mod bed;
 mod database;
 mod identity;
 mod service;
+mod versions;

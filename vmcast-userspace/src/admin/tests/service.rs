@@ -27,6 +27,7 @@ fn node(id: &str, role: v1::Role, rank: u32, endpoints: &[&str]) -> v1::Register
             rank,
             name: format!("the {id}"),
             software: "vmcast".to_owned(),
+            ..Default::default()
         }),
     }
 }
@@ -229,7 +230,7 @@ async fn a_database_that_fails_makes_the_service_unavailable_without_its_particu
     let path = directory.path().join("registry.db");
     drop(SqliteStore::open(&path).expect("open"));
     let raw = Connection::open(&path).expect("open");
-    raw.execute_batch("INSERT INTO node VALUES ('a', -1, '', '', x'c0000201', 1, 9999999999999)")
+    raw.execute_batch("INSERT INTO node VALUES ('a', -1, '', '', x'c0000201', 1, 9999999999999, x'', 0)")
         .expect("insert");
     drop(raw);
 

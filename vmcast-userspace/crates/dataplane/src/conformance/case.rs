@@ -73,7 +73,8 @@ pub struct Expect {
     pub observed: Observed,
     /// By how much the drop counters rise; the others stay.
     pub drops: BTreeMap<DropReason, u64>,
-    /// By how much the streams' counters rise; the others stay. Times are not compared.
+    /// By how much the streams' counters rise; the others stay. When the last packet came is compared with
+    /// the clock, by [`super::run`].
     pub streams: BTreeMap<Stream, StreamCounters>,
     /// What the controller hears.
     pub punts: Vec<Punt>,

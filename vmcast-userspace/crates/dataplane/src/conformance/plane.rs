@@ -51,6 +51,9 @@ pub trait PlaneUnderTest {
     /// As [`crate::Dataplane::dropped_copies`].
     fn dropped_copies(&mut self, stream: Stream, member: Option<Output>) -> Vec<(Output, DroppedCopies)>;
 
+    /// Now, by the clock that says when a stream had its last packet, in nanoseconds.
+    fn now_ns(&mut self) -> u64;
+
     /// Takes every punt so far.
     fn take_punts(&mut self) -> Vec<Punt>;
 

@@ -1,6 +1,6 @@
 //! Runs a case and says where a plane strays from it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use vmcast_common::{
     fib::{Output, Stream},
@@ -82,10 +82,13 @@ fn take(step: &Step, plane: &mut impl PlaneUnderTest) -> Result<(), String> {
         Step::Inject { ingress, frame, expect } => {
             let before = plane.counters();
             let missed_before = missed(plane, &before);
+            let begun = plane.now_ns();
             let observed = plane.inject(*ingress, frame);
             let after = plane.counters();
+            let injected = begun..=plane.now_ns();
             let missed = missed(plane, &after) - missed_before;
             compare(&observed, &before, &after, plane.take_punts(), expect)
+                .and_then(|()| last_packets(&before, &after, &injected))
                 .and_then(|()| same("copies that members miss", &missed, &missing(expect)))
                 .and_then(|()| same("messages to sources", &plane.take_too_big(), &expect.too_big))
                 .map_err(|what| format!("frame {} on {ingress:?}: {what}", hex(frame)))
@@ -152,6 +155,25 @@ fn risen_drops(before: &Counters, after: &Counters) -> BTreeMap<DropReason, u64>
         .map(|(reason, count)| (*reason, count - before.drops.get(reason).unwrap_or(&0)))
         .filter(|&(reason, risen)| risen != 0 && provoked_by_packets(reason))
         .collect()
+}
+
+/// A stream had its last packet with this frame if it has counted it, and else when it had it before.
+fn last_packets(before: &Counters, after: &Counters, injected: &RangeInclusive<u64>) -> Result<(), String> {
+    let before: BTreeMap<_, _> = before.streams.iter().map(|entry| (entry.stream, entry.counters)).collect();
+    after.streams.iter().try_for_each(|entry| {
+        let was = before.get(&entry.stream).copied().unwrap_or_default();
+        let last = entry.counters.last_ns;
+        let holds =
+            if entry.counters.packets > was.packets { injected.contains(&last) } else { last == was.last_ns };
+        let expected = || {
+            let before = was.last_ns;
+            format!(
+                "{}: the last packet at {last}, before at {before}, injected in {injected:?}",
+                entry.stream
+            )
+        };
+        if holds { Ok(()) } else { Err(expected()) }
+    })
 }
 
 fn risen_streams(before: &Counters, after: &Counters) -> BTreeMap<Stream, StreamCounters> {

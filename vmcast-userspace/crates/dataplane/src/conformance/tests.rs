@@ -21,6 +21,9 @@ const DEVICES: Devices = Devices {
     c: Device { ifindex: IfIndex(7), mac: [2, 0xcc, 0, 0, 0, 7], mtu: 1500 },
 };
 
+/// When all frames come.
+const NOW_NS: u64 = 1;
+
 impl PlaneUnderTest for Core {
     fn apply(&mut self, ops: &[FibOp]) -> Result<(), ApplyError> {
         Self::apply(self, ops)
@@ -28,8 +31,8 @@ impl PlaneUnderTest for Core {
 
     fn inject(&mut self, ingress: IfIndex, frame: &[u8]) -> Observed {
         let mut frames = Vec::new();
-        let disposition =
-            self.process(ingress, frame, 1, &mut |egress, frame, _| frames.push((egress, frame.to_vec())));
+        let disposition = self
+            .process(ingress, frame, NOW_NS, &mut |egress, frame, _| frames.push((egress, frame.to_vec())));
         Observed { disposition, frames }
     }
 
@@ -43,6 +46,10 @@ impl PlaneUnderTest for Core {
 
     fn dropped_copies(&mut self, stream: Stream, member: Option<Output>) -> Vec<(Output, DroppedCopies)> {
         Self::dropped_copies(self, stream, member)
+    }
+
+    fn now_ns(&mut self) -> u64 {
+        NOW_NS
     }
 
     fn take_punts(&mut self) -> Vec<Punt> {

@@ -205,6 +205,59 @@ impl MemberList {
         Ok(Change::default())
     }
 
+    /// Puts pauses into runs that are longer than they may be: the list was filled while there was no relay device. A
+    /// pause more delays packets that come later, so none overtakes another.
+    ///
+    /// # Errors
+    /// If the table is full or the kernel refuses a write; what is not divided then is one run still.
+    pub(crate) fn divide<K: ListWrites>(&mut self, backing: &mut Backing<'_, K>) -> Result<(), KernelError> {
+        if self.runs.iter().all(|run| run.members <= backing.chunk) {
+            return Ok(());
+        }
+        let mut divided = Ok(());
+        let mut runs = vec![Run::default()];
+        let mut pauses = self.pauses().collect::<Vec<_>>().into_iter().peekable();
+        let mut at = self.first;
+        while at != 0 {
+            let place = *backing.places.at(at);
+            let mut run = runs.len() as u32 - 1;
+            if pauses.next_if_eq(&at).is_some() {
+                runs.push(Run { pause: at, members: 0 });
+            } else {
+                if divided.is_ok() && runs[run as usize].members >= backing.chunk {
+                    divided = self.pause_before(at, run, backing).map(|pause| {
+                        runs.push(Run { pause, members: 0 });
+                        run += 1;
+                    });
+                }
+                runs[run as usize].members += 1;
+            }
+            backing.places.at(at).run = run;
+            at = place.behind;
+        }
+        self.runs = runs;
+        divided
+    }
+
+    /// Puts a pause before a member, at the end of a run. Returns its index.
+    fn pause_before<K: ListWrites>(
+        &mut self,
+        member: u32,
+        run: u32,
+        backing: &mut Backing<'_, K>,
+    ) -> Result<u32, KernelError> {
+        let before = backing.places.at(member).before;
+        let pause = backing.indices.take()?;
+        let entry = MemberEntry { next: member, ..MemberEntry::pause(backing.list) };
+        let linked = backing.kernel.write(pause, &entry).and_then(|()| link(before, pause, backing));
+        if let Err(error) = linked {
+            backing.retired.push(pause);
+            return Err(error);
+        }
+        self.put(pause, Place { before, behind: member, run }, backing);
+        Ok(pause)
+    }
+
     /// Removes a member, if it is one.
     ///
     /// # Errors

@@ -245,7 +245,7 @@ impl Bed {
 
     /// A change of one member, as the plane makes it: those beside it do not notice.
     fn change(&mut self, step: Step, refuse_after: Option<usize>) {
-        let member = step.member();
+        let member = step.member().unwrap_or_default();
         let before = self.members();
         let leaves = matches!(step, Step::Remove(_));
         for packet in self.kernel.packets() {
@@ -257,7 +257,7 @@ impl Bed {
         self.kernel.may.insert(member);
         if leaves {
             self.kernel.must.remove(&member);
-        } else if !before.contains(&member) {
+        } else if member != 0 && !before.contains(&member) {
             // Who joins anew may get once more what is under way.
             self.kernel.last.remove(&member);
         }
@@ -277,6 +277,11 @@ impl Bed {
                 self.list.set(output(member), &entry, &mut backing)
             }
             Step::Remove(member) => self.list.remove(output(member), &mut backing),
+            Step::Chunk(chunk) => {
+                backing.chunk = chunk;
+                self.chunk = chunk;
+                self.list.divide(&mut backing).map(|()| Change::default())
+            }
         };
         self.kernel.refuse_after = None;
         self.kernel.run();
@@ -300,14 +305,26 @@ impl Bed {
 enum Step {
     Set(u32, u16),
     Remove(u32),
+    /// A run may have so many members from now on, and those that are longer are divided.
+    Chunk(u32),
 }
 
 impl Step {
-    const fn member(self) -> u32 {
+    const fn member(self) -> Option<u32> {
         match self {
-            Self::Set(member, _) | Self::Remove(member) => member,
+            Self::Set(member, _) | Self::Remove(member) => Some(member),
+            Self::Chunk(_) => None,
         }
     }
+}
+
+/// A change of a member, or that a relay device can be made, or none any more.
+fn step_or_relay() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        12 => step(),
+        1 => (1u32..5).prop_map(Step::Chunk),
+        1 => Just(Step::Chunk(u32::MAX)),
+    ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -339,7 +356,7 @@ proptest! {
     #[test]
     fn every_packet_comes_once_and_in_order_to_every_member_that_stays(
         chunk in 1u32..5,
-        steps in proptest::collection::vec((step(), proptest::option::weighted(0.2, 0usize..4)), 1..80),
+        steps in proptest::collection::vec((step_or_relay(), proptest::option::weighted(0.2, 0usize..4)), 1..80),
         turns in proptest::collection::vec(turn(), 1..40),
     ) {
         let mut bed = Bed::new(chunk, INDICES);
@@ -424,4 +441,24 @@ fn a_list_that_was_emptied_begins_anew() {
         (1..=8).for_each(|member| bed.change(Step::Remove(member), None));
         assert_eq!((bed.list.first(), bed.list.runs.len()), (0, 0));
     }
+}
+
+#[test]
+fn a_list_that_was_filled_without_a_relay_device_is_divided_once_there_is_one() {
+    let mut bed = Bed::new(u32::MAX, INDICES);
+    (1..=20).for_each(|member| bed.change(Step::Set(member, 0), None));
+    assert_eq!(bed.list.runs.len(), 1);
+    bed.change(Step::Chunk(3), None);
+    bed.kernel.longest = 0;
+    bed.kernel.turn(Turn::Receive);
+    bed.kernel.drain();
+    assert_eq!((bed.list.runs.len(), bed.kernel.longest), (7, 3));
+    // Runs know their members: who leaves makes room where it was.
+    bed.change(Step::Remove(4), None);
+    bed.change(Step::Set(21, 0), None);
+    bed.change(Step::Set(22, 0), None);
+    bed.kernel.longest = 0;
+    bed.kernel.turn(Turn::Receive);
+    bed.kernel.drain();
+    assert_eq!((bed.list.runs.len(), bed.kernel.longest), (7, 3));
 }

@@ -158,6 +158,13 @@ impl KernelPlane {
         }
     }
 
+    /// How often a member had to wait for a table of its stream, as the stock of those made in advance was used up. For
+    /// benchmarks and tests: a join costs no wait for the kernel's readers as long as this stays.
+    #[must_use]
+    pub const fn waits_for_tables(&self) -> u64 {
+        self.pool.waits()
+    }
+
     /// What an earlier daemon left in force, if its programs still forward; taken once.
     pub fn take_kept(&mut self) -> Option<Fib> {
         self.kept.take()
@@ -220,6 +227,7 @@ impl KernelPlane {
             remains.members.into_iter().for_each(|index| self.members.give_back(index));
             remains.hops.into_iter().for_each(|index| self.hops.give_back(index));
             remains.stats.into_iter().for_each(|index| self.stats.give_back(index));
+            remains.missed.into_iter().for_each(|(stats, output, key)| self.forget_left(stats, output, &key));
         }
         self.pool.wait(std::mem::take(&mut self.remains), Until::Walked);
     }

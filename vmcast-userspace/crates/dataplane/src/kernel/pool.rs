@@ -12,7 +12,10 @@ use std::{
 };
 
 use aya::maps::Map;
-use vmcast_common::maps::{self, HeadKey, limit};
+use vmcast_common::{
+    fib::Output,
+    maps::{self, HeadKey, MemberKey, limit},
+};
 
 use super::{
     devmap::{Devmap, LARGEST, SIZES},
@@ -26,9 +29,12 @@ use super::{
 
 const _: () = assert!(LARGEST >= (limit::CHUNK + WAYS) as usize);
 /// How many of each size are in stock at first.
-const FIRST_STOCK: [usize; SIZES.len()] = [64, 32, 16, 8, 8, 8];
-/// Largest stock of a size; it doubles each time it is found empty. The thread makes as many in some 20 ms.
-const MAX_STOCK: usize = 64;
+const FIRST_STOCK: [usize; SIZES.len()] = [64, 32, 32, 32, 16, 16];
+/// Largest stock of a size. It doubles each time that it is found nearly used up: so many more are made before the next
+/// burst of joins comes. The thread makes 64 in some 20 ms.
+const MAX_STOCK: [usize; SIZES.len()] = [512, 512, 256, 256, 128, 128];
+/// The share of a stock that is left when it is found nearly used up: one in so many.
+const LEFT: usize = 4;
 
 /// What must not be used again while somebody may be walking there.
 #[derive(Debug, Default)]
@@ -45,18 +51,21 @@ pub(crate) struct Remains {
     pub(crate) tables: Vec<u32>,
     /// Shapes that these had.
     pub(crate) shapes: Vec<ShapeId>,
+    /// What members have missed that have left their streams: of which stream, which output, and by what name.
+    pub(crate) missed: Vec<(u32, Output, MemberKey)>,
 }
 
 impl Remains {
     /// Whether there is nothing.
     pub(crate) const fn is_empty(&self) -> bool {
-        let Self { members, heads, hops, stats, tables, shapes } = self;
+        let Self { members, heads, hops, stats, tables, shapes, missed } = self;
         members.is_empty()
             && heads.is_empty()
             && hops.is_empty()
             && stats.is_empty()
             && tables.is_empty()
             && shapes.is_empty()
+            && missed.is_empty()
     }
 }
 
@@ -109,6 +118,8 @@ pub(super) struct TablePool {
     ordered: [usize; SIZES.len()],
     remains: VecDeque<Remains>,
     failures: u64,
+    /// How often a table had to wait for a devmap.
+    waits: u64,
     /// Places of member tables.
     places: Indices,
     /// How often each place was used.
@@ -145,6 +156,7 @@ impl TablePool {
             ordered: [0; SIZES.len()],
             remains: VecDeque::new(),
             failures: 0,
+            waits: 0,
             places: Indices::new(maps::TABLES, limit::TABLES),
             uses: Vec::new(),
             thread: None,
@@ -164,8 +176,30 @@ impl TablePool {
 
     /// Orders for a stock that was found empty.
     fn more(&mut self, size: usize) {
-        self.target[size] = (self.target[size] * 2).clamp(1, MAX_STOCK);
+        self.target[size] = (self.target[size] * 2).clamp(1, MAX_STOCK[size]);
         self.order(size);
+    }
+
+    /// Takes a devmap of a size, or a larger one rather than none: an empty slot costs a packet little, and the next
+    /// change of the table takes another one. Orders ahead of need.
+    fn take(&mut self, size: usize) -> Option<Devmap> {
+        let devmap = self.stock[size..].iter_mut().find_map(VecDeque::pop_front)?;
+        let target = self.target[size];
+        // After a failure the stock grows only as devmaps are made, and never again before more have come.
+        if target > 0 && self.stock[size].len() * LEFT < target && self.ordered[size] * 2 <= target {
+            self.more(size);
+        } else {
+            self.order(size);
+        }
+        if devmap.size() != size {
+            self.order(devmap.size());
+        }
+        Some(devmap)
+    }
+
+    /// How often a table had to wait for a devmap, as the stock had none that was large enough.
+    pub(super) const fn waits(&self) -> u64 {
+        self.waits
     }
 
     fn send(&self, order: Order) {
@@ -248,12 +282,13 @@ impl Tables for TablePool {
             .position(|&size| size as usize >= slots)
             .ok_or(KernelError::Full { table: "members of one stream", limit: SIZES[SIZES.len() - 1] })?;
         self.accept_waiting();
-        if self.stock[size].is_empty() {
-            self.more(size);
+        if let Some(devmap) = self.take(size) {
+            return Ok(devmap);
         }
+        self.waits += 1;
+        self.more(size);
         loop {
-            if let Some(devmap) = self.stock[size].pop_front() {
-                self.order(size);
+            if let Some(devmap) = self.take(size) {
                 return Ok(devmap);
             }
             let delivery = self
@@ -349,6 +384,34 @@ mod tests {
         bed.deliver(Delivery::Devmap(Devmap::new(9, 1, None)));
         assert_eq!(bed.pool.devmap(8).unwrap().place(), 9);
         assert_eq!((bed.pool.failures, bed.pool.target[0]), (1, 0));
+    }
+
+    #[test]
+    fn a_burst_takes_larger_devmaps_before_it_waits_and_the_stock_grows_ahead_of_the_next() {
+        let mut bed = Bed::new();
+        for place in 1..=24 {
+            bed.deliver(Delivery::Devmap(Devmap::new(place, usize::from(place > 16), None)));
+        }
+        let taken: Vec<usize> = (0..24).map(|_| bed.pool.devmap(4).unwrap().size()).collect();
+        assert_eq!(taken, [[0; 8], [0; 8], [1; 8]].concat());
+        assert_eq!((bed.pool.waits(), bed.pool.target[0]), (0, 2 * FIRST_STOCK[0]));
+        // All that was ordered comes, and a burst of as many is served without a wait.
+        let ordered: usize = bed.ordered().iter().sum();
+        assert!(ordered > 3 * 24, "{ordered} were ordered");
+        (0..ordered as u32)
+            .for_each(|place| bed.deliver(Delivery::Devmap(Devmap::new(100 + place, 0, None))));
+        (0..ordered).for_each(|_| drop(bed.pool.devmap(3).unwrap()));
+        assert_eq!(bed.pool.waits(), 0);
+        // A wait is counted.
+        let error = KernelError::call("creating a devmap")("out of room");
+        let deliveries = bed.deliveries.clone();
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            deliveries.send(Delivery::Failed { size: 0, count: 1, error }).unwrap();
+        });
+        assert!(bed.pool.devmap(3).is_err());
+        late.join().unwrap();
+        assert_eq!(bed.pool.waits(), 1);
     }
 
     #[test]

@@ -137,9 +137,15 @@ impl Core {
     #[must_use]
     pub fn dropped_copies(&self, stream: Stream, member: Option<Output>) -> Vec<(Output, DroppedCopies)> {
         let state = self.tables.number(stream).and_then(|number| self.tables.state(number));
-        let all = state.into_iter().flat_map(|state| &state.dropped);
-        let wanted = all.filter(|(output, _)| member.is_none_or(|member| member == **output));
-        wanted.map(|(output, dropped)| (*output, *dropped)).collect()
+        let Some(state) = state else {
+            return Vec::new();
+        };
+        match member {
+            Some(member) => {
+                state.dropped.get(&member).map(|dropped| (member, *dropped)).into_iter().collect()
+            }
+            None => state.dropped.iter().map(|(output, dropped)| (*output, *dropped)).collect(),
+        }
     }
 
     /// Counts what was lost before it came here or after it left.

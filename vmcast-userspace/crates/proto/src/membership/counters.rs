@@ -20,6 +20,9 @@ pub enum Refusal {
     NoRouterAlert,
     /// An IGMP query without a source address takes no part in the election (RFC 4541 §2.1.1).
     QueryWithoutSource,
+    /// A query that the link does not hear: a General Query that goes elsewhere than to all hosts, a specific one
+    /// that goes elsewhere than to its group.
+    UnheardQuery,
     /// A query from our own address.
     OwnQuery,
     /// A query from a router whose address is higher than ours: it is about to give way.
@@ -58,7 +61,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::UnknownType,
@@ -67,6 +70,7 @@ impl Refusal {
         Self::BadDestination,
         Self::NoRouterAlert,
         Self::QueryWithoutSource,
+        Self::UnheardQuery,
         Self::OwnQuery,
         Self::HigherQuerier,
         Self::QuerierNotAllowed,
@@ -97,6 +101,7 @@ impl Refusal {
             Self::BadDestination => "bad_destination",
             Self::NoRouterAlert => "no_router_alert",
             Self::QueryWithoutSource => "query_without_source",
+            Self::UnheardQuery => "unheard_query",
             Self::OwnQuery => "own_query",
             Self::HigherQuerier => "higher_querier",
             Self::QuerierNotAllowed => "querier_not_allowed",

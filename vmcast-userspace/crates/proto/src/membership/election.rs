@@ -15,6 +15,7 @@ use super::{
     handover::Handover,
     machine::{Datagram, Querier, Role},
     output::{Event, Output},
+    query::destination,
     timer::Timer,
 };
 
@@ -45,6 +46,11 @@ impl Querier {
         if input.source == self.config.address {
             return Err(Refusal::OwnQuery);
         }
+        // What the hosts do not hear they do not answer, so it must neither silence whoever does ask them nor lower
+        // timers: their memberships would end. It is theirs to process (RFC 9776 §9.1, RFC 9777 §10.1).
+        if input.destination != destination(query.group) {
+            return Err(Refusal::UnheardQuery);
+        }
         let version = if query.version_3.is_some() { Version::V3 } else { Version::V2 };
         self.note_version(now, input.source, version);
         if !self.yields_to(input.source) {
@@ -55,13 +61,18 @@ impl Querier {
             return Err(Refusal::QuerierNotAllowed);
         }
         self.counters.queries_received += 1;
-        self.variables = Variables::own(&self.config);
-        if let Some(version_3) = query.version_3 {
-            self.adopt(version_3);
-        }
-        let present_until = now + self.variables.other_querier_present_interval();
-        self.change_role(Role::NonQuerier { querier: input.source, present_until });
         let general = query.group.is_unspecified();
+        if general || self.querier() == Some(input.source) {
+            self.variables = Variables::own(&self.config);
+            if let Some(version_3) = query.version_3 {
+                self.adopt(version_3);
+            }
+        }
+        // Whoever asks about one group keeps no other alive.
+        if general {
+            let present_until = now + self.variables.other_querier_present_interval();
+            self.change_role(Role::NonQuerier { querier: input.source, present_until });
+        }
         if general && self.with_handover(|handover, config| handover.hear(now, input.source, config)) {
             self.hand_over();
         }

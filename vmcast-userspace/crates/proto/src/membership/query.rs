@@ -127,12 +127,18 @@ impl Group {
 
 /// A General Query.
 pub(super) fn general(config: &Config) -> (IpAddr, Message) {
-    let message = query(config, config.query_response_interval, config.family().unspecified(), false, &[]);
-    let everybody = match config.family() {
+    let nobody = config.family().unspecified();
+    let message = query(config, config.query_response_interval, nobody, false, &[]);
+    (destination(nobody), message)
+}
+
+/// Where queries about a group go, those about no group to all hosts (RFC 9776 §4.1.12, RFC 9777 §5.1.15).
+pub(super) fn destination(group: IpAddr) -> IpAddr {
+    match Family::of(group) {
+        _ if !group.is_unspecified() => group,
         Family::V4 => ALL_SYSTEMS.into(),
         Family::V6 => ALL_NODES.into(),
-    };
-    (everybody, message)
+    }
 }
 
 /// The messages that ask what `specific` says of `group`, split so that each fits the link.

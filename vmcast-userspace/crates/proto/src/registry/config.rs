@@ -21,6 +21,8 @@ pub struct Config {
     pub max_entries: usize,
     /// Measurements in one report at most.
     pub max_measurements: usize,
+    /// A VMR with so many percent of its capacity in use is given to nobody new, 1 to 100.
+    pub overload_percent: u8,
 }
 
 impl Default for Config {
@@ -34,6 +36,7 @@ impl Default for Config {
             max_endpoints: 16,
             max_entries: 200_000,
             max_measurements: 4096,
+            overload_percent: 95,
         }
     }
 }

@@ -3,17 +3,18 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    CacheEntry, CacheKey, Change, Label, Measurement, NodeId, NodeRecord, Prefix, Registration, Role, Scope,
-    Store, UnixMillis,
+    About, CacheEntry, CacheKey, Change, Label, Load, Measurement, NodeId, NodeRecord, Prefix, Registration,
+    Role, Scope, Store, TunnelEnd, TunnelKind, UnixMillis,
 };
 
 /// A case's name and what it does with a store that is new and empty.
 type Case<S> = (&'static str, fn(S));
 
-fn cases<S: Store>() -> [Case<S>; 14] {
+fn cases<S: Store>() -> [Case<S>; 15] {
     [
         ("an empty store has nothing", empty),
         ("a node comes back as it was put", node_round_trip),
+        ("all that a node says of itself comes back", about_round_trip),
         ("putting a node again replaces it and its endpoints", node_replaced),
         ("removing a node removes its endpoints and is idempotent", node_removed),
         ("nodes come in order and in pages", node_pages),
@@ -53,10 +54,12 @@ pub fn node(id: &str, role: Role, endpoints: &[&str], expires: u64) -> NodeRecor
             endpoints: endpoints.iter().map(|text| text.parse().expect("an endpoint")).collect(),
             name: "π by name".parse().expect("a name"),
             software: Label::default(),
+            about: About::default(),
         },
         seen: "2001:db8::7".parse().expect("an address"),
         registered: UnixMillis(5),
         expires: UnixMillis(expires),
+        draining: false,
     }
 }
 
@@ -118,6 +121,25 @@ fn node_round_trip<S: Store>(mut store: S) {
     assert_eq!((store.node_count().expect("count"), store.vmr_count().expect("count")), (2, 1));
     assert_eq!(store.holders(endpoint("[2001:db8::1]:2268")).expect("holders"), [vmr]);
     assert_eq!(store.holders(endpoint("[2001:db8::1]:2269")).expect("holders"), []);
+}
+
+fn about_round_trip<S: Store>(mut store: S) {
+    let mut vmr = node("vmr", VMR, &["192.0.2.1:2268"], 9);
+    vmr.draining = true;
+    vmr.registration.about = About {
+        capabilities: ["quic", "of another version"].map(|name| name.parse().expect("a name")).into(),
+        tunnel_ends: [(TunnelKind::Gre, "192.0.2.1:0"), (TunnelKind::Quic, "[2001:db8::1]:443")]
+            .map(|(kind, text)| TunnelEnd { kind, endpoint: endpoint(text) })
+            .into(),
+        source_prefixes: ["10.1.0.0/16", "2001:db8::/32"].map(|text| text.parse().expect("a prefix")).into(),
+        load: Load { connections: u32::MAX - 1, capacity: u32::MAX },
+    };
+    commit(&mut store, &[Change::PutNode(vmr.clone())]);
+    assert_eq!(store.node(vmr.id()).expect("node"), Some(vmr.clone()));
+    vmr.draining = false;
+    vmr.registration.about = About::default();
+    commit(&mut store, &[Change::PutNode(vmr.clone())]);
+    assert_eq!(store.vmrs().expect("vmrs"), [vmr]);
 }
 
 fn node_replaced<S: Store>(mut store: S) {

@@ -40,6 +40,10 @@ pub struct Counters {
     pub expirations: u64,
     /// Requests refused.
     pub refusals: RefusalCounts,
+    /// VMRs that an operator took out of service.
+    pub drains: u64,
+    /// Times that a VMR was passed over because it was busy.
+    pub overloaded: u64,
     /// Queries answered from the entry of an address.
     pub nearest_cached_address: u64,
     /// Queries answered from the entry of a prefix.

@@ -9,23 +9,27 @@
 //!
 //! Nothing here proves who a caller is: that is the transport's business.
 
+mod about;
 mod cache;
 mod config;
 pub mod conformance;
 mod counters;
 mod memory;
 mod node;
+mod page;
 mod refusal;
 #[expect(clippy::module_inception, reason = "the machine carries the name of its protocol")]
 mod registry;
 mod store;
 mod time;
 
+pub use about::{About, Load, TunnelEnd, TunnelKind};
 pub use cache::{CacheEntry, CacheKey, KeyError, Measurement, Prefix, PrefixError, Scope, location};
 pub use config::Config;
 pub use counters::{Counters, RefusalCounts};
 pub use memory::MemoryStore;
 pub use node::{Label, LabelError, NodeId, NodeIdError, NodeRecord, Registration, Role};
+pub use page::{Place, PlaceError};
 pub use refusal::{Error, Refusal, RefusalReason};
 pub use registry::{Answer, AnswerKind, Census, Lease, Query, Registered, Registry, Report, Reported};
 pub use store::{Change, Store};

@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
 };
 
-use super::UnixMillis;
+use super::{About, UnixMillis};
 
 /// The name a node chose for itself and keeps: 1 to [`NodeId::MAX_LEN`] ASCII letters, digits and
 /// `-`, `_`, `.`, `:`.
@@ -139,6 +139,8 @@ pub struct Registration {
     pub name: Label,
     /// Its software and version.
     pub software: Label,
+    /// Abilities, tunnels, sources and load.
+    pub about: About,
 }
 
 impl Registration {
@@ -160,6 +162,8 @@ pub struct NodeRecord {
     pub registered: UnixMillis,
     /// When the lease ends.
     pub expires: UnixMillis,
+    /// Whether an operator has taken it out of service: it keeps its lease, and nobody is given it.
+    pub draining: bool,
 }
 
 impl NodeRecord {
@@ -184,13 +188,13 @@ impl NodeRecord {
         }
     }
 
-    /// Whether this node may be told to attach to `vmr`: never to itself, and a VMR only to one of
-    /// lower rank.
+    /// Whether this node may be told to attach to `vmr`: never to itself, a VMR only to one of lower
+    /// rank, and nobody to one that drains.
     #[must_use]
     pub fn may_attach_to(&self, vmr: &Self, now: UnixMillis) -> bool {
         let Some(rank) = vmr.rank() else {
             return false;
         };
-        vmr.is_live(now) && vmr.id() != self.id() && self.rank().is_none_or(|own| rank < own)
+        vmr.is_live(now) && !vmr.draining && vmr.id() != self.id() && self.rank().is_none_or(|own| rank < own)
     }
 }

@@ -18,6 +18,16 @@ pub enum Refusal {
         /// How many are allowed.
         limit: usize,
     },
+    /// A list about the node is longer than allowed.
+    #[error("{given} {what}, at most {limit} are allowed")]
+    TooMuch {
+        /// Of what.
+        what: &'static str,
+        /// How many there were.
+        given: usize,
+        /// How many are allowed.
+        limit: usize,
+    },
     /// Port 0, or an address that is no host's.
     #[error("{0} is not an endpoint that a host can have")]
     UnusableEndpoint(SocketAddr),
@@ -65,6 +75,9 @@ pub enum Refusal {
         /// One with fewer hops, or as many and a lower round-trip time.
         nearer: NodeId,
     },
+    /// Only a VMR can be drained.
+    #[error("{0} is an agent: only a VMR has members that can be moved")]
+    NoVmr(NodeId),
     /// No room for another cache entry.
     #[error("the cache is full: {limit} entries")]
     CacheFull {
@@ -80,6 +93,7 @@ impl Refusal {
         match self {
             Self::NoEndpoint => RefusalReason::NoEndpoint,
             Self::TooManyEndpoints { .. } => RefusalReason::TooManyEndpoints,
+            Self::TooMuch { .. } => RefusalReason::TooMuch,
             Self::UnusableEndpoint(_) => RefusalReason::UnusableEndpoint,
             Self::Duplicate { .. } => RefusalReason::Duplicate,
             Self::Full { .. } => RefusalReason::Full,
@@ -88,6 +102,7 @@ impl Refusal {
             Self::NotEligible(_) => RefusalReason::NotEligible,
             Self::ForeignEndpoint { .. } => RefusalReason::ForeignEndpoint,
             Self::NotNearest { .. } => RefusalReason::NotNearest,
+            Self::NoVmr(_) => RefusalReason::NoVmr,
             Self::CacheFull { .. } => RefusalReason::CacheFull,
         }
     }
@@ -109,11 +124,13 @@ pub enum RefusalReason {
     ForeignEndpoint = 8,
     NotNearest = 9,
     CacheFull = 10,
+    TooMuch = 11,
+    NoVmr = 12,
 }
 
 impl RefusalReason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::NoEndpoint,
         Self::TooManyEndpoints,
         Self::UnusableEndpoint,
@@ -125,6 +142,8 @@ impl RefusalReason {
         Self::ForeignEndpoint,
         Self::NotNearest,
         Self::CacheFull,
+        Self::TooMuch,
+        Self::NoVmr,
     ];
 
     /// The metric label, in snake case.
@@ -142,6 +161,8 @@ impl RefusalReason {
             Self::ForeignEndpoint => "foreign_endpoint",
             Self::NotNearest => "not_nearest",
             Self::CacheFull => "cache_full",
+            Self::TooMuch => "too_much",
+            Self::NoVmr => "no_vmr",
         }
     }
 }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    CacheEntry, CacheKey, Change, Config, Counters, Error, Measurement, NodeId, NodeRecord, Prefix, Refusal,
-    Registration, Role, Scope, Store, UnixMillis, location,
+    CacheEntry, CacheKey, Change, Config, Counters, Error, Measurement, NodeId, NodeRecord, Place, Prefix,
+    Refusal, Registration, Role, Scope, Store, UnixMillis, location,
 };
 
 /// A granted registration.
@@ -16,6 +16,8 @@ use super::{
 pub struct Lease {
     /// How long it lasts from now.
     pub duration: Duration,
+    /// Whether an operator has taken the node out of service.
+    pub draining: bool,
     /// What it did.
     pub outcome: Registered,
 }
@@ -42,6 +44,12 @@ pub struct Query {
     pub claimed: Vec<IpAddr>,
     /// VMRs it found dead.
     pub excluded: BTreeSet<NodeId>,
+    /// The VMR that serves it: one that is busy is not passed over for those who are there.
+    pub current: Option<NodeId>,
+    /// Of all VMRs, those behind this one; a page that is not the first is never from the cache.
+    pub after: Option<Place>,
+    /// Of all VMRs, so many at most; `None` for no end.
+    pub limit: Option<usize>,
 }
 
 /// Where an answer comes from.
@@ -60,9 +68,11 @@ pub enum AnswerKind {
 pub struct Answer {
     /// Where it comes from.
     pub kind: AnswerKind,
-    /// One VMR from the cache with the measured endpoint first, or all of them in the order of
-    /// their ids.
+    /// One VMR from the cache with the measured endpoint first, or all of them, those first whose
+    /// addresses begin like the requester's.
     pub vmrs: Vec<NodeRecord>,
+    /// The last of a page that has others behind it.
+    pub next: Option<Place>,
 }
 
 /// What a node measured.
@@ -170,7 +180,13 @@ impl<S: Store> Registry<S> {
             (_, Registered::New) | (None, _) => now,
         };
         let expires = now.after(self.config.lease);
-        changes.push(Change::PutNode(NodeRecord { registration, seen, registered, expires }));
+        // Whoever comes back after its lease has ended was started anew: that ends a drain.
+        let draining = match outcome {
+            Registered::New => false,
+            Registered::Renewed | Registered::Moved => previous.is_some_and(|previous| previous.draining),
+        };
+        let record = NodeRecord { registration, seen, registered, expires, draining };
+        changes.push(Change::PutNode(record));
         self.store.commit(&changes)?;
 
         self.counters.takeovers += replaced.len() as u64;
@@ -179,7 +195,7 @@ impl<S: Store> Registry<S> {
             Registered::Renewed => self.counters.renewals += 1,
             Registered::Moved => self.counters.moves += 1,
         }
-        Ok(Lease { duration: self.config.lease, outcome })
+        Ok(Lease { duration: self.config.lease, draining, outcome })
     }
 
     /// Ends a registration; false if there was no live one.
@@ -200,11 +216,32 @@ impl<S: Store> Registry<S> {
         Ok(live)
     }
 
+    /// Takes a VMR out of service, or back in; false if it was so already. One that drains keeps its
+    /// lease and is given to nobody.
+    ///
+    /// # Errors
+    /// A refusal, or the failure of the store.
+    pub fn drain(&mut self, now: UnixMillis, id: &NodeId, drain: bool) -> Result<bool, Error<S::Error>> {
+        let mut record = self.live_node(now, id)?;
+        if record.rank().is_none() {
+            return self.refuse(Refusal::NoVmr(id.clone()));
+        }
+        if record.draining == drain {
+            return Ok(false);
+        }
+        record.draining = drain;
+        // One that is back may be nearer to anybody than what was measured meanwhile.
+        let entries = if drain { Change::RemoveEntriesNaming(id.clone()) } else { Change::RemoveAllEntries };
+        self.store.commit(&[Change::PutNode(record), entries])?;
+        self.counters.drains += u64::from(drain);
+        Ok(true)
+    }
+
     /// Answers who is nearest.
     ///
     /// A cache entry that is not true is passed over and removed: one that has expired, or names a
-    /// VMR that is gone, moved or may not be given. One that names an excluded VMR is passed over
-    /// and stays: what one requester cannot reach, its neighbours may.
+    /// VMR that is gone, moved or may not be given. One that names an excluded or a busy VMR is
+    /// passed over and stays: what one requester cannot reach, its neighbours may.
     ///
     /// # Errors
     /// A refusal, or the failure of the store.
@@ -213,16 +250,17 @@ impl<S: Store> Registry<S> {
         let (address, prefix) = self.keys(&requester, query.seen, &query.claimed);
         let mut stale = Vec::new();
         let mut cached = None;
-        for (key, kind) in [(address, AnswerKind::CachedAddress), (prefix, AnswerKind::CachedPrefix)] {
+        let kinds = [(address, AnswerKind::CachedAddress), (prefix, AnswerKind::CachedPrefix)];
+        for (key, kind) in kinds.into_iter().filter(|_| query.after.is_none()) {
             let Some(entry) = self.store.entry(&key)? else {
                 continue;
             };
             let vmr = self.store.node(&entry.nearest.vmr)?;
             match vmr {
                 Some(mut vmr) if entry.is_usable(&requester, Some(&vmr), now) => {
-                    if !query.excluded.contains(vmr.id()) {
+                    if self.may_be_given(query, &vmr) {
                         put_first(&mut vmr.registration.endpoints, entry.nearest.endpoint);
-                        cached = Some(Answer { kind, vmrs: vec![vmr] });
+                        cached = Some(Answer { kind, vmrs: vec![vmr], next: None });
                         break;
                     }
                 }
@@ -239,14 +277,47 @@ impl<S: Store> Registry<S> {
         }
         let answer = match cached {
             Some(answer) => answer,
-            None => {
-                let mut vmrs = self.store.vmrs()?;
-                vmrs.retain(|vmr| requester.may_attach_to(vmr, now) && !query.excluded.contains(vmr.id()));
-                Answer { kind: AnswerKind::All, vmrs }
-            }
+            None => self.all(now, &requester, query, address.prefix.address())?,
         };
         self.counters.count_answer(answer.kind);
         Ok(answer)
+    }
+
+    /// Whether one that the requester may attach to is to be named to it now.
+    fn may_be_given(&mut self, query: &Query, vmr: &NodeRecord) -> bool {
+        if query.excluded.contains(vmr.id()) {
+            return false;
+        }
+        let busy = vmr.registration.about.load.is_at(self.config.overload_percent)
+            && query.current.as_ref() != Some(vmr.id());
+        self.counters.overloaded += u64::from(busy);
+        !busy
+    }
+
+    /// A page of all VMRs.
+    fn all(
+        &mut self,
+        now: UnixMillis,
+        requester: &NodeRecord,
+        query: &Query,
+        address: IpAddr,
+    ) -> Result<Answer, S::Error> {
+        let mut vmrs = Vec::new();
+        for vmr in self.store.vmrs()? {
+            let place = Place::of(&vmr, address);
+            if query.after.as_ref().is_none_or(|after| place > *after)
+                && requester.may_attach_to(&vmr, now)
+                && self.may_be_given(query, &vmr)
+            {
+                vmrs.push((place, vmr));
+            }
+        }
+        vmrs.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let limit = query.limit.unwrap_or(usize::MAX).max(1);
+        let next = vmrs.get(limit).and_then(|_| vmrs.get(limit - 1)).map(|(place, _)| place.clone());
+        vmrs.truncate(limit);
+        let vmrs = vmrs.into_iter().map(|(_, vmr)| vmr).collect();
+        Ok(Answer { kind: AnswerKind::All, vmrs, next })
     }
 
     /// Takes a measurement into the cache.
@@ -367,13 +438,16 @@ impl<S: Store> Registry<S> {
         (CacheKey { scope, prefix: full }, CacheKey { scope, prefix })
     }
 
-    /// Brings the endpoints into one form without repetitions and checks them.
+    /// Brings the endpoints into one form without repetitions and checks them and the other lists.
     fn check_endpoints(&mut self, registration: &mut Registration) -> Result<(), Error<S::Error>> {
         let mut known = BTreeSet::new();
         for endpoint in &mut registration.endpoints {
             endpoint.set_ip(endpoint.ip().to_canonical());
         }
         registration.endpoints.retain(|endpoint| known.insert(*endpoint));
+        if let Some((what, given, limit)) = registration.about.excess() {
+            return self.refuse(Refusal::TooMuch { what, given, limit });
+        }
         let (given, limit) = (registration.endpoints.len(), self.config.max_endpoints);
         if given > limit {
             return self.refuse(Refusal::TooManyEndpoints { given, limit });

@@ -7,7 +7,10 @@ use vmcast_common::{
 
 use super::KernelPlane;
 use crate::{
-    kernel::error::{Failure, KernelError},
+    kernel::{
+        error::{Failure, KernelError},
+        pool::{Remains, Until},
+    },
     plane::StatsError,
 };
 
@@ -62,18 +65,47 @@ impl KernelPlane {
         })
     }
 
-    /// Forgets what a member of a stream has missed: one that joins has missed nothing.
-    pub(super) fn forget_missed(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
+    /// By what name the kernel knows what a member of a stream has missed.
+    pub(super) fn missed_key(&self, stats: u32, output: Output) -> Result<Option<MemberKey>, Failure> {
         let entry = match self.state.spec(output) {
             Some(spec) => Some(spec.entry),
             // An interface that is gone is a member for a moment.
             None => self.member_entry(stats, output)?,
         };
+        Ok(entry.map(|entry| MemberKey::of(stats, &entry)))
+    }
+
+    /// Forgets what a member of a stream has missed: one that joins has missed nothing.
+    pub(super) fn forget_missed(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
+        let key = self.missed_key(stats, output)?;
         self.oversize.forget_member(stats, output);
-        if let Some(entry) = entry {
-            uncounted(self.dropped.forget(&MemberKey::of(stats, &entry)));
+        if let Some(key) = key {
+            uncounted(self.dropped.forget(&key));
         }
         Ok(())
+    }
+
+    /// Lets what a member has missed that has been taken out be forgotten once no packet comes to it any more: one that
+    /// is on its way would be counted after that, for good.
+    pub(super) fn forget_after(&mut self, stats: u32, output: Output, key: Option<MemberKey>, until: Until) {
+        self.oversize.forget_member(stats, output);
+        let Some(key) = key else {
+            return;
+        };
+        let missed = vec![(stats, output, key)];
+        match until {
+            Until::Walked => self.remains.missed.extend(missed),
+            Until::Relayed => self.pool.wait(Remains { missed, ..Remains::default() }, until),
+        }
+    }
+
+    /// Forgets what a member had missed when it left, unless it has come again.
+    pub(super) fn forget_left(&mut self, stats: u32, output: Output, key: &MemberKey) {
+        let known = self.is_member(stats, output)
+            && self.missed_key(stats, output).is_ok_and(|known| known.as_ref() == Some(key));
+        if !known {
+            uncounted(self.dropped.forget(key));
+        }
     }
 
     /// What members of a stream, or one of them, have missed.

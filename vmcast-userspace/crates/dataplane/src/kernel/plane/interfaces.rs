@@ -14,6 +14,7 @@ use crate::{
         chain::Ways,
         device::Rule,
         error::{Failure, KernelError},
+        list,
         open::chain,
         relay::Relay,
         state::InterfaceState,
@@ -168,11 +169,19 @@ impl KernelPlane {
         tracing::info!("relay devices could be made: members are served by them from now on");
         self.no_relay = None;
         self.list_chunk = self.list_chunk_asked_for;
-        if !self.devices.set_without_relays(false) {
-            return Ok(());
+        if self.devices.set_without_relays(false) {
+            self.lead_to_lists()?;
+            self.move_members()?;
         }
-        self.lead_to_lists()?;
-        self.move_members()
+        self.divide_lists()
+    }
+
+    /// Gives lists that were filled without a relay device the pauses that they have not.
+    fn divide_lists(&mut self) -> Result<(), Failure> {
+        let streams: Vec<u32> = self.state.streams.keys().copied().collect();
+        streams.into_iter().try_for_each(|stats| {
+            self.change_list(stats, |list, backing| list.divide(backing).map(|()| list::Change::default()))
+        })
     }
 
     /// Lets what comes in at XDP find the members at TC that there are.

@@ -1,7 +1,7 @@
 //! Streams: their entries, and what becomes of them.
 
 use vmcast_common::{
-    fib::{Members, Priority, Rpf, Stream},
+    fib::{Members, Output, Priority, Rpf, Stream},
     maps::{self, InputId, Marks, QueueEntry, StreamEntry},
 };
 
@@ -104,12 +104,17 @@ impl KernelPlane {
             return Ok(());
         };
         forgive_missing(self.maps.streams.remove(&stream.into()), maps::STREAMS)?;
+        let outputs: Vec<Output> =
+            self.state.streams.get(&stats).into_iter().flat_map(StreamState::outputs).collect();
+        let missed = outputs.into_iter().map(|output| Ok((output, self.missed_key(stats, output)?)));
+        let missed: Vec<_> = missed.collect::<Result<_, Failure>>()?;
         let Some(mut state) = self.state.streams.remove(&stats) else {
             return Ok(());
         };
-        for output in state.outputs() {
+        let until = state.chain.until();
+        for (output, key) in missed {
             self.state.note_left(output, stats);
-            self.forget_missed(stats, output)?;
+            self.forget_after(stats, output, key, until);
         }
         if let Some(followers) = self.state.followers.get_mut(&stream.group) {
             followers.remove(&stats);
@@ -121,7 +126,6 @@ impl KernelPlane {
             let followers = self.state.followers.get(&stream.group).cloned().unwrap_or_default();
             followers.into_iter().try_for_each(|follower| self.write_entry(follower))?;
         }
-        let until = state.chain.until();
         state.chain.dismiss().retire(&mut self.pool, until);
         if state.first_written == 0 {
             self.stats.give_back(stats);

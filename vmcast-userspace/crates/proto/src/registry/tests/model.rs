@@ -208,7 +208,8 @@ proptest! {
                 Step::Ask { node, place: at, excluded } => {
                     let excluded_ids: BTreeSet<_> = excluded.map(name).into_iter().collect();
                     let (node_id, seen) = (name(node), place(at));
-                    let query = Query { node: node_id, seen, claimed: vec![], excluded: excluded_ids };
+                    let query = Query { node: node_id, seen, claimed: vec![], excluded: excluded_ids,
+                        current: None, after: None, limit: None };
                     let answer = registry.nearest(now, &query).ok();
                     let ids = |answer: Answer| answer.vmrs.iter().map(|vmr| vmr.id().clone()).collect();
                     let given = answer.map(|answer| (answer.kind, ids(answer)));

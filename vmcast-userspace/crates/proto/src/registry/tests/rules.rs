@@ -49,7 +49,15 @@ impl Bed {
         excluded: &[&str],
     ) -> Outcome<(AnswerKind, Vec<String>)> {
         let excluded: BTreeSet<_> = excluded.iter().map(|name| id(name)).collect();
-        let query = Query { node: id(name), seen: ip(seen), claimed: vec![], excluded };
+        let query = Query {
+            node: id(name),
+            seen: ip(seen),
+            claimed: vec![],
+            excluded,
+            current: None,
+            after: None,
+            limit: None,
+        };
         let answer = self.0.nearest(now, &query)?;
         Ok((answer.kind, answer.vmrs.iter().map(|vmr| vmr.id().to_string()).collect()))
     }
@@ -228,7 +236,7 @@ fn a_vmr_gets_only_vmrs_above_it_and_never_itself() {
     bed.vmr(T0, "v2", 2, "198.51.100.3:2268").expect("registered");
     assert_eq!(bed.ask(T0, "v0", "192.0.2.1").expect("answer"), answer(AnswerKind::All, &[]));
     assert_eq!(bed.ask(T0, "v1", "198.51.100.1").expect("answer"), answer(AnswerKind::All, &["v0"]));
-    let all = answer(AnswerKind::All, &["v0", "v1", "v1b"]);
+    let all = answer(AnswerKind::All, &["v1b", "v1", "v0"]);
     assert_eq!(bed.ask(T0, "v2", "198.51.100.3").expect("answer"), all);
 }
 
@@ -421,7 +429,15 @@ fn a_cached_answer_has_the_measured_endpoint_first() {
     bed.0.register(T0, ip("192.0.2.1"), vmr).expect("registered");
     bed.agent(T0, "a", A.1);
     bed.report(T0, A, ("v", endpoints[2]), 3).expect("taken");
-    let query = Query { node: id("a"), seen: ip(A.1), claimed: vec![], excluded: BTreeSet::new() };
+    let query = Query {
+        node: id("a"),
+        seen: ip(A.1),
+        claimed: vec![],
+        excluded: BTreeSet::new(),
+        current: None,
+        after: None,
+        limit: None,
+    };
     let vmr = bed.0.nearest(T0, &query).expect("answer").vmrs.remove(0);
     let given: Vec<_> = vmr.registration.endpoints.iter().map(ToString::to_string).collect();
     assert_eq!(given, [endpoints[2], endpoints[0], endpoints[1]]);
@@ -538,4 +554,127 @@ fn reasons_are_numbered_without_gap() {
     for (index, reason) in RefusalReason::ALL.into_iter().enumerate() {
         assert_eq!(reason as usize, index, "{}", reason.label());
     }
+}
+
+fn page(
+    bed: &mut Bed,
+    name: &str,
+    seen: &str,
+    after: Option<Place>,
+    limit: usize,
+) -> (Vec<String>, Option<Place>) {
+    let query = Query {
+        node: id(name),
+        seen: ip(seen),
+        claimed: vec![],
+        excluded: BTreeSet::new(),
+        current: None,
+        after,
+        limit: Some(limit),
+    };
+    let answer = bed.0.nearest(T0, &query).expect("an answer");
+    (answer.vmrs.iter().map(|vmr| vmr.id().to_string()).collect(), answer.next)
+}
+
+// proves A3
+#[test]
+fn on_a_miss_all_vmrs_come_in_pages_and_the_nearest_prefixes_first() {
+    let mut bed = Bed::new();
+    for (name, endpoint) in [
+        ("d", "10.0.0.1:2268"),
+        ("c", "203.0.112.9:2268"),
+        ("b", "203.0.113.9:2268"),
+        ("f", "[2001:db8::1]:2268"),
+        ("e", "203.0.113.9:2269"),
+    ] {
+        let registration = registration(name, Role::Vmr { rank: 0 }, &[endpoint]);
+        bed.0.register(T0, ip("192.0.2.1"), registration).expect("registered");
+    }
+    bed.agent(T0, A.0, A.1);
+    let mut found = Vec::new();
+    let mut after = None;
+    loop {
+        let (mut vmrs, next) = page(&mut bed, A.0, A.1, after, 2);
+        assert!(vmrs.len() <= 2);
+        found.append(&mut vmrs);
+        let Some(next) = next else { break };
+        // As it travels.
+        after = Some(next.to_string().parse().expect("a place"));
+        // One that has been named goes: the others are still named once each.
+        if found.len() == 2 {
+            bed.0.deregister(T0, &id("b")).expect("gone");
+        }
+    }
+    assert_eq!(found, ["b", "e", "c", "d", "f"]);
+    for text in ["", "7", "x@a", "7@", "300@a", "7@a b"] {
+        assert!(text.parse::<Place>().is_err(), "{text}");
+    }
+}
+
+fn load(bed: &mut Bed, now: UnixMillis, connections: u32) {
+    let mut registration = registration("v1", Role::Vmr { rank: 1 }, &[V1.1]);
+    registration.about.load = Load { connections, capacity: 100 };
+    let lease = bed.0.register(now, ip("198.51.100.1"), registration).expect("renewed");
+    assert_eq!(lease.outcome, Registered::Renewed);
+}
+
+// proves A3
+#[test]
+fn a_busy_vmr_is_passed_over_but_for_those_it_serves_and_comes_back_when_it_has_room() {
+    let mut bed = Bed::small();
+    bed.report(T0, A, V1, 3).expect("taken");
+    load(&mut bed, T0, 95);
+    assert_eq!(bed.ask(T0, A.0, A.1).expect("answer"), answer(AnswerKind::All, &["v0"]));
+    let query = Query {
+        node: id(A.0),
+        seen: ip(A.1),
+        claimed: vec![],
+        excluded: BTreeSet::new(),
+        current: Some(id("v1")),
+        after: None,
+        limit: None,
+    };
+    let mine = bed.0.nearest(T0, &query).expect("answer");
+    assert_eq!((mine.kind, mine.vmrs[0].id()), (AnswerKind::CachedAddress, &id("v1")));
+    load(&mut bed, T0, 94);
+    assert_eq!(bed.ask(T0, A.0, A.1).expect("answer"), answer(AnswerKind::CachedAddress, &["v1"]));
+    assert!(bed.0.counters().overloaded > 0);
+}
+
+// proves A3
+#[test]
+fn a_drained_vmr_is_given_to_nobody_until_it_is_taken_back_or_starts_anew() {
+    let mut bed = Bed::small();
+    bed.report(T0, A, V1, 3).expect("taken");
+    assert!(bed.0.drain(T0, &id("v1"), true).expect("drained"));
+    assert!(!bed.0.drain(T0, &id("v1"), true).expect("so already"));
+    assert_eq!(bed.ask(T0, A.0, A.1).expect("answer"), answer(AnswerKind::All, &["v0"]));
+    assert!(matches!(refusal(bed.report(T0, A, V1, 1)), Refusal::NotEligible(_)));
+    let renewed = bed.vmr(seconds(20), "v1", 1, V1.1).expect("renewed");
+    assert!(renewed.draining, "it is told with each renewal");
+    bed.report(T0, A, V0, 5).expect("taken");
+    assert!(bed.0.drain(seconds(20), &id("v1"), false).expect("back"));
+    assert_eq!(
+        bed.ask(seconds(20), A.0, A.1).expect("answer"),
+        answer(AnswerKind::All, &["v0", "v1"]),
+        "it may be nearer than what was measured meanwhile"
+    );
+
+    bed.0.drain(seconds(20), &id("v1"), true).expect("drained");
+    assert!(!bed.vmr(seconds(20 + LEASE), "v1", 1, V1.1).expect("registered").draining);
+    bed.agent(seconds(80), A.0, A.1);
+    assert!(matches!(refusal(bed.0.drain(seconds(80), &id("a"), true)), Refusal::NoVmr(_)));
+    assert!(matches!(refusal(bed.0.drain(seconds(80), &id("x"), true)), Refusal::NotRegistered(_)));
+    assert_eq!(bed.0.counters().drains, 2);
+}
+
+#[test]
+fn lists_about_a_node_have_limits() {
+    let mut bed = Bed::new();
+    let mut large = registration("v0", Role::Vmr { rank: 0 }, &[V0.1]);
+    large.about.capabilities =
+        (0..=About::MAX_CAPABILITIES).map(|n| n.to_string().parse().expect("a name")).collect();
+    let refused = refusal(bed.0.register(T0, ip("192.0.2.1"), large));
+    assert!(matches!(refused, Refusal::TooMuch { what: "capabilities", given: 65, limit: 64 }), "{refused}");
+    assert_eq!(bed.refused(RefusalReason::TooMuch), 1);
 }

@@ -236,3 +236,37 @@ fn a_question_without_time_to_answer_leaves_hosts_our_own() {
     link.datagram(LOWER, GROUP, &Message::QueryV3(hostile));
     assert_eq!(link.info().expires, Some(MEMBERSHIP), "no timer is ever lengthened");
 }
+
+/// RFC 9776 §9.1, RFC 9777 §10.1: a forged query that no host hears would end all their memberships in silence.
+#[test]
+fn a_query_that_hosts_do_not_hear_silences_nobody_and_lowers_nothing() {
+    let mut link = Link::settled();
+    link.report(TO_EX, &[]);
+    for destination in [US, neighbour(0), GROUP] {
+        link.datagram(LOWER, destination, &general());
+        link.datagram(LOWER, destination, &Message::QueryV2 { max_resp_time: secs(10), group: NOBODY });
+    }
+    for destination in [US, EVERYBODY] {
+        link.datagram(LOWER, destination, &query(GROUP, false, &[]));
+    }
+    assert_eq!(changes(&mut link), []);
+    assert_eq!(link.info().expires, Some(MEMBERSHIP));
+    assert_eq!((link.refused(Refusal::UnheardQuery), link.refused(Refusal::BadDestination)), (6, 2));
+    link.take_asked();
+    link.advance(secs(125));
+    assert!(link.take_asked().contains(&Asked::General), "we go on asking");
+}
+
+/// Who asks only about groups that nobody wants would let all others expire.
+#[test]
+fn a_specific_query_elects_nobody_and_keeps_no_querier() {
+    let mut link = Link::settled();
+    link.datagram(LOWER, GROUP, &query(GROUP, false, &[]));
+    assert_eq!(changes(&mut link), []);
+    link.datagram(LOWER, EVERYBODY, &general());
+    for _ in 0..26 {
+        link.advance(secs(10));
+        link.datagram(LOWER, GROUP, &query(GROUP, false, &[]));
+    }
+    assert_eq!(changes(&mut link), [Some(LOWER), None], "missed after 255 s");
+}

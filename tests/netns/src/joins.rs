@@ -1,0 +1,55 @@
+//! Joins, which take what was made in advance.
+
+use std::{thread, time::Duration};
+
+use libtest_mimic::{Failed, Trial};
+use vmcast_common::fib::{FibOp, Members, Output, Rpf, Stream, TunnelId};
+use vmcast_dataplane::conformance::PlaneUnderTest as _;
+
+use crate::{
+    dut::{At, Dut, KernelUnderTest},
+    stream::{FIRST_PORT, frame, ops, port},
+};
+
+/// Members of each stream: so many that its table has a devmap of its own.
+const MEMBERS: u16 = 20;
+/// Streams that begin one after the other: more than there are devmaps of that size in stock at any time.
+const STREAMS: u16 = 300;
+/// Between two streams. What is made in advance is made by a thread that needs its turn.
+const BETWEEN: Duration = Duration::from_millis(10);
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![Trial::test("xdp: two thousand joins in a second wait for no table", joins)]
+}
+
+// proves issue 3: a join costs no RCU wait
+fn joins() -> Result<(), Failed> {
+    let dut = Dut::enter("joins", At::Xdp)?;
+    let devices = dut.devices;
+    let mut plane = KernelUnderTest::new(dut);
+    plane.apply(&ops(&devices, MEMBERS))?;
+    let before = plane.waits_for_tables();
+    for number in 0..STREAMS {
+        let [high, low] = number.to_be_bytes();
+        let stream = Stream { source: None, group: [239, 9, high, low].into() };
+        plane.apply(&[FibOp::SetStream(stream, Rpf::AnyUpstream, Members::Own)])?;
+        for member in 0..MEMBERS {
+            plane.apply(&[FibOp::AddMember(stream, Output::Tunnel(TunnelId(100 + u32::from(member))))])?;
+        }
+        thread::sleep(BETWEEN);
+    }
+    let waits = plane.waits_for_tables() - before;
+    if waits > 0 {
+        return Err(format!("{waits} of {} joins waited", u32::from(STREAMS) * u32::from(MEMBERS)).into());
+    }
+    // The stream that was there is served as before, and nobody else.
+    let seen = plane.inject(devices.a.ifindex, &frame(&devices, 0));
+    let mut ports: Vec<u16> = seen.frames.iter().filter_map(|(_, frame)| port(frame)).collect();
+    ports.sort_unstable();
+    let all: Vec<u16> = (FIRST_PORT..FIRST_PORT + MEMBERS).collect();
+    if ports == all && seen.frames.len() == all.len() {
+        Ok(())
+    } else {
+        Err(format!("{} frames left, to {ports:?}", seen.frames.len()).into())
+    }
+}
