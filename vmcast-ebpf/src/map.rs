@@ -67,6 +67,9 @@ static DROPS: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
 static MEMBER_DROPS: PerCpuHashMap<MemberKey, DroppedCopies, { limit::MEMBER_DROPS as usize }, NO_PREALLOC> =
     PerCpuHashMap::new();
+/// Copies that a member missed and that the table above had no room for.
+#[btf_map]
+static UNCOUNTED: PerCpuArray<u64, 1> = PerCpuArray::new();
 /// The member whose copy was dropped last, and that one copy: they have no room on a program's stack.
 #[btf_map]
 static LOSS: PerCpuArray<Loss, 1> = PerCpuArray::new();
@@ -278,7 +281,12 @@ pub(crate) fn count_loss(stream: u32, member: &MemberEntry, bytes: u64) {
         None => {
             loss.copies = DroppedCopies { packets: 1, bytes };
             // Without room for one more the member's loss is among those of the reason alone.
-            let _ = MEMBER_DROPS.insert(&loss.key, &loss.copies, 0);
+            if MEMBER_DROPS.insert(&loss.key, &loss.copies, 0).is_err()
+                && let Some(uncounted) = UNCOUNTED.get_ptr_mut(0)
+            {
+                // SAFETY: as in `cursor`.
+                unsafe { *uncounted += 1 };
+            }
         }
     }
 }

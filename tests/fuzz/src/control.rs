@@ -14,7 +14,7 @@ pub fn control(data: &[u8]) {
             | Request::SourceList { page }
             | Request::NodeList { page }
             | Request::CacheList { page } => cut(page),
-            Request::Status | Request::InterfaceList | Request::Stats => {}
+            Request::Status | Request::InterfaceList | Request::Stats | Request::NodeDrain { .. } => {}
         }
     }
     check::<Response>(data);

@@ -80,6 +80,7 @@ impl Admin {
             vmrs: answer.vmrs.iter().map(convert::vmr).collect(),
             next: answer.next.map(|place| place.to_string()).unwrap_or_default(),
             probing: None,
+            others: answer.others.iter().map(convert::vmr).collect(),
         };
         let told = Nearest::try_from(response).expect("a node can read what it is told");
         assert_eq!(told.kind, answer.kind);

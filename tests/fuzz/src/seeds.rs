@@ -66,6 +66,7 @@ pub fn control() -> Vec<Vec<u8>> {
         Request::InterfaceList,
         Request::Stats,
         Request::NodeList { page: page("vmr-1") },
+        Request::NodeDrain { node: "n1".to_owned(), drain: true },
         Request::CacheList { page: page("0@192.0.2.0/24") },
     ];
     requests.iter().map(encode).chain(answers().iter().map(encode)).collect()
@@ -100,6 +101,13 @@ fn answers() -> Vec<Response> {
         endpoints: vec![RELAY],
         age_ms: 1,
         lease_left_ms: 2,
+        draining: true,
+        rtt_us: Some(900),
+        connections: 3,
+        capacity: 10,
+        software: "vmcast 1".to_owned(),
+        capabilities: vec!["amt".to_owned()],
+        source_prefixes: vec!["10.1.0.0/16".to_owned()],
     };
     vec![
         Response::Groups(Groups { next: Some("1".to_owned()), groups: vec![group] }),

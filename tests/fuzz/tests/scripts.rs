@@ -121,6 +121,26 @@ fn prober_step() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![3 => time(), 1 => sized(2, amt()), 1 => sized(3, amt()), 3 => bare(4), 2 => bare(5)]
 }
 
+fn discovery_step() -> impl Strategy<Value = Vec<u8>> {
+    let bytes = |most: usize| proptest::collection::vec(any::<u8>(), most);
+    let wanted = (kind(2), any::<u8>(), bytes(7)).prop_map(|(step, argument, mut sources)| {
+        sources.truncate(usize::from(step >> 5));
+        [vec![step, argument], sources].concat()
+    });
+    // Of a question that is open, mostly with records that can be used.
+    let answer = (0u8..3, any::<u8>(), bytes(31)).prop_map(|(which, argument, mut data)| {
+        data.truncate(usize::from(argument & 31));
+        [vec![which << 3 | 3, argument], data].concat()
+    });
+    let datagram = (kind(4), any::<u8>(), bytes(63)).prop_map(|(step, argument, mut data)| {
+        data.truncate(usize::from(argument & 63));
+        [vec![step, argument], data].concat()
+    });
+    prop_oneof![
+        3 => time(), 3 => wanted, 4 => answer, 1 => datagram, 4 => bare(5), 2 => bare(6), 2 => bare(7),
+    ]
+}
+
 /// Calls of few nodes that differ from the seeds in a byte, or not at all.
 fn registry_step() -> impl Strategy<Value = Vec<u8>> {
     let seed = prop::sample::select(seeds::registry_steps());
@@ -147,6 +167,11 @@ proptest! {
     #[test]
     fn the_gateway_holds(data in script(1, gateway_step())) {
         vmcast_fuzz::gateway(&data);
+    }
+
+    #[test]
+    fn the_discovery_holds(data in script(1, discovery_step())) {
+        vmcast_fuzz::discovery(&data);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use vmcast_common::{
     maps::DroppedCopies,
 };
 use vmcast_dataplane::{
-    ApplyError, Counters, Dataplane as _, Fib, PacketTooBig, Punt,
+    ApplyError, Capacities, Counters, Dataplane as _, Fib, PacketTooBig, Punt,
     conformance::{Device, Devices, Observed, PlaneUnderTest},
     kernel::{KernelPlane, OnExit, Options, Rule, Statistics},
     software::Disposition,
@@ -174,6 +174,21 @@ impl Dut {
         self.dut.run(ip).map(drop)
     }
 
+    /// Runs `ip` in the namespace of the far ends.
+    pub(crate) fn ip_of_peers(&self, arguments: &str) -> Result<(), vmcast_lab::LabError> {
+        let mut ip = Command::new("ip");
+        ip.args(arguments.split_whitespace());
+        self.peers.run(ip).map(drop)
+    }
+
+    /// Does something in the namespace of the far ends.
+    pub(crate) fn at_peers<R: Send>(
+        &self,
+        work: impl FnOnce() -> R + Send,
+    ) -> Result<R, vmcast_lab::LabError> {
+        self.peers.enter(work)
+    }
+
     /// A directory where a plane keeps its programs.
     pub(crate) fn pins(&self) -> Result<PathBuf, vmcast_lab::LabError> {
         Ok(self.lab.bpffs()?.join("plane"))
@@ -271,6 +286,12 @@ impl KernelUnderTest {
 
     pub(crate) fn with(dut: Dut, statistics: Statistics) -> Self {
         let options = Options { statistics, ..dut.at.options() };
+        Self::open(dut, &options)
+    }
+
+    /// One that holds no more than this.
+    pub(crate) fn of_capacities(dut: Dut, capacities: Capacities) -> Self {
+        let options = Options { capacities, ..dut.at.options() };
         Self::open(dut, &options)
     }
 

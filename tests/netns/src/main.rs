@@ -4,8 +4,10 @@
 //! Without root or BPF every test is listed as ignored, and the reason is printed; so are the labs of the
 //! roles if the program is not built.
 
+mod bursts;
 mod conformance;
 mod dut;
+mod full_maps;
 mod joins;
 mod labs;
 mod no_interface;
@@ -37,7 +39,9 @@ fn main() -> ExitCode {
     }
     let (skip, skip_labs) = (obstacle.is_some(), obstacle.is_some() || no_program.is_some());
     let kernel = [
+        bursts::trials(),
         conformance::trials(),
+        full_maps::trials(),
         joins::trials(),
         no_interface::trials(),
         no_relay::trials(),

@@ -18,7 +18,7 @@ use crate::dut::{At, Dut, KernelUnderTest};
 
 const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 4, 5, 6);
-const STREAM: Stream = Stream { source: Some(IpAddr::V4(SOURCE)), group: IpAddr::V4(GROUP) };
+pub(crate) const STREAM: Stream = Stream { source: Some(IpAddr::V4(SOURCE)), group: IpAddr::V4(GROUP) };
 /// More than the ring has room for while nobody reads it, fewer than the ring of a veth device takes.
 const PACKETS: u16 = 200;
 /// Bytes of the header of IPv4.
@@ -156,7 +156,8 @@ fn whole(at: At) -> Result<(), Failed> {
     expect(counters.fragmented == 0, &format!("{counters:?}"))
 }
 
-fn operations(devices: &Devices) -> Vec<FibOp> {
+/// The stream, a member in AMT whose link takes 1,000 bytes, and the hosts of a network.
+pub(crate) fn operations(devices: &Devices) -> Vec<FibOp> {
     let hop = NextHop {
         ifindex: devices.b.ifindex,
         link: Link::PLAIN,
@@ -185,7 +186,7 @@ fn operations(devices: &Devices) -> Vec<FibOp> {
 }
 
 /// A packet of the stream with this identification and so many bytes behind its header.
-fn frame(devices: &Devices, number: u16, len: usize) -> Vec<u8> {
+pub(crate) fn frame(devices: &Devices, number: u16, len: usize) -> Vec<u8> {
     let link = Ethernet2Header {
         source: devices.a.mac,
         destination: multicast_mac(GROUP),

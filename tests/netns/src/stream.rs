@@ -11,9 +11,13 @@ use vmcast_common::{
 };
 use vmcast_dataplane::conformance::{Device, Devices};
 
-const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-const GROUP: Ipv4Addr = Ipv4Addr::new(239, 4, 5, 6);
+pub(crate) const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+pub(crate) const GROUP: Ipv4Addr = Ipv4Addr::new(239, 4, 5, 6);
 pub(crate) const STREAM: Stream = Stream { source: Some(IpAddr::V4(SOURCE)), group: IpAddr::V4(GROUP) };
+/// The port that the source sends from and to.
+pub(crate) const UDP_PORT: u16 = 5004;
+/// Bytes of UDP payload of each packet.
+pub(crate) const PAYLOAD: usize = 188;
 /// The port of the first member; the others follow.
 pub(crate) const FIRST_PORT: u16 = 40_000;
 /// The next hop of the members with an even number; that of the others is the next one.
@@ -51,15 +55,20 @@ pub(crate) fn ops(devices: &Devices, members: u16) -> Vec<FibOp> {
     base.into_iter().chain(members).collect()
 }
 
+/// The payload of a packet, with its number at the end.
+pub(crate) fn payload(number: u32) -> [u8; PAYLOAD] {
+    let mut payload = [0x47; PAYLOAD];
+    payload[PAYLOAD - 4..].copy_from_slice(&number.to_be_bytes());
+    payload
+}
+
 /// A packet of the stream with its number at the end.
 pub(crate) fn frame(devices: &Devices, number: u32) -> Vec<u8> {
-    let mut payload = [0x47; 188];
-    payload[184..].copy_from_slice(&number.to_be_bytes());
     let mut frame = Vec::new();
     PacketBuilder::ethernet2(devices.a.mac, multicast_mac(GROUP))
         .ipv4(SOURCE.octets(), GROUP.octets(), 16)
-        .udp(5004, 5004)
-        .write(&mut frame, &payload)
+        .udp(UDP_PORT, UDP_PORT)
+        .write(&mut frame, &payload(number))
         .expect("a short datagram");
     frame
 }

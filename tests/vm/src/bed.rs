@@ -40,6 +40,11 @@ macro_rules! ensure {
 }
 pub(crate) use ensure;
 
+/// The benchmark, beside the directory of this test program.
+pub(crate) fn benchmark() -> Result<PathBuf, String> {
+    beside("vmcast-bench", "vmcast-bench")
+}
+
 /// The program under test: `VMCAST_BIN`, or `vmcast` beside the directory of this test program.
 pub(crate) fn program() -> Result<PathBuf, String> {
     if let Some(program) = env::var_os("VMCAST_BIN").map(PathBuf::from) {
@@ -50,12 +55,17 @@ pub(crate) fn program() -> Result<PathBuf, String> {
             Err(format!("VMCAST_BIN names no file: {}", program.display()))
         };
     }
+    beside("vmcast", "vmcast")
+}
+
+/// A program beside the directory of this test program.
+fn beside(name: &str, package: &str) -> Result<PathBuf, String> {
     let test = env::current_exe().map_err(|error| format!("this test program is not found: {error}"))?;
-    let program = test.parent().and_then(Path::parent).map(|dir| dir.join("vmcast")).unwrap_or_default();
+    let program = test.parent().and_then(Path::parent).map(|dir| dir.join(name)).unwrap_or_default();
     if program.is_file() {
         Ok(program)
     } else {
-        Err(format!("{} is not built: `cargo build --package vmcast` makes it", program.display()))
+        Err(format!("{} is not built: `cargo build --package {package}` makes it", program.display()))
     }
 }
 

@@ -18,6 +18,7 @@ mod guest;
 mod numbered;
 mod offload;
 mod pieces;
+mod pktgen;
 mod vm;
 mod wire;
 
@@ -65,10 +66,16 @@ fn trials_on(series: &'static str) -> Vec<Trial> {
     let encapsulation = encapsulation::trials(series, kernel.as_ref().ok()).into_iter();
     let encapsulation =
         encapsulation.map(|trial| if no_plane { trial.with_ignored_flag(true) } else { trial });
+    let no_benchmark = no_program.is_some() || bed::benchmark().is_err();
+    if let Err(reason) = bed::benchmark() {
+        eprintln!("SKIPPED the packet generator of Linux {series}: {reason}");
+    }
+    let pktgen = pktgen::trials(series, kernel.as_ref().ok()).into_iter();
+    let pktgen = pktgen.map(|trial| trial.with_ignored_flag(no_plane || no_benchmark));
     let amt = amt::trials(series, kernel.as_ref().ok()).into_iter();
     let amt = amt.map(|trial| trial.with_ignored_flag(no_amt));
     let devices = devices.into_iter().map(|trial| trial.with_ignored_flag(kernel.is_err()));
-    devices.chain(encapsulation).chain(amt).collect()
+    devices.chain(encapsulation).chain(pktgen).chain(amt).collect()
 }
 
 /// A test that needs a kernel; without one it is ignored.

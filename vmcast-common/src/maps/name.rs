@@ -45,6 +45,8 @@ pub const FLUSH: &str = "FLUSH";
 pub const DROPS: &str = "DROPS";
 /// [`super::MemberKey`] → [`super::DroppedCopies`], copies that were dropped for one member alone; per-CPU hash.
 pub const MEMBER_DROPS: &str = "MEMBER_DROPS";
+/// Copies dropped for one member alone that [`MEMBER_DROPS`] had no room for; per-CPU array of one.
+pub const UNCOUNTED: &str = "UNCOUNTED";
 /// Stream index → [`super::StreamCounters`]; per-CPU array.
 pub const STREAM_STATS: &str = "STREAM_STATS";
 /// [`super::PuntRecord`]s to the controller; ring buffer.

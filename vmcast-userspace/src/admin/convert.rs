@@ -7,8 +7,8 @@ use std::{
 };
 
 use vmcast_proto::registry::{
-    About, AnswerKind, CacheEntry, Load, Measurement, NodeId, NodeRecord, Query, Registration, Report, Role,
-    Scope, TunnelEnd, TunnelKind, UnixMillis,
+    About, AnswerKind, CacheEntry, CacheKey, Load, Measurement, NodeId, NodeRecord, Query, Registration,
+    Report, Role, Scope, TunnelEnd, TunnelKind, UnixMillis,
 };
 use vmcast_signal::v1;
 
@@ -169,6 +169,7 @@ pub fn query(seen: IpAddr, request: v1::NearestRequest) -> Result<Query, Malform
         current: optional("current", &request.current)?,
         after: optional("after", &request.after)?,
         limit: (limit != 0).then_some(limit),
+        others: usize::try_from(request.others).unwrap_or(usize::MAX),
     })
 }
 
@@ -226,6 +227,39 @@ pub fn node_entry(record: &NodeRecord) -> v1::NodeEntry {
         draining: record.draining,
         rtt_micros: 0,
     }
+}
+
+/// Reads a node from where [`node_entry`] wrote it.
+///
+/// # Errors
+/// If a field is missing or cannot be read.
+pub fn node_record(entry: v1::NodeEntry) -> Result<NodeRecord, Malformed> {
+    Ok(NodeRecord {
+        registration: registration(entry.node)?,
+        seen: parse("seen_address", &entry.seen_address)?,
+        registered: UnixMillis(entry.registered_unix_millis),
+        expires: UnixMillis(entry.expires_unix_millis),
+        draining: entry.draining,
+    })
+}
+
+/// Reads an entry of the cache from where [`cache_entry`] wrote it.
+///
+/// # Errors
+/// If a field is missing or cannot be read.
+pub fn entry(entry: v1::CacheEntry) -> Result<CacheEntry, Malformed> {
+    let scope = match entry.scope() {
+        v1::Role::Agent => Scope::Agents,
+        v1::Role::Vmr => Scope::Vmrs(entry.rank),
+        v1::Role::Unspecified => return Err(malformed("scope")(&"neither VMR nor agent")),
+    };
+    Ok(CacheEntry {
+        key: CacheKey { scope, prefix: parse("prefix", &entry.prefix)? },
+        nearest: measurement("nearest", entry.nearest)?,
+        reporter: parse("reporter", &entry.reporter)?,
+        learned: UnixMillis(entry.learned_unix_millis),
+        expires: UnixMillis(entry.expires_unix_millis),
+    })
 }
 
 /// Writes an entry as the list of the cache shows it.

@@ -38,16 +38,32 @@ enum PeerStanding {
     Expired,
 }
 
+impl PeerStanding {
+    fn refusal(self) -> Option<Refusal> {
+        match self {
+            Self::Certificate(Standing::Good) => None,
+            Self::Certificate(Standing::Revoked) => Some(Refusal::CertificateRevoked),
+            Self::Certificate(Standing::Unknown) => Some(Refusal::CertificateUnknown),
+            Self::Expired => Some(Refusal::CertificateExpired),
+        }
+    }
+}
+
 impl Peer {
     fn refusal(&self, now: UnixMillis) -> Option<Refusal> {
-        match *self.standing.borrow() {
-            PeerStanding::Certificate(Standing::Revoked) => Some(Refusal::CertificateRevoked),
-            PeerStanding::Certificate(Standing::Unknown) => Some(Refusal::CertificateUnknown),
-            PeerStanding::Expired => Some(Refusal::CertificateExpired),
-            PeerStanding::Certificate(Standing::Good) if self.certified.expires <= now => {
-                Some(Refusal::CertificateExpired)
+        let is_over = self.certified.expires <= now;
+        self.standing.borrow().refusal().or(is_over.then_some(Refusal::CertificateExpired))
+    }
+
+    /// Ready when the node may do nothing more, with the reason.
+    async fn shut_out(&self) -> Refusal {
+        let mut standing = self.standing.subscribe();
+        loop {
+            if let Some(refusal) = standing.borrow_and_update().refusal() {
+                return refusal;
             }
-            PeerStanding::Certificate(Standing::Good) => None,
+            // The sender is this peer's own.
+            let _ = standing.changed().await;
         }
     }
 
@@ -251,6 +267,15 @@ impl Gate {
             Caller::Anonymous => return Err(self.refuse(Refusal::NoCertificate, "nobody")),
             Caller::Node(peer) => peer,
         };
+        self.check(&peer, names, role)?;
+        Ok(Some(peer))
+    }
+
+    /// Whether a node may speak for whom it names, in the role that it needs.
+    ///
+    /// # Errors
+    /// The status to answer with if it may not.
+    pub(super) fn check(&self, peer: &Peer, names: Names<'_>, role: Option<Role>) -> Result<(), Status> {
         let node = peer.certified.node.as_str();
         if let Some(refusal) = peer.refusal(self.0.clock.now()) {
             return Err(self.refuse(refusal, node));
@@ -262,7 +287,13 @@ impl Gate {
         if role.is_some_and(|role| role != peer.certified.role) {
             return Err(self.refuse(Refusal::AnotherRole, node));
         }
-        Ok(Some(peer))
+        Ok(())
+    }
+
+    /// Ready when the node may do nothing more, with the status that ends what stands.
+    pub(super) async fn shut_out(&self, peer: &Peer) -> Status {
+        let refusal = peer.shut_out().await;
+        self.refuse(refusal, peer.certified.node.as_str())
     }
 
     fn refuse(&self, refusal: Refusal, node: &str) -> Status {

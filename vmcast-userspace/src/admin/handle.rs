@@ -1,20 +1,27 @@
 //! Access to the running registry, for its service and for the operator.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use vmcast_proto::registry::{
-    CacheEntry, CacheKey, Census, Counters, NodeId, NodeRecord, Registry, Store, UnixMillis,
+    CacheEntry, CacheKey, Census, Counters, Error, NodeId, NodeRecord, Registry, Store, UnixMillis,
 };
 
-use super::{Clock, SqliteStore};
+use super::{
+    AnyStore, Clock,
+    lines::{LineCounters, Lines, Way},
+};
+use vmcast_signal::v1::command::What;
 
 /// A registry that many tasks share. Its work touches the disk, so it is done on the threads that
 /// may block.
 #[derive(Debug)]
-pub struct Handle<S = SqliteStore> {
+pub struct Handle<S = AnyStore> {
     shared: Arc<Shared<S>>,
 }
 
@@ -23,6 +30,8 @@ struct Shared<S> {
     registry: Mutex<Registry<S>>,
     clock: Clock,
     malformed: AtomicU64,
+    lines: Lines,
+    way: Way,
 }
 
 /// The server's numbers.
@@ -32,6 +41,8 @@ pub struct Status {
     pub counters: Counters,
     /// Requests that could not be read.
     pub malformed: u64,
+    /// What became of the standing lines of VMRs.
+    pub lines: LineCounters,
 }
 
 impl<S> Clone for Handle<S> {
@@ -41,8 +52,9 @@ impl<S> Clone for Handle<S> {
 }
 
 impl<S: Store + Send + 'static> Handle<S> {
-    pub(super) fn new(registry: Registry<S>, clock: Clock) -> Self {
-        let shared = Shared { registry: Mutex::new(registry), clock, malformed: AtomicU64::new(0) };
+    pub(super) fn new(registry: Registry<S>, clock: Clock, way: Way) -> Self {
+        let (registry, malformed) = (Mutex::new(registry), AtomicU64::new(0));
+        let shared = Shared { registry, clock, malformed, lines: Lines::default(), way };
         Self { shared: Arc::new(shared) }
     }
 
@@ -70,10 +82,44 @@ impl<S: Store + Send + 'static> Handle<S> {
         self.with(|registry, _| registry.census()).await
     }
 
+    /// Whether the registry answers from what it knew before its store was lost.
+    pub async fn is_stale(&self) -> bool {
+        self.with(|registry, _| registry.is_stale()).await
+    }
+
     /// The server's numbers.
     pub async fn status(&self) -> Status {
         let counters = self.with(|registry, _| *registry.counters()).await;
-        Status { counters, malformed: self.shared.malformed.load(Ordering::Relaxed) }
+        Status {
+            counters,
+            malformed: self.shared.malformed.load(Ordering::Relaxed),
+            lines: self.shared.lines.counters(),
+        }
+    }
+
+    /// Takes a VMR out of service or back in, and tells it; false if it was so already.
+    ///
+    /// # Errors
+    /// A refusal, or the failure of the store.
+    pub async fn drain(&self, node: NodeId, drain: bool) -> Result<bool, Error<S::Error>> {
+        let id = node.clone();
+        let changed = self.with(move |registry, now| registry.drain(now, &id, drain)).await?;
+        self.shared.lines.tell(&node, What::Draining(drain));
+        Ok(changed)
+    }
+
+    /// The average round-trip time between the admin and a VMR, if it is known.
+    #[must_use]
+    pub fn rtt(&self, vmr: &NodeId) -> Option<Duration> {
+        self.shared.lines.average(vmr)
+    }
+
+    pub(super) fn lines(&self) -> &Lines {
+        &self.shared.lines
+    }
+
+    pub(super) fn way(&self) -> Way {
+        self.shared.way
     }
 
     pub(super) fn count_malformed(&self) {

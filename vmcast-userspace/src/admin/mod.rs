@@ -5,20 +5,28 @@
 mod clock;
 mod connection;
 pub mod convert;
+mod etcd;
 mod gate;
 mod guard;
 mod handle;
 mod identity;
+mod lines;
+mod migrate;
+mod place;
 mod schema;
 mod server;
 mod service;
 mod store;
 
 pub use clock::Clock;
+pub use etcd::{EtcdError, EtcdSettings, EtcdStore};
 pub use gate::{Caller, ConnectionInfo, Gate, Peer};
 pub use handle::{Handle, Status};
+pub use lines::{LineCounters, Way};
+pub use migrate::{MigrateError, Migrated, migrate};
+pub use place::{AnyStore, AnyStoreError};
 pub use server::{Admin, Settings, run};
-use store::SqliteStore;
+pub use store::{OpenError, SqliteStore, StoreError};
 
 #[cfg(test)]
 pub(crate) mod tests;

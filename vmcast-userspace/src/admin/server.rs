@@ -18,8 +18,8 @@ use vmcast_signal::{
 };
 
 use super::{
-    Clock, Gate, Handle, SqliteStore, connection::incoming, guard::Guard, identity::IdentityService,
-    service::Service,
+    AnyStore, Clock, EtcdSettings, EtcdStore, Gate, Handle, SqliteStore, Way, connection::incoming,
+    guard::Guard, identity::IdentityService, service::Service,
 };
 use crate::identity::{Authority, Roster, ServerTls, SqliteRecords};
 
@@ -47,10 +47,14 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// The database file; it is made if it is not there, its directory too.
+    /// The database file; it is made if it is not there, its directory too. Unused with an etcd.
     pub database: PathBuf,
+    /// The etcd that several admins share, instead of the file.
+    pub etcd: Option<EtcdSettings>,
     /// Leases, cache and limits.
     pub registry: registry::Config,
+    /// How the nearest VMR is found on a miss.
+    pub nearest: Way,
     /// The directory of the authority, tokens and certificates; made if it is not there.
     pub identity: PathBuf,
     /// DNS names and addresses that nodes reach the admin by, beside those that this host has.
@@ -61,7 +65,7 @@ pub struct Settings {
 
 /// A server that has its socket and its database.
 #[derive(Debug)]
-pub struct Admin<S = SqliteStore> {
+pub struct Admin<S = AnyStore> {
     listener: TcpListener,
     handle: Handle<S>,
     gate: Gate,
@@ -73,17 +77,27 @@ impl Admin {
     /// # Errors
     /// If either cannot be had.
     pub async fn bind(settings: Settings) -> anyhow::Result<Self> {
-        let path = settings.database;
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory)
-                .with_context(|| format!("cannot make the directory {}", directory.display()))?;
-        }
-        let store = SqliteStore::open(&path)
-            .with_context(|| format!("cannot open the database {}", path.display()))?;
         let clock = Clock::system();
+        let store = open(settings.database, settings.etcd, clock.clone()).await?;
         let gate = open_gate(&settings.identity, settings.names, settings.insecure, clock.clone())?;
-        Self::bind_with(settings.listen, Registry::new(settings.registry, store), gate, clock).await
+        let registry = Registry::new(settings.registry, store);
+        Self::bind_with(settings.listen, registry, gate, clock, settings.nearest).await
     }
+}
+
+/// Opens the store that the settings name.
+async fn open(path: PathBuf, etcd: Option<EtcdSettings>, clock: Clock) -> anyhow::Result<AnyStore> {
+    if let Some(etcd) = etcd {
+        let store = EtcdStore::open(etcd, clock).await.context("cannot open the registry in etcd")?;
+        return Ok(AnyStore::Etcd(store));
+    }
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+    }
+    let store =
+        SqliteStore::open(&path).with_context(|| format!("cannot open the database {}", path.display()))?;
+    Ok(AnyStore::Sqlite(store))
 }
 
 impl<S: Store + Send + 'static> Admin<S> {
@@ -96,10 +110,11 @@ impl<S: Store + Send + 'static> Admin<S> {
         registry: Registry<S>,
         gate: Gate,
         clock: Clock,
+        way: Way,
     ) -> anyhow::Result<Self> {
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-        Ok(Self { listener, handle: Handle::new(registry, clock), gate })
+        Ok(Self { listener, handle: Handle::new(registry, clock, way), gate })
     }
 
     /// Where it listens.

@@ -1,17 +1,22 @@
 //! The gRPC service: reads the request, asks the registry, writes the answer.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
+use tokio::sync::mpsc;
 use tracing::{debug, error, info};
-use vmcast_proto::registry::{AnswerKind, Error, Refusal, RefusalReason, Registered, Store};
+use vmcast_proto::{
+    nearest::rtt::WaitRule,
+    registry::{self, AnswerKind, Error, NodeId, Refusal, RefusalReason, Registered, Store},
+};
 use vmcast_signal::{
-    tonic::{self, Request, Response, Status},
-    v1::{self, registry_server},
+    tonic::{Request, Response, Status, Streaming},
+    v1,
 };
 
 use super::{
     convert::{self, Malformed},
     handle::Handle,
+    lines::Way,
 };
 
 /// Rows of a page, at most and by default.
@@ -22,6 +27,22 @@ const PAGE: usize = 1000;
 pub(super) struct Service<S>(pub(super) Handle<S>);
 
 impl<S: Store + Send + 'static> Service<S> {
+    /// What a requester needs to be probed; `None` if no VMR of the answer can probe it.
+    fn probing(&self, rule: WaitRule, answer: &registry::Answer) -> Result<Option<v1::Probing>, Status> {
+        let ids: Vec<_> = answer.vmrs.iter().map(|vmr| vmr.id().clone()).collect();
+        let Some(wait) = self.0.lines().longest_wait(rule, &ids) else {
+            return Ok(None);
+        };
+        let mut nonces = [0; 8];
+        getrandom::fill(&mut nonces).map_err(|_| Status::internal("no random numbers are to be had"))?;
+        let [a, b, c, d, e, f, g, h] = nonces;
+        Ok(Some(v1::Probing {
+            opening_nonce: u32::from_ne_bytes([a, b, c, d]),
+            probe_nonce: u32::from_ne_bytes([e, f, g, h]),
+            longest_wait_micros: u32::try_from(wait.as_micros()).unwrap_or(u32::MAX),
+        }))
+    }
+
     fn malformed(&self, error: &Malformed) -> Status {
         self.0.count_malformed();
         debug!(%error, "malformed request");
@@ -29,11 +50,14 @@ impl<S: Store + Send + 'static> Service<S> {
     }
 }
 
-type Answer<T> = Result<Response<T>, Status>;
+pub(super) type Answer<T> = Result<Response<T>, Status>;
 
-#[tonic::async_trait]
-impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
-    async fn register(&self, request: Request<v1::RegisterRequest>) -> Answer<v1::RegisterResponse> {
+/// The calls of `Registry`, which [`Guard`](super::guard::Guard) lets those come to who may.
+impl<S: Store + Send + 'static> Service<S> {
+    pub(super) async fn register(
+        &self,
+        request: Request<v1::RegisterRequest>,
+    ) -> Answer<v1::RegisterResponse> {
         let seen = seen(&request)?;
         let registration =
             convert::registration(request.into_inner().node).map_err(|error| self.malformed(&error))?;
@@ -55,7 +79,10 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
         }))
     }
 
-    async fn deregister(&self, request: Request<v1::DeregisterRequest>) -> Answer<v1::DeregisterResponse> {
+    pub(super) async fn deregister(
+        &self,
+        request: Request<v1::DeregisterRequest>,
+    ) -> Answer<v1::DeregisterResponse> {
         let id = convert::parse::<vmcast_proto::registry::NodeId>("node_id", &request.into_inner().node_id)
             .map_err(|error| self.malformed(&error))?;
         let node = id.clone();
@@ -70,13 +97,16 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
         Ok(Response::new(v1::DeregisterResponse { existed }))
     }
 
-    async fn nearest(&self, request: Request<v1::NearestRequest>) -> Answer<v1::NearestResponse> {
+    pub(super) async fn nearest(&self, request: Request<v1::NearestRequest>) -> Answer<v1::NearestResponse> {
         let seen = seen(&request)?;
+        let can_be_probed = request.get_ref().can_be_probed;
         let query = convert::query(seen, request.into_inner()).map_err(|error| self.malformed(&error))?;
-        let node = query.node.clone();
-        let answer = self
+        let (node, first_page) = (query.node.clone(), query.after.is_none());
+        let (answer, stale) = self
             .0
-            .with(move |registry, now| registry.nearest(now, &query))
+            .with(move |registry, now| {
+                registry.nearest(now, &query).map(|answer| (answer, registry.is_stale()))
+            })
             .await
             .map_err(|error| status(&error))?;
         match answer.kind {
@@ -85,15 +115,60 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
             }
             AnswerKind::All => debug!(%node, vmrs = answer.vmrs.len(), "nearest is not cached"),
         }
+        let probing = match (self.0.way(), answer.kind) {
+            (Way::Rtt(rule), AnswerKind::All) if can_be_probed && first_page => {
+                self.probing(rule, &answer)?
+            }
+            (Way::Rtt(_) | Way::Hops, _) => None,
+        };
         Ok(Response::new(v1::NearestResponse {
             kind: convert::answer_kind(answer.kind).into(),
             vmrs: answer.vmrs.iter().map(convert::vmr).collect(),
             next: answer.next.map(|place| place.to_string()).unwrap_or_default(),
-            probing: None,
+            probing,
+            others: answer.others.iter().map(convert::vmr).collect(),
+            stale,
         }))
     }
 
-    async fn report_nearest(
+    pub(super) async fn probe_me(&self, request: Request<v1::ProbeMeRequest>) -> Answer<v1::ProbeMeResponse> {
+        let seen = seen(&request)?;
+        let v1::ProbeMeRequest { node_id, opening_nonce, probe_nonce } = request.into_inner();
+        let Way::Rtt(rule) = self.0.way() else {
+            return Err(Status::failed_precondition(
+                "this admin does not let VMRs probe: measure the distance",
+            ));
+        };
+        let asked = v1::NearestRequest { node_id, ..v1::NearestRequest::default() };
+        let query = convert::query(seen, asked).map_err(|error| self.malformed(&error))?;
+        let eligible = self
+            .0
+            .with(move |registry, now| registry.eligible(now, &query.node))
+            .await
+            .map_err(|error| status(&error))?;
+        let ordered = self.0.lines().order_probes(rule, [opening_nonce, probe_nonce], &eligible);
+        debug!(%seen, ordered, "probes ordered");
+        Ok(Response::new(v1::ProbeMeResponse { ordered }))
+    }
+
+    /// Takes the line of a VMR, after the message in which it said who it is. Returns what it is to be told.
+    pub(super) async fn attend(
+        &self,
+        node: &str,
+        answers: Streaming<v1::AttendRequest>,
+    ) -> Result<mpsc::Receiver<Result<v1::Command, Status>>, Status> {
+        let vmr: NodeId = convert::parse("node_id", node).map_err(|error| self.malformed(&error))?;
+        let id = vmr.clone();
+        let draining = self
+            .0
+            .with(move |registry, now| registry.attends(now, &id))
+            .await
+            .map_err(|error| status(&error))?;
+        debug!(%vmr, "a VMR's line stands");
+        Ok(self.0.lines().open(vmr, draining, answers))
+    }
+
+    pub(super) async fn report_nearest(
         &self,
         request: Request<v1::ReportNearestRequest>,
     ) -> Answer<v1::ReportNearestResponse> {
@@ -110,20 +185,32 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
         Ok(Response::new(v1::ReportNearestResponse { prefix }))
     }
 
-    async fn list_nodes(&self, request: Request<v1::ListNodesRequest>) -> Answer<v1::ListNodesResponse> {
+    pub(super) async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Answer<v1::ListNodesResponse> {
         let v1::ListNodesRequest { limit, after } = request.into_inner();
         let after = convert::optional("after", &after).map_err(|error| self.malformed(&error))?;
         let limit = page(limit);
         let nodes = self.0.nodes(after, limit).await.map_err(|error| store_failure(&error))?;
         let next = next(limit, &nodes, |node| node.id().to_string());
         Ok(Response::new(v1::ListNodesResponse {
-            nodes: nodes.iter().map(convert::node_entry).collect(),
+            nodes: nodes
+                .iter()
+                .map(|node| v1::NodeEntry {
+                    rtt_micros: micros(self.0.rtt(node.id())),
+                    ..convert::node_entry(node)
+                })
+                .collect(),
             next,
-            max_rtt_micros: 0,
+            max_rtt_micros: micros(self.0.lines().max()),
         }))
     }
 
-    async fn list_cache(&self, request: Request<v1::ListCacheRequest>) -> Answer<v1::ListCacheResponse> {
+    pub(super) async fn list_cache(
+        &self,
+        request: Request<v1::ListCacheRequest>,
+    ) -> Answer<v1::ListCacheResponse> {
         let v1::ListCacheRequest { limit, after } = request.into_inner();
         let after = convert::optional("after", &after).map_err(|error| self.malformed(&error))?;
         let limit = page(limit);
@@ -134,6 +221,11 @@ impl<S: Store + Send + 'static> registry_server::Registry for Service<S> {
             next,
         }))
     }
+}
+
+/// 0 for what is not known.
+fn micros(time: Option<Duration>) -> u32 {
+    time.map_or(0, |time| u32::try_from(time.as_micros()).unwrap_or(u32::MAX).max(1))
 }
 
 fn seen<T>(request: &Request<T>) -> Result<IpAddr, Status> {

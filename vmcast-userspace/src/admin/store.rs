@@ -35,6 +35,9 @@ pub enum OpenError {
     /// Another process has it.
     #[error("the database is in use: does another admin run with it?")]
     InUse,
+    /// There is no such file, and none is to be made.
+    #[error(transparent)]
+    Missing(std::io::Error),
     /// Some other program's database.
     #[error("the file is a database, but not one of vmcast's (application id {0:#x})")]
     Foreign(i32),

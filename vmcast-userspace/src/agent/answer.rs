@@ -74,6 +74,7 @@ pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> R
         }
         Request::Stats => Response::Stats(stats(core, context.now)),
         Request::NodeList { .. }
+        | Request::NodeDrain { .. }
         | Request::CacheList { .. }
         | Request::TokenCreate { .. }
         | Request::TokenList { .. }

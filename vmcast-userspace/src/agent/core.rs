@@ -466,8 +466,11 @@ impl Core {
         let Some(upstream) = &mut self.upstream else {
             return;
         };
-        let gateway::Counters { data, queries, refused, .. } = upstream.gateway.counters();
+        let gateway::Counters { data, queries, refused, probes, .. } = upstream.gateway.counters();
         let seen = Seen { packets: data, answers: queries + refused };
+        if self.watch.is_gone(now, seen, probes) {
+            return self.turn_to_another(now);
+        }
         match self.watch.look(now, seen, self.state.0 == UpstreamState::Up) {
             Finding::Well => {}
             Finding::Silent => {
@@ -475,17 +478,24 @@ impl Core {
                 let candidate = upstream.candidate.clone();
                 self.outputs.push_back(Output::Event(Event::Silent(candidate)));
             }
-            Finding::Unanswered => {
-                let present = upstream.candidate.clone();
-                let another = |other: &Candidate| {
-                    other.endpoint != present.endpoint && !self.dead.contains_key(&other.endpoint)
-                };
-                // Without another, the gateway goes on asking.
-                if self.candidates.iter().any(another) {
-                    self.fail_over(now, present, DownReason::NoAnswer);
-                }
-            }
+            Finding::Unanswered => self.turn_to_another(now),
         }
+    }
+
+    /// Gives up a VMR that does not answer. Without another, the gateway goes on asking.
+    fn turn_to_another(&mut self, now: Instant) {
+        let Some(present) = self.upstream.as_ref().map(|upstream| upstream.candidate.clone()) else {
+            return;
+        };
+        if self.another(present.endpoint).is_some() {
+            self.fail_over(now, present, DownReason::NoAnswer);
+        }
+    }
+
+    /// The best VMR but for one, among those that were not found dead of late.
+    fn another(&self, than: SocketAddr) -> Option<&Candidate> {
+        let fits = |other: &&Candidate| other.endpoint != than && !self.dead.contains_key(&other.endpoint);
+        self.candidates.iter().find(fits)
     }
 
     /// Carries outputs between the machines until all of them are quiet.

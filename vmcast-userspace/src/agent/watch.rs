@@ -13,6 +13,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(333);
 /// How long an answer may take where a stream is interrupted: enough for a repeated Request.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long an answer may take where data that flowed has stopped: the gateway asks after 50 ms, and
+/// twice again within this.
+const HASTE: Duration = Duration::from_millis(450);
+
 /// What the gateway has counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
@@ -49,18 +53,22 @@ pub(super) struct Watch {
     silence: Silence,
     asked: Asked,
     look_at: Option<Instant>,
+    /// Questions of the gateway's own, because data that flowed has stopped.
+    probes: u64,
+    /// By when the VMR has to show that it is there after such a question, and what had been seen before.
+    probed: Option<(Instant, Seen)>,
 }
 
 impl Watch {
     /// Starts with a VMR of which nothing is expected yet.
     pub(super) const fn new(now: Instant) -> Self {
-        Self { silence: Silence::new(now), asked: Asked::No, look_at: None }
+        Self { silence: Silence::new(now), asked: Asked::No, look_at: None, probes: 0, probed: None }
     }
 
     /// Says whether anything is expected of the VMR; if not, it is not looked after.
     pub(super) fn expect(&mut self, now: Instant, expected: bool) {
         if !expected {
-            *self = Self::new(now);
+            *self = Self { probes: self.probes, ..Self::new(now) };
         } else if self.look_at.is_none() {
             *self = Self { silence: Silence::new(now), look_at: Some(now + LOOK_INTERVAL), ..*self };
         }
@@ -69,6 +77,23 @@ impl Watch {
     /// A question has been put to the VMR, on whose answer an interrupted stream waits.
     pub(super) fn ask(&mut self, now: Instant, seen: Seen) {
         self.asked = Asked::Until(now + PATIENCE, seen);
+    }
+
+    /// Takes note of the gateway's own questions so far; says whether the VMR has left one unanswered for
+    /// too long although its data had flowed.
+    pub(super) fn is_gone(&mut self, now: Instant, seen: Seen, probes: u64) -> bool {
+        let asked_anew = std::mem::replace(&mut self.probes, probes) < probes;
+        match self.probed {
+            Some((_, before)) if before != seen => self.probed = None,
+            Some((until, _)) if until <= now => {
+                self.probed = None;
+                return true;
+            }
+            Some(_) => {}
+            None if asked_anew && self.look_at.is_some() => self.probed = Some((now + HASTE, seen)),
+            None => {}
+        }
+        false
     }
 
     /// Looks, if it is time. `up` says whether the VMR has answered so far.
@@ -100,6 +125,7 @@ impl Watch {
             Asked::Until(until, _) => Some(until),
             Asked::No | Asked::Overdue(_) => None,
         };
-        self.look_at.map(|at| answer.map_or(at, |answer| at.min(answer)))
+        let probed = self.probed.map(|(until, _)| until);
+        self.look_at.map(|at| [answer, probed].into_iter().flatten().fold(at, Instant::min))
     }
 }

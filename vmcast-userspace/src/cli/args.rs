@@ -49,6 +49,8 @@ pub(super) enum Command {
     /// Find out what this host has for each engine, and what stands in the way
     Doctor(DoctorArgs),
 
+    /// Copy the registry of an admin's database file into the etcd of its configuration
+    Migrate(MigrateArgs),
     /// Check a configuration file
     Config {
         /// What to do with it.
@@ -86,6 +88,24 @@ pub(super) struct NodeArgs {
     /// configuration file with it, or once it has joined
     #[arg(long, value_name = "TOKEN", env = "VMCAST_TOKEN", hide_env_values = true)]
     pub token: Option<JoinToken>,
+}
+
+/// What moves where.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The admin of the file has to be stopped; the file is only read. Start the admins with the \
+    same [etcd] afterwards."
+)]
+pub(super) struct MigrateArgs {
+    /// The admin's configuration: `database` is the file, [etcd] is where its registry goes
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Go on although the etcd holds a registry: what both have is replaced by the file's
+    #[arg(long)]
+    pub merge: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A question to a running daemon.
@@ -204,6 +224,10 @@ pub(super) enum InterfaceCommand {
 pub(super) enum NodeCommand {
     /// List the registered nodes and how long their leases last
     List(AskArgs),
+    /// Show all that is known of one node: its load, abilities, networks of sources, round-trip time
+    Show(NamedNode),
+    /// Take a router out of service: it keeps its members, and is given to nobody new
+    Drain(DrainArgs),
     /// Join tokens: what a new node gets its certificate by
     Token {
         /// What to do.
@@ -211,14 +235,26 @@ pub(super) enum NodeCommand {
         command: TokenCommand,
     },
     /// Shut a node out: its certificates count no more, on connections that stand and on new ones
-    Revoke {
-        /// Id of the node, as `vmcast node list` shows it
-        #[arg(value_name = "NODE")]
-        node: String,
-        /// How to ask.
-        #[command(flatten)]
-        ask: AskArgs,
-    },
+    Revoke(NamedNode),
+}
+
+/// Which node.
+#[derive(Clone, Debug, Args)]
+pub(super) struct NamedNode {
+    /// The node's identity, as `vmcast node list` shows it
+    pub(super) node: String,
+    #[command(flatten)]
+    pub(super) ask: AskArgs,
+}
+
+/// What becomes of which router.
+#[derive(Clone, Debug, Args)]
+pub(super) struct DrainArgs {
+    #[command(flatten)]
+    pub(super) of: NamedNode,
+    /// Take it back into service
+    #[arg(long)]
+    pub(super) undo: bool,
 }
 
 /// `vmcast node token`.

@@ -6,10 +6,10 @@ use serde::Serialize;
 use vmcast_api::{Client, Envelope, Request, Role, TokenOrder, VERSION};
 
 use super::{
-    Failure,
+    Exit, Failure,
     args::{
-        AskArgs, CacheCommand, GroupCommand, InterfaceCommand, MemberCommand, NodeCommand, Question,
-        SourceCommand, TokenCommand, TunnelCommand,
+        AskArgs, CacheCommand, DrainArgs, GroupCommand, InterfaceCommand, MemberCommand, NamedNode,
+        NodeCommand, Question, SourceCommand, TokenCommand, TunnelCommand,
     },
     discover, find, show,
 };
@@ -56,8 +56,20 @@ pub(super) fn run(question: &Question) -> Result<String, Failure> {
             let nodes = client(ask, &[Role::Admin])?.nodes()?;
             Ok(text(ask, &nodes, show::nodes))
         }
+        Question::Node { command: NodeCommand::Show(NamedNode { node, ask }) } => {
+            let nodes = client(ask, &[Role::Admin])?.nodes()?;
+            match nodes.nodes.iter().find(|known| known.id == *node) {
+                Some(found) => Ok(text(ask, found, show::node)),
+                None => Err(Failure::new(Exit::Error, format!("no node {node} is registered"))
+                    .hint("`vmcast node list` shows who is")),
+            }
+        }
+        Question::Node { command: NodeCommand::Drain(DrainArgs { of: NamedNode { node, ask }, undo }) } => {
+            let drained = client(ask, &[Role::Admin])?.drain(node, !undo)?;
+            Ok(text(ask, &drained, show::drained))
+        }
         Question::Node { command: NodeCommand::Token { command } } => token(command),
-        Question::Node { command: NodeCommand::Revoke { node, ask } } => {
+        Question::Node { command: NodeCommand::Revoke(NamedNode { node, ask }) } => {
             let revoked = client(ask, &[Role::Admin])?.revoke(&Request::NodeRevoke { node: node.clone() })?;
             Ok(text(ask, &revoked, show::revoked))
         }

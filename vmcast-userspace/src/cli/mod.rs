@@ -7,6 +7,7 @@ mod daemon;
 mod discover;
 mod doctor;
 mod find;
+mod migrate;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -115,6 +116,7 @@ pub fn main() -> ExitCode {
             },
             Err(failure) => finish(Err(failure)),
         },
+        Command::Migrate(args) => finish(migrate::run(&args)),
         Command::Ask(question) => finish(ask::run(&question)),
     };
     ExitCode::from(exit as u8)

@@ -7,12 +7,15 @@ use std::{
 
 use serde::Deserialize;
 use vmcast_api::Role;
+use vmcast_proto::nearest::rtt::WaitRule;
 
 use super::{
     Access, Present, Problem, RoleConfig,
+    etcd::EtcdConfig,
     sections::{ControlConfig, LogConfig, MetricsConfig, relative_path},
     value::{AdminName, NodeName, Seconds},
 };
+use crate::admin::Way;
 
 /// The configuration of the administration server.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -26,6 +29,9 @@ pub struct AdminConfig {
     /// The SQLite file with nodes and cache.
     #[serde(default = "database")]
     pub database: PathBuf,
+    /// Where several administration servers keep one registry, instead of the file.
+    #[serde(default)]
+    pub etcd: EtcdConfig,
     /// The directory of the certificate authority, join tokens and certificates; `None`: beside the database.
     pub identity: Option<PathBuf>,
     /// DNS names and addresses that nodes reach the admin by, beside the addresses of this host.
@@ -46,6 +52,12 @@ pub struct AdminConfig {
     /// Length of the IPv6 prefix whose hosts share a cached answer.
     #[serde(default = "prefix_v6")]
     pub cache_prefix_v6: u8,
+    /// How the nearest VMR is found for whom it is not cached.
+    #[serde(default)]
+    pub nearest: NearestWay,
+    /// How long VMRs wait before they probe, with `nearest = "rtt"`.
+    #[serde(default)]
+    pub probe_wait: ProbeWait,
     /// Where the operator's commands are answered.
     #[serde(default)]
     pub control: ControlConfig,
@@ -87,6 +99,40 @@ impl AdminConfig {
     }
 }
 
+/// How the nearest VMR is found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NearestWay {
+    /// The requester measures hops to all VMRs.
+    #[default]
+    Hops,
+    /// All VMRs probe the requester, and the first probe that arrives names the nearest.
+    Rtt,
+}
+
+/// How long a VMR waits before it probes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProbeWait {
+    /// Half of the largest round-trip time less its own: all probes leave together.
+    #[default]
+    Half,
+    /// All of that.
+    Full,
+}
+
+impl NearestWay {
+    /// Both keys in one.
+    #[must_use]
+    pub const fn way(self, wait: ProbeWait) -> Way {
+        match (self, wait) {
+            (Self::Hops, _) => Way::Hops,
+            (Self::Rtt, ProbeWait::Half) => Way::Rtt(WaitRule::Half),
+            (Self::Rtt, ProbeWait::Full) => Way::Rtt(WaitRule::Full),
+        }
+    }
+}
+
 impl RoleConfig for AdminConfig {
     const ROLE: Role = Role::Admin;
 
@@ -110,6 +156,7 @@ impl RoleConfig for AdminConfig {
         }
         problems.extend(relative_path("database", &self.database));
         problems.extend(self.identity.as_ref().and_then(|path| relative_path("identity", path)));
+        problems.extend(self.etcd.problems());
         for (key, value, least, most) in [
             ("lease_seconds", self.lease_seconds, 1, 86_400),
             ("cache_lifetime_seconds", self.cache_lifetime_seconds, 1, 31_536_000),

@@ -7,6 +7,7 @@
 mod admin;
 mod agent;
 mod amtrelay;
+mod etcd;
 mod explain;
 mod forward;
 mod group_prefix;
@@ -36,6 +37,7 @@ use crate::identity::JoinToken;
 pub use admin::AdminConfig;
 pub use agent::{AgentConfig, AgentInterface};
 pub use amtrelay::{AmtrelayConfig, NameServer, PreferConfig};
+pub use etcd::EtcdConfig;
 pub use forward::{Forward, StaticTunnel, StaticTunnelKind};
 pub use group_prefix::GroupPrefix;
 pub(crate) use host::host_addresses;

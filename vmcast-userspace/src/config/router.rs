@@ -151,6 +151,14 @@ pub struct DataplaneConfig {
     pub max_next_hops: u32,
     /// Most interfaces.
     pub max_interfaces: u32,
+    /// Most addresses and ports of this host where tunnels end or streams come in by unicast.
+    pub max_endpoints: u32,
+    /// Most member tables of the kernel plane.
+    pub max_tables: u32,
+    /// Most devices of member tables, beyond seven of each.
+    pub max_table_devices: u32,
+    /// Most members whose losses are known one by one.
+    pub max_losing_members: u32,
     /// Most copies in a second that are made in fragments.
     pub fragmented_copies_per_second: u32,
     /// Most Packet Too Big messages in a second.
@@ -162,6 +170,9 @@ impl DataplaneConfig {
     const MOST_FRAGMENTED: u32 = 1_000_000;
     /// Messages to more sources than a router serves; each source needs one now and then.
     const MOST_TOO_BIG: u32 = 10_000;
+
+    /// Fewer would not do for the tables that are made in advance.
+    const LEAST_TABLES: u32 = 1_024;
 
     /// How much is done for packets that are larger than a member's link takes.
     #[must_use]
@@ -178,23 +189,31 @@ impl DataplaneConfig {
             members: self.max_members,
             next_hops: self.max_next_hops,
             interfaces: self.max_interfaces,
+            endpoints: self.max_endpoints,
+            tables: self.max_tables,
+            table_devices: self.max_table_devices,
+            losing_members: self.max_losing_members,
         }
     }
 
     fn problems(&self) -> Vec<Problem> {
-        let Capacities { streams, tunnels, members, next_hops, interfaces } = Capacities::MOST;
+        let most = Capacities::MOST;
         let mut problems = Vec::new();
-        for (key, value, most) in [
-            ("max_streams", self.max_streams, streams),
-            ("max_members", self.max_members, members),
-            ("max_tunnels", self.max_tunnels, tunnels),
-            ("max_next_hops", self.max_next_hops, next_hops),
-            ("max_interfaces", self.max_interfaces, interfaces),
+        for (key, value, least, most) in [
+            ("max_streams", self.max_streams, 1, most.streams),
+            ("max_members", self.max_members, 1, most.members),
+            ("max_tunnels", self.max_tunnels, 1, most.tunnels),
+            ("max_next_hops", self.max_next_hops, 1, most.next_hops),
+            ("max_interfaces", self.max_interfaces, 1, most.interfaces),
+            ("max_endpoints", self.max_endpoints, 1, most.endpoints),
+            ("max_tables", self.max_tables, Self::LEAST_TABLES, most.tables),
+            ("max_table_devices", self.max_table_devices, 1, most.table_devices),
+            ("max_losing_members", self.max_losing_members, 1, most.losing_members),
         ] {
-            if !(1..=most).contains(&value) {
+            if !(least..=most).contains(&value) {
                 problems.push(Problem::error(
                     format!("dataplane.{key}"),
-                    format!("{value} is not from 1 to {most}"),
+                    format!("{value} is not from {least} to {most}"),
                 ));
             }
         }
@@ -216,17 +235,21 @@ impl DataplaneConfig {
 
 impl Default for DataplaneConfig {
     fn default() -> Self {
-        let Capacities { streams, tunnels, members, next_hops, interfaces } = Capacities::MOST;
+        let most = Capacities::MOST;
         Self {
             engine: EngineChoice::Auto,
             on_exit: OnExit::Remove,
             pin_path: PathBuf::from("/sys/fs/bpf/vmcast"),
             statistics: true,
-            max_streams: streams,
-            max_members: members,
-            max_tunnels: tunnels,
-            max_next_hops: next_hops,
-            max_interfaces: interfaces,
+            max_streams: most.streams,
+            max_members: most.members,
+            max_tunnels: most.tunnels,
+            max_next_hops: most.next_hops,
+            max_interfaces: most.interfaces,
+            max_endpoints: most.endpoints,
+            max_tables: most.tables,
+            max_table_devices: most.table_devices,
+            max_losing_members: most.losing_members,
             fragmented_copies_per_second: oversize::Limits::COPIES,
             packet_too_big_per_second: oversize::Limits::TOO_BIG,
         }

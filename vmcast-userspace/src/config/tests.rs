@@ -153,16 +153,20 @@ fn limits_beyond_what_the_tables_hold_are_refused() {
         let said = router_refusal(&format!("[tunnel]\n{key} = {value}\n"));
         assert!(said.contains(&format!("{value} is not from 1 to {}", value - 1)), "{said}");
     }
-    for (key, most) in [
-        ("max_streams", 16_383),
-        ("max_members", 262_143),
-        ("max_tunnels", 131_072),
-        ("max_next_hops", 65_535),
-        ("max_interfaces", 4_096),
+    for (key, least, most) in [
+        ("max_streams", 1, 16_383),
+        ("max_members", 1, 262_143),
+        ("max_tunnels", 1, 131_072),
+        ("max_next_hops", 1, 65_535),
+        ("max_interfaces", 1, 4_096),
+        ("max_endpoints", 1, 8_192),
+        ("max_tables", 1_024, 32_767),
+        ("max_table_devices", 1, 262_144),
+        ("max_losing_members", 1, 65_536),
     ] {
-        for value in [0, most + 1] {
+        for value in [least - 1, most + 1] {
             let said = router_refusal(&format!("[dataplane]\n{key} = {value}\n"));
-            assert!(said.contains(&format!("{value} is not from 1 to {most}")), "{said}");
+            assert!(said.contains(&format!("{value} is not from {least} to {most}")), "{said}");
         }
     }
 }

@@ -256,7 +256,7 @@ impl fmt::Display for Remote {
     }
 }
 
-/// Where an admin is: `http://` or `https://`, a host, and a port.
+/// Where a server is: `http://` or `https://`, a host, and a port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct AdminUrl(String);
@@ -281,7 +281,7 @@ impl FromStr for AdminUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("\"{text}\" is no URL of an admin\nwrite http://HOST:PORT or https://HOST:PORT");
+        let bad = || format!("\"{text}\" is no URL of a server\nwrite http://HOST:PORT or https://HOST:PORT");
         let authority =
             text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or_else(bad)?;
         let authority = authority.strip_suffix('/').unwrap_or(authority);

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 use vmcast_api::{self as api, CacheEntries, CacheEntry, Node, Nodes, Page, Request, Response, Role, Stats};
@@ -9,9 +10,9 @@ use vmcast_proto::registry::{self, NodeRecord, Scope, UnixMillis};
 
 use super::{Process, access::Access, resident_bytes};
 use crate::{
-    admin::{Admin, Handle, Settings, Status},
+    admin::{Admin, EtcdSettings, Handle, Settings, Status},
     clock,
-    config::{AdminConfig, RoleConfig},
+    config::{AdminConfig, EtcdConfig, RoleConfig},
     control::{Call, Control},
     metrics::Metrics,
     signals::Termination,
@@ -26,7 +27,7 @@ pub async fn run(config: AdminConfig) -> anyhow::Result<()> {
     let process = Process::new(Role::Admin, config.name.as_str());
     let (control, calls) = Control::start(&config.socket())?;
     let _metrics = Metrics::start(config.metrics.listen, control.asker()).await?;
-    let admin = Admin::bind(settings(&config)).await?;
+    let admin = Admin::bind(settings(&config)?).await?;
     let access = Access::new(admin.gate(), config);
     let answering = tokio::spawn(answer(calls, process, admin.handle(), access));
     let outcome = admin
@@ -39,10 +40,16 @@ pub async fn run(config: AdminConfig) -> anyhow::Result<()> {
     outcome
 }
 
-fn settings(config: &AdminConfig) -> Settings {
-    Settings {
+/// What the configuration says of the server and its registry.
+///
+/// # Errors
+/// If the file of a password cannot be read.
+pub(crate) fn settings(config: &AdminConfig) -> anyhow::Result<Settings> {
+    Ok(Settings {
+        nearest: config.nearest.way(config.probe_wait),
         listen: config.listen,
         database: config.database.clone(),
+        etcd: etcd(config)?,
         registry: registry::Config {
             lease: config.lease_seconds.duration(),
             prefix_v4: config.cache_prefix_v4,
@@ -53,7 +60,28 @@ fn settings(config: &AdminConfig) -> Settings {
         identity: config.identity_directory(),
         names: config.names.iter().map(|name| name.as_str().to_owned()).collect(),
         insecure: config.insecure,
+    })
+}
+
+fn etcd(config: &AdminConfig) -> anyhow::Result<Option<EtcdSettings>> {
+    let EtcdConfig { urls, prefix, user, password_file } = &config.etcd;
+    if urls.is_empty() {
+        return Ok(None);
     }
+    let user = match (user, password_file) {
+        (Some(user), Some(file)) => {
+            let password = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read etcd.password_file {}", file.display()))?;
+            Some((user.clone(), password.trim_end_matches(['\r', '\n']).to_owned()))
+        }
+        _ => None,
+    };
+    Ok(Some(EtcdSettings {
+        urls: urls.iter().map(|url| url.as_str().to_owned()).collect(),
+        prefix: prefix.clone(),
+        user,
+        lease: config.lease_seconds.duration(),
+    }))
 }
 
 async fn answer(mut calls: mpsc::Receiver<Call>, process: Process, handle: Handle, access: Access) {
@@ -80,6 +108,7 @@ async fn response(
             return Response::Stats(stats);
         }
         Request::NodeList { page } => nodes(page, handle, now).await.map(Response::Nodes),
+        Request::NodeDrain { node, drain } => return drain_node(handle, node, *drain).await,
         Request::CacheList { page } => cache(page, handle, now).await.map(Response::Cache),
         Request::TokenCreate { .. }
         | Request::TokenList { .. }
@@ -102,6 +131,7 @@ async fn status(process: &Process, handle: &Handle) -> anyhow::Result<api::Statu
     Ok(api::Status {
         nodes: BTreeMap::from([(Role::Router, vmrs as u64), (Role::Agent, agents as u64)]),
         cache_entries: Some(entries as u64),
+        registry_stale: Some(handle.is_stale().await),
         ..process.status()
     })
 }
@@ -110,7 +140,7 @@ async fn nodes(page: &Page, handle: &Handle, now: UnixMillis) -> anyhow::Result<
     let after = page.after.as_deref().map(str::parse).transpose()?;
     let records = handle.nodes(after, page.limit() + 1).await?;
     let (nodes, next) = cut(records, page, |record| record.id().to_string());
-    Ok(Nodes { next, nodes: nodes.iter().map(|record| node(record, now)).collect() })
+    Ok(Nodes { next, nodes: nodes.iter().map(|record| node(record, handle, now)).collect() })
 }
 
 async fn cache(page: &Page, handle: &Handle, now: UnixMillis) -> anyhow::Result<CacheEntries> {
@@ -128,7 +158,22 @@ fn cut<T>(mut records: Vec<T>, page: &Page, key: impl Fn(&T) -> String) -> (Vec<
     (records, next)
 }
 
-fn node(record: &NodeRecord, now: UnixMillis) -> Node {
+async fn drain_node(handle: &Handle, node: &str, drain: bool) -> Response {
+    let id: registry::NodeId = match node.parse() {
+        Ok(id) => id,
+        Err(error) => return Response::error(format!("{node:?} names no node: {error}")),
+    };
+    match handle.drain(id, drain).await {
+        Ok(changed) => {
+            info!(node, drain, changed, "the operator drains");
+            Response::Drained(api::Drained { node: node.to_owned(), draining: drain, changed })
+        }
+        Err(error) => Response::error(error.to_string()),
+    }
+}
+
+fn node(record: &NodeRecord, handle: &Handle, now: UnixMillis) -> Node {
+    let about = &record.registration.about;
     let role = match record.registration.role {
         registry::Role::Vmr { .. } => Role::Router,
         registry::Role::Agent => Role::Agent,
@@ -141,6 +186,13 @@ fn node(record: &NodeRecord, now: UnixMillis) -> Node {
         endpoints: record.registration.endpoints.clone(),
         age_ms: now.0.saturating_sub(record.registered.0),
         lease_left_ms: record.expires.0.saturating_sub(now.0),
+        draining: record.draining,
+        rtt_us: handle.rtt(record.id()).map(microseconds),
+        connections: about.load.connections,
+        capacity: about.load.capacity,
+        software: record.registration.software.to_string(),
+        capabilities: about.capabilities.iter().map(ToString::to_string).collect(),
+        source_prefixes: about.source_prefixes.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -178,6 +230,7 @@ fn stats(status: &Status) -> Stats {
         ("deregistrations", counters.deregistrations),
         ("expirations", counters.expirations),
         ("malformed", status.malformed),
+        ("drains", counters.drains),
     ]);
     let nearest = labelled(&[
         ("cached_address", counters.nearest_cached_address),
@@ -187,6 +240,11 @@ fn stats(status: &Status) -> Stats {
         ("reports", counters.reports),
         ("measurements", counters.measurements),
         ("prefix_kept", counters.prefix_kept),
+        ("overloaded", counters.overloaded),
+        ("lines", status.lines.lines),
+        ("pings", status.lines.pings),
+        ("probe_orders", status.lines.orders),
+        ("commands_refused", status.lines.refused),
     ]);
     let refusals =
         counters.refusals.iter().map(|(reason, value)| (reason.label().to_owned(), value)).collect();
@@ -216,15 +274,40 @@ mod tests {
     #[test]
     fn every_key_of_the_file_reaches_the_registry() {
         let text = "listen = \"127.0.0.1:1\"\nlease_seconds = 7\ncache_lifetime_seconds = 8\ncache_prefix_v4 = 20\n\
-                    cache_prefix_v6 = 48\ndatabase = \"/x/y.db\"\n\
+                    cache_prefix_v6 = 48\nnearest = \"rtt\"\nprobe_wait = \"full\"\ndatabase = \"/x/y.db\"\n\
                     names = [\"admin.example.net\"]\ninsecure = true\n";
         let (config, _) = crate::config::parse::<AdminConfig>(std::path::Path::new("t.toml"), text).unwrap();
-        let Settings { listen, database, registry, identity, names, insecure } = settings(&config);
+        let Settings { listen, database, registry, etcd, nearest, identity, names, insecure } =
+            settings(&config).unwrap();
         assert_eq!(identity.to_str(), Some("/x/y.identity"));
         assert_eq!((names.as_slice(), insecure), (&["admin.example.net".to_owned()][..], true));
+        assert_eq!(nearest, crate::admin::Way::Rtt(vmcast_proto::nearest::rtt::WaitRule::Full));
         assert_eq!((listen.port(), database.to_str()), (1, Some("/x/y.db")));
         assert_eq!((registry.lease.as_secs(), registry.entry_lifetime.as_secs()), (7, 8));
         assert_eq!((registry.prefix_v4, registry.prefix_v6), (20, 48));
+        assert_eq!(etcd, None);
+    }
+
+    #[test]
+    fn an_etcd_takes_the_place_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        std::fs::write(&file, "se cret\n").unwrap();
+        let text = format!(
+            "listen = \"127.0.0.1:1\"\nlease_seconds = 7\n[etcd]\nurls = [\"http://127.0.0.1:2379/\"]\n\
+             prefix = \"/tv/\"\nuser = \"u\"\npassword_file = \"{}\"\n",
+            file.display()
+        );
+        let (config, _) = crate::config::parse::<AdminConfig>(std::path::Path::new("t.toml"), &text).unwrap();
+        let expected = EtcdSettings {
+            urls: vec!["http://127.0.0.1:2379".into()],
+            prefix: "/tv/".into(),
+            user: Some(("u".into(), "se cret".into())),
+            lease: Duration::from_secs(7),
+        };
+        assert_eq!(settings(&config).unwrap().etcd, Some(expected));
+        std::fs::remove_file(&file).unwrap();
+        assert!(settings(&config).unwrap_err().to_string().contains("etcd.password_file"));
     }
 
     fn config() -> AdminConfig {
@@ -237,7 +320,9 @@ mod tests {
         let settings = Settings {
             listen: ([127, 0, 0, 1], 0).into(),
             database: dir.path().join("admin.db"),
+            etcd: None,
             registry: registry::Config::default(),
+            nearest: crate::admin::Way::default(),
             identity: dir.path().join("identity"),
             names: Vec::new(),
             insecure: true,
@@ -256,6 +341,10 @@ mod tests {
         let page = Page::default;
         assert_eq!(ask(Request::NodeList { page: page() }).await, Response::Nodes(Nodes::default()));
         assert_eq!(ask(Request::CacheList { page: page() }).await, Response::Cache(CacheEntries::default()));
+        let drain = |node: &str| Request::NodeDrain { node: node.to_owned(), drain: true };
+        for node in ["nobody", "no id"] {
+            assert!(matches!(ask(drain(node)).await, Response::Error(error) if error.error.contains(node)));
+        }
         let strange = Page { after: Some("no key".into()), limit: 1 };
         assert!(matches!(ask(Request::CacheList { page: strange }).await, Response::Error(_)));
         assert!(matches!(ask(Request::GroupList { page: page() }).await, Response::Error(_)));

@@ -7,6 +7,7 @@ mod open_files;
 mod process;
 
 pub use admin::run as run_admin;
+pub(crate) use admin::settings as admin_settings;
 pub(crate) use memory::give_back;
 pub(crate) use open_files::raise_open_files;
 pub use process::{Process, resident_bytes};

@@ -40,6 +40,7 @@ impl Process {
             tunnels: 0,
             nodes: BTreeMap::new(),
             cache_entries: None,
+            registry_stale: None,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the admin keeps of tokens, certificates and policy: small records by kind and key.
+//! What the admin keeps of tokens and certificates: small records by kind and key.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,6 @@ pub enum Kind {
     Token,
     /// A certificate, by `NODE/SERIAL`.
     Certificate,
-    /// The policy, by the number of its version or the name of a rule.
-    Policy,
 }
 
 impl Kind {
@@ -20,7 +18,6 @@ impl Kind {
         match self {
             Self::Token => "token",
             Self::Certificate => "certificate",
-            Self::Policy => "policy",
         }
     }
 }

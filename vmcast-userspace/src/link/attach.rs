@@ -24,14 +24,17 @@ use vmcast_proto::{
 use crate::identity::NodeIdentity;
 
 use super::{
-    AdminClient, AdminError, RankedVmrs,
+    AdminClient, AdminError, Ask, RankedVmrs,
     backoff::{Backoff, Random},
     find::Finder,
+    line::VmrOrder,
     renew,
 };
 
 /// First and longest wait after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// VMRs that are wanted beside one that the admin knows to be the nearest: where to go when it dies.
+const OTHERS: u32 = 4;
 /// The last call of a node that ends may take so long.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -99,6 +102,9 @@ pub struct Attachment {
     status: watch::Receiver<LinkStatus>,
     first_admin: String,
     commands: mpsc::UnboundedSender<Command>,
+    /// What the admin tells a VMR, until somebody has taken it.
+    orders: Option<mpsc::Receiver<VmrOrder>>,
+    line: Option<JoinHandle<()>>,
     task: Option<JoinHandle<()>>,
     renewal: Option<AbortHandle>,
 }
@@ -125,6 +131,14 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
     let mut random = Random::new(settings.seed);
     let mut backoff = || Backoff::new(RETRY.0, RETRY.1, random.number());
     let (register_backoff, find_backoff) = (backoff(), backoff());
+    let (orders, line) = match settings.registration.role {
+        Role::Vmr { .. } => {
+            let id = settings.registration.id.clone();
+            let (orders, line) = super::line::hold(client.clone(), id, backoff());
+            (Some(orders), Some(line))
+        }
+        Role::Agent => (None, None),
+    };
     let renewal = settings.identity.clone().map(|identity| {
         tokio::spawn(renew::run(identity, client.clone(), Random::new(random.number()))).abort_handle()
     });
@@ -143,7 +157,7 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
         dead: BTreeMap::new(),
     };
     let task = Some(tokio::spawn(task.run(commands_rx)));
-    Ok(Attachment { upstreams, status, first_admin, commands, task, renewal })
+    Ok(Attachment { upstreams, status, first_admin, commands, orders, line, task, renewal })
 }
 
 impl Attachment {
@@ -158,6 +172,11 @@ impl Attachment {
     #[must_use]
     pub fn status(&self) -> watch::Receiver<LinkStatus> {
         self.status.clone()
+    }
+
+    /// What the admin tells this VMR; whoever has taken it gets all of it.
+    pub fn take_orders(&mut self) -> Option<mpsc::Receiver<VmrOrder>> {
+        self.orders.take()
     }
 
     /// How the link stands, for the operator.
@@ -210,7 +229,7 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
+        for task in self.task.iter().chain(&self.line) {
             task.abort();
         }
         if let Some(renewal) = &self.renewal {
@@ -298,15 +317,21 @@ impl Task {
                 addresses.push(endpoint.ip());
             }
         }
+        let (current, others) = match self.upstreams.borrow().as_ref().map(|known| &known.vmrs) {
+            // Who holds a list needs no other.
+            Some(vmrs) if vmrs.len() > 1 => (Some(vmrs[0].id.clone()), 0),
+            Some(vmrs) => (vmrs.first().map(|vmr| vmr.id.clone()), OTHERS),
+            None => (None, OTHERS),
+        };
+        let id = self.settings.registration.id.clone();
         let finder = Finder {
             client: self.client.clone(),
-            node: self.settings.registration.id.clone(),
-            addresses,
+            ask: Ask { id, addresses, excluded, current, others },
             local: self.settings.local,
             probe: self.settings.probe.clone(),
             seed: self.random.number(),
         };
-        Box::pin(finder.find(excluded))
+        Box::pin(finder.find())
     }
 
     fn on_registered(&mut self, outcome: Result<Duration, AdminError>) {
@@ -398,7 +423,8 @@ impl Task {
                     AnswerKind::CachedAddress | AnswerKind::CachedPrefix => true,
                     AnswerKind::All => false,
                 };
-                if found.vmrs.first().is_none_or(|new| cached && same(new)) {
+                let more = known.vmrs.len() == 1 && found.vmrs.len() > 1;
+                if found.vmrs.first().is_none_or(|new| cached && same(new) && !more) {
                     return false;
                 }
             }

@@ -12,11 +12,12 @@ use std::{
     time::Duration,
 };
 
+use futures_util::stream::Stream;
 use tracing::debug;
 use vmcast_proto::registry::{AnswerKind, Measurement, NodeId, Registration};
 use vmcast_signal::{
     tonic::{
-        Response, Status,
+        Response, Status, Streaming,
         transport::{Channel, Endpoint},
     },
     v1::{self, registry_client::RegistryClient},
@@ -34,6 +35,10 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Bytes of an answer at most: all VMRs of a large network.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
+/// VMRs of a page.
+const PAGE: u32 = 256;
+/// VMRs that are read at most, whatever an admin names.
+const MOST_VMRS: usize = 16_384;
 
 /// A VMR as the admin names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +60,27 @@ pub struct Nearest {
     pub kind: AnswerKind,
     /// The VMRs.
     pub vmrs: Vec<Vmr>,
+    /// Where else to go, beside one from the cache.
+    pub others: Vec<Vmr>,
+    /// Where the next page starts, if there is one.
+    pub next: Option<String>,
+    /// If the VMRs are to probe the caller: what it needs for that.
+    pub probing: Option<v1::Probing>,
+}
+
+/// A question for the nearest VMR.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Who asks.
+    pub id: NodeId,
+    /// Its addresses, the one it measures from first.
+    pub addresses: Vec<IpAddr>,
+    /// VMRs that it found dead.
+    pub excluded: BTreeSet<NodeId>,
+    /// The one that serves it.
+    pub current: Option<NodeId>,
+    /// How many others it wants beside one from the cache.
+    pub others: u32,
 }
 
 impl TryFrom<v1::NearestResponse> for Nearest {
@@ -70,7 +96,9 @@ impl TryFrom<v1::NearestResponse> for Nearest {
             }
         };
         let vmrs = response.vmrs.into_iter().map(read_vmr).collect::<Result<_, _>>()?;
-        Ok(Self { kind, vmrs })
+        let others = response.others.into_iter().map(read_vmr).collect::<Result<_, _>>()?;
+        let next = (!response.next.is_empty()).then_some(response.next);
+        Ok(Self { kind, vmrs, others, next, probing: response.probing })
     }
 }
 
@@ -171,21 +199,32 @@ impl AdminClient {
         Ok(response.existed)
     }
 
-    /// Asks who is nearest, apart from `excluded`.
+    /// Asks who is nearest. Where the admin does not know, it reads all pages of VMRs.
     ///
     /// # Errors
     /// If no admin answers, the one that does refuses, or its answer makes no sense.
-    pub async fn nearest(
-        &self,
-        id: &NodeId,
-        addresses: &[IpAddr],
-        excluded: &BTreeSet<NodeId>,
-    ) -> Result<Nearest, AdminError> {
+    pub async fn nearest(&self, ask: &Ask) -> Result<Nearest, AdminError> {
+        let mut nearest = self.page(ask, String::new()).await?;
+        while let Some(after) = nearest.next.take() {
+            let page = self.page(ask, after.clone()).await?;
+            nearest.vmrs.extend(page.vmrs);
+            // An admin that does not get on would be asked for ever.
+            nearest.next = page.next.filter(|next| *next != after && nearest.vmrs.len() < MOST_VMRS);
+        }
+        Ok(nearest)
+    }
+
+    /// One page of the answer; the first if `after` is empty.
+    async fn page(&self, ask: &Ask, after: String) -> Result<Nearest, AdminError> {
         let request = v1::NearestRequest {
-            node_id: id.to_string(),
-            addresses: addresses.iter().map(ToString::to_string).collect(),
-            excluded: excluded.iter().map(ToString::to_string).collect(),
-            ..v1::NearestRequest::default()
+            node_id: ask.id.to_string(),
+            addresses: ask.addresses.iter().map(ToString::to_string).collect(),
+            excluded: ask.excluded.iter().map(ToString::to_string).collect(),
+            current: ask.current.as_ref().map(ToString::to_string).unwrap_or_default(),
+            limit: PAGE,
+            after,
+            can_be_probed: true,
+            others: ask.others,
         };
         let response = self
             .call(|mut client| {
@@ -219,6 +258,41 @@ impl AdminClient {
         })
         .await?;
         Ok(())
+    }
+
+    /// Asks that the VMRs of an answer send their probes now. Returns how many were told.
+    ///
+    /// # Errors
+    /// If no admin answers or the one that does refuses.
+    pub async fn probe_me(&self, id: &NodeId, probing: v1::Probing) -> Result<u32, AdminError> {
+        let v1::Probing { opening_nonce, probe_nonce, .. } = probing;
+        let request = v1::ProbeMeRequest { node_id: id.to_string(), opening_nonce, probe_nonce };
+        let response = self
+            .call(|mut client| {
+                let request = request.clone();
+                async move { client.probe_me(request).await }
+            })
+            .await?;
+        Ok(response.ordered)
+    }
+
+    /// Opens a VMR's standing line to the current admin.
+    ///
+    /// # Errors
+    /// If that does not answer or refuses.
+    pub(crate) async fn attend(
+        &self,
+        answers: impl Stream<Item = v1::AttendRequest> + Send + 'static,
+    ) -> Result<Streaming<v1::Command>, AdminError> {
+        let admin = &self.admins[self.current.load(Ordering::Relaxed) % self.admins.len()];
+        let mut client = admin.client.clone();
+        let unreachable = |reason: String| AdminError::Unreachable { url: admin.url.clone(), reason };
+        match tokio::time::timeout(CALL_TIMEOUT, client.attend(answers)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) if is_transport(&status) => Err(unreachable(causes(&status))),
+            Ok(Err(status)) => Err(AdminError::refused(&status)),
+            Err(_) => Err(unreachable(format!("no answer within {CALL_TIMEOUT:?}"))),
+        }
     }
 
     /// The channel to the admin that answered last, for other services of it.

@@ -13,7 +13,12 @@ use vmcast_proto::{
     registry::{AnswerKind, Measurement, NodeId},
 };
 
-use super::{AdminClient, AdminError, Vmr, probe};
+use vmcast_signal::v1;
+
+use super::{AdminClient, AdminError, Ask, Vmr, probe, probed};
+
+/// Of a VMR whose probe came and whose answer did not.
+const UNKNOWN_RTT: Duration = Duration::from_micros(u32::MAX as u64);
 
 /// A VMR to attach to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +48,7 @@ pub struct RankedVmrs {
 #[derive(Clone, Debug)]
 pub(super) struct Finder {
     pub(super) client: AdminClient,
-    pub(super) node: NodeId,
-    pub(super) addresses: Vec<IpAddr>,
+    pub(super) ask: Ask,
     pub(super) local: Option<IpAddr>,
     pub(super) probe: nearest::Config,
     /// For the nonces of this search.
@@ -52,23 +56,63 @@ pub(super) struct Finder {
 }
 
 impl Finder {
-    /// Finds the nearest VMRs apart from `excluded`.
-    pub(super) async fn find(self, excluded: BTreeSet<NodeId>) -> Result<RankedVmrs, AdminError> {
-        let answer = self.client.nearest(&self.node, &self.addresses, &excluded).await?;
+    /// Finds the nearest VMRs.
+    pub(super) async fn find(self) -> Result<RankedVmrs, AdminError> {
+        let answer = self.client.nearest(&self.ask).await?;
         match answer.kind {
             AnswerKind::CachedAddress | AnswerKind::CachedPrefix => {
-                let vmrs = answer.vmrs.into_iter().map(|vmr| {
+                let vmrs = answer.vmrs.into_iter().chain(answer.others).map(|vmr| {
                     let endpoint = vmr.endpoints[0];
                     RankedVmr { id: vmr.id, name: vmr.name, endpoint, rank: vmr.rank, distance: None }
                 });
                 Ok(RankedVmrs { kind: answer.kind, vmrs: vmrs.collect() })
             }
             AnswerKind::All => {
-                let vmrs = self.measure(answer.vmrs).await;
-                self.report(&vmrs).await;
+                let vmrs = match answer.probing {
+                    Some(probing) => self.be_probed(answer.vmrs, probing).await,
+                    None => self.measure(answer.vmrs).await,
+                };
+                self.report(&vmrs, answer.probing.is_some()).await;
                 Ok(RankedVmrs { kind: AnswerKind::All, vmrs })
             }
         }
+    }
+
+    /// Every VMR whose probe comes, in the order of their arrival. Where none does, it measures by itself.
+    async fn be_probed(&self, vmrs: Vec<Vmr>, probing: v1::Probing) -> Vec<RankedVmr> {
+        // One endpoint of each: a VMR sends one probe.
+        let usable =
+            |endpoint: &&SocketAddr| self.local.is_none_or(|own| own.is_ipv4() == endpoint.is_ipv4());
+        let first = |vmr: &Vmr| vmr.endpoints.iter().find(usable).copied();
+        let owners: BTreeMap<_, _> = vmrs.iter().filter_map(|vmr| Some((first(vmr)?, vmr))).collect();
+        let relays: Vec<_> = vmrs.iter().filter_map(first).collect();
+        let ask = async {
+            if let Err(failure) = self.client.probe_me(&self.ask.id, probing).await {
+                warn!(%failure, "the admin has not let VMRs probe");
+            }
+        };
+        let arrivals = match probed(&relays, probing, self.local, ask).await {
+            Ok(arrivals) => arrivals,
+            Err(error) => {
+                warn!(%error, "cannot wait for probes of VMRs");
+                Vec::new()
+            }
+        };
+        if arrivals.is_empty() {
+            info!("no probe of a VMR came; measuring");
+            return self.measure(vmrs).await;
+        }
+        let ranked = arrivals.into_iter().filter_map(|arrival| {
+            let vmr = owners.get(&arrival.endpoint)?;
+            Some(RankedVmr {
+                id: vmr.id.clone(),
+                name: vmr.name.clone(),
+                endpoint: arrival.endpoint,
+                rank: vmr.rank,
+                distance: Some((arrival.hops, arrival.rtt.unwrap_or(UNKNOWN_RTT))),
+            })
+        });
+        ranked.collect()
     }
 
     /// Every VMR that answers, by its nearest endpoint.
@@ -101,7 +145,7 @@ impl Finder {
     }
 
     /// Tells the admin. What was measured is good for this node even if the admin cannot take it.
-    async fn report(&self, vmrs: &[RankedVmr]) {
+    async fn report(&self, vmrs: &[RankedVmr], by_arrival: bool) {
         let measurements: Vec<_> = vmrs
             .iter()
             .filter_map(|vmr| {
@@ -112,8 +156,11 @@ impl Finder {
         let Some(chosen) = measurements.first() else {
             return;
         };
+        // The order of arrival is not that of hops, which the admin would expect of a list.
+        let measurements = if by_arrival { &measurements[..1] } else { &measurements[..] };
         info!(vmr = %chosen.vmr, endpoint = %chosen.endpoint, hops = chosen.hops, rtt = ?chosen.rtt, "nearest VMR");
-        if let Err(error) = self.client.report(&self.node, &self.addresses, chosen, &measurements).await {
+        if let Err(error) = self.client.report(&self.ask.id, &self.ask.addresses, chosen, measurements).await
+        {
             warn!(%error, "the admin did not take the report");
         }
     }

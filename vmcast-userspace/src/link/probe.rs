@@ -1,10 +1,11 @@
 //! Drives the prober over UDP sockets that tell the time to live of what they receive.
 
 use std::{
+    future::Future,
     io::{self, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsRawFd, RawFd},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -16,8 +17,12 @@ use tokio::{io::Interest, net::UdpSocket, time::sleep_until};
 use tracing::{debug, trace};
 use vmcast_proto::{
     Machine,
-    nearest::{Config, Counters, Findings, Input, Output, Prober},
+    nearest::{
+        Config, Counters, Findings, Input, Output, Prober,
+        rtt::{Arrival, Awaiting, AwaitingConfig, AwaitingOutput},
+    },
 };
+use vmcast_signal::v1;
 
 /// Bytes of an answer that are looked at; a Relay Advertisement has 24 at most.
 const BUFFER: usize = 64;
@@ -65,6 +70,65 @@ pub async fn probe(
             received = receive(v4.as_ref()) => on_received(&mut prober, received),
             received = receive(v6.as_ref()) => on_received(&mut prober, received),
             () = sleep_until(timeout.into()) => prober.handle_timeout(now()),
+        }
+    }
+}
+
+/// Opens the ways to `relays`, has the admin asked by `ask`, and waits for their probes; the first that
+/// arrived comes first.
+///
+/// # Errors
+/// If no socket can be had.
+pub async fn probed(
+    relays: &[SocketAddr],
+    probing: v1::Probing,
+    local: Option<IpAddr>,
+    ask: impl Future<Output = ()>,
+) -> io::Result<Vec<Arrival>> {
+    let needs = |v4: bool| relays.iter().any(|relay| relay.is_ipv4() == v4);
+    let v4 = if needs(true) { open(local, Ipv4Addr::UNSPECIFIED.into())? } else { None };
+    let v6 = if needs(false) { open(local, Ipv6Addr::UNSPECIFIED.into())? } else { None };
+    let nonces = [probing.opening_nonce, probing.probe_nonce];
+    let wait = Duration::from_micros(probing.longest_wait_micros.into());
+    let relays = relays.iter().copied();
+    let mut awaiting = Awaiting::new(AwaitingConfig::default(), now(), nonces, wait, relays);
+    let mut asking = std::pin::pin!(ask);
+    let (mut opened, mut asked) = (false, false);
+    loop {
+        while let Some(output) = awaiting.poll_output() {
+            match output {
+                AwaitingOutput::Transmit { to, bytes } => {
+                    let socket = if to.is_ipv4() { &v4 } else { &v6 };
+                    if let Some(socket) = socket
+                        && let Err(error) = socket.send_to(&bytes, to).await
+                    {
+                        debug!(relay = %to, %error, "cannot send");
+                    }
+                }
+                AwaitingOutput::Opened => opened = true,
+                AwaitingOutput::Done(arrivals) => return Ok(arrivals),
+            }
+        }
+        let Some(timeout) = awaiting.poll_timeout() else {
+            return Err(io::Error::other("the search waits for nothing"));
+        };
+        let received = tokio::select! {
+            () = &mut asking, if opened && !asked => {
+                asked = true;
+                continue;
+            }
+            received = receive(v4.as_ref()) => received,
+            received = receive(v6.as_ref()) => received,
+            () = sleep_until(timeout.into()) => {
+                awaiting.handle_timeout(now());
+                continue;
+            }
+        };
+        match received {
+            Ok(Received { from, ttl, bytes, length }) => {
+                awaiting.on_received(now(), from, ttl, &bytes[..length]);
+            }
+            Err(error) => debug!(%error, "cannot receive"),
         }
     }
 }

@@ -161,7 +161,7 @@ async fn an_agent_measures_all_vmrs_and_its_neighbour_is_told_the_nearest_withou
 
     let neighbour = agent(&bed, "neighbour", [127, 2, 0, 6]);
     let told = upstreams(&neighbour).await;
-    assert_eq!((told.kind, names(&told)), (AnswerKind::CachedPrefix, vec!["v1"]));
+    assert_eq!((told.kind, names(&told)), (AnswerKind::CachedPrefix, vec!["v1", "v0"]));
     assert_eq!((far.asked(), near.asked()), (2, 1), "nobody was measured for it");
 
     let stranger = agent(&bed, "stranger", [127, 3, 0, 5]);
@@ -355,4 +355,79 @@ async fn a_relay_of_a_family_that_the_local_address_cannot_reach_is_one_that_doe
     let local = Some(IpAddr::from([127, 0, 0, 1]));
     let (findings, _) = probe(&[relay], config, 1, local).await.expect("sockets");
     assert_eq!(findings.unanswered, [relay]);
+}
+
+/// A VMR of the second way: it notes who discovers it, and probes when it is told to. How far it is from the
+/// requester is a delay of its probes.
+async fn probing_vmr(bed: &Bed, name: &str, rank: u32, address: [u8; 4], delay: Duration) -> Attachment {
+    let socket = UdpSocket::bind((IpAddr::from(address), 0)).await.expect("bind");
+    let endpoint = socket.local_addr().expect("address");
+    let role = Role::Vmr { rank };
+    let mut attachment = attach(settings(&[bed.url()], name, role, address, &[endpoint])).expect("attach");
+    let mut orders = attachment.take_orders().expect("a VMR has a line");
+    tokio::spawn(async move {
+        let mut volley = nearest::rtt::Volley::default();
+        let mut buffer = [0; 1500];
+        loop {
+            let timeout = volley.poll_timeout().map(tokio::time::Instant::from_std);
+            let due = async {
+                match timeout {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let now = || tokio::time::Instant::now().into_std();
+            tokio::select! {
+                received = socket.recv_from(&mut buffer) => {
+                    let (length, from) = received.expect("receive");
+                    let Ok(Message::RelayDiscovery { nonce }) = Message::parse(&buffer[..length]) else {
+                        panic!("a discovery");
+                    };
+                    volley.on_discovery(now(), endpoint, from, nonce);
+                }
+                Some(order) = orders.recv() => if let VmrOrder::Probe(order, at) = order {
+                    volley.on_order(at.into_std(), order);
+                },
+                () = due => volley.handle_timeout(now()),
+            }
+            while let Some(probe) = volley.poll_probe() {
+                tokio::time::sleep(delay).await;
+                socket.send_to(&probe.bytes, probe.remote).await.expect("send");
+            }
+        }
+    });
+    attachment
+}
+
+// proves A5
+#[tokio::test]
+async fn by_round_trip_time_all_vmrs_probe_the_requester_and_the_first_probe_names_the_nearest() {
+    use vmcast_proto::{
+        nearest::rtt::WaitRule,
+        registry::{Config, MemoryStore},
+    };
+
+    let (store, listen) = (MemoryStore::default(), ([127, 0, 0, 1], 0).into());
+    let way = crate::admin::Way::Rtt(WaitRule::Half);
+    let bed = Bed::start_by(Config::default(), store, listen, way).await;
+    let far = probing_vmr(&bed, "far", 0, [127, 1, 0, 1], Duration::from_millis(150)).await;
+    let near = probing_vmr(&bed, "near", 0, [127, 1, 1, 1], Duration::ZERO).await;
+    let drained = probing_vmr(&bed, "drained", 0, [127, 1, 2, 1], Duration::ZERO).await;
+    for vmr in [&far, &near, &drained] {
+        registered(vmr).await;
+    }
+    until(async || bed.handle.status().await.lines.pings >= 3).await;
+    assert!(bed.handle.rtt(&id("far")).is_some());
+    bed.handle.drain(id("drained"), true).await.expect("drained");
+
+    let a = agent(&bed, "a", [127, 2, 0, 5]);
+    let ranked = upstreams(&a).await;
+    assert_eq!(names(&ranked), ["near", "far"], "in the order of arrival, and not the drained one");
+    let cached = agent(&bed, "neighbour", [127, 2, 0, 6]);
+    until(async || bed.handle.status().await.counters.reports > 0).await;
+    let told = upstreams(&cached).await;
+    assert_eq!(names(&told)[0], "near");
+    let status = bed.handle.status().await;
+    assert!(status.lines.orders >= 2 && status.counters.drains == 1, "{:?}", status.lines);
+    bed.stop().await;
 }

@@ -62,7 +62,7 @@ const fn in_unit(family: Family, unit: Units) -> Family {
 }
 
 /// Every family, in the order in which they are served.
-pub(super) static FAMILIES: [Family; 21] = [
+pub(super) static FAMILIES: [Family; 22] = [
     gauge("vmcast_build_info", "Role, name and version of the daemon; always 1", |figures| {
         let Status { role, name, version, .. } = &figures.status;
         let labels = [("role", role.label()), ("node", name), ("version", version)];
@@ -160,6 +160,10 @@ pub(super) static FAMILIES: [Family; 21] = [
     }),
     gauge("vmcast_cache_entries", "Entries of the cache of nearest VMRs; the admin only", |figures| {
         figures.status.cache_entries.map(|count| (Vec::new(), count as f64)).into_iter().collect()
+    }),
+    gauge("vmcast_registry_stale", "Whether etcd is lost to the admin: 1 or 0; the admin only", |figures| {
+        let stale = figures.status.registry_stale.into_iter();
+        stale.map(|stale| (Vec::new(), f64::from(u8::from(stale)))).collect()
     }),
     gauge("vmcast_ready", "Whether the node can do its work now: 1 or 0, as /readyz says", |figures| {
         alone(f64::from(u8::from(super::readiness(&figures.status).is_ok())))

@@ -108,7 +108,7 @@ fn router() -> Figures {
 
 fn admin() -> Figures {
     let nodes = BTreeMap::from([(Role::Router, 2), (Role::Agent, 5)]);
-    let status = Status { nodes, cache_entries: Some(8), ..status(Role::Admin) };
+    let status = Status { nodes, cache_entries: Some(8), registry_stale: Some(false), ..status(Role::Admin) };
     Figures { status, stats: Stats::default(), interfaces: Vec::new() }
 }
 
@@ -143,7 +143,11 @@ fn a_page_has_each_value_once_with_its_labels() {
     assert!(page.ends_with("# EOF\n") && !page.contains("vmcast_registered_nodes"), "{page}");
 
     let page = encode(admin());
-    for line in ["vmcast_registered_nodes{role=\"agent\"} 5.0", "vmcast_cache_entries 8.0"] {
+    for line in [
+        "vmcast_registered_nodes{role=\"agent\"} 5.0",
+        "vmcast_cache_entries 8.0",
+        "vmcast_registry_stale 0.0",
+    ] {
         assert!(page.lines().any(|found| found == line), "{line}\n{page}");
     }
     assert!(!page.contains("vmcast_members"), "{page}");

@@ -1,6 +1,6 @@
 //! What a VMR tells the admin of itself beside its name and endpoints.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use vmcast_common::fib::TunnelKind;
 use vmcast_proto::registry::{About, Label, Load, Prefix, TunnelEnd, TunnelKind as Kind};
@@ -38,12 +38,17 @@ pub(super) fn about<'a>(
     }
 }
 
-/// The networks of the interfaces that sources send to, without repetitions.
+/// The networks of the interfaces that sources send to, without repetitions. Those of the link alone are no places
+/// in the network.
 pub(super) fn source_prefixes<'a>(wanted: impl IntoIterator<Item = &'a Wanted>) -> Vec<Prefix> {
     let of_sources = wanted.into_iter().filter(|wanted| wanted.interface.accepts_sources);
     let mut prefixes = Vec::new();
     for (address, length) in of_sources.flat_map(|wanted| &wanted.addresses) {
-        if let Ok(prefix) = Prefix::new(*address, *length)
+        let of_link = match address.to_canonical() {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        if let (Ok(prefix), false) = (Prefix::new(*address, *length), of_link)
             && !prefixes.contains(&prefix)
         {
             prefixes.push(prefix);

@@ -22,6 +22,7 @@ use vmcast_proto::{
 };
 
 use super::{
+    interfaces::Unread,
     relays::{Relays, relay_tunnel},
     run::Router,
     shown::SILENT,
@@ -55,11 +56,12 @@ pub(super) fn answer(router: &Router, request: &api::Request) -> api::Response {
         api::Request::InterfaceList => api::Response::Interfaces(interfaces(router)),
         api::Request::Stats => api::Response::Stats(stats(router, now)),
         api::Request::NodeList { .. }
+        | api::Request::NodeDrain { .. }
+        | api::Request::CacheList { .. }
         | api::Request::TokenCreate { .. }
         | api::Request::TokenList { .. }
         | api::Request::TokenRevoke { .. }
-        | api::Request::NodeRevoke { .. }
-        | api::Request::CacheList { .. } => api::Response::not_this_role(api::Role::Router, request),
+        | api::Request::NodeRevoke { .. } => api::Response::not_this_role(api::Role::Router, request),
     }
 }
 
@@ -511,8 +513,9 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     for family in Family::ALL {
         let bad = router.bad_datagrams.get(&family).copied().unwrap_or(0);
         count(family.protocol(), "bad_datagrams", bad);
-        let overrun = router.interfaces.values().map(|attached| attached.overrun(family)).sum();
+        let Unread { overrun, thinned } = router.unread(family);
         count(family.protocol(), "overrun", overrun);
+        count(family.protocol(), "thinned", thinned);
     }
     let mrib = router.core.mrib.counters();
     count("mrib", "new_source_wrong_input", mrib.wrong_input);

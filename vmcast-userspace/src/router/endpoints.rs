@@ -79,6 +79,8 @@ pub(super) struct Relays {
     /// Where only Relay Discovery is answered; no endpoint of a tunnel.
     discovery: Vec<IpAddr>,
     sockets: BTreeMap<SocketAddr, Reading>,
+    /// Datagrams that the kernel dropped at endpoints that are gone.
+    overrun_before: u64,
 }
 
 /// Endpoints that came and went.
@@ -92,17 +94,18 @@ pub(super) struct Moves {
 
 impl Relays {
     pub(super) const fn new(port: u16, discovery: Vec<IpAddr>) -> Self {
-        Self { port, discovery, sockets: BTreeMap::new() }
+        Self { port, discovery, sockets: BTreeMap::new(), overrun_before: 0 }
     }
 
     /// Takes tunnels at these addresses and no others.
     pub(super) fn follow(&mut self, addresses: &[IpAddr], events: &mpsc::Sender<Event>) -> Moves {
         let mut moves = Moves::default();
-        let Self { port, discovery, sockets } = self;
-        sockets.retain(|endpoint, _| {
+        let Self { port, discovery, sockets, overrun_before } = self;
+        sockets.retain(|endpoint, reading| {
             let ip = endpoint.ip();
             let stays = addresses.contains(&ip) || discovery.contains(&ip);
             if !stays {
+                *overrun_before += reading.socket.drops();
                 moves.removed.push(*endpoint);
             }
             stays
@@ -134,7 +137,7 @@ impl Relays {
 
     /// Datagrams that the kernel dropped because more came than are taken.
     pub(super) fn overrun(&self) -> u64 {
-        self.sockets.values().map(|reading| reading.socket.drops()).sum()
+        self.overrun_before + self.sockets.values().map(|reading| reading.socket.drops()).sum::<u64>()
     }
 
     /// Sends from an endpoint.

@@ -1,6 +1,6 @@
 //! The interfaces of the configuration, as the kernel has them at present.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, ops::AddAssign, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio::{sync::mpsc, task::AbortHandle};
@@ -10,8 +10,10 @@ use vmcast_proto::membership::{self, Family, ImmediateLeave};
 use crate::{
     clock,
     config::{InterfaceEngine, RouterConfig, RouterInterface},
+    mac,
     netlink::{Link, LinkWatch, Links, pppoe_sessions},
-    sockets::{HostMembership, MembershipSocket, RECEIVE_LEN, Throttle},
+    sockets::{HostMembership, MembershipSocket, RECEIVE_LEN, Shares, Throttle},
+    telemetry::RateLimit,
 };
 
 use super::{
@@ -23,10 +25,28 @@ use super::{
 
 /// IGMP or MLD messages that are taken from an interface in a second: ten thousand hosts answer in one.
 const MESSAGES_PER_SECOND: u32 = 10_000;
+/// How often it is told of a link that a host floods it.
+const FLOOD_WARNINGS: Duration = Duration::from_secs(10);
 /// Least time between two readings of the interfaces, however many changes there are.
 const READ_INTERVAL: Duration = Duration::from_millis(200);
 /// First and longest pause after the kernel did not tell its interfaces.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Messages that were dropped before they were read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Unread {
+    /// By the kernel, because more came than are taken.
+    pub(super) overrun: u64,
+    /// About so many of hosts that flooded the link, for the sake of the others there.
+    pub(super) thinned: u64,
+}
+
+impl AddAssign for Unread {
+    fn add_assign(&mut self, other: Self) {
+        self.overrun += other.overrun;
+        self.thinned += other.thinned;
+    }
+}
 
 /// An interface in use, with its sockets.
 pub(super) struct Attached {
@@ -44,9 +64,12 @@ pub(super) struct Attached {
 }
 
 impl Attached {
-    /// Messages of a family that the kernel dropped because more came than are taken.
-    pub(super) fn overrun(&self, family: Family) -> u64 {
-        self.speaker(family).map_or(0, MembershipSocket::drops)
+    /// Messages of a family that were dropped before they were read.
+    pub(super) fn unread(&self, family: Family) -> Unread {
+        self.speaker(family).map_or_else(Unread::default, |socket| Unread {
+            overrun: socket.drops(),
+            thinned: socket.thinned(),
+        })
     }
 
     /// Where the protocol of a family is spoken.
@@ -243,21 +266,48 @@ pub(super) fn attach(wanted: &Wanted, events: &mpsc::Sender<Event>) -> anyhow::R
 async fn read(socket: Arc<MembershipSocket>, family: Family, ifindex: IfIndex, events: mpsc::Sender<Event>) {
     let mut buffer = vec![0; RECEIVE_LEN];
     let mut throttle = Throttle::new(MESSAGES_PER_SECOND);
+    let (mut shares, mut warnings) = (Shares::default(), RateLimit::new(1, FLOOD_WARNINGS));
     loop {
-        match socket.recv(&mut buffer).await {
-            Ok(datagram) => {
+        let received = tokio::select! {
+            received = socket.recv(&mut buffer) => Some(received),
+            () = clock::sleep_until(shares.next()) => None,
+        };
+        let now = clock::now();
+        let mut wait = None;
+        match received {
+            Some(Ok((datagram, sender))) => {
                 let event = Event::Membership { ifindex, family, datagram: datagram.to_vec() };
                 if events.send(event).await.is_err() {
                     return;
                 }
-                if let Some(next) = throttle.take(clock::now()) {
-                    clock::sleep_until(Some(next)).await;
-                }
+                wait = throttle.take(now);
+                socket.note_thinned(shares.note(now, sender, wait.is_some()) - 1);
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 tracing::debug!(?ifindex, protocol = family.protocol(), %error, "reading memberships");
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                wait = Some(now + Duration::from_millis(500));
             }
+            None => {}
+        }
+        if shares.look(now) {
+            if let Err(error) = socket.thin(shares.thinned()) {
+                tracing::debug!(?ifindex, %error, "a host that floods the link cannot be thinned");
+            }
+            if let Some((host, _)) = shares.thinned().max_by_key(|(_, shift)| *shift)
+                && let Some(held_back) = warnings.admit(now)
+            {
+                let [host, protocol] = [&mac::text(host), family.protocol()];
+                tracing::warn!(
+                    ?ifindex,
+                    protocol,
+                    host,
+                    held_back,
+                    "a host floods the link: most of its messages are dropped, so that the others are heard"
+                );
+            }
+        }
+        if wait.is_some() {
+            clock::sleep_until(wait).await;
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod above;
 mod adopt;
+mod ordered;
 mod turn;
 
 use std::{
@@ -25,6 +26,7 @@ use vmcast_proto::{
     host_state,
     membership::{self, Family},
     mrib,
+    nearest::rtt::Volley,
     record::Budget,
     registry,
 };
@@ -35,7 +37,7 @@ use super::{
     answer,
     core::{Core, Effect, Settings},
     endpoints::{self, Reading, Relays},
-    interfaces::{self, Attached, Wanted},
+    interfaces::{self, Attached, Unread, Wanted},
     kept, pace, plane,
     priorities::Priorities,
     pursuit::{Named, Pursuit},
@@ -112,12 +114,16 @@ pub(super) struct Router {
     /// Opened with the first message.
     icmpv6: Option<Icmpv6Sender>,
     relays: Relays,
+    /// Messages that were dropped before they were read, on interfaces that are gone.
+    unread_before: BTreeMap<Family, Unread>,
     /// What was last told of datagrams that the kernel dropped before they were read.
     overrun_told: u64,
     gateway: Option<Reading>,
     /// For the relays of single sources.
     pub(super) source_relays: SourceRelays,
     pursuit: Pursuit,
+    /// Probes of those who look for the nearest VMR.
+    pub(super) volley: Volley,
     next_hops: NextHops,
     successors: kept::Successors,
     unicast: UnicastInputs,
@@ -213,10 +219,12 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         bad_datagrams: BTreeMap::new(),
         icmpv6: None,
         relays,
+        unread_before: BTreeMap::new(),
         overrun_told: 0,
         gateway,
         source_relays,
         pursuit: Pursuit::new(),
+        volley: Volley::default(),
         next_hops,
         successors,
         unicast,
@@ -438,6 +446,7 @@ impl Router {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut named_by_admin = self.watch_upstream();
+        let mut orders = self.attachment.as_mut().and_then(Attachment::take_orders);
         let oversized = self.plane.oversized().map(Readable::new).transpose();
         let oversized = oversized.context("following the packets that are too large for a link")?;
         let mut taken = Vec::with_capacity(EVENTS_AT_ONCE);
@@ -459,6 +468,8 @@ impl Router {
                     None => bail!("the kernel's routes and neighbours can no longer be followed"),
                 },
                 () = at(timeout) => self.core.handle_timeout(clock::now()),
+                order = ordered::next(&mut orders) => self.on_order(order),
+                () = clock::sleep_until(self.volley.poll_timeout()) => self.probe(),
                 _ = punts.tick() => {
                     // Bounded, so that a flood of new sources leaves time for everything else.
                     for _ in 0..PUNTS_AT_ONCE {
@@ -532,12 +543,16 @@ impl Router {
         self.relays.overrun()
     }
 
+    /// Messages of a family that were dropped before they were read, on all interfaces since the start.
+    pub(super) fn unread(&self, family: Family) -> Unread {
+        let mut unread = self.unread_before.get(&family).copied().unwrap_or_default();
+        self.interfaces.values().for_each(|attached| unread += attached.unread(family));
+        unread
+    }
+
     /// Says it if messages come faster than they are taken in.
     fn tell_overrun(&mut self, now: Instant) {
-        let of_links = self
-            .interfaces
-            .values()
-            .flat_map(|attached| Family::ALL.into_iter().map(|family| attached.overrun(family)));
+        let of_links = Family::ALL.into_iter().map(|family| self.unread(family).overrun);
         let overrun = of_links.sum::<u64>() + self.overrun();
         if overrun > self.overrun_told
             && let Some(held_back) = self.warnings.admit(now)
@@ -576,7 +591,10 @@ impl Router {
     fn on_event(&mut self, event: Event) {
         let now = clock::now();
         match event {
-            Event::Relay { local, remote, bytes } => self.core.relay_datagram(now, local, remote, &bytes),
+            Event::Relay { local, remote, bytes } => {
+                self.note_discovery(now, local, remote, &bytes);
+                self.core.relay_datagram(now, local, remote, &bytes);
+            }
             Event::Gateway { remote, bytes } => self.core.gateway_datagram(now, remote, &bytes),
             Event::Membership { ifindex, family, datagram } => {
                 if let Err(error) = self.on_membership_datagram(now, ifindex, family, &datagram) {

@@ -1,13 +1,19 @@
 //! IGMP or MLD of one interface, received and sent beside the kernel's own stack.
 
-use std::{io, net::IpAddr};
+use std::{
+    io,
+    net::IpAddr,
+    os::fd::AsRawFd as _,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
+use nix::sys::socket::{LinkAddr, recvfrom};
 use socket2::{Domain, SockFilter, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 use vmcast_common::{
     fib::IfIndex,
     hdr::{
-        eth::{multicast_mac, multicast_mac_v6},
+        eth::{Mac, multicast_mac, multicast_mac_v6},
         ipv6::NEXT_HOP_BY_HOP,
     },
 };
@@ -34,6 +40,10 @@ const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 const PACKET_TYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32;
 const VLAN_TAG: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_VLAN_TAG) as u32;
 const VLAN_ID: u32 = 0x0fff;
+const RANDOM: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32;
+const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
+/// The source address in an Ethernet header.
+const SOURCE_MAC: u32 = (libc::SKF_LL_OFF + 6) as u32;
 
 /// Lets through what a querier must see: IGMP in IPv4, to us or to a group, not sent by this host,
 /// and of no VLAN. A NIC that strips tags would else show other VLANs' reports on the parent.
@@ -92,6 +102,8 @@ pub(crate) struct MembershipSocket {
     socket: AsyncFd<Socket>,
     family: Family,
     ifindex: IfIndex,
+    /// Messages of thinned hosts that did not get through.
+    thinned: AtomicU64,
 }
 
 impl MembershipSocket {
@@ -103,10 +115,7 @@ impl MembershipSocket {
         // Protocol 0 receives nothing until the filter is in place and the socket is bound.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
         socket.set_nonblocking(true)?;
-        match family {
-            Family::V4 => socket.attach_filter(&FILTER_IGMP)?,
-            Family::V6 => socket.attach_filter(&FILTER_MLD)?,
-        }
+        attach_filter(&socket, family, std::iter::empty())?;
         let all_groups = libc::packet_mreq {
             mr_ifindex: ifindex.0 as i32,
             mr_type: libc::PACKET_MR_ALLMULTI as u16,
@@ -120,18 +129,37 @@ impl MembershipSocket {
         }
         enlarge_receive_buffer(&socket, RECEIVE_BUFFER);
         sys::bind_packet(&socket, ether_type(family), ifindex)?;
-        Ok(Self { socket: sys::register(socket)?, family, ifindex })
+        Ok(Self { socket: sys::register(socket)?, family, ifindex, thinned: AtomicU64::new(0) })
     }
 
-    /// Waits for a datagram of the family with IGMP or MLD in it. What follows its length is padding.
-    /// Dropping the future loses nothing.
+    /// Waits for a datagram of the family with IGMP or MLD in it, and says who sent it on a link that has such
+    /// addresses. What follows its length is padding. Dropping the future loses nothing.
     ///
     /// # Errors
     /// If the socket fails, for instance with `ENETDOWN` when the interface goes down.
-    pub(crate) async fn recv<'a>(&self, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
-        let receive = |socket: &Socket| io::Read::read(&mut &*socket, buffer);
-        let len = self.socket.async_io(Interest::READABLE, receive).await?;
-        Ok(&buffer[..len])
+    pub(crate) async fn recv<'a>(&self, buffer: &'a mut [u8]) -> io::Result<(&'a [u8], Option<Mac>)> {
+        let receive = |socket: &Socket| Ok(recvfrom::<LinkAddr>(socket.as_raw_fd(), buffer)?);
+        let (len, from) = self.socket.async_io(Interest::READABLE, receive).await?;
+        let from = from.filter(|from| from.halen() == size_of::<Mac>()).and_then(|from| from.addr());
+        Ok((&buffer[..len], from))
+    }
+
+    /// Lets through only one in 2 to the given power of the messages of these hosts.
+    ///
+    /// # Errors
+    /// If the kernel does not take the filter; then the former one stays.
+    pub(crate) fn thin(&self, hosts: impl Iterator<Item = (Mac, u32)>) -> io::Result<()> {
+        attach_filter(self.socket.get_ref(), self.family, hosts)
+    }
+
+    /// Counts messages of thinned hosts that did not get through.
+    pub(crate) fn note_thinned(&self, messages: u64) {
+        self.thinned.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    /// About so many messages of thinned hosts did not get through.
+    pub(crate) fn thinned(&self) -> u64 {
+        self.thinned.load(Ordering::Relaxed)
     }
 
     /// Datagrams that were dropped because too many waited.
@@ -160,6 +188,34 @@ impl MembershipSocket {
         };
         sys::send_packet(self.socket.get_ref(), ether_type(self.family), self.ifindex, mac, &datagram)
     }
+}
+
+/// Lets through what a socket of the family must see, and of thinned hosts one in 2 to the given power of that.
+fn attach_filter(
+    socket: &Socket,
+    family: Family,
+    thinned: impl Iterator<Item = (Mac, u32)>,
+) -> io::Result<()> {
+    let mut filter: Vec<_> = thinned.flat_map(|(host, shift)| thinning(host, shift)).collect();
+    match family {
+        Family::V4 => filter.extend(FILTER_IGMP),
+        Family::V6 => filter.extend(FILTER_MLD),
+    }
+    socket.attach_filter(&filter)
+}
+
+/// Drops what a host sends, except for one message in 2 to the given power. Others go on to what follows.
+fn thinning([a, b, c, d, e, f]: Mac, shift: u32) -> [SockFilter; 7] {
+    let others = (1u32 << shift) - 1;
+    [
+        SockFilter::new(LOAD_WORD, 0, 0, SOURCE_MAC + 2),
+        SockFilter::new(EQUAL, 0, 5, u32::from_be_bytes([c, d, e, f])),
+        SockFilter::new(LOAD_HALF, 0, 0, SOURCE_MAC),
+        SockFilter::new(EQUAL, 0, 3, u32::from_be_bytes([0, 0, a, b])),
+        SockFilter::new(LOAD_WORD, 0, 0, RANDOM),
+        SockFilter::new(ANY_BIT, 0, 1, others),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
 }
 
 const fn ether_type(family: Family) -> u16 {

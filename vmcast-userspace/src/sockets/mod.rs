@@ -8,6 +8,7 @@ mod listeners;
 mod membership;
 mod readable;
 mod route;
+mod shares;
 mod sys;
 mod throttle;
 mod udp;
@@ -22,6 +23,7 @@ pub(crate) use listeners::Listeners;
 pub(crate) use membership::{MembershipSocket, RECEIVE_LEN};
 pub(crate) use readable::Readable;
 pub(crate) use route::source_towards;
+pub(crate) use shares::Shares;
 pub(crate) use throttle::Throttle;
 pub(crate) use udp::{Buffer, Received, UdpEndpoint};
 

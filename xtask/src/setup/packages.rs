@@ -16,7 +16,7 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 4] = [
+const NEEDS: [Need; 8] = [
     Need {
         program: "cc",
         package: "gcc libc6-dev",
@@ -25,6 +25,10 @@ const NEEDS: [Need; 4] = [
     Need { program: "ip", package: "iproute2", why: "to build the networks of labs" },
     Need { program: "ffmpeg", package: "ffmpeg", why: "as the source of a real stream in labs" },
     Need { program: "nft", package: "nftables", why: "to see in tests what the host gets behind TC" },
+    Need { program: "tshark", package: "tshark", why: "to decode in tests what is sent" },
+    Need { program: "igmpproxy", package: "igmpproxy", why: "to compare with it in tests" },
+    Need { program: "nsd", package: "nsd", why: "as the name server of tests" },
+    Need { program: "etcd", package: "etcd-server etcd-client", why: "to test admins that share a registry" },
 ];
 
 /// Installs what is missing where that is possible; returns the programs that are still missing.

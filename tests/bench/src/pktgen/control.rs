@@ -4,7 +4,7 @@ use std::{fs, path::Path, thread, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use super::config::{Config, DIR};
+use super::config::{Config, DIR, FLAG_TAKEN, SHARING, UNSHARED};
 
 /// Says what to do if the kernel has no generator.
 pub(super) fn require() -> Result<()> {
@@ -17,9 +17,24 @@ pub(super) fn require() -> Result<()> {
     Ok(())
 }
 
-/// Writes the configuration.
+/// Writes the configuration. An interface that takes no packet that the generator goes on holding gets each for itself.
 pub(super) fn write(config: &Config<'_>) -> Result<()> {
-    config.lines().iter().try_for_each(|(file, line)| put(file, line))
+    config.lines().iter().try_for_each(|(file, line)| put(file, line))?;
+    let device = config.device();
+    if put(&device, SHARING).is_ok() {
+        return config.sharing().iter().try_for_each(|line| put(&device, line));
+    }
+    put(&device, UNSHARED)?;
+    let path = format!("{DIR}/{device}");
+    let said = fs::read_to_string(&path).with_context(|| path.clone())?;
+    if said.contains(FLAG_TAKEN) {
+        return Ok(());
+    }
+    bail!(
+        "{} takes no packet that pktgen goes on holding, and pktgen of this kernel, before 6.7, gives none away; use an \
+         interface of hardware or a newer kernel",
+        config.interface
+    )
 }
 
 /// Sends for a time; gives the number of packets.

@@ -1,6 +1,7 @@
 //! What is sent through a lab, received from it and seen on its wires.
 
 mod counts;
+mod flood;
 mod mpegts;
 mod packet_socket;
 mod receiver;
@@ -16,6 +17,7 @@ use std::{
 };
 
 pub use counts::{Counts, Meter};
+pub use flood::{Flood, Flooded};
 pub use mpegts::Continuity;
 pub use packet_socket::{packet_socket, packet_socket_on_all};
 pub use receiver::{Receiver, Session};

@@ -3,7 +3,7 @@
 //! that one which is missing, doubled or out of order shows.
 
 use std::{
-    env, fs, io,
+    fs, io,
     net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -18,18 +18,14 @@ use vmcast_lab::{
 };
 
 use super::{
-    bed::{Bed, Outcome, ensure, trial},
+    bed::{Bed, Outcome, ensure, trial_with},
     hosts::{Hosts, Streams, V4, V6},
     stream::{number, payload},
 };
 
 pub(super) fn trials() -> Vec<Trial> {
     let trial = |name, application: Application, test: fn(&mut Bed) -> Outcome| {
-        let missing = application.missing();
-        if let Some(reason) = &missing {
-            eprintln!("SKIPPED {name}: {reason}");
-        }
-        trial(name, test).with_ignored_flag(missing.is_some())
+        trial_with(name, application.program, application.packages, test)
     };
     vec![
         trial("ffmpeg joins and leaves on a link of a VMR", FFMPEG, |bed| on_link(bed, FFMPEG)),
@@ -74,15 +70,6 @@ const GSTREAMER: Application = Application {
     joins_sources: false,
     command: gstreamer,
 };
-
-impl Application {
-    fn missing(self) -> Option<String> {
-        let Self { program, packages, .. } = self;
-        let installed = env::var_os("PATH")
-            .is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(program).is_file()));
-        (!installed).then(|| format!("{program} is not installed (apt-get install {packages})"))
-    }
-}
 
 fn ffmpeg(join: &Join<'_>) -> Command {
     let source = join.source.map(|source| format!("&sources={source}")).unwrap_or_default();

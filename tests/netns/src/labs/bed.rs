@@ -133,6 +133,30 @@ pub(super) fn trial(name: &'static str, test: fn(&mut Bed) -> Outcome) -> Trial 
     })
 }
 
+/// Why a test cannot run that needs this program of these packages of Debian, if it is not installed.
+pub(super) fn missing(program: &str, packages: &str) -> Option<String> {
+    let installed = env::var_os("PATH").is_some_and(|path| {
+        // Daemons are not in the path of everybody.
+        let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+        env::split_paths(&path).chain(more).any(|dir| dir.join(program).is_file())
+    });
+    (!installed).then(|| format!("{program} is not installed (apt-get install {packages})"))
+}
+
+/// A test that needs a program of others; without that it is ignored, and the reason is printed.
+pub(super) fn trial_with(
+    name: &'static str,
+    program: &str,
+    packages: &str,
+    test: fn(&mut Bed) -> Outcome,
+) -> Trial {
+    let missing = missing(program, packages);
+    if let Some(reason) = &missing {
+        eprintln!("SKIPPED {name}: {reason}");
+    }
+    trial(name, test).with_ignored_flag(missing.is_some())
+}
+
 /// The same test once in the kernel and once in the process.
 pub(super) fn trials_by_engine(name: &'static str, test: fn(&mut Bed, Engine) -> Outcome) -> [Trial; 2] {
     trials_by_engines([Engine::Xdp, Engine::Software], name, test)

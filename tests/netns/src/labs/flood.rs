@@ -1,24 +1,24 @@
 //! Floods at a running router: what it takes in is bounded, counted and told of, and the stream beside it is whole.
 
 use std::{
-    net::Ipv4Addr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    thread::JoinHandle,
+    fs,
+    net::{Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
 use libtest_mimic::{Failed, Trial};
-use nix::errno::Errno;
 use serde_json::Value;
-use vmcast_common::hdr::eth::multicast_mac;
-use vmcast_lab::{LabError, Namespace, roles::Role, traffic::packet_socket};
+use vmcast_common::hdr::eth::{multicast_mac, multicast_mac_v6};
+use vmcast_lab::{
+    Namespace,
+    roles::Role,
+    traffic::{Flood, Flooded, GroupPort},
+};
 use vmcast_wire::{
     amt::{Message, PORT},
     igmp::{self, Record, RecordType},
-    ipv4,
+    ipv4, ipv6,
+    mld::{self, NEXT_ICMPV6},
 };
 
 use super::{
@@ -30,6 +30,11 @@ use super::{
 pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("a flood of reports on a link is bounded and counted, and no stream is touched", of_reports),
+        trial(
+            "a flood of MLD reports on a link is bounded and counted, and no stream is touched",
+            of_listener_reports,
+        ),
+        trial("a host that floods its link does not keep another one there from joining", of_a_neighbour),
         trial(
             "a flood of Requests and Updates of all the world is bounded, and no stream is touched",
             of_requests,
@@ -45,41 +50,6 @@ const MESSAGES_PER_SECOND: f64 = 11_000.0;
 /// How much memory a flood may take, in bytes: the buffers of sockets are the kernel's.
 const MEMORY: u64 = 64 << 20;
 const FLOODS: Duration = Duration::from_secs(4);
-
-/// Sends frames over and over, as fast as the machine does.
-struct Flood {
-    sent: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<Result<(), Failed>, LabError>>,
-}
-
-impl Flood {
-    fn start(node: &Namespace, frames: Vec<Vec<u8>>) -> Result<Self, Failed> {
-        let (sent, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let (count, ended) = (Arc::clone(&sent), Arc::clone(&stop));
-        let thread = node.thread("flood", move || {
-            let socket = packet_socket("eth0", Duration::from_millis(1))?;
-            for frame in frames.iter().cycle() {
-                if ended.load(Ordering::Relaxed) {
-                    break;
-                }
-                match nix::unistd::write(&socket, frame) {
-                    Ok(_) => count.fetch_add(1, Ordering::Relaxed),
-                    Err(Errno::ENOBUFS | Errno::EAGAIN) => continue,
-                    Err(error) => return Err(error.into()),
-                };
-            }
-            Ok(())
-        })?;
-        Ok(Self { sent, stop, thread })
-    }
-
-    fn stop(self) -> Result<u64, Failed> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| "the flood panicked")???;
-        Ok(self.sent.load(Ordering::Relaxed))
-    }
-}
 
 fn stats(role: &Role) -> Value {
     role.ask(&["stats"]).unwrap_or_default()
@@ -98,46 +68,88 @@ fn stranger(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(0x0b00_0000 + number.wrapping_mul(2_654_435_761) % 0x00ff_ffff)
 }
 
-fn frame(to: [u8; 6], datagram: &[u8]) -> Vec<u8> {
-    [&to[..], &[2, 0, 0, 0, 0, 9], &[0x08, 0x00], datagram].concat()
+const IPV4: [u8; 2] = [0x08, 0x00];
+const IPV6: [u8; 2] = [0x86, 0xdd];
+
+fn frame(to: [u8; 6], ether_type: [u8; 2], datagram: &[u8]) -> Vec<u8> {
+    [&to[..], &[2, 0, 0, 0, 0, 9], &ether_type, datagram].concat()
 }
 
-/// Lets a flood run beside a stream; what the router counted before and after, and how many came.
+/// Frames that came in on an interface of a node, and those that it had no room for.
+fn came(node: &Namespace, interface: &str) -> Result<u64, Failed> {
+    let mut command = std::process::Command::new("ip");
+    command.args(["-json", "-statistics", "link", "show", interface]);
+    let links: Value = serde_json::from_slice(&node.run(command)?.stdout)?;
+    let of = |label: &str| links[0]["stats64"]["rx"][label].as_u64().unwrap_or(0);
+    Ok(of("packets") + of("dropped"))
+}
+
+/// Lines of a role's log that warn.
+fn warnings(bed: &Bed, name: &str) -> usize {
+    let log = fs::read_to_string(bed.lab.dir().join(format!("{name}.log"))).unwrap_or_default();
+    log.lines().filter(|line| line.contains("WARN")).count()
+}
+
+/// A group that only the third client joins, while the flood lasts.
+const OTHER: GroupPort = GroupPort { group: Ipv4Addr::new(239, 192, 7, 2), port: 5004 };
+/// What the log may say of a flood, a second and to begin with.
+const WARNINGS: (usize, usize) = (2, 20);
+
+/// Lets a flood run beside a stream, while somebody on a third link joins and leaves another one; what the router
+/// counted before and after, and what the flood was.
 fn beside_a_stream(
     bed: &Bed,
     small: &Small,
     router: &mut Role,
+    what: &str,
     frames: Vec<Vec<u8>>,
-) -> Result<(Value, Value, u64, Duration), Failed> {
+) -> Result<(Value, Value, Flooded, Duration), Failed> {
     let bystander = small.forbid(bed, 2)?;
-    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let (sender, other) =
+        (Sender::start(&small.source, SOURCE, STREAM)?, Sender::start(&small.source, SOURCE, OTHER)?);
     let listener = Listener::join(small.client(1), STREAM, None)?;
     listener.more(bed, SOME)?;
     let before = stats(router);
-    let start = bed.clock.now();
-    let flood = Flood::start(small.client(2), frames)?;
+    let (start, arrived) = (bed.clock.now(), came(&small.vmr, "acc2")?);
+    let flood = Flood::start(small.client(2), "eth0", frames, bed.clock)?;
+    let mut joins = 0;
     while bed.clock.now() - start < FLOODS {
+        let joined = Listener::join(small.client(3), OTHER, None)?;
+        joined.more(bed, 10)?;
+        joined.leave().is_whole()?;
+        joins += 1;
         listener.more(bed, 10)?;
         router.check_alive()?;
     }
-    let sent = flood.stop()?;
+    let flooded = flood.stop()?;
+    let arrived = (came(&small.vmr, "acc2")? - arrived) as f64 / flooded.took.as_secs_f64();
+    eprintln!(
+        "a flood of {what}: {:.0} frames/s sent, {arrived:.0}/s reached the router's interface; {joins} joins elsewhere",
+        flooded.rate()
+    );
     bed.until("the router answers again", || Ok(router.ask(&["stats"]).is_some()))?;
     let after = stats(router);
     let took = bed.clock.now() - start;
     listener.more(bed, SOME)?;
+    let joined = Listener::join(small.client(3), OTHER, None)?;
+    joined.more(bed, SOME)?;
+    joined.leave().is_whole()?;
+    drop(other);
     let last = sender.stop()? - 1;
     listener.until_last(bed, last)?;
     listener.heard().is_whole()?;
-    ensure!(bystander.stray().packets == 0, "the other link was sent {:?}", bystander.stray());
+    ensure!(bystander.stray().packets == 0, "the flooded link was sent {:?}", bystander.stray());
     let memory = |stats: &Value| stats["resident_bytes"].as_u64().unwrap_or(0);
     let grown = memory(&after).saturating_sub(memory(&before));
-    ensure!(grown < MEMORY, "the flood of {sent} took {grown} bytes");
-    Ok((before, after, sent, took))
+    ensure!(grown < MEMORY, "{flooded:?} took {grown} bytes");
+    let (lines, most) = (warnings(bed, "vmr"), WARNINGS.0 * took.as_secs() as usize + WARNINGS.1);
+    ensure!(lines < most, "the log has {lines} warnings after {took:?}");
+    Ok((before, after, flooded, took))
 }
 
 // proves RFC 9776 §10 (forged reports): bounded memory and time, counted by reason
 fn of_reports(bed: &mut Bed) -> Outcome {
-    let small = Small::build(bed, 2)?;
+    let small = Small::build(bed, 3)?;
     let mut router = small.router(bed, Router { querier: true, ..Router::default() })?;
     let to = igmp::ALL_IGMPV3_ROUTERS;
     let frames = (0..40_000_u32).map(|number| {
@@ -149,16 +161,18 @@ fn of_reports(bed: &mut Bed) -> Outcome {
             message[3] ^= 0x55;
         }
         let datagram = ipv4::encapsulate(stranger(number), to, 1, 0xc0, IGMP, true, &message);
-        frame(multicast_mac(to), &datagram)
+        frame(multicast_mac(to), IPV4, &datagram)
     });
     let frames = frames.collect();
-    let (before, after, sent, took) = beside_a_stream(bed, &small, &mut router, frames)?;
+    let (before, after, Flooded { sent, .. }, took) =
+        beside_a_stream(bed, &small, &mut router, "IGMP reports", frames)?;
     let taken =
         |stats: &Value| all(stats, "igmp", &["reports_received", "bad_checksum", "bad_source", "malformed"]);
     let taken = taken(&after) - taken(&before);
     let most = (MESSAGES_PER_SECOND * took.as_secs_f64()) as u64 + 1_000;
     ensure!(taken < most, "{taken} of {sent} messages were taken in {took:?}");
-    ensure!(counter(&after, "igmp", "overrun") > 0, "nothing of {sent} messages was counted as dropped");
+    let dropped = all(&after, "igmp", &["overrun", "thinned"]);
+    ensure!(dropped > sent / 4, "only {dropped} of {sent} messages were counted as dropped");
     ensure!(counter(&after, "igmp", "bad_checksum") > 0, "broken reports are not counted");
     let groups = router.ask(&["interface", "list"]).unwrap_or_default();
     let most = groups["interfaces"].as_array().into_iter().flatten();
@@ -169,15 +183,15 @@ fn of_reports(bed: &mut Bed) -> Outcome {
 
 // proves RFC 7450 §6 (spoofed Requests and Updates): no state without the three-way exchange, and answers at a rate
 fn of_requests(bed: &mut Bed) -> Outcome {
-    let small = Small::build(bed, 2)?;
+    let small = Small::build(bed, 3)?;
     let mut router = small.router(bed, Router { querier: true, ..Router::default() })?;
     let mac = small.vmr_mac(2)?;
     let relay = gateway_of(2);
     let frames = (0..40_000_u32).map(|number| {
-        let payload = if number % 2 == 0 {
-            Message::Request { ipv6: false, ecn: false, nonce: number }.to_vec()
-        } else {
-            Message::MembershipUpdate { response_mac: [7; 6], nonce: number, update: &[0; 40] }.to_vec()
+        let payload = match number % 3 {
+            0 => Message::Request { ipv6: false, ecn: false, nonce: number }.to_vec(),
+            1 => Message::RelayDiscovery { nonce: number }.to_vec(),
+            _ => Message::MembershipUpdate { response_mac: [7; 6], nonce: number, update: &[0; 40] }.to_vec(),
         };
         let length = u16::try_from(8 + payload.len()).expect("a short message");
         let mut udp = Vec::new();
@@ -185,15 +199,79 @@ fn of_requests(bed: &mut Bed) -> Outcome {
             udp.extend(word.to_be_bytes());
         }
         udp.extend(payload);
-        frame(mac, &ipv4::encapsulate(stranger(number), relay, 9, 0, UDP, false, &udp))
+        frame(mac, IPV4, &ipv4::encapsulate(stranger(number), relay, 9, 0, UDP, false, &udp))
     });
     let frames = frames.collect();
-    let (before, after, sent, took) = beside_a_stream(bed, &small, &mut router, frames)?;
+    let (before, after, Flooded { sent, .. }, took) =
+        beside_a_stream(bed, &small, &mut router, "AMT messages", frames)?;
     let more = |label| counter(&after, "relay", label) - counter(&before, "relay", label);
     // The rate, and the burst of one second.
     let most = (20_000.0 * (took.as_secs_f64() + 1.0)) as u64;
     ensure!(more("requests") <= most, "{} of {sent} were answered in {took:?}", more("requests"));
     ensure!(more("bad_mac") > 0, "forged Updates are not counted");
     ensure!(more("tunnels_up") == 0, "forged Updates made tunnels");
+    Ok(())
+}
+
+// proves RFC 9777 §10 (forged reports): the same of MLD
+fn of_listener_reports(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    let mut router = small.router(bed, Router { querier: true, ..Router::default() })?;
+    let to = mld::ALL_MLDV2_ROUTERS;
+    let frames = (0..20_000_u32).map(|number| {
+        let from = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 1, (number % 5_000) as u16);
+        let group = Ipv6Addr::from(Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 9, 0).to_bits() + u128::from(number));
+        let record = mld::Record { record_type: RecordType::ChangeToExcludeMode, group, sources: Vec::new() };
+        let message = mld::Message::ReportV2 { records: vec![record] }.emit(from, to);
+        let datagram = ipv6::encapsulate(from, to, 1, 0xc0, NEXT_ICMPV6, true, &message);
+        frame(multicast_mac_v6(&to.octets()), IPV6, &datagram)
+    });
+    let frames = frames.collect();
+    let (before, after, Flooded { sent, .. }, took) =
+        beside_a_stream(bed, &small, &mut router, "MLD reports", frames)?;
+    let taken = counter(&after, "mld", "reports_received") - counter(&before, "mld", "reports_received");
+    let most = (MESSAGES_PER_SECOND * took.as_secs_f64()) as u64 + 1_000;
+    ensure!(taken > 0 && taken < most, "{taken} of {sent} messages were taken in {took:?}");
+    let dropped = all(&after, "mld", &["overrun", "thinned"]);
+    ensure!(dropped > sent / 4, "only {dropped} of {sent} messages were counted as dropped");
+    Ok(())
+}
+
+// proves that hosts of one link have their shares of what is read from it
+fn of_a_neighbour(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 1)?;
+    // Two hosts behind a switch on one link: the client, and who floods.
+    let [floods, switch] = bed.lab.namespaces(["floods", "switch"])?;
+    bed.lab.veths(&[
+        ((&small.vmr, "lan0"), (&switch, "l0")),
+        ((small.client(1), "lan0"), (&switch, "l1")),
+        ((&floods, "eth0"), (&switch, "l2")),
+    ])?;
+    switch.bridge("lanbr", &["l0", "l1", "l2"])?;
+    switch.ip("link set lanbr type bridge mcast_snooping 0")?;
+    small.vmr.ip("addr add 10.6.0.1/24 dev lan0")?;
+    small.client(1).ip("addr add 10.6.0.2/24 dev lan0\nroute add 239.192.7.2/32 dev lan0")?;
+    let tables = "[[interface]]\nname = \"lan0\"\nquerier = true\n";
+    let router = small.router(bed, Router { querier: true, tables, ..Router::default() })?;
+    let sender = Sender::start(&small.source, SOURCE, OTHER)?;
+    let to = igmp::ALL_IGMPV3_ROUTERS;
+    let frames = (0..10_000_u32).map(|number| {
+        let group = Ipv4Addr::from(Ipv4Addr::new(239, 200, 0, 0).to_bits() + number);
+        let record = Record { record_type: RecordType::ChangeToExcludeMode, group, sources: Vec::new() };
+        let message = igmp::Message::ReportV3 { records: vec![record] }.emit();
+        let datagram = ipv4::encapsulate(stranger(number), to, 1, 0xc0, IGMP, true, &message);
+        frame(multicast_mac(to), IPV4, &datagram)
+    });
+    let flood = Flood::start(&floods, "eth0", frames.collect(), bed.clock)?;
+    bed.until("the flood is thinned", || Ok(counter(&stats(&router), "igmp", "thinned") > 100_000))?;
+    for _ in 0..10 {
+        // From its first report, or the one that the kernel repeats within a second.
+        let joined = Listener::join(small.client(1), OTHER, None)?;
+        joined.more(bed, 20)?;
+        joined.leave().is_whole()?;
+    }
+    let flooded = flood.stop()?;
+    eprintln!("ten joins beside a flood of {:.0} frames/s of another host on the link", flooded.rate());
+    drop(sender);
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Labs of the roles: the real program in small networks, judged packet by packet.
 
+mod access;
 mod admin_down;
 mod amt_gateway;
 mod amtrelay;
@@ -19,6 +20,7 @@ mod figures;
 mod filters;
 mod flood;
 mod follow;
+mod foreign;
 mod full;
 mod hosts;
 mod interfaces;
@@ -51,6 +53,7 @@ pub(crate) use bed::program;
 
 pub(crate) fn trials() -> Vec<Trial> {
     [
+        access::trials(),
         main_job::trials(),
         interfaces::trials(),
         native::trials(),
@@ -75,6 +78,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         flood::trials(),
         follow::trials(),
         mixed::trials(),
+        foreign::trials(),
         full::trials(),
         names::trials(),
         over_ipv6::trials(),

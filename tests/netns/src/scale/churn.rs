@@ -12,7 +12,7 @@ use std::{
 
 use libtest_mimic::{Failed, Trial};
 use vmcast_common::{
-    fib::{FibOp, Output},
+    fib::{FibOp, Output, Stream},
     verdict::DropReason,
 };
 use vmcast_dataplane::Dataplane;
@@ -20,7 +20,7 @@ use vmcast_lab::clock::Clock;
 
 use super::{
     OpenPlane, PLANES, TURN, set_up,
-    stand::{Done, Member, Stand, beside, stream},
+    stand::{Done, Family, Member, Stand, beside},
 };
 
 const GROUP: u16 = 1;
@@ -48,12 +48,13 @@ const STILL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn trials() -> Vec<Trial> {
-    PLANES
-        .map(|(name, open)| {
-            let what = "ten thousand members each get every packet once while others come and go";
-            Trial::test(format!("{name}: {what}"), move || churn(name, open))
-        })
-        .into()
+    let trial = |family: Family, (name, open): (&'static str, OpenPlane)| {
+        let what = "ten thousand members each get every packet once while others come and go";
+        let what = format!("{name}: {what}{}", family.of_name());
+        Trial::test(what, move || churn(name, open, family))
+    };
+    let of = |family| PLANES.map(|plane| trial(family, plane));
+    [of(Family::V4), of(Family::V6)].into_iter().flatten().collect()
 }
 
 fn member(number: usize) -> Member {
@@ -82,7 +83,12 @@ struct Session {
 
 /// Lets members come and go until it is told to stop, at the given rate. The plane's own time counts:
 /// what is late is made up for.
-fn wander(plane: &mut dyn Dataplane, progress: &Progress, clock: Clock) -> Result<Vec<Vec<Session>>, String> {
+fn wander(
+    plane: &mut dyn Dataplane,
+    stream: Stream,
+    progress: &Progress,
+    clock: Clock,
+) -> Result<Vec<Vec<Session>>, String> {
     let mut sessions: Vec<Vec<Session>> = vec![Vec::new(); WANDERING];
     let start = clock.now();
     let mut next = 0;
@@ -100,12 +106,12 @@ fn wander(plane: &mut dyn Dataplane, progress: &Progress, clock: Clock) -> Resul
         match sessions[next].last_mut() {
             Some(session) if session.may_until == u64::MAX => {
                 session.must_until = complete.load(Ordering::SeqCst);
-                apply(plane, FibOp::RemoveMember(stream(GROUP), output))?;
+                apply(plane, FibOp::RemoveMember(stream, output))?;
                 session.may_until = begun.load(Ordering::SeqCst);
             }
             Some(_) | None => {
                 let may_from = complete.load(Ordering::SeqCst);
-                apply(plane, FibOp::AddMember(stream(GROUP), output))?;
+                apply(plane, FibOp::AddMember(stream, output))?;
                 let must_from = begun.load(Ordering::SeqCst);
                 let session = Session { may_from, must_from, must_until: u64::MAX, may_until: u64::MAX };
                 sessions[next].push(session);
@@ -237,19 +243,19 @@ fn judge(got: &[u64], sessions: &[Session], sent: u64) -> Result<(), String> {
 }
 
 // proves issue 3: while 10,000 changes a second are applied no other member loses or doubles a packet
-fn churn(name: &str, open: OpenPlane) -> Result<(), Failed> {
+fn churn(name: &str, open: OpenPlane, family: Family) -> Result<(), Failed> {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let stand = Stand::build(&format!("churn-{name}"), DEVICES)?;
+    let stand = Stand::of_family(&format!("churn-{name}"), DEVICES, family)?;
+    let stream = stand.stream(GROUP);
     let clock = Clock::start();
     let progress = Progress::default();
     let tunnels = (0..STAYING + WANDERING + NEVER).map(|number| member(number).tunnel());
-    let joins =
-        (0..STAYING).map(|number| FibOp::AddMember(stream(GROUP), Output::Tunnel(member(number).id())));
+    let joins = (0..STAYING).map(|number| FibOp::AddMember(stream, Output::Tunnel(member(number).id())));
     let first = stand.base().into_iter().chain(tunnels).chain([stand.set_stream(GROUP)]).chain(joins);
     let Done { served, worked: sessions, seen: counters } = beside(
         &stand,
         || set_up(open, &first.collect::<Vec<_>>()),
-        |plane| wander(plane.as_mut(), &progress, clock),
+        |plane| wander(plane.as_mut(), stream, &progress, clock),
         |plane| plane.counters().map_err(|error| error.to_string()),
         || {
             let served = serve(&stand, &progress, clock);

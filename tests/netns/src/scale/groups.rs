@@ -13,7 +13,7 @@ use vmcast_lab::clock::Clock;
 
 use super::{
     OpenPlane, PLANES, TURN, set_up,
-    stand::{Done, Member, Stand, beside, stream},
+    stand::{Done, Family, Member, Stand, beside},
 };
 
 const GROUPS: u16 = 4_096;
@@ -29,12 +29,13 @@ const TOGETHER: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn trials() -> Vec<Trial> {
-    PLANES
-        .map(|(name, open)| {
-            let what = "of 4,096 groups each brings its packets to its 16 members and nobody else";
-            Trial::test(format!("{name}: {what}"), move || groups(name, open))
-        })
-        .into()
+    let trial = |family: Family, (name, open): (&'static str, OpenPlane)| {
+        let what = "of 4,096 groups each brings its packets to its 16 members and nobody else";
+        let what = format!("{name}: {what}{}", family.of_name());
+        Trial::test(what, move || groups(name, open, family))
+    };
+    let of = |family| PLANES.map(|plane| trial(family, plane));
+    [of(Family::V4), of(Family::V6)].into_iter().flatten().collect()
 }
 
 /// The member of a group on a device. Which members share a group differs from group to group.
@@ -51,8 +52,8 @@ fn operations(stand: &Stand) -> Vec<FibOp> {
     let tunnels =
         (0..DEVICES).flat_map(|device| (0..PER_DEVICE).map(move |number| Member { device, number }.tunnel()));
     let streams = (0..GROUPS).flat_map(|group| {
-        let joins =
-            members(group).map(move |member| FibOp::AddMember(stream(group), Output::Tunnel(member.id())));
+        let joins = members(group)
+            .map(move |member| FibOp::AddMember(stand.stream(group), Output::Tunnel(member.id())));
         std::iter::once(stand.set_stream(group)).chain(joins)
     });
     stand.base().into_iter().chain(tunnels).chain(streams).collect()
@@ -85,9 +86,9 @@ fn round(stand: &Stand, number: u64, clock: Clock) -> Result<(), String> {
 }
 
 // proves issue 3: 4,096 groups of 16 work
-fn groups(name: &str, open: OpenPlane) -> Result<(), Failed> {
+fn groups(name: &str, open: OpenPlane, family: Family) -> Result<(), Failed> {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let stand = Stand::build(&format!("groups-{name}"), DEVICES)?;
+    let stand = Stand::of_family(&format!("groups-{name}"), DEVICES, family)?;
     let clock = Clock::start();
     let Done { served, seen: counters, .. } = beside(
         &stand,
@@ -106,9 +107,9 @@ fn groups(name: &str, open: OpenPlane) -> Result<(), Failed> {
     }
     let counted: BTreeMap<_, _> =
         counters.streams.iter().map(|stats| (stats.stream, stats.counters.packets)).collect();
-    let wrong = (0..GROUPS).find(|group| counted.get(&stream(*group)) != Some(&ROUNDS));
+    let wrong = (0..GROUPS).find(|group| counted.get(&stand.stream(*group)) != Some(&ROUNDS));
     match wrong {
-        Some(group) => Err(format!("group {group} counts {:?}", counted.get(&stream(group))).into()),
+        Some(group) => Err(format!("group {group} counts {:?}", counted.get(&stand.stream(group))).into()),
         None => Ok(()),
     }
 }

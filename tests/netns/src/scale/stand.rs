@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsRawFd as _, OwnedFd},
     process::Command,
     sync::mpsc,
@@ -25,7 +25,7 @@ use vmcast_common::{
         EcnMode, FibOp, IfIndex, Input, Interface, Link, Members, NextHop, NextHopId, Rpf, Stream, Tunnel,
         TunnelId, TunnelKind,
     },
-    hdr::eth::multicast_mac,
+    hdr::eth::{multicast_mac, multicast_mac_v6},
 };
 use vmcast_lab::{Lab, LabError, Namespace, netns::Plug, traffic::packet_socket_on_all};
 
@@ -39,6 +39,45 @@ const TTL: u8 = 16;
 const MTU: u16 = 1500;
 /// Ethernet, IPv4, UDP and the two bytes of AMT data.
 const OUTER: usize = 14 + 20 + 8 + 2;
+
+/// The version of IP of what is sent to the groups; tunnels are over IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    /// How tests are named after it.
+    pub(super) const fn of_name(self) -> &'static str {
+        match self {
+            Self::V4 => "",
+            Self::V6 => " by IPv6",
+        }
+    }
+
+    /// Bytes of an IP header, and where the last byte of the source's and of the group's address stand in it.
+    const fn header(self) -> (usize, usize, usize) {
+        match self {
+            Self::V4 => (20, 15, 19),
+            Self::V6 => (40, 23, 39),
+        }
+    }
+
+    fn source(self, number: u8) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(source(number)),
+            Self::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7 + u16::from(number))),
+        }
+    }
+
+    fn group(self, number: u16) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(group(number)),
+            Self::V6 => IpAddr::V6(Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, number)),
+        }
+    }
+}
 
 /// A member, by its device and its number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,6 +132,7 @@ pub(super) struct Stand {
     devices: BTreeMap<usize, u8>,
     sources: Vec<Wire>,
     sink: OwnedFd,
+    family: Family,
     _lab: Lab,
 }
 
@@ -121,11 +161,6 @@ fn source(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(a, b, c, first + number)
 }
 
-/// What the first source sends to a group.
-pub(super) fn stream(number: u16) -> Stream {
-    stream_of(0, number)
-}
-
 /// What a source sends to a group.
 pub(super) fn stream_of(number: u8, group_number: u16) -> Stream {
     Stream { source: Some(IpAddr::V4(source(number))), ..any_source(group_number) }
@@ -139,6 +174,16 @@ pub(super) fn any_source(number: u16) -> Stream {
 impl Stand {
     pub(super) fn build(name: &str, devices: u8) -> Result<Self, LabError> {
         Self::build_with(name, 1, devices, Lab::veths)
+    }
+
+    /// One whose sources and groups have addresses of a family.
+    pub(super) fn of_family(name: &str, devices: u8, family: Family) -> Result<Self, LabError> {
+        Ok(Self { family, ..Self::build(name, devices)? })
+    }
+
+    /// What the first source sends to a group.
+    pub(super) fn stream(&self, number: u16) -> Stream {
+        Stream { source: Some(self.family.source(0)), group: self.family.group(number) }
     }
 
     /// One with several interfaces that packets come in by, each with a queue for every one of them. A frame
@@ -195,7 +240,7 @@ impl Stand {
             Ok((sources, packet_socket_on_all()?))
         };
         let (sources, sink) = far.enter(open)?.map_err(LabError::io("opening packet sockets"))?;
-        Ok(Self { dut, far, ingress, egress, devices, sources, sink, _lab: lab })
+        Ok(Self { dut, far, ingress, egress, devices, sources, sink, family: Family::V4, _lab: lab })
     }
 
     /// What a plane must know of the stand before any member.
@@ -235,7 +280,7 @@ impl Stand {
 
     /// What makes a stream known that comes in by our first interface.
     pub(super) fn set_stream(&self, number: u16) -> FibOp {
-        FibOp::SetStream(stream(number), self.only_from(0), Members::Own)
+        FibOp::SetStream(self.stream(number), self.only_from(0), Members::Own)
     }
 
     /// The rule that packets come in by one interface alone.
@@ -250,7 +295,7 @@ impl Stand {
 
     /// Sends a packet of a source into one of the plane's interfaces.
     pub(super) fn send_from(&self, ingress: usize, source: u8, group: u16, number: u64) -> io::Result<()> {
-        self.sources[ingress].send(&frame(source, group, number, TTL))
+        self.sources[ingress].send(&frame(self.family, source, group, number, TTL))
     }
 
     /// The next copy that waits, if one does.
@@ -279,18 +324,19 @@ impl Stand {
     fn copy(&self, device: u8, bytes: &[u8]) -> Result<Copy, String> {
         let strange = || format!("out of device {device} came {bytes:02x?}");
         let cable = &self.egress[usize::from(device)];
-        let inner = bytes.get(OUTER..).filter(|inner| inner.len() >= 36).ok_or_else(strange)?;
+        let (header, source_at, group_at) = self.family.header();
+        let inner = bytes.get(OUTER..).filter(|inner| inner.len() >= header + 16).ok_or_else(strange)?;
         let right = bytes[..6] == cable.far_mac
             && bytes[6..12] == cable.mac
             && bytes[26..30] == near(device).octets()
             && bytes[30..34] == far(device).octets()
             && bytes[34..36] == AMT_PORT.to_be_bytes();
         let port = u16::from_be_bytes([bytes[36], bytes[37]]);
-        let number = u64::from_be_bytes(*inner[28..].first_chunk().ok_or_else(strange)?);
-        let source = inner[15].wrapping_sub(source(0).octets()[3]);
-        let group = u16::from_be_bytes([inner[18], inner[19]]);
+        let number = u64::from_be_bytes(*inner[header + 8..].first_chunk().ok_or_else(strange)?);
+        let source = inner[source_at].wrapping_sub(source(0).octets()[3]);
+        let group = u16::from_be_bytes([inner[group_at - 1], inner[group_at]]);
         // Whole and unchanged, but for its TTL.
-        if !right || port < FIRST_PORT || inner != &frame(source, group, number, TTL - 1)[14..] {
+        if !right || port < FIRST_PORT || inner != &frame(self.family, source, group, number, TTL - 1)[14..] {
             return Err(strange());
         }
         Ok(Copy { member: Member { device, number: port - FIRST_PORT }, source, group, number })
@@ -343,14 +389,21 @@ pub(super) fn beside<P, S, W: Send, L: Send>(
 }
 
 /// The packet with this number of a source to a group.
-fn frame(number_of_source: u8, number_of_group: u16, number: u64, ttl: u8) -> Vec<u8> {
-    let (source, group) = (source(number_of_source), group(number_of_group));
+fn frame(family: Family, number_of_source: u8, number_of_group: u16, number: u64, ttl: u8) -> Vec<u8> {
+    const MAC: [u8; 6] = [0x02, 0xaa, 0, 0, 0, 1];
     let mut frame = Vec::new();
-    PacketBuilder::ethernet2([0x02, 0xaa, 0, 0, 0, 1], multicast_mac(group))
-        .ipv4(source.octets(), group.octets(), ttl)
-        .udp(5004, 5004)
-        .write(&mut frame, &number.to_be_bytes())
-        .expect("a short datagram");
+    let packet = match (family.source(number_of_source), family.group(number_of_group)) {
+        (IpAddr::V4(source), IpAddr::V4(group)) => PacketBuilder::ethernet2(MAC, multicast_mac(group))
+            .ipv4(source.octets(), group.octets(), ttl)
+            .udp(5004, 5004),
+        (IpAddr::V6(source), IpAddr::V6(group)) => {
+            PacketBuilder::ethernet2(MAC, multicast_mac_v6(&group.octets()))
+                .ipv6(source.octets(), group.octets(), ttl)
+                .udp(5004, 5004)
+        }
+        (source, group) => unreachable!("{source} and {group} are of one family"),
+    };
+    packet.write(&mut frame, &number.to_be_bytes()).expect("a short datagram");
     frame
 }
 

@@ -34,6 +34,38 @@ pub struct Node {
     pub age_ms: u64,
     /// Milliseconds until its lease ends, if it does not renew it.
     pub lease_left_ms: u64,
+    /// Whether it was taken out of service: it is given to nobody new.
+    #[serde(default)]
+    pub draining: bool,
+    /// Average round-trip time to the admin in microseconds; routers only, once it is known.
+    #[serde(default)]
+    pub rtt_us: Option<u64>,
+    /// Tunnels to those below it, as it last told.
+    #[serde(default)]
+    pub connections: u32,
+    /// Most tunnels that it takes; 0: it does not say.
+    #[serde(default)]
+    pub capacity: u32,
+    /// Name and version of its software.
+    #[serde(default)]
+    pub software: String,
+    /// What it can do, by name.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+    /// Networks whose sources it is the first hop for.
+    #[serde(default)]
+    pub source_prefixes: Vec<String>,
+}
+
+/// A router was taken out of service or back in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// The router.
+    pub node: String,
+    /// Whether it is out of service now.
+    pub draining: bool,
+    /// Whether that is a change.
+    pub changed: bool,
 }
 
 /// A page of the cache of nearest VMRs.

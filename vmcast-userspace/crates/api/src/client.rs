@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::{
-    CacheEntries, DecodeError, ErrorReply, Groups, Interfaces, Members, NewToken, Nodes, Page, Request,
-    Response, Revoked, Sources, Stats, Status, TokenOrder, Tokens, Tunnels, decode, encode,
+    CacheEntries, DecodeError, Drained, ErrorReply, Groups, Interfaces, Members, NewToken, Nodes, Page,
+    Request, Response, Revoked, Sources, Stats, Status, TokenOrder, Tokens, Tunnels, decode, encode,
 };
 
 /// Longest response that a client takes, in bytes.
@@ -103,6 +103,7 @@ impl Client {
             | Response::Interfaces(_)
             | Response::Stats(_)
             | Response::Nodes(_)
+            | Response::Drained(_)
             | Response::Cache(_)
             | Response::NewToken(_)
             | Response::Tokens(_)
@@ -216,6 +217,18 @@ impl Client {
             },
         )?;
         Ok(Nodes { next: None, nodes })
+    }
+
+    /// Takes a router out of service, or back in.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn drain(&mut self, node: &str, drain: bool) -> Result<Drained, ClientError> {
+        let request = Request::NodeDrain { node: node.to_owned(), drain };
+        match self.call(&request)? {
+            Response::Drained(drained) => Ok(drained),
+            _ => Err(mismatch(&request)),
+        }
     }
 
     /// The whole cache of nearest VMRs, page by page.

@@ -49,6 +49,13 @@ pub enum Request {
         #[serde(flatten)]
         page: Page,
     },
+    /// Takes a router out of service, or back in; only the admin answers.
+    NodeDrain {
+        /// Its identity.
+        node: String,
+        /// Whether it is to be out of service.
+        drain: bool,
+    },
     /// Makes a join token; only the admin answers.
     TokenCreate {
         /// What for.
@@ -92,6 +99,7 @@ impl Request {
             Self::InterfaceList => "interface-list",
             Self::Stats => "stats",
             Self::NodeList { .. } => "node-list",
+            Self::NodeDrain { .. } => "node-drain",
             Self::TokenCreate { .. } => "token-create",
             Self::TokenList { .. } => "token-list",
             Self::TokenRevoke { .. } => "token-revoke",

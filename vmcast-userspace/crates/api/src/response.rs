@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Request, Role,
-    admin::{CacheEntries, Nodes},
+    admin::{CacheEntries, Drained, Nodes},
     data::{Groups, Interfaces, Members, Tunnels},
     source::Sources,
     status::{Stats, Status},
@@ -35,6 +35,8 @@ pub enum Response {
     Stats(Stats),
     /// To [`Request::NodeList`].
     Nodes(Nodes),
+    /// To [`Request::NodeDrain`].
+    Drained(Drained),
     /// To [`Request::CacheList`].
     Cache(CacheEntries),
     /// To [`Request::TokenCreate`].
@@ -53,6 +55,7 @@ impl Response {
     pub fn not_this_role(role: Role, request: &Request) -> Self {
         let hint = match request {
             Request::NodeList { .. }
+            | Request::NodeDrain { .. }
             | Request::CacheList { .. }
             | Request::TokenCreate { .. }
             | Request::TokenList { .. }

@@ -74,6 +74,9 @@ pub struct Status {
     /// Entries of the cache of nearest VMRs; the admin only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_entries: Option<u64>,
+    /// Whether the admin has lost its etcd, and answers from what it knew before; the admin only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry_stale: Option<bool>,
 }
 
 /// What replicates.

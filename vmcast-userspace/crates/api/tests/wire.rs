@@ -11,8 +11,8 @@ use vmcast_api::{
     AdminLink, AdminLinkState, CacheEntries, CacheEntry, Client, ClientError, DecodeError, Direction, Engine,
     ErrorReply, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces, Member, MemberHost,
     Members, NextHop, NextHopState, Node, Nodes, Page, Place, Priority, Querier, Request, Response, Role,
-    Source, SourcePlace, SourceRelay, SourceRelayState, Sources, Stats, Status, StreamStats, Tunnel,
-    TunnelKind, Tunnels, Upstream, UpstreamState, decode, encode,
+    Source, SourcePlace, SourceRelay, SourceRelayState, Sources, Stats, Status, StreamStats, TokenOrder,
+    Tunnel, TunnelKind, Tunnels, Upstream, UpstreamState, decode, encode,
 };
 
 fn requests() -> Vec<Request> {
@@ -27,6 +27,13 @@ fn requests() -> Vec<Request> {
         Request::InterfaceList,
         Request::Stats,
         Request::NodeList { page: page() },
+        Request::NodeDrain { node: "vmr".into(), drain: true },
+        Request::TokenCreate {
+            order: TokenOrder { role: Role::Agent, ttl_seconds: 3600, uses: 2, name: None, urls: vec![] },
+        },
+        Request::TokenList { page: page() },
+        Request::TokenRevoke { id: "t".into() },
+        Request::NodeRevoke { node: "vmr".into() },
         Request::CacheList { page: page() },
     ]
 }
@@ -84,6 +91,7 @@ fn responses() -> Vec<Response> {
             tunnels: 3,
             nodes: [(Role::Agent, 4)].into(),
             cache_entries: Some(5),
+            registry_stale: Some(false),
         }),
         Response::Groups(Groups { next: None, groups: vec![group()] }),
         Response::Members(Members {
@@ -193,6 +201,13 @@ fn responses() -> Vec<Response> {
                 endpoints: vec![([192, 0, 2, 1], 2268).into()],
                 age_ms: 1,
                 lease_left_ms: 2,
+                draining: true,
+                rtt_us: Some(900),
+                connections: 3,
+                capacity: 10,
+                software: "vmcast 1".into(),
+                capabilities: vec!["amt".into()],
+                source_prefixes: vec!["10.1.0.0/16".into()],
             }],
         }),
         Response::Cache(CacheEntries {

@@ -18,6 +18,14 @@ pub struct Capacities {
     pub next_hops: u32,
     /// Interfaces.
     pub interfaces: u32,
+    /// Addresses and ports of ours where tunnels end or streams come in by unicast.
+    pub endpoints: u32,
+    /// Member tables of the kernel plane, each with a devmap that it may share.
+    pub tables: u32,
+    /// Devices of member tables beyond the first seven of each.
+    pub table_devices: u32,
+    /// Members that have missed copies and are known for it.
+    pub losing_members: u32,
 }
 
 impl Capacities {
@@ -28,6 +36,10 @@ impl Capacities {
         members: limit::MEMBERS - 1,
         next_hops: limit::NEXT_HOPS - 1,
         interfaces: limit::INTERFACES,
+        endpoints: limit::ENDPOINTS,
+        tables: limit::TABLES - 1,
+        table_devices: limit::HEADS,
+        losing_members: limit::MEMBER_DROPS,
     };
 
     /// Lets a loader make the kernel's maps so large.
@@ -41,6 +53,9 @@ impl Capacities {
             (maps::NEXT_HOPS, self.next_hops + 1),
             (maps::EGRESS, self.next_hops + 1),
             (maps::INTERFACES, self.interfaces),
+            (maps::ENDPOINTS, self.endpoints),
+            (maps::HEADS, self.table_devices),
+            (maps::MEMBER_DROPS, self.losing_members),
         ] {
             loader.map_max_entries(map, entries);
         }
@@ -61,6 +76,10 @@ pub(crate) fn setting(table: &str) -> &'static str {
         maps::MEMBERS | "members" => ", as dataplane.max_members says",
         maps::NEXT_HOPS | "next hops" => ", as dataplane.max_next_hops says",
         maps::INTERFACES | "interfaces" => ", as dataplane.max_interfaces says",
+        maps::ENDPOINTS | "endpoints" => ", as dataplane.max_endpoints says",
+        maps::TABLES | maps::DEVMAPS => ", as dataplane.max_tables says",
+        maps::HEADS => ", as dataplane.max_table_devices says",
+        maps::MEMBER_DROPS => ", as dataplane.max_losing_members says",
         _ => "",
     }
 }

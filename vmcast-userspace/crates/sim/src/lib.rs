@@ -4,11 +4,13 @@
 //! of its seed. A [`Network`] carries datagrams between socket addresses, a [`Node`] sends and
 //! receives them, [`run`] moves virtual time from one thing that happens to the next.
 
+mod graph;
 mod link;
 mod network;
 mod node;
 mod prng;
 
+pub use graph::{Graph, Path};
 pub use link::Link;
 pub use network::{Datagram, Network, Stats};
 pub use node::{Node, run};

@@ -17,7 +17,7 @@ use vmcast_signal::{
 };
 
 use crate::{
-    admin::{Admin, Clock, Gate, Handle},
+    admin::{Admin, Clock, Gate, Handle, Way},
     identity::{Authority, MemoryRecords, Roster, ServerTls},
 };
 
@@ -46,7 +46,7 @@ fn gate(clock: &Clock, is_secure: bool) -> Gate {
 impl Bed {
     pub(crate) async fn secure() -> Self {
         let listen = ([127, 0, 0, 1], 0).into();
-        Self::start_with(Config::default(), MemoryStore::default(), listen, true).await
+        Self::start_with(Config::default(), MemoryStore::default(), listen, Way::Hops, true).await
     }
 
     pub(crate) async fn new() -> Self {
@@ -60,16 +60,21 @@ impl Bed {
 
 impl<S: Store + Send + 'static> Bed<S> {
     pub(crate) async fn start(config: Config, store: S, listen: SocketAddr) -> Self {
-        Self::start_with(config, store, listen, false).await
+        Self::start_by(config, store, listen, Way::Hops).await
     }
 
-    async fn start_with(config: Config, store: S, listen: SocketAddr, is_secure: bool) -> Self {
+    /// A server that finds the nearest VMR in a given way.
+    pub(crate) async fn start_by(config: Config, store: S, listen: SocketAddr, way: Way) -> Self {
+        Self::start_with(config, store, listen, way, false).await
+    }
+
+    async fn start_with(config: Config, store: S, listen: SocketAddr, way: Way, is_secure: bool) -> Self {
         let millis = Arc::new(AtomicU64::new(START));
         let time = Arc::clone(&millis);
         let clock = Clock::new(move || UnixMillis(time.load(Ordering::SeqCst)));
         let gate = gate(&clock, is_secure);
         let registry = Registry::new(config, store);
-        let admin = Admin::bind_with(listen, registry, gate.clone(), clock.clone()).await.expect("bind");
+        let admin = Admin::bind_with(listen, registry, gate.clone(), clock.clone(), way).await.expect("bind");
         let (address, handle) = (admin.local_addr().expect("address"), admin.handle());
         let (stop, stopped) = oneshot::channel();
         let server = tokio::spawn(admin.serve(async move {

@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use futures_util::stream::{self, Stream, StreamExt as _};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 use vmcast_proto::registry::{NodeId, Registration, Role as NodeRole, UnixMillis};
 use vmcast_signal::{
@@ -12,7 +13,7 @@ use vmcast_signal::{
 use super::bed::Bed;
 use crate::{
     identity::{IdentityError, JoinToken, NodeIdentity, Refusal, Role, TokenOrder, join},
-    link::{AdminClient, AdminError, renew},
+    link::{AdminClient, AdminError, Ask, renew},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -77,6 +78,17 @@ fn registration(name: &str, role: NodeRole) -> Registration {
         software: "x".parse().unwrap(),
         about: Default::default(),
     }
+}
+
+fn ask(name: &str) -> Ask {
+    let (addresses, excluded) = (Vec::new(), Default::default());
+    Ask { id: id(name), addresses, excluded, current: None, others: 0 }
+}
+
+/// What a VMR says at first on its line, which it holds.
+fn says(name: &str) -> impl Stream<Item = v1::AttendRequest> + Send + 'static {
+    let first = v1::AttendRequest { node_id: name.to_owned(), answered: 0 };
+    stream::once(std::future::ready(first)).chain(stream::pending())
 }
 
 fn code(error: &AdminError) -> Code {
@@ -157,13 +169,50 @@ async fn a_request_that_names_another_node_or_role_is_refused_and_counted() {
     assert_eq!(code(&failure), Code::PermissionDenied);
     let failure = a.deregister(&id("b")).await.expect_err("not itself");
     assert_eq!(code(&failure), Code::PermissionDenied);
-    let failure = a.nearest(&id("b"), &[], &Default::default()).await.expect_err("not itself");
+    let failure = a.nearest(&ask("b")).await.expect_err("not itself");
     assert_eq!(code(&failure), Code::PermissionDenied);
-    assert_eq!(count(&bed, Refusal::NotItself).await, 3);
+    let failure = a.probe_me(&id("b"), v1::Probing::default()).await.expect_err("not itself");
+    assert_eq!(code(&failure), Code::PermissionDenied);
+    assert_eq!(count(&bed, Refusal::NotItself).await, 4);
     let failure = a.register(&registration("a", NodeRole::Vmr { rank: 0 })).await.expect_err("an agent");
     assert_eq!(code(&failure), Code::PermissionDenied);
     assert_eq!(count(&bed, Refusal::AnotherRole).await, 1);
     assert_eq!(bed.ids().await, ["b"]);
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a_line_is_for_the_router_of_the_certificate_and_ends_with_it() {
+    let bed = Bed::secure().await;
+    let (one, two, three) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let agent = client(&bed, &joined(&bed, "a", Role::Agent, one.path()).await);
+    let core = client(&bed, &joined(&bed, "core", Role::Router, two.path()).await);
+    let other = client(&bed, &joined(&bed, "other", Role::Router, three.path()).await);
+    core.register(&registration("core", NodeRole::Vmr { rank: 0 })).await.expect("registered");
+
+    let failure = agent.attend(says("a")).await.expect_err("an agent");
+    assert_eq!((code(&failure), count(&bed, Refusal::AnotherRole).await), (Code::PermissionDenied, 1));
+    let failure = other.attend(says("core")).await.expect_err("not itself");
+    assert_eq!((code(&failure), count(&bed, Refusal::NotItself).await), (Code::PermissionDenied, 1));
+    assert_eq!(bed.handle.status().await.lines.lines, 0);
+
+    let mut line = core.attend(says("core")).await.expect("a line");
+    line.message().await.expect("a ping").expect("a ping");
+    assert_eq!(bed.handle.status().await.lines.lines, 1);
+    bed.gate.revoke_node(id("core")).await.unwrap().expect("it was in");
+    let ended = loop {
+        match line.message().await {
+            Ok(command) => assert!(command.is_some(), "it ends with the reason"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!((ended.code(), count(&bed, Refusal::CertificateRevoked).await), (Code::Unauthenticated, 1));
+    // The peer goes on to hold its own end.
+    while bed.handle.status().await.lines.lines > 0 {
+        tokio::task::yield_now().await;
+    }
+    core.attend(says("core")).await.expect_err("revoked");
     bed.stop().await;
 }
 

@@ -1,6 +1,6 @@
 //! What the admin knows.
 
-use vmcast_api::{CacheEntries, Nodes};
+use vmcast_api::{CacheEntries, Drained, Node, Nodes};
 
 use super::{
     table::Rows,
@@ -14,7 +14,7 @@ pub(crate) fn nodes(nodes: &Nodes) -> String {
                 Routers and agents register when [admin] urls in their configuration names this server.\n"
             .to_owned();
     }
-    let mut rows = Rows::new(&["NODE", "ROLE", ">RANK", "TUNNELS TO", "REGISTERED", ">LEASE"]);
+    let mut rows = Rows::new(&["NODE", "ROLE", ">RANK", "TUNNELS TO", "REGISTERED", ">LEASE", "STATE"]);
     for node in &nodes.nodes {
         let name =
             if node.id == node.name { node.id.clone() } else { format!("{} ({})", node.name, node.id) };
@@ -30,9 +30,57 @@ pub(crate) fn nodes(nodes: &Nodes) -> String {
             endpoints,
             format!("{} ago", duration(node.age_ms)),
             duration(node.lease_left_ms),
+            state(node).to_owned(),
         ]);
     }
     rows.text(0)
+}
+
+const fn state(node: &Node) -> &'static str {
+    if node.draining { "draining" } else { "live" }
+}
+
+/// `vmcast node show`.
+pub(crate) fn node(node: &Node) -> String {
+    let list = |items: &[String]| if items.is_empty() { NONE.to_owned() } else { items.join(", ") };
+    let endpoints: Vec<_> = node.endpoints.iter().map(ToString::to_string).collect();
+    let load = match (node.connections, node.capacity) {
+        (_, 0) => NONE.to_owned(),
+        (connections, capacity) => format!("{connections} of {capacity} tunnels"),
+    };
+    let rtt = node.rtt_us.map_or_else(|| NONE.to_owned(), |rtt| format!("{:.2} ms", rtt as f64 / 1000.0));
+    let mut text = String::new();
+    for (key, value) in [
+        ("node", node.id.clone()),
+        ("name", node.name.clone()),
+        ("role", node.role.label().to_owned()),
+        ("rank", node.rank.map_or_else(|| NONE.to_owned(), |rank| rank.to_string())),
+        ("state", state(node).to_owned()),
+        ("software", if node.software.is_empty() { NONE.to_owned() } else { node.software.clone() }),
+        ("tunnels to", list(&endpoints)),
+        ("sources in", list(&node.source_prefixes)),
+        ("abilities", list(&node.capabilities)),
+        ("load", load),
+        ("round trip", rtt),
+        ("registered", format!("{} ago", duration(node.age_ms))),
+        ("lease", duration(node.lease_left_ms)),
+    ] {
+        text.push_str(&format!("{key:<11} {value}\n"));
+    }
+    text
+}
+
+/// `vmcast node drain`.
+pub(crate) fn drained(drained: &Drained) -> String {
+    let Drained { node, draining, changed } = drained;
+    match (draining, changed) {
+        (true, true) => {
+            format!("{node} is out of service: it is given to nobody, and takes no new members.\n")
+        }
+        (true, false) => format!("{node} was out of service before.\n"),
+        (false, true) => format!("{node} is back in service.\n"),
+        (false, false) => format!("{node} was in service before.\n"),
+    }
 }
 
 /// `vmcast cache list`.

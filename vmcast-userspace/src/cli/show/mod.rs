@@ -10,7 +10,7 @@ mod tests;
 mod token;
 mod unit;
 
-pub(crate) use admin::{cache, nodes};
+pub(crate) use admin::{cache, drained, node, nodes};
 pub(crate) use data::{groups, interfaces, members, tunnels};
 pub(crate) use source::{discovered, sources};
 pub(crate) use status::{stats, status};

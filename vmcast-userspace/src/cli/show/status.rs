@@ -40,6 +40,9 @@ pub(crate) fn status(status: &Status) -> String {
         let cached = status.cache_entries.iter().map(|number| plural(*number, "cached answer"));
         lines.add("knows", nodes.chain(cached).collect::<Vec<_>>().join(", "));
     }
+    if status.registry_stale == Some(true) {
+        lines.add("registry", "stale: etcd does not answer, and no registration is taken");
+    }
     lines.0
 }
 

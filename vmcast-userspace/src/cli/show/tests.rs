@@ -254,6 +254,13 @@ fn nodes_and_the_cache_are_shown() {
         endpoints,
         age_ms: 187_200_000,
         lease_left_ms: 21_000,
+        draining: id == "7f3a",
+        rtt_us: None,
+        connections: 0,
+        capacity: 0,
+        software: String::new(),
+        capabilities: vec![],
+        source_prefixes: vec![],
     };
     let nodes = vec![
         node("core-1", "core-1", Role::Router, Some(0), vec![([198, 51, 100, 1], 2268).into(); 2]),
@@ -262,9 +269,9 @@ fn nodes_and_the_cache_are_shown() {
     assert_shown(
         &super::nodes(&Nodes { next: None, nodes }),
         "\
-         NODE             ROLE    RANK  TUNNELS TO       REGISTERED  LEASE\n\
-         core-1           router     0  198.51.100.1 +1  2d04h ago     21s\n\
-         client-7 (7f3a)  agent      -  -                2d04h ago     21s\n",
+         NODE             ROLE    RANK  TUNNELS TO       REGISTERED  LEASE  STATE\n\
+         core-1           router     0  198.51.100.1 +1  2d04h ago     21s  live\n\
+         client-7 (7f3a)  agent      -  -                2d04h ago     21s  draining\n",
     );
     let entry = |prefix: &str, rank, hops, rtt_us| CacheEntry {
         prefix: prefix.into(),
@@ -318,6 +325,7 @@ fn router_status() -> Status {
         tunnels: 4,
         nodes: BTreeMap::new(),
         cache_entries: None,
+        registry_stale: None,
     }
 }
 
@@ -355,12 +363,14 @@ fn the_status_of_each_role_is_shown() {
             role: Role::Admin,
             nodes: BTreeMap::from([(Role::Router, 2), (Role::Agent, 1)]),
             cache_entries: Some(1),
+            registry_stale: Some(true),
             ..agent
         }),
         "\
          node      edge-1 (admin)\n\
          program   vmcast 0.1.0, process 4711, up for 1h05m\n\
-         knows     2 routers, 1 agent, 1 cached answer\n",
+         knows     2 routers, 1 agent, 1 cached answer\n\
+         registry  stale: etcd does not answer, and no registration is taken\n",
     );
 }
 

@@ -4,6 +4,7 @@ use std::{net::IpAddr, time::Instant};
 
 use anyhow::Context as _;
 use vmcast_common::fib::{IfIndex, Interface};
+use vmcast_proto::membership::Family;
 
 use super::{Router, relay_addresses};
 use crate::{
@@ -27,6 +28,9 @@ impl Router {
         for ifindex in gone {
             if let Some(attached) = self.interfaces.remove(&ifindex) {
                 tracing::warn!(iface = attached.name, "interface gone");
+                for family in Family::ALL {
+                    *self.unread_before.entry(family).or_default() += attached.unread(family);
+                }
             }
             self.core.remove_interface(now, ifindex);
         }

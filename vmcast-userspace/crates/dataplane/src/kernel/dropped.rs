@@ -5,9 +5,9 @@
 
 use aya::{
     Ebpf,
-    maps::{MapData, MapError, PerCpuHashMap, PerCpuValues},
+    maps::{MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues},
 };
-use vmcast_common::maps::{self, DroppedCopies, MemberKey, limit};
+use vmcast_common::maps::{self, DroppedCopies, MemberKey};
 
 use super::{
     error::KernelError,
@@ -15,11 +15,29 @@ use super::{
 };
 
 /// The kernel's table of them.
-pub(super) struct MemberDrops(PerCpuHashMap<MapData, MemberKey, DroppedCopies>);
+pub(super) struct MemberDrops {
+    table: PerCpuHashMap<MapData, MemberKey, DroppedCopies>,
+    /// Copies that had no room there.
+    uncounted: PerCpuArray<MapData, u64>,
+    /// How many members it has room for.
+    limit: u32,
+}
 
 impl MemberDrops {
-    pub(super) fn take_from(object: &mut Ebpf) -> Result<Self, KernelError> {
-        Ok(Self(take(object, maps::MEMBER_DROPS)?))
+    pub(super) fn take_from(object: &mut Ebpf, limit: u32) -> Result<Self, KernelError> {
+        let (table, uncounted) = (take(object, maps::MEMBER_DROPS)?, take(object, maps::UNCOUNTED)?);
+        Ok(Self { table, uncounted, limit })
+    }
+
+    /// How many members may have missed something and be known for it.
+    pub(super) const fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Copies that were dropped for one member alone, and that no member is known for: the table was full.
+    pub(super) fn uncounted(&self) -> Result<u64, KernelError> {
+        let values = self.uncounted.get(&0, 0).map_err(KernelError::call(maps::UNCOUNTED))?;
+        Ok(values.iter().sum())
     }
 
     /// What a member has missed.
@@ -29,7 +47,7 @@ impl MemberDrops {
     }
 
     fn values(&self, key: &MemberKey) -> Result<Option<PerCpuValues<DroppedCopies>>, KernelError> {
-        match self.0.get(key, 0) {
+        match self.table.get(key, 0) {
             Ok(values) => Ok(Some(values)),
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(KernelError::call(maps::MEMBER_DROPS)(error)),
@@ -38,7 +56,7 @@ impl MemberDrops {
 
     /// Forgets what a member has missed.
     pub(super) fn forget(&mut self, key: &MemberKey) -> Result<(), KernelError> {
-        forgive_missing(self.0.remove(key), maps::MEMBER_DROPS)
+        forgive_missing(self.table.remove(key), maps::MEMBER_DROPS)
     }
 
     /// Notes that a member is known otherwise from now on. The old entry goes first, so that there is room for the new
@@ -51,9 +69,9 @@ impl MemberDrops {
         self.forget(old)?;
         match values {
             Some(values) => self
-                .0
+                .table
                 .insert(new, values, 0)
-                .map_err(KernelError::full_or(maps::MEMBER_DROPS, limit::MEMBER_DROPS)),
+                .map_err(KernelError::full_or(maps::MEMBER_DROPS, self.limit)),
             None => self.forget(new),
         }
     }

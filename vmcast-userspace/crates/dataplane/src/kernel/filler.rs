@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vmcast_common::maps::{self, limit};
+use vmcast_common::maps;
 
 use super::{
     devmap::{Devmap, Handle, SIZES},
@@ -52,8 +52,9 @@ pub(super) struct Filler<K> {
 }
 
 impl<K: DevmapMaker> Filler<K> {
-    pub(super) fn new(kernel: K) -> Self {
-        let places = Indices::new(maps::DEVMAPS, limit::DEVMAPS);
+    /// One that makes so many devmaps at most.
+    pub(super) fn new(kernel: K, most: u32) -> Self {
+        let places = Indices::new(maps::DEVMAPS, most + 1);
         Self { kernel, places, left: Vec::new(), retired: Vec::new(), relayed: VecDeque::new() }
     }
 
@@ -172,6 +173,8 @@ impl<K: DevmapMaker> Filler<K> {
 mod tests {
     use std::{collections::BTreeSet, sync::LazyLock};
 
+    use vmcast_common::maps::limit;
+
     use super::*;
 
     /// A kernel with room for so many devmaps.
@@ -213,7 +216,7 @@ mod tests {
     }
 
     fn filler(room: usize) -> Filler<Model> {
-        Filler::new(Model { room, ..Model::default() })
+        Filler::new(Model { room, ..Model::default() }, limit::DEVMAPS - 1)
     }
 
     #[expect(clippy::disallowed_methods, reason = "a time to count from")]

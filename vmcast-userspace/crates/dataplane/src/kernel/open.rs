@@ -143,13 +143,17 @@ impl KernelPlane {
             }
             Rule::Tc => None,
         };
-        let maps = (KernelMaps::take_from(&mut loaded, copy)?, MemberDrops::take_from(&mut loaded)?);
+        let Capacities { table_devices, losing_members, .. } = options.capacities;
+        let maps = (
+            KernelMaps::take_from(&mut loaded, copy, table_devices)?,
+            MemberDrops::take_from(&mut loaded, losing_members)?,
+        );
         let outer = loaded
             .take_map(DEVMAPS)
             .ok_or_else(|| KernelError::call("looking for a map in the object")("DEVMAPS is missing"))?;
         let attachments = Attachments::new(options.on_exit, pins, !kept.is_empty());
         let oversize = Server::take_from(&mut loaded, options.oversize)?;
-        let pool = TablePool::start(outer, options.rule != Rule::Tc)?;
+        let pool = TablePool::start(outer, options.rule != Rule::Tc, options.capacities.tables)?;
         Ok(Self::new(loaded, maps, pool, attachments, oversize, fib, options))
     }
 }

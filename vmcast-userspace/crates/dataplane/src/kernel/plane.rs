@@ -53,6 +53,8 @@ pub struct KernelPlane {
     maps: KernelMaps,
     /// What members have missed.
     dropped: MemberDrops,
+    /// Copies that had no room there when it was last looked.
+    uncounted: u64,
     pool: TablePool,
     shapes: Shapes,
     attachments: Attachments,
@@ -102,6 +104,7 @@ impl KernelPlane {
             object,
             maps,
             dropped,
+            uncounted: 0,
             pool,
             shapes: Shapes::default(),
             attachments,
@@ -202,7 +205,7 @@ impl KernelPlane {
                 .maps
                 .endpoints
                 .insert(key, entry, 0)
-                .map_err(KernelError::full_or(maps::ENDPOINTS, limit::ENDPOINTS))?,
+                .map_err(KernelError::full_or(maps::ENDPOINTS, self.capacities.endpoints))?,
             None => forgive_missing(self.maps.endpoints.remove(&key), maps::ENDPOINTS)?,
         }
         self.state.endpoints.change(at, change);
@@ -266,6 +269,7 @@ impl Dataplane for KernelPlane {
 
     fn refresh(&mut self) -> Result<(), RefreshError> {
         self.left.take_if(|(until, _)| *until <= now_ns());
+        self.bound_credits();
         let failed = |failure: Failure| RefreshError { source: failure.text().into() };
         self.try_relays_again().map_err(failed)?;
         self.serve_anew().map_err(failed)?;
@@ -291,6 +295,7 @@ impl Dataplane for KernelPlane {
                 tracing::debug!(%failure, "the largest packet of a stream cannot be written");
             }
         }
+        self.bound_credits();
         more
     }
 

@@ -128,16 +128,16 @@ pub(super) struct TablePool {
 }
 
 impl TablePool {
-    /// Starts the thread, which lays in a stock if tables will be needed.
-    pub(super) fn start(outer: Map, tables: bool) -> Result<Self, KernelError> {
+    /// Starts the thread, which lays in a stock if tables will be needed, of which there are so many at `most`.
+    pub(super) fn start(outer: Map, tables: bool, most: u32) -> Result<Self, KernelError> {
         let (orders, order_queue) = mpsc::channel();
         let (delivery_queue, deliveries) = mpsc::channel();
-        let filler = Filler::new(OuterMap::new(outer)?);
+        let filler = Filler::new(OuterMap::new(outer)?, most);
         let thread = std::thread::Builder::new()
             .name("vmcast-tables".into())
             .spawn(move || filler.run(&order_queue, &delivery_queue))
             .map_err(KernelError::call("starting the table thread"))?;
-        let mut pool = Self::new(orders, deliveries);
+        let mut pool = Self::new(orders, deliveries, most);
         pool.thread = Some(thread);
         if tables {
             for size in 0..SIZES.len() {
@@ -147,7 +147,7 @@ impl TablePool {
         Ok(pool)
     }
 
-    fn new(orders: Sender<Order>, deliveries: Receiver<Delivery>) -> Self {
+    fn new(orders: Sender<Order>, deliveries: Receiver<Delivery>, most: u32) -> Self {
         Self {
             orders: Some(orders),
             deliveries,
@@ -157,7 +157,7 @@ impl TablePool {
             remains: VecDeque::new(),
             failures: 0,
             waits: 0,
-            places: Indices::new(maps::TABLES, limit::TABLES),
+            places: Indices::new(maps::TABLES, most + 1),
             uses: Vec::new(),
             thread: None,
         }
@@ -337,7 +337,11 @@ mod tests {
         fn new() -> Self {
             let (orders, order_queue) = mpsc::channel();
             let (deliveries, delivery_queue) = mpsc::channel();
-            Self { pool: TablePool::new(orders, delivery_queue), orders: order_queue, deliveries }
+            Self {
+                pool: TablePool::new(orders, delivery_queue, limit::TABLES - 1),
+                orders: order_queue,
+                deliveries,
+            }
         }
 
         /// How many devmaps of the smallest size were ordered since the last time.

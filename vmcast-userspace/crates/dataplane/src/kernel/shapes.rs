@@ -89,7 +89,14 @@ impl Shapes {
         if let Some(id) = self.use_again(shape) {
             return Ok(id);
         }
-        let mut devmap = tables.devmap(shape.slots())?;
+        let mut devmap = match tables.devmap(shape.slots()) {
+            Ok(devmap) => devmap,
+            Err(error) => {
+                // There is room for those that are wanted before those that may be.
+                self.keep(0, tables);
+                return Err(error);
+            }
+        };
         let slots: Vec<(u32, u32)> = (0..).zip(shape.devices()).collect();
         if let Err(error) = kernel.write_slots(&mut devmap, &slots) {
             tables.retire(Some(devmap), Remains::default(), Until::Walked);
@@ -127,7 +134,12 @@ impl Shapes {
             return;
         }
         self.unused.push_back(id);
-        while self.unused.len() > KEPT {
+        self.keep(KEPT, tables);
+    }
+
+    /// Keeps so many of those that no table has.
+    fn keep<T: Tables>(&mut self, most: usize, tables: &mut T) {
+        while self.unused.len() > most {
             let oldest = self.unused.pop_front();
             let Some(oldest) = oldest.filter(|oldest| !self.unused.contains(oldest)) else {
                 continue;

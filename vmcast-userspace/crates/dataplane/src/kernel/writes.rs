@@ -61,6 +61,7 @@ pub(super) struct KernelMaps {
     written: Written,
     opened: Opened,
     heads: HashMap<MapData, HeadKey, Head>,
+    most_heads: u32,
     tables: Array<MapData, TableLine>,
     cursors: PerCpuArray<MapData, DeviceCursor>,
     more_cursors: PerCpuHashMap<MapData, u32, DeviceCursor>,
@@ -106,7 +107,12 @@ where
 }
 
 impl KernelMaps {
-    pub(super) fn take_from(object: &mut Ebpf, copy_program: Option<ProgramFd>) -> Result<Self, KernelError> {
+    /// Takes them out of the object. There is room for so many heads.
+    pub(super) fn take_from(
+        object: &mut Ebpf,
+        copy_program: Option<ProgramFd>,
+        most_heads: u32,
+    ) -> Result<Self, KernelError> {
         let cpus = nr_cpus().map_err(|(what, error)| KernelError::call(what)(error))?;
         Ok(Self {
             streams: take(object, maps::STREAMS)?,
@@ -125,6 +131,7 @@ impl KernelMaps {
             written: Written::new(),
             opened: Opened::new(),
             heads: take(object, maps::HEADS)?,
+            most_heads,
             tables: take(object, maps::TABLES)?,
             cursors: take(object, maps::CURSORS)?,
             more_cursors: take(object, maps::MORE_CURSORS)?,
@@ -256,7 +263,7 @@ impl MemberWrites for KernelMaps {
         if line.set(key.ifindex, head.member) {
             self.write_line(&line)
         } else {
-            self.heads.insert(key, head, 0).map_err(KernelError::full_or(maps::HEADS, limit::HEADS))
+            self.heads.insert(key, head, 0).map_err(KernelError::full_or(maps::HEADS, self.most_heads))
         }
     }
 

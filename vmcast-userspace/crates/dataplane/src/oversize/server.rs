@@ -172,6 +172,23 @@ impl Server {
         if all.packets.cast_signed() <= 0 { DroppedCopies::default() } else { all }
     }
 
+    /// Members that more was made for than they have missed otherwise, with the numbers of their streams.
+    pub(crate) fn credited(&self) -> Vec<(u32, Output)> {
+        let credited = self.missed.iter().filter(|(_, noted)| noted.packets.cast_signed() < 0);
+        credited.map(|(member, _)| *member).collect()
+    }
+
+    /// Takes no more off what the kernel counts for a member than it has counted: what it had no room to count must not
+    /// hide what the member misses later.
+    pub(crate) fn bound_credit(&mut self, number: u32, output: Output, kernel: DroppedCopies) {
+        let Some(noted) = self.missed.get_mut(&(number, output)) else {
+            return;
+        };
+        if kernel.plus(noted).packets.cast_signed() < 0 {
+            *noted = DroppedCopies::default().minus(&kernel);
+        }
+    }
+
     /// Forgets what a member of a stream has missed.
     pub(crate) fn forget_member(&mut self, number: u32, output: Output) {
         self.missed.remove(&(number, output));

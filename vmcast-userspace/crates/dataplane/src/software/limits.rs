@@ -45,7 +45,7 @@ impl Default for Limits {
 
 impl From<Capacities> for Limits {
     fn from(capacities: Capacities) -> Self {
-        let Capacities { streams, tunnels, members, next_hops, interfaces } = capacities;
-        Self { streams, tunnels, members, next_hops, interfaces, ..Self::default() }
+        let Capacities { streams, tunnels, members, next_hops, interfaces, endpoints, .. } = capacities;
+        Self { streams, tunnels, members, next_hops, interfaces, endpoints, ..Self::default() }
     }
 }

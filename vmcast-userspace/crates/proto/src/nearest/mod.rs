@@ -10,6 +10,7 @@ mod hops;
 mod input;
 mod machine;
 mod output;
+pub mod rtt;
 mod timer;
 
 pub use config::Config;

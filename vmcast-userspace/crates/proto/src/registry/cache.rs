@@ -153,16 +153,24 @@ pub enum KeyError {
     Prefix(#[from] PrefixError),
 }
 
+impl CacheKey {
+    /// The first in their order.
+    pub(super) const LEAST: Self = Self {
+        scope: Scope::Agents,
+        prefix: Prefix { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), length: 0 },
+    };
+}
+
 impl Ord for CacheKey {
     fn cmp(&self, other: &Self) -> Ordering {
-        let octets = |key: &Self| match key.prefix.address {
-            IpAddr::V4(v4) => v4.octets().to_vec(),
-            IpAddr::V6(v6) => v6.octets().to_vec(),
+        let addresses = match (self.prefix.address, other.prefix.address) {
+            (IpAddr::V4(one), IpAddr::V4(other)) => one.cmp(&other),
+            (IpAddr::V6(one), IpAddr::V6(other)) => one.cmp(&other),
+            (IpAddr::V4(one), IpAddr::V6(other)) => one.octets()[..].cmp(&other.octets()),
+            (IpAddr::V6(one), IpAddr::V4(other)) => one.octets()[..].cmp(&other.octets()),
         };
-        self.scope
-            .cmp(&other.scope)
-            .then_with(|| octets(self).cmp(&octets(other)))
-            .then_with(|| self.prefix.length.cmp(&other.prefix.length))
+        let scopes = self.scope.cmp(&other.scope);
+        scopes.then(addresses).then_with(|| self.prefix.length.cmp(&other.prefix.length))
     }
 }
 

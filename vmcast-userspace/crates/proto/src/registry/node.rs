@@ -5,6 +5,7 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     str::FromStr,
+    sync::Arc,
 };
 
 use super::{About, UnixMillis};
@@ -12,7 +13,7 @@ use super::{About, UnixMillis};
 /// The name a node chose for itself and keeps: 1 to [`NodeId::MAX_LEN`] ASCII letters, digits and
 /// `-`, `_`, `.`, `:`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NodeId(String);
+pub struct NodeId(Arc<str>);
 
 /// A text that is no [`NodeId`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +43,11 @@ impl NodeId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What is before every id; no node has it.
+    pub(super) fn least() -> Self {
+        Self("".into())
+    }
 }
 
 impl FromStr for NodeId {
@@ -57,7 +63,7 @@ impl FromStr for NodeId {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
         match text.char_indices().find(|&(_, c)| !allowed(c)) {
             Some((offset, character)) => Err(NodeIdError::Character { character, offset }),
-            None => Ok(Self(text.to_owned())),
+            None => Ok(Self(text.into())),
         }
     }
 }

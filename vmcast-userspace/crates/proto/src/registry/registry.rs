@@ -50,6 +50,13 @@ pub struct Query {
     pub after: Option<Place>,
     /// Of all VMRs, so many at most; `None` for no end.
     pub limit: Option<usize>,
+    /// How many others it wants beside one from the cache; at most [`Query::MOST_OTHERS`].
+    pub others: usize,
+}
+
+impl Query {
+    /// Others beside a cached answer at most.
+    pub const MOST_OTHERS: usize = 8;
 }
 
 /// Where an answer comes from.
@@ -73,6 +80,8 @@ pub struct Answer {
     pub vmrs: Vec<NodeRecord>,
     /// The last of a page that has others behind it.
     pub next: Option<Place>,
+    /// Where else to go, beside one from the cache.
+    pub others: Vec<NodeRecord>,
 }
 
 /// What a node measured.
@@ -127,6 +136,11 @@ impl<S: Store> Registry<S> {
     /// Its configuration.
     pub const fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Whether it answers from what it knew before its store was lost.
+    pub fn is_stale(&self) -> bool {
+        self.store.is_stale()
     }
 
     /// Gives the store back.
@@ -237,6 +251,28 @@ impl<S: Store> Registry<S> {
         Ok(true)
     }
 
+    /// Checks that a node may hold a standing line; says whether it drains.
+    ///
+    /// # Errors
+    /// A refusal if it is no live VMR, or the failure of the store.
+    pub fn attends(&mut self, now: UnixMillis, id: &NodeId) -> Result<bool, Error<S::Error>> {
+        let record = self.live_node(now, id)?;
+        match record.rank() {
+            Some(_) => Ok(record.draining),
+            None => self.refuse(Refusal::NoVmr(id.clone())),
+        }
+    }
+
+    /// The ids of all VMRs that a node may attach to.
+    ///
+    /// # Errors
+    /// A refusal, or the failure of the store.
+    pub fn eligible(&mut self, now: UnixMillis, id: &NodeId) -> Result<Vec<NodeId>, Error<S::Error>> {
+        let requester = self.live_node(now, id)?;
+        let vmrs = self.store.vmrs()?;
+        Ok(vmrs.iter().filter(|vmr| requester.may_attach_to(vmr, now)).map(|vmr| vmr.id().clone()).collect())
+    }
+
     /// Answers who is nearest.
     ///
     /// A cache entry that is not true is passed over and removed: one that has expired, or names a
@@ -260,7 +296,7 @@ impl<S: Store> Registry<S> {
                 Some(mut vmr) if entry.is_usable(&requester, Some(&vmr), now) => {
                     if self.may_be_given(query, &vmr) {
                         put_first(&mut vmr.registration.endpoints, entry.nearest.endpoint);
-                        cached = Some(Answer { kind, vmrs: vec![vmr], next: None });
+                        cached = Some(Answer { kind, vmrs: vec![vmr], next: None, others: vec![] });
                         break;
                     }
                 }
@@ -271,11 +307,19 @@ impl<S: Store> Registry<S> {
                 }
             }
         }
-        if !stale.is_empty() {
-            self.store.commit(&stale)?;
+        // An answer need not wait for this: what cannot be removed now is passed over again next time.
+        if !stale.is_empty() && self.store.commit(&stale).is_ok() {
             self.counters.stale_entries += stale.len() as u64;
         }
         let answer = match cached {
+            Some(mut answer) if query.others > 0 => {
+                let most = query.others.min(Query::MOST_OTHERS);
+                let query = Query { limit: Some(most + 1), ..query.clone() };
+                answer.others = self.all(now, &requester, &query, address.prefix.address())?.vmrs;
+                answer.others.retain(|other| !answer.vmrs.iter().any(|vmr| vmr.id() == other.id()));
+                answer.others.truncate(most);
+                answer
+            }
             Some(answer) => answer,
             None => self.all(now, &requester, query, address.prefix.address())?,
         };
@@ -317,7 +361,7 @@ impl<S: Store> Registry<S> {
         let next = vmrs.get(limit).and_then(|_| vmrs.get(limit - 1)).map(|(place, _)| place.clone());
         vmrs.truncate(limit);
         let vmrs = vmrs.into_iter().map(|(_, vmr)| vmr).collect();
-        Ok(Answer { kind: AnswerKind::All, vmrs, next })
+        Ok(Answer { kind: AnswerKind::All, vmrs, next, others: vec![] })
     }
 
     /// Takes a measurement into the cache.

@@ -34,6 +34,12 @@ pub trait Store {
     /// If they could not be made.
     fn commit(&mut self, changes: &[Change]) -> Result<(), Self::Error>;
 
+    /// Whether what is read is what was known before the place where it is kept was lost: true as far as
+    /// anybody knows, and nothing in it expires meanwhile.
+    fn is_stale(&self) -> bool {
+        false
+    }
+
     /// The node of an id.
     ///
     /// # Errors

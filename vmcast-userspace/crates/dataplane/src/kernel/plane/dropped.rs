@@ -2,11 +2,12 @@
 
 use vmcast_common::{
     fib::{Output, Stream},
-    maps::{DroppedCopies, MemberEntry, MemberKey},
+    maps::{self, DroppedCopies, MemberEntry, MemberKey},
 };
 
 use super::KernelPlane;
 use crate::{
+    capacity::setting,
     kernel::{
         error::{Failure, KernelError},
         pool::{Remains, Until},
@@ -108,6 +109,34 @@ impl KernelPlane {
         }
     }
 
+    /// Looks whether the kernel had no room to count what some member has missed. Then the operator is told, and copies
+    /// that were made in its stead, and which it has not counted as dropped, are not taken off later losses.
+    ///
+    /// A copy may be made before the kernel has come to drop it; that one is then shown as missed. It is only so while
+    /// the table is full.
+    pub(super) fn bound_credits(&mut self) {
+        let uncounted = self.dropped.uncounted().unwrap_or(self.uncounted);
+        if uncounted == self.uncounted {
+            return;
+        }
+        if self.uncounted == 0 || uncounted.ilog2() > self.uncounted.ilog2() {
+            let error = KernelError::Full { table: maps::MEMBER_DROPS, limit: self.dropped.limit() };
+            tracing::warn!(
+                copies = uncounted,
+                "what some members miss is counted by its reason alone: {error}{}",
+                setting(maps::MEMBER_DROPS)
+            );
+        }
+        self.uncounted = uncounted;
+        for (stats, output) in self.oversize.credited() {
+            if let Ok(Some(key)) = self.missed_key(stats, output)
+                && let Ok(dropped) = self.dropped.read(&key)
+            {
+                self.oversize.bound_credit(stats, output, dropped);
+            }
+        }
+    }
+
     /// What members of a stream, or one of them, have missed.
     pub(super) fn missed(
         &self,
@@ -127,10 +156,10 @@ impl KernelPlane {
         for output in members {
             let Some(spec) = self.state.spec(output) else { continue };
             let key = MemberKey::of(stats, &spec.entry);
-            let dropped = self.dropped.read(&key).map_err(|error| StatsError {
-                table: vmcast_common::maps::MEMBER_DROPS,
-                source: Box::new(error),
-            })?;
+            let dropped = self
+                .dropped
+                .read(&key)
+                .map_err(|error| StatsError { table: maps::MEMBER_DROPS, source: Box::new(error) })?;
             let dropped = self.oversize.settle(stats, output, dropped);
             if dropped.packets > 0 {
                 missed.push((output, dropped));

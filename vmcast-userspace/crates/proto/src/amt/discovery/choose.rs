@@ -332,6 +332,40 @@ impl Discovery {
         self.drop_tunnel(now, number, reason, ATTEMPT_DELAY * 4);
     }
 
+    /// Gives up tunnels to addresses that have become ours.
+    pub(super) fn drop_own_tunnels(&mut self, now: Instant) {
+        let ours = |tunnel: &Tunnel| {
+            let relay = tunnel.relay.unwrap_or(tunnel.endpoint.remote);
+            self.is_own(relay.ip()) || self.is_own(tunnel.endpoint.remote.ip())
+        };
+        let own: Vec<_> =
+            self.tunnels.iter().filter(|(_, tunnel)| ours(tunnel)).map(|(number, _)| *number).collect();
+        for number in own {
+            self.counters.unusable_relays += 1;
+            self.drop_tunnel(now, number, "own-address", HOLD_DOWN);
+        }
+    }
+
+    /// Leaves to the default what would come from the same relay, unless it flows: that would be moved for nothing.
+    pub(super) fn follow_default(&mut self, now: Instant) {
+        let Some(default) = self.default else { return };
+        let same: Vec<_> = self
+            .tunnels
+            .values()
+            .filter(|tunnel| tunnel.endpoint.remote == default)
+            .flat_map(|tunnel| tunnel.users.iter().copied())
+            .collect();
+        for address in same {
+            let in_use = |number| self.tunnels.get(&number).is_some_and(|of| of.endpoint.remote == default);
+            let moves = self.sources.get(&address).is_some_and(|source| {
+                matches!(source.place, Place::Tunnel(number) if in_use(number)) && !source.flows(now)
+            });
+            if moves {
+                self.settle(now, address, Place::Default(Why::SameRelay));
+            }
+        }
+    }
+
     fn drop_tunnel(&mut self, now: Instant, number: u32, reason: &'static str, hold: Duration) {
         let Some(tunnel) = self.tunnels.get(&number) else { return };
         let endpoint = tunnel.endpoint;

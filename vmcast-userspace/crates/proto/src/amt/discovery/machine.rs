@@ -45,6 +45,8 @@ pub struct Discovery {
     pub(super) tunnels: BTreeMap<u32, Tunnel>,
     /// Gateways that have left everything and still say so.
     leaving: BTreeMap<u32, Gateway>,
+    /// What gateways that are gone had counted.
+    gateways_before: gateway::Counters,
     pub(super) tunnels_so_far: u32,
     pub(super) held: HoldDowns,
     /// Questions without an answer: of which source, and for a name what its record says.
@@ -77,6 +79,7 @@ impl Discovery {
             sources: BTreeMap::new(),
             tunnels: BTreeMap::new(),
             leaving: BTreeMap::new(),
+            gateways_before: gateway::Counters::default(),
             tunnels_so_far: 0,
             held: HoldDowns::default(),
             asked: BTreeMap::new(),
@@ -97,11 +100,11 @@ impl Discovery {
         self.counters
     }
 
-    /// The counters of all gateways that are there.
+    /// The counters of all gateways that there were so far.
     #[must_use]
     pub fn gateway_counters(&self) -> gateway::Counters {
-        let all = self.tunnels.values().map(|tunnel| tunnel.gateway.counters());
-        all.fold(gateway::Counters::default(), |sum, counters| sum + counters)
+        let there = self.tunnels.values().map(|tunnel| &tunnel.gateway).chain(self.leaving.values());
+        there.fold(self.gateways_before, |sum, gateway| sum + gateway.counters())
     }
 
     /// Whether everything is said after [`Input::Stop`].
@@ -215,25 +218,79 @@ impl Discovery {
                 self.forget(now, *source);
             }
         }
-        for source in after.difference(&before) {
+        let new: Vec<IpAddr> = after.difference(&before).copied().collect();
+        for source in &new {
             self.listed.entry(*source).or_default().insert(group);
-            self.take_up(now, *source);
         }
-        self.tell(now, group);
+        // All before anything is told: none of them is to be asked of the default while its relays are looked for.
+        let begun = self.take_up(now, new);
+        self.tell_all(now, begun.into_iter().chain([group]));
     }
 
-    /// Begins to look for a source's relays, unless it has none to look for.
-    fn take_up(&mut self, now: Instant, source: IpAddr) {
-        if self.sources.contains_key(&source) || self.is_native(source) || !is_host(source) {
+    /// The networks whose sources need no relay are others than before.
+    fn on_set_native(&mut self, now: Instant, networks: &[(IpAddr, u8)]) {
+        if self.native == networks {
             return;
         }
-        if self.sources.len() >= self.config.max_sources {
-            self.counters.source_limit += 1;
+        self.native = networks.to_vec();
+        let (native, others): (Vec<_>, Vec<_>) =
+            self.listed.keys().copied().partition(|source| self.is_native(*source));
+        let mut groups = BTreeSet::new();
+        for source in native {
+            if self.sources.contains_key(&source) {
+                groups.extend(self.listed.get(&source).into_iter().flatten());
+                self.forget(now, source);
+            }
+        }
+        groups.extend(self.take_up(now, others));
+        self.tell_all(now, groups);
+    }
+
+    /// Our addresses are others than before: nobody is a relay to himself, and who had one of them may be one now.
+    fn on_set_own(&mut self, now: Instant, own: BTreeSet<IpAddr>) {
+        if self.own == own {
             return;
         }
-        self.begin(now, source);
-        // Groups that it was left to the default in, for there was no room.
-        let groups = self.listed.get(&source).cloned().unwrap_or_default();
+        self.own = own;
+        self.drop_own_tunnels(now);
+        self.advance_all(now);
+    }
+
+    /// The default upstream has another relay, or none.
+    fn on_set_default(&mut self, now: Instant, relay: Option<SocketAddr>) {
+        if self.default != relay {
+            self.default = relay;
+            self.follow_default(now);
+            self.advance_all(now);
+        }
+    }
+
+    /// Looks for relays again where none is in use; those that are tried go on.
+    fn advance_all(&mut self, now: Instant) {
+        let all: Vec<_> = self.sources.keys().copied().collect();
+        all.into_iter().for_each(|source| self.advance(now, source));
+    }
+
+    /// Begins to look for the relays of sources, unless they have none to look for. Returns the groups in which that
+    /// changes something: some source may have been left to the default in others, for there was no room.
+    fn take_up(&mut self, now: Instant, sources: Vec<IpAddr>) -> BTreeSet<IpAddr> {
+        let mut groups = BTreeSet::new();
+        for source in sources {
+            if self.sources.contains_key(&source) || self.is_native(source) || !is_host(source) {
+                continue;
+            }
+            if self.sources.len() >= self.config.max_sources {
+                self.counters.source_limit += 1;
+                continue;
+            }
+            self.begin(now, source);
+            groups.extend(self.listed.get(&source).into_iter().flatten());
+        }
+        groups
+    }
+
+    fn tell_all(&mut self, now: Instant, groups: impl IntoIterator<Item = IpAddr>) {
+        let groups: BTreeSet<_> = groups.into_iter().collect();
         groups.into_iter().for_each(|group| self.tell(now, group));
     }
 
@@ -358,10 +415,13 @@ impl Discovery {
                 }
             }
         }
-        let outputs = &mut self.outputs;
+        let (outputs, before) = (&mut self.outputs, &mut self.gateways_before);
         self.leaving.retain(|&tunnel, gateway| {
             let more = gateway.poll_timeout().is_some();
-            outputs.extend((!more).then_some(Output::Close { tunnel }));
+            if !more {
+                *before = *before + gateway.counters();
+                outputs.push_back(Output::Close { tunnel });
+            }
             more
         });
     }
@@ -390,9 +450,9 @@ impl Machine for Discovery {
     fn handle_input(&mut self, now: Instant, input: Input<'_>) {
         match input {
             Input::SetMembership { group, filter } => self.on_set_membership(now, group, filter),
-            Input::SetNative(networks) => self.native = networks.to_vec(),
-            Input::SetOwn(addresses) => self.own = addresses.iter().copied().collect(),
-            Input::SetDefault(relay) => self.default = relay,
+            Input::SetNative(networks) => self.on_set_native(now, networks),
+            Input::SetOwn(addresses) => self.on_set_own(now, addresses.iter().copied().collect()),
+            Input::SetDefault(relay) => self.on_set_default(now, relay),
             Input::Answer { query, answer, routes } => self.on_answer(now, query, answer, routes),
             Input::Datagram { tunnel, remote, tos, bytes } => {
                 self.on_datagram(now, tunnel, remote, tos, bytes);

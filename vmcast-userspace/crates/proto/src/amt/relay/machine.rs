@@ -47,6 +47,8 @@ pub struct Relay {
     table: Table,
     counters: Counters,
     outputs: VecDeque<Output>,
+    /// Whether it takes no new tunnels.
+    draining: bool,
 }
 
 /// What the answer to a Request depends on.
@@ -89,6 +91,7 @@ impl Relay {
             table: Table::new(&config.secret_seed),
             counters: Counters::default(),
             outputs: VecDeque::new(),
+            draining: false,
             config,
         }
     }
@@ -194,9 +197,19 @@ impl Relay {
         running.fold(rotation, |first, other| if other.1 < first.1 { other } else { first })
     }
 
+    /// Takes no new tunnels from now on, or takes them again; those that are there stay. Says whether that
+    /// is a change (the L flag, RFC 7450 §5.1.4.4).
+    pub const fn set_draining(&mut self, draining: bool) -> bool {
+        let before = self.draining;
+        self.draining = draining;
+        before != draining
+    }
+
     fn room_for(&self, ends: &Ends) -> Result<(), LimitError> {
         let address = ends.remote_ip;
-        if self.table.len() >= self.config.max_tunnels {
+        if self.draining {
+            Err(LimitError::Draining)
+        } else if self.table.len() >= self.config.max_tunnels {
             Err(LimitError::Tunnels { limit: self.config.max_tunnels })
         } else if self.table.has_tunnels(address, self.config.max_tunnels_per_source) {
             Err(LimitError::TunnelsPerSource { address, limit: self.config.max_tunnels_per_source })
@@ -373,7 +386,7 @@ impl Relay {
                 self.counters.refused_tunnels_per_prefix += 1;
                 return;
             }
-            Err(LimitError::Tunnels { .. } | LimitError::Groups { .. }) => {
+            Err(LimitError::Tunnels { .. } | LimitError::Draining | LimitError::Groups { .. }) => {
                 self.counters.refused_tunnels += 1;
                 return;
             }

@@ -76,6 +76,9 @@ pub struct TunnelInfo {
 /// Why a tunnel cannot be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
+    /// An operator has taken the relay out of service.
+    #[error("the relay is out of service and takes no new tunnels")]
+    Draining,
     /// As many tunnels as configured.
     #[error("all {limit} tunnels are in use")]
     Tunnels {

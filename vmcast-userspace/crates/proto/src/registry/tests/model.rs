@@ -209,7 +209,7 @@ proptest! {
                     let excluded_ids: BTreeSet<_> = excluded.map(name).into_iter().collect();
                     let (node_id, seen) = (name(node), place(at));
                     let query = Query { node: node_id, seen, claimed: vec![], excluded: excluded_ids,
-                        current: None, after: None, limit: None };
+                        current: None, after: None, limit: None, others: 0 };
                     let answer = registry.nearest(now, &query).ok();
                     let ids = |answer: Answer| answer.vmrs.iter().map(|vmr| vmr.id().clone()).collect();
                     let given = answer.map(|answer| (answer.kind, ids(answer)));

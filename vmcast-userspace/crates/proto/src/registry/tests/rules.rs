@@ -57,6 +57,7 @@ impl Bed {
             current: None,
             after: None,
             limit: None,
+            others: 0,
         };
         let answer = self.0.nearest(now, &query)?;
         Ok((answer.kind, answer.vmrs.iter().map(|vmr| vmr.id().to_string()).collect()))
@@ -437,6 +438,7 @@ fn a_cached_answer_has_the_measured_endpoint_first() {
         current: None,
         after: None,
         limit: None,
+        others: 0,
     };
     let vmr = bed.0.nearest(T0, &query).expect("answer").vmrs.remove(0);
     let given: Vec<_> = vmr.registration.endpoints.iter().map(ToString::to_string).collect();
@@ -571,6 +573,7 @@ fn page(
         current: None,
         after,
         limit: Some(limit),
+        others: 0,
     };
     let answer = bed.0.nearest(T0, &query).expect("an answer");
     (answer.vmrs.iter().map(|vmr| vmr.id().to_string()).collect(), answer.next)
@@ -633,9 +636,12 @@ fn a_busy_vmr_is_passed_over_but_for_those_it_serves_and_comes_back_when_it_has_
         current: Some(id("v1")),
         after: None,
         limit: None,
+        others: 0,
     };
-    let mine = bed.0.nearest(T0, &query).expect("answer");
+    let mine = bed.0.nearest(T0, &Query { others: 3, ..query.clone() }).expect("answer");
     assert_eq!((mine.kind, mine.vmrs[0].id()), (AnswerKind::CachedAddress, &id("v1")));
+    assert_eq!(mine.others.iter().map(NodeRecord::id).collect::<Vec<_>>(), [&id("v0")], "where else to go");
+    assert_eq!(bed.0.nearest(T0, &query).expect("answer").others, [], "only who asks is told");
     load(&mut bed, T0, 94);
     assert_eq!(bed.ask(T0, A.0, A.1).expect("answer"), answer(AnswerKind::CachedAddress, &["v1"]));
     assert!(bed.0.counters().overloaded > 0);

@@ -1,0 +1,119 @@
+//! Packets that come at once, with more copies than the rings of the egress devices have room for.
+
+use std::{collections::BTreeMap, io, mem::size_of_val, net::SocketAddr, os::fd::AsRawFd as _};
+
+use etherparse::SlicedPacket;
+use libtest_mimic::{Failed, Trial};
+use socket2::{Domain, Protocol, Socket, Type};
+use vmcast_common::verdict::DropReason;
+use vmcast_dataplane::conformance::PlaneUnderTest as _;
+
+use crate::{
+    dut::{At, Dut, Frames, KernelUnderTest},
+    stream::{FIRST_PORT, GROUP, PAYLOAD, SOURCE, STREAM, UDP_PORT, ops, payload, port},
+};
+
+/// Members, who take turns behind two devices.
+const MEMBERS: u16 = 100;
+/// Packets whose copies the ring of a veth (`VETH_RING_SIZE`, 256) takes beside each other: 50 each.
+const FEW: u32 = 4;
+/// Packets whose copies it does not.
+const MANY: u32 = 40;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![Trial::test(
+        "xdp: of packets at once beyond the rings each copy comes once and in order, or is counted",
+        bursts,
+    )]
+}
+
+/// A socket of the source. What it sends comes in at once: the kernel cuts it after it has been handed to the device.
+fn source(plane: &KernelUnderTest) -> Result<Socket, Failed> {
+    plane.dut().ip_of_peers(&format!("addr add {SOURCE}/24 dev port0"))?;
+    let socket = plane.dut().at_peers(|| -> io::Result<Socket> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.bind(&SocketAddr::from((SOURCE, UDP_PORT)).into())?;
+        socket.set_multicast_if_v4(&SOURCE)?;
+        socket.set_multicast_ttl_v4(16)?;
+        Ok(socket)
+    })??;
+    let size: libc::c_int = PAYLOAD as libc::c_int;
+    // SAFETY: the value is an int that outlives the call, and its size is given.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const size).cast(),
+            size_of_val(&size) as libc::socklen_t,
+        )
+    };
+    if set < 0 { Err(io::Error::last_os_error().into()) } else { Ok(socket) }
+}
+
+/// Sends packets of these numbers at once, and returns what leaves.
+fn burst(
+    plane: &mut KernelUnderTest,
+    socket: &Socket,
+    numbers: std::ops::Range<u32>,
+) -> Result<Frames, Failed> {
+    let packets: Vec<u8> = numbers.flat_map(payload).collect();
+    socket.send_to(&packets, &SocketAddr::from((GROUP, UDP_PORT)).into())?;
+    let devices = plane.devices();
+    Ok(plane.inject_all(devices.a.ifindex, &[]))
+}
+
+/// The numbers of the packets that came to each member; nobody else may have got anything.
+fn by_member(seen: &Frames) -> Result<BTreeMap<u16, Vec<u32>>, Failed> {
+    let mut members: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
+    for (egress, frame) in seen {
+        let member = port(frame).filter(|port| (FIRST_PORT..FIRST_PORT + MEMBERS).contains(port));
+        let member = member.ok_or_else(|| format!("out of {egress:?} came {frame:02x?}"))?;
+        let whole = SlicedPacket::from_ethernet(frame).is_ok_and(|packet| packet.transport.is_some());
+        let number = frame.last_chunk().filter(|_| whole).map(|number| u32::from_be_bytes(*number));
+        members.entry(member).or_default().push(number.ok_or("a copy without a number")?);
+    }
+    Ok(members)
+}
+
+// proves issue 3: bursts beyond the ring of the device lose copies that are counted, and nothing else
+fn bursts() -> Result<(), Failed> {
+    let mut plane = KernelUnderTest::new(Dut::enter("bursts", At::Xdp)?);
+    plane.apply(&ops(&plane.devices(), MEMBERS))?;
+    let socket = source(&plane)?;
+
+    let members = by_member(&burst(&mut plane, &socket, 0..FEW)?)?;
+    let drops = plane.counters().drops;
+    let all: Vec<u32> = (0..FEW).collect();
+    if members.len() != usize::from(MEMBERS) || members.values().any(|got| *got != all) || !drops.is_empty() {
+        return Err(format!("of {FEW} packets came {members:?}; the drops are {drops:?}").into());
+    }
+
+    let members = by_member(&burst(&mut plane, &socket, FEW..FEW + MANY)?)?;
+    if let Some(got) = members.values().find(|got| got.windows(2).any(|pair| pair[0] >= pair[1])) {
+        return Err(format!("to a member came {got:?}").into());
+    }
+    let came: u64 = members.values().map(|got| got.len() as u64).sum();
+    let drops = plane.counters().drops;
+    let refused = drops.get(&DropReason::DeviceRefused).copied().unwrap_or_default();
+    let copies = u64::from(MANY) * u64::from(MEMBERS);
+    println!("{came} of {copies} copies came, {refused} were refused by the devices");
+    if came + refused != copies || refused == 0 || drops.len() != 1 {
+        return Err(format!("{came} of {copies} copies came; the drops are {drops:?}").into());
+    }
+    // All packets were accepted; what a device refuses is known by its reason, not by member.
+    let counters = plane.counters();
+    let counted =
+        counters.streams.iter().find(|entry| entry.stream == STREAM).map(|entry| entry.counters.packets);
+    let missed = plane.dropped_copies(STREAM, None);
+    if counted != Some((FEW + MANY).into()) || !missed.is_empty() {
+        return Err(format!("{counted:?} packets are counted, and {missed:?} missed").into());
+    }
+
+    // The next packets come to everybody.
+    let members = by_member(&burst(&mut plane, &socket, 100..101)?)?;
+    if members.len() != usize::from(MEMBERS) || members.values().any(|got| *got != [100]) {
+        return Err(format!("afterwards came {members:?}").into());
+    }
+    Ok(())
+}

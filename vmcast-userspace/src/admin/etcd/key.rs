@@ -1,0 +1,146 @@
+//! The rows as keys and values.
+//!
+//! | key, behind the prefix | value |
+//! |---|---|
+//! | `1/node/ID` | `vmcast.v1.NodeEntry` |
+//! | `1/claim/ADDRESS:PORT` | the id of the VMR that has the endpoint |
+//! | `1/cache/SCOPE@PREFIX` | `vmcast.v1.CacheEntry` |
+//!
+//! The number is the version of this layout.
+
+use std::net::SocketAddr;
+
+use vmcast_proto::registry::{CacheEntry, CacheKey, NodeId, NodeRecord};
+use vmcast_signal::{prost::Message as _, v1};
+
+use crate::admin::convert;
+
+/// Where the rows of a registry stand in an etcd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    root: String,
+}
+
+/// A row as etcd has it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Row {
+    /// A node.
+    Node(Box<NodeRecord>),
+    /// An entry of the cache.
+    Entry(Box<CacheEntry>),
+}
+
+/// What a key stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    /// A node.
+    Node(NodeId),
+    /// An entry of the cache.
+    Entry(CacheKey),
+}
+
+impl Layout {
+    /// The layout behind a prefix such as `/vmcast/`.
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { root: format!("{prefix}1/") }
+    }
+
+    /// What every key begins with.
+    pub(super) fn root(&self) -> &[u8] {
+        self.root.as_bytes()
+    }
+
+    /// What the keys of the cache begin with.
+    pub(super) fn cache(&self) -> Vec<u8> {
+        format!("{}cache/", self.root).into()
+    }
+
+    pub(super) fn node(&self, id: &NodeId) -> Vec<u8> {
+        format!("{}node/{id}", self.root).into()
+    }
+
+    pub(super) fn claim(&self, endpoint: SocketAddr) -> Vec<u8> {
+        format!("{}claim/{endpoint}", self.root).into()
+    }
+
+    pub(super) fn entry(&self, key: &CacheKey) -> Vec<u8> {
+        format!("{}cache/{key}", self.root).into()
+    }
+
+    /// What a key stands for; `None` for claims, and for what a later version keeps beside.
+    pub(super) fn name(&self, key: &[u8]) -> Option<Name> {
+        let (table, rest) = std::str::from_utf8(key).ok()?.strip_prefix(&self.root)?.split_once('/')?;
+        match table {
+            "node" => rest.parse().ok().map(Name::Node),
+            "cache" => rest.parse().ok().map(Name::Entry),
+            _ => None,
+        }
+    }
+
+    /// The row of a key and its value; `None` if they are none, or do not belong together.
+    pub(super) fn row(&self, key: &[u8], value: &[u8]) -> Option<Row> {
+        match self.name(key)? {
+            Name::Node(id) => {
+                let record = convert::node_record(v1::NodeEntry::decode(value).ok()?).ok()?;
+                (*record.id() == id).then(|| Row::Node(Box::new(record)))
+            }
+            Name::Entry(key) => {
+                let entry = convert::entry(v1::CacheEntry::decode(value).ok()?).ok()?;
+                (entry.key == key).then(|| Row::Entry(Box::new(entry)))
+            }
+        }
+    }
+}
+
+/// The value of a node.
+pub(super) fn node_value(record: &NodeRecord) -> Vec<u8> {
+    convert::node_entry(record).encode_to_vec()
+}
+
+/// The value of an entry of the cache.
+pub(super) fn entry_value(entry: &CacheEntry) -> Vec<u8> {
+    convert::cache_entry(entry).encode_to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use vmcast_proto::registry::{Role, Scope, conformance};
+
+    use super::*;
+
+    #[test]
+    fn rows_come_back_from_their_keys_and_values() {
+        let layout = Layout::new("/a/");
+        for role in [Role::Agent, Role::Vmr { rank: 0 }, Role::Vmr { rank: u32::MAX }] {
+            let record = conformance::node("n:1", role, &["192.0.2.1:1", "[2001:db8::1]:65535"], u64::MAX);
+            let row = layout.row(&layout.node(record.id()), &node_value(&record));
+            assert_eq!(row, Some(Row::Node(Box::new(record))));
+        }
+        for (scope, prefix) in [(Scope::Agents, "192.0.2.0/24"), (Scope::Vmrs(3), "2001:db8::/56")] {
+            let entry = conformance::entry(scope, prefix, "v", 9);
+            let row = layout.row(&layout.entry(&entry.key), &entry_value(&entry));
+            assert_eq!(row, Some(Row::Entry(Box::new(entry))));
+        }
+    }
+
+    #[test]
+    fn what_is_no_row_is_passed_over() {
+        let layout = Layout::new("/a/");
+        let record = conformance::node("n", Role::Agent, &[], 9);
+        let value = node_value(&record);
+        for (key, value) in [
+            ("/b/1/node/n", &value[..]),
+            ("/a/2/node/n", &value),
+            ("/a/1/node/other", &value),
+            ("/a/1/node/n o", &value),
+            ("/a/1/node", &value),
+            ("/a/1/later/n", &value),
+            ("/a/1/cache/0@192.0.2.0/24", &value),
+            ("/a/1/node/n", &[0xff, 0xff]),
+            ("/a/1/node/n", &[]),
+        ] {
+            assert_eq!(layout.row(key.as_bytes(), value), None, "{key}");
+        }
+        assert_eq!(layout.row(&[0xff, 0xfe], &value), None);
+    }
+}

@@ -1,0 +1,239 @@
+//! The store itself: reads from memory, writes through to etcd.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, sync::watch, task::JoinHandle, time::Instant};
+use vmcast_etcd::{Client, Error, Operation, Settings};
+use vmcast_proto::registry::{
+    CacheEntry, CacheKey, Change, MemoryStore, NodeId, NodeRecord, Store, UnixMillis,
+};
+
+use super::{
+    follow::follow,
+    key::Layout,
+    plan::{Step, plan},
+    state::{Freshness, State},
+};
+use crate::admin::Clock;
+
+/// One member of the cluster has so long to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// A write is tried for so long: a cluster needs a second or two for a new leader.
+const WRITE_PATIENCE: Duration = Duration::from_secs(6);
+/// Between two tries of a write.
+const PAUSE: Duration = Duration::from_millis(200);
+/// The others' write that won has so long to come by the watch.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
+/// Which etcd, and where in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdSettings {
+    /// URLs of its members.
+    pub urls: Vec<String>,
+    /// What the keys begin with, as `/vmcast/`: registries with different prefixes know nothing of each other.
+    pub prefix: String,
+    /// User and password, where the cluster wants them.
+    pub user: Option<(String, String)>,
+    /// How long a lease of the registry lasts: the time that nodes get to renew theirs after an outage.
+    pub lease: Duration,
+}
+
+/// Why a commit failed, or the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum EtcdError {
+    /// Etcd's client's words.
+    #[error(transparent)]
+    Etcd(#[from] Error),
+    /// Another admin changed the same rows at the same time; nothing was written.
+    #[error("another admin changed the same rows at the same time")]
+    Conflict,
+}
+
+/// A registry's rows in etcd. Dropped, it ceases to follow them.
+#[derive(Debug)]
+pub struct EtcdStore {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    follower: JoinHandle<()>,
+}
+
+/// What the store and its follower share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) client: Client,
+    pub(super) state: Mutex<State>,
+    /// The revision up to which the follower has heard.
+    pub(super) heard: watch::Sender<i64>,
+    pub(super) clock: Clock,
+    pub(super) lease: Duration,
+}
+
+impl Shared {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        // Each change of it is whole before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EtcdStore {
+    /// Reads everything and begins to follow it.
+    ///
+    /// # Errors
+    /// If the cluster cannot be reached or refuses.
+    pub async fn open(settings: EtcdSettings, clock: Clock) -> Result<Self, EtcdError> {
+        let client = Client::new(&Settings { urls: settings.urls, user: settings.user, patience: PATIENCE })?;
+        let mut state = State::new(Layout::new(&settings.prefix));
+        let snapshot = client.read(state.layout.root()).await?;
+        state.reset(snapshot);
+        state.freshness = Freshness::Fresh;
+        let shared = Arc::new(Shared {
+            client,
+            heard: watch::channel(state.heard).0,
+            state: Mutex::new(state),
+            clock,
+            lease: settings.lease,
+        });
+        let follower = tokio::spawn(follow(Arc::clone(&shared)));
+        Ok(Self { shared, runtime: Handle::current(), follower })
+    }
+
+    /// Takes one step to etcd, and into memory once it is there.
+    fn take(&self, step: &Step) -> Result<(), EtcdError> {
+        let shared = &self.shared;
+        let deadline = Instant::now() + WRITE_PATIENCE;
+        let committed = self.runtime.block_on(async {
+            loop {
+                match shared.client.transact(&step.conditions, &step.operations).await {
+                    Err(error) if error.is_outage() && Instant::now() < deadline => {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    outcome => return outcome,
+                }
+            }
+        })?;
+        if !committed.succeeded {
+            self.catch_up(committed.revision);
+            // A try that seemed to fail may have been made all the same.
+            return if self.is_made(step) { Ok(()) } else { Err(EtcdError::Conflict) };
+        }
+        let mut state = shared.state();
+        for operation in &step.operations {
+            match operation.clone() {
+                Operation::Put { key, value, .. } => state.put(key, &value, committed.revision),
+                Operation::Delete { key } => state.remove(key, committed.revision),
+                Operation::DeletePrefix { prefix } => state.remove_prefix(&prefix, committed.revision),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the follower has heard of a revision, within reason.
+    fn catch_up(&self, revision: i64) {
+        let mut heard = self.shared.heard.subscribe();
+        self.runtime.block_on(async {
+            let heard = heard.wait_for(|heard| *heard >= revision);
+            // If it is not heard in time the caller is told of a conflict, and asks again.
+            let _ = tokio::time::timeout(CATCH_UP, heard).await;
+        });
+    }
+
+    fn is_made(&self, step: &Step) -> bool {
+        let state = self.shared.state();
+        step.operations.iter().all(|operation| match operation {
+            Operation::Put { key, value, .. } => state.has(key, value),
+            Operation::Delete { key } => state.revision(key) == 0,
+            Operation::DeletePrefix { .. } => true,
+        })
+    }
+
+    /// Reads rows, of which none counts as expired before its time is certain.
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&MemoryStore) -> Result<T, std::convert::Infallible>,
+    ) -> (T, UnixMillis) {
+        let state = self.shared.state();
+        match read(&state.rows) {
+            Ok(rows) => (rows, state.floor()),
+            Err(never) => match never {},
+        }
+    }
+
+    fn nodes_of(
+        &self,
+        read: impl FnOnce(&MemoryStore) -> Result<Vec<NodeRecord>, std::convert::Infallible>,
+    ) -> Vec<NodeRecord> {
+        let (mut nodes, floor) = self.read(read);
+        for node in &mut nodes {
+            node.expires = node.expires.max(floor);
+        }
+        nodes
+    }
+}
+
+impl Drop for EtcdStore {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+/// Must be called where a thread may block: a commit waits for etcd.
+impl Store for EtcdStore {
+    type Error = EtcdError;
+
+    fn commit(&mut self, changes: &[Change]) -> Result<(), EtcdError> {
+        let steps = plan(&self.shared.state(), changes);
+        steps.iter().try_for_each(|step| self.take(step))
+    }
+
+    fn is_stale(&self) -> bool {
+        self.shared.state().freshness == Freshness::Stale
+    }
+
+    fn node(&self, id: &NodeId) -> Result<Option<NodeRecord>, EtcdError> {
+        Ok(self.nodes_of(|rows| rows.node(id).map(Vec::from_iter)).pop())
+    }
+
+    fn nodes(&self, after: Option<&NodeId>, limit: usize) -> Result<Vec<NodeRecord>, EtcdError> {
+        Ok(self.nodes_of(|rows| rows.nodes(after, limit)))
+    }
+
+    fn vmrs(&self) -> Result<Vec<NodeRecord>, EtcdError> {
+        Ok(self.nodes_of(MemoryStore::vmrs))
+    }
+
+    fn holders(&self, endpoint: SocketAddr) -> Result<Vec<NodeRecord>, EtcdError> {
+        Ok(self.nodes_of(|rows| rows.holders(endpoint)))
+    }
+
+    fn expired_nodes(&self, now: UnixMillis) -> Result<Vec<NodeId>, EtcdError> {
+        let (ids, floor) = self.read(|rows| rows.expired_nodes(now));
+        Ok(if now < floor { Vec::new() } else { ids })
+    }
+
+    fn vmr_count(&self) -> Result<usize, EtcdError> {
+        Ok(self.read(MemoryStore::vmr_count).0)
+    }
+
+    fn node_count(&self) -> Result<usize, EtcdError> {
+        Ok(self.read(MemoryStore::node_count).0)
+    }
+
+    fn entry(&self, key: &CacheKey) -> Result<Option<CacheEntry>, EtcdError> {
+        let (entry, floor) = self.read(|rows| rows.entry(key));
+        Ok(entry.map(|entry| CacheEntry { expires: entry.expires.max(floor), ..entry }))
+    }
+
+    fn entries(&self, after: Option<&CacheKey>, limit: usize) -> Result<Vec<CacheEntry>, EtcdError> {
+        let (entries, floor) = self.read(|rows| rows.entries(after, limit));
+        let entries = entries.into_iter();
+        Ok(entries.map(|entry| CacheEntry { expires: entry.expires.max(floor), ..entry }).collect())
+    }
+
+    fn entry_count(&self) -> Result<usize, EtcdError> {
+        Ok(self.read(MemoryStore::entry_count).0)
+    }
+}

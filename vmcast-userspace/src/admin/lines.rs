@@ -1,0 +1,185 @@
+//! The standing lines of VMRs: what they are told at once, and how long their answers take.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use vmcast_proto::{
+    nearest::rtt::{Averages, WaitRule},
+    registry::NodeId,
+};
+use vmcast_signal::{
+    tonic::{Status, Streaming},
+    v1::{self, command::What},
+};
+
+/// Commands that wait for a line; a VMR that does not take so many loses its line.
+const QUEUE: usize = 256;
+/// Between two measurements of one VMR, once it is known.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// A VMR that does not answer a ping for so long loses its line.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How the nearest VMR is found on a miss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// The requester measures hops.
+    #[default]
+    Hops,
+    /// VMRs probe the requester, each after this wait.
+    Rtt(WaitRule),
+}
+
+/// Numbers of the lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineCounters {
+    /// Lines that stand.
+    pub lines: u64,
+    /// Pings answered.
+    pub pings: u64,
+    /// Orders to probe.
+    pub orders: u64,
+    /// Commands that a line did not take.
+    pub refused: u64,
+}
+
+type Outgoing = mpsc::Sender<Result<v1::Command, Status>>;
+
+#[derive(Debug, Default)]
+struct State {
+    averages: Averages,
+    lines: BTreeMap<NodeId, (u64, mpsc::Sender<What>)>,
+    next: u64,
+    counters: LineCounters,
+}
+
+/// All lines; clones share them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lines(Arc<Mutex<State>>);
+
+impl Lines {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The average round-trip time of a VMR.
+    pub(super) fn average(&self, vmr: &NodeId) -> Option<Duration> {
+        self.state().averages.of(vmr)
+    }
+
+    /// The largest average.
+    pub(super) fn max(&self) -> Option<Duration> {
+        self.state().averages.max()
+    }
+
+    pub(super) fn counters(&self) -> LineCounters {
+        let state = self.state();
+        LineCounters { lines: state.lines.len() as u64, ..state.counters }
+    }
+
+    /// How long the last of `vmrs` waits before it probes; `None` if none of them can.
+    pub(super) fn longest_wait(&self, rule: WaitRule, vmrs: &[NodeId]) -> Option<Duration> {
+        self.state().averages.waits(rule, vmrs).iter().map(|(_, wait)| *wait).max()
+    }
+
+    /// Orders `vmrs` to probe whoever has opened a way with the first nonce. Returns how many were told.
+    pub(super) fn order_probes(&self, rule: WaitRule, nonces: [u32; 2], vmrs: &[NodeId]) -> u32 {
+        let waits = self.state().averages.waits(rule, vmrs);
+        let [opening_nonce, probe_nonce] = nonces;
+        let mut told = 0;
+        for (vmr, wait) in waits {
+            let wait_micros = u32::try_from(wait.as_micros()).unwrap_or(u32::MAX);
+            let order = v1::ProbeOrder { opening_nonce, probe_nonce, wait_micros };
+            told += u32::from(self.tell(&vmr, What::Probe(order)));
+        }
+        self.state().counters.orders += u64::from(told);
+        told
+    }
+
+    /// Tells a VMR something at once; false if it has no line.
+    pub(super) fn tell(&self, vmr: &NodeId, what: What) -> bool {
+        let mut state = self.state();
+        let told = state.lines.get(vmr).is_some_and(|(_, line)| line.try_send(what).is_ok());
+        state.counters.refused += u64::from(!told);
+        told
+    }
+
+    /// Takes a line of a VMR; an older one of the same VMR ends.
+    pub(super) fn open(
+        &self,
+        vmr: NodeId,
+        draining: bool,
+        answers: Streaming<v1::AttendRequest>,
+    ) -> mpsc::Receiver<Result<v1::Command, Status>> {
+        let (outgoing, commands) = mpsc::channel(QUEUE);
+        let (line, orders) = mpsc::channel(QUEUE);
+        if draining {
+            // The queue is empty, so it has room.
+            let _ = line.try_send(What::Draining(true));
+        }
+        let mut state = self.state();
+        state.next += 1;
+        let number = state.next;
+        state.lines.insert(vmr.clone(), (number, line));
+        drop(state);
+        tokio::spawn(self.clone().attend(vmr, number, outgoing, orders, answers));
+        commands
+    }
+
+    async fn attend(
+        self,
+        vmr: NodeId,
+        line: u64,
+        outgoing: Outgoing,
+        mut orders: mpsc::Receiver<What>,
+        mut answers: Streaming<v1::AttendRequest>,
+    ) {
+        let mut pings = interval(PING_INTERVAL);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut number = 0;
+        let mut asked: Option<(u64, Instant)> = None;
+        loop {
+            let what = tokio::select! {
+                answer = answers.message() => {
+                    let Ok(Some(answer)) = answer else { break };
+                    if let Some((_, at)) = asked.take_if(|(ping, _)| *ping == answer.answered) {
+                        let mut state = self.state();
+                        state.averages.note(&vmr, at.elapsed());
+                        state.counters.pings += 1;
+                    }
+                    continue;
+                }
+                // The VMR is gone or shut out.
+                () = outgoing.closed() => break,
+                order = orders.recv() => match order {
+                    Some(order) => order,
+                    // A newer line of this VMR stands.
+                    None => break,
+                },
+                _ = pings.tick() => match asked {
+                    Some((_, at)) if at.elapsed() > PATIENCE => break,
+                    Some(_) => continue,
+                    None => What::Ping(v1::Ping {}),
+                },
+            };
+            number += 1;
+            if matches!(what, What::Ping(_)) {
+                asked = Some((number, Instant::now()));
+            }
+            if outgoing.try_send(Ok(v1::Command { number, what: Some(what) })).is_err() {
+                break;
+            }
+        }
+        let mut state = self.state();
+        if state.lines.get(&vmr).is_some_and(|(present, _)| *present == line) {
+            state.lines.remove(&vmr);
+            state.averages.forget(&vmr);
+        }
+    }
+}

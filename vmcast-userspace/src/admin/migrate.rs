@@ -1,0 +1,97 @@
+//! From the file of one admin to the etcd of several.
+
+use std::path::{Path, PathBuf};
+
+use vmcast_proto::registry::{CacheKey, Change, NodeId, Store};
+
+use super::{
+    Clock,
+    etcd::{EtcdError, EtcdSettings, EtcdStore},
+    store::{OpenError, SqliteStore, StoreError},
+};
+
+/// Rows that are read and written at a time.
+const PAGE: usize = 100;
+
+/// What was copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Migrated {
+    /// Nodes.
+    pub nodes: usize,
+    /// Entries of the cache.
+    pub entries: usize,
+}
+
+/// Why nothing, or not all, was copied.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// The file cannot be had.
+    #[error("cannot open the database {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: OpenError,
+    },
+    /// Etcd holds a registry already.
+    #[error("the etcd holds a registry of {nodes} nodes already")]
+    NotEmpty {
+        /// Its nodes.
+        nodes: usize,
+    },
+    /// The file cannot be read.
+    #[error("cannot read the database: {0}")]
+    Sqlite(#[from] StoreError),
+    /// Etcd does not take it.
+    #[error("cannot write to etcd: {0}")]
+    Etcd(#[from] EtcdError),
+}
+
+/// Copies a registry; with `merge` into one that is there. The file stays as it is. It may be done again
+/// after a failure, with `merge`.
+///
+/// # Errors
+/// If either store cannot be had, or etcd holds a registry that is not to be merged with.
+pub async fn migrate(from: &Path, to: EtcdSettings, merge: bool) -> Result<Migrated, MigrateError> {
+    let open = |source| MigrateError::Open { path: from.to_owned(), source };
+    if !from.exists() {
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        return Err(open(OpenError::Missing(missing)));
+    }
+    let source = SqliteStore::open(from).map_err(open)?;
+    let target = EtcdStore::open(to, Clock::system()).await?;
+    let nodes = target.node_count()?;
+    if nodes > 0 && !merge {
+        return Err(MigrateError::NotEmpty { nodes });
+    }
+    let copied = tokio::task::spawn_blocking(move || copy(&source, target));
+    match copied.await {
+        Ok(outcome) => outcome,
+        Err(failed) => match failed.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is ending and takes the caller with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+fn copy(source: &SqliteStore, mut target: EtcdStore) -> Result<Migrated, MigrateError> {
+    let mut copied = Migrated::default();
+    let mut after: Option<NodeId> = None;
+    loop {
+        let nodes = source.nodes(after.as_ref(), PAGE)?;
+        let Some(last) = nodes.last() else { break };
+        after = Some(last.id().clone());
+        copied.nodes += nodes.len();
+        target.commit(&nodes.into_iter().map(Change::PutNode).collect::<Vec<_>>())?;
+    }
+    let mut after: Option<CacheKey> = None;
+    loop {
+        let entries = source.entries(after.as_ref(), PAGE)?;
+        let Some(last) = entries.last() else { break };
+        after = Some(last.key);
+        copied.entries += entries.len();
+        target.commit(&entries.into_iter().map(Change::PutEntry).collect::<Vec<_>>())?;
+    }
+    Ok(copied)
+}

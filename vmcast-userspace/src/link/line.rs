@@ -1,0 +1,89 @@
+//! A VMR's standing line to the admin: it answers each command at once and hands on what it says.
+
+use std::time::Duration;
+
+use futures_util::stream::unfold;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+use tracing::debug;
+use vmcast_proto::{nearest::rtt::Order, registry::NodeId};
+use vmcast_signal::v1::{self, command::What};
+
+use super::{AdminClient, AdminError, backoff::Backoff};
+
+/// Orders that wait for the VMR; further ones are dropped, for they would be late.
+const QUEUE: usize = 256;
+/// Answers that wait for the line.
+const ANSWERS: usize = 64;
+/// A line on which the admin says nothing for so long is made anew: it pings every 10 s.
+const SILENCE: Duration = Duration::from_secs(45);
+
+/// What a VMR is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VmrOrder {
+    /// Probe a requester. The time is when the order came.
+    Probe(Order, Instant),
+    /// Whether an operator has taken the VMR out of service.
+    Draining(bool),
+}
+
+/// Starts to hold the line; it ends with the receiver.
+pub(super) fn hold(
+    client: AdminClient,
+    vmr: NodeId,
+    mut backoff: Backoff,
+) -> (mpsc::Receiver<VmrOrder>, tokio::task::JoinHandle<()>) {
+    let (orders, receiver) = mpsc::channel(QUEUE);
+    let task = tokio::spawn(async move {
+        while !orders.is_closed() {
+            match attend(&client, &vmr, &orders, &mut backoff).await {
+                Ok(()) => debug!("the line to the admin ended"),
+                Err(failure) => debug!(%failure, "no line to the admin"),
+            }
+            sleep(backoff.wait()).await;
+        }
+    });
+    (receiver, task)
+}
+
+async fn attend(
+    client: &AdminClient,
+    vmr: &NodeId,
+    orders: &mpsc::Sender<VmrOrder>,
+    backoff: &mut Backoff,
+) -> Result<(), AdminError> {
+    let (answers, queue) = mpsc::channel(ANSWERS);
+    let first = v1::AttendRequest { node_id: vmr.to_string(), answered: 0 };
+    // The queue is new and has room.
+    let _ = answers.try_send(first);
+    let outgoing = unfold(queue, async |mut queue| Some((queue.recv().await?, queue)));
+    let mut commands = client.attend(outgoing).await?;
+    loop {
+        let command = match timeout(SILENCE, commands.message()).await {
+            Ok(Ok(Some(command))) => command,
+            Ok(Ok(None)) | Err(_) => return Ok(()),
+            Ok(Err(status)) => return Err(AdminError::refused(&status)),
+        };
+        let now = Instant::now();
+        backoff.reset();
+        let answer = v1::AttendRequest { node_id: String::new(), answered: command.number };
+        if answers.try_send(answer).is_err() {
+            return Ok(());
+        }
+        let order = match command.what {
+            Some(What::Probe(order)) => {
+                let v1::ProbeOrder { opening_nonce, probe_nonce, wait_micros } = order;
+                let wait = Duration::from_micros(wait_micros.into());
+                VmrOrder::Probe(Order { opening_nonce, probe_nonce, wait }, now)
+            }
+            Some(What::Draining(draining)) => VmrOrder::Draining(draining),
+            // What is not known here is answered all the same.
+            Some(What::Ping(_)) | None => continue,
+        };
+        if orders.try_send(order).is_err() {
+            debug!(?order, "an order comes faster than they are carried out");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What the admin orders: probes of those who look for the nearest VMR, and the end of service.
+
+use std::{net::SocketAddr, time::Instant};
+
+use tokio::sync::mpsc;
+use vmcast_wire::amt::Message;
+
+use super::Router;
+use crate::{clock, link::VmrOrder};
+
+impl Router {
+    /// Whoever discovers us may be about to be probed.
+    pub(super) fn note_discovery(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        bytes: &[u8],
+    ) {
+        if self.attachment.is_some()
+            && let Ok(Message::RelayDiscovery { nonce }) = Message::parse(bytes)
+        {
+            self.volley.on_discovery(now, local, remote, nonce);
+        }
+    }
+
+    pub(super) fn on_order(&mut self, order: VmrOrder) {
+        match order {
+            VmrOrder::Probe(order, at) => {
+                self.volley.on_order(at.into_std(), order);
+                self.probe();
+            }
+            VmrOrder::Draining(draining) => {
+                if self.core.relay.set_draining(draining) {
+                    tracing::info!(draining, "the operator has changed whether this VMR takes new members");
+                }
+            }
+        }
+    }
+
+    /// Lets the probes leave that are due.
+    pub(super) fn probe(&mut self) {
+        self.volley.handle_timeout(clock::now());
+        while let Some(probe) = self.volley.poll_probe() {
+            self.unsent += u64::from(!self.relays.send(probe.local, probe.remote, &probe.bytes));
+        }
+    }
+}
+
+/// The next order; never without a line.
+pub(super) async fn next(orders: &mut Option<mpsc::Receiver<VmrOrder>>) -> VmrOrder {
+    if let Some(receiver) = orders {
+        if let Some(order) = receiver.recv().await {
+            return order;
+        }
+        *orders = None;
+    }
+    std::future::pending().await
+}

@@ -1,0 +1,190 @@
+//! Members of an etcd.
+
+use std::{
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use libtest_mimic::Failed;
+use tokio::runtime::Runtime;
+use vmcast::admin::{Clock, EtcdSettings, EtcdStore};
+use vmcast_proto::registry::UnixMillis;
+
+/// A member has so long to come up, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Why there is no etcd here.
+pub(crate) fn missing() -> Option<String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|directory| directory.join("etcd").is_file());
+    (!found).then(|| "etcd is not installed (apt-get install etcd-server)".to_owned())
+}
+
+/// A cluster in a directory of its own; it ends with this.
+pub(crate) struct Cluster {
+    directory: tempfile::TempDir,
+    /// Ports of clients and of peers.
+    ports: Vec<[u16; 2]>,
+    pub(crate) members: Vec<Option<Child>>,
+}
+
+impl Cluster {
+    /// Starts so many members.
+    pub(crate) fn start(size: usize) -> Result<Self, Failed> {
+        let mut cluster = Self {
+            directory: tempfile::tempdir()?,
+            ports: (0..size).map(|_| Ok([port()?, port()?])).collect::<std::io::Result<_>>()?,
+            members: (0..size).map(|_| None).collect(),
+        };
+        for number in 0..size {
+            cluster.revive(number)?;
+        }
+        cluster.wait_ready()?;
+        Ok(cluster)
+    }
+
+    /// Starts a member, again with what it has on disk.
+    pub(crate) fn revive(&mut self, number: usize) -> Result<(), Failed> {
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let all: Vec<String> =
+            (0..).zip(&self.ports).map(|(n, [_, peer])| format!("m{n}={}", url(*peer))).collect();
+        let [client, peer] = self.ports[number].map(url);
+        let log = std::fs::File::create(self.directory.path().join(format!("m{number}.log")))?;
+        let child = Command::new("etcd")
+            .args(["--name", &format!("m{number}"), "--data-dir"])
+            .arg(self.data(number))
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &all.join(","), "--initial-cluster-state", "new"])
+            .args(["--auto-compaction-retention", "0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()?;
+        self.members[number] = Some(child);
+        Ok(())
+    }
+
+    fn data(&self, number: usize) -> PathBuf {
+        self.directory.path().join(format!("m{number}"))
+    }
+
+    /// Kills a member with SIGKILL.
+    pub(crate) fn kill(&mut self, number: usize) -> Result<(), Failed> {
+        if let Some(mut child) = self.members[number].take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Kills all.
+    pub(crate) fn kill_all(&mut self) -> Result<(), Failed> {
+        (0..self.members.len()).try_for_each(|number| self.kill(number))
+    }
+
+    /// Starts those that were killed.
+    pub(crate) fn revive_all(&mut self) -> Result<(), Failed> {
+        for number in 0..self.members.len() {
+            if self.members[number].is_none() {
+                self.revive(number)?;
+            }
+        }
+        self.wait_ready()
+    }
+
+    /// The member that leads.
+    pub(crate) fn leader(&self) -> Result<usize, Failed> {
+        for number in 0..self.ports.len() {
+            let status = self.ctl(&["--endpoints", &self.url(number), "endpoint", "status", "-w", "json"])?;
+            let status: serde_json::Value = serde_json::from_str(&status)?;
+            let status = &status[0]["Status"];
+            if status["leader"] == status["header"]["member_id"] {
+                return Ok(number);
+            }
+        }
+        Err("nobody leads".into())
+    }
+
+    /// Forgets the history up to the present.
+    pub(crate) fn compact(&self) -> Result<(), Failed> {
+        let status = self.ctl(&["--endpoints", &self.url(0), "endpoint", "status", "-w", "json"])?;
+        let status: serde_json::Value = serde_json::from_str(&status)?;
+        let revision = status[0]["Status"]["header"]["revision"].to_string();
+        self.ctl(&["--endpoints", &self.url(0), "compact", &revision])?;
+        Ok(())
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> Result<String, Failed> {
+        let output = Command::new("etcdctl").env("ETCDCTL_API", "3").args(arguments).output()?;
+        if !output.status.success() {
+            return Err(format!("etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    fn url(&self, number: usize) -> String {
+        format!("http://127.0.0.1:{}", self.ports[number][0])
+    }
+
+    fn wait_ready(&self) -> Result<(), Failed> {
+        until("every member is healthy", || {
+            (0..self.ports.len())
+                .all(|number| self.ctl(&["--endpoints", &self.url(number), "endpoint", "health"]).is_ok())
+        })
+    }
+
+    /// A store on all members, or on those of the numbers.
+    pub(crate) fn settings(&self) -> EtcdSettings {
+        EtcdSettings {
+            urls: (0..self.ports.len()).map(|number| self.url(number)).collect(),
+            prefix: "/test/".into(),
+            user: None,
+            lease: Duration::from_secs(60),
+        }
+    }
+
+    pub(crate) fn open(&self, runtime: &Runtime) -> Result<EtcdStore, Failed> {
+        self.open_with(runtime, self.settings())
+    }
+
+    pub(crate) fn open_with(&self, runtime: &Runtime, settings: EtcdSettings) -> Result<EtcdStore, Failed> {
+        Ok(runtime.block_on(EtcdStore::open(settings, clock()))?)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // What is left of them goes with the directory.
+        let _ = self.kill_all();
+    }
+}
+
+/// The host's clock.
+pub(crate) fn clock() -> Clock {
+    Clock::system()
+}
+
+/// The host's time.
+pub(crate) fn now() -> UnixMillis {
+    clock().now()
+}
+
+fn port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Waits until something is so.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Result<(), Failed> {
+    for _ in 0..PATIENCE.as_millis() / PAUSE.as_millis() {
+        if is_so() {
+            return Ok(());
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Err(format!("not in time: {what}").into())
+}

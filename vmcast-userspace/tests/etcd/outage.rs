@@ -1,0 +1,136 @@
+//! Members that die, and the whole etcd.
+
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+use tokio::runtime::Runtime;
+use vmcast::admin::{EtcdSettings, EtcdStore};
+use vmcast_proto::registry::{Change, Config, NodeRecord, Registry, Role, Store, conformance};
+
+use crate::{
+    Outcome,
+    cluster::{Cluster, now, until},
+    trial,
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial(
+            "the leader of three dies during registrations, and none that was granted is lost",
+            leader_dies,
+        ),
+        trial("in an outage what is known is answered, does not expire, and nothing is granted", outage),
+        trial("a history that is gone is read anew", compacted),
+    ]
+}
+
+/// Registers without a pause, and remembers what was granted.
+fn register(admin: &mut Registry<EtcdStore>, number: usize, granted: &mut Vec<String>) -> bool {
+    let id = format!("n{number}");
+    let record = conformance::node(&id, Role::Agent, &[], 0);
+    let outcome = admin.register(now(), [192, 0, 2, 1].into(), record.registration);
+    if outcome.is_ok() {
+        granted.push(id);
+    }
+    outcome.is_ok()
+}
+
+// proves D2: no single node's failure stops the admin
+fn leader_dies(runtime: &Runtime) -> Outcome {
+    let mut cluster = Cluster::start(3)?;
+    let mut admin = Registry::new(Config::default(), cluster.open(runtime)?);
+    let mut granted = Vec::new();
+    for number in 0..100 {
+        if !register(&mut admin, number, &mut granted) {
+            return Err("a registration was refused while all three live".into());
+        }
+    }
+    let leader = cluster.leader()?;
+    // It dies in the middle of them.
+    let killer = std::thread::spawn({
+        let mut members = std::mem::take(&mut cluster.members);
+        move || {
+            std::thread::sleep(Duration::from_millis(30));
+            if let Some(child) = &mut members[leader] {
+                child.kill().and_then(|()| child.wait()).expect("killed");
+            }
+            members[leader] = None;
+            members
+        }
+    });
+    for number in 100..600 {
+        register(&mut admin, number, &mut granted);
+    }
+    cluster.members = killer.join().map_err(|_| "the killer panicked")?;
+    println!("{} of 600 were granted while the leader died", granted.len());
+    if granted.len() < 500 {
+        return Err(format!("only {} of 600 were granted", granted.len()).into());
+    }
+    let fresh = cluster.open(runtime)?;
+    for id in &granted {
+        let node = fresh.node(&id.parse().expect("an id"))?;
+        if node.is_none() {
+            return Err(format!("{id} was granted and is lost").into());
+        }
+    }
+    cluster.revive_all()
+}
+
+fn outage(runtime: &Runtime) -> Outcome {
+    let mut cluster = Cluster::start(1)?;
+    let settings = EtcdSettings { lease: Duration::from_secs(3), ..cluster.settings() };
+    let config = Config { lease: Duration::from_secs(3), ..Config::default() };
+    let mut admin = Registry::new(config, cluster.open_with(runtime, settings)?);
+    let seen = [192, 0, 2, 1].into();
+    let node = || -> NodeRecord { conformance::node("v", Role::Vmr { rank: 1 }, &["192.0.2.1:2268"], 0) };
+    admin.register(now(), seen, node().registration)?;
+    if admin.is_stale() {
+        return Err("it is stale although etcd lives".into());
+    }
+    cluster.kill_all()?;
+    until("the outage is noticed", || admin.is_stale())?;
+    let lapsed = now().after(Duration::from_secs(3));
+    until("the lease would have run out", || now() > lapsed)?;
+    let live = admin.nodes(now(), None, 9)?;
+    if live.len() != 1 || !admin.expire(now())?.is_empty() {
+        return Err(format!("after the lease, in the outage, the live nodes are {live:?}").into());
+    }
+    if admin.register(now(), seen, conformance::node("w", Role::Agent, &[], 0).registration).is_ok() {
+        return Err("a registration was granted that nobody has kept".into());
+    }
+
+    cluster.revive_all()?;
+    until("etcd is found again", || !admin.is_stale())?;
+    if admin.nodes(now(), None, 9)?.len() != 1 {
+        return Err("the node had no time to renew its lease".into());
+    }
+    until("its lease runs again and runs out", || {
+        admin.expire(now()).is_ok_and(|expired| expired.len() == 1)
+    })?;
+    admin.register(now(), seen, node().registration)?;
+    Ok(())
+}
+
+fn compacted(runtime: &Runtime) -> Outcome {
+    let mut cluster = Cluster::start(1)?;
+    let reader = cluster.open(runtime)?;
+    let put = |store: &mut EtcdStore, id: &str| {
+        store.commit(&[Change::PutNode(conformance::node(id, Role::Agent, &[], u64::MAX))])
+    };
+    put(&mut cluster.open(runtime)?, "before")?;
+    until("it is heard", || reader.node_count().is_ok_and(|count| count == 1))?;
+    // The reader is cut off while the history goes on and is forgotten.
+    cluster.kill_all()?;
+    until("the outage is noticed", || reader.is_stale())?;
+    cluster.revive_all()?;
+    let mut writer = cluster.open(runtime)?;
+    for number in 0..50 {
+        put(&mut writer, &format!("n{number}"))?;
+    }
+    writer.commit(&[Change::RemoveNode("before".parse().expect("an id"))])?;
+    cluster.compact()?;
+    until("the reader knows what the writer does", || {
+        let all = |store: &EtcdStore| store.nodes(None, 1000).expect("memory").len();
+        all(&reader) == 50 && all(&writer) == 50
+    })
+}
