@@ -81,6 +81,7 @@ impl Admin {
             next: answer.next.map(|place| place.to_string()).unwrap_or_default(),
             probing: None,
             others: answer.others.iter().map(convert::vmr).collect(),
+            stale: false,
         };
         let told = Nearest::try_from(response).expect("a node can read what it is told");
         assert_eq!(told.kind, answer.kind);

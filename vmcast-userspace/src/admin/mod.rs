@@ -1,4 +1,4 @@
-//! The administration server: the registry of `vmcast_proto` over SQLite, served by gRPC.
+//! The administration server: the registry of `vmcast_proto` over SQLite or etcd, served by gRPC.
 //!
 //! `connection` accepts what `gate` lets in; `guard` stands before the registry, so that a node acts only as itself.
 

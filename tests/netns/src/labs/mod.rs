@@ -45,6 +45,7 @@ mod stated;
 mod stream;
 mod too_big;
 mod ttl;
+mod two_admins;
 mod untouched;
 
 use libtest_mimic::Trial;
@@ -68,6 +69,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         config_errors::trials(),
         untouched::trials(),
         ttl::trials(),
+        two_admins::trials(),
         sources::trials(),
         bad_input::trials(),
         churn::trials(),

@@ -1,0 +1,155 @@
+//! Two admins over one etcd: either answers for both, and what is lost of them, or of etcd, no stream notices.
+
+use std::process::Command;
+
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+use vmcast_lab::{
+    Namespace, Process,
+    roles::{AGENT_INTERFACE, Role, wait_ready},
+};
+
+use super::{
+    bed::{Bed, Outcome, ensure, trial_with},
+    small::{ADMIN, IGMP, Router, SOURCE, STREAM, Small},
+    stream::{Listener, Sender},
+};
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![trial_with(
+        "an admin of two is killed, then their etcd, and a stream and what both knew go on",
+        "etcd",
+        "etcd-server etcd-client",
+        both,
+    )]
+}
+
+const SOME: u64 = 150;
+/// Where nodes find the admins.
+const ADMINS: &str =
+    "[admin]\nurls = [\"http://10.9.0.2:8440\", \"http://10.9.1.2:8440\"]\ninsecure = true\n";
+
+/// Starts an etcd on the host of the first admin, with what one before it has left there.
+fn start_etcd(bed: &Bed, node: &Namespace) -> Result<Process, Failed> {
+    let (clients, peers) = (format!("http://{ADMIN}:2379"), format!("http://{ADMIN}:2380"));
+    let mut command = Command::new("etcd");
+    command
+        .args(["--name", "m", "--data-dir"])
+        .arg(bed.lab.dir().join("etcd"))
+        .args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients])
+        .args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers])
+        .args(["--initial-cluster", &format!("m={peers}")]);
+    let etcd = node.spawn("etcd", command)?;
+    bed.until("etcd answers", || {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &clients, "endpoint", "health"]);
+        Ok(node.run(command).is_ok())
+    })?;
+    Ok(etcd)
+}
+
+fn start_admin(bed: &Bed, node: &Namespace) -> Result<Role, Failed> {
+    let tables = format!("[etcd]\nurls = [\"http://{ADMIN}:2379\"]\n");
+    let identity = bed.lab.dir().join(format!("{}.identity", node.node()));
+    let keys = format!(
+        "listen = \"0.0.0.0:8440\"\nlease_seconds = 9\ninsecure = true\nidentity = \"{}\"\n",
+        identity.display()
+    );
+    let mut role = bed.launcher.start(node, "admin", &keys, &tables)?;
+    wait_ready([&mut role], bed.clock)?;
+    Ok(role)
+}
+
+/// The host of the second admin, on a network of its own behind the VMR.
+fn second_host(bed: &mut Bed, small: &Small) -> Result<Namespace, Failed> {
+    let host = bed.lab.namespace("admin2")?;
+    bed.lab.veth((&host, "eth0"), (&small.vmr, "adm1"))?;
+    host.ip("addr add 10.9.1.2/24 dev eth0\nroute add default via 10.9.1.1")?;
+    small.vmr.ip("addr add 10.9.1.1/24 dev adm1")?;
+    Ok(host)
+}
+
+fn ids(answer: &Value) -> Vec<&str> {
+    let nodes = answer["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    nodes.iter().filter_map(|node| node["id"].as_str()).collect()
+}
+
+fn renewals(stats: &Value) -> Option<u64> {
+    stats["control"]["registry"]["renewals"].as_u64()
+}
+
+fn registered_at(url: &'static str) -> impl Fn(&Value) -> bool {
+    move |status| status["admin"]["state"] == "registered" && status["admin"]["url"] == url
+}
+
+// proves D2: no single node's failure stops the overlay, an admin's included
+fn both(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    let (host, other_host) = (small.admin(bed)?, second_host(bed, &small)?);
+    let mut etcd = start_etcd(bed, &host)?;
+    let mut first = start_admin(bed, &host)?;
+    let second = start_admin(bed, &other_host)?;
+    let router = small.router(bed, Router { tables: ADMINS, ..Router::default() })?;
+    let tables =
+        format!("{ADMINS}[upstream]\nfrom = \"admin\"\n[interface]\nname = \"{AGENT_INTERFACE}\"\n{IGMP}");
+    let agent = bed.launcher.start(small.client(1), "agent", "", &tables)?;
+    let bystander = small.forbid(bed, 3)?;
+    for role in [&router, &agent] {
+        bed.until_answer(
+            "it is registered at the first",
+            role,
+            &["status"],
+            registered_at("http://10.9.0.2:8440"),
+        )?;
+    }
+    for admin in [&first, &second] {
+        bed.until_answer("either admin knows both", admin, &["node", "list"], |answer| {
+            ids(answer) == ["client1", "vmr"]
+        })?;
+        bed.until_answer("either admin knows who is nearest", admin, &["cache", "list"], |answer| {
+            answer["entries"].as_array().is_some_and(|entries| !entries.is_empty())
+        })?;
+    }
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, SOME)?;
+
+    first.process.kill()?;
+    for role in [&router, &agent] {
+        bed.until_answer(
+            "it has gone on to the second",
+            role,
+            &["status"],
+            registered_at("http://10.9.1.2:8440"),
+        )?;
+    }
+    // Of two that come now, the second admin knows what the first was told.
+    let late = bed.launcher.start(small.client(2), "agent", "", &tables)?;
+    bed.until_answer("a new agent is served", &late, &["status"], |status| {
+        status["upstream"]["name"] == "vmr"
+            && matches!(status["upstream"]["state"].as_str(), Some("idle" | "up"))
+    })?;
+    listener.more(bed, SOME)?;
+
+    etcd.kill()?;
+    bed.until_answer("the operator is told", &second, &["status"], |status| {
+        status["registry_stale"] == true
+    })?;
+    let known = second.ask(&["node", "list"]).unwrap_or_default();
+    ensure!(ids(&known) == ["client1", "client2", "vmr"], "without etcd the admin knows {known}");
+    listener.more(bed, SOME)?;
+    let _etcd = start_etcd(bed, &host)?;
+    bed.until_answer("etcd is found again", &second, &["status"], |status| {
+        status["registry_stale"] == false
+    })?;
+    let before = renewals(&second.ask(&["stats"]).unwrap_or_default());
+    bed.until_answer("leases are renewed again", &second, &["stats"], |stats| renewals(stats) > before)?;
+    let known = second.ask(&["node", "list"]).unwrap_or_default();
+    ensure!(ids(&known) == ["client1", "client2", "vmr"], "after the outage the admin knows {known}");
+
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    listener.heard().is_whole()?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
