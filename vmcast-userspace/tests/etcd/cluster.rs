@@ -138,7 +138,7 @@ impl Cluster {
         })
     }
 
-    /// A store on all members, or on those of the numbers.
+    /// What opens a store on all members.
     pub(crate) fn settings(&self) -> EtcdSettings {
         EtcdSettings {
             urls: (0..self.ports.len()).map(|number| self.url(number)).collect(),

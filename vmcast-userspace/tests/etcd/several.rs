@@ -56,7 +56,7 @@ fn two_admins(runtime: &Runtime) -> Outcome {
         known(&two, "v") && two.entry_count().is_ok_and(|count| count == 1)
     })?;
 
-    // Its watch is paused by dropping the lock late: both write on the same revision.
+    // Both write at the same time, most often on what the other has just changed.
     let mut conflicts = 0;
     for round in 0..50 {
         let write = |store: &mut EtcdStore, name: &str| {
