@@ -1,12 +1,6 @@
 //! The server: its socket, its limits, its end.
 
-use std::{
-    future::Future,
-    io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{future::Future, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{net::TcpListener, sync::watch, time::MissedTickBehavior};
@@ -57,6 +51,8 @@ pub struct Settings {
     pub nearest: Way,
     /// The directory of the authority, tokens and certificates; made if it is not there.
     pub identity: PathBuf,
+    /// How long the certificates of nodes last.
+    pub certificate: Duration,
     /// DNS names and addresses that nodes reach the admin by, beside those that this host has.
     pub names: Vec<String>,
     /// No TLS: everybody may do everything. Only for labs.
@@ -78,8 +74,8 @@ impl Admin {
     /// If either cannot be had.
     pub async fn bind(settings: Settings) -> anyhow::Result<Self> {
         let clock = Clock::system();
+        let gate = open_gate(&settings, clock.clone())?;
         let store = open(settings.database, settings.etcd, clock.clone()).await?;
-        let gate = open_gate(&settings.identity, settings.names, settings.insecure, clock.clone())?;
         let registry = Registry::new(settings.registry, store);
         Self::bind_with(settings.listen, registry, gate, clock, settings.nearest).await
     }
@@ -183,15 +179,16 @@ impl<S: Store + Send + 'static> Admin<S> {
 }
 
 /// The gate of a directory, which is made if it is not there.
-fn open_gate(directory: &Path, names: Vec<String>, insecure: bool, clock: Clock) -> anyhow::Result<Gate> {
+fn open_gate(settings: &Settings, clock: Clock) -> anyhow::Result<Gate> {
+    let directory = &settings.identity;
     std::fs::create_dir_all(directory)
         .with_context(|| format!("cannot make the directory {}", directory.display()))?;
-    let authority = Authority::load_or_make(directory, clock.now())?;
+    let authority = Authority::load_or_make(directory, clock.now())?.with_lifetime(settings.certificate);
     info!(fingerprint = %authority.fingerprint(), directory = %directory.display(), "certificate authority");
     let path = directory.join(RECORDS_FILE);
     let records = SqliteRecords::open(&path)
         .with_context(|| format!("cannot open {}: does another admin run with it?", path.display()))?;
-    let tls = (!insecure).then(|| ServerTls::new(names, clock.clone()));
+    let tls = (!settings.insecure).then(|| ServerTls::new(settings.names.clone(), clock.clone()));
     Ok(Gate::new(Roster::new(Box::new(records), authority), tls, clock))
 }
 

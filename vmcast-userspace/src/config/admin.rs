@@ -15,7 +15,7 @@ use super::{
     sections::{ControlConfig, LogConfig, MetricsConfig, relative_path},
     value::{AdminName, NodeName, Seconds},
 };
-use crate::admin::Way;
+use crate::{admin::Way, identity};
 
 /// The configuration of the administration server.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -37,6 +37,9 @@ pub struct AdminConfig {
     /// DNS names and addresses that nodes reach the admin by, beside the addresses of this host.
     #[serde(default)]
     pub names: Vec<AdminName>,
+    /// How long the certificates of nodes last; they are renewed in time.
+    #[serde(default = "certificate")]
+    pub certificate_seconds: Seconds,
     /// No TLS. Only for labs.
     #[serde(default)]
     pub insecure: bool,
@@ -160,6 +163,7 @@ impl RoleConfig for AdminConfig {
         for (key, value, least, most) in [
             ("lease_seconds", self.lease_seconds, 1, 86_400),
             ("cache_lifetime_seconds", self.cache_lifetime_seconds, 1, 31_536_000),
+            ("certificate_seconds", self.certificate_seconds, 10, 31_536_000),
         ] {
             if !(Seconds::new(least)..=Seconds::new(most)).contains(&value) {
                 problems.push(Problem::error(key, format!("{value} is not from {least} to {most} s")));
@@ -193,6 +197,10 @@ fn database() -> PathBuf {
 
 const fn lease() -> Seconds {
     Seconds::new(60)
+}
+
+const fn certificate() -> Seconds {
+    Seconds::new(identity::LIFETIME.as_secs())
 }
 
 const fn cache_lifetime() -> Seconds {

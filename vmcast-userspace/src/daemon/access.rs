@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use vmcast_api::{
     ErrorReply, NewToken, Page, Request, Response, Revoked, Role, Token, TokenOrder, TokenState, Tokens,
 };
 use vmcast_proto::registry::{NodeId, UnixMillis};
 
 use crate::{
-    admin::Gate,
+    admin::{Gate, Handle},
     config::{AdminConfig, Present},
     identity::{self, JoinToken, RosterError},
 };
@@ -18,12 +18,13 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Access {
     gate: Gate,
+    registry: Handle,
     config: AdminConfig,
 }
 
 impl Access {
-    pub(super) const fn new(gate: Gate, config: AdminConfig) -> Self {
-        Self { gate, config }
+    pub(super) const fn new(gate: Gate, registry: Handle, config: AdminConfig) -> Self {
+        Self { gate, registry, config }
     }
 
     /// What was done and refused.
@@ -121,7 +122,14 @@ impl Access {
             Ok(id) => id,
             Err(error) => return Ok(Response::error(format!("{node} is no id of a node: {error}"))),
         };
-        match self.gate.revoke_node(id).await? {
+        let revoked = self.gate.revoke_node(id.clone()).await?;
+        if revoked.is_some()
+            && let Err(error) = self.registry.forget(id).await
+        {
+            // It cannot renew its lease, so that ends by itself.
+            warn!(%error, node, "the lease of a revoked node could not be ended");
+        }
+        match revoked {
             Some(open_tokens) => Ok(Response::Revoked(Revoked { revoked: node.to_owned(), open_tokens })),
             None => Ok(said(
                 &format!("{node} has no certificate that counts"),

@@ -28,7 +28,7 @@ pub async fn run(config: AdminConfig) -> anyhow::Result<()> {
     let (control, calls) = Control::start(&config.socket())?;
     let _metrics = Metrics::start(config.metrics.listen, control.asker()).await?;
     let admin = Admin::bind(settings(&config)?).await?;
-    let access = Access::new(admin.gate(), config);
+    let access = Access::new(admin.gate(), admin.handle(), config);
     let answering = tokio::spawn(answer(calls, process, admin.handle(), access));
     let outcome = admin
         .serve(async {
@@ -58,6 +58,7 @@ pub(crate) fn settings(config: &AdminConfig) -> anyhow::Result<Settings> {
             ..registry::Config::default()
         },
         identity: config.identity_directory(),
+        certificate: config.certificate_seconds.duration(),
         names: config.names.iter().map(|name| name.as_str().to_owned()).collect(),
         insecure: config.insecure,
     })
@@ -275,10 +276,11 @@ mod tests {
     fn every_key_of_the_file_reaches_the_registry() {
         let text = "listen = \"127.0.0.1:1\"\nlease_seconds = 7\ncache_lifetime_seconds = 8\ncache_prefix_v4 = 20\n\
                     cache_prefix_v6 = 48\nnearest = \"rtt\"\nprobe_wait = \"full\"\ndatabase = \"/x/y.db\"\n\
-                    names = [\"admin.example.net\"]\ninsecure = true\n";
+                    names = [\"admin.example.net\"]\ninsecure = true\ncertificate_seconds = 99\n";
         let (config, _) = crate::config::parse::<AdminConfig>(std::path::Path::new("t.toml"), text).unwrap();
-        let Settings { listen, database, registry, etcd, nearest, identity, names, insecure } =
+        let Settings { listen, database, registry, etcd, nearest, identity, certificate, names, insecure } =
             settings(&config).unwrap();
+        assert_eq!(certificate.as_secs(), 99);
         assert_eq!(identity.to_str(), Some("/x/y.identity"));
         assert_eq!((names.as_slice(), insecure), (&["admin.example.net".to_owned()][..], true));
         assert_eq!(nearest, crate::admin::Way::Rtt(vmcast_proto::nearest::rtt::WaitRule::Full));
@@ -324,11 +326,12 @@ mod tests {
             registry: registry::Config::default(),
             nearest: crate::admin::Way::default(),
             identity: dir.path().join("identity"),
+            certificate: crate::identity::LIFETIME,
             names: Vec::new(),
             insecure: true,
         };
         let admin = Admin::bind(settings).await.unwrap();
-        let (handle, access) = (admin.handle(), Access::new(admin.gate(), config()));
+        let (handle, access) = (admin.handle(), Access::new(admin.gate(), admin.handle(), config()));
         let process = Process::new(Role::Admin, "a");
         let ask =
             async |request: Request| response(&request, &process, &handle, &access, UnixMillis(5)).await;

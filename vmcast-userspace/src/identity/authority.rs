@@ -16,9 +16,10 @@ use super::{Role, files, random::random};
 
 /// How long the authority's certificate lasts: longer than what it is made for.
 const AUTHORITY_LIFETIME: Duration = Duration::from_secs(20 * 365 * 86_400);
-/// How long the certificates of nodes and of the admin itself last.
-pub(super) const LIFETIME: Duration = Duration::from_secs(30 * 86_400);
-/// Certificates begin so long before they are made: the clock of the other end may be slow.
+/// How long the certificates of nodes and of the admin itself last unless it is said otherwise.
+pub const LIFETIME: Duration = Duration::from_secs(30 * 86_400);
+/// Certificates begin so long before they are made, but no longer than they last: the clock of the other end may be
+/// slow.
 const SLACK: Duration = Duration::from_secs(3600);
 /// The organization in the names of certificates.
 const ORGANIZATION: &str = "vmcast";
@@ -111,6 +112,8 @@ pub enum AuthorityError {
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
+    /// How long the certificates that it signs last.
+    lifetime: Duration,
 }
 
 impl fmt::Debug for Authority {
@@ -172,7 +175,13 @@ impl Authority {
             return Err(content(&certificate_path, "it is not of the key in ca.key".to_owned()));
         }
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Self { issuer, certificate })
+        Ok(Self { issuer, certificate, lifetime: LIFETIME })
+    }
+
+    /// The same, with certificates that last so long.
+    #[must_use]
+    pub fn with_lifetime(self, lifetime: Duration) -> Self {
+        Self { lifetime, ..self }
     }
 
     /// The authority's certificate.
@@ -194,7 +203,7 @@ impl Authority {
         addresses: &[IpAddr],
         now: UnixMillis,
     ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), AuthorityError> {
-        let mut params = leaf_params(now, &random())?;
+        let mut params = leaf_params(now, self.lifetime.max(LIFETIME), &random())?;
         params.distinguished_name.push(DnType::CommonName, "vmcast admin");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         for name in names {
@@ -218,11 +227,11 @@ impl Authority {
         now: UnixMillis,
     ) -> Result<Issued, AuthorityError> {
         let serial = random();
-        let mut params = leaf_params(now, &serial)?;
+        let mut params = leaf_params(now, self.lifetime, &serial)?;
         params.distinguished_name.push(DnType::CommonName, node.as_str());
         params.distinguished_name.push(DnType::OrganizationalUnitName, role.label());
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let expires = after(now, LIFETIME);
+        let expires = after(now, self.lifetime);
         let certificate = params.signed_by(&request.0.public_key, &self.issuer)?;
         let (_, parsed) = x509_parser::parse_x509_certificate(certificate.der())
             .map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
@@ -263,7 +272,7 @@ fn params(now: UnixMillis, lifetime: Duration, serial: &[u8; 16]) -> Result<Cert
     let mut params = CertificateParams::new(Vec::new())?;
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, ORGANIZATION);
-    params.not_before = date(UnixMillis(now.0.saturating_sub(SLACK.as_millis() as u64)));
+    params.not_before = date(UnixMillis(now.0.saturating_sub(SLACK.min(lifetime).as_millis() as u64)));
     params.not_after = date(after(now, lifetime));
     // Positive and without leading zeros (RFC 5280 §4.1.2.2).
     let mut serial = *serial;
@@ -272,8 +281,12 @@ fn params(now: UnixMillis, lifetime: Duration, serial: &[u8; 16]) -> Result<Cert
     Ok(params)
 }
 
-fn leaf_params(now: UnixMillis, serial: &[u8; 16]) -> Result<CertificateParams, rcgen::Error> {
-    let mut params = params(now, LIFETIME, serial)?;
+fn leaf_params(
+    now: UnixMillis,
+    lifetime: Duration,
+    serial: &[u8; 16],
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = params(now, lifetime, serial)?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

@@ -15,7 +15,7 @@ mod sqlite;
 mod tls;
 mod token;
 
-pub use authority::{Authority, AuthorityError, Fingerprint};
+pub use authority::{Authority, AuthorityError, Fingerprint, LIFETIME};
 #[cfg(test)]
 pub(crate) use node::certificate_request;
 pub use node::{IdentityError, NodeIdentity, Prepared, join};

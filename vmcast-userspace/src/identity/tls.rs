@@ -9,7 +9,8 @@ use std::{
 };
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig,
+    SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -159,7 +160,11 @@ impl From<&io::Error> for HandshakeFailure {
                 | CertificateError::NotValidYet
                 | CertificateError::NotValidYetContext { .. },
             )) => Refusal::HandshakeExpired,
-            Some(rustls::Error::InvalidCertificate(_)) => Refusal::HandshakeForeign,
+            // The node looks at our certificate first, and says that it knows another authority.
+            Some(
+                rustls::Error::InvalidCertificate(_)
+                | rustls::Error::AlertReceived(AlertDescription::UnknownCA | AlertDescription::BadCertificate),
+            ) => Refusal::HandshakeForeign,
             Some(_) | None => Refusal::HandshakeFailed,
         };
         Self { refusal, reason: error.to_string() }

@@ -93,5 +93,30 @@ pub(super) fn causes(status: &Status) -> String {
         }
         cause = error.source();
     }
-    text
+    match alert(&text) {
+        Some(meaning) => format!("{meaning} ({text})"),
+        None => text,
+    }
+}
+
+/// What a failure of TLS (RFC 8446 §6) means here. An admin that refuses a certificate can say it by an alert alone.
+fn alert(text: &str) -> Option<&'static str> {
+    if text.contains("invalid peer certificate: UnknownIssuer") {
+        return Some(
+            "the admin's certificate is of another authority than this node's: is the URL right? If the admin was \
+             set up anew, join again with a new token",
+        );
+    }
+    let (_, alert) = text.split_once("received fatal alert: ")?;
+    Some(match alert.split(|c: char| !c.is_ascii_alphanumeric()).next()? {
+        "UnknownCA" | "DecryptError" | "BadCertificate" => {
+            "the admin does not take this node's certificate, which is of another authority: join again with a new \
+             token"
+        }
+        "CertificateExpired" => {
+            "the admin does not take this node's certificate, which has expired or begins later: set the clock right, \
+             or join again with a new token"
+        }
+        _ => return None,
+    })
 }

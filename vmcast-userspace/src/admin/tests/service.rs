@@ -256,6 +256,7 @@ async fn the_server_makes_its_database_and_ends_although_clients_are_connected()
         nearest: Way::default(),
         identity: directory.path().join("identity"),
         names: Vec::new(),
+        certificate: crate::identity::LIFETIME,
         insecure: true,
     };
     let admin = Admin::bind(settings.clone()).await.expect("bind");
