@@ -108,6 +108,14 @@ impl<S: Store + Send + 'static> Handle<S> {
         Ok(changed)
     }
 
+    /// Ends a node's lease, whoever asks; false if it had none.
+    ///
+    /// # Errors
+    /// The failure of the store.
+    pub async fn forget(&self, node: NodeId) -> Result<bool, S::Error> {
+        self.with(move |registry, now| registry.deregister(now, &node)).await
+    }
+
     /// The average round-trip time between the admin and a VMR, if it is known.
     #[must_use]
     pub fn rtt(&self, vmr: &NodeId) -> Option<Duration> {

@@ -55,9 +55,13 @@ pub(super) fn answer(router: &Router, request: &api::Request) -> api::Response {
         }
         api::Request::InterfaceList => api::Response::Interfaces(interfaces(router)),
         api::Request::Stats => api::Response::Stats(stats(router, now)),
-        api::Request::NodeList { .. } | api::Request::NodeDrain { .. } | api::Request::CacheList { .. } => {
-            api::Response::not_this_role(api::Role::Router, request)
-        }
+        api::Request::NodeList { .. }
+        | api::Request::NodeDrain { .. }
+        | api::Request::CacheList { .. }
+        | api::Request::TokenCreate { .. }
+        | api::Request::TokenList { .. }
+        | api::Request::TokenRevoke { .. }
+        | api::Request::NodeRevoke { .. } => api::Response::not_this_role(api::Role::Router, request),
     }
 }
 

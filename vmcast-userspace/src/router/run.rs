@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -52,6 +53,7 @@ use crate::{
     config::{OnExit, RoleConfig as _, RouterConfig, UpstreamFrom},
     control::{Call, Control},
     daemon::{self, Process},
+    identity::{self, NodeIdentity},
     link::{self, Attachment, RankedVmrs},
     metrics::Metrics,
     netlink::{Links, NextHopEvent, NextHops},
@@ -196,8 +198,10 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
 
     let mut shown = Shown::default();
     first.iter().for_each(|op| shown.note(now, op, &LastCount::default(), plane.as_ref(), &core.mrib));
+    let identity =
+        link::open_identity(&config.admin, identity::Role::Router, config.node_id().as_str()).await?;
     let about = about(&wanted, core.stated.tunnels(), config.tunnel.max_tunnels);
-    let attachment = attach(&config, &endpoints, about, seed)?;
+    let attachment = attach(&config, &endpoints, about, seed, identity)?;
     let source_relays = SourceRelays::new(&config.amtrelay);
     let mut router = Router {
         config,
@@ -402,6 +406,7 @@ fn attach(
     endpoints: &[SocketAddr],
     about: registry::About,
     seed: [u8; 16],
+    identity: Option<Arc<NodeIdentity>>,
 ) -> anyhow::Result<Option<Attachment>> {
     if config.admin.urls.is_empty() {
         return Ok(None);
@@ -422,6 +427,7 @@ fn attach(
         local: None,
         probe: vmcast_proto::nearest::Config::default(),
         seed: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        identity,
     };
     Ok(Some(link::attach(settings)?))
 }
