@@ -92,13 +92,13 @@ async fn establish(stream: TcpStream, gate: &Gate, permit: OwnedSemaphorePermit)
     let tcp =
         TcpConnectInfo { local_addr: address(stream.local_addr()), remote_addr: address(stream.peer_addr()) };
     let remote = tcp.remote_addr;
-    let Some(tls) = gate.tls() else {
+    if !gate.is_secure() {
         let info = ConnectionInfo { tcp, caller: Caller::Insecure };
         return Some(Connection { stream: Protected::Plain(stream), info, over: None, _permit: permit });
-    };
+    }
     // Without an address it is gone already.
     let local = tcp.local_addr?.ip().to_canonical();
-    match gate.handshake(stream, tls, local).await {
+    match gate.handshake(stream, local).await {
         Ok((stream, caller)) => {
             let over: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = match &caller {
                 Caller::Node(peer) => Some(Box::pin(Arc::clone(peer).expired())),

@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     io,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,7 +19,8 @@ use vmcast_signal::tonic::{Code, Request, Status, transport::server::TcpConnectI
 
 use super::Clock;
 use crate::identity::{
-    Certified, HandshakeFailure, Refusal, Role, Roster, RosterError, ServerTls, Standing, certified,
+    Authority, Certified, HandshakeFailure, Refusal, Role, Roster, RosterError, ServerTls, Standing, Tally,
+    certified,
 };
 
 /// A TLS handshake may take so long.
@@ -101,36 +105,64 @@ pub struct Gate(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    roster: Mutex<Roster>,
     /// `None`: everything is in the clear, and everybody may do everything.
-    tls: Option<ServerTls>,
+    secure: Option<Secure>,
+    tally: Arc<Tally>,
     clock: Clock,
     peers: Mutex<HashMap<NodeId, Vec<Weak<Peer>>>>,
 }
 
+#[derive(Debug)]
+struct Secure {
+    /// Locked only where a thread may block: behind it is the registry's store.
+    roster: Mutex<Roster>,
+    authority: Arc<Authority>,
+    tls: ServerTls,
+    /// The revocations that were looked at: [`Roster::revocations`].
+    revocations: AtomicU64,
+}
+
 impl Gate {
-    /// A gate of this roster; without `tls` it is open.
+    /// A gate of this roster.
     #[must_use]
-    pub fn new(roster: Roster, tls: Option<ServerTls>, clock: Clock) -> Self {
-        Self(Arc::new(Shared { roster: Mutex::new(roster), tls, clock, peers: Mutex::default() }))
+    pub fn new(roster: Roster, tls: ServerTls, clock: Clock) -> Self {
+        let (tally, authority) = (Arc::clone(roster.tally()), Arc::clone(roster.authority()));
+        let secure = Secure { roster: Mutex::new(roster), authority, tls, revocations: AtomicU64::new(0) };
+        Self(Arc::new(Shared { secure: Some(secure), tally, clock, peers: Mutex::default() }))
+    }
+
+    /// A gate that is open to all.
+    #[must_use]
+    pub fn insecure(clock: Clock) -> Self {
+        Self(Arc::new(Shared { secure: None, tally: Arc::default(), clock, peers: Mutex::default() }))
+    }
+
+    /// What was done and refused.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.0.tally
     }
 
     /// Whether connections are encrypted.
     #[must_use]
     pub fn is_secure(&self) -> bool {
-        self.0.tls.is_some()
+        self.0.secure.is_some()
     }
 
     /// Works on the roster, which may touch the disk, with the present time.
+    ///
+    /// # Errors
+    /// If there is none.
     pub async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Roster, UnixMillis) -> T + Send + 'static,
-    ) -> T {
+    ) -> Result<T, RosterError> {
         let shared = Arc::clone(&self.0);
         let job = tokio::task::spawn_blocking(move || {
+            let secure = shared.secure.as_ref().ok_or(RosterError::Insecure)?;
             let now = shared.clock.now();
             // What is written is written at once, so a panic leaves nothing half done.
-            work(&mut shared.roster.lock().unwrap_or_else(PoisonError::into_inner), now)
+            Ok(work(&mut secure.roster.lock().unwrap_or_else(PoisonError::into_inner), now))
         });
         match job.await {
             Ok(result) => result,
@@ -148,7 +180,7 @@ impl Gate {
     /// If the store fails.
     pub async fn revoke_node(&self, node: NodeId) -> Result<Option<Vec<String>>, RosterError> {
         let of = node.clone();
-        let revoked = self.with(move |roster, now| roster.revoke_node(now, &of)).await?;
+        let revoked = self.with(move |roster, now| roster.revoke_node(now, &of)).await??;
         if revoked.is_some() {
             warn!(%node, "node revoked");
             let peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -163,17 +195,14 @@ impl Gate {
     pub(super) async fn handshake(
         &self,
         stream: TcpStream,
-        tls: &ServerTls,
         local: IpAddr,
     ) -> Result<(TlsStream<TcpStream>, Caller), HandshakeFailure> {
         let failed = |reason: &dyn std::fmt::Display| HandshakeFailure {
             refusal: Refusal::HandshakeFailed,
             reason: reason.to_string(),
         };
-        let config = {
-            let roster = self.0.roster.lock().unwrap_or_else(PoisonError::into_inner);
-            tls.config(roster.authority(), local).map_err(|error| failed(&error))?
-        };
+        let secure = self.0.secure.as_ref().ok_or_else(|| failed(&RosterError::Insecure))?;
+        let config = secure.tls.config(&secure.authority, local).map_err(|error| failed(&error))?;
         let stream = match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err((&error).into()),
@@ -188,35 +217,69 @@ impl Gate {
             return Ok((stream, Caller::Anonymous));
         };
         let certified = certified(certificate).ok_or_else(|| failed(&"the certificate is none of a node"))?;
-        let (node, serial) = (certified.node.clone(), certified.serial.clone());
-        let peer = self
-            .with(move |roster, _| roster.standing(&node, &serial))
-            .await
-            .map(|standing| self.connected(certified, standing))
-            .map_err(|error| failed(&error))?;
+        let peer = self.connected(certified).await.map_err(|error| failed(&error))?;
         Ok((stream, Caller::Node(peer)))
     }
 
-    /// Notes a node's connection. A revocation between the look-up and here is not missed: it is looked up again.
-    fn connected(&self, certified: Certified, standing: Standing) -> Arc<Peer> {
+    /// Notes a node's connection, and then looks up how its certificate stands: what is revoked meanwhile is not missed.
+    async fn connected(&self, certified: Certified) -> Result<Arc<Peer>, RosterError> {
         let (node, serial) = (certified.node.clone(), certified.serial.clone());
-        let (standing, _) = watch::channel(PeerStanding::Certificate(standing));
-        let peer = Arc::new(Peer { certified, standing });
-        let mut peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_node = peers.entry(node.clone()).or_default();
-        of_node.retain(|peer| peer.strong_count() > 0);
-        of_node.push(Arc::downgrade(&peer));
-        drop(peers);
-        let roster = self.0.roster.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(standing) = roster.standing(&node, &serial) {
-            peer.standing.send_replace(PeerStanding::Certificate(standing));
+        let unknown = PeerStanding::Certificate(Standing::Unknown);
+        let peer = Arc::new(Peer { certified, standing: watch::channel(unknown).0 });
+        {
+            let mut peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
+            let of_node = peers.entry(node.clone()).or_default();
+            of_node.retain(|peer| peer.strong_count() > 0);
+            of_node.push(Arc::downgrade(&peer));
         }
-        peer
+        let standing = self.with(move |roster, _| roster.standing(&node, &serial)).await??;
+        peer.standing.send_if_modified(|known| {
+            let first = *known == unknown;
+            if first {
+                *known = PeerStanding::Certificate(standing);
+            }
+            first
+        });
+        Ok(peer)
     }
 
-    /// How to do TLS, if it is done.
-    pub(super) fn tls(&self) -> Option<&ServerTls> {
-        self.0.tls.as_ref()
+    /// Looks up again how the certificates of those stand that are connected, if any node was revoked at any admin.
+    /// Returns the nodes that are out now.
+    pub(super) async fn look_for_revocations(&self) -> Vec<NodeId> {
+        let Some(secure) = &self.0.secure else { return Vec::new() };
+        let known = secure.revocations.load(Ordering::Relaxed);
+        let connected: Vec<Arc<Peer>> = {
+            let peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
+            peers.values().flatten().filter_map(Weak::upgrade).collect()
+        };
+        let looked = self
+            .with(move |roster, _| {
+                let changes = roster.revocations();
+                let mut out = Vec::new();
+                if changes == known {
+                    return (changes, out);
+                }
+                for peer in connected {
+                    // Where the store fails it is looked up again.
+                    let Ok(standing) = roster.standing(&peer.certified.node, &peer.certified.serial) else {
+                        return (known, out);
+                    };
+                    if standing == Standing::Revoked {
+                        let standing = PeerStanding::Certificate(standing);
+                        if peer
+                            .standing
+                            .send_if_modified(|known| std::mem::replace(known, standing) != standing)
+                        {
+                            out.push(peer.certified.node.clone());
+                        }
+                    }
+                }
+                (changes, out)
+            })
+            .await;
+        let Ok((changes, out)) = looked else { return Vec::new() };
+        secure.revocations.store(changes, Ordering::Relaxed);
+        out
     }
 
     /// Counts a handshake that failed. It is no more than a line for who looks for it: anybody can cause it.
@@ -226,7 +289,7 @@ impl Gate {
     }
 
     fn count(&self, refusal: Refusal) {
-        self.0.roster.lock().unwrap_or_else(PoisonError::into_inner).refuse(refusal);
+        self.0.tally.refuse(refusal);
     }
 
     /// Cuts the connections whose certificates have expired, and tends the records.
@@ -244,8 +307,9 @@ impl Gate {
                 }
             }
         }
-        if let Err(error) = self.with(Roster::sweep).await {
-            error!(%error, "records were not tended");
+        match self.with(Roster::sweep).await {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(error)) => error!(%error, "records were not tended"),
         }
     }
 

@@ -52,7 +52,9 @@ impl<S> Clone for Handle<S> {
 }
 
 impl<S: Store + Send + 'static> Handle<S> {
-    pub(super) fn new(registry: Registry<S>, clock: Clock, way: Way) -> Self {
+    /// Access to a registry.
+    #[must_use]
+    pub fn new(registry: Registry<S>, clock: Clock, way: Way) -> Self {
         let (registry, malformed) = (Mutex::new(registry), AtomicU64::new(0));
         let shared = Shared { registry, clock, malformed, lines: Lines::default(), way };
         Self { shared: Arc::new(shared) }
@@ -132,6 +134,12 @@ impl<S: Store + Send + 'static> Handle<S> {
 
     pub(super) fn count_malformed(&self) {
         self.shared.malformed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Works on the store, on a thread that may block.
+    pub(super) fn store<T>(&self, work: impl FnOnce(&mut S) -> T) -> T {
+        // Commits are atomic, so a panic leaves nothing half done.
+        work(self.shared.registry.lock().unwrap_or_else(PoisonError::into_inner).store_mut())
     }
 
     /// Runs `work` on the registry with the present time.

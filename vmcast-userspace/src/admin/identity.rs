@@ -33,7 +33,8 @@ impl Identity for IdentityService {
                 let signed = roster.join(now, (&token_id, &token_secret), &joining, &certificate_request);
                 signed.map(|signed| answer(signed, roster.authority().certificate()))
             })
-            .await;
+            .await
+            .and_then(|signed| signed);
         match signed {
             Ok(certificate) => {
                 info!(%node, token, "node joined");
@@ -57,7 +58,8 @@ impl Identity for IdentityService {
                 let signed = roster.renew(now, &peer.certified.node, &peer.certified.serial, &csr);
                 signed.map(|signed| answer(signed, roster.authority().certificate()))
             })
-            .await;
+            .await
+            .and_then(|signed| signed);
         match signed {
             Ok(certificate) => {
                 info!(%node, "certificate renewed");
@@ -82,7 +84,7 @@ fn refused(node: &NodeId, error: &RosterError) -> Status {
             info!(%node, reason = refusal.label(), "certificate refused");
             status(*refusal)
         }
-        RosterError::Records(_) | RosterError::Authority(_) => {
+        RosterError::Records(_) | RosterError::Authority(_) | RosterError::Insecure => {
             error!(%node, %error, "no certificate could be made");
             // The particulars are the operator's, not the peer's.
             Status::unavailable("the admin's records do not work; try later")

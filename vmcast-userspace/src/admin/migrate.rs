@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vmcast_proto::registry::{CacheKey, Change, NodeId, Store};
+use vmcast_proto::registry::{CacheKey, Change, NodeId, RecordKind, RecordWrite, Store};
 
 use super::{
     Clock,
@@ -20,6 +20,8 @@ pub struct Migrated {
     pub nodes: usize,
     /// Entries of the cache.
     pub entries: usize,
+    /// Records: tokens, certificates, revocations, the policy.
+    pub records: usize,
 }
 
 /// Why nothing, or not all, was copied.
@@ -92,6 +94,17 @@ fn copy(source: &SqliteStore, mut target: EtcdStore) -> Result<Migrated, Migrate
         after = Some(last.key);
         copied.entries += entries.len();
         target.commit(&entries.into_iter().map(Change::PutEntry).collect::<Vec<_>>())?;
+    }
+    for kind in RecordKind::ALL {
+        let mut after = String::new();
+        loop {
+            let records = source.records(kind, "", &after, PAGE)?;
+            let Some((last, _)) = records.last() else { break };
+            after.clone_from(last);
+            copied.records += records.len();
+            let write = |(key, value)| RecordWrite { kind, key, value: Some(value) };
+            target.commit_records(&[], &records.into_iter().map(write).collect::<Vec<_>>())?;
+        }
     }
     Ok(copied)
 }

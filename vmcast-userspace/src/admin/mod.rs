@@ -13,6 +13,7 @@ mod identity;
 mod lines;
 mod migrate;
 mod place;
+mod records;
 mod schema;
 mod server;
 mod service;

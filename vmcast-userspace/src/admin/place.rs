@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use vmcast_proto::registry::{CacheEntry, CacheKey, Change, NodeId, NodeRecord, Store, UnixMillis};
+use vmcast_proto::registry::{
+    CacheEntry, CacheKey, Change, Expected, NodeId, NodeRecord, RecordKind, RecordWrite, Store, UnixMillis,
+};
 
 use super::{
     etcd::{EtcdError, EtcdStore},
@@ -91,5 +93,34 @@ impl Store for AnyStore {
 
     fn entry_count(&self) -> Result<usize, AnyStoreError> {
         pass!(self, store => store.entry_count())
+    }
+
+    fn commit_records(
+        &mut self,
+        expected: &[Expected],
+        writes: &[RecordWrite],
+    ) -> Result<bool, AnyStoreError> {
+        pass!(self, store => store.commit_records(expected, writes))
+    }
+
+    fn record(&self, kind: RecordKind, key: &str) -> Result<Option<Vec<u8>>, AnyStoreError> {
+        pass!(self, store => store.record(kind, key))
+    }
+
+    fn records(
+        &self,
+        kind: RecordKind,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(String, Vec<u8>)>, AnyStoreError> {
+        pass!(self, store => store.records(kind, prefix, after, limit))
+    }
+
+    fn record_changes(&self, kind: RecordKind) -> u64 {
+        match self {
+            Self::Sqlite(store) => store.record_changes(kind),
+            Self::Etcd(store) => store.record_changes(kind),
+        }
     }
 }

@@ -9,10 +9,22 @@ pub(super) const VERSION: i32 = 1 + STEPS.len() as i32;
 ///
 /// 2: what a node says of itself beside its name and endpoints, as a `Node` of the signalling
 /// schema, and whether it drains.
-pub(super) const STEPS: [&str; 1] = ["
+///
+/// 3: records, see [`vmcast_proto::registry::RecordKind`].
+pub(super) const STEPS: [&str; 2] = [
+    "
 ALTER TABLE node ADD COLUMN about BLOB NOT NULL DEFAULT x'';
 ALTER TABLE node ADD COLUMN draining INTEGER NOT NULL DEFAULT 0;
-"];
+",
+    "
+CREATE TABLE record (
+    kind TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (kind, key)
+) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Makes the tables of version 1 in an empty file.
 ///

@@ -1,8 +1,14 @@
 //! The server: its socket, its limits, its end.
 
-use std::{future::Future, io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::{net::TcpListener, sync::watch, time::MissedTickBehavior};
 use tracing::{error, info, warn};
 use vmcast_proto::registry::{self, Registry, Store};
@@ -15,11 +21,10 @@ use super::{
     AnyStore, Clock, EtcdSettings, EtcdStore, Gate, Handle, SqliteStore, Way, connection::incoming,
     guard::Guard, identity::IdentityService, service::Service,
 };
-use crate::identity::{Authority, Roster, ServerTls, SqliteRecords};
+use crate::identity::{Roster, ServerTls, shared_authority};
 
-/// The file of the records within the directory of identities.
-const RECORDS_FILE: &str = "records.db";
-
+/// Characters of the secret that opens the authority's key, at least.
+const LEAST_SECRET: usize = 16;
 /// A request may take so long.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request at most: a report of some thousand measurements.
@@ -32,6 +37,8 @@ const MAX_CONCURRENT: usize = 32;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Requests under way have so long to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(3);
+/// Between two looks for what other admins have revoked.
+const LOOK: Duration = Duration::from_millis(200);
 /// Between two sweeps for what has expired. Rows that have expired are out of every answer
 /// at once; the sweep frees their space and logs their end.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -49,8 +56,10 @@ pub struct Settings {
     pub registry: registry::Config,
     /// How the nearest VMR is found on a miss.
     pub nearest: Way,
-    /// The directory of the authority, tokens and certificates; made if it is not there.
+    /// The directory of the authority; made if it is not there, but not opened without TLS.
     pub identity: PathBuf,
+    /// The file with the secret under which the authority's key is in the registry, if it is there.
+    pub authority_secret: Option<PathBuf>,
     /// How long the certificates of nodes last.
     pub certificate: Duration,
     /// DNS names and addresses that nodes reach the admin by, beside those that this host has.
@@ -74,10 +83,12 @@ impl Admin {
     /// If either cannot be had.
     pub async fn bind(settings: Settings) -> anyhow::Result<Self> {
         let clock = Clock::system();
-        let gate = open_gate(&settings, clock.clone())?;
-        let store = open(settings.database, settings.etcd, clock.clone()).await?;
-        let registry = Registry::new(settings.registry, store);
-        Self::bind_with(settings.listen, registry, gate, clock, settings.nearest).await
+        let store = open(settings.database.clone(), settings.etcd.clone(), clock.clone()).await?;
+        let registry = Registry::new(settings.registry.clone(), store);
+        let handle = Handle::new(registry, clock.clone(), settings.nearest);
+        let listen = settings.listen;
+        let gate = open_gate(settings, handle.clone(), clock).await?;
+        Self::bind_with(listen, handle, gate).await
     }
 }
 
@@ -101,16 +112,10 @@ impl<S: Store + Send + 'static> Admin<S> {
     ///
     /// # Errors
     /// If the address cannot be listened on.
-    pub async fn bind_with(
-        listen: SocketAddr,
-        registry: Registry<S>,
-        gate: Gate,
-        clock: Clock,
-        way: Way,
-    ) -> anyhow::Result<Self> {
+    pub async fn bind_with(listen: SocketAddr, handle: Handle<S>, gate: Gate) -> anyhow::Result<Self> {
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-        Ok(Self { listener, handle: Handle::new(registry, clock, way), gate })
+        Ok(Self { listener, handle, gate })
     }
 
     /// Where it listens.
@@ -178,18 +183,35 @@ impl<S: Store + Send + 'static> Admin<S> {
     }
 }
 
-/// The gate of a directory, which is made if it is not there.
-fn open_gate(settings: &Settings, clock: Clock) -> anyhow::Result<Gate> {
-    let directory = &settings.identity;
-    std::fs::create_dir_all(directory)
-        .with_context(|| format!("cannot make the directory {}", directory.display()))?;
-    let authority = Authority::load_or_make(directory, clock.now())?.with_lifetime(settings.certificate);
-    info!(fingerprint = %authority.fingerprint(), directory = %directory.display(), "certificate authority");
-    let path = directory.join(RECORDS_FILE);
-    let records = SqliteRecords::open(&path)
-        .with_context(|| format!("cannot open {}: does another admin run with it?", path.display()))?;
-    let tls = (!settings.insecure).then(|| ServerTls::new(settings.names.clone(), clock.clone()));
-    Ok(Gate::new(Roster::new(Box::new(records), authority), tls, clock))
+/// The gate: open to all, or with the authority of the registry, whose directory is made if it is not there.
+async fn open_gate(settings: Settings, handle: Handle, clock: Clock) -> anyhow::Result<Gate> {
+    if settings.insecure {
+        return Ok(Gate::insecure(clock));
+    }
+    let secret = settings.authority_secret.as_deref().map(read_secret).transpose()?;
+    let opened = tokio::task::spawn_blocking(move || {
+        let directory = &settings.identity;
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+        let mut records = handle;
+        let authority = shared_authority(&mut records, directory, secret.as_deref(), clock.now())?;
+        info!(fingerprint = %authority.fingerprint(), directory = %directory.display(), "certificate authority");
+        let authority = authority.with_lifetime(settings.certificate);
+        let tls = ServerTls::new(settings.names, clock.clone());
+        Ok(Gate::new(Roster::new(Box::new(records), authority), tls, clock))
+    });
+    opened.await.context("the authority could not be opened")?
+}
+
+/// The secret that opens the authority's key.
+fn read_secret(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read authority_secret_file {}", path.display()))?;
+    let secret = text.trim();
+    if secret.len() < LEAST_SECRET {
+        bail!("authority_secret_file {} holds less than {LEAST_SECRET} characters", path.display());
+    }
+    Ok(secret.as_bytes().to_vec())
 }
 
 /// Opens everything and serves until `shutdown` is ready.
@@ -201,11 +223,27 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
 }
 
 async fn sweep<S: Store + Send + 'static>(handle: &Handle<S>, gate: &Gate) {
-    let mut ticks = tokio::time::interval(SWEEP);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let interval = |period| {
+        let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    };
+    let (mut ticks, mut looks) = (interval(SWEEP), interval(LOOK));
     let mut failing = false;
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = looks.tick() => {
+                for node in gate.look_for_revocations().await {
+                    warn!(%node, "node was revoked by another admin");
+                    if let Err(error) = handle.forget(node).await {
+                        // It cannot renew its lease, so that ends by itself.
+                        warn!(%error, "the lease of a revoked node could not be ended");
+                    }
+                }
+                continue;
+            }
+        }
         gate.sweep().await;
         match handle.with(|registry, now| registry.expire(now)).await {
             Ok(expired) => {

@@ -4,7 +4,8 @@
 //! in the kernel's hands, so it survives the death of the process, SIGKILL included. A power cut
 //! may cost the last commits, never the consistency of the file; since leases are renewed every few
 //! seconds, what is lost comes back by itself, and syncing the disk for each renewal would buy
-//! nothing.
+//! nothing. Records are another matter: a token that was used and a node that was revoked must be so
+//! after a power cut, too, and there `synchronous` is `FULL`.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -12,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, Params, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Params, Row, params};
 use vmcast_proto::registry::{
-    About, CacheEntry, CacheKey, Change, Measurement, NodeId, NodeRecord, Prefix, Registration, Role, Scope,
-    Store, UnixMillis,
+    About, CacheEntry, CacheKey, Change, Expected, Measurement, NodeId, NodeRecord, Prefix, RecordKind,
+    RecordWrite, Registration, Role, Scope, Store, UnixMillis,
 };
 use vmcast_signal::{prost::Message as _, v1};
 
@@ -81,6 +82,7 @@ type Result<T, E = StoreError> = std::result::Result<T, E>;
 #[derive(Debug)]
 pub struct SqliteStore {
     connection: Connection,
+    record_changes: [u64; RecordKind::ALL.len()],
 }
 
 impl SqliteStore {
@@ -117,7 +119,7 @@ impl SqliteStore {
         }
         transaction.pragma_update(None, "user_version", schema::VERSION)?;
         transaction.commit()?;
-        Ok(Self { connection })
+        Ok(Self { connection, record_changes: Default::default() })
     }
 
     fn count(&self, sql: &str) -> Result<usize> {
@@ -251,6 +253,75 @@ impl Store for SqliteStore {
     fn entry_count(&self) -> Result<usize> {
         self.count("SELECT count(*) FROM cache")
     }
+
+    fn commit_records(&mut self, expected: &[Expected], writes: &[RecordWrite]) -> Result<bool> {
+        // It cannot be changed within a transaction.
+        self.connection.pragma_update(None, "synchronous", "FULL")?;
+        let made = commit_records(&mut self.connection, expected, writes);
+        self.connection.pragma_update(None, "synchronous", "NORMAL")?;
+        if made.as_ref().is_ok_and(|made| *made) {
+            for write in writes {
+                self.record_changes[write.kind as usize] += 1;
+            }
+        }
+        made
+    }
+
+    fn record(&self, kind: RecordKind, key: &str) -> Result<Option<Vec<u8>>> {
+        record(&self.connection, kind, key)
+    }
+
+    fn records(
+        &self,
+        kind: RecordKind,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(String, Vec<u8>)>> {
+        // Every key with the prefix lies between it and the prefix with the last character behind it.
+        let mut statement = self.connection.prepare_cached(
+            "SELECT key, value FROM record WHERE kind = ?1 AND key >= ?2 AND key < ?2 || char(1114111)
+             AND key > ?3 ORDER BY key LIMIT ?4",
+        )?;
+        let rows = statement.query_map(params![kind.label(), prefix, after, sql_limit(limit)], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+        Ok(rows.collect::<std::result::Result<_, _>>()?)
+    }
+
+    fn record_changes(&self, kind: RecordKind) -> u64 {
+        self.record_changes[kind as usize]
+    }
+}
+
+fn record(connection: &Connection, kind: RecordKind, key: &str) -> Result<Option<Vec<u8>>> {
+    let mut statement = connection.prepare_cached("SELECT value FROM record WHERE kind = ?1 AND key = ?2")?;
+    Ok(statement.query_row([kind.label(), key], |row| row.get(0)).optional()?)
+}
+
+fn commit_records(
+    connection: &mut Connection,
+    expected: &[Expected],
+    writes: &[RecordWrite],
+) -> Result<bool> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    for Expected { kind, key, value } in expected {
+        if record(&transaction, *kind, key)? != *value {
+            return Ok(false);
+        }
+    }
+    for RecordWrite { kind, key, value } in writes {
+        match value {
+            Some(value) => transaction
+                .prepare_cached("INSERT OR REPLACE INTO record VALUES (?1, ?2, ?3)")?
+                .execute(params![kind.label(), key, value])?,
+            None => transaction
+                .prepare_cached("DELETE FROM record WHERE kind = ?1 AND key = ?2")?
+                .execute([kind.label(), key.as_str()])?,
+        };
+    }
+    transaction.commit()?;
+    Ok(true)
 }
 
 fn apply(connection: &Connection, change: &Change) -> Result<()> {

@@ -22,7 +22,7 @@ pub(super) fn run(args: &MigrateArgs) -> Result<String, Failure> {
     let runtime = runtime.map_err(|error| failed(error.into()))?;
     let database = settings.database;
     let outcome = runtime.block_on(admin::migrate(&database, etcd, args.merge));
-    let Migrated { nodes, entries } = outcome.map_err(|error| {
+    let Migrated { nodes, entries, records } = outcome.map_err(|error| {
         let failure = Failure::new(Exit::Error, &error);
         match error {
             MigrateError::NotEmpty { .. } => {
@@ -33,9 +33,12 @@ pub(super) fn run(args: &MigrateArgs) -> Result<String, Failure> {
         }
     })?;
     Ok(if args.json {
-        format!("{}\n", json!({ "v": 1, "nodes": nodes, "cache_entries": entries }))
+        format!("{}\n", json!({ "v": 1, "nodes": nodes, "cache_entries": entries, "records": records }))
     } else {
         let from = database.display();
-        format!("copied {nodes} nodes and {entries} entries of the cache from {from} to etcd\n")
+        format!(
+            "copied {nodes} nodes, {entries} entries of the cache and {records} records of tokens, certificates and \
+             policy from {from} to etcd\n"
+        )
     })
 }

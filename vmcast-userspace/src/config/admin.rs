@@ -34,6 +34,8 @@ pub struct AdminConfig {
     pub etcd: EtcdConfig,
     /// The directory of the certificate authority, join tokens and certificates; `None`: beside the database.
     pub identity: Option<PathBuf>,
+    /// The file with the secret under which the authority's key is in the registry; `None`: it is in the directory.
+    pub authority_secret_file: Option<PathBuf>,
     /// DNS names and addresses that nodes reach the admin by, beside the addresses of this host.
     #[serde(default)]
     pub names: Vec<AdminName>,
@@ -159,6 +161,8 @@ impl RoleConfig for AdminConfig {
         }
         problems.extend(relative_path("database", &self.database));
         problems.extend(self.identity.as_ref().and_then(|path| relative_path("identity", path)));
+        let secret = self.authority_secret_file.as_ref();
+        problems.extend(secret.and_then(|path| relative_path("authority_secret_file", path)));
         problems.extend(self.etcd.problems());
         for (key, value, least, most) in [
             ("lease_seconds", self.lease_seconds, 1, 86_400),

@@ -58,6 +58,7 @@ pub(crate) fn settings(config: &AdminConfig) -> anyhow::Result<Settings> {
             ..registry::Config::default()
         },
         identity: config.identity_directory(),
+        authority_secret: config.authority_secret_file.clone(),
         certificate: config.certificate_seconds.duration(),
         names: config.names.iter().map(|name| name.as_str().to_owned()).collect(),
         insecure: config.insecure,
@@ -105,7 +106,7 @@ async fn response(
         Request::Status => status(process, handle).await.map(Response::Status),
         Request::Stats => {
             let mut stats = stats(&handle.status().await);
-            stats.control.insert("identity".to_owned(), access.counters().await);
+            stats.control.insert("identity".to_owned(), access.counters());
             return Response::Stats(stats);
         }
         Request::NodeList { page } => nodes(page, handle, now).await.map(Response::Nodes),
@@ -276,10 +277,21 @@ mod tests {
     fn every_key_of_the_file_reaches_the_registry() {
         let text = "listen = \"127.0.0.1:1\"\nlease_seconds = 7\ncache_lifetime_seconds = 8\ncache_prefix_v4 = 20\n\
                     cache_prefix_v6 = 48\nnearest = \"rtt\"\nprobe_wait = \"full\"\ndatabase = \"/x/y.db\"\n\
-                    names = [\"admin.example.net\"]\ninsecure = true\ncertificate_seconds = 99\n";
+                    names = [\"admin.example.net\"]\ninsecure = true\ncertificate_seconds = 99\nauthority_secret_file = \"/x/secret\"\n";
         let (config, _) = crate::config::parse::<AdminConfig>(std::path::Path::new("t.toml"), text).unwrap();
-        let Settings { listen, database, registry, etcd, nearest, identity, certificate, names, insecure } =
-            settings(&config).unwrap();
+        let Settings {
+            listen,
+            database,
+            registry,
+            etcd,
+            nearest,
+            identity,
+            authority_secret,
+            certificate,
+            names,
+            insecure,
+        } = settings(&config).unwrap();
+        assert_eq!(authority_secret.unwrap().to_str(), Some("/x/secret"));
         assert_eq!(certificate.as_secs(), 99);
         assert_eq!(identity.to_str(), Some("/x/y.identity"));
         assert_eq!((names.as_slice(), insecure), (&["admin.example.net".to_owned()][..], true));
@@ -326,11 +338,13 @@ mod tests {
             registry: registry::Config::default(),
             nearest: crate::admin::Way::default(),
             identity: dir.path().join("identity"),
+            authority_secret: None,
             certificate: crate::identity::LIFETIME,
             names: Vec::new(),
             insecure: true,
         };
         let admin = Admin::bind(settings).await.unwrap();
+        assert!(!dir.path().join("identity").exists(), "nothing is opened that nothing needs");
         let (handle, access) = (admin.handle(), Access::new(admin.gate(), admin.handle(), config()));
         let process = Process::new(Role::Admin, "a");
         let ask =

@@ -2,6 +2,7 @@
 
 use std::{fmt, io, net::IpAddr, path::Path, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType,
@@ -132,50 +133,96 @@ pub(super) struct Issued {
 }
 
 impl Authority {
-    /// The authority of a directory; one is made if there is none.
+    /// A new authority, which is in no file.
+    ///
+    /// # Errors
+    /// If none can be made.
+    pub fn make(now: UnixMillis) -> Result<Self, AuthorityError> {
+        let key = KeyPair::generate()?;
+        let certificate = authority_params(now)?.self_signed(&key)?;
+        Self::of(key, certificate.der().clone())
+    }
+
+    /// The authority of a key in PEM and its certificate in DER.
+    ///
+    /// # Errors
+    /// If they are none, or do not belong together.
+    pub fn of_parts(key: &str, certificate: Vec<u8>) -> Result<Self, AuthorityError> {
+        let content =
+            |reason: String| AuthorityError::Content { path: "the registry's record".to_owned(), reason };
+        let key = KeyPair::from_pem(key).map_err(|error| content(error.to_string()))?;
+        let certificate = CertificateDer::from(certificate);
+        if !is_of_key(&certificate, &key) {
+            return Err(content("the certificate is not of its key".to_owned()));
+        }
+        Self::of(key, certificate)
+    }
+
+    /// The authority of a directory, if it holds one.
     ///
     /// # Errors
     /// If the files cannot be used or hold something else.
-    pub fn load_or_make(directory: &Path, now: UnixMillis) -> Result<Self, AuthorityError> {
+    pub fn load(directory: &Path) -> Result<Option<Self>, AuthorityError> {
         let (key_path, certificate_path) = (directory.join(KEY_FILE), directory.join(CERTIFICATE_FILE));
-        let file = |path: &Path| {
-            let path = path.display().to_string();
-            move |source| AuthorityError::File { path, source }
+        let read = |path: &Path| {
+            files::read(path)
+                .map_err(|source| AuthorityError::File { path: path.display().to_string(), source })
         };
         let content = |path: &Path, reason: String| AuthorityError::Content {
             path: path.display().to_string(),
             reason,
         };
-        let key = match files::read(&key_path).map_err(file(&key_path))? {
-            Some(pem) => KeyPair::from_pem(&pem).map_err(|error| content(&key_path, error.to_string()))?,
-            None => {
-                if files::read(&certificate_path).map_err(file(&certificate_path))?.is_some() {
-                    return Err(content(&key_path, "ca.pem is there, but its key is not".to_owned()));
-                }
-                let key = KeyPair::generate()?;
-                files::replace_private(&key_path, key.serialize_pem().as_bytes()).map_err(file(&key_path))?;
-                key
-            }
-        };
-        let certificate = match files::read(&certificate_path).map_err(file(&certificate_path))? {
-            Some(pem) => CertificateDer::from_pem_slice(pem.as_bytes())
-                .map_err(|error| content(&certificate_path, error.to_string()))?,
+        let (key, certificate) = match (read(&key_path)?, read(&certificate_path)?) {
+            (Some(key), Some(certificate)) => (key, certificate),
             // Nobody has seen one of this key yet.
-            None => {
-                let certificate = authority_params(now)?.self_signed(&key)?;
-                files::replace_private(&certificate_path, certificate.pem().as_bytes())
-                    .map_err(file(&certificate_path))?;
-                certificate.der().clone()
+            (Some(_) | None, None) => return Ok(None),
+            (None, Some(_)) => {
+                return Err(content(&key_path, "ca.pem is there, but its key is not".to_owned()));
             }
         };
-        let of_key = key.subject_public_key_info();
-        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate)
+        let key = KeyPair::from_pem(&key).map_err(|error| content(&key_path, error.to_string()))?;
+        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes())
             .map_err(|error| content(&certificate_path, error.to_string()))?;
-        if parsed.public_key().raw != of_key {
+        if !is_of_key(&certificate, &key) {
             return Err(content(&certificate_path, "it is not of the key in ca.key".to_owned()));
         }
+        Self::of(key, certificate).map(Some)
+    }
+
+    /// The authority of a directory; one is made if there is none.
+    ///
+    /// # Errors
+    /// If the files cannot be used or hold something else.
+    pub fn load_or_make(directory: &Path, now: UnixMillis) -> Result<Self, AuthorityError> {
+        if let Some(known) = Self::load(directory)? {
+            return Ok(known);
+        }
+        let authority = Self::make(now)?;
+        // The key first: one without its certificate is made anew.
+        for (name, text) in [(KEY_FILE, authority.key_pem()), (CERTIFICATE_FILE, authority.certificate_pem())]
+        {
+            let path = directory.join(name);
+            files::replace_private(&path, text.as_bytes())
+                .map_err(|source| AuthorityError::File { path: path.display().to_string(), source })?;
+        }
+        Ok(authority)
+    }
+
+    fn of(key: KeyPair, certificate: CertificateDer<'static>) -> Result<Self, AuthorityError> {
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
         Ok(Self { issuer, certificate, lifetime: LIFETIME })
+    }
+
+    /// The key, PKCS #8 in PEM.
+    pub(super) fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
+    fn certificate_pem(&self) -> String {
+        let text = STANDARD.encode(&self.certificate);
+        let lines: Vec<&str> =
+            text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
     }
 
     /// The same, with certificates that last so long.
@@ -237,6 +284,11 @@ impl Authority {
             .map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
         Ok(Issued { der: certificate.der().clone(), serial: hex(parsed.raw_serial()), expires })
     }
+}
+
+fn is_of_key(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {
+    let parsed = x509_parser::parse_x509_certificate(certificate);
+    parsed.is_ok_and(|(_, parsed)| parsed.public_key().raw == key.subject_public_key_info())
 }
 
 /// A request for a certificate whose signature was checked.

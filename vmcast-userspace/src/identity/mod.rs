@@ -10,20 +10,21 @@ mod files;
 mod node;
 mod random;
 mod records;
+mod refusal;
 mod roster;
-mod sqlite;
+mod shared;
 mod tls;
 mod token;
 
 pub use authority::{Authority, AuthorityError, Fingerprint, LIFETIME};
-#[cfg(test)]
-pub(crate) use node::certificate_request;
+pub use node::certificate_request;
 pub use node::{IdentityError, NodeIdentity, Prepared, join};
-pub use records::{Expected, Kind, MemoryRecords, Records, RecordsError, Write};
+pub use records::{Expected, Kind, Records, RecordsError, Write};
+pub use refusal::{Refusal, Tally};
 pub use roster::{
-    Certified, Error as RosterError, Refusal, Roster, Signed, Standing, TokenEntry, TokenOrder, TokenState,
+    Certified, Error as RosterError, Roster, Signed, Standing, TokenEntry, TokenOrder, TokenState,
 };
-pub use sqlite::SqliteRecords;
+pub use shared::{SharedError, shared_authority};
 pub(crate) use tls::certified;
 pub use tls::{HandshakeFailure, ServerTls, TlsClient};
 pub use token::JoinToken;

@@ -246,9 +246,12 @@ pub async fn join(
     Err(failure.into())
 }
 
-/// A request of a new key.
-#[cfg(test)]
-pub(crate) fn certificate_request() -> Vec<u8> {
+/// A request for a certificate, in DER, of a key that is thrown away: for tests of what the other end makes of it.
+///
+/// # Panics
+/// If no key can be made.
+#[must_use]
+pub fn certificate_request() -> Vec<u8> {
     Prepared::new().expect("a key").request
 }
 

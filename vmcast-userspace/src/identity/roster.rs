@@ -1,6 +1,9 @@
 //! Who may come in and who is in: tokens, the certificates that were made for them, and what was refused.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -11,6 +14,7 @@ use super::{
     authority::{self, Request, hex, unhex},
     random::random,
     records::{Expected, Kind, Records, RecordsError, Write},
+    refusal::{Refusal, Tally},
 };
 
 /// Tokens at most, those that are over included.
@@ -23,125 +27,15 @@ const MAX_TTL: Duration = Duration::from_secs(365 * 86_400);
 const MAX_CERTIFICATES: usize = 1000;
 /// What has ended is kept for so long, so that an operator sees it and a clock that jumped may come back.
 const KEPT: Duration = Duration::from_secs(30 * 86_400);
-/// Records that one sweep looks at.
+/// Certificates that are over are kept for so long where their node goes on.
+const OVER_KEPT: Duration = Duration::from_secs(3600);
+/// A node that was revoked is remembered for longer than any certificate of it can last.
+const REVOCATION_KEPT: Duration = Duration::from_secs(400 * 86_400);
+/// Records that one sweep looks at, of each kind, and that one commit changes of them.
 const SWEEP: usize = 500;
+const SWEEP_WRITES: usize = 50;
 /// A commit is tried so often when other admins are faster.
 const TRIES: usize = 8;
-
-/// Why somebody is not let in, or may not do something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// No token has this id and secret.
-    #[error("the join token is not known here; was it made by another admin, or long ago?")]
-    TokenUnknown,
-    /// Its time is over.
-    #[error("the join token has expired: make a new one by `vmcast node token create`")]
-    TokenExpired,
-    /// The operator took it back.
-    #[error("the join token was revoked: make a new one by `vmcast node token create`")]
-    TokenRevoked,
-    /// All its uses are gone.
-    #[error("the join token was used already: make a new one by `vmcast node token create`")]
-    TokenUsed,
-    /// The token is for a node of another name.
-    #[error("the join token is for a node of another name")]
-    TokenOfAnotherNode,
-    /// The request for a certificate cannot be read, or is not signed by its key.
-    #[error("the request for a certificate cannot be read or is not signed by its own key")]
-    BadRequest,
-    /// A node of this name has a valid certificate.
-    #[error(
-        "a node of this name is here already: choose another name, or `vmcast node revoke` the other first"
-    )]
-    NameTaken,
-    /// The node was revoked after the token was made.
-    #[error("a node of this name was revoked: it needs a token that was made after that")]
-    NodeRevoked,
-    /// There are too many tokens.
-    #[error("there are too many join tokens: revoke some")]
-    TooManyTokens,
-    /// The caller showed no certificate.
-    #[error("this needs a certificate: join with a token first, by --token")]
-    NoCertificate,
-    /// The caller's certificate was revoked.
-    #[error("the certificate of this node was revoked: join again with a new token")]
-    CertificateRevoked,
-    /// The caller's certificate is of our key, but not one that was given out.
-    #[error("the certificate of this node is not known here: join again with a new token")]
-    CertificateUnknown,
-    /// The caller's certificate has expired since it connected.
-    #[error("the certificate of this node has expired: join again with a new token")]
-    CertificateExpired,
-    /// The caller speaks for another node.
-    #[error("a node may only act as itself, and the request names another")]
-    NotItself,
-    /// The caller's certificate is for another role.
-    #[error("the certificate of this node is for another role")]
-    AnotherRole,
-    /// TLS: the certificate is not one of this authority.
-    #[error("the certificate is of another authority")]
-    HandshakeForeign,
-    /// TLS: the certificate has expired, or begins later.
-    #[error("the certificate is not valid at this time")]
-    HandshakeExpired,
-    /// TLS: no agreement.
-    #[error("no agreement on TLS 1.3")]
-    HandshakeFailed,
-    /// TLS: the other end was too slow.
-    #[error("the TLS handshake took too long")]
-    HandshakeSlow,
-}
-
-impl Refusal {
-    /// Every refusal.
-    pub const ALL: [Self; 19] = [
-        Self::TokenUnknown,
-        Self::TokenExpired,
-        Self::TokenRevoked,
-        Self::TokenUsed,
-        Self::TokenOfAnotherNode,
-        Self::BadRequest,
-        Self::NameTaken,
-        Self::NodeRevoked,
-        Self::TooManyTokens,
-        Self::NoCertificate,
-        Self::CertificateRevoked,
-        Self::CertificateUnknown,
-        Self::CertificateExpired,
-        Self::NotItself,
-        Self::AnotherRole,
-        Self::HandshakeForeign,
-        Self::HandshakeExpired,
-        Self::HandshakeFailed,
-        Self::HandshakeSlow,
-    ];
-
-    /// The name of its counter.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::TokenUnknown => "token_unknown",
-            Self::TokenExpired => "token_expired",
-            Self::TokenRevoked => "token_revoked",
-            Self::TokenUsed => "token_used",
-            Self::TokenOfAnotherNode => "token_of_another_node",
-            Self::BadRequest => "bad_certificate_request",
-            Self::NameTaken => "name_taken",
-            Self::NodeRevoked => "node_revoked",
-            Self::TooManyTokens => "too_many_tokens",
-            Self::NoCertificate => "no_certificate",
-            Self::CertificateRevoked => "certificate_revoked",
-            Self::CertificateUnknown => "certificate_unknown",
-            Self::CertificateExpired => "certificate_expired",
-            Self::NotItself => "not_itself",
-            Self::AnotherRole => "another_role",
-            Self::HandshakeForeign => "handshake_foreign",
-            Self::HandshakeExpired => "handshake_expired",
-            Self::HandshakeFailed => "handshake_failed",
-            Self::HandshakeSlow => "handshake_slow",
-        }
-    }
-}
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
@@ -155,6 +49,12 @@ pub enum Error {
     /// The authority failed.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// There are neither tokens nor certificates.
+    #[error(
+        "this admin runs without TLS, with neither tokens nor certificates: leave out insecure and --insecure to have \
+         them"
+    )]
+    Insecure,
 }
 
 /// What a token is asked for.
@@ -243,8 +143,32 @@ struct CertificateRecord {
     token: String,
     issued: u64,
     expires: u64,
+    /// How often its node had been revoked when it was made.
+    generation: u64,
     revoked: Option<u64>,
 }
+
+/// That a node was revoked. A certificate that was being signed at that moment, by another admin, is of the generation
+/// before and counts no more, although whoever revoked did not know of it.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct RevocationRecord {
+    generation: u64,
+    /// When it was last.
+    at: u64,
+}
+
+/// What is known of a certificate.
+enum Held {
+    /// It counts; with the generation of its node.
+    Good(CertificateRecord, u64),
+    /// Its node was revoked.
+    Revoked,
+    /// It was never given out.
+    Unknown,
+}
+
+/// A record as it stands in the store, to be expected there, and what it says.
+type Found<T> = (Expected, Option<T>);
 
 /// A certificate as a list shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -282,12 +206,10 @@ pub enum Standing {
 /// The rules, over records and an authority. Time is passed in.
 pub struct Roster {
     records: Box<dyn Records>,
-    authority: Authority,
-    refusals: [u64; Refusal::ALL.len()],
-    joined: u64,
-    renewed: u64,
-    /// Behind which key the next sweep goes on, of tokens and of certificates.
-    swept: [String; 2],
+    authority: Arc<Authority>,
+    tally: Arc<Tally>,
+    /// Behind which key the next sweep goes on, of tokens, certificates and revocations.
+    swept: [String; 3],
 }
 
 impl std::fmt::Debug for Roster {
@@ -300,33 +222,25 @@ impl Roster {
     /// A roster of these records.
     #[must_use]
     pub fn new(records: Box<dyn Records>, authority: Authority) -> Self {
-        let refusals = [0; Refusal::ALL.len()];
-        Self { records, authority, refusals, joined: 0, renewed: 0, swept: Default::default() }
+        Self { records, authority: Arc::new(authority), tally: Arc::default(), swept: Default::default() }
     }
 
     /// The authority.
     #[must_use]
-    pub const fn authority(&self) -> &Authority {
+    pub const fn authority(&self) -> &Arc<Authority> {
         &self.authority
     }
 
-    /// The records, for what else the admin keeps there.
-    pub fn records(&mut self) -> &mut dyn Records {
-        self.records.as_mut()
+    /// What was done and refused.
+    #[must_use]
+    pub const fn tally(&self) -> &Arc<Tally> {
+        &self.tally
     }
 
-    /// Counts a refusal, and returns it.
-    pub fn refuse(&mut self, refusal: Refusal) -> Refusal {
-        if let Some(index) = Refusal::ALL.iter().position(|each| *each == refusal) {
-            self.refusals[index] += 1;
-        }
-        refusal
-    }
-
-    /// What was done and refused since the start, by name.
-    pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let refusals = Refusal::ALL.iter().map(|refusal| refusal.label()).zip(self.refusals);
-        [("joined", self.joined), ("renewed", self.renewed)].into_iter().chain(refusals)
+    /// A number that is larger after any node was revoked, at whichever admin.
+    #[must_use]
+    pub fn revocations(&self) -> u64 {
+        self.records.changes(Kind::Revocation)
     }
 
     /// Makes a token; returns its id and its secret, which is kept nowhere.
@@ -335,7 +249,7 @@ impl Roster {
     /// If there are too many, or the store fails.
     pub fn create_token(&mut self, now: UnixMillis, order: &TokenOrder) -> Result<(String, String), Error> {
         if self.records.list(Kind::Token, "", "", MAX_TOKENS)?.len() >= MAX_TOKENS {
-            return Err(self.refuse(Refusal::TooManyTokens).into());
+            return Err(self.tally.refuse(Refusal::TooManyTokens).into());
         }
         let (id, secret) = (hex(&random::<8>()), random::<16>());
         let record = TokenRecord {
@@ -411,11 +325,11 @@ impl Roster {
         for _ in 0..TRIES {
             match self.try_join(now, (id, secret), node, request) {
                 Ok(Some(signed)) => {
-                    self.joined += 1;
+                    self.tally.joined.fetch_add(1, Ordering::Relaxed);
                     return Ok(signed);
                 }
                 Ok(None) => {}
-                Err(Error::Refused(refusal)) => return Err(self.refuse(refusal).into()),
+                Err(Error::Refused(refusal)) => return Err(self.tally.refuse(refusal).into()),
                 Err(error) => return Err(error),
             }
         }
@@ -450,22 +364,23 @@ impl Roster {
         if token.node.as_ref().is_some_and(|only| only != node.as_str()) {
             return Err(Refusal::TokenOfAnotherNode.into());
         }
-        if !again {
-            if certificates.iter().any(|(_, held)| held.revoked.is_none() && held.expires > now.0) {
-                return Err(Refusal::NameTaken.into());
-            }
-            if certificates.iter().filter_map(|(_, held)| held.revoked).any(|at| at >= token.created) {
-                return Err(Refusal::NodeRevoked.into());
-            }
+        let counts = |held: &CertificateRecord| held.revoked.is_none() && held.expires > now.0;
+        if !again && certificates.iter().any(|(_, held)| counts(held)) {
+            return Err(Refusal::NameTaken.into());
         }
-        let (signed, write) = self.sign(now, node, token.role, &request, id)?;
+        let (revocation, revoked) = self.revocation(node)?;
+        if !again && revoked.is_some_and(|revoked| revoked.at >= token.created) {
+            return Err(Refusal::NodeRevoked.into());
+        }
+        let generation = revoked.unwrap_or_default().generation;
+        let (signed, write) = self.sign(now, node, token.role, &request, id, generation)?;
         let mut writes = vec![write];
         if !again {
             let used = TokenRecord { uses_left: token.uses_left - 1, used: token.used + 1, ..token };
             writes.push(put(Kind::Token, id, &used));
         }
         let expected = Expected { kind: Kind::Token, key: id.to_owned(), value: Some(old) };
-        Ok(self.records.commit(&[expected], &writes)?.then_some(signed))
+        Ok(self.records.commit(&[expected, revocation], &writes)?.then_some(signed))
     }
 
     /// Gives a node that is in another certificate, of the key of this request. The one it has stays good.
@@ -479,20 +394,47 @@ impl Roster {
         serial: &str,
         request: &[u8],
     ) -> Result<Signed, Error> {
-        let Some(held) = self.records.read(Kind::Certificate, &certificate_key(node, serial))? else {
-            return Err(self.refuse(Refusal::CertificateUnknown).into());
-        };
-        let held: CertificateRecord = decode(&held)?;
-        if held.revoked.is_some() {
-            return Err(self.refuse(Refusal::CertificateRevoked).into());
+        for _ in 0..TRIES {
+            let (held, generation) = match self.held(node, serial)? {
+                Held::Good(held, generation) => (held, generation),
+                Held::Revoked => return Err(self.tally.refuse(Refusal::CertificateRevoked).into()),
+                Held::Unknown => return Err(self.tally.refuse(Refusal::CertificateUnknown).into()),
+            };
+            let Some(request) = Request::parse(request) else {
+                return Err(self.tally.refuse(Refusal::BadRequest).into());
+            };
+            let (revocation, _) = self.revocation(node)?;
+            let (signed, write) = self.sign(now, node, held.role, &request, &held.token, generation)?;
+            // Those that it had before and that are over are of no use any more.
+            let over =
+                |held: &CertificateRecord| authority::after(UnixMillis(held.expires), OVER_KEPT) <= now;
+            let certificates = self.certificates(node)?.into_iter();
+            let over = certificates.filter(|(_, held)| over(held)).take(SWEEP_WRITES);
+            let over = over.map(|(key, _)| Write { kind: Kind::Certificate, key, value: None });
+            let writes: Vec<_> = std::iter::once(write).chain(over).collect();
+            if self.records.commit(&[revocation], &writes)? {
+                self.tally.renewed.fetch_add(1, Ordering::Relaxed);
+                return Ok(signed);
+            }
         }
-        let Some(request) = Request::parse(request) else {
-            return Err(self.refuse(Refusal::BadRequest).into());
+        Err(RecordsError("other admins change the same node".to_owned()).into())
+    }
+
+    /// Whether, and how often, a node was revoked.
+    fn revocation(&self, node: &NodeId) -> Result<Found<RevocationRecord>, RecordsError> {
+        let value = self.records.read(Kind::Revocation, node.as_str())?;
+        let record = value.as_deref().map(decode).transpose()?;
+        Ok((Expected { kind: Kind::Revocation, key: node.to_string(), value }, record))
+    }
+
+    fn held(&self, node: &NodeId, serial: &str) -> Result<Held, RecordsError> {
+        let record = self.records.read(Kind::Certificate, &certificate_key(node, serial))?;
+        let Some(record) = record.as_deref().map(decode::<CertificateRecord>).transpose()? else {
+            return Ok(Held::Unknown);
         };
-        let (signed, write) = self.sign(now, node, held.role, &request, &held.token)?;
-        self.records.commit(&[], &[write])?;
-        self.renewed += 1;
-        Ok(signed)
+        let generation = self.revocation(node)?.1.unwrap_or_default().generation;
+        let counts = record.revoked.is_none() && record.generation == generation;
+        Ok(if counts { Held::Good(record, generation) } else { Held::Revoked })
     }
 
     fn sign(
@@ -502,6 +444,7 @@ impl Roster {
         role: Role,
         request: &Request,
         token: &str,
+        generation: u64,
     ) -> Result<(Signed, Write), Error> {
         let issued = self.authority.certify_node(node, role, request, now)?;
         let record = CertificateRecord {
@@ -510,6 +453,7 @@ impl Roster {
             token: token.to_owned(),
             issued: now.0,
             expires: issued.expires.0,
+            generation,
             revoked: None,
         };
         let write = put(Kind::Certificate, &certificate_key(node, &issued.serial), &record);
@@ -523,11 +467,10 @@ impl Roster {
     /// # Errors
     /// If the store fails.
     pub fn standing(&self, node: &NodeId, serial: &str) -> Result<Standing, RecordsError> {
-        let record = self.records.read(Kind::Certificate, &certificate_key(node, serial))?;
-        Ok(match record.as_deref().map(decode::<CertificateRecord>).transpose()? {
-            None => Standing::Unknown,
-            Some(CertificateRecord { revoked: Some(_), .. }) => Standing::Revoked,
-            Some(CertificateRecord { revoked: None, .. }) => Standing::Good,
+        Ok(match self.held(node, serial)? {
+            Held::Good(..) => Standing::Good,
+            Held::Revoked => Standing::Revoked,
+            Held::Unknown => Standing::Unknown,
         })
     }
 
@@ -541,30 +484,39 @@ impl Roster {
         now: UnixMillis,
         node: &NodeId,
     ) -> Result<Option<Vec<String>>, RecordsError> {
-        let certificates = self.certificates(node)?;
-        let counted = certificates.iter().filter(|(_, held)| held.revoked.is_none());
-        let writes: Vec<_> = counted
-            .clone()
-            .map(|(key, held)| {
-                put(Kind::Certificate, key, &CertificateRecord { revoked: Some(now.0), ..held.clone() })
-            })
-            .collect();
-        if writes.is_empty() {
-            return Ok(None);
-        }
-        let mut tokens: Vec<_> = counted.map(|(_, held)| held.token.clone()).collect();
-        tokens.sort();
-        tokens.dedup();
-        self.records.commit(&[], &writes)?;
-        let mut open = Vec::new();
-        for id in tokens {
-            let token = self.records.read(Kind::Token, &id)?;
-            let token: Option<TokenRecord> = token.as_deref().map(decode).transpose()?;
-            if token.is_some_and(|token| token.state(now) == TokenState::Open) {
-                open.push(id);
+        for _ in 0..TRIES {
+            let certificates = self.certificates(node)?;
+            let counted: Vec<_> = certificates.iter().filter(|(_, held)| held.revoked.is_none()).collect();
+            if counted.is_empty() {
+                return Ok(None);
             }
+            let (expected, before) = self.revocation(node)?;
+            let generation = before.unwrap_or_default().generation + 1;
+            let record = RevocationRecord { generation, at: now.0 };
+            // The generation is what counts; these are for who looks at them one by one.
+            let mark = |(key, held): &&(String, CertificateRecord)| {
+                put(Kind::Certificate, key, &CertificateRecord { revoked: Some(now.0), ..held.clone() })
+            };
+            let marks = counted.iter().rev().take(SWEEP_WRITES).map(mark);
+            let writes: Vec<_> =
+                std::iter::once(put(Kind::Revocation, node.as_str(), &record)).chain(marks).collect();
+            if !self.records.commit(&[expected], &writes)? {
+                continue;
+            }
+            let mut tokens: Vec<_> = counted.into_iter().map(|(_, held)| held.token.clone()).collect();
+            tokens.sort();
+            tokens.dedup();
+            let mut open = Vec::new();
+            for id in tokens {
+                let token = self.records.read(Kind::Token, &id)?;
+                let token: Option<TokenRecord> = token.as_deref().map(decode).transpose()?;
+                if token.is_some_and(|token| token.state(now) == TokenState::Open) {
+                    open.push(id);
+                }
+            }
+            return Ok(Some(open));
         }
-        Ok(Some(open))
+        Err(RecordsError("other admins change the same node".to_owned()))
     }
 
     /// Notes which tokens are over, and forgets what ended long ago; looks at a part of the records at a time.
@@ -573,36 +525,62 @@ impl Roster {
     /// If the store fails.
     pub fn sweep(&mut self, now: UnixMillis) -> Result<(), RecordsError> {
         let long_ago = |ended: u64| authority::after(UnixMillis(ended), KEPT) <= now;
+        let forget = |kind, key: &str| Write { kind, key: key.to_owned(), value: None };
         let mut writes = Vec::new();
+        let mut expected = Vec::new();
         let tokens = self.records.list(Kind::Token, "", &self.swept[0], SWEEP)?;
         for (id, value) in &tokens {
             let token: TokenRecord = decode(value)?;
             if long_ago(token.expires) {
-                writes.push(Write { kind: Kind::Token, key: id.clone(), value: None });
+                writes.push(forget(Kind::Token, id));
             } else if token.expires <= now.0 && !token.over {
+                // Its last use, at another admin, is not to be taken back.
+                expected.push(Expected { kind: Kind::Token, key: id.clone(), value: Some(value.clone()) });
                 writes.push(put(Kind::Token, id, &TokenRecord { over: true, ..token }));
             }
         }
         let certificates = self.records.list(Kind::Certificate, "", &self.swept[1], SWEEP)?;
         for (key, value) in &certificates {
             if long_ago(decode::<CertificateRecord>(value)?.expires) {
-                writes.push(Write { kind: Kind::Certificate, key: key.clone(), value: None });
+                writes.push(forget(Kind::Certificate, key));
             }
         }
-        for (place, rows) in self.swept.iter_mut().zip([&tokens, &certificates]) {
+        let revocations = self.records.list(Kind::Revocation, "", &self.swept[2], SWEEP)?;
+        for (key, value) in &revocations {
+            let at = UnixMillis(decode::<RevocationRecord>(value)?.at);
+            if authority::after(at, REVOCATION_KEPT) <= now {
+                writes.push(forget(Kind::Revocation, key));
+            }
+        }
+        writes.truncate(SWEEP_WRITES);
+        let kept = |expected: &Expected| {
+            writes.iter().any(|write| write.kind == expected.kind && write.key == expected.key)
+        };
+        expected.retain(kept);
+        if !writes.is_empty() {
+            self.records.commit(&expected, &writes)?;
+            // There may be more: this part is looked at again.
+            return Ok(());
+        }
+        for (place, rows) in self.swept.iter_mut().zip([&tokens, &certificates, &revocations]) {
             let full = rows.len() == SWEEP;
             *place = rows.last().filter(|_| full).map(|(key, _)| key.clone()).unwrap_or_default();
-        }
-        if !writes.is_empty() {
-            self.records.commit(&[], &writes)?;
         }
         Ok(())
     }
 
     fn certificates(&self, node: &NodeId) -> Result<Vec<(String, CertificateRecord)>, RecordsError> {
         let prefix = certificate_key(node, "");
+        let revocation = self.revocation(node)?.1.unwrap_or_default();
         let rows = self.records.list(Kind::Certificate, &prefix, "", MAX_CERTIFICATES)?;
-        rows.into_iter().map(|(key, value)| Ok((key, decode(&value)?))).collect()
+        let certificate = |(key, value): (String, Vec<u8>)| {
+            let mut held: CertificateRecord = decode(&value)?;
+            if held.generation != revocation.generation {
+                held.revoked.get_or_insert(revocation.at);
+            }
+            Ok((key, held))
+        };
+        rows.into_iter().map(certificate).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 //! Where etcd is not installed every test is listed as ignored, and the reason is printed.
 
 mod cluster;
+mod identity;
 mod outage;
 mod several;
 
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
     if let Some(reason) = &missing {
         eprintln!("SKIPPED every test on a real etcd: {reason}");
     }
-    let trials = several::trials().into_iter().chain(outage::trials());
+    let trials = [several::trials(), outage::trials(), identity::trials()].into_iter().flatten();
     let trials = trials.map(|trial| trial.with_ignored_flag(missing.is_some())).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

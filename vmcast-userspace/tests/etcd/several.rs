@@ -6,7 +6,8 @@ use libtest_mimic::{Failed, Trial};
 use tokio::runtime::Runtime;
 use vmcast::admin::{EtcdError, EtcdSettings, EtcdStore, SqliteStore, migrate};
 use vmcast_proto::registry::{
-    Change, Config, Error, NodeRecord, RefusalReason, Registry, Role, Scope, Store, conformance,
+    Change, Config, Error, NodeRecord, RecordKind, RecordWrite, RefusalReason, Registry, Role, Scope, Store,
+    conformance,
 };
 
 use crate::{
@@ -161,6 +162,12 @@ fn migration(runtime: &Runtime) -> Outcome {
     let entries: Vec<_> = (0..130)
         .map(|n| conformance::entry(Scope::Vmrs(n), "2001:db8::/56", "v001", now().0 + 1_000_000))
         .collect();
+    let records = (0..120).map(|n| RecordWrite {
+        kind: RecordKind::Certificate,
+        key: format!("n/{n:03}"),
+        value: Some(vec![n]),
+    });
+    file.commit_records(&[], &records.collect::<Vec<_>>())?;
     let put = nodes.iter().cloned().map(Change::PutNode).chain(entries.iter().cloned().map(Change::PutEntry));
     file.commit(&put.collect::<Vec<_>>())?;
 
@@ -172,7 +179,8 @@ fn migration(runtime: &Runtime) -> Outcome {
     let copied = runtime.block_on(migrate(&path, cluster.settings(), false))?;
     let store = cluster.open(runtime)?;
     let same = store.nodes(None, 1000)? == nodes && store.entries(None, 1000)?.len() == entries.len();
-    if (copied.nodes, copied.entries, same) != (250, 130, true) {
+    let same = same && store.records(RecordKind::Certificate, "n/", "", 1000)?.len() == 120;
+    if (copied.nodes, copied.entries, copied.records, same) != (250, 130, 120, true) {
         return Err(format!("copied: {copied:?}, the same: {same}").into());
     }
     let again = runtime.block_on(migrate(&path, cluster.settings(), false)).expect_err("it is not empty");

@@ -5,12 +5,13 @@
 //! | `1/node/ID` | `vmcast.v1.NodeEntry` |
 //! | `1/claim/ADDRESS:PORT` | the id of the VMR that has the endpoint |
 //! | `1/cache/SCOPE@PREFIX` | `vmcast.v1.CacheEntry` |
+//! | `1/record/KIND/KEY` | as its owner wrote it, in JSON |
 //!
 //! The number is the version of this layout.
 
 use std::net::SocketAddr;
 
-use vmcast_proto::registry::{CacheEntry, CacheKey, NodeId, NodeRecord};
+use vmcast_proto::registry::{CacheEntry, CacheKey, NodeId, NodeRecord, RecordKind};
 use vmcast_signal::{prost::Message as _, v1};
 
 use crate::admin::convert;
@@ -28,6 +29,8 @@ pub(super) enum Row {
     Node(Box<NodeRecord>),
     /// An entry of the cache.
     Entry(Box<CacheEntry>),
+    /// A record.
+    Record(RecordKind, String, Vec<u8>),
 }
 
 /// What a key stands for.
@@ -37,6 +40,8 @@ pub(super) enum Name {
     Node(NodeId),
     /// An entry of the cache.
     Entry(CacheKey),
+    /// A record.
+    Record(RecordKind, String),
 }
 
 impl Layout {
@@ -67,12 +72,20 @@ impl Layout {
         format!("{}cache/{key}", self.root).into()
     }
 
+    pub(super) fn record(&self, kind: RecordKind, key: &str) -> Vec<u8> {
+        format!("{}record/{}/{key}", self.root, kind.label()).into()
+    }
+
     /// What a key stands for; `None` for claims, and for what a later version keeps beside.
     pub(super) fn name(&self, key: &[u8]) -> Option<Name> {
         let (table, rest) = std::str::from_utf8(key).ok()?.strip_prefix(&self.root)?.split_once('/')?;
         match table {
             "node" => rest.parse().ok().map(Name::Node),
             "cache" => rest.parse().ok().map(Name::Entry),
+            "record" => {
+                let (kind, key) = rest.split_once('/')?;
+                RecordKind::of_label(kind).map(|kind| Name::Record(kind, key.to_owned()))
+            }
             _ => None,
         }
     }
@@ -88,6 +101,7 @@ impl Layout {
                 let entry = convert::entry(v1::CacheEntry::decode(value).ok()?).ok()?;
                 (entry.key == key).then(|| Row::Entry(Box::new(entry)))
             }
+            Name::Record(kind, key) => Some(Row::Record(kind, key, value.to_vec())),
         }
     }
 }
@@ -121,6 +135,12 @@ mod tests {
             let row = layout.row(&layout.entry(&entry.key), &entry_value(&entry));
             assert_eq!(row, Some(Row::Entry(Box::new(entry))));
         }
+        let key = layout.record(RecordKind::Certificate, "n:1/0a");
+        let row = Row::Record(RecordKind::Certificate, "n:1/0a".into(), vec![0xff]);
+        assert_eq!(
+            (key.as_slice(), layout.row(&key, &[0xff])),
+            (&b"/a/1/record/certificate/n:1/0a"[..], Some(row))
+        );
     }
 
     #[test]
@@ -135,6 +155,8 @@ mod tests {
             ("/a/1/node/n o", &value),
             ("/a/1/node", &value),
             ("/a/1/later/n", &value),
+            ("/a/1/record/token", &value),
+            ("/a/1/record/later/n", &value),
             ("/a/1/cache/0@192.0.2.0/24", &value),
             ("/a/1/node/n", &[0xff, 0xff]),
             ("/a/1/node/n", &[]),

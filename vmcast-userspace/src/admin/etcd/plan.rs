@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vmcast_etcd::{Condition, Operation};
-use vmcast_proto::registry::{CacheEntry, CacheKey, Change, NodeId, NodeRecord, Store as _};
+use vmcast_proto::registry::{
+    CacheEntry, CacheKey, Change, Expected, NodeId, NodeRecord, RecordWrite, Store as _,
+};
 
 use super::{
     key::{entry_value, node_value},
@@ -65,6 +67,30 @@ pub(super) fn plan(state: &State, changes: &[Change]) -> Vec<Step> {
     steps.push(last);
     steps.retain(|step| !step.operations.is_empty());
     steps
+}
+
+/// The transaction that changes records; `None` if something else than `expected` is known to be there.
+pub(super) fn plan_records(state: &State, expected: &[Expected], writes: &[RecordWrite]) -> Option<Step> {
+    let mut step = Step::default();
+    for Expected { kind, key, value } in expected {
+        let known = state.rows.record(*kind, key).ok()?;
+        if known != *value {
+            return None;
+        }
+        let key = state.layout.record(*kind, key);
+        step.conditions.push(Condition { mod_revision: state.revision(&key), key });
+    }
+    step.operations = writes
+        .iter()
+        .map(|RecordWrite { kind, key, value }| {
+            let key = state.layout.record(*kind, key);
+            match value {
+                Some(value) => put(key, value.clone()),
+                None => Operation::Delete { key },
+            }
+        })
+        .collect();
+    Some(step)
 }
 
 fn net(state: &State, changes: &[Change]) -> Net {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use vmcast_etcd::{Change, Snapshot};
-use vmcast_proto::registry::{self, MemoryStore, Store as _, UnixMillis};
+use vmcast_proto::registry::{self, MemoryStore, RecordWrite, Store as _, UnixMillis};
 
 use super::key::{Layout, Name, Row};
 
@@ -64,7 +64,8 @@ impl State {
 
     /// Begins again with all keys.
     pub(super) fn reset(&mut self, snapshot: Snapshot) {
-        self.rows = MemoryStore::default();
+        let before = std::mem::take(&mut self.rows);
+        self.rows.go_on_counting(&before);
         self.revisions.clear();
         self.removed.clear();
         for kv in snapshot.keys {
@@ -107,6 +108,9 @@ impl State {
         match self.layout.row(&key, value) {
             Some(Row::Node(record)) => self.apply(registry::Change::PutNode(*record)),
             Some(Row::Entry(entry)) => self.apply(registry::Change::PutEntry(*entry)),
+            Some(Row::Record(kind, key, value)) => {
+                self.rows.set_record(RecordWrite { kind, key, value: Some(value) });
+            }
             // What it said before is true no longer.
             None => {
                 self.unreadable += u64::from(self.layout.name(&key).is_some());
@@ -147,6 +151,9 @@ impl State {
                 (Some(Name::Entry(key)), Some(Row::Entry(row))) => {
                     self.rows.entry(&key).is_ok_and(|known| known.as_ref() == Some(&*row))
                 }
+                (Some(Name::Record(kind, key)), Some(Row::Record(_, _, value))) => {
+                    self.rows.record(kind, &key).is_ok_and(|known| known.as_ref() == Some(&value))
+                }
                 // A claim belongs to the node that is written with it.
                 (None, _) => true,
                 (Some(_), _) => false,
@@ -157,6 +164,7 @@ impl State {
         match self.layout.name(key) {
             Some(Name::Node(id)) => self.apply(registry::Change::RemoveNode(id)),
             Some(Name::Entry(key)) => self.apply(registry::Change::RemoveEntry(key)),
+            Some(Name::Record(kind, key)) => self.rows.set_record(RecordWrite { kind, key, value: None }),
             None => {}
         }
     }

@@ -9,13 +9,14 @@ use std::{
 use tokio::{runtime::Handle, sync::watch, task::JoinHandle, time::Instant};
 use vmcast_etcd::{Client, Error, Operation, Settings};
 use vmcast_proto::registry::{
-    CacheEntry, CacheKey, Change, MemoryStore, NodeId, NodeRecord, Store, UnixMillis,
+    CacheEntry, CacheKey, Change, Expected, MemoryStore, NodeId, NodeRecord, RecordKind, RecordWrite, Store,
+    UnixMillis,
 };
 
 use super::{
     follow::follow,
     key::Layout,
-    plan::{Step, plan},
+    plan::{Step, plan, plan_records},
     state::{Freshness, State},
 };
 use crate::admin::Clock;
@@ -235,5 +236,32 @@ impl Store for EtcdStore {
 
     fn entry_count(&self) -> Result<usize, EtcdError> {
         Ok(self.read(MemoryStore::entry_count).0)
+    }
+
+    fn commit_records(&mut self, expected: &[Expected], writes: &[RecordWrite]) -> Result<bool, EtcdError> {
+        let Some(step) = plan_records(&self.shared.state(), expected, writes) else { return Ok(false) };
+        match self.take(&step) {
+            Ok(()) => Ok(true),
+            Err(EtcdError::Conflict) => Ok(false),
+            Err(error @ EtcdError::Etcd(_)) => Err(error),
+        }
+    }
+
+    fn record(&self, kind: RecordKind, key: &str) -> Result<Option<Vec<u8>>, EtcdError> {
+        Ok(self.read(|rows| rows.record(kind, key)).0)
+    }
+
+    fn records(
+        &self,
+        kind: RecordKind,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(String, Vec<u8>)>, EtcdError> {
+        Ok(self.read(|rows| rows.records(kind, prefix, after, limit)).0)
+    }
+
+    fn record_changes(&self, kind: RecordKind) -> u64 {
+        self.shared.state().rows.record_changes(kind)
     }
 }

@@ -18,7 +18,7 @@ use vmcast_signal::{
 
 use crate::{
     admin::{Admin, Clock, Gate, Handle, Way},
-    identity::{Authority, MemoryRecords, Roster, ServerTls},
+    identity::{Authority, Roster, ServerTls},
 };
 
 /// A running server, its clock in the test's hand.
@@ -36,11 +36,13 @@ pub(crate) struct Bed<S = MemoryStore> {
 /// When a bed starts, milliseconds since 1970: a day in 2026.
 const START: u64 = 1_790_000_000_000;
 
-fn gate(clock: &Clock, is_secure: bool) -> Gate {
-    let directory = tempfile::tempdir().expect("a directory");
-    let authority = Authority::load_or_make(directory.path(), clock.now()).expect("an authority");
-    let tls = is_secure.then(|| ServerTls::new(Vec::new(), clock.clone()));
-    Gate::new(Roster::new(Box::<MemoryRecords>::default(), authority), tls, clock.clone())
+fn gate<S: Store + Send + 'static>(handle: &Handle<S>, clock: &Clock, is_secure: bool) -> Gate {
+    if !is_secure {
+        return Gate::insecure(clock.clone());
+    }
+    let authority = Authority::make(clock.now()).expect("an authority");
+    let roster = Roster::new(Box::new(handle.clone()), authority);
+    Gate::new(roster, ServerTls::new(Vec::new(), clock.clone()), clock.clone())
 }
 
 impl Bed {
@@ -72,10 +74,10 @@ impl<S: Store + Send + 'static> Bed<S> {
         let millis = Arc::new(AtomicU64::new(START));
         let time = Arc::clone(&millis);
         let clock = Clock::new(move || UnixMillis(time.load(Ordering::SeqCst)));
-        let gate = gate(&clock, is_secure);
-        let registry = Registry::new(config, store);
-        let admin = Admin::bind_with(listen, registry, gate.clone(), clock.clone(), way).await.expect("bind");
-        let (address, handle) = (admin.local_addr().expect("address"), admin.handle());
+        let handle = Handle::new(Registry::new(config, store), clock.clone(), way);
+        let gate = gate(&handle, &clock, is_secure);
+        let admin = Admin::bind_with(listen, handle.clone(), gate.clone()).await.expect("bind");
+        let address = admin.local_addr().expect("address");
         let (stop, stopped) = oneshot::channel();
         let server = tokio::spawn(admin.serve(async move {
             let _ = stopped.await;

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use futures_util::stream::{self, Stream, StreamExt as _};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
-use vmcast_proto::registry::{NodeId, Registration, Role as NodeRole, UnixMillis};
+use vmcast_proto::registry::{Config, NodeId, Registration, Registry, Role as NodeRole, UnixMillis};
 use vmcast_signal::{
     tonic::{Code, Status},
     v1::{self, registry_client::RegistryClient},
@@ -12,7 +12,11 @@ use vmcast_signal::{
 
 use super::bed::Bed;
 use crate::{
-    identity::{IdentityError, JoinToken, NodeIdentity, Refusal, Role, TokenOrder, join},
+    admin::{Clock, Handle, SqliteStore, Way},
+    identity::{
+        IdentityError, JoinToken, NodeIdentity, Refusal, Role, Roster, SharedError, Standing, TokenOrder,
+        join, shared_authority,
+    },
     link::{AdminClient, AdminError, Ask, renew},
 };
 
@@ -33,7 +37,7 @@ async fn token(bed: &Bed, order: TokenOrder) -> JoinToken {
         let (id, secret) = roster.create_token(now, &order).expect("a token");
         JoinToken { admins: vec![url], fingerprint: roster.authority().fingerprint(), id, secret }
     });
-    make.await
+    make.await.expect("TLS")
 }
 
 async fn joined(bed: &Bed, name: &str, role: Role, directory: &Path) -> Arc<NodeIdentity> {
@@ -41,20 +45,17 @@ async fn joined(bed: &Bed, name: &str, role: Role, directory: &Path) -> Arc<Node
     Arc::new(join(&token, &id(name), directory, bed.clock.clone()).await.expect("joined"))
 }
 
-async fn count(bed: &Bed, refusal: Refusal) -> u64 {
+fn count(bed: &Bed, refusal: Refusal) -> u64 {
     let label = refusal.label();
-    bed.gate
-        .with(move |roster, _| roster.counters().find(|(name, _)| *name == label).map(|(_, n)| n))
-        .await
-        .unwrap()
+    bed.gate.tally().counters().find(|(name, _)| *name == label).map(|(_, n)| n).unwrap()
 }
 
 /// Why somebody did not get in; it was counted once, and nobody has a certificate by it.
 async fn refused(bed: &Bed, token: &JoinToken, name: &str, refusal: Refusal) -> AdminError {
     let directory = tempfile::tempdir().unwrap();
-    let before = count(bed, refusal).await;
+    let before = count(bed, refusal);
     let error = join(token, &id(name), directory.path(), bed.clock.clone()).await.expect_err("refused");
-    assert_eq!(count(bed, refusal).await, before + 1, "{refusal:?}: {error}");
+    assert_eq!(count(bed, refusal), before + 1, "{refusal:?}: {error}");
     assert!(std::fs::read_dir(directory.path()).unwrap().next().is_none(), "something was stored");
     let IdentityError::Admin(error) = error else { panic!("{error}") };
     assert!(error.to_string().contains(&refusal.to_string()), "{error}");
@@ -129,12 +130,12 @@ async fn tokens_that_are_over_revoked_or_for_others_let_nobody_in() {
     refused(&bed, &for_b, "a", Refusal::TokenOfAnotherNode).await;
     let revoked = token(&bed, order(Role::Agent)).await;
     let of = revoked.id.clone();
-    assert!(bed.gate.with(move |roster, _| roster.revoke_token(&of)).await.unwrap());
+    assert!(bed.gate.with(move |roster, _| roster.revoke_token(&of)).await.unwrap().unwrap());
     refused(&bed, &revoked, "a", Refusal::TokenRevoked).await;
     // A clock that jumps ahead ends a token for good, once that was seen.
     bed.pass(2 * HOUR);
     refused(&bed, &for_b, "b", Refusal::TokenExpired).await;
-    bed.gate.with(|roster, now| roster.sweep(now)).await.unwrap();
+    bed.gate.with(|roster, now| roster.sweep(now)).await.unwrap().unwrap();
     bed.turn_back(2 * HOUR);
     refused(&bed, &for_b, "b", Refusal::TokenExpired).await;
     bed.stop().await;
@@ -173,10 +174,10 @@ async fn a_request_that_names_another_node_or_role_is_refused_and_counted() {
     assert_eq!(code(&failure), Code::PermissionDenied);
     let failure = a.probe_me(&id("b"), v1::Probing::default()).await.expect_err("not itself");
     assert_eq!(code(&failure), Code::PermissionDenied);
-    assert_eq!(count(&bed, Refusal::NotItself).await, 4);
+    assert_eq!(count(&bed, Refusal::NotItself), 4);
     let failure = a.register(&registration("a", NodeRole::Vmr { rank: 0 })).await.expect_err("an agent");
     assert_eq!(code(&failure), Code::PermissionDenied);
-    assert_eq!(count(&bed, Refusal::AnotherRole).await, 1);
+    assert_eq!(count(&bed, Refusal::AnotherRole), 1);
     assert_eq!(bed.ids().await, ["b"]);
     bed.stop().await;
 }
@@ -192,9 +193,9 @@ async fn a_line_is_for_the_router_of_the_certificate_and_ends_with_it() {
     core.register(&registration("core", NodeRole::Vmr { rank: 0 })).await.expect("registered");
 
     let failure = agent.attend(says("a")).await.expect_err("an agent");
-    assert_eq!((code(&failure), count(&bed, Refusal::AnotherRole).await), (Code::PermissionDenied, 1));
+    assert_eq!((code(&failure), count(&bed, Refusal::AnotherRole)), (Code::PermissionDenied, 1));
     let failure = other.attend(says("core")).await.expect_err("not itself");
-    assert_eq!((code(&failure), count(&bed, Refusal::NotItself).await), (Code::PermissionDenied, 1));
+    assert_eq!((code(&failure), count(&bed, Refusal::NotItself)), (Code::PermissionDenied, 1));
     assert_eq!(bed.handle.status().await.lines.lines, 0);
 
     let mut line = core.attend(says("core")).await.expect("a line");
@@ -207,7 +208,7 @@ async fn a_line_is_for_the_router_of_the_certificate_and_ends_with_it() {
             Err(status) => break status,
         }
     };
-    assert_eq!((ended.code(), count(&bed, Refusal::CertificateRevoked).await), (Code::Unauthenticated, 1));
+    assert_eq!((ended.code(), count(&bed, Refusal::CertificateRevoked)), (Code::Unauthenticated, 1));
     // The peer goes on to hold its own end.
     while bed.handle.status().await.lines.lines > 0 {
         tokio::task::yield_now().await;
@@ -225,7 +226,7 @@ async fn without_a_certificate_nothing_but_joining_is_possible() {
     let mut anonymous = RegistryClient::new(channel);
     let status: Status = anonymous.list_nodes(v1::ListNodesRequest::default()).await.expect_err("refused");
     assert_eq!(status.code(), Code::Unauthenticated);
-    assert_eq!(count(&bed, Refusal::NoCertificate).await, 1);
+    assert_eq!(count(&bed, Refusal::NoCertificate), 1);
     // Nor is there anything in the clear.
     let plain = AdminClient::new(&[format!("http://{}", bed.address)], None, None).unwrap();
     plain.register(&registration("a", NodeRole::Agent)).await.expect_err("TLS is spoken here");
@@ -250,7 +251,7 @@ async fn revocation_counts_on_connections_that_stand_and_on_new_ones() {
         assert!(failure.to_string().contains("revoked"), "{failure}");
         renew(&identity, &client).await.expect_err("revoked");
     }
-    assert_eq!(count(&bed, Refusal::CertificateRevoked).await, 4);
+    assert_eq!(count(&bed, Refusal::CertificateRevoked), 4);
     other.register(&registration("b", NodeRole::Agent)).await.expect("others do not notice");
     bed.stop().await;
 }
@@ -283,7 +284,7 @@ async fn rotation_keeps_a_node_in_for_ever_and_without_it_the_certificate_ends()
     assert!((15..=22).contains(&serials.len()), "{} certificates", serials.len());
     let failure = lazy.register(&registration("idle", NodeRole::Agent)).await.expect_err("expired");
     assert!(!failure.to_string().is_empty());
-    assert!(count(&bed, Refusal::HandshakeExpired).await >= 1, "{failure}");
+    assert!(count(&bed, Refusal::HandshakeExpired) >= 1, "{failure}");
     // What was stored last is in force after a restart.
     let stored = NodeIdentity::load(one.path(), bed.clock.clone()).unwrap().expect("an identity");
     assert_eq!(stored.certified(), identity.certified());
@@ -299,12 +300,12 @@ async fn nodes_of_another_authority_and_admins_of_another_are_strangers() {
     assert!(matches!(failure, Err(AdminError::Unreachable { .. })), "{failure:?}");
     // A token whose fingerprint is another authority's does not reach anybody with its secret.
     let mut token = token(&ours, order(Role::Agent)).await;
-    token.fingerprint = theirs.gate.with(|roster, _| roster.authority().fingerprint()).await;
+    token.fingerprint = theirs.gate.with(|roster, _| roster.authority().fingerprint()).await.unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
     let failure = join(&token, &id("b"), elsewhere.path(), ours.clock.clone()).await.expect_err("a stranger");
     assert!(failure.to_string().contains("UnknownIssuer"), "{failure}");
     assert_eq!(ours.ids().await, [""; 0]);
-    assert_eq!(count(&ours, Refusal::TokenUnknown).await, 0);
+    assert_eq!(count(&ours, Refusal::TokenUnknown), 0);
     ours.stop().await;
     theirs.stop().await;
 }
@@ -318,7 +319,7 @@ async fn a_handshake_that_stalls_is_cut_and_holds_up_nobody() {
     client(&bed, &identity).register(&registration("a", NodeRole::Agent)).await.expect("in meanwhile");
     let cut = tokio::time::timeout(Duration::from_secs(20), slow.read(&mut [0; 16])).await.expect("cut");
     assert!(matches!(cut, Ok(0) | Err(_)), "{cut:?}");
-    assert_eq!(count(&bed, Refusal::HandshakeSlow).await, 1);
+    assert_eq!(count(&bed, Refusal::HandshakeSlow), 1);
     bed.stop().await;
 }
 
@@ -340,19 +341,24 @@ async fn a_lost_answer_costs_no_second_use() {
         assert!(ask("a", b"nonsense").is_err());
         roster.tokens(now, "", 10).unwrap()
     });
-    let tokens = again.await;
+    let tokens = again.await.unwrap();
     assert_eq!((tokens[0].used, tokens[0].uses_left), (1, 0));
     bed.stop().await;
 }
 
-#[tokio::test]
-async fn what_was_decided_survives_the_process() {
-    use crate::identity::{Authority, Roster, SqliteRecords, Standing};
+fn stored(path: &Path) -> Handle<SqliteStore> {
+    let registry = Registry::new(Config::default(), SqliteStore::open(path).expect("a store"));
+    Handle::new(registry, Clock::system(), Way::default())
+}
+
+#[test]
+fn what_was_decided_survives_the_process() {
     let directory = tempfile::tempdir().unwrap();
     let now = UnixMillis(1_790_000_000_000);
+    let path = directory.path().join("admin.db");
     let open = || {
-        let authority = Authority::load_or_make(directory.path(), now).unwrap();
-        let records = SqliteRecords::open(&directory.path().join("records.db")).unwrap();
+        let mut records = stored(&path);
+        let authority = shared_authority(&mut records, directory.path(), None, now).unwrap();
         Roster::new(Box::new(records), authority)
     };
     let mut roster = open();
@@ -368,7 +374,37 @@ async fn what_was_decided_survives_the_process() {
     assert_eq!(roster.standing(&id("a"), "00").unwrap(), Standing::Unknown);
     assert_eq!(roster.standing(&id("b"), &signed.certified.serial).unwrap(), Standing::Unknown);
     assert_eq!(roster.tokens(now, "", 10).unwrap()[0].uses_left, 0);
-    let text =
-        String::from_utf8_lossy(&std::fs::read(directory.path().join("records.db")).unwrap()).into_owned();
+    drop(roster);
+    let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
     assert!(!text.contains(&secret), "the secret is stored");
+}
+
+#[test]
+fn the_authority_of_a_registry_is_one_by_file_or_by_secret() {
+    let directory = tempfile::tempdir().unwrap();
+    let (now, path) = (UnixMillis(1_790_000_000_000), directory.path().join("admin.db"));
+    let (mine, empty) = (directory.path().join("mine"), directory.path().join("empty"));
+    let mut records = stored(&path);
+    let mut open = |directory: &Path, secret: Option<&[u8]>| {
+        shared_authority(&mut records, directory, secret, now).map(|authority| authority.fingerprint())
+    };
+    let first = open(&mine, None).unwrap();
+    assert!(mine.join("ca.key").exists());
+    // Another admin without the files does not go on with an authority of its own.
+    let failure = open(&empty, None).unwrap_err();
+    assert!(
+        failure.to_string().contains(&first.to_string()) && failure.to_string().contains("ca.key"),
+        "{failure}"
+    );
+    assert!(!empty.exists());
+    // With a secret, who has the files puts them under it, and the others need none.
+    assert_eq!(open(&mine, Some(b"a long enough secret")).unwrap(), first);
+    assert_eq!(open(&empty, Some(b"a long enough secret")).unwrap(), first);
+    assert!(matches!(open(&empty, Some(b"another secret")), Err(SharedError::WrongSecret)));
+    assert!(matches!(open(&empty, None), Err(SharedError::Sealed)));
+    assert_eq!(open(&mine, None).unwrap(), first, "who has the files needs no secret");
+    assert!(!empty.exists());
+    drop(records);
+    let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+    assert!(!text.contains("PRIVATE KEY"), "the key is stored as it is");
 }

@@ -10,7 +10,7 @@ use vmcast_signal::{
 };
 
 use super::bed::Bed;
-use crate::admin::{Admin, Settings, Way, store::SqliteStore};
+use crate::admin::{Admin, Handle, Settings, Way, store::SqliteStore};
 
 const V0: [u8; 4] = [127, 1, 0, 1];
 const V1: [u8; 4] = [127, 1, 1, 1];
@@ -256,6 +256,7 @@ async fn the_server_makes_its_database_and_ends_although_clients_are_connected()
         nearest: Way::default(),
         identity: directory.path().join("identity"),
         names: Vec::new(),
+        authority_secret: None,
         certificate: crate::identity::LIFETIME,
         insecure: true,
     };
@@ -291,10 +292,8 @@ async fn the_server_makes_its_database_and_ends_although_clients_are_connected()
 async fn an_address_in_use_is_a_clear_error() {
     let bed = Bed::new().await;
     let registry = vmcast_proto::registry::Registry::new(Config::default(), MemoryStore::default());
-    let failure =
-        Admin::bind_with(bed.address, registry, bed.gate.clone(), bed.clock.clone(), Way::default())
-            .await
-            .expect_err("in use");
+    let handle = Handle::new(registry, bed.clock.clone(), Way::default());
+    let failure = Admin::bind_with(bed.address, handle, bed.gate.clone()).await.expect_err("in use");
     assert!(failure.to_string().contains(&bed.address.to_string()), "{failure}");
     bed.stop().await;
 }

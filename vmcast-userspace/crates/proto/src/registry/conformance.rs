@@ -3,14 +3,14 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    About, CacheEntry, CacheKey, Change, Label, Load, Measurement, NodeId, NodeRecord, Prefix, Registration,
-    Role, Scope, Store, TunnelEnd, TunnelKind, UnixMillis,
+    About, CacheEntry, CacheKey, Change, Expected, Label, Load, Measurement, NodeId, NodeRecord, Prefix,
+    RecordKind, RecordWrite, Registration, Role, Scope, Store, TunnelEnd, TunnelKind, UnixMillis,
 };
 
 /// A case's name and what it does with a store that is new and empty.
 type Case<S> = (&'static str, fn(S));
 
-fn cases<S: Store>() -> [Case<S>; 15] {
+fn cases<S: Store>() -> [Case<S>; 18] {
     [
         ("an empty store has nothing", empty),
         ("a node comes back as it was put", node_round_trip),
@@ -27,6 +27,9 @@ fn cases<S: Store>() -> [Case<S>; 15] {
         ("entries are removed by key, by the VMR they name and by their end", entry_removal),
         ("changes are made in their order", order_of_changes),
         ("the largest numbers are kept", extremes),
+        ("a record comes back as it was put, and only of its kind and key", record_round_trip),
+        ("records are changed all or none, if what is expected is there", records_expected),
+        ("records come in order, by prefix and in pages, and their changes are counted", record_pages),
     ]
 }
 
@@ -301,4 +304,74 @@ fn extremes<S: Store>(mut store: S) {
     commit(&mut store, &[Change::PutNode(record.clone()), Change::PutEntry(cached.clone())]);
     assert_eq!(store.node(record.id()).expect("node"), Some(record));
     assert_eq!(store.entry(&cached.key).expect("entry"), Some(cached));
+}
+
+fn write(kind: RecordKind, key: &str, value: Option<&[u8]>) -> RecordWrite {
+    RecordWrite { kind, key: key.to_owned(), value: value.map(Into::into) }
+}
+
+fn put<S: Store>(store: &mut S, writes: &[RecordWrite]) {
+    assert!(store.commit_records(&[], writes).expect("commit"), "nothing was expected");
+}
+
+fn record_round_trip<S: Store>(mut store: S) {
+    let all: Vec<u8> = (0..=255).collect();
+    put(&mut store, &[write(RecordKind::Token, "a", Some(&all)), write(RecordKind::Policy, "a", Some(b""))]);
+    assert_eq!(store.record(RecordKind::Token, "a").expect("record"), Some(all));
+    assert_eq!(store.record(RecordKind::Policy, "a").expect("record"), Some(Vec::new()));
+    for (kind, key) in [(RecordKind::Token, "b"), (RecordKind::Token, ""), (RecordKind::Authority, "a")] {
+        assert_eq!(store.record(kind, key).expect("record"), None, "{kind:?} {key}");
+    }
+    put(&mut store, &[write(RecordKind::Token, "a", Some(b"2"))]);
+    assert_eq!(store.record(RecordKind::Token, "a").expect("record"), Some(b"2".to_vec()));
+    for _ in 0..2 {
+        put(&mut store, &[write(RecordKind::Token, "a", None)]);
+        assert_eq!(store.record(RecordKind::Token, "a").expect("record"), None);
+    }
+    assert_eq!((store.node_count().expect("count"), store.entry_count().expect("count")), (0, 0));
+}
+
+fn records_expected<S: Store>(mut store: S) {
+    let expect = |key: &str, value: Option<&[u8]>| Expected {
+        kind: RecordKind::Token,
+        key: key.to_owned(),
+        value: value.map(Into::into),
+    };
+    let both = [write(RecordKind::Token, "a", Some(b"1")), write(RecordKind::Certificate, "x/1", Some(b"1"))];
+    let mut commit = |expected: &[Expected], writes: &[RecordWrite]| {
+        store.commit_records(expected, writes).expect("commit")
+    };
+    assert!(!commit(&[expect("a", Some(b"0"))], &both), "it is not there");
+    assert!(commit(&[expect("a", None), expect("b", None)], &both), "neither is");
+    assert!(!commit(&[expect("a", None)], &both), "it is there");
+    let next = [write(RecordKind::Token, "a", Some(b"2")), write(RecordKind::Certificate, "x/1", None)];
+    assert!(!commit(&[expect("a", Some(b"1")), expect("b", Some(b""))], &next), "one of two is not");
+    assert!(commit(&[expect("a", Some(b"1"))], &next));
+    assert!(!commit(&[expect("a", Some(b"1"))], &next), "it was another one's turn");
+    assert_eq!(store.record(RecordKind::Token, "a").expect("record"), Some(b"2".to_vec()));
+    assert_eq!(store.record(RecordKind::Certificate, "x/1").expect("record"), None);
+}
+
+fn record_pages<S: Store>(mut store: S) {
+    let (before, other) =
+        (store.record_changes(RecordKind::Certificate), store.record_changes(RecordKind::Token));
+    let keys = ["a/1", "a/2", "a/3", "a-/1", "b/1"];
+    put(&mut store, &keys.map(|key| write(RecordKind::Certificate, key, Some(key.as_bytes()))));
+    assert!(store.record_changes(RecordKind::Certificate) > before, "a change is counted");
+    assert_eq!(store.record_changes(RecordKind::Token), other, "of its kind alone");
+    let page = |prefix: &str, after: &str, limit: usize| {
+        let page = store.records(RecordKind::Certificate, prefix, after, limit).expect("records");
+        page.into_iter()
+            .map(|(key, value)| {
+                assert_eq!(key.as_bytes(), value);
+                key
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(page("", "", 9), ["a-/1", "a/1", "a/2", "a/3", "b/1"]);
+    assert_eq!(page("a/", "", 2), ["a/1", "a/2"]);
+    assert_eq!(page("a/", "a/2", 2), ["a/3"]);
+    assert_eq!(page("a/", "a/3", 2), [""; 0]);
+    assert_eq!(page("a/", "b", 2), [""; 0]);
+    assert_eq!(page("", "a/2", 1), ["a/3"]);
 }

@@ -7,9 +7,11 @@ use std::{
     ops::Bound,
 };
 
-use super::{CacheEntry, CacheKey, Change, NodeId, NodeRecord, Store, UnixMillis};
+use super::{
+    CacheEntry, CacheKey, Change, Expected, NodeId, NodeRecord, RecordKind, RecordWrite, Store, UnixMillis,
+};
 
-/// Two ordered tables in memory, and what their rows are also found by.
+/// Ordered tables in memory, and what their rows are also found by.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
     nodes: BTreeMap<NodeId, NodeRecord>,
@@ -19,6 +21,8 @@ pub struct MemoryStore {
     entries: BTreeMap<CacheKey, CacheEntry>,
     naming: BTreeSet<(NodeId, CacheKey)>,
     entry_ends: BTreeSet<(UnixMillis, CacheKey)>,
+    records: BTreeMap<(RecordKind, String), Vec<u8>>,
+    record_changes: BTreeMap<RecordKind, u64>,
 }
 
 impl MemoryStore {
@@ -65,6 +69,23 @@ impl MemoryStore {
         if let Some(entry) = self.entries.remove(key) {
             self.naming.remove(&(entry.nearest.vmr, *key));
             self.entry_ends.remove(&(entry.expires, *key));
+        }
+    }
+
+    /// Sets a record, or removes it.
+    pub fn set_record(&mut self, RecordWrite { kind, key, value }: RecordWrite) {
+        match value {
+            Some(value) => self.records.insert((kind, key), value),
+            None => self.records.remove(&(kind, key)),
+        };
+        *self.record_changes.entry(kind).or_default() += 1;
+    }
+
+    /// Takes over how often records were changed in a store before this one, and counts once more for all.
+    pub fn go_on_counting(&mut self, before: &Self) {
+        for kind in RecordKind::ALL {
+            let changes = self.record_changes.entry(kind).or_default();
+            *changes += before.record_changes.get(&kind).copied().unwrap_or_default() + 1;
         }
     }
 
@@ -151,5 +172,41 @@ impl Store for MemoryStore {
 
     fn entry_count(&self) -> Result<usize, Infallible> {
         Ok(self.entries.len())
+    }
+
+    fn commit_records(&mut self, expected: &[Expected], writes: &[RecordWrite]) -> Result<bool, Infallible> {
+        let is_there = |expected: &Expected| {
+            self.records.get(&(expected.kind, expected.key.clone())) == expected.value.as_ref()
+        };
+        if !expected.iter().all(is_there) {
+            return Ok(false);
+        }
+        for write in writes {
+            self.set_record(write.clone());
+        }
+        Ok(true)
+    }
+
+    fn record(&self, kind: RecordKind, key: &str) -> Result<Option<Vec<u8>>, Infallible> {
+        Ok(self.records.get(&(kind, key.to_owned())).cloned())
+    }
+
+    fn records(
+        &self,
+        kind: RecordKind,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(String, Vec<u8>)>, Infallible> {
+        let start = Bound::Included((kind, prefix.to_owned()));
+        let behind = Bound::Excluded((kind, after.to_owned()));
+        let start = if after < prefix { start } else { behind };
+        let rows = self.records.range((start, Bound::Unbounded));
+        let rows = rows.take_while(|((of, key), _)| *of == kind && key.starts_with(prefix)).take(limit);
+        Ok(rows.map(|((_, key), value)| (key.clone(), value.clone())).collect())
+    }
+
+    fn record_changes(&self, kind: RecordKind) -> u64 {
+        self.record_changes.get(&kind).copied().unwrap_or_default()
     }
 }

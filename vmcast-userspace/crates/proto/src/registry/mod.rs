@@ -17,6 +17,7 @@ mod counters;
 mod memory;
 mod node;
 mod page;
+mod record;
 mod refusal;
 #[expect(clippy::module_inception, reason = "the machine carries the name of its protocol")]
 mod registry;
@@ -30,6 +31,7 @@ pub use counters::{Counters, RefusalCounts};
 pub use memory::MemoryStore;
 pub use node::{Label, LabelError, NodeId, NodeIdError, NodeRecord, Registration, Role};
 pub use page::{Place, PlaceError};
+pub use record::{Expected, RecordKind, RecordWrite};
 pub use refusal::{Error, Refusal, RefusalReason};
 pub use registry::{Answer, AnswerKind, Census, Lease, Query, Registered, Registry, Report, Reported};
 pub use store::{Change, Store};

@@ -143,6 +143,16 @@ impl<S: Store> Registry<S> {
         self.store.is_stale()
     }
 
+    /// Its store, for the records that stand beside the registry.
+    pub const fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// The same, to change them.
+    pub const fn store_mut(&mut self) -> &mut S {
+        &mut self.store
+    }
+
     /// Gives the store back.
     pub fn into_store(self) -> S {
         self.store

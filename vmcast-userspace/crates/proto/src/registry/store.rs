@@ -2,7 +2,7 @@
 
 use std::{error::Error, net::SocketAddr};
 
-use super::{CacheEntry, CacheKey, NodeId, NodeRecord, UnixMillis};
+use super::{CacheEntry, CacheKey, Expected, NodeId, NodeRecord, RecordKind, RecordWrite, UnixMillis};
 
 /// One change to a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum Change {
     RemoveEntriesExpired(UnixMillis),
 }
 
-/// A table of nodes and a table of cache entries. It knows no rules: an expired row is a row.
+/// A table of nodes, one of cache entries, and records. It knows no rules: an expired row is a row.
 pub trait Store {
     /// What can go wrong.
     type Error: Error + Send + Sync + 'static;
@@ -99,4 +99,32 @@ pub trait Store {
     /// # Errors
     /// If the store cannot be read.
     fn entry_count(&self) -> Result<usize, Self::Error>;
+
+    /// Makes all changes of records or none. They last when it returns, power cuts included. False, and no change, if
+    /// something else than `expected` is there.
+    ///
+    /// # Errors
+    /// If the store fails; then nothing was changed.
+    fn commit_records(&mut self, expected: &[Expected], writes: &[RecordWrite]) -> Result<bool, Self::Error>;
+
+    /// The record of a key.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    fn record(&self, kind: RecordKind, key: &str) -> Result<Option<Vec<u8>>, Self::Error>;
+
+    /// Keys that begin with `prefix` and their records, in the order of keys: at most `limit`, those behind `after`.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    fn records(
+        &self,
+        kind: RecordKind,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(String, Vec<u8>)>, Self::Error>;
+
+    /// A number that is larger after any record of this kind was changed, whoever did it.
+    fn record_changes(&self, kind: RecordKind) -> u64;
 }
