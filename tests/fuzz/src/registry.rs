@@ -126,7 +126,7 @@ impl Admin {
         assert!(nodes.len() <= MAX_NODES);
         for node in &nodes {
             let shown = convert::node_entry(node);
-            assert_eq!(read(convert::registration(shown.node)).as_ref(), Some(&node.registration));
+            assert_eq!(read(convert::registration(shown.node)).as_ref(), Some(&*node.registration));
         }
         let entries = infallible(self.registry.cache(self.now, None, usize::MAX));
         assert!(entries.len() <= MAX_ENTRIES);

@@ -9,7 +9,7 @@ use vmcast_proto::registry::{self, Registry, Store};
 use vmcast_signal::{tonic::transport::Server, v1::registry_server::RegistryServer};
 
 use super::{
-    AnyStore, Clock, EtcdSettings, EtcdStore, Handle, SqliteStore, Way, connection::incoming,
+    AnyStore, Clock, EtcdSettings, EtcdStore, Handle, Kept, SqliteStore, Way, connection::incoming,
     service::Service,
 };
 
@@ -44,7 +44,7 @@ pub struct Settings {
 
 /// A server that has its socket and its database.
 #[derive(Debug)]
-pub struct Admin<S = AnyStore> {
+pub struct Admin<S: Store = AnyStore> {
     listener: TcpListener,
     handle: Handle<S>,
 }
@@ -77,11 +77,11 @@ async fn open(path: PathBuf, etcd: Option<EtcdSettings>) -> anyhow::Result<AnySt
     Ok(AnyStore::Sqlite(store))
 }
 
-impl<S: Store + Send + 'static> Admin<S> {
+impl<S: Kept> Admin<S> {
     /// Opens the socket for a registry over any store and clock.
     ///
     /// # Errors
-    /// If the address cannot be listened on.
+    /// If the address cannot be listened on, or the host has no thread to spare.
     pub async fn bind_with(
         listen: SocketAddr,
         registry: Registry<S>,
@@ -90,7 +90,8 @@ impl<S: Store + Send + 'static> Admin<S> {
     ) -> anyhow::Result<Self> {
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-        Ok(Self { listener, handle: Handle::new(registry, clock, way) })
+        let handle = Handle::new(registry, clock, way).context("cannot start the registry's thread")?;
+        Ok(Self { listener, handle })
     }
 
     /// Where it listens.
@@ -152,13 +153,13 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
     Admin::bind(settings).await?.serve(shutdown).await
 }
 
-async fn sweep<S: Store + Send + 'static>(handle: &Handle<S>) {
+async fn sweep<S: Kept>(handle: &Handle<S>) {
     let mut ticks = tokio::time::interval(SWEEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
     loop {
         ticks.tick().await;
-        match handle.with(|registry, now| registry.expire(now)).await {
+        match handle.write(|registry, now| registry.expire(now)).await {
             Ok(expired) => {
                 failing = false;
                 for node in expired {

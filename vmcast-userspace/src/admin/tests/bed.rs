@@ -10,16 +10,16 @@ use std::{
 };
 
 use tokio::{sync::oneshot, task::JoinHandle};
-use vmcast_proto::registry::{Config, MemoryStore, Registry, Store, UnixMillis};
+use vmcast_proto::registry::{Config, Registry, Store, UnixMillis};
 use vmcast_signal::{
     tonic::transport::{Channel, Endpoint},
     v1::registry_client::RegistryClient,
 };
 
-use crate::admin::{Admin, Clock, Handle, Way};
+use crate::admin::{Admin, Clock, Handle, Kept, Mirror, Way};
 
 /// A running server, its clock in the test's hand.
-pub(crate) struct Bed<S = MemoryStore> {
+pub(crate) struct Bed<S: Store = Mirror> {
     pub(crate) address: SocketAddr,
     pub(crate) handle: Handle<S>,
     millis: Arc<AtomicU64>,
@@ -29,15 +29,15 @@ pub(crate) struct Bed<S = MemoryStore> {
 
 impl Bed {
     pub(crate) async fn new() -> Self {
-        Self::start(Config::default(), MemoryStore::default(), ([127, 0, 0, 1], 0).into()).await
+        Self::start(Config::default(), Mirror::default(), ([127, 0, 0, 1], 0).into()).await
     }
 
     pub(crate) async fn listening_on(listen: SocketAddr) -> Self {
-        Self::start(Config::default(), MemoryStore::default(), listen).await
+        Self::start(Config::default(), Mirror::default(), listen).await
     }
 }
 
-impl<S: Store + Send + 'static> Bed<S> {
+impl<S: Kept> Bed<S> {
     pub(crate) async fn start(config: Config, store: S, listen: SocketAddr) -> Self {
         Self::start_by(config, store, listen, Way::Hops).await
     }
@@ -73,7 +73,7 @@ impl<S: Store + Send + 'static> Bed<S> {
     }
 
     pub(crate) async fn ids(&self) -> Vec<String> {
-        let nodes = self.handle.nodes(None, 100).await.expect("nodes");
+        let nodes = self.handle.nodes(None, 100);
         nodes.iter().map(|node| node.id().to_string()).collect()
     }
 

@@ -7,7 +7,7 @@ use std::{
     ops::Bound,
 };
 
-use super::{CacheEntry, CacheKey, Change, NodeId, NodeRecord, Store, UnixMillis};
+use super::{CacheEntry, CacheKey, Change, NodeId, NodeRecord, Rows, Store, UnixMillis};
 
 /// Two ordered tables in memory, and what their rows are also found by.
 #[derive(Clone, Debug, Default)]
@@ -47,8 +47,8 @@ impl MemoryStore {
     fn remove_node(&mut self, id: &NodeId) {
         if let Some(record) = self.nodes.remove(id) {
             self.vmrs.remove(id);
-            for endpoint in record.registration.endpoints {
-                self.endpoints.remove(&(endpoint, id.clone()));
+            for endpoint in &record.registration.endpoints {
+                self.endpoints.remove(&(*endpoint, id.clone()));
             }
             self.node_ends.remove(&(record.expires, id.clone()));
         }
@@ -82,6 +82,11 @@ fn page<K: Ord, V: Clone>(table: &BTreeMap<K, V>, after: Option<&K>, limit: usiz
 
 impl Store for MemoryStore {
     type Error = Infallible;
+    type Rows = Self;
+
+    fn rows(&self) -> &Self {
+        self
+    }
 
     fn commit(&mut self, changes: &[Change]) -> Result<(), Infallible> {
         for change in changes {
@@ -107,49 +112,51 @@ impl Store for MemoryStore {
         }
         Ok(())
     }
+}
 
-    fn node(&self, id: &NodeId) -> Result<Option<NodeRecord>, Infallible> {
-        Ok(self.nodes.get(id).cloned())
+impl Rows for MemoryStore {
+    fn node(&self, id: &NodeId) -> Option<NodeRecord> {
+        self.nodes.get(id).cloned()
     }
 
-    fn nodes(&self, after: Option<&NodeId>, limit: usize) -> Result<Vec<NodeRecord>, Infallible> {
-        Ok(page(&self.nodes, after, limit))
+    fn nodes(&self, after: Option<&NodeId>, limit: usize) -> Vec<NodeRecord> {
+        page(&self.nodes, after, limit)
     }
 
-    fn vmrs(&self) -> Result<Vec<NodeRecord>, Infallible> {
-        Ok(self.vmrs.iter().filter_map(|id| self.nodes.get(id)).cloned().collect())
+    fn vmrs(&self) -> Vec<NodeRecord> {
+        self.vmrs.iter().filter_map(|id| self.nodes.get(id)).cloned().collect()
     }
 
-    fn holders(&self, endpoint: SocketAddr) -> Result<Vec<NodeRecord>, Infallible> {
+    fn holders(&self, endpoint: SocketAddr) -> Vec<NodeRecord> {
         let from = self.endpoints.range((Bound::Included((endpoint, NodeId::least())), Bound::Unbounded));
         let ids = from.take_while(|(held, _)| *held == endpoint).map(|(_, id)| id);
-        Ok(ids.filter_map(|id| self.nodes.get(id)).cloned().collect())
+        ids.filter_map(|id| self.nodes.get(id)).cloned().collect()
     }
 
-    fn expired_nodes(&self, now: UnixMillis) -> Result<Vec<NodeId>, Infallible> {
+    fn expired_nodes(&self, now: UnixMillis) -> Vec<NodeId> {
         let expired = self.node_ends.iter().take_while(|(end, _)| *end <= now);
         let mut ids: Vec<NodeId> = expired.map(|(_, id)| id.clone()).collect();
         ids.sort();
-        Ok(ids)
+        ids
     }
 
-    fn vmr_count(&self) -> Result<usize, Infallible> {
-        Ok(self.vmrs.len())
+    fn vmr_count(&self) -> usize {
+        self.vmrs.len()
     }
 
-    fn node_count(&self) -> Result<usize, Infallible> {
-        Ok(self.nodes.len())
+    fn node_count(&self) -> usize {
+        self.nodes.len()
     }
 
-    fn entry(&self, key: &CacheKey) -> Result<Option<CacheEntry>, Infallible> {
-        Ok(self.entries.get(key).cloned())
+    fn entry(&self, key: &CacheKey) -> Option<CacheEntry> {
+        self.entries.get(key).cloned()
     }
 
-    fn entries(&self, after: Option<&CacheKey>, limit: usize) -> Result<Vec<CacheEntry>, Infallible> {
-        Ok(page(&self.entries, after, limit))
+    fn entries(&self, after: Option<&CacheKey>, limit: usize) -> Vec<CacheEntry> {
+        page(&self.entries, after, limit)
     }
 
-    fn entry_count(&self) -> Result<usize, Infallible> {
-        Ok(self.entries.len())
+    fn entry_count(&self) -> usize {
+        self.entries.len()
     }
 }

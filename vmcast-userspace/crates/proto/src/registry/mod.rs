@@ -32,7 +32,7 @@ pub use node::{Label, LabelError, NodeId, NodeIdError, NodeRecord, Registration,
 pub use page::{Place, PlaceError};
 pub use refusal::{Error, Refusal, RefusalReason};
 pub use registry::{Answer, AnswerKind, Census, Lease, Query, Registered, Registry, Report, Reported};
-pub use store::{Change, Store};
+pub use store::{Change, Rows, Store};
 pub use time::UnixMillis;
 
 #[cfg(test)]

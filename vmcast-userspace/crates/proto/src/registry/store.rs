@@ -23,17 +23,8 @@ pub enum Change {
     RemoveEntriesExpired(UnixMillis),
 }
 
-/// A table of nodes and a table of cache entries. It knows no rules: an expired row is a row.
-pub trait Store {
-    /// What can go wrong.
-    type Error: Error + Send + Sync + 'static;
-
-    /// Makes all the changes in their order, or none; they last when it returns.
-    ///
-    /// # Errors
-    /// If they could not be made.
-    fn commit(&mut self, changes: &[Change]) -> Result<(), Self::Error>;
-
+/// A table of nodes and a table of cache entries, in memory. It knows no rules: an expired row is a row.
+pub trait Rows {
     /// Whether what is read is what was known before the place where it is kept was lost: true as far as
     /// anybody knows, and nothing in it expires meanwhile.
     fn is_stale(&self) -> bool {
@@ -41,62 +32,59 @@ pub trait Store {
     }
 
     /// The node of an id.
-    ///
-    /// # Errors
-    /// If the store cannot be read; so for every other reader.
-    fn node(&self, id: &NodeId) -> Result<Option<NodeRecord>, Self::Error>;
+    fn node(&self, id: &NodeId) -> Option<NodeRecord>;
 
     /// At most `limit` nodes in the order of their ids, those behind `after`.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn nodes(&self, after: Option<&NodeId>, limit: usize) -> Result<Vec<NodeRecord>, Self::Error>;
+    fn nodes(&self, after: Option<&NodeId>, limit: usize) -> Vec<NodeRecord>;
 
     /// Every VMR in the order of the ids.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn vmrs(&self) -> Result<Vec<NodeRecord>, Self::Error>;
+    fn vmrs(&self) -> Vec<NodeRecord>;
 
     /// The nodes that have an endpoint, in the order of their ids.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn holders(&self, endpoint: SocketAddr) -> Result<Vec<NodeRecord>, Self::Error>;
+    fn holders(&self, endpoint: SocketAddr) -> Vec<NodeRecord>;
 
     /// The ids of the nodes that expire at or before `now`, in their order.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn expired_nodes(&self, now: UnixMillis) -> Result<Vec<NodeId>, Self::Error>;
+    fn expired_nodes(&self, now: UnixMillis) -> Vec<NodeId>;
 
     /// How many VMRs there are.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn vmr_count(&self) -> Result<usize, Self::Error>;
+    fn vmr_count(&self) -> usize;
 
     /// How many nodes there are.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn node_count(&self) -> Result<usize, Self::Error>;
+    fn node_count(&self) -> usize;
 
     /// The cache entry of a key.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn entry(&self, key: &CacheKey) -> Result<Option<CacheEntry>, Self::Error>;
+    fn entry(&self, key: &CacheKey) -> Option<CacheEntry>;
 
     /// At most `limit` cache entries in the order of their keys, those behind `after`.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn entries(&self, after: Option<&CacheKey>, limit: usize) -> Result<Vec<CacheEntry>, Self::Error>;
+    fn entries(&self, after: Option<&CacheKey>, limit: usize) -> Vec<CacheEntry>;
 
     /// How many cache entries there are.
+    fn entry_count(&self) -> usize;
+}
+
+/// Where rows are kept. All of them are in memory too, where they are read.
+pub trait Store {
+    /// What can go wrong.
+    type Error: Error + Send + Sync + 'static;
+    /// The rows in memory.
+    type Rows: Rows;
+
+    /// The rows as they are after the last commit.
+    fn rows(&self) -> &Self::Rows;
+
+    /// Makes all the changes in their order, or none. They last when [`flush`](Self::flush) returns, if
+    /// not before.
     ///
     /// # Errors
-    /// If the store cannot be read.
-    fn entry_count(&self) -> Result<usize, Self::Error>;
+    /// If they could not be made.
+    fn commit(&mut self, changes: &[Change]) -> Result<(), Self::Error>;
+
+    /// Makes the commits since the last flush last. If it fails, none of them was made, and the rows are
+    /// what they were before.
+    ///
+    /// # Errors
+    /// If they could not be made to last.
+    fn flush(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
 }
