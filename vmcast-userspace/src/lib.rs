@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 mod doctor;
+pub mod identity;
 pub mod link;
 mod mac;
 pub mod metrics;

@@ -13,8 +13,15 @@ pub fn control(data: &[u8]) {
             | Request::TunnelList { page }
             | Request::SourceList { page }
             | Request::NodeList { page }
+            | Request::TokenList { page }
             | Request::CacheList { page } => cut(page),
-            Request::Status | Request::InterfaceList | Request::Stats | Request::NodeDrain { .. } => {}
+            Request::Status
+            | Request::InterfaceList
+            | Request::Stats
+            | Request::NodeDrain { .. }
+            | Request::TokenCreate { .. }
+            | Request::TokenRevoke { .. }
+            | Request::NodeRevoke { .. } => {}
         }
     }
     check::<Response>(data);

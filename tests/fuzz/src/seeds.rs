@@ -15,7 +15,7 @@ use netlink_packet_route::{
 };
 use prost::Message as _;
 use vmcast_api::{
-    Group, GroupState, Groups, Node, Nodes, Page, Place, Request, Response, Role, Stats, encode,
+    Group, GroupState, Groups, Node, Nodes, Page, Place, Request, Response, Role, Stats, TokenOrder, encode,
 };
 use vmcast_signal::v1;
 
@@ -57,6 +57,7 @@ pub fn config() -> Vec<Vec<u8>> {
 pub fn control() -> Vec<Vec<u8>> {
     let page = |after: &str| Page { after: Some(after.to_owned()), limit: 3 };
     let group = Some([232, 1, 1, 1].into());
+    let order = TokenOrder { role: Role::Agent, ttl_seconds: 3600, uses: 2, name: None, urls: vec![] };
     let requests = [
         Request::Status,
         Request::GroupList { page: Page::default() },
@@ -67,6 +68,10 @@ pub fn control() -> Vec<Vec<u8>> {
         Request::Stats,
         Request::NodeList { page: page("vmr-1") },
         Request::NodeDrain { node: "n1".to_owned(), drain: true },
+        Request::TokenCreate { order },
+        Request::TokenList { page: page("t1") },
+        Request::TokenRevoke { id: "t1".to_owned() },
+        Request::NodeRevoke { node: "n1".to_owned() },
         Request::CacheList { page: page("0@192.0.2.0/24") },
     ];
     requests.iter().map(encode).chain(answers().iter().map(encode)).collect()

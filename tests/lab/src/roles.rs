@@ -117,7 +117,10 @@ impl Launcher {
     /// If the program cannot be started.
     pub fn admin(&self, node: &Namespace, address: Ipv4Addr) -> Result<Role, LabError> {
         let database = self.dir.join(format!("{}.db", node.node()));
-        let own = format!("listen = \"{address}:{ADMIN_PORT}\"\ndatabase = \"{}\"\n", database.display());
+        let own = format!(
+            "listen = \"{address}:{ADMIN_PORT}\"\ninsecure = true\ndatabase = \"{}\"\n",
+            database.display()
+        );
         self.start(node, "admin", &own, "")
     }
 
@@ -157,15 +160,52 @@ impl Launcher {
     /// # Errors
     /// If the program cannot be started.
     pub fn start(&self, node: &Namespace, role: &str, keys: &str, tables: &str) -> Result<Role, LabError> {
+        self.start_with(node, role, &[], keys, tables)
+    }
+
+    /// The same with more arguments.
+    ///
+    /// # Errors
+    /// If the program cannot be started.
+    pub fn start_with(
+        &self,
+        node: &Namespace,
+        role: &str,
+        arguments: &[&str],
+        keys: &str,
+        tables: &str,
+    ) -> Result<Role, LabError> {
         let name = node.node();
         let socket = self.dir.join(format!("{name}.sock"));
         let config = self.dir.join(format!("{name}.toml"));
         let text = format!("name = \"{name}\"\n{keys}[control]\nsocket = \"{}\"\n{tables}", socket.display());
         fs::write(&config, text).map_err(LabError::io(format!("writing {}", config.display())))?;
         let mut command = Command::new(&self.program);
-        command.arg(role).arg("--config").arg(&config);
+        command.arg(role).arg("--config").arg(&config).args(arguments);
         see_instead(&mut command, &self.instead).map_err(LabError::io(format!("starting {name}")))?;
         let process = node.spawn(name, command)?;
+        Ok(Role { process, socket, program: self.program.clone() })
+    }
+
+    /// Starts a role by these arguments alone, as on a host of its own: what the roles keep below `/run` and
+    /// `/var/lib` is below the node's own directory in the lab.
+    ///
+    /// # Errors
+    /// If the program cannot be started.
+    pub fn start_bare(&self, node: &Namespace, role: &str, arguments: &[&str]) -> Result<Role, LabError> {
+        let name = node.node();
+        let mut instead = self.instead.clone();
+        let place = |place: &str| self.dir.join(format!("{name}.host")).join(place);
+        // The lab itself is below /run, which hides it.
+        for (seen, own) in [("/var/lib", place("lib")), ("/run", place("run"))] {
+            fs::create_dir_all(&own).map_err(LabError::io(format!("making {}", own.display())))?;
+            instead.push((seen.into(), own));
+        }
+        let mut command = Command::new(&self.program);
+        command.arg(role).args(arguments);
+        see_instead(&mut command, &instead).map_err(LabError::io(format!("starting {name}")))?;
+        let process = node.spawn(name, command)?;
+        let socket = place("run").join(format!("vmcast/{role}.sock"));
         Ok(Role { process, socket, program: self.program.clone() })
     }
 }
@@ -174,7 +214,7 @@ impl Launcher {
 pub const AGENT_INTERFACE: &str = "vmcast0";
 
 fn admin_table(address: Ipv4Addr) -> String {
-    format!("[admin]\nurls = [\"http://{address}:{ADMIN_PORT}\"]\n")
+    format!("[admin]\nurls = [\"http://{address}:{ADMIN_PORT}\"]\ninsecure = true\n")
 }
 
 /// A running role.

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 /// The schema's files, relative to [`ROOT`].
-const FILES: [&str; 1] = ["vmcast/v1/registry.proto"];
+const FILES: [&str; 2] = ["vmcast/v1/identity.proto", "vmcast/v1/registry.proto"];
 /// Where the schema lives.
 const ROOT: &str = "proto";
 

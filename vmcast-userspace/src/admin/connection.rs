@@ -1,7 +1,8 @@
-//! The connections of the server: how many there may be, and what happens when the kernel has no
-//! more.
+//! The connections of the server: how many there may be, what protects them, and what happens when the kernel has
+//! no more.
 
 use std::{
+    future::Future,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -14,59 +15,110 @@ use futures_util::stream::{Stream, unfold};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
+use tokio_rustls::server::TlsStream;
 use tracing::warn;
 use vmcast_signal::tonic::transport::server::{Connected, TcpConnectInfo};
 
-/// Connections at most; further ones wait in the kernel's queue.
+use super::gate::{Caller, ConnectionInfo, Gate, cut};
+
+/// Connections at most, those that shake hands included; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 16_384;
 /// How long to leave a kernel alone that is out of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that wait to be served.
+const WAITING: usize = 64;
 
 /// A connection that counts as one until it is dropped.
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Protected,
+    info: ConnectionInfo,
+    /// Ready when the connection has to end.
+    over: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     _permit: OwnedSemaphorePermit,
 }
 
-/// The connections that come to a listener. What protects them, TLS, goes between the accepted
-/// stream and the server here.
+enum Protected {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// The connections that come to a listener and pass the gate.
 ///
 /// Failing to accept one is no end: the server goes on with those it has.
-pub(super) fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Connection>> {
+pub(super) fn incoming(listener: TcpListener, gate: Gate) -> impl Stream<Item = io::Result<Connection>> {
+    let (ready, connections) = mpsc::channel(WAITING);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = accept(listener, gate, &ready) => {}
+            () = ready.closed() => {}
+        }
+    });
+    unfold(connections, async |mut connections| Some((Ok(connections.recv().await?), connections)))
+}
+
+/// Accepts until it is dropped. Handshakes run side by side, so that a slow one holds up no other.
+async fn accept(listener: TcpListener, gate: Gate, ready: &mpsc::Sender<Connection>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    unfold((listener, places, false), async |(listener, places, mut failing)| {
-        let permit = Arc::clone(&places).acquire_owned().await.ok()?;
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    // Answers are small and waited for; a socket that takes no options is used as it is.
-                    let _ = stream.set_nodelay(true);
-                    let connection = Connection { stream, _permit: permit };
-                    return Some((Ok(connection), (listener, places, false)));
-                }
-                Err(error) => {
-                    if !failing {
-                        warn!(%error, "cannot accept connections; trying on");
+    let mut failing = false;
+    while let Ok(permit) = Arc::clone(&places).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                failing = false;
+                let (gate, ready) = (gate.clone(), ready.clone());
+                tokio::spawn(async move {
+                    if let Some(connection) = establish(stream, &gate, permit).await {
+                        // The server ends and takes no more.
+                        let _ = ready.send(connection).await;
                     }
-                    failing = true;
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                });
+            }
+            Err(error) => {
+                if !failing {
+                    warn!(%error, "cannot accept connections; trying on");
                 }
+                failing = true;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    })
+    }
+}
+
+async fn establish(stream: TcpStream, gate: &Gate, permit: OwnedSemaphorePermit) -> Option<Connection> {
+    // Answers are small and waited for; a socket that takes no options is used as it is.
+    let _ = stream.set_nodelay(true);
+    let address = |result: io::Result<SocketAddr>| result.ok();
+    let tcp =
+        TcpConnectInfo { local_addr: address(stream.local_addr()), remote_addr: address(stream.peer_addr()) };
+    let remote = tcp.remote_addr;
+    let Some(tls) = gate.tls() else {
+        let info = ConnectionInfo { tcp, caller: Caller::Insecure };
+        return Some(Connection { stream: Protected::Plain(stream), info, over: None, _permit: permit });
+    };
+    // Without an address it is gone already.
+    let local = tcp.local_addr?.ip().to_canonical();
+    match gate.handshake(stream, tls, local).await {
+        Ok((stream, caller)) => {
+            let over: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = match &caller {
+                Caller::Node(peer) => Some(Box::pin(Arc::clone(peer).expired())),
+                Caller::Insecure | Caller::Anonymous => None,
+            };
+            let stream = Protected::Tls(Box::new(stream));
+            Some(Connection { stream, info: ConnectionInfo { tcp, caller }, over, _permit: permit })
+        }
+        Err(failure) => {
+            gate.handshake_failed(remote, &failure);
+            None
+        }
+    }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = ConnectionInfo;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        let address = |result: io::Result<SocketAddr>| result.ok();
-        TcpConnectInfo {
-            local_addr: address(self.stream.local_addr()),
-            remote_addr: address(self.stream.peer_addr()),
-        }
+    fn connect_info(&self) -> ConnectionInfo {
+        self.info.clone()
     }
 }
 
@@ -76,7 +128,16 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        if let Some(over) = &mut self.over
+            && over.as_mut().poll(context).is_ready()
+        {
+            self.over = None;
+            return Poll::Ready(Err(cut()));
+        }
+        match &mut self.stream {
+            Protected::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Protected::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
     }
 }
 
@@ -86,15 +147,24 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        match &mut self.stream {
+            Protected::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Protected::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        match &mut self.stream {
+            Protected::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Protected::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        match &mut self.stream {
+            Protected::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Protected::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
     }
 
     fn poll_write_vectored(
@@ -102,10 +172,16 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+        match &mut self.stream {
+            Protected::Plain(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
+            Protected::Tls(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.stream {
+            Protected::Plain(stream) => stream.is_write_vectored(),
+            Protected::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 }

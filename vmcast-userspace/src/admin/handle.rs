@@ -144,6 +144,14 @@ impl<S: Kept> Handle<S> {
         refused(self.read(|registry, now| registry.eligible(now, id)))
     }
 
+    /// Ends a node's lease, whoever asks; false if it had none.
+    ///
+    /// # Errors
+    /// The failure of the store.
+    pub async fn forget(&self, node: NodeId) -> Result<bool, Error<Failure<S>>> {
+        self.write(move |registry, now| registry.deregister(now, &node)).await
+    }
+
     /// The average round-trip time between the admin and a VMR, if it is known.
     #[must_use]
     pub fn rtt(&self, vmr: &NodeId) -> Option<Duration> {

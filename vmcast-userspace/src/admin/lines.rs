@@ -155,6 +155,8 @@ impl Lines {
                     }
                     continue;
                 }
+                // The VMR is gone or shut out.
+                () = outgoing.closed() => break,
                 order = orders.recv() => match order {
                     Some(order) => order,
                     // A newer line of this VMR stands.

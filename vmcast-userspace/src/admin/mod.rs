@@ -1,13 +1,15 @@
-//! The administration server: the registry of `vmcast_proto` over SQLite, served by gRPC.
+//! The administration server: the registry of `vmcast_proto` over SQLite or etcd, served by gRPC.
 //!
-//! Whoever reaches the port may speak: authentication is the transport's business and comes with
-//! TLS. The listener is wrapped in one place, `connection::incoming`.
+//! `connection` accepts what `gate` lets in; `guard` stands before the registry, so that a node acts only as itself.
 
 mod clock;
 mod connection;
 pub mod convert;
 mod etcd;
+mod gate;
+mod guard;
 mod handle;
+mod identity;
 mod lines;
 mod migrate;
 mod mirror;
@@ -20,6 +22,7 @@ mod writer;
 
 pub use clock::Clock;
 pub use etcd::{EtcdError, EtcdSettings, EtcdStore};
+pub use gate::{Caller, ConnectionInfo, Gate, Peer};
 pub use handle::{Handle, Status};
 pub use lines::{LineCounters, Way};
 pub use migrate::{MigrateError, Migrated, migrate};

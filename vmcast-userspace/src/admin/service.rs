@@ -1,17 +1,16 @@
 //! The gRPC service: reads the request, asks the registry, writes the answer.
 
-use std::{net::IpAddr, pin::Pin, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
-use futures_util::stream::{Stream, unfold};
-
+use tokio::sync::mpsc;
 use tracing::{debug, error, info};
 use vmcast_proto::{
     nearest::rtt::WaitRule,
     registry::{self, AnswerKind, Error, NodeId, Refusal, RefusalReason, Registered, Store},
 };
 use vmcast_signal::{
-    tonic::{self, Request, Response, Status},
-    v1::{self, registry_server},
+    tonic::{Request, Response, Status, Streaming},
+    v1,
 };
 
 use super::{
@@ -23,8 +22,6 @@ use super::{
 
 /// Rows of a page, at most and by default.
 const PAGE: usize = 1000;
-/// Who calls has so long to say who it is.
-const ATTEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The service over a shared registry.
 #[derive(Debug)]
@@ -54,11 +51,14 @@ impl<S: Kept> Service<S> {
     }
 }
 
-type Answer<T> = Result<Response<T>, Status>;
+pub(super) type Answer<T> = Result<Response<T>, Status>;
 
-#[tonic::async_trait]
-impl<S: Kept> registry_server::Registry for Service<S> {
-    async fn register(&self, request: Request<v1::RegisterRequest>) -> Answer<v1::RegisterResponse> {
+/// The calls of `Registry`, which [`Guard`](super::guard::Guard) lets those come to who may.
+impl<S: Kept> Service<S> {
+    pub(super) async fn register(
+        &self,
+        request: Request<v1::RegisterRequest>,
+    ) -> Answer<v1::RegisterResponse> {
         let seen = seen(&request)?;
         let registration =
             convert::registration(request.into_inner().node).map_err(|error| self.malformed(&error))?;
@@ -80,7 +80,10 @@ impl<S: Kept> registry_server::Registry for Service<S> {
         }))
     }
 
-    async fn deregister(&self, request: Request<v1::DeregisterRequest>) -> Answer<v1::DeregisterResponse> {
+    pub(super) async fn deregister(
+        &self,
+        request: Request<v1::DeregisterRequest>,
+    ) -> Answer<v1::DeregisterResponse> {
         let id = convert::parse::<vmcast_proto::registry::NodeId>("node_id", &request.into_inner().node_id)
             .map_err(|error| self.malformed(&error))?;
         let node = id.clone();
@@ -95,7 +98,7 @@ impl<S: Kept> registry_server::Registry for Service<S> {
         Ok(Response::new(v1::DeregisterResponse { existed }))
     }
 
-    async fn nearest(&self, request: Request<v1::NearestRequest>) -> Answer<v1::NearestResponse> {
+    pub(super) async fn nearest(&self, request: Request<v1::NearestRequest>) -> Answer<v1::NearestResponse> {
         let seen = seen(&request)?;
         let can_be_probed = request.get_ref().can_be_probed;
         let query = convert::query(seen, request.into_inner()).map_err(|error| self.malformed(&error))?;
@@ -123,7 +126,7 @@ impl<S: Kept> registry_server::Registry for Service<S> {
         }))
     }
 
-    async fn probe_me(&self, request: Request<v1::ProbeMeRequest>) -> Answer<v1::ProbeMeResponse> {
+    pub(super) async fn probe_me(&self, request: Request<v1::ProbeMeRequest>) -> Answer<v1::ProbeMeResponse> {
         let seen = seen(&request)?;
         let v1::ProbeMeRequest { node_id, opening_nonce, probe_nonce } = request.into_inner();
         let Way::Rtt(rule) = self.0.way() else {
@@ -139,25 +142,19 @@ impl<S: Kept> registry_server::Registry for Service<S> {
         Ok(Response::new(v1::ProbeMeResponse { ordered }))
     }
 
-    type AttendStream = Pin<Box<dyn Stream<Item = Result<v1::Command, Status>> + Send>>;
-
-    async fn attend(
+    /// Takes the line of a VMR, after the message in which it said who it is. Returns what it is to be told.
+    pub(super) async fn attend(
         &self,
-        request: Request<tonic::Streaming<v1::AttendRequest>>,
-    ) -> Answer<Self::AttendStream> {
-        let mut answers = request.into_inner();
-        let first = tokio::time::timeout(ATTEND_TIMEOUT, answers.message()).await;
-        let first = first.map_err(|_| Status::deadline_exceeded("say who you are first"))??;
-        let id = first.map(|first| first.node_id).unwrap_or_default();
-        let vmr: NodeId = convert::parse("node_id", &id).map_err(|error| self.malformed(&error))?;
+        node: &str,
+        answers: Streaming<v1::AttendRequest>,
+    ) -> Result<mpsc::Receiver<Result<v1::Command, Status>>, Status> {
+        let vmr: NodeId = convert::parse("node_id", node).map_err(|error| self.malformed(&error))?;
         let draining = self.0.attends(&vmr).map_err(|refusal| refused(&refusal))?;
         debug!(%vmr, "a VMR's line stands");
-        let commands = self.0.lines().open(vmr, draining, answers);
-        let stream = unfold(commands, async |mut commands| Some((commands.recv().await?, commands)));
-        Ok(Response::new(Box::pin(stream)))
+        Ok(self.0.lines().open(vmr, draining, answers))
     }
 
-    async fn report_nearest(
+    pub(super) async fn report_nearest(
         &self,
         request: Request<v1::ReportNearestRequest>,
     ) -> Answer<v1::ReportNearestResponse> {
@@ -174,7 +171,10 @@ impl<S: Kept> registry_server::Registry for Service<S> {
         Ok(Response::new(v1::ReportNearestResponse { prefix }))
     }
 
-    async fn list_nodes(&self, request: Request<v1::ListNodesRequest>) -> Answer<v1::ListNodesResponse> {
+    pub(super) async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Answer<v1::ListNodesResponse> {
         let v1::ListNodesRequest { limit, after } = request.into_inner();
         let after = convert::optional("after", &after).map_err(|error| self.malformed(&error))?;
         let limit = page(limit);
@@ -193,7 +193,10 @@ impl<S: Kept> registry_server::Registry for Service<S> {
         }))
     }
 
-    async fn list_cache(&self, request: Request<v1::ListCacheRequest>) -> Answer<v1::ListCacheResponse> {
+    pub(super) async fn list_cache(
+        &self,
+        request: Request<v1::ListCacheRequest>,
+    ) -> Answer<v1::ListCacheResponse> {
         let v1::ListCacheRequest { limit, after } = request.into_inner();
         let after = convert::optional("after", &after).map_err(|error| self.malformed(&error))?;
         let limit = page(limit);

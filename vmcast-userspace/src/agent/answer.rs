@@ -53,6 +53,7 @@ pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> R
                 output: Place::Interface { name: context.config.interface.name.to_string() },
                 filter: filter(&wanted.filter),
                 configured: false,
+                waits: false,
                 age_ms: milliseconds(context.now, wanted.since),
                 packets: of_group(core, *of).map(|(_, traffic)| traffic.packets).sum(),
                 bytes: of_group(core, *of).map(|(_, traffic)| traffic.bytes).sum(),
@@ -73,9 +74,13 @@ pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> R
             Response::Interfaces(Interfaces { interfaces: vec![interface(core, context)] })
         }
         Request::Stats => Response::Stats(stats(core, context.now)),
-        Request::NodeList { .. } | Request::NodeDrain { .. } | Request::CacheList { .. } => {
-            Response::not_this_role(Role::Agent, request)
-        }
+        Request::NodeList { .. }
+        | Request::NodeDrain { .. }
+        | Request::CacheList { .. }
+        | Request::TokenCreate { .. }
+        | Request::TokenList { .. }
+        | Request::TokenRevoke { .. }
+        | Request::NodeRevoke { .. } => Response::not_this_role(Role::Agent, request),
     }
 }
 

@@ -29,6 +29,7 @@ use crate::{
     config::{AgentConfig, RoleConfig},
     control::Control,
     daemon::Process,
+    identity, link,
     metrics::Metrics,
     netlink::{self, HostGroupEvent, HostGroups, Link, LinkWatch, Links},
     relays::{Event as RelayEvent, HostRoutes, RelayEffect, Relays, any_like},
@@ -127,7 +128,9 @@ impl Agent {
         let [a, b, c, d, e, f, g, h, ..] = random()?;
         let link_seed = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
         let endpoints = endpoints(&links, &config, &sockets).await?;
-        let upstreams = Upstreams::start(&config, endpoints, link_seed)?;
+        let identity =
+            link::open_identity(&config.admin, identity::Role::Agent, config.name.as_str()).await?;
+        let upstreams = Upstreams::start(&config, endpoints, link_seed, identity)?;
         let process = Process::new(Role::Agent, config.name.as_str());
         let refused = RateLimit::new(1, Duration::from_secs(60));
         let mut agent = Self {

@@ -1,6 +1,6 @@
 //! Who names the VMRs: the configuration, a DNS name in it, or the admin.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
 use tokio::sync::watch;
@@ -10,6 +10,7 @@ use vmcast_proto::{nearest, registry};
 use super::core::Candidate;
 use crate::{
     config::{AgentConfig, Remote, Upstream},
+    identity::NodeIdentity,
     link::{self, Attachment, RankedVmrs},
     resolver::Resolver,
 };
@@ -33,7 +34,12 @@ impl Upstreams {
     ///
     /// # Errors
     /// If the configuration cannot work. Whoever does not answer is asked again.
-    pub(super) fn start(config: &AgentConfig, endpoints: Vec<SocketAddr>, seed: u64) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        config: &AgentConfig,
+        endpoints: Vec<SocketAddr>,
+        seed: u64,
+        identity: Option<Arc<NodeIdentity>>,
+    ) -> anyhow::Result<Self> {
         let source = match config.upstream.upstream() {
             Upstream::Static(Remote::Address(address)) => Source::Address(Some(address)),
             Upstream::Static(Remote::Name(host, port)) => Source::Name(Resolver::start(host, port)),
@@ -53,6 +59,7 @@ impl Upstreams {
                     local: None,
                     probe: nearest::Config::default(),
                     seed,
+                    identity,
                 })?;
                 Source::Admin { ranked: attachment.upstreams(), attachment }
             }

@@ -1,11 +1,15 @@
 //! What may stand on the command line.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vmcast_api::Role;
+use vmcast_proto::registry::NodeId;
 
-use crate::config::{LogFormat, LogLevel, NameServer};
+use crate::{
+    config::{AdminUrl, LogFormat, LogLevel, NameServer},
+    identity::JoinToken,
+};
 
 const AFTER_HELP: &str = "\
 Exit status: 0 done, 1 failed, 2 the command line is wrong, 3 no daemon answers.
@@ -34,11 +38,11 @@ pub(super) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run a virtual multicast router (VMR)
-    Router(DaemonArgs),
+    Router(NodeArgs),
     /// Run the administration server
     Admin(DaemonArgs),
     /// Run the agent that gives this host's applications multicast
-    Agent(DaemonArgs),
+    Agent(NodeArgs),
     /// Questions to a running daemon.
     #[command(flatten)]
     Ask(Question),
@@ -62,13 +66,28 @@ pub(super) enum Command {
 pub(super) struct DaemonArgs {
     /// Configuration file, TOML
     #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    pub config: Option<PathBuf>,
+    /// No TLS: nothing is encrypted and nobody is who he says; only for labs
+    #[arg(long)]
+    pub insecure: bool,
     /// How a line of the log looks (default: format of [log], else text)
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
     /// Least important level that is logged (default: level of [log], else RUST_LOG, else info)
     #[arg(long, value_enum, value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,
+}
+
+/// How to run a node that joins an admin.
+#[derive(Debug, Args)]
+pub(super) struct NodeArgs {
+    /// How to run it.
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
+    /// Join by this token, from `vmcast node token create` at the admin; needed once. An agent needs no
+    /// configuration file with it, or once it has joined
+    #[arg(long, value_name = "TOKEN", env = "VMCAST_TOKEN", hide_env_values = true)]
+    pub token: Option<JoinToken>,
 }
 
 /// What moves where.
@@ -206,14 +225,22 @@ pub(super) enum NodeCommand {
     /// List the registered nodes and how long their leases last
     List(AskArgs),
     /// Show all that is known of one node: its load, abilities, networks of sources, round-trip time
-    Show(NodeArgs),
+    Show(NamedNode),
     /// Take a router out of service: it keeps its members, and is given to nobody new
     Drain(DrainArgs),
+    /// Join tokens: what a new node gets its certificate by
+    Token {
+        /// What to do.
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Shut a node out: its certificates count no more, on connections that stand and on new ones
+    Revoke(NamedNode),
 }
 
 /// Which node.
 #[derive(Clone, Debug, Args)]
-pub(super) struct NodeArgs {
+pub(super) struct NamedNode {
     /// The node's identity, as `vmcast node list` shows it
     pub(super) node: String,
     #[command(flatten)]
@@ -224,10 +251,86 @@ pub(super) struct NodeArgs {
 #[derive(Clone, Debug, Args)]
 pub(super) struct DrainArgs {
     #[command(flatten)]
-    pub(super) of: NodeArgs,
+    pub(super) of: NamedNode,
     /// Take it back into service
     #[arg(long)]
     pub(super) undo: bool,
+}
+
+/// `vmcast node token`.
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Make a join token; it is shown once. On the new node: `vmcast agent --token TOKEN`, or
+    /// `vmcast router --config FILE --token TOKEN`
+    Create(TokenArgs),
+    /// List the tokens: what for, how long, how often used
+    List(AskArgs),
+    /// Take a token back; nodes that joined by it stay
+    Revoke {
+        /// Id of the token, as `vmcast node token list` shows it
+        #[arg(value_name = "ID")]
+        id: String,
+        /// How to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+}
+
+/// What a token is for.
+#[derive(Debug, Args)]
+pub(super) struct TokenArgs {
+    /// What its bearer may be
+    #[arg(long, value_enum)]
+    pub role: NodeRoleArg,
+    /// How long it is good: a number and s, m, h or d; 365d at most
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = ttl)]
+    pub ttl: Duration,
+    /// How many nodes may join by it
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub uses: u32,
+    /// The only node that may join by it (default: any whose name is free)
+    #[arg(long, value_name = "NODE")]
+    pub name: Option<NodeId>,
+    /// Where the node reaches the admin, as https://HOST:PORT; may be given several times
+    /// (default: by the admin's names, else its addresses)
+    #[arg(long, value_name = "URL")]
+    pub url: Vec<AdminUrl>,
+    /// How to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// A role that joins.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum NodeRoleArg {
+    /// A virtual multicast router.
+    Router,
+    /// The agent on a client.
+    Agent,
+}
+
+impl From<NodeRoleArg> for Role {
+    fn from(role: NodeRoleArg) -> Self {
+        match role {
+            NodeRoleArg::Router => Self::Router,
+            NodeRoleArg::Agent => Self::Agent,
+        }
+    }
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    let bad = || "write a number and s, m, h or d, as 90m, up to 365d".to_owned();
+    let unit = text.chars().last().ok_or_else(bad)?;
+    let seconds: u64 = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(bad()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| bad())?;
+    let seconds = number.checked_mul(seconds).filter(|seconds| (1..=365 * 86_400).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(bad)
 }
 
 /// `vmcast cache`.

@@ -3,13 +3,13 @@
 use std::{env, path::PathBuf};
 
 use serde::Serialize;
-use vmcast_api::{Client, Envelope, Role, VERSION};
+use vmcast_api::{Client, Envelope, Request, Role, TokenOrder, VERSION};
 
 use super::{
     Exit, Failure,
     args::{
-        AskArgs, CacheCommand, DrainArgs, GroupCommand, InterfaceCommand, MemberCommand, NodeArgs,
-        NodeCommand, Question, SourceCommand, TunnelCommand,
+        AskArgs, CacheCommand, DrainArgs, GroupCommand, InterfaceCommand, MemberCommand, NamedNode,
+        NodeCommand, Question, SourceCommand, TokenCommand, TunnelCommand,
     },
     discover, find, show,
 };
@@ -56,7 +56,7 @@ pub(super) fn run(question: &Question) -> Result<String, Failure> {
             let nodes = client(ask, &[Role::Admin])?.nodes()?;
             Ok(text(ask, &nodes, show::nodes))
         }
-        Question::Node { command: NodeCommand::Show(NodeArgs { node, ask }) } => {
+        Question::Node { command: NodeCommand::Show(NamedNode { node, ask }) } => {
             let nodes = client(ask, &[Role::Admin])?.nodes()?;
             match nodes.nodes.iter().find(|known| known.id == *node) {
                 Some(found) => Ok(text(ask, found, show::node)),
@@ -64,13 +64,42 @@ pub(super) fn run(question: &Question) -> Result<String, Failure> {
                     .hint("`vmcast node list` shows who is")),
             }
         }
-        Question::Node { command: NodeCommand::Drain(DrainArgs { of: NodeArgs { node, ask }, undo }) } => {
+        Question::Node { command: NodeCommand::Drain(DrainArgs { of: NamedNode { node, ask }, undo }) } => {
             let drained = client(ask, &[Role::Admin])?.drain(node, !undo)?;
             Ok(text(ask, &drained, show::drained))
+        }
+        Question::Node { command: NodeCommand::Token { command } } => token(command),
+        Question::Node { command: NodeCommand::Revoke(NamedNode { node, ask }) } => {
+            let revoked = client(ask, &[Role::Admin])?.revoke(&Request::NodeRevoke { node: node.clone() })?;
+            Ok(text(ask, &revoked, show::revoked))
         }
         Question::Cache { command: CacheCommand::List(ask) } => {
             let cache = client(ask, &[Role::Admin])?.cache()?;
             Ok(text(ask, &cache, show::cache))
+        }
+    }
+}
+
+fn token(command: &TokenCommand) -> Result<String, Failure> {
+    match command {
+        TokenCommand::Create(args) => {
+            let order = TokenOrder {
+                role: args.role.into(),
+                ttl_seconds: args.ttl.as_secs(),
+                uses: args.uses,
+                name: args.name.as_ref().map(ToString::to_string),
+                urls: args.url.iter().map(ToString::to_string).collect(),
+            };
+            let token = client(&args.ask, &[Role::Admin])?.create_token(order)?;
+            Ok(text(&args.ask, &token, show::new_token))
+        }
+        TokenCommand::List(ask) => {
+            let tokens = client(ask, &[Role::Admin])?.tokens()?;
+            Ok(text(ask, &tokens, show::tokens))
+        }
+        TokenCommand::Revoke { id, ask } => {
+            let revoked = client(ask, &[Role::Admin])?.revoke(&Request::TokenRevoke { id: id.clone() })?;
+            Ok(text(ask, &revoked, show::revoked))
         }
     }
 }

@@ -1,37 +1,87 @@
 //! Runs a role in the foreground.
 
-use std::future::Future;
+use std::{future::Future, path::PathBuf};
 
 use tracing::{error, info, warn};
 
-use super::{Exit, args::DaemonArgs};
+use super::{
+    Exit,
+    args::{DaemonArgs, NodeArgs},
+};
 use crate::{
+    admin::Clock,
     agent,
-    config::{self, LogConfig, Place, RoleConfig},
-    daemon, router, telemetry,
+    config::{self, Access, AdminLinkConfig, LogConfig, Place, Report, RoleConfig},
+    daemon,
+    identity::{self, JoinToken, NodeIdentity},
+    router, telemetry,
 };
 
 /// `vmcast router`.
-pub(super) fn router(args: &DaemonArgs) -> Exit {
-    run(args, router::run)
+pub(super) fn router(args: &NodeArgs) -> Exit {
+    run(&args.daemon, args.token.as_ref(), None, router::run)
 }
 
 /// `vmcast admin`.
 pub(super) fn admin(args: &DaemonArgs) -> Exit {
-    run(args, daemon::run_admin)
+    run(args, None, None, daemon::run_admin)
 }
 
 /// `vmcast agent`.
-pub(super) fn agent(args: &DaemonArgs) -> Exit {
-    run(args, agent::run)
+pub(super) fn agent(args: &NodeArgs) -> Exit {
+    match agent_without_file(args) {
+        Ok(text) => run(&args.daemon, args.token.as_ref(), text, agent::run),
+        Err(error) => {
+            eprintln!("error: {error}");
+            Exit::Error
+        }
+    }
 }
 
-fn run<C, F>(args: &DaemonArgs, role: impl FnOnce(C) -> F) -> Exit
+/// The configuration of an agent that has no file: its admins are those of its token, or of its identity.
+fn agent_without_file(args: &NodeArgs) -> Result<Option<String>, identity::IdentityError> {
+    if args.daemon.config.is_some() {
+        return Ok(None);
+    }
+    let directory = AdminLinkConfig::default().identity_directory(identity::Role::Agent);
+    let known = NodeIdentity::load(&directory, Clock::system())?;
+    let admins = match (&args.token, &known) {
+        (Some(token), _) => token.admins.clone(),
+        (None, Some(known)) => known.admins(),
+        (None, None) => return Ok(None),
+    };
+    // Who has joined goes on under that name.
+    let name =
+        known.map(|known| format!("name = {:?}\n", known.certified().node.as_str())).unwrap_or_default();
+    Ok(Some(format!("{name}[admin]\nurls = {admins:?}\n")))
+}
+
+/// Runs a role by its file, or by `text` where there is no file.
+fn run<C, F>(
+    args: &DaemonArgs,
+    token: Option<&JoinToken>,
+    text: Option<String>,
+    role: impl FnOnce(C) -> F,
+) -> Exit
 where
     C: RoleConfig,
     F: Future<Output = anyhow::Result<()>>,
 {
-    let (config, warnings) = match config::load::<C>(&args.config) {
+    let access = Access { insecure: args.insecure, token: token.cloned() };
+    let (file, text): (PathBuf, Result<String, Report>) = match (&args.config, text) {
+        (Some(file), _) => (file.clone(), config::read(file)),
+        (None, Some(text)) => (PathBuf::from("(no file)"), Ok(text)),
+        (None, None) => {
+            let hint = match C::ROLE {
+                vmcast_api::Role::Agent => "name a configuration file by --config, or a token by --token",
+                vmcast_api::Role::Router | vmcast_api::Role::Admin => "name a configuration file by --config",
+            };
+            eprintln!("error: {} cannot start without a configuration\n  hint: {hint}", C::ROLE.label());
+            return Exit::Usage;
+        }
+    };
+    let loaded = text.and_then(|text| config::load_text::<C>(&file, &text, &access));
+    let (config, warnings) = match loaded {
         Ok(loaded) => loaded,
         Err(report) => {
             eprint!("{report}");
@@ -47,7 +97,7 @@ where
         return Exit::Error;
     }
     let (role_name, version) = (C::ROLE.label(), env!("CARGO_PKG_VERSION"));
-    info!(role = role_name, version, config = %args.config.display(), "starting");
+    info!(role = role_name, version, config = %file.display(), "starting");
     daemon::raise_open_files();
     for warning in warnings.diagnostics {
         let line = warning.place.as_ref().map_or(0, |place: &Place| place.line);

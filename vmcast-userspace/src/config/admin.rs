@@ -1,18 +1,21 @@
 //! The configuration of the administration server.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use serde::Deserialize;
 use vmcast_api::Role;
 use vmcast_proto::nearest::rtt::WaitRule;
 
 use super::{
-    Present, Problem, RoleConfig,
+    Access, Present, Problem, RoleConfig,
     etcd::EtcdConfig,
     sections::{ControlConfig, LogConfig, MetricsConfig, relative_path},
-    value::{NodeName, Seconds},
+    value::{AdminName, NodeName, Seconds},
 };
-use crate::admin::Way;
+use crate::{admin::Way, identity};
 
 /// The configuration of the administration server.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -29,6 +32,17 @@ pub struct AdminConfig {
     /// Where several administration servers keep one registry, instead of the file.
     #[serde(default)]
     pub etcd: EtcdConfig,
+    /// The directory of the certificate authority, join tokens and certificates; `None`: beside the database.
+    pub identity: Option<PathBuf>,
+    /// DNS names and addresses that nodes reach the admin by, beside the addresses of this host.
+    #[serde(default)]
+    pub names: Vec<AdminName>,
+    /// How long the certificates of nodes last; they are renewed in time.
+    #[serde(default = "certificate")]
+    pub certificate_seconds: Seconds,
+    /// No TLS. Only for labs.
+    #[serde(default)]
+    pub insecure: bool,
     /// How long a registration is valid unless it is renewed.
     #[serde(default = "lease")]
     pub lease_seconds: Seconds,
@@ -56,6 +70,36 @@ pub struct AdminConfig {
     /// How it logs.
     #[serde(default)]
     pub log: LogConfig,
+}
+
+impl AdminConfig {
+    /// The directory of the certificate authority, join tokens and certificates.
+    #[must_use]
+    pub fn identity_directory(&self) -> PathBuf {
+        self.identity.clone().unwrap_or_else(|| self.database.with_extension("identity"))
+    }
+
+    /// Where nodes reach the admin, for join tokens: by its names, by the address that it listens at, or else by
+    /// those that this host has now.
+    #[must_use]
+    pub fn urls(&self, present: &Present) -> Vec<String> {
+        let url = |address: IpAddr| format!("https://{}", SocketAddr::new(address, self.listen.port()));
+        if !self.names.is_empty() {
+            let name = |name: &AdminName| match name.as_str().parse() {
+                Ok(address) => url(address),
+                Err(_) => format!("https://{}:{}", name.as_str(), self.listen.port()),
+            };
+            return self.names.iter().map(name).collect();
+        }
+        if !self.listen.ip().is_unspecified() {
+            return vec![url(self.listen.ip())];
+        }
+        let usable = |address: &&IpAddr| match address {
+            IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+            IpAddr::V6(v6) => self.listen.is_ipv6() && !v6.is_loopback() && !v6.is_unicast_link_local(),
+        };
+        present.addresses.iter().filter(usable).take(MAX_URLS).copied().map(url).collect()
+    }
 }
 
 /// How the nearest VMR is found.
@@ -103,6 +147,10 @@ impl RoleConfig for AdminConfig {
         self.control.socket(Self::ROLE)
     }
 
+    fn set_access(&mut self, access: &Access) {
+        self.insecure |= access.insecure;
+    }
+
     fn problems(&self) -> Vec<Problem> {
         let mut problems = self.control.problems();
         problems.extend(self.metrics.problems());
@@ -110,10 +158,12 @@ impl RoleConfig for AdminConfig {
             problems.push(Problem::error("listen", "nodes cannot find port 0").hint("as \"0.0.0.0:8443\""));
         }
         problems.extend(relative_path("database", &self.database));
+        problems.extend(self.identity.as_ref().and_then(|path| relative_path("identity", path)));
         problems.extend(self.etcd.problems());
         for (key, value, least, most) in [
             ("lease_seconds", self.lease_seconds, 1, 86_400),
             ("cache_lifetime_seconds", self.cache_lifetime_seconds, 1, 31_536_000),
+            ("certificate_seconds", self.certificate_seconds, 10, 31_536_000),
         ] {
             if !(Seconds::new(least)..=Seconds::new(most)).contains(&value) {
                 problems.push(Problem::error(key, format!("{value} is not from {least} to {most} s")));
@@ -138,12 +188,19 @@ impl RoleConfig for AdminConfig {
     }
 }
 
+/// Admins that a join token names at most where they are guessed.
+const MAX_URLS: usize = 4;
+
 fn database() -> PathBuf {
     PathBuf::from("/var/lib/vmcast/admin.db")
 }
 
 const fn lease() -> Seconds {
     Seconds::new(60)
+}
+
+const fn certificate() -> Seconds {
+    Seconds::new(identity::LIFETIME.as_secs())
 }
 
 const fn cache_lifetime() -> Seconds {

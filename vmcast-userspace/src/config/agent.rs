@@ -10,7 +10,7 @@ use vmcast_api::Role;
 use vmcast_proto::membership::Family;
 
 use super::{
-    Present, Problem, RoleConfig,
+    Access, Present, Problem, RoleConfig,
     amtrelay::AmtrelayConfig,
     group_prefix::GroupPrefix,
     sections::{
@@ -137,6 +137,11 @@ impl RoleConfig for AgentConfig {
 
     fn socket(&self) -> PathBuf {
         self.control.socket(Self::ROLE)
+    }
+
+    fn set_access(&mut self, access: &Access) {
+        self.admin.insecure |= access.insecure;
+        self.admin.token.clone_from(&access.token);
     }
 
     fn problems(&self) -> Vec<Problem> {

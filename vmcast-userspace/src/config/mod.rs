@@ -32,6 +32,8 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use vmcast_api::Role;
 
+use crate::identity::JoinToken;
+
 pub use admin::AdminConfig;
 pub use agent::{AgentConfig, AgentInterface};
 pub use amtrelay::{AmtrelayConfig, NameServer, PreferConfig};
@@ -48,12 +50,12 @@ pub use router::{
     DataplaneConfig, EngineChoice, InterfaceEngine, OnExit, RouterConfig, RouterInterface, TunnelConfig,
 };
 pub use sections::{
-    Igmp, IgmpConfig, LogConfig, LogFormat, LogLevel, Upstream, UpstreamConfig, UpstreamFrom,
+    AdminLinkConfig, Igmp, IgmpConfig, LogConfig, LogFormat, LogLevel, Upstream, UpstreamConfig, UpstreamFrom,
 };
 pub use target::{Converted, Origin, Target, UnicastInput};
 pub use value::{
-    AdminUrl, Endpoint, GroupAddress, InterfaceAddress, InterfaceName, MacAddress, NodeName, Remote,
-    TunnelEnd, VlanTag,
+    AdminName, AdminUrl, Endpoint, GroupAddress, InterfaceAddress, InterfaceName, MacAddress, NodeName,
+    Remote, TunnelEnd, VlanTag,
 };
 
 /// What every role's configuration has.
@@ -67,11 +69,22 @@ pub trait RoleConfig: DeserializeOwned {
     /// Where the operator's commands are answered.
     fn socket(&self) -> PathBuf;
 
+    /// Takes what the command line says of TLS and tokens, before the values are checked.
+    fn set_access(&mut self, access: &Access);
     /// Values that do not go together or are out of range.
     fn problems(&self) -> Vec<Problem>;
 
     /// What the host lacks, given what it has.
     fn host_problems(&self, present: &Present) -> Vec<Problem>;
+}
+
+/// What the command line says of how a node gets in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// No TLS, whatever the file says.
+    pub insecure: bool,
+    /// To join by.
+    pub token: Option<JoinToken>,
 }
 
 /// What is wrong with a value, before it is known where it stands in the file.
@@ -106,8 +119,13 @@ impl Problem {
 /// # Errors
 /// Everything that is wrong with it. Warnings come with the configuration.
 pub fn parse<C: RoleConfig>(file: &Path, text: &str) -> Result<(C, Report), Report> {
-    let config: C =
+    parse_with(file, text, &Access::default())
+}
+
+fn parse_with<C: RoleConfig>(file: &Path, text: &str, access: &Access) -> Result<(C, Report), Report> {
+    let mut config: C =
         toml::from_str(text).map_err(|error| Report::from(explain::diagnostic(file, text, &error)))?;
+    config.set_access(access);
     Report::of_problems(file, text, config.problems()).into_result(config)
 }
 
@@ -116,10 +134,17 @@ pub fn parse<C: RoleConfig>(file: &Path, text: &str) -> Result<(C, Report), Repo
 /// # Errors
 /// Everything that is wrong with it. Warnings come with the configuration.
 pub fn load<C: RoleConfig>(file: &Path) -> Result<(C, Report), Report> {
-    let text = read(file)?;
-    let (config, warnings) = parse::<C>(file, &text)?;
+    load_text(file, &read(file)?, &Access::default())
+}
+
+/// Checks the text of a configuration file against this host.
+///
+/// # Errors
+/// Everything that is wrong with it. Warnings come with the configuration.
+pub fn load_text<C: RoleConfig>(file: &Path, text: &str, access: &Access) -> Result<(C, Report), Report> {
+    let (config, warnings) = parse_with::<C>(file, text, access)?;
     let present = Present::on_this_host();
-    let host = Report::of_problems(file, &text, config.host_problems(&present));
+    let host = Report::of_problems(file, text, config.host_problems(&present));
     warnings.and(host).into_result(config)
 }
 
@@ -155,6 +180,7 @@ pub fn guess_role(text: &str) -> Option<Role> {
                 "cache_lifetime_seconds",
                 "cache_prefix_v4",
                 "cache_prefix_v6",
+                "names",
             ],
             Role::Agent => &[],
         };

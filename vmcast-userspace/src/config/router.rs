@@ -9,7 +9,7 @@ use vmcast_dataplane::{Capacities, oversize};
 use vmcast_proto::membership::{self, AddressRange, Family, SteadyTime};
 
 use super::{
-    Problem, RoleConfig,
+    Access, Problem, RoleConfig,
     amtrelay::AmtrelayConfig,
     forward::{self, Forward, StaticTunnel},
     group_prefix::GroupPrefix,
@@ -649,6 +649,11 @@ impl RoleConfig for RouterConfig {
 
     fn socket(&self) -> PathBuf {
         self.control.socket(Self::ROLE)
+    }
+
+    fn set_access(&mut self, access: &Access) {
+        self.admin.insecure |= access.insecure;
+        self.admin.token.clone_from(&access.token);
     }
 
     fn problems(&self) -> Vec<Problem> {

@@ -10,6 +10,8 @@ use serde::Deserialize;
 use vmcast_api::Role;
 use vmcast_proto::membership::{self, Family, Version};
 
+use crate::identity::{self, JoinToken};
+
 use super::{
     Problem, host,
     value::{AdminUrl, Remote, Seconds},
@@ -106,18 +108,48 @@ impl MetricsConfig {
 pub struct AdminLinkConfig {
     /// Where they are, the first that answers is used; empty: none.
     pub urls: Vec<AdminUrl>,
+    /// The directory of this node's key and certificate; `None`: one of its role.
+    pub identity: Option<PathBuf>,
+    /// No TLS. Only for labs.
+    pub insecure: bool,
+    /// To join by; it comes from the command line.
+    #[serde(skip)]
+    pub token: Option<JoinToken>,
 }
 
 impl AdminLinkConfig {
+    /// The directory of this node's key and certificate.
+    #[must_use]
+    pub fn identity_directory(&self, role: identity::Role) -> PathBuf {
+        let of_role = || PathBuf::from(format!("/var/lib/vmcast/{}.identity", role.label()));
+        self.identity.clone().unwrap_or_else(of_role)
+    }
+
     pub(super) fn problems(&self) -> Vec<Problem> {
-        duplicates(&self.urls)
+        let mut problems: Vec<_> = duplicates(&self.urls)
             .map(|index| {
                 Problem::error(
                     format!("admin.urls[{index}]"),
                     format!("{} is listed twice", self.urls[index]),
                 )
             })
-            .collect()
+            .collect();
+        for (index, url) in self.urls.iter().enumerate() {
+            let key = format!("admin.urls[{index}]");
+            if url.is_secure() == self.insecure {
+                let (message, hint) = if self.insecure {
+                    ("with insecure = true nothing is encrypted", "write http://, or leave insecure out")
+                } else {
+                    (
+                        "http:// is not encrypted",
+                        "write https://; in a lab, insecure = true in [admin] or --insecure allows it",
+                    )
+                };
+                problems.push(Problem::error(key, message).hint(hint));
+            }
+        }
+        problems.extend(self.identity.as_ref().and_then(|path| relative_path("admin.identity", path)));
+        problems
     }
 }
 
@@ -195,7 +227,7 @@ impl UpstreamConfig {
         if self.from == UpstreamFrom::Admin && admin.urls.is_empty() {
             problems.push(
                 Problem::error("upstream.from", "upstream from = \"admin\" needs an admin").hint(
-                    "add urls = [\"http://HOST:PORT\"] to [admin], or give the VMR by from = \"static\"",
+                    "add urls = [\"https://HOST:PORT\"] to [admin], or give the VMR by from = \"static\"",
                 ),
             );
         }

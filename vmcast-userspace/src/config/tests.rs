@@ -212,7 +212,7 @@ fn the_upstream_has_to_fit_what_else_is_configured() {
 
 #[test]
 fn a_rank_that_does_not_fit_its_upstream_is_only_warned_about() {
-    let admin = "[admin]\nurls = [\"http://192.0.2.1:8443\"]\n[upstream]\nfrom = \"admin\"\n";
+    let admin = "[admin]\nurls = [\"https://192.0.2.1:8443\"]\n[upstream]\nfrom = \"admin\"\n";
     let (_, report) = parse::<RouterConfig>(&format!("{MINIMAL}{admin}")).unwrap();
     assert_eq!((report.count(Severity::Warning), report.count(Severity::Error)), (1, 0), "{report}");
     let (_, report) = parse::<RouterConfig>(&MINIMAL.replace("rank = 0", "rank = 2")).unwrap();

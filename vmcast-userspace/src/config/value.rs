@@ -264,7 +264,13 @@ pub struct AdminUrl(String);
 from_text!(AdminUrl);
 
 impl AdminUrl {
-    /// The URL, as `http://192.0.2.2:8443`.
+    /// Whether it is encrypted.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.0.starts_with("https://")
+    }
+
+    /// The URL, as `https://192.0.2.2:8443`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -292,6 +298,33 @@ impl FromStr for AdminUrl {
 impl fmt::Display for AdminUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
+    }
+}
+
+/// What an admin is reached by: a DNS name or an address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct AdminName(String);
+
+from_text!(AdminName);
+
+impl AdminName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for AdminName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.parse::<IpAddr>().is_ok() || is_dns_name(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!("\"{text}\" is neither a DNS name nor an address\nwrite it without scheme and port"))
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use tracing::{error, info};
 use vmcast_api::{self as api, CacheEntries, CacheEntry, Node, Nodes, Page, Request, Response, Role, Stats};
 use vmcast_proto::registry::{self, NodeRecord, Scope, UnixMillis};
 
-use super::{Process, resident_bytes};
+use super::{Process, access::Access, resident_bytes};
 use crate::{
     admin::{Admin, EtcdSettings, Handle, Settings, Status},
     clock,
@@ -28,7 +28,8 @@ pub async fn run(config: AdminConfig) -> anyhow::Result<()> {
     let (control, calls) = Control::start(&config.socket())?;
     let _metrics = Metrics::start(config.metrics.listen, control.asker()).await?;
     let admin = Admin::bind(settings(&config)?).await?;
-    let answering = tokio::spawn(answer(calls, process, admin.handle()));
+    let access = Access::new(admin.gate(), admin.handle(), config);
+    let answering = tokio::spawn(answer(calls, process, admin.handle(), access));
     let outcome = admin
         .serve(async {
             let signal = termination.received().await;
@@ -56,6 +57,10 @@ pub(crate) fn settings(config: &AdminConfig) -> anyhow::Result<Settings> {
             entry_lifetime: config.cache_lifetime_seconds.duration(),
             ..registry::Config::default()
         },
+        identity: config.identity_directory(),
+        certificate: config.certificate_seconds.duration(),
+        names: config.names.iter().map(|name| name.as_str().to_owned()).collect(),
+        insecure: config.insecure,
     })
 }
 
@@ -80,22 +85,36 @@ fn etcd(config: &AdminConfig) -> anyhow::Result<Option<EtcdSettings>> {
     }))
 }
 
-async fn answer(mut calls: mpsc::Receiver<Call>, process: Process, handle: Handle) {
+async fn answer(mut calls: mpsc::Receiver<Call>, process: Process, handle: Handle, access: Access) {
     while let Some((request, reply)) = calls.recv().await {
         let reply: oneshot::Sender<Response> = reply;
-        let response = response(&request, &process, &handle, UnixMillis(clock::unix_millis())).await;
+        let response = response(&request, &process, &handle, &access, UnixMillis(clock::unix_millis())).await;
         // A client that is gone needs no answer.
         let _ = reply.send(response);
     }
 }
 
-async fn response(request: &Request, process: &Process, handle: &Handle, now: UnixMillis) -> Response {
+async fn response(
+    request: &Request,
+    process: &Process,
+    handle: &Handle,
+    access: &Access,
+    now: UnixMillis,
+) -> Response {
     let answered = match request {
         Request::Status => return Response::Status(status(process, handle)),
-        Request::Stats => return Response::Stats(stats(&handle.status())),
+        Request::Stats => {
+            let mut stats = stats(&handle.status());
+            stats.control.insert("identity".to_owned(), access.counters().await);
+            return Response::Stats(stats);
+        }
         Request::NodeList { page } => nodes(page, handle, now).map(Response::Nodes),
         Request::NodeDrain { node, drain } => return drain_node(handle, node, *drain).await,
         Request::CacheList { page } => cache(page, handle, now).map(Response::Cache),
+        Request::TokenCreate { .. }
+        | Request::TokenList { .. }
+        | Request::TokenRevoke { .. }
+        | Request::NodeRevoke { .. } => return access.answer(request).await,
         Request::GroupList { .. }
         | Request::MemberList { .. }
         | Request::TunnelList { .. }
@@ -256,9 +275,14 @@ mod tests {
     #[test]
     fn every_key_of_the_file_reaches_the_registry() {
         let text = "listen = \"127.0.0.1:1\"\nlease_seconds = 7\ncache_lifetime_seconds = 8\ncache_prefix_v4 = 20\n\
-                    cache_prefix_v6 = 48\nnearest = \"rtt\"\nprobe_wait = \"full\"\ndatabase = \"/x/y.db\"\n";
+                    cache_prefix_v6 = 48\nnearest = \"rtt\"\nprobe_wait = \"full\"\ndatabase = \"/x/y.db\"\n\
+                    names = [\"admin.example.net\"]\ninsecure = true\ncertificate_seconds = 99\n";
         let (config, _) = crate::config::parse::<AdminConfig>(std::path::Path::new("t.toml"), text).unwrap();
-        let Settings { listen, database, registry, etcd, nearest } = settings(&config).unwrap();
+        let Settings { listen, database, registry, etcd, nearest, identity, certificate, names, insecure } =
+            settings(&config).unwrap();
+        assert_eq!(certificate.as_secs(), 99);
+        assert_eq!(identity.to_str(), Some("/x/y.identity"));
+        assert_eq!((names.as_slice(), insecure), (&["admin.example.net".to_owned()][..], true));
         assert_eq!(nearest, crate::admin::Way::Rtt(vmcast_proto::nearest::rtt::WaitRule::Full));
         assert_eq!((listen.port(), database.to_str()), (1, Some("/x/y.db")));
         assert_eq!((registry.lease.as_secs(), registry.entry_lifetime.as_secs()), (7, 8));
@@ -288,6 +312,10 @@ mod tests {
         assert!(settings(&config).unwrap_err().to_string().contains("etcd.password_file"));
     }
 
+    fn config() -> AdminConfig {
+        crate::config::parse(std::path::Path::new("t.toml"), "listen = \"127.0.0.1:1\"\n").unwrap().0
+    }
+
     #[tokio::test]
     async fn the_operator_is_answered_from_the_running_registry() {
         let dir = tempfile::tempdir().unwrap();
@@ -297,15 +325,22 @@ mod tests {
             etcd: None,
             registry: registry::Config::default(),
             nearest: crate::admin::Way::default(),
+            identity: dir.path().join("identity"),
+            certificate: crate::identity::LIFETIME,
+            names: Vec::new(),
+            insecure: true,
         };
-        let handle = Admin::bind(settings).await.unwrap().handle();
+        let admin = Admin::bind(settings).await.unwrap();
+        let (handle, access) = (admin.handle(), Access::new(admin.gate(), admin.handle(), config()));
         let process = Process::new(Role::Admin, "a");
-        let ask = async |request: Request| response(&request, &process, &handle, UnixMillis(5)).await;
+        let ask =
+            async |request: Request| response(&request, &process, &handle, &access, UnixMillis(5)).await;
 
         assert!(matches!(ask(Request::Status).await, Response::Status(status) if status.role == Role::Admin));
         let Response::Stats(stats) = ask(Request::Stats).await else { panic!("no counters") };
         assert_eq!(stats.control["registry"]["registrations"], 0);
         assert!(stats.control["refused"].len() > 1 && stats.resident_bytes > 0);
+        assert_eq!(stats.control["identity"]["joined"], 0);
         let page = Page::default;
         assert_eq!(ask(Request::NodeList { page: page() }).await, Response::Nodes(Nodes::default()));
         assert_eq!(ask(Request::CacheList { page: page() }).await, Response::Cache(CacheEntries::default()));

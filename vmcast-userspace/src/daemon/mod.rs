@@ -1,5 +1,6 @@
 //! What the roles have in common as processes, and the entry point of the admin.
 
+mod access;
 mod admin;
 mod memory;
 mod open_files;

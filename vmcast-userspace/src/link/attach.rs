@@ -5,12 +5,13 @@ use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
     pin::Pin,
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{AbortHandle, JoinHandle},
     time::{Instant, sleep_until},
 };
 use tracing::{debug, error, info, warn};
@@ -20,11 +21,14 @@ use vmcast_proto::{
     registry::{AnswerKind, NodeId, Registration, Role},
 };
 
+use crate::identity::NodeIdentity;
+
 use super::{
     AdminClient, AdminError, Ask, RankedVmrs,
     backoff::{Backoff, Random},
     find::Finder,
     line::VmrOrder,
+    renew,
 };
 
 /// First and longest wait after a failure.
@@ -49,6 +53,8 @@ pub struct Settings {
     pub probe: nearest::Config,
     /// For nonces and for the jitter of retries; unguessable and different on every node.
     pub seed: u64,
+    /// Who this node is by certificate; without one nothing is encrypted, and the URLs are `http://`.
+    pub identity: Option<Arc<NodeIdentity>>,
 }
 
 impl Settings {
@@ -100,6 +106,7 @@ pub struct Attachment {
     orders: Option<mpsc::Receiver<VmrOrder>>,
     line: Option<JoinHandle<()>>,
     task: Option<JoinHandle<()>>,
+    renewal: Option<AbortHandle>,
 }
 
 #[derive(Debug)]
@@ -115,7 +122,7 @@ enum Command {
 /// # Errors
 /// If the URLs are wrong. An admin that does not answer is none: it is tried again.
 pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
-    let client = AdminClient::new(&settings.admins, settings.local)?;
+    let client = AdminClient::new(&settings.admins, settings.local, settings.identity.as_ref())?;
     let (upstreams_tx, upstreams) = watch::channel(None);
     let first = LinkStatus { state: LinkState::Connecting, since: Instant::now() };
     let (status_tx, status) = watch::channel(first);
@@ -132,6 +139,9 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
         }
         Role::Agent => (None, None),
     };
+    let renewal = settings.identity.clone().map(|identity| {
+        tokio::spawn(renew::run(identity, client.clone(), Random::new(random.number()))).abort_handle()
+    });
     let task = Task {
         settings,
         client,
@@ -147,7 +157,7 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
         dead: BTreeMap::new(),
     };
     let task = Some(tokio::spawn(task.run(commands_rx)));
-    Ok(Attachment { upstreams, status, first_admin, commands, orders, line, task })
+    Ok(Attachment { upstreams, status, first_admin, commands, orders, line, task, renewal })
 }
 
 impl Attachment {
@@ -221,6 +231,9 @@ impl Drop for Attachment {
     fn drop(&mut self) {
         for task in self.task.iter().chain(&self.line) {
             task.abort();
+        }
+        if let Some(renewal) = &self.renewal {
+            renewal.abort();
         }
     }
 }

@@ -48,7 +48,7 @@ impl Random {
     }
 
     /// At least 0 and below 1.
-    fn fraction(&mut self) -> f64 {
+    pub(super) fn fraction(&mut self) -> f64 {
         (self.number() >> 11) as f64 / (1u64 << 53) as f64
     }
 }

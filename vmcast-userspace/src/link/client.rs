@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    error::Error,
     fmt::Display,
     future::Future,
     net::{IpAddr, SocketAddr},
@@ -24,11 +23,12 @@ use vmcast_signal::{
     v1::{self, registry_client::RegistryClient},
 };
 
-use super::error::{AdminError, is_transport};
-use crate::admin::convert::node;
+use super::{
+    connect::{CONNECT_TIMEOUT, Connector, Credentials},
+    error::{AdminError, causes, is_transport},
+};
+use crate::{admin::convert::node, identity::NodeIdentity};
 
-/// A connection may take so long to stand.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A call may take so long, its connection included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that carries nothing is checked so often, and given up after as long.
@@ -113,33 +113,51 @@ pub struct AdminClient {
 #[derive(Debug)]
 struct AdminChannel {
     url: String,
+    channel: Channel,
     client: RegistryClient<Channel>,
 }
 
 impl AdminClient {
     /// A client of the admins at `urls`, in their order; `local` is the address to call from if it
-    /// matters. Needs a running tokio runtime.
+    /// matters. With an `identity` it speaks TLS to `https://`, without one in the clear to `http://`.
+    /// Needs a running tokio runtime.
     ///
     /// # Errors
     /// If there is no URL or one cannot be read.
-    pub fn new(urls: &[String], local: Option<IpAddr>) -> Result<Self, AdminError> {
+    pub fn new(
+        urls: &[String],
+        local: Option<IpAddr>,
+        identity: Option<&Arc<NodeIdentity>>,
+    ) -> Result<Self, AdminError> {
         if urls.is_empty() {
             return Err(AdminError::NoAdmin);
         }
         let channel = |url: &String| {
             let bad = |reason: &dyn Display| AdminError::Url { url: url.clone(), reason: reason.to_string() };
             let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| bad(&error))?;
-            if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().host().is_none() {
-                return Err(bad(&"expected http://host:port"));
+            if endpoint.uri().host().is_none() {
+                return Err(bad(&"expected https://host:port"));
             }
-            let channel = endpoint
+            let scheme = endpoint.uri().scheme_str().unwrap_or_default().to_owned();
+            let endpoint = endpoint
                 .local_address(local)
                 .connect_timeout(CONNECT_TIMEOUT)
                 .http2_keep_alive_interval(KEEPALIVE)
-                .keep_alive_timeout(KEEPALIVE)
-                .connect_lazy();
-            let client = RegistryClient::new(channel).max_decoding_message_size(MAX_ANSWER);
-            Ok(AdminChannel { url: url.clone(), client })
+                .keep_alive_timeout(KEEPALIVE);
+            let channel = match (scheme.as_str(), identity) {
+                ("https", Some(identity)) => {
+                    let credentials = Credentials::Node(Arc::clone(identity));
+                    endpoint.connect_with_connector_lazy(Connector { local, credentials })
+                }
+                ("https", None) => {
+                    return Err(bad(&"this node has no certificate yet: join with a token, by --token"));
+                }
+                ("http", None) => endpoint.connect_lazy(),
+                ("http", Some(_)) => return Err(bad(&"a node that has a certificate speaks only https")),
+                _ => return Err(bad(&"expected https://host:port")),
+            };
+            let client = RegistryClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
+            Ok(AdminChannel { url: url.clone(), channel, client })
         };
         let admins = urls.iter().map(channel).collect::<Result<Vec<_>, _>>()?;
         Ok(Self { admins: admins.into(), current: Arc::default() })
@@ -262,7 +280,7 @@ impl AdminClient {
     ///
     /// # Errors
     /// If that does not answer or refuses.
-    pub(super) async fn attend(
+    pub(crate) async fn attend(
         &self,
         answers: impl Stream<Item = v1::AttendRequest> + Send + 'static,
     ) -> Result<Streaming<v1::Command>, AdminError> {
@@ -275,6 +293,12 @@ impl AdminClient {
             Ok(Err(status)) => Err(AdminError::refused(&status)),
             Err(_) => Err(unreachable(format!("no answer within {CALL_TIMEOUT:?}"))),
         }
+    }
+
+    /// The channel to the admin that answered last, for other services of it.
+    pub(super) fn channel(&self) -> (&str, Channel) {
+        let admin = &self.admins[self.current.load(Ordering::Relaxed) % self.admins.len()];
+        (&admin.url, admin.channel.clone())
     }
 
     /// Makes a call to the current admin and, while the connection is what fails, to the others in
@@ -304,20 +328,6 @@ impl AdminClient {
         }
         Err(failure)
     }
-}
-
-/// A status and the chain of what caused it, since a transport error alone says nothing.
-fn causes(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn measurement(measurement: &Measurement) -> v1::Measurement {

@@ -1,11 +1,13 @@
 //! What can go wrong between a node and its admins.
 
+use std::error::Error as _;
+
 use vmcast_signal::tonic::{Code, Status};
 
 /// Why a call had no result.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// Not a URL of the form `http://host:port`.
+    /// Not a URL of the form `https://host:port`, or `http://` where that is allowed.
     #[error("{url:?} is not the URL of an admin: {reason}")]
     Url {
         /// The text.
@@ -56,6 +58,15 @@ impl AdminError {
         }
     }
 
+    /// What a status of the admin at `url` means.
+    pub(crate) fn of(url: &str, status: &Status) -> Self {
+        if is_transport(status) {
+            Self::Unreachable { url: url.to_owned(), reason: causes(status) }
+        } else {
+            Self::refused(status)
+        }
+    }
+
     pub(super) fn refused(status: &Status) -> Self {
         let reason = status.message().to_owned();
         match status.code() {
@@ -69,4 +80,43 @@ impl AdminError {
 /// Whether another admin, or the same one later, might do better.
 pub(super) fn is_transport(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown)
+}
+
+/// A status and the chain of what caused it, since a transport error alone says nothing.
+pub(super) fn causes(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = error.source();
+    }
+    match alert(&text) {
+        Some(meaning) => format!("{meaning} ({text})"),
+        None => text,
+    }
+}
+
+/// What a failure of TLS (RFC 8446 §6) means here. An admin that refuses a certificate can say it by an alert alone.
+fn alert(text: &str) -> Option<&'static str> {
+    if text.contains("invalid peer certificate: UnknownIssuer") {
+        return Some(
+            "the admin's certificate is of another authority than this node's: is the URL right? If the admin was \
+             set up anew, join again with a new token",
+        );
+    }
+    let (_, alert) = text.split_once("received fatal alert: ")?;
+    Some(match alert.split(|c: char| !c.is_ascii_alphanumeric()).next()? {
+        "UnknownCA" | "DecryptError" | "BadCertificate" => {
+            "the admin does not take this node's certificate, which is of another authority: join again with a new \
+             token"
+        }
+        "CertificateExpired" => {
+            "the admin does not take this node's certificate, which has expired or begins later: set the clock right, \
+             or join again with a new token"
+        }
+        _ => return None,
+    })
 }

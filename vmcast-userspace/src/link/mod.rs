@@ -6,17 +6,24 @@
 mod attach;
 mod backoff;
 mod client;
+mod connect;
 mod error;
 mod find;
+mod identity;
 mod line;
 mod probe;
+mod renew;
 
 pub use attach::{Attachment, LinkState, LinkStatus, Settings, attach};
 pub use client::{AdminClient, Ask, Nearest, Vmr};
+pub(crate) use connect::tls_channel;
 pub use error::AdminError;
 pub use find::{RankedVmr, RankedVmrs};
+pub use identity::open_identity;
 pub use line::VmrOrder;
 pub use probe::{probe, probed};
+#[cfg(test)]
+pub(crate) use renew::renew;
 
 #[cfg(test)]
 mod tests;

@@ -87,6 +87,7 @@ fn settings(admins: &[String], name: &str, role: Role, local: [u8; 4], endpoints
         local: Some(local.into()),
         probe: nearest::Config::default(),
         seed: name.bytes().map(u64::from).sum(),
+        identity: None,
     }
 }
 

@@ -55,9 +55,13 @@ pub(super) fn answer(router: &Router, request: &api::Request) -> api::Response {
         }
         api::Request::InterfaceList => api::Response::Interfaces(interfaces(router)),
         api::Request::Stats => api::Response::Stats(stats(router, now)),
-        api::Request::NodeList { .. } | api::Request::NodeDrain { .. } | api::Request::CacheList { .. } => {
-            api::Response::not_this_role(api::Role::Router, request)
-        }
+        api::Request::NodeList { .. }
+        | api::Request::NodeDrain { .. }
+        | api::Request::CacheList { .. }
+        | api::Request::TokenCreate { .. }
+        | api::Request::TokenList { .. }
+        | api::Request::TokenRevoke { .. }
+        | api::Request::NodeRevoke { .. } => api::Response::not_this_role(api::Role::Router, request),
     }
 }
 
@@ -156,6 +160,8 @@ fn priority(Priority { dscp, pcp, skb_priority, queue }: Priority) -> Option<api
 fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, now: Instant) -> api::Members {
     let wanted = router.core.mrib.groups().filter(|info| group.is_none_or(|group| group == info.group));
     let all = wanted.flat_map(|info| router.core.mrib.members_of(info.group));
+    let waiting = router.core.mrib.waiting().filter(|info| group.is_none_or(|group| group == info.group));
+    let all = all.chain(waiting);
     let readings = router.shown.readings(router.plane.as_ref());
     let (members, next) = page.cut(all, |info| {
         let joined = router.shown.joined(info.group, info.member, &info.filter, &readings);
@@ -176,6 +182,7 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
             },
             filter: filter(&info.filter),
             configured: info.is_stated,
+            waits: info.waits,
             age_ms: joined.map_or(0, |joined| millis(now.saturating_duration_since(joined.at))),
             packets: sent.packets,
             bytes: sent.bytes,
@@ -518,6 +525,8 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     count("mrib", "new_source_group_limit", mrib.group_limit);
     count("mrib", "new_source_total_limit", mrib.total_limit);
     count("mrib", "new_source_not_needed", mrib.not_needed);
+    count("mrib", "streams_full", mrib.streams_full);
+    count("mrib", "share_exceeded", mrib.share_exceeded);
     count("plane", "fragmented_copies", router.shown.counters.fragmented);
     count("router", "refused_changes", router.refused_changes);
     count("router", "packet_too_big_sent", router.too_big_sent);

@@ -18,7 +18,7 @@ use vmcast_proto::{
         relay::{self, Relay},
     },
     membership::{self, Family, Querier},
-    mrib::{self, Mrib},
+    mrib::{self, Account, Mrib},
     record::{Budget, Recorded},
 };
 
@@ -46,6 +46,8 @@ pub(super) enum Effect {
     Fib(FibOp),
     /// Count for a member what it wants from here on.
     MembershipChanged { group: IpAddr, member: Output, old: Filter, new: Filter },
+    /// Tell the operator that a membership waits for room.
+    NoRoom { group: IpAddr, account: Option<Account>, held: usize, streams: usize },
     /// Be a member as a host on an interface whose network has sources.
     HostMembership { ifindex: IfIndex, group: IpAddr, filter: Filter },
     /// Look up the way to an address and keep it up to date.

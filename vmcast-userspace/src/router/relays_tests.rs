@@ -133,6 +133,7 @@ impl Bed {
                 | Effect::SendRelay { .. }
                 | Effect::SendMembership { .. }
                 | Effect::MembershipChanged { .. }
+                | Effect::NoRoom { .. }
                 | Effect::HostMembership { .. }
                 | Effect::Watch(_)
                 | Effect::Unwatch(_)

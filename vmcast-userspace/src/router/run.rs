@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -24,7 +25,7 @@ use vmcast_proto::{
     amt::relay,
     host_state,
     membership::{self, Family},
-    mrib,
+    mrib::{self, Account},
     nearest::rtt::Volley,
     record::Budget,
     registry,
@@ -52,6 +53,7 @@ use crate::{
     config::{OnExit, RoleConfig as _, RouterConfig, UpstreamFrom},
     control::{Call, Control},
     daemon::{self, Process},
+    identity::{self, NodeIdentity},
     link::{self, Attachment, RankedVmrs},
     metrics::Metrics,
     netlink::{Links, NextHopEvent, NextHops},
@@ -196,8 +198,10 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
 
     let mut shown = Shown::default();
     first.iter().for_each(|op| shown.note(now, op, &LastCount::default(), plane.as_ref(), &core.mrib));
+    let identity =
+        link::open_identity(&config.admin, identity::Role::Router, config.node_id().as_str()).await?;
     let about = about(&wanted, core.stated.tunnels(), config.tunnel.max_tunnels);
-    let attachment = attach(&config, &endpoints, about, seed)?;
+    let attachment = attach(&config, &endpoints, about, seed, identity)?;
     let source_relays = SourceRelays::new(&config.amtrelay);
     let mut router = Router {
         config,
@@ -260,7 +264,8 @@ impl Beginning {
                 Effect::Unwatch(address) => next_hops.unwatch(address),
                 // Nothing has been counted yet.
                 Effect::MembershipChanged { .. } => {}
-                other @ (Effect::SendRelay { .. }
+                other @ (Effect::NoRoom { .. }
+                | Effect::SendRelay { .. }
                 | Effect::SendGateway { .. }
                 | Effect::SendMembership { .. }
                 | Effect::HostMembership { .. }
@@ -390,7 +395,8 @@ fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Sett
     };
     let record = config.record.directory.as_ref().map(|_| Budget::new(config.record.bytes()));
     let relays = config.amtrelay.discovery(seed);
-    let (mrib, discover) = (mrib::Config::default(), config.upstream.discover);
+    let mrib = mrib::Config::with_streams(config.dataplane.max_streams as usize);
+    let discover = config.upstream.discover;
     Settings { relay, mrib, discover, relays, seed, record }
 }
 
@@ -400,6 +406,7 @@ fn attach(
     endpoints: &[SocketAddr],
     about: registry::About,
     seed: [u8; 16],
+    identity: Option<Arc<NodeIdentity>>,
 ) -> anyhow::Result<Option<Attachment>> {
     if config.admin.urls.is_empty() {
         return Ok(None);
@@ -420,6 +427,7 @@ fn attach(
         local: None,
         probe: vmcast_proto::nearest::Config::default(),
         seed: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        identity,
     };
     Ok(Some(link::attach(settings)?))
 }
@@ -561,6 +569,31 @@ impl Router {
         }
     }
 
+    /// Says who waits for room, and for which.
+    fn tell_no_room(&mut self, group: IpAddr, account: Option<Account>, held: usize, streams: usize) {
+        let Some(held_back) = self.warnings.admit(clock::now()) else {
+            return;
+        };
+        let limit = self.config.dataplane.max_streams;
+        let whose = match account {
+            Some(Account::Interface(ifindex)) => match self.interfaces.get(&ifindex) {
+                Some(attached) => format!("interface {}", attached.name),
+                None => format!("interface #{}", ifindex.0),
+            },
+            Some(Account::Network(network)) => format!("network {network}"),
+            None => "the configuration".to_owned(),
+        };
+        tracing::error!(
+            %group,
+            whose,
+            held,
+            streams,
+            held_back,
+            "no room for a stream, as dataplane.max_streams = {limit} says: the join waits until others end; \
+             whoever holds many leaves the last ones to others"
+        );
+    }
+
     /// Sends what sources are to hear of the size of their packets.
     fn tell_sources(&mut self) {
         while let Some(PacketTooBig { destination, message }) = self.plane.poll_too_big() {
@@ -697,6 +730,9 @@ impl Router {
             Effect::Relay(effect) => self.carry_out_relay(effect),
             Effect::UpstreamUp(relay) => tracing::info!(upstream = %relay, "upstream answers"),
             Effect::UpstreamDown { named, reason } => self.on_upstream_down(named, reason),
+            Effect::NoRoom { group, account, held, streams } => {
+                self.tell_no_room(group, account, held, streams);
+            }
         }
     }
 

@@ -26,8 +26,10 @@ const SOME: u64 = 150;
 pub(super) fn start_admin(bed: &Bed, node: &Namespace) -> Result<Role, Failed> {
     let database = bed.lab.dir().join("admin.db");
     // A short lease, so that a test sees a node that lost its admin soon.
-    let keys =
-        format!("listen = \"0.0.0.0:8440\"\nlease_seconds = 9\ndatabase = \"{}\"\n", database.display());
+    let keys = format!(
+        "listen = \"0.0.0.0:8440\"\nlease_seconds = 9\ninsecure = true\ndatabase = \"{}\"\n",
+        database.display()
+    );
     let mut role = bed.launcher.start(node, "admin", &keys, "")?;
     wait_ready([&mut role], bed.clock)?;
     Ok(role)

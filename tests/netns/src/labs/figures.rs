@@ -54,7 +54,7 @@ fn every_role(bed: &mut Bed) -> Outcome {
     let small = Small::build(bed, 2)?;
     let admin_node = small.admin(bed)?;
     let database = bed.lab.dir().join("admin.db");
-    let keys = format!("listen = \"0.0.0.0:8440\"\ndatabase = \"{}\"\n", database.display());
+    let keys = format!("listen = \"0.0.0.0:8440\"\ninsecure = true\ndatabase = \"{}\"\n", database.display());
     let mut admin = bed.launcher.start(&admin_node, "admin", &keys, MONITORED)?;
     wait_ready([&mut admin], bed.clock)?;
     let tables = format!("{ADMIN_TABLE}{MONITORED}");

@@ -178,6 +178,10 @@ fn of_reports(bed: &mut Bed) -> Outcome {
     let most = groups["interfaces"].as_array().into_iter().flatten();
     let most = most.filter_map(|interface| interface["querier"]["groups"].as_u64()).max();
     ensure!(most <= Some(16_384), "{most:?} groups are kept");
+    eprintln!(
+        "{most:?} groups are kept, {} joins wait for streams",
+        counter(&after, "mrib", "share_exceeded") + counter(&after, "mrib", "streams_full")
+    );
     Ok(())
 }
 

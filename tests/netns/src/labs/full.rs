@@ -43,7 +43,8 @@ fn until_told(bed: &Bed, setting: &str, limit: u32) -> Outcome {
         let log = log(bed)?;
         Ok(log.lines().any(|line| {
             line.contains(setting)
-                && line.contains(&format!("is full at {limit} entries"))
+                && (line.contains(&format!("is full at {limit} entries"))
+                    || line.contains(&format!("{setting} = {limit} says")))
                 && line.contains("ERROR")
         }))
     })
@@ -87,7 +88,16 @@ fn by_groups(bed: &mut Bed, engine: Engine, key: &str, limit: u32) -> Outcome {
     ensure!(strays == 0, "{strays} packets came to groups without a source");
     late.more(bed, SOME)?;
     late.heard().is_whole()?;
-    bed.until("the log says that nothing waits any more", || Ok(log(bed)?.contains("has caught up")))?;
+    bed.until_answer("nobody waits any more", &router, &["member", "list"], |answer| {
+        let members = answer["members"].as_array();
+        members.is_some_and(|members| members.iter().all(|member| member["waits"] == false))
+    })?;
+    if key == "max_streams" {
+        let stats = router.ask(&["stats"]).unwrap_or_default();
+        ensure!(stats["control"]["mrib"]["share_exceeded"].as_u64() > Some(0), "no refusal is counted");
+    } else {
+        bed.until("the log says that nothing waits any more", || Ok(log(bed)?.contains("has caught up")))?;
+    }
     end(bed, router, sender, [(1, listener)])?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())

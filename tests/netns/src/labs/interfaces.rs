@@ -1,9 +1,10 @@
-//! A router with three hundred interfaces and members on each: the kernel's own multicast routing ends at 32.
+//! A router with three hundred interfaces and members on each, by either version of IP: the kernel's own multicast
+//! routing ends at 32.
 
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -25,6 +26,7 @@ use vmcast_lab::{
     roles::{Engine, Role, wait_ready},
     traffic::{GroupPort, packet_socket_on_all},
 };
+use vmcast_proto::Filter;
 
 use super::{
     amt_gateway::{AmtGateway, epoch},
@@ -34,11 +36,19 @@ use super::{
 };
 
 pub(super) fn trials() -> Vec<Trial> {
+    const ALL: [Engine; 3] = [Engine::Xdp, Engine::Tc, Engine::Software];
     let what = "of three hundred interfaces each with members gets every packet once";
-    trials_by_engines([Engine::Xdp, Engine::Tc, Engine::Software], what, three_hundred).into()
+    let by_v6 = "of three hundred interfaces each with members by IPv6 gets every packet once";
+    [
+        trials_by_engines(ALL, what, |bed, engine| three_hundred(bed, engine, Family::V4)),
+        trials_by_engines(ALL, by_v6, |bed, engine| three_hundred(bed, engine, Family::V6)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
-/// Interfaces with members: a host by IGMP on each, and an agent's tunnel behind every other one.
+/// Interfaces with members: a host by IGMP or MLD on each, and an agent's tunnel behind every other one.
 const MEMBERS: u16 = 300;
 /// Interfaces without.
 const BYSTANDERS: u16 = 4;
@@ -47,18 +57,107 @@ const ALL: u16 = MEMBERS + BYSTANDERS;
 const SOME: u64 = 40;
 /// The time between two: each makes 450 copies.
 const PACE: Duration = Duration::from_millis(50);
-/// What gateways join; hosts join [`STREAM`].
-const TUNNELLED: GroupPort = GroupPort { group: Ipv4Addr::new(239, 192, 7, 2), port: 5004 };
-/// Ethernet, IP and UDP of a native packet.
-const NATIVE: usize = 14 + 20 + 8;
+const ETHERNET: usize = 14;
+const UDP: usize = 8;
 
 fn name(interface: u16) -> String {
     format!("acc{interface}")
 }
 
-const fn address(interface: u16, host: u8) -> Ipv4Addr {
-    let [high, low] = interface.to_be_bytes();
-    Ipv4Addr::new(10, 16 + high, low, host)
+/// The version of IP of addresses and groups, within tunnels and outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    fn source(self) -> IpAddr {
+        match self {
+            Self::V4 => SOURCE.into(),
+            Self::V6 => Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 2).into(),
+        }
+    }
+
+    /// The VMR on the source's network.
+    fn vmr(self) -> IpAddr {
+        match self {
+            Self::V4 => VMR.into(),
+            Self::V6 => Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1).into(),
+        }
+    }
+
+    fn address(self, interface: u16, host: u8) -> IpAddr {
+        let [high, low] = interface.to_be_bytes();
+        match self {
+            Self::V4 => Ipv4Addr::new(10, 16 + high, low, host).into(),
+            Self::V6 => Ipv6Addr::new(0xfd10, interface, 0, 0, 0, 0, 0, host.into()).into(),
+        }
+    }
+
+    /// The line of `ip` that gives a device an address.
+    fn line(self, address: IpAddr, device: &str) -> String {
+        match self {
+            Self::V4 => format!("addr add {address}/24 dev {device}"),
+            Self::V6 => format!("addr add {address}/64 dev {device} nodad"),
+        }
+    }
+
+    /// What hosts join.
+    const fn native(self) -> SocketAddr {
+        self.stream(1)
+    }
+
+    /// What gateways join.
+    const fn tunnelled(self) -> SocketAddr {
+        self.stream(2)
+    }
+
+    const fn stream(self, last: u8) -> SocketAddr {
+        match self {
+            Self::V4 => SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(239, 192, 7, last), STREAM.port)),
+            Self::V6 => {
+                let group = Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 7, last as u16);
+                SocketAddr::V6(SocketAddrV6::new(group, STREAM.port, 0, 0))
+            }
+        }
+    }
+
+    /// Bytes of an IP header and of one of UDP.
+    const fn headers(self) -> usize {
+        match self {
+            Self::V4 => 20 + UDP,
+            Self::V6 => 40 + UDP,
+        }
+    }
+
+    /// Where a native frame goes to, if it is of this version and no message of IGMP or MLD.
+    fn destination(self, frame: &[u8]) -> Option<IpAddr> {
+        const UDP_NUMBER: u8 = 17;
+        let packet = frame.get(ETHERNET..)?;
+        let at = |at: usize| packet.get(at).copied();
+        match self {
+            Self::V4 if (at(0)?, at(9)?) == (0x45, UDP_NUMBER) => {
+                Some(IpAddr::from(*packet.get(16..)?.first_chunk::<4>()?))
+            }
+            Self::V6 if (at(0)? >> 4, at(6)?) == (6, UDP_NUMBER) => {
+                Some(IpAddr::from(*packet.get(24..)?.first_chunk::<16>()?))
+            }
+            Self::V4 | Self::V6 => None,
+        }
+    }
+
+    fn send(self, source: &Namespace, to: SocketAddr) -> Result<Sender, Failed> {
+        match (self.source(), to) {
+            (IpAddr::V4(from), SocketAddr::V4(to)) => {
+                Sender::with_pace(source, from, GroupPort { group: *to.ip(), port: to.port() }, PACE)
+            }
+            (IpAddr::V6(from), SocketAddr::V6(to)) => Sender::with_pace_v6(source, from, to, "eth0", PACE),
+            (IpAddr::V4(_), SocketAddr::V6(_)) | (IpAddr::V6(_), SocketAddr::V4(_)) => {
+                Err("a source and its group are of one family".into())
+            }
+        }
+    }
 }
 
 /// The nodes: all far ends are in one, for three hundred more would only take time.
@@ -69,18 +168,18 @@ struct Wide {
 }
 
 impl Wide {
-    fn build(bed: &mut Bed) -> Result<Self, Failed> {
+    fn build(bed: &mut Bed, family: Family) -> Result<Self, Failed> {
         let [source, vmr, hosts] = bed.lab.namespaces(["source", "vmr", "hosts"])?;
         let names: Vec<String> = (0..ALL).map(name).collect();
         let mut cables = vec![((&source, "eth0"), (&vmr, "src0"))];
         cables.extend(names.iter().map(|name| ((&vmr, name.as_str()), (&hosts, name.as_str()))));
         bed.lab.veths(&cables)?;
-        source.ip(&format!("addr add {SOURCE}/24 dev eth0"))?;
-        let (mut near, mut far) = (format!("addr add {VMR}/24 dev src0\n"), String::new());
+        source.ip(&family.line(family.source(), "eth0"))?;
+        let (mut near, mut far) = (family.line(family.vmr(), "src0") + "\n", String::new());
         for interface in 0..ALL {
             let name = name(interface);
-            writeln!(near, "addr add {}/24 dev {name}", address(interface, 1))?;
-            writeln!(far, "addr add {}/24 dev {name}", address(interface, 2))?;
+            writeln!(near, "{}", family.line(family.address(interface, 1), &name))?;
+            writeln!(far, "{}", family.line(family.address(interface, 2), &name))?;
         }
         vmr.ip(&near)?;
         hosts.ip(&far)?;
@@ -110,7 +209,7 @@ struct Natives {
 }
 
 impl Natives {
-    fn watch(hosts: &Namespace) -> Result<Self, Failed> {
+    fn watch(hosts: &Namespace, family: Family) -> Result<Self, Failed> {
         let natives = Self::default();
         let (came, stop) = (Arc::clone(&natives.came), Arc::clone(&natives.stop));
         let socket = hosts.enter(packet_socket_on_all)??;
@@ -120,15 +219,11 @@ impl Natives {
                 match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
                     Ok((length, from)) => {
                         let frame = &buffer[..length];
-                        let is_native = frame.get(30..34).is_some_and(|to| {
-                            Ipv4Addr::new(to[0], to[1], to[2], to[3]).octets()[..3]
-                                == STREAM.group.octets()[..3]
-                        });
-                        if let (true, Some(from)) = (is_native, from) {
-                            // A packet that is not as it was sent has no number.
-                            let number = frame.get(NATIVE..).and_then(number).unwrap_or(u64::MAX);
-                            let number =
-                                if frame[33] == STREAM.group.octets()[3] { number } else { u64::MAX };
+                        let to = family.destination(frame).filter(IpAddr::is_multicast);
+                        if let (Some(to), Some(from)) = (to, from) {
+                            // A packet that is not as it was sent has no number, nor has one to somebody else.
+                            let number = frame.get(ETHERNET + family.headers()..).and_then(number);
+                            let number = number.filter(|_| to == family.native().ip()).unwrap_or(u64::MAX);
                             came.lock()
                                 .expect("not poisoned")
                                 .entry(from.ifindex())
@@ -155,11 +250,17 @@ impl Drop for Natives {
     }
 }
 
-/// Ordinary hosts' sockets: the kernel of each says by IGMP what is joined.
-fn join_on(interfaces: &[u32]) -> std::io::Result<Vec<Socket>> {
+/// Ordinary hosts' sockets: the kernel of each says by IGMP or MLD what is joined.
+fn join_on(interfaces: &[u32], family: Family) -> std::io::Result<Vec<Socket>> {
+    let group = family.native();
     let join = |ifindex: &u32| {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-        socket.join_multicast_v4_n(&STREAM.group, &InterfaceIndexOrAddress::Index(*ifindex))?;
+        let socket = Socket::new(Domain::for_address(group), Type::DGRAM, Some(Protocol::UDP))?;
+        match group.ip() {
+            IpAddr::V4(group) => {
+                socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(*ifindex))?;
+            }
+            IpAddr::V6(group) => socket.join_multicast_v6(&group, *ifindex)?,
+        }
         Ok(socket)
     };
     interfaces.iter().map(join).collect()
@@ -174,21 +275,21 @@ struct Tunnelled {
 }
 
 // proves issue 3: no limit of 32 interfaces anywhere
-fn three_hundred(bed: &mut Bed, engine: Engine) -> Outcome {
-    let wide = Wide::build(bed)?;
+fn three_hundred(bed: &mut Bed, engine: Engine, family: Family) -> Outcome {
+    let wide = Wide::build(bed, family)?;
     let mut router = wide.router(bed, engine)?;
     let ifindices: Vec<u32> = wide.hosts.enter(|| {
         (0..ALL).map(|interface| if_nametoindex(name(interface).as_str())).collect::<Result<_, _>>()
     })??;
-    let natives = Natives::watch(&wide.hosts)?;
+    let natives = Natives::watch(&wide.hosts, family)?;
     let (members, bystanders) = ifindices.split_at(usize::from(MEMBERS));
-    let sockets = wide.hosts.enter(|| join_on(members))??;
+    let sockets = wide.hosts.enter(|| join_on(members, family))??;
     let start = epoch(bed.clock);
     let now = || start + bed.clock.now();
     let mut tunnelled = wide.hosts.enter(|| {
         let open = |interface: u16| {
-            let mut gateway = AmtGateway::open(address(interface, 1), interface.into(), now())?;
-            gateway.set(now(), TUNNELLED.group, true);
+            let mut gateway = AmtGateway::open(family.address(interface, 1), interface.into(), now())?;
+            gateway.set_filter(now(), family.tunnelled().ip(), Filter::any());
             Ok(Tunnelled { interface, gateway, numbers: Vec::new(), damaged: 0 })
         };
         (0..MEMBERS).step_by(2).map(open).collect::<std::io::Result<Vec<_>>>()
@@ -196,7 +297,7 @@ fn three_hundred(bed: &mut Bed, engine: Engine) -> Outcome {
     let turn = |tunnelled: &mut Vec<Tunnelled>| -> Outcome {
         for one in tunnelled {
             for packet in one.gateway.turn(now())?.packets {
-                match packet.get(NATIVE - 14..).and_then(number) {
+                match packet.get(family.headers()..).and_then(number) {
                     Some(number) => one.numbers.push(number),
                     None => one.damaged += 1,
                 }
@@ -211,8 +312,8 @@ fn three_hundred(bed: &mut Bed, engine: Engine) -> Outcome {
         Ok(known == Some(all as u64))
     })?;
 
-    let native = Sender::with_pace(&wide.source, SOURCE, STREAM, PACE)?;
-    let other = Sender::with_pace(&wide.source, SOURCE, TUNNELLED, PACE)?;
+    let native = family.send(&wide.source, family.native())?;
+    let other = family.send(&wide.source, family.tunnelled())?;
     bed.until("enough was sent", || {
         turn(&mut tunnelled)?;
         Ok(native.sent() >= SOME && other.sent() >= SOME)

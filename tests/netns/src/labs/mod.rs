@@ -43,6 +43,7 @@ mod small;
 mod sources;
 mod stated;
 mod stream;
+mod tokens;
 mod too_big;
 mod ttl;
 mod two_admins;
@@ -86,6 +87,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         over_ipv6::trials(),
         oversize::trials(),
         priority::trials(),
+        tokens::trials(),
         too_big::trials(),
         shaken::trials(),
         shared::trials(),

@@ -143,7 +143,7 @@ fn admin(bed: &mut Bed) -> Outcome {
     let names = Names::none(bed)?;
     let small = Small::build(bed, 2)?;
     let admin_node = small.admin(bed)?;
-    let tables = format!("[admin]\nurls = [\"http://{NAME}:8440\"]\n");
+    let tables = format!("[admin]\nurls = [\"http://{NAME}:8440\"]\ninsecure = true\n");
     let named = Router { tables: &tables, launcher: Some(&names.launcher), ..Router::default() };
     let router = small.start_router(bed, named)?;
     let unresolved = |status: &Value| {

@@ -33,7 +33,7 @@ pub(super) const VMR: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 /// The admin, where there is one.
 pub(super) const ADMIN: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 /// Where nodes find it.
-pub(super) const ADMIN_TABLE: &str = "[admin]\nurls = [\"http://10.9.0.2:8440\"]\n";
+pub(super) const ADMIN_TABLE: &str = "[admin]\nurls = [\"http://10.9.0.2:8440\"]\ninsecure = true\n";
 
 /// IGMP for labs: a leave is complete soon, as the launcher of the main lab has it.
 pub(super) const IGMP: &str = "[igmp]\nlast_member_query_interval_seconds = 0.2\n";
@@ -57,6 +57,8 @@ pub(super) struct Router<'a> {
     pub(super) dataplane: &'a str,
     /// More tables.
     pub(super) tables: &'a str,
+    /// More arguments.
+    pub(super) arguments: &'a [&'a str],
     /// What starts it, if not that of the lab.
     pub(super) launcher: Option<&'a Launcher>,
 }
@@ -134,7 +136,7 @@ impl Small {
     }
 
     fn start(&self, bed: &Bed, router: Router<'_>, igmp: &str, interface: &str) -> Result<Role, Failed> {
-        let Router { engine, querier, keep, dataplane, tables, launcher } = router;
+        let Router { engine, querier, keep, dataplane, tables, arguments, launcher } = router;
         let pins = bed.lab.bpffs()?.join(self.vmr.node());
         let on_exit = if keep { "keep" } else { "remove" };
         let mut tables = format!(
@@ -149,7 +151,7 @@ impl Small {
             ));
         }
         let launcher = launcher.unwrap_or(&bed.launcher);
-        Ok(launcher.start(&self.vmr, "router", "rank = 0\n", &tables)?)
+        Ok(launcher.start_with(&self.vmr, "router", arguments, "rank = 0\n", &tables)?)
     }
 
     /// Starts the agents of the clients counted from 1, which know their VMR by its address.

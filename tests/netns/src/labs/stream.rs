@@ -133,7 +133,17 @@ impl Sender {
         group: SocketAddrV6,
         interface: &'static str,
     ) -> Result<Self, Failed> {
-        Self::run(node, Self::PACE, move || {
+        Self::with_pace_v6(node, local, group, interface, Self::PACE)
+    }
+
+    pub(super) fn with_pace_v6(
+        node: &Namespace,
+        local: Ipv6Addr,
+        group: SocketAddrV6,
+        interface: &'static str,
+        pace: Duration,
+    ) -> Result<Self, Failed> {
+        Self::run(node, pace, move || {
             let socket = multicast_socket_v6(local, group, interface)?;
             Ok(move |bytes: &[u8]| socket.send(bytes))
         })

@@ -26,7 +26,8 @@ pub(super) fn trials() -> Vec<Trial> {
 
 const SOME: u64 = 150;
 /// Where nodes find the admins.
-const ADMINS: &str = "[admin]\nurls = [\"http://10.9.0.2:8440\", \"http://10.9.1.2:8440\"]\n";
+const ADMINS: &str =
+    "[admin]\nurls = [\"http://10.9.0.2:8440\", \"http://10.9.1.2:8440\"]\ninsecure = true\n";
 
 /// Starts an etcd on the host of the first admin, with what one before it has left there.
 fn start_etcd(bed: &Bed, node: &Namespace) -> Result<Process, Failed> {
@@ -49,8 +50,12 @@ fn start_etcd(bed: &Bed, node: &Namespace) -> Result<Process, Failed> {
 
 fn start_admin(bed: &Bed, node: &Namespace) -> Result<Role, Failed> {
     let tables = format!("[etcd]\nurls = [\"http://{ADMIN}:2379\"]\n");
-    let keys = "listen = \"0.0.0.0:8440\"\nlease_seconds = 9\n";
-    let mut role = bed.launcher.start(node, "admin", keys, &tables)?;
+    let identity = bed.lab.dir().join(format!("{}.identity", node.node()));
+    let keys = format!(
+        "listen = \"0.0.0.0:8440\"\nlease_seconds = 9\ninsecure = true\nidentity = \"{}\"\n",
+        identity.display()
+    );
+    let mut role = bed.launcher.start(node, "admin", &keys, &tables)?;
     wait_ready([&mut role], bed.clock)?;
     Ok(role)
 }

@@ -6,6 +6,7 @@
 mod churn;
 mod cores;
 mod groups;
+mod heads;
 mod stand;
 
 use std::sync::Mutex;
@@ -19,7 +20,7 @@ use vmcast_dataplane::{
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
-    [churn::trials(), cores::trials(), groups::trials()].into_iter().flatten().collect()
+    [churn::trials(), cores::trials(), groups::trials(), heads::trials()].into_iter().flatten().collect()
 }
 
 /// One after the other: each takes both cores and much of the memory for packets.

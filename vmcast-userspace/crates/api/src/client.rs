@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::{
-    CacheEntries, DecodeError, Drained, ErrorReply, Groups, Interfaces, Members, Nodes, Page, Request,
-    Response, Sources, Stats, Status, Tunnels, decode, encode,
+    CacheEntries, DecodeError, Drained, ErrorReply, Groups, Interfaces, Members, NewToken, Nodes, Page,
+    Request, Response, Revoked, Sources, Stats, Status, TokenOrder, Tokens, Tunnels, decode, encode,
 };
 
 /// Longest response that a client takes, in bytes.
@@ -104,7 +104,10 @@ impl Client {
             | Response::Stats(_)
             | Response::Nodes(_)
             | Response::Drained(_)
-            | Response::Cache(_)) => Ok(response),
+            | Response::Cache(_)
+            | Response::NewToken(_)
+            | Response::Tokens(_)
+            | Response::Revoked(_)) => Ok(response),
         }
     }
 
@@ -241,6 +244,44 @@ impl Client {
             },
         )?;
         Ok(CacheEntries { next: None, entries })
+    }
+
+    /// Every join token, page by page.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn tokens(&mut self) -> Result<Tokens, ClientError> {
+        let tokens = self.pages(
+            |page| Request::TokenList { page },
+            |response| match response {
+                Response::Tokens(Tokens { next, tokens }) => Some((tokens, next)),
+                _ => None,
+            },
+        )?;
+        Ok(Tokens { next: None, tokens })
+    }
+
+    /// Makes a join token.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn create_token(&mut self, order: TokenOrder) -> Result<NewToken, ClientError> {
+        let request = Request::TokenCreate { order };
+        match self.call(&request)? {
+            Response::NewToken(token) => Ok(token),
+            _ => Err(mismatch(&request)),
+        }
+    }
+
+    /// Takes back a token, or what a node has: a [`Request::TokenRevoke`] or [`Request::NodeRevoke`].
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn revoke(&mut self, request: &Request) -> Result<Revoked, ClientError> {
+        match self.call(request)? {
+            Response::Revoked(revoked) => Ok(revoked),
+            _ => Err(mismatch(request)),
+        }
     }
 
     fn pages<T>(

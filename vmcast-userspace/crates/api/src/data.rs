@@ -142,7 +142,7 @@ pub struct Members {
     /// Where the next page begins; `None` after the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
-    /// The members, ordered by group, source and output.
+    /// The members, ordered by group, source and output; then those that get nothing because they wait for room.
     pub members: Vec<Member>,
 }
 
@@ -161,6 +161,9 @@ pub struct Member {
     /// Whether the configuration states it, perhaps beside what it asked for itself.
     #[serde(default)]
     pub configured: bool,
+    /// Whether it waits for room for streams (`dataplane.max_streams`): it gets less than it asked for, or nothing.
+    #[serde(default)]
+    pub waits: bool,
     /// Milliseconds since it joined.
     pub age_ms: u64,
     /// Packets that it was sent since it joined.

@@ -22,6 +22,7 @@ mod request;
 mod response;
 mod source;
 mod status;
+mod token;
 
 pub use admin::{CacheEntries, CacheEntry, Drained, Node, Nodes};
 pub use client::{Client, ClientError, MAX_RESPONSE_BYTES};
@@ -36,6 +37,7 @@ pub use source::{Source, SourcePlace, SourceRelay, SourceRelayState, Sources};
 pub use status::{
     AdminLink, AdminLinkState, Engine, Role, Stats, Status, StreamStats, Upstream, UpstreamState,
 };
+pub use token::{NewToken, Revoked, Token, TokenOrder, TokenState, Tokens};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::page::Page;
+use crate::{page::Page, token::TokenOrder};
 
 /// A question to a daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,28 @@ pub enum Request {
         /// Whether it is to be out of service.
         drain: bool,
     },
+    /// Makes a join token; only the admin answers.
+    TokenCreate {
+        /// What for.
+        #[serde(flatten)]
+        order: TokenOrder,
+    },
+    /// The join tokens; only the admin answers.
+    TokenList {
+        /// Which part of the list.
+        #[serde(flatten)]
+        page: Page,
+    },
+    /// Takes a join token back; only the admin answers.
+    TokenRevoke {
+        /// Its id.
+        id: String,
+    },
+    /// Shuts a node out; only the admin answers.
+    NodeRevoke {
+        /// Its id.
+        node: String,
+    },
     /// The cache of nearest VMRs; only the admin answers.
     CacheList {
         /// Which part of the list.
@@ -78,6 +100,10 @@ impl Request {
             Self::Stats => "stats",
             Self::NodeList { .. } => "node-list",
             Self::NodeDrain { .. } => "node-drain",
+            Self::TokenCreate { .. } => "token-create",
+            Self::TokenList { .. } => "token-list",
+            Self::TokenRevoke { .. } => "token-revoke",
+            Self::NodeRevoke { .. } => "node-revoke",
             Self::CacheList { .. } => "cache-list",
         }
     }

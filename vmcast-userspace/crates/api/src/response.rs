@@ -8,6 +8,7 @@ use crate::{
     data::{Groups, Interfaces, Members, Tunnels},
     source::Sources,
     status::{Stats, Status},
+    token::{NewToken, Revoked, Tokens},
 };
 
 /// A daemon's answer.
@@ -38,6 +39,12 @@ pub enum Response {
     Drained(Drained),
     /// To [`Request::CacheList`].
     Cache(CacheEntries),
+    /// To [`Request::TokenCreate`].
+    NewToken(NewToken),
+    /// To [`Request::TokenList`].
+    Tokens(Tokens),
+    /// To [`Request::TokenRevoke`] and [`Request::NodeRevoke`].
+    Revoked(Revoked),
     /// To a question that cannot be answered.
     Error(ErrorReply),
 }
@@ -47,9 +54,13 @@ impl Response {
     #[must_use]
     pub fn not_this_role(role: Role, request: &Request) -> Self {
         let hint = match request {
-            Request::NodeList { .. } | Request::NodeDrain { .. } | Request::CacheList { .. } => {
-                "ask the admin: --socket PATH chooses the daemon"
-            }
+            Request::NodeList { .. }
+            | Request::NodeDrain { .. }
+            | Request::CacheList { .. }
+            | Request::TokenCreate { .. }
+            | Request::TokenList { .. }
+            | Request::TokenRevoke { .. }
+            | Request::NodeRevoke { .. } => "ask the admin: --socket PATH chooses the daemon",
             Request::Status
             | Request::GroupList { .. }
             | Request::MemberList { .. }

@@ -11,8 +11,8 @@ use vmcast_api::{
     AdminLink, AdminLinkState, CacheEntries, CacheEntry, Client, ClientError, DecodeError, Direction, Engine,
     ErrorReply, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces, Member, MemberHost,
     Members, NextHop, NextHopState, Node, Nodes, Page, Place, Priority, Querier, Request, Response, Role,
-    Source, SourcePlace, SourceRelay, SourceRelayState, Sources, Stats, Status, StreamStats, Tunnel,
-    TunnelKind, Tunnels, Upstream, UpstreamState, decode, encode,
+    Source, SourcePlace, SourceRelay, SourceRelayState, Sources, Stats, Status, StreamStats, TokenOrder,
+    Tunnel, TunnelKind, Tunnels, Upstream, UpstreamState, decode, encode,
 };
 
 fn requests() -> Vec<Request> {
@@ -27,6 +27,13 @@ fn requests() -> Vec<Request> {
         Request::InterfaceList,
         Request::Stats,
         Request::NodeList { page: page() },
+        Request::NodeDrain { node: "vmr".into(), drain: true },
+        Request::TokenCreate {
+            order: TokenOrder { role: Role::Agent, ttl_seconds: 3600, uses: 2, name: None, urls: vec![] },
+        },
+        Request::TokenList { page: page() },
+        Request::TokenRevoke { id: "t".into() },
+        Request::NodeRevoke { node: "vmr".into() },
         Request::CacheList { page: page() },
     ]
 }
@@ -95,6 +102,7 @@ fn responses() -> Vec<Response> {
                 output: Place::Interface { name: "eth1".into() },
                 filter: Filter { mode: FilterMode::Exclude, sources: vec![[192, 0, 2, 66].into()] },
                 configured: true,
+                waits: true,
                 age_ms: 3,
                 packets: 4,
                 bytes: 5,

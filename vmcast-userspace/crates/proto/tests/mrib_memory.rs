@@ -74,7 +74,7 @@ fn bytes_per_member(groups: u32, spread: u32, filter: &Filter) -> isize {
         let number = u32::try_from(u64::from(number) * u64::from(spread) % u64::from(MEMBERS)).unwrap();
         let member = Output::Tunnel(TunnelId(number / groups));
         let filter = filter.clone();
-        input(&mut mrib, Input::Membership { member, group: group(number % groups), filter });
+        input(&mut mrib, Input::Membership { member, group: group(number % groups), filter, account: None });
     }
     assert_eq!(mrib.groups().map(|info| info.members).sum::<usize>(), MEMBERS as usize);
     let each = (LIVE.get() - empty) / MEMBERS as isize;

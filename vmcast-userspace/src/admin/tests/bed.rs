@@ -16,18 +16,39 @@ use vmcast_signal::{
     v1::registry_client::RegistryClient,
 };
 
-use crate::admin::{Admin, Clock, Handle, Kept, Mirror, Way};
+use crate::{
+    admin::{Admin, Clock, Gate, Handle, Kept, Mirror, Way},
+    identity::{Authority, MemoryRecords, Roster, ServerTls},
+};
 
 /// A running server, its clock in the test's hand.
 pub(crate) struct Bed<S: Store = Mirror> {
     pub(crate) address: SocketAddr,
     pub(crate) handle: Handle<S>,
+    pub(crate) gate: Gate,
+    pub(crate) clock: Clock,
+    is_secure: bool,
     millis: Arc<AtomicU64>,
     stop: oneshot::Sender<()>,
     server: JoinHandle<anyhow::Result<()>>,
 }
 
+/// When a bed starts, milliseconds since 1970: a day in 2026.
+const START: u64 = 1_790_000_000_000;
+
+fn gate(clock: &Clock, is_secure: bool) -> Gate {
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = Authority::load_or_make(directory.path(), clock.now()).expect("an authority");
+    let tls = is_secure.then(|| ServerTls::new(Vec::new(), clock.clone()));
+    Gate::new(Roster::new(Box::<MemoryRecords>::default(), authority), tls, clock.clone())
+}
+
 impl Bed {
+    pub(crate) async fn secure() -> Self {
+        let listen = ([127, 0, 0, 1], 0).into();
+        Self::start_with(Config::default(), Mirror::default(), listen, Way::Hops, true).await
+    }
+
     pub(crate) async fn new() -> Self {
         Self::start(Config::default(), Mirror::default(), ([127, 0, 0, 1], 0).into()).await
     }
@@ -44,25 +65,36 @@ impl<S: Kept> Bed<S> {
 
     /// A server that finds the nearest VMR in a given way.
     pub(crate) async fn start_by(config: Config, store: S, listen: SocketAddr, way: Way) -> Self {
-        let millis = Arc::new(AtomicU64::new(1_000_000));
+        Self::start_with(config, store, listen, way, false).await
+    }
+
+    async fn start_with(config: Config, store: S, listen: SocketAddr, way: Way, is_secure: bool) -> Self {
+        let millis = Arc::new(AtomicU64::new(START));
         let time = Arc::clone(&millis);
         let clock = Clock::new(move || UnixMillis(time.load(Ordering::SeqCst)));
-        let admin = Admin::bind_with(listen, Registry::new(config, store), clock, way).await.expect("bind");
+        let gate = gate(&clock, is_secure);
+        let registry = Registry::new(config, store);
+        let admin = Admin::bind_with(listen, registry, gate.clone(), clock.clone(), way).await.expect("bind");
         let (address, handle) = (admin.local_addr().expect("address"), admin.handle());
         let (stop, stopped) = oneshot::channel();
         let server = tokio::spawn(admin.serve(async move {
             let _ = stopped.await;
         }));
-        Self { address, handle, millis, stop, server }
+        Self { address, handle, gate, clock, is_secure, millis, stop, server }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", if self.is_secure { "https" } else { "http" }, self.address)
     }
 
     /// Moves the server's clock.
     pub(crate) fn pass(&self, time: Duration) {
         self.millis.fetch_add(time.as_millis() as u64, Ordering::SeqCst);
+    }
+
+    /// Moves the server's clock back.
+    pub(crate) fn turn_back(&self, time: Duration) {
+        self.millis.fetch_sub(time.as_millis() as u64, Ordering::SeqCst);
     }
 
     /// A client that calls from an address of loopback's network.

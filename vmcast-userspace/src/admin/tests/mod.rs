@@ -2,5 +2,6 @@
 
 pub(crate) mod bed;
 mod database;
+mod identity;
 mod service;
 mod versions;

@@ -263,6 +263,10 @@ async fn the_server_makes_its_database_and_ends_although_clients_are_connected()
         etcd: None,
         registry: Config::default(),
         nearest: Way::default(),
+        identity: directory.path().join("identity"),
+        names: Vec::new(),
+        certificate: crate::identity::LIFETIME,
+        insecure: true,
     };
     let admin = Admin::bind(settings.clone()).await.expect("bind");
     let (address, handle) = (admin.local_addr().expect("address"), admin.handle());
@@ -278,15 +282,13 @@ async fn the_server_makes_its_database_and_ends_although_clients_are_connected()
     drop(handle);
 
     assert!(client.register(node("n", v1::Role::Agent, 0, &[])).await.is_err(), "nobody listens");
-    let again = Admin::bind(settings).await.expect("bind");
+    let again = Admin::bind(settings.clone()).await.expect("bind");
     assert_eq!(again.handle().nodes(None, 9).len(), 1, "the lease goes on");
     crate::admin::run(
         Settings {
-            listen,
             database: directory.path().join("other.db"),
-            etcd: None,
-            registry: Config::default(),
-            nearest: Way::default(),
+            identity: directory.path().join("other"),
+            ..settings
         },
         std::future::ready(()),
     )
@@ -298,9 +300,10 @@ async fn the_server_makes_its_database_and_ends_although_clients_are_connected()
 async fn an_address_in_use_is_a_clear_error() {
     let bed = Bed::new().await;
     let registry = vmcast_proto::registry::Registry::new(Config::default(), Mirror::default());
-    let failure = Admin::bind_with(bed.address, registry, crate::admin::Clock::system(), Way::default())
-        .await
-        .expect_err("in use");
+    let failure =
+        Admin::bind_with(bed.address, registry, bed.gate.clone(), bed.clock.clone(), Way::default())
+            .await
+            .expect_err("in use");
     assert!(failure.to_string().contains(&bed.address.to_string()), "{failure}");
     bed.stop().await;
 }

@@ -91,7 +91,12 @@ pub(crate) fn members(members: &Members, group: Option<IpAddr>) -> String {
                 1 => format!("{} (1 host)", place(&member.output)),
                 more => format!("{} ({more} hosts)", place(&member.output)),
             },
-            format!("{}{}", wants(&member.filter), if member.configured { ", configured" } else { "" }),
+            format!(
+                "{}{}{}",
+                wants(&member.filter),
+                if member.configured { ", configured" } else { "" },
+                if member.waits { ", waits for room" } else { "" }
+            ),
             duration(member.age_ms),
             count(member.packets),
             bytes(member.bytes),

@@ -7,9 +7,11 @@ mod status;
 mod table;
 #[cfg(test)]
 mod tests;
+mod token;
 mod unit;
 
 pub(crate) use admin::{cache, drained, node, nodes};
 pub(crate) use data::{groups, interfaces, members, tunnels};
 pub(crate) use source::{discovered, sources};
 pub(crate) use status::{stats, status};
+pub(crate) use token::{new_token, revoked, tokens};

@@ -117,6 +117,7 @@ fn member(output: Place, filter: Filter, packets: u64) -> Member {
         output,
         filter,
         configured: false,
+        waits: false,
         age_ms: 65_000,
         packets,
         bytes: packets * 1344,
@@ -464,6 +465,7 @@ fn what_the_configuration_states_is_shown_as_such() {
         output: Place::Tunnel { id: 268_435_456, name: Some("pop-west".into()), local, remote },
         filter: Filter { mode: FilterMode::Exclude, sources: vec![] },
         configured: true,
+        waits: true,
         age_ms: 3000,
         packets: 4,
         bytes: 5376,
@@ -472,7 +474,10 @@ fn what_the_configuration_states_is_shown_as_such() {
         hosts: vec![],
     };
     let shown = super::members(&Members { next: None, members: vec![member] }, None);
-    assert!(shown.contains("pop-west") && shown.contains("any source, configured"), "{shown}");
+    assert!(
+        shown.contains("pop-west") && shown.contains("any source, configured, waits for room"),
+        "{shown}"
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use vmcast_proto::{
     Filter, Machine as _,
     amt::{discovery, relay},
     membership::{self, Family},
-    mrib,
+    mrib::{self, Account},
 };
 
 use super::{Core, Effect, Input};
@@ -79,7 +79,9 @@ impl Core {
                 }
                 tunnels::Effect::Membership { id, group, filter } => {
                     let member = Output::Tunnel(tunnel_id(id));
-                    self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter });
+                    let ends = self.relay.ends(id);
+                    let account = ends.map(|(_, remote, _)| Account::Network(relay::Prefix::of(remote.ip())));
+                    self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter, account });
                 }
                 tunnels::Effect::Watch(address) => self.effects.push_back(Effect::Watch(address)),
                 tunnels::Effect::Unwatch(address) => self.effects.push_back(Effect::Unwatch(address)),
@@ -152,7 +154,8 @@ impl Core {
         }
         for (ifindex, group, filter) in memberships {
             let member = Output::Interface(ifindex);
-            self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter });
+            let account = Some(Account::Interface(ifindex));
+            self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter, account });
         }
         moved
     }
@@ -169,6 +172,9 @@ impl Core {
                 mrib::Output::Interest { group, filter } => self.ask_for(now, group, &filter),
                 mrib::Output::Event(mrib::Event::MembershipChanged { group, member, old, new }) => {
                     self.effects.push_back(Effect::MembershipChanged { group, member, old, new });
+                }
+                mrib::Output::Event(mrib::Event::NoRoom { group, account, held, streams, .. }) => {
+                    self.effects.push_back(Effect::NoRoom { group, account, held, streams });
                 }
                 mrib::Output::Event(mrib::Event::SourceLearnt { stream, .. }) => {
                     tracing::info!(%stream, "new source");

@@ -213,7 +213,7 @@ impl Run {
         let stream = |of, from| Stream { source: Some(source(from)), group: group(of) };
         match step {
             Step::Want(of, member, filter) => {
-                self.input(mrib::Input::Membership { member, group: group(of), filter });
+                self.input(mrib::Input::Membership { member, group: group(of), filter, account: None });
             }
             Step::Packets(of, from, count, length, loses) => {
                 let (count, length) = (u64::from(count), u64::from(length));

@@ -108,6 +108,8 @@ pub(super) struct MemberTable {
     tails: Vec<(u32, u32)>,
     /// Members of slots that were given up; a packet on its way may still meet them.
     orphans: Vec<u32>,
+    /// Heads that were written, those among them whose slot the kernel then refused.
+    heads: usize,
 }
 
 impl MemberTable {
@@ -255,11 +257,11 @@ impl MemberTable {
 
     /// Gives up the whole table, once nothing leads to it.
     pub(super) fn dismiss(&mut self) -> Change {
-        let Self { lease, slots, tails, orphans, .. } = std::mem::take(self);
+        let Self { lease, slots, tails, orphans, heads, .. } = std::mem::take(self);
         let old = lease.map(|lease| {
             let members = slots.iter().map(Slot::member).chain(orphans).collect();
             // The kernel has no more heads than the line of the table has room for, or all of them are looked for.
-            let many = tails.len() > LINE_HEADS;
+            let many = heads > LINE_HEADS;
             let heads = tails.iter().filter(|_| many);
             let heads = heads.map(|&(ifindex, _)| HeadKey { table: lease.id(), ifindex }).collect();
             let mut remains = Remains { members, heads, ..Remains::default() };
@@ -425,6 +427,8 @@ impl MemberTable {
         };
         let member = backing.members.take()?;
         let slot = self.slots.len();
+        let key = HeadKey { table, ifindex: spec.ifindex };
+        let heads = self.heads;
         let result = (|| {
             backing.kernel.write_member(member, &MemberEntry { next: 0, ..spec.entry })?;
             match self.tails.iter().find(|(ifindex, _)| *ifindex == spec.ifindex) {
@@ -434,14 +438,18 @@ impl MemberTable {
                     backing.kernel.write_member(tail, &MemberEntry { next: member, ..entry })?;
                 }
                 None => {
-                    let key = HeadKey { table, ifindex: spec.ifindex };
                     backing.kernel.write_head(key, Head { member })?;
+                    self.heads += 1;
                 }
             }
             self.put_slot(slot as u32, spec.ifindex, backing)
         })();
         if let Err(error) = result {
             backing.members.give_back(member);
+            if self.heads > heads {
+                // Nobody comes there without a slot, and it would never be given up. The first error counts.
+                let _ = backing.kernel.remove_head(key);
+            }
             return Err(error);
         }
         self.slots.push(Slot { output: 0, member, ifindex: spec.ifindex });
@@ -517,6 +525,7 @@ impl MemberTable {
                     backing.kernel.write_member(slot.member(), &MemberEntry { next, ..entry })?;
                     note(&mut heads, slot.ifindex, slot.member());
                 }
+                fresh.heads = heads.len();
                 for (ifindex, member) in heads {
                     backing.kernel.write_head(HeadKey { table: lease.id(), ifindex }, Head { member })?;
                 }

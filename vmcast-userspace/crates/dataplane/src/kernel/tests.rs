@@ -608,3 +608,21 @@ fn who_leaves_from_the_end_gets_what_was_on_its_way() {
     }
     assert_ne!(bed.model.members[&member].kind, kind::GONE);
 }
+
+// the map of heads is full for good if those stay that nobody knows of
+#[test]
+fn a_member_that_the_kernel_refuses_leaves_no_head() {
+    let mut refused = 0;
+    for refuse in 0..40 {
+        let mut bed = Bed::new(limit::CHUNK);
+        for id in 1..=8 {
+            bed.set(id, id, false);
+        }
+        bed.model.refuse_in = Some(refuse);
+        bed.set(9, 9, false);
+        let joined = bed.present.contains_key(&9);
+        assert_eq!(bed.model.heads.contains_key(&(bed.model.current, 9)), joined, "refused at {refuse}");
+        refused += u32::from(!joined);
+    }
+    assert!(refused > 3, "{refused} were refused");
+}

@@ -7,6 +7,8 @@ use vmcast_common::maps::limit;
 /// What an operator may set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// Streams, (S,G) and (*,G) together, that the data plane has room for.
+    pub streams: usize,
     /// Sources of one group that get an (S,G) though no list names them; more stay under (*,G).
     pub learnt_sources_per_group: usize,
     /// The same, of all groups together; a share of the data plane's stream table.
@@ -15,12 +17,21 @@ pub struct Config {
     pub keepalive_period: Duration,
 }
 
-impl Default for Config {
-    fn default() -> Self {
+impl Config {
+    /// The defaults for a data plane with room for so many streams.
+    #[must_use]
+    pub const fn with_streams(streams: usize) -> Self {
         Self {
+            streams,
             learnt_sources_per_group: 256,
-            learnt_sources: limit::STREAMS as usize / 4,
+            learnt_sources: streams.div_ceil(4),
             keepalive_period: Duration::from_secs(210),
         }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::with_streams(limit::STREAMS as usize - 1)
     }
 }

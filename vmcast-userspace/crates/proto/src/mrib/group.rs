@@ -381,6 +381,7 @@ impl Group {
             member,
             filter: filter.filter(),
             is_stated: false,
+            waits: false,
         })
     }
 

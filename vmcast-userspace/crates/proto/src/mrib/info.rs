@@ -43,9 +43,11 @@ pub struct MemberInfo {
     pub filter: Filter,
     /// Whether that is stated, at least in part.
     pub is_stated: bool,
+    /// Whether it waits for room: it gets less than it wants, or nothing.
+    pub waits: bool,
 }
 
-/// What became of new sources that did not get an (S,G); they stay under (*,G).
+/// What was refused. New sources that did not get an (S,G) stay under (*,G).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// The packet came from another place than the source is reached through.
@@ -56,4 +58,8 @@ pub struct Counters {
     pub total_limit: u64,
     /// The report was late: nobody takes any source of the group, or a list names this one.
     pub not_needed: u64,
+    /// Memberships that had to wait since all streams were taken.
+    pub streams_full: u64,
+    /// Memberships that had to wait since what was left was for others.
+    pub share_exceeded: u64,
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use vmcast_common::fib::{self, IfIndex, Rpf, Stream, TunnelId};
 
+use super::shares::Account;
 use crate::Filter;
 
 /// An input of [`super::Mrib`].
@@ -17,6 +18,8 @@ pub enum Input {
         group: IpAddr,
         /// What it wants of the group; replaces what it wanted.
         filter: Filter,
+        /// On whose account the streams are that come of it; `None` if on nobody's, or if it leaves.
+        account: Option<Account>,
     },
     /// A member's filter of a group is stated to be this one, beside the one it reports; [`Filter::none`]
     /// ends the statement.

@@ -1,6 +1,10 @@
 //! The machine.
 
-use std::{net::IpAddr, time::Instant};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use vmcast_common::fib::{self, Rpf, Stream};
 
@@ -13,6 +17,7 @@ use super::{
     list::Lists,
     output::{Event, Output, Outputs},
     routes::Routes,
+    shares::{Account, NoRoom},
     stated::Stated,
     timer::{Timer, Timers},
 };
@@ -31,6 +36,20 @@ pub struct Mrib {
     timers: Timers,
     outputs: Outputs,
     counters: Counters,
+    /// Memberships for whose streams there was no room, by group and number.
+    waiting: BTreeMap<(IpAddr, u32), Waiting>,
+    /// When it is tried whether there is now.
+    retry_at: Option<Instant>,
+}
+
+/// How long after a stream ended those who wait are looked at: many may end at a time.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A membership that waits.
+#[derive(Debug)]
+struct Waiting {
+    filter: Filter,
+    account: Option<Account>,
 }
 
 impl Mrib {
@@ -38,14 +57,16 @@ impl Mrib {
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self {
+            outputs: Outputs::new(config.streams),
             config,
             groups: Groups::default(),
             lists: Lists::default(),
             routes: Routes::default(),
             stated: Stated::default(),
             timers: Timers::default(),
-            outputs: Outputs::default(),
             counters: Counters::default(),
+            waiting: BTreeMap::new(),
+            retry_at: None,
         }
     }
 
@@ -85,6 +106,19 @@ impl Mrib {
         self.groups.get(group).into_iter().flat_map(|group| self.told_of(group))
     }
 
+    /// Memberships that wait for room and get nothing until then, ascending by group; those that get a part
+    /// are among [`Mrib::members`].
+    pub fn waiting(&self) -> impl Iterator<Item = MemberInfo> {
+        self.waiting.iter().filter_map(|(&(group, number), waiting)| {
+            let member = fib::Output::from_number(number)?;
+            if !self.filter_of(group, member).is_none() {
+                return None;
+            }
+            let is_stated = self.stated.contains(member, group);
+            Some(MemberInfo { group, member, filter: waiting.filter.clone(), is_stated, waits: true })
+        })
+    }
+
     /// What a member is given of a group, [`Filter::none`] if it is none.
     #[must_use]
     pub fn filter_of(&self, group: IpAddr, member: fib::Output) -> Filter {
@@ -98,12 +132,14 @@ impl Mrib {
     }
 
     fn told_of<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = MemberInfo> + 'a {
-        group
-            .members()
-            .map(|info| MemberInfo { is_stated: self.stated.contains(info.member, info.group), ..info })
+        group.members().map(|info| MemberInfo {
+            is_stated: self.stated.contains(info.member, info.group),
+            waits: self.waiting.contains_key(&(info.group, info.member.number())),
+            ..info
+        })
     }
 
-    /// New sources that did not get an (S,G), by reason.
+    /// What was refused, by reason.
     #[must_use]
     pub const fn counters(&self) -> Counters {
         self.counters
@@ -121,7 +157,59 @@ impl Mrib {
         assert_eq!(self.lists.len(), lists.len());
     }
 
-    fn on_membership(&mut self, member: fib::Output, address: IpAddr, filter: &Filter) {
+    /// A member wants this from here on; it waits for what there is no room for.
+    fn on_membership(
+        &mut self,
+        member: fib::Output,
+        address: IpAddr,
+        filter: &Filter,
+        account: Option<Account>,
+    ) {
+        let key = (address, member.number());
+        let waited = self.waiting.remove(&key);
+        self.outputs.shares.charge(account);
+        let Err(refusal) = self.outputs.shares.room(account, address, filter) else {
+            return self.admit(member, address, filter);
+        };
+        // Who waits already and wants the same is no news.
+        if waited.is_none_or(|waited| waited.filter != *filter) {
+            let counter = match refusal {
+                NoRoom::Full => &mut self.counters.streams_full,
+                NoRoom::Share => &mut self.counters.share_exceeded,
+            };
+            *counter += 1;
+            let (held, streams) = (self.outputs.shares.held(account), self.outputs.shares.len());
+            self.outputs.event(Event::NoRoom { group: address, member, account, held, streams });
+        }
+        self.waiting.insert(key, Waiting { filter: filter.clone(), account });
+        let old = self.filter_of(address, member);
+        let part = self.outputs.shares.without_new(address, &old, filter);
+        self.admit(member, address, &part);
+    }
+
+    /// Tries whether there is room for those who wait, if a stream has ended since the last time.
+    fn plan_retry(&mut self, now: Instant) {
+        if self.outputs.shares.take_freed() && !self.waiting.is_empty() && self.retry_at.is_none() {
+            self.retry_at = Some(now + RETRY_INTERVAL);
+        }
+    }
+
+    fn retry(&mut self) {
+        let keys: Vec<_> = self.waiting.keys().copied().collect();
+        for (group, number) in keys {
+            let Some(Waiting { filter, account }) = self.waiting.get(&(group, number)) else { continue };
+            let account = *account;
+            if let Some(member) = fib::Output::from_number(number)
+                && self.outputs.shares.room(account, group, filter).is_ok()
+            {
+                let filter = filter.clone();
+                self.on_membership(member, group, &filter, account);
+            }
+        }
+    }
+
+    /// Gives a member a filter whose streams there is room for.
+    fn admit(&mut self, member: fib::Output, address: IpAddr, filter: &Filter) {
         let new = self.lists.store(filter);
         if new.is_none() && self.groups.get(address).is_none() {
             return;
@@ -142,7 +230,7 @@ impl Mrib {
         let groups = &self.groups;
         let reported = || groups.get(address).map_or_else(Filter::none, |group| group.filter_of(member));
         let merged = self.stated.state(member, address, filter, reported);
-        self.on_membership(member, address, &merged);
+        self.on_membership(member, address, &merged, None);
     }
 
     fn on_stated_input(&mut self, stream: Stream, rpf: Option<Rpf>) {
@@ -160,9 +248,10 @@ impl Mrib {
 
     fn on_member_gone(&mut self, member: fib::Output) {
         self.stated.forget(member);
+        self.waiting.retain(|(_, number), _| *number != member.number());
         let groups: Vec<_> = self.groups.of_member(member).collect();
         for group in groups {
-            self.on_membership(member, group, &Filter::none());
+            self.admit(member, group, &Filter::none());
         }
     }
 
@@ -189,9 +278,12 @@ impl Mrib {
         } else if group.learnt() >= self.config.learnt_sources_per_group {
             self.counters.group_limit += 1;
         // Every learnt source has one timer, and nothing else has any.
-        } else if self.timers.len() >= self.config.learnt_sources {
+        } else if self.timers.len() >= self.config.learnt_sources
+            || self.outputs.shares.len() >= self.config.streams
+        {
             self.counters.total_limit += 1;
         } else {
+            self.outputs.shares.charge(None);
             let mut context =
                 Context { routes: &self.routes, timers: &mut self.timers, outputs: &mut self.outputs };
             group.learn(source, rpf, now + self.config.keepalive_period, &mut context);
@@ -224,9 +316,9 @@ impl Machine for Mrib {
 
     fn handle_input(&mut self, now: Instant, input: Input) {
         match input {
-            Input::Membership { member, group, filter } => {
+            Input::Membership { member, group, filter, account } => {
                 let merged = self.stated.report(member, group, &filter);
-                self.on_membership(member, group, merged.as_ref().unwrap_or(&filter));
+                self.on_membership(member, group, merged.as_ref().unwrap_or(&filter), account);
             }
             Input::Stated { member, group, filter } => self.on_stated(member, group, &filter),
             Input::StatedInput { stream, rpf } => self.on_stated_input(stream, rpf),
@@ -250,6 +342,7 @@ impl Machine for Mrib {
             Input::NewSource { stream, input } => self.on_new_source(now, stream, input),
             Input::StreamActive { stream, packets } => self.on_stream_active(now, stream, packets),
         }
+        self.plan_retry(now);
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -258,10 +351,15 @@ impl Machine for Mrib {
                 Timer::Keepalive(stream) => self.on_silent(stream),
             }
         }
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.retry();
+        }
+        self.plan_retry(now);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        self.timers.next().into_iter().chain(self.retry_at).min()
     }
 
     fn poll_output(&mut self) -> Option<Output> {

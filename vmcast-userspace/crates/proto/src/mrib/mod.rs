@@ -28,6 +28,11 @@
 //! An operator may state a membership ([`Input::Stated`]) and from where a group or a source of it comes
 //! ([`Input::StatedInput`]). A member that both states and reports gets what either wants, each packet once.
 //!
+//! # Room
+//! There are at most [`Config::streams`] streams, and whoever makes many leaves room to those who make few: see
+//! [`Account`]. A membership whose streams there is no room for waits: the member gets what of it needs no new
+//! stream, and all of it when enough streams have ended.
+//!
 //! A change of upstreams yields one [`FibOp::SetStream`] for each (S,G) whose RPF differs, and
 //! leaves the members alone.
 //!
@@ -44,6 +49,7 @@ mod list;
 mod machine;
 mod output;
 mod routes;
+mod shares;
 mod stated;
 mod timer;
 
@@ -56,3 +62,4 @@ pub use input::Input;
 pub use machine::Mrib;
 pub use output::{Event, Output};
 pub(crate) use routes::covers;
+pub use shares::Account;

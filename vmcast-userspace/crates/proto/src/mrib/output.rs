@@ -4,6 +4,7 @@ use std::{collections::VecDeque, net::IpAddr};
 
 use vmcast_common::fib::{self, FibOp, Members, Rpf, Stream};
 
+use super::shares::{Account, Shares};
 use crate::Filter;
 
 /// An output of [`super::Mrib`].
@@ -40,6 +41,19 @@ pub enum Event {
         /// What it wants; [`Filter::none`] if it leaves.
         new: Filter,
     },
+    /// A membership waits, whole or in part, because there is no room for its streams.
+    NoRoom {
+        /// The group.
+        group: IpAddr,
+        /// The member.
+        member: fib::Output,
+        /// On whose account its streams would be; `None` if they are stated.
+        account: Option<Account>,
+        /// How many streams that has.
+        held: usize,
+        /// How many streams there are.
+        streams: usize,
+    },
     /// A live source that no list names got its own (S,G).
     SourceLearnt {
         /// The (S,G).
@@ -54,43 +68,53 @@ pub enum Event {
     },
 }
 
-/// Outputs that wait for the driver.
-#[derive(Debug, Default)]
-pub(super) struct Outputs(VecDeque<Output>);
+/// Outputs that wait for the driver, and the streams that come of them.
+#[derive(Debug)]
+pub(super) struct Outputs {
+    queue: VecDeque<Output>,
+    pub(super) shares: Shares,
+}
 
 impl Outputs {
     /// Elements of capacity that an empty queue may keep; a change of a large group needs many more.
     const KEPT: usize = 64;
 
+    /// None yet, of at most `streams` streams.
+    pub(super) const fn new(streams: usize) -> Self {
+        Self { queue: VecDeque::new(), shares: Shares::new(streams) }
+    }
+
     pub(super) fn pop(&mut self) -> Option<Output> {
-        let output = self.0.pop_front();
-        if self.0.is_empty() && self.0.capacity() > Self::KEPT {
-            self.0 = VecDeque::new();
+        let output = self.queue.pop_front();
+        if self.queue.is_empty() && self.queue.capacity() > Self::KEPT {
+            self.queue = VecDeque::new();
         }
         output
     }
 
     pub(super) fn set_stream(&mut self, stream: Stream, rpf: Rpf, members: Members) {
-        self.0.push_back(Output::Fib(FibOp::SetStream(stream, rpf, members)));
+        self.shares.set(stream);
+        self.queue.push_back(Output::Fib(FibOp::SetStream(stream, rpf, members)));
     }
 
     pub(super) fn remove_stream(&mut self, stream: Stream) {
-        self.0.push_back(Output::Fib(FibOp::RemoveStream(stream)));
+        self.shares.remove(stream);
+        self.queue.push_back(Output::Fib(FibOp::RemoveStream(stream)));
     }
 
     pub(super) fn add_member(&mut self, stream: Stream, member: fib::Output) {
-        self.0.push_back(Output::Fib(FibOp::AddMember(stream, member)));
+        self.queue.push_back(Output::Fib(FibOp::AddMember(stream, member)));
     }
 
     pub(super) fn remove_member(&mut self, stream: Stream, member: fib::Output) {
-        self.0.push_back(Output::Fib(FibOp::RemoveMember(stream, member)));
+        self.queue.push_back(Output::Fib(FibOp::RemoveMember(stream, member)));
     }
 
     pub(super) fn interest(&mut self, group: IpAddr, filter: Filter) {
-        self.0.push_back(Output::Interest { group, filter });
+        self.queue.push_back(Output::Interest { group, filter });
     }
 
     pub(super) fn event(&mut self, event: Event) {
-        self.0.push_back(Output::Event(event));
+        self.queue.push_back(Output::Event(event));
     }
 }

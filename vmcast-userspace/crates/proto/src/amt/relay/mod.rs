@@ -21,5 +21,6 @@ pub use counters::Counters;
 pub use input::Input;
 pub use machine::Relay;
 pub use output::{DownReason, Event, Output};
+pub use prefix::Prefix;
 pub use timer::Timer;
 pub use tunnel::{LimitError, TunnelInfo};

@@ -2,7 +2,11 @@
 //!
 //! Whoever has a subnet has all its addresses, of IPv6 more than anybody can count: a limit per address alone is none.
 
-use std::{net::IpAddr, time::Instant};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Instant,
+};
 
 use siphasher::sip::SipHasher13;
 
@@ -16,11 +20,13 @@ const LENGTH_V6: u32 = 56;
 const IS_V4: u64 = 1 << 63;
 
 /// A network: the leading 24 bits of an IPv4 address, 56 of an IPv6 one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Prefix(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix(u64);
 
 impl Prefix {
-    pub(super) fn of(address: IpAddr) -> Self {
+    /// The network that an address is of.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
         Self(match address {
             IpAddr::V4(address) => IS_V4 | u64::from(u32::from(address) >> (32 - LENGTH_V4)),
             IpAddr::V6(address) => (u128::from(address) >> (128 - LENGTH_V6)) as u64,
@@ -29,6 +35,16 @@ impl Prefix {
 
     pub(super) fn hash(self, hasher: &SipHasher13) -> u64 {
         hasher.hash(&self.0.to_be_bytes())
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(bits) = *self;
+        if bits & IS_V4 == 0 {
+            return write!(f, "{}/{LENGTH_V6}", Ipv6Addr::from(u128::from(bits) << (128 - LENGTH_V6)));
+        }
+        write!(f, "{}/{LENGTH_V4}", Ipv4Addr::from((bits as u32) << (32 - LENGTH_V4)))
     }
 }
 
@@ -73,6 +89,8 @@ mod tests {
         assert_eq!(prefix("2001:db8:1:100::1"), prefix("2001:db8:1:1ff:ffff::1"));
         assert_ne!(prefix("2001:db8:1:100::1"), prefix("2001:db8:1:200::1"));
         assert_ne!(prefix("0.0.1.0"), prefix("0:0:0:100::"));
+        assert_eq!(prefix("192.0.2.254").to_string(), "192.0.2.0/24");
+        assert_eq!(prefix("2001:db8:1:1ff:ffff::1").to_string(), "2001:db8:1:100::/56");
     }
 
     #[test]

@@ -1,4 +1,5 @@
 mod model;
 mod replay;
 mod rules;
+mod shares;
 mod stated;

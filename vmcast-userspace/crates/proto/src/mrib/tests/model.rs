@@ -18,7 +18,7 @@ use crate::{Filter, Machine};
 const GROUPS: u8 = 2;
 const SOURCES: u8 = 5;
 const LIMITS: Config =
-    Config { learnt_sources_per_group: 3, learnt_sources: 4, keepalive_period: Duration::from_secs(210) };
+    Config { learnt_sources_per_group: 3, learnt_sources: 4, ..Config::with_streams(1_000) };
 
 fn group(last: u8) -> IpAddr {
     Ipv4Addr::new(232, 1, 1, last).into()
@@ -58,7 +58,7 @@ struct Model {
 impl Model {
     fn take(&mut self, input: &Input) {
         match input.clone() {
-            Input::Membership { member, group, filter } => {
+            Input::Membership { member, group, filter, .. } => {
                 self.filters.insert((group, member), filter);
             }
             Input::MemberGone { member } => self.filters.retain(|(_, other), _| *other != member),
@@ -183,7 +183,7 @@ fn set_interface() -> impl Strategy<Value = Input> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (member(), 0..GROUPS, filter())
-            .prop_map(|(member, g, filter)| Step::Input(Input::Membership { member, group: group(g), filter })),
+            .prop_map(|(member, g, filter)| Step::Input(Input::Membership { member, group: group(g), filter, account: None })),
         1 => member().prop_map(|member| Step::Input(Input::MemberGone { member })),
         1 => proptest::option::of((0u8..2).prop_map(upstream)).prop_map(|to| Step::Input(Input::SetUpstream(to))),
         2 => (stream(), proptest::option::of((0u8..2).prop_map(upstream)))
@@ -255,6 +255,7 @@ impl Run {
                     changing.insert((group, member));
                     assert_eq!(told.insert((group, member), new).unwrap_or_default(), old);
                 }
+                Output::Event(Event::NoRoom { .. }) => panic!("there is room for all"),
                 Output::Event(Event::SourceLearnt { .. } | Event::SourceSilent { .. }) => {}
             }
         }
@@ -371,7 +372,7 @@ fn a_flood_of_new_sources_leaves_bounded_state_and_the_members_served() {
     run.step(&Step::Input(Input::SetUpstream(Some(upstream(0)))));
     for g in 0..GROUPS {
         let (member, filter) = (fib::Output::Tunnel(TunnelId(1)), Filter::any());
-        run.step(&Step::Input(Input::Membership { member, group: group(g), filter }));
+        run.step(&Step::Input(Input::Membership { member, group: group(g), filter, account: None }));
     }
     let mut streams = 0;
     for number in 0..20_000u32 {

@@ -104,7 +104,7 @@ impl Bench {
     }
 
     fn join(&mut self, id: u32, filter: Filter) -> Vec<Output> {
-        self.input(Input::Membership { member: member(id), group: group(), filter })
+        self.input(Input::Membership { member: member(id), group: group(), filter, account: None })
     }
 
     fn leave(&mut self, id: u32) -> Vec<Output> {
@@ -243,7 +243,12 @@ fn sources_beyond_the_limits_stay_under_the_any_source_stream_and_are_counted() 
     let mut bench = Bench::new();
     let other = |last: u8| Stream { group: Ipv4Addr::new(239, 192, 0, 2).into(), ..of(last) };
     bench.join(1, Filter::any());
-    bench.input(Input::Membership { member: member(1), group: other(1).group, filter: Filter::any() });
+    bench.input(Input::Membership {
+        member: member(1),
+        group: other(1).group,
+        filter: Filter::any(),
+        account: None,
+    });
     for stream in [of(1), of(2), other(1)] {
         assert_eq!(bench.packet(stream), [shared(stream), learnt(stream)]);
     }
@@ -336,7 +341,7 @@ fn a_member_that_vanishes_leaves_all_its_groups_and_nobody_else_does() {
     let mut bench = Bench::new();
     let groups: Vec<IpAddr> = (1..=3).map(|last| Ipv4Addr::new(239, 192, 0, last).into()).collect();
     for &group in &groups {
-        bench.input(Input::Membership { member: member(1), group, filter: Filter::any() });
+        bench.input(Input::Membership { member: member(1), group, filter: Filter::any(), account: None });
     }
     bench.join(2, include(&[1]));
     let outputs = bench.input(Input::MemberGone { member: member(1) });

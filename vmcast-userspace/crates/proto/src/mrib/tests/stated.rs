@@ -25,7 +25,7 @@ fn feed(mrib: &mut Mrib, input: Input) -> Vec<Output> {
 }
 
 fn reported(filter: Filter) -> Input {
-    Input::Membership { member: MEMBER, group: GROUP, filter }
+    Input::Membership { member: MEMBER, group: GROUP, filter, account: None }
 }
 
 fn stated(filter: Filter) -> Input {

@@ -1,0 +1,343 @@
+//! Who is let in: TLS of each connection, and what its caller may ask.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tracing::{debug, error, info, warn};
+use vmcast_proto::registry::{NodeId, UnixMillis};
+use vmcast_signal::tonic::{Code, Request, Status, transport::server::TcpConnectInfo};
+
+use super::Clock;
+use crate::identity::{
+    Certified, HandshakeFailure, Refusal, Role, Roster, RosterError, ServerTls, Standing, certified,
+};
+
+/// A TLS handshake may take so long.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The node at the other end of a connection.
+#[derive(Debug)]
+pub struct Peer {
+    /// What its certificate says.
+    pub certified: Certified,
+    standing: watch::Sender<PeerStanding>,
+}
+
+/// How a connected node's certificate stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PeerStanding {
+    Certificate(Standing),
+    /// Its time is over, and with it the connection's.
+    Expired,
+}
+
+impl PeerStanding {
+    fn refusal(self) -> Option<Refusal> {
+        match self {
+            Self::Certificate(Standing::Good) => None,
+            Self::Certificate(Standing::Revoked) => Some(Refusal::CertificateRevoked),
+            Self::Certificate(Standing::Unknown) => Some(Refusal::CertificateUnknown),
+            Self::Expired => Some(Refusal::CertificateExpired),
+        }
+    }
+}
+
+impl Peer {
+    fn refusal(&self, now: UnixMillis) -> Option<Refusal> {
+        let is_over = self.certified.expires <= now;
+        self.standing.borrow().refusal().or(is_over.then_some(Refusal::CertificateExpired))
+    }
+
+    /// Ready when the node may do nothing more, with the reason.
+    async fn shut_out(&self) -> Refusal {
+        let mut standing = self.standing.subscribe();
+        loop {
+            if let Some(refusal) = standing.borrow_and_update().refusal() {
+                return refusal;
+            }
+            // The sender is this peer's own.
+            let _ = standing.changed().await;
+        }
+    }
+
+    /// Ready when the certificate has expired: the node comes again with the next one.
+    pub(super) async fn expired(self: Arc<Self>) {
+        let mut standing = self.standing.subscribe();
+        // The sender is this peer's own.
+        let _ = standing.wait_for(|standing| *standing == PeerStanding::Expired).await;
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// Nobody knows: the admin runs without TLS.
+    Insecure,
+    /// Somebody without a certificate.
+    Anonymous,
+    /// A node.
+    Node(Arc<Peer>),
+}
+
+/// What is known of a connection.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    /// Its two ends.
+    pub tcp: TcpConnectInfo,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// Tokens, certificates and TLS of a running admin. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Gate(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    roster: Mutex<Roster>,
+    /// `None`: everything is in the clear, and everybody may do everything.
+    tls: Option<ServerTls>,
+    clock: Clock,
+    peers: Mutex<HashMap<NodeId, Vec<Weak<Peer>>>>,
+}
+
+impl Gate {
+    /// A gate of this roster; without `tls` it is open.
+    #[must_use]
+    pub fn new(roster: Roster, tls: Option<ServerTls>, clock: Clock) -> Self {
+        Self(Arc::new(Shared { roster: Mutex::new(roster), tls, clock, peers: Mutex::default() }))
+    }
+
+    /// Whether connections are encrypted.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.0.tls.is_some()
+    }
+
+    /// Works on the roster, which may touch the disk, with the present time.
+    pub async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Roster, UnixMillis) -> T + Send + 'static,
+    ) -> T {
+        let shared = Arc::clone(&self.0);
+        let job = tokio::task::spawn_blocking(move || {
+            let now = shared.clock.now();
+            // What is written is written at once, so a panic leaves nothing half done.
+            work(&mut shared.roster.lock().unwrap_or_else(PoisonError::into_inner), now)
+        });
+        match job.await {
+            Ok(result) => result,
+            Err(failed) => match failed.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is ending and takes the caller with it.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
+    /// Shuts a node out, from the next request on whatever connection; as [`Roster::revoke_node`].
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn revoke_node(&self, node: NodeId) -> Result<Option<Vec<String>>, RosterError> {
+        let of = node.clone();
+        let revoked = self.with(move |roster, now| roster.revoke_node(now, &of)).await?;
+        if revoked.is_some() {
+            warn!(%node, "node revoked");
+            let peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
+            for peer in peers.get(&node).into_iter().flatten().filter_map(Weak::upgrade) {
+                peer.standing.send_replace(PeerStanding::Certificate(Standing::Revoked));
+            }
+        }
+        Ok(revoked)
+    }
+
+    /// The TLS end of a connection that was accepted at an address of this host.
+    pub(super) async fn handshake(
+        &self,
+        stream: TcpStream,
+        tls: &ServerTls,
+        local: IpAddr,
+    ) -> Result<(TlsStream<TcpStream>, Caller), HandshakeFailure> {
+        let failed = |reason: &dyn std::fmt::Display| HandshakeFailure {
+            refusal: Refusal::HandshakeFailed,
+            reason: reason.to_string(),
+        };
+        let config = {
+            let roster = self.0.roster.lock().unwrap_or_else(PoisonError::into_inner);
+            tls.config(roster.authority(), local).map_err(|error| failed(&error))?
+        };
+        let stream = match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err((&error).into()),
+            Err(_) => {
+                return Err(HandshakeFailure {
+                    refusal: Refusal::HandshakeSlow,
+                    reason: format!("not done within {HANDSHAKE_TIMEOUT:?}"),
+                });
+            }
+        };
+        let Some(certificate) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) else {
+            return Ok((stream, Caller::Anonymous));
+        };
+        let certified = certified(certificate).ok_or_else(|| failed(&"the certificate is none of a node"))?;
+        let (node, serial) = (certified.node.clone(), certified.serial.clone());
+        let peer = self
+            .with(move |roster, _| roster.standing(&node, &serial))
+            .await
+            .map(|standing| self.connected(certified, standing))
+            .map_err(|error| failed(&error))?;
+        Ok((stream, Caller::Node(peer)))
+    }
+
+    /// Notes a node's connection. A revocation between the look-up and here is not missed: it is looked up again.
+    fn connected(&self, certified: Certified, standing: Standing) -> Arc<Peer> {
+        let (node, serial) = (certified.node.clone(), certified.serial.clone());
+        let (standing, _) = watch::channel(PeerStanding::Certificate(standing));
+        let peer = Arc::new(Peer { certified, standing });
+        let mut peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_node = peers.entry(node.clone()).or_default();
+        of_node.retain(|peer| peer.strong_count() > 0);
+        of_node.push(Arc::downgrade(&peer));
+        drop(peers);
+        let roster = self.0.roster.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(standing) = roster.standing(&node, &serial) {
+            peer.standing.send_replace(PeerStanding::Certificate(standing));
+        }
+        peer
+    }
+
+    /// How to do TLS, if it is done.
+    pub(super) fn tls(&self) -> Option<&ServerTls> {
+        self.0.tls.as_ref()
+    }
+
+    /// Counts a handshake that failed. It is no more than a line for who looks for it: anybody can cause it.
+    pub(super) fn handshake_failed(&self, from: Option<std::net::SocketAddr>, failure: &HandshakeFailure) {
+        self.count(failure.refusal);
+        debug!(?from, reason = failure.reason, "TLS handshake failed: {}", failure.refusal);
+    }
+
+    fn count(&self, refusal: Refusal) {
+        self.0.roster.lock().unwrap_or_else(PoisonError::into_inner).refuse(refusal);
+    }
+
+    /// Cuts the connections whose certificates have expired, and tends the records.
+    pub(super) async fn sweep(&self) {
+        let now = self.0.clock.now();
+        {
+            let mut peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
+            peers.retain(|_, of_node| {
+                of_node.retain(|peer| peer.strong_count() > 0);
+                !of_node.is_empty()
+            });
+            for peer in peers.values().flatten().filter_map(Weak::upgrade) {
+                if peer.certified.expires <= now {
+                    peer.standing.send_replace(PeerStanding::Expired);
+                }
+            }
+        }
+        if let Err(error) = self.with(Roster::sweep).await {
+            error!(%error, "records were not tended");
+        }
+    }
+
+    /// Lets a request pass if its caller is the node that it names, in the role that it needs.
+    ///
+    /// # Errors
+    /// The status to answer with.
+    pub(super) fn admit<T>(
+        &self,
+        request: &mut Request<T>,
+        names: Names<'_>,
+        role: Option<Role>,
+    ) -> Result<Option<Arc<Peer>>, Status> {
+        let info = request.extensions().get::<ConnectionInfo>().cloned();
+        let info = info.ok_or_else(|| Status::internal("the connection is not known"))?;
+        request.extensions_mut().insert(info.tcp);
+        let peer = match info.caller {
+            Caller::Insecure => return Ok(None),
+            Caller::Anonymous => return Err(self.refuse(Refusal::NoCertificate, "nobody")),
+            Caller::Node(peer) => peer,
+        };
+        self.check(&peer, names, role)?;
+        Ok(Some(peer))
+    }
+
+    /// Whether a node may speak for whom it names, in the role that it needs.
+    ///
+    /// # Errors
+    /// The status to answer with if it may not.
+    pub(super) fn check(&self, peer: &Peer, names: Names<'_>, role: Option<Role>) -> Result<(), Status> {
+        let node = peer.certified.node.as_str();
+        if let Some(refusal) = peer.refusal(self.0.clock.now()) {
+            return Err(self.refuse(refusal, node));
+        }
+        match names {
+            Names::Node(named) if named != node => return Err(self.refuse(Refusal::NotItself, node)),
+            Names::Node(_) | Names::Nobody => {}
+        }
+        if role.is_some_and(|role| role != peer.certified.role) {
+            return Err(self.refuse(Refusal::AnotherRole, node));
+        }
+        Ok(())
+    }
+
+    /// Ready when the node may do nothing more, with the status that ends what stands.
+    pub(super) async fn shut_out(&self, peer: &Peer) -> Status {
+        let refusal = peer.shut_out().await;
+        self.refuse(refusal, peer.certified.node.as_str())
+    }
+
+    fn refuse(&self, refusal: Refusal, node: &str) -> Status {
+        self.count(refusal);
+        info!(node, reason = refusal.label(), "request refused");
+        status(refusal)
+    }
+}
+
+/// Whom a request speaks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Names<'a> {
+    /// This node.
+    Node(&'a str),
+    /// No node in particular.
+    Nobody,
+}
+
+/// What a refused caller is told.
+pub(super) fn status(refusal: Refusal) -> Status {
+    let code = match refusal {
+        Refusal::TokenUnknown
+        | Refusal::TokenExpired
+        | Refusal::TokenRevoked
+        | Refusal::TokenUsed
+        | Refusal::NoCertificate
+        | Refusal::CertificateRevoked
+        | Refusal::CertificateUnknown
+        | Refusal::CertificateExpired
+        | Refusal::HandshakeForeign
+        | Refusal::HandshakeExpired
+        | Refusal::HandshakeFailed
+        | Refusal::HandshakeSlow => Code::Unauthenticated,
+        Refusal::TokenOfAnotherNode | Refusal::NodeRevoked | Refusal::NotItself | Refusal::AnotherRole => {
+            Code::PermissionDenied
+        }
+        Refusal::BadRequest => Code::InvalidArgument,
+        Refusal::NameTaken => Code::AlreadyExists,
+        Refusal::TooManyTokens => Code::ResourceExhausted,
+    };
+    Status::new(code, refusal.to_string())
+}
+
+/// What goes wrong with a connection while it is served.
+pub(super) fn cut() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the node's certificate has expired")
+}

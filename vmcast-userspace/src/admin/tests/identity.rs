@@ -1,0 +1,374 @@
+//! TLS, tokens and certificates over real connections, with a clock that the test moves.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use futures_util::stream::{self, Stream, StreamExt as _};
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use vmcast_proto::registry::{NodeId, Registration, Role as NodeRole, UnixMillis};
+use vmcast_signal::{
+    tonic::{Code, Status},
+    v1::{self, registry_client::RegistryClient},
+};
+
+use super::bed::Bed;
+use crate::{
+    identity::{IdentityError, JoinToken, NodeIdentity, Refusal, Role, TokenOrder, join},
+    link::{AdminClient, AdminError, Ask, renew},
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn id(text: &str) -> NodeId {
+    text.parse().expect("an id")
+}
+
+fn order(role: Role) -> TokenOrder {
+    TokenOrder { role, ttl: HOUR, uses: 1, node: None }
+}
+
+async fn token(bed: &Bed, order: TokenOrder) -> JoinToken {
+    let url = bed.url();
+    let make = bed.gate.with(move |roster, now| {
+        let (id, secret) = roster.create_token(now, &order).expect("a token");
+        JoinToken { admins: vec![url], fingerprint: roster.authority().fingerprint(), id, secret }
+    });
+    make.await
+}
+
+async fn joined(bed: &Bed, name: &str, role: Role, directory: &Path) -> Arc<NodeIdentity> {
+    let token = token(bed, order(role)).await;
+    Arc::new(join(&token, &id(name), directory, bed.clock.clone()).await.expect("joined"))
+}
+
+async fn count(bed: &Bed, refusal: Refusal) -> u64 {
+    let label = refusal.label();
+    bed.gate
+        .with(move |roster, _| roster.counters().find(|(name, _)| *name == label).map(|(_, n)| n))
+        .await
+        .unwrap()
+}
+
+/// Why somebody did not get in; it was counted once, and nobody has a certificate by it.
+async fn refused(bed: &Bed, token: &JoinToken, name: &str, refusal: Refusal) -> AdminError {
+    let directory = tempfile::tempdir().unwrap();
+    let before = count(bed, refusal).await;
+    let error = join(token, &id(name), directory.path(), bed.clock.clone()).await.expect_err("refused");
+    assert_eq!(count(bed, refusal).await, before + 1, "{refusal:?}: {error}");
+    assert!(std::fs::read_dir(directory.path()).unwrap().next().is_none(), "something was stored");
+    let IdentityError::Admin(error) = error else { panic!("{error}") };
+    assert!(error.to_string().contains(&refusal.to_string()), "{error}");
+    error
+}
+
+fn client(bed: &Bed, identity: &Arc<NodeIdentity>) -> AdminClient {
+    AdminClient::new(&[bed.url()], None, Some(identity)).expect("a client")
+}
+
+fn registration(name: &str, role: NodeRole) -> Registration {
+    let endpoints = match role {
+        NodeRole::Vmr { .. } => vec!["127.1.0.1:2268".parse().unwrap()],
+        NodeRole::Agent => vec![],
+    };
+    Registration {
+        id: id(name),
+        role,
+        endpoints,
+        name: name.parse().unwrap(),
+        software: "x".parse().unwrap(),
+        about: Default::default(),
+    }
+}
+
+fn ask(name: &str) -> Ask {
+    let (addresses, excluded) = (Vec::new(), Default::default());
+    Ask { id: id(name), addresses, excluded, current: None, others: 0 }
+}
+
+/// What a VMR says at first on its line, which it holds.
+fn says(name: &str) -> impl Stream<Item = v1::AttendRequest> + Send + 'static {
+    let first = v1::AttendRequest { node_id: name.to_owned(), answered: 0 };
+    stream::once(std::future::ready(first)).chain(stream::pending())
+}
+
+fn code(error: &AdminError) -> Code {
+    match error {
+        AdminError::Refused { code, .. } => *code,
+        other => panic!("{other}"),
+    }
+}
+
+// proves D4
+#[tokio::test]
+async fn a_token_brings_a_node_in_once_with_a_key_that_never_left_it() {
+    let bed = Bed::secure().await;
+    let directory = tempfile::tempdir().unwrap();
+    let token = token(&bed, order(Role::Agent)).await;
+    let word = token.to_string().parse::<JoinToken>().unwrap();
+    let identity = join(&word, &id("a"), directory.path(), bed.clock.clone()).await.expect("joined");
+    assert_eq!((identity.certified().node, identity.certified().role), (id("a"), Role::Agent));
+    // What was stored is as good.
+    let stored = NodeIdentity::load(directory.path(), bed.clock.clone()).unwrap().expect("an identity");
+    let client = client(&bed, &Arc::new(stored));
+    client.register(&registration("a", NodeRole::Agent)).await.expect("registered");
+    assert_eq!(bed.ids().await, ["a"]);
+
+    refused(&bed, &token, "b", Refusal::TokenUsed).await;
+    let mut forged = token.clone();
+    forged.secret = "00".repeat(16);
+    refused(&bed, &forged, "b", Refusal::TokenUnknown).await;
+    forged.id = "nobody".into();
+    refused(&bed, &forged, "b", Refusal::TokenUnknown).await;
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn tokens_that_are_over_revoked_or_for_others_let_nobody_in() {
+    let bed = Bed::secure().await;
+    let for_b = token(&bed, TokenOrder { node: Some(id("b")), ..order(Role::Router) }).await;
+    refused(&bed, &for_b, "a", Refusal::TokenOfAnotherNode).await;
+    let revoked = token(&bed, order(Role::Agent)).await;
+    let of = revoked.id.clone();
+    assert!(bed.gate.with(move |roster, _| roster.revoke_token(&of)).await.unwrap());
+    refused(&bed, &revoked, "a", Refusal::TokenRevoked).await;
+    // A clock that jumps ahead ends a token for good, once that was seen.
+    bed.pass(2 * HOUR);
+    refused(&bed, &for_b, "b", Refusal::TokenExpired).await;
+    bed.gate.with(|roster, now| roster.sweep(now)).await.unwrap();
+    bed.turn_back(2 * HOUR);
+    refused(&bed, &for_b, "b", Refusal::TokenExpired).await;
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_is_not_given_away() {
+    let bed = Bed::secure().await;
+    let directory = tempfile::tempdir().unwrap();
+    let _router = joined(&bed, "core", Role::Router, directory.path()).await;
+    let agent = token(&bed, TokenOrder { uses: 5, ..order(Role::Agent) }).await;
+    let failure = refused(&bed, &agent, "core", Refusal::NameTaken).await;
+    assert!(matches!(failure, AdminError::Duplicate(_)), "{failure}");
+    // Revoked, the name is free, but not for those who had a token before.
+    bed.pass(Duration::from_secs(1));
+    bed.gate.revoke_node(id("core")).await.unwrap().expect("it was in");
+    refused(&bed, &agent, "core", Refusal::NodeRevoked).await;
+    bed.pass(Duration::from_secs(1));
+    joined(&bed, "core", Role::Router, tempfile::tempdir().unwrap().path()).await;
+    bed.stop().await;
+}
+
+// A node may only act as itself.
+#[tokio::test]
+async fn a_request_that_names_another_node_or_role_is_refused_and_counted() {
+    let bed = Bed::secure().await;
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let a = client(&bed, &joined(&bed, "a", Role::Agent, one.path()).await);
+    let b = client(&bed, &joined(&bed, "b", Role::Agent, two.path()).await);
+    b.register(&registration("b", NodeRole::Agent)).await.unwrap();
+    let failure = a.register(&registration("b", NodeRole::Agent)).await.expect_err("not itself");
+    assert_eq!(code(&failure), Code::PermissionDenied);
+    let failure = a.deregister(&id("b")).await.expect_err("not itself");
+    assert_eq!(code(&failure), Code::PermissionDenied);
+    let failure = a.nearest(&ask("b")).await.expect_err("not itself");
+    assert_eq!(code(&failure), Code::PermissionDenied);
+    let failure = a.probe_me(&id("b"), v1::Probing::default()).await.expect_err("not itself");
+    assert_eq!(code(&failure), Code::PermissionDenied);
+    assert_eq!(count(&bed, Refusal::NotItself).await, 4);
+    let failure = a.register(&registration("a", NodeRole::Vmr { rank: 0 })).await.expect_err("an agent");
+    assert_eq!(code(&failure), Code::PermissionDenied);
+    assert_eq!(count(&bed, Refusal::AnotherRole).await, 1);
+    assert_eq!(bed.ids().await, ["b"]);
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a_line_is_for_the_router_of_the_certificate_and_ends_with_it() {
+    let bed = Bed::secure().await;
+    let (one, two, three) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let agent = client(&bed, &joined(&bed, "a", Role::Agent, one.path()).await);
+    let core = client(&bed, &joined(&bed, "core", Role::Router, two.path()).await);
+    let other = client(&bed, &joined(&bed, "other", Role::Router, three.path()).await);
+    core.register(&registration("core", NodeRole::Vmr { rank: 0 })).await.expect("registered");
+
+    let failure = agent.attend(says("a")).await.expect_err("an agent");
+    assert_eq!((code(&failure), count(&bed, Refusal::AnotherRole).await), (Code::PermissionDenied, 1));
+    let failure = other.attend(says("core")).await.expect_err("not itself");
+    assert_eq!((code(&failure), count(&bed, Refusal::NotItself).await), (Code::PermissionDenied, 1));
+    assert_eq!(bed.handle.status().lines.lines, 0);
+
+    let mut line = core.attend(says("core")).await.expect("a line");
+    line.message().await.expect("a ping").expect("a ping");
+    assert_eq!(bed.handle.status().lines.lines, 1);
+    bed.gate.revoke_node(id("core")).await.unwrap().expect("it was in");
+    let ended = loop {
+        match line.message().await {
+            Ok(command) => assert!(command.is_some(), "it ends with the reason"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!((ended.code(), count(&bed, Refusal::CertificateRevoked).await), (Code::Unauthenticated, 1));
+    // The peer goes on to hold its own end.
+    while bed.handle.status().lines.lines > 0 {
+        tokio::task::yield_now().await;
+    }
+    core.attend(says("core")).await.expect_err("revoked");
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_certificate_nothing_but_joining_is_possible() {
+    let bed = Bed::secure().await;
+    let token = token(&bed, order(Role::Agent)).await;
+    let tls = crate::identity::TlsClient::of_bearer(token.fingerprint, bed.clock.clone()).unwrap();
+    let channel = crate::link::tls_channel(&bed.url(), tls).unwrap();
+    let mut anonymous = RegistryClient::new(channel);
+    let status: Status = anonymous.list_nodes(v1::ListNodesRequest::default()).await.expect_err("refused");
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert_eq!(count(&bed, Refusal::NoCertificate).await, 1);
+    // Nor is there anything in the clear.
+    let plain = AdminClient::new(&[format!("http://{}", bed.address)], None, None).unwrap();
+    plain.register(&registration("a", NodeRole::Agent)).await.expect_err("TLS is spoken here");
+    assert_eq!(bed.ids().await, [""; 0]);
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn revocation_counts_on_connections_that_stand_and_on_new_ones() {
+    let bed = Bed::secure().await;
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let identity = joined(&bed, "a", Role::Agent, one.path()).await;
+    let other = client(&bed, &joined(&bed, "b", Role::Agent, two.path()).await);
+    let standing = client(&bed, &identity);
+    standing.register(&registration("a", NodeRole::Agent)).await.unwrap();
+    other.register(&registration("b", NodeRole::Agent)).await.unwrap();
+    bed.gate.revoke_node(id("a")).await.unwrap().expect("it was in");
+    assert_eq!(bed.gate.revoke_node(id("a")).await.unwrap(), None);
+    for client in [standing, client(&bed, &identity)] {
+        let failure = client.register(&registration("a", NodeRole::Agent)).await.expect_err("revoked");
+        assert_eq!(code(&failure), Code::Unauthenticated);
+        assert!(failure.to_string().contains("revoked"), "{failure}");
+        renew(&identity, &client).await.expect_err("revoked");
+    }
+    assert_eq!(count(&bed, Refusal::CertificateRevoked).await, 4);
+    other.register(&registration("b", NodeRole::Agent)).await.expect("others do not notice");
+    bed.stop().await;
+}
+
+// A year in which certificates last a month each.
+#[tokio::test]
+async fn rotation_keeps_a_node_in_for_ever_and_without_it_the_certificate_ends() {
+    let bed = Bed::secure().await;
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let identity = joined(&bed, "a", Role::Agent, one.path()).await;
+    let idle = joined(&bed, "idle", Role::Agent, two.path()).await;
+    let (rotating, lazy) = (client(&bed, &identity), client(&bed, &idle));
+    lazy.register(&registration("idle", NodeRole::Agent)).await.unwrap();
+    let mut serials = std::collections::BTreeSet::new();
+    for _day in 0..365 {
+        bed.pass(DAY);
+        bed.gate.sweep().await;
+        if identity.renew_at(0.5) <= bed.clock.now() {
+            renew(&identity, &rotating).await.expect("renewed");
+        }
+        serials.insert(identity.certified().serial);
+        // When the one before ends, so do its connections, perhaps under a call; the next has another certificate.
+        let mut outcome = rotating.register(&registration("a", NodeRole::Agent)).await;
+        if let Err(AdminError::Unreachable { .. }) = outcome {
+            outcome = rotating.register(&registration("a", NodeRole::Agent)).await;
+        }
+        outcome.expect("in");
+        assert!(identity.certified().expires > bed.clock.now());
+    }
+    assert!((15..=22).contains(&serials.len()), "{} certificates", serials.len());
+    let failure = lazy.register(&registration("idle", NodeRole::Agent)).await.expect_err("expired");
+    assert!(!failure.to_string().is_empty());
+    assert!(count(&bed, Refusal::HandshakeExpired).await >= 1, "{failure}");
+    // What was stored last is in force after a restart.
+    let stored = NodeIdentity::load(one.path(), bed.clock.clone()).unwrap().expect("an identity");
+    assert_eq!(stored.certified(), identity.certified());
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn nodes_of_another_authority_and_admins_of_another_are_strangers() {
+    let (ours, theirs) = (Bed::secure().await, Bed::secure().await);
+    let directory = tempfile::tempdir().unwrap();
+    let stranger = joined(&theirs, "a", Role::Agent, directory.path()).await;
+    let failure = client(&ours, &stranger).register(&registration("a", NodeRole::Agent)).await;
+    assert!(matches!(failure, Err(AdminError::Unreachable { .. })), "{failure:?}");
+    // A token whose fingerprint is another authority's does not reach anybody with its secret.
+    let mut token = token(&ours, order(Role::Agent)).await;
+    token.fingerprint = theirs.gate.with(|roster, _| roster.authority().fingerprint()).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let failure = join(&token, &id("b"), elsewhere.path(), ours.clock.clone()).await.expect_err("a stranger");
+    assert!(failure.to_string().contains("UnknownIssuer"), "{failure}");
+    assert_eq!(ours.ids().await, [""; 0]);
+    assert_eq!(count(&ours, Refusal::TokenUnknown).await, 0);
+    ours.stop().await;
+    theirs.stop().await;
+}
+
+#[tokio::test]
+async fn a_handshake_that_stalls_is_cut_and_holds_up_nobody() {
+    let bed = Bed::secure().await;
+    let mut slow = TcpStream::connect(bed.address).await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let identity = joined(&bed, "a", Role::Agent, directory.path()).await;
+    client(&bed, &identity).register(&registration("a", NodeRole::Agent)).await.expect("in meanwhile");
+    let cut = tokio::time::timeout(Duration::from_secs(20), slow.read(&mut [0; 16])).await.expect("cut");
+    assert!(matches!(cut, Ok(0) | Err(_)), "{cut:?}");
+    assert_eq!(count(&bed, Refusal::HandshakeSlow).await, 1);
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_answer_costs_no_second_use() {
+    let bed = Bed::secure().await;
+    let token = token(&bed, order(Role::Agent)).await;
+    let request = crate::identity::certificate_request();
+    let again = bed.gate.with(move |roster, now| {
+        let mut ask = |node: &str, request: &[u8]| {
+            roster
+                .join(now, (&token.id, &token.secret), &id(node), request)
+                .map(|signed| signed.certified.serial)
+        };
+        let first = ask("a", &request).expect("in");
+        let second = ask("a", &request).expect("the same node with the same key");
+        assert_ne!(first, second);
+        assert!(ask("b", &request).is_err());
+        assert!(ask("a", b"nonsense").is_err());
+        roster.tokens(now, "", 10).unwrap()
+    });
+    let tokens = again.await;
+    assert_eq!((tokens[0].used, tokens[0].uses_left), (1, 0));
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_decided_survives_the_process() {
+    use crate::identity::{Authority, Roster, SqliteRecords, Standing};
+    let directory = tempfile::tempdir().unwrap();
+    let now = UnixMillis(1_790_000_000_000);
+    let open = || {
+        let authority = Authority::load_or_make(directory.path(), now).unwrap();
+        let records = SqliteRecords::open(&directory.path().join("records.db")).unwrap();
+        Roster::new(Box::new(records), authority)
+    };
+    let mut roster = open();
+    let fingerprint = roster.authority().fingerprint();
+    let (token, secret) = roster.create_token(now, &order(Role::Agent)).unwrap();
+    let request = crate::identity::certificate_request();
+    let signed = roster.join(now, (&token, &secret), &id("a"), &request).unwrap();
+    roster.revoke_node(now, &id("a")).unwrap().expect("it was in");
+    drop(roster);
+    let roster = open();
+    assert_eq!(roster.authority().fingerprint(), fingerprint);
+    assert_eq!(roster.standing(&id("a"), &signed.certified.serial).unwrap(), Standing::Revoked);
+    assert_eq!(roster.standing(&id("a"), "00").unwrap(), Standing::Unknown);
+    assert_eq!(roster.standing(&id("b"), &signed.certified.serial).unwrap(), Standing::Unknown);
+    assert_eq!(roster.tokens(now, "", 10).unwrap()[0].uses_left, 0);
+    let text =
+        String::from_utf8_lossy(&std::fs::read(directory.path().join("records.db")).unwrap()).into_owned();
+    assert!(!text.contains(&secret), "the secret is stored");
+}

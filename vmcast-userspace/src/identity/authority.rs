@@ -1,0 +1,304 @@
+//! The admin's certificate authority.
+
+use std::{fmt, io, net::IpAddr, path::Path, time::Duration};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType,
+    SerialNumber,
+};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, pem::PemObject as _};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use vmcast_proto::registry::{NodeId, UnixMillis};
+
+use super::{Role, files, random::random};
+
+/// How long the authority's certificate lasts: longer than what it is made for.
+const AUTHORITY_LIFETIME: Duration = Duration::from_secs(20 * 365 * 86_400);
+/// How long the certificates of nodes and of the admin itself last unless it is said otherwise.
+pub const LIFETIME: Duration = Duration::from_secs(30 * 86_400);
+/// Certificates begin so long before they are made, but no longer than they last: the clock of the other end may be
+/// slow.
+const SLACK: Duration = Duration::from_secs(3600);
+/// The organization in the names of certificates.
+const ORGANIZATION: &str = "vmcast";
+
+const KEY_FILE: &str = "ca.key";
+const CERTIFICATE_FILE: &str = "ca.pem";
+
+/// SHA-256 of a certificate in DER.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// The fingerprint of a certificate in DER.
+    #[must_use]
+    pub fn of(der: &[u8]) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, der);
+        Self(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<Fingerprint> for String {
+    fn from(fingerprint: Fingerprint) -> Self {
+        fingerprint.to_string()
+    }
+}
+
+impl TryFrom<String> for Fingerprint {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let bytes = unhex(&text).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or("a fingerprint has 64 hexadecimal digits")
+    }
+}
+
+/// Bytes in hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Bytes from hexadecimal.
+pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}
+
+/// Why there is no authority, or no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// A file cannot be read or written.
+    #[error("cannot use {path}: {source}")]
+    File {
+        /// Which.
+        path: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// What stands in a file is no key or certificate.
+    #[error(
+        "{path} does not hold what it should ({reason}); restore it from a backup, or remove ca.key and ca.pem \
+             and let every node join again"
+    )]
+    Content {
+        /// Which.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A certificate cannot be made.
+    #[error("cannot make a certificate: {0}")]
+    Make(#[from] rcgen::Error),
+}
+
+/// A key that signs certificates, and the certificate that others know it by.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+    /// How long the certificates that it signs last.
+    lifetime: Duration,
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("fingerprint", &self.fingerprint()).finish_non_exhaustive()
+    }
+}
+
+/// What identifies a certificate, and what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Issued {
+    pub(super) der: CertificateDer<'static>,
+    /// Serial number in hexadecimal.
+    pub(super) serial: String,
+    pub(super) expires: UnixMillis,
+}
+
+impl Authority {
+    /// The authority of a directory; one is made if there is none.
+    ///
+    /// # Errors
+    /// If the files cannot be used or hold something else.
+    pub fn load_or_make(directory: &Path, now: UnixMillis) -> Result<Self, AuthorityError> {
+        let (key_path, certificate_path) = (directory.join(KEY_FILE), directory.join(CERTIFICATE_FILE));
+        let file = |path: &Path| {
+            let path = path.display().to_string();
+            move |source| AuthorityError::File { path, source }
+        };
+        let content = |path: &Path, reason: String| AuthorityError::Content {
+            path: path.display().to_string(),
+            reason,
+        };
+        let key = match files::read(&key_path).map_err(file(&key_path))? {
+            Some(pem) => KeyPair::from_pem(&pem).map_err(|error| content(&key_path, error.to_string()))?,
+            None => {
+                if files::read(&certificate_path).map_err(file(&certificate_path))?.is_some() {
+                    return Err(content(&key_path, "ca.pem is there, but its key is not".to_owned()));
+                }
+                let key = KeyPair::generate()?;
+                files::replace_private(&key_path, key.serialize_pem().as_bytes()).map_err(file(&key_path))?;
+                key
+            }
+        };
+        let certificate = match files::read(&certificate_path).map_err(file(&certificate_path))? {
+            Some(pem) => CertificateDer::from_pem_slice(pem.as_bytes())
+                .map_err(|error| content(&certificate_path, error.to_string()))?,
+            // Nobody has seen one of this key yet.
+            None => {
+                let certificate = authority_params(now)?.self_signed(&key)?;
+                files::replace_private(&certificate_path, certificate.pem().as_bytes())
+                    .map_err(file(&certificate_path))?;
+                certificate.der().clone()
+            }
+        };
+        let of_key = key.subject_public_key_info();
+        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate)
+            .map_err(|error| content(&certificate_path, error.to_string()))?;
+        if parsed.public_key().raw != of_key {
+            return Err(content(&certificate_path, "it is not of the key in ca.key".to_owned()));
+        }
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
+        Ok(Self { issuer, certificate, lifetime: LIFETIME })
+    }
+
+    /// The same, with certificates that last so long.
+    #[must_use]
+    pub fn with_lifetime(self, lifetime: Duration) -> Self {
+        Self { lifetime, ..self }
+    }
+
+    /// The authority's certificate.
+    #[must_use]
+    pub const fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// The fingerprint of the authority's certificate.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.certificate)
+    }
+
+    /// A key and certificate for the admin itself, which is reached by `names`.
+    pub(super) fn certify_server(
+        &self,
+        names: &[String],
+        addresses: &[IpAddr],
+        now: UnixMillis,
+    ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), AuthorityError> {
+        let mut params = leaf_params(now, self.lifetime.max(LIFETIME), &random())?;
+        params.distinguished_name.push(DnType::CommonName, "vmcast admin");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        for name in names {
+            if let Ok(name) = name.as_str().try_into() {
+                params.subject_alt_names.push(SanType::DnsName(name));
+            }
+        }
+        params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        Ok((certificate.der().clone(), key))
+    }
+
+    /// Signs a node's certificate. Of the request only the key is taken; it must have signed the request.
+    pub(super) fn certify_node(
+        &self,
+        node: &NodeId,
+        role: Role,
+        request: &Request,
+        now: UnixMillis,
+    ) -> Result<Issued, AuthorityError> {
+        let serial = random();
+        let mut params = leaf_params(now, self.lifetime, &serial)?;
+        params.distinguished_name.push(DnType::CommonName, node.as_str());
+        params.distinguished_name.push(DnType::OrganizationalUnitName, role.label());
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let expires = after(now, self.lifetime);
+        let certificate = params.signed_by(&request.0.public_key, &self.issuer)?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(certificate.der())
+            .map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
+        Ok(Issued { der: certificate.der().clone(), serial: hex(parsed.raw_serial()), expires })
+    }
+}
+
+/// A request for a certificate whose signature was checked.
+pub(super) struct Request(CertificateSigningRequestParams);
+
+impl Request {
+    /// Reads one in DER.
+    pub(super) fn parse(der: &[u8]) -> Option<Self> {
+        CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der.to_vec()))
+            .ok()
+            .map(Self)
+    }
+
+    /// The fingerprint of its public key.
+    pub(super) fn key(&self) -> Fingerprint {
+        Fingerprint::of(&self.0.public_key.subject_public_key_info())
+    }
+}
+
+/// A time and a while.
+pub(super) fn after(time: UnixMillis, span: Duration) -> UnixMillis {
+    UnixMillis(time.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+}
+
+/// A time as certificates have it; times beyond their calendar are its last.
+fn date(time: UnixMillis) -> OffsetDateTime {
+    let seconds = i64::try_from(time.0 / 1000).unwrap_or(i64::MAX);
+    // 9999-12-31T23:59:59Z, "no well-defined expiration date" (RFC 5280 §4.1.2.5).
+    OffsetDateTime::from_unix_timestamp(seconds.min(253_402_300_799)).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+fn params(now: UnixMillis, lifetime: Duration, serial: &[u8; 16]) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, ORGANIZATION);
+    params.not_before = date(UnixMillis(now.0.saturating_sub(SLACK.min(lifetime).as_millis() as u64)));
+    params.not_after = date(after(now, lifetime));
+    // Positive and without leading zeros (RFC 5280 §4.1.2.2).
+    let mut serial = *serial;
+    serial[0] = serial[0] & 0x3f | 0x40;
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    Ok(params)
+}
+
+fn leaf_params(
+    now: UnixMillis,
+    lifetime: Duration,
+    serial: &[u8; 16],
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = params(now, lifetime, serial)?;
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    Ok(params)
+}
+
+fn authority_params(now: UnixMillis) -> Result<CertificateParams, rcgen::Error> {
+    let serial = random();
+    let mut params = params(now, AUTHORITY_LIFETIME, &serial)?;
+    // Two authorities never have one name, so that a stranger's certificate is told as one.
+    params.distinguished_name.push(DnType::CommonName, format!("vmcast authority {}", hex(&serial[..4])));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}

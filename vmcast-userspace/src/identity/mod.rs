@@ -1,0 +1,58 @@
+//! Who is who: the admin's certificate authority, join tokens, the certificates of nodes, and TLS 1.3 between them.
+//!
+//! The admin makes its authority at its first start. A join token carries the fingerprint of the authority's
+//! certificate and a secret; the node that has it makes a key of its own, checks the admin by the fingerprint, and
+//! has its certificate signed. From then on both ends show certificates of that authority, and a node may only act
+//! as who its certificate says.
+
+mod authority;
+mod files;
+mod node;
+mod random;
+mod records;
+mod roster;
+mod sqlite;
+mod tls;
+mod token;
+
+pub use authority::{Authority, AuthorityError, Fingerprint, LIFETIME};
+#[cfg(test)]
+pub(crate) use node::certificate_request;
+pub use node::{IdentityError, NodeIdentity, Prepared, join};
+pub use records::{Expected, Kind, MemoryRecords, Records, RecordsError, Write};
+pub use roster::{
+    Certified, Error as RosterError, Refusal, Roster, Signed, Standing, TokenEntry, TokenOrder, TokenState,
+};
+pub use sqlite::SqliteRecords;
+pub(crate) use tls::certified;
+pub use tls::{HandshakeFailure, ServerTls, TlsClient};
+pub use token::JoinToken;
+
+use serde::{Deserialize, Serialize};
+
+/// What a certificate allows its node to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// A VMR.
+    Router,
+    /// An agent.
+    Agent,
+}
+
+impl Role {
+    /// As it stands in certificates, records and commands.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Router => "router",
+            Self::Agent => "agent",
+        }
+    }
+
+    /// The role of a label.
+    #[must_use]
+    pub fn of_label(label: &str) -> Option<Self> {
+        [Self::Router, Self::Agent].into_iter().find(|role| role.label() == label)
+    }
+}

@@ -1,0 +1,286 @@
+//! A node's own identity: its key, its certificate and the authority's, in one file.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use serde::{Deserialize, Serialize};
+use vmcast_proto::registry::{NodeId, UnixMillis};
+use vmcast_signal::v1::{self, identity_client::IdentityClient};
+
+use super::{
+    Certified, Fingerprint, JoinToken, files,
+    tls::{TlsClient, certified},
+};
+use crate::{
+    admin::Clock,
+    link::{AdminError, tls_channel},
+};
+
+const FILE: &str = "identity.json";
+/// A certificate is renewed when this share of its time is left, of so many parts.
+const RENEW_AT: (u64, u64) = (1, 3);
+
+/// Why a node has no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file cannot be read or written.
+    #[error("cannot use {path}: {source}", path = path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// What stands in the file is none.
+    #[error("{path} holds no identity ({reason}); remove it and join again with a new token", path = path.display())]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// No key or request can be made.
+    #[error("cannot make a key: {0}")]
+    Make(String),
+    /// The admins do not sign.
+    #[error("cannot join: {0}")]
+    Admin(#[from] AdminError),
+    /// What an admin sent is not what was asked for.
+    #[error("the admin's answer cannot be used: {0}")]
+    Answer(String),
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Stored {
+    /// URLs of the admins that the token named.
+    admins: Vec<String>,
+    /// PEM, PKCS #8.
+    key: String,
+    /// Hexadecimal, DER.
+    certificate: String,
+    /// Hexadecimal, DER.
+    authority: String,
+    /// Id of the token that the node joined by.
+    token: String,
+}
+
+struct Held {
+    stored: Stored,
+    certified: Certified,
+    /// When the certificate began.
+    begins: UnixMillis,
+    tls: TlsClient,
+}
+
+/// Who this node is, and the proof of it.
+pub struct NodeIdentity {
+    path: PathBuf,
+    clock: Clock,
+    held: Mutex<Held>,
+}
+
+impl fmt::Debug for NodeIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeIdentity").field("certified", &self.certified()).finish_non_exhaustive()
+    }
+}
+
+impl NodeIdentity {
+    /// The identity in a directory, if there is one.
+    ///
+    /// # Errors
+    /// If the file cannot be read or holds something else.
+    pub fn load(directory: &Path, clock: Clock) -> Result<Option<Self>, IdentityError> {
+        let path = directory.join(FILE);
+        let text = files::read(&path).map_err(|source| IdentityError::File { path: path.clone(), source })?;
+        let Some(text) = text else { return Ok(None) };
+        let content = |reason: String| IdentityError::Content { path: path.clone(), reason };
+        let stored: Stored = serde_json::from_str(&text).map_err(|error| content(error.to_string()))?;
+        let held = held(stored, &clock).map_err(content)?;
+        Ok(Some(Self { path, clock, held: Mutex::new(held) }))
+    }
+
+    fn held<T>(&self, look: impl FnOnce(&Held) -> T) -> T {
+        look(&self.held.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What the certificate says.
+    #[must_use]
+    pub fn certified(&self) -> Certified {
+        self.held(|held| held.certified.clone())
+    }
+
+    /// The admins that the token named.
+    #[must_use]
+    pub fn admins(&self) -> Vec<String> {
+        self.held(|held| held.stored.admins.clone())
+    }
+
+    /// The id of the token that the node joined by.
+    #[must_use]
+    pub fn joined_by(&self) -> String {
+        self.held(|held| held.stored.token.clone())
+    }
+
+    /// How to connect now.
+    #[must_use]
+    pub fn tls(&self) -> TlsClient {
+        self.held(|held| held.tls.clone())
+    }
+
+    /// When to renew: `jitter`, from 0 to 1, spreads nodes that joined together.
+    #[must_use]
+    pub fn renew_at(&self, jitter: f64) -> UnixMillis {
+        self.held(|held| renew_at(held.begins, held.certified.expires, jitter))
+    }
+
+    /// A new key, and the request for a certificate of it.
+    ///
+    /// # Errors
+    /// If none can be made.
+    pub fn prepare_renewal(&self) -> Result<Prepared, IdentityError> {
+        Prepared::new()
+    }
+
+    /// Takes the certificate that was signed for a new key; from now on connections are made with it.
+    ///
+    /// # Errors
+    /// If it is not what was asked for, or cannot be written; the one before stays.
+    pub fn take(&self, prepared: &Prepared, answer: &v1::Certificate) -> Result<(), IdentityError> {
+        let before = self.certified();
+        let next = prepared.stored(self.admins(), self.joined_by(), answer);
+        let next = held(next, &self.clock).map_err(IdentityError::Answer)?;
+        if next.certified.node != before.node || next.certified.role != before.role {
+            return Err(IdentityError::Answer(format!("it is for {}", next.certified.node)));
+        }
+        store(&self.path, &next.stored)?;
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+}
+
+/// A key that waits for its certificate.
+pub struct Prepared {
+    key: KeyPair,
+    /// The request in DER.
+    pub request: Vec<u8>,
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared").finish_non_exhaustive()
+    }
+}
+
+impl Prepared {
+    pub(super) fn new() -> Result<Self, IdentityError> {
+        let make = |error: rcgen::Error| IdentityError::Make(error.to_string());
+        let key = KeyPair::generate().map_err(make)?;
+        // Only its key is taken from it.
+        let params = CertificateParams::new(Vec::new()).map_err(make)?;
+        let request = params.serialize_request(&key).map_err(make)?.der().to_vec();
+        Ok(Self { key, request })
+    }
+
+    fn stored(&self, admins: Vec<String>, token: String, answer: &v1::Certificate) -> Stored {
+        Stored {
+            admins,
+            token,
+            key: self.key.serialize_pem(),
+            certificate: super::authority::hex(&answer.certificate),
+            authority: super::authority::hex(&answer.authority),
+        }
+    }
+}
+
+/// Joins by a token and keeps the identity in a directory. Of several admins the first that answers is asked.
+///
+/// # Errors
+/// If no admin answers, the one that does refuses, or the file cannot be written.
+pub async fn join(
+    token: &JoinToken,
+    node: &NodeId,
+    directory: &Path,
+    clock: Clock,
+) -> Result<NodeIdentity, IdentityError> {
+    let path = directory.join(FILE);
+    let prepared = Prepared::new()?;
+    let tls = TlsClient::of_bearer(token.fingerprint, clock.clone())
+        .map_err(|error| IdentityError::Make(error.to_string()))?;
+    let mut failure = AdminError::NoAdmin;
+    for url in &token.admins {
+        let mut client = IdentityClient::new(tls_channel(url, tls.clone())?);
+        let request = v1::JoinRequest {
+            token_id: token.id.clone(),
+            token_secret: token.secret.clone(),
+            node_id: node.to_string(),
+            certificate_request: prepared.request.clone(),
+        };
+        let answer = match client.join(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => {
+                failure = AdminError::of(url, &status);
+                match failure {
+                    AdminError::Unreachable { .. } => continue,
+                    _ => return Err(failure.into()),
+                }
+            }
+        };
+        if Fingerprint::of(&answer.authority) != token.fingerprint {
+            return Err(IdentityError::Answer("the authority is not the token's".to_owned()));
+        }
+        let stored = prepared.stored(token.admins.clone(), token.id.clone(), &answer);
+        let held = held(stored, &clock).map_err(IdentityError::Answer)?;
+        if held.certified.node != *node {
+            return Err(IdentityError::Answer(format!("it is for {}", held.certified.node)));
+        }
+        store(&path, &held.stored)?;
+        return Ok(NodeIdentity { path, clock, held: Mutex::new(held) });
+    }
+    Err(failure.into())
+}
+
+/// A request of a new key.
+#[cfg(test)]
+pub(crate) fn certificate_request() -> Vec<u8> {
+    Prepared::new().expect("a key").request
+}
+
+fn store(path: &Path, stored: &Stored) -> Result<(), IdentityError> {
+    let text = serde_json::to_vec_pretty(stored).expect("plain data serializes");
+    files::replace_private(path, &text)
+        .map_err(|source| IdentityError::File { path: path.to_owned(), source })
+}
+
+fn held(stored: Stored, clock: &Clock) -> Result<Held, String> {
+    let der = |name: &str, text: &str| {
+        super::authority::unhex(text)
+            .map(CertificateDer::from)
+            .ok_or_else(|| format!("{name} is not hexadecimal"))
+    };
+    let certificate = der("certificate", &stored.certificate)?;
+    let authority = der("authority", &stored.authority)?;
+    let certified = certified(&certificate).ok_or("the certificate is none of a node")?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(|error| error.to_string())?;
+    let begins = u64::try_from(parsed.validity().not_before.timestamp()).unwrap_or(0);
+    let begins = UnixMillis(begins.saturating_mul(1000));
+    let key = PrivateKeyDer::from_pem_slice(stored.key.as_bytes()).map_err(|error| error.to_string())?;
+    let tls = TlsClient::of_node(&authority, certificate, key, clock.clone(), begins)
+        .map_err(|error| error.to_string())?;
+    Ok(Held { stored, certified, begins, tls })
+}
+
+/// When a certificate is to be renewed, earlier by up to a twelfth of its time.
+fn renew_at(begins: UnixMillis, expires: UnixMillis, jitter: f64) -> UnixMillis {
+    let lifetime = Duration::from_millis(expires.0.saturating_sub(begins.0));
+    let (share, of) = RENEW_AT;
+    let left = lifetime.as_millis() as u64 * share / of;
+    let early = (lifetime / 12).mul_f64(jitter.clamp(0.0, 1.0));
+    UnixMillis(expires.0.saturating_sub(left).saturating_sub(early.as_millis() as u64))
+}
