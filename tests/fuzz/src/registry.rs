@@ -57,7 +57,7 @@ impl Admin {
         let Some(registration) = read(convert::registration(request.node)) else { return };
         let said = granted(self.registry.register(self.now, seen, registration.clone()));
         if said.is_some() {
-            let nodes = infallible(self.registry.nodes(self.now, None, usize::MAX));
+            let nodes = self.registry.nodes(self.now, None, usize::MAX);
             let kept = nodes.iter().find(|node| *node.id() == registration.id).expect("a lease that runs");
             assert_eq!(kept.registration.role, registration.role);
         }
@@ -106,7 +106,7 @@ impl Admin {
         let Some(request) = decode::<v1::ListNodesRequest>(bytes) else { return };
         let after = read(convert::parse::<NodeId>("after", &request.after));
         let limit = request.limit as usize;
-        let nodes = infallible(self.registry.nodes(self.now, after.as_ref(), limit));
+        let nodes = self.registry.nodes(self.now, after.as_ref(), limit);
         assert!(nodes.len() <= limit.min(MAX_NODES));
         assert!(nodes.iter().all(|node| after.as_ref().is_none_or(|after| after < node.id())));
     }
@@ -115,20 +115,20 @@ impl Admin {
         let Some(request) = decode::<v1::ListCacheRequest>(bytes) else { return };
         let after = read(convert::parse::<CacheKey>("after", &request.after));
         let limit = request.limit as usize;
-        let entries = infallible(self.registry.cache(self.now, after.as_ref(), limit));
+        let entries = self.registry.cache(self.now, after.as_ref(), limit);
         assert!(entries.len() <= limit.min(MAX_ENTRIES));
         assert!(entries.iter().all(|entry| after.as_ref().is_none_or(|after| *after < entry.key)));
     }
 
     /// Nothing exceeds its limit, and what is shown reads the same.
     fn settle(&self) {
-        let nodes = infallible(self.registry.nodes(self.now, None, usize::MAX));
+        let nodes = self.registry.nodes(self.now, None, usize::MAX);
         assert!(nodes.len() <= MAX_NODES);
         for node in &nodes {
             let shown = convert::node_entry(node);
-            assert_eq!(read(convert::registration(shown.node)).as_ref(), Some(&node.registration));
+            assert_eq!(read(convert::registration(shown.node)).as_ref(), Some(&*node.registration));
         }
-        let entries = infallible(self.registry.cache(self.now, None, usize::MAX));
+        let entries = self.registry.cache(self.now, None, usize::MAX);
         assert!(entries.len() <= MAX_ENTRIES);
         for entry in &entries {
             assert_eq!(entry.key.to_string().parse(), Ok(entry.key));

@@ -235,7 +235,7 @@ pub fn node_entry(record: &NodeRecord) -> v1::NodeEntry {
 /// If a field is missing or cannot be read.
 pub fn node_record(entry: v1::NodeEntry) -> Result<NodeRecord, Malformed> {
     Ok(NodeRecord {
-        registration: registration(entry.node)?,
+        registration: registration(entry.node)?.into(),
         seen: parse("seen_address", &entry.seen_address)?,
         registered: UnixMillis(entry.registered_unix_millis),
         expires: UnixMillis(entry.expires_unix_millis),

@@ -10,6 +10,7 @@ use vmcast_signal::{
 };
 
 use super::{
+    Kept,
     gate::{Gate, Names},
     service::{Answer, Service},
 };
@@ -20,19 +21,19 @@ const ATTEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A service to which only those come who may.
 #[derive(Debug)]
-pub(super) struct Guard<S> {
+pub(super) struct Guard<S: Store> {
     gate: Gate,
     service: Service<S>,
 }
 
-impl<S> Guard<S> {
+impl<S: Store> Guard<S> {
     pub(super) const fn new(gate: Gate, service: Service<S>) -> Self {
         Self { gate, service }
     }
 }
 
 #[tonic::async_trait]
-impl<S: Store + Send + 'static> Registry for Guard<S> {
+impl<S: Kept> Registry for Guard<S> {
     async fn register(&self, mut request: Request<v1::RegisterRequest>) -> Answer<v1::RegisterResponse> {
         // One that names nobody is the registry's to refuse, after the caller was looked at.
         let node = request.get_ref().node.clone();

@@ -2,32 +2,38 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use vmcast_proto::registry::{
-    CacheEntry, CacheKey, Census, Counters, Error, NodeId, NodeRecord, Registry, Store, UnixMillis,
+    Answer, CacheEntry, CacheKey, Census, Counters, Error, NodeId, NodeRecord, Query, Refusal, Registry,
+    Store, UnixMillis,
 };
 
 use super::{
-    AnyStore, Clock,
+    AnyStore, Clock, Kept, Mirror,
     lines::{LineCounters, Lines, Way},
+    writer::{Failure, Writer},
 };
 use vmcast_signal::v1::command::What;
 
-/// A registry that many tasks share. Its work touches the disk, so it is done on the threads that
-/// may block.
+/// A registry that many tasks share. Questions are answered from memory; what changes it is done by a thread that
+/// may wait for the disk or the network.
 #[derive(Debug)]
-pub struct Handle<S = AnyStore> {
+pub struct Handle<S: Store = AnyStore> {
     shared: Arc<Shared<S>>,
 }
 
 #[derive(Debug)]
-struct Shared<S> {
-    registry: Mutex<Registry<S>>,
+struct Shared<S: Store> {
+    /// Over the same rows as the writer's.
+    reader: Mutex<Registry<Mirror>>,
+    writer: Writer<S>,
+    /// The writer's numbers, as they were when it was last done.
+    written: Arc<Mutex<Counters>>,
     clock: Clock,
     malformed: AtomicU64,
     lines: Lines,
@@ -45,55 +51,55 @@ pub struct Status {
     pub lines: LineCounters,
 }
 
-impl<S> Clone for Handle<S> {
+impl<S: Store> Clone for Handle<S> {
     fn clone(&self) -> Self {
         Self { shared: Arc::clone(&self.shared) }
     }
 }
 
-impl<S: Store + Send + 'static> Handle<S> {
+impl<S: Kept> Handle<S> {
     /// Access to a registry.
-    #[must_use]
-    pub fn new(registry: Registry<S>, clock: Clock, way: Way) -> Self {
-        let (registry, malformed) = (Mutex::new(registry), AtomicU64::new(0));
-        let shared = Shared { registry, clock, malformed, lines: Lines::default(), way };
-        Self { shared: Arc::new(shared) }
+    ///
+    /// # Errors
+    /// If the host has no thread to spare.
+    pub fn new(registry: Registry<S>, clock: Clock, way: Way) -> std::io::Result<Self> {
+        let reader = Mutex::new(Registry::new(registry.config().clone(), registry.rows().clone()));
+        let writer = Writer::start(registry, clock.clone())?;
+        let (malformed, written) = (AtomicU64::new(0), Arc::default());
+        let shared = Shared { reader, writer, written, clock, malformed, lines: Lines::default(), way };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The live nodes in the order of their ids: at most `limit`, those behind `after`.
-    ///
-    /// # Errors
-    /// The failure of the store.
-    pub async fn nodes(&self, after: Option<NodeId>, limit: usize) -> Result<Vec<NodeRecord>, S::Error> {
-        self.with(move |registry, now| registry.nodes(now, after.as_ref(), limit)).await
+    #[must_use]
+    pub fn nodes(&self, after: Option<&NodeId>, limit: usize) -> Vec<NodeRecord> {
+        self.read(|registry, now| registry.nodes(now, after, limit))
     }
 
     /// The live cache entries in the order of their keys: at most `limit`, those behind `after`.
-    ///
-    /// # Errors
-    /// The failure of the store.
-    pub async fn cache(&self, after: Option<CacheKey>, limit: usize) -> Result<Vec<CacheEntry>, S::Error> {
-        self.with(move |registry, now| registry.cache(now, after.as_ref(), limit)).await
+    #[must_use]
+    pub fn cache(&self, after: Option<&CacheKey>, limit: usize) -> Vec<CacheEntry> {
+        self.read(|registry, now| registry.cache(now, after, limit))
     }
 
     /// How much the registry holds.
-    ///
-    /// # Errors
-    /// The failure of the store.
-    pub async fn census(&self) -> Result<Census, S::Error> {
-        self.with(|registry, _| registry.census()).await
+    #[must_use]
+    pub fn census(&self) -> Census {
+        self.read(|registry, _| registry.census())
     }
 
     /// Whether the registry answers from what it knew before its store was lost.
-    pub async fn is_stale(&self) -> bool {
-        self.with(|registry, _| registry.is_stale()).await
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.read(|registry, _| registry.is_stale())
     }
 
     /// The server's numbers.
-    pub async fn status(&self) -> Status {
-        let counters = self.with(|registry, _| *registry.counters()).await;
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let written = *self.shared.written.lock().unwrap_or_else(PoisonError::into_inner);
         Status {
-            counters,
+            counters: self.read(|registry, _| registry.counters().plus(&written)),
             malformed: self.shared.malformed.load(Ordering::Relaxed),
             lines: self.shared.lines.counters(),
         }
@@ -103,19 +109,49 @@ impl<S: Store + Send + 'static> Handle<S> {
     ///
     /// # Errors
     /// A refusal, or the failure of the store.
-    pub async fn drain(&self, node: NodeId, drain: bool) -> Result<bool, Error<S::Error>> {
+    pub async fn drain(&self, node: NodeId, drain: bool) -> Result<bool, Error<Failure<S>>> {
         let id = node.clone();
-        let changed = self.with(move |registry, now| registry.drain(now, &id, drain)).await?;
+        let changed = self.write(move |registry, now| registry.drain(now, &id, drain)).await?;
         self.shared.lines.tell(&node, What::Draining(drain));
         Ok(changed)
+    }
+
+    /// Answers who is nearest.
+    ///
+    /// # Errors
+    /// A refusal.
+    pub(super) fn nearest(&self, query: &Query) -> Result<Answer, Refusal> {
+        let answer = refused(self.read(|registry, now| registry.nearest(now, query)))?;
+        if !answer.untrue.is_empty() {
+            let (handle, untrue) = (self.clone(), answer.untrue.clone());
+            // The answer need not wait for this: what stays is passed over again next time.
+            tokio::spawn(async move { handle.write(move |registry, _| registry.forget(&untrue)).await });
+        }
+        Ok(answer)
+    }
+
+    /// Checks that a node may hold a standing line; says whether it drains.
+    ///
+    /// # Errors
+    /// A refusal.
+    pub(super) fn attends(&self, id: &NodeId) -> Result<bool, Refusal> {
+        refused(self.read(|registry, now| registry.attends(now, id)))
+    }
+
+    /// The ids of all VMRs that a node may attach to.
+    ///
+    /// # Errors
+    /// A refusal.
+    pub(super) fn eligible(&self, id: &NodeId) -> Result<Vec<NodeId>, Refusal> {
+        refused(self.read(|registry, now| registry.eligible(now, id)))
     }
 
     /// Ends a node's lease, whoever asks; false if it had none.
     ///
     /// # Errors
     /// The failure of the store.
-    pub async fn forget(&self, node: NodeId) -> Result<bool, S::Error> {
-        self.with(move |registry, now| registry.deregister(now, &node)).await
+    pub async fn forget(&self, node: NodeId) -> Result<bool, Error<Failure<S>>> {
+        self.write(move |registry, now| registry.deregister(now, &node)).await
     }
 
     /// The average round-trip time between the admin and a VMR, if it is known.
@@ -136,31 +172,56 @@ impl<S: Store + Send + 'static> Handle<S> {
         self.shared.malformed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Works on the store, on a thread that may block.
-    pub(super) fn store<T>(&self, work: impl FnOnce(&mut S) -> T) -> T {
-        // Commits are atomic, so a panic leaves nothing half done.
-        work(self.shared.registry.lock().unwrap_or_else(PoisonError::into_inner).store_mut())
+    /// The rows as they are in memory.
+    pub(super) fn rows<T>(&self, work: impl FnOnce(&Mirror) -> T) -> T {
+        self.read(|registry, _| work(registry.rows()))
     }
 
-    /// Runs `work` on the registry with the present time.
-    pub(super) async fn with<T: Send + 'static>(
+    /// Works on the store, from a thread that may block, and returns when it lasts.
+    ///
+    /// # Errors
+    /// The failure of the store.
+    pub(super) fn store<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Registry<S>, UnixMillis) -> T + Send + 'static,
-    ) -> T {
-        let shared = Arc::clone(&self.shared);
-        let job = tokio::task::spawn_blocking(move || {
-            // Commits are atomic, so a panic in one request leaves nothing half done.
-            let mut registry = shared.registry.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = shared.clock.now();
-            work(&mut registry, now)
-        });
-        match job.await {
-            Ok(result) => result,
-            Err(failed) => match failed.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // The runtime is ending and takes the caller with it.
-                Err(_) => std::future::pending().await,
-            },
-        }
+        work: impl FnOnce(&mut S) -> Result<T, S::Error> + Send + 'static,
+    ) -> Result<T, Error<Failure<S>>> {
+        let work = move |registry: &mut Registry<S>, _| work(registry.store_mut()).map_err(Error::Store);
+        self.shared.writer.write_blocking(work)
     }
+
+    fn read<T>(&self, work: impl FnOnce(&mut Registry<Mirror>, UnixMillis) -> T) -> T {
+        let now = self.shared.clock.now();
+        // It only reads and counts, so a panic leaves nothing half done.
+        let mut reader: MutexGuard<'_, _> = self.shared.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        work(&mut reader, now)
+    }
+
+    /// Has `work` done on the registry with the present time, and returns when it lasts.
+    ///
+    /// # Errors
+    /// What `work` says, or the failure of the store: then nothing was done.
+    pub(super) async fn write<T, E>(
+        &self,
+        work: impl FnOnce(&mut Registry<S>, UnixMillis) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, Error<Failure<S>>>
+    where
+        T: Send + 'static,
+        E: Into<Error<S::Error>> + Send + 'static,
+    {
+        let written = Arc::clone(&self.shared.written);
+        let work = move |registry: &mut Registry<S>, now| {
+            let done = work(registry, now);
+            *written.lock().unwrap_or_else(PoisonError::into_inner) = *registry.counters();
+            done
+        };
+        self.shared.writer.write(work).await
+    }
+}
+
+/// What reads from memory fails by refusals alone.
+fn refused<T>(outcome: Result<T, Error<std::convert::Infallible>>) -> Result<T, Refusal> {
+    outcome.map_err(|error| match error {
+        Error::Refused(refusal) => refusal,
+        Error::Store(never) => match never {},
+    })
 }

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use vmcast_proto::registry::{CacheKey, Change, NodeId, RecordKind, RecordWrite, Store};
+use vmcast_proto::registry::{CacheKey, Change, NodeId, RecordKind, RecordWrite, Rows as _, Store as _};
 
 use super::{
     Clock,
     etcd::{EtcdError, EtcdSettings, EtcdStore},
-    store::{OpenError, SqliteStore, StoreError},
+    store::{OpenError, SqliteStore},
 };
 
 /// Rows that are read and written at a time.
@@ -41,9 +41,6 @@ pub enum MigrateError {
         /// Its nodes.
         nodes: usize,
     },
-    /// The file cannot be read.
-    #[error("cannot read the database: {0}")]
-    Sqlite(#[from] StoreError),
     /// Etcd does not take it.
     #[error("cannot write to etcd: {0}")]
     Etcd(#[from] EtcdError),
@@ -62,13 +59,13 @@ pub async fn migrate(from: &Path, to: EtcdSettings, merge: bool) -> Result<Migra
     }
     let source = SqliteStore::open(from).map_err(open)?;
     let target = EtcdStore::open(to, Clock::system()).await?;
-    let nodes = target.node_count()?;
+    let nodes = target.rows().node_count();
     if nodes > 0 && !merge {
         return Err(MigrateError::NotEmpty { nodes });
     }
     let copied = tokio::task::spawn_blocking(move || copy(&source, target));
     match copied.await {
-        Ok(outcome) => outcome,
+        Ok(outcome) => Ok(outcome?),
         Err(failed) => match failed.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             // The runtime is ending and takes the caller with it.
@@ -77,11 +74,11 @@ pub async fn migrate(from: &Path, to: EtcdSettings, merge: bool) -> Result<Migra
     }
 }
 
-fn copy(source: &SqliteStore, mut target: EtcdStore) -> Result<Migrated, MigrateError> {
+fn copy(source: &SqliteStore, mut target: EtcdStore) -> Result<Migrated, EtcdError> {
     let mut copied = Migrated::default();
     let mut after: Option<NodeId> = None;
     loop {
-        let nodes = source.nodes(after.as_ref(), PAGE)?;
+        let nodes = source.rows().nodes(after.as_ref(), PAGE);
         let Some(last) = nodes.last() else { break };
         after = Some(last.id().clone());
         copied.nodes += nodes.len();
@@ -89,7 +86,7 @@ fn copy(source: &SqliteStore, mut target: EtcdStore) -> Result<Migrated, Migrate
     }
     let mut after: Option<CacheKey> = None;
     loop {
-        let entries = source.entries(after.as_ref(), PAGE)?;
+        let entries = source.rows().entries(after.as_ref(), PAGE);
         let Some(last) = entries.last() else { break };
         after = Some(last.key);
         copied.entries += entries.len();
@@ -98,7 +95,7 @@ fn copy(source: &SqliteStore, mut target: EtcdStore) -> Result<Migrated, Migrate
     for kind in RecordKind::ALL {
         let mut after = String::new();
         loop {
-            let records = source.records(kind, "", &after, PAGE)?;
+            let records = source.rows().records(kind, "", &after, PAGE);
             let Some((last, _)) = records.last() else { break };
             after.clone_from(last);
             copied.records += records.len();

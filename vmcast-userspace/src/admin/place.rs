@@ -1,12 +1,9 @@
 //! The store that the configuration names.
 
-use std::net::SocketAddr;
-
-use vmcast_proto::registry::{
-    CacheEntry, CacheKey, Change, Expected, NodeId, NodeRecord, RecordKind, RecordWrite, Store, UnixMillis,
-};
+use vmcast_proto::registry::{Change, Expected, RecordWrite, Store};
 
 use super::{
+    Kept, Mirror,
     etcd::{EtcdError, EtcdStore},
     store::{SqliteStore, StoreError},
 };
@@ -31,68 +28,29 @@ pub enum AnyStoreError {
     Etcd(#[from] EtcdError),
 }
 
-/// Passes a call on to the store that is there.
-macro_rules! pass {
-    ($self:ident, $store:ident => $call:expr) => {
-        match $self {
-            Self::Sqlite($store) => Ok($call?),
-            Self::Etcd($store) => Ok($call?),
-        }
-    };
-}
-
 impl Store for AnyStore {
     type Error = AnyStoreError;
+    type Rows = Mirror;
 
-    fn commit(&mut self, changes: &[Change]) -> Result<(), AnyStoreError> {
-        pass!(self, store => store.commit(changes))
-    }
-
-    fn is_stale(&self) -> bool {
+    fn rows(&self) -> &Mirror {
         match self {
-            Self::Sqlite(store) => store.is_stale(),
-            Self::Etcd(store) => store.is_stale(),
+            Self::Sqlite(store) => store.rows(),
+            Self::Etcd(store) => store.rows(),
         }
     }
 
-    fn node(&self, id: &NodeId) -> Result<Option<NodeRecord>, AnyStoreError> {
-        pass!(self, store => store.node(id))
+    fn commit(&mut self, changes: &[Change]) -> Result<(), AnyStoreError> {
+        match self {
+            Self::Sqlite(store) => Ok(store.commit(changes)?),
+            Self::Etcd(store) => Ok(store.commit(changes)?),
+        }
     }
 
-    fn nodes(&self, after: Option<&NodeId>, limit: usize) -> Result<Vec<NodeRecord>, AnyStoreError> {
-        pass!(self, store => store.nodes(after, limit))
-    }
-
-    fn vmrs(&self) -> Result<Vec<NodeRecord>, AnyStoreError> {
-        pass!(self, store => store.vmrs())
-    }
-
-    fn holders(&self, endpoint: SocketAddr) -> Result<Vec<NodeRecord>, AnyStoreError> {
-        pass!(self, store => store.holders(endpoint))
-    }
-
-    fn expired_nodes(&self, now: UnixMillis) -> Result<Vec<NodeId>, AnyStoreError> {
-        pass!(self, store => store.expired_nodes(now))
-    }
-
-    fn vmr_count(&self) -> Result<usize, AnyStoreError> {
-        pass!(self, store => store.vmr_count())
-    }
-
-    fn node_count(&self) -> Result<usize, AnyStoreError> {
-        pass!(self, store => store.node_count())
-    }
-
-    fn entry(&self, key: &CacheKey) -> Result<Option<CacheEntry>, AnyStoreError> {
-        pass!(self, store => store.entry(key))
-    }
-
-    fn entries(&self, after: Option<&CacheKey>, limit: usize) -> Result<Vec<CacheEntry>, AnyStoreError> {
-        pass!(self, store => store.entries(after, limit))
-    }
-
-    fn entry_count(&self) -> Result<usize, AnyStoreError> {
-        pass!(self, store => store.entry_count())
+    fn flush(&mut self) -> Result<(), AnyStoreError> {
+        match self {
+            Self::Sqlite(store) => Ok(store.flush()?),
+            Self::Etcd(store) => Ok(store.flush()?),
+        }
     }
 
     fn commit_records(
@@ -100,27 +58,11 @@ impl Store for AnyStore {
         expected: &[Expected],
         writes: &[RecordWrite],
     ) -> Result<bool, AnyStoreError> {
-        pass!(self, store => store.commit_records(expected, writes))
-    }
-
-    fn record(&self, kind: RecordKind, key: &str) -> Result<Option<Vec<u8>>, AnyStoreError> {
-        pass!(self, store => store.record(kind, key))
-    }
-
-    fn records(
-        &self,
-        kind: RecordKind,
-        prefix: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<(String, Vec<u8>)>, AnyStoreError> {
-        pass!(self, store => store.records(kind, prefix, after, limit))
-    }
-
-    fn record_changes(&self, kind: RecordKind) -> u64 {
         match self {
-            Self::Sqlite(store) => store.record_changes(kind),
-            Self::Etcd(store) => store.record_changes(kind),
+            Self::Sqlite(store) => Ok(store.commit_records(expected, writes)?),
+            Self::Etcd(store) => Ok(store.commit_records(expected, writes)?),
         }
     }
 }
+
+impl Kept for AnyStore {}

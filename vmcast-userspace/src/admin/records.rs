@@ -1,14 +1,14 @@
 //! The records of a running registry's store, for tokens, certificates and the policy.
 
-use vmcast_proto::registry::Store;
+use vmcast_proto::registry::Rows as _;
 
-use super::Handle;
+use super::{Handle, Kept};
 use crate::identity::{Expected, Kind, Records, RecordsError, Write};
 
 /// Must be used where a thread may block: a commit waits for the disk or for etcd.
-impl<S: Store + Send + 'static> Records for Handle<S> {
+impl<S: Kept> Records for Handle<S> {
     fn read(&self, kind: Kind, key: &str) -> Result<Option<Vec<u8>>, RecordsError> {
-        self.store(|store| store.record(kind, key)).map_err(failed)
+        Ok(self.rows(|rows| rows.record(kind, key)))
     }
 
     fn list(
@@ -18,18 +18,16 @@ impl<S: Store + Send + 'static> Records for Handle<S> {
         after: &str,
         limit: usize,
     ) -> Result<Vec<(String, Vec<u8>)>, RecordsError> {
-        self.store(|store| store.records(kind, prefix, after, limit)).map_err(failed)
+        Ok(self.rows(|rows| rows.records(kind, prefix, after, limit)))
     }
 
     fn commit(&mut self, expected: &[Expected], writes: &[Write]) -> Result<bool, RecordsError> {
-        self.store(|store| store.commit_records(expected, writes)).map_err(failed)
+        let (expected, writes) = (expected.to_vec(), writes.to_vec());
+        let committed = self.store(move |store| store.commit_records(&expected, &writes));
+        committed.map_err(|error| RecordsError(error.to_string()))
     }
 
     fn changes(&self, kind: Kind) -> u64 {
-        self.store(|store| store.record_changes(kind))
+        self.rows(|rows| rows.record_changes(kind))
     }
-}
-
-fn failed(error: impl std::error::Error) -> RecordsError {
-    RecordsError(error.to_string())
 }

@@ -18,7 +18,7 @@ use vmcast_signal::{
 };
 
 use super::{
-    AnyStore, Clock, EtcdSettings, EtcdStore, Gate, Handle, SqliteStore, Way, connection::incoming,
+    AnyStore, Clock, EtcdSettings, EtcdStore, Gate, Handle, Kept, SqliteStore, Way, connection::incoming,
     guard::Guard, identity::IdentityService, service::Service,
 };
 use crate::identity::{Roster, ServerTls, shared_authority};
@@ -70,7 +70,7 @@ pub struct Settings {
 
 /// A server that has its socket and its database.
 #[derive(Debug)]
-pub struct Admin<S = AnyStore> {
+pub struct Admin<S: Store = AnyStore> {
     listener: TcpListener,
     handle: Handle<S>,
     gate: Gate,
@@ -85,7 +85,8 @@ impl Admin {
         let clock = Clock::system();
         let store = open(settings.database.clone(), settings.etcd.clone(), clock.clone()).await?;
         let registry = Registry::new(settings.registry.clone(), store);
-        let handle = Handle::new(registry, clock.clone(), settings.nearest);
+        let handle = Handle::new(registry, clock.clone(), settings.nearest)
+            .context("cannot start the registry's thread")?;
         let listen = settings.listen;
         let gate = open_gate(settings, handle.clone(), clock).await?;
         Self::bind_with(listen, handle, gate).await
@@ -107,7 +108,7 @@ async fn open(path: PathBuf, etcd: Option<EtcdSettings>, clock: Clock) -> anyhow
     Ok(AnyStore::Sqlite(store))
 }
 
-impl<S: Store + Send + 'static> Admin<S> {
+impl<S: Kept> Admin<S> {
     /// Opens the socket for a registry over any store and clock.
     ///
     /// # Errors
@@ -222,7 +223,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
     Admin::bind(settings).await?.serve(shutdown).await
 }
 
-async fn sweep<S: Store + Send + 'static>(handle: &Handle<S>, gate: &Gate) {
+async fn sweep<S: Kept>(handle: &Handle<S>, gate: &Gate) {
     let interval = |period| {
         let mut ticks = tokio::time::interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -245,7 +246,7 @@ async fn sweep<S: Store + Send + 'static>(handle: &Handle<S>, gate: &Gate) {
             }
         }
         gate.sweep().await;
-        match handle.with(|registry, now| registry.expire(now)).await {
+        match handle.write(|registry, now| registry.expire(now)).await {
             Ok(expired) => {
                 failing = false;
                 for node in expired {

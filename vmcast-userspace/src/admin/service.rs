@@ -14,6 +14,7 @@ use vmcast_signal::{
 };
 
 use super::{
+    Kept,
     convert::{self, Malformed},
     handle::Handle,
     lines::Way,
@@ -24,9 +25,9 @@ const PAGE: usize = 1000;
 
 /// The service over a shared registry.
 #[derive(Debug)]
-pub(super) struct Service<S>(pub(super) Handle<S>);
+pub(super) struct Service<S: Store>(pub(super) Handle<S>);
 
-impl<S: Store + Send + 'static> Service<S> {
+impl<S: Kept> Service<S> {
     /// What a requester needs to be probed; `None` if no VMR of the answer can probe it.
     fn probing(&self, rule: WaitRule, answer: &registry::Answer) -> Result<Option<v1::Probing>, Status> {
         let ids: Vec<_> = answer.vmrs.iter().map(|vmr| vmr.id().clone()).collect();
@@ -53,7 +54,7 @@ impl<S: Store + Send + 'static> Service<S> {
 pub(super) type Answer<T> = Result<Response<T>, Status>;
 
 /// The calls of `Registry`, which [`Guard`](super::guard::Guard) lets those come to who may.
-impl<S: Store + Send + 'static> Service<S> {
+impl<S: Kept> Service<S> {
     pub(super) async fn register(
         &self,
         request: Request<v1::RegisterRequest>,
@@ -64,7 +65,7 @@ impl<S: Store + Send + 'static> Service<S> {
         let node = registration.id.clone();
         let lease = self
             .0
-            .with(move |registry, now| registry.register(now, seen, registration))
+            .write(move |registry, now| registry.register(now, seen, registration))
             .await
             .map_err(|error| status(&error))?;
         match lease.outcome {
@@ -88,9 +89,9 @@ impl<S: Store + Send + 'static> Service<S> {
         let node = id.clone();
         let existed = self
             .0
-            .with(move |registry, now| registry.deregister(now, &id))
+            .write(move |registry, now| registry.deregister(now, &id))
             .await
-            .map_err(|error| store_failure(&error))?;
+            .map_err(|error| status(&error))?;
         if existed {
             info!(%node, "node left");
         }
@@ -102,13 +103,7 @@ impl<S: Store + Send + 'static> Service<S> {
         let can_be_probed = request.get_ref().can_be_probed;
         let query = convert::query(seen, request.into_inner()).map_err(|error| self.malformed(&error))?;
         let (node, first_page) = (query.node.clone(), query.after.is_none());
-        let (answer, stale) = self
-            .0
-            .with(move |registry, now| {
-                registry.nearest(now, &query).map(|answer| (answer, registry.is_stale()))
-            })
-            .await
-            .map_err(|error| status(&error))?;
+        let answer = self.0.nearest(&query).map_err(|refusal| refused(&refusal))?;
         match answer.kind {
             AnswerKind::CachedAddress | AnswerKind::CachedPrefix => {
                 debug!(%node, kind = ?answer.kind, vmr = ?answer.vmrs.first().map(|vmr| vmr.id()), "nearest");
@@ -127,7 +122,7 @@ impl<S: Store + Send + 'static> Service<S> {
             next: answer.next.map(|place| place.to_string()).unwrap_or_default(),
             probing,
             others: answer.others.iter().map(convert::vmr).collect(),
-            stale,
+            stale: self.0.is_stale(),
         }))
     }
 
@@ -141,11 +136,7 @@ impl<S: Store + Send + 'static> Service<S> {
         };
         let asked = v1::NearestRequest { node_id, ..v1::NearestRequest::default() };
         let query = convert::query(seen, asked).map_err(|error| self.malformed(&error))?;
-        let eligible = self
-            .0
-            .with(move |registry, now| registry.eligible(now, &query.node))
-            .await
-            .map_err(|error| status(&error))?;
+        let eligible = self.0.eligible(&query.node).map_err(|refusal| refused(&refusal))?;
         let ordered = self.0.lines().order_probes(rule, [opening_nonce, probe_nonce], &eligible);
         debug!(%seen, ordered, "probes ordered");
         Ok(Response::new(v1::ProbeMeResponse { ordered }))
@@ -158,12 +149,7 @@ impl<S: Store + Send + 'static> Service<S> {
         answers: Streaming<v1::AttendRequest>,
     ) -> Result<mpsc::Receiver<Result<v1::Command, Status>>, Status> {
         let vmr: NodeId = convert::parse("node_id", node).map_err(|error| self.malformed(&error))?;
-        let id = vmr.clone();
-        let draining = self
-            .0
-            .with(move |registry, now| registry.attends(now, &id))
-            .await
-            .map_err(|error| status(&error))?;
+        let draining = self.0.attends(&vmr).map_err(|refusal| refused(&refusal))?;
         debug!(%vmr, "a VMR's line stands");
         Ok(self.0.lines().open(vmr, draining, answers))
     }
@@ -177,7 +163,7 @@ impl<S: Store + Send + 'static> Service<S> {
         let (node, chosen) = (report.node.clone(), report.chosen.clone());
         let reported = self
             .0
-            .with(move |registry, now| registry.report(now, &report))
+            .write(move |registry, now| registry.report(now, &report))
             .await
             .map_err(|error| status(&error))?;
         debug!(%node, vmr = %chosen.vmr, hops = chosen.hops, rtt = ?chosen.rtt, "nearest reported");
@@ -192,7 +178,7 @@ impl<S: Store + Send + 'static> Service<S> {
         let v1::ListNodesRequest { limit, after } = request.into_inner();
         let after = convert::optional("after", &after).map_err(|error| self.malformed(&error))?;
         let limit = page(limit);
-        let nodes = self.0.nodes(after, limit).await.map_err(|error| store_failure(&error))?;
+        let nodes = self.0.nodes(after.as_ref(), limit);
         let next = next(limit, &nodes, |node| node.id().to_string());
         Ok(Response::new(v1::ListNodesResponse {
             nodes: nodes
@@ -214,7 +200,7 @@ impl<S: Store + Send + 'static> Service<S> {
         let v1::ListCacheRequest { limit, after } = request.into_inner();
         let after = convert::optional("after", &after).map_err(|error| self.malformed(&error))?;
         let limit = page(limit);
-        let entries = self.0.cache(after, limit).await.map_err(|error| store_failure(&error))?;
+        let entries = self.0.cache(after.as_ref(), limit);
         let next = next(limit, &entries, |entry| entry.key.to_string());
         Ok(Response::new(v1::ListCacheResponse {
             entries: entries.iter().map(convert::cache_entry).collect(),

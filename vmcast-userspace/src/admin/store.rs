@@ -1,7 +1,8 @@
 //! The registry's store in SQLite.
 //!
 //! The journal is a write-ahead log with `synchronous = NORMAL`: a commit that was acknowledged is
-//! in the kernel's hands, so it survives the death of the process, SIGKILL included. A power cut
+//! in the kernel's hands, so it survives the death of the process, SIGKILL included. Rows are read
+//! from memory; commits since the last flush are one transaction of the file. A power cut
 //! may cost the last commits, never the consistency of the file; since leases are renewed every few
 //! seconds, what is lost comes back by itself, and syncing the disk for each renewal would buy
 //! nothing. Records are another matter: a token that was used and a node that was revoked must be so
@@ -10,17 +11,18 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Params, Row, params};
+use rusqlite::{Connection, ErrorCode, Row, params};
 use vmcast_proto::registry::{
-    About, CacheEntry, CacheKey, Change, Expected, Measurement, NodeId, NodeRecord, Prefix, RecordKind,
-    RecordWrite, Registration, Role, Scope, Store, UnixMillis,
+    About, CacheEntry, CacheKey, Change, Expected, Measurement, MemoryStore, NodeRecord, Prefix, RecordKind,
+    RecordWrite, Registration, Role, Rows as _, Scope, Store, UnixMillis,
 };
 use vmcast_signal::{prost::Message as _, v1};
 
-use super::{convert, schema};
+use super::{Kept, Mirror, convert, schema};
 
 /// How long to wait for a predecessor that is just ending.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,9 +50,21 @@ pub enum OpenError {
         /// Its version.
         found: i32,
     },
+    /// A row that this program cannot have written.
+    #[error(transparent)]
+    Corrupt(StoreError),
     /// SQLite's own words.
     #[error(transparent)]
     Sqlite(rusqlite::Error),
+}
+
+impl From<StoreError> for OpenError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Sqlite(error) => error.into(),
+            StoreError::Corrupt { .. } | StoreError::Lost => Self::Corrupt(error),
+        }
+    }
 }
 
 impl From<rusqlite::Error> for OpenError {
@@ -74,6 +88,9 @@ pub enum StoreError {
         /// Where.
         column: &'static str,
     },
+    /// An earlier commit of the same transaction failed, and all of it was taken back.
+    #[error("the transaction was taken back")]
+    Lost,
 }
 
 type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -82,7 +99,19 @@ type Result<T, E = StoreError> = std::result::Result<T, E>;
 #[derive(Debug)]
 pub struct SqliteStore {
     connection: Connection,
-    record_changes: [u64; RecordKind::ALL.len()],
+    rows: Mirror,
+    transaction: Transaction,
+}
+
+/// The transaction of the commits since the last flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transaction {
+    /// There were none.
+    None,
+    /// It is open.
+    Open,
+    /// SQLite took it back in the middle.
+    Lost,
 }
 
 impl SqliteStore {
@@ -119,17 +148,43 @@ impl SqliteStore {
         }
         transaction.pragma_update(None, "user_version", schema::VERSION)?;
         transaction.commit()?;
-        Ok(Self { connection, record_changes: Default::default() })
+        let store = Self { connection, rows: Mirror::default(), transaction: Transaction::None };
+        store.load()?;
+        Ok(store)
     }
 
-    fn count(&self, sql: &str) -> Result<usize> {
-        let count: i64 = self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
-        usize::try_from(count).map_err(|_| StoreError::Corrupt { column: "count" })
+    /// Reads the file into memory.
+    fn load(&self) -> Result<()> {
+        let mut rows = MemoryStore::default();
+        let nodes = self.query_nodes()?.into_iter().map(Change::PutNode);
+        let entries = self.query_entries()?.into_iter().map(Change::PutEntry);
+        let Ok(()) = rows.commit(&nodes.chain(entries).collect::<Vec<_>>());
+        self.query_records()?.into_iter().for_each(|record| rows.set_record(record));
+        self.rows.replace(rows);
+        Ok(())
     }
 
-    fn query_nodes(&self, rest: &str, params: impl Params) -> Result<Vec<NodeRecord>> {
-        let mut statement = self.connection.prepare_cached(&format!("{NODE_COLUMNS} {rest}"))?;
-        let mut rows = statement.query(params)?;
+    /// Takes the open transaction back, if SQLite has not done so.
+    fn roll_back(&mut self) -> Result<()> {
+        if !self.connection.is_autocommit() {
+            self.connection.prepare_cached("ROLLBACK")?.execute([])?;
+        }
+        self.transaction = Transaction::None;
+        self.load()
+    }
+
+    /// Makes changes in a part of the open transaction that can be taken back by itself.
+    fn write(&mut self, changes: &[Change]) -> Result<()> {
+        let part = self.connection.savepoint()?;
+        for change in changes {
+            apply(&part, change)?;
+        }
+        Ok(part.commit()?)
+    }
+
+    fn query_nodes(&self) -> Result<Vec<NodeRecord>> {
+        let mut statement = self.connection.prepare_cached(NODE_COLUMNS)?;
+        let mut rows = statement.query([])?;
         let mut nodes = Vec::new();
         while let Some(row) = rows.next()? {
             nodes.push(self.read_node(row)?);
@@ -152,7 +207,7 @@ impl SqliteStore {
             about: about(&row.get::<_, Vec<u8>>(7)?)?,
         };
         Ok(NodeRecord {
-            registration,
+            registration: Arc::new(registration),
             seen: address(row, 4, "node.seen")?,
             registered: time(row, 5, "node.registered")?,
             expires: time(row, 6, "node.expires")?,
@@ -172,9 +227,22 @@ impl SqliteStore {
         Ok(endpoints)
     }
 
-    fn query_entries(&self, rest: &str, params: impl Params) -> Result<Vec<CacheEntry>> {
-        let mut statement = self.connection.prepare_cached(&format!("{ENTRY_COLUMNS} {rest}"))?;
-        let mut rows = statement.query(params)?;
+    fn query_records(&self) -> Result<Vec<RecordWrite>> {
+        let mut statement = self.connection.prepare_cached("SELECT kind, key, value FROM record")?;
+        let mut rows = statement.query([])?;
+        let mut records = Vec::new();
+        while let Some(row) = rows.next()? {
+            let label: String = row.get(0)?;
+            // Of a later version of this program.
+            let Some(kind) = RecordKind::ALL.into_iter().find(|kind| kind.label() == label) else { continue };
+            records.push(RecordWrite { kind, key: row.get(1)?, value: Some(row.get(2)?) });
+        }
+        Ok(records)
+    }
+
+    fn query_entries(&self) -> Result<Vec<CacheEntry>> {
+        let mut statement = self.connection.prepare_cached(ENTRY_COLUMNS)?;
+        let mut rows = statement.query([])?;
         let mut entries = Vec::new();
         while let Some(row) = rows.next()? {
             entries.push(read_entry(row)?);
@@ -185,131 +253,71 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     type Error = StoreError;
+    type Rows = Mirror;
+
+    fn rows(&self) -> &Mirror {
+        &self.rows
+    }
 
     fn commit(&mut self, changes: &[Change]) -> Result<()> {
-        let transaction = self.connection.transaction()?;
-        for change in changes {
-            apply(&transaction, change)?;
-        }
-        Ok(transaction.commit()?)
-    }
-
-    fn node(&self, id: &NodeId) -> Result<Option<NodeRecord>> {
-        Ok(self.query_nodes("WHERE id = ?1", [id.as_str()])?.pop())
-    }
-
-    fn nodes(&self, after: Option<&NodeId>, limit: usize) -> Result<Vec<NodeRecord>> {
-        // No id is empty, so every id is behind the empty text.
-        let after = after.map_or("", NodeId::as_str);
-        self.query_nodes("WHERE id > ?1 ORDER BY id LIMIT ?2", params![after, sql_limit(limit)])
-    }
-
-    fn vmrs(&self) -> Result<Vec<NodeRecord>> {
-        self.query_nodes("WHERE rank IS NOT NULL ORDER BY id", [])
-    }
-
-    fn holders(&self, endpoint: SocketAddr) -> Result<Vec<NodeRecord>> {
-        let rest = "WHERE id IN (SELECT node FROM endpoint WHERE address = ?1 AND port = ?2) ORDER BY id";
-        self.query_nodes(rest, params![octets(endpoint.ip()), endpoint.port()])
-    }
-
-    fn expired_nodes(&self, now: UnixMillis) -> Result<Vec<NodeId>> {
-        let sql = "SELECT id FROM node WHERE expires <= ?1 ORDER BY id";
-        let mut statement = self.connection.prepare_cached(sql)?;
-        let mut rows = statement.query([sql_time(now)])?;
-        let mut ids = Vec::new();
-        while let Some(row) = rows.next()? {
-            ids.push(parse(&row.get::<_, String>(0)?, "node.id")?);
-        }
-        Ok(ids)
-    }
-
-    fn vmr_count(&self) -> Result<usize> {
-        self.count("SELECT count(*) FROM node WHERE rank IS NOT NULL")
-    }
-
-    fn node_count(&self) -> Result<usize> {
-        self.count("SELECT count(*) FROM node")
-    }
-
-    fn entry(&self, key: &CacheKey) -> Result<Option<CacheEntry>> {
-        let rest = "WHERE scope = ?1 AND address = ?2 AND length = ?3";
-        let (scope, address, length) = key_columns(key);
-        Ok(self.query_entries(rest, params![scope, address, length])?.pop())
-    }
-
-    fn entries(&self, after: Option<&CacheKey>, limit: usize) -> Result<Vec<CacheEntry>> {
-        let order = "ORDER BY scope, address, length LIMIT";
-        match after {
-            None => self.query_entries(&format!("{order} ?1"), [sql_limit(limit)]),
-            Some(key) => {
-                let (scope, address, length) = key_columns(key);
-                let rest = format!("WHERE (scope, address, length) > (?1, ?2, ?3) {order} ?4");
-                self.query_entries(&rest, params![scope, address, length, sql_limit(limit)])
+        match self.transaction {
+            Transaction::None => {
+                self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+                self.transaction = Transaction::Open;
             }
+            Transaction::Open => {}
+            Transaction::Lost => return Err(StoreError::Lost),
         }
+        self.write(changes).inspect_err(|_| {
+            // As SQLite does when the disk is full.
+            if self.connection.is_autocommit() {
+                self.transaction = Transaction::Lost;
+            }
+        })?;
+        let Ok(()) = self.rows.commit(changes);
+        Ok(())
     }
 
-    fn entry_count(&self) -> Result<usize> {
-        self.count("SELECT count(*) FROM cache")
+    fn flush(&mut self) -> Result<()> {
+        let flushed = match self.transaction {
+            Transaction::None => return Ok(()),
+            Transaction::Open => {
+                let commit = self.connection.prepare_cached("COMMIT");
+                commit.and_then(|mut commit| commit.execute([])).map(|_| ()).map_err(StoreError::from)
+            }
+            Transaction::Lost => Err(StoreError::Lost),
+        };
+        match flushed {
+            Ok(()) => self.transaction = Transaction::None,
+            Err(_) => self.roll_back()?,
+        }
+        flushed
     }
 
     fn commit_records(&mut self, expected: &[Expected], writes: &[RecordWrite]) -> Result<bool> {
-        // It cannot be changed within a transaction.
-        self.connection.pragma_update(None, "synchronous", "FULL")?;
-        let made = commit_records(&mut self.connection, expected, writes);
-        self.connection.pragma_update(None, "synchronous", "NORMAL")?;
-        if made.as_ref().is_ok_and(|made| *made) {
-            for write in writes {
-                self.record_changes[write.kind as usize] += 1;
-            }
-        }
-        made
-    }
-
-    fn record(&self, kind: RecordKind, key: &str) -> Result<Option<Vec<u8>>> {
-        record(&self.connection, kind, key)
-    }
-
-    fn records(
-        &self,
-        kind: RecordKind,
-        prefix: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<(String, Vec<u8>)>> {
-        // Every key with the prefix lies between it and the prefix with the last character behind it.
-        let mut statement = self.connection.prepare_cached(
-            "SELECT key, value FROM record WHERE kind = ?1 AND key >= ?2 AND key < ?2 || char(1114111)
-             AND key > ?3 ORDER BY key LIMIT ?4",
-        )?;
-        let rows = statement.query_map(params![kind.label(), prefix, after, sql_limit(limit)], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?;
-        Ok(rows.collect::<std::result::Result<_, _>>()?)
-    }
-
-    fn record_changes(&self, kind: RecordKind) -> u64 {
-        self.record_changes[kind as usize]
-    }
-}
-
-fn record(connection: &Connection, kind: RecordKind, key: &str) -> Result<Option<Vec<u8>>> {
-    let mut statement = connection.prepare_cached("SELECT value FROM record WHERE kind = ?1 AND key = ?2")?;
-    Ok(statement.query_row([kind.label(), key], |row| row.get(0)).optional()?)
-}
-
-fn commit_records(
-    connection: &mut Connection,
-    expected: &[Expected],
-    writes: &[RecordWrite],
-) -> Result<bool> {
-    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    for Expected { kind, key, value } in expected {
-        if record(&transaction, *kind, key)? != *value {
+        let is_there = |of: &Expected| self.rows.record(of.kind, &of.key) == of.value;
+        if !expected.iter().all(is_there) {
             return Ok(false);
         }
+        // What came before is made or lost by itself; whoever waits for it is told by the flush.
+        if let Err(failure) = self.flush() {
+            self.transaction = Transaction::Lost;
+            return Err(failure);
+        }
+        // It cannot be changed within a transaction.
+        self.connection.pragma_update(None, "synchronous", "FULL")?;
+        let made = write_records(&mut self.connection, writes);
+        self.connection.pragma_update(None, "synchronous", "NORMAL")?;
+        made?;
+        for write in writes {
+            self.rows.set_record(write.clone());
+        }
+        Ok(true)
     }
+}
+
+fn write_records(connection: &mut Connection, writes: &[RecordWrite]) -> Result<()> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     for RecordWrite { kind, key, value } in writes {
         match value {
             Some(value) => transaction
@@ -320,9 +328,10 @@ fn commit_records(
                 .execute([kind.label(), key.as_str()])?,
         };
     }
-    transaction.commit()?;
-    Ok(true)
+    Ok(transaction.commit()?)
 }
+
+impl Kept for SqliteStore {}
 
 fn apply(connection: &Connection, change: &Change) -> Result<()> {
     let execute = |sql: &str, params: &[&dyn rusqlite::ToSql]| -> Result<()> {

@@ -29,7 +29,7 @@ pub(super) fn run(args: &MigrateArgs) -> Result<String, Failure> {
                 failure.hint("add --merge if that is meant, or choose another prefix in [etcd]")
             }
             MigrateError::Open { .. } => failure.hint("stop the admin first; `database` names its file"),
-            MigrateError::Sqlite(_) | MigrateError::Etcd(_) => failure,
+            MigrateError::Etcd(_) => failure,
         }
     })?;
     Ok(if args.json {

@@ -103,15 +103,15 @@ async fn response(
     now: UnixMillis,
 ) -> Response {
     let answered = match request {
-        Request::Status => status(process, handle).await.map(Response::Status),
+        Request::Status => return Response::Status(status(process, handle)),
         Request::Stats => {
-            let mut stats = stats(&handle.status().await);
+            let mut stats = stats(&handle.status());
             stats.control.insert("identity".to_owned(), access.counters());
             return Response::Stats(stats);
         }
-        Request::NodeList { page } => nodes(page, handle, now).await.map(Response::Nodes),
+        Request::NodeList { page } => nodes(page, handle, now).map(Response::Nodes),
         Request::NodeDrain { node, drain } => return drain_node(handle, node, *drain).await,
-        Request::CacheList { page } => cache(page, handle, now).await.map(Response::Cache),
+        Request::CacheList { page } => cache(page, handle, now).map(Response::Cache),
         Request::TokenCreate { .. }
         | Request::TokenList { .. }
         | Request::TokenRevoke { .. }
@@ -128,26 +128,26 @@ async fn response(
     })
 }
 
-async fn status(process: &Process, handle: &Handle) -> anyhow::Result<api::Status> {
-    let registry::Census { vmrs, agents, entries } = handle.census().await?;
-    Ok(api::Status {
+fn status(process: &Process, handle: &Handle) -> api::Status {
+    let registry::Census { vmrs, agents, entries } = handle.census();
+    api::Status {
         nodes: BTreeMap::from([(Role::Router, vmrs as u64), (Role::Agent, agents as u64)]),
         cache_entries: Some(entries as u64),
-        registry_stale: Some(handle.is_stale().await),
+        registry_stale: Some(handle.is_stale()),
         ..process.status()
-    })
+    }
 }
 
-async fn nodes(page: &Page, handle: &Handle, now: UnixMillis) -> anyhow::Result<Nodes> {
+fn nodes(page: &Page, handle: &Handle, now: UnixMillis) -> anyhow::Result<Nodes> {
     let after = page.after.as_deref().map(str::parse).transpose()?;
-    let records = handle.nodes(after, page.limit() + 1).await?;
+    let records = handle.nodes(after.as_ref(), page.limit() + 1);
     let (nodes, next) = cut(records, page, |record| record.id().to_string());
     Ok(Nodes { next, nodes: nodes.iter().map(|record| node(record, handle, now)).collect() })
 }
 
-async fn cache(page: &Page, handle: &Handle, now: UnixMillis) -> anyhow::Result<CacheEntries> {
+fn cache(page: &Page, handle: &Handle, now: UnixMillis) -> anyhow::Result<CacheEntries> {
     let after = page.after.as_deref().map(str::parse).transpose()?;
-    let records = handle.cache(after, page.limit() + 1).await?;
+    let records = handle.cache(after.as_ref(), page.limit() + 1);
     let (entries, next) = cut(records, page, |entry| entry.key.to_string());
     Ok(CacheEntries { next, entries: entries.iter().map(|entry| cache_entry(entry, now)).collect() })
 }

@@ -47,7 +47,7 @@ fn authority(handle: &Handle) -> Result<Authority, Failed> {
 
 fn handle(cluster: &Cluster, runtime: &Runtime) -> Result<Handle, Failed> {
     let registry = Registry::new(Config::default(), AnyStore::Etcd(cluster.open(runtime)?));
-    Ok(Handle::new(registry, clock(), Way::default()))
+    Ok(Handle::new(registry, clock(), Way::default())?)
 }
 
 impl Running {
@@ -81,7 +81,7 @@ impl Running {
     }
 
     async fn knows(&self, node: &str) -> Result<bool, Failed> {
-        Ok(self.handle.nodes(None, 100).await?.iter().any(|record| record.id().as_str() == node))
+        Ok(self.handle.nodes(None, 100).iter().any(|record| record.id().as_str() == node))
     }
 }
 

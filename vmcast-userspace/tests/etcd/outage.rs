@@ -5,7 +5,9 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use tokio::runtime::Runtime;
 use vmcast::admin::{EtcdSettings, EtcdStore};
-use vmcast_proto::registry::{Change, Config, NodeRecord, Registry, Role, Store, conformance};
+use vmcast_proto::registry::{
+    Change, Config, NodeRecord, Registry, Role, Rows as _, Store as _, conformance,
+};
 
 use crate::{
     Outcome,
@@ -68,7 +70,7 @@ fn leader_dies(runtime: &Runtime) -> Outcome {
     }
     let fresh = cluster.open(runtime)?;
     for id in &granted {
-        let node = fresh.node(&id.parse().expect("an id"))?;
+        let node = fresh.rows().node(&id.parse().expect("an id"));
         if node.is_none() {
             return Err(format!("{id} was granted and is lost").into());
         }
@@ -91,7 +93,7 @@ fn outage(runtime: &Runtime) -> Outcome {
     until("the outage is noticed", || admin.is_stale())?;
     let lapsed = now().after(Duration::from_secs(3));
     until("the lease would have run out", || now() > lapsed)?;
-    let live = admin.nodes(now(), None, 9)?;
+    let live = admin.nodes(now(), None, 9);
     if live.len() != 1 || !admin.expire(now())?.is_empty() {
         return Err(format!("after the lease, in the outage, the live nodes are {live:?}").into());
     }
@@ -101,7 +103,7 @@ fn outage(runtime: &Runtime) -> Outcome {
 
     cluster.revive_all()?;
     until("etcd is found again", || !admin.is_stale())?;
-    if admin.nodes(now(), None, 9)?.len() != 1 {
+    if admin.nodes(now(), None, 9).len() != 1 {
         return Err("the node had no time to renew its lease".into());
     }
     until("its lease runs again and runs out", || {
@@ -118,10 +120,10 @@ fn compacted(runtime: &Runtime) -> Outcome {
         store.commit(&[Change::PutNode(conformance::node(id, Role::Agent, &[], u64::MAX))])
     };
     put(&mut cluster.open(runtime)?, "before")?;
-    until("it is heard", || reader.node_count().is_ok_and(|count| count == 1))?;
+    until("it is heard", || reader.rows().node_count() == 1)?;
     // The reader is cut off while the history goes on and is forgotten.
     cluster.kill_all()?;
-    until("the outage is noticed", || reader.is_stale())?;
+    until("the outage is noticed", || reader.rows().is_stale())?;
     cluster.revive_all()?;
     let mut writer = cluster.open(runtime)?;
     for number in 0..50 {
@@ -130,7 +132,7 @@ fn compacted(runtime: &Runtime) -> Outcome {
     writer.commit(&[Change::RemoveNode("before".parse().expect("an id"))])?;
     cluster.compact()?;
     until("the reader knows what the writer does", || {
-        let all = |store: &EtcdStore| store.nodes(None, 1000).expect("memory").len();
+        let all = |store: &EtcdStore| store.rows().nodes(None, 1000).len();
         all(&reader) == 50 && all(&writer) == 50
     })
 }

@@ -58,7 +58,7 @@ async fn begin(shared: &Shared) -> Result<Watch, Error> {
 async fn listen(shared: &Shared, watch: &mut Watch) -> Error {
     loop {
         // While a stream stands without a word the end of an outage is waited for.
-        let recovering = match shared.state().freshness {
+        let recovering = match shared.state().freshness() {
             Freshness::Recovering(until) => Some(until),
             Freshness::Fresh | Freshness::Stale => None,
         };
@@ -69,7 +69,7 @@ async fn listen(shared: &Shared, watch: &mut Watch) -> Error {
                 tokio::select! {
                     heard = watch.next() => heard,
                     () = tokio::time::sleep(left) => {
-                        shared.state().freshness = Freshness::Fresh;
+                        shared.state().set_freshness(Freshness::Fresh);
                         info!("leases of the registry run again");
                         continue;
                     }
@@ -85,9 +85,9 @@ async fn listen(shared: &Shared, watch: &mut Watch) -> Error {
 
 fn found(shared: &Shared) {
     let mut state = shared.state();
-    if state.freshness == Freshness::Stale {
+    if state.freshness() == Freshness::Stale {
         let until = shared.clock.now().after(shared.lease);
-        state.freshness = Freshness::Recovering(until);
+        state.set_freshness(Freshness::Recovering(until));
         drop(state);
         info!(grace = ?shared.lease, "etcd is back; nodes have time to renew their leases");
     }
@@ -95,8 +95,8 @@ fn found(shared: &Shared) {
 
 fn lost(shared: &Shared, error: &Error) {
     let mut state = shared.state();
-    if state.freshness != Freshness::Stale {
-        state.freshness = Freshness::Stale;
+    if state.freshness() != Freshness::Stale {
+        state.set_freshness(Freshness::Stale);
         drop(state);
         warn!(%error, "etcd is lost; what was known is answered, marked as stale, and does not expire");
     }

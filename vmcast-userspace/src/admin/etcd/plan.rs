@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vmcast_etcd::{Condition, Operation};
 use vmcast_proto::registry::{
-    CacheEntry, CacheKey, Change, Expected, NodeId, NodeRecord, RecordWrite, Store as _,
+    CacheEntry, CacheKey, Change, Expected, NodeId, NodeRecord, RecordWrite, Rows as _,
 };
 
 use super::{
@@ -73,7 +73,7 @@ pub(super) fn plan(state: &State, changes: &[Change]) -> Vec<Step> {
 pub(super) fn plan_records(state: &State, expected: &[Expected], writes: &[RecordWrite]) -> Option<Step> {
     let mut step = Step::default();
     for Expected { kind, key, value } in expected {
-        let known = state.rows.record(*kind, key).ok()?;
+        let known = state.rows.record(*kind, key);
         if known != *value {
             return None;
         }
@@ -95,6 +95,7 @@ pub(super) fn plan_records(state: &State, expected: &[Expected], writes: &[Recor
 
 fn net(state: &State, changes: &[Change]) -> Net {
     let mut net = Net::default();
+    let rows = state.rows.rows();
     let remove = |net: &mut Net, keys: &mut dyn Iterator<Item = CacheKey>| {
         if !net.all_entries {
             for key in keys {
@@ -118,7 +119,7 @@ fn net(state: &State, changes: &[Change]) -> Net {
             }
             Change::RemoveEntriesNaming(id) => {
                 retract(&mut net, |entry| entry.nearest.vmr == *id);
-                remove(&mut net, &mut state.rows.entries_naming(id));
+                remove(&mut net, &mut rows.entries_naming(id));
             }
             Change::RemoveAllEntries => {
                 net.entries.clear();
@@ -127,13 +128,13 @@ fn net(state: &State, changes: &[Change]) -> Net {
             Change::RemoveEntriesExpired(now) => {
                 retract(&mut net, |entry| entry.expires <= *now);
                 if *now >= state.floor() {
-                    remove(&mut net, &mut state.rows.entries_expired(*now));
+                    remove(&mut net, &mut rows.entries_expired(*now));
                 }
             }
         }
     }
     // What is not there need not be removed.
-    let is_there = |id: &NodeId| !matches!(state.rows.node(id), Ok(None));
+    let is_there = |id: &NodeId| rows.node(id).is_some();
     net.nodes.retain(|id, record| record.is_some() || is_there(id));
     net
 }
@@ -165,7 +166,7 @@ fn node(state: &State, id: &NodeId, record: Option<&NodeRecord>, taken: &BTreeSe
     };
     let key = state.layout.node(id);
     condition(&key);
-    let before = state.rows.node(id).ok().flatten();
+    let before = state.rows.node(id);
     let (had, has) = (claims(state, before.as_ref()), claims(state, record));
     // A claim that stays is not written: it is this node's as long as the node is what it was.
     for claim in has.iter().filter(|claim| !had.contains(claim)) {
@@ -190,14 +191,10 @@ fn put(key: Vec<u8>, value: Vec<u8>) -> Operation {
 mod tests {
     use vmcast_proto::registry::{Role, Scope, UnixMillis, conformance};
 
-    use super::{
-        super::{key::Layout, state::Freshness},
-        *,
-    };
+    use super::{super::key::Layout, *};
 
     fn known(changes: &[Change]) -> State {
         let mut state = State::new(Layout::new("/"));
-        state.freshness = Freshness::Fresh;
         for (revision, step) in (1..).zip(plan(&state, changes)) {
             apply(&mut state, &step, revision);
         }

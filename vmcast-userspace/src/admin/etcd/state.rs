@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use vmcast_etcd::{Change, Snapshot};
-use vmcast_proto::registry::{self, MemoryStore, RecordWrite, Store as _, UnixMillis};
+use vmcast_proto::registry::{self, RecordWrite, Rows as _, Store as _, UnixMillis};
 
 use super::key::{Layout, Name, Row};
+use crate::admin::Mirror;
 
 /// How fresh it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub(super) enum Freshness {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) layout: Layout,
-    pub(super) rows: MemoryStore,
+    pub(super) rows: Mirror,
     /// Of every key under the root, claims included.
     revisions: HashMap<Vec<u8>, i64>,
     /// Of keys that were removed by a revision that the watch has not come to: an older change of theirs may
@@ -30,7 +31,7 @@ pub(super) struct State {
     removed: BTreeMap<i64, Vec<Vec<u8>>>,
     /// All changes up to this revision are in.
     pub(super) heard: i64,
-    pub(super) freshness: Freshness,
+    freshness: Freshness,
     /// Values that could not be read.
     pub(super) unreadable: u64,
 }
@@ -39,11 +40,11 @@ impl State {
     pub(super) fn new(layout: Layout) -> Self {
         Self {
             layout,
-            rows: MemoryStore::default(),
+            rows: Mirror::default(),
             revisions: HashMap::new(),
             removed: BTreeMap::new(),
             heard: 0,
-            freshness: Freshness::Stale,
+            freshness: Freshness::Fresh,
             unreadable: 0,
         }
     }
@@ -64,13 +65,15 @@ impl State {
 
     /// Begins again with all keys.
     pub(super) fn reset(&mut self, snapshot: Snapshot) {
-        let before = std::mem::take(&mut self.rows);
-        self.rows.go_on_counting(&before);
         self.revisions.clear();
         self.removed.clear();
+        // Whoever reads meanwhile sees what there was.
+        let shown = std::mem::take(&mut self.rows);
         for kv in snapshot.keys {
             self.put(kv.key, &kv.value, kv.mod_revision);
         }
+        shown.replace(self.rows.take());
+        self.rows = shown;
         self.heard = snapshot.revision;
     }
 
@@ -145,14 +148,12 @@ impl State {
     pub(super) fn has(&self, key: &[u8], value: &[u8]) -> bool {
         self.revision(key) > 0
             && match (self.layout.name(key), self.layout.row(key, value)) {
-                (Some(Name::Node(id)), Some(Row::Node(row))) => {
-                    self.rows.node(&id).is_ok_and(|known| known.as_ref() == Some(&*row))
-                }
+                (Some(Name::Node(id)), Some(Row::Node(row))) => self.rows.node(&id).as_ref() == Some(&*row),
                 (Some(Name::Entry(key)), Some(Row::Entry(row))) => {
-                    self.rows.entry(&key).is_ok_and(|known| known.as_ref() == Some(&*row))
+                    self.rows.entry(&key).as_ref() == Some(&*row)
                 }
                 (Some(Name::Record(kind, key)), Some(Row::Record(_, _, value))) => {
-                    self.rows.record(kind, &key).is_ok_and(|known| known.as_ref() == Some(&value))
+                    self.rows.record(kind, &key).as_ref() == Some(&value)
                 }
                 // A claim belongs to the node that is written with it.
                 (None, _) => true,
@@ -174,6 +175,15 @@ impl State {
             Ok(()) => {}
             Err(never) => match never {},
         }
+    }
+
+    pub(super) const fn freshness(&self) -> Freshness {
+        self.freshness
+    }
+
+    pub(super) fn set_freshness(&mut self, freshness: Freshness) {
+        self.freshness = freshness;
+        self.rows.set_floor(self.floor(), freshness == Freshness::Stale);
     }
 
     /// Before this time nothing counts as expired.
@@ -200,7 +210,7 @@ mod tests {
     }
 
     fn expires(state: &State, id: &str) -> Option<u64> {
-        let node = state.rows.node(&id.parse().expect("an id")).expect("memory");
+        let node = state.rows.node(&id.parse().expect("an id"));
         node.map(|record| record.expires.0)
     }
 

@@ -1,25 +1,21 @@
 //! The store itself: reads from memory, writes through to etcd.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{runtime::Handle, sync::watch, task::JoinHandle, time::Instant};
 use vmcast_etcd::{Client, Error, Operation, Settings};
-use vmcast_proto::registry::{
-    CacheEntry, CacheKey, Change, Expected, MemoryStore, NodeId, NodeRecord, RecordKind, RecordWrite, Store,
-    UnixMillis,
-};
+use vmcast_proto::registry::{Change, Expected, RecordWrite, Store};
 
 use super::{
     follow::follow,
     key::Layout,
     plan::{Step, plan, plan_records},
-    state::{Freshness, State},
+    state::State,
 };
-use crate::admin::Clock;
+use crate::admin::{Clock, Kept, Mirror};
 
 /// One member of the cluster has so long to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -58,6 +54,7 @@ pub enum EtcdError {
 #[derive(Debug)]
 pub struct EtcdStore {
     shared: Arc<Shared>,
+    rows: Mirror,
     runtime: Handle,
     follower: JoinHandle<()>,
 }
@@ -90,7 +87,7 @@ impl EtcdStore {
         let mut state = State::new(Layout::new(&settings.prefix));
         let snapshot = client.read(state.layout.root()).await?;
         state.reset(snapshot);
-        state.freshness = Freshness::Fresh;
+        let rows = state.rows.clone();
         let shared = Arc::new(Shared {
             client,
             heard: watch::channel(state.heard).0,
@@ -99,7 +96,7 @@ impl EtcdStore {
             lease: settings.lease,
         });
         let follower = tokio::spawn(follow(Arc::clone(&shared)));
-        Ok(Self { shared, runtime: Handle::current(), follower })
+        Ok(Self { shared, rows, runtime: Handle::current(), follower })
     }
 
     /// Takes one step to etcd, and into memory once it is there.
@@ -150,29 +147,6 @@ impl EtcdStore {
             Operation::DeletePrefix { .. } => true,
         })
     }
-
-    /// Reads rows, of which none counts as expired before its time is certain.
-    fn read<T>(
-        &self,
-        read: impl FnOnce(&MemoryStore) -> Result<T, std::convert::Infallible>,
-    ) -> (T, UnixMillis) {
-        let state = self.shared.state();
-        match read(&state.rows) {
-            Ok(rows) => (rows, state.floor()),
-            Err(never) => match never {},
-        }
-    }
-
-    fn nodes_of(
-        &self,
-        read: impl FnOnce(&MemoryStore) -> Result<Vec<NodeRecord>, std::convert::Infallible>,
-    ) -> Vec<NodeRecord> {
-        let (mut nodes, floor) = self.read(read);
-        for node in &mut nodes {
-            node.expires = node.expires.max(floor);
-        }
-        nodes
-    }
 }
 
 impl Drop for EtcdStore {
@@ -184,58 +158,15 @@ impl Drop for EtcdStore {
 /// Must be called where a thread may block: a commit waits for etcd.
 impl Store for EtcdStore {
     type Error = EtcdError;
+    type Rows = Mirror;
+
+    fn rows(&self) -> &Mirror {
+        &self.rows
+    }
 
     fn commit(&mut self, changes: &[Change]) -> Result<(), EtcdError> {
         let steps = plan(&self.shared.state(), changes);
         steps.iter().try_for_each(|step| self.take(step))
-    }
-
-    fn is_stale(&self) -> bool {
-        self.shared.state().freshness == Freshness::Stale
-    }
-
-    fn node(&self, id: &NodeId) -> Result<Option<NodeRecord>, EtcdError> {
-        Ok(self.nodes_of(|rows| rows.node(id).map(Vec::from_iter)).pop())
-    }
-
-    fn nodes(&self, after: Option<&NodeId>, limit: usize) -> Result<Vec<NodeRecord>, EtcdError> {
-        Ok(self.nodes_of(|rows| rows.nodes(after, limit)))
-    }
-
-    fn vmrs(&self) -> Result<Vec<NodeRecord>, EtcdError> {
-        Ok(self.nodes_of(MemoryStore::vmrs))
-    }
-
-    fn holders(&self, endpoint: SocketAddr) -> Result<Vec<NodeRecord>, EtcdError> {
-        Ok(self.nodes_of(|rows| rows.holders(endpoint)))
-    }
-
-    fn expired_nodes(&self, now: UnixMillis) -> Result<Vec<NodeId>, EtcdError> {
-        let (ids, floor) = self.read(|rows| rows.expired_nodes(now));
-        Ok(if now < floor { Vec::new() } else { ids })
-    }
-
-    fn vmr_count(&self) -> Result<usize, EtcdError> {
-        Ok(self.read(MemoryStore::vmr_count).0)
-    }
-
-    fn node_count(&self) -> Result<usize, EtcdError> {
-        Ok(self.read(MemoryStore::node_count).0)
-    }
-
-    fn entry(&self, key: &CacheKey) -> Result<Option<CacheEntry>, EtcdError> {
-        let (entry, floor) = self.read(|rows| rows.entry(key));
-        Ok(entry.map(|entry| CacheEntry { expires: entry.expires.max(floor), ..entry }))
-    }
-
-    fn entries(&self, after: Option<&CacheKey>, limit: usize) -> Result<Vec<CacheEntry>, EtcdError> {
-        let (entries, floor) = self.read(|rows| rows.entries(after, limit));
-        let entries = entries.into_iter();
-        Ok(entries.map(|entry| CacheEntry { expires: entry.expires.max(floor), ..entry }).collect())
-    }
-
-    fn entry_count(&self) -> Result<usize, EtcdError> {
-        Ok(self.read(MemoryStore::entry_count).0)
     }
 
     fn commit_records(&mut self, expected: &[Expected], writes: &[RecordWrite]) -> Result<bool, EtcdError> {
@@ -246,22 +177,6 @@ impl Store for EtcdStore {
             Err(error @ EtcdError::Etcd(_)) => Err(error),
         }
     }
-
-    fn record(&self, kind: RecordKind, key: &str) -> Result<Option<Vec<u8>>, EtcdError> {
-        Ok(self.read(|rows| rows.record(kind, key)).0)
-    }
-
-    fn records(
-        &self,
-        kind: RecordKind,
-        prefix: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<(String, Vec<u8>)>, EtcdError> {
-        Ok(self.read(|rows| rows.records(kind, prefix, after, limit)).0)
-    }
-
-    fn record_changes(&self, kind: RecordKind) -> u64 {
-        self.shared.state().rows.record_changes(kind)
-    }
 }
+
+impl Kept for EtcdStore {}

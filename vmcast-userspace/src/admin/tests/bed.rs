@@ -10,19 +10,19 @@ use std::{
 };
 
 use tokio::{sync::oneshot, task::JoinHandle};
-use vmcast_proto::registry::{Config, MemoryStore, Registry, Store, UnixMillis};
+use vmcast_proto::registry::{Config, Registry, Store, UnixMillis};
 use vmcast_signal::{
     tonic::transport::{Channel, Endpoint},
     v1::registry_client::RegistryClient,
 };
 
 use crate::{
-    admin::{Admin, Clock, Gate, Handle, Way},
+    admin::{Admin, Clock, Gate, Handle, Kept, Mirror, Way},
     identity::{Authority, Roster, ServerTls},
 };
 
 /// A running server, its clock in the test's hand.
-pub(crate) struct Bed<S = MemoryStore> {
+pub(crate) struct Bed<S: Store = Mirror> {
     pub(crate) address: SocketAddr,
     pub(crate) handle: Handle<S>,
     pub(crate) gate: Gate,
@@ -36,7 +36,7 @@ pub(crate) struct Bed<S = MemoryStore> {
 /// When a bed starts, milliseconds since 1970: a day in 2026.
 const START: u64 = 1_790_000_000_000;
 
-fn gate<S: Store + Send + 'static>(handle: &Handle<S>, clock: &Clock, is_secure: bool) -> Gate {
+fn gate<S: Kept>(handle: &Handle<S>, clock: &Clock, is_secure: bool) -> Gate {
     if !is_secure {
         return Gate::insecure(clock.clone());
     }
@@ -48,19 +48,19 @@ fn gate<S: Store + Send + 'static>(handle: &Handle<S>, clock: &Clock, is_secure:
 impl Bed {
     pub(crate) async fn secure() -> Self {
         let listen = ([127, 0, 0, 1], 0).into();
-        Self::start_with(Config::default(), MemoryStore::default(), listen, Way::Hops, true).await
+        Self::start_with(Config::default(), Mirror::default(), listen, Way::Hops, true).await
     }
 
     pub(crate) async fn new() -> Self {
-        Self::start(Config::default(), MemoryStore::default(), ([127, 0, 0, 1], 0).into()).await
+        Self::start(Config::default(), Mirror::default(), ([127, 0, 0, 1], 0).into()).await
     }
 
     pub(crate) async fn listening_on(listen: SocketAddr) -> Self {
-        Self::start(Config::default(), MemoryStore::default(), listen).await
+        Self::start(Config::default(), Mirror::default(), listen).await
     }
 }
 
-impl<S: Store + Send + 'static> Bed<S> {
+impl<S: Kept> Bed<S> {
     pub(crate) async fn start(config: Config, store: S, listen: SocketAddr) -> Self {
         Self::start_by(config, store, listen, Way::Hops).await
     }
@@ -74,7 +74,7 @@ impl<S: Store + Send + 'static> Bed<S> {
         let millis = Arc::new(AtomicU64::new(START));
         let time = Arc::clone(&millis);
         let clock = Clock::new(move || UnixMillis(time.load(Ordering::SeqCst)));
-        let handle = Handle::new(Registry::new(config, store), clock.clone(), way);
+        let handle = Handle::new(Registry::new(config, store), clock.clone(), way).expect("a thread");
         let gate = gate(&handle, &clock, is_secure);
         let admin = Admin::bind_with(listen, handle.clone(), gate.clone()).await.expect("bind");
         let address = admin.local_addr().expect("address");
@@ -107,7 +107,7 @@ impl<S: Store + Send + 'static> Bed<S> {
     }
 
     pub(crate) async fn ids(&self) -> Vec<String> {
-        let nodes = self.handle.nodes(None, 100).await.expect("nodes");
+        let nodes = self.handle.nodes(None, 100);
         nodes.iter().map(|node| node.id().to_string()).collect()
     }
 

@@ -196,11 +196,11 @@ async fn a_line_is_for_the_router_of_the_certificate_and_ends_with_it() {
     assert_eq!((code(&failure), count(&bed, Refusal::AnotherRole)), (Code::PermissionDenied, 1));
     let failure = other.attend(says("core")).await.expect_err("not itself");
     assert_eq!((code(&failure), count(&bed, Refusal::NotItself)), (Code::PermissionDenied, 1));
-    assert_eq!(bed.handle.status().await.lines.lines, 0);
+    assert_eq!(bed.handle.status().lines.lines, 0);
 
     let mut line = core.attend(says("core")).await.expect("a line");
     line.message().await.expect("a ping").expect("a ping");
-    assert_eq!(bed.handle.status().await.lines.lines, 1);
+    assert_eq!(bed.handle.status().lines.lines, 1);
     bed.gate.revoke_node(id("core")).await.unwrap().expect("it was in");
     let ended = loop {
         match line.message().await {
@@ -210,7 +210,7 @@ async fn a_line_is_for_the_router_of_the_certificate_and_ends_with_it() {
     };
     assert_eq!((ended.code(), count(&bed, Refusal::CertificateRevoked)), (Code::Unauthenticated, 1));
     // The peer goes on to hold its own end.
-    while bed.handle.status().await.lines.lines > 0 {
+    while bed.handle.status().lines.lines > 0 {
         tokio::task::yield_now().await;
     }
     core.attend(says("core")).await.expect_err("revoked");
@@ -348,7 +348,7 @@ async fn a_lost_answer_costs_no_second_use() {
 
 fn stored(path: &Path) -> Handle<SqliteStore> {
     let registry = Registry::new(Config::default(), SqliteStore::open(path).expect("a store"));
-    Handle::new(registry, Clock::system(), Way::default())
+    Handle::new(registry, Clock::system(), Way::default()).expect("a thread")
 }
 
 #[test]

@@ -3,14 +3,14 @@
 use std::{net::SocketAddr, time::Duration};
 
 use rusqlite::Connection;
-use vmcast_proto::registry::{Config, MemoryStore, RefusalReason};
+use vmcast_proto::registry::{Config, RefusalReason};
 use vmcast_signal::{
     tonic::{Code, transport::Channel},
     v1::{self, AnswerKind, registry_client::RegistryClient},
 };
 
 use super::bed::Bed;
-use crate::admin::{Admin, Handle, Settings, Way, store::SqliteStore};
+use crate::admin::{Admin, Handle, Kept, Mirror, Settings, Way, store::SqliteStore};
 
 const V0: [u8; 4] = [127, 1, 0, 1];
 const V1: [u8; 4] = [127, 1, 1, 1];
@@ -53,7 +53,7 @@ async fn ask(client: &mut RegistryClient<Channel>, id: &str) -> (AnswerKind, Vec
 }
 
 /// Two VMRs, one below the other, and three agents, each calling from its own address.
-async fn population<S: vmcast_proto::registry::Store + Send + 'static>(bed: &Bed<S>) {
+async fn population<S: Kept>(bed: &Bed<S>) {
     let vmr = v1::Role::Vmr;
     let mut v0 = bed.client(V0).await;
     let lease = v0.register(node("v0", vmr, 0, &["127.1.0.1:2268"])).await.expect("granted").into_inner();
@@ -103,7 +103,7 @@ async fn from_registration_to_a_cached_answer_and_its_end_by_expiry() {
     assert_eq!(unknown.code(), Code::NotFound);
     assert_eq!(bed.ids().await, ["a", "v0"]);
 
-    let status = bed.handle.status().await;
+    let status = bed.handle.status();
     let counters = status.counters;
     assert_eq!((counters.registrations, counters.renewals, counters.reports), (5, 2, 1));
     let answers = (counters.nearest_cached_address, counters.nearest_cached_prefix, counters.nearest_all);
@@ -121,7 +121,7 @@ async fn a_duplicate_is_refused_with_its_holder_until_the_lease_has_run_out() {
     let refused = thief.register(request.clone()).await.expect_err("duplicate");
     assert_eq!(refused.code(), Code::AlreadyExists);
     assert!(refused.message().contains("127.1.0.1:2268") && refused.message().contains("v0"), "{refused}");
-    let status = bed.handle.status().await;
+    let status = bed.handle.status();
     assert_eq!(status.counters.refusals.of(RefusalReason::Duplicate), 1);
     assert!(!bed.ids().await.contains(&"thief".to_owned()));
 
@@ -168,7 +168,7 @@ async fn malformed_requests_are_refused_by_field_and_counted() {
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     }
     assert!(wrong[2].message().starts_with("node.id: "), "{}", wrong[2]);
-    assert_eq!(bed.handle.status().await.malformed, wrong.len() as u64);
+    assert_eq!(bed.handle.status().malformed, wrong.len() as u64);
     assert_eq!(bed.ids().await.len(), 5, "nobody came in");
     bed.stop().await;
 }
@@ -230,15 +230,24 @@ async fn a_database_that_fails_makes_the_service_unavailable_without_its_particu
     let path = directory.path().join("registry.db");
     drop(SqliteStore::open(&path).expect("open"));
     let raw = Connection::open(&path).expect("open");
-    raw.execute_batch("INSERT INTO node VALUES ('a', -1, '', '', x'c0000201', 1, 9999999999999, x'', 0)")
-        .expect("insert");
+    // What a full disk does to a transaction, and what a broken row does to a statement.
+    raw.execute_batch(
+        "CREATE TRIGGER full BEFORE INSERT ON node WHEN new.id = 'full' BEGIN SELECT RAISE(ROLLBACK, 'rank'); END;
+         CREATE TRIGGER broken BEFORE INSERT ON node WHEN new.id = 'broken' BEGIN SELECT RAISE(FAIL, 'rank'); END;",
+    )
+    .expect("triggers");
     drop(raw);
 
     let store = SqliteStore::open(&path).expect("open");
     let bed = Bed::start(Config::default(), store, ([127, 0, 0, 1], 0).into()).await;
-    let refused = bed.client(A).await.nearest(nearest("a")).await.expect_err("corrupt");
-    assert_eq!(refused.code(), Code::Unavailable);
-    assert!(!refused.message().contains("rank"), "{refused}");
+    bed.client(A).await.register(node("a", v1::Role::Agent, 0, &[])).await.expect("before");
+    for name in ["full", "broken"] {
+        let request = node(name, v1::Role::Agent, 0, &[]);
+        let refused = bed.client(A).await.register(request).await.expect_err(name);
+        assert_eq!(refused.code(), Code::Unavailable);
+        assert!(!refused.message().contains("rank"), "{refused}");
+        assert_eq!(bed.ids().await, ["a"], "who was granted is there, and nobody else");
+    }
     bed.client(A).await.register(node("b", v1::Role::Agent, 0, &[])).await.expect("others are served");
     bed.stop().await;
 }
@@ -268,14 +277,14 @@ async fn the_server_makes_its_database_and_ends_although_clients_are_connected()
     }));
     let mut client = RegistryClient::connect(format!("http://{address}")).await.expect("connect");
     client.register(node("n", v1::Role::Agent, 0, &[])).await.expect("granted");
-    assert_eq!(handle.nodes(None, 9).await.expect("nodes").len(), 1);
+    assert_eq!(handle.nodes(None, 9).len(), 1);
     stop.send(()).expect("the server runs");
     server.await.expect("no panic").expect("no error");
     drop(handle);
 
     assert!(client.register(node("n", v1::Role::Agent, 0, &[])).await.is_err(), "nobody listens");
     let again = Admin::bind(settings.clone()).await.expect("bind");
-    assert_eq!(again.handle().nodes(None, 9).await.expect("nodes").len(), 1, "the lease goes on");
+    assert_eq!(again.handle().nodes(None, 9).len(), 1, "the lease goes on");
     crate::admin::run(
         Settings {
             database: directory.path().join("other.db"),
@@ -291,8 +300,8 @@ async fn the_server_makes_its_database_and_ends_although_clients_are_connected()
 #[tokio::test]
 async fn an_address_in_use_is_a_clear_error() {
     let bed = Bed::new().await;
-    let registry = vmcast_proto::registry::Registry::new(Config::default(), MemoryStore::default());
-    let handle = Handle::new(registry, bed.clock.clone(), Way::default());
+    let registry = vmcast_proto::registry::Registry::new(Config::default(), Mirror::default());
+    let handle = Handle::new(registry, bed.clock.clone(), Way::default()).expect("a thread");
     let failure = Admin::bind_with(bed.address, handle, bed.gate.clone()).await.expect_err("in use");
     assert!(failure.to_string().contains(&bed.address.to_string()), "{failure}");
     bed.stop().await;

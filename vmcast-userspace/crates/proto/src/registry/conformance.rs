@@ -1,10 +1,10 @@
 //! What every [`Store`] must do, as one suite that each of them runs in its tests.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
     About, CacheEntry, CacheKey, Change, Expected, Label, Load, Measurement, NodeId, NodeRecord, Prefix,
-    RecordKind, RecordWrite, Registration, Role, Scope, Store, TunnelEnd, TunnelKind, UnixMillis,
+    RecordKind, RecordWrite, Registration, Role, Rows as _, Scope, Store, TunnelEnd, TunnelKind, UnixMillis,
 };
 
 /// A case's name and what it does with a store that is new and empty.
@@ -51,14 +51,14 @@ pub fn run<S: Store>(mut make: impl FnMut() -> S) {
 #[must_use]
 pub fn node(id: &str, role: Role, endpoints: &[&str], expires: u64) -> NodeRecord {
     NodeRecord {
-        registration: Registration {
+        registration: Arc::new(Registration {
             id: id.parse().expect("a node id"),
             role,
             endpoints: endpoints.iter().map(|text| text.parse().expect("an endpoint")).collect(),
             name: "π by name".parse().expect("a name"),
             software: Label::default(),
             about: About::default(),
-        },
+        }),
         seen: "2001:db8::7".parse().expect("an address"),
         registered: UnixMillis(5),
         expires: UnixMillis(expires),
@@ -98,6 +98,7 @@ fn endpoint(text: &str) -> SocketAddr {
 
 fn commit<S: Store>(store: &mut S, changes: &[Change]) {
     store.commit(changes).expect("commit");
+    store.flush().expect("flush");
 }
 
 fn ids(records: &[NodeRecord]) -> Vec<&str> {
@@ -106,30 +107,30 @@ fn ids(records: &[NodeRecord]) -> Vec<&str> {
 
 fn empty<S: Store>(mut store: S) {
     commit(&mut store, &[]);
-    assert_eq!(store.node(&id("a")).expect("node"), None);
-    assert_eq!(store.nodes(None, 10).expect("nodes"), []);
-    assert_eq!(store.vmrs().expect("vmrs"), []);
-    assert_eq!(store.holders(endpoint("192.0.2.1:2268")).expect("holders"), []);
-    assert_eq!(store.expired_nodes(UnixMillis(u64::MAX)).expect("expired"), []);
-    assert_eq!(store.entries(None, 10).expect("entries"), []);
-    assert_eq!((store.node_count().expect("count"), store.entry_count().expect("count")), (0, 0));
+    assert_eq!(store.rows().node(&id("a")), None);
+    assert_eq!(store.rows().nodes(None, 10), []);
+    assert_eq!(store.rows().vmrs(), []);
+    assert_eq!(store.rows().holders(endpoint("192.0.2.1:2268")), []);
+    assert_eq!(store.rows().expired_nodes(UnixMillis(u64::MAX)), []);
+    assert_eq!(store.rows().entries(None, 10), []);
+    assert_eq!((store.rows().node_count(), store.rows().entry_count()), (0, 0));
 }
 
 fn node_round_trip<S: Store>(mut store: S) {
     let vmr = node("vmr.one", VMR, &["192.0.2.1:2268", "[2001:db8::1]:2268", "192.0.2.1:2269"], 9);
     let agent = node("agent", Role::Agent, &[], 10);
     commit(&mut store, &[Change::PutNode(vmr.clone()), Change::PutNode(agent.clone())]);
-    assert_eq!(store.node(vmr.id()).expect("node"), Some(vmr.clone()), "endpoints keep their order");
-    assert_eq!(store.node(agent.id()).expect("node"), Some(agent));
-    assert_eq!((store.node_count().expect("count"), store.vmr_count().expect("count")), (2, 1));
-    assert_eq!(store.holders(endpoint("[2001:db8::1]:2268")).expect("holders"), [vmr]);
-    assert_eq!(store.holders(endpoint("[2001:db8::1]:2269")).expect("holders"), []);
+    assert_eq!(store.rows().node(vmr.id()), Some(vmr.clone()), "endpoints keep their order");
+    assert_eq!(store.rows().node(agent.id()), Some(agent));
+    assert_eq!((store.rows().node_count(), store.rows().vmr_count()), (2, 1));
+    assert_eq!(store.rows().holders(endpoint("[2001:db8::1]:2268")), [vmr]);
+    assert_eq!(store.rows().holders(endpoint("[2001:db8::1]:2269")), []);
 }
 
 fn about_round_trip<S: Store>(mut store: S) {
     let mut vmr = node("vmr", VMR, &["192.0.2.1:2268"], 9);
     vmr.draining = true;
-    vmr.registration.about = About {
+    Arc::make_mut(&mut vmr.registration).about = About {
         capabilities: ["quic", "of another version"].map(|name| name.parse().expect("a name")).into(),
         tunnel_ends: [(TunnelKind::Gre, "192.0.2.1:0"), (TunnelKind::Quic, "[2001:db8::1]:443")]
             .map(|(kind, text)| TunnelEnd { kind, endpoint: endpoint(text) })
@@ -138,11 +139,11 @@ fn about_round_trip<S: Store>(mut store: S) {
         load: Load { connections: u32::MAX - 1, capacity: u32::MAX },
     };
     commit(&mut store, &[Change::PutNode(vmr.clone())]);
-    assert_eq!(store.node(vmr.id()).expect("node"), Some(vmr.clone()));
+    assert_eq!(store.rows().node(vmr.id()), Some(vmr.clone()));
     vmr.draining = false;
-    vmr.registration.about = About::default();
+    Arc::make_mut(&mut vmr.registration).about = About::default();
     commit(&mut store, &[Change::PutNode(vmr.clone())]);
-    assert_eq!(store.vmrs().expect("vmrs"), [vmr]);
+    assert_eq!(store.rows().vmrs(), [vmr]);
 }
 
 fn node_replaced<S: Store>(mut store: S) {
@@ -150,9 +151,9 @@ fn node_replaced<S: Store>(mut store: S) {
     let after = node("a", Role::Agent, &["192.0.2.2:2268"], 12);
     commit(&mut store, &[Change::PutNode(before)]);
     commit(&mut store, &[Change::PutNode(after.clone())]);
-    assert_eq!(store.nodes(None, 10).expect("nodes"), std::slice::from_ref(&after));
-    assert_eq!(store.holders(endpoint("192.0.2.1:2268")).expect("holders"), []);
-    assert_eq!(store.holders(endpoint("192.0.2.2:2268")).expect("holders"), [after]);
+    assert_eq!(store.rows().nodes(None, 10), std::slice::from_ref(&after));
+    assert_eq!(store.rows().holders(endpoint("192.0.2.1:2268")), []);
+    assert_eq!(store.rows().holders(endpoint("192.0.2.2:2268")), [after]);
 }
 
 fn node_removed<S: Store>(mut store: S) {
@@ -163,8 +164,8 @@ fn node_removed<S: Store>(mut store: S) {
     );
     for _ in 0..2 {
         commit(&mut store, &[Change::RemoveNode(id("a"))]);
-        assert_eq!(store.nodes(None, 10).expect("nodes"), std::slice::from_ref(&kept));
-        assert_eq!(store.holders(endpoint("192.0.2.1:2268")).expect("holders"), []);
+        assert_eq!(store.rows().nodes(None, 10), std::slice::from_ref(&kept));
+        assert_eq!(store.rows().holders(endpoint("192.0.2.1:2268")), []);
     }
 }
 
@@ -172,16 +173,12 @@ fn node_pages<S: Store>(mut store: S) {
     for name in ["b", "a", "D", "c", "a-1"] {
         commit(&mut store, &[Change::PutNode(node(name, Role::Agent, &[], 9))]);
     }
-    let first = store.nodes(None, 2).expect("nodes");
+    let first = store.rows().nodes(None, 2);
     assert_eq!(ids(&first), ["D", "a"]);
-    let second = store.nodes(Some(first[1].id()), 2).expect("nodes");
+    let second = store.rows().nodes(Some(first[1].id()), 2);
     assert_eq!(ids(&second), ["a-1", "b"]);
-    assert_eq!(ids(&store.nodes(Some(second[1].id()), 2).expect("nodes")), ["c"]);
-    assert_eq!(
-        ids(&store.nodes(Some(&id("aa")), 9).expect("nodes")),
-        ["b", "c"],
-        "after an id that is absent"
-    );
+    assert_eq!(ids(&store.rows().nodes(Some(second[1].id()), 2)), ["c"]);
+    assert_eq!(ids(&store.rows().nodes(Some(&id("aa")), 9)), ["b", "c"], "after an id that is absent");
 }
 
 fn only_vmrs<S: Store>(mut store: S) {
@@ -190,7 +187,7 @@ fn only_vmrs<S: Store>(mut store: S) {
     {
         commit(&mut store, &[Change::PutNode(node(name, role, &[], 9))]);
     }
-    let vmrs = store.vmrs().expect("vmrs");
+    let vmrs = store.rows().vmrs();
     assert_eq!(ids(&vmrs), ["a", "b"]);
     assert_eq!(vmrs[0].rank(), Some(u32::MAX));
 }
@@ -199,25 +196,25 @@ fn shared_endpoint<S: Store>(mut store: S) {
     for name in ["b", "a"] {
         commit(&mut store, &[Change::PutNode(node(name, Role::Agent, &["10.0.0.2:2268"], 9))]);
     }
-    assert_eq!(ids(&store.holders(endpoint("10.0.0.2:2268")).expect("holders")), ["a", "b"]);
+    assert_eq!(ids(&store.rows().holders(endpoint("10.0.0.2:2268"))), ["a", "b"]);
 }
 
 fn expired_nodes<S: Store>(mut store: S) {
     for (name, expires) in [("b", 10), ("a", 10), ("c", 11)] {
         commit(&mut store, &[Change::PutNode(node(name, VMR, &[], expires))]);
     }
-    assert_eq!(store.expired_nodes(UnixMillis(9)).expect("expired"), []);
-    assert_eq!(store.expired_nodes(UnixMillis(10)).expect("expired"), [id("a"), id("b")]);
+    assert_eq!(store.rows().expired_nodes(UnixMillis(9)), []);
+    assert_eq!(store.rows().expired_nodes(UnixMillis(10)), [id("a"), id("b")]);
 }
 
 fn entry_round_trip<S: Store>(mut store: S) {
     let old = entry(Scope::Agents, "192.0.2.0/24", "a", 9);
     let new = entry(Scope::Agents, "192.0.2.0/24", "b", 8);
     commit(&mut store, &[Change::PutEntry(old.clone())]);
-    assert_eq!(store.entry(&old.key).expect("entry"), Some(old));
+    assert_eq!(store.rows().entry(&old.key), Some(old));
     commit(&mut store, &[Change::PutEntry(new.clone())]);
-    assert_eq!(store.entry(&new.key).expect("entry"), Some(new));
-    assert_eq!(store.entry_count().expect("count"), 1);
+    assert_eq!(store.rows().entry(&new.key), Some(new));
+    assert_eq!(store.rows().entry_count(), 1);
 }
 
 fn entry_keys<S: Store>(mut store: S) {
@@ -232,10 +229,10 @@ fn entry_keys<S: Store>(mut store: S) {
         commit(&mut store, &[Change::PutEntry(one.clone())]);
     }
     for one in all {
-        assert_eq!(store.entry(&one.key).expect("entry"), Some(one));
+        assert_eq!(store.rows().entry(&one.key), Some(one));
     }
     let absent = CacheKey { scope: Scope::Vmrs(1), prefix: Prefix::of_address([192, 0, 2, 0].into()) };
-    assert_eq!(store.entry(&absent).expect("entry"), None);
+    assert_eq!(store.rows().entry(&absent), None);
 }
 
 fn entry_pages<S: Store>(mut store: S) {
@@ -251,7 +248,7 @@ fn entry_pages<S: Store>(mut store: S) {
     keys.sort();
     let mut found = Vec::new();
     loop {
-        let page = store.entries(found.last(), 3).expect("entries");
+        let page = store.rows().entries(found.last(), 3);
         assert!(page.len() <= 3);
         if page.is_empty() {
             break;
@@ -271,12 +268,12 @@ fn entry_removal<S: Store>(mut store: S) {
     }
     for _ in 0..2 {
         commit(&mut store, &[Change::RemoveEntry(by_key.key)]);
-        assert_eq!(store.entry_count().expect("count"), 3);
+        assert_eq!(store.rows().entry_count(), 3);
     }
     commit(&mut store, &[Change::RemoveEntriesNaming(id("b"))]);
-    assert_eq!(store.entry(&by_name.key).expect("entry"), None);
+    assert_eq!(store.rows().entry(&by_name.key), None);
     commit(&mut store, &[Change::RemoveEntriesExpired(UnixMillis(10))]);
-    assert_eq!(store.entries(None, 10).expect("entries"), [kept]);
+    assert_eq!(store.rows().entries(None, 10), [kept]);
 }
 
 fn order_of_changes<S: Store>(mut store: S) {
@@ -291,9 +288,9 @@ fn order_of_changes<S: Store>(mut store: S) {
             Change::PutNode(node("a", VMR, &["192.0.2.3:2268"], 9)),
         ],
     );
-    assert_eq!(store.entry(&mine.key).expect("entry"), None);
-    assert_eq!(store.node_count().expect("count"), 1);
-    assert_eq!(ids(&store.holders(endpoint("192.0.2.3:2268")).expect("holders")), ["a"]);
+    assert_eq!(store.rows().entry(&mine.key), None);
+    assert_eq!(store.rows().node_count(), 1);
+    assert_eq!(ids(&store.rows().holders(endpoint("192.0.2.3:2268"))), ["a"]);
 }
 
 fn extremes<S: Store>(mut store: S) {
@@ -302,8 +299,8 @@ fn extremes<S: Store>(mut store: S) {
     let mut cached = entry(Scope::Vmrs(u32::MAX), "ffff::/128", &longest, i64::MAX as u64);
     cached.nearest.rtt = Duration::from_micros(u32::MAX.into());
     commit(&mut store, &[Change::PutNode(record.clone()), Change::PutEntry(cached.clone())]);
-    assert_eq!(store.node(record.id()).expect("node"), Some(record));
-    assert_eq!(store.entry(&cached.key).expect("entry"), Some(cached));
+    assert_eq!(store.rows().node(record.id()), Some(record));
+    assert_eq!(store.rows().entry(&cached.key), Some(cached));
 }
 
 fn write(kind: RecordKind, key: &str, value: Option<&[u8]>) -> RecordWrite {
@@ -317,18 +314,18 @@ fn put<S: Store>(store: &mut S, writes: &[RecordWrite]) {
 fn record_round_trip<S: Store>(mut store: S) {
     let all: Vec<u8> = (0..=255).collect();
     put(&mut store, &[write(RecordKind::Token, "a", Some(&all)), write(RecordKind::Policy, "a", Some(b""))]);
-    assert_eq!(store.record(RecordKind::Token, "a").expect("record"), Some(all));
-    assert_eq!(store.record(RecordKind::Policy, "a").expect("record"), Some(Vec::new()));
+    assert_eq!(store.rows().record(RecordKind::Token, "a"), Some(all));
+    assert_eq!(store.rows().record(RecordKind::Policy, "a"), Some(Vec::new()));
     for (kind, key) in [(RecordKind::Token, "b"), (RecordKind::Token, ""), (RecordKind::Authority, "a")] {
-        assert_eq!(store.record(kind, key).expect("record"), None, "{kind:?} {key}");
+        assert_eq!(store.rows().record(kind, key), None, "{kind:?} {key}");
     }
     put(&mut store, &[write(RecordKind::Token, "a", Some(b"2"))]);
-    assert_eq!(store.record(RecordKind::Token, "a").expect("record"), Some(b"2".to_vec()));
+    assert_eq!(store.rows().record(RecordKind::Token, "a"), Some(b"2".to_vec()));
     for _ in 0..2 {
         put(&mut store, &[write(RecordKind::Token, "a", None)]);
-        assert_eq!(store.record(RecordKind::Token, "a").expect("record"), None);
+        assert_eq!(store.rows().record(RecordKind::Token, "a"), None);
     }
-    assert_eq!((store.node_count().expect("count"), store.entry_count().expect("count")), (0, 0));
+    assert_eq!((store.rows().node_count(), store.rows().entry_count()), (0, 0));
 }
 
 fn records_expected<S: Store>(mut store: S) {
@@ -348,19 +345,21 @@ fn records_expected<S: Store>(mut store: S) {
     assert!(!commit(&[expect("a", Some(b"1")), expect("b", Some(b""))], &next), "one of two is not");
     assert!(commit(&[expect("a", Some(b"1"))], &next));
     assert!(!commit(&[expect("a", Some(b"1"))], &next), "it was another one's turn");
-    assert_eq!(store.record(RecordKind::Token, "a").expect("record"), Some(b"2".to_vec()));
-    assert_eq!(store.record(RecordKind::Certificate, "x/1").expect("record"), None);
+    assert_eq!(store.rows().record(RecordKind::Token, "a"), Some(b"2".to_vec()));
+    assert_eq!(store.rows().record(RecordKind::Certificate, "x/1"), None);
 }
 
 fn record_pages<S: Store>(mut store: S) {
-    let (before, other) =
-        (store.record_changes(RecordKind::Certificate), store.record_changes(RecordKind::Token));
+    let (before, other) = (
+        store.rows().record_changes(RecordKind::Certificate),
+        store.rows().record_changes(RecordKind::Token),
+    );
     let keys = ["a/1", "a/2", "a/3", "a-/1", "b/1"];
     put(&mut store, &keys.map(|key| write(RecordKind::Certificate, key, Some(key.as_bytes()))));
-    assert!(store.record_changes(RecordKind::Certificate) > before, "a change is counted");
-    assert_eq!(store.record_changes(RecordKind::Token), other, "of its kind alone");
+    assert!(store.rows().record_changes(RecordKind::Certificate) > before, "a change is counted");
+    assert_eq!(store.rows().record_changes(RecordKind::Token), other, "of its kind alone");
     let page = |prefix: &str, after: &str, limit: usize| {
-        let page = store.records(RecordKind::Certificate, prefix, after, limit).expect("records");
+        let page = store.rows().records(RecordKind::Certificate, prefix, after, limit);
         page.into_iter()
             .map(|(key, value)| {
                 assert_eq!(key.as_bytes(), value);

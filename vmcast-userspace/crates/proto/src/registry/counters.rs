@@ -61,6 +61,30 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// What two registries over the same rows did together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        let refusals = std::array::from_fn(|reason| self.refusals.0[reason] + other.refusals.0[reason]);
+        Self {
+            registrations: self.registrations + other.registrations,
+            renewals: self.renewals + other.renewals,
+            moves: self.moves + other.moves,
+            takeovers: self.takeovers + other.takeovers,
+            deregistrations: self.deregistrations + other.deregistrations,
+            expirations: self.expirations + other.expirations,
+            refusals: RefusalCounts(refusals),
+            drains: self.drains + other.drains,
+            overloaded: self.overloaded + other.overloaded,
+            nearest_cached_address: self.nearest_cached_address + other.nearest_cached_address,
+            nearest_cached_prefix: self.nearest_cached_prefix + other.nearest_cached_prefix,
+            nearest_all: self.nearest_all + other.nearest_all,
+            stale_entries: self.stale_entries + other.stale_entries,
+            reports: self.reports + other.reports,
+            measurements: self.measurements + other.measurements,
+            prefix_kept: self.prefix_kept + other.prefix_kept,
+        }
+    }
+
     pub(super) const fn count_answer(&mut self, kind: AnswerKind) {
         match kind {
             AnswerKind::CachedAddress => self.nearest_cached_address += 1,

@@ -8,7 +8,8 @@ use std::{
 };
 
 use super::{
-    CacheEntry, CacheKey, Change, Expected, NodeId, NodeRecord, RecordKind, RecordWrite, Store, UnixMillis,
+    CacheEntry, CacheKey, Change, Expected, NodeId, NodeRecord, RecordKind, RecordWrite, Rows, Store,
+    UnixMillis,
 };
 
 /// Ordered tables in memory, and what their rows are also found by.
@@ -51,8 +52,8 @@ impl MemoryStore {
     fn remove_node(&mut self, id: &NodeId) {
         if let Some(record) = self.nodes.remove(id) {
             self.vmrs.remove(id);
-            for endpoint in record.registration.endpoints {
-                self.endpoints.remove(&(endpoint, id.clone()));
+            for endpoint in &record.registration.endpoints {
+                self.endpoints.remove(&(*endpoint, id.clone()));
             }
             self.node_ends.remove(&(record.expires, id.clone()));
         }
@@ -103,6 +104,11 @@ fn page<K: Ord, V: Clone>(table: &BTreeMap<K, V>, after: Option<&K>, limit: usiz
 
 impl Store for MemoryStore {
     type Error = Infallible;
+    type Rows = Self;
+
+    fn rows(&self) -> &Self {
+        self
+    }
 
     fn commit(&mut self, changes: &[Change]) -> Result<(), Infallible> {
         for change in changes {
@@ -129,51 +135,6 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn node(&self, id: &NodeId) -> Result<Option<NodeRecord>, Infallible> {
-        Ok(self.nodes.get(id).cloned())
-    }
-
-    fn nodes(&self, after: Option<&NodeId>, limit: usize) -> Result<Vec<NodeRecord>, Infallible> {
-        Ok(page(&self.nodes, after, limit))
-    }
-
-    fn vmrs(&self) -> Result<Vec<NodeRecord>, Infallible> {
-        Ok(self.vmrs.iter().filter_map(|id| self.nodes.get(id)).cloned().collect())
-    }
-
-    fn holders(&self, endpoint: SocketAddr) -> Result<Vec<NodeRecord>, Infallible> {
-        let from = self.endpoints.range((Bound::Included((endpoint, NodeId::least())), Bound::Unbounded));
-        let ids = from.take_while(|(held, _)| *held == endpoint).map(|(_, id)| id);
-        Ok(ids.filter_map(|id| self.nodes.get(id)).cloned().collect())
-    }
-
-    fn expired_nodes(&self, now: UnixMillis) -> Result<Vec<NodeId>, Infallible> {
-        let expired = self.node_ends.iter().take_while(|(end, _)| *end <= now);
-        let mut ids: Vec<NodeId> = expired.map(|(_, id)| id.clone()).collect();
-        ids.sort();
-        Ok(ids)
-    }
-
-    fn vmr_count(&self) -> Result<usize, Infallible> {
-        Ok(self.vmrs.len())
-    }
-
-    fn node_count(&self) -> Result<usize, Infallible> {
-        Ok(self.nodes.len())
-    }
-
-    fn entry(&self, key: &CacheKey) -> Result<Option<CacheEntry>, Infallible> {
-        Ok(self.entries.get(key).cloned())
-    }
-
-    fn entries(&self, after: Option<&CacheKey>, limit: usize) -> Result<Vec<CacheEntry>, Infallible> {
-        Ok(page(&self.entries, after, limit))
-    }
-
-    fn entry_count(&self) -> Result<usize, Infallible> {
-        Ok(self.entries.len())
-    }
-
     fn commit_records(&mut self, expected: &[Expected], writes: &[RecordWrite]) -> Result<bool, Infallible> {
         let is_there = |expected: &Expected| {
             self.records.get(&(expected.kind, expected.key.clone())) == expected.value.as_ref()
@@ -186,24 +147,65 @@ impl Store for MemoryStore {
         }
         Ok(true)
     }
+}
 
-    fn record(&self, kind: RecordKind, key: &str) -> Result<Option<Vec<u8>>, Infallible> {
-        Ok(self.records.get(&(kind, key.to_owned())).cloned())
+impl Rows for MemoryStore {
+    fn node(&self, id: &NodeId) -> Option<NodeRecord> {
+        self.nodes.get(id).cloned()
     }
 
-    fn records(
-        &self,
-        kind: RecordKind,
-        prefix: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<(String, Vec<u8>)>, Infallible> {
+    fn nodes(&self, after: Option<&NodeId>, limit: usize) -> Vec<NodeRecord> {
+        page(&self.nodes, after, limit)
+    }
+
+    fn vmrs(&self) -> Vec<NodeRecord> {
+        self.vmrs.iter().filter_map(|id| self.nodes.get(id)).cloned().collect()
+    }
+
+    fn holders(&self, endpoint: SocketAddr) -> Vec<NodeRecord> {
+        let from = self.endpoints.range((Bound::Included((endpoint, NodeId::least())), Bound::Unbounded));
+        let ids = from.take_while(|(held, _)| *held == endpoint).map(|(_, id)| id);
+        ids.filter_map(|id| self.nodes.get(id)).cloned().collect()
+    }
+
+    fn expired_nodes(&self, now: UnixMillis) -> Vec<NodeId> {
+        let expired = self.node_ends.iter().take_while(|(end, _)| *end <= now);
+        let mut ids: Vec<NodeId> = expired.map(|(_, id)| id.clone()).collect();
+        ids.sort();
+        ids
+    }
+
+    fn vmr_count(&self) -> usize {
+        self.vmrs.len()
+    }
+
+    fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    fn entry(&self, key: &CacheKey) -> Option<CacheEntry> {
+        self.entries.get(key).cloned()
+    }
+
+    fn entries(&self, after: Option<&CacheKey>, limit: usize) -> Vec<CacheEntry> {
+        page(&self.entries, after, limit)
+    }
+
+    fn entry_count(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn record(&self, kind: RecordKind, key: &str) -> Option<Vec<u8>> {
+        self.records.get(&(kind, key.to_owned())).cloned()
+    }
+
+    fn records(&self, kind: RecordKind, prefix: &str, after: &str, limit: usize) -> Vec<(String, Vec<u8>)> {
         let start = Bound::Included((kind, prefix.to_owned()));
         let behind = Bound::Excluded((kind, after.to_owned()));
         let start = if after < prefix { start } else { behind };
         let rows = self.records.range((start, Bound::Unbounded));
         let rows = rows.take_while(|((of, key), _)| *of == kind && key.starts_with(prefix)).take(limit);
-        Ok(rows.map(|((_, key), value)| (key.clone(), value.clone())).collect())
+        rows.map(|((_, key), value)| (key.clone(), value.clone())).collect()
     }
 
     fn record_changes(&self, kind: RecordKind) -> u64 {

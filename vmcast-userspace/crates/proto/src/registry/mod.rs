@@ -34,7 +34,7 @@ pub use page::{Place, PlaceError};
 pub use record::{Expected, RecordKind, RecordWrite};
 pub use refusal::{Error, Refusal, RefusalReason};
 pub use registry::{Answer, AnswerKind, Census, Lease, Query, Registered, Registry, Report, Reported};
-pub use store::{Change, Store};
+pub use store::{Change, Rows, Store};
 pub use time::UnixMillis;
 
 #[cfg(test)]

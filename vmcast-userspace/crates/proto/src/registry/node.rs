@@ -160,8 +160,8 @@ impl Registration {
 /// A registration as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRecord {
-    /// What the node said.
-    pub registration: Registration,
+    /// What the node said; a record is copied often.
+    pub registration: Arc<Registration>,
     /// The address its request came from.
     pub seen: IpAddr,
     /// Since when it has been registered without a gap.
@@ -175,7 +175,7 @@ pub struct NodeRecord {
 impl NodeRecord {
     /// Its name.
     #[must_use]
-    pub const fn id(&self) -> &NodeId {
+    pub fn id(&self) -> &NodeId {
         &self.registration.id
     }
 
@@ -187,7 +187,7 @@ impl NodeRecord {
 
     /// The rank of a VMR.
     #[must_use]
-    pub const fn rank(&self) -> Option<u32> {
+    pub fn rank(&self) -> Option<u32> {
         match self.registration.role {
             Role::Vmr { rank } => Some(rank),
             Role::Agent => None,

@@ -3,12 +3,13 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use super::{
     CacheEntry, CacheKey, Change, Config, Counters, Error, Measurement, NodeId, NodeRecord, Place, Prefix,
-    Refusal, Registration, Role, Scope, Store, UnixMillis, location,
+    Refusal, Registration, Role, Rows as _, Scope, Store, UnixMillis, location,
 };
 
 /// A granted registration.
@@ -82,6 +83,8 @@ pub struct Answer {
     pub next: Option<Place>,
     /// Where else to go, beside one from the cache.
     pub others: Vec<NodeRecord>,
+    /// Entries that were passed over because they are true no longer: for [`Registry::forget`].
+    pub untrue: Vec<CacheEntry>,
 }
 
 /// What a node measured.
@@ -140,7 +143,15 @@ impl<S: Store> Registry<S> {
 
     /// Whether it answers from what it knew before its store was lost.
     pub fn is_stale(&self) -> bool {
-        self.store.is_stale()
+        self.store.rows().is_stale()
+    }
+
+    /// Makes what was granted since the last time last.
+    ///
+    /// # Errors
+    /// The failure of the store: none of it was granted.
+    pub fn flush(&mut self) -> Result<(), S::Error> {
+        self.store.flush()
     }
 
     /// Its store, for the records that stand beside the registry.
@@ -158,6 +169,11 @@ impl<S: Store> Registry<S> {
         self.store
     }
 
+    /// Its rows.
+    pub fn rows(&self) -> &S::Rows {
+        self.store.rows()
+    }
+
     /// What happened so far.
     pub const fn counters(&self) -> &Counters {
         &self.counters
@@ -171,9 +187,10 @@ impl<S: Store> Registry<S> {
         &mut self,
         now: UnixMillis,
         seen: IpAddr,
-        mut registration: Registration,
+        registration: impl Into<Arc<Registration>>,
     ) -> Result<Lease, Error<S::Error>> {
-        self.check_endpoints(&mut registration)?;
+        let mut registration = registration.into();
+        self.check_endpoints(Arc::make_mut(&mut registration))?;
         let seen = seen.to_canonical();
         let mut changes = Vec::new();
         let replaced = self.endpoint_holders(now, seen, &registration)?;
@@ -181,7 +198,7 @@ impl<S: Store> Registry<S> {
             changes.extend([Change::RemoveNode(id.clone()), Change::RemoveEntriesNaming(id.clone())]);
         }
 
-        let previous = self.store.node(&registration.id)?;
+        let previous = self.store.rows().node(&registration.id);
         if previous.is_none() {
             self.make_room_for_node(now, replaced.len())?;
         }
@@ -227,7 +244,7 @@ impl<S: Store> Registry<S> {
     /// # Errors
     /// The failure of the store.
     pub fn deregister(&mut self, now: UnixMillis, id: &NodeId) -> Result<bool, S::Error> {
-        let Some(record) = self.store.node(id)? else {
+        let Some(record) = self.store.rows().node(id) else {
             return Ok(false);
         };
         self.store.commit(&[Change::RemoveNode(id.clone()), Change::RemoveEntriesNaming(id.clone())])?;
@@ -279,62 +296,75 @@ impl<S: Store> Registry<S> {
     /// A refusal, or the failure of the store.
     pub fn eligible(&mut self, now: UnixMillis, id: &NodeId) -> Result<Vec<NodeId>, Error<S::Error>> {
         let requester = self.live_node(now, id)?;
-        let vmrs = self.store.vmrs()?;
+        let vmrs = self.store.rows().vmrs();
         Ok(vmrs.iter().filter(|vmr| requester.may_attach_to(vmr, now)).map(|vmr| vmr.id().clone()).collect())
     }
 
     /// Answers who is nearest.
     ///
-    /// A cache entry that is not true is passed over and removed: one that has expired, or names a
+    /// A cache entry that is not true is passed over and is to be forgotten: one that has expired, or names a
     /// VMR that is gone, moved or may not be given. One that names an excluded or a busy VMR is
     /// passed over and stays: what one requester cannot reach, its neighbours may.
     ///
     /// # Errors
-    /// A refusal, or the failure of the store.
+    /// A refusal.
     pub fn nearest(&mut self, now: UnixMillis, query: &Query) -> Result<Answer, Error<S::Error>> {
         let requester = self.live_node(now, &query.node)?;
         let (address, prefix) = self.keys(&requester, query.seen, &query.claimed);
-        let mut stale = Vec::new();
+        let mut untrue = Vec::new();
         let mut cached = None;
         let kinds = [(address, AnswerKind::CachedAddress), (prefix, AnswerKind::CachedPrefix)];
         for (key, kind) in kinds.into_iter().filter(|_| query.after.is_none()) {
-            let Some(entry) = self.store.entry(&key)? else {
+            let Some(entry) = self.store.rows().entry(&key) else {
                 continue;
             };
-            let vmr = self.store.node(&entry.nearest.vmr)?;
+            let vmr = self.store.rows().node(&entry.nearest.vmr);
             match vmr {
                 Some(mut vmr) if entry.is_usable(&requester, Some(&vmr), now) => {
                     if self.may_be_given(query, &vmr) {
-                        put_first(&mut vmr.registration.endpoints, entry.nearest.endpoint);
-                        cached = Some(Answer { kind, vmrs: vec![vmr], next: None, others: vec![] });
+                        put_first(&mut vmr.registration, entry.nearest.endpoint);
+                        let vmrs = vec![vmr];
+                        cached = Some(Answer { kind, vmrs, next: None, others: vec![], untrue: vec![] });
                         break;
                     }
                 }
                 Some(_) | None => {
-                    if !stale.contains(&Change::RemoveEntry(key)) {
-                        stale.push(Change::RemoveEntry(key));
+                    if !untrue.contains(&entry) {
+                        untrue.push(entry);
                     }
                 }
             }
         }
-        // An answer need not wait for this: what cannot be removed now is passed over again next time.
-        if !stale.is_empty() && self.store.commit(&stale).is_ok() {
-            self.counters.stale_entries += stale.len() as u64;
-        }
-        let answer = match cached {
+        let mut answer = match cached {
             Some(mut answer) if query.others > 0 => {
                 let most = query.others.min(Query::MOST_OTHERS);
                 let query = Query { limit: Some(most + 1), ..query.clone() };
-                answer.others = self.all(now, &requester, &query, address.prefix.address())?.vmrs;
+                answer.others = self.all(now, &requester, &query, address.prefix.address()).vmrs;
                 answer.others.retain(|other| !answer.vmrs.iter().any(|vmr| vmr.id() == other.id()));
                 answer.others.truncate(most);
                 answer
             }
             Some(answer) => answer,
-            None => self.all(now, &requester, query, address.prefix.address())?,
+            None => self.all(now, &requester, query, address.prefix.address()),
         };
+        answer.untrue = untrue;
         self.counters.count_answer(answer.kind);
         Ok(answer)
+    }
+
+    /// Removes entries that a query found untrue, unless they were set anew since.
+    ///
+    /// # Errors
+    /// The failure of the store.
+    pub fn forget(&mut self, untrue: &[CacheEntry]) -> Result<(), S::Error> {
+        let still = |entry: &&CacheEntry| self.store.rows().entry(&entry.key).as_ref() == Some(*entry);
+        let removals: Vec<_> =
+            untrue.iter().filter(still).map(|entry| Change::RemoveEntry(entry.key)).collect();
+        if !removals.is_empty() {
+            self.store.commit(&removals)?;
+            self.counters.stale_entries += removals.len() as u64;
+        }
+        Ok(())
     }
 
     /// Whether one that the requester may attach to is to be named to it now.
@@ -349,15 +379,9 @@ impl<S: Store> Registry<S> {
     }
 
     /// A page of all VMRs.
-    fn all(
-        &mut self,
-        now: UnixMillis,
-        requester: &NodeRecord,
-        query: &Query,
-        address: IpAddr,
-    ) -> Result<Answer, S::Error> {
+    fn all(&mut self, now: UnixMillis, requester: &NodeRecord, query: &Query, address: IpAddr) -> Answer {
         let mut vmrs = Vec::new();
-        for vmr in self.store.vmrs()? {
+        for vmr in self.store.rows().vmrs() {
             let place = Place::of(&vmr, address);
             if query.after.as_ref().is_none_or(|after| place > *after)
                 && requester.may_attach_to(&vmr, now)
@@ -371,7 +395,7 @@ impl<S: Store> Registry<S> {
         let next = vmrs.get(limit).and_then(|_| vmrs.get(limit - 1)).map(|(place, _)| place.clone());
         vmrs.truncate(limit);
         let vmrs = vmrs.into_iter().map(|(_, vmr)| vmr).collect();
-        Ok(Answer { kind: AnswerKind::All, vmrs, next, others: vec![] })
+        Answer { kind: AnswerKind::All, vmrs, next, others: vec![], untrue: vec![] }
     }
 
     /// Takes a measurement into the cache.
@@ -395,9 +419,9 @@ impl<S: Store> Registry<S> {
         };
 
         let mut changes = vec![Change::PutEntry(entry(address))];
-        let keep_prefix = match self.store.entry(&prefix)? {
+        let keep_prefix = match self.store.rows().entry(&prefix) {
             Some(old) => {
-                let vmr = self.store.node(&old.nearest.vmr)?;
+                let vmr = self.store.rows().node(&old.nearest.vmr);
                 old.is_usable(&requester, vmr.as_ref(), now)
                     && old.reporter != report.node
                     && old.nearest.vmr != report.chosen.vmr
@@ -423,7 +447,7 @@ impl<S: Store> Registry<S> {
     /// # Errors
     /// The failure of the store.
     pub fn expire(&mut self, now: UnixMillis) -> Result<Vec<NodeId>, S::Error> {
-        let expired = self.store.expired_nodes(now)?;
+        let expired = self.store.rows().expired_nodes(now);
         let mut changes = vec![Change::RemoveEntriesExpired(now)];
         for id in &expired {
             changes.extend([Change::RemoveNode(id.clone()), Change::RemoveEntriesNaming(id.clone())]);
@@ -434,40 +458,21 @@ impl<S: Store> Registry<S> {
     }
 
     /// At most `limit` live nodes in the order of their ids, those behind `after`.
-    ///
-    /// # Errors
-    /// The failure of the store.
-    pub fn nodes(
-        &self,
-        now: UnixMillis,
-        after: Option<&NodeId>,
-        limit: usize,
-    ) -> Result<Vec<NodeRecord>, S::Error> {
-        let page = |after: Option<&NodeId>| self.store.nodes(after, limit);
+    pub fn nodes(&self, now: UnixMillis, after: Option<&NodeId>, limit: usize) -> Vec<NodeRecord> {
+        let page = |after: Option<&NodeId>| self.store.rows().nodes(after, limit);
         live_page(limit, after.cloned(), page, |node| node.id().clone(), |node| node.is_live(now))
     }
 
     /// At most `limit` live cache entries in the order of their keys, those behind `after`.
-    ///
-    /// # Errors
-    /// The failure of the store.
-    pub fn cache(
-        &self,
-        now: UnixMillis,
-        after: Option<&CacheKey>,
-        limit: usize,
-    ) -> Result<Vec<CacheEntry>, S::Error> {
-        let page = |after: Option<&CacheKey>| self.store.entries(after, limit);
+    pub fn cache(&self, now: UnixMillis, after: Option<&CacheKey>, limit: usize) -> Vec<CacheEntry> {
+        let page = |after: Option<&CacheKey>| self.store.rows().entries(after, limit);
         live_page(limit, after.copied(), page, |entry| entry.key, |entry| entry.expires > now)
     }
 
     /// How much it holds. What has expired and was not swept up yet counts.
-    ///
-    /// # Errors
-    /// The failure of the store.
-    pub fn census(&self) -> Result<Census, S::Error> {
-        let (nodes, vmrs) = (self.store.node_count()?, self.store.vmr_count()?);
-        Ok(Census { vmrs, agents: nodes.saturating_sub(vmrs), entries: self.store.entry_count()? })
+    pub fn census(&self) -> Census {
+        let (nodes, vmrs) = (self.store.rows().node_count(), self.store.rows().vmr_count());
+        Census { vmrs, agents: nodes.saturating_sub(vmrs), entries: self.store.rows().entry_count() }
     }
 
     fn refuse<T>(&mut self, refusal: Refusal) -> Result<T, Error<S::Error>> {
@@ -476,7 +481,7 @@ impl<S: Store> Registry<S> {
     }
 
     fn live_node(&mut self, now: UnixMillis, id: &NodeId) -> Result<NodeRecord, Error<S::Error>> {
-        match self.store.node(id)? {
+        match self.store.rows().node(id) {
             Some(record) if record.is_live(now) => Ok(record),
             Some(_) | None => self.refuse(Refusal::NotRegistered(id.clone())),
         }
@@ -528,7 +533,7 @@ impl<S: Store> Registry<S> {
     ) -> Result<BTreeSet<NodeId>, Error<S::Error>> {
         let mut replaced = BTreeSet::new();
         for &endpoint in &registration.endpoints {
-            for holder in self.store.holders(endpoint)? {
+            for holder in self.store.rows().holders(endpoint) {
                 if *holder.id() == registration.id {
                     continue;
                 }
@@ -545,20 +550,20 @@ impl<S: Store> Registry<S> {
 
     fn make_room_for_node(&mut self, now: UnixMillis, leaving: usize) -> Result<(), Error<S::Error>> {
         let limit = self.config.max_nodes;
-        if self.store.node_count()? < limit + leaving {
+        if self.store.rows().node_count() < limit + leaving {
             return Ok(());
         }
         self.expire(now)?;
-        if self.store.node_count()? < limit { Ok(()) } else { self.refuse(Refusal::Full { limit }) }
+        if self.store.rows().node_count() < limit { Ok(()) } else { self.refuse(Refusal::Full { limit }) }
     }
 
     fn make_room_for_entries(&mut self, now: UnixMillis, changes: &[Change]) -> Result<(), Error<S::Error>> {
         let limit = self.config.max_entries;
         for expire in [true, false] {
-            let mut count = self.store.entry_count()?;
+            let mut count = self.store.rows().entry_count();
             for change in changes {
                 if let Change::PutEntry(entry) = change {
-                    count += usize::from(self.store.entry(&entry.key)?.is_none());
+                    count += usize::from(self.store.rows().entry(&entry.key).is_none());
                 }
             }
             if count <= limit {
@@ -582,7 +587,7 @@ impl<S: Store> Registry<S> {
         if given > limit {
             return self.refuse(Refusal::TooManyMeasurements { given, limit });
         }
-        match self.store.node(&chosen.vmr)? {
+        match self.store.rows().node(&chosen.vmr) {
             Some(vmr) if !vmr.registration.endpoints.contains(&chosen.endpoint) => {
                 let (vmr, endpoint) = (chosen.vmr.clone(), chosen.endpoint);
                 return self.refuse(Refusal::ForeignEndpoint { vmr, endpoint });
@@ -600,16 +605,16 @@ impl<S: Store> Registry<S> {
 }
 
 /// Pages through a table until `limit` live rows are found or it ends.
-fn live_page<T, K, E>(
+fn live_page<T, K>(
     limit: usize,
     mut after: Option<K>,
-    page: impl Fn(Option<&K>) -> Result<Vec<T>, E>,
+    page: impl Fn(Option<&K>) -> Vec<T>,
     key: impl Fn(&T) -> K,
     live: impl Fn(&T) -> bool,
-) -> Result<Vec<T>, E> {
+) -> Vec<T> {
     let mut found = Vec::new();
     while found.len() < limit {
-        let rows = page(after.as_ref())?;
+        let rows = page(after.as_ref());
         let Some(last) = rows.last() else {
             break;
         };
@@ -617,12 +622,13 @@ fn live_page<T, K, E>(
         let room = limit - found.len();
         found.extend(rows.into_iter().filter(&live).take(room));
     }
-    Ok(found)
+    found
 }
 
-fn put_first(endpoints: &mut [SocketAddr], first: SocketAddr) {
-    if let Some(at) = endpoints.iter().position(|endpoint| *endpoint == first) {
-        endpoints[..=at].rotate_right(1);
+fn put_first(registration: &mut Arc<Registration>, first: SocketAddr) {
+    match registration.endpoints.iter().position(|endpoint| *endpoint == first) {
+        None | Some(0) => {}
+        Some(at) => Arc::make_mut(registration).endpoints[..=at].rotate_right(1),
     }
 }
 

@@ -23,17 +23,8 @@ pub enum Change {
     RemoveEntriesExpired(UnixMillis),
 }
 
-/// A table of nodes, one of cache entries, and records. It knows no rules: an expired row is a row.
-pub trait Store {
-    /// What can go wrong.
-    type Error: Error + Send + Sync + 'static;
-
-    /// Makes all the changes in their order, or none; they last when it returns.
-    ///
-    /// # Errors
-    /// If they could not be made.
-    fn commit(&mut self, changes: &[Change]) -> Result<(), Self::Error>;
-
+/// A table of nodes, one of cache entries, and records, in memory. It knows no rules: an expired row is a row.
+pub trait Rows {
     /// Whether what is read is what was known before the place where it is kept was lost: true as far as
     /// anybody knows, and nothing in it expires meanwhile.
     fn is_stale(&self) -> bool {
@@ -41,90 +32,75 @@ pub trait Store {
     }
 
     /// The node of an id.
-    ///
-    /// # Errors
-    /// If the store cannot be read; so for every other reader.
-    fn node(&self, id: &NodeId) -> Result<Option<NodeRecord>, Self::Error>;
+    fn node(&self, id: &NodeId) -> Option<NodeRecord>;
 
     /// At most `limit` nodes in the order of their ids, those behind `after`.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn nodes(&self, after: Option<&NodeId>, limit: usize) -> Result<Vec<NodeRecord>, Self::Error>;
+    fn nodes(&self, after: Option<&NodeId>, limit: usize) -> Vec<NodeRecord>;
 
     /// Every VMR in the order of the ids.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn vmrs(&self) -> Result<Vec<NodeRecord>, Self::Error>;
+    fn vmrs(&self) -> Vec<NodeRecord>;
 
     /// The nodes that have an endpoint, in the order of their ids.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn holders(&self, endpoint: SocketAddr) -> Result<Vec<NodeRecord>, Self::Error>;
+    fn holders(&self, endpoint: SocketAddr) -> Vec<NodeRecord>;
 
     /// The ids of the nodes that expire at or before `now`, in their order.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn expired_nodes(&self, now: UnixMillis) -> Result<Vec<NodeId>, Self::Error>;
+    fn expired_nodes(&self, now: UnixMillis) -> Vec<NodeId>;
 
     /// How many VMRs there are.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn vmr_count(&self) -> Result<usize, Self::Error>;
+    fn vmr_count(&self) -> usize;
 
     /// How many nodes there are.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn node_count(&self) -> Result<usize, Self::Error>;
+    fn node_count(&self) -> usize;
 
     /// The cache entry of a key.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn entry(&self, key: &CacheKey) -> Result<Option<CacheEntry>, Self::Error>;
+    fn entry(&self, key: &CacheKey) -> Option<CacheEntry>;
 
     /// At most `limit` cache entries in the order of their keys, those behind `after`.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn entries(&self, after: Option<&CacheKey>, limit: usize) -> Result<Vec<CacheEntry>, Self::Error>;
+    fn entries(&self, after: Option<&CacheKey>, limit: usize) -> Vec<CacheEntry>;
 
     /// How many cache entries there are.
+    fn entry_count(&self) -> usize;
+
+    /// The record of a key.
+    fn record(&self, kind: RecordKind, key: &str) -> Option<Vec<u8>>;
+
+    /// Keys that begin with `prefix` and their records, in the order of keys: at most `limit`, those behind `after`.
+    fn records(&self, kind: RecordKind, prefix: &str, after: &str, limit: usize) -> Vec<(String, Vec<u8>)>;
+
+    /// A number that is larger after any record of this kind was changed, whoever did it.
+    fn record_changes(&self, kind: RecordKind) -> u64;
+}
+
+/// Where rows are kept. All of them are in memory too, where they are read.
+pub trait Store {
+    /// What can go wrong.
+    type Error: Error + Send + Sync + 'static;
+    /// The rows in memory.
+    type Rows: Rows;
+
+    /// The rows as they are after the last commit.
+    fn rows(&self) -> &Self::Rows;
+
+    /// Makes all the changes in their order, or none. They last when [`flush`](Self::flush) returns, if
+    /// not before.
     ///
     /// # Errors
-    /// If the store cannot be read.
-    fn entry_count(&self) -> Result<usize, Self::Error>;
+    /// If they could not be made.
+    fn commit(&mut self, changes: &[Change]) -> Result<(), Self::Error>;
 
-    /// Makes all changes of records or none. They last when it returns, power cuts included. False, and no change, if
-    /// something else than `expected` is there.
+    /// Makes the commits since the last flush last. If it fails, none of them was made, and the rows are
+    /// what they were before.
+    ///
+    /// # Errors
+    /// If they could not be made to last.
+    fn flush(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// Makes all changes of records or none. They last when it returns, power cuts included, and with them the
+    /// commits before. False, and no change, if something else than `expected` is there.
     ///
     /// # Errors
     /// If the store fails; then nothing was changed.
     fn commit_records(&mut self, expected: &[Expected], writes: &[RecordWrite]) -> Result<bool, Self::Error>;
-
-    /// The record of a key.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn record(&self, kind: RecordKind, key: &str) -> Result<Option<Vec<u8>>, Self::Error>;
-
-    /// Keys that begin with `prefix` and their records, in the order of keys: at most `limit`, those behind `after`.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    fn records(
-        &self,
-        kind: RecordKind,
-        prefix: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<(String, Vec<u8>)>, Self::Error>;
-
-    /// A number that is larger after any record of this kind was changed, whoever did it.
-    fn record_changes(&self, kind: RecordKind) -> u64;
 }

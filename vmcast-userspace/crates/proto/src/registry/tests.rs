@@ -24,5 +24,5 @@ fn seconds(n: u64) -> UnixMillis {
 }
 
 fn registration(name: &str, role: Role, endpoints: &[&str]) -> Registration {
-    conformance::node(name, role, endpoints, 0).registration
+    Registration::clone(&conformance::node(name, role, endpoints, 0).registration)
 }

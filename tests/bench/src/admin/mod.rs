@@ -1,0 +1,159 @@
+//! The administration server: questions from the cache by one core, a storm of registrations after a power cut,
+//! memory with a great many agents, and how good the answers are in simulated networks.
+//!
+//! The server is the real program over its database file; clients talk gRPC to it on loopback.
+
+mod connection;
+mod population;
+mod process;
+mod questions;
+mod simulated;
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context as _, Result};
+use indicatif::ProgressBar;
+use vmcast_lab::{Lab, Process, clock::Clock, signals};
+
+use crate::{
+    daemon::Measured as _,
+    machine::{last_core, pin_to_core},
+    report::{AdminRow, Bound, Ratio, RegistryRow, Report},
+    stats::Summary,
+};
+
+use questions::{Askers, CONNECTIONS, UNDER_WAY};
+
+/// Questions that one core is to answer in a second.
+const TARGET_QUESTIONS: f64 = 50_000.0;
+/// Registrations in a second: 100,000 agents in 20 s.
+const TARGET_STORM: f64 = 5_000.0;
+/// How much memory the server may take with 100,000 agents, in MB; and each of them, in bytes.
+const TARGET_MB: f64 = 300.0;
+const TARGET_AGENT: f64 = 3_000.0;
+/// Agents that the memory target is about.
+const MANY: u32 = 100_000;
+/// Agents that ask.
+const ASKERS: u32 = 1000;
+/// The core of the server.
+const SERVERS_CORE: usize = 0;
+
+/// How much to measure.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Effort {
+    /// Agents that register.
+    agents: u32,
+    rounds: usize,
+    /// How long the questions of a round go on.
+    round: Duration,
+    /// Simulated networks for each way and disturbance.
+    worlds: u64,
+}
+
+impl Effort {
+    pub(crate) const FULL: Self =
+        Self { agents: MANY, rounds: 5, round: Duration::from_secs(3), worlds: 100 };
+    pub(crate) const QUICK: Self =
+        Self { agents: 10_000, rounds: 3, round: Duration::from_millis(500), worlds: 2 };
+
+    /// Steps of the progress bar.
+    pub(crate) const fn steps(&self) -> u64 {
+        self.agents as u64 + self.rounds as u64 + simulated::steps(self.worlds)
+    }
+}
+
+/// Measures, and puts rows and targets into the report.
+pub(crate) fn measure(program: &Path, effort: Effort, report: &mut Report, bar: &ProgressBar) -> Result<()> {
+    let mut lab = Lab::new("bench-admin")?;
+    let namespace = lab.namespace("admin")?;
+    let process = process::start(&lab, &namespace, program)?;
+    // A thread of its own, so that what follows is neither in the namespace nor on one core.
+    namespace.enter(|| {
+        registrations(&process, effort, report, bar)?;
+        answers(&process, effort, report, bar)
+    })??;
+    drop(process);
+    report.nearest.extend(simulated::measure(effort.worlds, bar));
+    Ok(())
+}
+
+/// Everybody comes at once. Client and server share the machine's cores.
+fn registrations(process: &Process, effort: Effort, report: &mut Report, bar: &ProgressBar) -> Result<()> {
+    let Effort { agents, .. } = effort;
+    bar.set_message(format!("{agents} agents register"));
+    population::register_vmr().context("registering a VMR")?;
+    let empty = process.memory()?;
+    let (core, clock) = (process.core_time()?, Clock::start());
+    population::register_agents(agents, || bar.inc(1)).context("registering agents")?;
+    let (took, core) = (clock.now(), process.core_time()? - core);
+    let full = process.memory()?;
+    let bytes_per_agent = full.resident.saturating_sub(empty.resident) as f64 / f64::from(agents);
+    let per_s = f64::from(agents) / took.as_secs_f64();
+    report.registry.push(RegistryRow {
+        agents,
+        took_s: took.as_secs_f64(),
+        per_s,
+        us_each: core.as_secs_f64() * 1e6 / f64::from(agents),
+        empty_mb: empty.resident as f64 / 1e6,
+        resident_mb: full.resident as f64 / 1e6,
+        bytes_per_agent,
+    });
+    report.ratios.push(Ratio::new(
+        format!("registrations in a second, {agents} agents at once, each by a new connection"),
+        per_s,
+        "/s",
+        Bound::AtLeast(TARGET_STORM),
+    ));
+    report.ratios.push(Ratio::new(
+        format!("memory of the admin for each of {agents} registered agents"),
+        bytes_per_agent,
+        "bytes",
+        Bound::AtMost(TARGET_AGENT),
+    ));
+    if agents == MANY {
+        report.ratios.push(Ratio::new(
+            format!("resident memory of the admin with {agents} registered agents"),
+            full.resident as f64 / 1e6,
+            "MB",
+            Bound::AtMost(TARGET_MB),
+        ));
+    }
+    Ok(())
+}
+
+fn answers(process: &Process, effort: Effort, report: &mut Report, bar: &ProgressBar) -> Result<()> {
+    bar.set_message("questions for the nearest VMR");
+    population::report(ASKERS).context("reporting the nearest")?;
+    process.pin(SERVERS_CORE)?;
+    pin_to_core(last_core()).context("staying on one core")?;
+    let mut askers = Askers::connect(ASKERS)?;
+    let (mut of_core, mut in_all, mut count) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..effort.rounds {
+        signals::check()?;
+        let (core, clock) = (process.core_time()?, Clock::start());
+        let answered = askers.ask(effort.round)?;
+        let (took, core) = (clock.now(), process.core_time()? - core);
+        of_core.push(answered as f64 / core.as_secs_f64());
+        in_all.push(answered as f64 / took.as_secs_f64());
+        count += answered;
+        bar.inc(1);
+    }
+    let of_core = Summary::of(&of_core).context("no round was measured")?;
+    let in_all = Summary::of(&in_all).context("no round was measured")?;
+    report.admin.push(AdminRow {
+        what: "nearest VMR, from the cache".to_owned(),
+        connections: CONNECTIONS,
+        under_way: UNDER_WAY,
+        count,
+        per_s_core: of_core.median,
+        least: of_core.least,
+        most: of_core.most,
+        us_each: 1e6 / of_core.median,
+        per_s: in_all.median,
+        rounds: of_core.count,
+    });
+    let name = "questions for the nearest VMR answered from the cache in a second of one core, over gRPC";
+    let ratio = Ratio::new(name.to_owned(), of_core.median, "/s", Bound::AtLeast(TARGET_QUESTIONS));
+    report.ratios.push(ratio.with_spread(of_core));
+    Ok(())
+}

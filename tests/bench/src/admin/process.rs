@@ -1,0 +1,45 @@
+//! The admin under measurement.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddrV4, TcpStream},
+    path::Path,
+    process::Command,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use vmcast_lab::{Lab, Namespace, Process, clock::Clock, signals};
+
+const READY: Duration = Duration::from_secs(20);
+/// Where it listens, in a namespace of its own.
+pub(super) const LISTEN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8443);
+
+/// Starts it over a database file that is new.
+pub(super) fn start(lab: &Lab, namespace: &Namespace, program: &Path) -> Result<Process> {
+    let dir = lab.dir();
+    let config = dir.join("admin.toml");
+    let text = format!(
+        "name = \"admin\"\nlisten = \"{LISTEN}\"\ndatabase = \"{}\"\nlease_seconds = 60\n\
+         [control]\nsocket = \"{}\"\n",
+        dir.join("admin.db").display(),
+        dir.join("admin.sock").display(),
+    );
+    fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
+    let mut command = Command::new(program);
+    command.arg("admin").arg("--config").arg(&config);
+    let mut process = namespace.spawn("admin", command)?;
+    let clock = Clock::start();
+    loop {
+        signals::check()?;
+        if let Some(status) = process.try_wait()? {
+            bail!("the admin ended ({status})\n{}", process.log_tail(20));
+        }
+        if namespace.enter(|| TcpStream::connect(LISTEN).is_ok())? {
+            return Ok(process);
+        }
+        ensure!(clock.now() < READY, "the admin is not ready\n{}", process.log_tail(20));
+        thread::sleep(Duration::from_millis(50));
+    }
+}
