@@ -18,6 +18,7 @@ mod inside;
 mod leave;
 mod member;
 mod program;
+mod redial;
 mod router;
 mod shape;
 
@@ -25,6 +26,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use libtest_mimic::Trial;
 use vmcast_dataplane::kernel::Rule;
+use vmcast_lab::roles::Engine;
 
 use crate::{
     bed::{Bed, Outcome},
@@ -82,5 +84,13 @@ pub(crate) fn trials(series: &str, kernel: Option<&Kernel>) -> Vec<Trial> {
             at_tc::test,
         ),
     ]);
+    let no_ppp = kernel.is_none_or(|kernel| kernel.ppp().is_err());
+    trials.extend([Engine::Auto, Engine::Tc, Engine::Software].map(|engine| {
+        let name = format!(
+            "members behind a session that is dialled again get their stream again, others all of it, engine {}",
+            engine.label()
+        );
+        crate::trial(series, kernel, name, move |bed| redial::test(bed, engine)).with_ignored_flag(no_ppp)
+    }));
     trials
 }
