@@ -26,6 +26,9 @@ use super::{
 /// noarp and permanent (`NUD_VALID` of the kernel).
 const NUD_VALID: u16 = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80;
 
+/// Neighbour states that the kernel does not verify: permanent and noarp.
+const NUD_STATED: u16 = 0x40 | 0x80;
+
 /// Length of a `struct ifaddrmsg` in bytes.
 const IFADDRMSG: usize = 8;
 /// The attribute of an address message that is a group, of four bytes.
@@ -200,6 +203,12 @@ pub fn route(message: &RouteMessage, destination: IpAddr) -> Result<Route, Unres
     }
     let ifindex = out.ok_or(Unresolvable::NoRoute)?;
     Ok(Route { ifindex, neighbour, mtu })
+}
+
+/// Whether a neighbour entry is one that the kernel takes for true without asking.
+#[must_use]
+pub fn is_stated(message: &NeighbourMessage) -> bool {
+    u16::from(message.header.state) & NUD_STATED != 0
 }
 
 /// Reads a neighbour entry; its address is `None` unless it may be used.

@@ -162,21 +162,29 @@ async fn lookup_route(handle: &rtnetlink::Handle, destination: IpAddr) -> Result
     }
 }
 
+async fn lookup_neighbour(handle: rtnetlink::Handle, neighbour: Neighbour) -> Option<Mac> {
+    let entry = read_neighbour(&handle, neighbour).await?;
+    message::neighbour(&entry).and_then(|(_, mac)| mac)
+}
+
 /// Reads one neighbour entry, without a dump of them all.
-async fn lookup_neighbour(mut handle: rtnetlink::Handle, neighbour: Neighbour) -> Option<Mac> {
+async fn read_neighbour(handle: &rtnetlink::Handle, neighbour: Neighbour) -> Option<NeighbourMessage> {
     let message = RouteNetlinkMessage::GetNeighbour(neighbour_message(neighbour));
     let mut request = NetlinkMessage::from(message);
     request.header.flags = NLM_F_REQUEST;
-    let mut answers = handle.request(request).ok()?;
-    let payload = answers.next().await?.payload;
-    let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(answer)) = payload else {
-        return None;
-    };
-    message::neighbour(&answer).and_then(|(_, mac)| mac)
+    let mut answers = handle.clone().request(request).ok()?;
+    match answers.next().await?.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(entry)) => Some(entry),
+        _ => None,
+    }
 }
 
-/// Makes the kernel resolve a neighbour, or verify it if its entry is stale (`NTF_USE`).
-async fn use_neighbour(mut handle: rtnetlink::Handle, neighbour: Neighbour) {
+/// Makes the kernel resolve a neighbour, or verify it if its entry is stale (`NTF_USE`). One that the operator has
+/// stated is left alone: to the kernel this flag says that it is permanent no more (since 5.15).
+pub(super) async fn use_neighbour(mut handle: rtnetlink::Handle, neighbour: Neighbour) {
+    if read_neighbour(&handle, neighbour).await.is_some_and(|entry| message::is_stated(&entry)) {
+        return;
+    }
     let mut message = neighbour_message(neighbour);
     message.header.flags = NeighbourFlags::Use;
     let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewNeighbour(message));

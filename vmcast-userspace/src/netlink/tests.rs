@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, UdpSocket},
+    process::Command,
     time::Duration,
 };
 
@@ -13,10 +14,11 @@ use vmcast_common::{
 };
 
 use super::{
-    Error, HostGroupEvent, HostGroups, Links, NextHopEvent, NextHops, Setup,
+    Error, HostGroupEvent, HostGroups, Links, NextHopEvent, NextHops, Setup, connect,
     links::LinkEvent,
     netns::{NetNs, skip_without_root},
-    table::Unresolvable,
+    next_hops::use_neighbour,
+    table::{Neighbour, Unresolvable},
 };
 
 /// Longer than anything here takes, so that a broken test ends.
@@ -55,6 +57,12 @@ async fn until_assigned(
             return hop;
         }
     }
+}
+
+/// What the kernel has of a neighbour on the wire.
+fn shown(near: &NetNs, address: &str) -> String {
+    let show = || Command::new("ip").args(["neighbour", "show", address, "dev", "near0"]).output();
+    String::from_utf8(near.run(show).expect("ip is installed").stdout).expect("text")
 }
 
 /// Two hosts on one wire; the second is also a gateway.
@@ -102,6 +110,9 @@ fn a_neighbour_and_what_is_behind_it_resolve_and_follow_the_kernel() {
         assert_eq!(changed, id);
 
         // A deleted entry is resolved again without anybody sending.
+        while !shown(&near, "10.1.0.2").contains("lladdr") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         near.ip("neighbour del 10.1.0.2 dev near0");
         until_mac(&mut events, None).await;
         until_mac(&mut events, Some([2, 0, 0, 0, 0, 0x22])).await;
@@ -132,6 +143,28 @@ fn a_route_change_moves_its_destinations_to_another_next_hop() {
         assert_eq!(until_assigned(&mut events, ip("10.9.0.1")).await, Err(Unresolvable::NoRoute));
         assert_eq!(next(&mut events).await, NextHopEvent::Removed { id: second });
     });
+}
+
+// the kernel is asked anew again and again, which must not make it forget what the operator has said
+#[test]
+fn a_neighbour_that_the_operator_has_stated_stays_so() {
+    if skip_without_root("stated neighbours") {
+        return;
+    }
+    let (near, _far) = pair();
+    near.ip("neighbour replace 10.1.0.9 lladdr 02:00:00:00:00:09 dev near0 nud permanent");
+    near.block_on(async || {
+        let near0 = Links::open().expect("links").find("near0").await.expect("near0");
+        let neighbour = Neighbour { ifindex: near0.ifindex, address: ip("10.1.0.9") };
+        for _ in 0..3 {
+            use_neighbour(connect().expect("netlink"), neighbour).await;
+        }
+        let (hops, mut events) = NextHops::spawn().expect("the service");
+        hops.watch(ip("10.1.0.9"));
+        until_mac(&mut events, Some([2, 0, 0, 0, 0, 9])).await;
+    });
+    let shown = shown(&near, "10.1.0.9");
+    assert!(shown.contains("PERMANENT"), "{shown}");
 }
 
 #[test]

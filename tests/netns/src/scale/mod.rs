@@ -7,6 +7,7 @@ mod churn;
 mod cores;
 mod groups;
 mod heads;
+mod shrunk;
 mod stand;
 
 use std::sync::Mutex;
@@ -20,7 +21,10 @@ use vmcast_dataplane::{
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
-    [churn::trials(), cores::trials(), groups::trials(), heads::trials()].into_iter().flatten().collect()
+    [churn::trials(), cores::trials(), groups::trials(), heads::trials(), shrunk::trials()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// One after the other: each takes both cores and much of the memory for packets.

@@ -113,7 +113,7 @@ pub(crate) fn trials(series: &str, kernel: Option<&Kernel>) -> Vec<Trial> {
     let mut trials = Vec::new();
     for (before, after, test) in tests {
         for inside in Inside::ALL {
-            for engine in [Engine::Xdp, Engine::Software] {
+            for engine in [Engine::Xdp, Engine::Tc, Engine::Software] {
                 let name = format!("{before} {} {after}, engine {}", inside.label(), engine.label());
                 trials.push(crate::trial(series, kernel, name, move |bed| test(bed, inside, engine)));
             }
@@ -125,7 +125,11 @@ pub(crate) fn trials(series: &str, kernel: Option<&Kernel>) -> Vec<Trial> {
 /// Fails unless a router replicates by the engine that it was told.
 fn is_engine(router: &Role, engine: Engine) -> Outcome {
     let label = router.engine().map(|(label, _)| label);
-    let expected = if engine == Engine::Software { "software" } else { "xdp-broadcast" };
+    let expected = match engine {
+        Engine::Software => "software",
+        Engine::Tc => "tc-clone",
+        Engine::Auto | Engine::Xdp => "xdp-broadcast",
+    };
     ensure!(label.as_deref() == Some(expected), "the engine is {label:?}");
     Ok(())
 }

@@ -168,20 +168,42 @@ pub(crate) fn of(kernel: &Kernel) -> Vec<Device> {
 /// Makes every device that the machine can have, its wire having its addresses; the node's end of each link
 /// has this link-layer address. The sessions end with what is returned.
 pub(crate) fn make(bed: &Bed, vm: &mut Vm, peer: [u8; 6]) -> Result<Vec<GuestSession>, Failed> {
-    let batch = |commands: String| format!("ip -batch - <<'END'\n{commands}END");
     let devices = of(&bed.kernel);
     let links = || devices.iter().filter(|device| device.tunnel.is_none()).map(|device| device.link);
-    let peer_text = text(peer);
-    let without = links().filter(|link| link.session().is_none());
-    vm.run(&batch(without.map(|link| link.script(None, &peer_text)).collect()))?;
+    make_links(vm, peer, links().filter(|link| link.session().is_none()))?;
     let mut sessions = Vec::new();
-    let mut commands = String::new();
-    for (link, (number, below)) in links().filter_map(|link| Some((link, link.session()?))) {
-        let session = GuestSession::open(bed, vm, number, peer, below.name())?;
-        commands.push_str(&link.script(Some(session.device()), &peer_text));
-        sessions.push(session);
+    for (link, (number, _)) in links().filter_map(|link| Some((link, link.session()?))) {
+        sessions.push(open_session(bed, vm, link, number, peer)?);
     }
-    commands.extend(devices.iter().filter_map(|device| Some(device.script(device.tunnel?))));
-    vm.run(&batch(commands))?;
+    batch(vm, &devices.iter().filter_map(|device| Some(device.script(device.tunnel?))).collect::<String>())?;
     Ok(sessions)
+}
+
+/// Makes the devices of links without a session.
+pub(crate) fn make_links(
+    vm: &mut Vm,
+    peer: [u8; 6],
+    links: impl IntoIterator<Item = Link>,
+) -> Result<(), Failed> {
+    let peer = text(peer);
+    batch(vm, &links.into_iter().map(|link| link.script(None, &peer)).collect::<String>())
+}
+
+/// Opens a session of this number and makes it the device of a link.
+pub(crate) fn open_session(
+    bed: &Bed,
+    vm: &mut Vm,
+    link: Link,
+    number: u16,
+    peer: [u8; 6],
+) -> Result<GuestSession, Failed> {
+    let (_, below) = link.session().ok_or("the link has no session")?;
+    let session = GuestSession::open(bed, vm, number, peer, below.name())?;
+    batch(vm, &link.script(Some(session.device()), &text(peer)))?;
+    Ok(session)
+}
+
+fn batch(vm: &mut Vm, commands: &str) -> Result<(), Failed> {
+    vm.run(&format!("ip -batch - <<'END'\n{commands}END"))?;
+    Ok(())
 }

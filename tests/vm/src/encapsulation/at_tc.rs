@@ -8,7 +8,7 @@ use vmcast_lab::roles::Engine;
 
 use super::{
     PORT, SENT,
-    inside::RouterInside,
+    inside::{RouterInside, Sessions},
     member::Member,
     program::PEER,
     shape::{self, FIELDS},
@@ -16,16 +16,15 @@ use super::{
 use crate::{
     bed::{Bed, Outcome, ensure},
     capture::Capture,
-    devices::{self, Device, Link},
+    devices::{self, Device, Link, Tunnel},
     frame::{self, Port, group_mac, text},
-    numbered::number,
     vm::{MAC, Vm},
     wire::{self, BRIDGE, Wire},
 };
 
 /// Packets of each stream.
 const PACKETS: u64 = 20;
-/// Between two of them: each is more than a hundred copies, and the machine is slow.
+/// Between two of them: each is nearly two hundred copies, and the machine is slow.
 const PACE: Duration = Duration::from_millis(25);
 /// Members by their link-layer addresses. A run of the program makes 64 copies, so with the others this is two runs and a
 /// part of a third.
@@ -41,7 +40,7 @@ pub(super) fn test(bed: &mut Bed) -> Outcome {
     wire::set_up(&mut vm)?;
     let sessions = devices::make(bed, &mut vm, PEER)?;
     let (members, hosts) = members(!sessions.is_empty());
-    let router = RouterInside::start(bed, &mut vm, Engine::Tc, &SENT, &members, &hosts)?;
+    let router = RouterInside::start(bed, &mut vm, Engine::Tc, &SENT, &members, &hosts, Sessions::Stated)?;
     let status = router.ask(&mut vm, "status --json")?;
     ensure!(status.contains("\"label\": \"tc-clone\""), "the engine is none: {status}");
     is_attached(&mut vm, bed.kernel.has_links_at_tc())?;
@@ -68,7 +67,7 @@ pub(super) fn test(bed: &mut Bed) -> Outcome {
     let mut seen: BTreeMap<Vec<String>, Vec<Option<u64>>> = BTreeMap::new();
     for mut row in capture.rows(bed, &ours, &fields, PACKETS * shapes.len() as u64)? {
         let payload = row.pop().unwrap_or_default();
-        seen.entry(row).or_default().push(bytes(&payload).and_then(|payload| number(&payload)));
+        seen.entry(row).or_default().push(shape::number_of(&payload));
     }
     let told = router.ask(&mut vm, "stats")?;
     let expected: Vec<_> = (0..PACKETS).map(Some).collect();
@@ -87,15 +86,28 @@ pub(super) fn test(bed: &mut Bed) -> Outcome {
     Ok(())
 }
 
-/// Members on every link but the wire: its network, and hosts by their link-layer addresses.
+/// Members on every link but the wire: its network, hosts by their link-layer addresses, and tunnels of each kind over
+/// either version of IP.
 fn members(has_sessions: bool) -> (Vec<Member>, Vec<(Link, Mac)>) {
     let is_there = |link: &Link| *link != Link::Wire && (has_sessions || link.session().is_none());
     let links: Vec<Link> = Link::ALL.into_iter().filter(is_there).collect();
     let native = links.iter().map(|link| Member::Device(Device { link: *link, tunnel: None }));
+    let tunnels = links.iter().flat_map(|&link| {
+        let kinds = [
+            Tunnel::Gre(None),
+            Tunnel::Gre(Some(4711)),
+            Tunnel::Ipip,
+            Tunnel::Ip6tnl,
+            Tunnel::Ip6gre(None),
+            Tunnel::Ip6gre(Some(4712)),
+        ];
+        let of = kinds.map(|tunnel| Member::Device(Device { link, tunnel: Some(tunnel) }));
+        of.into_iter().chain([false, true].map(|v6| Member::Amt { link, v6 }))
+    });
     // A session has one other end.
     let shared = links.iter().filter(|link| link.session().is_none()).cycle();
     let hosts = (1..=HOSTS).zip(shared).map(|(number, link)| (*link, [0x02, 0, 0, 0, 0x71, number]));
-    (native.collect(), hosts.collect())
+    (native.chain(tunnels).collect(), hosts.collect())
 }
 
 /// Fails unless the program that decides is on the wire's device as a filter, or as a link, which is no filter.
@@ -109,11 +121,4 @@ fn is_attached(vm: &mut Vm, as_link: bool) -> Outcome {
 /// Packets that came out of the relay device to members at TC.
 fn through_relay(vm: &mut Vm) -> Result<u64, libtest_mimic::Failed> {
     Ok(vm.run("cat /sys/class/net/vmc*p/statistics/rx_packets")?.parse()?)
-}
-
-/// The bytes of a field of tshark's in hexadecimal.
-fn bytes(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<u8> = text.bytes().filter(|digit| *digit != b':').collect();
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    digits.chunks(2).map(byte).collect()
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use vmcast_common::fib::{FibOp, Members, Output, Rpf, Stream};
+use vmcast_dataplane::kernel::Rule;
 
 use super::{
     SENT,
@@ -21,7 +22,7 @@ use crate::{
 const PACKETS: u64 = 100;
 
 // proves that the data plane decapsulates all that a kernel's own devices encapsulate
-pub(super) fn test(bed: &mut Bed) -> Outcome {
+pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
     let [vmr, member, bystander] = bed.lab.namespaces(["vmr", "member", "bystander"])?;
     bed.lab.veths(&[((&vmr, "acc1"), (&member, "eth0")), ((&vmr, "acc2"), (&bystander, "eth0"))])?;
     let wire = Wire::to(bed, &vmr, WIRE)?;
@@ -30,7 +31,7 @@ pub(super) fn test(bed: &mut Bed) -> Outcome {
     }
     let mut vm = bed.boot(&wire)?;
     wire::set_up(&mut vm)?;
-    let mut router = Router::start(&vmr)?;
+    let mut router = Router::start(&vmr, rule)?;
     let _sessions = devices::make(bed, &mut vm, router.wire.1)?;
     let output = Output::Interface(router.add("acc1")?);
     router.add("acc2")?;

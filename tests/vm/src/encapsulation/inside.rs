@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use libtest_mimic::Failed;
+use serde_json::Value;
 use vmcast_common::{fib::TunnelKind, hdr::eth::Mac};
 use vmcast_lab::roles::Engine;
 
@@ -16,6 +17,15 @@ use crate::{
 };
 
 const SOCKET: &str = "/tmp/router.sock";
+
+/// How the program knows which PPPoE session an interface is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sessions {
+    /// Its configuration says so.
+    Stated,
+    /// There is one at most.
+    Found,
+}
 
 /// The running program.
 pub(super) struct RouterInside {
@@ -33,9 +43,10 @@ impl RouterInside {
         streams: &[Sent],
         members: &[Member],
         hosts: &[(Link, Mac)],
+        sessions: Sessions,
     ) -> Result<Self, Failed> {
         let program = bed::program()?.display().to_string();
-        let config = config(engine, streams, members, hosts);
+        let config = config(engine, streams, members, hosts, sessions);
         let job = vm.start(&format!(
             "cat > /tmp/router.toml <<'END'\n{config}END\necho $$ > /tmp/router.pid\n\
              exec {program} router --config /tmp/router.toml"
@@ -48,7 +59,23 @@ impl RouterInside {
             Ok(answer.matches("\"configured\": true").count() == wanted)
         })
         .map_err(|failed| format!("{}\n{}", failed.message().unwrap_or_default(), router.said()))?;
+        router.until_reached(bed, vm)?;
         Ok(router)
+    }
+
+    /// Waits until the way to the far end of every tunnel is known.
+    fn until_reached(&self, bed: &Bed, vm: &mut Vm) -> Outcome {
+        let mut unreached = Vec::new();
+        bed.until("every tunnel has its way", || {
+            let answer: Value = serde_json::from_str(&self.ask(vm, "tunnel list --json")?)?;
+            let tunnels = answer["tunnels"].as_array().cloned().unwrap_or_default();
+            unreached = tunnels.into_iter().filter(|tunnel| tunnel["next_hop"].is_null()).collect();
+            Ok(unreached.is_empty())
+        })
+        .map_err(|failed| {
+            let message = failed.message().unwrap_or_default();
+            format!("{message}; not known is that of {unreached:?}\n{}", self.said()).into()
+        })
     }
 
     /// What it answers to an operator's question; nothing if it does not.
@@ -68,7 +95,13 @@ impl RouterInside {
     }
 }
 
-fn config(engine: Engine, streams: &[Sent], members: &[Member], hosts: &[(Link, Mac)]) -> String {
+fn config(
+    engine: Engine,
+    streams: &[Sent],
+    members: &[Member],
+    hosts: &[(Link, Mac)],
+    sessions: Sessions,
+) -> String {
     let mut text = format!(
         "rank = 0\n[control]\nsocket = \"{SOCKET}\"\n[dataplane]\nengine = \"{}\"\n\
          [[interface]]\nname = \"eth0\"\naccepts_sources = true\n",
@@ -78,7 +111,7 @@ fn config(engine: Engine, streams: &[Sent], members: &[Member], hosts: &[(Link, 
     let used = |link: &Link| *link != Link::Wire && links().any(|of| of == *link);
     for link in Link::ALL.iter().filter(|link| used(link)) {
         write!(text, "[[interface]]\nname = \"{}\"\n", link.name()).expect("writing to a string");
-        if let Some((number, below)) = link.session() {
+        if let (Sessions::Stated, Some((number, below))) = (sessions, link.session()) {
             write!(text, "device = \"{}\"\npppoe_session = {number}\n", below.name())
                 .expect("writing to a string");
         }

@@ -3,6 +3,7 @@
 use std::thread;
 
 use vmcast_common::fib::{self, FibOp, Input, Members, Rpf};
+use vmcast_dataplane::kernel::Rule;
 
 use super::{
     SENT,
@@ -28,13 +29,13 @@ const PACKETS: u64 = 30;
 
 // proves that a kernel's own devices decapsulate all that the data plane encapsulates, and that others get
 // nothing of it, member by member and with all of them in one (S,G)
-pub(super) fn test(bed: &mut Bed) -> Outcome {
+pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
     let [source, vmr] = bed.lab.namespaces(["source", "vmr"])?;
     bed.lab.veths(&[((&source, "eth0"), (&vmr, "src0"))])?;
     let wire = Wire::to(bed, &vmr, WIRE)?;
     let mut vm = bed.boot(&wire)?;
     wire::set_up(&mut vm)?;
-    let mut router = Router::start(&vmr)?;
+    let mut router = Router::start(&vmr, rule)?;
     let _sessions = devices::make(bed, &mut vm, router.wire.1)?;
     let input = Input::Interface(router.add("src0")?);
     let rounds = rounds();

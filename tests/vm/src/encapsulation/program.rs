@@ -8,7 +8,7 @@ use vmcast_lab::roles::Engine;
 
 use super::{
     PORT, SENT,
-    inside::RouterInside,
+    inside::{RouterInside, Sessions},
     member::Member,
     shape::{self, FIELDS, Shapes},
 };
@@ -37,7 +37,7 @@ pub(super) fn test(bed: &mut Bed) -> Outcome {
     let sessions = devices::make(bed, &mut vm, PEER)?;
     let members = members(!sessions.is_empty());
     let sent = SENT[0];
-    let router = RouterInside::start(bed, &mut vm, Engine::Auto, &[sent], &members, &[])?;
+    let router = RouterInside::start(bed, &mut vm, Engine::Auto, &[sent], &members, &[], Sessions::Stated)?;
 
     let port = Port::open(&wire.node, BRIDGE)?;
     let capture = Capture::start(bed, &wire.node, BRIDGE)?;

@@ -9,7 +9,7 @@ use vmcast_common::{
 };
 use vmcast_dataplane::{
     Dataplane as _,
-    kernel::{KernelPlane, Options},
+    kernel::{KernelPlane, Options, Rule},
 };
 use vmcast_lab::Namespace;
 
@@ -34,9 +34,10 @@ pub(super) struct Router {
 
 impl Router {
     /// Loads the programs, with the wire and every link on it.
-    pub(super) fn start(node: &Namespace) -> Result<Self, Failed> {
+    pub(super) fn start(node: &Namespace, rule: Rule) -> Result<Self, Failed> {
+        let options = Options { rule, ..Options::default() };
         let (wire, plane) = node.enter(|| -> Result<_, String> {
-            let plane = KernelPlane::open(&Options::default()).map_err(|error| error.to_string())?;
+            let plane = KernelPlane::open(&options).map_err(|error| error.to_string())?;
             Ok((device(WIRE)?, plane))
         })??;
         let mut router = Self { node: node.clone(), plane, wire };
@@ -81,6 +82,11 @@ impl Router {
             at_tc: false,
         })])?;
         Ok(ifindex)
+    }
+
+    /// The link-layer address of an interface of the node.
+    pub(super) fn mac(&self, name: &str) -> Result<Mac, Failed> {
+        Ok(self.node.enter(|| device(name))??.1)
     }
 
     /// Adds the tunnels of members, and what of them is our own end.

@@ -6,7 +6,7 @@ use super::member::Member;
 use crate::{
     devices::{Device, Tunnel},
     frame::{SERVICE_TAG, group_mac, text},
-    numbered::Stream,
+    numbered::{Stream, number},
 };
 
 /// The fields that make a shape.
@@ -62,6 +62,13 @@ pub(super) fn of(member: Member, stream: Stream, neighbour: [u8; 6]) -> Vec<Stri
         key.map(|key| format!("0x{key:08x}")).unwrap_or_default(),
         if matches!(member, Member::Amt { .. }) { "6".to_owned() } else { String::new() },
     ]
+}
+
+/// The number of a payload as tshark has it, if that is whole and unchanged.
+pub(super) fn number_of(payload: &str) -> Option<u64> {
+    let digits: Vec<u8> = payload.bytes().filter(|digit| *digit != b':').collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    number(&digits.chunks(2).map(byte).collect::<Option<Vec<u8>>>()?)
 }
 
 /// What differs between two tallies, for people.

@@ -120,6 +120,12 @@ impl GuestSession {
         Ok(Self { job, device })
     }
 
+    /// Ends it, and waits until its device is gone.
+    pub(crate) fn end(self, bed: &Bed) -> Outcome {
+        self.job.stop()?;
+        bed.until("the session in the machine ends", || Ok(self.job.status()?.is_some()))
+    }
+
     /// The device that the machine has for it.
     pub(crate) fn device(&self) -> &str {
         &self.device

@@ -37,7 +37,8 @@ pub(crate) fn sender(local: IpAddr, interface: &str, ttl: u32) -> io::Result<Udp
     Ok(socket.into())
 }
 
-/// A socket that has joined a group, or a source of it, on an interface, and hears that interface alone.
+/// A socket that has joined a group, or a source of it, on an interface, and hears that interface alone; or one of an
+/// address of this host.
 pub(crate) fn listener(stream: Stream, source: Option<IpAddr>, interface: &str) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(stream.address()), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_reuse_address(true)?;
@@ -45,7 +46,9 @@ pub(crate) fn listener(stream: Stream, source: Option<IpAddr>, interface: &str) 
     socket.set_read_timeout(Some(POLL))?;
     socket.bind_device(Some(interface.as_bytes()))?;
     socket.bind(&stream.address().into())?;
-    join(&socket, stream.group, source, interface)?;
+    if stream.group.is_multicast() {
+        join(&socket, stream.group, source, interface)?;
+    }
     Ok(socket.into())
 }
 

@@ -8,10 +8,13 @@
 //! Nor does a member ever come nearer to the front: packets wait in one row, and a packet that comes later and to
 //! which a member is nearer would overtake one that waits. So a table that members have left stays where it is, as
 //! long as others stand behind it, and is filled again by those who join; what it costs is a run of a program. The
-//! stream had as many members once as its tables are for, so that is little beside the copies it was made of.
+//! stream had as many members once as its tables are for, so that is little beside the copies it was made of. What it
+//! costs in memory is given back ([`Chain::gather`]).
 //!
 //! The copies of a packet for one device are least work if they are made together. So members of a device come
 //! to one table as long as that has room, and a full table with many devices is split between them.
+
+mod gather;
 
 #[cfg(doc)]
 use vmcast_common::maps::limit;
@@ -21,6 +24,7 @@ use super::{
     error::KernelError,
     member_table::{Backing, Change, MemberSpec, MemberTable, TO_LIST, TO_TABLE},
     pool::{Tables, Until},
+    shapes::Shapes,
     writes::MemberWrites,
 };
 
@@ -89,6 +93,11 @@ impl Chain {
     #[cfg(test)]
     pub(super) fn devices(&self) -> Vec<usize> {
         self.links.iter().map(|link| link.table.devices().len()).collect()
+    }
+
+    /// The tables, by the places of their devmaps.
+    pub(super) fn devmaps<'a>(&'a self, shapes: &'a Shapes) -> impl Iterator<Item = u32> + 'a {
+        self.links.iter().map(|link| link.table.devmap(shapes))
     }
 
     /// Whether a table leads to a next one.

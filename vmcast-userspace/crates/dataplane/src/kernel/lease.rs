@@ -8,7 +8,7 @@ use super::{
     error::KernelError,
     member_table::Backing,
     pool::{Remains, Tables, Until},
-    shapes::{Shape, ShapeId},
+    shapes::{Shape, ShapeId, Shapes},
     writes::MemberWrites,
 };
 
@@ -42,6 +42,15 @@ impl Lease {
     /// Its number, never 0.
     pub(super) const fn id(&self) -> u32 {
         self.id
+    }
+
+    /// The place of its devmap; 0 if it has none.
+    pub(super) fn place(&self, shapes: &Shapes) -> u32 {
+        match &self.slots {
+            Some(Slots::Own(devmap)) => devmap.place(),
+            Some(Slots::Shared(shape)) => shapes.place(*shape),
+            None => 0,
+        }
     }
 
     /// Puts a device into a slot. `present` are the slots that there are, with their devices.

@@ -118,6 +118,11 @@ impl MemberTable {
         if self.live == 0 { 0 } else { self.lease.as_ref().map_or(0, Lease::id) }
     }
 
+    /// The place of its devmap; 0 if it has none.
+    pub(super) fn devmap(&self, shapes: &Shapes) -> u32 {
+        self.lease.as_ref().map_or(0, |lease| lease.place(shapes))
+    }
+
     pub(super) fn outputs(&self) -> impl Iterator<Item = Output> + '_ {
         let members = self.slots.iter().filter(|slot| !is_way(slot.output));
         members.filter_map(|slot| Output::from_number(slot.output))
@@ -495,6 +500,36 @@ impl MemberTable {
                 Err(error)
             }
         }
+    }
+
+    /// Fresh tables with the members of others, without their ways, `chunk` in each but perhaps the first. They stand in the
+    /// order of their tables, and those of a table by their devices.
+    pub(super) fn gather<K: MemberWrites, T: Tables>(
+        tables: &[&Self],
+        chunk: u32,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<Vec<Self>, KernelError> {
+        let is_member = |slot: &&Slot| slot.is_live() && !is_way(slot.output);
+        let of = |(at, table): (usize, &&'_ Self)| {
+            let slots: Vec<Slot> = table.slots.iter().filter(is_member).copied().collect();
+            slots.into_iter().map(move |slot| (at, slot))
+        };
+        let mut members: Vec<(usize, Slot)> = tables.iter().enumerate().flat_map(of).collect();
+        members.sort_by_key(|(at, slot)| (*at, slot.ifindex));
+        let mut gathered = Vec::new();
+        for part in members.rchunks(chunk as usize) {
+            match Self::copy_of(part.iter().map(|(_, slot)| slot), backing) {
+                Ok(table) => gathered.push(table),
+                Err(error) => {
+                    gathered
+                        .iter_mut()
+                        .for_each(|table| table.dismiss().retire(backing.tables, Until::Walked));
+                    return Err(error);
+                }
+            }
+        }
+        gathered.reverse();
+        Ok(gathered)
     }
 
     /// A fresh table with those members of others that are live, the weak ones first.

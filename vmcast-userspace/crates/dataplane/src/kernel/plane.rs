@@ -3,10 +3,15 @@
 mod dropped;
 mod interfaces;
 mod members;
+mod rest;
 mod streams;
 mod tunnels;
 
-use std::{collections::BTreeMap, net::SocketAddr, os::fd::BorrowedFd};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    os::fd::BorrowedFd,
+};
 
 use aya::{Ebpf, programs::ProgramFd};
 use vmcast_common::{
@@ -20,7 +25,6 @@ use super::{
     dropped::MemberDrops,
     error::{Failure, KernelError},
     index::Indices,
-    member_table::Backing,
     open::{Options, classifier, xdp},
     pool::{Remains, TablePool, Tables as _, Until},
     relay::{self, Left, Relay},
@@ -168,6 +172,13 @@ impl KernelPlane {
         self.pool.waits()
     }
 
+    /// The member tables of all streams, and the devmaps that they have. For benchmarks and tests.
+    #[must_use]
+    pub fn tables(&self) -> (usize, usize) {
+        let places = || self.state.streams.values().flat_map(|state| state.chain.devmaps(&self.shapes));
+        (places().count(), places().collect::<BTreeSet<_>>().len())
+    }
+
     /// What an earlier daemon left in force, if its programs still forward; taken once.
     pub fn take_kept(&mut self) -> Option<Fib> {
         self.kept.take()
@@ -234,21 +245,6 @@ impl KernelPlane {
         }
         self.pool.wait(std::mem::take(&mut self.remains), Until::Walked);
     }
-
-    /// Lets member tables that have not changed for a while share their devmaps.
-    fn let_rest(&mut self) -> Result<(), Failure> {
-        for (&stream, state) in &mut self.state.streams {
-            let mut backing = Backing {
-                stream,
-                kernel: &mut self.maps,
-                tables: &mut self.pool,
-                members: &mut self.members,
-                shapes: &mut self.shapes,
-            };
-            state.chain.rest(&mut backing)?;
-        }
-        Ok(())
-    }
 }
 
 impl Dataplane for KernelPlane {
@@ -273,7 +269,8 @@ impl Dataplane for KernelPlane {
         let failed = |failure: Failure| RefreshError { source: failure.text().into() };
         self.try_relays_again().map_err(failed)?;
         self.serve_anew().map_err(failed)?;
-        self.let_rest().map_err(failed)
+        self.let_rest().map_err(failed)?;
+        self.gather_members().map_err(failed)
     }
 
     fn dump(&self) -> Result<Fib, DumpError> {

@@ -317,7 +317,35 @@ impl Bed {
             Step::Remove(id) => self.remove(id),
             Step::List(there) => self.list(there),
             Step::Rest => self.rest(),
+            Step::Gather => self.gather(),
         }
+    }
+
+    /// Members who are in far too many tables are gathered.
+    fn gather(&mut self) {
+        let ways = self.ways;
+        if !self.chain.is_sparse(ways) {
+            return;
+        }
+        let mut change = Change::default();
+        match self.change(0, |chain, backing| chain.gather(ways, backing, &mut change)) {
+            Ok(()) => self.settle(change),
+            Err(_) => self.after_refusal(0, change),
+        }
+    }
+
+    /// Tables in front that have no members go.
+    fn shorten(&mut self) {
+        let ways = self.ways;
+        let mut change = Change::default();
+        let done = self.change(0, |chain, backing| chain.shorten(ways, backing, &mut change));
+        assert!(done.is_ok());
+        self.settle(change);
+    }
+
+    /// How many devmaps the tables have together.
+    fn devmaps(&self) -> usize {
+        self.chain.devmaps(&self.shapes).collect::<BTreeSet<_>>().len()
     }
 
     /// Nothing changes for so long that tables share their devmaps.
@@ -491,6 +519,7 @@ pub(super) enum Step {
     Remove(u32),
     List(bool),
     Rest,
+    Gather,
 }
 
 pub(super) fn step(ids: u32) -> impl Strategy<Value = Step> {
@@ -499,6 +528,7 @@ pub(super) fn step(ids: u32) -> impl Strategy<Value = Step> {
         5 => (1..ids).prop_map(Step::Remove),
         1 => any::<bool>().prop_map(Step::List),
         1 => Just(Step::Rest),
+        1 => Just(Step::Gather),
     ]
 }
 
@@ -625,4 +655,40 @@ fn a_member_that_the_kernel_refuses_leaves_no_head() {
         refused += u32::from(!joined);
     }
     assert!(refused > 3, "{refused} were refused");
+}
+
+#[test]
+fn ten_thousand_members_who_leave_leave_little_behind() {
+    for listed in [false, true] {
+        let mut bed = Bed::quick(limit::CHUNK);
+        bed.list(listed);
+        for id in 1..=10_000 {
+            bed.set(id, 1 + id % 160, false);
+        }
+        let tables = bed.chain.devices().len();
+        for id in (1..=10_000).filter(|id| id % 100 != 0) {
+            bed.remove(id);
+        }
+        assert_eq!(bed.chain.devices().len(), tables, "a member came nearer to the front");
+        let order = |bed: &Bed| bed.model.copies(bed.model.current);
+        let before = order(&bed);
+        bed.gather();
+        assert_eq!(bed.chain.devices().len(), tables);
+        // One of the members, and one of all the tables that lead there; where there are members at TC the first differs.
+        assert_eq!(bed.chain.devices().iter().filter(|devices| **devices > 0).count(), 1);
+        assert_eq!(bed.devmaps(), 2 + usize::from(listed));
+        let after = order(&bed);
+        assert_eq!(BTreeSet::from_iter(&before), BTreeSet::from_iter(&after));
+        assert_eq!(after.len(), before.len());
+        assert!(!bed.chain.is_sparse(bed.ways), "they are gathered again");
+        bed.shorten();
+        assert_eq!(bed.chain.devices().len(), if listed { tables } else { 1 });
+        // It grows again as any other.
+        for id in (1..=10_000).filter(|id| id % 100 != 0) {
+            bed.set(id, 1 + id % 160, false);
+        }
+        assert!(bed.chain.devices().len() <= 2 * tables, "{} tables", bed.chain.devices().len());
+        let all = order(&bed);
+        assert_eq!((all.len(), BTreeSet::from_iter(&all).len()), (10_000 + usize::from(listed), all.len()));
+    }
 }

@@ -1,0 +1,217 @@
+//! A subscriber whose PPPoE session ends and is dialled again while a stream is sent to it.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
+
+use libtest_mimic::Failed;
+use serde_json::Value;
+use vmcast_lab::roles::Engine;
+
+use super::{
+    PORT, SENT,
+    inside::{RouterInside, Sessions},
+    member::Member,
+    program::PEER,
+    shape::{self, FIELDS},
+};
+use crate::{
+    bed::{Bed, Outcome, ensure},
+    capture::Capture,
+    devices::{self, Device, Link, Tunnel},
+    frame::{self, Port, group_mac, text},
+    vm::{MAC, Vm},
+    wire::{self, BRIDGE, Wire},
+};
+
+/// The link of the session; the other ones stay.
+const REDIALLED: Link = Link::Session;
+const STEADY: [Link; 2] = [Link::Vlan, Link::QinQ];
+/// What the peer calls the session when it is dialled again.
+const SECOND: u16 = 0x4321;
+/// The field of a shape that has it.
+const SESSION_FIELD: usize = 4;
+/// Packets while nothing changes.
+const SOME: u64 = 40;
+/// Between two packets: the machine is slow.
+const PACE: Duration = Duration::from_millis(20);
+
+/// When the operator had seen what, in packets of the source.
+#[derive(Clone, Copy, Debug, Default)]
+struct Marks {
+    /// Before the session was ended.
+    ending: u64,
+    /// It was known to be gone.
+    gone: u64,
+    /// Before it was dialled again.
+    dialling: u64,
+    /// It was known to be back.
+    back: u64,
+    /// All that were sent.
+    end: u64,
+}
+
+/// The numbers of the packets that came in each shape, in order.
+type Came = BTreeMap<Vec<String>, Vec<Option<u64>>>;
+
+// proves issue 3 for a PPP device that goes and comes back: others lose nothing, the operator sees it, and the
+// members behind it get their stream again, natively and through tunnels
+pub(super) fn test(bed: &mut Bed, engine: Engine) -> Outcome {
+    let wire = Wire::open(bed)?;
+    let mut vm = bed.boot(&wire)?;
+    wire::set_up(&mut vm)?;
+    devices::make_links(&mut vm, PEER, STEADY)?;
+    let (first, _) = REDIALLED.session().ok_or("the link has a session")?;
+    let session = devices::open_session(bed, &mut vm, REDIALLED, first, PEER)?;
+    let links = STEADY.into_iter().chain([REDIALLED]);
+    let members: Vec<Member> = links.flat_map(members_on).collect();
+    let router = RouterInside::start(bed, &mut vm, engine, &SENT[..1], &members, &[], Sessions::Found)?;
+    let Some(capture) = Capture::start(bed, &wire.node, BRIDGE)? else { return Ok(()) };
+
+    let port = Port::open(&wire.node, BRIDGE)?;
+    let (sent, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let marks = thread::scope(|scope| -> Result<Marks, Failed> {
+        let sender = scope.spawn(|| send(&port, &sent, &stop).map_err(|failed| format!("{failed:?}")));
+        let marks = shake(bed, &mut vm, &router, session, &sent);
+        stop.store(true, Ordering::SeqCst);
+        sender.join().map_err(|_| "the source panicked")??;
+        Ok(Marks { end: sent.load(Ordering::SeqCst), ..marks? })
+    })?;
+    judge(bed, capture, &members, marks).map_err(|failed| {
+        format!("{}\n{marks:?}\n{}", failed.message().unwrap_or_default(), router.said())
+    })?;
+    router.end(bed, &mut vm)
+}
+
+/// Who is reached by a link: its network, and a tunnel of each kind.
+fn members_on(link: Link) -> [Member; 4] {
+    [None, Some(Tunnel::Gre(None)), Some(Tunnel::Ip6tnl)]
+        .map(|tunnel| Member::Device(Device { link, tunnel }))
+        .into_iter()
+        .chain([Member::Amt { link, v6: false }])
+        .collect::<Vec<_>>()
+        .try_into()
+        .expect("four")
+}
+
+/// Sends until it is told to stop.
+fn send(port: &Port, sent: &AtomicU64, stop: &AtomicBool) -> Outcome {
+    let [of, _] = SENT;
+    while !stop.load(Ordering::SeqCst) {
+        let packet = frame::packet(of.source, of.stream, sent.load(Ordering::SeqCst))?;
+        port.send(&frame::ethernet(group_mac(of.stream.group), &[], None, &packet)?)?;
+        sent.fetch_add(1, Ordering::SeqCst);
+        thread::sleep(PACE);
+    }
+    Ok(())
+}
+
+/// Ends the session, and dials again.
+fn shake(
+    bed: &Bed,
+    vm: &mut Vm,
+    router: &RouterInside,
+    session: crate::guest::GuestSession,
+    sent: &AtomicU64,
+) -> Result<Marks, Failed> {
+    let now = || sent.load(Ordering::SeqCst);
+    let some_more = || {
+        let target = now() + SOME;
+        bed.until("some packets are sent", || Ok(now() >= target))
+    };
+    some_more()?;
+    let ending = now();
+    session.end(bed)?;
+    let is_gone = |shown: &Value| shown["ifindex"].is_null() && shown["up"] == false;
+    until_shown(bed, vm, router, "the operator sees that the session is gone", is_gone)?;
+    ensure!(router.said().contains("interface gone"), "its log does not say so");
+    let mut gone = 0;
+    let before = unresolved(vm, router)?;
+    bed.until("copies for those behind it are counted as dropped", || {
+        gone = now();
+        Ok(unresolved(vm, router)? > before)
+    })?;
+    some_more()?;
+    let dialling = now();
+    let _session = devices::open_session(bed, vm, REDIALLED, SECOND, PEER)?;
+    let is_back = |shown: &Value| shown["up"] == true && !shown["attached"].is_null();
+    until_shown(bed, vm, router, "the operator sees that the session is back", is_back)?;
+    bed.until("nothing is dropped any more", || {
+        let dropped = unresolved(vm, router)?;
+        some_more()?;
+        Ok(unresolved(vm, router)? == dropped)
+    })?;
+    let back = now();
+    some_more()?;
+    Ok(Marks { ending, gone, dialling, back, end: 0 })
+}
+
+/// Waits until `vmcast interface list` says of the session what is wanted.
+fn until_shown(
+    bed: &Bed,
+    vm: &mut Vm,
+    router: &RouterInside,
+    what: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> Outcome {
+    let mut last = String::new();
+    bed.until(what, || {
+        last = router.ask(vm, "interface list --json")?;
+        let answer: Value = serde_json::from_str(&last).unwrap_or_default();
+        let all = answer["interfaces"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Ok(all.iter().any(|shown| shown["name"] == REDIALLED.name() && wanted(shown)))
+    })
+    .map_err(|failed| {
+        format!("{}; it says {last}\n{}", failed.message().unwrap_or_default(), router.said()).into()
+    })
+}
+
+/// Copies that were dropped as the way to their member is not known.
+fn unresolved(vm: &mut Vm, router: &RouterInside) -> Result<u64, Failed> {
+    let stats: Value = serde_json::from_str(&router.ask(vm, "stats --json")?).unwrap_or_default();
+    Ok(stats["drops"]["next_hop_unresolved"].as_u64().unwrap_or(0))
+}
+
+/// Fails unless those on other links got each packet once and in order, those behind the session all but those while it
+/// was gone, and nobody else any.
+fn judge(bed: &Bed, capture: Capture, members: &[Member], marks: Marks) -> Outcome {
+    let [of, _] = SENT;
+    let ours = format!("eth.src == {} && udp.dstport == {PORT}", text(MAC));
+    let fields = [&FIELDS[..], &["data.data"]].concat();
+    let steady = members.iter().filter(|member| member.link() != REDIALLED).count() as u64;
+    let redialled = members.len() as u64 - steady;
+    let least = steady * marks.end + redialled * (marks.ending + marks.end - marks.back);
+    let mut came = Came::new();
+    for mut row in capture.rows(bed, &ours, &fields, least)? {
+        let payload = row.pop().unwrap_or_default();
+        came.entry(row).or_default().push(shape::number_of(&payload));
+    }
+    for member in members {
+        let mut shape = shape::of(*member, of.stream, PEER);
+        let what = shape.join(" | ");
+        let first = came.remove(&shape).unwrap_or_default();
+        if member.link() != REDIALLED {
+            let all: Vec<_> = (0..marks.end).map(Some).collect();
+            ensure!(first == all, "to {what} went {first:?}, not each once");
+            continue;
+        }
+        shape[SESSION_FIELD] = format!("0x{SECOND:04x}");
+        let second = came.remove(&shape).unwrap_or_default();
+        let until = first.len() as u64;
+        let right = first == (0..until).map(Some).collect::<Vec<_>>();
+        ensure!(right, "by the first session to {what} went {first:?}");
+        ensure!((marks.ending..=marks.gone).contains(&until), "by the first session to {what} went {until}");
+        let from = marks.end - second.len() as u64;
+        let right = second == (from..marks.end).map(Some).collect::<Vec<_>>();
+        ensure!(right, "by the second session to {what} went {second:?}");
+        ensure!(
+            (marks.dialling..=marks.back).contains(&from),
+            "by the second session to {what} went from {from}"
+        );
+    }
+    ensure!(came.is_empty(), "nobody's copies were sent: {:?}", came.keys());
+    Ok(())
+}
