@@ -27,6 +27,8 @@ const EVENTS: usize = 1024;
 pub(crate) enum Event {
     /// A datagram came to a tunnel's port.
     Datagram { tunnel: u32, remote: SocketAddr, tos: u8, bytes: Vec<u8> },
+    /// One that was sent from there was not delivered.
+    Undelivered { tunnel: u32, remote: SocketAddr, quoted: Vec<u8> },
     /// The DNS has answered.
     Answer { query: u64, resolved: Resolved },
 }

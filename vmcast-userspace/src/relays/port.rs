@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::Event;
-use crate::sockets::{Buffer, UdpEndpoint, source_towards};
+use crate::sockets::{Buffer, Heard, Received, UdpEndpoint, Undelivered, source_towards};
 
 /// A socket and the task that reads it; dropped, both end.
 pub(super) struct Port {
@@ -51,13 +51,19 @@ async fn read(tunnel: u32, socket: Arc<UdpEndpoint>, events: mpsc::Sender<Event>
     let mut buffer = Buffer::new();
     loop {
         match socket.recv(&mut buffer).await {
-            Ok(received) => {
-                let (remote, tos, bytes) = (received.remote, received.tos, received.bytes.to_vec());
-                if events.send(Event::Datagram { tunnel, remote, tos, bytes }).await.is_err() {
+            Ok(heard) => {
+                let event = match heard {
+                    Heard::Datagram(Received { remote, tos, bytes, .. }) => {
+                        Event::Datagram { tunnel, remote, tos, bytes: bytes.to_vec() }
+                    }
+                    Heard::Undelivered(Undelivered { remote, quoted, .. }) => {
+                        Event::Undelivered { tunnel, remote, quoted: quoted.to_vec() }
+                    }
+                };
+                if events.send(event).await.is_err() {
                     return;
                 }
             }
-            // An ICMP error about a datagram that was sent before; the socket goes on.
             Err(error) => tracing::debug!(tunnel, %error, "reading a tunnel's port"),
         }
     }

@@ -14,7 +14,7 @@ use vmcast_dataplane::{Punt, StreamStats};
 use vmcast_proto::{
     Filter, Machine as _,
     amt::{
-        discovery,
+        discovery, gateway,
         relay::{self, Relay},
     },
     membership::{self, Family, Querier},
@@ -435,22 +435,16 @@ impl Core {
         recorded
     }
 
-    /// A datagram came to one of the relay's endpoints.
-    pub(super) fn relay_datagram(
-        &mut self,
-        now: Instant,
-        local: SocketAddr,
-        remote: SocketAddr,
-        bytes: &[u8],
-    ) {
-        self.relay.handle_input(now, relay::Input::Datagram { local, remote, bytes });
+    /// Something came to one of the relay's endpoints.
+    pub(super) fn relay_heard(&mut self, now: Instant, input: relay::Input<'_>) {
+        self.relay.handle_input(now, input);
         self.settle(now);
     }
 
-    /// A datagram came to the gateway's socket.
-    pub(super) fn gateway_datagram(&mut self, now: Instant, remote: SocketAddr, bytes: &[u8]) {
+    /// Something came to the gateway's socket.
+    pub(super) fn gateway_heard(&mut self, now: Instant, input: gateway::Input<'_>) {
         if let Some(upstream) = &mut self.upstream {
-            upstream.datagram(now, remote, bytes);
+            upstream.heard(now, input);
         }
         self.settle(now);
     }

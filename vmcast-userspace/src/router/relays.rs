@@ -35,6 +35,8 @@ pub(super) enum RelayInput<'a> {
     Answer { query: u64, answer: Answer<'a>, routes: &'a dyn Routes },
     /// A datagram came to a tunnel's port.
     Datagram { tunnel: u32, remote: SocketAddr, tos: u8, bytes: &'a [u8] },
+    /// One that was sent from there was not delivered.
+    Undelivered { tunnel: u32, remote: SocketAddr, quoted: &'a [u8] },
     /// A tunnel has a port, with this address of ours.
     Opened { tunnel: u32, local: SocketAddr },
     /// A tunnel has none, or its address is ours no longer.
@@ -106,6 +108,10 @@ impl Core {
             }
             RelayInput::Datagram { tunnel, remote, tos, bytes } => {
                 let input = discovery::Input::Datagram { tunnel, remote, tos, bytes };
+                relays.discovery.handle_input(now, input);
+            }
+            RelayInput::Undelivered { tunnel, remote, quoted } => {
+                let input = discovery::Input::Unreachable { tunnel, remote, quoted };
                 relays.discovery.handle_input(now, input);
             }
             RelayInput::Opened { tunnel, local } => {

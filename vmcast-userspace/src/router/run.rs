@@ -21,7 +21,7 @@ use tokio::{
 use vmcast_common::fib::{FibOp, IfIndex};
 use vmcast_dataplane::{Dataplane, Engine, Fib, PacketTooBig};
 use vmcast_proto::{
-    amt::relay,
+    amt::{gateway, relay},
     host_state,
     membership::{self, Family},
     mrib,
@@ -57,7 +57,7 @@ use crate::{
     netlink::{Links, NextHopEvent, NextHops},
     relays::Relays as SourceRelays,
     signals::Termination,
-    sockets::{Icmpv6Sender, Readable},
+    sockets::{Heard, Icmpv6Sender, Readable, Received, Undelivered},
     telemetry::RateLimit,
 };
 
@@ -80,14 +80,44 @@ const EVENTS_AT_ONCE: usize = 64;
 pub(super) enum Event {
     /// A datagram came to an endpoint of the relay.
     Relay { local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
+    /// A datagram that the relay sent was not delivered.
+    RelayUndelivered { local: SocketAddr, remote: SocketAddr, quoted: Vec<u8> },
     /// A datagram came to the gateway's socket.
     Gateway { remote: SocketAddr, bytes: Vec<u8> },
+    /// One that the gateway sent was not delivered.
+    GatewayUndelivered { remote: SocketAddr, quoted: Vec<u8> },
     /// A datagram of this family with IGMP or MLD came in on an interface.
     Membership { ifindex: IfIndex, family: Family, datagram: Vec<u8> },
     /// The upstream of the configuration has these addresses.
     StaticUpstream(Vec<SocketAddr>),
     /// The configured interfaces that exist are these now.
     Interfaces(Vec<Wanted>),
+}
+
+impl Event {
+    /// Something from a socket of the relay.
+    pub(super) fn of_relay(heard: &Heard<'_>) -> Self {
+        match *heard {
+            Heard::Datagram(Received { local, remote, bytes, .. }) => {
+                Self::Relay { local, remote, bytes: bytes.to_vec() }
+            }
+            Heard::Undelivered(Undelivered { local, remote, quoted }) => {
+                Self::RelayUndelivered { local, remote, quoted: quoted.to_vec() }
+            }
+        }
+    }
+
+    /// Something from the gateway's socket.
+    pub(super) fn of_gateway(heard: &Heard<'_>) -> Self {
+        match *heard {
+            Heard::Datagram(Received { remote, bytes, .. }) => {
+                Self::Gateway { remote, bytes: bytes.to_vec() }
+            }
+            Heard::Undelivered(Undelivered { remote, quoted, .. }) => {
+                Self::GatewayUndelivered { remote, quoted: quoted.to_vec() }
+            }
+        }
+    }
 }
 
 /// Everything that the loop holds.
@@ -377,6 +407,7 @@ fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Sett
         query_interval: igmp.query_interval,
         query_response_interval: igmp.query_response_interval,
         robustness: igmp.robustness_variable,
+        unreachable_ignored: config.tunnel.unreachable_ignored,
         max_tunnels: config.tunnel.max_tunnels,
         max_tunnels_per_source: config.tunnel.max_tunnels_per_address,
         max_tunnels_per_prefix: config.tunnel.max_tunnels_per_prefix,
@@ -587,9 +618,21 @@ impl Router {
         match event {
             Event::Relay { local, remote, bytes } => {
                 self.note_discovery(now, local, remote, &bytes);
-                self.core.relay_datagram(now, local, remote, &bytes);
+                let input = relay::Input::Datagram { local, remote, bytes: &bytes };
+                self.core.relay_heard(now, input);
             }
-            Event::Gateway { remote, bytes } => self.core.gateway_datagram(now, remote, &bytes),
+            Event::RelayUndelivered { local, remote, quoted } => {
+                let about = relay::Unreachable { local, remote, quoted: &quoted };
+                self.core.relay_heard(now, relay::Input::Unreachable(about));
+            }
+            Event::Gateway { remote, bytes } => {
+                let input = gateway::Input::Datagram { remote, tos: 0, bytes: &bytes };
+                self.core.gateway_heard(now, input);
+            }
+            Event::GatewayUndelivered { remote, quoted } => {
+                let input = gateway::Input::Unreachable { remote, quoted: &quoted };
+                self.core.gateway_heard(now, input);
+            }
             Event::Membership { ifindex, family, datagram } => {
                 if let Err(error) = self.on_membership_datagram(now, ifindex, family, &datagram) {
                     *self.bad_datagrams.entry(family).or_default() += 1;

@@ -46,6 +46,7 @@ mod stream;
 mod too_big;
 mod ttl;
 mod two_admins;
+mod unreachable;
 mod untouched;
 
 use libtest_mimic::Trial;
@@ -70,6 +71,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         untouched::trials(),
         ttl::trials(),
         two_admins::trials(),
+        unreachable::trials(),
         sources::trials(),
         bad_input::trials(),
         churn::trials(),

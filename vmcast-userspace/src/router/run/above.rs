@@ -11,6 +11,9 @@ use crate::{
 impl Router {
     pub(super) fn on_relays(&mut self, event: &Event) {
         let input = match event {
+            Event::Undelivered { tunnel, remote, quoted } => {
+                RelayInput::Undelivered { tunnel: *tunnel, remote: *remote, quoted }
+            }
             Event::Datagram { tunnel, remote, tos, bytes } => {
                 RelayInput::Datagram { tunnel: *tunnel, remote: *remote, tos: *tos, bytes }
             }
