@@ -12,6 +12,7 @@ mod churn;
 mod config_errors;
 mod convert;
 mod discovery;
+mod dissected;
 mod doctor;
 mod duplicate;
 mod election;
@@ -72,6 +73,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ttl::trials(),
         two_admins::trials(),
         unreachable::trials(),
+        dissected::trials(),
         sources::trials(),
         bad_input::trials(),
         churn::trials(),
