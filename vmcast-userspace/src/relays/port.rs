@@ -1,6 +1,10 @@
 //! A tunnel's own port.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use tokio::{sync::mpsc, task::AbortHandle};
 
@@ -37,9 +41,15 @@ impl Port {
         self.socket.local()
     }
 
-    /// Whether packets to where its address was chosen for would leave from another one now.
-    pub(super) fn has_strayed(&self) -> bool {
-        source_towards(self.towards) != Some(self.local().ip())
+    /// Where its address was chosen for.
+    pub(super) const fn towards(&self) -> SocketAddr {
+        self.towards
+    }
+
+    /// The address, if another one, that packets to where its address was chosen for would leave from now, or none.
+    pub(super) fn strayed_to(&self) -> Option<Option<IpAddr>> {
+        let now = source_towards(self.towards);
+        (now != Some(self.local().ip())).then_some(now)
     }
 
     pub(super) fn send(&self, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {

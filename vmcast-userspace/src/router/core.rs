@@ -571,18 +571,21 @@ impl Core {
         self.settle(now);
     }
 
-    /// The stream from upstream whose counter is to be looked at often.
-    pub(super) fn paced(&self) -> Option<Stream> {
-        self.upstream.as_ref().and_then(|_| self.pace.stream())
+    /// The streams whose counters are to be looked at often: one from upstream, and one from each relay of sources.
+    pub(super) fn paced(&self) -> Vec<Stream> {
+        let from_upstream = self.upstream.as_ref().and_then(|_| self.pace.stream());
+        from_upstream.into_iter().chain(self.paced_of_relays()).collect()
     }
 
-    /// Its packets were read.
-    pub(super) fn paced_packets(&mut self, now: Instant, packets: u64) {
-        if self.pace.has_grown(packets)
+    /// The packets of one were read.
+    pub(super) fn paced_packets(&mut self, now: Instant, stream: Stream, packets: u64) {
+        if self.pace.stream() == Some(stream)
+            && self.pace.has_grown(packets)
             && let Some(upstream) = &mut self.upstream
         {
             upstream.data_seen(now);
         }
+        self.note_pace(now, stream, packets);
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {

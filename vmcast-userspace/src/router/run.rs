@@ -149,6 +149,8 @@ pub(super) struct Router {
     gateway: Option<Reading>,
     /// For the relays of single sources.
     pub(super) source_relays: SourceRelays,
+    /// Until when it is looked often whether these are reached from other addresses, after a change of ours.
+    moving_until: Option<Instant>,
     pursuit: Pursuit,
     /// Probes of those who look for the nearest VMR.
     pub(super) volley: Volley,
@@ -249,6 +251,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         overrun_told: 0,
         gateway,
         source_relays,
+        moving_until: None,
         pursuit: Pursuit::new(),
         volley: Volley::default(),
         next_hops,
@@ -504,6 +507,7 @@ impl Router {
                         self.core.punt(clock::now(), punt);
                     }
                     self.tell_sources();
+                    self.move_relays();
                 }
                 ready = readable(oversized.as_ref()) => {
                     let mut ready = ready.context("following the packets that are too large for a link")?;
@@ -523,7 +527,7 @@ impl Router {
                     self.catch_up(now);
                     self.write_recordings();
                 }
-                _ = looks.tick(), if self.core.paced().is_some() => self.look_at_pace(),
+                _ = looks.tick(), if !self.core.paced().is_empty() => self.look_at_pace(),
                 _ = refreshes.tick() => {
                     self.hear_listeners();
                     if let Err(error) = self.plane.refresh() {
@@ -549,17 +553,16 @@ impl Router {
         }
     }
 
-    /// Reads the counter of one stream from upstream.
+    /// Reads the counters of the streams by which it shows that a tunnel is forgotten.
     fn look_at_pace(&mut self) {
-        let Some(stream) = self.core.paced() else {
-            return;
-        };
-        match self.plane.stream_counters(stream) {
-            Ok(counters) => {
-                let packets = counters.map_or(0, |counters| counters.packets);
-                self.core.paced_packets(clock::now(), packets);
+        for stream in self.core.paced() {
+            match self.plane.stream_counters(stream) {
+                Ok(counters) => {
+                    let packets = counters.map_or(0, |counters| counters.packets);
+                    self.core.paced_packets(clock::now(), stream, packets);
+                }
+                Err(error) => tracing::debug!(%error, "the pace of a tunnel's data is not known"),
             }
-            Err(error) => tracing::debug!(%error, "the pace of the upstream's data is not known"),
         }
     }
 

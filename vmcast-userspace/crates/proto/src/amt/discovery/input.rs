@@ -62,6 +62,11 @@ pub enum Input<'a> {
         /// The tunnel.
         tunnel: u32,
     },
+    /// A tunnel's port has another address or number now: its relay is shaken hands with again.
+    Moved {
+        /// The tunnel.
+        tunnel: u32,
+    },
     /// Our addresses have changed: every relay is shaken hands with again.
     LocalChanged,
     /// Leave everything.

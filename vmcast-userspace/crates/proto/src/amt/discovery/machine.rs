@@ -461,12 +461,10 @@ impl Machine for Discovery {
             }
             Input::Traffic { source } => self.on_traffic(now, source),
             Input::Lost { tunnel } => self.give_up(now, tunnel, "no-socket"),
-            Input::LocalChanged => {
-                for tunnel in self.tunnels.values_mut() {
-                    tunnel.gateway.handle_input(now, gateway::Input::LocalChanged);
-                    tunnel.gateway.handle_timeout(now);
-                }
+            Input::Moved { tunnel } => {
+                self.tunnels.get_mut(&tunnel).into_iter().for_each(|of| of.shake_hands(now))
             }
+            Input::LocalChanged => self.tunnels.values_mut().for_each(|tunnel| tunnel.shake_hands(now)),
             Input::Stop => self.stop(now),
         }
         self.settle_gateways(now);
