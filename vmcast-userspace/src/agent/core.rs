@@ -73,6 +73,13 @@ pub(super) enum Input<'a> {
         /// Its payload.
         bytes: &'a [u8],
     },
+    /// A datagram that was sent from the gateway's port was not delivered.
+    Undelivered {
+        /// The address and port it was sent to.
+        remote: SocketAddr,
+        /// The beginning of its payload, as far as it is quoted.
+        quoted: &'a [u8],
+    },
     /// The VMRs to attach to, the best first.
     Candidates(Vec<Candidate>),
     /// The host reaches the VMR from another address than before.
@@ -226,6 +233,14 @@ impl Core {
     /// Asks where a VMR is named for the relay that is nearest, and uses that.
     pub(super) fn discover(&mut self) {
         self.discover = true;
+    }
+
+    /// Something came to the gateway's port.
+    fn on_tunnel(&mut self, now: Instant, input: gateway::Input<'_>) {
+        match &mut self.upstream {
+            Some(upstream) => upstream.gateway.handle_input(now, input),
+            None => self.drops.count(Drop::NoUpstream),
+        }
     }
 
     /// What the host wants, by group.
@@ -572,11 +587,10 @@ impl Machine for Core {
             Input::HostJoined { group, sources } => self.on_host_joined(now, group, &sources),
             Input::HostLeft(group) => self.on_host_left(now, group),
             Input::FromTunnel { remote, tos, bytes } => {
-                let input = gateway::Input::Datagram { remote, tos, bytes };
-                match &mut self.upstream {
-                    Some(upstream) => upstream.gateway.handle_input(now, input),
-                    None => self.drops.count(Drop::NoUpstream),
-                }
+                self.on_tunnel(now, gateway::Input::Datagram { remote, tos, bytes });
+            }
+            Input::Undelivered { remote, quoted } => {
+                self.on_tunnel(now, gateway::Input::Unreachable { remote, quoted });
             }
             Input::Candidates(_) if self.stopped => {}
             Input::Candidates(candidates) => self.on_candidates(now, candidates),

@@ -58,7 +58,8 @@ impl Vmr {
     async fn serve_until(&mut self, wanted: impl Fn(&BTreeMap<IpAddr, Filter>) -> bool) {
         let mut buffer = Buffer::new();
         while !wanted(&self.memberships) {
-            let received = self.endpoint.recv(&mut buffer).await.expect("a datagram");
+            let heard = self.endpoint.recv(&mut buffer).await.expect("a datagram");
+            let received = heard.datagram().expect("a datagram");
             let (local, remote) = (received.local, received.remote);
             let input = relay::Input::Datagram { local, remote, bytes: received.bytes };
             self.relay.handle_input(clock::now(), input);

@@ -24,6 +24,8 @@ pub(super) enum RelayInput<'a> {
     Answer { query: u64, answer: Answer<'a>, routes: &'a dyn Routes },
     /// A datagram came to a tunnel's port.
     Datagram { tunnel: u32, remote: SocketAddr, tos: u8, bytes: &'a [u8] },
+    /// One that was sent from there was not delivered.
+    Undelivered { tunnel: u32, remote: SocketAddr, quoted: &'a [u8] },
     /// A tunnel has no port.
     Lost { tunnel: u32 },
 }
@@ -47,6 +49,9 @@ impl Core {
             }
             RelayInput::Datagram { tunnel, remote, tos, bytes } => {
                 discovery::Input::Datagram { tunnel, remote, tos, bytes }
+            }
+            RelayInput::Undelivered { tunnel, remote, quoted } => {
+                discovery::Input::Unreachable { tunnel, remote, quoted }
             }
             RelayInput::Lost { tunnel } => discovery::Input::Lost { tunnel },
         };

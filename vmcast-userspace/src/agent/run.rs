@@ -34,7 +34,7 @@ use crate::{
     netlink::{self, HostGroupEvent, HostGroups, Link, LinkWatch, Links},
     relays::{Event as RelayEvent, HostRoutes, RelayEffect, Relays, any_like},
     signals::Termination,
-    sockets::{Received, source_towards},
+    sockets::{Heard, Received, Undelivered, source_towards},
     telemetry::RateLimit,
 };
 
@@ -155,8 +155,8 @@ impl Agent {
     pub(super) async fn turn(&mut self, packet: &mut [u8], datagram: &mut Buffers) -> anyhow::Result<()> {
         tokio::select! {
             received = self.sockets.recv(datagram) => match received {
-                Ok(received) => {
-                    self.core.handle_input(clock::now(), from_tunnel(&received));
+                Ok(heard) => {
+                    self.core.handle_input(clock::now(), from_tunnel(&heard));
                     self.perform();
                     self.drain_tunnel(datagram);
                 }
@@ -208,8 +208,8 @@ impl Agent {
     fn drain_tunnel(&mut self, datagram: &mut Buffers) {
         for _ in 1..BATCH {
             match self.sockets.try_recv(datagram) {
-                Ok(Some(received)) => {
-                    self.core.handle_input(clock::now(), from_tunnel(&received));
+                Ok(Some(heard)) => {
+                    self.core.handle_input(clock::now(), from_tunnel(&heard));
                     self.perform();
                 }
                 Ok(None) => return,
@@ -244,6 +244,9 @@ impl Agent {
         let input = match event {
             RelayEvent::Datagram { tunnel, remote, tos, bytes } => {
                 RelayInput::Datagram { tunnel: *tunnel, remote: *remote, tos: *tos, bytes }
+            }
+            RelayEvent::Undelivered { tunnel, remote, quoted } => {
+                RelayInput::Undelivered { tunnel: *tunnel, remote: *remote, quoted }
             }
             RelayEvent::Answer { query, resolved } => {
                 RelayInput::Answer { query: *query, answer: resolved.answer(), routes: &HostRoutes }
@@ -359,8 +362,11 @@ impl Agent {
     }
 }
 
-fn from_tunnel<'a>(received: &Received<'a>) -> Input<'a> {
-    Input::FromTunnel { remote: received.remote, tos: received.tos, bytes: received.bytes }
+const fn from_tunnel<'a>(heard: &Heard<'a>) -> Input<'a> {
+    match *heard {
+        Heard::Datagram(Received { remote, tos, bytes, .. }) => Input::FromTunnel { remote, tos, bytes },
+        Heard::Undelivered(Undelivered { remote, quoted, .. }) => Input::Undelivered { remote, quoted },
+    }
 }
 
 /// The next change of the host's memberships; never where the kernel does not tell.

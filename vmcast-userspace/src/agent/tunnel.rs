@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use crate::sockets::{Buffer, Received, UdpEndpoint};
+use crate::sockets::{Buffer, Heard, UdpEndpoint};
 
 /// A socket for VMRs over IPv4, one for those over IPv6, or both.
 pub(super) struct TunnelSockets {
@@ -39,27 +39,27 @@ impl TunnelSockets {
         }
     }
 
-    /// Waits for a datagram. Dropping the future loses nothing.
+    /// Waits for a datagram, or news of one. Dropping the future loses nothing.
     ///
     /// # Errors
     /// If a socket fails.
-    pub(super) async fn recv<'a>(&self, buffers: &'a mut Buffers) -> io::Result<Received<'a>> {
+    pub(super) async fn recv<'a>(&self, buffers: &'a mut Buffers) -> io::Result<Heard<'a>> {
         tokio::select! {
-            received = recv(self.v4.as_ref(), &mut buffers.v4) => received,
-            received = recv(self.v6.as_ref(), &mut buffers.v6) => received,
+            heard = recv(self.v4.as_ref(), &mut buffers.v4) => heard,
+            heard = recv(self.v6.as_ref(), &mut buffers.v6) => heard,
         }
     }
 
-    /// Takes a datagram that is there already; `None` if there is none.
+    /// Takes what is there already; `None` if there is nothing.
     ///
     /// # Errors
     /// If a socket fails.
-    pub(super) fn try_recv<'a>(&self, buffers: &'a mut Buffers) -> io::Result<Option<Received<'a>>> {
+    pub(super) fn try_recv<'a>(&self, buffers: &'a mut Buffers) -> io::Result<Option<Heard<'a>>> {
         for (socket, buffer) in [(&self.v4, &mut buffers.v4), (&self.v6, &mut buffers.v6)] {
             if let Some(socket) = socket
-                && let Some(received) = socket.try_recv(buffer)?
+                && let Some(heard) = socket.try_recv(buffer)?
             {
-                return Ok(Some(received));
+                return Ok(Some(heard));
             }
         }
         Ok(None)
@@ -89,7 +89,7 @@ impl TunnelSockets {
     }
 }
 
-async fn recv<'a>(socket: Option<&UdpEndpoint>, buffer: &'a mut Buffer) -> io::Result<Received<'a>> {
+async fn recv<'a>(socket: Option<&UdpEndpoint>, buffer: &'a mut Buffer) -> io::Result<Heard<'a>> {
     match socket {
         Some(socket) => socket.recv(buffer).await,
         None => std::future::pending().await,

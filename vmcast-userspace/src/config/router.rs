@@ -106,11 +106,15 @@ pub struct TunnelConfig {
     pub answers_per_second: u32,
     /// The same of the gateways of one network.
     pub answers_per_prefix_per_second: u32,
+    /// ICMP Destination Unreachable about data of a tunnel that come in sequence and do not end it.
+    pub unreachable_ignored: u32,
 }
 
 impl TunnelConfig {
     /// More than one core answers.
     const MOST_ANSWERS: u32 = 10_000_000;
+    /// As good as all of them.
+    const MOST_IGNORED: u32 = 1_000_000;
 }
 
 impl Default for TunnelConfig {
@@ -125,6 +129,7 @@ impl Default for TunnelConfig {
             max_groups_per_tunnel: 64,
             answers_per_second: 20_000,
             answers_per_prefix_per_second: 10_000,
+            unreachable_ignored: 4,
         }
     }
 }
@@ -536,6 +541,7 @@ impl RouterConfig {
             max_groups_per_tunnel,
             answers_per_second,
             answers_per_prefix_per_second,
+            unreachable_ignored,
         } = &self.tunnel;
         let mut problems = Vec::new();
         for (index, address) in address.iter().enumerate() {
@@ -572,6 +578,7 @@ impl RouterConfig {
             ("max_groups_per_tunnel", *max_groups_per_tunnel, limit::STREAMS),
             ("answers_per_second", *answers_per_second, TunnelConfig::MOST_ANSWERS),
             ("answers_per_prefix_per_second", *answers_per_prefix_per_second, TunnelConfig::MOST_ANSWERS),
+            ("unreachable_ignored", *unreachable_ignored, TunnelConfig::MOST_IGNORED),
         ] {
             if !(1..=most).contains(&value) {
                 problems.push(Problem::error(

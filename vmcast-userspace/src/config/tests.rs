@@ -149,6 +149,7 @@ fn limits_beyond_what_the_tables_hold_are_refused() {
         ("max_groups_per_tunnel", 16_385),
         ("answers_per_second", 10_000_001),
         ("answers_per_prefix_per_second", 10_000_001),
+        ("unreachable_ignored", 1_000_001),
     ] {
         let said = router_refusal(&format!("[tunnel]\n{key} = {value}\n"));
         assert!(said.contains(&format!("{value} is not from 1 to {}", value - 1)), "{said}");

@@ -27,6 +27,8 @@ const EVENTS: usize = 1024;
 pub(crate) enum Event {
     /// A datagram came to a tunnel's port.
     Datagram { tunnel: u32, remote: SocketAddr, tos: u8, bytes: Vec<u8> },
+    /// One that was sent from there was not delivered.
+    Undelivered { tunnel: u32, remote: SocketAddr, quoted: Vec<u8> },
     /// The DNS has answered.
     Answer { query: u64, resolved: Resolved },
 }
@@ -94,10 +96,19 @@ impl Relays {
         Ok(local)
     }
 
-    /// The tunnels that would get another address of ours now. Asked with the address that each was opened for: the
-    /// relay that has answered there may be another one.
-    pub(crate) fn strayed(&self) -> Vec<u32> {
-        self.ports.iter().filter(|(_, port)| port.has_strayed()).map(|(tunnel, _)| *tunnel).collect()
+    /// The tunnels that would get another address of ours now, and which; `None` if no way leads to the relay. Asked with
+    /// the address that each was opened for: the relay that has answered there may be another one.
+    pub(crate) fn strayed(&self) -> Vec<(u32, Option<IpAddr>)> {
+        self.ports.iter().filter_map(|(tunnel, port)| Some((*tunnel, port.strayed_to()?))).collect()
+    }
+
+    /// Opens another port for a tunnel, at this address, in place of the one that it has.
+    ///
+    /// # Errors
+    /// If there is none, or the address is not ours.
+    pub(crate) fn reopen(&mut self, tunnel: u32, local: IpAddr) -> io::Result<SocketAddr> {
+        let towards = self.ports.get(&tunnel).ok_or(io::ErrorKind::NotConnected)?.towards();
+        self.open(tunnel, local, towards)
     }
 
     /// Closes it.

@@ -1,11 +1,15 @@
 //! A tunnel's own port.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::Event;
-use crate::sockets::{Buffer, UdpEndpoint, source_towards};
+use crate::sockets::{Buffer, Heard, Received, UdpEndpoint, Undelivered, source_towards};
 
 /// A socket and the task that reads it; dropped, both end.
 pub(super) struct Port {
@@ -37,9 +41,15 @@ impl Port {
         self.socket.local()
     }
 
-    /// Whether packets to where its address was chosen for would leave from another one now.
-    pub(super) fn has_strayed(&self) -> bool {
-        source_towards(self.towards) != Some(self.local().ip())
+    /// Where its address was chosen for.
+    pub(super) const fn towards(&self) -> SocketAddr {
+        self.towards
+    }
+
+    /// The address, if another one, that packets to where its address was chosen for would leave from now, or none.
+    pub(super) fn strayed_to(&self) -> Option<Option<IpAddr>> {
+        let now = source_towards(self.towards);
+        (now != Some(self.local().ip())).then_some(now)
     }
 
     pub(super) fn send(&self, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {
@@ -51,13 +61,19 @@ async fn read(tunnel: u32, socket: Arc<UdpEndpoint>, events: mpsc::Sender<Event>
     let mut buffer = Buffer::new();
     loop {
         match socket.recv(&mut buffer).await {
-            Ok(received) => {
-                let (remote, tos, bytes) = (received.remote, received.tos, received.bytes.to_vec());
-                if events.send(Event::Datagram { tunnel, remote, tos, bytes }).await.is_err() {
+            Ok(heard) => {
+                let event = match heard {
+                    Heard::Datagram(Received { remote, tos, bytes, .. }) => {
+                        Event::Datagram { tunnel, remote, tos, bytes: bytes.to_vec() }
+                    }
+                    Heard::Undelivered(Undelivered { remote, quoted, .. }) => {
+                        Event::Undelivered { tunnel, remote, quoted: quoted.to_vec() }
+                    }
+                };
+                if events.send(event).await.is_err() {
                     return;
                 }
             }
-            // An ICMP error about a datagram that was sent before; the socket goes on.
             Err(error) => tracing::debug!(tunnel, %error, "reading a tunnel's port"),
         }
     }

@@ -14,7 +14,7 @@ use vmcast_dataplane::{Punt, StreamStats};
 use vmcast_proto::{
     Filter, Machine as _,
     amt::{
-        discovery,
+        discovery, gateway,
         relay::{self, Relay},
     },
     membership::{self, Family, Querier},
@@ -437,22 +437,16 @@ impl Core {
         recorded
     }
 
-    /// A datagram came to one of the relay's endpoints.
-    pub(super) fn relay_datagram(
-        &mut self,
-        now: Instant,
-        local: SocketAddr,
-        remote: SocketAddr,
-        bytes: &[u8],
-    ) {
-        self.relay.handle_input(now, relay::Input::Datagram { local, remote, bytes });
+    /// Something came to one of the relay's endpoints.
+    pub(super) fn relay_heard(&mut self, now: Instant, input: relay::Input<'_>) {
+        self.relay.handle_input(now, input);
         self.settle(now);
     }
 
-    /// A datagram came to the gateway's socket.
-    pub(super) fn gateway_datagram(&mut self, now: Instant, remote: SocketAddr, bytes: &[u8]) {
+    /// Something came to the gateway's socket.
+    pub(super) fn gateway_heard(&mut self, now: Instant, input: gateway::Input<'_>) {
         if let Some(upstream) = &mut self.upstream {
-            upstream.datagram(now, remote, bytes);
+            upstream.heard(now, input);
         }
         self.settle(now);
     }
@@ -579,18 +573,21 @@ impl Core {
         self.settle(now);
     }
 
-    /// The stream from upstream whose counter is to be looked at often.
-    pub(super) fn paced(&self) -> Option<Stream> {
-        self.upstream.as_ref().and_then(|_| self.pace.stream())
+    /// The streams whose counters are to be looked at often: one from upstream, and one from each relay of sources.
+    pub(super) fn paced(&self) -> Vec<Stream> {
+        let from_upstream = self.upstream.as_ref().and_then(|_| self.pace.stream());
+        from_upstream.into_iter().chain(self.paced_of_relays()).collect()
     }
 
-    /// Its packets were read.
-    pub(super) fn paced_packets(&mut self, now: Instant, packets: u64) {
-        if self.pace.has_grown(packets)
+    /// The packets of one were read.
+    pub(super) fn paced_packets(&mut self, now: Instant, stream: Stream, packets: u64) {
+        if self.pace.stream() == Some(stream)
+            && self.pace.has_grown(packets)
             && let Some(upstream) = &mut self.upstream
         {
             upstream.data_seen(now);
         }
+        self.note_pace(now, stream, packets);
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {

@@ -13,7 +13,7 @@ use tokio::{sync::mpsc, task::AbortHandle};
 use super::run::Event;
 use crate::{
     clock,
-    sockets::{Buffer, Throttle, UdpEndpoint},
+    sockets::{Buffer, Heard, Throttle, UdpEndpoint},
 };
 
 /// Datagrams that are taken from an endpoint in a second: twice those of 50,000 joins.
@@ -41,7 +41,7 @@ impl Reading {
     fn start(
         local: SocketAddr,
         events: &mpsc::Sender<Event>,
-        event: fn(local: SocketAddr, remote: SocketAddr, bytes: Vec<u8>) -> Event,
+        event: fn(&Heard<'_>) -> Event,
     ) -> io::Result<Self> {
         let socket = Arc::new(UdpEndpoint::bind(local)?);
         let task = tokio::spawn(read(Arc::clone(&socket), events.clone(), event)).abort_handle();
@@ -49,25 +49,19 @@ impl Reading {
     }
 }
 
-async fn read(
-    socket: Arc<UdpEndpoint>,
-    events: mpsc::Sender<Event>,
-    event: fn(SocketAddr, SocketAddr, Vec<u8>) -> Event,
-) {
+async fn read(socket: Arc<UdpEndpoint>, events: mpsc::Sender<Event>, event: fn(&Heard<'_>) -> Event) {
     let mut buffer = Buffer::new();
     let mut throttle = Throttle::new(DATAGRAMS_PER_SECOND);
     loop {
         match socket.recv(&mut buffer).await {
-            Ok(received) => {
-                let bytes = received.bytes.to_vec();
-                if events.send(event(received.local, received.remote, bytes)).await.is_err() {
+            Ok(heard) => {
+                if events.send(event(&heard)).await.is_err() {
                     return;
                 }
                 if let Some(next) = throttle.take(clock::now()) {
                     clock::sleep_until(Some(next)).await;
                 }
             }
-            // An ICMP error about a datagram that was sent before; the socket goes on.
             Err(error) => tracing::debug!(%error, "reading a tunnel endpoint"),
         }
     }
@@ -115,8 +109,7 @@ impl Relays {
             if sockets.contains_key(&local) {
                 continue;
             }
-            let event = |local, remote, bytes| Event::Relay { local, remote, bytes };
-            match Reading::start(local, events, event) {
+            match Reading::start(local, events, Event::of_relay) {
                 Ok(socket) => {
                     sockets.insert(local, socket);
                     if !discovery.contains(address) {
@@ -162,8 +155,7 @@ pub(super) fn send(reading: &Reading, local: SocketAddr, remote: SocketAddr, byt
 /// # Errors
 /// If the address is not ours or the port is taken.
 pub(super) fn open_gateway(local: SocketAddr, events: &mpsc::Sender<Event>) -> anyhow::Result<Reading> {
-    let event = |_, remote, bytes| Event::Gateway { remote, bytes };
-    Reading::start(local, events, event).with_context(|| format!("a socket on {local}"))
+    Reading::start(local, events, Event::of_gateway).with_context(|| format!("a socket on {local}"))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use vmcast_proto::{
 
 use super::{
     core::{Core, Effect},
+    pace::Pace,
     upstream::FIRST_ID,
 };
 use crate::relays::RelayEffect;
@@ -35,7 +36,9 @@ pub(super) enum RelayInput<'a> {
     Answer { query: u64, answer: Answer<'a>, routes: &'a dyn Routes },
     /// A datagram came to a tunnel's port.
     Datagram { tunnel: u32, remote: SocketAddr, tos: u8, bytes: &'a [u8] },
-    /// A tunnel has a port, with this address of ours.
+    /// One that was sent from there was not delivered.
+    Undelivered { tunnel: u32, remote: SocketAddr, quoted: &'a [u8] },
+    /// A tunnel has a port, with this address of ours: its first, or another one than before.
     Opened { tunnel: u32, local: SocketAddr },
     /// A tunnel has none, or its address is ours no longer.
     Lost { tunnel: u32 },
@@ -52,6 +55,8 @@ pub(super) struct Relays {
     own: BTreeSet<SocketAddr>,
     /// What streams had counted at the last reading.
     counted: HashMap<Stream, u64>,
+    /// The pace of what comes from each.
+    paces: BTreeMap<u32, Pace>,
 }
 
 impl Relays {
@@ -62,6 +67,7 @@ impl Relays {
             remotes: BTreeMap::new(),
             own: BTreeSet::new(),
             counted: HashMap::new(),
+            paces: BTreeMap::new(),
         }
     }
 
@@ -108,9 +114,21 @@ impl Core {
                 let input = discovery::Input::Datagram { tunnel, remote, tos, bytes };
                 relays.discovery.handle_input(now, input);
             }
-            RelayInput::Opened { tunnel, local } => {
-                relays.locals.insert(tunnel, local);
+            RelayInput::Undelivered { tunnel, remote, quoted } => {
+                let input = discovery::Input::Unreachable { tunnel, remote, quoted };
+                relays.discovery.handle_input(now, input);
+            }
+            RelayInput::Opened { tunnel: number, local } => {
+                let before = relays.locals.insert(number, local);
                 self.effects.push_back(Effect::Fib(FibOp::SetEndpoint(local)));
+                if let Some(before) = before {
+                    if let Some(remote) = relays.remotes.get(&number) {
+                        let moved = FibOp::SetTunnel(relay_tunnel(number), tunnel(local, *remote));
+                        self.effects.push_back(Effect::Fib(moved));
+                    }
+                    self.effects.push_back(Effect::Fib(FibOp::RemoveEndpoint(before)));
+                    relays.discovery.handle_input(now, discovery::Input::Moved { tunnel: number });
+                }
             }
             RelayInput::Lost { tunnel } => {
                 relays.discovery.handle_input(now, discovery::Input::Lost { tunnel });
@@ -198,6 +216,36 @@ impl Core {
             }
         }
         relays.counted = read;
+        // Which tunnel each comes by, for its pace.
+        let mut of_tunnel: BTreeMap<u32, Vec<(Stream, u64)>> =
+            relays.remotes.keys().map(|number| (*number, Vec::new())).collect();
+        for entry in streams {
+            let route =
+                entry.stream.source.and_then(|source| relays.discovery.route(entry.stream.group, source));
+            if let Some(streams) = route.and_then(|number| of_tunnel.get_mut(&number)) {
+                streams.push((entry.stream, entry.counters.packets));
+            }
+        }
+        relays.paces.retain(|number, _| of_tunnel.contains_key(number));
+        for (number, streams) in of_tunnel {
+            relays.paces.entry(number).or_default().choose(streams.into_iter());
+        }
+    }
+
+    /// The stream of each relay whose counter is to be looked at often.
+    pub(super) fn paced_of_relays(&self) -> impl Iterator<Item = Stream> {
+        self.relays.iter().flat_map(|relays| relays.paces.values().filter_map(Pace::stream))
+    }
+
+    /// The packets of a stream were read: its gateway is told if there are more, as it sees none of them.
+    pub(super) fn note_pace(&mut self, now: Instant, stream: Stream, packets: u64) {
+        let Some(relays) = &mut self.relays else { return };
+        let pace = relays.paces.values_mut().find(|pace| pace.stream() == Some(stream));
+        if pace.is_some_and(|pace| pace.has_grown(packets))
+            && let Some(source) = stream.source
+        {
+            relays.discovery.handle_input(now, discovery::Input::Traffic { source });
+        }
     }
 
     /// Carries on what the discovery says; whether it said anything.

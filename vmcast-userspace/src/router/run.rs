@@ -22,7 +22,7 @@ use tokio::{
 use vmcast_common::fib::{FibOp, IfIndex};
 use vmcast_dataplane::{Dataplane, Engine, Fib, PacketTooBig};
 use vmcast_proto::{
-    amt::relay,
+    amt::{gateway, relay},
     host_state,
     membership::{self, Family},
     mrib::{self, Account},
@@ -59,7 +59,7 @@ use crate::{
     netlink::{Links, NextHopEvent, NextHops},
     relays::Relays as SourceRelays,
     signals::Termination,
-    sockets::{Icmpv6Sender, Readable},
+    sockets::{Heard, Icmpv6Sender, Readable, Received, Undelivered},
     telemetry::RateLimit,
 };
 
@@ -82,14 +82,44 @@ const EVENTS_AT_ONCE: usize = 64;
 pub(super) enum Event {
     /// A datagram came to an endpoint of the relay.
     Relay { local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
+    /// A datagram that the relay sent was not delivered.
+    RelayUndelivered { local: SocketAddr, remote: SocketAddr, quoted: Vec<u8> },
     /// A datagram came to the gateway's socket.
     Gateway { remote: SocketAddr, bytes: Vec<u8> },
+    /// One that the gateway sent was not delivered.
+    GatewayUndelivered { remote: SocketAddr, quoted: Vec<u8> },
     /// A datagram of this family with IGMP or MLD came in on an interface.
     Membership { ifindex: IfIndex, family: Family, datagram: Vec<u8> },
     /// The upstream of the configuration has these addresses.
     StaticUpstream(Vec<SocketAddr>),
     /// The configured interfaces that exist are these now.
     Interfaces(Vec<Wanted>),
+}
+
+impl Event {
+    /// Something from a socket of the relay.
+    pub(super) fn of_relay(heard: &Heard<'_>) -> Self {
+        match *heard {
+            Heard::Datagram(Received { local, remote, bytes, .. }) => {
+                Self::Relay { local, remote, bytes: bytes.to_vec() }
+            }
+            Heard::Undelivered(Undelivered { local, remote, quoted }) => {
+                Self::RelayUndelivered { local, remote, quoted: quoted.to_vec() }
+            }
+        }
+    }
+
+    /// Something from the gateway's socket.
+    pub(super) fn of_gateway(heard: &Heard<'_>) -> Self {
+        match *heard {
+            Heard::Datagram(Received { remote, bytes, .. }) => {
+                Self::Gateway { remote, bytes: bytes.to_vec() }
+            }
+            Heard::Undelivered(Undelivered { remote, quoted, .. }) => {
+                Self::GatewayUndelivered { remote, quoted: quoted.to_vec() }
+            }
+        }
+    }
 }
 
 /// Everything that the loop holds.
@@ -121,6 +151,8 @@ pub(super) struct Router {
     gateway: Option<Reading>,
     /// For the relays of single sources.
     pub(super) source_relays: SourceRelays,
+    /// Until when it is looked often whether these are reached from other addresses, after a change of ours.
+    moving_until: Option<Instant>,
     pursuit: Pursuit,
     /// Probes of those who look for the nearest VMR.
     pub(super) volley: Volley,
@@ -223,6 +255,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         overrun_told: 0,
         gateway,
         source_relays,
+        moving_until: None,
         pursuit: Pursuit::new(),
         volley: Volley::default(),
         next_hops,
@@ -382,6 +415,7 @@ fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Sett
         query_interval: igmp.query_interval,
         query_response_interval: igmp.query_response_interval,
         robustness: igmp.robustness_variable,
+        unreachable_ignored: config.tunnel.unreachable_ignored,
         max_tunnels: config.tunnel.max_tunnels,
         max_tunnels_per_source: config.tunnel.max_tunnels_per_address,
         max_tunnels_per_prefix: config.tunnel.max_tunnels_per_prefix,
@@ -481,6 +515,7 @@ impl Router {
                         self.core.punt(clock::now(), punt);
                     }
                     self.tell_sources();
+                    self.move_relays();
                 }
                 ready = readable(oversized.as_ref()) => {
                     let mut ready = ready.context("following the packets that are too large for a link")?;
@@ -500,7 +535,7 @@ impl Router {
                     self.catch_up(now);
                     self.write_recordings();
                 }
-                _ = looks.tick(), if self.core.paced().is_some() => self.look_at_pace(),
+                _ = looks.tick(), if !self.core.paced().is_empty() => self.look_at_pace(),
                 _ = refreshes.tick() => {
                     self.hear_listeners();
                     if let Err(error) = self.plane.refresh() {
@@ -526,17 +561,16 @@ impl Router {
         }
     }
 
-    /// Reads the counter of one stream from upstream.
+    /// Reads the counters of the streams by which it shows that a tunnel is forgotten.
     fn look_at_pace(&mut self) {
-        let Some(stream) = self.core.paced() else {
-            return;
-        };
-        match self.plane.stream_counters(stream) {
-            Ok(counters) => {
-                let packets = counters.map_or(0, |counters| counters.packets);
-                self.core.paced_packets(clock::now(), packets);
+        for stream in self.core.paced() {
+            match self.plane.stream_counters(stream) {
+                Ok(counters) => {
+                    let packets = counters.map_or(0, |counters| counters.packets);
+                    self.core.paced_packets(clock::now(), stream, packets);
+                }
+                Err(error) => tracing::debug!(%error, "the pace of a tunnel's data is not known"),
             }
-            Err(error) => tracing::debug!(%error, "the pace of the upstream's data is not known"),
         }
     }
 
@@ -620,9 +654,21 @@ impl Router {
         match event {
             Event::Relay { local, remote, bytes } => {
                 self.note_discovery(now, local, remote, &bytes);
-                self.core.relay_datagram(now, local, remote, &bytes);
+                let input = relay::Input::Datagram { local, remote, bytes: &bytes };
+                self.core.relay_heard(now, input);
             }
-            Event::Gateway { remote, bytes } => self.core.gateway_datagram(now, remote, &bytes),
+            Event::RelayUndelivered { local, remote, quoted } => {
+                let about = relay::Unreachable { local, remote, quoted: &quoted };
+                self.core.relay_heard(now, relay::Input::Unreachable(about));
+            }
+            Event::Gateway { remote, bytes } => {
+                let input = gateway::Input::Datagram { remote, tos: 0, bytes: &bytes };
+                self.core.gateway_heard(now, input);
+            }
+            Event::GatewayUndelivered { remote, quoted } => {
+                let input = gateway::Input::Unreachable { remote, quoted: &quoted };
+                self.core.gateway_heard(now, input);
+            }
             Event::Membership { ifindex, family, datagram } => {
                 if let Err(error) = self.on_membership_datagram(now, ifindex, family, &datagram) {
                     *self.bad_datagrams.entry(family).or_default() += 1;

@@ -111,7 +111,10 @@ impl Bed {
                     if let gateway::Output::Transmit { remote, bytes } = output {
                         assert_eq!(remote, OURS);
                         moved = true;
-                        self.core.relay_datagram(self.now, OURS, self.members[at].0, &bytes);
+                        self.core.relay_heard(
+                            self.now,
+                            relay::Input::Datagram { local: OURS, remote: self.members[at].0, bytes: &bytes },
+                        );
                     }
                 }
             }
@@ -315,7 +318,7 @@ fn what_members_want_is_asked_of_the_upstream_and_data_is_taken_from_its_tunnel_
     let input = relay::Input::Datagram { local: UPSTREAM, remote: GATEWAY_END, bytes: &request };
     above.handle_input(bed.now, input);
     let Some(relay::Output::Transmit { bytes, .. }) = above.poll_output() else { panic!("no Query") };
-    bed.core.gateway_datagram(bed.now, UPSTREAM, &bytes);
+    bed.core.gateway_heard(bed.now, gateway::Input::Datagram { remote: UPSTREAM, tos: 0, bytes: &bytes });
     bed.settle();
     let up = bed.take();
     let id = bed.core.upstream.as_ref().expect("an upstream").id;
@@ -537,8 +540,12 @@ fn garbage_on_every_input_changes_nothing() {
     for length in 0..64 {
         for first in 0..=255u8 {
             let mut bytes = vec![first; length];
-            bed.core.relay_datagram(bed.now, OURS, member(9), &bytes);
-            bed.core.gateway_datagram(bed.now, UPSTREAM, &bytes);
+            bed.core.relay_heard(
+                bed.now,
+                relay::Input::Datagram { local: OURS, remote: member(9), bytes: &bytes },
+            );
+            bed.core
+                .gateway_heard(bed.now, gateway::Input::Datagram { remote: UPSTREAM, tos: 0, bytes: &bytes });
             bytes.reverse();
             let input = membership::Input::Datagram {
                 source: Ipv4Addr::new(192, 0, 2, 66).into(),

@@ -81,9 +81,10 @@ impl Upstream {
         }
     }
 
-    pub(super) fn datagram(&mut self, now: Instant, remote: SocketAddr, bytes: &[u8]) {
-        // No packet goes on from here: the data plane takes those, and merges their congestion marks.
-        self.gateway.handle_input(now, gateway::Input::Datagram { remote, tos: 0, bytes });
+    /// Something came to the socket. No packet goes on from here: the data plane takes those, and merges their
+    /// congestion marks.
+    pub(super) fn heard(&mut self, now: Instant, input: gateway::Input<'_>) {
+        self.gateway.handle_input(now, input);
     }
 
     pub(super) fn set_membership(&mut self, now: Instant, group: IpAddr, filter: Filter) {

@@ -25,7 +25,7 @@ pub(crate) use readable::Readable;
 pub(crate) use route::source_towards;
 pub(crate) use shares::Shares;
 pub(crate) use throttle::Throttle;
-pub(crate) use udp::{Buffer, Received, UdpEndpoint};
+pub(crate) use udp::{Buffer, Heard, Received, UdpEndpoint, Undelivered};
 
 /// Asks for a large receive buffer, beyond the system's limit where that is allowed.
 fn enlarge_receive_buffer(socket: &socket2::Socket, bytes: usize) {

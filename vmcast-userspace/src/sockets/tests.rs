@@ -84,6 +84,7 @@ fn answers_from_where_it_was_asked(near: &NetNs, far: &NetNs, [any, peer]: [&str
             peer.send(ip(any), to, b"question").expect("sent");
             let got =
                 timeout(PATIENCE, endpoint.recv(&mut buffer)).await.expect("in time").expect("received");
+            let got = got.datagram().expect("a datagram");
             assert_eq!((got.remote, got.ttl, got.bytes), (peer.local(), Some(64), &b"question"[..]));
             assert_eq!(got.tos, 0);
             let local = got.local;
@@ -91,6 +92,7 @@ fn answers_from_where_it_was_asked(near: &NetNs, far: &NetNs, [any, peer]: [&str
             endpoint.send(local.ip(), peer.local(), b"answer").expect("sent");
             let mut room = Buffer::new();
             let got = timeout(PATIENCE, peer.recv(&mut room)).await.expect("in time").expect("received");
+            let got = got.datagram().expect("a datagram");
             assert_eq!((got.remote, got.bytes), (to, &b"answer"[..]));
         }
         assert_eq!(peer.try_recv(&mut buffer).expect("nothing more"), None);
@@ -104,8 +106,53 @@ fn answers_from_where_it_was_asked(near: &NetNs, far: &NetNs, [any, peer]: [&str
         }
         marking.send_to(b"marked", SocketAddr::new(ip(addresses[0]), 2268)).expect("sent");
         let got = timeout(PATIENCE, endpoint.recv(&mut buffer)).await.expect("in time").expect("received");
+        let got = got.datagram().expect("a datagram");
         assert_eq!((got.tos, got.ttl, got.bytes), (0xbb, Some(64), &b"marked"[..]));
     });
+}
+
+#[test]
+fn what_is_not_delivered_is_told_and_keeps_nobody_from_sending() {
+    if skip_without_root("ICMP about datagrams") {
+        return;
+    }
+    let (near, far) = pair();
+    near.ip("address add 2001:db8:1::1/64 dev near0 nodad");
+    far.ip("address add 2001:db8:1::2/64 dev far0 nodad");
+    for [ours, theirs] in [["10.1.0.1", "10.1.0.2"], ["2001:db8:1::1", "2001:db8:1::2"]] {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let [ours, theirs] = [ours, theirs].map(ip);
+        far.block_on(async || {
+            let peer = UdpEndpoint::bind(SocketAddr::new(theirs, 0)).expect("the peer");
+            let gone = near.run(|| UdpEndpoint::bind(SocketAddr::new(ours, 0))).expect("the endpoint");
+            let nobody = SocketAddr::new(theirs, 9);
+            let mut buffer = Buffer::new();
+            for number in 0..3u8 {
+                gone.send(ours, nobody, &[7, number]).expect("sent");
+                // The message has come by the time that this one is sent.
+                gone.send(ours, peer.local(), &[8, number]).expect("sent in spite of the error");
+                let heard = timeout(PATIENCE, gone.recv(&mut buffer)).await.expect("in time").expect("news");
+                let Heard::Undelivered(about) = heard else { panic!("{heard:?}") };
+                assert_eq!(
+                    (about.remote, about.local, about.quoted),
+                    (nobody, gone.local(), &[7, number][..])
+                );
+                assert_eq!(gone.try_recv(&mut buffer).expect("nothing more"), None);
+                let mut room = Buffer::new();
+                let got = timeout(PATIENCE, peer.recv(&mut room)).await.expect("in time").expect("received");
+                assert_eq!(got.datagram().expect("a datagram").bytes, [8, number]);
+            }
+            // Datagrams come as ever between them.
+            gone.send(ours, nobody, &[9]).expect("sent");
+            peer.send(theirs, gone.local(), b"hello").expect("sent");
+            let mut heard = [0; 2];
+            for _ in 0..2 {
+                let all = timeout(PATIENCE, gone.recv(&mut buffer)).await.expect("in time").expect("news");
+                heard[usize::from(all.datagram().is_some())] += 1;
+            }
+            assert_eq!(heard, [1, 1]);
+        });
+    }
 }
 
 #[test]

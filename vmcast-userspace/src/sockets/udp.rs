@@ -8,6 +8,7 @@ use std::{
 
 use nix::{
     cmsg_space,
+    errno::Errno,
     sys::socket::{
         ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
     },
@@ -23,6 +24,14 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 const MAX_DATAGRAM: usize = u16::MAX as usize;
 /// Lets IPv6 datagrams without a checksum in (`linux/udp.h`).
 const UDP_NO_CHECK6_RX: libc::c_int = 102;
+/// Destination Unreachable (RFC 792).
+const ICMP_UNREACHABLE: u8 = 3;
+/// Its code for what does not fit a link, which is nothing that is not delivered for good.
+const ICMP_FRAGMENTATION_NEEDED: u8 = 4;
+/// Destination Unreachable (RFC 4443 §3.1).
+const ICMPV6_UNREACHABLE: u8 = 1;
+/// How often a datagram is given to the kernel that refuses it for an error.
+const SEND_TRIES: u32 = 4;
 
 /// Room for one received datagram, to be used again and again.
 pub(crate) struct Buffer {
@@ -33,7 +42,13 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// Room for the longest datagram.
     pub(crate) fn new() -> Self {
-        let control = cmsg_space!(libc::in6_pktinfo, libc::c_int, libc::c_int);
+        let control = cmsg_space!(
+            libc::in6_pktinfo,
+            libc::c_int,
+            libc::c_int,
+            libc::sock_extended_err,
+            libc::sockaddr_in6
+        );
         Self { bytes: vec![0; MAX_DATAGRAM].into_boxed_slice(), control }
     }
 }
@@ -51,6 +66,38 @@ pub(crate) struct Received<'a> {
     pub(crate) tos: u8,
     /// What it carries.
     pub(crate) bytes: &'a [u8],
+}
+
+/// A datagram of ours that was not delivered: ICMP Destination Unreachable, but not that it is too large. The kernel has
+/// compared our own address and port with what the message quotes, and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Undelivered<'a> {
+    /// Where it was sent to.
+    pub(crate) remote: SocketAddr,
+    /// Where it was sent from, as far as the socket is bound.
+    pub(crate) local: SocketAddr,
+    /// The beginning of what it carried, as far as it is quoted.
+    pub(crate) quoted: &'a [u8],
+}
+
+/// What comes from a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard<'a> {
+    /// A datagram.
+    Datagram(Received<'a>),
+    /// News of one that was sent.
+    Undelivered(Undelivered<'a>),
+}
+
+#[cfg(test)]
+impl<'a> Heard<'a> {
+    /// The datagram, if it is one.
+    pub(crate) fn datagram(self) -> Option<Received<'a>> {
+        match self {
+            Self::Datagram(received) => Some(received),
+            Self::Undelivered(_) => None,
+        }
+    }
 }
 
 /// A UDP socket over IPv4 or IPv6, never both.
@@ -75,11 +122,13 @@ impl UdpEndpoint {
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
             setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
             setsockopt(&socket, sockopt::IpRecvTos, &true)?;
+            setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
         } else {
             socket.set_only_v6(true)?;
             setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
             setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
             setsockopt(&socket, sockopt::Ipv6RecvTClass, &true)?;
+            setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
             sys::set_option(&socket, libc::SOL_UDP, UDP_NO_CHECK6_RX, &libc::c_int::from(true))?;
         }
         enlarge_receive_buffer(&socket, RECEIVE_BUFFER);
@@ -98,22 +147,27 @@ impl UdpEndpoint {
         sys::drops(self.socket.get_ref()).map_or(0, u64::from)
     }
 
-    /// Waits for a datagram. Dropping the future loses nothing.
+    /// Waits for something. Dropping the future loses nothing.
     ///
     /// # Errors
     /// If the socket fails.
-    pub(crate) async fn recv<'a>(&self, buffer: &'a mut Buffer) -> io::Result<Received<'a>> {
-        let parts =
-            self.socket.async_io(Interest::READABLE, |socket| receive(socket, self.local, buffer)).await?;
+    pub(crate) async fn recv<'a>(&self, buffer: &'a mut Buffer) -> io::Result<Heard<'a>> {
+        let parts = loop {
+            let mut guard = self.socket.ready(Interest::READABLE | Interest::ERROR).await?;
+            let errors = guard.ready().is_error();
+            if let Ok(parts) = guard.try_io(|socket| hear(socket.get_ref(), self.local, buffer, errors)) {
+                break parts?;
+            }
+        };
         Ok(parts.with(&buffer.bytes))
     }
 
-    /// Takes a datagram that is there already; `None` if there is none.
+    /// Takes what is there already; `None` if there is nothing.
     ///
     /// # Errors
     /// If the socket fails.
-    pub(crate) fn try_recv<'a>(&self, buffer: &'a mut Buffer) -> io::Result<Option<Received<'a>>> {
-        match self.socket.try_io(Interest::READABLE, |socket| receive(socket, self.local, buffer)) {
+    pub(crate) fn try_recv<'a>(&self, buffer: &'a mut Buffer) -> io::Result<Option<Heard<'a>>> {
+        match self.socket.try_io(Interest::READABLE, |socket| hear(socket, self.local, buffer, false)) {
             Ok(parts) => Ok(Some(parts.with(&buffer.bytes))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
@@ -148,13 +202,76 @@ impl UdpEndpoint {
     fn send_from(&self, local: &ControlMessage<'_>, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         let to = SockaddrStorage::from(remote);
         let fd = self.socket.as_raw_fd();
-        sendmsg(fd, &[IoSlice::new(bytes)], &[*local], MsgFlags::MSG_DONTWAIT, Some(&to))?;
-        Ok(())
+        let send = || sendmsg(fd, &[IoSlice::new(bytes)], &[*local], MsgFlags::MSG_DONTWAIT, Some(&to));
+        // What ICMP said of another datagram comes back as the error of this one, which was not sent; once each time.
+        let mut tries = 1..SEND_TRIES;
+        loop {
+            match send() {
+                Ok(_) => return Ok(()),
+                Err(Errno::EAGAIN) => return Err(Errno::EAGAIN.into()),
+                Err(_) if tries.next().is_some() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 
-/// A received datagram without its bytes, which the buffer still lends out.
-struct Parts {
+/// What was heard, without its bytes, which the buffer still lends out.
+enum Parts {
+    Datagram(ReceivedParts),
+    Undelivered { remote: SocketAddr, local: SocketAddr, len: usize },
+}
+
+impl Parts {
+    fn with(self, bytes: &[u8]) -> Heard<'_> {
+        match self {
+            Self::Datagram(parts) => Heard::Datagram(parts.with(bytes)),
+            Self::Undelivered { remote, local, len } => {
+                Heard::Undelivered(Undelivered { remote, local, quoted: &bytes[..len] })
+            }
+        }
+    }
+}
+
+/// Takes a datagram, or what waits in the queue of errors: that is asked if there is something in it, or if a datagram
+/// cannot be had for an error.
+fn hear(socket: &Socket, bound: SocketAddr, buffer: &mut Buffer, errors: bool) -> io::Result<Parts> {
+    match receive(socket, bound, buffer) {
+        Ok(parts) => Ok(Parts::Datagram(parts)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock && !errors => Err(error),
+        Err(error) => loop {
+            match undelivered(socket, bound, buffer) {
+                Ok(Some(parts)) => return Ok(parts),
+                Ok(None) => {}
+                Err(_) => return Err(error),
+            }
+        },
+    }
+}
+
+/// Takes a message out of the queue of errors (ip(7), `IP_RECVERR`); `None` if it says something else.
+fn undelivered(socket: &Socket, bound: SocketAddr, buffer: &mut Buffer) -> io::Result<Option<Parts>> {
+    let mut parts = [IoSliceMut::new(&mut buffer.bytes)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_ERRQUEUE;
+    let message =
+        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut buffer.control), flags)?;
+    let unreachable = message.cmsgs()?.any(|control| match control {
+        ControlMessageOwned::Ipv4RecvErr(error, _) => {
+            error.ee_origin == libc::SO_EE_ORIGIN_ICMP
+                && error.ee_type == ICMP_UNREACHABLE
+                && error.ee_code != ICMP_FRAGMENTATION_NEEDED
+        }
+        ControlMessageOwned::Ipv6RecvErr(error, _) => {
+            error.ee_origin == libc::SO_EE_ORIGIN_ICMP6 && error.ee_type == ICMPV6_UNREACHABLE
+        }
+        _ => false,
+    });
+    let remote = message.address.as_ref().and_then(socket_addr).filter(|_| unreachable);
+    Ok(remote.map(|remote| Parts::Undelivered { remote, local: bound, len: message.bytes }))
+}
+
+/// A received datagram without its bytes.
+struct ReceivedParts {
     remote: SocketAddr,
     local: SocketAddr,
     ttl: Option<u8>,
@@ -162,14 +279,14 @@ struct Parts {
     len: usize,
 }
 
-impl Parts {
+impl ReceivedParts {
     fn with(self, bytes: &[u8]) -> Received<'_> {
         let Self { remote, local, ttl, tos, len } = self;
         Received { remote, local, ttl, tos, bytes: &bytes[..len] }
     }
 }
 
-fn receive(socket: &Socket, bound: SocketAddr, buffer: &mut Buffer) -> io::Result<Parts> {
+fn receive(socket: &Socket, bound: SocketAddr, buffer: &mut Buffer) -> io::Result<ReceivedParts> {
     let mut parts = [IoSliceMut::new(&mut buffer.bytes)];
     let flags = MsgFlags::MSG_DONTWAIT;
     let message =
@@ -194,7 +311,7 @@ fn receive(socket: &Socket, bound: SocketAddr, buffer: &mut Buffer) -> io::Resul
             _ => {}
         }
     }
-    Ok(Parts { remote, local, ttl, tos, len: message.bytes })
+    Ok(ReceivedParts { remote, local, ttl, tos, len: message.bytes })
 }
 
 fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {

@@ -28,6 +28,7 @@ use vmcast_lab::{
 use super::{
     bed::{Bed, Outcome, ensure, trial, trial_with},
     chain::start_with,
+    rebind::{judge_of, translate},
     small::{client_address, gateway_of, static_agent},
     stream::{Listener, Sender},
 };
@@ -40,6 +41,18 @@ pub(super) fn trials() -> Vec<Trial> {
             "nsd",
             "nsd",
             vmr,
+        ),
+        trial_with(
+            "an agent loses less than 200 ms of a source whose relay sees it move",
+            "nsd",
+            "nsd",
+            agent_moves,
+        ),
+        trial_with(
+            "a VMR loses less than 200 ms of a source whose relay sees it move",
+            "nsd",
+            "nsd",
+            vmr_moves,
         ),
         trial("a dead name server delays no join of the upstream's", dead_name_server),
         trial_with("the relays of a source are asked for by hand", "nsd", "nsd", by_hand),
@@ -335,6 +348,90 @@ fn vmr(bed: &mut Bed) -> Outcome {
     ensure!(heard.windows(2).all(|pair| pair[0] < pair[1]), "out of order or twice");
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())
+}
+
+/// The addresses by which relay1 sees whatever is behind the hub: dialled in anew, with another one each time.
+fn redial(net: &Net, number: u8) -> Outcome {
+    Ok(net.hub.ip(&format!(
+        "addr del 10.2.1.{}/24 dev to1\naddr add 10.2.1.{}/24 dev to1",
+        1 + number,
+        2 + number
+    ))?)
+}
+
+/// Nothing of the first source comes by another relay, and to nobody else.
+fn forbid_others(bed: &Bed, net: &Net) -> Result<[Witness; 3], Failed> {
+    let bystander = Witness::start(&net.clients[1], "eth0", stream(1), bed.clock)?;
+    bystander.forbid(true);
+    Ok([net.forbid(bed, 1, 1)?, net.forbid(bed, 2, 1)?, bystander])
+}
+
+fn nobody_else(witnesses: &[Witness]) -> Outcome {
+    for witness in witnesses {
+        ensure!(witness.stray().packets == 0, "somebody else was sent {:?}", witness.stray());
+    }
+    Ok(())
+}
+
+// proves A6: the tunnel to a source's own relay follows, too, behind a translator and with another address of ours
+fn agent_moves(bed: &mut Bed) -> Outcome {
+    let net = Net::build(bed)?;
+    let _relays = net.start_relays(bed)?;
+    let _name_server = net.name_server(bed)?;
+    translate(&net.hub, "to1", 40_000)?;
+    let mut agent = static_agent(bed, &net.clients[0], RELAYS[2], &amtrelay())?;
+    wait_ready([&mut agent], bed.clock)?;
+    let witnesses = forbid_others(bed, &net)?;
+    let listener = Listener::join(&net.clients[0], stream(1), Some(SOURCES[0]))?;
+    bed.until_answer("the source is joined at its relay", &agent, &["source", "list"], |answer| {
+        joined_at(answer, SOURCES[0], RELAYS[0])
+    })?;
+    let sender = Sender::start(&net.sources[0], SOURCES[0], stream(1))?;
+    judge_of(bed, SOURCES[0], sender, &listener, |number| redial(&net, number))?;
+    let sender = Sender::start(&net.sources[0], SOURCES[0], stream(1))?;
+    let again = Listener::join(&net.clients[0], stream(1), Some(SOURCES[0]))?;
+    judge_of(bed, SOURCES[0], sender, &again, |number| {
+        Ok(net.clients[0].ip(&format!(
+            "addr del 10.5.1.{}/24 dev eth0\naddr add 10.5.1.{}/24 dev eth0\nroute add default via {}",
+            1 + number,
+            2 + number,
+            gateway_of(1)
+        ))?)
+    })?;
+    nobody_else(&witnesses)
+}
+
+// proves A6, A9
+fn vmr_moves(bed: &mut Bed) -> Outcome {
+    let net = Net::build(bed)?;
+    let _relays = net.start_relays(bed)?;
+    let _name_server = net.name_server(bed)?;
+    translate(&net.hub, "to1", 40_000)?;
+    let tables = format!("{}[upstream]\nfrom = \"static\"\naddress = \"{}\"\n", amtrelay(), RELAYS[2]);
+    let interfaces = [("core0", false), ("acc1", false), ("acc2", false)];
+    let mut edge = start_with(&bed.launcher, bed, &net.edge, 1, &tables, &interfaces, Engine::Auto)?;
+    wait_ready([&mut edge], bed.clock)?;
+    let mut agent = static_agent(bed, &net.clients[0], gateway_of(1), "")?;
+    wait_ready([&mut agent], bed.clock)?;
+    let witnesses = forbid_others(bed, &net)?;
+    let listener = Listener::join(&net.clients[0], stream(1), Some(SOURCES[0]))?;
+    bed.until_answer("the source is joined at its relay", &edge, &["source", "list"], |answer| {
+        joined_at(answer, SOURCES[0], RELAYS[0])
+    })?;
+    let sender = Sender::start(&net.sources[0], SOURCES[0], stream(1))?;
+    // The pace of the data is known some seconds after the counters have been read twice.
+    listener.more(bed, 20 * SOME)?;
+    judge_of(bed, SOURCES[0], sender, &listener, |number| redial(&net, number))?;
+    let again = Listener::join(&net.clients[0], stream(1), Some(SOURCES[0]))?;
+    let sender = Sender::start(&net.sources[0], SOURCES[0], stream(1))?;
+    judge_of(bed, SOURCES[0], sender, &again, |number| {
+        let [before, after] = if number % 2 == 1 { [1, 3] } else { [3, 1] };
+        Ok(net.edge.ip(&format!(
+            "addr del 10.2.5.{before}/24 dev core0\naddr add 10.2.5.{after}/24 dev core0\n\
+             route add default via 10.2.5.2"
+        ))?)
+    })?;
+    nobody_else(&witnesses)
 }
 
 // proves A6, A9 (RFC 8777 §3.5)

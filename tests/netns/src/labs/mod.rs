@@ -12,6 +12,7 @@ mod churn;
 mod config_errors;
 mod convert;
 mod discovery;
+mod dissected;
 mod doctor;
 mod duplicate;
 mod election;
@@ -47,6 +48,7 @@ mod tokens;
 mod too_big;
 mod ttl;
 mod two_admins;
+mod unreachable;
 mod untouched;
 
 use libtest_mimic::Trial;
@@ -71,6 +73,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         untouched::trials(),
         ttl::trials(),
         two_admins::trials(),
+        unreachable::trials(),
+        dissected::trials(),
         sources::trials(),
         bad_input::trials(),
         churn::trials(),

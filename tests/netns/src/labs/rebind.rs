@@ -3,6 +3,7 @@
 
 use std::{
     io::Write as _,
+    net::Ipv4Addr,
     process::{Command, Stdio},
 };
 
@@ -46,7 +47,7 @@ const SOME: u64 = 200;
 const CHANGES: u8 = 3;
 
 /// What came must be of the source alone, in order, once, unchanged; how many are missing in the middle.
-fn lost(heard: &Heard) -> Result<u64, Failed> {
+fn lost(heard: &Heard, from: Ipv4Addr) -> Result<u64, Failed> {
     ensure!(heard.damaged == 0, "{} packets came damaged", heard.damaged);
     let mut lost = 0;
     for pair in heard.packets.windows(2) {
@@ -54,30 +55,41 @@ fn lost(heard: &Heard) -> Result<u64, Failed> {
         ensure!(next > before, "after packet {before} came packet {next}");
         lost += next - before - 1;
     }
-    ensure!(heard.packets.iter().all(|(source, _)| *source == SOURCE), "another source was heard");
+    ensure!(heard.packets.iter().all(|(source, _)| *source == from), "another source was heard");
     Ok(lost)
 }
 
 /// Lets something change under the stream, several times, and counts what each change costs.
-fn judge(bed: &Bed, sender: Sender, listener: &Listener, mut change: impl FnMut(u8) -> Outcome) -> Outcome {
+fn judge(bed: &Bed, sender: Sender, listener: &Listener, change: impl FnMut(u8) -> Outcome) -> Outcome {
+    judge_of(bed, SOURCE, sender, listener, change)
+}
+
+/// The same of another source.
+pub(super) fn judge_of(
+    bed: &Bed,
+    from: Ipv4Addr,
+    sender: Sender,
+    listener: &Listener,
+    mut change: impl FnMut(u8) -> Outcome,
+) -> Outcome {
     listener.more(bed, SOME)?;
-    ensure!(lost(&listener.heard())? == 0, "packets were lost before anything had changed");
+    ensure!(lost(&listener.heard(), from)? == 0, "packets were lost before anything had changed");
     let mut so_far = 0;
     for number in 1..=CHANGES {
         change(number)?;
         listener.more(bed, SOME)?;
-        let all = lost(&listener.heard())?;
+        let all = lost(&listener.heard(), from)?;
         let of_change = all - so_far;
         ensure!(of_change < MOST, "change {number} cost {of_change} packets, {MOST} are 200 ms");
         so_far = all;
     }
     listener.until_last(bed, sender.stop()? - 1)?;
-    ensure!(lost(&listener.heard())? == so_far, "packets were lost after the last change");
+    ensure!(lost(&listener.heard(), from)? == so_far, "packets were lost after the last change");
     Ok(())
 }
 
 /// Lets a node translate what it sends out of an interface, by ports from one on.
-fn translate(node: &Namespace, interface: &str, port: u16) -> Outcome {
+pub(super) fn translate(node: &Namespace, interface: &str, port: u16) -> Outcome {
     let rules = format!(
         "table ip translator\ndelete table ip translator\ntable ip translator {{ chain out {{ type nat hook postrouting priority 100; \
          oifname \"{interface}\" udp dport 2268 masquerade to :{port}-{}\n }}\n }}\n",

@@ -1,5 +1,7 @@
 //! The relays of single sources: their names and ports.
 
+use std::time::{Duration, Instant};
+
 use super::Router;
 use crate::{
     clock,
@@ -8,9 +10,15 @@ use crate::{
     sockets::source_towards,
 };
 
+/// How long after a change of addresses it is looked often: a way comes a little after them.
+const MOVING: Duration = Duration::from_secs(2);
+
 impl Router {
     pub(super) fn on_relays(&mut self, event: &Event) {
         let input = match event {
+            Event::Undelivered { tunnel, remote, quoted } => {
+                RelayInput::Undelivered { tunnel: *tunnel, remote: *remote, quoted }
+            }
             Event::Datagram { tunnel, remote, tos, bytes } => {
                 RelayInput::Datagram { tunnel: *tunnel, remote: *remote, tos: *tos, bytes }
             }
@@ -48,10 +56,29 @@ impl Router {
         }
     }
 
-    /// Gives tunnels up whose relay is reached from another address than before.
+    /// Addresses or ways have changed: the tunnels follow at once, or as soon as there is a way again.
+    pub(super) fn hurry_relays(&mut self, now: Instant) {
+        self.moving_until = Some(now + MOVING);
+        self.move_relays();
+    }
+
+    /// Gives the tunnels other ports whose relays are reached from other addresses than before, if that was not long ago.
+    pub(super) fn move_relays(&mut self) {
+        self.moving_until = self.moving_until.filter(|until| clock::now() < *until);
+        if self.moving_until.is_some() {
+            self.follow_relays();
+        }
+    }
+
+    /// The same whenever it was; then those are given up that no way leads to.
     pub(super) fn follow_relays(&mut self) {
-        for tunnel in self.source_relays.strayed() {
-            self.core.relay_input(clock::now(), RelayInput::Lost { tunnel });
+        for (tunnel, local) in self.source_relays.strayed() {
+            let input = match local.map(|local| self.source_relays.reopen(tunnel, local)) {
+                Some(Ok(local)) => RelayInput::Opened { tunnel, local },
+                None if self.moving_until.is_some() => continue,
+                Some(Err(_)) | None => RelayInput::Lost { tunnel },
+            };
+            self.core.relay_input(clock::now(), input);
         }
     }
 }

@@ -41,6 +41,7 @@ impl Router {
         self.follow_addresses(&relay_addresses(&self.config, &wanted));
         self.unicast.follow(&mut self.core);
         self.pursuit.hurry(now);
+        self.hurry_relays(now);
     }
 
     /// Takes tunnels where our addresses are now.

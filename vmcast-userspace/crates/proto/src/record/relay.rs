@@ -7,7 +7,7 @@ use vmcast_wire::amt::{Message, ResponseMac};
 use super::{Recording, filter, hex, seconds};
 use crate::{
     Filter,
-    amt::relay::{Event, Input, Output, Relay},
+    amt::relay::{Event, Input, Output, Relay, Unreachable},
 };
 
 /// The Response MACs that were made, in their order.
@@ -15,6 +15,15 @@ use crate::{
 pub struct Macs(BTreeMap<ResponseMac, usize>);
 
 impl Macs {
+    /// The beginning of a datagram that was not delivered: of data alone is anything made, and only that is written.
+    fn quoted(bytes: &[u8]) -> String {
+        match bytes {
+            [6, ..] => hex(bytes),
+            [] => "-".to_owned(),
+            [first, ..] => hex(&[*first]),
+        }
+    }
+
     /// A message in words, without its Response MAC. One that the relay makes is given a number, one that it has not
     /// made is no secret either, and stands as `mac 0`.
     fn words(&mut self, made: bool, bytes: &[u8]) -> String {
@@ -62,6 +71,7 @@ impl Recording for Relay {
             ("max_sources", config.limits.sources.to_string()),
             ("answers_per_second", config.answers_per_second.to_string()),
             ("answers_per_prefix_per_second", config.answers_per_prefix_per_second.to_string()),
+            ("unreachable_ignored", config.unreachable_ignored.to_string()),
             ("idle_linger", seconds(config.idle_linger)),
         ];
         words.extend(config.discovery.iter().map(|address| ("discovery", address.to_string())));
@@ -72,6 +82,9 @@ impl Recording for Relay {
         match input {
             Input::Datagram { local, remote, bytes } => {
                 format!("datagram {remote} > {local} {}", macs.words(false, bytes))
+            }
+            Input::Unreachable(Unreachable { local, remote, quoted }) => {
+                format!("unreachable {local} > {remote} {}", Macs::quoted(quoted))
             }
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 use vmcast_proto::record::seconds;
 use vmcast_sim::epoch;
 
-use super::{Subject, gateway, querier, relay};
+use super::{Subject, discovery, gateway, querier, relay};
 
 /// What a machine is made with; a key may stand there more than once.
 pub(crate) type Config = BTreeMap<String, Vec<String>>;
@@ -90,6 +90,7 @@ impl Case {
         let subject: Box<dyn Subject> = match self.kind.as_str() {
             "querier" => Box::new(querier::Subject::new(&mut config)),
             "relay" => Box::new(relay::Subject::new(&mut config)),
+            "discovery" => Box::new(discovery::Subject::new(&mut config)),
             "gateway" => Box::new(gateway::Subject::new(&mut config)),
             other => return Err(format!("there is no machine \"{other}\"")),
         };

@@ -13,7 +13,7 @@ use super::{
     amt,
     case::Config,
     describe,
-    words::{filter, parse, take, take_duration, unhex},
+    words::{filter, parse, quoted_bytes, take, take_duration, unhex},
 };
 
 pub(crate) struct Subject {
@@ -33,7 +33,7 @@ impl Subject {
                 $(if let Some(value) = $take(config, stringify!($key)) { of.$key = value; })*
             };
         }
-        set!(take: discover report_source mtu tries keep_warm);
+        set!(take: discover report_source mtu tries unreachable_tries keep_warm);
         set!(take_duration: first_retransmission max_retransmission);
         of.max_request_interval = take_duration(config, "max_request_interval");
         Self { gateway: Gateway::new(epoch(), of), relay, nonce: "00000000".to_owned() }
@@ -47,6 +47,10 @@ impl super::Subject for Subject {
                 let bytes = &unhex(bytes);
                 let (remote, tos) = (parse(remote), parse(tos));
                 self.gateway.handle_input(now, Input::Datagram { remote, tos, bytes });
+            }
+            ["unreachable", remote, quoted] => {
+                let quoted = &quoted_bytes(quoted);
+                self.gateway.handle_input(now, Input::Unreachable { remote: parse(remote), quoted });
             }
             ["want", group, wanted] => {
                 let (group, filter) = (parse(group), filter(wanted));
@@ -96,10 +100,15 @@ impl super::Subject for Subject {
         lines
     }
 
-    /// A relay's message: `[from ADDRESS] [tos N] [mac HEX] MESSAGE`, in which the nonce `last` is that of the last
-    /// Relay Discovery or Request.
+    /// A relay's message: `hear [from ADDRESS] [tos N] [mac HEX] MESSAGE`, in which the nonce `last` is that of the last
+    /// Relay Discovery or Request. One of ours that ICMP quotes: `icmp [from ADDRESS] [mac HEX] MESSAGE`, where it went to
+    /// in place of where it came from.
     fn expand(&self, words: &[&str]) -> Option<String> {
-        let ["hear", rest @ ..] = words else { return None };
+        let (heard, rest) = match words {
+            ["hear", rest @ ..] => (true, rest),
+            ["icmp", rest @ ..] => (false, rest),
+            _ => return None,
+        };
         let (mut remote, mut tos, mut mac, mut rest) = (self.relay, 0, [1, 2, 3, 4, 5, 6], rest);
         loop {
             match rest {
@@ -113,13 +122,17 @@ impl super::Subject for Subject {
             rest.iter().map(|word| if *word == "last" { &self.nonce } else { *word }).collect();
         let bytes = amt::bytes(mac, &named).unwrap_or_else(|| panic!("no message: {rest:?}"));
         let _: u8 = tos;
+        if !heard {
+            return Some(format!("unreachable {remote} {}", hex(&bytes)));
+        }
         Some(format!("datagram {remote} tos {tos} {}", hex(&bytes)))
     }
 
     fn describe(&self, line: &str) -> Option<String> {
         let bytes = line.split_whitespace().last()?;
-        let with_bytes = line.contains(" datagram ") || line.starts_with("  send ");
-        with_bytes.then(|| describe::amt(&unhex(bytes)))
+        let came = line.contains(" datagram ") || line.contains(" unreachable ");
+        let with_bytes = came && !line.starts_with(' ') || line.starts_with("  send ");
+        with_bytes.then(|| describe::amt(&quoted_bytes(bytes)))
     }
 }
 
@@ -127,6 +140,7 @@ const fn label(reason: DownReason) -> &'static str {
     match reason {
         DownReason::NoAdvertisement => "no_advertisement",
         DownReason::NoAnswer => "no_answer",
+        DownReason::Unreachable => "unreachable",
         DownReason::Refused => "refused",
         DownReason::Idle => "idle",
         DownReason::Stopped => "stopped",

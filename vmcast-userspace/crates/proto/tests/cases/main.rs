@@ -55,6 +55,11 @@ fn amt_gateways() {
     run("amt-gateway");
 }
 
+#[test]
+fn amt_discovery_by_dns() {
+    run("amt-discovery");
+}
+
 /// A recording of a daemon replays as it is.
 #[test]
 fn what_a_daemon_records_is_a_case() {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Instant};
 
 use vmcast_proto::{
     Machine as _,
-    amt::relay::{Config as RelayConfig, Input, Output, Relay},
+    amt::relay::{Config as RelayConfig, Input, Output, Relay, Unreachable},
     record::{Recording, filter as filter_words, hex, seconds},
 };
 use vmcast_sim::epoch;
@@ -14,7 +14,7 @@ use super::{
     amt,
     case::Config,
     describe,
-    words::{filter, parse, take, take_duration, unhex},
+    words::{filter, parse, quoted_bytes, take, take_duration, unhex},
 };
 
 pub(crate) struct Subject {
@@ -33,7 +33,7 @@ impl Subject {
                 $(if let Some(value) = $take(config, stringify!($key)) { of.$key = value; })*
             };
         }
-        set!(take: query_source robustness max_tunnels max_tunnels_per_source max_tunnels_per_prefix);
+        set!(take: query_source robustness max_tunnels max_tunnels_per_source max_tunnels_per_prefix unreachable_ignored);
         set!(take: answers_per_second answers_per_prefix_per_second);
         set!(take_duration: secret_age secret_lifetime query_interval query_response_interval idle_linger);
         of.limits.groups = take(config, "max_groups").unwrap_or(of.limits.groups);
@@ -69,6 +69,11 @@ impl super::Subject for Subject {
                 let input = Input::Datagram { local, remote, bytes };
                 let _ = Relay::input_words(&mut self.memory, &input);
                 self.relay.handle_input(now, input);
+            }
+            ["unreachable", local, ">", remote, quoted] => {
+                let quoted = &quoted_bytes(quoted);
+                let about = Unreachable { local: parse(local), remote: parse(remote), quoted };
+                self.relay.handle_input(now, Input::Unreachable(about));
             }
             ["advertise", addresses @ ..] => {
                 self.relay.advertise(addresses.iter().map(|it| parse(it)).collect());
@@ -118,6 +123,11 @@ impl super::Subject for Subject {
     }
 
     fn expand(&self, words: &[&str]) -> Option<String> {
+        // A message of ours that ICMP quotes.
+        if let ["icmp", local, ">", remote, rest @ ..] = words {
+            let bytes = hex(&amt::bytes([0; 6], rest).unwrap_or_else(|| panic!("no message: {rest:?}")));
+            return Some(format!("unreachable {local} > {remote} {bytes}"));
+        }
         let [remote, ">", local, rest @ ..] = words else { return None };
         parse::<SocketAddr>(remote);
         let (mac, rest) = match rest {
@@ -131,7 +141,8 @@ impl super::Subject for Subject {
 
     fn describe(&self, line: &str) -> Option<String> {
         let bytes = line.split_whitespace().last()?;
-        let with_bytes = line.contains(" datagram ") || line.starts_with("  send ");
-        with_bytes.then(|| describe::amt(&unhex(bytes)))
+        let came = line.contains(" datagram ") || line.contains(" unreachable ");
+        let with_bytes = came && !line.starts_with(' ') || line.starts_with("  send ");
+        with_bytes.then(|| describe::amt(&quoted_bytes(bytes)))
     }
 }

@@ -3,6 +3,7 @@
 mod amt;
 mod case;
 mod describe;
+mod discovery;
 mod gateway;
 mod querier;
 mod relay;

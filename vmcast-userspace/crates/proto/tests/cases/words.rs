@@ -32,6 +32,11 @@ pub(crate) fn unhex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("digits")).collect()
 }
 
+/// What is quoted of a datagram, `-` for nothing.
+pub(crate) fn quoted_bytes(text: &str) -> Vec<u8> {
+    if text == "-" { Vec::new() } else { unhex(text) }
+}
+
 pub(crate) fn parse<T: std::str::FromStr>(text: &str) -> T {
     text.parse().unwrap_or_else(|_| panic!("cannot read \"{text}\""))
 }

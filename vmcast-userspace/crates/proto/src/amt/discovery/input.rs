@@ -43,6 +43,15 @@ pub enum Input<'a> {
         /// Its payload.
         bytes: &'a [u8],
     },
+    /// ICMP says that a datagram which was sent from a tunnel's port was not delivered.
+    Unreachable {
+        /// The tunnel.
+        tunnel: u32,
+        /// The address and port it was sent to.
+        remote: SocketAddr,
+        /// The beginning of its payload, as far as it is quoted.
+        quoted: &'a [u8],
+    },
     /// A packet of a source came by another way than this machine: through a data plane, or from the default.
     Traffic {
         /// The source.
@@ -50,6 +59,11 @@ pub enum Input<'a> {
     },
     /// There is no socket for a tunnel, or its address is ours no longer.
     Lost {
+        /// The tunnel.
+        tunnel: u32,
+    },
+    /// A tunnel's port has another address or number now: its relay is shaken hands with again.
+    Moved {
         /// The tunnel.
         tunnel: u32,
     },

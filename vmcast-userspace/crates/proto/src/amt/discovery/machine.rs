@@ -368,11 +368,10 @@ impl Discovery {
         }
     }
 
-    fn on_datagram(&mut self, now: Instant, number: u32, remote: SocketAddr, tos: u8, bytes: &[u8]) {
+    /// Something came to a tunnel's port.
+    fn on_port(&mut self, now: Instant, number: u32, input: gateway::Input<'_>) {
         match self.tunnels.get_mut(&number) {
-            Some(tunnel) => {
-                tunnel.gateway.handle_input(now, gateway::Input::Datagram { remote, tos, bytes });
-            }
+            Some(tunnel) => tunnel.gateway.handle_input(now, input),
             None => self.counters.stranger += 1,
         }
     }
@@ -455,16 +454,17 @@ impl Machine for Discovery {
             Input::SetDefault(relay) => self.on_set_default(now, relay),
             Input::Answer { query, answer, routes } => self.on_answer(now, query, answer, routes),
             Input::Datagram { tunnel, remote, tos, bytes } => {
-                self.on_datagram(now, tunnel, remote, tos, bytes);
+                self.on_port(now, tunnel, gateway::Input::Datagram { remote, tos, bytes });
+            }
+            Input::Unreachable { tunnel, remote, quoted } => {
+                self.on_port(now, tunnel, gateway::Input::Unreachable { remote, quoted });
             }
             Input::Traffic { source } => self.on_traffic(now, source),
             Input::Lost { tunnel } => self.give_up(now, tunnel, "no-socket"),
-            Input::LocalChanged => {
-                for tunnel in self.tunnels.values_mut() {
-                    tunnel.gateway.handle_input(now, gateway::Input::LocalChanged);
-                    tunnel.gateway.handle_timeout(now);
-                }
+            Input::Moved { tunnel } => {
+                self.tunnels.get_mut(&tunnel).into_iter().for_each(|of| of.shake_hands(now))
             }
+            Input::LocalChanged => self.tunnels.values_mut().for_each(|tunnel| tunnel.shake_hands(now)),
             Input::Stop => self.stop(now),
         }
         self.settle_gateways(now);

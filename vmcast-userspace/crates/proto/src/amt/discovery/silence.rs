@@ -81,8 +81,7 @@ impl Discovery {
         }
         tunnel.answers_before = tunnel.answers();
         self.timers.set(&mut tunnel.probe_at, Some(now + PROBE), Timer::Probe(number));
-        tunnel.gateway.handle_input(now, gateway::Input::LocalChanged);
-        tunnel.gateway.handle_timeout(now);
+        tunnel.shake_hands(now);
     }
 
     pub(super) fn on_probe(&mut self, now: Instant, number: u32) {

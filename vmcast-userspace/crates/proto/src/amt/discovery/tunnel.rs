@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::config::Config;
-use crate::amt::gateway::{self, Gateway};
+use crate::{
+    Machine as _,
+    amt::gateway::{self, Gateway},
+};
 
 /// Requests that go unanswered before a relay counts as dead: 1 s, 2 s and 4 s.
 const TRIES: u32 = 3;
@@ -63,6 +66,12 @@ impl Tunnel {
             answers_before: 0,
             probe_at: None,
         }
+    }
+
+    /// Asks the relay at once whether it is there, and from where it sees us.
+    pub(super) fn shake_hands(&mut self, now: Instant) {
+        self.gateway.handle_input(now, gateway::Input::LocalChanged);
+        self.gateway.handle_timeout(now);
     }
 
     /// What the relay has answered so far.

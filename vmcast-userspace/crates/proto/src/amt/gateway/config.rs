@@ -25,6 +25,11 @@ pub struct Config {
     pub max_retransmission: Duration,
     /// How many go unanswered before the relay counts as down; the gateway goes on trying.
     pub tries: u32,
+    /// How many of its Requests or Relay Discoveries may be answered by ICMP Destination Unreachable until the relay
+    /// counts as down (RFC 7450 §5.2.2: Maximum Retries Count for "Destination Unreachable"). They are repeated after
+    /// 100 ms and then twice that, instead of the usual wait; 0 makes nothing of ICMP but a Request when an Update is
+    /// refused.
+    pub unreachable_tries: u32,
     /// Repeats the handshake while no group is wanted, so that a join is at once.
     pub keep_warm: bool,
     /// Repeats the handshake at least so often, where a translator on the path forgets sooner
@@ -45,6 +50,7 @@ impl Config {
             first_retransmission: Duration::from_secs(1),
             max_retransmission: Duration::from_secs(120),
             tries: 5,
+            unreachable_tries: 3,
             keep_warm: true,
             max_request_interval: None,
         }

@@ -37,6 +37,10 @@ counters! {
         bad_advertisement,
         /// Membership Queries whose datagram carries no General Query of IGMPv3 or MLDv2, as was asked for.
         bad_query,
+        /// ICMP Destination Unreachable about a message of ours whose answer is waited for, or a Membership Update.
+        unreachable,
+        /// Those that quote nothing of ours that counts, forged or too late, or that come too often.
+        unreachable_ignored,
         /// Membership Queries that say the relay takes no new tunnels.
         refused,
     }

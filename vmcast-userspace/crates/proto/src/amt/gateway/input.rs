@@ -16,6 +16,14 @@ pub enum Input<'a> {
         /// Its payload.
         bytes: &'a [u8],
     },
+    /// ICMP says that a datagram which we sent from the gateway's port was not delivered: Destination Unreachable,
+    /// but not that it is too large.
+    Unreachable {
+        /// The address and port it was sent to.
+        remote: SocketAddr,
+        /// The beginning of its payload, as far as it is quoted.
+        quoted: &'a [u8],
+    },
     /// Something else is wanted of a group than before.
     SetMembership {
         /// The group.

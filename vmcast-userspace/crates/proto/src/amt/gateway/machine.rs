@@ -132,6 +132,19 @@ impl Gateway {
         self.follow_relay(now);
     }
 
+    /// RFC 7450 §5.2.3.9.
+    fn on_unreachable(&mut self, now: Instant, remote: SocketAddr, quoted: &[u8]) {
+        let (each, round) = self.each_with_round();
+        // Both, for both may have sent it.
+        let believed =
+            each.filter_map(|interface| interface.unreachable(now, remote, quoted, round).then_some(()));
+        if believed.count() > 0 {
+            self.counters.unreachable += 1;
+        } else {
+            self.counters.unreachable_ignored += 1;
+        }
+    }
+
     /// Packets that came and were wanted.
     fn wanted_data(&self) -> u64 {
         self.first.wanted_data() + self.second.as_ref().map_or(0, PseudoInterface::wanted_data)
@@ -188,6 +201,7 @@ impl Machine for Gateway {
     fn handle_input(&mut self, now: Instant, input: Input<'_>) {
         match input {
             Input::Datagram { remote, tos, bytes } => self.on_datagram(now, remote, tos, bytes),
+            Input::Unreachable { remote, quoted } => self.on_unreachable(now, remote, quoted),
             Input::SetMembership { group, filter } => self.on_set_membership(now, group, filter),
             Input::LocalChanged => {
                 let (each, round) = self.each_with_round();

@@ -48,6 +48,8 @@ pub enum DownReason {
     NoAdvertisement,
     /// The relay does not answer Requests.
     NoAnswer,
+    /// ICMP says that nothing listens there, or that there is no way to it (RFC 7450 §5.2.3.9).
+    Unreachable,
     /// The relay answers, but takes no new tunnels.
     Refused,
     /// Nothing is wanted, and the handshake is not kept warm.
@@ -63,6 +65,7 @@ impl DownReason {
         match self {
             Self::NoAdvertisement => "no-advertisement",
             Self::NoAnswer => "no-answer",
+            Self::Unreachable => "unreachable",
             Self::Refused => "refused",
             Self::Idle => "idle",
             Self::Stopped => "stopped",

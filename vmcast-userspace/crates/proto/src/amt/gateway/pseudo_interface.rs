@@ -1,5 +1,7 @@
 //! A pseudo-interface: what one protocol of group membership is spoken over (RFC 7450 §5.2.2, §5.2.3).
 
+mod unreachable;
+
 use std::{
     collections::{BTreeSet, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -68,6 +70,10 @@ pub(super) struct PseudoInterface {
     /// How often the answer to the last query has still to be repeated.
     answers_left: u8,
     handshake_at: Option<Instant>,
+    /// Requests and Relay Discoveries since the last handshake of which ICMP said that they were not delivered.
+    refusals: u32,
+    /// When ICMP last let it shake hands again.
+    asked_again: Option<Instant>,
     repeat_at: Option<Instant>,
     counters: Counters,
     outputs: VecDeque<Output>,
@@ -136,6 +142,8 @@ impl PseudoInterface {
             memberships: Memberships::default(),
             answers_left: 0,
             handshake_at: None,
+            refusals: 0,
+            asked_again: None,
             repeat_at: None,
             counters: Counters::default(),
             outputs: VecDeque::new(),
@@ -460,6 +468,7 @@ impl PseudoInterface {
         if let Some(old) = moved {
             self.teardown = Some((old, self.robustness));
         }
+        self.refusals = 0;
         self.former = None;
         self.grant = Some(grant);
         self.probe = None;

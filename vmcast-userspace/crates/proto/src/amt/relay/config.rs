@@ -42,6 +42,9 @@ pub struct Config {
     pub answers_per_second: u32,
     /// The same of the gateways of one network.
     pub answers_per_prefix_per_second: u32,
+    /// How many ICMP Destination Unreachable in sequence end no tunnel (RFC 7450 §5.3.3.6.4); a Membership Update of
+    /// its gateway ends a sequence.
+    pub unreachable_ignored: u32,
     /// How long a tunnel without groups is kept, so that a change of channel is no new tunnel.
     pub idle_linger: Duration,
 }
@@ -65,6 +68,7 @@ impl Config {
             limits: Limits::default(),
             answers_per_second: 20_000,
             answers_per_prefix_per_second: 10_000,
+            unreachable_ignored: 4,
             idle_linger: Duration::from_secs(30),
         }
     }

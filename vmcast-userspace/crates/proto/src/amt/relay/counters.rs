@@ -19,6 +19,12 @@ counters! {
         tunnels_up,
         /// Tunnels ended because no Membership Update came in time.
         tunnels_expired,
+        /// Tunnels ended because ICMP said, time and again, that their data is not delivered.
+        tunnels_unreachable,
+        /// ICMP Destination Unreachable about data of a tunnel.
+        unreachable,
+        /// Those that quote no data which a tunnel would get, forged or too late.
+        unreachable_ignored,
         /// Datagrams that are no AMT message.
         malformed,
         /// Messages that only a relay sends.

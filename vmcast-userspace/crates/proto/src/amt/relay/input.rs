@@ -14,4 +14,17 @@ pub enum Input<'a> {
         /// Its payload.
         bytes: &'a [u8],
     },
+    /// ICMP says that a datagram was not delivered: Destination Unreachable, but not that it is too large.
+    Unreachable(Unreachable<'a>),
+}
+
+/// A datagram that was not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreachable<'a> {
+    /// The address and port it was sent from.
+    pub local: SocketAddr,
+    /// The address and port it was sent to.
+    pub remote: SocketAddr,
+    /// The beginning of its payload, as far as it is quoted.
+    pub quoted: &'a [u8],
 }

@@ -22,6 +22,7 @@ use super::{
     table::{Queue, Table},
     timer::Timer,
     tunnel::{Ends, LimitError, Moment, Tunnel, TunnelInfo},
+    unreachable::Sequences,
 };
 use crate::{
     Filter, Machine,
@@ -34,7 +35,7 @@ const OUTPUTS_KEPT: usize = 64;
 
 /// An AMT relay (RFC 7450 §5.3).
 pub struct Relay {
-    config: Config,
+    pub(super) config: Config,
     /// When the relay was made.
     base: Instant,
     secrets: Secrets,
@@ -44,8 +45,9 @@ pub struct Relay {
     general_queries: [Vec<u8>; 2],
     /// What Relay Advertisements name.
     advertised: Vec<IpAddr>,
-    table: Table,
-    counters: Counters,
+    pub(super) table: Table,
+    pub(super) counters: Counters,
+    pub(super) unreachable: Sequences,
     outputs: VecDeque<Output>,
     /// Whether it takes no new tunnels.
     draining: bool,
@@ -90,6 +92,7 @@ impl Relay {
             advertised: Vec::new(),
             table: Table::new(&config.secret_seed),
             counters: Counters::default(),
+            unreachable: Sequences::default(),
             outputs: VecDeque::new(),
             draining: false,
             config,
@@ -239,7 +242,8 @@ impl Relay {
         self.outputs.extend(events.map(Output::Event));
     }
 
-    fn take_down(&mut self, id: u32, reason: DownReason) {
+    pub(super) fn take_down(&mut self, id: u32, reason: DownReason) {
+        self.unreachable.forget(id);
         let Some(Tunnel { ends, host, .. }) = self.table.remove(id) else { return };
         self.announce(id, host.groups().map(|(group, _)| (group, Filter::none())));
         self.outputs.push_back(Output::Event(Event::TunnelDown { id, remote: ends.remote(), reason }));
@@ -368,6 +372,7 @@ impl Relay {
             (applied, host.expire(Moment(oldest).seconds()))
         });
         let Some((applied, stale)) = result else { return };
+        self.unreachable.forget(id);
         self.counters.updates += 1;
         self.counters.groups_expired += stale.len() as u64;
         self.count(&applied);
@@ -484,6 +489,7 @@ impl Machine for Relay {
     fn handle_input(&mut self, now: Instant, input: Input<'_>) {
         match input {
             Input::Datagram { local, remote, bytes } => self.on_datagram(now, local, remote, bytes),
+            Input::Unreachable(about) => self.on_unreachable(now, about),
         }
     }
 

@@ -15,10 +15,11 @@ mod prefix;
 mod table;
 mod timer;
 mod tunnel;
+mod unreachable;
 
 pub use config::Config;
 pub use counters::Counters;
-pub use input::Input;
+pub use input::{Input, Unreachable};
 pub use machine::Relay;
 pub use output::{DownReason, Event, Output};
 pub use prefix::Prefix;

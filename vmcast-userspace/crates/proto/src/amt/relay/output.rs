@@ -72,6 +72,8 @@ pub enum DownReason {
     Idle,
     /// The gateway asked for it (RFC 7450 §5.3.3).
     Teardown,
+    /// ICMP said, time and again, that its data is not delivered (RFC 7450 §5.3.3.6.4).
+    Unreachable,
 }
 
 impl DownReason {
@@ -82,6 +84,7 @@ impl DownReason {
             Self::Expired => "expired",
             Self::Idle => "idle",
             Self::Teardown => "teardown",
+            Self::Unreachable => "unreachable",
         }
     }
 }
