@@ -385,6 +385,23 @@ impl KernelUnderTest {
         Ok(())
     }
 
+    /// Sends a frame while a device is down itself, and so refuses what it is handed.
+    pub(crate) fn send_with_device_down(
+        &mut self,
+        ingress: IfIndex,
+        frame: &[u8],
+        device: IfIndex,
+    ) -> Result<(), vmcast_lab::LabError> {
+        let at = self.dut.position(device);
+        self.dut.ip(&format!("link set {} down", NAMES[at]))?;
+        self.dut.send(ingress, frame);
+        self.dut.ip(&format!("link set {} up", NAMES[at]))?;
+        // A packet socket tells once that its device was down.
+        self.dut.far[at].drain();
+        self.dut.near[at].drain();
+        Ok(())
+    }
+
     /// Takes the plane's relay devices down, or up again.
     pub(crate) fn set_relays(&self, up: bool) -> Result<(), vmcast_lab::LabError> {
         let devices = nix::net::if_::if_nameindex().expect("listing interfaces");

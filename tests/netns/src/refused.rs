@@ -1,6 +1,7 @@
 //! Copies that the egress device does not take.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Barrier, Mutex, PoisonError},
 };
@@ -14,7 +15,10 @@ use vmcast_common::{
 };
 use vmcast_dataplane::conformance::{Devices, PlaneUnderTest as _};
 
-use crate::dut::{At, Dut, KernelUnderTest};
+use crate::{
+    dut::{At, Dut, KernelUnderTest},
+    stream,
+};
 
 const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 4, 5, 6);
@@ -35,11 +39,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         let name = format!("{}: a packet that a relay device refuses is counted once", at.label());
         Trial::test(name, move || refused_by_relay(at, before))
     });
+    let members =
+        Trial::test("tc: copies that a device refuses are counted for its members", refused_of_members);
     let copies = Trial::test(
         "xdp: every copy that a device refuses is counted once, by the plane that made it alone",
         refused_copies,
     );
-    relayed.into_iter().chain([copies]).collect()
+    relayed.into_iter().chain([members, copies]).collect()
 }
 
 /// A packet that goes through a relay device while that takes nothing, and one when it does. So many copies are
@@ -63,6 +69,32 @@ fn refused_by_relay(at: At, before: usize) -> Result<(), Failed> {
 
 /// Two planes at a time are enough for two cores.
 static TURN: Mutex<()> = Mutex::new(());
+
+// proves house rule 3 for `device_refused`, and that it is known whose copies were refused at TC
+fn refused_of_members() -> Result<(), Failed> {
+    const PACKETS: u32 = 3;
+    let dut = Dut::enter("refused-members", At::Tc)?;
+    let mut plane = KernelUnderTest::new(dut);
+    let devices = plane.devices();
+    // Two of three are behind the device that refuses; whether the last copy is refused the program never learns.
+    plane.apply(&stream::ops(&devices, 3))?;
+    for number in 0..PACKETS {
+        plane.send_with_device_down(
+            devices.a.ifindex,
+            &stream::frame(&devices, number),
+            devices.b.ifindex,
+        )?;
+    }
+    let missed = plane.dropped_copies(stream::STREAM, None);
+    let missed: BTreeMap<Output, u64> =
+        missed.into_iter().map(|(output, copies)| (output, copies.packets)).collect();
+    let behind_b = [100, 102].map(|tunnel| (Output::Tunnel(TunnelId(tunnel)), u64::from(PACKETS)));
+    let counted = plane.counters().drops.get(&DropReason::DeviceRefused).copied();
+    if missed == BTreeMap::from(behind_b) && counted == Some(2 * u64::from(PACKETS)) {
+        return Ok(());
+    }
+    Err(format!("{missed:?} missed copies, {counted:?} were counted").into())
+}
 
 // proves house rule 3 for `device_refused`
 fn refused_copies() -> Result<(), Failed> {

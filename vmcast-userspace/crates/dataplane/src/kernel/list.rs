@@ -10,6 +10,10 @@
 //! is one more. So every packet needs as many runs to come to a member as those before it, or more: as packets
 //! wait in one row, none overtakes another, and a member who leaves is never the place where a packet waits. What that
 //! costs is a run for each pause of a list that was longer once.
+//!
+//! A device that is handed one copy costs about as much as one that is handed several in a row: it is polled once for
+//! them. So a run has groups of members that are on one device and stand one behind the other, and there may be more
+//! runs than the members would fill, though not many more, so that each has few devices.
 
 use std::collections::HashMap;
 
@@ -25,13 +29,45 @@ pub(crate) trait ListWrites {
     fn write(&mut self, index: u32, entry: &MemberEntry) -> Result<(), KernelError>;
 }
 
+/// Groups of members on one device that a run has at most.
+const GROUPS: usize = 4;
+/// Members of a run for each of its groups, about.
+const IN_A_ROW: u32 = 16;
+/// The share of its room that a run has members for, on average, if there is one more while others have room: one in so
+/// many.
+const LEAST_SHARE: usize = 4;
+
 /// Where a member or a pause stands; index 0 is none.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     before: u32,
     behind: u32,
-    /// The run that serves it, from 0 on; a pause is the end of the one before.
-    run: u32,
+    seat: Seat,
+}
+
+/// The run that serves a member, and its group there, in four bytes, for there are as many as members.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seat(u32);
+
+impl Seat {
+    const GROUP_BITS: u32 = 3;
+
+    /// In a run, from 0 on, and in one of its groups or none. A pause is in the run that it ends.
+    const fn new(run: u32, group: Option<usize>) -> Self {
+        let group = match group {
+            Some(group) => group as u32 + 1,
+            None => 0,
+        };
+        Self(run << Self::GROUP_BITS | group)
+    }
+
+    const fn run(self) -> usize {
+        (self.0 >> Self::GROUP_BITS) as usize
+    }
+
+    fn group(self) -> Option<usize> {
+        (self.0 & ((1 << Self::GROUP_BITS) - 1)).checked_sub(1).map(|group| group as usize)
+    }
 }
 
 /// Where the members of all lists stand, by their index.
@@ -71,13 +107,59 @@ pub(crate) struct Change {
     pub(crate) relayed: Vec<u32>,
 }
 
+/// Members on one device that stand one behind the other.
+#[derive(Clone, Copy, Debug, Default)]
+struct Group {
+    device: u32,
+    /// Index of the last of them.
+    last: u32,
+    /// How many there are; 0 if there is no such group.
+    members: u32,
+}
+
 /// What one run of the program serves.
 #[derive(Clone, Copy, Debug, Default)]
 struct Run {
     /// Index of the pause before it, 0 for the first.
     pause: u32,
-    /// How many members it has at present.
+    /// How many members it has at present, in groups or not.
     members: u32,
+    groups: [Group; GROUPS],
+}
+
+impl Run {
+    /// The group of a device.
+    fn group_of(&self, device: u32) -> Option<usize> {
+        self.groups.iter().position(|group| group.members > 0 && group.device == device)
+    }
+
+    /// A group that there is not yet, in a run of `chunk` members.
+    fn free_group(&self, chunk: u32) -> Option<usize> {
+        let most = (chunk / IN_A_ROW).clamp(1, GROUPS as u32) as usize;
+        self.groups[..most].iter().position(|group| group.members == 0)
+    }
+
+    /// Takes note of a member.
+    fn join(&mut self, index: u32, device: u32, group: Option<usize>) {
+        self.members += 1;
+        if let Some(group) = group {
+            let members = self.groups[group].members + 1;
+            self.groups[group] = Group { device, last: index, members };
+        }
+    }
+
+    /// Takes note that a member has left, which stood behind another.
+    fn leave(&mut self, index: u32, before: u32, group: Option<usize>) {
+        self.members -= 1;
+        if let Some(group) = group {
+            let group = &mut self.groups[group];
+            group.members -= 1;
+            if group.last == index {
+                // If there are others, the one before is one of them.
+                group.last = before;
+            }
+        }
+    }
 }
 
 /// The members of one stream.
@@ -115,18 +197,40 @@ impl MemberList {
         self.by_output.get(&output).map(|index| kernel.read(*index)).transpose()
     }
 
-    /// Whether one more member needs one more run, and so the relay device.
-    pub(crate) fn is_full(&self, chunk: u32) -> bool {
-        !self.runs.is_empty() && self.runs.iter().all(|run| run.members >= chunk)
+    /// Whether one more member on a device begins one more run, and so needs the relay device.
+    pub(crate) fn needs_run(&self, device: u32, chunk: u32) -> bool {
+        !self.runs.is_empty() && self.run_for(device, chunk).is_none()
     }
 
-    /// Adds a member or puts what is known of it now in its place.
+    /// The run that takes one more member on a device, and the group there; `None` if it is to begin one.
+    fn run_for(&self, device: u32, chunk: u32) -> Option<(usize, Option<usize>)> {
+        let (mut free, mut any) = (None, None);
+        for (at, run) in self.runs.iter().enumerate().filter(|(_, run)| run.members < chunk) {
+            if let Some(group) = run.group_of(device) {
+                return Some((at, Some(group)));
+            }
+            if free.is_none() {
+                free = run.free_group(chunk).map(|group| (at, Some(group)));
+            }
+            any = any.or(Some((at, None)));
+        }
+        free.or_else(|| any.filter(|_| !self.may_grow(chunk)))
+    }
+
+    /// Whether the members are many enough for one more run where others have room.
+    fn may_grow(&self, chunk: u32) -> bool {
+        let room = (self.runs.len() + 1).saturating_mul(chunk as usize);
+        self.by_output.len() * LEAST_SHARE >= room
+    }
+
+    /// Adds a member, which is on a device, or puts what is known of it now in its place.
     ///
     /// # Errors
     /// If the table is full or the kernel refuses a write; nothing has changed then.
     pub(crate) fn set<K: ListWrites>(
         &mut self,
         output: Output,
+        device: u32,
         entry: &MemberEntry,
         backing: &mut Backing<'_, K>,
     ) -> Result<Change, KernelError> {
@@ -139,9 +243,9 @@ impl MemberList {
         }
         let place = match old {
             Some(old) => *backing.places.at(old),
-            None => match self.end_of_run(backing) {
+            None => match self.place_for(device, backing) {
                 Some(place) => place,
-                None => return self.begin_run(output, entry, backing),
+                None => return self.begin_run(output, device, entry, backing),
             },
         };
         let index = backing.indices.take()?;
@@ -155,31 +259,42 @@ impl MemberList {
             return Err(error);
         }
         self.put(index, place, backing);
-        if old.is_none() {
-            self.runs[place.run as usize].members += 1;
+        let (run, group) = (&mut self.runs[place.seat.run()], place.seat.group());
+        match (old, group.map(|group| &mut run.groups[group])) {
+            (None, _) => run.join(index, device, group),
+            (Some(old), Some(group)) if group.last == old => group.last = index,
+            (Some(_), Some(_) | None) => {}
         }
         self.by_output.insert(output, index);
         Ok(Change { walked: old.into_iter().collect(), ..Change::default() })
     }
 
-    /// The place for one more member, behind all others of the first run that has room; `None` if none has.
-    fn end_of_run<K>(&mut self, backing: &mut Backing<'_, K>) -> Option<Place> {
+    /// The place for one more member on a device: behind its group, or all others of the run; `None` if it is to begin a
+    /// run.
+    fn place_for<K>(&mut self, device: u32, backing: &mut Backing<'_, K>) -> Option<Place> {
         if self.runs.is_empty() {
             self.runs.push(Run::default());
         }
-        let run = self.runs.iter().position(|run| run.members < backing.chunk)?;
+        let (run, group) = self.run_for(device, backing.chunk)?;
+        let seat = Seat::new(run as u32, group);
+        if let Some(Group { last, .. }) =
+            group.map(|group| self.runs[run].groups[group]).filter(|group| group.members > 0)
+        {
+            return Some(Place { before: last, behind: backing.places.at(last).behind, seat });
+        }
         let behind = self.runs.get(run + 1).map_or(0, |next| next.pause);
         let before = match behind {
             0 => self.last,
             behind => backing.places.at(behind).before,
         };
-        Some(Place { before, behind, run: run as u32 })
+        Some(Place { before, behind, seat })
     }
 
     /// Adds a member behind a new pause at the end.
     fn begin_run<K: ListWrites>(
         &mut self,
         output: Output,
+        device: u32,
         entry: &MemberEntry,
         backing: &mut Backing<'_, K>,
     ) -> Result<Change, KernelError> {
@@ -198,9 +313,11 @@ impl MemberList {
             return Err(error);
         }
         let run = self.runs.len() as u32;
-        self.put(pause, Place { before: self.last, behind: 0, run: run - 1 }, backing);
-        self.put(index, Place { before: pause, behind: 0, run }, backing);
-        self.runs.push(Run { pause, members: 1 });
+        self.put(pause, Place { before: self.last, behind: 0, seat: Seat::new(run - 1, None) }, backing);
+        self.put(index, Place { before: pause, behind: 0, seat: Seat::new(run, Some(0)) }, backing);
+        let mut begun = Run { pause, ..Run::default() };
+        begun.join(index, device, Some(0));
+        self.runs.push(begun);
         self.by_output.insert(output, index);
         Ok(Change::default())
     }
@@ -222,17 +339,17 @@ impl MemberList {
             let place = *backing.places.at(at);
             let mut run = runs.len() as u32 - 1;
             if pauses.next_if_eq(&at).is_some() {
-                runs.push(Run { pause: at, members: 0 });
+                runs.push(Run { pause: at, ..Run::default() });
             } else {
                 if divided.is_ok() && runs[run as usize].members >= backing.chunk {
                     divided = self.pause_before(at, run, backing).map(|pause| {
-                        runs.push(Run { pause, members: 0 });
+                        runs.push(Run { pause, ..Run::default() });
                         run += 1;
                     });
                 }
                 runs[run as usize].members += 1;
             }
-            backing.places.at(at).run = run;
+            backing.places.at(at).seat = Seat::new(run, None);
             at = place.behind;
         }
         self.runs = runs;
@@ -254,7 +371,7 @@ impl MemberList {
             backing.retired.push(pause);
             return Err(error);
         }
-        self.put(pause, Place { before, behind: member, run }, backing);
+        self.put(pause, Place { before, behind: member, seat: Seat::new(run, None) }, backing);
         Ok(pause)
     }
 
@@ -270,11 +387,11 @@ impl MemberList {
         let Some(&index) = self.by_output.get(&output) else {
             return Ok(Change::default());
         };
-        let Place { before, behind, run } = *backing.places.at(index);
+        let Place { before, behind, seat } = *backing.places.at(index);
         link(before, behind, backing)?;
         self.join(before, behind, backing);
         self.by_output.remove(&output);
-        self.runs[run as usize].members -= 1;
+        self.runs[seat.run()].leave(index, before, seat.group());
         let mut change = Change { walked: vec![index], ..Change::default() };
         if self.by_output.is_empty() {
             // The list begins anew; packets that wait come to nobody.

@@ -224,6 +224,8 @@ struct Bed {
     places: Places,
     list: MemberList,
     chunk: u32,
+    /// Devices that members take turns to be on.
+    devices: u32,
 }
 
 const INDICES: u32 = 400;
@@ -236,6 +238,7 @@ impl Bed {
             places: Places::default(),
             list: MemberList::default(),
             chunk,
+            devices: 1,
         }
     }
 
@@ -274,7 +277,7 @@ impl Bed {
         let change = match step {
             Step::Set(member, sum) => {
                 let entry = MemberEntry { ends_sum: sum, ..MemberEntry::native(member) };
-                self.list.set(output(member), &entry, &mut backing)
+                self.list.set(output(member), member % self.devices, &entry, &mut backing)
             }
             Step::Remove(member) => self.list.remove(output(member), &mut backing),
             Step::Chunk(chunk) => {
@@ -356,10 +359,11 @@ proptest! {
     #[test]
     fn every_packet_comes_once_and_in_order_to_every_member_that_stays(
         chunk in 1u32..5,
+        devices in 1u32..5,
         steps in proptest::collection::vec((step_or_relay(), proptest::option::weighted(0.2, 0usize..4)), 1..80),
         turns in proptest::collection::vec(turn(), 1..40),
     ) {
-        let mut bed = Bed::new(chunk, INDICES);
+        let mut bed = Bed { devices, ..Bed::new(chunk, INDICES) };
         bed.kernel.turns = turns;
         for (step, refuse_after) in steps {
             bed.change(step, refuse_after);
@@ -382,9 +386,10 @@ proptest! {
     #[test]
     fn a_run_makes_no_more_copies_than_it_may(
         chunk in 1u32..9,
+        devices in 1u32..5,
         steps in proptest::collection::vec(step(), 1..120),
     ) {
-        let mut bed = Bed::new(chunk, INDICES);
+        let mut bed = Bed { devices, ..Bed::new(chunk, INDICES) };
         for step in steps {
             bed.change(step, None);
             bed.kernel.turn(Turn::Receive);
@@ -411,7 +416,7 @@ fn one_of_ten_thousand_is_changed_with_a_few_writes_and_its_place_is_used_again(
             chunk: bed.chunk,
         };
         let change = if joins {
-            bed.list.set(output(member), &MemberEntry::native(member), &mut backing)
+            bed.list.set(output(member), 1, &MemberEntry::native(member), &mut backing)
         } else {
             bed.list.remove(output(member), &mut backing)
         };
@@ -435,9 +440,9 @@ fn a_list_that_was_emptied_begins_anew() {
     let mut bed = Bed::new(2, 20);
     for _ in 0..50 {
         (1..=7).for_each(|member| bed.change(Step::Set(member, 0), None));
-        assert_eq!((bed.list.runs.len(), bed.list.is_full(2)), (4, false));
+        assert_eq!((bed.list.runs.len(), bed.list.needs_run(0, 2)), (4, false));
         bed.change(Step::Set(8, 0), None);
-        assert!(bed.list.is_full(2));
+        assert!(bed.list.needs_run(0, 2));
         (1..=8).for_each(|member| bed.change(Step::Remove(member), None));
         assert_eq!((bed.list.first(), bed.list.runs.len()), (0, 0));
     }
@@ -461,4 +466,40 @@ fn a_list_that_was_filled_without_a_relay_device_is_divided_once_there_is_one() 
     bed.kernel.turn(Turn::Receive);
     bed.kernel.drain();
     assert_eq!((bed.list.runs.len(), bed.kernel.longest), (7, 3));
+}
+
+#[test]
+fn members_of_a_device_stand_together_in_whatever_order_they_came() {
+    const MEMBERS: u32 = 10_000;
+    const DEVICES: u32 = 125;
+    let chunk = limit::LIST_CHUNK;
+    let orders: [fn(u32) -> u32; 2] = [|member| member % DEVICES, |member| member / (MEMBERS / DEVICES + 1)];
+    for (order, most) in orders.into_iter().zip([0.2, 0.1]) {
+        let mut bed = Bed::new(chunk, 2 * MEMBERS);
+        for member in 1..=MEMBERS {
+            let mut retired = Vec::new();
+            let mut backing = Backing {
+                kernel: &mut bed.kernel,
+                indices: &mut bed.indices,
+                places: &mut bed.places,
+                retired: &mut retired,
+                list: LIST,
+                chunk,
+            };
+            let set = bed.list.set(output(member), order(member), &MemberEntry::native(member), &mut backing);
+            assert!(set.is_ok_and(|change| change.walked.is_empty() && change.relayed.is_empty()));
+        }
+        let (mut at, mut before, mut changes) = (bed.list.first(), None, 0);
+        while at != 0 {
+            let entry = bed.kernel.table[&at];
+            let device = (entry.kind != kind::PAUSE).then(|| order(entry.next_hop));
+            changes += u32::from(device != before);
+            before = device;
+            at = entry.next;
+        }
+        let share = f64::from(changes) / f64::from(MEMBERS);
+        assert!(share < most, "of {MEMBERS} members {changes} are on another device than the one before");
+        let runs = bed.list.runs.len();
+        assert!(runs <= 2 * MEMBERS.div_ceil(chunk) as usize, "{runs} runs");
+    }
 }

@@ -128,12 +128,12 @@ impl KernelPlane {
         }
         let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
         if self.list_relay.is_none()
-            && state.list.is_full(self.list_chunk)
+            && state.list.needs_run(spec.ifindex, self.list_chunk)
             && let Err(error) = self.make_list_relay()
         {
             self.note_no_relay(&error);
         }
-        self.change_list(stats, |list, backing| list.set(output, &spec.entry, backing))
+        self.change_list(stats, |list, backing| list.set(output, spec.ifindex, &spec.entry, backing))
     }
 
     /// Changes a stream's members at TC, and lets the first of them and the way to them follow before what was
