@@ -94,7 +94,9 @@ fn looked_up(sources: &[Source]) -> LookedUp {
 fn of_config(config: &RouterConfig) -> Vec<Asked> {
     let queued = config.priorities.iter().any(PriorityRule::needs_tc);
     let targets = || config.forwards.iter().flat_map(|forward| &forward.to);
-    merged(config.interfaces.iter().map(|known| {
+    // What a pattern stands for is asked of the router.
+    let named = config.interfaces.iter().filter(|known| !known.name.is_pattern());
+    merged(named.map(|known| {
         let is_target = |target: &Target| match target {
             Target::Named(name) => name == known.name.as_str(),
             Target::Host { interface, .. }

@@ -469,6 +469,10 @@ impl RouterInterface {
     }
 
     fn host_problem(&self, index: usize, present: &[String]) -> Option<Problem> {
+        // They may come at any time.
+        if self.name.is_pattern() {
+            return None;
+        }
         let is_present = |name: &InterfaceName| present.iter().any(|present| present == name.as_str());
         let missing = |key: &str, name: &InterfaceName| {
             missing_interface(format!("interface[{index}].{key}"), name.as_str(), present)
@@ -610,6 +614,17 @@ impl RouterConfig {
             )
         }));
         for (index, interface) in self.interfaces.iter().enumerate() {
+            if interface.name.is_pattern()
+                && (interface.device.is_some() || interface.link() != Link::default())
+            {
+                problems.push(
+                    Problem::error(
+                        format!("interface[{index}].name"),
+                        format!("`{}` stands for many interfaces, a device or session is one's", interface.name),
+                    )
+                    .hint("the kernel tells what stands under an interface; write a table for each that it has not"),
+                );
+            }
             problems.extend(interface.link_problems(index));
             problems.extend(interface.querier_problems(index));
             for (family, own, all) in
@@ -700,6 +715,16 @@ impl RoleConfig for RouterConfig {
         let forwards = self.forwards.iter().enumerate();
         let forwards = forwards.filter_map(|(index, forward)| forward.host_problem(index, present));
         interfaces.chain(forwards).collect()
+    }
+}
+
+impl RouterConfig {
+    /// The table of an interface: that of its name, else the first whose pattern it fits.
+    #[must_use]
+    pub fn interface_of(&self, name: &str) -> Option<&RouterInterface> {
+        let covers = |table: &&RouterInterface| table.name.covers(name);
+        let exact = self.interfaces.iter().find(|table| !table.name.is_pattern() && covers(table));
+        exact.or_else(|| self.interfaces.iter().find(covers))
     }
 }
 

@@ -284,6 +284,18 @@ fn a_missing_interface_is_reported_with_those_that_are_there() {
 }
 
 #[test]
+fn a_pattern_is_the_table_of_all_that_have_none_of_their_own() {
+    let text = "rank = 0\n[[interface]]\nname = \"ppp*\"\nquerier = true\n[[interface]]\nname = \"ppp7\"\n\
+                [[interface]]\nname = \"eth*\"\n";
+    let (router, _) = parse::<RouterConfig>(text).unwrap();
+    assert_eq!(router.host_problems(&Present::default()).len(), 1, "only ppp7 has to be there");
+    let table = |name| router.interface_of(name).map(|table| table.name.as_str());
+    assert_eq!(["ppp0", "ppp7", "eth0.5", "pp"].map(table), [Some("ppp*"), Some("ppp7"), Some("eth*"), None]);
+    let said = router_refusal("[[interface]]\nname = \"ppp*\"\ndevice = \"eth1\"\npppoe_session = 3\n");
+    assert!(said.contains("stands for many interfaces"), "{said}");
+}
+
+#[test]
 fn a_file_is_loaded_against_the_interfaces_of_this_host() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "rank = 0\n[[interface]]\nname = \"lo\"\n").unwrap();

@@ -89,6 +89,21 @@ impl InterfaceName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it stands for all interfaces whose names begin like it: `ppp*`.
+    #[must_use]
+    pub fn is_pattern(&self) -> bool {
+        self.0.ends_with('*')
+    }
+
+    /// Whether it stands for an interface of this name.
+    #[must_use]
+    pub fn covers(&self, name: &str) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(beginning) => name.starts_with(beginning),
+            None => self.0 == name,
+        }
+    }
 }
 
 impl FromStr for InterfaceName {

@@ -374,8 +374,13 @@ fn shown_next_hop(router: &Router, id: NextHopId) -> Option<api::NextHop> {
 }
 
 fn interfaces(router: &Router) -> api::Interfaces {
-    let shown = router.config.interfaces.iter().map(|configured| {
-        let name = configured.name.as_str();
+    let named = router.config.interfaces.iter().filter(|table| !table.name.is_pattern());
+    let named = named.map(|table| (table.name.as_str(), table));
+    let of_patterns = router.interfaces.values().filter_map(|attached| {
+        let table = router.config.interface_of(&attached.name)?;
+        table.name.is_pattern().then_some((attached.name.as_str(), table))
+    });
+    let shown = named.chain(of_patterns).map(|(name, configured)| {
         let present = router.interfaces.iter().find(|(_, attached)| attached.name == name);
         let state = present.and_then(|(ifindex, _)| router.core.interfaces.get(ifindex));
         let hook = state.and_then(|state| router.plane.hook(state.interface.device));

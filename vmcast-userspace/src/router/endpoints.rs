@@ -195,6 +195,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_comes_faster_than_it_is_read_is_counted_for_good() {
+        let (events, _received) = mpsc::channel(1);
+        let port = free_port();
+        let mut relays = Relays::new(port, Vec::new());
+        relays.follow(&[FIRST], &events);
+        assert_eq!(relays.overrun(), 0);
+        let member = UdpSocket::bind((FIRST, 0)).expect("a loopback address");
+        // Nothing is read meanwhile: there is one thread, and it is here.
+        let datagram = vec![0; 60_000];
+        let sent = 2 * 2 * (8 << 20) / datagram.len();
+        for _ in 0..sent {
+            member.send_to(&datagram, (FIRST, port)).expect("loopback");
+        }
+        let lost = relays.overrun();
+        assert!(lost > 0 && lost < sent as u64, "{lost} of {sent}");
+        relays.follow(&[], &events);
+        assert_eq!(relays.overrun(), lost, "also when the endpoint is gone");
+    }
+
+    #[tokio::test]
     async fn an_endpoint_that_cannot_be_had_is_told_and_the_others_serve() {
         let (events, _received) = mpsc::channel(4);
         let port = free_port();

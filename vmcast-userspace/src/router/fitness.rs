@@ -31,7 +31,7 @@ pub(super) fn for_xdp(config: &RouterConfig, first: &[FibOp]) -> Result<(), Unfi
     };
     for interface in interfaces(first).filter(|interface| !interface.at_tc && !interface.shared) {
         let interface_name = name(interface.ifindex);
-        let configured = config.interfaces.iter().find(|known| known.name.as_str() == interface_name);
+        let configured = config.interface_of(&interface_name);
         let is_stated = config.forwards.iter().flat_map(|forward| &forward.to).any(|target| match target {
             Target::Named(name) => *name == interface_name,
             Target::Host { interface, .. } => interface.as_str() == interface_name,

@@ -113,12 +113,21 @@ pub(super) async fn present(config: &RouterConfig, links: &Links) -> anyhow::Res
 
 async fn find(config: &RouterConfig, links: &Links) -> anyhow::Result<Vec<Result<Wanted, Absent>>> {
     let host = Host::new(links.list().await?, pppoe_sessions());
-    let found = config
-        .interfaces
-        .iter()
-        .map(|configured| Ok(wanted(config, configured, host.place(configured)?)))
-        .collect();
-    Ok(found)
+    let named = config.interfaces.iter().filter(|configured| !configured.name.is_pattern());
+    let found = named.map(|configured| Ok(wanted(config, configured, host.place(configured)?)));
+    let of_patterns = host.names().filter_map(|name| {
+        let table = config.interface_of(name).filter(|table| table.name.is_pattern())?;
+        let configured = RouterInterface { name: name.parse().ok()?, ..table.clone() };
+        match host.place(&configured) {
+            Ok(place) => Some(Ok(wanted(config, &configured, place))),
+            // Others that fit may do.
+            Err(absent) => {
+                tracing::warn!("{absent}");
+                None
+            }
+        }
+    });
+    Ok(found.chain(of_patterns).collect())
 }
 
 /// The same, but each must exist.

@@ -66,6 +66,15 @@ impl Host {
         Self { links: links.into_iter().map(|link| (link.ifindex, link)).collect(), sessions }
     }
 
+    /// The names that a pattern may fit: not the loopback interface, nor the devices that routers make for themselves.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let others = self
+            .links
+            .values()
+            .filter(|link| !link.loopback && !vmcast_dataplane::kernel::is_relay_device(&link.name));
+        others.map(|link| link.name.as_str())
+    }
+
     /// Finds an interface of the configuration.
     ///
     /// # Errors

@@ -243,6 +243,9 @@ fn each_has_its_relay(bed: &Bed, gateway: &Role) -> Outcome {
         stats["control"]["amtrelay"]["no_records"].as_u64() >= Some(1)
     })?;
     let counted = &stats["control"]["amtrelay"];
+    // One handshake of each relay at least, and nothing that was not asked for.
+    let gateways = &stats["control"]["amtrelay_gateways"];
+    ensure!(gateways["queries"].as_u64() >= Some(2) && gateways["bad_nonce"] == 0, "{gateways}");
     ensure!(counted["malformed_records"] == 1 && counted["unknown_types"] == 1, "{counted}");
     Ok(())
 }

@@ -9,6 +9,7 @@ mod bad_input;
 mod bed;
 mod chain;
 mod churn;
+mod come_and_go;
 mod config_errors;
 mod convert;
 mod discovery;
@@ -74,6 +75,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ttl::trials(),
         two_admins::trials(),
         unreachable::trials(),
+        come_and_go::trials(),
         dissected::trials(),
         sources::trials(),
         bad_input::trials(),

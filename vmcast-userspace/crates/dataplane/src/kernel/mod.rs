@@ -39,3 +39,4 @@ pub use log::KernelLog;
 pub use object::is_embedded;
 pub use open::{OnExit, OpenError, Options, Statistics, try_out};
 pub use plane::KernelPlane;
+pub use relay::is_relay_device;

@@ -128,6 +128,12 @@ pub(super) fn sweep(spared: &[Left]) {
     }
 }
 
+/// Whether a device of this name is an end of a pair that a router made to lead from one program to the next.
+#[must_use]
+pub fn is_relay_device(name: &str) -> bool {
+    owner(name.strip_suffix('p').unwrap_or(name)).is_some()
+}
+
 /// The process that made a relay device; `None` for other devices, and for the far ends.
 fn owner(name: &str) -> Option<u32> {
     let (process, pair) = name.strip_prefix(PREFIX)?.split_once('x')?;
@@ -200,6 +206,8 @@ mod tests {
     #[test]
     fn the_name_of_a_near_end_tells_its_process() {
         assert_eq!(owner("vmc4194304x12"), Some(4_194_304));
+        assert!(is_relay_device("vmc17x3") && is_relay_device("vmc17x3p"));
+        assert!(!is_relay_device("vmcast0") && !is_relay_device("ppp0"));
         for name in ["vmc17x3p", "vmcast0", "vmc17", "eth0", "vmcx1", "vmc17x"] {
             assert_eq!(owner(name), None, "{name}");
         }
