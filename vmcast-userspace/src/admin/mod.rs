@@ -13,6 +13,7 @@ mod identity;
 mod lines;
 mod migrate;
 mod place;
+mod policy;
 mod records;
 mod schema;
 mod server;
@@ -26,6 +27,7 @@ pub use handle::{Handle, Status};
 pub use lines::{LineCounters, Way};
 pub use migrate::{MigrateError, Migrated, migrate};
 pub use place::{AnyStore, AnyStoreError};
+pub use policy::{PolicyError, message as policy_message, policy as read_policy};
 pub use server::{Admin, Settings, run};
 pub use store::{OpenError, SqliteStore, StoreError};
 

@@ -241,6 +241,7 @@ async fn sweep<S: Store + Send + 'static>(handle: &Handle<S>, gate: &Gate) {
                         warn!(%error, "the lease of a revoked node could not be ended");
                     }
                 }
+                handle.push_policy().await;
                 continue;
             }
         }

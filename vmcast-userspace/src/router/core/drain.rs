@@ -79,6 +79,7 @@ impl Core {
                 }
                 tunnels::Effect::Membership { id, group, filter } => {
                     let member = Output::Tunnel(tunnel_id(id));
+                    let filter = self.permit(member, group, filter);
                     self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter });
                 }
                 tunnels::Effect::Watch(address) => self.effects.push_back(Effect::Watch(address)),
@@ -152,6 +153,7 @@ impl Core {
         }
         for (ifindex, group, filter) in memberships {
             let member = Output::Interface(ifindex);
+            let filter = self.permit(member, group, filter);
             self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter });
         }
         moved
