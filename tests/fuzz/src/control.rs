@@ -21,7 +21,12 @@ pub fn control(data: &[u8]) {
             | Request::NodeDrain { .. }
             | Request::TokenCreate { .. }
             | Request::TokenRevoke { .. }
-            | Request::NodeRevoke { .. } => {}
+            | Request::NodeRevoke { .. }
+            | Request::PolicyList
+            | Request::PolicyAdd { .. }
+            | Request::PolicyRemove { .. }
+            | Request::PolicyDefault { .. }
+            | Request::PolicyTest { .. } => {}
         }
     }
     check::<Response>(data);

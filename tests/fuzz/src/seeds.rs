@@ -72,6 +72,8 @@ pub fn control() -> Vec<Vec<u8>> {
         Request::TokenList { page: page("t1") },
         Request::TokenRevoke { id: "t1".to_owned() },
         Request::NodeRevoke { node: "n1".to_owned() },
+        Request::PolicyList,
+        Request::PolicyRemove { id: 1 },
         Request::CacheList { page: page("0@192.0.2.0/24") },
     ];
     requests.iter().map(encode).chain(answers().iter().map(encode)).collect()

@@ -25,6 +25,11 @@ use super::gate::{Caller, ConnectionInfo, Gate, cut};
 
 /// Connections at most, those that shake hands included; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 16_384;
+/// Of these, so many at most of whom nobody knows who they are: that shake hands, or have no certificate. The others are
+/// left to nodes.
+const MAX_STRANGERS: usize = 12_288;
+/// Who has no certificate joins, which is one call, and goes.
+const STRANGER_TIME: Duration = Duration::from_secs(30);
 /// How long to leave a kernel alone that is out of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that wait to be served.
@@ -36,7 +41,13 @@ pub(super) struct Connection {
     info: ConnectionInfo,
     /// Ready when the connection has to end.
     over: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    _permit: OwnedSemaphorePermit,
+    _places: Places,
+}
+
+/// A connection's place among all, and among those of strangers if it is one.
+struct Places {
+    _place: OwnedSemaphorePermit,
+    stranger: Option<OwnedSemaphorePermit>,
 }
 
 enum Protected {
@@ -61,14 +72,20 @@ pub(super) fn incoming(listener: TcpListener, gate: Gate) -> impl Stream<Item = 
 /// Accepts until it is dropped. Handshakes run side by side, so that a slow one holds up no other.
 async fn accept(listener: TcpListener, gate: Gate, ready: &mpsc::Sender<Connection>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
     let mut failing = false;
-    while let Ok(permit) = Arc::clone(&places).acquire_owned().await {
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
                 failing = false;
+                let Ok(stranger) = Arc::clone(&strangers).try_acquire_owned() else {
+                    gate.turn_away();
+                    continue;
+                };
+                let places = Places { _place: place, stranger: Some(stranger) };
                 let (gate, ready) = (gate.clone(), ready.clone());
                 tokio::spawn(async move {
-                    if let Some(connection) = establish(stream, &gate, permit).await {
+                    if let Some(connection) = establish(stream, &gate, places).await {
                         // The server ends and takes no more.
                         let _ = ready.send(connection).await;
                     }
@@ -85,7 +102,7 @@ async fn accept(listener: TcpListener, gate: Gate, ready: &mpsc::Sender<Connecti
     }
 }
 
-async fn establish(stream: TcpStream, gate: &Gate, permit: OwnedSemaphorePermit) -> Option<Connection> {
+async fn establish(stream: TcpStream, gate: &Gate, mut places: Places) -> Option<Connection> {
     // Answers are small and waited for; a socket that takes no options is used as it is.
     let _ = stream.set_nodelay(true);
     let address = |result: io::Result<SocketAddr>| result.ok();
@@ -93,19 +110,31 @@ async fn establish(stream: TcpStream, gate: &Gate, permit: OwnedSemaphorePermit)
         TcpConnectInfo { local_addr: address(stream.local_addr()), remote_addr: address(stream.peer_addr()) };
     let remote = tcp.remote_addr;
     if !gate.is_secure() {
+        // Nobody is anybody there.
+        places.stranger = None;
         let info = ConnectionInfo { tcp, caller: Caller::Insecure };
-        return Some(Connection { stream: Protected::Plain(stream), info, over: None, _permit: permit });
+        return Some(Connection { stream: Protected::Plain(stream), info, over: None, _places: places });
     }
     // Without an address it is gone already.
     let local = tcp.local_addr?.ip().to_canonical();
     match gate.handshake(stream, local).await {
         Ok((stream, caller)) => {
             let over: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = match &caller {
-                Caller::Node(peer) => Some(Box::pin(Arc::clone(peer).expired())),
-                Caller::Insecure | Caller::Anonymous => None,
+                Caller::Node(peer) => {
+                    places.stranger = None;
+                    Some(Box::pin(Arc::clone(peer).expired()))
+                }
+                Caller::Anonymous => {
+                    let gate = gate.clone();
+                    Some(Box::pin(async move {
+                        tokio::time::sleep(STRANGER_TIME).await;
+                        gate.send_away();
+                    }))
+                }
+                Caller::Insecure => None,
             };
             let stream = Protected::Tls(Box::new(stream));
-            Some(Connection { stream, info: ConnectionInfo { tcp, caller }, over, _permit: permit })
+            Some(Connection { stream, info: ConnectionInfo { tcp, caller }, over, _places: places })
         }
         Err(failure) => {
             gate.handshake_failed(remote, &failure);

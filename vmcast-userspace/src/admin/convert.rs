@@ -20,7 +20,7 @@ pub struct Malformed {
     reason: String,
 }
 
-fn malformed(field: &'static str) -> impl Fn(&dyn Display) -> Malformed {
+pub(super) fn malformed(field: &'static str) -> impl Fn(&dyn Display) -> Malformed {
     move |reason| Malformed { field, reason: reason.to_string() }
 }
 

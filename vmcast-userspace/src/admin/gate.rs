@@ -288,6 +288,16 @@ impl Gate {
         debug!(?from, reason = failure.reason, "TLS handshake failed: {}", failure.refusal);
     }
 
+    /// Counts a connection that was not taken, since there are too many of strangers.
+    pub(super) fn turn_away(&self) {
+        self.count(Refusal::TooManyStrangers);
+    }
+
+    /// Counts a stranger's connection that was ended.
+    pub(super) fn send_away(&self) {
+        self.count(Refusal::StrangerStayed);
+    }
+
     fn count(&self, refusal: Refusal) {
         self.0.tally.refuse(refusal);
     }
@@ -390,18 +400,22 @@ pub(super) fn status(refusal: Refusal) -> Status {
         | Refusal::HandshakeForeign
         | Refusal::HandshakeExpired
         | Refusal::HandshakeFailed
-        | Refusal::HandshakeSlow => Code::Unauthenticated,
+        | Refusal::HandshakeSlow
+        | Refusal::StrangerStayed => Code::Unauthenticated,
         Refusal::TokenOfAnotherNode | Refusal::NodeRevoked | Refusal::NotItself | Refusal::AnotherRole => {
             Code::PermissionDenied
         }
         Refusal::BadRequest => Code::InvalidArgument,
         Refusal::NameTaken => Code::AlreadyExists,
-        Refusal::TooManyTokens => Code::ResourceExhausted,
+        Refusal::TooManyTokens | Refusal::TooManyStrangers => Code::ResourceExhausted,
     };
     Status::new(code, refusal.to_string())
 }
 
 /// What goes wrong with a connection while it is served.
 pub(super) fn cut() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "the node's certificate has expired")
+    io::Error::new(
+        io::ErrorKind::ConnectionAborted,
+        "the certificate has expired, or there is none and the time to join is over",
+    )
 }

@@ -47,6 +47,8 @@ pub struct LineCounters {
     pub orders: u64,
     /// Commands that a line did not take.
     pub refused: u64,
+    /// Policies that VMRs were told after a change.
+    pub policies: u64,
 }
 
 type Outgoing = mpsc::Sender<Result<v1::Command, Status>>;
@@ -57,6 +59,8 @@ struct State {
     lines: BTreeMap<NodeId, (u64, mpsc::Sender<What>)>,
     next: u64,
     counters: LineCounters,
+    /// What VMRs are to carry out, once it is known.
+    policy: Option<v1::Policy>,
 }
 
 /// All lines; clones share them.
@@ -110,6 +114,18 @@ impl Lines {
         told
     }
 
+    /// Tells all VMRs the policy, if it is another one than they know. One that does not take it loses its line, and
+    /// hears of it on the next.
+    pub(super) fn set_policy(&self, policy: v1::Policy) {
+        let mut state = self.state();
+        if state.policy.as_ref() == Some(&policy) {
+            return;
+        }
+        state.lines.retain(|_, (_, line)| line.try_send(What::Policy(policy.clone())).is_ok());
+        state.counters.policies += state.lines.len() as u64;
+        state.policy = Some(policy);
+    }
+
     /// Takes a line of a VMR; an older one of the same VMR ends.
     pub(super) fn open(
         &self,
@@ -124,6 +140,10 @@ impl Lines {
             let _ = line.try_send(What::Draining(true));
         }
         let mut state = self.state();
+        if let Some(policy) = &state.policy {
+            // There is room for a second one, too.
+            let _ = line.try_send(What::Policy(policy.clone()));
+        }
         state.next += 1;
         let number = state.next;
         state.lines.insert(vmr.clone(), (number, line));

@@ -14,6 +14,7 @@ mod lines;
 mod migrate;
 mod mirror;
 mod place;
+mod policy;
 mod records;
 mod schema;
 mod server;
@@ -29,6 +30,7 @@ pub use lines::{LineCounters, Way};
 pub use migrate::{MigrateError, Migrated, migrate};
 pub use mirror::{Kept, Mirror};
 pub use place::{AnyStore, AnyStoreError};
+pub use policy::{PolicyError, message as policy_message, policy as read_policy};
 pub use server::{Admin, Settings, run};
 pub use store::{OpenError, SqliteStore, StoreError};
 

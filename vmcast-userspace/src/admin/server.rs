@@ -10,9 +10,11 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use tokio::{net::TcpListener, sync::watch, time::MissedTickBehavior};
+use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 use vmcast_proto::registry::{self, Registry, Store};
 use vmcast_signal::{
+    DESCRIPTORS,
     tonic::transport::Server,
     v1::{identity_server::IdentityServer, registry_server::RegistryServer},
 };
@@ -150,6 +152,15 @@ impl<S: Kept> Admin<S> {
         let registry = RegistryServer::new(registry).max_decoding_message_size(MAX_REQUEST);
         let identity = IdentityServer::new(IdentityService(self.gate.clone()))
             .max_decoding_message_size(MAX_CERTIFICATE_REQUEST);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<RegistryServer<Guard<S>>>().await;
+        health.set_serving::<IdentityServer<IdentityService>>().await;
+        // Whoever reaches the port may know the schema, which is no secret, and whether the admin is well.
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .context("the schema cannot be told")?;
         let server = Server::builder()
             .timeout(REQUEST_TIMEOUT)
             .concurrency_limit_per_connection(MAX_CONCURRENT)
@@ -158,6 +169,8 @@ impl<S: Kept> Admin<S> {
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .add_service(registry)
             .add_service(identity)
+            .add_service(health_service)
+            .add_service(reflection)
             .serve_with_incoming_shutdown(incoming(self.listener, self.gate.clone()), async move {
                 // An error means that the sender is gone, and that is an end too.
                 let _ = stopped.wait_for(|stop| *stop).await;
@@ -171,7 +184,7 @@ impl<S: Kept> Admin<S> {
         }
         tokio::select! {
             ended = &mut server => return ended.context("the server ended"),
-            () = sweep(&self.handle, &self.gate) => {}
+            () = sweep(&self.handle, &self.gate, &health) => {}
             () = shutdown => {}
         }
         stop.send_replace(true);
@@ -223,7 +236,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
     Admin::bind(settings).await?.serve(shutdown).await
 }
 
-async fn sweep<S: Kept>(handle: &Handle<S>, gate: &Gate) {
+async fn sweep<S: Kept>(handle: &Handle<S>, gate: &Gate, health: &HealthReporter) {
     let interval = |period| {
         let mut ticks = tokio::time::interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -242,12 +255,16 @@ async fn sweep<S: Kept>(handle: &Handle<S>, gate: &Gate) {
                         warn!(%error, "the lease of a revoked node could not be ended");
                     }
                 }
+                handle.push_policy();
                 continue;
             }
         }
         gate.sweep().await;
         match handle.write(|registry, now| registry.expire(now)).await {
             Ok(expired) => {
+                if failing {
+                    health.set_serving::<RegistryServer<Guard<S>>>().await;
+                }
                 failing = false;
                 for node in expired {
                     info!(%node, "lease has run out");
@@ -256,6 +273,7 @@ async fn sweep<S: Kept>(handle: &Handle<S>, gate: &Gate) {
             Err(_) if failing => {}
             Err(error) => {
                 failing = true;
+                health.set_not_serving::<RegistryServer<Guard<S>>>().await;
                 error!(%error, "the registry's database failed");
             }
         }

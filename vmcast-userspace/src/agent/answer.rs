@@ -80,7 +80,12 @@ pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> R
         | Request::TokenCreate { .. }
         | Request::TokenList { .. }
         | Request::TokenRevoke { .. }
-        | Request::NodeRevoke { .. } => Response::not_this_role(Role::Agent, request),
+        | Request::NodeRevoke { .. }
+        | Request::PolicyList
+        | Request::PolicyAdd { .. }
+        | Request::PolicyRemove { .. }
+        | Request::PolicyDefault { .. }
+        | Request::PolicyTest { .. } => Response::not_this_role(Role::Agent, request),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use vmcast_api::Role;
-use vmcast_proto::registry::NodeId;
+use vmcast_api::{PolicyAction, PolicyEffect, Role};
+use vmcast_proto::registry::{NodeId, Prefix};
 
 use crate::{
     config::{AdminUrl, LogFormat, LogLevel, NameServer},
@@ -113,6 +113,12 @@ pub(super) struct MigrateArgs {
 pub(super) enum Question {
     /// Show who a daemon is and how it is doing
     Status(AskArgs),
+    /// Policy: who may send to and receive which groups
+    Policy {
+        /// What to do.
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// Groups: the streams that a router or agent knows
     Group {
         /// What to do.
@@ -255,6 +261,124 @@ pub(super) struct DrainArgs {
     /// Take it back into service
     #[arg(long)]
     pub(super) undo: bool,
+}
+
+/// `vmcast policy`.
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyCommand {
+    /// List the rules in their order: the first that fits decides
+    List(AskArgs),
+    /// Add a rule; routers carry it out within a second
+    Add(PolicyAddArgs),
+    /// Remove a rule
+    Remove {
+        /// Number of the rule, as `vmcast policy list` shows it
+        #[arg(value_name = "RULE")]
+        rule: u32,
+        /// How to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Say what happens where no rule fits
+    Default {
+        /// What
+        effect: EffectArg,
+        /// How to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Ask what the policy says of a member or a sender
+    Test(PolicyTestArgs),
+}
+
+/// A rule; what it does not say fits everything.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Rules by --node fit tunnels from the address at which the admin sees the node. Hosts on a \
+    router's own links are known by the router's address there.\n\nAn any-source join is allowed by a rule without \
+    --source, and refused by any rule before that which forbids one of its sources."
+)]
+pub(super) struct PolicyAddArgs {
+    /// What it does
+    pub effect: EffectArg,
+    /// What it is about
+    pub action: ActionArg,
+    /// Only this node
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<NodeId>,
+    /// Only members, or senders, of this network, as 192.0.2.0/24
+    #[arg(long, value_name = "PREFIX")]
+    pub from: Option<Prefix>,
+    /// Only these groups, as 239.192.0.0/16 or 232.1.1.1/32
+    #[arg(long, value_name = "PREFIX")]
+    pub groups: Option<Prefix>,
+    /// Only these sources of what is received
+    #[arg(long, value_name = "PREFIX")]
+    pub source: Option<Prefix>,
+    /// So many groups of one member at most, of a rule that allows
+    #[arg(long, value_name = "N")]
+    pub max_groups: Option<u32>,
+    /// Before this rule (default: behind all)
+    #[arg(long, value_name = "RULE")]
+    pub before: Option<u32>,
+    /// How to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// What is to be judged.
+#[derive(Debug, Args)]
+pub(super) struct PolicyTestArgs {
+    /// What somebody wants to do
+    pub action: ActionArg,
+    /// From which address
+    #[arg(long, value_name = "ADDRESS")]
+    pub from: IpAddr,
+    /// With which group
+    #[arg(long, value_name = "GROUP")]
+    pub group: IpAddr,
+    /// Of which source (default: of all)
+    #[arg(long, value_name = "ADDRESS")]
+    pub source: Option<IpAddr>,
+    /// How to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// What a rule does.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum EffectArg {
+    /// It lets pass.
+    Allow,
+    /// It refuses.
+    Deny,
+}
+
+impl From<EffectArg> for PolicyEffect {
+    fn from(effect: EffectArg) -> Self {
+        match effect {
+            EffectArg::Allow => Self::Allow,
+            EffectArg::Deny => Self::Deny,
+        }
+    }
+}
+
+/// What a rule is about.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum ActionArg {
+    /// Being a member of a group.
+    Receive,
+    /// Sending to a group.
+    Send,
+}
+
+impl From<ActionArg> for PolicyAction {
+    fn from(action: ActionArg) -> Self {
+        match action {
+            ActionArg::Receive => Self::Receive,
+            ActionArg::Send => Self::Send,
+        }
+    }
 }
 
 /// `vmcast node token`.

@@ -3,13 +3,13 @@
 use std::{env, path::PathBuf};
 
 use serde::Serialize;
-use vmcast_api::{Client, Envelope, Request, Role, TokenOrder, VERSION};
+use vmcast_api::{Client, Envelope, PolicyQuestion, PolicyRule, Request, Role, TokenOrder, VERSION};
 
 use super::{
     Exit, Failure,
     args::{
         AskArgs, CacheCommand, DrainArgs, GroupCommand, InterfaceCommand, MemberCommand, NamedNode,
-        NodeCommand, Question, SourceCommand, TokenCommand, TunnelCommand,
+        NodeCommand, PolicyCommand, Question, SourceCommand, TokenCommand, TunnelCommand,
     },
     discover, find, show,
 };
@@ -73,9 +73,43 @@ pub(super) fn run(question: &Question) -> Result<String, Failure> {
             let revoked = client(ask, &[Role::Admin])?.revoke(&Request::NodeRevoke { node: node.clone() })?;
             Ok(text(ask, &revoked, show::revoked))
         }
+        Question::Policy { command } => policy(command),
         Question::Cache { command: CacheCommand::List(ask) } => {
             let cache = client(ask, &[Role::Admin])?.cache()?;
             Ok(text(ask, &cache, show::cache))
+        }
+    }
+}
+
+fn policy(command: &PolicyCommand) -> Result<String, Failure> {
+    let asked = |ask: &AskArgs, request: &Request| {
+        let policy = client(ask, &[Role::Admin])?.policy(request)?;
+        Ok(text(ask, &policy, show::policy))
+    };
+    match command {
+        PolicyCommand::List(ask) => asked(ask, &Request::PolicyList),
+        PolicyCommand::Add(args) => {
+            let rule = PolicyRule {
+                id: 0,
+                effect: args.effect.into(),
+                action: args.action.into(),
+                node: args.node.as_ref().map(ToString::to_string),
+                who: args.from.map(|prefix| prefix.to_string()),
+                groups: args.groups.map(|prefix| prefix.to_string()),
+                source: args.source.map(|prefix| prefix.to_string()),
+                max_groups: args.max_groups,
+            };
+            asked(&args.ask, &Request::PolicyAdd { rule, before: args.before })
+        }
+        PolicyCommand::Remove { rule, ask } => asked(ask, &Request::PolicyRemove { id: *rule }),
+        PolicyCommand::Default { effect, ask } => {
+            asked(ask, &Request::PolicyDefault { effect: (*effect).into() })
+        }
+        PolicyCommand::Test(args) => {
+            let (who, group) = (args.from, args.group);
+            let question = PolicyQuestion { action: args.action.into(), who, group, source: args.source };
+            let verdict = client(&args.ask, &[Role::Admin])?.policy_test(question)?;
+            Ok(text(&args.ask, &verdict, show::verdict))
         }
     }
 }

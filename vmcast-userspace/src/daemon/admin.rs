@@ -8,7 +8,7 @@ use tracing::{error, info};
 use vmcast_api::{self as api, CacheEntries, CacheEntry, Node, Nodes, Page, Request, Response, Role, Stats};
 use vmcast_proto::registry::{self, NodeRecord, Scope, UnixMillis};
 
-use super::{Process, access::Access, resident_bytes};
+use super::{Process, access::Access, policy, resident_bytes};
 use crate::{
     admin::{Admin, EtcdSettings, Handle, Settings, Status},
     clock,
@@ -116,6 +116,11 @@ async fn response(
         | Request::TokenList { .. }
         | Request::TokenRevoke { .. }
         | Request::NodeRevoke { .. } => return access.answer(request).await,
+        Request::PolicyList
+        | Request::PolicyAdd { .. }
+        | Request::PolicyRemove { .. }
+        | Request::PolicyDefault { .. }
+        | Request::PolicyTest { .. } => return policy::answer(handle, request).await,
         Request::GroupList { .. }
         | Request::MemberList { .. }
         | Request::TunnelList { .. }
@@ -247,6 +252,7 @@ fn stats(status: &Status) -> Stats {
         ("pings", status.lines.pings),
         ("probe_orders", status.lines.orders),
         ("commands_refused", status.lines.refused),
+        ("policies", status.lines.policies),
     ]);
     let refusals =
         counters.refusals.iter().map(|(reason, value)| (reason.label().to_owned(), value)).collect();

@@ -4,6 +4,7 @@ mod access;
 mod admin;
 mod memory;
 mod open_files;
+mod policy;
 mod process;
 
 pub use admin::run as run_admin;

@@ -41,6 +41,8 @@ impl Process {
             nodes: BTreeMap::new(),
             cache_entries: None,
             registry_stale: None,
+            policy_version: None,
+            refused: Vec::new(),
         }
     }
 }

@@ -64,11 +64,17 @@ pub enum Refusal {
     /// TLS: the other end was too slow.
     #[error("the TLS handshake took too long")]
     HandshakeSlow,
+    /// There are too many connections without a certificate, or on the way to one.
+    #[error("there are too many connections of strangers")]
+    TooManyStrangers,
+    /// A connection without a certificate stayed for longer than it takes to join.
+    #[error("a connection without a certificate was ended")]
+    StrangerStayed,
 }
 
 impl Refusal {
     /// Every refusal.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::TokenUnknown,
         Self::TokenExpired,
         Self::TokenRevoked,
@@ -88,6 +94,8 @@ impl Refusal {
         Self::HandshakeExpired,
         Self::HandshakeFailed,
         Self::HandshakeSlow,
+        Self::TooManyStrangers,
+        Self::StrangerStayed,
     ];
 
     /// The name of its counter.
@@ -113,6 +121,8 @@ impl Refusal {
             Self::HandshakeExpired => "handshake_expired",
             Self::HandshakeFailed => "handshake_failed",
             Self::HandshakeSlow => "handshake_slow",
+            Self::TooManyStrangers => "too_many_strangers",
+            Self::StrangerStayed => "stranger_stayed",
         }
     }
 }

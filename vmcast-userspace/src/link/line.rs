@@ -7,11 +7,12 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
-use tracing::debug;
-use vmcast_proto::{nearest::rtt::Order, registry::NodeId};
+use tracing::{debug, error};
+use vmcast_proto::{nearest::rtt::Order, policy::Policy, registry::NodeId};
 use vmcast_signal::v1::{self, command::What};
 
 use super::{AdminClient, AdminError, backoff::Backoff};
+use crate::admin::read_policy;
 
 /// Orders that wait for the VMR; further ones are dropped, for they would be late.
 const QUEUE: usize = 256;
@@ -21,12 +22,14 @@ const ANSWERS: usize = 64;
 const SILENCE: Duration = Duration::from_secs(45);
 
 /// What a VMR is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VmrOrder {
     /// Probe a requester. The time is when the order came.
     Probe(Order, Instant),
     /// Whether an operator has taken the VMR out of service.
     Draining(bool),
+    /// Who may send and receive what, from now on.
+    Policy(Policy),
 }
 
 /// Starts to hold the line; it ends with the receiver.
@@ -79,11 +82,23 @@ async fn attend(
                 VmrOrder::Probe(Order { opening_nonce, probe_nonce, wait }, now)
             }
             Some(What::Draining(draining)) => VmrOrder::Draining(draining),
+            Some(What::Policy(policy)) => match read_policy(policy) {
+                Ok(policy) => VmrOrder::Policy(policy),
+                Err(error) => {
+                    error!(%error, "the admin's policy cannot be read, and the one before holds on");
+                    continue;
+                }
+            },
             // What is not known here is answered all the same.
             Some(What::Ping(_)) | None => continue,
         };
+        // A policy is worth more than the line: on the next one it comes again.
+        let matters = matches!(order, VmrOrder::Policy(_));
         if orders.try_send(order).is_err() {
-            debug!(?order, "an order comes faster than they are carried out");
+            debug!("orders come faster than they are carried out");
+            if matters {
+                return Ok(());
+            }
         }
     }
 }

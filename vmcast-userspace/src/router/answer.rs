@@ -61,13 +61,21 @@ pub(super) fn answer(router: &Router, request: &api::Request) -> api::Response {
         | api::Request::TokenCreate { .. }
         | api::Request::TokenList { .. }
         | api::Request::TokenRevoke { .. }
-        | api::Request::NodeRevoke { .. } => api::Response::not_this_role(api::Role::Router, request),
+        | api::Request::NodeRevoke { .. }
+        | api::Request::PolicyList
+        | api::Request::PolicyAdd { .. }
+        | api::Request::PolicyRemove { .. }
+        | api::Request::PolicyDefault { .. }
+        | api::Request::PolicyTest { .. } => api::Response::not_this_role(api::Role::Router, request),
     }
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+/// Refusals in a status.
+const MOST_REFUSED: usize = 100;
 
 fn status(router: &Router, now: Instant) -> api::Status {
     let groups = router.core.mrib.groups();
@@ -87,8 +95,25 @@ fn status(router: &Router, now: Instant) -> api::Status {
         tunnels: u64::from(router.core.relay.tunnel_count())
             + router.core.stated.tunnels().len() as u64
             + upstreams,
+        policy_version: Some(router.core.policed.policy().version),
+        refused: refused(router),
         ..router.process.status()
     }
+}
+
+/// Of the joins that the policy refuses as many as a person reads, and the sources.
+fn refused(router: &Router) -> Vec<api::Refused> {
+    let policed = &router.core.policed;
+    let joins = policed.refused().map(|(group, refused)| api::Refused {
+        group,
+        who: refused.who,
+        reason: refused.reason.to_string(),
+    });
+    let sources = router.core.mrib.refused().filter_map(|stream| {
+        let reason = policed.policy().send(stream.source?, stream.group).err()?;
+        Some(api::Refused { group: stream.group, who: stream.source, reason: reason.to_string() })
+    });
+    joins.chain(sources).take(MOST_REFUSED).collect()
 }
 
 fn engine(router: &Router) -> api::Engine {
@@ -491,6 +516,9 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
         count("relay", label, value);
     }
     count("relay", "overrun", router.overrun());
+    for (label, value) in router.core.policed.counters() {
+        count("policy", label, value);
+    }
     for (label, value) in router.core.upstream.iter().flat_map(|upstream| upstream.counters()) {
         count("gateway", label, value);
     }

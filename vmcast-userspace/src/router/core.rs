@@ -1,6 +1,7 @@
 //! The protocol machines of a VMR, joined without I/O.
 
 mod drain;
+mod policy;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
@@ -24,6 +25,7 @@ use vmcast_proto::{
 
 use super::{
     pace::Pace,
+    policed::Policed,
     priorities::Priorities,
     recordings,
     relays::Relays,
@@ -88,6 +90,8 @@ pub(super) struct Queriers {
 /// A local interface and what is spoken on it.
 pub(super) struct InterfaceState {
     pub(super) interface: Interface,
+    /// Our addresses there.
+    addresses: Vec<IpAddr>,
     /// IGMP and MLD, if they are spoken there.
     pub(super) queriers: BTreeMap<Family, Recorded<Querier>>,
     /// Whether its members are served although another router is the elected querier.
@@ -117,6 +121,7 @@ pub(super) struct Core {
     pub(super) tunnels: Tunnels,
     pub(super) stated: Stated,
     pub(super) priorities: Priorities,
+    pub(super) policed: Policed,
     pub(super) upstream: Option<Upstream>,
     pub(super) relays: Option<Box<Relays>>,
     upstreams_so_far: u32,
@@ -148,6 +153,7 @@ impl Core {
             tunnels: Tunnels::default(),
             stated: Stated::default(),
             priorities: Priorities::default(),
+            policed: Policed::default(),
             upstream: None,
             relays: settings.relays.map(|config| Box::new(Relays::new(config))),
             upstreams_so_far: 0,
@@ -289,10 +295,12 @@ impl Core {
         }
         let state = self.interfaces.entry(ifindex).or_insert_with(|| InterfaceState {
             interface,
+            addresses: Vec::new(),
             queriers: BTreeMap::new(),
             beside_querier: false,
         });
         state.interface = interface;
+        state.addresses = addresses.iter().map(|(address, _)| *address).collect();
         state.beside_querier = queriers.beside_querier;
         self.queriers_acted = true;
         for config in queriers.configs {
@@ -337,6 +345,7 @@ impl Core {
             return;
         };
         self.recorded.extend(state.take_recordings());
+        self.member_gone(Output::Interface(ifindex));
         self.mrib.handle_input(now, mrib::Input::MemberGone { member: Output::Interface(ifindex) });
         self.mrib.handle_input(now, mrib::Input::RemoveInterface { ifindex });
         self.note_native(now);
@@ -542,6 +551,7 @@ impl Core {
         match punt.reason {
             PuntReason::NewSource => {
                 let Punt { stream, input, .. } = punt;
+                self.judge_source(now, stream);
                 self.mrib.handle_input(now, mrib::Input::NewSource { stream, input });
                 self.settle(now);
             }

@@ -14,6 +14,7 @@ mod kernel_log;
 mod pace;
 mod place;
 mod plane;
+mod policed;
 mod priorities;
 mod pursuit;
 mod reconcile;

@@ -34,6 +34,7 @@ mod names;
 mod native;
 mod over_ipv6;
 mod oversize;
+mod policy;
 mod priority;
 mod proxy;
 mod rebind;
@@ -92,6 +93,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         names::trials(),
         over_ipv6::trials(),
         oversize::trials(),
+        policy::trials(),
         priority::trials(),
         tokens::trials(),
         too_big::trials(),

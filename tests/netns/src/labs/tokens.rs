@@ -1,6 +1,6 @@
 //! Nodes that come in by a join token over TLS, and those that do not.
 
-use std::process::Output;
+use std::{net::TcpStream, process::Output};
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
@@ -22,6 +22,7 @@ pub(super) fn trials() -> Vec<Trial> {
             in_and_out,
         ),
         trial("who has no right to come in is told why and counted, and no stream is touched", strangers),
+        trial("ten thousand idle connections leave room for nodes, and are counted as they end", idle),
     ]
 }
 
@@ -242,5 +243,29 @@ fn strangers(bed: &mut Bed) -> Outcome {
     listener.until_last(bed, last)?;
     listener.heard().is_whole()?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+/// Connections of somebody who says nothing.
+const IDLE: usize = 10_000;
+
+// proves D4: idle connections keep nobody out
+fn idle(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    let host = small.admin(bed)?;
+    let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
+    let _router = router(bed, &small, &admin)?;
+    let word = token(&admin, &["--role", "agent"])?;
+    let open = || -> std::io::Result<Vec<TcpStream>> {
+        (0..IDLE).map(|_| TcpStream::connect(("10.9.0.2", 8440))).collect()
+    };
+    let idle = small.client(2).enter(open)??;
+    let mut member = agent(bed, small.client(1), URL, &["--token", &word])?;
+    wait_ready([&mut member], bed.clock)?;
+    ensure!(ids(&admin) == ["client1", "vmr"], "the admin knows {:?}", ids(&admin));
+    bed.until("the idle ones were ended", || {
+        Ok(counted(&admin, "handshake_slow") + counted(&admin, "too_many_strangers") >= IDLE as u64)
+    })?;
+    drop(idle);
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use crate::policy::{Policy, PolicyQuestion, PolicyVerdict};
 use crate::{
     CacheEntries, DecodeError, Drained, ErrorReply, Groups, Interfaces, Members, NewToken, Nodes, Page,
     Request, Response, Revoked, Sources, Stats, Status, TokenOrder, Tokens, Tunnels, decode, encode,
@@ -107,7 +108,9 @@ impl Client {
             | Response::Cache(_)
             | Response::NewToken(_)
             | Response::Tokens(_)
-            | Response::Revoked(_)) => Ok(response),
+            | Response::Revoked(_)
+            | Response::Policy(_)
+            | Response::PolicyVerdict(_)) => Ok(response),
         }
     }
 
@@ -281,6 +284,29 @@ impl Client {
         match self.call(request)? {
             Response::Revoked(revoked) => Ok(revoked),
             _ => Err(mismatch(request)),
+        }
+    }
+
+    /// Asks for the policy or changes it, and returns what it is then.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn policy(&mut self, request: &Request) -> Result<Policy, ClientError> {
+        match self.call(request)? {
+            Response::Policy(policy) => Ok(policy),
+            _ => Err(mismatch(request)),
+        }
+    }
+
+    /// Asks what the policy would say.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn policy_test(&mut self, question: PolicyQuestion) -> Result<PolicyVerdict, ClientError> {
+        let request = Request::PolicyTest { question };
+        match self.call(&request)? {
+            Response::PolicyVerdict(verdict) => Ok(verdict),
+            _ => Err(mismatch(&request)),
         }
     }
 

@@ -18,6 +18,7 @@ mod admin;
 mod client;
 mod data;
 mod page;
+mod policy;
 mod request;
 mod response;
 mod source;
@@ -31,6 +32,7 @@ pub use data::{
     MemberHost, Members, NextHop, NextHopState, Place, Priority, Querier, Tunnel, TunnelKind, Tunnels,
 };
 pub use page::{MAX_PAGE, Page};
+pub use policy::{Policy, PolicyAction, PolicyEffect, PolicyQuestion, PolicyRule, PolicyVerdict, Refused};
 pub use request::Request;
 pub use response::{ErrorReply, Response};
 pub use source::{Source, SourcePlace, SourceRelay, SourceRelayState, Sources};

@@ -4,7 +4,11 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{page::Page, token::TokenOrder};
+use crate::{
+    page::Page,
+    policy::{PolicyEffect, PolicyQuestion, PolicyRule},
+    token::TokenOrder,
+};
 
 /// A question to a daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +82,33 @@ pub enum Request {
         /// Its id.
         node: String,
     },
+    /// The policy; only the admin answers.
+    PolicyList,
+    /// Adds a rule; only the admin answers.
+    PolicyAdd {
+        /// The rule.
+        #[serde(flatten)]
+        rule: PolicyRule,
+        /// The rule before which it comes; none: behind all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<u32>,
+    },
+    /// Removes a rule; only the admin answers.
+    PolicyRemove {
+        /// Its id.
+        id: u32,
+    },
+    /// Sets what happens where no rule fits; only the admin answers.
+    PolicyDefault {
+        /// What.
+        effect: PolicyEffect,
+    },
+    /// Asks what the policy would say; only the admin answers.
+    PolicyTest {
+        /// Of what.
+        #[serde(flatten)]
+        question: PolicyQuestion,
+    },
     /// The cache of nearest VMRs; only the admin answers.
     CacheList {
         /// Which part of the list.
@@ -104,6 +135,11 @@ impl Request {
             Self::TokenList { .. } => "token-list",
             Self::TokenRevoke { .. } => "token-revoke",
             Self::NodeRevoke { .. } => "node-revoke",
+            Self::PolicyList => "policy-list",
+            Self::PolicyAdd { .. } => "policy-add",
+            Self::PolicyRemove { .. } => "policy-remove",
+            Self::PolicyDefault { .. } => "policy-default",
+            Self::PolicyTest { .. } => "policy-test",
             Self::CacheList { .. } => "cache-list",
         }
     }

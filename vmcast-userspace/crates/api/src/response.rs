@@ -6,6 +6,7 @@ use crate::{
     Request, Role,
     admin::{CacheEntries, Drained, Nodes},
     data::{Groups, Interfaces, Members, Tunnels},
+    policy::{Policy, PolicyVerdict},
     source::Sources,
     status::{Stats, Status},
     token::{NewToken, Revoked, Tokens},
@@ -45,6 +46,10 @@ pub enum Response {
     Tokens(Tokens),
     /// To [`Request::TokenRevoke`] and [`Request::NodeRevoke`].
     Revoked(Revoked),
+    /// To [`Request::PolicyList`], and to what changes the policy: as it is now.
+    Policy(Policy),
+    /// To [`Request::PolicyTest`].
+    PolicyVerdict(PolicyVerdict),
     /// To a question that cannot be answered.
     Error(ErrorReply),
 }
@@ -60,7 +65,12 @@ impl Response {
             | Request::TokenCreate { .. }
             | Request::TokenList { .. }
             | Request::TokenRevoke { .. }
-            | Request::NodeRevoke { .. } => "ask the admin: --socket PATH chooses the daemon",
+            | Request::NodeRevoke { .. }
+            | Request::PolicyList
+            | Request::PolicyAdd { .. }
+            | Request::PolicyRemove { .. }
+            | Request::PolicyDefault { .. }
+            | Request::PolicyTest { .. } => "ask the admin: --socket PATH chooses the daemon",
             Request::Status
             | Request::GroupList { .. }
             | Request::MemberList { .. }

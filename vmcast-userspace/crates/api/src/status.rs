@@ -7,6 +7,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::Refused;
+
 /// What a daemon is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -77,6 +79,12 @@ pub struct Status {
     /// Whether the admin has lost its etcd, and answers from what it knew before; the admin only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry_stale: Option<bool>,
+    /// Version of the policy that is carried out; routers only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_version: Option<u64>,
+    /// Joins and sources that the policy refuses; not all, if there are very many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Refused>,
 }
 
 /// What replicates.

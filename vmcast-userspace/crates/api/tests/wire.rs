@@ -10,9 +10,10 @@ use std::{
 use vmcast_api::{
     AdminLink, AdminLinkState, CacheEntries, CacheEntry, Client, ClientError, DecodeError, Direction, Engine,
     ErrorReply, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces, Member, MemberHost,
-    Members, NextHop, NextHopState, Node, Nodes, Page, Place, Priority, Querier, Request, Response, Role,
-    Source, SourcePlace, SourceRelay, SourceRelayState, Sources, Stats, Status, StreamStats, TokenOrder,
-    Tunnel, TunnelKind, Tunnels, Upstream, UpstreamState, decode, encode,
+    Members, NextHop, NextHopState, Node, Nodes, Page, Place, PolicyAction, PolicyEffect, PolicyQuestion,
+    PolicyRule, Priority, Querier, Refused, Request, Response, Role, Source, SourcePlace, SourceRelay,
+    SourceRelayState, Sources, Stats, Status, StreamStats, TokenOrder, Tunnel, TunnelKind, Tunnels, Upstream,
+    UpstreamState, decode, encode,
 };
 
 fn requests() -> Vec<Request> {
@@ -34,8 +35,33 @@ fn requests() -> Vec<Request> {
         Request::TokenList { page: page() },
         Request::TokenRevoke { id: "t".into() },
         Request::NodeRevoke { node: "vmr".into() },
+        Request::PolicyList,
+        Request::PolicyAdd { rule: policy_rule(), before: Some(3) },
+        Request::PolicyRemove { id: 7 },
+        Request::PolicyDefault { effect: PolicyEffect::Deny },
+        Request::PolicyTest {
+            question: PolicyQuestion {
+                action: PolicyAction::Receive,
+                who: [198, 51, 100, 9].into(),
+                group: [232, 1, 1, 1].into(),
+                source: None,
+            },
+        },
         Request::CacheList { page: page() },
     ]
+}
+
+fn policy_rule() -> PolicyRule {
+    PolicyRule {
+        id: 7,
+        effect: PolicyEffect::Allow,
+        action: PolicyAction::Receive,
+        node: Some("client1".into()),
+        who: Some("198.51.100.0/24".into()),
+        groups: Some("232.0.0.0/8".into()),
+        source: Some("192.0.2.9/32".into()),
+        max_groups: Some(4),
+    }
 }
 
 fn tunnel_place() -> Place {
@@ -92,6 +118,12 @@ fn responses() -> Vec<Response> {
             nodes: [(Role::Agent, 4)].into(),
             cache_entries: Some(5),
             registry_stale: Some(false),
+            policy_version: Some(7),
+            refused: vec![Refused {
+                group: [232, 1, 1, 1].into(),
+                who: Some([198, 51, 100, 9].into()),
+                reason: "rule 7 of the policy forbids it".into(),
+            }],
         }),
         Response::Groups(Groups { next: None, groups: vec![group()] }),
         Response::Members(Members {

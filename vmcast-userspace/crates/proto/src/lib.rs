@@ -10,6 +10,7 @@ mod machine;
 pub mod membership;
 pub mod mrib;
 pub mod nearest;
+pub mod policy;
 pub mod record;
 pub mod registry;
 

@@ -13,3 +13,6 @@ pub mod v1 {
 
 pub use prost;
 pub use tonic;
+
+/// The schema as gRPC reflection tells it: an encoded `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/vmcast.bin"));

@@ -323,6 +323,29 @@ async fn a_handshake_that_stalls_is_cut_and_holds_up_nobody() {
     bed.stop().await;
 }
 
+// Whoever is nobody has a while to join, and no more.
+#[tokio::test]
+async fn a_connection_without_a_certificate_ends_after_a_while_and_that_of_a_node_does_not() {
+    let bed = Bed::secure().await;
+    let directory = tempfile::tempdir().unwrap();
+    let node = client(&bed, &joined(&bed, "a", Role::Agent, directory.path()).await);
+    node.register(&registration("a", NodeRole::Agent)).await.unwrap();
+    let token = token(&bed, order(Role::Agent)).await;
+    let tls = crate::identity::TlsClient::of_bearer(token.fingerprint, bed.clock.clone()).unwrap();
+    let tcp = TcpStream::connect(bed.address).await.unwrap();
+    let name = "127.0.0.1".to_owned().try_into().unwrap();
+    let mut stranger = tls.connector().connect(name, tcp).await.unwrap();
+    let ended = async {
+        let mut bytes = [0; 256];
+        // The server's own settings come first.
+        while !matches!(stranger.read(&mut bytes).await, Ok(0) | Err(_)) {}
+    };
+    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("it ends");
+    assert!(count(&bed, Refusal::StrangerStayed) + count(&bed, Refusal::HandshakeSlow) >= 1);
+    node.register(&registration("a", NodeRole::Agent)).await.expect("a node stays");
+    bed.stop().await;
+}
+
 #[tokio::test]
 async fn a_lost_answer_costs_no_second_use() {
     let bed = Bed::secure().await;

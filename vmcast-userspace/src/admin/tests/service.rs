@@ -306,3 +306,47 @@ async fn an_address_in_use_is_a_clear_error() {
     assert!(failure.to_string().contains(&bed.address.to_string()), "{failure}");
     bed.stop().await;
 }
+
+// gRPC's own services: a generic client finds out what the server can do, and whether it is well.
+#[tokio::test]
+async fn the_server_says_that_it_is_well_and_what_it_can_do() {
+    use tonic_health::pb::{
+        HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+    };
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let bed = Bed::new().await;
+    let channel =
+        vmcast_signal::tonic::transport::Endpoint::from_shared(bed.url()).unwrap().connect().await.unwrap();
+    let mut health = HealthClient::new(channel.clone());
+    for service in ["", "vmcast.v1.Registry", "vmcast.v1.Identity"] {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let answer = health.check(request).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
+    }
+    let request = HealthCheckRequest { service: "vmcast.v1.Nothing".to_owned() };
+    assert_eq!(health.check(request).await.unwrap_err().code(), Code::NotFound);
+
+    let mut reflection = ServerReflectionClient::new(channel);
+    let ask = |message_request| ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(message_request),
+    };
+    let questions = [
+        ask(MessageRequest::ListServices(String::new())),
+        ask(MessageRequest::FileContainingSymbol("vmcast.v1.Registry.Nearest".to_owned())),
+    ];
+    let questions = futures_util::stream::iter(questions);
+    let mut answers = reflection.server_reflection_info(questions).await.unwrap().into_inner();
+    let listed = answers.message().await.unwrap().unwrap().message_response;
+    let Some(MessageResponse::ListServicesResponse(listed)) = listed else { panic!("{listed:?}") };
+    for service in ["vmcast.v1.Registry", "vmcast.v1.Identity", "grpc.health.v1.Health"] {
+        assert!(listed.service.iter().any(|known| known.name == service), "{service} of {listed:?}");
+    }
+    let file = answers.message().await.unwrap().unwrap().message_response;
+    let Some(MessageResponse::FileDescriptorResponse(file)) = file else { panic!("{file:?}") };
+    assert!(!file.file_descriptor_proto.is_empty());
+    bed.stop().await;
+}

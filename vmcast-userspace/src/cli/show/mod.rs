@@ -2,6 +2,7 @@
 
 mod admin;
 mod data;
+mod policy;
 mod source;
 mod status;
 mod table;
@@ -12,6 +13,7 @@ mod unit;
 
 pub(crate) use admin::{cache, drained, node, nodes};
 pub(crate) use data::{groups, interfaces, members, tunnels};
+pub(crate) use policy::{policy, verdict};
 pub(crate) use source::{discovered, sources};
 pub(crate) use status::{stats, status};
 pub(crate) use token::{new_token, revoked, tokens};

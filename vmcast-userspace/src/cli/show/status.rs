@@ -40,6 +40,10 @@ pub(crate) fn status(status: &Status) -> String {
         let cached = status.cache_entries.iter().map(|number| plural(*number, "cached answer"));
         lines.add("knows", nodes.chain(cached).collect::<Vec<_>>().join(", "));
     }
+    for refused in &status.refused {
+        let who = refused.who.map_or_else(|| "this node".to_owned(), |who| who.to_string());
+        lines.add("refused", format!("{} of {}: {}", refused.group, who, refused.reason));
+    }
     if status.registry_stale == Some(true) {
         lines.add("registry", "stale: etcd does not answer, and no registration is taken");
     }

@@ -327,6 +327,8 @@ fn router_status() -> Status {
         nodes: BTreeMap::new(),
         cache_entries: None,
         registry_stale: None,
+        policy_version: None,
+        refused: Vec::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use vmcast_proto::{
     Filter, Machine as _,
     amt::{discovery, relay},
     membership::{self, Family},
-    mrib::{self, Account},
+    mrib,
 };
 
 use super::{Core, Effect, Input};
@@ -79,9 +79,7 @@ impl Core {
                 }
                 tunnels::Effect::Membership { id, group, filter } => {
                     let member = Output::Tunnel(tunnel_id(id));
-                    let ends = self.relay.ends(id);
-                    let account = ends.map(|(_, remote, _)| Account::Network(relay::Prefix::of(remote.ip())));
-                    self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter, account });
+                    self.want(now, member, group, filter);
                 }
                 tunnels::Effect::Watch(address) => self.effects.push_back(Effect::Watch(address)),
                 tunnels::Effect::Unwatch(address) => self.effects.push_back(Effect::Unwatch(address)),
@@ -154,8 +152,7 @@ impl Core {
         }
         for (ifindex, group, filter) in memberships {
             let member = Output::Interface(ifindex);
-            let account = Some(Account::Interface(ifindex));
-            self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter, account });
+            self.want(now, member, group, filter);
         }
         moved
     }

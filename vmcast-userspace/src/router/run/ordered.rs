@@ -30,6 +30,12 @@ impl Router {
                 self.volley.on_order(at.into_std(), order);
                 self.probe();
             }
+            VmrOrder::Policy(policy) => {
+                let version = policy.version;
+                if self.core.set_policy(clock::now(), policy) {
+                    tracing::info!(version, "the policy has changed");
+                }
+            }
             VmrOrder::Draining(draining) => {
                 if self.core.relay.set_draining(draining) {
                     tracing::info!(draining, "the operator has changed whether this VMR takes new members");

@@ -316,6 +316,15 @@ impl Group {
         }
     }
 
+    /// Keeps a learnt source until a later time.
+    pub(super) fn stay(&mut self, source: IpAddr, silent_at: Instant, timers: &mut Timers) {
+        let stream = self.stream(source);
+        let Some(learnt) = self.learnt.get_mut(&source) else { return };
+        timers.stop(learnt.silent_at, Timer::Keepalive(stream));
+        learnt.silent_at = silent_at;
+        timers.start(silent_at, Timer::Keepalive(stream));
+    }
+
     /// Forgets a learnt source and its timer; says whether there was one.
     pub(super) fn forget(&mut self, source: IpAddr, timers: &mut Timers) -> bool {
         let Some(learnt) = self.learnt.remove(&source) else { return false };

@@ -39,6 +39,13 @@ pub enum Input {
         /// From where they are accepted.
         rpf: Option<Rpf>,
     },
+    /// Packets of an (S,G) are accepted from nowhere, or from where they were again.
+    Refuse {
+        /// The (S,G).
+        stream: Stream,
+        /// Whether they are refused.
+        refused: bool,
+    },
     /// An interface or tunnel vanished; it leaves every group. Every group is looked at: whoever knows
     /// the few groups of a member states them as [`Input::Membership`] instead.
     MemberGone {

@@ -131,6 +131,11 @@ impl Mrib {
         self.routes.native().collect()
     }
 
+    /// The (S,G) that are accepted from nowhere.
+    pub fn refused(&self) -> impl Iterator<Item = Stream> {
+        self.routes.refused()
+    }
+
     fn told_of<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = MemberInfo> + 'a {
         group.members().map(|info| MemberInfo {
             is_stated: self.stated.contains(info.member, info.group),
@@ -273,7 +278,8 @@ impl Mrib {
             return;
         };
         let rpf = self.routes.rpf_of(stream);
-        if !self.routes.accepts(rpf, input) {
+        // One that is refused gets an entry, so that (*,G) does not serve it.
+        if !self.routes.accepts(rpf, input) && !self.routes.is_refused(stream) {
             self.counters.wrong_input += 1;
         } else if group.learnt() >= self.config.learnt_sources_per_group {
             self.counters.group_limit += 1;
@@ -299,7 +305,15 @@ impl Mrib {
         }
     }
 
-    fn on_silent(&mut self, stream: Stream) {
+    fn on_silent(&mut self, now: Instant, stream: Stream) {
+        // A source that is refused is silent here, and sends on.
+        if self.routes.is_refused(stream)
+            && let Some(source) = stream.source
+            && let Some(group) = self.groups.get_mut(stream.group)
+        {
+            group.stay(source, now + self.config.keepalive_period, &mut self.timers);
+            return;
+        }
         if let Some(source) = stream.source
             && let Some(group) = self.groups.get_mut(stream.group)
             && group.forget(source, &mut self.timers)
@@ -322,6 +336,10 @@ impl Machine for Mrib {
             }
             Input::Stated { member, group, filter } => self.on_stated(member, group, &filter),
             Input::StatedInput { stream, rpf } => self.on_stated_input(stream, rpf),
+            Input::Refuse { stream, refused } => {
+                self.routes.refuse(stream, refused);
+                self.reroute(stream.group);
+            }
             Input::MemberGone { member } => self.on_member_gone(member),
             Input::SetUpstream(upstream) => {
                 self.routes.set_upstream(upstream);
@@ -348,7 +366,7 @@ impl Machine for Mrib {
     fn handle_timeout(&mut self, now: Instant) {
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
-                Timer::Keepalive(stream) => self.on_silent(stream),
+                Timer::Keepalive(stream) => self.on_silent(now, stream),
             }
         }
         if self.retry_at.is_some_and(|at| at <= now) {

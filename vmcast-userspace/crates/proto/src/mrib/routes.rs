@@ -1,8 +1,14 @@
 //! Where a source is reached: the RPF check's right input.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use vmcast_common::fib::{self, IfIndex, Rpf, Stream, TunnelId};
+
+/// A tunnel that never is: what is accepted from there alone is accepted from nowhere.
+const NOWHERE: TunnelId = TunnelId((1 << 31) - 1);
 
 /// Interfaces and the upstream.
 #[derive(Debug, Default)]
@@ -11,6 +17,8 @@ pub(super) struct Routes {
     upstream: Option<TunnelId>,
     /// Of single (S,G), by group and source.
     of_source: BTreeMap<(IpAddr, IpAddr), TunnelId>,
+    /// (S,G) that are accepted from nowhere, by group and source.
+    refused: BTreeSet<(IpAddr, IpAddr)>,
     /// By group, and by source where only that one is meant.
     stated: BTreeMap<(IpAddr, Option<IpAddr>), Rpf>,
 }
@@ -64,8 +72,32 @@ impl Routes {
         };
     }
 
+    /// Refuses an (S,G), or no longer.
+    pub(super) fn refuse(&mut self, stream: Stream, refused: bool) {
+        let Some(source) = stream.source else { return };
+        let key = (stream.group, source);
+        if refused {
+            self.refused.insert(key);
+        } else {
+            self.refused.remove(&key);
+        }
+    }
+
+    /// Whether an (S,G) is refused.
+    pub(super) fn is_refused(&self, stream: Stream) -> bool {
+        stream.source.is_some_and(|source| self.refused.contains(&(stream.group, source)))
+    }
+
+    /// The (S,G) that are refused.
+    pub(super) fn refused(&self) -> impl Iterator<Item = Stream> {
+        self.refused.iter().map(|&(group, source)| Stream { source: Some(source), group })
+    }
+
     /// From where packets of a stream are accepted: what is stated, else as routes say.
     pub(super) fn rpf_of(&self, stream: Stream) -> Rpf {
+        if self.is_refused(stream) {
+            return Rpf::Exact(fib::Input::Tunnel(NOWHERE));
+        }
         let stated = |source| self.stated.get(&(stream.group, source)).copied();
         match (stated(stream.source).or_else(|| stated(None)), stream.source) {
             (Some(rpf), _) => rpf,

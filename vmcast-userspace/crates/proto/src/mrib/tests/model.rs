@@ -78,6 +78,7 @@ impl Model {
             // What is stated is tested on its own.
             Input::Stated { .. }
             | Input::StatedInput { .. }
+            | Input::Refuse { .. }
             | Input::NewSource { .. }
             | Input::StreamActive { .. } => {}
         }

@@ -78,6 +78,33 @@ fn a_group_is_taken_from_where_it_is_stated_to_come_and_so_is_what_is_learnt_of_
     assert_eq!(ended, [set(ANY, Members::Own), set(one, Members::OfAnySource)]);
 }
 
+#[test]
+fn a_source_that_is_refused_is_taken_from_nowhere_and_stays_so_while_it_sends() {
+    let mut mrib = Mrib::new(Config::default());
+    let one = Stream { source: Some(source(1)), group: GROUP };
+    let input = fib::Input::Interface(IfIndex(2));
+    let link =
+        Input::SetInterface { ifindex: IfIndex(2), on_link: vec![(source(0), 24)], accepts_sources: true };
+    feed(&mut mrib, link);
+    feed(&mut mrib, reported(Filter::any()));
+    let rpf = |outputs: &[Output]| match outputs {
+        [Output::Fib(FibOp::SetStream(stream, rpf, Members::OfAnySource)), ..] if *stream == one => *rpf,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(feed(&mut mrib, Input::Refuse { stream: one, refused: true }), []);
+    let nowhere = rpf(&feed(&mut mrib, Input::NewSource { stream: one, input }));
+    assert!(matches!(nowhere, Rpf::Exact(fib::Input::Tunnel(_))), "{nowhere:?}");
+    assert_eq!(mrib.refused().collect::<Vec<_>>(), [one]);
+    // Of its packets none counts, and yet its entry does not go.
+    for _ in 0..3 {
+        let silent = mrib.poll_timeout().expect("a keepalive timer");
+        mrib.handle_timeout(silent);
+        assert_eq!(mrib.poll_output(), None);
+    }
+    let taken = rpf(&feed(&mut mrib, Input::Refuse { stream: one, refused: false }));
+    assert_eq!(taken, Rpf::Exact(input));
+}
+
 fn filter() -> impl Strategy<Value = Filter> {
     (any::<bool>(), proptest::collection::btree_set(0u8..4, 0..3)).prop_map(|(include, sources)| {
         let sources = sources.into_iter().map(source).collect();

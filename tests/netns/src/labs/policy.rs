@@ -1,0 +1,129 @@
+//! The admin's policy at work: what it forbids stops, and nothing else does.
+
+use std::time::Duration;
+
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+use vmcast_lab::roles::{Role, wait_ready};
+
+use super::{
+    bed::{Bed, Outcome, ensure, trial},
+    small::{SOURCE, SOURCE2, STREAM, Small},
+    stream::{Listener, Sender},
+    tokens::{agent, router, start_admin, token},
+};
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![trial(
+        "what the policy forbids stops within a second, and what it allows loses nothing",
+        forbids_and_allows,
+    )]
+}
+
+const SOME: u64 = 150;
+/// A change takes effect within that.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+fn change(admin: &Role, arguments: &[&str]) -> Result<Value, Failed> {
+    let question = [&["policy"], arguments].concat();
+    Ok(admin.ask(&question).ok_or_else(|| format!("no answer to {question:?}"))?)
+}
+
+fn carries_out(bed: &Bed, router: &Role, policy: &Value) -> Outcome {
+    bed.until_answer("the router has the policy", router, &["status"], |status| {
+        status["policy_version"] == policy["version"]
+    })?;
+    Ok(())
+}
+
+/// Fails if something comes to a listener after a while.
+fn stops(listener: &Listener, within: Duration) -> Outcome {
+    std::thread::sleep(within);
+    let count = listener.count();
+    std::thread::sleep(Duration::from_millis(500));
+    ensure!(listener.count() == count, "{} packets came later than {within:?}", listener.count() - count);
+    Ok(())
+}
+
+// proves D4: the policy of the admin, in effect within a second without touching allowed streams
+fn forbids_and_allows(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    let host = small.admin(bed)?;
+    let mut admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
+    let router = router(bed, &small, &admin)?;
+    let mut agents = Vec::new();
+    for number in [1, 2] {
+        let word = token(&admin, &["--role", "agent"])?;
+        agents.push(agent(bed, small.client(number), "https://10.9.0.2:8440", &["--token", &word])?);
+    }
+    wait_ready(&mut agents, bed.clock)?;
+    let bystander = small.forbid(bed, 3)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let stays = Listener::join(small.client(1), STREAM, None)?;
+    let goes = Listener::join(small.client(2), STREAM, None)?;
+    for listener in [&stays, &goes] {
+        listener.more(bed, SOME)?;
+    }
+
+    // By identity.
+    let policy =
+        change(&admin, &["add", "deny", "receive", "--node", "client2", "--groups", "239.192.0.0/16"])?;
+    ensure!(policy["rules"][0]["id"] == 1, "the policy is {policy}");
+    stops(&goes, AT_ONCE)?;
+    carries_out(bed, &router, &policy)?;
+    bed.until_answer("the refusal is shown", &router, &["status"], |status| {
+        status["refused"][0]["who"] == "10.5.2.2"
+            && status["refused"][0]["reason"] == "rule 1 of the policy forbids it"
+    })?;
+    let stats = router.ask(&["stats"]).unwrap_or_default();
+    ensure!(stats["control"]["policy"]["by_rule"] == 1, "the counters are {}", stats["control"]["policy"]);
+    let verdict = change(&admin, &["test", "receive", "--from", "10.5.3.2", "--group", "239.192.7.1"])?;
+    ensure!(verdict["allowed"] == true, "of another one it says {verdict}");
+    stays.more(bed, SOME)?;
+
+    // Without an admin the last one holds, and it survives.
+    admin.process.kill()?;
+    std::thread::sleep(AT_ONCE);
+    let count = goes.count();
+    stays.more(bed, SOME)?;
+    ensure!(goes.count() == count, "without the admin what it forbade came again");
+    let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
+    let kept = change(&admin, &["list"])?;
+    ensure!(kept == policy, "after its restart the admin knows {kept}");
+
+    let policy = change(&admin, &["remove", "1"])?;
+    carries_out(bed, &router, &policy)?;
+    goes.more(bed, SOME)?;
+
+    // By address; then by the source of what is sent.
+    let policy = change(&admin, &["add", "deny", "receive", "--from", "10.5.2.0/24"])?;
+    carries_out(bed, &router, &policy)?;
+    stops(&goes, AT_ONCE)?;
+    let policy = change(&admin, &["remove", "1"])?;
+    carries_out(bed, &router, &policy)?;
+    goes.more(bed, SOME)?;
+    let policy = change(&admin, &["add", "deny", "send", "--from", &format!("{SOURCE2}/32")])?;
+    carries_out(bed, &router, &policy)?;
+    let forbidden = Sender::start(&small.source, SOURCE2, STREAM)?;
+    forbidden.more(bed, 3 * SOME)?;
+    bed.until_answer("the refused source is shown", &router, &["status"], |status| {
+        let refused = status["refused"].as_array().map(Vec::as_slice).unwrap_or_default();
+        refused.iter().any(|refused| refused["who"] == SOURCE2.to_string())
+    })?;
+    let of_forbidden = |listener: &Listener| {
+        let heard = listener.heard();
+        heard.packets.iter().filter(|(source, _)| *source == SOURCE2).count()
+    };
+    let before = of_forbidden(&stays);
+    forbidden.more(bed, SOME)?;
+    ensure!(of_forbidden(&stays) == before, "a source that may not send is heard");
+    forbidden.stop()?;
+
+    let last = sender.stop()? - 1;
+    stays.until_last(bed, last)?;
+    let mut heard = stays.heard();
+    heard.packets.retain(|(source, _)| *source == SOURCE);
+    heard.is_whole()?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}

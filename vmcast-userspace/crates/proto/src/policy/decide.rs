@@ -1,0 +1,157 @@
+//! The decision.
+
+use std::{collections::BTreeSet, fmt, net::IpAddr};
+
+use super::{Action, Effect, Policy, Rule};
+use crate::{Filter, mrib::covers, registry::Prefix};
+
+/// Why something is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// A rule forbids it.
+    Rule(u32),
+    /// No rule fits, and that is not enough.
+    Default,
+    /// A rule allows no more groups of one member.
+    TooManyGroups {
+        /// The rule.
+        rule: u32,
+        /// How many it allows.
+        limit: u32,
+    },
+}
+
+impl Reason {
+    /// The names of the counters.
+    pub const LABELS: [&'static str; 3] = ["by_rule", "by_default", "too_many_groups"];
+
+    /// Which of the counters is its.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Rule(_) => 0,
+            Self::Default => 1,
+            Self::TooManyGroups { .. } => 2,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule(id) => write!(f, "rule {id} of the policy forbids it"),
+            Self::Default => f.write_str("no rule of the policy allows it"),
+            Self::TooManyGroups { rule, limit } => {
+                write!(f, "rule {rule} of the policy allows {limit} groups and no more")
+            }
+        }
+    }
+}
+
+/// What a member is given of what it wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permitted {
+    /// What it may have.
+    pub filter: Filter,
+    /// Why it is not all, if it is not.
+    pub refused: Option<Reason>,
+    /// Whether that counts towards a limit of groups.
+    pub counts: bool,
+}
+
+/// Which sources are asked for.
+#[derive(Clone, Copy)]
+enum Sources<'a> {
+    One(IpAddr),
+    AllBut(&'a BTreeSet<IpAddr>),
+}
+
+impl Rule {
+    fn fits(&self, action: Action, subject: Option<IpAddr>, group: IpAddr) -> bool {
+        let within = |prefix: &Option<Prefix>, address: Option<IpAddr>| match (prefix, address) {
+            (None, _) => true,
+            (Some(prefix), Some(address)) => covers(prefix.address(), prefix.length(), address),
+            (Some(_), None) => false,
+        };
+        self.action == action
+            && (self.node.is_none() || subject.is_some_and(|subject| self.addresses.contains(&subject)))
+            && within(&self.who, subject)
+            && within(&self.groups, Some(group))
+    }
+
+    /// Whether it decides for what is asked, as far as its sources go.
+    fn decides(&self, sources: Sources<'_>) -> bool {
+        match (&self.source, sources) {
+            (None, _) => true,
+            (Some(prefix), Sources::One(source)) => covers(prefix.address(), prefix.length(), source),
+            // To allow a part is not to allow all; to forbid a part is, unless nobody asks for that part.
+            (Some(prefix), Sources::AllBut(excluded)) => {
+                self.effect == Effect::Deny
+                    && !(*prefix == Prefix::of_address(prefix.address())
+                        && excluded.contains(&prefix.address()))
+            }
+        }
+    }
+}
+
+impl Policy {
+    fn decide(
+        &self,
+        action: Action,
+        subject: Option<IpAddr>,
+        group: IpAddr,
+        sources: Sources<'_>,
+    ) -> (Option<&Rule>, Effect) {
+        let fits = |rule: &&Rule| rule.fits(action, subject, group) && rule.decides(sources);
+        let rule = self.rules.iter().find(fits);
+        (rule, rule.map_or(self.default, |rule| rule.effect))
+    }
+
+    /// Whether a source may send to a group.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn send(&self, source: IpAddr, group: IpAddr) -> Result<(), Reason> {
+        match self.decide(Action::Send, Some(source), group, Sources::One(source)) {
+            (_, Effect::Allow) => Ok(()),
+            (Some(rule), Effect::Deny) => Err(Reason::Rule(rule.id)),
+            (None, Effect::Deny) => Err(Reason::Default),
+        }
+    }
+
+    /// What of its wishes a member at `subject` may have, which has so many `others` of the groups that count.
+    #[must_use]
+    pub fn receive(&self, subject: Option<IpAddr>, group: IpAddr, wanted: &Filter, others: u32) -> Permitted {
+        let mut counts = false;
+        let mut judge = |sources: Sources<'_>| match self.decide(Action::Receive, subject, group, sources) {
+            (Some(Rule { id, max_groups: Some(limit), .. }), Effect::Allow) => {
+                if others >= *limit {
+                    return Err(Reason::TooManyGroups { rule: *id, limit: *limit });
+                }
+                counts = true;
+                Ok(())
+            }
+            (_, Effect::Allow) => Ok(()),
+            (Some(rule), Effect::Deny) => Err(Reason::Rule(rule.id)),
+            (None, Effect::Deny) => Err(Reason::Default),
+        };
+        match wanted {
+            Filter::Exclude(excluded) => {
+                let judged = judge(Sources::AllBut(excluded));
+                let filter = if judged.is_ok() { wanted.clone() } else { Filter::none() };
+                Permitted { filter, refused: judged.err(), counts }
+            }
+            Filter::Include(sources) => {
+                let mut refused = None;
+                let mut may = |source: &IpAddr| {
+                    let judged = self.send(*source, group).and_then(|()| judge(Sources::One(*source)));
+                    let allowed = judged.is_ok();
+                    refused = refused.or(judged.err());
+                    allowed
+                };
+                let filter = Filter::Include(sources.iter().copied().filter(|source| may(source)).collect());
+                Permitted { filter, refused, counts }
+            }
+        }
+    }
+}

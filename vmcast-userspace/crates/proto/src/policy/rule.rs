@@ -1,0 +1,63 @@
+//! The rules.
+
+use std::net::IpAddr;
+
+use crate::registry::{NodeId, Prefix};
+
+/// What a rule does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// It lets pass.
+    #[default]
+    Allow,
+    /// It refuses.
+    Deny,
+}
+
+/// What a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Being a member of a group.
+    Receive,
+    /// Sending to a group.
+    Send,
+}
+
+/// A rule; what it does not say fits everything.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Rule {
+    /// Names it.
+    pub id: u32,
+    /// What it does.
+    pub effect: Effect,
+    /// What it is about.
+    pub action: Action,
+    /// Only this node.
+    pub node: Option<NodeId>,
+    /// The addresses of the node, where it is resolved; without any the rule fits nobody.
+    pub addresses: Vec<IpAddr>,
+    /// Only members, or senders, with these addresses.
+    pub who: Option<Prefix>,
+    /// Only these groups.
+    pub groups: Option<Prefix>,
+    /// Only these sources; of sending, `who` is the source.
+    pub source: Option<Prefix>,
+    /// Of a rule that allows: so many groups of one member at most.
+    pub max_groups: Option<u32>,
+}
+
+/// All rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Policy {
+    /// Larger after every change.
+    pub version: u64,
+    /// What happens where no rule fits.
+    pub default: Effect,
+    /// The rules, the first that fits decides.
+    pub rules: Vec<Rule>,
+}
+
+impl Policy {
+    /// Rules at most.
+    pub const MAX_RULES: usize = 1000;
+}

@@ -1,0 +1,202 @@
+//! The policy of a running registry: a record of its store, pushed to the VMRs.
+
+use vmcast_proto::{
+    policy::{Action, Effect, Policy, Rule},
+    registry::{Error, Expected, RecordKind, RecordWrite, Registry, Rows as _},
+};
+use vmcast_signal::{prost::Message as _, v1};
+
+use super::{
+    Handle, Kept, Mirror,
+    convert::{Malformed, malformed, optional, parse},
+};
+
+/// The only record of its kind.
+const KEY: &str = "policy";
+/// A change is tried so often when other admins are faster.
+const TRIES: usize = 8;
+
+/// Why the policy was not read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// The change itself is wrong.
+    #[error("{0}")]
+    Change(String),
+    /// The store failed.
+    #[error("the policy cannot be kept: {0}")]
+    Store(String),
+}
+
+impl<S: Kept> Handle<S> {
+    /// The policy.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn policy(&self) -> Result<Policy, PolicyError> {
+        self.rows(read).map(|(_, policy)| policy)
+    }
+
+    /// Changes the policy; VMRs hear of it at once.
+    ///
+    /// # Errors
+    /// What is wrong with the change, or the failure of the store.
+    pub async fn change_policy(
+        &self,
+        change: impl Fn(&mut Policy) -> Result<(), String> + Send + 'static,
+    ) -> Result<Policy, PolicyError> {
+        for _ in 0..TRIES {
+            let (value, mut policy) = self.rows(read)?;
+            change(&mut policy).map_err(PolicyError::Change)?;
+            policy.version += 1;
+            let expected = Expected { kind: RecordKind::Policy, key: KEY.to_owned(), value };
+            let value = Some(message(&policy).encode_to_vec());
+            let write = RecordWrite { kind: RecordKind::Policy, key: KEY.to_owned(), value };
+            let commit = move |registry: &mut Registry<S>, _| {
+                registry.store_mut().commit_records(&[expected], &[write]).map_err(Error::Store)
+            };
+            if self.write(commit).await.map_err(failed)? {
+                self.push_policy();
+                return Ok(policy);
+            }
+        }
+        Err(PolicyError::Store("other admins change it, too".to_owned()))
+    }
+
+    /// Tells the VMRs the policy if it is another one than they know: by a change, or since a node that it names is at
+    /// another address.
+    pub(super) fn push_policy(&self) {
+        // What they know holds on.
+        if let Ok(policy) = self.rows(resolved) {
+            self.lines().set_policy(message(&policy));
+        }
+    }
+}
+
+fn failed(error: impl std::error::Error) -> PolicyError {
+    PolicyError::Store(error.to_string())
+}
+
+fn read(rows: &Mirror) -> Result<(Option<Vec<u8>>, Policy), PolicyError> {
+    let value = rows.record(RecordKind::Policy, KEY);
+    let policy = match &value {
+        None => Policy::default(),
+        Some(value) => {
+            let message = v1::Policy::decode(&value[..]).map_err(failed)?;
+            policy(message).map_err(failed)?
+        }
+    };
+    Ok((value, policy))
+}
+
+/// The policy with the addresses of the nodes that it names, as the admins see them.
+fn resolved(rows: &Mirror) -> Result<Policy, PolicyError> {
+    let (_, mut policy) = read(rows)?;
+    for rule in &mut policy.rules {
+        if let Some(node) = &rule.node {
+            let record = rows.node(node);
+            rule.addresses = record.map(|record| record.seen).into_iter().collect();
+        }
+    }
+    Ok(policy)
+}
+
+/// The policy as it is kept and sent.
+#[must_use]
+pub fn message(policy: &Policy) -> v1::Policy {
+    let text = |part: Option<String>| part.unwrap_or_default();
+    let rule = |rule: &Rule| v1::PolicyRule {
+        id: rule.id,
+        deny: rule.effect == Effect::Deny,
+        action: match rule.action {
+            Action::Receive => v1::PolicyAction::Receive.into(),
+            Action::Send => v1::PolicyAction::Send.into(),
+        },
+        node_id: text(rule.node.as_ref().map(ToString::to_string)),
+        addresses: rule.addresses.iter().map(ToString::to_string).collect(),
+        who: text(rule.who.map(|prefix| prefix.to_string())),
+        groups: text(rule.groups.map(|prefix| prefix.to_string())),
+        source: text(rule.source.map(|prefix| prefix.to_string())),
+        max_groups: rule.max_groups,
+    };
+    v1::Policy {
+        version: policy.version,
+        deny_by_default: policy.default == Effect::Deny,
+        rules: policy.rules.iter().map(rule).collect(),
+    }
+}
+
+/// Reads a policy. One with a rule that cannot be read is none: what the rule is for is not known.
+///
+/// # Errors
+/// If a field cannot be read.
+pub fn policy(message: v1::Policy) -> Result<Policy, Malformed> {
+    let effect = |deny| if deny { Effect::Deny } else { Effect::Allow };
+    let rule = |rule: v1::PolicyRule| {
+        let action = match rule.action() {
+            v1::PolicyAction::Receive => Action::Receive,
+            v1::PolicyAction::Send => Action::Send,
+            v1::PolicyAction::Unspecified => {
+                return Err(malformed("policy.action")(&format!("{} is not known", rule.action)));
+            }
+        };
+        let addresses = rule.addresses.iter().map(|text| parse("policy.addresses", text));
+        Ok(Rule {
+            id: rule.id,
+            effect: effect(rule.deny),
+            action,
+            node: optional("policy.node_id", &rule.node_id)?,
+            addresses: addresses.collect::<Result<_, _>>()?,
+            who: optional("policy.who", &rule.who)?,
+            groups: optional("policy.groups", &rule.groups)?,
+            source: optional("policy.source", &rule.source)?,
+            max_groups: rule.max_groups,
+        })
+    };
+    if message.rules.len() > Policy::MAX_RULES {
+        return Err(malformed("policy.rules")(&format!("{} are too many", message.rules.len())));
+    }
+    Ok(Policy {
+        version: message.version,
+        default: effect(message.deny_by_default),
+        rules: message.rules.into_iter().map(rule).collect::<Result<_, _>>()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_comes_back_from_its_message_and_one_of_later_versions_is_none() {
+        let rule = Rule {
+            id: 3,
+            effect: Effect::Deny,
+            action: Action::Send,
+            node: Some("n".parse().unwrap()),
+            addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            who: Some("10.0.0.0/8".parse().unwrap()),
+            groups: Some("ff3e::/32".parse().unwrap()),
+            source: Some("192.0.2.0/24".parse().unwrap()),
+            max_groups: Some(0),
+        };
+        let bare = Rule {
+            effect: Effect::Allow,
+            action: Action::Receive,
+            node: None,
+            addresses: vec![],
+            who: None,
+            groups: None,
+            source: None,
+            max_groups: None,
+            ..rule.clone()
+        };
+        let whole = Policy { version: 9, default: Effect::Deny, rules: vec![rule, bare] };
+        assert_eq!(policy(message(&whole)).unwrap(), whole);
+        let mut later = message(&whole);
+        later.rules[0].action = 77;
+        policy(later).unwrap_err();
+        let mut bad = message(&whole);
+        bad.rules[1].groups = "239/8".into();
+        assert!(policy(bad).unwrap_err().to_string().contains("policy.groups"));
+    }
+}

@@ -1,0 +1,61 @@
+//! The policy.
+
+use vmcast_api::{Policy, PolicyVerdict};
+
+use super::{table::Rows, unit::NONE};
+
+/// `vmcast policy list`, and what it is after a change.
+pub(crate) fn policy(policy: &Policy) -> String {
+    let mut text = format!("Version {}, where no rule fits: {}.\n", policy.version, policy.default.label());
+    if policy.rules.is_empty() {
+        return text;
+    }
+    let mut rows = Rows::new(&["RULE", "WHAT", "NODE", "FROM", "GROUPS", "SOURCE", ">LIMIT"]);
+    let any = |part: &Option<String>| part.clone().unwrap_or_else(|| "any".to_owned());
+    for rule in &policy.rules {
+        rows.row([
+            rule.id.to_string(),
+            format!("{} {}", rule.effect.label(), rule.action.label()),
+            any(&rule.node),
+            any(&rule.who),
+            any(&rule.groups),
+            any(&rule.source),
+            rule.max_groups.map_or_else(|| NONE.to_owned(), |limit| limit.to_string()),
+        ]);
+    }
+    text += &rows.text(0);
+    text
+}
+
+/// `vmcast policy test`.
+pub(crate) fn verdict(verdict: &PolicyVerdict) -> String {
+    match &verdict.reason {
+        None => "allowed\n".to_owned(),
+        Some(reason) => format!("refused: {reason}\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmcast_api::{PolicyAction, PolicyEffect, PolicyRule};
+
+    use super::*;
+
+    #[test]
+    fn a_rule_is_a_line() {
+        let rule = PolicyRule {
+            id: 12,
+            effect: PolicyEffect::Deny,
+            action: PolicyAction::Receive,
+            node: None,
+            who: Some("10.5.0.0/16".into()),
+            groups: Some("239.192.0.0/14".into()),
+            source: None,
+            max_groups: None,
+        };
+        let text = policy(&Policy { version: 4, default: PolicyEffect::Allow, rules: vec![rule] });
+        assert!(text.starts_with("Version 4, where no rule fits: allow.\n"), "{text}");
+        assert!(text.contains("deny receive") && text.contains("10.5.0.0/16"), "{text}");
+        assert!(text.lines().count() == 3 && text.lines().all(|line| line.len() <= 100), "{text}");
+    }
+}

@@ -1,0 +1,97 @@
+//! The policy between what members ask for and what they are given.
+
+use std::{net::IpAddr, time::Instant};
+
+use vmcast_common::fib::{Output, Stream};
+use vmcast_proto::{
+    Filter, Machine as _,
+    amt::relay,
+    mrib::{self, Account},
+    policy::Policy,
+};
+
+use super::Core;
+use crate::router::tunnels::tunnel_id;
+
+impl Core {
+    /// Carries out another policy: those that it allows notice nothing. False if it is the same.
+    pub(in crate::router) fn set_policy(&mut self, now: Instant, policy: Policy) -> bool {
+        if !self.policed.set(policy) {
+            return false;
+        }
+        for (member, group, filter) in self.asked(now) {
+            self.want(now, member, group, filter);
+        }
+        let groups: Vec<_> = self.mrib.groups().map(|info| info.group).collect();
+        let streams: Vec<_> = groups
+            .into_iter()
+            .flat_map(|group| self.mrib.streams(group).map(|info| info.stream).collect::<Vec<_>>())
+            .chain(self.mrib.refused())
+            .collect();
+        for stream in streams {
+            self.judge_source(now, stream);
+        }
+        self.settle(now);
+        true
+    }
+
+    /// Gives a member what the policy allows of what it wants of a group, as far as there is room on its account.
+    pub(super) fn want(&mut self, now: Instant, member: Output, group: IpAddr, wanted: Filter) {
+        let who = self.address_of(member, group);
+        let filter = self.policed.permit(who, member, group, wanted);
+        let account = match member {
+            Output::Interface(ifindex) => Some(Account::Interface(ifindex)),
+            Output::Tunnel(_) => who.map(|address| Account::Network(relay::Prefix::of(address))),
+            Output::Neighbour(_) | Output::Converted(_) => None,
+        };
+        self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter, account });
+    }
+
+    /// A member is gone with all its groups.
+    pub(super) fn member_gone(&mut self, member: Output) {
+        self.policed.gone(member);
+    }
+
+    /// Refuses a source, or no longer.
+    pub(super) fn judge_source(&mut self, now: Instant, stream: Stream) {
+        let Some(source) = stream.source else { return };
+        let known = self.mrib.refused().any(|refused| refused == stream);
+        let refused = match (known, self.policed.policy().send(source, stream.group)) {
+            (true, Err(_)) | (false, Ok(())) => return,
+            (true, Ok(())) => false,
+            (false, Err(_)) => !self.policed.may_send(source, stream.group),
+        };
+        self.mrib.handle_input(now, mrib::Input::Refuse { stream, refused });
+    }
+
+    /// The address that rules on members are compared with: the far end of a tunnel; of the hosts on a link, whom nobody
+    /// tells apart here, ours in their network.
+    fn address_of(&self, member: Output, group: IpAddr) -> Option<IpAddr> {
+        match member {
+            Output::Tunnel(id) => self.relay.ends(id.0).map(|(_, remote, _)| remote.ip()),
+            Output::Interface(ifindex) => {
+                let of_family = |address: &&IpAddr| address.is_ipv4() == group.is_ipv4();
+                self.interfaces.get(&ifindex)?.addresses.iter().find(of_family).copied()
+            }
+            // What the operator states is not a member's wish.
+            Output::Neighbour(_) | Output::Converted(_) => None,
+        }
+    }
+
+    /// Everything that members ask for at present.
+    fn asked(&self, now: Instant) -> Vec<(Output, IpAddr, Filter)> {
+        let tunnels = self.relay.tunnels().filter(|info| !self.tunnels.is_waiting(info.id));
+        let of_tunnels = tunnels.flat_map(|info| {
+            let member = Output::Tunnel(tunnel_id(info.id));
+            info.groups.into_iter().map(move |(group, filter)| (member, group, filter))
+        });
+        let of_links = self.interfaces.iter().flat_map(|(&ifindex, state)| {
+            let serving = state.queriers.values().filter(|querier| state.beside_querier || querier.serves());
+            serving.flat_map(move |querier| {
+                let groups = querier.groups(now).map(|info| info.group);
+                groups.map(move |group| (Output::Interface(ifindex), group, querier.filter(group)))
+            })
+        });
+        of_tunnels.chain(of_links).collect()
+    }
+}

@@ -1,0 +1,177 @@
+//! What the policy lets members have, and what it refused.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use vmcast_common::fib::Output;
+use vmcast_proto::{
+    Filter,
+    policy::{Policy, Reason},
+};
+
+/// Refusals that are remembered, to be shown; all are counted.
+const REMEMBERED: usize = 4096;
+
+/// A join that was refused, wholly or in part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) who: Option<IpAddr>,
+    pub(super) reason: Reason,
+}
+
+/// The policy at work.
+#[derive(Debug, Default)]
+pub(super) struct Policed {
+    policy: Policy,
+    refused: BTreeMap<(IpAddr, u32), Refused>,
+    /// The groups that each member has by a rule with a limit.
+    counted: BTreeMap<u32, BTreeSet<IpAddr>>,
+    counters: [u64; Reason::LABELS.len()],
+}
+
+impl Policed {
+    pub(super) const fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Takes another policy; false if it is the same.
+    pub(super) fn set(&mut self, policy: Policy) -> bool {
+        let changed = self.policy != policy;
+        if changed {
+            self.policy = policy;
+            // Everything is judged anew.
+            self.counted.clear();
+        }
+        changed
+    }
+
+    /// What a member at `who` is given of what it wants.
+    pub(super) fn permit(
+        &mut self,
+        who: Option<IpAddr>,
+        member: Output,
+        group: IpAddr,
+        wanted: Filter,
+    ) -> Filter {
+        let number = member.number();
+        if let Some(groups) = self.counted.get_mut(&number) {
+            groups.remove(&group);
+            if groups.is_empty() {
+                self.counted.remove(&number);
+            }
+        }
+        if wanted.is_none() {
+            self.refused.remove(&(group, number));
+            return wanted;
+        }
+        let others =
+            self.counted.get(&number).map_or(0, |groups| u32::try_from(groups.len()).unwrap_or(u32::MAX));
+        let permitted = self.policy.receive(who, group, &wanted, others);
+        match permitted.refused {
+            None => {
+                self.refused.remove(&(group, number));
+            }
+            Some(reason) => self.refuse(group, number, Refused { who, reason }),
+        }
+        if permitted.counts && !permitted.filter.is_none() {
+            self.counted.entry(number).or_default().insert(group);
+        }
+        permitted.filter
+    }
+
+    /// A member is gone with all its groups.
+    pub(super) fn gone(&mut self, member: Output) {
+        let gone = member.number();
+        self.counted.remove(&gone);
+        self.refused.retain(|(_, number), _| *number != gone);
+    }
+
+    fn refuse(&mut self, group: IpAddr, number: u32, refused: Refused) {
+        let known = self.refused.get(&(group, number));
+        if known == Some(&refused) {
+            // A member says again what it wants.
+            return;
+        }
+        let Refused { who, reason } = refused;
+        self.counters[reason.index()] += 1;
+        tracing::info!(%group, who = ?who, %reason, "a join is refused");
+        if known.is_some() || self.refused.len() < REMEMBERED {
+            self.refused.insert((group, number), refused);
+        }
+    }
+
+    /// Whether a source may send to a group; counted if not.
+    pub(super) fn may_send(&mut self, source: IpAddr, group: IpAddr) -> bool {
+        match self.policy.send(source, group) {
+            Ok(()) => true,
+            Err(reason) => {
+                self.counters[reason.index()] += 1;
+                tracing::info!(%source, %group, %reason, "a source is refused");
+                false
+            }
+        }
+    }
+
+    /// The joins that are refused at present.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (IpAddr, Refused)> {
+        self.refused.iter().map(|((group, _), refused)| (*group, *refused))
+    }
+
+    pub(super) fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Reason::LABELS.into_iter().zip(self.counters)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmcast_common::fib::TunnelId;
+    use vmcast_proto::policy::{Action, Effect, Rule};
+
+    use super::*;
+
+    fn rule(effect: Effect, max_groups: Option<u32>) -> Rule {
+        Rule {
+            id: 1,
+            effect,
+            action: Action::Receive,
+            node: None,
+            addresses: vec![],
+            who: None,
+            groups: None,
+            source: None,
+            max_groups,
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_counted_once_and_shown_until_it_ends() {
+        let mut policed = Policed::default();
+        let (group, member) = ([239, 1, 1, 1].into(), Output::Tunnel(TunnelId(4)));
+        assert_eq!(policed.permit(None, member, group, Filter::any()), Filter::any());
+        let deny = Policy { version: 2, rules: vec![rule(Effect::Deny, None)], ..Policy::default() };
+        assert!(policed.set(deny.clone()) && !policed.set(deny));
+        for _ in 0..3 {
+            assert!(policed.permit(None, member, group, Filter::any()).is_none());
+        }
+        assert_eq!(policed.counters().collect::<Vec<_>>()[0], ("by_rule", 1));
+        assert_eq!(policed.refused().count(), 1);
+        assert!(policed.permit(None, member, group, Filter::none()).is_none());
+        assert_eq!(policed.refused().count(), 0);
+    }
+
+    #[test]
+    fn a_member_that_leaves_a_group_has_room_for_another() {
+        let mut policed = Policed::default();
+        policed.set(Policy { rules: vec![rule(Effect::Allow, Some(1))], ..Policy::default() });
+        let member = Output::Tunnel(TunnelId(4));
+        let mut join = |last: u8, filter| policed.permit(None, member, [239, 1, 1, last].into(), filter);
+        assert!(!join(1, Filter::any()).is_none());
+        assert!(!join(1, Filter::any()).is_none(), "it says so again");
+        assert!(join(2, Filter::any()).is_none());
+        join(1, Filter::none());
+        assert!(!join(2, Filter::any()).is_none());
+        assert_eq!(policed.counters().collect::<Vec<_>>()[2], ("too_many_groups", 1));
+    }
+}
