@@ -14,6 +14,7 @@ mod lines;
 mod migrate;
 mod mirror;
 mod place;
+mod probe_limit;
 mod schema;
 mod server;
 mod service;

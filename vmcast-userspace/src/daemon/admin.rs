@@ -246,6 +246,7 @@ fn stats(status: &Status) -> Stats {
         ("pings", status.lines.pings),
         ("probe_orders", status.lines.orders),
         ("commands_refused", status.lines.refused),
+        ("searches_limited", status.lines.limited),
     ]);
     let refusals =
         counters.refusals.iter().map(|(reason, value)| (reason.label().to_owned(), value)).collect();

@@ -21,12 +21,14 @@ const ANSWERS: usize = 64;
 const SILENCE: Duration = Duration::from_secs(45);
 
 /// What a VMR is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VmrOrder {
     /// Probe a requester. The time is when the order came.
     Probe(Order, Instant),
     /// Whether an operator has taken the VMR out of service.
     Draining(bool),
+    /// Another VMR goes out of service.
+    Going(NodeId),
 }
 
 /// Starts to hold the line; it ends with the receiver.
@@ -79,10 +81,17 @@ async fn attend(
                 VmrOrder::Probe(Order { opening_nonce, probe_nonce, wait }, now)
             }
             Some(What::Draining(draining)) => VmrOrder::Draining(draining),
+            Some(What::Going(id)) => match id.parse() {
+                Ok(id) => VmrOrder::Going(id),
+                Err(error) => {
+                    debug!(id, %error, "the admin names no VMR");
+                    continue;
+                }
+            },
             // What is not known here is answered all the same.
             Some(What::Ping(_)) | None => continue,
         };
-        if orders.try_send(order).is_err() {
+        if let Err(order) = orders.try_send(order) {
             debug!(?order, "an order comes faster than they are carried out");
         }
     }

@@ -47,6 +47,7 @@ mod tokens;
 mod too_big;
 mod ttl;
 mod two_admins;
+mod two_vmrs;
 mod untouched;
 
 use libtest_mimic::Trial;
@@ -71,6 +72,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         untouched::trials(),
         ttl::trials(),
         two_admins::trials(),
+        two_vmrs::trials(),
         sources::trials(),
         bad_input::trials(),
         churn::trials(),

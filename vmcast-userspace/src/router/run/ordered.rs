@@ -30,6 +30,11 @@ impl Router {
                 self.volley.on_order(at.into_std(), order);
                 self.probe();
             }
+            VmrOrder::Going(vmr) => {
+                if let Some(attachment) = &self.attachment {
+                    attachment.vmr_going(vmr);
+                }
+            }
             VmrOrder::Draining(draining) => {
                 if self.core.relay.set_draining(draining) {
                     tracing::info!(draining, "the operator has changed whether this VMR takes new members");
