@@ -21,3 +21,4 @@ pub mod signals;
 mod sockets;
 pub mod telemetry;
 mod tun;
+mod watch;

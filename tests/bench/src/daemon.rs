@@ -53,35 +53,9 @@ impl Router {
         Ok(Self { process, program: program.to_owned(), socket })
     }
 
-    /// Keeps its threads, and those that they start, on one core.
-    pub(crate) fn pin(&self, core: usize) -> Result<()> {
-        let mut set = CpuSet::new();
-        set.set(core)?;
-        for thread in self.threads()? {
-            let name = thread.file_name().and_then(|name| name.to_str()?.parse().ok());
-            let id = name.with_context(|| format!("{} is no thread", thread.display()))?;
-            sched_setaffinity(Pid::from_raw(id), &set)
-                .with_context(|| format!("keeping thread {id} on core {core}"))?;
-        }
-        Ok(())
-    }
-
-    /// For how long its threads have run, with what the kernel did for them meanwhile.
-    pub(crate) fn core_time(&self) -> Result<Duration> {
-        let of = |thread: PathBuf| {
-            let path = thread.join("schedstat");
-            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-            let run = text.split_ascii_whitespace().next().and_then(|run| run.parse().ok());
-            let run = run.with_context(|| format!("no time in {}", path.display()))?;
-            Ok::<_, anyhow::Error>(Duration::from_nanos(run))
-        };
-        self.threads()?.into_iter().map(of).sum()
-    }
-
-    fn threads(&self) -> Result<Vec<PathBuf>> {
-        let dir = format!("/proc/{}/task", self.process.pid());
-        let entries = fs::read_dir(&dir).with_context(|| format!("listing {dir}"))?;
-        entries.map(|entry| Ok(entry?.path())).collect()
+    /// Its process.
+    pub(crate) const fn process(&self) -> &Process {
+        &self.process
     }
 
     /// Waits until it answers; gives the engine in use.
@@ -139,9 +113,49 @@ impl Router {
         Ok((count("members")?, count("groups")?))
     }
 
+    pub(crate) fn log_tail(&self) -> String {
+        self.process.log_tail(20)
+    }
+}
+
+/// What is measured of a process.
+pub(crate) trait Measured {
+    /// Keeps its threads, and those that they start, on one core.
+    fn pin(&self, core: usize) -> Result<()>;
+
+    /// For how long its threads have run, with what the kernel did for them meanwhile.
+    fn core_time(&self) -> Result<Duration>;
+
     /// What it takes now.
-    pub(crate) fn memory(&self) -> Result<Memory> {
-        let path = format!("/proc/{}/status", self.process.pid());
+    fn memory(&self) -> Result<Memory>;
+}
+
+impl Measured for Process {
+    fn pin(&self, core: usize) -> Result<()> {
+        let mut set = CpuSet::new();
+        set.set(core)?;
+        for thread in threads(self)? {
+            let name = thread.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let id = name.with_context(|| format!("{} is no thread", thread.display()))?;
+            sched_setaffinity(Pid::from_raw(id), &set)
+                .with_context(|| format!("keeping thread {id} on core {core}"))?;
+        }
+        Ok(())
+    }
+
+    fn core_time(&self) -> Result<Duration> {
+        let of = |thread: PathBuf| {
+            let path = thread.join("schedstat");
+            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let run = text.split_ascii_whitespace().next().and_then(|run| run.parse().ok());
+            let run = run.with_context(|| format!("no time in {}", path.display()))?;
+            Ok::<_, anyhow::Error>(Duration::from_nanos(run))
+        };
+        threads(self)?.into_iter().map(of).sum()
+    }
+
+    fn memory(&self) -> Result<Memory> {
+        let path = format!("/proc/{}/status", self.pid());
         let text = fs::read_to_string(&path).with_context(|| path.clone())?;
         let bytes = |key: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(key));
@@ -151,8 +165,10 @@ impl Router {
         };
         Ok(Memory { resident: bytes("VmRSS:")?, anonymous: bytes("RssAnon:")? })
     }
+}
 
-    pub(crate) fn log_tail(&self) -> String {
-        self.process.log_tail(20)
-    }
+fn threads(process: &Process) -> Result<Vec<PathBuf>> {
+    let dir = format!("/proc/{}/task", process.pid());
+    let entries = fs::read_dir(&dir).with_context(|| format!("listing {dir}"))?;
+    entries.map(|entry| Ok(entry?.path())).collect()
 }

@@ -2,6 +2,7 @@
 //!
 //! Figures of a busy or virtual machine vary; the ratios between rows of one run travel.
 
+mod admin;
 mod copies;
 mod daemon;
 mod join;
@@ -75,6 +76,8 @@ enum Case {
     Signalling,
     /// Memory of a router daemon with 100,000 members.
     Memory,
+    /// The admin: the nearest VMR from its cache, a storm of registrations, its memory, how good its answers are.
+    Admin,
 }
 
 fn main() -> ExitCode {
@@ -137,6 +140,10 @@ impl Case {
             Self::Signalling => {
                 let effort = if quick { signalling::Effort::QUICK } else { signalling::Effort::FULL };
                 with_progress(effort.steps(), |bar| signalling::measure(program, effort, report, bar))
+            }
+            Self::Admin => {
+                let effort = if quick { admin::Effort::QUICK } else { admin::Effort::FULL };
+                with_progress(effort.steps(), |bar| admin::measure(program, effort, report, bar))
             }
             Self::Memory => with_progress(memory::steps(), |bar| memory::measure(program, report, bar)),
         }

@@ -207,7 +207,10 @@ pub fn registry_steps() -> Vec<Vec<u8>> {
             source_prefixes: vec!["10.1.0.0/16".to_owned()],
             load: Some(v1::Load { connections: number, capacity: 4 }),
         };
-        steps.push(step(1, v1::RegisterRequest { node: Some(node) }.encode_to_vec()));
+        steps.push(step(
+            1,
+            v1::RegisterRequest { node: Some(node), ..v1::RegisterRequest::default() }.encode_to_vec(),
+        ));
     }
     let measured = |hops| v1::Measurement {
         vmr_id: "n1".to_owned(),

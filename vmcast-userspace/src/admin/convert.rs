@@ -155,6 +155,17 @@ fn measurement(field: &'static str, measurement: Option<v1::Measurement>) -> Res
     })
 }
 
+/// VMRs that a node names as its upstreams at most.
+const MAX_UPSTREAMS: usize = 16;
+
+/// Reads the VMRs that a node names as its upstreams.
+///
+/// # Errors
+/// If one of them is no id.
+pub fn upstreams(ids: &[String]) -> Result<Vec<NodeId>, Malformed> {
+    parse_all::<NodeId, _>("upstreams", &ids[..ids.len().min(MAX_UPSTREAMS)])
+}
+
 /// Reads a question for the nearest VMR that came from the address `seen`.
 ///
 /// # Errors

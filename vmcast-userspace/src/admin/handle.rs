@@ -10,7 +10,7 @@ use std::{
 
 use vmcast_proto::registry::{
     Answer, CacheEntry, CacheKey, Census, Counters, Error, NodeId, NodeRecord, Query, Refusal, Registry,
-    Store, UnixMillis,
+    Rows as _, Store, UnixMillis,
 };
 
 use super::{
@@ -113,6 +113,9 @@ impl<S: Kept> Handle<S> {
         let id = node.clone();
         let changed = self.write(move |registry, now| registry.drain(now, &id, drain)).await?;
         self.shared.lines.tell(&node, What::Draining(drain));
+        if drain && changed {
+            self.shared.lines.tell_all(&What::Going(node.to_string()));
+        }
         Ok(changed)
     }
 
@@ -136,6 +139,14 @@ impl<S: Kept> Handle<S> {
     /// A refusal.
     pub(super) fn attends(&self, id: &NodeId) -> Result<bool, Refusal> {
         refused(self.read(|registry, now| registry.attends(now, id)))
+    }
+
+    /// Those of some nodes that an operator has taken out of service.
+    pub(super) fn draining(&self, of: &[NodeId]) -> Vec<NodeId> {
+        self.read(|registry, _| {
+            let drains = |id: &&NodeId| registry.rows().node(id).is_some_and(|node| node.draining);
+            of.iter().filter(drains).cloned().collect()
+        })
     }
 
     /// The ids of all VMRs that a node may attach to.

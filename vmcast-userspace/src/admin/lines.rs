@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -18,6 +19,8 @@ use vmcast_signal::{
     tonic::{Status, Streaming},
     v1::{self, command::What},
 };
+
+use super::probe_limit::ProbeLimit;
 
 /// Commands that wait for a line; a VMR that does not take so many loses its line.
 const QUEUE: usize = 256;
@@ -49,6 +52,8 @@ pub struct LineCounters {
     pub refused: u64,
     /// Policies that VMRs were told after a change.
     pub policies: u64,
+    /// Searches in which VMRs were not let probe, for there were too many.
+    pub limited: u64,
 }
 
 type Outgoing = mpsc::Sender<Result<v1::Command, Status>>;
@@ -58,6 +63,7 @@ struct State {
     averages: Averages,
     lines: BTreeMap<NodeId, (u64, mpsc::Sender<What>)>,
     next: u64,
+    searches: ProbeLimit,
     counters: LineCounters,
     /// What VMRs are to carry out, once it is known.
     policy: Option<v1::Policy>,
@@ -92,6 +98,14 @@ impl Lines {
         self.state().averages.waits(rule, vmrs).iter().map(|(_, wait)| *wait).max()
     }
 
+    /// Whether VMRs may be made to probe now for a requester at an address.
+    pub(super) fn admits_search(&self, address: IpAddr) -> bool {
+        let mut state = self.state();
+        let admitted = state.searches.admit(crate::clock::now(), address);
+        state.counters.limited += u64::from(!admitted);
+        admitted
+    }
+
     /// Orders `vmrs` to probe whoever has opened a way with the first nonce. Returns how many were told.
     pub(super) fn order_probes(&self, rule: WaitRule, nonces: [u32; 2], vmrs: &[NodeId]) -> u32 {
         let waits = self.state().averages.waits(rule, vmrs);
@@ -124,6 +138,13 @@ impl Lines {
         state.lines.retain(|_, (_, line)| line.try_send(What::Policy(policy.clone())).is_ok());
         state.counters.policies += state.lines.len() as u64;
         state.policy = Some(policy);
+    }
+
+    /// Tells every VMR something at once. Who does not hear it sees it at its next renewal.
+    pub(super) fn tell_all(&self, what: &What) {
+        let mut state = self.state();
+        let refused = state.lines.values().filter(|(_, line)| line.try_send(what.clone()).is_err()).count();
+        state.counters.refused += refused as u64;
     }
 
     /// Takes a line of a VMR; an older one of the same VMR ends.

@@ -15,6 +15,7 @@ mod migrate;
 mod mirror;
 mod place;
 mod policy;
+mod probe_limit;
 mod records;
 mod schema;
 mod server;

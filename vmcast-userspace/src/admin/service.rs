@@ -60,8 +60,9 @@ impl<S: Kept> Service<S> {
         request: Request<v1::RegisterRequest>,
     ) -> Answer<v1::RegisterResponse> {
         let seen = seen(&request)?;
-        let registration =
-            convert::registration(request.into_inner().node).map_err(|error| self.malformed(&error))?;
+        let v1::RegisterRequest { node, upstreams } = request.into_inner();
+        let registration = convert::registration(node).map_err(|error| self.malformed(&error))?;
+        let upstreams = convert::upstreams(&upstreams).map_err(|error| self.malformed(&error))?;
         let node = registration.id.clone();
         let lease = self
             .0
@@ -77,6 +78,7 @@ impl<S: Kept> Service<S> {
             lease_seconds: u32::try_from(lease.duration.as_secs()).unwrap_or(u32::MAX),
             seen_address: seen.to_string(),
             draining: lease.draining,
+            draining_upstreams: self.0.draining(&upstreams).iter().map(ToString::to_string).collect(),
         }))
     }
 
@@ -137,6 +139,11 @@ impl<S: Kept> Service<S> {
         let asked = v1::NearestRequest { node_id, ..v1::NearestRequest::default() };
         let query = convert::query(seen, asked).map_err(|error| self.malformed(&error))?;
         let eligible = self.0.eligible(&query.node).map_err(|refusal| refused(&refusal))?;
+        if !self.0.lines().admits_search(seen) {
+            return Err(Status::resource_exhausted(
+                "too many searches by round-trip time: measure the distance, or ask again in some seconds",
+            ));
+        }
         let ordered = self.0.lines().order_probes(rule, [opening_nonce, probe_nonce], &eligible);
         debug!(%seen, ordered, "probes ordered");
         Ok(Response::new(v1::ProbeMeResponse { ordered }))

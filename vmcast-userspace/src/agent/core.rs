@@ -22,12 +22,15 @@ use vmcast_wire::{
 };
 
 use super::{
+    changeover::Successor,
     counters::{Drop, Drops},
     early::EarlyJoins,
     host_packet::{self, leaves_the_link},
+};
+use crate::{
+    relays::RelayEffect,
     watch::{Finding, Seen, Watch},
 };
-use crate::relays::RelayEffect;
 
 /// Requests that go unanswered before the VMR counts as dead: 1 s, 2 s and 4 s.
 const TRIES: u32 = 3;
@@ -82,6 +85,8 @@ pub(super) enum Input<'a> {
     },
     /// The VMRs to attach to, the best first.
     Candidates(Vec<Candidate>),
+    /// The VMRs that are being taken out of service: who is at one goes to another, and loses nothing.
+    Draining(BTreeSet<NodeId>),
     /// The host reaches the VMR from another address than before.
     LocalChanged,
     /// Leave everything.
@@ -117,6 +122,8 @@ pub(super) enum Event {
     Down(Candidate, DownReason),
     /// The VMR is asked whether it is there, as no data comes.
     Silent(Candidate),
+    /// The VMR was left, as it goes out of service, and every stream comes from the other one.
+    Left(Candidate),
     /// The host wants something else of a group than before.
     Membership(IpAddr, Filter),
 }
@@ -156,7 +163,7 @@ pub(super) struct Wanted {
 
 /// The tunnel to a VMR.
 pub(super) struct Upstream {
-    candidate: Candidate,
+    pub(super) candidate: Candidate,
     pub(super) gateway: Gateway,
     since: Instant,
 }
@@ -177,6 +184,10 @@ pub(super) struct Core {
     /// Finds relays of single sources, if it is to.
     pub(super) discovery: Option<Box<Discovery>>,
     watch: Watch,
+    /// The tunnel to the VMR in the place of one that goes, while both are there.
+    pub(super) successor: Option<Successor>,
+    /// VMRs that are being taken out of service.
+    pub(super) draining: BTreeSet<NodeId>,
     /// The gateway before, until it has left everything.
     leaving: Option<Gateway>,
     candidates: Vec<Candidate>,
@@ -213,6 +224,8 @@ impl Core {
             upstream: None,
             discovery: None,
             watch: Watch::new(now),
+            successor: None,
+            draining: BTreeSet::new(),
             leaving: None,
             candidates: Vec::new(),
             dead: BTreeMap::new(),
@@ -236,7 +249,12 @@ impl Core {
     }
 
     /// Something came to the gateway's port.
-    fn on_tunnel(&mut self, now: Instant, input: gateway::Input<'_>) {
+    fn on_tunnel(&mut self, now: Instant, remote: SocketAddr, input: gateway::Input<'_>) {
+        if self.is_of_successor(remote)
+            && let Some(successor) = &mut self.successor
+        {
+            return successor.gateway.handle_input(now, input);
+        }
         match &mut self.upstream {
             Some(upstream) => upstream.gateway.handle_input(now, input),
             None => self.drops.count(Drop::NoUpstream),
@@ -360,8 +378,8 @@ impl Core {
         self.outputs.push_back(Output::Event(Event::Membership(group, filter)));
     }
 
-    /// The VMR has sent a packet.
-    fn on_data(&mut self, now: Instant, packet: Vec<u8>) {
+    /// The VMR has sent a packet that the host is to get.
+    pub(super) fn on_data(&mut self, now: Instant, packet: Vec<u8>) {
         if self.discovery.is_some()
             && let Some((_, source)) = host_packet::stream(&packet)
         {
@@ -385,6 +403,7 @@ impl Core {
 
     fn on_candidates(&mut self, now: Instant, candidates: Vec<Candidate>) {
         self.candidates = candidates;
+        self.change_over(now);
         // A stream that flows is not moved; it is only given a name if it had none.
         if self.state.0 == UpstreamState::Up {
             return;
@@ -416,12 +435,22 @@ impl Core {
 
     fn attach(&mut self, now: Instant, candidate: Candidate) {
         self.leave(now);
+        self.successor = None;
+        let gateway = self.open_gateway(now, candidate.endpoint);
+        self.watch = Watch::new(now);
+        self.state = (UpstreamState::Attaching, now);
+        self.outputs.push_back(Output::Event(Event::Attaching(candidate.clone())));
+        self.upstream = Some(Upstream { candidate, gateway, since: now });
+    }
+
+    /// A gateway to a relay, which asks for all that is wanted of a VMR.
+    pub(super) fn open_gateway(&mut self, now: Instant, relay: SocketAddr) -> Gateway {
         self.tunnels += 1;
         let mut seed = self.seed;
         for (byte, count) in seed.iter_mut().zip(self.tunnels.to_le_bytes()) {
             *byte ^= count;
         }
-        let mut config = gateway::Config::new(candidate.endpoint, seed);
+        let mut config = gateway::Config::new(relay, seed);
         config.discover = self.discover;
         config.tries = TRIES;
         config.max_retransmission = MAX_RETRANSMISSION;
@@ -431,10 +460,23 @@ impl Core {
             gateway.handle_input(now, gateway::Input::SetMembership { group, filter });
         }
         gateway.handle_timeout(now);
+        gateway
+    }
+
+    /// Goes on with a VMR that answers already and sends what is wanted; the one before is left.
+    pub(super) fn replace_upstream(&mut self, now: Instant, candidate: Candidate, gateway: Gateway) {
+        let before = self.upstream.as_ref().map(|upstream| upstream.candidate.clone());
+        self.leave(now);
         self.watch = Watch::new(now);
-        self.state = (UpstreamState::Attaching, now);
-        self.outputs.push_back(Output::Event(Event::Attaching(candidate.clone())));
+        self.state = (UpstreamState::Up, now);
+        self.note_vmr(now, gateway.relay());
         self.upstream = Some(Upstream { candidate, gateway, since: now });
+        self.outputs.extend(before.map(|before| Output::Event(Event::Left(before))));
+    }
+
+    /// A VMR is not to be chosen for a while.
+    pub(super) fn hold_down(&mut self, now: Instant, endpoint: SocketAddr) {
+        self.dead.insert(endpoint, now + HOLD_DOWN);
     }
 
     /// Gives the present VMR up; what it must be told for that goes on.
@@ -468,8 +510,11 @@ impl Core {
     fn fail_over(&mut self, now: Instant, dead: Candidate, reason: DownReason) {
         self.state = (UpstreamState::Down, now);
         self.note_vmr(now, None);
-        self.dead.insert(dead.endpoint, now + HOLD_DOWN);
+        self.hold_down(now, dead.endpoint);
         self.outputs.push_back(Output::Event(Event::Down(dead, reason)));
+        if self.promote(now) {
+            return;
+        }
         self.choose(now);
         if self.state.0 == UpstreamState::Attaching {
             self.watch.ask(now, Seen { packets: 0, answers: 0 });
@@ -481,9 +526,9 @@ impl Core {
         let Some(upstream) = &mut self.upstream else {
             return;
         };
-        let gateway::Counters { data, queries, refused, probes, .. } = upstream.gateway.counters();
-        let seen = Seen { packets: data, answers: queries + refused };
-        if self.watch.is_gone(now, seen, probes) {
+        let counters = upstream.gateway.counters();
+        let seen = Seen::by(&counters, counters.data);
+        if self.watch.is_gone(now, seen, counters.probes, upstream.gateway.rtt()) {
             return self.turn_to_another(now);
         }
         match self.watch.look(now, seen, self.state.0 == UpstreamState::Up) {
@@ -508,8 +553,11 @@ impl Core {
     }
 
     /// The best VMR but for one, among those that were not found dead of late.
-    fn another(&self, than: SocketAddr) -> Option<&Candidate> {
-        let fits = |other: &&Candidate| other.endpoint != than && !self.dead.contains_key(&other.endpoint);
+    pub(super) fn another(&self, than: SocketAddr) -> Option<&Candidate> {
+        let fits = |other: &&Candidate| {
+            let goes = other.id.as_ref().is_some_and(|id| self.draining.contains(id));
+            other.endpoint != than && !self.dead.contains_key(&other.endpoint) && !goes
+        };
         self.candidates.iter().find(fits)
     }
 
@@ -539,8 +587,24 @@ impl Core {
                     gateway::Output::Transmit { remote, bytes } => {
                         self.outputs.push_back(Output::ToTunnel { remote, bytes });
                     }
-                    gateway::Output::Data { packet } => self.on_data(now, packet),
+                    gateway::Output::Data { packet } => {
+                        for packet in self.merged(packet, false) {
+                            self.on_data(now, packet);
+                        }
+                    }
                     gateway::Output::Event(event) => self.on_gateway_event(now, event),
+                }
+            } else if let Some(output) = self.successor.as_mut().and_then(|next| next.gateway.poll_output()) {
+                match output {
+                    gateway::Output::Transmit { remote, bytes } => {
+                        self.outputs.push_back(Output::ToTunnel { remote, bytes });
+                    }
+                    gateway::Output::Data { packet } => {
+                        for packet in self.merged(packet, true) {
+                            self.on_data(now, packet);
+                        }
+                    }
+                    gateway::Output::Event(event) => self.on_successor_event(now, event),
                 }
             } else if let Some(output) = self.leaving.as_mut().and_then(Machine::poll_output) {
                 match output {
@@ -549,7 +613,7 @@ impl Core {
                     }
                     gateway::Output::Data { packet: _ } | gateway::Output::Event(_) => {}
                 }
-            } else if !self.drain_discovery(now) {
+            } else if !self.drain_discovery(now) && !self.finish_change_over(now) {
                 break;
             }
         }
@@ -587,16 +651,20 @@ impl Machine for Core {
             Input::HostJoined { group, sources } => self.on_host_joined(now, group, &sources),
             Input::HostLeft(group) => self.on_host_left(now, group),
             Input::FromTunnel { remote, tos, bytes } => {
-                self.on_tunnel(now, gateway::Input::Datagram { remote, tos, bytes });
+                self.on_tunnel(now, remote, gateway::Input::Datagram { remote, tos, bytes });
             }
             Input::Undelivered { remote, quoted } => {
-                self.on_tunnel(now, gateway::Input::Unreachable { remote, quoted });
+                self.on_tunnel(now, remote, gateway::Input::Unreachable { remote, quoted });
             }
-            Input::Candidates(_) if self.stopped => {}
+            Input::Candidates(_) | Input::Draining(_) if self.stopped => {}
+            Input::Draining(draining) => self.set_draining(now, draining),
             Input::Candidates(candidates) => self.on_candidates(now, candidates),
             Input::LocalChanged => {
                 if let Some(upstream) = &mut self.upstream {
                     upstream.shake_hands(now);
+                }
+                if let Some(successor) = &mut self.successor {
+                    successor.gateway.handle_input(now, gateway::Input::LocalChanged);
                 }
                 self.discover_with(now, discovery::Input::LocalChanged);
             }
@@ -604,6 +672,7 @@ impl Machine for Core {
                 self.stopped = true;
                 self.early.clear();
                 self.candidates.clear();
+                self.successor = None;
                 self.discover_with(now, discovery::Input::Stop);
                 self.leave(now);
             }
@@ -622,6 +691,9 @@ impl Machine for Core {
         if let Some(upstream) = &mut self.upstream {
             upstream.gateway.handle_timeout(now);
         }
+        if let Some(successor) = &mut self.successor {
+            successor.gateway.handle_timeout(now);
+        }
         if let Some(leaving) = &mut self.leaving {
             leaving.handle_timeout(now);
         }
@@ -633,6 +705,10 @@ impl Machine for Core {
         if self.state.0 == UpstreamState::Down && self.dead.values().any(|until| *until <= now) {
             self.choose(now);
         }
+        if self.dead.values().any(|until| *until <= now) {
+            self.dead.retain(|_, until| *until > now);
+            self.change_over(now);
+        }
         self.settle(now);
     }
 
@@ -641,9 +717,11 @@ impl Machine for Core {
         let leaving = self.leaving.as_ref().and_then(Machine::poll_timeout);
         let relays = self.discovery.as_deref().and_then(Machine::poll_timeout);
         let held_down = || self.dead.values().min().copied();
-        let retry = (self.state.0 == UpstreamState::Down).then(held_down).flatten();
+        let waits = self.state.0 == UpstreamState::Down || self.wants_successor();
+        let retry = waits.then(held_down).flatten();
+        let successor = self.successor.as_ref().and_then(Successor::poll_timeout);
         let queries = self.queriers.iter().filter_map(Querier::poll_timeout).min().filter(|_| !self.stopped);
-        [queries, upstream, leaving, relays, retry, self.early.next(), self.watch.next()]
+        [queries, upstream, successor, leaving, relays, retry, self.early.next(), self.watch.next()]
             .into_iter()
             .flatten()
             .min()

@@ -5,16 +5,17 @@
 //! of the nearest VMR; what comes back is handed to the host as it was sent.
 
 mod answer;
+mod changeover;
 mod core;
 mod counters;
 mod early;
 mod host;
 mod host_packet;
+mod merge;
 mod relays;
 mod run;
 mod tunnel;
 mod upstream;
-mod watch;
 
 #[cfg(test)]
 mod netns_tests;

@@ -76,6 +76,10 @@ impl Core {
     }
 
     fn ask_vmr(&mut self, now: Instant, group: IpAddr, filter: Filter) {
+        if let Some(successor) = &mut self.successor {
+            let filter = filter.clone();
+            successor.gateway.handle_input(now, gateway::Input::SetMembership { group, filter });
+        }
         if let Some(upstream) = &mut self.upstream {
             upstream.gateway.handle_input(now, gateway::Input::SetMembership { group, filter });
         }

@@ -181,9 +181,7 @@ impl Agent {
                 self.core.handle_input(clock::now(), input);
             }
             event = self.relays.next() => self.on_relays(&event),
-            candidates = self.upstreams.changed() => {
-                self.core.handle_input(clock::now(), Input::Candidates(candidates));
-            }
+            input = self.upstreams.changed() => self.core.handle_input(clock::now(), input),
             event = self.watch.next() => {
                 event.context("watching the interfaces")?;
                 self.follow_address().await;
@@ -291,6 +289,9 @@ impl Agent {
             Event::Down(candidate, reason) => {
                 warn!(vmr = %candidate.endpoint, reason = reason.label(), "the VMR does not serve; looking for another");
                 self.upstreams.dead(&candidate);
+            }
+            Event::Left(candidate) => {
+                info!(vmr = %candidate.endpoint, "left the VMR, which goes out of service");
             }
             Event::Silent(candidate) => debug!(vmr = %candidate.endpoint, "no data comes; asking the VMR"),
             Event::Membership(group, filter) => debug!(%group, ?filter, "the host's membership"),

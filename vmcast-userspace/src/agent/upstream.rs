@@ -1,17 +1,20 @@
 //! Who names the VMRs: the configuration, a DNS name in it, or the admin.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
 use tokio::sync::watch;
 use vmcast_api::AdminLink;
-use vmcast_proto::{nearest, registry};
+use vmcast_proto::{
+    nearest,
+    registry::{self, NodeId},
+};
 
-use super::core::Candidate;
+use super::core::{Candidate, Input};
 use crate::{
     config::{AgentConfig, Remote, Upstream},
     identity::NodeIdentity,
-    link::{self, Attachment, RankedVmrs},
+    link::{self, Attachment, RankedVmr, RankedVmrs},
     resolver::Resolver,
 };
 
@@ -26,7 +29,11 @@ enum Source {
     /// What a name resolves to.
     Name(Resolver),
     /// What the admin ranks.
-    Admin { attachment: Attachment, ranked: watch::Receiver<Option<RankedVmrs>> },
+    Admin {
+        attachment: Attachment,
+        ranked: watch::Receiver<Option<RankedVmrs>>,
+        draining: watch::Receiver<BTreeSet<NodeId>>,
+    },
 }
 
 impl Upstreams {
@@ -61,7 +68,7 @@ impl Upstreams {
                     seed,
                     identity,
                 })?;
-                Source::Admin { ranked: attachment.upstreams(), attachment }
+                Source::Admin { ranked: attachment.upstreams(), draining: attachment.draining(), attachment }
             }
             // What has no relay of its own comes from nowhere then.
             Upstream::None => Source::Address(None),
@@ -69,32 +76,28 @@ impl Upstreams {
         Ok(Self { source })
     }
 
-    /// Waits for candidates that differ from those before. Dropping the future loses nothing.
-    pub(super) async fn changed(&mut self) -> Vec<Candidate> {
+    /// Waits for something else to be said of VMRs than before. Dropping the future loses nothing.
+    pub(super) async fn changed(&mut self) -> Input<'static> {
         match &mut self.source {
             Source::Address(address) => match address.take() {
-                Some(endpoint) => vec![Candidate { endpoint, id: None, name: None }],
+                Some(endpoint) => Input::Candidates(vec![Candidate { endpoint, id: None, name: None }]),
                 None => std::future::pending().await,
             },
             Source::Name(resolver) => {
                 let endpoints = resolver.changed().await;
                 let name = Some(resolver.host().to_owned());
                 let candidate = |endpoint| Candidate { endpoint, id: None, name: name.clone() };
-                endpoints.into_iter().map(candidate).collect()
+                Input::Candidates(endpoints.into_iter().map(candidate).collect())
             }
-            Source::Admin { ranked, .. } => {
-                if ranked.changed().await.is_err() {
-                    return std::future::pending().await;
+            Source::Admin { ranked, draining, .. } => tokio::select! {
+                Ok(()) = ranked.changed() => {
+                    let ranked = ranked.borrow_and_update();
+                    let vmrs = ranked.iter().flat_map(|ranked| &ranked.vmrs);
+                    Input::Candidates(vmrs.map(candidate).collect())
                 }
-                let ranked = ranked.borrow_and_update();
-                let vmrs = ranked.iter().flat_map(|ranked| &ranked.vmrs);
-                vmrs.map(|vmr| Candidate {
-                    endpoint: vmr.endpoint,
-                    id: Some(vmr.id.clone()),
-                    name: Some(vmr.name.clone()),
-                })
-                .collect()
-            }
+                Ok(()) = draining.changed() => Input::Draining(draining.borrow_and_update().clone()),
+                else => std::future::pending().await,
+            },
         }
     }
 
@@ -135,4 +138,8 @@ impl Upstreams {
             Source::Admin { attachment, .. } => attachment.close().await,
         }
     }
+}
+
+fn candidate(vmr: &RankedVmr) -> Candidate {
+    Candidate { endpoint: vmr.endpoint, id: Some(vmr.id.clone()), name: Some(vmr.name.clone()) }
 }

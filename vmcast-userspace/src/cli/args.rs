@@ -232,7 +232,7 @@ pub(super) enum NodeCommand {
     List(AskArgs),
     /// Show all that is known of one node: its load, abilities, networks of sources, round-trip time
     Show(NamedNode),
-    /// Take a router out of service: it keeps its members, and is given to nobody new
+    /// Take a router out of service: its members move to others without losing a packet, and nobody new is given it
     Drain(DrainArgs),
     /// Join tokens: what a new node gets its certificate by
     Token {

@@ -253,6 +253,7 @@ fn stats(status: &Status) -> Stats {
         ("probe_orders", status.lines.orders),
         ("commands_refused", status.lines.refused),
         ("policies", status.lines.policies),
+        ("searches_limited", status.lines.limited),
     ]);
     let refusals =
         counters.refusals.iter().map(|(reason, value)| (reason.label().to_owned(), value)).collect();

@@ -26,6 +26,7 @@ use crate::identity::NodeIdentity;
 use super::{
     AdminClient, AdminError, Ask, RankedVmrs,
     backoff::{Backoff, Random},
+    client::Granted,
     find::Finder,
     line::VmrOrder,
     renew,
@@ -35,6 +36,8 @@ use super::{
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// VMRs that are wanted beside one that the admin knows to be the nearest: where to go when it dies.
 const OTHERS: u32 = 4;
+/// VMRs of the list of which the admin is asked whether they go out of service.
+const UPSTREAMS: usize = 8;
 /// The last call of a node that ends may take so long.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -99,6 +102,7 @@ pub struct LinkStatus {
 #[derive(Debug)]
 pub struct Attachment {
     upstreams: watch::Receiver<Option<RankedVmrs>>,
+    draining: watch::Receiver<BTreeSet<NodeId>>,
     status: watch::Receiver<LinkStatus>,
     first_admin: String,
     commands: mpsc::UnboundedSender<Command>,
@@ -112,6 +116,7 @@ pub struct Attachment {
 #[derive(Debug)]
 enum Command {
     VmrDead(NodeId),
+    VmrGoing(NodeId),
     Moved(Vec<SocketAddr>),
     Serves(u32),
     Close,
@@ -124,6 +129,7 @@ enum Command {
 pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
     let client = AdminClient::new(&settings.admins, settings.local, settings.identity.as_ref())?;
     let (upstreams_tx, upstreams) = watch::channel(None);
+    let (draining_tx, draining) = watch::channel(BTreeSet::new());
     let first = LinkStatus { state: LinkState::Connecting, since: Instant::now() };
     let (status_tx, status) = watch::channel(first);
     let first_admin = settings.admins.first().cloned().unwrap_or_default();
@@ -146,18 +152,21 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
         settings,
         client,
         upstreams: upstreams_tx,
+        draining: draining_tx,
+        drains: false,
         status: status_tx,
         random,
         register_backoff,
         find_backoff,
         registered: false,
+        was_registered: false,
         complained: false,
         register_at: Some(Instant::now()),
         find_at: None,
         dead: BTreeMap::new(),
     };
     let task = Some(tokio::spawn(task.run(commands_rx)));
-    Ok(Attachment { upstreams, status, first_admin, commands, orders, line, task, renewal })
+    Ok(Attachment { upstreams, draining, status, first_admin, commands, orders, line, task, renewal })
 }
 
 impl Attachment {
@@ -166,6 +175,13 @@ impl Attachment {
     #[must_use]
     pub fn upstreams(&self) -> watch::Receiver<Option<RankedVmrs>> {
         self.upstreams.clone()
+    }
+
+    /// VMRs that an operator takes out of service: who is served by one goes to another, then leaves it. A
+    /// change is seen on the receiver.
+    #[must_use]
+    pub fn draining(&self) -> watch::Receiver<BTreeSet<NodeId>> {
+        self.draining.clone()
     }
 
     /// How the link stands. A change is seen on the receiver.
@@ -201,13 +217,19 @@ impl Attachment {
         self.command(Command::VmrDead(id));
     }
 
+    /// Says that a VMR goes out of service, as the admin has told.
+    pub fn vmr_going(&self, id: NodeId) {
+        self.command(Command::VmrGoing(id));
+    }
+
     /// Says that this node's endpoints are others now; it registers them and looks for the nearest
     /// VMR from where it is.
     pub fn moved(&self, endpoints: Vec<SocketAddr>) {
         self.command(Command::Moved(endpoints));
     }
 
-    /// Says how many are connected to this node; the admin hears of it with the next renewal.
+    /// Says how many are connected to this node; the admin hears of it with the next renewal, and at once when the
+    /// last one has left a node that goes out of service.
     pub fn serves(&self, connections: u32) {
         self.command(Command::Serves(connections));
     }
@@ -242,11 +264,16 @@ struct Task {
     settings: Settings,
     client: AdminClient,
     upstreams: watch::Sender<Option<RankedVmrs>>,
+    draining: watch::Sender<BTreeSet<NodeId>>,
+    /// Whether an operator takes this node out of service.
+    drains: bool,
     status: watch::Sender<LinkStatus>,
     random: Random,
     register_backoff: Backoff,
     find_backoff: Backoff,
     registered: bool,
+    /// Whether it ever was: then there may be a lease to end, also while it is being renewed or moved.
+    was_registered: bool,
     /// A failure was logged for the operator and has not ended: the next ones are details.
     complained: bool,
     register_at: Option<Instant>,
@@ -261,7 +288,7 @@ impl Task {
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         // Calls are futures beside the loop: neither a slow admin nor a long measurement holds up a
         // command or the other call.
-        let mut registering: Option<Work<Duration>> = None;
+        let mut registering: Option<Work<Granted>> = None;
         let mut finding: Option<Work<RankedVmrs>> = None;
         loop {
             tokio::select! {
@@ -270,6 +297,16 @@ impl Task {
                         self.on_dead(id);
                         finding = None;
                     }
+                    Some(Command::VmrGoing(id)) => {
+                        let known = self.upstreams.borrow().as_ref().is_some_and(|known| {
+                            known.vmrs.iter().any(|vmr| vmr.id == id)
+                        });
+                        if known {
+                            let mut draining = self.draining.borrow().clone();
+                            draining.insert(id);
+                            self.on_draining(draining);
+                        }
+                    }
                     Some(Command::Moved(endpoints)) => {
                         self.settings.registration.endpoints = endpoints;
                         self.registered = false;
@@ -277,7 +314,11 @@ impl Task {
                         (registering, finding) = (None, None);
                     }
                     Some(Command::Serves(connections)) => {
-                        self.settings.registration.about.load.connections = connections;
+                        let load = &mut self.settings.registration.about.load;
+                        let before = std::mem::replace(&mut load.connections, connections);
+                        if self.drains && before > 0 && connections == 0 {
+                            self.register_at = Some(Instant::now());
+                        }
                     }
                     Some(Command::Close) | None => break,
                 },
@@ -302,9 +343,15 @@ impl Task {
         self.farewell().await;
     }
 
-    fn register(&self) -> Work<Duration> {
+    fn register(&self) -> Work<Granted> {
         let (client, registration) = (self.client.clone(), self.settings.registration.clone());
-        Box::pin(async move { client.register(&registration).await })
+        let mut upstreams = self.draining.borrow().clone();
+        let known = self.upstreams.borrow();
+        upstreams
+            .extend(known.iter().flat_map(|known| &known.vmrs).map(|vmr| vmr.id.clone()).take(UPSTREAMS));
+        drop(known);
+        let upstreams: Vec<_> = upstreams.into_iter().collect();
+        Box::pin(async move { client.register_below(&registration, &upstreams).await })
     }
 
     fn find(&mut self) -> Work<RankedVmrs> {
@@ -334,18 +381,21 @@ impl Task {
         Box::pin(finder.find())
     }
 
-    fn on_registered(&mut self, outcome: Result<Duration, AdminError>) {
+    fn on_registered(&mut self, outcome: Result<Granted, AdminError>) {
         match outcome {
-            Ok(lease) => {
+            Ok(Granted { lease, draining, draining_upstreams }) => {
+                self.drains = draining;
+                self.on_draining(draining_upstreams);
                 if !self.registered {
                     let admin = self.client.url();
                     info!(admin, lease = ?lease, "registered");
                     self.find_at = Some(Instant::now());
                 }
-                self.registered = true;
+                (self.registered, self.was_registered) = (true, true);
                 self.complained = false;
                 self.register_backoff.reset();
-                self.register_at = Some(Instant::now() + lease / 3);
+                // Whoever registered together, as after a power cut, does not renew together for ever.
+                self.register_at = Some(Instant::now() + self.random.between(lease / 4, lease / 3));
                 self.set_state(LinkState::Registered { admin: self.client.url().to_owned() });
             }
             Err(failure) => {
@@ -450,6 +500,31 @@ impl Task {
         }
     }
 
+    /// Some VMRs go out of service. They leave the list if others are in it, and more are looked for.
+    fn on_draining(&mut self, draining: BTreeSet<NodeId>) {
+        if *self.draining.borrow() == draining {
+            return;
+        }
+        let others = self
+            .upstreams
+            .borrow()
+            .as_ref()
+            .is_some_and(|known| known.vmrs.iter().any(|vmr| !draining.contains(&vmr.id)));
+        if others {
+            self.upstreams.send_if_modified(|current| {
+                let Some(known) = current else { return false };
+                let before = known.vmrs.len();
+                known.vmrs.retain(|vmr| !draining.contains(&vmr.id));
+                known.vmrs.len() != before
+            });
+        }
+        if !draining.is_empty() {
+            info!(vmrs = ?draining, "VMRs go out of service; looking for others");
+            self.find_at = Some(Instant::now());
+        }
+        self.draining.send_replace(draining);
+    }
+
     fn set_state(&self, state: LinkState) {
         self.status.send_if_modified(|current| {
             let changed = current.state != state;
@@ -461,7 +536,7 @@ impl Task {
     }
 
     async fn farewell(self) {
-        if !self.registered {
+        if !self.was_registered {
             return;
         }
         let id = &self.settings.registration.id;

@@ -102,6 +102,17 @@ impl TryFrom<v1::NearestResponse> for Nearest {
     }
 }
 
+/// A granted registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// How long it lasts.
+    pub lease: Duration,
+    /// Whether an operator has taken this node out of service.
+    pub draining: bool,
+    /// VMRs above that an operator has taken out of service.
+    pub draining_upstreams: BTreeSet<NodeId>,
+}
+
 /// A client of several admins. It stays with the one that answered last and goes on to the next in
 /// order when that one fails; connections are made when they are needed. Clones share all of this.
 #[derive(Clone, Debug)]
@@ -174,14 +185,32 @@ impl AdminClient {
     /// # Errors
     /// If no admin answers or the one that does refuses.
     pub async fn register(&self, registration: &Registration) -> Result<Duration, AdminError> {
-        let request = v1::RegisterRequest { node: Some(node(registration)) };
+        Ok(self.register_below(registration, &[]).await?.lease)
+    }
+
+    /// The same for a node that is served, or could be, by some VMRs.
+    ///
+    /// # Errors
+    /// If no admin answers or the one that does refuses.
+    pub async fn register_below(
+        &self,
+        registration: &Registration,
+        upstreams: &[NodeId],
+    ) -> Result<Granted, AdminError> {
+        let upstreams = upstreams.iter().map(ToString::to_string).collect();
+        let request = v1::RegisterRequest { node: Some(node(registration)), upstreams };
         let response = self
             .call(|mut client| {
                 let request = request.clone();
                 async move { client.register(request).await }
             })
             .await?;
-        Ok(Duration::from_secs(response.lease_seconds.max(1).into()))
+        Ok(Granted {
+            lease: Duration::from_secs(response.lease_seconds.max(1).into()),
+            draining: response.draining,
+            // What is no id is none that was named.
+            draining_upstreams: response.draining_upstreams.iter().filter_map(|id| id.parse().ok()).collect(),
+        })
     }
 
     /// Ends the lease; false if there was none.

@@ -30,6 +30,8 @@ pub enum VmrOrder {
     Draining(bool),
     /// Who may send and receive what, from now on.
     Policy(Policy),
+    /// Another VMR goes out of service.
+    Going(NodeId),
 }
 
 /// Starts to hold the line; it ends with the receiver.
@@ -89,13 +91,20 @@ async fn attend(
                     continue;
                 }
             },
+            Some(What::Going(id)) => match id.parse() {
+                Ok(id) => VmrOrder::Going(id),
+                Err(error) => {
+                    debug!(id, %error, "the admin names no VMR");
+                    continue;
+                }
+            },
             // What is not known here is answered all the same.
             Some(What::Ping(_)) | None => continue,
         };
         // A policy is worth more than the line: on the next one it comes again.
         let matters = matches!(order, VmrOrder::Policy(_));
-        if orders.try_send(order).is_err() {
-            debug!("orders come faster than they are carried out");
+        if let Err(order) = orders.try_send(order) {
+            debug!(?order, "an order comes faster than they are carried out");
             if matters {
                 return Ok(());
             }

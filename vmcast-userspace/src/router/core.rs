@@ -31,7 +31,7 @@ use super::{
     relays::Relays,
     stated::{Change, Stated},
     tunnels::Tunnels,
-    upstream::Upstream,
+    upstream::{self, State, Upstream},
 };
 use crate::relays::RelayEffect;
 
@@ -125,6 +125,8 @@ pub(super) struct Core {
     pub(super) upstream: Option<Upstream>,
     pub(super) relays: Option<Box<Relays>>,
     upstreams_so_far: u32,
+    /// Whether another one is known that could take its place.
+    another_upstream: bool,
     pub(super) interfaces: BTreeMap<IfIndex, InterfaceState>,
     pub(super) next_hops: BTreeMap<NextHopId, NextHop>,
     /// The unicast inputs whose sockets are held, with the group and port of each.
@@ -157,6 +159,7 @@ impl Core {
             upstream: None,
             relays: settings.relays.map(|config| Box::new(Relays::new(config))),
             upstreams_so_far: 0,
+            another_upstream: false,
             interfaces: BTreeMap::new(),
             next_hops: BTreeMap::new(),
             unicast_inputs: BTreeMap::new(),
@@ -370,6 +373,9 @@ impl Core {
             for (group, asked) in self.of_upstream() {
                 next.set_membership(now, group, asked);
             }
+            if old.as_ref().is_some_and(|old| old.state == State::Down) {
+                next.hasten(now);
+            }
             self.upstream = Some(next);
         }
         self.discover_with(now, discovery::Input::SetDefault(None));
@@ -567,7 +573,6 @@ impl Core {
             self.mrib.handle_input(now, input);
         }
         self.note_traffic(now, streams);
-        let wanted = self.expects_of_upstream();
         if let Some(upstream) = &mut self.upstream {
             // Streams of our own networks and of other relays say nothing about the upstream.
             let from_upstream = |entry: &&StreamStats| {
@@ -578,9 +583,26 @@ impl Core {
             let packets = streams.iter().filter(from_upstream).map(|entry| entry.counters.packets).sum();
             let from_upstream = streams.iter().filter(from_upstream);
             self.pace.choose(from_upstream.map(|entry| (entry.stream, entry.counters.packets)));
-            upstream.watch_data(now, packets, wanted);
+            upstream.data_counted(packets);
         }
         self.settle(now);
+    }
+
+    /// Whether somebody else could be the upstream if the present one does not answer.
+    pub(super) fn set_another_upstream(&mut self, another: bool) {
+        self.another_upstream = another;
+    }
+
+    /// Looks after the upstream.
+    fn look_upstream(&mut self, now: Instant) {
+        let wanted = self.expects_of_upstream();
+        let another = self.another_upstream;
+        let Some(upstream) = &mut self.upstream else { return };
+        let named = upstream.named;
+        if let Some(upstream::Effect::Down(reason)) = upstream.look(now, wanted, another) {
+            self.discover_with(now, discovery::Input::SetDefault(None));
+            self.effects.push_back(Effect::UpstreamDown { named, reason });
+        }
     }
 
     /// The streams whose counters are to be looked at often: one from upstream, and one from each relay of sources.
@@ -613,6 +635,7 @@ impl Core {
         {
             upstream.handle_timeout(now);
         }
+        self.look_upstream(now);
         if let Some(relays) = &mut self.relays
             && due(relays.discovery.poll_timeout())
         {

@@ -676,6 +676,7 @@ impl Router {
                 }
             }
             Event::StaticUpstream(endpoints) => {
+                self.core.set_another_upstream(endpoints.len() > 1);
                 let named = endpoints.into_iter().map(|endpoint| Named { endpoint, name: None });
                 self.pursuit.name(now, named.collect());
             }

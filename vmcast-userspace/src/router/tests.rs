@@ -561,3 +561,6 @@ fn garbage_on_every_input_changes_nothing() {
     assert_eq!(bed.fib(), []);
     assert_eq!(bed.core.relay.tunnel_count(), 0);
 }
+
+#[path = "failover_tests.rs"]
+mod failover;

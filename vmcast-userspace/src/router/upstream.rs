@@ -2,22 +2,25 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use vmcast_common::fib::{EcnMode, FibOp, Tunnel, TunnelId, TunnelKind};
 use vmcast_proto::{
     Filter, Machine as _,
-    amt::{
-        Silence,
-        gateway::{self, Event, Gateway},
-    },
+    amt::gateway::{self, Event, Gateway},
 };
 
 use super::relays;
+use crate::watch::{Finding, Seen, Watch};
 
 /// Upstream tunnels are numbered from here: the relay's numbers stay below.
 pub(super) const FIRST_ID: u32 = 1 << 29;
+
+/// Requests that go unanswered before the VMR counts as dead: 1 s, 2 s and 4 s.
+const TRIES: u32 = 3;
+/// A VMR that came back is noticed at least so soon; RFC 7450 §5.2.3.5.3 allows 120 s at most.
+const MAX_RETRANSMISSION: Duration = Duration::from_secs(30);
 
 /// The gateway towards one upstream VMR.
 pub(super) struct Upstream {
@@ -31,7 +34,9 @@ pub(super) struct Upstream {
     pub(super) state: State,
     pub(super) since: Instant,
     gateway: Gateway,
-    silence: Silence,
+    watch: Watch,
+    /// Grows with the data that the data plane takes in.
+    data: u64,
 }
 
 /// How the upstream is.
@@ -68,7 +73,9 @@ impl Upstream {
         discover: bool,
         seed: [u8; 16],
     ) -> Self {
-        let config = gateway::Config { discover, ..gateway::Config::new(named, seed) };
+        let mut config = gateway::Config { discover, ..gateway::Config::new(named, seed) };
+        config.tries = TRIES;
+        config.max_retransmission = MAX_RETRANSMISSION;
         Self {
             id: TunnelId(FIRST_ID + number % relays::RANGE),
             local,
@@ -77,7 +84,8 @@ impl Upstream {
             state: State::Waiting,
             since: now,
             gateway: Gateway::new(now, config),
-            silence: Silence::new(now),
+            watch: Watch::new(now),
+            data: 0,
         }
     }
 
@@ -99,22 +107,47 @@ impl Upstream {
         self.gateway.handle_timeout(now);
     }
 
-    /// Takes note of the data that came so far; shakes hands again if it should come and does not.
-    pub(super) fn watch_data(&mut self, now: Instant, packets: u64, wanted: bool) {
-        let expected = wanted && self.state == State::Up;
-        if self.silence.is_suspect(now, packets, expected) {
-            tracing::info!(upstream = %self.named, "no data from upstream, asking again");
-            self.gateway.handle_input(now, gateway::Input::LocalChanged);
-        }
+    /// Another VMR has just been found dead: a stream waits for this one's answer.
+    pub(super) fn hasten(&mut self, now: Instant) {
+        self.watch.ask(now, Seen { packets: 0, answers: 0 });
+    }
+
+    /// Takes note of the data that came so far.
+    pub(super) fn data_counted(&mut self, packets: u64) {
+        self.data = packets;
     }
 
     /// Data has just come.
     pub(super) fn data_seen(&mut self, now: Instant) {
+        self.data = self.data.wrapping_add(1);
         self.gateway.handle_input(now, gateway::Input::DataSeen);
     }
 
+    /// Shakes hands again if data should come and does not; gives the VMR up if it does not answer that either, and
+    /// there is `another`.
+    pub(super) fn look(&mut self, now: Instant, wanted: bool, another: bool) -> Option<Effect> {
+        self.watch.expect(now, wanted && self.state != State::Down);
+        let counters = self.gateway.counters();
+        let seen = Seen::by(&counters, self.data);
+        let gone = self.watch.is_gone(now, seen, counters.probes, self.gateway.rtt());
+        let finding =
+            if gone { Finding::Unanswered } else { self.watch.look(now, seen, self.state == State::Up) };
+        match finding {
+            Finding::Unanswered if another => {
+                self.turn(now, State::Down);
+                Some(Effect::Down(gateway::DownReason::NoAnswer.label()))
+            }
+            Finding::Well | Finding::Unanswered => None,
+            Finding::Silent => {
+                tracing::info!(upstream = %self.named, "no data from upstream, asking again");
+                self.gateway.handle_input(now, gateway::Input::LocalChanged);
+                None
+            }
+        }
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.gateway.poll_timeout()
+        [self.gateway.poll_timeout(), self.watch.next()].into_iter().flatten().min()
     }
 
     pub(super) fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {

@@ -106,7 +106,11 @@ impl Connection {
     ///
     /// # Errors
     /// If one is refused, for then it has no message.
-    pub(super) fn receive(&mut self, count: usize, mut answer: impl FnMut(u32, &[u8]) -> Result<()>) -> Result<()> {
+    pub(super) fn receive(
+        &mut self,
+        count: usize,
+        mut answer: impl FnMut(u32, &[u8]) -> Result<()>,
+    ) -> Result<()> {
         let (mut answered, mut ended) = (0, 0);
         while ended < count {
             let length = self.incoming.len();
@@ -130,7 +134,9 @@ impl Connection {
                         head(&mut self.outgoing, payload.len(), frame::PING, frame::ACK, 0);
                         self.outgoing.extend_from_slice(payload);
                     }
-                    frame::GOAWAY | frame::RST_STREAM => bail!("the server ended stream {stream}: {payload:?}"),
+                    frame::GOAWAY | frame::RST_STREAM => {
+                        bail!("the server ended stream {stream}: {payload:?}")
+                    }
                     _ => {}
                 }
                 let ends = matches!(kind, frame::DATA | frame::HEADERS) && flags & frame::END_STREAM != 0;
@@ -138,7 +144,8 @@ impl Connection {
                 rest = behind;
             }
             let left = rest.len();
-            self.incoming.copy_within(self.incoming.len() - left.., 0);
+            let start = self.incoming.len() - left;
+            self.incoming.copy_within(start.., 0);
             self.incoming.truncate(left);
         }
         ensure!(answered == ended, "{} of {ended} requests were refused", ended - answered);

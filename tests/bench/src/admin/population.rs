@@ -42,7 +42,8 @@ pub(super) fn register_vmr() -> Result<()> {
         ..v1::Node::default()
     };
     let mut connection = Connection::open(Ipv4Addr::LOCALHOST, LISTEN, REGISTER)?;
-    connection.push(&v1::RegisterRequest { node: Some(node) }.encode_to_vec());
+    connection
+        .push(&v1::RegisterRequest { node: Some(node), ..v1::RegisterRequest::default() }.encode_to_vec());
     connection.send()?;
     connection.receive(1, |_, _| Ok(()))
 }
@@ -65,7 +66,9 @@ pub(super) fn register_agents(count: u32, mut registered: impl FnMut()) -> Resul
             ..v1::Node::default()
         };
         let mut connection = Connection::open(address(number), LISTEN, REGISTER)?;
-        connection.push(&v1::RegisterRequest { node: Some(node) }.encode_to_vec());
+        connection.push(
+            &v1::RegisterRequest { node: Some(node), ..v1::RegisterRequest::default() }.encode_to_vec(),
+        );
         connection.send()?;
         under_way.push_back(connection);
         if number % 1024 == 0 {

@@ -22,8 +22,9 @@ pub(super) fn start(lab: &Lab, namespace: &Namespace, program: &Path) -> Result<
     let config = dir.join("admin.toml");
     let text = format!(
         "name = \"admin\"\nlisten = \"{LISTEN}\"\ndatabase = \"{}\"\nlease_seconds = 60\n\
-         [control]\nsocket = \"{}\"\n",
+         insecure = true\nidentity = \"{}\"\n[control]\nsocket = \"{}\"\n",
         dir.join("admin.db").display(),
+        dir.join("identity").display(),
         dir.join("admin.sock").display(),
     );
     fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;

@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use vmcast_lab::{Lab, clock::Clock, signals};
 
 use crate::{
-    daemon::Router,
+    daemon::{Measured as _, Router},
     report::{Bound, MemoryRow, Ratio, Report},
 };
 
@@ -49,7 +49,7 @@ pub(crate) fn measure(program: &Path, report: &mut Report, bar: &ProgressBar) ->
     );
     let mut router = Router::start(&lab, &vmr, program, &tables)?;
     let engine = router.wait_ready(clock)?;
-    let empty = router.memory()?;
+    let empty = router.process().memory()?;
 
     let start = clock.now();
     let wanted = steps();
@@ -64,7 +64,7 @@ pub(crate) fn measure(program: &Path, report: &mut Report, bar: &ProgressBar) ->
     bar.set_message("waiting until the router shows them all");
     let groups = router.wait_members(wanted, SETTLE, clock)?;
     let filled_in_s = (clock.now() - start).as_secs_f64();
-    let full = router.memory()?;
+    let full = router.process().memory()?;
     report.memory.push(MemoryRow {
         engine,
         members: wanted,

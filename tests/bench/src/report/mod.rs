@@ -25,6 +25,9 @@ pub(crate) struct Report {
     pub(crate) signalling: Vec<SignallingRow>,
     pub(crate) arrivals: Vec<ArrivalRow>,
     pub(crate) memory: Vec<MemoryRow>,
+    pub(crate) admin: Vec<AdminRow>,
+    pub(crate) registry: Vec<RegistryRow>,
+    pub(crate) nearest: Vec<NearestRow>,
     pub(crate) ratios: Vec<Ratio>,
     /// What a reader of the figures must know besides.
     pub(crate) remarks: Vec<String>,
@@ -184,6 +187,58 @@ pub(crate) struct MemoryRow {
     pub(crate) filled_in_s: f64,
 }
 
+/// Answers of the admin in a second.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct AdminRow {
+    /// The question.
+    pub(crate) what: String,
+    /// Connections that stand, and questions under way on each.
+    pub(crate) connections: usize,
+    pub(crate) under_way: usize,
+    /// How many were answered in all rounds, each looked at.
+    pub(crate) count: u64,
+    /// By the time of the server's core; the median of the rounds.
+    pub(crate) per_s_core: f64,
+    pub(crate) least: f64,
+    pub(crate) most: f64,
+    /// Microseconds of a core for each.
+    pub(crate) us_each: f64,
+    /// By the time that passed.
+    pub(crate) per_s: f64,
+    pub(crate) rounds: usize,
+}
+
+/// Agents that register all at once, and what the admin takes for them.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct RegistryRow {
+    pub(crate) agents: u32,
+    /// Until the last of them was granted its lease.
+    pub(crate) took_s: f64,
+    pub(crate) per_s: f64,
+    /// Microseconds of the server's threads for each.
+    pub(crate) us_each: f64,
+    /// Resident set in MB (10^6 bytes) before the first agent came, and with all of them.
+    pub(crate) empty_mb: f64,
+    pub(crate) resident_mb: f64,
+    pub(crate) bytes_per_agent: f64,
+}
+
+/// How good the answers are in simulated networks.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct NearestRow {
+    /// How the nearest is found.
+    pub(crate) way: String,
+    /// What happens to packets.
+    pub(crate) disturbance: String,
+    pub(crate) vmrs: usize,
+    pub(crate) searches: u32,
+    pub(crate) answered: u32,
+    /// Answers that were the true nearest, or as near.
+    pub(crate) exact_percent: f64,
+    /// How many times farther than the nearest the answers were.
+    pub(crate) mean_stretch: f64,
+}
+
 /// On which side of a target a value has to be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Bound {
@@ -310,6 +365,9 @@ impl Report {
             signalling: Vec::new(),
             arrivals: Vec::new(),
             memory: Vec::new(),
+            admin: Vec::new(),
+            registry: Vec::new(),
+            nearest: Vec::new(),
             ratios: Vec::new(),
             remarks: Vec::new(),
         }

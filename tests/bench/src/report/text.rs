@@ -38,6 +38,9 @@ impl Report {
             self.signalling(),
             self.arrival(),
             self.memory(),
+            self.admin(),
+            self.registry(),
+            self.nearest(),
         ];
         tables.into_iter().filter(|cells| !cells.rows.is_empty()).collect()
     }
@@ -215,6 +218,72 @@ impl Report {
                 "bytes/tunnel",
                 "filled in s",
             ],
+            rows: rows.collect(),
+        }
+    }
+}
+
+impl Report {
+    fn admin(&self) -> Cells {
+        let rows = self.admin.iter().map(|row| {
+            vec![
+                row.what.clone(),
+                row.connections.to_string(),
+                row.under_way.to_string(),
+                format!("{:.0}", row.per_s_core),
+                format!("{:.0} … {:.0}", row.least, row.most),
+                format!("{:.2}", row.us_each),
+                format!("{:.0}", row.per_s),
+            ]
+        });
+        Cells {
+            title: "Answers of the admin in a second of one core",
+            header: vec![
+                "what",
+                "connections",
+                "under way on each",
+                "per s",
+                "least … most",
+                "µs each",
+                "in all",
+            ],
+            rows: rows.collect(),
+        }
+    }
+
+    fn registry(&self) -> Cells {
+        let rows = self.registry.iter().map(|row| {
+            vec![
+                row.agents.to_string(),
+                format!("{:.1}", row.took_s),
+                format!("{:.0}", row.per_s),
+                format!("{:.1}", row.us_each),
+                format!("{:.1}", row.empty_mb),
+                format!("{:.1}", row.resident_mb),
+                format!("{:.0}", row.bytes_per_agent),
+            ]
+        });
+        Cells {
+            title: "Agents that register at once",
+            header: vec!["agents", "s", "per s", "µs each", "empty MB", "resident MB", "bytes/agent"],
+            rows: rows.collect(),
+        }
+    }
+
+    fn nearest(&self) -> Cells {
+        let rows = self.nearest.iter().map(|row| {
+            vec![
+                row.way.clone(),
+                row.disturbance.clone(),
+                row.vmrs.to_string(),
+                delivered(row.answered.into(), row.searches.into()),
+                format!("{:.1}", row.exact_percent),
+                format!("{:.3}", row.mean_stretch),
+            ]
+        });
+        Cells {
+            title: "The nearest VMR in simulated networks",
+            header: vec!["way", "disturbance", "VMRs", "answers", "exact %", "mean stretch"],
             rows: rows.collect(),
         }
     }

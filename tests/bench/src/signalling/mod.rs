@@ -17,7 +17,7 @@ use vmcast_lab::{Lab, Namespace, clock::Clock, signals};
 use vmcast_wire::igmp::RecordType;
 
 use crate::{
-    daemon::Router,
+    daemon::{Measured as _, Router},
     join::{Source, stream},
     machine::{last_core, pin_to_core},
     report::{ArrivalRow, Bound, Ratio, Report, SignallingRow},
@@ -210,7 +210,7 @@ impl Bed {
         );
         let mut router = Router::start(&lab, &vmr, program, &tables)?;
         let engine = router.wait_ready(clock)?;
-        router.pin(ROUTERS_CORE)?;
+        router.process().pin(ROUTERS_CORE)?;
         let count = effort.gateways.max(PRESENT + effort.samples);
         Ok(Self {
             gateways: Gateways::new(&members, Cable { near: mac(2), far: mac(1) }, RELAY, count)?,
@@ -225,9 +225,9 @@ impl Bed {
 
     /// Does something to the router; the time of its core, and the time that passed.
     fn timed(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<(Duration, Duration)> {
-        let (core, start) = (self.router.core_time()?, self.clock.now());
+        let (core, start) = (self.router.process().core_time()?, self.clock.now());
         work(self)?;
-        Ok((self.router.core_time()? - core, self.clock.now() - start))
+        Ok((self.router.process().core_time()? - core, self.clock.now() - start))
     }
 
     fn rates(

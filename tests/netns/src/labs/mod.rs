@@ -50,6 +50,7 @@ mod tokens;
 mod too_big;
 mod ttl;
 mod two_admins;
+mod two_vmrs;
 mod unreachable;
 mod untouched;
 
@@ -78,6 +79,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         unreachable::trials(),
         come_and_go::trials(),
         dissected::trials(),
+        two_vmrs::trials(),
         sources::trials(),
         bad_input::trials(),
         churn::trials(),

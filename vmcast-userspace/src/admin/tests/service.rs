@@ -29,6 +29,7 @@ fn node(id: &str, role: v1::Role, rank: u32, endpoints: &[&str]) -> v1::Register
             software: "vmcast".to_owned(),
             ..Default::default()
         }),
+        upstreams: vec![],
     }
 }
 
@@ -139,7 +140,7 @@ async fn malformed_requests_are_refused_by_field_and_counted() {
     let agent = v1::Role::Agent;
     let mut wrong = Vec::new();
     for request in [
-        v1::RegisterRequest { node: None },
+        v1::RegisterRequest::default(),
         node("", agent, 0, &[]),
         node("a b", agent, 0, &[]),
         node(&"x".repeat(65), agent, 0, &[]),

@@ -57,12 +57,18 @@ fn of_a_message_of_a_newer_version_the_known_part_is_read() {
 async fn old_and_new_nodes_meet_at_one_admin() {
     let bed = Bed::new().await;
     let mut client = bed.client([127, 1, 0, 1]).await;
-    client.register(v1::RegisterRequest { node: Some(older()) }).await.expect("granted");
+    client
+        .register(v1::RegisterRequest { node: Some(older()), ..v1::RegisterRequest::default() })
+        .await
+        .expect("granted");
     let mut newer = older();
     newer.id = "v1".to_owned();
     newer.endpoints = vec!["192.0.2.2:2268".to_owned()];
     newer.tunnel_ends = vec![v1::TunnelEnd { kind: 77, endpoint: "of another kind".to_owned() }];
-    client.register(v1::RegisterRequest { node: Some(newer) }).await.expect("granted");
+    client
+        .register(v1::RegisterRequest { node: Some(newer), ..v1::RegisterRequest::default() })
+        .await
+        .expect("granted");
     let nodes = client.list_nodes(v1::ListNodesRequest::default()).await.expect("listed").into_inner();
     assert_eq!(nodes.nodes.len(), 2);
     assert!(nodes.nodes.iter().all(|entry| entry.node.as_ref().is_some_and(|n| n.tunnel_ends.is_empty())));

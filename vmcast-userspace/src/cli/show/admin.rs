@@ -37,7 +37,11 @@ pub(crate) fn nodes(nodes: &Nodes) -> String {
 }
 
 const fn state(node: &Node) -> &'static str {
-    if node.draining { "draining" } else { "live" }
+    match (node.draining, node.connections) {
+        (true, 0) => "drained",
+        (true, _) => "draining",
+        (false, _) => "live",
+    }
 }
 
 /// `vmcast node show`.
@@ -75,7 +79,10 @@ pub(crate) fn drained(drained: &Drained) -> String {
     let Drained { node, draining, changed } = drained;
     match (draining, changed) {
         (true, true) => {
-            format!("{node} is out of service: it is given to nobody, and takes no new members.\n")
+            format!(
+                "{node} goes out of service: it is given to nobody, takes no new members, and its members move to \
+                 others. It is drained when its state says so: vmcast node show {node}\n"
+            )
         }
         (true, false) => format!("{node} was out of service before.\n"),
         (false, true) => format!("{node} is back in service.\n"),

@@ -272,7 +272,7 @@ fn nodes_and_the_cache_are_shown() {
         "\
          NODE             ROLE    RANK  TUNNELS TO       REGISTERED  LEASE  STATE\n\
          core-1           router     0  198.51.100.1 +1  2d04h ago     21s  live\n\
-         client-7 (7f3a)  agent      -  -                2d04h ago     21s  draining\n",
+         client-7 (7f3a)  agent      -  -                2d04h ago     21s  drained\n",
     );
     let entry = |prefix: &str, rank, hops, rtt_us| CacheEntry {
         prefix: prefix.into(),

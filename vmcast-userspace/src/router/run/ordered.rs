@@ -36,6 +36,11 @@ impl Router {
                     tracing::info!(version, "the policy has changed");
                 }
             }
+            VmrOrder::Going(vmr) => {
+                if let Some(attachment) = &self.attachment {
+                    attachment.vmr_going(vmr);
+                }
+            }
             VmrOrder::Draining(draining) => {
                 if self.core.relay.set_draining(draining) {
                     tracing::info!(draining, "the operator has changed whether this VMR takes new members");

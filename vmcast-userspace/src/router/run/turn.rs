@@ -40,7 +40,9 @@ impl Router {
             tracing::warn!("the admin knows no VMR that is nearer to the source");
         }
         let named = vmrs.vmrs.into_iter().map(|vmr| Named { endpoint: vmr.endpoint, name: Some(vmr.name) });
-        self.pursuit.name(clock::now(), named.collect());
+        let named: Vec<_> = named.collect();
+        self.core.set_another_upstream(named.len() > 1);
+        self.pursuit.name(clock::now(), named);
     }
 
     /// Sees to it that the upstream is one of those that were named, from the address that leads there.

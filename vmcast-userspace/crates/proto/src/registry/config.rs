@@ -32,7 +32,7 @@ impl Default for Config {
             prefix_v4: 24,
             prefix_v6: 56,
             entry_lifetime: Duration::from_secs(3600),
-            max_nodes: 100_000,
+            max_nodes: 200_000,
             max_endpoints: 16,
             max_entries: 200_000,
             max_measurements: 4096,

@@ -57,10 +57,21 @@ pub(crate) struct Score {
     stretch: f64,
 }
 
+impl Score {
+    /// Of 100 answers, how many were the nearest.
+    pub(crate) fn exact_percent(&self) -> f64 {
+        100.0 * f64::from(self.exact) / f64::from(self.answered.max(1))
+    }
+
+    /// How many times farther than the nearest the answers were.
+    pub(crate) fn mean_stretch(&self) -> f64 {
+        self.stretch / f64::from(self.answered.max(1))
+    }
+}
+
 impl fmt::Display for Score {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let part = 100.0 * f64::from(self.exact) / f64::from(self.answered.max(1));
-        let stretch = self.stretch / f64::from(self.answered.max(1));
+        let (part, stretch) = (self.exact_percent(), self.mean_stretch());
         write!(
             f,
             "{} of {} answered, {part:.1} % exact, mean stretch {stretch:.4}",

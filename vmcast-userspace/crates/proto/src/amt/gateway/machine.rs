@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use vmcast_wire::amt::Message;
@@ -33,7 +33,35 @@ pub struct Gateway {
     first_protocol: Protocol,
     round: Round,
     flow: Flow,
+    round_trip: RoundTrip,
     counters: Counters,
+}
+
+/// How long answers take.
+#[derive(Clone, Copy, Debug, Default)]
+struct RoundTrip {
+    requests: u64,
+    answers: u64,
+    asked: Option<Instant>,
+    /// The longest of late, fading by an eighth with each answer.
+    time: Option<Duration>,
+}
+
+impl RoundTrip {
+    /// Takes note of the Requests and the answers so far.
+    fn note(&mut self, now: Instant, counters: Counters) {
+        let answers = counters.queries + counters.refused;
+        if answers > self.answers
+            && let Some(asked) = self.asked.take()
+        {
+            let time = now.saturating_duration_since(asked);
+            self.time = Some(self.time.map_or(time, |before| time.max(before - before / 8)));
+        }
+        if counters.requests > self.requests {
+            self.asked = Some(now);
+        }
+        (self.requests, self.answers) = (counters.requests, answers);
+    }
 }
 
 impl Gateway {
@@ -51,6 +79,7 @@ impl Gateway {
             first_protocol,
             round,
             flow: Flow::default(),
+            round_trip: RoundTrip::default(),
             counters: Counters::default(),
         }
     }
@@ -66,6 +95,12 @@ impl Gateway {
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.first.is_up()
+    }
+
+    /// How long the relay took to answer of late, once it has.
+    #[must_use]
+    pub const fn rtt(&self) -> Option<Duration> {
+        self.round_trip.time
     }
 
     /// The relay in use, once it is known.
@@ -126,7 +161,9 @@ impl Gateway {
             Some(second) if of_second => second.datagram(now, remote, tos, message, round),
             Some(_) | None => self.first.datagram(now, remote, tos, message, round),
         }
-        if self.wanted_data() != came {
+        if self.wanted_data() == came {
+            self.round_trip.note(now, self.counters());
+        } else {
             self.flow.on_data(now);
         }
         self.follow_relay(now);
@@ -237,6 +274,7 @@ impl Machine for Gateway {
             }
             self.align(now);
         }
+        self.round_trip.note(now, self.counters());
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

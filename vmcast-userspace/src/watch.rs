@@ -1,4 +1,4 @@
-//! Whether the VMR still does what it was asked for.
+//! Whether the VMR above still does what it was asked for.
 //!
 //! A VMR that died, or was started anew and has forgotten its gateways, shows by silence long
 //! before the next handshake is due. Silence alone proves nothing, for a source may pause: the VMR
@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use vmcast_proto::amt::Silence;
+use vmcast_proto::amt::{Silence, gateway};
 
 /// How often is looked: a third of a second at most is added to the three of [`Silence`].
 const LOOK_INTERVAL: Duration = Duration::from_millis(333);
@@ -16,19 +16,28 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long an answer may take where data that flowed has stopped: the gateway asks after 50 ms, and
 /// twice again within this.
 const HASTE: Duration = Duration::from_millis(450);
+/// Where the way is longer, so many round-trip times: an answer that comes after the next question counts no more.
+const ROUND_TRIPS: u32 = 3;
 
 /// What the gateway has counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// Packets of streams.
-    pub(super) packets: u64,
+    pub(crate) packets: u64,
     /// Answers to Requests, refusals too.
-    pub(super) answers: u64,
+    pub(crate) answers: u64,
+}
+
+impl Seen {
+    /// As a gateway has counted.
+    pub(crate) const fn by(counters: &gateway::Counters, packets: u64) -> Self {
+        Self { packets, answers: counters.queries + counters.refused }
+    }
 }
 
 /// What is to be done about the VMR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Finding {
+pub(crate) enum Finding {
     /// Nothing.
     Well,
     /// No data comes: ask whether it is there.
@@ -49,7 +58,7 @@ enum Asked {
 
 /// Watches one VMR.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     silence: Silence,
     asked: Asked,
     look_at: Option<Instant>,
@@ -61,12 +70,12 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Starts with a VMR of which nothing is expected yet.
-    pub(super) const fn new(now: Instant) -> Self {
+    pub(crate) const fn new(now: Instant) -> Self {
         Self { silence: Silence::new(now), asked: Asked::No, look_at: None, probes: 0, probed: None }
     }
 
     /// Says whether anything is expected of the VMR; if not, it is not looked after.
-    pub(super) fn expect(&mut self, now: Instant, expected: bool) {
+    pub(crate) fn expect(&mut self, now: Instant, expected: bool) {
         if !expected {
             *self = Self { probes: self.probes, ..Self::new(now) };
         } else if self.look_at.is_none() {
@@ -75,13 +84,13 @@ impl Watch {
     }
 
     /// A question has been put to the VMR, on whose answer an interrupted stream waits.
-    pub(super) fn ask(&mut self, now: Instant, seen: Seen) {
+    pub(crate) fn ask(&mut self, now: Instant, seen: Seen) {
         self.asked = Asked::Until(now + PATIENCE, seen);
     }
 
     /// Takes note of the gateway's own questions so far; says whether the VMR has left one unanswered for
-    /// too long although its data had flowed.
-    pub(super) fn is_gone(&mut self, now: Instant, seen: Seen, probes: u64) -> bool {
+    /// too long although its data had flowed. `rtt` is the round-trip time, if it is known.
+    pub(crate) fn is_gone(&mut self, now: Instant, seen: Seen, probes: u64, rtt: Option<Duration>) -> bool {
         let asked_anew = std::mem::replace(&mut self.probes, probes) < probes;
         match self.probed {
             Some((_, before)) if before != seen => self.probed = None,
@@ -90,14 +99,17 @@ impl Watch {
                 return true;
             }
             Some(_) => {}
-            None if asked_anew && self.look_at.is_some() => self.probed = Some((now + HASTE, seen)),
+            None if asked_anew && self.look_at.is_some() => {
+                let patience = rtt.map_or(HASTE, |rtt| HASTE.max(rtt * ROUND_TRIPS));
+                self.probed = Some((now + patience, seen));
+            }
             None => {}
         }
         false
     }
 
     /// Looks, if it is time. `up` says whether the VMR has answered so far.
-    pub(super) fn look(&mut self, now: Instant, seen: Seen, up: bool) -> Finding {
+    pub(crate) fn look(&mut self, now: Instant, seen: Seen, up: bool) -> Finding {
         if self.next().is_none_or(|at| at > now) {
             return Finding::Well;
         }
@@ -120,7 +132,7 @@ impl Watch {
     }
 
     /// When to look next.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub(crate) fn next(&self) -> Option<Instant> {
         let answer = match self.asked {
             Asked::Until(until, _) => Some(until),
             Asked::No | Asked::Overdue(_) => None,

@@ -1,0 +1,233 @@
+//! Two VMRs at one source, and who is below them: one goes out of service, or dies.
+//!
+//! ```text
+//!          10.1.0.0/24            10.5.0.0/24               10.6.0.0/24
+//! source ---+--- vmr1 ---+--- client, bystander, admin
+//!           +--- vmr2 ---+--- below --------------------------- leaf
+//! ```
+
+use std::net::Ipv4Addr;
+
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+use vmcast_lab::{
+    Namespace,
+    roles::{Engine, Role, RouterConfig, RouterInterface, wait_ready},
+    traffic::Witness,
+};
+
+use super::{
+    bed::{Bed, Outcome, ensure, trial},
+    small::{STREAM, static_agent},
+    stream::{Heard, Listener, Sender},
+};
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![
+        trial(
+            "a VMR is drained under a stream, and its agent moves without losing or doubling a packet",
+            drained,
+        ),
+        trial(
+            "a VMR is killed under a stream, and its agent turns to the other within a second",
+            agent_fails_over,
+        ),
+        trial(
+            "a VMR whose upstream is killed under a stream turns to the other within a second",
+            router_fails_over,
+        ),
+    ]
+}
+
+const SOME: u64 = 150;
+const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
+const ADMIN: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 2);
+const BELOW: Ipv4Addr = Ipv4Addr::new(10, 6, 0, 1);
+
+/// Packets that may be missing around the death of a VMR: those of a second, and half of one for a busy machine.
+const MISSING: u64 = 300;
+
+struct Two {
+    source: Namespace,
+    vmrs: [Namespace; 2],
+    below: Namespace,
+    client: Namespace,
+    leaf: Namespace,
+    bystander: Namespace,
+    admin: Role,
+    roles: [Role; 2],
+    _net: Namespace,
+}
+
+fn on_access(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 5, 0, last)
+}
+
+impl Two {
+    fn build(bed: &mut Bed) -> Result<Self, Failed> {
+        let [net, source, vmr1, vmr2, below] =
+            bed.lab.namespaces(["net", "source", "vmr1", "vmr2", "below"])?;
+        let [client, leaf, bystander, admin_node] =
+            bed.lab.namespaces(["client", "leaf", "bystander", "admin"])?;
+        bed.lab.veths(&[
+            ((&source, "eth0"), (&net, "s0")),
+            ((&vmr1, "src0"), (&net, "s1")),
+            ((&vmr2, "src0"), (&net, "s2")),
+            ((&vmr1, "acc0"), (&net, "a1")),
+            ((&vmr2, "acc0"), (&net, "a2")),
+            ((&below, "bb0"), (&net, "a3")),
+            ((&client, "eth0"), (&net, "a4")),
+            ((&bystander, "eth0"), (&net, "a5")),
+            ((&admin_node, "eth0"), (&net, "a6")),
+            ((&below, "acc0"), (&leaf, "eth0")),
+        ])?;
+        net.bridge("sources", &["s0", "s1", "s2"])?;
+        net.bridge("access", &["a1", "a2", "a3", "a4", "a5", "a6"])?;
+        source.ip(&format!("addr add {SOURCE}/24 dev eth0"))?;
+        let vmrs = [vmr1, vmr2];
+        for (last, vmr) in (11..).zip(&vmrs) {
+            vmr.ip(&format!("addr add 10.1.0.{last}/24 dev src0\naddr add {}/24 dev acc0", on_access(last)))?;
+        }
+        below.ip(&format!("addr add {}/24 dev bb0\naddr add {BELOW}/24 dev acc0", on_access(13)))?;
+        leaf.ip("addr add 10.6.0.2/24 dev eth0\nroute add default via 10.6.0.1")?;
+        client.ip(&format!("addr add {}/24 dev eth0", on_access(21)))?;
+        bystander.ip(&format!("addr add {}/24 dev eth0", on_access(22)))?;
+        admin_node.ip(&format!("addr add {ADMIN}/24 dev eth0"))?;
+
+        let database = bed.lab.dir().join("admin.db");
+        // A short lease, so that nodes see soon what the operator does.
+        let keys = format!(
+            "listen = \"0.0.0.0:8440\"\nlease_seconds = 6\ninsecure = true\ndatabase = \"{}\"\n",
+            database.display()
+        );
+        let mut admin = bed.launcher.start(&admin_node, "admin", &keys, "")?;
+        wait_ready([&mut admin], bed.clock)?;
+        let interfaces = [
+            RouterInterface { name: "src0", accepts_sources: true },
+            RouterInterface { name: "acc0", accepts_sources: false },
+        ];
+        let start = |at: usize| {
+            let tunnel = on_access(11 + at as u8);
+            let config =
+                RouterConfig { rank: 0, tunnel, admin: ADMIN, engine: Engine::Auto, interfaces: &interfaces };
+            bed.launcher.router(&vmrs[at], config)
+        };
+        let mut roles = [start(0)?, start(1)?];
+        wait_ready(&mut roles, bed.clock)?;
+        bed.until_answer("both VMRs are registered", &admin, &["node", "list"], |answer| {
+            answer["nodes"].as_array().is_some_and(|nodes| nodes.len() == 2)
+        })?;
+        Ok(Self { source, vmrs, below, client, leaf, bystander, admin, roles, _net: net })
+    }
+
+    /// Which of the two serves somebody.
+    fn serving(&self, bed: &Bed, who: &Role) -> Result<usize, Failed> {
+        let named = |status: &Value| {
+            let name = status["upstream"]["name"].as_str()?;
+            self.vmrs.iter().position(|vmr| vmr.node() == name)
+        };
+        let status = bed.until_answer("a VMR serves", who, &["status"], |status| named(status).is_some())?;
+        named(&status).ok_or_else(|| "no VMR serves".into())
+    }
+
+    fn forbid(&self, bed: &Bed) -> Result<Witness, Failed> {
+        let witness = Witness::start(&self.bystander, "eth0", STREAM, bed.clock)?;
+        witness.forbid(true);
+        Ok(witness)
+    }
+}
+
+// proves A7, E3: a planned move costs nobody a packet
+fn drained(bed: &mut Bed) -> Outcome {
+    let two = Two::build(bed)?;
+    let mut agent = bed.launcher.agent(&two.client, ADMIN)?;
+    wait_ready([&mut agent], bed.clock)?;
+    let bystander = two.forbid(bed)?;
+    let sender = Sender::start(&two.source, SOURCE, STREAM)?;
+    let listener = Listener::join(&two.client, STREAM, None)?;
+    listener.more(bed, SOME)?;
+    let before = two.serving(bed, &agent)?;
+    let (goes, stays) = (two.vmrs[before].node(), two.vmrs[1 - before].node());
+
+    let answer = two.admin.ask(&["node", "drain", goes]).unwrap_or_default();
+    ensure!(answer["draining"] == true && answer["changed"] == true, "the admin says {answer}");
+    bed.until_answer("the other one serves", &agent, &["status"], |status| {
+        status["upstream"]["name"] == stays && status["upstream"]["state"] == "up"
+    })?;
+    listener.more(bed, SOME)?;
+    bed.until_answer("the VMR has no member", &two.roles[before], &["status"], |status| {
+        status["members"] == 0
+    })?;
+    bed.until("the operator is told that it is drained", || {
+        Ok(bed.table(&two.admin, &["node", "show", goes])?.contains("drained"))
+    })?;
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    listener.heard().is_whole()?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+/// In order, each once, and no more missing than around one death.
+fn is_whole_but_for_a_second(heard: &Heard) -> Outcome {
+    let numbers: Vec<u64> = heard.packets.iter().map(|packet| packet.1).collect();
+    let steps = || numbers.windows(2).map(|pair| pair[1].wrapping_sub(pair[0]));
+    ensure!(numbers.is_sorted_by(|one, next| one < next), "out of order, or twice");
+    let gaps: Vec<u64> = steps().filter(|step| *step > 1).map(|step| step - 1).collect();
+    ensure!(gaps.iter().sum::<u64>() <= MISSING, "missing are {gaps:?}");
+    Ok(())
+}
+
+// proves A7, E3
+fn agent_fails_over(bed: &mut Bed) -> Outcome {
+    let mut two = Two::build(bed)?;
+    let mut agent = bed.launcher.agent(&two.client, ADMIN)?;
+    wait_ready([&mut agent], bed.clock)?;
+    let bystander = two.forbid(bed)?;
+    let sender = Sender::start(&two.source, SOURCE, STREAM)?;
+    let listener = Listener::join(&two.client, STREAM, None)?;
+    listener.more(bed, SOME)?;
+    let before = two.serving(bed, &agent)?;
+    two.roles[before].process.kill()?;
+    listener.more(bed, SOME)?;
+    ensure!(two.serving(bed, &agent)? != before, "the dead VMR is still named");
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    is_whole_but_for_a_second(&listener.heard())?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+// proves A6, E3
+fn router_fails_over(bed: &mut Bed) -> Outcome {
+    let mut two = Two::build(bed)?;
+    let interfaces = [
+        RouterInterface { name: "bb0", accepts_sources: false },
+        RouterInterface { name: "acc0", accepts_sources: false },
+    ];
+    let config = RouterConfig {
+        rank: 1,
+        tunnel: on_access(13),
+        admin: ADMIN,
+        engine: Engine::Auto,
+        interfaces: &interfaces,
+    };
+    let mut below = bed.launcher.router(&two.below, config)?;
+    wait_ready([&mut below], bed.clock)?;
+    let mut agent = static_agent(bed, &two.leaf, on_access(13), "")?;
+    wait_ready([&mut agent], bed.clock)?;
+    let before = two.serving(bed, &below)?;
+    let bystander = two.forbid(bed)?;
+    let sender = Sender::start(&two.source, SOURCE, STREAM)?;
+    let listener = Listener::join(&two.leaf, STREAM, None)?;
+    // Counters are read each second, and by them the stream whose pace is followed is chosen.
+    listener.more(bed, 4 * SOME)?;
+    two.roles[before].process.kill()?;
+    listener.more(bed, SOME)?;
+    ensure!(two.serving(bed, &below)? != before, "the dead VMR is still named");
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    is_whole_but_for_a_second(&listener.heard())?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
