@@ -72,7 +72,7 @@ impl Bed {
                 self.core.gateway_datagram(self.now, UPSTREAM, &bytes);
             }
             above.packets += u64::from(above.alive && above.sends);
-            if (self.now - start).as_millis() % 1000 == 0 {
+            if (self.now - start).as_millis().is_multiple_of(1000) {
                 let counters = StreamCounters { packets: above.packets, ..StreamCounters::default() };
                 let stream = Stream { source: Some(SOURCE), group: GROUP };
                 self.core.stream_counters(self.now, &[StreamStats { stream, counters }]);
