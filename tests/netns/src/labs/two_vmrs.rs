@@ -3,10 +3,10 @@
 //! ```text
 //!          10.1.0.0/24            10.5.0.0/24               10.6.0.0/24
 //! source ---+--- vmr1 ---+--- client, bystander, admin
-//!           +--- vmr2 ---+--- below --------------------------- leaf
+//!           +--- vmr2 ---+--- below: a VMR, or a translator --- leaf
 //! ```
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, process::Command};
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
@@ -32,6 +32,8 @@ pub(super) fn trials() -> Vec<Trial> {
             "a VMR is killed under a stream, and its agent turns to the other within a second",
             agent_fails_over,
         ),
+        trial("an agent behind a translator finds its VMR by round-trip time, half wait", half_wait),
+        trial("an agent behind a translator finds its VMR by round-trip time, full wait", full_wait),
         trial(
             "a VMR whose upstream is killed under a stream turns to the other within a second",
             router_fails_over,
@@ -65,6 +67,11 @@ fn on_access(last: u8) -> Ipv4Addr {
 
 impl Two {
     fn build(bed: &mut Bed) -> Result<Self, Failed> {
+        Self::build_with(bed, "")
+    }
+
+    /// With more keys of the admin.
+    fn build_with(bed: &mut Bed, admin_keys: &str) -> Result<Self, Failed> {
         let [net, source, vmr1, vmr2, below] =
             bed.lab.namespaces(["net", "source", "vmr1", "vmr2", "below"])?;
         let [client, leaf, bystander, admin_node] =
@@ -97,7 +104,7 @@ impl Two {
         let database = bed.lab.dir().join("admin.db");
         // A short lease, so that nodes see soon what the operator does.
         let keys = format!(
-            "listen = \"0.0.0.0:8440\"\nlease_seconds = 6\ninsecure = true\ndatabase = \"{}\"\n",
+            "listen = \"0.0.0.0:8440\"\nlease_seconds = 6\ninsecure = true\ndatabase = \"{}\"\n{admin_keys}",
             database.display()
         );
         let mut admin = bed.launcher.start(&admin_node, "admin", &keys, "")?;
@@ -229,5 +236,57 @@ fn router_fails_over(bed: &mut Bed) -> Outcome {
     listener.until_last(bed, last)?;
     is_whole_but_for_a_second(&listener.heard())?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+// proves A5, A9: VMRs probe an agent that a translator hides, for it opens the way
+fn by_round_trip(bed: &mut Bed, wait: &str) -> Outcome {
+    let two = Two::build_with(bed, &format!("nearest = \"rtt\"\nprobe_wait = \"{wait}\"\n"))?;
+    two.below.sysctl(&[("ipv4/ip_forward", "1")])?;
+    translate(&two.below, "bb0")?;
+    bed.until_answer("the admin has measured both VMRs", &two.admin, &["node", "list"], |answer| {
+        let nodes = answer["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+        nodes.iter().filter(|node| node["rtt_us"].is_u64()).count() == 2
+    })?;
+    let mut agent = bed.launcher.agent(&two.leaf, ADMIN)?;
+    wait_ready([&mut agent], bed.clock)?;
+    let bystander = two.forbid(bed)?;
+    let sender = Sender::start(&two.source, SOURCE, STREAM)?;
+    let listener = Listener::join(&two.leaf, STREAM, None)?;
+    listener.more(bed, SOME)?;
+    let nearest = two.serving(bed, &agent)?;
+    let stats = two.admin.ask(&["stats"]).unwrap_or_default();
+    let orders = stats["control"]["nearest"]["probe_orders"].as_u64();
+    ensure!(orders >= Some(2), "both VMRs were to probe, ordered were {orders:?}");
+    // It is cached for the translator's address, the only one that others see.
+    let seen = format!("{}/32", on_access(13));
+    bed.until_answer("the nearest is cached for the translator", &two.admin, &["cache", "list"], |answer| {
+        let entries = answer["entries"].as_array().map(Vec::as_slice).unwrap_or_default();
+        entries.iter().any(|entry| entry["prefix"] == seen && entry["node"] == two.vmrs[nearest].node())
+    })?;
+    let log = agent.process.log().map(std::fs::read_to_string).transpose()?.unwrap_or_default();
+    ensure!(!log.contains("no probe of a VMR came"), "it had to measure by itself:\n{log}");
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    listener.heard().is_whole()?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+fn half_wait(bed: &mut Bed) -> Outcome {
+    by_round_trip(bed, "half")
+}
+
+fn full_wait(bed: &mut Bed) -> Outcome {
+    by_round_trip(bed, "full")
+}
+
+/// Lets a node translate all that it sends out of an interface.
+fn translate(node: &Namespace, interface: &str) -> Outcome {
+    let mut nft = Command::new("nft");
+    nft.arg(format!(
+        "table ip nat {{ chain out {{ type nat hook postrouting priority 100; oifname \"{interface}\" masquerade\n }}\n }}\n"
+    ));
+    node.run(nft)?;
     Ok(())
 }
