@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -35,6 +35,10 @@ struct Shared<S: Store> {
     /// The writer's numbers, as they were when it was last done.
     written: Arc<Mutex<Counters>>,
     clock: Clock,
+    /// Whether the last change could not be kept.
+    failing: AtomicBool,
+    /// Changes that could not be kept.
+    unkept: AtomicU64,
     malformed: AtomicU64,
     lines: Lines,
     way: Way,
@@ -47,6 +51,8 @@ pub struct Status {
     pub counters: Counters,
     /// Requests that could not be read.
     pub malformed: u64,
+    /// Changes that the store could not keep; each of them was refused.
+    pub unkept: u64,
     /// What became of the standing lines of VMRs.
     pub lines: LineCounters,
 }
@@ -65,8 +71,17 @@ impl<S: Kept> Handle<S> {
     pub fn new(registry: Registry<S>, clock: Clock, way: Way) -> std::io::Result<Self> {
         let reader = Mutex::new(Registry::new(registry.config().clone(), registry.rows().clone()));
         let writer = Writer::start(registry, clock.clone())?;
-        let (malformed, written) = (AtomicU64::new(0), Arc::default());
-        let shared = Shared { reader, writer, written, clock, malformed, lines: Lines::default(), way };
+        let shared = Shared {
+            reader,
+            writer,
+            written: Arc::default(),
+            clock,
+            failing: AtomicBool::new(false),
+            unkept: AtomicU64::new(0),
+            malformed: AtomicU64::new(0),
+            lines: Lines::default(),
+            way,
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -94,6 +109,17 @@ impl<S: Kept> Handle<S> {
         self.read(|registry, _| registry.is_stale())
     }
 
+    /// Whether what changes is kept: not while the store fails, or is lost.
+    #[must_use]
+    pub fn keeps_changes(&self) -> bool {
+        !self.shared.failing.load(Ordering::Relaxed) && !self.is_stale()
+    }
+
+    /// A registration was kept, after which others are, too.
+    pub(super) fn note_kept(&self) {
+        self.shared.failing.store(false, Ordering::Relaxed);
+    }
+
     /// The server's numbers.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -101,6 +127,7 @@ impl<S: Kept> Handle<S> {
         Status {
             counters: self.read(|registry, _| registry.counters().plus(&written)),
             malformed: self.shared.malformed.load(Ordering::Relaxed),
+            unkept: self.shared.unkept.load(Ordering::Relaxed),
             lines: self.shared.lines.counters(),
         }
     }
@@ -225,7 +252,12 @@ impl<S: Kept> Handle<S> {
             *written.lock().unwrap_or_else(PoisonError::into_inner) = *registry.counters();
             done
         };
-        self.shared.writer.write(work).await
+        let outcome = self.shared.writer.write(work).await;
+        if let Err(Error::Store(_)) = &outcome {
+            self.shared.failing.store(true, Ordering::Relaxed);
+            self.shared.unkept.fetch_add(1, Ordering::Relaxed);
+        }
+        outcome
     }
 }
 

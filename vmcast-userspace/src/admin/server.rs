@@ -260,11 +260,13 @@ async fn sweep<S: Kept>(handle: &Handle<S>, gate: &Gate, health: &HealthReporter
             }
         }
         gate.sweep().await;
+        if handle.keeps_changes() {
+            health.set_serving::<RegistryServer<Guard<S>>>().await;
+        } else {
+            health.set_not_serving::<RegistryServer<Guard<S>>>().await;
+        }
         match handle.write(|registry, now| registry.expire(now)).await {
             Ok(expired) => {
-                if failing {
-                    health.set_serving::<RegistryServer<Guard<S>>>().await;
-                }
                 failing = false;
                 for node in expired {
                     info!(%node, "lease has run out");
@@ -273,7 +275,6 @@ async fn sweep<S: Kept>(handle: &Handle<S>, gate: &Gate, health: &HealthReporter
             Err(_) if failing => {}
             Err(error) => {
                 failing = true;
-                health.set_not_serving::<RegistryServer<Guard<S>>>().await;
                 error!(%error, "the registry's database failed");
             }
         }

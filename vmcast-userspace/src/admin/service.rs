@@ -69,6 +69,7 @@ impl<S: Kept> Service<S> {
             .write(move |registry, now| registry.register(now, seen, registration))
             .await
             .map_err(|error| status(&error))?;
+        self.0.note_kept();
         match lease.outcome {
             Registered::New => info!(%node, %seen, "node registered"),
             Registered::Moved => info!(%node, %seen, "node moved"),

@@ -153,6 +153,12 @@ impl SqliteStore {
         Ok(store)
     }
 
+    /// Lets the file have so many pages at most, or what it has: the disk is full.
+    #[cfg(test)]
+    pub(super) fn limit_pages(&self, pages: u32) -> Result<()> {
+        Ok(self.connection.pragma_update(None, "max_page_count", pages)?)
+    }
+
     /// Reads the file into memory.
     fn load(&self) -> Result<()> {
         let mut rows = MemoryStore::default();

@@ -237,6 +237,7 @@ fn stats(status: &Status) -> Stats {
         ("deregistrations", counters.deregistrations),
         ("expirations", counters.expirations),
         ("malformed", status.malformed),
+        ("unkept", status.unkept),
         ("drains", counters.drains),
     ]);
     let nearest = labelled(&[

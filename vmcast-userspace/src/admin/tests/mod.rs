@@ -2,6 +2,7 @@
 
 pub(crate) mod bed;
 mod database;
+mod full;
 mod identity;
 mod service;
 mod versions;
