@@ -11,7 +11,7 @@ use std::{
 ///
 /// # Errors
 /// Those of the file system.
-pub(super) fn replace_private(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let directory = path.parent().ok_or_else(|| io::Error::other("the path has no directory"))?;
     fs::create_dir_all(directory)?;
     let mut name = path.file_name().ok_or_else(|| io::Error::other("the path names no file"))?.to_owned();

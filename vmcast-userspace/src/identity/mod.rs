@@ -17,6 +17,7 @@ mod tls;
 mod token;
 
 pub use authority::{Authority, AuthorityError, Fingerprint, LIFETIME};
+pub(crate) use files::replace_private;
 pub use node::certificate_request;
 pub use node::{IdentityError, NodeIdentity, Prepared, join};
 pub use records::{Expected, Kind, Records, RecordsError, Write};

@@ -10,6 +10,7 @@ mod endpoints;
 mod fitness;
 mod interfaces;
 mod kept;
+mod kept_policy;
 mod kernel_log;
 mod pace;
 mod place;

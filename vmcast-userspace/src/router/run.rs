@@ -38,7 +38,9 @@ use super::{
     core::{Core, Effect, Settings},
     endpoints::{self, Reading, Relays},
     interfaces::{self, Attached, Unread, Wanted},
-    kept, pace, plane,
+    kept,
+    kept_policy::KeptPolicy,
+    pace, plane,
     priorities::Priorities,
     pursuit::{Named, Pursuit},
     reconcile::{self, Backlog},
@@ -130,6 +132,8 @@ pub(super) struct Router {
     pub(super) interfaces: BTreeMap<IfIndex, Attached>,
     pub(super) shown: Shown,
     pub(super) attachment: Option<Attachment>,
+    /// Where the admin's policy is kept.
+    kept_policy: KeptPolicy,
     pub(super) upstream_name: Option<String>,
     pub(super) process: Process,
     /// Changes that the data plane refused.
@@ -205,6 +209,11 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     core.advertise(now, relay_addresses.clone());
     let mut unicast = UnicastInputs::new(core.stated.unicast_inputs().into_keys());
     unicast.follow(&mut core);
+    let kept_policy = KeptPolicy::new(&config.admin);
+    if let Some(policy) = kept_policy.load()? {
+        tracing::info!(version = policy.version, "the admin's last policy holds until it says otherwise");
+        core.set_policy(now, policy);
+    }
     let opened = plane::open(&config.dataplane)?;
     let gateway = opened
         .kept
@@ -242,6 +251,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         interfaces: attached,
         shown,
         attachment,
+        kept_policy,
         upstream_name: None,
         process,
         refused_changes: 0,

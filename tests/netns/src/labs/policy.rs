@@ -8,9 +8,9 @@ use vmcast_lab::roles::{Role, wait_ready};
 
 use super::{
     bed::{Bed, Outcome, ensure, trial},
-    small::{SOURCE, SOURCE2, STREAM, Small},
+    small::{Router, SOURCE, SOURCE2, STREAM, Small},
     stream::{Listener, Sender},
-    tokens::{agent, router, start_admin, token},
+    tokens::{admin_table, agent, router, start_admin, token},
 };
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -50,7 +50,7 @@ fn forbids_and_allows(bed: &mut Bed) -> Outcome {
     let small = Small::build(bed, 3)?;
     let host = small.admin(bed)?;
     let mut admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
-    let router = router(bed, &small, &admin)?;
+    let mut router = router(bed, &small, &admin)?;
     let mut agents = Vec::new();
     for number in [1, 2] {
         let word = token(&admin, &["--role", "agent"])?;
@@ -87,7 +87,7 @@ fn forbids_and_allows(bed: &mut Bed) -> Outcome {
     let count = goes.count();
     stays.more(bed, SOME)?;
     ensure!(goes.count() == count, "without the admin what it forbade came again");
-    let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
+    let mut admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
     let kept = change(&admin, &["list"])?;
     ensure!(kept == policy, "after its restart the admin knows {kept}");
 
@@ -119,11 +119,24 @@ fn forbids_and_allows(bed: &mut Bed) -> Outcome {
     ensure!(of_forbidden(&stays) == before, "a source that may not send is heard");
     forbidden.stop()?;
 
-    let last = sender.stop()? - 1;
-    stays.until_last(bed, last)?;
+    // A router that starts without an admin goes by the last policy.
+    let policy = change(&admin, &["add", "deny", "receive", "--node", "client2"])?;
+    carries_out(bed, &router, &policy)?;
+    stops(&goes, AT_ONCE)?;
+    stays.more(bed, SOME)?;
     let mut heard = stays.heard();
     heard.packets.retain(|(source, _)| *source == SOURCE);
     heard.is_whole()?;
+    admin.process.kill()?;
+    router.process.stop()?;
+    let table = admin_table(bed, &small.vmr, "https://10.9.0.2:8440");
+    let router = small.start_router(bed, Router { tables: &table, ..Router::default() })?;
+    carries_out(bed, &router, &policy)?;
+    stays.more(bed, SOME)?;
+    let count = goes.count();
+    stays.more(bed, SOME)?;
+    ensure!(goes.count() == count, "what the last policy forbids came after a restart");
+    sender.stop()?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())
 }

@@ -1,9 +1,6 @@
 //! Far ends that are gone, of which their hosts or routers on the way tell by ICMP (RFC 7450 §5.2.3.9, §5.3.3.6.4).
 
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, time::Duration};
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
@@ -61,7 +58,7 @@ fn killed_vmr(bed: &mut Bed) -> Outcome {
     }
     let bystander = small.forbid(bed, 3)?;
     router.process.kill()?;
-    let killed = Instant::now();
+    let killed = bed.clock.now();
     let listeners = [1, 2].map(|client| Listener::join(small.client(client), STREAM, None));
     let [first, second] = listeners;
     let listeners = [first?, second?];
@@ -71,7 +68,7 @@ fn killed_vmr(bed: &mut Bed) -> Outcome {
         })?;
         ensure!(counted(agent, "amt_gateway", "requests") < 20, "it asks like mad");
     }
-    let after = killed.elapsed();
+    let after = bed.clock.now() - killed;
     ensure!(after < AT_ONCE, "it took {after:?}");
     // Who wants nothing was told of nothing.
     ensure!(counted(&agents[2], "amt_gateway", "unreachable") == 0, "the bystander has sent something");

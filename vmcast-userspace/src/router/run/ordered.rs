@@ -34,6 +34,9 @@ impl Router {
                 let version = policy.version;
                 if self.core.set_policy(clock::now(), policy) {
                     tracing::info!(version, "the policy has changed");
+                    if let Err(error) = self.kept_policy.keep(self.core.policed.policy()) {
+                        tracing::error!(%error, "the policy cannot be kept for a start without an admin");
+                    }
                 }
             }
             VmrOrder::Going(vmr) => {
