@@ -59,6 +59,11 @@ pub struct Permitted {
     pub counts: bool,
 }
 
+/// Whether somebody who asks for all but these sources asks for one of a prefix.
+fn asks_for(prefix: Prefix, excluded: &BTreeSet<IpAddr>) -> bool {
+    prefix != Prefix::of_address(prefix.address()) || !excluded.contains(&prefix.address())
+}
+
 /// Which sources are asked for.
 #[derive(Clone, Copy)]
 enum Sources<'a> {
@@ -86,11 +91,14 @@ impl Rule {
             (Some(prefix), Sources::One(source)) => covers(prefix.address(), prefix.length(), source),
             // To allow a part is not to allow all; to forbid a part is, unless nobody asks for that part.
             (Some(prefix), Sources::AllBut(excluded)) => {
-                self.effect == Effect::Deny
-                    && !(*prefix == Prefix::of_address(prefix.address())
-                        && excluded.contains(&prefix.address()))
+                self.effect == Effect::Deny && asks_for(*prefix, excluded)
             }
         }
+    }
+
+    /// How many groups it allows to whoever asks for all but these sources, a part of which is its own.
+    fn limit_of_part(&self, excluded: &BTreeSet<IpAddr>) -> Option<u32> {
+        self.max_groups.filter(|_| self.source.is_some_and(|prefix| asks_for(prefix, excluded)))
     }
 }
 
@@ -105,6 +113,18 @@ impl Policy {
         let fits = |rule: &&Rule| rule.fits(action, subject, group) && rule.decides(sources);
         let rule = self.rules.iter().find(fits);
         (rule, rule.map_or(self.default, |rule| rule.effect))
+    }
+
+    /// The rules that allow a member so many groups of a part of the sources, before one decides for all but these.
+    fn limits_of_parts(
+        &self,
+        subject: Option<IpAddr>,
+        group: IpAddr,
+        excluded: &BTreeSet<IpAddr>,
+    ) -> impl Iterator<Item = (u32, u32)> {
+        let fitting = self.rules.iter().filter(move |rule| rule.fits(Action::Receive, subject, group));
+        let undecided = fitting.take_while(|rule| !rule.decides(Sources::AllBut(excluded)));
+        undecided.filter_map(|rule| Some((rule.id, rule.limit_of_part(excluded)?)))
     }
 
     /// Whether a source may send to a group.
@@ -138,6 +158,13 @@ impl Policy {
         match wanted {
             Filter::Exclude(excluded) => {
                 let judged = judge(Sources::AllBut(excluded));
+                // What is limited for a part of the sources is so for all of them.
+                let limits: Vec<_> = self.limits_of_parts(subject, group, excluded).collect();
+                let judged = judged.and_then(|()| match limits.iter().find(|(_, limit)| others >= *limit) {
+                    Some(&(rule, limit)) => Err(Reason::TooManyGroups { rule, limit }),
+                    None => Ok(()),
+                });
+                counts |= !limits.is_empty();
                 let filter = if judged.is_ok() { wanted.clone() } else { Filter::none() };
                 Permitted { filter, refused: judged.err(), counts }
             }

@@ -90,6 +90,17 @@ fn a_member_has_no_more_groups_than_a_rule_allows() {
 }
 
 #[test]
+fn a_limit_for_some_sources_is_one_for_whoever_asks_for_all() {
+    let limited = Rule { source: prefix("192.0.2.1/32"), max_groups: Some(2), ..rule(9, Effect::Allow) };
+    let policy = policy(vec![limited, rule(10, Effect::Allow)]);
+    let join = |wanted: &Filter, others| policy.receive(MEMBER, ip("239.1.1.1"), wanted, others);
+    assert!(join(&Filter::any(), 1).refused.is_none() && join(&Filter::any(), 1).counts);
+    assert_eq!(join(&Filter::any(), 2).refused, Some(Reason::TooManyGroups { rule: 9, limit: 2 }));
+    let without = Filter::Exclude([ip("192.0.2.1")].into());
+    assert!(join(&without, 2).refused.is_none() && !join(&without, 2).counts);
+}
+
+#[test]
 fn who_may_not_send_is_received_by_nobody_who_names_it() {
     let policy = policy(vec![Rule {
         action: Action::Send,
