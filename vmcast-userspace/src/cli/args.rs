@@ -296,7 +296,8 @@ pub(super) enum PolicyCommand {
 #[command(
     after_help = "Rules by --node fit tunnels from the address at which the admin sees the node. Hosts on a \
     router's own links are known by the router's address there.\n\nAn any-source join is allowed by a rule without \
-    --source, and refused by any rule before that which forbids one of its sources."
+    --source, and refused by any rule before that which forbids one of its sources; a limit of groups before that holds, \
+    too."
 )]
 pub(super) struct PolicyAddArgs {
     /// What it does
