@@ -137,6 +137,14 @@ impl Two {
         named(&status).ok_or_else(|| "no VMR serves".into())
     }
 
+    /// Kills the VMR that serves somebody while a stream flows, which then comes by the other one.
+    fn kill_under_stream(&mut self, bed: &Bed, serving: usize, who: &Role, listener: &Listener) -> Outcome {
+        self.roles[serving].process.kill()?;
+        listener.more(bed, SOME)?;
+        ensure!(self.serving(bed, who)? != serving, "the dead VMR is still named");
+        Ok(())
+    }
+
     fn forbid(&self, bed: &Bed) -> Result<Witness, Failed> {
         let witness = Witness::start(&self.bystander, "eth0", STREAM, bed.clock)?;
         witness.forbid(true);
@@ -175,6 +183,15 @@ fn drained(bed: &mut Bed) -> Outcome {
     Ok(())
 }
 
+/// The stream ends: all but a second of it came, and to nobody else.
+fn ends(bed: &Bed, sender: Sender, listener: &Listener, bystander: &Witness) -> Outcome {
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    is_whole_but_for_a_second(&listener.heard())?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
 /// In order, each once, and no more missing than around one death.
 fn is_whole_but_for_a_second(heard: &Heard) -> Outcome {
     let numbers: Vec<u64> = heard.packets.iter().map(|packet| packet.1).collect();
@@ -195,14 +212,8 @@ fn agent_fails_over(bed: &mut Bed) -> Outcome {
     let listener = Listener::join(&two.client, STREAM, None)?;
     listener.more(bed, SOME)?;
     let before = two.serving(bed, &agent)?;
-    two.roles[before].process.kill()?;
-    listener.more(bed, SOME)?;
-    ensure!(two.serving(bed, &agent)? != before, "the dead VMR is still named");
-    let last = sender.stop()? - 1;
-    listener.until_last(bed, last)?;
-    is_whole_but_for_a_second(&listener.heard())?;
-    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
-    Ok(())
+    two.kill_under_stream(bed, before, &agent, &listener)?;
+    ends(bed, sender, &listener, &bystander)
 }
 
 // proves A6, E3
@@ -229,14 +240,8 @@ fn router_fails_over(bed: &mut Bed) -> Outcome {
     let listener = Listener::join(&two.leaf, STREAM, None)?;
     // Counters are read each second, and by them the stream whose pace is followed is chosen.
     listener.more(bed, 4 * SOME)?;
-    two.roles[before].process.kill()?;
-    listener.more(bed, SOME)?;
-    ensure!(two.serving(bed, &below)? != before, "the dead VMR is still named");
-    let last = sender.stop()? - 1;
-    listener.until_last(bed, last)?;
-    is_whole_but_for_a_second(&listener.heard())?;
-    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
-    Ok(())
+    two.kill_under_stream(bed, before, &below, &listener)?;
+    ends(bed, sender, &listener, &bystander)
 }
 
 // proves A5, A9: VMRs probe an agent that a translator hides, for it opens the way
