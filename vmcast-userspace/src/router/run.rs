@@ -3,6 +3,7 @@
 mod above;
 mod adopt;
 mod ordered;
+mod told;
 mod turn;
 
 use std::{
@@ -25,7 +26,7 @@ use vmcast_proto::{
     amt::{gateway, relay},
     host_state,
     membership::{self, Family},
-    mrib::{self, Account},
+    mrib,
     nearest::rtt::Volley,
     record::Budget,
     registry,
@@ -594,48 +595,6 @@ impl Router {
         let mut unread = self.unread_before.get(&family).copied().unwrap_or_default();
         self.interfaces.values().for_each(|attached| unread += attached.unread(family));
         unread
-    }
-
-    /// Says it if messages come faster than they are taken in.
-    fn tell_overrun(&mut self, now: Instant) {
-        let of_links = Family::ALL.into_iter().map(|family| self.unread(family).overrun);
-        let overrun = of_links.sum::<u64>() + self.overrun();
-        if overrun > self.overrun_told
-            && let Some(held_back) = self.warnings.admit(now)
-        {
-            let dropped = overrun - self.overrun_told;
-            tracing::warn!(
-                dropped,
-                held_back,
-                "a flood: messages come faster than they are taken in, the rest is dropped"
-            );
-            self.overrun_told = overrun;
-        }
-    }
-
-    /// Says who waits for room, and for which.
-    fn tell_no_room(&mut self, group: IpAddr, account: Option<Account>, held: usize, streams: usize) {
-        let Some(held_back) = self.warnings.admit(clock::now()) else {
-            return;
-        };
-        let limit = self.config.dataplane.max_streams;
-        let whose = match account {
-            Some(Account::Interface(ifindex)) => match self.interfaces.get(&ifindex) {
-                Some(attached) => format!("interface {}", attached.name),
-                None => format!("interface #{}", ifindex.0),
-            },
-            Some(Account::Network(network)) => format!("network {network}"),
-            None => "the configuration".to_owned(),
-        };
-        tracing::error!(
-            %group,
-            whose,
-            held,
-            streams,
-            held_back,
-            "no room for a stream, as dataplane.max_streams = {limit} says: the join waits until others end; \
-             whoever holds many leaves the last ones to others"
-        );
     }
 
     /// Sends what sources are to hear of the size of their packets.
