@@ -125,6 +125,11 @@ impl Bed {
     }
 }
 
+/// What a router has dropped, by reason.
+pub(super) fn drops(router: &Role) -> Result<Value, Failed> {
+    Ok(router.ask(&["stats"]).ok_or("the router does not answer")?["drops"].clone())
+}
+
 /// A test in a lab of its own.
 pub(super) fn trial(name: &'static str, test: fn(&mut Bed) -> Outcome) -> Trial {
     Trial::test(format!("lab: {name}"), move || {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
-use serde_json::{Value, json};
+use serde_json::json;
 use vmcast_lab::{
     Namespace,
     netns::Offload,
@@ -14,7 +14,7 @@ use vmcast_lab::{
 };
 
 use super::{
-    bed::{Bed, Outcome, ensure, trial},
+    bed::{Bed, Outcome, drops, ensure, trial},
     small::{IGMP, SOURCE, STREAM, Small, VMR, client_address, gateway_of, static_agent},
     stream::{Listener, Sender},
 };
@@ -239,11 +239,8 @@ fn agent_and_bridge(bed: &mut Bed) -> Outcome {
     for listener in &listeners {
         listener.more(bed, SOME)?;
     }
-    let drops = || -> Result<Value, Failed> {
-        Ok(router.ask(&["stats"]).ok_or("the router does not answer")?["drops"].clone())
-    };
     // Packets that came before the first member was in its list had nobody to go to.
-    let before = drops()?;
+    let before = drops(&router)?;
     for listener in &listeners {
         listener.more(bed, SOME)?;
     }
@@ -252,7 +249,7 @@ fn agent_and_bridge(bed: &mut Bed) -> Outcome {
         listener.until_last(bed, last)?;
         listener.heard().is_whole()?;
     }
-    let after = drops()?;
+    let after = drops(&router)?;
     ensure!(after == before, "packets were dropped meanwhile: {before} became {after}");
     Ok(())
 }
