@@ -32,7 +32,7 @@ const SOURCE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const STREAM: Stream =
     Stream { source: Some(std::net::IpAddr::V4(SOURCE)), group: std::net::IpAddr::V4(GROUP) };
 /// How long a frame that should come may take, and one that should not is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_millis(200);
 
 /// The far ends of the plane's devices, with the plane in between.
@@ -65,6 +65,19 @@ fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
+/// Waits until a device has taken up its queue. The system does that some time after both ends of its cable are up, and
+/// until then drops without a word what is sent by it.
+fn wait_up(name: &str) {
+    let shown = || Command::new("ip").args(["link", "show", "dev", name]).output().unwrap().stdout;
+    for _ in 0..1_000 {
+        if String::from_utf8_lossy(&shown()).contains("state UP") {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("{name} does not come up: {}", String::from_utf8_lossy(&shown()));
+}
+
 fn index(name: &str) -> IfIndex {
     IfIndex(nix::net::if_::if_nametoindex(name).unwrap())
 }
@@ -78,6 +91,9 @@ fn wires() -> Wires {
     // Receivers leave frames for other hosts alone.
     ip("link set dev member address 02:00:00:00:00:09");
     ip(&format!("address add {SOURCE}/24 dev source"));
+    for name in ["source", "a", "b", "member", "c", "other"] {
+        wait_up(name);
+    }
     let mut plane = Plane::new(Limits::default(), "a test".to_owned()).unwrap();
     let interface = |name, mac, accepts_sources| {
         FibOp::SetInterface(Interface {
