@@ -1,6 +1,7 @@
 //! A lab: its directory, its lock, its namespaces.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -16,7 +17,7 @@ use nix::{
 };
 
 use super::{
-    Namespace, Offload, ip, offload,
+    Namespace, Offload, carrier, ip, offload,
     process::kill_inhabitants,
     sweep::{self, LABS_DIR, lock_file, sweep},
 };
@@ -138,7 +139,8 @@ impl Lab {
         Ok(made.try_into().expect("one for each name"))
     }
 
-    /// Lays a cable between two nodes and plugs it in, with offloads that let XDP and plain sockets share it.
+    /// Lays a cable between two nodes and plugs it in, with offloads that let XDP and plain sockets share it. Once it
+    /// is laid, what is sent by either end arrives at the other.
     ///
     /// # Errors
     /// If an interface of that name exists or the system refuses.
@@ -188,7 +190,12 @@ impl Lab {
         for (namespace, interface) in ends() {
             namespace.ip(&format!("link set {interface} up"))?;
         }
-        Ok(())
+        let mut laid: BTreeMap<&str, (&Namespace, BTreeSet<&str>)> = BTreeMap::new();
+        for (namespace, interface) in ends() {
+            let (_, interfaces) = laid.entry(namespace.name()).or_insert((namespace, BTreeSet::new()));
+            interfaces.insert(interface);
+        }
+        laid.values().try_for_each(|(namespace, interfaces)| carrier::wait(namespace, interfaces))
     }
 }
 
