@@ -198,6 +198,21 @@ impl<S: Kept> Handle<S> {
         self.shared.lines.average(vmr)
     }
 
+    /// Whether VMRs are given only where return probes found them.
+    #[must_use]
+    pub fn proves(&self) -> bool {
+        self.read(|registry, _| registry.config().return_probe)
+    }
+
+    /// The record of a VMR with a live lease, and whether it has endpoints that were not probed yet.
+    pub(super) fn to_prove(&self, vmr: &NodeId) -> Option<(NodeRecord, bool)> {
+        self.read(|registry, now| {
+            let record = registry.live_vmr(now, vmr)?;
+            let awaits = registry.awaits_probe(&record);
+            Some((record, awaits))
+        })
+    }
+
     pub(super) fn lines(&self) -> &Lines {
         &self.shared.lines
     }

@@ -16,6 +16,7 @@ mod mirror;
 mod place;
 mod policy;
 mod probe_limit;
+mod prove;
 mod records;
 mod schema;
 mod server;

@@ -63,6 +63,9 @@ pub struct AdminConfig {
     /// How long VMRs wait before they probe, with `nearest = "rtt"`.
     #[serde(default)]
     pub probe_wait: ProbeWait,
+    /// Whether a VMR is given only by the endpoints at which the admin found it by a probe over UDP.
+    #[serde(default = "return_probe")]
+    pub return_probe: bool,
     /// Where the operator's commands are answered.
     #[serde(default)]
     pub control: ControlConfig,
@@ -209,6 +212,10 @@ const fn certificate() -> Seconds {
 
 const fn cache_lifetime() -> Seconds {
     Seconds::new(3600)
+}
+
+const fn return_probe() -> bool {
+    true
 }
 
 const fn prefix_v4() -> u8 {

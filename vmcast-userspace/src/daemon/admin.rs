@@ -1,11 +1,14 @@
 //! The admin as a daemon: its configuration goes in, its operator's questions are answered.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
-use vmcast_api::{self as api, CacheEntries, CacheEntry, Node, Nodes, Page, Request, Response, Role, Stats};
+use vmcast_api::{
+    self as api, CacheEntries, CacheEntry, EndpointProof, Node, Nodes, Page, ProofState, Request, Response,
+    Role, Stats,
+};
 use vmcast_proto::registry::{self, NodeRecord, Scope, UnixMillis};
 
 use super::{Process, access::Access, policy, resident_bytes};
@@ -55,6 +58,7 @@ pub(crate) fn settings(config: &AdminConfig) -> anyhow::Result<Settings> {
             prefix_v4: config.cache_prefix_v4,
             prefix_v6: config.cache_prefix_v6,
             entry_lifetime: config.cache_lifetime_seconds.duration(),
+            return_probe: config.return_probe,
             ..registry::Config::default()
         },
         identity: config.identity_directory(),
@@ -200,7 +204,28 @@ fn node(record: &NodeRecord, handle: &Handle, now: UnixMillis) -> Node {
         software: record.registration.software.to_string(),
         capabilities: about.capabilities.iter().map(ToString::to_string).collect(),
         source_prefixes: about.source_prefixes.iter().map(ToString::to_string).collect(),
+        proofs: proofs(record, handle, now),
     }
+}
+
+/// What return probes found at each endpoint of a VMR; nothing where nobody probes.
+fn proofs(record: &NodeRecord, handle: &Handle, now: UnixMillis) -> Vec<EndpointProof> {
+    if record.rank().is_none() || !handle.proves() {
+        return Vec::new();
+    }
+    let proof = |endpoint: &SocketAddr| {
+        let proof = record.proofs.get(endpoint);
+        let found = match proof.map(|proof| proof.found) {
+            None | Some(registry::Found::Awaited) => ProofState::Awaited,
+            Some(registry::Found::Proved) => ProofState::Proved,
+            Some(registry::Found::Silent) => ProofState::Silent,
+            Some(registry::Found::Foreign) => ProofState::Foreign,
+            Some(registry::Found::Mute) => ProofState::Mute,
+        };
+        let since = proof.map_or(record.registered, |proof| proof.since);
+        EndpointProof { endpoint: *endpoint, found, age_ms: now.0.saturating_sub(since.0) }
+    };
+    record.registration.endpoints.iter().map(proof).collect()
 }
 
 fn cache_entry(entry: &registry::CacheEntry, now: UnixMillis) -> CacheEntry {
@@ -239,6 +264,11 @@ fn stats(status: &Status) -> Stats {
         ("malformed", status.malformed),
         ("unkept", status.unkept),
         ("drains", counters.drains),
+        ("proofs", counters.proofs),
+        ("proofs_silent", counters.proofs_silent),
+        ("proofs_foreign", counters.proofs_foreign),
+        ("proofs_mute", counters.proofs_mute),
+        ("evictions", counters.evictions),
     ]);
     let nearest = labelled(&[
         ("cached_address", counters.nearest_cached_address),
@@ -249,6 +279,7 @@ fn stats(status: &Status) -> Stats {
         ("measurements", counters.measurements),
         ("prefix_kept", counters.prefix_kept),
         ("overloaded", counters.overloaded),
+        ("unproved", counters.unproved),
         ("lines", status.lines.lines),
         ("pings", status.lines.pings),
         ("probe_orders", status.lines.orders),
@@ -285,7 +316,7 @@ mod tests {
     fn every_key_of_the_file_reaches_the_registry() {
         let text = "listen = \"127.0.0.1:1\"\nlease_seconds = 7\ncache_lifetime_seconds = 8\ncache_prefix_v4 = 20\n\
                     cache_prefix_v6 = 48\nnearest = \"rtt\"\nprobe_wait = \"full\"\ndatabase = \"/x/y.db\"\n\
-                    names = [\"admin.example.net\"]\ninsecure = true\ncertificate_seconds = 99\nauthority_secret_file = \"/x/secret\"\n";
+                    names = [\"admin.example.net\"]\ninsecure = true\ncertificate_seconds = 99\nreturn_probe = false\nauthority_secret_file = \"/x/secret\"\n";
         let (config, _) = crate::config::parse::<AdminConfig>(std::path::Path::new("t.toml"), text).unwrap();
         let Settings {
             listen,
@@ -307,6 +338,7 @@ mod tests {
         assert_eq!((listen.port(), database.to_str()), (1, Some("/x/y.db")));
         assert_eq!((registry.lease.as_secs(), registry.entry_lifetime.as_secs()), (7, 8));
         assert_eq!((registry.prefix_v4, registry.prefix_v6), (20, 48));
+        assert!(!registry.return_probe && self::settings(&self::config()).unwrap().registry.return_probe);
         assert_eq!(etcd, None);
     }
 

@@ -4,5 +4,6 @@ pub(crate) mod bed;
 mod database;
 mod full;
 mod identity;
+mod prove;
 mod service;
 mod versions;
