@@ -12,7 +12,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 use vmcast_proto::registry::{
-    Found, NodeId,
+    Found, NodeId, NodeRecord,
     proof::{Prover, ProverOutput},
 };
 use vmcast_signal::v1::{self, command::What};
@@ -36,10 +36,10 @@ const BUFFER: usize = 64;
 pub(super) async fn run<S: Kept>(handle: Handle<S>, vmr: NodeId, mut notes: mpsc::Receiver<v1::Noted>) {
     let mut retry = FIRST_RETRY;
     // At once: nobody is given the VMR before.
-    let mut next = Instant::now();
+    let (mut next, mut soonest) = (Instant::now(), Instant::now());
     loop {
         let record = match handle.to_prove(&vmr) {
-            Some((record, awaits)) if awaits || Instant::now() >= next => record,
+            Some((record, awaits)) if Instant::now() >= if awaits { soonest } else { next } => record,
             Some(_) | None => {
                 tokio::select! {
                     note = notes.recv() => match note {
@@ -51,23 +51,26 @@ pub(super) async fn run<S: Kept>(handle: Handle<S>, vmr: NodeId, mut notes: mpsc
                 }
             }
         };
-        let Some(found) = round(&handle, &vmr, &record.registration.endpoints, &mut notes).await else {
-            return;
-        };
-        let is_proved = found.iter().all(|(_, found)| *found == Found::Proved);
-        for (endpoint, found) in &found {
-            tell(&vmr, *endpoint, *found, record.found(endpoint));
-        }
-        let id = vmr.clone();
-        if let Err(failure) = handle.write(move |registry, now| registry.note_found(now, &id, &found)).await {
-            // The lease has ended meanwhile, or another admin has written it, or the store fails.
-            debug!(%vmr, %failure, "what was found is not kept");
-        }
+        let Some(is_proved) = round(&handle, &record, &mut notes).await else { return };
         let wait = if is_proved { INTERVAL } else { retry };
         retry = if is_proved { FIRST_RETRY } else { (retry * 2).min(INTERVAL) };
         // Those that came together are not probed together for ever.
         let jitter = wait.mul_f64(f64::from(random()) / f64::from(u16::MAX) / 4.0);
         next = Instant::now() + wait - jitter;
+        // What could not be kept is looked for again, but not without a pause.
+        soonest = Instant::now() + LOOK;
+    }
+}
+
+/// Tells the operator what was found, and the registry.
+async fn note<S: Kept>(handle: &Handle<S>, record: &NodeRecord, found: Vec<(SocketAddr, Found)>) {
+    for (endpoint, found) in &found {
+        tell(record.id(), *endpoint, *found, record.found(endpoint));
+    }
+    let id = record.id().clone();
+    if let Err(failure) = handle.write(move |registry, now| registry.note_found(now, &id, &found)).await {
+        // The lease has ended meanwhile, or another admin has written it, or the store fails.
+        debug!(vmr = %record.id(), %failure, "what was found is not kept");
     }
 }
 
@@ -95,13 +98,14 @@ fn tell(vmr: &NodeId, endpoint: SocketAddr, found: Found, before: Option<Found>)
     }
 }
 
-/// One round; `None` if the line ended.
+/// One round; whether all is proved, or `None` if the line ended.
 async fn round<S: Kept>(
     handle: &Handle<S>,
-    vmr: &NodeId,
-    endpoints: &[SocketAddr],
+    record: &NodeRecord,
     notes: &mut mpsc::Receiver<v1::Noted>,
-) -> Option<Vec<(SocketAddr, Found)>> {
+) -> Option<bool> {
+    let (vmr, endpoints) = (record.id(), &record.registration.endpoints[..]);
+    let mut is_proved = true;
     // It is never closed.
     let _place = PLACES.acquire().await;
     let v4 = socket(Ipv4Addr::UNSPECIFIED.into(), endpoints).await;
@@ -123,7 +127,11 @@ async fn round<S: Kept>(
                         debug!(%vmr, endpoint = %to, %error, "cannot probe");
                     }
                 }
-                ProverOutput::Done(found) => return Some(found),
+                ProverOutput::Found(found) => {
+                    is_proved &= found.iter().all(|(_, found)| *found == Found::Proved);
+                    note(handle, record, found).await;
+                }
+                ProverOutput::Done => return Some(is_proved),
             }
         }
         let timeout = prover.poll_timeout()?;

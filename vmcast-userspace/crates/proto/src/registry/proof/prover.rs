@@ -35,8 +35,10 @@ pub enum ProverOutput {
         /// Its payload.
         bytes: Vec<u8>,
     },
-    /// What was found; comes once, as the last output.
-    Done(Vec<(SocketAddr, Found)>),
+    /// What was found at some of the endpoints; each comes once.
+    Found(Vec<(SocketAddr, Found)>),
+    /// The round is over; the last output.
+    Done,
 }
 
 #[derive(Debug)]
@@ -163,6 +165,7 @@ impl Prover {
         let sent: BTreeSet<u32> =
             self.tried.iter().flat_map(|tried| &tried.nonces[..tried.sent]).copied().collect();
         let is_guess = noted.difference(&sent).count() > MOST_STRANGERS;
+        let mut found = Vec::new();
         for tried in self.tried.iter_mut().filter(|tried| tried.found.is_none() && !is_guess) {
             let came = |nonce: &&u32| noted.contains(nonce);
             if tried.nonces[..tried.sent].iter().filter(came).count() >= NEEDED {
@@ -170,6 +173,11 @@ impl Prover {
             } else if tried.answered.difference(&noted).count() >= NEEDED {
                 tried.found = Some(Found::Foreign);
             }
+            found.extend(tried.found.map(|found| (tried.endpoint, found)));
+        }
+        // Nobody has to wait for an endpoint that is silent.
+        if !found.is_empty() {
+            self.outputs.push_back(ProverOutput::Found(found));
         }
         self.attempt += 1;
         if self.attempt == ATTEMPTS || self.tried.iter().all(|tried| tried.found.is_some()) {
@@ -179,11 +187,15 @@ impl Prover {
         }
     }
 
-    /// Ends with what was found, and `otherwise` where nothing was.
+    /// Ends, with `otherwise` where nothing was found.
     fn finish(&mut self, otherwise: Found) {
         self.state = State::Done;
-        let found = |tried: &Tried| (tried.endpoint, tried.found.unwrap_or(otherwise));
-        self.outputs.push_back(ProverOutput::Done(self.tried.iter().map(found).collect()));
+        let rest = self.tried.iter().filter(|tried| tried.found.is_none());
+        let rest: Vec<_> = rest.map(|tried| (tried.endpoint, otherwise)).collect();
+        if !rest.is_empty() {
+            self.outputs.push_back(ProverOutput::Found(rest));
+        }
+        self.outputs.push_back(ProverOutput::Done);
     }
 
     /// When something is due next.

@@ -90,7 +90,7 @@ impl World {
     fn run(&mut self) -> Vec<(SocketAddr, Found)> {
         let mut now = vmcast_sim::epoch();
         let mut random = Prng::new(self.random.next_u64());
-        let endpoints: Vec<_> = self.behind.keys().copied().collect();
+        let (endpoints, mut all) = (self.behind.keys().copied().collect::<Vec<_>>(), BTreeMap::new());
         let mut prover = Prover::new(now, endpoints, || random.next_u64() as u16);
         for _ in 0..10_000 {
             while let Some(output) = prover.poll_output() {
@@ -100,7 +100,12 @@ impl World {
                         self.sent += 1;
                         self.send(now, &Event::Discovery(to, bytes));
                     }
-                    ProverOutput::Done(found) => return found,
+                    ProverOutput::Found(some) => {
+                        for (endpoint, found) in some {
+                            assert_eq!(all.insert(endpoint, found), None, "each comes once");
+                        }
+                    }
+                    ProverOutput::Done => return all.into_iter().collect(),
                 }
             }
             let due = prover.poll_timeout().expect("it waits for something");
@@ -221,7 +226,8 @@ fn what_is_late_strange_or_of_another_round_is_passed_over() {
     prover.handle_timeout(now);
     assert_eq!(prover.poll_output(), Some(ProverOutput::Tell(1)));
     prover.on_noted(now, 1, &[0x1_0002, 0x1_0003, 0x1_0004]);
-    assert_eq!(prover.poll_output(), Some(ProverOutput::Done(vec![(at(V4), Found::Proved)])));
+    assert_eq!(prover.poll_output(), Some(ProverOutput::Found(vec![(at(V4), Found::Proved)])));
+    assert_eq!(prover.poll_output(), Some(ProverOutput::Done));
     assert_eq!(prover.poll_timeout(), None);
     prover.on_noted(now, 1, &[]);
     prover.handle_timeout(now + Duration::from_secs(60));
