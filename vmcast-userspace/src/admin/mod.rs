@@ -2,6 +2,7 @@
 //!
 //! `connection` accepts what `gate` lets in; `guard` stands before the registry, so that a node acts only as itself.
 
+mod bounds;
 mod clock;
 mod connection;
 pub mod convert;
@@ -25,7 +26,8 @@ mod store;
 mod writer;
 
 pub use clock::Clock;
-pub use etcd::{EtcdError, EtcdSettings, EtcdStore};
+pub use connection::Limits;
+pub use etcd::{EtcdError, EtcdSettings, EtcdStore, EtcdTls};
 pub use gate::{Caller, ConnectionInfo, Gate, Peer};
 pub use handle::{Handle, Status};
 pub use lines::{LineCounters, Way};

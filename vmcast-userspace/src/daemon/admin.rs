@@ -1,6 +1,6 @@
 //! The admin as a daemon: its configuration goes in, its operator's questions are answered.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
@@ -13,8 +13,7 @@ use vmcast_proto::registry::{self, NodeRecord, Scope, UnixMillis};
 
 use super::{Process, access::Access, policy, resident_bytes};
 use crate::{
-    admin::{Admin, EtcdSettings, Handle, Settings, Status},
-    clock,
+    admin::{Admin, EtcdSettings, EtcdTls, Handle, Limits, Settings, Status},
     config::{AdminConfig, EtcdConfig, RoleConfig},
     control::{Call, Control},
     metrics::Metrics,
@@ -66,11 +65,16 @@ pub(crate) fn settings(config: &AdminConfig) -> anyhow::Result<Settings> {
         certificate: config.certificate_seconds.duration(),
         names: config.names.iter().map(|name| name.as_str().to_owned()).collect(),
         insecure: config.insecure,
+        limits: Limits {
+            connections: config.max_connections,
+            strangers: config.max_strangers,
+            ..Limits::default()
+        },
     })
 }
 
 fn etcd(config: &AdminConfig) -> anyhow::Result<Option<EtcdSettings>> {
-    let EtcdConfig { urls, prefix, user, password_file } = &config.etcd;
+    let EtcdConfig { urls, prefix, user, password_file, ca_file, certificate_file, key_file } = &config.etcd;
     if urls.is_empty() {
         return Ok(None);
     }
@@ -82,10 +86,22 @@ fn etcd(config: &AdminConfig) -> anyhow::Result<Option<EtcdSettings>> {
         }
         _ => None,
     };
+    let read = |key: &str, file: &Path| {
+        std::fs::read(file).with_context(|| format!("cannot read etcd.{key} {}", file.display()))
+    };
+    let client = match (certificate_file, key_file) {
+        (Some(chain), Some(key)) => Some((read("certificate_file", chain)?, read("key_file", key)?)),
+        _ => None,
+    };
+    let tls = match ca_file {
+        Some(file) => Some(EtcdTls { authorities: read("ca_file", file)?, client }),
+        None => None,
+    };
     Ok(Some(EtcdSettings {
         urls: urls.iter().map(|url| url.as_str().to_owned()).collect(),
         prefix: prefix.clone(),
         user,
+        tls,
         lease: config.lease_seconds.duration(),
     }))
 }
@@ -93,7 +109,7 @@ fn etcd(config: &AdminConfig) -> anyhow::Result<Option<EtcdSettings>> {
 async fn answer(mut calls: mpsc::Receiver<Call>, process: Process, handle: Handle, access: Access) {
     while let Some((request, reply)) = calls.recv().await {
         let reply: oneshot::Sender<Response> = reply;
-        let response = response(&request, &process, &handle, &access, UnixMillis(clock::unix_millis())).await;
+        let response = response(&request, &process, &handle, &access, handle.now()).await;
         // A client that is gone needs no answer.
         let _ = reply.send(response);
     }
@@ -262,6 +278,8 @@ fn stats(status: &Status) -> Stats {
         ("deregistrations", counters.deregistrations),
         ("expirations", counters.expirations),
         ("malformed", status.malformed),
+        ("slow", status.slow),
+        ("oversize", status.oversize),
         ("unkept", status.unkept),
         ("drains", counters.drains),
         ("proofs", counters.proofs),
@@ -316,7 +334,8 @@ mod tests {
     fn every_key_of_the_file_reaches_the_registry() {
         let text = "listen = \"127.0.0.1:1\"\nlease_seconds = 7\ncache_lifetime_seconds = 8\ncache_prefix_v4 = 20\n\
                     cache_prefix_v6 = 48\nnearest = \"rtt\"\nprobe_wait = \"full\"\ndatabase = \"/x/y.db\"\n\
-                    names = [\"admin.example.net\"]\ninsecure = true\ncertificate_seconds = 99\nreturn_probe = false\nauthority_secret_file = \"/x/secret\"\n";
+                    names = [\"admin.example.net\"]\ninsecure = true\ncertificate_seconds = 99\nreturn_probe = false\nmax_connections = 9\nmax_strangers = 8\n\
+                    authority_secret_file = \"/x/secret\"\n";
         let (config, _) = crate::config::parse::<AdminConfig>(std::path::Path::new("t.toml"), text).unwrap();
         let Settings {
             listen,
@@ -329,7 +348,9 @@ mod tests {
             certificate,
             names,
             insecure,
+            limits,
         } = settings(&config).unwrap();
+        assert_eq!((limits.connections, limits.strangers), (9, 8));
         assert_eq!(authority_secret.unwrap().to_str(), Some("/x/secret"));
         assert_eq!(certificate.as_secs(), 99);
         assert_eq!(identity.to_str(), Some("/x/y.identity"));
@@ -348,15 +369,16 @@ mod tests {
         let file = dir.path().join("password");
         std::fs::write(&file, "se cret\n").unwrap();
         let text = format!(
-            "listen = \"127.0.0.1:1\"\nlease_seconds = 7\n[etcd]\nurls = [\"http://127.0.0.1:2379/\"]\n\
-             prefix = \"/tv/\"\nuser = \"u\"\npassword_file = \"{}\"\n",
+            "listen = \"127.0.0.1:1\"\nlease_seconds = 7\n[etcd]\nurls = [\"https://127.0.0.1:2379/\"]\n\
+             prefix = \"/tv/\"\nuser = \"u\"\npassword_file = \"{0}\"\nca_file = \"{0}\"\n",
             file.display()
         );
         let (config, _) = crate::config::parse::<AdminConfig>(std::path::Path::new("t.toml"), &text).unwrap();
         let expected = EtcdSettings {
-            urls: vec!["http://127.0.0.1:2379".into()],
+            urls: vec!["https://127.0.0.1:2379".into()],
             prefix: "/tv/".into(),
             user: Some(("u".into(), "se cret".into())),
+            tls: Some(EtcdTls { authorities: b"se cret\n".to_vec(), client: None }),
             lease: Duration::from_secs(7),
         };
         assert_eq!(settings(&config).unwrap().etcd, Some(expected));
@@ -382,6 +404,7 @@ mod tests {
             certificate: crate::identity::LIFETIME,
             names: Vec::new(),
             insecure: true,
+            limits: Limits::default(),
         };
         let admin = Admin::bind(settings).await.unwrap();
         assert!(!dir.path().join("identity").exists(), "nothing is opened that nothing needs");

@@ -24,6 +24,7 @@ mod record;
 mod refusal;
 #[expect(clippy::module_inception, reason = "the machine carries the name of its protocol")]
 mod registry;
+mod restart;
 mod store;
 mod time;
 
