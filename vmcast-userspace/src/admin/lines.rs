@@ -147,12 +147,14 @@ impl Lines {
         state.counters.refused += refused as u64;
     }
 
-    /// Takes a line of a VMR; an older one of the same VMR ends.
+    /// Takes a line of a VMR; an older one of the same VMR ends. What the VMR says of return probes goes to `noted`, as
+    /// long as the line stands.
     pub(super) fn open(
         &self,
         vmr: NodeId,
         draining: bool,
         answers: Streaming<v1::AttendRequest>,
+        noted: mpsc::Sender<v1::Noted>,
     ) -> mpsc::Receiver<Result<v1::Command, Status>> {
         let (outgoing, commands) = mpsc::channel(QUEUE);
         let (line, orders) = mpsc::channel(QUEUE);
@@ -169,7 +171,7 @@ impl Lines {
         let number = state.next;
         state.lines.insert(vmr.clone(), (number, line));
         drop(state);
-        tokio::spawn(self.clone().attend(vmr, number, outgoing, orders, answers));
+        tokio::spawn(self.clone().attend(vmr, number, outgoing, orders, answers, noted));
         commands
     }
 
@@ -180,6 +182,7 @@ impl Lines {
         outgoing: Outgoing,
         mut orders: mpsc::Receiver<What>,
         mut answers: Streaming<v1::AttendRequest>,
+        noted: mpsc::Sender<v1::Noted>,
     ) {
         let mut pings = interval(PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -193,6 +196,10 @@ impl Lines {
                         let mut state = self.state();
                         state.averages.note(&vmr, at.elapsed());
                         state.counters.pings += 1;
+                    }
+                    if let Some(notes) = answer.noted {
+                        // What nobody waits for is lost, and asked for again.
+                        let _ = noted.try_send(notes);
                     }
                     continue;
                 }

@@ -18,6 +18,7 @@ use super::{
     convert::{self, Malformed},
     handle::Handle,
     lines::Way,
+    prove,
 };
 
 /// Rows of a page, at most and by default.
@@ -159,7 +160,12 @@ impl<S: Kept> Service<S> {
         let vmr: NodeId = convert::parse("node_id", node).map_err(|error| self.malformed(&error))?;
         let draining = self.0.attends(&vmr).map_err(|refusal| refused(&refusal))?;
         debug!(%vmr, "a VMR's line stands");
-        Ok(self.0.lines().open(vmr, draining, answers))
+        let (noted, notes) = mpsc::channel(prove::QUEUE);
+        let commands = self.0.lines().open(vmr.clone(), draining, answers, noted);
+        if self.0.proves() {
+            tokio::spawn(prove::run(self.0.clone(), vmr, notes));
+        }
+        Ok(commands)
     }
 
     pub(super) async fn report_nearest(

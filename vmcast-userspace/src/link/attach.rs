@@ -28,7 +28,7 @@ use super::{
     backoff::{Backoff, Random},
     client::Granted,
     find::Finder,
-    line::VmrOrder,
+    line::{SharedNotes, VmrOrder},
     renew,
 };
 
@@ -109,6 +109,7 @@ pub struct Attachment {
     /// What the admin tells a VMR, until somebody has taken it.
     orders: Option<mpsc::Receiver<VmrOrder>>,
     line: Option<JoinHandle<()>>,
+    notes: SharedNotes,
     task: Option<JoinHandle<()>>,
     renewal: Option<AbortHandle>,
 }
@@ -137,10 +138,11 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
     let mut random = Random::new(settings.seed);
     let mut backoff = || Backoff::new(RETRY.0, RETRY.1, random.number());
     let (register_backoff, find_backoff) = (backoff(), backoff());
+    let notes = SharedNotes::default();
     let (orders, line) = match settings.registration.role {
         Role::Vmr { .. } => {
             let id = settings.registration.id.clone();
-            let (orders, line) = super::line::hold(client.clone(), id, backoff());
+            let (orders, line) = super::line::hold(client.clone(), id, backoff(), notes.clone());
             (Some(orders), Some(line))
         }
         Role::Agent => (None, None),
@@ -166,7 +168,7 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
         dead: BTreeMap::new(),
     };
     let task = Some(tokio::spawn(task.run(commands_rx)));
-    Ok(Attachment { upstreams, draining, status, first_admin, commands, orders, line, task, renewal })
+    Ok(Attachment { upstreams, draining, status, first_admin, commands, orders, line, notes, task, renewal })
 }
 
 impl Attachment {
@@ -193,6 +195,12 @@ impl Attachment {
     /// What the admin tells this VMR; whoever has taken it gets all of it.
     pub fn take_orders(&mut self) -> Option<mpsc::Receiver<VmrOrder>> {
         self.orders.take()
+    }
+
+    /// A Relay Discovery with `nonce` came to an endpoint of this VMR. To be called before it is answered: by this the
+    /// admin knows that the VMR is where it says.
+    pub fn discovered(&self, nonce: u32) {
+        self.notes.on_discovery(nonce);
     }
 
     /// How the link stands, for the operator.
