@@ -531,8 +531,8 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
         }
     }
     count("gateway", "data_at_socket", router.core.data_at_socket);
-    for (family, querier) in router.core.interfaces.values().flat_map(|state| &state.queriers) {
-        let counters = querier.counters();
+    for family in Family::ALL {
+        let counters = router.core.querier_counters(family);
         let protocol = family.protocol();
         count(protocol, "queries_received", counters.queries_received);
         count(protocol, "older_queries_received", counters.older_queries_received);

@@ -22,7 +22,7 @@ use vmcast_proto::{
     mrib,
     record::Budget,
 };
-use vmcast_wire::igmp as wire;
+use vmcast_wire::{amt::Message, igmp as wire, ipv4};
 
 use super::{
     core::{Core, Effect, Queriers, Settings},
@@ -347,6 +347,14 @@ fn what_members_want_is_asked_of_the_upstream_and_data_is_taken_from_its_tunnel_
             if group == GROUP && filter == Filter::Include([SOURCE].into()))
     });
     assert!(asked, "the upstream knows what is wanted");
+
+    // Data that the data plane left to the socket is counted, and goes no further.
+    let (IpAddr::V4(from), IpAddr::V4(to)) = (SOURCE, GROUP) else { panic!("both are of IPv4") };
+    let packet = ipv4::encapsulate(from, to, 9, 0, 17, false, b"data");
+    let bytes = Message::MulticastData { packet: &packet }.to_vec();
+    bed.core.gateway_heard(bed.now, gateway::Input::Datagram { remote: UPSTREAM, tos: 0, bytes: &bytes });
+    bed.settle();
+    assert_eq!((bed.core.data_at_socket, bed.fib()), (1, vec![]));
 }
 
 #[test]
@@ -402,6 +410,8 @@ fn hosts_on_a_querier_interface_become_native_members_and_leave_with_it() {
     };
     bed.core.membership_input(bed.now, LAN, Family::V4, input);
     bed.settle();
+    let counted = bed.core.querier_counters(Family::V4);
+    assert_eq!((counted.reports_received, counted.queries_sent), (1, 1));
     let native = Output::Interface(LAN);
     let joined = [FibOp::SetStream(ANY, Rpf::AnyUpstream, Members::Own), FibOp::AddMember(ANY, native)];
     assert_eq!(bed.fib(), joined);
@@ -409,6 +419,12 @@ fn hosts_on_a_querier_interface_become_native_members_and_leave_with_it() {
     bed.settle();
     let left = [FibOp::RemoveMember(ANY, native), FibOp::RemoveStream(ANY), FibOp::RemoveInterface(LAN)];
     assert_eq!(bed.fib(), left);
+    // What was counted is not lost with it, and goes on when it comes back.
+    assert_eq!(bed.core.querier_counters(Family::V4), counted);
+    assert_eq!(bed.core.querier_counters(Family::V6), membership::Counters::default());
+    bed.lan(false);
+    let again = bed.core.querier_counters(Family::V4);
+    assert_eq!((again.reports_received, again.queries_sent), (1, 2));
 }
 
 impl Bed {
