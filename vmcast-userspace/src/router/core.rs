@@ -44,6 +44,8 @@ pub(super) enum Effect {
     SendGateway { remote: SocketAddr, bytes: Vec<u8> },
     /// Send an IGMP or MLD message on an interface.
     SendMembership { ifindex: IfIndex, source: IpAddr, destination: IpAddr, message: Vec<u8> },
+    /// Share what the relay's sockets take with a gateway that has a tunnel more, or less.
+    Tunnel { gateway: IpAddr, is_up: bool },
     /// Change the data plane.
     Fib(FibOp),
     /// Count for a member what it wants from here on.
