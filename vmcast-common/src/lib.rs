@@ -14,6 +14,7 @@ pub mod maps;
 pub mod packet;
 pub mod rate;
 pub mod rewrite;
+pub mod shares;
 pub mod verdict;
 
 /// UDP port of AMT relays and, in vmcast, of gateways too (RFC 7450 §5.1.1.2).

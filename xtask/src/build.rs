@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    project::{cargo, ebpf_object, sink_object, target_dir},
+    project::{cargo, ebpf_object, shares_object, sink_object, target_dir},
     setup::{self, Toolchain},
 };
 
@@ -56,6 +56,7 @@ fn ebpf_with(toolchain: &Toolchain, features: &[&str]) -> Result<()> {
     }
     let built = dir.join("bpfel-unknown-none/release");
     replace_if_changed(&built.join("vmcast"), &ebpf_object())?;
+    replace_if_changed(&built.join("vmcast-shares"), &shares_object())?;
     replace_if_changed(&built.join("vmcast-sink"), &sink_object())
 }
 

@@ -28,6 +28,11 @@ pub(crate) fn ebpf_object() -> PathBuf {
     target_dir().join("vmcast-ebpf.o")
 }
 
+/// The object with the filters of sockets that the program embeds.
+pub(crate) fn shares_object() -> PathBuf {
+    target_dir().join("vmcast-shares.o")
+}
+
 /// The object with the sink that the benchmark embeds.
 pub(crate) fn sink_object() -> PathBuf {
     target_dir().join("vmcast-sink.o")
@@ -38,7 +43,8 @@ pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     command.current_dir(root());
     if env::var_os("CARGO_TARGET_DIR").is_some() {
-        command.env("VMCAST_EBPF_OBJECT", ebpf_object()).env("VMCAST_SINK_OBJECT", sink_object());
+        command.env("VMCAST_EBPF_OBJECT", ebpf_object()).env("VMCAST_SHARES_OBJECT", shares_object());
+        command.env("VMCAST_SINK_OBJECT", sink_object());
     }
     command
 }

@@ -68,6 +68,8 @@ struct Bed {
     questions: Vec<Instant>,
     /// The tunnels that have a port, where they send to and with what nonce they last asked.
     open: BTreeMap<u32, (SocketAddr, u32)>,
+    /// What was sent last, by which tunnel.
+    last_sent: Option<(u32, Vec<u8>)>,
     routes: BTreeMap<(IpAddr, IpAddr), u32>,
     default: BTreeMap<IpAddr, Filter>,
 }
@@ -83,6 +85,7 @@ impl Bed {
             asked: BTreeMap::new(),
             questions: Vec::new(),
             open: BTreeMap::new(),
+            last_sent: None,
             routes: BTreeMap::new(),
             default: BTreeMap::new(),
         }
@@ -167,10 +170,20 @@ impl Bed {
 
     fn happen(&mut self, which: u8, argument: u8) {
         match which & 3 {
-            0 | 1 => self.input(Input::Traffic { source: source(argument) }),
+            0 => self.input(Input::Traffic { source: source(argument) }),
+            1 => self.unreachable(argument),
             2 => self.input(Input::Lost { tunnel: self.tunnel(argument) }),
             _ => self.input(Input::LocalChanged),
         }
+    }
+
+    /// ICMP says that what was sent last was not delivered, or that the same of another tunnel was not.
+    fn unreachable(&mut self, argument: u8) {
+        let Some((tunnel, sent)) = self.last_sent.clone() else { return };
+        let tunnel = if argument & 1 == 0 { tunnel } else { self.tunnel(argument >> 1) };
+        let remote = self.open.get(&tunnel).map_or_else(|| (relay(1), PORT).into(), |(remote, _)| *remote);
+        let quoted = if argument & 64 == 0 { &sent[..] } else { &sent[..sent.len().min(7)] };
+        self.input(Input::Unreachable { tunnel, remote, quoted });
     }
 
     fn settle(&mut self) {
@@ -214,6 +227,7 @@ impl Bed {
             Output::Transmit { tunnel, remote, bytes } => {
                 let (to, nonce) = self.open.get_mut(&tunnel).expect("it is open");
                 *to = remote;
+                self.last_sent = Some((tunnel, bytes.clone()));
                 match Message::parse(&bytes).expect("a message") {
                     Message::RelayDiscovery { nonce: of } | Message::Request { nonce: of, .. } => *nonce = of,
                     Message::MembershipUpdate { .. } | Message::Teardown { .. } => {}

@@ -27,8 +27,8 @@ const MTU: u16 = 128;
 const OUTER: usize = 20 + 8;
 
 /// The AMT gateway under a script: the first byte configures it, each step is a datagram of the
-/// relay or of a stranger, whole, broken, or answering what was asked; a change of what is wanted;
-/// or time.
+/// relay or of a stranger, whole, broken, or answering what was asked; what ICMP says of what was sent; a change of
+/// what is wanted; or time.
 pub fn gateway(data: &[u8]) {
     let Some((&settings, script)) = data.split_first() else { return };
     let mut script = Script::new(script);
@@ -51,6 +51,7 @@ pub fn gateway(data: &[u8]) {
             _ => match argument {
                 255 => bed.input(Input::Stop),
                 250..255 => bed.input(Input::LocalChanged),
+                240..250 => bed.unreachable(step, argument, script.bytes(argument & 7)),
                 _ => bed.input(membership(argument, script.bytes(step >> 5))),
             },
         }
@@ -66,6 +67,8 @@ struct Bed {
     /// Nonces of the Relay Discoveries and Requests that were sent.
     asked: BTreeSet<u32>,
     last_nonce: u32,
+    /// The datagram that was sent last, and where to.
+    last_sent: Option<(SocketAddr, Vec<u8>)>,
     /// Relays that an advertisement named in answer to a discovery.
     advertised: BTreeSet<SocketAddr>,
     /// What Membership Queries of a relay gave in answer to a Request.
@@ -91,6 +94,7 @@ impl Bed {
             stopped: false,
             asked: BTreeSet::new(),
             last_nonce: 0,
+            last_sent: None,
             advertised: BTreeSet::new(),
             granted: BTreeSet::new(),
         };
@@ -169,6 +173,18 @@ impl Bed {
         }
     }
 
+    /// ICMP says that what was sent last was not delivered, as far as it quotes it; or anything.
+    fn unreachable(&mut self, step: u8, argument: u8, forged: &[u8]) {
+        let (remote, sent) = self.last_sent.clone().unwrap_or_else(|| (RELAY, Vec::new()));
+        let remote = if step & 32 == 0 { remote } else { self.sender(step) };
+        let quoted = match argument {
+            240..244 => &sent[..],
+            244..248 => &sent[..sent.len().min(usize::from(argument - 244) * 5 + 3)],
+            _ => forged,
+        };
+        self.input(Input::Unreachable { remote, quoted });
+    }
+
     fn input(&mut self, input: Input<'_>) {
         self.stopped |= input == Input::Stop;
         self.gateway.handle_input(self.now, input);
@@ -215,6 +231,7 @@ impl Bed {
 
     fn on_transmit(&mut self, remote: SocketAddr, bytes: &[u8]) {
         let message = Message::parse(bytes).expect("what is sent can be read");
+        self.last_sent = Some((remote, bytes.to_vec()));
         let known = if self.discover { self.advertised.contains(&remote) } else { remote == RELAY };
         let IpAddr::V4(to) = remote.ip() else { panic!("the relay is reached over IPv4") };
         assert!(!(to.is_multicast() || to.is_broadcast() || to.is_unspecified()), "{message:?} to {remote}");

@@ -7,7 +7,7 @@ use std::{
 use vmcast_common::hdr::ipv4::PROTO_IGMP;
 use vmcast_proto::{
     Filter, Machine,
-    amt::relay::{Config, DownReason, Event, Input, Output, Relay},
+    amt::relay::{Config, DownReason, Event, Input, Output, Relay, Unreachable},
     host_state::Limits,
 };
 use vmcast_wire::{
@@ -28,7 +28,7 @@ const MAX_ANSWER: usize = 12 + 76 + 18;
 const PORT: u16 = vmcast_common::AMT_PORT;
 
 /// The AMT relay under a script: the first byte configures it, each step is a datagram of some peer,
-/// whole, broken, or with the proof of its own or another peer's handshake; or time.
+/// whole, broken, or with the proof of its own or another peer's handshake; or what ICMP says; or time.
 pub fn relay(data: &[u8]) {
     let Some((&settings, script)) = data.split_first() else { return };
     let mut script = Script::new(script);
@@ -38,6 +38,7 @@ pub fn relay(data: &[u8]) {
         match step % 8 {
             0 | 1 => bed.now += pause(step % 8 == 1, argument),
             2 => bed.deliver(local, peer, script.bytes(argument)),
+            3 if argument < 32 => bed.unreachable(local, peer, argument, script.sized()),
             3 => bed.deliver(local, stranger(argument), script.sized()),
             4 => {
                 let (ipv6, ecn) = (argument & 1 == 1, argument & 2 == 2);
@@ -96,6 +97,7 @@ impl Bed {
             secret_lifetime: Duration::from_secs(if settings & 2 == 0 { 7200 } else { 1 }),
             answers_per_second: if settings & 4 == 0 { 20_000 } else { 2 },
             idle_linger: Duration::from_secs(if settings & 8 == 0 { 30 } else { 0 }),
+            unreachable_ignored: u32::from(settings >> 4 & 3),
             max_tunnels: MAX_TUNNELS,
             max_tunnels_per_source: MAX_TUNNELS_PER_SOURCE,
             limits: LIMITS,
@@ -163,6 +165,34 @@ impl Bed {
                     self.on_event(event, proof.map(|(remote, ..)| (local, remote)));
                 }
             }
+        }
+    }
+
+    /// ICMP says that a datagram was not delivered: data of a tunnel and of one of its groups, or anything.
+    fn unreachable(&mut self, local: SocketAddr, peer: SocketAddr, argument: u8, quoted: &[u8]) {
+        let tunnel = self.tunnels.values().nth(usize::from(argument >> 2));
+        let (local, remote) = tunnel.map_or((local, peer), |tunnel| (tunnel.local, tunnel.remote));
+        let joined = tunnel.into_iter().flat_map(|tunnel| tunnel.groups.keys());
+        let data = joined.copied().nth(usize::from(argument >> 1 & 1)).map(|group| match group {
+            IpAddr::V4(group) => {
+                ipv4::encapsulate(Ipv4Addr::new(198, 51, 100, 9), group, 9, 0, 17, false, quoted)
+            }
+            IpAddr::V6(group) => ipv6::encapsulate(Ipv6Addr::LOCALHOST, group, 9, 0, 17, false, quoted),
+        });
+        let data = data.filter(|_| argument & 1 == 0);
+        let message = data.as_ref().map(|packet| Message::MulticastData { packet }.to_vec());
+        let quoted = message.as_deref().unwrap_or(quoted);
+        let counted = self.relay.counters();
+        self.relay.handle_input(self.now, Input::Unreachable(Unreachable { local, remote, quoted }));
+        let more = self.relay.counters();
+        let (believed, ignored) =
+            (more.unreachable - counted.unreachable, more.unreachable_ignored - counted.unreachable_ignored);
+        assert_eq!(believed + ignored, 1, "each is counted");
+        assert!(message.is_none() || believed == 1, "data of a joined group is believed");
+        while let Some(output) = self.relay.poll_output() {
+            let Output::Event(event) = output else { panic!("{output:?}: ICMP is not answered") };
+            assert_eq!(believed, 1, "{event:?} without data of the tunnel");
+            self.on_event(event, None);
         }
     }
 

@@ -267,7 +267,7 @@ pub fn registry() -> Vec<Vec<u8>> {
     vec![registry_steps().concat()]
 }
 
-/// Handshake, join, another join, leave, teardown, and silence.
+/// Handshake, join, another join, leave, teardown, and silence; and data that is not delivered.
 #[must_use]
 pub fn relay() -> Vec<Vec<u8>> {
     let report =
@@ -276,7 +276,8 @@ pub fn relay() -> Vec<Vec<u8>> {
     let joined = [vec![0, 4, 1], update(report(5, 1)), update(report(3, 2))].concat();
     vec![
         [joined.clone(), update(report(6, 1)), vec![7, 0]].concat(),
-        [joined, vec![1, 255]].concat(),
+        [joined.clone(), vec![1, 255]].concat(),
+        [joined, [3, 0, 0, 0, 60].repeat(4), vec![3, 1, 1, 9, 3, 2, 0]].concat(),
         vec![0, 2, 8, 1, 0, 0, 0, 1, 2, 3, 4],
     ]
 }
@@ -286,7 +287,11 @@ pub fn relay() -> Vec<Vec<u8>> {
 pub fn gateway() -> Vec<Vec<u8>> {
     let steps =
         vec![7, 10, 3, 0x41, 4, 1, 6, 2, 0xaa, 0xbb, 0, 100, 1, 40, 4, 2, 7, 251, 1, 1, 4, 1, 7, 255, 0, 200];
-    [0, 1, 2, 16].map(|settings| [vec![settings], steps.clone()].concat()).to_vec()
+    // The first Request is not delivered, or an Update.
+    let refused = vec![7, 10, 7, 240, 0, 20, 7, 240, 0, 60, 7, 240, 4, 2, 7, 240, 7, 246, 7, 249, 1, 2, 3];
+    let scripts = [0, 1, 2, 16].map(|settings| [vec![settings], steps.clone()].concat());
+    let refusals = [0, 1].map(|settings| [vec![settings], refused.clone()].concat());
+    scripts.into_iter().chain(refusals).collect()
 }
 
 /// Three relays of which one answers, one answers late and one never.

@@ -287,8 +287,8 @@ const _: () = assert!(size_of::<OversizeRecord>() == 12 + super::OVERSIZE_MAX);
 mod pod {
     use super::*;
     use crate::maps::{
-        DroppedCopies, EndpointKey, HeadKey, InterfaceKey, MemberEntry, MemberKey, NextHopEntry, QueueEntry,
-        StreamKey, TunnelKey,
+        Address, DroppedCopies, EndpointKey, HeadKey, InterfaceKey, MemberEntry, MemberKey, NextHopEntry,
+        QueueEntry, StreamKey, TunnelKey,
     };
 
     macro_rules! pod {
@@ -301,6 +301,7 @@ mod pod {
         };
     }
     pod!(
+        Address,
         StreamEntry,
         TunnelEntry,
         InterfaceEntry,

@@ -1,17 +1,22 @@
-//! Embeds the compiled kernel programs if there are any: `VMCAST_EBPF_OBJECT`, else
-//! `target/vmcast-ebpf.o` of the workspace, as `cargo xtask build-ebpf` leaves it.
+//! Embeds the compiled kernel programs if there are any: `VMCAST_EBPF_OBJECT` and `VMCAST_SHARES_OBJECT`, else
+//! `target/vmcast-ebpf.o` and `target/vmcast-shares.o` of the workspace, as `cargo xtask build-ebpf` leaves them.
 
 use std::{env, fs, path::PathBuf};
 
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(vmcast_ebpf_object)");
-    println!("cargo::rerun-if-env-changed=VMCAST_EBPF_OBJECT");
-    let object = env::var_os("VMCAST_EBPF_OBJECT")
-        .map_or_else(|| manifest_dir().join("../../../target/vmcast-ebpf.o"), PathBuf::from);
+    embed("vmcast-ebpf.o", "VMCAST_EBPF_OBJECT", "vmcast_ebpf_object");
+    embed("vmcast-shares.o", "VMCAST_SHARES_OBJECT", "vmcast_shares_object");
+}
+
+fn embed(name: &str, variable: &str, cfg: &str) {
+    println!("cargo::rustc-check-cfg=cfg({cfg})");
+    println!("cargo::rerun-if-env-changed={variable}");
+    let object = env::var_os(variable)
+        .map_or_else(|| manifest_dir().join("../../../target").join(name), PathBuf::from);
     println!("cargo::rerun-if-changed={}", object.display());
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("vmcast-ebpf.o");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join(name);
     if fs::copy(&object, out).is_ok() {
-        println!("cargo::rustc-cfg=vmcast_ebpf_object");
+        println!("cargo::rustc-cfg={cfg}");
     }
 }
 

@@ -11,9 +11,9 @@ use vmcast_common::fib::{EcnMode, Stream, TunnelKind};
 use super::{
     Present, Problem,
     explain::did_you_mean,
-    router::{RouterInterface, TunnelConfig},
+    router::{RouterInterface, TunnelConfig, table_of},
     target::{self, ANY, Origin, Target, WAYS, never_returns},
-    value::{AMT_PORT, GroupAddress, NodeName, TunnelEnd, is_host},
+    value::{AMT_PORT, GroupAddress, InterfaceName, NodeName, TunnelEnd, is_host},
 };
 
 /// `[[static_tunnel]]`: a tunnel between two ends that both know of it.
@@ -199,6 +199,11 @@ pub(super) fn problems(
     problems
 }
 
+/// Whether a name stands for many interfaces.
+fn is_pattern(name: &str) -> bool {
+    name.parse::<InterfaceName>().is_ok_and(|name| name.is_pattern())
+}
+
 fn forward_problems(
     index: usize,
     forward: &Forward,
@@ -210,10 +215,18 @@ fn forward_problems(
     let problem = |key: &str, message: String| Problem::error(format!("forward[{index}].{key}"), message);
     let unknown =
         |key: &str, name: &str| {
+            if is_pattern(name) {
+                return problem(key, format!("`{name}` stands for many interfaces"))
+                    .hint("name one of them; it may come and go");
+            }
             let known: Vec<&str> = places.keys().copied().collect();
             problem(key, format!("no interface and no static tunnel here is named `{name}`"))
                 .hint(did_you_mean(name, &known, "named are"))
         };
+    let place = |name: &str| {
+        let of_interface = || table_of(interfaces, name).map(|table| table.accepts_sources);
+        if is_pattern(name) { None } else { places.get(name).copied().or_else(of_interface) }
+    };
     let mut problems = Vec::new();
     if let Some(source) = forward.source {
         if source.is_ipv4() != forward.group.0.is_ipv4() {
@@ -224,7 +237,7 @@ fn forward_problems(
     }
     match &forward.from {
         Origin::Any => {}
-        Origin::Named(name) => match places.get(name.as_str()) {
+        Origin::Named(name) => match place(name) {
             None => problems.push(unknown("from", name)),
             Some(false) => problems.push(
                 problem("from", format!("{name} does not accept sources"))
@@ -248,7 +261,7 @@ fn forward_problems(
     for (at, target) in forward.to.iter().enumerate() {
         let key = format!("to[{at}]");
         match target {
-            Target::Named(name) if !places.contains_key(name.as_str()) => problems.push(unknown(&key, name)),
+            Target::Named(name) if place(name).is_none() => problems.push(unknown(&key, name)),
             Target::Named(name) if forward.from == Origin::Named(name.clone()) => {
                 problems.push(problem(&key, never_returns(name)));
             }
@@ -261,7 +274,7 @@ fn forward_problems(
             Target::Named(_) | Target::Neighbour(_) | Target::Host { .. } => {}
         }
         if let Some(interface) = target.interface()
-            && !interfaces.iter().any(|known| known.name == *interface)
+            && (interface.is_pattern() || table_of(interfaces, interface.as_str()).is_none())
         {
             let known: Vec<&str> = interfaces.iter().map(|known| known.name.as_str()).collect();
             problems.push(

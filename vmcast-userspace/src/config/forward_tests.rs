@@ -241,3 +241,24 @@ fn an_address_that_is_not_this_hosts_is_a_warning_since_it_may_come() {
     present.addresses.insert("10.1.0.1".parse().unwrap());
     assert_eq!(config.host_problems(&present), []);
 }
+
+#[test]
+fn an_interface_may_be_named_that_only_a_pattern_covers() {
+    let pattern = "[[interface]]\nname = \"ppp*\"\naccepts_sources = true\n";
+    let of = |lines: &str| format!("{pattern}{}", forward(lines));
+    read(&of("from = \"ppp7\"\nto = [\"ppp8\", { mac = \"02:00:5e:00:53:01\", interface = \"ppp9\" }]"))
+        .unwrap();
+    refused(&of("from = \"eth1\"\nto = [\"ppp8\"]"), &["eth1 does not accept sources"]);
+    refused(&of("to = [\"pp8\"]"), &["no interface and no static tunnel here is named `pp8`"]);
+    // Of many there is none to be told of.
+    let many = "`ppp*` stands for many interfaces";
+    refused(&of("to = [\"ppp*\"]"), &[many, "hint: name one of them"]);
+    refused(&of("from = \"ppp*\"\nto = [\"eth1\"]"), &[many]);
+    refused(
+        &of("to = [{ mac = \"02:00:5e:00:53:01\", interface = \"ppp*\" }]"),
+        &["no [[interface]] is named `ppp*`"],
+    );
+    // The table of its own name counts before a pattern.
+    let own = "[[interface]]\nname = \"ppp7\"\n";
+    refused(&format!("{own}{}", of("from = \"ppp7\"\nto = [\"eth1\"]")), &["ppp7 does not accept sources"]);
+}

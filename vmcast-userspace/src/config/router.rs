@@ -722,10 +722,15 @@ impl RouterConfig {
     /// The table of an interface: that of its name, else the first whose pattern it fits.
     #[must_use]
     pub fn interface_of(&self, name: &str) -> Option<&RouterInterface> {
-        let covers = |table: &&RouterInterface| table.name.covers(name);
-        let exact = self.interfaces.iter().find(|table| !table.name.is_pattern() && covers(table));
-        exact.or_else(|| self.interfaces.iter().find(covers))
+        table_of(&self.interfaces, name)
     }
+}
+
+/// See [`RouterConfig::interface_of`].
+pub(super) fn table_of<'a>(tables: &'a [RouterInterface], name: &str) -> Option<&'a RouterInterface> {
+    let covers = |table: &&RouterInterface| table.name.covers(name);
+    let exact = tables.iter().find(|table| !table.name.is_pattern() && covers(table));
+    exact.or_else(|| tables.iter().find(covers))
 }
 
 fn max_groups() -> usize {

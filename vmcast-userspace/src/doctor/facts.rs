@@ -82,6 +82,8 @@ pub(super) struct HostFacts {
     /// Whether the engine's programs are taken, or why not.
     pub(super) xdp: Result<(), String>,
     pub(super) tc: Result<(), String>,
+    /// Whether filters before sockets are taken, or why not.
+    pub(super) shares: Result<(), String>,
     pub(super) batches: bool,
     pub(super) tcx: Option<bool>,
     /// Whether drivers tell what they do at XDP.

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
 use vmcast_common::fib::IfIndex;
 use vmcast_dataplane::{
     features::Features,
-    kernel::{Rule, try_out},
-    probe,
+    kernel::{OpenError, Rule, try_out},
+    probe, shares,
 };
 
 use super::facts::{Asked, HostFacts, InterfaceFacts, LinkFacts, Running};
@@ -21,9 +21,9 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// What this host has. Programs are loaded for the question, attached to no interface, and go.
 pub(super) fn host() -> HostFacts {
     let is_root = nix::unistd::geteuid().is_root();
-    let taken = |rule| {
+    let taken = |try_out: &dyn Fn() -> Result<(), OpenError>| {
         if is_root {
-            try_out(rule).map_err(|error| error.to_string())
+            try_out().map_err(|error| error.to_string())
         } else {
             Err("only root may load programs".to_owned())
         }
@@ -33,8 +33,9 @@ pub(super) fn host() -> HostFacts {
             .map_or_else(|_| "?".to_owned(), |name| name.release().to_string_lossy().into_owned()),
         is_root,
         btf: Path::new(BTF).exists(),
-        xdp: taken(Rule::Xdp),
-        tc: taken(Rule::Tc),
+        xdp: taken(&|| try_out(Rule::Xdp)),
+        tc: taken(&|| try_out(Rule::Tc)),
+        shares: taken(&shares::try_out),
         batches: probe::batches(),
         tcx: probe::tcx().ok(),
         tells_features: Features::open().is_ok(),

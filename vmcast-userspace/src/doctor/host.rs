@@ -85,6 +85,13 @@ pub(super) fn judge(facts: &HostFacts, engine: &Engine, running: Option<&Running
             "the router's process replicates over packet sockets, at a small part of the rate",
         ),
     });
+    findings.push(match &facts.shares {
+        Ok(()) => Finding::ok("shares before the sockets: the kernel takes their filters"),
+        Err(error) => Finding::warning(
+            format!("shares before the sockets: {error}"),
+            "a flood of AMT, IGMP or MLD with forged sources keeps others from being heard as well",
+        ),
+    });
     findings.push(if facts.batches {
         Finding::ok("tables are made many at a time")
     } else {

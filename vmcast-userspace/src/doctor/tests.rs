@@ -16,6 +16,7 @@ fn good_host() -> HostFacts {
         btf: true,
         xdp: Ok(()),
         tc: Ok(()),
+        shares: Ok(()),
         batches: true,
         tcx: Some(true),
         tells_features: true,
@@ -62,6 +63,16 @@ fn only(findings: &[Finding], level: Level, found: &str, mend: &str) {
     assert_eq!(finding.level, level, "{finding:?}");
     assert!(finding.found.contains(found) && finding.means.is_some(), "{finding:?}");
     assert!(finding.mend.as_deref().unwrap_or_default().contains(mend), "{finding:?}");
+}
+
+#[test]
+fn a_kernel_without_shares_before_sockets_is_told_of() {
+    let facts = HostFacts { shares: Err("no socket filters".to_owned()), ..good_host() };
+    let findings = host::judge(&facts, &AUTO, None);
+    let told = findings.iter().find(|finding| finding.found.contains("no socket filters"));
+    assert_eq!(told.map(|finding| finding.level), Some(Level::Warning));
+    let findings = host::judge(&good_host(), &AUTO, None);
+    assert!(findings.iter().any(|finding| finding.found.contains("shares before the sockets")));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use vmcast_common::{
     },
     verdict::DropReason,
 };
-use vmcast_dataplane::{Engine, EngineInfo};
+use vmcast_dataplane::{Engine, EngineInfo, shares::RelayCuts};
 use vmcast_proto::{
     Filter,
     membership::{self, Family},
@@ -516,6 +516,9 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
         count("relay", label, value);
     }
     count("relay", "overrun", router.overrun());
+    let RelayCuts { source, strangers } = router.relay_cuts();
+    count("relay", "source_over_share", source);
+    count("relay", "strangers_over_share", strangers);
     for (label, value) in router.core.policed.counters() {
         count("policy", label, value);
     }
@@ -531,8 +534,8 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
         }
     }
     count("gateway", "data_at_socket", router.core.data_at_socket);
-    for (family, querier) in router.core.interfaces.values().flat_map(|state| &state.queriers) {
-        let counters = querier.counters();
+    for family in Family::ALL {
+        let counters = router.core.querier_counters(family);
         let protocol = family.protocol();
         count(protocol, "queries_received", counters.queries_received);
         count(protocol, "older_queries_received", counters.older_queries_received);
@@ -549,9 +552,10 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     for family in Family::ALL {
         let bad = router.bad_datagrams.get(&family).copied().unwrap_or(0);
         count(family.protocol(), "bad_datagrams", bad);
-        let Unread { overrun, thinned } = router.unread(family);
+        let Unread { overrun, thinned, strangers } = router.unread(family);
         count(family.protocol(), "overrun", overrun);
         count(family.protocol(), "thinned", thinned);
+        count(family.protocol(), "strangers_over_share", strangers);
     }
     let mrib = router.core.mrib.counters();
     count("mrib", "new_source_wrong_input", mrib.wrong_input);

@@ -44,6 +44,8 @@ pub(super) enum Effect {
     SendGateway { remote: SocketAddr, bytes: Vec<u8> },
     /// Send an IGMP or MLD message on an interface.
     SendMembership { ifindex: IfIndex, source: IpAddr, destination: IpAddr, message: Vec<u8> },
+    /// Share what the relay's sockets take with a gateway that has a tunnel more, or less.
+    Tunnel { gateway: IpAddr, is_up: bool },
     /// Change the data plane.
     Fib(FibOp),
     /// Count for a member what it wants from here on.
@@ -138,6 +140,8 @@ pub(super) struct Core {
     /// Data that came to the gateway's socket instead of the data plane.
     pub(super) data_at_socket: u64,
     pace: Pace,
+    /// What queriers counted on interfaces that are gone.
+    queriers_before: BTreeMap<Family, membership::Counters>,
     /// Whether queriers may have something to say: there may be hundreds.
     queriers_acted: bool,
     pub(super) effects: VecDeque<Effect>,
@@ -167,6 +171,7 @@ impl Core {
             waits_for: BTreeMap::new(),
             data_at_socket: 0,
             pace: Pace::default(),
+            queriers_before: BTreeMap::new(),
             queriers_acted: false,
             effects: VecDeque::new(),
         }
@@ -347,6 +352,9 @@ impl Core {
         let Some(mut state) = self.interfaces.remove(&ifindex) else {
             return;
         };
+        for (family, querier) in &state.queriers {
+            *self.queriers_before.entry(*family).or_default() += querier.counters();
+        }
         self.recorded.extend(state.take_recordings());
         self.member_gone(Output::Interface(ifindex));
         self.mrib.handle_input(now, mrib::Input::MemberGone { member: Output::Interface(ifindex) });
@@ -355,6 +363,14 @@ impl Core {
         self.stated.remove_interface(ifindex);
         self.restate(now);
         self.effects.push_back(Effect::Fib(FibOp::RemoveInterface(ifindex)));
+    }
+
+    /// What the queriers of a family counted on all interfaces since the start.
+    pub(super) fn querier_counters(&self, family: Family) -> membership::Counters {
+        let mut counters = self.queriers_before.get(&family).cloned().unwrap_or_default();
+        let queriers = self.interfaces.values().filter_map(|state| state.queriers.get(&family));
+        queriers.for_each(|querier| counters += querier.counters());
+        counters
     }
 
     /// Sets the VMR that streams come from, and our end of the tunnel to it.

@@ -4,11 +4,15 @@ use std::{
     collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use anyhow::Context as _;
 use tokio::{sync::mpsc, task::AbortHandle};
+use vmcast_dataplane::shares::{RelayCuts, SocketShares};
 
 use super::run::Event;
 use crate::{
@@ -40,10 +44,11 @@ impl Reading {
 
     fn start(
         local: SocketAddr,
+        shares: Option<&SocketShares>,
         events: &mpsc::Sender<Event>,
         event: fn(&Heard<'_>) -> Event,
     ) -> io::Result<Self> {
-        let socket = Arc::new(UdpEndpoint::bind(local)?);
+        let socket = Arc::new(UdpEndpoint::bind_behind(shares.map(SocketShares::relay_filter), local)?);
         let task = tokio::spawn(read(Arc::clone(&socket), events.clone(), event)).abort_handle();
         Ok(Self { socket, task })
     }
@@ -73,8 +78,12 @@ pub(super) struct Relays {
     /// Where only Relay Discovery is answered; no endpoint of a tunnel.
     discovery: Vec<IpAddr>,
     sockets: BTreeMap<SocketAddr, Reading>,
+    /// What stands before them in the kernel, if it takes that.
+    shares: Option<Arc<SocketShares>>,
     /// Datagrams that the kernel dropped at endpoints that are gone.
-    overrun_before: u64,
+    dropped_before: u64,
+    /// Those that were known to be dropped because too many waited.
+    overrun: AtomicU64,
 }
 
 /// Endpoints that came and went.
@@ -87,19 +96,20 @@ pub(super) struct Moves {
 }
 
 impl Relays {
-    pub(super) const fn new(port: u16, discovery: Vec<IpAddr>) -> Self {
-        Self { port, discovery, sockets: BTreeMap::new(), overrun_before: 0 }
+    pub(super) const fn new(port: u16, discovery: Vec<IpAddr>, shares: Option<Arc<SocketShares>>) -> Self {
+        let overrun = AtomicU64::new(0);
+        Self { port, discovery, sockets: BTreeMap::new(), shares, dropped_before: 0, overrun }
     }
 
     /// Takes tunnels at these addresses and no others.
     pub(super) fn follow(&mut self, addresses: &[IpAddr], events: &mpsc::Sender<Event>) -> Moves {
         let mut moves = Moves::default();
-        let Self { port, discovery, sockets, overrun_before } = self;
+        let Self { port, discovery, sockets, shares, dropped_before, .. } = self;
         sockets.retain(|endpoint, reading| {
             let ip = endpoint.ip();
             let stays = addresses.contains(&ip) || discovery.contains(&ip);
             if !stays {
-                *overrun_before += reading.socket.drops();
+                *dropped_before += reading.socket.drops();
                 moves.removed.push(*endpoint);
             }
             stays
@@ -109,7 +119,7 @@ impl Relays {
             if sockets.contains_key(&local) {
                 continue;
             }
-            match Reading::start(local, events, Event::of_relay) {
+            match Reading::start(local, shares.as_deref(), events, Event::of_relay) {
                 Ok(socket) => {
                     sockets.insert(local, socket);
                     if !discovery.contains(address) {
@@ -130,7 +140,25 @@ impl Relays {
 
     /// Datagrams that the kernel dropped because more came than are taken.
     pub(super) fn overrun(&self) -> u64 {
-        self.overrun_before + self.sockets.values().map(|reading| reading.socket.drops()).sum::<u64>()
+        let dropped = self.sockets.values().map(|reading| reading.socket.drops()).sum::<u64>();
+        // What is cut counts as dropped, too, and is read last, so this is never too much; nor does it go back.
+        let RelayCuts { source, strangers } = self.cuts();
+        let overrun = (self.dropped_before + dropped).saturating_sub(source + strangers);
+        self.overrun.fetch_max(overrun, Ordering::Relaxed).max(overrun)
+    }
+
+    /// Datagrams that were cut because their sources sent more than their shares.
+    pub(super) fn cuts(&self) -> RelayCuts {
+        self.shares.as_ref().map_or_else(RelayCuts::default, |shares| shares.relay_cuts())
+    }
+
+    /// A tunnel of a gateway is there, or gone.
+    pub(super) fn note_tunnel(&self, gateway: IpAddr, is_up: bool) {
+        match &self.shares {
+            Some(shares) if is_up => shares.add_gateway(gateway),
+            Some(shares) => shares.remove_gateway(gateway),
+            None => {}
+        }
     }
 
     /// Sends from an endpoint.
@@ -155,7 +183,7 @@ pub(super) fn send(reading: &Reading, local: SocketAddr, remote: SocketAddr, byt
 /// # Errors
 /// If the address is not ours or the port is taken.
 pub(super) fn open_gateway(local: SocketAddr, events: &mpsc::Sender<Event>) -> anyhow::Result<Reading> {
-    Reading::start(local, events, Event::of_gateway).with_context(|| format!("a socket on {local}"))
+    Reading::start(local, None, events, Event::of_gateway).with_context(|| format!("a socket on {local}"))
 }
 
 #[cfg(test)]
@@ -178,7 +206,7 @@ mod tests {
         let (events, mut received) = mpsc::channel(4);
         let port = free_port();
         let [first, second] = [FIRST, SECOND].map(|address| SocketAddr::from((address, port)));
-        let mut relays = Relays::new(port, Vec::new());
+        let mut relays = Relays::new(port, Vec::new(), None);
         assert!(relays.endpoints().is_empty());
         assert_eq!(relays.follow(&[FIRST], &events).added, [first]);
         let moves = relays.follow(&[FIRST, SECOND], &events);
@@ -198,7 +226,7 @@ mod tests {
     async fn what_comes_faster_than_it_is_read_is_counted_for_good() {
         let (events, _received) = mpsc::channel(1);
         let port = free_port();
-        let mut relays = Relays::new(port, Vec::new());
+        let mut relays = Relays::new(port, Vec::new(), None);
         relays.follow(&[FIRST], &events);
         assert_eq!(relays.overrun(), 0);
         let member = UdpSocket::bind((FIRST, 0)).expect("a loopback address");
@@ -219,7 +247,7 @@ mod tests {
         let (events, _received) = mpsc::channel(4);
         let port = free_port();
         let _taken = UdpSocket::bind((SECOND, port)).expect("a free port");
-        let mut relays = Relays::new(port, Vec::new());
+        let mut relays = Relays::new(port, Vec::new(), None);
         let moves = relays.follow(&[FIRST, SECOND], &events);
         assert_eq!(moves.added, [SocketAddr::from((FIRST, port))]);
         assert_eq!(moves.refused.len(), 1);

@@ -1,10 +1,19 @@
 //! The interfaces of the configuration, as the kernel has them at present.
 
-use std::{net::IpAddr, ops::AddAssign, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    ops::AddAssign,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::FutureExt as _;
 use tokio::{sync::mpsc, task::AbortHandle};
-use vmcast_common::fib::{IfIndex, Interface};
+use vmcast_common::{
+    fib::{IfIndex, Interface},
+    hdr::eth::Mac,
+};
+use vmcast_dataplane::shares::SocketShares;
 use vmcast_proto::membership::{self, Family, ImmediateLeave};
 
 use crate::{
@@ -12,7 +21,7 @@ use crate::{
     config::{InterfaceEngine, RouterConfig, RouterInterface},
     mac,
     netlink::{Link, LinkWatch, Links, pppoe_sessions},
-    sockets::{HostMembership, MembershipSocket, RECEIVE_LEN, Shares, Throttle},
+    sockets::{Acquaintances, HostMembership, MembershipSocket, RECEIVE_LEN, Shares, Throttle},
     telemetry::RateLimit,
 };
 
@@ -24,7 +33,9 @@ use super::{
 };
 
 /// IGMP or MLD messages that are taken from an interface in a second: ten thousand hosts answer in one.
-const MESSAGES_PER_SECOND: u32 = 10_000;
+pub(super) const MESSAGES_PER_SECOND: u32 = 10_000;
+/// How often it is looked whether the kernel cut messages of hosts that are not known.
+const STRANGERS_INTERVAL: Duration = Duration::from_millis(50);
 /// How often it is told of a link that a host floods it.
 const FLOOD_WARNINGS: Duration = Duration::from_secs(10);
 /// Least time between two readings of the interfaces, however many changes there are.
@@ -39,12 +50,15 @@ pub(super) struct Unread {
     pub(super) overrun: u64,
     /// About so many of hosts that flooded the link, for the sake of the others there.
     pub(super) thinned: u64,
+    /// Of hosts that were not known while such hosts sent more than their share together.
+    pub(super) strangers: u64,
 }
 
 impl AddAssign for Unread {
     fn add_assign(&mut self, other: Self) {
         self.overrun += other.overrun;
         self.thinned += other.thinned;
+        self.strangers += other.strangers;
     }
 }
 
@@ -69,6 +83,7 @@ impl Attached {
         self.speaker(family).map_or_else(Unread::default, |socket| Unread {
             overrun: socket.drops(),
             thinned: socket.thinned(),
+            strangers: socket.cut(),
         })
     }
 
@@ -248,11 +263,15 @@ fn querier_config(
 ///
 /// # Errors
 /// If the kernel refuses a socket.
-pub(super) fn attach(wanted: &Wanted, events: &mpsc::Sender<Event>) -> anyhow::Result<Attached> {
+pub(super) fn attach(
+    wanted: &Wanted,
+    shares: Option<&Arc<SocketShares>>,
+    events: &mpsc::Sender<Event>,
+) -> anyhow::Result<Attached> {
     let ifindex = wanted.link.ifindex;
     let families = wanted.queriers.configs.iter().map(membership::Config::family);
     let speakers = families
-        .map(|family| Ok((family, Arc::new(MembershipSocket::open(family, ifindex)?))))
+        .map(|family| Ok((family, Arc::new(MembershipSocket::open(family, ifindex, shares.cloned())?))))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let readers = speakers
         .iter()
@@ -276,6 +295,7 @@ async fn read(socket: Arc<MembershipSocket>, family: Family, ifindex: IfIndex, e
     let mut buffer = vec![0; RECEIVE_LEN];
     let mut throttle = Throttle::new(MESSAGES_PER_SECOND);
     let (mut shares, mut warnings) = (Shares::default(), RateLimit::new(1, FLOOD_WARNINGS));
+    let mut strangers = Strangers::default();
     loop {
         let received = tokio::select! {
             received = socket.recv(&mut buffer) => Some(received),
@@ -290,7 +310,8 @@ async fn read(socket: Arc<MembershipSocket>, family: Family, ifindex: IfIndex, e
                     return;
                 }
                 wait = throttle.take(now);
-                socket.note_thinned(shares.note(now, sender, wait.is_some()) - 1);
+                let crowded = strangers.crowd(now, &socket, wait.is_some(), sender);
+                socket.note_thinned(shares.note(now, sender, crowded) - 1);
             }
             Some(Err(error)) => {
                 tracing::debug!(?ifindex, protocol = family.protocol(), %error, "reading memberships");
@@ -318,5 +339,38 @@ async fn read(socket: Arc<MembershipSocket>, family: Family, ifindex: IfIndex, e
         if wait.is_some() {
             clock::sleep_until(wait).await;
         }
+    }
+}
+
+/// Hosts that are not known, as long as a socket is read.
+#[derive(Default)]
+struct Strangers {
+    acquaintances: Acquaintances,
+    /// How many messages of theirs were cut when it was looked last, and when that was.
+    cut: u64,
+    looked_at: Option<Instant>,
+}
+
+impl Strangers {
+    /// Notes a message of a sender; `crowded` says that more are there than may be read. Returns whether so many are,
+    /// or came.
+    fn crowd(&mut self, now: Instant, socket: &MembershipSocket, crowded: bool, sender: Option<Mac>) -> bool {
+        let mut crowded = crowded;
+        if self.looked_at.is_none_or(|at| now >= at + STRANGERS_INTERVAL) {
+            self.looked_at = Some(now);
+            let cut = socket.cut();
+            crowded |= std::mem::replace(&mut self.cut, cut) != cut;
+            let forgotten = self.acquaintances.forget(now);
+            if !forgotten.is_empty() {
+                socket.set_known(forgotten, false);
+            }
+        }
+        if crowded {
+            self.acquaintances.disturb(now);
+        }
+        if sender.is_some_and(|sender| self.acquaintances.note(now, sender)) {
+            socket.set_known(sender, true);
+        }
+        crowded
     }
 }

@@ -267,6 +267,7 @@ mod tests {
                 | Effect::UpstreamUp(_)
                 | Effect::UpstreamDown { .. }
                 | Effect::NoRoom { .. }
+                | Effect::Tunnel { .. }
                 | Effect::MembershipChanged { .. } => None,
             })
             .collect()

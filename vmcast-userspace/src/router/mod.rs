@@ -24,6 +24,7 @@ mod relays;
 mod run;
 mod seed;
 mod shown;
+mod socket_shares;
 mod stated;
 mod tally;
 mod tunnels;

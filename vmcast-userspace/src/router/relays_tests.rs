@@ -134,6 +134,7 @@ impl Bed {
                 | Effect::SendMembership { .. }
                 | Effect::MembershipChanged { .. }
                 | Effect::NoRoom { .. }
+                | Effect::Tunnel { .. }
                 | Effect::HostMembership { .. }
                 | Effect::Watch(_)
                 | Effect::Unwatch(_)

@@ -21,7 +21,10 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
 use vmcast_common::fib::{FibOp, IfIndex};
-use vmcast_dataplane::{Dataplane, Engine, Fib, PacketTooBig};
+use vmcast_dataplane::{
+    Dataplane, Engine, Fib, PacketTooBig,
+    shares::{RelayCuts, SocketShares},
+};
 use vmcast_proto::{
     amt::{gateway, relay},
     host_state,
@@ -48,6 +51,7 @@ use super::{
     recordings::Recordings,
     seed,
     shown::{LastCount, Shown},
+    socket_shares,
     stated::Stated,
     unicast::UnicastInputs,
 };
@@ -149,6 +153,8 @@ pub(super) struct Router {
     /// Opened with the first message.
     icmpv6: Option<Icmpv6Sender>,
     relays: Relays,
+    /// What stands before the sockets of links in the kernel, if it takes that.
+    shares: Option<Arc<SocketShares>>,
     /// Messages that were dropped before they were read, on interfaces that are gone.
     unread_before: BTreeMap<Family, Unread>,
     /// What was last told of datagrams that the kernel dropped before they were read.
@@ -189,7 +195,8 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     let recordings = config.record.directory.as_deref().map(Recordings::open).transpose()?;
     let seed = seed::load(&config.socket())?;
     let relay_addresses = relay_addresses(&config, &wanted);
-    let relays = Relays::new(config.tunnel.port, config.tunnel.discovery.clone());
+    let shares = socket_shares::open(&config.tunnel);
+    let relays = Relays::new(config.tunnel.port, config.tunnel.discovery.clone(), shares.clone());
     let relays = bind_relays(relays, &relay_addresses, &events)?;
     let endpoints = relays.endpoints();
 
@@ -200,8 +207,8 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     let mut attached = BTreeMap::new();
     for wanted in &wanted {
         let ifindex = wanted.link.ifindex;
-        attached
-            .insert(ifindex, interfaces::attach(wanted, &events).with_context(|| wanted.link.name.clone())?);
+        let interface = interfaces::attach(wanted, shares.as_ref(), &events);
+        attached.insert(ifindex, interface.with_context(|| wanted.link.name.clone())?);
         adopt::set_interface(&mut core, now, wanted, wanted.interface)?;
     }
     for endpoint in &endpoints {
@@ -262,6 +269,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         bad_datagrams: BTreeMap::new(),
         icmpv6: None,
         relays,
+        shares,
         unread_before: BTreeMap::new(),
         overrun_told: 0,
         gateway,
@@ -313,6 +321,7 @@ impl Beginning {
                 | Effect::SendGateway { .. }
                 | Effect::SendMembership { .. }
                 | Effect::HostMembership { .. }
+                | Effect::Tunnel { .. }
                 | Effect::Relay(_)
                 | Effect::UpstreamUp(_)
                 | Effect::UpstreamDown { .. }) => self.rest.push(other),
@@ -585,6 +594,11 @@ impl Router {
         }
     }
 
+    /// Datagrams to the endpoints of tunnels that were cut because their sources sent more than their shares.
+    pub(super) fn relay_cuts(&self) -> RelayCuts {
+        self.relays.cuts()
+    }
+
     /// Datagrams to the endpoints of tunnels that the kernel dropped because more came than are taken.
     pub(super) fn overrun(&self) -> u64 {
         self.relays.overrun()
@@ -743,6 +757,7 @@ impl Router {
             }
             Effect::Watch(address) => self.next_hops.watch(address),
             Effect::Unwatch(address) => self.next_hops.unwatch(address),
+            Effect::Tunnel { gateway, is_up } => self.relays.note_tunnel(gateway, is_up),
             Effect::Relay(effect) => self.carry_out_relay(effect),
             Effect::UpstreamUp(relay) => tracing::info!(upstream = %relay, "upstream answers"),
             Effect::UpstreamDown { named, reason } => self.on_upstream_down(named, reason),

@@ -22,7 +22,7 @@ use vmcast_proto::{
     mrib,
     record::Budget,
 };
-use vmcast_wire::igmp as wire;
+use vmcast_wire::{amt::Message, igmp as wire, ipv4};
 
 use super::{
     core::{Core, Effect, Queriers, Settings},
@@ -206,7 +206,9 @@ fn a_join_waits_for_the_way_to_its_gateway_and_then_makes_exactly_one_member() {
     let mut bed = Bed::new(2);
     bed.settle();
     bed.want(0, Filter::any());
-    assert_eq!(bed.take(), [Effect::Watch(member(1).ip())], "nothing is sent on a guess");
+    let gateway = member(1).ip();
+    let known = [Effect::Tunnel { gateway, is_up: true }, Effect::Watch(gateway)];
+    assert_eq!(bed.take(), known, "nothing is sent on a guess");
     bed.resolve(1);
     let ops = bed.fib();
     assert!(matches!(ops[0], FibOp::SetNextHop(NextHopId(1), _)));
@@ -347,6 +349,14 @@ fn what_members_want_is_asked_of_the_upstream_and_data_is_taken_from_its_tunnel_
             if group == GROUP && filter == Filter::Include([SOURCE].into()))
     });
     assert!(asked, "the upstream knows what is wanted");
+
+    // Data that the data plane left to the socket is counted, and goes no further.
+    let (IpAddr::V4(from), IpAddr::V4(to)) = (SOURCE, GROUP) else { panic!("both are of IPv4") };
+    let packet = ipv4::encapsulate(from, to, 9, 0, 17, false, b"data");
+    let bytes = Message::MulticastData { packet: &packet }.to_vec();
+    bed.core.gateway_heard(bed.now, gateway::Input::Datagram { remote: UPSTREAM, tos: 0, bytes: &bytes });
+    bed.settle();
+    assert_eq!((bed.core.data_at_socket, bed.fib()), (1, vec![]));
 }
 
 #[test]
@@ -402,6 +412,8 @@ fn hosts_on_a_querier_interface_become_native_members_and_leave_with_it() {
     };
     bed.core.membership_input(bed.now, LAN, Family::V4, input);
     bed.settle();
+    let counted = bed.core.querier_counters(Family::V4);
+    assert_eq!((counted.reports_received, counted.queries_sent), (1, 1));
     let native = Output::Interface(LAN);
     let joined = [FibOp::SetStream(ANY, Rpf::AnyUpstream, Members::Own), FibOp::AddMember(ANY, native)];
     assert_eq!(bed.fib(), joined);
@@ -409,6 +421,12 @@ fn hosts_on_a_querier_interface_become_native_members_and_leave_with_it() {
     bed.settle();
     let left = [FibOp::RemoveMember(ANY, native), FibOp::RemoveStream(ANY), FibOp::RemoveInterface(LAN)];
     assert_eq!(bed.fib(), left);
+    // What was counted is not lost with it, and goes on when it comes back.
+    assert_eq!(bed.core.querier_counters(Family::V4), counted);
+    assert_eq!(bed.core.querier_counters(Family::V6), membership::Counters::default());
+    bed.lan(false);
+    let again = bed.core.querier_counters(Family::V4);
+    assert_eq!((again.reports_received, again.queries_sent), (1, 2));
 }
 
 impl Bed {

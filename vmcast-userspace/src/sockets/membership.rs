@@ -4,7 +4,10 @@ use std::{
     io,
     net::IpAddr,
     os::fd::AsRawFd as _,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use nix::sys::socket::{LinkAddr, recvfrom};
@@ -17,10 +20,11 @@ use vmcast_common::{
         ipv6::NEXT_HOP_BY_HOP,
     },
 };
+use vmcast_dataplane::shares::SocketShares;
 use vmcast_proto::membership::Family;
 use vmcast_wire::{ipv4, ipv6, mld::NEXT_ICMPV6};
 
-use super::{enlarge_receive_buffer, sys};
+use super::{enlarge_receive_buffer, link_shares::LinkShares, sys};
 
 /// Room that [`MembershipSocket::recv`] wants, in bytes: the longest datagram of either family.
 pub(crate) const RECEIVE_LEN: usize = 40 + u16::MAX as usize;
@@ -104,18 +108,29 @@ pub(crate) struct MembershipSocket {
     ifindex: IfIndex,
     /// Messages of thinned hosts that did not get through.
     thinned: AtomicU64,
+    /// The filter in place of ours, where there is one.
+    shares: Option<LinkShares>,
 }
 
 impl MembershipSocket {
-    /// Opens a socket on an interface of this network namespace.
+    /// Opens a socket on an interface of this network namespace; `shares`, if there are any, keep hosts that are known
+    /// heard while others flood the link.
     ///
     /// # Errors
     /// Without `CAP_NET_RAW`, or if there is no such interface.
-    pub(crate) fn open(family: Family, ifindex: IfIndex) -> io::Result<Self> {
+    pub(crate) fn open(
+        family: Family,
+        ifindex: IfIndex,
+        shares: Option<Arc<SocketShares>>,
+    ) -> io::Result<Self> {
         // Protocol 0 receives nothing until the filter is in place and the socket is bound.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
         socket.set_nonblocking(true)?;
-        attach_filter(&socket, family, std::iter::empty())?;
+        let shares =
+            shares.and_then(|shares| LinkShares::attach(&socket, shares, ifindex, ether_type(family)));
+        if shares.is_none() {
+            attach_filter(&socket, family, std::iter::empty())?;
+        }
         let all_groups = libc::packet_mreq {
             mr_ifindex: ifindex.0 as i32,
             mr_type: libc::PACKET_MR_ALLMULTI as u16,
@@ -129,7 +144,7 @@ impl MembershipSocket {
         }
         enlarge_receive_buffer(&socket, RECEIVE_BUFFER);
         sys::bind_packet(&socket, ether_type(family), ifindex)?;
-        Ok(Self { socket: sys::register(socket)?, family, ifindex, thinned: AtomicU64::new(0) })
+        Ok(Self { socket: sys::register(socket)?, family, ifindex, thinned: AtomicU64::new(0), shares })
     }
 
     /// Waits for a datagram of the family with IGMP or MLD in it, and says who sent it on a link that has such
@@ -149,7 +164,22 @@ impl MembershipSocket {
     /// # Errors
     /// If the kernel does not take the filter; then the former one stays.
     pub(crate) fn thin(&self, hosts: impl Iterator<Item = (Mac, u32)>) -> io::Result<()> {
-        attach_filter(self.socket.get_ref(), self.family, hosts)
+        match &self.shares {
+            Some(shares) => shares.thin(hosts),
+            None => attach_filter(self.socket.get_ref(), self.family, hosts),
+        }
+    }
+
+    /// Cuts no message of these hosts for what others send, from now on or no more.
+    pub(crate) fn set_known(&self, hosts: impl IntoIterator<Item = Mac>, known: bool) {
+        if let Some(shares) = &self.shares {
+            shares.set_known(hosts, known);
+        }
+    }
+
+    /// Messages of hosts that are not known which were cut, because such hosts sent more than their share together.
+    pub(crate) fn cut(&self) -> u64 {
+        self.shares.as_ref().map_or(0, LinkShares::cut)
     }
 
     /// Counts messages of thinned hosts that did not get through.

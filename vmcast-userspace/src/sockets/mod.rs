@@ -1,9 +1,11 @@
 //! Sockets that need more than the standard library offers: the address a datagram came to, IGMP
 //! and MLD off the wire, memberships in numbers, ICMPv6.
 
+mod acquaintances;
 mod ethtool;
 mod host_membership;
 mod icmpv6;
+mod link_shares;
 mod listeners;
 mod membership;
 mod readable;
@@ -14,8 +16,11 @@ mod throttle;
 mod udp;
 
 #[cfg(test)]
+mod shares_tests;
+#[cfg(test)]
 mod tests;
 
+pub(crate) use acquaintances::Acquaintances;
 pub(crate) use ethtool::{Offloads, offloads};
 pub(crate) use host_membership::HostMembership;
 pub(crate) use icmpv6::Icmpv6Sender;

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::IpAddr,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use tokio::io::unix::AsyncFd;
@@ -30,6 +30,11 @@ pub(super) fn set_option<T: Copy>(
         libc::setsockopt(fd, level, name, std::ptr::from_ref(value).cast(), size_of::<T>() as libc::socklen_t)
     };
     check(result as isize).map(|_| ())
+}
+
+/// Lets a BPF program decide what comes to a socket, in the place of any filter that it has.
+pub(super) fn attach_program(socket: &impl AsFd, program: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, &program.as_raw_fd())
 }
 
 /// Counts of a socket's memory (`linux/sock_diag.h`); the last is of datagrams dropped.

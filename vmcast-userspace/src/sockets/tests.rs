@@ -2,12 +2,14 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::time::timeout;
 use vmcast_common::hdr::eth::Mac;
+use vmcast_dataplane::shares::{Rates, SocketShares};
 use vmcast_proto::{Filter, membership::Family};
 use vmcast_wire::{ipv4, ipv6, mld};
 
@@ -28,7 +30,16 @@ fn sources(addresses: impl IntoIterator<Item = u8>) -> std::collections::BTreeSe
     addresses.into_iter().map(|n| Ipv4Addr::new(192, 0, 2, n).into()).collect()
 }
 
-fn pair() -> (NetNs, NetNs) {
+/// The two filters that a packet socket may have: its own, and the kernel's program where that is taken.
+fn filters() -> impl Iterator<Item = Option<Arc<SocketShares>>> {
+    let shares = SocketShares::open(Rates { source: 1, strangers: 1, link_strangers: 1_000_000 });
+    if let Err(error) = &shares {
+        eprintln!("SKIPPED: shares before sockets: {error}");
+    }
+    std::iter::once(None).chain(shares.ok().map(|shares| Some(Arc::new(shares))))
+}
+
+pub(super) fn pair() -> (NetNs, NetNs) {
     let (near, far) = (NetNs::new(), NetNs::new());
     near.connect("near0", "10.1.0.1/24", &far, "far0", "10.1.0.2/24");
     (near, far)
@@ -157,9 +168,12 @@ fn what_is_not_delivered_is_told_and_keeps_nobody_from_sending() {
 
 #[test]
 fn igmp_is_seen_whole_and_nothing_else_is_and_queries_are_answered() {
-    if skip_without_root("IGMP sockets") {
-        return;
+    if !skip_without_root("IGMP sockets") {
+        filters().for_each(igmp_is_seen_whole);
     }
+}
+
+fn igmp_is_seen_whole(shares: Option<Arc<SocketShares>>) {
     let (near, far) = pair();
     let socket = far.run(|| {
         let udp = std::net::UdpSocket::bind("10.1.0.2:0").expect("a socket");
@@ -168,7 +182,7 @@ fn igmp_is_seen_whole_and_nothing_else_is_and_queries_are_answered() {
     });
     near.block_on(async || {
         let near0 = Links::open().expect("links").find("near0").await.expect("near0");
-        let igmp = MembershipSocket::open(Family::V4, near0.ifindex).expect("a socket");
+        let igmp = MembershipSocket::open(Family::V4, near0.ifindex, shares).expect("a socket");
         // Neither multicast data nor our own report passes the filter: the first thing seen is the
         // report of the other host.
         socket.send_to(b"data", "232.1.1.1:5000").ok();
@@ -208,7 +222,7 @@ fn host_memberships_change_their_sources_without_leaving_and_go_beyond_one_socke
     let (near, far) = pair();
     far.block_on(async || {
         let far0 = Links::open().expect("links").find("far0").await.expect("far0");
-        let wire = MembershipSocket::open(Family::V4, far0.ifindex).expect("a socket");
+        let wire = MembershipSocket::open(Family::V4, far0.ifindex, None).expect("a socket");
         let ifindex =
             near.block_on(async || Links::open().expect("links").find("near0").await.expect("near0").ifindex);
         near.run(|| HostMembershipProof { held: HostMembership::new(ifindex) }.fill());
@@ -316,16 +330,19 @@ async fn next_listener_record(socket: &MembershipSocket, group: &str) -> (mld::R
 // proves E2: MLD off the wire, and the kernel as a host of MLD
 #[test]
 fn mld_of_other_hosts_is_heard_and_queries_are_answered() {
-    if skip_without_root("MLD off the wire") {
-        return;
+    if !skip_without_root("MLD off the wire") {
+        filters().for_each(mld_is_heard);
     }
+}
+
+fn mld_is_heard(shares: Option<Arc<SocketShares>>) {
     let (near, far) = pair();
     near.block_on(async || {
         let links = Links::open().expect("links");
         let near0 = links.find("near0").await.expect("near0");
         let far0 =
             far.block_on(async || Links::open().expect("links").find("far0").await.expect("far0").ifindex);
-        let socket = MembershipSocket::open(Family::V6, near0.ifindex).expect("a socket");
+        let socket = MembershipSocket::open(Family::V6, near0.ifindex, shares).expect("a socket");
         let mut held = HostMembership::new(far0);
         let group = "ff3e::8000:5";
         let source = |last: u16| IpAddr::from(v6(&format!("2001:db8::{last:x}")));
@@ -381,16 +398,19 @@ fn mld_of_other_hosts_is_heard_and_queries_are_answered() {
 // proves that a host that floods is thinned, and its neighbours and all else are not
 #[test]
 fn only_thinned_hosts_are_thinned() {
-    if skip_without_root("IGMP sockets") {
-        return;
+    if !skip_without_root("IGMP sockets") {
+        filters().for_each(only_thinned_hosts);
     }
+}
+
+fn only_thinned_hosts(shares: Option<Arc<SocketShares>>) {
     let (near, far) = pair();
     near.block_on(async || {
         let near0 = Links::open().expect("links").find("near0").await.expect("near0");
-        let socket = MembershipSocket::open(Family::V4, near0.ifindex).expect("a socket");
+        let socket = MembershipSocket::open(Family::V4, near0.ifindex, shares).expect("a socket");
         let sender = far.block_on(async || {
             let far0 = Links::open().expect("links").find("far0").await.expect("far0");
-            MembershipSocket::open(Family::V4, far0.ifindex).expect("a socket")
+            MembershipSocket::open(Family::V4, far0.ifindex, None).expect("a socket")
         });
         let report = [0x22, 0, 0xdd, 0xff, 0, 0, 0, 0];
         let send = |from: Mac, times: usize| {

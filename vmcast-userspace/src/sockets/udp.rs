@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSlice, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, BorrowedFd},
 };
 
 use nix::{
@@ -116,6 +116,14 @@ impl UdpEndpoint {
     /// # Errors
     /// If the address is not ours or the port is taken.
     pub(crate) fn bind(local: SocketAddr) -> io::Result<Self> {
+        Self::bind_behind(None, local)
+    }
+
+    /// The same, behind a filter of the kernel from the first datagram on.
+    ///
+    /// # Errors
+    /// As of [`UdpEndpoint::bind`], or if the kernel does not take the filter.
+    pub(crate) fn bind_behind(filter: Option<BorrowedFd<'_>>, local: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
         if local.is_ipv4() {
@@ -132,6 +140,9 @@ impl UdpEndpoint {
             sys::set_option(&socket, libc::SOL_UDP, UDP_NO_CHECK6_RX, &libc::c_int::from(true))?;
         }
         enlarge_receive_buffer(&socket, RECEIVE_BUFFER);
+        if let Some(filter) = filter {
+            sys::attach_program(&socket, filter)?;
+        }
         socket.bind(&local.into())?;
         let local = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
         Ok(Self { socket: sys::register(socket)?, local })
@@ -142,7 +153,7 @@ impl UdpEndpoint {
         self.local
     }
 
-    /// Datagrams that were dropped because too many waited.
+    /// Datagrams that were dropped because too many waited, or by a filter.
     pub(crate) fn drops(&self) -> u64 {
         sys::drops(self.socket.get_ref()).map_or(0, u64::from)
     }

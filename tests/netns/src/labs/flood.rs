@@ -23,7 +23,7 @@ use vmcast_wire::{
 
 use super::{
     bed::{Bed, Outcome, ensure, trial},
-    small::{Router, SOURCE, STREAM, Small, gateway_of},
+    small::{Router, SOURCE, STREAM, Small, client_address, gateway_of},
     stream::{Listener, Sender},
 };
 
@@ -35,6 +35,11 @@ pub(super) fn trials() -> Vec<Trial> {
             of_listener_reports,
         ),
         trial("a host that floods its link does not keep another one there from joining", of_a_neighbour),
+        trial(
+            "a flood with forged sources does not keep a gateway of that relay from joining",
+            of_forged_sources,
+        ),
+        trial("a source that floods a relay does not keep its gateways from joining", of_a_source),
         trial(
             "a flood of Requests and Updates of all the world is bounded, and no stream is touched",
             of_requests,
@@ -160,7 +165,11 @@ fn of_reports(bed: &mut Bed) -> Outcome {
         if number % 8 == 0 {
             message[3] ^= 0x55;
         }
-        let datagram = ipv4::encapsulate(stranger(number), to, 1, 0xc0, IGMP, true, &message);
+        let mut datagram = ipv4::encapsulate(stranger(number), to, 1, 0xc0, IGMP, true, &message);
+        if number % 8 == 4 {
+            // It says that it is longer than it is.
+            datagram[2] = 0x7f;
+        }
         frame(multicast_mac(to), IPV4, &datagram)
     });
     let frames = frames.collect();
@@ -171,9 +180,10 @@ fn of_reports(bed: &mut Bed) -> Outcome {
     let taken = taken(&after) - taken(&before);
     let most = (MESSAGES_PER_SECOND * took.as_secs_f64()) as u64 + 1_000;
     ensure!(taken < most, "{taken} of {sent} messages were taken in {took:?}");
-    let dropped = all(&after, "igmp", &["overrun", "thinned"]);
+    let dropped = all(&after, "igmp", &["overrun", "thinned", "strangers_over_share"]);
     ensure!(dropped > sent / 4, "only {dropped} of {sent} messages were counted as dropped");
     ensure!(counter(&after, "igmp", "bad_checksum") > 0, "broken reports are not counted");
+    ensure!(counter(&after, "igmp", "bad_datagrams") > 0, "broken datagrams are not counted");
     let groups = router.ask(&["interface", "list"]).unwrap_or_default();
     let most = groups["interfaces"].as_array().into_iter().flatten();
     let most = most.filter_map(|interface| interface["querier"]["groups"].as_u64()).max();
@@ -185,12 +195,8 @@ fn of_reports(bed: &mut Bed) -> Outcome {
     Ok(())
 }
 
-// proves RFC 7450 §6 (spoofed Requests and Updates): no state without the three-way exchange, and answers at a rate
-fn of_requests(bed: &mut Bed) -> Outcome {
-    let small = Small::build(bed, 3)?;
-    let mut router = small.router(bed, Router { querier: true, ..Router::default() })?;
-    let mac = small.vmr_mac(2)?;
-    let relay = gateway_of(2);
+/// AMT messages to a relay, of as many sources as `source` names.
+fn messages(mac: [u8; 6], relay: Ipv4Addr, source: impl Fn(u32) -> Ipv4Addr) -> Vec<Vec<u8>> {
     let frames = (0..40_000_u32).map(|number| {
         let payload = match number % 3 {
             0 => Message::Request { ipv6: false, ecn: false, nonce: number }.to_vec(),
@@ -203,9 +209,16 @@ fn of_requests(bed: &mut Bed) -> Outcome {
             udp.extend(word.to_be_bytes());
         }
         udp.extend(payload);
-        frame(mac, IPV4, &ipv4::encapsulate(stranger(number), relay, 9, 0, UDP, false, &udp))
+        frame(mac, IPV4, &ipv4::encapsulate(source(number), relay, 9, 0, UDP, false, &udp))
     });
-    let frames = frames.collect();
+    frames.collect()
+}
+
+// proves RFC 7450 §6 (spoofed Requests and Updates): no state without the three-way exchange, and answers at a rate
+fn of_requests(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    let mut router = small.router(bed, Router { querier: true, ..Router::default() })?;
+    let frames = messages(small.vmr_mac(2)?, gateway_of(2), stranger);
     let (before, after, Flooded { sent, .. }, took) =
         beside_a_stream(bed, &small, &mut router, "AMT messages", frames)?;
     let more = |label| counter(&after, "relay", label) - counter(&before, "relay", label);
@@ -213,6 +226,8 @@ fn of_requests(bed: &mut Bed) -> Outcome {
     let most = (20_000.0 * (took.as_secs_f64() + 1.0)) as u64;
     ensure!(more("requests") <= most, "{} of {sent} were answered in {took:?}", more("requests"));
     ensure!(more("bad_mac") > 0, "forged Updates are not counted");
+    // There is no way to them.
+    ensure!(counter(&after, "router", "unsent_datagrams") > 0, "answers that were not sent are not counted");
     ensure!(more("tunnels_up") == 0, "forged Updates made tunnels");
     Ok(())
 }
@@ -236,15 +251,13 @@ fn of_listener_reports(bed: &mut Bed) -> Outcome {
     let taken = counter(&after, "mld", "reports_received") - counter(&before, "mld", "reports_received");
     let most = (MESSAGES_PER_SECOND * took.as_secs_f64()) as u64 + 1_000;
     ensure!(taken > 0 && taken < most, "{taken} of {sent} messages were taken in {took:?}");
-    let dropped = all(&after, "mld", &["overrun", "thinned"]);
+    let dropped = all(&after, "mld", &["overrun", "thinned", "strangers_over_share"]);
     ensure!(dropped > sent / 4, "only {dropped} of {sent} messages were counted as dropped");
     Ok(())
 }
 
-// proves that hosts of one link have their shares of what is read from it
-fn of_a_neighbour(bed: &mut Bed) -> Outcome {
-    let small = Small::build(bed, 1)?;
-    // Two hosts behind a switch on one link: the client, and who floods.
+/// Two hosts behind a switch on one link of a router: the first client, and who floods, which is returned.
+fn with_neighbour(bed: &mut Bed, small: &Small) -> Result<(Namespace, Role), Failed> {
     let [floods, switch] = bed.lab.namespaces(["floods", "switch"])?;
     bed.lab.veths(&[
         ((&small.vmr, "lan0"), (&switch, "l0")),
@@ -257,7 +270,11 @@ fn of_a_neighbour(bed: &mut Bed) -> Outcome {
     small.client(1).ip("addr add 10.6.0.2/24 dev lan0\nroute add 239.192.7.2/32 dev lan0")?;
     let tables = "[[interface]]\nname = \"lan0\"\nquerier = true\n";
     let router = small.router(bed, Router { querier: true, tables, ..Router::default() })?;
-    let sender = Sender::start(&small.source, SOURCE, OTHER)?;
+    Ok((floods, router))
+}
+
+/// Reports of one host.
+fn reports() -> Vec<Vec<u8>> {
     let to = igmp::ALL_IGMPV3_ROUTERS;
     let frames = (0..10_000_u32).map(|number| {
         let group = Ipv4Addr::from(Ipv4Addr::new(239, 200, 0, 0).to_bits() + number);
@@ -266,16 +283,77 @@ fn of_a_neighbour(bed: &mut Bed) -> Outcome {
         let datagram = ipv4::encapsulate(stranger(number), to, 1, 0xc0, IGMP, true, &message);
         frame(multicast_mac(to), IPV4, &datagram)
     });
-    let flood = Flood::start(&floods, "eth0", frames.collect(), bed.clock)?;
-    bed.until("the flood is thinned", || Ok(counter(&stats(&router), "igmp", "thinned") > 100_000))?;
+    frames.collect()
+}
+
+/// Lets the first client join and leave a stream ten times, and waits after each leave.
+fn join_and_leave(bed: &Bed, small: &Small, wait: impl Fn() -> Outcome) -> Outcome {
     for _ in 0..10 {
         // From its first report, or the one that the kernel repeats within a second.
         let joined = Listener::join(small.client(1), OTHER, None)?;
         joined.more(bed, 20)?;
         joined.leave().is_whole()?;
+        wait()?;
     }
+    Ok(())
+}
+
+// proves that hosts of one link have their shares of what is read from it
+fn of_a_neighbour(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 1)?;
+    let (floods, router) = with_neighbour(bed, &small)?;
+    let sender = Sender::start(&small.source, SOURCE, OTHER)?;
+    let flood = Flood::start(&floods, "eth0", reports(), bed.clock)?;
+    bed.until("the flood is thinned", || Ok(counter(&stats(&router), "igmp", "thinned") > 100_000))?;
+    join_and_leave(bed, &small, || Ok(()))?;
     let flooded = flood.stop()?;
     eprintln!("ten joins beside a flood of {:.0} frames/s of another host on the link", flooded.rate());
     drop(sender);
     Ok(())
+}
+
+/// What the router of a slow machine reads in any case.
+const FEW_ANSWERS: &str = "[tunnel]\nanswers_per_second = 1000\nanswers_per_prefix_per_second = 500\n";
+
+/// Lets somebody on another link send AMT messages to the relay of the first client, whose agent joins and leaves.
+fn beside_a_gateway(bed: &mut Bed, label: &str, source: impl Fn(u32) -> Ipv4Addr) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    let router = small.router(bed, Router { tables: FEW_ANSWERS, ..Router::default() })?;
+    let _agents = small.agents(bed, [1])?;
+    let bystander = small.forbid(bed, 3)?;
+    let (sender, other) =
+        (Sender::start(&small.source, SOURCE, STREAM)?, Sender::start(&small.source, SOURCE, OTHER)?);
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, SOME)?;
+    let frames = messages(small.vmr_mac(2)?, gateway_of(1), source);
+    let flood = Flood::start(small.client(2), "eth0", frames, bed.clock)?;
+    let cut = || counter(&stats(&router), "relay", label);
+    bed.until("the flood is cut", || Ok(cut() > 100_000))?;
+    let before = cut();
+    // An agent's host leaves at once: who joins before that is done would miss a packet.
+    join_and_leave(bed, &small, || {
+        bed.until_answer("the leave is known", &router, &["status"], |status| status["groups"] == 1)?;
+        Ok(())
+    })?;
+    ensure!(cut() > before, "the flood went on meanwhile");
+    let flooded = flood.stop()?;
+    eprintln!("ten joins beside a flood of {:.0} frames/s to the relay's socket", flooded.rate());
+    drop(other);
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    listener.heard().is_whole()?;
+    ensure!(bystander.stray().packets == 0, "somebody else was sent {:?}", bystander.stray());
+    let unknown = counter(&stats(&router), "relay", "tunnels_up");
+    ensure!(unknown == 1, "{unknown} tunnels were made");
+    Ok(())
+}
+
+// proves that who has a tunnel is heard beside sources that are none
+fn of_forged_sources(bed: &mut Bed) -> Outcome {
+    beside_a_gateway(bed, "strangers_over_share", stranger)
+}
+
+// proves that a source has no more than its own share of what is read from the relay's socket
+fn of_a_source(bed: &mut Bed) -> Outcome {
+    beside_a_gateway(bed, "source_over_share", |_| client_address(2))
 }

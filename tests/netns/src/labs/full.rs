@@ -97,6 +97,8 @@ fn by_groups(bed: &mut Bed, engine: Engine, key: &str, limit: u32) -> Outcome {
         ensure!(stats["control"]["mrib"]["share_exceeded"].as_u64() > Some(0), "no refusal is counted");
     } else {
         bed.until("the log says that nothing waits any more", || Ok(log(bed)?.contains("has caught up")))?;
+        let stats = router.ask(&["stats"]).unwrap_or_default();
+        ensure!(stats["control"]["router"]["refused_changes"].as_u64() > Some(0), "no refusal is counted");
     }
     end(bed, router, sender, [(1, listener)])?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());

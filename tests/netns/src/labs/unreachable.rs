@@ -4,10 +4,14 @@ use std::{net::IpAddr, time::Duration};
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
-use vmcast_lab::roles::{Engine, Role, wait_ready};
+use vmcast_lab::{
+    roles::{Engine, Role, wait_ready},
+    traffic::Witness,
+};
 
 use super::{
     bed::{Bed, Outcome, ensure, trial},
+    chain::{Chain, UPSTREAM, upstream_is_up},
     over_ipv6::{self, ends},
     small::{Router, SOURCE, STREAM, Small, gateway_of, static_agent},
     stream::{Listener, Sender},
@@ -16,6 +20,7 @@ use super::{
 pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("an agent whose VMR was killed knows it with the first join, by IPv4 and by IPv6", killed_vmr),
+        trial("a VMR whose upstream was killed knows it with the first join", killed_upstream),
         trial("a VMR ends the tunnel of an agent that has vanished, and nobody else's", vanished_agent),
         trial("a VMR ends the tunnel to a host that nobody finds any more", |bed| nobody_there(bed, false)),
         trial("a VMR ends the tunnel to a host that nobody finds any more by IPv6", |bed| {
@@ -83,6 +88,37 @@ fn killed_vmr(bed: &mut Bed) -> Outcome {
         listener.until_last(bed, last)?;
         listener.heard().is_whole()?;
     }
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+// proves A6: RFC 7450 section 5.2.3.9, of a gateway that is a VMR's
+fn killed_upstream(bed: &mut Bed) -> Outcome {
+    let chain = Chain::build(bed)?;
+    chain.open_way()?;
+    let mut upper = chain.start_upper(bed)?;
+    let from = format!("[upstream]\nfrom = \"static\"\naddress = \"{UPSTREAM}\"\n");
+    let mut lower = chain.start_lower(&bed.launcher, bed, &from)?;
+    wait_ready([&mut lower], bed.clock)?;
+    let _agents = chain.agents(bed)?;
+    upstream_is_up(bed, &lower)?;
+    let bystander = Witness::start(&chain.clients[1], "eth0", STREAM, bed.clock)?;
+    bystander.forbid(true);
+    upper.process.kill()?;
+    ensure!(counted(&lower, "gateway", "unreachable") == 0, "nobody has said anything yet");
+    let listener = Listener::join(&chain.clients[0], STREAM, None)?;
+    bed.until_answer("the upstream is known to be gone", &lower, &["status"], |status| {
+        status["upstream"]["state"] != "up"
+    })?;
+    ensure!(counted(&lower, "gateway", "unreachable") > 0, "it was not ICMP that told");
+    ensure!(counted(&lower, "gateway", "requests") < 20, "it asks like mad");
+
+    let _upper = chain.start_upper(bed)?;
+    let sender = Sender::start(&chain.source, SOURCE, STREAM)?;
+    listener.more(bed, SOME)?;
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    listener.heard().is_whole()?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())
 }

@@ -47,6 +47,7 @@ pub(super) fn test(bed: &mut Bed) -> Outcome {
     let doctor = router.ask(&mut vm, "doctor")?;
     let way = if bed.kernel.has_links_at_tc() { "links of their own" } else { "hang on a clsact qdisc" };
     ensure!(doctor.contains(way), "{doctor}");
+    ensure!(doctor.contains("the kernel takes their filters"), "no shares before sockets: {doctor}");
 
     let port = Port::open(&wire.node, BRIDGE)?;
     let Some(capture) = Capture::start(bed, &wire.node, BRIDGE)? else { return Ok(()) };

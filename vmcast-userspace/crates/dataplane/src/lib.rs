@@ -14,6 +14,7 @@ pub mod oversize;
 mod plane;
 pub mod probe;
 pub mod recording;
+pub mod shares;
 pub mod software;
 mod ways;
 

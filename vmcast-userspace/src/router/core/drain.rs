@@ -46,6 +46,7 @@ impl Core {
                 }
                 relay::Output::Event(relay::Event::TunnelUp { id, local, remote, ecn }) => {
                     tracing::debug!(id, %local, %remote, "tunnel up");
+                    self.effects.push_back(Effect::Tunnel { gateway: remote.ip(), is_up: true });
                     self.tunnels.up(id, local, remote, ecn, &mut effects);
                 }
                 relay::Output::Event(relay::Event::Ecn { id, ecn }) => {
@@ -58,6 +59,7 @@ impl Core {
                 }
                 relay::Output::Event(relay::Event::TunnelDown { id, remote, reason }) => {
                     tracing::debug!(id, %remote, reason = reason.label(), "tunnel down");
+                    self.effects.push_back(Effect::Tunnel { gateway: remote.ip(), is_up: false });
                     self.tunnels.down(id, remote.ip(), &mut effects);
                 }
             }

@@ -77,7 +77,7 @@ impl Router {
                 attached.interface = interface;
                 attached.bridged = wanted.interface.shared;
             }
-            None => match interfaces::attach(wanted, &self.events) {
+            None => match interfaces::attach(wanted, self.shares.as_ref(), &self.events) {
                 Ok(attached) => {
                     tracing::info!(iface = attached.name, "interface in use");
                     self.interfaces.insert(ifindex, attached);

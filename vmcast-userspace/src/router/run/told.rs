@@ -2,16 +2,21 @@
 
 use std::{net::IpAddr, time::Instant};
 
+use vmcast_dataplane::shares::RelayCuts;
 use vmcast_proto::{membership::Family, mrib::Account};
 
 use super::Router;
-use crate::clock;
+use crate::{clock, router::interfaces::Unread};
 
 impl Router {
     /// Says it if messages come faster than they are taken in.
     pub(super) fn tell_overrun(&mut self, now: Instant) {
-        let of_links = Family::ALL.into_iter().map(|family| self.unread(family).overrun);
-        let overrun = of_links.sum::<u64>() + self.overrun();
+        let of_links = Family::ALL.into_iter().map(|family| {
+            let Unread { overrun, strangers, .. } = self.unread(family);
+            overrun + strangers
+        });
+        let RelayCuts { source, strangers } = self.relay_cuts();
+        let overrun = of_links.sum::<u64>() + self.overrun() + source + strangers;
         if overrun > self.overrun_told
             && let Some(held_back) = self.warnings.admit(now)
         {

@@ -38,5 +38,6 @@ pub use keep::remove_kept;
 pub use log::KernelLog;
 pub use object::is_embedded;
 pub use open::{OnExit, OpenError, Options, Statistics, try_out};
+pub(crate) use open::{chain, whole_load};
 pub use plane::KernelPlane;
 pub use relay::is_relay_device;

@@ -219,7 +219,7 @@ const LOAD_TRIES: usize = 5;
 ///
 /// # Errors
 /// As `load`, the last time.
-pub(super) fn whole_load(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+pub(crate) fn whole_load(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
     let mut loaded = load();
     for _ in 1..LOAD_TRIES {
         let Err(ProgramError::LoadError { io_error, .. }) = &loaded else { break };

@@ -1,5 +1,7 @@
 //! What was heard, said and refused.
 
+use std::ops::AddAssign;
+
 /// Why a message, or a part of one, was not acted upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Refusal {
@@ -145,6 +147,37 @@ pub struct Counters {
     refused: [u64; Refusal::ALL.len()],
 }
 
+impl AddAssign<&Self> for Counters {
+    fn add_assign(&mut self, other: &Self) {
+        let Self {
+            queries_received,
+            older_queries_received,
+            newer_queries_received,
+            reports_received,
+            leaves_received,
+            queries_sent,
+            queriers_missed,
+            handed_over,
+            refused,
+        } = other;
+        for (own, more) in [
+            (&mut self.queries_received, queries_received),
+            (&mut self.older_queries_received, older_queries_received),
+            (&mut self.newer_queries_received, newer_queries_received),
+            (&mut self.reports_received, reports_received),
+            (&mut self.leaves_received, leaves_received),
+            (&mut self.queries_sent, queries_sent),
+            (&mut self.queriers_missed, queriers_missed),
+            (&mut self.handed_over, handed_over),
+        ] {
+            *own += more;
+        }
+        for (own, more) in self.refused.iter_mut().zip(refused) {
+            *own += more;
+        }
+    }
+}
+
 impl Counters {
     /// How often something was refused for this reason.
     #[must_use]
@@ -169,6 +202,30 @@ impl Counters {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_are_added_one_by_one() {
+        let mut total = Counters { queries_received: 1, handed_over: 8, ..Counters::default() };
+        total.refuse(Refusal::BadTtl);
+        let mut more = Counters {
+            queries_received: 10,
+            older_queries_received: 20,
+            newer_queries_received: 30,
+            reports_received: 40,
+            leaves_received: 50,
+            queries_sent: 60,
+            queriers_missed: 70,
+            handed_over: 80,
+            ..Counters::default()
+        };
+        more.refuse_many(Refusal::BadTtl, 2);
+        more.refuse(Refusal::TooManyGroups);
+        total += &more;
+        let expected = Counters { queries_received: 11, handed_over: 88, refused: total.refused, ..more };
+        assert_eq!(total, expected);
+        assert_eq!((total.refused(Refusal::BadTtl), total.refused(Refusal::TooManyGroups)), (3, 1));
+        assert_eq!(total.refused.iter().sum::<u64>(), 4);
+    }
 
     #[test]
     fn refusals_are_numbered_without_gap() {
