@@ -119,7 +119,6 @@ impl Player {
         let away = State::Away { forbidden_from: Some(stage.clock.now() + LEAVE_GRACE) };
         if let State::Member(member) = std::mem::replace(&mut self.state, away) {
             let session = member.receiver.leave()?;
-            stage.recorder.catch_up(stage.clock);
             let span = self.spans.last_mut().expect("a member has joined");
             span.left = session.left_at;
             self.past.push(session_report(&stage.recorder, span.record, &session));

@@ -2,7 +2,6 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Mutex,
     time::Duration,
 };
 
@@ -148,7 +147,7 @@ impl Witness {
         clock: Clock,
     ) -> Result<Self, LabError> {
         let stream = stream.into();
-        let note = move |seen: &Mutex<Seen>, frame: Frame<'_>| note(seen, frame, stream);
+        let note = move |seen: &mut Seen, frame: Frame<'_>| note(seen, frame, stream);
         Ok(Self { watch: Watch::start(namespace, interface, clock, note)? })
     }
 
@@ -201,10 +200,9 @@ impl Witness {
     }
 }
 
-fn note(seen: &Mutex<Seen>, frame: Frame<'_>, stream: SocketAddr) {
+fn note(seen: &mut Seen, frame: Frame<'_>, stream: SocketAddr) {
     let Frame { at, direction, bytes: frame } = frame;
     let Some((carriage, bytes)) = classify(frame, stream.ip()) else { return };
-    let mut seen = seen.lock().expect("only this thread could have panicked");
     match carriage {
         Carriage::Native => seen.native[direction as usize].add(bytes),
         Carriage::Amt => seen.amt[direction as usize].add(bytes),
