@@ -20,7 +20,7 @@ use vmcast_signal::{
     v1::{self, command::What},
 };
 
-use super::probe_limit::ProbeLimit;
+use super::{probe_limit::ProbeLimit, refused::Refusals};
 
 /// Commands that wait for a line; a VMR that does not take so many loses its line.
 const QUEUE: usize = 256;
@@ -153,6 +153,7 @@ impl Lines {
         vmr: NodeId,
         draining: bool,
         answers: Streaming<v1::AttendRequest>,
+        refusals: Refusals,
     ) -> mpsc::Receiver<Result<v1::Command, Status>> {
         let (outgoing, commands) = mpsc::channel(QUEUE);
         let (line, orders) = mpsc::channel(QUEUE);
@@ -169,7 +170,7 @@ impl Lines {
         let number = state.next;
         state.lines.insert(vmr.clone(), (number, line));
         drop(state);
-        tokio::spawn(self.clone().attend(vmr, number, outgoing, orders, answers));
+        tokio::spawn(self.clone().attend(vmr, number, outgoing, orders, answers, refusals));
         commands
     }
 
@@ -180,6 +181,7 @@ impl Lines {
         outgoing: Outgoing,
         mut orders: mpsc::Receiver<What>,
         mut answers: Streaming<v1::AttendRequest>,
+        refusals: Refusals,
     ) {
         let mut pings = interval(PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -193,6 +195,9 @@ impl Lines {
                         let mut state = self.state();
                         state.averages.note(&vmr, at.elapsed());
                         state.counters.pings += 1;
+                    }
+                    if answer.refused.is_some() {
+                        refusals.send_replace(answer.refused);
                     }
                     continue;
                 }

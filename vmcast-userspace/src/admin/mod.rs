@@ -17,6 +17,7 @@ mod place;
 mod policy;
 mod probe_limit;
 mod records;
+mod refused;
 mod schema;
 mod server;
 mod service;

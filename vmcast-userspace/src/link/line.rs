@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::stream::unfold;
 use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, timeout},
+    sync::{mpsc, watch},
+    time::{Instant, sleep, sleep_until},
 };
 use tracing::{debug, error};
 use vmcast_proto::{nearest::rtt::Order, policy::Policy, registry::NodeId};
@@ -39,11 +39,12 @@ pub(super) fn hold(
     client: AdminClient,
     vmr: NodeId,
     mut backoff: Backoff,
+    mut refused: watch::Receiver<v1::RefusedJoins>,
 ) -> (mpsc::Receiver<VmrOrder>, tokio::task::JoinHandle<()>) {
     let (orders, receiver) = mpsc::channel(QUEUE);
     let task = tokio::spawn(async move {
         while !orders.is_closed() {
-            match attend(&client, &vmr, &orders, &mut backoff).await {
+            match attend(&client, &vmr, &orders, &mut backoff, &mut refused).await {
                 Ok(()) => debug!("the line to the admin ended"),
                 Err(failure) => debug!(%failure, "no line to the admin"),
             }
@@ -58,22 +59,38 @@ async fn attend(
     vmr: &NodeId,
     orders: &mpsc::Sender<VmrOrder>,
     backoff: &mut Backoff,
+    refused: &mut watch::Receiver<v1::RefusedJoins>,
 ) -> Result<(), AdminError> {
     let (answers, queue) = mpsc::channel(ANSWERS);
-    let first = v1::AttendRequest { node_id: vmr.to_string(), answered: 0 };
+    let first = v1::AttendRequest { node_id: vmr.to_string(), answered: 0, refused: None };
     // The queue is new and has room.
     let _ = answers.try_send(first);
     let outgoing = unfold(queue, async |mut queue| Some((queue.recv().await?, queue)));
     let mut commands = client.attend(outgoing).await?;
+    // The admin may remember what was so before.
+    refused.mark_changed();
+    let mut silent_at = Instant::now() + SILENCE;
     loop {
-        let command = match timeout(SILENCE, commands.message()).await {
-            Ok(Ok(Some(command))) => command,
-            Ok(Ok(None)) | Err(_) => return Ok(()),
-            Ok(Err(status)) => return Err(AdminError::refused(&status)),
+        let command = tokio::select! {
+            command = commands.message() => match command {
+                Ok(Some(command)) => command,
+                Ok(None) => return Ok(()),
+                Err(status) => return Err(AdminError::refused(&status)),
+            },
+            () = sleep_until(silent_at) => return Ok(()),
+            Ok(()) = refused.changed() => {
+                let refused = Some(refused.borrow_and_update().clone());
+                let said = v1::AttendRequest { refused, ..v1::AttendRequest::default() };
+                if answers.try_send(said).is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
         };
         let now = Instant::now();
+        silent_at = now + SILENCE;
         backoff.reset();
-        let answer = v1::AttendRequest { node_id: String::new(), answered: command.number };
+        let answer = v1::AttendRequest { node_id: String::new(), answered: command.number, refused: None };
         if answers.try_send(answer).is_err() {
             return Ok(());
         }

@@ -13,6 +13,8 @@ use vmcast_proto::{
 
 /// Refusals that are remembered, to be shown; all are counted.
 const REMEMBERED: usize = 4096;
+/// Refusals of one member that are remembered.
+const OF_MEMBER: usize = 64;
 
 /// A join that was refused, wholly or in part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +27,10 @@ pub(super) struct Refused {
 #[derive(Debug, Default)]
 pub(super) struct Policed {
     policy: Policy,
-    refused: BTreeMap<(IpAddr, u32), Refused>,
+    /// By member and group.
+    refused: BTreeMap<(u32, IpAddr), Refused>,
+    /// Whether other joins are refused than when it was last asked.
+    has_changed: bool,
     /// The groups that each member has by a rule with a limit.
     counted: BTreeMap<u32, BTreeSet<IpAddr>>,
     counters: [u64; Reason::LABELS.len()],
@@ -63,16 +68,14 @@ impl Policed {
             }
         }
         if wanted.is_none() {
-            self.refused.remove(&(group, number));
+            self.has_changed |= self.refused.remove(&(number, group)).is_some();
             return wanted;
         }
         let others =
             self.counted.get(&number).map_or(0, |groups| u32::try_from(groups.len()).unwrap_or(u32::MAX));
         let permitted = self.policy.receive(who, group, &wanted, others);
         match permitted.refused {
-            None => {
-                self.refused.remove(&(group, number));
-            }
+            None => self.has_changed |= self.refused.remove(&(number, group)).is_some(),
             Some(reason) => self.refuse(group, number, Refused { who, reason }),
         }
         if permitted.counts && !permitted.filter.is_none() {
@@ -85,11 +88,15 @@ impl Policed {
     pub(super) fn gone(&mut self, member: Output) {
         let gone = member.number();
         self.counted.remove(&gone);
-        self.refused.retain(|(_, number), _| *number != gone);
+        let groups: Vec<_> = self.of_member(gone).map(|(group, _)| group).collect();
+        self.has_changed |= !groups.is_empty();
+        for group in groups {
+            self.refused.remove(&(gone, group));
+        }
     }
 
     fn refuse(&mut self, group: IpAddr, number: u32, refused: Refused) {
-        let known = self.refused.get(&(group, number));
+        let known = self.refused.get(&(number, group));
         if known == Some(&refused) {
             // A member says again what it wants.
             return;
@@ -97,8 +104,10 @@ impl Policed {
         let Refused { who, reason } = refused;
         self.counters[reason.index()] += 1;
         tracing::info!(%group, who = ?who, %reason, "a join is refused");
-        if known.is_some() || self.refused.len() < REMEMBERED {
-            self.refused.insert((group, number), refused);
+        let has_room = self.refused.len() < REMEMBERED && self.of_member(number).count() < OF_MEMBER;
+        if known.is_some() || has_room {
+            self.refused.insert((number, group), refused);
+            self.has_changed = true;
         }
     }
 
@@ -114,9 +123,20 @@ impl Policed {
         }
     }
 
-    /// The joins that are refused at present.
-    pub(super) fn refused(&self) -> impl Iterator<Item = (IpAddr, Refused)> {
-        self.refused.iter().map(|((group, _), refused)| (*group, *refused))
+    /// The joins that are refused at present, with the numbers of their members.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (u32, IpAddr, Refused)> {
+        self.refused.iter().map(|((number, group), refused)| (*number, *group, *refused))
+    }
+
+    fn of_member(&self, number: u32) -> impl Iterator<Item = (IpAddr, Refused)> {
+        let first = (number, IpAddr::from([0; 4]));
+        let all = self.refused.range(first..).take_while(move |((of, _), _)| *of == number);
+        all.map(|((_, group), refused)| (*group, *refused))
+    }
+
+    /// Whether other joins are refused than when this was last asked.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.has_changed)
     }
 
     pub(super) fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {

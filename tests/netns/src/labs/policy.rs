@@ -14,10 +14,13 @@ use super::{
 };
 
 pub(super) fn trials() -> Vec<Trial> {
-    vec![trial(
-        "what the policy forbids stops within a second, and what it allows loses nothing",
-        forbids_and_allows,
-    )]
+    vec![
+        trial(
+            "what the policy forbids stops within a second, and what it allows loses nothing",
+            forbids_and_allows,
+        ),
+        trial("an agent is told why its join is refused, until the policy allows it", tells_the_agent),
+    ]
 }
 
 const SOME: u64 = 150;
@@ -137,6 +140,61 @@ fn forbids_and_allows(bed: &mut Bed) -> Outcome {
     stays.more(bed, SOME)?;
     ensure!(goes.count() == count, "what the last policy forbids came after a restart");
     sender.stop()?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+/// What an agent shows of the reason for which a group is refused: in its status and its lists.
+fn reasons(agent: &Role) -> [Value; 3] {
+    let asked = |question: &[&str]| agent.ask(question).unwrap_or_default();
+    [
+        asked(&["status"])["refused"][0]["reason"].clone(),
+        asked(&["member", "list"])["members"][0]["refused"].clone(),
+        asked(&["group", "list"])["groups"][0]["refused"].clone(),
+    ]
+}
+
+// proves D4: refused joins carry the reason to the client, and it goes with the refusal
+fn tells_the_agent(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    let host = small.admin(bed)?;
+    let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
+    let router = router(bed, &small, &admin)?;
+    let mut agents = Vec::new();
+    for number in [1, 2] {
+        let word = token(&admin, &["--role", "agent"])?;
+        agents.push(agent(bed, small.client(number), "https://10.9.0.2:8440", &["--token", &word])?);
+    }
+    wait_ready(&mut agents, bed.clock)?;
+    let bystander = small.forbid(bed, 3)?;
+    let policy =
+        change(&admin, &["add", "deny", "receive", "--from", "10.5.2.0/24", "--groups", "239.192.0.0/16"])?;
+    carries_out(bed, &router, &policy)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let stays = Listener::join(small.client(1), STREAM, None)?;
+    stays.more(bed, SOME)?;
+    let refused = Listener::join(small.client(2), STREAM, None)?;
+    let reason = Value::from("rule 1 of the policy forbids it");
+    bed.until("the agent shows the reason", || Ok(reasons(&agents[1]).iter().all(|shown| *shown == reason)))?;
+    ensure!(
+        reasons(&agents[0]).iter().all(Value::is_null),
+        "the neighbour is told {:?}",
+        reasons(&agents[0])
+    );
+    let stats = agents[1].ask(&["stats"]).unwrap_or_default();
+    ensure!(stats["control"]["policy"]["joins_refused"] == 1, "it counts {}", stats["control"]["policy"]);
+    ensure!(refused.count() == 0, "what is refused came {} times", refused.count());
+    stays.more(bed, SOME)?;
+
+    let policy = change(&admin, &["remove", "1"])?;
+    carries_out(bed, &router, &policy)?;
+    refused.more(bed, SOME)?;
+    bed.until("the reason is gone", || Ok(reasons(&agents[1]).iter().all(Value::is_null)))?;
+    stays.more(bed, SOME)?;
+    sender.stop()?;
+    for listener in [&stays, &refused] {
+        listener.heard().is_whole()?;
+    }
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())
 }

@@ -85,6 +85,7 @@ fn group() -> Group {
         last_packet_ms: Some(2),
         state: GroupState::Forwarding,
         priority: Some(Priority { dscp: Some(46), pcp: 5, skb_priority: Some(6), queue: None }),
+        refused: Some("rule 7 of the policy forbids it".into()),
     }
 }
 
@@ -135,6 +136,7 @@ fn responses() -> Vec<Response> {
                 filter: Filter { mode: FilterMode::Exclude, sources: vec![[192, 0, 2, 66].into()] },
                 configured: true,
                 waits: true,
+                refused: Some("rule 7 of the policy forbids it".into()),
                 age_ms: 3,
                 packets: 4,
                 bytes: 5,
@@ -289,8 +291,10 @@ fn the_lines_of_version_1_stay_as_they_are() {
     for request in requests() {
         assert!(line(&request).contains(&format!("\"request\":\"{}\"", request.name())));
     }
-    let groups =
-        Response::Groups(Groups { next: None, groups: vec![Group { rpf: None, priority: None, ..group() }] });
+    let groups = Response::Groups(Groups {
+        next: None,
+        groups: vec![Group { rpf: None, priority: None, refused: None, ..group() }],
+    });
     assert_eq!(
         String::from_utf8(encode(&groups)).unwrap(),
         "{\"v\":1,\"response\":\"groups\",\"groups\":[{\"group\":\"232.1.1.1\",\"source\":\"192.0.2.9\",\

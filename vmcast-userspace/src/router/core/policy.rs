@@ -9,6 +9,7 @@ use vmcast_proto::{
     mrib::{self, Account},
     policy::Policy,
 };
+use vmcast_signal::v1;
 
 use super::Core;
 use crate::router::tunnels::tunnel_id;
@@ -45,6 +46,16 @@ impl Core {
             Output::Neighbour(_) | Output::Converted(_) => None,
         };
         self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter, account });
+    }
+
+    /// The joins that are refused to gateways.
+    pub(in crate::router) fn refused_joins(&self) -> impl Iterator<Item = v1::RefusedJoin> {
+        self.policed.refused().filter_map(|(number, group, refused)| {
+            let Some(Output::Tunnel(id)) = Output::from_number(number) else { return None };
+            let (_, remote, _) = self.relay.ends(id.0)?;
+            let (tunnel, group) = (remote.to_string(), group.to_string());
+            Some(v1::RefusedJoin { tunnel, group, reason: refused.reason.to_string() })
+        })
     }
 
     /// A member is gone with all its groups.
