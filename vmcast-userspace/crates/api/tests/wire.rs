@@ -61,6 +61,8 @@ fn policy_rule() -> PolicyRule {
         groups: Some("232.0.0.0/8".into()),
         source: Some("192.0.2.9/32".into()),
         max_groups: Some(4),
+        max_bits_per_second: Some(8_000_000),
+        stream_bits_per_second: Some(2_000_000),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, time::Instant};
 
 use vmcast_common::fib::{Output, Stream};
+use vmcast_dataplane::StreamStats;
 use vmcast_proto::{
     Filter, Machine as _,
     amt::relay,
@@ -39,7 +40,8 @@ impl Core {
     /// Gives a member what the policy allows of what it wants of a group, as far as there is room on its account.
     pub(super) fn want(&mut self, now: Instant, member: Output, group: IpAddr, wanted: Filter) {
         let who = self.address_of(member, group);
-        let filter = self.policed.permit(who, member, group, wanted);
+        let had = self.mrib.filter_of(group, member);
+        let filter = self.policed.permit(who, member, group, wanted, &had);
         let account = match member {
             Output::Interface(ifindex) => Some(Account::Interface(ifindex)),
             Output::Tunnel(_) => who.map(|address| Account::Network(relay::Prefix::of(address))),
@@ -56,6 +58,16 @@ impl Core {
             let (tunnel, group) = (remote.to_string(), group.to_string());
             Some(v1::RefusedJoin { tunnel, group, reason: refused.reason.to_string() })
         })
+    }
+
+    /// Streams were measured: there may be room for joins that were refused.
+    pub(super) fn measure(&mut self, now: Instant, streams: &[StreamStats]) {
+        for StreamStats { stream, counters } in streams {
+            self.policed.note(now, *stream, counters.bytes);
+        }
+        for (member, group, filter) in self.policed.reconsider() {
+            self.want(now, member, group, filter);
+        }
     }
 
     /// A member is gone with all its groups.
