@@ -66,7 +66,11 @@ impl Core {
             self.policed.note(now, *stream, counters.bytes);
         }
         for (member, group, filter) in self.policed.reconsider() {
-            self.want(now, member, group, filter);
+            // One to which there is no way at present says it again when there is.
+            let waits = matches!(member, Output::Tunnel(id) if self.tunnels.is_waiting(id.0));
+            if !waits {
+                self.want(now, member, group, filter);
+            }
         }
     }
 
