@@ -116,6 +116,7 @@ fn answers() -> Vec<Response> {
         software: "vmcast 1".to_owned(),
         capabilities: vec!["amt".to_owned()],
         source_prefixes: vec!["10.1.0.0/16".to_owned()],
+        proofs: vec![],
     };
     vec![
         Response::Groups(Groups { next: Some("1".to_owned()), groups: vec![group] }),

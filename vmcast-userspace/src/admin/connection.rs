@@ -23,11 +23,36 @@ use vmcast_signal::tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::gate::{Caller, ConnectionInfo, Gate, cut};
 
-/// Connections at most, those that shake hands included; further ones wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 16_384;
-/// Of these, so many at most of whom nobody knows who they are: that shake hands, or have no certificate. The others are
-/// left to nodes.
-const MAX_STRANGERS: usize = 12_288;
+/// How much who calls may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at most, those that shake hands included; further ones wait in the kernel's queue.
+    pub connections: usize,
+    /// Of these, so many at most of whom nobody knows who they are: that shake hands, or have no certificate. The
+    /// others are left to nodes.
+    pub strangers: usize,
+    /// A request may take so long, from its headers to its answer.
+    pub request: Duration,
+    /// A connection that is silent for so long is asked whether it lives, and has as long to answer.
+    pub silence: Duration,
+}
+
+impl Limits {
+    /// Connections at most that can be asked for.
+    pub const MOST_CONNECTIONS: usize = 1_000_000;
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 16_384,
+            strangers: 12_288,
+            request: Duration::from_secs(10),
+            silence: Duration::from_secs(30),
+        }
+    }
+}
+
 /// Who has no certificate joins, which is one call, and goes.
 const STRANGER_TIME: Duration = Duration::from_secs(30);
 /// How long to leave a kernel alone that is out of files or memory.
@@ -58,11 +83,15 @@ enum Protected {
 /// The connections that come to a listener and pass the gate.
 ///
 /// Failing to accept one is no end: the server goes on with those it has.
-pub(super) fn incoming(listener: TcpListener, gate: Gate) -> impl Stream<Item = io::Result<Connection>> {
+pub(super) fn incoming(
+    listener: TcpListener,
+    gate: Gate,
+    limits: Limits,
+) -> impl Stream<Item = io::Result<Connection>> {
     let (ready, connections) = mpsc::channel(WAITING);
     tokio::spawn(async move {
         tokio::select! {
-            () = accept(listener, gate, &ready) => {}
+            () = accept(listener, gate, limits, &ready) => {}
             () = ready.closed() => {}
         }
     });
@@ -70,9 +99,9 @@ pub(super) fn incoming(listener: TcpListener, gate: Gate) -> impl Stream<Item = 
 }
 
 /// Accepts until it is dropped. Handshakes run side by side, so that a slow one holds up no other.
-async fn accept(listener: TcpListener, gate: Gate, ready: &mpsc::Sender<Connection>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+async fn accept(listener: TcpListener, gate: Gate, limits: Limits, ready: &mpsc::Sender<Connection>) {
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let strangers = Arc::new(Semaphore::new(limits.strangers));
     let mut failing = false;
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {

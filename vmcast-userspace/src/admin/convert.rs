@@ -1,14 +1,15 @@
 //! Between the schema's messages and the registry's types.
 
 use std::{
+    collections::BTreeMap,
     fmt::Display,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use vmcast_proto::registry::{
-    About, AnswerKind, CacheEntry, CacheKey, Load, Measurement, NodeId, NodeRecord, Query, Registration,
-    Report, Role, Scope, TunnelEnd, TunnelKind, UnixMillis,
+    About, AnswerKind, CacheEntry, CacheKey, Found, Load, Measurement, NodeId, NodeRecord, Proof, Query,
+    Registration, Report, Role, Scope, TunnelEnd, TunnelKind, UnixMillis,
 };
 use vmcast_signal::v1;
 
@@ -237,7 +238,44 @@ pub fn node_entry(record: &NodeRecord) -> v1::NodeEntry {
         expires_unix_millis: record.expires.0,
         draining: record.draining,
         rtt_micros: 0,
+        proofs: proofs(record),
     }
+}
+
+/// Writes what return probes found.
+#[must_use]
+pub fn proofs(record: &NodeRecord) -> Vec<v1::Proof> {
+    let proof = |(endpoint, proof): (&SocketAddr, &Proof)| {
+        let found = match proof.found {
+            Found::Awaited => v1::Found::Awaited,
+            Found::Proved => v1::Found::Proved,
+            Found::Silent => v1::Found::Silent,
+            Found::Foreign => v1::Found::Foreign,
+            Found::Mute => v1::Found::Mute,
+        };
+        let UnixMillis(since_unix_millis) = proof.since;
+        v1::Proof { endpoint: endpoint.to_string(), found: found.into(), since_unix_millis }
+    };
+    record.proofs.iter().map(proof).collect()
+}
+
+/// Reads what return probes found. What this version does not know is an endpoint that was not probed.
+///
+/// # Errors
+/// If an endpoint is none.
+pub fn read_proofs(proofs: &[v1::Proof]) -> Result<BTreeMap<SocketAddr, Proof>, Malformed> {
+    let proof = |proof: &v1::Proof| {
+        let found = match proof.found() {
+            v1::Found::Awaited | v1::Found::Unspecified => Found::Awaited,
+            v1::Found::Proved => Found::Proved,
+            v1::Found::Silent => Found::Silent,
+            v1::Found::Foreign => Found::Foreign,
+            v1::Found::Mute => Found::Mute,
+        };
+        let since = UnixMillis(proof.since_unix_millis);
+        Ok((parse("proofs.endpoint", &proof.endpoint)?, Proof { found, since }))
+    };
+    proofs.iter().map(proof).collect()
 }
 
 /// Reads a node from where [`node_entry`] wrote it.
@@ -251,6 +289,7 @@ pub fn node_record(entry: v1::NodeEntry) -> Result<NodeRecord, Malformed> {
         registered: UnixMillis(entry.registered_unix_millis),
         expires: UnixMillis(entry.expires_unix_millis),
         draining: entry.draining,
+        proofs: read_proofs(&entry.proofs)?,
     })
 }
 

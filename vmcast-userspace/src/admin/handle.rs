@@ -15,6 +15,7 @@ use vmcast_proto::registry::{
 
 use super::{
     AnyStore, Clock, Kept, Mirror,
+    bounds::Excess,
     lines::{LineCounters, Lines, Way},
     writer::{Failure, Writer},
 };
@@ -40,6 +41,7 @@ struct Shared<S: Store> {
     /// Changes that could not be kept.
     unkept: AtomicU64,
     malformed: AtomicU64,
+    excess: Arc<Excess>,
     lines: Lines,
     way: Way,
 }
@@ -51,6 +53,10 @@ pub struct Status {
     pub counters: Counters,
     /// Requests that could not be read.
     pub malformed: u64,
+    /// Requests that were not whole, or not answered, in their time.
+    pub slow: u64,
+    /// Requests that were larger than a message may be.
+    pub oversize: u64,
     /// Changes that the store could not keep; each of them was refused.
     pub unkept: u64,
     /// What became of the standing lines of VMRs.
@@ -79,6 +85,7 @@ impl<S: Kept> Handle<S> {
             failing: AtomicBool::new(false),
             unkept: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
+            excess: Arc::default(),
             lines: Lines::default(),
             way,
         };
@@ -127,6 +134,8 @@ impl<S: Kept> Handle<S> {
         Status {
             counters: self.read(|registry, _| registry.counters().plus(&written)),
             malformed: self.shared.malformed.load(Ordering::Relaxed),
+            slow: self.shared.excess.slow(),
+            oversize: self.shared.excess.oversize(),
             unkept: self.shared.unkept.load(Ordering::Relaxed),
             lines: self.shared.lines.counters(),
         }
@@ -198,12 +207,38 @@ impl<S: Kept> Handle<S> {
         self.shared.lines.average(vmr)
     }
 
+    /// The registry's time, by which leases begin and end.
+    #[must_use]
+    pub fn now(&self) -> UnixMillis {
+        self.shared.clock.now()
+    }
+
+    /// Whether VMRs are given only where return probes found them.
+    #[must_use]
+    pub fn proves(&self) -> bool {
+        self.read(|registry, _| registry.config().return_probe)
+    }
+
+    /// The record of a VMR with a live lease, and whether it has endpoints that were not probed yet.
+    pub(super) fn to_prove(&self, vmr: &NodeId) -> Option<(NodeRecord, bool)> {
+        self.read(|registry, now| {
+            let record = registry.live_vmr(now, vmr)?;
+            let awaits = registry.awaits_probe(&record);
+            Some((record, awaits))
+        })
+    }
+
     pub(super) fn lines(&self) -> &Lines {
         &self.shared.lines
     }
 
     pub(super) fn way(&self) -> Way {
         self.shared.way
+    }
+
+    /// Where requests that take too much are counted.
+    pub(super) fn excess(&self) -> &Arc<Excess> {
+        &self.shared.excess
     }
 
     pub(super) fn count_malformed(&self) {

@@ -147,13 +147,15 @@ impl Lines {
         state.counters.refused += refused as u64;
     }
 
-    /// Takes a line of a VMR; an older one of the same VMR ends.
+    /// Takes a line of a VMR; an older one of the same VMR ends. What the VMR says of return probes goes to `noted`, as
+    /// long as the line stands.
     pub(super) fn open(
         &self,
         vmr: NodeId,
         draining: bool,
         answers: Streaming<v1::AttendRequest>,
         refusals: Refusals,
+        noted: mpsc::Sender<v1::Noted>,
     ) -> mpsc::Receiver<Result<v1::Command, Status>> {
         let (outgoing, commands) = mpsc::channel(QUEUE);
         let (line, orders) = mpsc::channel(QUEUE);
@@ -170,7 +172,7 @@ impl Lines {
         let number = state.next;
         state.lines.insert(vmr.clone(), (number, line));
         drop(state);
-        tokio::spawn(self.clone().attend(vmr, number, outgoing, orders, answers, refusals));
+        tokio::spawn(self.clone().attend(vmr, number, outgoing, orders, answers, refusals, noted));
         commands
     }
 
@@ -182,6 +184,7 @@ impl Lines {
         mut orders: mpsc::Receiver<What>,
         mut answers: Streaming<v1::AttendRequest>,
         refusals: Refusals,
+        noted: mpsc::Sender<v1::Noted>,
     ) {
         let mut pings = interval(PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -198,6 +201,10 @@ impl Lines {
                     }
                     if answer.refused.is_some() {
                         refusals.send_replace(answer.refused);
+                    }
+                    if let Some(notes) = answer.noted {
+                        // What nobody waits for is lost, and asked for again.
+                        let _ = noted.try_send(notes);
                     }
                     continue;
                 }

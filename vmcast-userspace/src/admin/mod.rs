@@ -2,6 +2,7 @@
 //!
 //! `connection` accepts what `gate` lets in; `guard` stands before the registry, so that a node acts only as itself.
 
+mod bounds;
 mod clock;
 mod connection;
 pub mod convert;
@@ -16,6 +17,7 @@ mod mirror;
 mod place;
 mod policy;
 mod probe_limit;
+mod prove;
 mod records;
 mod refused;
 mod schema;
@@ -25,7 +27,8 @@ mod store;
 mod writer;
 
 pub use clock::Clock;
-pub use etcd::{EtcdError, EtcdSettings, EtcdStore};
+pub use connection::Limits;
+pub use etcd::{EtcdError, EtcdSettings, EtcdStore, EtcdTls};
 pub use gate::{Caller, ConnectionInfo, Gate, Peer};
 pub use handle::{Handle, Status};
 pub use lines::{LineCounters, Way};

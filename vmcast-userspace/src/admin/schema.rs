@@ -11,7 +11,9 @@ pub(super) const VERSION: i32 = 1 + STEPS.len() as i32;
 /// schema, and whether it drains.
 ///
 /// 3: records, see [`vmcast_proto::registry::RecordKind`].
-pub(super) const STEPS: [&str; 2] = [
+///
+/// 4: what return probes found, as a `NodeEntry` of the signalling schema.
+pub(super) const STEPS: [&str; 3] = [
     "
 ALTER TABLE node ADD COLUMN about BLOB NOT NULL DEFAULT x'';
 ALTER TABLE node ADD COLUMN draining INTEGER NOT NULL DEFAULT 0;
@@ -23,6 +25,9 @@ CREATE TABLE record (
     value BLOB NOT NULL,
     PRIMARY KEY (kind, key)
 ) STRICT, WITHOUT ROWID;
+",
+    "
+ALTER TABLE node ADD COLUMN proofs BLOB NOT NULL DEFAULT x'';
 ",
 ];
 

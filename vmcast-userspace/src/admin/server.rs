@@ -5,6 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,7 +13,7 @@ use anyhow::{Context as _, bail};
 use tokio::{net::TcpListener, sync::watch, time::MissedTickBehavior};
 use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
-use vmcast_proto::registry::{self, Registry, Store};
+use vmcast_proto::registry::{self, Registry, Store, UnixMillis};
 use vmcast_signal::{
     DESCRIPTORS,
     tonic::transport::Server,
@@ -20,23 +21,21 @@ use vmcast_signal::{
 };
 
 use super::{
-    AnyStore, Clock, EtcdSettings, EtcdStore, Gate, Handle, Kept, SqliteStore, Way, connection::incoming,
-    guard::Guard, identity::IdentityService, service::Service,
+    AnyStore, Clock, EtcdSettings, EtcdStore, Gate, Handle, Kept, Limits, SqliteStore, Way, bounds::Bounded,
+    connection::incoming, guard::Guard, identity::IdentityService, service::Service,
 };
 use crate::identity::{Roster, ServerTls, shared_authority};
 
 /// Characters of the secret that opens the authority's key, at least.
 const LEAST_SECRET: usize = 16;
-/// A request may take so long.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request at most: a report of some thousand measurements.
 const MAX_REQUEST: usize = 512 * 1024;
 /// Bytes of a request for a certificate at most.
 const MAX_CERTIFICATE_REQUEST: usize = 16 * 1024;
 /// Requests under way on one connection at most.
 const MAX_CONCURRENT: usize = 32;
-/// A connection that is silent for so long is asked whether it lives, and has as long to answer.
-const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Bytes of the headers of a request at most.
+const MAX_HEADERS: u32 = 16 * 1024;
 /// Requests under way have so long to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(3);
 /// Between two looks for what other admins have revoked.
@@ -68,6 +67,8 @@ pub struct Settings {
     pub names: Vec<String>,
     /// No TLS: everybody may do everything. Only for labs.
     pub insecure: bool,
+    /// How much who calls may take.
+    pub limits: Limits,
 }
 
 /// A server that has its socket and its database.
@@ -76,6 +77,7 @@ pub struct Admin<S: Store = AnyStore> {
     listener: TcpListener,
     handle: Handle<S>,
     gate: Gate,
+    limits: Limits,
 }
 
 impl Admin {
@@ -84,15 +86,29 @@ impl Admin {
     /// # Errors
     /// If either cannot be had.
     pub async fn bind(settings: Settings) -> anyhow::Result<Self> {
-        let clock = Clock::system();
-        let store = open(settings.database.clone(), settings.etcd.clone(), clock.clone()).await?;
-        let registry = Registry::new(settings.registry.clone(), store);
-        let handle = Handle::new(registry, clock.clone(), settings.nearest)
-            .context("cannot start the registry's thread")?;
-        let listen = settings.listen;
-        let gate = open_gate(settings, handle.clone(), clock).await?;
-        Self::bind_with(listen, handle, gate).await
+        // Several admins need the same time; one needs a time that nobody sets.
+        let time = if settings.etcd.is_some() { Clock::system() } else { Clock::steady() };
+        let store = open(settings.database.clone(), settings.etcd.clone(), time.clone()).await?;
+        let mut registry = Registry::new(settings.registry.clone(), store);
+        if settings.etcd.is_none() {
+            take_over(&mut registry, time.now()).context("cannot take over what is in the database")?;
+        }
+        let handle =
+            Handle::new(registry, time, settings.nearest).context("cannot start the registry's thread")?;
+        let (listen, limits) = (settings.listen, settings.limits);
+        // Certificates are valid by the clock of the host.
+        let gate = open_gate(settings, handle.clone(), Clock::system()).await?;
+        Ok(Self::bind_with(listen, handle, gate).await?.with_limits(limits))
     }
+}
+
+/// Takes over what an earlier process has left, whose clock may have shown another time, or which may have ended long
+/// ago: nobody's lease ends before he could renew it, and none later than one that begins now.
+pub(super) fn take_over<S: Kept>(registry: &mut Registry<S>, now: UnixMillis) -> Result<(), S::Error> {
+    registry.take_over(now)?;
+    // Nodes renew when a third of the lease has passed at the latest.
+    registry.rows().set_floor(now.after(registry.config().lease / 2), false);
+    Ok(())
 }
 
 /// Opens the store that the settings name.
@@ -118,7 +134,13 @@ impl<S: Kept> Admin<S> {
     pub async fn bind_with(listen: SocketAddr, handle: Handle<S>, gate: Gate) -> anyhow::Result<Self> {
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-        Ok(Self { listener, handle, gate })
+        Ok(Self { listener, handle, gate, limits: Limits::default() })
+    }
+
+    /// The same with other limits.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// Where it listens.
@@ -161,17 +183,19 @@ impl<S: Kept> Admin<S> {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()
             .context("the schema cannot be told")?;
+        let limits = self.limits;
+        let excess = || Arc::clone(self.handle.excess());
         let server = Server::builder()
-            .timeout(REQUEST_TIMEOUT)
             .concurrency_limit_per_connection(MAX_CONCURRENT)
             .max_concurrent_streams(MAX_CONCURRENT as u32)
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE))
-            .add_service(registry)
-            .add_service(identity)
-            .add_service(health_service)
-            .add_service(reflection)
-            .serve_with_incoming_shutdown(incoming(self.listener, self.gate.clone()), async move {
+            .http2_keepalive_interval(Some(limits.silence))
+            .http2_keepalive_timeout(Some(limits.silence))
+            .http2_max_header_list_size(MAX_HEADERS)
+            .add_service(Bounded::new(registry, limits.request, excess()))
+            .add_service(Bounded::new(identity, limits.request, excess()))
+            .add_service(Bounded::new(health_service, limits.request, excess()))
+            .add_service(Bounded::new(reflection, limits.request, excess()))
+            .serve_with_incoming_shutdown(incoming(self.listener, self.gate.clone(), limits), async move {
                 // An error means that the sender is gone, and that is an end too.
                 let _ = stopped.wait_for(|stop| *stop).await;
             });

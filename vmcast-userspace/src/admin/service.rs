@@ -21,6 +21,7 @@ use super::{
     convert::{self, Malformed, parse},
     handle::Handle,
     lines::Way,
+    prove,
 };
 
 /// Rows of a page, at most and by default.
@@ -164,7 +165,12 @@ impl<S: Kept> Service<S> {
         let draining = self.0.attends(&vmr).map_err(|refusal| refused(&refusal))?;
         debug!(%vmr, "a VMR's line stands");
         let refusals = self.0.keep_refused(vmr.clone());
-        Ok(self.0.lines().open(vmr, draining, answers, refusals))
+        let (noted, notes) = mpsc::channel(prove::QUEUE);
+        let commands = self.0.lines().open(vmr.clone(), draining, answers, refusals, noted);
+        if self.0.proves() {
+            tokio::spawn(prove::run(self.0.clone(), vmr, notes));
+        }
+        Ok(commands)
     }
 
     pub(super) fn refused_joins(

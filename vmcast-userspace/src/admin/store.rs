@@ -9,6 +9,7 @@
 //! after a power cut, too, and there `synchronous` is `FULL`.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::Path,
     sync::Arc,
@@ -17,8 +18,8 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, Row, params};
 use vmcast_proto::registry::{
-    About, CacheEntry, CacheKey, Change, Expected, Measurement, MemoryStore, NodeRecord, Prefix, RecordKind,
-    RecordWrite, Registration, Role, Rows as _, Scope, Store, UnixMillis,
+    About, CacheEntry, CacheKey, Change, Expected, Measurement, MemoryStore, NodeRecord, Prefix, Proof,
+    RecordKind, RecordWrite, Registration, Role, Rows as _, Scope, Store, UnixMillis,
 };
 use vmcast_signal::{prost::Message as _, v1};
 
@@ -28,7 +29,7 @@ use super::{Kept, Mirror, convert, schema};
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 const NODE_COLUMNS: &str = "SELECT id, rank, name, software, seen, registered, expires, \
-                            about, draining FROM node";
+                            about, draining, proofs FROM node";
 const ENTRY_COLUMNS: &str = "SELECT scope, address, length, vmr, endpoint_address, endpoint_port, hops, \
                              rtt_micros, reporter, learned, expires FROM cache";
 
@@ -218,6 +219,7 @@ impl SqliteStore {
             registered: time(row, 5, "node.registered")?,
             expires: time(row, 6, "node.expires")?,
             draining: row.get(8)?,
+            proofs: proofs(&row.get::<_, Vec<u8>>(9)?)?,
         })
     }
 
@@ -350,7 +352,7 @@ fn apply(connection: &Connection, change: &Change) -> Result<()> {
             let (id, seen) = (node.id.as_str(), octets(record.seen));
             execute("DELETE FROM node WHERE id = ?1", &[&id])?;
             execute(
-                "INSERT INTO node VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                "INSERT INTO node VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                 &[
                     &id,
                     &record.rank(),
@@ -361,6 +363,7 @@ fn apply(connection: &Connection, change: &Change) -> Result<()> {
                     &sql_time(record.expires),
                     &about_bytes(node),
                     &record.draining,
+                    &proofs_bytes(record),
                 ],
             )?;
             for (position, endpoint) in node.endpoints.iter().enumerate() {
@@ -416,6 +419,16 @@ fn about_bytes(registration: &Registration) -> Vec<u8> {
 fn about(bytes: &[u8]) -> Result<About> {
     let corrupt = StoreError::Corrupt { column: "node.about" };
     v1::Node::decode(bytes).ok().and_then(|node| convert::about(&node).ok()).ok_or(corrupt)
+}
+
+fn proofs_bytes(record: &NodeRecord) -> Vec<u8> {
+    v1::NodeEntry { proofs: convert::proofs(record), ..v1::NodeEntry::default() }.encode_to_vec()
+}
+
+fn proofs(bytes: &[u8]) -> Result<BTreeMap<SocketAddr, Proof>> {
+    let corrupt = StoreError::Corrupt { column: "node.proofs" };
+    let read = |entry: v1::NodeEntry| convert::read_proofs(&entry.proofs).ok();
+    v1::NodeEntry::decode(bytes).ok().and_then(read).ok_or(corrupt)
 }
 
 fn read_entry(row: &Row<'_>) -> Result<CacheEntry> {

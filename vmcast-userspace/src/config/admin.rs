@@ -15,7 +15,10 @@ use super::{
     sections::{ControlConfig, LogConfig, MetricsConfig, relative_path},
     value::{AdminName, NodeName, Seconds},
 };
-use crate::{admin::Way, identity};
+use crate::{
+    admin::{Limits, Way},
+    identity,
+};
 
 /// The configuration of the administration server.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -63,6 +66,15 @@ pub struct AdminConfig {
     /// How long VMRs wait before they probe, with `nearest = "rtt"`.
     #[serde(default)]
     pub probe_wait: ProbeWait,
+    /// Whether a VMR is given only by the endpoints at which the admin found it by a probe over UDP.
+    #[serde(default = "return_probe")]
+    pub return_probe: bool,
+    /// Connections at most.
+    #[serde(default = "max_connections")]
+    pub max_connections: usize,
+    /// Of these, at most, without a certificate or still shaking hands.
+    #[serde(default = "max_strangers")]
+    pub max_strangers: usize,
     /// Where the operator's commands are answered.
     #[serde(default)]
     pub control: ControlConfig,
@@ -184,6 +196,18 @@ impl RoleConfig for AdminConfig {
                 );
             }
         }
+        let most = Limits::MOST_CONNECTIONS;
+        if !(1..=most).contains(&self.max_connections) {
+            let message = format!("{} is not from 1 to {most}", self.max_connections);
+            problems.push(Problem::error("max_connections", message));
+        }
+        if !(1..=self.max_connections).contains(&self.max_strangers) {
+            let message = format!("{} is not from 1 to max_connections", self.max_strangers);
+            problems.push(
+                Problem::error("max_strangers", message)
+                    .hint("what is beyond it is left to nodes with a certificate"),
+            );
+        }
         problems
     }
 
@@ -209,6 +233,18 @@ const fn certificate() -> Seconds {
 
 const fn cache_lifetime() -> Seconds {
     Seconds::new(3600)
+}
+
+fn max_connections() -> usize {
+    Limits::default().connections
+}
+
+fn max_strangers() -> usize {
+    Limits::default().strangers
+}
+
+const fn return_probe() -> bool {
+    true
 }
 
 const fn prefix_v4() -> u8 {

@@ -22,11 +22,25 @@ pub struct EtcdConfig {
     pub user: Option<String>,
     /// The file with the user's password.
     pub password_file: Option<PathBuf>,
+    /// The file with the authorities that members' certificates are of.
+    pub ca_file: Option<PathBuf>,
+    /// The file with the admin's certificate for etcd.
+    pub certificate_file: Option<PathBuf>,
+    /// The file with its key.
+    pub key_file: Option<PathBuf>,
 }
 
 impl Default for EtcdConfig {
     fn default() -> Self {
-        Self { urls: Vec::new(), prefix: "/vmcast/".into(), user: None, password_file: None }
+        Self {
+            urls: Vec::new(),
+            prefix: "/vmcast/".into(),
+            user: None,
+            password_file: None,
+            ca_file: None,
+            certificate_file: None,
+            key_file: None,
+        }
     }
 }
 
@@ -39,11 +53,19 @@ impl EtcdConfig {
             })
             .collect();
         for (index, url) in self.urls.iter().enumerate() {
-            if url.as_str().starts_with("https://") {
-                let hint = "write http:// and let etcd listen where only its admins reach it";
-                problems.push(
-                    Problem::error(format!("etcd.urls[{index}]"), "TLS to etcd is not supported").hint(hint),
-                );
+            match (url.is_secure(), &self.ca_file) {
+                (true, None) => problems.push(
+                    Problem::error(format!("etcd.urls[{index}]"), "https:// needs an authority to trust")
+                        .hint("write ca_file, with the certificate of the authority of the members"),
+                ),
+                (false, Some(_)) => problems.push(
+                    Problem::error(
+                        format!("etcd.urls[{index}]"),
+                        "http:// is not encrypted, and ca_file is set",
+                    )
+                    .hint("write https://, or leave ca_file out"),
+                ),
+                (true, Some(_)) | (false, None) => {}
             }
         }
         if !(self.prefix.starts_with('/') && self.prefix.ends_with('/')) {
@@ -58,8 +80,21 @@ impl EtcdConfig {
                     .hint("write both, or none where the cluster has no users"),
             );
         }
-        if let Some(path) = &self.password_file {
-            problems.extend(relative_path("etcd.password_file", path));
+        if self.certificate_file.is_some() != self.key_file.is_some()
+            || (self.certificate_file.is_some() && self.ca_file.is_none())
+        {
+            problems.push(
+                Problem::error("etcd.certificate_file", "ca_file, certificate_file and key_file go together")
+                    .hint("write all of them, or only ca_file where the cluster wants no certificate"),
+            );
+        }
+        for (key, path) in [
+            ("etcd.password_file", &self.password_file),
+            ("etcd.ca_file", &self.ca_file),
+            ("etcd.certificate_file", &self.certificate_file),
+            ("etcd.key_file", &self.key_file),
+        ] {
+            problems.extend(path.as_ref().and_then(|path| relative_path(key, path)));
         }
         problems
     }

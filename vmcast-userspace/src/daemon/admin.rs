@@ -1,17 +1,19 @@
 //! The admin as a daemon: its configuration goes in, its operator's questions are answered.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
-use vmcast_api::{self as api, CacheEntries, CacheEntry, Node, Nodes, Page, Request, Response, Role, Stats};
+use vmcast_api::{
+    self as api, CacheEntries, CacheEntry, EndpointProof, Node, Nodes, Page, ProofState, Request, Response,
+    Role, Stats,
+};
 use vmcast_proto::registry::{self, NodeRecord, Scope, UnixMillis};
 
 use super::{Process, access::Access, policy, resident_bytes};
 use crate::{
-    admin::{Admin, EtcdSettings, Handle, Settings, Status},
-    clock,
+    admin::{Admin, EtcdSettings, EtcdTls, Handle, Limits, Settings, Status},
     config::{AdminConfig, EtcdConfig, RoleConfig},
     control::{Call, Control},
     metrics::Metrics,
@@ -55,6 +57,7 @@ pub(crate) fn settings(config: &AdminConfig) -> anyhow::Result<Settings> {
             prefix_v4: config.cache_prefix_v4,
             prefix_v6: config.cache_prefix_v6,
             entry_lifetime: config.cache_lifetime_seconds.duration(),
+            return_probe: config.return_probe,
             ..registry::Config::default()
         },
         identity: config.identity_directory(),
@@ -62,11 +65,16 @@ pub(crate) fn settings(config: &AdminConfig) -> anyhow::Result<Settings> {
         certificate: config.certificate_seconds.duration(),
         names: config.names.iter().map(|name| name.as_str().to_owned()).collect(),
         insecure: config.insecure,
+        limits: Limits {
+            connections: config.max_connections,
+            strangers: config.max_strangers,
+            ..Limits::default()
+        },
     })
 }
 
 fn etcd(config: &AdminConfig) -> anyhow::Result<Option<EtcdSettings>> {
-    let EtcdConfig { urls, prefix, user, password_file } = &config.etcd;
+    let EtcdConfig { urls, prefix, user, password_file, ca_file, certificate_file, key_file } = &config.etcd;
     if urls.is_empty() {
         return Ok(None);
     }
@@ -78,10 +86,22 @@ fn etcd(config: &AdminConfig) -> anyhow::Result<Option<EtcdSettings>> {
         }
         _ => None,
     };
+    let read = |key: &str, file: &Path| {
+        std::fs::read(file).with_context(|| format!("cannot read etcd.{key} {}", file.display()))
+    };
+    let client = match (certificate_file, key_file) {
+        (Some(chain), Some(key)) => Some((read("certificate_file", chain)?, read("key_file", key)?)),
+        _ => None,
+    };
+    let tls = match ca_file {
+        Some(file) => Some(EtcdTls { authorities: read("ca_file", file)?, client }),
+        None => None,
+    };
     Ok(Some(EtcdSettings {
         urls: urls.iter().map(|url| url.as_str().to_owned()).collect(),
         prefix: prefix.clone(),
         user,
+        tls,
         lease: config.lease_seconds.duration(),
     }))
 }
@@ -89,7 +109,7 @@ fn etcd(config: &AdminConfig) -> anyhow::Result<Option<EtcdSettings>> {
 async fn answer(mut calls: mpsc::Receiver<Call>, process: Process, handle: Handle, access: Access) {
     while let Some((request, reply)) = calls.recv().await {
         let reply: oneshot::Sender<Response> = reply;
-        let response = response(&request, &process, &handle, &access, UnixMillis(clock::unix_millis())).await;
+        let response = response(&request, &process, &handle, &access, handle.now()).await;
         // A client that is gone needs no answer.
         let _ = reply.send(response);
     }
@@ -200,7 +220,28 @@ fn node(record: &NodeRecord, handle: &Handle, now: UnixMillis) -> Node {
         software: record.registration.software.to_string(),
         capabilities: about.capabilities.iter().map(ToString::to_string).collect(),
         source_prefixes: about.source_prefixes.iter().map(ToString::to_string).collect(),
+        proofs: proofs(record, handle, now),
     }
+}
+
+/// What return probes found at each endpoint of a VMR; nothing where nobody probes.
+fn proofs(record: &NodeRecord, handle: &Handle, now: UnixMillis) -> Vec<EndpointProof> {
+    if record.rank().is_none() || !handle.proves() {
+        return Vec::new();
+    }
+    let proof = |endpoint: &SocketAddr| {
+        let proof = record.proofs.get(endpoint);
+        let found = match proof.map(|proof| proof.found) {
+            None | Some(registry::Found::Awaited) => ProofState::Awaited,
+            Some(registry::Found::Proved) => ProofState::Proved,
+            Some(registry::Found::Silent) => ProofState::Silent,
+            Some(registry::Found::Foreign) => ProofState::Foreign,
+            Some(registry::Found::Mute) => ProofState::Mute,
+        };
+        let since = proof.map_or(record.registered, |proof| proof.since);
+        EndpointProof { endpoint: *endpoint, found, age_ms: now.0.saturating_sub(since.0) }
+    };
+    record.registration.endpoints.iter().map(proof).collect()
 }
 
 fn cache_entry(entry: &registry::CacheEntry, now: UnixMillis) -> CacheEntry {
@@ -237,8 +278,15 @@ fn stats(status: &Status) -> Stats {
         ("deregistrations", counters.deregistrations),
         ("expirations", counters.expirations),
         ("malformed", status.malformed),
+        ("slow", status.slow),
+        ("oversize", status.oversize),
         ("unkept", status.unkept),
         ("drains", counters.drains),
+        ("proofs", counters.proofs),
+        ("proofs_silent", counters.proofs_silent),
+        ("proofs_foreign", counters.proofs_foreign),
+        ("proofs_mute", counters.proofs_mute),
+        ("evictions", counters.evictions),
     ]);
     let nearest = labelled(&[
         ("cached_address", counters.nearest_cached_address),
@@ -249,6 +297,7 @@ fn stats(status: &Status) -> Stats {
         ("measurements", counters.measurements),
         ("prefix_kept", counters.prefix_kept),
         ("overloaded", counters.overloaded),
+        ("unproved", counters.unproved),
         ("lines", status.lines.lines),
         ("pings", status.lines.pings),
         ("probe_orders", status.lines.orders),
@@ -285,7 +334,8 @@ mod tests {
     fn every_key_of_the_file_reaches_the_registry() {
         let text = "listen = \"127.0.0.1:1\"\nlease_seconds = 7\ncache_lifetime_seconds = 8\ncache_prefix_v4 = 20\n\
                     cache_prefix_v6 = 48\nnearest = \"rtt\"\nprobe_wait = \"full\"\ndatabase = \"/x/y.db\"\n\
-                    names = [\"admin.example.net\"]\ninsecure = true\ncertificate_seconds = 99\nauthority_secret_file = \"/x/secret\"\n";
+                    names = [\"admin.example.net\"]\ninsecure = true\ncertificate_seconds = 99\nreturn_probe = false\nmax_connections = 9\nmax_strangers = 8\n\
+                    authority_secret_file = \"/x/secret\"\n";
         let (config, _) = crate::config::parse::<AdminConfig>(std::path::Path::new("t.toml"), text).unwrap();
         let Settings {
             listen,
@@ -298,7 +348,9 @@ mod tests {
             certificate,
             names,
             insecure,
+            limits,
         } = settings(&config).unwrap();
+        assert_eq!((limits.connections, limits.strangers), (9, 8));
         assert_eq!(authority_secret.unwrap().to_str(), Some("/x/secret"));
         assert_eq!(certificate.as_secs(), 99);
         assert_eq!(identity.to_str(), Some("/x/y.identity"));
@@ -307,6 +359,7 @@ mod tests {
         assert_eq!((listen.port(), database.to_str()), (1, Some("/x/y.db")));
         assert_eq!((registry.lease.as_secs(), registry.entry_lifetime.as_secs()), (7, 8));
         assert_eq!((registry.prefix_v4, registry.prefix_v6), (20, 48));
+        assert!(!registry.return_probe && self::settings(&self::config()).unwrap().registry.return_probe);
         assert_eq!(etcd, None);
     }
 
@@ -316,15 +369,16 @@ mod tests {
         let file = dir.path().join("password");
         std::fs::write(&file, "se cret\n").unwrap();
         let text = format!(
-            "listen = \"127.0.0.1:1\"\nlease_seconds = 7\n[etcd]\nurls = [\"http://127.0.0.1:2379/\"]\n\
-             prefix = \"/tv/\"\nuser = \"u\"\npassword_file = \"{}\"\n",
+            "listen = \"127.0.0.1:1\"\nlease_seconds = 7\n[etcd]\nurls = [\"https://127.0.0.1:2379/\"]\n\
+             prefix = \"/tv/\"\nuser = \"u\"\npassword_file = \"{0}\"\nca_file = \"{0}\"\n",
             file.display()
         );
         let (config, _) = crate::config::parse::<AdminConfig>(std::path::Path::new("t.toml"), &text).unwrap();
         let expected = EtcdSettings {
-            urls: vec!["http://127.0.0.1:2379".into()],
+            urls: vec!["https://127.0.0.1:2379".into()],
             prefix: "/tv/".into(),
             user: Some(("u".into(), "se cret".into())),
+            tls: Some(EtcdTls { authorities: b"se cret\n".to_vec(), client: None }),
             lease: Duration::from_secs(7),
         };
         assert_eq!(settings(&config).unwrap().etcd, Some(expected));
@@ -350,6 +404,7 @@ mod tests {
             certificate: crate::identity::LIFETIME,
             names: Vec::new(),
             insecure: true,
+            limits: Limits::default(),
         };
         let admin = Admin::bind(settings).await.unwrap();
         assert!(!dir.path().join("identity").exists(), "nothing is opened that nothing needs");

@@ -228,6 +228,29 @@ impl TlsClient {
         Ok(Self(Arc::new(config)))
     }
 
+    /// Somebody who is neither node nor admin: it trusts these authorities by the clock of the host, and shows a chain of
+    /// certificates with its key, if it has one.
+    ///
+    /// # Errors
+    /// If key and certificates are none.
+    pub(crate) fn of_authorities(
+        authorities: Vec<CertificateDer<'static>>,
+        client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    ) -> Result<Self, rustls::Error> {
+        let mut roots = RootCertStore::empty();
+        authorities.into_iter().try_for_each(|authority| roots.add(authority))?;
+        let time = Time { clock: Clock::system(), not_before: UnixMillis(0) };
+        let config = ClientConfig::builder_with_details(crypto(), Arc::new(time))
+            .with_protocol_versions(&[&TLS13])?
+            .with_root_certificates(roots);
+        let mut config = match client {
+            Some((chain, key)) => config.with_client_auth_cert(chain, key)?,
+            None => config.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![HTTP2.to_vec()];
+        Ok(Self(Arc::new(config)))
+    }
+
     /// What connects.
     #[must_use]
     pub fn connector(&self) -> tokio_rustls::TlsConnector {

@@ -29,7 +29,7 @@ use super::{
     backoff::{Backoff, Random},
     client::Granted,
     find::Finder,
-    line::VmrOrder,
+    line::{SharedNotes, VmrOrder},
     refused::{self, RefusedGroups, RefusedQuestion},
     renew,
 };
@@ -117,6 +117,7 @@ pub struct Attachment {
     /// What an agent asks about refusals, and what it is told.
     refused_question: watch::Sender<Option<RefusedQuestion>>,
     refused: watch::Receiver<RefusedGroups>,
+    notes: SharedNotes,
     task: Option<JoinHandle<()>>,
     renewal: Option<AbortHandle>,
 }
@@ -145,13 +146,14 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
     let mut random = Random::new(settings.seed);
     let mut backoff = || Backoff::new(RETRY.0, RETRY.1, random.number());
     let (register_backoff, find_backoff) = (backoff(), backoff());
+    let notes = SharedNotes::default();
     let (refuses, refuses_rx) = watch::channel(v1::RefusedJoins::default());
     let (refused_question, questions) = watch::channel(None);
     let (refused_tx, refused) = watch::channel(RefusedGroups::new());
     let id = settings.registration.id.clone();
     let (orders, line) = match settings.registration.role {
         Role::Vmr { .. } => {
-            let (orders, line) = super::line::hold(client.clone(), id, backoff(), refuses_rx);
+            let (orders, line) = super::line::hold(client.clone(), id, backoff(), refuses_rx, notes.clone());
             (Some(orders), line)
         }
         Role::Agent => {
@@ -191,6 +193,7 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
         refuses,
         refused_question,
         refused,
+        notes,
         task,
         renewal,
     })
@@ -244,6 +247,12 @@ impl Attachment {
     #[must_use]
     pub fn refused(&self) -> watch::Receiver<RefusedGroups> {
         self.refused.clone()
+    }
+
+    /// A Relay Discovery with `nonce` came to an endpoint of this VMR. To be called before it is answered: by this the
+    /// admin knows that the VMR is where it says.
+    pub fn discovered(&self, nonce: u32) {
+        self.notes.on_discovery(nonce);
     }
 
     /// How the link stands, for the operator.

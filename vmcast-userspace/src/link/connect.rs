@@ -105,6 +105,12 @@ impl Connector {
     }
 }
 
+/// A channel to whatever an endpoint names, over TLS.
+pub(crate) fn tls_dial(endpoint: Endpoint, tls: TlsClient) -> Channel {
+    let connector = Connector { local: None, credentials: Credentials::Fixed(tls) };
+    endpoint.connect_with_connector_lazy(connector)
+}
+
 /// A channel to an admin by credentials that do not change.
 ///
 /// # Errors
@@ -115,6 +121,5 @@ pub(crate) fn tls_channel(url: &str, tls: TlsClient) -> Result<Channel, AdminErr
     if endpoint.uri().scheme_str() != Some("https") || endpoint.uri().host().is_none() {
         return Err(bad("expected https://host:port".to_owned()));
     }
-    let connector = Connector { local: None, credentials: Credentials::Fixed(tls) };
-    Ok(endpoint.timeout(2 * CONNECT_TIMEOUT).connect_with_connector_lazy(connector))
+    Ok(tls_dial(endpoint.timeout(2 * CONNECT_TIMEOUT), tls))
 }

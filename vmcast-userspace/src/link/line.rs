@@ -1,6 +1,9 @@
 //! A VMR's standing line to the admin: it answers each command at once and hands on what it says.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures_util::stream::unfold;
 use tokio::{
@@ -8,7 +11,11 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tracing::{debug, error};
-use vmcast_proto::{nearest::rtt::Order, policy::Policy, registry::NodeId};
+use vmcast_proto::{
+    nearest::rtt::Order,
+    policy::Policy,
+    registry::{NodeId, proof::Notes},
+};
 use vmcast_signal::v1::{self, command::What};
 
 use super::{AdminClient, AdminError, backoff::Backoff};
@@ -34,17 +41,38 @@ pub enum VmrOrder {
     Going(NodeId),
 }
 
+/// What the VMR notes of the admin's return probes: by whoever receives, and told on the line.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SharedNotes(Arc<Mutex<Notes>>);
+
+impl SharedNotes {
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn on_discovery(&self, nonce: u32) {
+        self.notes().on_discovery(nonce);
+    }
+
+    /// The answer to a return probe; `None` if it is one of a later version.
+    fn answer(&self, v1::ReturnProbe { tag }: v1::ReturnProbe) -> Option<v1::Noted> {
+        let nonces = self.notes().on_order(u16::try_from(tag).ok()?);
+        Some(v1::Noted { tag, nonces })
+    }
+}
+
 /// Starts to hold the line; it ends with the receiver.
 pub(super) fn hold(
     client: AdminClient,
     vmr: NodeId,
     mut backoff: Backoff,
     mut refused: watch::Receiver<v1::RefusedJoins>,
+    notes: SharedNotes,
 ) -> (mpsc::Receiver<VmrOrder>, tokio::task::JoinHandle<()>) {
     let (orders, receiver) = mpsc::channel(QUEUE);
     let task = tokio::spawn(async move {
         while !orders.is_closed() {
-            match attend(&client, &vmr, &orders, &mut backoff, &mut refused).await {
+            match attend(&client, &vmr, &orders, &mut backoff, &mut refused, &notes).await {
                 Ok(()) => debug!("the line to the admin ended"),
                 Err(failure) => debug!(%failure, "no line to the admin"),
             }
@@ -60,9 +88,10 @@ async fn attend(
     orders: &mpsc::Sender<VmrOrder>,
     backoff: &mut Backoff,
     refused: &mut watch::Receiver<v1::RefusedJoins>,
+    notes: &SharedNotes,
 ) -> Result<(), AdminError> {
     let (answers, queue) = mpsc::channel(ANSWERS);
-    let first = v1::AttendRequest { node_id: vmr.to_string(), answered: 0, refused: None };
+    let first = v1::AttendRequest { node_id: vmr.to_string(), answered: 0, ..v1::AttendRequest::default() };
     // The queue is new and has room.
     let _ = answers.try_send(first);
     let outgoing = unfold(queue, async |mut queue| Some((queue.recv().await?, queue)));
@@ -90,7 +119,12 @@ async fn attend(
         let now = Instant::now();
         silent_at = now + SILENCE;
         backoff.reset();
-        let answer = v1::AttendRequest { node_id: String::new(), answered: command.number, refused: None };
+        let noted = match &command.what {
+            Some(What::ReturnProbe(probe)) => notes.answer(*probe),
+            Some(_) | None => None,
+        };
+        let answer =
+            v1::AttendRequest { node_id: String::new(), answered: command.number, noted, refused: None };
         if answers.try_send(answer).is_err() {
             return Ok(());
         }
@@ -116,7 +150,7 @@ async fn attend(
                 }
             },
             // What is not known here is answered all the same.
-            Some(What::Ping(_)) | None => continue,
+            Some(What::Ping(_) | What::ReturnProbe(_)) | None => continue,
         };
         // A policy is worth more than the line: on the next one it comes again.
         let matters = matches!(order, VmrOrder::Policy(_));

@@ -17,7 +17,7 @@ mod renew;
 
 pub use attach::{Attachment, LinkState, LinkStatus, Settings, attach};
 pub use client::{AdminClient, Ask, Nearest, Vmr};
-pub(crate) use connect::tls_channel;
+pub(crate) use connect::{tls_channel, tls_dial};
 pub use error::AdminError;
 pub use find::{RankedVmr, RankedVmrs};
 pub use identity::open_identity;

@@ -30,13 +30,30 @@ pub(crate) struct Cluster {
     /// Ports of clients and of peers.
     ports: Vec<[u16; 2]>,
     pub(crate) members: Vec<Option<Child>>,
+    /// Whether clients and members show each other certificates, which are in the directory.
+    is_secure: bool,
 }
 
 impl Cluster {
     /// Starts so many members.
     pub(crate) fn start(size: usize) -> Result<Self, Failed> {
+        Self::start_in(tempfile::tempdir()?, size, false)
+    }
+
+    /// Starts one that shows this certificate, whose key is beside it, and wants such of its clients, all of one
+    /// authority.
+    pub(crate) fn start_secure(authority: &str, (chain, key): &(String, String)) -> Result<Self, Failed> {
+        let directory = tempfile::tempdir()?;
+        for (name, text) in [("ca.pem", authority), ("member.pem", chain), ("member.key", key)] {
+            std::fs::write(directory.path().join(name), text)?;
+        }
+        Self::start_in(directory, 1, true)
+    }
+
+    fn start_in(directory: tempfile::TempDir, size: usize, is_secure: bool) -> Result<Self, Failed> {
         let mut cluster = Self {
-            directory: tempfile::tempdir()?,
+            directory,
+            is_secure,
             ports: (0..size).map(|_| Ok([port()?, port()?])).collect::<std::io::Result<_>>()?,
             members: (0..size).map(|_| None).collect(),
         };
@@ -52,7 +69,8 @@ impl Cluster {
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let all: Vec<String> =
             (0..).zip(&self.ports).map(|(n, [_, peer])| format!("m{n}={}", url(*peer))).collect();
-        let [client, peer] = self.ports[number].map(url);
+        let peer = url(self.ports[number][1]);
+        let client = self.url(number);
         let log = std::fs::File::create(self.directory.path().join(format!("m{number}.log")))?;
         let child = Command::new("etcd")
             .args(["--name", &format!("m{number}"), "--data-dir"])
@@ -61,6 +79,8 @@ impl Cluster {
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &all.join(","), "--initial-cluster-state", "new"])
             .args(["--auto-compaction-retention", "0"])
+            .args(self.security(["--cert-file", "--key-file", "--trusted-ca-file"]))
+            .args(self.is_secure.then_some("--client-cert-auth"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -120,15 +140,35 @@ impl Cluster {
     }
 
     fn ctl(&self, arguments: &[&str]) -> Result<String, Failed> {
-        let output = Command::new("etcdctl").env("ETCDCTL_API", "3").args(arguments).output()?;
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args(self.security(["--cert", "--key", "--cacert"]))
+            .args(arguments)
+            .output()?;
         if !output.status.success() {
             return Err(format!("etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
         }
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// The files of certificate, key and authority as arguments of these names, where there are any.
+    fn security(&self, names: [&str; 3]) -> Vec<String> {
+        let file = |name: &str| self.directory.path().join(name).display().to_string();
+        let files = ["member.pem", "member.key", "ca.pem"].map(file);
+        let arguments = names.into_iter().zip(files).map(|(name, file)| format!("{name}={file}"));
+        arguments.filter(|_| self.is_secure).collect()
+    }
+
     fn url(&self, number: usize) -> String {
-        format!("http://127.0.0.1:{}", self.ports[number][0])
+        let scheme = if self.is_secure { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.ports[number][0])
+    }
+
+    /// The same as of [`settings`](Self::settings) in the clear.
+    pub(crate) fn plain_settings(&self) -> EtcdSettings {
+        let settings = self.settings();
+        let urls = settings.urls.iter().map(|url| url.replace("https://", "http://")).collect();
+        EtcdSettings { urls, ..settings }
     }
 
     fn wait_ready(&self) -> Result<(), Failed> {
@@ -144,6 +184,7 @@ impl Cluster {
             urls: (0..self.ports.len()).map(|number| self.url(number)).collect(),
             prefix: "/test/".into(),
             user: None,
+            tls: None,
             lease: Duration::from_secs(60),
         }
     }

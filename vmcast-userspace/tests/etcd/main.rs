@@ -6,6 +6,7 @@ mod cluster;
 mod identity;
 mod outage;
 mod several;
+mod tls;
 
 use std::process::ExitCode;
 
@@ -18,7 +19,8 @@ fn main() -> ExitCode {
     if let Some(reason) = &missing {
         eprintln!("SKIPPED every test on a real etcd: {reason}");
     }
-    let trials = [several::trials(), outage::trials(), identity::trials()].into_iter().flatten();
+    let trials =
+        [several::trials(), outage::trials(), identity::trials(), tls::trials()].into_iter().flatten();
     let trials = trials.map(|trial| trial.with_ignored_flag(missing.is_some())).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -20,9 +20,10 @@ pub(super) const LISTEN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8
 pub(super) fn start(lab: &Lab, namespace: &Namespace, program: &Path) -> Result<Process> {
     let dir = lab.dir();
     let config = dir.join("admin.toml");
+    // Its VMRs are simulated, and have no sockets to be found at.
     let text = format!(
         "name = \"admin\"\nlisten = \"{LISTEN}\"\ndatabase = \"{}\"\nlease_seconds = 60\n\
-         insecure = true\nidentity = \"{}\"\n[control]\nsocket = \"{}\"\n",
+         return_probe = false\ninsecure = true\nidentity = \"{}\"\n[control]\nsocket = \"{}\"\n",
         dir.join("admin.db").display(),
         dir.join("identity").display(),
         dir.join("admin.sock").display(),

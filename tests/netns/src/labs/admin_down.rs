@@ -46,6 +46,9 @@ fn lasting(answer: &Value, list: &str) -> Vec<Value> {
                 fields.remove(key);
             }
         }
+        for proof in item["proofs"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+            proof.remove("age_ms");
+        }
     }
     items
 }
@@ -77,9 +80,14 @@ fn coming_and_going(bed: &mut Bed) -> Outcome {
     let second_listener = Listener::join(small.client(2), STREAM, None)?;
     second_listener.more(bed, SOME)?;
 
-    let nodes = bed.until_answer("both are registered", &admin, &["node", "list"], |answer| {
-        answer["nodes"].as_array().is_some_and(|nodes| nodes.len() == 2)
-    })?;
+    let proved = |node: &Value| {
+        let proofs = node["proofs"].as_array().map(Vec::as_slice).unwrap_or_default();
+        proofs.iter().all(|proof| proof["found"] == "proved")
+    };
+    let nodes =
+        bed.until_answer("both are registered, and the VMR is found", &admin, &["node", "list"], |answer| {
+            answer["nodes"].as_array().is_some_and(|nodes| nodes.len() == 2 && nodes.iter().all(proved))
+        })?;
     let cache = bed.until_answer("the nearest VMR is cached", &admin, &["cache", "list"], |answer| {
         answer["entries"].as_array().is_some_and(|entries| !entries.is_empty())
     })?;

@@ -1,18 +1,28 @@
-//! Two VMRs that claim the same tunnel endpoint.
+//! VMRs that claim a tunnel endpoint of another, or of nobody.
 
-use std::fs;
+use std::{fs, net::Ipv4Addr};
 
-use libtest_mimic::Trial;
-use vmcast_lab::roles::{Engine, RouterConfig, RouterInterface};
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+use vmcast_lab::{
+    Namespace,
+    roles::{AGENT_INTERFACE, Engine, Role, RouterConfig, RouterInterface, wait_ready},
+};
 
 use super::{
     bed::{Bed, Outcome, ensure, trial},
-    small::{ADMIN, ADMIN_TABLE, Router, SOURCE, STREAM, Small, gateway_of},
+    small::{ADMIN, ADMIN_TABLE, IGMP, Router, SOURCE, STREAM, Small, gateway_of},
     stream::{Listener, Sender},
 };
 
 pub(super) fn trials() -> Vec<Trial> {
-    vec![trial("a second router with the same tunnel endpoint is refused and the first goes on", refused)]
+    vec![
+        trial("a second router with the same tunnel endpoint is refused and the first goes on", refused),
+        trial(
+            "routers that claim another's address, or nobody's, are given to nobody, and the admin says why",
+            liars,
+        ),
+    ]
 }
 
 // proves that a duplicate registration is a clear error and costs nobody a stream
@@ -26,8 +36,8 @@ fn refused(bed: &mut Bed) -> Outcome {
         "addr add 10.9.1.2/24 dev eth0\naddr add {}/32 dev lo\nroute add default via 10.9.1.1",
         gateway_of(1)
     ))?;
-    let mut admin = bed.launcher.admin(&admin_node, std::net::Ipv4Addr::UNSPECIFIED)?;
-    vmcast_lab::roles::wait_ready([&mut admin], bed.clock)?;
+    let mut admin = bed.launcher.admin(&admin_node, Ipv4Addr::UNSPECIFIED)?;
+    wait_ready([&mut admin], bed.clock)?;
     let tables = format!("{ADMIN_TABLE}[tunnel]\naddress = \"{}\"\n", gateway_of(1));
     let first = small.router(bed, Router { tables: &tables, ..Router::default() })?;
     let _agents = small.agents(bed, [1])?;
@@ -68,6 +78,94 @@ fn refused(bed: &mut Bed) -> Outcome {
     let status = first.ask(&["status"]).unwrap_or_default();
     ensure!(status["admin"]["state"] == "registered", "the first is {}", status["admin"]);
     listener.more(bed, 100)?;
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    listener.heard().is_whole()?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+/// An address that no host has.
+const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+
+/// Starts a router on a host behind the admin's, which has the address that it claims only for itself.
+fn liar(bed: &Bed, admin: &Namespace, node: &Namespace, net: u8, claim: Ipv4Addr) -> Result<Role, Failed> {
+    let port = format!("eth{net}");
+    bed.lab.veth((node, "eth0"), (admin, port.as_str()))?;
+    admin.ip(&format!("addr add 10.9.{net}.1/24 dev {port}"))?;
+    node.ip(&format!(
+        "addr add 10.9.{net}.2/24 dev eth0\naddr add {claim}/32 dev lo\nroute add default via 10.9.{net}.1"
+    ))?;
+    let interfaces = [RouterInterface { name: "eth0", accepts_sources: false }];
+    let config = RouterConfig {
+        rank: 0,
+        tunnel: claim,
+        admin: ADMIN,
+        engine: Engine::Software,
+        interfaces: &interfaces,
+    };
+    Ok(bed.launcher.router(node, config)?)
+}
+
+fn found(node: &Value) -> &str {
+    node["proofs"][0]["found"].as_str().unwrap_or_default()
+}
+
+// proves A2: a VMR that lies about its address is given to nobody, and keeps nobody from his own
+fn liars(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    let admin_node = small.admin(bed)?;
+    let [thief, dreamer] = bed.lab.namespaces(["thief", "dreamer"])?;
+    let keys = format!(
+        "listen = \"0.0.0.0:8440\"\nlease_seconds = 6\ninsecure = true\ndatabase = \"{}\"\n",
+        bed.lab.dir().join("admin.db").display()
+    );
+    let mut admin = bed.launcher.start(&admin_node, "admin", &keys, "")?;
+    wait_ready([&mut admin], bed.clock)?;
+    // The VMR whose address it is works before it registers.
+    let tunnel = format!("[tunnel]\naddress = \"{}\"\n", gateway_of(1));
+    let mut early = small.router(bed, Router { tables: &tunnel, ..Router::default() })?;
+    let thief_role = liar(bed, &admin_node, &thief, 1, gateway_of(1))?;
+    let _dreamer = liar(bed, &admin_node, &dreamer, 2, NOBODY)?;
+    for (name, expected, shown) in
+        [("thief", "foreign", "somebody else answers there"), ("dreamer", "silent", "nobody answers there")]
+    {
+        bed.until_answer("the lie is found", &admin, &["node", "show", name], |node| {
+            found(node) == expected
+        })?;
+        let table = bed.table(&admin, &["node", "show", name])?;
+        ensure!(table.contains("unproved") && table.contains(shown), "the operator sees\n{table}");
+    }
+
+    early.process.kill()?;
+    let tables = format!("{ADMIN_TABLE}{tunnel}");
+    let _vmr = small.router(bed, Router { tables: &tables, ..Router::default() })?;
+    bed.until_answer("the VMR is found at its address", &admin, &["node", "show", "vmr"], |node| {
+        found(node) == "proved"
+    })?;
+    bed.until_answer("the thief is refused", &thief_role, &["status"], |status| {
+        status["admin"]["state"] == "refused"
+    })?;
+    let tables = format!(
+        "{ADMIN_TABLE}[upstream]\nfrom = \"admin\"\n[interface]\nname = \"{AGENT_INTERFACE}\"\n{IGMP}"
+    );
+    let mut agent = bed.launcher.start(small.client(1), "agent", "", &tables)?;
+    wait_ready([&mut agent], bed.clock)?;
+    let bystander = small.forbid(bed, 2)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, 100)?;
+    let status = agent.ask(&["status"]).unwrap_or_default();
+    ensure!(status["upstream"]["name"] == "vmr", "the agent is served by {}", status["upstream"]);
+    let cache = admin.ask(&["cache", "list"]).unwrap_or_default();
+    let named = cache["entries"].as_array().into_iter().flatten().map(|entry| entry["node"].as_str());
+    ensure!(named.into_iter().all(|name| name == Some("vmr")), "the cache names {cache}");
+    let stats = admin.ask(&["stats"]).unwrap_or_default();
+    let registry = &stats["control"]["registry"];
+    for counter in ["proofs", "proofs_silent", "proofs_foreign", "evictions"] {
+        ensure!(registry[counter].as_u64() > Some(0), "the admin counted {registry}");
+    }
+
     let last = sender.stop()? - 1;
     listener.until_last(bed, last)?;
     listener.heard().is_whole()?;

@@ -55,6 +55,51 @@ pub struct Node {
     /// Networks whose sources it is the first hop for.
     #[serde(default)]
     pub source_prefixes: Vec<String>,
+    /// What the admin's return probes found at each of its endpoints; routers only, and none if the admin does not
+    /// probe. A router is given to others only by the endpoints at which it was found.
+    #[serde(default)]
+    pub proofs: Vec<EndpointProof>,
+}
+
+/// What return probes found at an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointProof {
+    /// The endpoint.
+    pub endpoint: SocketAddr,
+    /// Whom.
+    pub found: ProofState,
+    /// Milliseconds since that is known.
+    pub age_ms: u64,
+}
+
+/// Whom return probes found at an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProofState {
+    /// It was not probed yet.
+    Awaited,
+    /// The router.
+    Proved,
+    /// Nobody.
+    Silent,
+    /// Somebody else.
+    Foreign,
+    /// The router does not take part in probes.
+    Mute,
+}
+
+impl ProofState {
+    /// What it means, for people.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Awaited => "not probed yet",
+            Self::Proved => "proved",
+            Self::Silent => "nobody answers there",
+            Self::Foreign => "somebody else answers there",
+            Self::Mute => "the node does not answer to return probes",
+        }
+    }
 }
 
 /// A router was taken out of service or back in.

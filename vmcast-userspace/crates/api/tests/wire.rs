@@ -8,12 +8,12 @@ use std::{
 };
 
 use vmcast_api::{
-    AdminLink, AdminLinkState, CacheEntries, CacheEntry, Client, ClientError, DecodeError, Direction, Engine,
-    ErrorReply, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces, Member, MemberHost,
-    Members, NextHop, NextHopState, Node, Nodes, Page, Place, PolicyAction, PolicyEffect, PolicyQuestion,
-    PolicyRule, Priority, Querier, Refused, Request, Response, Role, Source, SourcePlace, SourceRelay,
-    SourceRelayState, Sources, Stats, Status, StreamStats, TokenOrder, Tunnel, TunnelKind, Tunnels, Upstream,
-    UpstreamState, decode, encode,
+    AdminLink, AdminLinkState, CacheEntries, CacheEntry, Client, ClientError, DecodeError, Direction,
+    EndpointProof, Engine, ErrorReply, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces,
+    Member, MemberHost, Members, NextHop, NextHopState, Node, Nodes, Page, Place, PolicyAction, PolicyEffect,
+    PolicyQuestion, PolicyRule, Priority, ProofState, Querier, Refused, Request, Response, Role, Source,
+    SourcePlace, SourceRelay, SourceRelayState, Sources, Stats, Status, StreamStats, TokenOrder, Tunnel,
+    TunnelKind, Tunnels, Upstream, UpstreamState, decode, encode,
 };
 
 fn requests() -> Vec<Request> {
@@ -245,6 +245,11 @@ fn responses() -> Vec<Response> {
                 software: "vmcast 1".into(),
                 capabilities: vec!["amt".into()],
                 source_prefixes: vec!["10.1.0.0/16".into()],
+                proofs: vec![EndpointProof {
+                    endpoint: ([192, 0, 2, 1], 2268).into(),
+                    found: ProofState::Foreign,
+                    age_ms: 4,
+                }],
             }],
         }),
         Response::Cache(CacheEntries {

@@ -1,10 +1,10 @@
 //! The calls, over whichever endpoint answers.
 
 use std::{
-    fmt::Display,
+    fmt::{self, Display},
     future::Future,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -44,6 +44,32 @@ pub struct Settings {
     pub user: Option<(String, String)>,
     /// One member has so long to answer a call.
     pub patience: Duration,
+    /// How connections are made.
+    pub dial: Dial,
+}
+
+/// How connections are made: in the clear, unless somebody else does it, as by TLS.
+#[derive(Clone, Default)]
+pub struct Dial(Option<Arc<dyn Fn(Endpoint) -> Channel + Send + Sync>>);
+
+impl Dial {
+    /// Connections are made by `dial`, when they are needed.
+    pub fn by(dial: impl Fn(Endpoint) -> Channel + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(dial)))
+    }
+
+    fn channel(&self, endpoint: Endpoint) -> Channel {
+        match &self.0 {
+            Some(dial) => dial(endpoint),
+            None => endpoint.connect_lazy(),
+        }
+    }
+}
+
+impl fmt::Debug for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Dial").field(&self.0.is_some()).finish()
+    }
 }
 
 /// A condition of a transaction.
@@ -120,13 +146,12 @@ impl Client {
             if endpoint.uri().scheme_str().is_none() || endpoint.uri().host().is_none() {
                 return Err(bad(&"expected http://host:port"));
             }
-            let channel = endpoint
+            let endpoint = endpoint
                 .connect_timeout(settings.patience)
                 .http2_keep_alive_interval(KEEPALIVE)
                 .keep_alive_timeout(KEEPALIVE)
-                .keep_alive_while_idle(true)
-                .connect_lazy();
-            Ok((url.clone(), channel))
+                .keep_alive_while_idle(true);
+            Ok((url.clone(), settings.dial.channel(endpoint)))
         };
         let members = settings.urls.iter().map(member).collect::<Result<Vec<_>, _>>()?;
         if members.is_empty() {
@@ -391,6 +416,7 @@ mod tests {
             urls: urls.iter().map(|&url| url.to_owned()).collect(),
             user: None,
             patience: Duration::from_secs(1),
+            dial: Dial::default(),
         };
         assert!(matches!(Client::new(&settings(&[])), Err(Error::NoEndpoint)));
         let error = Client::new(&settings(&["http://127.0.0.1:1", "127.0.0.1"])).expect_err("no scheme");
@@ -400,7 +426,7 @@ mod tests {
     #[tokio::test]
     async fn where_nobody_answers_all_that_were_tried_are_named() {
         let urls = ["http://127.0.0.1:1", "http://127.0.0.1:2"].map(str::to_owned).to_vec();
-        let settings = Settings { urls, user: None, patience: Duration::from_secs(1) };
+        let settings = Settings { urls, user: None, patience: Duration::from_secs(1), dial: Dial::default() };
         let client = Client::new(&settings).expect("a client");
         let error = client.read(b"a").await.expect_err("nobody listens");
         assert!(error.is_outage(), "{error}");

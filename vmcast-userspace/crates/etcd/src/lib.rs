@@ -16,6 +16,6 @@ pub mod rpc {
     tonic::include_proto!("etcdserverpb");
 }
 
-pub use client::{Client, Committed, Condition, Operation, Settings, Snapshot, range_end};
+pub use client::{Client, Committed, Condition, Dial, Operation, Settings, Snapshot, range_end};
 pub use error::Error;
 pub use watch::{Change, Heard, Watch};

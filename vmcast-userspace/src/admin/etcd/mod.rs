@@ -10,5 +10,7 @@ mod key;
 mod plan;
 mod state;
 mod store;
+mod tls;
 
 pub use store::{EtcdError, EtcdSettings, EtcdStore};
+pub use tls::EtcdTls;

@@ -10,6 +10,7 @@ use vmcast_etcd::{Client, Error, Operation, Settings};
 use vmcast_proto::registry::{Change, Expected, RecordWrite, Store};
 
 use super::{
+    EtcdTls,
     follow::follow,
     key::Layout,
     plan::{Step, plan, plan_records},
@@ -35,6 +36,8 @@ pub struct EtcdSettings {
     pub prefix: String,
     /// User and password, where the cluster wants them.
     pub user: Option<(String, String)>,
+    /// By what the members are known, and what they are shown; `None`: in the clear.
+    pub tls: Option<EtcdTls>,
     /// How long a lease of the registry lasts: the time that nodes get to renew theirs after an outage.
     pub lease: Duration,
 }
@@ -48,6 +51,9 @@ pub enum EtcdError {
     /// Another admin changed the same rows at the same time; nothing was written.
     #[error("another admin changed the same rows at the same time")]
     Conflict,
+    /// Certificates that cannot be used.
+    #[error("{0}")]
+    Tls(String),
 }
 
 /// A registry's rows in etcd. Dropped, it ceases to follow them.
@@ -83,8 +89,10 @@ impl EtcdStore {
     /// # Errors
     /// If the cluster cannot be reached or refuses.
     pub async fn open(settings: EtcdSettings, clock: Clock) -> Result<Self, EtcdError> {
-        let client = Client::new(&Settings { urls: settings.urls, user: settings.user, patience: PATIENCE })?;
-        let mut state = State::new(Layout::new(&settings.prefix));
+        let EtcdSettings { urls, prefix, user, tls, lease } = settings;
+        let dial = tls.as_ref().map(EtcdTls::dial).transpose()?.unwrap_or_default();
+        let client = Client::new(&Settings { urls, user, patience: PATIENCE, dial })?;
+        let mut state = State::new(Layout::new(&prefix));
         let snapshot = client.read(state.layout.root()).await?;
         state.reset(snapshot);
         let rows = state.rows.clone();
@@ -93,7 +101,7 @@ impl EtcdStore {
             heard: watch::channel(state.heard).0,
             state: Mutex::new(state),
             clock,
-            lease: settings.lease,
+            lease,
         });
         let follower = tokio::spawn(follow(Arc::clone(&shared)));
         Ok(Self { shared, rows, runtime: Handle::current(), follower })
@@ -174,7 +182,7 @@ impl Store for EtcdStore {
         match self.take(&step) {
             Ok(()) => Ok(true),
             Err(EtcdError::Conflict) => Ok(false),
-            Err(error @ EtcdError::Etcd(_)) => Err(error),
+            Err(error @ (EtcdError::Etcd(_) | EtcdError::Tls(_))) => Err(error),
         }
     }
 }

@@ -17,7 +17,7 @@ use vmcast_signal::{
 };
 
 use crate::{
-    admin::{Admin, Clock, Gate, Handle, Kept, Mirror, Way},
+    admin::{Admin, Clock, Gate, Handle, Kept, Limits, Mirror, Way},
     identity::{Authority, Roster, ServerTls},
 };
 
@@ -71,12 +71,24 @@ impl<S: Kept> Bed<S> {
     }
 
     async fn start_with(config: Config, store: S, listen: SocketAddr, way: Way, is_secure: bool) -> Self {
+        Self::start_within(config, store, listen, way, is_secure, Limits::default()).await
+    }
+
+    pub(crate) async fn start_within(
+        config: Config,
+        store: S,
+        listen: SocketAddr,
+        way: Way,
+        is_secure: bool,
+        limits: Limits,
+    ) -> Self {
         let millis = Arc::new(AtomicU64::new(START));
         let time = Arc::clone(&millis);
         let clock = Clock::new(move || UnixMillis(time.load(Ordering::SeqCst)));
         let handle = Handle::new(Registry::new(config, store), clock.clone(), way).expect("a thread");
         let gate = gate(&handle, &clock, is_secure);
-        let admin = Admin::bind_with(listen, handle.clone(), gate.clone()).await.expect("bind");
+        let admin =
+            Admin::bind_with(listen, handle.clone(), gate.clone()).await.expect("bind").with_limits(limits);
         let address = admin.local_addr().expect("address");
         let (stop, stopped) = oneshot::channel();
         let server = tokio::spawn(admin.serve(async move {

@@ -208,7 +208,8 @@ fn a_row_that_cannot_be_is_an_error_and_not_a_panic() {
     let directory = directory();
     let path = directory.path().join("registry.db");
     drop(open(&path));
-    let row = |id: &str, rank: &str, seen: &str| format!("('{id}', {rank}, '', '', {seen}, 1, 9, x'', 0)");
+    let row =
+        |id: &str, rank: &str, seen: &str| format!("('{id}', {rank}, '', '', {seen}, 1, 9, x'', 0, x'')");
     for (row, wrong) in [
         (row("a", "-1", "x'c0000201'"), "node.rank"),
         (row("a", "4294967296", "x'c0000201'"), "node.rank"),

@@ -1,8 +1,11 @@
 //! The database on its own, then the server on loopback with a clock that the test moves.
 
 pub(crate) mod bed;
+mod clock;
 mod database;
 mod full;
 mod identity;
+mod limits;
+mod prove;
 mod service;
 mod versions;

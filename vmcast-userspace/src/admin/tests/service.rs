@@ -269,6 +269,7 @@ async fn the_server_makes_its_database_and_ends_although_clients_are_connected()
         authority_secret: None,
         certificate: crate::identity::LIFETIME,
         insecure: true,
+        limits: crate::admin::Limits::default(),
     };
     let admin = Admin::bind(settings.clone()).await.expect("bind");
     let (address, handle) = (admin.local_addr().expect("address"), admin.handle());

@@ -1,6 +1,8 @@
 //! What the admin knows.
 
-use vmcast_api::{CacheEntries, Drained, Node, Nodes};
+use std::net::SocketAddr;
+
+use vmcast_api::{CacheEntries, Drained, EndpointProof, Node, Nodes, ProofState};
 
 use super::{
     table::Rows,
@@ -36,18 +38,31 @@ pub(crate) fn nodes(nodes: &Nodes) -> String {
     rows.text(0)
 }
 
-const fn state(node: &Node) -> &'static str {
+fn state(node: &Node) -> &'static str {
+    let is_found = |proof: &EndpointProof| proof.found == ProofState::Proved;
     match (node.draining, node.connections) {
         (true, 0) => "drained",
         (true, _) => "draining",
-        (false, _) => "live",
+        (false, _) if node.proofs.is_empty() || node.proofs.iter().any(is_found) => "live",
+        // It is given to nobody.
+        (false, _) => "unproved",
+    }
+}
+
+/// An endpoint, and why nobody is given it.
+fn tunnel_end(node: &Node, at: &SocketAddr) -> String {
+    match node.proofs.iter().find(|proof| proof.endpoint == *at) {
+        None | Some(EndpointProof { found: ProofState::Proved, .. }) => at.to_string(),
+        Some(proof) => {
+            format!("{at} (given to nobody for {}: {})", duration(proof.age_ms), proof.found.meaning())
+        }
     }
 }
 
 /// `vmcast node show`.
 pub(crate) fn node(node: &Node) -> String {
     let list = |items: &[String]| if items.is_empty() { NONE.to_owned() } else { items.join(", ") };
-    let endpoints: Vec<_> = node.endpoints.iter().map(ToString::to_string).collect();
+    let endpoints: Vec<_> = node.endpoints.iter().map(|at| tunnel_end(node, at)).collect();
     let load = match (node.connections, node.capacity) {
         (_, 0) => NONE.to_owned(),
         (connections, capacity) => format!("{connections} of {capacity} tunnels"),

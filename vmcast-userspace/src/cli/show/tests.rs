@@ -265,6 +265,7 @@ fn nodes_and_the_cache_are_shown() {
         software: String::new(),
         capabilities: vec![],
         source_prefixes: vec![],
+        proofs: vec![],
     };
     let nodes = vec![
         node("core-1", "core-1", Role::Router, Some(0), vec![([198, 51, 100, 1], 2268).into(); 2]),

@@ -13,7 +13,7 @@ use crate::{clock, link::VmrOrder};
 const MOST_REFUSED: usize = 512;
 
 impl Router {
-    /// Whoever discovers us may be about to be probed.
+    /// Whoever discovers us may be about to be probed, or is the admin that proves where we are.
     pub(super) fn note_discovery(
         &mut self,
         now: Instant,
@@ -21,9 +21,10 @@ impl Router {
         remote: SocketAddr,
         bytes: &[u8],
     ) {
-        if self.attachment.is_some()
+        if let Some(attachment) = &self.attachment
             && let Ok(Message::RelayDiscovery { nonce }) = Message::parse(bytes)
         {
+            attachment.discovered(nonce);
             self.volley.on_discovery(now, local, remote, nonce);
         }
     }

@@ -23,6 +23,9 @@ pub struct Config {
     pub max_measurements: usize,
     /// A VMR with so many percent of its capacity in use is given to nobody new, 1 to 100.
     pub overload_percent: u8,
+    /// Whether a VMR is given only by endpoints at which return probes found it; somebody has to probe then, and
+    /// to tell [`Registry::note_found`](super::Registry::note_found).
+    pub return_probe: bool,
 }
 
 impl Default for Config {
@@ -37,6 +40,7 @@ impl Default for Config {
             max_entries: 200_000,
             max_measurements: 4096,
             overload_percent: 95,
+            return_probe: false,
         }
     }
 }

@@ -1,10 +1,11 @@
 //! What every [`Store`] must do, as one suite that each of them runs in its tests.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
-    About, CacheEntry, CacheKey, Change, Expected, Label, Load, Measurement, NodeId, NodeRecord, Prefix,
-    RecordKind, RecordWrite, Registration, Role, Rows as _, Scope, Store, TunnelEnd, TunnelKind, UnixMillis,
+    About, CacheEntry, CacheKey, Change, Expected, Found, Label, Load, Measurement, NodeId, NodeRecord,
+    Prefix, Proof, RecordKind, RecordWrite, Registration, Role, Rows as _, Scope, Store, TunnelEnd,
+    TunnelKind, UnixMillis,
 };
 
 /// A case's name and what it does with a store that is new and empty.
@@ -63,6 +64,7 @@ pub fn node(id: &str, role: Role, endpoints: &[&str], expires: u64) -> NodeRecor
         registered: UnixMillis(5),
         expires: UnixMillis(expires),
         draining: false,
+        proofs: BTreeMap::new(),
     }
 }
 
@@ -130,6 +132,12 @@ fn node_round_trip<S: Store>(mut store: S) {
 fn about_round_trip<S: Store>(mut store: S) {
     let mut vmr = node("vmr", VMR, &["192.0.2.1:2268"], 9);
     vmr.draining = true;
+    let proof = |found, since| Proof { found, since: UnixMillis(since) };
+    vmr.proofs = [Found::Awaited, Found::Proved, Found::Silent, Found::Foreign, Found::Mute]
+        .into_iter()
+        .zip(1..)
+        .map(|(found, port)| (([192, 0, 2, 1], port).into(), proof(found, u64::from(port))))
+        .collect();
     Arc::make_mut(&mut vmr.registration).about = About {
         capabilities: ["quic", "of another version"].map(|name| name.parse().expect("a name")).into(),
         tunnel_ends: [(TunnelKind::Gre, "192.0.2.1:0"), (TunnelKind::Quic, "[2001:db8::1]:443")]
@@ -141,6 +149,7 @@ fn about_round_trip<S: Store>(mut store: S) {
     commit(&mut store, &[Change::PutNode(vmr.clone())]);
     assert_eq!(store.rows().node(vmr.id()), Some(vmr.clone()));
     vmr.draining = false;
+    vmr.proofs.clear();
     Arc::make_mut(&mut vmr.registration).about = About::default();
     commit(&mut store, &[Change::PutNode(vmr.clone())]);
     assert_eq!(store.rows().vmrs(), [vmr]);

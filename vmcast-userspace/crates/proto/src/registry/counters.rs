@@ -44,6 +44,18 @@ pub struct Counters {
     pub drains: u64,
     /// Times that a VMR was passed over because it was busy.
     pub overloaded: u64,
+    /// Times that a VMR was passed over because it was not found at its endpoints.
+    pub unproved: u64,
+    /// Endpoints at which a return probe found the VMR.
+    pub proofs: u64,
+    /// Endpoints at which a return probe found nobody.
+    pub proofs_silent: u64,
+    /// Endpoints at which a return probe found somebody else.
+    pub proofs_foreign: u64,
+    /// Endpoints that could not be probed, for the VMR did not take part.
+    pub proofs_mute: u64,
+    /// VMRs whose endpoint a newcomer took over, because they were not found there.
+    pub evictions: u64,
     /// Queries answered from the entry of an address.
     pub nearest_cached_address: u64,
     /// Queries answered from the entry of a prefix.
@@ -75,6 +87,12 @@ impl Counters {
             refusals: RefusalCounts(refusals),
             drains: self.drains + other.drains,
             overloaded: self.overloaded + other.overloaded,
+            unproved: self.unproved + other.unproved,
+            proofs: self.proofs + other.proofs,
+            proofs_silent: self.proofs_silent + other.proofs_silent,
+            proofs_foreign: self.proofs_foreign + other.proofs_foreign,
+            proofs_mute: self.proofs_mute + other.proofs_mute,
+            evictions: self.evictions + other.evictions,
             nearest_cached_address: self.nearest_cached_address + other.nearest_cached_address,
             nearest_cached_prefix: self.nearest_cached_prefix + other.nearest_cached_prefix,
             nearest_all: self.nearest_all + other.nearest_all,

@@ -5,6 +5,8 @@
 //!   the moment it runs out, whether or not [`Registry::expire`] has been called.
 //! - A query for the nearest VMR is answered from the cache, by the requester's address first and
 //!   its network prefix second; failing both, with every VMR the requester may be given.
+//! - A VMR is given by those of its addresses at which it was found by a return probe ([`proof`]), if the
+//!   configuration wants that; an address that it was not found at keeps nobody else from having it.
 //! - Nobody is given itself, and a VMR only VMRs of a lower rank: those nearer the source.
 //!
 //! Nothing here proves who a caller is: that is the transport's business.
@@ -17,10 +19,12 @@ mod counters;
 mod memory;
 mod node;
 mod page;
+pub mod proof;
 mod record;
 mod refusal;
 #[expect(clippy::module_inception, reason = "the machine carries the name of its protocol")]
 mod registry;
+mod restart;
 mod store;
 mod time;
 
@@ -31,6 +35,7 @@ pub use counters::{Counters, RefusalCounts};
 pub use memory::MemoryStore;
 pub use node::{Label, LabelError, NodeId, NodeIdError, NodeRecord, Registration, Role};
 pub use page::{Place, PlaceError};
+pub use proof::{Found, Proof};
 pub use record::{Expected, RecordKind, RecordWrite};
 pub use refusal::{Error, Refusal, RefusalReason};
 pub use registry::{Answer, AnswerKind, Census, Lease, Query, Registered, Registry, Report, Reported};

@@ -1,14 +1,14 @@
 //! Nodes: what they are called, what they say of themselves, what is kept of them.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
     str::FromStr,
     sync::Arc,
 };
 
-use super::{About, UnixMillis};
+use super::{About, Found, Proof, UnixMillis};
 
 /// The name a node chose for itself and keeps: 1 to [`NodeId::MAX_LEN`] ASCII letters, digits and
 /// `-`, `_`, `.`, `:`.
@@ -170,6 +170,8 @@ pub struct NodeRecord {
     pub expires: UnixMillis,
     /// Whether an operator has taken it out of service: it keeps its lease, and nobody is given it.
     pub draining: bool,
+    /// Of a VMR's endpoints, what return probes found; one that is not here was not probed.
+    pub proofs: BTreeMap<SocketAddr, Proof>,
 }
 
 impl NodeRecord {
@@ -192,6 +194,12 @@ impl NodeRecord {
             Role::Vmr { rank } => Some(rank),
             Role::Agent => None,
         }
+    }
+
+    /// What return probes found at an endpoint; `None` if it was not probed yet.
+    #[must_use]
+    pub fn found(&self, endpoint: &SocketAddr) -> Option<Found> {
+        self.proofs.get(endpoint).map(|proof| proof.found)
     }
 
     /// Whether this node may be told to attach to `vmr`: never to itself, a VMR only to one of lower

@@ -1,7 +1,7 @@
 //! The rules.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     CacheEntry, CacheKey, Change, Config, Counters, Error, Measurement, NodeId, NodeRecord, Place, Prefix,
-    Refusal, Registration, Role, Rows as _, Scope, Store, UnixMillis, location,
+    Refusal, Registration, Role, Rows as _, Scope, Store, UnixMillis, location, proof,
 };
 
 /// A granted registration.
@@ -125,9 +125,9 @@ pub struct Census {
 /// The registry over its store.
 #[derive(Debug)]
 pub struct Registry<S> {
-    config: Config,
-    store: S,
-    counters: Counters,
+    pub(super) config: Config,
+    pub(super) store: S,
+    pub(super) counters: Counters,
 }
 
 impl<S: Store> Registry<S> {
@@ -193,7 +193,7 @@ impl<S: Store> Registry<S> {
         self.check_endpoints(Arc::make_mut(&mut registration))?;
         let seen = seen.to_canonical();
         let mut changes = Vec::new();
-        let replaced = self.endpoint_holders(now, seen, &registration)?;
+        let (replaced, evicted) = self.endpoint_holders(now, seen, &registration)?;
         for id in &replaced {
             changes.extend([Change::RemoveNode(id.clone()), Change::RemoveEntriesNaming(id.clone())]);
         }
@@ -222,15 +222,17 @@ impl<S: Store> Registry<S> {
         };
         let expires = now.after(self.config.lease);
         // Whoever comes back after its lease has ended was started anew: that ends a drain.
-        let draining = match outcome {
-            Registered::New => false,
-            Registered::Renewed | Registered::Moved => previous.is_some_and(|previous| previous.draining),
+        let (draining, known) = match (outcome, previous) {
+            (Registered::New, _) | (_, None) => (false, BTreeMap::new()),
+            (Registered::Renewed | Registered::Moved, Some(previous)) => (previous.draining, previous.proofs),
         };
-        let record = NodeRecord { registration, seen, registered, expires, draining };
+        let proofs = self.proofs_of(now, &registration, known);
+        let record = NodeRecord { registration, seen, registered, expires, draining, proofs };
         changes.push(Change::PutNode(record));
         self.store.commit(&changes)?;
 
-        self.counters.takeovers += replaced.len() as u64;
+        self.counters.evictions += evicted as u64;
+        self.counters.takeovers += (replaced.len() - evicted) as u64;
         match outcome {
             Registered::New => self.counters.registrations += 1,
             Registered::Renewed => self.counters.renewals += 1,
@@ -297,7 +299,8 @@ impl<S: Store> Registry<S> {
     pub fn eligible(&mut self, now: UnixMillis, id: &NodeId) -> Result<Vec<NodeId>, Error<S::Error>> {
         let requester = self.live_node(now, id)?;
         let vmrs = self.store.rows().vmrs();
-        Ok(vmrs.iter().filter(|vmr| requester.may_attach_to(vmr, now)).map(|vmr| vmr.id().clone()).collect())
+        let eligible = |vmr: &&NodeRecord| requester.may_attach_to(vmr, now) && self.is_found(vmr);
+        Ok(vmrs.iter().filter(eligible).map(|vmr| vmr.id().clone()).collect())
     }
 
     /// Answers who is nearest.
@@ -320,8 +323,11 @@ impl<S: Store> Registry<S> {
             };
             let vmr = self.store.rows().node(&entry.nearest.vmr);
             match vmr {
-                Some(mut vmr) if entry.is_usable(&requester, Some(&vmr), now) => {
-                    if self.may_be_given(query, &vmr) {
+                Some(mut vmr)
+                    if entry.is_usable(&requester, Some(&vmr), now)
+                        && self.is_found_at(&vmr, &entry.nearest.endpoint) =>
+                {
+                    if self.may_be_given(query, &mut vmr) {
                         put_first(&mut vmr.registration, entry.nearest.endpoint);
                         let vmrs = vec![vmr];
                         cached = Some(Answer { kind, vmrs, next: None, others: vec![], untrue: vec![] });
@@ -368,8 +374,12 @@ impl<S: Store> Registry<S> {
     }
 
     /// Whether one that the requester may attach to is to be named to it now.
-    fn may_be_given(&mut self, query: &Query, vmr: &NodeRecord) -> bool {
+    fn may_be_given(&mut self, query: &Query, vmr: &mut NodeRecord) -> bool {
         if query.excluded.contains(vmr.id()) {
+            return false;
+        }
+        if !self.leave_found(vmr) {
+            self.counters.unproved += 1;
             return false;
         }
         let busy = vmr.registration.about.load.is_at(self.config.overload_percent)
@@ -381,11 +391,11 @@ impl<S: Store> Registry<S> {
     /// A page of all VMRs.
     fn all(&mut self, now: UnixMillis, requester: &NodeRecord, query: &Query, address: IpAddr) -> Answer {
         let mut vmrs = Vec::new();
-        for vmr in self.store.rows().vmrs() {
+        for mut vmr in self.store.rows().vmrs() {
             let place = Place::of(&vmr, address);
             if query.after.as_ref().is_none_or(|after| place > *after)
                 && requester.may_attach_to(&vmr, now)
-                && self.may_be_given(query, &vmr)
+                && self.may_be_given(query, &mut vmr)
             {
                 vmrs.push((place, vmr));
             }
@@ -480,7 +490,7 @@ impl<S: Store> Registry<S> {
         Err(Error::Refused(refusal))
     }
 
-    fn live_node(&mut self, now: UnixMillis, id: &NodeId) -> Result<NodeRecord, Error<S::Error>> {
+    pub(super) fn live_node(&mut self, now: UnixMillis, id: &NodeId) -> Result<NodeRecord, Error<S::Error>> {
         match self.store.rows().node(id) {
             Some(record) if record.is_live(now) => Ok(record),
             Some(_) | None => self.refuse(Refusal::NotRegistered(id.clone())),
@@ -520,7 +530,8 @@ impl<S: Store> Registry<S> {
         }
     }
 
-    /// Refuses a duplicate and returns the expired nodes whose endpoints are taken over.
+    /// Refuses a duplicate and returns the nodes whose endpoints are taken over, because they have expired or were
+    /// not found there, and how many of them the latter are.
     ///
     /// Everybody must reach a VMR's endpoint, so no two live VMRs share one. An agent's may be a
     /// private address behind a NAT that other homes use too: it is a duplicate only if both nodes
@@ -530,8 +541,8 @@ impl<S: Store> Registry<S> {
         now: UnixMillis,
         seen: IpAddr,
         registration: &Registration,
-    ) -> Result<BTreeSet<NodeId>, Error<S::Error>> {
-        let mut replaced = BTreeSet::new();
+    ) -> Result<(BTreeSet<NodeId>, usize), Error<S::Error>> {
+        let (mut replaced, mut evicted) = (BTreeSet::new(), 0);
         for &endpoint in &registration.endpoints {
             for holder in self.store.rows().holders(endpoint) {
                 if *holder.id() == registration.id {
@@ -540,12 +551,14 @@ impl<S: Store> Registry<S> {
                 let public = holder.rank().is_some() && matches!(registration.role, Role::Vmr { .. });
                 if !holder.is_live(now) {
                     replaced.insert(holder.id().clone());
+                } else if public && self.config.return_probe && !proof::may_keep(now, &holder, &endpoint) {
+                    evicted += usize::from(replaced.insert(holder.id().clone()));
                 } else if public || holder.seen == seen {
                     return self.refuse(Refusal::Duplicate { endpoint, holder: holder.id().clone() });
                 }
             }
         }
-        Ok(replaced)
+        Ok((replaced, evicted))
     }
 
     fn make_room_for_node(&mut self, now: UnixMillis, leaving: usize) -> Result<(), Error<S::Error>> {
@@ -592,7 +605,7 @@ impl<S: Store> Registry<S> {
                 let (vmr, endpoint) = (chosen.vmr.clone(), chosen.endpoint);
                 return self.refuse(Refusal::ForeignEndpoint { vmr, endpoint });
             }
-            Some(vmr) if requester.may_attach_to(&vmr, now) => {}
+            Some(vmr) if requester.may_attach_to(&vmr, now) && self.is_found_at(&vmr, &chosen.endpoint) => {}
             Some(_) | None => return self.refuse(Refusal::NotEligible(chosen.vmr.clone())),
         }
         match report.measurements.iter().find(|other| other.distance() < chosen.distance()) {

@@ -2,6 +2,7 @@
 //! share with the machine.
 
 mod model;
+mod proofs;
 mod rules;
 
 use std::net::IpAddr;

@@ -1,0 +1,101 @@
+//! Clocks that are set.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use vmcast_proto::registry::{
+    Change, Config, Registered, Registry, Role, Rows as _, Scope, Store as _, UnixMillis, conformance,
+};
+
+use crate::admin::{Clock, server::take_over, store::SqliteStore};
+
+const NOW: UnixMillis = UnixMillis(1_790_000_000_000);
+const YEAR: u64 = 365 * 86_400_000;
+/// That of the configuration.
+const LEASE: Duration = Duration::from_secs(60);
+
+fn at(seconds: u64) -> UnixMillis {
+    NOW.after(Duration::from_secs(seconds))
+}
+
+/// A registry over a file that an earlier process has written, whose clock showed `then`.
+fn restarted(then: u64) -> (tempfile::TempDir, Registry<SqliteStore>) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("registry.db");
+    let mut store = SqliteStore::open(&path).expect("open");
+    let mut vmr = conformance::node("v", Role::Vmr { rank: 0 }, &["192.0.2.1:2268"], then + 60_000);
+    vmr.registered = UnixMillis(then);
+    let mut entry = conformance::entry(Scope::Agents, "10.0.0.0/8", "v", then + 3_600_000);
+    entry.learned = UnixMillis(then);
+    store.commit(&[Change::PutNode(vmr), Change::PutEntry(entry)]).expect("commit");
+    store.flush().expect("flush");
+    drop(store);
+    let mut registry = Registry::new(Config::default(), SqliteStore::open(&path).expect("open"));
+    take_over(&mut registry, NOW).expect("taken over");
+    (directory, registry)
+}
+
+fn live(registry: &Registry<SqliteStore>, now: UnixMillis) -> usize {
+    registry.nodes(now, None, 9).len()
+}
+
+fn renewed(registry: &mut Registry<SqliteStore>, now: UnixMillis) -> Registered {
+    let vmr = conformance::node("v", Role::Vmr { rank: 0 }, &["192.0.2.1:2268"], 0);
+    registry.register(now, [192, 0, 2, 1].into(), vmr.registration).expect("granted").outcome
+}
+
+// proves A2: a clock that was ahead before a restart makes no lease that lives for ever
+#[test]
+fn a_lease_that_a_clock_ahead_has_written_ends_in_its_time() {
+    let (_directory, mut registry) = restarted(NOW.0 + YEAR);
+    assert_eq!(live(&registry, at(59)), 1);
+    assert_eq!(live(&registry, at(60)), 0);
+    let entry = registry.rows().entries(None, 9).remove(0);
+    assert_eq!((entry.learned, entry.expires), (NOW, NOW.after(Config::default().entry_lifetime)));
+    assert_eq!(registry.rows().nodes(None, 9)[0].registered, NOW);
+    assert_eq!(registry.expire(at(60)).expect("expire").len(), 1);
+}
+
+// proves A2: nor does one that was behind, or an admin that was away, end the leases of those who live
+#[test]
+fn a_lease_that_a_clock_behind_has_written_can_still_be_renewed() {
+    for then in [NOW.0 - YEAR, NOW.0 - 61_000, 0] {
+        let (_directory, mut registry) = restarted(then);
+        assert_eq!(live(&registry, at(0)), 1);
+        // A node renews after a third of its lease at the latest.
+        assert_eq!(registry.expire(at(20)).expect("expire"), []);
+        assert_eq!(renewed(&mut registry, at(20)), Registered::Renewed);
+        assert_eq!((live(&registry, at(79)), live(&registry, at(80))), (1, 0));
+
+        let (_directory, mut registry) = restarted(then);
+        assert_eq!((live(&registry, at(29)), live(&registry, at(30))), (1, 0), "who is gone is gone");
+        assert_eq!(registry.expire(at(30)).expect("expire").len(), 1);
+    }
+}
+
+#[test]
+fn what_a_clock_that_was_right_has_written_stays_as_it_is() {
+    let (_directory, registry) = restarted(NOW.0 - 10_000);
+    let node = registry.rows().node(&"v".parse().expect("an id")).expect("it is there");
+    assert_eq!((node.registered.0, node.expires.0), (NOW.0 - 10_000, NOW.0 + 50_000));
+    assert_eq!(LEASE, Config::default().lease);
+}
+
+// proves A2: while the process runs nothing depends on what the host's clock is set to
+#[test]
+fn a_steady_clock_goes_on_from_its_start() {
+    let passed = Arc::new(AtomicU64::new(0));
+    let elapsed = Arc::clone(&passed);
+    let clock = Clock::steady_by(NOW, move || Duration::from_millis(elapsed.load(Ordering::SeqCst)));
+    assert_eq!(clock.now(), NOW);
+    passed.store(1_500, Ordering::SeqCst);
+    assert_eq!(clock.now(), UnixMillis(NOW.0 + 1_500));
+    let real = Clock::steady();
+    let (one, two) = (real.now(), real.now());
+    assert!(one <= two && one.0 > 0);
+}

@@ -1,0 +1,172 @@
+//! What takes too much: bytes, time, connections. By raw sockets, for a client of gRPC would not do it.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use vmcast_proto::registry::Config;
+use vmcast_signal::{tonic::Code, v1};
+
+use super::bed::Bed;
+use crate::{
+    admin::{Limits, Mirror, Way},
+    identity::Refusal,
+};
+
+/// A test that waits longer than this hangs; nothing is measured by it.
+const HANG: Duration = Duration::from_secs(60);
+const A: [u8; 4] = [127, 2, 0, 5];
+/// What a client of HTTP/2 says first (RFC 9113 §3.4), its settings empty.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// The type of a frame with headers (RFC 9113 §6.2), and its flag that they are whole.
+const HEADERS: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+async fn bed(limits: Limits, is_secure: bool) -> Bed {
+    let listen = ([127, 0, 0, 1], 0).into();
+    Bed::start_within(Config::default(), Mirror::default(), listen, Way::Hops, is_secure, limits).await
+}
+
+/// A frame of stream 1 (RFC 9113 §4.1).
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a short one").to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+}
+
+/// The headers of a call of `Register`, in HPACK without compression (RFC 7541 §6.2.2).
+fn call_headers() -> Vec<u8> {
+    let text = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+    [
+        // :method POST, :scheme http, :path, :authority, content-type
+        vec![0x83, 0x86, 0x04],
+        text("/vmcast.v1.Registry/Register"),
+        vec![0x01],
+        text("admin"),
+        vec![0x0f, 0x10],
+        text("application/grpc"),
+        vec![0x00],
+        text("te"),
+        text("trailers"),
+    ]
+    .concat()
+}
+
+async fn connect(bed: &Bed) -> TcpStream {
+    TcpStream::connect(bed.address).await.expect("connect")
+}
+
+/// Waits until the server has ended a connection.
+async fn ended(mut stream: TcpStream) {
+    let mut rest = Vec::new();
+    // Closed or reset, both are an end.
+    let _ = tokio::time::timeout(HANG, stream.read_to_end(&mut rest)).await.expect("it is ended");
+}
+
+async fn others_are_served(bed: &Bed, name: &str) {
+    let node = v1::Node { id: name.to_owned(), role: v1::Role::Agent.into(), ..v1::Node::default() };
+    let request = v1::RegisterRequest { node: Some(node), upstreams: vec![] };
+    bed.client(A).await.register(request).await.expect("granted");
+}
+
+async fn until(mut done: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !done().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(HANG, waiting).await.expect("it becomes so");
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_is_refused_and_counted() {
+    let bed = bed(Limits::default(), false).await;
+    let name = "x".repeat(1024 * 1024);
+    let node = v1::Node { id: "n".to_owned(), role: v1::Role::Agent.into(), name, ..v1::Node::default() };
+    let request = v1::RegisterRequest { node: Some(node), upstreams: vec![] };
+    let refused = bed.client(A).await.register(request).await.expect_err("too large");
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+    let status = bed.handle.status();
+    assert_eq!((status.oversize, status.slow), (1, 0));
+    others_are_served(&bed, "b").await;
+    assert_eq!(bed.ids().await, ["b"], "it did not come in");
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_whose_body_does_not_come_is_answered_in_time_and_counted() {
+    let bed = bed(Limits { request: Duration::from_millis(200), ..Limits::default() }, false).await;
+    let mut stream = connect(&bed).await;
+    stream.write_all(PREFACE).await.expect("write");
+    stream.write_all(&frame(HEADERS, END_HEADERS, &call_headers())).await.expect("write");
+    // The first byte of a message of 100 bytes, of which no more come.
+    stream.write_all(&frame(0, 0, &[0, 0, 0, 0, 100, 10])).await.expect("write");
+    let answered = async {
+        loop {
+            let mut header = [0; 9];
+            stream.read_exact(&mut header).await.expect("a frame");
+            let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+            let mut payload = vec![0; length as usize];
+            stream.read_exact(&mut payload).await.expect("its payload");
+            if (header[3], header[8]) == (HEADERS, 1) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(HANG, answered).await.expect("an answer");
+    let status = bed.handle.status();
+    assert_eq!((status.slow, status.oversize), (1, 0));
+    others_are_served(&bed, "b").await;
+    assert_eq!(bed.ids().await, ["b"]);
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn headers_that_never_end_and_silence_end_the_connection() {
+    let bed = bed(Limits { silence: Duration::from_millis(200), ..Limits::default() }, false).await;
+    for bytes in [frame(HEADERS, 0, &[0x83]), vec![0, 0, 40, 1]] {
+        let mut stream = connect(&bed).await;
+        stream.write_all(PREFACE).await.expect("write");
+        stream.write_all(&bytes).await.expect("write");
+        ended(stream).await;
+    }
+    let mut stream = connect(&bed).await;
+    stream.write_all(PREFACE).await.expect("write");
+    // More headers than a request may have, without an end.
+    let flood = async {
+        let header = [vec![0, 1, b'x', 120], vec![b'y'; 120]].concat();
+        stream.write_all(&frame(HEADERS, 0, &call_headers())).await?;
+        for _ in 0..100_000 {
+            stream.write_all(&frame(9, 0, &header.repeat(64))).await?;
+        }
+        std::io::Result::Ok(())
+    };
+    let flooded = tokio::time::timeout(HANG, flood).await.expect("it is not taken for ever");
+    assert!(flooded.is_err(), "the server has taken 800 MB of headers");
+    others_are_served(&bed, "b").await;
+    bed.stop().await;
+}
+
+// proves D4: strangers leave room for others, and who comes beyond their share is turned away and counted
+#[tokio::test]
+async fn strangers_have_a_share_of_the_connections() {
+    let bed = bed(Limits { connections: 8, strangers: 2, ..Limits::default() }, true).await;
+    let turned_away = || {
+        let label = Refusal::TooManyStrangers.label();
+        bed.gate.tally().counters().find(|(name, _)| *name == label).map(|(_, count)| count)
+    };
+    // They have connected, and say nothing.
+    let first = [connect(&bed).await, connect(&bed).await];
+    ended(connect(&bed).await).await;
+    until(async || turned_away() == Some(1)).await;
+    drop(first);
+    // The places are free again: of some that come one after the other, one is not ended.
+    until(async || {
+        let mut stream = connect(&bed).await;
+        let mut byte = [0];
+        tokio::time::timeout(Duration::from_millis(300), stream.read(&mut byte)).await.is_err()
+    })
+    .await;
+    bed.stop().await;
+}
