@@ -91,6 +91,7 @@ fn answers() -> Vec<Response> {
         last_packet_ms: Some(2),
         state: GroupState::Forwarding,
         priority: None,
+        refused: None,
     };
     let counters = BTreeMap::from([("bad_checksum".to_owned(), 1)]);
     let stats = Stats {

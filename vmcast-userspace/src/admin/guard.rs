@@ -109,6 +109,15 @@ impl<S: Kept> Registry for Guard<S> {
         Ok(Response::new(Box::pin(stream)))
     }
 
+    async fn refused_joins(
+        &self,
+        mut request: Request<v1::RefusedJoinsRequest>,
+    ) -> Answer<v1::RefusedJoinsResponse> {
+        let node = request.get_ref().node_id.clone();
+        self.gate.admit(&mut request, Names::Node(&node), None)?;
+        self.service.refused_joins(request)
+    }
+
     async fn list_nodes(&self, mut request: Request<v1::ListNodesRequest>) -> Answer<v1::ListNodesResponse> {
         self.gate.admit(&mut request, Names::Nobody, None)?;
         self.service.list_nodes(request).await

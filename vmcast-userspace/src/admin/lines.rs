@@ -20,7 +20,7 @@ use vmcast_signal::{
     v1::{self, command::What},
 };
 
-use super::probe_limit::ProbeLimit;
+use super::{probe_limit::ProbeLimit, refused::Refusals};
 
 /// Commands that wait for a line; a VMR that does not take so many loses its line.
 const QUEUE: usize = 256;
@@ -154,6 +154,7 @@ impl Lines {
         vmr: NodeId,
         draining: bool,
         answers: Streaming<v1::AttendRequest>,
+        refusals: Refusals,
         noted: mpsc::Sender<v1::Noted>,
     ) -> mpsc::Receiver<Result<v1::Command, Status>> {
         let (outgoing, commands) = mpsc::channel(QUEUE);
@@ -171,7 +172,7 @@ impl Lines {
         let number = state.next;
         state.lines.insert(vmr.clone(), (number, line));
         drop(state);
-        tokio::spawn(self.clone().attend(vmr, number, outgoing, orders, answers, noted));
+        tokio::spawn(self.clone().attend(vmr, number, outgoing, orders, answers, refusals, noted));
         commands
     }
 
@@ -182,6 +183,7 @@ impl Lines {
         outgoing: Outgoing,
         mut orders: mpsc::Receiver<What>,
         mut answers: Streaming<v1::AttendRequest>,
+        refusals: Refusals,
         noted: mpsc::Sender<v1::Noted>,
     ) {
         let mut pings = interval(PING_INTERVAL);
@@ -196,6 +198,9 @@ impl Lines {
                         let mut state = self.state();
                         state.averages.note(&vmr, at.elapsed());
                         state.counters.pings += 1;
+                    }
+                    if answer.refused.is_some() {
+                        refusals.send_replace(answer.refused);
                     }
                     if let Some(notes) = answer.noted {
                         // What nobody waits for is lost, and asked for again.

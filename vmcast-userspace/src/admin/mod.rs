@@ -19,6 +19,7 @@ mod policy;
 mod probe_limit;
 mod prove;
 mod records;
+mod refused;
 mod schema;
 mod server;
 mod service;

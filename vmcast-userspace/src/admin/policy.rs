@@ -117,6 +117,8 @@ pub fn message(policy: &Policy) -> v1::Policy {
         groups: text(rule.groups.map(|prefix| prefix.to_string())),
         source: text(rule.source.map(|prefix| prefix.to_string())),
         max_groups: rule.max_groups,
+        max_bits_per_second: rule.max_bits,
+        stream_bits_per_second: rule.stream_bits,
     };
     v1::Policy {
         version: policy.version,
@@ -150,6 +152,8 @@ pub fn policy(message: v1::Policy) -> Result<Policy, Malformed> {
             groups: optional("policy.groups", &rule.groups)?,
             source: optional("policy.source", &rule.source)?,
             max_groups: rule.max_groups,
+            max_bits: rule.max_bits_per_second,
+            stream_bits: rule.stream_bits_per_second,
         })
     };
     if message.rules.len() > Policy::MAX_RULES {
@@ -178,6 +182,8 @@ mod tests {
             groups: Some("ff3e::/32".parse().unwrap()),
             source: Some("192.0.2.0/24".parse().unwrap()),
             max_groups: Some(0),
+            max_bits: Some(u64::MAX),
+            stream_bits: Some(0),
         };
         let bare = Rule {
             effect: Effect::Allow,
@@ -188,6 +194,8 @@ mod tests {
             groups: None,
             source: None,
             max_groups: None,
+            max_bits: None,
+            stream_bits: None,
             ..rule.clone()
         };
         let whole = Policy { version: 9, default: Effect::Deny, rules: vec![rule, bare] };

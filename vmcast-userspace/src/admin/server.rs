@@ -293,6 +293,7 @@ async fn sweep<S: Kept>(handle: &Handle<S>, gate: &Gate, health: &HealthReporter
             Ok(expired) => {
                 failing = false;
                 for node in expired {
+                    handle.forget_refused(&node).await;
                     info!(%node, "lease has run out");
                 }
             }

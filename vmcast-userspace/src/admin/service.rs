@@ -1,12 +1,15 @@
 //! The gRPC service: reads the request, asks the registry, writes the answer.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use tokio::sync::mpsc;
 use tracing::{debug, error, info};
 use vmcast_proto::{
     nearest::rtt::WaitRule,
-    registry::{self, AnswerKind, Error, NodeId, Refusal, RefusalReason, Registered, Store},
+    registry::{self, AnswerKind, Error, NodeId, Refusal, RefusalReason, Registered, Rows as _, Store},
 };
 use vmcast_signal::{
     tonic::{Request, Response, Status, Streaming},
@@ -15,7 +18,7 @@ use vmcast_signal::{
 
 use super::{
     Kept,
-    convert::{self, Malformed},
+    convert::{self, Malformed, parse},
     handle::Handle,
     lines::Way,
     prove,
@@ -97,6 +100,7 @@ impl<S: Kept> Service<S> {
             .await
             .map_err(|error| status(&error))?;
         if existed {
+            self.0.forget_refused(&node).await;
             info!(%node, "node left");
         }
         Ok(Response::new(v1::DeregisterResponse { existed }))
@@ -160,12 +164,34 @@ impl<S: Kept> Service<S> {
         let vmr: NodeId = convert::parse("node_id", node).map_err(|error| self.malformed(&error))?;
         let draining = self.0.attends(&vmr).map_err(|refusal| refused(&refusal))?;
         debug!(%vmr, "a VMR's line stands");
+        let refusals = self.0.keep_refused(vmr.clone());
         let (noted, notes) = mpsc::channel(prove::QUEUE);
-        let commands = self.0.lines().open(vmr.clone(), draining, answers, noted);
+        let commands = self.0.lines().open(vmr.clone(), draining, answers, refusals, noted);
         if self.0.proves() {
             tokio::spawn(prove::run(self.0.clone(), vmr, notes));
         }
         Ok(commands)
+    }
+
+    pub(super) fn refused_joins(
+        &self,
+        request: Request<v1::RefusedJoinsRequest>,
+    ) -> Answer<v1::RefusedJoinsResponse> {
+        let seen = seen(&request)?;
+        let v1::RefusedJoinsRequest { node_id, vmr_id, tunnel } = request.into_inner();
+        let read = || Ok((parse("node_id", &node_id)?, parse("vmr_id", &vmr_id)?, parse("tunnel", &tunnel)?));
+        let (node, vmr, tunnel): (NodeId, NodeId, SocketAddr) =
+            read().map_err(|error| self.malformed(&error))?;
+        // What others were refused is not everybody's to know.
+        let is_own = self.0.rows(|rows| {
+            let record = rows.node(&node);
+            let own = record.iter().flat_map(|record| &record.registration.endpoints);
+            own.map(SocketAddr::ip).chain([seen]).any(|address| address == tunnel.ip())
+        });
+        if !is_own {
+            return Err(Status::permission_denied("the tunnel begins at none of the caller's addresses"));
+        }
+        Ok(Response::new(v1::RefusedJoinsResponse { joins: self.0.refused_joins(&vmr, tunnel) }))
     }
 
     pub(super) async fn report_nearest(

@@ -8,8 +8,8 @@ use std::{
 
 use vmcast_api::{
     AdminLink, Direction, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces, Member,
-    Members, Place, Querier, Request, Response, Role, Stats, Status, StreamStats, Tunnel, TunnelKind,
-    Tunnels, Upstream, UpstreamState,
+    Members, Place, Querier, Refused, Request, Response, Role, Stats, Status, StreamStats, Tunnel,
+    TunnelKind, Tunnels, Upstream, UpstreamState,
 };
 use vmcast_common::fib::IfIndex;
 use vmcast_proto::{self as proto, amt::Discovery, membership::Family};
@@ -21,6 +21,9 @@ use crate::{config::AgentConfig, daemon, relays};
 const SILENT: Duration = Duration::from_secs(5);
 /// The number of the tunnel to the VMR.
 const TUNNEL: u32 = 1;
+
+/// Refusals in a status.
+const MOST_REFUSED: usize = 100;
 
 /// What the core does not know.
 pub(super) struct Context<'a> {
@@ -54,6 +57,7 @@ pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> R
                 filter: filter(&wanted.filter),
                 configured: false,
                 waits: false,
+                refused: core.refused(*of).map(str::to_owned),
                 age_ms: milliseconds(context.now, wanted.since),
                 packets: of_group(core, *of).map(|(_, traffic)| traffic.packets).sum(),
                 bytes: of_group(core, *of).map(|(_, traffic)| traffic.bytes).sum(),
@@ -165,6 +169,7 @@ fn describe(core: &Core, context: &Context<'_>, group: IpAddr, source: Option<Ip
             Some(_) => GroupState::Silent,
         },
         priority: None,
+        refused: core.refused(group).map(str::to_owned),
     }
 }
 
@@ -188,8 +193,13 @@ fn status(core: &Core, context: &Context<'_>) -> Status {
         groups: core.wanted().len() as u64,
         members: core.wanted().len() as u64,
         tunnels: u64::from(state == core::UpstreamState::Up),
+        refused: core.refused_groups().take(MOST_REFUSED).map(refused).collect(),
         ..context.process.status()
     }
+}
+
+fn refused((group, reason): (IpAddr, &str)) -> Refused {
+    Refused { group, who: None, reason: reason.to_owned() }
 }
 
 fn interface(core: &Core, context: &Context<'_>) -> Interface {
@@ -246,6 +256,7 @@ fn stats(core: &Core, now: Instant) -> Stats {
         control.insert("amtrelay".to_owned(), counters(discovery.counters().iter()));
         control.insert("amtrelay_gateways".to_owned(), counters(discovery.gateway_counters().iter()));
     }
+    control.insert("policy".to_owned(), counters([("joins_refused", core.refusals_told())].into_iter()));
     let mut streams: Vec<_> = core
         .streams()
         .iter()

@@ -26,8 +26,10 @@ use super::{
     counters::{Drop, Drops},
     early::EarlyJoins,
     host_packet::{self, leaves_the_link},
+    refused::Refusals,
 };
 use crate::{
+    link::RefusedGroups,
     relays::RelayEffect,
     watch::{Finding, Seen, Watch},
 };
@@ -87,6 +89,8 @@ pub(super) enum Input<'a> {
     Candidates(Vec<Candidate>),
     /// The VMRs that are being taken out of service: who is at one goes to another, and loses nothing.
     Draining(BTreeSet<NodeId>),
+    /// The groups that the VMR refuses, with the reasons.
+    Refused(RefusedGroups),
     /// The host reaches the VMR from another address than before.
     LocalChanged,
     /// Leave everything.
@@ -126,6 +130,10 @@ pub(super) enum Event {
     Left(Candidate),
     /// The host wants something else of a group than before.
     Membership(IpAddr, Filter),
+    /// The VMR refuses a group, or a part of it, for this reason.
+    Refused(IpAddr, String),
+    /// It refuses nothing of the group any more.
+    NoLongerRefused(IpAddr),
 }
 
 /// How the VMR is.
@@ -195,6 +203,7 @@ pub(super) struct Core {
     state: (UpstreamState, Instant),
     wanted: BTreeMap<IpAddr, Wanted>,
     streams: BTreeMap<(IpAddr, IpAddr), Traffic>,
+    pub(super) refusals: Refusals,
     drops: Drops,
     /// Whether VMRs are named by an address where the nearest relay is asked for its own.
     discover: bool,
@@ -232,6 +241,7 @@ impl Core {
             state: (UpstreamState::Finding, now),
             wanted: BTreeMap::new(),
             streams: BTreeMap::new(),
+            refusals: Refusals::default(),
             drops: Drops::default(),
             discover: false,
             seed,
@@ -269,6 +279,13 @@ impl Core {
     /// Traffic by group and source.
     pub(super) const fn streams(&self) -> &BTreeMap<(IpAddr, IpAddr), Traffic> {
         &self.streams
+    }
+
+    /// Whether something of a group came of late.
+    pub(super) fn is_heard(&self, now: Instant, group: IpAddr, late: Duration) -> bool {
+        let first = Family::of(group).unspecified();
+        let streams = self.streams.range((group, first)..).take_while(|((of, _), _)| *of == group);
+        streams.into_iter().any(|(_, traffic)| now.saturating_duration_since(traffic.last) < late)
     }
 
     /// The VMR in use, and since when.
@@ -369,6 +386,7 @@ impl Core {
         }
         if filter.is_none() {
             self.wanted.remove(&group);
+            self.forget_refused(group);
             self.streams.retain(|(of, _), _| *of != group);
         } else {
             let wanted = self.wanted.entry(group).or_insert(Wanted { filter: Filter::none(), since: now });
@@ -658,6 +676,7 @@ impl Machine for Core {
             }
             Input::Candidates(_) | Input::Draining(_) if self.stopped => {}
             Input::Draining(draining) => self.set_draining(now, draining),
+            Input::Refused(groups) => self.set_refused(groups),
             Input::Candidates(candidates) => self.on_candidates(now, candidates),
             Input::LocalChanged => {
                 if let Some(upstream) = &mut self.upstream {

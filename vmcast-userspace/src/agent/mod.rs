@@ -12,6 +12,7 @@ mod early;
 mod host;
 mod host_packet;
 mod merge;
+mod refused;
 mod relays;
 mod run;
 mod tunnel;

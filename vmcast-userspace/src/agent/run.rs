@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tokio::time::timeout;
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tracing::{debug, error, info, warn};
 use vmcast_api::Role;
 use vmcast_proto::{
@@ -42,6 +42,8 @@ use crate::{
 const BATCH: usize = 64;
 /// Room for a packet of the host: the longest IPv4 packet.
 const PACKET: usize = u16::MAX as usize;
+/// How often it is looked what does not come.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an agent that ends says good-bye to its VMR.
 const FAREWELL: Duration = Duration::from_millis(1500);
 
@@ -101,6 +103,10 @@ pub(super) struct Agent {
     local: Option<IpAddr>,
     process: Process,
     refused: RateLimit,
+    /// What is written of joins that the VMR refuses.
+    refused_joins: RateLimit,
+    /// When it is looked what does not come.
+    looks: Interval,
 }
 
 impl Agent {
@@ -133,6 +139,8 @@ impl Agent {
         let upstreams = Upstreams::start(&config, endpoints, link_seed, identity)?;
         let process = Process::new(Role::Agent, config.name.as_str());
         let refused = RateLimit::new(1, Duration::from_secs(60));
+        let mut looks = interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut agent = Self {
             config,
             core,
@@ -146,6 +154,8 @@ impl Agent {
             local: None,
             process,
             refused,
+            refused_joins: RateLimit::new(10, Duration::from_secs(60)),
+            looks,
         };
         agent.perform();
         Ok(agent)
@@ -187,6 +197,7 @@ impl Agent {
                 self.follow_address().await;
             }
             () = clock::sleep_until(self.core.poll_timeout()) => self.core.handle_timeout(clock::now()),
+            _ = self.looks.tick() => self.upstreams.ask_refused(self.core.missing(clock::now())),
         }
         self.perform();
         Ok(())
@@ -294,6 +305,12 @@ impl Agent {
                 info!(vmr = %candidate.endpoint, "left the VMR, which goes out of service");
             }
             Event::Silent(candidate) => debug!(vmr = %candidate.endpoint, "no data comes; asking the VMR"),
+            Event::Refused(group, reason) => {
+                if let Some(held_back) = self.refused_joins.admit(clock::now()) {
+                    warn!(%group, reason, held_back, "the VMR refuses what this host joined");
+                }
+            }
+            Event::NoLongerRefused(group) => debug!(%group, "the VMR refuses it no longer"),
             Event::Membership(group, filter) => debug!(%group, ?filter, "the host's membership"),
         }
     }

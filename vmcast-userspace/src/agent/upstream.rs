@@ -14,7 +14,7 @@ use super::core::{Candidate, Input};
 use crate::{
     config::{AgentConfig, Remote, Upstream},
     identity::NodeIdentity,
-    link::{self, Attachment, RankedVmr, RankedVmrs},
+    link::{self, Attachment, RankedVmr, RankedVmrs, RefusedGroups, RefusedQuestion},
     resolver::Resolver,
 };
 
@@ -33,6 +33,7 @@ enum Source {
         attachment: Attachment,
         ranked: watch::Receiver<Option<RankedVmrs>>,
         draining: watch::Receiver<BTreeSet<NodeId>>,
+        refused: watch::Receiver<RefusedGroups>,
     },
 }
 
@@ -68,7 +69,12 @@ impl Upstreams {
                     seed,
                     identity,
                 })?;
-                Source::Admin { ranked: attachment.upstreams(), draining: attachment.draining(), attachment }
+                Source::Admin {
+                    ranked: attachment.upstreams(),
+                    draining: attachment.draining(),
+                    refused: attachment.refused(),
+                    attachment,
+                }
             }
             // What has no relay of its own comes from nowhere then.
             Upstream::None => Source::Address(None),
@@ -89,13 +95,14 @@ impl Upstreams {
                 let candidate = |endpoint| Candidate { endpoint, id: None, name: name.clone() };
                 Input::Candidates(endpoints.into_iter().map(candidate).collect())
             }
-            Source::Admin { ranked, draining, .. } => tokio::select! {
+            Source::Admin { ranked, draining, refused, .. } => tokio::select! {
                 Ok(()) = ranked.changed() => {
                     let ranked = ranked.borrow_and_update();
                     let vmrs = ranked.iter().flat_map(|ranked| &ranked.vmrs);
                     Input::Candidates(vmrs.map(candidate).collect())
                 }
                 Ok(()) = draining.changed() => Input::Draining(draining.borrow_and_update().clone()),
+                Ok(()) = refused.changed() => Input::Refused(refused.borrow_and_update().clone()),
                 else => std::future::pending().await,
             },
         }
@@ -105,6 +112,13 @@ impl Upstreams {
     pub(super) fn dead(&self, candidate: &Candidate) {
         if let (Source::Admin { attachment, .. }, Some(id)) = (&self.source, &candidate.id) {
             attachment.vmr_dead(id.clone());
+        }
+    }
+
+    /// Says what does not come from the VMR, so that it is looked whether it refuses that.
+    pub(super) fn ask_refused(&self, question: Option<RefusedQuestion>) {
+        if let Source::Admin { attachment, .. } = &self.source {
+            attachment.ask_refused(question);
         }
     }
 

@@ -296,8 +296,8 @@ pub(super) enum PolicyCommand {
 #[command(
     after_help = "Rules by --node fit tunnels from the address at which the admin sees the node. Hosts on a \
     router's own links are known by the router's address there.\n\nAn any-source join is allowed by a rule without \
-    --source, and refused by any rule before that which forbids one of its sources; a limit of groups before that holds, \
-    too."
+    --source, and refused by any rule before that which forbids one of its sources; a limit before that holds, \
+    too.\n\n--max-rate is judged at the join, by what streams were measured to take. Streams that flow are not cut."
 )]
 pub(super) struct PolicyAddArgs {
     /// What it does
@@ -319,6 +319,12 @@ pub(super) struct PolicyAddArgs {
     /// So many groups of one member at most, of a rule that allows
     #[arg(long, value_name = "N")]
     pub max_groups: Option<u32>,
+    /// So many bits per second of one member at most, of a rule that allows: 500k, 8M, 1G
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub max_rate: Option<u64>,
+    /// What a stream takes of that until the router has measured it (default: nothing)
+    #[arg(long, value_name = "RATE", value_parser = rate, requires = "max_rate")]
+    pub stream_rate: Option<u64>,
     /// Before this rule (default: behind all)
     #[arg(long, value_name = "RULE")]
     pub before: Option<u32>,
@@ -547,5 +553,34 @@ fn group(text: &str) -> Result<IpAddr, String> {
         Ok(group) if group.is_multicast() => Ok(group),
         Ok(_) => Err("not a multicast group: 224.0.0.0 to 239.255.255.255, or ff00::/8".to_owned()),
         Err(_) => Err("not an IP address".to_owned()),
+    }
+}
+
+/// Bits per second, with k, M or G for a thousand, a million or a billion.
+fn rate(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.as_bytes().last() {
+        Some(b'k') => (&text[..text.len() - 1], 1_000),
+        Some(b'M') => (&text[..text.len() - 1], 1_000_000),
+        Some(b'G') => (&text[..text.len() - 1], 1_000_000_000),
+        _ => (text, 1),
+    };
+    let number: u64 = digits.parse().map_err(|_| "expected bits per second, as 500k, 8M or 1G".to_owned())?;
+    number.checked_mul(unit).ok_or_else(|| "more than there can be".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rate;
+
+    #[test]
+    fn a_rate_is_read_with_its_unit() {
+        for (text, bits) in
+            [("0", 0), ("64", 64), ("500k", 500_000), ("8M", 8_000_000), ("1G", 1_000_000_000)]
+        {
+            assert_eq!(rate(text), Ok(bits));
+        }
+        for text in ["", "M", "8m", "-1", "1.5M", "99999999999999G"] {
+            rate(text).unwrap_err();
+        }
     }
 }

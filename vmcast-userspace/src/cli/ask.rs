@@ -98,6 +98,8 @@ fn policy(command: &PolicyCommand) -> Result<String, Failure> {
                 groups: args.groups.map(|prefix| prefix.to_string()),
                 source: args.source.map(|prefix| prefix.to_string()),
                 max_groups: args.max_groups,
+                max_bits_per_second: args.max_rate,
+                stream_bits_per_second: args.stream_rate,
             };
             asked(&args.ask, &Request::PolicyAdd { rule, before: args.before })
         }

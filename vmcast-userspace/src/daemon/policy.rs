@@ -79,11 +79,15 @@ fn read(rule: &PolicyRule) -> Result<Rule, String> {
         text.map(|text| text.parse().map_err(|error| format!("{name} {text:?} cannot be read: {error}")))
             .transpose()
     }
-    if rule.max_groups.is_some() && rule.effect == PolicyEffect::Deny {
-        return Err("a limit of groups belongs to a rule that allows".to_owned());
+    let limits = rule.max_groups.is_some() || rule.max_bits_per_second.is_some();
+    if limits && rule.effect == PolicyEffect::Deny {
+        return Err("a limit belongs to a rule that allows".to_owned());
     }
-    if rule.action == PolicyAction::Send && (rule.source.is_some() || rule.max_groups.is_some()) {
-        return Err("of sending, the source is who sends: say --from, and no limit of groups".to_owned());
+    if rule.action == PolicyAction::Send && (rule.source.is_some() || limits) {
+        return Err("of sending, the source is who sends: say --from, and no limit".to_owned());
+    }
+    if rule.stream_bits_per_second.is_some() && rule.max_bits_per_second.is_none() {
+        return Err("what a stream takes matters to a limit alone: say --max-rate, too".to_owned());
     }
     Ok(Rule {
         id: 0,
@@ -95,6 +99,8 @@ fn read(rule: &PolicyRule) -> Result<Rule, String> {
         groups: part("the range of groups", rule.groups.as_ref())?,
         source: part("the network of sources", rule.source.as_ref())?,
         max_groups: rule.max_groups,
+        max_bits: rule.max_bits_per_second,
+        stream_bits: rule.stream_bits_per_second,
     })
 }
 
@@ -144,6 +150,8 @@ fn shown(policy: &Policy) -> api::Policy {
         groups: rule.groups.map(|prefix| prefix.to_string()),
         source: rule.source.map(|prefix| prefix.to_string()),
         max_groups: rule.max_groups,
+        max_bits_per_second: rule.max_bits,
+        stream_bits_per_second: rule.stream_bits,
     };
     api::Policy {
         version: policy.version,

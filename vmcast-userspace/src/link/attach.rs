@@ -20,6 +20,7 @@ use vmcast_proto::{
     nearest,
     registry::{AnswerKind, NodeId, Registration, Role},
 };
+use vmcast_signal::v1;
 
 use crate::identity::NodeIdentity;
 
@@ -29,6 +30,7 @@ use super::{
     client::Granted,
     find::Finder,
     line::{SharedNotes, VmrOrder},
+    refused::{self, RefusedGroups, RefusedQuestion},
     renew,
 };
 
@@ -108,7 +110,13 @@ pub struct Attachment {
     commands: mpsc::UnboundedSender<Command>,
     /// What the admin tells a VMR, until somebody has taken it.
     orders: Option<mpsc::Receiver<VmrOrder>>,
-    line: Option<JoinHandle<()>>,
+    /// A VMR's line, or the task in which an agent asks.
+    line: JoinHandle<()>,
+    /// What a VMR refuses, for its line.
+    refuses: watch::Sender<v1::RefusedJoins>,
+    /// What an agent asks about refusals, and what it is told.
+    refused_question: watch::Sender<Option<RefusedQuestion>>,
+    refused: watch::Receiver<RefusedGroups>,
     notes: SharedNotes,
     task: Option<JoinHandle<()>>,
     renewal: Option<AbortHandle>,
@@ -139,13 +147,19 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
     let mut backoff = || Backoff::new(RETRY.0, RETRY.1, random.number());
     let (register_backoff, find_backoff) = (backoff(), backoff());
     let notes = SharedNotes::default();
+    let (refuses, refuses_rx) = watch::channel(v1::RefusedJoins::default());
+    let (refused_question, questions) = watch::channel(None);
+    let (refused_tx, refused) = watch::channel(RefusedGroups::new());
+    let id = settings.registration.id.clone();
     let (orders, line) = match settings.registration.role {
         Role::Vmr { .. } => {
-            let id = settings.registration.id.clone();
-            let (orders, line) = super::line::hold(client.clone(), id, backoff(), notes.clone());
-            (Some(orders), Some(line))
+            let (orders, line) = super::line::hold(client.clone(), id, backoff(), refuses_rx, notes.clone());
+            (Some(orders), line)
         }
-        Role::Agent => (None, None),
+        Role::Agent => {
+            let seed = random.number();
+            (None, tokio::spawn(refused::ask(client.clone(), id, seed, questions, refused_tx)))
+        }
     };
     let renewal = settings.identity.clone().map(|identity| {
         tokio::spawn(renew::run(identity, client.clone(), Random::new(random.number()))).abort_handle()
@@ -168,7 +182,21 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
         dead: BTreeMap::new(),
     };
     let task = Some(tokio::spawn(task.run(commands_rx)));
-    Ok(Attachment { upstreams, draining, status, first_admin, commands, orders, line, notes, task, renewal })
+    Ok(Attachment {
+        upstreams,
+        draining,
+        status,
+        first_admin,
+        commands,
+        orders,
+        line,
+        refuses,
+        refused_question,
+        refused,
+        notes,
+        task,
+        renewal,
+    })
 }
 
 impl Attachment {
@@ -195,6 +223,30 @@ impl Attachment {
     /// What the admin tells this VMR; whoever has taken it gets all of it.
     pub fn take_orders(&mut self) -> Option<mpsc::Receiver<VmrOrder>> {
         self.orders.take()
+    }
+
+    /// Says which joins this VMR refuses, in place of those that it said before; the admins tell those who made them.
+    pub fn refuses(&self, joins: v1::RefusedJoins) {
+        self.refuses.send_if_modified(|known| {
+            let changed = *known != joins;
+            *known = joins;
+            changed
+        });
+    }
+
+    /// Says what does not come to this agent; the admin is asked whether that is refused.
+    pub fn ask_refused(&self, question: Option<RefusedQuestion>) {
+        self.refused_question.send_if_modified(|known| {
+            let changed = *known != question;
+            *known = question;
+            changed
+        });
+    }
+
+    /// The groups that the VMR refuses to this agent, as far as the admin was asked. A change is seen on the receiver.
+    #[must_use]
+    pub fn refused(&self) -> watch::Receiver<RefusedGroups> {
+        self.refused.clone()
     }
 
     /// A Relay Discovery with `nonce` came to an endpoint of this VMR. To be called before it is answered: by this the
@@ -259,7 +311,7 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        for task in self.task.iter().chain(&self.line) {
+        for task in self.task.iter().chain([&self.line]) {
             task.abort();
         }
         if let Some(renewal) = &self.renewal {

@@ -1,7 +1,7 @@
 //! The calls, over whichever admin answers.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::Display,
     future::Future,
     net::{IpAddr, SocketAddr},
@@ -303,6 +303,34 @@ impl AdminClient {
             })
             .await?;
         Ok(response.ordered)
+    }
+
+    /// Asks which of this node's joins a VMR refuses, and why: by group.
+    ///
+    /// # Errors
+    /// If no admin answers or the one that does refuses, as one that does not know the question.
+    pub(super) async fn refused_joins(
+        &self,
+        id: &NodeId,
+        vmr: &NodeId,
+        tunnel: SocketAddr,
+    ) -> Result<BTreeMap<IpAddr, String>, AdminError> {
+        let request = v1::RefusedJoinsRequest {
+            node_id: id.to_string(),
+            vmr_id: vmr.to_string(),
+            tunnel: tunnel.to_string(),
+        };
+        let response = self
+            .call(|mut client| {
+                let request = request.clone();
+                async move { client.refused_joins(request).await }
+            })
+            .await?;
+        let read = |join: v1::RefusedJoin| match join.group.parse() {
+            Ok(group) => Ok((group, join.reason)),
+            Err(error) => Err(AdminError::Answer(format!("a refused group {:?}: {error}", join.group))),
+        };
+        response.joins.into_iter().map(read).collect()
     }
 
     /// Opens a VMR's standing line to the current admin.

@@ -7,8 +7,8 @@ use std::{
 
 use futures_util::stream::unfold;
 use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, timeout},
+    sync::{mpsc, watch},
+    time::{Instant, sleep, sleep_until},
 };
 use tracing::{debug, error};
 use vmcast_proto::{
@@ -66,12 +66,13 @@ pub(super) fn hold(
     client: AdminClient,
     vmr: NodeId,
     mut backoff: Backoff,
+    mut refused: watch::Receiver<v1::RefusedJoins>,
     notes: SharedNotes,
 ) -> (mpsc::Receiver<VmrOrder>, tokio::task::JoinHandle<()>) {
     let (orders, receiver) = mpsc::channel(QUEUE);
     let task = tokio::spawn(async move {
         while !orders.is_closed() {
-            match attend(&client, &vmr, &orders, &mut backoff, &notes).await {
+            match attend(&client, &vmr, &orders, &mut backoff, &mut refused, &notes).await {
                 Ok(()) => debug!("the line to the admin ended"),
                 Err(failure) => debug!(%failure, "no line to the admin"),
             }
@@ -86,27 +87,44 @@ async fn attend(
     vmr: &NodeId,
     orders: &mpsc::Sender<VmrOrder>,
     backoff: &mut Backoff,
+    refused: &mut watch::Receiver<v1::RefusedJoins>,
     notes: &SharedNotes,
 ) -> Result<(), AdminError> {
     let (answers, queue) = mpsc::channel(ANSWERS);
-    let first = v1::AttendRequest { node_id: vmr.to_string(), answered: 0, noted: None };
+    let first = v1::AttendRequest { node_id: vmr.to_string(), answered: 0, ..v1::AttendRequest::default() };
     // The queue is new and has room.
     let _ = answers.try_send(first);
     let outgoing = unfold(queue, async |mut queue| Some((queue.recv().await?, queue)));
     let mut commands = client.attend(outgoing).await?;
+    // The admin may remember what was so before.
+    refused.mark_changed();
+    let mut silent_at = Instant::now() + SILENCE;
     loop {
-        let command = match timeout(SILENCE, commands.message()).await {
-            Ok(Ok(Some(command))) => command,
-            Ok(Ok(None)) | Err(_) => return Ok(()),
-            Ok(Err(status)) => return Err(AdminError::refused(&status)),
+        let command = tokio::select! {
+            command = commands.message() => match command {
+                Ok(Some(command)) => command,
+                Ok(None) => return Ok(()),
+                Err(status) => return Err(AdminError::refused(&status)),
+            },
+            () = sleep_until(silent_at) => return Ok(()),
+            Ok(()) = refused.changed() => {
+                let refused = Some(refused.borrow_and_update().clone());
+                let said = v1::AttendRequest { refused, ..v1::AttendRequest::default() };
+                if answers.try_send(said).is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
         };
         let now = Instant::now();
+        silent_at = now + SILENCE;
         backoff.reset();
         let noted = match &command.what {
             Some(What::ReturnProbe(probe)) => notes.answer(*probe),
             Some(_) | None => None,
         };
-        let answer = v1::AttendRequest { node_id: String::new(), answered: command.number, noted };
+        let answer =
+            v1::AttendRequest { node_id: String::new(), answered: command.number, noted, refused: None };
         if answers.try_send(answer).is_err() {
             return Ok(());
         }

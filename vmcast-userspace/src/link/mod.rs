@@ -12,6 +12,7 @@ mod find;
 mod identity;
 mod line;
 mod probe;
+mod refused;
 mod renew;
 
 pub use attach::{Attachment, LinkState, LinkStatus, Settings, attach};
@@ -22,6 +23,7 @@ pub use find::{RankedVmr, RankedVmrs};
 pub use identity::open_identity;
 pub use line::VmrOrder;
 pub use probe::{probe, probed};
+pub use refused::{RefusedGroups, RefusedQuestion};
 #[cfg(test)]
 pub(crate) use renew::renew;
 

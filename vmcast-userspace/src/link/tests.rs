@@ -16,6 +16,7 @@ use vmcast_proto::{
     nearest,
     registry::{About, AnswerKind, NodeId, RefusalReason, Registration, Role},
 };
+use vmcast_signal::v1;
 use vmcast_wire::amt::Message;
 
 use super::*;
@@ -426,5 +427,44 @@ async fn by_round_trip_time_all_vmrs_probe_the_requester_and_the_first_probe_nam
     assert_eq!(names(&told)[0], "near");
     let status = bed.handle.status();
     assert!(status.lines.orders >= 2 && status.counters.drains == 1, "{:?}", status.lines);
+    bed.stop().await;
+}
+
+// proves D4: a join that a VMR refuses is told to the node that made it, and to nobody else, until it is allowed
+#[tokio::test]
+async fn a_node_hears_why_its_join_is_refused_and_when_no_longer() {
+    let bed = Bed::new().await;
+    let relay = Relay::start([127, 1, 0, 9], 60).await;
+    let vmr = vmr(&bed, "core", 0, &relay);
+    let (agent, other) = (agent(&bed, "a", [127, 1, 0, 2]), agent(&bed, "b", [127, 1, 0, 3]));
+    for attachment in [&vmr, &agent, &other] {
+        registered(attachment).await;
+    }
+    let group: IpAddr = [239, 1, 1, 1].into();
+    let tunnel = SocketAddr::from(([127, 1, 0, 2], 5000));
+    let question = |tunnel| RefusedQuestion { vmr: id("core"), tunnel, missing: [group].into() };
+    agent.ask_refused(Some(question(tunnel)));
+    // Whose tunnel begins elsewhere is not told of it.
+    other.ask_refused(Some(question(tunnel)));
+    let join = |tunnel: &str| v1::RefusedJoin {
+        tunnel: tunnel.to_owned(),
+        group: group.to_string(),
+        reason: "rule 1 of the policy forbids it".to_owned(),
+    };
+    vmr.refuses(v1::RefusedJoins { joins: vec![join("127.1.0.2:5001"), join("127.1.0.2:5000")] });
+    let refused = wait(&mut agent.refused(), |refused| !refused.is_empty()).await;
+    assert_eq!(refused, [(group, "rule 1 of the policy forbids it".to_owned())].into());
+    assert!(other.refused().borrow().is_empty());
+    vmr.refuses(v1::RefusedJoins { joins: vec![join("127.1.0.2:5001")] });
+    wait(&mut agent.refused(), RefusedGroups::is_empty).await;
+
+    // What cannot be read changes nothing, and is counted.
+    vmr.refuses(v1::RefusedJoins { joins: vec![join("nowhere")] });
+    until(async || bed.handle.status().malformed == 1).await;
+    let of = |port| bed.handle.refused_joins(&id("core"), SocketAddr::from(([127, 1, 0, 2], port))).len();
+    assert_eq!((of(5000), of(5001)), (0, 1));
+    // A VMR that leaves refuses nothing.
+    vmr.close().await;
+    until(async || of(5001) == 0).await;
     bed.stop().await;
 }

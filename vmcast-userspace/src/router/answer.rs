@@ -104,7 +104,7 @@ fn status(router: &Router, now: Instant) -> api::Status {
 /// Of the joins that the policy refuses as many as a person reads, and the sources.
 fn refused(router: &Router) -> Vec<api::Refused> {
     let policed = &router.core.policed;
-    let joins = policed.refused().map(|(group, refused)| api::Refused {
+    let joins = policed.refused().map(|(_, group, refused)| api::Refused {
         group,
         who: refused.who,
         reason: refused.reason.to_string(),
@@ -172,6 +172,7 @@ fn groups(router: &Router, page: &api::Page, now: Instant) -> api::Groups {
             last_packet_ms: silence.map(millis),
             state,
             priority: priority(router.core.priorities.of(&info.stream)),
+            refused: None,
         }
     });
     api::Groups { next, groups }
@@ -208,6 +209,7 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
             filter: filter(&info.filter),
             configured: info.is_stated,
             waits: info.waits,
+            refused: None,
             age_ms: joined.map_or(0, |joined| millis(now.saturating_duration_since(joined.at))),
             packets: sent.packets,
             bytes: sent.bytes,

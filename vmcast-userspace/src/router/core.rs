@@ -588,6 +588,7 @@ impl Core {
             let input = mrib::Input::StreamActive { stream: *stream, packets: counters.packets };
             self.mrib.handle_input(now, input);
         }
+        self.measure(now, streams);
         self.note_traffic(now, streams);
         if let Some(upstream) = &mut self.upstream {
             // Streams of our own networks and of other relays say nothing about the upstream.

@@ -3,31 +3,46 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    ops::Bound,
+    time::Instant,
 };
 
-use vmcast_common::fib::Output;
+use vmcast_common::fib::{Output, Stream};
 use vmcast_proto::{
     Filter,
-    policy::{Policy, Reason},
+    policy::{Bandwidth, Policy, Reason},
 };
 
 /// Refusals that are remembered, to be shown; all are counted.
 const REMEMBERED: usize = 4096;
+/// Refusals of one member that are remembered.
+const OF_MEMBER: usize = 64;
+
+/// Joins that are judged again at a time, since there may be room.
+const RECONSIDERED: usize = 256;
 
 /// A join that was refused, wholly or in part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refused {
     pub(super) who: Option<IpAddr>,
     pub(super) reason: Reason,
+    /// What it is, if there may be room for it later.
+    wanted: Option<Filter>,
 }
 
 /// The policy at work.
 #[derive(Debug, Default)]
 pub(super) struct Policed {
     policy: Policy,
-    refused: BTreeMap<(IpAddr, u32), Refused>,
+    /// By member and group.
+    refused: BTreeMap<(u32, IpAddr), Refused>,
+    /// Whether other joins are refused than when it was last asked.
+    has_changed: bool,
     /// The groups that each member has by a rule with a limit.
     counted: BTreeMap<u32, BTreeSet<IpAddr>>,
+    bandwidth: Bandwidth,
+    /// The join that was last judged again.
+    reconsidered: Option<(u32, IpAddr)>,
     counters: [u64; Reason::LABELS.len()],
 }
 
@@ -47,13 +62,15 @@ impl Policed {
         changed
     }
 
-    /// What a member at `who` is given of what it wants.
+    /// What a member at `who` is given of what it wants, who has `had` of the group: a limit of bandwidth does not take
+    /// that away.
     pub(super) fn permit(
         &mut self,
         who: Option<IpAddr>,
         member: Output,
         group: IpAddr,
         wanted: Filter,
+        had: &Filter,
     ) -> Filter {
         let number = member.number();
         if let Some(groups) = self.counted.get_mut(&number) {
@@ -63,42 +80,57 @@ impl Policed {
             }
         }
         if wanted.is_none() {
-            self.refused.remove(&(group, number));
+            self.has_changed |= self.refused.remove(&(number, group)).is_some();
+            self.bandwidth.admit(number, group, had, wanted.clone(), Vec::new());
             return wanted;
         }
         let others =
             self.counted.get(&number).map_or(0, |groups| u32::try_from(groups.len()).unwrap_or(u32::MAX));
         let permitted = self.policy.receive(who, group, &wanted, others);
-        match permitted.refused {
-            None => {
-                self.refused.remove(&(group, number));
+        let parts = self.policy.limited(who, group, &permitted.filter);
+        let (filter, beyond) = self.bandwidth.admit(number, group, had, permitted.filter, parts);
+        match permitted.refused.or(beyond) {
+            None => self.has_changed |= self.refused.remove(&(number, group)).is_some(),
+            Some(reason) => {
+                // Of what is refused for good, a part may have room later.
+                let may_come = reason.is_of_room() || beyond.is_some();
+                let wanted = may_come.then_some(wanted);
+                self.refuse(group, number, Refused { who, reason, wanted });
             }
-            Some(reason) => self.refuse(group, number, Refused { who, reason }),
         }
-        if permitted.counts && !permitted.filter.is_none() {
+        if permitted.counts && !filter.is_none() {
             self.counted.entry(number).or_default().insert(group);
         }
-        permitted.filter
+        filter
     }
 
     /// A member is gone with all its groups.
     pub(super) fn gone(&mut self, member: Output) {
         let gone = member.number();
         self.counted.remove(&gone);
-        self.refused.retain(|(_, number), _| *number != gone);
+        self.bandwidth.gone(gone);
+        let groups: Vec<_> = self.of_member(gone).collect();
+        self.has_changed |= !groups.is_empty();
+        for group in groups {
+            self.refused.remove(&(gone, group));
+        }
     }
 
     fn refuse(&mut self, group: IpAddr, number: u32, refused: Refused) {
-        let known = self.refused.get(&(group, number));
+        let known = self.refused.get(&(number, group));
         if known == Some(&refused) {
             // A member says again what it wants.
             return;
         }
-        let Refused { who, reason } = refused;
-        self.counters[reason.index()] += 1;
-        tracing::info!(%group, who = ?who, %reason, "a join is refused");
-        if known.is_some() || self.refused.len() < REMEMBERED {
-            self.refused.insert((group, number), refused);
+        let Refused { who, reason, .. } = refused;
+        if known.is_none_or(|known| known.reason != reason) {
+            self.counters[reason.index()] += 1;
+            tracing::info!(%group, who = ?who, %reason, "a join is refused");
+        }
+        let has_room = self.refused.len() < REMEMBERED && self.of_member(number).count() < OF_MEMBER;
+        if known.is_some() || has_room {
+            self.refused.insert((number, group), refused);
+            self.has_changed = true;
         }
     }
 
@@ -114,9 +146,39 @@ impl Policed {
         }
     }
 
-    /// The joins that are refused at present.
-    pub(super) fn refused(&self) -> impl Iterator<Item = (IpAddr, Refused)> {
-        self.refused.iter().map(|((group, _), refused)| (*group, *refused))
+    /// The joins that are refused at present, with the numbers of their members.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (u32, IpAddr, &Refused)> {
+        self.refused.iter().map(|((number, group), refused)| (*number, *group, refused))
+    }
+
+    fn of_member(&self, number: u32) -> impl Iterator<Item = IpAddr> {
+        let first = (number, IpAddr::from([0; 4]));
+        let all = self.refused.range(first..).take_while(move |((of, _), _)| *of == number);
+        all.map(|((_, group), _)| *group)
+    }
+
+    /// The counters of a stream were read.
+    pub(super) fn note(&mut self, now: Instant, stream: Stream, bytes: u64) {
+        if self.policy.limits_bandwidth() {
+            self.bandwidth.note(now, stream.group, stream.source, bytes);
+        }
+    }
+
+    /// The next joins for which there may be room now; all of them, in several calls.
+    pub(super) fn reconsider(&mut self) -> Vec<(Output, IpAddr, Filter)> {
+        let after = self.reconsidered.map_or(Bound::Unbounded, Bound::Excluded);
+        let waiting = self
+            .refused
+            .range((after, Bound::Unbounded))
+            .filter_map(|(&key, refused)| Some((key, Output::from_number(key.0)?, refused.wanted.clone()?)));
+        let next: Vec<_> = waiting.take(RECONSIDERED).collect();
+        self.reconsidered = next.last().map(|(key, ..)| *key).filter(|_| next.len() == RECONSIDERED);
+        next.into_iter().map(|((_, group), member, wanted)| (member, group, wanted)).collect()
+    }
+
+    /// Whether other joins are refused than when this was last asked.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.has_changed)
     }
 
     pub(super) fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
@@ -142,6 +204,8 @@ mod tests {
             groups: None,
             source: None,
             max_groups,
+            max_bits: None,
+            stream_bits: None,
         }
     }
 
@@ -149,15 +213,15 @@ mod tests {
     fn a_refusal_is_counted_once_and_shown_until_it_ends() {
         let mut policed = Policed::default();
         let (group, member) = ([239, 1, 1, 1].into(), Output::Tunnel(TunnelId(4)));
-        assert_eq!(policed.permit(None, member, group, Filter::any()), Filter::any());
+        assert_eq!(policed.permit(None, member, group, Filter::any(), &Filter::none()), Filter::any());
         let deny = Policy { version: 2, rules: vec![rule(Effect::Deny, None)], ..Policy::default() };
         assert!(policed.set(deny.clone()) && !policed.set(deny));
         for _ in 0..3 {
-            assert!(policed.permit(None, member, group, Filter::any()).is_none());
+            assert!(policed.permit(None, member, group, Filter::any(), &Filter::none()).is_none());
         }
         assert_eq!(policed.counters().collect::<Vec<_>>()[0], ("by_rule", 1));
         assert_eq!(policed.refused().count(), 1);
-        assert!(policed.permit(None, member, group, Filter::none()).is_none());
+        assert!(policed.permit(None, member, group, Filter::none(), &Filter::none()).is_none());
         assert_eq!(policed.refused().count(), 0);
     }
 
@@ -166,12 +230,63 @@ mod tests {
         let mut policed = Policed::default();
         policed.set(Policy { rules: vec![rule(Effect::Allow, Some(1))], ..Policy::default() });
         let member = Output::Tunnel(TunnelId(4));
-        let mut join = |last: u8, filter| policed.permit(None, member, [239, 1, 1, last].into(), filter);
+        let mut join = |last: u8, filter| {
+            policed.permit(None, member, [239, 1, 1, last].into(), filter, &Filter::none())
+        };
         assert!(!join(1, Filter::any()).is_none());
         assert!(!join(1, Filter::any()).is_none(), "it says so again");
         assert!(join(2, Filter::any()).is_none());
         join(1, Filter::none());
         assert!(!join(2, Filter::any()).is_none());
         assert_eq!(policed.counters().collect::<Vec<_>>()[2], ("too_many_groups", 1));
+    }
+
+    // proves D4: a join that is refused for want of room comes when there is room, whoever makes it
+    #[test]
+    fn who_is_refused_for_want_of_room_is_judged_again() {
+        let mut policed = Policed::default();
+        let limited = Rule { max_bits: Some(5), stream_bits: Some(3), ..rule(Effect::Allow, None) };
+        policed.set(Policy { rules: vec![limited], ..Policy::default() });
+        let group = |last: u8| IpAddr::from([239, 1, 1, last]);
+        let none = Filter::none();
+        let members: Vec<_> = (0..300).map(|id| Output::Tunnel(TunnelId(id))).collect();
+        for &member in &members {
+            assert!(!policed.permit(None, member, group(1), Filter::any(), &none).is_none());
+            assert!(policed.permit(None, member, group(2), Filter::any(), &none).is_none());
+        }
+        assert_eq!(policed.counters().last(), Some(("too_much_bandwidth", 300)));
+        for &member in &members {
+            policed.permit(None, member, group(1), Filter::none(), &Filter::any());
+        }
+        let mut again = Vec::new();
+        for _ in 0..2 {
+            again.extend(policed.reconsider());
+        }
+        assert_eq!(
+            again,
+            members.iter().map(|member| (*member, group(2), Filter::any())).collect::<Vec<_>>()
+        );
+        for (member, group, wanted) in again {
+            assert!(!policed.permit(None, member, group, wanted, &none).is_none());
+        }
+        assert_eq!((policed.refused().count(), policed.reconsider()), (0, vec![]));
+    }
+
+    #[test]
+    fn refusals_of_one_member_leave_room_for_those_of_others() {
+        let mut policed = Policed::default();
+        policed.set(Policy { rules: vec![rule(Effect::Deny, None)], ..Policy::default() });
+        let (greedy, other) = (Output::Tunnel(TunnelId(4)), Output::Tunnel(TunnelId(5)));
+        for number in 0..10_000_u16 {
+            let [a, b] = number.to_be_bytes();
+            policed.permit(None, greedy, [239, 1, a, b].into(), Filter::any(), &Filter::none());
+        }
+        policed.permit(None, other, [239, 1, 1, 1].into(), Filter::any(), &Filter::none());
+        assert!(policed.take_changed() && !policed.take_changed());
+        assert_eq!(policed.refused().count(), OF_MEMBER + 1);
+        assert_eq!(policed.refused().filter(|(number, ..)| *number == other.number()).count(), 1);
+        policed.gone(greedy);
+        assert_eq!(policed.refused().count(), 1);
+        assert!(policed.take_changed());
     }
 }

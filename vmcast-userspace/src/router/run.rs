@@ -552,6 +552,7 @@ impl Router {
                     if let Some(attachment) = &self.attachment {
                         attachment.serves(self.core.relay.tunnel_count());
                     }
+                    self.tell_refused();
                     self.catch_up(now);
                     self.write_recordings();
                 }

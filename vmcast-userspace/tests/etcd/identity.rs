@@ -10,9 +10,13 @@ use vmcast::{
         Authority, IdentityError, JoinToken, NodeIdentity, Role, Roster, ServerTls, TokenOrder, join,
         shared_authority,
     },
-    link::AdminClient,
+    link::{AdminClient, Attachment, RefusedQuestion, Settings, attach},
 };
-use vmcast_proto::registry::{Config, NodeId, Registration, Registry, Role as NodeRole};
+use vmcast_proto::{
+    nearest,
+    registry::{Config, NodeId, Registration, Registry, Role as NodeRole},
+};
+use vmcast_signal::v1;
 
 use crate::{
     Outcome,
@@ -24,6 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("a token that was used at one admin is used up at the other, also at the same time", replayed),
         trial("a node that is revoked at one admin is out at the other within a second", revoked),
+        trial("a join that a VMR at one admin refuses is told to the agent at the other", refused),
         trial("a certificate that is renewed while its node is revoked elsewhere does not count", renewed),
     ]
 }
@@ -31,6 +36,9 @@ pub(crate) fn trials() -> Vec<Trial> {
 const SECRET: &[u8] = b"what both admins know";
 /// Revocations hold at every admin within that.
 const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// A test that waits longer than this hangs.
+const HANG: Duration = Duration::from_secs(60);
 
 /// An admin on loopback over the cluster.
 struct Running {
@@ -66,7 +74,11 @@ impl Running {
     }
 
     async fn token(&self, admins: &[&Self], uses: u32) -> Result<JoinToken, Failed> {
-        let order = TokenOrder { role: Role::Agent, ttl: Duration::from_secs(3600), uses, node: None };
+        self.token_of(Role::Agent, admins, uses).await
+    }
+
+    async fn token_of(&self, role: Role, admins: &[&Self], uses: u32) -> Result<JoinToken, Failed> {
+        let order = TokenOrder { role, ttl: Duration::from_secs(3600), uses, node: None };
         let admins = admins.iter().map(|admin| admin.url.clone()).collect();
         let made = self.gate.with(move |roster, now| {
             let (id, secret) = roster.create_token(now, &order)?;
@@ -206,4 +218,51 @@ fn renewed(runtime: &Runtime) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// A node's link to one admin alone.
+fn attached(
+    admin: &Running,
+    identity: Arc<NodeIdentity>,
+    registration: Registration,
+) -> Result<Attachment, Failed> {
+    Ok(attach(Settings {
+        admins: vec![admin.url.clone()],
+        registration,
+        requery: Settings::REQUERY,
+        local: None,
+        probe: nearest::Config::default(),
+        seed: 5,
+        identity: Some(identity),
+    })?)
+}
+
+// proves D4: whichever admin an agent has, it hears why its join is refused, and that it no longer is
+fn refused(runtime: &Runtime) -> Outcome {
+    let cluster = Cluster::start(1)?;
+    let (one, two) = (Running::start(&cluster, runtime)?, Running::start(&cluster, runtime)?);
+    runtime.block_on(async {
+        let of_vmr = come_in(&one.token_of(Role::Router, &[&one], 1).await?, "core").await?;
+        let of_agent = come_in(&two.token(&[&two], 1).await?, "a").await?;
+        let (role, endpoints) = (NodeRole::Vmr { rank: 0 }, vec!["127.0.0.9:2268".parse()?]);
+        let vmr = attached(&one, of_vmr, Registration { role, endpoints, ..registration("core") })?;
+        let agent = attached(&two, of_agent, registration("a"))?;
+        let (group, tunnel): (std::net::IpAddr, _) = ([239, 1, 1, 1].into(), "127.0.0.1:5000");
+        agent.ask_refused(Some(RefusedQuestion {
+            vmr: id("core"),
+            tunnel: tunnel.parse()?,
+            missing: [group].into(),
+        }));
+        let reason = "rule 1 of the policy forbids it".to_owned();
+        let join =
+            v1::RefusedJoin { tunnel: tunnel.to_owned(), group: group.to_string(), reason: reason.clone() };
+        let mut told = agent.refused();
+        vmr.refuses(v1::RefusedJoins { joins: vec![join] });
+        let hear = told.wait_for(|groups| groups.get(&group) == Some(&reason));
+        tokio::time::timeout(HANG, hear).await.map_err(|_| "the agent does not hear of it")??;
+        vmr.refuses(v1::RefusedJoins::default());
+        let hear = told.wait_for(std::collections::BTreeMap::is_empty);
+        tokio::time::timeout(HANG, hear).await.map_err(|_| "the agent does not hear that it is over")??;
+        Ok(())
+    })
 }

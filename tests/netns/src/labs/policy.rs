@@ -1,10 +1,13 @@
 //! The admin's policy at work: what it forbids stops, and nothing else does.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
-use vmcast_lab::roles::{Role, wait_ready};
+use vmcast_lab::{
+    roles::{Role, wait_ready},
+    traffic::GroupPort,
+};
 
 use super::{
     bed::{Bed, Outcome, ensure, trial},
@@ -14,13 +17,26 @@ use super::{
 };
 
 pub(super) fn trials() -> Vec<Trial> {
-    vec![trial(
-        "what the policy forbids stops within a second, and what it allows loses nothing",
-        forbids_and_allows,
-    )]
+    vec![
+        trial(
+            "what the policy forbids stops within a second, and what it allows loses nothing",
+            forbids_and_allows,
+        ),
+        trial("an agent is told why its join is refused, until the policy allows it", tells_the_agent),
+        trial(
+            "who has as many groups as the policy allows is refused one more until it leaves one",
+            limits_groups,
+        ),
+        trial(
+            "who has as much bandwidth as the policy allows is refused more until it leaves some",
+            limits_bandwidth,
+        ),
+    ]
 }
 
 const SOME: u64 = 150;
+/// A second group.
+const OTHER: GroupPort = GroupPort { group: Ipv4Addr::new(239, 192, 7, 2), port: 5004 };
 /// A change takes effect within that.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
@@ -137,6 +153,169 @@ fn forbids_and_allows(bed: &mut Bed) -> Outcome {
     stays.more(bed, SOME)?;
     ensure!(goes.count() == count, "what the last policy forbids came after a restart");
     sender.stop()?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+/// What an agent shows of the reason for which a group is refused: in its status and its lists.
+fn reasons(agent: &Role) -> [Value; 3] {
+    let asked = |question: &[&str]| agent.ask(question).unwrap_or_default();
+    [
+        asked(&["status"])["refused"][0]["reason"].clone(),
+        asked(&["member", "list"])["members"][0]["refused"].clone(),
+        asked(&["group", "list"])["groups"][0]["refused"].clone(),
+    ]
+}
+
+// proves D4: refused joins carry the reason to the client, and it goes with the refusal
+fn tells_the_agent(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    let host = small.admin(bed)?;
+    let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
+    let router = router(bed, &small, &admin)?;
+    let mut agents = Vec::new();
+    for number in [1, 2] {
+        let word = token(&admin, &["--role", "agent"])?;
+        agents.push(agent(bed, small.client(number), "https://10.9.0.2:8440", &["--token", &word])?);
+    }
+    wait_ready(&mut agents, bed.clock)?;
+    let bystander = small.forbid(bed, 3)?;
+    let policy =
+        change(&admin, &["add", "deny", "receive", "--from", "10.5.2.0/24", "--groups", "239.192.0.0/16"])?;
+    carries_out(bed, &router, &policy)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let stays = Listener::join(small.client(1), STREAM, None)?;
+    stays.more(bed, SOME)?;
+    let refused = Listener::join(small.client(2), STREAM, None)?;
+    let reason = Value::from("rule 1 of the policy forbids it");
+    bed.until("the agent shows the reason", || Ok(reasons(&agents[1]).iter().all(|shown| *shown == reason)))?;
+    ensure!(
+        reasons(&agents[0]).iter().all(Value::is_null),
+        "the neighbour is told {:?}",
+        reasons(&agents[0])
+    );
+    let stats = agents[1].ask(&["stats"]).unwrap_or_default();
+    ensure!(stats["control"]["policy"]["joins_refused"] == 1, "it counts {}", stats["control"]["policy"]);
+    ensure!(refused.count() == 0, "what is refused came {} times", refused.count());
+    stays.more(bed, SOME)?;
+
+    let policy = change(&admin, &["remove", "1"])?;
+    carries_out(bed, &router, &policy)?;
+    refused.more(bed, SOME)?;
+    bed.until("the reason is gone", || Ok(reasons(&agents[1]).iter().all(Value::is_null)))?;
+    stays.more(bed, SOME)?;
+    sender.stop()?;
+    for listener in [&stays, &refused] {
+        listener.heard().is_whole()?;
+    }
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+/// What a client with a limit has, beside a neighbour without one.
+struct Limited {
+    small: Small,
+    admin: Role,
+    router: Role,
+    agents: Vec<Role>,
+    senders: Vec<Sender>,
+    neighbours: Vec<Listener>,
+}
+
+impl Limited {
+    fn build(bed: &mut Bed, of_neighbour: &[GroupPort]) -> Result<Self, Failed> {
+        let small = Small::build(bed, 3)?;
+        let host = small.admin(bed)?;
+        let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
+        let router = router(bed, &small, &admin)?;
+        let mut agents = Vec::new();
+        for number in [1, 2] {
+            let word = token(&admin, &["--role", "agent"])?;
+            agents.push(agent(bed, small.client(number), "https://10.9.0.2:8440", &["--token", &word])?);
+        }
+        wait_ready(&mut agents, bed.clock)?;
+        let (mut senders, mut neighbours) = (Vec::new(), Vec::new());
+        for group in [STREAM, OTHER] {
+            senders.push(Sender::start(&small.source, SOURCE, group)?);
+        }
+        for &group in of_neighbour {
+            neighbours.push(Listener::join(small.client(1), group, None)?);
+        }
+        for listener in &neighbours {
+            listener.more(bed, SOME)?;
+        }
+        Ok(Self { small, admin, router, agents, senders, neighbours })
+    }
+
+    /// Client 2 joins one group and is refused another, which it gets as soon as it leaves the first.
+    fn one_and_then_the_other(&self, bed: &Bed, reason: &str, counter: &str) -> Result<Listener, Failed> {
+        let client = self.small.client(2);
+        let first = Listener::join(client, STREAM, None)?;
+        first.more(bed, SOME)?;
+        let beyond = Listener::join(client, OTHER, None)?;
+        bed.until_answer("the agent shows the reason", &self.agents[1], &["status"], |status| {
+            status["refused"][0]["reason"] == reason && status["refused"][1].is_null()
+        })?;
+        let stats = self.router.ask(&["stats"]).unwrap_or_default();
+        let counters = &stats["control"]["policy"];
+        ensure!(counters[counter] == 1, "it counts {counters}");
+        ensure!(beyond.count() == 0, "what is beyond the limit came {} times", beyond.count());
+        first.more(bed, SOME)?;
+        first.heard().is_whole()?;
+        first.leave().is_whole()?;
+        beyond.more(bed, SOME)?;
+        bed.until_answer("the reason is gone", &self.agents[1], &["status"], |status| {
+            status["refused"].is_null()
+        })?;
+        Ok(beyond)
+    }
+
+    fn end(self, bed: &Bed, beyond: &Listener) -> Outcome {
+        for listener in &self.neighbours {
+            listener.more(bed, SOME)?;
+        }
+        for sender in self.senders {
+            sender.stop()?;
+        }
+        for listener in self.neighbours.iter().chain([beyond]) {
+            listener.heard().is_whole()?;
+        }
+        Ok(())
+    }
+}
+
+// proves D4: a limit of groups of one member, in a daemon; a neighbour's groups are its own
+fn limits_groups(bed: &mut Bed) -> Outcome {
+    let lab = Limited::build(bed, &[STREAM, OTHER])?;
+    let bystander = lab.small.forbid(bed, 3)?;
+    let policy =
+        change(&lab.admin, &["add", "allow", "receive", "--from", "10.5.2.0/24", "--max-groups", "1"])?;
+    carries_out(bed, &lab.router, &policy)?;
+    let reason = "rule 1 of the policy allows 1 groups and no more";
+    let beyond = lab.one_and_then_the_other(bed, reason, "too_many_groups")?;
+    lab.end(bed, &beyond)?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+// proves D4: a limit of bandwidth, by what the router measures and the rules declare; what flows is not cut by a lower one
+fn limits_bandwidth(bed: &mut Bed) -> Outcome {
+    let lab = Limited::build(bed, &[STREAM])?;
+    let bystander = lab.small.forbid(bed, 3)?;
+    let group = OTHER.group.to_string() + "/32";
+    let declared = ["--groups", &group, "--max-rate", "10M", "--stream-rate", "9900k"];
+    change(&lab.admin, &[&["add", "allow", "receive", "--from", "10.5.2.0/24"][..], &declared].concat())?;
+    let policy =
+        change(&lab.admin, &["add", "allow", "receive", "--from", "10.5.2.0/24", "--max-rate", "10M"])?;
+    carries_out(bed, &lab.router, &policy)?;
+    // For several seconds the router measures what the neighbour has; nothing is declared of that.
+    lab.neighbours[0].more(bed, 1000)?;
+    let reason = "rule 1 of the policy allows 10000000 bit/s and no more";
+    let beyond = lab.one_and_then_the_other(bed, reason, "too_much_bandwidth")?;
+    let lower = change(&lab.admin, &["add", "allow", "receive", "--max-rate", "1", "--before", "1"])?;
+    carries_out(bed, &lab.router, &lower)?;
+    beyond.more(bed, SOME)?;
+    lab.end(bed, &beyond)?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())
 }

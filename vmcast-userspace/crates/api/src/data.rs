@@ -45,6 +45,9 @@ pub struct Group {
     /// What its packets are marked with on their way out, if the operator states it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
+    /// Why the VMR refuses the group, wholly or for some sources; agents only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// What packets are marked with on their way out.
@@ -164,6 +167,9 @@ pub struct Member {
     /// Whether it waits for room for streams (`dataplane.max_streams`): it gets less than it asked for, or nothing.
     #[serde(default)]
     pub waits: bool,
+    /// Why the VMR refuses it, wholly or for some sources; agents only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
     /// Milliseconds since it joined.
     pub age_ms: u64,
     /// Packets that it was sent since it joined.

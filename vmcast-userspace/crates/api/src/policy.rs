@@ -72,6 +72,12 @@ pub struct PolicyRule {
     /// Of a rule that allows: so many groups of one member at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_groups: Option<u32>,
+    /// Of a rule that allows: so many bits per second of IP of one member at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bits_per_second: Option<u64>,
+    /// Of one with such a limit: what a stream takes until it is measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_bits_per_second: Option<u64>,
 }
 
 /// All rules, in their order: the first that fits decides.

@@ -61,6 +61,8 @@ fn policy_rule() -> PolicyRule {
         groups: Some("232.0.0.0/8".into()),
         source: Some("192.0.2.9/32".into()),
         max_groups: Some(4),
+        max_bits_per_second: Some(8_000_000),
+        stream_bits_per_second: Some(2_000_000),
     }
 }
 
@@ -85,6 +87,7 @@ fn group() -> Group {
         last_packet_ms: Some(2),
         state: GroupState::Forwarding,
         priority: Some(Priority { dscp: Some(46), pcp: 5, skb_priority: Some(6), queue: None }),
+        refused: Some("rule 7 of the policy forbids it".into()),
     }
 }
 
@@ -135,6 +138,7 @@ fn responses() -> Vec<Response> {
                 filter: Filter { mode: FilterMode::Exclude, sources: vec![[192, 0, 2, 66].into()] },
                 configured: true,
                 waits: true,
+                refused: Some("rule 7 of the policy forbids it".into()),
                 age_ms: 3,
                 packets: 4,
                 bytes: 5,
@@ -294,8 +298,10 @@ fn the_lines_of_version_1_stay_as_they_are() {
     for request in requests() {
         assert!(line(&request).contains(&format!("\"request\":\"{}\"", request.name())));
     }
-    let groups =
-        Response::Groups(Groups { next: None, groups: vec![Group { rpf: None, priority: None, ..group() }] });
+    let groups = Response::Groups(Groups {
+        next: None,
+        groups: vec![Group { rpf: None, priority: None, refused: None, ..group() }],
+    });
     assert_eq!(
         String::from_utf8(encode(&groups)).unwrap(),
         "{\"v\":1,\"response\":\"groups\",\"groups\":[{\"group\":\"232.1.1.1\",\"source\":\"192.0.2.9\",\

@@ -88,7 +88,7 @@ fn ask(name: &str) -> Ask {
 
 /// What a VMR says at first on its line, which it holds.
 fn says(name: &str) -> impl Stream<Item = v1::AttendRequest> + Send + 'static {
-    let first = v1::AttendRequest { node_id: name.to_owned(), answered: 0, noted: None };
+    let first = v1::AttendRequest { node_id: name.to_owned(), answered: 0, ..v1::AttendRequest::default() };
     stream::once(std::future::ready(first)).chain(stream::pending())
 }
 

@@ -181,7 +181,8 @@ async fn a_vmr_that_does_not_take_part_is_given_to_nobody_and_the_operator_sees_
     let client = AdminClient::new(&[bed.url()], None, None).expect("a client");
     client.register(&registration).await.expect("registered");
     let (answers, queue) = tokio::sync::mpsc::channel(8);
-    let says = |node: &str, answered| v1::AttendRequest { node_id: node.to_owned(), answered, noted: None };
+    let says =
+        |node: &str, answered| v1::AttendRequest { node_id: node.to_owned(), answered, ..Default::default() };
     answers.send(says("old", 0)).await.expect("room");
     let outgoing = futures_util::stream::unfold(queue, async |mut queue| Some((queue.recv().await?, queue)));
     let mut commands = client.attend(outgoing).await.expect("a line");

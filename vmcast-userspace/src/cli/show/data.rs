@@ -41,6 +41,7 @@ pub(crate) fn groups(groups: &Groups) -> String {
             group.bits_per_second.map_or_else(|| NONE.to_owned(), bit_rate),
             match group.state {
                 GroupState::Forwarding => "forwarding".to_owned(),
+                GroupState::Waiting if group.refused.is_some() => "refused".to_owned(),
                 GroupState::Waiting => "waiting".to_owned(),
                 GroupState::Silent => format!("silent{age}"),
                 GroupState::NoMember => "no member".to_owned(),
@@ -92,10 +93,11 @@ pub(crate) fn members(members: &Members, group: Option<IpAddr>) -> String {
                 more => format!("{} ({more} hosts)", place(&member.output)),
             },
             format!(
-                "{}{}{}",
+                "{}{}{}{}",
                 wants(&member.filter),
                 if member.configured { ", configured" } else { "" },
-                if member.waits { ", waits for room" } else { "" }
+                if member.waits { ", waits for room" } else { "" },
+                if member.refused.is_some() { ", refused" } else { "" }
             ),
             duration(member.age_ms),
             count(member.packets),

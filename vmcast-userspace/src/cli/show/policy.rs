@@ -1,8 +1,11 @@
 //! The policy.
 
-use vmcast_api::{Policy, PolicyVerdict};
+use vmcast_api::{Policy, PolicyRule, PolicyVerdict};
 
-use super::{table::Rows, unit::NONE};
+use super::{
+    table::Rows,
+    unit::{NONE, bit_rate},
+};
 
 /// `vmcast policy list`, and what it is after a change.
 pub(crate) fn policy(policy: &Policy) -> String {
@@ -10,7 +13,7 @@ pub(crate) fn policy(policy: &Policy) -> String {
     if policy.rules.is_empty() {
         return text;
     }
-    let mut rows = Rows::new(&["RULE", "WHAT", "NODE", "FROM", "GROUPS", "SOURCE", ">LIMIT"]);
+    let mut rows = Rows::new(&["RULE", "WHAT", "NODE", "FROM", "GROUPS", "SOURCE", "LIMIT"]);
     let any = |part: &Option<String>| part.clone().unwrap_or_else(|| "any".to_owned());
     for rule in &policy.rules {
         rows.row([
@@ -20,11 +23,20 @@ pub(crate) fn policy(policy: &Policy) -> String {
             any(&rule.who),
             any(&rule.groups),
             any(&rule.source),
-            rule.max_groups.map_or_else(|| NONE.to_owned(), |limit| limit.to_string()),
+            limit(rule),
         ]);
     }
     text += &rows.text(0);
     text
+}
+
+/// As `4 groups, 8.00 Mbit/s (a stream 2.00 Mbit/s)`.
+fn limit(rule: &PolicyRule) -> String {
+    let groups = rule.max_groups.map(|groups| format!("{groups} groups"));
+    let stream = rule.stream_bits_per_second.map(|bits| format!(" (a stream {})", bit_rate(bits)));
+    let bits = rule.max_bits_per_second.map(|bits| bit_rate(bits) + &stream.unwrap_or_default());
+    let limits: Vec<_> = groups.into_iter().chain(bits).collect();
+    if limits.is_empty() { NONE.to_owned() } else { limits.join(", ") }
 }
 
 /// `vmcast policy test`.
@@ -37,7 +49,7 @@ pub(crate) fn verdict(verdict: &PolicyVerdict) -> String {
 
 #[cfg(test)]
 mod tests {
-    use vmcast_api::{PolicyAction, PolicyEffect, PolicyRule};
+    use vmcast_api::{PolicyAction, PolicyEffect};
 
     use super::*;
 
@@ -52,7 +64,20 @@ mod tests {
             groups: Some("239.192.0.0/14".into()),
             source: None,
             max_groups: None,
+            max_bits_per_second: None,
+            stream_bits_per_second: None,
         };
+        let limited = PolicyRule {
+            effect: PolicyEffect::Allow,
+            max_groups: Some(4),
+            max_bits_per_second: Some(8_000_000),
+            stream_bits_per_second: Some(2_000_000),
+            ..rule.clone()
+        };
+        assert_eq!(
+            (limit(&rule), limit(&limited)),
+            (NONE.to_owned(), "4 groups, 8.00 Mbit/s (a stream 2.00 Mbit/s)".to_owned())
+        );
         let text = policy(&Policy { version: 4, default: PolicyEffect::Allow, rules: vec![rule] });
         assert!(text.starts_with("Version 4, where no rule fits: allow.\n"), "{text}");
         assert!(text.contains("deny receive") && text.contains("10.5.0.0/16"), "{text}");

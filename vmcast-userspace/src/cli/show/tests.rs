@@ -39,6 +39,7 @@ fn group(last: u8, source: Option<IpAddr>, rpf: Option<Place>, state: GroupState
         last_packet_ms: Some(12_000),
         state,
         priority: None,
+        refused: None,
     }
 }
 
@@ -105,6 +106,7 @@ fn the_longest_addresses_of_version_4_fit_the_terminal() {
         last_packet_ms: Some(3_599_000),
         state: GroupState::Silent,
         priority: None,
+        refused: None,
     };
     let shown = super::groups(&Groups { next: None, groups: vec![wide] });
     assert!(shown.lines().all(|line| line.len() <= 100), "{shown}");
@@ -118,6 +120,7 @@ fn member(output: Place, filter: Filter, packets: u64) -> Member {
         filter,
         configured: false,
         waits: false,
+        refused: None,
         age_ms: 65_000,
         packets,
         bytes: packets * 1344,
@@ -469,6 +472,7 @@ fn what_the_configuration_states_is_shown_as_such() {
         filter: Filter { mode: FilterMode::Exclude, sources: vec![] },
         configured: true,
         waits: true,
+        refused: Some("rule 3 of the policy forbids it".into()),
         age_ms: 3000,
         packets: 4,
         bytes: 5376,
@@ -478,7 +482,7 @@ fn what_the_configuration_states_is_shown_as_such() {
     };
     let shown = super::members(&Members { next: None, members: vec![member] }, None);
     assert!(
-        shown.contains("pop-west") && shown.contains("any source, configured, waits for room"),
+        shown.contains("pop-west") && shown.contains("any source, configured, waits for room, refused"),
         "{shown}"
     );
 }

@@ -3,12 +3,14 @@
 use std::{net::IpAddr, time::Instant};
 
 use vmcast_common::fib::{Output, Stream};
+use vmcast_dataplane::StreamStats;
 use vmcast_proto::{
     Filter, Machine as _,
     amt::relay,
     mrib::{self, Account},
     policy::Policy,
 };
+use vmcast_signal::v1;
 
 use super::Core;
 use crate::router::tunnels::tunnel_id;
@@ -38,13 +40,38 @@ impl Core {
     /// Gives a member what the policy allows of what it wants of a group, as far as there is room on its account.
     pub(super) fn want(&mut self, now: Instant, member: Output, group: IpAddr, wanted: Filter) {
         let who = self.address_of(member, group);
-        let filter = self.policed.permit(who, member, group, wanted);
+        let had = self.mrib.filter_of(group, member);
+        let filter = self.policed.permit(who, member, group, wanted, &had);
         let account = match member {
             Output::Interface(ifindex) => Some(Account::Interface(ifindex)),
             Output::Tunnel(_) => who.map(|address| Account::Network(relay::Prefix::of(address))),
             Output::Neighbour(_) | Output::Converted(_) => None,
         };
         self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter, account });
+    }
+
+    /// The joins that are refused to gateways.
+    pub(in crate::router) fn refused_joins(&self) -> impl Iterator<Item = v1::RefusedJoin> {
+        self.policed.refused().filter_map(|(number, group, refused)| {
+            let Some(Output::Tunnel(id)) = Output::from_number(number) else { return None };
+            let (_, remote, _) = self.relay.ends(id.0)?;
+            let (tunnel, group) = (remote.to_string(), group.to_string());
+            Some(v1::RefusedJoin { tunnel, group, reason: refused.reason.to_string() })
+        })
+    }
+
+    /// Streams were measured: there may be room for joins that were refused.
+    pub(super) fn measure(&mut self, now: Instant, streams: &[StreamStats]) {
+        for StreamStats { stream, counters } in streams {
+            self.policed.note(now, *stream, counters.bytes);
+        }
+        for (member, group, filter) in self.policed.reconsider() {
+            // One to which there is no way at present says it again when there is.
+            let waits = matches!(member, Output::Tunnel(id) if self.tunnels.is_waiting(id.0));
+            if !waits {
+                self.want(now, member, group, filter);
+            }
+        }
     }
 
     /// A member is gone with all its groups.

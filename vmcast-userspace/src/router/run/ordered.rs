@@ -3,10 +3,14 @@
 use std::{net::SocketAddr, time::Instant};
 
 use tokio::sync::mpsc;
+use vmcast_signal::v1;
 use vmcast_wire::amt::Message;
 
 use super::Router;
 use crate::{clock, link::VmrOrder};
+
+/// Joins that an admin is told of.
+const MOST_REFUSED: usize = 512;
 
 impl Router {
     /// Whoever discovers us may be about to be probed, or is the admin that proves where we are.
@@ -50,6 +54,16 @@ impl Router {
                     tracing::info!(draining, "the operator has changed whether this VMR takes new members");
                 }
             }
+        }
+    }
+
+    /// Tells the admins which joins are refused that came by tunnels: they tell those who made them.
+    pub(super) fn tell_refused(&mut self) {
+        if let Some(attachment) = &self.attachment
+            && self.core.policed.take_changed()
+        {
+            let joins = self.core.refused_joins().take(MOST_REFUSED).collect();
+            attachment.refuses(v1::RefusedJoins { joins });
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
-use super::{Action, Effect, Policy, Rule};
+use super::{Action, Effect, Limited, Policy, Rule};
 use crate::{Filter, mrib::covers, registry::Prefix};
 
 /// Why something is refused.
@@ -19,11 +19,18 @@ pub enum Reason {
         /// How many it allows.
         limit: u32,
     },
+    /// With it, a member would have more bits per second than a rule allows.
+    TooMuchBandwidth {
+        /// The rule.
+        rule: u32,
+        /// How many it allows.
+        limit: u64,
+    },
 }
 
 impl Reason {
     /// The names of the counters.
-    pub const LABELS: [&'static str; 3] = ["by_rule", "by_default", "too_many_groups"];
+    pub const LABELS: [&'static str; 4] = ["by_rule", "by_default", "too_many_groups", "too_much_bandwidth"];
 
     /// Which of the counters is its.
     #[must_use]
@@ -32,6 +39,16 @@ impl Reason {
             Self::Rule(_) => 0,
             Self::Default => 1,
             Self::TooManyGroups { .. } => 2,
+            Self::TooMuchBandwidth { .. } => 3,
+        }
+    }
+
+    /// Whether there may be room later, without another policy.
+    #[must_use]
+    pub const fn is_of_room(self) -> bool {
+        match self {
+            Self::Rule(_) | Self::Default => false,
+            Self::TooManyGroups { .. } | Self::TooMuchBandwidth { .. } => true,
         }
     }
 }
@@ -43,6 +60,9 @@ impl fmt::Display for Reason {
             Self::Default => f.write_str("no rule of the policy allows it"),
             Self::TooManyGroups { rule, limit } => {
                 write!(f, "rule {rule} of the policy allows {limit} groups and no more")
+            }
+            Self::TooMuchBandwidth { rule, limit } => {
+                write!(f, "rule {rule} of the policy allows {limit} bit/s and no more")
             }
         }
     }
@@ -96,9 +116,9 @@ impl Rule {
         }
     }
 
-    /// How many groups it allows to whoever asks for all but these sources, a part of which is its own.
-    fn limit_of_part(&self, excluded: &BTreeSet<IpAddr>) -> Option<u32> {
-        self.max_groups.filter(|_| self.source.is_some_and(|prefix| asks_for(prefix, excluded)))
+    /// Whether somebody who asks for all but these sources asks for one of its own.
+    fn has_part_of(&self, excluded: &BTreeSet<IpAddr>) -> bool {
+        self.source.is_some_and(|prefix| asks_for(prefix, excluded))
     }
 }
 
@@ -115,16 +135,44 @@ impl Policy {
         (rule, rule.map_or(self.default, |rule| rule.effect))
     }
 
-    /// The rules that allow a member so many groups of a part of the sources, before one decides for all but these.
-    fn limits_of_parts(
+    /// The rules about a part of the sources, before one decides for all but these.
+    fn parts_before(
         &self,
         subject: Option<IpAddr>,
         group: IpAddr,
         excluded: &BTreeSet<IpAddr>,
-    ) -> impl Iterator<Item = (u32, u32)> {
+    ) -> impl Iterator<Item = &Rule> {
         let fitting = self.rules.iter().filter(move |rule| rule.fits(Action::Receive, subject, group));
         let undecided = fitting.take_while(|rule| !rule.decides(Sources::AllBut(excluded)));
-        undecided.filter_map(|rule| Some((rule.id, rule.limit_of_part(excluded)?)))
+        undecided.filter(|rule| rule.has_part_of(excluded))
+    }
+
+    /// The parts of what a member may have that limits of bandwidth hold for.
+    #[must_use]
+    pub fn limited(&self, subject: Option<IpAddr>, group: IpAddr, allowed: &Filter) -> Vec<Limited> {
+        let of = |rule: &Rule, source| {
+            let (limit, declared) = (rule.max_bits?, rule.stream_bits.unwrap_or_default());
+            Some(Limited { source, rule: rule.id, limit, declared })
+        };
+        let decides = |sources| self.decide(Action::Receive, subject, group, sources).0;
+        match allowed {
+            Filter::Include(sources) => {
+                let part = |source: &IpAddr| of(decides(Sources::One(*source))?, Some(*source));
+                sources.iter().filter_map(part).collect()
+            }
+            // What is limited for a part of the sources is so for all of them.
+            Filter::Exclude(excluded) => {
+                let all =
+                    self.parts_before(subject, group, excluded).chain(decides(Sources::AllBut(excluded)));
+                all.filter_map(|rule| of(rule, None)).min_by_key(|part| part.limit).into_iter().collect()
+            }
+        }
+    }
+
+    /// Whether a limit of bandwidth is there.
+    #[must_use]
+    pub fn limits_bandwidth(&self) -> bool {
+        self.rules.iter().any(|rule| rule.max_bits.is_some())
     }
 
     /// Whether a source may send to a group.
@@ -159,7 +207,8 @@ impl Policy {
             Filter::Exclude(excluded) => {
                 let judged = judge(Sources::AllBut(excluded));
                 // What is limited for a part of the sources is so for all of them.
-                let limits: Vec<_> = self.limits_of_parts(subject, group, excluded).collect();
+                let limit = |rule: &Rule| Some((rule.id, rule.max_groups?));
+                let limits: Vec<_> = self.parts_before(subject, group, excluded).filter_map(limit).collect();
                 let judged = judged.and_then(|()| match limits.iter().find(|(_, limit)| others >= *limit) {
                     Some(&(rule, limit)) => Err(Reason::TooManyGroups { rule, limit }),
                     None => Ok(()),

@@ -4,11 +4,13 @@
 //! join asks for all sources at once, so it is allowed only by a rule for all of them, and refused by the first rule
 //! before that which forbids any: a part of (*,G) cannot be cut out.
 
+mod bandwidth;
 mod decide;
 mod rule;
 
 #[cfg(test)]
 mod tests;
 
+pub use bandwidth::{Bandwidth, Limited};
 pub use decide::{Permitted, Reason};
 pub use rule::{Action, Effect, Policy, Rule};

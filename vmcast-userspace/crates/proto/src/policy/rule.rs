@@ -44,6 +44,10 @@ pub struct Rule {
     pub source: Option<Prefix>,
     /// Of a rule that allows: so many groups of one member at most.
     pub max_groups: Option<u32>,
+    /// Of a rule that allows: so many bits per second of IP of one member at most, over all that such rules allow it.
+    pub max_bits: Option<u64>,
+    /// Of one with `max_bits`: what a stream takes until it is measured, in bits per second of IP.
+    pub stream_bits: Option<u64>,
 }
 
 /// All rules.

@@ -27,6 +27,8 @@ fn rule(id: u32, effect: Effect) -> Rule {
         groups: None,
         source: None,
         max_groups: None,
+        max_bits: None,
+        stream_bits: None,
     }
 }
 
@@ -169,3 +171,5 @@ proptest! {
         }
     }
 }
+
+mod bandwidth;

@@ -13,12 +13,14 @@ pub enum RecordKind {
     Revocation,
     /// The policy: who may send to and receive what; one record.
     Policy,
+    /// The joins that a VMR refuses by the policy, by its id.
+    Refused,
 }
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 5] =
-        [Self::Authority, Self::Token, Self::Certificate, Self::Revocation, Self::Policy];
+    pub const ALL: [Self; 6] =
+        [Self::Authority, Self::Token, Self::Certificate, Self::Revocation, Self::Policy, Self::Refused];
 
     /// As it stands in stores.
     #[must_use]
@@ -29,6 +31,7 @@ impl RecordKind {
             Self::Certificate => "certificate",
             Self::Revocation => "revocation",
             Self::Policy => "policy",
+            Self::Refused => "refused",
         }
     }
 
