@@ -58,6 +58,27 @@ pub struct LineCounters {
 
 type Outgoing = mpsc::Sender<Result<v1::Command, Status>>;
 
+/// Where what a VMR says on its line goes, beside the times of its answers.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// Whose joins it refuses.
+    pub(super) refusals: Refusals,
+    /// Return probes that came to it.
+    pub(super) noted: mpsc::Sender<v1::Noted>,
+}
+
+impl Said {
+    fn take(&self, answer: v1::AttendRequest) {
+        if answer.refused.is_some() {
+            self.refusals.send_replace(answer.refused);
+        }
+        if let Some(notes) = answer.noted {
+            // What nobody waits for is lost, and asked for again.
+            let _ = self.noted.try_send(notes);
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     averages: Averages,
@@ -147,15 +168,14 @@ impl Lines {
         state.counters.refused += refused as u64;
     }
 
-    /// Takes a line of a VMR; an older one of the same VMR ends. What the VMR says of return probes goes to `noted`, as
-    /// long as the line stands.
+    /// Takes a line of a VMR; an older one of the same VMR ends. What the VMR says goes to `said`, as long as the line
+    /// stands.
     pub(super) fn open(
         &self,
         vmr: NodeId,
         draining: bool,
         answers: Streaming<v1::AttendRequest>,
-        refusals: Refusals,
-        noted: mpsc::Sender<v1::Noted>,
+        said: Said,
     ) -> mpsc::Receiver<Result<v1::Command, Status>> {
         let (outgoing, commands) = mpsc::channel(QUEUE);
         let (line, orders) = mpsc::channel(QUEUE);
@@ -172,7 +192,7 @@ impl Lines {
         let number = state.next;
         state.lines.insert(vmr.clone(), (number, line));
         drop(state);
-        tokio::spawn(self.clone().attend(vmr, number, outgoing, orders, answers, refusals, noted));
+        tokio::spawn(self.clone().attend(vmr, number, outgoing, orders, answers, said));
         commands
     }
 
@@ -183,8 +203,7 @@ impl Lines {
         outgoing: Outgoing,
         mut orders: mpsc::Receiver<What>,
         mut answers: Streaming<v1::AttendRequest>,
-        refusals: Refusals,
-        noted: mpsc::Sender<v1::Noted>,
+        said: Said,
     ) {
         let mut pings = interval(PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -199,13 +218,7 @@ impl Lines {
                         state.averages.note(&vmr, at.elapsed());
                         state.counters.pings += 1;
                     }
-                    if answer.refused.is_some() {
-                        refusals.send_replace(answer.refused);
-                    }
-                    if let Some(notes) = answer.noted {
-                        // What nobody waits for is lost, and asked for again.
-                        let _ = noted.try_send(notes);
-                    }
+                    said.take(answer);
                     continue;
                 }
                 // The VMR is gone or shut out.

@@ -20,7 +20,7 @@ use super::{
     Kept,
     convert::{self, Malformed, parse},
     handle::Handle,
-    lines::Way,
+    lines::{Said, Way},
     prove,
 };
 
@@ -164,9 +164,9 @@ impl<S: Kept> Service<S> {
         let vmr: NodeId = convert::parse("node_id", node).map_err(|error| self.malformed(&error))?;
         let draining = self.0.attends(&vmr).map_err(|refusal| refused(&refusal))?;
         debug!(%vmr, "a VMR's line stands");
-        let refusals = self.0.keep_refused(vmr.clone());
         let (noted, notes) = mpsc::channel(prove::QUEUE);
-        let commands = self.0.lines().open(vmr.clone(), draining, answers, refusals, noted);
+        let said = Said { refusals: self.0.keep_refused(vmr.clone()), noted };
+        let commands = self.0.lines().open(vmr.clone(), draining, answers, said);
         if self.0.proves() {
             tokio::spawn(prove::run(self.0.clone(), vmr, notes));
         }
