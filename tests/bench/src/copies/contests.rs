@@ -29,7 +29,7 @@ pub(super) fn quick() -> Vec<Contest> {
         fan_out(SITE, MEDIA, &[Id::Gso]),
         many_members(&[Kind::Xdp], MEDIA),
         many_groups(&[Kind::Xdp], &[1, MANY_GROUPS], MEDIA),
-        native(MAX_OUTPUTS, MEDIA),
+        native(&[Id::XDP, Id::Ipmr, Id::Floor], MAX_OUTPUTS, MEDIA),
     ]
 }
 
@@ -52,9 +52,10 @@ pub(super) fn full() -> Vec<Contest> {
     contests.extend(payloads.map(|payload| many_members(&planes, payload)));
     contests.extend(payloads.map(|payload| many_groups(&planes, &[1, SOME_GROUPS, MANY_GROUPS], payload)));
     contests.push(groups_of_other_sizes());
+    let engines = [Id::XDP, Id::TC, Id::SOFTWARE, Id::Ipmr, Id::Floor];
     contests.extend(
         [(MAX_OUTPUTS, MEDIA), (MAX_OUTPUTS, SMALL), (8, MEDIA)]
-            .map(|(outputs, payload)| native(outputs, payload)),
+            .map(|(outputs, payload)| native(&engines, outputs, payload)),
     );
     contests
 }
@@ -201,10 +202,9 @@ fn groups_of_other_sizes() -> Contest {
     }
 }
 
-/// Everything that sends what came natively to a number of interfaces.
-fn native(outputs: usize, payload: usize) -> Contest {
+/// What sends what came natively to a number of interfaces.
+fn native(engines: &[Id], outputs: usize, payload: usize) -> Contest {
     let case = Case { output: Output::Native, members: outputs, groups: 1, payload };
-    let engines = [Id::XDP, Id::TC, Id::SOFTWARE, Id::Ipmr, Id::Floor];
     let mut targets = Vec::new();
     if outputs == MAX_OUTPUTS && payload == MEDIA {
         let ipmr = entry(Id::Ipmr, case);
@@ -221,7 +221,7 @@ fn native(outputs: usize, payload: usize) -> Contest {
     }
     Contest {
         title: format!("copies to {outputs} interfaces, {payload} bytes"),
-        entries: engines.map(|engine| entry(engine, case)).to_vec(),
+        entries: engines.iter().map(|engine| entry(*engine, case)).collect(),
         targets,
         unlisted: Vec::new(),
     }

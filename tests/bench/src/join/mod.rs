@@ -14,6 +14,7 @@ use indicatif::ProgressBar;
 use vmcast_lab::{
     Lab,
     clock::Clock,
+    netns::stop_all,
     roles::{Engine, Launcher, Role, RouterConfig, RouterInterface, wait_ready},
     signals,
     topology::{MainTopology, address},
@@ -42,7 +43,7 @@ pub(crate) struct Effort {
 
 impl Effort {
     pub(crate) const FULL: Self = Self { joins: 300 };
-    pub(crate) const QUICK: Self = Self { joins: 50 };
+    pub(crate) const QUICK: Self = Self { joins: 30 };
 
     /// Steps of the progress bar.
     pub(crate) const fn steps(&self) -> u64 {
@@ -108,6 +109,8 @@ fn measure_path(program: &Path, path: Way, effort: Effort, bar: &ProgressBar) ->
         bar.inc(1);
     }
     roles.iter_mut().try_for_each(Role::check_alive)?;
+    // Together: an admin that ends before its nodes waits for them.
+    stop_all(roles.into_iter().map(Role::into_process));
     ensure!(!joined.is_empty(), "no join was measured");
     row(path, engine, &rtt, &joined)
 }

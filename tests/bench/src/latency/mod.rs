@@ -49,7 +49,7 @@ impl Effort {
         round: Duration::from_millis(400),
     };
     pub(crate) const QUICK: Self =
-        Self { outputs: &[1], members: &[1_000], rounds: 5, round: Duration::from_millis(100) };
+        Self { outputs: &[1], members: &[1_000], rounds: 5, round: Duration::from_millis(60) };
 
     /// Steps of the progress bar.
     pub(crate) const fn steps(&self) -> u64 {

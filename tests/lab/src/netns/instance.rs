@@ -17,7 +17,7 @@ use nix::{
 };
 
 use super::{
-    Namespace, Offload, carrier, ip, offload,
+    Namespace, Offload, active, ip, offload,
     process::kill_inhabitants,
     sweep::{self, LABS_DIR, lock_file, sweep},
 };
@@ -195,7 +195,7 @@ impl Lab {
             let (_, interfaces) = laid.entry(namespace.name()).or_insert((namespace, BTreeSet::new()));
             interfaces.insert(interface);
         }
-        laid.values().try_for_each(|(namespace, interfaces)| carrier::wait(namespace, interfaces))
+        laid.values().try_for_each(|(namespace, interfaces)| active::wait(namespace, interfaces))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Namespaces, cables between them and processes in them, all of which vanish with the [`Lab`].
 
-mod carrier;
+mod active;
 mod instance;
 mod instead;
 mod ip;

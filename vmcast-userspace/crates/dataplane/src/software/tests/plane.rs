@@ -67,15 +67,15 @@ fn ip(arguments: &str) {
 
 /// Waits until a device has taken up its queue. The system does that some time after both ends of its cable are up, and
 /// until then drops without a word what is sent by it.
-fn wait_up(name: &str) {
+fn wait_active(name: &str) {
     let shown = || Command::new("ip").args(["link", "show", "dev", name]).output().unwrap().stdout;
     for _ in 0..1_000 {
-        if String::from_utf8_lossy(&shown()).contains("state UP") {
+        if !String::from_utf8_lossy(&shown()).contains("qdisc noop ") {
             return;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    panic!("{name} does not come up: {}", String::from_utf8_lossy(&shown()));
+    panic!("{name} does not become active: {}", String::from_utf8_lossy(&shown()));
 }
 
 fn index(name: &str) -> IfIndex {
@@ -92,7 +92,7 @@ fn wires() -> Wires {
     ip("link set dev member address 02:00:00:00:00:09");
     ip(&format!("address add {SOURCE}/24 dev source"));
     for name in ["source", "a", "b", "member", "c", "other"] {
-        wait_up(name);
+        wait_active(name);
     }
     let mut plane = Plane::new(Limits::default(), "a test".to_owned()).unwrap();
     let interface = |name, mac, accepts_sources| {
