@@ -1,7 +1,7 @@
 //! A client of gRPC that costs next to nothing: frames of HTTP/2 as they stand, for one method, on a blocking socket.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{Read, Write},
     net::{Ipv4Addr, SocketAddrV4, TcpStream},
     time::Duration,
 };
@@ -50,9 +50,24 @@ fn text(block: &mut Vec<u8>, value: &str) {
     block.extend_from_slice(value.as_bytes());
 }
 
+/// What carries a connection: TCP, or TLS over it.
+pub(super) trait Carrier: Read + Write {}
+
+impl<T: Read + Write> Carrier for T {}
+
+/// A socket connected from an address of loopback's network.
+pub(super) fn connect(from: Ipv4Addr, to: SocketAddrV4) -> Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddrV4::new(from, 0).into()).with_context(|| format!("binding {from}"))?;
+    socket.connect(&to.into()).with_context(|| format!("connecting {from} to {to}"))?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(TcpStream::from(socket))
+}
+
 /// One connection, for requests of one method.
 pub(super) struct Connection {
-    stream: TcpStream,
+    carrier: Box<dyn Carrier>,
     path: &'static str,
     next: u32,
     outgoing: Vec<u8>,
@@ -63,17 +78,16 @@ pub(super) struct Connection {
 impl Connection {
     /// Connects from an address of loopback's network. What is to be sent first waits for [`send`](Self::send).
     pub(super) fn open(from: Ipv4Addr, to: SocketAddrV4, path: &'static str) -> Result<Self> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.bind(&SocketAddrV4::new(from, 0).into()).with_context(|| format!("binding {from}"))?;
-        socket.connect(&to.into()).with_context(|| format!("connecting {from} to {to}"))?;
-        socket.set_tcp_nodelay(true)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self::over(Box::new(connect(from, to)?), path))
+    }
+
+    /// The same over what is connected.
+    pub(super) fn over(carrier: Box<dyn Carrier>, path: &'static str) -> Self {
         let mut outgoing = PREFACE.to_vec();
         head(&mut outgoing, 0, frame::SETTINGS, 0, 0);
         head(&mut outgoing, 4, frame::WINDOW_UPDATE, 0, 0);
         outgoing.extend_from_slice(&WINDOW.to_be_bytes());
-        let stream = TcpStream::from(socket);
-        Ok(Self { stream, path, next: 1, outgoing, incoming: Vec::new(), consumed: 0 })
+        Self { carrier, path, next: 1, outgoing, incoming: Vec::new(), consumed: 0 }
     }
 
     /// Puts a request behind those that wait to be sent; returns its stream.
@@ -97,7 +111,8 @@ impl Connection {
 
     /// Sends what waits.
     pub(super) fn send(&mut self) -> Result<()> {
-        self.stream.write_all(&self.outgoing).context("sending requests")?;
+        self.carrier.write_all(&self.outgoing).context("sending requests")?;
+        self.carrier.flush().context("sending requests")?;
         self.outgoing.clear();
         Ok(())
     }
@@ -115,7 +130,7 @@ impl Connection {
         while ended < count {
             let length = self.incoming.len();
             self.incoming.resize(length + 16_384, 0);
-            let got = self.stream.read(&mut self.incoming[length..]).context("waiting for answers")?;
+            let got = self.carrier.read(&mut self.incoming[length..]).context("waiting for answers")?;
             self.incoming.truncate(length + got);
             ensure!(got > 0, "the server closed the connection");
             let mut rest = &self.incoming[..];

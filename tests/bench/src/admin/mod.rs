@@ -8,6 +8,7 @@ mod population;
 mod process;
 mod questions;
 mod simulated;
+mod tls;
 
 use std::{path::Path, time::Duration};
 
@@ -22,7 +23,9 @@ use crate::{
     stats::Summary,
 };
 
+use process::Security;
 use questions::{Askers, CONNECTIONS, UNDER_WAY};
+use tls::Node;
 
 /// Questions that one core is to answer in a second.
 const TARGET_QUESTIONS: f64 = 50_000.0;
@@ -58,7 +61,7 @@ impl Effort {
 
     /// Steps of the progress bar.
     pub(crate) const fn steps(&self) -> u64 {
-        self.agents as u64 + self.rounds as u64 + simulated::steps(self.worlds)
+        self.agents as u64 + 2 * self.rounds as u64 + simulated::steps(self.worlds)
     }
 }
 
@@ -66,12 +69,22 @@ impl Effort {
 pub(crate) fn measure(program: &Path, effort: Effort, report: &mut Report, bar: &ProgressBar) -> Result<()> {
     let mut lab = Lab::new("bench-admin")?;
     let namespace = lab.namespace("admin")?;
-    let process = process::start(&lab, &namespace, program)?;
+    let process = process::start(&lab, &namespace, program, Security::None)?;
     // A thread of its own, so that what follows is neither in the namespace nor on one core.
     namespace.enter(|| {
         registrations(&process, effort, report, bar)?;
-        answers(&process, effort, report, bar)
+        population::report(ASKERS).context("reporting the nearest")?;
+        answers(&process, effort, report, bar, || Askers::plain(ASKERS), "gRPC without TLS", None)
     })??;
+    drop(process);
+    let process = process::start(&lab, &namespace, program, Security::Tls)?;
+    let node = Node::join(&lab, &namespace, program).context("joining")?;
+    let connect = || {
+        population::register_asker(&node, effort.agents).context("registering the asker")?;
+        Askers::secure(ASKERS, &node)
+    };
+    let (what, target) = ("gRPC over TLS 1.3, resumed connections", Some(TARGET_QUESTIONS));
+    namespace.enter(|| answers(&process, effort, report, bar, connect, what, target))??;
     drop(process);
     report.nearest.extend(simulated::measure(effort.worlds, bar));
     Ok(())
@@ -122,12 +135,19 @@ fn registrations(process: &Process, effort: Effort, report: &mut Report, bar: &P
     Ok(())
 }
 
-fn answers(process: &Process, effort: Effort, report: &mut Report, bar: &ProgressBar) -> Result<()> {
-    bar.set_message("questions for the nearest VMR");
-    population::report(ASKERS).context("reporting the nearest")?;
+fn answers(
+    process: &Process,
+    effort: Effort,
+    report: &mut Report,
+    bar: &ProgressBar,
+    connect: impl FnOnce() -> Result<Askers>,
+    how: &str,
+    target: Option<f64>,
+) -> Result<()> {
+    bar.set_message(format!("questions for the nearest VMR by {how}"));
     process.pin(SERVERS_CORE)?;
     pin_to_core(last_core()).context("staying on one core")?;
-    let mut askers = Askers::connect(ASKERS)?;
+    let mut askers = connect()?;
     let (mut of_core, mut in_all, mut count) = (Vec::new(), Vec::new(), 0);
     for _ in 0..effort.rounds {
         signals::check()?;
@@ -142,7 +162,7 @@ fn answers(process: &Process, effort: Effort, report: &mut Report, bar: &Progres
     let of_core = Summary::of(&of_core).context("no round was measured")?;
     let in_all = Summary::of(&in_all).context("no round was measured")?;
     report.admin.push(AdminRow {
-        what: "nearest VMR, from the cache".to_owned(),
+        what: format!("nearest VMR, from the cache, {how}"),
         connections: CONNECTIONS,
         under_way: UNDER_WAY,
         count,
@@ -153,8 +173,11 @@ fn answers(process: &Process, effort: Effort, report: &mut Report, bar: &Progres
         per_s: in_all.median,
         rounds: of_core.count,
     });
-    let name = "questions for the nearest VMR answered from the cache in a second of one core, over gRPC";
-    let ratio = Ratio::new(name.to_owned(), of_core.median, "/s", Bound::AtLeast(TARGET_QUESTIONS));
-    report.ratios.push(ratio.with_spread(of_core));
+    if let Some(target) = target {
+        let name =
+            format!("questions for the nearest VMR answered from the cache in a second of one core, {how}");
+        let ratio = Ratio::new(name, of_core.median, "/s", Bound::AtLeast(target));
+        report.ratios.push(ratio.with_spread(of_core));
+    }
     Ok(())
 }

@@ -6,7 +6,11 @@ use anyhow::Result;
 use vmcast_lab::signals;
 use vmcast_signal::{prost::Message as _, v1};
 
-use super::{connection::Connection, process::LISTEN};
+use super::{
+    connection::Connection,
+    process::LISTEN,
+    tls::{self, Node},
+};
 
 /// Registrations that are under way at a time.
 const WINDOW: usize = 256;
@@ -48,6 +52,29 @@ pub(super) fn register_vmr() -> Result<()> {
     connection.receive(1, |_, _| Ok(()))
 }
 
+/// The request of an agent that is behind the address of that number.
+fn registration(id: String, number: u32) -> Vec<u8> {
+    let node = v1::Node {
+        id,
+        role: v1::Role::Agent.into(),
+        endpoints: vec![format!("{}:2268", claimed(number))],
+        name: format!("set-top box {number}"),
+        software: "vmcast 0.1.0".to_owned(),
+        capabilities: vec!["quic".to_owned(), "link".to_owned()],
+        ..v1::Node::default()
+    };
+    v1::RegisterRequest { node: Some(node), ..v1::RegisterRequest::default() }.encode_to_vec()
+}
+
+/// Registers a node with a certificate, as one agent more.
+pub(super) fn register_asker(node: &Node, number: u32) -> Result<()> {
+    let (carrier, _) = node.connect(LISTEN)?;
+    let mut connection = Connection::over(carrier, REGISTER);
+    connection.push(&registration(tls::NODE.to_owned(), number));
+    connection.send()?;
+    connection.receive(1, |_, _| Ok(()))
+}
+
 /// Registers agents, each by a connection of its own that ends then.
 pub(super) fn register_agents(count: u32, mut registered: impl FnMut()) -> Result<()> {
     let mut under_way = VecDeque::with_capacity(WINDOW);
@@ -56,19 +83,8 @@ pub(super) fn register_agents(count: u32, mut registered: impl FnMut()) -> Resul
             finish(&mut under_way)?;
             registered();
         }
-        let node = v1::Node {
-            id: agent(number),
-            role: v1::Role::Agent.into(),
-            endpoints: vec![format!("{}:2268", claimed(number))],
-            name: format!("set-top box {number}"),
-            software: "vmcast 0.1.0".to_owned(),
-            capabilities: vec!["quic".to_owned(), "link".to_owned()],
-            ..v1::Node::default()
-        };
         let mut connection = Connection::open(address(number), LISTEN, REGISTER)?;
-        connection.push(
-            &v1::RegisterRequest { node: Some(node), ..v1::RegisterRequest::default() }.encode_to_vec(),
-        );
+        connection.push(&registration(agent(number), number));
         connection.send()?;
         under_way.push_back(connection);
         if number % 1024 == 0 {

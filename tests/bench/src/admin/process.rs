@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddrV4, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     thread,
     time::Duration,
@@ -16,17 +16,31 @@ const READY: Duration = Duration::from_secs(20);
 /// Where it listens, in a namespace of its own.
 pub(super) const LISTEN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8443);
 
-/// Starts it over a database file that is new.
-pub(super) fn start(lab: &Lab, namespace: &Namespace, program: &Path) -> Result<Process> {
+/// Whether it and its nodes prove to each other who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Security {
+    /// By TLS.
+    Tls,
+    None,
+}
+
+/// Its control socket.
+pub(super) fn socket(lab: &Lab) -> PathBuf {
+    lab.dir().join("admin.sock")
+}
+
+/// Starts it over the database of the lab, which is new at first.
+pub(super) fn start(lab: &Lab, namespace: &Namespace, program: &Path, security: Security) -> Result<Process> {
     let dir = lab.dir();
     let config = dir.join("admin.toml");
     // Its VMRs are simulated, and have no sockets to be found at.
     let text = format!(
         "name = \"admin\"\nlisten = \"{LISTEN}\"\ndatabase = \"{}\"\nlease_seconds = 60\n\
-         return_probe = false\ninsecure = true\nidentity = \"{}\"\n[control]\nsocket = \"{}\"\n",
+         return_probe = false\ninsecure = {}\nidentity = \"{}\"\n[control]\nsocket = \"{}\"\n",
         dir.join("admin.db").display(),
+        security == Security::None,
         dir.join("identity").display(),
-        dir.join("admin.sock").display(),
+        socket(lab).display(),
     );
     fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
     let mut command = Command::new(program);

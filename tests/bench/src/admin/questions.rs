@@ -6,12 +6,27 @@ use anyhow::{Context as _, Result, ensure};
 use vmcast_lab::{clock::Clock, signals};
 use vmcast_signal::{prost::Message as _, v1};
 
-use super::{connection::Connection, population, process::LISTEN};
+use super::{
+    connection::Connection,
+    population,
+    process::LISTEN,
+    tls::{self, Node},
+};
 
 /// Connections, and questions under way on each: as many as the admin takes on one.
 pub(super) const CONNECTIONS: usize = 16;
 pub(super) const UNDER_WAY: usize = 32;
 const NEAREST: &str = "/vmcast.v1.Registry/Nearest";
+
+/// A question for the VMR that is nearest to the address of an agent.
+fn question(agent: u32, asker: String) -> v1::NearestRequest {
+    v1::NearestRequest {
+        node_id: asker,
+        addresses: vec![population::claimed(agent).to_string()],
+        current: population::VMR.to_owned(),
+        ..v1::NearestRequest::default()
+    }
+}
 
 /// Who asks.
 pub(super) struct Askers {
@@ -23,17 +38,33 @@ pub(super) struct Askers {
 }
 
 impl Askers {
-    /// Connects, and looks at the first answer to each question: later ones are to be the same, to the byte.
-    pub(super) fn connect(agents: u32) -> Result<Self> {
+    /// Connects the agents themselves.
+    pub(super) fn plain(agents: u32) -> Result<Self> {
         let connect = |_| Connection::open(Ipv4Addr::LOCALHOST, LISTEN, NEAREST);
-        let mut connections = (0..CONNECTIONS).map(connect).collect::<Result<Vec<_>>>()?;
-        let question = |number| v1::NearestRequest {
-            node_id: population::agent(number),
-            addresses: vec![population::claimed(number).to_string()],
-            current: population::VMR.to_owned(),
-            ..v1::NearestRequest::default()
-        };
-        let questions: Vec<_> = (0..agents).map(|number| question(number).encode_to_vec()).collect();
+        Self::over((0..CONNECTIONS).map(connect).collect::<Result<_>>()?, agents, population::agent)
+    }
+
+    /// Connects one node by TLS, which asks for the addresses of the agents; all connections but the first are resumed
+    /// ones.
+    pub(super) fn secure(agents: u32, node: &Node) -> Result<Self> {
+        let mut connections = Vec::with_capacity(CONNECTIONS);
+        for number in 0..CONNECTIONS {
+            let (carrier, resumed) = node.connect(LISTEN)?;
+            ensure!(resumed || number == 0, "the admin did not resume connection {number}");
+            let mut connection = Connection::over(carrier, NEAREST);
+            // With the answer comes what the next one is resumed by.
+            connection.push(&question(0, tls::NODE.to_owned()).encode_to_vec());
+            connection.send()?;
+            connection.receive(1, |_, _| Ok(()))?;
+            connections.push(connection);
+        }
+        Self::over(connections, agents, |_| tls::NODE.to_owned())
+    }
+
+    /// Looks at the first answer to each question: later ones are to be the same, to the byte.
+    fn over(mut connections: Vec<Connection>, agents: u32, asker: impl Fn(u32) -> String) -> Result<Self> {
+        let questions: Vec<_> =
+            (0..agents).map(|number| question(number, asker(number)).encode_to_vec()).collect();
         let mut answer = Vec::new();
         for question in &questions {
             let connection = connections.first_mut().context("no connection")?;

@@ -38,16 +38,17 @@ const FLOWS: Duration = Duration::from_millis(30);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
     /// Joins on each path.
-    pub(crate) joins: usize,
+    joins: usize,
+    ways: &'static [Way],
 }
 
 impl Effort {
-    pub(crate) const FULL: Self = Self { joins: 300 };
-    pub(crate) const QUICK: Self = Self { joins: 30 };
+    pub(crate) const FULL: Self = Self { joins: 300, ways: &[Way::One, Way::Two] };
+    pub(crate) const QUICK: Self = Self { joins: 30, ways: &[Way::Two] };
 
     /// Steps of the progress bar.
     pub(crate) const fn steps(&self) -> u64 {
-        (self.joins * Way::ALL.len()) as u64
+        (self.joins * self.ways.len()) as u64
     }
 }
 
@@ -59,8 +60,6 @@ enum Way {
 }
 
 impl Way {
-    const ALL: [Self; 2] = [Self::One, Self::Two];
-
     const fn label(self) -> &'static str {
         match self {
             Self::One => "source, VMR, agent",
@@ -71,7 +70,7 @@ impl Way {
 
 /// Measures, and puts rows and targets into the report.
 pub(crate) fn measure(program: &Path, effort: Effort, report: &mut Report, bar: &ProgressBar) -> Result<()> {
-    for path in Way::ALL {
+    for &path in effort.ways {
         bar.set_message(format!("joins: {}", path.label()));
         let row = measure_path(program, path, effort, bar).with_context(|| path.label())?;
         report.ratios.push(Ratio::new(
