@@ -68,6 +68,17 @@ fn replace_if_changed(from: &Path, to: &Path) -> Result<()> {
     fs::write(to, new).with_context(|| format!("writing {}", to.display()))
 }
 
+/// Builds the benchmark for tests; it stands beside the program.
+pub(crate) fn benchmark() -> Result<()> {
+    let mut command = cargo();
+    command.args(["build", "--package", "vmcast-bench"]);
+    let status = command.status().context("starting cargo")?;
+    if !status.success() {
+        bail!("building vmcast-bench failed ({status})");
+    }
+    Ok(())
+}
+
 /// Builds everything that the program needs, and the program; returns where it is.
 pub(crate) fn program(toolchain: Option<&Toolchain>, profile: Profile) -> Result<PathBuf> {
     if let Some(toolchain) = toolchain {

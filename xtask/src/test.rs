@@ -216,6 +216,11 @@ fn privileged(checks: &mut Checks, options: &Options, setup: &Setup) {
             // Of all packages, cargo would build this very program anew, with other features.
             let commands = ["test", "--no-fail-fast", "--package", "xtask", "--test", "lab_commands"];
             checks.tests(COMMANDS, with_program(cargo_with(&commands)));
+            // One of their tests runs it.
+            let benchmark = build::benchmark();
+            if let Err(error) = benchmark {
+                checks.note(VM, Count::FAILED, Some(error));
+            }
             match setup::virtual_machines() {
                 Ok(pieces) => {
                     let mut command = with_program(tests(&["--test", "vm"]));
