@@ -752,5 +752,4 @@ impl Machine for Core {
 }
 
 #[cfg(test)]
-#[path = "core_tests.rs"]
 mod tests;
