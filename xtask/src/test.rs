@@ -217,8 +217,7 @@ fn privileged(checks: &mut Checks, options: &Options, setup: &Setup) {
             let commands = ["test", "--no-fail-fast", "--package", "xtask", "--test", "lab_commands"];
             checks.tests(COMMANDS, with_program(cargo_with(&commands)));
             // One of their tests runs it.
-            let benchmark = build::benchmark();
-            if let Err(error) = benchmark {
+            if let Err(error) = build::benchmark() {
                 checks.note(VM, Count::FAILED, Some(error));
             }
             match setup::virtual_machines() {

@@ -67,12 +67,7 @@ fn forbids_and_allows(bed: &mut Bed) -> Outcome {
     let host = small.admin(bed)?;
     let mut admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
     let mut router = router(bed, &small, &admin)?;
-    let mut agents = Vec::new();
-    for number in [1, 2] {
-        let word = token(&admin, &["--role", "agent"])?;
-        agents.push(agent(bed, small.client(number), "https://10.9.0.2:8440", &["--token", &word])?);
-    }
-    wait_ready(&mut agents, bed.clock)?;
+    let _agents = two_agents(bed, &small, &admin)?;
     let bystander = small.forbid(bed, 3)?;
     let sender = Sender::start(&small.source, SOURCE, STREAM)?;
     let stays = Listener::join(small.client(1), STREAM, None)?;
@@ -157,6 +152,17 @@ fn forbids_and_allows(bed: &mut Bed) -> Outcome {
     Ok(())
 }
 
+/// The agents of the first two clients, which join by a token each.
+fn two_agents(bed: &Bed, small: &Small, admin: &Role) -> Result<Vec<Role>, Failed> {
+    let start = |number| {
+        let word = token(admin, &["--role", "agent"])?;
+        agent(bed, small.client(number), "https://10.9.0.2:8440", &["--token", &word])
+    };
+    let mut agents = [1, 2].into_iter().map(start).collect::<Result<Vec<_>, Failed>>()?;
+    wait_ready(&mut agents, bed.clock)?;
+    Ok(agents)
+}
+
 /// What an agent shows of the reason for which a group is refused: in its status and its lists.
 fn reasons(agent: &Role) -> [Value; 3] {
     let asked = |question: &[&str]| agent.ask(question).unwrap_or_default();
@@ -173,12 +179,7 @@ fn tells_the_agent(bed: &mut Bed) -> Outcome {
     let host = small.admin(bed)?;
     let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
     let router = router(bed, &small, &admin)?;
-    let mut agents = Vec::new();
-    for number in [1, 2] {
-        let word = token(&admin, &["--role", "agent"])?;
-        agents.push(agent(bed, small.client(number), "https://10.9.0.2:8440", &["--token", &word])?);
-    }
-    wait_ready(&mut agents, bed.clock)?;
+    let agents = two_agents(bed, &small, &admin)?;
     let bystander = small.forbid(bed, 3)?;
     let policy =
         change(&admin, &["add", "deny", "receive", "--from", "10.5.2.0/24", "--groups", "239.192.0.0/16"])?;
@@ -228,12 +229,7 @@ impl Limited {
         let host = small.admin(bed)?;
         let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
         let router = router(bed, &small, &admin)?;
-        let mut agents = Vec::new();
-        for number in [1, 2] {
-            let word = token(&admin, &["--role", "agent"])?;
-            agents.push(agent(bed, small.client(number), "https://10.9.0.2:8440", &["--token", &word])?);
-        }
-        wait_ready(&mut agents, bed.clock)?;
+        let agents = two_agents(bed, &small, &admin)?;
         let (mut senders, mut neighbours) = (Vec::new(), Vec::new());
         for group in [STREAM, OTHER] {
             senders.push(Sender::start(&small.source, SOURCE, group)?);
