@@ -4,9 +4,11 @@ use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
+use libtest_mimic::Failed;
 use vmcast_common::{
     fib::{FibOp, IfIndex, Interface, Output, Stream},
     maps::DroppedCopies,
@@ -24,6 +26,9 @@ use crate::wire::Wire;
 const NAMES: [&str; 3] = ["port0", "port1", "port2"];
 /// Where a frame goes on that no program at TC took.
 const HOSTS: [&str; 3] = ["host0", "host1", "host2"];
+
+/// A test that waits longer than this hangs; nothing is measured by it.
+const HANG: Duration = Duration::from_secs(60);
 
 /// Frames, each with the device that it leaves by.
 pub(crate) type Frames = Vec<(IfIndex, Vec<u8>)>;
@@ -227,7 +232,7 @@ impl Dut {
     /// What has left since the frames that were sent last, once `serve` has done what the process under test does.
     fn left(&mut self, serve: impl FnOnce()) -> Frames {
         if let Some(pause) = self.at.pause() {
-            std::thread::sleep(pause);
+            thread::sleep(pause);
         }
         serve();
         let mut frames = Vec::new();
@@ -336,6 +341,18 @@ impl KernelUnderTest {
     /// How often a member had to wait for a table.
     pub(crate) fn waits_for_tables(&self) -> u64 {
         self.plane.waits_for_tables()
+    }
+
+    /// Waits until all tables that are made in advance are there.
+    pub(crate) fn wait_for_stock(&mut self) -> Result<(), Failed> {
+        let begun = Instant::now();
+        while !self.plane.is_stocked() {
+            if begun.elapsed() > HANG {
+                return Err("the tables that were ordered do not come".into());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Lets the plane take over.

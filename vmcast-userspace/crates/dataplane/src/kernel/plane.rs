@@ -172,6 +172,12 @@ impl KernelPlane {
         self.pool.waits()
     }
 
+    /// Whether all tables that are made in advance are there. For benchmarks and tests, whose joins come no faster than
+    /// the thread that makes them gets its turn.
+    pub fn is_stocked(&mut self) -> bool {
+        self.pool.is_stocked()
+    }
+
     /// The member tables of all streams, and the devmaps that they have. For benchmarks and tests.
     #[must_use]
     pub fn tables(&self) -> (usize, usize) {

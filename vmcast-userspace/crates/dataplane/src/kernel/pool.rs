@@ -202,6 +202,12 @@ impl TablePool {
         self.waits
     }
 
+    /// Whether every devmap that was ordered has come.
+    pub(super) fn is_stocked(&mut self) -> bool {
+        self.accept_waiting();
+        self.ordered.iter().all(|count| *count == 0)
+    }
+
     fn send(&self, order: Order) {
         if let Some(orders) = &self.orders {
             // The thread ends only when this sender is dropped; if it panicked, `take` says so.
