@@ -10,18 +10,32 @@ pub(super) struct Failures {
     open: bool,
 }
 
+/// A test that failed.
 #[derive(Debug)]
-struct Failure {
+pub(super) struct Failure {
     name: String,
     lines: Vec<String>,
     left_out: usize,
+    alone: bool,
+}
+
+impl Failure {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Run alone it has passed.
+    pub(super) fn passes_alone(&mut self) {
+        self.alone = true;
+    }
 }
 
 impl Failures {
     /// Takes the next line of what a test program prints.
     pub(super) fn hear(&mut self, line: &str) {
         if let Some(name) = title(line) {
-            self.kept.push(Failure { name: name.to_owned(), lines: Vec::new(), left_out: 0 });
+            let name = name.to_owned();
+            self.kept.push(Failure { name, lines: Vec::new(), left_out: 0, alone: false });
             self.open = true;
         } else if line.trim_end() == "failures:" || line.starts_with("test result:") {
             self.open = false;
@@ -36,10 +50,27 @@ impl Failures {
         }
     }
 
+    /// How many so far.
+    pub(super) fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Those after so many.
+    pub(super) fn since(&mut self, count: usize) -> &mut [Failure] {
+        &mut self.kept[count..]
+    }
+
     /// Prints them.
     pub(super) fn print(&self) {
         for failure in &self.kept {
-            println!("\nFAILED test {}", failure.name);
+            if failure.alone {
+                println!(
+                    "\nUNSTEADY test {}: passed when it was run again alone; before, it said",
+                    failure.name
+                );
+            } else {
+                println!("\nFAILED test {}", failure.name);
+            }
             for line in &failure.lines {
                 println!("  {line}");
             }
