@@ -1,4 +1,4 @@
-//! A DNS name of the configuration, resolved again and again.
+//! A DNS name of the configuration, or what DNS-SD lists under one, resolved again and again.
 //!
 //! Names move, and name servers are away at times: a role starts all the same, goes on with the last good
 //! answer, and asks again ever more rarely until there is another.
@@ -6,6 +6,8 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{net::lookup_host, sync::watch, task::AbortHandle, time::sleep};
+
+use crate::relays::Service;
 
 /// How often a name that resolves is resolved again.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -23,8 +25,17 @@ pub(crate) struct Resolver {
 impl Resolver {
     /// Starts to resolve; each address is given with this port.
     pub(crate) fn start(host: String, port: u16) -> Self {
+        Self::follow(host.clone(), Wanted::Host(host, port))
+    }
+
+    /// Starts to look for the relays of a network.
+    pub(crate) fn of_service(service: Service) -> Self {
+        Self::follow(service.place(), Wanted::Service(service))
+    }
+
+    fn follow(host: String, wanted: Wanted) -> Self {
         let (sender, addresses) = watch::channel(Vec::new());
-        let task = tokio::spawn(follow(host.clone(), port, sender)).abort_handle();
+        let task = tokio::spawn(follow(host.clone(), wanted, sender)).abort_handle();
         Self { host, addresses, task }
     }
 
@@ -50,10 +61,27 @@ impl Drop for Resolver {
     }
 }
 
-async fn follow(host: String, port: u16, addresses: watch::Sender<Vec<SocketAddr>>) {
+/// What is to be resolved.
+enum Wanted {
+    /// A host, with a port of ours.
+    Host(String, u16),
+    /// Whatever is listed.
+    Service(Service),
+}
+
+impl Wanted {
+    async fn look(&self) -> io::Result<Vec<SocketAddr>> {
+        match self {
+            Self::Host(host, port) => lookup_host((host.as_str(), *port)).await.and_then(in_order),
+            Self::Service(service) => service.look().await,
+        }
+    }
+}
+
+async fn follow(host: String, wanted: Wanted, addresses: watch::Sender<Vec<SocketAddr>>) {
     let mut schedule = Schedule::new();
     loop {
-        let pause = match lookup_host((host.as_str(), port)).await.and_then(in_order) {
+        let pause = match wanted.look().await {
             Ok(found) => {
                 addresses.send_if_modified(|known| {
                     let changed = *known != found;

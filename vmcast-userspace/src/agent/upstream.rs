@@ -12,21 +12,23 @@ use vmcast_proto::{
 
 use super::core::{Candidate, Input};
 use crate::{
-    config::{AgentConfig, Remote, Upstream},
+    config::{AgentConfig, Remote, Upstream, UpstreamFrom},
     identity::NodeIdentity,
     link::{self, Attachment, RankedVmr, RankedVmrs, RefusedGroups, RefusedQuestion},
+    relays::Service,
     resolver::Resolver,
 };
 
 /// A source of candidates.
 pub(super) struct Upstreams {
+    from: UpstreamFrom,
     source: Source,
 }
 
 enum Source {
     /// The one in the configuration, until it has been told.
     Address(Option<SocketAddr>),
-    /// What a name resolves to.
+    /// What a name resolves to, or what DNS-SD lists.
     Name(Resolver),
     /// What the admin ranks.
     Admin {
@@ -51,6 +53,9 @@ impl Upstreams {
         let source = match config.upstream.upstream() {
             Upstream::Static(Remote::Address(address)) => Source::Address(Some(address)),
             Upstream::Static(Remote::Name(host, port)) => Source::Name(Resolver::start(host, port)),
+            Upstream::DnsSd(domain, dns) => {
+                Source::Name(Resolver::of_service(Service::new(domain, &dns, config.name.as_str())))
+            }
             Upstream::Admin => {
                 let name = config.name.as_str();
                 let attachment = link::attach(link::Settings {
@@ -79,7 +84,7 @@ impl Upstreams {
             // What has no relay of its own comes from nowhere then.
             Upstream::None => Source::Address(None),
         };
-        Ok(Self { source })
+        Ok(Self { from: config.upstream.from, source })
     }
 
     /// Waits for something else to be said of VMRs than before. Dropping the future loses nothing.
@@ -129,12 +134,9 @@ impl Upstreams {
         }
     }
 
-    /// Who names the VMR: `static` or `admin`.
+    /// Who names the VMR, as the configuration has it.
     pub(super) const fn from(&self) -> &'static str {
-        match &self.source {
-            Source::Address(_) | Source::Name(_) => "static",
-            Source::Admin { .. } => "admin",
-        }
+        self.from.label()
     }
 
     /// How the connection to the admin is, if there is to be one.

@@ -152,8 +152,9 @@ impl RoleConfig for AgentConfig {
         problems.extend(self.amtrelay.problems());
         if self.upstream.from == UpstreamFrom::None && !self.amtrelay.enabled {
             problems.push(
-                Problem::error("upstream.from", "an agent without an upstream receives nothing")
-                    .hint("write from = \"admin\" or \"static\", or enabled = true in [amtrelay]"),
+                Problem::error("upstream.from", "an agent without an upstream receives nothing").hint(
+                    "write from = \"admin\", \"static\" or \"dns-sd\", or enabled = true in [amtrelay]",
+                ),
             );
         }
         problems.extend(self.interface_problems());

@@ -1,6 +1,6 @@
 //! `[amtrelay]`: a relay for each source, as its AMTRELAY records say (RFC 8777).
 
-use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use serde::Deserialize;
 use vmcast_proto::amt::discovery::{self, Prefer};
@@ -8,11 +8,9 @@ use vmcast_proto::amt::discovery::{self, Prefer};
 use super::{
     Problem,
     sections::duplicates,
-    value::{Seconds, from_text},
+    value::{NameServer, Seconds},
 };
 
-/// The port of name servers (RFC 1035 §4.2).
-const DNS_PORT: u16 = 53;
 /// Most sources and tunnels that may be set.
 const MOST: (usize, usize) = (65_536, 256);
 /// Longest time that a source may be kept waiting for its relay.
@@ -111,56 +109,9 @@ impl AmtrelayConfig {
     }
 }
 
-/// A name server: an address, and a port if it is not 53.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct NameServer(pub SocketAddr);
-
-from_text!(NameServer);
-
-impl FromStr for NameServer {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let with_port = text.parse::<SocketAddr>().ok();
-        let server = with_port.or_else(|| Some(SocketAddr::new(text.parse().ok()?, DNS_PORT)));
-        match server {
-            Some(server)
-                if server.port() != 0 && !server.ip().is_unspecified() && !server.ip().is_multicast() =>
-            {
-                Ok(Self(server))
-            }
-            Some(_) | None => Err(format!(
-                "\"{text}\" is no address of a name server\nwrite 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:53"
-            )),
-        }
-    }
-}
-
-impl fmt::Display for NameServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_server_is_an_address_with_or_without_a_port() {
-        for (text, server) in [
-            ("192.0.2.53", "192.0.2.53:53"),
-            ("192.0.2.53:5353", "192.0.2.53:5353"),
-            ("2001:db8::53", "[2001:db8::53]:53"),
-            ("[2001:db8::53]:54", "[2001:db8::53]:54"),
-        ] {
-            assert_eq!(text.parse::<NameServer>().unwrap().to_string(), server);
-        }
-        for text in ["", "dns.example.net", "0.0.0.0", "192.0.2.53:0", "224.0.0.251"] {
-            assert!(text.parse::<NameServer>().is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn limits_are_checked_and_a_table_that_is_not_enabled_asks_nobody() {

@@ -36,7 +36,7 @@ use crate::identity::JoinToken;
 
 pub use admin::AdminConfig;
 pub use agent::{AgentConfig, AgentInterface};
-pub use amtrelay::{AmtrelayConfig, NameServer, PreferConfig};
+pub use amtrelay::{AmtrelayConfig, PreferConfig};
 pub use etcd::EtcdConfig;
 pub use forward::{Forward, StaticTunnel, StaticTunnelKind};
 pub use group_prefix::GroupPrefix;
@@ -54,8 +54,8 @@ pub use sections::{
 };
 pub use target::{Converted, Origin, Target, UnicastInput};
 pub use value::{
-    AdminName, AdminUrl, Endpoint, GroupAddress, InterfaceAddress, InterfaceName, MacAddress, NodeName,
-    Remote, TunnelEnd, VlanTag,
+    AdminName, AdminUrl, Domain, Endpoint, GroupAddress, InterfaceAddress, InterfaceName, MacAddress,
+    NameServer, NodeName, Remote, TunnelEnd, VlanTag,
 };
 
 /// What every role's configuration has.

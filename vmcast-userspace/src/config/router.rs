@@ -527,9 +527,11 @@ impl RouterConfig {
                     "rank",
                     "a VMR below rank 0 without [upstream] forwards only streams of its own interfaces",
                 )
-                .hint("add [upstream] with from = \"admin\" or \"static\", or write rank = 0"),
+                .hint("add [upstream] with from = \"admin\", \"static\" or \"dns-sd\", or write rank = 0"),
             ),
-            (UpstreamFrom::Admin, 1..) | (UpstreamFrom::Static, _) | (UpstreamFrom::None, 0) => {}
+            (UpstreamFrom::Admin, 1..)
+            | (UpstreamFrom::Static | UpstreamFrom::DnsSd, _)
+            | (UpstreamFrom::None, 0) => {}
         }
         problems
     }

@@ -122,15 +122,27 @@ fn every_key_of_the_schema_stands_in_its_sample() {
     has_every_key::<AgentConfig>(AGENT);
 }
 
+/// With its examples, as far as they go with an upstream that is named so.
+fn with_upstream(sample: &str, from: &str, without: &[&str]) -> String {
+    let mut whole: toml::Value = toml::from_str(&in_force(sample, true)).unwrap();
+    let upstream = table_at(&mut whole, &["upstream".to_owned()]);
+    upstream.insert("from".to_owned(), from.into());
+    for key in without {
+        assert!(upstream.remove(*key).is_some(), "{key}");
+    }
+    toml::to_string(&whole).unwrap()
+}
+
 #[test]
 fn the_examples_are_valid_too() {
-    // An address goes with the static upstream only.
-    let fixed = |sample| in_force(sample, true).replace("from = \"admin\"", "from = \"static\"");
-    let (router, report) = read::<RouterConfig>(&fixed(ROUTER));
-    assert_eq!(report, Report::default(), "{report}");
-    assert_eq!(router.node_id().as_str(), "edge-1.example.net");
-    assert_eq!(read::<AdminConfig>(&fixed(ADMIN)).1, Report::default());
-    assert_eq!(read::<AgentConfig>(&fixed(AGENT)).1, Report::default());
+    for (from, without) in [("static", &["domain", "dns"][..]), ("dns-sd", &["address"])] {
+        let (router, report) = read::<RouterConfig>(&with_upstream(ROUTER, from, without));
+        assert_eq!(report, Report::default(), "{report}");
+        assert_eq!(router.node_id().as_str(), "edge-1.example.net");
+        let (_, report) = read::<AgentConfig>(&with_upstream(AGENT, from, without));
+        assert_eq!(report, Report::default(), "{report}");
+    }
+    assert_eq!(read::<AdminConfig>(&in_force(ADMIN, true)).1, Report::default());
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::identity::{self, JoinToken};
 
 use super::{
     Problem, host,
-    value::{AdminUrl, Remote, Seconds},
+    value::{AdminUrl, Domain, NameServer, Remote, Seconds},
 };
 
 /// `[log]`: what is said, and how.
@@ -165,18 +165,39 @@ pub struct UpstreamConfig {
     /// Whether that is a Relay Discovery Address: the relay that is nearest is asked there for its own address.
     #[serde(default)]
     pub discover: bool,
+    /// Where DNS-SD looks for it; unset: in the domains that the host's resolver searches.
+    #[serde(default)]
+    pub domain: Option<Domain>,
+    /// The name servers that it asks; empty: those of the host.
+    #[serde(default)]
+    pub dns: Vec<NameServer>,
 }
 
 /// Who names the upstream VMR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum UpstreamFrom {
     /// The admin: the nearest one.
     Admin,
     /// The configuration.
     Static,
+    /// The DNS of the network, which lists its relays (RFC 6763; RFC 8777 §3.1.1).
+    DnsSd,
     /// Nobody: streams come from local sources only.
     None,
+}
+
+impl UpstreamFrom {
+    /// As the configuration has it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Static => "static",
+            Self::DnsSd => "dns-sd",
+            Self::None => "none",
+        }
+    }
 }
 
 /// The upstream VMR.
@@ -186,13 +207,15 @@ pub enum Upstream {
     Admin,
     /// This one.
     Static(Remote),
+    /// The best that DNS-SD lists in a domain, or in those that the host's resolver searches.
+    DnsSd(Option<Domain>, Vec<NameServer>),
     /// None: streams come from local sources only.
     None,
 }
 
 impl UpstreamConfig {
     pub(super) const fn new(from: UpstreamFrom) -> Self {
-        Self { from, address: None, discover: false }
+        Self { from, address: None, discover: false, domain: None, dns: Vec::new() }
     }
 
     /// The upstream VMR of a configuration without problems.
@@ -201,6 +224,7 @@ impl UpstreamConfig {
         match (self.from, &self.address) {
             (UpstreamFrom::Admin, _) => Upstream::Admin,
             (UpstreamFrom::Static, Some(address)) => Upstream::Static(address.clone()),
+            (UpstreamFrom::DnsSd, _) => Upstream::DnsSd(self.domain.clone(), self.dns.clone()),
             (UpstreamFrom::Static | UpstreamFrom::None, _) => Upstream::None,
         }
     }
@@ -212,18 +236,33 @@ impl UpstreamConfig {
                 Problem::error("upstream.address", "upstream from = \"static\" needs an address")
                     .hint("add address = \"192.0.2.1\" or a DNS name"),
             ),
-            (UpstreamFrom::Admin | UpstreamFrom::None, Some(_)) => problems.push(
+            (UpstreamFrom::Admin | UpstreamFrom::DnsSd | UpstreamFrom::None, Some(_)) => problems.push(
                 Problem::error("upstream.address", "the address would not be used")
                     .hint("write from = \"static\", or leave the address out"),
             ),
-            (UpstreamFrom::Admin, None) | (UpstreamFrom::Static, Some(_)) | (UpstreamFrom::None, None) => {}
+            (UpstreamFrom::Admin | UpstreamFrom::DnsSd | UpstreamFrom::None, None)
+            | (UpstreamFrom::Static, Some(_)) => {}
         }
-        if self.discover && self.from != UpstreamFrom::Static {
+        if self.discover && !matches!(self.from, UpstreamFrom::Static | UpstreamFrom::DnsSd) {
             problems.push(
-                Problem::error("upstream.discover", "only an address that is given here can be asked")
-                    .hint("write from = \"static\" with an address, or leave discover out"),
+                Problem::error(
+                    "upstream.discover",
+                    "only an address that is given here or by DNS-SD can be asked",
+                )
+                .hint("write from = \"static\" with an address, or leave discover out"),
             );
         }
+        for (key, is_set) in [("domain", self.domain.is_some()), ("dns", !self.dns.is_empty())] {
+            if is_set && self.from != UpstreamFrom::DnsSd {
+                problems.push(
+                    Problem::error(format!("upstream.{key}"), format!("{key} would not be used"))
+                        .hint(format!("write from = \"dns-sd\", or leave {key} out")),
+                );
+            }
+        }
+        problems.extend(duplicates(&self.dns).map(|index| {
+            Problem::error(format!("upstream.dns[{index}]"), format!("{} is listed twice", self.dns[index]))
+        }));
         if self.from == UpstreamFrom::Admin && admin.urls.is_empty() {
             problems.push(
                 Problem::error("upstream.from", "upstream from = \"admin\" needs an admin").hint(

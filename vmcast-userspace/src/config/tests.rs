@@ -10,7 +10,7 @@ use super::{
     AdminConfig, AgentConfig, Present, Problem, Report, RoleConfig, RouterConfig, Severity,
     group_prefix::GroupPrefix,
     sections::{Igmp, Upstream},
-    value::{AdminUrl, InterfaceAddress, InterfaceName, NodeName, Remote},
+    value::{AdminUrl, Domain, InterfaceAddress, InterfaceName, NameServer, NodeName, Remote},
 };
 
 const MINIMAL: &str = "rank = 0\n[[interface]]\nname = \"eth0\"\n";
@@ -405,4 +405,45 @@ fn the_admin_refuses_values_out_of_range() {
     }
     let said = refusal::<AdminConfig>("listen = \"8443\"\n");
     assert!(said.contains("t.toml:1:10"), "{said}");
+}
+
+#[test]
+fn a_name_server_is_an_address_with_or_without_a_port() {
+    for (text, server) in [
+        ("192.0.2.53", "192.0.2.53:53"),
+        ("192.0.2.53:5353", "192.0.2.53:5353"),
+        ("2001:db8::53", "[2001:db8::53]:53"),
+        ("[2001:db8::53]:54", "[2001:db8::53]:54"),
+    ] {
+        assert_eq!(text.parse::<NameServer>().unwrap().to_string(), server);
+    }
+    for text in ["", "dns.example.net", "0.0.0.0", "192.0.2.53:0", "224.0.0.251"] {
+        assert!(text.parse::<NameServer>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_domain_is_a_name() {
+    for text in ["example.net", "example.net.", "lan"] {
+        assert_eq!(text.parse::<Domain>().unwrap().to_string(), text);
+    }
+    for text in ["", "192.0.2.1", "exa mple.net", "-a.net", "a..net"] {
+        assert!(text.parse::<Domain>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn what_goes_with_another_upstream_is_not_taken_silently() {
+    for (upstream, key) in [
+        ("from = \"static\"\naddress = \"192.0.2.1\"\ndomain = \"example.net\"", "upstream.domain"),
+        ("from = \"admin\"\ndns = [\"192.0.2.53\"]", "upstream.dns"),
+        ("from = \"dns-sd\"\naddress = \"192.0.2.1\"", "upstream.address"),
+        ("from = \"dns-sd\"\ndns = [\"192.0.2.53\", \"192.0.2.53:53\"]", "upstream.dns[1]"),
+    ] {
+        let text =
+            format!("name = \"a\"\n[admin]\nurls = [\"https://192.0.2.9:8440\"]\n[upstream]\n{upstream}\n");
+        let config: AgentConfig = toml::from_str(&text).unwrap();
+        let keys: Vec<_> = config.problems().into_iter().map(|problem| problem.key).collect();
+        assert_eq!(keys, [key], "{upstream}");
+    }
 }

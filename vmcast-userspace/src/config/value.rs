@@ -271,6 +271,66 @@ impl fmt::Display for Remote {
     }
 }
 
+/// The port of name servers (RFC 1035 §4.2).
+const DNS_PORT: u16 = 53;
+
+/// A name server: an address, and a port if it is not 53.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct NameServer(pub SocketAddr);
+
+from_text!(NameServer);
+
+impl FromStr for NameServer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let with_port = text.parse::<SocketAddr>().ok();
+        let server = with_port.or_else(|| Some(SocketAddr::new(text.parse().ok()?, DNS_PORT)));
+        match server {
+            Some(server)
+                if server.port() != 0 && !server.ip().is_unspecified() && !server.ip().is_multicast() =>
+            {
+                Ok(Self(server))
+            }
+            Some(_) | None => Err(format!(
+                "\"{text}\" is no address of a name server\nwrite 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:53"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for NameServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A DNS domain.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Domain(pub String);
+
+from_text!(Domain);
+
+impl FromStr for Domain {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if is_dns_name(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!("\"{text}\" is no DNS domain\nwrite example.net"))
+        }
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Where a server is: `http://` or `https://`, a host, and a port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "String")]

@@ -15,6 +15,7 @@ use hickory_resolver::{
         op::ResponseCode,
         rr::{Name as DnsName, RData, RecordType},
     },
+    system_conf::read_system_conf,
 };
 use vmcast_proto::amt::discovery::Question;
 use vmcast_wire::amtrelay::{self, Name};
@@ -58,13 +59,20 @@ impl Dns {
     pub(crate) async fn ask(&self, question: &Question) -> Resolved {
         match self.lookup(question).await {
             Ok(resolved) => resolved,
-            Err(NetError::Dns(DnsError::NoRecordsFound(none)))
-                if matches!(none.response_code, ResponseCode::NoError | ResponseCode::NXDomain) =>
-            {
-                Resolved::Nothing { ttl: none.negative_ttl.map(|ttl| Duration::from_secs(ttl.into())) }
-            }
-            Err(error) => Resolved::Failed(error.to_string()),
+            Err(error) => match nothing(error) {
+                Ok(ttl) => Resolved::Nothing { ttl },
+                Err(error) => Resolved::Failed(error.to_string()),
+            },
         }
+    }
+
+    /// The domains that the host's resolver searches.
+    pub(super) fn search_list() -> Result<Vec<DnsName>, NetError> {
+        let (config, _) = read_system_conf()?;
+        let mut domains: Vec<_> = config.domain().into_iter().chain(config.search()).cloned().collect();
+        domains.retain(|domain| !domain.is_root());
+        domains.dedup();
+        Ok(domains)
     }
 
     async fn lookup(&self, question: &Question) -> Result<Resolved, NetError> {
@@ -90,7 +98,7 @@ impl Dns {
         Ok(Resolved::Addresses { addresses, ttl })
     }
 
-    fn resolver(&self) -> Result<TokioResolver, NetError> {
+    pub(super) fn resolver(&self) -> Result<TokioResolver, NetError> {
         let changed = || fs::metadata(RESOLV_CONF).and_then(|file| file.modified()).ok();
         let stamp = self.servers.is_empty().then(changed).flatten();
         let mut present = self.present.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -119,6 +127,18 @@ impl Dns {
         let resolver = builder.build()?;
         *present = Some((stamp, resolver.clone()));
         Ok(resolver)
+    }
+}
+
+/// How long it is known that there is no such record, if that is what an error says.
+pub(super) fn nothing(error: NetError) -> Result<Option<Duration>, NetError> {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none))
+            if matches!(none.response_code, ResponseCode::NoError | ResponseCode::NXDomain) =>
+        {
+            Ok(none.negative_ttl.map(|ttl| Duration::from_secs(ttl.into())))
+        }
+        error => Err(error),
     }
 }
 

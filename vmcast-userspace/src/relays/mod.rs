@@ -2,6 +2,7 @@
 
 mod dns;
 mod port;
+mod service;
 mod show;
 
 use std::{
@@ -17,6 +18,7 @@ use vmcast_proto::amt::discovery::{self, Answer, Question};
 use crate::{config::AmtrelayConfig, sockets::source_towards};
 pub(crate) use dns::{Dns, Resolved};
 use port::Port;
+pub(crate) use service::Service;
 pub(crate) use show::{source, sources};
 
 /// Datagrams and answers that wait for the role's loop; more wait in the sockets.

@@ -126,9 +126,8 @@ fn shown_engine(EngineInfo { engine, reason }: EngineInfo) -> api::Engine {
 
 fn upstream(router: &Router, now: Instant) -> Option<api::Upstream> {
     let from = match router.config.upstream.from {
-        UpstreamFrom::Admin => "admin",
-        UpstreamFrom::Static => "static",
         UpstreamFrom::None => return None,
+        from => from.label(),
     };
     let upstream = router.core.upstream.as_ref();
     let state = match upstream.map(|upstream| upstream.state) {

@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use vmcast_lab::{
     Namespace, Process,
-    roles::{Engine, Role, wait_ready},
+    roles::{AGENT_INTERFACE, Engine, Role, wait_ready},
     traffic::{GroupPort, Witness},
 };
 
@@ -29,7 +29,7 @@ use super::{
     bed::{Bed, Outcome, ensure, trial, trial_with},
     chain::start_with,
     rebind::{judge_of, translate},
-    small::{client_address, gateway_of, static_agent},
+    small::{IGMP, client_address, gateway_of, static_agent},
     stream::{Listener, Sender},
 };
 
@@ -54,6 +54,7 @@ pub(super) fn trials() -> Vec<Trial> {
             "nsd",
             vmr_moves,
         ),
+        trial_with("relays are found by DNS-SD, and the next when one dies", "nsd", "nsd", dns_sd),
         trial("a dead name server delays no join of the upstream's", dead_name_server),
         trial_with("the relays of a source are asked for by hand", "nsd", "nsd", by_hand),
     ]
@@ -164,10 +165,8 @@ impl Net {
              2.2 60 IN CNAME s2.example.\n"
         );
         let name: String = b"\x06relay2\x07example\x00".iter().map(|byte| format!("{byte:02x}")).collect();
-        let example = format!(
-            "$ORIGIN example.\n{soa}s2 60 IN TYPE260 \\# 18 0a 83 {name}\nrelay2 60 IN A {}\n",
-            RELAYS[1]
-        );
+        let example =
+            format!("$ORIGIN example.\n{soa}s2 60 IN TYPE260 \\# 18 0a 83 {name}\n{}", listed_relays());
         let zones = [("1.10.in-addr.arpa", reverse), ("example", example)];
         let mut text = format!(
             "server:\n ip-address: {NAME_SERVER}\n username: \"\"\n chroot: \"\"\n zonesdir: \"{dir}\"\n \
@@ -207,6 +206,18 @@ impl Net {
         };
         Ok([send(1)?, send(2)?, send(3)?])
     }
+}
+
+/// What DNS-SD lists: a relay that there is no more, the second relay, and before it the first.
+fn listed_relays() -> String {
+    let [first, second, _] = RELAYS;
+    format!(
+        "_amt._udp 60 IN PTR none._amt._udp\n_amt._udp 60 IN PTR spare._amt._udp\n_amt._udp 60 IN PTR main._amt._udp\n\
+         none._amt._udp 60 IN SRV 0 0 0 .\n\
+         spare._amt._udp 60 IN SRV 20 0 2268 relay2\n\
+         main._amt._udp 60 IN SRV 10 5 2268 relay1\n\
+         relay1 60 IN A {first}\nrelay2 60 IN A {second}\n"
+    )
 }
 
 fn amtrelay() -> String {
@@ -350,6 +361,64 @@ fn vmr(bed: &mut Bed) -> Outcome {
     let heard: Vec<u64> = listeners[0].heard().packets.iter().map(|(_, number)| *number).collect();
     ensure!(heard.windows(2).all(|pair| pair[0] < pair[1]), "out of order or twice");
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+// proves A6 (RFC 8777 §3.1.1: DNS-SD), for a VMR that knows the domain and an agent that has it from its host
+fn dns_sd(bed: &mut Bed) -> Outcome {
+    let net = Net::build(bed)?;
+    let [first, _second, _last] = net.start_relays(bed)?;
+    let _name_server = net.name_server(bed)?;
+    let tables = format!("[upstream]\nfrom = \"dns-sd\"\ndomain = \"example\"\ndns = [\"{NAME_SERVER}\"]\n");
+    let interfaces = [("core0", false), ("acc1", false), ("acc2", false)];
+    let edge = start_with(&bed.launcher, bed, &net.edge, 1, &tables, &interfaces, Engine::Auto)?;
+    let resolver = bed.lab.dir().join("resolv.conf");
+    fs::write(&resolver, format!("search nothing.example example\nnameserver {NAME_SERVER}\n"))?;
+    let launcher = bed.launcher.with_file("/etc/resolv.conf", &resolver);
+    let tables = format!("[upstream]\nfrom = \"dns-sd\"\n[interface]\nname = \"{AGENT_INTERFACE}\"\n{IGMP}");
+    let of_edge = static_agent(bed, &net.clients[0], gateway_of(1), "")?;
+    let searching = launcher.start(&net.clients[1], "agent", "", &tables)?;
+    let mut roles = [edge, of_edge, searching];
+    wait_ready(&mut roles, bed.clock)?;
+    let [edge, _of_edge, searching] = &roles;
+    for role in [edge, searching] {
+        let status = bed.until_answer("the first relay is the upstream", role, &["status"], |status| {
+            status["upstream"]["remote"] == format!("{}:2268", RELAYS[0])
+        })?;
+        ensure!(status["upstream"]["from"] == "dns-sd", "{status}");
+    }
+    // Who did not join has none of it, nor does it come by another relay.
+    let spare = net.forbid(bed, 1, 1)?;
+    let other = net.forbid(bed, 2, 1)?;
+    let sender = Sender::start(&net.sources[0], SOURCES[0], stream(1))?;
+    let listeners = [
+        Listener::join(&net.clients[0], stream(1), Some(SOURCES[0]))?,
+        Listener::join(&net.clients[1], stream(1), Some(SOURCES[0]))?,
+    ];
+    for listener in &listeners {
+        listener.more(bed, SOME)?;
+        listener.heard().is_whole()?;
+    }
+    ensure!(spare.stray().packets == 0, "the spare relay sent {:?}", spare.stray());
+    spare.forbid(false);
+    let mut first = first.into_process();
+    first.signal(Signal::SIGKILL)?;
+    first.wait_for(std::time::Duration::from_secs(5))?;
+    for role in [edge, searching] {
+        bed.until_answer("the next relay is the upstream", role, &["status"], |status| {
+            status["upstream"]["remote"] == format!("{}:2268", RELAYS[1])
+        })?;
+    }
+    for listener in &listeners {
+        listener.more(bed, SOME)?;
+    }
+    let last = sender.stop()? - 1;
+    for listener in &listeners {
+        listener.until_last(bed, last)?;
+        let heard: Vec<u64> = listener.heard().packets.iter().map(|(_, number)| *number).collect();
+        ensure!(heard.windows(2).all(|pair| pair[0] < pair[1]), "out of order or twice");
+    }
+    ensure!(other.stray().packets == 0, "somebody else sent {:?}", other.stray());
     Ok(())
 }
 

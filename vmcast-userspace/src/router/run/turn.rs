@@ -9,6 +9,7 @@ use crate::{
     clock,
     config::{Remote, Upstream},
     link::{Attachment, RankedVmrs},
+    relays::Service,
     resolver::Resolver,
     router::{
         endpoints::{self, Reading},
@@ -24,8 +25,18 @@ impl Router {
         match self.config.upstream.upstream() {
             Upstream::None => None,
             Upstream::Admin => self.attachment.as_ref().map(Attachment::upstreams),
-            Upstream::Static(remote) => {
-                tokio::spawn(resolve(remote, self.events.clone()));
+            Upstream::Static(Remote::Address(address)) => {
+                // Before anybody listens there is room.
+                let _ = self.events.try_send(Event::StaticUpstream(vec![address]));
+                None
+            }
+            Upstream::Static(Remote::Name(host, port)) => {
+                tokio::spawn(resolve(Resolver::start(host, port), self.events.clone()));
+                None
+            }
+            Upstream::DnsSd(domain, dns) => {
+                let service = Service::new(domain, &dns, self.config.node_id().as_str());
+                tokio::spawn(resolve(Resolver::of_service(service), self.events.clone()));
                 None
             }
         }
@@ -119,16 +130,8 @@ impl Router {
     }
 }
 
-/// Tells the addresses of a configured upstream, again with every change if it is a name.
-async fn resolve(remote: Remote, events: mpsc::Sender<Event>) {
-    match remote {
-        Remote::Address(address) => {
-            // Only a router that has ended does not listen.
-            let _ = events.send(Event::StaticUpstream(vec![address])).await;
-        }
-        Remote::Name(host, port) => {
-            let mut resolver = Resolver::start(host, port);
-            while events.send(Event::StaticUpstream(resolver.changed().await)).await.is_ok() {}
-        }
-    }
+/// Tells what a name of the configuration stands for, with every change.
+async fn resolve(mut resolver: Resolver, events: mpsc::Sender<Event>) {
+    // Only a router that has ended does not listen.
+    while events.send(Event::StaticUpstream(resolver.changed().await)).await.is_ok() {}
 }
