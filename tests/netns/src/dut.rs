@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use libtest_mimic::Failed;
@@ -19,7 +19,10 @@ use vmcast_dataplane::{
     kernel::{KernelPlane, OnExit, Options, Rule, Statistics},
     software::Disposition,
 };
-use vmcast_lab::netns::{Lab, Namespace, Offload};
+use vmcast_lab::{
+    clock::Clock,
+    netns::{Lab, Namespace, Offload},
+};
 
 use crate::wire::Wire;
 
@@ -345,9 +348,9 @@ impl KernelUnderTest {
 
     /// Waits until all tables that are made in advance are there.
     pub(crate) fn wait_for_stock(&mut self) -> Result<(), Failed> {
-        let begun = Instant::now();
+        let clock = Clock::start();
         while !self.plane.is_stocked() {
-            if begun.elapsed() > HANG {
+            if clock.now() > HANG {
                 return Err("the tables that were ordered do not come".into());
             }
             thread::sleep(Duration::from_millis(1));
