@@ -22,6 +22,7 @@ use vmcast_proto::{
 };
 
 use super::{
+    changeover::Moves,
     interfaces::Unread,
     relays::{Relays, relay_tunnel},
     run::Router,
@@ -84,7 +85,7 @@ fn status(router: &Router, now: Instant) -> api::Status {
         count += 1;
         members += group.members as u64;
     }
-    let upstreams = u64::from(router.core.upstream.is_some());
+    let upstreams = router.core.upstreams().count() as u64;
     api::Status {
         rank: Some(router.config.rank),
         engine: Some(engine(router)),
@@ -313,7 +314,7 @@ fn tunnel_place(router: &Router, id: TunnelId) -> api::Place {
     if let Some(Tunnel { local, remote, .. }) = router.core.relays.as_deref().and_then(of_relay) {
         return api::Place::Tunnel { id: id.0, name: None, local, remote };
     }
-    let upstream = router.core.upstream.as_ref().filter(|upstream| upstream.id == id);
+    let upstream = router.core.upstreams().find(|upstream| upstream.id == id);
     let ends: Option<(SocketAddr, SocketAddr)> = match upstream {
         Some(upstream) => Some((upstream.local, upstream.relay.unwrap_or(upstream.named))),
         None => router.core.relay.ends(id.0).map(|(local, remote, _)| (local, remote)),
@@ -325,7 +326,7 @@ fn tunnel_place(router: &Router, id: TunnelId) -> api::Place {
 }
 
 fn tunnels(router: &Router, page: &api::Page, now: Instant) -> api::Tunnels {
-    let upstream = router.core.upstream.iter().map(|upstream| api::Tunnel {
+    let upstream = router.core.upstreams().map(|upstream| api::Tunnel {
         id: upstream.id.0,
         name: None,
         key: None,
@@ -536,6 +537,10 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
         }
     }
     count("gateway", "data_at_socket", router.core.data_at_socket);
+    let Moves { between_packets, amid_packets, unwatched } = router.core.moves;
+    count("gateway", "streams_moved", between_packets);
+    count("gateway", "streams_moved_amid_packets", amid_packets);
+    count("gateway", "streams_moved_unwatched", unwatched);
     for family in Family::ALL {
         let counters = router.core.querier_counters(family);
         let protocol = family.protocol();

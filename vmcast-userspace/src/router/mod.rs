@@ -5,6 +5,7 @@
 
 mod about;
 mod answer;
+mod changeover;
 mod core;
 mod endpoints;
 mod fitness;
@@ -12,6 +13,7 @@ mod interfaces;
 mod kept;
 mod kept_policy;
 mod kernel_log;
+mod overlap;
 mod pace;
 mod place;
 mod plane;

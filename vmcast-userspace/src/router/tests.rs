@@ -310,7 +310,7 @@ fn what_members_want_is_asked_of_the_upstream_and_data_is_taken_from_its_tunnel_
     let hello = bed.take();
     assert!(hello.contains(&Effect::Fib(FibOp::SetEndpoint(GATEWAY_END))));
     let request = hello.iter().find_map(|effect| match effect {
-        Effect::SendGateway { remote, bytes } => Some((*remote, bytes.clone())),
+        Effect::SendGateway { remote, bytes, .. } => Some((*remote, bytes.clone())),
         _ => None,
     });
     let (remote, request) = request.expect("a Request");
