@@ -32,6 +32,7 @@ use super::{
     relays::Relays,
     stated::{Change, Stated},
     tunnels::Tunnels,
+    unasked::Unasked,
     upstream::{self, State, Upstream},
 };
 use crate::relays::RelayEffect;
@@ -131,6 +132,8 @@ pub(super) struct Core {
     /// The one in its place, while both are there.
     pub(super) successor: Option<Box<Successor>>,
     pub(super) moves: Moves,
+    /// Sources of groups that nobody has joined.
+    pub(super) unasked: Unasked,
     pub(super) relays: Option<Box<Relays>>,
     upstreams_so_far: u32,
     /// Whether another one is known that could take its place.
@@ -169,6 +172,7 @@ impl Core {
             upstream: None,
             successor: None,
             moves: Moves::default(),
+            unasked: Unasked::default(),
             relays: settings.relays.map(|config| Box::new(Relays::new(config))),
             upstreams_so_far: 0,
             another_upstream: false,
@@ -588,12 +592,13 @@ impl Core {
         match punt.reason {
             PuntReason::NewSource => {
                 let Punt { stream, input, .. } = punt;
-                self.judge_source(now, stream);
-                self.mrib.handle_input(now, mrib::Input::NewSource { stream, input });
+                self.new_source(now, stream, input);
                 self.settle(now);
             }
-            // Nobody wants the group, or the packet came the wrong way: the counters say so.
-            PuntReason::UnknownGroup | PuntReason::WrongInput => {}
+            // Nobody wants the group yet.
+            PuntReason::UnknownGroup => self.unasked.note(now, punt.stream, punt.input),
+            // The packet came the wrong way: the counters say so.
+            PuntReason::WrongInput => {}
         }
     }
 

@@ -30,6 +30,7 @@ mod socket_shares;
 mod stated;
 mod tally;
 mod tunnels;
+mod unasked;
 mod unicast;
 mod upstream;
 
