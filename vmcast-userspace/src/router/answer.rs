@@ -102,7 +102,7 @@ fn status(router: &Router, now: Instant) -> api::Status {
     }
 }
 
-/// Of the joins that the policy refuses as many as a person reads, and the sources.
+/// What the upstream refuses; of the joins that the policy refuses here as many as a person reads, and the sources.
 fn refused(router: &Router) -> Vec<api::Refused> {
     let policed = &router.core.policed;
     let joins = policed.refused().map(|(_, group, refused)| api::Refused {
@@ -114,7 +114,10 @@ fn refused(router: &Router) -> Vec<api::Refused> {
         let reason = policed.policy().send(stream.source?, stream.group).err()?;
         Some(api::Refused { group: stream.group, who: stream.source, reason: reason.to_string() })
     });
-    joins.chain(sources).take(MOST_REFUSED).collect()
+    let above = router.core.refused_above().iter();
+    let above =
+        above.map(|(group, reason)| api::Refused { group: *group, who: None, reason: reason.clone() });
+    above.chain(joins).chain(sources).take(MOST_REFUSED).collect()
 }
 
 fn engine(router: &Router) -> api::Engine {
@@ -173,7 +176,7 @@ fn groups(router: &Router, page: &api::Page, now: Instant) -> api::Groups {
             last_packet_ms: silence.map(millis),
             state,
             priority: priority(router.core.priorities.of(&info.stream)),
-            refused: None,
+            refused: router.core.refused_above().get(&info.stream.group).cloned(),
         }
     });
     api::Groups { next, groups }
@@ -210,7 +213,7 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
             filter: filter(&info.filter),
             configured: info.is_stated,
             waits: info.waits,
-            refused: None,
+            refused: router.core.refused_above().get(&info.group).cloned(),
             age_ms: joined.map_or(0, |joined| millis(now.saturating_duration_since(joined.at))),
             packets: sent.packets,
             bytes: sent.bytes,
@@ -525,6 +528,7 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     for (label, value) in router.core.policed.counters() {
         count("policy", label, value);
     }
+    count("policy", "joins_refused_above", router.core.refused_above.told);
     for (label, value) in router.core.upstream.iter().flat_map(|upstream| upstream.counters()) {
         count("gateway", label, value);
     }

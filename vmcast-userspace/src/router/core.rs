@@ -29,6 +29,7 @@ use super::{
     policed::Policed,
     priorities::Priorities,
     recordings,
+    refused::RefusedAbove,
     relays::Relays,
     stated::{Change, Stated},
     tunnels::Tunnels,
@@ -132,6 +133,7 @@ pub(super) struct Core {
     /// The one in its place, while both are there.
     pub(super) successor: Option<Box<Successor>>,
     pub(super) moves: Moves,
+    pub(super) refused_above: RefusedAbove,
     /// Sources of groups that nobody has joined.
     pub(super) unasked: Unasked,
     pub(super) relays: Option<Box<Relays>>,
@@ -172,6 +174,7 @@ impl Core {
             upstream: None,
             successor: None,
             moves: Moves::default(),
+            refused_above: RefusedAbove::default(),
             unasked: Unasked::default(),
             relays: settings.relays.map(|config| Box::new(Relays::new(config))),
             upstreams_so_far: 0,
@@ -610,6 +613,7 @@ impl Core {
         }
         self.measure(now, streams);
         self.note_traffic(now, streams);
+        self.note_heard(now, streams);
         if let Some(upstream) = &mut self.upstream {
             // Streams of our own networks and of other relays say nothing about the upstream.
             let from_upstream = |entry: &&StreamStats| {

@@ -22,6 +22,7 @@ mod priorities;
 mod pursuit;
 mod reconcile;
 mod recordings;
+mod refused;
 mod relays;
 mod run;
 mod seed;

@@ -139,6 +139,8 @@ pub(super) struct Router {
     pub(super) attachment: Option<Attachment>,
     /// Where the admin's policy is kept.
     kept_policy: KeptPolicy,
+    /// Whether those below were told that the upstream refuses something.
+    told_above: bool,
     pub(super) upstream_name: Option<String>,
     pub(super) process: Process,
     /// Changes that the data plane refused.
@@ -263,6 +265,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         shown,
         attachment,
         kept_policy,
+        told_above: false,
         upstream_name: None,
         process,
         refused_changes: 0,
@@ -509,6 +512,7 @@ impl Router {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut named_by_admin = self.watch_upstream();
+        let mut refused_above = self.attachment.as_ref().map(Attachment::refused);
         let mut orders = self.attachment.as_mut().and_then(Attachment::take_orders);
         let oversized = self.plane.oversized().map(Readable::new).transpose();
         let oversized = oversized.context("following the packets that are too large for a link")?;
@@ -532,6 +536,7 @@ impl Router {
                 },
                 () = at(timeout) => self.core.handle_timeout(clock::now()),
                 order = ordered::next(&mut orders) => self.on_order(order),
+                groups = ordered::refused(&mut refused_above) => self.core.set_refused_above(groups),
                 () = clock::sleep_until(self.volley.poll_timeout()) => self.probe(),
                 _ = punts.tick() => {
                     // Bounded, so that a flood of new sources leaves time for everything else.
@@ -559,6 +564,7 @@ impl Router {
                     if let Some(attachment) = &self.attachment {
                         attachment.serves(self.core.relay.tunnel_count());
                     }
+                    self.ask_refused(now);
                     self.tell_refused();
                     self.catch_up(now);
                     self.write_recordings();

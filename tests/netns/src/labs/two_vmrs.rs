@@ -32,6 +32,7 @@ pub(super) fn trials() -> Vec<Trial> {
             "a VMR is drained under a stream, and the VMR below it moves without losing or doubling a packet",
             router_drained,
         ),
+        trial("a VMR is told why the one above it refuses a join, and so is the agent below", refused_above),
         trial(
             "a VMR is killed under a stream, and its agent turns to the other within a second",
             agent_fails_over,
@@ -283,6 +284,70 @@ fn router_drained(bed: &mut Bed) -> Outcome {
             is_whole_but_for_a_second(&listener.heard())?;
         }
     }
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+// proves D4: refused joins carry the reason to the client, over the VMR between
+fn refused_above(bed: &mut Bed) -> Outcome {
+    let two = Two::build(bed)?;
+    let below = two.start_below(bed)?;
+    two.below.sysctl(&[("ipv4/ip_forward", "1")])?;
+    translate(&two.below, "bb0")?;
+    bed.until_answer("all VMRs may be given", &two.admin, &["node", "list"], |answer| {
+        let nodes = answer["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let is_proved = |node: &Value| {
+            let proofs = node["proofs"].as_array().map(Vec::as_slice).unwrap_or_default();
+            proofs.iter().any(|proof| proof["found"] == "proved")
+        };
+        nodes.len() == 3 && nodes.iter().all(is_proved)
+    })?;
+    let mut agent = bed.launcher.agent(&two.leaf, ADMIN)?;
+    wait_ready([&mut agent], bed.clock)?;
+    let bystander = two.forbid(bed)?;
+    let name = two.below.node();
+    bed.until_answer("the VMR between serves", &agent, &["status"], |status| {
+        status["upstream"]["name"] == name
+    })?;
+    let group = STREAM.group.to_string();
+    let who = format!("{}/32", on_access(13));
+    let added = two.admin.ask(&[
+        "policy",
+        "add",
+        "deny",
+        "receive",
+        "--from",
+        &who,
+        "--groups",
+        &format!("{group}/32"),
+    ]);
+    let rule = added.unwrap_or_default()["rules"][0]["id"].as_u64().ok_or("no rule")?.to_string();
+    for role in &two.roles {
+        bed.until_answer("the router has the policy", role, &["status"], |status| {
+            status["policy_version"] == 1
+        })?;
+    }
+    let sender = Sender::start(&two.source, SOURCE, STREAM)?;
+    let listener = Listener::join(&two.leaf, STREAM, None)?;
+    let reason = format!("rule {rule} of the policy forbids it");
+    bed.until_answer("the VMR shows why", &below, &["status"], |status| {
+        let refused = &status["refused"][0];
+        refused["group"] == group && refused["who"].is_null() && refused["reason"] == reason
+    })?;
+    let passed_on = format!("the VMR above refuses it: {reason}");
+    bed.until_answer("the agent is told", &agent, &["status"], |status| {
+        status["refused"][0]["group"] == group && status["refused"][0]["reason"] == passed_on
+    })?;
+    ensure!(listener.count() == 0, "what is refused came {} times", listener.count());
+
+    two.admin.ask(&["policy", "remove", &rule]).ok_or("the rule stays")?;
+    listener.more(bed, SOME)?;
+    for role in [&below, &agent] {
+        bed.until_answer("the reason is gone", role, &["status"], |status| status["refused"].is_null())?;
+    }
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    listener.heard().is_whole()?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())
 }
