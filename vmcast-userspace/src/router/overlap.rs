@@ -6,10 +6,10 @@
 //! the former is the one that is there most of the time; and just after a packet has come by the second way, there is
 //! the most time until the next. A stream that changes over then misses no packet, and has none twice.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-/// How often the counters of such a stream are read, in milliseconds.
-pub(super) const LOOK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(1);
+/// How often the counters of such a stream are read.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Packets by either way before it is believed which difference is the usual one.
 const PACKETS: u64 = 4;
