@@ -344,7 +344,13 @@ impl Core {
     }
 
     fn on_host_joined(&mut self, now: Instant, group: IpAddr, sources: &BTreeSet<IpAddr>) {
-        let known = !self.querier(Family::of(group)).filter(group).is_none();
+        let mut known = !self.querier(Family::of(group)).filter(group).is_none();
+        if self.early.take_back(group) && known && self.early.admit(now, group) {
+            // The host's report of the leave may still be under way. To hear it now already leaves it nothing to end.
+            self.early.expect_leave(group);
+            self.end_at_querier(now, group);
+            known = false;
+        }
         if known || self.stopped || !group.is_multicast() || !leaves_the_link(group) {
             return;
         }
@@ -362,8 +368,15 @@ impl Core {
         if self.early.remove(group) {
             self.on_membership(now, group, Filter::none());
         }
-        // The host's own leave is under way. To hear it now already spares the wait, and when it
-        // comes there is nothing left to end.
+        let is_member = !self.querier(Family::of(group)).filter(group).is_none();
+        if is_member && !self.early.leave(now, group) {
+            self.end_at_querier(now, group);
+        }
+    }
+
+    /// The host's own leave is under way. To hear it now already spares the wait, and when it comes there is nothing left
+    /// to end.
+    fn end_at_querier(&mut self, now: Instant, group: IpAddr) {
         let family = Family::of(group);
         if !self.querier(family).filter(group).is_none() {
             let (source, destination, message) = leave(self.querier(family), group);
@@ -589,8 +602,10 @@ impl Core {
                         self.outputs.extend(query.map(Output::ToHost));
                     }
                     membership::Output::Event(membership::Event::Membership { group, filter }) => {
-                        self.early.remove(group);
-                        self.on_membership(now, group, filter);
+                        if !(filter.is_none() && self.early.holds_leave(group)) {
+                            self.early.remove(group);
+                            self.on_membership(now, group, filter);
+                        }
                     }
                     // Nobody else is on the link.
                     membership::Output::Event(
@@ -702,6 +717,11 @@ impl Machine for Core {
     fn handle_timeout(&mut self, now: Instant) {
         for querier in &mut self.queriers {
             querier.handle_timeout(now);
+        }
+        while let Some(group) = self.early.pop_left(now) {
+            self.end_at_querier(now, group);
+            let rest = self.querier(Family::of(group)).filter(group);
+            self.on_membership(now, group, rest);
         }
         while let Some(group) = self.early.pop_expired(now) {
             let confirmed = self.querier(Family::of(group)).filter(group);

@@ -110,11 +110,13 @@ pub struct Attachment {
     commands: mpsc::UnboundedSender<Command>,
     /// What the admin tells a VMR, until somebody has taken it.
     orders: Option<mpsc::Receiver<VmrOrder>>,
-    /// A VMR's line, or the task in which an agent asks.
-    line: JoinHandle<()>,
+    /// A VMR's line.
+    line: Option<JoinHandle<()>>,
+    /// Asks why joins are refused.
+    asking: JoinHandle<()>,
     /// What a VMR refuses, for its line.
     refuses: watch::Sender<v1::RefusedJoins>,
-    /// What an agent asks about refusals, and what it is told.
+    /// What this node asks about refusals, and what it is told.
     refused_question: watch::Sender<Option<RefusedQuestion>>,
     refused: watch::Receiver<RefusedGroups>,
     notes: SharedNotes,
@@ -153,14 +155,13 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
     let id = settings.registration.id.clone();
     let (orders, line) = match settings.registration.role {
         Role::Vmr { .. } => {
+            let id = id.clone();
             let (orders, line) = super::line::hold(client.clone(), id, backoff(), refuses_rx, notes.clone());
-            (Some(orders), line)
+            (Some(orders), Some(line))
         }
-        Role::Agent => {
-            let seed = random.number();
-            (None, tokio::spawn(refused::ask(client.clone(), id, seed, questions, refused_tx)))
-        }
+        Role::Agent => (None, None),
     };
+    let asking = tokio::spawn(refused::ask(client.clone(), id, random.number(), questions, refused_tx));
     let renewal = settings.identity.clone().map(|identity| {
         tokio::spawn(renew::run(identity, client.clone(), Random::new(random.number()))).abort_handle()
     });
@@ -190,6 +191,7 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
         commands,
         orders,
         line,
+        asking,
         refuses,
         refused_question,
         refused,
@@ -234,7 +236,7 @@ impl Attachment {
         });
     }
 
-    /// Says what does not come to this agent; the admin is asked whether that is refused.
+    /// Says what does not come to this node; the admin is asked whether that is refused.
     pub fn ask_refused(&self, question: Option<RefusedQuestion>) {
         self.refused_question.send_if_modified(|known| {
             let changed = *known != question;
@@ -243,7 +245,7 @@ impl Attachment {
         });
     }
 
-    /// The groups that the VMR refuses to this agent, as far as the admin was asked. A change is seen on the receiver.
+    /// The groups that its VMR refuses to this node, as far as the admin was asked. A change is seen on the receiver.
     #[must_use]
     pub fn refused(&self) -> watch::Receiver<RefusedGroups> {
         self.refused.clone()
@@ -311,7 +313,7 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        for task in self.task.iter().chain([&self.line]) {
+        for task in self.task.iter().chain(&self.line).chain([&self.asking]) {
             task.abort();
         }
         if let Some(renewal) = &self.renewal {

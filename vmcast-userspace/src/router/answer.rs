@@ -22,6 +22,7 @@ use vmcast_proto::{
 };
 
 use super::{
+    changeover::Moves,
     interfaces::Unread,
     relays::{Relays, relay_tunnel},
     run::Router,
@@ -84,7 +85,7 @@ fn status(router: &Router, now: Instant) -> api::Status {
         count += 1;
         members += group.members as u64;
     }
-    let upstreams = u64::from(router.core.upstream.is_some());
+    let upstreams = router.core.upstreams().count() as u64;
     api::Status {
         rank: Some(router.config.rank),
         engine: Some(engine(router)),
@@ -101,7 +102,7 @@ fn status(router: &Router, now: Instant) -> api::Status {
     }
 }
 
-/// Of the joins that the policy refuses as many as a person reads, and the sources.
+/// What the upstream refuses; of the joins that the policy refuses here as many as a person reads, and the sources.
 fn refused(router: &Router) -> Vec<api::Refused> {
     let policed = &router.core.policed;
     let joins = policed.refused().map(|(_, group, refused)| api::Refused {
@@ -113,7 +114,10 @@ fn refused(router: &Router) -> Vec<api::Refused> {
         let reason = policed.policy().send(stream.source?, stream.group).err()?;
         Some(api::Refused { group: stream.group, who: stream.source, reason: reason.to_string() })
     });
-    joins.chain(sources).take(MOST_REFUSED).collect()
+    let above = router.core.refused_above().iter();
+    let above =
+        above.map(|(group, reason)| api::Refused { group: *group, who: None, reason: reason.clone() });
+    above.chain(joins).chain(sources).take(MOST_REFUSED).collect()
 }
 
 fn engine(router: &Router) -> api::Engine {
@@ -171,7 +175,7 @@ fn groups(router: &Router, page: &api::Page, now: Instant) -> api::Groups {
             last_packet_ms: silence.map(millis),
             state,
             priority: priority(router.core.priorities.of(&info.stream)),
-            refused: None,
+            refused: router.core.refused_above().get(&info.stream.group).cloned(),
         }
     });
     api::Groups { next, groups }
@@ -208,7 +212,7 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
             filter: filter(&info.filter),
             configured: info.is_stated,
             waits: info.waits,
-            refused: None,
+            refused: router.core.refused_above().get(&info.group).cloned(),
             age_ms: joined.map_or(0, |joined| millis(now.saturating_duration_since(joined.at))),
             packets: sent.packets,
             bytes: sent.bytes,
@@ -312,7 +316,7 @@ fn tunnel_place(router: &Router, id: TunnelId) -> api::Place {
     if let Some(Tunnel { local, remote, .. }) = router.core.relays.as_deref().and_then(of_relay) {
         return api::Place::Tunnel { id: id.0, name: None, local, remote };
     }
-    let upstream = router.core.upstream.as_ref().filter(|upstream| upstream.id == id);
+    let upstream = router.core.upstreams().find(|upstream| upstream.id == id);
     let ends: Option<(SocketAddr, SocketAddr)> = match upstream {
         Some(upstream) => Some((upstream.local, upstream.relay.unwrap_or(upstream.named))),
         None => router.core.relay.ends(id.0).map(|(local, remote, _)| (local, remote)),
@@ -324,7 +328,7 @@ fn tunnel_place(router: &Router, id: TunnelId) -> api::Place {
 }
 
 fn tunnels(router: &Router, page: &api::Page, now: Instant) -> api::Tunnels {
-    let upstream = router.core.upstream.iter().map(|upstream| api::Tunnel {
+    let upstream = router.core.upstreams().map(|upstream| api::Tunnel {
         id: upstream.id.0,
         name: None,
         key: None,
@@ -523,6 +527,7 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     for (label, value) in router.core.policed.counters() {
         count("policy", label, value);
     }
+    count("policy", "joins_refused_above", router.core.refused_above.told);
     for (label, value) in router.core.upstream.iter().flat_map(|upstream| upstream.counters()) {
         count("gateway", label, value);
     }
@@ -535,6 +540,10 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
         }
     }
     count("gateway", "data_at_socket", router.core.data_at_socket);
+    let Moves { between_packets, amid_packets, unwatched } = router.core.moves;
+    count("gateway", "streams_moved", between_packets);
+    count("gateway", "streams_moved_amid_packets", amid_packets);
+    count("gateway", "streams_moved_unwatched", unwatched);
     for family in Family::ALL {
         let counters = router.core.querier_counters(family);
         let protocol = family.protocol();
@@ -562,6 +571,7 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     count("mrib", "new_source_wrong_input", mrib.wrong_input);
     count("mrib", "new_source_group_limit", mrib.group_limit);
     count("mrib", "new_source_total_limit", mrib.total_limit);
+    count("mrib", "new_source_refused_limit", mrib.refused_limit);
     count("mrib", "new_source_not_needed", mrib.not_needed);
     count("mrib", "streams_full", mrib.streams_full);
     count("mrib", "share_exceeded", mrib.share_exceeded);

@@ -24,13 +24,16 @@ use vmcast_proto::{
 };
 
 use super::{
+    changeover::{Moves, Successor},
     pace::Pace,
     policed::Policed,
     priorities::Priorities,
     recordings,
+    refused::RefusedAbove,
     relays::Relays,
     stated::{Change, Stated},
     tunnels::Tunnels,
+    unasked::Unasked,
     upstream::{self, State, Upstream},
 };
 use crate::relays::RelayEffect;
@@ -40,8 +43,8 @@ use crate::relays::RelayEffect;
 pub(super) enum Effect {
     /// Send from one of the relay's endpoints.
     SendRelay { local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
-    /// Send from the gateway's socket.
-    SendGateway { remote: SocketAddr, bytes: Vec<u8> },
+    /// Send from the gateway's socket at this end of ours.
+    SendGateway { local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
     /// Send an IGMP or MLD message on an interface.
     SendMembership { ifindex: IfIndex, source: IpAddr, destination: IpAddr, message: Vec<u8> },
     /// Share what the relay's sockets take with a gateway that has a tunnel more, or less.
@@ -64,6 +67,8 @@ pub(super) enum Effect {
     UpstreamUp(SocketAddr),
     /// The upstream does not serve us; another may.
     UpstreamDown { named: SocketAddr, reason: &'static str },
+    /// Every stream comes from the upstream that was turned to beside the present one, which is left.
+    ChangedOver,
 }
 
 /// What is set by configuration.
@@ -125,6 +130,12 @@ pub(super) struct Core {
     pub(super) priorities: Priorities,
     pub(super) policed: Policed,
     pub(super) upstream: Option<Upstream>,
+    /// The one in its place, while both are there.
+    pub(super) successor: Option<Box<Successor>>,
+    pub(super) moves: Moves,
+    pub(super) refused_above: RefusedAbove,
+    /// Sources of groups that nobody has joined.
+    pub(super) unasked: Unasked,
     pub(super) relays: Option<Box<Relays>>,
     upstreams_so_far: u32,
     /// Whether another one is known that could take its place.
@@ -161,6 +172,10 @@ impl Core {
             priorities: Priorities::default(),
             policed: Policed::default(),
             upstream: None,
+            successor: None,
+            moves: Moves::default(),
+            refused_above: RefusedAbove::default(),
+            unasked: Unasked::default(),
             relays: settings.relays.map(|config| Box::new(Relays::new(config))),
             upstreams_so_far: 0,
             another_upstream: false,
@@ -379,16 +394,10 @@ impl Core {
         if current == upstream {
             return;
         }
+        self.drop_successor(now);
         let old = self.upstream.take();
         if let Some((local, named)) = upstream {
-            self.effects.push_back(Effect::Fib(FibOp::SetEndpoint(local)));
-            let number = self.upstreams_so_far;
-            self.upstreams_so_far = self.upstreams_so_far.wrapping_add(1);
-            let seed = u128::from_ne_bytes(self.seed).wrapping_add(u128::from(number)).to_ne_bytes();
-            let mut next = Upstream::start(now, number, [local, named], self.discover, seed);
-            for (group, asked) in self.of_upstream() {
-                next.set_membership(now, group, asked);
-            }
+            let mut next = self.start_upstream(now, local, named);
             if old.as_ref().is_some_and(|old| old.state == State::Down) {
                 next.hasten(now);
             }
@@ -406,6 +415,19 @@ impl Core {
                 self.effects.push_back(Effect::Fib(FibOp::RemoveEndpoint(old.local)));
             }
         }
+    }
+
+    /// Shakes hands with a VMR and asks it for everything.
+    pub(super) fn start_upstream(&mut self, now: Instant, local: SocketAddr, named: SocketAddr) -> Upstream {
+        self.effects.push_back(Effect::Fib(FibOp::SetEndpoint(local)));
+        let number = self.upstreams_so_far;
+        self.upstreams_so_far = self.upstreams_so_far.wrapping_add(1);
+        let seed = u128::from_ne_bytes(self.seed).wrapping_add(u128::from(number)).to_ne_bytes();
+        let mut upstream = Upstream::start(now, number, [local, named], self.discover, seed);
+        for (group, asked) in self.of_upstream() {
+            upstream.set_membership(now, group, asked);
+        }
+        upstream
     }
 
     /// Goes on using the tunnel that an earlier process had to its upstream, between the same ends.
@@ -573,12 +595,13 @@ impl Core {
         match punt.reason {
             PuntReason::NewSource => {
                 let Punt { stream, input, .. } = punt;
-                self.judge_source(now, stream);
-                self.mrib.handle_input(now, mrib::Input::NewSource { stream, input });
+                self.new_source(now, stream, input);
                 self.settle(now);
             }
-            // Nobody wants the group, or the packet came the wrong way: the counters say so.
-            PuntReason::UnknownGroup | PuntReason::WrongInput => {}
+            // Nobody wants the group yet.
+            PuntReason::UnknownGroup => self.unasked.note(now, punt.stream, punt.input),
+            // The packet came the wrong way: the counters say so.
+            PuntReason::WrongInput => {}
         }
     }
 
@@ -590,6 +613,7 @@ impl Core {
         }
         self.measure(now, streams);
         self.note_traffic(now, streams);
+        self.note_heard(now, streams);
         if let Some(upstream) = &mut self.upstream {
             // Streams of our own networks and of other relays say nothing about the upstream.
             let from_upstream = |entry: &&StreamStats| {
@@ -612,8 +636,8 @@ impl Core {
 
     /// Looks after the upstream.
     fn look_upstream(&mut self, now: Instant) {
-        let wanted = self.expects_of_upstream();
-        let another = self.another_upstream;
+        let wanted = self.expects_of_upstream() && !self.has_moved_streams();
+        let another = self.another_upstream || self.successor.is_some();
         let Some(upstream) = &mut self.upstream else { return };
         let named = upstream.named;
         if let Some(upstream::Effect::Down(reason)) = upstream.look(now, wanted, another) {
@@ -653,6 +677,11 @@ impl Core {
             upstream.handle_timeout(now);
         }
         self.look_upstream(now);
+        if let Some(successor) = &mut self.successor
+            && due(successor.upstream.poll_timeout())
+        {
+            successor.upstream.handle_timeout(now);
+        }
         if let Some(relays) = &mut self.relays
             && due(relays.discovery.poll_timeout())
         {
@@ -665,6 +694,7 @@ impl Core {
             }
         }
         self.settle(now);
+        self.finish_change_over(now);
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
@@ -674,6 +704,7 @@ impl Core {
             .chain(self.relay.poll_timeout())
             .chain(self.mrib.poll_timeout())
             .chain(self.upstream.as_ref().and_then(Upstream::poll_timeout))
+            .chain(self.successor_timeout())
             .chain(self.relays.as_ref().and_then(|relays| relays.discovery.poll_timeout()))
             .min()
     }

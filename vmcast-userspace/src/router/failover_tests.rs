@@ -4,8 +4,10 @@ use std::{collections::VecDeque, time::Duration};
 
 use vmcast_common::maps::StreamCounters;
 use vmcast_proto::amt::relay::{self, Relay};
+use vmcast_signal::v1;
 
 use super::*;
+use crate::{link::RefusedGroups, router::refused::Missing};
 
 /// How often the fastest stream's counter is read.
 const LOOK: Duration = Duration::from_millis(20);
@@ -125,4 +127,39 @@ fn the_only_upstream_is_not_given_up_early() {
     above.alive = false;
     bed.stream(&mut above, Duration::from_secs(2));
     assert_eq!(above.downs.len(), 0, "{:?}", above.downs);
+}
+
+// proves D4: why an upstream refuses is shown, and passed on to those who get nothing for it
+#[test]
+fn what_does_not_come_from_upstream_is_asked_for_and_why_it_is_refused_is_passed_on() {
+    let (mut bed, mut above) = Bed::below(Duration::from_millis(10));
+    let missing = |bed: &Bed| bed.core.missing(bed.now).expect("an upstream that answers");
+    bed.stream(&mut above, Duration::from_secs(4));
+    let Missing { named, tunnel, groups } = missing(&bed);
+    assert_eq!((named, tunnel, groups.len()), (UPSTREAM, GATEWAY_END, 0), "all of it comes");
+    above.sends = false;
+    bed.stream(&mut above, Duration::from_secs(7));
+    assert_eq!(missing(&bed).groups, [GROUP].into());
+
+    let refusal = |reason: &str| {
+        RefusedGroups::from([(GROUP, reason.to_owned()), ([239, 9, 9, 9].into(), "another".to_owned())])
+    };
+    let passed_on = |bed: &Bed| bed.core.joins_refused_above().collect::<Vec<_>>();
+    let join = |reason: &str| {
+        let (tunnel, group) = (member(1).to_string(), GROUP.to_string());
+        [v1::RefusedJoin { tunnel, group, reason: reason.to_owned() }]
+    };
+    bed.core.set_refused_above(refusal("a rule"));
+    assert_eq!(bed.core.refused_above(), &RefusedGroups::from([(GROUP, "a rule".to_owned())]));
+    assert_eq!(passed_on(&bed), join("the VMR above refuses it: a rule"));
+    // It may be a VMR above that one who refuses.
+    bed.core.set_refused_above(refusal("the VMR above refuses it: a rule"));
+    assert_eq!(passed_on(&bed), join("the VMR above refuses it: a rule"));
+    bed.core.set_refused_above(refusal(&"é".repeat(200)));
+    assert!(passed_on(&bed)[0].reason.len() <= 256, "longer ones no admin takes");
+    assert_eq!(bed.core.refused_above.told, 3);
+    // Who wants it no more is refused nothing.
+    bed.want(0, Filter::none());
+    bed.stream(&mut above, Duration::from_secs(2));
+    assert!(bed.core.refused_above().is_empty() && passed_on(&bed).is_empty());
 }

@@ -266,6 +266,7 @@ mod tests {
                 | Effect::Relay(_)
                 | Effect::UpstreamUp(_)
                 | Effect::UpstreamDown { .. }
+                | Effect::ChangedOver
                 | Effect::NoRoom { .. }
                 | Effect::Tunnel { .. }
                 | Effect::MembershipChanged { .. } => None,

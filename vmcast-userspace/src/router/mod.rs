@@ -5,6 +5,7 @@
 
 mod about;
 mod answer;
+mod changeover;
 mod core;
 mod endpoints;
 mod fitness;
@@ -12,6 +13,7 @@ mod interfaces;
 mod kept;
 mod kept_policy;
 mod kernel_log;
+mod overlap;
 mod pace;
 mod place;
 mod plane;
@@ -20,6 +22,7 @@ mod priorities;
 mod pursuit;
 mod reconcile;
 mod recordings;
+mod refused;
 mod relays;
 mod run;
 mod seed;
@@ -28,6 +31,7 @@ mod socket_shares;
 mod stated;
 mod tally;
 mod tunnels;
+mod unasked;
 mod unicast;
 mod upstream;
 

@@ -70,11 +70,9 @@ pub(super) fn wanted(core: &Core) -> Fib {
         fib.tunnels.insert(tunnel_id(info.id), tunnel);
     }
     fib.tunnels.extend(core.stated.tunnels().iter().map(|known| (known.id, known.tunnel)));
-    if let Some(upstream) = &core.upstream
-        && let Some(relay) = upstream.relay
-    {
-        fib.tunnels.insert(upstream.id, upstream.tunnel(relay));
-    }
+    let upstreams =
+        core.upstreams().filter_map(|upstream| Some((upstream.id, upstream.tunnel(upstream.relay?))));
+    fib.tunnels.extend(upstreams);
     fib.tunnels.extend(core.relays.iter().flat_map(|relays| relays.tunnels()));
     for group in core.mrib.groups() {
         for info in core.mrib.streams(group.group) {

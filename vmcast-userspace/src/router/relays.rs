@@ -156,6 +156,9 @@ impl Core {
     }
 
     fn ask_upstream(&mut self, now: Instant, group: IpAddr, filter: Filter) {
+        if let Some(successor) = &mut self.successor {
+            successor.upstream.set_membership(now, group, filter.clone());
+        }
         if let Some(upstream) = &mut self.upstream {
             upstream.set_membership(now, group, filter);
         }

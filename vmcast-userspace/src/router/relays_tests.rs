@@ -139,7 +139,8 @@ impl Bed {
                 | Effect::Watch(_)
                 | Effect::Unwatch(_)
                 | Effect::UpstreamUp(_)
-                | Effect::UpstreamDown { .. } => {}
+                | Effect::UpstreamDown { .. }
+                | Effect::ChangedOver => {}
             }
         }
     }

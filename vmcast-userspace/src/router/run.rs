@@ -44,7 +44,7 @@ use super::{
     interfaces::{self, Attached, Unread, Wanted},
     kept,
     kept_policy::KeptPolicy,
-    pace, plane,
+    overlap, pace, plane,
     priorities::Priorities,
     pursuit::{Named, Pursuit},
     reconcile::{self, Backlog},
@@ -91,10 +91,10 @@ pub(super) enum Event {
     Relay { local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
     /// A datagram that the relay sent was not delivered.
     RelayUndelivered { local: SocketAddr, remote: SocketAddr, quoted: Vec<u8> },
-    /// A datagram came to the gateway's socket.
-    Gateway { remote: SocketAddr, bytes: Vec<u8> },
-    /// One that the gateway sent was not delivered.
-    GatewayUndelivered { remote: SocketAddr, quoted: Vec<u8> },
+    /// A datagram came to a gateway's socket.
+    Gateway { local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
+    /// One that a gateway sent was not delivered.
+    GatewayUndelivered { local: SocketAddr, remote: SocketAddr, quoted: Vec<u8> },
     /// A datagram of this family with IGMP or MLD came in on an interface.
     Membership { ifindex: IfIndex, family: Family, datagram: Vec<u8> },
     /// The upstream of the configuration has these addresses.
@@ -119,11 +119,11 @@ impl Event {
     /// Something from the gateway's socket.
     pub(super) fn of_gateway(heard: &Heard<'_>) -> Self {
         match *heard {
-            Heard::Datagram(Received { remote, bytes, .. }) => {
-                Self::Gateway { remote, bytes: bytes.to_vec() }
+            Heard::Datagram(Received { local, remote, bytes, .. }) => {
+                Self::Gateway { local, remote, bytes: bytes.to_vec() }
             }
-            Heard::Undelivered(Undelivered { remote, quoted, .. }) => {
-                Self::GatewayUndelivered { remote, quoted: quoted.to_vec() }
+            Heard::Undelivered(Undelivered { local, remote, quoted }) => {
+                Self::GatewayUndelivered { local, remote, quoted: quoted.to_vec() }
             }
         }
     }
@@ -139,6 +139,8 @@ pub(super) struct Router {
     pub(super) attachment: Option<Attachment>,
     /// Where the admin's policy is kept.
     kept_policy: KeptPolicy,
+    /// Whether those below were told that the upstream refuses something.
+    told_above: bool,
     pub(super) upstream_name: Option<String>,
     pub(super) process: Process,
     /// Changes that the data plane refused.
@@ -160,6 +162,9 @@ pub(super) struct Router {
     /// What was last told of datagrams that the kernel dropped before they were read.
     overrun_told: u64,
     gateway: Option<Reading>,
+    /// That of the upstream which is turned to beside the present one, and what people call it.
+    next_gateway: Option<Reading>,
+    next_upstream_name: Option<String>,
     /// For the relays of single sources.
     pub(super) source_relays: SourceRelays,
     /// Until when it is looked often whether these are reached from other addresses, after a change of ours.
@@ -260,6 +265,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         shown,
         attachment,
         kept_policy,
+        told_above: false,
         upstream_name: None,
         process,
         refused_changes: 0,
@@ -273,6 +279,8 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         unread_before: BTreeMap::new(),
         overrun_told: 0,
         gateway,
+        next_gateway: None,
+        next_upstream_name: None,
         source_relays,
         moving_until: None,
         pursuit: Pursuit::new(),
@@ -324,7 +332,8 @@ impl Beginning {
                 | Effect::Tunnel { .. }
                 | Effect::Relay(_)
                 | Effect::UpstreamUp(_)
-                | Effect::UpstreamDown { .. }) => self.rest.push(other),
+                | Effect::UpstreamDown { .. }
+                | Effect::ChangedOver) => self.rest.push(other),
             }
         }
     }
@@ -498,10 +507,12 @@ impl Router {
         let mut counters = interval(COUNTERS_INTERVAL);
         let mut refreshes = interval(REFRESH_INTERVAL);
         let mut looks = interval(pace::LOOK_INTERVAL);
-        for ticks in [&mut punts, &mut counters, &mut refreshes, &mut looks] {
+        let mut overlaps = interval(overlap::LOOK_INTERVAL);
+        for ticks in [&mut punts, &mut counters, &mut refreshes, &mut looks, &mut overlaps] {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut named_by_admin = self.watch_upstream();
+        let mut refused_above = self.attachment.as_ref().map(Attachment::refused);
         let mut orders = self.attachment.as_mut().and_then(Attachment::take_orders);
         let oversized = self.plane.oversized().map(Readable::new).transpose();
         let oversized = oversized.context("following the packets that are too large for a link")?;
@@ -525,6 +536,7 @@ impl Router {
                 },
                 () = at(timeout) => self.core.handle_timeout(clock::now()),
                 order = ordered::next(&mut orders) => self.on_order(order),
+                groups = ordered::refused(&mut refused_above) => self.core.set_refused_above(groups),
                 () = clock::sleep_until(self.volley.poll_timeout()) => self.probe(),
                 _ = punts.tick() => {
                     // Bounded, so that a flood of new sources leaves time for everything else.
@@ -552,11 +564,13 @@ impl Router {
                     if let Some(attachment) = &self.attachment {
                         attachment.serves(self.core.relay.tunnel_count());
                     }
+                    self.ask_refused(now);
                     self.tell_refused();
                     self.catch_up(now);
                     self.write_recordings();
                 }
                 _ = looks.tick(), if !self.core.paced().is_empty() => self.look_at_pace(),
+                _ = overlaps.tick(), if self.core.has_overlaps() => self.look_at_overlaps(),
                 _ = refreshes.tick() => {
                     self.hear_listeners();
                     if let Err(error) = self.plane.refresh() {
@@ -645,13 +659,13 @@ impl Router {
                 let about = relay::Unreachable { local, remote, quoted: &quoted };
                 self.core.relay_heard(now, relay::Input::Unreachable(about));
             }
-            Event::Gateway { remote, bytes } => {
+            Event::Gateway { local, remote, bytes } => {
                 let input = gateway::Input::Datagram { remote, tos: 0, bytes: &bytes };
-                self.core.gateway_heard(now, input);
+                self.core.gateway_heard_at(now, local, input);
             }
-            Event::GatewayUndelivered { remote, quoted } => {
+            Event::GatewayUndelivered { local, remote, quoted } => {
                 let input = gateway::Input::Unreachable { remote, quoted: &quoted };
-                self.core.gateway_heard(now, input);
+                self.core.gateway_heard_at(now, local, input);
             }
             Event::Membership { ifindex, family, datagram } => {
                 if let Err(error) = self.on_membership_datagram(now, ifindex, family, &datagram) {
@@ -731,10 +745,10 @@ impl Router {
             Effect::SendRelay { local, remote, bytes } => {
                 self.unsent += u64::from(!self.relays.send(local, remote, &bytes));
             }
-            Effect::SendGateway { remote, bytes } => {
-                let gateway = self.gateway.as_ref();
-                let sent =
-                    gateway.is_some_and(|gateway| endpoints::send(gateway, gateway.local(), remote, &bytes));
+            Effect::SendGateway { local, remote, bytes } => {
+                let mut gateways = self.gateway.iter().chain(&self.next_gateway);
+                let gateway = gateways.find(|gateway| gateway.local() == local);
+                let sent = gateway.is_some_and(|gateway| endpoints::send(gateway, local, remote, &bytes));
                 self.unsent += u64::from(!sent);
             }
             Effect::SendMembership { ifindex, source, destination, message } => {
@@ -762,6 +776,7 @@ impl Router {
             Effect::Relay(effect) => self.carry_out_relay(effect),
             Effect::UpstreamUp(relay) => tracing::info!(upstream = %relay, "upstream answers"),
             Effect::UpstreamDown { named, reason } => self.on_upstream_down(named, reason),
+            Effect::ChangedOver => self.on_changed_over(),
             Effect::NoRoom { group, account, held, streams } => {
                 self.tell_no_room(group, account, held, streams);
             }

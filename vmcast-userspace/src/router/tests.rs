@@ -20,6 +20,7 @@ use vmcast_proto::{
     amt::{gateway, relay},
     membership::{self, Family},
     mrib,
+    policy::{self, Action, Policy, Rule},
     record::Budget,
 };
 use vmcast_wire::{amt::Message, igmp as wire, ipv4};
@@ -310,7 +311,7 @@ fn what_members_want_is_asked_of_the_upstream_and_data_is_taken_from_its_tunnel_
     let hello = bed.take();
     assert!(hello.contains(&Effect::Fib(FibOp::SetEndpoint(GATEWAY_END))));
     let request = hello.iter().find_map(|effect| match effect {
-        Effect::SendGateway { remote, bytes } => Some((*remote, bytes.clone())),
+        Effect::SendGateway { remote, bytes, .. } => Some((*remote, bytes.clone())),
         _ => None,
     });
     let (remote, request) = request.expect("a Request");
@@ -549,6 +550,67 @@ fn a_new_source_gets_counters_of_its_own_and_goes_when_it_is_silent() {
     assert!(!bed.fib().contains(&FibOp::RemoveStream(stream)), "it sent in the meantime");
     bed.pass(Duration::from_secs(211));
     assert!(bed.fib().contains(&FibOp::RemoveStream(stream)));
+}
+
+// proves D4: who sent before the join is told apart, and judged, with the join
+#[test]
+fn a_source_that_sends_before_the_group_is_joined_gets_its_entry_with_the_join() {
+    let mut bed = Bed::new(1);
+    bed.core
+        .set_interface(bed.now, lan(true), &[(IpAddr::from([198, 51, 100, 1]), 24)], Queriers::default())
+        .expect("no querier");
+    bed.settle();
+    let input = Input::Interface(LAN);
+    let stream = Stream { source: Some(SOURCE), group: GROUP };
+    bed.core.punt(bed.now, Punt { reason: PuntReason::UnknownGroup, input, stream });
+    bed.want(0, Filter::any());
+    bed.resolve(1);
+    let set = FibOp::SetStream(stream, Rpf::Exact(input), Members::OfAnySource);
+    assert_eq!(bed.fib().iter().filter(|op| **op == set).count(), 1);
+}
+
+// proves D4: it takes effect with the change itself, and those who may send notice nothing
+#[test]
+fn a_source_under_any_source_that_becomes_forbidden_is_cut_with_the_change_and_no_other() {
+    let mut bed = Bed::new(1);
+    bed.settle();
+    bed.want(0, Filter::any());
+    bed.resolve(1);
+    bed.core
+        .set_interface(bed.now, lan(true), &[(IpAddr::from([198, 51, 100, 1]), 24)], Queriers::default())
+        .expect("no querier");
+    let other = IpAddr::from([198, 51, 100, 8]);
+    let of = |source| Stream { source: Some(source), group: GROUP };
+    let input = Input::Interface(LAN);
+    for source in [SOURCE, other] {
+        bed.core.punt(bed.now, Punt { reason: PuntReason::NewSource, input, stream: of(source) });
+    }
+    bed.settle();
+    bed.take();
+    let rule = Rule {
+        id: 1,
+        effect: policy::Effect::Deny,
+        action: Action::Send,
+        node: None,
+        addresses: vec![],
+        who: Some("198.51.100.7/32".parse().expect("a prefix")),
+        groups: None,
+        source: None,
+        max_groups: None,
+        max_bits: None,
+        stream_bits: None,
+    };
+    let deny = Policy { version: 1, rules: vec![rule], ..Policy::default() };
+    assert!(bed.core.set_policy(bed.now, deny));
+    bed.settle();
+    let ops = bed.fib();
+    let [FibOp::SetStream(cut, Rpf::Exact(Input::Tunnel(_)), Members::OfAnySource)] = ops[..] else {
+        panic!("{ops:?}")
+    };
+    assert_eq!(cut, of(SOURCE));
+    assert!(bed.core.set_policy(bed.now, Policy { version: 2, ..Policy::default() }));
+    bed.settle();
+    assert_eq!(bed.fib(), [FibOp::SetStream(of(SOURCE), Rpf::Exact(input), Members::OfAnySource)]);
 }
 
 #[test]

@@ -150,6 +150,11 @@ impl Upstream {
         [self.gateway.poll_timeout(), self.watch.next()].into_iter().flatten().min()
     }
 
+    /// Our end of the tunnel as the VMR sees it, if it said so.
+    pub(super) fn observed_address(&self) -> Option<SocketAddr> {
+        self.gateway.observed_address()
+    }
+
     pub(super) fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         self.gateway.counters().iter()
     }

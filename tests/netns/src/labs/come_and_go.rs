@@ -29,11 +29,13 @@ use super::{
 pub(super) fn trials() -> Vec<Trial> {
     let what =
         "hundreds of interfaces come and go with their members, and a stream beside them loses nothing";
-    trials_by_engines([Engine::Xdp], what, rounds).into()
+    trials_by_engines([Engine::Xdp, Engine::Tc], what, rounds).into()
 }
 
 /// Interfaces of a round.
 const INTERFACES: u16 = 300;
+/// What the kernel knows them by together.
+const GROUP: u32 = 7;
 /// How often they come and go; after the first, nothing may be left that grows.
 const ROUNDS: usize = 3;
 /// Packets that the members of each round get at least.
@@ -111,15 +113,15 @@ impl Net {
                 writeln!(node, "link set {new} down\nlink set {new} name {name}\nlink set {name} up")?;
                 writeln!(node, "addr add {}/24 dev {name}", address(interface, host))?;
             }
+            writeln!(near, "link set {name} group {GROUP}")?;
         }
         self.vmr.ip(&near)?;
         Ok(self.hosts.ip(&far)?)
     }
 
     fn go(&self) -> Outcome {
-        let gone: String =
-            (0..INTERFACES).map(|interface| format!("link del {}\n", name(interface))).collect();
-        Ok(self.vmr.ip(&gone)?)
+        // All at a time: the kernel waits for each program at TC until no packet is in it, and with each request for more.
+        Ok(self.vmr.ip(&format!("link del group {GROUP}"))?)
     }
 
     /// Ordinary hosts' sockets on each: the kernel says by IGMP and MLD what is joined.

@@ -2,6 +2,7 @@
 
 mod access;
 mod admin_down;
+mod agent_drops;
 mod amt_gateway;
 mod amtrelay;
 mod applications;
@@ -61,6 +62,7 @@ pub(crate) use bed::program;
 pub(crate) fn trials() -> Vec<Trial> {
     [
         access::trials(),
+        agent_drops::trials(),
         main_job::trials(),
         interfaces::trials(),
         native::trials(),

@@ -22,6 +22,10 @@ pub(super) fn trials() -> Vec<Trial> {
             "what the policy forbids stops within a second, and what it allows loses nothing",
             forbids_and_allows,
         ),
+        trial(
+            "a source that the policy forbids under (*,G) is cut at once, and the one beside it loses nothing",
+            cuts_a_source,
+        ),
         trial("an agent is told why its join is refused, until the policy allows it", tells_the_agent),
         trial(
             "who has as many groups as the policy allows is refused one more until it leaves one",
@@ -148,6 +152,55 @@ fn forbids_and_allows(bed: &mut Bed) -> Outcome {
     stays.more(bed, SOME)?;
     ensure!(goes.count() == count, "what the last policy forbids came after a restart");
     sender.stop()?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+// proves D4: of two sources of a group that everybody takes any source of, the one that becomes forbidden is cut
+fn cuts_a_source(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    let host = small.admin(bed)?;
+    let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
+    let router = router(bed, &small, &admin)?;
+    let _agents = two_agents(bed, &small, &admin)?;
+    let bystander = small.forbid(bed, 3)?;
+    let [allowed, forbidden] = [SOURCE, SOURCE2].map(|source| Sender::start(&small.source, source, STREAM));
+    let (allowed, forbidden) = (allowed?, forbidden?);
+    let listeners =
+        [Listener::join(small.client(1), STREAM, None)?, Listener::join(small.client(2), STREAM, None)?];
+    let of = |listener: &Listener, of: Ipv4Addr| {
+        listener.heard().packets.iter().filter(|(source, _)| *source == of).count()
+    };
+    for listener in &listeners {
+        bed.until("both sources are heard", || {
+            Ok([SOURCE, SOURCE2].iter().all(|source| of(listener, *source) > SOME as usize))
+        })?;
+    }
+
+    let policy = change(&admin, &["add", "deny", "send", "--from", &format!("{SOURCE2}/32")])?;
+    carries_out(bed, &router, &policy)?;
+    // What is in the queues still comes.
+    forbidden.more(bed, 10)?;
+    let before: Vec<_> = listeners.iter().map(|listener| of(listener, SOURCE2)).collect();
+    forbidden.more(bed, 3 * SOME)?;
+    let after: Vec<_> = listeners.iter().map(|listener| of(listener, SOURCE2)).collect();
+    ensure!(before == after, "of what is forbidden came {before:?} packets, then {after:?}");
+
+    let policy = change(&admin, &["remove", "1"])?;
+    carries_out(bed, &router, &policy)?;
+    for (listener, before) in listeners.iter().zip(before) {
+        bed.until("it is heard again", || Ok(of(listener, SOURCE2) > before + SOME as usize))?;
+    }
+    forbidden.stop()?;
+    let last = allowed.stop()? - 1;
+    for listener in &listeners {
+        bed.until("the end is heard", || {
+            Ok(listener.heard().packets.iter().any(|packet| packet.0 == SOURCE && packet.1 == last))
+        })?;
+        let mut heard = listener.heard();
+        heard.packets.retain(|(source, _)| *source == SOURCE);
+        heard.is_whole()?;
+    }
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())
 }

@@ -29,6 +29,11 @@ pub(super) fn trials() -> Vec<Trial> {
             drained,
         ),
         trial(
+            "a VMR is drained under a stream, and the VMR below it moves without losing or doubling a packet",
+            router_drained,
+        ),
+        trial("a VMR is told why the one above it refuses a join, and so is the agent below", refused_above),
+        trial(
             "a VMR is killed under a stream, and its agent turns to the other within a second",
             agent_fails_over,
         ),
@@ -127,6 +132,24 @@ impl Two {
         Ok(Self { source, vmrs, below, client, leaf, bystander, admin, roles, _net: net })
     }
 
+    /// Starts the VMR below the two.
+    fn start_below(&self, bed: &Bed) -> Result<Role, Failed> {
+        let interfaces = [
+            RouterInterface { name: "bb0", accepts_sources: false },
+            RouterInterface { name: "acc0", accepts_sources: false },
+        ];
+        let config = RouterConfig {
+            rank: 1,
+            tunnel: on_access(13),
+            admin: ADMIN,
+            engine: Engine::Auto,
+            interfaces: &interfaces,
+        };
+        let mut below = bed.launcher.router(&self.below, config)?;
+        wait_ready([&mut below], bed.clock)?;
+        Ok(below)
+    }
+
     /// Which of the two serves somebody.
     fn serving(&self, bed: &Bed, who: &Role) -> Result<usize, Failed> {
         let named = |status: &Value| {
@@ -216,22 +239,123 @@ fn agent_fails_over(bed: &mut Bed) -> Outcome {
     ends(bed, sender, &listener, &bystander)
 }
 
+// proves A6, E3: nor does it cost those below a VMR that moves
+fn router_drained(bed: &mut Bed) -> Outcome {
+    let two = Two::build(bed)?;
+    let below = two.start_below(bed)?;
+    let mut agents = [
+        static_agent(bed, &two.leaf, on_access(13), "")?,
+        static_agent(bed, &two.client, on_access(13), "")?,
+    ];
+    wait_ready(&mut agents, bed.clock)?;
+    let before = two.serving(bed, &below)?;
+    let bystander = two.forbid(bed)?;
+    let sender = Sender::start(&two.source, SOURCE, STREAM)?;
+    let listeners = [Listener::join(&two.leaf, STREAM, None)?, Listener::join(&two.client, STREAM, None)?];
+    for listener in &listeners {
+        listener.more(bed, SOME)?;
+    }
+    let (goes, stays) = (two.vmrs[before].node(), two.vmrs[1 - before].node());
+
+    let answer = two.admin.ask(&["node", "drain", goes]).unwrap_or_default();
+    ensure!(answer["draining"] == true && answer["changed"] == true, "the admin says {answer}");
+    bed.until_answer("the other one serves", &below, &["status"], |status| {
+        status["upstream"]["name"] == stays && status["upstream"]["state"] == "up"
+    })?;
+    for listener in &listeners {
+        listener.more(bed, SOME)?;
+    }
+    bed.until_answer("the VMR has no member", &two.roles[before], &["status"], |status| {
+        status["members"] == 0
+    })?;
+    let last = sender.stop()? - 1;
+    let moved = |what: &str| {
+        let stats = below.ask(&["stats"]).unwrap_or_default();
+        stats["control"]["gateway"][what].as_u64().unwrap_or_default()
+    };
+    let (between, amid) = (moved("streams_moved"), moved("streams_moved_amid_packets"));
+    ensure!(between + amid == 1, "{between} and {amid} streams moved");
+    for listener in &listeners {
+        listener.until_last(bed, last)?;
+        // A machine that stood still just then may have let a packet pass; the router says so.
+        if amid == 0 {
+            listener.heard().is_whole()?;
+        } else {
+            is_whole_but_for_a_second(&listener.heard())?;
+        }
+    }
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+// proves D4: refused joins carry the reason to the client, over the VMR between
+fn refused_above(bed: &mut Bed) -> Outcome {
+    let two = Two::build(bed)?;
+    let below = two.start_below(bed)?;
+    two.below.sysctl(&[("ipv4/ip_forward", "1")])?;
+    translate(&two.below, "bb0")?;
+    bed.until_answer("all VMRs may be given", &two.admin, &["node", "list"], |answer| {
+        let nodes = answer["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let is_proved = |node: &Value| {
+            let proofs = node["proofs"].as_array().map(Vec::as_slice).unwrap_or_default();
+            proofs.iter().any(|proof| proof["found"] == "proved")
+        };
+        nodes.len() == 3 && nodes.iter().all(is_proved)
+    })?;
+    let mut agent = bed.launcher.agent(&two.leaf, ADMIN)?;
+    wait_ready([&mut agent], bed.clock)?;
+    let bystander = two.forbid(bed)?;
+    let name = two.below.node();
+    bed.until_answer("the VMR between serves", &agent, &["status"], |status| {
+        status["upstream"]["name"] == name
+    })?;
+    let group = STREAM.group.to_string();
+    let who = format!("{}/32", on_access(13));
+    let added = two.admin.ask(&[
+        "policy",
+        "add",
+        "deny",
+        "receive",
+        "--from",
+        &who,
+        "--groups",
+        &format!("{group}/32"),
+    ]);
+    let rule = added.unwrap_or_default()["rules"][0]["id"].as_u64().ok_or("no rule")?.to_string();
+    for role in &two.roles {
+        bed.until_answer("the router has the policy", role, &["status"], |status| {
+            status["policy_version"] == 1
+        })?;
+    }
+    let sender = Sender::start(&two.source, SOURCE, STREAM)?;
+    let listener = Listener::join(&two.leaf, STREAM, None)?;
+    let reason = format!("rule {rule} of the policy forbids it");
+    bed.until_answer("the VMR shows why", &below, &["status"], |status| {
+        let refused = &status["refused"][0];
+        refused["group"] == group && refused["who"].is_null() && refused["reason"] == reason
+    })?;
+    let passed_on = format!("the VMR above refuses it: {reason}");
+    bed.until_answer("the agent is told", &agent, &["status"], |status| {
+        status["refused"][0]["group"] == group && status["refused"][0]["reason"] == passed_on
+    })?;
+    ensure!(listener.count() == 0, "what is refused came {} times", listener.count());
+
+    two.admin.ask(&["policy", "remove", &rule]).ok_or("the rule stays")?;
+    listener.more(bed, SOME)?;
+    for role in [&below, &agent] {
+        bed.until_answer("the reason is gone", role, &["status"], |status| status["refused"].is_null())?;
+    }
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    listener.heard().is_whole()?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
 // proves A6, E3
 fn router_fails_over(bed: &mut Bed) -> Outcome {
     let mut two = Two::build(bed)?;
-    let interfaces = [
-        RouterInterface { name: "bb0", accepts_sources: false },
-        RouterInterface { name: "acc0", accepts_sources: false },
-    ];
-    let config = RouterConfig {
-        rank: 1,
-        tunnel: on_access(13),
-        admin: ADMIN,
-        engine: Engine::Auto,
-        interfaces: &interfaces,
-    };
-    let mut below = bed.launcher.router(&two.below, config)?;
-    wait_ready([&mut below], bed.clock)?;
+    let below = two.start_below(bed)?;
     let mut agent = static_agent(bed, &two.leaf, on_access(13), "")?;
     wait_ready([&mut agent], bed.clock)?;
     let before = two.serving(bed, &below)?;

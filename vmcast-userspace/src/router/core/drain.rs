@@ -29,6 +29,10 @@ impl Core {
                 self.drain_upstream(now, &mut upstream);
                 self.upstream = Some(upstream);
             }
+            if let Some(mut successor) = self.successor.take() {
+                self.drain_successor(now, &mut successor);
+                self.successor = Some(successor);
+            }
             if !moved && self.effects.len() == before {
                 return;
             }
@@ -201,10 +205,10 @@ impl Core {
         self.effects.push_back(Effect::HostMembership { ifindex, group, filter });
     }
 
-    pub(super) fn drain_upstream(&mut self, now: Instant, upstream: &mut Upstream) {
+    pub(in crate::router) fn drain_upstream(&mut self, now: Instant, upstream: &mut Upstream) {
         let mut effects = Vec::new();
         upstream.poll(now, &mut effects);
-        let named = upstream.named;
+        let (local, named) = (upstream.local, upstream.named);
         for effect in &effects {
             match effect {
                 upstream::Effect::Up(relay) => {
@@ -217,7 +221,9 @@ impl Core {
             }
         }
         self.effects.extend(effects.into_iter().filter_map(|effect| match effect {
-            upstream::Effect::Transmit { remote, bytes } => Some(Effect::SendGateway { remote, bytes }),
+            upstream::Effect::Transmit { remote, bytes } => {
+                Some(Effect::SendGateway { local, remote, bytes })
+            }
             upstream::Effect::Fib(op) => Some(Effect::Fib(op)),
             upstream::Effect::Up(relay) => Some(Effect::UpstreamUp(relay)),
             upstream::Effect::Down(reason) => Some(Effect::UpstreamDown { named, reason }),

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Instant};
 
-use vmcast_common::fib::{Output, Stream};
+use vmcast_common::fib::{Input, Output, Stream};
 use vmcast_dataplane::StreamStats;
 use vmcast_proto::{
     Filter, Machine as _,
@@ -29,6 +29,7 @@ impl Core {
             .into_iter()
             .flat_map(|group| self.mrib.streams(group).map(|info| info.stream).collect::<Vec<_>>())
             .chain(self.mrib.refused())
+            .chain(self.mrib.passing())
             .collect();
         for stream in streams {
             self.judge_source(now, stream);
@@ -47,7 +48,21 @@ impl Core {
             Output::Tunnel(_) => who.map(|address| Account::Network(relay::Prefix::of(address))),
             Output::Neighbour(_) | Output::Converted(_) => None,
         };
+        let takes_any = matches!(filter, Filter::Exclude(_));
         self.mrib.handle_input(now, mrib::Input::Membership { member, group, filter, account });
+        if takes_any {
+            for (stream, input) in self.unasked.take(now, group) {
+                self.new_source(now, stream, input);
+            }
+        }
+    }
+
+    /// A source is heard under (*,G); it gets an (S,G).
+    pub(super) fn new_source(&mut self, now: Instant, stream: Stream, input: Input) {
+        // An entry would let one through that may not send.
+        if self.judge_source(now, stream) {
+            self.mrib.handle_input(now, mrib::Input::NewSource { stream, input });
+        }
     }
 
     /// The joins that are refused to gateways.
@@ -79,16 +94,17 @@ impl Core {
         self.policed.gone(member);
     }
 
-    /// Refuses a source, or no longer.
-    pub(super) fn judge_source(&mut self, now: Instant, stream: Stream) {
-        let Some(source) = stream.source else { return };
-        let known = self.mrib.refused().any(|refused| refused == stream);
+    /// Refuses a source, or no longer. False if it may not send, and there is no room to refuse it.
+    pub(super) fn judge_source(&mut self, now: Instant, stream: Stream) -> bool {
+        let Some(source) = stream.source else { return true };
+        let known = self.mrib.is_refused(stream);
         let refused = match (known, self.policed.policy().send(source, stream.group)) {
-            (true, Err(_)) | (false, Ok(())) => return,
+            (true, Err(_)) | (false, Ok(())) => return true,
             (true, Ok(())) => false,
             (false, Err(_)) => !self.policed.may_send(source, stream.group),
         };
         self.mrib.handle_input(now, mrib::Input::Refuse { stream, refused });
+        !refused || self.mrib.is_refused(stream)
     }
 
     /// The address that rules on members are compared with: the far end of a tunnel; of the hosts on a link, whom nobody

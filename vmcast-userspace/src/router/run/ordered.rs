@@ -2,12 +2,17 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use vmcast_signal::v1;
 use vmcast_wire::amt::Message;
 
 use super::Router;
-use crate::{clock, link::VmrOrder};
+use crate::{
+    clock,
+    config::UpstreamFrom,
+    link::{RefusedGroups, RefusedQuestion, VmrOrder},
+    router::refused::Missing,
+};
 
 /// Joins that an admin is told of.
 const MOST_REFUSED: usize = 512;
@@ -59,12 +64,27 @@ impl Router {
 
     /// Tells the admins which joins are refused that came by tunnels: they tell those who made them.
     pub(super) fn tell_refused(&mut self) {
-        if let Some(attachment) = &self.attachment
-            && self.core.policed.take_changed()
-        {
-            let joins = self.core.refused_joins().take(MOST_REFUSED).collect();
-            attachment.refuses(v1::RefusedJoins { joins });
+        let Some(attachment) = &self.attachment else { return };
+        let above = !self.core.refused_above().is_empty();
+        if self.core.policed.take_changed() || above || self.told_above {
+            let joins = self.core.refused_joins().chain(self.core.joins_refused_above());
+            attachment.refuses(v1::RefusedJoins { joins: joins.take(MOST_REFUSED).collect() });
+            self.told_above = above;
         }
+    }
+
+    /// Lets the admin be asked why something does not come from the upstream, if that was named by it.
+    pub(super) fn ask_refused(&self, now: Instant) {
+        let (Some(attachment), UpstreamFrom::Admin) = (&self.attachment, self.config.upstream.from) else {
+            return;
+        };
+        let question = self.core.missing(now).and_then(|Missing { named, tunnel, groups }| {
+            let ranked = attachment.upstreams();
+            let ranked = ranked.borrow();
+            let vmr = ranked.iter().flat_map(|ranked| &ranked.vmrs).find(|vmr| vmr.endpoint == named)?;
+            Some(RefusedQuestion { vmr: vmr.id.clone(), tunnel, missing: groups })
+        });
+        attachment.ask_refused(question);
     }
 
     /// Lets the probes leave that are due.
@@ -74,6 +94,17 @@ impl Router {
             self.unsent += u64::from(!self.relays.send(probe.local, probe.remote, &probe.bytes));
         }
     }
+}
+
+/// What the upstream refuses now; never without an admin.
+pub(super) async fn refused(groups: &mut Option<watch::Receiver<RefusedGroups>>) -> RefusedGroups {
+    if let Some(receiver) = groups {
+        if receiver.changed().await.is_ok() {
+            return receiver.borrow_and_update().clone();
+        }
+        *groups = None;
+    }
+    std::future::pending().await
 }
 
 /// The next order; never without a line.

@@ -59,12 +59,14 @@ impl Router {
     /// Sees to it that the upstream is one of those that were named, from the address that leads there.
     pub(super) fn pursue(&mut self) {
         let now = clock::now();
-        let present = self.core.upstream.as_ref().map(|upstream| {
+        // Who is being turned to is in use already, as far as that goes.
+        let present = self.core.upstreams().last().map(|upstream| {
             let down = upstream.state == State::Down;
             Present { local: upstream.local.ip(), named: upstream.named, down }
         });
         match self.pursuit.look(now, present, source_towards) {
             Step::Wait => {}
+            Step::Keep(Named { name, .. }) if self.core.successor.is_some() => self.next_upstream_name = name,
             Step::Keep(Named { name, .. }) => self.upstream_name = name,
             Step::Leave => self.leave_upstream(),
             Step::Turn(named, local) => self.use_upstream(named, local),
@@ -76,9 +78,18 @@ impl Router {
         }
     }
 
-    /// Turns to another upstream, or to another address of ours, with a socket of its own.
+    /// Turns to another upstream, or to another address of ours, with a socket of its own. One that serves is left when
+    /// the streams come from the other.
     fn use_upstream(&mut self, upstream: Named, local: IpAddr) {
         let Named { endpoint, name } = upstream;
+        let serves = self.core.has_serving_upstream();
+        let present = self.core.upstream.as_ref().map(|present| (present.named, present.local.ip()));
+        if serves && present == Some((endpoint, local)) {
+            self.core.drop_successor(clock::now());
+            self.carry_out_all();
+            (self.next_gateway, self.upstream_name) = (None, name);
+            return;
+        }
         let gateway = match endpoints::open_gateway(SocketAddr::new(local, 0), &self.events) {
             Ok(gateway) => gateway,
             Err(error) => {
@@ -88,6 +99,16 @@ impl Router {
             }
         };
         let local = gateway.local();
+        // At another address of ours there is nothing to wait for: the one before is gone.
+        if serves && present.is_some_and(|(named, _)| named != endpoint) {
+            tracing::info!(upstream = %endpoint, name, %local, "turning to another upstream beside the present one");
+            self.core.drop_successor(clock::now());
+            self.carry_out_all();
+            (self.next_gateway, self.next_upstream_name) = (Some(gateway), name);
+            self.core.set_successor(clock::now(), local, endpoint);
+            self.core.handle_timeout(clock::now());
+            return;
+        }
         tracing::info!(upstream = %endpoint, name, %local, "streams come from here");
         self.upstream_name = name;
         self.set_upstream(Some((local, endpoint)), Some(gateway));
@@ -106,7 +127,36 @@ impl Router {
         // What is still to be said to the old upstream leaves by the old socket.
         self.carry_out_all();
         self.gateway = gateway;
+        self.next_gateway = None;
         self.core.handle_timeout(clock::now());
+    }
+
+    /// Lets streams that both upstreams send come from the other one, each at a moment at which that loses and doubles
+    /// nothing.
+    pub(super) fn look_at_overlaps(&mut self) {
+        for stream in self.core.overlapping(clock::now()) {
+            let before = match self.plane.stream_counters(stream) {
+                Ok(before) => before,
+                Err(error) => {
+                    tracing::debug!(%error, %stream, "not known by which way a stream comes");
+                    continue;
+                }
+            };
+            if self.core.overlap(clock::now(), stream, before.as_ref()) {
+                self.carry_out_all();
+                if let (Some(before), Ok(Some(after))) = (before, self.plane.stream_counters(stream)) {
+                    self.core.note_move([before, after]);
+                }
+            }
+        }
+        self.core.finish_change_over(clock::now());
+    }
+
+    pub(super) fn on_changed_over(&mut self) {
+        self.gateway = self.next_gateway.take();
+        self.upstream_name = self.next_upstream_name.take();
+        let upstream = self.core.upstream.as_ref().map(|upstream| upstream.named);
+        tracing::info!(?upstream, name = self.upstream_name, moves = ?self.core.moves, "every stream comes from here now");
     }
 
     pub(super) fn on_upstream_down(&mut self, named: SocketAddr, reason: &'static str) {

@@ -56,6 +56,8 @@ pub struct Counters {
     pub group_limit: u64,
     /// All groups together had theirs.
     pub total_limit: u64,
+    /// The source may not send, and too many are refused already: it stays under (*,G) all the same.
+    pub refused_limit: u64,
     /// The report was late: nobody takes any source of the group, or a list names this one.
     pub not_needed: u64,
     /// Memberships that had to wait since all streams were taken.

@@ -40,7 +40,12 @@ pub struct Mrib {
     waiting: BTreeMap<(IpAddr, u32), Waiting>,
     /// When it is tried whether there is now.
     retry_at: Option<Instant>,
+    /// New sources that stay under (*,G) for want of room, by group and source, and where each came in.
+    passing: BTreeMap<(IpAddr, IpAddr), fib::Input>,
 }
+
+/// Such sources that are remembered.
+const PASSING: usize = 1024;
 
 /// How long after a stream ended those who wait are looked at: many may end at a time.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -67,6 +72,7 @@ impl Mrib {
             counters: Counters::default(),
             waiting: BTreeMap::new(),
             retry_at: None,
+            passing: BTreeMap::new(),
         }
     }
 
@@ -134,6 +140,18 @@ impl Mrib {
     /// The (S,G) that are accepted from nowhere.
     pub fn refused(&self) -> impl Iterator<Item = Stream> {
         self.routes.refused()
+    }
+
+    /// Whether an (S,G) is accepted from nowhere.
+    #[must_use]
+    pub fn is_refused(&self, stream: Stream) -> bool {
+        self.routes.is_refused(stream)
+    }
+
+    /// Sources that flow under (*,G), as there was no room for an (S,G) of their own when they were last heard; not all
+    /// of them, if there are many.
+    pub fn passing(&self) -> impl Iterator<Item = Stream> {
+        self.passing.keys().map(|&(group, source)| Stream { source: Some(source), group })
     }
 
     fn told_of<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = MemberInfo> + 'a {
@@ -225,6 +243,9 @@ impl Mrib {
         let old = self.groups.make(address).replace(member, new, &mut context);
         if !joins {
             self.groups.drop_empty(address);
+            if !self.passing.is_empty() && self.groups.get(address).is_none() {
+                self.passing.retain(|(group, _), _| *group != address);
+            }
         }
         if let Some(old) = old {
             self.lists.release(old);
@@ -278,22 +299,67 @@ impl Mrib {
             return;
         };
         let rpf = self.routes.rpf_of(stream);
-        // One that is refused gets an entry, so that (*,G) does not serve it.
+        let key = (stream.group, source);
+        self.passing.remove(&key);
+        // One that is refused gets an entry, so that (*,G) does not serve it. They have as much room as the others.
+        let of_group = self.config.learnt_sources_per_group;
+        let of_all = self.config.learnt_sources;
+        let room_of_group = of_group + self.routes.refused_of(stream.group).min(of_group);
+        let room_of_all = of_all + self.routes.refused_len().min(of_all);
         if !self.routes.accepts(rpf, input) && !self.routes.is_refused(stream) {
             self.counters.wrong_input += 1;
-        } else if group.learnt() >= self.config.learnt_sources_per_group {
+        } else if group.learnt() >= room_of_group {
             self.counters.group_limit += 1;
+            self.pass(key, input);
         // Every learnt source has one timer, and nothing else has any.
-        } else if self.timers.len() >= self.config.learnt_sources
-            || self.outputs.shares.len() >= self.config.streams
-        {
+        } else if self.timers.len() >= room_of_all || self.outputs.shares.len() >= self.config.streams {
             self.counters.total_limit += 1;
+            self.pass(key, input);
         } else {
             self.outputs.shares.charge(None);
             let mut context =
                 Context { routes: &self.routes, timers: &mut self.timers, outputs: &mut self.outputs };
             group.learn(source, rpf, now + self.config.keepalive_period, &mut context);
             self.outputs.event(Event::SourceLearnt { stream, input });
+        }
+    }
+
+    /// Gives those who may not send their entries before they are heard under a new (*,G).
+    fn shut_out(&mut self, now: Instant, address: IpAddr) {
+        let Some(group) = self.groups.get_mut(address) else { return };
+        for source in self.routes.refused_sources(address) {
+            if group.is_new(source) && self.outputs.shares.len() < self.config.streams {
+                self.outputs.shares.charge(None);
+                let rpf = self.routes.rpf_of(Stream { source: Some(source), group: address });
+                let mut context =
+                    Context { routes: &self.routes, timers: &mut self.timers, outputs: &mut self.outputs };
+                group.learn(source, rpf, now + self.config.keepalive_period, &mut context);
+            }
+        }
+    }
+
+    /// Remembers a source that stays under (*,G).
+    fn pass(&mut self, key: (IpAddr, IpAddr), input: fib::Input) {
+        if self.passing.len() >= PASSING {
+            self.passing.pop_first();
+        }
+        self.passing.insert(key, input);
+    }
+
+    /// Accepts an (S,G) from nowhere, or from where it was again. One that flows under (*,G) is cut at once.
+    fn on_refuse(&mut self, now: Instant, stream: Stream, refused: bool) {
+        let Some(source) = stream.source else { return };
+        // Beyond that, the entries that would refuse them have no room either.
+        let has_room = self.routes.refused_len() < self.config.learnt_sources
+            && self.routes.refused_of(stream.group) < self.config.learnt_sources_per_group;
+        if refused && !has_room && !self.routes.is_refused(stream) {
+            self.counters.refused_limit += 1;
+            return;
+        }
+        self.routes.refuse(stream, refused);
+        self.reroute(stream.group);
+        if refused && let Some(input) = self.passing.remove(&(stream.group, source)) {
+            self.on_new_source(now, stream, input);
         }
     }
 
@@ -333,13 +399,14 @@ impl Machine for Mrib {
             Input::Membership { member, group, filter, account } => {
                 let merged = self.stated.report(member, group, &filter);
                 self.on_membership(member, group, merged.as_ref().unwrap_or(&filter), account);
+                self.shut_out(now, group);
             }
-            Input::Stated { member, group, filter } => self.on_stated(member, group, &filter),
+            Input::Stated { member, group, filter } => {
+                self.on_stated(member, group, &filter);
+                self.shut_out(now, group);
+            }
             Input::StatedInput { stream, rpf } => self.on_stated_input(stream, rpf),
-            Input::Refuse { stream, refused } => {
-                self.routes.refuse(stream, refused);
-                self.reroute(stream.group);
-            }
+            Input::Refuse { stream, refused } => self.on_refuse(now, stream, refused),
             Input::MemberGone { member } => self.on_member_gone(member),
             Input::SetUpstream(upstream) => {
                 self.routes.set_upstream(upstream);

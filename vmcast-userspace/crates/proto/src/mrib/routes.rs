@@ -88,6 +88,22 @@ impl Routes {
         stream.source.is_some_and(|source| self.refused.contains(&(stream.group, source)))
     }
 
+    /// How many sources of a group are refused.
+    pub(super) fn refused_of(&self, group: IpAddr) -> usize {
+        self.refused_sources(group).count()
+    }
+
+    /// The sources of a group that are refused.
+    pub(super) fn refused_sources(&self, group: IpAddr) -> impl Iterator<Item = IpAddr> {
+        let first = (group, IpAddr::from([0; 4]));
+        self.refused.range(first..).take_while(move |(of, _)| *of == group).map(|(_, source)| *source)
+    }
+
+    /// How many (S,G) are refused.
+    pub(super) fn refused_len(&self) -> usize {
+        self.refused.len()
+    }
+
     /// The (S,G) that are refused.
     pub(super) fn refused(&self) -> impl Iterator<Item = Stream> {
         self.refused.iter().map(|&(group, source)| Stream { source: Some(source), group })

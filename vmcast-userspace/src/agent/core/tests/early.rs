@@ -74,6 +74,7 @@ fn a_leave_has_effect_before_its_report_and_the_report_changes_nothing() {
         bed.report(join, GROUP, sources);
         assert!(bed.wanted_at(0, GROUP).is_some());
         bed.host_left(GROUP);
+        bed.run(GRACE);
         assert_eq!(bed.wanted_at(0, GROUP), None);
         assert_eq!(bed.core.querier(Family::V4).groups(bed.now).len(), 0);
         bed.send("192.0.2.1:2268", SOURCE, GROUP, b"too late");
@@ -101,6 +102,53 @@ fn leaving_and_joining_again_within_the_kernels_delay_ends_joined() {
     bed.join(GROUP);
     bed.run(LATER);
     assert_eq!(bed.wanted_at(0, GROUP), Some(&Filter::any()));
+}
+
+// proves A7: who leaves and joins again at once misses nothing of what passes between the two
+#[test]
+fn leaving_and_joining_again_at_once_is_told_to_nobody_whenever_the_reports_come() {
+    // What the host's kernel does, in milliseconds: the report of the leave may come before the join, after it, or not at
+    // all.
+    for leave_report in [Some(1), Some(5), Some(8), Some(19), None] {
+        for joined in [0, 3, 6, 19] {
+            let mut bed = Bed::attached();
+            bed.host_joined(GROUP, &[]);
+            bed.run(REPORT_DELAY);
+            bed.join(GROUP);
+            bed.run(LATER);
+            bed.events.clear();
+            let mut sent = 0;
+            for millis in 0..200 {
+                if millis == 0 {
+                    bed.host_left(GROUP);
+                }
+                if millis == joined {
+                    bed.host_joined(GROUP, &[]);
+                }
+                if leave_report == Some(millis) {
+                    bed.leave(GROUP);
+                }
+                if millis == joined + 20 {
+                    bed.join(GROUP);
+                }
+                assert!(
+                    bed.wanted_at(0, GROUP).is_some(),
+                    "{leave_report:?} {joined}: left after {millis} ms"
+                );
+                bed.send("192.0.2.1:2268", SOURCE, GROUP, b"a stream");
+                sent += 1;
+                bed.run(Duration::from_millis(1));
+            }
+            bed.run(LATER);
+            assert_eq!(bed.wanted_at(0, GROUP), Some(&Filter::any()));
+            assert_eq!((bed.data.len(), bed.events.len()), (sent, 0), "{leave_report:?} {joined}");
+            assert!(bed.vmrs[1..].iter().all(|vmr| vmr.memberships.is_empty()));
+            // A leave after that is one like any other.
+            bed.host_left(GROUP);
+            bed.run(GRACE);
+            assert_eq!(bed.wanted_at(0, GROUP), None);
+        }
+    }
 }
 
 #[test]

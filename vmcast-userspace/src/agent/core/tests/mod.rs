@@ -18,7 +18,10 @@ use vmcast_proto::amt::relay::{self, Relay};
 use vmcast_wire::ipv4;
 
 use super::*;
-use crate::agent::{early::MAX_EARLY, relays::RelayInput};
+use crate::agent::{
+    early::{GRACE, MAX_EARLY},
+    relays::RelayInput,
+};
 
 const HOST: Ipv4Addr = Ipv4Addr::new(169, 254, 22, 68);
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 192, 1, 1);

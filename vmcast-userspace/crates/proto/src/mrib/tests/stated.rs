@@ -101,8 +101,58 @@ fn a_source_that_is_refused_is_taken_from_nowhere_and_stays_so_while_it_sends() 
         mrib.handle_timeout(silent);
         assert_eq!(mrib.poll_output(), None);
     }
+    // Nor is there a moment in which it passes when the group is left and joined again.
+    feed(&mut mrib, reported(Filter::none()));
+    let again = feed(&mut mrib, reported(Filter::any()));
+    let set = again
+        .iter()
+        .any(|output| *output == Output::Fib(FibOp::SetStream(one, nowhere, Members::OfAnySource)));
+    assert!(set, "{again:?}");
     let taken = rpf(&feed(&mut mrib, Input::Refuse { stream: one, refused: false }));
     assert_eq!(taken, Rpf::Exact(input));
+}
+
+// proves D4: what may not send is cut at once, also where sources that may have taken all the room
+#[test]
+fn a_source_that_is_refused_is_cut_though_its_group_has_as_many_as_are_learnt() {
+    let config = Config { learnt_sources_per_group: 2, learnt_sources: 3, ..Config::default() };
+    let mut mrib = Mrib::new(config);
+    let of = |last| Stream { source: Some(source(last)), group: GROUP };
+    let input = fib::Input::Interface(IfIndex(2));
+    let link =
+        Input::SetInterface { ifindex: IfIndex(2), on_link: vec![(source(0), 24)], accepts_sources: true };
+    feed(&mut mrib, link);
+    feed(&mut mrib, reported(Filter::any()));
+    let set = |outputs: &[Output]| {
+        let set = outputs.iter().filter_map(|output| match output {
+            Output::Fib(FibOp::SetStream(stream, rpf, Members::OfAnySource)) => {
+                Some((*stream, *rpf == Rpf::Exact(input)))
+            }
+            _ => None,
+        });
+        set.collect::<Vec<_>>()
+    };
+    for last in [1, 2] {
+        assert_eq!(set(&feed(&mut mrib, Input::NewSource { stream: of(last), input })), [(of(last), true)]);
+    }
+    for last in [3, 4, 5] {
+        assert_eq!(feed(&mut mrib, Input::NewSource { stream: of(last), input }), []);
+    }
+    assert_eq!(mrib.passing().collect::<Vec<_>>(), [3, 4, 5].map(of));
+    // The policy changes: each that flows gets an entry that takes nothing, and the others keep theirs.
+    for last in [3, 4] {
+        assert_eq!(
+            set(&feed(&mut mrib, Input::Refuse { stream: of(last), refused: true })),
+            [(of(last), false)]
+        );
+    }
+    // There is no end to those who forge sources, but to what is kept of them.
+    assert_eq!(feed(&mut mrib, Input::Refuse { stream: of(5), refused: true }), []);
+    assert!(!mrib.is_refused(of(5)) && mrib.is_refused(of(4)));
+    assert_eq!((mrib.counters().group_limit, mrib.counters().refused_limit), (3, 1));
+    assert_eq!(mrib.passing().collect::<Vec<_>>(), [of(5)]);
+    feed(&mut mrib, reported(Filter::none()));
+    assert_eq!(mrib.passing().count(), 0, "nobody takes it any more");
 }
 
 fn filter() -> impl Strategy<Value = Filter> {
