@@ -30,6 +30,8 @@ pub const HOSTS: &str = "HOSTS";
 pub const THINNED: &str = "THINNED";
 /// [`LinkKey`] → [`LinkEntry`]; hash.
 pub const LINKS: &str = "LINKS";
+/// [`LinkKey`] → how much narrower the share of its hosts that are not known is, see [`link_rate`]; hash.
+pub const NARROWED: &str = "NARROWED";
 /// Constant of the object: datagrams a second of one source.
 pub const SOURCE_PER_SECOND: &str = "SOURCE_PER_SECOND";
 /// Constant of the object: datagrams a second of all sources without a tunnel.
@@ -53,10 +55,13 @@ pub mod limit {
 }
 
 /// The share of the hosts of a link that are not known: at once as much as in four seconds, for they answer to a query
-/// together.
+/// together. `narrowed` is the power of two by which it is smaller where even that is not read in time; something of
+/// them always gets through.
 #[inline(always)]
 #[must_use]
-pub const fn link_rate(per_second: u32) -> Rate {
+pub const fn link_rate(per_second: u32, narrowed: u32) -> Rate {
+    let left = per_second >> (narrowed & 31);
+    let per_second = if left == 0 && per_second > 0 { 1 } else { left };
     Rate { per_second, burst: per_second.saturating_mul(4) }
 }
 
@@ -342,10 +347,22 @@ mod tests {
     fn unknown_hosts_of_a_link_have_a_share_together_and_what_is_beyond_is_counted() {
         let mut link = LinkEntry::default();
         let admitted = (0..1_000_000u64)
-            .filter(|at| link.admit(link_rate(2_000), 9 * SECOND + at * 1_000))
+            .filter(|at| link.admit(link_rate(2_000, 0), 9 * SECOND + at * 1_000))
             .count() as u64;
         assert!((9_999..=10_001).contains(&admitted), "a burst and the average: {admitted}");
         assert_eq!(link.cut, 1_000_000 - admitted);
+    }
+
+    #[test]
+    fn a_share_that_is_narrowed_lets_less_through_and_never_nothing() {
+        for (narrowed, expected) in [(1, 5_000), (3, 1_250), (10, 5), (11, 5), (31, 5)] {
+            let mut link = LinkEntry::default();
+            let admitted = (0..1_000_000u64)
+                .filter(|at| link.admit(link_rate(2_000, narrowed), 9 * SECOND + at * 1_000))
+                .count() as u64;
+            assert!((expected - 1..=expected + 1).contains(&admitted), "{narrowed}: {admitted}");
+        }
+        assert_eq!(link_rate(0, 3).per_second, 0, "nothing stays nothing");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::{
     config::{InterfaceEngine, RouterConfig, RouterInterface},
     mac,
     netlink::{Link, LinkWatch, Links, pppoe_sessions},
-    sockets::{Acquaintances, HostMembership, MembershipSocket, RECEIVE_LEN, Shares, Throttle},
+    sockets::{Acquaintances, HostMembership, MembershipSocket, Narrowing, RECEIVE_LEN, Shares, Throttle},
     telemetry::RateLimit,
 };
 
@@ -346,6 +346,7 @@ async fn read(socket: Arc<MembershipSocket>, family: Family, ifindex: IfIndex, e
 #[derive(Default)]
 struct Strangers {
     acquaintances: Acquaintances,
+    narrowing: Narrowing,
     /// How many messages of theirs were cut when it was looked last, and when that was.
     cut: u64,
     looked_at: Option<Instant>,
@@ -359,7 +360,11 @@ impl Strangers {
         if self.looked_at.is_none_or(|at| now >= at + STRANGERS_INTERVAL) {
             self.looked_at = Some(now);
             let cut = socket.cut();
-            crowded |= std::mem::replace(&mut self.cut, cut) != cut;
+            let more_cut = std::mem::replace(&mut self.cut, cut) != cut;
+            crowded |= more_cut;
+            if let Some(shift) = self.narrowing.look(now, socket.drops(), more_cut) {
+                socket.narrow(shift);
+            }
             let forgotten = self.acquaintances.forget(now);
             if !forgotten.is_empty() {
                 socket.set_known(forgotten, false);

@@ -129,6 +129,13 @@ impl Event {
     }
 }
 
+/// A datagram of the relay.
+struct Answer {
+    local: SocketAddr,
+    remote: SocketAddr,
+    bytes: Vec<u8>,
+}
+
 /// Everything that the loop holds.
 pub(super) struct Router {
     pub(super) config: RouterConfig,
@@ -175,6 +182,8 @@ pub(super) struct Router {
     next_hops: NextHops,
     successors: kept::Successors,
     unicast: UnicastInputs,
+    /// What the relay says to what has come in this turn of the loop, after all of that has been done.
+    answers: Vec<Answer>,
     recordings: Option<Recordings>,
     events: mpsc::Sender<Event>,
     warnings: RateLimit,
@@ -288,6 +297,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         next_hops,
         successors,
         unicast,
+        answers: Vec::new(),
         recordings,
         events,
         warnings: RateLimit::new(10, Duration::from_secs(10)),
@@ -525,7 +535,7 @@ impl Router {
                     for event in taken.drain(..) {
                         self.on_event(event);
                         // In the order of what asked for it, whatever that is of.
-                        self.carry_out_all();
+                        self.carry_out_effects();
                     }
                 }
                 event = self.source_relays.next() => self.on_relays(&event),
@@ -735,15 +745,28 @@ impl Router {
     }
 
     fn carry_out_all(&mut self) {
+        self.carry_out_effects();
+        self.send_answers();
+    }
+
+    /// Does all but sending the relay's datagrams.
+    fn carry_out_effects(&mut self) {
         while let Some(effect) = self.core.poll_effect() {
             self.carry_out(effect);
+        }
+    }
+
+    /// Sends the relay's datagrams together: whoever gets several of them is woken once.
+    fn send_answers(&mut self) {
+        for Answer { local, remote, bytes } in self.answers.drain(..) {
+            self.unsent += u64::from(!self.relays.send(local, remote, &bytes));
         }
     }
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::SendRelay { local, remote, bytes } => {
-                self.unsent += u64::from(!self.relays.send(local, remote, &bytes));
+                self.answers.push(Answer { local, remote, bytes });
             }
             Effect::SendGateway { local, remote, bytes } => {
                 let mut gateways = self.gateway.iter().chain(&self.next_gateway);

@@ -75,6 +75,13 @@ impl LinkShares {
         }
     }
 
+    /// Makes the share of the hosts that are not known smaller by this power of two.
+    pub(super) fn narrow(&self, shift: u32) {
+        if let Err(error) = self.shares.narrow_link(self.link, shift) {
+            tracing::debug!(link = ?self.link, %error, "the share of unknown hosts keeps its size");
+        }
+    }
+
     /// Messages of hosts that are not known which were cut.
     pub(super) fn cut(&self) -> u64 {
         self.shares.link_cut(self.link)

@@ -177,6 +177,13 @@ impl MembershipSocket {
         }
     }
 
+    /// Makes the share of the hosts that are not known smaller by this power of two.
+    pub(crate) fn narrow(&self, shift: u32) {
+        if let Some(shares) = &self.shares {
+            shares.narrow(shift);
+        }
+    }
+
     /// Messages of hosts that are not known which were cut, because such hosts sent more than their share together.
     pub(crate) fn cut(&self) -> u64 {
         self.shares.as_ref().map_or(0, LinkShares::cut)

@@ -201,3 +201,35 @@ fn a_known_host_is_heard_beside_any_number_of_forged_ones() {
         assert!(socket.cut() > cut);
     });
 }
+
+// proves that the share of unknown hosts is narrowed by a power of two, that of one link alone, and until it is gone
+#[test]
+fn the_share_of_unknown_hosts_of_a_link_is_narrowed_and_widened() {
+    let Some(shares) = shares(Rates { source: 1, strangers: 1, link_strangers: 1_024 }) else { return };
+    let (near, far) = pair();
+    near.block_on(async || {
+        let near0 = Links::open().expect("links").find("near0").await.expect("near0");
+        let open = || MembershipSocket::open(Family::V4, near0.ifindex, Some(Arc::clone(&shares)));
+        let sender = far.block_on(async || {
+            let far0 = Links::open().expect("links").find("far0").await.expect("far0");
+            MembershipSocket::open(Family::V4, far0.ifindex, None).expect("a socket")
+        });
+        let report = [0x22, 0, 0xdd, 0xff, 0, 0, 0, 0];
+        let [address, to] = ["10.1.0.2", "224.0.0.22"].map(ip);
+        let cut_of = |socket: &MembershipSocket, times: usize| {
+            let before = socket.cut();
+            (0..times).for_each(|_| sender.send(address, to, &report).expect("sent"));
+            socket.cut() - before
+        };
+        // What comes at once is four times what comes in a second.
+        let socket = open().expect("a socket");
+        assert_eq!(cut_of(&socket, 100), 0);
+        socket.narrow(10);
+        assert!(cut_of(&socket, 100) > 0);
+        socket.narrow(0);
+        assert_eq!(cut_of(&socket, 100), 0, "it is whole again");
+        socket.narrow(10);
+        drop(socket);
+        assert_eq!(cut_of(&open().expect("a socket"), 100), 0, "a new one is whole");
+    });
+}

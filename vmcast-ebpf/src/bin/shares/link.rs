@@ -26,6 +26,8 @@ static HOSTS: HashMap<HostKey, u32, { limit::HOSTS as usize }, NO_PREALLOC> = Ha
 static THINNED: HashMap<HostKey, u32, { limit::THINNED as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static LINKS: HashMap<LinkKey, LinkEntry, { limit::LINKS as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static NARROWED: HashMap<LinkKey, u32, { limit::LINKS as usize }, NO_PREALLOC> = HashMap::new();
 
 /// Set by the loader.
 #[unsafe(no_mangle)]
@@ -69,8 +71,10 @@ fn is_within(ctx: &SkBuffContext) -> bool {
         }
     }
     let Some(entry) = LINKS.get_ptr_mut(link) else { return true };
+    // SAFETY: only user space writes, a word as a whole.
+    let narrowed = unsafe { NARROWED.get(link) }.copied().unwrap_or(0);
     // SAFETY: the loader has set it before the program was loaded; it is constant since.
-    let rate = link_rate(unsafe { (&raw const LINK_STRANGERS_PER_SECOND).read_volatile() });
+    let rate = link_rate(unsafe { (&raw const LINK_STRANGERS_PER_SECOND).read_volatile() }, narrowed);
     // SAFETY: words, read and written as a whole; CPUs that do this at once may both take what is left for one, and count
     // for one. An entry that user space has just removed is not given to another while this program runs.
     unsafe { (*entry).admit(rate, packet::now_ns()) }

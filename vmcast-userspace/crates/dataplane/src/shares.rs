@@ -16,7 +16,7 @@ use aya::{
 use vmcast_common::{
     maps::Address,
     shares::{
-        CUTS, Cut, GATEWAYS, HOSTS, HostKey, LINK_STRANGERS_PER_SECOND, LINKS, LinkEntry, LinkKey,
+        CUTS, Cut, GATEWAYS, HOSTS, HostKey, LINK_STRANGERS_PER_SECOND, LINKS, LinkEntry, LinkKey, NARROWED,
         PROGRAM_LINK, PROGRAM_RELAY, SOURCE_PER_SECOND, STRANGERS_PER_SECOND, THINNED, network,
     },
 };
@@ -74,6 +74,7 @@ struct Maps {
     hosts: HashMap<MapData, HostKey, u32>,
     thinned: HashMap<MapData, HostKey, u32>,
     links: HashMap<MapData, LinkKey, LinkEntry>,
+    narrowed: HashMap<MapData, LinkKey, u32>,
 }
 
 impl fmt::Debug for Maps {
@@ -106,6 +107,7 @@ impl SocketShares {
             hosts: hash(&mut loaded, HOSTS)?,
             thinned: hash(&mut loaded, THINNED)?,
             links: hash(&mut loaded, LINKS)?,
+            narrowed: hash(&mut loaded, NARROWED)?,
         };
         Ok(Self { relay, link, maps: Mutex::new(maps) })
     }
@@ -167,13 +169,23 @@ impl SocketShares {
     /// A link is gone, after its hosts.
     pub fn remove_link(&self, link: LinkKey) {
         // One that there was no room for is not there.
-        let _ = self.maps().links.remove(&link);
+        let mut maps = self.maps();
+        let _ = maps.links.remove(&link);
+        let _ = maps.narrowed.remove(&link);
     }
 
     /// Messages of hosts of a link which are not known that were cut.
     #[must_use]
     pub fn link_cut(&self, link: LinkKey) -> u64 {
         self.maps().links.get(&link, 0).map_or(0, |entry| entry.cut)
+    }
+
+    /// Makes the share of the hosts of a link that are not known smaller by this power of two than it is on others.
+    ///
+    /// # Errors
+    /// If there is no room for another link: then the share stays as it is.
+    pub fn narrow_link(&self, link: LinkKey, shift: u32) -> Result<(), MapError> {
+        set(&mut self.maps().narrowed, link, (shift > 0).then_some(shift))
     }
 
     /// Cuts no message of a host for what others send, or does again.
@@ -206,10 +218,10 @@ pub fn try_out() -> Result<(), OpenError> {
     SocketShares::open(Rates { source: 1, strangers: 1, link_strangers: 1 }).map(drop)
 }
 
-fn set(map: &mut HashMap<MapData, HostKey, u32>, host: HostKey, value: Option<u32>) -> Result<(), MapError> {
+fn set<K: Pod>(map: &mut HashMap<MapData, K, u32>, key: K, value: Option<u32>) -> Result<(), MapError> {
     match value {
-        Some(value) => map.insert(host, value, 0),
-        None => match map.remove(&host) {
+        Some(value) => map.insert(key, value, 0),
+        None => match map.remove(&key) {
             Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
             Err(error) => Err(error),
         },

@@ -435,14 +435,15 @@ impl MemberTable {
         let key = HeadKey { table, ifindex: spec.ifindex };
         let heads = self.heads;
         let result = (|| {
-            backing.kernel.write_member(member, &MemberEntry { next: 0, ..spec.entry })?;
+            let joins = MemberEntry { next: 0, ..spec.entry };
             match self.tails.iter().find(|(ifindex, _)| *ifindex == spec.ifindex) {
                 Some(&(_, tail)) => {
                     let tail = self.slots[tail as usize].member();
-                    let entry = backing.kernel.read_member(tail)?;
-                    backing.kernel.write_member(tail, &MemberEntry { next: member, ..entry })?;
+                    let before = MemberEntry { next: member, ..backing.kernel.read_member(tail)? };
+                    backing.kernel.write_members([(member, joins), (tail, before)])?;
                 }
                 None => {
+                    backing.kernel.write_member(member, &joins)?;
                     backing.kernel.write_head(key, Head { member })?;
                     self.heads += 1;
                 }

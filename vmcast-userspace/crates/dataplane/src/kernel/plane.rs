@@ -8,7 +8,7 @@ mod streams;
 mod tunnels;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     os::fd::BorrowedFd,
 };
@@ -16,7 +16,9 @@ use std::{
 use aya::{Ebpf, programs::ProgramFd};
 use vmcast_common::{
     fib::{FibOp, IfIndex, Output, Stream},
-    maps::{self, DroppedCopies, EndpointKey, PROGRAM_CLONE, PROGRAM_INGRESS, StreamCounters, limit},
+    maps::{
+        self, DroppedCopies, EndpointKey, MemberKey, PROGRAM_CLONE, PROGRAM_INGRESS, StreamCounters, limit,
+    },
 };
 
 use super::{
@@ -91,6 +93,8 @@ pub struct KernelPlane {
     hops: Indices,
     /// What is to be used again when nobody walks there any more.
     remains: Remains,
+    /// What may have been counted of members that have left, and is still to be forgotten: how often each.
+    leaving: HashMap<MemberKey, u32>,
 }
 
 impl KernelPlane {
@@ -132,6 +136,7 @@ impl KernelPlane {
             stats: Indices::new(maps::STREAMS, options.capacities.streams + 1),
             hops: Indices::new(maps::NEXT_HOPS, options.capacities.next_hops + 1),
             remains: Remains::default(),
+            leaving: HashMap::new(),
         }
     }
 
@@ -256,8 +261,9 @@ impl KernelPlane {
 impl Dataplane for KernelPlane {
     fn apply(&mut self, ops: &[FibOp]) -> Result<(), ApplyError> {
         self.collect_remains();
-        let engine = self.engine().engine;
-        ops.iter().try_for_each(|op| self.apply_one(op).map_err(|failure| failure.of(*op, engine)))
+        // Which engine it is takes a while to say, and only a failure needs it.
+        ops.iter()
+            .try_for_each(|op| self.apply_one(op).map_err(|failure| failure.of(*op, self.engine().engine)))
     }
 
     fn release(&mut self) -> Result<(), ReleaseError> {

@@ -2,7 +2,12 @@
 
 #![expect(unsafe_code, reason = "a raw system call")]
 
-use std::{io, os::fd::AsRawFd};
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use vmcast_common::maps::MemberEntry;
 
 /// `BPF_MAP_DELETE_ELEM` (linux/bpf.h).
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
@@ -40,6 +45,29 @@ pub(super) fn update_map_of_maps(outer: &impl AsRawFd, keys: &[u32], values: &[i
     };
     // SAFETY: `attr` has the layout and size of the batch member, keys and values point to `count`
     // elements of 4 bytes, the key and value size of an array of maps; all outlive the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Writes two entries of the array of members, in this order.
+///
+/// # Errors
+/// What the kernel says; `EINVAL` where it does not know batches. The first may stand.
+pub(super) fn update_members(
+    members: BorrowedFd<'_>,
+    keys: [u32; 2],
+    values: &[MemberEntry; 2],
+) -> io::Result<()> {
+    let mut attr = BatchAttr {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: 2,
+        map_fd: members.as_raw_fd().cast_unsigned(),
+        ..BatchAttr::default()
+    };
+    // SAFETY: `attr` has the layout and size of the batch member, keys and values point to two elements of the sizes that
+    // the map has, of which `MemberEntry` is the value; all outlive the call, which only reads them.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

@@ -1,10 +1,13 @@
 //! The kernel's maps with their types, and the writes that member tables need.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, os::fd::AsFd as _};
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf},
+    maps::{
+        Array, HashMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues,
+        RingBuf,
+    },
     programs::ProgramFd,
     util::nr_cpus,
 };
@@ -18,6 +21,7 @@ use super::{
     devmap::{Devmap, Opened},
     error::KernelError,
     list::ListWrites,
+    sys,
 };
 
 /// The writes of a member table, in the order that keeps every copy right; a test puts a model of
@@ -29,6 +33,10 @@ pub(super) trait MemberWrites {
     fn read_member(&self, index: u32) -> Result<MemberEntry, KernelError>;
     /// Writes one member.
     fn write_member(&mut self, index: u32, entry: &MemberEntry) -> Result<(), KernelError>;
+    /// Writes two members, the one after the other.
+    fn write_members(&mut self, entries: [(u32, MemberEntry); 2]) -> Result<(), KernelError> {
+        entries.iter().try_for_each(|(index, entry)| self.write_member(*index, entry))
+    }
     /// Sets the first member of a table on a device.
     fn write_head(&mut self, key: HeadKey, head: Head) -> Result<(), KernelError>;
     /// Forgets it.
@@ -58,11 +66,14 @@ pub(super) struct KernelMaps {
     pub(super) stream_stats: PerCpuArray<MapData, StreamCounters>,
     pub(super) punts: RingBuf<MapData>,
     members: Array<MapData, MemberEntry>,
-    written: Written,
+    written: Written<MemberEntry>,
+    /// Whether the kernel takes several members in one call (before Linux 5.6 it does not).
+    batches: bool,
     opened: Opened,
     heads: HashMap<MapData, HeadKey, Head>,
     most_heads: u32,
     tables: Array<MapData, TableLine>,
+    lines: Written<TableLine>,
     cursors: PerCpuArray<MapData, DeviceCursor>,
     more_cursors: PerCpuHashMap<MapData, u32, DeviceCursor>,
     /// `None` where nothing is sent at XDP.
@@ -74,23 +85,23 @@ pub(super) struct KernelMaps {
     cpus: usize,
 }
 
-/// Members that were written last, as they stand in the kernel: who joins is linked to who joined before.
-struct Written(Vec<Option<(u32, MemberEntry)>>);
+/// What was written last, as it stands in the kernel: who joins is linked to who joined before, in the same table.
+struct Written<T>(Vec<Option<(u32, T)>>);
 
-impl Written {
+impl<T: Copy> Written<T> {
     const PLACES: usize = 256;
 
     fn new() -> Self {
         Self(vec![None; Self::PLACES])
     }
 
-    fn get(&self, index: u32) -> Option<MemberEntry> {
+    fn get(&self, index: u32) -> Option<T> {
         let (of, entry) = self.0[index as usize % Self::PLACES]?;
         (of == index).then_some(entry)
     }
 
     /// Notes a write; `None` if the kernel refused it, so that nobody knows.
-    fn set(&mut self, index: u32, entry: Option<MemberEntry>) {
+    fn set(&mut self, index: u32, entry: Option<T>) {
         self.0[index as usize % Self::PLACES] = entry.map(|entry| (index, entry));
     }
 }
@@ -129,10 +140,12 @@ impl KernelMaps {
             punts: take(object, maps::PUNTS)?,
             members: take(object, maps::MEMBERS)?,
             written: Written::new(),
+            batches: true,
             opened: Opened::new(),
             heads: take(object, maps::HEADS)?,
             most_heads,
             tables: take(object, maps::TABLES)?,
+            lines: Written::new(),
             cursors: take(object, maps::CURSORS)?,
             more_cursors: take(object, maps::MORE_CURSORS)?,
             copy_program,
@@ -144,12 +157,22 @@ impl KernelMaps {
 
     /// What stands in the line of a table; nothing if it is new.
     fn line(&self, table: u32) -> Result<TableLine, KernelError> {
-        let line = self.tables.get(&maps::table_place(table), 0).map_err(KernelError::call(maps::TABLES))?;
+        let place = maps::table_place(table);
+        let line = match self.lines.get(place) {
+            Some(line) => line,
+            None => self.tables.get(&place, 0).map_err(KernelError::call(maps::TABLES))?,
+        };
         Ok(if line.table == table { line } else { TableLine::new(table) })
     }
 
     fn write_line(&mut self, line: &TableLine) -> Result<(), KernelError> {
-        self.tables.set(maps::table_place(line.table), line, 0).map_err(KernelError::call(maps::TABLES))
+        self.set_line(maps::table_place(line.table), line)
+    }
+
+    fn set_line(&mut self, place: u32, line: &TableLine) -> Result<(), KernelError> {
+        let written = self.tables.set(place, line, 0).map_err(KernelError::call(maps::TABLES));
+        self.lines.set(place, written.is_ok().then_some(*line));
+        written
     }
 
     fn fresh_cursors(&self, ifindex: u32) -> Result<PerCpuValues<DeviceCursor>, KernelError> {
@@ -258,6 +281,23 @@ impl MemberWrites for KernelMaps {
         written
     }
 
+    fn write_members(&mut self, entries: [(u32, MemberEntry); 2]) -> Result<(), KernelError> {
+        if self.batches {
+            let [(first, one), (second, other)] = entries;
+            match sys::update_members(self.members.map().fd().as_fd(), [first, second], &[one, other]) {
+                Ok(()) => {
+                    entries.iter().for_each(|(index, entry)| self.written.set(*index, Some(*entry)));
+                    return Ok(());
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "members are written one by one");
+                    self.batches = false;
+                }
+            }
+        }
+        entries.iter().try_for_each(|(index, entry)| self.write_member(*index, entry))
+    }
+
     fn write_head(&mut self, key: HeadKey, head: Head) -> Result<(), KernelError> {
         let mut line = self.line(key.table)?;
         if line.set(key.ifindex, head.member) {
@@ -279,9 +319,7 @@ impl MemberWrites for KernelMaps {
     }
 
     fn remove_table(&mut self, table: u32) -> Result<(), KernelError> {
-        self.tables
-            .set(maps::table_place(table), TableLine::new(0), 0)
-            .map_err(KernelError::call(maps::TABLES))
+        self.set_line(maps::table_place(table), &TableLine::new(0))
     }
 
     fn remove_slot(&mut self, devmap: &mut Devmap, slot: u32) -> Result<(), KernelError> {

@@ -76,11 +76,16 @@ impl KernelPlane {
         Ok(entry.map(|entry| MemberKey::of(stats, &entry)))
     }
 
-    /// Forgets what a member of a stream has missed: one that joins has missed nothing.
+    /// Forgets what a member of a stream has missed: one that joins has missed nothing. The kernel has something of it
+    /// only if it has left a moment ago.
     pub(super) fn forget_missed(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
-        let key = self.missed_key(stats, output)?;
         self.oversize.forget_member(stats, output);
-        if let Some(key) = key {
+        if self.leaving.is_empty() {
+            return Ok(());
+        }
+        if let Some(key) = self.missed_key(stats, output)?
+            && self.leaving.contains_key(&key)
+        {
             uncounted(self.dropped.forget(&key));
         }
         Ok(())
@@ -93,6 +98,7 @@ impl KernelPlane {
         let Some(key) = key else {
             return;
         };
+        *self.leaving.entry(key).or_default() += 1;
         let missed = vec![(stats, output, key)];
         match until {
             Until::Walked => self.remains.missed.extend(missed),
@@ -102,6 +108,12 @@ impl KernelPlane {
 
     /// Forgets what a member had missed when it left, unless it has come again.
     pub(super) fn forget_left(&mut self, stats: u32, output: Output, key: &MemberKey) {
+        if let Some(times) = self.leaving.get_mut(key) {
+            *times -= 1;
+            if *times == 0 {
+                self.leaving.remove(key);
+            }
+        }
         let known = self.is_member(stats, output)
             && self.missed_key(stats, output).is_ok_and(|known| known.as_ref() == Some(key));
         if !known {

@@ -184,9 +184,9 @@ impl KernelPlane {
     pub(super) fn drop_member(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
         let key = self.missed_key(stats, output)?;
         let until = self.state.streams.get(&stats).map_or(Until::Walked, |state| state.chain.until());
-        self.take_out(stats, output)?;
+        let taken_out = self.take_out(stats, output);
         self.forget_after(stats, output, key, until);
-        Ok(())
+        taken_out
     }
 
     /// Takes a member out of where it is, for good or because it goes elsewhere.
