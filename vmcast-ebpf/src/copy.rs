@@ -91,7 +91,9 @@ impl Room for Resizable<'_> {
 
     #[inline(always)]
     fn grow<const N: usize>(&mut self, by: usize) -> Option<Head<'_, N>> {
-        self.0.adjust_head(-(by as i32))?;
+        if by != 0 {
+            self.0.adjust_head(-(by as i32))?;
+        }
         Head::of(&self.0)
     }
 

@@ -303,6 +303,12 @@ impl KernelUnderTest {
         Self::open(dut, &options)
     }
 
+    /// One that serves devices by this rule.
+    pub(crate) fn of_rule(dut: Dut, rule: Rule) -> Self {
+        let options = Options { rule, ..dut.at.options() };
+        Self::open(dut, &options)
+    }
+
     /// Leaves out what punts tell of a stream again: the plane does so once a second, and a case whose steps do not
     /// know the time may take longer.
     pub(crate) fn told_once(self) -> Self {

@@ -38,6 +38,14 @@ macro_rules! words {
     };
 }
 
+/// Writes an Ethernet header without tags into the room that the frame has for it.
+#[inline(always)]
+pub(super) fn write_plain<const N: usize>(head: &mut impl Words<N>, hop: &NextHopEntry, ether_type: u16) {
+    head.write_u64::<0>(words!(hop.link, u64 0));
+    head.write_u32::<8>(words!(hop.link, u32 8));
+    head.write_u16::<{ eth::LEN - 2 }>(ether_type);
+}
+
 /// Writes the header in front of the packet; the frame has an Ethernet header's room for it now.
 ///
 /// # Errors
@@ -66,10 +74,7 @@ pub(super) fn write<R: Room>(room: &mut R, hop: &NextHopEntry, payload: Payload)
     let session_len = (payload.len + 2).to_be();
     match hop.link_len as usize {
         PLAIN => {
-            let mut head = room.front::<PLAIN>().ok_or(DropReason::KernelRefused)?;
-            head.write_u64::<0>(words!(hop.link, u64 0));
-            head.write_u32::<8>(words!(hop.link, u32 8));
-            head.write_u16::<{ PLAIN - 2 }>(last);
+            write_plain(&mut room.front::<PLAIN>().ok_or(DropReason::KernelRefused)?, hop, last);
         }
         TAG => {
             let mut head = room.front::<TAG>().ok_or(DropReason::KernelRefused)?;

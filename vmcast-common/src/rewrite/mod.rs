@@ -106,11 +106,29 @@ pub fn copy<R: Room>(
     pcp: u8,
     encapsulated: bool,
 ) -> Result<(), DropReason> {
-    if member.kind == kind::GONE {
+    // Most copies are of this kind, so it is asked for first: each instruction is one per copy.
+    let ready = encapsulated && member.kind == kind::AMT_V4;
+    if !ready && member.kind == kind::GONE {
         return Err(DropReason::MemberGone);
     }
     if hop.flags & NextHopEntry::RESOLVED == 0 {
         return Err(DropReason::NextHopUnresolved);
+    }
+    if ready {
+        let len = {
+            let mut head = room.head::<{ outer::AMT_V4_OWN }>().ok_or(DropReason::LostOrder)?;
+            let len = u16::from_be(head.read_u16::<{ eth::LEN + 2 }>());
+            if len > hop.mtu {
+                return Err(DropReason::Oversize);
+            }
+            outer::finish_amt_v4(&mut head, member);
+            if hop.link_len as usize == eth::LEN {
+                link::write_plain(&mut head, hop, eth::TYPE_IPV4.to_be());
+                return Ok(());
+            }
+            len
+        };
+        return link::write(room, hop, link::Payload { is_ipv6: false, len, group: None, pcp });
     }
     if matches!(member.kind, kind::NATIVE | kind::CONVERTED_V4 | kind::CONVERTED_V6)
         && input.0 == hop.interface
@@ -118,18 +136,6 @@ pub fn copy<R: Room>(
         return Err(DropReason::SameInterface);
     }
     if encapsulated {
-        if member.kind == kind::AMT_V4 {
-            let len = {
-                let mut head = room.head::<{ outer::AMT_V4_OWN }>().ok_or(DropReason::LostOrder)?;
-                let len = u16::from_be(head.read_u16::<{ eth::LEN + 2 }>());
-                if len > hop.mtu {
-                    return Err(DropReason::Oversize);
-                }
-                outer::finish_amt_v4(&mut head, member);
-                len
-            };
-            return link::write(room, hop, link::Payload { is_ipv6: false, len, group: None, pcp });
-        }
         // A member of another kind joined while this packet was on its way.
         room.shrink(AMT_V4_OVERHEAD).ok_or(DropReason::KernelRefused)?;
     }

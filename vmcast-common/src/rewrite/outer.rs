@@ -102,7 +102,9 @@ pub(super) const AMT_V4_OWN: usize = ENDS_V4 + 12;
 pub(super) fn finish_amt_v4(head: &mut impl Words<AMT_V4_OWN>, member: &MemberEntry) {
     let sum = head.read_u16::<SUM>() as u32 + member.ends_sum as u32;
     head.write_u16::<SUM>(checksum::fold(sum));
-    head.write_u64::<ENDS_V4>(word_u64::<0>(&member.ends));
+    // In words of four bytes, which the compiler reads as such; eight it would put together of single ones.
+    head.write_u32::<ENDS_V4>(word_u32::<0>(&member.ends));
+    head.write_u32::<{ ENDS_V4 + 4 }>(word_u32::<4>(&member.ends));
     head.write_u32::<{ ENDS_V4 + 8 }>(word_u32::<8>(&member.ends));
 }
 

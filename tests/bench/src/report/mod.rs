@@ -338,7 +338,7 @@ impl Ratio {
             Outcome::NotAllowed => "TARGET MISSED, as the machine does not allow it",
         };
         let spread = spread.map_or_else(String::new, |[least, most]| format!(" ({least:.2} … {most:.2})"));
-        let limit = limit.map_or_else(String::new, |limit| format!("; without rewriting {limit:.2} {unit}"));
+        let limit = limit.map_or_else(String::new, |limit| format!("; limit here {limit:.2} {unit}"));
         format!("{verdict}: {name}: {value:.2} {unit}{spread}, wanted {bound} {target} {unit}{limit}")
     }
 

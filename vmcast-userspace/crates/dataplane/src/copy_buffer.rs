@@ -9,6 +9,29 @@ use vmcast_common::{
 /// and AMT, the longest of tunnels.
 const HEADROOM: usize = link::MAX_LEN + 40 + 8 + 2;
 
+/// A frame in two pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copied<'a> {
+    /// What this copy has for itself.
+    pub own: &'a [u8],
+    /// What follows, the same bytes in every copy of a packet that has any here.
+    pub shared: &'a [u8],
+}
+
+impl<'a> Copied<'a> {
+    /// A frame that shares nothing with others.
+    #[must_use]
+    pub const fn alone(own: &'a [u8]) -> Self {
+        Self { own, shared: &[] }
+    }
+
+    /// The frame in one piece.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        [self.own, self.shared].concat()
+    }
+}
+
 /// The IP packet to copy, its time to live lowered, with room in front of it for any headers.
 #[derive(Debug, Default)]
 pub(crate) struct CopyBuffer {
@@ -46,7 +69,16 @@ impl CopyBuffer {
         self.bytes.get(HEADROOM..).unwrap_or_default()
     }
 
-    /// The frame as it stands.
+    /// The frame as it stands. The packet is shared where nothing in it was changed for this copy.
+    pub(crate) fn copied(&self) -> Copied<'_> {
+        if self.own.is_some() || self.start > HEADROOM {
+            return Copied::alone(self.frame());
+        }
+        let (front, packet) = self.bytes.split_at(HEADROOM);
+        Copied { own: &front[self.start..], shared: packet }
+    }
+
+    /// The frame as it stands, in one piece.
     pub(crate) fn frame(&self) -> &[u8] {
         &self.bytes[self.start..]
     }

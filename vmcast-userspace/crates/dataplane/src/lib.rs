@@ -19,6 +19,7 @@ pub mod software;
 mod ways;
 
 pub use capacity::Capacities;
+pub use copy_buffer::Copied;
 pub use oversize::PacketTooBig;
 pub use plane::{
     ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, FibStream, Hook, Punt, RefreshError,

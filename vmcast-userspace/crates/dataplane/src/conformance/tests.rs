@@ -31,8 +31,8 @@ impl PlaneUnderTest for Core {
 
     fn inject(&mut self, ingress: IfIndex, frame: &[u8]) -> Observed {
         let mut frames = Vec::new();
-        let disposition = self
-            .process(ingress, frame, NOW_NS, &mut |egress, frame, _| frames.push((egress, frame.to_vec())));
+        let disposition =
+            self.process(ingress, frame, NOW_NS, &mut |egress, copy, _| frames.push((egress, copy.to_vec())));
         Observed { disposition, frames }
     }
 

@@ -17,7 +17,7 @@ pub enum Rule {
     /// XDP where the device takes frames that XDP redirects to it, else TC.
     #[default]
     Auto,
-    /// XDP for every device. A device that takes no redirected frames gets none.
+    /// XDP for every device. A device that takes no redirected frames gets no members.
     Xdp,
     /// TC for every device.
     Tc,
@@ -131,6 +131,13 @@ impl Devices {
         };
         self.changed |= self.served.insert(device, engine).is_some_and(|before| before != engine);
         (engine, why)
+    }
+
+    /// Whether copies for a device would go nowhere, and nobody would hear of it: the kernel leaves one that takes no
+    /// frames redirected at XDP out of a broadcast, and the rule is to serve it at XDP all the same.
+    pub(super) fn takes_none(&mut self, device: u32, at_tc: bool) -> bool {
+        let told = self.rule() == Rule::Xdp && !at_tc;
+        told && self.known(device).features.is_some_and(|features| !features.takes_redirected())
     }
 
     fn found(&mut self, device: u32, runs_native: bool) -> (Engine, &'static str) {

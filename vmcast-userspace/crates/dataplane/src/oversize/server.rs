@@ -20,7 +20,7 @@ use vmcast_common::{
 use super::{Fragmenter, Limits, PacketTooBig};
 use crate::{
     clock::now_ns,
-    copy_buffer::CopyBuffer,
+    copy_buffer::{Copied, CopyBuffer},
     kernel::{error::KernelError, writes::take},
     plane::Counters,
     software::outbox::Outbox,
@@ -127,9 +127,11 @@ impl Server {
                 }
                 needed = true;
                 let made = match rewrite::copy(buffer.begin(), &member, &hop, input, pcp, false) {
-                    Ok(()) => fragmenter.admit(now_ns).map(|()| outbox.push(egress, buffer.frame(), waits)),
+                    Ok(()) => fragmenter
+                        .admit(now_ns)
+                        .map(|()| outbox.push(egress, Copied::alone(buffer.frame()), waits)),
                     Err(DropReason::Oversize) => {
-                        let mut each = |frame: &[u8]| outbox.push(egress, frame, waits);
+                        let mut each = |frame: &[u8]| outbox.push(egress, Copied::alone(frame), waits);
                         fragmenter.copy(buffer.packet(), &member, &hop, (input, pcp), now_ns, &mut each)
                     }
                     // Where the kernel makes copies, this is one that it has counted.

@@ -15,7 +15,7 @@ use vmcast_common::{
 
 use super::{
     Limits,
-    tables::{StreamState, Tables},
+    tables::{Known, StreamState, Tables},
 };
 use crate::{
     ApplyError, Engine, carried,
@@ -46,6 +46,7 @@ impl Tables {
 
     fn change(&mut self, op: &FibOp, limits: &Limits) -> Result<(), Refused> {
         carried::check(op).map_err(Refused::Unsupported)?;
+        self.version += 1;
         match *op {
             FibOp::SetInterface(interface) => self.set_interface(interface, limits)?,
             FibOp::RemoveInterface(ifindex) => {
@@ -183,6 +184,7 @@ impl Tables {
             members,
             priority: Priority::default(),
             own: BTreeMap::new(),
+            ways: Known::default(),
             counters: StreamCounters::default(),
             dropped: BTreeMap::new(),
         };

@@ -11,9 +11,9 @@ use vmcast_common::{
 use super::{Limits, punts::Punts, tables::Tables};
 use crate::{
     ApplyError, Counters, Fib, Punt,
-    copy_buffer::CopyBuffer,
+    copy_buffer::{Copied, CopyBuffer},
     oversize::{Fragmenter, PacketTooBig},
-    ways::{Way, Ways as _},
+    ways::Way,
 };
 
 /// What becomes of a received frame, beside the copies made of it.
@@ -77,7 +77,7 @@ impl Core {
         ingress: IfIndex,
         frame: &[u8],
         now_ns: u64,
-        out: &mut impl FnMut(IfIndex, &[u8], u32),
+        out: &mut impl FnMut(IfIndex, Copied<'_>, u32),
     ) -> Disposition {
         if !self.tables.has_device(ingress) {
             return Disposition::Pass;
@@ -169,7 +169,7 @@ impl Core {
         frame: &[u8],
         packet: &Replicate,
         now_ns: u64,
-        out: &mut impl FnMut(IfIndex, &[u8], u32),
+        out: &mut impl FnMut(IfIndex, Copied<'_>, u32),
     ) {
         if let Some(state) = self.tables.state_mut(packet.stats) {
             state.counters.packets += 1;
@@ -191,16 +191,16 @@ impl Core {
             self.tables.state(packet.stats).and_then(|state| state.priority.skb_priority).unwrap_or(0);
         let Self { tables, buffer, fragmenter, drops, .. } = self;
         let mut missed = Vec::new();
-        for output in tables.outputs(packet.table) {
-            let made = tables.way(output).and_then(|Way { egress, member, hop }| {
-                match rewrite::copy(buffer.begin(), &member, &hop, packet.input, pcp, false) {
-                    Ok(()) => out(egress, buffer.frame(), priority),
+        for (output, way) in tables.ways_of(packet.table) {
+            let made = way.as_ref().map_err(|reason| *reason).and_then(|Way { egress, member, hop }| {
+                match rewrite::copy(buffer.begin(), member, hop, packet.input, pcp, false) {
+                    Ok(()) => out(*egress, buffer.copied(), priority),
                     Err(DropReason::Oversize) => {
-                        let mut each = |fragment: &[u8]| out(egress, fragment, priority);
+                        let mut each = |fragment: &[u8]| out(*egress, Copied::alone(fragment), priority);
                         fragmenter.copy(
                             buffer.packet(),
-                            &member,
-                            &hop,
+                            member,
+                            hop,
                             (packet.input, pcp),
                             now_ns,
                             &mut each,
@@ -213,7 +213,7 @@ impl Core {
             if let Err(reason) = made {
                 drops[reason as usize] += 1;
                 if reason.is_loss_of_member() {
-                    missed.push(output);
+                    missed.push(*output);
                 }
             }
         }

@@ -5,15 +5,21 @@ use std::{collections::BTreeMap, io::IoSlice, ops::Range};
 use vmcast_common::fib::IfIndex;
 
 use super::socket::Sender;
+use crate::copy_buffer::Copied;
 
 /// Bytes of copies that wait for one interface before they are sent: what bounds the memory of a
-/// packet with many members.
+/// packet with many members, and how long the first of them wait.
 const GATHERED_BYTES: usize = 1 << 18;
 
-/// Copies on their way out, gathered by interface.
+/// Copies on their way out, gathered by interface. What the copies of a packet share waits once: it is most of their
+/// bytes, and so they stay in the cache until the kernel reads them.
 #[derive(Default)]
 pub(crate) struct Outbox {
     by_interface: BTreeMap<IfIndex, Egress>,
+    /// What copies share, packet behind packet.
+    packets: Vec<u8>,
+    /// Where that of the present packet stands, once there is a copy that shares it.
+    packet: Option<Range<usize>>,
     refused: u64,
 }
 
@@ -23,31 +29,57 @@ struct Egress {
     sender: Option<Sender>,
     bytes: Vec<u8>,
     frames: Vec<Waiting>,
+    /// Bytes of the frames, each with what it shares.
+    length: usize,
 }
 
 struct Waiting {
-    bytes: Range<usize>,
+    /// What it has for itself.
+    own: Range<usize>,
+    /// What it shares with other copies of its packet.
+    shared: Range<usize>,
     /// The kernel's priority of its socket buffer.
     priority: u32,
 }
 
 impl Outbox {
+    /// Another packet follows: its copies share nothing with those before.
+    pub(crate) fn begin(&mut self) {
+        self.packet = None;
+    }
+
     /// Gathers a copy, which is to wait for its device with this priority of the kernel; 0 is that of every other
     /// packet.
-    pub(crate) fn push(&mut self, egress: IfIndex, frame: &[u8], priority: u32) {
+    pub(crate) fn push(&mut self, egress: IfIndex, copy: Copied<'_>, priority: u32) {
         let ifindex = egress;
-        let egress = self.by_interface.entry(ifindex).or_default();
+        let Self { by_interface, packets, packet, refused } = self;
+        let shared = if copy.shared.is_empty() {
+            0..0
+        } else {
+            let place = packet.get_or_insert_with(|| {
+                let start = packets.len();
+                packets.extend_from_slice(copy.shared);
+                start..packets.len()
+            });
+            place.clone()
+        };
+        let egress = by_interface.entry(ifindex).or_default();
         let start = egress.bytes.len();
-        egress.bytes.extend_from_slice(frame);
-        egress.frames.push(Waiting { bytes: start..egress.bytes.len(), priority });
-        if egress.bytes.len() >= GATHERED_BYTES {
-            self.refused += egress.flush(ifindex);
+        egress.bytes.extend_from_slice(copy.own);
+        egress.length += copy.own.len() + shared.len();
+        egress.frames.push(Waiting { own: start..egress.bytes.len(), shared, priority });
+        if egress.length >= GATHERED_BYTES {
+            *refused += egress.flush(ifindex, packets);
         }
     }
 
     /// Sends all and returns how many copies were refused since the last time.
     pub(crate) fn flush(&mut self) -> u64 {
-        let last: u64 = self.by_interface.iter_mut().map(|(&ifindex, egress)| egress.flush(ifindex)).sum();
+        let Self { by_interface, packets, .. } = self;
+        let last: u64 =
+            by_interface.iter_mut().map(|(&ifindex, egress)| egress.flush(ifindex, packets)).sum();
+        self.packets.clear();
+        self.packet = None;
         std::mem::take(&mut self.refused) + last
     }
 
@@ -57,7 +89,7 @@ impl Outbox {
 }
 
 impl Egress {
-    fn flush(&mut self, ifindex: IfIndex) -> u64 {
+    fn flush(&mut self, ifindex: IfIndex, packets: &[u8]) -> u64 {
         if self.frames.is_empty() {
             return 0;
         }
@@ -72,8 +104,10 @@ impl Egress {
                 let mut refused = 0;
                 // In the order in which they came, whatever their priorities.
                 for alike in self.frames.chunk_by(|one, next| one.priority == next.priority) {
-                    let frames: Vec<_> =
-                        alike.iter().map(|frame| IoSlice::new(&self.bytes[frame.bytes.clone()])).collect();
+                    let pieces = |frame: &Waiting| {
+                        [&self.bytes[frame.own.clone()], &packets[frame.shared.clone()]].map(IoSlice::new)
+                    };
+                    let frames: Vec<_> = alike.iter().map(pieces).collect();
                     refused += sender.send(&frames, alike[0].priority);
                 }
                 refused
@@ -82,6 +116,7 @@ impl Egress {
         };
         self.bytes.clear();
         self.frames.clear();
+        self.length = 0;
         refused
     }
 }

@@ -285,6 +285,7 @@ impl Worker {
                 let mut core = lock(core);
                 for (offload, frame) in batch.frames() {
                     offload.undo(frame, scratch, |frame| {
+                        outbox.begin();
                         core.process(ifindex, frame, now_ns, &mut |egress, copy, priority| {
                             outbox.push(egress, copy, priority);
                         });

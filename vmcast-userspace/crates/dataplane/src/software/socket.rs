@@ -111,9 +111,9 @@ impl Sender {
         Ok(Self { socket, priority: 0 })
     }
 
-    /// Sends frames with a priority of the kernel and returns how many the device refused; one that does is passed
-    /// over.
-    pub(super) fn send(&mut self, frames: &[IoSlice<'_>], priority: u32) -> u64 {
+    /// Sends frames, each in two pieces, with a priority of the kernel and returns how many the device refused; one
+    /// that does is passed over.
+    pub(super) fn send(&mut self, frames: &[[IoSlice<'_>; 2]], priority: u32) -> u64 {
         if priority != self.priority {
             // For the socket and not for a message: of packet sockets only Linux 6.14 and later take it there.
             match set_option_of(&self.socket, libc::SOL_SOCKET, libc::SO_PRIORITY, &priority) {
@@ -128,15 +128,15 @@ impl Sender {
                 // SAFETY: all-zero bytes are a valid value of this C structure.
                 let mut message: libc::mmsghdr = unsafe { zeroed() };
                 // IoSlice has the layout of iovec; the kernel only reads through it.
-                message.msg_hdr.msg_iov = from_ref(frame).cast_mut().cast();
-                message.msg_hdr.msg_iovlen = 1;
+                message.msg_hdr.msg_iov = frame.as_ptr().cast_mut().cast();
+                message.msg_hdr.msg_iovlen = frame.len();
                 message
             })
             .collect();
         let (mut done, mut refused) = (0, 0);
         while done < messages.len() {
             let rest = &mut messages[done..];
-            // SAFETY: every message points to a slice that `frames` keeps alive.
+            // SAFETY: every message points to slices that `frames` keeps alive.
             let sent = unsafe {
                 libc::sendmmsg(
                     self.socket.as_raw_fd(),

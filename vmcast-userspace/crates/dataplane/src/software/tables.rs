@@ -15,9 +15,15 @@ use vmcast_common::{
         DroppedCopies, EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, Marks,
         StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey,
     },
+    verdict::DropReason,
 };
 
-use crate::{Fib, FibStream, StreamStats, conversions::Conversions, endpoints::Endpoints, ways::Ways};
+use crate::{
+    Fib, FibStream, StreamStats,
+    conversions::Conversions,
+    endpoints::Endpoints,
+    ways::{Way, Ways},
+};
 
 /// What is held of one stream.
 #[derive(Debug)]
@@ -28,9 +34,19 @@ pub(super) struct StreamState {
     pub(super) priority: Priority,
     /// Its own members, by the order in which they joined.
     pub(super) own: BTreeMap<u64, Output>,
+    /// Where the copies for them go, if it is of the tables' present version: what it is made of lies all over the
+    /// memory, and reading it for each copy is a good part of the work where members are many.
+    pub(super) ways: Known,
     pub(super) counters: StreamCounters,
     /// What some of them have missed.
     pub(super) dropped: BTreeMap<Output, DroppedCopies>,
+}
+
+/// Members with their ways, or why they have none, as of a version of the tables.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    version: u64,
+    ways: Vec<(Output, Result<Way, DropReason>)>,
 }
 
 /// The forwarding base.
@@ -57,6 +73,8 @@ pub(super) struct Tables {
     pub(super) memberships: HashMap<Output, HashMap<u32, u64>>,
     pub(super) member_count: u32,
     pub(super) next_order: u64,
+    /// Rises with every change, so that nobody goes by what was.
+    pub(super) version: u64,
 }
 
 impl Tables {
@@ -77,9 +95,23 @@ impl Tables {
         self.interfaces.values().any(|interface| interface.device == device)
     }
 
-    /// The members of a member table, in the order in which they joined.
-    pub(super) fn outputs(&self, table: u32) -> impl Iterator<Item = Output> + '_ {
-        self.state(table).into_iter().flat_map(|state| state.own.values().copied())
+    /// The members of a member table with their ways, in the order in which they joined.
+    pub(super) fn ways_of(&mut self, table: u32) -> &[(Output, Result<Way, DropReason>)] {
+        let Some(state) = self.state_mut(table) else {
+            return &[];
+        };
+        let mut known = std::mem::take(&mut state.ways);
+        if known.version != self.version {
+            known.ways.clear();
+            let outputs = self.state(table).into_iter().flat_map(|state| state.own.values());
+            known.ways.extend(outputs.map(|output| (*output, self.way(*output))));
+            known.version = self.version;
+        }
+        let Some(state) = self.state_mut(table) else {
+            return &[];
+        };
+        state.ways = known;
+        &state.ways.ways
     }
 
     pub(super) fn dump(&self) -> Fib {

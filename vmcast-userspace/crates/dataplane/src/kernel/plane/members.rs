@@ -33,6 +33,11 @@ impl KernelPlane {
         let stats = *self.state.by_stream.get(&stream).ok_or(Failure::Unknown)?;
         self.state.conversions.fit(&stream, output).map_err(Failure::Unsupported)?;
         if !self.is_member(stats, output) {
+            let spec = self.state.spec(output).ok_or(Failure::Unknown)?;
+            let at_tc = self.state.is_at_tc(spec.ifindex);
+            if self.devices.takes_none(spec.ifindex, at_tc) {
+                return Err(Failure::Unsupported("its device takes no frames redirected at XDP"));
+            }
             self.forget_missed(stats, output)?;
         }
         self.put_member(stats, output)?;

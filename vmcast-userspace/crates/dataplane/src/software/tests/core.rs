@@ -172,9 +172,57 @@ fn removing_a_tunnel_of_a_thousand_leaves_the_others_in_order() {
     }
     let mut reached = Vec::new();
     core.process(IfIndex(1), &frame(), 1, &mut |_, copy, _| {
+        let copy = copy.own;
         reached.push(u32::from_be_bytes([copy[30], copy[31], copy[32], copy[33]]) - 0x0a01_0000);
     });
     assert_eq!(reached, (0..1000).step_by(3).collect::<Vec<_>>());
+}
+
+// proves that the payload of a packet waits once, however many copies share it
+#[test]
+fn the_copies_of_a_packet_share_what_is_the_same_in_all() {
+    let mut core = Core::default();
+    core.apply(&[interface(1), FibOp::SetNextHop(NextHopId(1), HOP), stream(1)]).unwrap();
+    for id in 0..3 {
+        core.apply(&[tunnel(id), member(id)]).unwrap();
+    }
+    let mut shared = Vec::new();
+    let packet = &frame()[14..];
+    core.process(IfIndex(1), &frame(), 1, &mut |_, copy, _| {
+        // Ethernet, IPv4, UDP and AMT are its own.
+        assert_eq!(copy.own.len(), 14 + 20 + 8 + 2);
+        assert_eq!(copy.shared.len(), packet.len());
+        // The addresses and all behind them are the packet's; the time to live has changed.
+        assert_eq!(copy.shared[12..], packet[12..]);
+        shared.push(copy.shared.as_ptr());
+    });
+    assert_eq!(shared, [shared[0]; 3]);
+}
+
+// a way that is remembered must not outlive what it was made of
+#[test]
+fn a_next_hop_that_changes_between_two_packets_counts_for_the_second() {
+    let mut core = Core::default();
+    core.apply(&[interface(1), FibOp::SetNextHop(NextHopId(1), HOP), stream(1), tunnel(1), member(1)])
+        .unwrap();
+    let sent = |core: &mut Core| {
+        let mut sent = Vec::new();
+        core.process(IfIndex(1), &frame(), 1, &mut |egress, copy, _| {
+            sent.push((egress, copy.own[..6].to_vec()))
+        });
+        sent
+    };
+    let mac = |hop: &NextHop| hop.destination_mac.unwrap().to_vec();
+    assert_eq!(sent(&mut core), [(HOP.ifindex, mac(&HOP))]);
+    let other = NextHop { ifindex: IfIndex(9), destination_mac: Some([2, 7, 7, 7, 7, 7]), ..HOP };
+    core.apply(&[FibOp::SetNextHop(NextHopId(1), other)]).unwrap();
+    assert_eq!(sent(&mut core), [(IfIndex(9), mac(&other))]);
+    core.apply(&[tunnel(2), member(2)]).unwrap();
+    assert_eq!(sent(&mut core).len(), 2);
+    core.apply(&[FibOp::RemoveMember(STREAM, Output::Tunnel(TunnelId(1)))]).unwrap();
+    assert_eq!(sent(&mut core).len(), 1);
+    core.apply(&[FibOp::RemoveTunnel(TunnelId(2))]).unwrap();
+    assert_eq!(sent(&mut core), []);
 }
 
 #[test]

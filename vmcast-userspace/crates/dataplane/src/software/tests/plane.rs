@@ -193,7 +193,8 @@ fn frames_cross_the_plane_in_order_and_reach_nobody_else() {
     in_namespace(|wires| {
         let mut sender = Sender::open(wires.source).unwrap();
         let frames: Vec<_> = (0..50u8).map(|number| frame(&[number; 100])).collect();
-        let slices: Vec<_> = frames.iter().map(|frame| std::io::IoSlice::new(frame)).collect();
+        let slices: Vec<_> =
+            frames.iter().map(|frame| [&frame[..], &[]].map(std::io::IoSlice::new)).collect();
         assert_eq!(sender.send(&slices, 0), 0);
         let arrived = inner_packets(&wires.member_side, 50, PATIENCE);
         let numbers: Vec<_> = arrived.iter().map(|packet| udp_payload(packet)[0]).collect();
@@ -233,7 +234,7 @@ fn a_member_that_left_gets_nothing_more_and_an_interface_that_is_removed_is_not_
     in_namespace(|wires| {
         let mut sender = Sender::open(wires.source).unwrap();
         let frame = frame(b"payload");
-        let slice = [std::io::IoSlice::new(&frame)];
+        let slice = [[std::io::IoSlice::new(&frame), std::io::IoSlice::new(&[])]];
         wires.plane.apply(&[FibOp::RemoveMember(STREAM, Output::Tunnel(TunnelId(1)))]).unwrap();
         sender.send(&slice, 0);
         assert!(inner_packets(&wires.member_side, 1, SILENCE).is_empty());
@@ -251,7 +252,7 @@ fn copies_for_a_device_that_is_gone_are_counted_and_the_plane_goes_on() {
     in_namespace(|wires| {
         let mut sender = Sender::open(wires.source).unwrap();
         let frame = frame(b"payload");
-        let slice = [std::io::IoSlice::new(&frame)];
+        let slice = [[std::io::IoSlice::new(&frame), std::io::IoSlice::new(&[])]];
         sender.send(&slice, 0);
         assert_eq!(inner_packets(&wires.member_side, 1, PATIENCE).len(), 1);
         assert_eq!(index("b"), wires.egress);
