@@ -239,8 +239,7 @@ impl Core {
     /// Leaves the present upstream, if every stream comes from the other one, or it does not serve any more.
     pub(super) fn finish_change_over(&mut self, now: Instant) {
         let serves = self.has_serving_upstream();
-        let is_done =
-            |successor: &Box<Successor>| successor.is_done(now) || successor.up.is_some() && !serves;
+        let is_done = |successor: &Successor| successor.is_done(now) || successor.up.is_some() && !serves;
         let Some(successor) = self.successor.take_if(|successor| is_done(successor)) else { return };
         let Successor { upstream, pending, watched, moved, .. } = *successor;
         self.moves.unwatched += (pending.len() + watched.len()) as u64;

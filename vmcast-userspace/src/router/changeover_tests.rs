@@ -127,11 +127,7 @@ impl Bed {
                 }
                 Effect::Fib(FibOp::SetStream(STREAM, rpf, _)) => self.rpf = Some(rpf),
                 Effect::ChangedOver => self.changed_over += 1,
-                Effect::UpstreamDown { named, reason } => {
-                    if reason != "stopped" {
-                        self.downs.push(named);
-                    }
-                }
+                Effect::UpstreamDown { named, reason } if reason != "stopped" => self.downs.push(named),
                 _ => {}
             }
         }

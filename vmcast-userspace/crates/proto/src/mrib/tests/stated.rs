@@ -104,9 +104,7 @@ fn a_source_that_is_refused_is_taken_from_nowhere_and_stays_so_while_it_sends() 
     // Nor is there a moment in which it passes when the group is left and joined again.
     feed(&mut mrib, reported(Filter::none()));
     let again = feed(&mut mrib, reported(Filter::any()));
-    let set = again
-        .iter()
-        .any(|output| *output == Output::Fib(FibOp::SetStream(one, nowhere, Members::OfAnySource)));
+    let set = again.contains(&Output::Fib(FibOp::SetStream(one, nowhere, Members::OfAnySource)));
     assert!(set, "{again:?}");
     let taken = rpf(&feed(&mut mrib, Input::Refuse { stream: one, refused: false }));
     assert_eq!(taken, Rpf::Exact(input));
