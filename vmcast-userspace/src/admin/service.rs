@@ -13,7 +13,7 @@ use vmcast_proto::{
 };
 use vmcast_signal::{
     tonic::{Request, Response, Status, Streaming},
-    v1,
+    v1::{self, command::What},
 };
 
 use super::{
@@ -169,6 +169,9 @@ impl<S: Kept> Service<S> {
         let commands = self.0.lines().open(vmr.clone(), draining, answers, said);
         if self.0.proves() {
             tokio::spawn(prove::run(self.0.clone(), vmr, notes));
+        } else {
+            // So that it does not wait for any.
+            self.0.lines().tell(&vmr, What::Proofs(v1::Proofs::default()));
         }
         Ok(commands)
     }
