@@ -148,6 +148,43 @@ async fn headers_that_never_end_and_silence_end_the_connection() {
     bed.stop().await;
 }
 
+/// The type of a TLS record with an alert (RFC 8446 §5.1).
+const ALERT: u8 = 21;
+
+// proves D4: who is not let in can read why, whatever it has sent meanwhile
+#[tokio::test]
+async fn an_alert_is_not_lost_with_what_is_left_unread() {
+    let bed = bed(Limits { connections: 8, strangers: 1, ..Limits::default() }, true).await;
+    let counted = |refusal: Refusal| {
+        let label = refusal.label();
+        bed.gate.tally().counters().find(|(name, _)| *name == label).map(|(_, count)| count)
+    };
+    // There is one place, which is free again when the connection has ended.
+    let mut told = 0;
+    until(async || {
+        let mut stream = connect(&bed).await;
+        // No record of TLS, and more behind it than is read at a time. Who is turned away cannot send it.
+        let sent = stream.write_all(&[b'x'; 48 * 1024]).await;
+        let mut said = Vec::new();
+        let end = tokio::time::timeout(HANG, stream.read_to_end(&mut said)).await.expect("it is ended");
+        if said.is_empty() {
+            return false;
+        }
+        sent.expect("all of it is taken");
+        end.expect("it is closed, not reset");
+        assert_eq!(said.first(), Some(&ALERT), "{said:?}");
+        told += 1;
+        told == 20
+    })
+    .await;
+    assert_eq!(counted(Refusal::HandshakeFailed), Some(20));
+    // Who does not stop is not listened to for ever, nor for longer than it may.
+    let mut stream = connect(&bed).await;
+    let flood = async { while stream.write_all(&[b'x'; 64 * 1024]).await.is_ok() {} };
+    tokio::time::timeout(HANG, flood).await.expect("it is reset");
+    bed.stop().await;
+}
+
 // proves D4: strangers leave room for others, and who comes beyond their share is turned away and counted
 #[tokio::test]
 async fn strangers_have_a_share_of_the_connections() {
