@@ -31,8 +31,13 @@ async fn bed(limits: Limits, is_secure: bool) -> Bed {
 
 /// A frame of stream 1 (RFC 9113 §4.1).
 fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    frame_of(1, kind, flags, payload)
+}
+
+/// The same of any stream.
+fn frame_of(stream: u32, kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a short one").to_be_bytes();
-    [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// The headers of a call of `Register`, in HPACK without compression (RFC 7541 §6.2.2).
@@ -119,6 +124,38 @@ async fn a_request_whose_body_does_not_come_is_answered_in_time_and_counted() {
     assert_eq!((status.slow, status.oversize), (1, 0));
     others_are_served(&bed, "b").await;
     assert_eq!(bed.ids().await, ["b"]);
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_has_so_many_requests_under_way_and_the_next_is_refused_alone() {
+    const RST_STREAM: u8 = 3;
+    const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
+    let bed = bed(Limits::default(), false).await;
+    let mut stream = connect(&bed).await;
+    stream.write_all(PREFACE).await.expect("write");
+    // None of them is whole: their bodies do not come.
+    for number in 0..=32 {
+        stream
+            .write_all(&frame_of(1 + 2 * number, HEADERS, END_HEADERS, &call_headers()))
+            .await
+            .expect("write");
+    }
+    let refused = async {
+        loop {
+            let mut header = [0; 9];
+            stream.read_exact(&mut header).await.expect("a frame");
+            let [a, b, c, kind, _, id @ ..] = header;
+            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+            stream.read_exact(&mut payload).await.expect("its payload");
+            if kind == RST_STREAM {
+                return (u32::from_be_bytes(id), payload);
+            }
+        }
+    };
+    let refused = tokio::time::timeout(HANG, refused).await.expect("one is refused");
+    assert_eq!(refused, (1 + 2 * 32, REFUSED_STREAM.to_vec()));
+    others_are_served(&bed, "b").await;
     bed.stop().await;
 }
 
