@@ -77,7 +77,7 @@ pub struct RouterConfig<'a> {
 const IGMP: &str = "[igmp]\nlast_member_query_interval_seconds = 0.2\n";
 
 /// How long a role may take until it is ready.
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(60);
 
 /// Starts roles of vmcast in a lab.
 #[derive(Clone, Debug)]
@@ -272,7 +272,7 @@ impl Role {
     }
 }
 
-/// Waits until each role answers, is registered at its admin and knows its upstream.
+/// Waits until each role answers, is registered at its admin, was looked for by it and knows its upstream.
 ///
 /// # Errors
 /// If one ends, is not ready in time, or a signal asks to stop.
@@ -303,7 +303,17 @@ fn is_ready(status: &Value) -> bool {
         status.get("admin").is_none_or(|admin| admin.is_null() || admin["state"] == "registered");
     let attached =
         status.get("upstream").is_none_or(|upstream| upstream.is_null() || upstream["remote"].is_string());
-    registered && attached
+    registered && attached && is_found(status)
+}
+
+/// Whether the admin has looked for a VMR at all its endpoints, or says that it does not: nobody is given it before.
+fn is_found(status: &Value) -> bool {
+    let Some(admin) = status.get("admin").filter(|admin| !admin.is_null()) else { return true };
+    if status["role"] != "router" {
+        return true;
+    }
+    let Some(endpoints) = admin["endpoints"].as_array() else { return false };
+    endpoints.iter().all(|endpoint| endpoint["found"] != "awaited")
 }
 
 #[cfg(test)]
@@ -313,13 +323,26 @@ mod tests {
     use super::is_ready;
 
     #[test]
-    fn a_role_is_ready_once_it_is_registered_and_knows_its_upstream() {
+    fn a_role_is_ready_once_it_is_registered_and_found_and_knows_its_upstream() {
         for (status, ready) in [
             (json!({"role": "admin"}), true),
             (json!({"admin": {"state": "connecting"}}), false),
             (json!({"admin": {"state": "registered"}}), true),
             (json!({"admin": {"state": "registered"}, "upstream": {"state": "finding"}}), false),
             (json!({"admin": {"state": "registered"}, "upstream": {"remote": "10.4.0.2:2268"}}), true),
+            (json!({"role": "router", "admin": {"state": "registered"}}), false),
+            (json!({"role": "router", "admin": {"state": "registered", "endpoints": []}}), true),
+            (
+                json!({"role": "router", "admin": {"state": "registered",
+                       "endpoints": [{"found": "proved"}, {"found": "awaited"}]}}),
+                false,
+            ),
+            (
+                json!({"role": "router", "admin": {"state": "registered",
+                       "endpoints": [{"found": "proved"}, {"found": "silent"}]}}),
+                true,
+            ),
+            (json!({"role": "router", "admin": null}), true),
         ] {
             assert_eq!(is_ready(&status), ready, "{status}");
         }

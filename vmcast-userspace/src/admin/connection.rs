@@ -13,9 +13,10 @@ use std::{
 
 use futures_util::stream::{Stream, unfold};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
 };
 use tokio_rustls::server::TlsStream;
 use tracing::warn;
@@ -57,6 +58,10 @@ impl Default for Limits {
 const STRANGER_TIME: Duration = Duration::from_secs(30);
 /// How long to leave a kernel alone that is out of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The other end has so long to read why the handshake failed, and to close.
+const LINGER: Duration = Duration::from_secs(2);
+/// Bytes that it may send meanwhile: what a node says before it knows.
+const MOST_UNREAD: usize = 64 * 1024;
 /// Connections that wait to be served.
 const WAITING: usize = 64;
 
@@ -165,9 +170,28 @@ async fn establish(stream: TcpStream, gate: &Gate, mut places: Places) -> Option
             let stream = Protected::Tls(Box::new(stream));
             Some(Connection { stream, info: ConnectionInfo { tcp, caller }, over, _places: places })
         }
-        Err(failure) => {
+        Err((failure, stream)) => {
             gate.handshake_failed(remote, &failure);
+            if let Some(stream) = stream {
+                // In its place among the strangers.
+                let _ = timeout(LINGER, let_read(stream)).await;
+            }
             None
+        }
+    }
+}
+
+/// Ends a connection so that the other end reads why: if what it has sent were left unread, the kernel would reset the
+/// connection, and the alert be lost. Whoever sends on and on is reset all the same.
+async fn let_read(mut stream: TcpStream) {
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let (mut buffer, mut left) = ([0; 1024], MOST_UNREAD);
+    while left > 0 {
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(length) => left = left.saturating_sub(length),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use vmcast_api::ProofState;
 use vmcast_proto::registry::{
     About, AnswerKind, CacheEntry, CacheKey, Found, Load, Measurement, NodeId, NodeRecord, Proof, Query,
     Registration, Report, Role, Scope, TunnelEnd, TunnelKind, UnixMillis,
@@ -242,21 +243,42 @@ pub fn node_entry(record: &NodeRecord) -> v1::NodeEntry {
     }
 }
 
+/// What was found at an endpoint, for the operator.
+#[must_use]
+pub const fn proof_state(found: Found) -> ProofState {
+    match found {
+        Found::Awaited => ProofState::Awaited,
+        Found::Proved => ProofState::Proved,
+        Found::Silent => ProofState::Silent,
+        Found::Foreign => ProofState::Foreign,
+        Found::Mute => ProofState::Mute,
+    }
+}
+
+/// Writes what a VMR is told of its endpoints.
+#[must_use]
+pub fn endpoint_proofs(record: &NodeRecord) -> Vec<v1::Proof> {
+    let awaited = Proof { found: Found::Awaited, since: record.registered };
+    let of = |endpoint| proof(endpoint, record.proofs.get(endpoint).unwrap_or(&awaited));
+    record.registration.endpoints.iter().map(of).collect()
+}
+
 /// Writes what return probes found.
 #[must_use]
 pub fn proofs(record: &NodeRecord) -> Vec<v1::Proof> {
-    let proof = |(endpoint, proof): (&SocketAddr, &Proof)| {
-        let found = match proof.found {
-            Found::Awaited => v1::Found::Awaited,
-            Found::Proved => v1::Found::Proved,
-            Found::Silent => v1::Found::Silent,
-            Found::Foreign => v1::Found::Foreign,
-            Found::Mute => v1::Found::Mute,
-        };
-        let UnixMillis(since_unix_millis) = proof.since;
-        v1::Proof { endpoint: endpoint.to_string(), found: found.into(), since_unix_millis }
+    record.proofs.iter().map(|(endpoint, found)| proof(endpoint, found)).collect()
+}
+
+fn proof(endpoint: &SocketAddr, proof: &Proof) -> v1::Proof {
+    let found = match proof.found {
+        Found::Awaited => v1::Found::Awaited,
+        Found::Proved => v1::Found::Proved,
+        Found::Silent => v1::Found::Silent,
+        Found::Foreign => v1::Found::Foreign,
+        Found::Mute => v1::Found::Mute,
     };
-    record.proofs.iter().map(proof).collect()
+    let UnixMillis(since_unix_millis) = proof.since;
+    v1::Proof { endpoint: endpoint.to_string(), found: found.into(), since_unix_millis }
 }
 
 /// Reads what return probes found. What this version does not know is an endpoint that was not probed.

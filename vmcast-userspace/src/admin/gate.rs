@@ -192,25 +192,26 @@ impl Gate {
     }
 
     /// The TLS end of a connection that was accepted at an address of this host.
+    ///
+    /// # Errors
+    /// Why there is none, and the connection if the other end is to read an alert on it.
     pub(super) async fn handshake(
         &self,
         stream: TcpStream,
         local: IpAddr,
-    ) -> Result<(TlsStream<TcpStream>, Caller), HandshakeFailure> {
-        let failed = |reason: &dyn std::fmt::Display| HandshakeFailure {
-            refusal: Refusal::HandshakeFailed,
-            reason: reason.to_string(),
+    ) -> Result<(TlsStream<TcpStream>, Caller), (HandshakeFailure, Option<TcpStream>)> {
+        let failed = |reason: &dyn std::fmt::Display| {
+            (HandshakeFailure { refusal: Refusal::HandshakeFailed, reason: reason.to_string() }, None)
         };
         let secure = self.0.secure.as_ref().ok_or_else(|| failed(&RosterError::Insecure))?;
         let config = secure.tls.config(&secure.authority, local).map_err(|error| failed(&error))?;
-        let stream = match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
+        let accept = TlsAcceptor::from(config).accept(stream).into_fallible();
+        let stream = match timeout(HANDSHAKE_TIMEOUT, accept).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err((&error).into()),
+            Ok(Err((error, stream))) => return Err(((&error).into(), Some(stream))),
             Err(_) => {
-                return Err(HandshakeFailure {
-                    refusal: Refusal::HandshakeSlow,
-                    reason: format!("not done within {HANDSHAKE_TIMEOUT:?}"),
-                });
+                let reason = format!("not done within {HANDSHAKE_TIMEOUT:?}");
+                return Err((HandshakeFailure { refusal: Refusal::HandshakeSlow, reason }, None));
             }
         };
         let Some(certificate) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) else {

@@ -17,7 +17,7 @@ use vmcast_proto::registry::{
 };
 use vmcast_signal::v1::{self, command::What};
 
-use super::{Handle, Kept};
+use super::{Handle, Kept, convert};
 
 /// Answers of a VMR that wait for the round.
 pub(super) const QUEUE: usize = 8;
@@ -35,9 +35,11 @@ const BUFFER: usize = 64;
 /// Probes a VMR until its line, of which `notes` are, ends.
 pub(super) async fn run<S: Kept>(handle: Handle<S>, vmr: NodeId, mut notes: mpsc::Receiver<v1::Noted>) {
     let mut retry = FIRST_RETRY;
+    let mut told = Told::default();
     // At once: nobody is given the VMR before.
     let (mut next, mut soonest) = (Instant::now(), Instant::now());
     loop {
+        told.tell(&handle, &vmr);
         let record = match handle.to_prove(&vmr) {
             Some((record, awaits)) if Instant::now() >= if awaits { soonest } else { next } => record,
             Some(_) | None => {
@@ -51,7 +53,7 @@ pub(super) async fn run<S: Kept>(handle: Handle<S>, vmr: NodeId, mut notes: mpsc
                 }
             }
         };
-        let Some(is_proved) = round(&handle, &record, &mut notes).await else { return };
+        let Some(is_proved) = round(&handle, &record, &mut told, &mut notes).await else { return };
         let wait = if is_proved { INTERVAL } else { retry };
         retry = if is_proved { FIRST_RETRY } else { (retry * 2).min(INTERVAL) };
         // Those that came together are not probed together for ever.
@@ -59,6 +61,21 @@ pub(super) async fn run<S: Kept>(handle: Handle<S>, vmr: NodeId, mut notes: mpsc
         next = Instant::now() + wait - jitter;
         // What could not be kept is looked for again, but not without a pause.
         soonest = Instant::now() + LOOK;
+    }
+}
+
+/// What a VMR was told on this line, so that it hears only what is new.
+#[derive(Debug, Default)]
+struct Told(v1::Proofs);
+
+impl Told {
+    /// Tells a VMR what is known of its endpoints, whoever found it.
+    fn tell<S: Kept>(&mut self, handle: &Handle<S>, vmr: &NodeId) {
+        let Some((record, _)) = handle.to_prove(vmr) else { return };
+        let proofs = v1::Proofs { endpoints: convert::endpoint_proofs(&record) };
+        if self.0 != proofs && handle.lines().tell(vmr, What::Proofs(proofs.clone())) {
+            self.0 = proofs;
+        }
     }
 }
 
@@ -102,6 +119,7 @@ fn tell(vmr: &NodeId, endpoint: SocketAddr, found: Found, before: Option<Found>)
 async fn round<S: Kept>(
     handle: &Handle<S>,
     record: &NodeRecord,
+    told: &mut Told,
     notes: &mut mpsc::Receiver<v1::Noted>,
 ) -> Option<bool> {
     let (vmr, endpoints) = (record.id(), &record.registration.endpoints[..]);
@@ -130,6 +148,7 @@ async fn round<S: Kept>(
                 ProverOutput::Found(found) => {
                     is_proved &= found.iter().all(|(_, found)| *found == Found::Proved);
                     note(handle, record, found).await;
+                    told.tell(handle, vmr);
                 }
                 ProverOutput::Done => return Some(is_proved),
             }

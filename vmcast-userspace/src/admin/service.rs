@@ -9,11 +9,11 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info};
 use vmcast_proto::{
     nearest::rtt::WaitRule,
-    registry::{self, AnswerKind, Error, NodeId, Refusal, RefusalReason, Registered, Rows as _, Store},
+    registry::{self, AnswerKind, Error, NodeId, Refusal, RefusalReason, Registered, Role, Rows as _, Store},
 };
 use vmcast_signal::{
     tonic::{Request, Response, Status, Streaming},
-    v1,
+    v1::{self, command::What},
 };
 
 use super::{
@@ -67,7 +67,7 @@ impl<S: Kept> Service<S> {
         let v1::RegisterRequest { node, upstreams } = request.into_inner();
         let registration = convert::registration(node).map_err(|error| self.malformed(&error))?;
         let upstreams = convert::upstreams(&upstreams).map_err(|error| self.malformed(&error))?;
-        let node = registration.id.clone();
+        let (node, is_agent) = (registration.id.clone(), registration.role == Role::Agent);
         let lease = self
             .0
             .write(move |registry, now| registry.register(now, seen, registration))
@@ -75,8 +75,10 @@ impl<S: Kept> Service<S> {
             .map_err(|error| status(&error))?;
         self.0.note_kept();
         match lease.outcome {
-            Registered::New => info!(%node, %seen, "node registered"),
-            Registered::Moved => info!(%node, %seen, "node moved"),
+            // There may be a great many of them, and all at once.
+            Registered::New | Registered::Moved if is_agent => debug!(%node, %seen, "agent registered"),
+            Registered::New => info!(%node, %seen, "VMR registered"),
+            Registered::Moved => info!(%node, %seen, "VMR moved"),
             Registered::Renewed => debug!(%node, %seen, "lease renewed"),
         }
         Ok(Response::new(v1::RegisterResponse {
@@ -169,6 +171,9 @@ impl<S: Kept> Service<S> {
         let commands = self.0.lines().open(vmr.clone(), draining, answers, said);
         if self.0.proves() {
             tokio::spawn(prove::run(self.0.clone(), vmr, notes));
+        } else {
+            // So that it does not wait for any.
+            self.0.lines().tell(&vmr, What::Proofs(v1::Proofs::default()));
         }
         Ok(commands)
     }

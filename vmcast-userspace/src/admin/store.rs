@@ -181,12 +181,44 @@ impl SqliteStore {
     }
 
     /// Makes changes in a part of the open transaction that can be taken back by itself.
-    fn write(&mut self, changes: &[Change]) -> Result<()> {
-        let part = self.connection.savepoint()?;
-        for change in changes {
-            apply(&part, change)?;
+    fn write(&self, changes: &[Change]) -> Result<()> {
+        self.execute("SAVEPOINT part")?;
+        let made = changes.iter().enumerate().try_for_each(|(index, change)| {
+            let Change::PutNode(record) = change else { return apply(&self.connection, change) };
+            // What stands in memory stands in the file, but for what comes before in the same part.
+            let is_touched = changes[..index].iter().any(|before| match before {
+                Change::PutNode(other) => other.id() == record.id(),
+                Change::RemoveNode(id) => id == record.id(),
+                Change::PutEntry(_)
+                | Change::RemoveEntry(_)
+                | Change::RemoveEntriesNaming(_)
+                | Change::RemoveAllEntries
+                | Change::RemoveEntriesExpired(_) => false,
+            });
+            let known = self.rows.rows().node(record.id());
+            match known {
+                _ if is_touched => replace_node(&self.connection, record),
+                None => insert_node(&self.connection, record),
+                Some(known) if known.registration == record.registration => {
+                    renew_node(&self.connection, record)
+                }
+                Some(_) => replace_node(&self.connection, record),
+            }
+        });
+        // Where SQLite has taken all of it back, there is no part any more.
+        if made.is_err() && !self.connection.is_autocommit() {
+            self.execute("ROLLBACK TO part")?;
         }
-        Ok(part.commit()?)
+        if !self.connection.is_autocommit() {
+            self.execute("RELEASE part")?;
+        }
+        made
+    }
+
+    /// A statement without parameters.
+    fn execute(&self, sql: &str) -> Result<()> {
+        self.connection.prepare_cached(sql)?.execute([])?;
+        Ok(())
     }
 
     fn query_nodes(&self) -> Result<Vec<NodeRecord>> {
@@ -341,38 +373,65 @@ fn write_records(connection: &mut Connection, writes: &[RecordWrite]) -> Result<
 
 impl Kept for SqliteStore {}
 
+fn execute(connection: &Connection, sql: &str, params: &[&dyn rusqlite::ToSql]) -> Result<()> {
+    connection.prepare_cached(sql)?.execute(params)?;
+    Ok(())
+}
+
+/// A node that the file may have.
+fn replace_node(connection: &Connection, record: &NodeRecord) -> Result<()> {
+    execute(connection, "DELETE FROM node WHERE id = ?1", &[&record.id().as_str()])?;
+    insert_node(connection, record)
+}
+
+/// A node that the file has not.
+fn insert_node(connection: &Connection, record: &NodeRecord) -> Result<()> {
+    let node = &record.registration;
+    let (id, seen) = (node.id.as_str(), octets(record.seen));
+    execute(
+        connection,
+        "INSERT INTO node VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        &[
+            &id,
+            &record.rank(),
+            &node.name.as_str(),
+            &node.software.as_str(),
+            &seen,
+            &sql_time(record.registered),
+            &sql_time(record.expires),
+            &about_bytes(node),
+            &record.draining,
+            &proofs_bytes(record),
+        ],
+    )?;
+    for (position, endpoint) in node.endpoints.iter().enumerate() {
+        let (position, address) = (sql_limit(position), octets(endpoint.ip()));
+        let row: [&dyn rusqlite::ToSql; 4] = [&id, &position, &address, &endpoint.port()];
+        execute(connection, "INSERT INTO endpoint VALUES (?1, ?2, ?3, ?4)", &row)?;
+    }
+    Ok(())
+}
+
+/// A node that the file has with the same registration.
+fn renew_node(connection: &Connection, record: &NodeRecord) -> Result<()> {
+    execute(
+        connection,
+        "UPDATE node SET seen = ?2, registered = ?3, expires = ?4, draining = ?5, proofs = ?6 WHERE id = ?1",
+        &[
+            &record.id().as_str(),
+            &octets(record.seen),
+            &sql_time(record.registered),
+            &sql_time(record.expires),
+            &record.draining,
+            &proofs_bytes(record),
+        ],
+    )
+}
+
 fn apply(connection: &Connection, change: &Change) -> Result<()> {
-    let execute = |sql: &str, params: &[&dyn rusqlite::ToSql]| -> Result<()> {
-        connection.prepare_cached(sql)?.execute(params)?;
-        Ok(())
-    };
+    let execute = |sql: &str, params: &[&dyn rusqlite::ToSql]| execute(connection, sql, params);
     match change {
-        Change::PutNode(record) => {
-            let node = &record.registration;
-            let (id, seen) = (node.id.as_str(), octets(record.seen));
-            execute("DELETE FROM node WHERE id = ?1", &[&id])?;
-            execute(
-                "INSERT INTO node VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-                &[
-                    &id,
-                    &record.rank(),
-                    &node.name.as_str(),
-                    &node.software.as_str(),
-                    &seen,
-                    &sql_time(record.registered),
-                    &sql_time(record.expires),
-                    &about_bytes(node),
-                    &record.draining,
-                    &proofs_bytes(record),
-                ],
-            )?;
-            for (position, endpoint) in node.endpoints.iter().enumerate() {
-                let (position, address) = (sql_limit(position), octets(endpoint.ip()));
-                let row: [&dyn rusqlite::ToSql; 4] = [&id, &position, &address, &endpoint.port()];
-                execute("INSERT INTO endpoint VALUES (?1, ?2, ?3, ?4)", &row)?;
-            }
-            Ok(())
-        }
+        Change::PutNode(record) => replace_node(connection, record),
         Change::RemoveNode(id) => execute("DELETE FROM node WHERE id = ?1", &[&id.as_str()]),
         Change::PutEntry(entry) => {
             let (scope, address, length) = key_columns(&entry.key);

@@ -9,6 +9,8 @@ use serde::Deserialize;
 use vmcast_api::Role;
 use vmcast_proto::membership::Family;
 
+use crate::identity;
+
 use super::{
     Access, Present, Problem, RoleConfig,
     amtrelay::AmtrelayConfig,
@@ -140,8 +142,7 @@ impl RoleConfig for AgentConfig {
     }
 
     fn set_access(&mut self, access: &Access) {
-        self.admin.insecure |= access.insecure;
-        self.admin.token.clone_from(&access.token);
+        self.admin.set_access(access, identity::Role::Agent);
     }
 
     fn problems(&self) -> Vec<Problem> {

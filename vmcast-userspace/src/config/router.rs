@@ -8,6 +8,8 @@ use vmcast_common::{fib::Link, maps::limit};
 use vmcast_dataplane::{Capacities, oversize};
 use vmcast_proto::membership::{self, AddressRange, Family, SteadyTime};
 
+use crate::identity;
+
 use super::{
     Access, Problem, RoleConfig,
     amtrelay::AmtrelayConfig,
@@ -676,8 +678,7 @@ impl RoleConfig for RouterConfig {
     }
 
     fn set_access(&mut self, access: &Access) {
-        self.admin.insecure |= access.insecure;
-        self.admin.token.clone_from(&access.token);
+        self.admin.set_access(access, identity::Role::Router);
     }
 
     fn problems(&self) -> Vec<Problem> {

@@ -10,10 +10,13 @@ use serde::Deserialize;
 use vmcast_api::Role;
 use vmcast_proto::membership::{self, Family, Version};
 
-use crate::identity::{self, JoinToken};
+use crate::{
+    admin::Clock,
+    identity::{self, JoinToken, NodeIdentity},
+};
 
 use super::{
-    Problem, host,
+    Access, Problem, host,
     value::{AdminUrl, Domain, NameServer, Remote, Seconds},
 };
 
@@ -123,6 +126,26 @@ impl AdminLinkConfig {
     pub fn identity_directory(&self, role: identity::Role) -> PathBuf {
         let of_role = || PathBuf::from(format!("/var/lib/vmcast/{}.identity", role.label()));
         self.identity.clone().unwrap_or_else(of_role)
+    }
+
+    /// Takes what the command line says. Where the file names no admins they are those of the token, or those of the
+    /// token that the node has joined by before.
+    pub(super) fn set_access(&mut self, access: &Access, role: identity::Role) {
+        self.insecure |= access.insecure;
+        self.token.clone_from(&access.token);
+        if !self.urls.is_empty() || self.insecure {
+            return;
+        }
+        let named = match &self.token {
+            Some(token) => token.admins.clone(),
+            // An identity that cannot be read is told of where it is needed.
+            None => NodeIdentity::load(&self.identity_directory(role), Clock::system())
+                .ok()
+                .flatten()
+                .map(|known| known.admins())
+                .unwrap_or_default(),
+        };
+        self.urls = named.iter().filter_map(|url| url.parse().ok()).collect();
     }
 
     pub(super) fn problems(&self) -> Vec<Problem> {
@@ -266,7 +289,8 @@ impl UpstreamConfig {
         if self.from == UpstreamFrom::Admin && admin.urls.is_empty() {
             problems.push(
                 Problem::error("upstream.from", "upstream from = \"admin\" needs an admin").hint(
-                    "add urls = [\"https://HOST:PORT\"] to [admin], or give the VMR by from = \"static\"",
+                    "add urls = [\"https://HOST:PORT\"] to [admin], join by --token, which names them, or give the VMR by \
+                     from = \"static\"",
                 ),
             );
         }

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use vmcast_common::rate::Rate;
 use vmcast_dataplane::oversize::Limits;
-use vmcast_proto::membership::Family;
+use vmcast_proto::{membership::Family, registry::UnixMillis};
+
+use crate::identity::{Authority, JoinToken};
 
 use super::{
-    AdminConfig, AgentConfig, Present, Problem, Report, RoleConfig, RouterConfig, Severity,
+    Access, AdminConfig, AgentConfig, Present, Problem, Report, RoleConfig, RouterConfig, Severity,
     group_prefix::GroupPrefix,
     sections::{Igmp, Upstream},
     value::{AdminUrl, Domain, InterfaceAddress, InterfaceName, NameServer, NodeName, Remote},
@@ -209,6 +211,29 @@ fn the_upstream_has_to_fit_what_else_is_configured() {
     assert_eq!(agent.upstream.upstream(), Upstream::Static(Remote::Name("vmr.example.net".to_owned(), 2268)));
     let (router, _) = parse::<RouterConfig>(MINIMAL).unwrap();
     assert_eq!(router.upstream.upstream(), Upstream::None);
+}
+
+#[test]
+fn a_file_that_names_no_admins_has_those_of_the_token() {
+    let token = JoinToken {
+        admins: vec!["https://192.0.2.1:8443".into(), "https://admin.example.net:8443".into()],
+        fingerprint: Authority::make(UnixMillis(1_790_000_000_000)).unwrap().fingerprint(),
+        id: "0123456789abcdef".into(),
+        secret: "00".into(),
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let own = |rest: &str| format!("[admin]\nidentity = {:?}\n{rest}", directory.path());
+    let load =
+        |text: &str, access: &Access| super::load_text::<AgentConfig>(Path::new("t.toml"), text, access);
+    let access = |token| Access { insecure: false, token };
+    let urls = |config: &AgentConfig| config.admin.urls.iter().map(ToString::to_string).collect::<Vec<_>>();
+
+    let (config, _) = load(&own(""), &access(Some(token.clone()))).unwrap();
+    assert_eq!(urls(&config), token.admins);
+    let (config, _) = load(&own("urls = [\"https://192.0.2.9:1\"]\n"), &access(Some(token))).unwrap();
+    assert_eq!(urls(&config), ["https://192.0.2.9:1"], "the file comes first");
+    let refused = load(&own(""), &access(None)).unwrap_err().to_string();
+    assert!(refused.contains("needs an admin") && refused.contains("--token"), "{refused}");
 }
 
 #[test]

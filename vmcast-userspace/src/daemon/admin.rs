@@ -13,7 +13,7 @@ use vmcast_proto::registry::{self, NodeRecord, Scope, UnixMillis};
 
 use super::{Process, access::Access, policy, resident_bytes};
 use crate::{
-    admin::{Admin, EtcdSettings, EtcdTls, Handle, Limits, Settings, Status},
+    admin::{Admin, EtcdSettings, EtcdTls, Handle, Limits, Settings, Status, convert::proof_state},
     config::{AdminConfig, EtcdConfig, RoleConfig},
     control::{Call, Control},
     metrics::Metrics,
@@ -231,13 +231,7 @@ fn proofs(record: &NodeRecord, handle: &Handle, now: UnixMillis) -> Vec<Endpoint
     }
     let proof = |endpoint: &SocketAddr| {
         let proof = record.proofs.get(endpoint);
-        let found = match proof.map(|proof| proof.found) {
-            None | Some(registry::Found::Awaited) => ProofState::Awaited,
-            Some(registry::Found::Proved) => ProofState::Proved,
-            Some(registry::Found::Silent) => ProofState::Silent,
-            Some(registry::Found::Foreign) => ProofState::Foreign,
-            Some(registry::Found::Mute) => ProofState::Mute,
-        };
+        let found = proof.map_or(ProofState::Awaited, |proof| proof_state(proof.found));
         let since = proof.map_or(record.registered, |proof| proof.since);
         EndpointProof { endpoint: *endpoint, found, age_ms: now.0.saturating_sub(since.0) }
     };

@@ -30,6 +30,7 @@ use super::{
     client::Granted,
     find::Finder,
     line::{SharedNotes, VmrOrder},
+    proofs::Proofs,
     refused::{self, RefusedGroups, RefusedQuestion},
     renew,
 };
@@ -120,6 +121,7 @@ pub struct Attachment {
     refused_question: watch::Sender<Option<RefusedQuestion>>,
     refused: watch::Receiver<RefusedGroups>,
     notes: SharedNotes,
+    proofs: Proofs,
     task: Option<JoinHandle<()>>,
     renewal: Option<AbortHandle>,
 }
@@ -148,15 +150,16 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
     let mut random = Random::new(settings.seed);
     let mut backoff = || Backoff::new(RETRY.0, RETRY.1, random.number());
     let (register_backoff, find_backoff) = (backoff(), backoff());
-    let notes = SharedNotes::default();
+    let (notes, proofs) = (SharedNotes::default(), Proofs::default());
     let (refuses, refuses_rx) = watch::channel(v1::RefusedJoins::default());
     let (refused_question, questions) = watch::channel(None);
     let (refused_tx, refused) = watch::channel(RefusedGroups::new());
     let id = settings.registration.id.clone();
     let (orders, line) = match settings.registration.role {
         Role::Vmr { .. } => {
-            let id = id.clone();
-            let (orders, line) = super::line::hold(client.clone(), id, backoff(), refuses_rx, notes.clone());
+            let (notes, proofs) = (notes.clone(), proofs.clone());
+            let (client, id, status) = (client.clone(), id.clone(), status.clone());
+            let (orders, line) = super::line::hold(client, id, status, backoff(), refuses_rx, notes, proofs);
             (Some(orders), Some(line))
         }
         Role::Agent => (None, None),
@@ -196,6 +199,7 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
         refused_question,
         refused,
         notes,
+        proofs,
         task,
         renewal,
     })
@@ -270,7 +274,7 @@ impl Attachment {
             }
         };
         let age_ms = u64::try_from(status.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        AdminLink { url: url.clone(), state, age_ms, error }
+        AdminLink { url: url.clone(), state, age_ms, error, endpoints: self.proofs.shown(Instant::now()) }
     }
 
     /// Says that a VMR does not serve this node. It leaves the list at once, and the nearest of the

@@ -18,7 +18,7 @@ use vmcast_proto::{
 };
 use vmcast_signal::v1::{self, command::What};
 
-use super::{AdminClient, AdminError, backoff::Backoff};
+use super::{AdminClient, AdminError, LinkState, LinkStatus, backoff::Backoff, proofs::Proofs};
 use crate::admin::read_policy;
 
 /// Orders that wait for the VMR; further ones are dropped, for they would be late.
@@ -61,18 +61,24 @@ impl SharedNotes {
     }
 }
 
-/// Starts to hold the line; it ends with the receiver.
+/// Starts to hold the line; it ends with the receiver. Without a lease, of which `status` tells, the admin takes none.
 pub(super) fn hold(
     client: AdminClient,
     vmr: NodeId,
+    mut status: watch::Receiver<LinkStatus>,
     mut backoff: Backoff,
     mut refused: watch::Receiver<v1::RefusedJoins>,
     notes: SharedNotes,
+    proofs: Proofs,
 ) -> (mpsc::Receiver<VmrOrder>, tokio::task::JoinHandle<()>) {
     let (orders, receiver) = mpsc::channel(QUEUE);
     let task = tokio::spawn(async move {
         while !orders.is_closed() {
-            match attend(&client, &vmr, &orders, &mut backoff, &mut refused, &notes).await {
+            let is_registered = |status: &LinkStatus| matches!(status.state, LinkState::Registered { .. });
+            if status.wait_for(is_registered).await.is_err() {
+                return;
+            }
+            match attend(&client, &vmr, &orders, &mut backoff, &mut refused, &notes, &proofs).await {
                 Ok(()) => debug!("the line to the admin ended"),
                 Err(failure) => debug!(%failure, "no line to the admin"),
             }
@@ -89,6 +95,7 @@ async fn attend(
     backoff: &mut Backoff,
     refused: &mut watch::Receiver<v1::RefusedJoins>,
     notes: &SharedNotes,
+    proofs: &Proofs,
 ) -> Result<(), AdminError> {
     let (answers, queue) = mpsc::channel(ANSWERS);
     let first = v1::AttendRequest { node_id: vmr.to_string(), answered: 0, ..v1::AttendRequest::default() };
@@ -149,6 +156,10 @@ async fn attend(
                     continue;
                 }
             },
+            Some(What::Proofs(told)) => {
+                proofs.on_told(now, told);
+                continue;
+            }
             // What is not known here is answered all the same.
             Some(What::Ping(_) | What::ReturnProbe(_)) | None => continue,
         };

@@ -12,6 +12,7 @@ mod find;
 mod identity;
 mod line;
 mod probe;
+mod proofs;
 mod refused;
 mod renew;
 

@@ -51,6 +51,7 @@ fn router() -> Figures {
         state: AdminLinkState::Registered,
         age_ms: 5,
         error: None,
+        endpoints: None,
     };
     let upstream = Upstream {
         remote: Some(([192, 0, 2, 2], 2268).into()),

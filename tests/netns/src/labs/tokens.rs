@@ -43,8 +43,13 @@ pub(super) fn start_admin(bed: &Bed, node: &Namespace, keys: &str) -> Result<Rol
 
 /// `[admin]` of a node, whose identity is in a directory of its own.
 pub(super) fn admin_table(bed: &Bed, node: &Namespace, url: &str) -> String {
+    format!("{}urls = [\"{url}\"]\n", admin_table_without_urls(bed, node))
+}
+
+/// The same of one that goes by what its token names.
+fn admin_table_without_urls(bed: &Bed, node: &Namespace) -> String {
     let identity = bed.lab.dir().join(format!("{}.identity", node.node()));
-    format!("[admin]\nurls = [\"{url}\"]\nidentity = \"{}\"\n", identity.display())
+    format!("[admin]\nidentity = \"{}\"\n", identity.display())
 }
 
 /// `vmcast node token create` with more arguments.
@@ -56,10 +61,13 @@ pub(super) fn token(admin: &Role, arguments: &[&str]) -> Result<String, Failed> 
 
 /// An agent with a file, which finds its VMR by the admin.
 pub(super) fn agent(bed: &Bed, node: &Namespace, url: &str, arguments: &[&str]) -> Result<Role, Failed> {
-    let tables = format!(
-        "{}[upstream]\nfrom = \"admin\"\n[interface]\nname = \"{AGENT_INTERFACE}\"\n{IGMP}",
-        admin_table(bed, node, url)
-    );
+    agent_by(bed, node, &admin_table(bed, node, url), arguments)
+}
+
+/// The same with this `[admin]`.
+fn agent_by(bed: &Bed, node: &Namespace, admin: &str, arguments: &[&str]) -> Result<Role, Failed> {
+    let tables =
+        format!("{admin}[upstream]\nfrom = \"admin\"\n[interface]\nname = \"{AGENT_INTERFACE}\"\n{IGMP}",);
     Ok(bed.launcher.start_with(node, "agent", arguments, "", &tables)?)
 }
 
@@ -95,7 +103,9 @@ fn in_and_out(bed: &mut Bed) -> Outcome {
     let word = token(&admin, &["--role", "agent", "--ttl", "1h"])?;
     let mut first = bed.launcher.start_bare(small.client(1), "agent", &["--token", &word])?;
     let word = token(&admin, &["--role", "agent", "--ttl", "1h", "--name", "client2"])?;
-    let mut second = agent(bed, small.client(2), URL, &["--token", &word])?;
+    // By a file that names no admin.
+    let table = admin_table_without_urls(bed, small.client(2));
+    let mut second = agent_by(bed, small.client(2), &table, &["--token", &word])?;
     wait_ready([&mut first, &mut second], bed.clock)?;
     ensure!(ids(&admin).len() == 3 && counted(&admin, "joined") == 3, "the admin knows {:?}", ids(&admin));
     let bystander = small.forbid(bed, 3)?;
@@ -122,7 +132,7 @@ fn in_and_out(bed: &mut Bed) -> Outcome {
     })?;
     ensure!(counted(&admin, "certificate_revoked") > 0, "nothing is counted");
     drop(second);
-    let again = agent(bed, small.client(2), URL, &[])?;
+    let again = agent_by(bed, small.client(2), &table, &[])?;
     bed.until_answer("a restart does not help it", &again, &["status"], |status| {
         status["admin"]["error"].as_str().is_some_and(|error| error.contains("revoked"))
     })?;

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::Refused;
+use crate::{admin::EndpointProof, policy::Refused};
 
 /// What a daemon is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -108,6 +108,10 @@ pub struct AdminLink {
     /// The last error, for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What the admin's return probes found at each of this router's endpoints: others are given it only by those that
+    /// are proved. Empty if the admin does not probe; `None` if it has not said, and always on an agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<Vec<EndpointProof>>,
 }
 
 /// How the connection to the admin is.

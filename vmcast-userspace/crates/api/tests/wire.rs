@@ -107,6 +107,11 @@ fn responses() -> Vec<Response> {
                 state: AdminLinkState::Unreachable,
                 age_ms: 9,
                 error: Some("connection refused".into()),
+                endpoints: Some(vec![EndpointProof {
+                    endpoint: ([192, 0, 2, 1], 2268).into(),
+                    found: ProofState::Silent,
+                    age_ms: 4,
+                }]),
             }),
             upstream: Some(Upstream {
                 remote: Some(([192, 0, 2, 1], 2268).into()),

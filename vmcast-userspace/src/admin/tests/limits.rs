@@ -31,8 +31,13 @@ async fn bed(limits: Limits, is_secure: bool) -> Bed {
 
 /// A frame of stream 1 (RFC 9113 §4.1).
 fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    frame_of(1, kind, flags, payload)
+}
+
+/// The same of any stream.
+fn frame_of(stream: u32, kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a short one").to_be_bytes();
-    [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// The headers of a call of `Register`, in HPACK without compression (RFC 7541 §6.2.2).
@@ -123,6 +128,38 @@ async fn a_request_whose_body_does_not_come_is_answered_in_time_and_counted() {
 }
 
 #[tokio::test]
+async fn a_connection_has_so_many_requests_under_way_and_the_next_is_refused_alone() {
+    const RST_STREAM: u8 = 3;
+    const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
+    let bed = bed(Limits::default(), false).await;
+    let mut stream = connect(&bed).await;
+    stream.write_all(PREFACE).await.expect("write");
+    // None of them is whole: their bodies do not come.
+    for number in 0..=32 {
+        stream
+            .write_all(&frame_of(1 + 2 * number, HEADERS, END_HEADERS, &call_headers()))
+            .await
+            .expect("write");
+    }
+    let refused = async {
+        loop {
+            let mut header = [0; 9];
+            stream.read_exact(&mut header).await.expect("a frame");
+            let [a, b, c, kind, _, id @ ..] = header;
+            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+            stream.read_exact(&mut payload).await.expect("its payload");
+            if kind == RST_STREAM {
+                return (u32::from_be_bytes(id), payload);
+            }
+        }
+    };
+    let refused = tokio::time::timeout(HANG, refused).await.expect("one is refused");
+    assert_eq!(refused, (1 + 2 * 32, REFUSED_STREAM.to_vec()));
+    others_are_served(&bed, "b").await;
+    bed.stop().await;
+}
+
+#[tokio::test]
 async fn headers_that_never_end_and_silence_end_the_connection() {
     let bed = bed(Limits { silence: Duration::from_millis(200), ..Limits::default() }, false).await;
     for bytes in [frame(HEADERS, 0, &[0x83]), vec![0, 0, 40, 1]] {
@@ -145,6 +182,43 @@ async fn headers_that_never_end_and_silence_end_the_connection() {
     let flooded = tokio::time::timeout(HANG, flood).await.expect("it is not taken for ever");
     assert!(flooded.is_err(), "the server has taken 800 MB of headers");
     others_are_served(&bed, "b").await;
+    bed.stop().await;
+}
+
+/// The type of a TLS record with an alert (RFC 8446 §5.1).
+const ALERT: u8 = 21;
+
+// proves D4: who is not let in can read why, whatever it has sent meanwhile
+#[tokio::test]
+async fn an_alert_is_not_lost_with_what_is_left_unread() {
+    let bed = bed(Limits { connections: 8, strangers: 1, ..Limits::default() }, true).await;
+    let counted = |refusal: Refusal| {
+        let label = refusal.label();
+        bed.gate.tally().counters().find(|(name, _)| *name == label).map(|(_, count)| count)
+    };
+    // There is one place, which is free again when the connection has ended.
+    let mut told = 0;
+    until(async || {
+        let mut stream = connect(&bed).await;
+        // No record of TLS, and more behind it than is read at a time. Who is turned away cannot send it.
+        let sent = stream.write_all(&[b'x'; 48 * 1024]).await;
+        let mut said = Vec::new();
+        let end = tokio::time::timeout(HANG, stream.read_to_end(&mut said)).await.expect("it is ended");
+        if said.is_empty() {
+            return false;
+        }
+        sent.expect("all of it is taken");
+        end.expect("it is closed, not reset");
+        assert_eq!(said.first(), Some(&ALERT), "{said:?}");
+        told += 1;
+        told == 20
+    })
+    .await;
+    assert_eq!(counted(Refusal::HandshakeFailed), Some(20));
+    // Who does not stop is not listened to for ever, nor for longer than it may.
+    let mut stream = connect(&bed).await;
+    let flood = async { while stream.write_all(&[b'x'; 64 * 1024]).await.is_ok() {} };
+    tokio::time::timeout(HANG, flood).await.expect("it is reset");
     bed.stop().await;
 }
 

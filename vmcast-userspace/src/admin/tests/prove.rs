@@ -1,12 +1,14 @@
 //! Return probes, between a real server and real links.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use tokio::{net::UdpSocket, task::JoinHandle};
+use vmcast_api::{EndpointProof, ProofState};
 use vmcast_proto::{
     nearest,
     registry::{About, Config, Found, NodeId, Registration, Role},
@@ -16,7 +18,7 @@ use vmcast_wire::amt::Message;
 
 use super::bed::Bed;
 use crate::{
-    admin::{Mirror, Way},
+    admin::{Mirror, Way, convert::proof_state},
     link::{AdminClient, Ask, Attachment, Settings, attach},
 };
 
@@ -47,6 +49,26 @@ impl Relay {
     }
 }
 
+impl Relay {
+    /// What its owner was told of its endpoints, once that is as wanted.
+    async fn told(
+        &self,
+        wanted: impl Fn(&BTreeMap<SocketAddr, ProofState>) -> bool,
+    ) -> BTreeMap<SocketAddr, ProofState> {
+        let look = async {
+            loop {
+                let link = self.owner.lock().unwrap().as_ref().expect("its owner").admin_link();
+                let of = |proof: EndpointProof| (proof.endpoint, proof.found);
+                match link.endpoints.map(|endpoints| endpoints.into_iter().map(of).collect()) {
+                    Some(told) if wanted(&told) => return told,
+                    Some(_) | None => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        tokio::time::timeout(HANG, look).await.expect("it is told")
+    }
+}
+
 async fn serve(socket: UdpSocket, owner: Arc<Mutex<Option<Attachment>>>) {
     let endpoint = socket.local_addr().expect("address");
     let mut buffer = [0; 1500];
@@ -70,7 +92,11 @@ impl Drop for Relay {
 }
 
 async fn bed() -> Bed {
-    let config = Config { return_probe: true, ..Config::default() };
+    bed_that(true).await
+}
+
+async fn bed_that(return_probe: bool) -> Bed {
+    let config = Config { return_probe, ..Config::default() };
     Bed::start_by(config, Mirror::default(), ([127, 0, 0, 1], 0).into(), Way::Hops).await
 }
 
@@ -140,6 +166,9 @@ async fn a_vmr_is_given_by_the_addresses_at_which_it_is_and_a_liar_is_not() {
         assert_eq!(found(&bed, "liar", *endpoint).await, expected, "{endpoint}");
     }
     assert_eq!(given(&bed).await, [("liar".to_owned(), own.endpoints.clone())]);
+    let told = own.told(|told| told.iter().all(|(_, found)| *found != ProofState::Awaited)).await;
+    let shown = expected.map(proof_state);
+    assert_eq!(told, claimed.iter().copied().zip(shown).collect(), "the VMR knows it, too");
 
     // Whose address it is comes, is let in, and the liar is out.
     victim.belongs_to(vmr(&bed, "honest", &victim.endpoints));
@@ -170,6 +199,17 @@ async fn a_vmr_that_moves_is_proved_where_it_is_now() {
     tokio::time::timeout(HANG, moved).await.expect("it moves");
     assert_eq!(found(&bed, "v", after).await, Found::Proved);
     assert_eq!(given(&bed).await, [("v".to_owned(), vec![after])]);
+    relay.told(|told| *told == [(after, ProofState::Proved)].into()).await;
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a_vmr_hears_that_nobody_probes_so_that_it_waits_for_nothing() {
+    let bed = bed_that(false).await;
+    let relay = Relay::start(&["127.1.0.1"]).await;
+    relay.belongs_to(vmr(&bed, "v", &relay.endpoints));
+    assert_eq!(relay.told(|_| true).await, [].into());
+    assert_eq!(given(&bed).await, [("v".to_owned(), relay.endpoints.clone())]);
     bed.stop().await;
 }
 

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use vmcast_api::{AdminLink, AdminLinkState, Engine, Role, Stats, Status, Upstream, UpstreamState};
+use vmcast_api::{
+    AdminLink, AdminLinkState, EndpointProof, Engine, ProofState, Role, Stats, Status, Upstream,
+    UpstreamState,
+};
 
 use super::{
     table::Rows,
@@ -23,6 +26,9 @@ pub(crate) fn status(status: &Status) -> String {
     }
     if status.role != Role::Admin {
         lines.add("admin", status.admin.as_ref().map_or_else(|| "none configured".to_owned(), admin));
+        for proof in status.admin.iter().flat_map(|admin| admin.endpoints.iter().flatten()) {
+            lines.add("endpoint", endpoint_proof(proof));
+        }
         let none = if status.role == Role::Router { "none: local sources only" } else { "none" };
         lines.add("upstream", status.upstream.as_ref().map_or_else(|| none.to_owned(), upstream));
         lines.add(
@@ -119,6 +125,12 @@ fn admin(admin: &AdminLink) -> String {
     };
     let error = admin.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
     format!("{}, {state}{error}", admin.url)
+}
+
+fn endpoint_proof(proof: &EndpointProof) -> String {
+    let EndpointProof { endpoint: at, found, age_ms } = proof;
+    let given = if *found == ProofState::Proved { "" } else { "; others are not given it" };
+    format!("{}, {} for {}{given}", endpoint(*at), found.meaning(), duration(*age_ms))
 }
 
 fn upstream(upstream: &Upstream) -> String {

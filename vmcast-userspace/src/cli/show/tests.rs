@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use vmcast_api::{
-    AdminLink, AdminLinkState, CacheEntries, CacheEntry, Direction, Engine, Filter, FilterMode, Group,
-    GroupState, Groups, Interface, Interfaces, Member, Members, NextHop, NextHopState, Node, Nodes, Place,
-    Priority, Querier, Role, Stats, Status, StreamStats, Tunnel, TunnelKind, Tunnels, Upstream,
-    UpstreamState,
+    AdminLink, AdminLinkState, CacheEntries, CacheEntry, Direction, EndpointProof, Engine, Filter,
+    FilterMode, Group, GroupState, Groups, Interface, Interfaces, Member, Members, NextHop, NextHopState,
+    Node, Nodes, Place, Priority, ProofState, Querier, Role, Stats, Status, StreamStats, Tunnel, TunnelKind,
+    Tunnels, Upstream, UpstreamState,
 };
 
 /// Fails with both texts in full, and checks that the table fits a terminal.
@@ -317,6 +317,18 @@ fn router_status() -> Status {
             state: AdminLinkState::Unreachable,
             age_ms: 12_000,
             error: Some("connection refused".into()),
+            endpoints: Some(vec![
+                EndpointProof {
+                    endpoint: ([192, 0, 2, 9], 2268).into(),
+                    found: ProofState::Proved,
+                    age_ms: 60_000,
+                },
+                EndpointProof {
+                    endpoint: ([192, 0, 2, 10], 2268).into(),
+                    found: ProofState::Silent,
+                    age_ms: 3000,
+                },
+            ]),
         }),
         upstream: Some(Upstream {
             remote: Some(([198, 51, 100, 1], 2268).into()),
@@ -345,6 +357,8 @@ fn the_status_of_each_role_is_shown() {
          program   vmcast 0.1.0, process 4711, up for 1h05m\n\
          engine    xdp-broadcast: every interface takes native XDP\n\
          admin     http://192.0.2.2:8443, unreachable for 12s, trying again: connection refused\n\
+         endpoint  192.0.2.9, proved for 1m00s\n\
+         endpoint  192.0.2.10, nobody answers there for 3s; others are not given it\n\
          upstream  core-1 (198.51.100.1), up for 1h03m, from admin\n\
          carries   1 group, 3 members, 4 tunnels\n",
     );
