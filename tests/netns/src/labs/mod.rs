@@ -20,6 +20,7 @@ mod election;
 mod engine_change;
 mod figures;
 mod filters;
+mod firewalled;
 mod flood;
 mod follow;
 mod foreign;
@@ -87,6 +88,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         many_tunnels::trials(),
         figures::trials(),
         filters::trials(),
+        firewalled::trials(),
         flood::trials(),
         follow::trials(),
         mixed::trials(),
