@@ -1,7 +1,7 @@
 use std::{
     convert::Infallible,
     fmt::Display,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -10,7 +10,9 @@ use vmcast::{
     admin::convert::{self, Malformed},
     link::Nearest,
 };
-use vmcast_proto::registry::{CacheKey, Config, Error, MemoryStore, NodeId, Prefix, Registry, UnixMillis};
+use vmcast_proto::registry::{
+    CacheKey, Config, Error, Found, MemoryStore, NodeId, Prefix, Registry, UnixMillis,
+};
 use vmcast_signal::v1;
 
 use crate::script::Script;
@@ -26,13 +28,14 @@ pub fn registry(data: &[u8]) {
         max_endpoints: 3,
         max_entries: MAX_ENTRIES,
         max_measurements: 3,
+        return_probe: data.first().is_some_and(|first| first & 0x80 != 0),
         ..Config::default()
     };
     let mut admin = Admin { registry: Registry::new(config, MemoryStore::default()), now: UnixMillis(1) };
     let mut script = Script::new(data);
     while let Some((step, argument)) = script.step() {
         let seen = seen(argument);
-        match step % 8 {
+        match step % 9 {
             0 => admin.now = admin.now.after(Duration::from_secs(argument.into())),
             1 => admin.register(seen, script.sized()),
             2 => admin.deregister(script.sized()),
@@ -40,7 +43,8 @@ pub fn registry(data: &[u8]) {
             4 => admin.report(seen, script.sized()),
             5 => admin.list_nodes(script.sized()),
             6 => admin.list_cache(script.sized()),
-            _ => node_reads(script.sized()),
+            7 => node_reads(script.sized()),
+            _ => admin.note_found(argument, script.sized()),
         }
         admin.settle();
     }
@@ -90,6 +94,9 @@ impl Admin {
             assert_eq!((&told.id, Some(told.rank)), (kept.id(), kept.rank()));
             assert_eq!(told.endpoints, kept.registration.endpoints);
             assert!(told.id != query.node && !query.excluded.contains(&told.id));
+            let kept = self.registry.live_vmr(self.now, &told.id).expect("its lease runs");
+            let is_found = |endpoint: &SocketAddr| kept.found(endpoint) == Some(Found::Proved);
+            assert!(!self.registry.config().return_probe || told.endpoints.iter().all(is_found));
         }
     }
 
@@ -99,6 +106,29 @@ impl Admin {
         if let Some(reported) = granted(self.registry.report(self.now, &report)) {
             let prefix = reported.prefix.unwrap_or(reported.address);
             assert_eq!(prefix.to_string().parse::<Prefix>(), Ok(prefix));
+        }
+    }
+
+    /// What return probes find at the endpoints of one of the VMRs.
+    fn note_found(&mut self, argument: u8, bytes: &[u8]) {
+        let vmrs: Vec<_> = self.registry.nodes(self.now, None, usize::MAX);
+        let vmrs: Vec<_> = vmrs.into_iter().filter(|node| node.rank().is_some()).collect();
+        let Some(vmr) = vmrs.get(usize::from(argument) % vmrs.len().max(1)) else { return };
+        let kinds = [Found::Awaited, Found::Proved, Found::Silent, Found::Foreign, Found::Mute];
+        let endpoints = vmr.registration.endpoints.iter().zip(bytes);
+        let found: Vec<_> =
+            endpoints.map(|(endpoint, byte)| (*endpoint, kinds[usize::from(*byte) % kinds.len()])).collect();
+        granted(self.registry.note_found(self.now, vmr.id(), &found)).expect("its lease runs");
+        let after = self.registry.live_vmr(self.now, vmr.id()).expect("its lease runs");
+        for (endpoint, found) in found {
+            let before = vmr.found(&endpoint);
+            let expected = match found {
+                Found::Awaited => before,
+                Found::Proved | Found::Foreign => Some(found),
+                Found::Silent | Found::Mute if before == Some(Found::Proved) => before,
+                Found::Silent | Found::Mute => Some(found),
+            };
+            assert_eq!(after.found(&endpoint), expected);
         }
     }
 

@@ -61,7 +61,7 @@ impl Effort {
 
     /// Steps of the progress bar.
     pub(crate) const fn steps(&self) -> u64 {
-        self.agents as u64 + 2 * self.rounds as u64 + simulated::steps(self.worlds)
+        2 * self.agents as u64 + 2 * self.rounds as u64 + simulated::steps(self.worlds)
     }
 }
 
@@ -79,6 +79,7 @@ pub(crate) fn measure(program: &Path, effort: Effort, report: &mut Report, bar: 
     drop(process);
     let process = process::start(&lab, &namespace, program, Security::Tls)?;
     let node = Node::join(&lab, &namespace, program).context("joining")?;
+    namespace.enter(|| registrations_by_tls(&process, &node, effort, report, bar))??;
     let connect = || {
         population::register_asker(&node, effort.agents).context("registering the asker")?;
         Askers::secure(ASKERS, &node)
@@ -96,21 +97,15 @@ fn registrations(process: &Process, effort: Effort, report: &mut Report, bar: &P
     bar.set_message(format!("{agents} agents register"));
     population::register_vmr().context("registering a VMR")?;
     let empty = process.memory()?;
-    let (core, clock) = (process.core_time()?, Clock::start());
-    population::register_agents(agents, || bar.inc(1)).context("registering agents")?;
-    let (took, core) = (clock.now(), process.core_time()? - core);
+    let storm = || population::register_agents(agents, || bar.inc(1)).context("registering agents");
+    let mut row = measure_storm(process, "gRPC without TLS, each another agent", agents, storm)?;
     let full = process.memory()?;
     let bytes_per_agent = full.resident.saturating_sub(empty.resident) as f64 / f64::from(agents);
-    let per_s = f64::from(agents) / took.as_secs_f64();
-    report.registry.push(RegistryRow {
-        agents,
-        took_s: took.as_secs_f64(),
-        per_s,
-        us_each: core.as_secs_f64() * 1e6 / f64::from(agents),
-        empty_mb: empty.resident as f64 / 1e6,
-        resident_mb: full.resident as f64 / 1e6,
-        bytes_per_agent,
-    });
+    let per_s = row.per_s;
+    row.empty_mb = Some(empty.resident as f64 / 1e6);
+    row.resident_mb = Some(full.resident as f64 / 1e6);
+    row.bytes_per_agent = Some(bytes_per_agent);
+    report.registry.push(row);
     report.ratios.push(Ratio::new(
         format!("memory of the admin for each of {agents} registered agents"),
         bytes_per_agent,
@@ -133,6 +128,67 @@ fn registrations(process: &Process, effort: Effort, report: &mut Report, bar: &P
         ));
     }
     Ok(())
+}
+
+/// The same by TLS. One node comes again and again, since a certificate for each would take longer to make than to
+/// prove: for TLS it is as many nodes, for the registry one that renews.
+fn registrations_by_tls(
+    process: &Process,
+    node: &Node,
+    effort: Effort,
+    report: &mut Report,
+    bar: &ProgressBar,
+) -> Result<()> {
+    let Effort { agents, .. } = effort;
+    bar.set_message(format!("{agents} connections by TLS register"));
+    let how = "gRPC over TLS 1.3, all of each handshake, one node with its certificate";
+    let storm =
+        || population::register_by_tls(node, agents, agents, || bar.inc(1)).context("registering by TLS");
+    let row = measure_storm(process, how, agents, storm)?;
+    if agents == MANY {
+        report.ratios.push(Ratio::new(
+            format!("registrations in a second that two cores of the admin alone do, {how}"),
+            2e6 / row.us_each,
+            "/s",
+            Bound::AtLeast(TARGET_STORM),
+        ));
+    }
+    report.registry.push(row);
+    Ok(())
+}
+
+/// Client and server share the cores, and each one's part is told.
+fn measure_storm(
+    process: &Process,
+    how: &str,
+    connections: u32,
+    storm: impl FnOnce() -> Result<()>,
+) -> Result<RegistryRow> {
+    let (server, client, clock) = (process.core_time()?, own_core_time()?, Clock::start());
+    storm()?;
+    let took = clock.now().as_secs_f64();
+    let each = |time: Duration| time.as_secs_f64() * 1e6 / f64::from(connections);
+    Ok(RegistryRow {
+        how: how.to_owned(),
+        agents: connections,
+        took_s: took,
+        per_s: f64::from(connections) / took,
+        us_each: each(process.core_time()? - server),
+        client_us_each: each(own_core_time()? - client),
+        empty_mb: None,
+        resident_mb: None,
+        bytes_per_agent: None,
+    })
+}
+
+/// What this process has taken of the cores, with threads that have ended.
+fn own_core_time() -> Result<Duration> {
+    let text = std::fs::read_to_string("/proc/self/stat")?;
+    // Behind the name, which may hold anything, the third field is first; user and system time are 14 and 15.
+    let behind = text.rsplit_once(')').context("no name in /proc/self/stat")?.1;
+    let ticks = behind.split_ascii_whitespace().skip(11).take(2).map(str::parse::<u64>);
+    let ticks: u64 = ticks.sum::<Result<u64, _>>()?;
+    Ok(Duration::from_millis(ticks * 10))
 }
 
 fn answers(

@@ -1,8 +1,13 @@
 //! The nodes that register: one VMR and a great many agents, which have no connection once they are registered.
 
-use std::{collections::VecDeque, net::Ipv4Addr};
+use std::{
+    collections::VecDeque,
+    net::Ipv4Addr,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use vmcast_lab::signals;
 use vmcast_signal::{prost::Message as _, v1};
 
@@ -14,6 +19,8 @@ use super::{
 
 /// Registrations that are under way at a time.
 const WINDOW: usize = 256;
+/// Threads that connect by TLS, each by one connection at a time.
+const CALLERS: usize = 32;
 /// Agents behind one address.
 const PER_ADDRESS: u32 = 1000;
 const REGISTER: &str = "/vmcast.v1.Registry/Register";
@@ -68,7 +75,7 @@ fn registration(id: String, number: u32) -> Vec<u8> {
 
 /// Registers a node with a certificate, as one agent more.
 pub(super) fn register_asker(node: &Node, number: u32) -> Result<()> {
-    let (carrier, _) = node.connect(LISTEN)?;
+    let (carrier, _) = node.connect(Ipv4Addr::LOCALHOST, LISTEN)?;
     let mut connection = Connection::over(carrier, REGISTER);
     connection.push(&registration(tls::NODE.to_owned(), number));
     connection.send()?;
@@ -96,6 +103,37 @@ pub(super) fn register_agents(count: u32, mut registered: impl FnMut()) -> Resul
         registered();
     }
     Ok(())
+}
+
+/// Lets a node register so many times, each time by a new connection by TLS with all of its handshake; `number` is that
+/// of the address that it says it has.
+pub(super) fn register_by_tls(
+    node: &Node,
+    number: u32,
+    count: u32,
+    registered: impl Fn() + Sync,
+) -> Result<()> {
+    let (next, message) = (AtomicU32::new(0), registration(tls::NODE.to_owned(), number));
+    let register = || -> Result<()> {
+        loop {
+            let connection = next.fetch_add(1, Ordering::Relaxed);
+            if connection >= count {
+                return Ok(());
+            }
+            let (carrier, resumed) = node.afresh().connect(address(connection), LISTEN)?;
+            ensure!(!resumed, "the handshake was cut short");
+            let mut connection = Connection::over(carrier, REGISTER);
+            connection.push(&message);
+            connection.send()?;
+            connection.receive(1, |_, _| Ok(()))?;
+            registered();
+            signals::check()?;
+        }
+    };
+    thread::scope(|scope| {
+        let callers: Vec<_> = (0..CALLERS).map(|_| scope.spawn(register)).collect();
+        callers.into_iter().try_for_each(|caller| caller.join().expect("a caller does not panic"))
+    })
 }
 
 fn finish(under_way: &mut VecDeque<Connection>) -> Result<()> {

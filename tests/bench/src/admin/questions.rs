@@ -49,7 +49,7 @@ impl Askers {
     pub(super) fn secure(agents: u32, node: &Node) -> Result<Self> {
         let mut connections = Vec::with_capacity(CONNECTIONS);
         for number in 0..CONNECTIONS {
-            let (carrier, resumed) = node.connect(LISTEN)?;
+            let (carrier, resumed) = node.connect(Ipv4Addr::LOCALHOST, LISTEN)?;
             ensure!(resumed || number == 0, "the admin did not resume connection {number}");
             let mut connection = Connection::over(carrier, NEAREST);
             // With the answer comes what the next one is resumed by.

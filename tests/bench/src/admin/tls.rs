@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
+    client::Resumption,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use serde::Deserialize;
@@ -94,9 +95,16 @@ impl Node {
         Ok(Self(Arc::new(config)))
     }
 
+    /// The same, but it remembers no connection: as after a power cut.
+    pub(super) fn afresh(&self) -> Self {
+        let mut config = (*self.0).clone();
+        config.resumption = Resumption::in_memory_sessions(1);
+        Self(Arc::new(config))
+    }
+
     /// Connects; says whether an earlier connection was resumed.
-    pub(super) fn connect(&self, to: SocketAddrV4) -> Result<(Box<dyn Carrier>, bool)> {
-        let mut socket = connect(Ipv4Addr::LOCALHOST, to)?;
+    pub(super) fn connect(&self, from: Ipv4Addr, to: SocketAddrV4) -> Result<(Box<dyn Carrier>, bool)> {
+        let mut socket = connect(from, to)?;
         let mut tls =
             ClientConnection::new(Arc::clone(&self.0), ServerName::from(std::net::IpAddr::from(*to.ip())))?;
         while tls.is_handshaking() {

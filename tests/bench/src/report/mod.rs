@@ -211,16 +211,20 @@ pub(crate) struct AdminRow {
 /// Agents that register all at once, and what the admin takes for them.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct RegistryRow {
+    pub(crate) how: String,
+    /// Agents, or connections where one agent comes again and again: each registration is by a new one.
     pub(crate) agents: u32,
     /// Until the last of them was granted its lease.
     pub(crate) took_s: f64,
     pub(crate) per_s: f64,
     /// Microseconds of the server's threads for each.
     pub(crate) us_each: f64,
+    /// The same of the client, which shares the cores with the server.
+    pub(crate) client_us_each: f64,
     /// Resident set in MB (10^6 bytes) before the first agent came, and with all of them.
-    pub(crate) empty_mb: f64,
-    pub(crate) resident_mb: f64,
-    pub(crate) bytes_per_agent: f64,
+    pub(crate) empty_mb: Option<f64>,
+    pub(crate) resident_mb: Option<f64>,
+    pub(crate) bytes_per_agent: Option<f64>,
 }
 
 /// How good the answers are in simulated networks.

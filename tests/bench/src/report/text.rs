@@ -253,19 +253,32 @@ impl Report {
 
     fn registry(&self) -> Cells {
         let rows = self.registry.iter().map(|row| {
+            let known = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.1}"));
             vec![
+                row.how.clone(),
                 row.agents.to_string(),
                 format!("{:.1}", row.took_s),
                 format!("{:.0}", row.per_s),
                 format!("{:.1}", row.us_each),
-                format!("{:.1}", row.empty_mb),
-                format!("{:.1}", row.resident_mb),
-                format!("{:.0}", row.bytes_per_agent),
+                format!("{:.1}", row.client_us_each),
+                known(row.empty_mb),
+                known(row.resident_mb),
+                row.bytes_per_agent.map_or_else(String::new, |bytes| format!("{bytes:.0}")),
             ]
         });
         Cells {
             title: "Agents that register at once",
-            header: vec!["agents", "s", "per s", "µs each", "empty MB", "resident MB", "bytes/agent"],
+            header: vec![
+                "how",
+                "connections",
+                "s",
+                "per s",
+                "µs each",
+                "client's µs each",
+                "empty MB",
+                "resident MB",
+                "bytes/agent",
+            ],
             rows: rows.collect(),
         }
     }

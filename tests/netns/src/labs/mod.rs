@@ -21,6 +21,7 @@ mod election;
 mod engine_change;
 mod figures;
 mod filters;
+mod firewalled;
 mod flood;
 mod follow;
 mod foreign;
@@ -89,6 +90,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         many_tunnels::trials(),
         figures::trials(),
         filters::trials(),
+        firewalled::trials(),
         flood::trials(),
         follow::trials(),
         mixed::trials(),
