@@ -41,6 +41,10 @@ struct Arguments {
     /// Write the results to a file as a document; its plots go where `--plots` says, or beside it.
     #[arg(long, value_name = "FILE")]
     document: Option<PathBuf>,
+    /// Of the copies, measure only what has this in the title that is shown meanwhile, as `64 members` or
+    /// `interfaces`; with `--quick` in short rounds, too.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
     /// The `vmcast` program to measure.
     #[arg(long, value_name = "FILE")]
     program: PathBuf,
@@ -123,7 +127,8 @@ impl Case {
         match self {
             Self::Copies => {
                 let effort = if quick { copies::Effort::QUICK } else { copies::Effort::FULL };
-                with_progress(effort.steps(), |bar| copies::measure(effort, report, bar))
+                let only = arguments.only.as_deref();
+                with_progress(effort.steps(only), |bar| copies::measure(effort, only, report, bar))
             }
             Self::Latency => {
                 let effort = if quick { latency::Effort::QUICK } else { latency::Effort::FULL };

@@ -56,6 +56,11 @@ pub fn bench_floor(ctx: XdpContext) -> u32 {
     floor::run(&ctx)
 }
 
+#[xdp(map = "devmap")]
+pub fn bench_touch(ctx: XdpContext) -> u32 {
+    floor::touch(&ctx)
+}
+
 #[classifier]
 pub fn bench_clones(ctx: TcContext) -> i32 {
     clones::run(&ctx)

@@ -4,16 +4,20 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use vmcast_common::maps::limit;
 use vmcast_lab::Lab;
 
 use super::{
     case::Case,
     engine::{Engine, Receiver, Run},
     feed::Feeder,
-    floor::{as_long_as_copies, interfaces, receivers},
+    floor::{as_long_as_copies, interfaces, parts, receivers},
     stand::{INGRESS, Stand},
 };
-use crate::kernel::{clones::Clones, sink::Sink};
+use crate::kernel::{clones::Clones, layout::Lists, sink::Sink};
+
+/// Copies of one walk at most, as many as those of a plane have.
+const WALK: usize = limit::LIST_CHUNK as usize;
 
 pub(super) struct CloneEngine {
     stand: Stand,
@@ -33,7 +37,8 @@ impl CloneEngine {
     /// Makes the list that of a case.
     fn turn_to(&mut self, case: &Case) -> Result<()> {
         if self.current != Some(*case) {
-            self.clones.set(&interfaces(&self.stand, case), case.groups)?;
+            let lists = Lists { members: u32::try_from(case.members)?, parts_log: parts(case, WALK).ilog2() };
+            self.clones.set(&interfaces(&self.stand, case), lists, case.groups)?;
             self.current = Some(*case);
         }
         Ok(())
@@ -55,7 +60,7 @@ impl Engine for CloneEngine {
 
     fn run(&mut self, case: &Case, at_least: Duration) -> Result<Run> {
         self.turn_to(case)?;
-        self.feeder.run(&self.stand, &as_long_as_copies(case), 0, at_least)
+        self.feeder.run_in_parts(&self.stand, &as_long_as_copies(case), parts(case, WALK), at_least)
     }
 
     fn clear(&mut self) -> Result<()> {

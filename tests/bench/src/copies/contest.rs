@@ -126,12 +126,15 @@ pub(super) fn hold(
     }
     bar.inc(1);
     let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); contest.entries.len()];
+    let mut order: Vec<usize> = (0..contest.entries.len()).collect();
     for round in 1..=effort.rounds {
         bar.set_message(format!("{}: round {round} of {}", contest.title, effort.rounds));
-        for ((entry, receivers), rounds) in contest.entries.iter().zip(&receivers).zip(&mut rounds) {
+        for entry in &order {
             vmcast_lab::signals::check()?;
-            rounds.push(rig.measure(entry, receivers, effort.round)?);
+            rounds[*entry].push(rig.measure(&contest.entries[*entry], &receivers[*entry], effort.round)?);
         }
+        // There and back: nobody is always the one behind another.
+        order.reverse();
         bar.inc(1);
     }
     // And they still do after so much work.
@@ -157,7 +160,7 @@ pub(super) fn hold(
         }
     }
     for target in &contest.targets {
-        judge(contest, target, &rounds, report)?;
+        judge(contest, target, &rounds, rig, report)?;
     }
     rig.engines.values_mut().try_for_each(|engine| engine.clear())
 }
@@ -172,7 +175,13 @@ fn ratio(over: &[Round], under: &[Round]) -> Result<Summary> {
     Summary::of(&ratios).context("no round was measured")
 }
 
-fn judge(contest: &Contest, target: &Target, rounds: &[Vec<Round>], report: &mut Report) -> Result<()> {
+fn judge(
+    contest: &Contest,
+    target: &Target,
+    rounds: &[Vec<Round>],
+    rig: &mut Rig,
+    report: &mut Report,
+) -> Result<()> {
     let of = |entry: Entry| {
         let place = contest.entries.iter().position(|other| *other == entry);
         place.map(|place| &rounds[place][..]).with_context(|| format!("{entry:?} did not take part"))
@@ -185,9 +194,10 @@ fn judge(contest: &Contest, target: &Target, rounds: &[Vec<Round>], report: &mut
         judged = judged.with_limit(ratio(of(over)?, of(under)?)?.median);
         let share = ratio(of(target.over)?, of(over)?)?;
         report.remarks.push(format!(
-            "{}: the engine runs at {:.0} % of the speed of copies of that length that nobody rewrites",
+            "{}: the engine runs at {:.0} % of the speed of the {}",
             target.name,
-            100.0 * share.median
+            100.0 * share.median,
+            rig.engine(over.engine)?.label()
         ));
     }
     report.ratios.push(judged);

@@ -9,6 +9,8 @@ use crate::kernel::source::{Load, Source};
 
 /// Packets of one call at most.
 const MAX_PACKETS: usize = 65_536;
+/// And at least.
+const LEAST_PACKETS: u32 = 20;
 /// How long the thread of the softirqs must have had nothing to do, and how often that is looked for at most.
 const SETTLE: (Duration, u32) = (Duration::from_millis(4), 250);
 
@@ -25,28 +27,51 @@ impl Feeder {
 
     /// Puts in packets of a range of groups.
     pub(super) fn run(&mut self, stand: &Stand, case: &Case, range: u8, at_least: Duration) -> Result<Run> {
-        stand.dut.enter(|| self.run_here(stand, case, range, at_least))?
+        stand.dut.enter(|| self.run_here(stand, case, 1, range, at_least))?
     }
 
-    fn run_here(&mut self, stand: &Stand, case: &Case, range: u8, at_least: Duration) -> Result<Run> {
+    /// Puts in packets that so many parts of the members get one after the other, each from a frame of its own: an
+    /// engine goes on by itself with the next members when others had their turn, a floor cannot.
+    pub(super) fn run_in_parts(
+        &mut self,
+        stand: &Stand,
+        case: &Case,
+        parts: u32,
+        at_least: Duration,
+    ) -> Result<Run> {
+        stand.dut.enter(|| self.run_here(stand, case, parts, 0, at_least))?
+    }
+
+    fn run_here(
+        &mut self,
+        stand: &Stand,
+        case: &Case,
+        parts: u32,
+        range: u8,
+        at_least: Duration,
+    ) -> Result<Run> {
         let frame = stream::frame(stand.ingress.far_mac, range, 0, case.payload)?;
-        let packets = case.packets(at_least, MAX_PACKETS);
+        // What a frame has copies of.
+        let part = Case { members: case.members.div_ceil(parts as usize), ..*case };
         let load = |packets| Load {
             ingress: stand.ingress.ifindex,
             frame: &frame,
             groups: case.groups,
-            packets,
-            batch: case.batch() as u32,
+            parts,
+            frames: packets * parts,
+            batch: part.batch() as u32,
         };
-        let mut run = Run { first: self.source.number(), ..Run::default() };
+        let mut run = Run { first: self.source.number(parts), ..Run::default() };
         let softirqs = self.core.softirqs();
-        if case.one_at_a_time() {
+        if part.one_at_a_time() {
+            let packets = case.packets(at_least, MAX_PACKETS);
             // Setting a call up takes longer than the copies of a packet.
             for _ in 0..packets {
                 run.time += self.source.run(load(1))?;
             }
             run.packets = packets.into();
         } else {
+            let packets = (part.packets(at_least, MAX_PACKETS) / parts).max(LEAST_PACKETS).max(case.groups);
             while run.packets == 0 || run.time < at_least {
                 run.time += self.source.run(load(packets))?;
                 run.packets += u64::from(packets);

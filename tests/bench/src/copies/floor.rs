@@ -1,9 +1,11 @@
-//! The kernel's own share at XDP: a devmap broadcast of frames of the same length that nobody rewrites. No
-//! engine on devmaps can be faster.
+//! The kernel's own share at XDP: a devmap broadcast of frames of the same length that nobody rewrites, and one of
+//! which a program rewrites a single byte, since no kernel rewrites a copy without a program. No engine on devmaps can
+//! be faster than the latter.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, Result};
+use vmcast_common::maps::limit;
 use vmcast_lab::Lab;
 
 use super::{
@@ -13,25 +15,49 @@ use super::{
     queue::HEADROOM,
     stand::{Stand, interface_receiver},
 };
-use crate::kernel::{floor::Floor, sink::Sink};
+use crate::kernel::{floor::Floor, layout::Lists, sink::Sink};
+
+/// What becomes of a copy of the floor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Touch {
+    /// Nothing: its slot has no program.
+    Nothing,
+    /// One byte is written, by a program in its slot.
+    OneByte,
+}
 
 pub(super) struct FloorEngine {
     stand: Stand,
     feeder: Feeder,
+    touch: Touch,
     broadcasts: BTreeMap<Case, Floor>,
 }
 
+/// Copies of one broadcast at most, as many as those of a plane have.
+const BROADCAST: usize = limit::CHUNK as usize + 4;
+
 impl FloorEngine {
-    pub(super) fn new(lab: &mut Lab, sink: &mut Sink, outputs: usize) -> Result<Self> {
-        let stand = Stand::with_sink(lab, sink, "floor", outputs)?;
-        Ok(Self { stand, feeder: Feeder::load()?, broadcasts: BTreeMap::new() })
+    pub(super) fn new(lab: &mut Lab, sink: &mut Sink, touch: Touch, outputs: usize) -> Result<Self> {
+        let name = match touch {
+            Touch::Nothing => "floor",
+            Touch::OneByte => "touch",
+        };
+        let stand = Stand::with_sink(lab, sink, name, outputs)?;
+        Ok(Self { stand, feeder: Feeder::load()?, touch, broadcasts: BTreeMap::new() })
     }
 }
 
-/// The interface of each member.
+/// The interface of each member. Those on one stand together: a device that gets many copies in a row is polled less
+/// often.
 pub(super) fn interfaces(stand: &Stand, case: &Case) -> Vec<u32> {
     let devices = &stand.egress[..case.devices()];
-    devices.iter().cycle().take(case.members).map(|cable| cable.ifindex).collect()
+    let members = |device| (case.members.saturating_sub(device)).div_ceil(devices.len());
+    devices.iter().enumerate().flat_map(|(device, cable)| vec![cable.ifindex; members(device)]).collect()
+}
+
+/// How many parts the members are in so that none has more than `most`; a power of two.
+pub(super) const fn parts(case: &Case, most: usize) -> u32 {
+    case.members.div_ceil(most).next_power_of_two() as u32
 }
 
 /// The far ends: copies that nobody rewrites tell no members apart.
@@ -53,17 +79,25 @@ pub(super) fn as_long_as_copies(case: &Case) -> Case {
 
 impl Engine for FloorEngine {
     fn label(&self) -> &'static str {
-        "XDP floor"
+        match self.touch {
+            Touch::Nothing => "XDP floor",
+            Touch::OneByte => "XDP floor, one byte rewritten",
+        }
     }
 
     fn peer(&self, _case: &Case) -> &'static str {
-        "not rewritten"
+        match self.touch {
+            Touch::Nothing => "not rewritten",
+            Touch::OneByte => "one byte",
+        }
     }
 
     fn prepare(&mut self, case: &Case) -> Result<Vec<Receiver>> {
         if !self.broadcasts.contains_key(case) {
-            let slots = interfaces(&self.stand, case);
-            let broadcast = self.stand.dut.enter(|| Floor::load(&slots, case.groups))??;
+            let lists =
+                Lists { members: u32::try_from(case.members)?, parts_log: parts(case, BROADCAST).ilog2() };
+            let (slots, touched) = (interfaces(&self.stand, case), self.touch == Touch::OneByte);
+            let broadcast = self.stand.dut.enter(|| Floor::load(&slots, lists, case.groups, touched))??;
             self.broadcasts.insert(*case, broadcast);
         }
         Ok(receivers(&self.stand, case))
@@ -72,7 +106,7 @@ impl Engine for FloorEngine {
     fn run(&mut self, case: &Case, at_least: Duration) -> Result<Run> {
         let broadcast = self.broadcasts.get_mut(case).context("the case was not prepared")?;
         self.feeder.source.go_on_with(&broadcast.program()?)?;
-        self.feeder.run(&self.stand, &as_long_as_copies(case), 0, at_least)
+        self.feeder.run_in_parts(&self.stand, &as_long_as_copies(case), parts(case, BROADCAST), at_least)
     }
 
     fn clear(&mut self) -> Result<()> {

@@ -29,7 +29,7 @@ mod vxlan;
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use indicatif::ProgressBar;
 use vmcast_lab::Lab;
 
@@ -40,7 +40,12 @@ pub(crate) use plan::Effort;
 use {contest::Rig, engine::Engine, plan::Id, plane::Kind};
 
 /// Measures, and puts rows and ratios into the report.
-pub(crate) fn measure(effort: Effort, report: &mut Report, bar: &ProgressBar) -> Result<()> {
+pub(crate) fn measure(
+    effort: Effort,
+    only: Option<&str>,
+    report: &mut Report,
+    bar: &ProgressBar,
+) -> Result<()> {
     if report.machine.bpf_stats {
         report.remarks.push(
             "copies: kernel.bpf_stats_enabled is 1, so the kernel reads the clock twice for every run of a BPF \
@@ -50,13 +55,14 @@ pub(crate) fn measure(effort: Effort, report: &mut Report, bar: &ProgressBar) ->
     }
     bar.set_message("copies: laying cables");
     // A thread of its own, so that what follows is not kept on one core.
-    std::thread::scope(|scope| scope.spawn(|| measure_here(effort, report, bar)).join())
+    std::thread::scope(|scope| scope.spawn(|| measure_here(effort, only, report, bar)).join())
         .map_err(|_| anyhow::anyhow!("measuring panicked"))?
 }
 
-fn measure_here(effort: Effort, report: &mut Report, bar: &ProgressBar) -> Result<()> {
+fn measure_here(effort: Effort, only: Option<&str>, report: &mut Report, bar: &ProgressBar) -> Result<()> {
     pin_to_core(0).context("staying on core 0")?;
-    let contests = effort.contests();
+    let contests = effort.contests(only);
+    ensure!(!contests.is_empty(), "no title has {:?} in it", only.unwrap_or_default());
     let mut lab = Lab::new("bench-copies")?;
     let mut sink = Sink::load()?;
     // As many cables as the largest case of each needs.
@@ -86,7 +92,7 @@ fn build(id: Id, lab: &mut Lab, sink: &mut Sink, outputs: usize) -> Result<Box<d
         Id::Ipmr => Box::new(ipmr::IpmrEngine::new(lab, sink)?),
         Id::Vxlan => Box::new(vxlan::VxlanEngine::new(lab, sink, outputs)?),
         Id::Bridge => Box::new(bridge::BridgeEngine::new(lab, sink, outputs)?),
-        Id::Floor => Box::new(floor::FloorEngine::new(lab, sink, outputs)?),
+        Id::Floor(touch) => Box::new(floor::FloorEngine::new(lab, sink, touch, outputs)?),
         Id::Clones => Box::new(clones::CloneEngine::new(lab, sink, outputs)?),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{case::Case, contests, plane::Kind};
+use super::{case::Case, contests, floor::Touch, plane::Kind};
 use crate::report::Bound;
 
 /// What makes the copies.
@@ -14,8 +14,8 @@ pub(super) enum Id {
     Ipmr,
     Vxlan,
     Bridge,
-    /// A broadcast that nobody rewrites.
-    Floor,
+    /// A broadcast that nobody rewrites, or one byte.
+    Floor(Touch),
     /// Clones that nobody rewrites.
     Clones,
 }
@@ -25,6 +25,8 @@ impl Id {
     pub(super) const TC: Self = Self::Plane(Kind::Tc);
     pub(super) const SOFTWARE: Self = Self::Plane(Kind::Software);
     pub(super) const UNCOUNTED: Self = Self::Plane(Kind::XdpUncounted);
+    pub(super) const FLOOR: Self = Self::Floor(Touch::Nothing);
+    pub(super) const TOUCHED: Self = Self::Floor(Touch::OneByte);
 }
 
 /// An engine with a case.
@@ -45,7 +47,7 @@ pub(super) struct Target {
     pub(super) bound: Bound,
     /// What to reach besides, where that is more.
     pub(super) stretch: Option<f64>,
-    /// The same two where nobody rewrites a copy: what this machine allows.
+    /// The same two of what does the same with less work for itself: what this machine allows.
     pub(super) limit: Option<(Entry, Entry)>,
 }
 
@@ -73,14 +75,20 @@ impl Effort {
     pub(crate) const FULL: Self = Self { quick: false, rounds: 7, round: Duration::from_millis(250) };
     pub(crate) const QUICK: Self = Self { quick: true, rounds: 5, round: Duration::from_millis(25) };
 
-    /// The contests in their order.
-    pub(super) fn contests(self) -> Vec<Contest> {
-        if self.quick { contests::quick() } else { contests::full() }
+    /// The contests in their order; if `only` is given, those with it in their title, short or not.
+    pub(super) fn contests(self, only: Option<&str>) -> Vec<Contest> {
+        match only {
+            Some(only) => {
+                contests::full().into_iter().filter(|contest| contest.title.contains(only)).collect()
+            }
+            None if self.quick => contests::quick(),
+            None => contests::full(),
+        }
     }
 
     /// Steps of the progress bar.
-    pub(crate) fn steps(self) -> u64 {
-        (self.contests().len() * (1 + self.rounds)) as u64
+    pub(crate) fn steps(self, only: Option<&str>) -> u64 {
+        (self.contests(only).len() * (1 + self.rounds)) as u64
     }
 }
 
@@ -91,7 +99,12 @@ mod tests {
     use super::*;
 
     fn targets(effort: Effort) -> Vec<String> {
-        effort.contests().into_iter().flat_map(|contest| contest.targets).map(|target| target.name).collect()
+        effort
+            .contests(None)
+            .into_iter()
+            .flat_map(|contest| contest.targets)
+            .map(|target| target.name)
+            .collect()
     }
 
     #[test]
@@ -115,7 +128,7 @@ mod tests {
         for effort in [Effort::FULL, Effort::QUICK] {
             let names = targets(effort);
             assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
-            for contest in effort.contests() {
+            for contest in effort.contests(None) {
                 for target in &contest.targets {
                     let limit = target.limit.map(|(over, under)| [over, under]).into_iter().flatten();
                     for entry in [target.over, target.under].into_iter().chain(limit) {
@@ -131,7 +144,7 @@ mod tests {
     fn every_row_is_listed_once() {
         for effort in [Effort::FULL, Effort::QUICK] {
             let mut seen: Vec<Entry> = Vec::new();
-            for contest in effort.contests() {
+            for contest in effort.contests(None) {
                 for entry in contest.entries.iter().filter(|entry| !contest.unlisted.contains(entry)) {
                     assert!(!seen.contains(entry), "{}: {entry:?}", contest.title);
                     seen.push(*entry);
@@ -143,7 +156,7 @@ mod tests {
     #[test]
     fn the_planes_are_measured_with_all_members_groups_and_payloads() {
         let entries: Vec<Entry> =
-            Effort::FULL.contests().into_iter().flat_map(|contest| contest.entries).collect();
+            Effort::FULL.contests(None).into_iter().flat_map(|contest| contest.entries).collect();
         for engine in [Id::XDP, Id::TC, Id::SOFTWARE] {
             let with = |of: fn(&Case) -> usize| -> BTreeSet<usize> {
                 entries.iter().filter(|entry| entry.engine == engine).map(|entry| of(&entry.case)).collect()

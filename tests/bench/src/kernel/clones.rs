@@ -8,7 +8,7 @@ use aya::{
 
 use super::{
     One,
-    layout::{CLONE_MEMBERS, CLONES, MAX_CLONES, PROGRAM_CLONES},
+    layout::{CLONE_LISTS, CLONES, Lists, MAX_CLONES, PROGRAM_CLONES},
     load, program, take,
 };
 
@@ -16,14 +16,14 @@ use super::{
 pub(crate) struct Clones {
     _object: Ebpf,
     devices: One<u32>,
-    members: One<u32>,
+    lists: One<Lists>,
 }
 
 impl Clones {
     /// Attaches it to an interface of the calling thread's namespace.
     pub(crate) fn attach(interface: &str) -> Result<Self> {
         let mut object = load(CLONES, MAX_CLONES)?;
-        let (devices, members) = (take(&mut object, CLONES)?, take(&mut object, CLONE_MEMBERS)?);
+        let (devices, lists) = (take(&mut object, CLONES)?, take(&mut object, CLONE_LISTS)?);
         let classifier: &mut SchedClassifier = program(&mut object, PROGRAM_CLONES)?;
         classifier.load().context("loading the clones")?;
         // Older kernels have no links for it, and want a qdisc; the others do not mind.
@@ -31,18 +31,18 @@ impl Clones {
         classifier
             .attach(interface, TcAttachType::Ingress)
             .with_context(|| format!("attaching the clones to {interface}"))?;
-        Ok(Self { _object: object, devices, members })
+        Ok(Self { _object: object, devices, lists })
     }
 
     /// Clones for these interfaces from now on, each as often as it is named, by a list for each group.
-    pub(crate) fn set(&mut self, interfaces: &[u32], groups: u32) -> Result<()> {
-        let members = u32::try_from(interfaces.len())?;
+    pub(crate) fn set(&mut self, interfaces: &[u32], lists: Lists, groups: u32) -> Result<()> {
         ensure!(
-            u64::from(members) * u64::from(groups) <= u64::from(MAX_CLONES),
-            "{groups} groups of {members} are more than the list has room for"
+            u64::from(lists.members) * u64::from(groups) <= u64::from(MAX_CLONES),
+            "{groups} groups of {} are more than the list has room for",
+            lists.members
         );
-        let lists = (0..groups).flat_map(|_| interfaces);
-        (0..).zip(lists).try_for_each(|(place, ifindex)| self.devices.set(place, *ifindex, 0))?;
-        Ok(self.members.set(0, members, 0)?)
+        let all = (0..groups).flat_map(|_| interfaces);
+        (0..).zip(all).try_for_each(|(place, ifindex)| self.devices.set(place, *ifindex, 0))?;
+        Ok(self.lists.set(0, lists, 0)?)
     }
 }

@@ -1,4 +1,4 @@
-//! A broadcast that nobody rewrites: what the kernel itself needs for a copy at XDP.
+//! A broadcast that nobody rewrites, or one byte of it: what the kernel itself needs for a copy at XDP.
 
 use std::{thread, time::Duration};
 
@@ -11,7 +11,7 @@ use aya::{
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_DEVMAP;
 
 use super::{
-    layout::{FLOORS, MAX_GROUPS, PROGRAM_FLOOR},
+    layout::{FLOORS, Lists, MAX_GROUPS, PROGRAM_FLOOR, PROGRAM_TOUCH, first_of_part},
     load, program,
 };
 
@@ -27,18 +27,29 @@ pub(crate) struct Floor {
 }
 
 impl Floor {
-    /// Makes a broadcast to these interfaces, each as often as it is named, for each group by itself. The
-    /// calling thread must be in their namespace.
-    pub(crate) fn load(interfaces: &[u32], groups: u32) -> Result<Self> {
+    /// Makes a broadcast to these interfaces, each as often as it is named, for each part of each group by itself, in
+    /// which a program writes one byte of each copy if they are to be `touched`. The calling thread must be in their
+    /// namespace.
+    pub(crate) fn load(interfaces: &[u32], lists: Lists, groups: u32, touched: bool) -> Result<Self> {
         let mut object = load(FLOORS, MAX_GROUPS)?;
         let outer = object.map(FLOORS).with_context(|| format!("the kernel programs have no {FLOORS}"))?;
         let Map::ArrayOfMaps(outer) = outer else { return Err(anyhow!("{FLOORS} is no array of maps")) };
         let outer = outer.info().context(FLOORS)?.id();
-        let groups: Vec<u32> = (0..groups).collect();
+        let touch = if touched {
+            let touch: &mut Xdp = program(&mut object, PROGRAM_TOUCH)?;
+            touch.load().context("loading what writes a byte")?;
+            Some(touch.fd()?.try_clone()?)
+        } else {
+            None
+        };
+        let parts = 1 << lists.parts_log;
+        let groups: Vec<u32> = (0..groups * parts).collect();
+        let place = |part| first_of_part(part, lists.members, lists.parts_log) as usize;
+        let slots = |group: u32| &interfaces[place(group % parts)..place(group % parts + 1)];
         thread::scope(|scope| {
             let stores: Vec<_> = groups
                 .chunks(groups.len().div_ceil(THREADS))
-                .map(|groups| scope.spawn(|| store(outer, groups, interfaces)))
+                .map(|groups| scope.spawn(|| store(outer, groups, &slots, touch.as_ref())))
                 .collect();
             stores
                 .into_iter()
@@ -53,18 +64,24 @@ impl Floor {
     }
 }
 
-/// Gives each of these groups a devmap of its own.
-fn store(outer: u32, groups: &[u32], interfaces: &[u32]) -> Result<()> {
+/// Gives each of these groups a devmap of its own, with slots for these interfaces and perhaps a program.
+fn store<'a>(
+    outer: u32,
+    groups: &[u32],
+    interfaces: &impl Fn(u32) -> &'a [u32],
+    program: Option<&ProgramFd>,
+) -> Result<()> {
     let outer = Map::ArrayOfMaps(MapData::from_id(outer).context(FLOORS)?);
     let mut outer = ArrayOfMaps::<_, MapFd>::try_from(outer).context(FLOORS)?;
-    let slots = u32::try_from(interfaces.len())?;
     for group in groups {
+        let interfaces = interfaces(*group);
+        let slots = u32::try_from(interfaces.len())?;
         let definition = aya_obj::Map::new_from_params(BPF_MAP_TYPE_DEVMAP as u32, 4, 8, slots, 0);
         let devices = MapData::create(definition, "bench_floor", None).context("making a devmap")?;
         let number = devices.info().context("looking at a devmap")?.id();
         let mut devices = DevMap::try_from(Map::DevMap(devices)).context("making a devmap")?;
         for (slot, ifindex) in (0..).zip(interfaces) {
-            patiently(|| devices.set(slot, *ifindex, None, 0)).context("filling a devmap")?;
+            patiently(|| devices.set(slot, *ifindex, program, 0)).context("filling a devmap")?;
         }
         let stored = MapData::from_id(number).context("looking at a devmap")?;
         outer.set(*group, stored.fd(), 0).context(FLOORS)?;

@@ -14,8 +14,8 @@ pub(crate) const NEXT: &str = "NEXT";
 pub(crate) const FLOORS: &str = "FLOORS";
 /// Devices of the clones without any rewriting, group by group; array of `u32`.
 pub(crate) const CLONES: &str = "CLONES";
-/// Members of each group there; array of one `u32`.
-pub(crate) const CLONE_MEMBERS: &str = "CLONE_MEMBERS";
+/// [`Lists`] there; array of one.
+pub(crate) const CLONE_LISTS: &str = "CLONE_LISTS";
 /// Packets by the [`bucket`] of their delay; per-CPU array of `u64`.
 pub(crate) const DELAYS: &str = "DELAYS";
 /// [`Hold`]; per-CPU array of one.
@@ -29,6 +29,8 @@ pub(crate) const PROGRAM_CLOCK: &str = "bench_clock";
 pub(crate) const PROGRAM_SOURCE: &str = "bench_source";
 /// Broadcasts a frame to [`FLOORS`].
 pub(crate) const PROGRAM_FLOOR: &str = "bench_floor";
+/// Changes one byte of a copy.
+pub(crate) const PROGRAM_TOUCH: &str = "bench_touch";
 /// Clones a packet for [`CLONES`].
 pub(crate) const PROGRAM_CLONES: &str = "bench_clones";
 /// Notes when a core starts with received packets.
@@ -86,14 +88,32 @@ pub(crate) struct Count {
 pub(crate) struct Feed {
     /// Number of the next packet.
     pub(crate) next: u64,
-    /// Groups that take turns, a power of two.
+    /// Groups that take turns, a power of two, each as often as it has parts.
     pub(crate) groups: u32,
     /// Sum of the IPv4 header's words without checksum and the group's last two bytes.
     pub(crate) sum: u32,
     /// Where the number stands in the frame.
     pub(crate) tail: u32,
-    /// Zero.
-    pub(crate) reserved: u32,
+    /// Parts of a packet's members that get it one after the other, each from a frame of its own, as a power of two.
+    pub(crate) parts_log: u32,
+}
+
+/// Where the members of a group stand in [`CLONES`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Lists {
+    /// Members of each group.
+    pub(crate) members: u32,
+    /// Parts of them, as a power of two.
+    pub(crate) parts_log: u32,
+}
+
+/// Place of the first member of a part, counted through all parts of all groups; up to that of the next part. Parts
+/// are as equal as can be.
+#[inline(always)]
+#[must_use]
+pub(crate) const fn first_of_part(part: u32, members: u32, parts_log: u32) -> u32 {
+    ((part as u64 * members as u64) >> parts_log) as u32
 }
 
 /// How long a core was held by received packets, in nanoseconds.

@@ -16,7 +16,7 @@ use aya::{
     programs::{Program, ProgramError, Xdp, xdp::XdpMode},
 };
 
-use layout::{CLONES, COUNTS, Count, Feed, Hold};
+use layout::{CLONES, COUNTS, Count, Feed, Hold, Lists};
 
 #[cfg(vmcast_sink_object)]
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vmcast-sink.o"));
@@ -27,6 +27,8 @@ unsafe impl Pod for Count {}
 unsafe impl Pod for Feed {}
 // SAFETY: as above.
 unsafe impl Pod for Hold {}
+// SAFETY: as above.
+unsafe impl Pod for Lists {}
 
 /// Maps that take the kernel long to make.
 const LARGE: [&str; 2] = [COUNTS, CLONES];

@@ -34,9 +34,12 @@ pub(crate) struct Load<'a> {
     /// As which interface received it.
     pub(crate) ingress: u32,
     pub(crate) frame: &'a [u8],
-    /// Groups that take turns, a power of two: the last two bytes of the destination.
+    /// Groups that take turns, a power of two: with the part, the last two bytes of the destination.
     pub(crate) groups: u32,
-    pub(crate) packets: u32,
+    /// Frames of each packet, a power of two, with one number.
+    pub(crate) parts: u32,
+    /// Frames.
+    pub(crate) frames: u32,
     /// Frames at a time.
     pub(crate) batch: u32,
 }
@@ -56,17 +59,19 @@ impl Source {
         self.next.set(0, program, 0).context("putting the program behind the source")
     }
 
-    /// Number of the next packet.
-    pub(crate) fn number(&self) -> u64 {
-        self.number
+    /// Number of the next packet if it has so many parts; goes on with a new one.
+    pub(crate) fn number(&mut self, parts: u32) -> u64 {
+        self.number = self.number.next_multiple_of(parts.into());
+        self.number / u64::from(parts)
     }
 
     /// Puts frames in. Returns the time of it all by the kernel's clock, without setting up the run: the
     /// programs, the copies, and what softirqs on this core did with them meanwhile.
     pub(crate) fn run(&mut self, load: Load<'_>) -> Result<Duration> {
-        let Load { ingress, frame, groups, packets, batch } = load;
+        let Load { ingress, frame, groups, parts, frames, batch } = load;
         ensure!(frame.len() >= HEAD_LEN + TAIL_LEN, "a frame of {} bytes is too short", frame.len());
-        ensure!(groups.is_power_of_two(), "{groups} groups");
+        let groups = groups * parts;
+        ensure!(groups.is_power_of_two() && parts.is_power_of_two(), "{groups} groups of {parts} parts");
         let mut head: [u8; HEAD_LEN] = frame[..HEAD_LEN].try_into()?;
         head[CHECKSUM_AT..CHECKSUM_AT + 2].fill(0);
         head[GROUP_AT..].fill(0);
@@ -77,7 +82,7 @@ impl Source {
             groups,
             sum: words.sum(),
             tail: u32::try_from(frame.len() - TAIL_LEN)?,
-            reserved: 0,
+            parts_log: parts.ilog2(),
         };
         self.head.set(0, head, 0)?;
         self.feed.set(0, feed, 0)?;
@@ -85,14 +90,14 @@ impl Source {
         let options = TestRunOptions {
             data_in: Some(frame),
             ctx_in: Some(&context),
-            repeat: packets,
+            repeat: frames,
             attrs: TestRunAttrs::new().xdp_live_frames(batch),
             ..TestRunOptions::default()
         };
         let program: &mut Xdp = program(&mut self.object, PROGRAM_SOURCE)?;
         let result = program.test_run(options).context("live frames need Linux 5.18")?;
-        self.number += u64::from(packets);
-        Ok(result.duration * packets)
+        self.number += u64::from(frames);
+        Ok(result.duration * frames)
     }
 }
 

@@ -338,7 +338,7 @@ impl Ratio {
             Outcome::NotAllowed => "TARGET MISSED, as the machine does not allow it",
         };
         let spread = spread.map_or_else(String::new, |[least, most]| format!(" ({least:.2} … {most:.2})"));
-        let limit = limit.map_or_else(String::new, |limit| format!("; without rewriting {limit:.2} {unit}"));
+        let limit = limit.map_or_else(String::new, |limit| format!("; limit here {limit:.2} {unit}"));
         format!("{verdict}: {name}: {value:.2} {unit}{spread}, wanted {bound} {target} {unit}{limit}")
     }
 
@@ -403,8 +403,8 @@ mod tests {
         assert_eq!(speed(5.8).outcome(), Outcome::NotAllowed);
         assert_eq!(
             speed(5.8).sentence(),
-            "TARGET MISSED, as the machine does not allow it: speed: 5.50 ×, wanted at least 6 ×; without \
-             rewriting 5.80 ×"
+            "TARGET MISSED, as the machine does not allow it: speed: 5.50 ×, wanted at least 6 ×; limit \
+             here 5.80 ×"
         );
         let cost = |value| Ratio::new("cost".into(), value, "×", Bound::AtMost(1.15)).with_limit(1.2);
         assert_eq!(cost(1.3).outcome(), Outcome::NotAllowed);

@@ -10,16 +10,15 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-use crate::layout::{ETHER_TYPE_AT, GROUP_AT, MAX_CLONES};
+use crate::layout::{ETHER_TYPE_AT, GROUP_AT, Lists, MAX_CLONES, first_of_part};
 
 const IPV4: u16 = 0x0800;
 
-/// Devices of the first group's members, then of the second's.
+/// Devices of the first group's members, then of the second's. A frame names a part of one.
 #[btf_map]
 static CLONES: Array<u32, { MAX_CLONES as usize }> = Array::new();
-/// Members of each group.
 #[btf_map]
-static CLONE_MEMBERS: Array<u32, 1> = Array::new();
+static CLONE_LISTS: Array<Lists, 1> = Array::new();
 
 /// Where a walk stands.
 struct Walk {
@@ -30,17 +29,19 @@ struct Walk {
     left: u32,
 }
 
-/// Sends a clone to every member of the group but the last, who gets the packet itself.
+/// Sends a clone to every member of the part but the last, who gets the packet itself.
 #[inline(always)]
 pub(crate) fn run(ctx: &TcContext) -> c_int {
     if ctx.load::<u16>(ETHER_TYPE_AT).map(u16::from_be) != Ok(IPV4) {
         return TC_ACT_UNSPEC;
     }
-    let (Ok(group), Some(members)) = (ctx.load::<u16>(GROUP_AT), CLONE_MEMBERS.get(0)) else {
+    let (Ok(part), Some(lists)) = (ctx.load::<u16>(GROUP_AT), CLONE_LISTS.get(0)) else {
         return TC_ACT_UNSPEC;
     };
-    let first = u32::from(u16::from_be(group)) * *members;
-    let mut walk = Walk { skb: ctx.skb.skb, place: first, left: members.wrapping_sub(1) };
+    let part = u32::from(u16::from_be(part));
+    let place = |part| first_of_part(part, lists.members, lists.parts_log);
+    let (first, end) = (place(part), place(part + 1));
+    let mut walk = Walk { skb: ctx.skb.skb, place: first, left: end.wrapping_sub(first).wrapping_sub(1) };
     // SAFETY: the function has the signature that the kernel calls, and the walk outlives the call.
     unsafe { bpf_loop(MAX_CLONES, step as *mut c_void, (&raw mut walk).cast(), 0) };
     match CLONES.get(walk.place) {

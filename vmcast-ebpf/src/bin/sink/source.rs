@@ -49,7 +49,8 @@ fn renew(ctx: &XdpContext) -> Option<()> {
     [head[GROUP_MAC_AT], head[GROUP_MAC_AT + 1]] = group.to_be_bytes();
 
     store(ctx, 0, head)?;
-    store::<TAIL_LEN>(ctx, feed.tail as usize & MAX_OFFSET, number.to_be_bytes())
+    let packet = number >> (feed.parts_log & 63);
+    store::<TAIL_LEN>(ctx, feed.tail as usize & MAX_OFFSET, packet.to_be_bytes())
 }
 
 #[inline(always)]

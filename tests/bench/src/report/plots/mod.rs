@@ -160,7 +160,7 @@ fn add(lines: &mut Vec<Line>, label: &str, point: Point) {
             label: label.to_owned(),
             points: Vec::new(),
             colour: known.map_or(BLACK, |(_, colour)| *colour),
-            dashed: label.ends_with("floor"),
+            dashed: label.contains("floor"),
         });
         lines.len() - 1
     });
