@@ -407,8 +407,8 @@ mod tests {
         assert_eq!(speed(5.8).outcome(), Outcome::NotAllowed);
         assert_eq!(
             speed(5.8).sentence(),
-            "TARGET MISSED, as the machine does not allow it: speed: 5.50 ×, wanted at least 6 ×; without \
-             rewriting 5.80 ×"
+            "TARGET MISSED, as the machine does not allow it: speed: 5.50 ×, wanted at least 6 ×; limit \
+             here 5.80 ×"
         );
         let cost = |value| Ratio::new("cost".into(), value, "×", Bound::AtMost(1.15)).with_limit(1.2);
         assert_eq!(cost(1.3).outcome(), Outcome::NotAllowed);
