@@ -1,6 +1,6 @@
 //! Runs a role in the foreground.
 
-use std::{future::Future, num::NonZero, path::PathBuf};
+use std::{future::Future, path::PathBuf};
 
 use tracing::{error, info, warn};
 
@@ -16,9 +16,6 @@ use crate::{
     identity::{self, JoinToken, NodeIdentity},
     router, telemetry,
 };
-
-/// Threads of an admin at most.
-const MOST_THREADS: usize = 8;
 
 /// `vmcast router`.
 pub(super) fn router(args: &NodeArgs) -> Exit {
@@ -57,19 +54,6 @@ fn agent_without_file(args: &NodeArgs) -> Result<Option<String>, identity::Ident
     let name =
         known.map(|known| format!("name = {:?}\n", known.certified().node.as_str())).unwrap_or_default();
     Ok(Some(format!("{name}[admin]\nurls = {admins:?}\n")))
-}
-
-/// One thread is enough for a VMR or agent: packets are the kernel's work, and each thread costs memory. An admin shakes
-/// hands with all nodes at once after a power cut, which is arithmetic.
-fn runtime(role: vmcast_api::Role) -> tokio::runtime::Builder {
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
-    if role == vmcast_api::Role::Admin && cores > 1 {
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        runtime.worker_threads(cores);
-        runtime
-    } else {
-        tokio::runtime::Builder::new_current_thread()
-    }
 }
 
 /// Runs a role by its file, or by `text` where there is no file.
@@ -121,7 +105,8 @@ where
         warn!(file = %warning.file.display(), line, hint, "{}", warning.message);
     }
 
-    let outcome = runtime(C::ROLE)
+    // One thread is enough: packets are the kernel's work, and each thread costs memory.
+    let outcome = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)
