@@ -44,10 +44,11 @@ const METHOD: &str = "\
 - **Statistics** are the counters of each stream. *Without* is the same engine with `dataplane.statistics = false`.
 - **What is not alike.** A veth gives its peer's XDP program a frame as it is if XDP sent it, and a copy of the packet
   if a socket buffer came. So the engines that work on socket buffers, vmcast's at TC and the relays alike, pay for a
-  conversion in the sink that a network card would not ask for. By samples of the core (`perf`, cpu-clock) the sink,
-  with the device's poll, takes 42 of 100 ns of an XDP copy, 38 of a TC copy (28 of them the conversion), and 32 of a
-  relay's (20). With it left out on both sides the ratios against the relay would be 1.16 times as large at XDP and 1.09
-  times at TC; with the conversion alone left out, 0.8 times as large at XDP and 1.1 times at TC.
+  conversion in the sink that a network card would not ask for. By samples of the core (`perf`, cpu-clock) over one run
+  of all of them, which tell their shares roughly, the sink with the device's poll takes about 42 of 100 ns of an XDP
+  copy, 38 of a TC copy (28 of them the conversion), and 32 of a relay's (20). From that follows: with it left out on
+  both sides the ratios against the relay would be about 1.2 times as large at XDP and 1.1 times at TC; with the
+  conversion alone left out, about 0.8 times as large at XDP and 1.1 times at TC.
 - **Latency.** Packets arrive at random moments (Poisson), at 10 % and 90 % of what the same chain takes at most. Their
   time starts when they should have been sent, so waiting counts. Sender, hop and far end share one core. *Added* is
   what is beyond the cable alone under the same share of its own load, round by round.
