@@ -72,7 +72,7 @@ fn firewalled(bed: &mut Bed) -> Outcome {
     })?;
     bed.until("the agent was told of nobody", || {
         let stats = admin.ask(&["stats"]).unwrap_or_default();
-        Ok(stats["control"]["registry"]["unproved"].as_u64() > Some(0))
+        Ok(stats["control"]["nearest"]["unproved"].as_u64() > Some(0))
     })?;
     let status = agent.ask(&["status"]).unwrap_or_default();
     ensure!(status["upstream"]["remote"].is_null(), "the agent was given {status}");
