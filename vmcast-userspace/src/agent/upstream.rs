@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
 use tokio::sync::watch;
+use tracing::warn;
 use vmcast_api::AdminLink;
 use vmcast_proto::{
     nearest,
@@ -103,6 +104,10 @@ impl Upstreams {
             Source::Admin { ranked, draining, refused, .. } => tokio::select! {
                 Ok(()) = ranked.changed() => {
                     let ranked = ranked.borrow_and_update();
+                    if ranked.as_ref().is_some_and(|ranked| ranked.vmrs.is_empty()) {
+                        warn!("the admin gives no VMR to this agent; `vmcast node list` there says which are registered, \
+                               and whether they are proved, busy or draining");
+                    }
                     let vmrs = ranked.iter().flat_map(|ranked| &ranked.vmrs);
                     Input::Candidates(vmrs.map(candidate).collect())
                 }

@@ -74,6 +74,9 @@ fn firewalled(bed: &mut Bed) -> Outcome {
         let stats = admin.ask(&["stats"]).unwrap_or_default();
         Ok(stats["control"]["nearest"]["unproved"].as_u64() > Some(0))
     })?;
+    bed.until("the agent's log says so", || {
+        Ok(agent.process.log_tail(200).contains("gives no VMR to this agent"))
+    })?;
     let status = agent.ask(&["status"]).unwrap_or_default();
     ensure!(status["upstream"]["remote"].is_null(), "the agent was given {status}");
 
