@@ -31,6 +31,8 @@ use tls::Node;
 const TARGET_QUESTIONS: f64 = 50_000.0;
 /// Registrations in a second: 100,000 agents in 20 s.
 const TARGET_STORM: f64 = 5_000.0;
+/// Of so many agents one comes by TLS: each of these costs the same.
+const TLS_SHARE: u32 = 5;
 /// How much memory the server may take with 100,000 agents, in MB; and each of them, in bytes.
 const TARGET_MB: f64 = 300.0;
 const TARGET_AGENT: f64 = 3_000.0;
@@ -61,7 +63,8 @@ impl Effort {
 
     /// Steps of the progress bar.
     pub(crate) const fn steps(&self) -> u64 {
-        2 * self.agents as u64 + 2 * self.rounds as u64 + simulated::steps(self.worlds)
+        let registrations = self.agents + self.agents / TLS_SHARE;
+        registrations as u64 + 2 * self.rounds as u64 + simulated::steps(self.worlds)
     }
 }
 
@@ -139,13 +142,15 @@ fn registrations_by_tls(
     report: &mut Report,
     bar: &ProgressBar,
 ) -> Result<()> {
-    let Effort { agents, .. } = effort;
-    bar.set_message(format!("{agents} connections by TLS register"));
+    let connections = effort.agents / TLS_SHARE;
+    bar.set_message(format!("{connections} connections by TLS register"));
     let how = "gRPC over TLS 1.3, all of each handshake, one node with its certificate";
-    let storm =
-        || population::register_by_tls(node, agents, agents, || bar.inc(1)).context("registering by TLS");
-    let row = measure_storm(process, how, agents, storm)?;
-    if agents == MANY {
+    let storm = || {
+        population::register_by_tls(node, effort.agents, connections, || bar.inc(1))
+            .context("registering by TLS")
+    };
+    let row = measure_storm(process, how, connections, storm)?;
+    if effort.agents == MANY {
         report.ratios.push(Ratio::new(
             format!("registrations in a second that two cores of the admin alone do, {how}"),
             2e6 / row.us_each,

@@ -35,7 +35,7 @@ pub(super) fn start(lab: &Lab, namespace: &Namespace, program: &Path, security: 
     let config = dir.join("admin.toml");
     // Its VMRs are simulated, and have no sockets to be found at.
     let text = format!(
-        "name = \"admin\"\nlisten = \"{LISTEN}\"\ndatabase = \"{}\"\nlease_seconds = 60\n\
+        "name = \"admin\"\nlisten = \"{LISTEN}\"\ndatabase = \"{}\"\nlease_seconds = 300\n\
          return_probe = false\ninsecure = {}\nidentity = \"{}\"\n[control]\nsocket = \"{}\"\n",
         dir.join("admin.db").display(),
         security == Security::None,
