@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use vmcast_common::fib::{IfIndex, Interface};
 use vmcast_proto::membership::Family;
 
-use super::{Router, relay_addresses};
+use super::{Router, begin::relay_addresses};
 use crate::{
     clock,
     router::{
