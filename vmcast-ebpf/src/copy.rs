@@ -58,7 +58,8 @@ pub(crate) fn run(ctx: &XdpContext) -> Result<(), Option<DropReason>> {
 #[inline(always)]
 fn packet_length(frame: &Frame<'_>, member: &MemberEntry, encapsulated: bool, reason: DropReason) -> u64 {
     // Members of other kinds have it taken out of its outer headers once their way is known.
-    let is_inside = member.kind == kind::AMT_V4 || matches!(reason, DropReason::NextHopUnresolved);
+    let is_inside = member.kind == kind::AMT_V4
+        || matches!(reason, DropReason::NextHopUnresolved | DropReason::DeviceRefused);
     let outer = if encapsulated && is_inside { AMT_V4_OVERHEAD } else { 0 };
     frame.length().saturating_sub(eth::LEN + outer) as u64
 }

@@ -160,9 +160,9 @@ impl Dut {
         Ok(())
     }
 
-    /// Makes a device one that takes no frames redirected at XDP.
-    pub(crate) fn take_no_redirected(&self, device: IfIndex) -> Result<(), vmcast_lab::LabError> {
-        self.peers.set_offload(NAMES[self.position(device)], Offload::Gro, false)
+    /// Makes a device one that takes frames redirected at XDP, or takes none.
+    pub(crate) fn take_redirected(&self, device: IfIndex, takes: bool) -> Result<(), vmcast_lab::LabError> {
+        self.peers.set_offload(NAMES[self.position(device)], Offload::Gro, takes)
     }
 
     fn position(&self, ifindex: IfIndex) -> usize {

@@ -20,6 +20,7 @@ mod scale;
 mod statistics;
 mod stream;
 mod taken_over;
+mod unfit;
 mod verified;
 mod wire;
 
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         no_relay::trials(),
         oversized::trials(),
         refused::trials(),
+        unfit::trials(),
         statistics::trials(),
         taken_over::trials(),
         verified::trials(),

@@ -25,7 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn served_at_tc() -> Result<(), Failed> {
     let dut = Dut::enter("bare", At::Mixed)?;
     let devices = dut.devices;
-    dut.take_no_redirected(devices.b.ifindex)?;
+    dut.take_redirected(devices.b.ifindex, false)?;
     let mut plane = KernelUnderTest::new(dut);
     let hop = NextHop {
         ifindex: devices.b.ifindex,

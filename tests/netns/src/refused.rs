@@ -13,10 +13,7 @@ use vmcast_common::{
     hdr::eth::multicast_mac,
     verdict::DropReason,
 };
-use vmcast_dataplane::{
-    conformance::{Devices, PlaneUnderTest as _},
-    kernel::Rule,
-};
+use vmcast_dataplane::conformance::{Devices, PlaneUnderTest as _};
 
 use crate::{
     dut::{At, Dut, KernelUnderTest},
@@ -48,11 +45,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         "xdp: every copy that a device refuses is counted once, by the plane that made it alone",
         refused_copies,
     );
-    let unfit = Trial::test(
-        "xdp: a member on a device that takes no redirected frames is refused with the reason, others are served",
-        unfit_members,
-    );
-    relayed.into_iter().chain([members, copies, unfit]).collect()
+    relayed.into_iter().chain([members, copies]).collect()
 }
 
 /// A packet that goes through a relay device while that takes nothing, and one when it does. So many copies are
@@ -72,43 +65,6 @@ fn refused_by_relay(at: At, before: usize) -> Result<(), Failed> {
     let on_b = seen.frames.iter().filter(|(egress, _)| *egress == devices.b.ifindex).count();
     let copies = (on_b, seen.frames.len());
     Ok(expect(copies == (FEW.into(), FEW.into()), || format!("{copies:?} copies came"))?)
-}
-
-/// Where nothing but XDP is to be used, a device that takes none of its frames gets no members: the kernel would leave
-/// it out of a broadcast, and nobody would hear of it.
-fn unfit_members() -> Result<(), Failed> {
-    const TOLD: &str = "its device takes no frames redirected at XDP";
-    let dut = Dut::enter("unfit", At::Xdp)?;
-    let devices = dut.devices;
-    dut.take_no_redirected(devices.b.ifindex)?;
-    let mut plane = KernelUnderTest::of_rule(dut, Rule::Xdp);
-    let hop = NextHop {
-        ifindex: devices.b.ifindex,
-        link: vmcast_common::fib::Link::PLAIN,
-        source_mac: devices.b.mac,
-        destination_mac: Some([0x02, 0xdd, 0, 0, 0, 1]),
-        mtu: devices.b.mtu,
-    };
-    plane.apply(&[
-        FibOp::SetInterface(devices.a.interface(true)),
-        FibOp::SetInterface(devices.b.interface(false)),
-        FibOp::SetInterface(devices.c.interface(false)),
-        FibOp::SetNextHop(REACHED, hop),
-        FibOp::SetStream(STREAM, Rpf::AnyUpstream, Members::Own),
-        FibOp::SetTunnel(TunnelId(100), member(0, REACHED)),
-    ])?;
-    for output in [Output::Interface(devices.b.ifindex), Output::Tunnel(TunnelId(100))] {
-        match plane.apply(&[FibOp::AddMember(STREAM, output)]) {
-            Err(error) if error.to_string().contains(TOLD) => {}
-            other => return Err(format!("{output:?} was answered {other:?}").into()),
-        }
-    }
-    plane.apply(&[FibOp::AddMember(STREAM, Output::Interface(devices.c.ifindex))])?;
-    let seen = plane.inject(devices.a.ifindex, &frame(&devices));
-    let came: Vec<_> = seen.frames.iter().map(|(egress, _)| *egress).collect();
-    expect(came == [devices.c.ifindex], || format!("copies came by {came:?}"))?;
-    let drops = plane.counters().drops;
-    Ok(expect(drops.is_empty(), || format!("the drops are {drops:?}"))?)
 }
 
 /// Two planes at a time are enough for two cores.

@@ -6,6 +6,7 @@ use crate::{
         eth::{self, Mac},
         link,
     },
+    verdict::DropReason,
 };
 
 /// Bytes of the longest link-layer header without the type at its end.
@@ -39,6 +40,9 @@ impl NextHopEntry {
     pub const SESSION: u8 = 2;
     /// [`NextHopEntry::flags`]: multicast goes to the group's own link-layer address.
     pub const GROUP_ADDRESS: u8 = 4;
+    /// [`NextHopEntry::flags`]: the destination is known, but the device takes no copies: they are dropped, and counted
+    /// as refused by it. Stands in place of [`NextHopEntry::RESOLVED`].
+    pub const REFUSED: u8 = 8;
 
     /// The way to a far end.
     #[must_use]
@@ -74,6 +78,28 @@ impl NextHopEntry {
         Self { link: bytes, mtu, link_len: link.header_len() as u8, flags, interface, reserved: 0 }
     }
 
+    /// The same way while its device takes no copies. One that is not known stays so.
+    #[must_use]
+    pub const fn refused(mut self) -> Self {
+        if self.flags & Self::RESOLVED != 0 {
+            self.flags ^= Self::RESOLVED | Self::REFUSED;
+        }
+        self
+    }
+
+    /// Why no copy goes this way; `None` if it does.
+    #[inline(always)]
+    #[must_use]
+    pub const fn obstacle(&self) -> Option<DropReason> {
+        if self.flags & Self::RESOLVED != 0 {
+            None
+        } else if self.flags & Self::REFUSED != 0 {
+            Some(DropReason::DeviceRefused)
+        } else {
+            Some(DropReason::NextHopUnresolved)
+        }
+    }
+
     /// Reads back what [`NextHopEntry::of`] was given, but for the device.
     #[must_use]
     pub fn next_hop(&self, ifindex: IfIndex) -> NextHop {
@@ -91,7 +117,8 @@ impl NextHopEntry {
             ifindex,
             link: Link { tags, session },
             source_mac: [s0, s1, s2, s3, s4, s5],
-            destination_mac: (self.flags & Self::RESOLVED != 0).then_some([d0, d1, d2, d3, d4, d5]),
+            destination_mac: (self.flags & (Self::RESOLVED | Self::REFUSED) != 0)
+                .then_some([d0, d1, d2, d3, d4, d5]),
             mtu: self.mtu,
         }
     }
@@ -123,6 +150,13 @@ mod tests {
             let hop = NextHop { ifindex: IfIndex(9), link, source_mac, destination_mac, mtu };
             let entry = NextHopEntry::of(&hop);
             prop_assert_eq!(entry.next_hop(IfIndex(9)), hop);
+            let refused = entry.refused();
+            prop_assert_eq!(refused.next_hop(IfIndex(9)), hop);
+            let (way, no_way) = match destination_mac {
+                Some(_) => (None, DropReason::DeviceRefused),
+                None => (Some(DropReason::NextHopUnresolved), DropReason::NextHopUnresolved),
+            };
+            prop_assert_eq!((entry.obstacle(), refused.obstacle()), (way, Some(no_way)));
             // The receiver's view of the same bytes.
             let mut frame = entry.link[..usize::from(entry.link_len) - 2].to_vec();
             frame.extend(if session.is_some() { [0, 0x21] } else { [8, 0] });

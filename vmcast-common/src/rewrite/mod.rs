@@ -111,8 +111,8 @@ pub fn copy<R: Room>(
     if !ready && member.kind == kind::GONE {
         return Err(DropReason::MemberGone);
     }
-    if hop.flags & NextHopEntry::RESOLVED == 0 {
-        return Err(DropReason::NextHopUnresolved);
+    if let Some(reason) = hop.obstacle() {
+        return Err(reason);
     }
     if ready {
         let len = {

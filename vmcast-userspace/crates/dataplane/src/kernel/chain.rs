@@ -122,6 +122,12 @@ impl Chain {
         self.position(output.number()).is_some()
     }
 
+    /// Whether a member is in it, but on another device than this.
+    pub(super) fn stands_elsewhere(&self, output: Output, ifindex: u32) -> bool {
+        let number = output.number();
+        self.links.iter().any(|link| link.table.device_of(number).is_some_and(|device| device != ifindex))
+    }
+
     /// For how long somebody may still come to a table that was taken out.
     pub(super) const fn until(&self) -> Until {
         if self.relayed { Until::Relayed } else { Until::Walked }

@@ -17,7 +17,8 @@ pub enum Rule {
     /// XDP where the device takes frames that XDP redirects to it, else TC.
     #[default]
     Auto,
-    /// XDP for every device. A device that takes no redirected frames gets no members.
+    /// XDP for every device. By one that takes no redirected frames nobody joins, and the copies of members whose way
+    /// comes to lead there are dropped and counted.
     Xdp,
     /// TC for every device.
     Tc,
@@ -31,8 +32,8 @@ pub(super) struct Devices {
     /// `None` on a kernel that does not tell (before Linux 6.3).
     features: Option<Features>,
     known: HashMap<u32, Known>,
-    /// By which engine each was served when that was last asked.
-    served: HashMap<u32, Engine>,
+    /// By which engine each was served when that was last asked, and whether copies for it went nowhere.
+    served: HashMap<u32, (Engine, bool)>,
     /// Whether one of these has become another, so that members have to move.
     changed: bool,
 }
@@ -42,6 +43,10 @@ struct Known {
     features: Option<XdpFeatures>,
     mtu: Option<u16>,
 }
+
+/// Why nobody is served at a device that only XDP may serve.
+const TAKES_NONE: &str =
+    "the configuration asks for it, but it takes no frames redirected at XDP: it gets no copies";
 
 impl Devices {
     pub(super) fn new(rule: Rule) -> Self {
@@ -126,15 +131,26 @@ impl Devices {
             }
             Rule::Tc => (Engine::TcClone, "the configuration asks for it"),
             Rule::Auto | Rule::Xdp if at_tc => (Engine::TcClone, "an interface of it is to be served there"),
+            Rule::Xdp if self.takes_none(device, at_tc) => (Engine::XdpBroadcast, TAKES_NONE),
             Rule::Xdp => (Engine::XdpBroadcast, "the configuration asks for it"),
             Rule::Auto => self.found(device, runs_native),
         };
-        self.changed |= self.served.insert(device, engine).is_some_and(|before| before != engine);
+        let takes_none = why == TAKES_NONE;
+        let before = self.served.insert(device, (engine, takes_none));
+        if takes_none && before.is_none_or(|(_, took_none)| !took_none) {
+            tracing::warn!(
+                device = name_of(IfIndex(device)),
+                "the device takes no frames redirected at XDP, and dataplane.engine is \"xdp\": nobody joins by it, and \
+                 the copies of members whose way leads there are dropped (device_refused); set the engine to \"auto\", \
+                 or, if it is a veth, let its peer do GRO"
+            );
+        }
+        self.changed |= before.is_some_and(|before| before != (engine, takes_none));
         (engine, why)
     }
 
-    /// Whether copies for a device would go nowhere, and nobody would hear of it: the kernel leaves one that takes no
-    /// frames redirected at XDP out of a broadcast, and the rule is to serve it at XDP all the same.
+    /// Whether copies for a device would go nowhere: the kernel leaves one that takes no frames redirected at XDP out of
+    /// a broadcast, and the rule is to serve it at XDP all the same.
     pub(super) fn takes_none(&mut self, device: u32, at_tc: bool) -> bool {
         let told = self.rule() == Rule::Xdp && !at_tc;
         told && self.known(device).features.is_some_and(|features| !features.takes_redirected())

@@ -143,6 +143,11 @@ impl MemberTable {
         self.slot_of(number).map(|slot| self.slots[slot as usize].member())
     }
 
+    /// The device that a member stands on, by the number of its output.
+    pub(super) fn device_of(&self, number: u32) -> Option<u32> {
+        self.slot_of(number).map(|slot| self.slots[slot as usize].ifindex)
+    }
+
     /// The devices of its members, and how many members each has.
     pub(super) fn devices(&self) -> Vec<(u32, usize)> {
         let mut counts: Vec<(u32, usize)> = Vec::new();

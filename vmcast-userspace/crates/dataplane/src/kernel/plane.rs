@@ -6,6 +6,7 @@ mod members;
 mod rest;
 mod streams;
 mod tunnels;
+mod unfit;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -32,6 +32,8 @@ pub(super) struct InterfaceState {
     pub(super) next_hop: u32,
     /// The MTU as the kernel's table has it.
     pub(super) mtu: u16,
+    /// Whether the kernel's table has it as one that refuses copies.
+    pub(super) refused: bool,
 }
 
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(super) struct NextHopState {
     pub(super) index: u32,
     /// The MTU as the kernel's table has it.
     pub(super) mtu: u16,
+    /// Whether the kernel's table has it as one that refuses copies.
+    pub(super) refused: bool,
     /// Counter indices of the streams that the neighbour itself is a member of.
     pub(super) streams: BTreeSet<u32>,
 }

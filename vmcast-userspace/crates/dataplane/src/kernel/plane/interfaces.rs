@@ -7,7 +7,7 @@ use vmcast_common::{
     maps::{self, InterfaceEntry, InterfaceKey, NextHopEntry, limit},
 };
 
-use super::KernelPlane;
+use super::{KernelPlane, unfit::as_written};
 use crate::{
     kernel::{
         attach::Role,
@@ -31,15 +31,20 @@ impl KernelPlane {
             .interfaces
             .insert(InterfaceKey::of(&interface), InterfaceEntry::of(&interface), 0)
             .map_err(KernelError::full_or(maps::INTERFACES, self.capacities.interfaces))?;
-        let known = self.state.interfaces.get(&ifindex).map(|known| known.next_hop);
-        let next_hop = match known {
-            Some(index) => index,
-            None => self.hops.take()?,
+        let known = self.state.interfaces.get(&ifindex).map(|known| (known.next_hop, known.refused));
+        let (next_hop, refused_before) = match known {
+            Some(known) => known,
+            None => (self.hops.take()?, false),
         };
         let mtu = self.usable_mtu(interface.mtu, device);
-        let entry = NextHopEntry::native(&Interface { mtu, ..interface });
+        let asks_for_tc = interface.at_tc || interface.shared || self.state.is_at_tc(device.0);
+        let takes_none = self.devices.takes_none(device.0, asks_for_tc);
+        // Its members may stand where none of its copies may leave.
+        let refused = takes_none || refused_before;
+        let entry = as_written(NextHopEntry::native(&Interface { mtu, ..interface }), refused);
         self.maps.write_next_hop(next_hop, &entry, device.0)?;
-        let before = self.state.interfaces.insert(ifindex, InterfaceState { interface, next_hop, mtu });
+        let now = InterfaceState { interface, next_hop, mtu, refused };
+        let before = self.state.interfaces.insert(ifindex, now);
         if let Err(error) = self.serve_device(device) {
             if before.is_none() {
                 self.state.interfaces.remove(&ifindex);
@@ -54,9 +59,10 @@ impl KernelPlane {
             if InterfaceKey::of(&before) != InterfaceKey::of(&interface) {
                 self.forget_link(&before)?;
             }
-            if before_mtu != mtu || before.device != device {
+            if before_mtu != mtu || before.device != device || refused_before != takes_none {
                 self.put_everywhere(Output::Interface(ifindex))?;
                 self.put_converted_by(Way::Interface(ifindex))?;
+                self.write_fitness_of_interface(ifindex, false)?;
             }
         }
         Ok(())
@@ -234,23 +240,27 @@ impl KernelPlane {
         self.move_members().inspect_err(|_| self.devices.try_again())
     }
 
-    /// Moves every member to the engine by which its device is served now.
+    /// Moves every member to the engine by which its device is served now, or away from one that takes no copies.
     fn move_members(&mut self) -> Result<(), Failure> {
         let served: BTreeSet<IfIndex> =
             self.state.interfaces.values().map(|state| state.interface.device).collect();
         served.into_iter().try_for_each(|device| self.serve_device(device))?;
+        self.write_fitness(true)?;
         let mut moved = Vec::new();
         let streams: Vec<u32> = self.state.streams.keys().copied().collect();
         for stats in streams {
             let outputs: Vec<Output> = self.state.streams[&stats].outputs().collect();
             for output in outputs {
-                let Some(spec) = self.state.spec(output) else { continue };
+                let Some(spec) = self.spec(output) else { continue };
                 let at_tc = self.engine_of(spec.ifindex).0 == Engine::TcClone;
-                if self.state.streams[&stats].list.contains(output) != at_tc {
+                let state = &self.state.streams[&stats];
+                if state.list.contains(output) != at_tc || state.chain.stands_elsewhere(output, spec.ifindex)
+                {
                     moved.push((stats, output));
                 }
             }
         }
-        moved.into_iter().try_for_each(|(stats, output)| self.put_member(stats, output))
+        moved.into_iter().try_for_each(|(stats, output)| self.put_member(stats, output))?;
+        self.write_fitness(false)
     }
 }

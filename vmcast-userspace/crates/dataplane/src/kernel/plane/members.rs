@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use vmcast_common::{
-    fib::{Output, Stream},
+    fib::{IfIndex, Output, Stream},
     maps::kind,
 };
 
@@ -34,8 +34,7 @@ impl KernelPlane {
         self.state.conversions.fit(&stream, output).map_err(Failure::Unsupported)?;
         if !self.is_member(stats, output) {
             let spec = self.state.spec(output).ok_or(Failure::Unknown)?;
-            let at_tc = self.state.is_at_tc(spec.ifindex);
-            if self.devices.takes_none(spec.ifindex, at_tc) {
+            if self.takes_none(IfIndex(spec.ifindex)) {
                 return Err(Failure::Unsupported("its device takes no frames redirected at XDP"));
             }
             self.forget_missed(stats, output)?;
@@ -59,7 +58,7 @@ impl KernelPlane {
     /// Adds a member, or tells the kernel what has changed about it. One whose device is now served by the
     /// other engine goes there: it may miss a packet that is on its way, and gets none twice.
     pub(super) fn put_member(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
-        let spec = self.state.spec(output).ok_or(Failure::Unknown)?;
+        let spec = self.spec(output).ok_or(Failure::Unknown)?;
         let at_tc = self.engine_of(spec.ifindex).0 == Engine::TcClone;
         let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
         let moves = if at_tc { state.chain.contains(output) } else { state.list.contains(output) };

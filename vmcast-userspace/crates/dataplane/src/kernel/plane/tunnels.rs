@@ -5,7 +5,7 @@ use vmcast_common::{
     maps::{self, NextHopEntry, TunnelEntry, TunnelKey},
 };
 
-use super::KernelPlane;
+use super::{KernelPlane, unfit::as_written};
 use crate::kernel::{
     error::{Failure, KernelError},
     state::NextHopState,
@@ -15,25 +15,37 @@ use crate::kernel::{
 impl KernelPlane {
     pub(super) fn set_next_hop(&mut self, id: NextHopId, hop: NextHop) -> Result<(), Failure> {
         self.devices.forget();
-        let known = self.state.next_hops.get(&id).map(|state| (state.index, state.mtu, state.hop));
-        let index = match known {
-            Some((index, ..)) => index,
+        let known = self.state.next_hops.remove(&id);
+        let index = match &known {
+            Some(known) => known.index,
             None => self.hops.take()?,
         };
         let mtu = self.usable_mtu(hop.mtu, hop.ifindex);
-        self.maps.write_next_hop(index, &NextHopEntry::of(&NextHop { mtu, ..hop }), hop.ifindex.0)?;
-        let streams = self.state.next_hops.remove(&id).map(|state| state.streams).unwrap_or_default();
-        self.state.next_hops.insert(id, NextHopState { hop, index, mtu, streams });
-        let same = |(_, known_mtu, known): (u32, u16, NextHop)| {
-            known.ifindex == hop.ifindex
-                && known_mtu <= mtu
-                && known.destination_mac.is_some() == hop.destination_mac.is_some()
-        };
-        if !known.is_some_and(same) {
+        let takes_none = self.takes_none(hop.ifindex);
+        // Its members may stand where none of its copies may leave.
+        let refused = takes_none || known.as_ref().is_some_and(|known| known.refused);
+        let entry = as_written(NextHopEntry::of(&NextHop { mtu, ..hop }), refused);
+        if let Err(error) = self.maps.write_next_hop(index, &entry, hop.ifindex.0) {
+            match known {
+                Some(known) => drop(self.state.next_hops.insert(id, known)),
+                None => self.hops.give_back(index),
+            }
+            return Err(error.into());
+        }
+        let same = known.as_ref().is_some_and(|known| {
+            known.hop.ifindex == hop.ifindex
+                && known.mtu <= mtu
+                && known.hop.destination_mac.is_some() == hop.destination_mac.is_some()
+                && known.refused == takes_none
+        });
+        let streams = known.map(|known| known.streams).unwrap_or_default();
+        self.state.next_hops.insert(id, NextHopState { hop, index, mtu, refused, streams });
+        if !same {
             self.devices.forget();
             self.put_behind(id)?;
             self.put_everywhere(Output::Neighbour(id))?;
             self.put_converted_by(Way::NextHop(Some(id)))?;
+            self.write_fitness_of_hop(id, false)?;
         }
         Ok(())
     }

@@ -1,0 +1,94 @@
+//! Devices that take no frames redirected at XDP, where nothing but XDP is to be used.
+//!
+//! The kernel leaves such a device out of a broadcast before any program sees the copy. Nobody joins by it, but a way
+//! may come to lead there while it has members, and a device may cease to take frames. Those members stand on a relay
+//! device in its place, where the copy program meets their copies, drops them and counts them.
+
+use vmcast_common::{
+    fib::{IfIndex, Interface, NextHop, NextHopId, Output},
+    maps::NextHopEntry,
+};
+
+use super::KernelPlane;
+use crate::kernel::{
+    device::Rule,
+    error::{Failure, KernelError},
+    member_table::MemberSpec,
+};
+
+impl KernelPlane {
+    /// Whether copies for a device would go nowhere, and nobody would hear of it.
+    pub(super) fn takes_none(&mut self, device: IfIndex) -> bool {
+        // Only one rule has such devices, and this is asked for every join.
+        self.devices.rule() == Rule::Xdp && {
+            let at_tc = self.state.is_at_tc(device.0);
+            self.devices.takes_none(device.0, at_tc)
+        }
+    }
+
+    /// What the kernel must know of a member, `None` if the output was never set.
+    pub(super) fn spec(&mut self, output: Output) -> Option<MemberSpec> {
+        let spec = self.state.spec(output)?;
+        if self.takes_none(IfIndex(spec.ifindex))
+            && let Some(relay) = &self.table_relay
+        {
+            return Some(MemberSpec { ifindex: relay.near.0, weak: true, ..spec });
+        }
+        Some(spec)
+    }
+
+    /// Writes every way whose device has come to take no copies (`refused`), or takes them again. The first is done
+    /// before its members move, the second after that: no copy leaves by a relay device.
+    pub(super) fn write_fitness(&mut self, refused: bool) -> Result<(), Failure> {
+        let hops: Vec<NextHopId> = self.state.next_hops.keys().copied().collect();
+        for id in hops {
+            self.write_fitness_of_hop(id, refused)?;
+        }
+        let interfaces: Vec<IfIndex> = self.state.interfaces.keys().copied().collect();
+        for ifindex in interfaces {
+            self.write_fitness_of_interface(ifindex, refused)?;
+        }
+        Ok(())
+    }
+
+    /// The same for one next hop.
+    pub(super) fn write_fitness_of_hop(&mut self, id: NextHopId, refused: bool) -> Result<(), KernelError> {
+        let Some(device) = self.state.next_hops.get(&id).map(|state| state.hop.ifindex) else {
+            return Ok(());
+        };
+        if self.takes_none(device) == refused
+            && let Some(state) = self.state.next_hops.get_mut(&id)
+            && state.refused != refused
+        {
+            let entry = NextHopEntry::of(&NextHop { mtu: state.mtu, ..state.hop });
+            self.maps.write_next_hop(state.index, &as_written(entry, refused), device.0)?;
+            state.refused = refused;
+        }
+        Ok(())
+    }
+
+    /// The same for one interface.
+    pub(super) fn write_fitness_of_interface(
+        &mut self,
+        ifindex: IfIndex,
+        refused: bool,
+    ) -> Result<(), KernelError> {
+        let Some(device) = self.state.interfaces.get(&ifindex).map(|state| state.interface.device) else {
+            return Ok(());
+        };
+        if self.takes_none(device) == refused
+            && let Some(state) = self.state.interfaces.get_mut(&ifindex)
+            && state.refused != refused
+        {
+            let entry = NextHopEntry::native(&Interface { mtu: state.mtu, ..state.interface });
+            self.maps.write_next_hop(state.next_hop, &as_written(entry, refused), device.0)?;
+            state.refused = refused;
+        }
+        Ok(())
+    }
+}
+
+/// A way as the kernel's table has it.
+pub(super) const fn as_written(entry: NextHopEntry, refused: bool) -> NextHopEntry {
+    if refused { entry.refused() } else { entry }
+}
