@@ -37,7 +37,8 @@ const METHOD: &str = "\
 - **Limit here** is what a target's ratio is with somebody else in the place of the engine: at XDP the floor with its one
   byte, at TC the floor, for the software plane at many members the `sendmmsg` relay, which looks nobody up. Where that
   misses the target too, this machine does not allow it to an engine that makes copies so: what vmcast does with a
-  copy could take no time at all, and the target would be missed. *Remarks* say how near the engine comes.
+  copy could take no time at all, and the target would be missed. *Missed, and by more without vmcast*: the engine is
+  nearer to the target than that floor. *Remarks* say how near the engine comes.
 - **Many members** are spread over 125 devices, few over 4, and join in turns. XDP, TC, software and the floors make the
   copies for a device together, the relay makes them in the order of its list.
 - **Ratios** are taken within a round, in which all take turns; the median is shown, and the least and the most.
@@ -122,6 +123,7 @@ impl Report {
                 Outcome::Met => "met",
                 Outcome::Missed => "**missed**",
                 Outcome::NotAllowed => "**missed**: the machine does not allow it",
+                Outcome::Surpassed => "**missed**, and by more without vmcast",
             };
             vec![
                 name.clone(),

@@ -275,7 +275,7 @@ pub(crate) struct Ratio {
     pub(crate) stretch: Option<f64>,
     /// The same where nobody rewrites a copy: what this machine allows.
     pub(crate) limit: Option<f64>,
-    /// Whether the machine allows to meet the target, where `limit` is known.
+    /// Whether `limit` meets the target, where it is known.
     pub(crate) allowed: Option<bool>,
     #[serde(skip)]
     side: Bound,
@@ -290,6 +290,8 @@ enum Outcome {
     Missed,
     /// Not even copies that nobody rewrites reach it.
     NotAllowed,
+    /// They do not, and are farther from it than the engine is.
+    Surpassed,
 }
 
 impl Ratio {
@@ -313,13 +315,17 @@ impl Ratio {
         }
     }
 
-    /// Says what the machine allows, unless the engine shows that it allows more.
+    /// Says what the machine allows.
     pub(crate) fn with_limit(self, limit: f64) -> Self {
-        let surpassed = match self.side {
+        Self { limit: Some(limit), allowed: Some(self.side.holds(limit)), ..self }
+    }
+
+    /// Whether the engine does better than the limit.
+    fn surpasses(&self) -> bool {
+        self.limit.is_some_and(|limit| match self.side {
             Bound::AtLeast(_) => self.value > limit,
             Bound::AtMost(_) => self.value < limit,
-        };
-        Self { limit: Some(limit), allowed: Some(surpassed || self.side.holds(limit)), ..self }
+        })
     }
 
     /// Says how far the rounds lie apart.
@@ -340,6 +346,7 @@ impl Ratio {
             Outcome::Met => "target met",
             Outcome::Missed => "TARGET MISSED",
             Outcome::NotAllowed => "TARGET MISSED, as the machine does not allow it",
+            Outcome::Surpassed => "TARGET MISSED, and by more without vmcast",
         };
         let spread = spread.map_or_else(String::new, |[least, most]| format!(" ({least:.2} … {most:.2})"));
         let limit = limit.map_or_else(String::new, |limit| format!("; limit here {limit:.2} {unit}"));
@@ -350,6 +357,7 @@ impl Ratio {
         match (self.met, self.stretch, self.allowed) {
             (true, Some(stretch), _) if self.value >= stretch => Outcome::Stretch,
             (true, _, _) => Outcome::Met,
+            (false, _, Some(false)) if self.surpasses() => Outcome::Surpassed,
             (false, _, Some(false)) => Outcome::NotAllowed,
             (false, _, Some(true) | None) => Outcome::Missed,
         }
@@ -413,6 +421,11 @@ mod tests {
         let cost = |value| Ratio::new("cost".into(), value, "×", Bound::AtMost(1.15)).with_limit(1.2);
         assert_eq!(cost(1.3).outcome(), Outcome::NotAllowed);
         assert_eq!(cost(1.1).outcome(), Outcome::Met);
+        assert_eq!(cost(1.17).outcome(), Outcome::Surpassed);
+        assert_eq!(
+            cost(1.17).sentence(),
+            "TARGET MISSED, and by more without vmcast: cost: 1.17 ×, wanted at most 1.15 ×; limit here 1.20 ×"
+        );
     }
 
     #[test]
