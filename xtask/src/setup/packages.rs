@@ -14,39 +14,67 @@ struct Need {
     program: &'static str,
     package: &'static str,
     why: &'static str,
+    /// Whether nothing goes without it; else only tests that need it are skipped.
+    essential: bool,
 }
 
-const NEEDS: [Need; 8] = [
-    Need {
-        program: "cc",
-        package: "gcc libc6-dev",
-        why: "to link programs, and to compile SQLite into the admin",
-    },
-    Need { program: "ip", package: "iproute2", why: "to build the networks of labs" },
-    Need { program: "ffmpeg", package: "ffmpeg", why: "as the source of a real stream in labs" },
-    Need { program: "nft", package: "nftables", why: "to see in tests what the host gets behind TC" },
-    Need { program: "tshark", package: "tshark", why: "to decode in tests what is sent" },
-    Need { program: "igmpproxy", package: "igmpproxy", why: "to compare with it in tests" },
-    Need { program: "nsd", package: "nsd", why: "as the name server of tests" },
-    Need { program: "etcd", package: "etcd-server etcd-client", why: "to test admins that share a registry" },
+impl Need {
+    const fn all(program: &'static str, package: &'static str, why: &'static str) -> Self {
+        Self { program, package, why, essential: true }
+    }
+
+    const fn some(program: &'static str, package: &'static str, why: &'static str) -> Self {
+        Self { program, package, why, essential: false }
+    }
+}
+
+const NEEDS: [Need; 10] = [
+    Need::all("cc", "gcc libc6-dev", "to link programs, and to compile SQLite into the admin"),
+    Need::all("ip", "iproute2", "to build the networks of labs"),
+    Need::all("ffmpeg", "ffmpeg", "as the source of a real stream in labs"),
+    Need::all("nft", "nftables", "to see in tests what the host gets behind TC"),
+    Need::some("tshark", "tshark", "to decode in tests what is sent"),
+    Need::some("igmpproxy", "igmpproxy", "to compare with it in tests"),
+    Need::some("nsd", "nsd", "as the name server of tests"),
+    Need::some("etcd", "etcd-server etcd-client", "to test admins that share a registry"),
+    Need::some("cvlc", "vlc-bin vlc-plugin-base", "to join in tests as viewers do"),
+    Need::some(
+        "gst-launch-1.0",
+        "gstreamer1.0-tools gstreamer1.0-plugins-good",
+        "to join in tests as applications do",
+    ),
 ];
 
-/// Installs what is missing where that is possible; returns the programs that are still missing.
+/// Installs what is missing where that is possible; returns the programs that are still missing and that nothing goes
+/// without.
 pub(super) fn install_missing() -> Result<Vec<&'static str>> {
     let missing: Vec<_> = NEEDS.iter().filter(|need| find_program(need.program).is_none()).collect();
     if missing.is_empty() {
         return Ok(Vec::new());
     }
-    for Need { program, package, why } in &missing {
+    for Need { program, package, why, .. } in &missing {
         eprintln!("Missing: `{program}` (package {package}), {why}.");
     }
-    let packages: Vec<_> = missing.iter().flat_map(|need| need.package.split(' ')).collect();
+    let packages = |essential: bool| -> Vec<&str> {
+        let asked_for = missing.iter().filter(|need| need.essential == essential);
+        asked_for.flat_map(|need| need.package.split(' ')).collect()
+    };
     match can_install() {
-        Ok(()) => install(&packages)?,
+        Ok(()) => {
+            let (first, others) = (packages(true), packages(false));
+            if !first.is_empty() {
+                install(&first)?;
+            }
+            if !others.is_empty()
+                && let Err(error) = install(&others)
+            {
+                eprintln!("Tests that need them are skipped: {error:#}");
+            }
+        }
         Err(why) => eprintln!("It cannot be installed here: {why}"),
     }
-    let names = missing.into_iter().map(|need| need.program);
-    Ok(names.filter(|program| find_program(program).is_none()).collect())
+    let left = missing.into_iter().filter(|need| need.essential && find_program(need.program).is_none());
+    Ok(left.map(|need| need.program).collect())
 }
 
 /// Whether packages can be installed, or why not and what to do.
