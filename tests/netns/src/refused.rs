@@ -2,27 +2,21 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Barrier, Mutex, PoisonError},
 };
 
-use etherparse::PacketBuilder;
 use libtest_mimic::{Failed, Trial};
 use vmcast_common::{
-    fib::{EcnMode, FibOp, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId, TunnelKind},
-    hdr::eth::multicast_mac,
+    fib::{FibOp, Members, NextHop, NextHopId, Output, Rpf, TunnelId},
     verdict::DropReason,
 };
 use vmcast_dataplane::conformance::{Devices, PlaneUnderTest as _};
 
 use crate::{
     dut::{At, Dut, KernelUnderTest},
-    stream,
+    stream::{STREAM, frame, hop, interfaces, join, ops},
 };
 
-const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-const GROUP: Ipv4Addr = Ipv4Addr::new(239, 4, 5, 6);
-const STREAM: Stream = Stream { source: Some(IpAddr::V4(SOURCE)), group: IpAddr::V4(GROUP) };
 /// More copies than one run of a program makes, and than the ring of a veth device takes at a time
 /// (`VETH_RING_SIZE`, 256).
 const MEMBERS: u16 = 300;
@@ -54,12 +48,12 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn refused_by_relay(at: At, before: usize) -> Result<(), Failed> {
     let (mut plane, devices) = joined_at(at, "relay", 0, FEW)?;
     plane.set_relays(false)?;
-    let seen = plane.inject(devices.a.ifindex, &frame(&devices));
+    let seen = plane.inject(devices.a.ifindex, &frame(&devices, 0));
     let drops = plane.counters().drops;
     expect(drops == [(DropReason::DeviceRefused, 1)].into(), || format!("the drops are {drops:?}"))?;
     expect(seen.frames.len() == before, || format!("{} copies came", seen.frames.len()))?;
     plane.set_relays(true)?;
-    let seen = plane.inject(devices.a.ifindex, &frame(&devices));
+    let seen = plane.inject(devices.a.ifindex, &frame(&devices, 0));
     let after = plane.counters().drops;
     expect(after == drops, || format!("the drops are {after:?}"))?;
     let on_b = seen.frames.iter().filter(|(egress, _)| *egress == devices.b.ifindex).count();
@@ -77,15 +71,11 @@ fn refused_of_members() -> Result<(), Failed> {
     let mut plane = KernelUnderTest::new(dut);
     let devices = plane.devices();
     // Two of three are behind the device that refuses; whether the last copy is refused the program never learns.
-    plane.apply(&stream::ops(&devices, 3))?;
+    plane.apply(&ops(&devices, 3))?;
     for number in 0..PACKETS {
-        plane.send_with_device_down(
-            devices.a.ifindex,
-            &stream::frame(&devices, number),
-            devices.b.ifindex,
-        )?;
+        plane.send_with_device_down(devices.a.ifindex, &frame(&devices, number), devices.b.ifindex)?;
     }
-    let missed = plane.dropped_copies(stream::STREAM, None);
+    let missed = plane.dropped_copies(STREAM, None);
     let missed: BTreeMap<Output, u64> =
         missed.into_iter().map(|(output, copies)| (output, copies.packets)).collect();
     let behind_b = [100, 102].map(|tunnel| (Output::Tunnel(TunnelId(tunnel)), u64::from(PACKETS)));
@@ -127,7 +117,7 @@ fn refused_copies() -> Result<(), Failed> {
 
 /// One packet for no more members than the device takes.
 fn serve(plane: &mut KernelUnderTest, devices: &Devices) -> Result<(), String> {
-    let seen = plane.inject(devices.a.ifindex, &frame(devices));
+    let seen = plane.inject(devices.a.ifindex, &frame(devices, 0));
     let drops = plane.counters().drops;
     expect(drops.is_empty(), || format!("a plane counted drops that it did not make: {drops:?}"))?;
     expect(seen.frames.len() == usize::from(FEW), || format!("{} copies", seen.frames.len()))
@@ -137,14 +127,14 @@ fn serve(plane: &mut KernelUnderTest, devices: &Devices) -> Result<(), String> {
 /// at a time.
 fn overload(plane: &mut KernelUnderTest, devices: &Devices) -> Result<(), String> {
     plane
-        .send_with_far_end_down(devices.a.ifindex, &frame(devices), devices.b.ifindex)
+        .send_with_far_end_down(devices.a.ifindex, &frame(devices, 0), devices.b.ifindex)
         .map_err(|error| error.to_string())?;
     let drops = plane.counters().drops;
     let unresolved = u64::from(UNRESOLVED);
     // What the copy program dropped is not counted a second time.
     let expected = [(DropReason::NextHopUnresolved, unresolved), (DropReason::DeviceRefused, MEMBERS.into())];
     expect(drops == expected.into(), || format!("the drops are {drops:?}"))?;
-    let seen = plane.inject(devices.a.ifindex, &frame(devices));
+    let seen = plane.inject(devices.a.ifindex, &frame(devices, 0));
     let strayed = seen.frames.iter().filter(|(egress, _)| *egress != devices.b.ifindex).count();
     expect(strayed == 0, || format!("{strayed} copies left by a device without members"))?;
     let after = plane.counters().drops;
@@ -168,50 +158,16 @@ fn joined_at(
     let dut = Dut::enter(name, at).map_err(|error| error.to_string())?;
     let devices = dut.devices;
     let mut plane = KernelUnderTest::new(dut);
-    let hop = |destination_mac| NextHop {
-        ifindex: devices.b.ifindex,
-        link: vmcast_common::fib::Link::PLAIN,
-        source_mac: devices.b.mac,
-        destination_mac,
-        mtu: devices.b.mtu,
-    };
     let base = [
-        FibOp::SetInterface(devices.a.interface(true)),
-        FibOp::SetInterface(devices.b.interface(false)),
-        FibOp::SetInterface(devices.c.interface(false)),
-        FibOp::SetNextHop(REACHED, hop(Some([0x02, 0xdd, 0, 0, 0, 1]))),
-        FibOp::SetNextHop(UNREACHED, hop(None)),
+        FibOp::SetNextHop(REACHED, hop(&devices.b)),
+        FibOp::SetNextHop(UNREACHED, NextHop { destination_mac: None, ..hop(&devices.b) }),
         FibOp::SetStream(STREAM, Rpf::AnyUpstream, Members::Own),
     ];
     let hops = (0..unresolved).map(|_| UNREACHED).chain((0..resolved).map(|_| REACHED));
-    let members = (0..).zip(hops).flat_map(|(number, hop)| {
-        let tunnel = TunnelId(100 + u32::from(number));
-        [FibOp::SetTunnel(tunnel, member(number, hop)), FibOp::AddMember(STREAM, Output::Tunnel(tunnel))]
-    });
-    plane.apply(&base.into_iter().chain(members).collect::<Vec<_>>()).map_err(|error| error.to_string())?;
+    let members = (0..).zip(hops).flat_map(|(number, hop)| join(number, hop));
+    let ops: Vec<FibOp> = interfaces(&devices).into_iter().chain(base).chain(members).collect();
+    plane.apply(&ops).map_err(|error| error.to_string())?;
     Ok((plane, devices))
-}
-
-fn member(number: u16, next_hop: NextHopId) -> Tunnel {
-    Tunnel {
-        kind: TunnelKind::Amt,
-        local: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 2268)),
-        remote: SocketAddr::from((Ipv4Addr::new(10, 1, 0, 1), 40_000 + number)),
-        ecn: EcnMode::Compatibility,
-        accepts_sources: false,
-        next_hop: Some(next_hop),
-    }
-}
-
-/// A packet of the stream.
-fn frame(devices: &Devices) -> Vec<u8> {
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2(devices.a.mac, multicast_mac(GROUP))
-        .ipv4(SOURCE.octets(), GROUP.octets(), 16)
-        .udp(5004, 5004)
-        .write(&mut frame, &[0x47; 188])
-        .expect("a short datagram");
-    frame
 }
 
 fn expect(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {

@@ -25,34 +25,57 @@ const FIRST_HOP: NextHopId = NextHopId(1);
 
 /// The stream and so many members, who take turns behind the two devices.
 pub(crate) fn ops(devices: &Devices, members: u16) -> Vec<FibOp> {
-    let hop = |device: &Device| NextHop {
+    let base = [
+        FibOp::SetNextHop(FIRST_HOP, hop(&devices.b)),
+        FibOp::SetNextHop(NextHopId(FIRST_HOP.0 + 1), hop(&devices.c)),
+        FibOp::SetStream(STREAM, Rpf::AnyUpstream, Members::Own),
+    ];
+    let members =
+        (0..members).flat_map(|number| join(number, NextHopId(FIRST_HOP.0 + u32::from(number % 2))));
+    interfaces(devices).into_iter().chain(base).chain(members).collect()
+}
+
+/// The interfaces on the three devices.
+pub(crate) fn interfaces(devices: &Devices) -> [FibOp; 3] {
+    [
+        FibOp::SetInterface(devices.a.interface(true)),
+        FibOp::SetInterface(devices.b.interface(false)),
+        FibOp::SetInterface(devices.c.interface(false)),
+    ]
+}
+
+/// A neighbour behind a device.
+pub(crate) fn hop(device: &Device) -> NextHop {
+    NextHop {
         ifindex: device.ifindex,
         link: Link::PLAIN,
         source_mac: device.mac,
         destination_mac: Some([0x02, 0xdd, 0, 0, 0, 1]),
         mtu: device.mtu,
+    }
+}
+
+/// The tunnel of a member by its number.
+pub(crate) fn tunnel_id(number: u16) -> TunnelId {
+    TunnelId(100 + u32::from(number))
+}
+
+/// The tunnel to a member behind a neighbour.
+pub(crate) fn tunnel(number: u16, next_hop: NextHopId) -> FibOp {
+    let tunnel = Tunnel {
+        kind: TunnelKind::Amt,
+        local: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 2268)),
+        remote: SocketAddr::from((Ipv4Addr::new(10, 1, 0, 1), FIRST_PORT + number)),
+        ecn: EcnMode::Compatibility,
+        accepts_sources: false,
+        next_hop: Some(next_hop),
     };
-    let base = [
-        FibOp::SetInterface(devices.a.interface(true)),
-        FibOp::SetInterface(devices.b.interface(false)),
-        FibOp::SetInterface(devices.c.interface(false)),
-        FibOp::SetNextHop(FIRST_HOP, hop(&devices.b)),
-        FibOp::SetNextHop(NextHopId(FIRST_HOP.0 + 1), hop(&devices.c)),
-        FibOp::SetStream(STREAM, Rpf::AnyUpstream, Members::Own),
-    ];
-    let members = (0..members).flat_map(|number| {
-        let tunnel = TunnelId(100 + u32::from(number));
-        let member = Tunnel {
-            kind: TunnelKind::Amt,
-            local: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 2268)),
-            remote: SocketAddr::from((Ipv4Addr::new(10, 1, 0, 1), FIRST_PORT + number)),
-            ecn: EcnMode::Compatibility,
-            accepts_sources: false,
-            next_hop: Some(NextHopId(FIRST_HOP.0 + u32::from(number % 2))),
-        };
-        [FibOp::SetTunnel(tunnel, member), FibOp::AddMember(STREAM, Output::Tunnel(tunnel))]
-    });
-    base.into_iter().chain(members).collect()
+    FibOp::SetTunnel(tunnel_id(number), tunnel)
+}
+
+/// One member more behind a neighbour.
+pub(crate) fn join(number: u16, next_hop: NextHopId) -> [FibOp; 2] {
+    [tunnel(number, next_hop), FibOp::AddMember(STREAM, Output::Tunnel(tunnel_id(number)))]
 }
 
 /// The payload of a packet, with its number at the end.

@@ -1,30 +1,22 @@
 //! Devices that take no frames redirected at XDP, where nothing but XDP is to be used.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-};
+use std::collections::BTreeMap;
 
-use etherparse::PacketBuilder;
 use libtest_mimic::{Failed, Trial};
 use vmcast_common::{
-    fib::{
-        EcnMode, FibOp, IfIndex, Link, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
-        TunnelKind,
-    },
-    hdr::eth::multicast_mac,
+    fib::{FibOp, IfIndex, Members, NextHopId, Output, Rpf},
     verdict::DropReason,
 };
 use vmcast_dataplane::{
-    conformance::{Device, Devices, PlaneUnderTest as _},
+    conformance::{Devices, PlaneUnderTest as _},
     kernel::Rule,
 };
 
-use crate::dut::{At, Dut, KernelUnderTest};
+use crate::{
+    dut::{At, Dut, KernelUnderTest},
+    stream::{STREAM, frame, hop, interfaces, join, tunnel, tunnel_id},
+};
 
-const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-const GROUP: Ipv4Addr = Ipv4Addr::new(239, 4, 5, 6);
-const STREAM: Stream = Stream { source: Some(IpAddr::V4(SOURCE)), group: IpAddr::V4(GROUP) };
 /// A next hop that stays where it is, and one that moves.
 const STAYS: NextHopId = NextHopId(1);
 const MOVES: NextHopId = NextHopId(2);
@@ -58,9 +50,9 @@ fn unfit_members() -> Result<(), Failed> {
     plane.apply(&[
         FibOp::SetNextHop(STAYS, hop(&devices.b)),
         FibOp::SetStream(STREAM, Rpf::AnyUpstream, Members::Own),
-        FibOp::SetTunnel(TunnelId(100), tunnel(0, STAYS)),
+        tunnel(0, STAYS),
     ])?;
-    for output in [Output::Interface(devices.b.ifindex), Output::Tunnel(TunnelId(100))] {
+    for output in [Output::Interface(devices.b.ifindex), Output::Tunnel(tunnel_id(0))] {
         match plane.apply(&[FibOp::AddMember(STREAM, output)]) {
             Err(error) if error.to_string().contains(TOLD) => {}
             other => return Err(format!("{output:?} was answered {other:?}").into()),
@@ -90,15 +82,11 @@ fn moved_members(native: bool) -> Result<(), Failed> {
     }
     let mut moving = Vec::new();
     for number in 0..STAYING + MOVING {
-        let id = TunnelId(100 + u32::from(number));
         let by = if number < STAYING { STAYS } else { MOVES };
         if by == MOVES {
-            moving.push(Output::Tunnel(id));
+            moving.push(Output::Tunnel(tunnel_id(number)));
         }
-        plane.apply(&[
-            FibOp::SetTunnel(id, tunnel(number, by)),
-            FibOp::AddMember(STREAM, Output::Tunnel(id)),
-        ])?;
+        plane.apply(&join(number, by))?;
     }
     let (staying, all) = (usize::from(STAYING), usize::from(STAYING + MOVING));
     copies(&mut plane, &devices, &[(b, all), (c, on_c)], &[])?;
@@ -144,7 +132,7 @@ fn copies(
     by: &[(IfIndex, usize)],
     missed: &[(Output, u64)],
 ) -> Result<(), String> {
-    let seen = plane.inject(devices.a.ifindex, &frame(devices));
+    let seen = plane.inject(devices.a.ifindex, &frame(devices, 0));
     let mut came: BTreeMap<IfIndex, usize> = BTreeMap::new();
     for (egress, _) in &seen.frames {
         *came.entry(*egress).or_default() += 1;
@@ -166,44 +154,4 @@ fn copies(
     Err(format!(
         "copies came by {came:?} and not {expected:?}; the drops are {counted:?}, members missed {told:?}"
     ))
-}
-
-fn interfaces(devices: &Devices) -> [FibOp; 3] {
-    [
-        FibOp::SetInterface(devices.a.interface(true)),
-        FibOp::SetInterface(devices.b.interface(false)),
-        FibOp::SetInterface(devices.c.interface(false)),
-    ]
-}
-
-fn hop(device: &Device) -> NextHop {
-    NextHop {
-        ifindex: device.ifindex,
-        link: Link::PLAIN,
-        source_mac: device.mac,
-        destination_mac: Some([0x02, 0xdd, 0, 0, 0, 1]),
-        mtu: device.mtu,
-    }
-}
-
-fn tunnel(number: u16, next_hop: NextHopId) -> Tunnel {
-    Tunnel {
-        kind: TunnelKind::Amt,
-        local: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 2268)),
-        remote: SocketAddr::from((Ipv4Addr::new(10, 1, 0, 1), 40_000 + number)),
-        ecn: EcnMode::Compatibility,
-        accepts_sources: false,
-        next_hop: Some(next_hop),
-    }
-}
-
-/// A packet of the stream.
-fn frame(devices: &Devices) -> Vec<u8> {
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2(devices.a.mac, multicast_mac(GROUP))
-        .ipv4(SOURCE.octets(), GROUP.octets(), 16)
-        .udp(5004, 5004)
-        .write(&mut frame, &[0x47; 188])
-        .expect("a short datagram");
-    frame
 }
