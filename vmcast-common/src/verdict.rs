@@ -154,6 +154,33 @@ impl DropReason {
             _ => 4,
         }
     }
+
+    /// Why a copy may be missing to a member, in the order of the counters of [`crate::maps::Losses`]: those of which
+    /// [`DropReason::is_loss_of_member`] holds.
+    pub const OF_MEMBER: [Self; 7] = [
+        Self::Oversize,
+        Self::NextHopUnresolved,
+        Self::LostOrder,
+        Self::KernelRefused,
+        Self::DeviceRefused,
+        Self::NotConvertible,
+        Self::OversizeLimited,
+    ];
+
+    /// The place of the reason's counter among those of the copies that a stream's members miss.
+    #[inline(always)]
+    #[must_use]
+    pub const fn index_in_losses(self) -> usize {
+        match self {
+            Self::Oversize => 0,
+            Self::NextHopUnresolved => 1,
+            Self::LostOrder => 2,
+            Self::DeviceRefused => 4,
+            Self::NotConvertible => 5,
+            Self::OversizeLimited => 6,
+            _ => 3,
+        }
+    }
 }
 
 /// Why the controller is told of a packet.
@@ -224,6 +251,15 @@ mod tests {
     fn a_stream_has_a_counter_for_each_of_its_reasons() {
         for (index, reason) in DropReason::OF_STREAM.into_iter().enumerate() {
             assert_eq!(reason.index_in_stream(), index, "{}", reason.label());
+        }
+    }
+
+    #[test]
+    fn each_loss_of_a_member_has_a_counter() {
+        let losses = DropReason::ALL.into_iter().filter(|reason| reason.is_loss_of_member());
+        assert!(losses.eq(DropReason::OF_MEMBER), "in the order of their numbers");
+        for (index, reason) in DropReason::OF_MEMBER.into_iter().enumerate() {
+            assert_eq!(reason.index_in_losses(), index, "{}", reason.label());
         }
     }
 }

@@ -44,12 +44,12 @@ pub(crate) fn run(ctx: &XdpContext) -> Result<(), Option<DropReason>> {
 
     let (input, pcp, encapsulated) = (carry.input, carry.pcp(), form.is_encapsulated());
     rewrite::copy(&mut Resizable(frame), member, next_hop, input, pcp, encapsulated).map_err(|reason| {
+        let elsewhere = form.is_handed_over() && matches!(reason, DropReason::Oversize);
         if reason.is_loss_of_member() {
             // What user space makes of it, it takes off again.
             let bytes = packet_length(&Frame::new(ctx), member, encapsulated, reason);
-            map::count_loss_of_table(carry.table, member, bytes);
+            map::count_loss_of_table(carry.table, member, bytes, reason, elsewhere);
         }
-        let elsewhere = form.is_handed_over() && matches!(reason, DropReason::Oversize);
         if elsewhere { None } else { Some(reason) }
     })
 }

@@ -9,8 +9,9 @@ use vmcast_common::{
     forward::Tables,
     maps::{
         DeviceCursor, DroppedCopies, EndpointEntry, EndpointKey, Head, HeadKey, InputId, InterfaceEntry,
-        InterfaceKey, Lane, MemberEntry, MemberKey, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord, QueueEntry,
-        StreamCounters, StreamEntry, StreamKey, TableLine, TunnelEntry, TunnelKey, kind, limit, table_place,
+        InterfaceKey, Lane, Losses, MemberEntry, MemberKey, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord,
+        QueueEntry, StreamCounters, StreamEntry, StreamKey, TableLine, TunnelEntry, TunnelKey, kind, limit,
+        table_place,
     },
     rewrite::Ends,
     verdict::{DropReason, PuntReason, Refusal},
@@ -66,6 +67,9 @@ static ENDS: PerCpuArray<Ends, 1> = PerCpuArray::new();
 static DROPS: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
 static MEMBER_DROPS: PerCpuHashMap<MemberKey, DroppedCopies, { limit::MEMBER_DROPS as usize }, NO_PREALLOC> =
+    PerCpuHashMap::new();
+#[btf_map]
+static STREAM_LOSSES: PerCpuHashMap<u32, Losses, { limit::STREAMS as usize }, NO_PREALLOC> =
     PerCpuHashMap::new();
 /// Copies that a member missed and that the table above had no room for.
 #[btf_map]
@@ -266,9 +270,29 @@ pub(crate) fn count_drops(reason: DropReason, count: u32) {
     }
 }
 
-/// Counts a copy, of an IP packet of so many bytes, that a member of a stream does not get.
+/// Counts a copy that members of a stream miss one of.
 #[inline(always)]
-pub(crate) fn count_loss(stream: u32, member: &MemberEntry, bytes: u64) {
+fn count_loss_by_reason(stream: u32, reason: DropReason) {
+    let losses = match STREAM_LOSSES.get_ptr_mut(&stream) {
+        Some(losses) => Some(losses),
+        None => STREAM_LOSSES
+            .insert(&stream, &Losses::NONE, 0)
+            .ok()
+            .and_then(|()| STREAM_LOSSES.get_ptr_mut(&stream)),
+    };
+    if let Some(losses) = losses {
+        // SAFETY: as in `cursor`.
+        unsafe { (*losses).count(reason) };
+    }
+}
+
+/// Counts a copy, of an IP packet of so many bytes, that a member of a stream does not get. If it is made `elsewhere`
+/// it is counted as missed until that is done, but has no reason yet.
+#[inline(always)]
+pub(crate) fn count_loss(stream: u32, member: &MemberEntry, bytes: u64, reason: DropReason, elsewhere: bool) {
+    if !elsewhere {
+        count_loss_by_reason(stream, reason);
+    }
     let Some(loss) = LOSS.get_ptr_mut(0) else {
         return;
     };
@@ -293,9 +317,15 @@ pub(crate) fn count_loss(stream: u32, member: &MemberEntry, bytes: u64) {
 
 /// Counts a copy that a member of a table does not get.
 #[inline(always)]
-pub(crate) fn count_loss_of_table(table: u32, member: &MemberEntry, bytes: u64) {
+pub(crate) fn count_loss_of_table(
+    table: u32,
+    member: &MemberEntry,
+    bytes: u64,
+    reason: DropReason,
+    elsewhere: bool,
+) {
     if let Some(line) = table_line(table) {
-        count_loss(line.stream.into(), member, bytes);
+        count_loss(line.stream.into(), member, bytes, reason, elsewhere);
     }
 }
 

@@ -6,6 +6,7 @@ use crate::{
     checksum,
     fib::{Conversion, EcnMode, Tunnel, TunnelKind},
     maps::{Address, TunnelKey},
+    verdict::DropReason,
 };
 
 /// What is done with a member's copy: the values of [`MemberEntry::kind`].
@@ -299,6 +300,38 @@ impl DroppedCopies {
     pub const fn count(&mut self, bytes: u64) {
         self.packets += 1;
         self.bytes += bytes;
+    }
+}
+
+/// Copies that members of one stream did not get, by [`DropReason::OF_MEMBER`], per CPU. They stay when the members
+/// leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Losses(pub [u64; DropReason::OF_MEMBER.len()]);
+const _: () = assert!(size_of::<Losses>() == 56);
+
+impl Losses {
+    /// None.
+    pub const NONE: Self = Self([0; DropReason::OF_MEMBER.len()]);
+
+    /// One copy more.
+    #[inline(always)]
+    pub fn count(&mut self, reason: DropReason) {
+        if let Some(copies) = self.0.get_mut(reason.index_in_losses()) {
+            *copies += 1;
+        }
+    }
+
+    /// These and others.
+    #[must_use]
+    pub fn plus(mut self, other: &Self) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(sum, more)| *sum += more);
+        self
+    }
+
+    /// Copies by reason.
+    pub fn by_reason(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::OF_MEMBER.into_iter().zip(self.0)
     }
 }
 

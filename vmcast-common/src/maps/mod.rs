@@ -14,7 +14,7 @@ mod value;
 pub use address::Address;
 pub use key::{EndpointKey, HeadKey, InputId, InterfaceKey, StreamKey, TunnelKey};
 pub use marks::{Lane, Marks, QueueEntry};
-pub use member::{DroppedCopies, ENDS_MAX, MemberEntry, MemberKey, is_tunnel, kind};
+pub use member::{DroppedCopies, ENDS_MAX, Losses, MemberEntry, MemberKey, is_tunnel, kind};
 pub use name::*;
 pub use next_hop::NextHopEntry;
 pub use value::{

@@ -47,6 +47,8 @@ pub const DROPS: &str = "DROPS";
 pub const MEMBER_DROPS: &str = "MEMBER_DROPS";
 /// Copies dropped for one member alone that [`MEMBER_DROPS`] had no room for; per-CPU array of one.
 pub const UNCOUNTED: &str = "UNCOUNTED";
+/// Stream index → [`super::Losses`], copies that its members missed, by reason; per-CPU hash.
+pub const STREAM_LOSSES: &str = "STREAM_LOSSES";
 /// Stream index → [`super::StreamCounters`]; per-CPU array.
 pub const STREAM_STATS: &str = "STREAM_STATS";
 /// [`super::PuntRecord`]s to the controller; ring buffer.

@@ -287,8 +287,8 @@ const _: () = assert!(size_of::<OversizeRecord>() == 12 + super::OVERSIZE_MAX);
 mod pod {
     use super::*;
     use crate::maps::{
-        Address, DroppedCopies, EndpointKey, HeadKey, InterfaceKey, MemberEntry, MemberKey, NextHopEntry,
-        QueueEntry, StreamKey, TunnelKey,
+        Address, DroppedCopies, EndpointKey, HeadKey, InterfaceKey, Losses, MemberEntry, MemberKey,
+        NextHopEntry, QueueEntry, StreamKey, TunnelKey,
     };
 
     macro_rules! pod {
@@ -314,6 +314,7 @@ mod pod {
         DeviceCursor,
         StreamCounters,
         DroppedCopies,
+        Losses,
         PuntRecord,
         MemberKey,
         StreamKey,

@@ -74,7 +74,7 @@ unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> c_long {
         }
         if !is_pause && reason.is_loss_of_member() {
             // What user space makes of it, it takes off again.
-            map::count_loss(skb.list(), member, skb.packet_length() as u64);
+            map::count_loss(skb.list(), member, skb.packet_length() as u64, reason, elsewhere);
         }
     }
     c_long::from(is_last || is_pause)

@@ -115,15 +115,19 @@ pub(super) static FAMILIES: [Family; 22] = [
         }),
         Units::Bytes,
     ),
-    counter("vmcast_stream_drops", "Packets of a stream that were dropped as a whole", |figures| {
-        let streams = figures.stats.streams.iter();
-        let drops = streams.flat_map(|stream| {
-            stream.drops.iter().map(|(reason, count)| {
-                ([stream_labels(stream), vec![("reason", reason.clone())]].concat(), *count)
-            })
-        });
-        drops.collect()
-    }),
+    counter(
+        "vmcast_stream_drops",
+        "Packets of a stream, and copies for its members, that went nowhere",
+        |figures| {
+            let streams = figures.stats.streams.iter();
+            let drops = streams.flat_map(|stream| {
+                stream.drops.iter().map(|(reason, count)| {
+                    ([stream_labels(stream), vec![("reason", reason.clone())]].concat(), *count)
+                })
+            });
+            drops.collect()
+        },
+    ),
     in_unit(
         gauge("vmcast_stream_last_packet_age", "Time since the last packet of a stream", |figures| {
             let streams = figures.stats.streams.iter();

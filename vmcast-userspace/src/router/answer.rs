@@ -8,12 +8,9 @@ use std::{
 
 use nix::net::if_::if_indextoname;
 use vmcast_api as api;
-use vmcast_common::{
-    fib::{
-        Conversion, ConversionId, IfIndex, Input, NextHop, NextHopId, Output, Priority, Rpf, Stream, Tunnel,
-        TunnelId, TunnelKind, Way,
-    },
-    verdict::DropReason,
+use vmcast_common::fib::{
+    Conversion, ConversionId, IfIndex, Input, NextHop, NextHopId, Output, Priority, Rpf, Stream, Tunnel,
+    TunnelId, TunnelKind, Way,
 };
 use vmcast_dataplane::{Engine, EngineInfo, shares::RelayCuts};
 use vmcast_proto::{
@@ -152,7 +149,7 @@ fn upstream(router: &Router, now: Instant) -> Option<api::Upstream> {
 fn groups(router: &Router, page: &api::Page, now: Instant) -> api::Groups {
     let streams = router.core.mrib.groups().flat_map(|info| router.core.mrib.streams(info.group));
     let (groups, next) = page.cut(streams, |info| {
-        let shown = router.shown.streams.get(&info.stream).copied().unwrap_or_default();
+        let shown = router.shown.streams.get(&info.stream).cloned().unwrap_or_default();
         let silence = shown.last.map(|last| now.saturating_duration_since(last));
         let state = match silence {
             _ if info.members == 0 => api::GroupState::NoMember,
@@ -491,12 +488,7 @@ fn stats(router: &Router, now: Instant) -> api::Stats {
             source: stream.source,
             packets: shown.packets,
             bytes: shown.bytes,
-            drops: DropReason::OF_STREAM
-                .into_iter()
-                .zip(shown.drops)
-                .filter(|(_, count)| *count > 0)
-                .map(|(reason, count)| (reason.label().to_owned(), count))
-                .collect(),
+            drops: shown.drops.iter().map(|(reason, count)| (reason.label().to_owned(), *count)).collect(),
             last_packet_ms: shown.last.map(|last| millis(now.saturating_duration_since(last))),
         })
         .collect();

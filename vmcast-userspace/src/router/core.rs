@@ -607,7 +607,7 @@ impl Core {
 
     /// The counters of the streams were read.
     pub(super) fn stream_counters(&mut self, now: Instant, streams: &[StreamStats]) {
-        for StreamStats { stream, counters } in streams {
+        for StreamStats { stream, counters, .. } in streams {
             let input = mrib::Input::StreamActive { stream: *stream, packets: counters.packets };
             self.mrib.handle_input(now, input);
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use vmcast_common::maps::StreamCounters;
+use vmcast_common::maps::{Losses, StreamCounters};
 use vmcast_proto::amt::relay::{self, Relay};
 use vmcast_signal::v1;
 
@@ -78,7 +78,8 @@ impl Bed {
             above.packets += u64::from(above.alive && above.sends);
             if (self.now - start).as_millis().is_multiple_of(1000) {
                 let counters = StreamCounters { packets: above.packets, ..StreamCounters::default() };
-                self.core.stream_counters(self.now, &[StreamStats { stream, counters }]);
+                self.core
+                    .stream_counters(self.now, &[StreamStats { stream, counters, losses: Losses::NONE }]);
             }
             self.core.paced_packets(self.now, stream, above.packets);
             self.pass(LOOK);

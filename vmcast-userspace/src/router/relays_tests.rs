@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vmcast_common::{
     fib::{IfIndex, Interface, Link, Rpf},
-    maps::StreamCounters,
+    maps::{Losses, StreamCounters},
 };
 use vmcast_proto::{
     amt::{
@@ -218,7 +218,7 @@ fn an_sg_comes_by_the_tunnel_of_its_own_relay_and_others_by_the_upstreams() {
     let stream = Stream { source: Some(source(1)), group: GROUP };
     for packets in 1..=10 {
         let counters = StreamCounters { packets, ..StreamCounters::default() };
-        bed.core.stream_counters(bed.now, &[StreamStats { stream, counters }]);
+        bed.core.stream_counters(bed.now, &[StreamStats { stream, counters, losses: Losses::NONE }]);
         bed.settle();
         bed.run(Duration::from_secs(1));
     }

@@ -3,7 +3,7 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use vmcast_common::{
     maps::DroppedCopies,
     verdict::DropReason,
 };
-use vmcast_dataplane::{Counters, Dataplane};
+use vmcast_dataplane::{Counters, Dataplane, StreamStats};
 use vmcast_proto::{Filter, mrib::Mrib};
 
 use super::tally::{Amount, Joined, Readings, Tally};
@@ -22,11 +22,12 @@ use super::tally::{Amount, Joined, Readings, Tally};
 pub(super) const SILENT: Duration = Duration::from_secs(10);
 
 /// What was last read of a stream.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ShownStream {
     pub(super) packets: u64,
     pub(super) bytes: u64,
-    pub(super) drops: [u64; DropReason::OF_STREAM.len()],
+    /// Packets dropped as a whole, and copies that members missed, by reason.
+    pub(super) drops: BTreeMap<DropReason, u64>,
     /// Bits per second between the last two readings.
     pub(super) rate: Option<u64>,
     /// When packets last came, to the precision of the readings.
@@ -40,6 +41,17 @@ pub(super) struct Shown {
     pub(super) streams: HashMap<Stream, ShownStream>,
     pub(super) counters: Counters,
     tally: Tally,
+}
+
+/// What of a stream was not forwarded, by reason: packets for nobody, and copies for one member each.
+fn drops(entry: &StreamStats) -> BTreeMap<DropReason, u64> {
+    let mut drops = BTreeMap::new();
+    for (reason, count) in entry.counters.drops().chain(entry.losses.by_reason()) {
+        if count > 0 {
+            *drops.entry(reason).or_default() += count;
+        }
+    }
+    drops
 }
 
 impl Shown {
@@ -63,8 +75,8 @@ impl Shown {
             });
             let moved = before.map_or(read.packets > 0, |before| read.packets != before.packets);
             let last = if moved { Some(now) } else { before.and_then(|before| before.last) };
-            let shown =
-                ShownStream { packets: read.packets, bytes: read.bytes, drops: read.drops, rate, last };
+            let drops = drops(entry);
+            let shown = ShownStream { packets: read.packets, bytes: read.bytes, drops, rate, last };
             streams.insert(entry.stream, shown);
         }
         self.streams = streams;
@@ -203,8 +215,8 @@ impl Readings for Read<'_> {
     }
 
     fn last(&self, stream: Stream) -> Amount {
-        let shown = self.streams.get(&stream).copied().unwrap_or_default();
-        Amount { packets: shown.packets, bytes: shown.bytes }
+        let shown = self.streams.get(&stream);
+        shown.map_or_else(Amount::default, |shown| Amount { packets: shown.packets, bytes: shown.bytes })
     }
 
     fn missed(&self, stream: Stream, member: Output) -> Amount {

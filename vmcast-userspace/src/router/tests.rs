@@ -11,7 +11,7 @@ use vmcast_common::{
         EcnMode, FibOp, IfIndex, Input, Interface, Link, Members, NextHop, NextHopId, Output, Priority, Rpf,
         Stream, TunnelId,
     },
-    maps::StreamCounters,
+    maps::{Losses, StreamCounters},
     verdict::PuntReason,
 };
 use vmcast_dataplane::{Punt, StreamStats};
@@ -542,8 +542,13 @@ fn a_new_source_gets_counters_of_its_own_and_goes_when_it_is_silent() {
     bed.core.punt(bed.now, Punt { reason: PuntReason::NewSource, input, stream });
     bed.settle();
     assert_eq!(bed.fib(), [FibOp::SetStream(stream, Rpf::Exact(input), Members::OfAnySource)]);
-    let counters =
-        |packets| [StreamStats { stream, counters: StreamCounters { packets, ..StreamCounters::default() } }];
+    let counters = |packets| {
+        [StreamStats {
+            stream,
+            counters: StreamCounters { packets, ..StreamCounters::default() },
+            losses: Losses::NONE,
+        }]
+    };
     bed.pass(Duration::from_secs(200));
     bed.core.stream_counters(bed.now, &counters(5));
     bed.pass(Duration::from_secs(200));

@@ -85,9 +85,11 @@ impl Shaken {
         Ok(fs::read_to_string(bed.lab.dir().join("vmr.log"))?)
     }
 
+    /// Copies of the stream that members missed for a reason.
     fn dropped(&self, reason: &str) -> u64 {
         let stats = self.router.ask(&["stats"]).unwrap_or_default();
-        stats["drops"][reason].as_u64().unwrap_or(0)
+        let streams = stats["streams"].as_array().map(Vec::as_slice).unwrap_or_default();
+        streams.iter().filter_map(|stream| stream["drops"][reason].as_u64()).sum()
     }
 
     /// Waits until the source has sent more, all of which came to those whose links are steady.

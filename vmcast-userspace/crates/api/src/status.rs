@@ -197,7 +197,8 @@ pub struct StreamStats {
     pub packets: u64,
     /// Their IP length in bytes.
     pub bytes: u64,
-    /// Packets dropped as a whole, by reason; those that are zero are left out.
+    /// Packets dropped as a whole, and copies that members missed, by reason; those that are zero are left out. A copy
+    /// that a device refuses after it was let go at XDP is among those of no stream.
     #[serde(default)]
     pub drops: BTreeMap<String, u64>,
     /// How long ago the last packet came, in milliseconds; `None` if none came.

@@ -48,6 +48,7 @@ impl Capacities {
         for (map, entries) in [
             (maps::STREAMS, self.streams),
             (maps::STREAM_STATS, self.streams + 1),
+            (maps::STREAM_LOSSES, self.streams),
             (maps::TUNNELS, self.tunnels),
             (maps::MEMBERS, self.members + 1),
             (maps::NEXT_HOPS, self.next_hops + 1),

@@ -11,7 +11,7 @@ use vmcast_common::{
         Conversion, ConversionId, FibOp, IfIndex, Input, Interface, Members, NextHop, NextHopId, Output,
         Priority, Rpf, Stream, Tunnel, TunnelId,
     },
-    maps::{DroppedCopies, StreamCounters},
+    maps::{DroppedCopies, Losses, StreamCounters},
     verdict::{DropReason, PuntReason},
 };
 
@@ -152,6 +152,10 @@ pub struct StreamStats {
     pub stream: Stream,
     /// Its counters.
     pub counters: StreamCounters,
+    /// Copies that its members missed, those of members that have left too. What its packets' members are told by is
+    /// the entry that has them: (*,G) for a stream of [`vmcast_common::fib::Members::OfAnySource`]. A copy that a device
+    /// refused after a program of XDP had let it go is among those of no stream.
+    pub losses: Losses,
 }
 
 /// Counters of the whole plane, summed over the CPUs.

@@ -77,7 +77,7 @@ impl Core {
 
     /// Streams were measured: there may be room for joins that were refused.
     pub(super) fn measure(&mut self, now: Instant, streams: &[StreamStats]) {
-        for StreamStats { stream, counters } in streams {
+        for StreamStats { stream, counters, .. } in streams {
             self.policed.note(now, *stream, counters.bytes);
         }
         for (member, group, filter) in self.policed.reconsider() {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use vmcast_common::{
     fib::{Output, Stream},
-    maps::{DroppedCopies, StreamCounters},
+    maps::{DroppedCopies, Losses, StreamCounters},
     verdict::DropReason,
 };
 
@@ -90,6 +90,9 @@ fn take(step: &Step, plane: &mut impl PlaneUnderTest) -> Result<(), String> {
             compare(&observed, &before, &after, plane.take_punts(), expect)
                 .and_then(|()| last_packets(&before, &after, &injected))
                 .and_then(|()| same("copies that members miss", &missed, &missing(expect)))
+                .and_then(|()| {
+                    same("their reasons by stream", &risen_losses(&before, &after), &losses(expect))
+                })
                 .and_then(|()| same("messages to sources", &plane.take_too_big(), &expect.too_big))
                 .map_err(|what| format!("frame {} on {ingress:?}: {what}", hex(frame)))
         }
@@ -112,6 +115,22 @@ fn missed_of(plane: &mut impl PlaneUnderTest, stream: Stream) -> Vec<(Output, Dr
 /// Of what is to be dropped, that which some member misses.
 fn missing(expect: &Expect) -> u64 {
     expect.drops.iter().filter(|(reason, _)| reason.is_loss_of_member()).map(|(_, count)| count).sum()
+}
+
+/// Of what is to be dropped, that which some member misses, by reason.
+fn losses(expect: &Expect) -> BTreeMap<DropReason, u64> {
+    expect.drops.clone().into_iter().filter(|(reason, _)| reason.is_loss_of_member()).collect()
+}
+
+/// What members of all streams have missed meanwhile, by reason.
+fn risen_losses(before: &Counters, after: &Counters) -> BTreeMap<DropReason, u64> {
+    let sum = |counters: &Counters| {
+        counters.streams.iter().fold(Losses::NONE, |sum, entry| sum.plus(&entry.losses)).by_reason().collect()
+    };
+    let (before, mut after): (BTreeMap<_, u64>, BTreeMap<_, u64>) = (sum(before), sum(after));
+    after.iter_mut().for_each(|(reason, copies)| *copies -= before[reason]);
+    after.retain(|_, copies| *copies > 0);
+    after
 }
 
 fn compare(

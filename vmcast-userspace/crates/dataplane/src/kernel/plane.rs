@@ -314,9 +314,10 @@ impl Dataplane for KernelPlane {
     }
 
     fn counters(&self) -> Result<Counters, StatsError> {
+        let KernelMaps { drops, stream_stats, stream_losses, .. } = &self.maps;
         let streams = self.state.streams.iter().map(|(stats, state)| (*stats, state.stream));
-        let mut counters = stats::read_counters(&self.maps.drops, &self.maps.stream_stats, streams)?;
-        self.oversize.count(&mut counters);
+        let mut counters = stats::read_counters(drops, stream_stats, stream_losses, streams)?;
+        self.oversize.count(&mut counters, |stream| self.state.by_stream.get(&stream).copied());
         Ok(counters)
     }
 

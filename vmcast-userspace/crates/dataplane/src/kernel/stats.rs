@@ -1,9 +1,11 @@
 //! What the kernel programs count, and what they tell the controller.
 
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use std::collections::HashMap;
+
+use aya::maps::{MapData, PerCpuArray, PerCpuHashMap, RingBuf};
 use vmcast_common::{
     fib::{Input, Stream},
-    maps::{self, Address, InputId, PuntRecord, StreamCounters},
+    maps::{self, Address, InputId, Losses, PuntRecord, StreamCounters},
     verdict::{DropReason, PuntReason},
 };
 
@@ -22,6 +24,7 @@ pub(crate) fn read_by_core(
 pub(crate) fn read_counters(
     drops: &PerCpuArray<MapData, u64>,
     stream_stats: &PerCpuArray<MapData, StreamCounters>,
+    stream_losses: &PerCpuHashMap<MapData, u32, Losses>,
     streams: impl Iterator<Item = (u32, Stream)>,
 ) -> Result<Counters, StatsError> {
     let mut counters = Counters::default();
@@ -32,12 +35,25 @@ pub(crate) fn read_counters(
             counters.drops.insert(reason, total);
         }
     }
+    let losses = read_losses(stream_losses)?;
     for (stats, stream) in streams {
         let sum = read_stream(stream_stats, stats)?;
-        counters.streams.push(StreamStats { stream, counters: sum });
+        let losses = losses.get(&stats).copied().unwrap_or_default();
+        counters.streams.push(StreamStats { stream, counters: sum, losses });
     }
     counters.streams.sort_unstable_by_key(|stats| stats.stream);
     Ok(counters)
+}
+
+/// What members missed, by the index of their stream: only those that some missed something of are in the table.
+fn read_losses(
+    stream_losses: &PerCpuHashMap<MapData, u32, Losses>,
+) -> Result<HashMap<u32, Losses>, StatsError> {
+    let read = stream_losses.iter().map(|entry| {
+        let (stats, values) = entry?;
+        Ok((stats, values.iter().fold(Losses::NONE, Losses::plus)))
+    });
+    read.collect::<Result<_, _>>().map_err(stats_error::<aya::maps::MapError>(maps::STREAM_LOSSES))
 }
 
 /// The counters of one stream, by its index, summed over the CPUs.

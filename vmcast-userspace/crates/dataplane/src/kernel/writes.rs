@@ -12,9 +12,9 @@ use aya::{
     util::nr_cpus,
 };
 use vmcast_common::maps::{
-    self, DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, InterfaceEntry, InterfaceKey, MemberEntry,
-    NextHopEntry, QueueEntry, StreamCounters, StreamEntry, StreamKey, TableLine, TunnelEntry, TunnelKey,
-    limit,
+    self, DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, InterfaceEntry, InterfaceKey, Losses,
+    MemberEntry, NextHopEntry, QueueEntry, StreamCounters, StreamEntry, StreamKey, TableLine, TunnelEntry,
+    TunnelKey, limit,
 };
 
 use super::{
@@ -64,6 +64,7 @@ pub(super) struct KernelMaps {
     relays: Array<MapData, u32>,
     pub(super) drops: PerCpuArray<MapData, u64>,
     pub(super) stream_stats: PerCpuArray<MapData, StreamCounters>,
+    pub(super) stream_losses: PerCpuHashMap<MapData, u32, Losses>,
     pub(super) punts: RingBuf<MapData>,
     members: Array<MapData, MemberEntry>,
     written: Written<MemberEntry>,
@@ -137,6 +138,7 @@ impl KernelMaps {
             relays: take(object, maps::RELAYS)?,
             drops: take(object, maps::DROPS)?,
             stream_stats: take(object, maps::STREAM_STATS)?,
+            stream_losses: take(object, maps::STREAM_LOSSES)?,
             punts: take(object, maps::PUNTS)?,
             members: take(object, maps::MEMBERS)?,
             written: Written::new(),
@@ -226,7 +228,8 @@ impl KernelMaps {
     pub(super) fn clear_stream_stats(&mut self, index: u32) -> Result<(), KernelError> {
         let zero = PerCpuValues::try_from(vec![StreamCounters::default(); self.cpus])
             .map_err(KernelError::call(maps::STREAM_STATS))?;
-        self.stream_stats.set(index, zero, 0).map_err(KernelError::call(maps::STREAM_STATS))
+        self.stream_stats.set(index, zero, 0).map_err(KernelError::call(maps::STREAM_STATS))?;
+        forgive_missing(self.stream_losses.remove(&index), maps::STREAM_LOSSES)
     }
 }
 

@@ -12,7 +12,7 @@ use aya::{
 use vmcast_common::{
     fib::{Output, Priority, Stream},
     hdr::ip,
-    maps::{self, DroppedCopies, InputId},
+    maps::{self, DroppedCopies, InputId, Losses},
     rewrite,
     verdict::DropReason,
 };
@@ -58,6 +58,8 @@ pub(crate) struct Server {
     /// What is to be added to the kernel's count of what members of a stream have missed: less for copies that were
     /// made here, more for those that nobody made. Modulo 2^64.
     missed: HashMap<(u32, Output), DroppedCopies>,
+    /// Copies that were not made here, by the number of their stream.
+    losses: HashMap<u32, Losses>,
 }
 
 impl Server {
@@ -70,6 +72,7 @@ impl Server {
             outbox: Outbox::default(),
             drops: [0; DropReason::ALL.len()],
             missed: HashMap::new(),
+            losses: HashMap::new(),
         })
     }
 
@@ -81,7 +84,7 @@ impl Server {
     /// Makes and sends the copies of some of the packets that wait, for the members whose links do not take them
     /// whole; the others have theirs from the kernel, unless it makes none.
     pub(crate) fn serve(&mut self, plane: &impl Streams) -> Served {
-        let Self { ring, fragmenter, buffer, outbox, drops, missed } = self;
+        let Self { ring, fragmenter, buffer, outbox, drops, missed, losses } = self;
         let mut served = Served { more: true, ..Served::default() };
         for _ in 0..PACKETS_AT_ONCE {
             let Some(record) = ring.next() else {
@@ -117,6 +120,9 @@ impl Server {
                         if beyond {
                             drops[reason as usize] += 1;
                             note(output, one);
+                            if reason.is_loss_of_member() {
+                                losses.entry(number).or_default().count(reason);
+                            }
                         }
                         continue;
                     }
@@ -144,8 +150,11 @@ impl Server {
                     Ok(()) => note(output, DroppedCopies::default().minus(&one)),
                     Err(reason) => {
                         drops[reason as usize] += 1;
-                        if beyond && reason.is_loss_of_member() {
-                            note(output, one);
+                        if reason.is_loss_of_member() {
+                            losses.entry(number).or_default().count(reason);
+                            if beyond {
+                                note(output, one);
+                            }
                         }
                     }
                 }
@@ -196,8 +205,20 @@ impl Server {
         self.missed.remove(&(number, output));
     }
 
-    /// Adds what was counted here.
-    pub(crate) fn count(&self, counters: &mut Counters) {
+    /// Forgets what members of a stream have missed.
+    pub(crate) fn forget_stream(&mut self, number: u32) {
+        self.losses.remove(&number);
+    }
+
+    /// Adds what was counted here. `number_of` is that of a stream.
+    pub(crate) fn count(&self, counters: &mut Counters, number_of: impl Fn(Stream) -> Option<u32>) {
+        if !self.losses.is_empty() {
+            for entry in &mut counters.streams {
+                if let Some(losses) = number_of(entry.stream).and_then(|number| self.losses.get(&number)) {
+                    entry.losses = entry.losses.plus(losses);
+                }
+            }
+        }
         counters.fragmented += self.fragmenter.fragmented();
         for (reason, count) in DropReason::ALL.into_iter().zip(self.drops).filter(|(_, count)| *count > 0) {
             *counters.drops.entry(reason).or_default() += count;

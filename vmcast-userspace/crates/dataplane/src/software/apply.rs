@@ -10,7 +10,7 @@ use vmcast_common::{
         Conversion, ConversionId, FibOp, Interface, Members, Output, Priority, Rpf, Stream, Tunnel, TunnelId,
         Way,
     },
-    maps::{InterfaceKey, StreamCounters, StreamKey, TunnelKey},
+    maps::{InterfaceKey, Losses, StreamCounters, StreamKey, TunnelKey},
 };
 
 use super::{
@@ -187,6 +187,7 @@ impl Tables {
             ways: Known::default(),
             counters: StreamCounters::default(),
             dropped: BTreeMap::new(),
+            losses: Losses::NONE,
         };
         let number = match self.free.pop() {
             Some(number) => {

@@ -213,14 +213,15 @@ impl Core {
             if let Err(reason) = made {
                 drops[reason as usize] += 1;
                 if reason.is_loss_of_member() {
-                    missed.push(*output);
+                    missed.push((*output, reason));
                 }
             }
         }
         fragmenter.end(buffer.packet(), now_ns);
         if let Some(state) = tables.state_mut(packet.table) {
-            for output in missed {
+            for (output, reason) in missed {
                 state.dropped.entry(output).or_default().count(packet.ip_len as u64);
+                state.losses.count(reason);
             }
         }
     }

@@ -12,7 +12,7 @@ use vmcast_common::{
     },
     forward,
     maps::{
-        DroppedCopies, EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, Marks,
+        DroppedCopies, EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, Losses, Marks,
         StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey,
     },
     verdict::DropReason,
@@ -40,6 +40,8 @@ pub(super) struct StreamState {
     pub(super) counters: StreamCounters,
     /// What some of them have missed.
     pub(super) dropped: BTreeMap<Output, DroppedCopies>,
+    /// What its members have missed, those that have left too.
+    pub(super) losses: Losses,
 }
 
 /// Members with their ways, or why they have none, as of a version of the tables.
@@ -148,7 +150,7 @@ impl Tables {
             .slots
             .iter()
             .flatten()
-            .map(|state| StreamStats { stream: state.stream, counters: state.counters })
+            .map(|state| StreamStats { stream: state.stream, counters: state.counters, losses: state.losses })
             .collect();
         stats.sort_unstable_by_key(|entry| entry.stream);
         stats

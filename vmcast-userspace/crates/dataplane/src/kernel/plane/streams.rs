@@ -23,6 +23,7 @@ impl KernelPlane {
                     self.stats.give_back(stats);
                     return Err(error.into());
                 }
+                self.oversize.forget_stream(stats);
                 self.state.by_stream.insert(stream, stats);
                 stats
             }
