@@ -43,6 +43,12 @@ impl Capture {
         Ok(Some(Self { process, file }))
     }
 
+    /// Starts one without which a test proves nothing.
+    pub(crate) fn of_all(bed: &Bed, node: &Namespace, interface: &str) -> Result<Self, Failed> {
+        tshark()?;
+        Self::start(bed, node, interface)?.ok_or_else(|| "there is no capture".into())
+    }
+
     /// Ends the capture. It must have AMT messages of these types (RFC 7450 §5.1), and tshark may complain
     /// of none.
     pub(crate) fn judge_amt(mut self, types: &[u8]) -> Outcome {

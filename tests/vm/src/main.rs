@@ -62,14 +62,17 @@ fn trials_on(series: &'static str) -> Vec<Trial> {
         }
     }
     if let Err(reason) = capture::tshark() {
-        eprintln!("SKIPPED what tshark says of Linux {series}'s and vmcast's messages: {reason}");
+        eprintln!(
+            "SKIPPED encapsulation on Linux {series}, and what tshark says of its and vmcast's messages: {reason}"
+        );
     }
     let no_amt = no_program.is_some() || kernel.as_ref().map_or(true, |kernel| kernel.amt().is_err());
     let devices = devices::trials(series, kernel.as_ref().ok());
     let no_plane = kernel.is_err() || !vmcast_dataplane::kernel::is_embedded();
     let encapsulation = encapsulation::trials(series, kernel.as_ref().ok()).into_iter();
+    let cannot_judge = no_plane || capture::tshark().is_err();
     let encapsulation =
-        encapsulation.map(|trial| if no_plane { trial.with_ignored_flag(true) } else { trial });
+        encapsulation.map(|trial| if cannot_judge { trial.with_ignored_flag(true) } else { trial });
     let no_benchmark = no_program.is_some() || bed::benchmark().is_err();
     if let Err(reason) = bed::benchmark() {
         eprintln!("SKIPPED the packet generator of Linux {series}: {reason}");

@@ -4,7 +4,10 @@ use std::process::Output;
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
-use vmcast_lab::{netns::Offload, roles::Engine};
+use vmcast_lab::{
+    netns::Offload,
+    roles::{Engine, Role},
+};
 
 use super::{
     bed::{Bed, Outcome, ensure, trial},
@@ -41,6 +44,9 @@ fn running(bed: &mut Bed) -> Outcome {
     ensure!(output.status.code() == Some(0) && report["errors"] == 0, "{report:#}");
     let told = report["findings"].to_string();
     ensure!(told.contains("its engine is xdp-broadcast"), "{report:#}");
+    is_forced(&router, &["interface", "list"])?;
+    is_forced(&router, &["stats"])?;
+    ensure!(told.contains(FORCED), "{report:#}");
     ensure!(bad(&report, "acc1").is_empty() && told.contains("frames are taken at xdp"), "{report:#}");
 
     small.vmr.ip("link set acc1 down")?;
@@ -60,6 +66,16 @@ fn running(bed: &mut Bed) -> Outcome {
     small.client(2).set_offload("eth0", Offload::Gro, true)?;
     let report = read(&ask(bed, &["--json"])?)?;
     ensure!(report["errors"] == 0, "{report:#}");
+    Ok(())
+}
+
+/// Why an engine is used that the configuration names.
+const FORCED: &str = "the configuration asks for it";
+
+/// Fails unless the operator is told by this command why the engine is what it is.
+fn is_forced(router: &Role, question: &[&str]) -> Outcome {
+    let answer = router.ask(question).ok_or("the router does not answer")?.to_string();
+    ensure!(answer.contains(FORCED), "{question:?}: {answer}");
     Ok(())
 }
 

@@ -69,7 +69,7 @@ pub(super) fn test(bed: &mut Bed, engine: Engine) -> Outcome {
     let links = STEADY.into_iter().chain([REDIALLED]);
     let members: Vec<Member> = links.flat_map(members_on).collect();
     let router = RouterInside::start(bed, &mut vm, engine, &SENT[..1], &members, &[], Sessions::Found)?;
-    let Some(capture) = Capture::start(bed, &wire.node, BRIDGE)? else { return Ok(()) };
+    let capture = Capture::of_all(bed, &wire.node, BRIDGE)?;
 
     let port = Port::open(&wire.node, BRIDGE)?;
     let (sent, stop) = (AtomicU64::new(0), AtomicBool::new(false));

@@ -223,34 +223,33 @@ fn leave_on(scene: &Scene, link: Link) -> Vec<Step> {
     let interface = logical(b.interface(false), link);
     let hop = NextHop { link, ..scene.hop(&b) };
     let hop_id = NextHopId(500);
-    let amt = |v6| Tunnel { next_hop: Some(hop_id), ..tunnel(TunnelKind::Amt, v6, 9, b.ifindex, false) };
+    let tunnels: Vec<(TunnelId, Tunnel)> = kinds()
+        .zip(10u8..)
+        .map(|((kind, v6), host)| {
+            let tunnel = tunnel(kind, v6, host, b.ifindex, false);
+            (TunnelId(300 + u32::from(host)), Tunnel { next_hop: Some(hop_id), ..tunnel })
+        })
+        .collect();
     let inners = videos();
-    let set = [
-        FibOp::SetInterface(interface),
-        FibOp::SetNextHop(hop_id, hop),
-        FibOp::SetTunnel(MEMBER, amt(false)),
-        FibOp::SetTunnel(UPSTREAM, amt(true)),
-    ];
     // AMT over IPv4 alone first: such packets are encapsulated before they are copied.
-    let mut ops = scene.with(set);
-    ops.extend(set_streams(&inners, scene.on_a(), Output::Tunnel(MEMBER)));
+    let [(first, amt), others @ ..] = &tunnels[..] else { unreachable!("there are eight kinds") };
+    let mut ops = scene.with([FibOp::SetInterface(interface), FibOp::SetNextHop(hop_id, hop)]);
+    ops.extend(tunnels.iter().map(|(id, tunnel)| FibOp::SetTunnel(*id, *tunnel)));
+    ops.extend(set_streams(&inners, scene.on_a(), Output::Tunnel(*first)));
     let mut steps = vec![apply(ops)];
     let arriving = |inner| arriving(&a.interface(true), inner);
     for inner in &inners {
-        let copy = tunnelled(&amt(false), &hop, inner);
+        let copy = tunnelled(amt, &hop, inner);
         steps.push(inject(a.ifindex, arriving(inner), expect(inner).frame(copy)));
     }
-    let others = [Output::Interface(interface.ifindex), Output::Neighbour(hop_id), Output::Tunnel(UPSTREAM)];
+    let mut outputs = vec![Output::Interface(interface.ifindex), Output::Neighbour(hop_id)];
+    outputs.extend(others.iter().map(|(id, _)| Output::Tunnel(*id)));
     steps.push(apply(
-        inners.iter().flat_map(|inner| others.map(|output| FibOp::AddMember(stream(inner), output))),
+        inners.iter().flat_map(|inner| outputs.iter().map(|output| FibOp::AddMember(stream(inner), *output))),
     ));
     for inner in &inners {
-        let copies = [
-            tunnelled(&amt(false), &hop, inner),
-            native(&interface, inner),
-            neighbour(&hop, inner),
-            tunnelled(&amt(true), &hop, inner),
-        ];
+        let mut copies = vec![tunnelled(amt, &hop, inner), native(&interface, inner), neighbour(&hop, inner)];
+        copies.extend(others.iter().map(|(_, tunnel)| tunnelled(tunnel, &hop, inner)));
         steps.push(inject(a.ifindex, arriving(inner), expect(inner).frames(copies)));
     }
     steps
@@ -259,12 +258,10 @@ fn leave_on(scene: &Scene, link: Link) -> Vec<Step> {
 fn come_on(scene: &Scene, link: Link) -> Vec<Step> {
     let [a, b, _] = scene.devices.all();
     let interface = logical(a.interface(true), link);
-    let upstream = tunnel(TunnelKind::Amt, false, 8, a.ifindex, true);
     let inners = videos();
     let input = Input::Interface(interface.ifindex);
     let natively = Output::Interface(b.ifindex);
-    let set = [FibOp::SetInterface(interface), FibOp::SetTunnel(UPSTREAM, upstream)];
-    let mut ops = scene.with(set);
+    let mut ops = scene.with([FibOp::SetInterface(interface)]);
     ops.extend(set_streams(&inners, input, natively));
     let mut steps = vec![apply(ops)];
     for inner in &inners {
@@ -287,28 +284,34 @@ fn come_on(scene: &Scene, link: Link) -> Vec<Step> {
             Expect::pass(),
         ));
     }
-    // AMT data is known by its addresses, whatever link it comes by.
-    let from_tunnel = Input::Tunnel(UPSTREAM);
-    steps.push(apply(
-        inners.iter().map(|inner| FibOp::SetStream(stream(inner), Rpf::Exact(from_tunnel), Members::Own)),
-    ));
-    for inner in &inners {
-        let packet =
-            outer(TunnelKind::Amt, upstream.remote, upstream.local, 0, inner.is_ipv6(), inner.bytes());
-        let frame = on_link(&link, a.mac, [2; 6], false, &packet);
-        steps.push(inject(a.ifindex, frame, expect(inner).frame(native(&b.interface(false), inner))));
+    // What comes in a tunnel is known by its addresses, whatever link it comes by.
+    for ((kind, v6), host) in kinds().zip(10u8..) {
+        let id = TunnelId(300 + u32::from(host));
+        let upstream = tunnel(kind, v6, host, a.ifindex, true);
+        let from_tunnel = Input::Tunnel(id);
+        let streams =
+            inners.iter().map(|inner| FibOp::SetStream(stream(inner), Rpf::Exact(from_tunnel), Members::Own));
+        steps.push(apply([FibOp::SetTunnel(id, upstream)].into_iter().chain(streams)));
+        for inner in &inners {
+            let packet = outer(kind, upstream.remote, upstream.local, 0, inner.is_ipv6(), inner.bytes());
+            let frame = on_link(&link, a.mac, [2; 6], v6, &packet);
+            steps.push(inject(a.ifindex, frame, expect(inner).frame(native(&b.interface(false), inner))));
+        }
     }
     steps
 }
 
+/// Every kind of tunnel, over IPv4 and then over IPv6.
+fn kinds() -> impl Iterator<Item = (TunnelKind, bool)> {
+    let kinds = [TunnelKind::Amt, TunnelKind::Gre(None), TunnelKind::Gre(Some(KEY)), TunnelKind::Ipip];
+    [false, true].into_iter().flat_map(move |v6| kinds.map(|kind| (kind, v6)))
+}
+
 fn every_kind(scene: &Scene) -> Vec<Step> {
     let [a, b, _] = scene.devices.all();
-    let kinds = [TunnelKind::Amt, TunnelKind::Gre(None), TunnelKind::Gre(Some(KEY)), TunnelKind::Ipip];
-    let tunnels: Vec<(TunnelId, Tunnel)> = [false, true]
-        .into_iter()
-        .flat_map(|v6| kinds.map(|kind| (v6, kind)))
+    let tunnels: Vec<(TunnelId, Tunnel)> = kinds()
         .zip(10u8..)
-        .map(|((v6, kind), host)| (TunnelId(300 + u32::from(host)), tunnel(kind, v6, host, b.ifindex, false)))
+        .map(|((kind, v6), host)| (TunnelId(300 + u32::from(host)), tunnel(kind, v6, host, b.ifindex, false)))
         .collect();
     let inners = videos();
     let mut ops = scene.base();
