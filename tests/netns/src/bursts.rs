@@ -13,18 +13,20 @@ use crate::{
     stream::{FIRST_PORT, GROUP, PAYLOAD, SOURCE, STREAM, UDP_PORT, ops, payload, port},
 };
 
-/// Members, who take turns behind two devices.
-const MEMBERS: u16 = 100;
-/// Packets whose copies the ring of a veth (`VETH_RING_SIZE`, 256) takes beside each other: 50 each.
-const FEW: u32 = 4;
+/// Members, who take turns behind two devices, and so many packets that the ring of a veth (`VETH_RING_SIZE`, 256) takes
+/// the copies of all beside each other: of members in one table, and in three, which come one after the other.
+const SCENES: [(u16, u32); 2] = [(100, 4), (300, 1)];
 /// Packets whose copies it does not.
 const MANY: u32 = 40;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![Trial::test(
-        "xdp: of packets at once beyond the rings each copy comes once and in order, or is counted",
-        bursts,
-    )]
+    let of = |(members, few)| {
+        let name = format!(
+            "xdp: of packets at once beyond the rings each copy comes once and in order, or is counted ({members} members)"
+        );
+        Trial::test(name, move || bursts(members, few))
+    };
+    SCENES.map(of).into()
 }
 
 /// A socket of the source. What it sends comes in at once: the kernel cuts it after it has been handed to the device.
@@ -64,39 +66,39 @@ fn burst(
 }
 
 /// The numbers of the packets that came to each member; nobody else may have got anything.
-fn by_member(seen: &Frames) -> Result<BTreeMap<u16, Vec<u32>>, Failed> {
-    let mut members: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
+fn by_member(seen: &Frames, members: u16) -> Result<BTreeMap<u16, Vec<u32>>, Failed> {
+    let mut came: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
     for (egress, frame) in seen {
-        let member = port(frame).filter(|port| (FIRST_PORT..FIRST_PORT + MEMBERS).contains(port));
+        let member = port(frame).filter(|port| (FIRST_PORT..FIRST_PORT + members).contains(port));
         let member = member.ok_or_else(|| format!("out of {egress:?} came {frame:02x?}"))?;
         let whole = SlicedPacket::from_ethernet(frame).is_ok_and(|packet| packet.transport.is_some());
         let number = frame.last_chunk().filter(|_| whole).map(|number| u32::from_be_bytes(*number));
-        members.entry(member).or_default().push(number.ok_or("a copy without a number")?);
+        came.entry(member).or_default().push(number.ok_or("a copy without a number")?);
     }
-    Ok(members)
+    Ok(came)
 }
 
 // proves issue 3: bursts beyond the ring of the device lose copies that are counted, and nothing else
-fn bursts() -> Result<(), Failed> {
+fn bursts(count: u16, few: u32) -> Result<(), Failed> {
     let mut plane = KernelUnderTest::new(Dut::enter("bursts", At::Xdp)?);
-    plane.apply(&ops(&plane.devices(), MEMBERS))?;
+    plane.apply(&ops(&plane.devices(), count))?;
     let socket = source(&plane)?;
 
-    let members = by_member(&burst(&mut plane, &socket, 0..FEW)?)?;
+    let members = by_member(&burst(&mut plane, &socket, 0..few)?, count)?;
     let drops = plane.counters().drops;
-    let all: Vec<u32> = (0..FEW).collect();
-    if members.len() != usize::from(MEMBERS) || members.values().any(|got| *got != all) || !drops.is_empty() {
-        return Err(format!("of {FEW} packets came {members:?}; the drops are {drops:?}").into());
+    let all: Vec<u32> = (0..few).collect();
+    if members.len() != usize::from(count) || members.values().any(|got| *got != all) || !drops.is_empty() {
+        return Err(format!("of {few} packets came {members:?}; the drops are {drops:?}").into());
     }
 
-    let members = by_member(&burst(&mut plane, &socket, FEW..FEW + MANY)?)?;
+    let members = by_member(&burst(&mut plane, &socket, few..few + MANY)?, count)?;
     if let Some(got) = members.values().find(|got| got.windows(2).any(|pair| pair[0] >= pair[1])) {
         return Err(format!("to a member came {got:?}").into());
     }
     let came: u64 = members.values().map(|got| got.len() as u64).sum();
     let drops = plane.counters().drops;
     let refused = drops.get(&DropReason::DeviceRefused).copied().unwrap_or_default();
-    let copies = u64::from(MANY) * u64::from(MEMBERS);
+    let copies = u64::from(MANY) * u64::from(count);
     println!("{came} of {copies} copies came, {refused} were refused by the devices");
     if came + refused != copies || refused == 0 || drops.len() != 1 {
         return Err(format!("{came} of {copies} copies came; the drops are {drops:?}").into());
@@ -106,13 +108,13 @@ fn bursts() -> Result<(), Failed> {
     let counted =
         counters.streams.iter().find(|entry| entry.stream == STREAM).map(|entry| entry.counters.packets);
     let missed = plane.dropped_copies(STREAM, None);
-    if counted != Some((FEW + MANY).into()) || !missed.is_empty() {
+    if counted != Some((few + MANY).into()) || !missed.is_empty() {
         return Err(format!("{counted:?} packets are counted, and {missed:?} missed").into());
     }
 
     // The next packets come to everybody.
-    let members = by_member(&burst(&mut plane, &socket, 100..101)?)?;
-    if members.len() != usize::from(MEMBERS) || members.values().any(|got| *got != [100]) {
+    let members = by_member(&burst(&mut plane, &socket, 100..101)?, count)?;
+    if members.len() != usize::from(count) || members.values().any(|got| *got != [100]) {
         return Err(format!("afterwards came {members:?}").into());
     }
     Ok(())
