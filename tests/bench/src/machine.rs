@@ -1,6 +1,6 @@
 //! On what was measured.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -22,6 +22,15 @@ pub(crate) struct Machine {
     /// Whether the kernel takes the time of every run of a BPF program (`kernel.bpf_stats_enabled`),
     /// which the XDP plane pays for and the relay does not.
     pub(crate) bpf_stats: bool,
+    /// The commit of the tree that this was started in, with a mark if something in it has changed; `None` elsewhere.
+    pub(crate) commit: Option<String>,
+}
+
+/// What git calls the present state of the directory.
+fn commit() -> Option<String> {
+    let git = Command::new("git").args(["describe", "--always", "--dirty"]).output().ok()?;
+    let name = String::from_utf8(git.stdout).ok()?.trim().to_owned();
+    (git.status.success() && !name.is_empty()).then_some(name)
 }
 
 impl Machine {
@@ -48,6 +57,7 @@ impl Machine {
             kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
             load: load.unwrap_or_default(),
             bpf_stats: text("/proc/sys/kernel/bpf_stats_enabled").trim() == "1",
+            commit: commit(),
         }
     }
 }
@@ -55,9 +65,12 @@ impl Machine {
 impl Machine {
     /// The machine in one line.
     pub(crate) fn sentence(&self) -> String {
-        let Self { cpu, cores, memory_gib, kernel, load, virtual_machine, bpf_stats: _ } = self;
+        let Self { cpu, cores, memory_gib, kernel, load, virtual_machine, bpf_stats: _, commit } = self;
         let kind = if *virtual_machine { ", virtual" } else { "" };
-        format!("{cpu}, {cores} cores{kind}, {memory_gib:.0} GiB, Linux {kernel}, load {load} at the start")
+        let commit = commit.as_ref().map_or_else(String::new, |commit| format!("; vmcast at {commit}"));
+        format!(
+            "{cpu}, {cores} cores{kind}, {memory_gib:.0} GiB, Linux {kernel}, load {load} at the start{commit}"
+        )
     }
 }
 

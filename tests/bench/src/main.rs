@@ -24,6 +24,7 @@ use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use report::Report;
+use vmcast_lab::clock::Clock;
 
 /// Measures what vmcast can do on this machine. A missed target is said in words and is no failure.
 #[derive(Debug, Parser)]
@@ -97,6 +98,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "measuring needs root: it makes network namespaces");
     vmcast_lab::signals::install()?;
+    let clock = Clock::start();
     let mut report = Report::new(arguments.quick);
     match arguments.generator {
         Generator::TestRun => {
@@ -107,6 +109,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
         Generator::Pktgen => pktgen::measure(&arguments.rig, &mut report).context("measuring with pktgen")?,
     }
+    report.seconds = clock.now().as_secs_f64();
     print!("{}", report.to_text());
     if let Some(path) = &arguments.json {
         report.write_json(path)?;

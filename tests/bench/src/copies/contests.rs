@@ -49,6 +49,7 @@ pub(super) fn full() -> Vec<Contest> {
             contests.push(fan_out(members, payload, peers));
         }
     }
+    contests.push(statistics_at_tc());
     contests.extend(payloads.map(|payload| many_members(&planes, payload)));
     contests.extend(payloads.map(|payload| many_groups(&planes, &[1, SOME_GROUPS, MANY_GROUPS], payload)));
     contests.push(groups_of_other_sizes());
@@ -72,7 +73,7 @@ const fn entry(engine: Id, case: Case) -> Entry {
 const fn floor_of(engine: Id) -> Option<Id> {
     match engine {
         Id::Plane(Kind::Xdp | Kind::XdpUncounted) => Some(Id::TOUCHED),
-        Id::Plane(Kind::Tc) => Some(Id::Clones),
+        Id::Plane(Kind::Tc | Kind::TcUncounted) => Some(Id::Clones),
         Id::Plane(Kind::Software)
         | Id::Relay
         | Id::Gso
@@ -118,23 +119,39 @@ fn fan_out(members: usize, payload: usize, peers: &[Id]) -> Contest {
     }
     if members == SITE {
         // Beside what it is compared with: what slows the machine for a moment meets both.
-        engines.insert(1, Id::UNCOUNTED);
-        targets.push(Target {
-            name: format!(
-                "XDP broadcast, throughput with statistics ÷ without, {members} members, {payload} bytes"
-            ),
-            over: entry(Id::XDP, case),
-            under: entry(Id::UNCOUNTED, case),
-            bound: Bound::AtLeast(0.95),
-            stretch: None,
-            limit: None,
-        });
+        engines.insert(1, Id::Plane(Kind::XdpUncounted));
+        targets.push(statistics(Kind::Xdp, Kind::XdpUncounted, case));
     }
     Contest {
         title: format!("copies to {members} members, {payload} bytes"),
         entries: engines.into_iter().map(|engine| entry(engine, case)).collect(),
         targets,
         unlisted: Vec::new(),
+    }
+}
+
+/// What the counters of streams cost.
+fn statistics(on: Kind, off: Kind, case: Case) -> Target {
+    let (plane, Case { members, payload, .. }) = (on.label(), case);
+    Target {
+        name: format!("{plane}, throughput with statistics ÷ without, {members} members, {payload} bytes"),
+        over: entry(Id::Plane(on), case),
+        under: entry(Id::Plane(off), case),
+        bound: Bound::AtLeast(0.95),
+        stretch: None,
+        limit: None,
+    }
+}
+
+/// The same at TC, which has its other rows beside the relay's.
+fn statistics_at_tc() -> Contest {
+    let case = unicast(SITE, 1, MEDIA);
+    let on = entry(Id::TC, case);
+    Contest {
+        title: "statistics at TC".to_owned(),
+        entries: vec![on, entry(Id::Plane(Kind::TcUncounted), case)],
+        targets: vec![statistics(Kind::Tc, Kind::TcUncounted, case)],
+        unlisted: vec![on],
     }
 }
 

@@ -84,7 +84,7 @@ fn measure_here(effort: Effort, only: Option<&str>, report: &mut Report, bar: &P
 fn build(id: Id, lab: &mut Lab, sink: &mut Sink, outputs: usize) -> Result<Box<dyn Engine>> {
     Ok(match id {
         Id::Plane(Kind::Software) => Box::new(software::SoftwareEngine::new(lab, sink, outputs)?),
-        Id::Plane(kind @ (Kind::Xdp | Kind::XdpUncounted | Kind::Tc)) => {
+        Id::Plane(kind @ (Kind::Xdp | Kind::XdpUncounted | Kind::Tc | Kind::TcUncounted)) => {
             Box::new(in_kernel::KernelEngine::new(lab, sink, kind, outputs)?)
         }
         Id::Relay => Box::new(relay::RelayEngine::new(lab, sink, outputs)?),

@@ -24,7 +24,6 @@ impl Id {
     pub(super) const XDP: Self = Self::Plane(Kind::Xdp);
     pub(super) const TC: Self = Self::Plane(Kind::Tc);
     pub(super) const SOFTWARE: Self = Self::Plane(Kind::Software);
-    pub(super) const UNCOUNTED: Self = Self::Plane(Kind::XdpUncounted);
     pub(super) const FLOOR: Self = Self::Floor(Touch::Nothing);
     pub(super) const TOUCHED: Self = Self::Floor(Touch::OneByte);
 }

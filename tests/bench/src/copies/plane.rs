@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     /// XDP without the counters of streams.
     XdpUncounted,
     Tc,
+    /// TC without them.
+    TcUncounted,
     Software,
 }
 
@@ -47,6 +49,7 @@ impl Kind {
             Self::Xdp => "XDP broadcast",
             Self::XdpUncounted => "XDP broadcast, statistics off",
             Self::Tc => "TC clone",
+            Self::TcUncounted => "TC clone, statistics off",
             Self::Software => "software",
         }
     }
@@ -57,6 +60,7 @@ impl Kind {
             Self::Xdp => "xdp",
             Self::XdpUncounted => "xdpoff",
             Self::Tc => "tc",
+            Self::TcUncounted => "tcoff",
             Self::Software => "soft",
         }
     }
@@ -68,6 +72,7 @@ impl Kind {
             Self::Xdp => (Rule::Xdp, Statistics::On),
             Self::XdpUncounted => (Rule::Xdp, Statistics::Off),
             Self::Tc => (Rule::Tc, Statistics::On),
+            Self::TcUncounted => (Rule::Tc, Statistics::Off),
             Self::Software => {
                 return Ok((Box::new(software::Plane::new(software::Limits::default(), reason)?), None));
             }
@@ -214,7 +219,7 @@ impl Plane {
         let range = self.ranges.of(case)?;
         let before = self.packets_of(range, case.groups)?;
         let run = work(range)?;
-        if self.kind == Kind::XdpUncounted {
+        if matches!(self.kind, Kind::XdpUncounted | Kind::TcUncounted) {
             return Ok(run);
         }
         let counted = self.packets_of(range, case.groups)? - before;

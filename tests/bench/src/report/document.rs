@@ -85,9 +85,8 @@ impl Report {
         let base = path.parent().unwrap_or(Path::new(""));
         let mut text = HEAD.to_owned();
         writeln!(text, "\n{}\n", self.machine.sentence())?;
-        if self.quick {
-            writeln!(text, "This is the short version of the run (`--quick`).\n")?;
-        }
+        let version = if self.quick { "The short version of the run (`--quick`)" } else { "The run" };
+        writeln!(text, "{version} took {:.0} s.\n", self.seconds)?;
         text += &self.targets();
         for plot in plots {
             let place = plots_dir.strip_prefix(base).unwrap_or(plots_dir).join(plot.file);

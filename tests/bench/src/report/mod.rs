@@ -17,6 +17,8 @@ pub(crate) struct Report {
     pub(crate) machine: Machine,
     /// Whether this was the short version.
     pub(crate) quick: bool,
+    /// How long it took, in seconds.
+    pub(crate) seconds: f64,
     pub(crate) rows: Vec<CopyRow>,
     pub(crate) latencies: Vec<LatencyRow>,
     pub(crate) holds: Vec<HoldRow>,
@@ -369,6 +371,7 @@ impl Report {
         Self {
             machine: Machine::look(),
             quick,
+            seconds: 0.0,
             rows: Vec::new(),
             latencies: Vec::new(),
             holds: Vec::new(),

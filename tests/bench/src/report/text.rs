@@ -24,6 +24,7 @@ impl Report {
         for line in self.ratios.iter().map(Ratio::sentence).chain(self.remarks.iter().cloned()) {
             writeln!(text, "{line}").expect("writing to a string");
         }
+        writeln!(text, "The run took {:.0} s.", self.seconds).expect("writing to a string");
         text
     }
 
