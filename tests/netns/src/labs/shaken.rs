@@ -4,29 +4,75 @@
 //! Of four clients the first is an ordinary host whose link is shaken, the second one whose link is not; the
 //! third and fourth are the same with agents.
 
-use std::fs;
+use std::{fs, net::IpAddr, process::Command};
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
-use vmcast_lab::roles::{Engine, Role};
+use vmcast_lab::{
+    Namespace,
+    roles::{Engine, Role, wait_ready},
+};
 
 use super::{
     bed::{Bed, Outcome, ensure, trials_by_engines},
-    small::{Router, SOURCE, STREAM, Small, client_address, gateway_of},
+    over_ipv6,
+    small::{Router, SOURCE, STREAM, Small, client_address, gateway_of, static_agent},
     stream::{Listener, Sender},
 };
 
 pub(super) fn trials() -> Vec<Trial> {
     const ALL: [Engine; 3] = [Engine::Xdp, Engine::Tc, Engine::Software];
-    [
-        trials_by_engines(ALL, "an interface that goes and comes back costs others nothing", deleted),
+    let by_v4 = [
+        trials_by_engines(
+            ALL,
+            "an interface that goes and comes back costs others nothing",
+            |bed, engine| deleted(bed, engine, Family::V4),
+        ),
         trials_by_engines(ALL, "an interface that is set down and up costs others nothing", down_and_up),
-        trials_by_engines(ALL, "an MTU that shrinks and grows costs others nothing", mtu),
-        trials_by_engines(ALL, "a neighbour with a new link-layer address costs others nothing", neighbour),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+        trials_by_engines(ALL, "an MTU that shrinks and grows costs others nothing", |bed, engine| {
+            mtu(bed, engine, Family::V4)
+        }),
+        trials_by_engines(
+            ALL,
+            "a neighbour with a new link-layer address costs others nothing",
+            |bed, engine| neighbour(bed, engine, Family::V4),
+        ),
+    ];
+    let by_v6 = [
+        trials_by_engines(
+            ALL,
+            "an interface with a tunnel over IPv6 goes and comes back and costs others nothing",
+            |bed, engine| deleted(bed, engine, Family::V6),
+        ),
+        trials_by_engines(
+            ALL,
+            "an MTU below a tunnel over IPv6 shrinks and grows and costs others nothing",
+            |bed, engine| mtu(bed, engine, Family::V6),
+        ),
+        trials_by_engines(
+            ALL,
+            "an IPv6 neighbour with a new link-layer address costs others nothing",
+            |bed, engine| neighbour(bed, engine, Family::V6),
+        ),
+    ];
+    by_v4.into_iter().chain(by_v6).flatten().collect()
+}
+
+/// By which version of IP the agents reach their VMR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    /// The VMR and the client, on the client's link.
+    fn ends(self, client: u8) -> [IpAddr; 2] {
+        match self {
+            Self::V4 => [gateway_of(client).into(), client_address(client).into()],
+            Self::V6 => over_ipv6::ends(client.into()).map(IpAddr::from),
+        }
+    }
 }
 
 const SOME: u64 = 100;
@@ -54,10 +100,13 @@ const STEADY: [u8; 2] = [2, 4];
 const BYSTANDER: u8 = 5;
 
 impl Shaken {
-    fn start(bed: &mut Bed, engine: Engine) -> Result<Self, Failed> {
+    fn start(bed: &mut Bed, engine: Engine, family: Family) -> Result<Self, Failed> {
         let small = Small::build(bed, 5)?;
+        over_ipv6::number(&small)?;
         let router = small.router(bed, Router { engine, querier: true, ..Router::default() })?;
-        let agents = small.agents(bed, [GUEST, STEADY[1]])?;
+        let agent = |client| static_agent(bed, small.client(client), family.ends(client)[0], "");
+        let mut agents = vec![agent(GUEST)?, agent(STEADY[1])?];
+        wait_ready(&mut agents, bed.clock)?;
         let bystander = small.forbid(bed, BYSTANDER)?;
         let sender = Sender::start(&small.source, SOURCE, STREAM)?;
         let join = |client| Listener::join(small.client(client), STREAM, None);
@@ -150,12 +199,15 @@ fn lay_again(bed: &Bed, small: &Small, client: u8) -> Outcome {
          addr add {gateway}/24 dev acc{client}"
     ))?;
     node.ip(&format!("addr add {}/24 dev eth0\nroute add default via {gateway}", client_address(client)))?;
+    let [gateway, host] = over_ipv6::ends(client.into());
+    vmr.ip(&format!("addr add {gateway}/64 dev acc{client} nodad"))?;
+    node.ip(&format!("addr add {host}/64 dev eth0 nodad\nroute add default via {gateway}"))?;
     Ok(())
 }
 
 // proves that a member's interface may vanish and come back while others are served
-fn deleted(bed: &mut Bed, engine: Engine) -> Outcome {
-    let shaken = Shaken::start(bed, engine)?;
+fn deleted(bed: &mut Bed, engine: Engine, family: Family) -> Outcome {
+    let shaken = Shaken::start(bed, engine, family)?;
     let host = shaken.join(HOST)?;
     let guest = shaken.join(GUEST)?;
     for listener in [&host, &guest] {
@@ -193,7 +245,7 @@ fn deleted(bed: &mut Bed, engine: Engine) -> Outcome {
 }
 
 fn down_and_up(bed: &mut Bed, engine: Engine) -> Outcome {
-    let shaken = Shaken::start(bed, engine)?;
+    let shaken = Shaken::start(bed, engine, Family::V4)?;
     let host = shaken.join(HOST)?;
     let guest = shaken.join(GUEST)?;
     for listener in [&host, &guest] {
@@ -214,8 +266,8 @@ fn down_and_up(bed: &mut Bed, engine: Engine) -> Outcome {
     shaken.end(bed)
 }
 
-fn mtu(bed: &mut Bed, engine: Engine) -> Outcome {
-    let shaken = Shaken::start(bed, engine)?;
+fn mtu(bed: &mut Bed, engine: Engine, family: Family) -> Outcome {
+    let shaken = Shaken::start(bed, engine, family)?;
     for client in [HOST, GUEST] {
         let listener = shaken.join(client)?;
         listener.more(bed, SOME)?;
@@ -246,13 +298,31 @@ fn mtu(bed: &mut Bed, engine: Engine) -> Outcome {
     shaken.end(bed)
 }
 
-fn neighbour(bed: &mut Bed, engine: Engine) -> Outcome {
-    let shaken = Shaken::start(bed, engine)?;
+/// Lets a node answer who asks for its link-layer address, or not (ARP and RFC 4861 §7.2.4).
+fn answers(node: &Namespace, answers: bool) -> Outcome {
+    let nft = |rules: &str| -> Outcome {
+        let mut nft = Command::new("nft");
+        nft.arg(rules);
+        node.run(nft)?;
+        Ok(())
+    };
+    if answers {
+        node.ip("link set eth0 arp on")?;
+        nft("delete table ip6 silence")
+    } else {
+        node.ip("link set eth0 arp off")?;
+        nft("table ip6 silence {\nchain input {\ntype filter hook input priority 0;\n\
+             icmpv6 type nd-neighbor-solicit drop\n}\n}")
+    }
+}
+
+fn neighbour(bed: &mut Bed, engine: Engine, family: Family) -> Outcome {
+    let shaken = Shaken::start(bed, engine, family)?;
     let guest = shaken.join(GUEST)?;
     guest.more(bed, SOME)?;
     guest.heard().is_whole()?;
     let (vmr, client) = (&shaken.small.vmr, shaken.small.client(GUEST));
-    let address = client_address(GUEST);
+    let [_, address] = family.ends(GUEST);
 
     // A new address that the kernel is told of at once, as by an announcement.
     client.ip("link set eth0 address 02:00:00:00:99:01")?;
@@ -260,14 +330,15 @@ fn neighbour(bed: &mut Bed, engine: Engine) -> Outcome {
     whole_again(bed, &guest)?;
 
     // Nobody knows it for a while.
-    client.ip("link set eth0 arp off")?;
+    answers(client, false)?;
     vmr.ip(&format!("neigh flush dev acc3\nneigh replace {address} dev acc3 nud failed"))?;
     let before = shaken.dropped("next_hop_unresolved");
     bed.until("copies without a link-layer address are counted", || {
         Ok(shaken.dropped("next_hop_unresolved") > before + 10)
     })?;
     shaken.go_on(bed)?;
-    client.ip("link set eth0 address 02:00:00:00:99:02\nlink set eth0 arp on")?;
+    client.ip("link set eth0 address 02:00:00:00:99:02")?;
+    answers(client, true)?;
     whole_again(bed, &guest)?;
     shaken.end(bed)
 }
