@@ -107,27 +107,26 @@ fn one_hop(effort: Effort, outputs: usize, report: &mut Report, bar: &ProgressBa
     }
     let rounds_of =
         |kind| hops.iter().zip(&rounds).find(|(hop, _)| hop.kind == kind).map(|(_, rounds)| rounds);
-    let (Some(kernel), Some(plane)) = (rounds_of(Kind::Ipmr), rounds_of(Kind::Plane(plane::Kind::Xdp)))
-    else {
-        return Ok(());
-    };
-    for (place, load) in LOADS.into_iter().enumerate() {
-        let ratios: Vec<f64> = added(&plane[place], &cable[place], |round| round.p99)
-            .zip(added(&kernel[place], &cable[place], |round| round.p99))
-            .filter(|(_, kernel)| *kernel > 0.0)
-            .map(|(plane, kernel)| plane / kernel)
-            .collect();
-        let Some(ratio) = Summary::of(&ratios) else {
-            report.remarks.push(format!(
-                "one hop at {load} %: the kernel's forwarding added nothing to be compared with"
-            ));
+    let outputs = if outputs == 1 { "1 output".to_owned() } else { format!("{outputs} outputs") };
+    for kind in [plane::Kind::Xdp, plane::Kind::Tc] {
+        let (Some(kernel), Some(plane)) = (rounds_of(Kind::Ipmr), rounds_of(Kind::Plane(kind))) else {
             continue;
         };
-        let outputs = if outputs == 1 { "1 output".to_owned() } else { format!("{outputs} outputs") };
-        let name = format!(
-            "one hop's added p99 latency ÷ that of the kernel's ipmr, {outputs}, {load} % of capacity"
-        );
-        report.ratios.push(Ratio::new(name, ratio.median, "×", Bound::AtMost(1.0)).with_spread(ratio));
+        for (place, load) in LOADS.into_iter().enumerate() {
+            let what = format!("{}, one hop with {outputs} at {load} % of capacity", kind.label());
+            let ratios: Vec<f64> = added(&plane[place], &cable[place], |round| round.p99)
+                .zip(added(&kernel[place], &cable[place], |round| round.p99))
+                .filter(|(_, kernel)| *kernel > 0.0)
+                .map(|(plane, kernel)| plane / kernel)
+                .collect();
+            let Some(ratio) = Summary::of(&ratios) else {
+                let nothing = "the kernel's forwarding added nothing to be compared with";
+                report.remarks.push(format!("{what}: {nothing}"));
+                continue;
+            };
+            let name = format!("{what}: added p99 latency ÷ that of the kernel's ipmr");
+            report.ratios.push(Ratio::new(name, ratio.median, "×", Bound::AtMost(1.0)).with_spread(ratio));
+        }
     }
     Ok(())
 }
