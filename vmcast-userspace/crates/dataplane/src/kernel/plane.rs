@@ -7,6 +7,8 @@ mod rest;
 mod streams;
 mod tunnels;
 
+use tunnels::NewTunnels;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
@@ -93,6 +95,8 @@ pub struct KernelPlane {
     hops: Indices,
     /// What is to be used again when nobody walks there any more.
     remains: Remains,
+    /// New tunnels that the kernel does not have yet.
+    new_tunnels: NewTunnels,
     /// What may have been counted of members that have left, and is still to be forgotten: how often each.
     leaving: HashMap<MemberKey, u32>,
 }
@@ -136,6 +140,7 @@ impl KernelPlane {
             stats: Indices::new(maps::STREAMS, options.capacities.streams + 1),
             hops: Indices::new(maps::NEXT_HOPS, options.capacities.next_hops + 1),
             remains: Remains::default(),
+            new_tunnels: NewTunnels::default(),
             leaving: HashMap::new(),
         }
     }
@@ -264,6 +269,18 @@ impl Dataplane for KernelPlane {
         // Which engine it is takes a while to say, and only a failure needs it.
         ops.iter()
             .try_for_each(|op| self.apply_one(op).map_err(|failure| failure.of(*op, self.engine().engine)))
+    }
+
+    fn apply_in_turn(&mut self, op: &FibOp) -> Result<(), ApplyError> {
+        self.new_tunnels.may_wait = true;
+        let applied = self.apply(std::slice::from_ref(op));
+        self.new_tunnels.may_wait = false;
+        applied
+    }
+
+    fn end_turn(&mut self) -> Vec<ApplyError> {
+        self.write_new_tunnels();
+        std::mem::take(&mut self.new_tunnels.refused)
     }
 
     fn release(&mut self) -> Result<(), ReleaseError> {
