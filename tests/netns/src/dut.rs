@@ -460,8 +460,11 @@ impl KernelUnderTest {
 
 impl PlaneUnderTest for KernelUnderTest {
     fn apply(&mut self, ops: &[FibOp]) -> Result<(), ApplyError> {
-        let ops: Vec<FibOp> = ops.iter().map(|op| self.placed(op)).collect();
-        self.plane.apply(&ops)
+        // As a router does: one after the other, and what may wait together at the end.
+        self.plane.apply(&[])?;
+        let applied = ops.iter().try_for_each(|op| self.plane.apply_in_turn(&self.placed(op)));
+        let ended = self.plane.end_turn().into_iter().next().map_or(Ok(()), Err);
+        applied.and(ended)
     }
 
     fn inject(&mut self, ingress: IfIndex, frame: &[u8]) -> Observed {

@@ -109,7 +109,7 @@ impl Core {
 
     /// The upstream, and the one that is turned to.
     pub(super) fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
-        self.upstream.iter().chain(self.successor.iter().map(|successor| &successor.upstream))
+        self.upstream.as_deref().into_iter().chain(self.successor.iter().map(|successor| &successor.upstream))
     }
 
     /// Something came to the gateway's socket at this end of ours.
@@ -245,7 +245,7 @@ impl Core {
         self.moves.unwatched += (pending.len() + watched.len()) as u64;
         let id = upstream.id;
         self.discover_with(now, discovery::Input::SetDefault(upstream.relay));
-        let old = self.upstream.replace(upstream);
+        let old = self.upstream.replace(Box::new(upstream));
         self.mrib.handle_input(now, mrib::Input::SetUpstream(Some(id)));
         self.settle(now);
         self.move_back(now, &moved, id);

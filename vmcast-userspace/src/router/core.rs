@@ -129,7 +129,8 @@ pub(super) struct Core {
     pub(super) stated: Stated,
     pub(super) priorities: Priorities,
     pub(super) policed: Policed,
-    pub(super) upstream: Option<Upstream>,
+    /// Boxed, for it is taken out whenever the machines are asked what they say.
+    pub(super) upstream: Option<Box<Upstream>>,
     /// The one in its place, while both are there.
     pub(super) successor: Option<Box<Successor>>,
     pub(super) moves: Moves,
@@ -401,7 +402,7 @@ impl Core {
             if old.as_ref().is_some_and(|old| old.state == State::Down) {
                 next.hasten(now);
             }
-            self.upstream = Some(next);
+            self.upstream = Some(Box::new(next));
         }
         self.discover_with(now, discovery::Input::SetDefault(None));
         let id = self.upstream.as_ref().map(|upstream| upstream.id);
@@ -703,7 +704,7 @@ impl Core {
             .filter_map(|querier| querier.poll_timeout())
             .chain(self.relay.poll_timeout())
             .chain(self.mrib.poll_timeout())
-            .chain(self.upstream.as_ref().and_then(Upstream::poll_timeout))
+            .chain(self.upstream.as_deref().and_then(Upstream::poll_timeout))
             .chain(self.successor_timeout())
             .chain(self.relays.as_ref().and_then(|relays| relays.discovery.poll_timeout()))
             .min()

@@ -23,7 +23,7 @@ use tokio::{
 };
 use vmcast_common::fib::{FibOp, IfIndex};
 use vmcast_dataplane::{
-    Dataplane, Engine, PacketTooBig,
+    ApplyError, Dataplane, Engine, PacketTooBig,
     shares::{RelayCuts, SocketShares},
 };
 use vmcast_proto::{
@@ -304,6 +304,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     for effect in rest {
         router.carry_out(effect);
     }
+    router.carry_out_all();
     router.report_endpoints();
     daemon::give_back();
     tokio::spawn(interfaces::follow(router.config.clone(), links, link_watch, router.events.clone()));
@@ -558,6 +559,9 @@ impl Router {
 
     fn carry_out_all(&mut self) {
         self.carry_out_effects();
+        for error in self.plane.end_turn() {
+            self.on_refused_change(&error);
+        }
         self.send_answers();
     }
 
@@ -620,22 +624,26 @@ impl Router {
 
     fn change_plane(&mut self, op: &FibOp) {
         let last_count = self.shown.last_count(self.plane.as_ref(), op);
-        match self.plane.apply(std::slice::from_ref(op)) {
+        match self.plane.apply_in_turn(op) {
             Ok(()) => {
                 self.shown.note(clock::now(), op, &last_count, self.plane.as_ref(), &self.core.mrib);
             }
             Err(error) => {
                 self.shown.note_refused(op);
-                self.refused_changes += 1;
-                self.backlog.refused(clock::now());
-                if let Some(held_back) = self.warnings.admit(clock::now()) {
-                    tracing::error!(
-                        %error,
-                        held_back,
-                        "the data plane refuses a change; it is tried again, and whoever joined waits"
-                    );
-                }
+                self.on_refused_change(&error);
             }
+        }
+    }
+
+    fn on_refused_change(&mut self, error: &ApplyError) {
+        self.refused_changes += 1;
+        self.backlog.refused(clock::now());
+        if let Some(held_back) = self.warnings.admit(clock::now()) {
+            tracing::error!(
+                %error,
+                held_back,
+                "the data plane refuses a change; it is tried again, and whoever joined waits"
+            );
         }
     }
 

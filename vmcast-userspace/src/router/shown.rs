@@ -107,7 +107,7 @@ impl Shown {
         plane: &dyn Dataplane,
         mrib: &Mrib,
     ) {
-        let readings = Read::new(&self.streams, plane);
+        let readings = Read::once(&self.streams, plane);
         match *op {
             FibOp::SetStream(stream, rpf, _) => {
                 let filter_of = |member| mrib.filter_of(stream.group, member);
@@ -120,11 +120,12 @@ impl Shown {
             }
             FibOp::RemoveMember(stream, _) => self.keep_missed(stream, last_count),
             // Members whose joins were refused at first, or are taken over.
-            FibOp::AddMember(stream, member) => {
+            FibOp::AddMember(stream, member) if !self.tally.is_member(stream.group, member) => {
                 let filter = mrib.filter_of(stream.group, member);
                 self.tally.join(now, stream.group, member, &filter, &readings);
             }
-            FibOp::SetInterface(_)
+            FibOp::AddMember(..)
+            | FibOp::SetInterface(_)
             | FibOp::RemoveInterface(_)
             | FibOp::SetEndpoint(_)
             | FibOp::RemoveEndpoint(_)
@@ -162,11 +163,14 @@ impl Shown {
         (old, new): (&Filter, &Filter),
         plane: &dyn Dataplane,
     ) {
-        let readings = Read::new(&self.streams, plane);
         match (old.is_none(), new.is_none()) {
             (_, true) => self.tally.leave(group, member),
-            (true, false) => self.tally.join(now, group, member, new, &readings),
-            (false, false) => self.tally.change(group, member, (old, new), &readings),
+            (true, false) => {
+                self.tally.join(now, group, member, new, &Read::once(&self.streams, plane));
+            }
+            (false, false) => {
+                self.tally.change(group, member, (old, new), &Read::new(&self.streams, plane));
+            }
         }
     }
 
@@ -200,18 +204,28 @@ pub(super) struct LastCount {
 pub(super) struct Read<'a> {
     streams: &'a HashMap<Stream, ShownStream>,
     plane: &'a dyn Dataplane,
-    read: RefCell<HashMap<Stream, Amount>>,
+    /// Those that were read; `None` if nobody asks again.
+    read: Option<RefCell<HashMap<Stream, Amount>>>,
 }
 
 impl<'a> Read<'a> {
     fn new(streams: &'a HashMap<Stream, ShownStream>, plane: &'a dyn Dataplane) -> Self {
-        Self { streams, plane, read: RefCell::default() }
+        Self { streams, plane, read: Some(RefCell::default()) }
+    }
+
+    /// For who looks at each stream once.
+    fn once(streams: &'a HashMap<Stream, ShownStream>, plane: &'a dyn Dataplane) -> Self {
+        Self { streams, plane, read: None }
     }
 }
 
 impl Readings for Read<'_> {
     fn now(&self, stream: Stream) -> Amount {
-        *self.read.borrow_mut().entry(stream).or_insert_with(|| read(self.plane, stream))
+        let read = || read(self.plane, stream);
+        match &self.read {
+            Some(known) => *known.borrow_mut().entry(stream).or_insert_with(read),
+            None => read(),
+        }
     }
 
     fn last(&self, stream: Stream) -> Amount {

@@ -81,13 +81,14 @@ impl Tally {
         filter: &Filter,
         readings: &dyn Readings,
     ) {
-        let number = self.group(address).number;
-        if self.joins.get(number, member).is_some() {
+        let Self { groups, free, joins, .. } = self;
+        let group = group(groups, free, address);
+        if joins.get(group.number, member).is_some() {
             return;
         }
-        let base = self.group(address).counted(address, member, filter, readings);
-        if self.joins.insert(number, member, now, base) {
-            self.group(address).members += 1;
+        let base = group.counted(address, member, filter, readings);
+        if joins.insert(group.number, member, now, base) {
+            group.members += 1;
         }
     }
 
@@ -125,7 +126,7 @@ impl Tally {
         filter_of: impl Fn(Output) -> Filter,
         readings: &dyn Readings,
     ) {
-        let group = self.group(stream.group);
+        let group = group(&mut self.groups, &mut self.free, stream.group);
         let before = group.streams.insert(stream.source, rpf);
         if before == Some(rpf) {
             return;
@@ -210,14 +211,6 @@ impl Tally {
         }
     }
 
-    fn group(&mut self, address: IpAddr) -> &mut Group {
-        let fresh = self.free.last().copied().unwrap_or(self.groups.len() as u32);
-        self.groups.entry(address).or_insert_with(|| {
-            self.free.pop();
-            Group { number: fresh, members: 0, streams: BTreeMap::new(), gone: Amount::default() }
-        })
-    }
-
     fn drop_empty(&mut self, address: IpAddr) {
         if let Some(group) = self.groups.get(&address)
             && group.members == 0
@@ -227,6 +220,15 @@ impl Tally {
             self.groups.remove(&address);
         }
     }
+}
+
+/// A group, which is there from now on if it was not.
+fn group<'a>(groups: &'a mut HashMap<IpAddr, Group>, free: &mut Vec<u32>, address: IpAddr) -> &'a mut Group {
+    let fresh = free.last().copied().unwrap_or(groups.len() as u32);
+    groups.entry(address).or_insert_with(|| {
+        free.pop();
+        Group { number: fresh, members: 0, streams: BTreeMap::new(), gone: Amount::default() }
+    })
 }
 
 impl Group {

@@ -62,7 +62,7 @@ pub(crate) struct Received<'a> {
     pub(crate) local: SocketAddr,
     /// Its time to live or hop limit, if the kernel told.
     pub(crate) ttl: Option<u8>,
-    /// Its type of service.
+    /// Its type of service; 0 if the kernel does not tell.
     pub(crate) tos: u8,
     /// What it carries.
     pub(crate) bytes: &'a [u8],
@@ -116,26 +116,31 @@ impl UdpEndpoint {
     /// # Errors
     /// If the address is not ours or the port is taken.
     pub(crate) fn bind(local: SocketAddr) -> io::Result<Self> {
-        Self::bind_behind(None, local)
+        Self::open(None, local, true)
     }
 
-    /// The same, behind a filter of the kernel from the first datagram on.
+    /// The same, behind a filter of the kernel from the first datagram on. Of a datagram it is not told with which time
+    /// to live and type of service it came, which takes a while for each.
     ///
     /// # Errors
     /// As of [`UdpEndpoint::bind`], or if the kernel does not take the filter.
     pub(crate) fn bind_behind(filter: Option<BorrowedFd<'_>>, local: SocketAddr) -> io::Result<Self> {
+        Self::open(filter, local, false)
+    }
+
+    fn open(filter: Option<BorrowedFd<'_>>, local: SocketAddr, tells_more: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
         if local.is_ipv4() {
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
-            setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
-            setsockopt(&socket, sockopt::IpRecvTos, &true)?;
+            setsockopt(&socket, sockopt::Ipv4RecvTtl, &tells_more)?;
+            setsockopt(&socket, sockopt::IpRecvTos, &tells_more)?;
             setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
         } else {
             socket.set_only_v6(true)?;
             setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
-            setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
-            setsockopt(&socket, sockopt::Ipv6RecvTClass, &true)?;
+            setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &tells_more)?;
+            setsockopt(&socket, sockopt::Ipv6RecvTClass, &tells_more)?;
             setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
             sys::set_option(&socket, libc::SOL_UDP, UDP_NO_CHECK6_RX, &libc::c_int::from(true))?;
         }

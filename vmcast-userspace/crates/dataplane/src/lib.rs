@@ -10,6 +10,7 @@ mod copy_buffer;
 mod endpoints;
 pub mod features;
 pub mod kernel;
+mod numbered;
 pub mod oversize;
 mod plane;
 pub mod probe;

@@ -25,6 +25,21 @@ pub trait Dataplane: Send {
     /// The first operation that could not be applied; those before it stand.
     fn apply(&mut self, ops: &[FibOp]) -> Result<(), ApplyError>;
 
+    /// Applies one change of several that follow one another. What none of the others needs to be in the kernel may wait
+    /// until [`Dataplane::end_turn`], for one call instead of many.
+    ///
+    /// # Errors
+    /// If it could not be applied.
+    fn apply_in_turn(&mut self, op: &FibOp) -> Result<(), ApplyError> {
+        self.apply(std::slice::from_ref(op))
+    }
+
+    /// Puts in force what waits since [`Dataplane::apply_in_turn`]. Returns the changes that could not be, of which
+    /// nothing stands.
+    fn end_turn(&mut self) -> Vec<ApplyError> {
+        Vec::new()
+    }
+
     /// Starts to forward where a plane of an earlier process forwards on until now. Call it once, when
     /// the desired state is complete; a plane that found nothing of the kind forwards already.
     ///

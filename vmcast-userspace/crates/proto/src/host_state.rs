@@ -12,7 +12,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use vmcast_wire::membership::{Message, RecordType};
+use vmcast_wire::membership::{Message, Record, RecordType};
 
 use crate::Filter;
 
@@ -64,6 +64,16 @@ impl RecordOp {
             RecordType::Unrecognized(_) => return None,
         })
     }
+
+    /// What is wanted after it by itself, of these sources.
+    fn wanted(self, before: Filter, sources: BTreeSet<IpAddr>) -> Filter {
+        match self {
+            Self::IsInclude | Self::ToInclude => Filter::Include(sources),
+            Self::IsExclude | Self::ToExclude => Filter::Exclude(sources),
+            Self::Allow => allow(before, sources),
+            Self::Block => block(before, &sources),
+        }
+    }
 }
 
 /// What came of a message.
@@ -113,6 +123,11 @@ impl HostState {
     /// A host that splits the sources of one group over several datagrams is followed only as far
     /// as the last MODE_IS_INCLUDE record; within one datagram such records are taken together.
     pub fn apply(&mut self, message: &Message, limits: &Limits, stamp: Stamp) -> Applied {
+        if let Message::ReportV3 { records } = message
+            && let [record] = records.as_slice()
+        {
+            return self.apply_one(record, limits, stamp);
+        }
         let mut transaction = Transaction::new(self, limits, stamp);
         match message {
             Message::ReportV1 { group } | Message::ReportV2 { group } => {
@@ -130,6 +145,23 @@ impl HostState {
             Message::QueryV1 | Message::QueryV2 { .. } | Message::QueryV3(_) => {}
         }
         transaction.finish()
+    }
+
+    /// Applies the one record that a report nearly always has.
+    fn apply_one(&mut self, record: &Record<IpAddr>, limits: &Limits, stamp: Stamp) -> Applied {
+        let Record { record_type, group, sources } = record;
+        let Some(op) = RecordOp::from_wire(*record_type) else { return Applied::default() };
+        if !joinable(*group) {
+            return Applied { ignored: 1, ..Applied::default() };
+        }
+        let before = self.filter(*group);
+        let wanted = op.wanted(before.clone(), sources.iter().copied().collect());
+        if !self.fits(*group, &wanted, limits) {
+            return Applied { refused: 1, ..Applied::default() };
+        }
+        self.groups.store(*group, &wanted, stamp);
+        let changed = if wanted == before { Vec::new() } else { vec![(*group, wanted)] };
+        Applied { changed, ..Applied::default() }
     }
 
     /// Sets the filter of a group; `None` if that would exceed the limits or nobody can join it,
@@ -200,10 +232,7 @@ impl<'a> Transaction<'a> {
         let before = self.host.filter(group);
         let wanted = match op {
             RecordOp::IsInclude if !self.including.insert(group) => allow(before.clone(), sources),
-            RecordOp::IsInclude | RecordOp::ToInclude => Filter::Include(sources),
-            RecordOp::IsExclude | RecordOp::ToExclude => Filter::Exclude(sources),
-            RecordOp::Allow => allow(before.clone(), sources),
-            RecordOp::Block => block(before.clone(), &sources),
+            op => op.wanted(before.clone(), sources),
         };
         if !joinable(group) {
             self.ignored = self.ignored.saturating_add(1);
@@ -226,10 +255,11 @@ impl<'a> Transaction<'a> {
     }
 }
 
-fn allow(before: Filter, more: BTreeSet<IpAddr>) -> Filter {
+fn allow(before: Filter, mut more: BTreeSet<IpAddr>) -> Filter {
     match before {
         Filter::Include(mut sources) => {
-            sources.extend(more);
+            // Moves a list into an empty one.
+            sources.append(&mut more);
             Filter::Include(sources)
         }
         Filter::Exclude(mut sources) => {

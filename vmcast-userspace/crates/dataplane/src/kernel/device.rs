@@ -1,13 +1,12 @@
 //! What the plane knows of devices, and by which engine each is served.
 
-use std::collections::HashMap;
-
 use nix::net::if_::if_indextoname;
 use vmcast_common::fib::IfIndex;
 
 use super::sys;
 use crate::{
     features::{Features, XdpFeatures},
+    numbered::Numbered,
     plane::Engine,
 };
 
@@ -31,9 +30,9 @@ pub(super) struct Devices {
     without_relays: bool,
     /// `None` on a kernel that does not tell (before Linux 6.3).
     features: Option<Features>,
-    known: HashMap<u32, Known>,
+    known: Numbered<u32, Known>,
     /// By which engine each was served when that was last asked, and whether copies for it went nowhere.
-    served: HashMap<u32, (Engine, bool)>,
+    served: Numbered<u32, (Engine, bool)>,
     /// Whether one of these has become another, so that members have to move.
     changed: bool,
 }
@@ -58,8 +57,8 @@ impl Devices {
             rule,
             without_relays: false,
             features: features.ok(),
-            known: HashMap::new(),
-            served: HashMap::new(),
+            known: Numbered::default(),
+            served: Numbered::default(),
             changed: false,
         }
     }

@@ -38,29 +38,39 @@ impl Handle {
     }
 }
 
-/// How many devmaps are open at a time.
-const OPENED: usize = 128;
+/// How many devmaps are open at a time: a descriptor of each is kept.
+const OPENED: usize = SETS * WAYS;
+/// Sets that the open ones are spread over by their numbers, which follow one another.
+const SETS: usize = 32;
+/// How many of a set are open: of a hundred that change in turn hardly one is closed for another.
+const WAYS: usize = 8;
 
 /// Descriptors of devmaps that were changed last: who joins many groups, or one that many join, changes the same
 /// ones again and again. One that is given up meanwhile stays until another takes its place.
 #[derive(Debug)]
-pub(super) struct Opened(Vec<Option<(u32, Map)>>);
+pub(super) struct Opened(Vec<Vec<(u32, Map)>>);
 
 impl Opened {
     pub(super) fn new() -> Self {
-        Self(std::iter::repeat_with(|| None).take(OPENED).collect())
+        const { assert!(OPENED <= 256, "half the descriptors of a process that was given no more than 1024") };
+        Self(std::iter::repeat_with(Vec::new).take(SETS).collect())
     }
 
+    /// The devmap of a number; of its set the one that was changed longest ago is closed for it.
     fn open(&mut self, id: u32) -> Result<&mut Map, KernelError> {
-        let place = &mut self.0[id as usize % OPENED];
-        let map = match place.take() {
-            Some((of, map)) if of == id => map,
-            Some(_) | None => {
+        let set = &mut self.0[id as usize % SETS];
+        match set.iter().position(|(of, _)| *of == id) {
+            Some(at) => set[at..].rotate_left(1),
+            None => {
                 let data = MapData::from_id(id).map_err(KernelError::call("opening a devmap"))?;
-                Map::DevMap(data)
+                if set.len() >= WAYS {
+                    set.remove(0);
+                }
+                set.push((id, Map::DevMap(data)));
             }
-        };
-        Ok(&mut place.insert((id, map)).1)
+        }
+        let last = set.len() - 1;
+        Ok(&mut set[last].1)
     }
 }
 

@@ -1,10 +1,11 @@
 //! What a member table has of the kernel: its number, and the devmap that its packets are broadcast to.
 //!
 //! A table with few slots shares the devmap of its shape, a larger one has its own while it changes: there a
-//! change is a write of one slot, whereas a shared one is left for another. One that rests is shared again.
+//! change is a write of one slot, whereas a shared one is left for another. One that grows has room for all that the table
+//! may have, as to move on to a larger one is a write for each slot; one that rests is shared again, in its own size.
 
 use super::{
-    devmap::Devmap,
+    devmap::{Devmap, LARGEST},
     error::KernelError,
     member_table::Backing,
     pool::{Remains, Tables, Until},
@@ -66,7 +67,10 @@ impl Lease {
             Some(Slots::Own(devmap)) if (slot as usize) < devmap.slots() => {
                 backing.kernel.write_slots(devmap, &[(slot, ifindex)])
             }
-            Some(_) | None => self.fill(&present.chain([(slot, ifindex)]).collect::<Vec<_>>(), backing),
+            Some(_) | None => {
+                let slots: Vec<_> = present.chain([(slot, ifindex)]).collect();
+                self.fill_with_room(&slots, LARGEST, backing)
+            }
         }
     }
 
@@ -91,13 +95,23 @@ impl Lease {
         slots: &[(u32, u32)],
         backing: &mut Backing<'_, K, T>,
     ) -> Result<(), KernelError> {
+        self.fill_with_room(slots, 0, backing)
+    }
+
+    /// The same; a devmap of its own has so many slots at least.
+    fn fill_with_room<K: MemberWrites, T: Tables>(
+        &mut self,
+        slots: &[(u32, u32)],
+        room: usize,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<(), KernelError> {
         let Backing { kernel, tables, shapes, stream, .. } = backing;
         let new = if slots.len() <= SHARED {
             let shape = Shape::of(slots.iter().map(|(_, ifindex)| *ifindex));
             Slots::Shared(shapes.take(&shape, *kernel, *tables)?)
         } else {
             let last = slots.iter().map(|(slot, _)| *slot as usize).max().unwrap_or(0);
-            let mut devmap = tables.devmap(last + 1)?;
+            let mut devmap = tables.devmap(room.max(last + 1))?;
             if let Err(error) = kernel.write_slots(&mut devmap, slots) {
                 tables.retire(Some(devmap), Remains::default(), Until::Walked);
                 return Err(error);
@@ -130,7 +144,14 @@ impl Lease {
         }
         let Backing { kernel, tables, shapes, stream, .. } = backing;
         let shape = Shape::of(present.map(|(_, ifindex)| ifindex));
-        let Some(known) = shapes.use_again(&shape) else {
+        let fits = |devmap: &Devmap| devmap.slots() <= shape.fitting();
+        let known = match shapes.use_again(&shape) {
+            Some(known) => Some(known),
+            None if matches!(&self.slots, Some(Slots::Own(devmap)) if fits(devmap)) => None,
+            // Where there is none of that size the present one does.
+            None => shapes.take(&shape, *kernel, *tables).ok(),
+        };
+        let Some(known) = known else {
             if let Some(Slots::Own(devmap)) = self.slots.take() {
                 self.slots = Some(Slots::Shared(shapes.add(shape, devmap)));
             }

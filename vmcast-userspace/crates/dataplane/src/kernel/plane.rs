@@ -8,6 +8,8 @@ mod streams;
 mod tunnels;
 mod unfit;
 
+use tunnels::NewTunnels;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
@@ -94,6 +96,8 @@ pub struct KernelPlane {
     hops: Indices,
     /// What is to be used again when nobody walks there any more.
     remains: Remains,
+    /// New tunnels that the kernel does not have yet.
+    new_tunnels: NewTunnels,
     /// What may have been counted of members that have left, and is still to be forgotten: how often each.
     leaving: HashMap<MemberKey, u32>,
 }
@@ -137,6 +141,7 @@ impl KernelPlane {
             stats: Indices::new(maps::STREAMS, options.capacities.streams + 1),
             hops: Indices::new(maps::NEXT_HOPS, options.capacities.next_hops + 1),
             remains: Remains::default(),
+            new_tunnels: NewTunnels::default(),
             leaving: HashMap::new(),
         }
     }
@@ -265,6 +270,18 @@ impl Dataplane for KernelPlane {
         // Which engine it is takes a while to say, and only a failure needs it.
         ops.iter()
             .try_for_each(|op| self.apply_one(op).map_err(|failure| failure.of(*op, self.engine().engine)))
+    }
+
+    fn apply_in_turn(&mut self, op: &FibOp) -> Result<(), ApplyError> {
+        self.new_tunnels.may_wait = true;
+        let applied = self.apply(std::slice::from_ref(op));
+        self.new_tunnels.may_wait = false;
+        applied
+    }
+
+    fn end_turn(&mut self) -> Vec<ApplyError> {
+        self.write_new_tunnels();
+        std::mem::take(&mut self.new_tunnels.refused)
     }
 
     fn release(&mut self) -> Result<(), ReleaseError> {

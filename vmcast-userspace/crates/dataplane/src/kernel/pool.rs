@@ -25,14 +25,15 @@ use super::{
     member_table::WAYS,
     outer::OuterMap,
     shapes::ShapeId,
+    sys,
 };
 
 const _: () = assert!(LARGEST >= (limit::CHUNK + WAYS) as usize);
-/// How many of each size are in stock at first.
-const FIRST_STOCK: [usize; SIZES.len()] = [64, 32, 32, 32, 16, 16];
+/// How many of each size are in stock at first. Tables that grow have the smallest and the largest.
+const FIRST_STOCK: [usize; SIZES.len()] = [64, 32, 32, 16, 16, 32];
 /// Largest stock of a size. It doubles each time that it is found nearly used up: so many more are made before the next
 /// burst of joins comes. The thread makes 64 in some 20 ms.
-const MAX_STOCK: [usize; SIZES.len()] = [512, 512, 256, 256, 128, 128];
+const MAX_STOCK: [usize; SIZES.len()] = [512, 512, 256, 128, 128, 256];
 /// The share of a stock that is left when it is found nearly used up: one in so many.
 const LEFT: usize = 4;
 
@@ -135,7 +136,13 @@ impl TablePool {
         let filler = Filler::new(OuterMap::new(outer)?, most);
         let thread = std::thread::Builder::new()
             .name("vmcast-tables".into())
-            .spawn(move || filler.run(&order_queue, &delivery_queue))
+            .spawn(move || {
+                // It makes many at a time, and may be on the core of who serves joins.
+                if let Err(error) = sys::take_short_turns() {
+                    tracing::debug!(%error, "devmaps are made in turns of any length");
+                }
+                filler.run(&order_queue, &delivery_queue);
+            })
             .map_err(KernelError::call("starting the table thread"))?;
         let mut pool = Self::new(orders, deliveries, most);
         pool.thread = Some(thread);

@@ -11,11 +11,12 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::{
-    devmap::Devmap,
+    devmap::{Devmap, LARGEST, SIZES},
     error::KernelError,
     pool::{Remains, Tables, Until},
     writes::MemberWrites,
 };
+use crate::numbered::Numbered;
 
 /// Shapes that are kept though no table has them.
 const KEPT: usize = 256;
@@ -44,6 +45,12 @@ impl Shape {
         self.0.iter().map(|(_, slots)| *slots as usize).sum()
     }
 
+    /// Slots of the smallest devmap that has room for it.
+    pub(super) fn fitting(&self) -> usize {
+        let size = SIZES.iter().find(|size| **size as usize >= self.slots());
+        size.map_or(LARGEST, |size| *size as usize)
+    }
+
     fn has(&self, ifindex: u32) -> bool {
         self.0.binary_search_by_key(&ifindex, |(device, _)| *device).is_ok()
     }
@@ -68,7 +75,7 @@ struct Shared {
 #[derive(Debug, Default)]
 pub(super) struct Shapes {
     ids: HashMap<Shape, ShapeId>,
-    shared: HashMap<u32, Shared>,
+    shared: Numbered<u32, Shared>,
     /// The last number that was given.
     last: u32,
     /// Those that no table has, the longest unused first; some of them may be in use again.

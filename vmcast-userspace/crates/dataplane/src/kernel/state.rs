@@ -17,6 +17,7 @@ use crate::{
     conversions::Conversions,
     endpoints::Endpoints,
     kernel::list::MemberList,
+    numbered::Numbered,
     oversize::server::Streams,
     plane::{Fib, FibStream},
     ways::Ways,
@@ -156,13 +157,13 @@ impl StreamState {
 pub(super) struct State {
     pub(super) interfaces: BTreeMap<IfIndex, InterfaceState>,
     pub(super) endpoints: Endpoints,
-    pub(super) next_hops: HashMap<NextHopId, NextHopState>,
+    pub(super) next_hops: Numbered<NextHopId, NextHopState>,
     pub(super) tunnels: TunnelTable,
     pub(super) conversions: Conversions,
     /// Counter indices of the streams that a conversion is a member of.
     pub(super) converted: HashMap<ConversionId, BTreeSet<u32>>,
     /// Streams by the index of their counters.
-    pub(super) streams: HashMap<u32, StreamState>,
+    pub(super) streams: Numbered<u32, StreamState>,
     pub(super) by_stream: HashMap<Stream, u32>,
     /// Streams with [`Members::OfAnySource`], by group.
     pub(super) followers: HashMap<IpAddr, BTreeSet<u32>>,

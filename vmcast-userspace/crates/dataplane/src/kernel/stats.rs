@@ -61,7 +61,7 @@ pub(crate) fn read_stream(
     stream_stats: &PerCpuArray<MapData, StreamCounters>,
     stats: u32,
 ) -> Result<StreamCounters, StatsError> {
-    let values = read_by_core(stream_stats, stats)?;
+    let values = stream_stats.get(&stats, 0).map_err(stats_error(maps::STREAM_STATS))?;
     Ok(values.iter().fold(StreamCounters::default(), StreamCounters::plus))
 }
 

@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-use vmcast_common::maps::MemberEntry;
+use aya::Pod;
 
 /// `BPF_MAP_DELETE_ELEM` (linux/bpf.h).
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
@@ -50,24 +50,21 @@ pub(super) fn update_map_of_maps(outer: &impl AsRawFd, keys: &[u32], values: &[i
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Writes two entries of the array of members, in this order.
+/// Writes entries of a map in this order, of which `K` and `V` are key and value.
 ///
 /// # Errors
-/// What the kernel says; `EINVAL` where it does not know batches. The first may stand.
-pub(super) fn update_members(
-    members: BorrowedFd<'_>,
-    keys: [u32; 2],
-    values: &[MemberEntry; 2],
-) -> io::Result<()> {
+/// What the kernel says; `EINVAL` where it does not know batches. Those before the refused one may stand.
+pub(super) fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+    assert_eq!(keys.len(), values.len());
     let mut attr = BatchAttr {
         keys: keys.as_ptr() as u64,
         values: values.as_ptr() as u64,
-        count: 2,
-        map_fd: members.as_raw_fd().cast_unsigned(),
+        count: u32::try_from(keys.len()).map_err(io::Error::other)?,
+        map_fd: map.as_raw_fd().cast_unsigned(),
         ..BatchAttr::default()
     };
-    // SAFETY: `attr` has the layout and size of the batch member, keys and values point to two elements of the sizes that
-    // the map has, of which `MemberEntry` is the value; all outlive the call, which only reads them.
+    // SAFETY: `attr` has the layout and size of the batch member; keys and values point to `count` elements, plain data
+    // of the sizes that the map has; all outlive the call, which only reads them.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -98,6 +95,39 @@ pub(super) fn delete(map: &impl AsRawFd, key: u32) -> io::Result<()> {
     // SAFETY: `attr` has the layout of the element member, and the key of 4 bytes outlives the call.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_DELETE_ELEM, &raw mut attr, size_of::<ElementAttr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `struct sched_attr` (linux/sched/types.h), as far as it has been since it came.
+#[repr(C)]
+#[derive(Default)]
+struct SchedAttr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// Lets this thread have the processor for 0.1 ms at a time while others want it, which is the least that can be asked
+/// for: since Linux 6.6 whoever is woken waits until the turn is over of who runs. Kernels before 6.12 change nothing.
+///
+/// # Errors
+/// If the kernel lets no thread do so.
+pub(super) fn take_short_turns() -> io::Result<()> {
+    const TURN_NS: u64 = 100_000;
+    let mut attr = SchedAttr { size: size_of::<SchedAttr>() as u32, ..SchedAttr::default() };
+    // SAFETY: the pointer and the size describe `attr`, which outlives the call; 0 is the calling thread.
+    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attr, attr.size, 0) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    attr.runtime = TURN_NS;
+    // SAFETY: as above, and the kernel only reads.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -12,6 +12,7 @@ use std::{
 use vmcast_common::fib::{EcnMode, NextHopId, Tunnel, TunnelId, TunnelKind};
 
 use super::error::KernelError;
+use crate::numbered::Numbered;
 
 const BLOCK: u32 = 256;
 /// No next hop has this number.
@@ -65,7 +66,8 @@ struct Local {
 /// Every tunnel.
 #[derive(Debug, Default)]
 pub(super) struct TunnelTable {
-    blocks: BTreeMap<u32, Block>,
+    blocks: Numbered<u32, Block>,
+    len: usize,
     locals: Vec<Local>,
     gre_keys: BTreeMap<TunnelId, u32>,
     /// Streams beyond the first of a tunnel.
@@ -75,6 +77,11 @@ pub(super) struct TunnelTable {
 impl TunnelTable {
     pub(super) fn get(&self, id: TunnelId) -> Option<Tunnel> {
         self.slot(id).map(|slot| self.tunnel(id, slot))
+    }
+
+    /// How many there are.
+    pub(super) const fn len(&self) -> usize {
+        self.len
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (TunnelId, Tunnel)> + '_ {
@@ -110,6 +117,7 @@ impl TunnelTable {
         };
         let block = self.blocks.entry(id.0 / BLOCK).or_insert_with(Block::new);
         block.used += u32::from(old.is_none());
+        self.len += usize::from(old.is_none());
         block.slots[place(id)] = Some(Slot {
             kind,
             remote_ip: tunnel.remote.ip(),
@@ -132,6 +140,7 @@ impl TunnelTable {
             return;
         };
         block.used -= 1;
+        self.len -= 1;
         if block.used == 0 {
             self.blocks.remove(&(id.0 / BLOCK));
         }
@@ -148,15 +157,22 @@ impl TunnelTable {
         first.into_iter().chain(self.more_of(id)).collect()
     }
 
+    /// Whether a tunnel is a member of a stream.
+    pub(super) fn has_joined(&self, id: TunnelId, stream: u32) -> bool {
+        self.slot(id).is_some_and(|slot| slot.stream == stream) || self.more.contains(&(id, stream))
+    }
+
     /// Notes that a tunnel is a member of a stream.
     pub(super) fn join(&mut self, id: TunnelId, stream: u32) {
-        let noted = self.more.contains(&(id, stream));
+        if self.has_joined(id, stream) {
+            return;
+        }
         match self.slot_mut(id) {
-            Some(slot) if slot.stream == 0 && !noted => slot.stream = stream,
-            Some(slot) if slot.stream != stream => {
+            Some(slot) if slot.stream == 0 => slot.stream = stream,
+            Some(_) => {
                 self.more.insert((id, stream));
             }
-            Some(_) | None => {}
+            None => {}
         }
     }
 
@@ -305,6 +321,7 @@ mod tests {
                         }
                     }
                 }
+                prop_assert_eq!(table.len(), model.len());
                 let all: HashMap<_, _> = table.iter().collect();
                 prop_assert_eq!(&all, &model.iter().map(|(id, (tunnel, _))| (*id, *tunnel)).collect());
                 for (id, (tunnel, streams)) in &model {
@@ -312,6 +329,8 @@ mod tests {
                     let mut found = table.streams(*id);
                     found.sort_unstable();
                     prop_assert!(found.iter().eq(streams));
+                    let joined = (1..5).filter(|stream| table.has_joined(*id, *stream));
+                    prop_assert!(joined.eq(streams.iter().copied()));
                     if let Some(hop) = tunnel.next_hop {
                         prop_assert!(table.behind(hop).contains(id));
                     }

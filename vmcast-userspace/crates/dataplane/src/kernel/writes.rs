@@ -209,6 +209,20 @@ impl KernelMaps {
         self.next_hops.set(index, entry, 0).map_err(KernelError::call(maps::NEXT_HOPS))
     }
 
+    /// Writes new tunnels in as few calls as the kernel takes; of each that it refuses, its place among them and why.
+    pub(super) fn write_tunnels(
+        &mut self,
+        keys: &[TunnelKey],
+        entries: &[TunnelEntry],
+    ) -> Vec<(usize, MapError)> {
+        if self.batches && sys::update_batch(self.tunnels.map().fd().as_fd(), keys, entries).is_ok() {
+            return Vec::new();
+        }
+        let one_by_one = keys.iter().zip(entries).map(|(key, entry)| self.tunnels.insert(key, entry, 0));
+        let results: Vec<_> = one_by_one.collect();
+        results.into_iter().enumerate().filter_map(|(at, result)| Some((at, result.err()?))).collect()
+    }
+
     /// Says which member is the first of a list.
     pub(super) fn write_list(&mut self, list: u32, first: u32) -> Result<(), KernelError> {
         self.lists.set(list, first, 0).map_err(KernelError::call(maps::LISTS))
@@ -287,7 +301,7 @@ impl MemberWrites for KernelMaps {
     fn write_members(&mut self, entries: [(u32, MemberEntry); 2]) -> Result<(), KernelError> {
         if self.batches {
             let [(first, one), (second, other)] = entries;
-            match sys::update_members(self.members.map().fd().as_fd(), [first, second], &[one, other]) {
+            match sys::update_batch(self.members.map().fd().as_fd(), &[first, second], &[one, other]) {
                 Ok(()) => {
                     entries.iter().for_each(|(index, entry)| self.written.set(*index, Some(*entry)));
                     return Ok(());

@@ -46,9 +46,8 @@ impl KernelPlane {
                 .streams
                 .get(&stats)
                 .is_some_and(|state| state.chain.contains(output) || state.list.contains(output)),
-            Output::Neighbour(_) | Output::Tunnel(_) | Output::Converted(_) => {
-                self.streams_of(output).contains(&stats)
-            }
+            Output::Tunnel(id) => self.state.tunnels.has_joined(id, stats),
+            Output::Neighbour(_) | Output::Converted(_) => self.streams_of(output).contains(&stats),
         }
     }
 

@@ -1,16 +1,49 @@
 //! Next hops and tunnels.
 
 use vmcast_common::{
-    fib::{NextHop, NextHopId, Output, Tunnel, TunnelId, Way},
+    fib::{FibOp, NextHop, NextHopId, Output, Tunnel, TunnelId, Way},
     maps::{self, NextHopEntry, TunnelEntry, TunnelKey},
 };
 
 use super::{KernelPlane, unfit::as_written};
-use crate::kernel::{
-    error::{Failure, KernelError},
-    state::NextHopState,
-    writes::forgive_missing,
+use crate::{
+    kernel::{
+        error::{Failure, KernelError},
+        state::NextHopState,
+        writes::forgive_missing,
+    },
+    plane::{ApplyError, Dataplane as _},
 };
+
+/// Most new tunnels that wait for one call.
+const AT_ONCE: usize = 64;
+
+/// New tunnels to members that wait to be written together. Copies need nothing of a tunnel's entry, which only says
+/// whose packets are that come in by it: of a member's tunnel that they are to be dropped.
+#[derive(Debug, Default)]
+pub(super) struct NewTunnels {
+    /// Whether one that comes may wait.
+    pub(super) may_wait: bool,
+    ids: Vec<TunnelId>,
+    keys: Vec<TunnelKey>,
+    entries: Vec<TunnelEntry>,
+    /// Those that the kernel did not take.
+    pub(super) refused: Vec<ApplyError>,
+}
+
+impl NewTunnels {
+    fn push(&mut self, id: TunnelId, key: TunnelKey, entry: TunnelEntry) {
+        self.ids.push(id);
+        self.keys.push(key);
+        self.entries.push(entry);
+    }
+
+    fn clear(&mut self) {
+        self.ids.clear();
+        self.keys.clear();
+        self.entries.clear();
+    }
+}
 
 impl KernelPlane {
     pub(super) fn set_next_hop(&mut self, id: NextHopId, hop: NextHop) -> Result<(), Failure> {
@@ -75,7 +108,19 @@ impl KernelPlane {
         }
         let key = TunnelKey::new(&tunnel);
         let entry = TunnelEntry::of(id, &tunnel);
+        if self.state.tunnels.get(id).is_some() {
+            self.write_new_tunnels();
+        }
         let old = self.state.tunnels.set(id, tunnel)?;
+        // What has no room is refused at once, before others build on it.
+        let has_room = self.state.tunnels.len() + AT_ONCE <= self.capacities.tunnels as usize;
+        if self.new_tunnels.may_wait && old.is_none() && has_room && !tunnel.accepts_sources {
+            self.new_tunnels.push(id, key, entry);
+            if self.new_tunnels.ids.len() >= AT_ONCE {
+                self.write_new_tunnels();
+            }
+            return Ok(());
+        }
         if let Err(error) = self.maps.tunnels.insert(key, entry, 0) {
             match old {
                 Some(old) => {
@@ -98,7 +143,28 @@ impl KernelPlane {
         Ok(())
     }
 
+    /// Writes the tunnels that wait. One that the kernel does not take is as if it had never been set.
+    pub(super) fn write_new_tunnels(&mut self) {
+        let mut new = std::mem::take(&mut self.new_tunnels);
+        if !new.ids.is_empty() {
+            for (at, error) in self.maps.write_tunnels(&new.keys, &new.entries) {
+                let id = new.ids[at];
+                let Some(tunnel) = self.state.tunnels.get(id) else { continue };
+                if let Err(failure) = self.drop_everywhere(Output::Tunnel(id)) {
+                    tracing::debug!(%failure, id = id.0, "a member without its tunnel stays");
+                }
+                self.state.tunnels.remove(id);
+                let error = KernelError::full_or(maps::TUNNELS, self.capacities.tunnels)(error);
+                let engine = self.engine().engine;
+                new.refused.push(Failure::from(error).of(FibOp::SetTunnel(id, tunnel), engine));
+            }
+            new.clear();
+        }
+        self.new_tunnels = new;
+    }
+
     pub(super) fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), Failure> {
+        self.write_new_tunnels();
         let Some(tunnel) = self.state.tunnels.get(id) else {
             return Ok(());
         };

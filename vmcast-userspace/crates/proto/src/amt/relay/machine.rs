@@ -214,7 +214,7 @@ impl Relay {
             Err(LimitError::Draining)
         } else if self.table.len() >= self.config.max_tunnels {
             Err(LimitError::Tunnels { limit: self.config.max_tunnels })
-        } else if self.table.has_tunnels(address, self.config.max_tunnels_per_source) {
+        } else if self.table.of_address(address) >= self.config.max_tunnels_per_source {
             Err(LimitError::TunnelsPerSource { address, limit: self.config.max_tunnels_per_source })
         } else if self.table.of_prefix(address) >= self.config.max_tunnels_per_prefix {
             Err(LimitError::TunnelsPerPrefix { address, limit: self.config.max_tunnels_per_prefix })

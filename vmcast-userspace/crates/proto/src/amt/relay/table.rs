@@ -39,6 +39,24 @@ enum Slot {
     Tunnel(Tunnel),
 }
 
+/// How many tunnels an address has, which is told from others by its keyed hash: there may be as many as tunnels.
+#[derive(Clone, Copy, Debug)]
+struct OfAddress {
+    hash: [u32; 2],
+    tunnels: u32,
+}
+
+impl OfAddress {
+    const fn new(hash: u64) -> Self {
+        Self { hash: [hash as u32, (hash >> 32) as u32], tunnels: 0 }
+    }
+
+    fn hash(&self) -> u64 {
+        let [low, high] = self.hash.map(u64::from);
+        low | (high << 32)
+    }
+}
+
 /// Head and tail of a queue, 0 if it is empty.
 #[derive(Clone, Copy, Debug, Default)]
 struct List {
@@ -53,7 +71,8 @@ pub(super) struct Table {
     vacant: u32,
     length: u32,
     by_ends: HashTable<u32>,
-    by_address: HashTable<u32>,
+    /// How many tunnels each address has.
+    by_address: HashTable<OfAddress>,
     /// How many tunnels each network has.
     by_prefix: HashTable<(Prefix, u32)>,
     /// Keyed, so that a peer cannot choose addresses that collide.
@@ -104,12 +123,26 @@ impl Table {
         self.by_ends.find(hash, |id| self.get(*id).is_some_and(|tunnel| tunnel.ends == *ends)).copied()
     }
 
-    /// Whether an address has at least so many tunnels; looks at no more than that many.
-    pub(super) fn has_tunnels(&self, address: IpAddr, at_least: u32) -> bool {
-        let of_address = |id: &&u32| self.get(**id).is_some_and(|tunnel| tunnel.ends.remote_ip == address);
+    /// How many tunnels an address has.
+    pub(super) fn of_address(&self, address: IpAddr) -> u32 {
         let hash = hash_address(&self.hasher, address);
-        let at_least = usize::try_from(at_least).unwrap_or(usize::MAX);
-        self.by_address.iter_hash(hash).filter(of_address).take(at_least).count() >= at_least
+        self.by_address.find(hash, |entry| entry.hash() == hash).map_or(0, |entry| entry.tunnels)
+    }
+
+    fn count_address(&mut self, address: IpAddr) {
+        let hash = hash_address(&self.hasher, address);
+        let entry = self.by_address.entry(hash, |entry| entry.hash() == hash, OfAddress::hash);
+        entry.or_insert(OfAddress::new(hash)).into_mut().tunnels += 1;
+    }
+
+    fn discount_address(&mut self, address: IpAddr) {
+        let hash = hash_address(&self.hasher, address);
+        if let Ok(mut entry) = self.by_address.find_entry(hash, |entry| entry.hash() == hash) {
+            entry.get_mut().tunnels -= 1;
+            if entry.get().tunnels == 0 {
+                entry.remove();
+            }
+        }
     }
 
     /// How many tunnels the network of an address has.
@@ -177,13 +210,11 @@ impl Table {
         }
         self.length += 1;
         self.count_prefix(ends.remote_ip);
+        self.count_address(ends.remote_ip);
         self.append(queue, id);
-        let Self { blocks, hasher, by_ends, by_address, .. } = self;
+        let Self { blocks, hasher, by_ends, .. } = self;
         by_ends.insert_unique(hash_ends(hasher, &ends), id, |id| {
             ends_of(blocks, *id).map_or(0, |ends| hash_ends(hasher, &ends))
-        });
-        by_address.insert_unique(hash_address(hasher, ends.remote_ip), id, |id| {
-            ends_of(blocks, *id).map_or(0, |ends| hash_address(hasher, ends.remote_ip))
         });
         id
     }
@@ -217,15 +248,12 @@ impl Table {
         if let Ok(entry) = self.by_ends.find_entry(hash_ends(&self.hasher, &ends), |other| *other == id) {
             entry.remove();
         }
-        let hash = hash_address(&self.hasher, ends.remote_ip);
-        if let Ok(entry) = self.by_address.find_entry(hash, |other| *other == id) {
-            entry.remove();
-        }
         let (block, at) = position(id)?;
         let slot = std::mem::replace(&mut self.blocks[block][at], Slot::Vacant { next: self.vacant });
         self.vacant = id;
         self.length -= 1;
         self.discount_prefix(ends.remote_ip);
+        self.discount_address(ends.remote_ip);
         match slot {
             Slot::Tunnel(tunnel) => Some(tunnel),
             Slot::Vacant { .. } => None,
@@ -373,12 +401,11 @@ mod tests {
         }
         let ends = table.ends(local(), "10.0.0.1:7".parse().unwrap()).unwrap();
         assert_eq!(table.find(&ends), Some(7));
-        assert!(table.has_tunnels(ends.remote_ip, 3_000));
+        assert_eq!(table.of_address(ends.remote_ip), 3_000);
         assert_eq!(table.remove(7).unwrap().ends, ends);
         assert_eq!(table.find(&ends), None);
         assert!(table.remove(7).is_none());
-        assert!(table.has_tunnels(ends.remote_ip, 2_999));
-        assert!(!table.has_tunnels(ends.remote_ip, 3_000));
+        assert_eq!(table.of_address(ends.remote_ip), 2_999);
         assert_eq!(table.iter().count(), 2_999);
         assert_eq!(add(&mut table, 0, 5_000, 1), 7);
         assert_eq!(add(&mut table, 0, 5_001, 1), 3_001);
