@@ -28,6 +28,7 @@ mod foreign;
 mod full;
 mod hosts;
 mod interfaces;
+mod leaves;
 mod main_job;
 mod many_groups;
 mod many_tunnels;
@@ -70,6 +71,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         applications::trials(),
         rebind::trials(),
         proxy::trials(),
+        leaves::trials(),
         election::trials(),
         recorded::trials(),
         restart::trials(),
