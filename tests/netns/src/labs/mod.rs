@@ -29,6 +29,7 @@ mod full;
 mod hosts;
 mod interfaces;
 mod leaves;
+mod limits;
 mod main_job;
 mod many_groups;
 mod many_tunnels;
@@ -72,6 +73,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         rebind::trials(),
         proxy::trials(),
         leaves::trials(),
+        limits::trials(),
         election::trials(),
         recorded::trials(),
         restart::trials(),
