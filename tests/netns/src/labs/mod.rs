@@ -7,6 +7,7 @@ mod amt_gateway;
 mod amtrelay;
 mod applications;
 mod bad_input;
+mod bad_mld;
 mod bed;
 mod chain;
 mod churn;
@@ -89,6 +90,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         two_vmrs::trials(),
         sources::trials(),
         bad_input::trials(),
+        bad_mld::trials(),
         churn::trials(),
         many_groups::trials(),
         many_tunnels::trials(),
