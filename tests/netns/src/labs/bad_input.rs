@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     thread,
     time::Duration,
 };
@@ -24,13 +24,21 @@ use vmcast_wire::{
 
 use super::{
     bed::{Bed, Outcome, ensure, trial, trials_by_engine},
+    over_ipv6,
     small::{IGMP, Router, SOURCE, STREAM, Small, VMR, client_address, gateway_of, static_agent},
     stream::{Listener, Sender, payload},
 };
 
 pub(super) fn trials() -> Vec<Trial> {
     let mut trials: Vec<Trial> =
-        trials_by_engine("bad messages of tunnels are counted and no stream is touched", at_the_relay).into();
+        trials_by_engine("bad messages of tunnels are counted and no stream is touched", |bed, engine| {
+            at_the_relay(bed, engine, |client| gateway_of(client).into())
+        })
+        .into();
+    trials.extend(trials_by_engine(
+        "bad messages of tunnels over IPv6 are counted and no stream is touched",
+        |bed, engine| at_the_relay(bed, engine, |client| over_ipv6::ends(client.into())[0].into()),
+    ));
     trials.push(trial("bad IGMP on a link is counted and no stream is touched", on_a_link));
     trials.push(trial(
         "IGMP without Router Alert is refused where it is required, and there alone",
@@ -86,8 +94,13 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(node: &Namespace, relay: Ipv4Addr) -> Result<Self, Failed> {
-        let socket = node.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
+    pub(super) fn new(node: &Namespace, relay: impl Into<IpAddr>) -> Result<Self, Failed> {
+        let relay = relay.into();
+        let own: IpAddr = match relay {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = node.enter(|| UdpSocket::bind((own, 0)))??;
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
         socket.connect((relay, PORT))?;
         Ok(Self { socket })
@@ -149,16 +162,21 @@ fn garbage() -> impl Iterator<Item = Vec<u8>> {
 }
 
 // proves that each kind of bad AMT raises its counter while a stream flows whole
-fn at_the_relay(bed: &mut Bed, engine: Engine) -> Outcome {
+fn at_the_relay(bed: &mut Bed, engine: Engine, relay_of: fn(u8) -> IpAddr) -> Outcome {
     let small = Small::build(bed, 3)?;
+    over_ipv6::number(&small)?;
     let mut router = small.router(bed, Router { engine, ..Router::default() })?;
-    let _agents = small.agents(bed, [1, 3])?;
+    let mut agents = Vec::new();
+    for client in [1, 3] {
+        agents.push(static_agent(bed, small.client(client), relay_of(client), "")?);
+    }
+    wait_ready(&mut agents, bed.clock)?;
     let bystander = small.forbid(bed, 3)?;
     let sender = Sender::start(&small.source, SOURCE, STREAM)?;
     let listener = Listener::join(small.client(1), STREAM, None)?;
     listener.more(bed, SOME)?;
 
-    let stranger = Peer::new(small.client(2), gateway_of(2))?;
+    let stranger = Peer::new(small.client(2), relay_of(2))?;
     send_all(&stranger, garbage())?;
     // Whole messages of a stranger: data, what only relays say, and joins without a handshake.
     stranger.send(&Message::MulticastData { packet: &data(SOURCE, STREAM.group) }.to_vec())?;
@@ -166,7 +184,7 @@ fn at_the_relay(bed: &mut Bed, engine: Engine) -> Outcome {
     stranger.update([1, 2, 3, 4, 5, 6], 77, &report(vec![join(STREAM.group)]))?;
 
     // With a right MAC, but a wrong report; and with a MAC that is right for another nonce.
-    let peer = Peer::new(small.client(2), gateway_of(2))?;
+    let peer = Peer::new(small.client(2), relay_of(2))?;
     let mac = peer.handshake(9)?;
     peer.update(mac, 10, &report(vec![join(STREAM.group)]))?;
     peer.update(mac, 9, &[])?;
