@@ -178,7 +178,7 @@ fn node_reads(bytes: &[u8]) {
 }
 
 /// Reads a message; what can be read can be written and reads the same.
-fn decode<M: Message + Default + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> Option<M> {
+pub(crate) fn decode<M: Message + Default + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> Option<M> {
     let message = M::decode(bytes).ok()?;
     let again = M::decode(message.encode_to_vec().as_slice());
     assert_eq!(again.as_ref(), Ok(&message));
@@ -194,7 +194,7 @@ fn granted<T>(result: Result<T, Error<Infallible>>) -> Option<T> {
 }
 
 /// The value; an error says what is wrong.
-fn explained<T, E: Display>(result: Result<T, E>) -> Option<T> {
+pub(crate) fn explained<T, E: Display>(result: Result<T, E>) -> Option<T> {
     result.inspect_err(|error| assert!(!error.to_string().is_empty())).ok()
 }
 

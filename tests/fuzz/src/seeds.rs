@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use netlink_packet_core::NetlinkMessage;
@@ -18,12 +18,13 @@ use vmcast_api::{
     Group, GroupState, Groups, Node, Nodes, Page, Place, Request, Response, Role, Stats, TokenOrder, encode,
 };
 use vmcast_signal::v1;
+use vmcast_wire::{igmp, ipv4, ipv6, mld};
 
 /// Makes the seeds of one target.
 pub type Seeds = fn() -> Vec<Vec<u8>>;
 
 /// The targets that have seeds.
-pub const ALL: [(&str, Seeds); 7] = [
+pub const ALL: [(&str, Seeds); 11] = [
     ("relay", relay),
     ("gateway", gateway),
     ("prober", prober),
@@ -31,6 +32,10 @@ pub const ALL: [(&str, Seeds); 7] = [
     ("control", control),
     ("netlink", netlink),
     ("config", config),
+    ("line", line),
+    ("join", join),
+    ("host_packet", host_packet),
+    ("etcd_row", etcd_row),
 ];
 
 const RELAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 2268);
@@ -299,4 +304,141 @@ pub fn gateway() -> Vec<Vec<u8>> {
 #[must_use]
 pub fn prober() -> Vec<Vec<u8>> {
     vec![vec![0x26, 3, 4, 60, 0, 40, 0x14, 250, 1, 4, 0x24, 3]]
+}
+
+/// A request for a certificate, signed by its key; made once, for keys are random.
+const CERTIFICATE_REQUEST: [u8; 201] = [
+    0x30, 0x81, 0xc6, 0x30, 0x6f, 0x02, 0x01, 0x00, 0x30, 0x0d, 0x31, 0x0b, 0x30, 0x09, 0x06, 0x03, 0x55,
+    0x04, 0x03, 0x0c, 0x02, 0x6e, 0x31, 0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d,
+    0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04, 0xa1,
+    0x3e, 0x46, 0xaa, 0xf9, 0x5a, 0x41, 0xa2, 0x3b, 0xb4, 0x41, 0xce, 0x7a, 0xdd, 0x8c, 0x7c, 0x49, 0x9b,
+    0x4f, 0xf7, 0xdb, 0x09, 0x41, 0x8f, 0x98, 0xbb, 0x83, 0x56, 0x12, 0x84, 0x9a, 0xe9, 0x5c, 0x11, 0x7b,
+    0x1e, 0x01, 0x40, 0xa1, 0x04, 0xb5, 0xf9, 0x92, 0x44, 0xcd, 0x34, 0x4e, 0x60, 0x42, 0x53, 0xf0, 0x0f,
+    0xc6, 0x12, 0x53, 0x3e, 0x7c, 0x7f, 0xda, 0x4d, 0xc4, 0x6a, 0x7e, 0x48, 0xa0, 0x00, 0x30, 0x0a, 0x06,
+    0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02, 0x03, 0x47, 0x00, 0x30, 0x44, 0x02, 0x20, 0x1e,
+    0x72, 0xd6, 0x6d, 0x2c, 0x61, 0xce, 0x34, 0x01, 0xeb, 0x38, 0x79, 0xeb, 0x70, 0xf1, 0xad, 0xd5, 0x22,
+    0x10, 0xa4, 0x5c, 0x91, 0xb6, 0x70, 0x5a, 0x0f, 0xbe, 0x90, 0xc9, 0x59, 0x17, 0xb3, 0x02, 0x20, 0x6e,
+    0xc7, 0x82, 0xa2, 0x86, 0xcf, 0x09, 0x74, 0xaf, 0x77, 0xfb, 0x56, 0xbf, 0xd2, 0x4d, 0x32, 0xbf, 0x22,
+    0x23, 0xaa, 0x98, 0x16, 0x62, 0xa1, 0x43, 0xf4, 0x0d, 0x96, 0x62, 0x11, 0xcc, 0x11,
+];
+
+/// What the admin and a VMR say on their line.
+#[must_use]
+pub fn line() -> Vec<Vec<u8>> {
+    let noted =
+        |tag: u32| v1::Noted { tag, nonces: (0..3).map(|half| tag << 16 | (tag + 1 + half)).collect() };
+    let refused = v1::RefusedJoin {
+        tunnel: "198.51.100.3:1".to_owned(),
+        group: "232.1.1.1".to_owned(),
+        reason: "rule 3".to_owned(),
+    };
+    let said = |noted, refused| v1::AttendRequest { node_id: "n1".to_owned(), answered: 7, noted, refused };
+    let rule = v1::PolicyRule {
+        id: 3,
+        deny: true,
+        action: v1::PolicyAction::Send.into(),
+        node_id: "n1".to_owned(),
+        addresses: vec!["192.0.2.1".to_owned()],
+        who: "10.0.0.0/8".to_owned(),
+        groups: "ff3e::/32".to_owned(),
+        source: "192.0.2.0/24".to_owned(),
+        max_groups: Some(2),
+        ..v1::PolicyRule::default()
+    };
+    let policy = v1::Policy { version: 9, deny_by_default: true, rules: vec![rule] };
+    let proof = v1::Proof {
+        endpoint: "192.0.2.1:2268".to_owned(),
+        found: v1::Found::Silent.into(),
+        since_unix_millis: 7,
+    };
+    let told = |what| v1::Command { number: 1, what: Some(what) }.encode_to_vec();
+    let steps = [
+        step(1, said(Some(noted(0x0101)), None).encode_to_vec()),
+        vec![0, 20, 0],
+        step(1, said(Some(noted(0x0101)), None).encode_to_vec()),
+        step(1, said(None, Some(v1::RefusedJoins { joins: vec![refused.clone()] })).encode_to_vec()),
+        step(2, told(v1::command::What::Policy(policy.clone()))),
+        step(2, told(v1::command::What::Proofs(v1::Proofs { endpoints: vec![proof] }))),
+        step(2, told(v1::command::What::Going("n2".to_owned()))),
+        step(2, v1::RefusedJoinsResponse { joins: vec![refused] }.encode_to_vec()),
+        step(3, policy.encode_to_vec()),
+    ];
+    steps.iter().cloned().chain([steps.concat()]).collect()
+}
+
+/// A join, the request in it, a renewal, and a join token.
+#[must_use]
+pub fn join() -> Vec<Vec<u8>> {
+    let request = v1::JoinRequest {
+        token_id: "0a".to_owned(),
+        token_secret: "00ff".to_owned(),
+        node_id: "n1".to_owned(),
+        certificate_request: CERTIFICATE_REQUEST.to_vec(),
+    };
+    let renewal = v1::RenewRequest { certificate_request: CERTIFICATE_REQUEST.to_vec() };
+    let token = vmcast::identity::JoinToken {
+        admins: vec!["https://192.0.2.1:8440".to_owned()],
+        fingerprint: vmcast::identity::Fingerprint::of(&CERTIFICATE_REQUEST),
+        id: "0a".to_owned(),
+        secret: "00ff".to_owned(),
+    };
+    vec![
+        request.encode_to_vec(),
+        renewal.encode_to_vec(),
+        CERTIFICATE_REQUEST.to_vec(),
+        token.to_string().into_bytes(),
+    ]
+}
+
+/// Reports of IGMP and MLD, and data for groups.
+#[must_use]
+pub fn host_packet() -> Vec<Vec<u8>> {
+    let (source, group) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(239, 1, 2, 3));
+    let report = igmp::Message::ReportV2 { group }.emit();
+    let (source6, group6) =
+        (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 0, 1));
+    let report6 = mld::Message::ReportV1 { group: group6 }.emit(source6, group6);
+    vec![
+        ipv4::encapsulate(source, group, 1, 0xc0, 2, true, &report),
+        ipv4::encapsulate(source, group, 1, 0, 17, false, &[0; 12]),
+        ipv6::encapsulate(source6, group6, 1, 0, mld::NEXT_ICMPV6, true, &report6),
+        ipv6::encapsulate(source6, group6, 1, 0, 17, false, &[0; 12]),
+    ]
+}
+
+/// A node, an entry of the cache, and records.
+#[must_use]
+pub fn etcd_row() -> Vec<Vec<u8>> {
+    let node = v1::Node {
+        id: "n1".to_owned(),
+        role: v1::Role::Vmr.into(),
+        endpoints: vec!["192.0.2.1:2268".to_owned()],
+        ..v1::Node::default()
+    };
+    let node =
+        v1::NodeEntry { node: Some(node), seen_address: "192.0.2.1".to_owned(), ..v1::NodeEntry::default() };
+    let entry = v1::CacheEntry {
+        prefix: "192.0.2.0/24".to_owned(),
+        scope: v1::Role::Agent.into(),
+        nearest: Some(v1::Measurement {
+            vmr_id: "n1".to_owned(),
+            endpoint: "192.0.2.1:2268".to_owned(),
+            hops: 3,
+            rtt_micros: 900,
+        }),
+        reporter: "n3".to_owned(),
+        ..v1::CacheEntry::default()
+    };
+    let row = |table: u8, key: &str, value: Vec<u8>| {
+        let length = |bytes: &[u8]| u8::try_from(bytes.len()).expect("a short row");
+        [&[table, 0, length(key.as_bytes())], key.as_bytes(), &[length(&value)], &value].concat()
+    };
+    let rows = [
+        row(0, "n1", node.encode_to_vec()),
+        row(1, "0@192.0.2.0/24", entry.encode_to_vec()),
+        row(2, "certificate/n1/0a", b"{}".to_vec()),
+        row(3, "0a", b"{}".to_vec()),
+        row(4, "claim/192.0.2.1:2268", b"n1".to_vec()),
+    ];
+    rows.iter().cloned().chain([rows.concat()]).collect()
 }

@@ -92,6 +92,19 @@ fn seeds_are_understood() {
     let told: Vec<_> = seeds::netlink().iter().map(|datagram| read(datagram)).collect();
     assert_eq!(told[..7], [1; 7]);
     assert_eq!(told.last(), Some(&7));
+    let read = seeds::host_packet()
+        .iter()
+        .map(|packet| vmcast::agent::read_host_packet(packet).is_ok())
+        .collect::<Vec<_>>();
+    assert_eq!(read, [true, false, true, false]);
+    assert!(vmcast::identity::CertificateRequest::parse(&seeds::join()[2]).is_some());
+    let layout = vmcast::admin::EtcdLayout::new("/v/");
+    for (row, known) in seeds::etcd_row().iter().zip([true, true, true, true, false]) {
+        let (key, value) = (&row[3..3 + usize::from(row[2])], &row[4 + usize::from(row[2])..]);
+        let table = ["node/", "cache/", "record/", "record/token/", ""][usize::from(row[0])];
+        let key = [b"/v/1/", table.as_bytes(), key].concat();
+        assert_eq!(layout.row(&key, value).is_some(), known, "{}", String::from_utf8_lossy(&key));
+    }
     let file = std::path::Path::new("vmcast.toml");
     let texts: Vec<_> = seeds::config().into_iter().map(|text| String::from_utf8(text).unwrap()).collect();
     assert!(vmcast::config::parse::<vmcast::config::RouterConfig>(file, &texts[0]).is_ok());
@@ -135,5 +148,25 @@ proptest! {
     #[test]
     fn the_configuration_holds_on_changed_seeds(data in changed(seeds::config())) {
         vmcast_fuzz::config(&data);
+    }
+
+    #[test]
+    fn the_line_between_a_vmr_and_the_admin_holds_on_changed_seeds(data in changed(seeds::line())) {
+        vmcast_fuzz::line(&data);
+    }
+
+    #[test]
+    fn what_strangers_join_by_holds_on_changed_seeds(data in changed(seeds::join())) {
+        vmcast_fuzz::join(&data);
+    }
+
+    #[test]
+    fn packets_of_an_agents_host_hold_on_changed_seeds(data in changed(seeds::host_packet())) {
+        vmcast_fuzz::host_packet(&data);
+    }
+
+    #[test]
+    fn rows_of_etcd_hold_on_changed_seeds(data in changed(seeds::etcd_row())) {
+        vmcast_fuzz::etcd_row(&data);
     }
 }

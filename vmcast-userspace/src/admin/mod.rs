@@ -28,7 +28,10 @@ mod writer;
 
 pub use clock::Clock;
 pub use connection::Limits;
-pub use etcd::{EtcdError, EtcdSettings, EtcdStore, EtcdTls};
+pub use etcd::{
+    EtcdError, EtcdLayout, EtcdRow, EtcdSettings, EtcdStore, EtcdTls, entry_value as etcd_entry_value,
+    node_value as etcd_node_value,
+};
 pub use gate::{Caller, ConnectionInfo, Gate, Peer};
 pub use handle::{Handle, Status};
 pub use lines::{LineCounters, Way};
@@ -36,6 +39,7 @@ pub use migrate::{MigrateError, Migrated, migrate};
 pub use mirror::{Kept, Mirror};
 pub use place::{AnyStore, AnyStoreError};
 pub use policy::{PolicyError, message as policy_message, policy as read_policy};
+pub use refused::checked as read_refused;
 pub use server::{Admin, Settings, run};
 pub use store::{OpenError, SqliteStore, StoreError};
 

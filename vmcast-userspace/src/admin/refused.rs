@@ -80,7 +80,10 @@ impl<S: Kept> Handle<S> {
 }
 
 /// Checks the fields, and writes the addresses as everybody does.
-fn checked(joins: v1::RefusedJoins) -> Result<v1::RefusedJoins, Malformed> {
+///
+/// # Errors
+/// If a field cannot be read, or there is too much.
+pub fn checked(joins: v1::RefusedJoins) -> Result<v1::RefusedJoins, Malformed> {
     let check = |join: v1::RefusedJoin| {
         let tunnel: SocketAddr = parse("refused.tunnel", &join.tunnel)?;
         let group: std::net::IpAddr = parse("refused.group", &join.group)?;

@@ -2,7 +2,7 @@
 
 /// Why a packet that the host sent into the virtual interface, or one for the host, went nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Drop {
+pub enum Drop {
     /// From the host: neither IPv4 nor IPv6.
     NotIp,
     /// From the host: a broken IP header.
@@ -38,7 +38,8 @@ impl Drop {
     ];
 
     /// The metric label, in snake case.
-    pub(super) const fn label(self) -> &'static str {
+    #[must_use]
+    pub const fn label(self) -> &'static str {
         match self {
             Self::NotIp => "not_ip",
             Self::Malformed => "malformed",

@@ -26,7 +26,7 @@ const SSDP: Ipv4Addr = Ipv4Addr::new(239, 255, 255, 250);
 ///
 /// # Errors
 /// Why any other packet goes nowhere.
-pub(super) fn read(packet: &[u8]) -> Result<(Family, membership::Input<'_>), Drop> {
+pub fn read(packet: &[u8]) -> Result<(Family, membership::Input<'_>), Drop> {
     match packet.first().map(|first| first >> 4) {
         Some(4) => Ok((Family::V4, read_v4(packet)?)),
         Some(6) => Ok((Family::V6, read_v6(packet)?)),

@@ -21,4 +21,6 @@ mod upstream;
 #[cfg(test)]
 mod netns_tests;
 
+pub use counters::Drop;
+pub use host_packet::read as read_host_packet;
 pub use run::run;

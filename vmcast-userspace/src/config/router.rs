@@ -338,6 +338,9 @@ pub struct RouterInterface {
     /// Whether a group ends at once when the last host that is known to be in it leaves.
     #[serde(default)]
     pub immediate_leave: bool,
+    /// Whether IGMP of version 2 and 3 is refused there without the Router Alert option.
+    #[serde(default)]
+    pub require_router_alert: bool,
     /// The groups that its hosts may ask for; `None` for all.
     #[serde(default)]
     pub groups: Option<Vec<GroupPrefix>>,
@@ -392,6 +395,7 @@ impl RouterInterface {
             ("querier_steady_seconds", self.querier_steady_seconds.is_some()),
             ("querier_starting_seconds", self.querier_starting_seconds.is_some()),
             ("immediate_leave", self.immediate_leave),
+            ("require_router_alert", self.require_router_alert),
             ("groups", self.groups.is_some()),
             ("max_groups", self.max_groups != max_groups()),
             ("max_groups_per_host", self.max_groups_per_host.is_some()),

@@ -249,18 +249,21 @@ fn a_rank_that_does_not_fit_its_upstream_is_only_warned_about() {
 fn limits_of_a_querier_are_for_queriers_and_let_somebody_in() {
     let (router, report) = parse::<RouterConfig>(
         "rank = 0\n[[interface]]\nname = \"a\"\nquerier = true\nimmediate_leave = true\n\
-         groups = [\"239.0.1.0/24\", \"ff0e::/16\"]\nmax_groups = 7\nmax_groups_per_host = 2\n",
+         require_router_alert = true\ngroups = [\"239.0.1.0/24\", \"ff0e::/16\"]\nmax_groups = 7\nmax_groups_per_host = 2\n",
     )
     .unwrap();
     assert_eq!(report, Default::default());
     let ranges = router.interfaces[0].allowed_groups().unwrap();
     assert!(ranges.iter().any(|range| range.contains("ff0e::5".parse().unwrap())));
     assert!(!ranges.iter().any(|range| range.contains("239.0.2.1".parse().unwrap())));
+    assert!(router.interfaces[0].require_router_alert);
     let said = router_refusal("querier = true\nmax_groups = 0\n");
     assert!(said.contains("no host could join anything"), "{said}");
-    let (_, report) =
-        parse::<RouterConfig>("rank = 0\n[[interface]]\nname = \"a\"\nmax_groups = 7\n").unwrap();
-    assert!(report.to_string().contains("nobody is asked on this interface"), "{report}");
+    for key in ["max_groups = 7", "require_router_alert = true"] {
+        let text = format!("rank = 0\n[[interface]]\nname = \"a\"\n{key}\n");
+        let (_, report) = parse::<RouterConfig>(&text).unwrap();
+        assert!(report.to_string().contains("nobody is asked on this interface"), "{key}: {report}");
+    }
 }
 
 #[test]

@@ -291,19 +291,22 @@ fn is_of_key(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {
     parsed.is_ok_and(|(_, parsed)| parsed.public_key().raw == key.subject_public_key_info())
 }
 
-/// A request for a certificate whose signature was checked.
-pub(super) struct Request(CertificateSigningRequestParams);
+/// A request for a certificate (PKCS #10, RFC 2986) whose signature was checked.
+#[derive(Debug)]
+pub struct Request(CertificateSigningRequestParams);
 
 impl Request {
-    /// Reads one in DER.
-    pub(super) fn parse(der: &[u8]) -> Option<Self> {
+    /// Reads one in DER; `None` if it is none, or another key has signed it.
+    #[must_use]
+    pub fn parse(der: &[u8]) -> Option<Self> {
         CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der.to_vec()))
             .ok()
             .map(Self)
     }
 
     /// The fingerprint of its public key.
-    pub(super) fn key(&self) -> Fingerprint {
+    #[must_use]
+    pub fn key(&self) -> Fingerprint {
         Fingerprint::of(&self.0.public_key.subject_public_key_info())
     }
 }

@@ -16,7 +16,7 @@ mod shared;
 mod tls;
 mod token;
 
-pub use authority::{Authority, AuthorityError, Fingerprint, LIFETIME};
+pub use authority::{Authority, AuthorityError, Fingerprint, LIFETIME, Request as CertificateRequest};
 pub(crate) use files::replace_private;
 pub use node::certificate_request;
 pub use node::{IdentityError, NodeIdentity, Prepared, join};

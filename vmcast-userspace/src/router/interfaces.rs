@@ -250,6 +250,7 @@ fn querier_config(
         } else {
             ImmediateLeave::Never
         },
+        require_router_alert: configured.require_router_alert,
         allowed_queriers: configured.allowed_queriers(),
         steady_time: configured.steady_time(),
         allowed_groups: configured.allowed_groups(),
@@ -377,5 +378,48 @@ impl Strangers {
             socket.set_known(sender, true);
         }
         crowded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use vmcast_proto::membership::{AddressRange, SteadyTime};
+
+    use super::*;
+
+    #[test]
+    fn every_key_of_an_interface_reaches_its_queriers() {
+        let text = "rank = 0\n[[interface]]\nname = \"a\"\nquerier = true\nimmediate_leave = true\n\
+                    require_router_alert = true\nqueriers = [\"192.0.2.9\"]\nquerier_steady_seconds = 21\n\
+                    querier_starting_seconds = 22\ngroups = [\"239.0.1.0/24\"]\nmax_groups = 23\n\
+                    max_groups_per_host = 24\n[interface.igmp]\nversion = 2\nrobustness_variable = 3\n\
+                    query_interval_seconds = 25\n[[interface]]\nname = \"b\"\nquerier = true\n";
+        let (config, _) = crate::config::parse::<RouterConfig>(std::path::Path::new("t.toml"), text).unwrap();
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let of = |index: usize| {
+            querier_config(&config, &config.interfaces[index], Family::V4, Some(address), 1500)
+        };
+        let range = |address: Ipv4Addr, prefix| Some(vec![AddressRange { address: address.into(), prefix }]);
+        let defaults = membership::Config { address, mtu: 1500, ..membership::Config::new(Family::V4) };
+        let expected = membership::Config {
+            version: membership::Version::numbered(Family::V4, 2).unwrap(),
+            robustness_variable: 3,
+            query_interval: Duration::from_secs(25),
+            immediate_leave: ImmediateLeave::Tracked,
+            require_router_alert: true,
+            allowed_queriers: range(Ipv4Addr::new(192, 0, 2, 9), 32),
+            steady_time: SteadyTime {
+                serving: Some(Duration::from_secs(21)),
+                starting: Some(Duration::from_secs(22)),
+            },
+            allowed_groups: range(Ipv4Addr::new(239, 0, 1, 0), 24),
+            max_groups: 23,
+            max_groups_per_host: Some(24),
+            ..defaults.clone()
+        };
+        assert_eq!(of(0), expected);
+        assert_eq!(of(1), defaults);
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     thread,
     time::Duration,
 };
@@ -14,6 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use vmcast_lab::{
     Namespace,
     roles::{Engine, wait_ready},
+    traffic::{Carriage, GroupPort, Witness},
 };
 use vmcast_wire::{
     amt::{Message, PORT, ResponseMac},
@@ -23,14 +24,26 @@ use vmcast_wire::{
 
 use super::{
     bed::{Bed, Outcome, ensure, trial, trials_by_engine},
+    over_ipv6,
     small::{IGMP, Router, SOURCE, STREAM, Small, VMR, client_address, gateway_of, static_agent},
     stream::{Listener, Sender, payload},
 };
 
 pub(super) fn trials() -> Vec<Trial> {
     let mut trials: Vec<Trial> =
-        trials_by_engine("bad messages of tunnels are counted and no stream is touched", at_the_relay).into();
+        trials_by_engine("bad messages of tunnels are counted and no stream is touched", |bed, engine| {
+            at_the_relay(bed, engine, |client| gateway_of(client).into())
+        })
+        .into();
+    trials.extend(trials_by_engine(
+        "bad messages of tunnels over IPv6 are counted and no stream is touched",
+        |bed, engine| at_the_relay(bed, engine, |client| over_ipv6::ends(client.into())[0].into()),
+    ));
     trials.push(trial("bad IGMP on a link is counted and no stream is touched", on_a_link));
+    trials.push(trial(
+        "IGMP without Router Alert is refused where it is required, and there alone",
+        plain_igmp,
+    ));
     trials.push(trial("data from upstream that nobody joined is counted and goes nowhere", from_upstream));
     trials
 }
@@ -40,7 +53,7 @@ const UDP: u8 = 17;
 const SOME: u64 = 150;
 
 /// Waits until each of these counters, as `relay.bad_mac` or `drops.not_joined`, is above zero.
-fn until_counted(bed: &Bed, router: &vmcast_lab::roles::Role, counters: &[&str]) -> Outcome {
+pub(super) fn until_counted(bed: &Bed, router: &vmcast_lab::roles::Role, counters: &[&str]) -> Outcome {
     let missing = |answer: &Value| -> BTreeSet<String> {
         let zero = |counter: &&&str| {
             let (table, label) = counter.split_once('.').unwrap_or_default();
@@ -66,23 +79,28 @@ fn data(source: Ipv4Addr, group: Ipv4Addr) -> Vec<u8> {
 }
 
 /// An IGMPv3 report in its IP datagram.
-fn report(records: Vec<Record>) -> Vec<u8> {
+pub(super) fn report(records: Vec<Record>) -> Vec<u8> {
     let message = igmp::Message::ReportV3 { records }.emit();
     ipv4::encapsulate(Ipv4Addr::UNSPECIFIED, igmp::ALL_IGMPV3_ROUTERS, 1, 0xc0, IGMP_PROTOCOL, true, &message)
 }
 
-fn join(group: Ipv4Addr) -> Record {
+pub(super) fn join(group: Ipv4Addr) -> Record {
     Record { record_type: RecordType::ChangeToExcludeMode, group, sources: Vec::new() }
 }
 
 /// A gateway made by hand, to do what none should.
-struct Peer {
+pub(super) struct Peer {
     socket: UdpSocket,
 }
 
 impl Peer {
-    fn new(node: &Namespace, relay: Ipv4Addr) -> Result<Self, Failed> {
-        let socket = node.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
+    pub(super) fn new(node: &Namespace, relay: impl Into<IpAddr>) -> Result<Self, Failed> {
+        let relay = relay.into();
+        let own: IpAddr = match relay {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = node.enter(|| UdpSocket::bind((own, 0)))??;
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
         socket.connect((relay, PORT))?;
         Ok(Self { socket })
@@ -96,12 +114,12 @@ impl Peer {
         }
     }
 
-    fn update(&self, response_mac: ResponseMac, nonce: u32, update: &[u8]) -> io::Result<()> {
+    pub(super) fn update(&self, response_mac: ResponseMac, nonce: u32, update: &[u8]) -> io::Result<()> {
         self.send(&Message::MembershipUpdate { response_mac, nonce, update }.to_vec())
     }
 
     /// Requests a query and takes the Response MAC out of it.
-    fn handshake(&self, nonce: u32) -> Result<ResponseMac, Failed> {
+    pub(super) fn handshake(&self, nonce: u32) -> Result<ResponseMac, Failed> {
         self.send(&Message::Request { ipv6: false, ecn: false, nonce }.to_vec())?;
         let mut buffer = [0; 2048];
         loop {
@@ -144,16 +162,21 @@ fn garbage() -> impl Iterator<Item = Vec<u8>> {
 }
 
 // proves that each kind of bad AMT raises its counter while a stream flows whole
-fn at_the_relay(bed: &mut Bed, engine: Engine) -> Outcome {
+fn at_the_relay(bed: &mut Bed, engine: Engine, relay_of: fn(u8) -> IpAddr) -> Outcome {
     let small = Small::build(bed, 3)?;
+    over_ipv6::number(&small)?;
     let mut router = small.router(bed, Router { engine, ..Router::default() })?;
-    let _agents = small.agents(bed, [1, 3])?;
+    let mut agents = Vec::new();
+    for client in [1, 3] {
+        agents.push(static_agent(bed, small.client(client), relay_of(client), "")?);
+    }
+    wait_ready(&mut agents, bed.clock)?;
     let bystander = small.forbid(bed, 3)?;
     let sender = Sender::start(&small.source, SOURCE, STREAM)?;
     let listener = Listener::join(small.client(1), STREAM, None)?;
     listener.more(bed, SOME)?;
 
-    let stranger = Peer::new(small.client(2), gateway_of(2))?;
+    let stranger = Peer::new(small.client(2), relay_of(2))?;
     send_all(&stranger, garbage())?;
     // Whole messages of a stranger: data, what only relays say, and joins without a handshake.
     stranger.send(&Message::MulticastData { packet: &data(SOURCE, STREAM.group) }.to_vec())?;
@@ -161,7 +184,7 @@ fn at_the_relay(bed: &mut Bed, engine: Engine) -> Outcome {
     stranger.update([1, 2, 3, 4, 5, 6], 77, &report(vec![join(STREAM.group)]))?;
 
     // With a right MAC, but a wrong report; and with a MAC that is right for another nonce.
-    let peer = Peer::new(small.client(2), gateway_of(2))?;
+    let peer = Peer::new(small.client(2), relay_of(2))?;
     let mac = peer.handshake(9)?;
     peer.update(mac, 10, &report(vec![join(STREAM.group)]))?;
     peer.update(mac, 9, &[])?;
@@ -355,6 +378,58 @@ fn on_a_link(bed: &mut Bed) -> Outcome {
     Ok(())
 }
 
+// proves RFC 2236 §10: what has no Router Alert may be forged, and says nothing where the operator has it so
+fn plain_igmp(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    let pins = bed.lab.bpffs()?.join(small.vmr.node());
+    let tables = format!(
+        "[dataplane]\npin_path = \"{}\"\n{IGMP}[[interface]]\nname = \"src0\"\naccepts_sources = true\n\
+         [[interface]]\nname = \"acc1\"\nquerier = true\nrequire_router_alert = true\n\
+         [[interface]]\nname = \"acc2\"\nquerier = true\n",
+        pins.display()
+    );
+    let mut router = bed.launcher.start(&small.vmr, "router", "rank = 0\n", &tables)?;
+    wait_ready([&mut router], bed.clock)?;
+    let groups = [1, 2].map(|last| GroupPort { group: Ipv4Addr::new(239, 192, 70, last), port: STREAM.port });
+    let senders = [STREAM, groups[0], groups[1]].map(|stream| Sender::start(&small.source, SOURCE, stream));
+    let senders = senders.into_iter().collect::<Result<Vec<_>, _>>()?;
+    // The kernel's host says Router Alert.
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, SOME)?;
+    let witness = |client: u8, stream| Witness::start(small.client(client), "eth0", stream, bed.clock);
+    let refused = [witness(1, groups[0])?, witness(1, groups[1])?];
+    refused.iter().for_each(|witness| witness.forbid(true));
+    let taken = [witness(2, groups[0])?, witness(2, groups[1])?];
+
+    let say = |client: u8, router_alert: bool| -> Outcome {
+        let (node, from) = (small.client(client), client_address(client));
+        let version_3 = igmp::Message::ReportV3 { records: vec![join(groups[0].group)] }.emit();
+        send_igmp_from(node, from, igmp::ALL_IGMPV3_ROUTERS, 1, router_alert, &[version_3])?;
+        let version_2 = igmp::Message::ReportV2 { group: groups[1].group }.emit();
+        send_igmp_from(node, from, groups[1].group, 1, router_alert, &[version_2])
+    };
+    say(1, false)?;
+    until_counted(bed, &router, &["igmp.no_router_alert"])?;
+    say(2, false)?;
+    bed.until("the streams come where it is not required", || {
+        Ok(taken.iter().all(|witness| witness.incoming(Carriage::Native).packets >= SOME))
+    })?;
+    let stats = router.ask(&["stats"]).unwrap_or_default();
+    let counted = &stats["control"]["igmp"]["no_router_alert"];
+    ensure!(*counted == 2, "{counted} messages were refused, 2 were sent");
+    for witness in &refused {
+        ensure!(witness.stray().packets == 0, "where it is required came {:?}", witness.stray());
+        witness.forbid(false);
+    }
+    say(1, true)?;
+    bed.until("the streams come to who says Router Alert", || {
+        Ok(refused.iter().all(|witness| witness.incoming(Carriage::Native).packets >= SOME))
+    })?;
+    listener.heard().is_whole()?;
+    drop(senders);
+    Ok(())
+}
+
 fn checksum(bytes: &[u8]) -> u16 {
     super::untouched::internet_checksum(bytes)
 }
@@ -417,7 +492,7 @@ fn from_upstream(bed: &mut Bed) -> Outcome {
     bed.until_answer("the join has arrived", &router, &["member", "list"], |answer| {
         answer["members"].as_array().is_some_and(|members| members.len() == 1)
     })?;
-    let wire = vmcast_lab::traffic::Witness::start(small.client(1), "eth0", STREAM, bed.clock)?;
+    let wire = Witness::start(small.client(1), "eth0", STREAM, bed.clock)?;
 
     let sender = Ipv4Addr::new(192, 0, 2, 5);
     let numbered = |number: u64, group: Ipv4Addr| {
@@ -449,7 +524,7 @@ fn from_upstream(bed: &mut Bed) -> Outcome {
         &["drops.not_joined", "drops.not_multicast", "drops.bad_checksum", "drops.malformed"],
     )?;
     router.check_alive()?;
-    let tunnelled = wire.incoming(vmcast_lab::traffic::Carriage::Amt).packets;
+    let tunnelled = wire.incoming(Carriage::Amt).packets;
     ensure!(tunnelled == SOME, "{tunnelled} packets went to the member");
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())

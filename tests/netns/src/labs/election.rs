@@ -12,7 +12,7 @@
 //! ```
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     thread,
     time::Duration,
 };
@@ -36,7 +36,12 @@ use super::{
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
-        trial("of two routers on a link the elected querier alone serves it until it dies", two_routers),
+        trial("of two routers on a link the elected querier alone serves it until it dies", |bed| {
+            two_routers(bed, SERVED_V4)
+        }),
+        trial("of two routers on a link the elected querier of MLD alone serves it until it dies", |bed| {
+            two_routers(bed, SERVED_V6)
+        }),
         trial("a querier that flaps stops no stream, and one that stays is left the members", flapping),
         trial("a querier that is not listed is not heard", not_listed),
         trial("queries that hosts do not hear elect nobody and end no stream", unheard),
@@ -55,6 +60,8 @@ fn start(bed: &Bed, node: &Namespace) -> Result<Role, Failed> {
     let tables = format!(
         "[dataplane]\npin_path = \"{}\"\n[igmp]\nquery_interval_seconds = 2\n\
          query_response_interval_seconds = 0.5\nlast_member_query_interval_seconds = 0.2\n\
+         [mld]\nquery_interval_seconds = 2\n\
+         query_response_interval_seconds = 0.5\nlast_member_query_interval_seconds = 0.2\n\
          [[interface]]\nname = \"src0\"\naccepts_sources = true\n[[interface]]\nname = \"acc0\"\nquerier = true\n",
         pins.display()
     );
@@ -65,20 +72,27 @@ fn start(bed: &Bed, node: &Namespace) -> Result<Role, Failed> {
 
 /// Waits until a router serves the members of an interface, or leaves them to the querier.
 fn serving(bed: &Bed, role: &Role, interface: &str, wanted: bool) -> Outcome {
+    serving_by(bed, role, interface, "querier", wanted)
+}
+
+/// The same of the querier of one protocol.
+fn serving_by(bed: &Bed, role: &Role, interface: &str, querier: &str, wanted: bool) -> Outcome {
     bed.until_answer(&format!("serving is {wanted}"), role, &["interface", "list"], |answer| {
         let all = answer["interfaces"].as_array();
         let lan = all.and_then(|all| all.iter().find(|entry| entry["name"] == interface));
-        lan.is_some_and(|lan| lan["querier"]["serving"] == wanted)
+        lan.is_some_and(|lan| lan[querier]["serving"] == wanted)
     })
     .map(|_| ())
 }
 
 /// Waits until a router takes this address for the querier's.
-fn elected(bed: &Bed, role: &Role, interface: &str, address: Ipv4Addr) -> Outcome {
+fn elected(bed: &Bed, role: &Role, interface: &str, address: impl Into<IpAddr>) -> Outcome {
+    let address = address.into();
+    let querier = querier_of(address);
     bed.until_answer(&format!("{address} is the querier"), role, &["interface", "list"], |answer| {
         let all = answer["interfaces"].as_array();
         let lan = all.and_then(|all| all.iter().find(|entry| entry["name"] == interface));
-        lan.is_some_and(|lan| lan["querier"]["address"] == address.to_string())
+        lan.is_some_and(|lan| lan[querier]["address"] == address.to_string())
     })
     .map(|_| ())
 }
@@ -87,8 +101,54 @@ fn nobody(answer: &Value) -> bool {
     answer["members"].as_array().is_some_and(Vec::is_empty)
 }
 
-// proves A10: of two VMRs one is elected
-fn two_routers(bed: &mut Bed) -> Outcome {
+/// Under which name a router shows the querier that has such an address.
+const fn querier_of(address: IpAddr) -> &'static str {
+    match address {
+        IpAddr::V4(_) => "querier",
+        IpAddr::V6(_) => "mld_querier",
+    }
+}
+
+/// A stream, its source, and the two routers' addresses on the network of the hosts.
+#[derive(Clone, Copy)]
+struct Served {
+    stream: SocketAddr,
+    source: IpAddr,
+    routers: [IpAddr; 2],
+}
+
+const SERVED_V4: Served = Served {
+    stream: SocketAddr::new(IpAddr::V4(STREAM.group), STREAM.port),
+    source: IpAddr::V4(SOURCE),
+    routers: [IpAddr::V4(FIRST), IpAddr::V4(SECOND)],
+};
+const SERVED_V6: Served = Served {
+    stream: SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 7, 1)), 5004),
+    source: IpAddr::V6(Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 2)),
+    routers: [
+        IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)),
+        IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 3)),
+    ],
+};
+
+impl Served {
+    fn send(&self, node: &Namespace) -> Result<Sender, Failed> {
+        match (self.source, self.stream) {
+            (IpAddr::V6(source), SocketAddr::V6(stream)) => Sender::start_v6(node, source, stream, "eth0"),
+            _ => Sender::start(node, SOURCE, STREAM),
+        }
+    }
+
+    fn join(&self, node: &Namespace) -> Result<Listener, Failed> {
+        match self.stream {
+            SocketAddr::V6(stream) => Listener::join_v6(node, stream, "eth0"),
+            SocketAddr::V4(_) => Listener::join(node, STREAM, None),
+        }
+    }
+}
+
+// proves A10: of two VMRs one is elected, by IGMP and by MLD
+fn two_routers(bed: &mut Bed, served: Served) -> Outcome {
     let [source, vmr1, vmr2, client, switch] =
         bed.lab.namespaces(["source", "vmr1", "vmr2", "client", "switch"])?;
     bed.lab.veths(&[
@@ -106,14 +166,22 @@ fn two_routers(bed: &mut Bed) -> Outcome {
     vmr1.ip(&format!("addr add 10.1.0.1/24 dev src0\naddr add {FIRST}/24 dev acc0"))?;
     vmr2.ip(&format!("addr add 10.1.0.3/24 dev src0\naddr add {SECOND}/24 dev acc0"))?;
     client.ip(&format!("addr add 10.5.1.2/24 dev eth0\nroute add default via {FIRST}"))?;
+    let Served { source: address, routers, .. } = SERVED_V6;
+    source.ip(&format!("addr add {address}/64 dev eth0 nodad"))?;
+    for (vmr, own, on_lan) in [(&vmr1, "fd01::1", routers[0]), (&vmr2, "fd01::3", routers[1])] {
+        vmr.ip(&format!(
+            "addr add {own}/64 dev src0 nodad\naddr flush dev acc0 scope link\naddr add {on_lan}/64 dev acc0 nodad"
+        ))?;
+    }
 
+    let [lower, higher] = served.routers;
     let second = start(bed, &vmr2)?;
-    elected(bed, &second, "acc0", SECOND)?;
+    elected(bed, &second, "acc0", higher)?;
     let first = start(bed, &vmr1)?;
-    elected(bed, &second, "acc0", FIRST)?;
-    serving(bed, &second, "acc0", false)?;
-    let sender = Sender::start(&source, SOURCE, STREAM)?;
-    let listener = Listener::join(&client, STREAM, None)?;
+    elected(bed, &second, "acc0", lower)?;
+    serving_by(bed, &second, "acc0", querier_of(lower), false)?;
+    let sender = served.send(&source)?;
+    let listener = served.join(&client)?;
     listener.more(bed, SOME)?;
     listener.heard().is_whole()?;
     ensure!(second.ask(&["member", "list"]).as_ref().is_some_and(nobody), "the second serves members, too");
@@ -121,7 +189,7 @@ fn two_routers(bed: &mut Bed) -> Outcome {
     let mut first = first.into_process();
     first.kill()?;
     let before = listener.count();
-    elected(bed, &second, "acc0", SECOND)?;
+    elected(bed, &second, "acc0", higher)?;
     listener.more(bed, SOME)?;
     let heard = listener.leave();
     ensure!(heard.damaged == 0, "{} packets came damaged", heard.damaged);

@@ -7,6 +7,7 @@ mod amt_gateway;
 mod amtrelay;
 mod applications;
 mod bad_input;
+mod bad_mld;
 mod bed;
 mod chain;
 mod churn;
@@ -28,6 +29,8 @@ mod foreign;
 mod full;
 mod hosts;
 mod interfaces;
+mod leaves;
+mod limits;
 mod main_job;
 mod many_groups;
 mod many_tunnels;
@@ -70,6 +73,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         applications::trials(),
         rebind::trials(),
         proxy::trials(),
+        leaves::trials(),
+        limits::trials(),
         election::trials(),
         recorded::trials(),
         restart::trials(),
@@ -85,6 +90,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         two_vmrs::trials(),
         sources::trials(),
         bad_input::trials(),
+        bad_mld::trials(),
         churn::trials(),
         many_groups::trials(),
         many_tunnels::trials(),

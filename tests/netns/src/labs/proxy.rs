@@ -38,6 +38,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("a proxy joins upstream as a host of MLD version 1", |bed| listener_proxy(bed, 1)),
         trial("a proxy joins upstream as a host of MLD version 2", |bed| listener_proxy(bed, 2)),
         trial("a proxy asks upstream for the sources that its members want and no others", one_source),
+        trial("what comes from below goes up where the operator has it so, and there alone", from_below),
         trial_with("igmpproxy in the same place does likewise", "igmpproxy", "igmpproxy", igmpproxy),
     ]
 }
@@ -188,6 +189,41 @@ fn vmcast_proxy(bed: &mut Bed, version: u8) -> Outcome {
         );
     }
     ensure!((leaves.count() > 0) == (version == 2), "{} leaves of version 2 came", leaves.count());
+    Ok(())
+}
+
+// proves RFC 4605 §4.2 as far as it is done: a source below, a member beside it, and the network above
+fn from_below(bed: &mut Bed) -> Outcome {
+    let chain = Chain::build(bed)?;
+    let below = Ipv4Addr::new(10, 5, 1, 2);
+    let tables = format!(
+        "{}engine = \"tc\"\n[igmp]\nlast_member_query_interval_seconds = 0.2\n\
+         [[interface]]\nname = \"up0\"\naccepts_sources = true\n\
+         [[interface]]\nname = \"acc1\"\nquerier = true\naccepts_sources = true\n\
+         [[interface]]\nname = \"acc2\"\nquerier = true\n\
+         [[forward]]\ngroup = \"{}\"\nfrom = \"acc1\"\nto = [\"up0\"]\n",
+        dataplane(bed, &chain.proxy)?,
+        STREAM.group
+    );
+    let _proxy = start(bed, &chain.proxy, &tables)?;
+    let other = GroupPort { group: Ipv4Addr::new(239, 192, 7, 2), port: STREAM.port };
+    // Nobody serves there, so that a packet socket sees all.
+    let up = [STREAM, other].map(|stream| Chain::packets(&chain.upstream, "down0", below, stream.group));
+    let [stated, unstated] = up;
+    let (stated, unstated) = (stated?, unstated?);
+    let senders = [STREAM, other].map(|stream| Sender::start(&chain.clients[0], below, stream));
+    let senders = senders.into_iter().collect::<Result<Vec<_>, _>>()?;
+    bed.until("the stream goes up", || Ok(stated.count() >= SOME))?;
+    // Whoever has joined on the other network below gets both.
+    let listeners = [STREAM, other].map(|stream| Listener::join(&chain.clients[1], stream, None));
+    for listener in listeners {
+        let listener = listener?;
+        listener.more(bed, SOME)?;
+        listener.heard().is_whole()?;
+    }
+    let sent = senders[0].sent();
+    ensure!(stated.count() <= sent, "{} packets of {sent} went up: some twice", stated.count());
+    ensure!(unstated.count() == 0, "{} packets went up that were not to", unstated.count());
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     io::Write as _,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     process::{Command, Stdio},
 };
 
@@ -17,6 +17,7 @@ use vmcast_lab::{
 use super::{
     bed::{Bed, Outcome, ensure, trial, trials_by_engine},
     chain::{self, Chain, LOWER, UPPER, UPSTREAM, upstream_is_up},
+    over_ipv6,
     small::{Router, SOURCE, STREAM, Small, VMR, client_address, gateway_of, static_agent},
     stream::{Heard, Listener, Sender},
 };
@@ -29,6 +30,7 @@ pub(super) fn trials() -> Vec<Trial> {
         ),
         trial("an agent whose translator is dialled in anew loses less than 200 ms of a stream", redial),
         trial("an agent whose own address changes loses less than 200 ms of a stream", own_address),
+        trial("an agent whose own IPv6 address changes gets the stream at the new one", own_address_v6),
         trial("a VMR whose own address changes loses less than 200 ms of a stream", vmr_address),
     ]
     .into_iter()
@@ -181,6 +183,49 @@ fn own_address(bed: &mut Bed) -> Outcome {
             gateway_of(1)
         ))?)
     })?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+// proves A6 over IPv6
+fn own_address_v6(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    over_ipv6::number(&small)?;
+    let router = small.router(bed, Router::default())?;
+    let mut agents = Vec::new();
+    for client in [1, 2] {
+        let [relay, _] = over_ipv6::ends(client.into());
+        agents.push(static_agent(bed, small.client(client), relay, "")?);
+    }
+    wait_ready(&mut agents, bed.clock)?;
+    let bystander = small.forbid(bed, 2)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    let own = |number: u16| {
+        let [network @ .., _] = over_ipv6::ends(1)[1].segments();
+        let [a, b, c, d, e, f, g] = network;
+        Ipv6Addr::new(a, b, c, d, e, f, g, number)
+    };
+    listener.more(bed, SOME)?;
+    for number in 1..=u16::from(CHANGES) {
+        let [before, after] = [1, 2].map(|offset| own(number + offset));
+        // The new one first: with the last address of a network the way there would go.
+        small.client(1).ip(&format!("addr add {after}/64 dev eth0 nodad\naddr del {before}/64 dev eth0"))?;
+        listener.more(bed, SOME)?;
+        bed.until_answer(
+            "the tunnel has followed, and no other is left",
+            &router,
+            &["tunnel", "list"],
+            |answer| {
+                let tunnels = answer["tunnels"].as_array().map(Vec::as_slice).unwrap_or_default();
+                let ends: Vec<&str> = tunnels.iter().filter_map(|tunnel| tunnel["remote"].as_str()).collect();
+                matches!(ends[..], [end] if end.starts_with(&format!("[{after}]:")))
+            },
+        )?;
+    }
+    listener.until_last(bed, sender.stop()? - 1)?;
+    // In order, each once, of the source alone; how fast it is, is measured over IPv4.
+    lost(&listener.heard(), SOURCE)?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())
 }

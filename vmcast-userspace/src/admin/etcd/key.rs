@@ -18,13 +18,13 @@ use crate::admin::convert;
 
 /// Where the rows of a registry stand in an etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Layout {
+pub struct Layout {
     root: String,
 }
 
 /// A row as etcd has it.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Row {
+pub enum Row {
     /// A node.
     Node(Box<NodeRecord>),
     /// An entry of the cache.
@@ -46,7 +46,8 @@ pub(super) enum Name {
 
 impl Layout {
     /// The layout behind a prefix such as `/vmcast/`.
-    pub(super) fn new(prefix: &str) -> Self {
+    #[must_use]
+    pub fn new(prefix: &str) -> Self {
         Self { root: format!("{prefix}1/") }
     }
 
@@ -60,7 +61,9 @@ impl Layout {
         format!("{}cache/", self.root).into()
     }
 
-    pub(super) fn node(&self, id: &NodeId) -> Vec<u8> {
+    /// The key of a node.
+    #[must_use]
+    pub fn node(&self, id: &NodeId) -> Vec<u8> {
         format!("{}node/{id}", self.root).into()
     }
 
@@ -68,11 +71,15 @@ impl Layout {
         format!("{}claim/{endpoint}", self.root).into()
     }
 
-    pub(super) fn entry(&self, key: &CacheKey) -> Vec<u8> {
+    /// The key of an entry of the cache.
+    #[must_use]
+    pub fn entry(&self, key: &CacheKey) -> Vec<u8> {
         format!("{}cache/{key}", self.root).into()
     }
 
-    pub(super) fn record(&self, kind: RecordKind, key: &str) -> Vec<u8> {
+    /// The key of a record.
+    #[must_use]
+    pub fn record(&self, kind: RecordKind, key: &str) -> Vec<u8> {
         format!("{}record/{}/{key}", self.root, kind.label()).into()
     }
 
@@ -91,7 +98,8 @@ impl Layout {
     }
 
     /// The row of a key and its value; `None` if they are none, or do not belong together.
-    pub(super) fn row(&self, key: &[u8], value: &[u8]) -> Option<Row> {
+    #[must_use]
+    pub fn row(&self, key: &[u8], value: &[u8]) -> Option<Row> {
         match self.name(key)? {
             Name::Node(id) => {
                 let record = convert::node_record(v1::NodeEntry::decode(value).ok()?).ok()?;
@@ -107,12 +115,14 @@ impl Layout {
 }
 
 /// The value of a node.
-pub(super) fn node_value(record: &NodeRecord) -> Vec<u8> {
+#[must_use]
+pub fn node_value(record: &NodeRecord) -> Vec<u8> {
     convert::node_entry(record).encode_to_vec()
 }
 
 /// The value of an entry of the cache.
-pub(super) fn entry_value(entry: &CacheEntry) -> Vec<u8> {
+#[must_use]
+pub fn entry_value(entry: &CacheEntry) -> Vec<u8> {
     convert::cache_entry(entry).encode_to_vec()
 }
 

@@ -12,5 +12,6 @@ mod state;
 mod store;
 mod tls;
 
+pub use key::{Layout as EtcdLayout, Row as EtcdRow, entry_value, node_value};
 pub use store::{EtcdError, EtcdSettings, EtcdStore};
 pub use tls::EtcdTls;

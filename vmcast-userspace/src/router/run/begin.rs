@@ -213,3 +213,41 @@ pub(super) fn attach(
     };
     Ok(Some(link::attach(settings)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // proves A7: each limit of the file is that of the machine
+    #[test]
+    fn every_key_of_the_file_reaches_the_machines() {
+        let text = "rank = 0\n[tunnel]\ndiscovery = [\"192.52.193.1\"]\nmax_tunnels = 11\n\
+                    max_tunnels_per_address = 12\nmax_tunnels_per_prefix = 13\nmax_groups_per_tunnel = 14\n\
+                    answers_per_second = 15\nanswers_per_prefix_per_second = 16\nunreachable_ignored = 17\n\
+                    [dataplane]\nmax_streams = 2000\n\
+                    [igmp]\nrobustness_variable = 3\nquery_interval_seconds = 18\n\
+                    query_response_interval_seconds = 4\n[[interface]]\nname = \"a\"\n";
+        let (config, _) = crate::config::parse::<RouterConfig>(std::path::Path::new("t.toml"), text).unwrap();
+        let addresses = ["2001:db8::1", "192.0.2.1", "192.0.2.2"].map(|address| address.parse().unwrap());
+        let Settings { relay, mrib, discover, relays, seed, record } = settings(&config, &addresses, [7; 16]);
+        let expected = relay::Config {
+            discovery: vec![Ipv4Addr::new(192, 52, 193, 1).into()],
+            secret_age: relay.secret_age,
+            query_source: Ipv4Addr::new(192, 0, 2, 1),
+            query_interval: Duration::from_secs(18),
+            query_response_interval: Duration::from_secs(4),
+            robustness: 3,
+            max_tunnels: 11,
+            max_tunnels_per_source: 12,
+            max_tunnels_per_prefix: 13,
+            limits: host_state::Limits { groups: 14, ..host_state::Limits::default() },
+            answers_per_second: 15,
+            answers_per_prefix_per_second: 16,
+            unreachable_ignored: 17,
+            ..relay::Config::new([7; 16])
+        };
+        assert_eq!(relay, expected);
+        assert_eq!(mrib, mrib::Config::with_streams(2000));
+        assert_eq!((discover, relays.is_none(), seed, record.is_none()), (false, true, [7; 16], true));
+    }
+}

@@ -1,11 +1,11 @@
 //! What happens when there is too much of something.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use vmcast_proto::{
-    Filter,
+    Filter, Machine as _,
     amt::{
-        gateway,
+        Gateway, gateway,
         relay::{self, LimitError},
     },
     host_state::Limits,
@@ -14,7 +14,7 @@ use vmcast_sim::Link;
 use vmcast_wire::amt::Message;
 
 use crate::support::{
-    GROUP, LATENCY, RELAY, RelayNode, SECOND, SOURCE, World, gateway_address, relay_config, sources,
+    GROUP, LATENCY, RELAY, RELAY6, RelayNode, SECOND, SOURCE, World, gateway_address, relay_config, sources,
 };
 
 // proves A7
@@ -112,6 +112,67 @@ fn one_network_cannot_take_more_than_its_share_of_the_tunnels() {
     assert_eq!(world.gateways[2].packets(), sent);
 }
 
+/// A relay that is reached by IPv6, and a gateway at each of these addresses.
+fn world_of_ipv6<const N: usize>(config: relay::Config, addresses: [SocketAddr; N]) -> World {
+    let mut world = World::with(1, Link::clean(LATENCY), N, config, |_| {});
+    world.relay.addresses.push(RELAY6);
+    let now = world.now();
+    for (number, address) in addresses.into_iter().enumerate() {
+        let gateway = &mut world.gateways[number];
+        gateway.address = address;
+        gateway.gateway = Gateway::new(now, gateway::Config::new(RELAY6, [number as u8 + 1; 16]));
+    }
+    world.run(SECOND);
+    world
+}
+
+/// An IPv6 address in the subnet of this number, of which 256 are a /56.
+fn in_subnet(subnet: u16, host: u16, port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::new(0x2001, 0xdb8, 1, subnet, 0, 0, 0, host).into(), port)
+}
+
+/// Lets all join, and proves that the third alone, who is one too many, gets nothing.
+fn the_third_gets_nothing(world: &mut World) {
+    for number in 0..4 {
+        world.set(number, GROUP, Filter::any());
+        world.run(SECOND * 2);
+    }
+    world.clear();
+    let sent = world.stream(SOURCE, GROUP, 3);
+    for (number, expected) in [sent.clone(), sent.clone(), Vec::new(), sent].into_iter().enumerate() {
+        assert_eq!(world.gateways[number].packets(), expected, "gateway {number}");
+    }
+}
+
+#[test]
+fn one_ipv6_address_cannot_take_more_than_its_share_of_the_tunnels() {
+    let config = relay::Config { max_tunnels_per_source: 2, ..relay_config() };
+    let mut world = world_of_ipv6(
+        config,
+        [in_subnet(7, 1, 1_000), in_subnet(7, 1, 1_001), in_subnet(7, 1, 1_002), in_subnet(7, 2, 1_000)],
+    );
+    the_third_gets_nothing(&mut world);
+    let counters = world.relay.relay.counters();
+    assert!(counters.refused_tunnels_per_source > 0 && counters.refused_tunnels_per_prefix == 0);
+}
+
+#[test]
+fn one_ipv6_network_is_a_56_and_cannot_take_more_than_its_share_of_the_tunnels() {
+    let config = relay::Config { max_tunnels_per_prefix: 2, ..relay_config() };
+    let mut world = world_of_ipv6(
+        config,
+        [
+            in_subnet(0x700, 1, 1_000),
+            in_subnet(0x780, 1, 1_000),
+            in_subnet(0x7ff, 1, 1_000),
+            in_subnet(0x800, 1, 1_000),
+        ],
+    );
+    the_third_gets_nothing(&mut world);
+    let counters = world.relay.relay.counters();
+    assert!(counters.refused_tunnels_per_prefix > 0 && counters.refused_tunnels_per_source == 0);
+}
+
 #[test]
 fn groups_and_sources_beyond_the_limits_are_refused_and_the_rest_flows() {
     let limits = Limits { groups: 2, sources: 2 };
@@ -145,6 +206,29 @@ fn a_flood_of_questions_from_one_network_leaves_the_others_their_answers() {
     let counters = relay.relay.counters();
     assert_eq!((counters.rate_limited_per_prefix, counters.rate_limited), (990, 0));
     relay.inject(now, gateway_address(0), &Message::Request { ipv6: false, ecn: false, nonce: 1 }.to_vec());
+    assert_eq!(relay.take_sent().len(), 1);
+    assert!(relay.relay.tunnels().next().is_none(), "questions leave no state");
+}
+
+#[test]
+fn a_flood_from_one_ipv6_network_leaves_the_others_their_answers() {
+    let now = vmcast_sim::epoch();
+    let config =
+        relay::Config { answers_per_prefix_per_second: 10, answers_per_second: 50, ..relay_config() };
+    let mut relay = RelayNode::new(now, config);
+    let ask = |relay: &mut RelayNode, remote, ipv6, nonce| {
+        let bytes = Message::Request { ipv6, ecn: false, nonce }.to_vec();
+        relay.relay.handle_input(now, relay::Input::Datagram { local: RELAY6, remote, bytes: &bytes });
+        relay.drain(now);
+    };
+    for nonce in 0..1_000u32 {
+        let remote = in_subnet(0x700 + (nonce % 256) as u16, nonce as u16, 1_000);
+        ask(&mut relay, remote, nonce % 2 == 0, nonce);
+    }
+    assert_eq!(relay.take_sent().len(), 10);
+    let counters = relay.relay.counters();
+    assert_eq!((counters.rate_limited_per_prefix, counters.rate_limited), (990, 0));
+    ask(&mut relay, in_subnet(0x800, 1, 1_000), false, 1);
     assert_eq!(relay.take_sent().len(), 1);
     assert!(relay.relay.tunnels().next().is_none(), "questions leave no state");
 }

@@ -6,6 +6,7 @@ mod hostile;
 mod limits;
 mod lossy;
 mod mld;
+mod plain;
 mod property;
 mod rounds;
 mod streams;

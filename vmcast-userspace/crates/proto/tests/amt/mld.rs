@@ -13,10 +13,10 @@ use vmcast_sim::{Datagram, Link};
 use vmcast_wire::{amt::Message, ipv6, mld};
 
 use crate::support::{
-    GROUP, LATENCY, RELAY, RelayNode, SECOND, SOURCE, World, gateway_address, packet, relay_config, sources,
+    GROUP, LATENCY, RELAY, RELAY6, RelayNode, SECOND, SOURCE, World, gateway_address, packet, relay_config,
+    sources,
 };
 
-const RELAY6: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 2268);
 const GATEWAY6: SocketAddr =
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1)), 40_000);
 const GROUP6: Ipv6Addr = Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 1);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,8 @@ use vmcast_wire::{amt::Message, ipv4, ipv6};
 pub(crate) const LATENCY: Duration = Duration::from_millis(20);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const RELAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 2268);
+pub(crate) const RELAY6: SocketAddr =
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 2268);
 pub(crate) const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 1);
 pub(crate) const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
