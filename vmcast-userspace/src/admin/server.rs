@@ -235,7 +235,7 @@ async fn open_gate(settings: Settings, handle: Handle, clock: Clock) -> anyhow::
         let authority = shared_authority(&mut records, directory, secret.as_deref(), clock.now())?;
         info!(fingerprint = %authority.fingerprint(), directory = %directory.display(), "certificate authority");
         let authority = authority.with_lifetime(settings.certificate);
-        let tls = ServerTls::new(settings.names, clock.clone());
+        let tls = ServerTls::new(settings.names, clock.clone()).with_tickets_in(directory);
         Ok(Gate::new(Roster::new(Box::new(records), authority), tls, clock))
     });
     opened.await.context("the authority could not be opened")?
