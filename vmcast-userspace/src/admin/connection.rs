@@ -74,6 +74,20 @@ pub(super) struct Connection {
     _places: Places,
 }
 
+/// The places of all connections, and those of strangers. Clones share them.
+#[derive(Clone, Debug)]
+pub(super) struct Room {
+    all: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+}
+
+impl Room {
+    pub(super) fn new(limits: Limits) -> Self {
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self { all: places(limits.connections), strangers: places(limits.strangers) }
+    }
+}
+
 /// A connection's place among all, and among those of strangers if it is one.
 struct Places {
     _place: OwnedSemaphorePermit,
@@ -91,12 +105,12 @@ enum Protected {
 pub(super) fn incoming(
     listener: TcpListener,
     gate: Gate,
-    limits: Limits,
+    room: Room,
 ) -> impl Stream<Item = io::Result<Connection>> {
     let (ready, connections) = mpsc::channel(WAITING);
     tokio::spawn(async move {
         tokio::select! {
-            () = accept(listener, gate, limits, &ready) => {}
+            () = accept(listener, gate, room, &ready) => {}
             () = ready.closed() => {}
         }
     });
@@ -104,15 +118,13 @@ pub(super) fn incoming(
 }
 
 /// Accepts until it is dropped. Handshakes run side by side, so that a slow one holds up no other.
-async fn accept(listener: TcpListener, gate: Gate, limits: Limits, ready: &mpsc::Sender<Connection>) {
-    let places = Arc::new(Semaphore::new(limits.connections));
-    let strangers = Arc::new(Semaphore::new(limits.strangers));
+async fn accept(listener: TcpListener, gate: Gate, room: Room, ready: &mpsc::Sender<Connection>) {
     let mut failing = false;
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+    while let Ok(place) = room.all.clone().acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
                 failing = false;
-                let Ok(stranger) = Arc::clone(&strangers).try_acquire_owned() else {
+                let Ok(stranger) = room.strangers.clone().try_acquire_owned() else {
                     gate.turn_away();
                     continue;
                 };

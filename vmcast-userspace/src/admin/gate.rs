@@ -19,8 +19,8 @@ use vmcast_signal::tonic::{Code, Request, Status, transport::server::TcpConnectI
 
 use super::Clock;
 use crate::identity::{
-    Authority, Certified, HandshakeFailure, Refusal, Role, Roster, RosterError, ServerTls, Standing, Tally,
-    certified,
+    Authority, Certified, HandshakeFailure, RecordsError, Refusal, Role, Roster, RosterError, ServerTls,
+    Standing, Standings, Tally, certified,
 };
 
 /// A TLS handshake may take so long.
@@ -116,9 +116,10 @@ struct Shared {
 struct Secure {
     /// Locked only where a thread may block: behind it is the registry's store.
     roster: Mutex<Roster>,
+    standings: Standings,
     authority: Arc<Authority>,
     tls: ServerTls,
-    /// The revocations that were looked at: [`Roster::revocations`].
+    /// The revocations that were looked at: [`Standings::revocations`].
     revocations: AtomicU64,
 }
 
@@ -127,7 +128,9 @@ impl Gate {
     #[must_use]
     pub fn new(roster: Roster, tls: ServerTls, clock: Clock) -> Self {
         let (tally, authority) = (Arc::clone(roster.tally()), Arc::clone(roster.authority()));
-        let secure = Secure { roster: Mutex::new(roster), authority, tls, revocations: AtomicU64::new(0) };
+        let standings = roster.standings();
+        let roster = Mutex::new(roster);
+        let secure = Secure { roster, standings, authority, tls, revocations: AtomicU64::new(0) };
         Self(Arc::new(Shared { secure: Some(secure), tally, clock, peers: Mutex::default() }))
     }
 
@@ -218,22 +221,21 @@ impl Gate {
             return Ok((stream, Caller::Anonymous));
         };
         let certified = certified(certificate).ok_or_else(|| failed(&"the certificate is none of a node"))?;
-        let peer = self.connected(certified).await.map_err(|error| failed(&error))?;
+        let peer = self.connected(secure, certified).map_err(|error| failed(&error))?;
         Ok((stream, Caller::Node(peer)))
     }
 
     /// Notes a node's connection, and then looks up how its certificate stands: what is revoked meanwhile is not missed.
-    async fn connected(&self, certified: Certified) -> Result<Arc<Peer>, RosterError> {
-        let (node, serial) = (certified.node.clone(), certified.serial.clone());
+    fn connected(&self, secure: &Secure, certified: Certified) -> Result<Arc<Peer>, RecordsError> {
         let unknown = PeerStanding::Certificate(Standing::Unknown);
         let peer = Arc::new(Peer { certified, standing: watch::channel(unknown).0 });
         {
             let mut peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
-            let of_node = peers.entry(node.clone()).or_default();
+            let of_node = peers.entry(peer.certified.node.clone()).or_default();
             of_node.retain(|peer| peer.strong_count() > 0);
             of_node.push(Arc::downgrade(&peer));
         }
-        let standing = self.with(move |roster, _| roster.standing(&node, &serial)).await??;
+        let standing = secure.standings.of(&peer.certified.node, &peer.certified.serial)?;
         peer.standing.send_if_modified(|known| {
             let first = *known == unknown;
             if first {
@@ -248,22 +250,22 @@ impl Gate {
     /// Returns the nodes that are out now.
     pub(super) async fn look_for_revocations(&self) -> Vec<NodeId> {
         let Some(secure) = &self.0.secure else { return Vec::new() };
-        let known = secure.revocations.load(Ordering::Relaxed);
+        let changes = secure.standings.revocations();
+        if changes == secure.revocations.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
         let connected: Vec<Arc<Peer>> = {
             let peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
             peers.values().flatten().filter_map(Weak::upgrade).collect()
         };
+        // They may be a great many.
         let looked = self
             .with(move |roster, _| {
-                let changes = roster.revocations();
                 let mut out = Vec::new();
-                if changes == known {
-                    return (changes, out);
-                }
                 for peer in connected {
                     // Where the store fails it is looked up again.
                     let Ok(standing) = roster.standing(&peer.certified.node, &peer.certified.serial) else {
-                        return (known, out);
+                        return (false, out);
                     };
                     if standing == Standing::Revoked {
                         let standing = PeerStanding::Certificate(standing);
@@ -275,11 +277,13 @@ impl Gate {
                         }
                     }
                 }
-                (changes, out)
+                (true, out)
             })
             .await;
-        let Ok((changes, out)) = looked else { return Vec::new() };
-        secure.revocations.store(changes, Ordering::Relaxed);
+        let Ok((all, out)) = looked else { return Vec::new() };
+        if all {
+            secure.revocations.store(changes, Ordering::Relaxed);
+        }
         out
     }
 

@@ -1,6 +1,7 @@
 //! The administration server: the registry of `vmcast_proto` over SQLite or etcd, served by gRPC.
 //!
-//! `connection` accepts what `gate` lets in; `guard` stands before the registry, so that a node acts only as itself.
+//! `threads` serve, `connection` accepts what `gate` lets in; `guard` stands before the registry, so that a node acts only
+//! as itself.
 
 mod bounds;
 mod clock;
@@ -24,6 +25,7 @@ mod schema;
 mod server;
 mod service;
 mod store;
+mod threads;
 mod writer;
 
 pub use clock::Clock;

@@ -5,8 +5,12 @@ use vmcast_proto::registry::Rows as _;
 use super::{Handle, Kept};
 use crate::identity::{Expected, Kind, Records, RecordsError, Write};
 
-/// Must be used where a thread may block: a commit waits for the disk or for etcd.
+/// Must be committed to where a thread may block: that waits for the disk or for etcd.
 impl<S: Kept> Records for Handle<S> {
+    fn share(&self) -> Box<dyn Records> {
+        Box::new(self.clone())
+    }
+
     fn read(&self, kind: Kind, key: &str) -> Result<Option<Vec<u8>>, RecordsError> {
         Ok(self.rows(|rows| rows.record(kind, key)))
     }

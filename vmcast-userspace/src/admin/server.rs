@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use tokio::{net::TcpListener, sync::watch, time::MissedTickBehavior};
+use tokio::{net::TcpListener, time::MissedTickBehavior};
 use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 use vmcast_proto::registry::{self, Registry, Store, UnixMillis};
@@ -22,7 +22,7 @@ use vmcast_signal::{
 
 use super::{
     AnyStore, Clock, EtcdSettings, EtcdStore, Gate, Handle, Kept, Limits, SqliteStore, Way, bounds::Bounded,
-    connection::incoming, guard::Guard, identity::IdentityService, service::Service,
+    guard::Guard, identity::IdentityService, service::Service, threads::Threads,
 };
 use crate::identity::{Roster, ServerTls, shared_authority};
 
@@ -169,7 +169,6 @@ impl<S: Kept> Admin<S> {
     /// If the server breaks.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let listen = self.local_addr()?;
-        let (stop, mut stopped) = watch::channel(false);
         let registry = Guard::new(self.gate.clone(), Service(self.handle.clone()));
         let registry = RegistryServer::new(registry).max_decoding_message_size(MAX_REQUEST);
         let identity = IdentityServer::new(IdentityService(self.gate.clone()))
@@ -185,7 +184,7 @@ impl<S: Kept> Admin<S> {
             .context("the schema cannot be told")?;
         let limits = self.limits;
         let excess = || Arc::clone(self.handle.excess());
-        let server = Server::builder()
+        let router = Server::builder()
             .concurrency_limit_per_connection(MAX_CONCURRENT)
             .max_concurrent_streams(MAX_CONCURRENT as u32)
             .http2_keepalive_interval(Some(limits.silence))
@@ -194,12 +193,11 @@ impl<S: Kept> Admin<S> {
             .add_service(Bounded::new(registry, limits.request, excess()))
             .add_service(Bounded::new(identity, limits.request, excess()))
             .add_service(Bounded::new(health_service, limits.request, excess()))
-            .add_service(Bounded::new(reflection, limits.request, excess()))
-            .serve_with_incoming_shutdown(incoming(self.listener, self.gate.clone(), limits), async move {
-                // An error means that the sender is gone, and that is an end too.
-                let _ = stopped.wait_for(|stop| *stop).await;
-            });
-        tokio::pin!(server);
+            .add_service(Bounded::new(reflection, limits.request, excess()));
+        let listener = self.listener.into_std().context("the socket cannot be shared")?;
+        let mut threads = Threads::start(&listener, &router, &self.gate, limits)?;
+        // They have their own.
+        drop((listener, router));
         if self.gate.is_secure() {
             info!(%listen, "admin is listening");
         } else {
@@ -207,15 +205,15 @@ impl<S: Kept> Admin<S> {
                    read everything. Only for labs; leave insecure and --insecure out elsewhere");
         }
         tokio::select! {
-            ended = &mut server => return ended.context("the server ended"),
+            ended = threads.broken() => return ended,
             () = sweep(&self.handle, &self.gate, &health) => {}
             () = shutdown => {}
         }
-        stop.send_replace(true);
-        match tokio::time::timeout(DRAIN, server).await {
-            Ok(ended) => ended.context("the server ended")?,
+        match tokio::time::timeout(DRAIN, threads.finish()).await {
+            Ok(ended) => ended?,
             Err(_) => info!("connections were still open and are cut"),
         }
+        drop(threads);
         info!("admin has stopped");
         Ok(())
     }
@@ -235,7 +233,7 @@ async fn open_gate(settings: Settings, handle: Handle, clock: Clock) -> anyhow::
         let authority = shared_authority(&mut records, directory, secret.as_deref(), clock.now())?;
         info!(fingerprint = %authority.fingerprint(), directory = %directory.display(), "certificate authority");
         let authority = authority.with_lifetime(settings.certificate);
-        let tls = ServerTls::new(settings.names, clock.clone());
+        let tls = ServerTls::new(settings.names, clock.clone()).with_tickets_in(directory);
         Ok(Gate::new(Roster::new(Box::new(records), authority), tls, clock))
     });
     opened.await.context("the authority could not be opened")?

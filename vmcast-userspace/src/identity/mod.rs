@@ -13,6 +13,7 @@ mod records;
 mod refusal;
 mod roster;
 mod shared;
+mod tickets;
 mod tls;
 mod token;
 
@@ -23,7 +24,7 @@ pub use node::{IdentityError, NodeIdentity, Prepared, join};
 pub use records::{Expected, Kind, Records, RecordsError, Write};
 pub use refusal::{Refusal, Tally};
 pub use roster::{
-    Certified, Error as RosterError, Roster, Signed, Standing, TokenEntry, TokenOrder, TokenState,
+    Certified, Error as RosterError, Roster, Signed, Standing, Standings, TokenEntry, TokenOrder, TokenState,
 };
 pub use shared::{SharedError, shared_authority};
 pub(crate) use tls::certified;

@@ -14,7 +14,9 @@ use vmcast_proto::registry::{NodeId, UnixMillis};
 use vmcast_signal::v1::{self, identity_client::IdentityClient};
 
 use super::{
-    Certified, Fingerprint, JoinToken, files,
+    Certified, Fingerprint, JoinToken,
+    authority::new_key,
+    files,
     tls::{TlsClient, certified},
 };
 use crate::{
@@ -181,7 +183,7 @@ impl fmt::Debug for Prepared {
 impl Prepared {
     pub(super) fn new() -> Result<Self, IdentityError> {
         let make = |error: rcgen::Error| IdentityError::Make(error.to_string());
-        let key = KeyPair::generate().map_err(make)?;
+        let key = new_key().map_err(make)?;
         // Only its key is taken from it.
         let params = CertificateParams::new(Vec::new()).map_err(make)?;
         let request = params.serialize_request(&key).map_err(make)?.der().to_vec();

@@ -8,7 +8,12 @@ pub use vmcast_proto::registry::{Expected, RecordKind as Kind, RecordWrite as Wr
 pub struct RecordsError(pub String);
 
 /// The records of a [`Store`](vmcast_proto::registry::Store), whichever it is.
-pub trait Records: Send {
+///
+/// Reading is from memory; a commit waits for the disk or the network.
+pub trait Records: Send + Sync {
+    /// The same records, for another to use.
+    fn share(&self) -> Box<dyn Records>;
+
     /// The record of a key.
     ///
     /// # Errors

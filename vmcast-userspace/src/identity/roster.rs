@@ -237,12 +237,6 @@ impl Roster {
         &self.tally
     }
 
-    /// A number that is larger after any node was revoked, at whichever admin.
-    #[must_use]
-    pub fn revocations(&self) -> u64 {
-        self.records.changes(Kind::Revocation)
-    }
-
     /// Makes a token; returns its id and its secret, which is kept nowhere.
     ///
     /// # Errors
@@ -420,21 +414,12 @@ impl Roster {
         Err(RecordsError("other admins change the same node".to_owned()).into())
     }
 
-    /// Whether, and how often, a node was revoked.
     fn revocation(&self, node: &NodeId) -> Result<Found<RevocationRecord>, RecordsError> {
-        let value = self.records.read(Kind::Revocation, node.as_str())?;
-        let record = value.as_deref().map(decode).transpose()?;
-        Ok((Expected { kind: Kind::Revocation, key: node.to_string(), value }, record))
+        revocation(&*self.records, node)
     }
 
     fn held(&self, node: &NodeId, serial: &str) -> Result<Held, RecordsError> {
-        let record = self.records.read(Kind::Certificate, &certificate_key(node, serial))?;
-        let Some(record) = record.as_deref().map(decode::<CertificateRecord>).transpose()? else {
-            return Ok(Held::Unknown);
-        };
-        let generation = self.revocation(node)?.1.unwrap_or_default().generation;
-        let counts = record.revoked.is_none() && record.generation == generation;
-        Ok(if counts { Held::Good(record, generation) } else { Held::Revoked })
+        held(&*self.records, node, serial)
     }
 
     fn sign(
@@ -462,16 +447,18 @@ impl Roster {
         Ok((Signed { certified, certificate: issued.der }, write))
     }
 
-    /// How a certificate stands; whether its time is over is another matter.
+    /// How a certificate stands, as [`Standings::of`].
     ///
     /// # Errors
     /// If the store fails.
     pub fn standing(&self, node: &NodeId, serial: &str) -> Result<Standing, RecordsError> {
-        Ok(match self.held(node, serial)? {
-            Held::Good(..) => Standing::Good,
-            Held::Revoked => Standing::Revoked,
-            Held::Unknown => Standing::Unknown,
-        })
+        standing(&*self.records, node, serial)
+    }
+
+    /// Who tells how certificates stand while the roster is at work.
+    #[must_use]
+    pub fn standings(&self) -> Standings {
+        Standings(self.records.share())
     }
 
     /// Shuts a node out: none of its certificates counts any more. Returns the ids of the tokens that it joined by
@@ -582,6 +569,56 @@ impl Roster {
         };
         rows.into_iter().map(certificate).collect()
     }
+}
+
+/// How certificates stand. That is looked up in memory, for any number of threads.
+pub struct Standings(Box<dyn Records>);
+
+impl std::fmt::Debug for Standings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Standings").finish_non_exhaustive()
+    }
+}
+
+impl Standings {
+    /// How a certificate stands; whether its time is over is another matter.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn of(&self, node: &NodeId, serial: &str) -> Result<Standing, RecordsError> {
+        standing(&*self.0, node, serial)
+    }
+
+    /// A number that is larger after any node was revoked, at whichever admin.
+    #[must_use]
+    pub fn revocations(&self) -> u64 {
+        self.0.changes(Kind::Revocation)
+    }
+}
+
+fn standing(records: &dyn Records, node: &NodeId, serial: &str) -> Result<Standing, RecordsError> {
+    Ok(match held(records, node, serial)? {
+        Held::Good(..) => Standing::Good,
+        Held::Revoked => Standing::Revoked,
+        Held::Unknown => Standing::Unknown,
+    })
+}
+
+/// Whether, and how often, a node was revoked.
+fn revocation(records: &dyn Records, node: &NodeId) -> Result<Found<RevocationRecord>, RecordsError> {
+    let value = records.read(Kind::Revocation, node.as_str())?;
+    let record = value.as_deref().map(decode).transpose()?;
+    Ok((Expected { kind: Kind::Revocation, key: node.to_string(), value }, record))
+}
+
+fn held(records: &dyn Records, node: &NodeId, serial: &str) -> Result<Held, RecordsError> {
+    let record = records.read(Kind::Certificate, &certificate_key(node, serial))?;
+    let Some(record) = record.as_deref().map(decode::<CertificateRecord>).transpose()? else {
+        return Ok(Held::Unknown);
+    };
+    let generation = revocation(records, node)?.1.unwrap_or_default().generation;
+    let counts = record.revoked.is_none() && record.generation == generation;
+    Ok(if counts { Held::Good(record, generation) } else { Held::Revoked })
 }
 
 /// No id of a node has a slash.

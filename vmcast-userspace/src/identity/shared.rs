@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use ring::{aead, pbkdf2};
+use aws_lc_rs::{aead, pbkdf2};
 use serde::{Deserialize, Serialize};
 use vmcast_proto::registry::UnixMillis;
 

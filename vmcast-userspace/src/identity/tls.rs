@@ -4,18 +4,19 @@ use std::{
     collections::BTreeSet,
     fmt, io,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    path::Path,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig,
-    SignatureScheme,
+    AlertDescription, CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, RootCertStore,
+    ServerConfig, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring as provider},
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs as provider},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
     server::WebPkiClientVerifier,
     time_provider::TimeProvider,
@@ -23,7 +24,9 @@ use rustls::{
 };
 use vmcast_proto::registry::{NodeId, UnixMillis};
 
-use super::{Authority, AuthorityError, Certified, Fingerprint, Refusal, Role, authority::hex};
+use super::{
+    Authority, AuthorityError, Certified, Fingerprint, Refusal, Role, authority::hex, tickets::Tickets,
+};
 use crate::admin::Clock;
 
 /// The admin's own certificate is made again so often.
@@ -52,7 +55,13 @@ impl TimeProvider for Time {
 }
 
 fn crypto() -> Arc<CryptoProvider> {
-    Arc::new(provider::default_provider())
+    static CRYPTO: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        let mut crypto = provider::default_provider();
+        // All are strong. What there is to do in a handshake is mostly hashing, and processors know SHA-256 by heart.
+        crypto.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        Arc::new(crypto)
+    });
+    Arc::clone(&CRYPTO)
 }
 
 fn roots(authority: &CertificateDer<'static>) -> Result<Arc<RootCertStore>, rustls::Error> {
@@ -66,6 +75,7 @@ pub struct ServerTls {
     clock: Clock,
     /// What the admin is called, beside the addresses that connections come to.
     names: Vec<String>,
+    tickets: Arc<Tickets>,
     made: Mutex<Option<Made>>,
 }
 
@@ -85,7 +95,15 @@ impl ServerTls {
     /// For an admin that is reached by `names`, which are DNS names or addresses, and by its own addresses.
     #[must_use]
     pub fn new(names: Vec<String>, clock: Clock) -> Self {
-        Self { clock, names, made: Mutex::new(None) }
+        let tickets = Arc::new(Tickets::passing(clock.clone()));
+        Self { clock, names, tickets, made: Mutex::new(None) }
+    }
+
+    /// The same with session tickets that are good after another start, too: their keys are in a file of this directory.
+    #[must_use]
+    pub fn with_tickets_in(self, directory: &Path) -> Self {
+        let tickets = Arc::new(Tickets::of_directory(directory, self.clock.clone()));
+        Self { tickets, ..self }
     }
 
     /// How to accept a connection that came to an address of this host.
@@ -136,7 +154,11 @@ impl ServerTls {
             .with_single_cert(chain, key)?;
         config.alpn_protocols = vec![HTTP2.to_vec()];
         // A node that comes back spares both ends the signatures; what it may do is looked up all the same.
-        config.ticketer = provider::Ticketer::new()?;
+        config.ticketer = Arc::<Tickets>::clone(&self.tickets);
+        // Nodes connect once at a time, and get another one then.
+        config.send_tls13_tickets = 1;
+        // Nodes of earlier versions ask for SHA-384 first.
+        config.ignore_client_order = true;
         Ok(config)
     }
 }

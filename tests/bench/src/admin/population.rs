@@ -19,8 +19,8 @@ use super::{
 
 /// Registrations that are under way at a time.
 const WINDOW: usize = 256;
-/// Threads that connect by TLS, each by one connection at a time.
-const CALLERS: usize = 32;
+/// Threads that connect by TLS, each by one connection at a time: as many, since most of them wait for the disk.
+const CALLERS: usize = WINDOW;
 /// Agents behind one address.
 const PER_ADDRESS: u32 = 1000;
 const REGISTER: &str = "/vmcast.v1.Registry/Register";
@@ -105,22 +105,17 @@ pub(super) fn register_agents(count: u32, mut registered: impl FnMut()) -> Resul
     Ok(())
 }
 
-/// Lets a node register so many times, each time by a new connection by TLS with all of its handshake; `number` is that
-/// of the address that it says it has.
-pub(super) fn register_by_tls(
-    node: &Node,
-    number: u32,
-    count: u32,
-    registered: impl Fn() + Sync,
-) -> Result<()> {
-    let (next, message) = (AtomicU32::new(0), registration(tls::NODE.to_owned(), number));
+/// Lets a node register so many times, each time by a new connection by TLS with all of its handshake.
+pub(super) fn register_by_tls(node: &Node, count: u32, registered: impl Fn() + Sync) -> Result<()> {
+    let (next, message) = (AtomicU32::new(0), registration(tls::NODE.to_owned(), count));
+    let node = node.afresh();
     let register = || -> Result<()> {
         loop {
             let connection = next.fetch_add(1, Ordering::Relaxed);
             if connection >= count {
                 return Ok(());
             }
-            let (carrier, resumed) = node.afresh().connect(address(connection), LISTEN)?;
+            let (carrier, resumed) = node.connect(address(connection), LISTEN)?;
             ensure!(!resumed, "the handshake was cut short");
             let mut connection = Connection::over(carrier, REGISTER);
             connection.push(&message);

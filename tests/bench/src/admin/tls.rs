@@ -87,7 +87,7 @@ impl Node {
         roots.add(authority)?;
         let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
         let mut config =
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
                 .with_protocol_versions(&[&rustls::version::TLS13])?
                 .with_root_certificates(roots)
                 .with_client_auth_cert(vec![certificate(&identity.certificate)?], key)?;
@@ -98,7 +98,7 @@ impl Node {
     /// The same, but it remembers no connection: as after a power cut.
     pub(super) fn afresh(&self) -> Self {
         let mut config = (*self.0).clone();
-        config.resumption = Resumption::in_memory_sessions(1);
+        config.resumption = Resumption::disabled();
         Self(Arc::new(config))
     }
 

@@ -71,8 +71,10 @@ const METHOD: &str = "\
 - **The admin.** The program as it is installed, over its SQLite file; its clients talk gRPC to it on loopback.
   *Answers in a second* are by the time of its threads, all on one core, and include what the kernel does for them; the
   clients are on another core, and each answer was compared with what it should be. *Agents at once* register each by a
-  connection of its own, which ends then; *µs each* is the time of the server's threads; a lease is granted when the
-  file has it.
+  connection of its own, which ends then; *µs each* is the time of the server's threads, *cores* how many of the
+  machine's both ends kept busy; a lease is granted when the file has it. Over TLS each handshake is a whole one, with
+  the certificates of both ends, by one node again and again; *limit here* is how long what the client did kept all
+  cores busy: no admin could be faster than that.
 - **The nearest VMR** is looked for by the real machines in random networks with a delay, a loss and a time to live. An
   answer is *exact* if no VMR that the requester may have is nearer; *stretch* is how many times farther it is than the
   nearest, 1 if it is exact. Distances are hops where hops are measured, and delays otherwise.

@@ -223,6 +223,9 @@ pub(crate) struct RegistryRow {
     pub(crate) us_each: f64,
     /// The same of the client, which shares the cores with the server.
     pub(crate) client_us_each: f64,
+    /// How many cores the server's threads kept busy, and the client's.
+    pub(crate) cores: f64,
+    pub(crate) client_cores: f64,
     /// Resident set in MB (10^6 bytes) before the first agent came, and with all of them.
     pub(crate) empty_mb: Option<f64>,
     pub(crate) resident_mb: Option<f64>,
