@@ -572,6 +572,7 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     count("mrib", "new_source_group_limit", mrib.group_limit);
     count("mrib", "new_source_total_limit", mrib.total_limit);
     count("mrib", "new_source_refused_limit", mrib.refused_limit);
+    count("mrib", "any_source_closed", mrib.closed);
     count("mrib", "new_source_not_needed", mrib.not_needed);
     count("mrib", "streams_full", mrib.streams_full);
     count("mrib", "share_exceeded", mrib.share_exceeded);
