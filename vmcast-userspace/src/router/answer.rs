@@ -540,9 +540,10 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
         }
     }
     count("gateway", "data_at_socket", router.core.data_at_socket);
-    let Moves { between_packets, amid_packets, unwatched } = router.core.moves;
+    let Moves { between_packets, amid_packets, copies_amid, unwatched } = router.core.moves;
     count("gateway", "streams_moved", between_packets);
     count("gateway", "streams_moved_amid_packets", amid_packets);
+    count("gateway", "copies_amid_moves", copies_amid);
     count("gateway", "streams_moved_unwatched", unwatched);
     for family in Family::ALL {
         let counters = router.core.querier_counters(family);
