@@ -57,6 +57,7 @@ fn policy_rule() -> PolicyRule {
         effect: PolicyEffect::Allow,
         action: PolicyAction::Receive,
         node: Some("client1".into()),
+        shared_with: vec!["client2".into()],
         who: Some("198.51.100.0/24".into()),
         groups: Some("232.0.0.0/8".into()),
         source: Some("192.0.2.9/32".into()),
