@@ -265,6 +265,7 @@ async fn the_server_makes_its_database_and_ends_although_clients_are_connected()
         registry: Config::default(),
         nearest: Way::default(),
         identity: directory.path().join("identity"),
+        urls: Vec::new(),
         names: Vec::new(),
         authority_secret: None,
         certificate: crate::identity::LIFETIME,
