@@ -2,8 +2,10 @@
 
 use std::{
     future,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+
+use nix::time::{ClockId, clock_gettime};
 
 /// The present time.
 #[must_use]
@@ -18,6 +20,12 @@ pub fn now() -> Instant {
 pub fn unix_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The time since the host was started, that in which it slept included; `None` if the kernel does not say.
+#[must_use]
+pub fn since_boot() -> Option<Duration> {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).ok().map(Into::into)
 }
 
 /// Waits until `deadline`; without one, for ever.

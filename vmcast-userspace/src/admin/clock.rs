@@ -9,7 +9,7 @@ use vmcast_proto::registry::UnixMillis;
 pub struct Clock(Arc<dyn Fn() -> UnixMillis + Send + Sync>);
 
 impl Clock {
-    /// The clock of the host, for what is valid by it: certificates and tokens, and what several hosts share.
+    /// The clock of the host, for what is valid by it: certificates and tokens.
     #[must_use]
     pub fn system() -> Self {
         Self::new(|| UnixMillis(crate::clock::unix_millis()))

@@ -240,6 +240,7 @@ pub fn node_entry(record: &NodeRecord) -> v1::NodeEntry {
         draining: record.draining,
         rtt_micros: 0,
         proofs: proofs(record),
+        written_unix_millis: 0,
     }
 }
 
@@ -352,6 +353,7 @@ pub fn cache_entry(entry: &CacheEntry) -> v1::CacheEntry {
         reporter: entry.reporter.to_string(),
         learned_unix_millis,
         expires_unix_millis: entry.expires.0,
+        written_unix_millis: 0,
     }
 }
 

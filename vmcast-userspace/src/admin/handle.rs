@@ -17,6 +17,7 @@ use super::{
     AnyStore, Clock, Kept, Mirror,
     bounds::Excess,
     lines::{LineCounters, Lines, Way},
+    steps::{ClockSteps, Steps},
     writer::{Failure, Writer},
 };
 use vmcast_signal::v1::command::What;
@@ -43,6 +44,7 @@ struct Shared<S: Store> {
     malformed: AtomicU64,
     excess: Arc<Excess>,
     lines: Lines,
+    steps: Steps,
     way: Way,
 }
 
@@ -61,6 +63,8 @@ pub struct Status {
     pub unkept: u64,
     /// What became of the standing lines of VMRs.
     pub lines: LineCounters,
+    /// How often the host's clock was set.
+    pub clock: ClockSteps,
 }
 
 impl<S: Store> Clone for Handle<S> {
@@ -87,6 +91,7 @@ impl<S: Kept> Handle<S> {
             malformed: AtomicU64::new(0),
             excess: Arc::default(),
             lines: Lines::default(),
+            steps: Steps::default(),
             way,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -138,6 +143,7 @@ impl<S: Kept> Handle<S> {
             oversize: self.shared.excess.oversize(),
             unkept: self.shared.unkept.load(Ordering::Relaxed),
             lines: self.shared.lines.counters(),
+            clock: self.shared.steps.so_far(crate::clock::since_boot().unwrap_or_default()),
         }
     }
 
@@ -207,6 +213,24 @@ impl<S: Kept> Handle<S> {
         self.shared.lines.average(vmr)
     }
 
+    /// Says where nodes reach this admin; every answer to a registration tells it.
+    ///
+    /// # Errors
+    /// Never: what of it cannot be kept is tried again.
+    pub async fn list_admin(&self, urls: Vec<String>) -> Result<(), Error<Failure<S>>> {
+        self.write(move |registry, _| {
+            registry.store_mut().list_admin(urls);
+            Ok::<_, Error<S::Error>>(())
+        })
+        .await
+    }
+
+    /// Where nodes reach the admins of this registry.
+    #[must_use]
+    pub fn admins(&self) -> Vec<String> {
+        self.rows(Mirror::admins)
+    }
+
     /// The registry's time, by which leases begin and end.
     #[must_use]
     pub fn now(&self) -> UnixMillis {
@@ -230,6 +254,10 @@ impl<S: Kept> Handle<S> {
 
     pub(super) fn lines(&self) -> &Lines {
         &self.shared.lines
+    }
+
+    pub(super) fn steps(&self) -> &Steps {
+        &self.shared.steps
     }
 
     pub(super) fn way(&self) -> Way {

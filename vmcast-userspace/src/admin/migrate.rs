@@ -58,7 +58,7 @@ pub async fn migrate(from: &Path, to: EtcdSettings, merge: bool) -> Result<Migra
         return Err(open(OpenError::Missing(missing)));
     }
     let source = SqliteStore::open(from).map_err(open)?;
-    let target = EtcdStore::open(to, Clock::system()).await?;
+    let target = EtcdStore::open(to, Clock::steady()).await?;
     let nodes = target.rows().node_count();
     if nodes > 0 && !merge {
         return Err(MigrateError::NotEmpty { nodes });

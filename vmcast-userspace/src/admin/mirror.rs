@@ -1,6 +1,7 @@
 //! The rows in memory, which every store keeps beside where they last.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,7 +13,16 @@ use vmcast_proto::registry::{
 };
 
 /// A store whose rows are read while it commits.
-pub trait Kept: Store<Rows = Mirror> + Send + 'static {}
+pub trait Kept: Store<Rows = Mirror> + Send + 'static {
+    /// Says where nodes reach this admin, in place of what it said before: in [`Mirror::admins`] of all admins that share
+    /// the store, for as long as this one runs.
+    fn list_admin(&mut self, urls: Vec<String>) {
+        self.rows().set_admin(String::new(), Some(urls));
+    }
+}
+
+/// URLs of admins at most, of all together.
+pub const MOST_ADMINS: usize = 16;
 
 /// Rows that one writes and many read; clones share them. Alone it is a store that forgets everything when the
 /// process ends.
@@ -25,6 +35,8 @@ struct Mirrored {
     /// Nothing counts as expired before this time.
     floor: UnixMillis,
     is_stale: bool,
+    /// Where nodes reach the admins, by what tells these apart.
+    admins: BTreeMap<String, Vec<String>>,
 }
 
 /// The rows, held while they are read several times.
@@ -58,6 +70,36 @@ impl Mirror {
         let mut held = self.held();
         rows.go_on_counting(&held.rows);
         held.rows = rows;
+    }
+
+    /// Takes over which admins another has; the rest stays.
+    pub(super) fn take_admins(&self, other: &Self) {
+        let admins = std::mem::take(&mut other.held().admins);
+        self.held().admins = admins;
+    }
+
+    /// Says where nodes reach an admin, or that it is gone.
+    pub(super) fn set_admin(&self, key: String, urls: Option<Vec<String>>) {
+        let mut held = self.held();
+        match urls {
+            Some(urls) => held.admins.insert(key, urls),
+            None => held.admins.remove(&key),
+        };
+    }
+
+    /// Where nodes reach the admins: the preferred URL of each, then the others, at most [`MOST_ADMINS`].
+    #[must_use]
+    pub fn admins(&self) -> Vec<String> {
+        let held = self.held();
+        let mut urls: Vec<String> = Vec::new();
+        for place in 0..MOST_ADMINS {
+            for url in held.admins.values().filter_map(|admin| admin.get(place)) {
+                if urls.len() < MOST_ADMINS && !urls.contains(url) {
+                    urls.push(url.clone());
+                }
+            }
+        }
+        urls
     }
 
     /// Sets a record, or removes it.
@@ -178,6 +220,28 @@ mod tests {
     #[test]
     fn the_mirror_keeps_the_contract() {
         conformance::run(Mirror::default);
+    }
+
+    #[test]
+    fn each_admin_is_named_once_before_any_is_named_twice() {
+        let mut mirror = Mirror::default();
+        let url = |admin: usize, place: usize| format!("https://a{admin}-{place}:8443");
+        for admin in 0..5 {
+            mirror.set_admin(admin.to_string(), Some((0..5).map(|place| url(admin, place)).collect()));
+        }
+        let named = mirror.admins();
+        assert_eq!(named.len(), MOST_ADMINS);
+        assert_eq!(named[..6], [url(0, 0), url(1, 0), url(2, 0), url(3, 0), url(4, 0), url(0, 1)]);
+        for admin in 1..5 {
+            mirror.set_admin(admin.to_string(), None);
+        }
+        mirror.set_admin("same".to_owned(), Some(vec![url(0, 0)]));
+        assert_eq!(mirror.admins(), (0..5).map(|place| url(0, place)).collect::<Vec<_>>());
+        // With a store of one admin it is that one.
+        mirror = Mirror::default();
+        mirror.list_admin(vec![url(9, 9)]);
+        mirror.list_admin(vec![url(9, 8)]);
+        assert_eq!(mirror.admins(), [url(9, 8)]);
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod refused;
 mod schema;
 mod server;
 mod service;
+mod steps;
 mod store;
 mod threads;
 mod writer;
@@ -38,11 +39,12 @@ pub use gate::{Caller, ConnectionInfo, Gate, Peer};
 pub use handle::{Handle, Status};
 pub use lines::{LineCounters, Way};
 pub use migrate::{MigrateError, Migrated, migrate};
-pub use mirror::{Kept, Mirror};
+pub use mirror::{Kept, MOST_ADMINS, Mirror};
 pub use place::{AnyStore, AnyStoreError};
 pub use policy::{PolicyError, message as policy_message, policy as read_policy};
 pub use refused::checked as read_refused;
 pub use server::{Admin, Settings, run};
+pub use steps::ClockSteps;
 pub use store::{OpenError, SqliteStore, StoreError};
 
 #[cfg(test)]

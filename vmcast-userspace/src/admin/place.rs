@@ -28,6 +28,15 @@ pub enum AnyStoreError {
     Etcd(#[from] EtcdError),
 }
 
+impl Kept for AnyStore {
+    fn list_admin(&mut self, urls: Vec<String>) {
+        match self {
+            Self::Sqlite(store) => store.list_admin(urls),
+            Self::Etcd(store) => store.list_admin(urls),
+        }
+    }
+}
+
 impl Store for AnyStore {
     type Error = AnyStoreError;
     type Rows = Mirror;
@@ -64,5 +73,3 @@ impl Store for AnyStore {
         }
     }
 }
-
-impl Kept for AnyStore {}

@@ -2,7 +2,7 @@
 
 use vmcast_proto::{
     policy::{Action, Effect, Policy, Rule},
-    registry::{Error, Expected, RecordKind, RecordWrite, Registry, Rows as _},
+    registry::{Error, Expected, NodeId, RecordKind, RecordWrite, Registry, Rows as _},
 };
 use vmcast_signal::{prost::Message as _, v1};
 
@@ -60,6 +60,17 @@ impl<S: Kept> Handle<S> {
             }
         }
         Err(PolicyError::Store("other admins change it, too".to_owned()))
+    }
+
+    /// Other nodes that are seen at the address of one, at most so many: a rule for it is one for them.
+    #[must_use]
+    pub fn at_address_of(&self, node: &NodeId, most: usize) -> Vec<NodeId> {
+        self.rows(|rows| {
+            let Some(seen) = rows.node(node).map(|record| record.seen) else { return Vec::new() };
+            let rows = rows.rows();
+            let others = rows.every_node().filter(|other| other.seen == seen && other.id() != node);
+            others.take(most).map(|other| other.id().clone()).collect()
+        })
     }
 
     /// Tells the VMRs the policy if it is another one than they know: by a change, or since a node that it names is at

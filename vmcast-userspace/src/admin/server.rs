@@ -22,7 +22,7 @@ use vmcast_signal::{
 
 use super::{
     AnyStore, Clock, EtcdSettings, EtcdStore, Gate, Handle, Kept, Limits, SqliteStore, Way, bounds::Bounded,
-    guard::Guard, identity::IdentityService, service::Service, threads::Threads,
+    guard::Guard, identity::IdentityService, service::Service, steps::Reading, threads::Threads,
 };
 use crate::identity::{Roster, ServerTls, shared_authority};
 
@@ -63,6 +63,8 @@ pub struct Settings {
     pub authority_secret: Option<PathBuf>,
     /// How long the certificates of nodes last.
     pub certificate: Duration,
+    /// Where nodes reach this admin, the preferred URL first: they are told. Not without TLS.
+    pub urls: Vec<String>,
     /// DNS names and addresses that nodes reach the admin by, beside those that this host has.
     pub names: Vec<String>,
     /// No TLS: everybody may do everything. Only for labs.
@@ -86,8 +88,8 @@ impl Admin {
     /// # Errors
     /// If either cannot be had.
     pub async fn bind(settings: Settings) -> anyhow::Result<Self> {
-        // Several admins need the same time; one needs a time that nobody sets.
-        let time = if settings.etcd.is_some() { Clock::system() } else { Clock::steady() };
+        // A time that nobody sets. What other admins write is brought to it.
+        let time = Clock::steady();
         let store = open(settings.database.clone(), settings.etcd.clone(), time.clone()).await?;
         let mut registry = Registry::new(settings.registry.clone(), store);
         if settings.etcd.is_none() {
@@ -95,6 +97,9 @@ impl Admin {
         }
         let handle =
             Handle::new(registry, time, settings.nearest).context("cannot start the registry's thread")?;
+        if !settings.insecure {
+            handle.list_admin(settings.urls.clone()).await.context("cannot list this admin")?;
+        }
         let (listen, limits) = (settings.listen, settings.limits);
         // Certificates are valid by the clock of the host.
         let gate = open_gate(settings, handle.clone(), Clock::system()).await?;
@@ -258,6 +263,16 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
     Admin::bind(settings).await?.serve(shutdown).await
 }
 
+fn look_at_clock<S: Kept>(handle: &Handle<S>) {
+    if let Some(by) = Reading::take().and_then(|reading| handle.steps().look(reading)) {
+        warn!(
+            by_seconds = by / 1000,
+            "the clock of this host was set; leases do not go by it, but certificates and tokens do, and may be refused \
+             while it is wrong: see that it is right and that something keeps it so (NTP)"
+        );
+    }
+}
+
 async fn sweep<S: Kept>(handle: &Handle<S>, gate: &Gate, health: &HealthReporter) {
     let interval = |period| {
         let mut ticks = tokio::time::interval(period);
@@ -281,6 +296,7 @@ async fn sweep<S: Kept>(handle: &Handle<S>, gate: &Gate, health: &HealthReporter
                 continue;
             }
         }
+        look_at_clock(handle);
         gate.sweep().await;
         if handle.keeps_changes() {
             health.set_serving::<RegistryServer<Guard<S>>>().await;

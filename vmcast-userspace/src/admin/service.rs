@@ -86,6 +86,7 @@ impl<S: Kept> Service<S> {
             seen_address: seen.to_string(),
             draining: lease.draining,
             draining_upstreams: self.0.draining(&upstreams).iter().map(ToString::to_string).collect(),
+            admins: self.0.admins(),
         }))
     }
 

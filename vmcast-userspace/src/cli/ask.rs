@@ -94,6 +94,7 @@ fn policy(command: &PolicyCommand) -> Result<String, Failure> {
                 effect: args.effect.into(),
                 action: args.action.into(),
                 node: args.node.as_ref().map(ToString::to_string),
+                shared_with: Vec::new(),
                 who: args.from.map(|prefix| prefix.to_string()),
                 groups: args.groups.map(|prefix| prefix.to_string()),
                 source: args.source.map(|prefix| prefix.to_string()),

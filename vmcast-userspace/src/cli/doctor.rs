@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use nix::net::if_::if_nametoindex;
-use vmcast_api::{Client, Envelope, Interface, Role, Source, SourcePlace, VERSION};
+use vmcast_api::{Client, ClockStep, Envelope, Interface, Role, Source, SourcePlace, VERSION};
 use vmcast_dataplane::Capacities;
 
-use super::{Exit, Failure, args::DoctorArgs, find};
+use super::{Exit, Failure, args::DoctorArgs, find, show};
 use crate::{
     config::{self, Converted, EngineChoice, PriorityRule, RouterConfig, Target},
     doctor::{self, Asked, Engine, Level, LookedUp, Report, Running},
@@ -30,13 +30,24 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(String, Exit), Failure> {
         }
         (None, None) => (Engine::Chosen(EngineChoice::Auto), None),
     };
+    let step = clock_step(args).map(show::clock_step);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| failure(error.into()))?;
     let report =
-        runtime.block_on(doctor::examine(&engine, running, asked, most_next_hops)).map_err(failure)?;
+        runtime.block_on(doctor::examine(&engine, running, asked, most_next_hops, step)).map_err(failure)?;
     let exit = if report.errors == 0 { Exit::Ok } else { Exit::Error };
     let text = if args.json { json(&report) } else { text(&report) };
     Ok((text, exit))
+}
+
+/// When and by how much the host's clock was set while its admin ran, if one runs.
+fn clock_step(args: &DoctorArgs) -> Option<ClockStep> {
+    let socket = match (&args.socket, &args.config) {
+        (Some(socket), _) => socket.clone(),
+        (None, Some(_)) => return None,
+        (None, None) => find::socket(&[Role::Admin]).ok()?,
+    };
+    Client::connect(&socket).ok()?.status().ok()?.clock_step
 }
 
 /// The daemon that runs here, if one does, and its interfaces.

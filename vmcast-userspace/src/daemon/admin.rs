@@ -14,7 +14,7 @@ use vmcast_proto::registry::{self, NodeRecord, Scope, UnixMillis};
 use super::{Process, access::Access, policy, resident_bytes};
 use crate::{
     admin::{Admin, EtcdSettings, EtcdTls, Handle, Limits, Settings, Status, convert::proof_state},
-    config::{AdminConfig, EtcdConfig, RoleConfig},
+    config::{AdminConfig, EtcdConfig, Present, RoleConfig},
     control::{Call, Control},
     metrics::Metrics,
     signals::Termination,
@@ -63,6 +63,7 @@ pub(crate) fn settings(config: &AdminConfig) -> anyhow::Result<Settings> {
         identity: config.identity_directory(),
         authority_secret: config.authority_secret_file.clone(),
         certificate: config.certificate_seconds.duration(),
+        urls: config.urls(&Present::on_this_host()),
         names: config.names.iter().map(|name| name.as_str().to_owned()).collect(),
         insecure: config.insecure,
         limits: Limits {
@@ -159,6 +160,10 @@ fn status(process: &Process, handle: &Handle) -> api::Status {
         nodes: BTreeMap::from([(Role::Router, vmrs as u64), (Role::Agent, agents as u64)]),
         cache_entries: Some(entries as u64),
         registry_stale: Some(handle.is_stale()),
+        clock_step: handle.status().clock.last.map(|(by_ms, age)| api::ClockStep {
+            by_ms,
+            age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        }),
         ..process.status()
     }
 }
@@ -275,6 +280,7 @@ fn stats(status: &Status) -> Stats {
         ("slow", status.slow),
         ("oversize", status.oversize),
         ("unkept", status.unkept),
+        ("clock_steps", status.clock.count),
         ("drains", counters.drains),
         ("proofs", counters.proofs),
         ("proofs_silent", counters.proofs_silent),
@@ -341,9 +347,11 @@ mod tests {
             authority_secret,
             certificate,
             names,
+            urls,
             insecure,
             limits,
         } = settings(&config).unwrap();
+        assert_eq!(urls, ["https://admin.example.net:1"]);
         assert_eq!((limits.connections, limits.strangers), (9, 8));
         assert_eq!(authority_secret.unwrap().to_str(), Some("/x/secret"));
         assert_eq!(certificate.as_secs(), 99);
@@ -396,6 +404,7 @@ mod tests {
             identity: dir.path().join("identity"),
             authority_secret: None,
             certificate: crate::identity::LIFETIME,
+            urls: Vec::new(),
             names: Vec::new(),
             insecure: true,
             limits: Limits::default(),

@@ -15,7 +15,7 @@ use crate::admin::{Handle, PolicyError};
 /// Answers what is about the policy.
 pub(super) async fn answer(handle: &Handle, request: &Request) -> Response {
     let answered = match request {
-        Request::PolicyList => handle.policy().map(|policy| Response::Policy(shown(&policy))),
+        Request::PolicyList => handle.policy().map(|policy| Response::Policy(shown(&policy, handle))),
         Request::PolicyAdd { rule, before } => add(handle, rule, *before).await,
         Request::PolicyRemove { id } => {
             let id = *id;
@@ -48,7 +48,7 @@ async fn changed(
 ) -> Result<Response, PolicyError> {
     let policy = handle.change_policy(change).await?;
     info!(version = policy.version, rules = policy.rules.len(), "the operator changes the policy");
-    Ok(Response::Policy(shown(&policy)))
+    Ok(Response::Policy(shown(&policy, handle)))
 }
 
 async fn add(handle: &Handle, rule: &PolicyRule, before: Option<u32>) -> Result<Response, PolicyError> {
@@ -137,7 +137,10 @@ const fn effect(effect: Effect) -> PolicyEffect {
     }
 }
 
-fn shown(policy: &Policy) -> api::Policy {
+/// Other nodes that are named beside a rule, at most.
+const MOST_SHARED: usize = 8;
+
+fn shown(policy: &Policy, handle: &Handle) -> api::Policy {
     let rule = |rule: &Rule| PolicyRule {
         id: rule.id,
         effect: effect(rule.effect),
@@ -146,6 +149,12 @@ fn shown(policy: &Policy) -> api::Policy {
             Action::Send => PolicyAction::Send,
         },
         node: rule.node.as_ref().map(ToString::to_string),
+        shared_with: rule
+            .node
+            .iter()
+            .flat_map(|node| handle.at_address_of(node, MOST_SHARED))
+            .map(|id| id.to_string())
+            .collect(),
         who: rule.who.map(|prefix| prefix.to_string()),
         groups: rule.groups.map(|prefix| prefix.to_string()),
         source: rule.source.map(|prefix| prefix.to_string()),

@@ -41,6 +41,7 @@ impl Process {
             nodes: BTreeMap::new(),
             cache_entries: None,
             registry_stale: None,
+            clock_step: None,
             policy_version: None,
             refused: Vec::new(),
         }

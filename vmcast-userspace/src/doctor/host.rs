@@ -35,6 +35,16 @@ pub(super) fn looked_up(sources: LookedUp) -> Vec<Finding> {
     findings
 }
 
+/// What there is to say of a clock that was set while the admin ran.
+pub(super) fn clock(step: &str) -> Finding {
+    Finding::warning(
+        format!("the clock of this host was {step}, while its admin ran"),
+        "leases do not go by it; certificates and tokens do, and are refused as expired, or as not valid yet, while it is \
+         wrong",
+    )
+    .mend("timedatectl, or chronyc tracking: see that the clock is right and that NTP keeps it so")
+}
+
 pub(super) fn judge(facts: &HostFacts, engine: &Engine, running: Option<&Running>) -> Vec<Finding> {
     let mut findings = vec![Finding::ok(format!("Linux {}", facts.kernel))];
     if let Some(running) = running {

@@ -16,7 +16,7 @@ pub(crate) use facts::{Asked, Engine, LookedUp, Running};
 pub(crate) use finding::{Level, Report};
 
 /// Examines this host and the interfaces that are asked about; `None` asks about all it has. Copies go to so many
-/// neighbours at most.
+/// neighbours at most. `step` says when and by how much the clock was set while the admin of this host ran.
 ///
 /// # Errors
 /// If the kernel does not list its interfaces.
@@ -25,8 +25,10 @@ pub(crate) async fn examine(
     running: Option<&Running>,
     asked: Option<Vec<Asked>>,
     most_next_hops: u32,
+    step: Option<String>,
 ) -> anyhow::Result<Report> {
     let mut findings = host::judge(&gather::host(), engine, running);
+    findings.extend(step.map(|step| host::clock(&step)));
     let interfaces = gather::interfaces(asked, running).await?;
     let addresses = gather::addresses(&interfaces);
     let tables = neighbours::gather(&addresses);

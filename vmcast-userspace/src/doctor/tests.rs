@@ -50,6 +50,15 @@ fn asked() -> Asked {
     }
 }
 
+#[test]
+fn a_clock_that_was_set_is_told_with_what_follows() {
+    let finding = host::clock("set forward by 1h00m, 5s ago");
+    assert_eq!(finding.level, Level::Warning);
+    assert_eq!(finding.found, "the clock of this host was set forward by 1h00m, 5s ago, while its admin ran");
+    assert!(finding.means.is_some_and(|means| means.contains("certificates and tokens")));
+    assert!(finding.mend.is_some_and(|mend| mend.contains("NTP")));
+}
+
 /// What is not as it should be.
 fn judged(link: LinkFacts, asked: Asked, engine: Engine) -> Vec<Finding> {
     let findings = interface::judge(&InterfaceFacts { asked, link: Some(link) }, &engine);

@@ -108,6 +108,7 @@ pub struct Attachment {
     draining: watch::Receiver<BTreeSet<NodeId>>,
     status: watch::Receiver<LinkStatus>,
     first_admin: String,
+    client: AdminClient,
     commands: mpsc::UnboundedSender<Command>,
     /// What the admin tells a VMR, until somebody has taken it.
     orders: Option<mpsc::Receiver<VmrOrder>>,
@@ -145,6 +146,7 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
     let (draining_tx, draining) = watch::channel(BTreeSet::new());
     let first = LinkStatus { state: LinkState::Connecting, since: Instant::now() };
     let (status_tx, status) = watch::channel(first);
+    let known = client.clone();
     let first_admin = settings.admins.first().cloned().unwrap_or_default();
     let (commands, commands_rx) = mpsc::unbounded_channel();
     let mut random = Random::new(settings.seed);
@@ -191,6 +193,7 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
         draining,
         status,
         first_admin,
+        client: known,
         commands,
         orders,
         line,
@@ -274,7 +277,9 @@ impl Attachment {
             }
         };
         let age_ms = u64::try_from(status.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        AdminLink { url: url.clone(), state, age_ms, error, endpoints: self.proofs.shown(Instant::now()) }
+        let others = self.client.urls().into_iter().filter(|other| other != url).collect();
+        let endpoints = self.proofs.shown(Instant::now());
+        AdminLink { url: url.clone(), state, age_ms, error, others, endpoints }
     }
 
     /// Says that a VMR does not serve this node. It leaves the list at once, and the nearest of the
@@ -462,7 +467,7 @@ impl Task {
                 self.register_backoff.reset();
                 // Whoever registered together, as after a power cut, does not renew together for ever.
                 self.register_at = Some(Instant::now() + self.random.between(lease / 4, lease / 3));
-                self.set_state(LinkState::Registered { admin: self.client.url().to_owned() });
+                self.set_state(LinkState::Registered { admin: self.client.url() });
             }
             Err(failure) => {
                 let wait = self.register_backoff.wait();
@@ -470,7 +475,7 @@ impl Task {
                 self.register_at = Some(Instant::now() + wait);
                 let reason = failure.to_string();
                 self.set_state(if failure.is_refusal() {
-                    LinkState::Refused { admin: self.client.url().to_owned(), reason }
+                    LinkState::Refused { admin: self.client.url(), reason }
                 } else {
                     LinkState::Lost { reason }
                 });

@@ -5,10 +5,7 @@ use std::{
     fmt::Display,
     future::Future,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,25 +13,18 @@ use futures_util::stream::Stream;
 use tracing::debug;
 use vmcast_proto::registry::{AnswerKind, Measurement, NodeId, Registration};
 use vmcast_signal::{
-    tonic::{
-        Response, Status, Streaming,
-        transport::{Channel, Endpoint},
-    },
+    tonic::{Response, Status, Streaming, transport::Channel},
     v1::{self, registry_client::RegistryClient},
 };
 
 use super::{
-    connect::{CONNECT_TIMEOUT, Connector, Credentials},
+    admins::Admins,
     error::{AdminError, causes, is_transport},
 };
 use crate::{admin::convert::node, identity::NodeIdentity};
 
 /// A call may take so long, its connection included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that carries nothing is checked so often, and given up after as long.
-const KEEPALIVE: Duration = Duration::from_secs(20);
-/// Bytes of an answer at most: all VMRs of a large network.
-const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// VMRs of a page.
 const PAGE: u32 = 256;
 /// VMRs that are read at most, whatever an admin names.
@@ -114,18 +104,11 @@ pub struct Granted {
 }
 
 /// A client of several admins. It stays with the one that answered last and goes on to the next in
-/// order when that one fails; connections are made when they are needed. Clones share all of this.
+/// order when that one fails; connections are made when they are needed. Beside those that it was made with it knows
+/// those that an admin names. Clones share all of this.
 #[derive(Clone, Debug)]
 pub struct AdminClient {
-    admins: Arc<[AdminChannel]>,
-    current: Arc<AtomicUsize>,
-}
-
-#[derive(Debug)]
-struct AdminChannel {
-    url: String,
-    channel: Channel,
-    client: RegistryClient<Channel>,
+    admins: Arc<Admins>,
 }
 
 impl AdminClient {
@@ -140,44 +123,19 @@ impl AdminClient {
         local: Option<IpAddr>,
         identity: Option<&Arc<NodeIdentity>>,
     ) -> Result<Self, AdminError> {
-        if urls.is_empty() {
-            return Err(AdminError::NoAdmin);
-        }
-        let channel = |url: &String| {
-            let bad = |reason: &dyn Display| AdminError::Url { url: url.clone(), reason: reason.to_string() };
-            let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| bad(&error))?;
-            if endpoint.uri().host().is_none() {
-                return Err(bad(&"expected https://host:port"));
-            }
-            let scheme = endpoint.uri().scheme_str().unwrap_or_default().to_owned();
-            let endpoint = endpoint
-                .local_address(local)
-                .connect_timeout(CONNECT_TIMEOUT)
-                .http2_keep_alive_interval(KEEPALIVE)
-                .keep_alive_timeout(KEEPALIVE);
-            let channel = match (scheme.as_str(), identity) {
-                ("https", Some(identity)) => {
-                    let credentials = Credentials::Node(Arc::clone(identity));
-                    endpoint.connect_with_connector_lazy(Connector { local, credentials })
-                }
-                ("https", None) => {
-                    return Err(bad(&"this node has no certificate yet: join with a token, by --token"));
-                }
-                ("http", None) => endpoint.connect_lazy(),
-                ("http", Some(_)) => return Err(bad(&"a node that has a certificate speaks only https")),
-                _ => return Err(bad(&"expected https://host:port")),
-            };
-            let client = RegistryClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
-            Ok(AdminChannel { url: url.clone(), channel, client })
-        };
-        let admins = urls.iter().map(channel).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { admins: admins.into(), current: Arc::default() })
+        Ok(Self { admins: Arc::new(Admins::new(urls, local, identity)?) })
     }
 
     /// The URL of the admin that answered last.
     #[must_use]
-    pub fn url(&self) -> &str {
-        &self.admins[self.current.load(Ordering::Relaxed) % self.admins.len()].url
+    pub fn url(&self) -> String {
+        self.admins.current().url.clone()
+    }
+
+    /// The URLs of all admins that it knows, in the order in which they are tried.
+    #[must_use]
+    pub fn urls(&self) -> Vec<String> {
+        self.admins.in_turn().iter().map(|admin| admin.url.clone()).collect()
     }
 
     /// Registers or renews and returns the length of the lease.
@@ -205,6 +163,7 @@ impl AdminClient {
                 async move { client.register(request).await }
             })
             .await?;
+        self.admins.learn(&response.admins);
         Ok(Granted {
             lease: Duration::from_secs(response.lease_seconds.max(1).into()),
             draining: response.draining,
@@ -341,7 +300,7 @@ impl AdminClient {
         &self,
         answers: impl Stream<Item = v1::AttendRequest> + Send + 'static,
     ) -> Result<Streaming<v1::Command>, AdminError> {
-        let admin = &self.admins[self.current.load(Ordering::Relaxed) % self.admins.len()];
+        let admin = self.admins.current();
         let mut client = admin.client.clone();
         let unreachable = |reason: String| AdminError::Unreachable { url: admin.url.clone(), reason };
         match tokio::time::timeout(CALL_TIMEOUT, client.attend(answers)).await {
@@ -353,9 +312,9 @@ impl AdminClient {
     }
 
     /// The channel to the admin that answered last, for other services of it.
-    pub(super) fn channel(&self) -> (&str, Channel) {
-        let admin = &self.admins[self.current.load(Ordering::Relaxed) % self.admins.len()];
-        (&admin.url, admin.channel.clone())
+    pub(super) fn channel(&self) -> (String, Channel) {
+        let admin = self.admins.current();
+        (admin.url.clone(), admin.channel.clone())
     }
 
     /// Makes a call to the current admin and, while the connection is what fails, to the others in
@@ -364,18 +323,16 @@ impl AdminClient {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let start = self.current.load(Ordering::Relaxed);
         let mut failure = AdminError::NoAdmin;
-        for index in (0..self.admins.len()).map(|step| (start + step) % self.admins.len()) {
-            let admin = &self.admins[index];
+        for admin in self.admins.in_turn() {
             let reason = match tokio::time::timeout(CALL_TIMEOUT, call(admin.client.clone())).await {
                 Ok(Ok(response)) => {
-                    self.current.store(index, Ordering::Relaxed);
+                    self.admins.answered(&admin);
                     return Ok(response.into_inner());
                 }
                 Ok(Err(status)) if is_transport(&status) => causes(&status),
                 Ok(Err(status)) => {
-                    self.current.store(index, Ordering::Relaxed);
+                    self.admins.answered(&admin);
                     return Err(AdminError::refused(&status));
                 }
                 Err(_) => format!("no answer within {CALL_TIMEOUT:?}"),

@@ -3,6 +3,7 @@
 //!
 //! An admin that is down is never fatal: what is known stays known, and the link tries again.
 
+mod admins;
 mod attach;
 mod backoff;
 mod client;

@@ -62,6 +62,6 @@ pub(crate) async fn renew(identity: &NodeIdentity, client: &AdminClient) -> Resu
     let (url, channel) = client.channel();
     let request = v1::RenewRequest { certificate_request: prepared.request.clone() };
     let answer = IdentityClient::new(channel).renew(request).await;
-    let answer = answer.map_err(|status| AdminError::of(url, &status))?;
+    let answer = answer.map_err(|status| AdminError::of(&url, &status))?;
     identity.take(&prepared, answer.get_ref())
 }

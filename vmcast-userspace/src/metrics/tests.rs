@@ -50,6 +50,7 @@ fn router() -> Figures {
         url: "https://192.0.2.1".to_owned(),
         state: AdminLinkState::Registered,
         age_ms: 5,
+        others: Vec::new(),
         error: None,
         endpoints: None,
     };

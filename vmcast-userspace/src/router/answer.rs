@@ -532,9 +532,10 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
         }
     }
     count("gateway", "data_at_socket", router.core.data_at_socket);
-    let Moves { between_packets, amid_packets, unwatched } = router.core.moves;
+    let Moves { between_packets, amid_packets, copies_amid, unwatched } = router.core.moves;
     count("gateway", "streams_moved", between_packets);
     count("gateway", "streams_moved_amid_packets", amid_packets);
+    count("gateway", "copies_amid_moves", copies_amid);
     count("gateway", "streams_moved_unwatched", unwatched);
     for family in Family::ALL {
         let counters = router.core.querier_counters(family);
@@ -564,6 +565,7 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     count("mrib", "new_source_group_limit", mrib.group_limit);
     count("mrib", "new_source_total_limit", mrib.total_limit);
     count("mrib", "new_source_refused_limit", mrib.refused_limit);
+    count("mrib", "any_source_closed", mrib.closed);
     count("mrib", "new_source_not_needed", mrib.not_needed);
     count("mrib", "streams_full", mrib.streams_full);
     count("mrib", "share_exceeded", mrib.share_exceeded);

@@ -54,6 +54,8 @@ pub(super) struct Moves {
     pub(super) between_packets: u64,
     /// Those of which one came meanwhile: it may be missing, or there twice.
     pub(super) amid_packets: u64,
+    /// Copies that came meanwhile, by either way: no more packets are missing, or there twice.
+    pub(super) copies_amid: u64,
     /// Those that did not flow by both ways.
     pub(super) unwatched: u64,
 }
@@ -167,8 +169,9 @@ impl Core {
             let Counts { taken, refused } = counts(counters);
             taken + refused
         };
-        let amid = came(&before) != came(&after);
-        *(if amid { &mut self.moves.amid_packets } else { &mut self.moves.between_packets }) += 1;
+        let copies = came(&after).saturating_sub(came(&before));
+        *(if copies > 0 { &mut self.moves.amid_packets } else { &mut self.moves.between_packets }) += 1;
+        self.moves.copies_amid += copies;
     }
 
     fn comes_from_upstream(&self, stream: Stream) -> bool {

@@ -221,6 +221,20 @@ fn a_vmr_turns_to_another_upstream_without_losing_or_doubling_a_packet_whichever
     }
 }
 
+// proves E3: a move that may have cost packets says how many at most
+#[test]
+fn copies_that_come_while_a_stream_moves_are_counted_by_whichever_way_they_came() {
+    let mut bed = Bed::new(&[1, 1]);
+    let before = StreamCounters { packets: 7, ..StreamCounters::default() };
+    let mut after = StreamCounters { packets: 9, ..before };
+    after.drop(DropReason::WrongInput);
+    after.drop(DropReason::TtlExpired);
+    bed.core.note_move([before, after]);
+    bed.core.note_move([after, after]);
+    let moves = Moves { between_packets: 1, amid_packets: 1, copies_amid: 3, ..Moves::default() };
+    assert_eq!(bed.core.moves, moves);
+}
+
 // proves A6, E3
 #[test]
 fn a_vmr_stays_at_its_upstream_until_the_other_one_answers_and_goes_back_if_that_dies_meanwhile() {

@@ -601,6 +601,11 @@ impl Core {
             }
             // Nobody wants the group yet.
             PuntReason::UnknownGroup => self.unasked.note(now, punt.stream, punt.input),
+            // Where only sources that are known are taken, it is one that was not judged yet.
+            PuntReason::WrongInput if self.mrib.awaits_source(punt.stream) => {
+                self.new_source(now, punt.stream, punt.input);
+                self.settle(now);
+            }
             // The packet came the wrong way: the counters say so.
             PuntReason::WrongInput => {}
         }

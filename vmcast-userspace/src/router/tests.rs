@@ -618,6 +618,83 @@ fn a_source_under_any_source_that_becomes_forbidden_is_cut_with_the_change_and_n
     assert_eq!(bed.fib(), [FibOp::SetStream(of(SOURCE), Rpf::Exact(input), Members::OfAnySource)]);
 }
 
+// proves D4: what may not send is not forwarded, however much of it there is, and what may send is
+#[test]
+fn of_more_sources_than_can_be_refused_one_by_one_only_those_flow_that_may_send() {
+    let mut bed = Bed::new(1);
+    bed.settle();
+    bed.want(0, Filter::any());
+    bed.resolve(1);
+    bed.core
+        .set_interface(bed.now, lan(true), &[(IpAddr::from([198, 51, 100, 1]), 16)], Queriers::default())
+        .expect("no querier");
+    bed.settle();
+    let rule = Rule {
+        id: 1,
+        effect: policy::Effect::Deny,
+        action: Action::Send,
+        node: None,
+        addresses: vec![],
+        who: Some("198.51.0.0/19".parse().expect("a prefix")),
+        groups: None,
+        source: None,
+        max_groups: None,
+        max_bits: None,
+        stream_bits: None,
+    };
+    assert!(bed.core.set_policy(bed.now, Policy { version: 1, rules: vec![rule], ..Policy::default() }));
+    let input = Input::Interface(LAN);
+    let of = |number: u16| {
+        let [high, low] = number.to_be_bytes();
+        Stream { source: Some([198, 51, high, low].into()), group: GROUP }
+    };
+    let any = Stream { source: None, group: GROUP };
+    // What the data plane takes by (*,G), by the last word on each entry.
+    let taken = |bed: &mut Bed, entries: &mut BTreeMap<Stream, Rpf>| {
+        bed.settle();
+        for op in bed.fib() {
+            match op {
+                FibOp::SetStream(stream, rpf, _) => drop(entries.insert(stream, rpf)),
+                FibOp::RemoveStream(stream) => drop(entries.remove(&stream)),
+                _ => {}
+            }
+        }
+        entries
+            .iter()
+            .filter(|(_, rpf)| matches!(rpf, Rpf::AnyUpstream) || **rpf == Rpf::Exact(input))
+            .count()
+    };
+    let mut entries = BTreeMap::new();
+    entries.insert(any, Rpf::AnyUpstream);
+    for number in 2..302 {
+        // As the data plane tells of it, by what its (*,G) is then.
+        let reason = match entries[&any] {
+            Rpf::AnyUpstream => PuntReason::NewSource,
+            Rpf::Exact(_) => PuntReason::WrongInput,
+        };
+        bed.core.punt(bed.now, Punt { reason, input, stream: of(number) });
+        assert!(taken(&mut bed, &mut entries) <= 1, "only (*,G), until it is closed");
+    }
+    assert_eq!(taken(&mut bed, &mut entries), 0, "nothing that may not send flows");
+    assert!(entries.len() <= 257, "what is kept of them has an end: {}", entries.len());
+    let counters = bed.core.mrib.counters();
+    assert_eq!((counters.closed, counters.refused_limit), (1, 300 - 256));
+    // One that may is forwarded from when it is heard, and one that comes by another way is not.
+    let allowed = 0x2001;
+    bed.core.punt(bed.now, Punt { reason: PuntReason::WrongInput, input, stream: of(allowed) });
+    assert_eq!(taken(&mut bed, &mut entries), 1);
+    assert_eq!(entries[&of(allowed)], Rpf::Exact(input));
+    let astray = Input::Tunnel(TunnelId(77));
+    bed.core.punt(bed.now, Punt { reason: PuntReason::WrongInput, input: astray, stream: of(allowed + 1) });
+    bed.core.punt(bed.now, Punt { reason: PuntReason::WrongInput, input: astray, stream: of(allowed) });
+    assert_eq!(taken(&mut bed, &mut entries), 1);
+    // With a policy that allows all, all flow again.
+    assert!(bed.core.set_policy(bed.now, Policy { version: 2, ..Policy::default() }));
+    taken(&mut bed, &mut entries);
+    assert_eq!(entries[&any], Rpf::AnyUpstream);
+    assert!(entries.values().all(|rpf| matches!(rpf, Rpf::AnyUpstream) || *rpf == Rpf::Exact(input)));
+}
+
 #[test]
 fn garbage_on_every_input_changes_nothing() {
     let mut bed = Bed::with_upstream();

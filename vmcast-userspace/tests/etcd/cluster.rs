@@ -194,7 +194,17 @@ impl Cluster {
     }
 
     pub(crate) fn open_with(&self, runtime: &Runtime, settings: EtcdSettings) -> Result<EtcdStore, Failed> {
-        Ok(runtime.block_on(EtcdStore::open(settings, clock()))?)
+        self.open_by(runtime, settings, clock())
+    }
+
+    /// The same by another clock.
+    pub(crate) fn open_by(
+        &self,
+        runtime: &Runtime,
+        settings: EtcdSettings,
+        clock: Clock,
+    ) -> Result<EtcdStore, Failed> {
+        Ok(runtime.block_on(EtcdStore::open(settings, clock))?)
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Where etcd is not installed every test is listed as ignored, and the reason is printed.
 
+mod admins;
+mod clocks;
 mod cluster;
 mod identity;
 mod outage;
@@ -19,8 +21,16 @@ fn main() -> ExitCode {
     if let Some(reason) = &missing {
         eprintln!("SKIPPED every test on a real etcd: {reason}");
     }
-    let trials =
-        [several::trials(), outage::trials(), identity::trials(), tls::trials()].into_iter().flatten();
+    let trials = [
+        several::trials(),
+        admins::trials(),
+        clocks::trials(),
+        outage::trials(),
+        identity::trials(),
+        tls::trials(),
+    ]
+    .into_iter()
+    .flatten();
     let trials = trials.map(|trial| trial.with_ignored_flag(missing.is_some())).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -1,6 +1,9 @@
 //! The admin's policy at work: what it forbids stops, and nothing else does.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
@@ -12,7 +15,7 @@ use vmcast_lab::{
 use super::{
     bed::{Bed, Outcome, ensure, trial},
     small::{Router, SOURCE, SOURCE2, STREAM, Small},
-    stream::{Listener, Sender},
+    stream::{Listener, Sender, multicast_socket, payload},
     tokens::{admin_table, agent, router, start_admin, token},
 };
 
@@ -26,6 +29,7 @@ pub(super) fn trials() -> Vec<Trial> {
             "a source that the policy forbids under (*,G) is cut at once, and the one beside it loses nothing",
             cuts_a_source,
         ),
+        trial("of more sources than can be refused one by one only those flow that may send", closes_a_group),
         trial("an agent is told why its join is refused, until the policy allows it", tells_the_agent),
         trial(
             "who has as many groups as the policy allows is refused one more until it leaves one",
@@ -201,6 +205,79 @@ fn cuts_a_source(bed: &mut Bed) -> Outcome {
         heard.packets.retain(|(source, _)| *source == SOURCE);
         heard.is_whole()?;
     }
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+/// Sources that may not send: more than are refused one by one.
+const MANY: u16 = 300;
+
+/// One of them.
+fn forbidden(number: u16) -> Ipv4Addr {
+    let [high, low] = (number + 1).to_be_bytes();
+    Ipv4Addr::new(10, 1, 2 + high, low)
+}
+
+// proves D4: what may not send is not forwarded, however much of it there is, and what may send is
+fn closes_a_group(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    let host = small.admin(bed)?;
+    let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
+    let router = router(bed, &small, &admin)?;
+    let _agents = two_agents(bed, &small, &admin)?;
+    let bystander = small.forbid(bed, 3)?;
+    let addresses: Vec<_> =
+        (0..MANY).map(|number| format!("addr add {}/32 dev eth0", forbidden(number))).collect();
+    small.source.ip(&addresses.join("\n"))?;
+    let policy = change(&admin, &["add", "deny", "send", "--from", "10.1.2.0/23"])?;
+    carries_out(bed, &router, &policy)?;
+
+    let first = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    let of = |which: &dyn Fn(IpAddr) -> bool| {
+        listener.heard().packets.iter().filter(|(source, _)| which(*source)).count()
+    };
+    let may_not = |source: IpAddr| source != SOURCE && source != SOURCE2;
+    bed.until("the first is heard", || Ok(of(&|source| source == SOURCE) > SOME as usize))?;
+    // Each of them sends a packet.
+    let all_send = || -> Outcome {
+        small.source.enter(|| {
+            for number in 0..MANY {
+                let socket = multicast_socket(forbidden(number), 16)?;
+                socket.send_to(&payload(0), &STREAM.socket_addr().into())?;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Ok::<_, std::io::Error>(())
+        })??;
+        Ok(())
+    };
+    bed.until("the router takes none that it does not know", || {
+        all_send()?;
+        let stats = router.ask(&["stats"]).unwrap_or_default();
+        Ok(stats["control"]["mrib"]["any_source_closed"] == 1)
+    })?;
+    // What is in the queues still comes.
+    first.more(bed, 10)?;
+    let last = first.sent();
+    bed.until("what was under way is heard", || {
+        Ok(listener.heard().packets.iter().any(|packet| packet.0 == SOURCE && packet.1 >= last))
+    })?;
+    let before = of(&may_not);
+    for _ in 0..3 {
+        all_send()?;
+    }
+    let second = Sender::start(&small.source, SOURCE2, STREAM)?;
+    bed.until("another that may send is heard", || Ok(of(&|source| source == SOURCE2) > SOME as usize))?;
+    let after = of(&may_not);
+    ensure!(before == after, "of what is forbidden came {before} packets, then {after}");
+    second.stop()?;
+    let last = first.stop()? - 1;
+    bed.until("the end is heard", || {
+        Ok(listener.heard().packets.iter().any(|packet| packet.0 == SOURCE && packet.1 == last))
+    })?;
+    let mut heard = listener.heard();
+    heard.packets.retain(|(source, _)| *source == SOURCE);
+    heard.is_whole()?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())
 }

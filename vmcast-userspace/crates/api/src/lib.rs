@@ -37,7 +37,7 @@ pub use request::Request;
 pub use response::{ErrorReply, Response};
 pub use source::{Source, SourcePlace, SourceRelay, SourceRelayState, Sources};
 pub use status::{
-    AdminLink, AdminLinkState, Engine, Role, Stats, Status, StreamStats, Upstream, UpstreamState,
+    AdminLink, AdminLinkState, ClockStep, Engine, Role, Stats, Status, StreamStats, Upstream, UpstreamState,
 };
 pub use token::{NewToken, Revoked, Token, TokenOrder, TokenState, Tokens};
 

@@ -79,12 +79,24 @@ pub struct Status {
     /// Whether the admin has lost its etcd, and answers from what it knew before; the admin only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry_stale: Option<bool>,
+    /// The last time that the host's clock was set while the admin ran; the admin only, and `None` if it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_step: Option<ClockStep>,
     /// Version of the policy that is carried out; routers only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_version: Option<u64>,
     /// Joins and sources that the policy refuses; not all, if there are very many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<Refused>,
+}
+
+/// A step of the host's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockStep {
+    /// By how many milliseconds it was set; back if it is negative.
+    pub by_ms: i64,
+    /// Milliseconds since then.
+    pub age_ms: u64,
 }
 
 /// What replicates.
@@ -105,6 +117,9 @@ pub struct AdminLink {
     pub state: AdminLinkState,
     /// Milliseconds since it is so.
     pub age_ms: u64,
+    /// The other admins that it knows, in the order in which they are tried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<String>,
     /// The last error, for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

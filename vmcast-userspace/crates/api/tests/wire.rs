@@ -8,12 +8,12 @@ use std::{
 };
 
 use vmcast_api::{
-    AdminLink, AdminLinkState, CacheEntries, CacheEntry, Client, ClientError, DecodeError, Direction,
-    EndpointProof, Engine, ErrorReply, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces,
-    Member, MemberHost, Members, NextHop, NextHopState, Node, Nodes, Page, Place, PolicyAction, PolicyEffect,
-    PolicyQuestion, PolicyRule, Priority, ProofState, Querier, Refused, Request, Response, Role, Source,
-    SourcePlace, SourceRelay, SourceRelayState, Sources, Stats, Status, StreamStats, TokenOrder, Tunnel,
-    TunnelKind, Tunnels, Upstream, UpstreamState, decode, encode,
+    AdminLink, AdminLinkState, CacheEntries, CacheEntry, Client, ClientError, ClockStep, DecodeError,
+    Direction, EndpointProof, Engine, ErrorReply, Filter, FilterMode, Group, GroupState, Groups, Interface,
+    Interfaces, Member, MemberHost, Members, NextHop, NextHopState, Node, Nodes, Page, Place, PolicyAction,
+    PolicyEffect, PolicyQuestion, PolicyRule, Priority, ProofState, Querier, Refused, Request, Response,
+    Role, Source, SourcePlace, SourceRelay, SourceRelayState, Sources, Stats, Status, StreamStats,
+    TokenOrder, Tunnel, TunnelKind, Tunnels, Upstream, UpstreamState, decode, encode,
 };
 
 fn requests() -> Vec<Request> {
@@ -57,6 +57,7 @@ fn policy_rule() -> PolicyRule {
         effect: PolicyEffect::Allow,
         action: PolicyAction::Receive,
         node: Some("client1".into()),
+        shared_with: vec!["client2".into()],
         who: Some("198.51.100.0/24".into()),
         groups: Some("232.0.0.0/8".into()),
         source: Some("192.0.2.9/32".into()),
@@ -106,6 +107,7 @@ fn responses() -> Vec<Response> {
                 url: "http://192.0.2.2:8443".into(),
                 state: AdminLinkState::Unreachable,
                 age_ms: 9,
+                others: vec!["http://192.0.2.3:8443".into()],
                 error: Some("connection refused".into()),
                 endpoints: Some(vec![EndpointProof {
                     endpoint: ([192, 0, 2, 1], 2268).into(),
@@ -126,6 +128,7 @@ fn responses() -> Vec<Response> {
             nodes: [(Role::Agent, 4)].into(),
             cache_entries: Some(5),
             registry_stale: Some(false),
+            clock_step: Some(ClockStep { by_ms: -90_000, age_ms: 7 }),
             policy_version: Some(7),
             refused: vec![Refused {
                 group: [232, 1, 1, 1].into(),

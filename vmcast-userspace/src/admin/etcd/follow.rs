@@ -47,7 +47,7 @@ async fn begin(shared: &Shared) -> Result<Watch, Error> {
     }
     let snapshot = shared.client.read(&root).await?;
     let revision = snapshot.revision;
-    shared.state().reset(snapshot);
+    shared.state().reset(snapshot, shared.clock.now());
     shared.heard.send_replace(revision);
     let mut watch = shared.client.watch(&root, revision + 1).await?;
     let first = watch.next().await?;
@@ -104,9 +104,10 @@ fn lost(shared: &Shared, error: &Error) {
 
 impl Shared {
     fn hear(&self, heard: vmcast_etcd::Heard) {
+        let now = self.clock.now();
         let revision = {
             let mut state = self.state();
-            state.hear(heard.changes, heard.revision);
+            state.hear(heard.changes, heard.revision, now);
             state.heard
         };
         self.heard.send_replace(revision);

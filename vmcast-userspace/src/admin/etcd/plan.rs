@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vmcast_etcd::{Condition, Operation};
 use vmcast_proto::registry::{
-    CacheEntry, CacheKey, Change, Expected, NodeId, NodeRecord, RecordWrite, Rows as _,
+    CacheEntry, CacheKey, Change, Expected, NodeId, NodeRecord, RecordWrite, Rows as _, UnixMillis,
 };
 
 use super::{
@@ -31,11 +31,11 @@ struct Net {
     all_entries: bool,
 }
 
-/// The transactions that make changes, in their order.
+/// The transactions that make changes, in their order, written at a time.
 ///
 /// One would be best, but its size is limited. Entries of the cache go first and nodes last: if the rest fails,
 /// the cache has lost what it would have learned again, and no node is half there.
-pub(super) fn plan(state: &State, changes: &[Change]) -> Vec<Step> {
+pub(super) fn plan(state: &State, changes: &[Change], now: UnixMillis) -> Vec<Step> {
     let net = net(state, changes);
     let mut steps = Vec::new();
     if net.all_entries {
@@ -46,7 +46,8 @@ pub(super) fn plan(state: &State, changes: &[Change]) -> Vec<Step> {
     let removals: Vec<_> =
         removals.map(|(key, _)| Operation::Delete { key: state.layout.entry(key) }).collect();
     let puts = net.entries.iter().filter_map(|(key, entry)| Some((key, entry.as_ref()?)));
-    let puts: Vec<_> = puts.map(|(key, entry)| put(state.layout.entry(key), entry_value(entry))).collect();
+    let puts: Vec<_> =
+        puts.map(|(key, entry)| put(state.layout.entry(key), entry_value(entry, now))).collect();
     let (whole, rest) = puts.split_at(puts.len() / MAX_WRITES * MAX_WRITES);
     for operations in removals.chunks(MAX_WRITES).chain(whole.chunks(MAX_WRITES)) {
         steps.push(Step { conditions: vec![], operations: operations.to_vec() });
@@ -57,7 +58,7 @@ pub(super) fn plan(state: &State, changes: &[Change]) -> Vec<Step> {
     let taken: BTreeSet<Vec<u8>> =
         come.iter().flat_map(|(_, record)| claims(state, record.as_ref())).collect();
     for (id, record) in gone.into_iter().chain(come) {
-        let step = node(state, id, record.as_ref(), &taken);
+        let step = node(state, id, record.as_ref(), &taken, now);
         if last.operations.len() + step.operations.len() > MAX_WRITES {
             steps.push(std::mem::take(&mut last));
         }
@@ -158,7 +159,13 @@ fn claims(state: &State, record: Option<&NodeRecord>) -> Vec<Vec<u8>> {
 }
 
 /// The writes of one node, and the condition that nobody else has changed it or taken its endpoints.
-fn node(state: &State, id: &NodeId, record: Option<&NodeRecord>, taken: &BTreeSet<Vec<u8>>) -> Step {
+fn node(
+    state: &State,
+    id: &NodeId,
+    record: Option<&NodeRecord>,
+    taken: &BTreeSet<Vec<u8>>,
+    now: UnixMillis,
+) -> Step {
     let mut step = Step::default();
     let mut condition = |key: &Vec<u8>| {
         let mod_revision = state.revision(key);
@@ -177,7 +184,7 @@ fn node(state: &State, id: &NodeId, record: Option<&NodeRecord>, taken: &BTreeSe
         step.operations.push(Operation::Delete { key: claim.clone() });
     }
     step.operations.push(match record {
-        Some(record) => put(key, node_value(record)),
+        Some(record) => put(key, node_value(record, now)),
         None => Operation::Delete { key },
     });
     step
@@ -189,12 +196,20 @@ fn put(key: Vec<u8>, value: Vec<u8>) -> Operation {
 
 #[cfg(test)]
 mod tests {
-    use vmcast_proto::registry::{Role, Scope, UnixMillis, conformance};
+    use vmcast_proto::registry::{Role, Scope, conformance};
 
-    use super::{super::key::Layout, *};
+    use super::{
+        super::{key::Layout, times::Heard},
+        *,
+    };
+
+    /// Transactions of changes that are made now.
+    fn plan(state: &State, changes: &[Change]) -> Vec<Step> {
+        super::plan(state, changes, UnixMillis(3))
+    }
 
     fn known(changes: &[Change]) -> State {
-        let mut state = State::new(Layout::new("/"));
+        let mut state = State::new(Layout::new("/"), 60_000);
         for (revision, step) in (1..).zip(plan(&state, changes)) {
             apply(&mut state, &step, revision);
         }
@@ -204,7 +219,7 @@ mod tests {
     fn apply(state: &mut State, step: &Step, revision: i64) {
         for operation in &step.operations {
             match operation {
-                Operation::Put { key, value, .. } => state.put(key.clone(), value, revision),
+                Operation::Put { key, value, .. } => state.put(key.clone(), value, revision, Heard::Own),
                 Operation::Delete { key } => state.remove(key.clone(), revision),
                 Operation::DeletePrefix { .. } => {}
             }

@@ -13,8 +13,10 @@ use super::{
     EtcdTls,
     follow::follow,
     key::Layout,
+    listed::list,
     plan::{Step, plan, plan_records},
     state::State,
+    times::Heard,
 };
 use crate::admin::{Clock, Kept, Mirror};
 
@@ -63,6 +65,8 @@ pub struct EtcdStore {
     rows: Mirror,
     runtime: Handle,
     follower: JoinHandle<()>,
+    /// Keeps this admin in the list.
+    lister: Option<JoinHandle<()>>,
 }
 
 /// What the store and its follower share.
@@ -84,7 +88,8 @@ impl Shared {
 }
 
 impl EtcdStore {
-    /// Reads everything and begins to follow it.
+    /// Reads everything and begins to follow it. Rows get times of `clock`, which nobody may set; what it shows need not
+    /// be what others' show.
     ///
     /// # Errors
     /// If the cluster cannot be reached or refuses.
@@ -92,9 +97,10 @@ impl EtcdStore {
         let EtcdSettings { urls, prefix, user, tls, lease } = settings;
         let dial = tls.as_ref().map(EtcdTls::dial).transpose()?.unwrap_or_default();
         let client = Client::new(&Settings { urls, user, patience: PATIENCE, dial })?;
-        let mut state = State::new(Layout::new(&prefix));
+        let mut state =
+            State::new(Layout::new(&prefix), u64::try_from(lease.as_millis()).unwrap_or(u64::MAX));
         let snapshot = client.read(state.layout.root()).await?;
-        state.reset(snapshot);
+        state.reset(snapshot, clock.now());
         let rows = state.rows.clone();
         let shared = Arc::new(Shared {
             client,
@@ -104,7 +110,7 @@ impl EtcdStore {
             lease,
         });
         let follower = tokio::spawn(follow(Arc::clone(&shared)));
-        Ok(Self { shared, rows, runtime: Handle::current(), follower })
+        Ok(Self { shared, rows, runtime: Handle::current(), follower, lister: None })
     }
 
     /// Takes one step to etcd, and into memory once it is there.
@@ -129,7 +135,7 @@ impl EtcdStore {
         let mut state = shared.state();
         for operation in &step.operations {
             match operation.clone() {
-                Operation::Put { key, value, .. } => state.put(key, &value, committed.revision),
+                Operation::Put { key, value, .. } => state.put(key, &value, committed.revision, Heard::Own),
                 Operation::Delete { key } => state.remove(key, committed.revision),
                 Operation::DeletePrefix { prefix } => state.remove_prefix(&prefix, committed.revision),
             }
@@ -160,6 +166,9 @@ impl EtcdStore {
 impl Drop for EtcdStore {
     fn drop(&mut self) {
         self.follower.abort();
+        if let Some(lister) = &self.lister {
+            lister.abort();
+        }
     }
 }
 
@@ -173,7 +182,8 @@ impl Store for EtcdStore {
     }
 
     fn commit(&mut self, changes: &[Change]) -> Result<(), EtcdError> {
-        let steps = plan(&self.shared.state(), changes);
+        let now = self.shared.clock.now();
+        let steps = plan(&self.shared.state(), changes, now);
         steps.iter().try_for_each(|step| self.take(step))
     }
 
@@ -187,4 +197,11 @@ impl Store for EtcdStore {
     }
 }
 
-impl Kept for EtcdStore {}
+impl Kept for EtcdStore {
+    fn list_admin(&mut self, urls: Vec<String>) {
+        let listed = self.runtime.spawn(list(Arc::clone(&self.shared), urls));
+        if let Some(before) = self.lister.replace(listed) {
+            before.abort();
+        }
+    }
+}

@@ -431,3 +431,54 @@ fn the_authority_of_a_registry_is_one_by_file_or_by_secret() {
     let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
     assert!(!text.contains("PRIVATE KEY"), "the key is stored as it is");
 }
+
+// proves A2: a client knows the admins that an admin names, if they can be some, and forgets those that are named no more
+#[tokio::test]
+async fn a_node_learns_of_admins_from_the_one_that_it_has() {
+    let bed = Bed::secure().await;
+    let directory = tempfile::tempdir().unwrap();
+    let identity = joined(&bed, "a", Role::Agent, directory.path()).await;
+    let client = client(&bed, &identity);
+    let agent = registration("a", NodeRole::Agent);
+    client.register(&agent).await.unwrap();
+    assert_eq!(client.urls(), [bed.url()], "an admin that does not say");
+    let name = |number: usize| format!("https://admin{number}.example.net:8443");
+    let long = format!("https://{}.net:8443", "a".repeat(300));
+    let wrong = [
+        "http://192.0.2.1:8443",
+        "https://",
+        "https://a@192.0.2.1:8443",
+        "https://192.0.2.1/x",
+        "é",
+        "",
+        &long,
+    ];
+    let named: Vec<_> = wrong.iter().map(ToString::to_string).collect();
+    let named = [named, vec![bed.url(), name(1), format!("{}/", name(1)), name(2)]].concat();
+    bed.handle.list_admin(named).await.unwrap();
+    client.register(&agent).await.unwrap();
+    assert_eq!(client.urls(), [bed.url(), name(1), name(2)]);
+    bed.handle.list_admin((0..1000).map(name).collect()).await.unwrap();
+    client.register(&agent).await.unwrap();
+    assert_eq!(client.urls().len(), 1 + crate::admin::MOST_ADMINS);
+    bed.handle.list_admin(vec![bed.url(), name(2)]).await.unwrap();
+    client.register(&agent).await.unwrap();
+    assert_eq!((client.urls(), client.url()), (vec![bed.url(), name(2)], bed.url()));
+    // Who says nothing, as an admin of an older release, takes nothing back.
+    bed.handle.list_admin(vec![]).await.unwrap();
+    client.register(&agent).await.unwrap();
+    assert_eq!(client.urls(), [bed.url(), name(2)]);
+}
+
+// Without TLS nobody knows who says so.
+#[tokio::test]
+async fn what_is_said_in_the_clear_names_no_admin() {
+    let bed = Bed::new().await;
+    bed.handle
+        .list_admin(vec!["http://127.0.0.1:1".to_owned(), "https://127.0.0.1:2".to_owned()])
+        .await
+        .unwrap();
+    let client = AdminClient::new(&[bed.url()], None, None).unwrap();
+    client.register(&registration("a", NodeRole::Agent)).await.unwrap();
+    assert_eq!(client.urls(), [bed.url()]);
+}

@@ -265,6 +265,7 @@ async fn the_server_makes_its_database_and_ends_although_clients_are_connected()
         registry: Config::default(),
         nearest: Way::default(),
         identity: directory.path().join("identity"),
+        urls: Vec::new(),
         names: Vec::new(),
         authority_secret: None,
         certificate: crate::identity::LIFETIME,
@@ -350,5 +351,22 @@ async fn the_server_says_that_it_is_well_and_what_it_can_do() {
     let file = answers.message().await.unwrap().unwrap().message_response;
     let Some(MessageResponse::FileDescriptorResponse(file)) = file else { panic!("{file:?}") };
     assert!(!file.file_descriptor_proto.is_empty());
+    bed.stop().await;
+}
+
+// What a rule for one of them says holds for all who are behind one translator.
+#[tokio::test]
+async fn nodes_at_one_address_are_named_to_the_operator() {
+    let bed = Bed::new().await;
+    for (name, from) in [("a", 2), ("b", 2), ("c", 3), ("d", 2)] {
+        let mut client = bed.client([127, 0, 0, from]).await;
+        client.register(node(name, v1::Role::Agent, 0, &[])).await.expect("granted");
+    }
+    let at = |name: &str, most| {
+        let others = bed.handle.at_address_of(&name.parse().expect("an id"), most);
+        others.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!((at("a", 9), at("a", 1)), (vec!["b".to_owned(), "d".to_owned()], vec!["b".to_owned()]));
+    assert_eq!((at("c", 9), at("nobody", 9)), (vec![], vec![]));
     bed.stop().await;
 }

@@ -15,5 +15,5 @@ pub(crate) use admin::{cache, drained, node, nodes};
 pub(crate) use data::{groups, interfaces, members, tunnels};
 pub(crate) use policy::{policy, verdict};
 pub(crate) use source::{discovered, sources};
-pub(crate) use status::{stats, status};
+pub(crate) use status::{clock_step, stats, status};
 pub(crate) use token::{new_token, revoked, tokens};

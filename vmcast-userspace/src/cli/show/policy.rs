@@ -27,6 +27,10 @@ pub(crate) fn policy(policy: &Policy) -> String {
         ]);
     }
     text += &rows.text(0);
+    for rule in policy.rules.iter().filter(|rule| !rule.shared_with.is_empty()) {
+        let others = rule.shared_with.join(", ");
+        text += &format!("Rule {} holds for others at the same address, too: {others}.\n", rule.id);
+    }
     text
 }
 
@@ -60,6 +64,7 @@ mod tests {
             effect: PolicyEffect::Deny,
             action: PolicyAction::Receive,
             node: None,
+            shared_with: Vec::new(),
             who: Some("10.5.0.0/16".into()),
             groups: Some("239.192.0.0/14".into()),
             source: None,
@@ -81,6 +86,10 @@ mod tests {
         let text = policy(&Policy { version: 4, default: PolicyEffect::Allow, rules: vec![rule] });
         assert!(text.starts_with("Version 4, where no rule fits: allow.\n"), "{text}");
         assert!(text.contains("deny receive") && text.contains("10.5.0.0/16"), "{text}");
+        let shared =
+            PolicyRule { node: Some("a".into()), shared_with: vec!["b".into(), "c".into()], ..limited };
+        let told = policy(&Policy { version: 4, default: PolicyEffect::Allow, rules: vec![shared] });
+        assert!(told.ends_with("Rule 12 holds for others at the same address, too: b, c.\n"), "{told}");
         assert!(text.lines().count() == 3 && text.lines().all(|line| line.len() <= 100), "{text}");
     }
 }

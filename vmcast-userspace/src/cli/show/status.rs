@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use vmcast_api::{
-    AdminLink, AdminLinkState, EndpointProof, Engine, ProofState, Role, Stats, Status, Upstream,
+    AdminLink, AdminLinkState, ClockStep, EndpointProof, Engine, ProofState, Role, Stats, Status, Upstream,
     UpstreamState,
 };
 
@@ -26,6 +26,11 @@ pub(crate) fn status(status: &Status) -> String {
     }
     if status.role != Role::Admin {
         lines.add("admin", status.admin.as_ref().map_or_else(|| "none configured".to_owned(), admin));
+        let others = status.admin.iter().flat_map(|admin| &admin.others).map(String::as_str);
+        let others = others.collect::<Vec<_>>().join(", ");
+        if !others.is_empty() {
+            lines.add("or", others);
+        }
         for proof in status.admin.iter().flat_map(|admin| admin.endpoints.iter().flatten()) {
             lines.add("endpoint", endpoint_proof(proof));
         }
@@ -52,6 +57,9 @@ pub(crate) fn status(status: &Status) -> String {
     }
     if status.registry_stale == Some(true) {
         lines.add("registry", "stale: etcd does not answer, and no registration is taken");
+    }
+    if let Some(step) = status.clock_step {
+        lines.add("clock", format!("{}; certificates and tokens go by it", clock_step(step)));
     }
     lines.0
 }
@@ -112,6 +120,12 @@ fn counters(title: &str, counters: impl Iterator<Item = (String, u64)>) -> Strin
 
 fn engine(engine: &Engine) -> String {
     format!("{}: {}", engine.label, engine.reason)
+}
+
+/// When and by how much a clock was set.
+pub(crate) fn clock_step(ClockStep { by_ms, age_ms }: ClockStep) -> String {
+    let way = if by_ms < 0 { "back" } else { "forward" };
+    format!("set {way} by {}, {} ago", duration(by_ms.unsigned_abs()), duration(age_ms))
 }
 
 fn admin(admin: &AdminLink) -> String {

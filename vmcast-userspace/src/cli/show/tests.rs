@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use vmcast_api::{
-    AdminLink, AdminLinkState, CacheEntries, CacheEntry, Direction, EndpointProof, Engine, Filter,
+    AdminLink, AdminLinkState, CacheEntries, CacheEntry, ClockStep, Direction, EndpointProof, Engine, Filter,
     FilterMode, Group, GroupState, Groups, Interface, Interfaces, Member, Members, NextHop, NextHopState,
     Node, Nodes, Place, Priority, ProofState, Querier, Role, Stats, Status, StreamStats, Tunnel, TunnelKind,
     Tunnels, Upstream, UpstreamState,
@@ -316,6 +316,7 @@ fn router_status() -> Status {
             url: "http://192.0.2.2:8443".into(),
             state: AdminLinkState::Unreachable,
             age_ms: 12_000,
+            others: vec!["http://192.0.2.3:8443".into(), "http://192.0.2.4:8443".into()],
             error: Some("connection refused".into()),
             endpoints: Some(vec![
                 EndpointProof {
@@ -343,6 +344,7 @@ fn router_status() -> Status {
         nodes: BTreeMap::new(),
         cache_entries: None,
         registry_stale: None,
+        clock_step: None,
         policy_version: None,
         refused: Vec::new(),
     }
@@ -357,6 +359,7 @@ fn the_status_of_each_role_is_shown() {
          program   vmcast 0.1.0, process 4711, up for 1h05m\n\
          engine    xdp-broadcast: every interface takes native XDP\n\
          admin     http://192.0.2.2:8443, unreachable for 12s, trying again: connection refused\n\
+         or        http://192.0.2.3:8443, http://192.0.2.4:8443\n\
          endpoint  192.0.2.9, proved for 1m00s\n\
          endpoint  192.0.2.10, nobody answers there for 3s; others are not given it\n\
          upstream  core-1 (198.51.100.1), up for 1h03m, from admin\n\
@@ -385,13 +388,15 @@ fn the_status_of_each_role_is_shown() {
             nodes: BTreeMap::from([(Role::Router, 2), (Role::Agent, 1)]),
             cache_entries: Some(1),
             registry_stale: Some(true),
+            clock_step: Some(ClockStep { by_ms: -86_400_000, age_ms: 90_000 }),
             ..agent
         }),
         "\
          node      edge-1 (admin)\n\
          program   vmcast 0.1.0, process 4711, up for 1h05m\n\
          knows     2 routers, 1 agent, 1 cached answer\n\
-         registry  stale: etcd does not answer, and no registration is taken\n",
+         registry  stale: etcd does not answer, and no registration is taken\n\
+         clock     set back by 1d00h, 1m30s ago; certificates and tokens go by it\n",
     );
 }
 

@@ -182,6 +182,13 @@ impl Core {
                 mrib::Output::Event(mrib::Event::SourceLearnt { stream, .. }) => {
                     tracing::info!(%stream, "new source");
                 }
+                mrib::Output::Event(mrib::Event::AnySourceClosed { group }) => {
+                    tracing::warn!(
+                        %group,
+                        "more sources may not send than can be refused one by one: only those that may, and have been heard, \
+                         are forwarded from here on"
+                    );
+                }
                 mrib::Output::Event(mrib::Event::SourceSilent { stream }) => {
                     tracing::info!(%stream, "source silent");
                 }

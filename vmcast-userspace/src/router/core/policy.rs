@@ -1,8 +1,8 @@
 //! The policy between what members ask for and what they are given.
 
-use std::{net::IpAddr, time::Instant};
+use std::{collections::BTreeSet, net::IpAddr, time::Instant};
 
-use vmcast_common::fib::{Input, Output, Stream};
+use vmcast_common::fib::{Input, Output, Stream, TunnelId};
 use vmcast_dataplane::StreamStats;
 use vmcast_proto::{
     Filter, Machine as _,
@@ -21,19 +21,26 @@ impl Core {
         if !self.policed.set(policy) {
             return false;
         }
+        let groups: Vec<_> = self.mrib.groups().map(|info| info.group).collect();
+        // A list that names a source may do so no longer; what flowed by that is judged all the same.
+        let before: BTreeSet<_> =
+            groups.iter().flat_map(|group| self.mrib.streams(*group)).map(|info| info.stream).collect();
         for (member, group, filter) in self.asked(now) {
             self.want(now, member, group, filter);
         }
-        let groups: Vec<_> = self.mrib.groups().map(|info| info.group).collect();
-        let streams: Vec<_> = groups
-            .into_iter()
-            .flat_map(|group| self.mrib.streams(group).map(|info| info.stream).collect::<Vec<_>>())
-            .chain(self.mrib.refused())
-            .chain(self.mrib.passing())
-            .collect();
+        let groups = self.mrib.groups().map(|info| info.group);
+        let after = groups.flat_map(|group| self.mrib.streams(group)).map(|info| info.stream);
+        let known = after.chain(self.mrib.refused()).chain(self.mrib.passing());
+        let streams: BTreeSet<_> = known.chain(before).collect();
         for stream in streams {
             self.judge_source(now, stream);
+            if self.mrib.is_refused(stream) && self.mrib.lacks_entry(stream) {
+                // Before it is heard under (*,G). Where it comes from does not matter.
+                let input = Input::Tunnel(TunnelId(0));
+                self.mrib.handle_input(now, mrib::Input::NewSource { stream, input });
+            }
         }
+        self.mrib.handle_input(now, mrib::Input::Reopen);
         self.settle(now);
         true
     }
@@ -101,6 +108,8 @@ impl Core {
         let refused = match (known, self.policed.policy().send(source, stream.group)) {
             (true, Err(_)) | (false, Ok(())) => return true,
             (true, Ok(())) => false,
+            // It is not forwarded, and there may be very many.
+            (false, Err(_)) if self.mrib.awaits_source(stream) => true,
             (false, Err(_)) => !self.policed.may_send(source, stream.group),
         };
         self.mrib.handle_input(now, mrib::Input::Refuse { stream, refused });

@@ -12,7 +12,7 @@ use super::{
     info::{GroupInfo, MemberInfo, StreamInfo},
     list::Stored,
     output::{Event, Outputs},
-    routes::Routes,
+    routes::{NOWHERE, Routes},
     timer::{Timer, Timers},
 };
 use crate::Filter;
@@ -30,6 +30,8 @@ pub(super) struct Group {
     interest: Filter,
     /// That of (*,G), while it exists.
     any_rpf: Rpf,
+    /// Whether (*,G) takes nothing: only sources with an (S,G) are forwarded.
+    is_closed: bool,
 }
 
 /// An (S,G) whose S some member's list names.
@@ -100,6 +102,7 @@ impl Group {
             learnt: BTreeMap::new(),
             interest: Filter::none(),
             any_rpf: Rpf::AnyUpstream,
+            is_closed: false,
         }
     }
 
@@ -228,7 +231,7 @@ impl Group {
         match (change.was_exclude(), change.is_exclude()) {
             (false, true) => {
                 if !had_any_source {
-                    self.any_rpf = context.routes.rpf_of(stream);
+                    self.any_rpf = self.any_rpf(context.routes);
                     context.outputs.set_stream(stream, self.any_rpf, Members::Own);
                 }
                 context.outputs.add_member(stream, change.member);
@@ -332,10 +335,34 @@ impl Group {
         true
     }
 
+    fn any_rpf(&self, routes: &Routes) -> Rpf {
+        if self.is_closed { NOWHERE } else { routes.rpf_of(self.any_source()) }
+    }
+
+    /// Whether (*,G) takes nothing.
+    pub(super) const fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// Has (*,G) take nothing, or what it takes otherwise; says whether it was not so.
+    pub(super) fn set_closed(&mut self, closed: bool, context: &mut Context<'_>) -> bool {
+        let changes = self.is_closed != closed;
+        if changes {
+            self.is_closed = closed;
+            self.reroute(context);
+        }
+        changes
+    }
+
+    /// Whether (*,G) exists.
+    pub(super) const fn takes_any(&self) -> bool {
+        self.exclude_mode > 0
+    }
+
     /// Looks up the RPF of every stream anew and sets those that differ.
     pub(super) fn reroute(&mut self, context: &mut Context<'_>) {
         let any_source = self.any_source();
-        let now = context.routes.rpf_of(any_source);
+        let now = self.any_rpf(context.routes);
         if self.exclude_mode > 0 && self.any_rpf != now {
             self.any_rpf = now;
             context.outputs.set_stream(any_source, now, Members::Own);
@@ -424,7 +451,8 @@ impl Group {
             .map_or(self.exclude_mode, |listed| self.exclude_mode - listed.exclude + listed.include)
     }
 
-    fn is_listed(&self, source: IpAddr) -> bool {
+    /// Whether some member's list names a source.
+    pub(super) fn is_listed(&self, source: IpAddr) -> bool {
         self.listed.get(&source).is_some_and(|listed| listed.include + listed.exclude > 0)
     }
 

@@ -47,7 +47,8 @@ pub struct MemberInfo {
     pub waits: bool,
 }
 
-/// What was refused. New sources that did not get an (S,G) stay under (*,G).
+/// What was refused. New sources that did not get an (S,G) stay under (*,G), which is closed where some of them may
+/// not send.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// The packet came from another place than the source is reached through.
@@ -56,8 +57,10 @@ pub struct Counters {
     pub group_limit: u64,
     /// All groups together had theirs.
     pub total_limit: u64,
-    /// The source may not send, and too many are refused already: it stays under (*,G) all the same.
+    /// The source may not send, and too many are refused already: (*,G) takes nothing, so it is not forwarded either.
     pub refused_limit: u64,
+    /// Times that a (*,G) ceased to take sources without an (S,G), as more may not send than can be refused one by one.
+    pub closed: u64,
     /// The report was late: nobody takes any source of the group, or a list names this one.
     pub not_needed: u64,
     /// Memberships that had to wait since all streams were taken.

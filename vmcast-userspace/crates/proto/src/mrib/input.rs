@@ -46,6 +46,9 @@ pub enum Input {
         /// Whether they are refused.
         refused: bool,
     },
+    /// What may send is another thing from here on, and all that was known has been judged: groups that were closed to
+    /// sources without an (S,G) take them again, if those that may not send can be refused.
+    Reopen,
     /// An interface or tunnel vanished; it leaves every group. Every group is looked at: whoever knows
     /// the few groups of a member states them as [`Input::Membership`] instead.
     MemberGone {

@@ -154,6 +154,20 @@ impl Mrib {
         self.passing.keys().map(|&(group, source)| Stream { source: Some(source), group })
     }
 
+    /// Whether a source that the data plane refuses under (*,G) is to be reported by [`Input::NewSource`]: the group takes
+    /// only sources that are known, and this one is not.
+    #[must_use]
+    pub fn awaits_source(&self, stream: Stream) -> bool {
+        self.is_closed(stream.group) && self.lacks_entry(stream)
+    }
+
+    /// Whether an (S,G) would be served by (*,G), as it has no entry of its own.
+    #[must_use]
+    pub fn lacks_entry(&self, stream: Stream) -> bool {
+        let group = self.groups.get(stream.group);
+        group.zip(stream.source).is_some_and(|(group, source)| group.is_new(source))
+    }
+
     fn told_of<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = MemberInfo> + 'a {
         group.members().map(|info| MemberInfo {
             is_stated: self.stated.contains(info.member, info.group),
@@ -238,11 +252,27 @@ impl Mrib {
             return;
         }
         let joins = new.is_some();
+        // Where sources could not be refused when they are heard, none is taken before it is judged.
+        let closes = match self.groups.get(address) {
+            Some(group) if group.takes_any() => None,
+            Some(_) | None => Some(!self.has_room_to_refuse(address)),
+        };
         let mut context =
             Context { routes: &self.routes, timers: &mut self.timers, outputs: &mut self.outputs };
-        let old = self.groups.make(address).replace(member, new, &mut context);
+        let group = self.groups.make(address);
+        if let Some(closes) = closes {
+            group.set_closed(closes, &mut context);
+        }
+        let old = group.replace(member, new, &mut context);
+        if closes == Some(true) && group.takes_any() {
+            self.counters.closed += 1;
+            self.outputs.event(Event::AnySourceClosed { group: address });
+        }
         if !joins {
             self.groups.drop_empty(address);
+            if self.groups.get(address).is_none() {
+                self.routes.forget_refused_beyond(address, self.config.learnt_sources_per_group);
+            }
             if !self.passing.is_empty() && self.groups.get(address).is_none() {
                 self.passing.retain(|(group, _), _| *group != address);
             }
@@ -310,11 +340,13 @@ impl Mrib {
             self.counters.wrong_input += 1;
         } else if group.learnt() >= room_of_group {
             self.counters.group_limit += 1;
-            self.pass(key, input);
+            let is_closed = group.is_closed();
+            self.pass(key, input, is_closed);
         // Every learnt source has one timer, and nothing else has any.
         } else if self.timers.len() >= room_of_all || self.outputs.shares.len() >= self.config.streams {
             self.counters.total_limit += 1;
-            self.pass(key, input);
+            let is_closed = group.is_closed();
+            self.pass(key, input, is_closed);
         } else {
             self.outputs.shares.charge(None);
             let mut context =
@@ -338,8 +370,11 @@ impl Mrib {
         }
     }
 
-    /// Remembers a source that stays under (*,G).
-    fn pass(&mut self, key: (IpAddr, IpAddr), input: fib::Input) {
+    /// Remembers a source that stays under (*,G), if it flows there.
+    fn pass(&mut self, key: (IpAddr, IpAddr), input: fib::Input, is_closed: bool) {
+        if is_closed {
+            return;
+        }
         if self.passing.len() >= PASSING {
             self.passing.pop_first();
         }
@@ -349,17 +384,65 @@ impl Mrib {
     /// Accepts an (S,G) from nowhere, or from where it was again. One that flows under (*,G) is cut at once.
     fn on_refuse(&mut self, now: Instant, stream: Stream, refused: bool) {
         let Some(source) = stream.source else { return };
-        // Beyond that, the entries that would refuse them have no room either.
-        let has_room = self.routes.refused_len() < self.config.learnt_sources
-            && self.routes.refused_of(stream.group) < self.config.learnt_sources_per_group;
-        if refused && !has_room && !self.routes.is_refused(stream) {
-            self.counters.refused_limit += 1;
-            return;
+        if refused && !self.routes.is_refused(stream) {
+            // One that a list names has an entry anyhow.
+            let is_listed = self.groups.get(stream.group).is_some_and(|group| group.is_listed(source));
+            let has_room = match is_listed {
+                true => self.routes.refused_len() < self.config.streams,
+                false => self.has_room_to_refuse(stream.group) && !self.is_closed(stream.group),
+            };
+            if !has_room {
+                self.counters.refused_limit += 1;
+                self.close(stream);
+                return;
+            }
         }
         self.routes.refuse(stream, refused);
         self.reroute(stream.group);
         if refused && let Some(input) = self.passing.remove(&(stream.group, source)) {
             self.on_new_source(now, stream, input);
+        }
+    }
+
+    /// Whether another source of a group can be refused by an entry of its own.
+    fn has_room_to_refuse(&self, group: IpAddr) -> bool {
+        let of_all = self.routes.refused_len();
+        let of_group = self.config.learnt_sources_per_group;
+        // They need be counted only where there are many.
+        of_all < self.config.learnt_sources && (of_all < of_group || self.routes.refused_of(group) < of_group)
+    }
+
+    fn is_closed(&self, group: IpAddr) -> bool {
+        self.groups.get(group).is_some_and(Group::is_closed)
+    }
+
+    /// A source may not send, and cannot be refused by an entry of its own: (*,G) takes nothing from here on.
+    fn close(&mut self, stream: Stream) {
+        let (Some(source), Some(group)) = (stream.source, self.groups.get_mut(stream.group)) else { return };
+        let mut context =
+            Context { routes: &self.routes, timers: &mut self.timers, outputs: &mut self.outputs };
+        let closed = group.set_closed(true, &mut context);
+        // Nor does it flow by an entry from before it was forbidden.
+        if group.forget(source, &mut self.timers) {
+            self.outputs.remove_stream(stream);
+        }
+        if closed {
+            self.counters.closed += 1;
+            self.passing.retain(|(group, _), _| *group != stream.group);
+            self.outputs.event(Event::AnySourceClosed { group: stream.group });
+        }
+    }
+
+    /// Lets those groups take any source again in which all that may not send can be refused.
+    fn reopen(&mut self) {
+        let closed = self.groups.iter().filter(|group| group.is_closed()).map(Group::address);
+        let open: Vec<_> = closed.filter(|group| self.has_room_to_refuse(*group)).collect();
+        let mut context =
+            Context { routes: &self.routes, timers: &mut self.timers, outputs: &mut self.outputs };
+        for address in open {
+            if let Some(group) = self.groups.get_mut(address) {
+                group.set_closed(false, &mut context);
+            }
         }
     }
 
@@ -407,6 +490,7 @@ impl Machine for Mrib {
             }
             Input::StatedInput { stream, rpf } => self.on_stated_input(stream, rpf),
             Input::Refuse { stream, refused } => self.on_refuse(now, stream, refused),
+            Input::Reopen => self.reopen(),
             Input::MemberGone { member } => self.on_member_gone(member),
             Input::SetUpstream(upstream) => {
                 self.routes.set_upstream(upstream);

@@ -9,6 +9,8 @@
 //!   those whose filter wants S. It has none where S is excluded by all: (*,G) must not serve S.
 //! - (S,G) may exist for a live S that no list names; it shares the members of (*,G) and gives S
 //!   its own counters and RPF check. It goes when S is silent.
+//! - (*,G) takes nothing while more sources may not send than there is room to refuse by an (S,G)
+//!   each: then only an S that has its (S,G) is forwarded.
 //!
 //! # Order of operations
 //! After each operation, every member that wants a source before and after the input gets it, and

@@ -61,6 +61,11 @@ pub enum Event {
         /// Where its packet came from.
         input: fib::Input,
     },
+    /// From here on only sources with an (S,G) are forwarded: more may not send than can be refused one by one.
+    AnySourceClosed {
+        /// The group.
+        group: IpAddr,
+    },
     /// Such an (S,G) saw no packet for Keepalive_Period and went back under (*,G).
     SourceSilent {
         /// The (S,G).

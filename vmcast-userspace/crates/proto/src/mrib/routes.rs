@@ -8,7 +8,7 @@ use std::{
 use vmcast_common::fib::{self, IfIndex, Rpf, Stream, TunnelId};
 
 /// A tunnel that never is: what is accepted from there alone is accepted from nowhere.
-const NOWHERE: TunnelId = TunnelId((1 << 31) - 1);
+pub(super) const NOWHERE: Rpf = Rpf::Exact(fib::Input::Tunnel(TunnelId((1 << 31) - 1)));
 
 /// Interfaces and the upstream.
 #[derive(Debug, Default)]
@@ -104,6 +104,14 @@ impl Routes {
         self.refused.len()
     }
 
+    /// Forgets refused sources of a group beyond so many.
+    pub(super) fn forget_refused_beyond(&mut self, group: IpAddr, most: usize) {
+        let beyond: Vec<_> = self.refused_sources(group).skip(most).collect();
+        for source in beyond {
+            self.refused.remove(&(group, source));
+        }
+    }
+
     /// The (S,G) that are refused.
     pub(super) fn refused(&self) -> impl Iterator<Item = Stream> {
         self.refused.iter().map(|&(group, source)| Stream { source: Some(source), group })
@@ -112,7 +120,7 @@ impl Routes {
     /// From where packets of a stream are accepted: what is stated, else as routes say.
     pub(super) fn rpf_of(&self, stream: Stream) -> Rpf {
         if self.is_refused(stream) {
-            return Rpf::Exact(fib::Input::Tunnel(NOWHERE));
+            return NOWHERE;
         }
         let stated = |source| self.stated.get(&(stream.group, source)).copied();
         match (stated(stream.source).or_else(|| stated(None)), stream.source) {

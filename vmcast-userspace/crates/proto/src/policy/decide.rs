@@ -214,7 +214,12 @@ impl Policy {
                     None => Ok(()),
                 });
                 counts |= !limits.is_empty();
-                let filter = if judged.is_ok() { wanted.clone() } else { Filter::none() };
+                // Who may not send is kept out by other means, and lists of them take no room.
+                let sends = |source: &IpAddr| self.send(*source, group).is_ok();
+                let filter = match judged {
+                    Ok(()) => Filter::Exclude(excluded.iter().copied().filter(sends).collect()),
+                    Err(_) => Filter::none(),
+                };
                 Permitted { filter, refused: judged.err(), counts }
             }
             Filter::Include(sources) => {

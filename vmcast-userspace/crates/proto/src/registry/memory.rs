@@ -27,6 +27,11 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
+    /// Every node in the order of their ids.
+    pub fn every_node(&self) -> impl Iterator<Item = &NodeRecord> {
+        self.nodes.values()
+    }
+
     /// The keys of the cache entries that name a VMR, in their order.
     pub fn entries_naming(&self, vmr: &NodeId) -> impl Iterator<Item = CacheKey> {
         let from = self.naming.range((Bound::Included((vmr.clone(), CacheKey::LEAST)), Bound::Unbounded));

@@ -79,6 +79,7 @@ impl Model {
             Input::Stated { .. }
             | Input::StatedInput { .. }
             | Input::Refuse { .. }
+            | Input::Reopen
             | Input::NewSource { .. }
             | Input::StreamActive { .. } => {}
         }
@@ -256,7 +257,9 @@ impl Run {
                     changing.insert((group, member));
                     assert_eq!(told.insert((group, member), new).unwrap_or_default(), old);
                 }
-                Output::Event(Event::NoRoom { .. }) => panic!("there is room for all"),
+                Output::Event(Event::NoRoom { .. } | Event::AnySourceClosed { .. }) => {
+                    panic!("there is room for all")
+                }
                 Output::Event(Event::SourceLearnt { .. } | Event::SourceSilent { .. }) => {}
             }
         }

@@ -12,6 +12,7 @@ use super::super::{Config, Event, Input, Mrib, Output};
 use crate::{Filter, Machine};
 
 const MEMBER: fib::Output = fib::Output::Interface(IfIndex(7));
+const OTHER: fib::Output = fib::Output::Interface(IfIndex(8));
 const GROUP: IpAddr = IpAddr::V4(Ipv4Addr::new(239, 192, 0, 1));
 const ANY: Stream = Stream { source: None, group: GROUP };
 const TUNNEL: fib::Input = fib::Input::Tunnel(TunnelId(3));
@@ -144,13 +145,76 @@ fn a_source_that_is_refused_is_cut_though_its_group_has_as_many_as_are_learnt() 
             [(of(last), false)]
         );
     }
-    // There is no end to those who forge sources, but to what is kept of them.
-    assert_eq!(feed(&mut mrib, Input::Refuse { stream: of(5), refused: true }), []);
+    // There is no end to those who forge sources, but to what is kept of them: from here on nobody is taken who is not
+    // known.
+    let any = Stream { source: None, group: GROUP };
+    let closed = feed(&mut mrib, Input::Refuse { stream: of(5), refused: true });
+    let [Output::Fib(FibOp::SetStream(stream, nowhere, Members::Own)), Output::Event(event)] = &closed[..]
+    else {
+        panic!("{closed:?}")
+    };
+    assert_eq!((*stream, event), (any, &Event::AnySourceClosed { group: GROUP }));
+    assert!(matches!(nowhere, Rpf::Exact(fib::Input::Tunnel(_))), "{nowhere:?}");
     assert!(!mrib.is_refused(of(5)) && mrib.is_refused(of(4)));
-    assert_eq!((mrib.counters().group_limit, mrib.counters().refused_limit), (3, 1));
-    assert_eq!(mrib.passing().collect::<Vec<_>>(), [of(5)]);
+    let counters = mrib.counters();
+    assert_eq!((counters.group_limit, counters.refused_limit, counters.closed), (3, 1, 1));
+    assert_eq!(mrib.passing().count(), 0, "nobody flows without an entry");
+    assert!(mrib.awaits_source(of(5)) && !mrib.awaits_source(of(1)) && !mrib.awaits_source(of(4)));
+    assert_eq!(feed(&mut mrib, Input::Refuse { stream: of(6), refused: true }), [], "it is closed already");
+    // Whoever leaves and comes back finds it closed from the first, as those who are refused have all the room.
     feed(&mut mrib, reported(Filter::none()));
-    assert_eq!(mrib.passing().count(), 0, "nobody takes it any more");
+    let again = feed(&mut mrib, reported(Filter::any()));
+    let open = Output::Fib(FibOp::SetStream(any, Rpf::AnyUpstream, Members::Own));
+    assert!(again.contains(&Output::Fib(FibOp::SetStream(any, *nowhere, Members::Own))), "{again:?}");
+    assert!(!again.contains(&open), "{again:?}");
+    // Another policy that changes nothing for them leaves it so; one that allows them opens it.
+    assert_eq!(feed(&mut mrib, Input::Reopen), []);
+    feed(&mut mrib, Input::Refuse { stream: of(4), refused: false });
+    assert_eq!(feed(&mut mrib, Input::Reopen), [open]);
+    assert!(!mrib.awaits_source(of(5)));
+}
+
+// proves D4: what may send is forwarded though the group takes nobody who is not known, and nothing that may not is,
+// whatever entry it had before
+#[test]
+fn a_closed_group_takes_those_who_may_send_when_they_are_heard_and_nobody_else() {
+    let config = Config { learnt_sources_per_group: 2, learnt_sources: 9, ..Config::default() };
+    let mut mrib = Mrib::new(config);
+    let of = |last| Stream { source: Some(source(last)), group: GROUP };
+    let input = fib::Input::Interface(IfIndex(2));
+    let link =
+        Input::SetInterface { ifindex: IfIndex(2), on_link: vec![(source(0), 24)], accepts_sources: true };
+    feed(&mut mrib, link);
+    feed(&mut mrib, reported(Filter::any()));
+    for last in [1, 2] {
+        feed(&mut mrib, Input::NewSource { stream: of(last), input });
+    }
+    for last in [3, 4] {
+        feed(&mut mrib, Input::Refuse { stream: of(last), refused: true });
+    }
+    // One that flows is forbidden, and there is no room to say so of it alone.
+    let closed = feed(&mut mrib, Input::Refuse { stream: of(1), refused: true });
+    assert!(closed.contains(&Output::Fib(FibOp::RemoveStream(of(1)))), "{closed:?}");
+    let learnt = feed(&mut mrib, Input::NewSource { stream: of(5), input });
+    assert_eq!(learnt[0], Output::Fib(FibOp::SetStream(of(5), Rpf::Exact(input), Members::OfAnySource)));
+    // One that a stated list names has an entry of its own, by which it is refused.
+    let excluding = Filter::Exclude([source(6)].into());
+    feed(&mut mrib, Input::Membership { member: OTHER, group: GROUP, filter: Filter::any(), account: None });
+    feed(&mut mrib, reported(Filter::none()));
+    feed(&mut mrib, stated(excluding));
+    let cut = feed(&mut mrib, Input::Refuse { stream: of(6), refused: true });
+    assert!(
+        matches!(cut[..], [Output::Fib(FibOp::SetStream(cut, Rpf::Exact(_), Members::Own))] if cut == of(6))
+    );
+    let streams: Vec<_> = mrib.streams(GROUP).map(|info| (info.stream.source, info.rpf)).collect();
+    let open = streams.iter().filter(|(_, rpf)| *rpf == Rpf::Exact(input)).map(|(source, _)| *source);
+    assert_eq!(open.collect::<Vec<_>>(), [Some(source(2)), Some(source(5))], "{streams:?}");
+    // Nor is what is kept of those who are refused without end.
+    for last in 10..200 {
+        feed(&mut mrib, Input::Refuse { stream: of(last), refused: true });
+    }
+    assert_eq!(mrib.refused().count(), 3);
+    assert_eq!(mrib.counters().closed, 1);
 }
 
 fn filter() -> impl Strategy<Value = Filter> {
