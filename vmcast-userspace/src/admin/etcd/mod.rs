@@ -3,7 +3,7 @@
 //! Each admin holds the whole registry in memory. It reads there, writes by transactions of etcd that hold only
 //! if nobody else changed the same rows since, and follows what the others write by a watch. When etcd is lost,
 //! what is in memory goes on to be read, marked as stale; nothing of it expires until nodes have had the time
-//! to renew their leases at an etcd that is back. No admin goes by another's clock ([`times`]).
+//! to renew their leases at an etcd that is back. No admin goes by another's clock (`times`).
 
 mod follow;
 mod key;
