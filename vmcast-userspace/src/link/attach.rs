@@ -460,8 +460,7 @@ impl Task {
                 (self.registered, self.was_registered) = (true, true);
                 self.complained = false;
                 self.register_backoff.reset();
-                // Whoever registered together, as after a power cut, does not renew together for ever.
-                self.register_at = Some(Instant::now() + self.random.between(lease / 4, lease / 3));
+                self.register_at = Some(Instant::now() + self.random.renewal(lease));
                 self.set_state(LinkState::Registered { admin: self.client.url().to_owned() });
             }
             Err(failure) => {
