@@ -18,7 +18,7 @@ use tracing::{debug, error, info, warn};
 use vmcast_api::{AdminLink, AdminLinkState};
 use vmcast_proto::{
     nearest,
-    registry::{AnswerKind, NodeId, Registration, Role},
+    registry::{AnswerKind, NodeId, Prefix, Registration, Role},
 };
 use vmcast_signal::v1;
 
@@ -132,6 +132,7 @@ enum Command {
     VmrGoing(NodeId),
     Moved(Vec<SocketAddr>),
     Serves(u32),
+    HasSources(Vec<Prefix>),
     Close,
 }
 
@@ -300,6 +301,11 @@ impl Attachment {
         self.command(Command::Serves(connections));
     }
 
+    /// Says in which networks the sources are that this VMR is the first hop for; a change is registered at once.
+    pub fn has_sources(&self, prefixes: Vec<Prefix>) {
+        self.command(Command::HasSources(prefixes));
+    }
+
     /// Ends the lease and the link; takes two seconds at most.
     pub async fn close(mut self) {
         self.command(Command::Close);
@@ -384,6 +390,17 @@ impl Task {
                         let before = std::mem::replace(&mut load.connections, connections);
                         if self.drains && before > 0 && connections == 0 {
                             self.register_at = Some(Instant::now());
+                        }
+                    }
+                    Some(Command::HasSources(prefixes)) => {
+                        let before = &mut self.settings.registration.about.source_prefixes;
+                        if *before != prefixes {
+                            *before = prefixes;
+                            // One that is under way says what was before. An admin that fails is not hurried.
+                            if self.registered {
+                                registering = None;
+                                self.register_at = Some(Instant::now());
+                            }
                         }
                     }
                     Some(Command::Close) | None => break,

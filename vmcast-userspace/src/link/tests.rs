@@ -313,6 +313,30 @@ async fn a_moved_node_registers_where_it_is_and_a_closed_one_is_gone() {
     bed.stop().await;
 }
 
+// proves A1: what a VMR says of itself follows what its interfaces have
+#[tokio::test]
+async fn networks_of_sources_are_registered_when_they_change_and_nothing_else_is_disturbed() {
+    let bed = Bed::new().await;
+    let relay = Relay::start([127, 1, 0, 1], 64).await;
+    let v0 = vmr(&bed, "v0", 0, &relay);
+    registered(&v0).await;
+    let told = async || bed.handle.nodes(None, 9)[0].registration.about.source_prefixes.clone();
+    let prefixes =
+        |texts: &[&str]| -> Vec<_> { texts.iter().map(|text| text.parse().expect("a prefix")).collect() };
+    for texts in [&["10.1.0.0/24"][..], &["10.1.0.0/24", "2001:db8::/64"], &[]] {
+        v0.has_sources(prefixes(texts));
+        until(async || told().await == prefixes(texts)).await;
+    }
+    // What is the same is not registered again.
+    let renewals = bed.handle.status().counters.renewals;
+    v0.has_sources(vec![]);
+    v0.has_sources(prefixes(&["10.2.0.0/24"]));
+    until(async || told().await == prefixes(&["10.2.0.0/24"])).await;
+    let counters = bed.handle.status().counters;
+    assert_eq!((counters.renewals, counters.moves), (renewals + 1, 0));
+    bed.stop().await;
+}
+
 #[tokio::test]
 async fn urls_that_are_none_are_refused_at_once() {
     let refused = |urls: &[&str]| {

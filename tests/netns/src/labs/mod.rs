@@ -41,6 +41,7 @@ mod priority;
 mod proxy;
 mod rebind;
 mod recorded;
+mod registration;
 mod restart;
 mod shaken;
 mod shared;
@@ -72,6 +73,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         proxy::trials(),
         election::trials(),
         recorded::trials(),
+        registration::trials(),
         restart::trials(),
         admin_down::trials(),
         duplicate::trials(),
