@@ -216,7 +216,7 @@ pub(crate) fn now() -> UnixMillis {
     clock().now()
 }
 
-fn port() -> std::io::Result<u16> {
+pub(crate) fn port() -> std::io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 

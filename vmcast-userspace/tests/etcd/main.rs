@@ -4,6 +4,7 @@
 
 mod cluster;
 mod identity;
+mod migrated;
 mod outage;
 mod several;
 mod tls;
@@ -19,8 +20,8 @@ fn main() -> ExitCode {
     if let Some(reason) = &missing {
         eprintln!("SKIPPED every test on a real etcd: {reason}");
     }
-    let trials =
-        [several::trials(), outage::trials(), identity::trials(), tls::trials()].into_iter().flatten();
+    let trials = [several::trials(), outage::trials(), identity::trials(), tls::trials(), migrated::trials()];
+    let trials = trials.into_iter().flatten();
     let trials = trials.map(|trial| trial.with_ignored_flag(missing.is_some())).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
