@@ -14,6 +14,7 @@ mod come_and_go;
 mod config_errors;
 mod convert;
 mod discovery;
+mod disk_full;
 mod dissected;
 mod doctor;
 mod duplicate;
@@ -110,6 +111,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         stated::trials(),
         convert::trials(),
         discovery::trials(),
+        disk_full::trials(),
         amtrelay::trials(),
         doctor::trials(),
         engine_change::trials(),
