@@ -121,6 +121,7 @@ fn answers() -> Vec<Response> {
         software: "vmcast 1".to_owned(),
         capabilities: vec!["amt".to_owned()],
         source_prefixes: vec!["10.1.0.0/16".to_owned()],
+        tunnel_ends: vec![],
         proofs: vec![],
     };
     vec![
@@ -212,6 +213,7 @@ pub fn registry_steps() -> Vec<Vec<u8>> {
             capabilities: vec!["amt".to_owned()],
             tunnel_ends: vec![v1::TunnelEnd { kind: 4, endpoint: format!("192.0.2.{number}:0") }],
             source_prefixes: vec!["10.1.0.0/16".to_owned()],
+        tunnel_ends: vec![],
             load: Some(v1::Load { connections: number, capacity: 4 }),
         };
         steps.push(step(

@@ -129,10 +129,23 @@ impl Launcher {
     /// # Errors
     /// If the program cannot be started.
     pub fn router(&self, node: &Namespace, config: RouterConfig<'_>) -> Result<Role, LabError> {
+        self.router_with(node, config, "")
+    }
+
+    /// The same with more keys of `[tunnel]`.
+    ///
+    /// # Errors
+    /// If the program cannot be started.
+    pub fn router_with(
+        &self,
+        node: &Namespace,
+        config: RouterConfig<'_>,
+        tunnel_keys: &str,
+    ) -> Result<Role, LabError> {
         let RouterConfig { rank, tunnel, admin, engine, interfaces } = config;
         let upstream = if rank == 0 { "none" } else { "admin" };
         let mut tables = format!(
-            "{}[tunnel]\naddress = \"{tunnel}\"\n[upstream]\nfrom = \"{upstream}\"\n\
+            "{}[tunnel]\naddress = \"{tunnel}\"\n{tunnel_keys}[upstream]\nfrom = \"{upstream}\"\n\
              [dataplane]\nengine = \"{}\"\non_exit = \"remove\"\npin_path = \"{}\"\n{IGMP}",
             admin_table(admin),
             engine.label(),

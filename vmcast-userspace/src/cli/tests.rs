@@ -50,6 +50,24 @@ fn every_command_is_noun_then_verb_and_takes_json_and_socket() {
 }
 
 #[test]
+fn every_command_that_tells_something_does_so_in_json() {
+    fn without_json(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+        let mut below = command.get_subcommands().peekable();
+        let has_json = command.get_arguments().any(|argument| argument.get_long() == Some("json"));
+        if below.peek().is_none() && !has_json {
+            found.push(path.trim_start().to_owned());
+        }
+        below.for_each(|below| without_json(below, &format!("{path} {}", below.get_name()), found));
+    }
+    let mut command = Cli::command();
+    command.build();
+    let mut found = Vec::new();
+    without_json(&command, "", &mut found);
+    // Daemons log in JSON if they are told to; a check says what is wrong as a compiler does.
+    assert_eq!(found, ["router", "admin", "agent", "config check"]);
+}
+
+#[test]
 fn a_group_that_is_none_is_a_usage_error() {
     let command = parse("vmcast member list --group 232.1.1.1").unwrap();
     let Command::Ask(Question::Member { command: MemberCommand::List { group, .. } }) = command else {

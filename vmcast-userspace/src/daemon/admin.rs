@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 use vmcast_api::{
     self as api, CacheEntries, CacheEntry, EndpointProof, Node, Nodes, Page, ProofState, Request, Response,
-    Role, Stats,
+    Role, Stats, TunnelEnd, TunnelKind,
 };
 use vmcast_proto::registry::{self, NodeRecord, Scope, UnixMillis};
 
@@ -225,8 +225,19 @@ fn node(record: &NodeRecord, handle: &Handle, now: UnixMillis) -> Node {
         software: record.registration.software.to_string(),
         capabilities: about.capabilities.iter().map(ToString::to_string).collect(),
         source_prefixes: about.source_prefixes.iter().map(ToString::to_string).collect(),
+        tunnel_ends: about.tunnel_ends.iter().map(tunnel_end).collect(),
         proofs: proofs(record, handle, now),
     }
+}
+
+fn tunnel_end(end: &registry::TunnelEnd) -> TunnelEnd {
+    let kind = match end.kind {
+        registry::TunnelKind::Amt => TunnelKind::Amt,
+        registry::TunnelKind::Gre => TunnelKind::Gre,
+        registry::TunnelKind::IpIp => TunnelKind::Ipip,
+        registry::TunnelKind::Quic | registry::TunnelKind::Link => TunnelKind::Unknown,
+    };
+    TunnelEnd { kind, endpoint: end.endpoint }
 }
 
 /// What return probes found at each endpoint of a VMR; nothing where nobody probes.

@@ -18,7 +18,7 @@ use tracing::{debug, error, info, warn};
 use vmcast_api::{AdminLink, AdminLinkState};
 use vmcast_proto::{
     nearest,
-    registry::{AnswerKind, NodeId, Registration, Role},
+    registry::{AnswerKind, NodeId, Prefix, Registration, Role},
 };
 use vmcast_signal::v1;
 
@@ -133,6 +133,7 @@ enum Command {
     VmrGoing(NodeId),
     Moved(Vec<SocketAddr>),
     Serves(u32),
+    HasSources(Vec<Prefix>),
     Close,
 }
 
@@ -305,6 +306,11 @@ impl Attachment {
         self.command(Command::Serves(connections));
     }
 
+    /// Says in which networks the sources are that this VMR is the first hop for; a change is registered at once.
+    pub fn has_sources(&self, prefixes: Vec<Prefix>) {
+        self.command(Command::HasSources(prefixes));
+    }
+
     /// Ends the lease and the link; takes two seconds at most.
     pub async fn close(mut self) {
         self.command(Command::Close);
@@ -391,6 +397,17 @@ impl Task {
                             self.register_at = Some(Instant::now());
                         }
                     }
+                    Some(Command::HasSources(prefixes)) => {
+                        let before = &mut self.settings.registration.about.source_prefixes;
+                        if *before != prefixes {
+                            *before = prefixes;
+                            // One that is under way says what was before. An admin that fails is not hurried.
+                            if self.registered {
+                                registering = None;
+                                self.register_at = Some(Instant::now());
+                            }
+                        }
+                    }
                     Some(Command::Close) | None => break,
                 },
                 () = at(self.register_at) => {
@@ -465,8 +482,7 @@ impl Task {
                 (self.registered, self.was_registered) = (true, true);
                 self.complained = false;
                 self.register_backoff.reset();
-                // Whoever registered together, as after a power cut, does not renew together for ever.
-                self.register_at = Some(Instant::now() + self.random.between(lease / 4, lease / 3));
+                self.register_at = Some(Instant::now() + self.random.renewal(lease));
                 self.set_state(LinkState::Registered { admin: self.client.url() });
             }
             Err(failure) => {

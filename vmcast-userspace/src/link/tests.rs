@@ -2,7 +2,7 @@
 //! distance.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -310,6 +310,65 @@ async fn a_moved_node_registers_where_it_is_and_a_closed_one_is_gone() {
     assert_eq!(nodes[0].registration.endpoints, [there.endpoint]);
     v0.close().await;
     assert_eq!(bed.ids().await, [""; 0]);
+    bed.stop().await;
+}
+
+// proves A1: what a VMR says of itself follows what its interfaces have
+#[tokio::test]
+async fn networks_of_sources_are_registered_when_they_change_and_nothing_else_is_disturbed() {
+    let bed = Bed::new().await;
+    let relay = Relay::start([127, 1, 0, 1], 64).await;
+    let v0 = vmr(&bed, "v0", 0, &relay);
+    registered(&v0).await;
+    let told = async || bed.handle.nodes(None, 9)[0].registration.about.source_prefixes.clone();
+    let prefixes =
+        |texts: &[&str]| -> Vec<_> { texts.iter().map(|text| text.parse().expect("a prefix")).collect() };
+    for texts in [&["10.1.0.0/24"][..], &["10.1.0.0/24", "2001:db8::/64"], &[]] {
+        v0.has_sources(prefixes(texts));
+        until(async || told().await == prefixes(texts)).await;
+    }
+    // What is the same is not registered again.
+    let renewals = bed.handle.status().counters.renewals;
+    v0.has_sources(vec![]);
+    v0.has_sources(prefixes(&["10.2.0.0/24"]));
+    until(async || told().await == prefixes(&["10.2.0.0/24"])).await;
+    let counters = bed.handle.status().counters;
+    assert_eq!((counters.renewals, counters.moves), (renewals + 1, 0));
+    bed.stop().await;
+}
+
+// proves A3: the list is whole, however many pages it has
+#[tokio::test]
+async fn all_vmrs_are_read_over_several_pages_each_once() {
+    const VMRS: u16 = 600;
+    let bed = Bed::new().await;
+    let client = AdminClient::new(&[bed.url()], Some([127, 2, 0, 5].into()), None).expect("a client");
+    let mut expected = BTreeSet::new();
+    for number in 0..VMRS {
+        let [high, low] = number.to_be_bytes();
+        let endpoint = SocketAddr::from(([198, 18, high, low], 2268));
+        let name = format!("v{number:03}");
+        let settings = settings(&[bed.url()], &name, Role::Vmr { rank: 0 }, [127, 2, 0, 5], &[endpoint]);
+        client.register(&settings.registration).await.expect("registered");
+        expected.insert(id(&name));
+    }
+    client
+        .register(&settings(&[], "a", Role::Agent, [127, 2, 0, 5], &[]).registration)
+        .await
+        .expect("registered");
+    let ask = Ask {
+        id: id("a"),
+        addresses: vec![[127, 2, 0, 5].into()],
+        excluded: [id("v007")].into(),
+        current: None,
+        others: 0,
+    };
+    let pages = bed.handle.status().counters.nearest_all;
+    let answer = client.nearest(&ask).await.expect("an answer");
+    expected.remove(&id("v007"));
+    assert_eq!((answer.kind, answer.vmrs.len(), answer.next), (AnswerKind::All, expected.len(), None));
+    assert_eq!(answer.vmrs.iter().map(|vmr| vmr.id.clone()).collect::<BTreeSet<_>>(), expected);
+    assert_eq!(bed.handle.status().counters.nearest_all, pages + 3, "pages of 256");
     bed.stop().await;
 }
 

@@ -57,3 +57,73 @@ pub(super) fn source_prefixes<'a>(wanted: impl IntoIterator<Item = &'a Wanted>) 
     prefixes.truncate(About::MAX_SOURCE_PREFIXES);
     prefixes
 }
+
+#[cfg(test)]
+mod tests {
+    use vmcast_common::fib::{IfIndex, Interface, Link as OfDevice};
+
+    use super::*;
+    use crate::{netlink::Link, router::core::Queriers};
+
+    fn wanted(accepts_sources: bool, addresses: &[(&str, u8)]) -> Wanted {
+        let link = Link {
+            name: "eth0".to_owned(),
+            ifindex: IfIndex(2),
+            mac: None,
+            mtu: 1500,
+            up: true,
+            running: true,
+            loopback: false,
+            multicast: true,
+            resolves: true,
+            kind: None,
+            vlan: None,
+            master: None,
+            xdp: vec![],
+            addresses: vec![],
+            addresses_v6: vec![],
+        };
+        let addresses = addresses.iter().map(|(address, length)| (address.parse().unwrap(), *length));
+        Wanted {
+            link,
+            is_kernels: true,
+            interface: Interface {
+                ifindex: IfIndex(2),
+                device: IfIndex(2),
+                link: OfDevice { tags: [None, None], session: None },
+                peer: None,
+                mac: [2; 6],
+                mtu: 1500,
+                accepts_sources,
+                shared: false,
+                at_tc: false,
+            },
+            addresses: addresses.collect(),
+            queriers: Queriers::default(),
+        }
+    }
+
+    // proves A1
+    #[test]
+    fn what_is_told_is_what_the_file_and_the_interfaces_say() {
+        let of_sources = wanted(
+            true,
+            &[("10.1.0.1", 24), ("10.1.0.9", 24), ("169.254.1.1", 16), ("2001:db8::1", 64), ("fe80::1", 64)],
+        );
+        let of_clients = wanted(false, &[("10.5.0.1", 24)]);
+        let about = about(&[of_sources, of_clients], &[], 7);
+        let named: Vec<_> = about.capabilities.iter().map(ToString::to_string).collect();
+        assert_eq!(named, ["amt", "drain", "probe"]);
+        let prefixes: Vec<_> = about.source_prefixes.iter().map(ToString::to_string).collect();
+        assert_eq!(prefixes, ["10.1.0.0/24", "2001:db8::/64"]);
+        assert_eq!((about.load, about.tunnel_ends), (Load { connections: 0, capacity: 7 }, vec![]));
+    }
+
+    #[test]
+    fn no_more_networks_are_told_than_an_admin_takes() {
+        let addresses: Vec<_> =
+            (0..300).map(|number| format!("10.{}.{}.1", number / 256, number % 256)).collect();
+        let addresses: Vec<_> = addresses.iter().map(|address| (address.as_str(), 24)).collect();
+        assert_eq!(source_prefixes(&[wanted(true, &addresses)]).len(), About::MAX_SOURCE_PREFIXES);
+    }
+}

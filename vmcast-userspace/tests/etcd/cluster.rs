@@ -119,7 +119,8 @@ impl Cluster {
 
     /// The member that leads.
     pub(crate) fn leader(&self) -> Result<usize, Failed> {
-        for number in 0..self.ports.len() {
+        let living = (0..).zip(&self.members).filter(|(_, member)| member.is_some());
+        for (number, _) in living {
             let status = self.ctl(&["--endpoints", &self.url(number), "endpoint", "status", "-w", "json"])?;
             let status: serde_json::Value = serde_json::from_str(&status)?;
             let status = &status[0]["Status"];
@@ -225,7 +226,7 @@ pub(crate) fn now() -> UnixMillis {
     clock().now()
 }
 
-fn port() -> std::io::Result<u16> {
+pub(crate) fn port() -> std::io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 

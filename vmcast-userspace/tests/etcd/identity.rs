@@ -97,11 +97,11 @@ impl Running {
     }
 }
 
-fn id(text: &str) -> NodeId {
+pub(crate) fn id(text: &str) -> NodeId {
     text.parse().expect("an id")
 }
 
-fn registration(name: &str) -> Registration {
+pub(crate) fn registration(name: &str) -> Registration {
     Registration {
         id: id(name),
         role: NodeRole::Agent,
@@ -117,7 +117,7 @@ async fn come_in(token: &JoinToken, name: &str) -> Result<Arc<NodeIdentity>, Ide
     join(token, &id(name), directory.path(), clock()).await.map(Arc::new)
 }
 
-fn ensure(holds: bool, what: &str) -> Outcome {
+pub(crate) fn ensure(holds: bool, what: &str) -> Outcome {
     if holds { Ok(()) } else { Err(what.into()) }
 }
 

@@ -6,6 +6,7 @@ mod admins;
 mod clocks;
 mod cluster;
 mod identity;
+mod migrated;
 mod outage;
 mod several;
 mod tls;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         outage::trials(),
         identity::trials(),
         tls::trials(),
+        migrated::trials(),
     ]
     .into_iter()
     .flatten();

@@ -26,6 +26,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
+/// A test that waits longer than this hangs.
+const HANG: Duration = Duration::from_secs(60);
+
 /// Registers without a pause, and remembers what was granted.
 fn register(admin: &mut Registry<EtcdStore>, number: usize, granted: &mut Vec<String>) -> bool {
     let id = format!("n{number}");
@@ -49,24 +52,45 @@ fn leader_dies(runtime: &Runtime) -> Outcome {
     }
     let leader = cluster.leader()?;
     // It dies in the middle of them.
-    let killer = std::thread::spawn({
-        let mut members = std::mem::take(&mut cluster.members);
-        move || {
-            std::thread::sleep(Duration::from_millis(30));
-            if let Some(child) = &mut members[leader] {
-                child.kill().and_then(|()| child.wait()).expect("killed");
-            }
-            members[leader] = None;
-            members
+    let mut members = std::mem::take(&mut cluster.members);
+    let (kill, told) = std::sync::mpsc::channel();
+    let killer = std::thread::spawn(move || {
+        told.recv().expect("somebody says when");
+        if let Some(child) = &mut members[leader] {
+            child.kill().and_then(|()| child.wait()).expect("killed");
         }
+        members[leader] = None;
+        members
     });
-    for number in 100..600 {
-        register(&mut admin, number, &mut granted);
+    let (mut before, mut after, mut refused) = (granted.len(), 0, 0);
+    let begin = std::time::Instant::now();
+    for number in 100.. {
+        if number == 150 {
+            kill.send(()).map_err(|_| "the killer is gone")?;
+        }
+        let was_dead = killer.is_finished();
+        let is_granted = register(&mut admin, number, &mut granted);
+        refused += usize::from(!is_granted);
+        if was_dead {
+            after += usize::from(is_granted);
+        } else {
+            before = granted.len();
+        }
+        if after >= 400 {
+            break;
+        }
+        if begin.elapsed() > HANG {
+            return Err(format!("{after} were granted after the leader's death, {refused} refused").into());
+        }
     }
     cluster.members = killer.join().map_err(|_| "the killer panicked")?;
-    println!("{} of 600 were granted while the leader died", granted.len());
-    if granted.len() < 500 {
-        return Err(format!("only {} of 600 were granted", granted.len()).into());
+    println!("{before} were granted before the leader was dead, {after} after, {refused} refused");
+    if before < 150 {
+        return Err(format!("{before} were granted before the leader was dead").into());
+    }
+    let new = cluster.leader()?;
+    if new == leader {
+        return Err("the dead one still leads".into());
     }
     let fresh = cluster.open(runtime)?;
     for id in &granted {

@@ -23,10 +23,10 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// An authority for a test.
-struct Ca(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Ca(CertifiedIssuer<'static, KeyPair>);
 
 impl Ca {
-    fn make(name: &str) -> Result<Self, rcgen::Error> {
+    pub(crate) fn make(name: &str) -> Result<Self, rcgen::Error> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -34,12 +34,12 @@ impl Ca {
         Ok(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?))
     }
 
-    fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.0.as_ref().pem()
     }
 
     /// A certificate and its key, in PEM.
-    fn sign(&self, name: &str) -> Result<(String, String), rcgen::Error> {
+    pub(crate) fn sign(&self, name: &str) -> Result<(String, String), rcgen::Error> {
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()])?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages =

@@ -15,6 +15,7 @@ mod come_and_go;
 mod config_errors;
 mod convert;
 mod discovery;
+mod disk_full;
 mod dissected;
 mod doctor;
 mod duplicate;
@@ -44,6 +45,7 @@ mod priority;
 mod proxy;
 mod rebind;
 mod recorded;
+mod registration;
 mod restart;
 mod shaken;
 mod shared;
@@ -77,6 +79,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         limits::trials(),
         election::trials(),
         recorded::trials(),
+        registration::trials(),
         restart::trials(),
         admin_down::trials(),
         duplicate::trials(),
@@ -114,6 +117,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         stated::trials(),
         convert::trials(),
         discovery::trials(),
+        disk_full::trials(),
         amtrelay::trials(),
         doctor::trials(),
         engine_change::trials(),

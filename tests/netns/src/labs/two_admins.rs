@@ -9,6 +9,11 @@ use vmcast_lab::{
     roles::{AGENT_INTERFACE, Role, wait_ready},
 };
 
+use vmcast_signal::{
+    tonic::transport::Endpoint,
+    v1::{self, registry_client::RegistryClient},
+};
+
 use super::{
     bed::{Bed, Outcome, ensure, trial_with},
     small::{ADMIN, IGMP, Router, SOURCE, STREAM, Small},
@@ -82,6 +87,29 @@ fn registered_at(url: &'static str) -> impl Fn(&Value) -> bool {
     move |status| status["admin"]["state"] == "registered" && status["admin"]["url"] == url
 }
 
+/// The second admin's answer to a node that asks it for the nearest VMR.
+fn nearest(node: &Namespace) -> Result<v1::NearestResponse, Failed> {
+    let request = v1::NearestRequest { node_id: node.node().to_owned(), ..v1::NearestRequest::default() };
+    let ask = || -> Result<v1::NearestResponse, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.map_err(|error| error.to_string())?.block_on(async {
+            let channel = Endpoint::from_static("http://10.9.1.2:8440").connect().await;
+            let mut client = RegistryClient::new(channel.map_err(|error| error.to_string())?);
+            let answer = client.nearest(request).await;
+            answer.map(|answer| answer.into_inner()).map_err(|status| status.to_string())
+        })
+    };
+    Ok(node.enter(ask)??)
+}
+
+/// What a node must be told: the VMR, as one that is known now or from memory.
+fn names_the_vmr(node: &Namespace, stale: bool) -> Outcome {
+    let answer = nearest(node)?;
+    let ids: Vec<_> = answer.vmrs.iter().map(|vmr| vmr.id.as_str()).collect();
+    ensure!(ids == ["vmr"] && answer.stale == stale, "the admin answers {answer:?}");
+    Ok(())
+}
+
 // proves D2: no single node's failure stops the overlay, an admin's included
 fn both(bed: &mut Bed) -> Outcome {
     let small = Small::build(bed, 3)?;
@@ -131,12 +159,17 @@ fn both(bed: &mut Bed) -> Outcome {
     })?;
     listener.more(bed, SOME)?;
 
+    names_the_vmr(small.client(1), false)?;
     etcd.kill()?;
     bed.until_answer("the operator is told", &second, &["status"], |status| {
         status["registry_stale"] == true
     })?;
     let known = second.ask(&["node", "list"]).unwrap_or_default();
     ensure!(ids(&known) == ["client1", "client2", "vmr"], "without etcd the admin knows {known}");
+    // Whoever asks is told that it is from memory: by its own address, or without a word in the cache.
+    for client in [1, 2] {
+        names_the_vmr(small.client(client), true)?;
+    }
     listener.more(bed, SOME)?;
     let _etcd = start_etcd(bed, &host)?;
     bed.until_answer("etcd is found again", &second, &["status"], |status| {
@@ -146,6 +179,8 @@ fn both(bed: &mut Bed) -> Outcome {
     bed.until_answer("leases are renewed again", &second, &["stats"], |stats| renewals(stats) > before)?;
     let known = second.ask(&["node", "list"]).unwrap_or_default();
     ensure!(ids(&known) == ["client1", "client2", "vmr"], "after the outage the admin knows {known}");
+
+    names_the_vmr(small.client(1), false)?;
 
     let last = sender.stop()? - 1;
     listener.until_last(bed, last)?;

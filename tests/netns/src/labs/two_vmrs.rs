@@ -6,7 +6,7 @@
 //!           +--- vmr2 ---+--- below: a VMR, or a translator --- leaf
 //! ```
 
-use std::{net::Ipv4Addr, process::Command};
+use std::{net::Ipv4Addr, process::Command, time::Duration};
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
@@ -39,6 +39,7 @@ pub(super) fn trials() -> Vec<Trial> {
         ),
         trial("an agent behind a translator finds its VMR by round-trip time, half wait", half_wait),
         trial("an agent behind a translator finds its VMR by round-trip time, full wait", full_wait),
+        trial("a VMR that serves as many as it takes is passed over for the next one", overloaded),
         trial(
             "a VMR whose upstream is killed under a stream turns to the other within a second",
             router_fails_over,
@@ -51,8 +52,8 @@ const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 const ADMIN: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 2);
 const BELOW: Ipv4Addr = Ipv4Addr::new(10, 6, 0, 1);
 
-/// Packets that may be missing around the death of a VMR: those of a second, and half of one for a busy machine.
-const MISSING: u64 = 300;
+/// Packets that may be missing around the death of a VMR: those of a second.
+const MISSING: u64 = (Duration::from_secs(1).as_millis() / Sender::PACE.as_millis()) as u64;
 
 struct Two {
     source: Namespace,
@@ -72,11 +73,11 @@ fn on_access(last: u8) -> Ipv4Addr {
 
 impl Two {
     fn build(bed: &mut Bed) -> Result<Self, Failed> {
-        Self::build_with(bed, "")
+        Self::build_with(bed, "", "")
     }
 
-    /// With more keys of the admin.
-    fn build_with(bed: &mut Bed, admin_keys: &str) -> Result<Self, Failed> {
+    /// With more keys of the admin and of `[tunnel]` of both VMRs.
+    fn build_with(bed: &mut Bed, admin_keys: &str, tunnel_keys: &str) -> Result<Self, Failed> {
         let [net, source, vmr1, vmr2, below] =
             bed.lab.namespaces(["net", "source", "vmr1", "vmr2", "below"])?;
         let [client, leaf, bystander, admin_node] =
@@ -122,7 +123,7 @@ impl Two {
             let tunnel = on_access(11 + at as u8);
             let config =
                 RouterConfig { rank: 0, tunnel, admin: ADMIN, engine: Engine::Auto, interfaces: &interfaces };
-            bed.launcher.router(&vmrs[at], config)
+            bed.launcher.router_with(&vmrs[at], config, tunnel_keys)
         };
         let mut roles = [start(0)?, start(1)?];
         wait_ready(&mut roles, bed.clock)?;
@@ -202,6 +203,17 @@ fn drained(bed: &mut Bed) -> Outcome {
     let last = sender.stop()? - 1;
     listener.until_last(bed, last)?;
     listener.heard().is_whole()?;
+
+    let undo = || two.admin.ask(&["node", "drain", goes, "--undo"]).unwrap_or_default();
+    let answer = undo();
+    ensure!(answer["draining"] == false && answer["changed"] == true, "the admin says {answer}");
+    ensure!(undo()["changed"] == false, "it was in service and changed");
+    let node = two.admin.ask(&["node", "show", goes]).unwrap_or_default();
+    ensure!(node["draining"] == false, "the admin shows {node}");
+    two.admin.ask(&["node", "drain", stays]).ok_or("the other one cannot be drained")?;
+    bed.until_answer("who is back serves again", &agent, &["status"], |status| {
+        status["upstream"]["name"] == goes
+    })?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())
 }
@@ -247,6 +259,50 @@ fn agent_fails_over(bed: &mut Bed) -> Outcome {
     let before = two.serving(bed, &agent)?;
     two.kill_under_stream(bed, before, &agent, &listener)?;
     ends(bed, sender, &listener, &bystander)
+}
+
+// proves A3: load is told by the VMR, and who is full is given to nobody new
+fn overloaded(bed: &mut Bed) -> Outcome {
+    let two = Two::build_with(bed, "", "max_tunnels = 1\n")?;
+    let start = |node: &Namespace| -> Result<(Role, Listener), Failed> {
+        let mut agent = bed.launcher.agent(node, ADMIN)?;
+        wait_ready([&mut agent], bed.clock)?;
+        Ok((agent, Listener::join(node, STREAM, None)?))
+    };
+    let bystander = two.forbid(bed)?;
+    let sender = Sender::start(&two.source, SOURCE, STREAM)?;
+    let (first, one) = start(&two.client)?;
+    one.more(bed, SOME)?;
+    let full = two.serving(bed, &first)?;
+    bed.until_answer("the admin knows that it is full", &two.admin, &["node", "list"], |answer| {
+        let mut nodes = answer["nodes"].as_array().into_iter().flatten();
+        nodes.any(|node| {
+            node["id"] == two.vmrs[full].node() && node["connections"] == 1 && node["capacity"] == 1
+        })
+    })?;
+    let counted = || {
+        let stats = two.admin.ask(&["stats"]).unwrap_or_default();
+        stats["control"]["nearest"]["overloaded"].as_u64().unwrap_or_default()
+    };
+    let before = counted();
+
+    // The neighbour is on the same network, for which the full one is in the cache.
+    let (second, other) = start(&two.below)?;
+    other.more(bed, SOME)?;
+    ensure!(two.serving(bed, &second)? == 1 - full, "the full VMR was given to one more");
+    ensure!(two.serving(bed, &first)? == full, "who was there first is moved");
+    ensure!(counted() > before, "nobody was counted as overloaded");
+    for router in &two.roles {
+        let status = router.ask(&["status"]).unwrap_or_default();
+        ensure!(status["members"] == 1, "a VMR of two has {} members", status["members"]);
+    }
+    let last = sender.stop()? - 1;
+    for listener in [&one, &other] {
+        listener.until_last(bed, last)?;
+        listener.heard().is_whole()?;
+    }
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
 }
 
 // proves A6, E3: nor does it cost those below a VMR that moves
@@ -382,7 +438,7 @@ fn router_fails_over(bed: &mut Bed) -> Outcome {
 
 // proves A5, A9: VMRs probe an agent that a translator hides, for it opens the way
 fn by_round_trip(bed: &mut Bed, wait: &str) -> Outcome {
-    let two = Two::build_with(bed, &format!("nearest = \"rtt\"\nprobe_wait = \"{wait}\"\n"))?;
+    let two = Two::build_with(bed, &format!("nearest = \"rtt\"\nprobe_wait = \"{wait}\"\n"), "")?;
     two.below.sysctl(&[("ipv4/ip_forward", "1")])?;
     translate(&two.below, "bb0")?;
     bed.until_answer("the admin has measured both VMRs", &two.admin, &["node", "list"], |answer| {

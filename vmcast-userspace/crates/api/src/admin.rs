@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::Role;
+use crate::{data::TunnelKind, status::Role};
 
 /// A page of registered nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,10 +55,22 @@ pub struct Node {
     /// Networks whose sources it is the first hop for.
     #[serde(default)]
     pub source_prefixes: Vec<String>,
+    /// Where its static tunnels end.
+    #[serde(default)]
+    pub tunnel_ends: Vec<TunnelEnd>,
     /// What the admin's return probes found at each of its endpoints; routers only, and none if the admin does not
     /// probe. A router is given to others only by the endpoints at which it was found.
     #[serde(default)]
     pub proofs: Vec<EndpointProof>,
+}
+
+/// Where a static tunnel ends at a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelEnd {
+    /// How packets are encapsulated.
+    pub kind: TunnelKind,
+    /// Where; the port is 0 of kinds that have none.
+    pub endpoint: SocketAddr,
 }
 
 /// What return probes found at an endpoint.

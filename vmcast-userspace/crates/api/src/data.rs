@@ -275,6 +275,19 @@ pub enum TunnelKind {
     Unknown,
 }
 
+impl TunnelKind {
+    /// Its name in tables.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Amt => "amt",
+            Self::Gre => "gre",
+            Self::Ipip => "ipip",
+            Self::Unknown => "?",
+        }
+    }
+}
+
 /// Which way streams go in a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

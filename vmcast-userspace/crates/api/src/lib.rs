@@ -25,7 +25,7 @@ mod source;
 mod status;
 mod token;
 
-pub use admin::{CacheEntries, CacheEntry, Drained, EndpointProof, Node, Nodes, ProofState};
+pub use admin::{CacheEntries, CacheEntry, Drained, EndpointProof, Node, Nodes, ProofState, TunnelEnd};
 pub use client::{Client, ClientError, MAX_RESPONSE_BYTES};
 pub use data::{
     Direction, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces, MAX_HOSTS, Member,

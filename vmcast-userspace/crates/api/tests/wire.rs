@@ -13,7 +13,7 @@ use vmcast_api::{
     Interfaces, Member, MemberHost, Members, NextHop, NextHopState, Node, Nodes, Page, Place, PolicyAction,
     PolicyEffect, PolicyQuestion, PolicyRule, Priority, ProofState, Querier, Refused, Request, Response,
     Role, Source, SourcePlace, SourceRelay, SourceRelayState, Sources, Stats, Status, StreamStats,
-    TokenOrder, Tunnel, TunnelKind, Tunnels, Upstream, UpstreamState, decode, encode,
+    TokenOrder, Tunnel, TunnelEnd, TunnelKind, Tunnels, Upstream, UpstreamState, decode, encode,
 };
 
 fn requests() -> Vec<Request> {
@@ -253,6 +253,7 @@ fn responses() -> Vec<Response> {
                 software: "vmcast 1".into(),
                 capabilities: vec!["amt".into()],
                 source_prefixes: vec!["10.1.0.0/16".into()],
+                tunnel_ends: vec![TunnelEnd { kind: TunnelKind::Gre, endpoint: ([192, 0, 2, 1], 0).into() }],
                 proofs: vec![EndpointProof {
                     endpoint: ([192, 0, 2, 1], 2268).into(),
                     found: ProofState::Foreign,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use vmcast_api::{CacheEntries, Drained, EndpointProof, Node, Nodes, ProofState};
+use vmcast_api::{CacheEntries, Drained, EndpointProof, Node, Nodes, ProofState, TunnelEnd};
 
 use super::{
     table::Rows,
@@ -59,10 +59,20 @@ fn tunnel_end(node: &Node, at: &SocketAddr) -> String {
     }
 }
 
+/// A static tunnel's end: its kind, and the port where it has one.
+fn stated_end(end: &TunnelEnd) -> String {
+    let at = match end.endpoint.port() {
+        0 => end.endpoint.ip().to_string(),
+        _ => end.endpoint.to_string(),
+    };
+    format!("{} {at}", end.kind.label())
+}
+
 /// `vmcast node show`.
 pub(crate) fn node(node: &Node) -> String {
     let list = |items: &[String]| if items.is_empty() { NONE.to_owned() } else { items.join(", ") };
     let endpoints: Vec<_> = node.endpoints.iter().map(|at| tunnel_end(node, at)).collect();
+    let stated: Vec<_> = node.tunnel_ends.iter().map(stated_end).collect();
     let load = match (node.connections, node.capacity) {
         (_, 0) => NONE.to_owned(),
         (connections, capacity) => format!("{connections} of {capacity} tunnels"),
@@ -77,6 +87,7 @@ pub(crate) fn node(node: &Node) -> String {
         ("state", state(node).to_owned()),
         ("software", if node.software.is_empty() { NONE.to_owned() } else { node.software.clone() }),
         ("tunnels to", list(&endpoints)),
+        ("static", list(&stated)),
         ("sources in", list(&node.source_prefixes)),
         ("abilities", list(&node.capabilities)),
         ("load", load),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use vmcast_api::{
     Direction, Engine, Filter, FilterMode, GroupState, Groups, Interface, Interfaces, Members, NextHop,
-    NextHopState, Place, Priority, Querier, TunnelKind, Tunnels,
+    NextHopState, Place, Priority, Querier, Tunnels,
 };
 
 use crate::config::DSCP_NAMES;
@@ -117,12 +117,7 @@ pub(crate) fn tunnels(tunnels: &Tunnels) -> String {
     }
     let mut rows = Rows::new(&[">ID", "TUNNEL", "LOCAL", "REMOTE", "NEXT HOP", ">GROUPS", "FOR"]);
     for tunnel in &tunnels.tunnels {
-        let kind = match tunnel.kind {
-            TunnelKind::Amt => "amt",
-            TunnelKind::Gre => "gre",
-            TunnelKind::Ipip => "ipip",
-            TunnelKind::Unknown => "?",
-        };
+        let kind = tunnel.kind.label();
         let key = tunnel.key.map_or_else(String::new, |key| format!(" key {key}"));
         let name = tunnel.name.as_ref().map_or_else(String::new, |name| format!(" {name}"));
         let direction = match tunnel.direction {

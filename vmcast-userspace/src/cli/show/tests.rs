@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use vmcast_api::{
     AdminLink, AdminLinkState, CacheEntries, CacheEntry, ClockStep, Direction, EndpointProof, Engine, Filter,
     FilterMode, Group, GroupState, Groups, Interface, Interfaces, Member, Members, NextHop, NextHopState,
-    Node, Nodes, Place, Priority, ProofState, Querier, Role, Stats, Status, StreamStats, Tunnel, TunnelKind,
-    Tunnels, Upstream, UpstreamState,
+    Node, Nodes, Place, Priority, ProofState, Querier, Role, Stats, Status, StreamStats, Tunnel, TunnelEnd,
+    TunnelKind, Tunnels, Upstream, UpstreamState,
 };
 
 /// Fails with both texts in full, and checks that the table fits a terminal.
@@ -265,6 +265,7 @@ fn nodes_and_the_cache_are_shown() {
         software: String::new(),
         capabilities: vec![],
         source_prefixes: vec![],
+        tunnel_ends: vec![],
         proofs: vec![],
     };
     let nodes = vec![
@@ -463,6 +464,50 @@ fn empty_lists_say_so_and_what_to_do() {
         assert!(shown.starts_with("No ") || shown.starts_with("The cache is empty"), "{shown}");
         assert!(shown.ends_with(".\n") && shown.lines().all(|line| line.len() <= 100), "{shown}");
     }
+}
+
+#[test]
+fn all_that_is_known_of_a_node_is_shown() {
+    let at = |text: &str| text.parse::<std::net::SocketAddr>().expect("an address and a port");
+    let node = Node {
+        id: "core-1".into(),
+        name: "core-1".into(),
+        role: Role::Router,
+        rank: Some(0),
+        endpoints: vec![at("198.51.100.1:2268")],
+        age_ms: 65_000,
+        lease_left_ms: 21_000,
+        draining: false,
+        rtt_us: Some(350),
+        connections: 3,
+        capacity: 100_000,
+        software: "vmcast 0.1.0".into(),
+        capabilities: vec!["amt".into(), "drain".into()],
+        source_prefixes: vec!["10.1.0.0/24".into(), "2001:db8::/64".into()],
+        tunnel_ends: vec![
+            TunnelEnd { kind: TunnelKind::Gre, endpoint: at("198.51.100.1:0") },
+            TunnelEnd { kind: TunnelKind::Amt, endpoint: at("198.51.100.1:4000") },
+        ],
+        proofs: vec![],
+    };
+    assert_shown(
+        &super::node(&node),
+        "\
+         node        core-1\n\
+         name        core-1\n\
+         role        router\n\
+         rank        0\n\
+         state       live\n\
+         software    vmcast 0.1.0\n\
+         tunnels to  198.51.100.1:2268\n\
+         static      gre 198.51.100.1, amt 198.51.100.1:4000\n\
+         sources in  10.1.0.0/24, 2001:db8::/64\n\
+         abilities   amt, drain\n\
+         load        3 of 100000 tunnels\n\
+         round trip  0.35 ms\n\
+         registered  1m05s ago\n\
+         lease       21s\n",
+    );
 }
 
 #[test]

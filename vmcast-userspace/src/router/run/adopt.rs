@@ -10,6 +10,7 @@ use super::{Router, begin::relay_addresses};
 use crate::{
     clock,
     router::{
+        about::source_prefixes,
         core::Core,
         interfaces::{self, Wanted},
     },
@@ -39,6 +40,9 @@ impl Router {
         }
         self.next_hops.point_to_point(interfaces::point_to_point(&wanted));
         self.follow_addresses(&relay_addresses(&self.config, &wanted));
+        if let Some(attachment) = &self.attachment {
+            attachment.has_sources(source_prefixes(&wanted));
+        }
         self.unicast.follow(&mut self.core);
         self.pursuit.hurry(now);
         self.hurry_relays(now);

@@ -1,6 +1,6 @@
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use proptest::prelude::*;
@@ -36,95 +36,240 @@ fn policy(rules: Vec<Rule>) -> Policy {
     Policy { rules, ..Policy::default() }
 }
 
-const MEMBER: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::new(10, 5, 1, 2)));
+/// Addresses of one family that the tests speak of.
+struct Family {
+    member: &'static str,
+    /// A network of members, one in it, and one outside.
+    near: [&'static str; 3],
+    groups: [&'static str; 2],
+    group_ranges: [&'static str; 2],
+    sources: [&'static str; 2],
+    /// The first source alone, and the network of both.
+    source_prefixes: [&'static str; 2],
+}
+
+const FAMILIES: [Family; 2] = [
+    Family {
+        member: "10.5.1.2",
+        near: ["10.5.1.0/24", "10.5.1.9", "10.5.2.9"],
+        groups: ["239.1.1.1", "239.1.1.2"],
+        group_ranges: ["239.1.0.0/16", "239.1.1.1/32"],
+        sources: ["192.0.2.1", "192.0.2.2"],
+        source_prefixes: ["192.0.2.1/32", "192.0.2.0/24"],
+    },
+    Family {
+        member: "2001:db8:5:1::2",
+        near: ["2001:db8:5:1::/64", "2001:db8:5:1::9", "2001:db8:5:2::9"],
+        groups: ["ff3e::1:1", "ff3e::1:2"],
+        group_ranges: ["ff3e::/16", "ff3e::1:1/128"],
+        sources: ["2001:db8:1::1", "2001:db8:1::2"],
+        source_prefixes: ["2001:db8:1::1/128", "2001:db8:1::/48"],
+    },
+];
+
+impl Family {
+    fn member(&self) -> Option<IpAddr> {
+        Some(ip(self.member))
+    }
+
+    fn group(&self) -> IpAddr {
+        ip(self.groups[0])
+    }
+
+    fn sources(&self) -> [IpAddr; 2] {
+        self.sources.map(ip)
+    }
+}
 
 #[test]
 fn without_rules_everything_is_allowed_and_with_that_default_nothing() {
-    let group = ip("239.1.1.1");
-    let open = Policy::default();
-    assert_eq!(open.receive(MEMBER, group, &Filter::any(), 0).filter, Filter::any());
-    assert_eq!(open.send(ip("10.1.0.2"), group), Ok(()));
-    let closed = Policy { default: Effect::Deny, ..Policy::default() };
-    assert_eq!(closed.receive(None, group, &Filter::any(), 0).refused, Some(Reason::Default));
-    assert_eq!(closed.send(ip("10.1.0.2"), group), Err(Reason::Default));
+    for family in &FAMILIES {
+        let (group, [source, _]) = (family.group(), family.sources());
+        let open = Policy::default();
+        assert_eq!(open.receive(family.member(), group, &Filter::any(), 0).filter, Filter::any());
+        assert_eq!(open.send(source, group), Ok(()));
+        let closed = Policy { default: Effect::Deny, ..Policy::default() };
+        assert_eq!(closed.receive(None, group, &Filter::any(), 0).refused, Some(Reason::Default));
+        assert_eq!(closed.send(source, group), Err(Reason::Default));
+    }
 }
 
 #[test]
 fn the_first_rule_that_fits_decides() {
-    let policy = policy(vec![
-        Rule { groups: prefix("239.1.0.0/16"), who: prefix("10.5.1.0/24"), ..rule(1, Effect::Allow) },
-        Rule { groups: prefix("239.0.0.0/8"), ..rule(2, Effect::Deny) },
-        Rule { node: Some("n".parse().unwrap()), addresses: vec![ip("10.5.2.2")], ..rule(3, Effect::Deny) },
-        Rule { node: Some("m".parse().unwrap()), ..rule(4, Effect::Deny) },
-    ]);
-    let refused =
-        |member: &str, group: &str| policy.receive(Some(ip(member)), ip(group), &Filter::any(), 0).refused;
-    assert_eq!(refused("10.5.1.9", "239.1.1.1"), None);
-    assert_eq!(refused("10.5.2.9", "239.1.1.1"), Some(Reason::Rule(2)));
-    assert_eq!(refused("10.5.2.2", "232.1.1.1"), Some(Reason::Rule(3)));
-    assert_eq!(refused("10.5.2.3", "232.1.1.1"), None, "a node that is nowhere is nobody");
-    assert_eq!(policy.receive(None, ip("239.1.1.1"), &Filter::any(), 0).refused, Some(Reason::Rule(2)));
-    assert_eq!(policy.send(ip("10.5.2.2"), ip("239.1.1.1")), Ok(()), "sending is another matter");
+    for (family, other) in [(0, "232.1.1.1"), (1, "ff15::1")].map(|(at, other)| (&FAMILIES[at], other)) {
+        let [near, inside, outside] = family.near;
+        let policy = policy(vec![
+            Rule { groups: prefix(family.group_ranges[0]), who: prefix(near), ..rule(1, Effect::Allow) },
+            Rule { groups: prefix(family.group_ranges[0]), ..rule(2, Effect::Deny) },
+            Rule {
+                node: Some("n".parse().unwrap()),
+                addresses: vec![ip("10.9.9.9"), ip(outside)],
+                ..rule(3, Effect::Deny)
+            },
+            Rule { node: Some("m".parse().unwrap()), ..rule(4, Effect::Deny) },
+        ]);
+        let refused = |member: &str, group: &str| {
+            policy.receive(Some(ip(member)), ip(group), &Filter::any(), 0).refused
+        };
+        let [group, _] = family.groups;
+        assert_eq!(refused(inside, group), None);
+        assert_eq!(refused(outside, group), Some(Reason::Rule(2)));
+        assert_eq!(refused(outside, other), Some(Reason::Rule(3)));
+        assert_eq!(refused(inside, other), None, "a node that is nowhere is nobody");
+        assert_eq!(policy.receive(None, ip(group), &Filter::any(), 0).refused, Some(Reason::Rule(2)));
+        assert_eq!(policy.send(ip(outside), ip(group)), Ok(()), "sending is another matter");
+    }
+}
+
+#[test]
+fn a_rule_for_one_family_says_nothing_of_the_other() {
+    for (family, other) in [(&FAMILIES[0], &FAMILIES[1]), (&FAMILIES[1], &FAMILIES[0])] {
+        let [group_range, source, near] = [family.group_ranges[0], family.source_prefixes[1], family.near[0]];
+        for rule in [
+            Rule { groups: prefix(group_range), ..rule(1, Effect::Deny) },
+            Rule { source: prefix(source), ..rule(1, Effect::Deny) },
+            Rule { who: prefix(near), ..rule(1, Effect::Deny) },
+            Rule { action: Action::Send, groups: prefix(group_range), ..rule(1, Effect::Deny) },
+            Rule { action: Action::Send, who: prefix(source), ..rule(1, Effect::Deny) },
+        ] {
+            let policy = policy(vec![rule]);
+            let wanted = Filter::Include(other.sources().into());
+            let given = policy.receive(other.member(), other.group(), &wanted, 0);
+            assert_eq!((given.filter, given.refused), (wanted, None), "{:?}", policy.rules);
+            assert_eq!(policy.send(other.sources()[0], other.group()), Ok(()), "{:?}", policy.rules);
+        }
+    }
 }
 
 #[test]
 fn a_part_of_any_source_cannot_be_cut_out() {
-    let group = ip("239.1.1.1");
-    let (bad, good) = (ip("192.0.2.1"), ip("192.0.2.2"));
-    let of_bad = |effect| policy(vec![Rule { source: prefix("192.0.2.1/32"), ..rule(7, effect) }]);
-    let deny = of_bad(Effect::Deny);
-    assert_eq!(deny.receive(MEMBER, group, &Filter::any(), 0).refused, Some(Reason::Rule(7)));
-    let without = Filter::Exclude([bad].into());
-    assert_eq!(deny.receive(MEMBER, group, &without, 0).filter, without);
-    let some = deny.receive(MEMBER, group, &Filter::Include([bad, good].into()), 0);
-    assert_eq!((some.filter, some.refused), (Filter::Include([good].into()), Some(Reason::Rule(7))));
-    let closed = Policy { default: Effect::Deny, ..of_bad(Effect::Allow) };
-    assert_eq!(closed.receive(MEMBER, group, &Filter::any(), 0).refused, Some(Reason::Default));
+    for family in &FAMILIES {
+        let (group, member, [bad, good]) = (family.group(), family.member(), family.sources());
+        let of_bad =
+            |effect| policy(vec![Rule { source: prefix(family.source_prefixes[0]), ..rule(7, effect) }]);
+        let deny = of_bad(Effect::Deny);
+        assert_eq!(deny.receive(member, group, &Filter::any(), 0).refused, Some(Reason::Rule(7)));
+        let without = Filter::Exclude([bad].into());
+        assert_eq!(deny.receive(member, group, &without, 0).filter, without);
+        let some = deny.receive(member, group, &Filter::Include([bad, good].into()), 0);
+        assert_eq!((some.filter, some.refused), (Filter::Include([good].into()), Some(Reason::Rule(7))));
+        let closed = Policy { default: Effect::Deny, ..of_bad(Effect::Allow) };
+        assert_eq!(closed.receive(member, group, &Filter::any(), 0).refused, Some(Reason::Default));
+    }
+}
+
+// The source is one condition beside the others: who, of which node, which groups.
+#[test]
+fn a_rule_about_a_source_holds_only_where_all_else_of_it_fits() {
+    for family in &FAMILIES {
+        let [bad, good] = family.sources();
+        let [inside, outside] = [family.near[1], family.near[2]].map(ip);
+        let policy = policy(vec![
+            Rule {
+                source: prefix(family.source_prefixes[0]),
+                groups: prefix(family.group_ranges[1]),
+                who: prefix(family.near[0]),
+                ..rule(1, Effect::Deny)
+            },
+            Rule {
+                source: prefix(family.source_prefixes[1]),
+                node: Some("n".parse().unwrap()),
+                addresses: vec![outside],
+                ..rule(2, Effect::Deny)
+            },
+        ]);
+        let both = Filter::Include([bad, good].into());
+        let judged = |member: IpAddr, group: &str| {
+            let given = policy.receive(Some(member), ip(group), &both, 0);
+            (given.filter, given.refused)
+        };
+        let [group, other_group] = family.groups;
+        assert_eq!(judged(inside, group), (Filter::Include([good].into()), Some(Reason::Rule(1))));
+        assert_eq!(judged(inside, other_group), (both.clone(), None));
+        assert_eq!(judged(outside, group), (Filter::none(), Some(Reason::Rule(2))));
+        assert_eq!(judged(ip(family.member), group), judged(inside, group), "it is in that network");
+    }
 }
 
 #[test]
 fn a_member_has_no_more_groups_than_a_rule_allows() {
-    let policy = policy(vec![Rule { max_groups: Some(2), ..rule(9, Effect::Allow) }]);
-    let join = |others| policy.receive(MEMBER, ip("239.1.1.1"), &Filter::any(), others);
-    assert!(join(1).refused.is_none() && join(1).counts);
-    assert_eq!(join(2).refused, Some(Reason::TooManyGroups { rule: 9, limit: 2 }));
-    assert!(join(2).filter.is_none());
+    for family in &FAMILIES {
+        let policy = policy(vec![Rule { max_groups: Some(2), ..rule(9, Effect::Allow) }]);
+        let join = |others| policy.receive(family.member(), family.group(), &Filter::any(), others);
+        assert!(join(1).refused.is_none() && join(1).counts);
+        assert_eq!(join(2).refused, Some(Reason::TooManyGroups { rule: 9, limit: 2 }));
+        assert!(join(2).filter.is_none());
+    }
 }
 
 #[test]
 fn a_limit_for_some_sources_is_one_for_whoever_asks_for_all() {
-    let limited = Rule { source: prefix("192.0.2.1/32"), max_groups: Some(2), ..rule(9, Effect::Allow) };
-    let policy = policy(vec![limited, rule(10, Effect::Allow)]);
-    let join = |wanted: &Filter, others| policy.receive(MEMBER, ip("239.1.1.1"), wanted, others);
-    assert!(join(&Filter::any(), 1).refused.is_none() && join(&Filter::any(), 1).counts);
-    assert_eq!(join(&Filter::any(), 2).refused, Some(Reason::TooManyGroups { rule: 9, limit: 2 }));
-    let without = Filter::Exclude([ip("192.0.2.1")].into());
-    assert!(join(&without, 2).refused.is_none() && !join(&without, 2).counts);
+    for family in &FAMILIES {
+        let one = prefix(family.source_prefixes[0]);
+        let limited = Rule { source: one, max_groups: Some(2), ..rule(9, Effect::Allow) };
+        let policy = policy(vec![limited, rule(10, Effect::Allow)]);
+        let join = |wanted: &Filter, others| policy.receive(family.member(), family.group(), wanted, others);
+        assert!(join(&Filter::any(), 1).refused.is_none() && join(&Filter::any(), 1).counts);
+        assert_eq!(join(&Filter::any(), 2).refused, Some(Reason::TooManyGroups { rule: 9, limit: 2 }));
+        let without = Filter::Exclude([family.sources()[0]].into());
+        assert!(join(&without, 2).refused.is_none() && !join(&without, 2).counts);
+    }
 }
 
 #[test]
 fn who_may_not_send_is_received_by_nobody_who_names_it() {
-    let policy = policy(vec![Rule {
-        action: Action::Send,
-        who: prefix("192.0.2.0/24"),
-        groups: prefix("239.1.1.1/32"),
-        ..rule(1, Effect::Deny)
-    }]);
-    assert_eq!(policy.send(ip("192.0.2.1"), ip("239.1.1.1")), Err(Reason::Rule(1)));
-    assert_eq!(policy.send(ip("192.0.2.1"), ip("239.1.1.2")), Ok(()));
-    let wanted = Filter::Include([ip("192.0.2.1")].into());
-    assert!(policy.receive(MEMBER, ip("239.1.1.1"), &wanted, 0).filter.is_none());
+    for family in &FAMILIES {
+        let (group, [source, _]) = (family.group(), family.sources());
+        let policy = policy(vec![Rule {
+            action: Action::Send,
+            who: prefix(family.source_prefixes[1]),
+            groups: prefix(family.group_ranges[1]),
+            ..rule(1, Effect::Deny)
+        }]);
+        assert_eq!(policy.send(source, group), Err(Reason::Rule(1)));
+        assert_eq!(policy.send(source, ip(family.groups[1])), Ok(()), "another group");
+        let wanted = Filter::Include([source].into());
+        assert!(policy.receive(family.member(), group, &wanted, 0).filter.is_none());
+    }
+}
+
+// A node is known by its addresses, of either family, also where it sends.
+#[test]
+fn a_node_that_may_not_send_is_refused_by_all_its_addresses_and_nobody_else_is() {
+    for family in &FAMILIES {
+        let [own, other] = family.sources();
+        let policy = policy(vec![Rule {
+            action: Action::Send,
+            node: Some("n".parse().unwrap()),
+            addresses: FAMILIES.iter().map(|family| family.sources()[0]).collect(),
+            groups: prefix(family.group_ranges[0]),
+            ..rule(4, Effect::Deny)
+        }]);
+        for group in family.groups {
+            assert_eq!(policy.send(own, ip(group)), Err(Reason::Rule(4)));
+            assert_eq!(policy.send(other, ip(group)), Ok(()));
+        }
+        let of_both = Filter::Include([own, other].into());
+        let given = policy.receive(family.member(), family.group(), &of_both, 0);
+        assert_eq!((given.filter, given.refused), (Filter::Include([other].into()), Some(Reason::Rule(4))));
+    }
 }
 
 fn host(last: u8) -> IpAddr {
     Ipv4Addr::new(192, 0, 2, last).into()
 }
 
-fn rules() -> impl Strategy<Value = Policy> {
-    let part = || {
-        proptest::option::of(
-            (0u8..8, 29u8..=32).prop_map(|(n, length)| Prefix::new(host(n), length).unwrap()),
-        )
+fn host_v6(last: u8) -> IpAddr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()).into()
+}
+
+/// Rules whose hosts are of one family.
+
+fn rules(host: fn(u8) -> IpAddr) -> impl Strategy<Value = Policy> {
+    let bits = if host(0).is_ipv4() { 32 } else { 128 };
+    let part = move || {
+        let prefix = move |(n, left): (u8, u8)| Prefix::new(host(n), bits - left).unwrap();
+        proptest::option::of((0u8..8, 0u8..=3).prop_map(prefix))
     };
     let one = (any::<bool>(), any::<bool>(), part(), part(), proptest::option::of(0u32..3)).prop_map(
         |(allow, send, who, source, max_groups)| Rule {
@@ -146,13 +291,16 @@ proptest! {
     // Nobody is given what he did not want, or what he would be refused if he asked for it alone.
     #[test]
     fn what_is_permitted_is_wanted_and_allowed_source_by_source(
-        policy in rules(),
+        (host, group, policy) in prop_oneof![
+            rules(host).prop_map(|policy| (host as fn(u8) -> IpAddr, "239.1.1.1", policy)),
+            rules(host_v6).prop_map(|policy| (host_v6 as fn(u8) -> IpAddr, "ff3e::1", policy)),
+        ],
         member in proptest::option::of(0u8..8),
         sources in proptest::collection::btree_set(0u8..8, 0..5),
         include in any::<bool>(),
         others in 0u32..4,
     ) {
-        let (member, group) = (member.map(host), ip("239.1.1.1"));
+        let (member, group) = (member.map(host), ip(group));
         let sources: BTreeSet<IpAddr> = sources.into_iter().map(host).collect();
         let wanted = if include { Filter::Include(sources) } else { Filter::Exclude(sources) };
         let given = policy.receive(member, group, &wanted, others);

@@ -213,7 +213,7 @@ proptest! {
 fn a_limit_for_some_sources_holds_for_whoever_asks_for_all() {
     let of_one = Rule { source: prefix("192.0.2.1/32"), ..limited(10, 4) };
     let policy = policy(vec![of_one, rule(5, Effect::Allow)]);
-    let parts = |filter: &Filter| policy.limited(MEMBER, group(1), filter);
+    let parts = |filter: &Filter| policy.limited(Some([10, 5, 1, 2].into()), group(1), filter);
     let part = |source| Limited { source, rule: 4, limit: 10 * MEGABIT, declared: 4 * MEGABIT };
     assert_eq!(parts(&Filter::any()), [part(None)]);
     assert_eq!(parts(&Filter::Exclude([host(1)].into())), []);

@@ -1,0 +1,162 @@
+//! An admin whose disk is full, and then killed: what it has granted is there afterwards.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+use vmcast_lab::roles::{Role, wait_ready};
+
+use super::{
+    bed::{Bed, Outcome, ensure, trial},
+    small::{SOURCE, STREAM, Small},
+    stream::{Listener, Sender},
+    tokens::{admin_table, agent, router, token},
+};
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![trial(
+        "an admin whose disk is full refuses, and after its death nothing that it granted is missing",
+        full,
+    )]
+}
+
+const SOME: u64 = 150;
+const URL: &str = "https://10.9.0.2:8440";
+/// A page of memory, of which such a file system has whole ones.
+const PAGE: usize = 4096;
+/// What a disk has left that is about to be full, in bytes.
+const LEFT: u64 = 64 * PAGE as u64;
+/// More changes than the disk has room for.
+const MANY: usize = 5000;
+
+/// A small file system in memory; it goes with this.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(at: PathBuf) -> Result<Self, Failed> {
+        fs::create_dir(&at)?;
+        let status =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "none"]).arg(&at).status()?;
+        ensure!(status.success(), "mount ended with {status}");
+        Ok(Self(at))
+    }
+
+    /// Leaves room for few changes, until the file is removed.
+    fn fill(&self) -> Result<PathBuf, Failed> {
+        let path = self.0.join("filler");
+        let mut file = File::create(&path)?;
+        while file.write_all(&[0; PAGE]).is_ok() {}
+        let length = file.metadata()?.len();
+        file.set_len(length.saturating_sub(LEFT))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // What holds it ends with the lab.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn start_admin(bed: &Bed, small: &vmcast_lab::Namespace, disk: &Path) -> Result<Role, Failed> {
+    let keys = format!(
+        "listen = \"0.0.0.0:8440\"\nlease_seconds = 9\nnames = [\"10.9.0.2\"]\ndatabase = \"{0}/admin.db\"\n\
+         identity = \"{0}/identity\"\n",
+        disk.display()
+    );
+    let mut role = bed.launcher.start(small, "admin", &keys, "")?;
+    wait_ready([&mut role], bed.clock)?;
+    Ok(role)
+}
+
+fn names(answer: &Value, list: &str, key: &str) -> Vec<String> {
+    let all = answer[list].as_array().into_iter().flatten();
+    all.map(|item| item[key].to_string()).collect()
+}
+
+/// Adds a rule that concerns nobody; nothing if it is refused.
+fn add_rule(admin: &Role, number: usize) -> Option<Value> {
+    let group = format!("239.250.{}.{}/32", number / 256, number % 256);
+    admin.ask(&["policy", "add", "deny", "receive", "--from", "198.51.100.0/24", "--groups", &group])
+}
+
+// proves D4 and A2: a disk that is full is told, streams do not notice, and nothing that was granted is lost
+fn full(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    let host = small.admin(bed)?;
+    let disk = Disk::mount(bed.lab.dir().join("disk"))?;
+    let mut admin = start_admin(bed, &host, &disk.0)?;
+    let _router = router(bed, &small, &admin)?;
+    let word = token(&admin, &["--role", "agent"])?;
+    let mut member = agent(bed, small.client(1), URL, &["--token", &word])?;
+    wait_ready([&mut member], bed.clock)?;
+    let bystander = small.forbid(bed, 3)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, SOME)?;
+    let word = token(&admin, &["--role", "agent"])?;
+
+    // Rules are added and tokens made until neither is taken any more.
+    let filler = disk.fill()?;
+    let mut rules = 0;
+    let mut policy = admin.ask(&["policy", "list"]).ok_or("no answer")?;
+    while let Some(added) = add_rule(&admin, rules) {
+        (rules, policy) = (rules + 1, added);
+        ensure!(rules < MANY, "the disk has no end");
+    }
+    let mut made = 0;
+    while admin.ask(&["node", "token", "create", "--role", "agent"]).is_some() {
+        made += 1;
+        ensure!(made < MANY, "the disk has no end");
+    }
+    ensure!(rules + made > 0, "nothing was granted");
+    let tokens = admin.ask(&["node", "token", "list"]).ok_or("no answer")?;
+    println!("{rules} rules and {made} tokens were taken by the disk that was full");
+
+    // Nor is a node let in; it is told why, and its token is not used up.
+    let config = bed.lab.dir().join("late.toml");
+    let table = admin_table(bed, small.client(2), URL);
+    let socket = bed.lab.dir().join("late.sock");
+    fs::write(&config, format!("name = \"client2\"\n[control]\nsocket = \"{}\"\n{table}", socket.display()))?;
+    let config = config.to_str().ok_or("a path that is no text")?;
+    let late = bed.run(small.client(2), &["agent", "--config", config, "--token", &word])?;
+    let said = String::from_utf8_lossy(&late.stderr);
+    ensure!(
+        late.status.code() == Some(1) && said.contains("records do not work"),
+        "it ended with {} and said\n{said}",
+        late.status
+    );
+    bed.until_answer("what was refused is counted", &admin, &["stats"], |stats| {
+        stats["control"]["registry"]["unkept"].as_u64() > Some(0)
+    })?;
+    // What it knows is answered, and what it has granted is in force.
+    let listed = admin.ask(&["policy", "list"]).ok_or("no answer")?;
+    ensure!(listed == policy, "the policy is {listed}, granted was {policy}");
+    listener.more(bed, SOME)?;
+
+    // There is room again. It dies right after it has granted one more.
+    fs::remove_file(filler)?;
+    let policy = add_rule(&admin, rules).ok_or("there is room, and nothing is taken")?;
+    admin.process.kill()?;
+    let admin = start_admin(bed, &host, &disk.0)?;
+    let kept = admin.ask(&["policy", "list"]).ok_or("no answer")?;
+    ensure!(kept == policy, "of the policy there is {kept}, granted was {policy}");
+    let kept = admin.ask(&["node", "token", "list"]).ok_or("no answer")?;
+    ensure!(names(&kept, "tokens", "id") == names(&tokens, "tokens", "id"), "of {tokens} there is {kept}");
+    bed.until_answer("the nodes are known", &admin, &["node", "list"], |answer| {
+        names(answer, "nodes", "id") == ["\"client1\"", "\"vmr\""]
+    })?;
+    let mut late = agent(bed, small.client(2), URL, &["--token", &word])?;
+    wait_ready([&mut late], bed.clock)?;
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    listener.heard().is_whole()?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
