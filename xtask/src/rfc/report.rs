@@ -79,7 +79,21 @@ impl<'a> Report<'a> {
                 format!("RFC {} §{}: neither code nor test nor a reason: {}", of.rfc, row.section, row.says)
             })
         });
-        missing.chain(self.faults.iter().cloned()).collect()
+        let thin = self.rfcs.iter().flat_map(|of| {
+            let thin = |row: &&Row<'_>| {
+                row.level == Level::Must
+                    && row.status == Status::Proved
+                    && row.tests.len() < clauses(row.says)
+            };
+            of.sections.iter().filter(thin).map(|row| {
+                let (asked, tests) = (clauses(row.says), row.tests.len());
+                format!(
+                    "RFC {} §{}: {asked} things are asked, and {tests} tests name it: {}",
+                    of.rfc, row.section, row.says
+                )
+            })
+        });
+        missing.chain(thin).chain(self.faults.iter().cloned()).collect()
     }
 
     pub(super) fn summary(&self) -> String {
@@ -158,6 +172,11 @@ fn row<'a>(section: &'a Section, of_rfc: impl Iterator<Item = &'a Citation>) -> 
     Row { section, level: *level, says, status, reason, but: but.as_deref(), code, tests }
 }
 
+/// How many things a section asks for: one citation does not prove them all.
+fn clauses(says: &str) -> usize {
+    says.split(';').count()
+}
+
 const fn is_gap(row: &Row<'_>) -> bool {
     matches!(row.status, Status::NoTest | Status::Missing)
 }
@@ -192,20 +211,24 @@ mod tests {
             section("3", Level::Must, Some("No such device.")),
             section("4", Level::Must, None),
             section("5", Level::Should, None),
+            Section { says: "Asks; and asks.".to_owned(), ..section("6", Level::Must, None) },
+            Section { says: "Asks; and asks.".to_owned(), ..section("7", Level::Must, None) },
         ];
         let tables = [Table { rfc: 1, title: "T".to_owned(), sections }];
-        let all = vec![place("1", true), place("2", false)];
+        let mut all = vec![place("1", true), place("2", false), place("6", true), place("7", true)];
+        all.push(Citation { line: 2, ..place("7", true) });
         let citations = Citations { all, faults: vec!["a fault".to_owned()] };
         let report = Report::new(&tables, &citations);
         let statuses: Vec<_> = report.rows().map(|row| row.status).collect();
         use Status::*;
-        assert_eq!(statuses, [Proved, NoTest, Reason, Missing, Missing]);
+        assert_eq!(statuses, [Proved, NoTest, Reason, Missing, Missing, Proved, Proved]);
         let faults = report.faults();
-        assert_eq!(faults.len(), 2, "{faults:?}");
+        assert_eq!(faults.len(), 3, "{faults:?}");
         assert!(faults[0].starts_with("RFC 1 §4: "));
+        assert!(faults[1].starts_with("RFC 1 §6: 2 things are asked, and 1 tests name it"));
         assert_eq!(
             report.summary(),
-            "MUST: 1 proved by tests, 1 with a reason, 1 without a test, 1 missing; \
+            "MUST: 3 proved by tests, 1 with a reason, 1 without a test, 1 missing; \
              SHOULD: 0 proved by tests, 0 with a reason, 0 without a test, 1 missing"
         );
     }

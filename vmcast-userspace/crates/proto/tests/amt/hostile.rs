@@ -112,6 +112,7 @@ fn a_replayed_update_works_until_its_secret_is_gone_and_never_from_elsewhere() {
     }
 }
 
+// RFC 7450 §5.3.6
 #[test]
 fn streams_outlive_many_changes_of_the_secret() {
     let config = relay::Config { secret_lifetime: Duration::ZERO, ..relay_config() };

@@ -112,6 +112,7 @@ fn an_address_that_changes_again_and_again_on_a_lossy_path_leaves_one_tunnel() {
     }
 }
 
+// RFC 7450 §5.2.3.7.2: a Teardown is repeated
 #[test]
 fn a_stop_on_a_lossy_path_ends_every_tunnel_sooner_or_later() {
     for loss in LOSSES {

@@ -117,6 +117,7 @@ fn without_keeping_warm_a_gateway_is_silent_until_its_first_join_and_after_its_l
     assert!(world.relay.tunnels.is_empty());
 }
 
+// RFC 7450 §5.3.2: data comes from the unicast address
 #[test]
 fn discovery_at_an_anycast_address_leads_to_the_unicast_address_of_the_relay() {
     let anycast = "192.52.193.1:2268".parse().unwrap();

@@ -20,6 +20,8 @@ pub(crate) struct Case {
     kind: String,
     exact: bool,
     config: Config,
+    /// What is said of a configuration that no machine can have.
+    refused: Option<String>,
     body: Vec<Item>,
 }
 
@@ -48,6 +50,7 @@ impl Case {
             kind: String::new(),
             exact: true,
             config: Config::new(),
+            refused: None,
             body: Vec::new(),
         };
         for (number, line) in text.lines().enumerate() {
@@ -66,6 +69,9 @@ impl Case {
                 let (at, words) = words.split_once(' ').ok_or_else(|| fault("no input"))?;
                 let at = time(at).ok_or_else(|| fault("no time"))?;
                 case.body.push(Item::Step(Step { at, words: words.to_owned(), outputs: Vec::new() }));
+            } else if let Some(refused) = words.strip_prefix("refused ") {
+                case.head.push(line.to_owned());
+                case.refused = Some(refused.to_owned());
             } else {
                 case.head.push(line.to_owned());
                 let mut words = words.split_whitespace();
@@ -88,7 +94,7 @@ impl Case {
     fn subject(&self) -> Result<Box<dyn Subject>, String> {
         let mut config = self.config.clone();
         let subject: Box<dyn Subject> = match self.kind.as_str() {
-            "querier" => Box::new(querier::Subject::new(&mut config)),
+            "querier" => Box::new(querier::Subject::new(&mut config)?),
             "relay" => Box::new(relay::Subject::new(&mut config)),
             "discovery" => Box::new(discovery::Subject::new(&mut config)),
             "gateway" => Box::new(gateway::Subject::new(&mut config)),
@@ -103,6 +109,13 @@ impl Case {
     /// Replays the inputs and compares; with `bless`, gives the text with the outputs that came. What a daemon has
     /// recorded stays as it is.
     pub(crate) fn run(self, bless: bool) -> Result<Option<String>, String> {
+        if let Some(expected) = &self.refused {
+            return match self.subject() {
+                Err(said) if said == *expected => Ok(None),
+                Err(said) => Err(format!("the configuration is refused otherwise: {said}")),
+                Ok(_) => Err("the configuration is not refused".to_owned()),
+            };
+        }
         let bless = bless && self.exact;
         let mut replay = Replay { subject: self.subject()?, text: String::new() };
         for line in &self.head {

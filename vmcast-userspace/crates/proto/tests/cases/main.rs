@@ -1,6 +1,7 @@
 //! Recorded cases in `tests/cases`: what a machine is told, when, and all that must come of it.
 //!
-//! A case has the form of a recording (`vmcast_proto::record`), with the sections of RFCs that it proves in front.
+//! A case has the form of a recording (`vmcast_proto::record`), with the sections of RFCs that it proves in front. Where
+//! there can be no machine of a configuration, `refused` and why takes the place of inputs.
 //! With `VMCAST_BLESS=1` the outputs are written anew: inputs may then be in the words of `words.rs`, timers fire by
 //! themselves, and what comes out is to be checked by hand against the RFC before it is committed.
 

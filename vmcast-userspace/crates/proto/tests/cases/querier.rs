@@ -23,7 +23,8 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    pub(crate) fn new(config: &mut Config) -> Self {
+    /// The querier of a configuration, or why there can be none.
+    pub(crate) fn new(config: &mut Config) -> Result<Self, String> {
         let address: IpAddr = take(config, "address").expect("config address");
         let family = Family::of(address);
         let mut of = QuerierConfig { address, ..QuerierConfig::new(family) };
@@ -60,7 +61,8 @@ impl Subject {
         };
         of.allowed_groups = ranges("allowed_groups");
         of.allowed_queriers = ranges("allowed_queriers");
-        Self { querier: Querier::new(epoch(), of).expect("a good configuration"), family }
+        let querier = Querier::new(epoch(), of).map_err(|error| error.to_string())?;
+        Ok(Self { querier, family })
     }
 }
 

@@ -104,6 +104,7 @@ fn every_truncation_of_every_message_is_an_error_or_an_older_query() {
     }
 }
 
+// RFC 9776 §7.1
 #[test]
 fn queries_are_told_apart_by_length_and_max_resp_code() {
     let query = |code: u8, length: usize| {
@@ -237,6 +238,7 @@ fn any_message() -> impl Strategy<Value = Message> {
 }
 
 proptest! {
+    // RFC 9776 §4.1.10: no bytes behind the fields are sent
     #[test]
     fn what_is_written_reads_back_the_same(message in any_message()) {
         let bytes = message.emit();

@@ -134,6 +134,7 @@ fn every_truncation_of_every_message_is_an_error_or_an_older_query() {
     }
 }
 
+// RFC 9777 §8.1
 #[test]
 fn queries_are_told_apart_by_length_and_count_time_in_their_own_ways() {
     let query = |code: u16, length: usize| {
@@ -270,6 +271,7 @@ fn any_message() -> impl Strategy<Value = Message> {
 }
 
 proptest! {
+    // RFC 9777 §5.1.12, RFC 2710 §3.7: no bytes behind the fields are sent
     #[test]
     fn what_is_written_reads_back_the_same(message in any_message(), from in any_address(), to in any_address()) {
         let bytes = message.emit(from, to);

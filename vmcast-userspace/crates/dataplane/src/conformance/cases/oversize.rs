@@ -110,6 +110,7 @@ fn in_tunnel(scene: &Scene, kind: TunnelKind, v6: bool) -> Vec<Step> {
     ]
 }
 
+// proves RFC 7450 §5.3.3.6.1: the operator sets the MTU, that of the interface
 fn on_link_of(scene: &Scene, interface: Interface) -> Vec<Step> {
     let [a, b, _] = scene.devices.all();
     let interface = Interface { mtu: 700, ..interface };

@@ -65,6 +65,7 @@ fn other_traffic(scene: &Scene) -> Vec<Case> {
                 native(&from(Ipv4Addr::BROADCAST)),
             ],
         ),
+        // proves RFC 7450 §5.3.3.6: what is no multicast goes into no tunnel
         case(
             "unicast and broadcast go to the host",
             [
