@@ -77,13 +77,22 @@ impl Router {
     }
 
     fn status(&self) -> Result<Value> {
+        self.ask("status")
+    }
+
+    /// Its statistics, as its operator sees them.
+    pub(crate) fn stats(&self) -> Result<Value> {
+        self.ask("stats")
+    }
+
+    fn ask(&self, what: &str) -> Result<Value> {
         let output = Command::new(&self.program)
-            .args(["status", "--json", "--socket"])
+            .args([what, "--json", "--socket"])
             .arg(&self.socket)
             .stdin(Stdio::null())
             .output()
             .context("starting vmcast")?;
-        ensure!(output.status.success(), "vmcast status: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "vmcast {what}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 

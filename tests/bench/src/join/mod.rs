@@ -27,7 +27,7 @@ use crate::{
 
 use client::Client;
 
-pub(crate) use source::{Source, stream};
+pub(crate) use source::{NUMBER_LEN, Source, stream};
 
 /// How long after the round-trip time the first packet may come, 99 times of 100, in milliseconds.
 const TARGET_MS: f64 = 5.0;

@@ -23,6 +23,8 @@ pub(super) const ECHO_PORT: u16 = 7;
 const STREAM_PORT: u16 = 5_000;
 const TTL: u32 = 16;
 const PAYLOAD: [u8; 100] = [0x47; 100];
+/// The first bytes of each packet are its number, in network byte order.
+pub(crate) const NUMBER_LEN: usize = 8;
 
 type Thread = JoinHandle<Result<io::Result<()>, LabError>>;
 
@@ -82,8 +84,13 @@ fn open() -> io::Result<(UdpSocket, UdpSocket)> {
 }
 
 fn send(socket: &UdpSocket, shared: &Shared) -> io::Result<()> {
-    while !shared.stop.load(Ordering::Relaxed) {
-        socket.send_to(&PAYLOAD, stream(shared.current.load(Ordering::Relaxed)))?;
+    let mut payload = PAYLOAD;
+    for number in 0_u64.. {
+        if shared.stop.load(Ordering::Relaxed) {
+            break;
+        }
+        payload[..NUMBER_LEN].copy_from_slice(&number.to_be_bytes());
+        socket.send_to(&payload, stream(shared.current.load(Ordering::Relaxed)))?;
         thread::sleep(PAUSE);
     }
     Ok(())

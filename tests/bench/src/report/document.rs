@@ -65,9 +65,16 @@ const METHOD: &str = "\
 - **Report to member served.** From the moment a frame with the report is sent. Through a tunnel, until the answer to a
   Request right behind it has come back: the router does what messages ask for one after the other, so the member was in
   the kernel's tables before. On a link, until the first copy of a stream that flows already, a packet each 0.2 ms.
-- **Memory of the daemon.** Its resident set with members who all made a tunnel of their own by the real handshake.
-  *Bytes/tunnel* is what each added: its places in the tables of tunnels, members and routes, and its next hop. The
-  target counts the whole daemon.
+- **Floods.** Frames of 512 forged senders are put in as if an interface of the router had received them
+  (`BPF_PROG_TEST_RUN` with live frames): they go through the stack and the filters of the router's sockets. *Read* is
+  what the router took of them, *dropped* what it counts as refused, or as dropped before it was read; what was read
+  may be refused as well. *Joins* are those of a host on the flooded link, or of a gateway of the flooded relay, which
+  were there before, one after the other. *Packets* and *lost* are of a stream that another gateway has all the time.
+- **Memory of the daemon.** With members who all made a tunnel of their own by the real handshake. *Bytes/tunnel* is
+  what each added: its places in the tables of tunnels, members and routes, and its next hop. The target of 40 MB is for
+  what is *allocated*. The rest of the resident set, which is there without a member, are pages of the program's file
+  as the kernel maps them around those in use; all processes share them, and they go when memory is short. The target
+  for an idle tunnel counts them all the same.
 - **The admin.** The program as it is installed, over its SQLite file; its clients talk gRPC to it on loopback.
   *Answers in a second* are by the time of its threads, all on one core, and include what the kernel does for them; the
   clients are on another core, and each answer was compared with what it should be. *Agents at once* register each by a

@@ -26,6 +26,7 @@ pub(crate) struct Report {
     pub(crate) joins: Vec<JoinRow>,
     pub(crate) signalling: Vec<SignallingRow>,
     pub(crate) arrivals: Vec<ArrivalRow>,
+    pub(crate) floods: Vec<FloodRow>,
     pub(crate) memory: Vec<MemoryRow>,
     pub(crate) admin: Vec<AdminRow>,
     pub(crate) registry: Vec<RegistryRow>,
@@ -169,6 +170,27 @@ pub(crate) struct ArrivalRow {
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) most_ms: f64,
+}
+
+/// A flood of messages at a router daemon.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct FloodRow {
+    /// What came in.
+    pub(crate) what: String,
+    pub(crate) frames: u64,
+    pub(crate) per_s: f64,
+    /// Those that the daemon took.
+    pub(crate) read: u64,
+    /// Those that it counted as refused, or as dropped before it read them.
+    pub(crate) dropped: u64,
+    /// Joins meanwhile of somebody who was there before.
+    pub(crate) joins: u32,
+    /// Packets of the stream beside it that its member received, and those that it missed.
+    pub(crate) packets: u64,
+    pub(crate) lost: u64,
+    /// Resident set of the daemon in MB (10^6 bytes) before and after.
+    pub(crate) before_mb: f64,
+    pub(crate) after_mb: f64,
 }
 
 /// Memory of a router daemon.
@@ -382,6 +404,7 @@ impl Report {
             joins: Vec::new(),
             signalling: Vec::new(),
             arrivals: Vec::new(),
+            floods: Vec::new(),
             memory: Vec::new(),
             admin: Vec::new(),
             registry: Vec::new(),

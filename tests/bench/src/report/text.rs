@@ -37,6 +37,7 @@ impl Report {
             self.kernel_memory(),
             self.join(),
             self.signalling(),
+            self.floods(),
             self.arrival(),
             self.memory(),
             self.admin(),
@@ -190,6 +191,39 @@ impl Report {
         Cells {
             title: "Report to member served, ms",
             header: vec!["report", "until", "engine", "members there", "joins", "p50", "p99", "most"],
+            rows: rows.collect(),
+        }
+    }
+
+    fn floods(&self) -> Cells {
+        let rows = self.floods.iter().map(|row| {
+            vec![
+                row.what.clone(),
+                row.frames.to_string(),
+                format!("{:.0}", row.per_s),
+                row.read.to_string(),
+                row.dropped.to_string(),
+                row.joins.to_string(),
+                row.packets.to_string(),
+                row.lost.to_string(),
+                format!("{:.1}", row.before_mb),
+                format!("{:.1}", row.after_mb),
+            ]
+        });
+        Cells {
+            title: "Floods at the router daemon",
+            header: vec![
+                "what",
+                "messages",
+                "per s",
+                "read",
+                "dropped",
+                "joins",
+                "packets",
+                "lost",
+                "MB before",
+                "MB after",
+            ],
             rows: rows.collect(),
         }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::net::if_::if_nametoindex;
-use vmcast_lab::{Namespace, signals};
+use vmcast_lab::{Namespace, clock::Clock, signals};
 use vmcast_wire::{
     amt::{self, GatewayAddress, Message, ResponseMac},
     igmp::{self, ALL_IGMPV3_ROUTERS, Record, RecordType},
@@ -51,17 +51,25 @@ pub(super) struct Gateways {
     /// What the relay gave each.
     macs: Vec<ResponseMac>,
     asked: u32,
+    clock: Clock,
 }
 
 impl Gateways {
     /// So many gateways in a namespace, at its interface `eth0`.
-    pub(super) fn new(node: &Namespace, cable: Cable, relay: Ipv4Addr, count: u32) -> Result<Self> {
+    pub(super) fn new(
+        node: &Namespace,
+        cable: Cable,
+        relay: Ipv4Addr,
+        count: u32,
+        clock: Clock,
+    ) -> Result<Self> {
         let socket = node.enter(|| FrameSocket::listening(if_nametoindex("eth0")?, ANSWER))??;
         let relay = SocketAddrV4::new(relay, amt::PORT);
-        Ok(Self { socket, cable, relay, of_address: 1, macs: vec![[0; 6]; count as usize], asked: 0 })
+        Ok(Self { socket, cable, relay, of_address: 1, macs: vec![[0; 6]; count as usize], asked: 0, clock })
     }
 
-    fn address(&self, number: u32) -> SocketAddrV4 {
+    /// Where a gateway is.
+    pub(super) fn address(&self, number: u32) -> SocketAddrV4 {
         let address = Ipv4Addr::from(FIRST_ADDRESS + number / self.of_address);
         let port = FIRST_PORT + u16::try_from(number % self.of_address).expect("fewer gateways than ports");
         SocketAddrV4::new(address, port)
@@ -90,7 +98,9 @@ impl Gateways {
     /// The next Membership Query: for whom, and what is in it; `None` if none came in time.
     fn query(&self) -> Result<Option<(u32, u32, ResponseMac)>> {
         let mut buffer = [0; 1500];
-        loop {
+        // Data may come all the time.
+        let deadline = self.clock.now() + ANSWER;
+        while self.clock.now() < deadline {
             let Some(frame) = self.socket.receive(&mut buffer)? else { return Ok(None) };
             let Some((to, payload)) = frame::udp(frame) else { continue };
             let (Some(number), Ok(message)) = (self.number(to), Message::parse(payload)) else { continue };
@@ -99,6 +109,27 @@ impl Gateways {
                 return Ok(Some((number, nonce, response_mac)));
             }
         }
+        Ok(None)
+    }
+
+    /// Lets one gateway join, and waits until that is taken in; it asks by itself, and again if it gets no answer.
+    pub(super) fn join(&self, number: u32, update: &[u8]) -> Result<()> {
+        let response_mac = self.ask(number, number)?;
+        self.send(number, &Message::MembershipUpdate { response_mac, nonce: number, update })?;
+        self.ask(number, u32::MAX - number).map(drop)
+    }
+
+    fn ask(&self, number: u32, nonce: u32) -> Result<ResponseMac> {
+        for _ in 0..ATTEMPTS {
+            self.request(number, nonce)?;
+            while let Some((answered, of, mac)) = self.query()? {
+                if (answered, of) == (number, nonce) {
+                    return Ok(mac);
+                }
+            }
+            signals::check()?;
+        }
+        bail!("gateway {number} gets no answer")
     }
 
     /// Lets gateways ask for a Membership Query, and each go on with a Membership Update as soon as it has one.

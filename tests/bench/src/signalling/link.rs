@@ -18,6 +18,8 @@ use crate::wire::FrameSocket;
 const QUIET: Duration = Duration::from_millis(4);
 /// How long the first copy may take, and the last.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// After how long without one the host says again what it wants, as hosts do against loss.
+const AGAIN: Duration = Duration::from_millis(50);
 const PROTO_IGMP: u8 = 2;
 
 /// The host.
@@ -47,14 +49,24 @@ impl Host {
         let (join, leave) = (report(RecordType::AllowNewSources), report(RecordType::BlockOldSources));
         let start = self.clock.now();
         self.socket.send(&join)?;
+        let mut again = start + AGAIN;
         while !self.hears(group)? {
+            if self.clock.now() >= again {
+                self.socket.send(&join)?;
+                again += AGAIN;
+            }
             ensure!(self.clock.now() < start + PATIENCE, "no packet within {PATIENCE:?} of the report");
             signals::check()?;
         }
         let took = self.clock.now() - start;
         self.socket.send(&leave)?;
         let left = self.clock.now();
+        let mut again = left + AGAIN;
         while self.hears(group)? {
+            if self.clock.now() >= again {
+                self.socket.send(&leave)?;
+                again += AGAIN;
+            }
             ensure!(self.clock.now() < left + PATIENCE, "packets still come {PATIENCE:?} after the leave");
         }
         Ok(took)

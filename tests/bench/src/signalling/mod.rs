@@ -5,13 +5,23 @@
 //! tables. The relay's machine alone is measured beside it.
 
 mod alone;
+mod flood;
 mod frame;
 mod gateways;
 mod link;
+mod live;
 
-use std::{net::Ipv4Addr, path::Path, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use indicatif::ProgressBar;
 use vmcast_lab::{Lab, Namespace, clock::Clock, signals};
 use vmcast_wire::igmp::RecordType;
@@ -20,7 +30,7 @@ use crate::{
     daemon::{Measured as _, Router},
     join::{Source, stream},
     machine::{last_core, pin_to_core},
-    report::{ArrivalRow, Bound, Ratio, Report, SignallingRow},
+    report::{ArrivalRow, Bound, FloodRow, Ratio, Report, SignallingRow},
     stats::{Summary, percentile},
 };
 
@@ -44,6 +54,8 @@ const RELAY: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 1);
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 62, 0, 2);
 /// A source that does.
 const SENDER: Ipv4Addr = Ipv4Addr::new(10, 61, 0, 2);
+/// Messages that are to come in within a second, beside a stream.
+const TARGET_FLOOD: f64 = 1e6;
 /// How long the daemon may need for the last joins.
 const SETTLE: Duration = Duration::from_secs(60);
 /// Between two joins whose time is taken: the router has nothing else to do.
@@ -59,15 +71,20 @@ pub(crate) struct Effort {
     gateways: u32,
     /// Joins whose time is taken.
     samples: u32,
+    /// For how long each flood comes in.
+    flood: Duration,
 }
 
 impl Effort {
-    pub(crate) const FULL: Self = Self { rounds: 7, gateways: 20_000, samples: 1_000 };
-    pub(crate) const QUICK: Self = Self { rounds: 3, gateways: 5_000, samples: 150 };
+    pub(crate) const FULL: Self =
+        Self { rounds: 7, gateways: 20_000, samples: 1_000, flood: Duration::from_secs(4) };
+    pub(crate) const QUICK: Self =
+        Self { rounds: 3, gateways: 5_000, samples: 150, flood: Duration::from_millis(700) };
 
     /// Steps of the progress bar.
     pub(crate) const fn steps(&self) -> u64 {
-        1 + Spread::ALL.len() as u64 * self.rounds as u64 + 2 * self.samples as u64
+        let floods = flood::Kind::ALL.len() as u64;
+        1 + Spread::ALL.len() as u64 * self.rounds as u64 + 2 * self.samples as u64 + floods
     }
 }
 
@@ -144,7 +161,7 @@ pub(crate) fn measure(program: &Path, effort: Effort, report: &mut Report, bar: 
 }
 
 fn measure_here(program: &Path, effort: Effort, report: &mut Report, bar: &ProgressBar) -> Result<()> {
-    let mut bed = Bed::build(program, effort)?;
+    let mut bed = Bed::build(program, effort.gateways.max(PRESENT + effort.samples), UNLIMITED)?;
     pin_to_core(last_core()).context("staying on one core")?;
     bar.set_message("joins: the relay's machine alone");
     let whats = ["join by Request, Query, Update", "join through a tunnel that is there", "leave"];
@@ -161,8 +178,23 @@ fn measure_here(program: &Path, effort: Effort, report: &mut Report, bar: &Progr
     let times = bed.through_tunnels(effort, bar)?;
     bed.arrival(report, "AMT Membership Update", "the answer to a Request behind it", &times)?;
     let times = bed.on_link(effort, bar)?;
-    bed.arrival(report, "IGMPv3 report on a link", "the first copy there", &times)
+    bed.arrival(report, "IGMPv3 report on a link", "the first copy there", &times)?;
+    drop(bed);
+    for kind in flood::Kind::ALL {
+        // A router for each, with the limits that it has by itself.
+        let mut bed = Bed::build(program, Spread::Translated.of_address(), "")?;
+        if let Err(error) = bed.flood(kind, effort, report, bar) {
+            signals::check()?;
+            // What else was measured stands.
+            report.remarks.push(format!("a flood of {} was not measured: {error:#}", kind.label()));
+        }
+    }
+    Ok(())
 }
+
+/// What is set so that all that come are taken.
+const UNLIMITED: &str = "max_tunnels_per_prefix = 100000\nanswers_per_second = 10000000\n\
+                         answers_per_prefix_per_second = 10000000\n";
 
 /// The router and those around it.
 struct Bed {
@@ -171,12 +203,15 @@ struct Bed {
     router: Router,
     engine: String,
     clock: Clock,
+    vmr: Namespace,
+    members: Namespace,
     _sender: Source,
     _lab: Lab,
 }
 
 impl Bed {
-    fn build(program: &Path, effort: Effort) -> Result<Self> {
+    /// With room for so many gateways, and these limits of tunnels.
+    fn build(program: &Path, gateways: u32, limits: &str) -> Result<Self> {
         let mut lab = Lab::new("bench-signalling")?;
         let [vmr, members, host, sender] = lab.namespaces(["vmr", "members", "host", "sender"])?;
         lab.veths(&[
@@ -203,21 +238,21 @@ impl Bed {
 
         let clock = Clock::start();
         let tables = format!(
-            "[tunnel]\naddress = \"{RELAY}\"\nmax_tunnels_per_prefix = 100000\nanswers_per_second = 10000000\n\
-             answers_per_prefix_per_second = 10000000\n[[interface]]\nname = \"acc0\"\n\
+            "[tunnel]\naddress = \"{RELAY}\"\n{limits}[[interface]]\nname = \"acc0\"\n\
              [[interface]]\nname = \"src0\"\naccepts_sources = true\n\
              [[interface]]\nname = \"lan0\"\nquerier = true\nimmediate_leave = true\n"
         );
         let mut router = Router::start(&lab, &vmr, program, &tables)?;
         let engine = router.wait_ready(clock)?;
         router.process().pin(ROUTERS_CORE)?;
-        let count = effort.gateways.max(PRESENT + effort.samples);
         Ok(Self {
-            gateways: Gateways::new(&members, Cable { near: mac(2), far: mac(1) }, RELAY, count)?,
+            gateways: Gateways::new(&members, Cable { near: mac(2), far: mac(1) }, RELAY, gateways, clock)?,
             host: Host::new(&host, Cable { near: mac(4), far: mac(3) }, HOST, clock)?,
             router,
             engine,
             clock,
+            vmr,
+            members,
             _sender: Source::start(&sender)?,
             _lab: lab,
         })
@@ -327,6 +362,72 @@ impl Bed {
             bar.inc(1);
         }
         Ok(times)
+    }
+
+    /// Lets a flood come in beside a stream that one gateway has, while a host on the flooded link, or another gateway
+    /// of the flooded relay, joins again and again.
+    fn flood(
+        &mut self,
+        kind: flood::Kind,
+        effort: Effort,
+        report: &mut Report,
+        bar: &ProgressBar,
+    ) -> Result<()> {
+        signals::check()?;
+        bar.set_message(format!("a flood of {}", kind.label()));
+        self.gateways.of_address = Spread::Translated.of_address();
+        let join = membership_report(RecordType::AllowNewSources, *stream(0).ip(), SENDER);
+        self.gateways.handshake(0..1, |_| Some(join.clone()))?;
+        // It is known from then on.
+        self.host.join(*stream(0).ip(), SENDER)?;
+        let before = self.router.stats()?;
+        let (stop, near) = (Arc::new(AtomicBool::new(false)), [2, 0x60, 0, 0, 0, kind.near()]);
+        let watcher = flood::Watcher::start(&self.members, self.gateways.address(0), Arc::clone(&stop))?;
+        let (vmr, clock, time) = (self.vmr.clone(), self.clock, effort.flood);
+        let theirs = Arc::clone(&stop);
+        let flood = std::thread::spawn(move || flood::run(&vmr, kind, near, time, clock, &theirs));
+        let mut joins = 0;
+        let mut joined = Ok(());
+        while !stop.load(Ordering::Relaxed) && joined.is_ok() {
+            joined = match kind {
+                flood::Kind::Reports => self.host.join(*stream(0).ip(), SENDER).map(drop),
+                flood::Kind::Tunnels => self.gateways.join(1, &join),
+            };
+            joins += u32::from(joined.is_ok());
+        }
+        let came = flood.join().map_err(|_| anyhow::anyhow!("the flood panicked"))??;
+        let heard = watcher.end()?;
+        joined.context("a join beside the flood")?;
+        ensure!(joins > 0, "nobody joined beside the flood");
+        let after = self.router.stats()?;
+        let ((read_before, dropped_before), (read, dropped)) = (kind.counted(&before), kind.counted(&after));
+        let row = FloodRow {
+            what: kind.label().to_owned(),
+            frames: came.frames,
+            per_s: came.frames as f64 / came.took.as_secs_f64(),
+            read: read - read_before,
+            dropped: dropped - dropped_before,
+            joins,
+            packets: heard.packets,
+            lost: heard.lost + heard.out_of_order,
+            before_mb: flood::resident(&before)? as f64 / 1e6,
+            after_mb: flood::resident(&after)? as f64 / 1e6,
+        };
+        report.ratios.push(Ratio::new(
+            format!("{} that come in within a second, beside a stream and joins", row.what),
+            row.per_s,
+            "/s",
+            Bound::AtLeast(TARGET_FLOOD),
+        ));
+        report.ratios.push(Ratio::new(
+            format!("packets of the stream that a member misses beside {}", row.what),
+            row.lost as f64,
+            "packets",
+            Bound::AtMost(0.0),
+        ));
+        report.floods.push(row);
+        bar.inc(1);
+        Ok(())
     }
 
     fn arrival(&self, report: &mut Report, what: &str, until: &str, times: &[f64]) -> Result<()> {
