@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use tokio::{net::TcpListener, time::MissedTickBehavior};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    time::MissedTickBehavior,
+};
 use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 use vmcast_proto::registry::{self, Registry, Store, UnixMillis};
@@ -36,6 +39,10 @@ const MAX_CERTIFICATE_REQUEST: usize = 16 * 1024;
 const MAX_CONCURRENT: usize = 32;
 /// Bytes of the headers of a request at most.
 const MAX_HEADERS: u32 = 16 * 1024;
+/// Connections that the kernel keeps until they are taken, if it may (`net.core.somaxconn`). Where there are more, it takes
+/// no further ones, and each of these comes again after 1 s, 3 s, 7 s (RFC 6298 §2): after a power cut that is what
+/// would take the time.
+const BACKLOG: u32 = 4096;
 /// Requests under way have so long to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(3);
 /// Between two looks for what other admins have revoked.
@@ -137,8 +144,7 @@ impl<S: Kept> Admin<S> {
     /// # Errors
     /// If the address cannot be listened on.
     pub async fn bind_with(listen: SocketAddr, handle: Handle<S>, gate: Gate) -> anyhow::Result<Self> {
-        let listener =
-            TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+        let listener = listener(listen).with_context(|| format!("cannot listen on {listen}"))?;
         Ok(Self { listener, handle, gate, limits: Limits::default() })
     }
 
@@ -222,6 +228,14 @@ impl<S: Kept> Admin<S> {
         info!("admin has stopped");
         Ok(())
     }
+}
+
+/// A listener as that of [`TcpListener::bind`], where more connections may wait.
+fn listener(listen: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if listen.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(listen)?;
+    socket.listen(BACKLOG)
 }
 
 /// The gate: open to all, or with the authority of the registry, whose directory is made if it is not there.

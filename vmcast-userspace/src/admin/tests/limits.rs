@@ -244,3 +244,24 @@ async fn strangers_have_a_share_of_the_connections() {
     .await;
     bed.stop().await;
 }
+
+#[tokio::test]
+async fn a_burst_of_connections_waits_in_the_kernel_until_there_is_room() {
+    // By default it would be 128; a kernel may allow less.
+    const BURST: usize = 1000;
+    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("read");
+    let burst = BURST.min(most.trim().parse().expect("a number"));
+    let bed = bed(Limits { connections: 1, ..Limits::default() }, false).await;
+    let first = connect(&bed).await;
+    let burst = async {
+        let mut waiting = Vec::new();
+        for _ in 0..burst {
+            waiting.push(connect(&bed).await);
+        }
+        waiting
+    };
+    let waiting = tokio::time::timeout(HANG, burst).await.expect("nobody has to come again and again");
+    drop((first, waiting));
+    others_are_served(&bed, "a").await;
+    bed.stop().await;
+}
