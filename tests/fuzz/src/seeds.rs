@@ -213,7 +213,6 @@ pub fn registry_steps() -> Vec<Vec<u8>> {
             capabilities: vec!["amt".to_owned()],
             tunnel_ends: vec![v1::TunnelEnd { kind: 4, endpoint: format!("192.0.2.{number}:0") }],
             source_prefixes: vec!["10.1.0.0/16".to_owned()],
-        tunnel_ends: vec![],
             load: Some(v1::Load { connections: number, capacity: 4 }),
         };
         steps.push(step(
