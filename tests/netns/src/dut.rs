@@ -462,7 +462,13 @@ impl PlaneUnderTest for KernelUnderTest {
     fn apply(&mut self, ops: &[FibOp]) -> Result<(), ApplyError> {
         // As a router does: one after the other, and what may wait together at the end.
         self.plane.apply(&[])?;
-        let applied = ops.iter().try_for_each(|op| self.plane.apply_in_turn(&self.placed(op)));
+        let mut applied = Ok(());
+        for op in ops {
+            applied = self.plane.apply_in_turn(&self.placed(op));
+            if applied.is_err() {
+                break;
+            }
+        }
         let ended = self.plane.end_turn().into_iter().next().map_or(Ok(()), Err);
         applied.and(ended)
     }

@@ -264,7 +264,6 @@ fn host_v6(last: u8) -> IpAddr {
 }
 
 /// Rules whose hosts are of one family.
-
 fn rules(host: fn(u8) -> IpAddr) -> impl Strategy<Value = Policy> {
     let bits = if host(0).is_ipv4() { 32 } else { 128 };
     let part = move || {
