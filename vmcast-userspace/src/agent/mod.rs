@@ -22,3 +22,9 @@ mod upstream;
 mod netns_tests;
 
 pub use run::run;
+
+/// What drops of an agent are told apart by, in their order.
+#[cfg(test)]
+pub(crate) fn drop_labels() -> [&'static str; counters::Drop::ALL.len()] {
+    counters::Drop::ALL.map(counters::Drop::label)
+}
