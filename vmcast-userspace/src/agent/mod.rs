@@ -24,3 +24,9 @@ mod netns_tests;
 pub use counters::Drop;
 pub use host_packet::read as read_host_packet;
 pub use run::run;
+
+/// What drops of an agent are told apart by, in their order.
+#[cfg(test)]
+pub(crate) fn drop_labels() -> [&'static str; counters::Drop::ALL.len()] {
+    counters::Drop::ALL.map(counters::Drop::label)
+}

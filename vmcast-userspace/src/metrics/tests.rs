@@ -11,6 +11,7 @@ use vmcast_api::{
     AdminLink, AdminLinkState, Engine, Interface, Interfaces, Querier, Request, Response, Role, Stats,
     Status, StreamStats, Upstream, UpstreamState,
 };
+use vmcast_common::verdict::DropReason;
 
 use super::{
     Metrics,
@@ -24,6 +25,7 @@ use crate::{
 
 /// The README's list of families, and the dashboard made of them.
 const README: &str = include_str!("../../../README.md");
+const LABELS: &str = include_str!("../../grafana/labels.md");
 const DASHBOARD: &str = include_str!("../../grafana/vmcast.json");
 
 /// The name that a family has on the page.
@@ -158,11 +160,27 @@ fn a_page_has_each_value_once_with_its_labels() {
 #[test]
 fn every_family_is_served_by_some_role_and_stands_in_the_readme() {
     let pages = encode(router()) + &encode(admin());
-    for family in &FAMILIES {
-        let name = on_page(family);
-        assert!(pages.lines().any(|line| line.starts_with(&name)), "nobody serves {name}");
-        assert!(README.contains(&format!("| `{name}`")), "README.md does not list {name}");
+    let families: BTreeSet<String> = FAMILIES.iter().map(on_page).collect();
+    for name in &families {
+        assert!(pages.lines().any(|line| line.starts_with(name)), "nobody serves {name}");
     }
+    let rows = README.lines().filter_map(|line| line.strip_prefix("| `vmcast_")?.split_once('`'));
+    let listed: Vec<String> = rows.map(|(name, _)| format!("vmcast_{name}")).collect();
+    assert_eq!(listed.iter().cloned().collect::<BTreeSet<_>>(), families, "README.md has another list");
+    assert_eq!(listed.len(), families.len(), "README.md lists one twice");
+}
+
+#[test]
+fn every_reason_of_a_drop_stands_in_the_list_and_none_that_there_is_not() {
+    let (_, list) = LABELS.split_once("\n## Reasons\n").unwrap();
+    let (list, _) = list.split_once("\n## ").unwrap();
+    let rows = list.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let listed: Vec<&str> = rows.map(|(label, _)| label).collect();
+    let of_agents = crate::agent::drop_labels();
+    assert_eq!(
+        listed,
+        DropReason::ALL.map(DropReason::label).into_iter().chain(of_agents).collect::<Vec<_>>()
+    );
 }
 
 #[test]

@@ -211,18 +211,19 @@ mod tests {
 
     #[test]
     fn a_refusal_is_counted_once_and_shown_until_it_ends() {
-        let mut policed = Policed::default();
-        let (group, member) = ([239, 1, 1, 1].into(), Output::Tunnel(TunnelId(4)));
-        assert_eq!(policed.permit(None, member, group, Filter::any(), &Filter::none()), Filter::any());
-        let deny = Policy { version: 2, rules: vec![rule(Effect::Deny, None)], ..Policy::default() };
-        assert!(policed.set(deny.clone()) && !policed.set(deny));
-        for _ in 0..3 {
-            assert!(policed.permit(None, member, group, Filter::any(), &Filter::none()).is_none());
+        for group in ["239.1.1.1", "ff3e::1"].map(|text| text.parse().unwrap()) {
+            let (mut policed, member) = (Policed::default(), Output::Tunnel(TunnelId(4)));
+            assert_eq!(policed.permit(None, member, group, Filter::any(), &Filter::none()), Filter::any());
+            let deny = Policy { version: 2, rules: vec![rule(Effect::Deny, None)], ..Policy::default() };
+            assert!(policed.set(deny.clone()) && !policed.set(deny));
+            for _ in 0..3 {
+                assert!(policed.permit(None, member, group, Filter::any(), &Filter::none()).is_none());
+            }
+            assert_eq!(policed.counters().collect::<Vec<_>>()[0], ("by_rule", 1));
+            assert_eq!(policed.refused().count(), 1);
+            assert!(policed.permit(None, member, group, Filter::none(), &Filter::none()).is_none());
+            assert_eq!(policed.refused().count(), 0);
         }
-        assert_eq!(policed.counters().collect::<Vec<_>>()[0], ("by_rule", 1));
-        assert_eq!(policed.refused().count(), 1);
-        assert!(policed.permit(None, member, group, Filter::none(), &Filter::none()).is_none());
-        assert_eq!(policed.refused().count(), 0);
     }
 
     #[test]
@@ -239,6 +240,25 @@ mod tests {
         join(1, Filter::none());
         assert!(!join(2, Filter::any()).is_none());
         assert_eq!(policed.counters().collect::<Vec<_>>()[2], ("too_many_groups", 1));
+    }
+
+    // Groups of both families are a member's groups alike; who it is, is an address of one.
+    #[test]
+    fn a_member_has_groups_of_both_families_by_one_limit() {
+        let mut policed = Policed::default();
+        let limited = Rule { who: "2001:db8::/64".parse().ok(), ..rule(Effect::Allow, Some(2)) };
+        policed.set(Policy { rules: vec![limited], ..Policy::default() });
+        let member = Output::Tunnel(TunnelId(4));
+        let mut join = |who: &str, member, group: &str| {
+            let (who, group) = (who.parse().ok(), group.parse().unwrap());
+            !policed.permit(who, member, group, Filter::any(), &Filter::none()).is_none()
+        };
+        assert!(join("2001:db8::5", member, "ff3e::1") && join("2001:db8::5", member, "239.1.1.1"));
+        assert!(!join("2001:db8::5", member, "ff3e::2") && !join("2001:db8::5", member, "239.1.1.2"));
+        let neighbour = Output::Tunnel(TunnelId(5));
+        for group in ["ff3e::1", "ff3e::2", "ff3e::3", "239.1.1.1"] {
+            assert!(join("2001:db8:0:1::5", neighbour, group), "the rule is not about it");
+        }
     }
 
     // proves D4: a join that is refused for want of room comes when there is room, whoever makes it

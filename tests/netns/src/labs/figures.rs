@@ -1,6 +1,7 @@
 //! `[metrics]`: what a monitor is told of each role is what the operator's commands say.
 
 use std::{
+    collections::BTreeSet,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     time::Duration,
@@ -15,7 +16,7 @@ use vmcast_lab::{
 
 use super::{
     bed::{Bed, Outcome, ensure, trial},
-    small::{ADMIN_TABLE, IGMP, Router, SOURCE, STREAM, Small},
+    small::{ADMIN_TABLE, IGMP, Router, SOURCE, STREAM, Small, gateway_of},
     stream::{Listener, Sender},
 };
 
@@ -24,6 +25,8 @@ pub(super) fn trials() -> Vec<Trial> {
 }
 
 const SOME: u64 = 100;
+/// The lists for operators.
+const LABELS: &str = include_str!("../../../../vmcast-userspace/grafana/labels.md");
 const MONITORED: &str = "[metrics]\nlisten = \"127.0.0.1:9468\"\n";
 /// Longer than an answer takes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,7 +54,7 @@ fn figure(page: &str, name: &str) -> Option<f64> {
 
 // proves that /metrics, /healthz and /readyz of every role say what the commands say
 fn every_role(bed: &mut Bed) -> Outcome {
-    let small = Small::build(bed, 2)?;
+    let small = Small::build(bed, 3)?;
     let admin_node = small.admin(bed)?;
     let database = bed.lab.dir().join("admin.db");
     let keys = format!("listen = \"0.0.0.0:8440\"\ninsecure = true\ndatabase = \"{}\"\n", database.display());
@@ -95,6 +98,7 @@ fn every_role(bed: &mut Bed) -> Outcome {
     for (node, role) in [(&small.vmr, &router), (small.client(1), &agent)] {
         agree(&get(node, "/metrics")?.1, role)?;
     }
+    labels(bed, &small, &nodes.map(|(node, _)| node))?;
     let page = get(&admin_node, "/metrics")?.1;
     for role in ["router", "agent"] {
         let name = format!("vmcast_registered_nodes{{role=\"{role}\"}}");
@@ -102,6 +106,39 @@ fn every_role(bed: &mut Bed) -> Outcome {
     }
     listener.leave().is_whole()?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+/// Fails unless what the roles count, also a router with an upstream and one that looks up relays, is what the list of
+/// events says: no more and no less.
+fn labels(bed: &Bed, small: &Small, nodes: &[&Namespace]) -> Outcome {
+    let vmr = gateway_of(3);
+    let tables = format!(
+        "{MONITORED}[upstream]\nfrom = \"static\"\naddress = \"{vmr}\"\n[amtrelay]\nenabled = true\n\
+         [dataplane]\nengine = \"software\"\n[[interface]]\nname = \"eth0\"\n"
+    );
+    let mut below = bed.launcher.start(small.client(3), "router", "rank = 1\n", &tables)?;
+    wait_ready([&mut below], bed.clock)?;
+    let mut served = BTreeSet::new();
+    for node in nodes.iter().copied().chain([small.client(3)]) {
+        for line in get(node, "/metrics")?.1.lines() {
+            let Some(rest) = line.strip_prefix("vmcast_events_total{subsystem=\"") else { continue };
+            let (subsystem, rest) = rest.split_once("\",event=\"").ok_or_else(|| line.to_owned())?;
+            let (event, _) = rest.split_once('"').ok_or_else(|| line.to_owned())?;
+            served.insert(format!("{subsystem} {event}"));
+        }
+    }
+    let mut listed = BTreeSet::new();
+    let (_, events) = LABELS.split_once("\n## Events\n").ok_or("there is no list of events")?;
+    for row in events.lines().filter_map(|line| line.strip_prefix("| `")) {
+        let mut cells = row.split('|');
+        let subsystem = cells.next().unwrap_or_default().trim().trim_end_matches('`');
+        let events = cells.next().unwrap_or_default();
+        listed
+            .extend(events.split(',').map(|event| format!("{subsystem} {}", event.trim().trim_matches('`'))));
+    }
+    let differ: Vec<_> = served.symmetric_difference(&listed).collect();
+    ensure!(differ.is_empty(), "served or listed, but not both: {differ:?}; served are {served:?}");
     Ok(())
 }
 

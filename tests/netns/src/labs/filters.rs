@@ -43,16 +43,16 @@ pub(super) fn trials() -> Vec<Trial> {
 }
 
 /// A source-specific group of IPv6 (RFC 4607 §1).
-const GROUP6: SocketAddrV6 =
+pub(super) const GROUP6: SocketAddrV6 =
     SocketAddrV6::new(Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 0x77), 5004, 0, 0);
 /// The VMR on the source's network, and two addresses of the source.
 const VMR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
-const SOURCES6: [Ipv6Addr; 2] =
+pub(super) const SOURCES6: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2), Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 3)];
 const SOME: u64 = 100;
 
 /// Gives every link IPv6 addresses.
-fn number(small: &Small) -> Outcome {
+pub(super) fn number(small: &Small) -> Outcome {
     over_ipv6::number(small)?;
     small.vmr.ip(&format!("addr add {VMR6}/64 dev src0 nodad"))?;
     for source in SOURCES6 {

@@ -8,14 +8,16 @@ use std::{
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 use vmcast_lab::{
-    roles::{Role, wait_ready},
+    roles::{AGENT_INTERFACE, Role, wait_ready},
     traffic::GroupPort,
 };
 
 use super::{
     bed::{Bed, Outcome, ensure, trial},
-    small::{Router, SOURCE, SOURCE2, STREAM, Small},
-    stream::{Listener, Sender, multicast_socket, payload},
+    filters::{self, GROUP6, SOURCES6},
+    over_ipv6,
+    small::{Router, SOURCE, SOURCE2, STREAM, Small, static_agent},
+    stream::{Frames, Listener, Sender, multicast_socket, payload},
     tokens::{admin_table, agent, router, start_admin, token},
 };
 
@@ -25,6 +27,8 @@ pub(super) fn trials() -> Vec<Trial> {
             "what the policy forbids stops within a second, and what it allows loses nothing",
             forbids_and_allows,
         ),
+        trial("what the policy says of IPv6 is done for IPv6, and streams of IPv4 go on", ipv6),
+        trial("rules and limits, set and taken back, take effect within a second of the streams", at_once),
         trial(
             "a source that the policy forbids under (*,G) is cut at once, and the one beside it loses nothing",
             cuts_a_source,
@@ -156,6 +160,155 @@ fn forbids_and_allows(bed: &mut Bed) -> Outcome {
     stays.more(bed, SOME)?;
     ensure!(goes.count() == count, "what the last policy forbids came after a restart");
     sender.stop()?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+// proves D4: prefixes of IPv6 for members, groups and sources, in a daemon
+fn ipv6(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    filters::number(&small)?;
+    let host = small.admin(bed)?;
+    let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
+    let router = router(bed, &small, &admin)?;
+    let agent = |number| static_agent(bed, small.client(number), over_ipv6::ends(number.into())[0], "");
+    let mut agents = [agent(1)?, agent(2)?];
+    wait_ready(&mut agents, bed.clock)?;
+    let bystander = small.forbid(bed, 3)?;
+    let stray = Frames::start(small.client(3), "eth0", *GROUP6.ip())?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let sender6 = Sender::start_v6(&small.source, SOURCES6[0], GROUP6, "eth0")?;
+    let beside = Listener::join(small.client(2), STREAM, None)?;
+    let join = |number| Listener::join_source_v6(small.client(number), GROUP6, SOURCES6[0], AGENT_INTERFACE);
+    let (stays, goes) = (join(1)?, join(2)?);
+    for listener in [&beside, &stays, &goes] {
+        listener.more(bed, SOME)?;
+    }
+
+    let member = "2001:db8:5:2::/64";
+    let source = format!("{}/128", SOURCES6[0]);
+    for (rule, who) in [
+        (["--from", member, "--groups", "ff3e::/16"], over_ipv6::ends(2)[1]),
+        (["--from", member, "--source", &source], over_ipv6::ends(2)[1]),
+    ] {
+        let policy = change(&admin, &[&["add", "deny", "receive"][..], &rule].concat())?;
+        stops(&goes, AT_ONCE)?;
+        carries_out(bed, &router, &policy)?;
+        bed.until_answer("the refusal is shown", &router, &["status"], |status| {
+            status["refused"][0]["who"] == who.to_string()
+                && status["refused"][0]["group"] == GROUP6.ip().to_string()
+                && status["refused"][1].is_null()
+        })?;
+        for listener in [&beside, &stays] {
+            listener.more(bed, SOME)?;
+        }
+        change(&admin, &["remove", "1"])?;
+        goes.more(bed, SOME)?;
+    }
+    stays.heard().is_whole()?;
+
+    // What may not be sent there comes to nobody.
+    let group = format!("{}/128", GROUP6.ip());
+    let policy = change(&admin, &["add", "deny", "send", "--from", &source, "--groups", &group])?;
+    carries_out(bed, &router, &policy)?;
+    let cut = sender6.sent() + OF_A_SECOND;
+    sender6.more(bed, 2 * OF_A_SECOND)?;
+    for listener in [&stays, &goes] {
+        let last = listener.heard().last();
+        ensure!(last < Some(cut), "packet {last:?} of a source that may not send came, the limit is {cut}");
+    }
+    beside.more(bed, SOME)?;
+    change(&admin, &["remove", "1"])?;
+    for listener in [&stays, &goes] {
+        listener.more(bed, SOME)?;
+    }
+    sender6.stop()?;
+    let last = sender.stop()? - 1;
+    beside.until_last(bed, last)?;
+    beside.heard().is_whole()?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    ensure!(stray.count() == 0, "the bystander was sent {} packets of IPv6", stray.count());
+    Ok(())
+}
+
+/// Packets of a sender in the time within which a change takes effect, at most.
+const OF_A_SECOND: u64 = (AT_ONCE.as_millis() / Sender::PACE.as_millis()) as u64;
+
+/// Makes a change, after which a stream begins at a listener, within a second of packets.
+fn begins(bed: &Bed, admin: &Role, arguments: &[&str], (sender, listener): (&Sender, &Listener)) -> Outcome {
+    let before = listener.count();
+    change(admin, arguments)?;
+    let limit = sender.sent() + OF_A_SECOND;
+    listener.more(bed, SOME)?;
+    let first = listener.heard().packets[before as usize].1;
+    ensure!(first <= limit, "after {arguments:?} it began with packet {first}, later than {limit}");
+    Ok(())
+}
+
+/// Makes a change, after which a stream ends at a listener, within a second of packets.
+fn ends(bed: &Bed, admin: &Role, arguments: &[&str], (sender, listener): (&Sender, &Listener)) -> Outcome {
+    change(admin, arguments)?;
+    let limit = sender.sent() + OF_A_SECOND;
+    sender.more(bed, 2 * OF_A_SECOND)?;
+    let last = listener.heard().last();
+    ensure!(last <= Some(limit), "after {arguments:?} it ended with packet {last:?}, later than {limit}");
+    Ok(())
+}
+
+// proves D4: a second is counted in packets of the streams, which a busy machine slows down as well
+fn at_once(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    let host = small.admin(bed)?;
+    let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
+    let _router = router(bed, &small, &admin)?;
+    let agents = two_agents(bed, &small, &admin)?;
+    let bystander = small.forbid(bed, 3)?;
+    let senders = [STREAM, OTHER].map(|group| Sender::start(&small.source, SOURCE, group));
+    let [stream, other] = senders;
+    let (stream, other) = (stream?, other?);
+    let neighbour = Listener::join(small.client(1), STREAM, None)?;
+    let listener = Listener::join(small.client(2), OTHER, None)?;
+    for listener in [&neighbour, &listener] {
+        listener.more(bed, SOME)?;
+    }
+    let group = OTHER.group.to_string() + "/32";
+    for rule in [
+        ["add", "deny", "receive", "--from", "10.5.2.0/24", "--groups", &group],
+        ["add", "deny", "receive", "--node", "client2", "--groups", &group],
+        ["add", "deny", "receive", "--source", "10.1.0.0/24", "--groups", &group],
+        ["add", "deny", "send", "--from", "10.1.0.0/24", "--groups", &group],
+    ] {
+        ends(bed, &admin, &rule, (&other, &listener))?;
+        begins(bed, &admin, &["remove", "1"], (&other, &listener))?;
+    }
+    change(&admin, &["default", "deny"])?;
+    stops(&listener, AT_ONCE)?;
+    begins(bed, &admin, &["default", "allow"], (&other, &listener))?;
+    // The neighbour was cut by the default; what was before was for others.
+    neighbour.more(bed, SOME)?;
+    drop(neighbour);
+
+    // Somebody who has as much as he may, until he may have more.
+    let neighbour = Listener::join(small.client(1), STREAM, None)?;
+    neighbour.more(bed, SOME)?;
+    let limit = |kind: &'static str, of: &'static str| {
+        ["add", "allow", "receive", "--from", "10.5.2.0/24", kind, of, "--before", "1"]
+    };
+    change(&admin, &limit("--max-groups", "1")[..7])?;
+    let beyond = Listener::join(small.client(2), STREAM, None)?;
+    bed.until_answer("one more is refused", &agents[1], &["status"], |status| {
+        status["refused"][0]["group"] == STREAM.group.to_string()
+    })?;
+    ensure!(beyond.count() == 0, "what is beyond the limit came {} times", beyond.count());
+    begins(bed, &admin, &limit("--max-groups", "2"), (&stream, &beyond))?;
+    listener.more(bed, SOME)?;
+
+    other.stop()?;
+    let last = stream.stop()? - 1;
+    for listener in [&neighbour, &beyond] {
+        listener.until_last(bed, last)?;
+        listener.heard().is_whole()?;
+    }
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())
 }

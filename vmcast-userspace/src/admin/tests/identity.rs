@@ -23,15 +23,15 @@ use crate::{
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-fn id(text: &str) -> NodeId {
+pub(super) fn id(text: &str) -> NodeId {
     text.parse().expect("an id")
 }
 
-fn order(role: Role) -> TokenOrder {
+pub(super) fn order(role: Role) -> TokenOrder {
     TokenOrder { role, ttl: HOUR, uses: 1, node: None }
 }
 
-async fn token(bed: &Bed, order: TokenOrder) -> JoinToken {
+pub(super) async fn token(bed: &Bed, order: TokenOrder) -> JoinToken {
     let url = bed.url();
     let make = bed.gate.with(move |roster, now| {
         let (id, secret) = roster.create_token(now, &order).expect("a token");
@@ -40,12 +40,12 @@ async fn token(bed: &Bed, order: TokenOrder) -> JoinToken {
     make.await.expect("TLS")
 }
 
-async fn joined(bed: &Bed, name: &str, role: Role, directory: &Path) -> Arc<NodeIdentity> {
+pub(super) async fn joined(bed: &Bed, name: &str, role: Role, directory: &Path) -> Arc<NodeIdentity> {
     let token = token(bed, order(role)).await;
     Arc::new(join(&token, &id(name), directory, bed.clock.clone()).await.expect("joined"))
 }
 
-fn count(bed: &Bed, refusal: Refusal) -> u64 {
+pub(super) fn count(bed: &Bed, refusal: Refusal) -> u64 {
     let label = refusal.label();
     bed.gate.tally().counters().find(|(name, _)| *name == label).map(|(_, n)| n).unwrap()
 }
@@ -62,11 +62,11 @@ async fn refused(bed: &Bed, token: &JoinToken, name: &str, refusal: Refusal) -> 
     error
 }
 
-fn client(bed: &Bed, identity: &Arc<NodeIdentity>) -> AdminClient {
+pub(super) fn client(bed: &Bed, identity: &Arc<NodeIdentity>) -> AdminClient {
     AdminClient::new(&[bed.url()], None, Some(identity)).expect("a client")
 }
 
-fn registration(name: &str, role: NodeRole) -> Registration {
+pub(super) fn registration(name: &str, role: NodeRole) -> Registration {
     let endpoints = match role {
         NodeRole::Vmr { .. } => vec!["127.1.0.1:2268".parse().unwrap()],
         NodeRole::Agent => vec![],
@@ -92,7 +92,7 @@ fn says(name: &str) -> impl Stream<Item = v1::AttendRequest> + Send + 'static {
     stream::once(std::future::ready(first)).chain(stream::pending())
 }
 
-fn code(error: &AdminError) -> Code {
+pub(super) fn code(error: &AdminError) -> Code {
     match error {
         AdminError::Refused { code, .. } => *code,
         other => panic!("{other}"),

@@ -7,5 +7,6 @@ mod full;
 mod identity;
 mod limits;
 mod prove;
+mod refusals;
 mod service;
 mod versions;

@@ -102,6 +102,8 @@ impl Rule {
             && (self.node.is_none() || subject.is_some_and(|subject| self.addresses.contains(&subject)))
             && within(&self.who, subject)
             && within(&self.groups, Some(group))
+            // No source of the other version of IP sends to it.
+            && self.source.is_none_or(|source| source.address().is_ipv4() == group.is_ipv4())
     }
 
     /// Whether it decides for what is asked, as far as its sources go.

@@ -128,14 +128,16 @@ fn a_rule_for_one_family_says_nothing_of_the_other() {
         for rule in [
             Rule { groups: prefix(group_range), ..rule(1, Effect::Deny) },
             Rule { source: prefix(source), ..rule(1, Effect::Deny) },
+            Rule { source: prefix(source), max_groups: Some(0), ..rule(1, Effect::Allow) },
             Rule { who: prefix(near), ..rule(1, Effect::Deny) },
             Rule { action: Action::Send, groups: prefix(group_range), ..rule(1, Effect::Deny) },
             Rule { action: Action::Send, who: prefix(source), ..rule(1, Effect::Deny) },
         ] {
             let policy = policy(vec![rule]);
-            let wanted = Filter::Include(other.sources().into());
-            let given = policy.receive(other.member(), other.group(), &wanted, 0);
-            assert_eq!((given.filter, given.refused), (wanted, None), "{:?}", policy.rules);
+            for wanted in [Filter::any(), Filter::Include(other.sources().into())] {
+                let given = policy.receive(other.member(), other.group(), &wanted, 0);
+                assert_eq!((given.filter, given.refused), (wanted, None), "{:?}", policy.rules);
+            }
             assert_eq!(policy.send(other.sources()[0], other.group()), Ok(()), "{:?}", policy.rules);
         }
     }

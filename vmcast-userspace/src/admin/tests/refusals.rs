@@ -1,0 +1,106 @@
+//! Refusals of tokens and certificates that only odd callers meet: each is counted once, with its reason.
+
+use std::time::Duration;
+
+use vmcast_proto::registry::Role as NodeRole;
+use vmcast_signal::{
+    tonic::Code,
+    v1::{self, identity_client::IdentityClient},
+};
+
+use super::{
+    bed::Bed,
+    identity::{client, code, count, id, joined, order, registration, token},
+};
+use crate::{
+    identity::{Kind, Records as _, Refusal, Role, RosterError, TlsClient, Write},
+    link::{renew, tls_channel},
+};
+
+// proves D4: a connection does not outlive its certificate
+#[tokio::test]
+async fn a_request_on_a_connection_that_stands_is_refused_once_the_certificate_has_expired() {
+    let bed = Bed::secure().await;
+    for round in 0.. {
+        let (name, directory) = (format!("a{round}"), tempfile::tempdir().unwrap());
+        let standing = client(&bed, &joined(&bed, &name, Role::Agent, directory.path()).await);
+        standing.register(&registration(&name, NodeRole::Agent)).await.expect("registered");
+        bed.pass(crate::identity::LIFETIME + Duration::from_secs(1));
+        let failure = standing.register(&registration(&name, NodeRole::Agent)).await.expect_err("it is over");
+        match count(&bed, Refusal::CertificateExpired) {
+            // The admin looks now and then which connections are over, and was faster.
+            0 => continue,
+            number => assert_eq!((code(&failure), number), (Code::Unauthenticated, 1)),
+        }
+        assert!(failure.to_string().contains(&Refusal::CertificateExpired.to_string()), "{failure}");
+        break;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let other = client(&bed, &joined(&bed, "b", Role::Agent, directory.path()).await);
+    other.register(&registration("b", NodeRole::Agent)).await.expect("whose certificate is new is in");
+    bed.stop().await;
+}
+
+// proves D4: a certificate of our authority that no record speaks of counts for nothing
+#[tokio::test]
+async fn a_certificate_that_nobody_has_a_record_of_lets_nobody_in() {
+    let bed = Bed::secure().await;
+    let directory = tempfile::tempdir().unwrap();
+    let identity = joined(&bed, "a", Role::Agent, directory.path()).await;
+    // As after a database from before the join was put back.
+    let mut records = bed.handle.clone();
+    let forget = move || {
+        for (key, _) in records.list(Kind::Certificate, "a/", "", 9).expect("records") {
+            records.commit(&[], &[Write { kind: Kind::Certificate, key, value: None }]).expect("kept");
+        }
+    };
+    tokio::task::spawn_blocking(forget).await.unwrap();
+    let client = client(&bed, &identity);
+    let failure = client.register(&registration("a", NodeRole::Agent)).await.expect_err("unknown");
+    assert_eq!((code(&failure), count(&bed, Refusal::CertificateUnknown)), (Code::Unauthenticated, 1));
+    assert!(failure.to_string().contains(&Refusal::CertificateUnknown.to_string()), "{failure}");
+    renew(&identity, &client).await.expect_err("unknown");
+    assert_eq!((count(&bed, Refusal::CertificateUnknown), bed.ids().await), (2, vec![]));
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_for_a_certificate_that_is_none_is_refused_and_uses_up_no_token() {
+    let bed = Bed::secure().await;
+    let token = token(&bed, order(Role::Agent)).await;
+    let tls = TlsClient::of_bearer(token.fingerprint, bed.clock.clone()).unwrap();
+    let mut bearer = IdentityClient::new(tls_channel(&bed.url(), tls).unwrap());
+    let mut spoiled = crate::identity::certificate_request();
+    // Its last byte is of the signature.
+    *spoiled.last_mut().unwrap() ^= 1;
+    for (certificate_request, number) in [(vec![], 1), (b"no request".to_vec(), 2), (spoiled, 3)] {
+        let request = v1::JoinRequest {
+            token_id: token.id.clone(),
+            token_secret: token.secret.clone(),
+            node_id: "a".to_owned(),
+            certificate_request,
+        };
+        let status = bearer.join(request).await.expect_err("no request");
+        assert_eq!((status.code(), count(&bed, Refusal::BadRequest)), (Code::InvalidArgument, number));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    crate::identity::join(&token, &id("a"), directory.path(), bed.clock.clone()).await.expect("still good");
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn there_are_so_many_tokens_and_no_more() {
+    let bed = Bed::secure().await;
+    token(&bed, order(Role::Agent)).await;
+    let mut records = bed.handle.clone();
+    let fill = move || {
+        let write =
+            |number| Write { kind: Kind::Token, key: format!("t{number}"), value: Some(b"{}".to_vec()) };
+        records.commit(&[], &(1..10_000).map(write).collect::<Vec<_>>()).expect("kept");
+    };
+    tokio::task::spawn_blocking(fill).await.unwrap();
+    let one_more = bed.gate.with(|roster, now| roster.create_token(now, &order(Role::Agent))).await.unwrap();
+    let Err(RosterError::Refused(refusal)) = one_more else { panic!("{one_more:?}") };
+    assert_eq!((refusal, count(&bed, Refusal::TooManyTokens)), (Refusal::TooManyTokens, 1));
+    bed.stop().await;
+}
