@@ -65,7 +65,7 @@ const METHOD: &str = "\
 - **Report to member served.** From the moment a frame with the report is sent. Through a tunnel, until the answer to a
   Request right behind it has come back: the router does what messages ask for one after the other, so the member was in
   the kernel's tables before. On a link, until the first copy of a stream that flows already, a packet each 0.2 ms.
-- **Floods.** Frames of 512 forged senders are put in as if an interface of the router had received them
+- **Floods.** Frames of some 65,000 forged senders are put in as if an interface of the router had received them
   (`BPF_PROG_TEST_RUN` with live frames): they go through the stack and the filters of the router's sockets. *Read* is
   what the router took of them, *dropped* what it counts as refused, or as dropped before it was read; what was read
   may be refused as well. *Joins* are those of a host on the flooded link, or of a gateway of the flooded relay, which

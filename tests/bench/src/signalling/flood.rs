@@ -27,10 +27,9 @@ use super::{
 };
 use crate::{join::NUMBER_LEN, wire::FrameSocket};
 
-/// Messages that differ, in their senders too.
-const MESSAGES: u32 = 512;
-/// How often each comes in a row.
-const IN_A_ROW: u32 = 2_048;
+/// How often a message comes in a row, each time from another sender and with another content. What comes together takes
+/// some 20 ms before it begins.
+const IN_A_ROW: u32 = 262_144;
 /// How long nothing comes before the stream is taken to have ended.
 const QUIET: Duration = Duration::from_millis(200);
 const PROTO_IGMP: u8 = 2;
@@ -91,33 +90,36 @@ impl Kind {
         }
     }
 
-    /// The frames, as they come to this end of a cable.
-    fn frames(self, near: [u8; 6]) -> Vec<Vec<u8>> {
-        (0..MESSAGES).map(|number| self.frame(near, number)).collect()
+    /// Where a frame has two words of 16 bits that are to differ: in a report the group, and what is reserved before
+    /// the records, in messages of AMT the nonce, or the Response MAC.
+    const fn words(self) -> [i16; 2] {
+        match self {
+            Self::Reports => [52, 42],
+            Self::Tunnels => [48, 46],
+        }
     }
 
-    fn frame(self, near: [u8; 6], number: u32) -> Vec<u8> {
-        let [_, _, high, low] = number.to_be_bytes();
-        let sender = Cable { near: [2, 7, 7, 7, high, low], far: near };
-        let address = Ipv4Addr::from(0x0b00_0000 + number.wrapping_mul(2_654_435_761) % 0x00ff_ffff);
+    /// The frames, as they come to this end of a cable.
+    fn frames(self, near: [u8; 6]) -> Vec<Vec<u8>> {
+        let sender = Cable { near: [2, 7, 7, 7, 0, 0], far: near };
+        let address = Ipv4Addr::new(11, 0, 0, 0);
         match self {
             Self::Reports => {
-                let group = Ipv4Addr::from(Ipv4Addr::new(239, 200, 0, 0).to_bits() + number);
-                let record_type = RecordType::ChangeToExcludeMode;
+                let (record_type, group) = (RecordType::ChangeToExcludeMode, Ipv4Addr::new(239, 200, 0, 0));
                 let records = vec![Record { record_type, group, sources: Vec::new() }];
                 let message = igmp::Message::ReportV3 { records }.emit();
                 let to = ALL_IGMPV3_ROUTERS;
-                sender
-                    .frame(multicast_mac(to), &encapsulate(address, to, 1, 0xc0, PROTO_IGMP, true, &message))
+                let packet = encapsulate(address, to, 1, 0xc0, PROTO_IGMP, true, &message);
+                vec![sender.frame(multicast_mac(to), &packet)]
             }
             Self::Tunnels => {
-                let message = match number % 3 {
-                    0 => Message::Request { ipv6: false, ecn: false, nonce: number },
-                    1 => Message::RelayDiscovery { nonce: number },
-                    _ => Message::MembershipUpdate { response_mac: [7; 6], nonce: number, update: &[0; 40] },
-                };
-                let from = SocketAddrV4::new(address, 10_000);
-                sender.udp(from, SocketAddrV4::new(RELAY, amt::PORT), &message.to_vec())
+                let (from, to) = (SocketAddrV4::new(address, 10_000), SocketAddrV4::new(RELAY, amt::PORT));
+                let messages = [
+                    Message::Request { ipv6: false, ecn: false, nonce: 0 },
+                    Message::RelayDiscovery { nonce: 0 },
+                    Message::MembershipUpdate { response_mac: [7; 6], nonce: 0, update: &[0; 40] },
+                ];
+                messages.map(|message| sender.udp(from, to, &message.to_vec())).into()
             }
         }
     }
@@ -149,7 +151,7 @@ pub(super) fn run(
     stop: &AtomicBool,
 ) -> Result<Came> {
     let came = vmr.enter(|| -> Result<Came> {
-        let (live, ifindex) = (Live::load()?, if_nametoindex(kind.interface())?);
+        let (live, ifindex) = (Live::load(kind.words())?, if_nametoindex(kind.interface())?);
         let all = kind.frames(near);
         let (start, mut frames) = (clock.now(), 0);
         for frame in all.iter().cycle() {

@@ -11,8 +11,6 @@ const BPF_PROG_TYPE_XDP: u32 = 6;
 const LIVE_FRAMES: u32 = 1 << 1;
 /// Frames at a time, which the kernel takes at most.
 const BATCH: u32 = 256;
-/// `r0 = XDP_PASS; exit`.
-const PASS: [u64; 2] = [(2 << 32) | 0xb7, 0x95];
 const LICENSE: &std::ffi::CStr = c"Dual MIT/GPL";
 
 /// The `BPF_PROG_LOAD` member of `union bpf_attr`, as far as it is needed.
@@ -48,15 +46,70 @@ struct TestAttr {
     padding: u32,
 }
 
-/// An XDP program that passes everything on.
+/// One instruction of a BPF program (RFC 9669 §3).
+const fn instruction(opcode: u8, destination: u8, source: u8, offset: i16, immediate: u32) -> u64 {
+    opcode as u64
+        | (((source << 4) | destination) as u64) << 8
+        | (offset.cast_unsigned() as u64) << 16
+        | (immediate as u64) << 32
+}
+
+/// A program that gives each IPv4 frame another sender and other `words` of 16 bits, the second the complement of the
+/// first, and lets it through; one that is too short as it is. No checksum changes: for the sender's address the identification of the
+/// packet makes up (RFC 1071 §2).
+const fn varying(words: [i16; 2]) -> [u64; 20] {
+    const LOAD_WORD: u8 = 0x61;
+    const STORE_HALF: u8 = 0x6b;
+    const MOVE: u8 = 0xbf;
+    const ADD_VALUE: u8 = 0x07;
+    const XOR_VALUE: u8 = 0xa7;
+    const SHIFT_RIGHT: u8 = 0x77;
+    const JUMP_IF_GREATER: u8 = 0x2d;
+    const CALL: u8 = 0x85;
+    const MOVE_VALUE: u8 = 0xb7;
+    const EXIT: u8 = 0x95;
+    const GET_RANDOM: u32 = 7;
+    const XDP_PASS: u32 = 2;
+    const SENDER_MAC: i16 = 10;
+    const IDENTIFICATION: i16 = 18;
+    const SENDER: i16 = 28;
+    let [first, second] = words;
+    let last = if first > second { first } else { second };
+    [
+        instruction(MOVE, 6, 1, 0, 0),
+        instruction(CALL, 0, 0, 0, GET_RANDOM),
+        instruction(MOVE, 7, 0, 0, 0),
+        instruction(LOAD_WORD, 2, 6, 0, 0),
+        instruction(LOAD_WORD, 3, 6, 4, 0),
+        instruction(MOVE, 4, 2, 0, 0),
+        instruction(ADD_VALUE, 4, 0, 0, last.cast_unsigned() as u32 + 2),
+        instruction(JUMP_IF_GREATER, 4, 3, 10, 0),
+        instruction(STORE_HALF, 2, 7, SENDER, 0),
+        instruction(STORE_HALF, 2, 7, SENDER_MAC, 0),
+        instruction(MOVE, 8, 7, 0, 0),
+        instruction(XOR_VALUE, 8, 0, 0, 0xffff),
+        instruction(STORE_HALF, 2, 8, IDENTIFICATION, 0),
+        instruction(SHIFT_RIGHT, 7, 0, 0, 16),
+        instruction(STORE_HALF, 2, 7, first, 0),
+        instruction(MOVE, 8, 7, 0, 0),
+        instruction(XOR_VALUE, 8, 0, 0, 0xffff),
+        instruction(STORE_HALF, 2, 8, second, 0),
+        instruction(MOVE_VALUE, 0, 0, 0, XDP_PASS),
+        instruction(EXIT, 0, 0, 0, 0),
+    ]
+}
+
+/// An XDP program that lets frames through, each as if it were another's.
 pub(super) struct Live(OwnedFd);
 
 impl Live {
-    pub(super) fn load() -> Result<Self> {
+    /// The words that differ are at these places of the frame; see [`varying`].
+    pub(super) fn load(words: [i16; 2]) -> Result<Self> {
+        let program = varying(words);
         let attr = LoadAttr {
             prog_type: BPF_PROG_TYPE_XDP,
-            insn_cnt: PASS.len() as u32,
-            insns: PASS.as_ptr() as u64,
+            insn_cnt: program.len() as u32,
+            insns: program.as_ptr() as u64,
             license: LICENSE.as_ptr() as u64,
             ..LoadAttr::default()
         };
@@ -64,7 +117,7 @@ impl Live {
         let fd =
             unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attr, size_of::<LoadAttr>()) };
         let error = std::io::Error::last_os_error();
-        ensure!(fd >= 0, "loading an XDP program that passes on: {error}");
+        ensure!(fd >= 0, "loading an XDP program that lets frames through: {error}");
         // SAFETY: it is a new descriptor that nobody else has.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) }))
     }
