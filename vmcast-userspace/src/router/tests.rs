@@ -94,6 +94,12 @@ fn settings() -> Settings {
 }
 
 impl Bed {
+    /// Gives it a link that sources are on, with a prefix of this length.
+    fn hears_sources(&mut self, prefix_len: u8) {
+        let ours = (IpAddr::from([198, 51, 100, 1]), prefix_len);
+        self.core.set_interface(self.now, lan(true), &[ours], Queriers::default()).expect("no querier");
+    }
+
     fn new(members: u8) -> Self {
         let now = start();
         let members = (1..=members)
@@ -532,9 +538,7 @@ fn a_new_source_gets_counters_of_its_own_and_goes_when_it_is_silent() {
     bed.settle();
     bed.want(0, Filter::any());
     bed.resolve(1);
-    bed.core
-        .set_interface(bed.now, lan(true), &[(IpAddr::from([198, 51, 100, 1]), 24)], Queriers::default())
-        .expect("no querier");
+    bed.hears_sources(24);
     bed.settle();
     bed.take();
     let stream = Stream { source: Some(SOURCE), group: GROUP };
@@ -561,9 +565,7 @@ fn a_new_source_gets_counters_of_its_own_and_goes_when_it_is_silent() {
 #[test]
 fn a_source_that_sends_before_the_group_is_joined_gets_its_entry_with_the_join() {
     let mut bed = Bed::new(1);
-    bed.core
-        .set_interface(bed.now, lan(true), &[(IpAddr::from([198, 51, 100, 1]), 24)], Queriers::default())
-        .expect("no querier");
+    bed.hears_sources(24);
     bed.settle();
     let input = Input::Interface(LAN);
     let stream = Stream { source: Some(SOURCE), group: GROUP };
@@ -581,9 +583,7 @@ fn a_source_under_any_source_that_becomes_forbidden_is_cut_with_the_change_and_n
     bed.settle();
     bed.want(0, Filter::any());
     bed.resolve(1);
-    bed.core
-        .set_interface(bed.now, lan(true), &[(IpAddr::from([198, 51, 100, 1]), 24)], Queriers::default())
-        .expect("no querier");
+    bed.hears_sources(24);
     let other = IpAddr::from([198, 51, 100, 8]);
     let of = |source| Stream { source: Some(source), group: GROUP };
     let input = Input::Interface(LAN);
@@ -625,9 +625,7 @@ fn of_more_sources_than_can_be_refused_one_by_one_only_those_flow_that_may_send(
     bed.settle();
     bed.want(0, Filter::any());
     bed.resolve(1);
-    bed.core
-        .set_interface(bed.now, lan(true), &[(IpAddr::from([198, 51, 100, 1]), 16)], Queriers::default())
-        .expect("no querier");
+    bed.hears_sources(16);
     bed.settle();
     let rule = Rule {
         id: 1,
