@@ -53,7 +53,7 @@ pub(crate) fn command(options: &Options) -> Result<ExitCode> {
     if let Some(reason) = &setup.no_lab {
         bail!("nothing can be measured here: {reason}");
     }
-    let vmcast = build::program(setup.ebpf.as_ref(), Profile::Release)?;
+    let vmcast = build::program(setup.ebpf.as_ref(), Profile::Dist)?;
     let status = cargo()
         .args(["build", "--release", "--package", "vmcast-bench"])
         .status()

@@ -20,6 +20,8 @@ pub(crate) enum Profile {
     Dev,
     /// For real traffic.
     Release,
+    /// The same with all that the compiler can do, which takes it longer.
+    Dist,
 }
 
 /// How the kernel programs are built.
@@ -91,6 +93,10 @@ pub(crate) fn program(toolchain: Option<&Toolchain>, profile: Profile) -> Result
         Profile::Release => {
             command.arg("--release");
             "release"
+        }
+        Profile::Dist => {
+            command.args(["--profile", "dist"]);
+            "dist"
         }
     };
     let status = command.status().context("starting cargo")?;
