@@ -8,8 +8,9 @@ use std::{
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 use vmcast_lab::{
+    Namespace,
     roles::{AGENT_INTERFACE, Role, wait_ready},
-    traffic::GroupPort,
+    traffic::{GroupPort, Witness},
 };
 
 use super::{
@@ -64,6 +65,31 @@ fn carries_out(bed: &Bed, router: &Role, policy: &Value) -> Outcome {
     Ok(())
 }
 
+/// A network whose admin has the policy for a router and two agents; a third client joins nothing.
+struct Governed {
+    small: Small,
+    host: Namespace,
+    admin: Role,
+    router: Role,
+    agents: Vec<Role>,
+    bystander: Witness,
+}
+
+impl Governed {
+    fn start(bed: &mut Bed) -> Result<Self, Failed> {
+        let small = Small::build(bed, 3)?;
+        let host = small.admin(bed)?;
+        let admin = start_admin(bed, &host, NAMES)?;
+        let router = router(bed, &small, &admin)?;
+        let agents = two_agents(bed, &small, &admin)?;
+        let bystander = small.forbid(bed, 3)?;
+        Ok(Self { small, host, admin, router, agents, bystander })
+    }
+}
+
+/// What the admin's certificate is for.
+const NAMES: &str = "names = [\"10.9.0.2\"]\n";
+
 /// Fails if something comes to a listener after a while.
 fn stops(listener: &Listener, within: Duration) -> Outcome {
     std::thread::sleep(within);
@@ -75,12 +101,7 @@ fn stops(listener: &Listener, within: Duration) -> Outcome {
 
 // proves D4: the policy of the admin, in effect within a second without touching allowed streams
 fn forbids_and_allows(bed: &mut Bed) -> Outcome {
-    let small = Small::build(bed, 3)?;
-    let host = small.admin(bed)?;
-    let mut admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
-    let mut router = router(bed, &small, &admin)?;
-    let _agents = two_agents(bed, &small, &admin)?;
-    let bystander = small.forbid(bed, 3)?;
+    let Governed { small, host, mut admin, mut router, agents: _agents, bystander } = Governed::start(bed)?;
     let sender = Sender::start(&small.source, SOURCE, STREAM)?;
     let stays = Listener::join(small.client(1), STREAM, None)?;
     let goes = Listener::join(small.client(2), STREAM, None)?;
@@ -110,7 +131,7 @@ fn forbids_and_allows(bed: &mut Bed) -> Outcome {
     let count = goes.count();
     stays.more(bed, SOME)?;
     ensure!(goes.count() == count, "without the admin what it forbade came again");
-    let mut admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
+    let mut admin = start_admin(bed, &host, NAMES)?;
     let kept = change(&admin, &["list"])?;
     ensure!(kept == policy, "after its restart the admin knows {kept}");
 
@@ -169,7 +190,7 @@ fn ipv6(bed: &mut Bed) -> Outcome {
     let small = Small::build(bed, 3)?;
     filters::number(&small)?;
     let host = small.admin(bed)?;
-    let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
+    let admin = start_admin(bed, &host, NAMES)?;
     let router = router(bed, &small, &admin)?;
     let agent = |number| static_agent(bed, small.client(number), over_ipv6::ends(number.into())[0], "");
     let mut agents = [agent(1)?, agent(2)?];
@@ -257,12 +278,7 @@ fn ends(bed: &Bed, admin: &Role, arguments: &[&str], (sender, listener): (&Sende
 
 // proves D4: a second is counted in packets of the streams, which a busy machine slows down as well
 fn at_once(bed: &mut Bed) -> Outcome {
-    let small = Small::build(bed, 3)?;
-    let host = small.admin(bed)?;
-    let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
-    let _router = router(bed, &small, &admin)?;
-    let agents = two_agents(bed, &small, &admin)?;
-    let bystander = small.forbid(bed, 3)?;
+    let Governed { small, admin, router: _router, agents, bystander, .. } = Governed::start(bed)?;
     let senders = [STREAM, OTHER].map(|group| Sender::start(&small.source, SOURCE, group));
     let [stream, other] = senders;
     let (stream, other) = (stream?, other?);
@@ -315,12 +331,7 @@ fn at_once(bed: &mut Bed) -> Outcome {
 
 // proves D4: of two sources of a group that everybody takes any source of, the one that becomes forbidden is cut
 fn cuts_a_source(bed: &mut Bed) -> Outcome {
-    let small = Small::build(bed, 3)?;
-    let host = small.admin(bed)?;
-    let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
-    let router = router(bed, &small, &admin)?;
-    let _agents = two_agents(bed, &small, &admin)?;
-    let bystander = small.forbid(bed, 3)?;
+    let Governed { small, admin, router, agents: _agents, bystander, .. } = Governed::start(bed)?;
     let [allowed, forbidden] = [SOURCE, SOURCE2].map(|source| Sender::start(&small.source, source, STREAM));
     let (allowed, forbidden) = (allowed?, forbidden?);
     let listeners =
@@ -373,12 +384,7 @@ fn forbidden(number: u16) -> Ipv4Addr {
 
 // proves D4: what may not send is not forwarded, however much of it there is, and what may send is
 fn closes_a_group(bed: &mut Bed) -> Outcome {
-    let small = Small::build(bed, 3)?;
-    let host = small.admin(bed)?;
-    let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
-    let router = router(bed, &small, &admin)?;
-    let _agents = two_agents(bed, &small, &admin)?;
-    let bystander = small.forbid(bed, 3)?;
+    let Governed { small, admin, router, agents: _agents, bystander, .. } = Governed::start(bed)?;
     let addresses: Vec<_> =
         (0..MANY).map(|number| format!("addr add {}/32 dev eth0", forbidden(number))).collect();
     small.source.ip(&addresses.join("\n"))?;
@@ -460,7 +466,7 @@ fn reasons(agent: &Role) -> [Value; 3] {
 fn tells_the_agent(bed: &mut Bed) -> Outcome {
     let small = Small::build(bed, 3)?;
     let host = small.admin(bed)?;
-    let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
+    let admin = start_admin(bed, &host, NAMES)?;
     let router = router(bed, &small, &admin)?;
     let agents = two_agents(bed, &small, &admin)?;
     let bystander = small.forbid(bed, 3)?;
@@ -510,7 +516,7 @@ impl Limited {
     fn build(bed: &mut Bed, of_neighbour: &[GroupPort]) -> Result<Self, Failed> {
         let small = Small::build(bed, 3)?;
         let host = small.admin(bed)?;
-        let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
+        let admin = start_admin(bed, &host, NAMES)?;
         let router = router(bed, &small, &admin)?;
         let agents = two_agents(bed, &small, &admin)?;
         let (mut senders, mut neighbours) = (Vec::new(), Vec::new());

@@ -111,17 +111,21 @@ fn a_source_that_is_refused_is_taken_from_nowhere_and_stays_so_while_it_sends() 
     assert_eq!(taken, Rpf::Exact(input));
 }
 
+/// One that learns two sources of a group and so many in all, where somebody takes any source of [`GROUP`]; and where
+/// sources are heard.
+fn learning(learnt_sources: usize) -> (Mrib, fib::Input) {
+    let mut mrib = Mrib::new(Config { learnt_sources_per_group: 2, learnt_sources, ..Config::default() });
+    let (ifindex, on_link) = (IfIndex(2), vec![(source(0), 24)]);
+    feed(&mut mrib, Input::SetInterface { ifindex, on_link, accepts_sources: true });
+    feed(&mut mrib, reported(Filter::any()));
+    (mrib, fib::Input::Interface(ifindex))
+}
+
 // proves D4: what may not send is cut at once, also where sources that may have taken all the room
 #[test]
 fn a_source_that_is_refused_is_cut_though_its_group_has_as_many_as_are_learnt() {
-    let config = Config { learnt_sources_per_group: 2, learnt_sources: 3, ..Config::default() };
-    let mut mrib = Mrib::new(config);
+    let (mut mrib, input) = learning(3);
     let of = |last| Stream { source: Some(source(last)), group: GROUP };
-    let input = fib::Input::Interface(IfIndex(2));
-    let link =
-        Input::SetInterface { ifindex: IfIndex(2), on_link: vec![(source(0), 24)], accepts_sources: true };
-    feed(&mut mrib, link);
-    feed(&mut mrib, reported(Filter::any()));
     let set = |outputs: &[Output]| {
         let set = outputs.iter().filter_map(|output| match output {
             Output::Fib(FibOp::SetStream(stream, rpf, Members::OfAnySource)) => {
@@ -178,14 +182,8 @@ fn a_source_that_is_refused_is_cut_though_its_group_has_as_many_as_are_learnt() 
 // whatever entry it had before
 #[test]
 fn a_closed_group_takes_those_who_may_send_when_they_are_heard_and_nobody_else() {
-    let config = Config { learnt_sources_per_group: 2, learnt_sources: 9, ..Config::default() };
-    let mut mrib = Mrib::new(config);
+    let (mut mrib, input) = learning(9);
     let of = |last| Stream { source: Some(source(last)), group: GROUP };
-    let input = fib::Input::Interface(IfIndex(2));
-    let link =
-        Input::SetInterface { ifindex: IfIndex(2), on_link: vec![(source(0), 24)], accepts_sources: true };
-    feed(&mut mrib, link);
-    feed(&mut mrib, reported(Filter::any()));
     for last in [1, 2] {
         feed(&mut mrib, Input::NewSource { stream: of(last), input });
     }
