@@ -94,6 +94,16 @@ fn settings() -> Settings {
 }
 
 impl Bed {
+    /// One with a gateway that takes any source of [`GROUP`], and such a link.
+    fn joined_beside_sources(prefix_len: u8) -> Self {
+        let mut bed = Self::new(1);
+        bed.settle();
+        bed.want(0, Filter::any());
+        bed.resolve(1);
+        bed.hears_sources(prefix_len);
+        bed
+    }
+
     /// Gives it a link that sources are on, with a prefix of this length.
     fn hears_sources(&mut self, prefix_len: u8) {
         let ours = (IpAddr::from([198, 51, 100, 1]), prefix_len);
@@ -534,11 +544,7 @@ fn a_source_network_is_asked_as_a_host_for_what_is_wanted_also_when_it_comes_lat
 
 #[test]
 fn a_new_source_gets_counters_of_its_own_and_goes_when_it_is_silent() {
-    let mut bed = Bed::new(1);
-    bed.settle();
-    bed.want(0, Filter::any());
-    bed.resolve(1);
-    bed.hears_sources(24);
+    let mut bed = Bed::joined_beside_sources(24);
     bed.settle();
     bed.take();
     let stream = Stream { source: Some(SOURCE), group: GROUP };
@@ -579,11 +585,7 @@ fn a_source_that_sends_before_the_group_is_joined_gets_its_entry_with_the_join()
 // proves D4: it takes effect with the change itself, and those who may send notice nothing
 #[test]
 fn a_source_under_any_source_that_becomes_forbidden_is_cut_with_the_change_and_no_other() {
-    let mut bed = Bed::new(1);
-    bed.settle();
-    bed.want(0, Filter::any());
-    bed.resolve(1);
-    bed.hears_sources(24);
+    let mut bed = Bed::joined_beside_sources(24);
     let other = IpAddr::from([198, 51, 100, 8]);
     let of = |source| Stream { source: Some(source), group: GROUP };
     let input = Input::Interface(LAN);
@@ -621,11 +623,7 @@ fn a_source_under_any_source_that_becomes_forbidden_is_cut_with_the_change_and_n
 // proves D4: what may not send is not forwarded, however much of it there is, and what may send is
 #[test]
 fn of_more_sources_than_can_be_refused_one_by_one_only_those_flow_that_may_send() {
-    let mut bed = Bed::new(1);
-    bed.settle();
-    bed.want(0, Filter::any());
-    bed.resolve(1);
-    bed.hears_sources(16);
+    let mut bed = Bed::joined_beside_sources(16);
     bed.settle();
     let rule = Rule {
         id: 1,
