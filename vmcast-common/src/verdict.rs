@@ -52,11 +52,14 @@ pub enum DropReason {
     /// One copy that would have to be sent in fragments, beyond the rate at which that is done; or one packet,
     /// for all its members whose links do not take it whole.
     OversizeLimited = 18,
+    /// A packet to a tunnel that came in fragments and was put together by the host, but not taken in from there: more
+    /// came at once than wait for that, or there was no way.
+    NotReassembled = 19,
 }
 
 impl DropReason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::TtlExpired,
@@ -76,6 +79,7 @@ impl DropReason {
         Self::Congestion,
         Self::NotConvertible,
         Self::OversizeLimited,
+        Self::NotReassembled,
     ];
 
     /// The metric label, in snake case.
@@ -101,6 +105,7 @@ impl DropReason {
             Self::Congestion => "congestion",
             Self::NotConvertible => "not_convertible",
             Self::OversizeLimited => "oversize_limited",
+            Self::NotReassembled => "not_reassembled",
         }
     }
 
@@ -128,7 +133,8 @@ impl DropReason {
             | Self::NoMember
             | Self::MemberGone
             | Self::SameInterface
-            | Self::Congestion => false,
+            | Self::Congestion
+            | Self::NotReassembled => false,
         }
     }
 

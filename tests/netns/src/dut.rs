@@ -391,7 +391,7 @@ impl KernelUnderTest {
 
     fn left(&mut self) -> Frames {
         let Self { dut, plane, .. } = self;
-        dut.left(|| while plane.serve_oversize() {})
+        dut.left(|| while plane.serve_waiting() {})
     }
 
     /// Sends a frame while the far end of a device is down.

@@ -570,6 +570,7 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     count("mrib", "streams_full", mrib.streams_full);
     count("mrib", "share_exceeded", mrib.share_exceeded);
     count("plane", "fragmented_copies", router.shown.counters.fragmented);
+    count("plane", "reassembled", router.shown.counters.reassembled);
     count("router", "refused_changes", router.refused_changes);
     count("router", "packet_too_big_sent", router.too_big_sent);
     count("router", "unsent_datagrams", router.unsent);

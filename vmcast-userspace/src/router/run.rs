@@ -337,8 +337,8 @@ impl Router {
         let mut named_by_admin = self.watch_upstream();
         let mut refused_above = self.attachment.as_ref().map(Attachment::refused);
         let mut orders = self.attachment.as_mut().and_then(Attachment::take_orders);
-        let oversized = self.plane.oversized().map(Readable::new).transpose();
-        let oversized = oversized.context("following the packets that are too large for a link")?;
+        let waiting = self.plane.waiting().map(Readable::new).transpose();
+        let waiting = waiting.context("following the packets that the kernel leaves to the router")?;
         let mut taken = Vec::with_capacity(EVENTS_AT_ONCE);
         loop {
             let timeout = self.core.poll_timeout().map(tokio::time::Instant::from_std);
@@ -372,9 +372,9 @@ impl Router {
                     self.tell_sources();
                     self.move_relays();
                 }
-                ready = readable(oversized.as_ref()) => {
-                    let mut ready = ready.context("following the packets that are too large for a link")?;
-                    if !self.plane.serve_oversize() {
+                ready = readable(waiting.as_ref()) => {
+                    let mut ready = ready.context("following the packets that the kernel leaves to the router")?;
+                    if !self.plane.serve_waiting() {
                         ready.clear_ready();
                     }
                     self.tell_sources();

@@ -43,6 +43,7 @@ mod oversize;
 mod policy;
 mod priority;
 mod proxy;
+mod reassembled;
 mod rebind;
 mod recorded;
 mod registration;
@@ -73,6 +74,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         interfaces::trials(),
         native::trials(),
         applications::trials(),
+        reassembled::trials(),
         rebind::trials(),
         proxy::trials(),
         leaves::trials(),

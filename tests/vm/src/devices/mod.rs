@@ -131,6 +131,23 @@ impl Device {
         }
     }
 
+    /// The command of `ip` that lets a tunnel's packets leave the machine in fragments; `None` if it is no tunnel over
+    /// IPv4.
+    pub(crate) fn let_fragment(self) -> Option<String> {
+        let (kind, key) = match self.tunnel? {
+            Tunnel::Gre(key) => ("gre", key),
+            Tunnel::Ipip => ("ipip", None),
+            Tunnel::Sit => ("sit", None),
+            Tunnel::Ip6tnl | Tunnel::Ip6gre(_) => return None,
+        };
+        let key = key.map(|key| format!(" key {key}")).unwrap_or_default();
+        let (host, guest) = self.link.ends(false);
+        let name = self.name();
+        Some(format!(
+            "link set {name} type {kind} local {guest} remote {host}{key} nopmtudisc\nlink set {name} mtu 1400\n"
+        ))
+    }
+
     /// The commands of `ip` that make a tunnel's device in the machine.
     fn script(self, tunnel: Tunnel) -> String {
         let name = self.name();
@@ -203,7 +220,7 @@ pub(crate) fn open_session(
     Ok(session)
 }
 
-fn batch(vm: &mut Vm, commands: &str) -> Result<(), Failed> {
+pub(crate) fn batch(vm: &mut Vm, commands: &str) -> Result<(), Failed> {
     vm.run(&format!("ip -batch - <<'END'\n{commands}END"))?;
     Ok(())
 }

@@ -14,6 +14,7 @@
 mod at_tc;
 mod come;
 mod convert;
+mod fragments;
 mod inside;
 mod leave;
 mod member;
@@ -57,9 +58,10 @@ type ByRule = fn(&mut Bed, Rule) -> Outcome;
 
 /// Both directions on one kernel.
 pub(crate) fn trials(series: &str, kernel: Option<&Kernel>) -> Vec<Trial> {
-    let by_rules: [(&str, ByRule); 3] = [
+    let by_rules: [(&str, ByRule); 4] = [
         ("its devices and tshark take what we encapsulate, all of it, once, in order", leave::test),
         ("we take what its devices encapsulate, all of it, once, in order", come::test),
+        ("we put together what its tunnels send in fragments, all of it, once, in order", fragments::test),
         (
             "its sockets and tshark take what we convert in each of four directions, once, in order",
             convert::test,

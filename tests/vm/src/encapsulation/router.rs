@@ -106,6 +106,18 @@ impl Router {
         Ok(())
     }
 
+    /// Does what the kernel leaves to the process.
+    pub(super) fn serve(&mut self) -> Outcome {
+        let Self { node, plane, .. } = self;
+        node.enter(|| while plane.serve_waiting() {})?;
+        Ok(())
+    }
+
+    /// Packets that were put together out of fragments.
+    pub(super) fn reassembled(&self) -> Result<u64, Failed> {
+        Ok(self.plane.counters()?.reassembled)
+    }
+
     /// Waits until so many packets of all streams have been forwarded.
     pub(super) fn until_forwarded(&self, bed: &Bed, packets: u64) -> Outcome {
         let forwarded = || -> Result<u64, Failed> {

@@ -14,6 +14,7 @@ mod numbered;
 pub mod oversize;
 mod plane;
 pub mod probe;
+mod reassembled;
 pub mod recording;
 pub mod shares;
 pub mod software;

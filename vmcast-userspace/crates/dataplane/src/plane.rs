@@ -67,14 +67,15 @@ pub trait Dataplane: Send {
     /// Takes the next packet that the controller should hear of.
     fn poll_punt(&mut self) -> Option<Punt>;
 
-    /// A descriptor that can be read while packets wait for [`Dataplane::serve_oversize`]; `None` if none ever do.
-    fn oversized(&self) -> Option<BorrowedFd<'_>> {
+    /// A descriptor that can be read while packets wait for [`Dataplane::serve_waiting`]; `None` if none ever do.
+    fn waiting(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    /// Makes and sends the copies that are left to this process, because a member's link does not take them
-    /// whole: some of those that wait, so that time remains for everything else. Returns whether more wait.
-    fn serve_oversize(&mut self) -> bool {
+    /// Does what the kernel leaves to this process: makes and sends the copies that a member's link does not take whole,
+    /// and takes in packets to tunnels that the host has put together out of fragments. Some of those that wait, so that
+    /// time remains for everything else. Returns whether more wait.
+    fn serve_waiting(&mut self) -> bool {
         false
     }
 
@@ -180,6 +181,8 @@ pub struct Counters {
     pub drops: BTreeMap<DropReason, u64>,
     /// Copies that were sent in fragments.
     pub fragmented: u64,
+    /// Packets to tunnels that came in fragments and were taken in when the host had put them together.
+    pub reassembled: u64,
     /// Every stream in force.
     pub streams: Vec<StreamStats>,
 }

@@ -49,7 +49,8 @@ pub const fn provoked_by_packets(reason: DropReason) -> bool {
         | DropReason::LostOrder
         | DropReason::KernelRefused
         | DropReason::DeviceRefused
-        | DropReason::OversizeLimited => false,
+        | DropReason::OversizeLimited
+        | DropReason::NotReassembled => false,
     }
 }
 

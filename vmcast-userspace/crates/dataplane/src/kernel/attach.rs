@@ -41,15 +41,17 @@ pub(super) enum Role {
     Chunk,
     /// Serves members at TC, behind a relay device of ours.
     List,
+    /// Decides on packets that the host put together out of fragments, behind a device of ours.
+    Reassembled,
 }
 
 impl Role {
-    pub(super) const ALL: [Self; 4] = [Self::Xdp, Self::Tc, Self::Chunk, Self::List];
+    pub(super) const ALL: [Self; 5] = [Self::Xdp, Self::Tc, Self::Chunk, Self::List, Self::Reassembled];
 
     const fn program(self) -> &'static str {
         match self {
             Self::Xdp => PROGRAM_INGRESS,
-            Self::Tc => PROGRAM_CLONE,
+            Self::Tc | Self::Reassembled => PROGRAM_CLONE,
             Self::Chunk => PROGRAM_CHUNK,
             Self::List => PROGRAM_LIST,
         }
@@ -57,7 +59,7 @@ impl Role {
 
     /// Whether it is on a device that the plane has made.
     pub(super) const fn is_behind_relay(self) -> bool {
-        matches!(self, Self::Chunk | Self::List)
+        matches!(self, Self::Chunk | Self::List | Self::Reassembled)
     }
 }
 
@@ -145,7 +147,7 @@ impl Attachments {
             None => {
                 let id = match role {
                     Role::Xdp | Role::Chunk => LinkId::Xdp(attach_xdp(xdp(object, role.program())?, device)?),
-                    Role::Tc | Role::List => {
+                    Role::Tc | Role::List | Role::Reassembled => {
                         let program = classifier(object, role.program())?;
                         LinkId::Tc(attach_tc(program, role.program(), device)?)
                     }
@@ -159,13 +161,13 @@ impl Attachments {
     pub(super) fn hook(&self, device: IfIndex) -> Option<Hook> {
         self.attached.get(&device).map(|(role, _)| match role {
             Role::Xdp | Role::Chunk => Hook::Xdp,
-            Role::Tc | Role::List => Hook::Tc,
+            Role::Tc | Role::List | Role::Reassembled => Hook::Tc,
         })
     }
 
     /// Whether anything is looked at at TC.
     pub(super) fn any_at_tc(&self) -> bool {
-        self.attached.values().any(|(role, _)| *role == Role::Tc)
+        self.attached.values().any(|(role, _)| matches!(role, Role::Tc | Role::Reassembled))
     }
 
     /// Replaces the program of an earlier daemon in one step: each packet meets the one or the other.
@@ -183,7 +185,7 @@ impl Attachments {
                 let program = xdp(object, role.program())?;
                 LinkId::Xdp(program.attach_to_link(link).map_err(KernelError::call(what))?)
             }
-            Role::Tc | Role::List => {
+            Role::Tc | Role::List | Role::Reassembled => {
                 let link = SchedClassifierLink::try_from(link).map_err(KernelError::call(what))?;
                 let program = classifier(object, role.program())?;
                 LinkId::Tc(program.attach_to_link(link).map_err(KernelError::call(what))?)

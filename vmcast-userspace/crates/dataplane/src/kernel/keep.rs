@@ -1,7 +1,7 @@
 //! Programs that stay when the daemon ends, and the start that takes them over.
 //!
 //! Below the pin directory stand `links/IFINDEX` for programs at XDP and `links/IFINDEX-tc` for those at TC, one
-//! for each attached device, `links/IFINDEX-chunk` and `-list` for those behind relay devices, and
+//! for each attached device, `links/IFINDEX-chunk`, `-list` and `-reassembled` for those behind devices of our own, and
 //! `maps-SCHEMA/NAME`, what the forwarding base can be read back from. A new daemon always fills maps of its
 //! own, makes relay devices of its own, and then replaces the program on each link in one step; so it makes no
 //! difference to packets whether the layout of the maps has changed, only the old state cannot be read then.
@@ -49,6 +49,7 @@ const fn suffix(role: Role) -> &'static str {
         Role::Tc => "-tc",
         Role::Chunk => "-chunk",
         Role::List => "-list",
+        Role::Reassembled => "-reassembled",
     }
 }
 

@@ -6,6 +6,7 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{ProgramError, SchedClassifier, Xdp},
 };
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use vmcast_common::maps::{
     DEVMAPS, PROGRAM_CHUNK, PROGRAM_CLONE, PROGRAM_COPY, PROGRAM_INGRESS, PROGRAM_LIST,
 };
@@ -153,9 +154,17 @@ impl KernelPlane {
             .ok_or_else(|| KernelError::call("looking for a map in the object")("DEVMAPS is missing"))?;
         let attachments = Attachments::new(options.on_exit, pins, !kept.is_empty());
         let oversize = Server::take_from(&mut loaded, options.oversize)?;
+        let waiting = wait_for(&oversize).map_err(KernelError::call("waiting for packets (epoll)"))?;
         let pool = TablePool::start(outer, options.rule != Rule::Tc, options.capacities.tables)?;
-        Ok(Self::new(loaded, maps, pool, attachments, oversize, fib, options))
+        Ok(Self::new(loaded, maps, pool, attachments, (oversize, waiting), fib, options))
     }
+}
+
+/// What can be read while packets wait for this process; more is added to it.
+fn wait_for(oversize: &Server) -> nix::Result<Epoll> {
+    let waiting = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    waiting.add(oversize.fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+    Ok(waiting)
 }
 
 /// Finds out whether the kernel takes the programs and tables that a rule needs; they go at once.

@@ -3,6 +3,7 @@
 mod dropped;
 mod interfaces;
 mod members;
+mod reassembled;
 mod rest;
 mod streams;
 mod tunnels;
@@ -13,10 +14,11 @@ use tunnels::NewTunnels;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
-    os::fd::BorrowedFd,
+    os::fd::{AsFd as _, BorrowedFd},
 };
 
 use aya::{Ebpf, programs::ProgramFd};
+use nix::sys::epoll::Epoll;
 use vmcast_common::{
     fib::{FibOp, IfIndex, Output, Stream},
     maps::{
@@ -32,6 +34,7 @@ use super::{
     index::Indices,
     open::{Options, classifier, xdp},
     pool::{Remains, TablePool, Tables as _, Until},
+    reassembly::Reassembly,
     relay::{self, Left, Relay},
     shapes::Shapes,
     state::State,
@@ -73,6 +76,9 @@ pub struct KernelPlane {
     devices: Devices,
     capacities: Capacities,
     oversize: Server,
+    reassembly: Reassembly,
+    /// Readable while there is something for this process to do.
+    waiting: Epoll,
     /// Why the kernel forwards, for the operator.
     reason: String,
     /// The devices of interfaces, by which engine each is served, and why.
@@ -108,7 +114,7 @@ impl KernelPlane {
         (maps, dropped): (KernelMaps, MemberDrops),
         pool: TablePool,
         attachments: Attachments,
-        oversize: Server,
+        (oversize, waiting): (Server, Epoll),
         kept: Option<Fib>,
         options: &Options,
     ) -> Self {
@@ -126,6 +132,8 @@ impl KernelPlane {
             devices: Devices::new(options.rule),
             capacities: options.capacities,
             oversize,
+            reassembly: Reassembly::default(),
+            waiting,
             reason: options.reason.clone(),
             served: BTreeMap::new(),
             chunk: options.chunk.map_or(limit::CHUNK, |chunk| chunk.clamp(1, limit::CHUNK)),
@@ -295,6 +303,7 @@ impl Dataplane for KernelPlane {
 
     fn refresh(&mut self) -> Result<(), RefreshError> {
         self.left.take_if(|(until, _)| *until <= now_ns());
+        self.reassembly.no_way = false;
         self.bound_credits();
         let failed = |failure: Failure| RefreshError { source: failure.text().into() };
         self.try_relays_again().map_err(failed)?;
@@ -311,11 +320,12 @@ impl Dataplane for KernelPlane {
         stats::next_punt(&mut self.maps.punts)
     }
 
-    fn oversized(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.oversize.fd())
+    fn waiting(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.waiting.0.as_fd())
     }
 
-    fn serve_oversize(&mut self) -> bool {
+    fn serve_waiting(&mut self) -> bool {
+        let reassembled = self.serve_reassembled();
         let Served { more, needless } = self.oversize.serve(&self.state);
         for stats in needless {
             if let Err(failure) = self.refresh_whole_max(stats) {
@@ -323,7 +333,7 @@ impl Dataplane for KernelPlane {
             }
         }
         self.bound_credits();
-        more
+        more || reassembled
     }
 
     fn poll_too_big(&mut self) -> Option<PacketTooBig> {
@@ -334,6 +344,7 @@ impl Dataplane for KernelPlane {
         let KernelMaps { drops, stream_stats, stream_losses, .. } = &self.maps;
         let streams = self.state.streams.iter().map(|(stats, state)| (*stats, state.stream));
         let mut counters = stats::read_counters(drops, stream_stats, stream_losses, streams)?;
+        self.reassembly.count(&mut counters);
         self.oversize.count(&mut counters, |stream| self.state.by_stream.get(&stream).copied());
         Ok(counters)
     }

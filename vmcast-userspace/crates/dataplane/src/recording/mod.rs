@@ -178,7 +178,12 @@ mod tests {
         recording.punt(punt);
         assert_eq!(plane.poll_punt(), Some(punt));
         assert_eq!(plane.poll_punt(), None);
-        let counters = Counters { drops: [(DropReason::Oversize, 7)].into(), fragmented: 3, streams: vec![] };
+        let counters = Counters {
+            drops: [(DropReason::Oversize, 7)].into(),
+            fragmented: 3,
+            reassembled: 2,
+            streams: vec![],
+        };
         recording.set_counters(counters.clone());
         assert_eq!(plane.counters().unwrap(), counters);
     }

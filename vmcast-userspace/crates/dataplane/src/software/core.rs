@@ -45,6 +45,8 @@ pub struct Core {
     drops: [u64; DropReason::ALL.len()],
     buffer: CopyBuffer,
     fragmenter: Fragmenter,
+    /// Packets that the host put together.
+    reassembled: u64,
 }
 
 impl Core {
@@ -58,6 +60,7 @@ impl Core {
             drops: [0; DropReason::ALL.len()],
             buffer: CopyBuffer::default(),
             fragmenter: Fragmenter::new(limits.oversize),
+            reassembled: 0,
         }
     }
 
@@ -79,9 +82,33 @@ impl Core {
         now_ns: u64,
         out: &mut impl FnMut(IfIndex, Copied<'_>, u32),
     ) -> Disposition {
-        if !self.tables.has_device(ingress) {
-            return Disposition::Pass;
+        if self.tables.has_device(ingress) {
+            self.judge(ingress, frame, now_ns, out)
+        } else {
+            Disposition::Pass
         }
+    }
+
+    /// Forwards a frame with a packet to a tunnel that came in fragments and was put together by the host; the same
+    /// otherwise.
+    pub(super) fn process_reassembled(
+        &mut self,
+        frame: &[u8],
+        now_ns: u64,
+        out: &mut impl FnMut(IfIndex, Copied<'_>, u32),
+    ) {
+        self.reassembled += 1;
+        // Of what comes out of a tunnel, nobody asks on which device it came.
+        self.judge(IfIndex(0), frame, now_ns, out);
+    }
+
+    fn judge(
+        &mut self,
+        ingress: IfIndex,
+        frame: &[u8],
+        now_ns: u64,
+        out: &mut impl FnMut(IfIndex, Copied<'_>, u32),
+    ) -> Disposition {
         match decide(frame, ingress.0, &self.tables) {
             Verdict::Pass => Disposition::Pass,
             Verdict::PassAndPunt(reason, input, stream) => {
@@ -123,6 +150,7 @@ impl Core {
         Counters {
             drops: DropReason::ALL.into_iter().map(|reason| (reason, self.drops[reason as usize])).collect(),
             fragmented: self.fragmenter.fragmented(),
+            reassembled: self.reassembled,
             streams: self.tables.stats(),
         }
     }

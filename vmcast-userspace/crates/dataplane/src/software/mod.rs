@@ -18,3 +18,4 @@ pub use self::{
     limits::Limits,
     plane::Plane,
 };
+pub(crate) use socket::set_option_of;

@@ -13,7 +13,7 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmcast_common::{
-    fib::{FibOp, IfIndex, Output, Stream},
+    fib::{FibOp, IfIndex, Output, Stream, Tunnel, TunnelId},
     maps::{DroppedCopies, StreamCounters},
     verdict::DropReason,
 };
@@ -24,8 +24,10 @@ use super::{
     socket::{Batch, Receiver},
 };
 use crate::{
-    ApplyError, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, PacketTooBig, Punt,
-    StatsError, clock::now_ns,
+    ApplyError, Copied, Counters, Dataplane, DumpError, Engine, EngineInfo, Fib, Hook, PacketTooBig, Punt,
+    StatsError,
+    clock::now_ns,
+    reassembled::{self, Ends, Heard, Listening, PACKETS_AT_ONCE, RawSocket},
 };
 
 /// Batches taken from one interface before the others have their turn.
@@ -44,6 +46,7 @@ pub struct Plane {
     core: Arc<Mutex<Core>>,
     reason: String,
     tapped: BTreeSet<IfIndex>,
+    listening: Listening,
     commands: mpsc::Sender<Command>,
     /// Wakes the thread for a command; closed to end it.
     wake: Option<UnixStream>,
@@ -52,6 +55,8 @@ pub struct Plane {
 
 #[derive(Debug)]
 enum Command {
+    Hear(Ends, RawSocket),
+    StopHearing(Ends),
     Tap(IfIndex, Receiver),
     Untap(IfIndex),
 }
@@ -72,17 +77,27 @@ impl Plane {
             commands: queue,
             woken,
             receivers: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            whole: reassembled::Buffer::default(),
             batch: Batch::new(),
             scratch: Vec::new(),
             outbox: Outbox::default(),
         };
         let thread = std::thread::Builder::new().name("vmcast-plane".to_owned()).spawn(|| worker.run())?;
-        Ok(Self { core, reason, tapped: BTreeSet::new(), commands, wake: Some(wake), thread: Some(thread) })
+        Ok(Self {
+            core,
+            reason,
+            tapped: BTreeSet::new(),
+            listening: Listening::default(),
+            commands,
+            wake: Some(wake),
+            thread: Some(thread),
+        })
     }
 
     fn apply_one(&mut self, op: &FibOp) -> Result<(), ApplyError> {
-        match op {
-            FibOp::SetInterface(interface) => {
+        match *op {
+            FibOp::SetInterface(ref interface) => {
                 let device = interface.device;
                 let receiver = if self.tapped.contains(&device) {
                     None
@@ -107,14 +122,22 @@ impl Plane {
                 self.untap();
                 Ok(())
             }
+            FibOp::SetTunnel(id, ref tunnel) => {
+                lock(&self.core).apply(std::slice::from_ref(op))?;
+                self.listen(id, Some(tunnel));
+                Ok(())
+            }
+            FibOp::RemoveTunnel(id) => {
+                lock(&self.core).apply(std::slice::from_ref(op))?;
+                self.listen(id, None);
+                Ok(())
+            }
             FibOp::SetEndpoint(_)
             | FibOp::RemoveEndpoint(_)
             | FibOp::SetUnicastInput { .. }
             | FibOp::RemoveUnicastInput(_)
             | FibOp::SetNextHop(..)
             | FibOp::RemoveNextHop(_)
-            | FibOp::SetTunnel(..)
-            | FibOp::RemoveTunnel(_)
             | FibOp::SetConversion(..)
             | FibOp::RemoveConversion(_)
             | FibOp::SetStream(..)
@@ -123,6 +146,13 @@ impl Plane {
             | FibOp::AddMember(..)
             | FibOp::RemoveMember(..) => lock(&self.core).apply(std::slice::from_ref(op)),
         }
+    }
+
+    /// Hears the packets of a tunnel, as it is now or gone, that the host puts together out of fragments.
+    fn listen(&mut self, id: TunnelId, tunnel: Option<&Tunnel>) {
+        let reassembled::Change { opened, closed } = self.listening.set(id, tunnel);
+        closed.into_iter().for_each(|ends| self.command(Command::StopHearing(ends)));
+        opened.into_iter().for_each(|(ends, socket)| self.command(Command::Hear(ends, socket)));
     }
 
     /// Stops to receive on devices that no interface is on any more.
@@ -204,6 +234,8 @@ struct Worker {
     commands: mpsc::Receiver<Command>,
     woken: UnixStream,
     receivers: BTreeMap<IfIndex, Receiver>,
+    listeners: BTreeMap<Ends, RawSocket>,
+    whole: reassembled::Buffer,
     batch: Batch,
     scratch: Vec<u8>,
     outbox: Outbox,
@@ -225,12 +257,16 @@ impl Worker {
             for ifindex in ready.interfaces {
                 self.forward(ifindex);
             }
+            for ends in ready.listeners {
+                self.forward_reassembled(ends);
+            }
         }
     }
 
     fn wait(&self) -> io::Result<Ready> {
         let mut sources: Vec<_> = std::iter::once(self.woken.as_fd())
             .chain(self.receivers.values().map(|receiver| receiver.as_fd()))
+            .chain(self.listeners.values().map(|listener| listener.as_fd()))
             .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
             .collect();
         match poll(&mut sources, PollTimeout::NONE) {
@@ -239,8 +275,10 @@ impl Worker {
         }
         let mut any = sources.iter().map(|source| source.any().unwrap_or(true));
         let woken = any.next().unwrap_or(true);
-        let interfaces = self.receivers.keys().zip(any).filter(|&(_, any)| any).map(|(&id, _)| id).collect();
-        Ok(Ready { woken, interfaces })
+        let interfaces = self.receivers.keys().zip(&mut any).filter(|(_, any)| *any);
+        let interfaces = interfaces.map(|(&ifindex, _)| ifindex).collect();
+        let listeners = self.listeners.keys().zip(any).filter(|(_, any)| *any);
+        Ok(Ready { woken, interfaces, listeners: listeners.map(|(&ends, _)| ends).collect() })
     }
 
     /// Follows what the plane asks for; false once the plane is gone.
@@ -255,6 +293,12 @@ impl Worker {
                 Ok(Command::Untap(ifindex)) => {
                     self.receivers.remove(&ifindex);
                     self.outbox.close(ifindex);
+                }
+                Ok(Command::Hear(ends, socket)) => {
+                    self.listeners.insert(ends, socket);
+                }
+                Ok(Command::StopHearing(ends)) => {
+                    self.listeners.remove(&ends);
                 }
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return open,
             }
@@ -301,11 +345,40 @@ impl Worker {
             }
         }
     }
+
+    /// Takes in packets of a tunnel that the host has put together. What came whole was tapped; as most does, what has
+    /// no room in the socket says nothing of what is lost.
+    fn forward_reassembled(&mut self, ends: Ends) {
+        let Self { core, listeners, whole, outbox, .. } = self;
+        let Some(listener) = listeners.get_mut(&ends) else {
+            return;
+        };
+        for _ in 0..PACKETS_AT_ONCE {
+            match listener.receive(whole) {
+                Ok(Heard::PutTogether) => {
+                    outbox.begin();
+                    let mut out = |egress, copy: Copied<'_>, priority| outbox.push(egress, copy, priority);
+                    lock(core).process_reassembled(whole.frame(), now_ns(), &mut out);
+                }
+                Ok(Heard::Whole) => {}
+                Ok(Heard::Nothing) => break,
+                Err(error) => {
+                    tracing::debug!(%ends, %error, "nothing can be heard of a tunnel at present");
+                    break;
+                }
+            }
+        }
+        let refused = outbox.flush();
+        if refused > 0 {
+            lock(core).count_lost(DropReason::DeviceRefused, refused);
+        }
+    }
 }
 
 struct Ready {
     woken: bool,
     interfaces: Vec<IfIndex>,
+    listeners: Vec<Ends>,
 }
 
 fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {

@@ -228,7 +228,11 @@ fn set_option<T>(socket: &Socket, option: i32, value: &T) -> io::Result<()> {
     set_option_of(socket, libc::SOL_PACKET, option, value)
 }
 
-fn set_option_of<T>(socket: &Socket, level: i32, option: i32, value: &T) -> io::Result<()> {
+/// Sets an option of a socket (setsockopt(2)).
+///
+/// # Errors
+/// If the kernel does not take it.
+pub(crate) fn set_option_of<T>(socket: &Socket, level: i32, option: i32, value: &T) -> io::Result<()> {
     // SAFETY: the pointer and the length are those of `value`.
     let done = unsafe {
         libc::setsockopt(socket.as_raw_fd(), level, option, from_ref(value).cast(), size_of::<T>() as u32)

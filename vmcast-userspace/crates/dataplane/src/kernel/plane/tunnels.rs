@@ -130,6 +130,7 @@ impl KernelPlane {
             }
             return Err(KernelError::full_or(maps::TUNNELS, self.capacities.tunnels)(error).into());
         }
+        self.listen(id, Some(&tunnel));
         let Some(old) = old else {
             return Ok(());
         };
@@ -172,6 +173,7 @@ impl KernelPlane {
         self.drop_everywhere(Output::Tunnel(id))?;
         self.forget_ends(id, &key)?;
         self.state.tunnels.remove(id);
+        self.listen(id, None);
         Ok(())
     }
 
