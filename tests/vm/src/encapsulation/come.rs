@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use libtest_mimic::Failed;
 use vmcast_common::fib::{FibOp, Members, Output, Rpf, Stream};
 use vmcast_dataplane::kernel::Rule;
+use vmcast_lab::Namespace;
 
 use super::{
     SENT,
@@ -13,28 +15,49 @@ use super::{
 use crate::{
     bed::{Bed, Outcome, ensure},
     devices,
-    guest::GuestSender,
+    guest::{GuestSender, GuestSession},
     numbered::{Heard, Hears as _, Listener},
+    vm::Vm,
     wire::{self, Wire},
 };
 
 /// Packets of each device and family.
 const PACKETS: u64 = 100;
 
+/// A node that takes in what the machine's devices send, with a link to a member and one to a bystander.
+pub(super) struct Stand {
+    pub(super) vm: Vm,
+    pub(super) router: Router,
+    pub(super) member: Namespace,
+    pub(super) bystander: Namespace,
+    /// The link to the member.
+    pub(super) output: Output,
+    _sessions: Vec<GuestSession>,
+}
+
+impl Stand {
+    pub(super) fn build(bed: &mut Bed, rule: Rule) -> Result<Self, Failed> {
+        let [vmr, member, bystander] = bed.lab.namespaces(["vmr", "member", "bystander"])?;
+        bed.lab.veths(&[((&vmr, "acc1"), (&member, "eth0")), ((&vmr, "acc2"), (&bystander, "eth0"))])?;
+        let wire = Wire::to(bed, &vmr, WIRE)?;
+        for node in [&member, &bystander] {
+            node.ip("addr add 10.5.0.2/24 dev eth0\naddr add fd05::2/64 dev eth0 nodad")?;
+        }
+        let mut vm = bed.boot(&wire)?;
+        wire::set_up(&mut vm)?;
+        let mut router = Router::start(&vmr, rule)?;
+        let _sessions = devices::make(bed, &mut vm, router.wire.1)?;
+        let output = Output::Interface(router.add("acc1")?);
+        router.add("acc2")?;
+        Ok(Self { vm, router, member, bystander, output, _sessions })
+    }
+}
+
 // proves that the data plane decapsulates all that a kernel's own devices encapsulate
 pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
-    let [vmr, member, bystander] = bed.lab.namespaces(["vmr", "member", "bystander"])?;
-    bed.lab.veths(&[((&vmr, "acc1"), (&member, "eth0")), ((&vmr, "acc2"), (&bystander, "eth0"))])?;
-    let wire = Wire::to(bed, &vmr, WIRE)?;
-    for node in [&member, &bystander] {
-        node.ip("addr add 10.5.0.2/24 dev eth0\naddr add fd05::2/64 dev eth0 nodad")?;
-    }
-    let mut vm = bed.boot(&wire)?;
-    wire::set_up(&mut vm)?;
-    let mut router = Router::start(&vmr, rule)?;
-    let _sessions = devices::make(bed, &mut vm, router.wire.1)?;
-    let output = Output::Interface(router.add("acc1")?);
-    router.add("acc2")?;
+    let mut stand = Stand::build(bed, rule)?;
+    let Stand { vm, router, member, bystander, output, .. } = &mut stand;
+    let output = *output;
     let sources: Vec<_> =
         devices::of(&bed.kernel).into_iter().filter(|device| !device.is_stranger()).collect();
     let upstreams: Vec<Member> = sources.iter().map(|device| Member::Device(*device)).collect();
@@ -43,7 +66,7 @@ pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
     for sent in SENT.map(|sent| sent.stream) {
         let v6 = sent.group.is_ipv6();
         let listeners =
-            [Listener::join(&member, "eth0", sent, None)?, Listener::join(&bystander, "eth0", sent, None)?];
+            [Listener::join(member, "eth0", sent, None)?, Listener::join(bystander, "eth0", sent, None)?];
         let carriers = sources.iter().filter(|device| device.carries(sent));
         let mut count = 0;
         for device in carriers.clone() {
@@ -57,7 +80,7 @@ pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
         }
         let senders: Vec<GuestSender> = carriers
             .clone()
-            .map(|device| GuestSender::start(&vm, &device.name(), device.address(v6), sent, Some(PACKETS)))
+            .map(|device| GuestSender::start(vm, &device.name(), device.address(v6), sent, Some(PACKETS)))
             .collect::<Result<_, _>>()?;
         for sender in senders {
             ensure!(sender.end(bed)? == PACKETS, "a source in the machine sent less");

@@ -1,19 +1,14 @@
 //! Packets come in fragments of a tunnel's packets.
 
-use vmcast_common::fib::{FibOp, Members, Output, Rpf, Stream};
+use vmcast_common::fib::{FibOp, Members, Rpf, Stream};
 use vmcast_dataplane::kernel::Rule;
 
-use super::{
-    SENT,
-    member::Member,
-    router::{Router, WIRE},
-};
+use super::{SENT, come::Stand, member::Member};
 use crate::{
     bed::{Bed, Outcome, ensure},
     devices::{self, Device, Link},
     guest::GuestSender,
     numbered::{Heard, Hears as _, Listener},
-    wire::{self, Wire},
 };
 
 /// Packets of each device and family: few enough to wait in a socket's buffer.
@@ -22,25 +17,16 @@ const PACKETS: u64 = 50;
 // proves requirement E4, "put together again", with a kernel's own tunnels over IPv4 at the far end: their packets are
 // larger than the machine's link takes
 pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
-    let [vmr, member, bystander] = bed.lab.namespaces(["vmr", "member", "bystander"])?;
-    bed.lab.veths(&[((&vmr, "acc1"), (&member, "eth0")), ((&vmr, "acc2"), (&bystander, "eth0"))])?;
-    let wire = Wire::to(bed, &vmr, WIRE)?;
-    for node in [&member, &bystander] {
-        node.ip("addr add 10.5.0.2/24 dev eth0\naddr add fd05::2/64 dev eth0 nodad")?;
-    }
-    let mut vm = bed.boot(&wire)?;
-    wire::set_up(&mut vm)?;
-    let mut router = Router::start(&vmr, rule)?;
-    let _sessions = devices::make(bed, &mut vm, router.wire.1)?;
-    let output = Output::Interface(router.add("acc1")?);
-    router.add("acc2")?;
+    let mut stand = Stand::build(bed, rule)?;
+    let Stand { vm, router, member, bystander, output, .. } = &mut stand;
+    let output = *output;
     let may = |device: &Device| {
         device.link == Link::Wire && !device.is_stranger() && device.let_fragment().is_some()
     };
     let sources: Vec<Device> = devices::of(&bed.kernel).into_iter().filter(may).collect();
     ensure!(sources.len() == 4, "the machine has {sources:?}");
     let commands: String = sources.iter().filter_map(|device| device.let_fragment()).collect();
-    devices::batch(&mut vm, &format!("{commands}link set eth0 mtu 1280\n"))?;
+    devices::batch(vm, &format!("{commands}link set eth0 mtu 1280\n"))?;
     // The sockets of Linux forbid fragments otherwise, and a tunnel forbids them to what carries such a packet.
     vm.run("echo 1 > /proc/sys/net/ipv4/ip_no_pmtu_disc")?;
     let upstreams: Vec<Member> = sources.iter().map(|device| Member::Device(*device)).collect();
@@ -57,11 +43,9 @@ pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
                 FibOp::SetStream(stream, Rpf::Exact(input), Members::Own),
                 FibOp::AddMember(stream, output),
             ])?;
-            let listeners = [
-                Listener::join(&member, "eth0", sent, None)?,
-                Listener::join(&bystander, "eth0", sent, None)?,
-            ];
-            let sender = GuestSender::start(&vm, &device.name(), source, sent, Some(PACKETS))?;
+            let listeners =
+                [Listener::join(member, "eth0", sent, None)?, Listener::join(bystander, "eth0", sent, None)?];
+            let sender = GuestSender::start(vm, &device.name(), source, sent, Some(PACKETS))?;
             let [member, bystander] = &listeners;
             // What has not come by then is said below.
             let _ = bed.until("everything has come", || {
