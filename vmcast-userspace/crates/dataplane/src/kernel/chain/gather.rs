@@ -24,10 +24,15 @@ const TOO_MANY: usize = 2;
 impl Chain {
     /// Whether the members are in many more tables than they need.
     pub(in crate::kernel) fn is_sparse(&self, ways: Ways) -> bool {
+        let with_members = self.links.iter().filter(|link| link.table.members() > 0).count();
         let members: usize = self.links.iter().map(|link| link.table.members()).sum();
-        let needed = members.div_ceil(ways.chunk as usize);
         ways.tables.is_some()
-            && self.links.iter().filter(|link| link.table.members() > 0).count() > TOO_MANY * needed
+            && with_members > TOO_MANY * members.div_ceil(ways.chunk as usize)
+            && with_members > TOO_MANY * MemberTable::needed(&self.tables(), ways.chunk, ways.of_device)
+    }
+
+    fn tables(&self) -> Vec<&MemberTable> {
+        self.links.iter().map(|link| &link.table).collect()
     }
 
     /// Gathers the members in as few tables as they need. For `change` see [`Chain::set`].
@@ -43,8 +48,7 @@ impl Chain {
         let Some(relay) = ways.tables else {
             return Ok(());
         };
-        let old: Vec<&MemberTable> = self.links.iter().map(|link| &link.table).collect();
-        let mut tables = MemberTable::gather(&old, ways.chunk, backing)?;
+        let mut tables = MemberTable::gather(&self.tables(), ways.chunk, ways.of_device, backing)?;
         let pads = self.links.len().saturating_sub(tables.len());
         tables.splice(..0, (0..pads).map(|_| MemberTable::default()));
         let mut unused = Change::default();
