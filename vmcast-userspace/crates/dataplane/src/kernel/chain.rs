@@ -66,6 +66,13 @@ struct Link {
     leads_to: u32,
 }
 
+impl Link {
+    /// Whether nobody would miss it: it has no members, nor the way to those at TC.
+    fn only_leads_on(&self) -> bool {
+        self.table.members() == 0 && !self.table.contains(TO_LIST)
+    }
+}
+
 /// The members of one stream at XDP, and the way to those at TC.
 #[derive(Debug, Default)]
 pub(super) struct Chain {

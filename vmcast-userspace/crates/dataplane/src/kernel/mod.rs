@@ -22,6 +22,7 @@ mod order_tests;
 mod outer;
 mod plane;
 mod pool;
+mod quiet;
 mod refused;
 mod relay;
 mod shapes;

@@ -71,6 +71,12 @@ impl Core {
             // Who joins anew may get what is under way once more.
             self.last.remove(&id);
         }
+        if matches!(step, Step::Shorten) {
+            // The plane waits for a moment in which nothing is on its way.
+            while !self.ring.is_empty() {
+                self.poll();
+            }
+        }
         self.bed.run(step);
         while self.ring.iter().any(|frame| frame.age + 2 >= WAIT) {
             self.poll();

@@ -6,7 +6,8 @@
 //! comes nearer: behind the place where one stood there was room for as many as stood there and farther, and it is in
 //! this order that they are gathered. Packets that are on their way go on by the tables that were.
 //!
-//! The tables in front go once no packet is on its way.
+//! Tables without members go in a moment in which no packet is on its way, which a stream need not pause for: see
+//! [`super::super::quiet`].
 
 use vmcast_common::maps::MemberEntry;
 
@@ -96,15 +97,13 @@ impl Chain {
         Ok(tables.drain(..).zip(leads_to).map(|(table, leads_to)| Link { table, leads_to }).collect())
     }
 
-    /// Whether there are tables without members in front that may go once nothing is on its way. Where the first leads
-    /// to members at TC it stays.
+    /// Whether there are tables that only lead on and may go once nothing is on its way.
     pub(in crate::kernel) fn may_be_shorter(&self) -> bool {
-        let first = self.links.first();
-        first.is_some_and(|first| first.table.members() == 0 && !first.table.contains(TO_LIST))
+        self.links.iter().any(Link::only_leads_on)
     }
 
-    /// Takes out the tables in front of the first member: nobody loses or doubles a packet, but one on its way would be
-    /// overtaken by the next. For `change` see [`Chain::set`].
+    /// Takes out the tables without members: nobody loses or doubles a packet, but one on its way would be overtaken by
+    /// the next. The first one stays if it leads to members at TC. For `change` see [`Chain::set`].
     ///
     /// # Errors
     /// If the kernel refuses a write.
@@ -114,13 +113,10 @@ impl Chain {
         backing: &mut Backing<'_, K, T>,
         change: &mut Change,
     ) -> Result<(), KernelError> {
-        if self.may_be_shorter() {
-            let empty = self.links.iter().take_while(|link| link.table.members() == 0).count();
-            for mut link in self.links.drain(..empty) {
-                self.out.append(link.table.dismiss());
-            }
-            self.likely = 0;
+        for mut link in self.links.extract_if(.., |link| link.only_leads_on()) {
+            self.out.append(link.table.dismiss());
         }
+        self.likely = 0;
         self.settle(ways, backing, change)
     }
 }
