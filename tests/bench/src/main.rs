@@ -3,6 +3,7 @@
 //! Figures of a busy or virtual machine vary; the ratios between rows of one run travel.
 
 mod admin;
+mod churn;
 mod copies;
 mod daemon;
 mod join;
@@ -73,6 +74,8 @@ enum Case {
     Copies,
     /// What one hop adds to the way of a packet, and how long a packet holds a core.
     Latency,
+    /// Members who come and go beside a stream.
+    Churn,
     /// Kernel memory of members and (S,G)s.
     KernelMemory,
     /// Time from a join to the first packet.
@@ -136,6 +139,10 @@ impl Case {
             Self::Latency => {
                 let effort = if quick { latency::Effort::QUICK } else { latency::Effort::FULL };
                 with_progress(effort.steps(), |bar| latency::measure(effort, report, bar))
+            }
+            Self::Churn => {
+                let effort = if quick { churn::Effort::QUICK } else { churn::Effort::FULL };
+                with_progress(effort.steps(), |bar| churn::measure(effort, report, bar))
             }
             Self::KernelMemory => {
                 let effort = if quick { kernel_memory::Effort::QUICK } else { kernel_memory::Effort::FULL };

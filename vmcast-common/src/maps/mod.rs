@@ -48,6 +48,10 @@ pub mod limit {
     /// Members of one member table: as many copies as one run of a program makes. A device that gets them all
     /// has room for them, and the memory of the copies is still in the cache when it is used again.
     pub const CHUNK: u32 = 124;
+    /// Those of them that are on one device, if there are more of them than that for another table: the kernel takes
+    /// 64 packets out of a veth's ring of 256 in one turn (`NAPI_POLL_WEIGHT`), so those of two packets of a stream are
+    /// gone when the next come.
+    pub const OF_DEVICE: u32 = 31;
     /// Members of a list at TC between two pauses: as many copies as one run of a program makes. The kernel takes
     /// as many packets out of a CPU's backlog in one turn (`net.core.dev_weight`), so what the copies leave there
     /// is gone when the next ones come.

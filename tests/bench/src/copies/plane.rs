@@ -163,6 +163,35 @@ impl Plane {
         Ok(())
     }
 
+    /// Lets members of a range's first stream come and go, one change at a time, for as long as it is told to. Returns
+    /// how many changes there were; in the end all of them have left.
+    pub(crate) fn churn(
+        &mut self,
+        stand: &Stand,
+        range: u8,
+        members: &Members,
+        go_on: impl Fn() -> bool + Sync,
+    ) -> Result<u64> {
+        let (stream, plane, go_on) = (stream_of(range, 0), &mut self.plane, &go_on);
+        stand.dut.enter(|| {
+            let mut changes = 0;
+            let mut there = vec![false; members.0.len()];
+            // Steps of 7 are none of those in which members are spread over devices.
+            let order = (0..).map(|turn| turn * 7 % members.0.len());
+            for at in order.take_while(|_| go_on()) {
+                let way = members.0[at];
+                let change =
+                    if there[at] { FibOp::RemoveMember(stream, way) } else { FibOp::AddMember(stream, way) };
+                plane.apply(&[change])?;
+                there[at] = !there[at];
+                changes += 1;
+            }
+            let left: Vec<_> = members.0.iter().map(|way| FibOp::RemoveMember(stream, *way)).collect();
+            plane.apply(&left)?;
+            Ok(changes)
+        })?
+    }
+
     /// Takes them away.
     fn remove_streams(&mut self, stand: &Stand, range: u8, groups: u32) -> Result<()> {
         let ops: Vec<_> = (0..groups).map(|number| FibOp::RemoveStream(stream_of(range, number))).collect();
@@ -233,7 +262,7 @@ impl Plane {
     }
 
     /// What the plane says of copies that it did not send.
-    pub(super) fn drops(&self) -> Result<String> {
+    pub(crate) fn drops(&self) -> Result<String> {
         let drops = self.plane.counters()?.drops;
         let list: Vec<String> =
             drops.iter().map(|(reason, count)| format!("{}: {count}", reason.label())).collect();

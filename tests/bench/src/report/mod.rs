@@ -22,6 +22,7 @@ pub(crate) struct Report {
     pub(crate) rows: Vec<CopyRow>,
     pub(crate) latencies: Vec<LatencyRow>,
     pub(crate) holds: Vec<HoldRow>,
+    pub(crate) churn: Vec<ChurnRow>,
     pub(crate) kernel_memory: Vec<KernelMemoryRow>,
     pub(crate) joins: Vec<JoinRow>,
     pub(crate) signalling: Vec<SignallingRow>,
@@ -104,6 +105,26 @@ pub(crate) struct HoldRow {
     pub(crate) rounds: usize,
     pub(crate) delivered: u64,
     pub(crate) expected: u64,
+}
+
+/// Members who come and go beside a stream to others who stay.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ChurnRow {
+    pub(crate) engine: String,
+    pub(crate) members: usize,
+    /// Those who come and go.
+    pub(crate) wandering: usize,
+    /// Joins and leaves, each applied by itself.
+    pub(crate) changes: u64,
+    pub(crate) per_s: f64,
+    /// Packets of the stream.
+    pub(crate) packets: u64,
+    pub(crate) packets_per_s: f64,
+    /// Copies that those who stay missed, and those that they got beside what was theirs.
+    pub(crate) lost: u64,
+    pub(crate) doubled: u64,
+    /// What the plane says of copies that it did not send.
+    pub(crate) drops: String,
 }
 
 /// Kernel memory of one thing.
@@ -400,6 +421,7 @@ impl Report {
             rows: Vec::new(),
             latencies: Vec::new(),
             holds: Vec::new(),
+            churn: Vec::new(),
             kernel_memory: Vec::new(),
             joins: Vec::new(),
             signalling: Vec::new(),

@@ -34,6 +34,7 @@ impl Report {
             self.copies(),
             self.latency(),
             self.hold(),
+            self.churn(),
             self.kernel_memory(),
             self.join(),
             self.signalling(),
@@ -127,6 +128,39 @@ impl Report {
         Cells {
             title: "How long one packet holds a core, µs",
             header: vec!["engine", "members", "packets", "softirq", "one device's turn", "delivered"],
+            rows: rows.collect(),
+        }
+    }
+
+    fn churn(&self) -> Cells {
+        let rows = self.churn.iter().map(|row| {
+            vec![
+                row.engine.clone(),
+                row.members.to_string(),
+                row.wandering.to_string(),
+                row.changes.to_string(),
+                format!("{:.0}", row.per_s),
+                row.packets.to_string(),
+                format!("{:.0}", row.packets_per_s),
+                row.lost.to_string(),
+                row.doubled.to_string(),
+                row.drops.clone(),
+            ]
+        });
+        Cells {
+            title: "Members who come and go beside a stream",
+            header: vec![
+                "engine",
+                "who stay",
+                "who wander",
+                "changes",
+                "per s",
+                "packets",
+                "per s",
+                "lost",
+                "doubled",
+                "drops",
+            ],
             rows: rows.collect(),
         }
     }

@@ -33,6 +33,10 @@ const WANDERING: usize = 1_000;
 const NEVER: usize = DEVICES as usize;
 /// Changes in a second.
 const RATE: u64 = 10_000;
+/// Packets in a second of the stream whose time is meant. What the machine makes of a second is its own affair: the
+/// changes of one fiftieth are made between any two packets, however long they take.
+const STREAM_RATE: u64 = 50;
+const CHANGES_PER_PACKET: u64 = RATE / STREAM_RATE;
 /// Packets and changes, each at least.
 const PACKETS: u64 = 60;
 const CHANGES: u64 = 20_000;
@@ -139,11 +143,15 @@ struct Seen {
     missing: usize,
     /// Packets that were not complete before the next was sent.
     late: usize,
+    /// Changes between one packet and the next, of those during the churn.
+    between: Vec<u64>,
+    /// How many of them were made while copies of the packet before were on their way.
+    under_way: u64,
 }
 
 impl Seen {
     fn new() -> Self {
-        Self { staying: vec![0; STAYING], wandering: vec![Vec::new(); WANDERING], missing: 0, late: 0 }
+        Self { staying: vec![0; STAYING], wandering: vec![Vec::new(); WANDERING], ..Self::default() }
     }
 
     /// Of those who stay the one that has got the fewest packets, and the number that is due to it.
@@ -169,8 +177,8 @@ impl Seen {
     }
 }
 
-/// Sends packets, each when the last has come to everybody who stays or nothing comes any more: never more
-/// copies wait for a device than its ring holds.
+/// Sends packets, each when the last has come to everybody who stays or nothing comes any more, and
+/// [`CHANGES_PER_PACKET`] changes were made since that: never more copies wait for a device than its ring holds.
 fn serve(stand: &Stand, progress: &Progress, clock: Clock) -> Result<(Seen, u64), String> {
     let numbers: HashMap<Member, usize> =
         (0..STAYING + WANDERING + NEVER).map(|number| (member(number), number)).collect();
@@ -186,6 +194,7 @@ fn serve(stand: &Stand, progress: &Progress, clock: Clock) -> Result<(Seen, u64)
     while quiet < QUIET {
         let is_quiet = progress.stop.load(Ordering::SeqCst) && seen.missing == 0;
         quiet += u64::from(is_quiet);
+        let before = progress.changes.load(Ordering::SeqCst);
         progress.begun.store(sent + 1, Ordering::SeqCst);
         stand.send(GROUP, sent).map_err(|error| format!("sending: {error}"))?;
         sent += 1;
@@ -212,6 +221,17 @@ fn serve(stand: &Stand, progress: &Progress, clock: Clock) -> Result<(Seen, u64)
         }
         if seen.missing == 0 {
             progress.complete.store(sent, Ordering::SeqCst);
+        }
+        if !progress.stop.load(Ordering::SeqCst) {
+            let changes = || progress.changes.load(Ordering::SeqCst) - before;
+            seen.under_way += changes();
+            while changes() < CHANGES_PER_PACKET {
+                if progress.stop.load(Ordering::SeqCst) || clock.now() > start + PATIENCE {
+                    return Err(format!("only {} changes were made beside packet {}", changes(), sent - 1));
+                }
+                thread::sleep(Duration::from_micros(200));
+            }
+            seen.between.push(changes());
         }
         if sent >= PACKETS && progress.changes.load(Ordering::SeqCst) >= CHANGES {
             progress.stop.store(true, Ordering::SeqCst);
@@ -255,7 +275,12 @@ fn churn(name: &str, open: OpenPlane, family: Family) -> Result<(), Failed> {
     let Done { served, worked: sessions, seen: counters } = beside(
         &stand,
         || set_up(open, &first.collect::<Vec<_>>()),
-        |plane| wander(plane.as_mut(), stream, &progress, clock),
+        |plane| {
+            let sessions = wander(plane.as_mut(), stream, &progress, clock);
+            // Whoever waits for more changes waits in vain.
+            progress.stop.store(true, Ordering::SeqCst);
+            sessions
+        },
         |plane| plane.counters().map_err(|error| error.to_string()),
         || {
             let served = serve(&stand, &progress, clock);
@@ -279,6 +304,15 @@ fn churn(name: &str, open: OpenPlane, family: Family) -> Result<(), Failed> {
     if counted != sent {
         return Err(format!("{sent} packets were sent, {counted} counted").into());
     }
-    println!("{name}: {sent} packets to {STAYING} members, {} of them complete with the next", seen.late);
+    let changes: u64 = seen.between.iter().sum();
+    let least = seen.between.iter().min().copied().unwrap_or(0);
+    println!(
+        "{name}: {sent} packets to {STAYING} members, {} of them complete with the next; {changes} changes, {} of them \
+         beside copies on their way, {least} at least between two packets",
+        seen.late, seen.under_way
+    );
+    if least < CHANGES_PER_PACKET || changes < CHANGES || seen.under_way == 0 {
+        return Err("that is less than what a second has".into());
+    }
     Ok(())
 }

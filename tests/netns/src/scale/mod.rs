@@ -7,6 +7,7 @@ mod churn;
 mod cores;
 mod groups;
 mod heads;
+mod one_device;
 mod shrunk;
 mod stand;
 
@@ -21,10 +22,17 @@ use vmcast_dataplane::{
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
-    [churn::trials(), cores::trials(), groups::trials(), heads::trials(), shrunk::trials()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        churn::trials(),
+        cores::trials(),
+        groups::trials(),
+        heads::trials(),
+        one_device::trials(),
+        shrunk::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// One after the other: each takes both cores and much of the memory for packets.

@@ -12,7 +12,9 @@
 //! costs in memory is given back ([`Chain::gather`]).
 //!
 //! The copies of a packet for one device are least work if they are made together. So members of a device come
-//! to one table as long as that has room, and a full table with many devices is split between them.
+//! to one table as long as that has room, and a full table with many devices is split between them. But a device has
+//! room for so many at a time, and sends no more than a few dozen in one turn: one with very many members has no more of
+//! them in each table ([`limit::OF_DEVICE`]), so that what a run of the program makes is gone when the next one begins.
 
 mod gather;
 
@@ -33,6 +35,8 @@ use super::{
 pub(super) struct Ways {
     /// Members of one table at most, 1 to [`limit::CHUNK`].
     pub(super) chunk: u32,
+    /// Those of them on one device, where more of them are enough for another table.
+    pub(super) of_device: u32,
     /// Towards the program that goes on with a table.
     pub(super) tables: Option<u32>,
     /// Towards the program that serves members at TC.
@@ -60,6 +64,13 @@ const LEAST_SHARE: usize = 4;
 struct Link {
     table: MemberTable,
     leads_to: u32,
+}
+
+impl Link {
+    /// Whether nobody would miss it: it has no members, nor the way to those at TC.
+    fn only_leads_on(&self) -> bool {
+        self.table.members() == 0 && !self.table.contains(TO_LIST)
+    }
 }
 
 /// The members of one stream at XDP, and the way to those at TC.
@@ -93,6 +104,12 @@ impl Chain {
     #[cfg(test)]
     pub(super) fn devices(&self) -> Vec<usize> {
         self.links.iter().map(|link| link.table.devices().len()).collect()
+    }
+
+    /// How many members each table has.
+    #[cfg(test)]
+    pub(super) fn members(&self) -> Vec<usize> {
+        self.links.iter().map(|link| link.table.members()).collect()
     }
 
     /// The tables, by the places of their devmaps.
@@ -177,13 +194,17 @@ impl Chain {
         }
         let fit = |(at, link): (usize, &Link)| {
             let fit = link.table.fit(ways.chunk)?;
-            Some((!link.table.knows(ifindex), fit, at))
+            let crowded = ways.tables.is_some() && link.table.members_on(ifindex) >= ways.of_device as usize;
+            Some((crowded, !link.table.knows(ifindex), fit, at))
         };
         let best = self.links.iter().enumerate().filter_map(fit).min();
-        if let Some((false, _, at)) = best {
+        if let Some((false, false, _, at)) = best {
             return Ok(at);
         }
-        let mixed = |link: &Link| link.table.knows(ifindex) && link.table.devices().len() > ways.devices();
+        let mixed = |link: &Link| {
+            let is_full = link.table.fit(ways.chunk).is_none();
+            is_full && link.table.knows(ifindex) && link.table.devices().len() > ways.devices()
+        };
         if let Some(relay) = ways.tables
             && self.may_grow(ways)
             && let Some(at) = self.links.iter().position(mixed)
@@ -191,8 +212,10 @@ impl Chain {
             self.split(at, relay, backing)?;
             return Ok(if self.links[at].table.knows(ifindex) { at } else { at + 1 });
         }
-        if let Some((_, _, at)) = best {
-            return Ok(at);
+        match best {
+            Some((false, _, _, at)) => return Ok(at),
+            Some((true, _, _, at)) if !self.may_grow(ways) => return Ok(at),
+            Some((true, ..)) | None => {}
         }
         if !self.links.is_empty() {
             if ways.tables.is_none() {

@@ -165,6 +165,18 @@ impl MemberTable {
         self.tail(ifindex).is_some()
     }
 
+    /// How many members are on a device.
+    pub(super) fn members_on(&self, ifindex: u32) -> usize {
+        if !self.knows(ifindex) {
+            return 0;
+        }
+        // As a rule there are few on it, or few on others.
+        if self.tails.len() == 1 {
+            return self.live;
+        }
+        self.slots.iter().filter(|slot| slot.is_live() && slot.ifindex == ifindex).count()
+    }
+
     /// Whether one more member on a device has the place of one that has left, of `chunk` at most.
     pub(super) fn has_tombstone(&self, ifindex: u32, chunk: u32) -> bool {
         self.members() < chunk as usize && self.tombstone_on(ifindex).is_some()
@@ -508,23 +520,16 @@ impl MemberTable {
         }
     }
 
-    /// Fresh tables with the members of others, without their ways, `chunk` in each but perhaps the first. They stand in the
-    /// order of their tables, and those of a table by their devices.
+    /// Fresh tables with the members of others as [`MemberTable::parts`] has them.
     pub(super) fn gather<K: MemberWrites, T: Tables>(
         tables: &[&Self],
         chunk: u32,
+        of_device: u32,
         backing: &mut Backing<'_, K, T>,
     ) -> Result<Vec<Self>, KernelError> {
-        let is_member = |slot: &&Slot| slot.is_live() && !is_way(slot.output);
-        let of = |(at, table): (usize, &&'_ Self)| {
-            let slots: Vec<Slot> = table.slots.iter().filter(is_member).copied().collect();
-            slots.into_iter().map(move |slot| (at, slot))
-        };
-        let mut members: Vec<(usize, Slot)> = tables.iter().enumerate().flat_map(of).collect();
-        members.sort_by_key(|(at, slot)| (*at, slot.ifindex));
         let mut gathered = Vec::new();
-        for part in members.rchunks(chunk as usize) {
-            match Self::copy_of(part.iter().map(|(_, slot)| slot), backing) {
+        for part in Self::parts(tables, chunk, of_device) {
+            match Self::copy_of(part.iter(), backing) {
                 Ok(table) => gathered.push(table),
                 Err(error) => {
                     gathered
@@ -536,6 +541,44 @@ impl MemberTable {
         }
         gathered.reverse();
         Ok(gathered)
+    }
+
+    /// The members of tables, without their ways, in as few tables as they need: `chunk` in each at most, and
+    /// `of_device` of a device, or as many as one of the tables has already. They stand in the order of their tables,
+    /// and those of a table by their devices; the part at the far end comes first. Each part but the last takes what is
+    /// left of one table at least, so no member is in a part nearer to the front than its table was.
+    fn parts(tables: &[&Self], chunk: u32, of_device: u32) -> Vec<Vec<Slot>> {
+        let most = tables.iter().flat_map(|table| table.devices()).map(|(_, count)| count).max();
+        let of_device = most.unwrap_or(0).max(of_device as usize);
+        let mut parts: Vec<Vec<Slot>> = Vec::new();
+        let mut counts: Vec<(u32, usize)> = Vec::new();
+        for table in tables.iter().rev() {
+            let is_member = |slot: &&Slot| slot.is_live() && !is_way(slot.output);
+            let mut members: Vec<Slot> = table.slots.iter().filter(is_member).copied().collect();
+            members.sort_by_key(|slot| slot.ifindex);
+            for slot in members.into_iter().rev() {
+                let count = counts.iter().find(|(ifindex, _)| *ifindex == slot.ifindex);
+                let count = count.map_or(0, |(_, count)| *count);
+                let has_room =
+                    parts.last().is_some_and(|part| part.len() < chunk as usize) && count < of_device;
+                if !has_room {
+                    parts.push(Vec::new());
+                    counts.clear();
+                }
+                let count = if has_room { count } else { 0 };
+                note(&mut counts, slot.ifindex, count + 1);
+                if let Some(part) = parts.last_mut() {
+                    part.push(slot);
+                }
+            }
+        }
+        parts.iter_mut().for_each(|part| part.reverse());
+        parts
+    }
+
+    /// In how many tables the members of others have room.
+    pub(super) fn needed(tables: &[&Self], chunk: u32, of_device: u32) -> usize {
+        Self::parts(tables, chunk, of_device).len()
     }
 
     /// A fresh table with those members of others that are live, the weak ones first.
@@ -597,7 +640,7 @@ const fn is_way(number: u32) -> bool {
 }
 
 /// Sets what is noted of a device.
-fn note(notes: &mut Vec<(u32, u32)>, ifindex: u32, value: u32) {
+fn note<V>(notes: &mut Vec<(u32, V)>, ifindex: u32, value: V) {
     match notes.iter_mut().find(|(device, _)| *device == ifindex) {
         Some((_, noted)) => *noted = value,
         None => notes.push((ifindex, value)),

@@ -22,6 +22,7 @@ mod order_tests;
 mod outer;
 mod plane;
 mod pool;
+mod quiet;
 mod reassembly;
 mod refused;
 mod relay;

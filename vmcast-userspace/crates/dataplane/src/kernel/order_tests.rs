@@ -25,8 +25,9 @@ struct Core {
 }
 
 impl Core {
-    fn new(chunk: u32) -> Self {
-        Self { bed: Bed::quick(chunk), ring: VecDeque::new(), packets: 0, last: HashMap::new() }
+    fn new(chunk: u32, of_device: u32) -> Self {
+        let bed = Bed::crowded(chunk, of_device).in_a_hurry();
+        Self { bed, ring: VecDeque::new(), packets: 0, last: HashMap::new() }
     }
 
     /// A packet comes in.
@@ -70,6 +71,12 @@ impl Core {
             // Who joins anew may get what is under way once more.
             self.last.remove(&id);
         }
+        if matches!(step, Step::Shorten) {
+            // The plane waits for a moment in which nothing is on its way.
+            while !self.ring.is_empty() {
+                self.poll();
+            }
+        }
         self.bed.run(step);
         while self.ring.iter().any(|frame| frame.age + 2 >= WAIT) {
             self.poll();
@@ -83,9 +90,10 @@ proptest! {
     #[test]
     fn every_member_gets_packets_in_order_whatever_changes_while_they_wait(
         chunk in 1u32..6,
+        of_device in 1u32..6,
         turns in proptest::collection::vec((step(24), 0usize..3, 0usize..6), 1..150),
     ) {
-        let mut core = Core::new(chunk);
+        let mut core = Core::new(chunk, of_device);
         for (step, packets, polls) in turns {
             (0..packets).for_each(|_| core.receive());
             core.change(step);

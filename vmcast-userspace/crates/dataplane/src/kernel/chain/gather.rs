@@ -6,7 +6,8 @@
 //! comes nearer: behind the place where one stood there was room for as many as stood there and farther, and it is in
 //! this order that they are gathered. Packets that are on their way go on by the tables that were.
 //!
-//! The tables in front go once no packet is on its way.
+//! Tables without members go in a moment in which no packet is on its way, which a stream need not pause for: see
+//! [`super::super::quiet`].
 
 use vmcast_common::maps::MemberEntry;
 
@@ -24,10 +25,15 @@ const TOO_MANY: usize = 2;
 impl Chain {
     /// Whether the members are in many more tables than they need.
     pub(in crate::kernel) fn is_sparse(&self, ways: Ways) -> bool {
+        let with_members = self.links.iter().filter(|link| link.table.members() > 0).count();
         let members: usize = self.links.iter().map(|link| link.table.members()).sum();
-        let needed = members.div_ceil(ways.chunk as usize);
         ways.tables.is_some()
-            && self.links.iter().filter(|link| link.table.members() > 0).count() > TOO_MANY * needed
+            && with_members > TOO_MANY * members.div_ceil(ways.chunk as usize)
+            && with_members > TOO_MANY * MemberTable::needed(&self.tables(), ways.chunk, ways.of_device)
+    }
+
+    fn tables(&self) -> Vec<&MemberTable> {
+        self.links.iter().map(|link| &link.table).collect()
     }
 
     /// Gathers the members in as few tables as they need. For `change` see [`Chain::set`].
@@ -43,8 +49,7 @@ impl Chain {
         let Some(relay) = ways.tables else {
             return Ok(());
         };
-        let old: Vec<&MemberTable> = self.links.iter().map(|link| &link.table).collect();
-        let mut tables = MemberTable::gather(&old, ways.chunk, backing)?;
+        let mut tables = MemberTable::gather(&self.tables(), ways.chunk, ways.of_device, backing)?;
         let pads = self.links.len().saturating_sub(tables.len());
         tables.splice(..0, (0..pads).map(|_| MemberTable::default()));
         let mut unused = Change::default();
@@ -92,15 +97,13 @@ impl Chain {
         Ok(tables.drain(..).zip(leads_to).map(|(table, leads_to)| Link { table, leads_to }).collect())
     }
 
-    /// Whether there are tables without members in front that may go once nothing is on its way. Where the first leads
-    /// to members at TC it stays.
+    /// Whether there are tables that only lead on and may go once nothing is on its way.
     pub(in crate::kernel) fn may_be_shorter(&self) -> bool {
-        let first = self.links.first();
-        first.is_some_and(|first| first.table.members() == 0 && !first.table.contains(TO_LIST))
+        self.links.iter().any(Link::only_leads_on)
     }
 
-    /// Takes out the tables in front of the first member: nobody loses or doubles a packet, but one on its way would be
-    /// overtaken by the next. For `change` see [`Chain::set`].
+    /// Takes out the tables without members: nobody loses or doubles a packet, but one on its way would be overtaken by
+    /// the next. The first one stays if it leads to members at TC. For `change` see [`Chain::set`].
     ///
     /// # Errors
     /// If the kernel refuses a write.
@@ -110,13 +113,10 @@ impl Chain {
         backing: &mut Backing<'_, K, T>,
         change: &mut Change,
     ) -> Result<(), KernelError> {
-        if self.may_be_shorter() {
-            let empty = self.links.iter().take_while(|link| link.table.members() == 0).count();
-            for mut link in self.links.drain(..empty) {
-                self.out.append(link.table.dismiss());
-            }
-            self.likely = 0;
+        for mut link in self.links.extract_if(.., |link| link.only_leads_on()) {
+            self.out.append(link.table.dismiss());
         }
+        self.likely = 0;
         self.settle(ways, backing, change)
     }
 }

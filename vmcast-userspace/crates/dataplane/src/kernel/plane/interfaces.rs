@@ -225,7 +225,8 @@ impl KernelPlane {
     /// The devices of ours that copies go through.
     pub(super) fn ways(&self) -> Ways {
         let near = |relay: &Option<Relay>| relay.as_ref().map(|relay| relay.near.0);
-        Ways { chunk: self.chunk, tables: near(&self.table_relay), lists: near(&self.list_relay) }
+        let of_device = limit::OF_DEVICE;
+        Ways { chunk: self.chunk, of_device, tables: near(&self.table_relay), lists: near(&self.list_relay) }
     }
 
     /// Serves every device by what it can now, and moves the members of those that changed: the driver of one, or

@@ -6,6 +6,7 @@ use crate::{
     kernel::{
         error::{Failure, KernelError},
         member_table::Backing,
+        quiet,
         state::StreamState,
         stats,
     },
@@ -51,31 +52,43 @@ impl KernelPlane {
             done?;
         }
         for stats in long {
-            if self.is_idle(stats)? {
-                self.change_chain(stats, |state, backing, change| {
-                    state.chain.shorten(ways, backing, change)
-                })?;
+            // Without statistics nobody knows where packets come in.
+            match self.cores(stats)?.as_deref() {
+                Some([]) => self.shorten(stats)?,
+                Some(&[core]) => {
+                    quiet::on_core(core, || self.shorten(stats)).unwrap_or(Ok(()))?;
+                }
+                Some(_) | None => {}
             }
         }
         Ok(())
     }
 
-    /// Whether packets have come to a stream, or to those that share its members, and none for a while.
-    fn is_idle(&self, stats: u32) -> Result<bool, Failure> {
+    fn shorten(&mut self, stats: u32) -> Result<(), Failure> {
+        let ways = self.ways();
+        self.change_chain(stats, |state, backing, change| state.chain.shorten(ways, backing, change))
+    }
+
+    /// The cores on which packets of a stream, or of those that share its members, may be on their way; `None` if it is
+    /// not known.
+    fn cores(&self, stats: u32) -> Result<Option<Vec<usize>>, Failure> {
         let Some(state) = self.state.streams.get(&stats) else {
-            return Ok(false);
+            return Ok(None);
         };
         let followers =
             self.state.followers.get(&state.stream.group).filter(|_| state.stream.source.is_none());
-        let mut last = 0;
+        let mut last: Vec<u64> = Vec::new();
         for stats in followers.into_iter().flatten().chain([&stats]) {
-            let read = stats::read_stream(&self.maps.stream_stats, *stats);
-            last = read
-                .map_err(|error| Failure::Kernel(KernelError::call("reading counters")(error)))?
-                .last_ns
-                .max(last);
+            let read = stats::read_by_core(&self.maps.stream_stats, *stats)
+                .map_err(|error| Failure::Kernel(KernelError::call("reading counters")(error)))?;
+            last.resize(read.len().max(last.len()), 0);
+            for (last, counters) in last.iter_mut().zip(read) {
+                *last = counters.last_ns.max(*last);
+            }
         }
-        // Without statistics nobody knows.
-        Ok(last > 0 && last + IDLE_NS < now_ns())
+        let now = now_ns();
+        let is_awake = |last: u64| last > 0 && last + IDLE_NS >= now;
+        let awake = (0..).zip(&last).filter(|(_, last)| is_awake(**last)).map(|(core, _)| core);
+        Ok(last.iter().any(|last| *last > 0).then(|| awake.collect()))
     }
 }
