@@ -9,6 +9,7 @@ mod applications;
 mod bad_input;
 mod bad_mld;
 mod bed;
+mod below;
 mod chain;
 mod churn;
 mod come_and_go;
@@ -75,6 +76,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         applications::trials(),
         rebind::trials(),
         proxy::trials(),
+        below::trials(),
         leaves::trials(),
         limits::trials(),
         election::trials(),

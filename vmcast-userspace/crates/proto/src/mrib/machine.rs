@@ -137,6 +137,12 @@ impl Mrib {
         self.routes.native().collect()
     }
 
+    /// The interface of the network above.
+    #[must_use]
+    pub fn upstream_interface(&self) -> Option<IfIndex> {
+        self.routes.below.above()
+    }
+
     /// The (S,G) that are accepted from nowhere.
     pub fn refused(&self) -> impl Iterator<Item = Stream> {
         self.routes.refused()
