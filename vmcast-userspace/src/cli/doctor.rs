@@ -116,8 +116,8 @@ fn of_config(config: &RouterConfig) -> Vec<Asked> {
         };
         Asked {
             name: known.device.as_ref().unwrap_or(&known.name).as_str().to_owned(),
-            accepts_sources: known.accepts_sources,
-            copies: !known.accepts_sources || known.querier || targets().any(is_target),
+            accepts_sources: known.takes_sources(),
+            copies: !known.accepts_sources || known.querier || known.upstream || targets().any(is_target),
             tagged: !known.vlan.is_empty(),
             queues: queued.then_some(known.engine.is_some()),
             configured: true,

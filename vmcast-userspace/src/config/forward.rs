@@ -169,7 +169,7 @@ pub(super) fn problems(
     let mut problems = Vec::new();
     // Whether the place of a name accepts sources.
     let mut places: BTreeMap<&str, bool> =
-        interfaces.iter().map(|known| (known.name.as_str(), known.accepts_sources)).collect();
+        interfaces.iter().map(|known| (known.name.as_str(), known.takes_sources())).collect();
     for (index, tunnel) in tunnels.iter().enumerate() {
         problems.extend(tunnel.problems(index));
         if places.insert(tunnel.name.as_str(), tunnel.accepts_sources).is_some() {
@@ -224,7 +224,7 @@ fn forward_problems(
                 .hint(did_you_mean(name, &known, "named are"))
         };
     let place = |name: &str| {
-        let of_interface = || table_of(interfaces, name).map(|table| table.accepts_sources);
+        let of_interface = || table_of(interfaces, name).map(RouterInterface::takes_sources);
         if is_pattern(name) { None } else { places.get(name).copied().or_else(of_interface) }
     };
     let mut problems = Vec::new();

@@ -320,6 +320,9 @@ pub struct RouterInterface {
     /// Whether packets of sources are taken from its network.
     #[serde(default)]
     pub accepts_sources: bool,
+    /// Whether it leads to the network above (RFC 4605): what sources on the other interfaces send goes there, too.
+    #[serde(default)]
+    pub upstream: bool,
     /// Whether the VMR is IGMP and MLD querier there and serves its members natively.
     #[serde(default)]
     pub querier: bool,
@@ -341,7 +344,7 @@ pub struct RouterInterface {
     /// Whether IGMP of version 2 and 3 is refused there without the Router Alert option.
     #[serde(default)]
     pub require_router_alert: bool,
-    /// The groups that its hosts may ask for; `None` for all.
+    /// The groups that its hosts may ask for, or that go there if it is `upstream`; `None` for all.
     #[serde(default)]
     pub groups: Option<Vec<GroupPrefix>>,
     /// How many groups of each family its hosts may be in together.
@@ -369,7 +372,13 @@ impl RouterInterface {
         Link { tags: [tag(0), tag(1)], session: self.pppoe_session }
     }
 
-    /// The groups that its hosts may ask for.
+    /// Whether packets of sources are taken from its network: without the network above a proxy would be none.
+    #[must_use]
+    pub const fn takes_sources(&self) -> bool {
+        self.accepts_sources || self.upstream
+    }
+
+    /// The groups that its hosts may ask for, or that go there.
     pub(crate) fn allowed_groups(&self) -> Option<Vec<AddressRange>> {
         self.groups.as_ref().map(|ranges| ranges.iter().copied().map(AddressRange::from).collect())
     }
@@ -396,7 +405,7 @@ impl RouterInterface {
             ("querier_starting_seconds", self.querier_starting_seconds.is_some()),
             ("immediate_leave", self.immediate_leave),
             ("require_router_alert", self.require_router_alert),
-            ("groups", self.groups.is_some()),
+            ("groups", self.groups.is_some() && !self.upstream),
             ("max_groups", self.max_groups != max_groups()),
             ("max_groups_per_host", self.max_groups_per_host.is_some()),
         ];
@@ -431,6 +440,34 @@ impl RouterInterface {
                         .hint("write a number of 1 or more, or querier = false"),
                 );
             }
+        }
+        problems
+    }
+
+    /// What keeps it from being the way to the network above.
+    fn upstream_problems(&self, index: usize) -> Vec<Problem> {
+        if !self.upstream {
+            return Vec::new();
+        }
+        let problem = |key: &str, message: &str| Problem::error(format!("interface[{index}].{key}"), message);
+        let mut problems = Vec::new();
+        if self.querier {
+            problems.push(
+                problem(
+                    "querier",
+                    "a proxy is a host on the network above, and no router (RFC 4605 section 3)",
+                )
+                .hint("leave out querier = true, or upstream = true"),
+            );
+        }
+        if self.name.is_pattern() {
+            problems.push(
+                problem(
+                    "upstream",
+                    "one interface leads to the network above, and a pattern stands for many",
+                )
+                .hint("give that interface a table of its own name; it may come and go"),
+            );
         }
         problems
     }
@@ -621,6 +658,18 @@ impl RouterConfig {
                 "another interface is this link of the device",
             )
         }));
+        let above = self.interfaces.iter().enumerate().filter(|(_, interface)| interface.upstream);
+        for (at, (index, _)) in above.enumerate() {
+            let message = match (at, self.upstream.from) {
+                (0, UpstreamFrom::None) => continue,
+                (0, _) => "streams come from the VMR of [upstream] already",
+                (1.., _) => "another interface leads to the network above already",
+            };
+            problems.push(
+                Problem::error(format!("interface[{index}].upstream"), message)
+                    .hint("a proxy has one network above (RFC 4605 section 1.2)"),
+            );
+        }
         for (index, interface) in self.interfaces.iter().enumerate() {
             if interface.name.is_pattern()
                 && (interface.device.is_some() || interface.link() != Link::default())
@@ -635,6 +684,7 @@ impl RouterConfig {
             }
             problems.extend(interface.link_problems(index));
             problems.extend(interface.querier_problems(index));
+            problems.extend(interface.upstream_problems(index));
             for (family, own, all) in
                 [(Family::V4, &interface.igmp, &self.igmp), (Family::V6, &interface.mld, &self.mld)]
             {
@@ -726,6 +776,12 @@ impl RoleConfig for RouterConfig {
 }
 
 impl RouterConfig {
+    /// The table of the interface to the network above.
+    #[must_use]
+    pub fn above(&self) -> Option<&RouterInterface> {
+        self.interfaces.iter().find(|interface| interface.upstream)
+    }
+
     /// The table of an interface: that of its name, else the first whose pattern it fits.
     #[must_use]
     pub fn interface_of(&self, name: &str) -> Option<&RouterInterface> {

@@ -63,7 +63,7 @@ impl UnicastInput {
         let Self { endpoint, group_port } = *self;
         let problem = |name: &str, message: String| Problem::error(format!("{key}.{name}"), message);
         let mut problems = Vec::new();
-        if !interfaces.iter().any(|known| known.accepts_sources) {
+        if !interfaces.iter().any(RouterInterface::takes_sources) {
             problems.push(
                 problem("unicast", "no interface accepts sources, so nothing is taken in".to_owned()).hint(
                     "add accepts_sources = true to the [[interface]] that the source's packets come in by",

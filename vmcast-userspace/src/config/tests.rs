@@ -475,3 +475,23 @@ fn what_goes_with_another_upstream_is_not_taken_silently() {
         assert_eq!(keys, [key], "{upstream}");
     }
 }
+
+// proves RFC 4605 §3: a proxy is a host on its one network above
+#[test]
+fn a_proxy_has_one_network_above_and_is_a_host_there() {
+    let two = "upstream = true\n[[interface]]\nname = \"eth1\"\nupstream = true\n";
+    let said = router_refusal(two);
+    assert!(said.contains("another interface leads to the network above already"), "{said}");
+    let said = router_refusal("upstream = true\nquerier = true\n");
+    assert!(said.contains("a proxy is a host on the network above"), "{said}");
+    let said = router_refusal("upstream = true\n[upstream]\nfrom = \"static\"\naddress = \"192.0.2.1\"\n");
+    assert!(said.contains("streams come from the VMR of [upstream] already"), "{said}");
+    let pattern = "[[interface]]\nname = \"ppp*\"\nupstream = true\n";
+    let said = router_refusal(pattern);
+    assert!(said.contains("a pattern stands for many"), "{said}");
+    let groups = "upstream = true\ngroups = [\"239.1.0.0/16\"]\n";
+    let (config, report) = parse::<RouterConfig>(&format!("{MINIMAL}{groups}")).unwrap();
+    assert_eq!(report.to_string(), "");
+    let above = config.above().unwrap();
+    assert!(above.takes_sources() && !above.accepts_sources && !above.querier);
+}

@@ -442,7 +442,7 @@ fn interfaces(router: &Router) -> api::Interfaces {
             attached: hook.map(|hook| hook.label().to_owned()),
             queues: place.and_then(|place| queues(router, place.device)),
             egress: egress.map(shown_engine),
-            accepts_sources: configured.accepts_sources,
+            accepts_sources: configured.takes_sources(),
             querier: querier(Family::V4),
             mld_querier: querier(Family::V6),
         }

@@ -86,12 +86,14 @@ pub(super) struct Settings {
     pub(super) record: Option<Budget>,
 }
 
-/// What is spoken on an interface: IGMP and MLD, or nothing.
+/// What is spoken on an interface: IGMP and MLD, or nothing; and whether it is by a proxy towards the network above.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Queriers {
     pub(super) configs: Vec<membership::Config>,
     /// Whether its members are served although another router is the elected querier.
     pub(super) beside_querier: bool,
+    /// Whether it leads to the network above (RFC 4605).
+    pub(super) is_upstream: bool,
 }
 
 /// A local interface and what is spoken on it.
@@ -341,6 +343,9 @@ impl Core {
         let input =
             mrib::Input::SetInterface { ifindex, on_link, accepts_sources: interface.accepts_sources };
         self.mrib.handle_input(now, input);
+        if queriers.is_upstream {
+            self.mrib.handle_input(now, mrib::Input::SetUpstreamInterface(Some(ifindex)));
+        }
         self.note_native(now);
         if interface.accepts_sources && known.is_none_or(|known| !known.accepts_sources) {
             let interests: Vec<_> =
@@ -597,6 +602,12 @@ impl Core {
             PuntReason::NewSource => {
                 let Punt { stream, input, .. } = punt;
                 self.new_source(now, stream, input);
+                self.settle(now);
+            }
+            PuntReason::UnknownGroup | PuntReason::WrongInput
+                if self.mrib.goes_up(punt.stream, punt.input) =>
+            {
+                self.new_source(now, punt.stream, punt.input);
                 self.settle(now);
             }
             // Nobody wants the group yet.

@@ -41,7 +41,8 @@ pub(super) fn for_xdp(config: &RouterConfig, first: &[FibOp]) -> Result<(), Unfi
             // It may be anywhere.
             Target::Neighbour(_) | Target::Converted(Converted { interface: None, .. }) => true,
         });
-        let only_in = !is_stated && configured.is_some_and(|known| known.accepts_sources && !known.querier);
+        let only_in = !is_stated
+            && configured.is_some_and(|known| known.accepts_sources && !known.querier && !known.upstream);
         let found = ask(&features, interface.device);
         if !only_in && found.is_some_and(|found| !found.takes_redirected()) {
             return Err(Unfit { name: name(interface.device) });

@@ -210,7 +210,7 @@ fn wanted(config: &RouterConfig, configured: &RouterInterface, place: Place) -> 
         peer,
         mac,
         mtu: u16::try_from(own.mtu).unwrap_or(u16::MAX),
-        accepts_sources: configured.accepts_sources,
+        accepts_sources: configured.takes_sources(),
         shared,
         at_tc: configured.engine == Some(InterfaceEngine::Tc),
     };
@@ -224,7 +224,8 @@ fn wanted(config: &RouterConfig, configured: &RouterInterface, place: Place) -> 
     } else {
         Vec::new()
     };
-    let queriers = Queriers { configs, beside_querier: configured.beside_querier };
+    let queriers =
+        Queriers { configs, beside_querier: configured.beside_querier, is_upstream: configured.upstream };
     let addresses = own.all_addresses().collect();
     Wanted { link: own, is_kernels, interface, addresses, queriers }
 }

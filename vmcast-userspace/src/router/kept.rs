@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use vmcast_common::fib::{EcnMode, Members, NextHop, NextHopId, Output};
+use vmcast_common::fib::{EcnMode, Members, NextHop, NextHopId, Output, Rpf, Stream};
 use vmcast_dataplane::Fib;
 use vmcast_proto::Filter;
 
@@ -61,12 +61,30 @@ pub(super) fn inherit(core: &mut Core, now: Instant, kept: &Fib, endpoints: &[So
     }
     for (output, groups) in memberships {
         if let Output::Interface(ifindex) = output {
+            if core.mrib.upstream_interface() == Some(ifindex) {
+                from_below(core, now, kept, groups);
+                continue;
+            }
             for (group, filter) in &groups {
                 core.inherit_membership(now, ifindex, *group, filter);
             }
         }
     }
     inheritance
+}
+
+/// Sources whose packets go to the network above are known as if they had just been heard.
+fn from_below(core: &mut Core, now: Instant, kept: &Fib, groups: Vec<(IpAddr, Filter)>) {
+    for (group, filter) in groups {
+        let Filter::Include(sources) = filter else { continue };
+        for source in sources {
+            let stream = Stream { source: Some(source), group };
+            // Where others come in is heard with their next packet.
+            if let Some(Rpf::Exact(input)) = kept.streams.get(&stream).map(|state| state.rpf) {
+                core.new_source(now, stream, input);
+            }
+        }
+    }
 }
 
 /// The ways that are looked up to follow those that were taken over.
@@ -187,7 +205,7 @@ fn memberships(kept: &Fib) -> BTreeMap<Output, Vec<(IpAddr, Filter)>> {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use vmcast_common::fib::{FibOp, IfIndex, Link, Priority, Rpf, Stream, Tunnel, TunnelId, TunnelKind};
+    use vmcast_common::fib::{FibOp, IfIndex, Link, Priority, Tunnel, TunnelId, TunnelKind};
     use vmcast_dataplane::FibStream;
     use vmcast_proto::{amt::relay, mrib};
 

@@ -90,7 +90,7 @@ impl Bed {
             shared: false,
             at_tc: false,
         };
-        let queriers = Queriers { configs: vec![config], beside_querier: false };
+        let queriers = Queriers { configs: vec![config], ..Queriers::default() };
         bed.core
             .set_interface(now, interface, &[([10, 7, 0, 1].into(), 24)], queriers)
             .expect("a sound querier");

@@ -450,7 +450,7 @@ impl Bed {
     fn lan(&mut self, beside_querier: bool) {
         let addresses = [(IpAddr::from([192, 0, 2, 65]), 26)];
         let querier = membership::Config { address: addresses[0].0, ..membership::Config::default() };
-        let queriers = Queriers { configs: vec![querier], beside_querier };
+        let queriers = Queriers { configs: vec![querier], beside_querier, ..Queriers::default() };
         self.core.set_interface(self.now, lan(false), &addresses, queriers).expect("a good configuration");
         self.settle();
         self.take();
@@ -720,5 +720,7 @@ fn garbage_on_every_input_changes_nothing() {
     assert_eq!(bed.core.relay.tunnel_count(), 0);
 }
 
+#[path = "above_tests.rs"]
+mod above;
 #[path = "failover_tests.rs"]
 mod failover;

@@ -9,6 +9,7 @@ mod applications;
 mod bad_input;
 mod bad_mld;
 mod bed;
+mod below;
 mod chain;
 mod churn;
 mod come_and_go;
@@ -77,6 +78,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         reassembled::trials(),
         rebind::trials(),
         proxy::trials(),
+        below::trials(),
         leaves::trials(),
         limits::trials(),
         election::trials(),

@@ -38,7 +38,6 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("a proxy joins upstream as a host of MLD version 1", |bed| listener_proxy(bed, 1)),
         trial("a proxy joins upstream as a host of MLD version 2", |bed| listener_proxy(bed, 2)),
         trial("a proxy asks upstream for the sources that its members want and no others", one_source),
-        trial("what comes from below goes up where the operator has it so, and there alone", from_below),
         trial_with("igmpproxy in the same place does likewise", "igmpproxy", "igmpproxy", igmpproxy),
     ]
 }
@@ -53,15 +52,15 @@ const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 2);
 /// The proxy on the upstream network.
 const PROXY: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 2);
 
-struct Chain {
+pub(super) struct Chain {
     source: Namespace,
-    upstream: Namespace,
-    proxy: Namespace,
-    clients: [Namespace; 2],
+    pub(super) upstream: Namespace,
+    pub(super) proxy: Namespace,
+    pub(super) clients: [Namespace; 2],
 }
 
 impl Chain {
-    fn build(bed: &mut Bed) -> Result<Self, Failed> {
+    pub(super) fn build(bed: &mut Bed) -> Result<Self, Failed> {
         let [source, upstream, proxy] = bed.lab.namespaces(["source", "upstream", "proxy"])?;
         let clients = bed.lab.namespaces(["client1", "client2"])?;
         bed.lab.veths(&[
@@ -137,12 +136,12 @@ impl Chain {
     }
 }
 
-fn dataplane(bed: &Bed, node: &Namespace) -> Result<String, Failed> {
+pub(super) fn dataplane(bed: &Bed, node: &Namespace) -> Result<String, Failed> {
     let pins = bed.lab.bpffs()?.join(node.node());
     Ok(format!("[dataplane]\npin_path = \"{}\"\n", pins.display()))
 }
 
-fn start(bed: &Bed, node: &Namespace, tables: &str) -> Result<Role, Failed> {
+pub(super) fn start(bed: &Bed, node: &Namespace, tables: &str) -> Result<Role, Failed> {
     let mut role = bed.launcher.start(node, "router", "rank = 0\n", tables)?;
     wait_ready([&mut role], bed.clock)?;
     Ok(role)
@@ -189,41 +188,6 @@ fn vmcast_proxy(bed: &mut Bed, version: u8) -> Outcome {
         );
     }
     ensure!((leaves.count() > 0) == (version == 2), "{} leaves of version 2 came", leaves.count());
-    Ok(())
-}
-
-// proves RFC 4605 §4.2 as far as it is done: a source below, a member beside it, and the network above
-fn from_below(bed: &mut Bed) -> Outcome {
-    let chain = Chain::build(bed)?;
-    let below = Ipv4Addr::new(10, 5, 1, 2);
-    let tables = format!(
-        "{}engine = \"tc\"\n[igmp]\nlast_member_query_interval_seconds = 0.2\n\
-         [[interface]]\nname = \"up0\"\naccepts_sources = true\n\
-         [[interface]]\nname = \"acc1\"\nquerier = true\naccepts_sources = true\n\
-         [[interface]]\nname = \"acc2\"\nquerier = true\n\
-         [[forward]]\ngroup = \"{}\"\nfrom = \"acc1\"\nto = [\"up0\"]\n",
-        dataplane(bed, &chain.proxy)?,
-        STREAM.group
-    );
-    let _proxy = start(bed, &chain.proxy, &tables)?;
-    let other = GroupPort { group: Ipv4Addr::new(239, 192, 7, 2), port: STREAM.port };
-    // Nobody serves there, so that a packet socket sees all.
-    let up = [STREAM, other].map(|stream| Chain::packets(&chain.upstream, "down0", below, stream.group));
-    let [stated, unstated] = up;
-    let (stated, unstated) = (stated?, unstated?);
-    let senders = [STREAM, other].map(|stream| Sender::start(&chain.clients[0], below, stream));
-    let senders = senders.into_iter().collect::<Result<Vec<_>, _>>()?;
-    bed.until("the stream goes up", || Ok(stated.count() >= SOME))?;
-    // Whoever has joined on the other network below gets both.
-    let listeners = [STREAM, other].map(|stream| Listener::join(&chain.clients[1], stream, None));
-    for listener in listeners {
-        let listener = listener?;
-        listener.more(bed, SOME)?;
-        listener.heard().is_whole()?;
-    }
-    let sent = senders[0].sent();
-    ensure!(stated.count() <= sent, "{} packets of {sent} went up: some twice", stated.count());
-    ensure!(unstated.count() == 0, "{} packets went up that were not to", unstated.count());
     Ok(())
 }
 

@@ -65,7 +65,7 @@ impl Core {
     }
 
     /// A source is heard under (*,G); it gets an (S,G).
-    pub(super) fn new_source(&mut self, now: Instant, stream: Stream, input: Input) {
+    pub(in crate::router) fn new_source(&mut self, now: Instant, stream: Stream, input: Input) {
         // An entry would let one through that may not send.
         if self.judge_source(now, stream) {
             self.mrib.handle_input(now, mrib::Input::NewSource { stream, input });

@@ -15,7 +15,7 @@ use vmcast_proto::{amt::relay, host_state, mrib, record::Budget, registry};
 use super::Event;
 use crate::{
     clock,
-    config::{RouterConfig, UpstreamFrom},
+    config::{RouterConfig, RouterInterface, UpstreamFrom},
     identity::NodeIdentity,
     link::{self, Attachment},
     netlink::{NextHopEvent, NextHops},
@@ -177,7 +177,10 @@ pub(super) fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 1
     };
     let record = config.record.directory.as_ref().map(|_| Budget::new(config.record.bytes()));
     let relays = config.amtrelay.discovery(seed);
-    let mrib = mrib::Config::with_streams(config.dataplane.max_streams as usize);
+    let mrib = mrib::Config {
+        groups_up: config.above().and_then(RouterInterface::allowed_groups),
+        ..mrib::Config::with_streams(config.dataplane.max_streams as usize)
+    };
     let discover = config.upstream.discover;
     Settings { relay, mrib, discover, relays, seed, record }
 }
@@ -216,6 +219,8 @@ pub(super) fn attach(
 
 #[cfg(test)]
 mod tests {
+    use vmcast_proto::membership::AddressRange;
+
     use super::*;
 
     // proves A7: each limit of the file is that of the machine
@@ -226,7 +231,8 @@ mod tests {
                     answers_per_second = 15\nanswers_per_prefix_per_second = 16\nunreachable_ignored = 17\n\
                     [dataplane]\nmax_streams = 2000\n\
                     [igmp]\nrobustness_variable = 3\nquery_interval_seconds = 18\n\
-                    query_response_interval_seconds = 4\n[[interface]]\nname = \"a\"\n";
+                    query_response_interval_seconds = 4\n[[interface]]\nname = \"a\"\nupstream = true\n\
+                    groups = [\"239.1.0.0/16\"]\n";
         let (config, _) = crate::config::parse::<RouterConfig>(std::path::Path::new("t.toml"), text).unwrap();
         let addresses = ["2001:db8::1", "192.0.2.1", "192.0.2.2"].map(|address| address.parse().unwrap());
         let Settings { relay, mrib, discover, relays, seed, record } = settings(&config, &addresses, [7; 16]);
@@ -247,7 +253,9 @@ mod tests {
             ..relay::Config::new([7; 16])
         };
         assert_eq!(relay, expected);
-        assert_eq!(mrib, mrib::Config::with_streams(2000));
+        let range = AddressRange { address: Ipv4Addr::new(239, 1, 0, 0).into(), prefix: 16 };
+        let expected = mrib::Config { groups_up: Some(vec![range]), ..mrib::Config::with_streams(2000) };
+        assert_eq!(mrib, expected);
         assert_eq!((discover, relays.is_none(), seed, record.is_none()), (false, true, [7; 16], true));
     }
 }

@@ -76,6 +76,9 @@ impl Querier {
         if general && self.with_handover(|handover, config| handover.hear(now, input.source, config)) {
             self.hand_over();
         }
+        if general && query.max_resp_time > self.config.query_response_interval {
+            self.keep_memberships(now);
+        }
 
         let suppressed = query.version_3.is_some_and(|query| query.suppress_router_side_processing);
         if general || suppressed {
@@ -95,6 +98,38 @@ impl Querier {
             }
         });
         Ok(())
+    }
+
+    /// Keeps what is served until we could have asked for it ourselves and been answered.
+    ///
+    /// Where hosts have our own time to answer, they do so before memberships end, and again after the other router was
+    /// missed (RFC 9776 §8.4, §8.5). With more time they may not: one query that anybody can forge would end memberships,
+    /// and nobody else asks for as long as it says. All groups are looked at, so it is done for a Query Interval beyond,
+    /// and not with each query.
+    fn keep_memberships(&mut self, now: Instant) {
+        let Role::NonQuerier { present_until, .. } = self.role else { return };
+        let until = present_until + self.config.query_response_interval * 2;
+        if !self.serves() || self.kept_until.is_some_and(|kept| kept >= until) {
+            return;
+        }
+        let kept = until + self.config.query_interval;
+        self.kept_until = Some(kept);
+        // Those that are being asked about end as they would.
+        let asked = now + self.variables.last_member_query_time();
+        let groups: Vec<IpAddr> = self.groups.keys().copied().collect();
+        for group in groups {
+            self.update(group, |state, _| state.keep(now, asked, kept));
+        }
+    }
+
+    /// Until when something lasts that is reported now, by the variables in force. While we serve beside another querier it
+    /// is not for less than by our own, whatever that one says, nor ends before what was known already.
+    pub(super) fn lasting(&self, now: Instant, interval: fn(&Variables) -> Duration) -> Instant {
+        let until = now + interval(&self.variables);
+        if !self.serves() || self.querier().is_none() {
+            return until;
+        }
+        until.max(now + interval(&Variables::own(&self.config))).max(self.kept_until.unwrap_or(now))
     }
 
     /// Tells of a router that may not be the querier, but not of each of its queries.
@@ -166,6 +201,8 @@ impl Querier {
 
     pub(super) fn become_querier(&mut self, now: Instant) {
         self.counters.queriers_missed += 1;
+        // What is reported from here on lasts as ever.
+        self.kept_until = None;
         if self.with_handover(|handover, _| handover.miss(now)) {
             self.outputs.push_back(Output::Event(Event::Serving { serving: true }));
         }

@@ -273,6 +273,26 @@ impl Group {
         self.sources().filter(|(_, until)| until.is_some()).map(|(source, _)| source)
     }
 
+    /// Lets timers that run longer than `asked` run until `kept` at least, and hosts be there as long.
+    pub(super) fn keep(&mut self, now: Instant, asked: Instant, kept: Instant) {
+        let lengthen = |until: &mut Option<Instant>| {
+            *until = until.map(|until| if until > asked { until.max(kept) } else { until });
+        };
+        let present = |until: &mut Option<Instant>| {
+            *until = until.map(|until| if until > now { until.max(kept) } else { until });
+        };
+        lengthen(&mut self.exclude_until);
+        present(&mut self.v2_host_until);
+        if let Some(details) = &mut self.details {
+            details.sources.values_mut().for_each(|source| lengthen(&mut source.until));
+            present(&mut details.v1_host_until);
+            present(&mut details.untracked_until);
+            for host in details.hosts.values_mut().filter(|host| host.until > now) {
+                host.until = host.until.max(kept);
+            }
+        }
+    }
+
     /// Lets the timers end that are due (RFC 9776 §6.3, §6.5, RFC 9777 §7.3, §7.5). Sources go first: one
     /// that ends together with the group does not outlive it.
     pub(super) fn expire(&mut self, due: Instant) {

@@ -44,6 +44,8 @@ pub struct Querier {
     pub(super) other_version_told: Option<Instant>,
     /// When a router that may not be the querier was last told of.
     pub(super) not_allowed_told: Option<Instant>,
+    /// No membership ends before while another router is the querier and we serve.
+    pub(super) kept_until: Option<Instant>,
 }
 
 /// Our part on the link (RFC 9776 §6.6.2, RFC 9777 §7.6.2).
@@ -86,6 +88,7 @@ impl Querier {
             counters: Counters::default(),
             other_version_told: None,
             not_allowed_told: None,
+            kept_until: None,
             handover: Handover::new(),
         };
         querier.timers.reschedule(Timer::GeneralQuery, None, Some(now));

@@ -7,7 +7,7 @@ use vmcast_wire::membership::{Record, RecordType};
 use super::{
     Version,
     address::{check_group, is_source, is_source_specific},
-    config::ImmediateLeave,
+    config::{ImmediateLeave, Variables},
     counters::Refusal,
     group::{Deadlines, Group, Terms},
     host::{Hosts, Report},
@@ -150,8 +150,8 @@ impl Querier {
         let joins = is_join(record_type);
         let config = &self.config;
         let variables = self.variables;
-        let membership_until = now + variables.group_membership_interval();
-        let older_host_until = now + variables.older_host_present_interval();
+        let membership_until = self.lasting(now, Variables::group_membership_interval);
+        let older_host_until = self.lasting(now, Variables::older_host_present_interval);
         let terms = Terms { now, membership_until, max_sources: config.max_sources_per_group };
         let is_querier = self.querier().is_none();
         let (immediate, tracks) = (config.immediate_leave, config.tracks_hosts());

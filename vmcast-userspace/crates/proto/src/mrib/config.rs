@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use vmcast_common::maps::limit;
 
+use crate::membership::AddressRange;
+
 /// What an operator may set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -13,6 +15,8 @@ pub struct Config {
     pub learnt_sources_per_group: usize,
     /// The same, of all groups together; a share of the data plane's stream table.
     pub learnt_sources: usize,
+    /// The groups whose streams go from networks below to the one above; `None` for all.
+    pub groups_up: Option<Vec<AddressRange>>,
     /// How long such an (S,G) stays without packets: Keepalive_Period (RFC 7761 §4.11).
     pub keepalive_period: Duration,
 }
@@ -25,6 +29,7 @@ impl Config {
             streams,
             learnt_sources_per_group: 256,
             learnt_sources: streams.div_ceil(4),
+            groups_up: None,
             keepalive_period: Duration::from_secs(210),
         }
     }

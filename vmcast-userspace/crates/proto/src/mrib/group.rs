@@ -114,11 +114,13 @@ impl Group {
         self.members.is_empty()
     }
 
-    /// Replaces a member's filter, `None` being no membership, and returns the old one.
+    /// Replaces a member's filter, `None` being no membership, and returns the old one. What `above` has in INCLUDE mode
+    /// is no interest.
     pub(super) fn replace(
         &mut self,
         member: fib::Output,
         new: Option<Stored>,
+        above: Option<fib::Output>,
         context: &mut Context<'_>,
     ) -> Option<Stored> {
         let old = match new.clone() {
@@ -144,7 +146,7 @@ impl Group {
         self.place_in_listed(&change, &fresh, context.outputs);
         self.place_in_any_source(&change, had_any_source, context);
         self.close(&change, had_any_source, context);
-        self.update_interest(context.outputs);
+        self.update_interest(above, context.outputs);
         old
     }
 
@@ -259,15 +261,15 @@ impl Group {
     }
 
     /// Gives out the merged filter if it is another one than before (RFC 9776 §3.2).
-    fn update_interest(&mut self, outputs: &mut Outputs) {
+    fn update_interest(&mut self, above: Option<fib::Output>, outputs: &mut Outputs) {
         let exclude = self.exclude_mode > 0;
+        let above = above.and_then(|member| self.members.get(&member.number()));
+        let above = above.filter(|filter| !filter.is_exclude());
         let merged = || {
             self.listed.iter().filter_map(|(source, listed)| {
-                let named = if exclude {
-                    listed.exclude == self.exclude_mode && listed.include == 0
-                } else {
-                    listed.include > 0
-                };
+                let include = listed.include - usize::from(above.is_some_and(|filter| filter.wants(*source)));
+                let named =
+                    if exclude { listed.exclude == self.exclude_mode && include == 0 } else { include > 0 };
                 named.then_some(source)
             })
         };
@@ -449,6 +451,18 @@ impl Group {
         self.listed
             .get(&source)
             .map_or(self.exclude_mode, |listed| self.exclude_mode - listed.exclude + listed.include)
+    }
+
+    /// The sources that members' lists name.
+    pub(super) fn listed(&self) -> impl Iterator<Item = IpAddr> {
+        self.listed.keys().copied()
+    }
+
+    /// Whether a list of somebody else than this member names a source.
+    pub(super) fn is_listed_beside(&self, member: fib::Output, source: IpAddr) -> bool {
+        let own = self.members.get(&member.number());
+        let own = own.is_some_and(|filter| filter.sources().binary_search(&source).is_ok());
+        self.listed.get(&source).is_some_and(|listed| listed.include + listed.exclude > usize::from(own))
     }
 
     /// Whether some member's list names a source.

@@ -79,7 +79,10 @@ pub enum Input {
         /// The interface.
         ifindex: IfIndex,
     },
-    /// The data plane saw a packet that (*,G) served and that has no (S,G).
+    /// This interface leads to the network above, and the others to networks below (RFC 4605 §1.2); or there is none.
+    SetUpstreamInterface(Option<IfIndex>),
+    /// The data plane saw a packet that (*,G) served and that has no (S,G); or one that goes up, see
+    /// [`super::Mrib::goes_up`].
     NewSource {
         /// The (S,G) of the packet.
         stream: Stream,

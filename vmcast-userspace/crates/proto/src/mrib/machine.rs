@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vmcast_common::fib::{self, Rpf, Stream};
+use vmcast_common::fib::{self, IfIndex, Rpf, Stream};
 
 use super::{
     config::Config,
@@ -137,6 +137,12 @@ impl Mrib {
         self.routes.native().collect()
     }
 
+    /// The interface of the network above.
+    #[must_use]
+    pub fn upstream_interface(&self) -> Option<IfIndex> {
+        self.routes.below.above()
+    }
+
     /// The (S,G) that are accepted from nowhere.
     pub fn refused(&self) -> impl Iterator<Item = Stream> {
         self.routes.refused()
@@ -159,6 +165,19 @@ impl Mrib {
     #[must_use]
     pub fn awaits_source(&self, stream: Stream) -> bool {
         self.is_closed(stream.group) && self.lacks_entry(stream)
+    }
+
+    /// Whether an (S,G) that comes in here is to be reported by [`Input::NewSource`] as one from below: it goes to the
+    /// network above, or is accepted from here after all.
+    #[must_use]
+    pub fn goes_up(&self, stream: Stream, input: fib::Input) -> bool {
+        let is_new = |source| !self.routes.below.contains(stream.group, source);
+        let is_wanted = || self.is_allowed_up(stream.group) || self.routes.is_presumed_above(stream);
+        let is_link = matches!(input, fib::Input::Interface(_)) || self.routes.is_presumed_above(stream);
+        stream.source.is_some_and(is_new)
+            && is_link
+            && is_wanted()
+            && self.routes.is_from_below(stream, input)
     }
 
     /// Whether an (S,G) would be served by (*,G), as it has no entry of its own.
@@ -257,13 +276,15 @@ impl Mrib {
             Some(group) if group.takes_any() => None,
             Some(_) | None => Some(!self.has_room_to_refuse(address)),
         };
+        // What is stated is asked for, whoever gets it.
+        let above = self.routes.below.member().filter(|above| !self.stated.contains(*above, address));
         let mut context =
             Context { routes: &self.routes, timers: &mut self.timers, outputs: &mut self.outputs };
         let group = self.groups.make(address);
         if let Some(closes) = closes {
             group.set_closed(closes, &mut context);
         }
-        let old = group.replace(member, new, &mut context);
+        let old = group.replace(member, new, above, &mut context);
         if closes == Some(true) && group.takes_any() {
             self.counters.closed += 1;
             self.outputs.event(Event::AnySourceClosed { group: address });
@@ -303,6 +324,9 @@ impl Mrib {
     }
 
     fn on_member_gone(&mut self, member: fib::Output) {
+        if self.routes.below.member() == Some(member) {
+            self.routes.below.set_above(None, &mut self.timers);
+        }
         self.stated.forget(member);
         self.waiting.retain(|(_, number), _| *number != member.number());
         let groups: Vec<_> = self.groups.of_member(member).collect();
@@ -311,11 +335,110 @@ impl Mrib {
         }
     }
 
-    fn on_routes_changed(&mut self) {
+    fn on_routes_changed(&mut self, now: Instant) {
         let mut context =
             Context { routes: &self.routes, timers: &mut self.timers, outputs: &mut self.outputs };
         for group in self.groups.iter_mut() {
             group.reroute(&mut context);
+        }
+        if self.routes.below.above().is_some() {
+            let listed =
+                self.groups.iter().flat_map(|group| group.listed().map(|source| (group.address(), source)));
+            let listed: Vec<_> =
+                listed.filter(|(group, source)| !self.routes.below.contains(*group, *source)).collect();
+            for (group, source) in listed {
+                self.hear_on_link(now, Stream { source: Some(source), group });
+            }
+        }
+    }
+
+    /// Another network is above, or none. What went up to the one before goes there no longer.
+    fn on_upstream_interface(&mut self, now: Instant, above: Option<IfIndex>) {
+        if self.routes.below.above() == above {
+            return;
+        }
+        let before = self.routes.below.member();
+        let groups: Vec<_> = before.into_iter().flat_map(|before| self.groups.of_member(before)).collect();
+        self.routes.below.set_above(above, &mut self.timers);
+        if let Some(before) = before {
+            for group in groups {
+                self.report(before, group, &Filter::none(), None);
+            }
+        }
+        self.on_routes_changed(now);
+    }
+
+    /// A member reports what it wants, beside what is stated of it.
+    fn report(&mut self, member: fib::Output, group: IpAddr, filter: &Filter, account: Option<Account>) {
+        let merged = self.stated.report(member, group, filter);
+        self.on_membership(member, group, merged.as_ref().unwrap_or(filter), account);
+    }
+
+    /// Sources that lists name send, as far as is known, if they are on-link below: the data plane does not tell of
+    /// those that have an entry.
+    fn hear_named(&mut self, now: Instant, group: IpAddr, filter: &Filter) {
+        if self.routes.below.above().is_none() {
+            return;
+        }
+        let (Filter::Include(sources) | Filter::Exclude(sources)) = filter;
+        for &source in sources {
+            if !self.routes.below.contains(group, source) {
+                self.hear_on_link(now, Stream { source: Some(source), group });
+            }
+        }
+    }
+
+    fn hear_on_link(&mut self, now: Instant, stream: Stream) {
+        if let Rpf::Exact(input @ fib::Input::Interface(_)) = self.routes.rpf_of(stream)
+            && self.goes_up(stream, input)
+        {
+            self.on_below(now, stream, input);
+        }
+    }
+
+    fn is_allowed_up(&self, group: IpAddr) -> bool {
+        self.config.groups_up.as_ref().is_none_or(|ranges| ranges.iter().any(|range| range.contains(group)))
+    }
+
+    /// A new source sends elsewhere than above; says whether it has an (S,G) now.
+    fn on_below(&mut self, now: Instant, stream: Stream, input: fib::Input) -> bool {
+        let Some((source, above)) = stream.source.zip(self.routes.below.member()) else { return false };
+        let key = (stream.group, source);
+        if self.routes.below.len_of(stream.group) >= self.config.learnt_sources_per_group {
+            self.counters.group_limit += 1;
+            return false;
+        }
+        if self.routes.below.len() >= self.config.learnt_sources {
+            self.counters.total_limit += 1;
+            return false;
+        }
+        let account = match input {
+            fib::Input::Interface(ifindex) => Some(Account::Interface(ifindex)),
+            fib::Input::Tunnel(_) => None,
+        };
+        let goes_up = account.is_some() && self.is_allowed_up(stream.group);
+        let silent_at = now + self.config.keepalive_period;
+        let below = &mut self.routes.below;
+        below.hear(key, goes_up, silent_at, &mut self.timers);
+        let filter = below.filter(stream.group);
+        self.passing.remove(&key);
+        self.report(above, stream.group, &filter, account);
+        self.reroute(stream.group);
+        self.outputs.shares.contains(stream)
+    }
+
+    fn on_silent_below(&mut self, now: Instant, stream: Stream) {
+        let Some((source, above)) = stream.source.zip(self.routes.below.member()) else { return };
+        self.routes.below.forget(stream.group, source);
+        let is_listed =
+            self.groups.get(stream.group).is_some_and(|group| group.is_listed_beside(above, source));
+        if is_listed {
+            self.hear_on_link(now, stream);
+        }
+        if !self.routes.below.contains(stream.group, source) {
+            let filter = self.routes.below.filter(stream.group);
+            self.report(above, stream.group, &filter, None);
+            self.reroute(stream.group);
         }
     }
 
@@ -342,8 +465,10 @@ impl Mrib {
             self.counters.group_limit += 1;
             let is_closed = group.is_closed();
             self.pass(key, input, is_closed);
-        // Every learnt source has one timer, and nothing else has any.
-        } else if self.timers.len() >= room_of_all || self.outputs.shares.len() >= self.config.streams {
+        // Every learnt source has one timer, and every one that is heard below.
+        } else if self.timers.len() - self.routes.below.len() >= room_of_all
+            || self.outputs.shares.len() >= self.config.streams
+        {
             self.counters.total_limit += 1;
             let is_closed = group.is_closed();
             self.pass(key, input, is_closed);
@@ -447,6 +572,11 @@ impl Mrib {
     }
 
     fn on_stream_active(&mut self, now: Instant, stream: Stream, packets: u64) {
+        if let Some(source) = stream.source {
+            let period = self.config.keepalive_period;
+            let key = (stream.group, source);
+            self.routes.below.on_active(key, packets, now, period, &mut self.timers);
+        }
         if let Some(source) = stream.source
             && let Some(group) = self.groups.get_mut(stream.group)
         {
@@ -480,12 +610,13 @@ impl Machine for Mrib {
     fn handle_input(&mut self, now: Instant, input: Input) {
         match input {
             Input::Membership { member, group, filter, account } => {
-                let merged = self.stated.report(member, group, &filter);
-                self.on_membership(member, group, merged.as_ref().unwrap_or(&filter), account);
+                self.report(member, group, &filter, account);
+                self.hear_named(now, group, &filter);
                 self.shut_out(now, group);
             }
             Input::Stated { member, group, filter } => {
                 self.on_stated(member, group, &filter);
+                self.hear_named(now, group, &filter);
                 self.shut_out(now, group);
             }
             Input::StatedInput { stream, rpf } => self.on_stated_input(stream, rpf),
@@ -494,7 +625,7 @@ impl Machine for Mrib {
             Input::MemberGone { member } => self.on_member_gone(member),
             Input::SetUpstream(upstream) => {
                 self.routes.set_upstream(upstream);
-                self.on_routes_changed();
+                self.on_routes_changed(now);
             }
             Input::SourceTunnel { stream, tunnel } => {
                 self.routes.set_source_tunnel(stream, tunnel);
@@ -502,13 +633,22 @@ impl Machine for Mrib {
             }
             Input::SetInterface { ifindex, on_link, accepts_sources } => {
                 self.routes.set_interface(ifindex, on_link, accepts_sources);
-                self.on_routes_changed();
+                self.on_routes_changed(now);
             }
             Input::RemoveInterface { ifindex } => {
+                if self.routes.below.above() == Some(ifindex) {
+                    self.on_upstream_interface(now, None);
+                }
                 self.routes.remove_interface(ifindex);
-                self.on_routes_changed();
+                self.on_routes_changed(now);
             }
-            Input::NewSource { stream, input } => self.on_new_source(now, stream, input),
+            Input::SetUpstreamInterface(above) => self.on_upstream_interface(now, above),
+            Input::NewSource { stream, input } => {
+                let has_entry = self.goes_up(stream, input) && self.on_below(now, stream, input);
+                if !has_entry {
+                    self.on_new_source(now, stream, input);
+                }
+            }
             Input::StreamActive { stream, packets } => self.on_stream_active(now, stream, packets),
         }
         self.plan_retry(now);
@@ -518,6 +658,7 @@ impl Machine for Mrib {
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
                 Timer::Keepalive(stream) => self.on_silent(now, stream),
+                Timer::Below(stream) => self.on_silent_below(now, stream),
             }
         }
         if self.retry_at.is_some_and(|at| at <= now) {

@@ -30,6 +30,12 @@
 //! An operator may state a membership ([`Input::Stated`]) and from where a group or a source of it comes
 //! ([`Input::StatedInput`]). A member that both states and reports gets what either wants, each packet once.
 //!
+//! # A network above
+//! Where a proxy has one ([`Input::SetUpstreamInterface`]), sources that send below are forwarded there whoever has
+//! joined (RFC 4605 §4.2): the interface is a member of each (S,G) that is heard below, by [`Input::NewSource`], or
+//! that a list names and that is on-link below. It goes when S is silent. Such a membership is no interest: nobody is
+//! asked for what comes from below. Sources that are neither on-link nor heard below are accepted from above alone.
+//!
 //! # Room
 //! There are at most [`Config::streams`] streams, and whoever makes many leaves room to those who make few: see
 //! [`Account`]. A membership whose streams there is no room for waits: the member gets what of it needs no new
@@ -42,6 +48,7 @@
 //! [`Members::Own`]: vmcast_common::fib::Members::Own
 //! [`FibOp::SetStream`]: vmcast_common::fib::FibOp::SetStream
 
+mod below;
 mod config;
 mod group;
 mod groups;

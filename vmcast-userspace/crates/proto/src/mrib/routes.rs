@@ -7,6 +7,8 @@ use std::{
 
 use vmcast_common::fib::{self, IfIndex, Rpf, Stream, TunnelId};
 
+use super::below::Below;
+
 /// A tunnel that never is: what is accepted from there alone is accepted from nowhere.
 pub(super) const NOWHERE: Rpf = Rpf::Exact(fib::Input::Tunnel(TunnelId((1 << 31) - 1)));
 
@@ -21,6 +23,7 @@ pub(super) struct Routes {
     refused: BTreeSet<(IpAddr, IpAddr)>,
     /// By group, and by source where only that one is meant.
     stated: BTreeMap<(IpAddr, Option<IpAddr>), Rpf>,
+    pub(super) below: Below,
 }
 
 #[derive(Debug)]
@@ -142,11 +145,46 @@ impl Routes {
             }
         }
         let own = self.of_source.get(&(group, source)).copied();
-        match (best, own.or(self.upstream)) {
-            (Some((_, ifindex)), _) => Rpf::Exact(fib::Input::Interface(ifindex)),
-            (None, Some(upstream)) => Rpf::Exact(fib::Input::Tunnel(upstream)),
-            (None, None) => Rpf::AnyUpstream,
+        let above = self.below.above().filter(|_| !self.below.contains(group, source));
+        match (best, own.or(self.upstream), above) {
+            (Some((_, ifindex)), _, _) | (None, None, Some(ifindex)) => {
+                Rpf::Exact(fib::Input::Interface(ifindex))
+            }
+            (None, Some(upstream), _) => Rpf::Exact(fib::Input::Tunnel(upstream)),
+            (None, None, None) => Rpf::AnyUpstream,
         }
+    }
+
+    /// Whether an (S,G) is accepted from above only because it was not heard anywhere else.
+    pub(super) fn is_presumed_above(&self, stream: Stream) -> bool {
+        let Some((source, above)) = stream.source.zip(self.below.above()) else { return false };
+        let is_on_link = || {
+            let accepting = self.interfaces.values().filter(|link| link.accepts_sources);
+            accepting.flat_map(|link| &link.on_link).any(|&(prefix, length)| covers(prefix, length, source))
+        };
+        self.rpf_of(stream) == Rpf::Exact(fib::Input::Interface(above))
+            && !self.is_stated(stream)
+            && !is_on_link()
+    }
+
+    /// Whether it is stated where a stream comes from.
+    fn is_stated(&self, stream: Stream) -> bool {
+        let stated = |source| self.stated.contains_key(&(stream.group, source));
+        stated(stream.source) || stated(None)
+    }
+
+    /// Whether a packet of an (S,G) that comes in here is from elsewhere than above.
+    pub(super) fn is_from_below(&self, stream: Stream, input: fib::Input) -> bool {
+        let Some(above) = self.below.above() else { return false };
+        if self.is_refused(stream) || input == fib::Input::Interface(above) {
+            return false;
+        }
+        let rpf = self.rpf_of(stream);
+        // What comes in by unicast goes only to whom the operator names, and to members.
+        let is_unicast = rpf == Rpf::AnyUpstream && self.is_stated(stream);
+        let accepted = self.accepts(rpf, input)
+            || self.is_presumed_above(stream) && self.accepts(Rpf::AnyUpstream, input);
+        accepted && !is_unicast
     }
 
     /// Whether `input` is right under `rpf`. Of tunnels the data plane lets only those send that may.

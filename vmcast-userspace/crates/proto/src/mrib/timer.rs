@@ -9,6 +9,8 @@ use vmcast_common::fib::Stream;
 pub(super) enum Timer {
     /// Keepalive_Period of a learnt (S,G), 210 s (RFC 7761 §4.11).
     Keepalive(Stream),
+    /// The same of an (S,G) that is heard below (RFC 4605 §4.2 lets a proxy keep such state, and says not for how long).
+    Below(Stream),
 }
 
 /// Running timers by their time.

@@ -7,6 +7,7 @@ use std::{net::IpAddr, time::Duration};
 
 use vmcast_proto::{Filter, membership::Family};
 use vmcast_sim::{Link, Prng};
+use vmcast_wire::membership::{Message, QueryV3};
 
 use world::World;
 
@@ -126,6 +127,54 @@ fn who_stays_in_a_group_keeps_it_over_the_death_of_the_querier() {
             }
             assert_eq!(world.lost(1, stays), 0, "{family:?} {seed}");
             assert_eq!(world.filter(1, stays), Filter::any());
+        }
+    }
+}
+
+/// One who forges General Queries with whatever timing, once or many times, ends no membership, though hosts answer late
+/// and nobody else asks; unless it is steady for so long that members are left to it. Without loss, as there is one answer
+/// to each question.
+// proves RFC 9776 §9.1, RFC 9777 §10.1: forged queries
+#[test]
+fn forged_queries_of_any_timing_end_no_membership() {
+    for family in Family::ALL {
+        for seed in 0..60 {
+            let mut world = World::new(family, seed, bad(0));
+            let mut prng = Prng::new(seed ^ 0xbad);
+            let (any, listed) = (world.group(8), world.group(9));
+            world.set(0, any, Filter::any());
+            world.set(1, listed, Filter::Include([world.source(1), world.source(2)].into()));
+            world.set(2, listed, Filter::Include([world.source(2)].into()));
+            world.run(SECOND * 100);
+            let (alone, times) = (prng.happens(500), if prng.happens(500) { 1 } else { 200 });
+            let begun = world.elapsed();
+            if alone {
+                world.kill(1);
+            }
+            for _ in 0..times {
+                if world.elapsed() - begun >= OTHER_QUERIER {
+                    break;
+                }
+                let most = [Duration::from_secs(1), SECOND * 60, SECOND * 3_174][prng.below(3) as usize];
+                let interval = [Duration::ZERO, SECOND, SECOND * 31_744][prng.below(3) as usize];
+                let [max_resp_time, query_interval] = [prng.duration_below(most), interval];
+                let query = QueryV3 {
+                    max_resp_time,
+                    group: family.unspecified(),
+                    suppress_router_side_processing: prng.happens(500),
+                    robustness_variable: prng.below(8) as u8,
+                    query_interval,
+                    sources: vec![],
+                };
+                world.forge(&Message::QueryV3(query));
+                world.run(prng.duration_below(SECOND * 8));
+            }
+            world.run(SECOND * 3_000);
+            for group in [any, listed] {
+                assert_eq!(world.lost(0, group), 0, "{family:?} {seed} {group}");
+                assert_eq!(world.filter(0, group), world.wanted(group), "{family:?} {seed} {group}");
+            }
+            world.check_bounds();
         }
     }
 }

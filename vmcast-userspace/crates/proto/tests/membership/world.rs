@@ -129,6 +129,21 @@ impl World {
         self.transmit();
     }
 
+    /// Somebody with a lower address than the routers' says this to all.
+    pub(crate) fn forge(&mut self, message: &Message) {
+        let now = self.network.now();
+        let (source, destination) = (neighbour(self.family, 0), everybody(self.family));
+        let payload = message.emit(source, destination).expect("one family");
+        let message = read(source, destination, &payload);
+        self.hosts.iter_mut().for_each(|host| host.hear(now, &message));
+        for router in self.routers.iter_mut().filter(|router| router.alive) {
+            let input =
+                Input::Datagram { source, destination, ttl: 1, router_alert: true, payload: &payload };
+            router.querier.handle_input(now, input);
+        }
+        self.transmit();
+    }
+
     pub(crate) fn run(&mut self, duration: Duration) {
         let end = self.network.now() + duration;
         while self.step(end) {}
@@ -246,6 +261,13 @@ fn all_routers(family: Family) -> IpAddr {
     match family {
         Family::V4 => igmp::ALL_IGMPV3_ROUTERS.into(),
         Family::V6 => mld::ALL_MLDV2_ROUTERS.into(),
+    }
+}
+
+fn everybody(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => igmp::ALL_SYSTEMS.into(),
+        Family::V6 => mld::ALL_NODES.into(),
     }
 }
 

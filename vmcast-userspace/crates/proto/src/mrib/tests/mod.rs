@@ -1,3 +1,4 @@
+mod below;
 mod model;
 mod replay;
 mod rules;

@@ -17,8 +17,10 @@ use crate::{Filter, Machine};
 
 const GROUPS: u8 = 2;
 const SOURCES: u8 = 5;
-const LIMITS: Config =
-    Config { learnt_sources_per_group: 3, learnt_sources: 4, ..Config::with_streams(1_000) };
+
+fn limits() -> Config {
+    Config { learnt_sources_per_group: 3, learnt_sources: 4, ..Config::with_streams(1_000) }
+}
 
 fn group(last: u8) -> IpAddr {
     Ipv4Addr::new(232, 1, 1, last).into()
@@ -80,6 +82,7 @@ impl Model {
             | Input::StatedInput { .. }
             | Input::Refuse { .. }
             | Input::Reopen
+            | Input::SetUpstreamInterface(_)
             | Input::NewSource { .. }
             | Input::StreamActive { .. } => {}
         }
@@ -214,7 +217,7 @@ impl Run {
     fn new() -> Self {
         let fib = Replay { upstreams: [upstream(0), upstream(1)].into(), ..Replay::default() };
         Self {
-            mrib: Mrib::new(LIMITS),
+            mrib: Mrib::new(limits()),
             model: Model::default(),
             fib,
             interests: BTreeMap::new(),
@@ -321,7 +324,7 @@ impl Run {
         for group in (0..GROUPS).map(group) {
             let of_group = || self.fib.streams.iter().filter(|(stream, _)| stream.group == group);
             let learnt = of_group().filter(|(stream, _)| !named.contains(stream)).count();
-            assert!(learnt <= LIMITS.learnt_sources_per_group);
+            assert!(learnt <= limits().learnt_sources_per_group);
             all += learnt;
             let shown: BTreeMap<_, _> = self
                 .mrib
@@ -344,7 +347,7 @@ impl Run {
                 .collect();
             assert_eq!(shown, has);
         }
-        assert!(all <= LIMITS.learnt_sources);
+        assert!(all <= limits().learnt_sources);
         assert!(named.iter().all(|stream| self.fib.streams.contains_key(stream)));
         assert_eq!(self.mrib.poll_timeout().is_some(), all > 0);
     }
@@ -393,7 +396,7 @@ fn a_flood_of_new_sources_leaves_bounded_state_and_the_members_served() {
             }));
         }
     }
-    assert_eq!(streams, LIMITS.learnt_sources);
+    assert_eq!(streams, limits().learnt_sources);
     let counters = run.mrib.counters();
     assert_eq!(counters.group_limit + counters.total_limit, 20_000 - streams as u64);
     run.check_end();
