@@ -214,6 +214,12 @@ pub fn registry_steps() -> Vec<Vec<u8>> {
             tunnel_ends: vec![v1::TunnelEnd { kind: 4, endpoint: format!("192.0.2.{number}:0") }],
             source_prefixes: vec!["10.1.0.0/16".to_owned()],
             load: Some(v1::Load { connections: number, capacity: 4 }),
+            own_tunnels: vec![v1::OwnTunnel {
+                vmr_id: "n1".to_owned(),
+                tunnel: format!("198.51.100.{number}:2268"),
+                nonce: number,
+                response_mac: vec![1; 6],
+            }],
         };
         steps.push(step(
             1,

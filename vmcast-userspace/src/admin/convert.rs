@@ -9,8 +9,8 @@ use std::{
 
 use vmcast_api::ProofState;
 use vmcast_proto::registry::{
-    About, AnswerKind, CacheEntry, CacheKey, Found, Load, Measurement, NodeId, NodeRecord, Proof, Query,
-    Registration, Report, Role, Scope, TunnelEnd, TunnelKind, UnixMillis,
+    About, AnswerKind, CacheEntry, CacheKey, Found, Load, Measurement, NodeId, NodeRecord, OwnTunnel, Proof,
+    Query, Registration, Report, Role, Scope, TunnelEnd, TunnelKind, UnixMillis,
 };
 use vmcast_signal::v1;
 
@@ -98,7 +98,33 @@ pub fn about(node: &v1::Node) -> Result<About, Malformed> {
         tunnel_ends,
         source_prefixes: parse_all("node.source_prefixes", &node.source_prefixes)?,
         load: Load { connections: load.connections, capacity: load.capacity },
+        own_tunnels: node.own_tunnels.iter().map(read_own_tunnel).collect::<Result<_, _>>()?,
     })
+}
+
+/// Reads a node's end of a tunnel.
+///
+/// # Errors
+/// If a field cannot be read.
+pub fn read_own_tunnel(own: &v1::OwnTunnel) -> Result<OwnTunnel, Malformed> {
+    let no_mac = |_| malformed("own_tunnels.response_mac")(&format!("{} bytes", own.response_mac.len()));
+    Ok(OwnTunnel {
+        vmr: parse("own_tunnels.vmr_id", &own.vmr_id)?,
+        tunnel: parse("own_tunnels.tunnel", &own.tunnel)?,
+        nonce: own.nonce,
+        response_mac: own.response_mac[..].try_into().map_err(no_mac)?,
+    })
+}
+
+/// Writes a node's end of a tunnel.
+#[must_use]
+pub fn own_tunnel(own: &OwnTunnel) -> v1::OwnTunnel {
+    v1::OwnTunnel {
+        vmr_id: own.vmr.to_string(),
+        tunnel: own.tunnel.to_string(),
+        nonce: own.nonce,
+        response_mac: own.response_mac.to_vec(),
+    }
 }
 
 const fn tunnel_kind(kind: v1::TunnelKind) -> Option<TunnelKind> {
@@ -117,7 +143,7 @@ const fn tunnel_kind(kind: v1::TunnelKind) -> Option<TunnelKind> {
 #[must_use]
 pub fn node(registration: &Registration) -> v1::Node {
     let (role, rank) = role_and_rank(Scope::of(registration.role));
-    let About { capabilities, tunnel_ends, source_prefixes, load } = &registration.about;
+    let About { capabilities, tunnel_ends, source_prefixes, load, own_tunnels } = &registration.about;
     let tunnel_end = |end: &TunnelEnd| {
         let kind = match end.kind {
             TunnelKind::Amt => v1::TunnelKind::Amt,
@@ -140,6 +166,7 @@ pub fn node(registration: &Registration) -> v1::Node {
         source_prefixes: source_prefixes.iter().map(ToString::to_string).collect(),
         load: (*load != Load::default())
             .then_some(v1::Load { connections: load.connections, capacity: load.capacity }),
+        own_tunnels: own_tunnels.iter().map(own_tunnel).collect(),
     }
 }
 

@@ -149,16 +149,24 @@ impl Lines {
         told
     }
 
-    /// Tells all VMRs the policy, if it is another one than they know. One that does not take it loses its line, and
-    /// hears of it on the next.
+    /// Tells VMRs the policy, if it is another one for them than they know. One that does not take it loses its line,
+    /// and hears of it on the next.
     pub(super) fn set_policy(&self, policy: v1::Policy) {
         let mut state = self.state();
-        if state.policy.as_ref() == Some(&policy) {
+        let State { policy: known, lines, counters, .. } = &mut *state;
+        if known.as_ref() == Some(&policy) {
             return;
         }
-        state.lines.retain(|_, (_, line)| line.try_send(What::Policy(policy.clone())).is_ok());
-        state.counters.policies += state.lines.len() as u64;
-        state.policy = Some(policy);
+        lines.retain(|vmr, (_, line)| {
+            let told = of_vmr(&policy, vmr);
+            if known.as_ref().is_some_and(|known| says_the_same(of_vmr(known, vmr), told.clone())) {
+                return true;
+            }
+            let is_told = line.try_send(What::Policy(told)).is_ok();
+            counters.policies += u64::from(is_told);
+            is_told
+        });
+        *known = Some(policy);
     }
 
     /// Tells every VMR something at once. Who does not hear it sees it at its next renewal.
@@ -186,7 +194,7 @@ impl Lines {
         let mut state = self.state();
         if let Some(policy) = &state.policy {
             // There is room for a second one, too.
-            let _ = line.try_send(What::Policy(policy.clone()));
+            let _ = line.try_send(What::Policy(of_vmr(policy, &vmr)));
         }
         state.next += 1;
         let number = state.next;
@@ -248,4 +256,20 @@ impl Lines {
             state.averages.forget(&vmr);
         }
     }
+}
+
+/// The policy for one VMR: what others can prove by their Response MACs is no matter of its.
+fn of_vmr(policy: &v1::Policy, vmr: &NodeId) -> v1::Policy {
+    let is_its = |claim: &&v1::Claim| claim.tunnel.as_ref().is_some_and(|own| own.vmr_id == vmr.as_str());
+    let claims = policy.claims.iter().filter(is_its).cloned().collect();
+    v1::Policy { claims, rules: policy.rules.clone(), ..*policy }
+}
+
+/// Whether two policies are the same but for proofs, which are others with every handshake of a tunnel; they go to VMRs
+/// that hear of them for the first time.
+fn says_the_same(mut one: v1::Policy, mut other: v1::Policy) -> bool {
+    for own in one.claims.iter_mut().chain(&mut other.claims).filter_map(|claim| claim.tunnel.as_mut()) {
+        (own.nonce, own.response_mac) = (0, Vec::new());
+    }
+    one == other
 }

@@ -1,14 +1,16 @@
 //! The policy of a running registry: a record of its store, pushed to the VMRs.
 
+use std::collections::BTreeSet;
+
 use vmcast_proto::{
-    policy::{Action, Effect, Policy, Rule},
+    policy::{Action, Effect, Owners, Policy, Rule},
     registry::{Error, Expected, NodeId, RecordKind, RecordWrite, Registry, Rows as _},
 };
 use vmcast_signal::{prost::Message as _, v1};
 
 use super::{
     Handle, Kept, Mirror,
-    convert::{Malformed, malformed, optional, parse},
+    convert::{Malformed, malformed, optional, own_tunnel, parse, read_own_tunnel},
 };
 
 /// The only record of its kind.
@@ -62,13 +64,16 @@ impl<S: Kept> Handle<S> {
         Err(PolicyError::Store("other admins change it, too".to_owned()))
     }
 
-    /// Other nodes that are seen at the address of one, at most so many: a rule for it is one for them.
+    /// Other nodes that are seen at the address of one and do not say at which tunnel they are, at most so many: a rule
+    /// for it is one for them.
     #[must_use]
     pub fn at_address_of(&self, node: &NodeId, most: usize) -> Vec<NodeId> {
         self.rows(|rows| {
             let Some(seen) = rows.node(node).map(|record| record.seen) else { return Vec::new() };
             let rows = rows.rows();
-            let others = rows.every_node().filter(|other| other.seen == seen && other.id() != node);
+            let others = rows.every_node().filter(|other| {
+                other.seen == seen && other.id() != node && other.registration.about.own_tunnels.is_empty()
+            });
             others.take(most).map(|other| other.id().clone()).collect()
         })
     }
@@ -99,15 +104,35 @@ fn read(rows: &Mirror) -> Result<(Option<Vec<u8>>, Policy), PolicyError> {
     Ok((value, policy))
 }
 
-/// The policy with the addresses of the nodes that it names, as the admins see them.
+/// The policy with the addresses of the nodes that it names, as the admins see them, and the tunnels of all nodes there.
 fn resolved(rows: &Mirror) -> Result<Policy, PolicyError> {
     let (_, mut policy) = read(rows)?;
+    let (mut named, mut addresses) = (BTreeSet::new(), BTreeSet::new());
     for rule in &mut policy.rules {
-        if let Some(node) = &rule.node {
-            let record = rows.node(node);
-            rule.addresses = record.map(|record| record.seen).into_iter().collect();
+        let Some(node) = &rule.node else { continue };
+        let Some(record) = rows.node(node) else {
+            rule.addresses.clear();
+            continue;
+        };
+        rule.addresses = vec![record.seen];
+        addresses.insert(record.seen);
+        if named.insert(node.clone()) {
+            for own in &record.registration.about.own_tunnels {
+                addresses.insert(own.tunnel.ip());
+                policy.claims.push((node.clone(), own.clone()));
+            }
         }
     }
+    if !named.is_empty() {
+        let rows = rows.rows();
+        let others = rows.every_node().filter(|other| !named.contains(other.id()));
+        let of_others = others.flat_map(|other| {
+            let own = other.registration.about.own_tunnels.iter();
+            own.map(move |own| (other.id().clone(), own.clone()))
+        });
+        policy.claims.extend(of_others.filter(|(_, own)| addresses.contains(&own.tunnel.ip())));
+    }
+    policy.claims.truncate(Policy::MAX_CLAIMS);
     Ok(policy)
 }
 
@@ -135,6 +160,11 @@ pub fn message(policy: &Policy) -> v1::Policy {
         version: policy.version,
         deny_by_default: policy.default == Effect::Deny,
         rules: policy.rules.iter().map(rule).collect(),
+        claims: policy
+            .claims
+            .iter()
+            .map(|(node, own)| v1::Claim { node_id: node.to_string(), tunnel: Some(own_tunnel(own)) })
+            .collect(),
     }
 }
 
@@ -170,15 +200,26 @@ pub fn policy(message: v1::Policy) -> Result<Policy, Malformed> {
     if message.rules.len() > Policy::MAX_RULES {
         return Err(malformed("policy.rules")(&format!("{} are too many", message.rules.len())));
     }
+    if message.claims.len() > Policy::MAX_CLAIMS {
+        return Err(malformed("policy.claims")(&format!("{} are too many", message.claims.len())));
+    }
+    let claim = |claim: v1::Claim| {
+        let own = claim.tunnel.ok_or_else(|| malformed("policy.claims.tunnel")(&"missing"))?;
+        Ok((parse("policy.claims.node_id", &claim.node_id)?, read_own_tunnel(&own)?))
+    };
     Ok(Policy {
         version: message.version,
         default: effect(message.deny_by_default),
         rules: message.rules.into_iter().map(rule).collect::<Result<_, _>>()?,
+        claims: message.claims.into_iter().map(claim).collect::<Result<_, _>>()?,
+        owners: Owners::default(),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use vmcast_proto::registry::OwnTunnel;
+
     use super::*;
 
     #[test]
@@ -209,7 +250,15 @@ mod tests {
             stream_bits: None,
             ..rule.clone()
         };
-        let whole = Policy { version: 9, default: Effect::Deny, rules: vec![rule, bare] };
+        let own = OwnTunnel {
+            vmr: "v".parse().unwrap(),
+            tunnel: "[2001:db8::1]:2268".parse().unwrap(),
+            nonce: u32::MAX,
+            response_mac: [1, 2, 3, 4, 5, 0xff],
+        };
+        let claims = vec![("n".parse().unwrap(), own)];
+        let (rules, owners) = (vec![rule, bare], Owners::default());
+        let whole = Policy { version: 9, default: Effect::Deny, rules, claims, owners };
         assert_eq!(policy(message(&whole)).unwrap(), whole);
         let mut later = message(&whole);
         later.rules[0].action = 77;
@@ -217,5 +266,8 @@ mod tests {
         let mut bad = message(&whole);
         bad.rules[1].groups = "239/8".into();
         assert!(policy(bad).unwrap_err().to_string().contains("policy.groups"));
+        let mut bad = message(&whole);
+        bad.claims[0].tunnel.as_mut().unwrap().response_mac.push(0);
+        assert!(policy(bad).unwrap_err().to_string().contains("response_mac"));
     }
 }

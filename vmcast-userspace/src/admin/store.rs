@@ -471,8 +471,10 @@ fn apply(connection: &Connection, change: &Change) -> Result<()> {
 
 /// All but what has columns of its own, as the signalling schema has it: so a later version may know more.
 fn about_bytes(registration: &Registration) -> Vec<u8> {
-    let v1::Node { capabilities, tunnel_ends, source_prefixes, load, .. } = convert::node(registration);
-    v1::Node { capabilities, tunnel_ends, source_prefixes, load, ..v1::Node::default() }.encode_to_vec()
+    let v1::Node { capabilities, tunnel_ends, source_prefixes, load, own_tunnels, .. } =
+        convert::node(registration);
+    v1::Node { capabilities, tunnel_ends, source_prefixes, load, own_tunnels, ..v1::Node::default() }
+        .encode_to_vec()
 }
 
 fn about(bytes: &[u8]) -> Result<About> {

@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vmcast_proto::Filter;
+use vmcast_proto::{Filter, amt::gateway::Gateway, registry::OwnTunnel};
 
-use super::core::{Core, Event, Output, UpstreamState};
+use super::core::{Candidate, Core, Event, Output, UpstreamState};
 use crate::link::{RefusedGroups, RefusedQuestion};
 
 /// A source that has sent nothing for so long is missing.
@@ -58,6 +58,18 @@ impl Core {
         }
         let over = before.into_keys().filter(|group| !self.refusals.groups.contains_key(group));
         self.outputs.extend(over.map(|group| Output::Event(Event::NoLongerRefused(group))));
+    }
+
+    /// Where the tunnels to VMRs that an admin has named begin, as those see it.
+    pub(super) fn own_tunnels(&self) -> Vec<OwnTunnel> {
+        let present = self.upstream.iter().map(|upstream| (&upstream.candidate, &upstream.gateway));
+        let next = self.successor.iter().map(|successor| (&successor.candidate, &successor.gateway));
+        let own = |(candidate, gateway): (&Candidate, &Gateway)| {
+            let (nonce, response_mac) = gateway.response_mac()?;
+            let (vmr, tunnel) = (candidate.id.clone()?, gateway.observed_address()?);
+            Some(OwnTunnel { vmr, tunnel, nonce, response_mac })
+        };
+        present.chain(next).filter_map(own).collect()
     }
 
     /// What does not come from the VMR, if an admin has named that and it answers.

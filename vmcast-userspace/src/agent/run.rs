@@ -197,7 +197,10 @@ impl Agent {
                 self.follow_address().await;
             }
             () = clock::sleep_until(self.core.poll_timeout()) => self.core.handle_timeout(clock::now()),
-            _ = self.looks.tick() => self.upstreams.ask_refused(self.core.missing(clock::now())),
+            _ = self.looks.tick() => {
+                self.upstreams.ask_refused(self.core.missing(clock::now()));
+                self.upstreams.at(self.core.own_tunnels());
+            }
         }
         self.perform();
         Ok(())
@@ -296,7 +299,10 @@ impl Agent {
                 info!(vmr = %candidate.endpoint, name = candidate.name, "attaching");
                 self.local = source_towards(candidate.endpoint);
             }
-            Event::Up(candidate) => info!(vmr = %candidate.endpoint, "the VMR answers"),
+            Event::Up(candidate) => {
+                info!(vmr = %candidate.endpoint, "the VMR answers");
+                self.upstreams.at(self.core.own_tunnels());
+            }
             Event::Down(candidate, reason) => {
                 warn!(vmr = %candidate.endpoint, reason = reason.label(), "the VMR does not serve; looking for another");
                 self.upstreams.dead(&candidate);

@@ -8,7 +8,7 @@ use tracing::warn;
 use vmcast_api::AdminLink;
 use vmcast_proto::{
     nearest,
-    registry::{self, NodeId},
+    registry::{self, NodeId, OwnTunnel},
 };
 
 use super::core::{Candidate, Input};
@@ -129,6 +129,13 @@ impl Upstreams {
     pub(super) fn ask_refused(&self, question: Option<RefusedQuestion>) {
         if let Source::Admin { attachment, .. } = &self.source {
             attachment.ask_refused(question);
+        }
+    }
+
+    /// Says where this agent's tunnels begin as the VMRs see them.
+    pub(super) fn at(&self, tunnels: Vec<OwnTunnel>) {
+        if let Source::Admin { attachment, .. } = &self.source {
+            attachment.at(tunnels);
         }
     }
 

@@ -18,7 +18,7 @@ use tracing::{debug, error, info, warn};
 use vmcast_api::{AdminLink, AdminLinkState};
 use vmcast_proto::{
     nearest,
-    registry::{AnswerKind, NodeId, Prefix, Registration, Role},
+    registry::{AnswerKind, NodeId, OwnTunnel, Prefix, Registration, Role},
 };
 use vmcast_signal::v1;
 
@@ -121,6 +121,8 @@ pub struct Attachment {
     /// What this node asks about refusals, and what it is told.
     refused_question: watch::Sender<Option<RefusedQuestion>>,
     refused: watch::Receiver<RefusedGroups>,
+    /// What was last said of this node's tunnels.
+    own_tunnels: watch::Sender<Vec<OwnTunnel>>,
     notes: SharedNotes,
     proofs: Proofs,
     task: Option<JoinHandle<()>>,
@@ -134,6 +136,7 @@ enum Command {
     Moved(Vec<SocketAddr>),
     Serves(u32),
     HasSources(Vec<Prefix>),
+    At(Vec<OwnTunnel>),
     Close,
 }
 
@@ -202,6 +205,7 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
         refuses,
         refused_question,
         refused,
+        own_tunnels: watch::Sender::default(),
         notes,
         proofs,
         task,
@@ -311,6 +315,19 @@ impl Attachment {
         self.command(Command::HasSources(prefixes));
     }
 
+    /// Says where this node's tunnels begin as the VMRs above see them; others are registered at once, other proofs of
+    /// the same with the next renewal.
+    pub fn at(&self, tunnels: Vec<OwnTunnel>) {
+        let changed = self.own_tunnels.send_if_modified(|known| {
+            let changed = *known != tunnels;
+            known.clone_from(&tunnels);
+            changed
+        });
+        if changed {
+            self.command(Command::At(tunnels));
+        }
+    }
+
     /// Ends the lease and the link; takes two seconds at most.
     pub async fn close(mut self) {
         self.command(Command::Close);
@@ -406,6 +423,16 @@ impl Task {
                                 registering = None;
                                 self.register_at = Some(Instant::now());
                             }
+                        }
+                    }
+                    Some(Command::At(tunnels)) => {
+                        let known = &mut self.settings.registration.about.own_tunnels;
+                        let same = known.len() == tunnels.len()
+                            && known.iter().zip(&tunnels).all(|(known, own)| known.is_same(own));
+                        *known = tunnels;
+                        if !same && self.registered {
+                            registering = None;
+                            self.register_at = Some(Instant::now());
                         }
                     }
                     Some(Command::Close) | None => break,

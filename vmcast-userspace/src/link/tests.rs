@@ -11,10 +11,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::UdpSocket, sync::watch, task::JoinHandle};
+use tokio::{
+    net::UdpSocket,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use vmcast_proto::{
     nearest,
-    registry::{About, AnswerKind, NodeId, RefusalReason, Registration, Role},
+    policy::{Action, Effect, Policy, Rule},
+    registry::{About, AnswerKind, NodeId, OwnTunnel, RefusalReason, Registration, Role},
 };
 use vmcast_signal::v1;
 use vmcast_wire::amt::Message;
@@ -526,4 +531,90 @@ async fn a_node_hears_why_its_join_is_refused_and_when_no_longer() {
     vmr.close().await;
     until(async || of(5001) == 0).await;
     bed.stop().await;
+}
+
+// proves D4: a VMR hears at which tunnels of its the nodes are that rules name, and those beside them
+#[tokio::test]
+async fn a_vmr_hears_who_is_at_its_tunnels_as_far_as_rules_by_identity_need_it() {
+    let bed = Bed::new().await;
+    let relays = [Relay::start([127, 1, 0, 9], 60).await, Relay::start([127, 1, 0, 8], 60).await];
+    let mut vmrs = [vmr(&bed, "core", 0, &relays[0]), vmr(&bed, "other", 0, &relays[1])];
+    let [named, beside, afar] = ["named", "beside", "afar"].map(|name| agent(&bed, name, [127, 1, 0, 2]));
+    for attachment in vmrs.iter().chain([&named, &beside, &afar]) {
+        registered(attachment).await;
+    }
+    let [mut orders, mut of_other] = vmrs.each_mut().map(|vmr| vmr.take_orders().expect("a line"));
+    let own = |vmr: &str, text: &str, nonce| OwnTunnel {
+        vmr: id(vmr),
+        tunnel: text.parse().expect("a tunnel"),
+        nonce,
+        response_mac: [7; 6],
+    };
+    let of_named = own("core", "198.51.100.1:1", 1);
+    let of_beside = own("core", "198.51.100.1:2", 2);
+    named.at(vec![of_named.clone()]);
+    beside.at(vec![of_beside.clone(), own("other", "198.51.100.1:3", 3)]);
+    afar.at(vec![own("core", "198.51.100.2:1", 4)]);
+    let told = async |name: &str| {
+        let nodes = bed.handle.nodes(None, 9);
+        nodes
+            .iter()
+            .find(|node| node.id() == &id(name))
+            .map(|node| node.registration.about.own_tunnels.clone())
+    };
+    until(async || told("beside").await.is_some_and(|own| own.len() == 2)).await;
+    until(async || told("named").await.is_some_and(|own| own.len() == 1)).await;
+    until(async || told("afar").await.is_some_and(|own| own.len() == 1)).await;
+
+    // Nobody needs to know before a rule names somebody.
+    assert_eq!(policy_of(&mut orders, |_| true).await.claims, []);
+    let rule = Rule {
+        id: 1,
+        effect: Effect::Deny,
+        action: Action::Receive,
+        node: Some(id("named")),
+        addresses: vec![],
+        who: None,
+        groups: None,
+        source: None,
+        max_groups: None,
+        max_bits: None,
+        stream_bits: None,
+    };
+    let change = move |policy: &mut Policy| {
+        policy.rules = vec![rule.clone()];
+        Ok(())
+    };
+    bed.handle.change_policy(change).await.expect("changed");
+    let policy = policy_of(&mut orders, |policy| policy.version == 1).await;
+    assert_eq!(policy.claims, [(id("named"), of_named), (id("beside"), of_beside.clone())]);
+    let policy = policy_of(&mut of_other, |policy| policy.version == 1).await;
+    assert_eq!(policy.claims, [(id("beside"), own("other", "198.51.100.1:3", 3))]);
+
+    // Who goes to another tunnel is found there at once; the VMR that this is not about hears nothing.
+    let moved = own("core", "198.51.100.1:9", 5);
+    named.at(vec![moved.clone()]);
+    let policy = policy_of(&mut orders, |policy| policy.claims.iter().any(|(_, own)| *own == moved)).await;
+    assert_eq!(policy.claims, [(id("named"), moved.clone()), (id("beside"), of_beside)]);
+    // Another proof of the same is told with the next renewal, and to lines that begin.
+    let renewals = bed.handle.status().counters.renewals;
+    named.at(vec![own("core", "198.51.100.1:9", 6)]);
+    named.at(vec![]);
+    policy_of(&mut orders, |policy| policy.claims.is_empty()).await;
+    assert_eq!(bed.handle.status().counters.renewals, renewals + 1, "the other proof was not hurried");
+    assert!(!matches!(of_other.try_recv(), Ok(VmrOrder::Policy(_))));
+    bed.stop().await;
+}
+
+/// The next policy that is told on a line and is as wanted.
+async fn policy_of(orders: &mut mpsc::Receiver<VmrOrder>, wanted: impl Fn(&Policy) -> bool) -> Policy {
+    let next = async {
+        loop {
+            match orders.recv().await.expect("the line stands") {
+                VmrOrder::Policy(policy) if wanted(&policy) => return policy,
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(HANG, next).await.expect("it hangs")
 }

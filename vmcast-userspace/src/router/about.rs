@@ -35,6 +35,7 @@ pub(super) fn about<'a>(
         tunnel_ends,
         source_prefixes: source_prefixes(wanted),
         load: Load { connections: 0, capacity },
+        own_tunnels: Vec::new(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! What the policy lets members have, and what it refused.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::{IpAddr, SocketAddr},
     ops::Bound,
     time::Instant,
 };
@@ -10,7 +10,8 @@ use std::{
 use vmcast_common::fib::{Output, Stream};
 use vmcast_proto::{
     Filter,
-    policy::{Bandwidth, Policy, Reason},
+    policy::{Bandwidth, Owners, Policy, Reason, Subject},
+    registry::{NodeId, OwnTunnel},
 };
 
 /// Refusals that are remembered, to be shown; all are counted.
@@ -34,6 +35,10 @@ pub(super) struct Refused {
 #[derive(Debug, Default)]
 pub(super) struct Policed {
     policy: Policy,
+    /// Claims that were found to be true; a proof is good for a while only.
+    proved: BTreeSet<(SocketAddr, NodeId)>,
+    /// Claims that were not when they came.
+    unproved: u64,
     /// By member and group.
     refused: BTreeMap<(u32, IpAddr), Refused>,
     /// Whether other joins are refused than when it was last asked.
@@ -51,28 +56,45 @@ impl Policed {
         &self.policy
     }
 
-    /// Takes another policy; false if it is the same.
-    pub(super) fn set(&mut self, policy: Policy) -> bool {
-        let changed = self.policy != policy;
+    /// Takes another policy; false if it decides alike. Of its claims those hold that held before, and those which are
+    /// proved now.
+    pub(super) fn set(&mut self, mut policy: Policy, is_proved: impl Fn(&OwnTunnel) -> bool) -> bool {
+        let mut proved = BTreeSet::new();
+        let known: HashSet<_> = self.policy.claims.iter().collect();
+        for claimed in &policy.claims {
+            let (node, own) = claimed;
+            let claim = (own.tunnel, node.clone());
+            if self.proved.contains(&claim) || is_proved(own) {
+                proved.insert(claim);
+            } else if !known.contains(claimed) {
+                self.unproved += 1;
+                tracing::debug!(%node, tunnel = %own.tunnel, "a node does not prove where it is");
+            }
+        }
+        policy.owners = Owners::new(proved.iter().cloned());
+        self.proved = proved;
+        let changed = !self.policy.decides_like(&policy);
         if changed {
             self.policy = policy;
             // Everything is judged anew.
             self.counted.clear();
+        } else {
+            self.policy.claims = policy.claims;
         }
         changed
     }
 
-    /// What a member at `who` is given of what it wants, who has `had` of the group: a limit of bandwidth does not take
+    /// What a member is given of what it wants, who has `had` of the group: a limit of bandwidth does not take
     /// that away.
     pub(super) fn permit(
         &mut self,
-        who: Option<IpAddr>,
+        who: impl Into<Subject>,
         member: Output,
         group: IpAddr,
         wanted: Filter,
         had: &Filter,
     ) -> Filter {
-        let number = member.number();
+        let (who, number) = (who.into(), member.number());
         if let Some(groups) = self.counted.get_mut(&number) {
             groups.remove(&group);
             if groups.is_empty() {
@@ -95,7 +117,7 @@ impl Policed {
                 // Of what is refused for good, a part may have room later.
                 let may_come = reason.is_of_room() || beyond.is_some();
                 let wanted = may_come.then_some(wanted);
-                self.refuse(group, number, Refused { who, reason, wanted });
+                self.refuse(group, number, Refused { who: who.address, reason, wanted });
             }
         }
         if permitted.counts && !filter.is_none() {
@@ -182,7 +204,7 @@ impl Policed {
     }
 
     pub(super) fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Reason::LABELS.into_iter().zip(self.counters)
+        Reason::LABELS.into_iter().zip(self.counters).chain([("claims_unproved", self.unproved)])
     }
 }
 
@@ -215,7 +237,7 @@ mod tests {
             let (mut policed, member) = (Policed::default(), Output::Tunnel(TunnelId(4)));
             assert_eq!(policed.permit(None, member, group, Filter::any(), &Filter::none()), Filter::any());
             let deny = Policy { version: 2, rules: vec![rule(Effect::Deny, None)], ..Policy::default() };
-            assert!(policed.set(deny.clone()) && !policed.set(deny));
+            assert!(policed.set(deny.clone(), |_| false) && !policed.set(deny, |_| false));
             for _ in 0..3 {
                 assert!(policed.permit(None, member, group, Filter::any(), &Filter::none()).is_none());
             }
@@ -229,7 +251,7 @@ mod tests {
     #[test]
     fn a_member_that_leaves_a_group_has_room_for_another() {
         let mut policed = Policed::default();
-        policed.set(Policy { rules: vec![rule(Effect::Allow, Some(1))], ..Policy::default() });
+        policed.set(Policy { rules: vec![rule(Effect::Allow, Some(1))], ..Policy::default() }, |_| false);
         let member = Output::Tunnel(TunnelId(4));
         let mut join = |last: u8, filter| {
             policed.permit(None, member, [239, 1, 1, last].into(), filter, &Filter::none())
@@ -247,7 +269,7 @@ mod tests {
     fn a_member_has_groups_of_both_families_by_one_limit() {
         let mut policed = Policed::default();
         let limited = Rule { who: "2001:db8::/64".parse().ok(), ..rule(Effect::Allow, Some(2)) };
-        policed.set(Policy { rules: vec![limited], ..Policy::default() });
+        policed.set(Policy { rules: vec![limited], ..Policy::default() }, |_| false);
         let member = Output::Tunnel(TunnelId(4));
         let mut join = |who: &str, member, group: &str| {
             let (who, group) = (who.parse().ok(), group.parse().unwrap());
@@ -266,7 +288,7 @@ mod tests {
     fn who_is_refused_for_want_of_room_is_judged_again() {
         let mut policed = Policed::default();
         let limited = Rule { max_bits: Some(5), stream_bits: Some(3), ..rule(Effect::Allow, None) };
-        policed.set(Policy { rules: vec![limited], ..Policy::default() });
+        policed.set(Policy { rules: vec![limited], ..Policy::default() }, |_| false);
         let group = |last: u8| IpAddr::from([239, 1, 1, last]);
         let none = Filter::none();
         let members: Vec<_> = (0..300).map(|id| Output::Tunnel(TunnelId(id))).collect();
@@ -274,7 +296,7 @@ mod tests {
             assert!(!policed.permit(None, member, group(1), Filter::any(), &none).is_none());
             assert!(policed.permit(None, member, group(2), Filter::any(), &none).is_none());
         }
-        assert_eq!(policed.counters().last(), Some(("too_much_bandwidth", 300)));
+        assert_eq!(policed.counters().nth(3), Some(("too_much_bandwidth", 300)));
         for &member in &members {
             policed.permit(None, member, group(1), Filter::none(), &Filter::any());
         }
@@ -295,7 +317,7 @@ mod tests {
     #[test]
     fn refusals_of_one_member_leave_room_for_those_of_others() {
         let mut policed = Policed::default();
-        policed.set(Policy { rules: vec![rule(Effect::Deny, None)], ..Policy::default() });
+        policed.set(Policy { rules: vec![rule(Effect::Deny, None)], ..Policy::default() }, |_| false);
         let (greedy, other) = (Output::Tunnel(TunnelId(4)), Output::Tunnel(TunnelId(5)));
         for number in 0..10_000_u16 {
             let [a, b] = number.to_be_bytes();

@@ -389,6 +389,7 @@ impl Router {
                     }
                     self.ask_refused(now);
                     self.tell_refused();
+                    self.tell_own_tunnels();
                     self.catch_up(now);
                     self.write_recordings();
                 }

@@ -20,7 +20,7 @@ use vmcast_proto::{
     amt::{gateway, relay},
     membership::{self, Family},
     mrib,
-    policy::{self, Action, Policy, Rule},
+    policy::{Action, Effect as PolicyEffect, Policy, Rule},
     record::Budget,
 };
 use vmcast_wire::{amt::Message, igmp as wire, ipv4};
@@ -596,7 +596,7 @@ fn a_source_under_any_source_that_becomes_forbidden_is_cut_with_the_change_and_n
     bed.take();
     let rule = Rule {
         id: 1,
-        effect: policy::Effect::Deny,
+        effect: PolicyEffect::Deny,
         action: Action::Send,
         node: None,
         addresses: vec![],
@@ -627,7 +627,7 @@ fn of_more_sources_than_can_be_refused_one_by_one_only_those_flow_that_may_send(
     bed.settle();
     let rule = Rule {
         id: 1,
-        effect: policy::Effect::Deny,
+        effect: PolicyEffect::Deny,
         action: Action::Send,
         node: None,
         addresses: vec![],
@@ -724,3 +724,6 @@ fn garbage_on_every_input_changes_nothing() {
 mod above;
 #[path = "failover_tests.rs"]
 mod failover;
+
+#[path = "policy_tests.rs"]
+mod policy;

@@ -9,6 +9,7 @@ use vmcast_common::fib::{EcnMode, FibOp, Tunnel, TunnelId, TunnelKind};
 use vmcast_proto::{
     Filter, Machine as _,
     amt::gateway::{self, Event, Gateway},
+    registry::{NodeId, OwnTunnel},
 };
 
 use super::relays;
@@ -153,6 +154,12 @@ impl Upstream {
     /// Our end of the tunnel as the VMR sees it, if it said so.
     pub(super) fn observed_address(&self) -> Option<SocketAddr> {
         self.gateway.observed_address()
+    }
+
+    /// The same, to the VMR of this name, with what proves it.
+    pub(super) fn own_tunnel(&self, vmr: NodeId) -> Option<OwnTunnel> {
+        let (nonce, response_mac) = self.gateway.response_mac()?;
+        Some(OwnTunnel { vmr, tunnel: self.gateway.observed_address()?, nonce, response_mac })
     }
 
     pub(super) fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {

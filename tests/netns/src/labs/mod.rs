@@ -10,6 +10,8 @@ mod bad_input;
 mod bad_mld;
 mod bed;
 mod below;
+mod by_identity;
+
 mod chain;
 mod churn;
 mod come_and_go;
@@ -113,6 +115,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         over_ipv6::trials(),
         oversize::trials(),
         policy::trials(),
+        by_identity::trials(),
         priority::trials(),
         tokens::trials(),
         too_big::trials(),

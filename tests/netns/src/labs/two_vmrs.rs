@@ -479,7 +479,7 @@ fn full_wait(bed: &mut Bed) -> Outcome {
 }
 
 /// Lets a node translate all that it sends out of an interface.
-fn translate(node: &Namespace, interface: &str) -> Outcome {
+pub(super) fn translate(node: &Namespace, interface: &str) -> Outcome {
     let mut nft = Command::new("nft");
     nft.arg(format!(
         "table ip nat {{ chain out {{ type nat hook postrouting priority 100; oifname \"{interface}\" masquerade\n }}\n }}\n"

@@ -60,8 +60,8 @@ pub struct PolicyRule {
     /// Only this node, by its id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// Of a rule for a node, as the admin tells it: other nodes at its address, as behind one translator, for which the
-    /// rule holds, too; not all of them, if there are many.
+    /// Of a rule for a node, as the admin tells it: other nodes at its address that do not say at which tunnel they
+    /// are, for which the rule holds, too; not all of them, if there are many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shared_with: Vec<String>,
     /// Only members, or senders, of this network.

@@ -8,7 +8,8 @@ use vmcast_proto::{
     Filter, Machine as _,
     amt::relay,
     mrib::{self, Account},
-    policy::Policy,
+    policy::{Policy, Subject},
+    registry::OwnTunnel,
 };
 use vmcast_signal::v1;
 
@@ -18,7 +19,9 @@ use crate::router::tunnels::tunnel_id;
 impl Core {
     /// Carries out another policy: those that it allows notice nothing. False if it is the same.
     pub(in crate::router) fn set_policy(&mut self, now: Instant, policy: Policy) -> bool {
-        if !self.policed.set(policy) {
+        let relay = &self.relay;
+        let is_proved = |own: &OwnTunnel| relay.has_answered(now, own.tunnel, own.nonce, own.response_mac);
+        if !self.policed.set(policy, is_proved) {
             return false;
         }
         let groups: Vec<_> = self.mrib.groups().map(|info| info.group).collect();
@@ -47,12 +50,12 @@ impl Core {
 
     /// Gives a member what the policy allows of what it wants of a group, as far as there is room on its account.
     pub(super) fn want(&mut self, now: Instant, member: Output, group: IpAddr, wanted: Filter) {
-        let who = self.address_of(member, group);
+        let who = self.subject(member, group);
         let had = self.mrib.filter_of(group, member);
         let filter = self.policed.permit(who, member, group, wanted, &had);
         let account = match member {
             Output::Interface(ifindex) => Some(Account::Interface(ifindex)),
-            Output::Tunnel(_) => who.map(|address| Account::Network(relay::Prefix::of(address))),
+            Output::Tunnel(_) => who.address.map(|address| Account::Network(relay::Prefix::of(address))),
             Output::Neighbour(_) | Output::Converted(_) => None,
         };
         let takes_any = matches!(filter, Filter::Exclude(_));
@@ -116,17 +119,23 @@ impl Core {
         !refused || self.mrib.is_refused(stream)
     }
 
-    /// The address that rules on members are compared with: the far end of a tunnel; of the hosts on a link, whom nobody
-    /// tells apart here, ours in their network.
-    fn address_of(&self, member: Output, group: IpAddr) -> Option<IpAddr> {
+    /// What rules on members are compared with: the far end of a tunnel; of the hosts on a link, whom nobody tells apart
+    /// here, our address in their network.
+    fn subject(&self, member: Output, group: IpAddr) -> Subject {
         match member {
-            Output::Tunnel(id) => self.relay.ends(id.0).map(|(_, remote, _)| remote.ip()),
+            Output::Tunnel(id) => {
+                self.relay.ends(id.0).map_or_else(Subject::default, |(_, remote, _)| remote.into())
+            }
             Output::Interface(ifindex) => {
-                let of_family = |address: &&IpAddr| address.is_ipv4() == group.is_ipv4();
-                self.interfaces.get(&ifindex)?.addresses.iter().find(of_family).copied()
+                let mut addresses = self
+                    .interfaces
+                    .get(&ifindex)
+                    .into_iter()
+                    .flat_map(|state| state.addresses.iter().copied());
+                addresses.find(|address| address.is_ipv4() == group.is_ipv4()).into()
             }
             // What the operator states is not a member's wish.
-            Output::Neighbour(_) | Output::Converted(_) => None,
+            Output::Neighbour(_) | Output::Converted(_) => Subject::default(),
         }
     }
 

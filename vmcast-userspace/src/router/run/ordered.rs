@@ -87,6 +87,21 @@ impl Router {
         attachment.ask_refused(question);
     }
 
+    /// Tells the admin where our ends of the tunnels are to VMRs that it has named.
+    pub(super) fn tell_own_tunnels(&self) {
+        let (Some(attachment), UpstreamFrom::Admin) = (&self.attachment, self.config.upstream.from) else {
+            return;
+        };
+        let ranked = attachment.upstreams();
+        let ranked = ranked.borrow();
+        let own = self.core.upstreams().filter_map(|upstream| {
+            let mut vmrs = ranked.iter().flat_map(|ranked| &ranked.vmrs);
+            let vmr = vmrs.find(|vmr| vmr.endpoint == upstream.named)?;
+            upstream.own_tunnel(vmr.id.clone())
+        });
+        attachment.at(own.collect());
+    }
+
     /// Lets the probes leave that are due.
     pub(super) fn probe(&mut self) {
         self.volley.handle_timeout(clock::now());

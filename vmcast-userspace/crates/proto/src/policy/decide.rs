@@ -2,8 +2,12 @@
 
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
-use super::{Action, Effect, Limited, Policy, Rule};
-use crate::{Filter, mrib::covers, registry::Prefix};
+use super::{Action, Effect, Limited, Owners, Policy, Rule, Subject};
+use crate::{
+    Filter,
+    mrib::covers,
+    registry::{NodeId, Prefix},
+};
 
 /// Why something is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,18 +96,31 @@ enum Sources<'a> {
 }
 
 impl Rule {
-    fn fits(&self, action: Action, subject: Option<IpAddr>, group: IpAddr) -> bool {
+    fn fits(&self, action: Action, subject: Subject, owners: &Owners, group: IpAddr) -> bool {
         let within = |prefix: &Option<Prefix>, address: Option<IpAddr>| match (prefix, address) {
             (None, _) => true,
             (Some(prefix), Some(address)) => covers(prefix.address(), prefix.length(), address),
             (Some(_), None) => false,
         };
         self.action == action
-            && (self.node.is_none() || subject.is_some_and(|subject| self.addresses.contains(&subject)))
-            && within(&self.who, subject)
+            && self.node.as_ref().is_none_or(|node| self.may_be(node, subject, owners))
+            && within(&self.who, subject.address)
             && within(&self.groups, Some(group))
             // No source of the other version of IP sends to it.
             && self.source.is_none_or(|source| source.address().is_ipv4() == group.is_ipv4())
+    }
+
+    /// Whether it holds for a subject as one that is, or may be, its node. Somebody at the node's address who has not
+    /// proved who it is may be the node: that is enough to forbid; to allow, only while the node is at no other tunnel.
+    fn may_be(&self, node: &NodeId, subject: Subject, owners: &Owners) -> bool {
+        match subject.tunnel.and_then(|tunnel| owners.of(tunnel)) {
+            Some(owner) => owner == node,
+            None => {
+                let is_there = subject.address.is_some_and(|address| self.addresses.contains(&address));
+                let is_elsewhere = subject.tunnel.is_some() && owners.has(node);
+                is_there && (self.effect == Effect::Deny || !is_elsewhere)
+            }
+        }
     }
 
     /// Whether it decides for what is asked, as far as its sources go.
@@ -128,11 +145,11 @@ impl Policy {
     fn decide(
         &self,
         action: Action,
-        subject: Option<IpAddr>,
+        subject: Subject,
         group: IpAddr,
         sources: Sources<'_>,
     ) -> (Option<&Rule>, Effect) {
-        let fits = |rule: &&Rule| rule.fits(action, subject, group) && rule.decides(sources);
+        let fits = |rule: &&Rule| rule.fits(action, subject, &self.owners, group) && rule.decides(sources);
         let rule = self.rules.iter().find(fits);
         (rule, rule.map_or(self.default, |rule| rule.effect))
     }
@@ -140,18 +157,20 @@ impl Policy {
     /// The rules about a part of the sources, before one decides for all but these.
     fn parts_before(
         &self,
-        subject: Option<IpAddr>,
+        subject: Subject,
         group: IpAddr,
         excluded: &BTreeSet<IpAddr>,
     ) -> impl Iterator<Item = &Rule> {
-        let fitting = self.rules.iter().filter(move |rule| rule.fits(Action::Receive, subject, group));
+        let fitting =
+            self.rules.iter().filter(move |rule| rule.fits(Action::Receive, subject, &self.owners, group));
         let undecided = fitting.take_while(|rule| !rule.decides(Sources::AllBut(excluded)));
         undecided.filter(|rule| rule.has_part_of(excluded))
     }
 
     /// The parts of what a member may have that limits of bandwidth hold for.
     #[must_use]
-    pub fn limited(&self, subject: Option<IpAddr>, group: IpAddr, allowed: &Filter) -> Vec<Limited> {
+    pub fn limited(&self, subject: impl Into<Subject>, group: IpAddr, allowed: &Filter) -> Vec<Limited> {
+        let subject = subject.into();
         let of = |rule: &Rule, source| {
             let (limit, declared) = (rule.max_bits?, rule.stream_bits.unwrap_or_default());
             Some(Limited { source, rule: rule.id, limit, declared })
@@ -182,7 +201,7 @@ impl Policy {
     /// # Errors
     /// Why not.
     pub fn send(&self, source: IpAddr, group: IpAddr) -> Result<(), Reason> {
-        match self.decide(Action::Send, Some(source), group, Sources::One(source)) {
+        match self.decide(Action::Send, Some(source).into(), group, Sources::One(source)) {
             (_, Effect::Allow) => Ok(()),
             (Some(rule), Effect::Deny) => Err(Reason::Rule(rule.id)),
             (None, Effect::Deny) => Err(Reason::Default),
@@ -191,7 +210,14 @@ impl Policy {
 
     /// What of its wishes a member at `subject` may have, which has so many `others` of the groups that count.
     #[must_use]
-    pub fn receive(&self, subject: Option<IpAddr>, group: IpAddr, wanted: &Filter, others: u32) -> Permitted {
+    pub fn receive(
+        &self,
+        subject: impl Into<Subject>,
+        group: IpAddr,
+        wanted: &Filter,
+        others: u32,
+    ) -> Permitted {
+        let subject = subject.into();
         let mut counts = false;
         let mut judge = |sources: Sources<'_>| match self.decide(Action::Receive, subject, group, sources) {
             (Some(Rule { id, max_groups: Some(limit), .. }), Effect::Allow) => {

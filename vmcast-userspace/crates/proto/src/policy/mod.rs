@@ -6,6 +6,7 @@
 
 mod bandwidth;
 mod decide;
+mod owner;
 mod rule;
 
 #[cfg(test)]
@@ -13,4 +14,5 @@ mod tests;
 
 pub use bandwidth::{Bandwidth, Limited};
 pub use decide::{Permitted, Reason};
+pub use owner::{Owners, Subject};
 pub use rule::{Action, Effect, Policy, Rule};

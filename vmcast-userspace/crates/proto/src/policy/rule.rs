@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::registry::{NodeId, Prefix};
+use super::Owners;
+use crate::registry::{NodeId, OwnTunnel, Prefix};
 
 /// What a rule does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -59,9 +60,22 @@ pub struct Policy {
     pub default: Effect,
     /// The rules, the first that fits decides.
     pub rules: Vec<Rule>,
+    /// Where nodes that rules name, and others at their addresses, say that they are.
+    pub claims: Vec<(NodeId, OwnTunnel)>,
+    /// Those of them that the VMR which carries the policy out has found to be true.
+    pub owners: Owners,
 }
 
 impl Policy {
     /// Rules at most.
     pub const MAX_RULES: usize = 1000;
+    /// Claims at most; nodes beyond them are told apart by their addresses alone.
+    pub const MAX_CLAIMS: usize = 4096;
+
+    /// Whether it decides as another does: its claims are none of its rules.
+    #[must_use]
+    pub fn decides_like(&self, other: &Self) -> bool {
+        let decisive = |policy: &Self| (policy.version, policy.default);
+        decisive(self) == decisive(other) && self.rules == other.rules && self.owners == other.owners
+    }
 }

@@ -1,11 +1,11 @@
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use proptest::prelude::*;
 
-use super::{Action, Effect, Policy, Reason, Rule};
+use super::{Action, Effect, Owners, Policy, Reason, Rule, Subject};
 use crate::{Filter, registry::Prefix};
 
 fn ip(text: &str) -> IpAddr {
@@ -285,6 +285,7 @@ fn rules(host: fn(u8) -> IpAddr) -> impl Strategy<Value = Policy> {
         version: 1,
         default: if open { Effect::Allow } else { Effect::Deny },
         rules: (1..).zip(rules).map(|(id, rule)| Rule { id, ..rule }).collect(),
+        ..Policy::default()
     })
 }
 
@@ -330,3 +331,47 @@ proptest! {
 }
 
 mod bandwidth;
+
+fn owned(tunnels: &[(&str, &str)]) -> Owners {
+    Owners::new(
+        tunnels
+            .iter()
+            .map(|(tunnel, node)| (tunnel.parse().expect("a tunnel"), node.parse().expect("an id"))),
+    )
+}
+
+// proves D4: by identity, also of nodes that a translator gives one address
+#[test]
+fn of_nodes_at_one_address_a_rule_is_about_the_one_that_it_names() {
+    for [address, group] in [["192.0.2.1", "239.1.1.1"], ["2001:db8::1", "ff3e::1"]] {
+        let address: IpAddr = address.parse().unwrap();
+        let at = |port| SocketAddr::new(address, port);
+        let owners = owned(&[(&at(1).to_string(), "a"), (&at(2).to_string(), "b")]);
+        let of = |effect, owners: &Owners| {
+            let named =
+                Rule { node: Some("a".parse().unwrap()), addresses: vec![address], ..rule(1, effect) };
+            let default = if effect == Effect::Deny { Effect::Allow } else { Effect::Deny };
+            Policy { default, owners: owners.clone(), ..policy(vec![named]) }
+        };
+        let fits = |effect, owners: &Owners, subject: Subject| {
+            let permitted = of(effect, owners).receive(subject, group.parse().unwrap(), &Filter::any(), 0);
+            permitted.filter.is_none() == (effect == Effect::Deny)
+        };
+        let elsewhere = SocketAddr::new("203.0.113.9".parse().unwrap(), 1);
+        for effect in [Effect::Deny, Effect::Allow] {
+            assert!(fits(effect, &owners, at(1).into()) && !fits(effect, &owners, at(2).into()));
+            // Who does not say who he is may be the one that is forbidden, and is not the one that is allowed.
+            assert_eq!(fits(effect, &owners, at(3).into()), effect == Effect::Deny);
+            assert!(!fits(effect, &owners, elsewhere.into()));
+            // As long as nobody has proved anything the address says who it is, as for nodes that do not prove.
+            assert!(fits(effect, &Owners::default(), at(2).into()));
+            assert!(fits(effect, &owners, Some(address).into()), "a subject without a tunnel");
+            // A node is found at its tunnel wherever the admin sees it.
+            let moved = owned(&[(&elsewhere.to_string(), "a")]);
+            assert!(fits(effect, &moved, elsewhere.into()));
+            // Where two have proved it, nobody has.
+            let both = owned(&[(&at(1).to_string(), "a"), (&at(1).to_string(), "b")]);
+            assert_eq!(fits(effect, &both, at(1).into()), effect == Effect::Deny);
+        }
+    }
+}

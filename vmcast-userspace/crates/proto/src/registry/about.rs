@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use super::{Label, Prefix};
+use super::{Label, NodeId, Prefix};
 
 /// A way in which a node takes or sends packets of streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,6 +26,27 @@ pub struct TunnelEnd {
     pub kind: TunnelKind,
     /// The address, and the port of kinds that have one.
     pub endpoint: SocketAddr,
+}
+
+/// A node's end of a tunnel to a VMR, and what proves to that VMR that it is there (RFC 7450 §5.3.3.4).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OwnTunnel {
+    /// The VMR.
+    pub vmr: NodeId,
+    /// This end as the VMR sees it: behind a translator, the translator's address and a port of its own.
+    pub tunnel: SocketAddr,
+    /// The nonce of the Request that the VMR answered.
+    pub nonce: u32,
+    /// The Response MAC that it answered with.
+    pub response_mac: [u8; 6],
+}
+
+impl OwnTunnel {
+    /// Whether it is the same tunnel, by whatever proof.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.vmr == other.vmr && self.tunnel == other.tunnel
+    }
 }
 
 /// How much a node does, of how much it can.
@@ -57,6 +78,8 @@ pub struct About {
     pub source_prefixes: Vec<Prefix>,
     /// How busy it is.
     pub load: Load,
+    /// Its ends of the tunnels to the VMRs above it.
+    pub own_tunnels: Vec<OwnTunnel>,
 }
 
 impl About {
@@ -66,6 +89,8 @@ impl About {
     pub const MAX_TUNNEL_ENDS: usize = 64;
     /// Source prefixes of one node at most.
     pub const MAX_SOURCE_PREFIXES: usize = 256;
+    /// Ends of its own tunnels at most.
+    pub const MAX_OWN_TUNNELS: usize = 8;
 
     /// The first of its lists that is longer than allowed: name, length and limit.
     pub(super) fn excess(&self) -> Option<(&'static str, usize, usize)> {
@@ -73,6 +98,7 @@ impl About {
             ("capabilities", self.capabilities.len(), Self::MAX_CAPABILITIES),
             ("tunnel ends", self.tunnel_ends.len(), Self::MAX_TUNNEL_ENDS),
             ("source prefixes", self.source_prefixes.len(), Self::MAX_SOURCE_PREFIXES),
+            ("own tunnels", self.own_tunnels.len(), Self::MAX_OWN_TUNNELS),
         ]
         .into_iter()
         .find(|&(_, given, limit)| given > limit)

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
     About, CacheEntry, CacheKey, Change, Expected, Found, Label, Load, Measurement, NodeId, NodeRecord,
-    Prefix, Proof, RecordKind, RecordWrite, Registration, Role, Rows as _, Scope, Store, TunnelEnd,
-    TunnelKind, UnixMillis,
+    OwnTunnel, Prefix, Proof, RecordKind, RecordWrite, Registration, Role, Rows as _, Scope, Store,
+    TunnelEnd, TunnelKind, UnixMillis,
 };
 
 /// A case's name and what it does with a store that is new and empty.
@@ -145,6 +145,14 @@ fn about_round_trip<S: Store>(mut store: S) {
             .into(),
         source_prefixes: ["10.1.0.0/16", "2001:db8::/32"].map(|text| text.parse().expect("a prefix")).into(),
         load: Load { connections: u32::MAX - 1, capacity: u32::MAX },
+        own_tunnels: ["198.51.100.1:1", "[2001:db8::9]:2"]
+            .map(|text| OwnTunnel {
+                vmr: node("above", VMR, &[], 1).id().clone(),
+                tunnel: endpoint(text),
+                nonce: u32::MAX - 1,
+                response_mac: [0, 1, 2, 0xfd, 0xfe, 0xff],
+            })
+            .into(),
     };
     commit(&mut store, &[Change::PutNode(vmr.clone())]);
     assert_eq!(store.rows().node(vmr.id()), Some(vmr.clone()));

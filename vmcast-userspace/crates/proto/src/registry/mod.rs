@@ -28,7 +28,7 @@ mod restart;
 mod store;
 mod time;
 
-pub use about::{About, Load, TunnelEnd, TunnelKind};
+pub use about::{About, Load, OwnTunnel, TunnelEnd, TunnelKind};
 pub use cache::{CacheEntry, CacheKey, KeyError, Measurement, Prefix, PrefixError, Scope, location};
 pub use config::Config;
 pub use counters::{Counters, RefusalCounts};

@@ -254,6 +254,10 @@ fn when_a_gateway_says_its_address_changed_the_tunnel_follows_and_the_old_one_en
     world.run(SECOND * 3);
     assert_eq!(world.gateways[0].gateway.observed_address(), Some(before));
     assert_eq!(world.relay.tunnels.values().collect::<Vec<_>>(), [&before]);
+    // It can prove that it is there, and nowhere else.
+    let (nonce, mac) = world.gateways[0].gateway.response_mac().expect("an answer of the relay");
+    let has_answered = |at, nonce| world.relay.relay.has_answered(now, at, nonce, mac);
+    assert!(has_answered(before, nonce) && !has_answered(after, nonce) && !has_answered(before, !nonce));
 
     world.network.translate(inside, after);
     let now = world.now();

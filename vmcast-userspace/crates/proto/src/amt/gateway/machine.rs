@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vmcast_wire::amt::Message;
+use vmcast_wire::amt::{Message, ResponseMac};
 
 use super::{
     config::Config,
@@ -114,6 +114,13 @@ impl Gateway {
     #[must_use]
     pub fn observed_address(&self) -> Option<SocketAddr> {
         self.first.observed_address()
+    }
+
+    /// What proves to the relay who receives at that address: the nonce of the Request that it answered, and its
+    /// Response MAC (RFC 7450 §5.3.3.4).
+    #[must_use]
+    pub fn response_mac(&self) -> Option<(u32, ResponseMac)> {
+        self.first.response_mac()
     }
 
     /// Everything wanted, of the first protocol and then of the other.

@@ -176,6 +176,11 @@ impl PseudoInterface {
         self.grant.and_then(|grant| grant.gateway).map(|gateway| gateway.socket_addr())
     }
 
+    /// The nonce and the Response MAC in use.
+    pub(super) fn response_mac(&self) -> Option<(u32, ResponseMac)> {
+        self.grant.map(|grant| (grant.nonce, grant.response_mac))
+    }
+
     /// Everything wanted.
     pub(super) fn memberships(&self) -> impl Iterator<Item = (IpAddr, &Filter)> {
         self.memberships.iter()

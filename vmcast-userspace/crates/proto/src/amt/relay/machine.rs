@@ -185,6 +185,13 @@ impl Relay {
         Ok(id)
     }
 
+    /// Whether this relay has answered a Request of this nonce from this address and port with this Response MAC, not long
+    /// ago (RFC 7450 §5.3.3.4): who knows it receives there.
+    #[must_use]
+    pub fn has_answered(&self, now: Instant, gateway: SocketAddr, nonce: u32, mac: ResponseMac) -> bool {
+        self.secrets.accepts(now, gateway, nonce, mac).is_some()
+    }
+
     /// The timer that fires next, and when.
     #[must_use]
     pub fn next_timer(&self) -> (Timer, Instant) {

@@ -1,0 +1,93 @@
+//! Rules about nodes that a translator gives one address, with the proofs of real gateways.
+
+use vmcast_proto::registry::{NodeId, OwnTunnel};
+
+use super::*;
+
+fn id(text: &str) -> NodeId {
+    text.parse().expect("an id")
+}
+
+fn deny(node: &str, version: u64, claims: Vec<(NodeId, OwnTunnel)>) -> Policy {
+    let rule = Rule {
+        id: 1,
+        effect: PolicyEffect::Deny,
+        action: Action::Receive,
+        node: Some(id(node)),
+        addresses: vec![member(1).ip()],
+        who: None,
+        groups: None,
+        source: None,
+        max_groups: None,
+        max_bits: None,
+        stream_bits: None,
+    };
+    Policy { version, rules: vec![rule], claims, ..Policy::default() }
+}
+
+/// What a gateway of the bed claims, by its own proof.
+fn claim(bed: &Bed, node: &str, at: usize) -> (NodeId, OwnTunnel) {
+    let (tunnel, gateway) = &bed.members[at];
+    let (nonce, response_mac) = gateway.response_mac().expect("an answer");
+    (id(node), OwnTunnel { vmr: id("vmr"), tunnel: *tunnel, nonce, response_mac })
+}
+
+/// The ports of the members.
+fn ports(bed: &Bed) -> Vec<u16> {
+    let ends = bed.core.mrib.members_of(GROUP).filter_map(|info| match info.member {
+        Output::Tunnel(id) => bed.core.relay.ends(id.0).map(|(_, remote, _)| remote.port()),
+        _ => None,
+    });
+    let mut ports: Vec<_> = ends.collect();
+    ports.sort_unstable();
+    ports
+}
+
+fn unproved(bed: &Bed) -> u64 {
+    bed.core.policed.counters().find(|(label, _)| *label == "claims_unproved").expect("a counter").1
+}
+
+// proves D4: policy by identity, also of nodes that a translator gives one address
+#[test]
+fn of_two_nodes_behind_one_translator_a_rule_cuts_the_one_that_it_names_and_the_other_notices_nothing() {
+    let mut bed = Bed::new(3);
+    for (at, port) in [50_001, 50_002, 50_003].into_iter().enumerate() {
+        bed.members[at].0 = SocketAddr::new(member(1).ip(), port);
+    }
+    bed.settle();
+    for at in 0..3 {
+        bed.want(at, Filter::any());
+    }
+    bed.resolve(1);
+    assert_eq!(ports(&bed), [50_001, 50_002, 50_003]);
+    bed.take();
+
+    // Without proofs whoever is at the address may be the one that is forbidden.
+    let (a, b) = (claim(&bed, "a", 0), claim(&bed, "b", 1));
+    assert!(bed.core.set_policy(bed.now, deny("b", 1, vec![])));
+    assert_eq!(ports(&bed), [0; 0]);
+    assert!(bed.core.set_policy(bed.now, deny("b", 1, vec![a.clone()])));
+    assert_eq!(ports(&bed), [50_001]);
+    bed.settle();
+    bed.take();
+    // The third says nothing, so it stays out; the first notices nothing of who the second is.
+    assert!(bed.core.set_policy(bed.now, deny("b", 1, vec![a.clone(), b.clone()])));
+    bed.settle();
+    assert_eq!((ports(&bed), bed.fib()), (vec![50_001], vec![]));
+    assert_eq!(unproved(&bed), 0);
+
+    // Who claims a tunnel that is another's has nothing of it, and takes nothing from that one.
+    let mut stolen = claim(&bed, "b", 1);
+    stolen.1.tunnel = bed.members[0].0;
+    let lies = vec![a.clone(), stolen.clone()];
+    assert!(bed.core.set_policy(bed.now, deny("b", 1, lies.clone())));
+    assert_eq!((ports(&bed), unproved(&bed)), (vec![50_001], 1));
+    assert!(!bed.core.set_policy(bed.now, deny("b", 1, lies)), "the same again is no other policy");
+    assert_eq!(unproved(&bed), 1, "and a lie is counted once");
+
+    // Whose proof has become old is believed as long as it is claimed.
+    bed.pass(Duration::from_secs(40_000));
+    assert!(!bed.core.relay.has_answered(bed.now, a.1.tunnel, a.1.nonce, a.1.response_mac));
+    bed.core.set_policy(bed.now, deny("b", 2, vec![a, b]));
+    assert_eq!(bed.core.policed.policy().owners.of(SocketAddr::new(member(1).ip(), 50_001)), Some(&id("a")));
+}
