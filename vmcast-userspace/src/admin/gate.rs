@@ -208,7 +208,7 @@ impl Gate {
         };
         let secure = self.0.secure.as_ref().ok_or_else(|| failed(&RosterError::Insecure))?;
         let config =
-            secure.tls.config(&secure.authority, local).map_err(|error| failed(&error))?;
+            secure.tls.config(&secure.authority, &secure.standings, local).map_err(|error| failed(&error))?;
         let accept = TlsAcceptor::from(config).accept(stream).into_fallible();
         let stream = match timeout(HANDSHAKE_TIMEOUT, accept).await {
             Ok(Ok(stream)) => stream,
