@@ -4,7 +4,6 @@
 use std::{
     future::Future,
     io,
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -16,13 +15,16 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::timeout,
+    time::{Sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
 use tracing::warn;
 use vmcast_signal::tonic::transport::server::{Connected, TcpConnectInfo};
 
-use super::gate::{Caller, ConnectionInfo, Gate, cut};
+use super::{
+    gate::{Caller, ConnectionInfo, Gate, cut},
+    gathered::{Gathered, can_wait},
+};
 
 /// How much who calls may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const LINGER: Duration = Duration::from_secs(2);
 /// Bytes that it may send meanwhile: what a node says before it knows.
 const MOST_UNREAD: usize = 64 * 1024;
+/// What a connection says unasked waits for its first answer so long. Whoever sends no request before it has heard of the
+/// server's settings, as some libraries do, waits as long.
+const GREETING: Duration = Duration::from_millis(20);
 /// Connections that wait to be served.
 const WAITING: usize = 64;
 
@@ -69,6 +74,8 @@ const WAITING: usize = 64;
 pub(super) struct Connection {
     stream: Protected,
     info: ConnectionInfo,
+    /// Ready when what it has said unasked is to wait no longer.
+    greeting: Option<Pin<Box<Sleep>>>,
     /// Ready when the connection has to end.
     over: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     _places: Places,
@@ -95,8 +102,40 @@ struct Places {
 }
 
 enum Protected {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
+}
+
+/// What is beneath.
+pub(super) type Socket = Gathered<TcpStream>;
+
+impl Protected {
+    fn socket(&mut self) -> &mut Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_mut().0,
+        }
+    }
+}
+
+impl Connection {
+    /// One whose first words wait for its first answer.
+    fn new(
+        mut stream: Protected,
+        info: ConnectionInfo,
+        over: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+        places: Places,
+    ) -> Self {
+        stream.socket().hold();
+        let greeting = Some(Box::pin(tokio::time::sleep(GREETING)));
+        Self { stream, info, greeting, over, _places: places }
+    }
+
+    /// What was said unasked waits no longer.
+    fn release(&mut self) {
+        self.greeting = None;
+        self.stream.socket().release();
+    }
 }
 
 /// The connections that come to a listener and pass the gate.
@@ -120,9 +159,11 @@ pub(super) fn incoming(
 /// Accepts until it is dropped. Handshakes run side by side, so that a slow one holds up no other.
 async fn accept(listener: TcpListener, gate: Gate, room: Room, ready: &mpsc::Sender<Connection>) {
     let mut failing = false;
+    // Where it is known, the kernel need not be asked for each.
+    let listens_on = listener.local_addr().ok().filter(|address| !address.ip().is_unspecified());
     while let Ok(place) = room.all.clone().acquire_owned().await {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, remote)) => {
                 failing = false;
                 let Ok(stranger) = room.strangers.clone().try_acquire_owned() else {
                     gate.turn_away();
@@ -130,8 +171,10 @@ async fn accept(listener: TcpListener, gate: Gate, room: Room, ready: &mpsc::Sen
                 };
                 let places = Places { _place: place, stranger: Some(stranger) };
                 let (gate, ready) = (gate.clone(), ready.clone());
+                let local_addr = listens_on.or_else(|| stream.local_addr().ok());
+                let tcp = TcpConnectInfo { local_addr, remote_addr: Some(remote) };
                 tokio::spawn(async move {
-                    if let Some(connection) = establish(stream, &gate, places).await {
+                    if let Some(connection) = establish(stream, tcp, &gate, places).await {
                         // The server ends and takes no more.
                         let _ = ready.send(connection).await;
                     }
@@ -148,18 +191,18 @@ async fn accept(listener: TcpListener, gate: Gate, room: Room, ready: &mpsc::Sen
     }
 }
 
-async fn establish(stream: TcpStream, gate: &Gate, mut places: Places) -> Option<Connection> {
-    // Answers are small and waited for; a socket that takes no options is used as it is.
-    let _ = stream.set_nodelay(true);
-    let address = |result: io::Result<SocketAddr>| result.ok();
-    let tcp =
-        TcpConnectInfo { local_addr: address(stream.local_addr()), remote_addr: address(stream.peer_addr()) };
-    let remote = tcp.remote_addr;
+async fn establish(
+    stream: TcpStream,
+    tcp: TcpConnectInfo,
+    gate: &Gate,
+    mut places: Places,
+) -> Option<Connection> {
+    let stream = Gathered::new(stream);
     if !gate.is_secure() {
         // Nobody is anybody there.
         places.stranger = None;
         let info = ConnectionInfo { tcp, caller: Caller::Insecure };
-        return Some(Connection { stream: Protected::Plain(stream), info, over: None, _places: places });
+        return Some(Connection::new(Protected::Plain(stream), info, None, places));
     }
     // Without an address it is gone already.
     let local = tcp.local_addr?.ip().to_canonical();
@@ -180,10 +223,10 @@ async fn establish(stream: TcpStream, gate: &Gate, mut places: Places) -> Option
                 Caller::Insecure => None,
             };
             let stream = Protected::Tls(Box::new(stream));
-            Some(Connection { stream, info: ConnectionInfo { tcp, caller }, over, _places: places })
+            Some(Connection::new(stream, ConnectionInfo { tcp, caller }, over, places))
         }
         Err((failure, stream)) => {
-            gate.handshake_failed(remote, &failure);
+            gate.handshake_failed(tcp.remote_addr, &failure);
             if let Some(stream) = stream {
                 // In its place among the strangers.
                 let _ = timeout(LINGER, let_read(stream)).await;
@@ -195,7 +238,7 @@ async fn establish(stream: TcpStream, gate: &Gate, mut places: Places) -> Option
 
 /// Ends a connection so that the other end reads why: if what it has sent were left unread, the kernel would reset the
 /// connection, and the alert be lost. Whoever sends on and on is reset all the same.
-async fn let_read(mut stream: TcpStream) {
+async fn let_read(mut stream: Socket) {
     if stream.shutdown().await.is_err() {
         return;
     }
@@ -228,6 +271,14 @@ impl AsyncRead for Connection {
             self.over = None;
             return Poll::Ready(Err(cut()));
         }
+        if let Some(greeting) = &mut self.greeting
+            && greeting.as_mut().poll(context).is_ready()
+        {
+            self.release();
+            if let Poll::Ready(Err(error)) = Pin::new(self.stream.socket()).poll_flush(context) {
+                return Poll::Ready(Err(error));
+            }
+        }
         match &mut self.stream {
             Protected::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Protected::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
@@ -241,6 +292,9 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.greeting.is_some() && !can_wait(bytes) {
+            self.release();
+        }
         match &mut self.stream {
             Protected::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Protected::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
@@ -266,6 +320,9 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.greeting.is_some() && !buffers.iter().all(|buffer| can_wait(buffer)) {
+            self.release();
+        }
         match &mut self.stream {
             Protected::Plain(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
             Protected::Tls(stream) => Pin::new(stream).poll_write_vectored(context, buffers),

@@ -11,13 +11,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tokio::{sync::watch, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{debug, error, info, warn};
 use vmcast_proto::registry::{NodeId, UnixMillis};
 use vmcast_signal::tonic::{Code, Request, Status, transport::server::TcpConnectInfo};
 
-use super::Clock;
+use super::{Clock, connection::Socket};
 use crate::identity::{
     Authority, Certified, HandshakeFailure, RecordsError, Refusal, Role, Roster, RosterError, ServerTls,
     Standing, Standings, Tally, certified,
@@ -200,14 +200,15 @@ impl Gate {
     /// Why there is none, and the connection if the other end is to read an alert on it.
     pub(super) async fn handshake(
         &self,
-        stream: TcpStream,
+        stream: Socket,
         local: IpAddr,
-    ) -> Result<(TlsStream<TcpStream>, Caller), (HandshakeFailure, Option<TcpStream>)> {
+    ) -> Result<(TlsStream<Socket>, Caller), (HandshakeFailure, Option<Socket>)> {
         let failed = |reason: &dyn std::fmt::Display| {
             (HandshakeFailure { refusal: Refusal::HandshakeFailed, reason: reason.to_string() }, None)
         };
         let secure = self.0.secure.as_ref().ok_or_else(|| failed(&RosterError::Insecure))?;
-        let config = secure.tls.config(&secure.authority, local).map_err(|error| failed(&error))?;
+        let config =
+            secure.tls.config(&secure.authority, &secure.standings, local).map_err(|error| failed(&error))?;
         let accept = TlsAcceptor::from(config).accept(stream).into_fallible();
         let stream = match timeout(HANDSHAKE_TIMEOUT, accept).await {
             Ok(Ok(stream)) => stream,

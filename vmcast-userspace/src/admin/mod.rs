@@ -9,6 +9,7 @@ mod connection;
 pub mod convert;
 mod etcd;
 mod gate;
+mod gathered;
 mod guard;
 mod handle;
 mod identity;

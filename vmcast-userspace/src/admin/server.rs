@@ -234,6 +234,8 @@ impl<S: Kept> Admin<S> {
 fn listener(listen: SocketAddr) -> io::Result<TcpListener> {
     let socket = if listen.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
+    // Answers are small and waited for. Those that it accepts take it over.
+    socket.set_nodelay(true)?;
     socket.bind(listen)?;
     socket.listen(BACKLOG)
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, net::IpAddr, path::Path, time::Duration};
 
-use aws_lc_rs::digest;
+use aws_lc_rs::{constant_time, digest, hmac};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -25,6 +25,10 @@ pub const LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 const SLACK: Duration = Duration::from_secs(3600);
 /// The organization in the names of certificates.
 const ORGANIZATION: &str = "vmcast";
+
+/// What the key of seals is derived for.
+const SEALS: &[u8] = b"vmcast seals of certificates";
+const SEAL_LEN: usize = 16;
 
 const KEY_FILE: &str = "ca.key";
 const CERTIFICATE_FILE: &str = "ca.pem";
@@ -124,6 +128,8 @@ pub struct Authority {
     certificate: CertificateDer<'static>,
     /// How long the certificates that it signs last.
     lifetime: Duration,
+    /// By which it knows its own seals; nobody has it who has not the authority's key.
+    seal: hmac::Key,
 }
 
 impl fmt::Debug for Authority {
@@ -218,8 +224,10 @@ impl Authority {
     }
 
     fn of(key: KeyPair, certificate: CertificateDer<'static>) -> Result<Self, AuthorityError> {
+        let secret = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key.serialized_der()), SEALS);
+        let seal = hmac::Key::new(hmac::HMAC_SHA256, secret.as_ref());
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Self { issuer, certificate, lifetime: LIFETIME })
+        Ok(Self { issuer, certificate, lifetime: LIFETIME, seal })
     }
 
     /// The key, PKCS #8 in PEM.
@@ -250,6 +258,20 @@ impl Authority {
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.certificate)
+    }
+
+    /// What tells later, in a hundredth of the time of a signature, that a certificate in DER is one that this authority
+    /// has signed: hexadecimal, 16 bytes of an HMAC with SHA-256 (RFC 2104).
+    pub(super) fn seal(&self, certificate: &[u8]) -> String {
+        hex(&hmac::sign(&self.seal, certificate).as_ref()[..SEAL_LEN])
+    }
+
+    /// Whether a seal is that of a certificate.
+    pub(super) fn is_sealed(&self, certificate: &[u8], seal: &str) -> bool {
+        let own = hmac::sign(&self.seal, certificate);
+        unhex(seal).is_some_and(|seal| {
+            constant_time::verify_slices_are_equal(&own.as_ref()[..SEAL_LEN], &seal).is_ok()
+        })
     }
 
     /// A key and certificate for the admin itself, which is reached by `names`.

@@ -16,6 +16,7 @@ mod shared;
 mod tickets;
 mod tls;
 mod token;
+mod verifier;
 
 pub use authority::{Authority, AuthorityError, Fingerprint, LIFETIME, Request as CertificateRequest};
 pub(crate) use files::replace_private;

@@ -146,6 +146,9 @@ struct CertificateRecord {
     /// How often its node had been revoked when it was made.
     generation: u64,
     revoked: Option<u64>,
+    /// Of the certificate, by its authority. Those that were made by earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seal: Option<String>,
 }
 
 /// That a node was revoked. A certificate that was being signed at that moment, by another admin, is of the generation
@@ -440,6 +443,7 @@ impl Roster {
             expires: issued.expires.0,
             generation,
             revoked: None,
+            seal: Some(self.authority.seal(&issued.der)),
         };
         let write = put(Kind::Certificate, &certificate_key(node, &issued.serial), &record);
         let certified =
@@ -458,7 +462,7 @@ impl Roster {
     /// Who tells how certificates stand while the roster is at work.
     #[must_use]
     pub fn standings(&self) -> Standings {
-        Standings(self.records.share())
+        Standings(self.records.share().into())
     }
 
     /// Shuts a node out: none of its certificates counts any more. Returns the ids of the tokens that it joined by
@@ -571,8 +575,9 @@ impl Roster {
     }
 }
 
-/// How certificates stand. That is looked up in memory, for any number of threads.
-pub struct Standings(Box<dyn Records>);
+/// How certificates stand. That is looked up in memory, for any number of threads, which share it.
+#[derive(Clone)]
+pub struct Standings(Arc<dyn Records>);
 
 impl std::fmt::Debug for Standings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -587,6 +592,12 @@ impl Standings {
     /// If the store fails.
     pub fn of(&self, node: &NodeId, serial: &str) -> Result<Standing, RecordsError> {
         standing(&*self.0, node, serial)
+    }
+
+    /// The seal of a certificate, if it was given out with one, whether it counts or not.
+    pub(super) fn seal(&self, node: &NodeId, serial: &str) -> Option<String> {
+        let record = self.0.read(Kind::Certificate, &certificate_key(node, serial)).ok()??;
+        decode::<CertificateRecord>(&record).ok()?.seal
     }
 
     /// A number that is larger after any node was revoked, at whichever admin.

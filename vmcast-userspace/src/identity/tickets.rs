@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use aws_lc_rs::aead::{self, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::{
+    aead::{self, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    rand,
+};
 use rustls::server::ProducesTickets;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -137,7 +140,9 @@ impl ProducesTickets for Tickets {
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
         let key = self.keys().into_iter().next()?;
-        let nonce = random::<NONCE_LEN>();
+        // Seeded by the operating system, which need not be asked for each.
+        let mut nonce = [0; NONCE_LEN];
+        rand::fill(&mut nonce).ok()?;
         let mut ticket = Vec::with_capacity(ID_LEN + NONCE_LEN + plain.len() + aead::MAX_TAG_LEN);
         ticket.extend_from_slice(&key.id);
         ticket.extend_from_slice(&nonce);

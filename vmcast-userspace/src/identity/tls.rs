@@ -18,14 +18,15 @@ use rustls::{
     },
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs as provider},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
-    server::WebPkiClientVerifier,
     time_provider::TimeProvider,
     version::TLS13,
 };
 use vmcast_proto::registry::{NodeId, UnixMillis};
+use x509_parser::certificate::X509Certificate;
 
 use super::{
-    Authority, AuthorityError, Certified, Fingerprint, Refusal, Role, authority::hex, tickets::Tickets,
+    Authority, AuthorityError, Certified, Fingerprint, Refusal, Role, Standings, authority::hex,
+    tickets::Tickets, verifier::NodeVerifier,
 };
 use crate::admin::Clock;
 
@@ -54,7 +55,7 @@ impl TimeProvider for Time {
     }
 }
 
-fn crypto() -> Arc<CryptoProvider> {
+pub(super) fn crypto() -> Arc<CryptoProvider> {
     static CRYPTO: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         let mut crypto = provider::default_provider();
         // All are strong. What there is to do in a handshake is mostly hashing, and processors know SHA-256 by heart.
@@ -64,7 +65,7 @@ fn crypto() -> Arc<CryptoProvider> {
     Arc::clone(&CRYPTO)
 }
 
-fn roots(authority: &CertificateDer<'static>) -> Result<Arc<RootCertStore>, rustls::Error> {
+pub(super) fn roots(authority: &CertificateDer<'static>) -> Result<Arc<RootCertStore>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.clone())?;
     Ok(Arc::new(roots))
@@ -110,7 +111,12 @@ impl ServerTls {
     ///
     /// # Errors
     /// If no certificate can be made.
-    pub fn config(&self, authority: &Authority, local: IpAddr) -> Result<Arc<ServerConfig>, AuthorityError> {
+    pub fn config(
+        &self,
+        authority: &Arc<Authority>,
+        standings: &Standings,
+        local: IpAddr,
+    ) -> Result<Arc<ServerConfig>, AuthorityError> {
         let now = self.clock.now();
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let mut addresses = match made.as_ref() {
@@ -126,9 +132,8 @@ impl ServerTls {
         addresses.insert(local);
         let list: Vec<_> = addresses.iter().copied().collect();
         let (certificate, key) = authority.certify_server(&self.names, &list, now)?;
-        let config = self.make(authority, certificate, key).map_err(|error| AuthorityError::Content {
-            path: "ca.pem".to_owned(),
-            reason: error.to_string(),
+        let config = self.make(authority, standings, certificate, key).map_err(|error| {
+            AuthorityError::Content { path: "ca.pem".to_owned(), reason: error.to_string() }
         })?;
         let config = Arc::new(config);
         *made = Some(Made { config: Arc::clone(&config), at: now, addresses });
@@ -137,20 +142,17 @@ impl ServerTls {
 
     fn make(
         &self,
-        authority: &Authority,
+        authority: &Arc<Authority>,
+        standings: &Standings,
         certificate: CertificateDer<'static>,
         key: PrivateKeyDer<'static>,
     ) -> Result<ServerConfig, rustls::Error> {
-        // Who joins has no certificate yet; what it may do without one is the services' business.
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority.certificate())?, crypto())
-            .allow_unauthenticated()
-            .build()
-            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        let verifier = NodeVerifier::new(Arc::clone(authority), standings.clone())?;
         let time = Time { clock: self.clock.clone(), not_before: UnixMillis(0) };
         let chain = vec![certificate, authority.certificate().clone()];
         let mut config = ServerConfig::builder_with_details(crypto(), Arc::new(time))
             .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(Arc::new(verifier))
             .with_single_cert(chain, key)?;
         config.alpn_protocols = vec![HTTP2.to_vec()];
         // A node that comes back spares both ends the signatures; what it may do is looked up all the same.
@@ -195,7 +197,11 @@ impl From<&io::Error> for HandshakeFailure {
 
 /// Who a certificate of ours says that its node is.
 pub(crate) fn certified(certificate: &CertificateDer<'_>) -> Option<Certified> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    of_parsed(&x509_parser::parse_x509_certificate(certificate).ok()?.1)
+}
+
+/// The same of one that was parsed.
+pub(super) fn of_parsed(parsed: &X509Certificate<'_>) -> Option<Certified> {
     let subject = parsed.subject();
     let node: NodeId = subject.iter_common_name().next()?.as_str().ok()?.parse().ok()?;
     let role = Role::of_label(subject.iter_organizational_unit().next()?.as_str().ok()?)?;

@@ -9,4 +9,5 @@ mod limits;
 mod prove;
 mod refusals;
 mod service;
+mod tickets;
 mod versions;
