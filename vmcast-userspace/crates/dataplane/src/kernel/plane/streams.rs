@@ -19,6 +19,7 @@ impl KernelPlane {
             Some(&stats) => stats,
             None => {
                 let stats = self.stats.take()?;
+                self.in_turn.get_mut().forget();
                 if let Err(error) = self.maps.clear_stream_stats(stats) {
                     self.stats.give_back(stats);
                     return Err(error.into());
