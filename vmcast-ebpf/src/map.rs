@@ -21,6 +21,8 @@ use crate::decided::Decided;
 
 /// Elements are allocated as they come: tables are sized for the largest site.
 const NO_PREALLOC: usize = 1;
+/// The host writes elements as memory (`BPF_F_MMAPABLE`).
+const MAPPED: usize = 1 << 10;
 /// Slots of the devmap that the verifier sees; the real ones come in every size.
 const TEMPLATE_SLOTS: usize = 4;
 
@@ -35,7 +37,7 @@ static ENDPOINTS: HashMap<EndpointKey, EndpointEntry, { limit::ENDPOINTS as usiz
 static INTERFACES: HashMap<InterfaceKey, InterfaceEntry, { limit::INTERFACES as usize }, NO_PREALLOC> =
     HashMap::new();
 #[btf_map]
-static MEMBERS: Array<MemberEntry, { limit::MEMBERS as usize }> = Array::new();
+static MEMBERS: Array<MemberEntry, { limit::MEMBERS as usize }, MAPPED> = Array::new();
 #[btf_map]
 static NEXT_HOPS: Array<NextHopEntry, { limit::NEXT_HOPS as usize }> = Array::new();
 #[btf_map]
@@ -45,7 +47,7 @@ static QUEUES: Array<QueueEntry, { limit::STREAMS as usize }> = Array::new();
 #[btf_map]
 static HEADS: HashMap<HeadKey, Head, { limit::HEADS as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-static TABLES: Array<TableLine, { limit::TABLES as usize }> = Array::new();
+static TABLES: Array<TableLine, { limit::TABLES as usize }, MAPPED> = Array::new();
 #[btf_map]
 static DEVMAPS: ArrayOfMaps<DevMap<TEMPLATE_SLOTS>, { limit::DEVMAPS as usize }> = ArrayOfMaps::new();
 #[btf_map]

@@ -11,7 +11,7 @@ use std::{
 use libtest_mimic::Failed;
 use vmcast_common::{
     fib::{FibOp, IfIndex, Interface, Output, Stream},
-    maps::DroppedCopies,
+    maps::{DroppedCopies, StreamCounters},
 };
 use vmcast_dataplane::{
     ApplyError, Capacities, Counters, Dataplane as _, Fib, PacketTooBig, Punt,
@@ -309,6 +309,16 @@ impl KernelUnderTest {
         Self::open(dut, &options)
     }
 
+    /// What a stream counted at some time in this turn.
+    pub(crate) fn counted_in_turn(&self, stream: Stream) -> Option<StreamCounters> {
+        self.plane.stream_counters_in_turn(stream).expect("reading a stream's counters")
+    }
+
+    /// Begins another turn.
+    pub(crate) fn end_turn(&mut self) {
+        assert!(self.plane.end_turn().is_empty(), "nothing waited");
+    }
+
     /// Leaves out what punts tell of a stream again: the plane does so once a second, and a case whose steps do not
     /// know the time may take longer.
     pub(crate) fn told_once(self) -> Self {
@@ -483,7 +493,9 @@ impl PlaneUnderTest for KernelUnderTest {
         for entry in &counters.streams {
             let alone = self.plane.stream_counters(entry.stream).expect("reading a stream's counters");
             assert_eq!(alone, Some(entry.counters), "{}", entry.stream);
+            assert_eq!(self.counted_in_turn(entry.stream), alone, "{} in a turn", entry.stream);
         }
+        self.end_turn();
         counters
     }
 

@@ -6,7 +6,7 @@ use vmcast_dataplane::conformance::PlaneUnderTest as _;
 
 use crate::{
     dut::{At, Dut, KernelUnderTest},
-    stream::{FIRST_PORT, frame, ops, port},
+    stream::{FIRST_PORT, STREAM, frame, ops, port},
 };
 
 /// Members of each stream: so many that its table has a devmap of its own.
@@ -15,7 +15,10 @@ const MEMBERS: u16 = 20;
 const STREAMS: u16 = 300;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![Trial::test("xdp: six thousand joins wait for no table", joins)]
+    vec![
+        Trial::test("xdp: six thousand joins wait for no table", joins),
+        Trial::test("xdp: what streams count is the same if many are asked in a turn", in_turn),
+    ]
 }
 
 // proves issue 3: a join costs no RCU wait
@@ -49,5 +52,51 @@ fn joins() -> Result<(), Failed> {
         Ok(())
     } else {
         Err(format!("{} frames left, to {ports:?}", seen.frames.len()).into())
+    }
+}
+
+/// Each that joins wants to know what its stream has counted.
+fn in_turn() -> Result<(), Failed> {
+    let dut = Dut::enter("in-turn", At::Xdp)?;
+    let devices = dut.devices;
+    let mut plane = KernelUnderTest::new(dut);
+    plane.apply(&ops(&devices, 1))?;
+    let other = |number| Stream { source: None, group: [239, 9, 0, number].into() };
+    let others = (0..8).map(other).chain([STREAM]);
+    let set = |stream| FibOp::SetStream(stream, Rpf::AnyUpstream, Members::Own);
+    plane.apply(&(0..8).map(other).map(set).collect::<Vec<_>>())?;
+    let expect = |plane: &KernelUnderTest, wanted: &[u64]| {
+        for stream in others.clone() {
+            let packets = plane.counted_in_turn(stream).map(|counters| counters.packets);
+            let as_wanted = match packets {
+                Some(packets) if stream == STREAM => wanted.contains(&packets),
+                Some(packets) => packets == 0,
+                None => false,
+            };
+            if !as_wanted {
+                return Err(format!("{stream}: {packets:?} instead of {wanted:?}"));
+            }
+        }
+        Ok(())
+    };
+    for packets in 1..4 {
+        if plane.inject(devices.a.ifindex, &frame(&devices, 0)).frames.len() != 1 {
+            return Err("a packet has not left once".into());
+        }
+        // As it is now or was when the turn began, and as it is in the next one.
+        expect(&plane, &[packets - 1, packets])?;
+        plane.end_turn();
+        expect(&plane, &[packets])?;
+    }
+    // One that was not there when the others were read.
+    let late = other(8);
+    plane.apply(&[set(late)])?;
+    match plane.counted_in_turn(late) {
+        Some(counters) if counters.packets == 0 => {}
+        counters => return Err(format!("a new stream has {counters:?}").into()),
+    }
+    match plane.counted_in_turn(other(9)) {
+        None => Ok(()),
+        Some(counters) => Err(format!("no stream has {counters:?}").into()),
     }
 }

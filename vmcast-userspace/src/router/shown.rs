@@ -10,10 +10,10 @@ use std::{
 
 use vmcast_common::{
     fib::{FibOp, Output, Stream},
-    maps::DroppedCopies,
+    maps::{DroppedCopies, StreamCounters},
     verdict::DropReason,
 };
-use vmcast_dataplane::{Counters, Dataplane, StreamStats};
+use vmcast_dataplane::{Counters, Dataplane, StatsError, StreamStats};
 use vmcast_proto::{Filter, mrib::Mrib};
 
 use super::tally::{Amount, Joined, Readings, Tally};
@@ -87,7 +87,7 @@ impl Shown {
     /// What is lost with an operation, if it is to end a stream or a membership; for [`Shown::note`].
     pub(super) fn last_count(&self, plane: &dyn Dataplane, op: &FibOp) -> LastCount {
         if let FibOp::RemoveStream(stream) = *op {
-            return LastCount { counted: read(plane, stream), missed: missed(plane, stream, None) };
+            return LastCount { counted: amount(plane.stream_counters(stream)), missed: missed(plane, stream, None) };
         }
         // Of one that has left the group nobody asks any more.
         if let FibOp::RemoveMember(stream, member) = *op
@@ -213,7 +213,7 @@ impl<'a> Read<'a> {
         Self { streams, plane, read: Some(RefCell::default()) }
     }
 
-    /// For who looks at each stream once.
+    /// For who looks at each stream once; many may in one turn of the loop.
     fn once(streams: &'a HashMap<Stream, ShownStream>, plane: &'a dyn Dataplane) -> Self {
         Self { streams, plane, read: None }
     }
@@ -221,10 +221,11 @@ impl<'a> Read<'a> {
 
 impl Readings for Read<'_> {
     fn now(&self, stream: Stream) -> Amount {
-        let read = || read(self.plane, stream);
         match &self.read {
-            Some(known) => *known.borrow_mut().entry(stream).or_insert_with(read),
-            None => read(),
+            Some(known) => {
+                *known.borrow_mut().entry(stream).or_insert_with(|| amount(self.plane.stream_counters(stream)))
+            }
+            None => amount(self.plane.stream_counters_in_turn(stream)),
         }
     }
 
@@ -239,9 +240,9 @@ impl Readings for Read<'_> {
     }
 }
 
-/// What a stream counts now; nothing if it is not in force, or cannot be read, which the next regular reading says.
-fn read(plane: &dyn Dataplane, stream: Stream) -> Amount {
-    let counters = plane.stream_counters(stream).ok().flatten().unwrap_or_default();
+/// What a stream counts; nothing if it is not in force, or cannot be read, which the next regular reading says.
+fn amount(counters: Result<Option<StreamCounters>, StatsError>) -> Amount {
+    let counters = counters.ok().flatten().unwrap_or_default();
     Amount { packets: counters.packets, bytes: counters.bytes }
 }
 

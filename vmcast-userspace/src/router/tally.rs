@@ -12,14 +12,10 @@
 mod amount;
 mod joins;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-    time::Instant,
-};
+use std::{collections::HashMap, net::IpAddr, time::Instant};
 
 use vmcast_common::fib::{Input, Output, Rpf, Stream};
-use vmcast_proto::Filter;
+use vmcast_proto::{Few, Filter};
 
 pub(super) use self::amount::Amount;
 use self::joins::Joins;
@@ -55,7 +51,7 @@ struct Group {
     number: u32,
     members: u32,
     /// Those in force: of each source, and of all others.
-    streams: BTreeMap<Option<IpAddr>, Rpf>,
+    streams: Few<Option<IpAddr>, Rpf>,
     /// What streams had counted that are in force no longer.
     gone: Amount,
 }
@@ -227,7 +223,7 @@ fn group<'a>(groups: &'a mut HashMap<IpAddr, Group>, free: &mut Vec<u32>, addres
     let fresh = free.last().copied().unwrap_or(groups.len() as u32);
     groups.entry(address).or_insert_with(|| {
         free.pop();
-        Group { number: fresh, members: 0, streams: BTreeMap::new(), gone: Amount::default() }
+        Group { number: fresh, members: 0, streams: Few::new(), gone: Amount::default() }
     })
 }
 

@@ -94,6 +94,15 @@ pub trait Dataplane: Send {
     /// As [`Dataplane::counters`].
     fn stream_counters(&self, stream: Stream) -> Result<Option<StreamCounters>, StatsError>;
 
+    /// The same as it was at some time in this turn: a plane may read many streams at once when several are asked for
+    /// between two calls of [`Dataplane::end_turn`].
+    ///
+    /// # Errors
+    /// As [`Dataplane::counters`].
+    fn stream_counters_in_turn(&self, stream: Stream) -> Result<Option<StreamCounters>, StatsError> {
+        self.stream_counters(stream)
+    }
+
     /// What members of a stream, or one of them, have missed since each became one: copies that were dropped for it
     /// alone, though the stream counted the packet. Members that missed nothing are left out, and so is what a device
     /// does not say whose copies it lost.

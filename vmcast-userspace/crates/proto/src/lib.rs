@@ -4,6 +4,7 @@
 //! `machine.rs`, and the tests beside them.
 
 pub mod amt;
+mod few;
 mod filter;
 pub mod host_state;
 mod machine;
@@ -14,5 +15,6 @@ pub mod policy;
 pub mod record;
 pub mod registry;
 
+pub use few::Few;
 pub use filter::Filter;
 pub use machine::Machine;

@@ -224,8 +224,16 @@ impl Chain {
             }
             self.relayed = true;
         }
-        self.links.push(Link::default());
+        self.add_link();
         Ok(self.links.len() - 1)
+    }
+
+    /// Most streams have one table: no room for more is kept in advance.
+    fn add_link(&mut self) {
+        if self.links.is_empty() {
+            self.links.reserve_exact(1);
+        }
+        self.links.push(Link::default());
     }
 
     /// Whether the members are many enough for one more table where others have room. As tables stay, members who come
@@ -296,7 +304,7 @@ impl Chain {
         let set = match (list, ways.lists) {
             (Some(list), Some(ifindex)) => {
                 if self.links.is_empty() {
-                    self.links.push(Link::default());
+                    self.add_link();
                 }
                 let spec = way(ifindex, MemberEntry::to_list(list));
                 self.links[0].table.set(TO_LIST, &spec, backing, &mut self.out)

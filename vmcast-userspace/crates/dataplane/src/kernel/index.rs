@@ -27,6 +27,11 @@ impl Indices {
         Ok(self.next - 1)
     }
 
+    /// How many were ever in use, 0 among them.
+    pub(crate) const fn used(&self) -> usize {
+        self.next as usize
+    }
+
     pub(crate) fn give_back(&mut self, index: u32) {
         self.free.push(index);
     }

@@ -457,7 +457,8 @@ impl MemberTable {
                 Some(&(_, tail)) => {
                     let tail = self.slots[tail as usize].member();
                     let before = MemberEntry { next: member, ..backing.kernel.read_member(tail)? };
-                    backing.kernel.write_members([(member, joins), (tail, before)])?;
+                    backing.kernel.write_member(member, &joins)?;
+                    backing.kernel.write_member(tail, &before)?;
                 }
                 None => {
                     backing.kernel.write_member(member, &joins)?;

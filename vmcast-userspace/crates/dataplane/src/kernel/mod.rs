@@ -14,6 +14,7 @@ mod keep;
 mod lease;
 pub(crate) mod list;
 mod log;
+mod mapped;
 mod member_table;
 pub(crate) mod object;
 pub(crate) mod open;

@@ -12,6 +12,7 @@ mod unfit;
 use tunnels::NewTunnels;
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     os::fd::{AsFd as _, BorrowedFd},
@@ -38,7 +39,7 @@ use super::{
     relay::{self, Left, Relay},
     shapes::Shapes,
     state::State,
-    stats,
+    stats::{self, InTurn},
     writes::{KernelMaps, MemberWrites as _, forgive_missing},
 };
 use crate::{
@@ -104,6 +105,8 @@ pub struct KernelPlane {
     remains: Remains,
     /// New tunnels that the kernel does not have yet.
     new_tunnels: NewTunnels,
+    /// What streams have counted, as it was read in this turn.
+    in_turn: RefCell<InTurn>,
     /// What may have been counted of members that have left, and is still to be forgotten: how often each.
     leaving: HashMap<MemberKey, u32>,
 }
@@ -150,6 +153,7 @@ impl KernelPlane {
             hops: Indices::new(maps::NEXT_HOPS, options.capacities.next_hops + 1),
             remains: Remains::default(),
             new_tunnels: NewTunnels::default(),
+            in_turn: RefCell::default(),
             leaving: HashMap::new(),
         }
     }
@@ -288,6 +292,7 @@ impl Dataplane for KernelPlane {
     }
 
     fn end_turn(&mut self) -> Vec<ApplyError> {
+        self.in_turn.get_mut().forget();
         self.write_new_tunnels();
         std::mem::take(&mut self.new_tunnels.refused)
     }
@@ -352,6 +357,12 @@ impl Dataplane for KernelPlane {
     fn stream_counters(&self, stream: Stream) -> Result<Option<StreamCounters>, StatsError> {
         let stats = self.state.by_stream.get(&stream);
         stats.map(|stats| stats::read_stream(&self.maps.stream_stats, *stats)).transpose()
+    }
+
+    fn stream_counters_in_turn(&self, stream: Stream) -> Result<Option<StreamCounters>, StatsError> {
+        let Some(&stats) = self.state.by_stream.get(&stream) else { return Ok(None) };
+        let mut in_turn = self.in_turn.borrow_mut();
+        in_turn.read(&self.maps.stream_stats, stats, (self.stats.used(), self.maps.cpus)).map(Some)
     }
 
     fn dropped_copies(

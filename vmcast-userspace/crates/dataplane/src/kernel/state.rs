@@ -163,7 +163,8 @@ pub(super) struct State {
     /// Counter indices of the streams that a conversion is a member of.
     pub(super) converted: HashMap<ConversionId, BTreeSet<u32>>,
     /// Streams by the index of their counters.
-    pub(super) streams: Numbered<u32, StreamState>,
+    /// Boxed, for the table has room for twice as many.
+    pub(super) streams: Numbered<u32, Box<StreamState>>,
     pub(super) by_stream: HashMap<Stream, u32>,
     /// Streams with [`Members::OfAnySource`], by group.
     pub(super) followers: HashMap<IpAddr, BTreeSet<u32>>,

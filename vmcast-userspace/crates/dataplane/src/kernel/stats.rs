@@ -1,14 +1,15 @@
 //! What the kernel programs count, and what they tell the controller.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, os::fd::AsFd as _};
 
-use aya::maps::{MapData, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya::maps::{IterableMap as _, MapData, PerCpuArray, PerCpuHashMap, RingBuf};
 use vmcast_common::{
     fib::{Input, Stream},
     maps::{self, Address, InputId, Losses, PuntRecord, StreamCounters},
     verdict::{DropReason, PuntReason},
 };
 
+use super::sys::lookup_first;
 use crate::plane::{Counters, Punt, StatsError, StreamStats};
 
 /// The counters of a stream, those of each CPU by themselves.
@@ -63,6 +64,49 @@ pub(crate) fn read_stream(
 ) -> Result<StreamCounters, StatsError> {
     let values = stream_stats.get(&stats, 0).map_err(stats_error(maps::STREAM_STATS))?;
     Ok(values.iter().fold(StreamCounters::default(), StreamCounters::plus))
+}
+
+/// Counters of streams that were asked for in one turn: from the fourth on they are read together, if there are few.
+#[derive(Debug, Default)]
+pub(crate) struct InTurn {
+    asked: usize,
+    /// Those of the first so many streams are there, of each CPU by themselves.
+    entries: usize,
+    values: Vec<StreamCounters>,
+}
+
+impl InTurn {
+    /// Streams that are asked for one by one.
+    const ONE_BY_ONE: usize = 3;
+    /// Entries that are read together at most, those of each CPU counted: no more than as many streams by themselves
+    /// would take longer.
+    const TOGETHER: usize = 1_024;
+
+    /// The counters of one stream by its index, of which there are so many, each for so many CPUs.
+    pub(crate) fn read(
+        &mut self,
+        stream_stats: &PerCpuArray<MapData, StreamCounters>,
+        stats: u32,
+        (indices, cpus): (usize, usize),
+    ) -> Result<StreamCounters, StatsError> {
+        self.asked += 1;
+        if self.asked == Self::ONE_BY_ONE + 1 && indices.saturating_mul(cpus) <= Self::TOGETHER {
+            let read = lookup_first(stream_stats.map().fd().as_fd(), indices, cpus, &mut self.values);
+            self.entries = if read.is_ok() { indices } else { 0 };
+        }
+        let index = stats as usize;
+        if index >= self.entries {
+            return read_stream(stream_stats, stats);
+        }
+        let values = self.values.iter().skip(index * cpus).take(cpus);
+        Ok(values.fold(StreamCounters::default(), StreamCounters::plus))
+    }
+
+    /// Forgets what was read.
+    pub(crate) const fn forget(&mut self) {
+        self.asked = 0;
+        self.entries = 0;
+    }
 }
 
 fn stats_error<E: std::error::Error + Send + Sync + 'static>(

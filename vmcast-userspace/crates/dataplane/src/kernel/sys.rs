@@ -11,6 +11,8 @@ use aya::Pod;
 
 /// `BPF_MAP_DELETE_ELEM` (linux/bpf.h).
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
+/// `BPF_MAP_LOOKUP_BATCH` (linux/bpf.h).
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// `BPF_MAP_UPDATE_BATCH` (linux/bpf.h).
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
@@ -67,6 +69,37 @@ pub(super) fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], valu
     // of the sizes that the map has; all outlive the call, which only reads them.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Reads the first entries of an array that has values for each of so many CPUs, all of these one after the other.
+///
+/// # Errors
+/// What the kernel says; `EINVAL` or `ENOTSUPP` where it does not know batches of this map type, and `ENOENT` if there are
+/// not as many entries.
+pub(super) fn lookup_first<V: Pod + Default>(
+    map: BorrowedFd<'_>,
+    entries: usize,
+    cpus: usize,
+    values: &mut Vec<V>,
+) -> io::Result<()> {
+    // The kernel pads values to words.
+    const { assert!(size_of::<V>().is_multiple_of(8)) };
+    values.resize(entries * cpus, V::default());
+    let mut keys = vec![0_u32; entries];
+    let mut last = 0_u32;
+    let mut attr = BatchAttr {
+        out_batch: (&raw mut last) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: u32::try_from(entries).map_err(io::Error::other)?,
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        ..BatchAttr::default()
+    };
+    // SAFETY: `attr` has the layout and size of the batch member; the kernel writes at most `count` keys of 4 bytes, as
+    // many values for each CPU that it may ever have, which are plain data, and one key more; all outlive the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -21,6 +21,7 @@ use super::{
     devmap::{Devmap, Opened},
     error::KernelError,
     list::ListWrites,
+    mapped::Mapped,
     sys,
 };
 
@@ -33,10 +34,6 @@ pub(super) trait MemberWrites {
     fn read_member(&self, index: u32) -> Result<MemberEntry, KernelError>;
     /// Writes one member.
     fn write_member(&mut self, index: u32, entry: &MemberEntry) -> Result<(), KernelError>;
-    /// Writes two members, the one after the other.
-    fn write_members(&mut self, entries: [(u32, MemberEntry); 2]) -> Result<(), KernelError> {
-        entries.iter().try_for_each(|(index, entry)| self.write_member(*index, entry))
-    }
     /// Sets the first member of a table on a device.
     fn write_head(&mut self, key: HeadKey, head: Head) -> Result<(), KernelError>;
     /// Forgets it.
@@ -66,15 +63,11 @@ pub(super) struct KernelMaps {
     pub(super) stream_stats: PerCpuArray<MapData, StreamCounters>,
     pub(super) stream_losses: PerCpuHashMap<MapData, u32, Losses>,
     pub(super) punts: RingBuf<MapData>,
-    members: Array<MapData, MemberEntry>,
-    written: Written<MemberEntry>,
-    /// Whether the kernel takes several members in one call (before Linux 5.6 it does not).
-    batches: bool,
+    members: Mapped<MemberEntry>,
     opened: Opened,
     heads: HashMap<MapData, HeadKey, Head>,
     most_heads: u32,
-    tables: Array<MapData, TableLine>,
-    lines: Written<TableLine>,
+    tables: Mapped<TableLine>,
     cursors: PerCpuArray<MapData, DeviceCursor>,
     more_cursors: PerCpuHashMap<MapData, u32, DeviceCursor>,
     /// `None` where nothing is sent at XDP.
@@ -83,28 +76,8 @@ pub(super) struct KernelMaps {
     cursor_places: Vec<u32>,
     /// Devices whose cursors are in the hash.
     hashed_cursors: HashSet<u32>,
-    cpus: usize,
-}
-
-/// What was written last, as it stands in the kernel: who joins is linked to who joined before, in the same table.
-struct Written<T>(Vec<Option<(u32, T)>>);
-
-impl<T: Copy> Written<T> {
-    const PLACES: usize = 256;
-
-    fn new() -> Self {
-        Self(vec![None; Self::PLACES])
-    }
-
-    fn get(&self, index: u32) -> Option<T> {
-        let (of, entry) = self.0[index as usize % Self::PLACES]?;
-        (of == index).then_some(entry)
-    }
-
-    /// Notes a write; `None` if the kernel refused it, so that nobody knows.
-    fn set(&mut self, index: u32, entry: Option<T>) {
-        self.0[index as usize % Self::PLACES] = entry.map(|entry| (index, entry));
-    }
+    /// How many CPUs have counters of their own.
+    pub(super) cpus: usize,
 }
 
 /// Takes a map out of the object with its type.
@@ -140,14 +113,11 @@ impl KernelMaps {
             stream_stats: take(object, maps::STREAM_STATS)?,
             stream_losses: take(object, maps::STREAM_LOSSES)?,
             punts: take(object, maps::PUNTS)?,
-            members: take(object, maps::MEMBERS)?,
-            written: Written::new(),
-            batches: true,
+            members: Mapped::new(take(object, maps::MEMBERS)?, maps::MEMBERS),
             opened: Opened::new(),
             heads: take(object, maps::HEADS)?,
             most_heads,
-            tables: take(object, maps::TABLES)?,
-            lines: Written::new(),
+            tables: Mapped::new(take(object, maps::TABLES)?, maps::TABLES),
             cursors: take(object, maps::CURSORS)?,
             more_cursors: take(object, maps::MORE_CURSORS)?,
             copy_program,
@@ -159,22 +129,12 @@ impl KernelMaps {
 
     /// What stands in the line of a table; nothing if it is new.
     fn line(&self, table: u32) -> Result<TableLine, KernelError> {
-        let place = maps::table_place(table);
-        let line = match self.lines.get(place) {
-            Some(line) => line,
-            None => self.tables.get(&place, 0).map_err(KernelError::call(maps::TABLES))?,
-        };
+        let line = self.tables.get(maps::table_place(table))?;
         Ok(if line.table == table { line } else { TableLine::new(table) })
     }
 
     fn write_line(&mut self, line: &TableLine) -> Result<(), KernelError> {
-        self.set_line(maps::table_place(line.table), line)
-    }
-
-    fn set_line(&mut self, place: u32, line: &TableLine) -> Result<(), KernelError> {
-        let written = self.tables.set(place, line, 0).map_err(KernelError::call(maps::TABLES));
-        self.lines.set(place, written.is_ok().then_some(*line));
-        written
+        self.tables.set(maps::table_place(line.table), line)
     }
 
     fn fresh_cursors(&self, ifindex: u32) -> Result<PerCpuValues<DeviceCursor>, KernelError> {
@@ -215,7 +175,7 @@ impl KernelMaps {
         keys: &[TunnelKey],
         entries: &[TunnelEntry],
     ) -> Vec<(usize, MapError)> {
-        if self.batches && sys::update_batch(self.tunnels.map().fd().as_fd(), keys, entries).is_ok() {
+        if sys::update_batch(self.tunnels.map().fd().as_fd(), keys, entries).is_ok() {
             return Vec::new();
         }
         let one_by_one = keys.iter().zip(entries).map(|(key, entry)| self.tunnels.insert(key, entry, 0));
@@ -286,33 +246,11 @@ impl MemberWrites for KernelMaps {
     }
 
     fn read_member(&self, index: u32) -> Result<MemberEntry, KernelError> {
-        if let Some(entry) = self.written.get(index) {
-            return Ok(entry);
-        }
-        self.members.get(&index, 0).map_err(KernelError::call(maps::MEMBERS))
+        self.members.get(index)
     }
 
     fn write_member(&mut self, index: u32, entry: &MemberEntry) -> Result<(), KernelError> {
-        let written = self.members.set(index, entry, 0).map_err(KernelError::call(maps::MEMBERS));
-        self.written.set(index, written.is_ok().then_some(*entry));
-        written
-    }
-
-    fn write_members(&mut self, entries: [(u32, MemberEntry); 2]) -> Result<(), KernelError> {
-        if self.batches {
-            let [(first, one), (second, other)] = entries;
-            match sys::update_batch(self.members.map().fd().as_fd(), &[first, second], &[one, other]) {
-                Ok(()) => {
-                    entries.iter().for_each(|(index, entry)| self.written.set(*index, Some(*entry)));
-                    return Ok(());
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "members are written one by one");
-                    self.batches = false;
-                }
-            }
-        }
-        entries.iter().try_for_each(|(index, entry)| self.write_member(*index, entry))
+        self.members.set(index, entry)
     }
 
     fn write_head(&mut self, key: HeadKey, head: Head) -> Result<(), KernelError> {
@@ -336,7 +274,7 @@ impl MemberWrites for KernelMaps {
     }
 
     fn remove_table(&mut self, table: u32) -> Result<(), KernelError> {
-        self.set_line(maps::table_place(table), &TableLine::new(0))
+        self.tables.set(maps::table_place(table), &TableLine::new(0))
     }
 
     fn remove_slot(&mut self, devmap: &mut Devmap, slot: u32) -> Result<(), KernelError> {

@@ -10,7 +10,7 @@ use std::{
 use vmcast_wire::membership::RecordType;
 
 use super::{Version, host::Tracked, info::FilterMode};
-use crate::Filter;
+use crate::{Few, Filter};
 
 /// A group. An any-source membership, by far the most frequent, needs no memory but this.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Group {
 #[derive(Debug, Default)]
 pub(super) struct Details {
     /// The hosts, where they are told apart.
-    pub(super) hosts: BTreeMap<IpAddr, Tracked>,
+    pub(super) hosts: Few<IpAddr, Tracked>,
     /// A host that cannot be told apart may be there until then.
     pub(super) untracked_until: Option<Instant>,
     /// When to look for hosts that have fallen silent.

@@ -15,14 +15,14 @@ use super::{
     routes::{NOWHERE, Routes},
     timer::{Timer, Timers},
 };
-use crate::Filter;
+use crate::{Few, Filter};
 
 /// A group with its members.
 #[derive(Debug)]
 pub(super) struct Group {
     address: IpAddr,
     /// By the number of the output, which takes half its space.
-    members: BTreeMap<u32, Stored>,
+    members: Few<u32, Stored>,
     /// Members in EXCLUDE mode; (*,G) exists while there is one.
     exclude_mode: usize,
     listed: BTreeMap<IpAddr, Listed>,
@@ -96,7 +96,7 @@ impl Group {
     pub(super) const fn new(address: IpAddr) -> Self {
         Self {
             address,
-            members: BTreeMap::new(),
+            members: Few::new(),
             exclude_mode: 0,
             listed: BTreeMap::new(),
             learnt: BTreeMap::new(),

@@ -19,6 +19,7 @@ impl KernelPlane {
             Some(&stats) => stats,
             None => {
                 let stats = self.stats.take()?;
+                self.in_turn.get_mut().forget();
                 if let Err(error) = self.maps.clear_stream_stats(stats) {
                     self.stats.give_back(stats);
                     return Err(error.into());
@@ -28,7 +29,7 @@ impl KernelPlane {
                 stats
             }
         };
-        let fresh = || StreamState::new(stream, rpf, members);
+        let fresh = || Box::new(StreamState::new(stream, rpf, members));
         let state = self.state.streams.entry(stats).or_insert_with(fresh);
         state.rpf = rpf;
         state.members = members;
@@ -106,7 +107,7 @@ impl KernelPlane {
         };
         forgive_missing(self.maps.streams.remove(&stream.into()), maps::STREAMS)?;
         let outputs: Vec<Output> =
-            self.state.streams.get(&stats).into_iter().flat_map(StreamState::outputs).collect();
+            self.state.streams.get(&stats).into_iter().flat_map(|state| state.outputs()).collect();
         let missed = outputs.into_iter().map(|output| Ok((output, self.missed_key(stats, output)?)));
         let missed: Vec<_> = missed.collect::<Result<_, Failure>>()?;
         let Some(mut state) = self.state.streams.remove(&stats) else {
