@@ -75,7 +75,7 @@ fn a_source_below_that_may_not_send_does_not_go_up_and_one_that_no_longer_may_is
     bed.hear(PuntReason::UnknownGroup, v4(8), DOWN);
     let rule = Rule {
         id: 1,
-        effect: policy::Effect::Deny,
+        effect: vmcast_proto::policy::Effect::Deny,
         action: Action::Send,
         node: None,
         addresses: vec![],

@@ -11,7 +11,6 @@ mod bad_mld;
 mod bed;
 mod below;
 mod by_identity;
-
 mod chain;
 mod churn;
 mod come_and_go;

@@ -1,6 +1,6 @@
 //! A map that mostly has one entry, which takes no memory of its own then: a node of a tree has room for eleven.
 
-use std::{collections::BTreeMap, mem::replace};
+use std::{collections::BTreeMap, mem::take};
 
 /// A map in the order of its keys.
 #[derive(Clone, Debug)]
@@ -38,6 +38,11 @@ impl<K, V> Few<K, V> {
     /// Every entry, ascending by key.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.one.iter().map(|(key, value)| (key, value)).chain(&self.many)
+    }
+
+    /// Every value, in the order of the keys.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.one.iter_mut().map(|(_, value)| value).chain(self.many.values_mut())
     }
 
     /// Every key, ascending.
@@ -87,7 +92,7 @@ impl<K: Ord, V> Few<K, V> {
                 let value = self.many.remove(key);
                 if self.many.is_empty() {
                     // The last node of a tree stays with it.
-                    drop(replace(&mut self.many, BTreeMap::new()));
+                    drop(take(&mut self.many));
                 }
                 value
             }
