@@ -218,6 +218,7 @@ fn interface(core: &Core, context: &Context<'_>) -> Interface {
         queues: None,
         egress: None,
         accepts_sources: false,
+        upstream: false,
         querier: Some(querier(core, context, Family::V4)),
         mld_querier: Some(querier(core, context, Family::V6)),
     }

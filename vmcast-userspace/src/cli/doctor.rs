@@ -81,7 +81,7 @@ fn ask(args: &DoctorArgs) -> Result<Option<(Running, Vec<Asked>)>, Failure> {
     let asked = merged(interfaces.iter().map(|known| Asked {
         name: name(known),
         accepts_sources: known.accepts_sources,
-        copies: !known.accepts_sources || known.querier.is_some(),
+        copies: !known.accepts_sources || known.upstream || known.querier.is_some(),
         tagged: !known.vlan.is_empty(),
         queues: known.queues,
         configured: true,

@@ -104,6 +104,7 @@ fn router() -> Figures {
         queues: None,
         egress: None,
         accepts_sources: false,
+        upstream: false,
         querier: Some(querier),
         mld_querier: None,
     };

@@ -443,6 +443,7 @@ fn interfaces(router: &Router) -> api::Interfaces {
             queues: place.and_then(|place| queues(router, place.device)),
             egress: egress.map(shown_engine),
             accepts_sources: configured.takes_sources(),
+            upstream: configured.upstream,
             querier: querier(Family::V4),
             mld_querier: querier(Family::V6),
         }

@@ -45,6 +45,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("a querier that flaps stops no stream, and one that stays is left the members", flapping),
         trial("a querier that is not listed is not heard", not_listed),
         trial("queries that hosts do not hear elect nobody and end no stream", unheard),
+        trial("a query with hostile timers ends no stream though hosts answer late", hostile),
     ]
 }
 
@@ -343,26 +344,87 @@ fn unheard_queries(mac: [u8; 6], vmr: Ipv6Addr) -> Vec<Vec<u8>> {
 
 const VMR_ON_FIRST: Ipv4Addr = gateway_of(1);
 
+/// A querier of IGMP and MLD, and a member of a stream of either on the first client's link.
+struct Both {
+    small: Small,
+    router: Role,
+    senders: [Sender; 2],
+    listeners: [Listener; 2],
+}
+
+impl Both {
+    fn start(bed: &mut Bed) -> Result<Self, Failed> {
+        let small = Small::build(bed, 1)?;
+        let group = Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 7, 1);
+        let source = Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 2);
+        small.source.ip(&format!("addr add {source}/64 dev eth0 nodad"))?;
+        small.vmr.ip("addr add fd01::1/64 dev src0 nodad")?;
+        let tables = format!("[mld]\n{TIMERS}");
+        let router = Router { querier: true, tables: &tables, ..Router::default() };
+        let router = small.router_with_timers(bed, router, TIMERS, "")?;
+        let v6 = SocketAddrV6::new(group, 5004, 0, 0);
+        let senders = [
+            Sender::start(&small.source, SOURCE, STREAM)?,
+            Sender::start_v6(&small.source, source, v6, "eth0")?,
+        ];
+        let listeners =
+            [Listener::join(small.client(1), STREAM, None)?, Listener::join_v6(small.client(1), v6, "eth0")?];
+        let both = Self { small, router, senders, listeners };
+        both.more(bed, SOME)?;
+        Ok(both)
+    }
+
+    fn more(&self, bed: &Bed, packets: u64) -> Outcome {
+        self.listeners.iter().try_for_each(|listener| listener.more(bed, packets))
+    }
+
+    /// Both streams have come whole, to the last packet.
+    fn end(self, bed: &Bed) -> Outcome {
+        for (sender, listener) in self.senders.into_iter().zip(self.listeners) {
+            let last = sender.stop()? - 1;
+            listener.until_last(bed, last)?;
+            listener.leave().is_whole()?;
+        }
+        Ok(())
+    }
+}
+
+// proves RFC 9776 §9.1 and RFC 9777 §10.1: a forged query that hosts answer when memberships have long ended, of one who
+// never asks again
+fn hostile(bed: &mut Bed) -> Outcome {
+    let both = Both::start(bed)?;
+    let asks = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+    let (all, all_v6) = (igmp::ALL_SYSTEMS, mld::ALL_NODES);
+    let (week, none, none_v6) = (Duration::from_secs(604_800), Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+    let v4 = QueryV3 { max_resp_time: week, query_interval: week, robustness_variable: 7, ..query(none) };
+    let v6 = QueryV3 { max_resp_time: week, query_interval: week, robustness_variable: 7, ..query(none_v6) };
+    let v4 = ipv4::encapsulate(ASKS, all, 1, 0xc0, 2, true, &igmp::Message::QueryV3(v4).emit());
+    let v6 = mld::Message::QueryV2(v6).emit(asks, all_v6);
+    let v6 = ipv6::encapsulate(asks, all_v6, 1, 0xc0, mld::NEXT_ICMPV6, true, &v6);
+    let socket = both.small.client(1).enter(|| packet_socket("eth0", Duration::from_millis(1)))??;
+    // The host does not hear what it sends itself, so that it comes from the link's other end, too.
+    let frames =
+        [(multicast_mac(all), [0x08, 0], v4), (multicast_mac_v6(&all_v6.octets()), [0x86, 0xdd], v6)];
+    let far = both.small.vmr.enter(|| packet_socket("acc1", Duration::from_millis(1)))??;
+    for (to, ether_type, datagram) in frames {
+        let frame = [&to[..], &[2, 0, 0, 0, 0, 9], &ether_type, &datagram].concat();
+        nix::unistd::write(&socket, &frame)?;
+        nix::unistd::write(&far, &frame)?;
+    }
+    elected(bed, &both.router, "acc1", ASKS)?;
+    elected(bed, &both.router, "acc1", asks)?;
+    // At least three times as long as a membership lives: 1 s, twice, and twice the time to answer.
+    both.more(bed, 2_000)?;
+    both.end(bed)
+}
+
 // proves RFC 9776 §9.1 and RFC 9777 §10.1: forged queries that only the router hears
 fn unheard(bed: &mut Bed) -> Outcome {
-    let small = Small::build(bed, 1)?;
-    let group = Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 7, 1);
-    let source = Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 2);
-    small.source.ip(&format!("addr add {source}/64 dev eth0 nodad"))?;
-    small.vmr.ip("addr add fd01::1/64 dev src0 nodad")?;
-    let tables = format!("[mld]\n{TIMERS}");
-    let router = Router { querier: true, tables: &tables, ..Router::default() };
-    let router = small.router_with_timers(bed, router, TIMERS, "")?;
+    let both = Both::start(bed)?;
+    let Both { small, router, .. } = &both;
     let mac = small.vmr_mac(1)?;
     let [a, b, c, d, e, f] = mac;
     let vmr = Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
-    let v6 = SocketAddrV6::new(group, 5004, 0, 0);
-    let senders =
-        (Sender::start(&small.source, SOURCE, STREAM)?, Sender::start_v6(&small.source, source, v6, "eth0")?);
-    let listeners =
-        (Listener::join(small.client(1), STREAM, None)?, Listener::join_v6(small.client(1), v6, "eth0")?);
-    listeners.0.more(bed, SOME)?;
-    listeners.1.more(bed, SOME)?;
     let frames = unheard_queries(mac, vmr);
     let socket = small.client(1).enter(|| packet_socket("eth0", Duration::from_millis(1)))??;
     // Four times as long as a membership lives that nobody asks about: 1 s, twice, and the time to answer.
@@ -373,17 +435,10 @@ fn unheard(bed: &mut Bed) -> Outcome {
         thread::sleep(Duration::from_millis(100));
     }
     for protocol in ["igmp", "mld"] {
-        bed.until("what nobody hears is counted", || Ok(counter(&router, protocol, "unheard_query") >= 240))?;
-        ensure!(
-            counter(&router, protocol, "queriers_missed") == 0,
-            "{protocol}: another querier was elected"
-        );
+        bed.until("what nobody hears is counted", || Ok(counter(router, protocol, "unheard_query") >= 240))?;
+        ensure!(counter(router, protocol, "queriers_missed") == 0, "{protocol}: another querier was elected");
     }
-    elected(bed, &router, "acc1", VMR_ON_FIRST)?;
-    listeners.0.more(bed, SOME)?;
-    listeners.1.more(bed, SOME)?;
-    listeners.0.heard().is_whole()?;
-    listeners.1.heard().is_whole()?;
-    drop(senders);
-    Ok(())
+    elected(bed, router, "acc1", VMR_ON_FIRST)?;
+    both.more(bed, SOME)?;
+    both.end(bed)
 }

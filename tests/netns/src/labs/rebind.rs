@@ -31,6 +31,10 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("an agent whose translator is dialled in anew loses less than 200 ms of a stream", redial),
         trial("an agent whose own address changes loses less than 200 ms of a stream", own_address),
         trial("an agent whose own IPv6 address changes gets the stream at the new one", own_address_v6),
+        trial(
+            "an agent whose translator of IPv6 is dialled in anew gets the stream at the new one",
+            redial_v6,
+        ),
         trial("a VMR whose own address changes loses less than 200 ms of a stream", vmr_address),
     ]
     .into_iter()
@@ -92,8 +96,13 @@ pub(super) fn judge_of(
 
 /// Lets a node translate what it sends out of an interface, by ports from one on.
 pub(super) fn translate(node: &Namespace, interface: &str, port: u16) -> Outcome {
+    translate_of("ip", node, interface, port)
+}
+
+/// The same of `ip` or `ip6`.
+fn translate_of(family: &str, node: &Namespace, interface: &str, port: u16) -> Outcome {
     let rules = format!(
-        "table ip translator\ndelete table ip translator\ntable ip translator {{ chain out {{ type nat hook postrouting priority 100; \
+        "table {family} translator\ndelete table {family} translator\ntable {family} translator {{ chain out {{ type nat hook postrouting priority 100; \
          oifname \"{interface}\" udp dport 2268 masquerade to :{port}-{}\n }}\n }}\n",
         port + 99
     );
@@ -225,6 +234,53 @@ fn own_address_v6(bed: &mut Bed) -> Outcome {
     }
     listener.until_last(bed, sender.stop()? - 1)?;
     // In order, each once, of the source alone; how fast it is, is measured over IPv4.
+    lost(&listener.heard(), SOURCE)?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+// proves A6 over IPv6: the outside address is known to nobody but the relay
+fn redial_v6(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    over_ipv6::number(&small)?;
+    let home = bed.lab.namespace("home")?;
+    let translator = small.client(1);
+    bed.lab.veth((translator, "home0"), (&home, "eth0"))?;
+    translator.sysctl(&[("ipv6/conf/all/forwarding", "1")])?;
+    translator.ip("addr add fd07::1/64 dev home0 nodad")?;
+    home.ip("addr add fd07::2/64 dev eth0 nodad\nroute add default via fd07::1")?;
+    translate_of("ip6", translator, "eth0", 40_000)?;
+    let router = small.router(bed, Router::default())?;
+    let [relay, _] = over_ipv6::ends(1);
+    let mut agents = vec![
+        static_agent(bed, &home, relay, "")?,
+        static_agent(bed, small.client(2), over_ipv6::ends(2)[0], "")?,
+    ];
+    wait_ready(&mut agents, bed.clock)?;
+    let bystander = small.forbid(bed, 2)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(&home, STREAM, None)?;
+    listener.more(bed, SOME)?;
+    let [a, b, c, d, e, f, g, _] = relay.segments();
+    let outside = |number: u16| Ipv6Addr::new(a, b, c, d, e, f, g, number);
+    for number in 1..=u16::from(CHANGES) {
+        let [before, after] = [1, 2].map(|offset| outside(number + offset));
+        // What the translator knew of translations by the one before goes with it.
+        translator.ip(&format!("addr add {after}/64 dev eth0 nodad\naddr del {before}/64 dev eth0"))?;
+        listener.more(bed, SOME)?;
+        bed.until_answer(
+            "the tunnel has followed, and no other is left",
+            &router,
+            &["tunnel", "list"],
+            |answer| {
+                let tunnels = answer["tunnels"].as_array().map(Vec::as_slice).unwrap_or_default();
+                let ends: Vec<&str> = tunnels.iter().filter_map(|tunnel| tunnel["remote"].as_str()).collect();
+                matches!(ends[..], [end] if end.starts_with(&format!("[{after}]:")))
+            },
+        )?;
+    }
+    listener.until_last(bed, sender.stop()? - 1)?;
+    // In order, each once, of the source alone; how fast it is, is measured over IPv4, and in virtual time.
     lost(&listener.heard(), SOURCE)?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())

@@ -377,6 +377,9 @@ pub struct Interface {
     /// Whether packets of sources are accepted on it.
     #[serde(default)]
     pub accepts_sources: bool,
+    /// Whether it leads to the network above, where what sources on the others send goes, too.
+    #[serde(default)]
+    pub upstream: bool,
     /// The IGMP querier of its network, `None` if IGMP is not spoken on it.
     #[serde(default)]
     pub querier: Option<Querier>,

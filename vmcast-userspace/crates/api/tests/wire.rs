@@ -212,6 +212,7 @@ fn responses() -> Vec<Response> {
                 queues: Some(true),
                 egress: Some(engine.clone()),
                 accepts_sources: false,
+                upstream: false,
                 querier: Some(Querier { address: None, ours: true, serving: true, version: 3, groups: 0 }),
                 mld_querier: Some(Querier {
                     address: None,

@@ -175,7 +175,12 @@ pub(crate) fn interfaces(interfaces: &Interfaces) -> String {
             address,
             interface.attached.clone().unwrap_or_else(|| NONE.to_owned()),
             interface.egress.as_ref().map_or(NONE, |engine| short(&engine.label)).to_owned(),
-            if interface.accepts_sources { "accepted" } else { NONE }.to_owned(),
+            match (interface.accepts_sources, interface.upstream) {
+                (_, true) => "above",
+                (true, false) => "accepted",
+                (false, false) => NONE,
+            }
+            .to_owned(),
             interface.querier.as_ref().map_or_else(|| NONE.to_owned(), querier),
             interface.mld_querier.as_ref().map_or_else(|| NONE.to_owned(), querier),
             groups_of(interface).map_or_else(|| NONE.to_owned(), |groups| groups.to_string()),

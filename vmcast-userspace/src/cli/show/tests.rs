@@ -210,6 +210,7 @@ fn interfaces_are_shown() {
             reason: "it takes frames redirected at XDP".into(),
         }),
         accepts_sources: ifindex == Some(2),
+        upstream: ifindex == Some(6),
         querier,
         mld_querier: None,
     };
@@ -238,7 +239,7 @@ fn interfaces_are_shown() {
          eth0       up       1500  198.51.100.1 +1  xdp       xdp     accepted  -            -             -\n\
          eth1       up       1500  198.51.100.1 +1  xdp       xdp     -         this v3      this v2       7\n\
          eth2       down     1500  198.51.100.1 +1  xdp       xdp     -         10.0.0.9 v3  -             4\n\
-         eth3       up       1500  198.51.100.1 +1  xdp       xdp     -         -            -             -\n\
+         eth3       up       1500  198.51.100.1 +1  xdp       xdp     above     -            -             -\n\
          lan0       up       1500  198.51.100.1 +1  xdp       tc      -         -            -             -\n\
          eth9       missing     0  -                -         -       -         none         -             4\n\
          \n\

@@ -114,11 +114,9 @@ impl Querier {
         }
         let kept = until + self.config.query_interval;
         self.kept_until = Some(kept);
-        // Those that are being asked about end as they would.
-        let asked = now + self.variables.last_member_query_time();
         let groups: Vec<IpAddr> = self.groups.keys().copied().collect();
         for group in groups {
-            self.update(group, |state, _| state.keep(now, asked, kept));
+            self.update(group, |state, _| state.keep(now, kept));
         }
     }
 

@@ -17,6 +17,8 @@ use crate::{Few, Filter};
 pub(super) struct Group {
     /// The group timer. It runs in EXCLUDE mode only, so its absence is INCLUDE mode.
     pub(super) exclude_until: Option<Instant>,
+    /// Whether the group timer was lowered, as somebody asks about the group.
+    pub(super) is_asked: bool,
     /// The Older Host Present timer of version 2.
     v2_host_until: Option<Instant>,
     /// Since when there are members.
@@ -51,6 +53,15 @@ pub(super) struct Source {
     pub(super) until: Option<Instant>,
     /// Group-and-Source-Specific Queries still to send.
     pub(super) queries_left: u8,
+    /// Whether its timer was lowered, as somebody asks about it.
+    pub(super) is_asked: bool,
+}
+
+impl Source {
+    /// A source that nobody asks about, with its timer or without.
+    pub(super) const fn new(until: Option<Instant>) -> Self {
+        Self { until, queries_left: 0, is_asked: false }
+    }
 }
 
 /// What a report is measured against.
@@ -91,7 +102,14 @@ pub(super) struct Deadlines {
 impl Group {
     /// A group without members yet; `nobody` is the unspecified address.
     pub(super) const fn new(now: Instant, nobody: IpAddr) -> Self {
-        Self { exclude_until: None, v2_host_until: None, since: now, last_reporter: nobody, details: None }
+        Self {
+            exclude_until: None,
+            is_asked: false,
+            v2_host_until: None,
+            since: now,
+            last_reporter: nobody,
+            details: None,
+        }
     }
 
     pub(super) const fn mode(&self) -> FilterMode {
@@ -234,6 +252,7 @@ impl Group {
         for source in listed {
             if let Some(known) = details.sources.get_mut(source) {
                 known.until = Some(terms.membership_until);
+                known.is_asked = false;
             }
         }
         self.add(listed, Some(terms.membership_until), terms.max_sources)
@@ -245,6 +264,7 @@ impl Group {
             details.sources.retain(|source, _| listed.contains(source));
         }
         self.exclude_until = Some(terms.membership_until);
+        self.is_asked = false;
         self.add(listed, fresh, terms.max_sources)
     }
 
@@ -260,7 +280,7 @@ impl Group {
                 continue;
             }
             if sources.len() < max_sources {
-                sources.insert(*source, Source { until, queries_left: 0 });
+                sources.insert(*source, Source::new(until));
             } else {
                 refused += 1;
             }
@@ -273,20 +293,20 @@ impl Group {
         self.sources().filter(|(_, until)| until.is_some()).map(|(source, _)| source)
     }
 
-    /// Lets timers that run longer than `asked` run until `kept` at least, and hosts be there as long.
-    pub(super) fn keep(&mut self, now: Instant, asked: Instant, kept: Instant) {
+    /// Lets timers that run until `kept` at least, and hosts be there as long; what is asked about ends as it would.
+    pub(super) fn keep(&mut self, now: Instant, kept: Instant) {
         let lengthen = |until: &mut Option<Instant>| {
-            *until = until.map(|until| if until > asked { until.max(kept) } else { until });
-        };
-        let present = |until: &mut Option<Instant>| {
             *until = until.map(|until| if until > now { until.max(kept) } else { until });
         };
-        lengthen(&mut self.exclude_until);
-        present(&mut self.v2_host_until);
+        if !self.is_asked {
+            lengthen(&mut self.exclude_until);
+        }
+        lengthen(&mut self.v2_host_until);
         if let Some(details) = &mut self.details {
-            details.sources.values_mut().for_each(|source| lengthen(&mut source.until));
-            present(&mut details.v1_host_until);
-            present(&mut details.untracked_until);
+            let sources = details.sources.values_mut().filter(|source| !source.is_asked);
+            sources.for_each(|source| lengthen(&mut source.until));
+            lengthen(&mut details.v1_host_until);
+            lengthen(&mut details.untracked_until);
             for host in details.hosts.values_mut().filter(|host| host.until > now) {
                 host.until = host.until.max(kept);
             }
@@ -301,7 +321,7 @@ impl Group {
         if let Some(details) = &mut self.details {
             if exclude {
                 for source in details.sources.values_mut().filter(|source| over(source.until)) {
-                    *source = Source { until: None, queries_left: 0 };
+                    *source = Source::new(None);
                 }
             } else {
                 details.sources.retain(|_, source| !over(source.until));

@@ -135,7 +135,7 @@ impl Group {
                     refused += 1;
                     continue;
                 }
-                let known = details.sources.entry(*source).or_insert(Source { until: None, queries_left: 0 });
+                let known = details.sources.entry(*source).or_insert(Source::new(None));
                 known.until = known.until.max(Some(tracked.until));
             }
         }

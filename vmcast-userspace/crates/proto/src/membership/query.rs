@@ -47,6 +47,7 @@ impl Group {
                 {
                     source.until = Some(limit);
                     source.queries_left = count;
+                    source.is_asked = true;
                     asked = true;
                 }
             }
@@ -67,15 +68,20 @@ impl Group {
 
     /// Lowers the group timer to `limit`, if it runs longer.
     pub(super) fn lower_group_timer(&mut self, limit: Instant) {
-        self.exclude_until = self.exclude_until.map(|until| until.min(limit));
+        if self.exclude_until > Some(limit) {
+            self.exclude_until = Some(limit);
+            self.is_asked = true;
+        }
     }
 
     /// Lowers a source timer to `limit`, if it runs longer.
     pub(super) fn lower_source_timer(&mut self, source: IpAddr, limit: Instant) {
         if let Some(details) = &mut self.details
             && let Some(source) = details.sources.get_mut(&source)
+            && source.until > Some(limit)
         {
-            source.until = source.until.map(|until| until.min(limit));
+            source.until = Some(limit);
+            source.is_asked = true;
         }
     }
 

@@ -12,6 +12,7 @@ use vmcast_proto::{
 use vmcast_sim::{Datagram, Link};
 use vmcast_wire::{amt::Message, ipv6, mld};
 
+use crate::streams::lost_by;
 use crate::support::{
     GROUP, LATENCY, RELAY, RELAY6, RelayNode, SECOND, SOURCE, World, gateway_address, packet, relay_config,
     sources,
@@ -302,6 +303,25 @@ fn a_changed_address_takes_groups_of_both_versions_along() {
     world.relay.forward(SOURCE, GROUP, &packet(SOURCE, GROUP, 1));
     world.run(SECOND * 10);
     assert_eq!(world.gateways[0].packets(), sent);
+}
+
+// proves A6 over IPv6: a translator of prefixes, or a prefix that is delegated anew
+#[test]
+fn a_gateway_whose_ipv6_address_changes_unnoticed_loses_less_than_200_ms_of_a_stream() {
+    let mut world = world();
+    world.set(0, GROUP, Filter::any());
+    world.set(1, GROUP, Filter::any());
+    world.run(SECOND * 3);
+    assert_eq!(lost_by(&mut world, |_| ()), 0);
+    for last in 1..=10 {
+        let outside = SocketAddr::new(Ipv6Addr::new(0x2001, 0xdb8, 2, last, 0, 0, 0, 1).into(), 1_000 + last);
+        let lost = lost_by(&mut world, |world| world.network.translate(GATEWAY6, outside));
+        assert!((1..20).contains(&lost), "{lost} packets at 100 a second were lost");
+        assert_eq!(world.gateways[0].gateway.observed_address(), Some(outside));
+        assert_eq!(world.relay.tunnels.len(), 2, "the tunnel to the address before is gone");
+        assert_eq!(world.gateways[1].packets().len(), 200, "the other one notices nothing");
+    }
+    assert_eq!(world.gateways[0].events.len(), 1, "it was up all the time");
 }
 
 #[test]

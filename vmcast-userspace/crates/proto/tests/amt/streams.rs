@@ -289,7 +289,7 @@ fn a_translator_that_rebinds_unnoticed_is_found_out_by_the_next_handshake() {
 }
 
 /// Sends 200 packets, one every 10 ms, lets something happen in the middle, and counts how many did not come.
-fn lost_by(world: &mut World, change: impl FnOnce(&mut World)) -> usize {
+pub(crate) fn lost_by(world: &mut World, change: impl FnOnce(&mut World)) -> usize {
     world.clear();
     let sent: Vec<_> = (0..200).map(|number| packet(SOURCE, GROUP, number)).collect();
     let mut change = Some(change);

@@ -215,6 +215,39 @@ fn a_querier_with_hostile_timing_is_missed_within_ten_times_our_own() {
     assert_eq!(link.querier.querier(), None);
 }
 
+/// Memberships that nobody asks about last until we could ask again; but what was being asked about ends as it would, and
+/// a later query lengthens nothing anew before it has to.
+#[test]
+fn a_query_that_is_answered_late_ends_no_membership_and_keeps_none_that_is_asked_about() {
+    let times = Config { query_interval: secs(2), query_response_interval: secs(1), ..config() };
+    let mut link = Link::settled_with(times);
+    link.report(TO_EX, &[]);
+    link.report_of(OTHER_GROUP, TO_EX, vec![]);
+    link.report_of(OTHER_GROUP, TO_IN, vec![]);
+    link.events.clear();
+    let Message::QueryV3(mut hostile) = general() else { unreachable!() };
+    (hostile.robustness_variable, hostile.query_interval, hostile.max_resp_time) =
+        (7, secs(31_744), secs(3_000));
+    link.datagram(LOWER, EVERYBODY, &Message::QueryV3(hostile.clone()));
+    // Seven times ten times our interval until it is missed, half a response, two for answers, and a query interval.
+    let kept = Duration::from_millis(140_500) + secs(2) + secs(2);
+    assert_eq!(link.info().expires, Some(kept));
+    let asked = secs(2);
+    link.advance(asked);
+    assert!(link.querier.group(OTHER_GROUP).is_none(), "its last member has left");
+    link.datagram(LOWER, EVERYBODY, &Message::QueryV3(hostile.clone()));
+    assert_eq!(link.info().expires, Some(kept - asked), "that was long enough");
+    // One who says nothing of an interval is missed sooner, but what is reported lasts no shorter.
+    (hostile.robustness_variable, hostile.query_interval) = (1, secs(1));
+    link.datagram(LOWER, EVERYBODY, &Message::QueryV3(hostile));
+    link.report(IS_EX, &[]);
+    assert_eq!(link.info().expires, Some(kept - asked));
+    link.advance(secs(3));
+    assert_eq!(link.querier.querier(), None);
+    link.report(IS_EX, &[]);
+    assert_eq!(link.info().expires, Some(secs(6)), "as ever, when we ask");
+}
+
 /// A forged query that leaves no time to answer would else end every membership it names.
 #[test]
 fn a_question_without_time_to_answer_leaves_hosts_our_own() {
