@@ -36,8 +36,8 @@ pub(crate) fn trials(series: &str, kernel: Option<&Kernel>) -> Vec<Trial> {
     }
     const NAME: &str = "its packet generator takes the benchmark's configuration and every copy is counted";
     vec![
-        crate::trial(series, kernel, &format!("{NAME}, engine xdp"), |bed| test(bed, "xdp")),
-        crate::trial(series, kernel, &format!("{NAME}, engine tc"), |bed| test(bed, "tc")),
+        crate::trial(series, kernel, format!("{NAME}, engine xdp"), |bed| test(bed, "xdp")),
+        crate::trial(series, kernel, format!("{NAME}, engine tc"), |bed| test(bed, "tc")),
     ]
 }
 
