@@ -41,21 +41,21 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Changes in a second.
 const TARGET: f64 = 10_000.0;
 const RANGE: u8 = 0;
-const ENGINES: [Kind; 2] = [Kind::Xdp, Kind::Tc];
 
-/// How long to measure.
+/// What to measure, and how long.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
+    engines: &'static [Kind],
     time: Duration,
 }
 
 impl Effort {
-    pub(crate) const FULL: Self = Self { time: Duration::from_secs(5) };
-    pub(crate) const QUICK: Self = Self { time: Duration::from_secs(1) };
+    pub(crate) const FULL: Self = Self { engines: &[Kind::Xdp, Kind::Tc], time: Duration::from_secs(5) };
+    pub(crate) const QUICK: Self = Self { engines: &[Kind::Xdp], time: Duration::from_millis(500) };
 
     /// Steps of the progress bar.
     pub(crate) const fn steps(self) -> u64 {
-        ENGINES.len() as u64
+        self.engines.len() as u64
     }
 }
 
@@ -64,7 +64,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report, bar: &ProgressBar) ->
     let mut lab = Lab::new("bench-churn")?;
     let mut sink = Sink::load()?;
     sink.check(true)?;
-    for kind in ENGINES {
+    for &kind in effort.engines {
         vmcast_lab::signals::check()?;
         bar.set_message(format!("{}: members who come and go beside a stream", kind.label()));
         let row = churn(effort, &mut lab, &mut sink, kind)?;

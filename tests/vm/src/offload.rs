@@ -33,19 +33,21 @@ struct Features {
     masks: [[u32; 2]; MOST / 32],
 }
 
-/// Turns features off, of an interface in the calling thread's namespace.
-pub(crate) fn turn_off(interface: &str, features: &[&str]) -> Result<(), Failed> {
+/// Turns features on or off, of an interface in the calling thread's namespace.
+pub(crate) fn turn(on: bool, interface: &str, features: &[&str]) -> Result<(), Failed> {
     let mut names =
         Names { command: GET_STRINGS, set: FEATURE_NAMES, count: 0, names: [[0; NAME]; 4 * MOST] };
     call(interface, &mut names)?;
-    let mut off = Features { command: SET_FEATURES, words: 2, masks: [[0; 2]; MOST / 32] };
+    let mut change = Features { command: SET_FEATURES, words: 2, masks: [[0; 2]; MOST / 32] };
     for feature in features {
         let is_it = |name: &[u8; NAME]| name.split(|byte| *byte == 0).next() == Some(feature.as_bytes());
         let place = names.names.iter().position(is_it).filter(|place| *place < MOST);
         let place = place.ok_or_else(|| format!("{interface} has no feature {feature}"))?;
-        off.masks[place / 32][0] |= 1 << (place % 32);
+        let bit = 1 << (place % 32);
+        change.masks[place / 32][0] |= bit;
+        change.masks[place / 32][1] |= if on { bit } else { 0 };
     }
-    call(interface, &mut off)
+    call(interface, &mut change)
 }
 
 /// Hands a command to the kernel.

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::{
     bed::{self, Bed, Outcome, ensure},
+    guest,
     pieces::Kernel,
     vm::{Job, Vm},
     wire::Wire,
@@ -34,10 +35,13 @@ pub(crate) fn trials(series: &str, kernel: Option<&Kernel>) -> Vec<Trial> {
         return Vec::new();
     }
     const NAME: &str = "its packet generator takes the benchmark's configuration and every copy is counted";
-    vec![crate::trial(series, kernel, NAME, test)]
+    vec![
+        crate::trial(series, kernel, format!("{NAME}, engine xdp"), |bed| test(bed, "xdp")),
+        crate::trial(series, kernel, format!("{NAME}, engine tc"), |bed| test(bed, "tc")),
+    ]
 }
 
-fn test(bed: &mut Bed) -> Outcome {
+fn test(bed: &mut Bed, engine: &str) -> Outcome {
     let wire = Wire::open(bed)?;
     let mut vm = bed.boot(&wire)?;
     vm.run(
@@ -48,7 +52,8 @@ fn test(bed: &mut Bed) -> Outcome {
          ip -n router link set in1 up\nip -n router link set out1 up\n\
          ip -n router addr add 10.99.0.254/24 dev in1\nip -n router addr add 10.98.0.254/24 dev out1",
     )?;
-    let _router = router(bed, &mut vm)?;
+    guest::turn_gro_on(&mut vm, "out0")?;
+    let _router = router(bed, &mut vm, engine)?;
     // As fast as it goes, which a slow machine may lose of.
     let row = measure(&mut vm, "")?;
     ensure!(row["groups"] == 1 && row["payload"] == 1316, "the row is {row}");
@@ -64,14 +69,13 @@ fn test(bed: &mut Bed) -> Outcome {
 }
 
 /// Starts the router, with every member of every group, and waits until it serves them.
-fn router(bed: &Bed, vm: &mut Vm) -> Result<Job, Failed> {
+fn router(bed: &Bed, vm: &mut Vm, engine: &str) -> Result<Job, Failed> {
     let program = bed::program()?.display().to_string();
     let to: Vec<String> = (1..=MEMBERS)
         .map(|member| format!("{{ mac = \"02:62:6e:63:00:{member:02x}\", interface = \"out1\" }}"))
         .collect();
-    // At TC whatever the sink's end is: XDP on a veth depends on that.
     let mut config = format!(
-        "rank = 0\n[control]\nsocket = \"{SOCKET}\"\n[dataplane]\nengine = \"tc\"\n\
+        "rank = 0\n[control]\nsocket = \"{SOCKET}\"\n[dataplane]\nengine = \"{engine}\"\n\
          [[interface]]\nname = \"in1\"\naccepts_sources = true\n[[interface]]\nname = \"out1\"\n"
     );
     for group in 0..GROUPS {

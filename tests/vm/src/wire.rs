@@ -54,7 +54,9 @@ impl Wire {
         // beside it, when the kernel programs of the node see it.
         let tags = ["tx-vlan-hw-insert", "tx-vlan-stag-hw-insert"];
         wire.node
-            .enter(|| offload::turn_off(NEAR, &tags).map_err(|failed| failed.message().map(str::to_owned)))?
+            .enter(|| {
+                offload::turn(false, NEAR, &tags).map_err(|failed| failed.message().map(str::to_owned))
+            })?
             .map_err(|why| why.unwrap_or_default())?;
         wire.node.ip(&format!("link set {NEAR} master {BRIDGE}"))?;
         node.ip(&format!("addr add {HOST}/24 dev {interface}\naddr add {HOST6}/64 dev {interface} nodad"))?;

@@ -15,8 +15,10 @@ const GROUP: u16 = 1;
 const MEMBERS: u16 = 10_000;
 /// One more who is known and never joins.
 const NEVER: u16 = 1;
-/// Packets, each sent when the last has come to everybody.
+/// Packets.
 const PACKETS: u64 = 20;
+/// Those that are sent in a row, when the last have come to everybody.
+const IN_A_ROW: usize = 2;
 /// How long the copies of one packet may take on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long nothing must come after the last packet.
@@ -36,10 +38,13 @@ const fn member(number: u16) -> Member {
 
 fn serve(stand: &Stand, clock: Clock) -> Result<(), String> {
     let mut due: HashMap<Member, u64> = (0..MEMBERS).map(|number| (member(number), 0)).collect();
-    for number in 0..PACKETS {
-        stand.send(GROUP, number).map_err(|error| format!("sending: {error}"))?;
+    for first in (0..PACKETS).step_by(IN_A_ROW) {
+        let numbers = first..first + IN_A_ROW as u64;
+        for number in numbers.clone() {
+            stand.send(GROUP, number).map_err(|error| format!("sending: {error}"))?;
+        }
         let limit = clock.now() + PATIENCE;
-        let mut missing = due.len();
+        let mut missing = due.len() * IN_A_ROW;
         while missing > 0 {
             match stand.receive()? {
                 Some(copy) => match due.get_mut(&copy.member) {
@@ -47,7 +52,7 @@ fn serve(stand: &Stand, clock: Clock) -> Result<(), String> {
                     next => return Err(format!("{copy:?} came when {next:?} was due")),
                 },
                 None if clock.now() > limit => {
-                    return Err(format!("{missing} copies of packet {number} are missing"));
+                    return Err(format!("{missing} copies of packets {numbers:?} are missing"));
                 }
                 None => thread::sleep(Duration::from_micros(200)),
             }

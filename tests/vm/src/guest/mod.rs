@@ -16,6 +16,7 @@ use crate::{
     bed::{Bed, Outcome, ensure},
     frame::text,
     numbered::Stream,
+    offload,
     vm::{Job, Vm},
 };
 
@@ -28,12 +29,14 @@ const SHARE: &str = "/run/share";
 /// In the environment of a job: its number.
 const JOB: &str = "VMCAST_JOB";
 
-/// Runs a part of the guest: `agent`, `listen`, `send` or `session`.
+/// Runs a part of the guest: `agent`, `gro`, `listen`, `send` or `session`.
 pub(crate) fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
     let arguments: Vec<String> = arguments.collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments.as_slice() {
         ["agent"] => agent::run(),
+        // A veth that does GRO takes the frames that XDP redirects to its peer.
+        ["gro", interface] => offload::turn(true, interface, &["rx-gro"]),
         ["listen", rest @ ..] => listen::run(rest),
         ["send", rest @ ..] => send::run(rest),
         ["session", rest @ ..] => session::run(rest),
@@ -46,6 +49,11 @@ pub(crate) fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Lets an interface of the machine do GRO.
+pub(crate) fn turn_gro_on(vm: &mut Vm, interface: &str) -> Outcome {
+    vm.run(&format!("{} {WORD} gro {interface}", this_program()?.display())).map(drop)
 }
 
 fn this_program() -> Result<PathBuf, Failed> {

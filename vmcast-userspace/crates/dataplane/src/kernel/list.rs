@@ -13,10 +13,13 @@
 //!
 //! A device that is handed one copy costs about as much as one that is handed several in a row: it is polled once for
 //! them. So a run has groups of members that are on one device and stand one behind the other, and there may be more
-//! runs than the members would fill, though not many more, so that each has few devices.
+//! runs than the members would fill, though not many more, so that each has few devices. One with very many members has
+//! no more than a few dozen of them in a run ([`limit::OF_DEVICE`]), which it sends before the next run's come.
 
 use std::collections::HashMap;
 
+#[cfg(doc)]
+use vmcast_common::maps::limit;
 use vmcast_common::{fib::Output, maps::MemberEntry};
 
 use crate::kernel::{error::KernelError, index::Indices};
@@ -95,6 +98,8 @@ pub(crate) struct Backing<'a, K> {
     pub(crate) list: u32,
     /// Members that one run serves at most, at least 1.
     pub(crate) chunk: u32,
+    /// Those of them on one device, where more of them are enough for another run.
+    pub(crate) of_device: u32,
 }
 
 /// What is left to do for a change: indices that are to be used again, but not yet.
@@ -198,23 +203,28 @@ impl MemberList {
     }
 
     /// Whether one more member on a device begins one more run, and so needs the relay device.
-    pub(crate) fn needs_run(&self, device: u32, chunk: u32) -> bool {
-        !self.runs.is_empty() && self.run_for(device, chunk).is_none()
+    pub(crate) fn needs_run(&self, device: u32, chunk: u32, of_device: u32) -> bool {
+        !self.runs.is_empty() && self.run_for(device, chunk, of_device).is_none()
     }
 
     /// The run that takes one more member on a device, and the group there; `None` if it is to begin one.
-    fn run_for(&self, device: u32, chunk: u32) -> Option<(usize, Option<usize>)> {
-        let (mut free, mut any) = (None, None);
+    fn run_for(&self, device: u32, chunk: u32, of_device: u32) -> Option<(usize, Option<usize>)> {
+        let (mut free, mut any, mut crowded) = (None, None, None);
         for (at, run) in self.runs.iter().enumerate().filter(|(_, run)| run.members < chunk) {
-            if let Some(group) = run.group_of(device) {
-                return Some((at, Some(group)));
+            match run.group_of(device) {
+                Some(group) if run.groups[group].members < of_device => return Some((at, Some(group))),
+                Some(group) => {
+                    crowded = crowded.or(Some((at, Some(group))));
+                    continue;
+                }
+                None => {}
             }
             if free.is_none() {
                 free = run.free_group(chunk).map(|group| (at, Some(group)));
             }
             any = any.or(Some((at, None)));
         }
-        free.or_else(|| any.filter(|_| !self.may_grow(chunk)))
+        free.or_else(|| any.or(crowded).filter(|_| !self.may_grow(chunk)))
     }
 
     /// Whether the members are many enough for one more run where others have room.
@@ -275,7 +285,7 @@ impl MemberList {
         if self.runs.is_empty() {
             self.runs.push(Run::default());
         }
-        let (run, group) = self.run_for(device, backing.chunk)?;
+        let (run, group) = self.run_for(device, backing.chunk, backing.of_device)?;
         let seat = Seat::new(run as u32, group);
         if let Some(Group { last, .. }) =
             group.map(|group| self.runs[run].groups[group]).filter(|group| group.members > 0)

@@ -224,6 +224,7 @@ struct Bed {
     places: Places,
     list: MemberList,
     chunk: u32,
+    of_device: u32,
     /// Devices that members take turns to be on.
     devices: u32,
 }
@@ -238,6 +239,7 @@ impl Bed {
             places: Places::default(),
             list: MemberList::default(),
             chunk,
+            of_device: limit::OF_DEVICE,
             devices: 1,
         }
     }
@@ -273,6 +275,7 @@ impl Bed {
             retired: &mut retired,
             list: LIST,
             chunk: self.chunk,
+            of_device: self.of_device,
         };
         let change = match step {
             Step::Set(member, sum) => {
@@ -360,10 +363,11 @@ proptest! {
     fn every_packet_comes_once_and_in_order_to_every_member_that_stays(
         chunk in 1u32..5,
         devices in 1u32..5,
+        of_device in 1u32..4,
         steps in proptest::collection::vec((step_or_relay(), proptest::option::weighted(0.2, 0usize..4)), 1..80),
         turns in proptest::collection::vec(turn(), 1..40),
     ) {
-        let mut bed = Bed { devices, ..Bed::new(chunk, INDICES) };
+        let mut bed = Bed { devices, of_device, ..Bed::new(chunk, INDICES) };
         bed.kernel.turns = turns;
         for (step, refuse_after) in steps {
             bed.change(step, refuse_after);
@@ -387,9 +391,10 @@ proptest! {
     fn a_run_makes_no_more_copies_than_it_may(
         chunk in 1u32..9,
         devices in 1u32..5,
+        of_device in 1u32..4,
         steps in proptest::collection::vec(step(), 1..120),
     ) {
-        let mut bed = Bed { devices, ..Bed::new(chunk, INDICES) };
+        let mut bed = Bed { devices, of_device, ..Bed::new(chunk, INDICES) };
         for step in steps {
             bed.change(step, None);
             bed.kernel.turn(Turn::Receive);
@@ -402,7 +407,7 @@ proptest! {
 #[test]
 fn one_of_ten_thousand_is_changed_with_a_few_writes_and_its_place_is_used_again() {
     const MEMBERS: u32 = 10_000;
-    let mut bed = Bed::new(limit::LIST_CHUNK, 2 * MEMBERS);
+    let mut bed = Bed { of_device: limit::LIST_CHUNK, ..Bed::new(limit::LIST_CHUNK, 2 * MEMBERS) };
     let output = |number| Output::Tunnel(TunnelId(number));
     let change = |bed: &mut Bed, joins: bool, member: u32| {
         bed.kernel.writes = 0;
@@ -414,6 +419,7 @@ fn one_of_ten_thousand_is_changed_with_a_few_writes_and_its_place_is_used_again(
             retired: &mut retired,
             list: LIST,
             chunk: bed.chunk,
+            of_device: bed.of_device,
         };
         let change = if joins {
             bed.list.set(output(member), 1, &MemberEntry::native(member), &mut backing)
@@ -440,9 +446,9 @@ fn a_list_that_was_emptied_begins_anew() {
     let mut bed = Bed::new(2, 20);
     for _ in 0..50 {
         (1..=7).for_each(|member| bed.change(Step::Set(member, 0), None));
-        assert_eq!((bed.list.runs.len(), bed.list.needs_run(0, 2)), (4, false));
+        assert_eq!((bed.list.runs.len(), bed.list.needs_run(0, 2, limit::OF_DEVICE)), (4, false));
         bed.change(Step::Set(8, 0), None);
-        assert!(bed.list.needs_run(0, 2));
+        assert!(bed.list.needs_run(0, 2, limit::OF_DEVICE));
         (1..=8).for_each(|member| bed.change(Step::Remove(member), None));
         assert_eq!((bed.list.first(), bed.list.runs.len()), (0, 0));
     }
@@ -485,6 +491,7 @@ fn members_of_a_device_stand_together_in_whatever_order_they_came() {
                 retired: &mut retired,
                 list: LIST,
                 chunk,
+                of_device: limit::OF_DEVICE,
             };
             let set = bed.list.set(output(member), order(member), &MemberEntry::native(member), &mut backing);
             assert!(set.is_ok_and(|change| change.walked.is_empty() && change.relayed.is_empty()));
@@ -502,4 +509,29 @@ fn members_of_a_device_stand_together_in_whatever_order_they_came() {
         let runs = bed.list.runs.len();
         assert!(runs <= 2 * MEMBERS.div_ceil(chunk) as usize, "{runs} runs");
     }
+}
+
+// what one run makes for a device is gone from its ring before the next one's copies come
+#[test]
+fn ten_thousand_members_on_one_device_are_few_in_each_run() {
+    const MEMBERS: u32 = 10_000;
+    let mut bed = Bed::new(limit::LIST_CHUNK, 2 * MEMBERS);
+    for member in 1..=MEMBERS {
+        let mut retired = Vec::new();
+        let mut backing = Backing {
+            kernel: &mut bed.kernel,
+            indices: &mut bed.indices,
+            places: &mut bed.places,
+            retired: &mut retired,
+            list: LIST,
+            chunk: bed.chunk,
+            of_device: bed.of_device,
+        };
+        let set = bed.list.set(output(member), 1, &MemberEntry::native(member), &mut backing);
+        assert!(set.is_ok());
+    }
+    let most = bed.list.runs.iter().map(|run| run.members).max().unwrap_or(0);
+    assert!(most <= limit::OF_DEVICE + 1, "{most} in a run");
+    let runs = bed.list.runs.len();
+    assert!(runs <= (MEMBERS / limit::OF_DEVICE + 1) as usize, "{runs} runs");
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use vmcast_common::{
     fib::{IfIndex, Output, Stream},
-    maps::kind,
+    maps::{kind, limit},
 };
 
 use super::KernelPlane;
@@ -132,7 +132,7 @@ impl KernelPlane {
         }
         let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
         if self.list_relay.is_none()
-            && state.list.needs_run(spec.ifindex, self.list_chunk)
+            && state.list.needs_run(spec.ifindex, self.list_chunk, limit::OF_DEVICE)
             && let Err(error) = self.make_list_relay()
         {
             self.note_no_relay(&error);
@@ -158,6 +158,7 @@ impl KernelPlane {
             retired: &mut self.remains.members,
             list: stats,
             chunk: self.list_chunk,
+            of_device: limit::OF_DEVICE,
         };
         let done = change(&mut state.list, &mut backing)?;
         let first = state.list.first();
