@@ -8,5 +8,6 @@ mod identity;
 mod limits;
 mod prove;
 mod refusals;
+mod resumed;
 mod service;
 mod versions;
