@@ -38,6 +38,14 @@ impl<S: Kept> Handle<S> {
         self.rows(read).map(|(_, policy)| policy)
     }
 
+    /// The policy as the VMRs are told it: with the addresses at which the nodes are that it names.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn policy_in_force(&self) -> Result<Policy, PolicyError> {
+        self.rows(resolved)
+    }
+
     /// Changes the policy; VMRs hear of it at once.
     ///
     /// # Errors
