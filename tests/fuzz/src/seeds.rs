@@ -352,14 +352,14 @@ pub fn line() -> Vec<Vec<u8>> {
         max_groups: Some(2),
         ..v1::PolicyRule::default()
     };
-    let tunnel = v1::OwnTunnel {
-        vmr_id: "vmr1".to_owned(),
-        tunnel: "192.0.2.9:40000".to_owned(),
+    let own = v1::OwnTunnel {
+        vmr_id: "v".to_owned(),
+        tunnel: "198.51.100.1:2268".to_owned(),
         nonce: 7,
-        response_mac: vec![9; 6],
+        response_mac: vec![1; 6],
     };
-    let claim = v1::Claim { node_id: "n1".to_owned(), tunnel: Some(tunnel) };
-    let policy = v1::Policy { version: 9, deny_by_default: true, rules: vec![rule], claims: vec![claim] };
+    let claims = vec![v1::Claim { node_id: "n".to_owned(), tunnel: Some(own) }];
+    let policy = v1::Policy { version: 9, deny_by_default: true, rules: vec![rule], claims };
     let proof = v1::Proof {
         endpoint: "192.0.2.1:2268".to_owned(),
         found: v1::Found::Silent.into(),

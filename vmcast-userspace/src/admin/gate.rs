@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -32,6 +32,8 @@ pub struct Peer {
     /// What its certificate says.
     pub certified: Certified,
     standing: watch::Sender<PeerStanding>,
+    /// Whether it was counted that the certificate has expired under the connection.
+    expiry_counted: AtomicBool,
 }
 
 /// How a connected node's certificate stands.
@@ -229,7 +231,8 @@ impl Gate {
     /// Notes a node's connection, and then looks up how its certificate stands: what is revoked meanwhile is not missed.
     fn connected(&self, secure: &Secure, certified: Certified) -> Result<Arc<Peer>, RecordsError> {
         let unknown = PeerStanding::Certificate(Standing::Unknown);
-        let peer = Arc::new(Peer { certified, standing: watch::channel(unknown).0 });
+        let standing = watch::channel(unknown).0;
+        let peer = Arc::new(Peer { certified, standing, expiry_counted: AtomicBool::new(false) });
         {
             let mut peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
             let of_node = peers.entry(peer.certified.node.clone()).or_default();
@@ -319,6 +322,10 @@ impl Gate {
             });
             for peer in peers.values().flatten().filter_map(Weak::upgrade) {
                 if peer.certified.expires <= now {
+                    // Also where nothing was asked since.
+                    if !peer.expiry_counted.swap(true, Ordering::Relaxed) {
+                        self.count(Refusal::CertificateExpired);
+                    }
                     peer.standing.send_replace(PeerStanding::Expired);
                 }
             }
@@ -358,7 +365,7 @@ impl Gate {
     pub(super) fn check(&self, peer: &Peer, names: Names<'_>, role: Option<Role>) -> Result<(), Status> {
         let node = peer.certified.node.as_str();
         if let Some(refusal) = peer.refusal(self.0.clock.now()) {
-            return Err(self.refuse(refusal, node));
+            return Err(self.refuse_peer(refusal, peer));
         }
         match names {
             Names::Node(named) if named != node => return Err(self.refuse(Refusal::NotItself, node)),
@@ -373,6 +380,14 @@ impl Gate {
     /// Ready when the node may do nothing more, with the status that ends what stands.
     pub(super) async fn shut_out(&self, peer: &Peer) -> Status {
         let refusal = peer.shut_out().await;
+        self.refuse_peer(refusal, peer)
+    }
+
+    /// Refuses a node; that the certificate of its connection has expired is counted once.
+    fn refuse_peer(&self, refusal: Refusal, peer: &Peer) -> Status {
+        if refusal == Refusal::CertificateExpired && peer.expiry_counted.swap(true, Ordering::Relaxed) {
+            return status(refusal);
+        }
         self.refuse(refusal, peer.certified.node.as_str())
     }
 

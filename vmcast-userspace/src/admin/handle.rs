@@ -22,6 +22,9 @@ use super::{
 };
 use vmcast_signal::v1::command::What;
 
+/// A node that did not reach an admin tries again after so long at the latest, with some time for the call itself.
+const LONGEST_RETRY: Duration = Duration::from_secs(40);
+
 /// A registry that many tasks share. Questions are answered from memory; what changes it is done by a thread that
 /// may wait for the disk or the network.
 #[derive(Debug)]
@@ -235,6 +238,19 @@ impl<S: Kept> Handle<S> {
     #[must_use]
     pub fn now(&self) -> UnixMillis {
         self.shared.clock.now()
+    }
+
+    /// How long this process stood still so far, or the host with it.
+    pub(super) fn stood_still(&self) -> Duration {
+        self.shared.clock.stood_still()
+    }
+
+    /// Gives every node time to renew its lease, since nobody could for a while.
+    pub(super) fn grant_time(&self) {
+        self.read(|registry, now| {
+            let grace = registry.config().lease.max(LONGEST_RETRY);
+            registry.rows().raise_floor(now.after(grace));
+        });
     }
 
     /// Whether VMRs are given only where return probes found them.

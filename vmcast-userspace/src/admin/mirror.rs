@@ -113,6 +113,12 @@ impl Mirror {
         (held.floor, held.is_stale) = (floor, is_stale);
     }
 
+    /// Lets nothing count as expired before this time either.
+    pub(super) fn raise_floor(&self, floor: UnixMillis) {
+        let mut held = self.held();
+        held.floor = held.floor.max(floor);
+    }
+
     fn nodes_of(&self, read: impl FnOnce(&MemoryStore) -> Vec<NodeRecord>) -> Vec<NodeRecord> {
         let held = self.held();
         let mut nodes = read(&held.rows);

@@ -38,6 +38,14 @@ impl<S: Kept> Handle<S> {
         self.rows(read).map(|(_, policy)| policy)
     }
 
+    /// The policy as the VMRs are told it: with the addresses at which the nodes are that it names.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn policy_in_force(&self) -> Result<Policy, PolicyError> {
+        self.rows(resolved)
+    }
+
     /// Changes the policy; VMRs hear of it at once.
     ///
     /// # Errors
@@ -123,14 +131,15 @@ fn resolved(rows: &Mirror) -> Result<Policy, PolicyError> {
             }
         }
     }
-    if !named.is_empty() {
-        let rows = rows.rows();
-        let others = rows.every_node().filter(|other| !named.contains(other.id()));
-        let of_others = others.flat_map(|other| {
-            let own = other.registration.about.own_tunnels.iter();
-            own.map(move |own| (other.id().clone(), own.clone()))
-        });
-        policy.claims.extend(of_others.filter(|(_, own)| addresses.contains(&own.tunnel.ip())));
+    let rows = rows.rows();
+    for address in addresses {
+        for other in rows.at_tunnels_from(address).filter(|other| !named.contains(other.id())) {
+            let own = other.registration.about.own_tunnels.iter().filter(|own| own.tunnel.ip() == address);
+            policy.claims.extend(own.map(|own| (other.id().clone(), own.clone())));
+        }
+        if policy.claims.len() > Policy::MAX_CLAIMS {
+            break;
+        }
     }
     policy.claims.truncate(Policy::MAX_CLAIMS);
     Ok(policy)

@@ -254,7 +254,7 @@ async fn open_gate(settings: Settings, handle: Handle, clock: Clock) -> anyhow::
         let authority = shared_authority(&mut records, directory, secret.as_deref(), clock.now())?;
         info!(fingerprint = %authority.fingerprint(), directory = %directory.display(), "certificate authority");
         let authority = authority.with_lifetime(settings.certificate);
-        let tls = ServerTls::new(settings.names, clock.clone()).with_tickets_in(directory);
+        let tls = ServerTls::new(settings.names, clock.clone());
         Ok(Gate::new(Roster::new(Box::new(records), authority), tls, clock))
     });
     opened.await.context("the authority could not be opened")?
@@ -279,8 +279,23 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
     Admin::bind(settings).await?.serve(shutdown).await
 }
 
+/// Looks whether this process stood still since it did so `before`: then nobody could renew a lease.
+pub(super) fn look_at_pause<S: Kept>(handle: &Handle<S>, before: &mut Duration) {
+    let now = handle.stood_still();
+    let seconds = now.saturating_sub(*before).as_secs();
+    if now > *before {
+        *before = now;
+        handle.grant_time();
+        warn!(seconds, "this process or its host stood still; nodes have time to renew their leases");
+    }
+}
+
 fn look_at_clock<S: Kept>(handle: &Handle<S>) {
     if let Some(by) = Reading::take().and_then(|reading| handle.steps().look(reading)) {
+        if by > 0 {
+            // So it looks, too, where a whole virtual machine stood still.
+            handle.grant_time();
+        }
         warn!(
             by_seconds = by / 1000,
             "the clock of this host was set; leases do not go by it, but certificates and tokens do, and may be refused \
@@ -297,10 +312,12 @@ async fn sweep<S: Kept>(handle: &Handle<S>, gate: &Gate, health: &HealthReporter
     };
     let (mut ticks, mut looks) = (interval(SWEEP), interval(LOOK));
     let mut failing = false;
+    let mut stood_still = Duration::ZERO;
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            _ = ticks.tick() => look_at_pause(handle, &mut stood_still),
             _ = looks.tick() => {
+                look_at_pause(handle, &mut stood_still);
                 for node in gate.look_for_revocations().await {
                     warn!(%node, "node was revoked by another admin");
                     if let Err(error) = handle.forget(node).await {

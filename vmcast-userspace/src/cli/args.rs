@@ -294,8 +294,9 @@ pub(super) enum PolicyCommand {
 /// A rule; what it does not say fits everything.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Rules by --node fit tunnels from the address at which the admin sees the node. Hosts on a \
-    router's own links are known by the router's address there.\n\nAn any-source join is allowed by a rule without \
+    after_help = "Rules by --node fit the tunnels at which the node has proved to be, and those from the address at which \
+    the admin sees it that nobody has: of these, what allows fits only until the node has proved one. Hosts on a router's \
+    own links are known by the router's address there.\n\nAn any-source join is allowed by a rule without \
     --source, and refused by any rule before that which forbids one of its sources; a limit before that holds, \
     too.\n\n--max-rate is judged at the join, by what streams were measured to take. Streams that flow are not cut."
 )]

@@ -35,7 +35,7 @@ pub(super) async fn answer(handle: &Handle, request: &Request) -> Response {
             .await
         }
         Request::PolicyTest { question } => {
-            handle.policy().map(|policy| Response::PolicyVerdict(judge(&policy, question)))
+            handle.policy_in_force().map(|policy| Response::PolicyVerdict(judge(&policy, question)))
         }
         other => return Response::not_this_role(Role::Admin, other),
     };

@@ -231,7 +231,7 @@ impl Authority {
     }
 
     /// The key, PKCS #8 in PEM.
-    pub(super) fn key_pem(&self) -> String {
+    pub(crate) fn key_pem(&self) -> String {
         self.issuer.key().serialize_pem()
     }
 

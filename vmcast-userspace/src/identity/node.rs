@@ -10,6 +10,7 @@ use std::{
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 use vmcast_proto::registry::{NodeId, UnixMillis};
 use vmcast_signal::v1::{self, identity_client::IdentityClient};
 
@@ -25,6 +26,10 @@ use crate::{
 };
 
 const FILE: &str = "identity.json";
+/// Beside it: the admins that others have named.
+const LEARNT: &str = "admins.json";
+/// Bytes of that file at most: that of a full list.
+const MAX_LEARNT: u64 = 16 * 1024;
 /// A certificate is renewed when this share of its time is left, of so many parts.
 const RENEW_AT: (u64, u64) = (1, 3);
 
@@ -122,6 +127,36 @@ impl NodeIdentity {
     #[must_use]
     pub fn admins(&self) -> Vec<String> {
         self.held(|held| held.stored.admins.clone())
+    }
+
+    /// The admins that an admin has named beside, as they were last kept; none if there is no such file, or it cannot be
+    /// used.
+    #[must_use]
+    pub fn learnt_admins(&self) -> Vec<String> {
+        let path = self.path.with_file_name(LEARNT);
+        let read = || -> io::Result<Vec<String>> {
+            if std::fs::metadata(&path)?.len() > MAX_LEARNT {
+                return Err(io::Error::other("it is too large"));
+            }
+            let text = files::read(&path)?.unwrap_or_default();
+            Ok(serde_json::from_str(&text)?)
+        };
+        match read() {
+            Ok(urls) => urls,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                warn!(path = %path.display(), %error, "the admins that were learnt before cannot be read");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Keeps the admins that an admin has named beside, for the next start.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn keep_learnt_admins(&self, urls: &[String]) -> io::Result<()> {
+        files::replace_private(&self.path.with_file_name(LEARNT), &serde_json::to_vec_pretty(urls)?)
     }
 
     /// The id of the token that the node joined by.
@@ -243,6 +278,14 @@ pub async fn join(
             return Err(IdentityError::Answer(format!("it is for {}", held.certified.node)));
         }
         store(&path, &held.stored)?;
+        // It may be another authority than before, whose admins are not those.
+        let learnt = path.with_file_name(LEARNT);
+        match std::fs::remove_file(&learnt) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(path = %learnt.display(), %error, "the admins of before cannot be forgotten");
+            }
+            Ok(()) | Err(_) => {}
+        }
         return Ok(NodeIdentity { path, clock, held: Mutex::new(held) });
     }
     Err(failure.into())

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     fmt, io,
     net::IpAddr,
-    path::Path,
     sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
@@ -76,7 +75,6 @@ pub struct ServerTls {
     clock: Clock,
     /// What the admin is called, beside the addresses that connections come to.
     names: Vec<String>,
-    tickets: Arc<Tickets>,
     made: Mutex<Option<Made>>,
 }
 
@@ -96,15 +94,7 @@ impl ServerTls {
     /// For an admin that is reached by `names`, which are DNS names or addresses, and by its own addresses.
     #[must_use]
     pub fn new(names: Vec<String>, clock: Clock) -> Self {
-        let tickets = Arc::new(Tickets::passing(clock.clone()));
-        Self { clock, names, tickets, made: Mutex::new(None) }
-    }
-
-    /// The same with session tickets that are good after another start, too: their keys are in a file of this directory.
-    #[must_use]
-    pub fn with_tickets_in(self, directory: &Path) -> Self {
-        let tickets = Arc::new(Tickets::of_directory(directory, self.clock.clone()));
-        Self { tickets, ..self }
+        Self { clock, names, made: Mutex::new(None) }
     }
 
     /// How to accept a connection that came to an address of this host.
@@ -156,7 +146,7 @@ impl ServerTls {
             .with_single_cert(chain, key)?;
         config.alpn_protocols = vec![HTTP2.to_vec()];
         // A node that comes back spares both ends the signatures; what it may do is looked up all the same.
-        config.ticketer = Arc::<Tickets>::clone(&self.tickets);
+        config.ticketer = Arc::new(Tickets::new(authority, self.clock.clone()));
         // Nodes connect once at a time, and get another one then.
         config.send_tls13_tickets = 1;
         // Nodes of earlier versions ask for SHA-384 first.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use vmcast_signal::{
     tonic::transport::{Channel, Endpoint},
     v1::registry_client::RegistryClient,
@@ -64,7 +64,15 @@ impl Admins {
         let stated = stated.collect::<Result<Vec<_>, _>>()?;
         let current = Arc::clone(stated.first().ok_or(AdminError::NoAdmin)?);
         let list = List { stated, learnt: Vec::new(), current };
-        Ok(Self { local, identity: identity.cloned(), list: Mutex::new(list) })
+        let admins = Self { local, identity: identity.cloned(), list: Mutex::new(list) };
+        if let Some(identity) = identity {
+            // Those that another process has heard of: whichever of all is there will say which are now.
+            let before = identity.learnt_admins();
+            if !before.is_empty() {
+                admins.take(&before);
+            }
+        }
+        Ok(admins)
     }
 
     fn list(&self) -> MutexGuard<'_, List> {
@@ -98,9 +106,18 @@ impl Admins {
     /// has written it, and it is left aside. What it names is another admin only if its certificate, which the same
     /// authority must have signed, is for that name.
     pub(super) fn learn(&self, urls: &[String]) {
-        if urls.is_empty() || self.identity.is_none() {
-            return;
+        let Some(identity) = self.identity.as_ref().filter(|_| !urls.is_empty()) else { return };
+        if let Some(learnt) = self.take(urls) {
+            info!(admins = ?learnt, "other admins, as the present one names them");
+            if let Err(error) = identity.keep_learnt_admins(&learnt) {
+                warn!(%error, "the admins that the present one names cannot be kept for the next start");
+            }
         }
+    }
+
+    /// Takes a list in place of the one before; says which others there are beside the stated ones, if they are others
+    /// than before.
+    fn take(&self, urls: &[String]) -> Option<Vec<String>> {
         let mut list = self.list();
         let mut learnt: Vec<Arc<AdminChannel>> = Vec::new();
         for url in urls.iter().take(MOST_ADMINS) {
@@ -118,10 +135,9 @@ impl Admins {
         let names = |admins: &[Arc<AdminChannel>]| -> Vec<String> {
             admins.iter().map(|admin| admin.url.clone()).collect()
         };
-        if names(&learnt) != names(&list.learnt) {
-            info!(admins = ?names(&learnt), "other admins, as the present one names them");
-        }
+        let (before, now) = (names(&list.learnt), names(&learnt));
         list.learnt = learnt;
+        (before != now).then_some(now)
     }
 
     /// A channel to an admin that another has named.

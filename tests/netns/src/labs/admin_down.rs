@@ -1,6 +1,9 @@
 //! The admin is absent, comes, is killed and comes back; streams never notice.
 
+use std::time::Duration;
+
 use libtest_mimic::{Failed, Trial};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use vmcast_lab::{
     Namespace,
@@ -14,10 +17,10 @@ use super::{
 };
 
 pub(super) fn trials() -> Vec<Trial> {
-    vec![trial(
-        "streams flow whether the admin is absent, killed or back with what it knew",
-        coming_and_going,
-    )]
+    vec![
+        trial("streams flow whether the admin is absent, killed or back with what it knew", coming_and_going),
+        trial("an admin that stood still for longer than a lease drops nobody", standing_still),
+    ]
 }
 
 const SOME: u64 = 150;
@@ -123,4 +126,52 @@ fn coming_and_going(bed: &mut Bed) -> Outcome {
 
 fn registered(status: &Value) -> bool {
     status["admin"]["state"] == "registered"
+}
+
+/// Longer than the lease of [`start_admin`].
+const STANDSTILL: Duration = Duration::from_secs(15);
+
+// proves A2: a process that is stopped and goes on, as with a host that is suspended, gives every node time first
+fn standing_still(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    let host = small.admin(bed)?;
+    let mut admin = start_admin(bed, &host)?;
+    let router = small.router(bed, Router { tables: ADMIN_TABLE, ..Router::default() })?;
+    let tables = format!(
+        "{ADMIN_TABLE}[upstream]\nfrom = \"admin\"\n[interface]\nname = \"{AGENT_INTERFACE}\"\n{IGMP}"
+    );
+    let mut agent = bed.launcher.start(small.client(1), "agent", "", &tables)?;
+    wait_ready([&mut agent], bed.clock)?;
+    let bystander = small.forbid(bed, 2)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, SOME)?;
+    let since = |admin: &Role| -> Vec<(Value, u64)> {
+        let answer = admin.ask(&["node", "list"]).unwrap_or_default();
+        let nodes = answer["nodes"].as_array().cloned().unwrap_or_default();
+        nodes.iter().map(|node| (node["id"].clone(), node["age_ms"].as_u64().unwrap_or_default())).collect()
+    };
+    let before = since(&admin);
+    ensure!(before.len() == 2, "the admin knows {before:?}");
+
+    admin.process.signal(Signal::SIGSTOP)?;
+    std::thread::sleep(STANDSTILL);
+    admin.process.signal(Signal::SIGCONT)?;
+    for role in [&router, &agent] {
+        bed.until_answer("the role has renewed its lease", role, &["status"], registered)?;
+    }
+    // A sweep and more, by the packets of the stream.
+    listener.more(bed, 10 * SOME)?;
+    let after = since(&admin);
+    // Who had been dropped would have come anew.
+    let kept = before.iter().zip(&after).all(|(before, after)| before.0 == after.0 && after.1 >= before.1);
+    ensure!(before.len() == after.len() && kept, "it knew {before:?}, and now {after:?}");
+    let log = admin.process.log().map(std::fs::read_to_string).transpose()?.unwrap_or_default();
+    ensure!(log.contains("stood still"), "it did not notice:\n{log}");
+    ensure!(!log.contains("lease has run out"), "it dropped somebody:\n{log}");
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    listener.heard().is_whole()?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
 }

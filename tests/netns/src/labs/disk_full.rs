@@ -9,20 +9,30 @@ use std::{
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
-use vmcast_lab::roles::{Role, wait_ready};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use vmcast_lab::{
+    Namespace,
+    roles::{Role, wait_ready},
+};
+use vmcast_signal::tonic::transport::Endpoint;
 
 use super::{
     bed::{Bed, Outcome, ensure, trial},
-    small::{SOURCE, STREAM, Small},
+    small::{ADMIN_TABLE, Router, SOURCE, STREAM, Small},
     stream::{Listener, Sender},
     tokens::{admin_table, agent, router, token},
 };
 
 pub(super) fn trials() -> Vec<Trial> {
-    vec![trial(
-        "an admin whose disk is full refuses, and after its death nothing that it granted is missing",
-        full,
-    )]
+    vec![
+        trial(
+            "an admin whose disk is full refuses, and after its death nothing that it granted is missing",
+            full,
+        ),
+        trial("the gRPC health of an admin says when its disk is full, and when no longer", health),
+    ]
 }
 
 const SOME: u64 = 150;
@@ -64,7 +74,7 @@ impl Drop for Disk {
     }
 }
 
-fn start_admin(bed: &Bed, small: &vmcast_lab::Namespace, disk: &Path) -> Result<Role, Failed> {
+fn start_admin(bed: &Bed, small: &Namespace, disk: &Path) -> Result<Role, Failed> {
     let keys = format!(
         "listen = \"0.0.0.0:8440\"\nlease_seconds = 9\nnames = [\"10.9.0.2\"]\ndatabase = \"{0}/admin.db\"\n\
          identity = \"{0}/identity\"\n",
@@ -158,5 +168,55 @@ fn full(bed: &mut Bed) -> Outcome {
     listener.until_last(bed, last)?;
     listener.heard().is_whole()?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+/// What an admin that does no TLS says of the health of a service.
+fn health_of(host: &Namespace, service: &'static str) -> Result<ServingStatus, Failed> {
+    let ask = || -> Result<ServingStatus, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.map_err(|error| error.to_string())?.block_on(async {
+            let channel = Endpoint::from_static("http://10.9.0.2:8440").connect().await;
+            let mut client = HealthClient::new(channel.map_err(|error| error.to_string())?);
+            let answer = client.check(HealthCheckRequest { service: service.to_owned() }).await;
+            answer.map(|answer| answer.into_inner().status()).map_err(|status| status.to_string())
+        })
+    };
+    Ok(host.enter(ask)??)
+}
+
+// proves D4: who watches by gRPC sees it, while what is known is answered
+fn health(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 1)?;
+    let host = small.admin(bed)?;
+    let disk = Disk::mount(bed.lab.dir().join("disk"))?;
+    let keys = format!(
+        "listen = \"0.0.0.0:8440\"\nlease_seconds = 9\ninsecure = true\ndatabase = \"{}/admin.db\"\n",
+        disk.0.display()
+    );
+    let mut admin = bed.launcher.start(&host, "admin", &keys, "")?;
+    wait_ready([&mut admin], bed.clock)?;
+    // Its lease is renewed all the time.
+    let _router = small.router(bed, Router { tables: ADMIN_TABLE, ..Router::default() })?;
+    let until = |what: &str, wanted: ServingStatus| {
+        bed.until(what, || Ok(health_of(&host, "vmcast.v1.Registry")? == wanted))
+    };
+    until("it serves", ServingStatus::Serving)?;
+
+    let filler = disk.fill()?;
+    let mut rules = 0;
+    while add_rule(&admin, rules).is_some() {
+        rules += 1;
+        ensure!(rules < MANY, "the disk has no end");
+    }
+    until("it says that changes are not kept", ServingStatus::NotServing)?;
+    let whole = health_of(&host, "")?;
+    ensure!(whole == ServingStatus::Serving, "of the whole it says {whole:?}");
+    let known = admin.ask(&["node", "list"]).ok_or("no answer")?;
+    ensure!(names(&known, "nodes", "id") == ["\"vmr\""], "it knows {known}");
+
+    fs::remove_file(filler)?;
+    until("it serves again", ServingStatus::Serving)?;
+    ensure!(add_rule(&admin, rules).is_some(), "there is room, and nothing is taken");
     Ok(())
 }

@@ -123,6 +123,8 @@ fn forbids_and_allows(bed: &mut Bed) -> Outcome {
     ensure!(stats["control"]["policy"]["by_rule"] == 1, "the counters are {}", stats["control"]["policy"]);
     let verdict = change(&admin, &["test", "receive", "--from", "10.5.3.2", "--group", "239.192.7.1"])?;
     ensure!(verdict["allowed"] == true, "of another one it says {verdict}");
+    let verdict = change(&admin, &["test", "receive", "--from", "10.5.2.2", "--group", "239.192.7.1"])?;
+    ensure!(verdict["reason"] == "rule 1 of the policy forbids it", "of the one it says {verdict}");
     stays.more(bed, SOME)?;
 
     // Without an admin the last one holds, and it survives.
@@ -600,6 +602,16 @@ fn limits_bandwidth(bed: &mut Bed) -> Outcome {
     let lower = change(&lab.admin, &["add", "allow", "receive", "--max-rate", "1", "--before", "1"])?;
     carries_out(bed, &lab.router, &lower)?;
     beyond.more(bed, SOME)?;
+    // Who waits for room gets it by a limit that is raised, within a second of packets.
+    let waits = Listener::join(lab.small.client(2), STREAM, None)?;
+    bed.until_answer("one more is refused", &lab.agents[1], &["status"], |status| {
+        status["refused"][0]["group"] == STREAM.group.to_string()
+    })?;
+    ensure!(waits.count() == 0, "what is beyond the limit came {} times", waits.count());
+    let lowest = lower["rules"][0]["id"].to_string();
+    let raise = ["add", "allow", "receive", "--max-rate", "100M", "--before", &lowest];
+    begins(bed, &lab.admin, &raise, (&lab.senders[0], &waits))?;
+    waits.leave().is_whole()?;
     lab.end(bed, &beyond)?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())

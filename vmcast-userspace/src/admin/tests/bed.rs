@@ -51,6 +51,23 @@ impl Bed {
         Self::start_with(Config::default(), Mirror::default(), listen, Way::Hops, true).await
     }
 
+    /// Another server with the same authority, records and clock.
+    pub(crate) async fn beside(&self) -> Self {
+        let of_other = self.gate.with(|roster, _| {
+            let authority = roster.authority();
+            (authority.key_pem(), authority.certificate().to_vec())
+        });
+        let (key, certificate) = of_other.await.expect("TLS");
+        let authority = Authority::of_parts(&key, certificate).expect("an authority");
+        let (clock, millis) = (self.clock.clone(), Arc::clone(&self.millis));
+        let rows = self.handle.rows(Clone::clone);
+        let handle =
+            Handle::new(Registry::new(Config::default(), rows), clock.clone(), Way::Hops).expect("a thread");
+        let roster = Roster::new(Box::new(handle.clone()), authority);
+        let gate = Gate::new(roster, ServerTls::new(Vec::new(), clock.clone()), clock.clone());
+        Self::serve(([127, 0, 0, 1], 0).into(), handle, gate, Limits::default(), (clock, millis), true).await
+    }
+
     pub(crate) async fn new() -> Self {
         Self::start(Config::default(), Mirror::default(), ([127, 0, 0, 1], 0).into()).await
     }
@@ -87,6 +104,17 @@ impl<S: Kept> Bed<S> {
         let clock = Clock::new(move || UnixMillis(time.load(Ordering::SeqCst)));
         let handle = Handle::new(Registry::new(config, store), clock.clone(), way).expect("a thread");
         let gate = gate(&handle, &clock, is_secure);
+        Self::serve(listen, handle, gate, limits, (clock, millis), is_secure).await
+    }
+
+    async fn serve(
+        listen: SocketAddr,
+        handle: Handle<S>,
+        gate: Gate,
+        limits: Limits,
+        (clock, millis): (Clock, Arc<AtomicU64>),
+        is_secure: bool,
+    ) -> Self {
         let admin =
             Admin::bind_with(listen, handle.clone(), gate.clone()).await.expect("bind").with_limits(limits);
         let address = admin.local_addr().expect("address");

@@ -12,7 +12,11 @@ use vmcast_proto::registry::{
     Change, Config, Registered, Registry, Role, Rows as _, Scope, Store as _, UnixMillis, conformance,
 };
 
-use crate::admin::{Clock, server::take_over, store::SqliteStore};
+use crate::admin::{
+    Clock, Handle, Mirror, Way,
+    server::{look_at_pause, take_over},
+    store::SqliteStore,
+};
 
 const NOW: UnixMillis = UnixMillis(1_790_000_000_000);
 const YEAR: u64 = 365 * 86_400_000;
@@ -95,7 +99,79 @@ fn a_steady_clock_goes_on_from_its_start() {
     assert_eq!(clock.now(), NOW);
     passed.store(1_500, Ordering::SeqCst);
     assert_eq!(clock.now(), UnixMillis(NOW.0 + 1_500));
+    assert_eq!(clock.stood_still(), Duration::ZERO);
     let real = Clock::steady();
     let (one, two) = (real.now(), real.now());
     assert!(one <= two && one.0 > 0);
+}
+
+/// A handle whose time the test passes.
+fn running() -> (Arc<AtomicU64>, Clock, Handle<Mirror>) {
+    let passed = Arc::new(AtomicU64::new(0));
+    let elapsed = Arc::clone(&passed);
+    let clock = Clock::running_by(NOW, move || Duration::from_millis(elapsed.load(Ordering::SeqCst)));
+    let registry = Registry::new(Config::default(), Mirror::default());
+    let handle = Handle::new(registry, clock.clone(), Way::Hops).expect("a thread");
+    (passed, clock, handle)
+}
+
+async fn renew(handle: &Handle<Mirror>, name: &str) -> Registered {
+    let node = conformance::node(name, Role::Agent, &[], 0).registration;
+    let granted =
+        handle.write(move |registry, now| registry.register(now, [192, 0, 2, 1].into(), node)).await;
+    granted.expect("granted").outcome
+}
+
+async fn sweep(handle: &Handle<Mirror>) -> usize {
+    handle.write(|registry, now| registry.expire(now)).await.expect("memory").len()
+}
+
+// proves A2: an admin that stood still ends no lease before its node had time to renew it
+#[tokio::test]
+async fn after_it_stood_still_every_node_has_time_and_who_is_dead_goes_after_it() {
+    let (passed, clock, handle) = running();
+    let mut stood_still = Duration::ZERO;
+    let mut pass = async |seconds: u64| {
+        let mut expired = 0;
+        for _ in 0..seconds {
+            passed.fetch_add(1000, Ordering::SeqCst);
+            look_at_pause(&handle, &mut stood_still);
+            expired += sweep(&handle).await;
+        }
+        expired
+    };
+    for name in ["alive", "dead"] {
+        assert_eq!(renew(&handle, name).await, Registered::New);
+    }
+    // The leases are nearly over.
+    assert_eq!(pass(LEASE.as_secs() - 3).await, 0);
+    for hours in [1, 100] {
+        passed.fetch_add(hours * 3_600_000, Ordering::SeqCst);
+        // A request that comes before anything was noticed finds the lease as it was.
+        assert_eq!(renew(&handle, "alive").await, Registered::Renewed);
+        assert_eq!(pass(LEASE.as_secs() - 3).await, 0, "nodes may be slow to try again");
+        assert_eq!(handle.nodes(None, 9).len(), 2);
+        assert_eq!(renew(&handle, "alive").await, Registered::Renewed);
+    }
+    assert!(clock.stood_still() > Duration::from_secs(101 * 3600 - 10));
+    // It has its end: a host that is dead goes after a lease.
+    assert_eq!(pass(10).await, 1);
+    let left: Vec<_> = handle.nodes(None, 9).iter().map(|node| node.id().to_string()).collect();
+    assert_eq!(left, ["alive"]);
+    assert_eq!(pass(LEASE.as_secs()).await, 1);
+}
+
+#[test]
+fn a_process_that_is_slow_did_not_stand_still() {
+    let (passed, clock, _handle) = running();
+    for step in [0, 1, 200, 1999, 2000] {
+        passed.fetch_add(step, Ordering::SeqCst);
+        let _ = clock.now();
+    }
+    assert_eq!((clock.stood_still(), clock.now()), (Duration::ZERO, UnixMillis(NOW.0 + 4200)));
+    passed.fetch_add(2500, Ordering::SeqCst);
+    assert_eq!((clock.now(), clock.stood_still()), (UnixMillis(NOW.0 + 6200), Duration::from_millis(500)));
+    // A clock that went back says nothing.
+    passed.store(0, Ordering::SeqCst);
+    assert_eq!(clock.now(), UnixMillis(NOW.0 + 6200));
 }

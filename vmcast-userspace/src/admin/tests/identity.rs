@@ -479,6 +479,45 @@ async fn a_node_learns_of_admins_from_the_one_that_it_has() {
     bed.handle.list_admin(vec![]).await.unwrap();
     client.register(&agent).await.unwrap();
     assert_eq!(client.urls(), [bed.url(), name(2)]);
+    bed.stop().await;
+}
+
+// proves A2: a node that starts again knows the admins that it had learnt, also where those that were stated are dead
+#[tokio::test]
+async fn a_node_that_starts_again_knows_the_admins_that_it_learnt() {
+    let bed = Bed::secure().await;
+    let directory = tempfile::tempdir().unwrap();
+    let identity = joined(&bed, "a", Role::Agent, directory.path()).await;
+    let name = |number: usize| format!("https://admin{number}.example.net:8443");
+    let dead = "https://127.0.0.1:1".to_owned();
+    bed.handle.list_admin(vec![bed.url(), name(1), name(2)]).await.unwrap();
+    let agent = registration("a", NodeRole::Agent);
+    client(&bed, &identity).register(&agent).await.unwrap();
+    let again = || Arc::new(NodeIdentity::load(directory.path(), bed.clock.clone()).unwrap().unwrap());
+    let start = |urls: &[String]| AdminClient::new(urls, None, Some(&again())).unwrap();
+    // Those of the configuration come first.
+    assert_eq!(start(&[bed.url()]).urls(), [bed.url(), name(1), name(2)]);
+
+    // Its only admin is gone, and the one that it had learnt of says who is there now.
+    again().keep_learnt_admins(&[bed.url(), name(1)]).unwrap();
+    bed.handle.list_admin(vec![bed.url(), name(3)]).await.unwrap();
+    let client = start(std::slice::from_ref(&dead));
+    client.register(&agent).await.expect("at the one that it had learnt of");
+    assert_eq!(client.url(), bed.url());
+    let after = start(std::slice::from_ref(&dead));
+    assert_eq!(after.urls(), [dead.clone(), bed.url(), name(3)], "the first is known no more");
+
+    // A file that is nothing, or too much, is as none; so is that of another authority.
+    let file = directory.path().join("admins.json");
+    for content in ["[", "{}", &format!("[\"{}\"]", "a".repeat(20_000))] {
+        std::fs::write(&file, content).unwrap();
+        assert_eq!(start(&[bed.url()]).urls(), [bed.url()]);
+    }
+    again().keep_learnt_admins(&(0..100).map(name).collect::<Vec<_>>()).unwrap();
+    assert_eq!(start(&[bed.url()]).urls().len(), 1 + crate::admin::MOST_ADMINS);
+    joined(&bed, "b", Role::Agent, directory.path()).await;
+    assert!(!file.exists());
+    bed.stop().await;
 }
 
 // Without TLS nobody knows who says so.

@@ -8,6 +8,7 @@ mod identity;
 mod limits;
 mod prove;
 mod refusals;
+mod resumed;
 mod service;
 mod tickets;
 mod versions;

@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use rusqlite::Connection;
-use vmcast_proto::registry::{Config, RefusalReason};
+use vmcast_proto::{
+    policy::{Action, Effect, Policy, Reason, Rule},
+    registry::{Config, RefusalReason},
+};
 use vmcast_signal::{
     tonic::{Code, transport::Channel},
     v1::{self, AnswerKind, registry_client::RegistryClient},
@@ -368,5 +371,32 @@ async fn nodes_at_one_address_are_named_to_the_operator() {
     };
     assert_eq!((at("a", 9), at("a", 1)), (vec!["b".to_owned(), "d".to_owned()], vec!["b".to_owned()]));
     assert_eq!((at("c", 9), at("nobody", 9)), (vec![], vec![]));
+    // A rule for one of them is one for its address, where an operator asks about that.
+    let deny = |policy: &mut Policy| {
+        let node = Some("c".parse().map_err(|_| "no id")?);
+        policy.rules = vec![Rule {
+            id: 1,
+            effect: Effect::Deny,
+            action: Action::Receive,
+            node,
+            addresses: vec![],
+            who: None,
+            groups: None,
+            source: None,
+            max_groups: None,
+            max_bits: None,
+            stream_bits: None,
+        }];
+        Ok(())
+    };
+    bed.handle.change_policy(deny).await.expect("changed");
+    let policy = bed.handle.policy_in_force().expect("memory");
+    let refused = |last: u8| {
+        let who = Some(std::net::IpAddr::from([127, 0, 0, last]));
+        policy.receive(who, [239, 1, 1, 1].into(), &vmcast_proto::Filter::any(), 0).refused
+    };
+    assert_eq!((refused(2), refused(3)), (None, Some(Reason::Rule(1))));
+    // What is kept names no addresses: they are others soon.
+    assert_eq!(bed.handle.policy().expect("memory").rules[0].addresses, [] as [std::net::IpAddr; 0]);
     bed.stop().await;
 }

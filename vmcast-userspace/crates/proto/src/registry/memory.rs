@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     ops::Bound,
 };
 
@@ -19,6 +19,8 @@ pub struct MemoryStore {
     vmrs: BTreeSet<NodeId>,
     endpoints: BTreeSet<(SocketAddr, NodeId)>,
     node_ends: BTreeSet<(UnixMillis, NodeId)>,
+    /// Nodes whose own tunnels begin at an address.
+    own_tunnels: BTreeSet<(IpAddr, NodeId)>,
     entries: BTreeMap<CacheKey, CacheEntry>,
     naming: BTreeSet<(NodeId, CacheKey)>,
     entry_ends: BTreeSet<(UnixMillis, CacheKey)>,
@@ -30,6 +32,13 @@ impl MemoryStore {
     /// Every node in the order of their ids.
     pub fn every_node(&self) -> impl Iterator<Item = &NodeRecord> {
         self.nodes.values()
+    }
+
+    /// The nodes that say that a tunnel of theirs begins at an address, in the order of their ids.
+    pub fn at_tunnels_from(&self, address: IpAddr) -> impl Iterator<Item = &NodeRecord> {
+        let from = self.own_tunnels.range((Bound::Included((address, NodeId::least())), Bound::Unbounded));
+        let ids = from.take_while(move |(begin, _)| *begin == address).map(|(_, id)| id);
+        ids.filter_map(|id| self.nodes.get(id))
     }
 
     /// The keys of the cache entries that name a VMR, in their order.
@@ -51,6 +60,8 @@ impl MemoryStore {
         }
         self.endpoints.extend(record.registration.endpoints.iter().map(|endpoint| (*endpoint, id.clone())));
         self.node_ends.insert((record.expires, id.clone()));
+        let own = &record.registration.about.own_tunnels;
+        self.own_tunnels.extend(own.iter().map(|own| (own.tunnel.ip(), id.clone())));
         self.nodes.insert(id, record.clone());
     }
 
@@ -61,6 +72,9 @@ impl MemoryStore {
                 self.endpoints.remove(&(*endpoint, id.clone()));
             }
             self.node_ends.remove(&(record.expires, id.clone()));
+            for own in &record.registration.about.own_tunnels {
+                self.own_tunnels.remove(&(own.tunnel.ip(), id.clone()));
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The rules one by one.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::*;
 
@@ -680,4 +680,35 @@ fn lists_about_a_node_have_limits() {
     let refused = refusal(bed.0.register(T0, ip("192.0.2.1"), large));
     assert!(matches!(refused, Refusal::TooMuch { what: "capabilities", given: 65, limit: 64 }), "{refused}");
     assert_eq!(bed.refused(RefusalReason::TooMuch), 1);
+}
+
+// proves D4: those at one address are found among all nodes, as long as they are there
+#[test]
+fn nodes_are_found_by_where_their_tunnels_begin() {
+    let own = |text: &str| OwnTunnel {
+        vmr: "v".parse().unwrap(),
+        tunnel: text.parse().unwrap(),
+        nonce: 1,
+        response_mac: [1; 6],
+    };
+    let mut store = MemoryStore::default();
+    let mut put = |name: &str, tunnels: &[&str]| {
+        let mut node = conformance::node(name, Role::Agent, &[], 9);
+        Arc::make_mut(&mut node.registration).about.own_tunnels =
+            tunnels.iter().map(|text| own(text)).collect();
+        store.commit(&[Change::PutNode(node)]).unwrap();
+        let at = |address: &str| -> Vec<String> {
+            let nodes = store.at_tunnels_from(address.parse().unwrap());
+            nodes.map(|node| node.id().to_string()).collect()
+        };
+        (at("192.0.2.1"), at("2001:db8::1"))
+    };
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(put("b", &["192.0.2.1:1"]), (names(&["b"]), names(&[])));
+    assert_eq!(put("a", &["192.0.2.1:2", "192.0.2.1:3"]), (names(&["a", "b"]), names(&[])));
+    assert_eq!(put("c", &["192.0.2.2:1"]), (names(&["a", "b"]), names(&[])));
+    assert_eq!(put("b", &["[2001:db8::1]:1"]), (names(&["a"]), names(&["b"])));
+    assert_eq!(put("a", &[]), (names(&[]), names(&["b"])));
+    store.commit(&[Change::RemoveNode("b".parse().unwrap())]).unwrap();
+    assert_eq!(store.at_tunnels_from("2001:db8::1".parse().unwrap()).count(), 0);
 }
