@@ -172,7 +172,8 @@ fn registrations_by_tls(
         report.ratios.push(took.with_limit(clients));
         report.ratios.push(Ratio::new(
             format!(
-                "the same by the time of the admin's threads, half of it: on {STORM_CORES} cores that clients elsewhere leave to it"
+                "time of the admin's threads for {agents} registrations at once, divided by {STORM_CORES} cores, which \
+                 clients elsewhere leave to it, {how}"
             ),
             row.us_each * all / 1e6 / STORM_CORES,
             "s",
