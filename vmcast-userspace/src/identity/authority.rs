@@ -260,8 +260,8 @@ impl Authority {
         Fingerprint::of(&self.certificate)
     }
 
-    /// What tells later, in a hundredth of the time of a signature, that a certificate in DER is one that this authority
-    /// has signed: hexadecimal, 16 bytes of an HMAC with SHA-256 (RFC 2104).
+    /// What tells later, by two hashes instead of a signature, that a certificate in DER is one that this authority has
+    /// signed: hexadecimal, 16 bytes of an HMAC with SHA-256 (RFC 2104).
     pub(super) fn seal(&self, certificate: &[u8]) -> String {
         hex(&hmac::sign(&self.seal, certificate).as_ref()[..SEAL_LEN])
     }

@@ -18,8 +18,9 @@ use super::{
 };
 
 /// Verifies what nodes show as X.509 has it (RFC 5280 §6), but spares the authority's signature where the records have the
-/// authority's seal of the same certificate, byte for byte: after a power cut that is a sixth of what there is to do. That
-/// a node has the key of its certificate is verified each time; whether the certificate counts is looked up later.
+/// authority's seal of the same certificate, byte for byte: one of the two signatures that a storm of handshakes has the
+/// admin verify for each. That a node has the key of its certificate is verified each time; whether the certificate counts
+/// is looked up later.
 pub(super) struct NodeVerifier {
     usual: Arc<dyn ClientCertVerifier>,
     authority: Arc<Authority>,

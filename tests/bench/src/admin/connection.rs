@@ -65,9 +65,8 @@ pub(super) fn connect(from: Ipv4Addr, to: SocketAddrV4) -> Result<TcpStream> {
     Ok(TcpStream::from(socket))
 }
 
-/// One connection, for requests of one method.
-pub(super) struct Connection {
-    carrier: Box<dyn Carrier>,
+/// What is said on a connection, for requests of one method: bytes out, bytes in.
+pub(super) struct Dialogue {
     path: &'static str,
     next: u32,
     outgoing: Vec<u8>,
@@ -75,19 +74,21 @@ pub(super) struct Connection {
     consumed: u32,
 }
 
-impl Connection {
-    /// Connects from an address of loopback's network. What is to be sent first waits for [`send`](Self::send).
-    pub(super) fn open(from: Ipv4Addr, to: SocketAddrV4, path: &'static str) -> Result<Self> {
-        Ok(Self::over(Box::new(connect(from, to)?), path))
-    }
+/// What came of bytes that were heard: requests that were answered, and those that are over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Heard {
+    pub(super) answered: usize,
+    pub(super) ended: usize,
+}
 
-    /// The same over what is connected.
-    pub(super) fn over(carrier: Box<dyn Carrier>, path: &'static str) -> Self {
+impl Dialogue {
+    /// A new one. What is to be sent first waits in [`outgoing`](Self::outgoing).
+    pub(super) fn new(path: &'static str) -> Self {
         let mut outgoing = PREFACE.to_vec();
         head(&mut outgoing, 0, frame::SETTINGS, 0, 0);
         head(&mut outgoing, 4, frame::WINDOW_UPDATE, 0, 0);
         outgoing.extend_from_slice(&WINDOW.to_be_bytes());
-        Self { carrier, path, next: 1, outgoing, incoming: Vec::new(), consumed: 0 }
+        Self { path, next: 1, outgoing, incoming: Vec::new(), consumed: 0 }
     }
 
     /// Puts a request behind those that wait to be sent; returns its stream.
@@ -109,11 +110,86 @@ impl Connection {
         stream
     }
 
+    /// What waits to be sent.
+    pub(super) fn outgoing(&self) -> &[u8] {
+        &self.outgoing
+    }
+
+    /// Reads what has come; `answer` is told the stream and the message of each answer.
+    ///
+    /// # Errors
+    /// If the server ends a stream, or nothing more comes.
+    pub(super) fn read(
+        &mut self,
+        from: &mut impl Read,
+        mut answer: impl FnMut(u32, &[u8]) -> Result<()>,
+    ) -> Result<Heard> {
+        let length = self.incoming.len();
+        self.incoming.resize(length + 16_384, 0);
+        let got = from.read(&mut self.incoming[length..]).context("waiting for answers")?;
+        self.incoming.truncate(length + got);
+        ensure!(got > 0, "the server closed the connection");
+        let mut heard = Heard::default();
+        let mut rest = &self.incoming[..];
+        while let Some((kind, flags, stream, payload, behind)) = split(rest) {
+            match kind {
+                frame::DATA if !payload.is_empty() => {
+                    let message = payload.get(5..).context("a message without its length")?;
+                    answer(stream, message)?;
+                    heard.answered += 1;
+                    self.consumed += payload.len() as u32;
+                }
+                frame::SETTINGS if flags & frame::ACK == 0 => {
+                    head(&mut self.outgoing, 0, frame::SETTINGS, frame::ACK, 0);
+                }
+                frame::PING if flags & frame::ACK == 0 => {
+                    head(&mut self.outgoing, payload.len(), frame::PING, frame::ACK, 0);
+                    self.outgoing.extend_from_slice(payload);
+                }
+                frame::GOAWAY | frame::RST_STREAM => {
+                    bail!("the server ended stream {stream}: {payload:?}")
+                }
+                _ => {}
+            }
+            let ends = matches!(kind, frame::DATA | frame::HEADERS) && flags & frame::END_STREAM != 0;
+            heard.ended += usize::from(ends);
+            rest = behind;
+        }
+        let left = rest.len();
+        let start = self.incoming.len() - left;
+        self.incoming.copy_within(start.., 0);
+        self.incoming.truncate(left);
+        Ok(heard)
+    }
+}
+
+/// One connection, for requests of one method.
+pub(super) struct Connection {
+    carrier: Box<dyn Carrier>,
+    dialogue: Dialogue,
+}
+
+impl Connection {
+    /// Connects from an address of loopback's network. What is to be sent first waits for [`send`](Self::send).
+    pub(super) fn open(from: Ipv4Addr, to: SocketAddrV4, path: &'static str) -> Result<Self> {
+        Ok(Self::over(Box::new(connect(from, to)?), path))
+    }
+
+    /// The same over what is connected.
+    pub(super) fn over(carrier: Box<dyn Carrier>, path: &'static str) -> Self {
+        Self { carrier, dialogue: Dialogue::new(path) }
+    }
+
+    /// Puts a request behind those that wait to be sent; returns its stream.
+    pub(super) fn push(&mut self, message: &[u8]) -> u32 {
+        self.dialogue.push(message)
+    }
+
     /// Sends what waits.
     pub(super) fn send(&mut self) -> Result<()> {
-        self.carrier.write_all(&self.outgoing).context("sending requests")?;
+        self.carrier.write_all(&self.dialogue.outgoing).context("sending requests")?;
         self.carrier.flush().context("sending requests")?;
-        self.outgoing.clear();
+        self.dialogue.outgoing.clear();
         Ok(())
     }
 
@@ -126,48 +202,18 @@ impl Connection {
         count: usize,
         mut answer: impl FnMut(u32, &[u8]) -> Result<()>,
     ) -> Result<()> {
+        let Self { carrier, dialogue } = self;
         let (mut answered, mut ended) = (0, 0);
         while ended < count {
-            let length = self.incoming.len();
-            self.incoming.resize(length + 16_384, 0);
-            let got = self.carrier.read(&mut self.incoming[length..]).context("waiting for answers")?;
-            self.incoming.truncate(length + got);
-            ensure!(got > 0, "the server closed the connection");
-            let mut rest = &self.incoming[..];
-            while let Some((kind, flags, stream, payload, behind)) = split(rest) {
-                match kind {
-                    frame::DATA if !payload.is_empty() => {
-                        let message = payload.get(5..).context("a message without its length")?;
-                        answer(stream, message)?;
-                        answered += 1;
-                        self.consumed += payload.len() as u32;
-                    }
-                    frame::SETTINGS if flags & frame::ACK == 0 => {
-                        head(&mut self.outgoing, 0, frame::SETTINGS, frame::ACK, 0);
-                    }
-                    frame::PING if flags & frame::ACK == 0 => {
-                        head(&mut self.outgoing, payload.len(), frame::PING, frame::ACK, 0);
-                        self.outgoing.extend_from_slice(payload);
-                    }
-                    frame::GOAWAY | frame::RST_STREAM => {
-                        bail!("the server ended stream {stream}: {payload:?}")
-                    }
-                    _ => {}
-                }
-                let ends = matches!(kind, frame::DATA | frame::HEADERS) && flags & frame::END_STREAM != 0;
-                ended += usize::from(ends);
-                rest = behind;
-            }
-            let left = rest.len();
-            let start = self.incoming.len() - left;
-            self.incoming.copy_within(start.., 0);
-            self.incoming.truncate(left);
+            let heard = dialogue.read(carrier, &mut answer)?;
+            answered += heard.answered;
+            ended += heard.ended;
         }
         ensure!(answered == ended, "{} of {ended} requests were refused", ended - answered);
-        if self.consumed > WINDOW / 2 {
-            head(&mut self.outgoing, 4, frame::WINDOW_UPDATE, 0, 0);
-            self.outgoing.extend_from_slice(&self.consumed.to_be_bytes());
-            self.consumed = 0;
+        if dialogue.consumed > WINDOW / 2 {
+            head(&mut dialogue.outgoing, 4, frame::WINDOW_UPDATE, 0, 0);
+            dialogue.outgoing.extend_from_slice(&dialogue.consumed.to_be_bytes());
+            dialogue.consumed = 0;
         }
         Ok(())
     }

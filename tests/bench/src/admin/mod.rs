@@ -4,17 +4,19 @@
 //! The server is the real program over its database file; clients talk gRPC to it on loopback.
 
 mod connection;
+mod identities;
 mod population;
 mod process;
 mod questions;
 mod simulated;
+mod swarm;
 mod tls;
 
-use std::{path::Path, thread::available_parallelism, time::Duration};
+use std::{net::Ipv4Addr, path::Path, thread::available_parallelism, time::Duration};
 
 use anyhow::{Context as _, Result};
 use indicatif::ProgressBar;
-use vmcast_lab::{Lab, Process, clock::Clock, signals};
+use vmcast_lab::{Lab, Namespace, Process, clock::Clock, signals};
 
 use crate::{
     daemon::Measured as _,
@@ -23,18 +25,19 @@ use crate::{
     stats::Summary,
 };
 
-use process::Security;
+use process::{LISTEN, Security};
 use questions::{Askers, CONNECTIONS, UNDER_WAY};
+use swarm::Swarm;
 use tls::Node;
 
 /// Questions that one core is to answer in a second.
 const TARGET_QUESTIONS: f64 = 50_000.0;
 /// Registrations in a second: 100,000 agents in 20 s.
 const TARGET_STORM: f64 = 5_000.0;
-/// Seconds in which 100,000 agents are to be registered that come by TLS; and what the admin may take of two cores for
-/// each then, in microseconds, had it both for itself.
+/// Seconds in which 100,000 agents are to be registered that come by TLS,
 const TARGET_STORM_SECONDS: f64 = 20.0;
-const TARGET_STORM_MICROS: f64 = 400.0;
+/// on so many cores.
+const STORM_CORES: f64 = 2.0;
 /// How much memory the server may take with 100,000 agents, in MB; and each of them, in bytes.
 const TARGET_MB: f64 = 300.0;
 const TARGET_AGENT: f64 = 3_000.0;
@@ -73,7 +76,7 @@ impl Effort {
 pub(crate) fn measure(program: &Path, effort: Effort, report: &mut Report, bar: &ProgressBar) -> Result<()> {
     let mut lab = Lab::new("bench-admin")?;
     let namespace = lab.namespace("admin")?;
-    let process = process::start(&lab, &namespace, program, Security::None)?;
+    let process = process::start(&lab, &namespace, program, Security::None, "admin")?;
     // A thread of its own, so that what follows is neither in the namespace nor on one core.
     namespace.enter(|| {
         registrations(&process, effort, report, bar)?;
@@ -81,9 +84,9 @@ pub(crate) fn measure(program: &Path, effort: Effort, report: &mut Report, bar: 
         answers(&process, effort, report, bar, || Askers::plain(ASKERS), "gRPC without TLS", None)
     })??;
     drop(process);
-    let process = process::start(&lab, &namespace, program, Security::Tls)?;
-    let node = Node::join(&lab, &namespace, program).context("joining")?;
-    namespace.enter(|| registrations_by_tls(&process, &node, effort, report, bar))??;
+    registrations_by_tls(&lab, &namespace, program, effort, report, bar)?;
+    let process = process::start(&lab, &namespace, program, Security::Tls, "admin")?;
+    let node = Node::join(&lab, &namespace, program, "asker").context("joining")?;
     let connect = || {
         population::register_asker(&node, effort.agents).context("registering the asker")?;
         Askers::secure(ASKERS, &node)
@@ -100,19 +103,14 @@ fn registrations(process: &Process, effort: Effort, report: &mut Report, bar: &P
     let Effort { agents, .. } = effort;
     bar.set_message(format!("{agents} agents register"));
     population::register_vmr().context("registering a VMR")?;
-    let empty = process.memory()?;
     let storm = || population::register_agents(agents, || bar.inc(1)).context("registering agents");
-    let mut row = measure_storm(process, "gRPC without TLS, each another agent", agents, storm)?;
-    let full = process.memory()?;
-    let bytes_per_agent = full.resident.saturating_sub(empty.resident) as f64 / f64::from(agents);
+    let how = "gRPC without TLS, each another agent";
+    let (row, remembered) = measure_remembered_storm(process, how, agents, storm)?;
     let per_s = row.per_s;
-    row.empty_mb = Some(empty.resident as f64 / 1e6);
-    row.resident_mb = Some(full.resident as f64 / 1e6);
-    row.bytes_per_agent = Some(bytes_per_agent);
     report.registry.push(row);
     report.ratios.push(Ratio::new(
         format!("memory of the admin for each of {agents} registered agents"),
-        bytes_per_agent,
+        remembered.each,
         "bytes",
         Bound::AtMost(TARGET_AGENT),
     ));
@@ -126,7 +124,7 @@ fn registrations(process: &Process, effort: Effort, report: &mut Report, bar: &P
         ));
         report.ratios.push(Ratio::new(
             format!("resident memory of the admin with {agents} registered agents"),
-            full.resident as f64 / 1e6,
+            remembered.resident_mb,
             "MB",
             Bound::AtMost(TARGET_MB),
         ));
@@ -134,41 +132,92 @@ fn registrations(process: &Process, effort: Effort, report: &mut Report, bar: &P
     Ok(())
 }
 
-/// The same by TLS. One node comes again and again, since a certificate for each would take longer to make than to
-/// prove: for TLS it is as many nodes, for the registry one that renews.
+/// The same by TLS, each agent with a certificate of its own, all of which are there before: they had joined.
 fn registrations_by_tls(
-    process: &Process,
-    node: &Node,
+    lab: &Lab,
+    namespace: &Namespace,
+    program: &Path,
     effort: Effort,
     report: &mut Report,
     bar: &ProgressBar,
 ) -> Result<()> {
-    let Effort { agents: connections, .. } = effort;
-    bar.set_message(format!("{connections} connections by TLS register"));
-    let how = "gRPC over TLS 1.3, all of each handshake, one node with its certificate";
-    let storm =
-        || population::register_by_tls(node, connections, || bar.inc(1)).context("registering by TLS");
-    let row = measure_storm(process, how, connections, storm)?;
-    if connections == MANY {
+    let Effort { agents, .. } = effort;
+    bar.set_message(format!("certificates for {agents} agents"));
+    let process = process::start(lab, namespace, program, Security::Tls, "storm")?;
+    let node = Node::join(lab, namespace, program, "first").context("joining")?;
+    drop(process);
+    let database = process::database(lab, "storm");
+    let keys = identities::make(&database, &process::identity(lab), agents, population::agent)
+        .context("making certificates")?;
+    let process = process::start(lab, namespace, program, Security::Tls, "storm")?;
+    bar.set_message(format!("{agents} agents register by TLS"));
+    let how = "gRPC over TLS 1.3, all of each handshake, each another agent with its certificate";
+    let storm = || {
+        let admin = node.verified(Ipv4Addr::LOCALHOST, LISTEN).context("verifying the admin")?;
+        population::register_by_tls(&Swarm::of(admin)?, &keys, || bar.inc(1)).context("registering by TLS")
+    };
+    let (row, remembered) = namespace.enter(|| measure_remembered_storm(&process, how, agents, storm))??;
+    if agents == MANY {
+        let (all, cores) = (f64::from(agents), available_parallelism()?.get() as f64);
         // The admin could do nothing about what the client takes of the same cores.
-        let clients =
-            row.client_us_each * f64::from(connections) / 1e6 / available_parallelism()?.get() as f64;
+        let clients = row.client_us_each * all / 1e6 / cores;
         let took = Ratio::new(
-            format!("until {connections} registrations were granted that came at once, {how}"),
+            format!(
+                "until {agents} registrations were granted that came at once, the clients on the same cores, {how}"
+            ),
             row.took_s,
             "s",
             Bound::AtMost(TARGET_STORM_SECONDS),
         );
         report.ratios.push(took.with_limit(clients));
         report.ratios.push(Ratio::new(
-            format!("time of the admin's threads for each registration, {how}"),
-            row.us_each,
-            "µs",
-            Bound::AtMost(TARGET_STORM_MICROS),
+            format!(
+                "time of the admin's threads for {agents} registrations at once, divided by {STORM_CORES} cores, which \
+                 clients elsewhere leave to it, {how}"
+            ),
+            row.us_each * all / 1e6 / STORM_CORES,
+            "s",
+            Bound::AtMost(TARGET_STORM_SECONDS),
+        ));
+        report.ratios.push(Ratio::new(
+            format!(
+                "resident memory of the admin with {agents} registered agents, each with its certificate"
+            ),
+            remembered.resident_mb,
+            "MB",
+            Bound::AtMost(TARGET_MB),
         ));
     }
     report.registry.push(row);
     Ok(())
+}
+
+/// What the admin holds after a storm.
+struct Remembered {
+    resident_mb: f64,
+    /// Bytes that each agent added.
+    each: f64,
+}
+
+/// A storm of agents that were not there before.
+fn measure_remembered_storm(
+    process: &Process,
+    how: &str,
+    agents: u32,
+    storm: impl FnOnce() -> Result<()>,
+) -> Result<(RegistryRow, Remembered)> {
+    let empty = process.memory()?;
+    let row = measure_storm(process, how, agents, storm)?;
+    let full = process.memory()?;
+    let resident_mb = full.resident as f64 / 1e6;
+    let each = full.resident.saturating_sub(empty.resident) as f64 / f64::from(agents);
+    let row = RegistryRow {
+        empty_mb: Some(empty.resident as f64 / 1e6),
+        resident_mb: Some(resident_mb),
+        bytes_per_agent: Some(each),
+        ..row
+    };
+    Ok((row, Remembered { resident_mb, each }))
 }
 
 /// Client and server share the cores, and each one's part is told.

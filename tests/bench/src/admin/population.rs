@@ -1,26 +1,21 @@
 //! The nodes that register: one VMR and a great many agents, which have no connection once they are registered.
 
-use std::{
-    collections::VecDeque,
-    net::Ipv4Addr,
-    sync::atomic::{AtomicU32, Ordering},
-    thread,
-};
+use std::{collections::VecDeque, net::Ipv4Addr, sync::Arc};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
+use rustls::sign::CertifiedKey;
 use vmcast_lab::signals;
 use vmcast_signal::{prost::Message as _, v1};
 
 use super::{
     connection::Connection,
     process::LISTEN,
+    swarm::{Asks, Swarm},
     tls::{self, Node},
 };
 
 /// Registrations that are under way at a time.
 const WINDOW: usize = 256;
-/// Threads that connect by TLS, each by one connection at a time: as many, since most of them wait for the disk.
-const CALLERS: usize = WINDOW;
 /// Agents behind one address.
 const PER_ADDRESS: u32 = 1000;
 const REGISTER: &str = "/vmcast.v1.Registry/Register";
@@ -105,30 +100,18 @@ pub(super) fn register_agents(count: u32, mut registered: impl FnMut()) -> Resul
     Ok(())
 }
 
-/// Lets a node register so many times, each time by a new connection by TLS with all of its handshake.
-pub(super) fn register_by_tls(node: &Node, count: u32, registered: impl Fn() + Sync) -> Result<()> {
-    let (next, message) = (AtomicU32::new(0), registration(tls::NODE.to_owned(), count));
-    let node = node.afresh();
-    let register = || -> Result<()> {
-        loop {
-            let connection = next.fetch_add(1, Ordering::Relaxed);
-            if connection >= count {
-                return Ok(());
-            }
-            let (carrier, resumed) = node.connect(address(connection), LISTEN)?;
-            ensure!(!resumed, "the handshake was cut short");
-            let mut connection = Connection::over(carrier, REGISTER);
-            connection.push(&message);
-            connection.send()?;
-            connection.receive(1, |_, _| Ok(()))?;
-            registered();
-            signals::check()?;
-        }
+/// Lets agents register by TLS, each by its own certificate and by a connection of its own with all of its handshake.
+pub(super) fn register_by_tls(
+    swarm: &Swarm,
+    keys: &[Arc<CertifiedKey>],
+    registered: impl Fn() + Sync,
+) -> Result<()> {
+    let agent = |number: u32| Asks {
+        message: registration(agent(number), number),
+        from: address(number),
+        key: Arc::clone(&keys[number as usize]),
     };
-    thread::scope(|scope| {
-        let callers: Vec<_> = (0..CALLERS).map(|_| scope.spawn(register)).collect();
-        callers.into_iter().try_for_each(|caller| caller.join().expect("a caller does not panic"))
-    })
+    swarm.ask(u32::try_from(keys.len())?, REGISTER, agent, registered)
 }
 
 fn finish(under_way: &mut VecDeque<Connection>) -> Result<()> {

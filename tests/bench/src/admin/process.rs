@@ -16,6 +16,16 @@ const READY: Duration = Duration::from_secs(20);
 /// Where it listens, in a namespace of its own.
 pub(super) const LISTEN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8443);
 
+/// What its authority keeps.
+pub(super) fn identity(lab: &Lab) -> PathBuf {
+    lab.dir().join("identity")
+}
+
+/// Its database of this name.
+pub(super) fn database(lab: &Lab, name: &str) -> PathBuf {
+    lab.dir().join(name).with_extension("db")
+}
+
 /// Whether it and its nodes prove to each other who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Security {
@@ -29,17 +39,23 @@ pub(super) fn socket(lab: &Lab) -> PathBuf {
     lab.dir().join("admin.sock")
 }
 
-/// Starts it over the database of the lab, which is new at first.
-pub(super) fn start(lab: &Lab, namespace: &Namespace, program: &Path, security: Security) -> Result<Process> {
+/// Starts it over the lab's database of this name, which is new at first.
+pub(super) fn start(
+    lab: &Lab,
+    namespace: &Namespace,
+    program: &Path,
+    security: Security,
+    name: &str,
+) -> Result<Process> {
     let dir = lab.dir();
     let config = dir.join("admin.toml");
     // Its VMRs are simulated, and have no sockets to be found at.
     let text = format!(
         "name = \"admin\"\nlisten = \"{LISTEN}\"\ndatabase = \"{}\"\nlease_seconds = 300\n\
          return_probe = false\ninsecure = {}\nidentity = \"{}\"\n[control]\nsocket = \"{}\"\n",
-        dir.join("admin.db").display(),
+        database(lab, name).display(),
         security == Security::None,
-        dir.join("identity").display(),
+        identity(lab).display(),
         socket(lab).display(),
     );
     fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddrV4, TcpStream},
     path::Path,
     process::Command,
     sync::Arc,
@@ -13,7 +13,6 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
-    client::Resumption,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use serde::Deserialize;
@@ -42,7 +41,8 @@ pub(super) struct Node(Arc<ClientConfig>);
 
 impl Node {
     /// Lets an agent join by a token, and takes what it is then.
-    pub(super) fn join(lab: &Lab, namespace: &Namespace, program: &Path) -> Result<Self> {
+    /// That is in a directory of this name.
+    pub(super) fn join(lab: &Lab, namespace: &Namespace, program: &Path, directory: &str) -> Result<Self> {
         let socket = process::socket(lab);
         let mut create = Command::new(program);
         create
@@ -54,7 +54,7 @@ impl Node {
         let created: serde_json::Value = serde_json::from_slice(&namespace.run(create)?.stdout)?;
         let token = created["token"].as_str().context("no token was created")?;
 
-        let directory = lab.dir().join("asker");
+        let directory = lab.dir().join(directory);
         let config = lab.dir().join("asker.toml");
         let text = format!(
             "name = \"{NODE}\"\n[admin]\nurls = [\"https://{LISTEN}\"]\nidentity = \"{}\"\n[upstream]\nfrom = \"admin\"\n[interface]\nname = \"asker0\"\n\
@@ -95,23 +95,28 @@ impl Node {
         Ok(Self(Arc::new(config)))
     }
 
-    /// The same, but it remembers no connection: as after a power cut.
-    pub(super) fn afresh(&self) -> Self {
-        let mut config = (*self.0).clone();
-        config.resumption = Resumption::disabled();
-        Self(Arc::new(config))
+    /// The admin's certificate, once it was verified.
+    pub(super) fn verified(&self, from: Ipv4Addr, to: SocketAddrV4) -> Result<CertificateDer<'static>> {
+        let (tls, _) = self.shake_hands(from, to)?;
+        let certificate = tls.peer_certificates().and_then(<[_]>::first).context("no certificate")?;
+        Ok(certificate.clone().into_owned())
     }
 
     /// Connects; says whether an earlier connection was resumed.
     pub(super) fn connect(&self, from: Ipv4Addr, to: SocketAddrV4) -> Result<(Box<dyn Carrier>, bool)> {
+        let (tls, socket) = self.shake_hands(from, to)?;
+        let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
+        Ok((Box::new(StreamOwned::new(tls, socket)), resumed))
+    }
+
+    fn shake_hands(&self, from: Ipv4Addr, to: SocketAddrV4) -> Result<(ClientConnection, TcpStream)> {
         let mut socket = connect(from, to)?;
         let mut tls =
             ClientConnection::new(Arc::clone(&self.0), ServerName::from(std::net::IpAddr::from(*to.ip())))?;
         while tls.is_handshaking() {
             tls.complete_io(&mut socket).context("the handshake of TLS")?;
         }
-        let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
-        Ok((Box::new(StreamOwned::new(tls, socket)), resumed))
+        Ok((tls, socket))
     }
 }
 
