@@ -87,7 +87,10 @@ impl Shown {
     /// What is lost with an operation, if it is to end a stream or a membership; for [`Shown::note`].
     pub(super) fn last_count(&self, plane: &dyn Dataplane, op: &FibOp) -> LastCount {
         if let FibOp::RemoveStream(stream) = *op {
-            return LastCount { counted: amount(plane.stream_counters(stream)), missed: missed(plane, stream, None) };
+            return LastCount {
+                counted: amount(plane.stream_counters(stream)),
+                missed: missed(plane, stream, None),
+            };
         }
         // Of one that has left the group nobody asks any more.
         if let FibOp::RemoveMember(stream, member) = *op
@@ -222,9 +225,10 @@ impl<'a> Read<'a> {
 impl Readings for Read<'_> {
     fn now(&self, stream: Stream) -> Amount {
         match &self.read {
-            Some(known) => {
-                *known.borrow_mut().entry(stream).or_insert_with(|| amount(self.plane.stream_counters(stream)))
-            }
+            Some(known) => *known
+                .borrow_mut()
+                .entry(stream)
+                .or_insert_with(|| amount(self.plane.stream_counters(stream))),
             None => amount(self.plane.stream_counters_in_turn(stream)),
         }
     }

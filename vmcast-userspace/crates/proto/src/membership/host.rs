@@ -127,7 +127,8 @@ impl Group {
     pub(super) fn restore_wishes(&mut self, now: Instant, max_sources: usize) -> usize {
         let Some(details) = &mut self.details else { return 0 };
         let mut refused = 0;
-        for tracked in details.hosts.iter().map(|(_, tracked)| tracked).filter(|tracked| tracked.until > now) {
+        for tracked in details.hosts.iter().map(|(_, tracked)| tracked).filter(|tracked| tracked.until > now)
+        {
             let Filter::Include(wanted) = &tracked.filter else { continue };
             for source in wanted {
                 if details.sources.len() >= max_sources && !details.sources.contains_key(source) {
