@@ -307,6 +307,8 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     router.carry_out_all();
     router.report_endpoints();
     daemon::give_back();
+    // Who joins does not wait for the thread that makes tables, which has begun already, nor for other processes.
+    daemon::take_short_turns();
     tokio::spawn(interfaces::follow(router.config.clone(), links, link_watch, router.events.clone()));
     let ended = router.serve(&mut termination, calls, event_queue, next_hop_events).await;
     match &ended {

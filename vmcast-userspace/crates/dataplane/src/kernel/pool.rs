@@ -25,7 +25,6 @@ use super::{
     member_table::WAYS,
     outer::OuterMap,
     shapes::ShapeId,
-    sys,
 };
 
 const _: () = assert!(LARGEST >= (limit::CHUNK + WAYS) as usize);
@@ -136,13 +135,7 @@ impl TablePool {
         let filler = Filler::new(OuterMap::new(outer)?, most);
         let thread = std::thread::Builder::new()
             .name("vmcast-tables".into())
-            .spawn(move || {
-                // It makes many at a time, and may be on the core of who serves joins.
-                if let Err(error) = sys::take_short_turns() {
-                    tracing::debug!(%error, "devmaps are made in turns of any length");
-                }
-                filler.run(&order_queue, &delivery_queue);
-            })
+            .spawn(move || filler.run(&order_queue, &delivery_queue))
             .map_err(KernelError::call("starting the table thread"))?;
         let mut pool = Self::new(orders, deliveries, most);
         pool.thread = Some(thread);

@@ -131,39 +131,6 @@ pub(super) fn delete(map: &impl AsRawFd, key: u32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// `struct sched_attr` (linux/sched/types.h), as far as it has been since it came.
-#[repr(C)]
-#[derive(Default)]
-struct SchedAttr {
-    size: u32,
-    policy: u32,
-    flags: u64,
-    nice: i32,
-    priority: u32,
-    runtime: u64,
-    deadline: u64,
-    period: u64,
-}
-
-/// Lets this thread have the processor for 0.1 ms at a time while others want it, which is the least that can be asked
-/// for: since Linux 6.6 whoever is woken waits until the turn is over of who runs. Kernels before 6.12 change nothing.
-///
-/// # Errors
-/// If the kernel lets no thread do so.
-pub(super) fn take_short_turns() -> io::Result<()> {
-    const TURN_NS: u64 = 100_000;
-    let mut attr = SchedAttr { size: size_of::<SchedAttr>() as u32, ..SchedAttr::default() };
-    // SAFETY: the pointer and the size describe `attr`, which outlives the call; 0 is the calling thread.
-    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attr, attr.size, 0) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    attr.runtime = TURN_NS;
-    // SAFETY: as above, and the kernel only reads.
-    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
 /// The MTU of a device in this network namespace, as the kernel's broadcast looks at it.
 pub(super) fn device_mtu(ifindex: u32) -> Option<u16> {
     let name = nix::net::if_::if_indextoname(ifindex).ok()?;
