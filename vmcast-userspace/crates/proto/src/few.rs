@@ -1,6 +1,6 @@
 //! A map that mostly has one entry, which takes no memory of its own then: a node of a tree has room for eleven.
 
-use std::{collections::BTreeMap, mem::take};
+use std::collections::BTreeMap;
 
 /// A map in the order of its keys.
 #[derive(Clone, Debug)]
@@ -92,7 +92,7 @@ impl<K: Ord, V> Few<K, V> {
                 let value = self.many.remove(key);
                 if self.many.is_empty() {
                     // The last node of a tree stays with it.
-                    drop(take(&mut self.many));
+                    self.many = BTreeMap::new();
                 }
                 value
             }
