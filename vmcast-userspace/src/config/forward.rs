@@ -11,7 +11,8 @@ use vmcast_common::fib::{EcnMode, Stream, TunnelKind};
 use super::{
     Present, Problem,
     explain::did_you_mean,
-    router::{RouterInterface, TunnelConfig, table_of},
+    interface::{RouterInterface, table_of},
+    router::TunnelConfig,
     target::{self, ANY, Origin, Target, WAYS, never_returns},
     value::{AMT_PORT, GroupAddress, InterfaceName, NodeName, TunnelEnd, is_host},
 };

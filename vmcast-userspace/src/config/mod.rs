@@ -7,11 +7,13 @@
 mod admin;
 mod agent;
 mod amtrelay;
+mod dataplane;
 mod etcd;
 mod explain;
 mod forward;
 mod group_prefix;
 mod host;
+mod interface;
 mod locate;
 mod name_or_table;
 mod priority;
@@ -37,18 +39,18 @@ use crate::identity::JoinToken;
 pub use admin::AdminConfig;
 pub use agent::{AgentConfig, AgentInterface};
 pub use amtrelay::{AmtrelayConfig, PreferConfig};
+pub use dataplane::{DataplaneConfig, EngineChoice, OnExit};
 pub use etcd::EtcdConfig;
 pub use forward::{Forward, StaticTunnel, StaticTunnelKind};
 pub use group_prefix::GroupPrefix;
 pub(crate) use host::host_addresses;
 pub use host::{Present, socket_dirs};
 
+pub use interface::{InterfaceEngine, RouterInterface};
 pub(crate) use priority::DSCP_NAMES;
 pub use priority::{Dscp, Prefix, PriorityRule, SkbPriority, priority_of};
 pub use report::{Diagnostic, Place, Report, Severity};
-pub use router::{
-    DataplaneConfig, EngineChoice, InterfaceEngine, OnExit, RouterConfig, RouterInterface, TunnelConfig,
-};
+pub use router::{RouterConfig, TunnelConfig};
 pub use sections::{
     AdminLinkConfig, Igmp, IgmpConfig, LogConfig, LogFormat, LogLevel, Upstream, UpstreamConfig, UpstreamFrom,
 };

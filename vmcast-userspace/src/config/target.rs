@@ -10,8 +10,9 @@ use serde::{Deserialize, Deserializer};
 use super::{
     Problem,
     forward::Forward,
+    interface::RouterInterface,
     name_or_table::{self, NameOrTable},
-    router::{RouterInterface, TunnelConfig},
+    router::TunnelConfig,
     value::{Endpoint, InterfaceName, MacAddress},
 };
 
