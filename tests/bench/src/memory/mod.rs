@@ -26,6 +26,8 @@ const RELAY: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 1);
 const TARGET_MB: f64 = 40.0;
 /// How much each idle tunnel may take of it, in bytes, with all that is kept for it.
 const TARGET_TUNNEL: f64 = 512.0;
+/// After so long without joins its tunnels are idle.
+const IDLE: Duration = Duration::from_secs(5);
 /// How long the daemon may need for the last joins.
 const SETTLE: Duration = Duration::from_secs(60);
 
@@ -64,6 +66,8 @@ pub(crate) fn measure(program: &Path, report: &mut Report, bar: &ProgressBar) ->
     bar.set_message("waiting until the router shows them all");
     let groups = router.wait_members(wanted, SETTLE, clock)?;
     let filled_in_s = (clock.now() - start).as_secs_f64();
+    // Tunnels are idle when the router has looked once more at what was written.
+    std::thread::sleep(IDLE);
     let full = router.process().memory()?;
     report.memory.push(MemoryRow {
         engine,

@@ -32,6 +32,8 @@ pub(super) struct Mapped<V: Pod> {
 struct Part {
     start: NonNull<AtomicU64>,
     len: usize,
+    /// Whether something was written since it was last looked.
+    written: bool,
 }
 
 // SAFETY: nothing about the memory is of one thread.
@@ -48,7 +50,7 @@ impl Part {
             return Err(io::Error::last_os_error());
         }
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Self { start, len })
+        Ok(Self { start, len, written: false })
     }
 
     /// The words of the value that begins at this byte.
@@ -104,9 +106,19 @@ impl<V: Pod> Mapped<V> {
         // SAFETY: plain data without padding is words, if it has their size and alignment.
         let words = unsafe { std::slice::from_raw_parts(value.cast::<u64>(), size_of::<V>() / WORD) };
         fence(Ordering::Release);
-        let to = self.part(part).map_err(KernelError::call(name))?.words::<V>(byte);
+        let part = self.part(part).map_err(KernelError::call(name))?;
+        part.written = true;
+        let to = part.words::<V>(byte);
         to.iter().zip(words).for_each(|(to, word)| to.store(*word, Ordering::Relaxed));
         Ok(())
+    }
+
+    /// Gives up the parts to which nothing was written since the last time: they would only count as memory of the
+    /// process.
+    pub(super) fn give_up_idle(&mut self) {
+        for place in &mut self.parts {
+            drop(place.take_if(|part| !std::mem::take(&mut part.written)));
+        }
     }
 
     const fn place(index: u32) -> (usize, usize) {
@@ -114,7 +126,7 @@ impl<V: Pod> Mapped<V> {
         (index / Self::OF_PART, index % Self::OF_PART * size_of::<V>())
     }
 
-    fn part(&mut self, number: usize) -> io::Result<&Part> {
+    fn part(&mut self, number: usize) -> io::Result<&mut Part> {
         if self.parts.len() <= number {
             self.parts.resize_with(number + 1, || None);
         }
@@ -125,6 +137,6 @@ impl<V: Pod> Mapped<V> {
             let len = PART.min(all - number * PART);
             *place = Some(Part::map(self.array.map(), number, len)?);
         }
-        place.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+        place.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }

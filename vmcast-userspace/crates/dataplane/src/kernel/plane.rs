@@ -309,6 +309,7 @@ impl Dataplane for KernelPlane {
     fn refresh(&mut self) -> Result<(), RefreshError> {
         self.left.take_if(|(until, _)| *until <= now_ns());
         self.reassembly.no_way = false;
+        self.maps.give_up_idle();
         self.bound_credits();
         let failed = |failure: Failure| RefreshError { source: failure.text().into() };
         self.try_relays_again().map_err(failed)?;

@@ -127,6 +127,12 @@ impl KernelMaps {
         })
     }
 
+    /// Gives up what is mapped of arrays to which nothing was written since the last time.
+    pub(super) fn give_up_idle(&mut self) {
+        self.members.give_up_idle();
+        self.tables.give_up_idle();
+    }
+
     /// What stands in the line of a table; nothing if it is new.
     fn line(&self, table: u32) -> Result<TableLine, KernelError> {
         let line = self.tables.get(maps::table_place(table))?;
