@@ -52,9 +52,9 @@ pub enum DropReason {
     /// One copy that would have to be sent in fragments, beyond the rate at which that is done; or one packet,
     /// for all its members whose links do not take it whole.
     OversizeLimited = 18,
-    /// A packet to a tunnel that came in fragments and was put together by the host, but not taken in from there: more
-    /// came at once than wait for that, or there was no way.
-    NotReassembled = 19,
+    /// More came at once than waits for this process: frames of an interface that it taps, whatever they carried, or
+    /// packets to a tunnel that came in fragments and were put together by the host; or there was no way for those.
+    Overrun = 19,
 }
 
 impl DropReason {
@@ -79,7 +79,7 @@ impl DropReason {
         Self::Congestion,
         Self::NotConvertible,
         Self::OversizeLimited,
-        Self::NotReassembled,
+        Self::Overrun,
     ];
 
     /// The metric label, in snake case.
@@ -105,7 +105,7 @@ impl DropReason {
             Self::Congestion => "congestion",
             Self::NotConvertible => "not_convertible",
             Self::OversizeLimited => "oversize_limited",
-            Self::NotReassembled => "not_reassembled",
+            Self::Overrun => "overrun",
         }
     }
 
@@ -134,7 +134,7 @@ impl DropReason {
             | Self::MemberGone
             | Self::SameInterface
             | Self::Congestion
-            | Self::NotReassembled => false,
+            | Self::Overrun => false,
         }
     }
 

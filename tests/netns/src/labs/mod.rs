@@ -56,6 +56,7 @@ mod small;
 mod sources;
 mod stated;
 mod stream;
+mod tagged;
 mod tokens;
 mod too_big;
 mod ttl;
@@ -116,6 +117,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         policy::trials(),
         by_identity::trials(),
         priority::trials(),
+        tagged::trials(),
         tokens::trials(),
         too_big::trials(),
         shaken::trials(),

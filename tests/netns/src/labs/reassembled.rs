@@ -320,7 +320,7 @@ fn sort(frames: Vec<Vec<u8>>, came: &mut BTreeMap<u64, Vec<Vec<u8>>>) -> Outcome
     Ok(())
 }
 
-// proves house rule 3 for `not_reassembled`: more comes than waits for a process that gets no turn
+// proves house rule 3 for `overrun`: more comes than waits for a process that gets no turn
 fn overrun(bed: &mut Bed) -> Outcome {
     const MANY: u64 = 3_000;
     let tunnel = Tunnel::gre(false);
@@ -349,7 +349,7 @@ fn overrun(bed: &mut Bed) -> Outcome {
         sent += 1;
         sort(wire.drain(), &mut came)?;
         let stats = net.router.ask(&["stats"]).unwrap_or_default();
-        let lost = stats["drops"]["not_reassembled"].as_u64().unwrap_or(0);
+        let lost = stats["drops"]["overrun"].as_u64().unwrap_or(0);
         Ok(lost > 0 && lost + came.len() as u64 == sent)
     })
     .map_err(|failed| {

@@ -50,7 +50,7 @@ pub const fn provoked_by_packets(reason: DropReason) -> bool {
         | DropReason::KernelRefused
         | DropReason::DeviceRefused
         | DropReason::OversizeLimited
-        | DropReason::NotReassembled => false,
+        | DropReason::Overrun => false,
     }
 }
 

@@ -70,7 +70,7 @@ impl Reassembly {
     pub(super) fn count(&self, counters: &mut Counters) {
         counters.reassembled += self.passed;
         if self.lost > 0 {
-            *counters.drops.entry(DropReason::NotReassembled).or_default() += self.lost;
+            *counters.drops.entry(DropReason::Overrun).or_default() += self.lost;
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use vmcast_common::{
     checksum,
-    hdr::{eth, ipv4, udp},
+    hdr::{ip, ipv4, ipv6, link, udp},
 };
 
 /// Length of the `virtio_net_hdr` that comes in front of each frame, in bytes.
@@ -39,8 +39,13 @@ impl Offload {
         }
     }
 
+    /// The same of the frame with one more tag in front of what the numbers speak of.
+    pub(super) const fn behind_tag(self) -> Self {
+        Self { checksum_start: self.checksum_start.saturating_add(link::TAG_LEN as u16), ..self }
+    }
+
     /// Hands the frames that a wire would have carried to `each`. What is neither whole nor made of
-    /// UDP segments over IPv4 is none of ours, and left out.
+    /// UDP segments is none of ours, and left out.
     pub(super) fn undo(self, frame: &mut [u8], scratch: &mut Vec<u8>, mut each: impl FnMut(&[u8])) {
         match self.gso_type {
             GSO_NONE => {
@@ -70,30 +75,39 @@ impl Offload {
 
 /// Cuts a datagram of several segments into datagrams of its own.
 fn segments(frame: &[u8], segment: usize, scratch: &mut Vec<u8>, mut each: impl FnMut(&[u8])) {
-    let Ok(ip) = ipv4::View::parse(frame, eth::LEN) else {
+    let Some((start, is_ipv6)) = link::View::parse(frame).map(|link| (link.packet, link.is_ipv6)) else {
         return;
     };
-    let udp_offset = eth::LEN + ip.header_len;
+    let Some(ip) = ip::View::parse(frame, start, is_ipv6) else {
+        return;
+    };
+    let udp_offset = start + ip.header_len;
     let payload = udp_offset + udp::LEN;
-    let end = eth::LEN + ip.total_len;
-    if ip.protocol != ipv4::PROTO_UDP || segment == 0 || payload > end {
+    let end = start + ip.total_len;
+    if ip.protocol != ip::PROTO_UDP || segment == 0 || payload > end || end > frame.len() {
         return;
     }
-    let identification = u16::from_be_bytes([frame[eth::LEN + 4], frame[eth::LEN + 5]]);
+    let word = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
     for (index, part) in frame[payload..end].chunks(segment).enumerate() {
         scratch.clear();
         scratch.extend_from_slice(&frame[..payload]);
         scratch.extend_from_slice(part);
         let datagram_len = (udp::LEN + part.len()) as u16;
-        let total_len = ip.header_len as u16 + datagram_len;
 
-        let header = &mut scratch[eth::LEN..udp_offset];
-        header[2..4].copy_from_slice(&total_len.to_be_bytes());
-        header[4..6].copy_from_slice(&identification.wrapping_add(index as u16).to_be_bytes());
-        header[10..12].fill(0);
-        let header_checksum = checksum::fold(sum(header));
-        header[10..12].copy_from_slice(&header_checksum.to_be_bytes());
-        let addresses = sum(&header[12..20]);
+        let header = &mut scratch[start..udp_offset];
+        let addresses = if is_ipv6 {
+            let after_fixed = (ip.header_len - ipv6::LEN) as u16;
+            header[4..6].copy_from_slice(&(after_fixed + datagram_len).to_be_bytes());
+            sum(&header[8..ipv6::LEN])
+        } else {
+            let total_len = ip.header_len as u16 + datagram_len;
+            header[2..4].copy_from_slice(&total_len.to_be_bytes());
+            header[4..6].copy_from_slice(&word(start + 4).wrapping_add(index as u16).to_be_bytes());
+            header[10..12].fill(0);
+            let header_checksum = checksum::fold(sum(header));
+            header[10..12].copy_from_slice(&header_checksum.to_be_bytes());
+            sum(&header[12..20])
+        };
 
         let datagram = &mut scratch[udp_offset..];
         datagram[4..6].copy_from_slice(&datagram_len.to_be_bytes());
@@ -119,7 +133,7 @@ fn sum(bytes: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+    use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
     use proptest::prelude::*;
 
     use super::*;
@@ -187,12 +201,40 @@ mod tests {
             prop_assert_eq!(frames.len(), parts.len());
             for (frame, part) in frames.iter().zip(parts) {
                 let sliced = SlicedPacket::from_ethernet(frame).unwrap();
-                let Some(etherparse::NetSlice::Ipv4(ip)) = &sliced.net else { panic!("not IPv4") };
+                let Some(NetSlice::Ipv4(ip)) = &sliced.net else { panic!("not IPv4") };
                 let header = ip.header().to_header();
                 prop_assert_eq!(header.header_checksum, header.calc_header_checksum());
                 let Some(TransportSlice::Udp(udp)) = sliced.transport else { panic!("not UDP") };
                 prop_assert_eq!(udp.payload(), part);
                 let right = udp.to_header().calc_checksum_ipv4(&header, part).unwrap();
+                prop_assert_eq!(udp.checksum(), right);
+            }
+        }
+
+        #[test]
+        fn so_do_those_of_ipv6_behind_tags(
+            payload in proptest::collection::vec(any::<u8>(), 1..2000),
+            segment in 1u16..700,
+        ) {
+            let group = [0xff, 0x3e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x80, 0, 0, 1];
+            let mut merged = Vec::new();
+            PacketBuilder::ethernet2([2; 6], [0x33, 0x33, 0x80, 0, 0, 1])
+                .double_vlan(7.try_into().unwrap(), 9.try_into().unwrap())
+                .ipv6([0x20; 16], group, 16)
+                .udp(5004, 5006)
+                .write(&mut merged, &payload)
+                .unwrap();
+            let offload = Offload { gso_type: GSO_UDP_SEGMENTS, gso_size: segment, ..Offload::default() };
+            let frames = undone(offload, merged);
+            let parts: Vec<_> = payload.chunks(segment.into()).collect();
+            prop_assert_eq!(frames.len(), parts.len());
+            for (frame, part) in frames.iter().zip(parts) {
+                let sliced = SlicedPacket::from_ethernet(frame).unwrap();
+                prop_assert_eq!(sliced.link_exts.len(), 2);
+                let Some(NetSlice::Ipv6(ip)) = &sliced.net else { panic!("not IPv6") };
+                let Some(TransportSlice::Udp(udp)) = sliced.transport else { panic!("not UDP") };
+                prop_assert_eq!(udp.payload(), part);
+                let right = udp.to_header().calc_checksum_ipv6(&ip.header().to_header(), part).unwrap();
                 prop_assert_eq!(udp.checksum(), right);
             }
         }

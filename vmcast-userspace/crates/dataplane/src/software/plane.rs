@@ -36,8 +36,8 @@ const BATCHES_PER_TURN: usize = 8;
 /// A data plane made of packet sockets and one thread, which ends when the plane is dropped.
 ///
 /// It taps and does not take away: the host sees every packet too, AMT data on its socket included.
-/// Frames with a VLAN tag and frames for other hosts are left alone. Super-packets of UDP segments
-/// are cut up first, and checksums that a device was to fill in are filled in.
+/// Frames for other hosts are left alone. Super-packets of UDP segments are cut up first, and checksums that a
+/// device was to fill in are filled in.
 ///
 /// Sockets are opened in the network namespace of the thread that calls [`Plane::new`] and
 /// [`Dataplane::apply`]; it must be the same.
@@ -310,10 +310,11 @@ impl Worker {
         let Some(receiver) = receivers.get(&ifindex) else {
             return;
         };
+        let mut is_behind = false;
         for _ in 0..BATCHES_PER_TURN {
             match receiver.receive(batch) {
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // A packet merged in a way that cannot be told to us; the kernel has thrown it away.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                     lock(core).count_lost(DropReason::KernelRefused, 1);
@@ -321,7 +322,7 @@ impl Worker {
                 }
                 Err(error) => {
                     tracing::debug!(ifindex = ifindex.0, %error, "nothing can be received at present");
-                    return;
+                    break;
                 }
             }
             let now_ns = now_ns();
@@ -341,8 +342,13 @@ impl Worker {
                 lock(core).count_lost(DropReason::DeviceRefused, refused);
             }
             if !batch.is_full() {
-                return;
+                break;
             }
+            is_behind = true;
+        }
+        // What overflowed was before frames that waited.
+        if is_behind {
+            lock(core).count_lost(DropReason::Overrun, receiver.take_lost());
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
-use vmcast_common::fib::IfIndex;
+use vmcast_common::{fib::IfIndex, hdr::link};
 
 use super::offload::{HEADER_LEN, Offload};
 
@@ -88,11 +88,30 @@ impl Receiver {
             *meta = Meta {
                 len: message.msg_len as usize,
                 ours: (slot.0.sll_pkttype != libc::PACKET_OTHERHOST)
-                    && (slot.0.sll_pkttype != libc::PACKET_OUTGOING)
-                    && !has_vlan_tag(&message.msg_hdr),
+                    && (slot.0.sll_pkttype != libc::PACKET_OUTGOING),
+                tag: vlan_tag(&message.msg_hdr),
             };
         }
         Ok(batch.len)
+    }
+}
+
+impl Receiver {
+    /// How many frames had no room in the socket's buffer since this was asked last.
+    pub(super) fn take_lost(&self) -> u64 {
+        let mut stats = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+        let mut len = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+        // SAFETY: the pointers are to values of these sizes, which outlive the call.
+        let asked = unsafe {
+            libc::getsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                from_mut(&mut stats).cast(),
+                &raw mut len,
+            )
+        };
+        if asked == 0 { stats.tp_drops.into() } else { 0 }
     }
 }
 
@@ -167,8 +186,10 @@ pub(super) struct Batch {
 #[derive(Clone, Copy, Debug, Default)]
 struct Meta {
     len: usize,
-    /// Whether it came in untagged and not for another host.
+    /// Whether it came in, and not for another host.
     ours: bool,
+    /// The outermost tag, which the kernel takes out of a frame.
+    tag: Option<[u8; link::TAG_LEN]>,
 }
 
 impl Batch {
@@ -188,29 +209,46 @@ impl Batch {
     pub(super) fn frames(&mut self) -> impl Iterator<Item = (Offload, &mut [u8])> {
         self.buffers.iter_mut().zip(&self.meta).take(self.len).filter(|(_, meta)| meta.ours).filter_map(
             |(buffer, meta)| {
-                let (header, frame) = buffer.get_mut(..meta.len)?.split_first_chunk_mut::<HEADER_LEN>()?;
-                Some((Offload::from_bytes(header), frame))
+                let (buffer, tag) = (buffer.get_mut(..meta.len)?, meta.tag);
+                let offload = Offload::from_bytes(buffer.first_chunk::<HEADER_LEN>()?);
+                match tag {
+                    None => Some((offload, &mut buffer[HEADER_LEN..])),
+                    Some(tag) => Some((offload.behind_tag(), put_back(buffer, tag)?)),
+                }
             },
         )
     }
 }
 
-/// Whether the frame came with a VLAN tag, which the kernel takes out of it.
-fn has_vlan_tag(message: &libc::msghdr) -> bool {
+/// The frame in a buffer with its outermost tag, for which there is room in the header before it.
+fn put_back(buffer: &mut [u8], tag: [u8; link::TAG_LEN]) -> Option<&mut [u8]> {
+    const ADDRESSES: usize = 12;
+    let frame = buffer.get_mut(HEADER_LEN - link::TAG_LEN..)?;
+    let addresses = *frame.get(link::TAG_LEN..)?.first_chunk::<ADDRESSES>()?;
+    frame[..ADDRESSES].copy_from_slice(&addresses);
+    frame[ADDRESSES..ADDRESSES + link::TAG_LEN].copy_from_slice(&tag);
+    Some(frame)
+}
+
+/// The outermost tag of a frame as it was on the wire (IEEE 802.1Q §9.5); `None` if it has none.
+fn vlan_tag(message: &libc::msghdr) -> Option<[u8; link::TAG_LEN]> {
     // SAFETY: the kernel filled the control buffer of `message`, which is aligned for its headers.
-    let header = unsafe { libc::CMSG_FIRSTHDR(message).as_ref() };
-    let Some(header) = header else {
-        return false;
-    };
+    let header = unsafe { libc::CMSG_FIRSTHDR(message).as_ref() }?;
     let wanted = size_of::<libc::tpacket_auxdata>();
     if (header.cmsg_level, header.cmsg_type) != (libc::SOL_PACKET, libc::PACKET_AUXDATA)
         || header.cmsg_len < wanted
     {
-        return false;
+        return None;
     }
     // SAFETY: the message holds a `tpacket_auxdata`, whose length was checked.
     let data = unsafe { libc::CMSG_DATA(header).cast::<libc::tpacket_auxdata>().read_unaligned() };
-    data.tp_status & libc::TP_STATUS_VLAN_VALID != 0
+    if data.tp_status & libc::TP_STATUS_VLAN_VALID == 0 {
+        return None;
+    }
+    let is_told = data.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
+    let [p, q] = if is_told { data.tp_vlan_tpid } else { link::TYPE_DOT1Q }.to_be_bytes();
+    let [t, u] = data.tp_vlan_tci.to_be_bytes();
+    Some([p, q, t, u])
 }
 
 fn address(ifindex: IfIndex, protocol: u16) -> SockAddr {
