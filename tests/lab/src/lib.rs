@@ -10,6 +10,7 @@
 pub mod clock;
 pub mod error;
 pub mod judge;
+pub mod mroute;
 pub mod netns;
 pub mod roles;
 pub mod scenario;

@@ -1,15 +1,20 @@
 //! Who else on this host listens to groups: what XDP takes from an interface never comes to them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// How many memberships of sockets each interface has of each group, our own among them; groups of the link
-/// alone, which are never forwarded, not among them.
+/// Who listens on each interface.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Listeners(BTreeMap<String, BTreeMap<IpAddr, usize>>);
+pub(crate) struct Listeners {
+    /// How many memberships of sockets there are of each group, our own among them; groups of the link alone, which
+    /// are never forwarded, not among them.
+    memberships: BTreeMap<String, BTreeMap<IpAddr, usize>>,
+    /// Interfaces on which the kernel forwards multicast for a routing daemon, which needs no membership for that.
+    routed: BTreeSet<String>,
+}
 
 impl Listeners {
     /// Reads the kernel's lists, of the calling thread's network namespace.
@@ -24,14 +29,20 @@ impl Listeners {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
+        for interfaces in ["/proc/thread-self/net/ip_mr_vif", "/proc/thread-self/net/ip6_mr_vif"] {
+            // A kernel that does not forward multicast has none.
+            if let Ok(text) = fs::read_to_string(interfaces) {
+                listeners.add_routed(&text);
+            }
+        }
         Ok(listeners)
     }
 
     /// Whether somebody beside us listens on an interface, where `ours` is how many memberships we hold of a
     /// group there.
     pub(crate) fn any_beside(&self, interface: &str, ours: impl Fn(IpAddr) -> usize) -> bool {
-        let groups = self.0.get(interface).into_iter().flatten();
-        groups.into_iter().any(|(group, users)| *users > ours(*group))
+        let mut groups = self.memberships.get(interface).into_iter().flatten();
+        self.routed.contains(interface) || groups.any(|(group, users)| *users > ours(*group))
     }
 
     fn note(&mut self, interface: &str, group: IpAddr, users: usize) {
@@ -41,7 +52,7 @@ impl Listeners {
             IpAddr::V6(group) => group.octets()[1] & 0xf <= 2,
         };
         if !of_the_link {
-            self.0.entry(interface.to_owned()).or_default().insert(group, users);
+            self.memberships.entry(interface.to_owned()).or_default().insert(group, users);
         }
     }
 
@@ -61,6 +72,12 @@ impl Listeners {
                 interface = words.nth(1).unwrap_or_default();
             }
         }
+    }
+
+    /// `/proc/net/ip_mr_vif`: below a heading a line for each interface, whose name comes second.
+    fn add_routed(&mut self, text: &str) {
+        let names = text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1));
+        self.routed.extend(names.map(str::to_owned));
     }
 
     /// `/proc/net/igmp6`: a line for each interface and group.
@@ -104,10 +121,22 @@ mod tests {
     }
 
     #[test]
+    fn a_routing_daemon_listens_wherever_it_forwards() {
+        let mut listeners = Listeners::default();
+        listeners.add_routed(
+            "Interface      BytesIn  PktsIn  BytesOut PktsOut Flags Local    Remote\n \
+             0 eth0              0       0         0       0 00000 0100010A 00000000\n \
+             1 pimreg            0       0         0       0 00004 0100010A 00000000\n",
+        );
+        assert!(listeners.any_beside("eth0", |_| usize::MAX) && !listeners.any_beside("eth1", |_| 0));
+    }
+
+    #[test]
     fn lines_of_another_form_are_passed_over() {
         let mut listeners = Listeners::default();
         listeners.add_v4("\n\t\nx\n\tzz 1\n\t00\n");
         listeners.add_v6("\n1\n1 eth0 xyz 1\n");
+        listeners.add_routed("\n\n1\n");
         assert_eq!(listeners, Listeners::default());
     }
 }

@@ -3,7 +3,11 @@
 //! at at TC, which shares; the members behind other interfaces are served at XDP all the same.
 
 use libtest_mimic::{Failed, Trial};
-use vmcast_lab::roles::{Role, wait_ready};
+use nix::net::if_::if_nametoindex;
+use vmcast_lab::{
+    mroute::MulticastRouter,
+    roles::{Role, wait_ready},
+};
 
 use super::{
     bed::{Bed, Outcome, ensure, trial},
@@ -20,6 +24,10 @@ pub(super) fn trials() -> Vec<Trial> {
         trial(
             "a host behind the bridge that the source is behind gets the stream, and an agent too",
             bridge_port,
+        ),
+        trial(
+            "a kernel that forwards multicast itself and an agent both get the stream, until it does no more",
+            routed,
         ),
         trial("an interface is served at TC because its table says so", asked_for),
     ]
@@ -75,6 +83,29 @@ fn application(bed: &mut Bed) -> Outcome {
     all_get(bed, &small, &[&fresh])?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())
+}
+
+/// The kernel of the VMR forwards the stream to the second client, as for smcroute or pimd.
+fn routed(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    let router = router_on(bed, &small, "")?;
+    attached(bed, &router, "src0", "xdp")?;
+    let kernel = small.vmr.enter(|| {
+        let interfaces = ["src0", "acc2"].map(|name| if_nametoindex(name).unwrap_or(0));
+        let kernel = MulticastRouter::open(&interfaces)?;
+        kernel.add(SOURCE, STREAM.group, 1).map(|()| kernel)
+    })??;
+    attached(bed, &router, "src0", "tc")?;
+    let _agent = agent(bed, &small)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    let beside = Listener::join(small.client(2), STREAM, None)?;
+    all_get(bed, &small, &[&beside, &listener])?;
+    attached(bed, &router, "acc1", "xdp")?;
+
+    drop(kernel);
+    attached(bed, &router, "src0", "xdp")?;
+    let fresh = Listener::join(small.client(1), STREAM, None)?;
+    all_get(bed, &small, &[&fresh])
 }
 
 /// The second client is a host on the source's own network, behind a bridge of the VMR.
