@@ -20,6 +20,12 @@ impl Summary {
             count: sorted.len(),
         })
     }
+
+    /// The same in another unit.
+    pub(crate) fn scaled(self, by: f64) -> Self {
+        let Self { median, least, most, count } = self;
+        Self { median: median * by, least: least * by, most: most * by, count }
+    }
 }
 
 /// The smallest measured value that at least `percent` of all do not exceed; `None` without any.

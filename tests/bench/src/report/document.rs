@@ -56,7 +56,8 @@ const METHOD: &str = "\
   time starts when they should have been sent, so waiting counts. Sender, hop and far end share one core. *Added* is
   what is beyond the cable alone under the same share of its own load, round by round.
 - **Holding a core.** Tracepoints say when a softirq that receives begins and ends, and when the turn of a device in it
-  (its share of a NAPI poll) ends. One packet at a time; the longest of a round, the median of the rounds.
+  (its share of a NAPI poll) ends. One packet at a time. The targets judge the longest of all rounds; beside it stands the
+  median of what was the longest in each. Whatever stops a virtual core meanwhile counts, the kernel's ipmr shows how much.
 - **Kernel memory.** The growth of `SUnreclaim`, `VmallocUsed` and `Percpu` with very many more entries in each
   round, the median of the rounds, and an entry's share of tables that are allocated as a whole.
 - **Joins.** From `setsockopt` to the first packet, for a group that nobody has joined yet and whose stream flows.

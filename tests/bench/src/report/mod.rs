@@ -98,10 +98,12 @@ pub(crate) struct HoldRow {
     pub(crate) engine: String,
     pub(crate) members: usize,
     pub(crate) packets: u64,
-    /// The longest softirq in microseconds; the median of the rounds.
+    /// The longest softirq of a round in microseconds; the median of the rounds, and the longest of all.
     pub(crate) softirq_us: f64,
-    /// The longest turn of one device in it.
+    pub(crate) softirq_most_us: f64,
+    /// The longest turn of one device in it, in the same way.
     pub(crate) poll_us: f64,
+    pub(crate) poll_most_us: f64,
     pub(crate) rounds: usize,
     pub(crate) delivered: u64,
     pub(crate) expected: u64,

@@ -121,13 +121,24 @@ impl Report {
                 row.members.to_string(),
                 row.packets.to_string(),
                 format!("{:.0}", row.softirq_us),
+                format!("{:.0}", row.softirq_most_us),
                 format!("{:.0}", row.poll_us),
+                format!("{:.0}", row.poll_most_us),
                 delivered(row.delivered, row.expected),
             ]
         });
         Cells {
             title: "How long one packet holds a core, µs",
-            header: vec!["engine", "members", "packets", "softirq", "one device's turn", "delivered"],
+            header: vec![
+                "engine",
+                "members",
+                "packets",
+                "softirq, median",
+                "longest",
+                "one device's turn, median",
+                "longest",
+                "delivered",
+            ],
             rows: rows.collect(),
         }
     }
