@@ -54,7 +54,10 @@ const METHOD: &str = "\
   conversion alone left out, about 0.8 times as large at XDP and 1.1 times at TC.
 - **Latency.** Packets arrive at random moments (Poisson), at 10 % and 90 % of what the same chain takes at most. Their
   time starts when they should have been sent, so waiting counts. Sender, hop and far end share one core. *Added* is
-  what is beyond the cable alone under the same share of its own load, round by round.
+  what is beyond the cable alone under the same share of its own load, round by round. At 90 % of capacity a core
+  that was stopped for a moment has a queue to work off, and the p99 of the cable alone may be the longer one: the hop
+  seems to add less than nothing. In a round where the plane does, its ratio is 0, where the kernel's ipmr does, it is
+  infinite (*inf*), where both do, the round says nothing. *Remarks* say of each ratio how many rounds were like that.
 - **Holding a core.** Tracepoints say when a softirq that receives begins and ends, and when the turn of a device in it
   (its share of a NAPI poll) ends. One packet at a time. The targets judge the longest of all rounds; beside it stands the
   median of what was the longest in each. Whatever stops a virtual core meanwhile counts, the kernel's ipmr shows how much.

@@ -86,6 +86,9 @@ pub(crate) struct LatencyRow {
     /// The same beyond the cable alone under the same load, round by round; medians.
     pub(crate) added_p50_us: f64,
     pub(crate) added_p99_us: f64,
+    /// Least and most of the rounds.
+    pub(crate) added_p99_least_us: f64,
+    pub(crate) added_p99_most_us: f64,
     pub(crate) added_p999_us: f64,
     pub(crate) rounds: usize,
     pub(crate) delivered: u64,

@@ -90,8 +90,10 @@ impl Report {
                 format!("{:.0}", row.packets_per_s),
             ];
             let under_way = [row.p50_us, row.p99_us, row.p999_us];
-            let added = [row.added_p50_us, row.added_p99_us, row.added_p999_us];
-            cells.extend(under_way.into_iter().chain(added).map(|value| format!("{value:.2}")));
+            cells.extend(under_way.into_iter().chain([row.added_p50_us]).map(|value| format!("{value:.2}")));
+            let [middle, least, most] = [row.added_p99_us, row.added_p99_least_us, row.added_p99_most_us];
+            cells.push(format!("{middle:.2} ({least:.2} … {most:.2})"));
+            cells.push(format!("{:.2}", row.added_p999_us));
             cells.push(delivered(row.delivered, row.expected));
             cells
         });
