@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 
 use super::{
     engine::{Engine, Receiver, Run},
-    plan::{Contest, Effort, Entry, Id, Target},
+    plan::{Contest, Effort, Entry, Id, Rounds, Target},
 };
 use crate::{
     kernel::{layout::mark, sink::Sink},
@@ -127,11 +127,12 @@ pub(super) fn hold(
     bar.inc(1);
     let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); contest.entries.len()];
     let mut order: Vec<usize> = (0..contest.entries.len()).collect();
-    for round in 1..=effort.rounds {
-        bar.set_message(format!("{}: round {round} of {}", contest.title, effort.rounds));
+    let Rounds { count, length } = effort.rounds_of(contest);
+    for round in 1..=count {
+        bar.set_message(format!("{}: round {round} of {count}", contest.title));
         for entry in &order {
             vmcast_lab::signals::check()?;
-            rounds[*entry].push(rig.measure(&contest.entries[*entry], &receivers[*entry], effort.round)?);
+            rounds[*entry].push(rig.measure(&contest.entries[*entry], &receivers[*entry], length)?);
         }
         // There and back: nobody is always the one behind another.
         order.reverse();

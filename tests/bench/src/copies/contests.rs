@@ -4,7 +4,7 @@
 use super::{
     case::{Case, Output},
     ipmr::MAX_OUTPUTS,
-    plan::{Contest, Entry, Id, Target},
+    plan::{Contest, Entry, Id, Pace, Target},
     plane::Kind,
 };
 use crate::report::Bound;
@@ -22,6 +22,9 @@ const MANY: usize = 10_000;
 pub(crate) const GROUP_MEMBERS: usize = 16;
 const SOME_GROUPS: u32 = 64;
 const MANY_GROUPS: u32 = 4_096;
+/// Fan-outs of other groups, and how many of them there are.
+const OTHER_GROUPS: [(usize, u32); 4] =
+    [(1, MANY_GROUPS), (8, MANY_GROUPS), (SITE, SOME_GROUPS), (1_000, SOME_GROUPS)];
 
 /// Those with the rows that matter most.
 pub(super) fn quick() -> Vec<Contest> {
@@ -52,7 +55,7 @@ pub(super) fn full() -> Vec<Contest> {
     contests.push(statistics_at_tc());
     contests.extend(payloads.map(|payload| many_members(&planes, payload)));
     contests.extend(payloads.map(|payload| many_groups(&planes, &[1, SOME_GROUPS, MANY_GROUPS], payload)));
-    contests.push(groups_of_other_sizes());
+    contests.extend(OTHER_GROUPS.map(|(members, groups)| groups_of_another_size(members, groups)));
     let engines = [Id::XDP, Id::TOUCHED, Id::Ipmr, Id::FLOOR, Id::TC, Id::SOFTWARE];
     contests.extend(
         [(MAX_OUTPUTS, MEDIA), (MAX_OUTPUTS, SMALL), (8, MEDIA)]
@@ -127,6 +130,7 @@ fn fan_out(members: usize, payload: usize, peers: &[Id]) -> Contest {
         entries: engines.into_iter().map(|engine| entry(engine, case)).collect(),
         targets,
         unlisted: Vec::new(),
+        pace: Pace::Usual,
     }
 }
 
@@ -152,6 +156,7 @@ fn statistics_at_tc() -> Contest {
         entries: vec![on, entry(Id::Plane(Kind::TcUncounted), case)],
         targets: vec![statistics(Kind::Tc, Kind::TcUncounted, case)],
         unlisted: vec![on],
+        pace: Pace::Usual,
     }
 }
 
@@ -180,6 +185,7 @@ fn many_members(planes: &[Kind], payload: usize) -> Contest {
         targets: targets.collect(),
         entries,
         unlisted,
+        pace: Pace::Usual,
     }
 }
 
@@ -189,36 +195,44 @@ fn many_groups(planes: &[Kind], groups: &[u32], payload: usize) -> Contest {
     let engines = with_floors(planes);
     let entries =
         engines.iter().flat_map(|engine| groups.iter().map(|groups| entry(*engine, case(*groups)))).collect();
-    let (one, many) = (case(1), case(MANY_GROUPS));
-    let targets = planes.iter().map(|plane| Target {
-        name: format!(
-            "{}, throughput with {MANY_GROUPS} groups of {GROUP_MEMBERS} ÷ with 1, {payload} bytes",
-            plane.label()
-        ),
-        over: entry(Id::Plane(*plane), many),
-        under: entry(Id::Plane(*plane), one),
-        bound: Bound::AtLeast(0.8),
-        stretch: None,
-        limit: floor_of(Id::Plane(*plane)).map(|floor| (entry(floor, many), entry(floor, one))),
-    });
+    let targets = planes.iter().map(|plane| as_many_groups(*plane, case(MANY_GROUPS)));
     Contest {
         title: format!("copies of {MANY_GROUPS} groups, {payload} bytes"),
         targets: targets.collect(),
         entries,
         unlisted: Vec::new(),
+        pace: Pace::Usual,
     }
 }
 
-/// Groups with less and with more members.
-fn groups_of_other_sizes() -> Contest {
-    let cases = [(1, MANY_GROUPS), (8, MANY_GROUPS), (SITE, SOME_GROUPS), (1_000, SOME_GROUPS)];
-    let cases = cases.map(|(members, groups)| unicast(members, groups, MEDIA));
-    let engines = [Id::XDP, Id::TC, Id::TOUCHED];
+/// The throughput of many groups against that of one, with the same copies.
+fn as_many_groups(plane: Kind, many: Case) -> Target {
+    let (plane_id, one) = (Id::Plane(plane), Case { groups: 1, ..many });
+    let Case { members, groups, payload, .. } = many;
+    Target {
+        name: format!(
+            "{}, throughput with {groups} groups of {members} ÷ with 1, {payload} bytes",
+            plane.label()
+        ),
+        over: entry(plane_id, many),
+        under: entry(plane_id, one),
+        bound: Bound::AtLeast(0.8),
+        stretch: None,
+        limit: floor_of(plane_id).map(|floor| (entry(floor, many), entry(floor, one))),
+    }
+}
+
+/// Groups with less or with more members, and one of them in the same rounds.
+fn groups_of_another_size(members: usize, groups: u32) -> Contest {
+    let (one, many) = (unicast(members, 1, MEDIA), unicast(members, groups, MEDIA));
+    let planes = [Kind::Xdp, Kind::Tc];
+    let engines = with_floors(&planes);
     Contest {
-        title: "copies of groups with other fan-outs".to_owned(),
-        entries: cases.into_iter().flat_map(|case| engines.map(|engine| entry(engine, case))).collect(),
-        targets: Vec::new(),
-        unlisted: Vec::new(),
+        title: format!("copies of {groups} groups of {members}, {MEDIA} bytes"),
+        entries: engines.iter().flat_map(|engine| [entry(*engine, one), entry(*engine, many)]).collect(),
+        targets: planes.map(|plane| as_many_groups(plane, many)).into(),
+        unlisted: engines.iter().map(|engine| entry(*engine, one)).collect(),
+        pace: Pace::Few,
     }
 }
 
@@ -244,5 +258,6 @@ fn native(engines: &[Id], outputs: usize, payload: usize) -> Contest {
         entries: engines.iter().map(|engine| entry(*engine, case)).collect(),
         targets,
         unlisted: Vec::new(),
+        pace: Pace::Usual,
     }
 }

@@ -58,17 +58,37 @@ pub(super) struct Contest {
     pub(super) targets: Vec<Target>,
     /// Entries that others have rows of already.
     pub(super) unlisted: Vec<Entry>,
+    pub(super) pace: Pace,
+}
+
+/// How the rounds of a contest are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// As the effort has it.
+    Usual,
+    /// As few as a median asks for: the contest has very many copies to look at.
+    Few,
+}
+
+/// How many rounds, and how long they are at least.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rounds {
+    pub(super) count: usize,
+    pub(super) length: Duration,
 }
 
 /// How long to measure, and how much.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
-    pub(super) quick: bool,
+    quick: bool,
     /// Rounds of each entry.
-    pub(super) rounds: usize,
+    rounds: usize,
     /// Length of a round at least.
-    pub(super) round: Duration,
+    round: Duration,
 }
+
+/// Rounds where there are few.
+const FEW_ROUNDS: usize = 5;
 
 impl Effort {
     pub(crate) const FULL: Self = Self { quick: false, rounds: 7, round: Duration::from_millis(250) };
@@ -85,9 +105,17 @@ impl Effort {
         }
     }
 
+    pub(super) fn rounds_of(self, contest: &Contest) -> Rounds {
+        let Self { rounds, round, .. } = self;
+        match contest.pace {
+            Pace::Usual => Rounds { count: rounds, length: round },
+            Pace::Few => Rounds { count: rounds.min(FEW_ROUNDS), length: round },
+        }
+    }
+
     /// Steps of the progress bar.
     pub(crate) fn steps(self, only: Option<&str>) -> u64 {
-        (self.contests(only).len() * (1 + self.rounds)) as u64
+        self.contests(only).iter().map(|contest| 1 + self.rounds_of(contest).count as u64).sum()
     }
 }
 
@@ -165,7 +193,7 @@ mod tests {
             assert_eq!(with(|case| case.payload), [64, 1_316].into());
         }
         for effort in [Effort::FULL, Effort::QUICK] {
-            assert!(effort.rounds >= 5);
+            assert!(effort.contests(None).iter().all(|contest| effort.rounds_of(contest).count >= 5));
         }
     }
 }
