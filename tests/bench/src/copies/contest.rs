@@ -192,7 +192,7 @@ fn judge(
         .with_spread(measured)
         .with_stretch(target.stretch);
     if let Some((over, under)) = target.limit {
-        judged = judged.with_limit(ratio(of(over)?, of(under)?)?.median);
+        judged = judged.with_limit_of(ratio(of(over)?, of(under)?)?);
         let share = ratio(of(target.over)?, of(over)?)?;
         report.remarks.push(format!(
             "{}: the engine runs at {:.0} % of the speed of the {}",

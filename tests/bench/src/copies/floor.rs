@@ -1,6 +1,9 @@
 //! The kernel's own share at XDP: a devmap broadcast of frames of the same length that nobody rewrites, and one of
-//! which a program rewrites a single byte, since no kernel rewrites a copy without a program. No engine on devmaps can
-//! be faster than the latter.
+//! which a program rewrites a single byte, since no kernel rewrites a copy without a program.
+//!
+//! An engine on devmaps that broadcasts to as many members at a time does all of the latter for them and more. Where a
+//! packet has more members than one broadcast, an engine has its own way to the next ones, a relay device, and a floor a
+//! frame of its own for them, which comes in anew: there neither has to be the faster one.
 
 use std::{collections::BTreeMap, time::Duration};
 

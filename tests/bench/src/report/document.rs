@@ -134,7 +134,7 @@ impl Report {
 
     fn targets(&self) -> String {
         let rows = self.ratios.iter().map(|ratio| {
-            let Ratio { name, value, unit, target, bound, spread, stretch, limit, .. } = ratio;
+            let Ratio { name, value, unit, target, bound, spread, stretch, .. } = ratio;
             let spread = spread.map_or_else(String::new, |[least, most]| format!("{least:.2} … {most:.2}"));
             let stretch = stretch.map_or_else(String::new, |stretch| format!(", stretch {stretch}"));
             let verdict = match ratio.outcome() {
@@ -149,7 +149,7 @@ impl Report {
                 format!("{value:.2} {unit}"),
                 spread,
                 format!("{bound} {target} {unit}{stretch}"),
-                limit.map_or_else(String::new, |limit| format!("{limit:.2} {unit}")),
+                ratio.limit_text().unwrap_or_default(),
                 verdict.to_owned(),
             ]
         });
