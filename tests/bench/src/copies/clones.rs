@@ -40,7 +40,7 @@ impl CloneEngine {
     /// Makes the list that of a case.
     fn turn_to(&mut self, case: &Case) -> Result<()> {
         if self.current != Some(*case) {
-            let lists = Lists { members: u32::try_from(case.members)?, parts_log: parts(case, WALK).ilog2() };
+            let lists = Lists { members: u32::try_from(case.members)?, parts: parts(case, WALK) };
             self.clones.set(&interfaces(&self.stand, case), lists, case.groups)?;
             self.current = Some(*case);
         }

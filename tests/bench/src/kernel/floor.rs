@@ -45,8 +45,8 @@ impl Floor {
         } else {
             None
         };
-        let parts = 1 << lists.parts_log;
-        let place = |part| first_of_part(part, lists.members, lists.parts_log) as usize;
+        let parts = lists.parts;
+        let place = |part| first_of_part(part, lists.members, parts) as usize;
         let devmaps: Vec<MapData> = (0..parts)
             .map(|part| devmap(&interfaces[place(part)..place(part + 1)], touch.as_ref()))
             .collect::<Result<_>>()?;
