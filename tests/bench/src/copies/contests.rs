@@ -30,6 +30,7 @@ const OTHER_GROUPS: [(usize, u32); 4] =
 pub(super) fn quick() -> Vec<Contest> {
     vec![
         fan_out(SITE, MEDIA, &[Id::Gso]),
+        statistics(Kind::Xdp, Kind::XdpUncounted, MEDIA),
         many_members(&[Kind::Xdp], MEDIA),
         many_groups(&[Kind::Xdp], &[1, MANY_GROUPS], MEDIA),
         native(&[Id::XDP, Id::Ipmr, Id::TOUCHED], MAX_OUTPUTS, MEDIA),
@@ -52,7 +53,8 @@ pub(super) fn full() -> Vec<Contest> {
             contests.push(fan_out(members, payload, peers));
         }
     }
-    contests.push(statistics_at_tc());
+    contests.extend(payloads.map(|payload| statistics(Kind::Xdp, Kind::XdpUncounted, payload)));
+    contests.push(statistics(Kind::Tc, Kind::TcUncounted, MEDIA));
     contests.extend(payloads.map(|payload| many_members(&planes, payload)));
     contests.extend(payloads.map(|payload| many_groups(&planes, &[1, SOME_GROUPS, MANY_GROUPS], payload)));
     contests.extend(OTHER_GROUPS.map(|(members, groups)| groups_of_another_size(members, groups)));
@@ -120,11 +122,6 @@ fn fan_out(members: usize, payload: usize, peers: &[Id]) -> Contest {
             });
         }
     }
-    if members == SITE {
-        // Beside what it is compared with: what slows the machine for a moment meets both.
-        engines.insert(1, Id::Plane(Kind::XdpUncounted));
-        targets.push(statistics(Kind::Xdp, Kind::XdpUncounted, case));
-    }
     Contest {
         title: format!("copies to {members} members, {payload} bytes"),
         entries: engines.into_iter().map(|engine| entry(engine, case)).collect(),
@@ -134,29 +131,25 @@ fn fan_out(members: usize, payload: usize, peers: &[Id]) -> Contest {
     }
 }
 
-/// What the counters of streams cost.
-fn statistics(on: Kind, off: Kind, case: Case) -> Target {
-    let (plane, Case { members, payload, .. }) = (on.label(), case);
-    Target {
-        name: format!("{plane}, throughput with statistics ÷ without, {members} members, {payload} bytes"),
-        over: entry(Id::Plane(on), case),
-        under: entry(Id::Plane(off), case),
-        bound: Bound::AtLeast(0.95),
-        stretch: None,
-        limit: None,
-    }
-}
-
-/// The same at TC, which has its other rows beside the relay's.
-fn statistics_at_tc() -> Contest {
-    let case = unicast(SITE, 1, MEDIA);
-    let on = entry(Id::TC, case);
+/// What the counters of streams cost: the same engine with them and without, in turns. What slows the machine for a
+/// moment is to meet both alike, so nothing else takes part.
+fn statistics(on: Kind, off: Kind, payload: usize) -> Contest {
+    let case = unicast(SITE, 1, payload);
+    let (plane, on, off) = (on.label(), entry(Id::Plane(on), case), entry(Id::Plane(off), case));
     Contest {
-        title: "statistics at TC".to_owned(),
-        entries: vec![on, entry(Id::Plane(Kind::TcUncounted), case)],
-        targets: vec![statistics(Kind::Tc, Kind::TcUncounted, case)],
+        title: format!("statistics of {plane}, {SITE} members, {payload} bytes"),
+        entries: vec![on, off],
+        targets: vec![Target {
+            name: format!("{plane}, throughput with statistics ÷ without, {SITE} members, {payload} bytes"),
+            over: on,
+            under: off,
+            bound: Bound::AtLeast(0.95),
+            stretch: None,
+            limit: None,
+        }],
+        // It has a row among the others.
         unlisted: vec![on],
-        pace: Pace::Usual,
+        pace: Pace::Pairs,
     }
 }
 

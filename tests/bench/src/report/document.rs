@@ -42,7 +42,9 @@ const METHOD: &str = "\
 - **Many members** are spread over 125 devices, few over 4, and join in turns. XDP, TC, software and the floors make the
   copies for a device together, the relay makes them in the order of its list.
 - **Ratios** are taken within a round, in which all take turns; the median is shown, and the least and the most.
-- **Statistics** are the counters of each stream. *Without* is the same engine with `dataplane.statistics = false`.
+- **Statistics** are the counters of each stream. *Without* is the same engine with `dataplane.statistics = false`. The
+  two take turns in short rounds, as many as it takes until the middle half of the ratios lies within 0.05, up to a limit;
+  *Remarks* say how many these were and where that half lies. *Rounds* are the least and the most, as everywhere.
 - **Members who come and go** do so one by one, as fast as the plane's thread can, which is one core, while on another a
   stream of 50 packets a second goes to those who stay. Each of these must get each packet once, by the numbers in it.
 - **What is not alike.** A veth gives its peer's XDP program a frame as it is if XDP sent it, and a copy of the packet
