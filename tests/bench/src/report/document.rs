@@ -64,7 +64,9 @@ const METHOD: &str = "\
   (its share of a NAPI poll) ends. One packet at a time. The targets judge the longest of all rounds; beside it stands the
   median of what was the longest in each. Whatever stops a virtual core meanwhile counts, the kernel's ipmr shows how much.
 - **Kernel memory.** The growth of `SUnreclaim`, `VmallocUsed` and `Percpu` with very many more entries in each
-  round, the median of the rounds, and an entry's share of tables that are allocated as a whole.
+  round, the median of the rounds, and an entry's share of tables that are allocated as a whole. A member of an (S,G) is
+  counted without the tunnel that leads to it: a tunnel has one entry for all the (S,G)s that its member has. A member
+  who has joined one (S,G), behind a tunnel of its own, takes both; there is no target for that.
 - **Joins.** From `setsockopt` to the first packet, for a group that nobody has joined yet and whose stream flows.
 - **Joins and leaves in a second.** Gateways in great numbers send Requests, Membership Updates and Teardowns to the
   sockets of the router daemon, which has a core to itself. *Per s* is by the time of its threads and includes what the
