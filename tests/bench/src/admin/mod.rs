@@ -174,8 +174,8 @@ fn registrations_by_tls(
         report.ratios.push(took.with_limit(clients));
         report.ratios.push(Ratio::new(
             format!(
-                "time of the admin's threads for {agents} registrations at once, divided by {STORM_CORES} cores, which \
-                 clients elsewhere leave to it, {how}"
+                "computed, not a run with both cores for the admin: time of its threads for {agents} registrations at \
+                 once, divided by {STORM_CORES} cores, {how}"
             ),
             row.us_each * all / 1e6 / STORM_CORES,
             "s",
