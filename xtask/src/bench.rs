@@ -34,8 +34,8 @@ pub(crate) struct Options {
     /// another machine
     #[arg(long, value_name = "GENERATOR")]
     generator: Option<String>,
-    /// What to measure: `copies`, `latency`, `kernel-memory`, `join`, `signalling`, `memory`, `admin`; everything if
-    /// nothing is named
+    /// What to measure: `copies`, `latency`, `churn`, `kernel-memory`, `join`, `signalling`, `memory`, `admin`;
+    /// everything if nothing is named
     cases: Vec<String>,
     /// For pktgen: the interface that is cabled to the router's input
     #[arg(long = "in", value_name = "INTERFACE")]

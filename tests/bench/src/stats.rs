@@ -20,6 +20,18 @@ impl Summary {
             count: sorted.len(),
         })
     }
+
+    /// The same in another unit.
+    pub(crate) fn scaled(self, by: f64) -> Self {
+        let Self { median, least, most, count } = self;
+        Self { median: median * by, least: least * by, most: most * by, count }
+    }
+}
+
+/// The ends of the middle half of what was measured; `None` without any.
+pub(crate) fn middle_half(values: &[f64]) -> Option<[f64; 2]> {
+    let sorted = sorted(values);
+    Some([percentile_of_sorted(&sorted, 25.0)?, percentile_of_sorted(&sorted, 75.0)?])
 }
 
 /// The smallest measured value that at least `percent` of all do not exceed; `None` without any.
@@ -47,6 +59,14 @@ mod tests {
         let summary = Summary::of(&[5.0, 1.0, 3.0, 2.0, 9.0]).expect("five values");
         assert_eq!(summary, Summary { median: 3.0, least: 1.0, most: 9.0, count: 5 });
         assert_eq!(Summary::of(&[]), None);
+    }
+
+    #[test]
+    fn the_middle_half_leaves_out_a_quarter_at_each_end() {
+        let values: Vec<f64> = (1..=12).map(f64::from).collect();
+        assert_eq!(middle_half(&values), Some([3.0, 9.0]));
+        assert_eq!(middle_half(&[7.0]), Some([7.0, 7.0]));
+        assert_eq!(middle_half(&[]), None);
     }
 
     #[test]

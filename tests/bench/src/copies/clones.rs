@@ -1,5 +1,8 @@
-//! The kernel's own share at TC: clones of packets of the same length that nobody rewrites. No engine that
-//! clones can be faster.
+//! The kernel's own share at TC: clones of packets of the same length that nobody rewrites.
+//!
+//! An engine that walks as many members at a time does all of this for them and more. One that goes on with the next
+//! members by itself, where a packet has more of them than one walk, spares what a frame costs to come in: each walk
+//! here is of a frame of its own. So there an engine may be faster, by about that.
 
 use std::time::Duration;
 
@@ -37,7 +40,7 @@ impl CloneEngine {
     /// Makes the list that of a case.
     fn turn_to(&mut self, case: &Case) -> Result<()> {
         if self.current != Some(*case) {
-            let lists = Lists { members: u32::try_from(case.members)?, parts_log: parts(case, WALK).ilog2() };
+            let lists = Lists { members: u32::try_from(case.members)?, parts: parts(case, WALK) };
             self.clones.set(&interfaces(&self.stand, case), lists, case.groups)?;
             self.current = Some(*case);
         }

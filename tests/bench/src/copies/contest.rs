@@ -7,13 +7,16 @@ use indicatif::ProgressBar;
 
 use super::{
     engine::{Engine, Receiver, Run},
-    plan::{Contest, Effort, Entry, Id, Target},
+    plan::{Contest, Effort, Entry, Id, Pace, Rounds, Target},
 };
 use crate::{
     kernel::{layout::mark, sink::Sink},
     report::{CopyRow, Ratio, Report},
-    stats::Summary,
+    stats::{Summary, middle_half},
 };
+
+/// How far the middle half of the ratios may lie apart for pairs to end.
+const CLOSE: f64 = 0.05;
 
 /// What a contest is held with.
 pub(super) struct Rig {
@@ -127,15 +130,20 @@ pub(super) fn hold(
     bar.inc(1);
     let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); contest.entries.len()];
     let mut order: Vec<usize> = (0..contest.entries.len()).collect();
-    for round in 1..=effort.rounds {
-        bar.set_message(format!("{}: round {round} of {}", contest.title, effort.rounds));
+    let Rounds { least, most, length } = effort.rounds_of(contest);
+    for round in 1..=most {
+        bar.set_message(format!("{}: round {round} of {most}", contest.title));
         for entry in &order {
             vmcast_lab::signals::check()?;
-            rounds[*entry].push(rig.measure(&contest.entries[*entry], &receivers[*entry], effort.round)?);
+            rounds[*entry].push(rig.measure(&contest.entries[*entry], &receivers[*entry], length)?);
         }
         // There and back: nobody is always the one behind another.
         order.reverse();
         bar.inc(1);
+        if round >= least && are_close(contest, &rounds)? {
+            bar.inc((most - round) as u64);
+            break;
+        }
     }
     // And they still do after so much work.
     for ((entry, receivers), checked) in contest.entries.iter().zip(&receivers).zip(&mut checked) {
@@ -165,14 +173,32 @@ pub(super) fn hold(
     rig.engines.values_mut().try_for_each(|engine| engine.clear())
 }
 
-/// The ratio of two entries, round by round: what slows the machine for seconds slows both.
+/// The ratios of two entries, round by round: what slows the machine for seconds slows both.
+fn ratios(over: &[Round], under: &[Round]) -> Vec<f64> {
+    let rounds = over.iter().zip(under);
+    rounds.map(|(over, under)| over.copies_per_second() / under.copies_per_second()).collect()
+}
+
 fn ratio(over: &[Round], under: &[Round]) -> Result<Summary> {
-    let ratios: Vec<f64> = over
-        .iter()
-        .zip(under)
-        .map(|(over, under)| over.copies_per_second() / under.copies_per_second())
-        .collect();
-    Summary::of(&ratios).context("no round was measured")
+    Summary::of(&ratios(over, under)).context("no round was measured")
+}
+
+/// The rounds of an entry.
+fn rounds_of<'a>(contest: &Contest, rounds: &'a [Vec<Round>], entry: Entry) -> Result<&'a [Round]> {
+    let place = contest.entries.iter().position(|other| *other == entry);
+    place.map(|place| &rounds[place][..]).with_context(|| format!("{entry:?} did not take part"))
+}
+
+/// Whether the middle half of the ratios of each target lies close together.
+fn are_close(contest: &Contest, rounds: &[Vec<Round>]) -> Result<bool> {
+    for target in &contest.targets {
+        let of = |entry| rounds_of(contest, rounds, entry);
+        let [from, to] = middle_half(&ratios(of(target.over)?, of(target.under)?)).context("no round yet")?;
+        if to - from > CLOSE {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn judge(
@@ -182,16 +208,21 @@ fn judge(
     rig: &mut Rig,
     report: &mut Report,
 ) -> Result<()> {
-    let of = |entry: Entry| {
-        let place = contest.entries.iter().position(|other| *other == entry);
-        place.map(|place| &rounds[place][..]).with_context(|| format!("{entry:?} did not take part"))
-    };
+    let of = |entry| rounds_of(contest, rounds, entry);
     let measured = ratio(of(target.over)?, of(target.under)?)?;
     let mut judged = Ratio::new(target.name.clone(), measured.median, "×", target.bound)
         .with_spread(measured)
         .with_stretch(target.stretch);
+    if contest.pace == Pace::Pairs
+        && let Some([from, to]) = middle_half(&ratios(of(target.over)?, of(target.under)?))
+    {
+        report.remarks.push(format!(
+            "{}: of {} pairs of short rounds the middle half lies at {from:.3} … {to:.3}",
+            target.name, measured.count
+        ));
+    }
     if let Some((over, under)) = target.limit {
-        judged = judged.with_limit(ratio(of(over)?, of(under)?)?.median);
+        judged = judged.with_limit_of(ratio(of(over)?, of(under)?)?);
         let share = ratio(of(target.over)?, of(over)?)?;
         report.remarks.push(format!(
             "{}: the engine runs at {:.0} % of the speed of the {}",

@@ -4,7 +4,7 @@
 use super::{
     case::{Case, Output},
     ipmr::MAX_OUTPUTS,
-    plan::{Contest, Entry, Id, Target},
+    plan::{Contest, Entry, Id, Pace, Target},
     plane::Kind,
 };
 use crate::report::Bound;
@@ -22,11 +22,15 @@ const MANY: usize = 10_000;
 pub(crate) const GROUP_MEMBERS: usize = 16;
 const SOME_GROUPS: u32 = 64;
 const MANY_GROUPS: u32 = 4_096;
+/// Fan-outs of other groups, and how many of them there are.
+const OTHER_GROUPS: [(usize, u32); 4] =
+    [(1, MANY_GROUPS), (8, MANY_GROUPS), (SITE, SOME_GROUPS), (1_000, SOME_GROUPS)];
 
 /// Those with the rows that matter most.
 pub(super) fn quick() -> Vec<Contest> {
     vec![
         fan_out(SITE, MEDIA, &[Id::Gso]),
+        statistics(Kind::Xdp, Kind::XdpUncounted, MEDIA),
         many_members(&[Kind::Xdp], MEDIA),
         many_groups(&[Kind::Xdp], &[1, MANY_GROUPS], MEDIA),
         native(&[Id::XDP, Id::Ipmr, Id::TOUCHED], MAX_OUTPUTS, MEDIA),
@@ -49,10 +53,11 @@ pub(super) fn full() -> Vec<Contest> {
             contests.push(fan_out(members, payload, peers));
         }
     }
-    contests.push(statistics_at_tc());
+    contests.extend(payloads.map(|payload| statistics(Kind::Xdp, Kind::XdpUncounted, payload)));
+    contests.push(statistics(Kind::Tc, Kind::TcUncounted, MEDIA));
     contests.extend(payloads.map(|payload| many_members(&planes, payload)));
     contests.extend(payloads.map(|payload| many_groups(&planes, &[1, SOME_GROUPS, MANY_GROUPS], payload)));
-    contests.push(groups_of_other_sizes());
+    contests.extend(OTHER_GROUPS.map(|(members, groups)| groups_of_another_size(members, groups)));
     let engines = [Id::XDP, Id::TOUCHED, Id::Ipmr, Id::FLOOR, Id::TC, Id::SOFTWARE];
     contests.extend(
         [(MAX_OUTPUTS, MEDIA), (MAX_OUTPUTS, SMALL), (8, MEDIA)]
@@ -117,41 +122,34 @@ fn fan_out(members: usize, payload: usize, peers: &[Id]) -> Contest {
             });
         }
     }
-    if members == SITE {
-        // Beside what it is compared with: what slows the machine for a moment meets both.
-        engines.insert(1, Id::Plane(Kind::XdpUncounted));
-        targets.push(statistics(Kind::Xdp, Kind::XdpUncounted, case));
-    }
     Contest {
         title: format!("copies to {members} members, {payload} bytes"),
         entries: engines.into_iter().map(|engine| entry(engine, case)).collect(),
         targets,
         unlisted: Vec::new(),
+        pace: Pace::Usual,
     }
 }
 
-/// What the counters of streams cost.
-fn statistics(on: Kind, off: Kind, case: Case) -> Target {
-    let (plane, Case { members, payload, .. }) = (on.label(), case);
-    Target {
-        name: format!("{plane}, throughput with statistics ÷ without, {members} members, {payload} bytes"),
-        over: entry(Id::Plane(on), case),
-        under: entry(Id::Plane(off), case),
-        bound: Bound::AtLeast(0.95),
-        stretch: None,
-        limit: None,
-    }
-}
-
-/// The same at TC, which has its other rows beside the relay's.
-fn statistics_at_tc() -> Contest {
-    let case = unicast(SITE, 1, MEDIA);
-    let on = entry(Id::TC, case);
+/// What the counters of streams cost: the same engine with them and without, in turns. What slows the machine for a
+/// moment is to meet both alike, so nothing else takes part.
+fn statistics(on: Kind, off: Kind, payload: usize) -> Contest {
+    let case = unicast(SITE, 1, payload);
+    let (plane, on, off) = (on.label(), entry(Id::Plane(on), case), entry(Id::Plane(off), case));
     Contest {
-        title: "statistics at TC".to_owned(),
-        entries: vec![on, entry(Id::Plane(Kind::TcUncounted), case)],
-        targets: vec![statistics(Kind::Tc, Kind::TcUncounted, case)],
+        title: format!("statistics of {plane}, {SITE} members, {payload} bytes"),
+        entries: vec![on, off],
+        targets: vec![Target {
+            name: format!("{plane}, throughput with statistics ÷ without, {SITE} members, {payload} bytes"),
+            over: on,
+            under: off,
+            bound: Bound::AtLeast(0.95),
+            stretch: None,
+            limit: None,
+        }],
+        // It has a row among the others.
         unlisted: vec![on],
+        pace: Pace::Pairs,
     }
 }
 
@@ -180,6 +178,7 @@ fn many_members(planes: &[Kind], payload: usize) -> Contest {
         targets: targets.collect(),
         entries,
         unlisted,
+        pace: Pace::Usual,
     }
 }
 
@@ -189,36 +188,44 @@ fn many_groups(planes: &[Kind], groups: &[u32], payload: usize) -> Contest {
     let engines = with_floors(planes);
     let entries =
         engines.iter().flat_map(|engine| groups.iter().map(|groups| entry(*engine, case(*groups)))).collect();
-    let (one, many) = (case(1), case(MANY_GROUPS));
-    let targets = planes.iter().map(|plane| Target {
-        name: format!(
-            "{}, throughput with {MANY_GROUPS} groups of {GROUP_MEMBERS} ÷ with 1, {payload} bytes",
-            plane.label()
-        ),
-        over: entry(Id::Plane(*plane), many),
-        under: entry(Id::Plane(*plane), one),
-        bound: Bound::AtLeast(0.8),
-        stretch: None,
-        limit: floor_of(Id::Plane(*plane)).map(|floor| (entry(floor, many), entry(floor, one))),
-    });
+    let targets = planes.iter().map(|plane| as_many_groups(*plane, case(MANY_GROUPS)));
     Contest {
         title: format!("copies of {MANY_GROUPS} groups, {payload} bytes"),
         targets: targets.collect(),
         entries,
         unlisted: Vec::new(),
+        pace: Pace::Usual,
     }
 }
 
-/// Groups with less and with more members.
-fn groups_of_other_sizes() -> Contest {
-    let cases = [(1, MANY_GROUPS), (8, MANY_GROUPS), (SITE, SOME_GROUPS), (1_000, SOME_GROUPS)];
-    let cases = cases.map(|(members, groups)| unicast(members, groups, MEDIA));
-    let engines = [Id::XDP, Id::TC, Id::TOUCHED];
+/// The throughput of many groups against that of one, with the same copies.
+fn as_many_groups(plane: Kind, many: Case) -> Target {
+    let (plane_id, one) = (Id::Plane(plane), Case { groups: 1, ..many });
+    let Case { members, groups, payload, .. } = many;
+    Target {
+        name: format!(
+            "{}, throughput with {groups} groups of {members} ÷ with 1, {payload} bytes",
+            plane.label()
+        ),
+        over: entry(plane_id, many),
+        under: entry(plane_id, one),
+        bound: Bound::AtLeast(0.8),
+        stretch: None,
+        limit: floor_of(plane_id).map(|floor| (entry(floor, many), entry(floor, one))),
+    }
+}
+
+/// Groups with less or with more members, and one of them in the same rounds.
+fn groups_of_another_size(members: usize, groups: u32) -> Contest {
+    let (one, many) = (unicast(members, 1, MEDIA), unicast(members, groups, MEDIA));
+    let planes = [Kind::Xdp, Kind::Tc];
+    let engines = with_floors(&planes);
     Contest {
-        title: "copies of groups with other fan-outs".to_owned(),
-        entries: cases.into_iter().flat_map(|case| engines.map(|engine| entry(engine, case))).collect(),
-        targets: Vec::new(),
-        unlisted: Vec::new(),
+        title: format!("copies of {groups} groups of {members}, {MEDIA} bytes"),
+        entries: engines.iter().flat_map(|engine| [entry(*engine, one), entry(*engine, many)]).collect(),
+        targets: planes.map(|plane| as_many_groups(plane, many)).into(),
+        unlisted: engines.iter().map(|engine| entry(*engine, one)).collect(),
+        pace: Pace::Few,
     }
 }
 
@@ -244,5 +251,6 @@ fn native(engines: &[Id], outputs: usize, payload: usize) -> Contest {
         entries: engines.iter().map(|engine| entry(*engine, case)).collect(),
         targets,
         unlisted: Vec::new(),
+        pace: Pace::Usual,
     }
 }

@@ -61,7 +61,7 @@ impl Feeder {
             frames: packets * parts,
             batch: part.batch() as u32,
         };
-        let mut run = Run { first: self.source.number(parts), ..Run::default() };
+        let mut run = Run { first: self.source.number(), ..Run::default() };
         let softirqs = self.core.softirqs();
         if part.one_at_a_time() {
             let packets = case.packets(at_least, MAX_PACKETS);

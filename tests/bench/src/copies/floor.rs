@@ -1,6 +1,9 @@
 //! The kernel's own share at XDP: a devmap broadcast of frames of the same length that nobody rewrites, and one of
-//! which a program rewrites a single byte, since no kernel rewrites a copy without a program. No engine on devmaps can
-//! be faster than the latter.
+//! which a program rewrites a single byte, since no kernel rewrites a copy without a program.
+//!
+//! An engine on devmaps that broadcasts to as many members at a time does all of the latter for them and more. Where a
+//! packet has more members than one broadcast, an engine has its own way to the next ones, a relay device, and a floor a
+//! frame of its own for them, which comes in anew: there neither has to be the faster one.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -55,9 +58,9 @@ pub(super) fn interfaces(stand: &Stand, case: &Case) -> Vec<u32> {
     devices.iter().enumerate().flat_map(|(device, cable)| vec![cable.ifindex; members(device)]).collect()
 }
 
-/// How many parts the members are in so that none has more than `most`; a power of two.
+/// How many parts the members are in so that none has more than `most`.
 pub(super) const fn parts(case: &Case, most: usize) -> u32 {
-    case.members.div_ceil(most).next_power_of_two() as u32
+    case.members.div_ceil(most) as u32
 }
 
 /// The far ends: copies that nobody rewrites tell no members apart.
@@ -94,8 +97,7 @@ impl Engine for FloorEngine {
 
     fn prepare(&mut self, case: &Case) -> Result<Vec<Receiver>> {
         if !self.broadcasts.contains_key(case) {
-            let lists =
-                Lists { members: u32::try_from(case.members)?, parts_log: parts(case, BROADCAST).ilog2() };
+            let lists = Lists { members: u32::try_from(case.members)?, parts: parts(case, BROADCAST) };
             let (slots, touched) = (interfaces(&self.stand, case), self.touch == Touch::OneByte);
             let broadcast = self.stand.dut.enter(|| Floor::load(&slots, lists, case.groups, touched))??;
             self.broadcasts.insert(*case, broadcast);
@@ -116,5 +118,31 @@ impl Engine for FloorEngine {
 
     fn explain_loss(&self) -> Result<String> {
         Ok("the kernel says nothing of them".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::layout::first_of_part;
+
+    #[test]
+    fn a_floor_has_as_few_parts_as_a_plane_may_have_and_all_members_in_them() {
+        for (members, most, wanted) in [(64, 64, 1), (65, 64, 2), (10_000, 64, 157), (10_000, BROADCAST, 79)]
+        {
+            let case = Case { output: Output::Unicast, members, groups: 3, payload: 64 };
+            let parts = parts(&case, most);
+            assert_eq!(parts, wanted, "{members} members");
+            let first = |part| first_of_part(part, members as u32, parts) as usize;
+            // Those of the second group follow those of the first.
+            assert_eq!((first(0), first(parts), first(2 * parts)), (0, members, 2 * members));
+            for part in 0..2 * parts {
+                let share = first(part + 1) - first(part);
+                assert!(
+                    (1..=most).contains(&share),
+                    "part {part} of {parts} has {share} of {members} members"
+                );
+            }
+        }
     }
 }

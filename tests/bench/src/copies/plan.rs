@@ -58,21 +58,58 @@ pub(super) struct Contest {
     pub(super) targets: Vec<Target>,
     /// Entries that others have rows of already.
     pub(super) unlisted: Vec<Entry>,
+    pub(super) pace: Pace,
+}
+
+/// How the rounds of a contest are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// As the effort has it.
+    Usual,
+    /// As few as a median asks for: the contest has very many copies to look at.
+    Few,
+    /// Short ones, until the middle half of their ratios lies so close together that a few in a hundred are seen.
+    Pairs,
+}
+
+/// How many rounds, and how long they are at least.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rounds {
+    /// So many at least;
+    pub(super) least: usize,
+    /// no more than this, if their ratios do not lie close together.
+    pub(super) most: usize,
+    pub(super) length: Duration,
 }
 
 /// How long to measure, and how much.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
-    pub(super) quick: bool,
+    quick: bool,
     /// Rounds of each entry.
-    pub(super) rounds: usize,
+    rounds: usize,
     /// Length of a round at least.
-    pub(super) round: Duration,
+    round: Duration,
+    /// Of pairs, least and most, and their length.
+    pairs: (usize, usize, Duration),
 }
 
+/// Rounds where there are few.
+const FEW_ROUNDS: usize = 5;
+
 impl Effort {
-    pub(crate) const FULL: Self = Self { quick: false, rounds: 7, round: Duration::from_millis(250) };
-    pub(crate) const QUICK: Self = Self { quick: true, rounds: 5, round: Duration::from_millis(25) };
+    pub(crate) const FULL: Self = Self {
+        quick: false,
+        rounds: 7,
+        round: Duration::from_millis(250),
+        pairs: (21, 45, Duration::from_millis(50)),
+    };
+    pub(crate) const QUICK: Self = Self {
+        quick: true,
+        rounds: 5,
+        round: Duration::from_millis(25),
+        pairs: (7, 11, Duration::from_millis(25)),
+    };
 
     /// The contests in their order; if `only` is given, those with it in their title, short or not.
     pub(super) fn contests(self, only: Option<&str>) -> Vec<Contest> {
@@ -85,9 +122,19 @@ impl Effort {
         }
     }
 
+    pub(super) fn rounds_of(self, contest: &Contest) -> Rounds {
+        let Self { rounds, round, pairs, .. } = self;
+        let exactly = |count| Rounds { least: count, most: count, length: round };
+        match contest.pace {
+            Pace::Usual => exactly(rounds),
+            Pace::Few => exactly(rounds.min(FEW_ROUNDS)),
+            Pace::Pairs => Rounds { least: pairs.0, most: pairs.1, length: pairs.2 },
+        }
+    }
+
     /// Steps of the progress bar.
     pub(crate) fn steps(self, only: Option<&str>) -> u64 {
-        (self.contests(only).len() * (1 + self.rounds)) as u64
+        self.contests(only).iter().map(|contest| 1 + self.rounds_of(contest).most as u64).sum()
     }
 }
 
@@ -165,7 +212,7 @@ mod tests {
             assert_eq!(with(|case| case.payload), [64, 1_316].into());
         }
         for effort in [Effort::FULL, Effort::QUICK] {
-            assert!(effort.rounds >= 5);
+            assert!(effort.contests(None).iter().all(|contest| effort.rounds_of(contest).least >= 5));
         }
     }
 }

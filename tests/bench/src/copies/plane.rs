@@ -318,7 +318,7 @@ impl Owner {
     pub(crate) fn of_table(name: &str) -> Self {
         match name {
             maps::MEMBERS => Self::Member,
-            maps::STREAMS | maps::STREAM_STATS | maps::TABLES => Self::Stream,
+            maps::STREAMS | maps::STREAM_STATS | maps::TABLES | maps::LISTS | maps::QUEUES => Self::Stream,
             maps::TUNNELS => Self::Tunnel,
             _ => Self::Other,
         }

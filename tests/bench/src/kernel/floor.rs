@@ -1,4 +1,7 @@
 //! A broadcast that nobody rewrites, or one byte of it: what the kernel itself needs for a copy at XDP.
+//!
+//! Groups that go to the same devices share their devmaps, as those of a plane may: its slots are the memory that a
+//! broadcast reads, and a devmap for each group is more of it than the caches hold.
 
 use std::{thread, time::Duration};
 
@@ -18,7 +21,7 @@ use super::{
 /// How often a slot is tried again, and after what time.
 const RETRIES: usize = 50;
 const PAUSE: Duration = Duration::from_millis(10);
-/// Threads that store devmaps: each entry waits until nobody reads, and they wait together.
+/// Threads that give groups their devmaps: each entry waits until nobody reads, and they wait together.
 const THREADS: usize = 64;
 
 /// The broadcast's program and its devices.
@@ -27,9 +30,9 @@ pub(crate) struct Floor {
 }
 
 impl Floor {
-    /// Makes a broadcast to these interfaces, each as often as it is named, for each part of each group by itself, in
-    /// which a program writes one byte of each copy if they are to be `touched`. The calling thread must be in their
-    /// namespace.
+    /// Makes a broadcast to these interfaces, each as often as it is named, for each part of them by itself, which all
+    /// groups have. A program writes one byte of each copy if they are to be `touched`. The calling thread must be in
+    /// their namespace.
     pub(crate) fn load(interfaces: &[u32], lists: Lists, groups: u32, touched: bool) -> Result<Self> {
         let mut object = load(FLOORS, MAX_GROUPS)?;
         let outer = object.map(FLOORS).with_context(|| format!("the kernel programs have no {FLOORS}"))?;
@@ -42,18 +45,20 @@ impl Floor {
         } else {
             None
         };
-        let parts = 1 << lists.parts_log;
-        let groups: Vec<u32> = (0..groups * parts).collect();
-        let place = |part| first_of_part(part, lists.members, lists.parts_log) as usize;
-        let slots = |group: u32| &interfaces[place(group % parts)..place(group % parts + 1)];
+        let parts = lists.parts;
+        let place = |part| first_of_part(part, lists.members, parts) as usize;
+        let devmaps: Vec<MapData> = (0..parts)
+            .map(|part| devmap(&interfaces[place(part)..place(part + 1)], touch.as_ref()))
+            .collect::<Result<_>>()?;
+        let entries: Vec<(u32, &MapData)> = (0..groups * parts).zip(devmaps.iter().cycle()).collect();
         thread::scope(|scope| {
-            let stores: Vec<_> = groups
-                .chunks(groups.len().div_ceil(THREADS))
-                .map(|groups| scope.spawn(|| store(outer, groups, &slots, touch.as_ref())))
+            let stores: Vec<_> = entries
+                .chunks(entries.len().div_ceil(THREADS))
+                .map(|entries| scope.spawn(move || store(outer, entries)))
                 .collect();
             stores
                 .into_iter()
-                .try_for_each(|store| store.join().map_err(|_| anyhow!("making devmaps panicked"))?)
+                .try_for_each(|store| store.join().map_err(|_| anyhow!("storing devmaps panicked"))?)
         })?;
         program::<Xdp>(&mut object, PROGRAM_FLOOR)?.load().context("loading the broadcast")?;
         Ok(Self { object })
@@ -64,29 +69,24 @@ impl Floor {
     }
 }
 
-/// Gives each of these groups a devmap of its own, with slots for these interfaces and perhaps a program.
-fn store<'a>(
-    outer: u32,
-    groups: &[u32],
-    interfaces: &impl Fn(u32) -> &'a [u32],
-    program: Option<&ProgramFd>,
-) -> Result<()> {
+/// A devmap with slots for these interfaces, and perhaps a program in each.
+fn devmap(interfaces: &[u32], program: Option<&ProgramFd>) -> Result<MapData> {
+    let slots = u32::try_from(interfaces.len())?;
+    let definition = aya_obj::Map::new_from_params(BPF_MAP_TYPE_DEVMAP as u32, 4, 8, slots, 0);
+    let devices = MapData::create(definition, "bench_floor", None).context("making a devmap")?;
+    let number = devices.info().context("looking at a devmap")?.id();
+    let mut devices = DevMap::try_from(Map::DevMap(devices)).context("making a devmap")?;
+    for (slot, ifindex) in (0..).zip(interfaces) {
+        patiently(|| devices.set(slot, *ifindex, program, 0)).context("filling a devmap")?;
+    }
+    MapData::from_id(number).context("looking at a devmap")
+}
+
+/// Stores devmaps at these places.
+fn store(outer: u32, entries: &[(u32, &MapData)]) -> Result<()> {
     let outer = Map::ArrayOfMaps(MapData::from_id(outer).context(FLOORS)?);
     let mut outer = ArrayOfMaps::<_, MapFd>::try_from(outer).context(FLOORS)?;
-    for group in groups {
-        let interfaces = interfaces(*group);
-        let slots = u32::try_from(interfaces.len())?;
-        let definition = aya_obj::Map::new_from_params(BPF_MAP_TYPE_DEVMAP as u32, 4, 8, slots, 0);
-        let devices = MapData::create(definition, "bench_floor", None).context("making a devmap")?;
-        let number = devices.info().context("looking at a devmap")?.id();
-        let mut devices = DevMap::try_from(Map::DevMap(devices)).context("making a devmap")?;
-        for (slot, ifindex) in (0..).zip(interfaces) {
-            patiently(|| devices.set(slot, *ifindex, program, 0)).context("filling a devmap")?;
-        }
-        let stored = MapData::from_id(number).context("looking at a devmap")?;
-        outer.set(*group, stored.fd(), 0).context(FLOORS)?;
-    }
-    Ok(())
+    entries.iter().try_for_each(|(place, devmap)| outer.set(*place, devmap.fd(), 0).context(FLOORS))
 }
 
 /// Tries again while the kernel is short of memory: for a slot it does not wait until caches are given back.

@@ -86,16 +86,20 @@ pub(crate) struct Count {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct Feed {
-    /// Number of the next packet.
+    /// Number of the packet under way.
     pub(crate) next: u64,
-    /// Groups that take turns, a power of two, each as often as it has parts.
-    pub(crate) groups: u32,
+    /// Parts of all groups, which take turns.
+    pub(crate) places: u32,
+    /// The one of them that is next.
+    pub(crate) place: u32,
     /// Sum of the IPv4 header's words without checksum and the group's last two bytes.
     pub(crate) sum: u32,
     /// Where the number stands in the frame.
     pub(crate) tail: u32,
-    /// Parts of a packet's members that get it one after the other, each from a frame of its own, as a power of two.
-    pub(crate) parts_log: u32,
+    /// Parts of a packet's members that get it one after the other, each from a frame of its own.
+    pub(crate) parts: u32,
+    /// How many of them have it.
+    pub(crate) done: u32,
 }
 
 /// Where the members of a group stand in [`CLONES`].
@@ -104,16 +108,17 @@ pub(crate) struct Feed {
 pub(crate) struct Lists {
     /// Members of each group.
     pub(crate) members: u32,
-    /// Parts of them, as a power of two.
-    pub(crate) parts_log: u32,
+    /// Parts of them, at least one.
+    pub(crate) parts: u32,
 }
 
 /// Place of the first member of a part, counted through all parts of all groups; up to that of the next part. Parts
 /// are as equal as can be.
 #[inline(always)]
 #[must_use]
-pub(crate) const fn first_of_part(part: u32, members: u32, parts_log: u32) -> u32 {
-    ((part as u64 * members as u64) >> parts_log) as u32
+pub(crate) const fn first_of_part(part: u32, members: u32, parts: u32) -> u32 {
+    let parts = if parts == 0 { 1 } else { parts };
+    (part as u64 * members as u64 / parts as u64) as u32
 }
 
 /// How long a core was held by received packets, in nanoseconds.

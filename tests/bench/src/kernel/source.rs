@@ -34,9 +34,9 @@ pub(crate) struct Load<'a> {
     /// As which interface received it.
     pub(crate) ingress: u32,
     pub(crate) frame: &'a [u8],
-    /// Groups that take turns, a power of two: with the part, the last two bytes of the destination.
+    /// Groups that take turns: with the part, the last two bytes of the destination.
     pub(crate) groups: u32,
-    /// Frames of each packet, a power of two, with one number.
+    /// Frames of each packet, with one number.
     pub(crate) parts: u32,
     /// Frames.
     pub(crate) frames: u32,
@@ -59,10 +59,9 @@ impl Source {
         self.next.set(0, program, 0).context("putting the program behind the source")
     }
 
-    /// Number of the next packet if it has so many parts; goes on with a new one.
-    pub(crate) fn number(&mut self, parts: u32) -> u64 {
-        self.number = self.number.next_multiple_of(parts.into());
-        self.number / u64::from(parts)
+    /// Number of the next packet.
+    pub(crate) const fn number(&self) -> u64 {
+        self.number
     }
 
     /// Puts frames in. Returns the time of it all by the kernel's clock, without setting up the run: the
@@ -70,8 +69,7 @@ impl Source {
     pub(crate) fn run(&mut self, load: Load<'_>) -> Result<Duration> {
         let Load { ingress, frame, groups, parts, frames, batch } = load;
         ensure!(frame.len() >= HEAD_LEN + TAIL_LEN, "a frame of {} bytes is too short", frame.len());
-        let groups = groups * parts;
-        ensure!(groups.is_power_of_two() && parts.is_power_of_two(), "{groups} groups of {parts} parts");
+        ensure!(parts > 0 && frames.is_multiple_of(parts), "{frames} frames of {parts} parts");
         let mut head: [u8; HEAD_LEN] = frame[..HEAD_LEN].try_into()?;
         head[CHECKSUM_AT..CHECKSUM_AT + 2].fill(0);
         head[GROUP_AT..].fill(0);
@@ -79,10 +77,12 @@ impl Source {
             head[IPV4_AT..].chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
         let feed = Feed {
             next: self.number,
-            groups,
+            places: groups * parts,
+            place: (self.number % u64::from(groups)) as u32 * parts,
             sum: words.sum(),
             tail: u32::try_from(frame.len() - TAIL_LEN)?,
-            parts_log: parts.ilog2(),
+            parts,
+            done: 0,
         };
         self.head.set(0, head, 0)?;
         self.feed.set(0, feed, 0)?;
@@ -96,7 +96,7 @@ impl Source {
         };
         let program: &mut Xdp = program(&mut self.object, PROGRAM_SOURCE)?;
         let result = program.test_run(options).context("live frames need Linux 5.18")?;
-        self.number += u64::from(frames);
+        self.number += u64::from(frames / parts);
         Ok(result.duration * frames)
     }
 }

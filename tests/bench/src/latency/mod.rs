@@ -114,21 +114,40 @@ fn one_hop(effort: Effort, outputs: usize, report: &mut Report, bar: &ProgressBa
         };
         for (place, load) in LOADS.into_iter().enumerate() {
             let what = format!("{}, one hop with {outputs} at {load} % of capacity", kind.label());
-            let ratios: Vec<f64> = added(&plane[place], &cable[place], |round| round.p99)
-                .zip(added(&kernel[place], &cable[place], |round| round.p99))
-                .filter(|(_, kernel)| *kernel > 0.0)
-                .map(|(plane, kernel)| plane / kernel)
-                .collect();
-            let Some(ratio) = Summary::of(&ratios) else {
-                let nothing = "the kernel's forwarding added nothing to be compared with";
-                report.remarks.push(format!("{what}: {nothing}"));
-                continue;
+            let added_by = |hop: &[Vec<Round>; LOADS.len()]| -> Vec<f64> {
+                added(&hop[place], &cable[place], |round| round.p99).collect()
             };
+            let (plane, kernel) = (added_by(plane), added_by(kernel));
+            report.remarks.extend(noise(&plane, &kernel).map(|noise| format!("{what}: {noise}")));
+            let Some(ratio) = Summary::of(&ratios(&plane, &kernel)) else { continue };
             let name = format!("{what}: added p99 latency ÷ that of the kernel's ipmr");
             report.ratios.push(Ratio::new(name, ratio.median, "×", Bound::AtMost(1.0)).with_spread(ratio));
         }
     }
     Ok(())
+}
+
+/// What the plane added by what the kernel's forwarding did, round by round. In one where only one of them took no
+/// longer than the cable, the other is infinitely far behind, whichever it is; where both did, the round says nothing.
+fn ratios(plane: &[f64], kernel: &[f64]) -> Vec<f64> {
+    let rounds = plane.iter().zip(kernel).map(|(plane, kernel)| (plane.max(0.0), kernel.max(0.0)));
+    rounds.filter(|(plane, kernel)| plane + kernel > 0.0).map(|(plane, kernel)| plane / kernel).collect()
+}
+
+/// What to say where the noise is as large as what is measured.
+fn noise(plane: &[f64], kernel: &[f64]) -> Option<String> {
+    let nothing = |added: &[f64]| added.iter().filter(|added| **added <= 0.0).count();
+    let (of_plane, of_kernel) = (nothing(plane), nothing(kernel));
+    let microseconds = |added| Summary::of(added).map(|added| added.scaled(1e-3));
+    let (plane, kernel) = (microseconds(plane)?, microseconds(kernel)?);
+    (of_plane + of_kernel > 0).then(|| {
+        format!(
+            "in {of_plane} of {} rounds the plane, in {of_kernel} the kernel's forwarding had a p99 no longer than that \
+             of the cable alone, so the noise is as large as what is compared: the plane added {:.2} … {:.2} µs, the \
+             kernel {:.2} … {:.2} µs",
+            plane.count, plane.least, plane.most, kernel.least, kernel.most
+        )
+    })
 }
 
 /// What a hop adds to the cable, in each round by itself.
@@ -143,6 +162,8 @@ fn row(hop: &Hop, outputs: usize, load: u32, rounds: &[Round], cable: &[Round]) 
     let median = |of: fn(&Round) -> f64| middle(rounds.iter().map(of).collect());
     let more =
         |of: fn(&Round) -> f64| -> Result<f64> { Ok(middle(added(rounds, cable, of).collect())? / 1e3) };
+    let p99: Vec<f64> = added(rounds, cable, |round| round.p99).collect();
+    let p99 = Summary::of(&p99).context("no round was measured")?.scaled(1e-3);
     Ok(LatencyRow {
         hop: hop.kind.label().to_owned(),
         outputs: if hop.kind == Kind::Cable { 1 } else { outputs },
@@ -153,7 +174,9 @@ fn row(hop: &Hop, outputs: usize, load: u32, rounds: &[Round], cable: &[Round]) 
         p99_us: median(|round| round.p99)? / 1e3,
         p999_us: median(|round| round.p999)? / 1e3,
         added_p50_us: more(|round| round.p50)?,
-        added_p99_us: more(|round| round.p99)?,
+        added_p99_us: p99.median,
+        added_p99_least_us: p99.least,
+        added_p99_most_us: p99.most,
         added_p999_us: more(|round| round.p999)?,
         rounds: rounds.len(),
         delivered: rounds.iter().map(|round| round.delivered).sum(),
@@ -170,5 +193,20 @@ mod tests {
         let round = |p99| Round { packets_per_s: 1.0, p50: 0.0, p99, p999: 0.0, delivered: 1, expected: 1 };
         let (cable, hop) = ([round(10.0), round(100.0)], [round(14.0), round(105.0)]);
         assert_eq!(added(&hop, &cable, |round| round.p99).collect::<Vec<_>>(), [4.0, 5.0]);
+    }
+
+    #[test]
+    fn a_round_in_which_a_hop_added_nothing_counts_whichever_it_is() {
+        let (plane, kernel) = ([1.0, -1.0, 2.0, -3.0, 0.0], [2.0, 4.0, -1.0, -1.0, 5.0]);
+        assert_eq!(ratios(&plane, &kernel), [0.5, 0.0, f64::INFINITY, 0.0]);
+        assert_eq!(ratios(&[-1.0, 0.0], &[0.0, -2.0]), Vec::<f64>::new());
+    }
+
+    #[test]
+    fn noise_is_told_where_a_hop_seems_to_add_nothing() {
+        assert_eq!(noise(&[1.0, 2.0], &[2.0, 1.0]), None);
+        let told = noise(&[-1_000.0, 2_000.0, -500.0], &[4_000.0, -3_000.0, 1.0]).expect("noise");
+        assert!(told.starts_with("in 2 of 3 rounds the plane, in 1 the kernel's forwarding"), "{told}");
+        assert!(told.ends_with("the plane added -1.00 … 2.00 µs, the kernel -3.00 … 4.00 µs"), "{told}");
     }
 }

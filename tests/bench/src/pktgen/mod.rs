@@ -51,6 +51,9 @@ pub(crate) struct Options {
     /// pktgen: seconds of a round
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
+    /// pktgen: members that the router has of each group; without it those are members who got a copy at all
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    members: Option<u32>,
     /// pktgen: cores that the router forwards with
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     cores: u32,
@@ -89,6 +92,18 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<()> {
     control::write(&config)?;
     let rounds: Vec<Round> = (0..ROUNDS).map(|_| round(&config, options, &sink)).collect::<Result<_>>()?;
     report.rows.push(row(options, &rounds)?);
+    let (members, seen) = (options.members, seen(&rounds));
+    report.remarks.push(match members {
+        Some(members) => format!("pktgen: copies came for {seen} of {members} members"),
+        None => format!(
+            "pktgen: copies came for {seen} members, and those who got none are not known of: --members says how many \
+             there are"
+        ),
+    });
+    report.remarks.push(
+        "pktgen: copies are counted by member, not looked at: that each is of another packet is not checked"
+            .to_owned(),
+    );
     report.remarks.push(format!(
         "pktgen: {input} → router → {output}; {} packets went in each second on average",
         rounds.iter().map(|round| round.packets).sum::<u64>() / (ROUNDS * options.seconds)
@@ -117,8 +132,13 @@ fn round(config: &Config<'_>, options: &Options, sink: &Sink) -> Result<Round> {
     Ok(Round { packets, copies })
 }
 
+/// Members who got a copy.
+fn seen(rounds: &[Round]) -> usize {
+    rounds.iter().map(|round| round.copies.len()).max().unwrap_or_default()
+}
+
 fn row(options: &Options, rounds: &[Round]) -> Result<CopyRow> {
-    let members = rounds.iter().map(|round| round.copies.len()).max().unwrap_or_default();
+    let members = options.members.map_or_else(|| seen(rounds), |members| members as usize);
     let delivered =
         |round: &Round| round.copies.iter().map(|copies| (*copies).min(round.packets)).sum::<u64>();
     let core_seconds = options.seconds as f64 * f64::from(options.cores);
@@ -142,4 +162,30 @@ fn row(options: &Options, rounds: &[Round]) -> Result<CopyRow> {
         expected: rounds.iter().map(|round| round.packets * members as u64).sum(),
         checked: 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn members_who_got_nothing_are_expected_if_they_are_known_of() {
+        let rounds = [Round { packets: 10, copies: vec![10, 12] }, Round { packets: 10, copies: vec![9] }];
+        let row_with = |words: &[&str]| {
+            let words = ["bench"].iter().chain(words);
+            row(&Arguments::try_parse_from(words).expect("options").options, &rounds).expect("a row")
+        };
+        let known = row_with(&["--members", "3"]);
+        assert_eq!((known.members, known.delivered, known.expected), (3, 29, 60));
+        let unknown = row_with(&[]);
+        assert_eq!((unknown.members, unknown.delivered, unknown.expected), (2, 29, 40));
+    }
 }

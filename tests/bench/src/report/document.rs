@@ -29,20 +29,27 @@ const METHOD: &str = "\
   one system call for each packet and all members; *GSO relay* sends 32 packets to a member as one super-packet
   (`UDP_SEGMENT`), which the kernel cuts; *kernel ipmr* is the kernel's own multicast routing, *kernel vxlan* head-end
   replication, *bridge mcast_to_unicast* a bridge with a copy for each host.
-- **Floors.** *XDP floor* is a devmap broadcast to the same members of the same groups, of frames as long as the
-  copies, that nobody rewrites. A copy that is to be one member's has to be rewritten, and the kernel lets only a
-  program in the slot do that: of *XDP floor, one byte rewritten* one writes a single byte, knows no member and counts
-  nothing. *TC floor* is a walk of clones that nobody rewrites. Members of a device stand together, and no broadcast or
-  walk has more copies than one of vmcast's, but the next one is a frame that goes in and needs no relay device.
-- **Limit here** is what a target's ratio is with somebody else in the place of the engine: at XDP the floor with its one
-  byte, at TC the floor, for the software plane at many members the `sendmmsg` relay, which looks nobody up. Where that
-  misses the target too, this machine does not allow it to an engine that makes copies so: what vmcast does with a
-  copy could take no time at all, and the target would be missed. *Missed, and by more without vmcast*: the engine is
-  nearer to the target than that floor. *Remarks* say how near the engine comes.
+- **Floors.** *XDP floor* is a devmap broadcast to the same members of the same groups, of frames as long as the copies,
+  that nobody rewrites. A copy that is to be one member's has to be rewritten, and the kernel lets only a program in the
+  slot do that: of *XDP floor, one byte rewritten* one writes a single byte, knows no member and counts nothing. *TC
+  floor* is a walk of clones that nobody rewrites. Members of a device stand together, and no broadcast or walk has more
+  copies than one of vmcast's. Where a packet has more members than that (124 at XDP, 64 at TC), vmcast goes on with the
+  next ones through a relay device, a floor with another frame that comes in anew: there the floor is what the kernel
+  does with as many copies, and an engine may be faster. Groups of the floors at XDP share the devmaps of their devices,
+  as those of vmcast may.
+- **Limit here** is what a target's ratio is with somebody else in the place of the engine: at XDP the floor with its
+  one byte, at TC the floor, for the software plane at many members the `sendmmsg` relay, which looks nobody up; the
+  median of the rounds, and the least and the most. Ratios of engines, fan-outs and groups have one, and the admin's
+  storm (see there); all other targets have none. Where the limit misses the target too, this machine does not allow it
+  to an engine that makes copies so: what vmcast does with a copy could take no time at all, and the target would be
+  missed. *Missed, and by more without vmcast*: the engine is nearer to the target than that floor. *Remarks* say how
+  near the engine comes.
 - **Many members** are spread over 125 devices, few over 4, and join in turns. XDP, TC, software and the floors make the
   copies for a device together, the relay makes them in the order of its list.
 - **Ratios** are taken within a round, in which all take turns; the median is shown, and the least and the most.
-- **Statistics** are the counters of each stream. *Without* is the same engine with `dataplane.statistics = false`.
+- **Statistics** are the counters of each stream. *Without* is the same engine with `dataplane.statistics = false`. The
+  two take turns in short rounds, as many as it takes until the middle half of the ratios lies within 0.05, up to a
+  limit; *Remarks* say how many these were and where that half lies. *Rounds* are the least and the most, as everywhere.
 - **Members who come and go** do so one by one, as fast as the plane's thread can, which is one core, while on another a
   stream of 50 packets a second goes to those who stay. Each of these must get each packet once, by the numbers in it.
 - **What is not alike.** A veth gives its peer's XDP program a frame as it is if XDP sent it, and a copy of the packet
@@ -54,11 +61,18 @@ const METHOD: &str = "\
   conversion alone left out, about 0.8 times as large at XDP and 1.1 times at TC.
 - **Latency.** Packets arrive at random moments (Poisson), at 10 % and 90 % of what the same chain takes at most. Their
   time starts when they should have been sent, so waiting counts. Sender, hop and far end share one core. *Added* is
-  what is beyond the cable alone under the same share of its own load, round by round.
+  what is beyond the cable alone under the same share of its own load, round by round. At 90 % of capacity a core
+  that was stopped for a moment has a queue to work off, and the p99 of the cable alone may be the longer one: the hop
+  seems to add less than nothing. In a round where the plane does, its ratio is 0, where the kernel's ipmr does, it is
+  infinite (*inf*), where both do, the round says nothing. *Remarks* say of each ratio how many rounds were like that.
 - **Holding a core.** Tracepoints say when a softirq that receives begins and ends, and when the turn of a device in it
-  (its share of a NAPI poll) ends. One packet at a time; the longest of a round, the median of the rounds.
+  (its share of a NAPI poll) ends. One packet at a time. The targets judge the longest of all rounds; beside it stands
+  the median of what was the longest in each. Whatever stops a virtual core meanwhile counts, the kernel's ipmr shows
+  how much.
 - **Kernel memory.** The growth of `SUnreclaim`, `VmallocUsed` and `Percpu` with very many more entries in each
-  round, the median of the rounds, and an entry's share of tables that are allocated as a whole.
+  round, the median of the rounds, and an entry's share of tables that are allocated as a whole. A member of an (S,G) is
+  counted without the tunnel that leads to it: a tunnel has one entry for all the (S,G)s that its member has. A member
+  who has joined one (S,G), behind a tunnel of its own, takes both; there is no target for that.
 - **Joins.** From `setsockopt` to the first packet, for a group that nobody has joined yet and whose stream flows.
 - **Joins and leaves in a second.** Gateways in great numbers send Requests, Membership Updates and Teardowns to the
   sockets of the router daemon, which has a core to itself. *Per s* is by the time of its threads and includes what the
@@ -77,17 +91,18 @@ const METHOD: &str = "\
   what is *allocated*. The rest of the resident set, which is there without a member, are pages of the program's file
   as the kernel maps them around those in use; all processes share them, and they go when memory is short. The target
   for an idle tunnel counts them all the same.
-- **The admin.** The program as it is installed, over its SQLite file; its clients talk gRPC to it on loopback.
-  *Answers in a second* are by the time of its threads, all on one core, and include what the kernel does for them; the
-  clients are on another core, and each answer was compared with what it should be. *Agents at once* register each by a
+- **The admin.** The program as it is installed, over its SQLite file; its clients talk gRPC to it on loopback. *Answers
+  in a second* are by the time of its threads, all on one core, and include what the kernel does for them; the clients
+  are on another core, and each answer was compared with what it should be. *Agents at once* register each by a
   connection of its own, which ends then; *µs each* is the time of the server's threads, *cores* how many of the
-  machine's both ends kept busy; a lease is granted when the file has it. Over TLS each agent shows a certificate of
-  its own, and each handshake is a whole one: the admin makes its key share, signs, and verifies who comes. What the
-  agents would do on machines of their own is done on the admin's two cores, as little of it as can be: they sign and
-  agree on the secret, but compare the admin's certificate with one that was verified before, and have one key share.
-  So two rows judge 20 s: until all had their leases, the clients' work on the same cores included (*limit here* is how
-  long that alone kept all cores busy: no admin could be faster), and by half the time of the admin's threads, which is
-  how long two cores are busy with it that clients elsewhere leave to it. *Bytes/agent* is what a registration adds,
+  machine's both ends kept busy; a lease is granted when the file has it. Over TLS each agent shows a certificate of its
+  own, and each handshake is a whole one: the admin makes its key share, signs, and verifies who comes. What the agents
+  would do on machines of their own is done on the admin's two cores, as little of it as can be: they sign and agree on
+  the secret, but compare the admin's certificate with one that was verified before, and have one key share. So two rows
+  judge 20 s: until all had their leases, the clients' work on the same cores included (*limit here* is how long that
+  alone kept all cores busy: no admin could be faster), and half the time of the admin's threads. The latter is
+  computed, not measured: no run gave both cores to the admin. It is how long two cores would be busy if clients
+  elsewhere left them to it, and if its threads never waited for each other. *Bytes/agent* is what a registration adds,
   *resident MB* includes what is kept of all certificates.
 - **The nearest VMR** is looked for by the real machines in random networks with a delay, a loss and a time to live. An
   answer is *exact* if no VMR that the requester may have is nearer; *stretch* is how many times farther it is than the
@@ -130,7 +145,7 @@ impl Report {
 
     fn targets(&self) -> String {
         let rows = self.ratios.iter().map(|ratio| {
-            let Ratio { name, value, unit, target, bound, spread, stretch, limit, .. } = ratio;
+            let Ratio { name, value, unit, target, bound, spread, stretch, .. } = ratio;
             let spread = spread.map_or_else(String::new, |[least, most]| format!("{least:.2} … {most:.2}"));
             let stretch = stretch.map_or_else(String::new, |stretch| format!(", stretch {stretch}"));
             let verdict = match ratio.outcome() {
@@ -145,7 +160,7 @@ impl Report {
                 format!("{value:.2} {unit}"),
                 spread,
                 format!("{bound} {target} {unit}{stretch}"),
-                limit.map_or_else(String::new, |limit| format!("{limit:.2} {unit}")),
+                ratio.limit_text().unwrap_or_default(),
                 verdict.to_owned(),
             ]
         });

@@ -86,6 +86,9 @@ pub(crate) struct LatencyRow {
     /// The same beyond the cable alone under the same load, round by round; medians.
     pub(crate) added_p50_us: f64,
     pub(crate) added_p99_us: f64,
+    /// Least and most of the rounds.
+    pub(crate) added_p99_least_us: f64,
+    pub(crate) added_p99_most_us: f64,
     pub(crate) added_p999_us: f64,
     pub(crate) rounds: usize,
     pub(crate) delivered: u64,
@@ -98,10 +101,12 @@ pub(crate) struct HoldRow {
     pub(crate) engine: String,
     pub(crate) members: usize,
     pub(crate) packets: u64,
-    /// The longest softirq in microseconds; the median of the rounds.
+    /// The longest softirq of a round in microseconds; the median of the rounds, and the longest of all.
     pub(crate) softirq_us: f64,
-    /// The longest turn of one device in it.
+    pub(crate) softirq_most_us: f64,
+    /// The longest turn of one device in it, in the same way.
     pub(crate) poll_us: f64,
+    pub(crate) poll_most_us: f64,
     pub(crate) rounds: usize,
     pub(crate) delivered: u64,
     pub(crate) expected: u64,
@@ -323,6 +328,8 @@ pub(crate) struct Ratio {
     pub(crate) stretch: Option<f64>,
     /// The same where nobody rewrites a copy: what this machine allows.
     pub(crate) limit: Option<f64>,
+    /// Least and most of the rounds, where `limit` is their median.
+    pub(crate) limit_spread: Option<[f64; 2]>,
     /// Whether `limit` meets the target, where it is known.
     pub(crate) allowed: Option<bool>,
     #[serde(skip)]
@@ -358,6 +365,7 @@ impl Ratio {
             spread: None,
             stretch: None,
             limit: None,
+            limit_spread: None,
             allowed: None,
             side: bound,
         }
@@ -366,6 +374,17 @@ impl Ratio {
     /// Says what the machine allows.
     pub(crate) fn with_limit(self, limit: f64) -> Self {
         Self { limit: Some(limit), allowed: Some(self.side.holds(limit)), ..self }
+    }
+
+    /// Says what the machine allows by the median of the rounds, and how far these lie apart.
+    pub(crate) fn with_limit_of(self, limit: Summary) -> Self {
+        Self { limit_spread: Some([limit.least, limit.most]), ..self.with_limit(limit.median) }
+    }
+
+    /// The limit with its unit and spread; nothing where there is none.
+    fn limit_text(&self) -> Option<String> {
+        let spread = self.limit_spread.map_or_else(String::new, between);
+        self.limit.map(|limit| format!("{limit:.2} {}{spread}", self.unit))
     }
 
     /// Whether the engine does better than the limit.
@@ -388,7 +407,7 @@ impl Ratio {
 
     /// The result as a sentence.
     fn sentence(&self) -> String {
-        let Self { name, value, unit, target, bound, spread, limit, .. } = self;
+        let Self { name, value, unit, target, bound, spread, .. } = self;
         let verdict = match self.outcome() {
             Outcome::Stretch => "stretch target met",
             Outcome::Met => "target met",
@@ -396,8 +415,8 @@ impl Ratio {
             Outcome::NotAllowed => "TARGET MISSED, as the machine does not allow it",
             Outcome::Surpassed => "TARGET MISSED, and by more without vmcast",
         };
-        let spread = spread.map_or_else(String::new, |[least, most]| format!(" ({least:.2} … {most:.2})"));
-        let limit = limit.map_or_else(String::new, |limit| format!("; limit here {limit:.2} {unit}"));
+        let spread = spread.map_or_else(String::new, between);
+        let limit = self.limit_text().map_or_else(String::new, |limit| format!("; limit here {limit}"));
         format!("{verdict}: {name}: {value:.2} {unit}{spread}, wanted {bound} {target} {unit}{limit}")
     }
 
@@ -410,6 +429,11 @@ impl Ratio {
             (false, _, Some(true) | None) => Outcome::Missed,
         }
     }
+}
+
+/// How far the rounds lie apart, behind their median.
+fn between([least, most]: [f64; 2]) -> String {
+    format!(" ({least:.2} … {most:.2})")
 }
 
 impl Report {
@@ -469,6 +493,9 @@ mod tests {
             "TARGET MISSED, as the machine does not allow it: speed: 5.50 ×, wanted at least 6 ×; limit \
              here 5.80 ×"
         );
+        let rounds = Summary { median: 7.0, least: 6.5, most: 7.25, count: 5 };
+        let allowed = Ratio::new("speed".into(), 6.5, "×", Bound::AtLeast(6.0)).with_limit_of(rounds);
+        assert!(allowed.sentence().ends_with("; limit here 7.00 × (6.50 … 7.25)"), "{}", allowed.sentence());
         let cost = |value| Ratio::new("cost".into(), value, "×", Bound::AtMost(1.15)).with_limit(1.2);
         assert_eq!(cost(1.3).outcome(), Outcome::NotAllowed);
         assert_eq!(cost(1.1).outcome(), Outcome::Met);

@@ -90,8 +90,10 @@ impl Report {
                 format!("{:.0}", row.packets_per_s),
             ];
             let under_way = [row.p50_us, row.p99_us, row.p999_us];
-            let added = [row.added_p50_us, row.added_p99_us, row.added_p999_us];
-            cells.extend(under_way.into_iter().chain(added).map(|value| format!("{value:.2}")));
+            cells.extend(under_way.into_iter().chain([row.added_p50_us]).map(|value| format!("{value:.2}")));
+            let [middle, least, most] = [row.added_p99_us, row.added_p99_least_us, row.added_p99_most_us];
+            cells.push(format!("{middle:.2} ({least:.2} … {most:.2})"));
+            cells.push(format!("{:.2}", row.added_p999_us));
             cells.push(delivered(row.delivered, row.expected));
             cells
         });
@@ -121,13 +123,24 @@ impl Report {
                 row.members.to_string(),
                 row.packets.to_string(),
                 format!("{:.0}", row.softirq_us),
+                format!("{:.0}", row.softirq_most_us),
                 format!("{:.0}", row.poll_us),
+                format!("{:.0}", row.poll_most_us),
                 delivered(row.delivered, row.expected),
             ]
         });
         Cells {
             title: "How long one packet holds a core, µs",
-            header: vec!["engine", "members", "packets", "softirq", "one device's turn", "delivered"],
+            header: vec![
+                "engine",
+                "members",
+                "packets",
+                "softirq, median",
+                "longest",
+                "one device's turn, median",
+                "longest",
+                "delivered",
+            ],
             rows: rows.collect(),
         }
     }

@@ -69,6 +69,7 @@ pub(crate) struct Effort {
     rounds: usize,
     /// Gateways of a round.
     gateways: u32,
+    spreads: &'static [Spread],
     /// Joins whose time is taken.
     samples: u32,
     /// For how long each flood comes in.
@@ -76,15 +77,25 @@ pub(crate) struct Effort {
 }
 
 impl Effort {
-    pub(crate) const FULL: Self =
-        Self { rounds: 7, gateways: 20_000, samples: 1_000, flood: Duration::from_secs(4) };
-    pub(crate) const QUICK: Self =
-        Self { rounds: 3, gateways: 5_000, samples: 150, flood: Duration::from_millis(700) };
+    pub(crate) const FULL: Self = Self {
+        rounds: 7,
+        gateways: 20_000,
+        spreads: &[Spread::Translated, Spread::Own],
+        samples: 1_000,
+        flood: Duration::from_secs(4),
+    };
+    pub(crate) const QUICK: Self = Self {
+        rounds: 3,
+        gateways: 5_000,
+        spreads: &[Spread::Translated],
+        samples: 150,
+        flood: Duration::from_millis(500),
+    };
 
     /// Steps of the progress bar.
     pub(crate) const fn steps(&self) -> u64 {
         let floods = flood::Kind::ALL.len() as u64;
-        1 + Spread::ALL.len() as u64 * self.rounds as u64 + 2 * self.samples as u64 + floods
+        1 + self.spreads.len() as u64 * self.rounds as u64 + 2 * self.samples as u64 + floods
     }
 }
 
@@ -98,8 +109,6 @@ enum Spread {
 }
 
 impl Spread {
-    const ALL: [Self; 2] = [Self::Translated, Self::Own];
-
     const fn of_address(self) -> u32 {
         match self {
             Self::Translated => 200,
@@ -170,7 +179,7 @@ fn measure_here(program: &Path, effort: Effort, report: &mut Report, bar: &Progr
         report.signalling.push(row);
     }
     bar.inc(1);
-    for spread in Spread::ALL {
+    for &spread in effort.spreads {
         bed.rates(spread, effort, report, bar).context(spread.label())?;
     }
     bed.gateways.of_address = Spread::Translated.of_address();

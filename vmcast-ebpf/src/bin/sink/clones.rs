@@ -39,7 +39,7 @@ pub(crate) fn run(ctx: &TcContext) -> c_int {
         return TC_ACT_UNSPEC;
     };
     let part = u32::from(u16::from_be(part));
-    let place = |part| first_of_part(part, lists.members, lists.parts_log);
+    let place = |part| first_of_part(part, lists.members, lists.parts);
     let (first, end) = (place(part), place(part + 1));
     let mut walk = Walk { skb: ctx.skb.skb, place: first, left: end.wrapping_sub(first).wrapping_sub(1) };
     // SAFETY: the function has the signature that the kernel calls, and the walk outlives the call.

@@ -30,17 +30,25 @@ pub(crate) fn run(ctx: &XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// Writes the headers with the next group, and the next number at the end.
+/// Writes the headers with the next part of a group, and the packet's number at the end.
 #[inline(always)]
 fn renew(ctx: &XdpContext) -> Option<()> {
     let feed = FEED.get_ptr_mut(0)?;
     // SAFETY: one core puts frames in.
     let feed = unsafe { &mut *feed };
     let mut head = *HEAD.get(0)?;
-    let number = feed.next;
-    feed.next = number.wrapping_add(1);
+    let (number, place) = (feed.next, feed.place);
+    feed.place = place.wrapping_add(1);
+    if feed.place >= feed.places {
+        feed.place = 0;
+    }
+    feed.done = feed.done.wrapping_add(1);
+    if feed.done >= feed.parts {
+        feed.done = 0;
+        feed.next = number.wrapping_add(1);
+    }
 
-    let group = (number as u32 & feed.groups.wrapping_sub(1)) as u16;
+    let group = place as u16;
     let sum = feed.sum + u32::from(group);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -49,8 +57,7 @@ fn renew(ctx: &XdpContext) -> Option<()> {
     [head[GROUP_MAC_AT], head[GROUP_MAC_AT + 1]] = group.to_be_bytes();
 
     store(ctx, 0, head)?;
-    let packet = number >> (feed.parts_log & 63);
-    store::<TAIL_LEN>(ctx, feed.tail as usize & MAX_OFFSET, packet.to_be_bytes())
+    store::<TAIL_LEN>(ctx, feed.tail as usize & MAX_OFFSET, number.to_be_bytes())
 }
 
 #[inline(always)]

@@ -128,7 +128,7 @@ fn latencies(report: &Report) -> Chart {
     }
 }
 
-/// How long one packet holds a core, by fan-out.
+/// How long one packet holds a core at most, by fan-out.
 fn holds(report: &Report) -> Chart {
     let rows = report.holds.iter().filter(|row| row.engine != "kernel ipmr");
     let mut places: Vec<usize> = rows.clone().map(|row| row.members).collect();
@@ -138,13 +138,13 @@ fn holds(report: &Report) -> Chart {
     for row in rows {
         let place = places.binary_search(&row.members).unwrap_or_default();
         let turn = format!("{}, one device's turn", row.engine);
-        add(&mut lines, &turn, Point { place, value: row.poll_us, spread: None });
+        add(&mut lines, &turn, Point { place, value: row.poll_most_us, spread: None });
         let whole = format!("{}, whole softirq", row.engine);
-        add(&mut lines, &whole, Point { place, value: row.softirq_us, spread: None });
+        add(&mut lines, &whole, Point { place, value: row.softirq_most_us, spread: None });
     }
     lines.iter_mut().for_each(|line| line.dashed = line.label.ends_with("whole softirq"));
     Chart {
-        title: "How long one packet holds a core",
+        title: "How long one packet holds a core at most",
         across: "members",
         upwards: "µs",
         places: places.iter().map(usize::to_string).collect(),
