@@ -221,6 +221,11 @@ fn at_the_relay(bed: &mut Bed, engine: Engine, relay_of: fn(u8) -> IpAddr) -> Ou
     }
     let link_local = Record { group: Ipv4Addr::new(224, 0, 0, 251), ..join(own) };
     peer.update(mac, 9, &report(vec![link_local]))?;
+    // What needs a source without one, and a source that nobody has.
+    let source_specific = Record { group: Ipv4Addr::new(232, 1, 1, 1), ..join(own) };
+    let record_type = RecordType::AllowNewSources;
+    let nobody = Record { record_type, sources: vec![Ipv4Addr::LOCALHOST], ..source_specific.clone() };
+    peer.update(mac, 9, &report(vec![source_specific, nobody]))?;
     for _ in 0..10 {
         peer.send(&Message::MulticastData { packet: &data(SOURCE, STREAM.group) }.to_vec())?;
     }
@@ -237,6 +242,8 @@ fn at_the_relay(bed: &mut Bed, engine: Engine, relay_of: fn(u8) -> IpAddr) -> Ou
             "relay.nothing_joined",
             "relay.refused_records",
             "relay.ignored_records",
+            "relay.source_specific_group",
+            "relay.bad_listed_source",
             "drops.unknown_tunnel",
             "drops.sender_not_allowed",
         ],

@@ -45,6 +45,9 @@ pub(super) fn trials() -> Vec<Trial> {
 /// A source-specific group of IPv6 (RFC 4607 §1).
 pub(super) const GROUP6: SocketAddrV6 =
     SocketAddrV6::new(Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 0x77), 5004, 0, 0);
+/// A group of IPv6 that can be joined by any source as well.
+const ANY_SOURCE_GROUP6: SocketAddrV6 =
+    SocketAddrV6::new(Ipv6Addr::new(0xff1e, 0, 0, 0, 0, 0, 0, 0x77), 5004, 0, 0);
 /// The VMR on the source's network, and two addresses of the source.
 const VMR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 pub(super) const SOURCES6: [Ipv6Addr; 2] =
@@ -97,7 +100,9 @@ fn filters(bed: &mut Bed, engine: Engine) -> Outcome {
     // One gateway for each filter, group and version of IP outside.
     let mut wanted = Vec::new();
     for relay in [IpAddr::from(gateway_of(1)), over_ipv6::ends(1)[0].into()] {
-        for (group, sources) in [(IpAddr::V4(STREAM.group), sources4), (IpAddr::V6(*GROUP6.ip()), sources6)] {
+        for (group, sources) in
+            [(IpAddr::V4(STREAM.group), sources4), (IpAddr::V6(*ANY_SOURCE_GROUP6.ip()), sources6)]
+        {
             for (filter, wants) in choices(sources) {
                 wanted.push((relay, group, filter, sources, wants));
             }
@@ -135,8 +140,8 @@ fn filters(bed: &mut Bed, engine: Engine) -> Outcome {
     let senders = [
         Sender::start(&small.source, SOURCE, STREAM)?,
         Sender::start(&small.source, SOURCE2, STREAM)?,
-        Sender::start_v6(&small.source, SOURCES6[0], GROUP6, "eth0")?,
-        Sender::start_v6(&small.source, SOURCES6[1], GROUP6, "eth0")?,
+        Sender::start_v6(&small.source, SOURCES6[0], ANY_SOURCE_GROUP6, "eth0")?,
+        Sender::start_v6(&small.source, SOURCES6[1], ANY_SOURCE_GROUP6, "eth0")?,
     ];
     for sender in &senders {
         sender.more(bed, SOME)?;

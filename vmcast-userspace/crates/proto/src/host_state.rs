@@ -14,7 +14,10 @@ use std::{
 
 use vmcast_wire::membership::{Message, Record, RecordType};
 
-use crate::Filter;
+use crate::{
+    Filter,
+    membership::{check_group, check_mode, is_source},
+};
 
 /// When a group was last reported, in the caller's own unit, on a scale that only grows.
 pub type Stamp = u32;
@@ -65,6 +68,14 @@ impl RecordOp {
         })
     }
 
+    /// Whether it asks for all sources but those that it names.
+    const fn any_source(self) -> bool {
+        match self {
+            Self::IsExclude | Self::ToExclude => true,
+            Self::IsInclude | Self::ToInclude | Self::Allow | Self::Block => false,
+        }
+    }
+
     /// What is wanted after it by itself, of these sources.
     fn wanted(self, before: Filter, sources: BTreeSet<IpAddr>) -> Filter {
         match self {
@@ -83,8 +94,37 @@ pub struct Applied {
     pub changed: Vec<(IpAddr, Filter)>,
     /// Records refused because they would exceed the limits; the state they speak of is unchanged.
     pub refused: u32,
-    /// Records for groups that nobody can join: no multicast, or of link-local scope.
+    /// Records for groups that nobody can join: no multicast, or of link-local or reserved scope.
     pub ignored: u32,
+    /// Records that speak of a source-specific group without naming the sources that are wanted.
+    pub source_specific: u32,
+    /// Listed sources that no packet comes from; the rest of their record counts.
+    pub bad_sources: u32,
+}
+
+impl Applied {
+    /// Whether hosts may ask for this, counted if not. The rules are those of a querier on a link.
+    fn admits(&mut self, group: IpAddr, any_source: bool) -> bool {
+        let refused = if check_group(group).is_err() {
+            &mut self.ignored
+        } else if check_mode(group, any_source).is_err() {
+            &mut self.source_specific
+        } else {
+            return true;
+        };
+        *refused = refused.saturating_add(1);
+        false
+    }
+
+    /// The sources of a list that packets can come from.
+    fn sources(&mut self, listed: &[IpAddr]) -> BTreeSet<IpAddr> {
+        let possible = listed.iter().copied().filter(|source| {
+            let possible = is_source(*source);
+            self.bad_sources = self.bad_sources.saturating_add(u32::from(!possible));
+            possible
+        });
+        possible.collect()
+    }
 }
 
 /// The groups of one host and their filters.
@@ -131,15 +171,15 @@ impl HostState {
         let mut transaction = Transaction::new(self, limits, stamp);
         match message {
             Message::ReportV1 { group } | Message::ReportV2 { group } => {
-                transaction.record(*group, RecordOp::IsExclude, BTreeSet::new());
+                transaction.record(*group, RecordOp::IsExclude, &[]);
             }
             Message::Leave { group } => {
-                transaction.record(*group, RecordOp::ToInclude, BTreeSet::new());
+                transaction.leave(*group);
             }
             Message::ReportV3 { records } => {
                 for record in records {
                     let Some(op) = RecordOp::from_wire(record.record_type) else { continue };
-                    transaction.record(record.group, op, record.sources.iter().copied().collect());
+                    transaction.record(record.group, op, &record.sources);
                 }
             }
             Message::QueryV1 | Message::QueryV2 { .. } | Message::QueryV3(_) => {}
@@ -150,24 +190,32 @@ impl HostState {
     /// Applies the one record that a report nearly always has.
     fn apply_one(&mut self, record: &Record<IpAddr>, limits: &Limits, stamp: Stamp) -> Applied {
         let Record { record_type, group, sources } = record;
-        let Some(op) = RecordOp::from_wire(*record_type) else { return Applied::default() };
-        if !joinable(*group) {
-            return Applied { ignored: 1, ..Applied::default() };
+        let mut applied = Applied::default();
+        let Some(op) = RecordOp::from_wire(*record_type) else { return applied };
+        if !applied.admits(*group, op.any_source()) {
+            return applied;
         }
         let before = self.filter(*group);
-        let wanted = op.wanted(before.clone(), sources.iter().copied().collect());
+        let wanted = op.wanted(before.clone(), applied.sources(sources));
         if !self.fits(*group, &wanted, limits) {
-            return Applied { refused: 1, ..Applied::default() };
+            applied.refused = 1;
+            return applied;
         }
         self.groups.store(*group, &wanted, stamp);
-        let changed = if wanted == before { Vec::new() } else { vec![(*group, wanted)] };
-        Applied { changed, ..Applied::default() }
+        if wanted != before {
+            applied.changed.push((*group, wanted));
+        }
+        applied
     }
 
-    /// Sets the filter of a group; `None` if that would exceed the limits or nobody can join it,
+    /// Sets the filter of a group; `None` if that would exceed the limits or nobody can join it so,
     /// else whether the filter changed.
     pub fn set(&mut self, group: IpAddr, filter: &Filter, limits: &Limits, stamp: Stamp) -> Option<bool> {
-        if !joinable(group) || !self.fits(group, filter, limits) {
+        let any_source = matches!(filter, Filter::Exclude(_));
+        if check_group(group).is_err() || check_mode(group, any_source).is_err() {
+            return None;
+        }
+        if !self.fits(group, filter, limits) {
             return None;
         }
         let changed = self.filter(group) != *filter;
@@ -193,15 +241,6 @@ impl HostState {
     }
 }
 
-/// Whether a host can ask a relay or router for this group: a multicast address of more than
-/// link-local scope (RFC 9776 §7, RFC 4607 §1).
-fn joinable(group: IpAddr) -> bool {
-    match group {
-        IpAddr::V4(v4) => v4.is_multicast() && v4.octets()[..3] != [224, 0, 0],
-        IpAddr::V6(v6) => v6.is_multicast() && v6.octets()[1] & 0x0f > 2,
-    }
-}
-
 /// The records of one message, applied in order.
 struct Transaction<'a> {
     host: &'a mut HostState,
@@ -211,47 +250,55 @@ struct Transaction<'a> {
     before: BTreeMap<IpAddr, Filter>,
     /// Groups whose MODE_IS_INCLUDE list has begun in this message.
     including: BTreeSet<IpAddr>,
-    refused: u32,
-    ignored: u32,
+    applied: Applied,
 }
 
 impl<'a> Transaction<'a> {
-    const fn new(host: &'a mut HostState, limits: &'a Limits, stamp: Stamp) -> Self {
+    fn new(host: &'a mut HostState, limits: &'a Limits, stamp: Stamp) -> Self {
         Self {
             host,
             limits,
             stamp,
             before: BTreeMap::new(),
             including: BTreeSet::new(),
-            refused: 0,
-            ignored: 0,
+            applied: Applied::default(),
         }
     }
 
-    fn record(&mut self, group: IpAddr, op: RecordOp, sources: BTreeSet<IpAddr>) {
+    fn record(&mut self, group: IpAddr, op: RecordOp, sources: &[IpAddr]) {
+        if !self.applied.admits(group, op.any_source()) {
+            return;
+        }
+        let sources = self.applied.sources(sources);
         let before = self.host.filter(group);
         let wanted = match op {
             RecordOp::IsInclude if !self.including.insert(group) => allow(before.clone(), sources),
             op => op.wanted(before.clone(), sources),
         };
-        if !joinable(group) {
-            self.ignored = self.ignored.saturating_add(1);
+        if !self.host.fits(group, &wanted, self.limits) {
+            self.applied.refused = self.applied.refused.saturating_add(1);
             return;
         }
-        match self.host.set(group, &wanted, self.limits, self.stamp) {
-            Some(true) => {
-                self.before.entry(group).or_insert(before);
-            }
-            Some(false) => {}
-            None => self.refused = self.refused.saturating_add(1),
+        self.host.groups.store(group, &wanted, self.stamp);
+        if wanted != before {
+            self.before.entry(group).or_insert(before);
+        }
+    }
+
+    /// A leave of an older version. One of a group that is not wanted says nothing: a gateway may send it beside
+    /// the record that has ended the membership.
+    fn leave(&mut self, group: IpAddr) {
+        if self.host.groups.find(group).is_some() && self.applied.admits(group, true) {
+            self.record(group, RecordOp::ToInclude, &[]);
         }
     }
 
     fn finish(self) -> Applied {
-        let Self { host, before, refused, ignored, .. } = self;
+        let Self { host, before, mut applied, .. } = self;
         let now = before.into_iter().map(|(group, before)| (group, before, host.filter(group)));
         let changed = now.filter(|(_, before, now)| before != now).map(|(group, _, now)| (group, now));
-        Applied { changed: changed.collect(), refused, ignored }
+        applied.changed.extend(changed);
+        applied
     }
 }
 

@@ -82,7 +82,7 @@ fn a_hundred_thousand_tunnels_with_one_group_take_at_most_160_bytes_each_and_the
     }
 
     // An IPv6 group with one source, and no group at all: not as small, but bounded.
-    let group = IpAddr::from([0xff3e, 0, 0, 0, 0, 0, 0x8000, 1]);
+    let group = IpAddr::from([0xff1e, 0, 0, 0, 0, 0, 0, 1]);
     let source = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
     for groups in
         [vec![], vec![(group, Filter::any())], vec![(group, Filter::Include(BTreeSet::from([source])))]]

@@ -8,7 +8,7 @@ use super::*;
 const LIMITS: Limits = Limits { groups: 3, sources: 4 };
 
 fn group(last: u8) -> IpAddr {
-    Ipv4Addr::new(232, 0, 0, last).into()
+    Ipv4Addr::new(239, 0, 0, last).into()
 }
 
 fn source(last: u8) -> IpAddr {
@@ -62,7 +62,7 @@ fn every_record_type_does_what_the_rfc_says_from_both_modes() {
         let applied = apply(&mut host, vec![record(record_type, 1, sources)]);
         assert_eq!(host.filter(group(1)), after, "{before:?} {record_type:?} {sources:?}");
         let changed = if before == after { vec![] } else { vec![(group(1), after)] };
-        assert_eq!(applied, Applied { changed, refused: 0, ignored: 0 }, "{before:?} {record_type:?}");
+        assert_eq!(applied, Applied { changed, ..Applied::default() }, "{before:?} {record_type:?}");
     }
 }
 
@@ -135,17 +135,18 @@ fn groups_nobody_can_join_are_ignored() {
         assert_eq!(applied, Applied { ignored: 1, ..Applied::default() }, "{address:?}");
     }
     assert!(host.is_empty());
-    for (group, wanted) in
-        [("ff02::1", false), ("ff01::5", false), ("ff3e::1234", true), ("2001:db8::1", false)]
-    {
-        assert_eq!(joinable(group.parse().unwrap()), wanted, "{group}");
+    // RFC 4291 §2.7: of scope f as well.
+    for group in ["ff02::1", "ff01::5", "ff0f::1", "ff3f::1", "2001:db8::1"] {
+        let applied = host.apply(&Message::ReportV2 { group: group.parse().unwrap() }, &LIMITS, 0);
+        assert_eq!(applied, Applied { ignored: 1, ..Applied::default() }, "{group}");
     }
+    assert!(host.is_empty());
 }
 
 #[test]
 fn groups_and_sources_of_ipv6_are_kept_beside_those_of_ipv4() {
     let mut host = HostState::default();
-    let v6 = |last| IpAddr::from(Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0, last));
+    let v6 = |last| IpAddr::from(Ipv6Addr::new(0xff1e, 0, 0, 0, 0, 0, 0, last));
     let from = |last| IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last));
     host.apply(&Message::ReportV2 { group: group(1) }, &LIMITS, 0);
     host.apply(&Message::ReportV2 { group: v6(1) }, &LIMITS, 0);
@@ -160,6 +161,62 @@ fn groups_and_sources_of_ipv6_are_kept_beside_those_of_ipv4() {
     assert_eq!(host.groups().collect::<Vec<_>>(), expected);
     host.apply(&Message::Leave { group: v6(1) }, &LIMITS, 0);
     assert_eq!(host.len(), 2);
+}
+
+/// RFC 4604 §3.1, §3.5, §3.7, RFC 4607 §2, §5.2
+#[test]
+fn source_specific_groups_are_joined_by_their_sources_only() {
+    for (group, source) in [("232.1.2.3", "198.51.100.1"), ("ff3e::8000:3", "2001:db8::1")] {
+        let (group, source): (IpAddr, IpAddr) = (group.parse().unwrap(), source.parse().unwrap());
+        let report = |record_type, sources: &[IpAddr]| Message::ReportV3 {
+            records: vec![Record { record_type, group, sources: sources.to_vec() }],
+        };
+        let nothing = Applied { source_specific: 1, ..Applied::default() };
+        let mut host = HostState::default();
+        for _ in 0..2 {
+            let before = host.clone();
+            for message in [
+                Message::ReportV1 { group },
+                Message::ReportV2 { group },
+                report(RecordType::ChangeToExcludeMode, &[]),
+                report(RecordType::ModeIsExclude, &[]),
+                report(RecordType::ModeIsExclude, &[source]),
+            ] {
+                assert_eq!(host.apply(&message, &LIMITS, 0), nothing, "{message:?}");
+                assert_eq!(host, before, "{message:?}");
+            }
+            assert_eq!(host.set(group, &Filter::any(), &LIMITS, 0), None);
+            let leave = host.apply(&Message::Leave { group }, &LIMITS, 0);
+            let expected = if host.is_empty() { Applied::default() } else { nothing.clone() };
+            assert_eq!((leave, &host), (expected, &before));
+            host.apply(&report(RecordType::AllowNewSources, &[source]), &LIMITS, 0);
+            assert_eq!(host.filter(group), Filter::Include(BTreeSet::from([source])));
+        }
+        host.apply(&report(RecordType::BlockOldSources, &[source]), &LIMITS, 0);
+        assert!(host.is_empty());
+    }
+}
+
+#[test]
+fn listed_sources_that_no_packet_comes_from_are_left_out() {
+    for (group, good, bad) in [
+        ("239.1.2.3", "198.51.100.1", ["0.0.0.0", "127.0.0.1", "239.1.1.1", "255.255.255.255"]),
+        ("ff1e::3", "2001:db8::1", ["::", "::1", "ff0e::1", "fe80::1"]),
+    ] {
+        let group: IpAddr = group.parse().unwrap();
+        let sources = bad.iter().chain([&good]).map(|source| source.parse().unwrap()).collect();
+        let record = Record { record_type: RecordType::ModeIsInclude, group, sources };
+        let more = Record { record_type: RecordType::BlockOldSources, ..record.clone() };
+        // As the only record, and as one of many.
+        for records in [vec![record.clone()], vec![record, more]] {
+            let mut host = HostState::default();
+            let (bad_sources, left) = (4 * records.len() as u32, records.len() > 1);
+            let applied = host.apply(&Message::ReportV3 { records }, &LIMITS, 0);
+            let wanted = Filter::Include(BTreeSet::from([good.parse().unwrap()]));
+            let changed = if left { vec![] } else { vec![(group, wanted)] };
+            assert_eq!(applied, Applied { changed, bad_sources, ..Applied::default() });
+        }
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::counters::Refusal;
 
 /// Checks that hosts may ask for a group: multicast, and forwarded beyond the link (RFC 5771 §4,
 /// RFC 4291 §2.7).
-pub(super) fn check_group(group: IpAddr) -> Result<(), Refusal> {
+pub(crate) fn check_group(group: IpAddr) -> Result<(), Refusal> {
     let forwardable = match group {
         IpAddr::V4(group) => ipv4::is_forwardable_group(group),
         IpAddr::V6(group) => ipv6::is_forwardable_group(&Address::new(group.into())),
@@ -37,8 +37,15 @@ pub fn is_source_specific(group: IpAddr) -> bool {
     }
 }
 
+/// Checks that who asks for a source-specific group names the sources that are wanted: `any_source` is whether
+/// all others are asked for, as by a record of EXCLUDE mode or a message of an older version (RFC 4604 §3.1, §3.5,
+/// §3.7, RFC 9776 §6.4, RFC 9777 §7.4).
+pub(crate) fn check_mode(group: IpAddr, any_source: bool) -> Result<(), Refusal> {
+    if any_source && is_source_specific(group) { Err(Refusal::SourceSpecificGroup) } else { Ok(()) }
+}
+
 /// Whether packets of a source can be asked for: the address of one host, and not of the link only.
-pub(super) fn is_source(address: IpAddr) -> bool {
+pub(crate) fn is_source(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(_) => is_neighbour(address),
         IpAddr::V6(address) => ipv6::is_host(&Address::new(address.into())),

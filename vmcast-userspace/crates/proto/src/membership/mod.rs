@@ -27,6 +27,7 @@ mod version;
 mod tests;
 
 pub use address::is_source_specific;
+pub(crate) use address::{check_group, check_mode, is_source};
 pub use config::{AddressRange, Config, ConfigError, ImmediateLeave};
 pub use counters::{Counters, Refusal};
 pub use handover::SteadyTime;

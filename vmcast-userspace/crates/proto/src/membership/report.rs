@@ -6,7 +6,7 @@ use vmcast_wire::membership::{Record, RecordType};
 
 use super::{
     Version,
-    address::{check_group, is_source, is_source_specific},
+    address::{check_group, check_mode, is_source},
     config::{ImmediateLeave, Variables},
     counters::Refusal,
     group::{Deadlines, Group, Terms},
@@ -22,11 +22,7 @@ impl Querier {
         if !self.config.allows(group) {
             return Err(Refusal::GroupNotAllowed);
         }
-        // RFC 4604 §2.2, RFC 9776 §6.4, RFC 9777 §7.4.
-        if any_source && is_source_specific(group) {
-            return Err(Refusal::SourceSpecificGroup);
-        }
-        Ok(())
+        check_mode(group, any_source)
     }
 
     /// A report of version 1 or 2: `IS_EX({})` in the words of version 3 (RFC 9776 §7.3.2, RFC 9777

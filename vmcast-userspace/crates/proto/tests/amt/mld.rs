@@ -20,7 +20,7 @@ use crate::support::{
 
 const GATEWAY6: SocketAddr =
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1)), 40_000);
-const GROUP6: Ipv6Addr = Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 1);
+const GROUP6: Ipv6Addr = Ipv6Addr::new(0xff1e, 0, 0, 0, 0, 0, 0, 1);
 
 fn source6(last: u16) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, last)

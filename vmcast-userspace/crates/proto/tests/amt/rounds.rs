@@ -18,7 +18,7 @@ use crate::support::{
     GROUP, GatewayNode, RELAY, RelayNode, SECOND, SOURCE, gateway_address, packet, relay_config,
 };
 
-const GROUP6: Ipv6Addr = Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 1);
+const GROUP6: Ipv6Addr = Ipv6Addr::new(0xff1e, 0, 0, 0, 0, 0, 0, 1);
 const STEP: Duration = Duration::from_millis(10);
 
 /// What stands before the relay.

@@ -61,6 +61,10 @@ counters! {
         refused_records,
         /// Group records for groups that nobody can join.
         ignored_records,
+        /// Group records and older messages that ask for a source-specific group without naming its sources.
+        source_specific_group,
+        /// Sources in lists that no packet can come from; the rest of their record counts.
+        bad_listed_source,
         /// Groups forgotten because they were no longer reported, while the tunnel lives.
         groups_expired,
         /// Teardowns of tunnels that do not exist.

@@ -474,6 +474,8 @@ impl Relay {
     fn count(&mut self, applied: &Applied) {
         self.counters.refused_records += u64::from(applied.refused);
         self.counters.ignored_records += u64::from(applied.ignored);
+        self.counters.source_specific_group += u64::from(applied.source_specific);
+        self.counters.bad_listed_source += u64::from(applied.bad_sources);
     }
 
     /// Looks at the limits of rate, those of the sender's network first, so that a flood from there takes nothing of
