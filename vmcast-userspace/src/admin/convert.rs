@@ -256,7 +256,7 @@ pub fn vmr(record: &NodeRecord) -> v1::Vmr {
     }
 }
 
-/// Writes a node as the list of nodes shows it.
+/// Writes a node whole, as the store keeps it.
 #[must_use]
 pub fn node_entry(record: &NodeRecord) -> v1::NodeEntry {
     v1::NodeEntry {
@@ -269,6 +269,17 @@ pub fn node_entry(record: &NodeRecord) -> v1::NodeEntry {
         proofs: proofs(record),
         written_unix_millis: 0,
     }
+}
+
+/// Writes a node for whoever may see all nodes: without its ends of tunnels, for what proves them is between the node
+/// and the VMR at the other end.
+#[must_use]
+pub fn shown_entry(record: &NodeRecord) -> v1::NodeEntry {
+    let mut entry = node_entry(record);
+    if let Some(node) = &mut entry.node {
+        node.own_tunnels.clear();
+    }
+    entry
 }
 
 /// What was found at an endpoint, for the operator.

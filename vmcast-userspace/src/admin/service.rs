@@ -231,7 +231,7 @@ impl<S: Kept> Service<S> {
                 .iter()
                 .map(|node| v1::NodeEntry {
                     rtt_micros: micros(self.0.rtt(node.id())),
-                    ..convert::node_entry(node)
+                    ..convert::shown_entry(node)
                 })
                 .collect(),
             next,

@@ -57,14 +57,19 @@ impl Policed {
     }
 
     /// Takes another policy; false if it decides alike. Of its claims those hold that held before, and those which are
-    /// proved now.
+    /// proved now at tunnels where no other holds.
     pub(super) fn set(&mut self, mut policy: Policy, is_proved: impl Fn(&OwnTunnel) -> bool) -> bool {
-        let mut proved = BTreeSet::new();
         let known: HashSet<_> = self.policy.claims.iter().collect();
+        let claims = policy.claims.iter().map(|(node, own)| (own.tunnel, node.clone()));
+        let mut proved: BTreeSet<_> = claims.filter(|claim| self.proved.contains(claim)).collect();
+        let held: BTreeSet<_> = proved.iter().map(|(tunnel, _)| *tunnel).collect();
         for claimed in &policy.claims {
             let (node, own) = claimed;
             let claim = (own.tunnel, node.clone());
-            if self.proved.contains(&claim) || is_proved(own) {
+            if proved.contains(&claim) {
+                continue;
+            }
+            if !held.contains(&own.tunnel) && is_proved(own) {
                 proved.insert(claim);
             } else if !known.contains(claimed) {
                 self.unproved += 1;
@@ -312,6 +317,30 @@ mod tests {
             assert!(!policed.permit(None, member, group, wanted, &none).is_none());
         }
         assert_eq!((policed.refused().count(), policed.reconsider()), (0, vec![]));
+    }
+
+    // proves D4: nobody takes a node's rule away by saying that it is where that node is
+    #[test]
+    fn of_two_who_prove_the_same_tunnel_the_first_keeps_it_as_long_as_it_says_so() {
+        let tunnel = "192.0.2.1:5000".parse().unwrap();
+        let claim = |node: &str, nonce| {
+            let own = OwnTunnel { vmr: "v".parse().unwrap(), tunnel, nonce, response_mac: [7; 6] };
+            (node.parse::<NodeId>().unwrap(), own)
+        };
+        let mut policed = Policed::default();
+        let mut owner = |claims: Vec<_>| {
+            policed.set(Policy { claims, ..Policy::default() }, |_| true);
+            (policed.policy().owners.of(tunnel).map(ToString::to_string), policed.unproved)
+        };
+        let [a, b] = ["a", "b"].map(|name| Some(name.to_owned()));
+        assert_eq!(owner(vec![claim("b", 1)]), (b.clone(), 0));
+        // By the same proof, and by one of its own.
+        assert_eq!(owner(vec![claim("a", 1), claim("b", 1)]), (b.clone(), 1));
+        assert_eq!(owner(vec![claim("a", 2), claim("b", 3)]), (b, 2));
+        assert_eq!(owner(vec![claim("a", 2)]), (a, 2));
+        // Of two who come at once nobody knows which was first.
+        assert_eq!(owner(vec![]), (None, 2));
+        assert_eq!(owner(vec![claim("a", 2), claim("b", 3)]), (None, 2));
     }
 
     #[test]

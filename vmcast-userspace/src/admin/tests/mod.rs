@@ -6,6 +6,7 @@ mod database;
 mod full;
 mod identity;
 mod limits;
+mod proofs;
 mod prove;
 mod refusals;
 mod resumed;
