@@ -118,7 +118,7 @@ impl HostState {
     }
 
     /// Applies a message of this host; queries and records of unknown type change nothing
-    /// (RFC 9776 §4.2.13, RFC 9777 §5.2.12).
+    /// (RFC 9776 §4.2.12, RFC 9777 §5.2.12).
     ///
     /// A host that splits the sources of one group over several datagrams is followed only as far
     /// as the last MODE_IS_INCLUDE record; within one datagram such records are taken together.
@@ -194,7 +194,7 @@ impl HostState {
 }
 
 /// Whether a host can ask a relay or router for this group: a multicast address of more than
-/// link-local scope (RFC 9776 §7, RFC 4607 §1).
+/// link-local scope (RFC 5771 §4, RFC 4291 §2.7).
 fn joinable(group: IpAddr) -> bool {
     match group {
         IpAddr::V4(v4) => v4.is_multicast() && v4.octets()[..3] != [224, 0, 0],

@@ -22,7 +22,7 @@ impl Querier {
         if !self.config.allows(group) {
             return Err(Refusal::GroupNotAllowed);
         }
-        // RFC 4604 §2.2, RFC 9776 §6.4, RFC 9777 §7.4.
+        // RFC 4604 §3.1, RFC 9776 §6.4, RFC 9777 §7.4.
         if any_source && is_source_specific(group) {
             return Err(Refusal::SourceSpecificGroup);
         }
