@@ -19,9 +19,10 @@ use super::{
     priority::{self, PriorityRule},
     record::RecordConfig,
     sections::{
-        Addresses, AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, MetricsConfig,
-        UpstreamConfig, UpstreamFrom, duplicates,
+        Addresses, AdminLinkConfig, ControlConfig, LogConfig, MetricsConfig, UpstreamConfig, UpstreamFrom,
+        duplicates,
     },
+    timers::{Igmp, IgmpConfig, mld},
     value::{AMT_PORT, InterfaceName, NodeName, is_host},
 };
 
@@ -68,7 +69,7 @@ pub struct RouterConfig {
     #[serde(default)]
     pub igmp: IgmpConfig,
     /// MLD on the interfaces.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "mld")]
     pub mld: IgmpConfig,
     /// The interfaces that the VMR works on.
     #[serde(default, rename = "interface")]
