@@ -17,5 +17,5 @@ pub mod rewrite;
 pub mod shares;
 pub mod verdict;
 
-/// UDP port of AMT relays and, in vmcast, of gateways too (RFC 7450 §5.1.1.2).
+/// UDP port of AMT relays and, in vmcast, of gateways too (RFC 7450 §7.2).
 pub const AMT_PORT: u16 = 2268;

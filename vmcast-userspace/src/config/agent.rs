@@ -15,10 +15,8 @@ use super::{
     Access, Present, Problem, RoleConfig,
     amtrelay::AmtrelayConfig,
     group_prefix::GroupPrefix,
-    sections::{
-        AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, MetricsConfig, UpstreamConfig,
-        UpstreamFrom,
-    },
+    sections::{AdminLinkConfig, ControlConfig, LogConfig, MetricsConfig, UpstreamConfig, UpstreamFrom},
+    timers::{Igmp, IgmpConfig, mld},
     value::{InterfaceAddress, InterfaceName, NodeName},
 };
 
@@ -45,7 +43,7 @@ pub struct AgentConfig {
     #[serde(default)]
     pub igmp: IgmpConfig,
     /// MLD on the virtual interface.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "mld")]
     pub mld: IgmpConfig,
     /// Where the operator's commands are answered.
     #[serde(default)]

@@ -13,7 +13,7 @@ use super::{
     group_prefix::GroupPrefix,
     host::missing_interface,
     priority::Prefix,
-    sections::IgmpConfig,
+    timers::{IgmpConfig, mld},
     value::{InterfaceName, MacAddress, Seconds, VlanTag},
 };
 
@@ -86,7 +86,7 @@ pub struct RouterInterface {
     #[serde(default)]
     pub igmp: IgmpConfig,
     /// MLD there, where it differs from the other interfaces.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "mld")]
     pub mld: IgmpConfig,
 }
 

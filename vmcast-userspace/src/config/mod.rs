@@ -22,6 +22,7 @@ mod report;
 mod router;
 mod sections;
 mod target;
+mod timers;
 mod value;
 
 #[cfg(test)]
@@ -51,10 +52,9 @@ pub(crate) use priority::DSCP_NAMES;
 pub use priority::{Dscp, Prefix, PriorityRule, SkbPriority, priority_of};
 pub use report::{Diagnostic, Place, Report, Severity};
 pub use router::{RouterConfig, TunnelConfig};
-pub use sections::{
-    AdminLinkConfig, Igmp, IgmpConfig, LogConfig, LogFormat, LogLevel, Upstream, UpstreamConfig, UpstreamFrom,
-};
+pub use sections::{AdminLinkConfig, LogConfig, LogFormat, LogLevel, Upstream, UpstreamConfig, UpstreamFrom};
 pub use target::{Converted, Origin, Target, UnicastInput};
+pub use timers::{Igmp, IgmpConfig};
 pub use value::{
     AdminName, AdminUrl, Domain, Endpoint, GroupAddress, InterfaceAddress, InterfaceName, MacAddress,
     NameServer, NodeName, Remote, TunnelEnd, VlanTag,

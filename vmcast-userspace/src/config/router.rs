@@ -19,9 +19,10 @@ use super::{
     priority::{self, PriorityRule},
     record::RecordConfig,
     sections::{
-        Addresses, AdminLinkConfig, ControlConfig, Igmp, IgmpConfig, LogConfig, MetricsConfig,
-        UpstreamConfig, UpstreamFrom, duplicates,
+        Addresses, AdminLinkConfig, ControlConfig, LogConfig, MetricsConfig, UpstreamConfig, UpstreamFrom,
+        duplicates,
     },
+    timers::{Igmp, IgmpConfig, mld},
     value::{AMT_PORT, InterfaceName, NodeName, is_host},
 };
 
@@ -68,7 +69,7 @@ pub struct RouterConfig {
     #[serde(default)]
     pub igmp: IgmpConfig,
     /// MLD on the interfaces.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "mld")]
     pub mld: IgmpConfig,
     /// The interfaces that the VMR works on.
     #[serde(default, rename = "interface")]
@@ -146,14 +147,23 @@ impl RouterConfig {
         self.node_id.as_ref().unwrap_or(&self.name)
     }
 
+    /// IGMP of the whole router, or MLD: of tunnels, and of interfaces that say nothing else.
+    #[must_use]
+    pub fn timers(&self, family: Family) -> Igmp {
+        match family {
+            Family::V4 => self.igmp.over(Igmp::of(family)),
+            Family::V6 => self.mld.over(Igmp::of(family)),
+        }
+    }
+
     /// IGMP on an interface, or MLD.
     #[must_use]
     pub fn timers_on(&self, interface: &RouterInterface, family: Family) -> Igmp {
-        let (own, all) = match family {
-            Family::V4 => (&interface.igmp, &self.igmp),
-            Family::V6 => (&interface.mld, &self.mld),
+        let own = match family {
+            Family::V4 => &interface.igmp,
+            Family::V6 => &interface.mld,
         };
-        own.over(all.over(Igmp::of(family)))
+        own.over(self.timers(family))
     }
 
     fn upstream_problems(&self) -> Vec<Problem> {

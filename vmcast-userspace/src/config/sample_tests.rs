@@ -4,7 +4,7 @@ use std::path::Path;
 
 use vmcast_proto::membership::Family;
 
-use super::{AdminConfig, AgentConfig, Report, RoleConfig, RouterConfig, guess_role, parse, sections::Igmp};
+use super::{AdminConfig, AgentConfig, Report, RoleConfig, RouterConfig, guess_role, parse, timers::Igmp};
 
 const ROUTER: &str = include_str!("../../config/router.toml");
 const ADMIN: &str = include_str!("../../config/admin.toml");

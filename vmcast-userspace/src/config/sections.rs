@@ -3,12 +3,10 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use serde::Deserialize;
 use vmcast_api::Role;
-use vmcast_proto::membership::{self, Family, Version};
 
 use crate::{
     admin::Clock,
@@ -17,7 +15,7 @@ use crate::{
 
 use super::{
     Access, Problem, host,
-    value::{AdminUrl, Domain, NameServer, Remote, Seconds},
+    value::{AdminUrl, Domain, NameServer, Remote},
 };
 
 /// `[log]`: what is said, and how.
@@ -292,154 +290,6 @@ impl UpstreamConfig {
                     "add urls = [\"https://HOST:PORT\"] to [admin], join by --token, which names them, or give the VMR by \
                      from = \"static\"",
                 ),
-            );
-        }
-        problems
-    }
-}
-
-/// Timers and version of IGMP (RFC 9776 §8, RFC 2236 §8) or MLD (RFC 9777 §9, RFC 2710 §7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Igmp {
-    /// Robustness Variable (RFC 9776 §8.1).
-    pub robustness_variable: u8,
-    /// Query Interval (RFC 9776 §8.2).
-    pub query_interval: Duration,
-    /// Query Response Interval (RFC 9776 §8.3).
-    pub query_response_interval: Duration,
-    /// Last Member Query Interval (RFC 9776 §8.8).
-    pub last_member_query_interval: Duration,
-    /// Version by the protocol's own number: of IGMP 1 to 3, of MLD 1 or 2.
-    pub version: u8,
-}
-
-impl Default for Igmp {
-    fn default() -> Self {
-        Self::of(Family::V4)
-    }
-}
-
-impl Igmp {
-    /// The newest version of a family's protocol, at the values of its RFC.
-    #[must_use]
-    pub fn of(family: Family) -> Self {
-        let config = membership::Config::new(family);
-        Self {
-            robustness_variable: config.robustness_variable,
-            query_interval: config.query_interval,
-            query_response_interval: config.query_response_interval,
-            last_member_query_interval: config.last_member_query_interval,
-            version: config.version.number(family),
-        }
-    }
-
-    /// Puts the values into a querier's configuration.
-    #[must_use]
-    pub(crate) fn apply(&self, family: Family) -> membership::Config {
-        let base = membership::Config::new(family);
-        membership::Config {
-            version: Version::numbered(family, self.version).unwrap_or(base.version),
-            robustness_variable: self.robustness_variable,
-            query_interval: self.query_interval,
-            query_response_interval: self.query_response_interval,
-            last_member_query_interval: self.last_member_query_interval,
-            ..base
-        }
-    }
-}
-
-/// `[igmp]` and `[interface.igmp]`, `[mld]` and `[interface.mld]`: what differs from the defaults, or from
-/// the table of the whole router.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct IgmpConfig {
-    /// Robustness Variable, 1 to 7: the packets in a row that may be lost, and one more.
-    pub robustness_variable: Option<u8>,
-    /// Query Interval in seconds.
-    pub query_interval_seconds: Option<Seconds>,
-    /// Query Response Interval in seconds.
-    pub query_response_interval_seconds: Option<Seconds>,
-    /// Last Member Query Interval in seconds, which MLD calls Last Listener Query Interval.
-    pub last_member_query_interval_seconds: Option<Seconds>,
-    /// Version of IGMP, 1 to 3, or of MLD, 1 or 2.
-    pub version: Option<u8>,
-}
-
-/// Longest Query Interval: QQIC codes no more (RFC 9776 §4.1.7).
-const MAX_QUERY_INTERVAL: Duration = Duration::from_secs(31_744);
-impl IgmpConfig {
-    /// The values in force, over those of `base`.
-    #[must_use]
-    pub fn over(&self, base: Igmp) -> Igmp {
-        let seconds = |own: Option<Seconds>, base| own.map_or(base, Seconds::duration);
-        Igmp {
-            robustness_variable: self.robustness_variable.unwrap_or(base.robustness_variable),
-            query_interval: seconds(self.query_interval_seconds, base.query_interval),
-            query_response_interval: seconds(
-                self.query_response_interval_seconds,
-                base.query_response_interval,
-            ),
-            last_member_query_interval: seconds(
-                self.last_member_query_interval_seconds,
-                base.last_member_query_interval,
-            ),
-            version: self.version.unwrap_or(base.version),
-        }
-    }
-
-    /// What is wrong with the values in force in the table `table`.
-    pub(super) fn problems(&self, table: &str, family: Family, base: Igmp) -> Vec<Problem> {
-        let igmp = self.over(base);
-        let name = family.protocol().to_uppercase();
-        let key = |key: &str| format!("{table}.{key}");
-        let tenth = Duration::from_millis(100);
-        let mut problems = Vec::new();
-        let version = Version::numbered(family, igmp.version);
-        if version.is_none() {
-            let hint = match family {
-                Family::V4 => "1, 2 or 3; a querier of version 3 also serves hosts of versions 1 and 2",
-                Family::V6 => "1 or 2; a querier of version 2 also serves hosts of version 1",
-            };
-            problems.push(
-                Problem::error(key("version"), format!("{name} version {} is not spoken", igmp.version))
-                    .hint(hint),
-            );
-        }
-        if !(1..=7).contains(&igmp.robustness_variable) {
-            problems.push(Problem::error(
-                key("robustness_variable"),
-                format!("a robustness variable of {} is not from 1 to 7", igmp.robustness_variable),
-            ));
-        }
-        if !(Duration::from_secs(1)..=MAX_QUERY_INTERVAL).contains(&igmp.query_interval) {
-            problems.push(Problem::error(
-                key("query_interval_seconds"),
-                format!("a query interval is from 1 to {} seconds", MAX_QUERY_INTERVAL.as_secs()),
-            ));
-        }
-        let longest = membership::Config::max_response_time(family, version.unwrap_or(Version::V3));
-        for (name, value) in [
-            ("query_response_interval_seconds", igmp.query_response_interval),
-            ("last_member_query_interval_seconds", igmp.last_member_query_interval),
-        ] {
-            if !(tenth..=longest).contains(&value) {
-                problems.push(Problem::error(
-                    key(name),
-                    format!(
-                        "in {name} version {} it is from 0.1 to {} seconds",
-                        igmp.version,
-                        longest.as_secs_f64()
-                    ),
-                ));
-            }
-        }
-        if igmp.query_response_interval >= igmp.query_interval {
-            problems.push(
-                Problem::error(
-                    key("query_response_interval_seconds"),
-                    "hosts have to answer before the next query: the response interval is not below the query interval",
-                )
-                .hint("RFC 9776 §8.3"),
             );
         }
         problems

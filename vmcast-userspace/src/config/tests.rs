@@ -4,14 +4,18 @@ use std::path::Path;
 
 use vmcast_common::rate::Rate;
 use vmcast_dataplane::oversize::Limits;
-use vmcast_proto::{membership::Family, registry::UnixMillis};
+use vmcast_proto::{
+    membership::{self, Family},
+    registry::UnixMillis,
+};
 
 use crate::identity::{Authority, JoinToken};
 
 use super::{
     Access, AdminConfig, AgentConfig, Present, Problem, Report, RoleConfig, RouterConfig, Severity,
     group_prefix::GroupPrefix,
-    sections::{Igmp, Upstream},
+    sections::Upstream,
+    timers::Igmp,
     value::{AdminUrl, Domain, InterfaceAddress, InterfaceName, NameServer, NodeName, Remote},
 };
 
@@ -293,6 +297,67 @@ fn igmp_of_an_interface_goes_before_that_of_the_router() {
 
     let said = router_refusal("[interface.igmp]\nversion = 2\nquery_response_interval_seconds = 26\n");
     assert!(said.contains("t.toml:6:") && said.contains("from 0.1 to 25.5 seconds"), "{said}");
+}
+
+// proves A7: every timer and variable of RFC 9776 §8 and RFC 9777 §9 that is not made of others, by its name
+#[test]
+fn every_variable_of_a_querier_has_a_key() {
+    let keys = |last: &str| {
+        format!(
+            "robustness_variable = 3\nquery_interval_seconds = 20\nquery_response_interval_seconds = 4\n\
+             startup_query_interval_seconds = 2\nstartup_query_count = 5\n\
+             last_{last}_query_interval_seconds = 0.5\nlast_{last}_query_count = 6\nversion = 2\n"
+        )
+    };
+    let (igmp, mld) = (keys("member"), keys("listener"));
+    let seconds = std::time::Duration::from_secs;
+    for (all, own) in [
+        (format!("[igmp]\n{igmp}[mld]\n{mld}"), String::new()),
+        (String::new(), format!("[interface.igmp]\n{igmp}[interface.mld]\n{mld}")),
+    ] {
+        let text = format!("rank = 0\n{all}[[interface]]\nname = \"a\"\n{own}");
+        let (router, _) = parse::<RouterConfig>(&text).unwrap_or_else(|error| panic!("{error}"));
+        for family in Family::ALL {
+            let config = router.timers_on(&router.interfaces[0], family).apply(family);
+            let base = membership::Config::new(family);
+            let expected = membership::Config {
+                version: membership::Version::numbered(family, 2).unwrap(),
+                robustness_variable: 3,
+                query_interval: seconds(20),
+                query_response_interval: seconds(4),
+                startup_query_interval: Some(seconds(2)),
+                startup_query_count: Some(5),
+                last_member_query_interval: seconds(1) / 2,
+                last_member_query_count: Some(6),
+                ..base.clone()
+            };
+            assert_eq!(config, expected);
+            assert_eq!(Igmp::of(family).apply(family), base, "by default they follow from the others");
+        }
+    }
+}
+
+#[test]
+fn a_variable_of_a_querier_has_its_range_and_the_name_of_its_protocol() {
+    for (table, line, expected) in [
+        ("igmp", "startup_query_count = 0", "from 1 to 255"),
+        ("igmp", "last_member_query_count = 0", "from 1 to 255"),
+        ("mld", "last_listener_query_count = 0", "from 1 to 255"),
+        ("mld", "startup_query_count = 256", "256"),
+        ("igmp", "startup_query_interval_seconds = 0.05", "from 0.1 to 31744 seconds"),
+        ("mld", "startup_query_interval_seconds = 31745", "from 0.1 to 31744 seconds"),
+        ("mld", "last_listener_query_interval_seconds = 0.05", "in MLD version 2 it is from 0.1 to"),
+        (
+            "mld",
+            "last_member_query_interval_seconds = 1",
+            "did you mean `last_listener_query_interval_seconds`?",
+        ),
+        ("mld", "last_member_query_count = 2", "did you mean `last_listener_query_count`?"),
+        ("igmp", "last_listener_query_count = 2", "did you mean `last_member_query_count`?"),
+    ] {
+        let said = router_refusal(&format!("[interface.{table}]\n{line}\n"));
+        assert!(said.contains(expected) && said.contains("t.toml:5:"), "{line}: {said}");
+    }
 }
 
 #[test]

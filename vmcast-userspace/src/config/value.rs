@@ -30,7 +30,7 @@ macro_rules! from_text {
 }
 pub(super) use from_text;
 
-/// The UDP port of AMT (RFC 7450 §7).
+/// The UDP port of AMT (RFC 7450 §7.2).
 pub(super) const AMT_PORT: u16 = 2268;
 
 /// A name of a node: 1 to 63 letters, digits, dots, hyphens and underscores.

@@ -22,7 +22,8 @@ pub(crate) struct Options {
     #[arg(long)]
     json: bool,
     /// Prints nothing but what is wrong, and fails if a MUST has no code, no test and no reason, if it asks for more
-    /// things than tests name it, if a citation names no RFC, or if a file does not say which sections it proves
+    /// things than tests name it, if a citation names no RFC or a section without a row, or if a file does not say which
+    /// sections it proves
     #[arg(long)]
     check: bool,
 }

@@ -50,7 +50,8 @@ struct Of<'a> {
 /// All of them.
 pub(super) struct Report<'a> {
     rfcs: Vec<Of<'a>>,
-    faults: &'a [String],
+    /// What is wrong with the citations.
+    faults: Vec<String>,
 }
 
 impl<'a> Report<'a> {
@@ -64,7 +65,8 @@ impl<'a> Report<'a> {
                 .map(|section| row(section, citations.all.iter().filter(|it| it.rfc == table.rfc)))
                 .collect(),
         };
-        Self { rfcs: tables.iter().map(of).collect(), faults: &citations.faults }
+        let faults = citations.faults.iter().cloned().chain(without_row(tables, citations)).collect();
+        Self { rfcs: tables.iter().map(of).collect(), faults }
     }
 
     fn rows(&self) -> impl Iterator<Item = &Row<'a>> {
@@ -151,7 +153,7 @@ impl<'a> Report<'a> {
             }
             println!();
         }
-        for fault in self.faults {
+        for fault in &self.faults {
             println!("{fault}");
         }
         println!("{}", self.summary());
@@ -170,6 +172,19 @@ fn row<'a>(section: &'a Section, of_rfc: impl Iterator<Item = &'a Citation>) -> 
     let Section { section, level, says, reason, but } = section;
     let reason = reason.as_deref().filter(|_| status == Status::Reason);
     Row { section, level: *level, says, status, reason, but: but.as_deref(), code, tests }
+}
+
+/// Citations of sections that the table of their RFC does not have: the report would pass over them. What RFCs without
+/// a table say is only used.
+fn without_row(tables: &[Table], citations: &Citations) -> impl Iterator<Item = String> {
+    citations.all.iter().filter_map(|Citation { rfc, section, file, line, test }| {
+        let Table { sections, named, .. } = tables.iter().find(|table| table.rfc == *rfc)?;
+        let stands = sections.iter().any(|row| row.section == *section) || (!test && named.contains(section));
+        let sign = if section.starts_with("appendix") { "" } else { "§" };
+        (!stands).then(|| {
+            format!("{file}:{line}: RFC {rfc} {sign}{section} has no row in tests/rfc/rfc{rfc}.toml")
+        })
+    })
 }
 
 /// How many things a section asks for: one citation does not prove them all.
@@ -214,7 +229,7 @@ mod tests {
             Section { says: "Asks; and asks.".to_owned(), ..section("6", Level::Must, None) },
             Section { says: "Asks; and asks.".to_owned(), ..section("7", Level::Must, None) },
         ];
-        let tables = [Table { rfc: 1, title: "T".to_owned(), sections }];
+        let tables = [Table { rfc: 1, title: "T".to_owned(), named: Vec::new(), sections }];
         let mut all = vec![place("1", true), place("2", false), place("6", true), place("7", true)];
         all.push(Citation { line: 2, ..place("7", true) });
         let citations = Citations { all, faults: vec!["a fault".to_owned()] };
@@ -231,5 +246,25 @@ mod tests {
             "MUST: 3 proved by tests, 1 with a reason, 1 without a test, 1 missing; \
              SHOULD: 0 proved by tests, 0 with a reason, 0 without a test, 1 missing"
         );
+    }
+    #[test]
+    fn a_citation_of_a_section_without_a_row_is_a_fault() {
+        let section = Section {
+            section: "1".to_owned(),
+            level: Level::Must,
+            says: "Asks.".to_owned(),
+            reason: None,
+            but: None,
+        };
+        let named = vec!["2".to_owned()];
+        let tables = [Table { rfc: 1, title: "T".to_owned(), named, sections: vec![section] }];
+        let of_another = Citation { rfc: 2, ..place("1", true) };
+        let all = [("1", true), ("2", false), ("2", true), ("3", false), ("appendix A", true)]
+            .map(|it| place(it.0, it.1));
+        let citations = Citations { all: all.into_iter().chain([of_another]).collect(), faults: Vec::new() };
+        let report = Report::new(&tables, &citations);
+        let expected = ["§2", "§3", "appendix A"]
+            .map(|section| format!("a.rs:1: RFC 1 {section} has no row in tests/rfc/rfc1.toml"));
+        assert_eq!(report.faults(), expected);
     }
 }

@@ -13,6 +13,10 @@ pub(super) struct Table {
     pub(super) rfc: u32,
     /// Its title, shortened.
     pub(super) title: String,
+    /// Sections that code may name although they have no row, as what they ask for stands in the rows of others. No
+    /// test proves them.
+    #[serde(default)]
+    pub(super) named: Vec<String>,
     /// The sections that ask something of us.
     pub(super) sections: Vec<Section>,
 }

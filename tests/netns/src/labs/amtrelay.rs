@@ -261,7 +261,7 @@ fn each_has_its_relay(bed: &Bed, gateway: &Role) -> Outcome {
     Ok(())
 }
 
-// proves A6, A7 (RFC 8777 §2.1, §3.3.7, §3.4, §4.2)
+// proves A6, A7 (RFC 8777 §2.1, §3.3.7, §3.4, §4.2.1)
 fn agent(bed: &mut Bed) -> Outcome {
     let net = Net::build(bed)?;
     let _relays = net.start_relays(bed)?;

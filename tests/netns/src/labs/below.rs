@@ -135,10 +135,10 @@ fn build(bed: &mut Bed) -> Result<Chain, Failed> {
 // proves RFC 4605 §4.2: a source below, hosts above and beside it that have joined or not, over IPv4 and IPv6
 fn vmcast(bed: &mut Bed, engine: Engine) -> Outcome {
     let chain = build(bed)?;
-    let timers = "query_interval_seconds = 2\nquery_response_interval_seconds = 1\n\
-                  last_member_query_interval_seconds = 0.2\n";
+    let timers = "query_interval_seconds = 2\nquery_response_interval_seconds = 1\n";
     let tables = format!(
-        "{}engine = \"{}\"\n[igmp]\n{timers}[mld]\n{timers}\
+        "{}engine = \"{}\"\n[igmp]\n{timers}last_member_query_interval_seconds = 0.2\n\
+         [mld]\n{timers}last_listener_query_interval_seconds = 0.2\n\
          [[interface]]\nname = \"up0\"\nupstream = true\ngroups = [\"239.192.0.0/16\", \"ff0e::/16\"]\n\
          [[interface]]\nname = \"acc1\"\nquerier = true\naccepts_sources = true\n\
          [[interface]]\nname = \"acc2\"\nquerier = true\n",

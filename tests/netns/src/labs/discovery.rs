@@ -1,4 +1,4 @@
-//! Relay Discovery at an address that many relays have (RFC 7450 §5.2.3.4, §5.3.3.2).
+//! Relay Discovery at an address that many relays have (RFC 7450 §5.2.3.4.2, §5.3.3.2).
 
 use std::net::Ipv4Addr;
 

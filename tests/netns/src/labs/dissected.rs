@@ -1,4 +1,5 @@
-//! Our AMT messages as tshark reads them: all seven, over IPv4 and IPv6, with IGMP and MLD inside (RFC 7450 §5.1).
+//! Our AMT messages as tshark reads them: all seven, over IPv4 and IPv6, with IGMP and MLD inside (RFC 7450 §5.1.1 to
+//! §5.1.7).
 
 use std::{
     collections::BTreeSet,

@@ -62,7 +62,7 @@ fn start(bed: &Bed, node: &Namespace) -> Result<Role, Failed> {
         "[dataplane]\npin_path = \"{}\"\n[igmp]\nquery_interval_seconds = 2\n\
          query_response_interval_seconds = 0.5\nlast_member_query_interval_seconds = 0.2\n\
          [mld]\nquery_interval_seconds = 2\n\
-         query_response_interval_seconds = 0.5\nlast_member_query_interval_seconds = 0.2\n\
+         query_response_interval_seconds = 0.5\nlast_listener_query_interval_seconds = 0.2\n\
          [[interface]]\nname = \"src0\"\naccepts_sources = true\n[[interface]]\nname = \"acc0\"\nquerier = true\n",
         pins.display()
     );

@@ -160,7 +160,7 @@ fn beside_a_stream(
     Ok((before, after, flooded, took))
 }
 
-// proves RFC 9776 §10 (forged reports): bounded memory and time, counted by reason
+// proves RFC 9776 §9.2 (forged reports): bounded memory and time, counted by reason
 fn of_reports(bed: &mut Bed) -> Outcome {
     let small = Small::build(bed, 3)?;
     let mut router = small.router(bed, Router { querier: true, ..Router::default() })?;

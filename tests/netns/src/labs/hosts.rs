@@ -82,7 +82,7 @@ impl Hosts {
         }
         small.vmr.ip("addr add fd01::1/64 dev src0 nodad")?;
         prepare(&small)?;
-        let tables = "[mld]\nlast_member_query_interval_seconds = 0.2\n";
+        let tables = "[mld]\nlast_listener_query_interval_seconds = 0.2\n";
         let router = small.router(bed, Router { engine, querier: true, tables, ..Router::default() })?;
         Ok(Self { small, router })
     }

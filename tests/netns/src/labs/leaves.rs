@@ -95,7 +95,7 @@ impl Lan {
         let pins = bed.lab.bpffs()?.join(vmr.node());
         let tables = format!(
             "[dataplane]\npin_path = \"{}\"\n[igmp]\nlast_member_query_interval_seconds = 60\n\
-             [mld]\nlast_member_query_interval_seconds = 60\n\
+             [mld]\nlast_listener_query_interval_seconds = 60\n\
              [[interface]]\nname = \"src0\"\naccepts_sources = true\n\
              [[interface]]\nname = \"acc0\"\nquerier = true\nimmediate_leave = true\n",
             pins.display()

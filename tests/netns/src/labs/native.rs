@@ -103,7 +103,7 @@ fn any_source(bed: &mut Bed, streams: Streams, version: u8) -> Outcome {
     Ok(())
 }
 
-// proves that a source which nobody has asked for does not cross the link (RFC 4607 §4)
+// proves that a source which nobody has asked for does not cross the link (RFC 4607 §5.1)
 fn one_source(bed: &mut Bed, streams: Streams) -> Outcome {
     let hosts = Hosts::start(bed, 2, Engine::Auto)?;
     let [source, other] = streams.sources;

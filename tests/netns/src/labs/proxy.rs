@@ -91,10 +91,10 @@ impl Chain {
 
     /// Starts the upstream's router, which speaks these versions on its network, and soon misses who left.
     fn start_upstream(&self, bed: &Bed, igmp: u8, mld: u8) -> Result<Role, Failed> {
-        let timers = "query_interval_seconds = 2\nquery_response_interval_seconds = 1\n\
-                      last_member_query_interval_seconds = 0.2\n";
+        let timers = "query_interval_seconds = 2\nquery_response_interval_seconds = 1\n";
         let tables = format!(
-            "{}[igmp]\n{timers}version = {igmp}\n[mld]\n{timers}version = {mld}\n\
+            "{}[igmp]\n{timers}last_member_query_interval_seconds = 0.2\nversion = {igmp}\n\
+             [mld]\n{timers}last_listener_query_interval_seconds = 0.2\nversion = {mld}\n\
              [[interface]]\nname = \"src0\"\naccepts_sources = true\n[[interface]]\nname = \"down0\"\nquerier = true\n",
             dataplane(bed, &self.upstream)?
         );
@@ -104,7 +104,8 @@ impl Chain {
     /// At TC, so that what comes in is seen by packet sockets, too.
     fn start_proxy(&self, bed: &Bed) -> Result<Role, Failed> {
         let tables = format!(
-            "{}engine = \"tc\"\n[igmp]\nlast_member_query_interval_seconds = 0.2\n[mld]\nlast_member_query_interval_seconds = 0.2\n\
+            "{}engine = \"tc\"\n[igmp]\nlast_member_query_interval_seconds = 0.2\n\
+             [mld]\nlast_listener_query_interval_seconds = 0.2\n\
              [[interface]]\nname = \"up0\"\naccepts_sources = true\n[[interface]]\nname = \"acc1\"\nquerier = true\n\
              [[interface]]\nname = \"acc2\"\nquerier = true\n",
             dataplane(bed, &self.proxy)?

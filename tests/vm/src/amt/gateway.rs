@@ -45,7 +45,7 @@ struct Site<'a> {
 }
 
 // proves that a kernel's gateway gets the stream from our relay, each packet once and in order, and that
-// a leave ends it (RFC 7450 §5.2, §5.3)
+// a leave ends it (RFC 7450 §5.3.3.3, §5.3.3.4, §5.3.3.6)
 pub(super) fn test(bed: &mut Bed, inside: Inside, engine: Engine) -> Outcome {
     let [source, vmr, bystander] = bed.lab.namespaces(["source", "vmr", "bystander"])?;
     bed.lab.veths(&[((&source, "eth0"), (&vmr, "src0")), ((&bystander, "eth0"), (&vmr, "acc1"))])?;

@@ -28,7 +28,7 @@ const SOME: u64 = 300;
 
 /// IGMP and MLD for labs: a leave is complete soon (RFC 9776 §8.8, RFC 9777 §9.8).
 const MEMBERSHIP: &str = "[igmp]\nlast_member_query_interval_seconds = 0.2\n\
-                          [mld]\nlast_member_query_interval_seconds = 0.2\n";
+                          [mld]\nlast_listener_query_interval_seconds = 0.2\n";
 
 /// Types of the AMT messages from a Request to the data (RFC 7450 §5.1.3 to §5.1.6).
 const REQUEST_TO_DATA: [u8; 4] = [3, 4, 5, 6];

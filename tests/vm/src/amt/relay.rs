@@ -45,7 +45,7 @@ struct Site<'a> {
 }
 
 // proves that our gateway gets the stream from a kernel's relay, each packet once and in order, and that
-// a leave ends it (RFC 7450 §5.2, §5.3)
+// a leave ends it (RFC 7450 §5.2.3.3, §5.2.3.5.2, §5.2.3.6.2)
 pub(super) fn test(bed: &mut Bed, inside: Inside, engine: Engine) -> Outcome {
     let [vmr, member, bystander] = bed.lab.namespaces(["vmr", "member", "bystander"])?;
     bed.lab.veths(&[((&vmr, "acc1"), (&member, "eth0")), ((&vmr, "acc2"), (&bystander, "eth0"))])?;

@@ -158,7 +158,7 @@ impl HostState {
     }
 
     /// Applies a message of this host; queries and records of unknown type change nothing
-    /// (RFC 9776 §4.2.13, RFC 9777 §5.2.12).
+    /// (RFC 9776 §4.2.12, RFC 9777 §5.2.12).
     ///
     /// A host that splits the sources of one group over several datagrams is followed only as far
     /// as the last MODE_IS_INCLUDE record; within one datagram such records are taken together.

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 use vmcast_common::fib::FibOp;
 use vmcast_dataplane::Fib;
-use vmcast_proto::{amt::relay, host_state, mrib, record::Budget, registry};
+use vmcast_proto::{amt::relay, host_state, membership::Family, mrib, record::Budget, registry};
 
 use super::Event;
 use crate::{
@@ -151,7 +151,15 @@ pub(super) fn bind_relays(
 }
 
 pub(super) fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Settings {
-    let igmp = config.igmp.over(crate::config::Igmp::default());
+    let times = |family| {
+        let of = config.timers(family);
+        relay::Times {
+            query_interval: of.query_interval,
+            query_response_interval: of.query_response_interval,
+            robustness: of.robustness_variable,
+        }
+    };
+    let relay::Times { query_interval, query_response_interval, robustness } = times(Family::V4);
     let first_v4 = addresses.iter().find_map(|address| match address {
         IpAddr::V4(address) => Some(*address),
         IpAddr::V6(_) => None,
@@ -160,9 +168,10 @@ pub(super) fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 1
         secret_age: Duration::from_millis(clock::unix_millis()),
         discovery: config.tunnel.discovery.clone(),
         query_source: first_v4.unwrap_or(Ipv4Addr::UNSPECIFIED),
-        query_interval: igmp.query_interval,
-        query_response_interval: igmp.query_response_interval,
-        robustness: igmp.robustness_variable,
+        query_interval,
+        query_response_interval,
+        robustness,
+        mld: Some(times(Family::V6)),
         unreachable_ignored: config.tunnel.unreachable_ignored,
         max_tunnels: config.tunnel.max_tunnels,
         max_tunnels_per_source: config.tunnel.max_tunnels_per_address,
@@ -231,7 +240,8 @@ mod tests {
                     answers_per_second = 15\nanswers_per_prefix_per_second = 16\nunreachable_ignored = 17\n\
                     [dataplane]\nmax_streams = 2000\n\
                     [igmp]\nrobustness_variable = 3\nquery_interval_seconds = 18\n\
-                    query_response_interval_seconds = 4\n[[interface]]\nname = \"a\"\nupstream = true\n\
+                    query_response_interval_seconds = 4\n[mld]\nrobustness_variable = 4\n\
+                    query_interval_seconds = 60\nquery_response_interval_seconds = 5\n[[interface]]\nname = \"a\"\nupstream = true\n\
                     groups = [\"239.1.0.0/16\"]\n";
         let (config, _) = crate::config::parse::<RouterConfig>(std::path::Path::new("t.toml"), text).unwrap();
         let addresses = ["2001:db8::1", "192.0.2.1", "192.0.2.2"].map(|address| address.parse().unwrap());
@@ -243,6 +253,11 @@ mod tests {
             query_interval: Duration::from_secs(18),
             query_response_interval: Duration::from_secs(4),
             robustness: 3,
+            mld: Some(relay::Times {
+                query_interval: Duration::from_secs(60),
+                query_response_interval: Duration::from_secs(5),
+                robustness: 4,
+            }),
             max_tunnels: 11,
             max_tunnels_per_source: 12,
             max_tunnels_per_prefix: 13,

@@ -43,7 +43,7 @@ pub enum Refusal {
     /// Hosts of this interface may not ask for the group.
     GroupNotAllowed,
     /// An older report or leave, or a record of EXCLUDE mode, of a source-specific group (RFC 4604
-    /// §2.2, RFC 9776 §6.4, RFC 9777 §7.4).
+    /// §3.1, RFC 9776 §6.4, RFC 9777 §7.4).
     SourceSpecificGroup,
     /// A listed source belongs to no host.
     BadListedSource,

@@ -166,7 +166,7 @@ impl Group {
     }
 }
 
-/// What a host wants after a record (RFC 9776 §5.1, §5.2, RFC 9777 §6.1, §6.3). A MODE_IS_INCLUDE record may
+/// What a host wants after a record (RFC 9776 §5.1, §5.2, RFC 9777 §6.1, §6.2). A MODE_IS_INCLUDE record may
 /// be the answer to a question about some sources only, so it takes nothing away.
 fn after(before: Filter, record_type: RecordType, listed: &BTreeSet<IpAddr>) -> Filter {
     match (record_type, before) {

@@ -64,6 +64,15 @@ impl Recording for Relay {
             ("query_interval", seconds(config.query_interval)),
             ("query_response_interval", seconds(config.query_response_interval)),
             ("robustness", config.robustness.to_string()),
+        ];
+        if let Some(mld) = config.mld {
+            words.extend([
+                ("mld_query_interval", seconds(mld.query_interval)),
+                ("mld_query_response_interval", seconds(mld.query_response_interval)),
+                ("mld_robustness", mld.robustness.to_string()),
+            ]);
+        }
+        words.extend([
             ("max_tunnels", config.max_tunnels.to_string()),
             ("max_tunnels_per_source", config.max_tunnels_per_source.to_string()),
             ("max_tunnels_per_prefix", config.max_tunnels_per_prefix.to_string()),
@@ -73,7 +82,7 @@ impl Recording for Relay {
             ("answers_per_prefix_per_second", config.answers_per_prefix_per_second.to_string()),
             ("unreachable_ignored", config.unreachable_ignored.to_string()),
             ("idle_linger", seconds(config.idle_linger)),
-        ];
+        ]);
         words.extend(config.discovery.iter().map(|address| ("discovery", address.to_string())));
         words
     }

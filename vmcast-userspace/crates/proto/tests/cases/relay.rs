@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Instant};
 
 use vmcast_proto::{
     Machine as _,
-    amt::relay::{Config as RelayConfig, Input, Output, Relay, Unreachable},
+    amt::relay::{Config as RelayConfig, Input, Output, Relay, Times, Unreachable},
     record::{Recording, filter as filter_words, hex, seconds},
 };
 use vmcast_sim::epoch;
@@ -36,6 +36,12 @@ impl Subject {
         set!(take: query_source robustness max_tunnels max_tunnels_per_source max_tunnels_per_prefix unreachable_ignored);
         set!(take: answers_per_second answers_per_prefix_per_second);
         set!(take_duration: secret_age secret_lifetime query_interval query_response_interval idle_linger);
+        if let Some(query_interval) = take_duration(config, "mld_query_interval") {
+            let query_response_interval =
+                take_duration(config, "mld_query_response_interval").expect("all of MLD");
+            let robustness = take(config, "mld_robustness").expect("all of MLD");
+            of.mld = Some(Times { query_interval, query_response_interval, robustness });
+        }
         of.limits.groups = take(config, "max_groups").unwrap_or(of.limits.groups);
         of.limits.sources = take(config, "max_sources").unwrap_or(of.limits.sources);
         of.discovery = config.remove("discovery").unwrap_or_default().iter().map(|it| parse(it)).collect();

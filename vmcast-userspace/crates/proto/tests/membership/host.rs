@@ -1,4 +1,4 @@
-//! A host that speaks IGMPv3 or MLDv2 (RFC 9776 §5, RFC 9777 §6), as far as routers notice.
+//! A host that speaks IGMPv3 or MLDv2 (RFC 9776, RFC 9777), as far as routers notice.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -22,7 +22,7 @@ const EXAMPLES: [(&str, &str); 5] = [
     ("255 1 2 ::1", "ff8200000000000000000000000000000001"),
 ];
 
-// proves A6 (RFC 8777 §4.2, §4.3)
+// proves A6 (RFC 8777 §4.2.1 to §4.2.4, §4.3.1)
 #[test]
 fn every_type_is_read_and_written_as_the_rfc_draws_it() {
     for (shown, hex) in EXAMPLES {

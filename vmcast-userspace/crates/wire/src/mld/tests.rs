@@ -111,6 +111,18 @@ fn the_checksum_is_the_one_another_implementation_computes_and_covers_the_addres
     }
 }
 
+// RFC 9777 §5.1.1
+#[test]
+fn the_code_is_written_as_0_and_of_no_account_when_read() {
+    for message in samples() {
+        let mut bytes = message.emit(FROM, TO);
+        assert_eq!(bytes[1], 0, "{message:?}");
+        bytes[1] = 0xff;
+        seal(&mut bytes);
+        assert_eq!(read(&bytes), Ok(message));
+    }
+}
+
 #[test]
 fn every_truncation_of_every_message_is_an_error_or_an_older_query() {
     for message in samples() {

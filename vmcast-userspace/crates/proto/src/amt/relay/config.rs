@@ -5,7 +5,26 @@ use std::{
     time::Duration,
 };
 
-use crate::host_state::Limits;
+use crate::{amt::encapsulated::Protocol, host_state::Limits};
+
+/// What the General Queries of one protocol tell gateways, and by which its memberships end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// Query Interval (RFC 9776 §8.2, RFC 9777 §9.2), in whole seconds.
+    pub query_interval: Duration,
+    /// Query Response Interval (RFC 9776 §8.3, RFC 9777 §9.3).
+    pub query_response_interval: Duration,
+    /// Robustness Variable (RFC 9776 §8.1, RFC 9777 §9.1), 1 to 7.
+    pub robustness: u8,
+}
+
+impl Times {
+    /// How long memberships last (RFC 9776 §8.4, RFC 9777 §9.4), with one Query Response Interval, as a gateway has no
+    /// hosts to wait for.
+    fn membership_interval(&self) -> Duration {
+        self.query_interval * u32::from(self.robustness) + self.query_response_interval
+    }
+}
 
 /// Configuration of a relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +48,8 @@ pub struct Config {
     pub query_response_interval: Duration,
     /// How many handshakes in a row may fail (RFC 9776 §8.1), 1 to 7.
     pub robustness: u8,
+    /// The same three of MLD; `None` for those of IGMP.
+    pub mld: Option<Times>,
     /// Tunnels at a time.
     pub max_tunnels: u32,
     /// Tunnels at a time of one source address: as many gateways as may stand behind one
@@ -62,6 +83,7 @@ impl Config {
             query_interval: Duration::from_secs(125),
             query_response_interval: Duration::from_secs(10),
             robustness: 2,
+            mld: None,
             max_tunnels: 131_072,
             max_tunnels_per_source: 1_024,
             max_tunnels_per_prefix: 16_384,
@@ -73,9 +95,29 @@ impl Config {
         }
     }
 
-    /// How long a tunnel lives after the last Membership Update (RFC 9776 §8.4).
+    /// What queries of a protocol tell.
+    pub(super) fn times(&self, protocol: Protocol) -> Times {
+        let igmp = Times {
+            query_interval: self.query_interval,
+            query_response_interval: self.query_response_interval,
+            robustness: self.robustness,
+        };
+        match protocol {
+            Protocol::Igmp => igmp,
+            Protocol::Mld => self.mld.unwrap_or(igmp),
+        }
+    }
+
+    /// How long a tunnel lives after the last Membership Update (RFC 9776 §8.4, RFC 9777 §9.4). It is one of both
+    /// protocols, so the longer time counts for the groups of both.
     #[must_use]
     pub fn membership_interval(&self) -> Duration {
-        self.query_interval * u32::from(self.robustness) + self.query_response_interval
+        let of = |protocol| self.times(protocol).membership_interval();
+        of(Protocol::Igmp).max(of(Protocol::Mld))
+    }
+
+    /// The longest time between two handshakes of a gateway.
+    pub(super) fn longest_query_interval(&self) -> Duration {
+        self.times(Protocol::Igmp).query_interval.max(self.times(Protocol::Mld).query_interval)
     }
 }

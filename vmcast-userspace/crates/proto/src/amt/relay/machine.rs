@@ -13,7 +13,7 @@ use vmcast_wire::{
 
 use super::{
     bucket::TokenBucket,
-    config::Config,
+    config::{Config, Times},
     counters::Counters,
     input::Input,
     mac::Secrets,
@@ -71,7 +71,7 @@ impl Relay {
         let lifetime = config
             .secret_lifetime
             .max(config.membership_interval())
-            .max(config.query_interval * 2)
+            .max(config.longest_query_interval() * 2)
             .max(Duration::from_secs(1));
         Self {
             base: now,
@@ -79,7 +79,7 @@ impl Relay {
                 now,
                 config.secret_seed,
                 lifetime,
-                config.query_interval * 2,
+                config.longest_query_interval() * 2,
                 config.secret_age,
             ),
             answers: TokenBucket::new(now, config.answers_per_second),
@@ -547,12 +547,13 @@ fn general_query(config: &Config, protocol: Protocol) -> Vec<u8> {
         Protocol::Igmp => (config.query_source.into(), Duration::from_millis(100)),
         Protocol::Mld => (protocol.unspecified(), Duration::from_millis(1)),
     };
+    let Times { query_interval, robustness, .. } = config.times(protocol);
     let query = membership::Message::QueryV3(membership::QueryV3 {
         max_resp_time,
         group: protocol.unspecified(),
         suppress_router_side_processing: false,
-        robustness_variable: config.robustness,
-        query_interval: config.query_interval,
+        robustness_variable: robustness,
+        query_interval,
         sources: Vec::new(),
     });
     encapsulate(source, protocol.all_hosts(), &query)

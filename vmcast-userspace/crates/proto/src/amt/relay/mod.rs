@@ -17,7 +17,7 @@ mod timer;
 mod tunnel;
 mod unreachable;
 
-pub use config::Config;
+pub use config::{Config, Times};
 pub use counters::Counters;
 pub use input::{Input, Unreachable};
 pub use machine::Relay;

@@ -81,7 +81,7 @@ impl Bed {
     }
 }
 
-// proves RFC 9776 §10 (forged reports): a link that joins whatever there is leaves room to the others
+// proves RFC 9776 §9.2 (forged reports): a link that joins whatever there is leaves room to the others
 #[test]
 fn one_link_takes_three_quarters_and_the_next_ones_find_room() {
     let mut bed = Bed::new(16_383);

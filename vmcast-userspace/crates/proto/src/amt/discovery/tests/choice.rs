@@ -1,4 +1,4 @@
-//! Which relay is chosen (RFC 8777 §3.1, §3.2, §4.2).
+//! Which relay is chosen (RFC 8777 §3.1.1, §3.1.2, §3.2.3, §4.2.1).
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Relays and name servers that fail (RFC 8777 §3.3, §3.5).
+//! Relays and name servers that fail (RFC 8777 §3.3.2, §3.3.3, §3.5).
 
 use super::{
     super::{CandidateState, Input, Place, Question, Why},

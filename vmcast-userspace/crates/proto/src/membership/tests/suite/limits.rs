@@ -98,7 +98,7 @@ fn an_any_source_membership_takes_no_memory_of_its_own() {
     assert!(link.querier.group(GROUP).is_some_and(|group| group.details.is_none()));
 }
 
-/// RFC 4604 §2.2, RFC 9776 §6.4, RFC 9777 §7.4.
+/// RFC 4604 §3.1, RFC 9776 §6.4, RFC 9777 §7.4.
 #[test]
 fn in_the_source_specific_range_only_sources_can_be_asked_for() {
     let group = source_specific(1);
