@@ -10,7 +10,7 @@ use super::{Effort, PAYLOAD, sender::Sender};
 use crate::{
     copies::{
         case::{Case, Output},
-        ipmr::{MAX_OUTPUTS, MulticastRouter},
+        ipmr::{self, MAX_OUTPUTS},
         plane::{Kind, Members, Plane},
         stand::Stand,
         stream,
@@ -38,8 +38,8 @@ pub(super) fn measure(effort: Effort, core: usize, report: &mut Report, bar: &Pr
     bar.set_message("how long a packet holds a core");
     {
         let stand = Stand::build(&mut lab, "ipmr", MAX_OUTPUTS)?;
-        let router = MulticastRouter::open(&stand)?;
-        router.add(stream::group(RANGE, 0), MAX_OUTPUTS)?;
+        let router = ipmr::open(&stand)?;
+        router.add(stream::SOURCE, stream::group(RANGE, 0), MAX_OUTPUTS)?;
         report.holds.push(watch(effort, core, &stand, "kernel ipmr", MAX_OUTPUTS)?.0);
         bar.inc(1);
     }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use vmcast_lab::Lab;
+use vmcast_lab::{Lab, mroute::MulticastRouter};
 
 use super::{Round, sender::Sender};
 use crate::{
     copies::{
-        ipmr::MulticastRouter,
+        ipmr,
         plane::{self, Members, Plane},
         stand::Stand,
         stream,
@@ -48,7 +48,10 @@ impl Kind {
 /// Who forwards; it does as long as this is there.
 enum Forwarder {
     Nobody,
-    Kernel(#[expect(dead_code, reason = "its socket keeps the kernel forwarding")] MulticastRouter),
+    Kernel(
+        #[expect(dead_code, reason = "its socket keeps the kernel forwarding")]
+        vmcast_lab::mroute::MulticastRouter,
+    ),
     Plane(#[expect(dead_code, reason = "its programs forward while it is there")] Box<Plane>),
 }
 
@@ -75,8 +78,8 @@ impl Hop {
         let forwarder = match kind {
             Kind::Cable => Forwarder::Nobody,
             Kind::Ipmr => {
-                let router = MulticastRouter::open(&stand)?;
-                router.add(stream::group(RANGE, 0), outputs)?;
+                let router = ipmr::open(&stand)?;
+                router.add(stream::SOURCE, stream::group(RANGE, 0), outputs)?;
                 Forwarder::Kernel(router)
             }
             Kind::Plane(kind) => {
