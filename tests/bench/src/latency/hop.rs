@@ -48,10 +48,7 @@ impl Kind {
 /// Who forwards; it does as long as this is there.
 enum Forwarder {
     Nobody,
-    Kernel(
-        #[expect(dead_code, reason = "its socket keeps the kernel forwarding")]
-        vmcast_lab::mroute::MulticastRouter,
-    ),
+    Kernel(#[expect(dead_code, reason = "its socket keeps the kernel forwarding")] MulticastRouter),
     Plane(#[expect(dead_code, reason = "its programs forward while it is there")] Box<Plane>),
 }
 
