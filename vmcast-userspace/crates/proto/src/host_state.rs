@@ -7,13 +7,20 @@
 //! A million hosts with one group each must fit in memory, so a host with a single group and at
 //! most one IPv4 source takes no heap.
 
+mod groups;
+mod round;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use vmcast_wire::membership::{Message, Record, RecordType};
 
+use self::{
+    groups::{Entry, Groups},
+    round::{List, Next},
+};
 use crate::{
     Filter,
     membership::{check_group, check_mode, is_source},
@@ -21,6 +28,17 @@ use crate::{
 
 /// When a group was last reported, in the caller's own unit, on a scale that only grows.
 pub type Stamp = u32;
+
+/// When a message came, and what it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// When it came.
+    pub at: Stamp,
+    /// The question that the host answers, by a number that sets it apart from the one before.
+    pub round: u32,
+    /// The parts of a list come at once: what came before this is of no list that goes on now.
+    pub since: Stamp,
+}
 
 /// How much one host may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,16 +91,6 @@ impl RecordOp {
         match self {
             Self::IsExclude | Self::ToExclude => true,
             Self::IsInclude | Self::ToInclude | Self::Allow | Self::Block => false,
-        }
-    }
-
-    /// What is wanted after it by itself, of these sources.
-    fn wanted(self, before: Filter, sources: BTreeSet<IpAddr>) -> Filter {
-        match self {
-            Self::IsInclude | Self::ToInclude => Filter::Include(sources),
-            Self::IsExclude | Self::ToExclude => Filter::Exclude(sources),
-            Self::Allow => allow(before, sources),
-            Self::Block => block(before, &sources),
         }
     }
 }
@@ -160,15 +168,15 @@ impl HostState {
     /// Applies a message of this host; queries and records of unknown type change nothing
     /// (RFC 9776 §4.2.12, RFC 9777 §5.2.12).
     ///
-    /// A host that splits the sources of one group over several datagrams is followed only as far
-    /// as the last MODE_IS_INCLUDE record; within one datagram such records are taken together.
-    pub fn apply(&mut self, message: &Message, limits: &Limits, stamp: Stamp) -> Applied {
+    /// A host may split the sources of one group over several records and datagrams (RFC 9776 §4.2.16, RFC 9777
+    /// §5.2.15): those of one round are taken together.
+    pub fn apply(&mut self, message: &Message, limits: &Limits, heard: Heard) -> Applied {
         if let Message::ReportV3 { records } = message
             && let [record] = records.as_slice()
         {
-            return self.apply_one(record, limits, stamp);
+            return self.apply_one(record, limits, heard);
         }
-        let mut transaction = Transaction::new(self, limits, stamp);
+        let mut transaction = Transaction::new(self, limits, heard);
         match message {
             Message::ReportV1 { group } | Message::ReportV2 { group } => {
                 transaction.record(*group, RecordOp::IsExclude, &[]);
@@ -188,24 +196,41 @@ impl HostState {
     }
 
     /// Applies the one record that a report nearly always has.
-    fn apply_one(&mut self, record: &Record<IpAddr>, limits: &Limits, stamp: Stamp) -> Applied {
+    fn apply_one(&mut self, record: &Record<IpAddr>, limits: &Limits, heard: Heard) -> Applied {
         let Record { record_type, group, sources } = record;
         let mut applied = Applied::default();
         let Some(op) = RecordOp::from_wire(*record_type) else { return applied };
         if !applied.admits(*group, op.any_source()) {
             return applied;
         }
-        let before = self.filter(*group);
-        let wanted = op.wanted(before.clone(), applied.sources(sources));
-        if !self.fits(*group, &wanted, limits) {
-            applied.refused = 1;
-            return applied;
-        }
-        self.groups.store(*group, &wanted, stamp);
-        if wanted != before {
-            applied.changed.push((*group, wanted));
+        let sources = applied.sources(sources);
+        match self.record(*group, op, sources, limits, heard) {
+            Some((before, wanted)) if wanted != before => applied.changed.push((*group, wanted)),
+            Some(_) => {}
+            None => applied.refused = 1,
         }
         applied
+    }
+
+    /// Applies a record that hosts may send, and returns what was wanted before and after it; `None` if that would
+    /// exceed the limits.
+    fn record(
+        &mut self,
+        group: IpAddr,
+        op: RecordOp,
+        sources: BTreeSet<IpAddr>,
+        limits: &Limits,
+        heard: Heard,
+    ) -> Option<(Filter, Filter)> {
+        let known = self.groups.find(group);
+        let before = known.map_or_else(Filter::none, |entry| entry.wanted.to_filter());
+        let next = Next::new(known, before.clone(), op, sources, limits, heard);
+        let Next { wanted, unheard, list } = next;
+        if !self.fits(group, &wanted, limits) {
+            return None;
+        }
+        self.groups.store(group, Entry::new(group, &wanted, &unheard, heard.at, list));
+        Some((before, wanted))
     }
 
     /// Sets the filter of a group; `None` if that would exceed the limits or nobody can join it so,
@@ -219,7 +244,7 @@ impl HostState {
             return None;
         }
         let changed = self.filter(group) != *filter;
-        self.groups.store(group, filter, stamp);
+        self.groups.store(group, Entry::new(group, filter, &BTreeSet::new(), stamp, List::NONE));
         Some(changed)
     }
 
@@ -229,7 +254,7 @@ impl HostState {
         let stale = self.groups.as_slice().iter().filter(|entry| entry.stamp < oldest);
         let stale: Vec<_> = stale.map(|entry| entry.group).collect();
         for group in &stale {
-            self.groups.store(*group, &Filter::none(), oldest);
+            self.groups.store(*group, None);
         }
         stale
     }
@@ -245,24 +270,15 @@ impl HostState {
 struct Transaction<'a> {
     host: &'a mut HostState,
     limits: &'a Limits,
-    stamp: Stamp,
+    heard: Heard,
     /// What groups that were touched wanted before the message.
     before: BTreeMap<IpAddr, Filter>,
-    /// Groups whose MODE_IS_INCLUDE list has begun in this message.
-    including: BTreeSet<IpAddr>,
     applied: Applied,
 }
 
 impl<'a> Transaction<'a> {
-    fn new(host: &'a mut HostState, limits: &'a Limits, stamp: Stamp) -> Self {
-        Self {
-            host,
-            limits,
-            stamp,
-            before: BTreeMap::new(),
-            including: BTreeSet::new(),
-            applied: Applied::default(),
-        }
+    fn new(host: &'a mut HostState, limits: &'a Limits, heard: Heard) -> Self {
+        Self { host, limits, heard, before: BTreeMap::new(), applied: Applied::default() }
     }
 
     fn record(&mut self, group: IpAddr, op: RecordOp, sources: &[IpAddr]) {
@@ -270,18 +286,12 @@ impl<'a> Transaction<'a> {
             return;
         }
         let sources = self.applied.sources(sources);
-        let before = self.host.filter(group);
-        let wanted = match op {
-            RecordOp::IsInclude if !self.including.insert(group) => allow(before.clone(), sources),
-            op => op.wanted(before.clone(), sources),
-        };
-        if !self.host.fits(group, &wanted, self.limits) {
-            self.applied.refused = self.applied.refused.saturating_add(1);
-            return;
-        }
-        self.host.groups.store(group, &wanted, self.stamp);
-        if wanted != before {
-            self.before.entry(group).or_insert(before);
+        match self.host.record(group, op, sources, self.limits, self.heard) {
+            Some((before, wanted)) if wanted != before => {
+                self.before.entry(group).or_insert(before);
+            }
+            Some(_) => {}
+            None => self.applied.refused = self.applied.refused.saturating_add(1),
         }
     }
 
@@ -299,147 +309,6 @@ impl<'a> Transaction<'a> {
         let changed = now.filter(|(_, before, now)| before != now).map(|(group, _, now)| (group, now));
         applied.changed.extend(changed);
         applied
-    }
-}
-
-fn allow(before: Filter, mut more: BTreeSet<IpAddr>) -> Filter {
-    match before {
-        Filter::Include(mut sources) => {
-            // Moves a list into an empty one.
-            sources.append(&mut more);
-            Filter::Include(sources)
-        }
-        Filter::Exclude(mut sources) => {
-            sources.retain(|source| !more.contains(source));
-            Filter::Exclude(sources)
-        }
-    }
-}
-
-fn block(before: Filter, less: &BTreeSet<IpAddr>) -> Filter {
-    match before {
-        Filter::Include(mut sources) => {
-            sources.retain(|source| !less.contains(source));
-            Filter::Include(sources)
-        }
-        Filter::Exclude(mut sources) => {
-            sources.extend(less);
-            Filter::Exclude(sources)
-        }
-    }
-}
-
-/// The groups, in the least space.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Groups {
-    #[default]
-    Empty,
-    One(Entry),
-    /// Two or more, sorted by group.
-    Many(Box<[Entry]>),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Entry {
-    group: IpAddr,
-    wanted: Wanted,
-    stamp: Stamp,
-}
-
-impl Groups {
-    fn as_slice(&self) -> &[Entry] {
-        match self {
-            Self::Empty => &[],
-            Self::One(entry) => std::slice::from_ref(entry),
-            Self::Many(entries) => entries,
-        }
-    }
-
-    fn find(&self, group: IpAddr) -> Option<&Entry> {
-        let entries = self.as_slice();
-        let at = entries.binary_search_by_key(&group, |entry| entry.group).ok()?;
-        entries.get(at)
-    }
-
-    /// Replaces, inserts or removes the entry of a group.
-    fn store(&mut self, group: IpAddr, filter: &Filter, stamp: Stamp) {
-        let entry = Wanted::from_filter(filter).map(|wanted| Entry { group, wanted, stamp });
-        *self = match (std::mem::take(self), entry) {
-            (Self::Empty, None) => Self::Empty,
-            (Self::Empty, Some(entry)) => Self::One(entry),
-            (Self::One(old), None) if old.group == group => Self::Empty,
-            (Self::One(old), Some(entry)) if old.group == group => Self::One(entry),
-            (Self::One(old), None) => Self::One(old),
-            (Self::One(old), Some(entry)) => {
-                let mut entries = Box::new([old, entry]);
-                entries.sort_by_key(|entry| entry.group);
-                Self::Many(entries)
-            }
-            (Self::Many(entries), entry) => {
-                let mut entries = entries.into_vec();
-                match (entries.binary_search_by_key(&group, |entry| entry.group), entry) {
-                    (Ok(at), Some(entry)) => entries[at] = entry,
-                    (Ok(at), None) => {
-                        entries.remove(at);
-                    }
-                    (Err(at), Some(entry)) => entries.insert(at, entry),
-                    (Err(_), None) => {}
-                }
-                if entries.len() > 1 {
-                    Self::Many(entries.into_boxed_slice())
-                } else {
-                    entries.pop().map_or(Self::Empty, Self::One)
-                }
-            }
-        };
-    }
-}
-
-/// A [`Filter`] that is not [`Filter::none`], in the least space.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Wanted {
-    /// Every source.
-    Any,
-    /// Only this one.
-    SourceV4(Ipv4Addr),
-    /// Any other list.
-    Listed(Box<SourceList>),
-}
-const _: () = assert!(size_of::<Groups>() <= 40);
-
-/// A mode and its sources, ascending.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct SourceList {
-    exclude: bool,
-    sources: Box<[IpAddr]>,
-}
-
-impl Wanted {
-    fn from_filter(filter: &Filter) -> Option<Self> {
-        let (exclude, sources) = match filter {
-            Filter::Include(sources) => (false, sources),
-            Filter::Exclude(sources) => (true, sources),
-        };
-        match (exclude, sources.len(), sources.first()) {
-            (false, 0, _) => None,
-            (true, 0, _) => Some(Self::Any),
-            (false, 1, Some(IpAddr::V4(source))) => Some(Self::SourceV4(*source)),
-            _ => {
-                let sources = sources.iter().copied().collect();
-                Some(Self::Listed(Box::new(SourceList { exclude, sources })))
-            }
-        }
-    }
-
-    fn to_filter(&self) -> Filter {
-        match self {
-            Self::Any => Filter::any(),
-            Self::SourceV4(source) => Filter::Include(BTreeSet::from([IpAddr::V4(*source)])),
-            Self::Listed(list) => {
-                let sources = list.sources.iter().copied().collect();
-                if list.exclude { Filter::Exclude(sources) } else { Filter::Include(sources) }
-            }
-        }
     }
 }
 

@@ -7,6 +7,8 @@ use super::*;
 
 const LIMITS: Limits = Limits { groups: 3, sources: 4 };
 
+const NOW: Heard = Heard { at: 0, round: 1, since: 0 };
+
 fn group(last: u8) -> IpAddr {
     Ipv4Addr::new(239, 0, 0, last).into()
 }
@@ -32,7 +34,7 @@ fn record(record_type: RecordType, last: u8, sources: &[u8]) -> Record<IpAddr> {
 }
 
 fn apply(host: &mut HostState, records: Vec<Record<IpAddr>>) -> Applied {
-    host.apply(&Message::ReportV3 { records }, &LIMITS, 0)
+    host.apply(&Message::ReportV3 { records }, &LIMITS, NOW)
 }
 
 #[test]
@@ -70,11 +72,11 @@ fn every_record_type_does_what_the_rfc_says_from_both_modes() {
 fn reports_of_older_versions_join_every_source_and_a_leave_ends_it() {
     for report in [Message::ReportV1 { group: group(1) }, Message::ReportV2 { group: group(1) }] {
         let mut host = HostState::default();
-        let applied = host.apply(&report, &LIMITS, 0);
+        let applied = host.apply(&report, &LIMITS, NOW);
         assert_eq!(applied.changed, vec![(group(1), Filter::any())]);
-        assert!(host.apply(&report, &LIMITS, 0).changed.is_empty());
-        assert!(host.apply(&Message::Leave { group: group(2) }, &LIMITS, 0).changed.is_empty());
-        let applied = host.apply(&Message::Leave { group: group(1) }, &LIMITS, 0);
+        assert!(host.apply(&report, &LIMITS, NOW).changed.is_empty());
+        assert!(host.apply(&Message::Leave { group: group(2) }, &LIMITS, NOW).changed.is_empty());
+        let applied = host.apply(&Message::Leave { group: group(1) }, &LIMITS, NOW);
         assert_eq!(applied.changed, vec![(group(1), Filter::none())]);
         assert!(host.is_empty());
     }
@@ -93,7 +95,7 @@ fn a_group_joined_and_left_in_one_message_did_not_change() {
 #[test]
 fn a_query_of_the_host_changes_nothing() {
     let mut host = HostState::default();
-    assert_eq!(host.apply(&Message::QueryV1, &LIMITS, 0), Applied::default());
+    assert_eq!(host.apply(&Message::QueryV1, &LIMITS, NOW), Applied::default());
 }
 
 #[test]
@@ -131,13 +133,13 @@ fn what_exceeds_the_limits_is_refused_and_the_rest_stands() {
 fn groups_nobody_can_join_are_ignored() {
     let mut host = HostState::default();
     for address in [[224, 0, 0, 1], [224, 0, 0, 251], [10, 0, 0, 1], [255, 255, 255, 255], [0, 0, 0, 0]] {
-        let applied = host.apply(&Message::ReportV2 { group: IpAddr::from(address) }, &LIMITS, 0);
+        let applied = host.apply(&Message::ReportV2 { group: IpAddr::from(address) }, &LIMITS, NOW);
         assert_eq!(applied, Applied { ignored: 1, ..Applied::default() }, "{address:?}");
     }
     assert!(host.is_empty());
     // RFC 4291 §2.7: of scope f as well.
     for group in ["ff02::1", "ff01::5", "ff0f::1", "ff3f::1", "2001:db8::1"] {
-        let applied = host.apply(&Message::ReportV2 { group: group.parse().unwrap() }, &LIMITS, 0);
+        let applied = host.apply(&Message::ReportV2 { group: group.parse().unwrap() }, &LIMITS, NOW);
         assert_eq!(applied, Applied { ignored: 1, ..Applied::default() }, "{group}");
     }
     assert!(host.is_empty());
@@ -148,18 +150,18 @@ fn groups_and_sources_of_ipv6_are_kept_beside_those_of_ipv4() {
     let mut host = HostState::default();
     let v6 = |last| IpAddr::from(Ipv6Addr::new(0xff1e, 0, 0, 0, 0, 0, 0, last));
     let from = |last| IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last));
-    host.apply(&Message::ReportV2 { group: group(1) }, &LIMITS, 0);
-    host.apply(&Message::ReportV2 { group: v6(1) }, &LIMITS, 0);
+    host.apply(&Message::ReportV2 { group: group(1) }, &LIMITS, NOW);
+    host.apply(&Message::ReportV2 { group: v6(1) }, &LIMITS, NOW);
     let records = vec![Record {
         record_type: RecordType::ChangeToIncludeMode,
         group: v6(2),
         sources: vec![from(1), from(2)],
     }];
-    host.apply(&Message::ReportV3 { records }, &LIMITS, 0);
+    host.apply(&Message::ReportV3 { records }, &LIMITS, NOW);
     let both = Filter::Include(BTreeSet::from([from(1), from(2)]));
     let expected = vec![(group(1), Filter::any()), (v6(1), Filter::any()), (v6(2), both)];
     assert_eq!(host.groups().collect::<Vec<_>>(), expected);
-    host.apply(&Message::Leave { group: v6(1) }, &LIMITS, 0);
+    host.apply(&Message::Leave { group: v6(1) }, &LIMITS, NOW);
     assert_eq!(host.len(), 2);
 }
 
@@ -182,17 +184,17 @@ fn source_specific_groups_are_joined_by_their_sources_only() {
                 report(RecordType::ModeIsExclude, &[]),
                 report(RecordType::ModeIsExclude, &[source]),
             ] {
-                assert_eq!(host.apply(&message, &LIMITS, 0), nothing, "{message:?}");
+                assert_eq!(host.apply(&message, &LIMITS, NOW), nothing, "{message:?}");
                 assert_eq!(host, before, "{message:?}");
             }
             assert_eq!(host.set(group, &Filter::any(), &LIMITS, 0), None);
-            let leave = host.apply(&Message::Leave { group }, &LIMITS, 0);
+            let leave = host.apply(&Message::Leave { group }, &LIMITS, NOW);
             let expected = if host.is_empty() { Applied::default() } else { nothing.clone() };
             assert_eq!((leave, &host), (expected, &before));
-            host.apply(&report(RecordType::AllowNewSources, &[source]), &LIMITS, 0);
+            host.apply(&report(RecordType::AllowNewSources, &[source]), &LIMITS, NOW);
             assert_eq!(host.filter(group), Filter::Include(BTreeSet::from([source])));
         }
-        host.apply(&report(RecordType::BlockOldSources, &[source]), &LIMITS, 0);
+        host.apply(&report(RecordType::BlockOldSources, &[source]), &LIMITS, NOW);
         assert!(host.is_empty());
     }
 }
@@ -211,7 +213,7 @@ fn listed_sources_that_no_packet_comes_from_are_left_out() {
         for records in [vec![record.clone()], vec![record, more]] {
             let mut host = HostState::default();
             let (bad_sources, left) = (4 * records.len() as u32, records.len() > 1);
-            let applied = host.apply(&Message::ReportV3 { records }, &LIMITS, 0);
+            let applied = host.apply(&Message::ReportV3 { records }, &LIMITS, NOW);
             let wanted = Filter::Include(BTreeSet::from([good.parse().unwrap()]));
             let changed = if left { vec![] } else { vec![(group, wanted)] };
             assert_eq!(applied, Applied { changed, bad_sources, ..Applied::default() });
@@ -222,9 +224,9 @@ fn listed_sources_that_no_packet_comes_from_are_left_out() {
 #[test]
 fn only_groups_not_reported_for_long_expire() {
     let mut host = HostState::default();
-    host.apply(&Message::ReportV2 { group: group(1) }, &LIMITS, 10);
-    host.apply(&Message::ReportV2 { group: group(2) }, &LIMITS, 10);
-    host.apply(&Message::ReportV2 { group: group(2) }, &LIMITS, 20);
+    host.apply(&Message::ReportV2 { group: group(1) }, &LIMITS, Heard { at: 10, ..NOW });
+    host.apply(&Message::ReportV2 { group: group(2) }, &LIMITS, Heard { at: 10, ..NOW });
+    host.apply(&Message::ReportV2 { group: group(2) }, &LIMITS, Heard { at: 20, ..NOW });
     assert!(host.expire(10).is_empty());
     assert_eq!(host.expire(20), vec![group(1)]);
     assert_eq!(host.groups().collect::<Vec<_>>(), vec![(group(2), Filter::any())]);
@@ -250,15 +252,140 @@ fn any_record() -> impl Strategy<Value = Record<IpAddr>> {
     })
 }
 
+/// Sources of either version of IP, and a group for them.
+fn of_version(ipv6: bool, number: u16) -> (IpAddr, IpAddr) {
+    if ipv6 {
+        ("ff1e::3".parse().unwrap(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number).into())
+    } else {
+        ("239.1.2.3".parse().unwrap(), Ipv4Addr::from(0xc633_0000 + u32::from(number)).into())
+    }
+}
+
+/// A list in parts of at most `most`, in reports of their own.
+fn in_parts(record_type: RecordType, ipv6: bool, list: &BTreeSet<u16>, most: usize) -> Vec<Message> {
+    let list: Vec<_> = list.iter().map(|number| of_version(ipv6, *number).1).collect();
+    let record =
+        |sources: &[IpAddr]| Record { record_type, group: of_version(ipv6, 0).0, sources: sources.to_vec() };
+    list.chunks(most).map(|part| Message::ReportV3 { records: vec![record(part)] }).collect()
+}
+
+fn filter_of(ipv6: bool, list: &BTreeSet<u16>) -> Filter {
+    Filter::Include(list.iter().map(|number| of_version(ipv6, *number).1).collect())
+}
+
+/// RFC 9776 §4.2.16, RFC 9777 §5.2.15
+#[test]
+fn a_list_in_several_datagrams_is_taken_together_and_cuts_no_source_meanwhile() {
+    let limits = Limits::default();
+    for (ipv6, most) in [(false, 80), (true, 86)] {
+        let (group, _) = of_version(ipv6, 0);
+        for record_type in [RecordType::ModeIsInclude, RecordType::ChangeToIncludeMode] {
+            let mut host = HostState::default();
+            let all: BTreeSet<u16> = (1..=200).collect();
+            for round in 1..4 {
+                for message in in_parts(record_type, ipv6, &all, most) {
+                    let applied = host.apply(&message, &limits, Heard { round, ..NOW });
+                    assert!(round == 1 || applied == Applied::default(), "{applied:?}");
+                }
+                assert_eq!(host.filter(group), filter_of(ipv6, &all));
+            }
+            // What the next round does not name ends with it, and nothing else.
+            let fewer: BTreeSet<u16> = (1..=200).filter(|number| number % 10 != 0).collect();
+            let parts = in_parts(record_type, ipv6, &fewer, most);
+            let heard = Heard { round: 4, ..NOW };
+            let changed: Vec<_> =
+                parts.iter().flat_map(|message| host.apply(message, &limits, heard).changed).collect();
+            assert_eq!(changed, [(group, filter_of(ipv6, &fewer))]);
+        }
+    }
+}
+
+#[test]
+fn a_list_does_not_go_on_in_another_round_or_later_or_in_another_type() {
+    let short = |record_type, source| Message::ReportV3 { records: vec![record(record_type, 1, &[source])] };
+    let first = Heard { at: 10, round: 1, since: 8 };
+    for (heard, record_type, after) in [
+        (first, RecordType::ModeIsInclude, include(&[1, 2])),
+        (Heard { at: 12, since: 10, ..first }, RecordType::ModeIsInclude, include(&[1, 2])),
+        (Heard { at: 13, since: 11, ..first }, RecordType::ModeIsInclude, include(&[2])),
+        (Heard { round: 2, ..first }, RecordType::ModeIsInclude, include(&[2])),
+        (first, RecordType::ChangeToIncludeMode, include(&[2])),
+        (first, RecordType::ModeIsExclude, exclude(&[2])),
+    ] {
+        let mut host = HostState::default();
+        host.apply(&short(RecordType::ModeIsInclude, 1), &LIMITS, first);
+        host.apply(&short(record_type, 2), &LIMITS, heard);
+        assert_eq!(host.filter(group(1)), after, "{heard:?} {record_type:?}");
+    }
+    // A list of EXCLUDE mode is cut, so the second one is a list of its own; and a leave ends what was told before it.
+    let mut host = HostState::default();
+    host.apply(&short(RecordType::ModeIsExclude, 1), &LIMITS, first);
+    host.apply(&short(RecordType::ModeIsExclude, 2), &LIMITS, first);
+    assert_eq!(host.filter(group(1)), exclude(&[2]));
+    host.apply(&short(RecordType::ModeIsInclude, 1), &LIMITS, first);
+    let leave = Message::ReportV3 { records: vec![record(RecordType::ChangeToIncludeMode, 1, &[])] };
+    host.apply(&leave, &LIMITS, first);
+    assert!(host.is_empty());
+}
+
+#[test]
+fn what_a_list_has_not_named_yet_makes_room_for_what_it_names() {
+    let limits = Limits::default();
+    let mut host = HostState::default();
+    let (group, _) = of_version(true, 0);
+    for (round, list) in (1..).zip([(1..=256).collect(), (301..=556).collect::<BTreeSet<u16>>()]) {
+        for message in in_parts(RecordType::ModeIsInclude, true, &list, 86) {
+            assert_eq!(host.apply(&message, &limits, Heard { round, ..NOW }).refused, 0);
+        }
+        assert_eq!(host.filter(group), filter_of(true, &list));
+    }
+}
+
 proptest! {
+    /// The model: a host's list is what is wanted once its last part came; between two rounds nothing is cut that
+    /// both have, and nothing is added that neither has. A last part that looks like another makes what was left
+    /// out last until the next round.
+    #[test]
+    fn lists_in_parts_are_followed_round_by_round(
+        ipv6: bool,
+        most in 24usize..90,
+        rounds in proptest::collection::vec(proptest::collection::btree_set(1u16..300, 1..120), 1..6),
+    ) {
+        let limits = Limits::default();
+        let (group, _) = of_version(ipv6, 0);
+        let mut host = HostState::default();
+        let mut before = BTreeSet::new();
+        for (round, list) in (0..).zip(rounds) {
+            for again in 0..2 {
+                let heard = Heard { round: 2 * round + again, ..NOW };
+                let kept = filter_of(ipv6, &before.intersection(&list).copied().collect());
+                let most_of_all = filter_of(ipv6, &before.union(&list).copied().collect());
+                for message in in_parts(RecordType::ModeIsInclude, ipv6, &list, most) {
+                    host.apply(&message, &limits, heard);
+                    let (Filter::Include(now), Filter::Include(kept), Filter::Include(of)) =
+                        (host.filter(group), &kept, &most_of_all)
+                    else {
+                        panic!("no list of sources");
+                    };
+                    prop_assert!(now.is_superset(kept) && now.is_subset(of));
+                }
+                if again == 1 || list.len() % most != 0 && list.len() % most < 24 {
+                    prop_assert_eq!(host.filter(group), filter_of(ipv6, &list));
+                }
+                before.extend(&list);
+            }
+            before = list;
+        }
+    }
+
     #[test]
     fn any_sequence_stays_within_the_limits_and_reports_every_change(
-        messages in proptest::collection::vec(proptest::collection::vec(any_record(), 0..6), 0..12),
+        messages in proptest::collection::vec((proptest::collection::vec(any_record(), 0..6), 0u32..2), 0..12),
     ) {
         let mut host = HostState::default();
         let mut followed = BTreeMap::new();
-        for records in messages {
-            let applied = apply(&mut host, records);
+        for (records, round) in messages {
+            let applied = host.apply(&Message::ReportV3 { records }, &LIMITS, Heard { round, ..NOW });
             for (group, filter) in applied.changed {
                 let before = if filter.is_none() {
                     followed.remove(&group)

@@ -27,8 +27,11 @@ use super::{
 use crate::{
     Filter, Machine,
     amt::encapsulated::{Encapsulated, Protocol, encapsulate},
-    host_state::{Applied, HostState},
+    host_state::{Applied, Heard, HostState},
 };
+
+/// Within how many seconds all parts of an answer to a query come. Its Max Resp Code says that they come at once.
+const PARTS: u32 = 2;
 
 /// Outputs that an emptied queue keeps room for.
 const OUTPUTS_KEPT: usize = 64;
@@ -365,17 +368,17 @@ impl Relay {
         match self.table.find(&ends) {
             Some(id) => {
                 self.note_ecn(id, ecn);
-                self.on_member_report(moment, id, &report);
+                self.on_member_report(moment, id, nonce, &report);
             }
-            None => self.on_first_report(moment, ends, ecn, &report),
+            None => self.on_first_report(moment, ends, ecn, nonce, &report),
         }
     }
 
-    fn on_member_report(&mut self, now: Moment, id: u32, report: &membership::Message) {
+    fn on_member_report(&mut self, now: Moment, id: u32, nonce: u32, report: &membership::Message) {
         let limits = self.config.limits;
         let oldest = now.0.saturating_sub(millis(self.config.membership_interval()));
         let result = self.table.update(now, id, |host| {
-            let applied = host.apply(report, &limits, now.seconds());
+            let applied = host.apply(report, &limits, heard(now, nonce));
             (applied, host.expire(Moment(oldest).seconds()))
         });
         let Some((applied, stale)) = result else { return };
@@ -387,7 +390,14 @@ impl Relay {
         self.announce(id, stale.into_iter().map(|group| (group, Filter::none())));
     }
 
-    fn on_first_report(&mut self, now: Moment, ends: Ends, ecn: bool, report: &membership::Message) {
+    fn on_first_report(
+        &mut self,
+        now: Moment,
+        ends: Ends,
+        ecn: bool,
+        nonce: u32,
+        report: &membership::Message,
+    ) {
         match self.room_for(&ends) {
             Ok(()) => {}
             Err(LimitError::TunnelsPerSource { .. }) => {
@@ -404,7 +414,7 @@ impl Relay {
             }
         }
         let mut host = HostState::default();
-        let applied = host.apply(report, &self.config.limits, now.seconds());
+        let applied = host.apply(report, &self.config.limits, heard(now, nonce));
         self.count(&applied);
         if host.is_empty() {
             self.counters.nothing_joined += 1;
@@ -572,6 +582,12 @@ fn unicast(address: SocketAddr) -> bool {
         }
     };
     !group && address.port() != 0
+}
+
+/// What a Membership Update of this Request Nonce answers: a gateway takes another one for each query.
+fn heard(now: Moment, nonce: u32) -> Heard {
+    let at = now.seconds();
+    Heard { at, round: nonce, since: at.saturating_sub(PARTS) }
 }
 
 fn millis(duration: Duration) -> u64 {
