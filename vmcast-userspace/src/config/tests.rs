@@ -299,7 +299,7 @@ fn igmp_of_an_interface_goes_before_that_of_the_router() {
     assert!(said.contains("t.toml:6:") && said.contains("from 0.1 to 25.5 seconds"), "{said}");
 }
 
-// proves A7: every timer and variable of RFC 9776 §8 and RFC 9777 §9 that is not made of others, by its name
+// proves A7: every timer and variable of RFC 9776, section 8, and RFC 9777, section 9, that is not made of others, by its name
 #[test]
 fn every_variable_of_a_querier_has_a_key() {
     let keys = |last: &str| {

@@ -29,12 +29,68 @@ pub(super) struct Citation {
     pub(super) test: bool,
 }
 
+/// What kind of test proves a section, told by where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    /// A recorded case of a protocol machine: inputs and all that must come of them, as data.
+    Case,
+    /// A case of the suite that every plane passes, on the real kernel too.
+    Conformance,
+    /// The real program, or the real kernel program, in namespaces or a virtual machine.
+    Lab,
+    /// A unit test or a simulation.
+    Unit,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 4] = [Self::Case, Self::Conformance, Self::Lab, Self::Unit];
+
+    fn of(file: &str) -> Self {
+        if file.ends_with(".case") {
+            Self::Case
+        } else if file.contains("dataplane/src/conformance/") {
+            Self::Conformance
+        } else if file.starts_with("tests/") && !file.starts_with("tests/fuzz/") {
+            Self::Lab
+        } else {
+            Self::Unit
+        }
+    }
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Case => "case",
+            Self::Conformance => "suite",
+            Self::Lab => "lab",
+            Self::Unit => "unit",
+        }
+    }
+
+    /// What a test of the kind is called in a sentence.
+    pub(super) const fn words(self) -> &'static str {
+        match self {
+            Self::Case => "by a recorded case",
+            Self::Conformance => "by a case of the planes' suite",
+            Self::Lab => "by a lab",
+            Self::Unit => "by unit tests alone",
+        }
+    }
+}
+
 /// Everything that was found.
 #[derive(Debug, Default)]
 pub(super) struct Citations {
     pub(super) all: Vec<Citation>,
     /// What cannot be told apart, with the reason.
     pub(super) faults: Vec<String>,
+}
+
+impl Citation {
+    /// What kind of test it is of, if it is of one.
+    pub(super) fn kind(&self) -> Kind {
+        Kind::of(&self.file)
+    }
 }
 
 /// Reads every source and every recorded case that git knows or would add.
@@ -288,5 +344,18 @@ mod tests {
         let (all, faults) = found("tests/cases/a.case", "# words\nrfc 9776 §6.6.2\n0 start\n");
         assert_eq!((all, faults), (vec![(9776, "6.6.2".to_owned(), 2, true)], vec![]));
         assert_eq!(found("tests/cases/a.case", "0 start\n").1.len(), 1);
+    }
+    #[test]
+    fn a_place_tells_the_kind_of_its_test() {
+        for (file, kind) in [
+            ("tests/cases/mld/a.case", Kind::Case),
+            ("vmcast-userspace/crates/dataplane/src/conformance/cases/a.rs", Kind::Conformance),
+            ("tests/netns/src/labs/a.rs", Kind::Lab),
+            ("tests/vm/src/a.rs", Kind::Lab),
+            ("tests/fuzz/src/a.rs", Kind::Unit),
+            ("vmcast-userspace/crates/proto/tests/amt/a.rs", Kind::Unit),
+        ] {
+            assert_eq!(Kind::of(file), kind, "{file}");
+        }
     }
 }

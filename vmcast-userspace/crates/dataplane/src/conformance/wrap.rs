@@ -148,7 +148,7 @@ impl Inner {
         bytes
     }
 
-    /// The link-layer address of the group (RFC 1112 §6.4, RFC 2464 §7).
+    /// The link-layer address of the group, which every native copy has to have: that proves RFC 1112 §6.4, RFC 2464 §7.
     fn group_mac(&self) -> Mac {
         match self.group {
             IpAddr::V4(group) => {

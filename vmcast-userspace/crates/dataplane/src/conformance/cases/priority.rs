@@ -307,6 +307,7 @@ fn in_fragments(scene: &Scene) -> Vec<Step> {
     vec![apply(ops), inject(a.ifindex, frame, expect(&inner).fragments(fragments).frame(whole))]
 }
 
+// proves RFC 6040 §4.1, RFC 9601 §6.1.4.1
 fn marks_out(scene: &Scene) -> Vec<Step> {
     let [a, b, _] = scene.devices.all();
     let modes = [EcnMode::Normal, EcnMode::Compatibility];
@@ -334,6 +335,7 @@ fn marks_out(scene: &Scene) -> Vec<Step> {
     steps
 }
 
+// proves RFC 6040 §4.3, RFC 9601 §4: who asked for no marks gets none, beside others of the stream who did
 fn both_modes(scene: &Scene) -> Vec<Step> {
     let [a, b, _] = scene.devices.all();
     let modes = [EcnMode::Normal, EcnMode::Compatibility];
