@@ -12,6 +12,9 @@ use vmcast_proto::registry::UnixMillis;
 /// What is less is how clocks are kept right, which disturbs nobody.
 const LEAST: i64 = 1000;
 
+/// By one part of so many a clock runs fast or slow while it is brought right (`adjtimex`: 500 parts of a million).
+const SLEW: i128 = 2000;
+
 /// What the clocks of the host show at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reading {
@@ -48,23 +51,31 @@ pub(super) struct Steps(Mutex<Seen>);
 #[derive(Debug, Default)]
 struct Seen {
     before: Option<Reading>,
+    /// By how many microseconds it was set in steps that were too small.
+    off: i128,
     count: u64,
     /// By how much, and when.
     last: Option<(i64, Duration)>,
 }
 
 impl Steps {
-    /// Takes a reading; says by how many milliseconds the clock was set since the one before, if it was.
+    /// Takes a reading; says by how many milliseconds the clock was set since the one before, if it was, or in several
+    /// small steps not long ago.
     pub(super) fn look(&self, now: Reading) -> Option<i64> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = seen.before.replace(now)?;
-        let passed = now.since_boot.saturating_sub(before.since_boot);
-        let shown = i128::from(now.wall.0) - i128::from(before.wall.0);
-        let by = shown - i128::try_from(passed.as_millis()).unwrap_or(i128::MAX);
-        let by = i64::try_from(by).unwrap_or(if by < 0 { i64::MIN } else { i64::MAX });
-        if by.unsigned_abs() < LEAST.unsigned_abs() {
+        let micros = |since_boot: Duration| i128::try_from(since_boot.as_micros()).unwrap_or(i128::MAX);
+        let passed = micros(now.since_boot) - micros(before.since_boot);
+        let shown = (i128::from(now.wall.0) - i128::from(before.wall.0)) * 1000;
+        // What a clock is let run fast or slow, to be right again, is no step.
+        let slewed = passed.max(0) / SLEW;
+        let off = seen.off - seen.off.clamp(-slewed, slewed) + (shown - passed);
+        if off.abs() < i128::from(LEAST) * 1000 {
+            seen.off = off;
             return None;
         }
+        seen.off = 0;
+        let by = i64::try_from(off / 1000).unwrap_or(if off < 0 { i64::MIN } else { i64::MAX });
         seen.count += 1;
         seen.last = Some((by, now.since_boot));
         Some(by)
@@ -101,6 +112,25 @@ mod tests {
         assert_eq!(steps.look(at(5, 90_000)), None);
         let so_far = steps.so_far(Duration::from_secs(510));
         assert_eq!(so_far, ClockSteps { count: 2, last: Some((90_000, Duration::from_secs(6))) });
+    }
+
+    #[test]
+    fn small_steps_make_a_large_one_where_they_come_one_after_the_other() {
+        let steps = Steps::default();
+        for second in 0..4 {
+            assert_eq!(steps.look(at(second, 300 * second as i64)), None, "{second}");
+        }
+        // A little of it is taken for what the clock was let run fast.
+        let by = steps.look(at(4, 1200)).expect("a step");
+        assert!((1190..=1200).contains(&by), "{by}");
+        assert_eq!(steps.look(at(5, 1200)), None);
+        assert_eq!(steps.look(at(6, 600)), None, "back");
+        assert!(steps.look(at(7, 0)).is_some_and(|by| (-1200..=-1190).contains(&by)));
+        // Those of an hour apart are how clocks are kept right.
+        for hour in 1..100 {
+            assert_eq!(steps.look(at(hour * 3600, hour as i64 * 900)), None, "{hour}");
+        }
+        assert_eq!(steps.so_far(Duration::ZERO).count, 2);
     }
 
     #[test]

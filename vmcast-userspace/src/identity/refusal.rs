@@ -133,6 +133,8 @@ pub struct Tally {
     refusals: [AtomicU64; Refusal::ALL.len()],
     pub(super) joined: AtomicU64,
     pub(super) renewed: AtomicU64,
+    /// Certificates that went since their node has so many younger ones.
+    pub(super) dropped: AtomicU64,
 }
 
 impl Tally {
@@ -149,6 +151,11 @@ impl Tally {
         let number = |of: &AtomicU64| of.load(Ordering::Relaxed);
         let refusals =
             Refusal::ALL.iter().map(|refusal| refusal.label()).zip(self.refusals.iter().map(number));
-        [("joined", number(&self.joined)), ("renewed", number(&self.renewed))].into_iter().chain(refusals)
+        let done = [
+            ("joined", number(&self.joined)),
+            ("renewed", number(&self.renewed)),
+            ("certificates_dropped", number(&self.dropped)),
+        ];
+        done.into_iter().chain(refusals)
     }
 }

@@ -25,6 +25,8 @@ const MAX_USES: u32 = 100_000;
 const MAX_TTL: Duration = Duration::from_secs(365 * 86_400);
 /// Certificates of one node that are looked at: rotation keeps two.
 const MAX_CERTIFICATES: usize = 1000;
+/// Certificates of one node that count at most: with another, the oldest that it does not use at that moment goes.
+const MAX_GOOD: usize = 8;
 /// What has ended is kept for so long, so that an operator sees it and a clock that jumped may come back.
 const KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// Certificates that are over are kept for so long where their node goes on.
@@ -372,12 +374,19 @@ impl Roster {
         let generation = revoked.unwrap_or_default().generation;
         let (signed, write) = self.sign(now, node, token.role, &request, id, generation)?;
         let mut writes = vec![write];
+        let beyond = beyond(&certificates, None);
+        let dropped = beyond.len() as u64;
+        writes.extend(beyond);
         if !again {
             let used = TokenRecord { uses_left: token.uses_left - 1, used: token.used + 1, ..token };
             writes.push(put(Kind::Token, id, &used));
         }
         let expected = Expected { kind: Kind::Token, key: id.to_owned(), value: Some(old) };
-        Ok(self.records.commit(&[expected, revocation], &writes)?.then_some(signed))
+        let committed = self.records.commit(&[expected, revocation], &writes)?;
+        if committed {
+            self.tally.dropped.fetch_add(dropped, Ordering::Relaxed);
+        }
+        Ok(committed.then_some(signed))
     }
 
     /// Gives a node that is in another certificate, of the key of this request. The one it has stays good.
@@ -405,11 +414,14 @@ impl Roster {
             // Those that it had before and that are over are of no use any more.
             let over =
                 |held: &CertificateRecord| authority::after(UnixMillis(held.expires), OVER_KEPT) <= now;
-            let certificates = self.certificates(node)?.into_iter();
-            let over = certificates.filter(|(_, held)| over(held)).take(SWEEP_WRITES);
-            let over = over.map(|(key, _)| Write { kind: Kind::Certificate, key, value: None });
-            let writes: Vec<_> = std::iter::once(write).chain(over).collect();
+            let (over, rest): (Vec<_>, Vec<_>) =
+                self.certificates(node)?.into_iter().partition(|(_, held)| over(held));
+            let over = over.into_iter().map(|(key, _)| forget(key)).take(SWEEP_WRITES);
+            let beyond = beyond(&rest, Some(&certificate_key(node, serial)));
+            let dropped = beyond.len() as u64;
+            let writes: Vec<_> = std::iter::once(write).chain(over).chain(beyond).collect();
             if self.records.commit(&[revocation], &writes)? {
+                self.tally.dropped.fetch_add(dropped, Ordering::Relaxed);
                 self.tally.renewed.fetch_add(1, Ordering::Relaxed);
                 return Ok(signed);
             }
@@ -630,6 +642,19 @@ fn held(records: &dyn Records, node: &NodeId, serial: &str) -> Result<Held, Reco
     let generation = revocation(records, node)?.1.unwrap_or_default().generation;
     let counts = record.revoked.is_none() && record.generation == generation;
     Ok(if counts { Held::Good(record, generation) } else { Held::Revoked })
+}
+
+/// Has the oldest certificates of a node go, but for the one in use, so that there is room for one more.
+fn beyond(certificates: &[(String, CertificateRecord)], in_use: Option<&str>) -> Vec<Write> {
+    let good = certificates.iter().filter(|(_, held)| held.revoked.is_none());
+    let excess = (good.clone().count() + 1).saturating_sub(MAX_GOOD);
+    let mut others: Vec<_> = good.filter(|(key, _)| Some(key.as_str()) != in_use).collect();
+    others.sort_by_key(|(_, held)| held.issued);
+    others.iter().take(excess.min(SWEEP_WRITES)).map(|(key, _)| forget(key.clone())).collect()
+}
+
+const fn forget(key: String) -> Write {
+    Write { kind: Kind::Certificate, key, value: None }
 }
 
 /// No id of a node has a slash.

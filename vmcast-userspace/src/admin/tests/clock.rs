@@ -175,3 +175,41 @@ fn a_process_that_is_slow_did_not_stand_still() {
     passed.store(0, Ordering::SeqCst);
     assert_eq!(clock.now(), UnixMillis(NOW.0 + 6200));
 }
+
+// proves A2: a running admin sees that the clock of its host was set, and gives the nodes time if it went ahead
+#[tokio::test]
+async fn a_running_admin_counts_that_its_clock_was_set() {
+    use crate::admin::{steps::Reading, tests::bed::Bed};
+
+    let bed = Bed::new().await;
+    let registration = conformance::node("v", Role::Vmr { rank: 0 }, &["192.0.2.1:2268"], 0).registration;
+    let register = move |registry: &mut Registry<Mirror>, now| {
+        registry.register(now, [192, 0, 2, 1].into(), (*registration).clone())
+    };
+    bed.handle.write(register).await.expect("granted");
+    bed.pass(LEASE / 2);
+    let counted = async |count| {
+        let looks = async {
+            while bed.handle.status().clock.count != count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), looks).await.expect("it is counted");
+        bed.handle.status().clock.last.expect("a step").0
+    };
+    // What it is made to see last time was an hour ahead, then an hour behind.
+    let hour = 3_600_000;
+    let mut next = 1;
+    for by in [hour, -hour] {
+        let reading = Reading::take().expect("a clock");
+        bed.handle.steps().look(reading);
+        let wall = UnixMillis(reading.wall.0.saturating_add_signed(by));
+        let told = bed.handle.steps().look(Reading { wall, ..reading }).expect("a step");
+        let seen = counted(next + 1).await;
+        assert!((told - by).abs() < 1000 && (seen + by).abs() < 60_000, "{told} {seen}");
+        next += 2;
+    }
+    bed.pass(LEASE / 2 + Duration::from_secs(1));
+    assert_eq!(bed.ids().await, ["v"], "its lease goes on since the host may have stood still");
+    bed.stop().await;
+}

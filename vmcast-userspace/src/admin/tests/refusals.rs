@@ -1,6 +1,6 @@
 //! Refusals of tokens and certificates that only odd callers meet: each is counted once, with its reason.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use vmcast_proto::registry::Role as NodeRole;
 use vmcast_signal::{
@@ -13,7 +13,7 @@ use super::{
     identity::{client, code, count, id, joined, order, registration, token},
 };
 use crate::{
-    identity::{Kind, Records as _, Refusal, Role, RosterError, TlsClient, Write},
+    identity::{Kind, Records as _, Refusal, Role, Roster, RosterError, TlsClient, Write},
     link::{renew, tls_channel},
 };
 
@@ -114,5 +114,54 @@ async fn there_are_so_many_tokens_and_no_more() {
     let one_more = bed.gate.with(|roster, now| roster.create_token(now, &order(Role::Agent))).await.unwrap();
     let Err(RosterError::Refused(refusal)) = one_more else { panic!("{one_more:?}") };
     assert_eq!((refusal, count(&bed, Refusal::TooManyTokens)), (Refusal::TooManyTokens, 1));
+    bed.stop().await;
+}
+
+// proves A3: who is in fills the registry with no certificates, whichever way it asks for them
+#[tokio::test]
+async fn a_node_has_so_many_certificates_and_with_one_more_the_oldest_goes() {
+    let bed = Bed::secure().await;
+    let (word, directory) = (token(&bed, order(Role::Agent)).await, tempfile::tempdir().unwrap());
+    let first = crate::identity::join(&word, &id("a"), directory.path(), bed.clock.clone()).await.unwrap();
+    let beside = tempfile::tempdir().unwrap();
+    joined(&bed, "b", Role::Agent, beside.path()).await;
+    let held = async |node: &str| {
+        let (records, prefix) = (bed.handle.clone(), format!("{node}/"));
+        let list = move || records.list(Kind::Certificate, &prefix, "", 99).expect("records").len();
+        tokio::task::spawn_blocking(list).await.unwrap()
+    };
+    let dropped = || {
+        let mut counters = bed.gate.tally().counters();
+        counters.find(|(name, _)| *name == "certificates_dropped").expect("a counter").1
+    };
+    assert_eq!((held("a").await, held("b").await, dropped()), (1, 1, 0));
+    let client = client(&bed, &Arc::new(first));
+    let records = bed.handle.clone();
+    let keys = move || records.list(Kind::Certificate, "a/", "", 9).expect("records");
+    let in_use = tokio::task::spawn_blocking(keys).await.unwrap().remove(0).0;
+    let serial = in_use.strip_prefix("a/").expect("a serial number").to_owned();
+    for round in 1..=20 {
+        bed.pass(Duration::from_secs(1));
+        let request = crate::identity::certificate_request();
+        let serial = serial.clone();
+        let renew = move |roster: &mut Roster, now| roster.renew(now, &id("a"), &serial, &request).map(drop);
+        bed.gate.with(renew).await.expect("TLS").expect("renewed");
+        assert_eq!((held("a").await, dropped()), ((round + 1).min(8), (round as u64).saturating_sub(7)));
+    }
+    // The one in use is still good.
+    client.register(&registration("a", NodeRole::Agent)).await.expect("registered");
+    // By its token again and again, since the answer was lost, with the same key.
+    let request = crate::identity::certificate_request();
+    let third = token(&bed, order(Role::Agent)).await;
+    for round in 1..=20 {
+        bed.pass(Duration::from_secs(1));
+        let (word, request) = (third.clone(), request.clone());
+        let join = move |roster: &mut Roster, now| {
+            roster.join(now, (&word.id, &word.secret), &id("c"), &request).map(drop)
+        };
+        bed.gate.with(join).await.expect("TLS").expect("joined");
+        assert_eq!(held("c").await, round.min(8));
+    }
+    assert_eq!((held("a").await, held("b").await, dropped()), (8, 1, 13 + 12));
     bed.stop().await;
 }
