@@ -125,9 +125,9 @@ fn fan_out(members: usize, payload: usize, peers: &[Id]) -> Contest {
     Contest {
         title: format!("copies to {members} members, {payload} bytes"),
         entries: engines.into_iter().map(|engine| entry(engine, case)).collect(),
+        pace: Pace::where_there_are(&targets),
         targets,
         unlisted: Vec::new(),
-        pace: Pace::Usual,
     }
 }
 
@@ -249,8 +249,8 @@ fn native(engines: &[Id], outputs: usize, payload: usize) -> Contest {
     Contest {
         title: format!("copies to {outputs} interfaces, {payload} bytes"),
         entries: engines.iter().map(|engine| entry(*engine, case)).collect(),
+        pace: Pace::where_there_are(&targets),
         targets,
         unlisted: Vec::new(),
-        pace: Pace::Usual,
     }
 }

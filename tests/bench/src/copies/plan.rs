@@ -66,10 +66,17 @@ pub(super) struct Contest {
 pub(super) enum Pace {
     /// As the effort has it.
     Usual,
-    /// As few as a median asks for: the contest has very many copies to look at.
+    /// As few as a median asks for: nothing is judged, or there are very many copies to look at.
     Few,
     /// Short ones, until the middle half of their ratios lies so close together that a few in a hundred are seen.
     Pairs,
+}
+
+impl Pace {
+    /// That of a contest with these targets.
+    pub(super) const fn where_there_are(targets: &[Target]) -> Self {
+        if targets.is_empty() { Self::Few } else { Self::Usual }
+    }
 }
 
 /// How many rounds, and how long they are at least.

@@ -36,7 +36,8 @@ const METHOD: &str = "\
   copies than one of vmcast's. Where a packet has more members than that (124 at XDP, 64 at TC), vmcast goes on with the
   next ones through a relay device, a floor with another frame that comes in anew: there the floor is what the kernel
   does with as many copies, and an engine may be faster. Groups of the floors at XDP share the devmaps of their devices,
-  as those of vmcast may.
+  as those of vmcast may. With many groups they read the same few slots again and again, where who rewrites has to read
+  an entry of each member of each group: what that takes of the caches is not in the limit.
 - **Limit here** is what a target's ratio is with somebody else in the place of the engine: at XDP the floor with its
   one byte, at TC the floor, for the software plane at many members the `sendmmsg` relay, which looks nobody up; the
   median of the rounds, and the least and the most. Ratios of engines, fan-outs and groups have one, and the admin's
