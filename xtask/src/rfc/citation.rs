@@ -345,6 +345,7 @@ mod tests {
         assert_eq!((all, faults), (vec![(9776, "6.6.2".to_owned(), 2, true)], vec![]));
         assert_eq!(found("tests/cases/a.case", "0 start\n").1.len(), 1);
     }
+
     #[test]
     fn a_place_tells_the_kind_of_its_test() {
         for (file, kind) in [

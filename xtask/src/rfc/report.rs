@@ -274,6 +274,7 @@ mod tests {
              3 by unit tests alone"
         );
     }
+
     #[test]
     fn a_citation_of_a_section_without_a_row_is_a_fault() {
         let section = Section {

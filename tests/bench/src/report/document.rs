@@ -78,15 +78,20 @@ const METHOD: &str = "\
 - **Joins and leaves in a second.** Gateways in great numbers send Requests, Membership Updates and Teardowns to the
   sockets of the router daemon, which has a core to itself. *Per s* is by the time of its threads and includes what the
   kernel does for them: receiving, answering, changing its tables; it ends when the router shows every member. *In all*
-  is by the time that passed. Alone, the relay's machine is given the messages by a loop, which makes them too.
+  is by the time that passed. Alone, the relay's machine is given the messages by a loop, which makes them too. *For
+  these the router's limits are raised* (`answers_per_second`, `answers_per_prefix_per_second` and
+  `max_tunnels_per_prefix` in `[tunnel]`), as all gateways stand in few networks and come at once. By default a router
+  answers 20000 Requests in a second, 10000 of them from one network (a /24, of IPv6 a /56), whatever a core could do,
+  and a network has 16384 tunnels; these limits do not count for joins and leaves through tunnels that are there.
 - **Report to member served.** From the moment a frame with the report is sent. Through a tunnel, until the answer to a
   Request right behind it has come back: the router does what messages ask for one after the other, so the member was in
   the kernel's tables before. On a link, until the first copy of a stream that flows already, a packet each 0.2 ms.
 - **Floods.** Frames of some 65,000 forged senders are put in as if an interface of the router had received them
-  (`BPF_PROG_TEST_RUN` with live frames): they go through the stack and the filters of the router's sockets. *Read* is
-  what the router took of them, *dropped* what it counts as refused, or as dropped before it was read; what was read
-  may be refused as well. *Joins* are those of a host on the flooded link, or of a gateway of the flooded relay, which
-  were there before, one after the other. *Packets* and *lost* are of a stream that another gateway has all the time.
+  (`BPF_PROG_TEST_RUN` with live frames): they go through the stack and the filters of the router's sockets, whose
+  limits are those it has by default. *Read* is what the router took of them, *dropped* what it counts as refused, or as
+  dropped before it was read; what was read may be refused as well. *Joins* are those of a host on the flooded link, or
+  of a gateway of the flooded relay, which were there before, one after the other. *Packets* and *lost* are of a stream
+  that another gateway has all the time.
 - **Memory of the daemon.** With members who all made a tunnel of their own by the real handshake. *Bytes/tunnel* is
   what each added: its places in the tables of tunnels, members and routes, and its next hop. The target of 40 MB is for
   what is *allocated*. The rest of the resident set, which is there without a member, are pages of the program's file
@@ -207,5 +212,18 @@ mod tests {
         assert!(
             report.targets().contains("| speed | 5.00 × |  | at least 8 ×, stretch 10 |  | **missed** |")
         );
+    }
+
+    #[test]
+    fn what_is_said_of_a_relays_limits_is_what_it_has_by_default() {
+        let limits = vmcast_proto::amt::relay::Config::new([0; 16]);
+        let text = METHOD.split_whitespace().collect::<Vec<_>>().join(" ");
+        for said in [
+            format!("answers {} Requests in a second", limits.answers_per_second),
+            format!("{} of them from one network", limits.answers_per_prefix_per_second),
+            format!("a network has {} tunnels", limits.max_tunnels_per_prefix),
+        ] {
+            assert!(text.contains(&said), "{said}");
+        }
     }
 }
