@@ -52,6 +52,34 @@ async fn register(bed: &Bed, id: &str, from: u8, endpoints: &[&str], own_tunnels
     bed.client([127, 0, 0, from]).await.register(request).await.expect("granted");
 }
 
+// proves D4: what a node says of itself makes it no member of what others were refused
+#[tokio::test]
+async fn what_another_was_refused_is_told_to_nobody_who_only_says_that_its_tunnel_is_there() {
+    let bed = Bed::new().await;
+    let asks = async |id: &str, from: u8, tunnel: &str| {
+        let request = v1::RefusedJoinsRequest {
+            node_id: id.to_owned(),
+            vmr_id: "v".to_owned(),
+            tunnel: tunnel.to_owned(),
+        };
+        let answer = bed.client([127, 0, 0, from]).await.refused_joins(request).await;
+        answer.map(|_| ()).map_err(|status| status.code())
+    };
+    let denied = Err(vmcast_signal::tonic::Code::PermissionDenied);
+    register(&bed, "a", 2, &["192.0.2.1:2268"], vec![own("v", "127.0.0.2:5000")]).await;
+    // An endpoint at the same address is said, and found by nobody.
+    register(&bed, "b", 3, &["192.0.2.1:9", "127.0.0.2:9"], vec![own("v", "127.0.0.2:5000")]).await;
+    register(&bed, "c", 2, &[], vec![]).await;
+    assert_eq!(asks("a", 2, "127.0.0.2:5000").await, Ok(()));
+    assert_eq!(asks("a", 2, "192.0.2.1:2268").await, Ok(()), "an endpoint is one node's");
+    assert_eq!(asks("b", 3, "127.0.0.2:5000").await, denied);
+    assert_eq!(asks("b", 3, "192.0.2.1:2268").await, denied);
+    // Behind one translator it is who says so; where nobody does, whoever is there.
+    assert_eq!(asks("c", 2, "127.0.0.2:5000").await, denied);
+    assert_eq!(asks("c", 2, "127.0.0.2:5001").await, Ok(()));
+    bed.stop().await;
+}
+
 // proves D4: VMRs hear which nodes are known by their tunnels, also where those are others' tunnels
 #[tokio::test]
 async fn a_rule_says_of_its_node_where_that_was_found_and_whether_it_is_known_by_its_tunnels() {
