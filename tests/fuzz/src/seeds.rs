@@ -359,7 +359,13 @@ pub fn line() -> Vec<Vec<u8>> {
         response_mac: vec![1; 6],
     };
     let claims = vec![v1::Claim { node_id: "n".to_owned(), tunnel: Some(own) }];
-    let policy = v1::Policy { version: 9, deny_by_default: true, rules: vec![rule], claims };
+    let policy = v1::Policy {
+        version: 9,
+        deny_by_default: true,
+        rules: vec![rule],
+        claims,
+        known_by_tunnels: vec!["n".to_owned()],
+    };
     let proof = v1::Proof {
         endpoint: "192.0.2.1:2268".to_owned(),
         found: v1::Found::Silent.into(),

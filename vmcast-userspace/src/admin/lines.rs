@@ -29,6 +29,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// A VMR that does not answer a ping for so long loses its line.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Between two times that VMRs are told other proofs of what they know.
+const PROOFS: Duration = Duration::from_secs(5);
+
 /// How the nearest VMR is found on a miss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Way {
@@ -79,11 +82,23 @@ impl Said {
     }
 }
 
+/// The line of one VMR.
+#[derive(Debug)]
+struct Line {
+    /// A newer line has a larger one.
+    number: u64,
+    line: mpsc::Sender<What>,
+    /// Whether there are proofs that it was not told.
+    lacks_proofs: bool,
+}
+
 #[derive(Debug, Default)]
 struct State {
     averages: Averages,
-    lines: BTreeMap<NodeId, (u64, mpsc::Sender<What>)>,
+    lines: BTreeMap<NodeId, Line>,
     next: u64,
+    /// When other proofs were last told.
+    proofs: Option<Instant>,
     searches: ProbeLimit,
     counters: LineCounters,
     /// What VMRs are to carry out, once it is known.
@@ -144,7 +159,7 @@ impl Lines {
     /// Tells a VMR something at once; false if it has no line.
     pub(super) fn tell(&self, vmr: &NodeId, what: What) -> bool {
         let mut state = self.state();
-        let told = state.lines.get(vmr).is_some_and(|(_, line)| line.try_send(what).is_ok());
+        let told = state.lines.get(vmr).is_some_and(|to| to.line.try_send(what).is_ok());
         state.counters.refused += u64::from(!told);
         told
     }
@@ -153,26 +168,38 @@ impl Lines {
     /// and hears of it on the next.
     pub(super) fn set_policy(&self, policy: v1::Policy) {
         let mut state = self.state();
-        let State { policy: known, lines, counters, .. } = &mut *state;
-        if known.as_ref() == Some(&policy) {
+        let State { policy: known, lines, counters, proofs, .. } = &mut *state;
+        let is_known = known.as_ref() == Some(&policy);
+        let now = Instant::now();
+        let renews = proofs.is_none_or(|told| now.saturating_duration_since(told) >= PROOFS);
+        if is_known && !(renews && lines.values().any(|to| to.lacks_proofs)) {
             return;
         }
-        lines.retain(|vmr, (_, line)| {
+        let mut renewed = false;
+        lines.retain(|vmr, to| {
             let told = of_vmr(&policy, vmr);
-            if known.as_ref().is_some_and(|known| says_the_same(of_vmr(known, vmr), told.clone())) {
-                return true;
+            if let Some(known) = known.as_ref().map(|known| of_vmr(known, vmr)) {
+                to.lacks_proofs |= known != told;
+                let is_due = renews && to.lacks_proofs;
+                if !is_due && says_the_same(known, told.clone()) {
+                    return true;
+                }
             }
-            let is_told = line.try_send(What::Policy(told)).is_ok();
+            renewed |= std::mem::take(&mut to.lacks_proofs);
+            let is_told = to.line.try_send(What::Policy(told)).is_ok();
             counters.policies += u64::from(is_told);
             is_told
         });
+        if renewed {
+            *proofs = Some(now);
+        }
         *known = Some(policy);
     }
 
     /// Tells every VMR something at once. Who does not hear it sees it at its next renewal.
     pub(super) fn tell_all(&self, what: &What) {
         let mut state = self.state();
-        let refused = state.lines.values().filter(|(_, line)| line.try_send(what.clone()).is_err()).count();
+        let refused = state.lines.values().filter(|to| to.line.try_send(what.clone()).is_err()).count();
         state.counters.refused += refused as u64;
     }
 
@@ -198,7 +225,7 @@ impl Lines {
         }
         state.next += 1;
         let number = state.next;
-        state.lines.insert(vmr.clone(), (number, line));
+        state.lines.insert(vmr.clone(), Line { number, line, lacks_proofs: false });
         drop(state);
         tokio::spawn(self.clone().attend(vmr, number, outgoing, orders, answers, said));
         commands
@@ -251,7 +278,7 @@ impl Lines {
             }
         }
         let mut state = self.state();
-        if state.lines.get(&vmr).is_some_and(|(present, _)| *present == line) {
+        if state.lines.get(&vmr).is_some_and(|present| present.number == line) {
             state.lines.remove(&vmr);
             state.averages.forget(&vmr);
         }
@@ -262,11 +289,12 @@ impl Lines {
 fn of_vmr(policy: &v1::Policy, vmr: &NodeId) -> v1::Policy {
     let is_its = |claim: &&v1::Claim| claim.tunnel.as_ref().is_some_and(|own| own.vmr_id == vmr.as_str());
     let claims = policy.claims.iter().filter(is_its).cloned().collect();
-    v1::Policy { claims, rules: policy.rules.clone(), ..*policy }
+    let (rules, known_by_tunnels) = (policy.rules.clone(), policy.known_by_tunnels.clone());
+    v1::Policy { claims, rules, known_by_tunnels, ..*policy }
 }
 
-/// Whether two policies are the same but for proofs, which are others with every handshake of a tunnel; they go to VMRs
-/// that hear of them for the first time.
+/// Whether two policies are the same but for proofs, which are others with every handshake of a tunnel: these go out
+/// [`PROOFS`] apart, for a VMR that believes a node already needs none.
 fn says_the_same(mut one: v1::Policy, mut other: v1::Policy) -> bool {
     for own in one.claims.iter_mut().chain(&mut other.claims).filter_map(|claim| claim.tunnel.as_mut()) {
         (own.nonce, own.response_mac) = (0, Vec::new());

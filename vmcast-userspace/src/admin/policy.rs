@@ -1,10 +1,10 @@
 //! The policy of a running registry: a record of its store, pushed to the VMRs.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use vmcast_proto::{
     policy::{Action, Effect, Owners, Policy, Rule},
-    registry::{Error, Expected, NodeId, RecordKind, RecordWrite, Registry, Rows as _},
+    registry::{Error, Expected, Found, NodeId, NodeRecord, RecordKind, RecordWrite, Registry, Rows as _},
 };
 use vmcast_signal::{prost::Message as _, v1};
 
@@ -122,9 +122,12 @@ fn resolved(rows: &Mirror) -> Result<Policy, PolicyError> {
             rule.addresses.clear();
             continue;
         };
-        rule.addresses = vec![record.seen];
-        addresses.insert(record.seen);
+        rule.addresses = addresses_of(&record);
+        addresses.extend(&rule.addresses);
         if named.insert(node.clone()) {
+            if !record.registration.about.own_tunnels.is_empty() {
+                policy.known_by_tunnels.insert(node.clone());
+            }
             for own in &record.registration.about.own_tunnels {
                 addresses.insert(own.tunnel.ip());
                 policy.claims.push((node.clone(), own.clone()));
@@ -143,6 +146,19 @@ fn resolved(rows: &Mirror) -> Result<Policy, PolicyError> {
     }
     policy.claims.truncate(Policy::MAX_CLAIMS);
     Ok(policy)
+}
+
+/// Where a node is: the address at which the admins see it, and those at which return probes found it. What it only says
+/// of itself would be a rule about others.
+fn addresses_of(record: &NodeRecord) -> Vec<IpAddr> {
+    let proved = record.proofs.iter().filter(|(_, proof)| proof.found == Found::Proved);
+    let mut addresses = vec![record.seen];
+    for address in proved.map(|(endpoint, _)| endpoint.ip()) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
 }
 
 /// The policy as it is kept and sent.
@@ -174,6 +190,7 @@ pub fn message(policy: &Policy) -> v1::Policy {
             .iter()
             .map(|(node, own)| v1::Claim { node_id: node.to_string(), tunnel: Some(own_tunnel(own)) })
             .collect(),
+        known_by_tunnels: policy.known_by_tunnels.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -212,6 +229,8 @@ pub fn policy(message: v1::Policy) -> Result<Policy, Malformed> {
     if message.claims.len() > Policy::MAX_CLAIMS {
         return Err(malformed("policy.claims")(&format!("{} are too many", message.claims.len())));
     }
+    // Rules name no more.
+    let known = message.known_by_tunnels.iter().take(Policy::MAX_RULES);
     let claim = |claim: v1::Claim| {
         let own = claim.tunnel.ok_or_else(|| malformed("policy.claims.tunnel")(&"missing"))?;
         Ok((parse("policy.claims.node_id", &claim.node_id)?, read_own_tunnel(&own)?))
@@ -221,6 +240,9 @@ pub fn policy(message: v1::Policy) -> Result<Policy, Malformed> {
         default: effect(message.deny_by_default),
         rules: message.rules.into_iter().map(rule).collect::<Result<_, _>>()?,
         claims: message.claims.into_iter().map(claim).collect::<Result<_, _>>()?,
+        known_by_tunnels: known
+            .map(|node| parse("policy.known_by_tunnels", node))
+            .collect::<Result<_, _>>()?,
         owners: Owners::default(),
     })
 }
@@ -267,7 +289,8 @@ mod tests {
         };
         let claims = vec![("n".parse().unwrap(), own)];
         let (rules, owners) = (vec![rule, bare], Owners::default());
-        let whole = Policy { version: 9, default: Effect::Deny, rules, claims, owners };
+        let known_by_tunnels = ["n", "m"].map(|node| node.parse().unwrap()).into();
+        let whole = Policy { version: 9, default: Effect::Deny, rules, claims, known_by_tunnels, owners };
         assert_eq!(policy(message(&whole)).unwrap(), whole);
         let mut later = message(&whole);
         later.rules[0].action = 77;

@@ -9,7 +9,10 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info};
 use vmcast_proto::{
     nearest::rtt::WaitRule,
-    registry::{self, AnswerKind, Error, NodeId, Refusal, RefusalReason, Registered, Role, Rows as _, Store},
+    registry::{
+        self, AnswerKind, Error, Found, NodeId, NodeRecord, Refusal, RefusalReason, Registered, Role,
+        Rows as _, Store,
+    },
 };
 use vmcast_signal::{
     tonic::{Request, Response, Status, Streaming},
@@ -17,7 +20,7 @@ use vmcast_signal::{
 };
 
 use super::{
-    Kept,
+    Kept, Mirror,
     convert::{self, Malformed, parse},
     handle::Handle,
     lines::{Said, Way},
@@ -189,13 +192,9 @@ impl<S: Kept> Service<S> {
         let (node, vmr, tunnel): (NodeId, NodeId, SocketAddr) =
             read().map_err(|error| self.malformed(&error))?;
         // What others were refused is not everybody's to know.
-        let is_own = self.0.rows(|rows| {
-            let record = rows.node(&node);
-            let own = record.iter().flat_map(|record| &record.registration.endpoints);
-            own.map(SocketAddr::ip).chain([seen]).any(|address| address == tunnel.ip())
-        });
+        let is_own = self.0.rows(|rows| is_own(rows, &node, seen, (&vmr, tunnel)));
         if !is_own {
-            return Err(Status::permission_denied("the tunnel begins at none of the caller's addresses"));
+            return Err(Status::permission_denied("the tunnel is not known to be the caller's"));
         }
         Ok(Response::new(v1::RefusedJoinsResponse { joins: self.0.refused_joins(&vmr, tunnel) }))
     }
@@ -253,6 +252,24 @@ impl<S: Kept> Service<S> {
             next,
         }))
     }
+}
+
+/// Whether a tunnel may be a caller's own: it begins at an endpoint that it alone has registered, at one where a return
+/// probe found it, or at the address that it is seen from, and no other node there says that it is at that tunnel.
+fn is_own(rows: &Mirror, node: &NodeId, seen: IpAddr, (vmr, tunnel): (&NodeId, SocketAddr)) -> bool {
+    let record = rows.node(node);
+    let is_at = |record: &NodeRecord| {
+        record.registration.about.own_tunnels.iter().any(|own| own.vmr == *vmr && own.tunnel == tunnel)
+    };
+    let is_its = record.as_ref().is_some_and(|record| {
+        let mut found = record.proofs.iter().filter(|(_, proof)| proof.found == Found::Proved);
+        record.registration.endpoints.contains(&tunnel)
+            || found.any(|(endpoint, _)| endpoint.ip() == tunnel.ip())
+    });
+    let says_so = record.as_ref().is_some_and(is_at);
+    let rows = rows.rows();
+    let mut others = rows.at_tunnels_from(tunnel.ip()).filter(|other| other.id() != node);
+    is_its || (seen == tunnel.ip() && (says_so || !others.any(is_at)))
 }
 
 /// 0 for what is not known.

@@ -606,6 +606,55 @@ async fn a_vmr_hears_who_is_at_its_tunnels_as_far_as_rules_by_identity_need_it()
     bed.stop().await;
 }
 
+// proves D4: a node is believed again after the router forgot what proved where it is
+#[tokio::test]
+async fn a_vmr_hears_other_proofs_of_a_tunnel_that_it_knows() {
+    let bed = Bed::new().await;
+    let relay = Relay::start([127, 1, 0, 9], 60).await;
+    let mut vmr = vmr(&bed, "core", 0, &relay);
+    registered(&vmr).await;
+    let mut orders = vmr.take_orders().expect("a line");
+    let rule = Rule {
+        id: 1,
+        effect: Effect::Allow,
+        action: Action::Receive,
+        node: Some(id("named")),
+        addresses: vec![],
+        who: None,
+        groups: None,
+        source: None,
+        max_groups: None,
+        max_bits: None,
+        stream_bits: None,
+    };
+    let change = move |policy: &mut Policy| {
+        policy.rules = vec![rule.clone()];
+        Ok(())
+    };
+    bed.handle.change_policy(change).await.expect("changed");
+    let mut client = bed.client([127, 1, 0, 2]).await;
+    for nonce in 1..=3 {
+        let own = v1::OwnTunnel {
+            vmr_id: "core".to_owned(),
+            tunnel: "198.51.100.1:1".to_owned(),
+            nonce,
+            response_mac: vec![7; 6],
+        };
+        let node = v1::Node {
+            id: "named".to_owned(),
+            role: v1::Role::Agent.into(),
+            own_tunnels: vec![own],
+            ..v1::Node::default()
+        };
+        let request = v1::RegisterRequest { node: Some(node), ..v1::RegisterRequest::default() };
+        client.register(request).await.expect("granted");
+        let is_it = |policy: &Policy| policy.claims.iter().any(|(_, own)| own.nonce == nonce);
+        let policy = policy_of(&mut orders, is_it).await;
+        assert_eq!((policy.claims.len(), policy.known_by_tunnels), (1, [id("named")].into()));
+    }
+    bed.stop().await;
+}
+
 /// The next policy that is told on a line and is as wanted.
 async fn policy_of(orders: &mut mpsc::Receiver<VmrOrder>, wanted: impl Fn(&Policy) -> bool) -> Policy {
     let next = async {

@@ -35,8 +35,10 @@ pub(super) struct Refused {
 #[derive(Debug, Default)]
 pub(super) struct Policed {
     policy: Policy,
-    /// Claims that were found to be true; a proof is good for a while only.
+    /// Claims that were found to be true; a proof is good for a while only, and so the tunnel is what counts then.
     proved: BTreeSet<(SocketAddr, NodeId)>,
+    /// Claims of tunnels that have ended: who is there next is another, or proves it anew.
+    ended: HashSet<(NodeId, OwnTunnel)>,
     /// Claims that were not when they came.
     unproved: u64,
     /// By member and group.
@@ -69,15 +71,18 @@ impl Policed {
             if proved.contains(&claim) {
                 continue;
             }
-            if !held.contains(&own.tunnel) && is_proved(own) {
+            let is_open = !held.contains(&own.tunnel) && !self.ended.contains(claimed);
+            if is_open && is_proved(own) {
                 proved.insert(claim);
             } else if !known.contains(claimed) {
                 self.unproved += 1;
                 tracing::debug!(%node, tunnel = %own.tunnel, "a node does not prove where it is");
             }
         }
-        policy.owners = Owners::new(proved.iter().cloned());
+        policy.owners = Owners::new(proved.iter().cloned()).beside(policy.known_by_tunnels.iter().cloned());
         self.proved = proved;
+        let claimed: HashSet<_> = policy.claims.iter().collect();
+        self.ended.retain(|claim| claimed.contains(claim));
         let changed = !self.policy.decides_like(&policy);
         if changed {
             self.policy = policy;
@@ -87,6 +92,18 @@ impl Policed {
             self.policy.claims = policy.claims;
         }
         changed
+    }
+
+    /// A tunnel has ended: nobody is there any more, whoever says so.
+    pub(super) fn tunnel_down(&mut self, tunnel: SocketAddr) {
+        if !self.policy.owners.forget(tunnel) {
+            return;
+        }
+        let was_there = |(node, own): &&(NodeId, OwnTunnel)| {
+            own.tunnel == tunnel && self.proved.contains(&(tunnel, node.clone()))
+        };
+        self.ended.extend(self.policy.claims.iter().filter(was_there).cloned());
+        self.proved.retain(|(proved, _)| *proved != tunnel);
     }
 
     /// What a member is given of what it wants, who has `had` of the group: a limit of bandwidth does not take

@@ -85,9 +85,69 @@ fn of_two_nodes_behind_one_translator_a_rule_cuts_the_one_that_it_names_and_the_
     assert!(!bed.core.set_policy(bed.now, deny("b", 1, lies)), "the same again is no other policy");
     assert_eq!(unproved(&bed), 1, "and a lie is counted once");
 
-    // Whose proof has become old is believed as long as it is claimed.
-    bed.pass(Duration::from_secs(40_000));
+    // Whose proof has become old is believed as long as it is claimed and the tunnel is there.
+    for _ in 0..800 {
+        bed.pass(Duration::from_secs(50));
+    }
     assert!(!bed.core.relay.has_answered(bed.now, a.1.tunnel, a.1.nonce, a.1.response_mac));
     bed.core.set_policy(bed.now, deny("b", 2, vec![a, b]));
-    assert_eq!(bed.core.policed.policy().owners.of(SocketAddr::new(member(1).ip(), 50_001)), Some(&id("a")));
+    let owner = |bed: &Bed| {
+        let owners = &bed.core.policed.policy().owners;
+        owners.of(SocketAddr::new(member(1).ip(), 50_001)).cloned()
+    };
+    assert_eq!(owner(&bed), Some(id("a")));
+
+    // When the tunnel has ended the proof is one no more, although the router would make the same again.
+    let fresh = claim(&bed, "a", 0);
+    bed.core.set_policy(bed.now, deny("b", 3, vec![fresh.clone()]));
+    bed.want(0, Filter::none());
+    for _ in 0..100 {
+        if !bed.core.relay.tunnels().any(|info| info.remote == fresh.1.tunnel) {
+            break;
+        }
+        bed.pass(Duration::from_secs(10));
+    }
+    assert!(bed.core.relay.has_answered(bed.now, fresh.1.tunnel, fresh.1.nonce, fresh.1.response_mac));
+    assert_eq!(owner(&bed), None);
+    bed.core.set_policy(bed.now, deny("b", 4, vec![fresh.clone()]));
+    assert_eq!(owner(&bed), None);
+    // Whoever is there next proves it anew.
+    bed.want(0, Filter::any());
+    for _ in 0..100 {
+        if bed.members[0].1.response_mac().is_some_and(|(nonce, _)| nonce != fresh.1.nonce) {
+            break;
+        }
+        bed.pass(Duration::from_secs(10));
+    }
+    let again = claim(&bed, "a", 0);
+    bed.core.set_policy(bed.now, deny("b", 5, vec![again]));
+    assert_eq!(owner(&bed), Some(id("a")));
+}
+
+// proves D4: who is behind a node's translator has none of its rights, also at a VMR where the node is not
+#[test]
+fn what_a_node_may_have_nobody_else_at_its_address_gets_at_another_vmr() {
+    let mut bed = Bed::new(1);
+    bed.want(0, Filter::any());
+    bed.resolve(1);
+    let allow = |known: &[&str], claims| {
+        let mut policy = deny("a", 1, claims);
+        policy.default = PolicyEffect::Deny;
+        policy.rules[0].effect = PolicyEffect::Allow;
+        policy.known_by_tunnels = known.iter().map(|node| id(node)).collect();
+        policy
+    };
+    // Nodes that say nothing are known by their address.
+    bed.core.set_policy(bed.now, allow(&[], vec![]));
+    assert_eq!(ports(&bed).len(), 1);
+    bed.core.set_policy(bed.now, allow(&["a"], vec![]));
+    assert_eq!(ports(&bed), [0; 0]);
+    // As the router starts with it, which no proof of before need hold for.
+    let kept = crate::admin::read_policy(crate::admin::policy_message(bed.core.policed.policy()));
+    bed.core.set_policy(bed.now, deny("b", 2, vec![]));
+    bed.core.set_policy(bed.now, kept.expect("a policy"));
+    assert_eq!(ports(&bed), [0; 0]);
+    let of_a = claim(&bed, "a", 0);
+    bed.core.set_policy(bed.now, allow(&["a"], vec![of_a]));
+    assert_eq!(ports(&bed).len(), 1);
 }

@@ -65,6 +65,7 @@ impl Core {
                     tracing::debug!(id, %remote, reason = reason.label(), "tunnel down");
                     self.effects.push_back(Effect::Tunnel { gateway: remote.ip(), is_up: false });
                     self.tunnels.down(id, remote.ip(), &mut effects);
+                    self.policed.tunnel_down(remote);
                 }
             }
             self.carry_out(now, effects);

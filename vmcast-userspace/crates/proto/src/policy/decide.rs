@@ -111,7 +111,7 @@ impl Rule {
     }
 
     /// Whether it holds for a subject as one that is, or may be, its node. Somebody at the node's address who has not
-    /// proved who it is may be the node: that is enough to forbid; to allow, only while the node is at no other tunnel.
+    /// proved who it is may be the node: that is enough to forbid; to allow, only where the node is not known by its tunnels.
     fn may_be(&self, node: &NodeId, subject: Subject, owners: &Owners) -> bool {
         match subject.tunnel.and_then(|tunnel| owners.of(tunnel)) {
             Some(owner) => owner == node,

@@ -33,6 +33,7 @@ impl From<SocketAddr> for Subject {
 pub struct Owners {
     /// `None` where two have.
     tunnels: BTreeMap<SocketAddr, Option<NodeId>>,
+    /// Those who are known by their tunnels, here or at other VMRs.
     nodes: BTreeSet<NodeId>,
 }
 
@@ -52,13 +53,25 @@ impl Owners {
         owners
     }
 
+    /// With nodes that are known by their tunnels wherever they are.
+    #[must_use]
+    pub fn beside(mut self, known: impl IntoIterator<Item = NodeId>) -> Self {
+        self.nodes.extend(known);
+        self
+    }
+
     /// Who is at a tunnel.
     #[must_use]
     pub fn of(&self, tunnel: SocketAddr) -> Option<&NodeId> {
         self.tunnels.get(&tunnel)?.as_ref()
     }
 
-    /// Whether a node has proved that it is at some tunnel.
+    /// Nobody is at a tunnel any more. Says whether somebody was.
+    pub fn forget(&mut self, tunnel: SocketAddr) -> bool {
+        self.tunnels.remove(&tunnel).is_some()
+    }
+
+    /// Whether a node is known by its tunnels.
     pub(super) fn has(&self, node: &NodeId) -> bool {
         self.nodes.contains(node)
     }

@@ -1,6 +1,6 @@
 //! The rules.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::Owners;
 use crate::registry::{NodeId, OwnTunnel, Prefix};
@@ -62,7 +62,10 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// Where nodes that rules name, and others at their addresses, say that they are.
     pub claims: Vec<(NodeId, OwnTunnel)>,
-    /// Those of them that the VMR which carries the policy out has found to be true.
+    /// Nodes that rules name and that say at which tunnels they are, of whichever VMR: who is at another is none of them,
+    /// as far as rules allow.
+    pub known_by_tunnels: BTreeSet<NodeId>,
+    /// Those of the claims that the VMR which carries the policy out has found to be true.
     pub owners: Owners,
 }
 

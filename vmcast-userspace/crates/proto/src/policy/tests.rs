@@ -369,6 +369,10 @@ fn of_nodes_at_one_address_a_rule_is_about_the_one_that_it_names() {
             // A node is found at its tunnel wherever the admin sees it.
             let moved = owned(&[(&elsewhere.to_string(), "a")]);
             assert!(fits(effect, &moved, elsewhere.into()));
+            // One that proves tunnels of other VMRs is none that has proved nothing here.
+            let of_others = Owners::default().beside(["a".parse().unwrap()]);
+            assert_eq!(fits(effect, &of_others, at(2).into()), effect == Effect::Deny);
+            assert!(fits(effect, &of_others, Some(address).into()), "a subject without a tunnel");
             // Where two have proved it, nobody has.
             let both = owned(&[(&at(1).to_string(), "a"), (&at(1).to_string(), "b")]);
             assert_eq!(fits(effect, &both, at(1).into()), effect == Effect::Deny);
