@@ -240,7 +240,7 @@ fn at_the_relay(bed: &mut Bed, engine: Engine, relay_of: fn(u8) -> IpAddr) -> Ou
             "relay.bad_report_address",
             "relay.bad_ttl",
             "relay.nothing_joined",
-            "relay.refused_records",
+            "relay.refused_groups",
             "relay.ignored_records",
             "relay.source_specific_group",
             "relay.bad_listed_source",

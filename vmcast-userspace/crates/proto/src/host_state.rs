@@ -95,13 +95,22 @@ impl RecordOp {
     }
 }
 
+/// What there would be too many of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Excess {
+    Groups,
+    Sources,
+}
+
 /// What came of a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Groups whose filter differs from before the message, with the filter they have now.
     pub changed: Vec<(IpAddr, Filter)>,
-    /// Records refused because they would exceed the limits; the state they speak of is unchanged.
-    pub refused: u32,
+    /// Records refused because of too many groups; the state they speak of is unchanged.
+    pub refused_groups: u32,
+    /// Records refused because of too many sources of their group, likewise.
+    pub refused_sources: u32,
     /// Records for groups that nobody can join: no multicast, or of link-local or reserved scope.
     pub ignored: u32,
     /// Records that speak of a source-specific group without naming the sources that are wanted.
@@ -111,6 +120,14 @@ pub struct Applied {
 }
 
 impl Applied {
+    const fn refuse(&mut self, excess: Excess) {
+        let count = match excess {
+            Excess::Groups => &mut self.refused_groups,
+            Excess::Sources => &mut self.refused_sources,
+        };
+        *count = count.saturating_add(1);
+    }
+
     /// Whether hosts may ask for this, counted if not. The rules are those of a querier on a link.
     fn admits(&mut self, group: IpAddr, any_source: bool) -> bool {
         let refused = if check_group(group).is_err() {
@@ -205,15 +222,15 @@ impl HostState {
         }
         let sources = applied.sources(sources);
         match self.record(*group, op, sources, limits, heard) {
-            Some((before, wanted)) if wanted != before => applied.changed.push((*group, wanted)),
-            Some(_) => {}
-            None => applied.refused = 1,
+            Ok((before, wanted)) if wanted != before => applied.changed.push((*group, wanted)),
+            Ok(_) => {}
+            Err(excess) => applied.refuse(excess),
         }
         applied
     }
 
-    /// Applies a record that hosts may send, and returns what was wanted before and after it; `None` if that would
-    /// exceed the limits.
+    /// Applies a record that hosts may send, and returns what was wanted before and after it, or which limit that
+    /// would exceed.
     fn record(
         &mut self,
         group: IpAddr,
@@ -221,16 +238,14 @@ impl HostState {
         sources: BTreeSet<IpAddr>,
         limits: &Limits,
         heard: Heard,
-    ) -> Option<(Filter, Filter)> {
+    ) -> Result<(Filter, Filter), Excess> {
         let known = self.groups.find(group);
         let before = known.map_or_else(Filter::none, |entry| entry.wanted.to_filter());
         let next = Next::new(known, before.clone(), op, sources, limits, heard);
         let Next { wanted, unheard, list } = next;
-        if !self.fits(group, &wanted, limits) {
-            return None;
-        }
+        self.check(group, &wanted, limits)?;
         self.groups.store(group, Entry::new(group, &wanted, &unheard, heard.at, list));
-        Some((before, wanted))
+        Ok((before, wanted))
     }
 
     /// Sets the filter of a group; `None` if that would exceed the limits or nobody can join it so,
@@ -240,9 +255,7 @@ impl HostState {
         if check_group(group).is_err() || check_mode(group, any_source).is_err() {
             return None;
         }
-        if !self.fits(group, filter, limits) {
-            return None;
-        }
+        self.check(group, filter, limits).ok()?;
         let changed = self.filter(group) != *filter;
         self.groups.store(group, Entry::new(group, filter, &BTreeSet::new(), stamp, List::NONE));
         Some(changed)
@@ -259,10 +272,17 @@ impl HostState {
         stale
     }
 
-    fn fits(&self, group: IpAddr, filter: &Filter, limits: &Limits) -> bool {
+    fn check(&self, group: IpAddr, filter: &Filter, limits: &Limits) -> Result<(), Excess> {
         let (Filter::Include(sources) | Filter::Exclude(sources)) = filter;
-        let room = self.len() < limits.groups || self.groups.find(group).is_some();
-        filter.is_none() || (room && sources.len() <= limits.sources)
+        if filter.is_none() {
+            Ok(())
+        } else if self.len() >= limits.groups && self.groups.find(group).is_none() {
+            Err(Excess::Groups)
+        } else if sources.len() > limits.sources {
+            Err(Excess::Sources)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -287,11 +307,11 @@ impl<'a> Transaction<'a> {
         }
         let sources = self.applied.sources(sources);
         match self.host.record(group, op, sources, self.limits, self.heard) {
-            Some((before, wanted)) if wanted != before => {
+            Ok((before, wanted)) if wanted != before => {
                 self.before.entry(group).or_insert(before);
             }
-            Some(_) => {}
-            None => self.applied.refused = self.applied.refused.saturating_add(1),
+            Ok(_) => {}
+            Err(excess) => self.applied.refuse(excess),
         }
     }
 

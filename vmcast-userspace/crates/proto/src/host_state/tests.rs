@@ -116,16 +116,16 @@ fn what_exceeds_the_limits_is_refused_and_the_rest_stands() {
     let mut host = HostState::default();
     let joins = (1..=5).map(|last| record(RecordType::ChangeToExcludeMode, last, &[])).collect();
     let applied = apply(&mut host, joins);
-    assert_eq!((host.len(), applied.changed.len(), applied.refused), (3, 3, 2));
+    assert_eq!((host.len(), applied.changed.len(), applied.refused_groups), (3, 3, 2));
 
     let applied = apply(&mut host, vec![record(RecordType::ChangeToIncludeMode, 2, &[1, 2, 3, 4, 5])]);
-    assert_eq!((applied.changed.len(), applied.refused), (0, 1));
+    assert_eq!((applied.changed.len(), applied.refused_groups, applied.refused_sources), (0, 0, 1));
     assert_eq!(host.filter(group(2)), Filter::any());
 
     let swap =
         vec![record(RecordType::ChangeToIncludeMode, 1, &[]), record(RecordType::AllowNewSources, 9, &[1])];
     let applied = apply(&mut host, swap);
-    assert_eq!(applied.refused, 0);
+    assert_eq!((applied.refused_groups, applied.refused_sources), (0, 0));
     assert_eq!(host.filter(group(9)), include(&[1]));
 }
 
@@ -335,7 +335,7 @@ fn what_a_list_has_not_named_yet_makes_room_for_what_it_names() {
     let (group, _) = of_version(true, 0);
     for (round, list) in (1..).zip([(1..=256).collect(), (301..=556).collect::<BTreeSet<u16>>()]) {
         for message in in_parts(RecordType::ModeIsInclude, true, &list, 86) {
-            assert_eq!(host.apply(&message, &limits, Heard { round, ..NOW }).refused, 0);
+            assert_eq!(host.apply(&message, &limits, Heard { round, ..NOW }).refused_sources, 0);
         }
         assert_eq!(host.filter(group), filter_of(true, &list));
     }

@@ -187,7 +187,8 @@ fn groups_and_sources_beyond_the_limits_are_refused_and_the_rest_flows() {
     world.set(0, GROUP, Filter::Include(sources(&[1, 2, 3])));
     world.run(SECOND * 3);
     assert_eq!(world.relay.wants(gateway_address(0))[&GROUP.into()], Filter::any());
-    assert_eq!(world.relay.relay.counters().refused_records, 6);
+    let counters = world.relay.relay.counters();
+    assert_eq!((counters.refused_groups, counters.refused_sources), (4, 2));
     let sent = world.stream(SOURCE, Ipv4Addr::new(239, 1, 1, 2), 2);
     assert_eq!(world.gateways[0].packets(), sent);
 }
@@ -269,4 +270,20 @@ fn a_tunnel_is_adopted_only_within_the_limits_and_twice_is_once() {
     );
     relay.drain(now);
     assert_eq!((relay.tunnels.len(), relay.wants(one).len(), relay.wants(two).len()), (2, 2, 1));
+}
+
+#[test]
+fn a_relay_out_of_service_says_so_and_counts_whom_it_refuses_by_a_counter_of_its_own() {
+    let mut world = World::new(1, Link::clean(LATENCY), 2);
+    world.set(0, GROUP, Filter::any());
+    world.run(SECOND * 3);
+    assert!(world.relay.relay.set_draining(true));
+    world.set(1, GROUP, Filter::any());
+    world.run(SECOND * 3);
+    let counters = world.relay.relay.counters();
+    assert!(counters.refused_draining > 0 && counters.refused_tunnels == 0, "{counters:?}");
+    world.clear();
+    let sent = world.stream(SOURCE, GROUP, 3);
+    assert_eq!(world.gateways[0].packets(), sent, "who is there stays");
+    assert!(world.gateways[1].received.is_empty());
 }

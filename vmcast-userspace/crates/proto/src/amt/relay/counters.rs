@@ -9,7 +9,7 @@ counters! {
         discoveries,
         /// Requests answered, for IGMP or for MLD.
         requests,
-        /// Requests answered with the L flag, because a limit is reached.
+        /// Requests answered with the L flag, because a limit is reached or the relay is out of service.
         requests_limited,
         /// Membership Updates applied.
         updates,
@@ -57,8 +57,12 @@ counters! {
         refused_tunnels_per_source,
         /// Membership Updates refused because there are too many tunnels of that network.
         refused_tunnels_per_prefix,
-        /// Group records refused because of too many groups or sources.
-        refused_records,
+        /// Membership Updates of unknown gateways refused because the relay is out of service.
+        refused_draining,
+        /// Group records refused because of too many groups of one tunnel.
+        refused_groups,
+        /// Group records refused because of too many sources of one group.
+        refused_sources,
         /// Group records for groups that nobody can join.
         ignored_records,
         /// Group records and older messages that ask for a source-specific group without naming its sources.

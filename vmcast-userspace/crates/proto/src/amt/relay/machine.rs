@@ -408,7 +408,11 @@ impl Relay {
                 self.counters.refused_tunnels_per_prefix += 1;
                 return;
             }
-            Err(LimitError::Tunnels { .. } | LimitError::Draining | LimitError::Groups { .. }) => {
+            Err(LimitError::Draining) => {
+                self.counters.refused_draining += 1;
+                return;
+            }
+            Err(LimitError::Tunnels { .. } | LimitError::Groups { .. }) => {
                 self.counters.refused_tunnels += 1;
                 return;
             }
@@ -482,7 +486,8 @@ impl Relay {
     }
 
     fn count(&mut self, applied: &Applied) {
-        self.counters.refused_records += u64::from(applied.refused);
+        self.counters.refused_groups += u64::from(applied.refused_groups);
+        self.counters.refused_sources += u64::from(applied.refused_sources);
         self.counters.ignored_records += u64::from(applied.ignored);
         self.counters.source_specific_group += u64::from(applied.source_specific);
         self.counters.bad_listed_source += u64::from(applied.bad_sources);
