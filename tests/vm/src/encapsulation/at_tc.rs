@@ -26,11 +26,11 @@ use crate::{
 const PACKETS: u64 = 20;
 /// Between two of them: each is nearly two hundred copies, and the machine is slow.
 const PACE: Duration = Duration::from_millis(25);
-/// Members by their link-layer addresses. A run of the program makes 64 copies, so with the others this is two runs and a
-/// part of a third.
+/// Members by their link-layer addresses. A run of the program makes 31 copies for one device, so with the others this is
+/// six runs and a part of a seventh.
 const HOSTS: u8 = 136;
 /// How often a packet goes through the relay device on its way along such a list.
-const PAUSES: u64 = 2;
+const PAUSES: u64 = 6;
 
 // proves that the programs at TC load and attach on other kernels, and that each of many members gets each packet
 // once, in order, as its link and tunnel have it, and nobody else anything
