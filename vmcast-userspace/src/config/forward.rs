@@ -7,6 +7,7 @@ use std::{
 
 use serde::Deserialize;
 use vmcast_common::fib::{EcnMode, Stream, TunnelKind};
+use vmcast_proto::membership::is_source_specific;
 
 use super::{
     Present, Problem,
@@ -237,6 +238,13 @@ fn forward_problems(
         }
     }
     match &forward.from {
+        Origin::Any if forward.source.is_none() && is_source_specific(forward.group.0) => problems.push(
+            Problem::warning(
+                format!("forward[{index}].source"),
+                format!("a VMR above lets nobody have {} without a source (RFC 4607)", forward.group.0),
+            )
+            .hint("add source = \"ADDRESS\", or say from which network it comes"),
+        ),
         Origin::Any => {}
         Origin::Named(name) => match place(name) {
             None => problems.push(unknown("from", name)),

@@ -262,3 +262,21 @@ fn an_interface_may_be_named_that_only_a_pattern_covers() {
     let own = "[[interface]]\nname = \"ppp7\"\n";
     refused(&format!("{own}{}", of("from = \"ppp7\"\nto = [\"eth1\"]")), &["ppp7 does not accept sources"]);
 }
+
+#[test]
+fn a_source_specific_group_from_above_without_a_source_is_warned_of() {
+    let warned = |group: &str, lines: &str| {
+        let text = format!("{BASE}[[forward]]\ngroup = \"{group}\"\nto = [\"eth1\"]\n{lines}");
+        let (_, report) = parse::<RouterConfig>(Path::new("t.toml"), &text).expect("a configuration");
+        report.to_string()
+    };
+    for (group, source) in [("232.1.2.3", "198.51.100.7"), ("ff3e::8000:1", "2001:db8::7")] {
+        let said = warned(group, "");
+        assert!(said.contains("nobody have") && said.contains("RFC 4607"), "{said}");
+        for stated in [format!("source = \"{source}\"\n"), "from = \"eth0\"\n".to_owned()] {
+            let said = warned(group, &stated);
+            assert!(!said.contains("RFC 4607"), "{said}");
+        }
+    }
+    assert!(!warned("239.1.2.3", "").contains("RFC 4607"));
+}
