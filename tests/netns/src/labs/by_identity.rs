@@ -1,9 +1,6 @@
 //! Policy by identity where addresses do not tell who is who.
 
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    time::Duration,
-};
+use std::net::{IpAddr, Ipv6Addr};
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
@@ -15,6 +12,7 @@ use vmcast_lab::{
 use super::{
     bed::{Bed, Outcome, ensure, trial},
     over_ipv6,
+    policy::{change, ends},
     small::{SOURCE, STREAM, Small, client_address},
     stream::{Listener, Sender},
     tokens::{agent, router, token},
@@ -32,8 +30,6 @@ pub(super) fn trials() -> Vec<Trial> {
 }
 
 const SOME: u64 = 150;
-/// A change takes effect within that.
-const AT_ONCE: Duration = Duration::from_secs(1);
 /// The admin by IPv6.
 const ADMIN6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 2);
 
@@ -108,24 +104,6 @@ impl Homes {
         wait_ready([&mut role], bed.clock)?;
         Ok(role)
     }
-}
-
-fn change(admin: &Role, arguments: &[&str]) -> Result<Value, Failed> {
-    let question = [&["policy"], arguments].concat();
-    Ok(admin.ask(&question).ok_or_else(|| format!("no answer to {question:?}"))?)
-}
-
-/// Packets of a sender in the time within which a change takes effect.
-const OF_A_SECOND: u64 = (AT_ONCE.as_millis() / Sender::PACE.as_millis()) as u64;
-
-/// Makes a change, after which a stream ends at a listener within a second of packets.
-fn ends(bed: &Bed, admin: &Role, arguments: &[&str], (sender, listener): (&Sender, &Listener)) -> Outcome {
-    change(admin, arguments)?;
-    let limit = sender.sent() + OF_A_SECOND;
-    sender.more(bed, 2 * OF_A_SECOND)?;
-    let last = listener.heard().last();
-    ensure!(last <= Some(limit), "after {arguments:?} it ended with packet {last:?}, later than {limit}");
-    Ok(())
 }
 
 // proves D4: policy by identity, also of nodes that a translator gives one address

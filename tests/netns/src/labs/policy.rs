@@ -53,7 +53,7 @@ const OTHER: GroupPort = GroupPort { group: Ipv4Addr::new(239, 192, 7, 2), port:
 /// A change takes effect within that.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-fn change(admin: &Role, arguments: &[&str]) -> Result<Value, Failed> {
+pub(super) fn change(admin: &Role, arguments: &[&str]) -> Result<Value, Failed> {
     let question = [&["policy"], arguments].concat();
     Ok(admin.ask(&question).ok_or_else(|| format!("no answer to {question:?}"))?)
 }
@@ -269,7 +269,12 @@ fn begins(bed: &Bed, admin: &Role, arguments: &[&str], (sender, listener): (&Sen
 }
 
 /// Makes a change, after which a stream ends at a listener, within a second of packets.
-fn ends(bed: &Bed, admin: &Role, arguments: &[&str], (sender, listener): (&Sender, &Listener)) -> Outcome {
+pub(super) fn ends(
+    bed: &Bed,
+    admin: &Role,
+    arguments: &[&str],
+    (sender, listener): (&Sender, &Listener),
+) -> Outcome {
     change(admin, arguments)?;
     let limit = sender.sent() + OF_A_SECOND;
     sender.more(bed, 2 * OF_A_SECOND)?;

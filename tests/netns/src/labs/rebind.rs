@@ -221,21 +221,27 @@ fn own_address_v6(bed: &mut Bed) -> Outcome {
         // The new one first: with the last address of a network the way there would go.
         small.client(1).ip(&format!("addr add {after}/64 dev eth0 nodad\naddr del {before}/64 dev eth0"))?;
         listener.more(bed, SOME)?;
-        bed.until_answer(
-            "the tunnel has followed, and no other is left",
-            &router,
-            &["tunnel", "list"],
-            |answer| {
-                let tunnels = answer["tunnels"].as_array().map(Vec::as_slice).unwrap_or_default();
-                let ends: Vec<&str> = tunnels.iter().filter_map(|tunnel| tunnel["remote"].as_str()).collect();
-                matches!(ends[..], [end] if end.starts_with(&format!("[{after}]:")))
-            },
-        )?;
+        follows(bed, &router, after)?;
     }
     listener.until_last(bed, sender.stop()? - 1)?;
     // In order, each once, of the source alone; how fast it is, is measured over IPv4.
     lost(&listener.heard(), SOURCE)?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+/// Waits until the relay's one tunnel ends at an address.
+fn follows(bed: &Bed, router: &Role, end: Ipv6Addr) -> Outcome {
+    bed.until_answer(
+        "the tunnel has followed, and no other is left",
+        router,
+        &["tunnel", "list"],
+        |answer| {
+            let tunnels = answer["tunnels"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let ends: Vec<&str> = tunnels.iter().filter_map(|tunnel| tunnel["remote"].as_str()).collect();
+            matches!(ends[..], [only] if only.starts_with(&format!("[{end}]:")))
+        },
+    )?;
     Ok(())
 }
 
@@ -268,16 +274,7 @@ fn redial_v6(bed: &mut Bed) -> Outcome {
         // What the translator knew of translations by the one before goes with it.
         translator.ip(&format!("addr add {after}/64 dev eth0 nodad\naddr del {before}/64 dev eth0"))?;
         listener.more(bed, SOME)?;
-        bed.until_answer(
-            "the tunnel has followed, and no other is left",
-            &router,
-            &["tunnel", "list"],
-            |answer| {
-                let tunnels = answer["tunnels"].as_array().map(Vec::as_slice).unwrap_or_default();
-                let ends: Vec<&str> = tunnels.iter().filter_map(|tunnel| tunnel["remote"].as_str()).collect();
-                matches!(ends[..], [end] if end.starts_with(&format!("[{after}]:")))
-            },
-        )?;
+        follows(bed, &router, after)?;
     }
     listener.until_last(bed, sender.stop()? - 1)?;
     // In order, each once, of the source alone; how fast it is, is measured over IPv4, and in virtual time.

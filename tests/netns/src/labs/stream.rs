@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
     os::fd::AsRawFd as _,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
@@ -101,6 +101,8 @@ fn join_source(socket: &Socket, group: Ipv6Addr, source: Ipv6Addr, ifindex: u32)
 pub(super) struct Sender {
     sent: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
+    /// Why it ended by itself.
+    failed: Arc<OnceLock<String>>,
     thread: Option<JoinHandle<Result<io::Result<()>, LabError>>>,
 }
 
@@ -164,17 +166,22 @@ impl Sender {
         open: impl FnOnce() -> io::Result<S> + Send + 'static,
     ) -> Result<Self, Failed> {
         let (sent, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let (count, ended) = (Arc::clone(&sent), Arc::clone(&stop));
+        let failed = Arc::new(OnceLock::new());
+        let (count, ended, why) = (Arc::clone(&sent), Arc::clone(&stop), Arc::clone(&failed));
         let thread = node.thread("sender", move || {
-            let mut send = open()?;
-            while !ended.load(Ordering::Relaxed) {
-                send(&payload(count.load(Ordering::Relaxed)))?;
-                count.fetch_add(1, Ordering::SeqCst);
-                thread::sleep(pace);
-            }
-            Ok(())
+            let send_all = || {
+                let mut send = open()?;
+                while !ended.load(Ordering::Relaxed) {
+                    send(&payload(count.load(Ordering::Relaxed)))?;
+                    count.fetch_add(1, Ordering::SeqCst);
+                    thread::sleep(pace);
+                }
+                Ok(())
+            };
+            let done: io::Result<()> = send_all();
+            done.inspect_err(|error| why.set(error.to_string()).unwrap_or_default())
         })?;
-        Ok(Self { sent, stop, thread: Some(thread) })
+        Ok(Self { sent, stop, failed, thread: Some(thread) })
     }
 
     /// How many were sent so far; their numbers begin at 0.
@@ -186,7 +193,8 @@ impl Sender {
     pub(super) fn more(&self, bed: &Bed, packets: u64) -> Outcome {
         let target = self.sent() + packets;
         bed.until("the source has sent more", || {
-            ensure!(!self.thread.as_ref().is_none_or(JoinHandle::is_finished), "the source failed");
+            let is_over = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+            ensure!(!is_over, "after {} packets the source failed: {:?}", self.sent(), self.failed.get());
             Ok(self.sent() >= target)
         })
     }
