@@ -268,19 +268,7 @@ mod tests {
             max_bits: Some(u64::MAX),
             stream_bits: Some(0),
         };
-        let bare = Rule {
-            effect: Effect::Allow,
-            action: Action::Receive,
-            node: None,
-            addresses: vec![],
-            who: None,
-            groups: None,
-            source: None,
-            max_groups: None,
-            max_bits: None,
-            stream_bits: None,
-            ..rule.clone()
-        };
+        let bare = Rule::new(rule.id, Effect::Allow, Action::Receive);
         let own = OwnTunnel {
             vmr: "v".parse().unwrap(),
             tunnel: "[2001:db8::1]:2268".parse().unwrap(),

@@ -568,19 +568,7 @@ async fn a_vmr_hears_who_is_at_its_tunnels_as_far_as_rules_by_identity_need_it()
 
     // Nobody needs to know before a rule names somebody.
     assert_eq!(policy_of(&mut orders, |_| true).await.claims, []);
-    let rule = Rule {
-        id: 1,
-        effect: Effect::Deny,
-        action: Action::Receive,
-        node: Some(id("named")),
-        addresses: vec![],
-        who: None,
-        groups: None,
-        source: None,
-        max_groups: None,
-        max_bits: None,
-        stream_bits: None,
-    };
+    let rule = Rule { node: Some(id("named")), ..Rule::new(1, Effect::Deny, Action::Receive) };
     let change = move |policy: &mut Policy| {
         policy.rules = vec![rule.clone()];
         Ok(())
@@ -614,19 +602,7 @@ async fn a_vmr_hears_other_proofs_of_a_tunnel_that_it_knows() {
     let mut vmr = vmr(&bed, "core", 0, &relay);
     registered(&vmr).await;
     let mut orders = vmr.take_orders().expect("a line");
-    let rule = Rule {
-        id: 1,
-        effect: Effect::Allow,
-        action: Action::Receive,
-        node: Some(id("named")),
-        addresses: vec![],
-        who: None,
-        groups: None,
-        source: None,
-        max_groups: None,
-        max_bits: None,
-        stream_bits: None,
-    };
+    let rule = Rule { node: Some(id("named")), ..Rule::new(1, Effect::Allow, Action::Receive) };
     let change = move |policy: &mut Policy| {
         policy.rules = vec![rule.clone()];
         Ok(())

@@ -74,17 +74,8 @@ fn a_source_below_that_may_not_send_does_not_go_up_and_one_that_no_longer_may_is
     let mut bed = Bed::proxy();
     bed.hear(PuntReason::UnknownGroup, v4(8), DOWN);
     let rule = Rule {
-        id: 1,
-        effect: vmcast_proto::policy::Effect::Deny,
-        action: Action::Send,
-        node: None,
-        addresses: vec![],
         who: Some("10.9.12.8/31".parse().expect("a prefix")),
-        groups: None,
-        source: None,
-        max_groups: None,
-        max_bits: None,
-        stream_bits: None,
+        ..Rule::new(1, vmcast_proto::policy::Effect::Deny, Action::Send)
     };
     assert!(bed.core.set_policy(bed.now, Policy { version: 1, rules: vec![rule], ..Policy::default() }));
     bed.settle();

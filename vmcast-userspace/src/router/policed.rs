@@ -238,19 +238,7 @@ mod tests {
     use super::*;
 
     fn rule(effect: Effect, max_groups: Option<u32>) -> Rule {
-        Rule {
-            id: 1,
-            effect,
-            action: Action::Receive,
-            node: None,
-            addresses: vec![],
-            who: None,
-            groups: None,
-            source: None,
-            max_groups,
-            max_bits: None,
-            stream_bits: None,
-        }
+        Rule { max_groups, ..Rule::new(1, effect, Action::Receive) }
     }
 
     #[test]

@@ -10,17 +10,9 @@ fn id(text: &str) -> NodeId {
 
 fn deny(node: &str, version: u64, claims: Vec<(NodeId, OwnTunnel)>) -> Policy {
     let rule = Rule {
-        id: 1,
-        effect: PolicyEffect::Deny,
-        action: Action::Receive,
         node: Some(id(node)),
         addresses: vec![member(1).ip()],
-        who: None,
-        groups: None,
-        source: None,
-        max_groups: None,
-        max_bits: None,
-        stream_bits: None,
+        ..Rule::new(1, PolicyEffect::Deny, Action::Receive)
     };
     Policy { version, rules: vec![rule], claims, ..Policy::default() }
 }

@@ -595,17 +595,8 @@ fn a_source_under_any_source_that_becomes_forbidden_is_cut_with_the_change_and_n
     bed.settle();
     bed.take();
     let rule = Rule {
-        id: 1,
-        effect: PolicyEffect::Deny,
-        action: Action::Send,
-        node: None,
-        addresses: vec![],
         who: Some("198.51.100.7/32".parse().expect("a prefix")),
-        groups: None,
-        source: None,
-        max_groups: None,
-        max_bits: None,
-        stream_bits: None,
+        ..Rule::new(1, PolicyEffect::Deny, Action::Send)
     };
     let deny = Policy { version: 1, rules: vec![rule], ..Policy::default() };
     assert!(bed.core.set_policy(bed.now, deny));
@@ -626,17 +617,8 @@ fn of_more_sources_than_can_be_refused_one_by_one_only_those_flow_that_may_send(
     let mut bed = Bed::joined_beside_sources(16);
     bed.settle();
     let rule = Rule {
-        id: 1,
-        effect: PolicyEffect::Deny,
-        action: Action::Send,
-        node: None,
-        addresses: vec![],
         who: Some("198.51.0.0/19".parse().expect("a prefix")),
-        groups: None,
-        source: None,
-        max_groups: None,
-        max_bits: None,
-        stream_bits: None,
+        ..Rule::new(1, PolicyEffect::Deny, Action::Send)
     };
     assert!(bed.core.set_policy(bed.now, Policy { version: 1, rules: vec![rule], ..Policy::default() }));
     let input = Input::Interface(LAN);

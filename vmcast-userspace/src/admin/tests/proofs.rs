@@ -96,19 +96,8 @@ async fn a_rule_says_of_its_node_where_that_was_found_and_whether_it_is_known_by
     };
     bed.handle.write(prove).await.expect("kept");
     let rules = |policy: &mut Policy| {
-        let rule = |id, node: &str| Rule {
-            id,
-            effect: Effect::Deny,
-            action: Action::Send,
-            node: node.parse().ok(),
-            addresses: vec![],
-            who: None,
-            groups: None,
-            source: None,
-            max_groups: None,
-            max_bits: None,
-            stream_bits: None,
-        };
+        let rule =
+            |id, node: &str| Rule { node: node.parse().ok(), ..Rule::new(id, Effect::Deny, Action::Send) };
         policy.rules = vec![rule(1, "a"), rule(2, "b"), rule(3, "nobody")];
         Ok(())
     };

@@ -374,19 +374,7 @@ async fn nodes_at_one_address_are_named_to_the_operator() {
     // A rule for one of them is one for its address, where an operator asks about that.
     let deny = |policy: &mut Policy| {
         let node = Some("c".parse().map_err(|_| "no id")?);
-        policy.rules = vec![Rule {
-            id: 1,
-            effect: Effect::Deny,
-            action: Action::Receive,
-            node,
-            addresses: vec![],
-            who: None,
-            groups: None,
-            source: None,
-            max_groups: None,
-            max_bits: None,
-            stream_bits: None,
-        }];
+        policy.rules = vec![Rule { node, ..Rule::new(1, Effect::Deny, Action::Receive) }];
         Ok(())
     };
     bed.handle.change_policy(deny).await.expect("changed");

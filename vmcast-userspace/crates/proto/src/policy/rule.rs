@@ -51,6 +51,26 @@ pub struct Rule {
     pub stream_bits: Option<u64>,
 }
 
+impl Rule {
+    /// One that fits everybody and everything.
+    #[must_use]
+    pub const fn new(id: u32, effect: Effect, action: Action) -> Self {
+        Self {
+            id,
+            effect,
+            action,
+            node: None,
+            addresses: Vec::new(),
+            who: None,
+            groups: None,
+            source: None,
+            max_groups: None,
+            max_bits: None,
+            stream_bits: None,
+        }
+    }
+}
+
 /// All rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Policy {

@@ -17,19 +17,7 @@ fn prefix(text: &str) -> Option<Prefix> {
 }
 
 fn rule(id: u32, effect: Effect) -> Rule {
-    Rule {
-        id,
-        effect,
-        action: Action::Receive,
-        node: None,
-        addresses: vec![],
-        who: None,
-        groups: None,
-        source: None,
-        max_groups: None,
-        max_bits: None,
-        stream_bits: None,
-    }
+    Rule::new(id, effect, Action::Receive)
 }
 
 fn policy(rules: Vec<Rule>) -> Policy {
