@@ -210,8 +210,31 @@ pub struct Interface {
     /// Whether the host has a use of its own for what comes in here, as a bridge has for its ports: packets
     /// that are copied then go on to it as well, and the kernel does its part at TC.
     pub shared: bool,
-    /// Whether the kernel does its part at TC for the whole device, whatever its driver can at XDP.
-    pub at_tc: bool,
+    /// Which engine of the kernel serves the whole device.
+    pub engine: EngineWish,
+    /// How many members of one stream XDP serves on the device at most, those beyond at TC; `None`: as many as its
+    /// transmit ring takes. Of several interfaces on a device the least counts.
+    pub xdp_members: Option<u32>,
+}
+
+impl Interface {
+    /// Which engine is asked for, also by what the host needs.
+    #[must_use]
+    pub const fn wish(&self) -> EngineWish {
+        if self.shared { EngineWish::Tc } else { self.engine }
+    }
+}
+
+/// Which engine of the kernel is asked for. Of several interfaces on a device the greatest counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EngineWish {
+    /// Whichever does.
+    #[default]
+    Any,
+    /// XDP, for all members.
+    Xdp,
+    /// TC, whatever the driver can at XDP.
+    Tc,
 }
 
 /// The link-layer way to a far end.
@@ -307,6 +330,9 @@ pub struct Priority {
     pub skb_priority: Option<u32>,
     /// The device's transmit queue, from 0; `None` leaves the choice to the kernel. Likewise.
     pub queue: Option<u16>,
+    /// Whether the stream's members are served at TC, whatever their devices take. It means those of the stream's own
+    /// member table.
+    pub at_tc: bool,
 }
 
 /// One change of the desired state. Applying it twice is the same as applying it once.
@@ -362,6 +388,11 @@ pub enum FibOp {
     AddMember(Stream, Output),
     /// Removes a member from a stream.
     RemoveMember(Stream, Output),
+    /// Lets the host have a copy of what comes in natively on an interface to a group, whoever it is forwarded to: an
+    /// application of this host listens there. Unlike with [`Interface::shared`] other groups are not.
+    ShareGroup(IfIndex, IpAddr),
+    /// No longer.
+    UnshareGroup(IfIndex, IpAddr),
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use crate::{
         ipv4, link, udp,
     },
     maps::{
-        Address, EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, Marks, StreamEntry,
-        StreamKey, TunnelEntry, TunnelKey,
+        Address, EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, Marks, SharedKey,
+        StreamEntry, StreamKey, TunnelEntry, TunnelKey,
     },
     packet::Packet,
     verdict::{DropReason, PuntReason, Refusal, Verdict},
@@ -25,6 +25,9 @@ pub trait Tables {
     fn endpoint(&self, key: &EndpointKey) -> Option<EndpointEntry>;
     /// The interface that one of a device's links is.
     fn interface(&self, key: &InterfaceKey) -> Option<InterfaceEntry>;
+    /// Whether a group is shared with somebody on this host who listens to it on an interface; and if it is, whether a
+    /// program at XDP leaves its packets to the one at TC by now.
+    fn shared_group(&self, key: &SharedKey) -> Option<bool>;
 }
 
 /// A packet to copy, and where to find it in the frame.
@@ -53,6 +56,10 @@ pub struct Replicate {
     pub marks: Marks,
     /// Whether it goes on to the host as well.
     pub shared: bool,
+    /// Whether a program at XDP, which cannot share, leaves it to the one at TC.
+    pub left_to_tc: bool,
+    /// Whether one at XDP decides before the one at TC where it came in.
+    pub xdp_first: bool,
     /// Whether it is to be encapsulated once, before it is copied.
     pub encapsulate: bool,
     /// Whether the link of some member does not take it whole.
@@ -83,6 +90,7 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(frame: &P, device: u32, tables: &T)
             input: InputId::NONE,
             stream: StreamKey::NONE,
             native: false,
+            xdp_first: false,
         }),
         Class::Multicast(candidate) => decide_multicast(frame, &candidate, tables),
     }
@@ -98,8 +106,8 @@ struct Candidate {
     new_ports: Option<[u8; 4]>,
     input: InputId,
     native: bool,
-    /// Whether the host has a use of its own for it.
-    shared: bool,
+    /// The flags of the [`InterfaceEntry`] that it came in by; what was not meant for the group there is not shared.
+    flags: u32,
     /// Whether a source without an entry of its own is accepted where it came in.
     accepts_sources: bool,
     /// The type of service with which it goes on.
@@ -164,7 +172,7 @@ fn classify<P: Packet + ?Sized, T: Tables>(frame: &P, device: u32, tables: &T) -
             let to_group = ip::View { destination: endpoint.group, ..ip };
             Class::Multicast(Candidate {
                 new_ports: Some([a, b, c, d]),
-                shared: false,
+                flags: interface.flags & InterfaceEntry::XDP_FIRST,
                 ..Candidate::native(link.packet, to_group, interface)
             })
         }
@@ -181,7 +189,7 @@ impl Candidate {
             new_ports: None,
             input: InputId::interface(interface.ifindex),
             native: true,
-            shared: interface.shared != 0,
+            flags: interface.flags,
             accepts_sources: interface.accepts_sources != 0,
             new_tos: ip.tos,
         }
@@ -275,7 +283,7 @@ fn classify_tunnel<P: Packet + ?Sized>(frame: &P, found: &Tunnelled, tunnel: Tun
         new_ports: None,
         input: InputId::tunnel(tunnel.id),
         native: false,
-        shared: false,
+        flags: 0,
         accepts_sources: true,
         new_tos,
     })
@@ -285,9 +293,10 @@ fn classify_tunnel<P: Packet + ?Sized>(frame: &P, found: &Tunnelled, tunnel: Tun
 /// the host all the same: its own listeners have as much right to it as without vmcast.
 #[inline(always)]
 fn decide_multicast<P: Packet + ?Sized, T: Tables>(frame: &P, candidate: &Candidate, tables: &T) -> Verdict {
-    let Candidate { ip_offset, ip, new_ports, input, native, shared, accepts_sources, new_tos } = *candidate;
+    let Candidate { ip_offset, ip, new_ports, input, native, flags, accepts_sources, new_tos } = *candidate;
     let stream = StreamKey { source: ip.source, group: ip.destination };
-    let refuse = |reason, stats| Verdict::Refuse(Refusal { reason, stats, input, stream, native });
+    let xdp_first = flags & InterfaceEntry::XDP_FIRST != 0;
+    let refuse = |reason, stats| Verdict::Refuse(Refusal { reason, stats, input, stream, native, xdp_first });
 
     if !ip.has_host_source() {
         return if native { Verdict::Pass } else { refuse(DropReason::NotMulticast, 0) };
@@ -316,6 +325,11 @@ fn decide_multicast<P: Packet + ?Sized, T: Tables>(frame: &P, candidate: &Candid
         return refuse(DropReason::NoMember, entry.stats);
     }
     let new_tos = entry.marks.tos(new_tos);
+    let by_group = if flags & InterfaceEntry::SHARES_GROUPS == 0 {
+        None
+    } else {
+        tables.shared_group(&SharedKey::new(input.0, stream.group))
+    };
     Verdict::Replicate(Replicate {
         ip_offset,
         ip_len: ip.total_len,
@@ -327,7 +341,9 @@ fn decide_multicast<P: Packet + ?Sized, T: Tables>(frame: &P, candidate: &Candid
         table: entry.table,
         list: entry.list,
         marks: entry.marks,
-        shared,
+        shared: flags & InterfaceEntry::SHARED != 0 || by_group.is_some(),
+        left_to_tc: by_group == Some(true),
+        xdp_first,
         // Congestion marks go into the outer headers of some members and not of others.
         encapsulate: (ip.total_len <= entry.encapsulated_max as usize)
             & (new_tos & ecn::MASK == ecn::NOT_ECT),

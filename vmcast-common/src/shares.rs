@@ -18,6 +18,8 @@ pub const PROGRAM_RELAY: &str = "vmcast_relay_share";
 pub const PROGRAM_LINK: &str = "vmcast_link_share";
 /// Networks of gateways with a tunnel → when their share is whole again, see [`Rate::admit`]; hash.
 pub const GATEWAYS: &str = "GATEWAYS";
+/// Hints of [`GATEWAYS`], see [`Hint`]; array that is mapped.
+pub const GATEWAY_HINTS: &str = "GATEWAY_HINTS";
 /// The same of sources without a tunnel; hash that forgets who was not seen for longest.
 pub const STRANGERS: &str = "STRANGERS";
 /// When the share of all sources without a tunnel is whole again; array of one.
@@ -26,8 +28,12 @@ pub const STRANGERS_DUE: &str = "STRANGERS_DUE";
 pub const CUTS: &str = "CUTS";
 /// [`HostKey`]s of hosts that are known on a link; hash.
 pub const HOSTS: &str = "HOSTS";
+/// Hints of [`HOSTS`], see [`Hint`]; array that is mapped.
+pub const HOST_HINTS: &str = "HOST_HINTS";
 /// [`HostKey`] → power of two of which one message gets through; hash.
 pub const THINNED: &str = "THINNED";
+/// How many hosts are thinned: while there is none nobody is looked for; array of one.
+pub const THINNED_HOSTS: &str = "THINNED_HOSTS";
 /// [`LinkKey`] → [`LinkEntry`]; hash.
 pub const LINKS: &str = "LINKS";
 /// [`LinkKey`] → how much narrower the share of its hosts that are not known is, see [`link_rate`]; hash.
@@ -52,6 +58,47 @@ pub mod limit {
     pub const THINNED: u32 = 16_384;
     /// Links, each with its two protocols.
     pub const LINKS: u32 = 2 * crate::maps::limit::INTERFACES;
+    /// Bits of hints, a power of two: with so many keys in a table a third of those that are not in it are looked for
+    /// all the same, and they have room in the cache of a core.
+    pub const HINTS: u32 = 1 << 18;
+    /// The words that they are in.
+    pub const HINT_WORDS: u32 = HINTS / u64::BITS;
+}
+
+/// A bit that says whether a key may be in a table. A flood comes from ever other addresses, and to look for each in a
+/// large table would mean to wait for memory: nearly all are known not to be there by a bit that is in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hint(u32);
+
+impl Hint {
+    /// Of a key of two words. Whoever chooses keys that share a bit with others is looked for, and no more.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of([first, second]: [u64; 2]) -> Self {
+        let mixed = first.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ second;
+        let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        Self((mixed >> (u64::BITS - limit::HINTS.trailing_zeros())) as u32)
+    }
+
+    /// Its number, below [`limit::HINTS`].
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The word that it is in.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self) -> u32 {
+        self.0 / u64::BITS
+    }
+
+    /// Its bit there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bit(self) -> u64 {
+        1 << (self.0 % u64::BITS)
+    }
 }
 
 /// The share of the hosts of a link that are not known: at once as much as in four seconds, for they answer to a query
@@ -209,6 +256,15 @@ impl HostKey {
     pub const fn new(link: LinkKey, mac: Mac) -> Self {
         Self { link, mac, reserved: 0 }
     }
+
+    /// Its hint in [`HOST_HINTS`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn hint(&self) -> Hint {
+        let [a, b, c, d, e, f] = self.mac;
+        let mac = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        Hint::of([(self.link.ether_type as u64) << 32 | self.link.ifindex as u64, mac])
+    }
 }
 
 /// Whether a random number lets a message of a host through that is thinned to one in 2 to the power of `shift`.
@@ -363,6 +419,28 @@ mod tests {
             assert!((expected - 1..=expected + 1).contains(&admitted), "{narrowed}: {admitted}");
         }
         assert_eq!(link_rate(0, 3).per_second, 0, "nothing stays nothing");
+    }
+
+    #[test]
+    fn hints_of_neighbouring_keys_are_spread() {
+        let mut taken = std::vec![0_u32; limit::HINTS as usize];
+        let link = LinkKey::new(IfIndex(3), 0x0800);
+        for number in 0..10_000_u32 {
+            let [a, b, c, d] = number.to_be_bytes();
+            for hint in [
+                Hint::of(network(IpAddr::from([10, b, c, d])).words()),
+                Hint::of(network_v6(u64::from(number).to_be()).words()),
+                HostKey::new(link, [2, 0, a, b, c, d]).hint(),
+            ] {
+                assert!(hint.word() < limit::HINT_WORDS && hint.bit().is_power_of_two());
+                assert_eq!(hint.number(), hint.word() * u64::BITS + hint.bit().trailing_zeros());
+                taken[hint.number() as usize] += 1;
+            }
+        }
+        let most = taken.iter().max().copied();
+        assert!(most < Some(8), "{most:?} of 30,000 share a bit of 262,144");
+        let bits = taken.iter().filter(|count| **count > 0).count();
+        assert!(bits > 27_000, "{bits}");
     }
 
     #[test]

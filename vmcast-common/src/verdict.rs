@@ -227,6 +227,8 @@ pub struct Refusal {
     pub stream: StreamKey,
     /// Whether it came natively: then the host gets it untouched, else it ends here.
     pub native: bool,
+    /// See [`Replicate::xdp_first`].
+    pub xdp_first: bool,
 }
 
 /// What to do with a received frame.

@@ -36,14 +36,21 @@ pub(crate) fn run(ctx: &XdpContext) -> Result<(), Option<DropReason>> {
         cursor.member = cursor.head;
     }
     let member = map::member(cursor.member).ok_or(DropReason::LostOrder)?;
+    let mark = map::mark_of(member);
     cursor.member = member.next;
     if member.kind >= kind::TO_TABLE {
-        return Ok(hand_on(&mut Resizable(frame), member, &carry, form)?);
+        hand_on(&mut Resizable(frame), member, &carry, form)?;
+        map::note_way(member);
+        return Ok(());
     }
     let next_hop = map::next_hop(member.next_hop).ok_or(DropReason::NextHopUnresolved)?;
 
     let (input, pcp, encapsulated) = (carry.input, carry.pcp(), form.is_encapsulated());
-    rewrite::copy(&mut Resizable(frame), member, next_hop, input, pcp, encapsulated).map_err(|reason| {
+    let copied = rewrite::copy(&mut Resizable(frame), member, next_hop, input, pcp, encapsulated);
+    // User space writes a word at a time, this one before and after the others.
+    let whole =
+        copied.and_then(|()| if map::mark_of(member) == mark { Ok(()) } else { Err(DropReason::MemberGone) });
+    whole.map_err(|reason| {
         let elsewhere = form.is_handed_over() && matches!(reason, DropReason::Oversize);
         if reason.is_loss_of_member() {
             // What user space makes of it, it takes off again.

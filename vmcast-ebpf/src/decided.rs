@@ -22,6 +22,7 @@ const OVERSIZE: u32 = 1 << 3;
 const BEYOND: u32 = 1 << 4;
 const NEW_SOURCE: u32 = 1 << 5;
 const NEW_PORTS: u32 = 1 << 6;
+const XDP_FIRST: u32 = 1 << 7;
 
 /// A [`Replicate`] without padding, which the verifier would not let be copied.
 #[repr(C)]
@@ -61,7 +62,8 @@ pub(crate) fn written_down(packet: &Replicate) -> Option<Decided> {
         | flag(packet.oversize, OVERSIZE)
         | flag(packet.beyond, BEYOND)
         | flag(packet.new_source, NEW_SOURCE)
-        | flag(packet.new_ports.is_some(), NEW_PORTS);
+        | flag(packet.new_ports.is_some(), NEW_PORTS)
+        | flag(packet.xdp_first, XDP_FIRST);
     {
         // SAFETY: the value is this CPU's own and the program is not preempted by itself.
         let written = unsafe { &mut *place };
@@ -86,6 +88,10 @@ pub(crate) fn written_down(packet: &Replicate) -> Option<Decided> {
     // SAFETY: as above, and a packet was written there.
     let written: &'static Written = unsafe { &*place };
     let is = |flag: u32| written.flags & flag != 0;
+    // Read whether there are any or not. Else what stands in their place then may be a pointer, and older verifiers (of
+    // Linux 6.1) follow the way where it is used as ports although there are none.
+    // SAFETY: a reference can be read.
+    let ports = unsafe { (&raw const written.ports).read_volatile() };
     // As large as they can be: the verifier is to know some bound.
     let packet = Replicate {
         ip_offset: (written.ip_offset & 0x1ff) as usize,
@@ -98,6 +104,8 @@ pub(crate) fn written_down(packet: &Replicate) -> Option<Decided> {
         table: written.table,
         list: written.list,
         shared: is(SHARED),
+        left_to_tc: false,
+        xdp_first: is(XDP_FIRST),
         encapsulate: is(ENCAPSULATE),
         oversize: is(OVERSIZE),
         beyond: is(BEYOND),
@@ -106,7 +114,7 @@ pub(crate) fn written_down(packet: &Replicate) -> Option<Decided> {
         marks: Marks(written.marks),
         stream: StreamKey::NONE,
         new_source: is(NEW_SOURCE),
-        new_ports: is(NEW_PORTS).then(|| written.ports.to_ne_bytes()),
+        new_ports: is(NEW_PORTS).then_some(ports.to_ne_bytes()),
     };
     Some(Decided { packet, stream: &written.stream })
 }

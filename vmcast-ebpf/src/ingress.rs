@@ -32,6 +32,7 @@ pub(crate) fn run(ctx: &XdpContext) -> u32 {
             map::count_refusal(&refusal);
             if refusal.native { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP }
         }
+        Verdict::Replicate(packet) if packet.left_to_tc => xdp_action::XDP_PASS,
         Verdict::Replicate(packet) => match written_down(&packet)
             .ok_or(DropReason::KernelRefused)
             .and_then(|decided| replicate(&frame, &decided))

@@ -6,8 +6,9 @@
 //! `vmcast_copy` runs for every copy on its way out and writes that member's headers over it.
 //! `vmcast_refused` runs after a device took copies, and counts those that it did not take.
 //!
-//! `vmcast_clone` runs at TC on the other devices: it hands a packet to XDP if there are members there, or else
-//! walks along the stream's members by itself and clones the packet for each.
+//! `vmcast_clone` runs at TC on the other devices, and behind XDP where groups are shared with the host: it hands a packet
+//! to XDP if there are members there, or else walks along the stream's members by itself and clones the packet for each.
+//! `vmcast_bare` is the same for devices whose packets have no link-layer header.
 //!
 //! `vmcast_chunk` and `vmcast_list` run behind relay devices, pairs of our own: the one serves a stream's next
 //! members at XDP, the other its members at TC.
@@ -74,6 +75,12 @@ pub fn vmcast_chunk(ctx: XdpContext) -> u32 {
 #[classifier]
 pub fn vmcast_clone(ctx: TcContext) -> i32 {
     tc::run(&ctx)
+}
+
+/// The same for a packet of a device that has no link-layer header.
+#[classifier]
+pub fn vmcast_bare(ctx: TcContext) -> i32 {
+    tc::run_bare(&ctx)
 }
 
 /// Makes the copies for the members of a stream that are at TC.

@@ -1,5 +1,7 @@
 //! The maps, and the safe ways this program uses them.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, DevMap, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
     helpers::bpf_ktime_get_ns,
@@ -10,8 +12,8 @@ use vmcast_common::{
     maps::{
         DeviceCursor, DroppedCopies, EndpointEntry, EndpointKey, Head, HeadKey, InputId, InterfaceEntry,
         InterfaceKey, Lane, Losses, MemberEntry, MemberKey, NextHopEntry, PUNT_INTERVAL_NS, PuntRecord,
-        QueueEntry, StreamCounters, StreamEntry, StreamKey, TableLine, TunnelEntry, TunnelKey, kind, limit,
-        table_place,
+        QueueEntry, SharedKey, StreamCounters, StreamEntry, StreamKey, TableLine, TunnelEntry, TunnelKey,
+        kind, limit, table_place,
     },
     rewrite::Ends,
     verdict::{DropReason, PuntReason, Refusal},
@@ -36,6 +38,10 @@ static ENDPOINTS: HashMap<EndpointKey, EndpointEntry, { limit::ENDPOINTS as usiz
 #[btf_map]
 static INTERFACES: HashMap<InterfaceKey, InterfaceEntry, { limit::INTERFACES as usize }, NO_PREALLOC> =
     HashMap::new();
+/// 1 on the cores whose packets XDP leaves to TC, 0 on those where it does so no longer.
+#[btf_map]
+static SHARED_GROUPS: PerCpuHashMap<SharedKey, u32, { limit::SHARED_PLACES as usize }, NO_PREALLOC> =
+    PerCpuHashMap::new();
 #[btf_map]
 static MEMBERS: Array<MemberEntry, { limit::MEMBERS as usize }, MAPPED> = Array::new();
 #[btf_map]
@@ -52,6 +58,10 @@ static TABLES: Array<TableLine, { limit::TABLES as usize }, MAPPED> = Array::new
 static DEVMAPS: ArrayOfMaps<DevMap<TEMPLATE_SLOTS>, { limit::DEVMAPS as usize }> = ArrayOfMaps::new();
 #[btf_map]
 static LISTS: Array<u32, { limit::STREAMS as usize }> = Array::new();
+/// How many members a packet before a relay device goes to, by the place of the table that it names, and behind those
+/// by the place of the list.
+#[btf_map]
+static AHEAD: Array<u64, { limit::AHEAD as usize }, MAPPED> = Array::new();
 #[btf_map]
 static RELAYS: Array<u32, 2> = Array::new();
 #[btf_map]
@@ -99,14 +109,43 @@ struct Loss {
     copies: DroppedCopies,
 }
 
+/// Frames of one flush at most (`DEV_MAP_BULK_SIZE`, kernel/bpf/devmap.c); a power of two.
+const BULK: usize = 16;
+
 /// What the copy program did with the frames that the kernel is about to give to a device.
-#[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub(crate) struct Flush {
     /// Copies that it let go.
     pub(crate) passed: u32,
     /// Copies that it dropped.
     pub(crate) dropped: u32,
+    /// Those of the first that go on to other members.
+    on_their_way: u32,
+    /// Where each of these goes, by its place in [`AHEAD`].
+    ways: [u32; BULK],
+}
+
+impl Flush {
+    /// Begins another one.
+    #[inline(always)]
+    pub(crate) fn begin(&mut self) {
+        (self.passed, self.dropped, self.on_their_way) = (0, 0, 0);
+    }
+
+    /// How many copies are missing if the device took so many of the frames, the first ones.
+    #[inline(always)]
+    pub(crate) fn missed(&self, taken: u32) -> u32 {
+        if self.on_their_way == 0 {
+            return self.passed - taken;
+        }
+        let mut missed = 0;
+        for at in 0..BULK {
+            if at >= taken as usize && at < self.on_their_way as usize {
+                missed += AHEAD.get(self.ways[at]).map_or(0, |members| *members as u32);
+            }
+        }
+        missed
+    }
 }
 
 /// The kernel's tables as the forwarding decision reads them.
@@ -135,6 +174,12 @@ impl Tables for KernelTables {
     fn interface(&self, key: &InterfaceKey) -> Option<InterfaceEntry> {
         // SAFETY: as above.
         unsafe { INTERFACES.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn shared_group(&self, key: &SharedKey) -> Option<bool> {
+        // SAFETY: as above, and a word is written at once.
+        unsafe { SHARED_GROUPS.get(key) }.map(|left_to_tc| *left_to_tc != 0)
     }
 }
 
@@ -189,6 +234,17 @@ pub(crate) fn behind_pause(list: u32, pause: u32) -> Option<u32> {
 pub(crate) fn next_of(member: &MemberEntry) -> u32 {
     // SAFETY: a reference can be read.
     unsafe { (&raw const member.next).read_volatile() }
+}
+
+/// What of a member changes whenever another takes its place, or its ends become others.
+#[inline(always)]
+pub(crate) fn mark_of(member: &MemberEntry) -> u32 {
+    let words: *const u32 = (&raw const *member).cast();
+    compiler_fence(Ordering::SeqCst);
+    // SAFETY: a reference can be read, and this is the last of its words.
+    let mark = unsafe { words.add(MemberEntry::MARK).read_volatile() };
+    compiler_fence(Ordering::SeqCst);
+    mark
 }
 
 /// The device that leads to the program at a place of [`vmcast_common::maps::RELAYS`].
@@ -272,9 +328,9 @@ pub(crate) fn count_drops(reason: DropReason, count: u32) {
     }
 }
 
-/// Counts a copy that members of a stream miss one of.
+/// Counts copies that members of a stream miss.
 #[inline(always)]
-fn count_loss_by_reason(stream: u32, reason: DropReason) {
+fn count_losses_by_reason(stream: u32, reason: DropReason, count: u32) {
     let losses = match STREAM_LOSSES.get_ptr_mut(&stream) {
         Some(losses) => Some(losses),
         None => STREAM_LOSSES
@@ -284,7 +340,7 @@ fn count_loss_by_reason(stream: u32, reason: DropReason) {
     };
     if let Some(losses) = losses {
         // SAFETY: as in `cursor`.
-        unsafe { (*losses).count(reason) };
+        unsafe { (*losses).count(reason, count) };
     }
 }
 
@@ -293,7 +349,7 @@ fn count_loss_by_reason(stream: u32, reason: DropReason) {
 #[inline(always)]
 pub(crate) fn count_loss(stream: u32, member: &MemberEntry, bytes: u64, reason: DropReason, elsewhere: bool) {
     if !elsewhere {
-        count_loss_by_reason(stream, reason);
+        count_losses_by_reason(stream, reason, 1);
     }
     let Some(loss) = LOSS.get_ptr_mut(0) else {
         return;
@@ -331,6 +387,34 @@ pub(crate) fn count_loss_of_table(
     }
 }
 
+/// How many members a packet misses that does not come to a table: those from there on, and those at TC.
+#[inline(always)]
+pub(crate) fn served_from(table: u32) -> u32 {
+    let list = table_line(table).and_then(|line| AHEAD.get(limit::TABLES + u32::from(line.stream)));
+    let tables = AHEAD.get(table_place(table));
+    tables.map_or(0, |members| *members as u32) + list.map_or(0, |members| *members as u32)
+}
+
+/// Counts copies that members of a list miss, as a relay device did not take the packet for them.
+#[inline(always)]
+pub(crate) fn count_missed(list: u32, count: u32) {
+    count_drops(DropReason::DeviceRefused, count);
+    count_losses_by_reason(list, DropReason::DeviceRefused, count);
+}
+
+/// Notes where a copy goes that is no member's.
+#[inline(always)]
+pub(crate) fn note_way(way: &MemberEntry) {
+    if let Some(flush) = FLUSH.get_ptr_mut(0) {
+        let to = way.way_to();
+        // SAFETY: as in `cursor`.
+        let flush = unsafe { &mut *flush };
+        let at = flush.on_their_way as usize & (BULK - 1);
+        flush.ways[at] = if way.kind == kind::TO_TABLE { table_place(to) } else { limit::TABLES + to };
+        flush.on_their_way = at as u32 + 1;
+    }
+}
+
 /// Notes one copy for the flush it belongs to.
 #[inline(always)]
 pub(crate) fn note_copy(passed: bool) {
@@ -347,10 +431,10 @@ pub(crate) fn note_copy(passed: bool) {
 
 /// What was noted since the last flush on this CPU.
 #[inline(always)]
-pub(crate) fn take_flush() -> Option<Flush> {
+pub(crate) fn flush() -> Option<&'static mut Flush> {
     let flush = FLUSH.get_ptr_mut(0)?;
     // SAFETY: as in `cursor`.
-    Some(core::mem::take(unsafe { &mut *flush }))
+    Some(unsafe { &mut *flush })
 }
 
 /// Changes this CPU's counters of a stream.

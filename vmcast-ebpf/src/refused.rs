@@ -18,9 +18,14 @@ const DROPS: usize = 3;
 /// of another namespace. `DROPS` also has what the copy program dropped and counted by itself.
 #[inline(always)]
 pub(crate) fn run(ctx: &RawTracePointContext) {
-    let Some(flush) = map::take_flush() else {
-        return;
-    };
+    if let Some(flush) = map::flush() {
+        count(ctx, flush);
+        flush.begin();
+    }
+}
+
+#[inline(always)]
+fn count(ctx: &RawTracePointContext, flush: &map::Flush) {
     let drops = ctx.arg::<u32>(DROPS);
     if drops == 0 || flush.passed == 0 {
         return;
@@ -28,6 +33,6 @@ pub(crate) fn run(ctx: &RawTracePointContext) {
     let sent = ctx.arg::<u32>(SENT);
     // A note that is not of this very flush counts nothing.
     if flush.passed.wrapping_add(flush.dropped) == sent.wrapping_add(drops) && flush.passed > sent {
-        map::count_drops(DropReason::DeviceRefused, flush.passed - sent);
+        map::count_drops(DropReason::DeviceRefused, flush.missed(sent));
     }
 }

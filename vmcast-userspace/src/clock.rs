@@ -22,6 +22,13 @@ pub fn unix_millis() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Nanoseconds of the clock that [`now`] reads, by which the data planes stamp packets.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The time since the host was started, that in which it slept included; `None` if the kernel does not say.
 #[must_use]
 pub fn since_boot() -> Option<Duration> {

@@ -8,7 +8,7 @@ pub fn control(data: &[u8]) {
             check::<Response>(&encode(&Response::not_this_role(role, &request)));
         }
         match &request {
-            Request::GroupList { page }
+            Request::GroupList { page, .. }
             | Request::MemberList { page, .. }
             | Request::TunnelList { page }
             | Request::SourceList { page }
@@ -22,6 +22,7 @@ pub fn control(data: &[u8]) {
             | Request::TokenCreate { .. }
             | Request::TokenRevoke { .. }
             | Request::NodeRevoke { .. }
+            | Request::NodeSign { .. }
             | Request::PolicyList
             | Request::PolicyAdd { .. }
             | Request::PolicyRemove { .. }

@@ -5,8 +5,8 @@ use vmcast_common::{
     forward::{Tables, decide},
     hdr::{amt, eth, ipv4, link::LinkId, udp},
     maps::{
-        Address, EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, Marks, StreamEntry,
-        StreamKey, TunnelEntry, TunnelKey,
+        Address, EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, Marks, SharedKey,
+        StreamEntry, StreamKey, TunnelEntry, TunnelKey,
     },
     rewrite::{Ends, readdress},
     verdict::Verdict,
@@ -80,7 +80,15 @@ impl Tables for Known {
 
     fn interface(&self, key: &InterfaceKey) -> Option<InterfaceEntry> {
         let known = InterfaceKey::new(IFINDEX, LinkId::PLAIN);
-        (*key == known).then_some(InterfaceEntry { ifindex: IFINDEX, accepts_sources: 1, shared: 0 })
+        (*key == known).then_some(InterfaceEntry {
+            ifindex: IFINDEX,
+            accepts_sources: 1,
+            flags: InterfaceEntry::SHARES_GROUPS,
+        })
+    }
+
+    fn shared_group(&self, key: &SharedKey) -> Option<bool> {
+        (key.group == Address::v4(GROUP) && key.ifindex == IFINDEX).then_some(true)
     }
 }
 
@@ -144,6 +152,8 @@ fn check(frame: &[u8]) {
         Verdict::Replicate(copy) => {
             assert!(copy.ip_offset >= eth::LEN && copy.ip_len >= ipv4::MIN_LEN);
             assert!(copy.ip_offset + copy.ip_len <= frame.len());
+            let natively = copy.input == InputId::interface(IFINDEX) && copy.new_ports.is_none();
+            assert_eq!((copy.shared, copy.left_to_tc), (natively, natively));
             assert!(copy.ttl >= 2, "a copy would leave with a time to live of 0");
             assert_eq!(copy.stream.group, Address::v4(GROUP));
             if let Some(ports) = copy.new_ports {

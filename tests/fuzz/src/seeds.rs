@@ -15,7 +15,8 @@ use netlink_packet_route::{
 };
 use prost::Message as _;
 use vmcast_api::{
-    Group, GroupState, Groups, Node, Nodes, Page, Place, Request, Response, Role, Stats, TokenOrder, encode,
+    Group, GroupState, Groups, Node, Nodes, Page, Place, Request, Response, Role, SigningOrder, Stats, Taken,
+    TokenOrder, encode,
 };
 use vmcast_signal::v1;
 use vmcast_wire::{igmp, ipv4, ipv6, mld};
@@ -62,10 +63,17 @@ pub fn config() -> Vec<Vec<u8>> {
 pub fn control() -> Vec<Vec<u8>> {
     let page = |after: &str| Page { after: Some(after.to_owned()), limit: 3 };
     let group = Some([232, 1, 1, 1].into());
+    let signing = SigningOrder {
+        node: "n1".to_owned(),
+        role: Role::Agent,
+        certificate_request: "MIGA".to_owned(),
+        ttl_seconds: None,
+    };
     let order = TokenOrder { role: Role::Agent, ttl_seconds: 3600, uses: 2, name: None, urls: vec![] };
     let requests = [
         Request::Status,
-        Request::GroupList { page: Page::default() },
+        Request::GroupList { group: None, source: None, page: Page::default() },
+        Request::GroupList { group, source: Some([192, 0, 2, 9].into()), page: page("7") },
         Request::MemberList { group, page: page("7") },
         Request::TunnelList { page: page("18446744073709551615") },
         Request::SourceList { page: page("1") },
@@ -74,6 +82,7 @@ pub fn control() -> Vec<Vec<u8>> {
         Request::NodeList { page: page("vmr-1") },
         Request::NodeDrain { node: "n1".to_owned(), drain: true },
         Request::TokenCreate { order },
+        Request::NodeSign { order: signing },
         Request::TokenList { page: page("t1") },
         Request::TokenRevoke { id: "t1".to_owned() },
         Request::NodeRevoke { node: "n1".to_owned() },
@@ -92,11 +101,13 @@ fn answers() -> Vec<Response> {
         members: 3,
         packets: u64::MAX,
         bytes: 1,
+        drops: BTreeMap::from([("wrong_input".to_owned(), 1)]),
         bits_per_second: Some(8_000_000),
         last_packet_ms: Some(2),
         state: GroupState::Forwarding,
         priority: None,
         refused: None,
+        taken: Some(Taken { at: "tc".to_owned(), reason: Some("a listener".to_owned()) }),
     };
     let counters = BTreeMap::from([("bad_checksum".to_owned(), 1)]);
     let stats = Stats {
@@ -247,6 +258,7 @@ pub fn registry_steps() -> Vec<Vec<u8>> {
         addresses: addresses(),
         chosen: Some(measured(3)),
         measurements: vec![measured(3), measured(300)],
+        arrived: vec![measured(3), measured(2)],
     };
     let vmr = v1::Vmr {
         id: "n1".to_owned(),
@@ -339,7 +351,10 @@ pub fn line() -> Vec<Vec<u8>> {
         group: "232.1.1.1".to_owned(),
         reason: "rule 3".to_owned(),
     };
-    let said = |noted, refused| v1::AttendRequest { node_id: "n1".to_owned(), answered: 7, noted, refused };
+    let said = |noted, refused| {
+        let beside = true;
+        v1::AttendRequest { node_id: "n1".to_owned(), answered: 7, noted, refused, beside }
+    };
     let rule = v1::PolicyRule {
         id: 3,
         deny: true,
@@ -437,15 +452,17 @@ pub fn etcd_row() -> Vec<Vec<u8>> {
     };
     let node =
         v1::NodeEntry { node: Some(node), seen_address: "192.0.2.1".to_owned(), ..v1::NodeEntry::default() };
+    let measured = |vmr: &str, hops| v1::Measurement {
+        vmr_id: vmr.to_owned(),
+        endpoint: "192.0.2.1:2268".to_owned(),
+        hops,
+        rtt_micros: 900,
+    };
     let entry = v1::CacheEntry {
         prefix: "192.0.2.0/24".to_owned(),
         scope: v1::Role::Agent.into(),
-        nearest: Some(v1::Measurement {
-            vmr_id: "n1".to_owned(),
-            endpoint: "192.0.2.1:2268".to_owned(),
-            hops: 3,
-            rtt_micros: 900,
-        }),
+        nearest: Some(measured("n1", 3)),
+        others: vec![measured("n2", 4)],
         reporter: "n3".to_owned(),
         ..v1::CacheEntry::default()
     };

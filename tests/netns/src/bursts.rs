@@ -1,9 +1,10 @@
 //! Packets that come at once, with more copies than the rings of the egress devices have room for.
 
-use std::{collections::BTreeMap, io, mem::size_of_val, net::SocketAddr, os::fd::AsRawFd as _};
+use std::{collections::BTreeMap, io, net::SocketAddr};
 
 use etherparse::SlicedPacket;
 use libtest_mimic::{Failed, Trial};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use vmcast_common::verdict::DropReason;
 use vmcast_dataplane::conformance::PlaneUnderTest as _;
@@ -39,18 +40,8 @@ fn source(plane: &KernelUnderTest) -> Result<Socket, Failed> {
         socket.set_multicast_ttl_v4(16)?;
         Ok(socket)
     })??;
-    let size: libc::c_int = PAYLOAD as libc::c_int;
-    // SAFETY: the value is an int that outlives the call, and its size is given.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_UDP,
-            libc::UDP_SEGMENT,
-            (&raw const size).cast(),
-            size_of_val(&size) as libc::socklen_t,
-        )
-    };
-    if set < 0 { Err(io::Error::last_os_error().into()) } else { Ok(socket) }
+    setsockopt(&socket, sockopt::UdpGsoSegment, &(PAYLOAD as libc::c_int))?;
+    Ok(socket)
 }
 
 /// Sends packets of these numbers at once, and returns what leaves.

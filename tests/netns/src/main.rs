@@ -12,6 +12,7 @@ mod joins;
 mod labs;
 mod no_interface;
 mod no_relay;
+mod one_core;
 mod oversized;
 mod refused;
 #[path = "../../../vmcast-userspace/crates/proto/tests/cases/replay.rs"]

@@ -12,6 +12,7 @@ use vmcast_dataplane::conformance::PlaneUnderTest as _;
 
 use crate::{
     dut::{At, Dut, KernelUnderTest},
+    one_core::on_one_core,
     stream::{FIRST_PORT, STREAM, frame, ops},
     wire::Wire,
 };
@@ -48,11 +49,15 @@ fn take_over(at: At) -> Result<(), Failed> {
     let (stop, done, sent) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU32::new(0));
     let (outcome, came) = std::thread::scope(|scope| {
         let sender = scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                let number = sent.fetch_add(1, Ordering::Relaxed);
-                from.send(&frame(&devices, number)).expect("sending on the wire");
-                std::thread::sleep(GAP);
-            }
+            let send = || {
+                while !stop.load(Ordering::Relaxed) {
+                    let number = sent.fetch_add(1, Ordering::Relaxed);
+                    from.send(&frame(&devices, number)).map_err(|error| format!("sending: {error}"))?;
+                    std::thread::sleep(GAP);
+                }
+                Ok(())
+            };
+            on_one_core(send)
         });
         let listener = scope.spawn(|| listen(&to, &done));
         let outcome = (|| {
@@ -77,11 +82,11 @@ fn take_over(at: At) -> Result<(), Failed> {
             Ok(())
         })();
         stop.store(true, Ordering::Relaxed);
-        sender.join().expect("the sender");
+        let sent = sender.join().expect("the sender");
         // What is on its way comes.
         std::thread::sleep(Duration::from_millis(200));
         done.store(true, Ordering::Relaxed);
-        (outcome, listener.join().expect("the listener"))
+        (outcome.and(sent.map_err(Failed::from)), listener.join().expect("the listener"))
     });
     outcome?;
     judge(&came, sent.into_inner())?;

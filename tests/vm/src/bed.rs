@@ -25,7 +25,7 @@ use crate::{
 pub(crate) type Outcome = Result<(), Failed>;
 
 /// How long anything that must happen may take on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Lines of each log that a failed test shows.
 const LOG_LINES: usize = 12;

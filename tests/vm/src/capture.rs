@@ -10,20 +10,61 @@ use std::{
 use libtest_mimic::Failed;
 use vmcast_lab::{Namespace, Process};
 
-use crate::bed::{Bed, Outcome, ensure};
+use crate::{
+    bed::{Bed, Outcome, ensure},
+    guest,
+    vm::{Job, Vm},
+};
 
 /// A running capture of whole frames.
 pub(crate) struct Capture {
-    process: Process,
+    runs: Runs,
     file: PathBuf,
+}
+
+/// What captures.
+enum Runs {
+    /// A process of this host.
+    Here(Process),
+    /// A job of a machine.
+    Inside(Job),
+}
+
+impl Runs {
+    /// Ends it; what it has written is whole then.
+    fn end(&mut self, bed: &Bed) -> Outcome {
+        match self {
+            Self::Here(process) => {
+                process.stop()?;
+            }
+            Self::Inside(job) => {
+                job.stop()?;
+                bed.until("the capture in the machine ends", || Ok(job.status()?.is_some()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What there must be of a filter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wanted {
+    Nothing,
+    /// Frames of so many Request Nonces at least; those without one are of one round.
+    Rounds(usize),
 }
 
 /// Fails with the reason if tshark is not installed.
 pub(crate) fn tshark() -> Result<(), String> {
+    installed(&["tshark", "dumpcap"])
+}
+
+/// Fails with the reason if one of these programs is not installed.
+pub(crate) fn installed(programs: &[&str]) -> Result<(), String> {
     let installed = |program: &str| {
         env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(program).is_file()))
     };
-    match ["tshark", "dumpcap"].into_iter().find(|program| !installed(program)) {
+    match programs.iter().find(|program| !installed(program)) {
         None => Ok(()),
         Some(program) => Err(format!("{program} is not installed")),
     }
@@ -39,8 +80,24 @@ impl Capture {
         let mut command = Command::new("dumpcap");
         command.args(["-P", "-q", "-i", interface, "-w"]).arg(&file);
         let process = node.spawn("dumpcap", command)?;
+        Ok(Some(Self::begun(bed, Runs::Here(process), file)?))
+    }
+
+    /// Captures what passes an interface of a machine from now on.
+    pub(crate) fn inside(bed: &Bed, vm: &Vm, interface: &str) -> Result<Self, Failed> {
+        tshark()?;
+        let (name, share) = ("capture.pcap", guest::SHARE);
+        let job = vm.start(&format!(
+            "dumpcap -P -q -i {interface} -w {share}/{name} &\n\
+             while [ ! -e {share}/${}.stop ]; do sleep 0.05; done\nkill $!\nwait $!",
+            guest::JOB
+        ))?;
+        Self::begun(bed, Runs::Inside(job), vm.share().join(name))
+    }
+
+    fn begun(bed: &Bed, runs: Runs, file: PathBuf) -> Result<Self, Failed> {
         bed.until("the capture has begun", || Ok(std::fs::metadata(&file).is_ok_and(|meta| meta.len() > 0)))?;
-        Ok(Some(Self { process, file }))
+        Ok(Self { runs, file })
     }
 
     /// Starts one without which a test proves nothing.
@@ -51,8 +108,13 @@ impl Capture {
 
     /// Ends the capture. It must have AMT messages of these types (RFC 7450 §5.1), and tshark may complain
     /// of none.
-    pub(crate) fn judge_amt(mut self, types: &[u8]) -> Outcome {
-        self.process.stop()?;
+    pub(crate) fn judge_amt(self, bed: &Bed, types: &[u8]) -> Outcome {
+        self.judge_amt_with(bed, types, &[])
+    }
+
+    /// The same; and of each filter there must be frames, or none.
+    pub(crate) fn judge_amt_with(mut self, bed: &Bed, types: &[u8], filters: &[(&str, Wanted)]) -> Outcome {
+        self.runs.end(bed)?;
         let fields = self.tshark(&["-Y", "amt", "-T", "fields", "-E", "occurrence=f", "-e", "amt.type"])?;
         let seen: BTreeSet<u8> = fields
             .split_whitespace()
@@ -60,6 +122,15 @@ impl Capture {
             .collect::<Result<_, _>>()?;
         let missing: Vec<_> = types.iter().filter(|wanted| !seen.contains(wanted)).collect();
         ensure!(missing.is_empty(), "AMT messages of the types {missing:?} are missing, {seen:?} were sent");
+        for (filter, wanted) in filters {
+            let lines = self.tshark(&["-Y", filter, "-T", "fields", "-e", "amt.request_nonce"])?;
+            let nonces = lines.lines().collect::<BTreeSet<_>>().len();
+            let right = match wanted {
+                Wanted::Nothing => nonces == 0,
+                Wanted::Rounds(least) => nonces >= *least,
+            };
+            ensure!(right, "of `{filter}` there are frames of {nonces} rounds, and not {wanted:?}");
+        }
         self.has_no_complaint("amt")
     }
 
@@ -79,7 +150,7 @@ impl Capture {
             let lines = self.tshark(&arguments).unwrap_or_default();
             Ok(lines.lines().count() as u64 >= frames)
         });
-        self.process.stop()?;
+        self.runs.end(bed)?;
         let lines = self.tshark(&arguments)?;
         self.has_no_complaint(filter)?;
         Ok(lines.lines().map(|line| line.split('|').map(str::to_owned).collect()).collect())

@@ -51,6 +51,23 @@ pub(crate) fn packet(source: IpAddr, stream: Stream, number: u64) -> Result<Vec<
     ip(source, stream.group, IpNumber::UDP, &[&udp.to_bytes()[..], &payload].concat())
 }
 
+/// The same with a type of service or a traffic class (RFC 2474 §3, RFC 3168 §5).
+pub(crate) fn packet_of(class: u8, source: IpAddr, stream: Stream, number: u64) -> Result<Vec<u8>, Failed> {
+    let mut packet = packet(source, stream, number)?;
+    if source.is_ipv6() {
+        packet[0] |= class >> 4;
+        packet[1] |= class << 4;
+    } else {
+        let (mut header, _) = Ipv4Header::from_slice(&packet)?;
+        header.dscp = (class >> 2).try_into()?;
+        header.ecn = (class & 0b11).try_into()?;
+        header.header_checksum = header.calc_header_checksum();
+        let bytes = header.to_bytes();
+        packet[..bytes.len()].copy_from_slice(&bytes);
+    }
+    Ok(packet)
+}
+
 /// An IP packet around a payload.
 pub(crate) fn ip(from: IpAddr, to: IpAddr, protocol: IpNumber, payload: &[u8]) -> Result<Vec<u8>, Failed> {
     let mut bytes = Vec::new();

@@ -69,6 +69,11 @@ impl Pieces {
         self.dir.join("tools")
     }
 
+    /// The program that sets WireGuard devices up.
+    pub(crate) fn wg(&self) -> PathBuf {
+        self.tools().join("usr/bin/wg")
+    }
+
     /// Where the unpacked programs find their libraries, as `LD_LIBRARY_PATH` has it.
     pub(crate) fn libraries(&self) -> String {
         let tools = self.tools();
@@ -108,6 +113,15 @@ impl Kernel {
     /// Whether it has PPP with all that this needs.
     pub(crate) fn ppp(&self) -> Result<(), String> {
         self.module("kernel/drivers/net/slip/slhc.ko")
+    }
+
+    /// Whether it has WireGuard, and there is the program that sets that up.
+    pub(crate) fn wireguard(&self) -> Result<(), String> {
+        let program = self.pieces.wg();
+        if !program.is_file() {
+            return Err(format!("{} is missing", program.display()));
+        }
+        self.module("kernel/drivers/net/wireguard/wireguard.ko")
     }
 
     fn module(&self, file: &str) -> Result<(), String> {

@@ -16,6 +16,13 @@ pub const PROTO_GRE: u8 = 47;
 /// Protocol number of PIM.
 pub const PROTO_PIM: u8 = ipv4::PROTO_PIM;
 
+/// Whether a packet to one host may bring one of a stream: in a datagram or a tunnel.
+#[inline(always)]
+#[must_use]
+pub const fn is_carrier(protocol: u8) -> bool {
+    matches!(protocol, PROTO_UDP | PROTO_GRE | PROTO_IPV4 | PROTO_IPV6)
+}
+
 /// The fields of a header that forwarding looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {

@@ -19,6 +19,13 @@ impl Address {
         Self(words)
     }
 
+    /// The words of memory that it is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u64; 2] {
+        self.0
+    }
+
     /// From the word of memory that the 4 bytes of an IPv4 address are.
     #[inline(always)]
     #[must_use]

@@ -177,6 +177,28 @@ impl EndpointKey {
     }
 }
 
+/// A group on an interface where somebody else on this host listens to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct SharedKey {
+    /// The group.
+    pub group: Address,
+    /// The interface.
+    pub ifindex: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<SharedKey>() == 24);
+
+impl SharedKey {
+    /// The key of a group on an interface.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(ifindex: u32, group: Address) -> Self {
+        Self { group, ifindex, reserved: 0 }
+    }
+}
+
 /// The first member of a table on one egress device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]

@@ -135,7 +135,7 @@ mod tests {
             tos: u8,
             stats in 1..limit::STREAMS,
         ) {
-            let priority = Priority { dscp, pcp, skb_priority, queue };
+            let priority = Priority { dscp, pcp, skb_priority, queue, at_tc: false };
             let marks = Marks::of(&priority);
             prop_assert_eq!(marks.tos(tos) >> 2, dscp.unwrap_or(tos >> 2));
             prop_assert_eq!(marks.tos(tos) & 3, tos & 3);

@@ -1,6 +1,9 @@
 //! Members, as the copy program meets them.
 
-use core::net::{IpAddr, SocketAddr};
+use core::{
+    mem::offset_of,
+    net::{IpAddr, SocketAddr},
+};
 
 use crate::{
     checksum,
@@ -44,6 +47,13 @@ pub mod kind {
     pub const TO_TABLE: u8 = 254;
     /// No member, but the way to the stream's members at TC; their place stands in the ends.
     pub const TO_LIST: u8 = 255;
+
+    /// Whether members of a kind are on the interface of their next hop, which never gets what came in by it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_on_interface(kind: u8) -> bool {
+        matches!(kind, NATIVE | CONVERTED_V4 | CONVERTED_V6)
+    }
 }
 
 /// Bytes of two IPv6 addresses and two ports.
@@ -78,9 +88,41 @@ impl MemberEntry {
     /// [`EcnMode::Normal`].
     pub const COPIES_ECN: u8 = 2;
 
+    /// [`MemberEntry::flags`]: how often another member has taken the entry's place, or its ends became others; the
+    /// highest bits.
+    const TIMES: u8 = 0b1111_1100;
+    const ONE_TIME: u8 = 0b100;
+
+    /// Which of its words of four bytes tells whether it is the member that it was: the last.
+    pub const MARK: usize = {
+        let mark = offset_of!(Self, ends_sum) / size_of::<u32>();
+        assert!((mark + 1) * size_of::<u32>() == size_of::<Self>());
+        mark
+    };
+
     /// A member that has left.
     pub const GONE: Self =
         Self { next: 0, next_hop: 0, ends: [0; ENDS_MAX], ends_sum: 0, kind: kind::GONE, flags: 0 };
+
+    /// The member as it stands where it has left: who has begun to write its headers finds its ends as they were.
+    #[must_use]
+    pub const fn gone(self) -> Self {
+        Self { kind: kind::GONE, ..self }
+    }
+
+    /// This member in the place of another, so that who reads while it is written can tell.
+    #[must_use]
+    pub const fn in_place_of(self, before: &Self) -> Self {
+        let times = (before.flags & Self::TIMES).wrapping_add(Self::ONE_TIME);
+        Self { flags: self.flags & !Self::TIMES | times, ..self }
+    }
+
+    /// Whether a copy is written alike for both, wherever it goes.
+    #[must_use]
+    pub fn has_ends_of(&self, other: &Self) -> bool {
+        let flags = (self.flags ^ other.flags) & !Self::TIMES;
+        self.ends == other.ends && self.kind == other.kind && flags == 0
+    }
 
     /// Multicast on the link of a next hop.
     #[must_use]
@@ -314,11 +356,11 @@ impl Losses {
     /// None.
     pub const NONE: Self = Self([0; DropReason::OF_MEMBER.len()]);
 
-    /// One copy more.
+    /// So many copies more.
     #[inline(always)]
-    pub fn count(&mut self, reason: DropReason) {
+    pub fn count(&mut self, reason: DropReason, more: u32) {
         if let Some(copies) = self.0.get_mut(reason.index_in_losses()) {
-            *copies += 1;
+            *copies += u64::from(more);
         }
     }
 

@@ -12,7 +12,7 @@ mod next_hop;
 mod value;
 
 pub use address::Address;
-pub use key::{EndpointKey, HeadKey, InputId, InterfaceKey, StreamKey, TunnelKey};
+pub use key::{EndpointKey, HeadKey, InputId, InterfaceKey, SharedKey, StreamKey, TunnelKey};
 pub use marks::{Lane, Marks, QueueEntry};
 pub use member::{DroppedCopies, ENDS_MAX, Losses, MemberEntry, MemberKey, is_tunnel, kind};
 pub use name::*;
@@ -36,6 +36,10 @@ pub mod limit {
     pub const NEXT_HOPS: u32 = 65_536;
     /// Interfaces.
     pub const INTERFACES: u32 = 4_096;
+    /// Groups that are shared with listeners on this host, over all interfaces.
+    pub const SHARED_GROUPS: u32 = 4_096;
+    /// Places for them: those that are shared no longer keep theirs until XDP has them again.
+    pub const SHARED_PLACES: u32 = 2 * SHARED_GROUPS;
     /// Places for cursors of egress devices that are found without hashing; a power of two.
     pub const CURSOR_SLOTS: u32 = 1_024;
     /// Our own endpoints: those of tunnels, one for each interface and more for those that have several addresses,
@@ -43,6 +47,8 @@ pub mod limit {
     pub const ENDPOINTS: u32 = 8_192;
     /// Member tables; a power of two.
     pub const TABLES: u32 = 32_768;
+    /// Places of tables and behind them those of lists, see [`super::AHEAD`].
+    pub const AHEAD: u32 = TABLES + STREAMS;
     /// Devmaps of member tables. Those with the same devices may share one.
     pub const DEVMAPS: u32 = 32_768;
     /// Members of one member table: as many copies as one run of a program makes. A device that gets them all

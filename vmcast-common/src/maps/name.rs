@@ -8,6 +8,9 @@ pub const TUNNELS: &str = "TUNNELS";
 pub const ENDPOINTS: &str = "ENDPOINTS";
 /// Ingress device and link → [`super::InterfaceEntry`]; hash.
 pub const INTERFACES: &str = "INTERFACES";
+/// Interface and group → whether a program at XDP leaves its packets to the one at TC, which shares them with the host;
+/// per-CPU hash.
+pub const SHARED_GROUPS: &str = "SHARED_GROUPS";
 /// Member index → [`super::MemberEntry`]; array.
 pub const MEMBERS: &str = "MEMBERS";
 /// Place of a stream's members at TC → index of the first of them, 0 for none; array.
@@ -26,6 +29,9 @@ pub const TO_LISTS: u32 = 1;
 pub const NEXT_HOPS: &str = "NEXT_HOPS";
 /// Place of a member table → its [`super::TableLine`]; array.
 pub const TABLES: &str = "TABLES";
+/// Place of a member table, or [`super::limit::TABLES`] and the place of a list → how many members a packet goes to
+/// from there on, in that kind of place; array.
+pub const AHEAD: &str = "AHEAD";
 /// Member table and egress device that [`TABLES`] has no room for → [`super::Head`]; hash.
 pub const HEADS: &str = "HEADS";
 /// Place of a devmap → the devmap; array of maps.
@@ -64,6 +70,8 @@ pub const PROGRAM_INGRESS: &str = "vmcast_ingress";
 pub const PROGRAM_COPY: &str = "vmcast_copy";
 /// The ingress program at TC.
 pub const PROGRAM_CLONE: &str = "vmcast_clone";
+/// The ingress program at TC of devices whose packets have no link-layer header.
+pub const PROGRAM_BARE: &str = "vmcast_bare";
 /// Goes on with the next member table of a stream, at XDP behind a relay device.
 pub const PROGRAM_CHUNK: &str = "vmcast_chunk";
 /// Makes the copies for a stream's members at TC, behind a relay device.

@@ -43,6 +43,8 @@ impl NextHopEntry {
     /// [`NextHopEntry::flags`]: the destination is known, but the device takes no copies: they are dropped, and counted
     /// as refused by it. Stands in place of [`NextHopEntry::RESOLVED`].
     pub const REFUSED: u8 = 8;
+    /// [`NextHopEntry::flags`]: the device sends packets without a link-layer header, which the kernel takes off at TC.
+    pub const BARE: u8 = 16;
 
     /// The way to a far end.
     #[must_use]
@@ -84,6 +86,13 @@ impl NextHopEntry {
         if self.flags & Self::RESOLVED != 0 {
             self.flags ^= Self::RESOLVED | Self::REFUSED;
         }
+        self
+    }
+
+    /// The same way by a device that sends packets without a link-layer header.
+    #[must_use]
+    pub const fn bare(mut self) -> Self {
+        self.flags |= Self::BARE;
         self
     }
 
@@ -152,6 +161,8 @@ mod tests {
             prop_assert_eq!(entry.next_hop(IfIndex(9)), hop);
             let refused = entry.refused();
             prop_assert_eq!(refused.next_hop(IfIndex(9)), hop);
+            let bare = entry.bare();
+            prop_assert_eq!((bare.next_hop(IfIndex(9)), bare.obstacle()), (hop, entry.obstacle()));
             let (way, no_way) = match destination_mac {
                 Some(_) => (None, DropReason::DeviceRefused),
                 None => (Some(DropReason::NextHopUnresolved), DropReason::NextHopUnresolved),

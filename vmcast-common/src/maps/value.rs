@@ -100,20 +100,40 @@ pub struct InterfaceEntry {
     pub ifindex: u32,
     /// 1 if packets of a source without an entry of its own are accepted here.
     pub accepts_sources: u32,
-    /// 1 if packets that are copied go on to the host as well.
-    pub shared: u32,
+    /// What of it the host needs, and who decides: `SHARED`, `SHARES_GROUPS`, `XDP_FIRST`.
+    pub flags: u32,
 }
 const _: () = assert!(size_of::<InterfaceEntry>() == 12);
 
 impl InterfaceEntry {
-    /// What is known of an interface.
+    /// Packets that are copied go on to the host as well.
+    pub const SHARED: u32 = 1;
+    /// Those of groups in [`super::SHARED_GROUPS`] do.
+    pub const SHARES_GROUPS: u32 = 1 << 1;
+    /// What comes to the program at TC has been left to it, or to the host, by one of ours at XDP.
+    pub const XDP_FIRST: u32 = 1 << 2;
+
+    /// What is known of an interface, but for who decides first and whether some groups are shared.
     #[must_use]
     pub const fn of(interface: &Interface) -> Self {
         Self {
             ifindex: interface.ifindex.0,
             accepts_sources: interface.accepts_sources as u32,
-            shared: interface.shared as u32,
+            flags: if interface.shared { Self::SHARED } else { 0 },
         }
+    }
+
+    /// The same with more flags.
+    #[must_use]
+    pub const fn with(self, flags: u32) -> Self {
+        Self { flags: self.flags | flags, ..self }
+    }
+
+    /// Whether a flag is set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
     }
 }
 
@@ -288,7 +308,7 @@ mod pod {
     use super::*;
     use crate::maps::{
         Address, DroppedCopies, EndpointKey, HeadKey, InterfaceKey, Losses, MemberEntry, MemberKey,
-        NextHopEntry, QueueEntry, StreamKey, TunnelKey,
+        NextHopEntry, QueueEntry, SharedKey, StreamKey, TunnelKey,
     };
 
     macro_rules! pod {
@@ -321,6 +341,7 @@ mod pod {
         TunnelKey,
         InterfaceKey,
         EndpointKey,
+        SharedKey,
         HeadKey,
     );
 }

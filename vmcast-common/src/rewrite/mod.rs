@@ -130,9 +130,7 @@ pub fn copy<R: Room>(
         };
         return link::write(room, hop, link::Payload { is_ipv6: false, len, group: None, pcp });
     }
-    if matches!(member.kind, kind::NATIVE | kind::CONVERTED_V4 | kind::CONVERTED_V6)
-        && input.0 == hop.interface
-    {
+    if kind::is_on_interface(member.kind) && input.0 == hop.interface {
         return Err(DropReason::SameInterface);
     }
     if encapsulated {

@@ -10,7 +10,9 @@ use proptest::prelude::*;
 
 use super::{ttl::lower_ttl, *};
 use crate::checksum;
-use crate::fib::{EcnMode, IfIndex, Interface, Link, NextHop, Tag, TagProtocol, Tunnel, TunnelKind};
+use crate::fib::{
+    EcnMode, EngineWish, IfIndex, Interface, Link, NextHop, Tag, TagProtocol, Tunnel, TunnelKind,
+};
 
 const HEADROOM: usize = 128;
 
@@ -103,7 +105,8 @@ fn interface(peer: Option<[u8; 6]>) -> Interface {
         mtu: 1500,
         accepts_sources: false,
         shared: false,
-        at_tc: false,
+        engine: EngineWish::Any,
+        xdp_members: None,
     }
 }
 

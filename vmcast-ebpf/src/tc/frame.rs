@@ -6,7 +6,8 @@ use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS},
     helpers::{
         bpf_clone_redirect, bpf_get_smp_processor_id, bpf_l4_csum_replace, bpf_skb_adjust_room,
-        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_vlan_pop, bpf_skb_vlan_push,
+        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_vlan_pop,
+        bpf_skb_vlan_push,
     },
 };
 use vmcast_common::{
@@ -45,15 +46,17 @@ pub(crate) fn not_negative(mut offset: usize) -> usize {
 /// The words of a socket buffer's `cb` during a walk. Bytes before the packet, and from bit 16 on the list.
 const BEFORE: usize = 0;
 const BEFORE_MASK: u32 = 0xff;
-/// The next member, and two flags.
+/// The next member, and flags.
 const MEMBER: usize = 1;
 const CONVERTED: u32 = 1 << 30;
 const HANDED_OVER: u32 = 1 << 31;
-const MEMBER_MASK: u32 = CONVERTED - 1;
+const LOST: u32 = 1 << 29;
+const REDECLARED: u32 = 1 << 28;
+const MEMBER_MASK: u32 = REDECLARED - 1;
 const LANE: usize = 2;
 /// An [`InputId`].
 const INPUT: usize = 3;
-const LAST: usize = 4;
+const MISSED: usize = 4;
 
 /// A socket buffer with a frame.
 #[derive(Clone, Copy)]
@@ -170,6 +173,22 @@ impl Skb {
         Some(unsafe { Head::at(at) })
     }
 
+    /// `N` bytes at an offset, wherever the kernel has them; `None` if the packet ends before.
+    #[inline(always)]
+    pub(crate) fn loaded<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        self.copy_out(offset, bytes.as_mut_ptr(), N as u32)?;
+        Some(bytes)
+    }
+
+    /// Puts an Ethernet header without addresses in front of a packet that has none.
+    #[inline(always)]
+    pub(crate) fn put_header(&self, ether_type: u16) -> Option<()> {
+        // SAFETY: the pointer is the kernel's.
+        let made = unsafe { bpf_skb_change_head(self.0, eth::LEN as u32, 0) } == 0;
+        if made { self.store(eth::LEN - 2, ether_type.to_be_bytes()) } else { None }
+    }
+
     /// Copies `len` bytes from an offset in memory to an address that the kernel knows; `None` if the frame ends
     /// before.
     #[inline(always)]
@@ -241,12 +260,12 @@ impl Skb {
         converted: bool,
         handed_over: bool,
     ) {
-        const { assert!(limit::STREAMS <= 1 << 16 && limit::MEMBERS <= CONVERTED) };
+        const { assert!(limit::STREAMS <= 1 << 16 && limit::MEMBERS <= REDECLARED) };
         self.set(BEFORE, front as u32 & BEFORE_MASK | list << 16);
         let flags = u32::from(converted) * CONVERTED | u32::from(handed_over) * HANDED_OVER;
         self.set(MEMBER, first & MEMBER_MASK | flags);
         self.set(INPUT, input.0);
-        self.set(LAST, 0);
+        self.set(MISSED, 0);
     }
 
     #[inline(always)]
@@ -291,16 +310,51 @@ impl Skb {
         field!(self, cb)[MEMBER] & HANDED_OVER != 0
     }
 
-    /// Notes the device of the last copy, which is ready and not yet sent; 0 if there is none.
+    /// Makes the kernel take the frame for what the type in its Ethernet header says, until [`Skb::undeclare`]. It looks at
+    /// that where it takes the header off.
     #[inline(always)]
-    pub(crate) fn note_last(&self, device: u32) {
-        self.set(LAST, device);
+    pub(crate) fn declare_for_copy(&self) -> Option<()> {
+        let ether_type: [u8; 2] = self.bytes(eth::LEN - 2)?;
+        if ether_type == self.declared() {
+            return Some(());
+        }
+        self.set(MEMBER, field!(self, cb)[MEMBER] | REDECLARED);
+        self.declare(u16::from_be_bytes(ether_type))
     }
 
-    /// Reads that back.
+    /// Makes the kernel take the frame for what it was declared as before: of the other version of IP.
     #[inline(always)]
-    pub(crate) fn last(&self) -> u32 {
-        field!(self, cb)[LAST]
+    pub(crate) fn undeclare(&self) -> Option<()> {
+        if field!(self, cb)[MEMBER] & REDECLARED == 0 {
+            return Some(());
+        }
+        self.set(MEMBER, field!(self, cb)[MEMBER] & !REDECLARED);
+        let is_ipv6 = self.declared() == eth::TYPE_IPV6.to_be_bytes();
+        self.declare(if is_ipv6 { eth::TYPE_IPV4 } else { eth::TYPE_IPV6 })
+    }
+
+    /// Notes that nobody gets the packet who stands behind here.
+    #[inline(always)]
+    pub(crate) fn note_lost(&self) {
+        self.set(MEMBER, field!(self, cb)[MEMBER] | LOST);
+    }
+
+    /// Whether that was noted.
+    #[inline(always)]
+    pub(crate) fn is_lost(&self) -> bool {
+        field!(self, cb)[MEMBER] & LOST != 0
+    }
+
+    /// Notes one more member who misses the packet.
+    #[inline(always)]
+    pub(crate) fn note_missed(&self) {
+        self.set(MISSED, field!(self, cb)[MISSED] + 1);
+    }
+
+    /// How many were noted.
+    #[inline(always)]
+    pub(crate) fn missed(&self) -> u32 {
+        field!(self, cb)[MISSED]
     }
 
     /// Notes how many bytes stand before the packet now, fewer than 256.

@@ -41,10 +41,14 @@ pub(crate) fn run(ctx: &TcContext) -> c_int {
             map::punt(reason, input, &stream);
             PASS
         }
+        // The program at XDP has counted it.
+        Verdict::Refuse(refusal) if refusal.xdp_first => PASS,
         Verdict::Refuse(refusal) => {
             map::count_refusal(&refusal);
             if refusal.native { PASS } else { DROP }
         }
+        // It was not left to us: it found no member there, who is served from the next packet on.
+        Verdict::Replicate(packet) if packet.xdp_first && !packet.shared => PASS,
         Verdict::Replicate(packet) => match written_down(&packet)
             .ok_or(DropReason::KernelRefused)
             .and_then(|decided| replicate(skb, received.in_memory(decided.packet.ip_offset), &decided))
@@ -74,7 +78,8 @@ fn replicate(skb: Skb, front: usize, decided: &Decided) -> Result<c_int, DropRea
     skb.declare(ether_type).ok_or(DropReason::KernelRefused)?;
 
     map::count_forwarded(decided);
-    let relayed = packet.list == 0;
+    // Behind those that were copied at XDP before: they may still be on their way to the members at TC.
+    let relayed = packet.list == 0 || packet.xdp_first;
     let beyond = relayed && packet.ip_len > limit::RELAY_MTU as usize && !skb.is_super();
     // A super-packet is no packet that could be cut: its copies are counted where they are made.
     let handed_over = beyond || packet.oversize && !skb.is_super();
@@ -112,6 +117,8 @@ fn hand_to_xdp(skb: Skb, front: usize, packet: &Replicate, handed_over: bool) ->
     skb.store(0, carry.to_bytes()).ok_or(DropReason::KernelRefused)?;
     skb.store(Carry::LEN, Form::plain(lane, handed_over).to_bytes()).ok_or(DropReason::KernelRefused)?;
     skb.keep_to_core();
-    skb.send_copy(map::relay(TO_TABLES)?).ok_or(DropReason::DeviceRefused)?;
+    if skb.send_copy(map::relay(TO_TABLES)?).is_none() {
+        map::count_drops(DropReason::DeviceRefused, map::served_from(packet.table));
+    }
     Ok(DROP)
 }

@@ -4,7 +4,7 @@ use core::ffi::{c_int, c_long, c_void};
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT},
-    helpers::{bpf_loop, bpf_redirect},
+    helpers::bpf_loop,
 };
 use vmcast_common::{
     hdr::eth,
@@ -17,7 +17,8 @@ use super::frame::{Skb, not_negative};
 use crate::{map, words::Head};
 
 /// Sends a copy to each member of a list from `first` to the next pause, where the packet goes through the
-/// relay device: clones, and the packet itself as the last one. `front` bytes stand before the packet. If the packet
+/// relay device. Each is a clone, of which alone it is known whether the device takes it; the packet itself ends here.
+/// `front` bytes stand before the packet. If the packet
 /// is `converted`, [`map::ends`] has the addresses and ports that its copies have otherwise. Copies that a link does
 /// not take whole are counted unless the packet was `handed_over`.
 #[inline(always)]
@@ -34,14 +35,14 @@ pub(super) fn send(
     let mut walk = skb.raw();
     // SAFETY: the function has the signature that the kernel calls, and the walk outlives the call.
     unsafe { bpf_loop(limit::MEMBERS, step as *mut c_void, (&raw mut walk).cast(), 0) };
-    match skb.last() {
-        0 => TC_ACT_SHOT as c_int,
-        // SAFETY: the helper has no preconditions.
-        device => (unsafe { bpf_redirect(device, 0) }) as c_int,
+    if skb.is_lost() {
+        map::count_missed(list, skb.missed());
     }
+    TC_ACT_SHOT as c_int
 }
 
-/// One member, or a pause. Returns 1 after the last one.
+/// One member, or a pause. Returns 1 after the last one. If the packet does not get past a pause, those behind it are
+/// counted instead.
 unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> c_long {
     // SAFETY: this is what `send` handed to the kernel.
     let skb = Skb::new(unsafe { *walk.cast::<*mut __sk_buff>() });
@@ -53,26 +54,28 @@ unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> c_long {
     skb.note_member(next);
     let is_last = next == 0;
     let is_pause = member.kind == kind::PAUSE;
+    if skb.is_lost() {
+        if !is_pause && misses(skb, member) {
+            skb.note_missed();
+        }
+        return c_long::from(is_last);
+    }
     if is_last && is_pause {
         return 1;
     }
-    let made = unconverted(skb)
+    let made = as_it_goes_on(skb)
         .and_then(|()| if is_pause { go_on_behind(skb, at, member) } else { make(skb, member) });
-    let sent = match made {
-        // Not so at a pause: whether the relay device takes a frame is known of a clone alone.
-        Ok(device) if is_last => {
-            skb.note_last(device);
-            Ok(())
-        }
-        Ok(device) => skb.send_copy(device).ok_or(DropReason::DeviceRefused),
-        Err(reason) => Err(reason),
-    };
+    let sent = made.and_then(|device| skb.send_copy(device).ok_or(DropReason::DeviceRefused));
+    if sent.is_err() && is_pause {
+        skb.note_lost();
+        return 0;
+    }
     if let Err(reason) = sent {
         let elsewhere = skb.is_handed_over() && matches!(reason, DropReason::Oversize);
         if !elsewhere {
             map::count_drop(reason);
         }
-        if !is_pause && reason.is_loss_of_member() {
+        if reason.is_loss_of_member() {
             // What user space makes of it, it takes off again.
             map::count_loss(skb.list(), member, skb.packet_length() as u64, reason, elsewhere);
         }
@@ -80,12 +83,26 @@ unsafe extern "C" fn step(_: u32, walk: *mut c_void) -> c_long {
     c_long::from(is_last || is_pause)
 }
 
-/// Gives the packet the addresses and ports with which it goes on.
+/// Whether a member would get a copy of a packet that does not come to it: none that had it from its sender, nor one
+/// whose copy user space makes.
+#[inline(always)]
+fn misses(skb: Skb, member: &MemberEntry) -> bool {
+    let Some(hop) = map::next_hop(member.next_hop) else {
+        return true;
+    };
+    let had_it = kind::is_on_interface(member.kind) && skb.input().0 == hop.interface;
+    let whole = skb.packet_length() + rewrite::overhead(member.kind) <= hop.mtu as usize;
+    !had_it && (whole || !skb.is_handed_over())
+}
+
+/// Gives the packet what the copy before took from it: the addresses and ports with which it goes on, and the version of
+/// IP that the kernel takes it for.
 ///
 /// # Errors
 /// If they cannot be written.
 #[inline(always)]
-fn unconverted(skb: Skb) -> Result<(), DropReason> {
+fn as_it_goes_on(skb: Skb) -> Result<(), DropReason> {
+    skb.undeclare().ok_or(DropReason::KernelRefused)?;
     if skb.is_converted() {
         let ends = map::ends().ok_or(DropReason::KernelRefused)?;
         readdress(&mut { skb }, skb.noted(), ends).ok_or(DropReason::KernelRefused)?;
@@ -131,6 +148,9 @@ fn make(skb: Skb, member: &MemberEntry) -> Result<u32, DropReason> {
         skb.lane().pcp(),
         false,
     )?;
+    if hop.flags & NextHopEntry::BARE != 0 {
+        skb.declare_for_copy().ok_or(DropReason::KernelRefused)?;
+    }
     Ok(device)
 }
 

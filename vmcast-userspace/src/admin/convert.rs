@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt::Display,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -184,6 +185,22 @@ fn measurement(field: &'static str, measurement: Option<v1::Measurement>) -> Res
     })
 }
 
+fn measurements<C>(field: &'static str, all: Vec<v1::Measurement>) -> Result<C, Malformed>
+where
+    C: FromIterator<Measurement>,
+{
+    all.into_iter().map(|each| measurement(field, Some(each))).collect()
+}
+
+fn write_measurement(measured: &Measurement) -> v1::Measurement {
+    v1::Measurement {
+        vmr_id: measured.vmr.to_string(),
+        endpoint: measured.endpoint.to_string(),
+        hops: measured.hops.into(),
+        rtt_micros: u32::try_from(measured.rtt.as_micros()).unwrap_or(u32::MAX),
+    }
+}
+
 /// VMRs that a node names as its upstreams at most.
 const MAX_UPSTREAMS: usize = 16;
 
@@ -223,11 +240,8 @@ pub fn report(seen: IpAddr, request: v1::ReportNearestRequest) -> Result<Report,
         seen,
         claimed: addresses(&request.addresses)?,
         chosen: measurement("chosen", request.chosen)?,
-        measurements: request
-            .measurements
-            .into_iter()
-            .map(|each| measurement("measurements", Some(each)))
-            .collect::<Result<_, _>>()?,
+        measurements: measurements("measurements", request.measurements)?,
+        arrived: measurements("arrived", request.arrived)?,
     })
 }
 
@@ -367,6 +381,7 @@ pub fn entry(entry: v1::CacheEntry) -> Result<CacheEntry, Malformed> {
     Ok(CacheEntry {
         key: CacheKey { scope, prefix: parse("prefix", &entry.prefix)? },
         nearest: measurement("nearest", entry.nearest)?,
+        others: read_ranked(entry.others)?,
         reporter: parse("reporter", &entry.reporter)?,
         learned: UnixMillis(entry.learned_unix_millis),
         expires: UnixMillis(entry.expires_unix_millis),
@@ -382,17 +397,27 @@ pub fn cache_entry(entry: &CacheEntry) -> v1::CacheEntry {
         prefix: entry.key.prefix.to_string(),
         scope: scope.into(),
         rank,
-        nearest: Some(v1::Measurement {
-            vmr_id: entry.nearest.vmr.to_string(),
-            endpoint: entry.nearest.endpoint.to_string(),
-            hops: entry.nearest.hops.into(),
-            rtt_micros: u32::try_from(entry.nearest.rtt.as_micros()).unwrap_or(u32::MAX),
-        }),
+        nearest: Some(write_measurement(&entry.nearest)),
         reporter: entry.reporter.to_string(),
         learned_unix_millis,
         expires_unix_millis: entry.expires.0,
         written_unix_millis: 0,
+        others: ranked(entry),
     }
+}
+
+/// Writes those that are ranked in an entry of the cache behind the nearest.
+#[must_use]
+pub fn ranked(entry: &CacheEntry) -> Vec<v1::Measurement> {
+    entry.others.iter().map(write_measurement).collect()
+}
+
+/// Reads them back.
+///
+/// # Errors
+/// If one cannot be read.
+pub fn read_ranked(others: Vec<v1::Measurement>) -> Result<Arc<[Measurement]>, Malformed> {
+    measurements("others", others)
 }
 
 const fn role_and_rank(scope: Scope) -> (v1::Role, u32) {

@@ -15,7 +15,9 @@ use tokio::{sync::watch, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{debug, error, info, warn};
 use vmcast_proto::registry::{NodeId, UnixMillis};
-use vmcast_signal::tonic::{Code, Request, Status, transport::server::TcpConnectInfo};
+use vmcast_signal::tonic::{
+    Code, Request, Status, metadata::MetadataValue, transport::server::TcpConnectInfo,
+};
 
 use super::{Clock, connection::Socket};
 use crate::identity::{
@@ -25,6 +27,9 @@ use crate::identity::{
 
 /// A TLS handshake may take so long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The metadata of a status that name the refusal by its counter: of one code there are several.
+pub(crate) const REFUSAL: &str = "vmcast-refusal";
 
 /// The node at the other end of a connection.
 #[derive(Debug)]
@@ -45,6 +50,8 @@ enum PeerStanding {
 }
 
 impl PeerStanding {
+    const UNKNOWN: Self = Self::Certificate(Standing::Unknown);
+
     fn refusal(self) -> Option<Refusal> {
         match self {
             Self::Certificate(Standing::Good) => None,
@@ -230,8 +237,7 @@ impl Gate {
 
     /// Notes a node's connection, and then looks up how its certificate stands: what is revoked meanwhile is not missed.
     fn connected(&self, secure: &Secure, certified: Certified) -> Result<Arc<Peer>, RecordsError> {
-        let unknown = PeerStanding::Certificate(Standing::Unknown);
-        let standing = watch::channel(unknown).0;
+        let standing = watch::channel(PeerStanding::UNKNOWN).0;
         let peer = Arc::new(Peer { certified, standing, expiry_counted: AtomicBool::new(false) });
         {
             let mut peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -239,14 +245,7 @@ impl Gate {
             of_node.retain(|peer| peer.strong_count() > 0);
             of_node.push(Arc::downgrade(&peer));
         }
-        let standing = secure.standings.of(&peer.certified.node, &peer.certified.serial)?;
-        peer.standing.send_if_modified(|known| {
-            let first = *known == unknown;
-            if first {
-                *known = PeerStanding::Certificate(standing);
-            }
-            first
-        });
+        look_up(secure, &peer)?;
         Ok(peer)
     }
 
@@ -364,6 +363,12 @@ impl Gate {
     /// The status to answer with if it may not.
     pub(super) fn check(&self, peer: &Peer, names: Names<'_>, role: Option<Role>) -> Result<(), Status> {
         let node = peer.certified.node.as_str();
+        if let Some(secure) = &self.0.secure
+            && *peer.standing.borrow() == PeerStanding::UNKNOWN
+            && let Err(error) = look_up(secure, peer)
+        {
+            debug!(node, %error, "how a certificate stands is not known");
+        }
         if let Some(refusal) = peer.refusal(self.0.clock.now()) {
             return Err(self.refuse_peer(refusal, peer));
         }
@@ -398,6 +403,19 @@ impl Gate {
     }
 }
 
+/// Looks up how a certificate stands of which that is not known: it may be of another admin, of which this one hears later.
+fn look_up(secure: &Secure, peer: &Peer) -> Result<(), RecordsError> {
+    let standing = secure.standings.of(&peer.certified.node, &peer.certified.serial)?;
+    peer.standing.send_if_modified(|known| {
+        let is_unknown = *known == PeerStanding::UNKNOWN;
+        if is_unknown {
+            *known = PeerStanding::Certificate(standing);
+        }
+        is_unknown
+    });
+    Ok(())
+}
+
 /// Whom a request speaks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Names<'a> {
@@ -423,14 +441,20 @@ pub(super) fn status(refusal: Refusal) -> Status {
         | Refusal::HandshakeFailed
         | Refusal::HandshakeSlow
         | Refusal::StrangerStayed => Code::Unauthenticated,
-        Refusal::TokenOfAnotherNode | Refusal::NodeRevoked | Refusal::NotItself | Refusal::AnotherRole => {
-            Code::PermissionDenied
-        }
+        Refusal::TokenOfAnotherNode
+        | Refusal::NodeRevoked
+        | Refusal::KeyRevoked
+        | Refusal::NotItself
+        | Refusal::AnotherRole => Code::PermissionDenied,
         Refusal::BadRequest => Code::InvalidArgument,
         Refusal::NameTaken => Code::AlreadyExists,
-        Refusal::TooManyTokens | Refusal::TooManyStrangers => Code::ResourceExhausted,
+        Refusal::TooManyCertificates | Refusal::TooManyTokens | Refusal::TooManyStrangers => {
+            Code::ResourceExhausted
+        }
     };
-    Status::new(code, refusal.to_string())
+    let mut status = Status::new(code, refusal.to_string());
+    status.metadata_mut().insert(REFUSAL, MetadataValue::from_static(refusal.label()));
+    status
 }
 
 /// What goes wrong with a connection while it is served.

@@ -86,11 +86,11 @@ impl<S: Kept> Registry for Guard<S> {
         let mut answers = request.into_inner();
         let first = tokio::time::timeout(ATTEND_TIMEOUT, answers.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("say who you are first"))??;
-        let node = first.map(|first| first.node_id).unwrap_or_default();
+        let (node, beside) = first.map(|first| (first.node_id, first.beside)).unwrap_or_default();
         if let Some(peer) = &peer {
             self.gate.check(peer, Names::Node(&node), Some(Role::Router))?;
         }
-        let commands = self.service.attend(&node, answers).await?;
+        let commands = self.service.attend(&node, beside, answers).await?;
         let gate = self.gate.clone();
         let shut_out = Box::pin(async move {
             match peer {

@@ -20,7 +20,6 @@ use super::{
     steps::{ClockSteps, Steps},
     writer::{Failure, Writer},
 };
-use vmcast_signal::v1::command::What;
 
 /// A node that did not reach an admin tries again after so long at the latest, with some time for the call itself.
 const LONGEST_RETRY: Duration = Duration::from_secs(40);
@@ -157,11 +156,15 @@ impl<S: Kept> Handle<S> {
     pub async fn drain(&self, node: NodeId, drain: bool) -> Result<bool, Error<Failure<S>>> {
         let id = node.clone();
         let changed = self.write(move |registry, now| registry.drain(now, &id, drain)).await?;
-        self.shared.lines.tell(&node, What::Draining(drain));
-        if drain && changed {
-            self.shared.lines.tell_all(&What::Going(node.to_string()));
-        }
+        self.tell_draining();
         Ok(changed)
+    }
+
+    /// Tells VMRs on their lines who of them goes out of service or is back, whichever admin was told.
+    pub(super) fn tell_draining(&self) {
+        self.rows(|rows| {
+            self.shared.lines.follow_draining(|vmr| rows.node(vmr).is_some_and(|node| node.draining));
+        });
     }
 
     /// Answers who is nearest.

@@ -57,6 +57,8 @@ pub struct LineCounters {
     pub policies: u64,
     /// Searches in which VMRs were not let probe, for there were too many.
     pub limited: u64,
+    /// Searches that went by hops, for a VMR had no line here.
+    pub unreached: u64,
 }
 
 type Outgoing = mpsc::Sender<Result<v1::Command, Status>>;
@@ -71,6 +73,11 @@ pub(super) struct Said {
 }
 
 impl Said {
+    /// Nothing is kept.
+    fn nothing() -> Self {
+        Self { refusals: Refusals::default(), noted: mpsc::channel(1).0 }
+    }
+
     fn take(&self, answer: v1::AttendRequest) {
         if answer.refused.is_some() {
             self.refusals.send_replace(answer.refused);
@@ -90,6 +97,8 @@ struct Line {
     line: mpsc::Sender<What>,
     /// Whether there are proofs that it was not told.
     lacks_proofs: bool,
+    /// Whether it was told that it goes out of service.
+    draining: bool,
 }
 
 #[derive(Debug, Default)]
@@ -129,9 +138,16 @@ impl Lines {
         LineCounters { lines: state.lines.len() as u64, ..state.counters }
     }
 
-    /// How long the last of `vmrs` waits before it probes; `None` if none of them can.
+    /// How long the last of `vmrs` waits before it probes; `None` if one of them cannot, for it has no line here, or none
+    /// that has answered. It may be at another admin and be the nearest: then none of them is to probe.
     pub(super) fn longest_wait(&self, rule: WaitRule, vmrs: &[NodeId]) -> Option<Duration> {
-        self.state().averages.waits(rule, vmrs).iter().map(|(_, wait)| *wait).max()
+        let mut state = self.state();
+        let waits = state.averages.waits(rule, vmrs);
+        if waits.len() < vmrs.len() {
+            state.counters.unreached += 1;
+            return None;
+        }
+        waits.iter().map(|(_, wait)| *wait).max()
     }
 
     /// Whether VMRs may be made to probe now for a requester at an address.
@@ -196,11 +212,39 @@ impl Lines {
         *known = Some(policy);
     }
 
+    /// Tells VMRs which of them `drains`, where that is another than they know: the operator may have said it to another
+    /// admin.
+    pub(super) fn follow_draining(&self, drains: impl Fn(&NodeId) -> bool) {
+        let mut state = self.state();
+        let mut going = Vec::new();
+        for (vmr, to) in &mut state.lines {
+            let draining = drains(vmr);
+            // What the line does not take now it is told next time.
+            if draining != to.draining && to.line.try_send(What::Draining(draining)).is_ok() {
+                to.draining = draining;
+                going.extend(draining.then(|| vmr.to_string()));
+            }
+        }
+        drop(state);
+        going.into_iter().for_each(|vmr| self.tell_all(&What::Going(vmr)));
+    }
+
     /// Tells every VMR something at once. Who does not hear it sees it at its next renewal.
     pub(super) fn tell_all(&self, what: &What) {
         let mut state = self.state();
         let refused = state.lines.values().filter(|to| to.line.try_send(what.clone()).is_err()).count();
         state.counters.refused += refused as u64;
+    }
+
+    /// Takes a line of a VMR whose own stands at another admin; `None` if one of it stands here.
+    pub(super) fn open_beside(
+        &self,
+        vmr: &NodeId,
+        draining: bool,
+        answers: Streaming<v1::AttendRequest>,
+    ) -> Option<mpsc::Receiver<Result<v1::Command, Status>>> {
+        let stands = self.state().lines.get(vmr).is_some_and(|line| !line.line.is_closed());
+        (!stands).then(|| self.open(vmr.clone(), draining, answers, Said::nothing()))
     }
 
     /// Takes a line of a VMR; an older one of the same VMR ends. What the VMR says goes to `said`, as long as the line
@@ -225,7 +269,7 @@ impl Lines {
         }
         state.next += 1;
         let number = state.next;
-        state.lines.insert(vmr.clone(), Line { number, line, lacks_proofs: false });
+        state.lines.insert(vmr.clone(), Line { number, line, lacks_proofs: false, draining });
         drop(state);
         tokio::spawn(self.clone().attend(vmr, number, outgoing, orders, answers, said));
         commands

@@ -36,6 +36,7 @@ pub use etcd::{
     EtcdError, EtcdLayout, EtcdRow, EtcdSettings, EtcdStore, EtcdTls, entry_value as etcd_entry_value,
     node_value as etcd_node_value,
 };
+pub(crate) use gate::REFUSAL;
 pub use gate::{Caller, ConnectionInfo, Gate, Peer};
 pub use handle::{Handle, Status};
 pub use lines::{LineCounters, Way};

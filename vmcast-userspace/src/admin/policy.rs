@@ -1,7 +1,8 @@
 //! The policy of a running registry: a record of its store, pushed to the VMRs.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
+use tracing::warn;
 use vmcast_proto::{
     policy::{Action, Effect, Owners, Policy, Rule},
     registry::{Error, Expected, Found, NodeId, NodeRecord, RecordKind, RecordWrite, Registry, Rows as _},
@@ -17,6 +18,9 @@ use super::{
 const KEY: &str = "policy";
 /// A change is tried so often when other admins are faster.
 const TRIES: usize = 8;
+
+/// A version that is so far ahead of the clock, in seconds, is of an admin whose clock was.
+const AHEAD: u64 = 86_400;
 
 /// Why the policy was not read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +61,10 @@ impl<S: Kept> Handle<S> {
         for _ in 0..TRIES {
             let (value, mut policy) = self.rows(read)?;
             change(&mut policy).map_err(PolicyError::Change)?;
-            policy.version += 1;
+            // Larger than any that VMRs know, also of a registry that was lost, or restored from an earlier copy.
+            let now = self.now().0 / 1000;
+            policy.version = (policy.version + 1).max(now);
+            let ahead = ahead(policy.version, now);
             let expected = Expected { kind: RecordKind::Policy, key: KEY.to_owned(), value };
             let value = Some(message(&policy).encode_to_vec());
             let write = RecordWrite { kind: RecordKind::Policy, key: KEY.to_owned(), value };
@@ -65,6 +72,15 @@ impl<S: Kept> Handle<S> {
                 registry.store_mut().commit_records(&[expected], &[write]).map_err(Error::Store)
             };
             if self.write(commit).await.map_err(failed)? {
+                if let Some(ahead) = ahead {
+                    warn!(
+                        version = policy.version,
+                        ?ahead,
+                        "the policy was changed when an admin's clock was ahead: for so long routers take none of a \
+                         registry that is set up anew or restored, unless `policy` in their identity directory is \
+                         removed and they are restarted"
+                    );
+                }
                 self.push_policy();
                 return Ok(policy);
             }
@@ -94,6 +110,11 @@ impl<S: Kept> Handle<S> {
             self.lines().set_policy(message(&policy));
         }
     }
+}
+
+/// How far a version is ahead of the clock, if that is more than changes in a row make.
+fn ahead(version: u64, now: u64) -> Option<Duration> {
+    version.checked_sub(now).filter(|ahead| *ahead >= AHEAD).map(Duration::from_secs)
 }
 
 fn failed(error: impl std::error::Error) -> PolicyError {
@@ -252,6 +273,25 @@ mod tests {
     use vmcast_proto::registry::OwnTunnel;
 
     use super::*;
+    use crate::admin::tests::bed::Bed;
+
+    // proves D4: the operator hears of it while the registry is whole
+    #[tokio::test]
+    async fn a_version_of_a_clock_that_was_ahead_is_known_for_one() {
+        let bed = Bed::new().await;
+        let change = async || {
+            let changed = bed.handle.change_policy(|_| Ok(())).await.unwrap();
+            ahead(changed.version, bed.handle.now().0 / 1000)
+        };
+        // Changes in a row are none.
+        assert_eq!([change().await, change().await], [None, None]);
+        let years = Duration::from_secs(3 * 365 * 86_400);
+        bed.pass(years);
+        assert_eq!(change().await, None, "nobody knows it yet");
+        bed.turn_back(years);
+        assert_eq!(change().await, Some(years + Duration::from_secs(1)));
+        bed.stop().await;
+    }
 
     #[test]
     fn a_policy_comes_back_from_its_message_and_one_of_later_versions_is_none() {

@@ -13,7 +13,9 @@ pub(super) const VERSION: i32 = 1 + STEPS.len() as i32;
 /// 3: records, see [`vmcast_proto::registry::RecordKind`].
 ///
 /// 4: what return probes found, as a `NodeEntry` of the signalling schema.
-pub(super) const STEPS: [&str; 3] = [
+///
+/// 5: the VMRs that an entry of the cache ranks behind the nearest, as a `CacheEntry` of the signalling schema.
+pub(super) const STEPS: [&str; 4] = [
     "
 ALTER TABLE node ADD COLUMN about BLOB NOT NULL DEFAULT x'';
 ALTER TABLE node ADD COLUMN draining INTEGER NOT NULL DEFAULT 0;
@@ -28,6 +30,9 @@ CREATE TABLE record (
 ",
     "
 ALTER TABLE node ADD COLUMN proofs BLOB NOT NULL DEFAULT x'';
+",
+    "
+ALTER TABLE cache ADD COLUMN others BLOB NOT NULL DEFAULT x'';
 ",
 ];
 

@@ -10,7 +10,7 @@ use tracing::{debug, error, info};
 use vmcast_proto::{
     nearest::rtt::WaitRule,
     registry::{
-        self, AnswerKind, Error, Found, NodeId, NodeRecord, Refusal, RefusalReason, Registered, Role,
+        AnswerKind, Error, Found, NodeId, NodeRecord, Query, Refusal, RefusalReason, Registered, Role,
         Rows as _, Store,
     },
 };
@@ -35,10 +35,12 @@ const PAGE: usize = 1000;
 pub(super) struct Service<S: Store>(pub(super) Handle<S>);
 
 impl<S: Kept> Service<S> {
-    /// What a requester needs to be probed; `None` if no VMR of the answer can probe it.
-    fn probing(&self, rule: WaitRule, answer: &registry::Answer) -> Result<Option<v1::Probing>, Status> {
-        let ids: Vec<_> = answer.vmrs.iter().map(|vmr| vmr.id().clone()).collect();
-        let Some(wait) = self.0.lines().longest_wait(rule, &ids) else {
+    /// What a requester needs to be probed; `None` if not every VMR can probe it that it may attach to, but those that it
+    /// found dead.
+    fn probing(&self, rule: WaitRule, query: &Query) -> Result<Option<v1::Probing>, Status> {
+        let mut vmrs = self.0.eligible(&query.node).map_err(|refusal| refused(&refusal))?;
+        vmrs.retain(|vmr| !query.excluded.contains(vmr));
+        let Some(wait) = self.0.lines().longest_wait(rule, &vmrs) else {
             return Ok(None);
         };
         let mut nonces = [0; 8];
@@ -125,9 +127,7 @@ impl<S: Kept> Service<S> {
             AnswerKind::All => debug!(%node, vmrs = answer.vmrs.len(), "nearest is not cached"),
         }
         let probing = match (self.0.way(), answer.kind) {
-            (Way::Rtt(rule), AnswerKind::All) if can_be_probed && first_page => {
-                self.probing(rule, &answer)?
-            }
+            (Way::Rtt(rule), AnswerKind::All) if can_be_probed && first_page => self.probing(rule, &query)?,
             (Way::Rtt(_) | Way::Hops, _) => None,
         };
         Ok(Response::new(v1::NearestResponse {
@@ -161,14 +161,20 @@ impl<S: Kept> Service<S> {
         Ok(Response::new(v1::ProbeMeResponse { ordered }))
     }
 
-    /// Takes the line of a VMR, after the message in which it said who it is. Returns what it is to be told.
+    /// Takes the line of a VMR, after the message in which it said who it is. Returns what it is to be told. One that
+    /// stands beside its own at another admin takes no other's place: this admin may have several URLs.
     pub(super) async fn attend(
         &self,
         node: &str,
+        beside: bool,
         answers: Streaming<v1::AttendRequest>,
     ) -> Result<mpsc::Receiver<Result<v1::Command, Status>>, Status> {
         let vmr: NodeId = convert::parse("node_id", node).map_err(|error| self.malformed(&error))?;
         let draining = self.0.attends(&vmr).map_err(|refusal| refused(&refusal))?;
+        if beside {
+            let commands = self.0.lines().open_beside(&vmr, draining, answers);
+            return commands.ok_or_else(|| Status::already_exists("a line of this VMR stands here"));
+        }
         debug!(%vmr, "a VMR's line stands");
         let (noted, notes) = mpsc::channel(prove::QUEUE);
         let said = Said { refusals: self.0.keep_refused(vmr.clone()), noted };

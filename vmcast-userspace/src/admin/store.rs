@@ -31,7 +31,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 const NODE_COLUMNS: &str = "SELECT id, rank, name, software, seen, registered, expires, \
                             about, draining, proofs FROM node";
 const ENTRY_COLUMNS: &str = "SELECT scope, address, length, vmr, endpoint_address, endpoint_port, hops, \
-                             rtt_micros, reporter, learned, expires FROM cache";
+                             rtt_micros, reporter, learned, expires, others FROM cache";
 
 /// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -438,7 +438,7 @@ fn apply(connection: &Connection, change: &Change) -> Result<()> {
             let nearest = &entry.nearest;
             let rtt = i64::try_from(nearest.rtt.as_micros()).unwrap_or(i64::MAX);
             execute(
-                "INSERT OR REPLACE INTO cache VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                "INSERT OR REPLACE INTO cache VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
                 &[
                     &scope,
                     &address,
@@ -451,6 +451,7 @@ fn apply(connection: &Connection, change: &Change) -> Result<()> {
                     &entry.reporter.as_str(),
                     &sql_time(entry.learned),
                     &sql_time(entry.expires),
+                    &others_bytes(entry),
                 ],
             )
         }
@@ -492,6 +493,16 @@ fn proofs(bytes: &[u8]) -> Result<BTreeMap<SocketAddr, Proof>> {
     v1::NodeEntry::decode(bytes).ok().and_then(read).ok_or(corrupt)
 }
 
+fn others_bytes(entry: &CacheEntry) -> Vec<u8> {
+    v1::CacheEntry { others: convert::ranked(entry), ..v1::CacheEntry::default() }.encode_to_vec()
+}
+
+fn others(bytes: &[u8]) -> Result<Arc<[Measurement]>> {
+    let corrupt = StoreError::Corrupt { column: "cache.others" };
+    let read = |entry: v1::CacheEntry| convert::read_ranked(entry.others).ok();
+    v1::CacheEntry::decode(bytes).ok().and_then(read).ok_or(corrupt)
+}
+
 fn read_entry(row: &Row<'_>) -> Result<CacheEntry> {
     let scope = Scope::from_number(row.get(0)?).ok_or(StoreError::Corrupt { column: "cache.scope" })?;
     let length = narrow(row.get(2)?, "cache.length")?;
@@ -506,6 +517,7 @@ fn read_entry(row: &Row<'_>) -> Result<CacheEntry> {
             hops: narrow(row.get(6)?, "cache.hops")?,
             rtt: Duration::from_micros(narrow(row.get(7)?, "cache.rtt_micros")?),
         },
+        others: others(&row.get::<_, Vec<u8>>(11)?)?,
         reporter: parse(&row.get::<_, String>(8)?, "cache.reporter")?,
         learned: time(row, 9, "cache.learned")?,
         expires: time(row, 10, "cache.expires")?,

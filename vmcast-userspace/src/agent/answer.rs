@@ -43,9 +43,13 @@ pub(super) struct Context<'a> {
 pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> Response {
     match request {
         Request::Status => Response::Status(status(core, context)),
-        Request::GroupList { page } => {
-            let (groups, next) =
-                page.cut(streams(core), |(group, source)| describe(core, context, group, source));
+        Request::GroupList { group, source, page } => {
+            let is_asked = |(of, from): &(IpAddr, Option<IpAddr>)| {
+                group.is_none_or(|group| group == *of) && (source.is_none() || source == from)
+            };
+            let (groups, next) = page.cut(streams(core).filter(is_asked), |(group, source)| {
+                describe(core, context, group, source)
+            });
             Response::Groups(Groups { groups, next })
         }
         Request::MemberList { group, page } => {
@@ -85,6 +89,7 @@ pub(super) fn answer(core: &Core, context: &Context<'_>, request: &Request) -> R
         | Request::TokenList { .. }
         | Request::TokenRevoke { .. }
         | Request::NodeRevoke { .. }
+        | Request::NodeSign { .. }
         | Request::PolicyList
         | Request::PolicyAdd { .. }
         | Request::PolicyRemove { .. }
@@ -161,6 +166,7 @@ fn describe(core: &Core, context: &Context<'_>, group: IpAddr, source: Option<Ip
         members: 1,
         packets: traffic.map_or(0, |traffic| traffic.packets),
         bytes: traffic.map_or(0, |traffic| traffic.bytes),
+        drops: BTreeMap::new(),
         bits_per_second: None,
         last_packet_ms: silence.map(|silence| silence.as_millis() as u64),
         state: match silence {
@@ -170,6 +176,7 @@ fn describe(core: &Core, context: &Context<'_>, group: IpAddr, source: Option<Ip
         },
         priority: None,
         refused: core.refused(group).map(str::to_owned),
+        taken: None,
     }
 }
 
@@ -189,6 +196,7 @@ fn status(core: &Core, context: &Context<'_>) -> Status {
                 core::UpstreamState::Down => UpstreamState::Down,
             },
             age_ms: milliseconds(context.now, since),
+            stands_in: upstream.and_then(|candidate| candidate.stands_in),
         }),
         groups: core.wanted().len() as u64,
         members: core.wanted().len() as u64,
@@ -219,6 +227,7 @@ fn interface(core: &Core, context: &Context<'_>) -> Interface {
         egress: None,
         accepts_sources: false,
         upstream: false,
+        refused: None,
         querier: Some(querier(core, context, Family::V4)),
         mld_querier: Some(querier(core, context, Family::V6)),
     }

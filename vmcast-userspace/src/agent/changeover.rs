@@ -58,14 +58,16 @@ impl Core {
         self.change_over(now);
     }
 
-    /// Whether the present VMR goes, and nobody is there in its place yet.
+    /// Whether the present VMR goes, or stood in for another that is there now, and nobody is in its place yet.
     pub(super) fn wants_successor(&self) -> bool {
         self.successor.is_none()
             && self.state().0 == UpstreamState::Up
-            && self
-                .upstream()
-                .and_then(|(candidate, _)| candidate.id.as_ref())
-                .is_some_and(|id| self.draining.contains(id))
+            && (self.is_outdone() || self.is_draining())
+    }
+
+    fn is_draining(&self) -> bool {
+        let id = self.upstream().and_then(|(candidate, _)| candidate.id.as_ref());
+        id.is_some_and(|id| self.draining.contains(id))
     }
 
     /// Turns to another VMR beside the present one, if that goes.
@@ -75,7 +77,7 @@ impl Core {
         }
         let Some(present) = self.upstream().map(|(candidate, _)| candidate.endpoint) else { return };
         let Some(candidate) = self.another(present).cloned() else { return };
-        let gateway = self.open_gateway(now, candidate.endpoint);
+        let gateway = self.open_gateway(now, &candidate);
         self.outputs.push_back(Output::Event(Event::Attaching(candidate.clone())));
         self.successor = Some(Successor { candidate, gateway, up: None, merges: BTreeMap::new() });
     }

@@ -42,6 +42,7 @@ fn read_v4(packet: &[u8]) -> Result<membership::Input<'_>, Drop> {
     let datagram = ipv4::decapsulate(packet).map_err(|_| Drop::BadMembership)?;
     Ok(membership::Input::Datagram {
         source: datagram.source.into(),
+        link_source: None,
         destination: datagram.destination.into(),
         ttl: datagram.ttl,
         router_alert: datagram.router_alert,
@@ -62,6 +63,7 @@ fn read_v6(packet: &[u8]) -> Result<membership::Input<'_>, Drop> {
     }
     Ok(membership::Input::Datagram {
         source: datagram.source.into(),
+        link_source: None,
         destination,
         ttl: datagram.hop_limit,
         router_alert: datagram.router_alert,

@@ -19,6 +19,7 @@ use super::{run::Agent, tunnel::Buffers};
 use crate::{
     clock,
     config::{self, AgentConfig},
+    daemon::Process,
     netlink::netns::{NetNs, skip_without_root},
     sockets::{Buffer, HostMembership, UdpEndpoint},
 };
@@ -117,6 +118,13 @@ fn player(join: Option<Ipv4Addr>) -> tokio::net::UdpSocket {
     tokio::net::UdpSocket::from_std(socket).expect("registered")
 }
 
+/// Starts an agent that needs no certificate.
+async fn start() -> anyhow::Result<Agent> {
+    let config = agent_config();
+    let process = Process::new(vmcast_api::Role::Agent, config.name.as_str());
+    Agent::start(config, None, process).await
+}
+
 /// Drives the agent while `work` runs.
 async fn drive<T>(agent: &mut Agent, work: impl Future<Output = T>) -> T {
     let (mut packet, mut datagram) = (vec![0; 65_535], Buffers::new());
@@ -140,7 +148,7 @@ fn an_ordinary_socket_receives_its_group_through_the_agent_and_another_socket_no
     client.ip("route add default via 10.1.0.2");
     client.block_on(async || {
         let mut vmr = network.run(Vmr::new);
-        let mut agent = Agent::start(agent_config()).await.expect("the agent");
+        let mut agent = start().await.expect("the agent");
         let joined = player(Some(GROUP));
         let other = player(Some(OTHER_GROUP));
         let idle = player(None);
@@ -165,7 +173,9 @@ fn an_ordinary_socket_receives_its_group_through_the_agent_and_another_socket_no
 
         let Response::Status(status) = agent.answer(&Request::Status) else { panic!("a status") };
         assert_eq!(status.upstream.expect("an upstream").state, UpstreamState::Up);
-        let Response::Groups(groups) = agent.answer(&Request::GroupList { page: Page::default() }) else {
+        let Response::Groups(groups) =
+            agent.answer(&Request::GroupList { group: None, source: None, page: Page::default() })
+        else {
             panic!("groups")
         };
         let stream =
@@ -244,7 +254,7 @@ fn an_application_joins_an_ipv6_group_and_gets_it_by_the_interface_that_its_rout
     let (source, other) =
         (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 8));
     client.block_on(async || {
-        let mut agent = Agent::start(agent_config()).await.expect("the agent");
+        let mut agent = start().await.expect("the agent");
         let joined = |agent: &mut Agent| {
             let request = Request::MemberList { group: Some(group.into()), page: Page::default() };
             let Response::Members(members) = agent.answer(&request) else { panic!("members") };
@@ -301,8 +311,8 @@ fn a_second_agent_on_the_host_is_refused_with_a_hint() {
     }
     let client = NetNs::new();
     client.block_on(async || {
-        let _first = Agent::start(agent_config()).await.expect("the first agent");
-        let error = Agent::start(agent_config()).await.err().expect("the second is refused");
+        let _first = start().await.expect("the first agent");
+        let error = start().await.err().expect("the second is refused");
         assert!(format!("{error:#}").contains("one host needs only one"), "{error:#}");
     });
 }

@@ -3,6 +3,7 @@
 use std::{
     future, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -26,10 +27,13 @@ use super::{
 };
 use crate::{
     clock,
-    config::{AgentConfig, RoleConfig},
+    config::{AgentConfig, RoleConfig, UpstreamFrom},
     control::Control,
-    daemon::Process,
-    identity, link,
+    daemon::{
+        Process,
+        joining::{self, Joined},
+    },
+    identity::{self, NodeIdentity},
     metrics::Metrics,
     netlink::{self, HostGroupEvent, HostGroups, Link, LinkWatch, Links},
     relays::{Event as RelayEvent, HostRoutes, RelayEffect, Relays, any_like},
@@ -55,7 +59,13 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let mut end = Termination::new()?;
     let (control, mut calls) = Control::start(&config.socket())?;
     let _metrics = Metrics::start(config.metrics.listen, control.asker()).await?;
-    let mut agent = Agent::start(config).await?;
+    let process = Process::new(Role::Agent, config.name.as_str());
+    let of = (identity::Role::Agent, config.name.as_str());
+    let identity = match joining::identity(&config.admin, of, &process, &mut calls, &mut end).await? {
+        Joined::In(identity) => identity,
+        Joined::Ended => return Ok(()),
+    };
+    let mut agent = Agent::start(config, identity, process).await?;
     info!(
         interface = %agent.config.interface.name,
         ports = ?agent.sockets.ports(),
@@ -111,7 +121,11 @@ pub(super) struct Agent {
 
 impl Agent {
     /// Makes the virtual interface and starts to look for a VMR.
-    pub(super) async fn start(config: AgentConfig) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        config: AgentConfig,
+        identity: Option<Arc<NodeIdentity>>,
+        process: Process,
+    ) -> anyhow::Result<Self> {
         let links = Links::open()?;
         let watch = links.watch()?;
         let host = host::create(&config.interface, &links).await?;
@@ -125,7 +139,7 @@ impl Agent {
         let mut core =
             Core::new(clock::now(), igmp, mld, seed).context("IGMP and MLD on the virtual interface")?;
         if config.upstream.discover {
-            core.discover();
+            core.discover(config.upstream.from == UpstreamFrom::Admin);
         }
         if let Some(discovery) = config.amtrelay.discovery(random()?) {
             core.find_relays(discovery);
@@ -134,10 +148,7 @@ impl Agent {
         let [a, b, c, d, e, f, g, h, ..] = random()?;
         let link_seed = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
         let endpoints = endpoints(&links, &config, &sockets).await?;
-        let identity =
-            link::open_identity(&config.admin, identity::Role::Agent, config.name.as_str()).await?;
         let upstreams = Upstreams::start(&config, endpoints, link_seed, identity)?;
-        let process = Process::new(Role::Agent, config.name.as_str());
         let refused = RateLimit::new(1, Duration::from_secs(60));
         let mut looks = interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -308,7 +319,11 @@ impl Agent {
                 self.upstreams.dead(&candidate);
             }
             Event::Left(candidate) => {
-                info!(vmr = %candidate.endpoint, "left the VMR, which goes out of service");
+                info!(vmr = %candidate.endpoint, "left the VMR, for another is in its place");
+            }
+            Event::Unanswered(candidate) => {
+                debug!(vmr = %candidate.endpoint, "the VMR does not answer, and no other is known");
+                self.upstreams.look_again();
             }
             Event::Silent(candidate) => debug!(vmr = %candidate.endpoint, "no data comes; asking the VMR"),
             Event::Refused(group, reason) => {

@@ -15,7 +15,7 @@ use super::core::{Candidate, Input};
 use crate::{
     config::{AgentConfig, Remote, Upstream, UpstreamFrom},
     identity::NodeIdentity,
-    link::{self, Attachment, RankedVmr, RankedVmrs, RefusedGroups, RefusedQuestion},
+    link::{self, Attachment, NamedVmr, Naming, RefusedGroups, RefusedQuestion},
     relays::Service,
     resolver::Resolver,
 };
@@ -31,10 +31,10 @@ enum Source {
     Address(Option<SocketAddr>),
     /// What a name resolves to, or what DNS-SD lists.
     Name(Resolver),
-    /// What the admin ranks.
+    /// What the admin ranks, and who stands in for it.
     Admin {
         attachment: Attachment,
-        ranked: watch::Receiver<Option<RankedVmrs>>,
+        naming: Box<Naming>,
         draining: watch::Receiver<BTreeSet<NodeId>>,
         refused: watch::Receiver<RefusedGroups>,
     },
@@ -57,7 +57,7 @@ impl Upstreams {
             Upstream::DnsSd(domain, dns) => {
                 Source::Name(Resolver::of_service(Service::new(domain, &dns, config.name.as_str())))
             }
-            Upstream::Admin => {
+            Upstream::Admin(fallback) => {
                 let name = config.name.as_str();
                 let attachment = link::attach(link::Settings {
                     admins: config.admin.urls.iter().map(|url| url.as_str().to_owned()).collect(),
@@ -76,7 +76,7 @@ impl Upstreams {
                     identity,
                 })?;
                 Source::Admin {
-                    ranked: attachment.upstreams(),
+                    naming: Box::new(attachment.naming(fallback, name)),
                     draining: attachment.draining(),
                     refused: attachment.refused(),
                     attachment,
@@ -92,28 +92,28 @@ impl Upstreams {
     pub(super) async fn changed(&mut self) -> Input<'static> {
         match &mut self.source {
             Source::Address(address) => match address.take() {
-                Some(endpoint) => Input::Candidates(vec![Candidate { endpoint, id: None, name: None }]),
+                Some(endpoint) => {
+                    Input::Candidates(vec![Candidate { endpoint, id: None, name: None, stands_in: None }])
+                }
                 None => std::future::pending().await,
             },
             Source::Name(resolver) => {
                 let endpoints = resolver.changed().await;
                 let name = Some(resolver.host().to_owned());
-                let candidate = |endpoint| Candidate { endpoint, id: None, name: name.clone() };
+                let candidate =
+                    |endpoint| Candidate { endpoint, id: None, name: name.clone(), stands_in: None };
                 Input::Candidates(endpoints.into_iter().map(candidate).collect())
             }
-            Source::Admin { ranked, draining, refused, .. } => tokio::select! {
-                Ok(()) = ranked.changed() => {
-                    let ranked = ranked.borrow_and_update();
-                    if ranked.as_ref().is_some_and(|ranked| ranked.vmrs.is_empty()) {
+            Source::Admin { naming, draining, refused, .. } => tokio::select! {
+                named = naming.changed() => {
+                    if named.is_empty() {
                         warn!("the admin gives no VMR to this agent; `vmcast node list` there says which are registered, \
                                and whether they are proved, busy or draining");
                     }
-                    let vmrs = ranked.iter().flat_map(|ranked| &ranked.vmrs);
-                    Input::Candidates(vmrs.map(candidate).collect())
+                    Input::Candidates(named.into_iter().map(candidate).collect())
                 }
                 Ok(()) = draining.changed() => Input::Draining(draining.borrow_and_update().clone()),
                 Ok(()) = refused.changed() => Input::Refused(refused.borrow_and_update().clone()),
-                else => std::future::pending().await,
             },
         }
     }
@@ -121,7 +121,14 @@ impl Upstreams {
     /// Says that a VMR does not serve this agent, so that others are looked for.
     pub(super) fn dead(&self, candidate: &Candidate) {
         if let (Source::Admin { attachment, .. }, Some(id)) = (&self.source, &candidate.id) {
-            attachment.vmr_dead(id.clone());
+            attachment.vmr_dead(id.clone(), candidate.endpoint);
+        }
+    }
+
+    /// Says that the only VMR is not heard of, so that it is looked for where it may be now.
+    pub(super) fn look_again(&self) {
+        if let Source::Admin { attachment, .. } = &self.source {
+            attachment.look_again();
         }
     }
 
@@ -168,6 +175,6 @@ impl Upstreams {
     }
 }
 
-fn candidate(vmr: &RankedVmr) -> Candidate {
-    Candidate { endpoint: vmr.endpoint, id: Some(vmr.id.clone()), name: Some(vmr.name.clone()) }
+fn candidate(NamedVmr { endpoint, id, name, stands_in }: NamedVmr) -> Candidate {
+    Candidate { endpoint, id, name, stands_in }
 }

@@ -88,6 +88,15 @@ pub(super) struct NodeArgs {
     /// configuration file with it, or once it has joined
     #[arg(long, value_name = "TOKEN", env = "VMCAST_TOKEN", hide_env_values = true)]
     pub token: Option<JoinToken>,
+    /// Begin with this certificate, in PEM, as `vmcast node sign` at the admin prints it; needed once, as --key
+    #[arg(long, value_name = "FILE", requires = "key", conflicts_with = "token")]
+    pub certificate: Option<PathBuf>,
+    /// The key of that certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub key: Option<PathBuf>,
+    /// Where an admin is, as https://HOST:PORT, if no configuration file says so; may be given several times
+    #[arg(long, value_name = "URL", conflicts_with = "token")]
+    pub admin: Vec<AdminUrl>,
 }
 
 /// What moves where.
@@ -170,6 +179,18 @@ pub(super) enum Question {
 pub(super) enum GroupCommand {
     /// List every (S,G) and (*,G): where it comes from, its members, its rate
     List(AskArgs),
+    /// Show all that is known of the streams of a group: packets, drops by reason, the last packet
+    Show {
+        /// The group
+        #[arg(value_name = "GROUP", value_parser = group)]
+        group: IpAddr,
+        /// Only its stream of this source
+        #[arg(value_name = "SOURCE")]
+        source: Option<IpAddr>,
+        /// How to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
 }
 
 /// `vmcast member`.
@@ -240,6 +261,8 @@ pub(super) enum NodeCommand {
         #[command(subcommand)]
         command: TokenCommand,
     },
+    /// Sign the certificate of a node that makes its key itself, or by another tool, from its request for one (CSR)
+    Sign(SignArgs),
     /// Shut a node out: its certificates count no more, on connections that stand and on new ones
     Revoke(NamedNode),
 }
@@ -427,6 +450,35 @@ pub(super) struct TokenArgs {
     /// (default: by the admin's names, else its addresses)
     #[arg(long, value_name = "URL")]
     pub url: Vec<AdminUrl>,
+    /// How to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// Whose certificate is to be signed.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Prints the certificate and behind it the admin's own in PEM, to be kept in a file. Of the request only \
+    the key is taken; the key itself stays where it is:\n\n  \
+    node$  openssl req -new -newkey ed25519 -nodes -keyout node.key -subj /CN=client7 -out node.csr\n  \
+    admin$ vmcast node sign --csr node.csr --role agent --name client7 > node.pem\n  \
+    node$  vmcast agent --certificate node.pem --key node.key --admin https://ADMIN:8443\n\n\
+    Exit status: 0 signed, 1 refused, 2 the command line is wrong, 3 no daemon answers."
+)]
+pub(super) struct SignArgs {
+    /// The node's request for a certificate (PKCS #10), in PEM or DER
+    #[arg(long, value_name = "FILE")]
+    pub csr: PathBuf,
+    /// What the node may be
+    #[arg(long, value_enum)]
+    pub role: NodeRoleArg,
+    /// What the node is called, as in its configuration
+    #[arg(long, value_name = "NODE")]
+    pub name: NodeId,
+    /// How long the certificate lasts: a number and s, m, h or d; 365d at most (default: certificate_seconds of the
+    /// admin). The node has it renewed in time
+    #[arg(long, value_name = "TIME", value_parser = ttl)]
+    pub ttl: Option<Duration>,
     /// How to ask.
     #[command(flatten)]
     pub ask: AskArgs,

@@ -2,14 +2,18 @@
 
 use std::{env, path::PathBuf};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rustls::pki_types::{CertificateSigningRequestDer, pem::PemObject as _};
 use serde::Serialize;
-use vmcast_api::{Client, Envelope, PolicyQuestion, PolicyRule, Request, Role, TokenOrder, VERSION};
+use vmcast_api::{
+    Client, Envelope, PolicyQuestion, PolicyRule, Request, Role, SigningOrder, TokenOrder, VERSION,
+};
 
 use super::{
     Exit, Failure,
     args::{
         AskArgs, CacheCommand, DrainArgs, GroupCommand, InterfaceCommand, MemberCommand, NamedNode,
-        NodeCommand, PolicyCommand, Question, SourceCommand, TokenCommand, TunnelCommand,
+        NodeCommand, PolicyCommand, Question, SignArgs, SourceCommand, TokenCommand, TunnelCommand,
     },
     discover, find, show,
 };
@@ -32,8 +36,21 @@ pub(super) fn run(question: &Question) -> Result<String, Failure> {
             Ok(text(ask, &stats, show::stats))
         }
         Question::Group { command: GroupCommand::List(ask) } => {
-            let groups = client(ask, FORWARDING)?.groups()?;
+            let groups = client(ask, FORWARDING)?.groups(None, None)?;
             Ok(text(ask, &groups, show::groups))
+        }
+        Question::Group { command: GroupCommand::Show { group, source, ask } } => {
+            let mut groups = client(ask, FORWARDING)?.groups(Some(*group), *source)?;
+            // A daemon of an earlier release tells all that it has.
+            groups
+                .groups
+                .retain(|found| found.group == *group && (source.is_none() || *source == found.source));
+            if groups.groups.is_empty() {
+                let of = source.map_or_else(String::new, |source| format!(" of {source}"));
+                return Err(Failure::new(Exit::Error, format!("no stream{of} to {group} is known"))
+                    .hint("`vmcast group list` shows those that are"));
+            }
+            Ok(text(ask, &groups, show::group))
         }
         Question::Member { command: MemberCommand::List { group, ask } } => {
             let members = client(ask, FORWARDING)?.members(*group)?;
@@ -69,6 +86,7 @@ pub(super) fn run(question: &Question) -> Result<String, Failure> {
             Ok(text(ask, &drained, show::drained))
         }
         Question::Node { command: NodeCommand::Token { command } } => token(command),
+        Question::Node { command: NodeCommand::Sign(args) } => sign(args),
         Question::Node { command: NodeCommand::Revoke(NamedNode { node, ask }) } => {
             let revoked = client(ask, &[Role::Admin])?.revoke(&Request::NodeRevoke { node: node.clone() })?;
             Ok(text(ask, &revoked, show::revoked))
@@ -139,6 +157,32 @@ fn token(command: &TokenCommand) -> Result<String, Failure> {
             Ok(text(ask, &revoked, show::revoked))
         }
     }
+}
+
+fn sign(args: &SignArgs) -> Result<String, Failure> {
+    let failure = |error: &dyn std::fmt::Display| {
+        Failure::new(Exit::Error, format!("cannot use {}: {error}", args.csr.display()))
+    };
+    let content = std::fs::read(&args.csr).map_err(|error| failure(&error))?;
+    let request = if content.windows(5).any(|bytes| bytes == b"-----") {
+        CertificateSigningRequestDer::from_pem_slice(&content)
+            .map_err(|_| {
+                failure(&"it holds no request for a certificate in PEM (-----BEGIN CERTIFICATE REQUEST-----)").hint(
+                    "make one by: openssl req -new -newkey ed25519 -nodes -keyout node.key -subj /CN=NODE -out node.csr",
+                )
+            })?
+            .to_vec()
+    } else {
+        content
+    };
+    let order = SigningOrder {
+        node: args.name.to_string(),
+        role: args.role.into(),
+        certificate_request: STANDARD.encode(request),
+        ttl_seconds: args.ttl.map(|ttl| ttl.as_secs()),
+    };
+    let certificate = client(&args.ask, &[Role::Admin])?.sign(order)?;
+    Ok(text(&args.ask, &certificate, show::new_certificate))
 }
 
 fn client(ask: &AskArgs, roles: &[Role]) -> Result<Client, Failure> {

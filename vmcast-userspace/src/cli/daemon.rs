@@ -13,24 +13,24 @@ use crate::{
     agent,
     config::{self, Access, AdminLinkConfig, LogConfig, Place, Report, RoleConfig},
     daemon,
-    identity::{self, JoinToken, NodeIdentity},
+    identity::{self, Given, NodeIdentity},
     router, telemetry,
 };
 
 /// `vmcast router`.
 pub(super) fn router(args: &NodeArgs) -> Exit {
-    run(&args.daemon, args.token.as_ref(), None, router::run)
+    run(&args.daemon, access(args), None, router::run)
 }
 
 /// `vmcast admin`.
 pub(super) fn admin(args: &DaemonArgs) -> Exit {
-    run(args, None, None, daemon::run_admin)
+    run(args, Access { insecure: args.insecure, ..Access::default() }, None, daemon::run_admin)
 }
 
 /// `vmcast agent`.
 pub(super) fn agent(args: &NodeArgs) -> Exit {
     match agent_without_file(args) {
-        Ok(text) => run(&args.daemon, args.token.as_ref(), text, agent::run),
+        Ok(text) => run(&args.daemon, access(args), text, agent::run),
         Err(error) => {
             eprintln!("error: {error}");
             Exit::Error
@@ -38,42 +38,54 @@ pub(super) fn agent(args: &NodeArgs) -> Exit {
     }
 }
 
-/// The configuration of an agent that has no file: its admins are those of its token, or of its identity.
+/// What the command line says of how a node gets in.
+fn access(args: &NodeArgs) -> Access {
+    let given = args.certificate.clone().zip(args.key.clone());
+    Access {
+        insecure: args.daemon.insecure,
+        token: args.token.clone(),
+        given: given.map(|(certificate, key)| Given { certificate, key }),
+        admins: args.admin.clone(),
+    }
+}
+
+/// The configuration of an agent that has no file: its admins are those of the command line or of its token, or those
+/// that its identity has kept.
 fn agent_without_file(args: &NodeArgs) -> Result<Option<String>, identity::IdentityError> {
     if args.daemon.config.is_some() {
         return Ok(None);
     }
     let directory = AdminLinkConfig::default().identity_directory(identity::Role::Agent);
     let known = NodeIdentity::load(&directory, Clock::system())?;
+    let given = access(args).given.map(|given| given.certified()).transpose()?.flatten();
+    let stated: Vec<_> = args.admin.iter().map(|url| url.as_str().to_owned()).collect();
     let admins = match (&args.token, &known) {
         (Some(token), _) => token.admins.clone(),
+        (None, _) if !stated.is_empty() => stated,
         (None, Some(known)) => known.admins(),
+        (None, None) if given.is_some() => Vec::new(),
         (None, None) => return Ok(None),
     };
-    // Who has joined goes on under that name.
-    let name =
-        known.map(|known| format!("name = {:?}\n", known.certified().node.as_str())).unwrap_or_default();
+    // Who has joined, or was given a certificate, goes on under that name.
+    let name = given.map(|given| given.node).or_else(|| known.map(|known| known.certified().node));
+    let name = name.map(|node| format!("name = {:?}\n", node.as_str())).unwrap_or_default();
     Ok(Some(format!("{name}[admin]\nurls = {admins:?}\n")))
 }
 
 /// Runs a role by its file, or by `text` where there is no file.
-fn run<C, F>(
-    args: &DaemonArgs,
-    token: Option<&JoinToken>,
-    text: Option<String>,
-    role: impl FnOnce(C) -> F,
-) -> Exit
+fn run<C, F>(args: &DaemonArgs, access: Access, text: Option<String>, role: impl FnOnce(C) -> F) -> Exit
 where
     C: RoleConfig,
     F: Future<Output = anyhow::Result<()>>,
 {
-    let access = Access { insecure: args.insecure, token: token.cloned() };
     let (file, text): (PathBuf, Result<String, Report>) = match (&args.config, text) {
         (Some(file), _) => (file.clone(), config::read(file)),
         (None, Some(text)) => (PathBuf::from("(no file)"), Ok(text)),
         (None, None) => {
             let hint = match C::ROLE {
-                vmcast_api::Role::Agent => "name a configuration file by --config, or a token by --token",
+                vmcast_api::Role::Agent => {
+                    "name a configuration file by --config, a token by --token, or --certificate, --key and --admin"
+                }
                 vmcast_api::Role::Router | vmcast_api::Role::Admin => "name a configuration file by --config",
             };
             eprintln!("error: {} cannot start without a configuration\n  hint: {hint}", C::ROLE.label());

@@ -85,6 +85,7 @@ fn ask(args: &DoctorArgs) -> Result<Option<(Running, Vec<Asked>)>, Failure> {
         tagged: !known.vlan.is_empty(),
         queues: known.queues,
         configured: true,
+        refused: known.refused.clone(),
     }));
     let hooks = interfaces.iter().map(|known| (name(known), known.attached.clone())).collect();
     // A daemon of an older release does not tell.
@@ -121,6 +122,7 @@ fn of_config(config: &RouterConfig) -> Vec<Asked> {
             tagged: !known.vlan.is_empty(),
             queues: queued.then_some(known.engine.is_some()),
             configured: true,
+            refused: None,
         }
     }))
 }
@@ -137,6 +139,7 @@ fn merged(all: impl Iterator<Item = Asked>) -> Vec<Asked> {
                 other.tagged |= asked.tagged;
                 // One link's wish for TC is the device's.
                 other.queues = other.queues.max(asked.queues);
+                other.refused = other.refused.take().or(asked.refused);
             }
         }
     }

@@ -22,6 +22,8 @@ fn the_command_line_is_consistent() {
 fn every_command_is_noun_then_verb_and_takes_json_and_socket() {
     for noun in [
         "group list",
+        "group show 232.1.1.1",
+        "group show 232.1.1.1 192.0.2.9",
         "member list",
         "tunnel list",
         "interface list",
@@ -30,6 +32,7 @@ fn every_command_is_noun_then_verb_and_takes_json_and_socket() {
         "node token list",
         "node token create --role agent --ttl 90m --uses 3 --name client-7 --url https://192.0.2.1:8443",
         "node token revoke 0123456789abcdef",
+        "node sign --csr node.csr --role agent --name client-7 --ttl 90d",
         "cache list",
         "status",
         "stats",
@@ -47,6 +50,10 @@ fn every_command_is_noun_then_verb_and_takes_json_and_socket() {
         assert!(parse(&format!("vmcast node token create --role agent {bad}")).is_err(), "{bad}");
     }
     assert!(parse("vmcast agent --token nonsense").is_err());
+    parse("vmcast agent --certificate c.pem --key k.pem --admin https://192.0.2.1:8443").unwrap();
+    for bad in ["--certificate c.pem", "--key k.pem", "--admin 192.0.2.1"] {
+        assert!(parse(&format!("vmcast agent {bad}")).is_err(), "{bad}");
+    }
 }
 
 #[test]

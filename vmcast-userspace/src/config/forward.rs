@@ -14,7 +14,7 @@ use super::{
     explain::did_you_mean,
     interface::{RouterInterface, table_of},
     router::TunnelConfig,
-    target::{self, ANY, Origin, Target, WAYS, never_returns},
+    target::{self, ANY, Converted, Origin, Target, WAYS, never_returns},
     value::{AMT_PORT, GroupAddress, InterfaceName, NodeName, TunnelEnd, is_host},
 };
 
@@ -193,7 +193,8 @@ pub(super) fn problems(
         }
     }
     for (index, forward) in forwards.iter().enumerate() {
-        problems.extend(forward_problems(index, forward, &forwards[..index], &places, interfaces, tunnel));
+        let named = Named { tunnels, interfaces, places: &places };
+        problems.extend(forward_problems(index, forward, &forwards[..index], &named, tunnel));
     }
     for (index, forward) in forwards.iter().enumerate() {
         problems.extend(target::circles(index, forward, forwards));
@@ -206,12 +207,19 @@ fn is_pattern(name: &str) -> bool {
     name.parse::<InterfaceName>().is_ok_and(|name| name.is_pattern())
 }
 
+/// What tables of streams may name.
+struct Named<'a> {
+    tunnels: &'a [StaticTunnel],
+    interfaces: &'a [RouterInterface],
+    /// Whether the place of a name accepts sources.
+    places: &'a BTreeMap<&'a str, bool>,
+}
+
 fn forward_problems(
     index: usize,
     forward: &Forward,
     before: &[Forward],
-    places: &BTreeMap<&str, bool>,
-    interfaces: &[RouterInterface],
+    &Named { tunnels, interfaces, places }: &Named<'_>,
     tunnel: &TunnelConfig,
 ) -> Vec<Problem> {
     let problem = |key: &str, message: String| Problem::error(format!("forward[{index}].{key}"), message);
@@ -282,7 +290,19 @@ fn forward_problems(
             }
             Target::Named(_) | Target::Neighbour(_) | Target::Host { .. } => {}
         }
-        if let Some(interface) = target.interface()
+        let tunnel =
+            |name: &InterfaceName| tunnels.iter().find(|tunnel| tunnel.name.as_str() == name.as_str());
+        if let Target::Converted(Converted { interface: Some(interface), .. }) = target
+            && let Some(tunnel) = tunnel(interface)
+        {
+            problems.push(
+                problem(
+                    &key,
+                    format!("{} is a tunnel, and a copy is converted or encapsulated, not both", tunnel.name),
+                )
+                .hint(target::INTO_TUNNELS),
+            );
+        } else if let Some(interface) = target.interface()
             && (interface.is_pattern() || table_of(interfaces, interface.as_str()).is_none())
         {
             let known: Vec<&str> = interfaces.iter().map(|known| known.name.as_str()).collect();

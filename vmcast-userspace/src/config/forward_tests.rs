@@ -195,6 +195,13 @@ fn a_conversion_that_cannot_be_is_explained() {
         &forward("from = \"eth0\"\nto = [{ convert_to = \"239.9.9.9:5004\", interface = \"eth0\" }]"),
         &["packets never return to eth0"],
     );
+    refused(
+        &to("convert_to = \"239.9.9.9:5004\", interface = \"west\""),
+        &[
+            "west is a tunnel, and a copy is converted or encapsulated, not both",
+            "come in again by a veth pair",
+        ],
+    );
     refused(&to("source = \"10.5.0.11:5004\""), &["these keys together name nobody"]);
     let twice =
         "{ convert_to = \"10.5.0.11:5004\" }, { convert_to = \"10.5.0.11:5004\", source = \"10.5.0.1:1\" }";

@@ -1,6 +1,6 @@
 //! The configuration of an interface of a VMR.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use serde::Deserialize;
 use vmcast_common::fib::Link;
@@ -9,7 +9,7 @@ use vmcast_proto::membership::{self, AddressRange, Family, SteadyTime};
 #[cfg(doc)]
 use super::RouterConfig;
 use super::{
-    Problem,
+    EngineChoice, Problem,
     group_prefix::GroupPrefix,
     host::missing_interface,
     priority::Prefix,
@@ -21,6 +21,8 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InterfaceEngine {
+    /// XDP for all members, however many they are, or refuse to start.
+    Xdp,
     /// TC, whatever its driver can at XDP.
     Tc,
 }
@@ -46,6 +48,10 @@ pub struct RouterInterface {
     /// Which engine serves it, where that is not to be found out.
     #[serde(default)]
     pub engine: Option<InterfaceEngine>,
+    /// How many members of one stream XDP serves on its device at most; TC serves those beyond. Unset: as many as the
+    /// device's transmit ring takes.
+    #[serde(default)]
+    pub xdp_members: Option<NonZeroU32>,
     /// Whether packets of sources are taken from its network.
     #[serde(default)]
     pub accepts_sources: bool,
@@ -124,6 +130,32 @@ impl RouterInterface {
             serving: self.querier_steady_seconds.map(Seconds::duration),
             starting: self.querier_starting_seconds.map(Seconds::duration),
         }
+    }
+
+    /// What is said of engines that has no effect beside what [dataplane] says.
+    pub(super) fn engine_problems(&self, index: usize, all: EngineChoice) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if self.engine == Some(InterfaceEngine::Xdp)
+            && matches!(all, EngineChoice::Tc | EngineChoice::Software)
+        {
+            problems.push(
+                Problem::error(
+                    format!("interface[{index}].engine"),
+                    "dataplane.engine lets XDP serve no interface",
+                )
+                .hint("leave one of the two out, or write engine = \"auto\" in [dataplane]"),
+            );
+        }
+        if self.xdp_members.is_some() && (self.engine.is_some() || all != EngineChoice::Auto) {
+            problems.push(
+                Problem::warning(
+                    format!("interface[{index}].xdp_members"),
+                    "one engine serves all members here, however many they are",
+                )
+                .hint("leave the key out, or every `engine` that is said"),
+            );
+        }
+        problems
     }
 
     pub(super) fn querier_problems(&self, index: usize) -> Vec<Problem> {

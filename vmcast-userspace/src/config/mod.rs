@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use vmcast_api::Role;
 
-use crate::identity::JoinToken;
+use crate::identity::{Given, JoinToken};
 
 pub use admin::AdminConfig;
 pub use agent::{AgentConfig, AgentInterface};
@@ -52,7 +52,9 @@ pub(crate) use priority::DSCP_NAMES;
 pub use priority::{Dscp, Prefix, PriorityRule, SkbPriority, priority_of};
 pub use report::{Diagnostic, Place, Report, Severity};
 pub use router::{RouterConfig, TunnelConfig};
-pub use sections::{AdminLinkConfig, LogConfig, LogFormat, LogLevel, Upstream, UpstreamConfig, UpstreamFrom};
+pub use sections::{
+    AdminLinkConfig, Fallback, LogConfig, LogFormat, LogLevel, Upstream, UpstreamConfig, UpstreamFrom,
+};
 pub use target::{Converted, Origin, Target, UnicastInput};
 pub use timers::{Igmp, IgmpConfig};
 pub use value::{
@@ -87,6 +89,10 @@ pub struct Access {
     pub insecure: bool,
     /// To join by.
     pub token: Option<JoinToken>,
+    /// To begin with.
+    pub given: Option<Given>,
+    /// Where the admins are, if the file does not say.
+    pub admins: Vec<AdminUrl>,
 }
 
 /// What is wrong with a value, before it is known where it stands in the file.

@@ -33,6 +33,17 @@ pub struct PriorityRule {
     /// The kernel's priority of socket buffers, at TC and in software.
     #[serde(default)]
     pub skb_priority: Option<SkbPriority>,
+    /// What makes the copies; unset, each member's device decides.
+    #[serde(default)]
+    pub engine: Option<GroupEngine>,
+}
+
+/// What makes the copies of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupEngine {
+    /// TC, on every device.
+    Tc,
 }
 
 impl PriorityRule {
@@ -44,13 +55,14 @@ impl PriorityRule {
             pcp: self.pcp.unwrap_or(0),
             skb_priority: self.skb_priority.map(|priority| priority.0),
             queue: self.queue,
+            at_tc: self.engine == Some(GroupEngine::Tc),
         }
     }
 
-    /// Whether it says something of queues, which XDP passes by.
+    /// Whether it says something of queues, which XDP passes by, and does not see to it that XDP has no part.
     #[must_use]
     pub const fn needs_tc(&self) -> bool {
-        self.queue.is_some() || self.skb_priority.is_some()
+        (self.queue.is_some() || self.skb_priority.is_some()) && self.engine.is_none()
     }
 
     /// How closely it speaks of a stream: by how many bits of the group, and of the source. `None` if it does not.
@@ -89,7 +101,13 @@ impl PriorityRule {
         if self.priority() == Priority::default() && self.pcp.is_none() {
             problems.push(
                 problem("groups", "no mark is named".to_owned())
-                    .hint("write one or more of dscp, pcp, queue and skb_priority"),
+                    .hint("write one or more of dscp, pcp, queue, skb_priority and engine"),
+            );
+        }
+        if self.engine.is_some() && !self.sources.is_empty() {
+            problems.push(
+                problem("engine", "sources of one group have the same members, and one engine".to_owned())
+                    .hint("name groups alone; marks of single sources can stand in a table of their own"),
             );
         }
         for (at, prefix) in self.groups.iter().enumerate() {

@@ -85,6 +85,10 @@ fn what_cannot_be_meant_is_named() {
             "groups = [\"ff3e::/32\"]\nsources = [\"10.0.0.0/8\"]\npcp = 1",
             "priority[0].sources: groups and sources are of two address families",
         ),
+        (
+            "groups = [\"239.1.2.3\"]\nsources = [\"10.1.0.0/16\"]\nengine = \"tc\"",
+            "priority[0].engine: sources of one group have the same members, and one engine",
+        ),
         ("groups = [\"239.1.2.3\"]\npcp = 8", "priority[0].pcp: priority code points are 0 to 7"),
         ("groups = [\"239.1.2.3\"]\nqueue = 65535", "priority[0].queue: transmit queues are 0 to 65534"),
         (
@@ -108,6 +112,7 @@ fn values_that_are_none_are_refused_in_words() {
         ("groups = [\"239.1.2.3/33\"]", "the length after / is at most 32"),
         ("groups = [\"239.1.2.3/8\"]", "bits are set after the length"),
         ("groups = [\"ff3e::/129\"]", "the length after / is at most 128"),
+        ("engine = \"xdp\"", "unknown variant `xdp`"),
         ("groups = [\"x\"]", "no IP address stands at its beginning"),
         ("groups = [\"239.0.0.0/x\"]", "the length after / is no number"),
     ] {

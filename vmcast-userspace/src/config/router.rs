@@ -294,6 +294,7 @@ impl RouterConfig {
                 );
             }
             problems.extend(interface.link_problems(index));
+            problems.extend(interface.engine_problems(index, self.dataplane.engine));
             problems.extend(interface.querier_problems(index));
             problems.extend(interface.upstream_problems(index));
             for (family, own, all) in

@@ -135,7 +135,12 @@ fn with_upstream(sample: &str, from: &str, without: &[&str]) -> String {
 
 #[test]
 fn the_examples_are_valid_too() {
-    for (from, without) in [("static", &["domain", "dns"][..]), ("dns-sd", &["address"])] {
+    let others = [
+        ("static", &["domain", "dns", "fallback", "fallback_domain"][..]),
+        ("dns-sd", &["address", "fallback", "fallback_domain"]),
+        ("admin", &["address", "domain"]),
+    ];
+    for (from, without) in others {
         let (router, report) = read::<RouterConfig>(&with_upstream(ROUTER, from, without));
         assert_eq!(report, Report::default(), "{report}");
         assert_eq!(router.node_id().as_str(), "edge-1.example.net");

@@ -6,11 +6,11 @@ use std::{
 };
 
 use serde::Deserialize;
-use vmcast_api::Role;
+use vmcast_api::{Role, StandIn};
 
 use crate::{
     admin::Clock,
-    identity::{self, JoinToken, NodeIdentity},
+    identity::{self, Given, JoinToken, NodeIdentity},
 };
 
 use super::{
@@ -111,6 +111,10 @@ pub struct AdminLinkConfig {
     pub urls: Vec<AdminUrl>,
     /// The directory of this node's key and certificate; `None`: one of its role.
     pub identity: Option<PathBuf>,
+    /// The certificate that this node begins with, in PEM, if it was made beforehand,
+    pub certificate_file: Option<PathBuf>,
+    /// and its key.
+    pub key_file: Option<PathBuf>,
     /// No TLS. Only for labs.
     pub insecure: bool,
     /// To join by; it comes from the command line.
@@ -126,11 +130,24 @@ impl AdminLinkConfig {
         self.identity.clone().unwrap_or_else(of_role)
     }
 
+    /// The files of a certificate that was made beforehand.
+    #[must_use]
+    pub fn given(&self) -> Option<Given> {
+        let (certificate, key) = (self.certificate_file.clone()?, self.key_file.clone()?);
+        Some(Given { certificate, key })
+    }
+
     /// Takes what the command line says. Where the file names no admins they are those of the token, or those of the
     /// token that the node has joined by before.
     pub(super) fn set_access(&mut self, access: &Access, role: identity::Role) {
         self.insecure |= access.insecure;
         self.token.clone_from(&access.token);
+        if let Some(Given { certificate, key }) = access.given.clone() {
+            (self.certificate_file, self.key_file) = (Some(certificate), Some(key));
+        }
+        if self.urls.is_empty() {
+            self.urls.clone_from(&access.admins);
+        }
         if !self.urls.is_empty() || self.insecure {
             return;
         }
@@ -170,6 +187,20 @@ impl AdminLinkConfig {
             }
         }
         problems.extend(self.identity.as_ref().and_then(|path| relative_path("admin.identity", path)));
+        match (&self.certificate_file, &self.key_file) {
+            (Some(_), None) => {
+                problems.push(Problem::error("admin.certificate_file", "its key_file is missing"))
+            }
+            (None, Some(_)) => {
+                problems.push(Problem::error("admin.key_file", "its certificate_file is missing"))
+            }
+            (Some(_), Some(_)) if self.urls.is_empty() && self.token.is_none() => {
+                let problem =
+                    Problem::error("admin.certificate_file", "it does not say where the admins are");
+                problems.push(problem.hint("write urls in [admin], or --admin https://HOST:PORT"));
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
         problems
     }
 }
@@ -192,6 +223,12 @@ pub struct UpstreamConfig {
     /// The name servers that it asks; empty: those of the host.
     #[serde(default)]
     pub dns: Vec<NameServer>,
+    /// The VMR while no admin names one, if its address is given here.
+    #[serde(default)]
+    pub fallback: Option<Remote>,
+    /// Where DNS-SD looks for it then.
+    #[serde(default)]
+    pub fallback_domain: Option<Domain>,
 }
 
 /// Who names the upstream VMR.
@@ -221,11 +258,20 @@ impl UpstreamFrom {
     }
 }
 
+/// Where to go while no admin names a VMR.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fallback {
+    /// To this one.
+    pub address: Option<Remote>,
+    /// Then to the best that DNS-SD lists in this domain, asked at these name servers.
+    pub domain: Option<(Domain, Vec<NameServer>)>,
+}
+
 /// The upstream VMR.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upstream {
-    /// The one the admin names.
-    Admin,
+    /// The one the admin names, or where none does, these.
+    Admin(Fallback),
     /// This one.
     Static(Remote),
     /// The best that DNS-SD lists in a domain, or in those that the host's resolver searches.
@@ -236,18 +282,40 @@ pub enum Upstream {
 
 impl UpstreamConfig {
     pub(super) const fn new(from: UpstreamFrom) -> Self {
-        Self { from, address: None, discover: false, domain: None, dns: Vec::new() }
+        Self {
+            from,
+            address: None,
+            discover: false,
+            domain: None,
+            dns: Vec::new(),
+            fallback: None,
+            fallback_domain: None,
+        }
     }
 
     /// The upstream VMR of a configuration without problems.
     #[must_use]
     pub fn upstream(&self) -> Upstream {
         match (self.from, &self.address) {
-            (UpstreamFrom::Admin, _) => Upstream::Admin,
+            (UpstreamFrom::Admin, _) => Upstream::Admin(Fallback {
+                address: self.fallback.clone(),
+                domain: self.fallback_domain.clone().map(|domain| (domain, self.dns.clone())),
+            }),
             (UpstreamFrom::Static, Some(address)) => Upstream::Static(address.clone()),
             (UpstreamFrom::DnsSd, _) => Upstream::DnsSd(self.domain.clone(), self.dns.clone()),
             (UpstreamFrom::Static | UpstreamFrom::None, _) => Upstream::None,
         }
+    }
+
+    /// Whether a VMR is to be asked for the relay that is nearest (RFC 7450 §5.2.3.4), by who stands in for the admin that
+    /// has not named it: an admin names VMRs themselves.
+    pub(crate) fn discovers(&self, stands_in: Option<StandIn>) -> bool {
+        let can_be_asked = match self.from {
+            UpstreamFrom::Admin => stands_in == Some(StandIn::Fallback),
+            UpstreamFrom::Static | UpstreamFrom::DnsSd => true,
+            UpstreamFrom::None => false,
+        };
+        self.discover && can_be_asked
     }
 
     pub(super) fn problems(&self, admin: &AdminLinkConfig) -> Vec<Problem> {
@@ -264,20 +332,37 @@ impl UpstreamConfig {
             (UpstreamFrom::Admin | UpstreamFrom::DnsSd | UpstreamFrom::None, None)
             | (UpstreamFrom::Static, Some(_)) => {}
         }
-        if self.discover && !matches!(self.from, UpstreamFrom::Static | UpstreamFrom::DnsSd) {
+        let has_fallback = self.fallback.is_some() || self.fallback_domain.is_some();
+        let can_be_asked = match self.from {
+            UpstreamFrom::Static | UpstreamFrom::DnsSd => true,
+            UpstreamFrom::Admin => has_fallback,
+            UpstreamFrom::None => false,
+        };
+        if self.discover && !can_be_asked {
             problems.push(
                 Problem::error(
                     "upstream.discover",
                     "only an address that is given here or by DNS-SD can be asked",
                 )
-                .hint("write from = \"static\" with an address, or leave discover out"),
+                .hint("write from = \"static\" with an address, or a fallback, or leave discover out"),
             );
         }
-        for (key, is_set) in [("domain", self.domain.is_some()), ("dns", !self.dns.is_empty())] {
-            if is_set && self.from != UpstreamFrom::DnsSd {
+        let is_asked = self.fallback_domain.is_some();
+        for (key, is_unused) in
+            [("domain", self.domain.is_some()), ("dns", !self.dns.is_empty() && !is_asked)]
+        {
+            if is_unused && self.from != UpstreamFrom::DnsSd {
                 problems.push(
                     Problem::error(format!("upstream.{key}"), format!("{key} would not be used"))
                         .hint(format!("write from = \"dns-sd\", or leave {key} out")),
+                );
+            }
+        }
+        for (key, is_set) in [("fallback", self.fallback.is_some()), ("fallback_domain", is_asked)] {
+            if is_set && self.from != UpstreamFrom::Admin {
+                problems.push(
+                    Problem::error(format!("upstream.{key}"), format!("{key} would not be used"))
+                        .hint(format!("write from = \"admin\", or leave {key} out")),
                 );
             }
         }

@@ -324,6 +324,11 @@ impl NameOrTable for Target {
     }
 }
 
+/// How a converted stream gets into tunnels.
+pub(super) const INTO_TUNNELS: &str = "let the converted packets come in again by a veth pair of this host, as another \
+                                       stream with outputs of its own (README, \"Between unicast and multicast\"), or \
+                                       convert them behind the tunnel";
+
 /// What may stand in `to`.
 pub(super) const WAYS: &str = "the name of an interface or static tunnel, { neighbour = \"10.5.0.11\" }, { mac = \
                                \"02:00:5e:00:53:01\", interface = \"eth1\" }, { convert_to = \"10.5.0.12:5004\" } or \

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use vmcast_api::StandIn;
 use vmcast_common::rate::Rate;
 use vmcast_dataplane::oversize::Limits;
 use vmcast_proto::{
@@ -35,6 +36,21 @@ fn refusal<C: RoleConfig>(text: &str) -> String {
 /// What a router file without these lines is refused with.
 fn router_refusal(lines: &str) -> String {
     refusal::<RouterConfig>(&format!("{MINIMAL}{lines}"))
+}
+
+#[test]
+fn what_dataplane_rules_out_for_an_interface_is_said() {
+    let refused = router_refusal("engine = \"xdp\"\n[dataplane]\nengine = \"tc\"\n");
+    assert!(refused.contains("dataplane.engine lets XDP serve no interface"), "{refused}");
+    for without in ["engine = \"tc\"\n", "engine = \"xdp\"\n", "[dataplane]\nengine = \"software\"\n"] {
+        let (_, report) = parse::<RouterConfig>(&format!("{MINIMAL}xdp_members = 100\n{without}")).unwrap();
+        assert!(report.to_string().contains("one engine serves all members here"), "{without}: {report}");
+    }
+    let (config, report) = parse::<RouterConfig>(&format!("{MINIMAL}xdp_members = 100\n")).unwrap();
+    assert_eq!(report, Report::default(), "{report}");
+    assert_eq!(config.interfaces[0].xdp_members.map(u32::from), Some(100));
+    let refused = router_refusal("xdp_members = 0\n");
+    assert!(refused.contains("nonzero"), "{refused}");
 }
 
 #[test]
@@ -229,7 +245,7 @@ fn a_file_that_names_no_admins_has_those_of_the_token() {
     let own = |rest: &str| format!("[admin]\nidentity = {:?}\n{rest}", directory.path());
     let load =
         |text: &str, access: &Access| super::load_text::<AgentConfig>(Path::new("t.toml"), text, access);
-    let access = |token| Access { insecure: false, token };
+    let access = |token| Access { token, ..Access::default() };
     let urls = |config: &AgentConfig| config.admin.urls.iter().map(ToString::to_string).collect::<Vec<_>>();
 
     let (config, _) = load(&own(""), &access(Some(token.clone()))).unwrap();
@@ -530,7 +546,13 @@ fn what_goes_with_another_upstream_is_not_taken_silently() {
     for (upstream, key) in [
         ("from = \"static\"\naddress = \"192.0.2.1\"\ndomain = \"example.net\"", "upstream.domain"),
         ("from = \"admin\"\ndns = [\"192.0.2.53\"]", "upstream.dns"),
+        ("from = \"admin\"\ndiscover = true", "upstream.discover"),
         ("from = \"dns-sd\"\naddress = \"192.0.2.1\"", "upstream.address"),
+        ("from = \"dns-sd\"\nfallback = \"192.0.2.1\"", "upstream.fallback"),
+        (
+            "from = \"static\"\naddress = \"192.0.2.1\"\nfallback_domain = \"example.net\"",
+            "upstream.fallback_domain",
+        ),
         ("from = \"dns-sd\"\ndns = [\"192.0.2.53\", \"192.0.2.53:53\"]", "upstream.dns[1]"),
     ] {
         let text =
@@ -538,6 +560,33 @@ fn what_goes_with_another_upstream_is_not_taken_silently() {
         let config: AgentConfig = toml::from_str(&text).unwrap();
         let keys: Vec<_> = config.problems().into_iter().map(|problem| problem.key).collect();
         assert_eq!(keys, [key], "{upstream}");
+    }
+}
+
+#[test]
+fn an_admin_may_have_a_fallback_by_address_by_domain_or_both() {
+    for (keys, address, domain) in [
+        ("", None, None),
+        ("fallback = \"2001:db8::1\"", Some("[2001:db8::1]:2268"), None),
+        ("fallback_domain = \"example.net\"\ndns = [\"192.0.2.53\"]", None, Some("example.net")),
+        (
+            "fallback = \"vmr.example.net:99\"\nfallback_domain = \"example.net\"\ndiscover = true",
+            Some("vmr.example.net:99"),
+            Some("example.net"),
+        ),
+    ] {
+        let text = format!(
+            "name = \"a\"\n[admin]\nurls = [\"https://192.0.2.9:8440\"]\n[upstream]\nfrom = \"admin\"\n{keys}\n"
+        );
+        let config: AgentConfig = toml::from_str(&text).unwrap();
+        assert_eq!(config.problems(), [], "{keys}");
+        let Upstream::Admin(fallback) = config.upstream.upstream() else { panic!("{keys}") };
+        assert_eq!(fallback.address.map(|address| address.to_string()).as_deref(), address);
+        let discovers =
+            [Some(StandIn::Fallback), Some(StandIn::Kept), None].map(|by| config.upstream.discovers(by));
+        assert_eq!(discovers, [keys.contains("discover"), false, false]);
+        let asked = fallback.domain.map(|(domain, servers)| (domain.0, servers.len()));
+        assert_eq!(asked, domain.map(|domain| (domain.to_owned(), usize::from(keys.contains("dns =")))));
     }
 }
 

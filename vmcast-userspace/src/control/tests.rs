@@ -46,7 +46,9 @@ impl Bench {
 async fn role(mut calls: mpsc::Receiver<Call>) {
     while let Some((request, answer)) = calls.recv().await {
         let response = match request {
-            Request::GroupList { page } => Response::Groups(Groups { next: page.after, groups: Vec::new() }),
+            Request::GroupList { page, .. } => {
+                Response::Groups(Groups { next: page.after, groups: Vec::new() })
+            }
             other => Response::not_this_role(vmcast_api::Role::Router, &other),
         };
         // A client that is gone needs no answer.
@@ -55,7 +57,8 @@ async fn role(mut calls: mpsc::Receiver<Call>) {
 }
 
 fn question(number: u64) -> Vec<u8> {
-    encode(&Request::GroupList { page: Page { after: Some(number.to_string()), limit: 1 } })
+    let page = Page { after: Some(number.to_string()), limit: 1 };
+    encode(&Request::GroupList { group: None, source: None, page })
 }
 
 async fn next(client: &mut BufReader<UnixStream>) -> Response {

@@ -2,16 +2,18 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tracing::{error, info, warn};
 use vmcast_api::{
-    ErrorReply, NewToken, Page, Request, Response, Revoked, Role, Token, TokenOrder, TokenState, Tokens,
+    ErrorReply, NewCertificate, NewToken, Page, Request, Response, Revoked, Role, SigningOrder, Token,
+    TokenOrder, TokenState, Tokens,
 };
 use vmcast_proto::registry::{NodeId, UnixMillis};
 
 use crate::{
     admin::{Gate, Handle},
     config::{AdminConfig, Present},
-    identity::{self, JoinToken, RosterError},
+    identity::{self, JoinToken, Refusal, RosterError, certificate_pem},
 };
 
 /// What the commands work on.
@@ -39,6 +41,7 @@ impl Access {
             Request::TokenList { page } => self.list(page).await,
             Request::TokenRevoke { id } => self.revoke_token(id).await,
             Request::NodeRevoke { node } => self.revoke_node(node).await,
+            Request::NodeSign { order } => self.sign(order).await,
             other => return Response::not_this_role(Role::Admin, other),
         };
         answered.unwrap_or_else(|error| {
@@ -48,12 +51,8 @@ impl Access {
     }
 
     async fn create(&self, order: &TokenOrder) -> Result<Response, RosterError> {
-        let role = match order.role {
-            Role::Router => identity::Role::Router,
-            Role::Agent => identity::Role::Agent,
-            Role::Admin => {
-                return Ok(said("an admin does not join", "make a token for a router or an agent"));
-            }
+        let Some(role) = of_node(order.role) else {
+            return Ok(said("an admin does not join", "make a token for a router or an agent"));
         };
         let node: Option<NodeId> = match order.name.as_deref().map(str::parse).transpose() {
             Ok(node) => node,
@@ -82,6 +81,54 @@ impl Access {
         let token = JoinToken { admins: urls.clone(), fingerprint, id: id.clone(), secret }.to_string();
         let left_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         Ok(Response::NewToken(NewToken { id, token, urls, role: order.role, left_ms, uses: order.uses }))
+    }
+
+    async fn sign(&self, order: &SigningOrder) -> Result<Response, RosterError> {
+        let Some(role) = of_node(order.role) else {
+            return Ok(said(
+                "an admin needs no certificate",
+                "it makes its own; sign one of a router or an agent",
+            ));
+        };
+        let node: NodeId = match order.node.parse() {
+            Ok(node) => node,
+            Err(error) => return Ok(Response::error(format!("the name cannot be one of a node: {error}"))),
+        };
+        // What is no Base64 is no request, either.
+        let request = STANDARD.decode(&order.certificate_request).unwrap_or_default();
+        let (of, lifetime) = (node.clone(), order.ttl_seconds.map(Duration::from_secs));
+        let signed = self
+            .gate
+            .with(move |roster, now| {
+                let signed = roster.sign_for_operator(now, (&of, role), &request, lifetime)?;
+                let left_ms = signed.certified.expires.0.saturating_sub(now.0);
+                let chain = certificate_pem(&signed.certificate) + &roster.authority().certificate_pem();
+                Ok((signed.certified.serial, left_ms, chain))
+            })
+            .await
+            .and_then(|signed| signed);
+        match signed {
+            Ok((serial, left_ms, chain)) => {
+                info!(%node, role = role.label(), serial, "certificate signed by the operator's order");
+                Ok(Response::NewCertificate(NewCertificate {
+                    node: node.to_string(),
+                    role: order.role,
+                    serial,
+                    left_ms,
+                    chain,
+                }))
+            }
+            Err(RosterError::Refused(refusal)) => {
+                info!(%node, reason = refusal.label(), "certificate refused");
+                let error = refusal.to_string();
+                Ok(if refusal == Refusal::BadRequest {
+                    said(&error, "keys may be for Ed25519, ECDSA (P-256, P-384) or RSA (2048 bits or more)")
+                } else {
+                    Response::error(error)
+                })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn list(&self, page: &Page) -> Result<Response, RosterError> {
@@ -128,6 +175,15 @@ impl Access {
                 "ids are those of `vmcast node list`; who was revoked is out already",
             )),
         }
+    }
+}
+
+/// What a node may be.
+const fn of_node(role: Role) -> Option<identity::Role> {
+    match role {
+        Role::Router => Some(identity::Role::Router),
+        Role::Agent => Some(identity::Role::Agent),
+        Role::Admin => None,
     }
 }
 

@@ -6,8 +6,8 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 use vmcast_api::{
-    self as api, CacheEntries, CacheEntry, EndpointProof, Node, Nodes, Page, ProofState, Request, Response,
-    Role, Stats, TunnelEnd, TunnelKind,
+    self as api, CacheEntries, CacheEntry, EndpointProof, Node, Nodes, Page, ProofState, RankedNode, Request,
+    Response, Role, Stats, TunnelEnd, TunnelKind,
 };
 use vmcast_proto::registry::{self, NodeRecord, Scope, UnixMillis};
 
@@ -136,7 +136,8 @@ async fn response(
         Request::TokenCreate { .. }
         | Request::TokenList { .. }
         | Request::TokenRevoke { .. }
-        | Request::NodeRevoke { .. } => return access.answer(request).await,
+        | Request::NodeRevoke { .. }
+        | Request::NodeSign { .. } => return access.answer(request).await,
         Request::PolicyList
         | Request::PolicyAdd { .. }
         | Request::PolicyRemove { .. }
@@ -160,6 +161,7 @@ fn status(process: &Process, handle: &Handle) -> api::Status {
         nodes: BTreeMap::from([(Role::Router, vmrs as u64), (Role::Agent, agents as u64)]),
         cache_entries: Some(entries as u64),
         registry_stale: Some(handle.is_stale()),
+        registry_kept: Some(handle.keeps_changes()),
         clock_step: handle.status().clock.last.map(|(by_ms, age)| api::ClockStep {
             by_ms,
             age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
@@ -265,9 +267,19 @@ fn cache_entry(entry: &registry::CacheEntry, now: UnixMillis) -> CacheEntry {
         endpoint: entry.nearest.endpoint,
         hops: Some(entry.nearest.hops),
         rtt_us: Some(microseconds(entry.nearest.rtt)),
+        others: entry.others.iter().map(ranked_node).collect(),
         reporter: entry.reporter.to_string(),
         age_ms: now.0.saturating_sub(entry.learned.0),
         left_ms: entry.expires.0.saturating_sub(now.0),
+    }
+}
+
+fn ranked_node(measured: &registry::Measurement) -> RankedNode {
+    RankedNode {
+        node: measured.vmr.to_string(),
+        endpoint: measured.endpoint,
+        hops: measured.hops,
+        rtt_us: microseconds(measured.rtt),
     }
 }
 
@@ -315,6 +327,7 @@ fn stats(status: &Status) -> Stats {
         ("commands_refused", status.lines.refused),
         ("policies", status.lines.policies),
         ("searches_limited", status.lines.limited),
+        ("searches_unreached", status.lines.unreached),
     ]);
     let refusals =
         counters.refusals.iter().map(|(reason, value)| (reason.label().to_owned(), value)).collect();
@@ -441,6 +454,9 @@ mod tests {
         }
         let strange = Page { after: Some("no key".into()), limit: 1 };
         assert!(matches!(ask(Request::CacheList { page: strange }).await, Response::Error(_)));
-        assert!(matches!(ask(Request::GroupList { page: page() }).await, Response::Error(_)));
+        assert!(matches!(
+            ask(Request::GroupList { group: None, source: None, page: page() }).await,
+            Response::Error(_)
+        ));
     }
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+pub(crate) mod joining;
 mod memory;
 mod open_files;
 mod policy;

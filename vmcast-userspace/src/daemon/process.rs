@@ -41,9 +41,11 @@ impl Process {
             nodes: BTreeMap::new(),
             cache_entries: None,
             registry_stale: None,
+            registry_kept: None,
             clock_step: None,
             policy_version: None,
             refused: Vec::new(),
+            interfaces_refused: BTreeMap::new(),
         }
     }
 }

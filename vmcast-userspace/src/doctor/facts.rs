@@ -70,6 +70,8 @@ pub(crate) struct Asked {
     pub(crate) queues: Option<bool>,
     /// Whether it is the configuration that names it.
     pub(crate) configured: bool,
+    /// Why the router that runs does not take it.
+    pub(crate) refused: Option<String>,
 }
 
 /// What this host has.
@@ -105,6 +107,8 @@ pub(super) struct LinkFacts {
     pub(super) running: bool,
     pub(super) mtu: u32,
     pub(super) kind: Option<String>,
+    /// Whether its packets have no link-layer header.
+    pub(super) bare: bool,
     /// Name and kind of what it is a port of.
     pub(super) master: Option<(String, Option<String>)>,
     /// Number and name of the programs at its XDP hooks.

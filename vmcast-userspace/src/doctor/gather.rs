@@ -81,6 +81,7 @@ fn facts(
         running: link.running,
         mtu: link.mtu,
         kind: on.kind.clone(),
+        bare: on.bare,
         master: link
             .master
             .and_then(|master| links.get(&master))

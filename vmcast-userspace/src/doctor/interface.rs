@@ -22,6 +22,7 @@ pub(super) fn judge(facts: &InterfaceFacts, engine: &Engine) -> Vec<Finding> {
                 .mend("`ip -brief link` lists those there are; correct its name, or make it"),
         ),
         Some(link) => {
+            findings.extend(refused(asked));
             findings.extend(state(name, link, asked));
             findings.extend(hook(link));
             findings.extend(programs(name, link, engine));
@@ -35,6 +36,16 @@ pub(super) fn judge(facts: &InterfaceFacts, engine: &Engine) -> Vec<Finding> {
         finding.interface = Some(name.clone());
     }
     findings
+}
+
+/// What the router has no room for.
+fn refused(asked: &Asked) -> Option<Finding> {
+    let reason = asked.refused.as_ref()?;
+    let finding = Finding::error(
+        format!("the router does not take it: {reason}"),
+        "nothing comes in or leaves by it until another interface goes",
+    );
+    Some(finding.mend("raise the key that is named in [dataplane] and start the router again"))
 }
 
 fn device<'a>(name: &'a str, link: &'a LinkFacts) -> &'a str {
@@ -111,6 +122,9 @@ fn driver(name: &str, link: &LinkFacts, asked: &Asked, engine: &Engine) -> Vec<F
         return Vec::new();
     };
     let device = device(name, link);
+    if link.bare && !engine.is_only_xdp() {
+        return vec![Finding::ok(format!("packets of {device} have no link-layer header: TC serves it"))];
+    }
     if !features.takes_redirected() && asked.copies {
         let found = format!("{device} takes no frames redirected at XDP");
         let mut finding = if engine.is_only_xdp() {
@@ -196,7 +210,7 @@ fn queues(name: &str, link: &LinkFacts, asked: &Asked, engine: &Engine) -> Optio
             format!("copies that XDP sends by {device} pass none of its queues"),
             "queue and skb_priority of [[priority]] tables do nothing here; dscp and pcp do",
         )
-        .mend("write engine = \"tc\" in its [[interface]] table"),
+        .mend("write engine = \"tc\" in its [[interface]] table, or in the [[priority]] table for those groups alone"),
     )
 }
 

@@ -29,6 +29,7 @@ fn good_link() -> LinkFacts {
         running: true,
         mtu: 1500,
         kind: None,
+        bare: false,
         master: None,
         programs: vec![(7, Some("vmcast_ingress".to_owned()))],
         features: None,
@@ -47,6 +48,7 @@ fn asked() -> Asked {
         tagged: false,
         queues: None,
         configured: true,
+        refused: None,
     }
 }
 
@@ -89,6 +91,13 @@ fn a_host_that_has_all_is_found_well_and_so_is_a_plain_interface() {
     let findings = host::judge(&good_host(), &AUTO, None);
     assert!(findings.iter().all(|finding| finding.level == Level::Ok), "{findings:?}");
     assert_eq!(judged(good_link(), asked(), AUTO), []);
+}
+
+#[test]
+fn an_interface_that_the_router_does_not_take_is_an_error_that_names_the_key() {
+    let reason = "interfaces is full at 4 entries, as dataplane.max_interfaces says";
+    let refused = Asked { refused: Some(reason.to_owned()), ..asked() };
+    only(&judged(good_link(), refused, AUTO), Level::Error, reason, "raise the key");
 }
 
 #[test]

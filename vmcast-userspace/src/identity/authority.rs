@@ -5,14 +5,18 @@ use std::{fmt, io, net::IpAddr, path::Path, time::Duration};
 use aws_lc_rs::{constant_time, digest, hmac};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData as _,
-    SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData as _, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
-use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, pem::PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use vmcast_proto::registry::{NodeId, UnixMillis};
+use x509_parser::{
+    certification_request::X509CertificationRequest,
+    oid_registry::{OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA},
+    prelude::FromDer as _,
+};
 
 use super::{Role, files, random::random};
 
@@ -235,11 +239,9 @@ impl Authority {
         self.issuer.key().serialize_pem()
     }
 
-    fn certificate_pem(&self) -> String {
-        let text = STANDARD.encode(&self.certificate);
-        let lines: Vec<&str> =
-            text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
-        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+    /// The authority's certificate in PEM.
+    pub(crate) fn certificate_pem(&self) -> String {
+        certificate_pem(&self.certificate)
     }
 
     /// The same, with certificates that last so long.
@@ -296,6 +298,11 @@ impl Authority {
         Ok((certificate.der().clone(), key))
     }
 
+    /// How long the certificates of nodes last unless it is said otherwise.
+    pub(super) const fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
     /// Signs a node's certificate. Of the request only the key is taken; it must have signed the request.
     pub(super) fn certify_node(
         &self,
@@ -303,18 +310,27 @@ impl Authority {
         role: Role,
         request: &Request,
         now: UnixMillis,
+        lifetime: Duration,
     ) -> Result<Issued, AuthorityError> {
         let serial = random();
-        let mut params = leaf_params(now, self.lifetime, &serial)?;
+        let mut params = leaf_params(now, lifetime, &serial)?;
         params.distinguished_name.push(DnType::CommonName, node.as_str());
         params.distinguished_name.push(DnType::OrganizationalUnitName, role.label());
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let expires = after(now, self.lifetime);
-        let certificate = params.signed_by(&request.0.public_key, &self.issuer)?;
+        let expires = after(now, lifetime);
+        let certificate = params.signed_by(&request.0, &self.issuer)?;
         let (_, parsed) = x509_parser::parse_x509_certificate(certificate.der())
             .map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
         Ok(Issued { der: certificate.der().clone(), serial: hex(parsed.raw_serial()), expires })
     }
+}
+
+/// A certificate in DER as PEM has it (RFC 7468).
+pub(crate) fn certificate_pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 fn is_of_key(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {
@@ -322,23 +338,30 @@ fn is_of_key(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {
     parsed.is_ok_and(|(_, parsed)| parsed.public_key().raw == key.subject_public_key_info())
 }
 
-/// A request for a certificate (PKCS #10, RFC 2986) whose signature was checked.
+/// The key of a request for a certificate (PKCS #10, RFC 2986), which has signed it.
 #[derive(Debug)]
-pub struct Request(CertificateSigningRequestParams);
+pub struct Request(SubjectPublicKeyInfo);
 
 impl Request {
-    /// Reads one in DER; `None` if it is none, or another key has signed it.
+    /// Reads one in DER; `None` if it is none, another key has signed it, or it is signed by SHA-1 or with an RSA key of
+    /// less than 2048 bits. Whatever name and extensions it asks for: these are not its business.
     #[must_use]
     pub fn parse(der: &[u8]) -> Option<Self> {
-        CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der.to_vec()))
-            .ok()
-            .map(Self)
+        let (rest, request) = X509CertificationRequest::from_der(der).ok()?;
+        let algorithm = &request.signature_algorithm.algorithm;
+        let is_weak = [OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA].contains(algorithm);
+        if is_weak || !rest.is_empty() {
+            return None;
+        }
+        request.verify_signature().ok()?;
+        let key = request.certification_request_info.subject_pki.raw;
+        SubjectPublicKeyInfo::from_der(key).ok().map(Self)
     }
 
     /// The fingerprint of its public key.
     #[must_use]
     pub fn key(&self) -> Fingerprint {
-        Fingerprint::of(&self.0.public_key.subject_public_key_info())
+        Fingerprint::of(&self.0.subject_public_key_info())
     }
 }
 

@@ -7,20 +7,26 @@
 
 mod authority;
 mod files;
+mod given;
 mod node;
 mod random;
 mod records;
 mod refusal;
 mod roster;
+#[cfg(test)]
+mod roster_tests;
 mod shared;
 mod tickets;
 mod tls;
 mod token;
 mod verifier;
 
+pub(crate) use authority::certificate_pem;
 pub use authority::{Authority, AuthorityError, Fingerprint, LIFETIME, Request as CertificateRequest};
 pub(crate) use files::replace_private;
+pub use given::Given;
 pub use node::certificate_request;
+pub(crate) use node::join_with;
 pub use node::{IdentityError, NodeIdentity, Prepared, join};
 pub use records::{Expected, Kind, Records, RecordsError, Write};
 pub use refusal::{Refusal, Tally};

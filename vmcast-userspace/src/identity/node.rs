@@ -9,7 +9,7 @@ use std::{
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tracing::warn;
 use vmcast_proto::registry::{NodeId, UnixMillis};
 use vmcast_signal::v1::{self, identity_client::IdentityClient};
@@ -28,8 +28,16 @@ use crate::{
 const FILE: &str = "identity.json";
 /// Beside it: the admins that others have named.
 const LEARNT: &str = "admins.json";
-/// Bytes of that file at most: that of a full list.
-const MAX_LEARNT: u64 = 16 * 1024;
+/// Beside it: the VMRs that an admin has ranked.
+const RANKED: &str = "vmrs.json";
+/// Beside it: the policy that an admin has told a router, which `router/kept_policy.rs` reads and writes.
+const POLICY: &str = "policy";
+/// What the name of a certificate that was given begins with: no id of a token.
+pub(super) const GIVEN: &str = "certificate ";
+/// Beside it, until the node has joined: the key that it joins with.
+const JOINING: &str = "joining.json";
+/// Bytes of these files at most: those of a full list.
+const MAX_LIST: u64 = 16 * 1024;
 /// A certificate is renewed when this share of its time is left, of so many parts.
 const RENEW_AT: (u64, u64) = (1, 3);
 
@@ -52,6 +60,14 @@ pub enum IdentityError {
         /// What is wrong.
         reason: String,
     },
+    /// A file that the operator named cannot be what the node begins with.
+    #[error("cannot begin with {path}: {reason}", path = path.display())]
+    Given {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// No key or request can be made.
     #[error("cannot make a key: {0}")]
     Make(String),
@@ -64,17 +80,28 @@ pub enum IdentityError {
 }
 
 #[derive(Clone, Serialize, Deserialize)]
-struct Stored {
+pub(super) struct Stored {
     /// URLs of the admins that the token named.
-    admins: Vec<String>,
-    /// PEM, PKCS #8.
-    key: String,
+    pub(super) admins: Vec<String>,
+    /// PEM: PKCS #8, or as it was given.
+    pub(super) key: String,
     /// Hexadecimal, DER.
-    certificate: String,
+    pub(super) certificate: String,
     /// Hexadecimal, DER.
-    authority: String,
-    /// Id of the token that the node joined by.
-    token: String,
+    pub(super) authority: String,
+    /// Id of the token that the node joined by, or the name of the certificate that it was given.
+    pub(super) token: String,
+    /// The name of the certificate that it had been given before it joined by that token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) given: Option<String>,
+}
+
+impl Stored {
+    /// The name of the certificate that was last given, whatever came after it.
+    fn given(&self) -> Option<&str> {
+        let token = self.token.starts_with(GIVEN).then_some(&self.token);
+        token.or(self.given.as_ref()).map(String::as_str)
+    }
 }
 
 struct Held {
@@ -133,22 +160,7 @@ impl NodeIdentity {
     /// used.
     #[must_use]
     pub fn learnt_admins(&self) -> Vec<String> {
-        let path = self.path.with_file_name(LEARNT);
-        let read = || -> io::Result<Vec<String>> {
-            if std::fs::metadata(&path)?.len() > MAX_LEARNT {
-                return Err(io::Error::other("it is too large"));
-            }
-            let text = files::read(&path)?.unwrap_or_default();
-            Ok(serde_json::from_str(&text)?)
-        };
-        match read() {
-            Ok(urls) => urls,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => {
-                warn!(path = %path.display(), %error, "the admins that were learnt before cannot be read");
-                Vec::new()
-            }
-        }
+        self.read_list(LEARNT)
     }
 
     /// Keeps the admins that an admin has named beside, for the next start.
@@ -156,13 +168,63 @@ impl NodeIdentity {
     /// # Errors
     /// Those of the file system.
     pub fn keep_learnt_admins(&self, urls: &[String]) -> io::Result<()> {
-        files::replace_private(&self.path.with_file_name(LEARNT), &serde_json::to_vec_pretty(urls)?)
+        self.keep_list(LEARNT, urls)
     }
 
-    /// The id of the token that the node joined by.
+    /// The VMRs that an admin has ranked, as they were last kept; none if there is no such file, or it cannot be used.
+    #[must_use]
+    pub(crate) fn ranked_vmrs<T: DeserializeOwned>(&self) -> Vec<T> {
+        self.read_list(RANKED)
+    }
+
+    /// Keeps the VMRs that an admin has ranked, for a start while no admin answers.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn keep_ranked_vmrs<T: Serialize>(&self, vmrs: &[T]) -> io::Result<()> {
+        self.keep_list(RANKED, vmrs)
+    }
+
+    fn read_list<T: DeserializeOwned>(&self, name: &str) -> Vec<T> {
+        let path = self.path.with_file_name(name);
+        let read = || -> io::Result<Vec<T>> {
+            if std::fs::metadata(&path)?.len() > MAX_LIST {
+                return Err(io::Error::other("it is too large"));
+            }
+            let text = files::read(&path)?.unwrap_or_default();
+            Ok(serde_json::from_str(&text)?)
+        };
+        match read() {
+            Ok(list) => list,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                warn!(path = %path.display(), %error, "what an admin named before cannot be read");
+                Vec::new()
+            }
+        }
+    }
+
+    fn keep_list<T: Serialize>(&self, name: &str, list: &[T]) -> io::Result<()> {
+        files::replace_private(&self.path.with_file_name(name), &serde_json::to_vec_pretty(list)?)
+    }
+
+    /// The id of the token that the node joined by, or the name of the certificate that it was given.
     #[must_use]
     pub fn joined_by(&self) -> String {
         self.held(|held| held.stored.token.clone())
+    }
+
+    /// Whether the node was given the certificate of this name already.
+    pub(super) fn was_given(&self, name: &str) -> bool {
+        self.held(|held| held.stored.given() == Some(name))
+    }
+
+    /// Whether a certificate for the same node, by the same authority, was made no later than the one it has.
+    pub(super) fn is_as_young_as(&self, other: &Certified, authority: &[u8], begins: UnixMillis) -> bool {
+        self.held(|held| {
+            let is_same = held.certified.node == other.node && held.certified.role == other.role;
+            is_same && held.stored.authority == super::authority::hex(authority) && begins <= held.begins
+        })
     }
 
     /// How to connect now.
@@ -192,6 +254,7 @@ impl NodeIdentity {
     pub fn take(&self, prepared: &Prepared, answer: &v1::Certificate) -> Result<(), IdentityError> {
         let before = self.certified();
         let next = prepared.stored(self.admins(), self.joined_by(), answer);
+        let next = Stored { given: self.held(|held| held.stored.given.clone()), ..next };
         let next = held(next, &self.clock).map_err(IdentityError::Answer)?;
         if next.certified.node != before.node || next.certified.role != before.role {
             return Err(IdentityError::Answer(format!("it is for {}", next.certified.node)));
@@ -215,10 +278,43 @@ impl fmt::Debug for Prepared {
     }
 }
 
+/// A key that a node joins with, and the token.
+#[derive(Serialize, Deserialize)]
+struct Joining {
+    /// The token's id.
+    token: String,
+    /// PKCS #8 in PEM.
+    key: String,
+}
+
 impl Prepared {
     pub(super) fn new() -> Result<Self, IdentityError> {
+        Self::of(new_key().map_err(|error| IdentityError::Make(error.to_string()))?)
+    }
+
+    /// The key to join with by a token, the same until the node has joined, also after a restart: whoever asks again
+    /// with it, since the answer was lost, uses the token no second time.
+    ///
+    /// # Errors
+    /// If none can be made or written.
+    pub(crate) fn to_join(token: &JoinToken, directory: &Path) -> Result<Self, IdentityError> {
+        let path = directory.join(JOINING);
+        let file = |source| IdentityError::File { path: path.clone(), source };
+        let text = files::read(&path).map_err(file)?.unwrap_or_default();
+        // What cannot be read is of no use, as is the key of another token.
+        let known = serde_json::from_str::<Joining>(&text).ok().filter(|known| known.token == token.id);
+        if let Some(key) = known.and_then(|known| KeyPair::from_pem(&known.key).ok()) {
+            return Self::of(key);
+        }
+        let prepared = Self::new()?;
+        let joining = Joining { token: token.id.clone(), key: prepared.key.serialize_pem() };
+        let text = serde_json::to_vec_pretty(&joining).expect("plain data serializes");
+        files::replace_private(&path, &text).map_err(file)?;
+        Ok(prepared)
+    }
+
+    fn of(key: KeyPair) -> Result<Self, IdentityError> {
         let make = |error: rcgen::Error| IdentityError::Make(error.to_string());
-        let key = new_key().map_err(make)?;
         // Only its key is taken from it.
         let params = CertificateParams::new(Vec::new()).map_err(make)?;
         let request = params.serialize_request(&key).map_err(make)?.der().to_vec();
@@ -232,6 +328,7 @@ impl Prepared {
             key: self.key.serialize_pem(),
             certificate: super::authority::hex(&answer.certificate),
             authority: super::authority::hex(&answer.authority),
+            given: None,
         }
     }
 }
@@ -246,8 +343,20 @@ pub async fn join(
     directory: &Path,
     clock: Clock,
 ) -> Result<NodeIdentity, IdentityError> {
-    let path = directory.join(FILE);
-    let prepared = Prepared::new()?;
+    join_with(&Prepared::new()?, token, node, directory, clock).await
+}
+
+/// The same with a key that was made before.
+///
+/// # Errors
+/// As [`join`].
+pub(crate) async fn join_with(
+    prepared: &Prepared,
+    token: &JoinToken,
+    node: &NodeId,
+    directory: &Path,
+    clock: Clock,
+) -> Result<NodeIdentity, IdentityError> {
     let tls = TlsClient::of_bearer(token.fingerprint, clock.clone())
         .map_err(|error| IdentityError::Make(error.to_string()))?;
     let mut failure = AdminError::NoAdmin;
@@ -273,22 +382,44 @@ pub async fn join(
             return Err(IdentityError::Answer("the authority is not the token's".to_owned()));
         }
         let stored = prepared.stored(token.admins.clone(), token.id.clone(), &answer);
-        let held = held(stored, &clock).map_err(IdentityError::Answer)?;
-        if held.certified.node != *node {
-            return Err(IdentityError::Answer(format!("it is for {}", held.certified.node)));
-        }
-        store(&path, &held.stored)?;
-        // It may be another authority than before, whose admins are not those.
-        let learnt = path.with_file_name(LEARNT);
-        match std::fs::remove_file(&learnt) {
+        return adopt((directory, node), stored, clock);
+    }
+    Err(failure.into())
+}
+
+/// Keeps what a node begins with in a directory, in place of what was there.
+///
+/// # Errors
+/// If its parts do not belong together, or cannot be written.
+pub(super) fn adopt(
+    (directory, node): (&Path, &NodeId),
+    stored: Stored,
+    clock: Clock,
+) -> Result<NodeIdentity, IdentityError> {
+    let path = directory.join(FILE);
+    let before = files::read(&path).ok().flatten();
+    let before = before.and_then(|text| serde_json::from_str::<Stored>(&text).ok());
+    // A file that the node began with once is no news after it has joined by a token.
+    let given = before.as_ref().and_then(Stored::given).map(str::to_owned);
+    let held = held(Stored { given, ..stored }, &clock).map_err(IdentityError::Answer)?;
+    if held.certified.node != *node {
+        return Err(IdentityError::Answer(format!("it is for {}", held.certified.node)));
+    }
+    store(&path, &held.stored)?;
+    // It may be another authority than before, whose admins and VMRs are not those.
+    let is_another = before.is_some_and(|before| before.authority != held.stored.authority);
+    // Of the same one the policy holds until an admin tells it.
+    let forgotten = [Some(LEARNT), Some(RANKED), Some(JOINING), is_another.then_some(POLICY)];
+    for name in forgotten.into_iter().flatten() {
+        let of_before = path.with_file_name(name);
+        match std::fs::remove_file(&of_before) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn!(path = %learnt.display(), %error, "the admins of before cannot be forgotten");
+                warn!(path = %of_before.display(), %error, "what is of before this node joined cannot be removed");
             }
             Ok(()) | Err(_) => {}
         }
-        return Ok(NodeIdentity { path, clock, held: Mutex::new(held) });
     }
-    Err(failure.into())
+    Ok(NodeIdentity { path, clock, held: Mutex::new(held) })
 }
 
 /// A request for a certificate, in DER, of a key that is thrown away: for tests of what the other end makes of it.
@@ -306,6 +437,13 @@ fn store(path: &Path, stored: &Stored) -> Result<(), IdentityError> {
         .map_err(|source| IdentityError::File { path: path.to_owned(), source })
 }
 
+/// When a certificate begins.
+pub(super) fn begins(certificate: &[u8]) -> Result<UnixMillis, String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|error| error.to_string())?;
+    let begins = u64::try_from(parsed.validity().not_before.timestamp()).unwrap_or(0);
+    Ok(UnixMillis(begins.saturating_mul(1000)))
+}
+
 fn held(stored: Stored, clock: &Clock) -> Result<Held, String> {
     let der = |name: &str, text: &str| {
         super::authority::unhex(text)
@@ -315,9 +453,7 @@ fn held(stored: Stored, clock: &Clock) -> Result<Held, String> {
     let certificate = der("certificate", &stored.certificate)?;
     let authority = der("authority", &stored.authority)?;
     let certified = certified(&certificate).ok_or("the certificate is none of a node")?;
-    let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(|error| error.to_string())?;
-    let begins = u64::try_from(parsed.validity().not_before.timestamp()).unwrap_or(0);
-    let begins = UnixMillis(begins.saturating_mul(1000));
+    let begins = begins(&certificate)?;
     let key = PrivateKeyDer::from_pem_slice(stored.key.as_bytes()).map_err(|error| error.to_string())?;
     let tls = TlsClient::of_node(&authority, certificate, key, clock.clone(), begins)
         .map_err(|error| error.to_string())?;

@@ -31,6 +31,15 @@ pub enum Refusal {
     /// The node was revoked after the token was made.
     #[error("a node of this name was revoked: it needs a token that was made after that")]
     NodeRevoked,
+    /// The key is that of a certificate that was revoked.
+    #[error("the key of this request had a certificate that was revoked: make a new key")]
+    KeyRevoked,
+    /// The key has as many certificates as a node may have.
+    #[error(
+        "this key has eight certificates already that are good: use one of them, or `vmcast node revoke` the node and \
+         make a new key"
+    )]
+    TooManyCertificates,
     /// There are too many tokens.
     #[error("there are too many join tokens: revoke some")]
     TooManyTokens,
@@ -41,7 +50,9 @@ pub enum Refusal {
     #[error("the certificate of this node was revoked: join again with a new token")]
     CertificateRevoked,
     /// The caller's certificate is of our key, but not one that was given out.
-    #[error("the certificate of this node is not known here: join again with a new token")]
+    #[error(
+        "the certificate of this node is not known here: if no admin comes to know it, join again with a new token"
+    )]
     CertificateUnknown,
     /// The caller's certificate has expired since it connected.
     #[error("the certificate of this node has expired: join again with a new token")]
@@ -74,7 +85,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::TokenUnknown,
         Self::TokenExpired,
         Self::TokenRevoked,
@@ -83,6 +94,8 @@ impl Refusal {
         Self::BadRequest,
         Self::NameTaken,
         Self::NodeRevoked,
+        Self::KeyRevoked,
+        Self::TooManyCertificates,
         Self::TooManyTokens,
         Self::NoCertificate,
         Self::CertificateRevoked,
@@ -110,6 +123,8 @@ impl Refusal {
             Self::BadRequest => "bad_certificate_request",
             Self::NameTaken => "name_taken",
             Self::NodeRevoked => "node_revoked",
+            Self::KeyRevoked => "key_revoked",
+            Self::TooManyCertificates => "too_many_certificates",
             Self::TooManyTokens => "too_many_tokens",
             Self::NoCertificate => "no_certificate",
             Self::CertificateRevoked => "certificate_revoked",
@@ -133,6 +148,8 @@ pub struct Tally {
     refusals: [AtomicU64; Refusal::ALL.len()],
     pub(super) joined: AtomicU64,
     pub(super) renewed: AtomicU64,
+    /// Certificates that the operator had signed.
+    pub(super) signed: AtomicU64,
     /// Certificates that went since their node has so many younger ones.
     pub(super) dropped: AtomicU64,
 }
@@ -154,6 +171,7 @@ impl Tally {
         let done = [
             ("joined", number(&self.joined)),
             ("renewed", number(&self.renewed)),
+            ("signed", number(&self.signed)),
             ("certificates_dropped", number(&self.dropped)),
         ];
         done.into_iter().chain(refusals)

@@ -21,17 +21,18 @@ use super::{
 const MAX_TOKENS: usize = 10_000;
 /// Uses of one token at most.
 const MAX_USES: u32 = 100_000;
-/// Longest life of a token.
+/// Longest life of a token, and of a certificate that an operator orders.
 const MAX_TTL: Duration = Duration::from_secs(365 * 86_400);
 /// Certificates of one node that are looked at: rotation keeps two.
 const MAX_CERTIFICATES: usize = 1000;
-/// Certificates of one node that count at most: with another, the oldest that it does not use at that moment goes.
+/// Certificates of one node that count at most: with another that it asks for itself, the oldest that it does not use
+/// at that moment goes; an operator is refused another.
 const MAX_GOOD: usize = 8;
 /// What has ended is kept for so long, so that an operator sees it and a clock that jumped may come back.
 const KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// Certificates that are over are kept for so long where their node goes on.
 const OVER_KEPT: Duration = Duration::from_secs(3600);
-/// A node that was revoked is remembered for longer than any certificate of it can last.
+/// A node that was revoked is remembered for longer than any certificate of it can last, and for as long as it has one.
 const REVOCATION_KEPT: Duration = Duration::from_secs(400 * 86_400);
 /// Records that one sweep looks at, of each kind, and that one commit changes of them.
 const SWEEP: usize = 500;
@@ -135,13 +136,16 @@ impl TokenRecord {
     }
 }
 
+/// What the certificate of a node says that it joined by where no token was: that is no id of one.
+const OPERATOR: &str = "operator";
+
 /// A certificate in the store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct CertificateRecord {
     role: Role,
     /// Of its public key.
     key: Fingerprint,
-    /// Id of the token that its node joined by.
+    /// Id of the token that its node joined by, or [`OPERATOR`].
     token: String,
     issued: u64,
     expires: u64,
@@ -153,7 +157,7 @@ struct CertificateRecord {
     seal: Option<String>,
 }
 
-/// That a node was revoked. A certificate that was being signed at that moment, by another admin, is of the generation
+/// That a node was revoked. A certificate that was being signed at that moment, by another admin, is of a generation
 /// before and counts no more, although whoever revoked did not know of it.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct RevocationRecord {
@@ -164,8 +168,8 @@ struct RevocationRecord {
 
 /// What is known of a certificate.
 enum Held {
-    /// It counts; with the generation of its node.
-    Good(CertificateRecord, u64),
+    /// It counts.
+    Good(CertificateRecord),
     /// Its node was revoked.
     Revoked,
     /// It was never given out.
@@ -208,13 +212,23 @@ pub enum Standing {
     Unknown,
 }
 
+/// What is to be signed.
+struct Signing<'a> {
+    node: &'a NodeId,
+    role: Role,
+    /// As in [`CertificateRecord`].
+    token: &'a str,
+    generation: u64,
+    lifetime: Duration,
+}
+
 /// The rules, over records and an authority. Time is passed in.
 pub struct Roster {
     records: Box<dyn Records>,
     authority: Arc<Authority>,
     tally: Arc<Tally>,
-    /// Behind which key the next sweep goes on, of tokens, certificates and revocations.
-    swept: [String; 3],
+    /// Behind which key the next sweep goes on, of tokens, certificates, revocations and names.
+    swept: [String; 4],
 }
 
 impl std::fmt::Debug for Roster {
@@ -350,6 +364,8 @@ impl Roster {
         }
         let request = Request::parse(request).ok_or(Refusal::BadRequest)?;
         let key = request.key();
+        let name = self.name(node)?;
+        let (revocation, revoked) = self.revocation(node)?;
         let certificates = self.certificates(node)?;
         let again = certificates.iter().any(|(_, held)| {
             held.token == id && held.key == key && held.role == token.role && held.revoked.is_none()
@@ -367,13 +383,14 @@ impl Roster {
         if !again && certificates.iter().any(|(_, held)| counts(held)) {
             return Err(Refusal::NameTaken.into());
         }
-        let (revocation, revoked) = self.revocation(node)?;
         if !again && revoked.is_some_and(|revoked| revoked.at >= token.created) {
             return Err(Refusal::NodeRevoked.into());
         }
         let generation = revoked.unwrap_or_default().generation;
-        let (signed, write) = self.sign(now, node, token.role, &request, id, generation)?;
-        let mut writes = vec![write];
+        let lifetime = self.authority.lifetime();
+        let signing = Signing { node, role: token.role, token: id, generation, lifetime };
+        let (signed, write) = self.sign(now, signing, &request)?;
+        let mut writes = vec![write, named(&signed.certified)];
         let beyond = beyond(&certificates, None);
         let dropped = beyond.len() as u64;
         writes.extend(beyond);
@@ -382,10 +399,74 @@ impl Roster {
             writes.push(put(Kind::Token, id, &used));
         }
         let expected = Expected { kind: Kind::Token, key: id.to_owned(), value: Some(old) };
-        let committed = self.records.commit(&[expected, revocation], &writes)?;
+        let committed = self.records.commit(&[expected, revocation, name], &writes)?;
         if committed {
             self.tally.dropped.fetch_add(dropped, Ordering::Relaxed);
         }
+        Ok(committed.then_some(signed))
+    }
+
+    /// Signs the certificate of a node by the operator's order, who has its request for one. Nothing of it is told to the
+    /// node: the operator brings it there. Who asks again with the same key gets another certificate.
+    ///
+    /// # Errors
+    /// If the name is taken, the key is one that was revoked or has certificates enough, the request is none, or the
+    /// store fails.
+    pub fn sign_for_operator(
+        &mut self,
+        now: UnixMillis,
+        (node, role): (&NodeId, Role),
+        request: &[u8],
+        lifetime: Option<Duration>,
+    ) -> Result<Signed, Error> {
+        for _ in 0..TRIES {
+            match self.try_sign_for_operator(now, (node, role), request, lifetime) {
+                Ok(Some(signed)) => {
+                    self.tally.signed.fetch_add(1, Ordering::Relaxed);
+                    return Ok(signed);
+                }
+                Ok(None) => {}
+                Err(Error::Refused(refusal)) => return Err(self.tally.refuse(refusal).into()),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(RecordsError("other admins change the same node".to_owned()).into())
+    }
+
+    fn try_sign_for_operator(
+        &mut self,
+        now: UnixMillis,
+        (node, role): (&NodeId, Role),
+        request: &[u8],
+        lifetime: Option<Duration>,
+    ) -> Result<Option<Signed>, Error> {
+        let request = Request::parse(request).ok_or(Refusal::BadRequest)?;
+        let key = request.key();
+        let name = self.name(node)?;
+        let (revocation, revoked) = self.revocation(node)?;
+        let certificates = self.certificates(node)?;
+        if certificates.iter().any(|(_, held)| held.key == key && held.revoked.is_some()) {
+            return Err(Refusal::KeyRevoked.into());
+        }
+        let is_anothers = |held: &CertificateRecord| {
+            let counts = held.revoked.is_none() && held.expires > now.0;
+            counts && (held.key != key || held.role != role)
+        };
+        if certificates.iter().any(|(_, held)| is_anothers(held)) {
+            return Err(Refusal::NameTaken.into());
+        }
+        let generation = revoked.unwrap_or_default().generation;
+        let lifetime = lifetime.map_or(self.authority.lifetime(), |lifetime| lifetime.min(MAX_TTL));
+        let signing = Signing { node, role, token: OPERATOR, generation, lifetime };
+        let (over, rest) = parted(now, certificates);
+        // Nobody knows which of them the node has: none goes for another.
+        if rest.iter().filter(|(_, held)| held.revoked.is_none()).count() >= MAX_GOOD {
+            return Err(Refusal::TooManyCertificates.into());
+        }
+        let (signed, write) = self.sign(now, signing, &request)?;
+        let named = named(&signed.certified);
+        let writes: Vec<_> = [write, named].into_iter().chain(over).collect();
+        let committed = self.records.commit(&[revocation, name], &writes)?;
         Ok(committed.then_some(signed))
     }
 
@@ -401,8 +482,8 @@ impl Roster {
         request: &[u8],
     ) -> Result<Signed, Error> {
         for _ in 0..TRIES {
-            let (held, generation) = match self.held(node, serial)? {
-                Held::Good(held, generation) => (held, generation),
+            let held = match self.held(node, serial)? {
+                Held::Good(held) => held,
                 Held::Revoked => return Err(self.tally.refuse(Refusal::CertificateRevoked).into()),
                 Held::Unknown => return Err(self.tally.refuse(Refusal::CertificateUnknown).into()),
             };
@@ -410,13 +491,11 @@ impl Roster {
                 return Err(self.tally.refuse(Refusal::BadRequest).into());
             };
             let (revocation, _) = self.revocation(node)?;
-            let (signed, write) = self.sign(now, node, held.role, &request, &held.token, generation)?;
-            // Those that it had before and that are over are of no use any more.
-            let over =
-                |held: &CertificateRecord| authority::after(UnixMillis(held.expires), OVER_KEPT) <= now;
-            let (over, rest): (Vec<_>, Vec<_>) =
-                self.certificates(node)?.into_iter().partition(|(_, held)| over(held));
-            let over = over.into_iter().map(|(key, _)| forget(key)).take(SWEEP_WRITES);
+            let lifetime = self.authority.lifetime();
+            let signing =
+                Signing { node, role: held.role, token: &held.token, generation: held.generation, lifetime };
+            let (signed, write) = self.sign(now, signing, &request)?;
+            let (over, rest) = parted(now, self.certificates(node)?);
             let beyond = beyond(&rest, Some(&certificate_key(node, serial)));
             let dropped = beyond.len() as u64;
             let writes: Vec<_> = std::iter::once(write).chain(over).chain(beyond).collect();
@@ -433,6 +512,13 @@ impl Roster {
         revocation(&*self.records, node)
     }
 
+    /// What must still stand of a name when it is given away, lest two admins give it to two. It is to be read before
+    /// the certificates that tell whether it is free.
+    fn name(&self, node: &NodeId) -> Result<Expected, RecordsError> {
+        let value = self.records.read(Kind::Name, node.as_str())?;
+        Ok(Expected { kind: Kind::Name, key: node.to_string(), value })
+    }
+
     fn held(&self, node: &NodeId, serial: &str) -> Result<Held, RecordsError> {
         held(&*self.records, node, serial)
     }
@@ -440,13 +526,11 @@ impl Roster {
     fn sign(
         &self,
         now: UnixMillis,
-        node: &NodeId,
-        role: Role,
+        signing: Signing<'_>,
         request: &Request,
-        token: &str,
-        generation: u64,
     ) -> Result<(Signed, Write), Error> {
-        let issued = self.authority.certify_node(node, role, request, now)?;
+        let Signing { node, role, token, generation, lifetime } = signing;
+        let issued = self.authority.certify_node(node, role, request, now, lifetime)?;
         let record = CertificateRecord {
             role,
             key: request.key(),
@@ -494,7 +578,9 @@ impl Roster {
                 return Ok(None);
             }
             let (expected, before) = self.revocation(node)?;
-            let generation = before.unwrap_or_default().generation + 1;
+            // Another admin may have signed one while this one forgot that the node was ever revoked.
+            let signed = counted.iter().map(|(_, held)| held.generation).max().unwrap_or_default();
+            let generation = before.unwrap_or_default().generation.max(signed) + 1;
             let record = RevocationRecord { generation, at: now.0 };
             // The generation is what counts; these are for who looks at them one by one.
             let mark = |(key, held): &&(String, CertificateRecord)| {
@@ -551,8 +637,17 @@ impl Roster {
         let revocations = self.records.list(Kind::Revocation, "", &self.swept[2], SWEEP)?;
         for (key, value) in &revocations {
             let at = UnixMillis(decode::<RevocationRecord>(value)?.at);
-            if authority::after(at, REVOCATION_KEPT) <= now {
+            // A node that has come back since has certificates of its generation.
+            if authority::after(at, REVOCATION_KEPT) <= now && !self.has_certificates(key)? {
                 writes.push(forget(Kind::Revocation, key));
+            }
+        }
+        let names = self.records.list(Kind::Name, "", &self.swept[3], SWEEP)?;
+        for (key, value) in &names {
+            if !self.has_certificates(key)? {
+                // Another admin may give it away at this moment.
+                expected.push(Expected { kind: Kind::Name, key: key.clone(), value: Some(value.clone()) });
+                writes.push(forget(Kind::Name, key));
             }
         }
         writes.truncate(SWEEP_WRITES);
@@ -565,11 +660,15 @@ impl Roster {
             // There may be more: this part is looked at again.
             return Ok(());
         }
-        for (place, rows) in self.swept.iter_mut().zip([&tokens, &certificates, &revocations]) {
+        for (place, rows) in self.swept.iter_mut().zip([&tokens, &certificates, &revocations, &names]) {
             let full = rows.len() == SWEEP;
             *place = rows.last().filter(|_| full).map(|(key, _)| key.clone()).unwrap_or_default();
         }
         Ok(())
+    }
+
+    fn has_certificates(&self, node: &str) -> Result<bool, RecordsError> {
+        Ok(!self.records.list(Kind::Certificate, &format!("{node}/"), "", 1)?.is_empty())
     }
 
     fn certificates(&self, node: &NodeId) -> Result<Vec<(String, CertificateRecord)>, RecordsError> {
@@ -578,7 +677,7 @@ impl Roster {
         let rows = self.records.list(Kind::Certificate, &prefix, "", MAX_CERTIFICATES)?;
         let certificate = |(key, value): (String, Vec<u8>)| {
             let mut held: CertificateRecord = decode(&value)?;
-            if held.generation != revocation.generation {
+            if held.generation < revocation.generation {
                 held.revoked.get_or_insert(revocation.at);
             }
             Ok((key, held))
@@ -621,7 +720,7 @@ impl Standings {
 
 fn standing(records: &dyn Records, node: &NodeId, serial: &str) -> Result<Standing, RecordsError> {
     Ok(match held(records, node, serial)? {
-        Held::Good(..) => Standing::Good,
+        Held::Good(_) => Standing::Good,
         Held::Revoked => Standing::Revoked,
         Held::Unknown => Standing::Unknown,
     })
@@ -640,8 +739,18 @@ fn held(records: &dyn Records, node: &NodeId, serial: &str) -> Result<Held, Reco
         return Ok(Held::Unknown);
     };
     let generation = revocation(records, node)?.1.unwrap_or_default().generation;
-    let counts = record.revoked.is_none() && record.generation == generation;
-    Ok(if counts { Held::Good(record, generation) } else { Held::Revoked })
+    let counts = record.revoked.is_none() && record.generation >= generation;
+    Ok(if counts { Held::Good(record) } else { Held::Revoked })
+}
+
+/// Has those certificates of a node go that are over, which are of no use any more; with the rest.
+fn parted(
+    now: UnixMillis,
+    certificates: Vec<(String, CertificateRecord)>,
+) -> (impl Iterator<Item = Write>, Vec<(String, CertificateRecord)>) {
+    let over = |held: &CertificateRecord| authority::after(UnixMillis(held.expires), OVER_KEPT) <= now;
+    let (over, rest): (Vec<_>, Vec<_>) = certificates.into_iter().partition(|(_, held)| over(held));
+    (over.into_iter().map(|(key, _)| forget(key)).take(SWEEP_WRITES), rest)
 }
 
 /// Has the oldest certificates of a node go, but for the one in use, so that there is room for one more.
@@ -660,6 +769,11 @@ const fn forget(key: String) -> Write {
 /// No id of a node has a slash.
 fn certificate_key(node: &NodeId, serial: &str) -> String {
     format!("{node}/{serial}")
+}
+
+/// Another value each time.
+fn named(certified: &Certified) -> Write {
+    put(Kind::Name, certified.node.as_str(), &certified.serial)
 }
 
 fn put<T: Serialize>(kind: Kind, key: &str, record: &T) -> Write {

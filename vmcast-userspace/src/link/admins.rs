@@ -1,10 +1,13 @@
 //! The admins that a node knows, and a channel to each.
 
 use std::{
-    fmt::Display,
+    fmt::{self, Display},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use tracing::{debug, info, warn};
@@ -17,7 +20,7 @@ use super::{
     connect::{CONNECT_TIMEOUT, Connector, Credentials},
     error::AdminError,
 };
-use crate::{admin::MOST_ADMINS, identity::NodeIdentity};
+use crate::{admin::MOST_ADMINS, clock, identity::NodeIdentity};
 
 /// A connection that carries nothing is checked so often, and given up after as long.
 const KEEPALIVE: Duration = Duration::from_secs(20);
@@ -25,6 +28,10 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// Bytes of a URL that an admin names at most: a DNS name has 253.
 const MAX_URL: usize = 300;
+
+/// How long a connection of a node is kept that has nothing to say by it: what is asked in a row goes by one, and of very
+/// many agents an admin has connections to the few that are asking.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// The admins, and which of them answered last.
 #[derive(Debug)]
@@ -43,11 +50,76 @@ struct List {
     current: Arc<AdminChannel>,
 }
 
-#[derive(Debug)]
+/// An admin, and the connection to it while there is one.
 pub(super) struct AdminChannel {
     pub(super) url: String,
-    pub(super) channel: Channel,
-    pub(super) client: RegistryClient<Channel>,
+    endpoint: Endpoint,
+    /// `None` in the clear.
+    connector: Option<Connector>,
+    open: Mutex<Option<Open>>,
+    /// Whether a line of ours stands there: what else is asked goes by its connection.
+    attended: AtomicBool,
+}
+
+struct Open {
+    channel: Channel,
+    used: Instant,
+}
+
+impl AdminChannel {
+    /// The connection, which is made when it is used and goes when nobody has asked for it for a while.
+    pub(super) fn channel(self: &Arc<Self>) -> Channel {
+        let mut open = self.open();
+        let now = clock::now();
+        if let Some(open) = open.as_mut() {
+            open.used = now;
+            return open.channel.clone();
+        }
+        let channel = match &self.connector {
+            Some(connector) => self.endpoint.connect_with_connector_lazy(connector.clone()),
+            None => self.endpoint.connect_lazy(),
+        };
+        *open = Some(Open { channel: channel.clone(), used: now });
+        tokio::spawn(close_when_idle(Arc::downgrade(self)));
+        channel
+    }
+
+    /// Keeps the connection from now on, as a line is to stand by it.
+    pub(super) fn keep(&self) {
+        self.attended.store(true, Ordering::Relaxed);
+    }
+
+    /// The calls of the registry there.
+    pub(super) fn client(self: &Arc<Self>) -> RegistryClient<Channel> {
+        RegistryClient::new(self.channel()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    fn open(&self) -> MutexGuard<'_, Option<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for AdminChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminChannel").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+/// Lets a connection go that is not used any more.
+async fn close_when_idle(admin: Weak<AdminChannel>) {
+    loop {
+        tokio::time::sleep(IDLE).await;
+        let Some(admin) = admin.upgrade() else { return };
+        let mut open = admin.open();
+        let is_idle = |open: &Open| clock::now().saturating_duration_since(open.used) >= IDLE;
+        if admin.attended.load(Ordering::Relaxed) {
+            return;
+        }
+        if open.as_ref().is_none_or(is_idle) {
+            *open = None;
+            return;
+        }
+    }
 }
 
 impl Admins {
@@ -73,6 +145,12 @@ impl Admins {
             }
         }
         Ok(admins)
+    }
+
+    /// Whether the certificate of this node is in its time, by the clock of this host.
+    pub(super) fn is_in_time(&self) -> bool {
+        let now = clock::unix_millis();
+        self.identity.as_ref().is_some_and(|identity| identity.certified().expires.0 > now)
     }
 
     fn list(&self) -> MutexGuard<'_, List> {
@@ -172,18 +250,23 @@ fn open(
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE);
-    let channel = match (scheme.as_str(), identity) {
+    let connector = match (scheme.as_str(), identity) {
         ("https", Some(identity)) => {
             let credentials = Credentials::Node(Arc::clone(identity));
-            endpoint.connect_with_connector_lazy(Connector { local, credentials })
+            Some(Connector { local, credentials })
         }
         ("https", None) => {
             return Err(bad(&"this node has no certificate yet: join with a token, by --token"));
         }
-        ("http", None) => endpoint.connect_lazy(),
+        ("http", None) => None,
         ("http", Some(_)) => return Err(bad(&"a node that has a certificate speaks only https")),
         _ => return Err(bad(&"expected https://host:port")),
     };
-    let client = RegistryClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
-    Ok(AdminChannel { url: url.to_owned(), channel, client })
+    Ok(AdminChannel {
+        url: url.to_owned(),
+        endpoint,
+        connector,
+        open: Mutex::default(),
+        attended: AtomicBool::new(false),
+    })
 }

@@ -22,25 +22,32 @@ use vmcast_proto::{
 };
 use vmcast_signal::v1;
 
-use crate::identity::NodeIdentity;
+use crate::{config::Fallback, identity::NodeIdentity};
 
 use super::{
     AdminClient, AdminError, Ask, RankedVmrs,
     backoff::{Backoff, Random},
     client::Granted,
     find::Finder,
+    kept::KeptVmrs,
     line::{SharedNotes, VmrOrder},
+    naming::Naming,
     proofs::Proofs,
     refused::{self, RefusedGroups, RefusedQuestion},
     renew,
 };
 
 /// First and longest wait after a failure.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+pub(super) const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// VMRs that are wanted beside one that the admin knows to be the nearest: where to go when it dies.
 const OTHERS: u32 = 4;
 /// VMRs of the list of which the admin is asked whether they go out of service.
 const UPSTREAMS: usize = 8;
+/// A search is hurried so often.
+const HURRY: Duration = Duration::from_secs(5);
+/// If no admin has answered after so long, a node goes on with what it knows from before. One that fails at once is not
+/// waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The last call of a node that ends may take so long.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -84,6 +91,9 @@ pub enum LinkState {
         admin: String,
         /// Why.
         reason: String,
+        /// Whether this node is out, as after its revocation. Else the admin is full, say, or another node has the
+        /// endpoint yet: what stands in for an admin goes on.
+        shut_out: bool,
     },
     /// The last attempt failed; the next is under way or waits.
     Lost {
@@ -131,7 +141,8 @@ pub struct Attachment {
 
 #[derive(Debug)]
 enum Command {
-    VmrDead(NodeId),
+    VmrDead(NodeId, SocketAddr),
+    LookAgain,
     VmrGoing(NodeId),
     Moved(Vec<SocketAddr>),
     Serves(u32),
@@ -165,7 +176,8 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
         Role::Vmr { .. } => {
             let (notes, proofs) = (notes.clone(), proofs.clone());
             let (client, id, status) = (client.clone(), id.clone(), status.clone());
-            let (orders, line) = super::line::hold(client, id, status, backoff(), refuses_rx, notes, proofs);
+            let retry = Random::new(random.number());
+            let (orders, line) = super::line::hold(client, id, status, retry, refuses_rx, notes, proofs);
             (Some(orders), Some(line))
         }
         Role::Agent => (None, None),
@@ -174,8 +186,10 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
     let renewal = settings.identity.clone().map(|identity| {
         tokio::spawn(renew::run(identity, client.clone(), Random::new(random.number()))).abort_handle()
     });
+    let kept = KeptVmrs::load(settings.identity.as_ref());
     let task = Task {
         settings,
+        kept,
         client,
         upstreams: upstreams_tx,
         draining: draining_tx,
@@ -190,6 +204,8 @@ pub fn attach(settings: Settings) -> Result<Attachment, AdminError> {
         register_at: Some(Instant::now()),
         find_at: None,
         dead: BTreeMap::new(),
+        hurry_at: Instant::now(),
+        patience_at: Some(Instant::now() + PATIENCE),
     };
     let task = Some(tokio::spawn(task.run(commands_rx)));
     Ok(Attachment {
@@ -219,6 +235,11 @@ impl Attachment {
     #[must_use]
     pub fn upstreams(&self) -> watch::Receiver<Option<RankedVmrs>> {
         self.upstreams.clone()
+    }
+
+    /// The VMRs to attach to, by whoever names them now.
+    pub(crate) fn naming(&self, fallback: Fallback, node: &str) -> Naming {
+        Naming::new(self.upstreams.clone(), self.status.clone(), fallback, node.to_owned())
     }
 
     /// VMRs that an operator takes out of service: who is served by one goes to another, then leaves it. A
@@ -276,7 +297,9 @@ impl Attachment {
         let (url, state, error) = match &status.state {
             LinkState::Connecting => (&self.first_admin, AdminLinkState::Connecting, None),
             LinkState::Registered { admin } => (admin, AdminLinkState::Registered, None),
-            LinkState::Refused { admin, reason } => (admin, AdminLinkState::Refused, Some(reason.clone())),
+            LinkState::Refused { admin, reason, .. } => {
+                (admin, AdminLinkState::Refused, Some(reason.clone()))
+            }
             LinkState::Lost { reason } => {
                 (&self.first_admin, AdminLinkState::Unreachable, Some(reason.clone()))
             }
@@ -287,10 +310,16 @@ impl Attachment {
         AdminLink { url: url.clone(), state, age_ms, error, others, endpoints }
     }
 
-    /// Says that a VMR does not serve this node. It leaves the list at once, and the nearest of the
-    /// others is looked for; after a while it may come back.
-    pub fn vmr_dead(&self, id: NodeId) {
-        self.command(Command::VmrDead(id));
+    /// Says that a VMR does not serve this node at an endpoint. That leaves the list at once, and the nearest of the
+    /// others is looked for; after a while it may come back. Without any other VMR it is asked for where else it is.
+    pub fn vmr_dead(&self, id: NodeId, endpoint: SocketAddr) {
+        self.command(Command::VmrDead(id, endpoint));
+    }
+
+    /// Says that nothing is heard of the only VMR, which may be somewhere else by now: it is looked for, though not
+    /// more often than every few seconds.
+    pub fn look_again(&self) {
+        self.command(Command::LookAgain);
     }
 
     /// Says that a VMR goes out of service, as the admin has told.
@@ -356,6 +385,8 @@ impl Drop for Attachment {
 
 struct Task {
     settings: Settings,
+    /// The list of an admin that outlives this process.
+    kept: KeptVmrs,
     client: AdminClient,
     upstreams: watch::Sender<Option<RankedVmrs>>,
     draining: watch::Sender<BTreeSet<NodeId>>,
@@ -372,8 +403,12 @@ struct Task {
     complained: bool,
     register_at: Option<Instant>,
     find_at: Option<Instant>,
-    /// VMRs to leave out, and until when.
-    dead: BTreeMap<NodeId, Instant>,
+    /// VMRs to leave out and where they were, and until when.
+    dead: BTreeMap<(NodeId, SocketAddr), Instant>,
+    /// When the search may be hurried again.
+    hurry_at: Instant,
+    /// Until when the first answer of an admin is waited for.
+    patience_at: Option<Instant>,
 }
 
 type Work<T> = Pin<Box<dyn Future<Output = Result<T, AdminError>> + Send>>;
@@ -387,9 +422,15 @@ impl Task {
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(Command::VmrDead(id)) => {
-                        self.on_dead(id);
+                    Some(Command::VmrDead(id, endpoint)) => {
+                        self.on_dead(id, endpoint);
                         finding = None;
+                    }
+                    Some(Command::LookAgain) => {
+                        let now = Instant::now();
+                        if self.registered && finding.is_none() && self.hurry_at <= now {
+                            (self.find_at, self.hurry_at) = (Some(now), now + HURRY);
+                        }
                     }
                     Some(Command::VmrGoing(id)) => {
                         let known = self.upstreams.borrow().as_ref().is_some_and(|known| {
@@ -441,6 +482,12 @@ impl Task {
                     self.register_at = None;
                     registering = Some(self.register());
                 }
+                () = at(self.patience_at) => {
+                    self.set_state(LinkState::Lost {
+                        reason: format!("no admin has answered within {PATIENCE:?}"),
+                    });
+                    self.go_on_without_admin();
+                }
                 () = at(self.find_at) => {
                     self.find_at = None;
                     finding = Some(self.find());
@@ -472,16 +519,18 @@ impl Task {
     fn find(&mut self) -> Work<RankedVmrs> {
         let now = Instant::now();
         self.dead.retain(|_, until| *until > now);
-        let excluded: BTreeSet<_> = self.dead.keys().cloned().collect();
+        let dead: BTreeSet<_> = self.dead.keys().cloned().collect();
+        let excluded = dead.iter().map(|(id, _)| id.clone()).collect();
         let mut addresses: Vec<_> = self.settings.local.into_iter().collect();
         for endpoint in &self.settings.registration.endpoints {
             if !addresses.contains(&endpoint.ip()) {
                 addresses.push(endpoint.ip());
             }
         }
+        let is_kept = self.upstreams.borrow().as_ref().is_some_and(|known| known.kept);
         let (current, others) = match self.upstreams.borrow().as_ref().map(|known| &known.vmrs) {
-            // Who holds a list needs no other.
-            Some(vmrs) if vmrs.len() > 1 => (Some(vmrs[0].id.clone()), 0),
+            // Who holds a list needs no other, unless it may be out of date.
+            Some(vmrs) if vmrs.len() > 1 && !is_kept => (Some(vmrs[0].id.clone()), 0),
             Some(vmrs) => (vmrs.first().map(|vmr| vmr.id.clone()), OTHERS),
             None => (None, OTHERS),
         };
@@ -489,6 +538,7 @@ impl Task {
         let finder = Finder {
             client: self.client.clone(),
             ask: Ask { id, addresses, excluded, current, others },
+            dead,
             local: self.settings.local,
             probe: self.settings.probe.clone(),
             seed: self.random.number(),
@@ -499,6 +549,7 @@ impl Task {
     fn on_registered(&mut self, outcome: Result<Granted, AdminError>) {
         match outcome {
             Ok(Granted { lease, draining, draining_upstreams }) => {
+                self.patience_at = None;
                 self.drains = draining;
                 self.on_draining(draining_upstreams);
                 if !self.registered {
@@ -517,12 +568,52 @@ impl Task {
                 self.complain(&failure, wait);
                 self.register_at = Some(Instant::now() + wait);
                 let reason = failure.to_string();
-                self.set_state(if failure.is_refusal() {
-                    LinkState::Refused { admin: self.client.url(), reason }
+                let shut_out = failure.shuts_out();
+                if shut_out {
+                    self.withdraw_kept();
+                }
+                if failure.is_refusal() {
+                    let admin = match failure {
+                        AdminError::NotTaken { url, .. } => url,
+                        AdminError::Url { .. }
+                        | AdminError::NoAdmin
+                        | AdminError::Unreachable { .. }
+                        | AdminError::NotRegistered(_)
+                        | AdminError::Duplicate(_)
+                        | AdminError::Refused { .. }
+                        | AdminError::Answer(_) => self.client.url(),
+                    };
+                    self.set_state(LinkState::Refused { admin, reason, shut_out });
                 } else {
-                    LinkState::Lost { reason }
-                });
+                    self.set_state(LinkState::Lost { reason });
+                }
+                if !shut_out {
+                    self.go_on_without_admin();
+                }
             }
+        }
+    }
+
+    /// No admin answers, or none has room: where none has named a VMR yet, those serve that one has named to an earlier
+    /// process.
+    fn go_on_without_admin(&mut self) {
+        self.patience_at = None;
+        if self.upstreams.borrow().is_some() {
+            return;
+        }
+        if let Some(list) = self.kept.list() {
+            warn!(vmrs = ?list.vmrs.iter().map(|vmr| &vmr.id).collect::<Vec<_>>(), "no admin serves this node; going on with the VMRs that one named before");
+            self.upstreams.send_replace(Some(list));
+        }
+    }
+
+    /// An admin is there, and has shut this node out: what one named before is not for it any more. The VMR that serves it
+    /// goes by its own policy.
+    fn withdraw_kept(&mut self) {
+        self.patience_at = None;
+        self.kept.forget();
+        if self.upstreams.borrow().as_ref().is_some_and(|known| known.kept) {
+            self.upstreams.send_replace(None);
         }
     }
 
@@ -577,11 +668,18 @@ impl Task {
     /// A list that was found stays while the admin goes on to name its first VMR: the others are
     /// where to go when that one dies. An empty list never replaces one: who was there stays until
     /// it is found dead, for the admin may have forgotten it and the stream still flow.
-    fn publish(&self, found: RankedVmrs) {
+    /// One that was kept from before gives way to any other.
+    fn publish(&mut self, found: RankedVmrs) {
+        let kept = &mut self.kept;
         self.upstreams.send_if_modified(|current| {
             if let Some(known) = current.as_ref()
                 && let Some(first) = known.vmrs.first()
             {
+                if known.kept && !found.vmrs.is_empty() {
+                    kept.keep(&found);
+                    *current = Some(found);
+                    return true;
+                }
                 let same = |new: &super::RankedVmr| new.id == first.id && new.endpoint == first.endpoint;
                 let cached = match found.kind {
                     AnswerKind::CachedAddress | AnswerKind::CachedPrefix => true,
@@ -593,22 +691,25 @@ impl Task {
                 }
             }
             let changed = current.as_ref() != Some(&found);
+            if changed {
+                kept.keep(&found);
+            }
             *current = Some(found);
             changed
         });
     }
 
-    fn on_dead(&mut self, id: NodeId) {
-        info!(vmr = %id, "VMR is dead for this node; looking for another");
+    fn on_dead(&mut self, id: NodeId, endpoint: SocketAddr) {
+        info!(vmr = %id, %endpoint, "VMR is dead for this node; looking for another");
         self.upstreams.send_if_modified(|current| {
             let Some(known) = current else {
                 return false;
             };
             let before = known.vmrs.len();
-            known.vmrs.retain(|vmr| vmr.id != id);
+            known.vmrs.retain(|vmr| vmr.id != id || vmr.endpoint != endpoint);
             known.vmrs.len() != before
         });
-        self.dead.insert(id, Instant::now() + self.settings.requery * 2);
+        self.dead.insert((id, endpoint), Instant::now() + self.settings.requery * 2);
         if self.registered {
             self.find_at = Some(Instant::now());
         }

@@ -18,8 +18,8 @@ use vmcast_signal::{
 };
 
 use super::{
-    admins::Admins,
-    error::{AdminError, causes, is_transport},
+    admins::{AdminChannel, Admins},
+    error::{AdminError, Objection, causes, is_transport},
 };
 use crate::{admin::convert::node, identity::NodeIdentity};
 
@@ -233,12 +233,14 @@ impl AdminClient {
         addresses: &[IpAddr],
         chosen: &Measurement,
         measurements: &[Measurement],
+        arrived: &[Measurement],
     ) -> Result<(), AdminError> {
         let request = v1::ReportNearestRequest {
             node_id: id.to_string(),
             addresses: addresses.iter().map(ToString::to_string).collect(),
             chosen: Some(measurement(chosen)),
             measurements: measurements.iter().map(measurement).collect(),
+            arrived: arrived.iter().map(measurement).collect(),
         };
         self.call(|mut client| {
             let request = request.clone();
@@ -296,12 +298,25 @@ impl AdminClient {
     ///
     /// # Errors
     /// If that does not answer or refuses.
+    #[cfg(test)]
     pub(crate) async fn attend(
         &self,
         answers: impl Stream<Item = v1::AttendRequest> + Send + 'static,
     ) -> Result<Streaming<v1::Command>, AdminError> {
-        let admin = self.admins.current();
-        let mut client = admin.client.clone();
+        self.attend_at(&self.admins.current(), answers).await
+    }
+
+    /// Opens a VMR's standing line to an admin.
+    ///
+    /// # Errors
+    /// If that does not answer or refuses.
+    pub(super) async fn attend_at(
+        &self,
+        admin: &Arc<AdminChannel>,
+        answers: impl Stream<Item = v1::AttendRequest> + Send + 'static,
+    ) -> Result<Streaming<v1::Command>, AdminError> {
+        admin.keep();
+        let mut client = admin.client();
         let unreachable = |reason: String| AdminError::Unreachable { url: admin.url.clone(), reason };
         match tokio::time::timeout(CALL_TIMEOUT, client.attend(answers)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
@@ -311,36 +326,58 @@ impl AdminClient {
         }
     }
 
+    /// All admins that it knows, in the order in which they are tried.
+    pub(super) fn each(&self) -> Vec<Arc<AdminChannel>> {
+        self.admins.in_turn()
+    }
+
     /// The channel to the admin that answered last, for other services of it.
     pub(super) fn channel(&self) -> (String, Channel) {
         let admin = self.admins.current();
-        (admin.url.clone(), admin.channel.clone())
+        (admin.url.clone(), admin.channel())
     }
 
-    /// Makes a call to the current admin and, while the connection is what fails, to the others in
-    /// turn.
+    /// Makes a call to the current admin and, while the connection is what fails or the certificate is not taken, to the
+    /// others in turn: an admin may be behind.
     async fn call<T, F>(&self, call: impl Fn(RegistryClient<Channel>) -> F) -> Result<T, AdminError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let mut failure = AdminError::NoAdmin;
+        let (mut failure, mut refusal) = (AdminError::NoAdmin, None::<AdminError>);
         for admin in self.admins.in_turn() {
-            let reason = match tokio::time::timeout(CALL_TIMEOUT, call(admin.client.clone())).await {
+            let (reason, objection) = match tokio::time::timeout(CALL_TIMEOUT, call(admin.client())).await {
                 Ok(Ok(response)) => {
                     self.admins.answered(&admin);
                     return Ok(response.into_inner());
                 }
-                Ok(Err(status)) if is_transport(&status) => causes(&status),
-                Ok(Err(status)) => {
-                    self.admins.answered(&admin);
-                    return Err(AdminError::refused(&status));
-                }
-                Err(_) => format!("no answer within {CALL_TIMEOUT:?}"),
+                Ok(Err(status)) => match Objection::of(&status) {
+                    None if !is_transport(&status) => {
+                        self.admins.answered(&admin);
+                        let refused = AdminError::refused(&status);
+                        // Who is out for one admin is not in because another has no room for it.
+                        return Err(refusal.filter(AdminError::shuts_out).unwrap_or(refused));
+                    }
+                    objection => (causes(&status), objection),
+                },
+                Err(_) => (format!("no answer within {CALL_TIMEOUT:?}"), None),
             };
             debug!(admin = admin.url, reason, "admin failed");
-            failure = AdminError::Unreachable { url: admin.url.clone(), reason };
+            let url = admin.url.clone();
+            match objection {
+                // Of two clocks that disagree nobody knows which is wrong: then it is as if that admin were not there.
+                Some(Objection::OutOfTime) if self.admins.is_in_time() => {
+                    failure = AdminError::Unreachable { url, reason };
+                }
+                None => failure = AdminError::Unreachable { url, reason },
+                // One that knows of a revocation counts for more than one that knows nothing.
+                Some(objection) if !refusal.as_ref().is_some_and(AdminError::shuts_out) => {
+                    refusal = Some(AdminError::NotTaken { url, reason, objection });
+                }
+                Some(_) => {}
+            }
         }
-        Err(failure)
+        // Another admin may have taken it; none has.
+        Err(refusal.unwrap_or(failure))
     }
 }
 

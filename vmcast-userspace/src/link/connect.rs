@@ -19,7 +19,7 @@ use vmcast_signal::tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::AdminError;
+use super::{AdminError, error::HANDSHAKE};
 use crate::identity::{NodeIdentity, TlsClient};
 
 /// A connection may take so long to stand, its TLS included.
@@ -85,8 +85,10 @@ impl Connector {
         for address in lookup_host((host, uri.port_u16().unwrap_or(HTTPS_PORT))).await? {
             match self.connect_to(address).await {
                 Ok(stream) => {
-                    let stream = self.credentials.tls().connector().connect(name, stream).await?;
-                    return Ok(TokioIo::new(stream));
+                    let stream = self.credentials.tls().connector().connect(name, stream).await;
+                    let failed =
+                        |error: io::Error| io::Error::new(error.kind(), format!("{HANDSHAKE}: {error}"));
+                    return Ok(TokioIo::new(stream.map_err(failed)?));
                 }
                 Err(error) => failure = error,
             }

@@ -42,6 +42,8 @@ pub struct RankedVmrs {
     pub kind: AnswerKind,
     /// The VMRs; none if none is to be had.
     pub vmrs: Vec<RankedVmr>,
+    /// Whether they are what an admin gave to an earlier process, and none has answered this one yet.
+    pub kept: bool,
 }
 
 /// Who asks, and how it measures.
@@ -49,6 +51,8 @@ pub struct RankedVmrs {
 pub(super) struct Finder {
     pub(super) client: AdminClient,
     pub(super) ask: Ask,
+    /// Where VMRs did not serve.
+    pub(super) dead: BTreeSet<(NodeId, SocketAddr)>,
     pub(super) local: Option<IpAddr>,
     pub(super) probe: nearest::Config,
     /// For the nonces of this search.
@@ -58,14 +62,23 @@ pub(super) struct Finder {
 impl Finder {
     /// Finds the nearest VMRs.
     pub(super) async fn find(self) -> Result<RankedVmrs, AdminError> {
-        let answer = self.client.nearest(&self.ask).await?;
+        let mut answer = self.client.nearest(&self.ask).await?;
+        if answer.vmrs.is_empty() && !self.ask.excluded.is_empty() {
+            // There is none but those that did not serve. One of them may have another address by now.
+            answer = self.client.nearest(&Ask { excluded: BTreeSet::new(), ..self.ask.clone() }).await?;
+            self.leave_out_dead(&mut answer.vmrs);
+            self.leave_out_dead(&mut answer.others);
+        }
+        if answer.vmrs.is_empty() {
+            return Ok(RankedVmrs { kind: answer.kind, vmrs: Vec::new(), kept: false });
+        }
         match answer.kind {
             AnswerKind::CachedAddress | AnswerKind::CachedPrefix => {
                 let vmrs = answer.vmrs.into_iter().chain(answer.others).map(|vmr| {
                     let endpoint = vmr.endpoints[0];
                     RankedVmr { id: vmr.id, name: vmr.name, endpoint, rank: vmr.rank, distance: None }
                 });
-                Ok(RankedVmrs { kind: answer.kind, vmrs: vmrs.collect() })
+                Ok(RankedVmrs { kind: answer.kind, vmrs: vmrs.collect(), kept: false })
             }
             AnswerKind::All => {
                 let vmrs = match answer.probing {
@@ -73,9 +86,16 @@ impl Finder {
                     None => self.measure(answer.vmrs).await,
                 };
                 self.report(&vmrs, answer.probing.is_some()).await;
-                Ok(RankedVmrs { kind: AnswerKind::All, vmrs })
+                Ok(RankedVmrs { kind: AnswerKind::All, vmrs, kept: false })
             }
         }
+    }
+
+    fn leave_out_dead(&self, vmrs: &mut Vec<Vmr>) {
+        vmrs.retain_mut(|vmr| {
+            vmr.endpoints.retain(|endpoint| !self.dead.contains(&(vmr.id.clone(), *endpoint)));
+            !vmr.endpoints.is_empty()
+        });
     }
 
     /// Every VMR whose probe comes, in the order of their arrival. Where none does, it measures by itself.
@@ -157,10 +177,11 @@ impl Finder {
             return;
         };
         // The order of arrival is not that of hops, which the admin would expect of a list.
-        let measurements = if by_arrival { &measurements[..1] } else { &measurements[..] };
+        let (measurements, arrived) =
+            if by_arrival { (&measurements[..1], &measurements[..]) } else { (&measurements[..], &[][..]) };
         info!(vmr = %chosen.vmr, endpoint = %chosen.endpoint, hops = chosen.hops, rtt = ?chosen.rtt, "nearest VMR");
-        if let Err(error) = self.client.report(&self.ask.id, &self.ask.addresses, chosen, measurements).await
-        {
+        let Ask { id, addresses, .. } = &self.ask;
+        if let Err(error) = self.client.report(id, addresses, chosen, measurements, arrived).await {
             warn!(%error, "the admin did not take the report");
         }
     }

@@ -1,31 +1,42 @@
-//! Who this node is towards its admins: by the certificate that it has, or gets by a token.
+//! Who this node is towards its admins: by the certificate that it has, was given, or gets by a token.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, bail};
-use tracing::{info, warn};
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
 use vmcast_proto::registry::NodeId;
 
+use super::{
+    AdminError,
+    attach::RETRY,
+    backoff::{Backoff, Random},
+};
 use crate::{
     admin::Clock,
     config::AdminLinkConfig,
-    identity::{NodeIdentity, Role, join},
+    identity::{IdentityError, JoinToken, NodeIdentity, Prepared, Role, join_with},
 };
 
 /// The identity of a node that has admins; `None` where it has none, or where nothing is encrypted. A token that the
-/// node has not joined by yet makes it join.
+/// node has not joined by yet makes it join, which is tried for as long as no admin answers: `failing` has the reason.
 ///
 /// # Errors
-/// If there is neither certificate nor token, or the certificate is for another node, or joining fails.
-pub async fn open_identity(
+/// If there is neither certificate nor token, or the certificate is for another node, or an admin refuses.
+pub(crate) async fn open_identity(
     config: &AdminLinkConfig,
     role: Role,
     node: &str,
+    failing: &watch::Sender<Option<String>>,
 ) -> anyhow::Result<Option<Arc<NodeIdentity>>> {
-    if config.urls.is_empty() && config.token.is_none() {
+    let given = config.given();
+    if config.urls.is_empty() && config.token.is_none() && given.is_none() {
         return Ok(None);
     }
     if config.insecure {
+        if given.is_some() {
+            bail!("a certificate is of no use without TLS: leave it out, or insecure and --insecure");
+        }
         if config.token.is_some() {
             bail!("a token is of no use without TLS: leave out --token, or insecure and --insecure");
         }
@@ -38,15 +49,30 @@ pub async fn open_identity(
     let node: NodeId = node.parse().context("the name in the configuration")?;
     let directory = config.identity_directory(role);
     let known = NodeIdentity::load(&directory, Clock::system())?;
-    let identity = match (known, &config.token) {
-        (Some(known), Some(token)) if known.joined_by() == token.id => known,
-        (_, Some(token)) => {
-            let identity = join(token, &node, &directory, Clock::system()).await?;
+    let identity = match (known, &config.token, given) {
+        (Some(known), Some(token), _) if known.joined_by() == token.id => known,
+        (_, Some(token), _) => {
+            let identity = join_in_time(token, &node, &directory, failing, Clock::system()).await?;
             info!(%node, directory = %directory.display(), "joined: this node has its certificate");
             identity
         }
-        (Some(known), None) => known,
-        (None, None) => bail!(
+        (known, None, Some(given)) => {
+            let of_other =
+                given.certified()?.filter(|certified| certified.role != role || certified.node != node);
+            if let Some(certified) = of_other {
+                bail!(
+                    "the certificate in {} is for the {} {}, but this is the {} {node}",
+                    given.certificate.display(),
+                    certified.role.label(),
+                    certified.node,
+                    role.label()
+                );
+            }
+            let admins = config.urls.iter().map(|url| url.as_str().to_owned()).collect();
+            given.open(known, admins, &directory, Clock::system())?
+        }
+        (Some(known), None, None) => known,
+        (None, None, None) => bail!(
             "this node has no certificate yet: run `vmcast node token create --role {}` at the admin, then start \
              this node once with --token TOKEN",
             role.label()
@@ -69,6 +95,39 @@ pub async fn open_identity(
         );
     }
     Ok(Some(Arc::new(identity)))
+}
+
+/// Joins, as soon as an admin answers.
+pub(super) async fn join_in_time(
+    token: &JoinToken,
+    node: &NodeId,
+    directory: &Path,
+    failing: &watch::Sender<Option<String>>,
+    clock: Clock,
+) -> anyhow::Result<NodeIdentity> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).context("the kernel gives no random numbers")?;
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1, Random::new(u64::from_ne_bytes(seed)).number());
+    let prepared = Prepared::to_join(token, directory)?;
+    loop {
+        let failure = match join_with(&prepared, token, node, directory, clock.clone()).await {
+            Err(IdentityError::Admin(failure @ AdminError::Unreachable { .. })) => failure.to_string(),
+            outcome => return Ok(outcome?),
+        };
+        let wait = backoff.wait();
+        // The same reason again is no news.
+        if failing.borrow().as_ref() == Some(&failure) {
+            debug!(failure, ?wait, "not joined yet, will try again");
+        } else {
+            warn!(
+                failure,
+                ?wait,
+                "this node has yet to join; will try until an admin lets it in or refuses it"
+            );
+        }
+        failing.send_replace(Some(failure));
+        tokio::time::sleep(wait).await;
+    }
 }
 
 const fn article(role: Role) -> &'static str {

@@ -177,6 +177,34 @@ async fn an_agent_measures_all_vmrs_and_its_neighbour_is_told_the_nearest_withou
     bed.stop().await;
 }
 
+// proves A4: who did not measure holds the same ranked list, so it needs nobody when its VMR is lost
+#[tokio::test]
+async fn whoever_is_told_from_the_cache_holds_the_list_in_the_order_that_its_neighbour_measured() {
+    let bed = Bed::new().await;
+    let mut relays = Vec::new();
+    for (name, address, ttl) in [
+        ("v0", [127, 2, 0, 1], 55),
+        ("v1", [127, 2, 1, 1], 61),
+        ("v2", [127, 2, 128, 1], 57),
+        ("v3", [127, 1, 0, 1], 63),
+    ] {
+        let relay = Relay::start(address, ttl).await;
+        let vmr = vmr(&bed, name, 0, &relay);
+        registered(&vmr).await;
+        relays.push((relay, vmr));
+    }
+    let measured = ["v3", "v1", "v2", "v0"];
+    let a = agent(&bed, "a", [127, 2, 0, 5]);
+    assert_eq!(names(&upstreams(&a).await), measured);
+    let asked: Vec<_> = relays.iter().map(|(relay, _)| relay.asked()).collect();
+    let neighbour = agent(&bed, "neighbour", [127, 2, 0, 6]);
+    let told = upstreams(&neighbour).await;
+    assert_eq!((told.kind, names(&told)), (AnswerKind::CachedPrefix, measured.to_vec()));
+    let asked_since: Vec<_> = relays.iter().map(|(relay, _)| relay.asked()).collect();
+    assert_eq!(asked_since, asked, "nobody was measured for it");
+    bed.stop().await;
+}
+
 // proves A1
 #[tokio::test]
 async fn an_admin_that_is_down_at_start_is_tried_until_it_is_up() {
@@ -255,7 +283,7 @@ async fn a_dead_vmr_leaves_the_list_at_once_and_is_left_out_of_the_next_search()
     assert_eq!(names(&upstreams(&a).await), ["near", "far"]);
     let asked = far.asked();
 
-    a.vmr_dead(id("near"));
+    a.vmr_dead(id("near"), near.endpoint);
     let first = |wanted: &'static str| {
         move |known: &Option<RankedVmrs>| known.as_ref().is_some_and(|known| names(known) == [wanted])
     };
@@ -269,6 +297,32 @@ async fn a_dead_vmr_leaves_the_list_at_once_and_is_left_out_of_the_next_search()
 }
 
 #[tokio::test]
+async fn the_only_vmr_is_found_where_it_is_now_and_not_where_it_did_not_serve() {
+    let bed = Bed::new().await;
+    let (before, after) = (Relay::start([127, 1, 0, 1], 64).await, Relay::start([127, 1, 0, 2], 64).await);
+    let near = vmr(&bed, "near", 0, &before);
+    registered(&near).await;
+    let a = agent(&bed, "a", [127, 2, 0, 5]);
+    assert_eq!(upstreams(&a).await.vmrs[0].endpoint, before.endpoint);
+    // It is asked for again while it is where it was, and nothing changes.
+    a.look_again();
+    until(async || bed.handle.status().counters.reports == 1).await;
+    near.moved(vec![after.endpoint]);
+    a.vmr_dead(id("near"), before.endpoint);
+    let at_last = |wanted: Option<SocketAddr>| {
+        move |known: &Option<RankedVmrs>| {
+            known.as_ref().is_some_and(|known| known.vmrs.first().map(|vmr| vmr.endpoint) == wanted)
+        }
+    };
+    wait(&mut a.upstreams(), at_last(Some(after.endpoint))).await;
+    let asked = before.asked();
+    a.vmr_dead(id("near"), after.endpoint);
+    wait(&mut a.upstreams(), at_last(None)).await;
+    assert_eq!(before.asked(), asked, "where it was it is not looked for");
+    bed.stop().await;
+}
+
+#[tokio::test]
 async fn a_duplicate_is_told_why_and_gets_in_once_the_other_has_gone() {
     let bed = Bed::new().await;
     let relay = Relay::start([127, 1, 0, 1], 64).await;
@@ -276,10 +330,11 @@ async fn a_duplicate_is_told_why_and_gets_in_once_the_other_has_gone() {
     registered(&first).await;
     let second = vmr(&bed, "second", 0, &relay);
     let refused = |status: &LinkStatus| matches!(status.state, LinkState::Refused { .. });
-    let LinkState::Refused { reason, admin } = wait(&mut second.status(), refused).await.state else {
+    let LinkState::Refused { reason, admin, shut_out } = wait(&mut second.status(), refused).await.state
+    else {
         unreachable!()
     };
-    assert_eq!(admin, bed.url());
+    assert_eq!((admin, shut_out), (bed.url(), false));
     assert!(reason.contains("first") && reason.contains(&relay.endpoint.to_string()), "{reason}");
     assert_eq!(bed.ids().await, ["first"]);
     assert!(bed.handle.status().counters.refusals.of(RefusalReason::Duplicate) >= 1);
@@ -488,7 +543,12 @@ async fn by_round_trip_time_all_vmrs_probe_the_requester_and_the_first_probe_nam
     let cached = agent(&bed, "neighbour", [127, 2, 0, 6]);
     until(async || bed.handle.status().counters.reports > 0).await;
     let told = upstreams(&cached).await;
-    assert_eq!(names(&told)[0], "near");
+    assert_eq!(names(&told), ["near", "far"]);
+    let others: Vec<_> = bed.handle.cache(None, 9).iter().map(|entry| entry.others.len()).collect();
+    assert!(
+        !others.is_empty() && others.iter().all(|others| *others == 1),
+        "the list of arrivals: {others:?}"
+    );
     let status = bed.handle.status();
     assert!(status.lines.orders >= 2 && status.counters.drains == 1, "{:?}", status.lines);
     bed.stop().await;
@@ -573,10 +633,10 @@ async fn a_vmr_hears_who_is_at_its_tunnels_as_far_as_rules_by_identity_need_it()
         policy.rules = vec![rule.clone()];
         Ok(())
     };
-    bed.handle.change_policy(change).await.expect("changed");
-    let policy = policy_of(&mut orders, |policy| policy.version == 1).await;
+    let version = bed.handle.change_policy(change).await.expect("changed").version;
+    let policy = policy_of(&mut orders, |policy| policy.version == version).await;
     assert_eq!(policy.claims, [(id("named"), of_named), (id("beside"), of_beside.clone())]);
-    let policy = policy_of(&mut of_other, |policy| policy.version == 1).await;
+    let policy = policy_of(&mut of_other, |policy| policy.version == version).await;
     assert_eq!(policy.claims, [(id("beside"), own("other", "198.51.100.1:3", 3))]);
 
     // Who goes to another tunnel is found there at once; the VMR that this is not about hears nothing.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use vmcast_api::{
-    AdminLinkState, Interface, Querier, Role, Stats, Status, StreamStats, Upstream, UpstreamState,
+    AdminLinkState, Interface, Querier, Role, StandIn, Stats, Status, StreamStats, Upstream, UpstreamState,
 };
 
 /// What a role said of itself at one time.
@@ -62,7 +62,7 @@ const fn in_unit(family: Family, unit: Units) -> Family {
 }
 
 /// Every family, in the order in which they are served.
-pub(super) static FAMILIES: [Family; 22] = [
+pub(super) static FAMILIES: [Family; 23] = [
     gauge("vmcast_build_info", "Role, name and version of the daemon; always 1", |figures| {
         let Status { role, name, version, .. } = &figures.status;
         let labels = [("role", role.label()), ("node", name), ("version", version)];
@@ -94,6 +94,15 @@ pub(super) static FAMILIES: [Family; 22] = [
         |figures| {
             let state = figures.status.upstream.as_ref().map(|upstream: &Upstream| upstream.state);
             states(state, &UPSTREAM_STATES)
+        },
+    ),
+    gauge(
+        "vmcast_upstream_stands_in",
+        "Whether the VMR that streams come from was named in the admin's place: 1 for whoever has named it",
+        |figures| {
+            let Some(upstream) = figures.status.upstream.as_ref() else { return Vec::new() };
+            let value = |by: StandIn| if upstream.stands_in == Some(by) { 1.0 } else { 0.0 };
+            STAND_INS.iter().map(|(by, label)| (vec![("by", (*label).to_owned())], value(*by))).collect()
         },
     ),
     gauge("vmcast_groups", "Streams that are known, (S,G) and (*,G)", |figures| {
@@ -187,6 +196,8 @@ const UPSTREAM_STATES: [(UpstreamState, &str); 4] = [
     (UpstreamState::Up, "up"),
     (UpstreamState::Down, "down"),
 ];
+
+const STAND_INS: [(StandIn, &str); 2] = [(StandIn::Kept, "kept"), (StandIn::Fallback, "fallback")];
 
 /// One value for each state, nothing where there is no such thing.
 fn states<S: Copy + PartialEq>(present: Option<S>, all: &[(S, &str)]) -> Values<f64> {

@@ -8,8 +8,8 @@ use tokio::{
     sync::mpsc,
 };
 use vmcast_api::{
-    AdminLink, AdminLinkState, Engine, Interface, Interfaces, Querier, Request, Response, Role, Stats,
-    Status, StreamStats, Upstream, UpstreamState,
+    AdminLink, AdminLinkState, Engine, Interface, Interfaces, Querier, Request, Response, Role, StandIn,
+    Stats, Status, StreamStats, Upstream, UpstreamState,
 };
 use vmcast_common::verdict::DropReason;
 
@@ -62,6 +62,7 @@ fn router() -> Figures {
         from: "static".to_owned(),
         state: UpstreamState::Up,
         age_ms: 5,
+        stands_in: Some(StandIn::Kept),
     };
     let engine = Engine { label: "xdp-broadcast".to_owned(), reason: "every device can".to_owned() };
     let status = Status {
@@ -105,6 +106,7 @@ fn router() -> Figures {
         egress: None,
         accepts_sources: false,
         upstream: false,
+        refused: None,
         querier: Some(querier),
         mld_querier: None,
     };
@@ -128,6 +130,8 @@ fn a_page_has_each_value_once_with_its_labels() {
         "vmcast_admin_link{state=\"registered\"} 1.0",
         "vmcast_admin_link{state=\"refused\"} 0.0",
         "vmcast_upstream{state=\"up\"} 1.0",
+        "vmcast_upstream_stands_in{by=\"kept\"} 1.0",
+        "vmcast_upstream_stands_in{by=\"fallback\"} 0.0",
         "vmcast_groups 2.0",
         "vmcast_members 3.0",
         "vmcast_tunnels 4.0",
@@ -195,6 +199,62 @@ fn the_dashboard_is_json_and_asks_for_families_that_there_are() {
     assert!(asked.len() > 10 && asked.is_subset(&known), "{:?}", asked.difference(&known));
 }
 
+/// The labels of each family, as the README lists them.
+fn listed_labels() -> BTreeMap<String, BTreeSet<String>> {
+    let rows = README.lines().filter_map(|line| line.strip_prefix("| `vmcast_"));
+    let row = |row: &str| {
+        let (name, rest) = row.split_once('`')?;
+        let labels = rest.split('|').nth(1)?.split(':').next()?;
+        let labels = labels.split('`').skip(1).step_by(2).map(str::to_owned);
+        // What Prometheus adds.
+        Some((format!("vmcast_{name}"), labels.chain(["instance".to_owned()]).collect()))
+    };
+    rows.filter_map(row).collect()
+}
+
+/// The words within the first brackets behind `start`, as far as each stands before one of `ends`.
+fn words<'a>(text: &'a str, start: &str, end: char, ends: &[char]) -> Option<Vec<&'a str>> {
+    let (_, inner) = text.split_once(start)?;
+    let (inner, _) = inner.split_once(end)?;
+    let word = |part: &'a str| part.split(ends).next().unwrap_or_default().trim();
+    Some(inner.split(',').map(word).filter(|word| !word.is_empty()).collect())
+}
+
+#[test]
+fn the_dashboard_asks_by_labels_that_the_families_have() {
+    let known = listed_labels();
+    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets: Vec<_> =
+        panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten()).collect();
+    assert!(targets.len() > 20);
+    for target in targets {
+        let (expression, legend) =
+            (target["expr"].as_str().unwrap(), target["legendFormat"].as_str().unwrap());
+        for (open, close) in [('(', ')'), ('{', '}'), ('[', ']')] {
+            let count = |bracket| expression.matches(bracket).count();
+            assert_eq!(count(open), count(close), "{expression}");
+        }
+        let name = expression.find("vmcast_").map(|at| &expression[at..]).unwrap();
+        let name = name.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).next().unwrap();
+        assert_eq!(expression.matches("vmcast_").count(), 1, "of two families this test knows nothing");
+        let labels = &known[name];
+        let asked = words(expression, &format!("{name}{{"), '}', &['=', '!']).unwrap();
+        let kept = words(expression, "by (", ')', &[]);
+        for label in asked.iter().chain(kept.iter().flatten()) {
+            assert!(labels.contains(*label), "{name} has no {label}: {expression}");
+        }
+        for shown in legend.split("{{").skip(1) {
+            let shown = shown.split("}}").next().unwrap();
+            let is_left = match &kept {
+                Some(kept) => kept.contains(&shown),
+                None => labels.contains(shown),
+            };
+            assert!(is_left, "{shown} is shown of {expression}");
+        }
+    }
+}
+
 /// A role that answers for these figures.
 fn asker(figures: Figures) -> Asker {
     let (calls, mut questions) = mpsc::channel::<Call>(4);
@@ -252,6 +312,19 @@ async fn who_has_lost_its_upstream_lives_and_is_not_ready() {
     let page = get(&metrics, "/readyz").await;
     assert!(page.starts_with("HTTP/1.1 503 ") && page.contains("192.0.2.2:2268, does not answer"), "{page}");
     assert!(get(&metrics, "/metrics").await.contains("vmcast_ready 0.0\n"));
+}
+
+#[tokio::test]
+async fn an_admin_that_keeps_no_changes_is_not_ready() {
+    for (stale, why) in [(true, "etcd does not answer"), (false, "disk is full")] {
+        let mut figures = admin();
+        figures.status.registry_stale = Some(stale);
+        figures.status.registry_kept = Some(false);
+        let metrics = start(asker(figures)).await;
+        let page = get(&metrics, "/readyz").await;
+        assert!(page.starts_with("HTTP/1.1 503 ") && page.contains(why), "{page}");
+        assert!(get(&metrics, "/metrics").await.contains("vmcast_ready 0.0\n"));
+    }
 }
 
 #[tokio::test]

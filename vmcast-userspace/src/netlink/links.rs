@@ -35,6 +35,9 @@ pub struct Link {
     pub(crate) multicast: bool,
     /// Whether neighbours on it are resolved (no `IFF_NOARP`).
     pub(crate) resolves: bool,
+    /// Whether packets leave it without a link-layer header, all the same way: a TUN or WireGuard device, PPP, a tunnel
+    /// of the kernel with one far end.
+    pub(crate) bare: bool,
     /// The kernel's name of its kind, such as `veth`; `None` for hardware.
     pub(crate) kind: Option<String>,
     /// What it is a VLAN of, if it is one.
@@ -49,7 +52,15 @@ pub struct Link {
     pub(crate) addresses_v6: Vec<(Ipv6Addr, u8)>,
 }
 
+/// The kernel's kind of the link of a PPP session.
+const KIND_PPP: &str = "ppp";
+
 impl Link {
+    /// Whether it is the link of a PPP session.
+    pub(crate) fn is_ppp(&self) -> bool {
+        self.kind.as_deref() == Some(KIND_PPP)
+    }
+
     /// Its first IPv4 address.
     pub(crate) fn address(&self) -> Option<Ipv4Addr> {
         self.addresses.first().map(|(address, _)| *address)

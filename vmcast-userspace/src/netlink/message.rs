@@ -81,6 +81,7 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
         loopback: flags.contains(LinkFlags::Loopback),
         multicast: flags.contains(LinkFlags::Multicast),
         resolves: !flags.contains(LinkFlags::Noarp),
+        bare: is_bare(message.header.link_layer_type, flags),
         kind,
         // What is in another namespace cannot be looked at from here: such a VLAN is a device of its own.
         vlan: below.filter(|_| !elsewhere).zip(tag).map(|(on, tag)| Vlan { on, tag }),
@@ -89,6 +90,21 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
         addresses: Vec::new(),
         addresses_v6: Vec::new(),
     })
+}
+
+/// Whether packets leave by such a device without a link-layer header and, whatever their destination, to one far end or
+/// as the device decides by itself.
+fn is_bare(kind: LinkLayerType, flags: LinkFlags) -> bool {
+    match kind {
+        LinkLayerType::None | LinkLayerType::Rawip | LinkLayerType::Ppp => true,
+        // One with many far ends wants to be told to which.
+        LinkLayerType::Tunnel
+        | LinkLayerType::Tunnel6
+        | LinkLayerType::Sit
+        | LinkLayerType::Ipgre
+        | LinkLayerType::Ip6gre => flags.contains(LinkFlags::Pointopoint),
+        _ => false,
+    }
 }
 
 /// The programs, each once: the kernel tells the only one by two names.
@@ -123,6 +139,8 @@ pub fn table_link(message: &LinkMessage) -> Option<(IfIndex, TableLink)> {
             mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
             up: link.up,
             loopback: link.loopback,
+            bare: link.bare,
+            is_ppp: link.is_ppp(),
             vlan: link.vlan,
         },
     ))
@@ -244,6 +262,24 @@ mod tests {
         body.extend([20u16.to_ne_bytes(), 6u16.to_ne_bytes()].concat());
         body.extend([0xff; 16]);
         body
+    }
+
+    #[test]
+    fn a_device_is_bare_if_all_that_leaves_by_it_goes_one_way() {
+        let [none, to_one] = [LinkFlags::empty(), LinkFlags::Pointopoint | LinkFlags::Noarp];
+        for kind in [LinkLayerType::None, LinkLayerType::Rawip, LinkLayerType::Ppp] {
+            assert!(is_bare(kind, none) && is_bare(kind, to_one), "{kind:?}");
+        }
+        for kind in [
+            LinkLayerType::Tunnel,
+            LinkLayerType::Tunnel6,
+            LinkLayerType::Sit,
+            LinkLayerType::Ipgre,
+            LinkLayerType::Ip6gre,
+        ] {
+            assert!(!is_bare(kind, none) && is_bare(kind, to_one), "{kind:?}");
+        }
+        assert!(!is_bare(LinkLayerType::Ether, to_one) && !is_bare(LinkLayerType::Loopback, none));
     }
 
     #[test]

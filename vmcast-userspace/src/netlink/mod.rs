@@ -11,6 +11,9 @@ pub mod message;
 mod next_hops;
 pub mod notify;
 mod pppoe;
+mod route_copy;
+mod route_dump;
+mod route_lookups;
 mod setup;
 mod stack;
 mod table;
@@ -30,7 +33,7 @@ pub(crate) use setup::Setup;
 #[cfg(test)]
 pub(crate) use stack::Vlan;
 pub(crate) use stack::{TooManyTags, device_under};
-pub(crate) use table::NextHopEvent;
+pub(crate) use table::{NextHopEvent, SessionWays};
 
 /// Why a netlink request failed.
 #[derive(Debug, thiserror::Error)]

@@ -10,18 +10,23 @@ use netlink_packet_route::{
     route::{RouteAttribute, RouteMessage},
 };
 use tokio::sync::mpsc;
-use vmcast_common::{fib::Interface, hdr::eth::Mac};
+use vmcast_common::hdr::eth::Mac;
 use vmcast_proto::Machine;
 
 use super::{
     Error, connect, error_number, message,
     notify::{Notification, Notifications},
-    table::{Neighbour, NextHopEvent, Route, Table, TableInput, TableOutput, Unresolvable},
+    route_copy::RouteCopy,
+    route_dump::{DumpError, RouteDump},
+    route_lookups::RouteLookups,
+    table::{Neighbour, NextHopEvent, Route, SessionWays, Table, TableInput, TableOutput, Unresolvable},
 };
 use crate::clock;
 
 /// Pause before links are read again after the kernel refused to list them.
 const DUMP_RETRY: Duration = Duration::from_secs(1);
+/// Commands that are taken in together.
+const COMMANDS_AT_ONCE: usize = 64;
 
 /// Keeps the link-layer way to every watched destination.
 #[derive(Clone, Debug)]
@@ -37,10 +42,12 @@ impl NextHops {
     pub(crate) fn spawn() -> Result<(Self, mpsc::UnboundedReceiver<NextHopEvent>), Error> {
         let handle = connect()?;
         let notifications = Notifications::open_all()?;
+        let routes = RouteLookups::open()?;
         let (commands, inbox) = mpsc::unbounded_channel();
         let (events, outbox) = mpsc::unbounded_channel();
         let table = Table::new(clock::now());
-        tokio::spawn(Driver { handle, notifications, inbox, events, table }.run());
+        let (copy, dump) = (RouteCopy::default(), None);
+        tokio::spawn(Driver { handle, notifications, routes, copy, dump, inbox, events, table }.run());
         Ok((Self { commands }, outbox))
     }
 
@@ -55,9 +62,9 @@ impl NextHops {
         self.send(TableInput::Unwatch(destination));
     }
 
-    /// States all links of two that have no neighbours to look up, as those of PPPoE sessions.
-    pub(crate) fn point_to_point(&self, interfaces: Vec<Interface>) {
-        self.send(TableInput::PointToPoint(interfaces));
+    /// States the ways of all links of PPP sessions.
+    pub(crate) fn sessions(&self, ways: SessionWays) {
+        self.send(TableInput::Sessions(ways));
     }
 
     fn send(&self, input: TableInput) {
@@ -70,6 +77,10 @@ impl NextHops {
 struct Driver {
     handle: rtnetlink::Handle,
     notifications: Notifications,
+    routes: RouteLookups,
+    copy: RouteCopy,
+    /// The reading of a new copy, while it goes on.
+    dump: Option<RouteDump>,
     inbox: mpsc::UnboundedReceiver<TableInput>,
     events: mpsc::UnboundedSender<NextHopEvent>,
     table: Table,
@@ -78,6 +89,7 @@ struct Driver {
 impl Driver {
     async fn run(mut self) {
         let mut requests = FuturesUnordered::new();
+        let mut destinations = Vec::new();
         loop {
             while let Some(output) = self.table.poll_output() {
                 match output {
@@ -86,9 +98,30 @@ impl Driver {
                             return;
                         }
                     }
+                    TableOutput::LookupRoute(destination) => match self.copy.find(destination) {
+                        Some(route) => {
+                            let answer = TableInput::RouteAnswer(destination, Ok(route));
+                            self.table.handle_input(clock::now(), answer);
+                        }
+                        None => destinations.push(destination),
+                    },
                     request => requests.push(perform(self.handle.clone(), request)),
                 }
             }
+            if !destinations.is_empty() {
+                self.copy.note_asked(destinations.len());
+                let (now, table) = (clock::now(), &mut self.table);
+                self.routes.look_up(&mut destinations, |destination, route| {
+                    table.handle_input(now, TableInput::RouteAnswer(destination, route));
+                });
+                let unanswered = destinations.drain(..).map(TableOutput::LookupRoute);
+                requests.extend(unanswered.map(|request| perform(self.handle.clone(), request)));
+                // A route change has very many of them looked up again, and others want their turn.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            self.read_routes();
+            let reads = self.dump.is_some();
             let input = tokio::select! {
                 command = self.inbox.recv() => match command {
                     Some(command) => Some(command),
@@ -96,20 +129,57 @@ impl Driver {
                 },
                 Some(answer) = requests.next() => answer,
                 notification = self.notifications.next() => match notification {
-                    Ok(notification) => input(notification),
+                    Ok(notification) => {
+                        if !matches!(notification, Notification::Neighbour(..)) {
+                            self.copy.forget();
+                            self.dump = None;
+                        }
+                        input(notification)
+                    }
                     Err(error) => {
                         tracing::error!(%error, "next hops are no longer followed");
                         return;
                     }
                 },
                 () = clock::sleep_until(self.table.poll_timeout()) => None,
+                // The others get their turns.
+                () = tokio::task::yield_now(), if reads => None,
             };
             let now = clock::now();
             match input {
                 Some(input) => self.table.handle_input(now, input),
                 None => self.table.handle_timeout(now),
             }
+            for _ in 0..COMMANDS_AT_ONCE {
+                let Ok(command) = self.inbox.try_recv() else { break };
+                self.table.handle_input(now, command);
+            }
         }
+    }
+
+    /// Goes on with reading all routes, or begins to if that is worth while.
+    fn read_routes(&mut self) {
+        if self.dump.is_none() && !self.copy.take_due(clock::now()) {
+            return;
+        }
+        let read = match &mut self.dump {
+            Some(dump) => dump.read(),
+            None => RouteDump::begin().map(|dump| {
+                self.dump = Some(dump);
+                None
+            }),
+        };
+        match read {
+            Ok(None) => return,
+            Ok(Some(routes)) => self.copy.set(routes),
+            Err(error) => {
+                tracing::debug!(%error, "the kernel is asked for each route");
+                if matches!(error, DumpError::TooMany) {
+                    self.copy.note_too_many(clock::now());
+                }
+            }
+        }
+        self.dump = None;
     }
 }
 
@@ -229,7 +299,7 @@ fn neighbour_message(neighbour: Neighbour) -> NeighbourMessage {
     message
 }
 
-const fn family(address: IpAddr) -> AddressFamily {
+pub(super) const fn family(address: IpAddr) -> AddressFamily {
     match address {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,

@@ -13,7 +13,7 @@ use std::{
 };
 
 use vmcast_common::{
-    fib::{IfIndex, Interface, NextHop, NextHopId},
+    fib::{IfIndex, Interface, Link, NextHop, NextHopId},
     hdr::eth::Mac,
 };
 use vmcast_proto::Machine;
@@ -23,7 +23,7 @@ use super::stack::{Vlan, device_under};
 /// Requests to the kernel that may be in flight at once.
 const WINDOW: usize = 32;
 /// Requests per [`PACE`].
-const BURST: u32 = 256;
+const BURST: u32 = 1024;
 /// See [`BURST`].
 const PACE: Duration = Duration::from_millis(10);
 /// How long route changes are gathered before every destination is looked up again.
@@ -72,9 +72,12 @@ pub enum Unresolvable {
     /// No route leads there, or one that refuses.
     #[error("no route leads to the address")]
     NoRoute,
-    /// The route leaves by an interface without link-layer addresses, such as a TUN device.
-    #[error("the route leaves by an interface without link-layer addresses")]
+    /// The route leaves by an interface whose link-layer addresses are not Ethernet's, or not looked up.
+    #[error("the route leaves by an interface that is no Ethernet device, or looks up no neighbours")]
     NoLinkLayer,
+    /// The route leaves by the link of a session that nobody has looked at yet.
+    #[error("the route leaves by a ppp interface that has just come up")]
+    Unplaced,
     /// The route leaves by an interface that is not known (any more).
     #[error("the route leaves by an interface that is gone")]
     NoLink,
@@ -103,6 +106,10 @@ pub struct TableLink {
     pub(crate) up: bool,
     /// Whether it is the loopback device.
     pub(crate) loopback: bool,
+    /// Whether packets leave it without a link-layer header, all the same way.
+    pub(crate) bare: bool,
+    /// Whether it is the link of a PPP session, whose way [`TableInput::Sessions`] tells.
+    pub(crate) is_ppp: bool,
     /// What it is a VLAN of, if it is one.
     pub(crate) vlan: Option<Vlan>,
 }
@@ -139,11 +146,18 @@ pub(crate) enum TableInput {
     LinkRemoved(IfIndex),
     /// Routes, rules or addresses changed.
     RoutesChanged,
-    /// The links of two, without neighbours to look up, are these now: those of PPPoE sessions.
-    PointToPoint(Vec<Interface>),
+    /// The ways of the links of PPP sessions are these now.
+    Sessions(SessionWays),
     /// Notifications were lost.
     Lost,
 }
+
+/// How packets leave by the links of PPP sessions: with the session's header, by the interface below, or, at `None`, as
+/// they are, by the link itself.
+///
+/// A link of the kernel's that is not among them has no way yet. It might be used as it is at once, but its members
+/// would be moved to the session's header a moment later, and who is moved may miss a packet.
+pub(crate) type SessionWays = HashMap<IfIndex, Option<Interface>>;
 
 /// What the table wants done or known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,7 +237,7 @@ pub(super) struct Table {
     /// Whether the links were read; before, no route can be judged.
     links_known: bool,
     links: HashMap<IfIndex, TableLink>,
-    point_to_point: HashMap<IfIndex, Interface>,
+    sessions: SessionWays,
     watches: BTreeMap<Key, Watch>,
     hops: Vec<Option<Hop>>,
     free: BTreeSet<u32>,
@@ -244,7 +258,7 @@ impl Table {
             now,
             links_known: false,
             links: HashMap::new(),
-            point_to_point: HashMap::new(),
+            sessions: SessionWays::new(),
             watches: BTreeMap::new(),
             hops: Vec::new(),
             free: BTreeSet::new(),
@@ -332,12 +346,17 @@ impl Table {
     /// The next hop of a route, and what it is as long as its neighbour is not known.
     fn hop_key(&self, route: Route) -> Result<(HopKey, NextHop), Unresolvable> {
         let mut neighbour = Neighbour { ifindex: route.ifindex, address: route.neighbour };
-        if self.point_to_point.contains_key(&route.ifindex) {
+        if self.has_one_neighbour(route.ifindex) {
             // There is one neighbour, whatever the destination.
             neighbour.address = Ipv4Addr::UNSPECIFIED.into();
         }
         let key = HopKey { neighbour, mtu: route.mtu };
         Ok((key, self.describe(key)?))
+    }
+
+    /// Whether all that leaves by a link goes the same way, so that no neighbour is looked up.
+    fn has_one_neighbour(&self, ifindex: IfIndex) -> bool {
+        self.sessions.contains_key(&ifindex) || self.links.get(&ifindex).is_some_and(|link| link.bare)
     }
 
     fn describe(&self, key: HopKey) -> Result<NextHop, Unresolvable> {
@@ -347,9 +366,23 @@ impl Table {
         if link.loopback {
             return Err(Unresolvable::Local);
         }
-        if let Some(known) = self.point_to_point.get(&ifindex) {
-            let Interface { device, link, mac, peer, .. } = *known;
-            return Ok(NextHop { ifindex: device, link, source_mac: mac, destination_mac: peer, mtu });
+        match self.sessions.get(&ifindex) {
+            Some(Some(known)) => {
+                let Interface { device, link, mac, peer, .. } = *known;
+                return Ok(NextHop { ifindex: device, link, source_mac: mac, destination_mac: peer, mtu });
+            }
+            None if link.is_ppp => return Err(Unresolvable::Unplaced),
+            Some(None) | None => {}
+        }
+        if link.bare {
+            let destination_mac = Some(Mac::default());
+            return Ok(NextHop {
+                ifindex,
+                link: Link::PLAIN,
+                source_mac: Mac::default(),
+                destination_mac,
+                mtu,
+            });
         }
         let source_mac = link.mac.ok_or(Unresolvable::NoLinkLayer)?;
         let vlan = |ifindex| self.links.get(&ifindex).and_then(|link| link.vlan);
@@ -422,7 +455,7 @@ impl Table {
     }
 
     fn on_neighbour(&mut self, neighbour: Neighbour, mac: Option<Mac>, looked_up: bool) {
-        if self.point_to_point.contains_key(&neighbour.ifindex) {
+        if self.has_one_neighbour(neighbour.ifindex) {
             return;
         }
         let now = self.now;
@@ -462,7 +495,9 @@ impl Table {
         }
         self.describe_anew(ifindex);
         let same = before.is_some_and(|before| {
-            before.up == link.up && before.mac.is_some() == link.mac.is_some() && before.vlan == link.vlan
+            before.up == link.up
+                && before.mac.is_some() == link.mac.is_some()
+                && (before.bare, before.vlan) == (link.bare, link.vlan)
         });
         if !same {
             self.routes_changed();
@@ -485,13 +520,12 @@ impl Table {
         }
     }
 
-    fn on_point_to_point(&mut self, interfaces: Vec<Interface>) {
-        let now: HashMap<_, _> = interfaces.into_iter().map(|known| (known.ifindex, known)).collect();
-        let before = std::mem::replace(&mut self.point_to_point, now);
-        if before == self.point_to_point {
+    fn on_sessions(&mut self, now: SessionWays) {
+        let before = std::mem::replace(&mut self.sessions, now);
+        if before == self.sessions {
             return;
         }
-        let both: BTreeSet<IfIndex> = before.keys().chain(self.point_to_point.keys()).copied().collect();
+        let both: BTreeSet<IfIndex> = before.keys().chain(self.sessions.keys()).copied().collect();
         for ifindex in both {
             self.describe_anew(ifindex);
         }
@@ -591,7 +625,7 @@ impl Machine for Table {
                 }
             }
             TableInput::RoutesChanged => self.routes_changed(),
-            TableInput::PointToPoint(interfaces) => self.on_point_to_point(interfaces),
+            TableInput::Sessions(ways) => self.on_sessions(ways),
             TableInput::Lost => {
                 self.outputs.push_back(TableOutput::DumpLinks);
                 self.new_neighbours.clear();

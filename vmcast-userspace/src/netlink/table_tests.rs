@@ -1,4 +1,4 @@
-use vmcast_common::fib::{Link, Tag, TagProtocol};
+use vmcast_common::fib::{EngineWish, Link, Tag, TagProtocol};
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn ethernet() -> TableLink {
-    TableLink { mac: Some(MAC), mtu: 1500, up: true, loopback: false, vlan: None }
+    TableLink { mac: Some(MAC), mtu: 1500, up: true, loopback: false, bare: false, is_ppp: false, vlan: None }
 }
 
 fn via(gateway: &str) -> Result<Route, Unresolvable> {
@@ -199,7 +199,7 @@ fn a_route_change_moves_destinations_and_a_storm_of_changes_is_one_sweep() {
 #[test]
 fn requests_in_flight_are_bounded_and_paced() {
     let mut bed = Bed::new(|_| via("192.0.2.1"), Some(GATEWAY_MAC));
-    for n in 0..1000u32 {
+    for n in 0..4 * BURST {
         bed.table.handle_input(bed.now, TableInput::Watch(Ipv4Addr::from(0x0a00_0000 + n).into()));
     }
     let mut in_flight = 0;
@@ -324,7 +324,7 @@ fn stacked() -> Vec<(IfIndex, TableLink)> {
         (ETH, ethernet()),
         (OUTER, TableLink { vlan: vlan(ETH, TagProtocol::Dot1ad, 200), ..ethernet() }),
         (INNER, TableLink { mtu: 1496, vlan: vlan(OUTER, TagProtocol::Dot1q, 5), ..ethernet() }),
-        (PPP, TableLink { mac: None, mtu: 1492, up: true, loopback: false, vlan: None }),
+        (PPP, TableLink { mac: None, mtu: 1492, bare: true, is_ppp: true, ..ethernet() }),
     ]
 }
 
@@ -350,11 +350,9 @@ fn a_session_is_a_way_for_every_destination_as_long_as_it_lasts() {
     bed.input(TableInput::Links(stacked()));
     let destinations = [ip("10.5.0.2"), ip("10.5.0.3")];
     bed.input(TableInput::Watch(destinations[0]));
-    let lost = |destination| NextHopEvent::Assign {
-        destination,
-        hop: Err(Unresolvable::NoLinkLayer),
-        direct: false,
-    };
+    let lost =
+        |destination| NextHopEvent::Assign { destination, hop: Err(Unresolvable::Unplaced), direct: false };
+    // The link has just come up: nobody has said how packets leave by it.
     assert_eq!(bed.take(), [lost(destinations[0])]);
 
     let link = Link { tags: [None, None], session: Some(7) };
@@ -367,9 +365,10 @@ fn a_session_is_a_way_for_every_destination_as_long_as_it_lasts() {
         mtu: 1492,
         accepts_sources: false,
         shared: false,
-        at_tc: false,
+        engine: EngineWish::Any,
+        xdp_members: None,
     };
-    bed.input(TableInput::PointToPoint(vec![session(7)]));
+    bed.input(TableInput::Sessions([(PPP, Some(session(7)))].into()));
     bed.run(ROUTE_SETTLE);
     bed.input(TableInput::Watch(destinations[1]));
     let way = |session| NextHop {
@@ -388,11 +387,65 @@ fn a_session_is_a_way_for_every_destination_as_long_as_it_lasts() {
     bed.run(Duration::from_secs(60));
     assert_eq!((bed.take(), bed.uses.len()), (vec![], 0));
 
-    bed.input(TableInput::PointToPoint(vec![session(8)]));
+    bed.input(TableInput::Sessions([(PPP, Some(session(8)))].into()));
     bed.run(ROUTE_SETTLE);
     assert_eq!(bed.take(), [NextHopEvent::Set { id: FIRST, hop: way(8) }]);
-    bed.input(TableInput::PointToPoint(vec![]));
+    // Of two sessions the kernel does not tell which is whose.
+    bed.input(TableInput::Sessions([(PPP, None)].into()));
     bed.run(ROUTE_SETTLE);
+    let as_it_is = NextHop {
+        ifindex: PPP,
+        link: Link::PLAIN,
+        source_mac: Mac::default(),
+        destination_mac: Some(Mac::default()),
+        mtu: 1492,
+    };
+    assert_eq!(bed.take(), [NextHopEvent::Set { id: FIRST, hop: as_it_is }]);
+    bed.input(TableInput::Sessions(SessionWays::new()));
+    bed.run(ROUTE_SETTLE);
+    assert_eq!(
+        bed.take(),
+        [lost(destinations[0]), lost(destinations[1]), NextHopEvent::Removed { id: FIRST }]
+    );
+}
+
+#[test]
+fn a_device_without_a_link_layer_header_is_one_way_for_every_destination() {
+    let mut bed = Bed::new(|address| Ok(Route { ifindex: PPP, neighbour: address, mtu: 0 }), None);
+    let tun = |mtu| (PPP, TableLink { mac: None, mtu, bare: true, ..ethernet() });
+    bed.input(TableInput::Links(vec![tun(1420)]));
+    let destinations = [ip("10.5.0.2"), ip("fd05::3")];
+    let way = |mtu| NextHop {
+        ifindex: PPP,
+        link: Link::PLAIN,
+        source_mac: Mac::default(),
+        destination_mac: Some(Mac::default()),
+        mtu,
+    };
+    let assigned = |destination| NextHopEvent::Assign { destination, hop: Ok(FIRST), direct: false };
+    destinations.into_iter().for_each(|destination| bed.input(TableInput::Watch(destination)));
+    assert_eq!(
+        bed.take(),
+        [
+            NextHopEvent::Set { id: FIRST, hop: way(1420) },
+            assigned(destinations[0]),
+            assigned(destinations[1])
+        ]
+    );
+    // Nobody is looked up, and what is said of neighbours there changes nothing.
+    let neighbour = Neighbour { ifindex: PPP, address: destinations[0] };
+    bed.input(TableInput::NeighbourChanged(neighbour, Some(GATEWAY_MAC)));
+    bed.input(TableInput::NeighbourChanged(neighbour, None));
+    bed.run(Duration::from_secs(60));
+    assert_eq!((bed.take(), bed.uses.len()), (vec![], 0));
+
+    let (ifindex, link) = tun(1280);
+    bed.input(TableInput::LinkChanged(ifindex, link));
+    assert_eq!(bed.take(), [NextHopEvent::Set { id: FIRST, hop: way(1280) }]);
+    bed.input(TableInput::LinkRemoved(PPP));
+    bed.run(ROUTE_SETTLE);
+    let lost =
+        |destination| NextHopEvent::Assign { destination, hop: Err(Unresolvable::NoLink), direct: false };
     assert_eq!(
         bed.take(),
         [lost(destinations[0]), lost(destinations[1]), NextHopEvent::Removed { id: FIRST }]

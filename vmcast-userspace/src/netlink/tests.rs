@@ -18,6 +18,9 @@ use super::{
     links::LinkEvent,
     netns::{NetNs, skip_without_root},
     next_hops::use_neighbour,
+    route_copy::{RouteCopy, Routes},
+    route_dump::RouteDump,
+    route_lookups::RouteLookups,
     table::{Neighbour, Unresolvable},
 };
 
@@ -72,6 +75,225 @@ fn pair() -> (NetNs, NetNs) {
     far.ip("link set far0 address 02:00:00:00:00:02");
     near.ip("link set near0 address 02:00:00:00:00:01");
     (near, far)
+}
+
+#[test]
+fn many_destinations_are_looked_up_together_and_each_hears_of_its_own_way_once() {
+    const EACH: usize = 100;
+    if skip_without_root("next-hop resolution") {
+        return;
+    }
+    let (near, _far) = pair();
+    near.ip("route add 10.9.0.0/16 via 10.1.0.2");
+    near.ip("route add unreachable 10.8.0.0/16");
+    near.ip("route add 10.8.1.0/24 via 10.1.0.2 mtu 1400");
+    near.block_on(async || {
+        let (hops, mut events) = NextHops::spawn().expect("the service");
+        let mut open = BTreeSet::new();
+        for n in 1..=EACH {
+            for network in ["10.9.0.", "10.8.0.", "10.8.1.", "fd00:9::"] {
+                let destination = ip(&format!("{network}{n}"));
+                hops.watch(destination);
+                open.insert(destination);
+            }
+        }
+        let (mut wide, mut narrow) = (BTreeSet::new(), BTreeSet::new());
+        while !open.is_empty() {
+            let NextHopEvent::Assign { destination, hop, direct } = next(&mut events).await else { continue };
+            assert!(open.remove(&destination), "{destination} hears twice");
+            assert!(!direct);
+            match destination {
+                IpAddr::V4(address) if address.octets()[1] == 9 => {
+                    wide.insert(hop.expect("a way").0);
+                }
+                IpAddr::V4(address) if address.octets()[2] == 1 => {
+                    narrow.insert(hop.expect("a way").0);
+                }
+                IpAddr::V4(_) | IpAddr::V6(_) => assert_eq!(hop, Err(Unresolvable::NoRoute)),
+            }
+        }
+        assert_eq!((wide.len(), narrow.len()), (1, 1), "a next hop for each MTU");
+        assert_ne!(wide, narrow);
+    });
+}
+
+/// What the kernel's routes are now, copied.
+fn copied() -> Routes {
+    let mut dump = RouteDump::begin().expect("the kernel tells its routes");
+    loop {
+        if let Some(routes) = dump.read().expect("what the kernel tells") {
+            return routes;
+        }
+    }
+}
+
+/// Compares the copy with the kernel; the addresses that the copy knows the way to.
+fn known(addresses: &[String]) -> BTreeSet<&str> {
+    let mut copy = RouteCopy::default();
+    copy.set(copied());
+    let mut asked: Vec<_> = addresses.iter().map(|address| ip(address)).collect();
+    let mut answers = std::collections::BTreeMap::new();
+    while !asked.is_empty() {
+        let mut some = asked.split_off(asked.len().saturating_sub(32));
+        let mut lookups = RouteLookups::open().expect("a socket");
+        lookups.look_up(&mut some, |address, route| {
+            answers.insert(address, route);
+        });
+        assert!(some.is_empty(), "without an answer: {some:?}");
+    }
+    let known = addresses.iter().filter(|address| {
+        let found = copy.find(ip(address));
+        if let Some(route) = found {
+            assert_eq!(Ok(route), answers[&ip(address)], "{address}");
+        }
+        found.is_some()
+    });
+    known.map(String::as_str).collect()
+}
+
+#[test]
+fn a_copy_of_the_routes_says_what_the_kernel_says_or_nothing() {
+    if skip_without_root("a copy of the routes") {
+        return;
+    }
+    let (near, _far) = pair();
+    near.ip("address add 2001:db8:1::1/64 dev near0 nodad");
+    for route in [
+        "10.9.0.0/16 via 10.1.0.2",
+        "10.9.1.0/24 via 10.1.0.3 mtu 1400",
+        "10.9.1.128/25 dev near0",
+        "unreachable 10.9.2.0/24",
+        "10.9.3.0/24 nexthop via 10.1.0.3 nexthop via 10.1.0.4",
+        "throw 10.9.4.0/24",
+        "10.9.5.0/24 via 10.1.0.3 metric 20",
+        "10.9.5.0/24 via 10.1.0.4 metric 10",
+        "10.9.6.0/24 tos 0x10 via 10.1.0.3",
+        "10.9.7.0/24 via 10.1.0.9 onlink dev near0 src 10.1.0.1",
+        "10.9.8.0/24 via 10.1.0.3 table 100",
+        "10.9.9.0/24 via inet6 2001:db8:1::9 dev near0",
+        "2001:db8:9::/48 via 2001:db8:1::2",
+        "2001:db8:9:1::/64 dev near0 mtu 1400",
+        "2001:db8:9:2::/64 via 2001:db8:1::3",
+        "unreachable 2001:db8:9:3::/64",
+        "2001:db8:a::/48 via 2001:db8:1::4 expires 1000",
+    ] {
+        near.ip(&format!("route add {route}"));
+    }
+    near.ip("nexthop add id 7 via 10.1.0.7 dev near0");
+    near.ip("route add 10.9.10.0/24 nhid 7");
+    let of_networks = (0..=11).flat_map(|network| [1, 200].map(|host| format!("10.9.{network}.{host}")));
+    let others = [
+        "10.1.0.1",
+        "10.1.0.2",
+        "10.1.0.255",
+        "10.1.0.0",
+        "10.2.0.1",
+        "127.0.0.1",
+        "224.0.0.1",
+        "0.0.0.0",
+        "255.255.255.255",
+        "2001:db8:1::1",
+        "2001:db8:1::2",
+        "2001:db8:1::",
+        "2001:db8:9::1",
+        "2001:db8:9:1::1",
+        "2001:db8:9:2::1",
+        "2001:db8:9:3::1",
+        "2001:db8:a::1",
+        "2001:db8:b::1",
+        "::1",
+        "ff0e::1",
+        "fe80::1",
+    ];
+    let addresses: Vec<String> = of_networks.chain(others.map(str::to_owned)).collect();
+    near.run(|| {
+        let mut without_default = known(&addresses);
+        // Somebody's, or everybody's, as the kernel has it: it says so itself.
+        without_default.retain(|address| !matches!(*address, "10.1.0.0" | "2001:db8:1::"));
+        let plain = [
+            "10.1.0.2",
+            "10.9.0.1",
+            "10.9.0.200",
+            "10.9.1.1",
+            "10.9.1.200",
+            "10.9.7.1",
+            "10.9.7.200",
+            "10.9.8.1",
+            "10.9.8.200",
+            "10.9.11.1",
+            "10.9.11.200",
+            "2001:db8:1::2",
+            "2001:db8:9::1",
+            "2001:db8:9:1::1",
+        ];
+        assert_eq!(without_default, BTreeSet::from(plain));
+    });
+    near.ip("route add default via 10.1.0.2");
+    near.ip("route add default via 2001:db8:1::2");
+    near.run(|| {
+        let with_default = known(&addresses);
+        assert!(
+            ["10.2.0.1", "10.9.0.1", "2001:db8:b::1", "2001:db8:9:1::1"]
+                .iter()
+                .all(|to| with_default.contains(to))
+        );
+        // Of two gateways that lead there the kernel may take the one that it reaches.
+        assert!(
+            !with_default.contains("2001:db8:9::1") && !with_default.contains("10.9.3.1"),
+            "{with_default:?}"
+        );
+    });
+    // A rule beyond those that every kernel has: the copy of that version of IP is of no use, while it is there.
+    near.ip("rule add to 10.9.8.0/24 table 100");
+    near.run(|| assert!(known(&addresses).iter().all(|address| address.contains(':'))));
+    near.ip("rule del to 10.9.8.0/24 table 100");
+    near.ip("-6 rule add to 2001:db8:b::/48 table 100");
+    near.run(|| {
+        let known = known(&addresses);
+        assert!(known.contains("10.9.0.1") && known.iter().all(|address| !address.contains(':')));
+    });
+}
+
+// Ways that were found in the copy of the routes follow the kernel's as those do that it was asked for.
+#[test]
+fn very_many_destinations_move_with_their_route_and_new_ones_take_the_new_way() {
+    const COUNT: u32 = 300;
+    if skip_without_root("a copy of the routes") {
+        return;
+    }
+    let (near, _far) = pair();
+    near.ip("route add 10.9.0.0/16 via 10.1.0.2");
+    let address = |number: u32| IpAddr::V4(Ipv4Addr::from(0x0a09_0000 + number));
+    near.block_on(async || {
+        let (hops, mut events) = NextHops::spawn().expect("the service");
+        let mut ways = Vec::new();
+        for number in 1..=COUNT {
+            hops.watch(address(number));
+            ways.push(until_assigned(&mut events, address(number)).await.expect("a way"));
+        }
+        ways.dedup();
+        let [first] = ways[..] else { panic!("{ways:?}") };
+        near.ip("route replace 10.9.0.0/16 via 10.1.0.3");
+        let mut moved = BTreeSet::new();
+        while moved.len() < COUNT as usize {
+            if let NextHopEvent::Assign { destination, hop, .. } = next(&mut events).await {
+                assert_ne!(hop.expect("a way"), first);
+                assert!(moved.insert(destination), "{destination} hears twice");
+            }
+        }
+        for number in COUNT + 1..=2 * COUNT {
+            hops.watch(address(number));
+            assert_ne!(until_assigned(&mut events, address(number)).await, Ok(first));
+        }
+        near.ip("route del 10.9.0.0/16");
+        let mut gone = BTreeSet::new();
+        while gone.len() < 2 * COUNT as usize {
+            if let NextHopEvent::Assign { destination, hop, .. } = next(&mut events).await {
+                assert_eq!(hop, Err(Unresolvable::NoRoute));
+                assert!(gone.insert(destination), "{destination} hears twice");
+            }
+        }
+    });
 }
 
 #[test]
@@ -201,11 +423,13 @@ fn own_and_unroutable_addresses_are_refused_with_a_reason() {
             ("10.1.0.255", Unresolvable::NotUnicast),
             ("203.0.113.1", Unresolvable::NoRoute),
             ("10.66.0.1", Unresolvable::NoRoute),
-            ("10.77.0.1", Unresolvable::NoLinkLayer),
         ] {
             hops.watch(ip(destination));
             assert_eq!(until_assigned(&mut events, ip(destination)).await, Err(reason), "{destination}");
         }
+        // A TUN device has no link-layer addresses, and needs none.
+        hops.watch(ip("10.77.0.1"));
+        assert!(until_assigned(&mut events, ip("10.77.0.1")).await.is_ok());
     });
 }
 

@@ -61,7 +61,7 @@ pub(super) fn source_prefixes<'a>(wanted: impl IntoIterator<Item = &'a Wanted>) 
 
 #[cfg(test)]
 mod tests {
-    use vmcast_common::fib::{IfIndex, Interface, Link as OfDevice};
+    use vmcast_common::fib::{EngineWish, IfIndex, Interface, Link as OfDevice};
 
     use super::*;
     use crate::{netlink::Link, router::core::Queriers};
@@ -77,6 +77,7 @@ mod tests {
             loopback: false,
             multicast: true,
             resolves: true,
+            bare: false,
             kind: None,
             vlan: None,
             master: None,
@@ -97,7 +98,8 @@ mod tests {
                 mtu: 1500,
                 accepts_sources,
                 shared: false,
-                at_tc: false,
+                engine: EngineWish::Any,
+                xdp_members: None,
             },
             addresses: addresses.collect(),
             queriers: Queriers::default(),

@@ -2,15 +2,18 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use nix::net::if_::if_indextoname;
 use vmcast_api as api;
-use vmcast_common::fib::{
-    Conversion, ConversionId, IfIndex, Input, NextHop, NextHopId, Output, Priority, Rpf, Stream, Tunnel,
-    TunnelId, TunnelKind, Way,
+use vmcast_common::{
+    fib::{
+        Conversion, ConversionId, IfIndex, Input, NextHop, NextHopId, Output, Priority, Rpf, Stream, Tunnel,
+        TunnelId, TunnelKind, Way,
+    },
+    verdict::DropReason,
 };
 use vmcast_dataplane::{Engine, EngineInfo, shares::RelayCuts};
 use vmcast_proto::{
@@ -40,7 +43,9 @@ pub(super) fn answer(router: &Router, request: &api::Request) -> api::Response {
     let now = clock::now();
     match request {
         api::Request::Status => api::Response::Status(status(router, now)),
-        api::Request::GroupList { page } => api::Response::Groups(groups(router, page, now)),
+        api::Request::GroupList { group, source, page } => {
+            api::Response::Groups(groups(router, (*group, *source), page, now))
+        }
         api::Request::MemberList { group, page } => {
             api::Response::Members(members(router, *group, page, now))
         }
@@ -60,6 +65,7 @@ pub(super) fn answer(router: &Router, request: &api::Request) -> api::Response {
         | api::Request::TokenList { .. }
         | api::Request::TokenRevoke { .. }
         | api::Request::NodeRevoke { .. }
+        | api::Request::NodeSign { .. }
         | api::Request::PolicyList
         | api::Request::PolicyAdd { .. }
         | api::Request::PolicyRemove { .. }
@@ -95,6 +101,12 @@ fn status(router: &Router, now: Instant) -> api::Status {
             + upstreams,
         policy_version: Some(router.core.policed.policy().version),
         refused: refused(router),
+        interfaces_refused: router
+            .not_taken
+            .interfaces()
+            .take(MOST_REFUSED)
+            .map(|(ifindex, reason)| (interface_name(router, ifindex), reason.to_owned()))
+            .collect(),
         ..router.process.status()
     }
 }
@@ -139,16 +151,26 @@ fn upstream(router: &Router, now: Instant) -> Option<api::Upstream> {
     };
     Some(api::Upstream {
         remote: upstream.map(|upstream| upstream.relay.unwrap_or(upstream.named)),
-        name: router.upstream_name.clone(),
+        name: router.upstream_named.as_ref().and_then(|named| named.name.clone()),
         from: from.to_owned(),
         state,
         age_ms: upstream.map_or(0, |upstream| millis(now.saturating_duration_since(upstream.since))),
+        stands_in: router.upstream_named.as_ref().and_then(|named| named.stands_in),
     })
 }
 
-fn groups(router: &Router, page: &api::Page, now: Instant) -> api::Groups {
-    let streams = router.core.mrib.groups().flat_map(|info| router.core.mrib.streams(info.group));
-    let (groups, next) = page.cut(streams, |info| {
+/// All streams, or those of one group or one source.
+fn groups(
+    router: &Router,
+    (group, source): (Option<IpAddr>, Option<IpAddr>),
+    page: &api::Page,
+    now: Instant,
+) -> api::Groups {
+    let mrib = &router.core.mrib;
+    let all = group.is_none().then(|| mrib.groups().map(|info| info.group));
+    let streams = group.into_iter().chain(all.into_iter().flatten()).flat_map(|group| mrib.streams(group));
+    let asked = streams.filter(|info| source.is_none() || source == info.stream.source);
+    let (groups, next) = page.cut(asked, |info| {
         let shown = router.shown.streams.get(&info.stream).cloned().unwrap_or_default();
         let silence = shown.last.map(|last| now.saturating_duration_since(last));
         let state = match silence {
@@ -168,22 +190,49 @@ fn groups(router: &Router, page: &api::Page, now: Instant) -> api::Groups {
             members: info.members as u64,
             packets: shown.packets,
             bytes: shown.bytes,
+            drops: by_label(&shown.drops),
             bits_per_second: shown.rate,
             last_packet_ms: silence.map(millis),
             state,
             priority: priority(router.core.priorities.of(&info.stream)),
             refused: router.core.refused_above().get(&info.stream.group).cloned(),
+            taken: taken(router, info.stream.group, info.rpf),
         }
     });
     api::Groups { next, groups }
 }
 
-fn priority(Priority { dscp, pcp, skb_priority, queue }: Priority) -> Option<api::Priority> {
-    let shown = api::Priority { dscp, pcp, skb_priority, queue };
+/// Where packets of a group are taken in that come natively: by the one interface that they are accepted from, or by one
+/// where they are shared with this host.
+fn taken(router: &Router, group: IpAddr, rpf: Rpf) -> Option<api::Taken> {
+    let take = |ifindex| {
+        let (hook, why) = router.plane.intake(&router.core.interfaces.get(&ifindex)?.interface, group)?;
+        let reason = why.map(|why| format!("on {} {why}", interface_name(router, ifindex)));
+        Some(api::Taken { at: hook.label().to_owned(), reason })
+    };
+    match rpf {
+        Rpf::Exact(Input::Interface(ifindex)) => take(ifindex),
+        Rpf::Exact(Input::Tunnel(_)) => None,
+        Rpf::AnyUpstream => router
+            .core
+            .interfaces
+            .keys()
+            .filter_map(|ifindex| take(*ifindex))
+            .find(|taken| taken.reason.is_some()),
+    }
+}
+
+/// Counts by the labels of their reasons.
+fn by_label(drops: &BTreeMap<DropReason, u64>) -> BTreeMap<String, u64> {
+    drops.iter().map(|(reason, count)| (reason.label().to_owned(), *count)).collect()
+}
+
+fn priority(Priority { dscp, pcp, skb_priority, queue, at_tc }: Priority) -> Option<api::Priority> {
+    let shown = api::Priority { dscp, pcp, skb_priority, queue, at_tc };
     (shown != api::Priority::default()).then_some(shown)
 }
 
-fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, now: Instant) -> api::Members {
+fn members(router: &Router, group: Option<IpAddr>, page: &api::Page, now: Instant) -> api::Members {
     let wanted = router.core.mrib.groups().filter(|info| group.is_none_or(|group| group == info.group));
     let all = wanted.flat_map(|info| router.core.mrib.members_of(info.group));
     let waiting = router.core.mrib.waiting().filter(|info| group.is_none_or(|group| group == info.group));
@@ -225,7 +274,7 @@ fn members(router: &Router, group: Option<std::net::IpAddr>, page: &api::Page, n
 fn tracked_hosts(
     router: &Router,
     ifindex: IfIndex,
-    group: std::net::IpAddr,
+    group: IpAddr,
     now: Instant,
 ) -> Vec<membership::HostInfo> {
     let state = router.core.interfaces.get(&ifindex);
@@ -234,7 +283,8 @@ fn tracked_hosts(
 }
 
 fn shown_host(info: &membership::HostInfo) -> api::MemberHost {
-    api::MemberHost { address: info.host, filter: filter(&info.filter), expires_ms: millis(info.expires) }
+    let (filter, expires_ms) = (filter(&info.filter), millis(info.expires));
+    api::MemberHost { address: info.host, mac: info.link.map(mac::text), filter, expires_ms }
 }
 
 fn filter(filter: &Filter) -> api::Filter {
@@ -439,6 +489,7 @@ fn interfaces(router: &Router) -> api::Interfaces {
             addresses: present.map_or_else(Vec::new, |(_, attached)| {
                 attached.link.all_addresses().map(|(address, _)| address).collect()
             }),
+            refused: present.and_then(|(ifindex, _)| router.not_taken.why(*ifindex)).map(str::to_owned),
             attached: hook.map(|hook| hook.label().to_owned()),
             queues: place.and_then(|place| queues(router, place.device)),
             egress: egress.map(shown_engine),
@@ -473,13 +524,6 @@ fn kernel_name(ifindex: IfIndex) -> String {
 }
 
 fn stats(router: &Router, now: Instant) -> api::Stats {
-    let drops = router
-        .shown
-        .counters
-        .drops
-        .iter()
-        .map(|(reason, count)| (reason.label().to_owned(), *count))
-        .collect();
     let mut streams: Vec<api::StreamStats> = router
         .shown
         .streams
@@ -489,7 +533,7 @@ fn stats(router: &Router, now: Instant) -> api::Stats {
             source: stream.source,
             packets: shown.packets,
             bytes: shown.bytes,
-            drops: shown.drops.iter().map(|(reason, count)| (reason.label().to_owned(), *count)).collect(),
+            drops: by_label(&shown.drops),
             last_packet_ms: shown.last.map(|last| millis(now.saturating_duration_since(last))),
         })
         .collect();
@@ -498,7 +542,7 @@ fn stats(router: &Router, now: Instant) -> api::Stats {
     streams.truncate(api::MAX_PAGE as usize);
     api::Stats {
         engine: Some(engine(router)),
-        drops,
+        drops: by_label(&router.shown.counters.drops),
         streams,
         control: control(router),
         resident_bytes: resident_bytes(),
@@ -572,6 +616,8 @@ fn control(router: &Router) -> BTreeMap<String, BTreeMap<String, u64>> {
     count("mrib", "share_exceeded", mrib.share_exceeded);
     count("plane", "fragmented_copies", router.shown.counters.fragmented);
     count("plane", "reassembled", router.shown.counters.reassembled);
+    count("plane", "waits_for_tables", router.shown.counters.waits_for_tables);
+    count("router", "interfaces_refused", router.not_taken.interfaces_refused());
     count("router", "refused_changes", router.refused_changes);
     count("router", "packet_too_big_sent", router.too_big_sent);
     count("router", "unsent_datagrams", router.unsent);

@@ -1,6 +1,8 @@
 //! The protocol machines of a VMR, joined without I/O.
 
 mod drain;
+mod heard;
+mod news;
 mod policy;
 
 use std::{
@@ -23,6 +25,10 @@ use vmcast_proto::{
     record::{Budget, Recorded},
 };
 
+use heard::Heard;
+pub(super) use news::Refusal;
+use news::{News, QuerierNews};
+
 use super::{
     changeover::{Moves, Successor},
     pace::Pace,
@@ -32,7 +38,7 @@ use super::{
     refused::RefusedAbove,
     relays::Relays,
     stated::{Change, Stated},
-    tunnels::Tunnels,
+    tunnels::{self, Tunnels},
     unasked::Unasked,
     upstream::{self, State, Upstream},
 };
@@ -105,6 +111,7 @@ pub(super) struct InterfaceState {
     pub(super) queriers: BTreeMap<Family, Recorded<Querier>>,
     /// Whether its members are served although another router is the elected querier.
     beside_querier: bool,
+    news: QuerierNews,
 }
 
 impl InterfaceState {
@@ -144,6 +151,7 @@ pub(super) struct Core {
     /// Whether another one is known that could take its place.
     another_upstream: bool,
     pub(super) interfaces: BTreeMap<IfIndex, InterfaceState>,
+    pub(super) heard: Heard,
     pub(super) next_hops: BTreeMap<NextHopId, NextHop>,
     /// The unicast inputs whose sockets are held, with the group and port of each.
     pub(super) unicast_inputs: BTreeMap<SocketAddr, SocketAddr>,
@@ -158,6 +166,9 @@ pub(super) struct Core {
     queriers_before: BTreeMap<Family, membership::Counters>,
     /// Whether queriers may have something to say: there may be hundreds.
     queriers_acted: bool,
+    /// Room for what changes of tunnels ask for; empty in between.
+    tunnel_effects: Vec<tunnels::Effect>,
+    news: News,
     pub(super) effects: VecDeque<Effect>,
 }
 
@@ -183,6 +194,7 @@ impl Core {
             upstreams_so_far: 0,
             another_upstream: false,
             interfaces: BTreeMap::new(),
+            heard: Heard::default(),
             next_hops: BTreeMap::new(),
             unicast_inputs: BTreeMap::new(),
             unresolved: BTreeMap::new(),
@@ -191,6 +203,8 @@ impl Core {
             pace: Pace::default(),
             queriers_before: BTreeMap::new(),
             queriers_acted: false,
+            tunnel_effects: Vec::new(),
+            news: News::default(),
             effects: VecDeque::new(),
         }
     }
@@ -324,6 +338,7 @@ impl Core {
             addresses: Vec::new(),
             queriers: BTreeMap::new(),
             beside_querier: false,
+            news: QuerierNews::default(),
         });
         state.interface = interface;
         state.addresses = addresses.iter().map(|(address, _)| *address).collect();
@@ -368,6 +383,13 @@ impl Core {
         }
     }
 
+    /// Lets these groups and no others be shared with the host where they come in on an interface.
+    pub(super) fn share_groups(&mut self, ifindex: IfIndex, groups: BTreeSet<IpAddr>) {
+        let mrib = &self.mrib;
+        let ops = self.heard.hear(ifindex, groups, |group| mrib.streams(group).next().is_some());
+        self.effects.extend(ops.into_iter().map(Effect::Fib));
+    }
+
     /// Forgets an interface that is gone.
     pub(super) fn remove_interface(&mut self, now: Instant, ifindex: IfIndex) {
         let Some(mut state) = self.interfaces.remove(&ifindex) else {
@@ -377,6 +399,7 @@ impl Core {
             *self.queriers_before.entry(*family).or_default() += querier.counters();
         }
         self.recorded.extend(state.take_recordings());
+        self.heard.forget(ifindex);
         self.member_gone(Output::Interface(ifindex));
         self.mrib.handle_input(now, mrib::Input::MemberGone { member: Output::Interface(ifindex) });
         self.mrib.handle_input(now, mrib::Input::RemoveInterface { ifindex });
@@ -423,6 +446,11 @@ impl Core {
         }
     }
 
+    /// Says whether the upstream that is named next is asked there for the relay that is nearest.
+    pub(super) const fn discover(&mut self, discover: bool) {
+        self.discover = discover;
+    }
+
     /// Shakes hands with a VMR and asks it for everything.
     pub(super) fn start_upstream(&mut self, now: Instant, local: SocketAddr, named: SocketAddr) -> Upstream {
         self.effects.push_back(Effect::Fib(FibOp::SetEndpoint(local)));
@@ -451,7 +479,7 @@ impl Core {
         }
         let mut effects = Vec::new();
         self.tunnels.inherit(address, id, &mut effects);
-        self.carry_out(now, effects);
+        self.carry_out(now, &mut effects);
     }
 
     /// Takes over a tunnel and what its gateway wants.
@@ -581,7 +609,7 @@ impl Core {
         let relay = &self.relay;
         let ends = |id| relay.ends(id);
         self.tunnels.assign(address, next_hop, ends, &mut effects);
-        self.carry_out(now, effects);
+        self.carry_out(now, &mut effects);
         self.settle(now);
     }
 

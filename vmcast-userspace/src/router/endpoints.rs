@@ -5,7 +5,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -17,14 +17,14 @@ use vmcast_dataplane::shares::{RelayCuts, SocketShares};
 use super::run::Event;
 use crate::{
     clock,
-    sockets::{Buffer, Heard, Throttle, UdpEndpoint},
+    sockets::{AT_ONCE, Batch, Heard, Throttle, UdpEndpoint},
 };
 
 /// Datagrams that are taken from an endpoint in a second: twice those of 50,000 joins.
 const DATAGRAMS_PER_SECOND: u32 = 200_000;
 
-/// Most of them that are read before the loop hears of them.
-const READ_AT_ONCE: usize = 32;
+/// Where datagrams stand until they have been passed on: one task at a time reads.
+type Room = Arc<Mutex<Batch>>;
 
 /// A socket and the task that reads it; dropped, both end.
 #[derive(Debug)]
@@ -48,38 +48,32 @@ impl Reading {
     fn start(
         local: SocketAddr,
         shares: Option<&SocketShares>,
+        room: Room,
         events: &mpsc::Sender<Event>,
         event: fn(&Heard<'_>) -> Event,
     ) -> io::Result<Self> {
         let socket = Arc::new(UdpEndpoint::bind_behind(shares.map(SocketShares::relay_filter), local)?);
-        let task = tokio::spawn(read(Arc::clone(&socket), events.clone(), event)).abort_handle();
+        let task = tokio::spawn(read(Arc::clone(&socket), room, events.clone(), event)).abort_handle();
         Ok(Self { socket, task })
     }
 }
 
-async fn read(socket: Arc<UdpEndpoint>, events: mpsc::Sender<Event>, event: fn(&Heard<'_>) -> Event) {
-    let mut buffer = Buffer::new();
+async fn read(
+    socket: Arc<UdpEndpoint>,
+    room: Room,
+    events: mpsc::Sender<Event>,
+    event: fn(&Heard<'_>) -> Event,
+) {
     let mut throttle = Throttle::new(DATAGRAMS_PER_SECOND);
-    let most = READ_AT_ONCE.min(events.max_capacity());
+    let most = AT_ONCE.min(events.max_capacity());
     let mut batch = Vec::with_capacity(most);
     loop {
-        match socket.recv(&mut buffer).await {
-            Ok(heard) => batch.push(event(&heard)),
-            Err(error) => {
-                tracing::debug!(%error, "reading a tunnel endpoint");
-                continue;
-            }
+        let most = most.min(throttle.left());
+        if let Err(error) = socket.recv_many(&room, most, |heard| batch.push(event(&heard))).await {
+            tracing::debug!(%error, "reading a tunnel endpoint");
+            continue;
         }
-        // What is there already goes on together; an error that waits is met by the next turn.
-        let now = clock::now();
-        let mut next = throttle.take(now);
-        while next.is_none()
-            && batch.len() < most
-            && let Ok(Some(heard)) = socket.try_recv(&mut buffer)
-        {
-            batch.push(event(&heard));
-            next = throttle.take(now);
-        }
+        let next = throttle.take(clock::now(), batch.len());
         let Ok(permits) = events.reserve_many(batch.len()).await else { return };
         permits.zip(batch.drain(..)).for_each(|(permit, event)| permit.send(event));
         if next.is_some() {
@@ -96,6 +90,7 @@ pub(super) struct Relays {
     sockets: BTreeMap<SocketAddr, Reading>,
     /// What stands before them in the kernel, if it takes that.
     shares: Option<Arc<SocketShares>>,
+    room: Room,
     /// Datagrams that the kernel dropped at endpoints that are gone.
     dropped_before: u64,
     /// Those that were known to be dropped because too many waited.
@@ -112,15 +107,15 @@ pub(super) struct Moves {
 }
 
 impl Relays {
-    pub(super) const fn new(port: u16, discovery: Vec<IpAddr>, shares: Option<Arc<SocketShares>>) -> Self {
-        let overrun = AtomicU64::new(0);
-        Self { port, discovery, sockets: BTreeMap::new(), shares, dropped_before: 0, overrun }
+    pub(super) fn new(port: u16, discovery: Vec<IpAddr>, shares: Option<Arc<SocketShares>>) -> Self {
+        let (sockets, overrun) = (BTreeMap::new(), AtomicU64::new(0));
+        Self { port, discovery, sockets, shares, room: new_room(), dropped_before: 0, overrun }
     }
 
     /// Takes tunnels at these addresses and no others.
     pub(super) fn follow(&mut self, addresses: &[IpAddr], events: &mpsc::Sender<Event>) -> Moves {
         let mut moves = Moves::default();
-        let Self { port, discovery, sockets, shares, dropped_before, .. } = self;
+        let Self { port, discovery, sockets, shares, room, dropped_before, .. } = self;
         sockets.retain(|endpoint, reading| {
             let ip = endpoint.ip();
             let stays = addresses.contains(&ip) || discovery.contains(&ip);
@@ -135,7 +130,7 @@ impl Relays {
             if sockets.contains_key(&local) {
                 continue;
             }
-            match Reading::start(local, shares.as_deref(), events, Event::of_relay) {
+            match Reading::start(local, shares.as_deref(), Arc::clone(room), events, Event::of_relay) {
                 Ok(socket) => {
                     sockets.insert(local, socket);
                     if !discovery.contains(address) {
@@ -177,10 +172,22 @@ impl Relays {
         }
     }
 
-    /// Sends from an endpoint.
-    pub(super) fn send(&self, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) -> bool {
-        self.sockets.get(&local).is_some_and(|socket| send(socket, local, remote, bytes))
+    /// Shares what the sockets take with the gateways whose tunnels came since the last call.
+    pub(super) fn share_out(&self) {
+        if let Some(shares) = &self.shares {
+            shares.share_out();
+        }
     }
+
+    /// Sends datagrams from an endpoint; says how many were not sent. What is lost here is repeated by its protocol.
+    pub(super) fn send(&self, local: SocketAddr, datagrams: &[(SocketAddr, &[u8])]) -> usize {
+        let reading = self.sockets.get(&local);
+        reading.map_or(datagrams.len(), |reading| reading.socket.send_many(local.ip(), datagrams))
+    }
+}
+
+fn new_room() -> Room {
+    Arc::new(Mutex::new(Batch::new()))
 }
 
 /// Sends a datagram; what is lost here is repeated by its protocol.
@@ -199,7 +206,8 @@ pub(super) fn send(reading: &Reading, local: SocketAddr, remote: SocketAddr, byt
 /// # Errors
 /// If the address is not ours or the port is taken.
 pub(super) fn open_gateway(local: SocketAddr, events: &mpsc::Sender<Event>) -> anyhow::Result<Reading> {
-    Reading::start(local, None, events, Event::of_gateway).with_context(|| format!("a socket on {local}"))
+    Reading::start(local, None, new_room(), events, Event::of_gateway)
+        .with_context(|| format!("a socket on {local}"))
 }
 
 #[cfg(test)]
@@ -235,7 +243,8 @@ mod tests {
 
         assert_eq!(relays.follow(&[FIRST], &events).removed, [second]);
         assert_eq!(relays.endpoints(), [first]);
-        assert!(!relays.send(second, member.local_addr().expect("it is bound"), b"too late"));
+        let to = member.local_addr().expect("it is bound");
+        assert_eq!(relays.send(second, &[(to, b"too late")]), 1);
     }
 
     #[tokio::test]

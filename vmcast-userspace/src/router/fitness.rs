@@ -5,31 +5,46 @@
 //! serves them at TC.
 
 use nix::net::if_::if_indextoname;
-use vmcast_common::fib::{FibOp, IfIndex, Interface};
+use vmcast_common::fib::{EngineWish, FibOp, IfIndex, Interface};
 use vmcast_dataplane::features::{Features, XdpFeatures};
 
-use crate::config::{Converted, RouterConfig, Target};
+use crate::config::{Converted, EngineChoice, RouterConfig, Target};
 
 /// An interface that cannot be served at XDP as it is configured.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "dataplane.engine is \"xdp\", but {name} takes no frames redirected at XDP; set it to \"auto\" or \"tc\", \
-     or, if {name} is a veth, let its peer do GRO (`ethtool -K PEER gro on`)"
+    "{asked} is \"xdp\", but {name} takes no frames redirected at XDP; {instead}, or, if {name} is a veth, let its \
+     peer do GRO (`ethtool -K PEER gro on`)",
+    asked = asked.what,
+    instead = asked.instead
 )]
 pub(super) struct Unfit {
+    asked: Asked,
     name: String,
 }
 
-/// Checks that every interface that copies leave by, and that is not to be at TC, takes them. One that only takes packets of sources in
-/// may do without.
+/// What asks for XDP and nothing else, and what to write in its place.
+#[derive(Debug)]
+struct Asked {
+    what: String,
+    instead: &'static str,
+}
+
+/// Checks that every interface that copies leave by, and that nothing but XDP is to serve, takes them. One that only takes
+/// packets of sources in may do without.
 ///
 /// # Errors
 /// The first that does not.
 pub(super) fn for_xdp(config: &RouterConfig, first: &[FibOp]) -> Result<(), Unfit> {
+    let asked: Vec<_> =
+        interfaces(first).filter_map(|interface| Some((interface, asked(config, interface)?))).collect();
+    if asked.is_empty() {
+        return Ok(());
+    }
     let Some(features) = features() else {
         return Ok(());
     };
-    for interface in interfaces(first).filter(|interface| !interface.at_tc && !interface.shared) {
+    for (interface, asked) in asked {
         let interface_name = name(interface.ifindex);
         let configured = config.interface_of(&interface_name);
         let is_stated = config.forwards.iter().flat_map(|forward| &forward.to).any(|target| match target {
@@ -45,10 +60,26 @@ pub(super) fn for_xdp(config: &RouterConfig, first: &[FibOp]) -> Result<(), Unfi
             && configured.is_some_and(|known| known.accepts_sources && !known.querier && !known.upstream);
         let found = ask(&features, interface.device);
         if !only_in && found.is_some_and(|found| !found.takes_redirected()) {
-            return Err(Unfit { name: name(interface.device) });
+            return Err(Unfit { asked, name: name(interface.device) });
         }
     }
     Ok(())
+}
+
+/// What asks for that on an interface; `None` if nothing does.
+fn asked(config: &RouterConfig, interface: &Interface) -> Option<Asked> {
+    match (config.dataplane.engine, interface.wish()) {
+        (EngineChoice::Tc | EngineChoice::Software, _)
+        | (EngineChoice::Auto | EngineChoice::Xdp, EngineWish::Tc)
+        | (EngineChoice::Auto, EngineWish::Any) => None,
+        (EngineChoice::Auto | EngineChoice::Xdp, EngineWish::Xdp) => {
+            let what = format!("engine in the table of {}", name(interface.ifindex));
+            Some(Asked { what, instead: "set it to \"tc\" or leave it out" })
+        }
+        (EngineChoice::Xdp, EngineWish::Any) => {
+            Some(Asked { what: "dataplane.engine".to_owned(), instead: "set it to \"auto\" or \"tc\"" })
+        }
+    }
 }
 
 fn interfaces(first: &[FibOp]) -> impl Iterator<Item = &Interface> {

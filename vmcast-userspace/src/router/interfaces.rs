@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    num::NonZeroU32,
     ops::AddAssign,
     sync::Arc,
     time::{Duration, Instant},
@@ -10,7 +11,7 @@ use std::{
 use futures_util::FutureExt as _;
 use tokio::{sync::mpsc, task::AbortHandle};
 use vmcast_common::{
-    fib::{IfIndex, Interface},
+    fib::{EngineWish, IfIndex, Interface},
     hdr::eth::Mac,
 };
 use vmcast_dataplane::shares::SocketShares;
@@ -20,7 +21,7 @@ use crate::{
     clock,
     config::{InterfaceEngine, RouterConfig, RouterInterface},
     mac,
-    netlink::{Link, LinkWatch, Links, pppoe_sessions},
+    netlink::{Link, LinkWatch, Links, SessionWays, pppoe_sessions},
     sockets::{Acquaintances, HostMembership, MembershipSocket, Narrowing, RECEIVE_LEN, Shares, Throttle},
     telemetry::RateLimit,
 };
@@ -70,9 +71,11 @@ pub(super) struct Attached {
     /// Where IGMP and MLD are spoken, if they are.
     pub(super) speakers: Vec<(Family, Arc<MembershipSocket>)>,
     pub(super) host: Option<HostMembership>,
+    /// Whether the data plane has taken it, and the operator was told so.
+    pub(super) in_use: bool,
     /// Whether it is a port of a bridge.
     pub(super) bridged: bool,
-    /// Whether somebody else on this host listens to groups there.
+    /// Whether others on this host need all that comes in there.
     pub(super) listened: bool,
     readers: Vec<AbortHandle>,
 }
@@ -110,23 +113,46 @@ pub(super) struct Wanted {
     pub(super) queriers: Queriers,
 }
 
+/// What of the configuration the host has.
+pub(super) struct Present {
+    /// The configured interfaces that exist.
+    pub(super) wanted: Vec<Wanted>,
+    /// The links of PPP sessions that are up, configured or not.
+    ppp: Vec<IfIndex>,
+}
+
+impl Present {
+    /// How packets leave by the links of sessions.
+    pub(super) fn session_ways(&self) -> SessionWays {
+        let as_they_are = self.ppp.iter().map(|ifindex| (*ifindex, None));
+        let interfaces = self.wanted.iter().map(|wanted| wanted.interface);
+        let in_session = interfaces.filter(|interface| interface.peer.is_some());
+        as_they_are.chain(in_session.map(|interface| (interface.ifindex, Some(interface)))).collect()
+    }
+}
+
 /// The configured interfaces that exist.
 ///
 /// # Errors
 /// If the kernel does not list its interfaces.
-pub(super) async fn present(config: &RouterConfig, links: &Links) -> anyhow::Result<Vec<Wanted>> {
-    let mut present = Vec::new();
-    for found in find(config, links).await? {
+pub(super) async fn present(config: &RouterConfig, links: &Links) -> anyhow::Result<Present> {
+    let (found, ppp) = find(config, links).await?;
+    let mut wanted = Vec::new();
+    for found in found {
         match found {
-            Ok(wanted) => present.push(wanted),
+            Ok(found) => wanted.push(found),
             Err(Absent::Missing { .. }) => {}
             Err(absent) => tracing::warn!("{absent}"),
         }
     }
-    Ok(present)
+    Ok(Present { wanted, ppp })
 }
 
-async fn find(config: &RouterConfig, links: &Links) -> anyhow::Result<Vec<Result<Wanted, Absent>>> {
+/// What the host has of the interfaces of the configuration, and the links of PPP sessions.
+async fn find(
+    config: &RouterConfig,
+    links: &Links,
+) -> anyhow::Result<(Vec<Result<Wanted, Absent>>, Vec<IfIndex>)> {
     let host = Host::new(links.list().await?, pppoe_sessions());
     let named = config.interfaces.iter().filter(|configured| !configured.name.is_pattern());
     let found = named.map(|configured| Ok(wanted(config, configured, host.place(configured)?)));
@@ -142,15 +168,17 @@ async fn find(config: &RouterConfig, links: &Links) -> anyhow::Result<Vec<Result
             }
         }
     });
-    Ok(found.chain(of_patterns).collect())
+    let found = found.chain(of_patterns).collect();
+    Ok((found, host.ppp_up().collect()))
 }
 
 /// The same, but each must exist.
 ///
 /// # Errors
 /// If one is missing, with those that are there.
-pub(super) async fn all(config: &RouterConfig, links: &Links) -> anyhow::Result<Vec<Wanted>> {
-    Ok(find(config, links).await?.into_iter().collect::<Result<_, _>>()?)
+pub(super) async fn all(config: &RouterConfig, links: &Links) -> anyhow::Result<Present> {
+    let (found, ppp) = find(config, links).await?;
+    Ok(Present { wanted: found.into_iter().collect::<Result<_, _>>()?, ppp })
 }
 
 /// Tells the router what the interfaces are whenever they, or their addresses, have changed. Ends with
@@ -165,9 +193,9 @@ pub(super) async fn follow(
     let mut missed = false;
     loop {
         let pause = match changed(&config, &links, &mut watch, missed).await {
-            Ok(wanted) => {
+            Ok(present) => {
                 missed = false;
-                if events.send(Event::Interfaces(wanted)).await.is_err() {
+                if events.send(Event::Interfaces(present)).await.is_err() {
                     return;
                 }
                 pauses.reset();
@@ -192,7 +220,7 @@ async fn changed(
     links: &Links,
     watch: &mut LinkWatch,
     missed: bool,
-) -> anyhow::Result<Vec<Wanted>> {
+) -> anyhow::Result<Present> {
     if !missed {
         watch.next().await?;
     }
@@ -212,7 +240,12 @@ fn wanted(config: &RouterConfig, configured: &RouterInterface, place: Place) -> 
         mtu: u16::try_from(own.mtu).unwrap_or(u16::MAX),
         accepts_sources: configured.takes_sources(),
         shared,
-        at_tc: configured.engine == Some(InterfaceEngine::Tc),
+        engine: match configured.engine {
+            None => EngineWish::Any,
+            Some(InterfaceEngine::Xdp) => EngineWish::Xdp,
+            Some(InterfaceEngine::Tc) => EngineWish::Tc,
+        },
+        xdp_members: configured.xdp_members.map(NonZeroU32::get),
     };
     let configs = if configured.querier && is_kernels {
         let addresses = [own.address().map(Into::into), own.link_local().map(Into::into)];
@@ -228,11 +261,6 @@ fn wanted(config: &RouterConfig, configured: &RouterInterface, place: Place) -> 
         Queriers { configs, beside_querier: configured.beside_querier, is_upstream: configured.upstream };
     let addresses = own.all_addresses().collect();
     Wanted { link: own, is_kernels, interface, addresses, queriers }
-}
-
-/// Those that have one neighbour, known without being asked for.
-pub(super) fn point_to_point(wanted: &[Wanted]) -> Vec<Interface> {
-    wanted.iter().map(|wanted| wanted.interface).filter(|interface| interface.peer.is_some()).collect()
 }
 
 fn querier_config(
@@ -287,6 +315,7 @@ pub(super) fn attach(
         interface: wanted.interface,
         speakers,
         host: (wanted.interface.accepts_sources && wanted.is_kernels).then(|| HostMembership::new(ifindex)),
+        in_use: false,
         bridged: wanted.interface.shared,
         listened: false,
         readers,
@@ -307,11 +336,11 @@ async fn read(socket: Arc<MembershipSocket>, family: Family, ifindex: IfIndex, e
         let mut wait = None;
         match received {
             Some(Ok((datagram, sender))) => {
-                let event = Event::Membership { ifindex, family, datagram: datagram.to_vec() };
+                let event = Event::Membership { ifindex, family, from: sender, datagram: datagram.to_vec() };
                 if events.send(event).await.is_err() {
                     return;
                 }
-                wait = throttle.take(now);
+                wait = throttle.take(now, 1);
                 let crowded = strangers.crowd(now, &socket, wait.is_some(), sender);
                 socket.note_thinned(shares.note(now, sender, crowded) - 1);
             }
@@ -349,8 +378,9 @@ async fn read(socket: Arc<MembershipSocket>, family: Family, ifindex: IfIndex, e
 struct Strangers {
     acquaintances: Acquaintances,
     narrowing: Narrowing,
-    /// How many messages of theirs were cut when it was looked last, and when that was.
+    /// How many messages of theirs were cut when it was looked last, how many of anybody had no room, and when that was.
     cut: u64,
+    lost: u64,
     looked_at: Option<Instant>,
 }
 
@@ -361,10 +391,9 @@ impl Strangers {
         let mut crowded = crowded;
         if self.looked_at.is_none_or(|at| now >= at + STRANGERS_INTERVAL) {
             self.looked_at = Some(now);
-            let cut = socket.cut();
-            let more_cut = std::mem::replace(&mut self.cut, cut) != cut;
-            crowded |= more_cut;
-            if let Some(shift) = self.narrowing.look(now, socket.drops(), more_cut) {
+            let (more, narrowed) = self.look(now, socket.cut(), socket.drops());
+            crowded |= more;
+            if let Some(shift) = narrowed {
                 socket.narrow(shift);
             }
             let forgotten = self.acquaintances.forget(now);
@@ -380,6 +409,16 @@ impl Strangers {
         }
         crowded
     }
+
+    /// Looks at how many messages were cut so far, and how many had no room. Says whether that are more than before, and
+    /// the power of two by which the share of who is not known is smaller from now on, if that is new.
+    ///
+    /// A machine that has other things to do reads less than it may: then what had no room is all that shows a flood.
+    fn look(&mut self, now: Instant, cut: u64, lost: u64) -> (bool, Option<u32>) {
+        let more_cut = std::mem::replace(&mut self.cut, cut) != cut;
+        let more_lost = std::mem::replace(&mut self.lost, lost) != lost;
+        (more_cut || more_lost, self.narrowing.look(now, lost, more_cut))
+    }
 }
 
 #[cfg(test)]
@@ -389,6 +428,16 @@ mod tests {
     use vmcast_proto::membership::{AddressRange, SteadyTime};
 
     use super::*;
+
+    #[test]
+    fn more_is_there_than_is_read_if_something_was_cut_or_had_no_room() {
+        let (mut strangers, now) = (Strangers::default(), clock::now());
+        assert_eq!(strangers.look(now, 0, 0), (false, None));
+        assert_eq!(strangers.look(now, 7, 0), (true, None), "cut");
+        assert_eq!(strangers.look(now, 7, 0), (false, None), "no more than before");
+        assert_eq!(strangers.look(now, 7, 1), (true, Some(1)), "no room, whoever sent it");
+        assert_eq!(strangers.look(now, 7, 1), (false, None));
+    }
 
     #[test]
     fn every_key_of_an_interface_reaches_its_queriers() {

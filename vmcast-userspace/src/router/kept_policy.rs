@@ -1,6 +1,9 @@
 //! The last policy that an admin told, in a file: a router that starts while no admin answers goes by it.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use vmcast_proto::policy::Policy;
@@ -23,6 +26,11 @@ impl KeptPolicy {
     pub(super) fn new(config: &AdminLinkConfig) -> Self {
         let is_kept = !config.urls.is_empty() && !config.insecure;
         Self(is_kept.then(|| config.identity_directory(Role::Router).join(FILE)))
+    }
+
+    /// The file: who removes it and restarts the router lets it take any version.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.0.as_deref()
     }
 
     /// The policy, `None` if an admin has never told one.

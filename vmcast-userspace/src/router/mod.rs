@@ -13,6 +13,8 @@ mod interfaces;
 mod kept;
 mod kept_policy;
 mod kernel_log;
+mod listening;
+mod not_taken;
 mod overlap;
 mod pace;
 mod place;

@@ -15,9 +15,6 @@ use crate::{
 /// Interfaces that the kernel has not are numbered from here; its own numbers stay below.
 const FIRST_NUMBER: u32 = 1 << 29;
 
-/// The kernel's kind of an interface of a point-to-point session.
-const KIND_PPP: &str = "ppp";
-
 /// What the host has.
 pub(super) struct Host {
     links: BTreeMap<IfIndex, Link>,
@@ -50,11 +47,6 @@ pub(super) enum Absent {
     #[error("{name} is not usable: {reason}")]
     TooManyTags { name: String, reason: TooManyTags },
     #[error(
-        "{name} is not usable: which PPPoE session it is cannot be told; add device = \"…\", pppoe_session = … and \
-         perhaps peer_mac = \"…\" to its table"
-    )]
-    WhichSession { name: String },
-    #[error(
         "{name} is not usable: the kernel lists no PPPoE session {session} on {device}; it may be down, or add \
          peer_mac = \"…\" if the kernel does not hold it"
     )]
@@ -75,6 +67,16 @@ impl Host {
         others.map(|link| link.name.as_str())
     }
 
+    /// The links of PPP sessions, up or not.
+    fn ppp(&self) -> impl Iterator<Item = &Link> {
+        self.links.values().filter(|link| link.is_ppp())
+    }
+
+    /// The links of PPP sessions that are up: one that is not may yet be given the name that the configuration has.
+    pub(super) fn ppp_up(&self) -> impl Iterator<Item = IfIndex> {
+        self.ppp().filter(|link| link.up).map(|link| link.ifindex)
+    }
+
     /// Finds an interface of the configuration.
     ///
     /// # Errors
@@ -83,13 +85,10 @@ impl Host {
         let own = self.named(configured.name.as_str());
         match (&configured.device, own) {
             (Some(device), own) => self.stated(configured, self.existing(device.as_str())?, own),
-            (None, Some(own)) if own.kind.as_deref() == Some(KIND_PPP) => self.only_session(own),
-            (None, Some(own)) => {
-                let (device, link) = self.under(own)?;
-                let mac = own.mac.unwrap_or_default();
-                let bridged = self.is_bridged(own, device);
-                Ok(Place { own: own.clone(), is_kernels: true, device, link, peer: None, mac, bridged })
-            }
+            (None, Some(own)) => match self.only_session(own) {
+                Some((session, on)) => self.in_session(own, session, on),
+                None => self.as_it_is(own),
+            },
             (None, None) => Err(self.missing(configured.name.as_str())),
         }
     }
@@ -133,13 +132,26 @@ impl Host {
         })
     }
 
-    /// A `ppp` interface is the one session there is; the kernel does not tell which of several.
-    fn only_session(&self, own: &Link) -> Result<Place, Absent> {
-        let others = self.links.values().filter(|link| link.kind.as_deref() == Some(KIND_PPP)).count();
-        let ([session], 1) = (self.sessions.as_slice(), others) else {
-            return Err(Absent::WhichSession { name: own.name.clone() });
-        };
-        let on = self.existing(&session.device)?;
+    /// The one PPPoE session that there is, with the interface that it runs over, if this is the one `ppp` interface. Of
+    /// several the kernel does not tell which is which.
+    fn only_session(&self, own: &Link) -> Option<(&PppoeSession, &Link)> {
+        let is_only_one = own.is_ppp() && self.ppp().count() == 1;
+        match self.sessions.as_slice() {
+            [session] if is_only_one => Some((session, self.named(&session.device)?)),
+            _ => None,
+        }
+    }
+
+    /// Packets are given to the interface itself, or to what it is a VLAN of.
+    fn as_it_is(&self, own: &Link) -> Result<Place, Absent> {
+        let (device, link) = self.under(own)?;
+        let mac = own.mac.unwrap_or_default();
+        let bridged = self.is_bridged(own, device);
+        Ok(Place { own: own.clone(), is_kernels: true, device, link, peer: None, mac, bridged })
+    }
+
+    /// Packets get the header of the session in front, and are given to the device below.
+    fn in_session(&self, own: &Link, session: &PppoeSession, on: &Link) -> Result<Place, Absent> {
         let (device, below) = self.under(on)?;
         Ok(Place {
             own: own.clone(),

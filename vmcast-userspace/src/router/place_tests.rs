@@ -23,6 +23,7 @@ fn link(ifindex: u32, name: &str, kind: Option<&str>, vlan: Option<(u32, Tag)>) 
         loopback: false,
         multicast: true,
         resolves: kind != Some("ppp"),
+        bare: kind == Some("ppp"),
         kind: kind.map(str::to_owned),
         vlan: vlan.map(|(on, tag)| Vlan { on: IfIndex(on), tag }),
         master: None,
@@ -44,6 +45,13 @@ fn host(ppps: u32, sessions: Vec<PppoeSession>) -> Host {
         link(4, "eth0.200.5", Some("vlan"), q(5).map(|tag| (3, tag))),
     ];
     Host::new(links.into_iter().chain(ppps), sessions)
+}
+
+#[test]
+fn a_ppp_interface_that_is_not_up_may_yet_get_its_name() {
+    let down = Link { up: false, ..link(21, "ppp1", Some("ppp"), None) };
+    let host = Host::new([link(2, "eth0", None, None), link(20, "ppp0", Some("ppp"), None), down], vec![]);
+    assert_eq!(host.ppp_up().collect::<Vec<_>>(), [IfIndex(20)]);
 }
 
 fn interface(text: &str) -> RouterInterface {
@@ -89,16 +97,19 @@ fn a_link_that_the_kernel_has_not_stands_on_its_device() {
 }
 
 #[test]
-fn a_ppp_interface_is_the_only_session_or_has_to_be_told_which() {
+fn a_ppp_interface_is_the_only_session_or_served_as_it_is_unless_it_is_told_which() {
     let one = host(1, vec![session(7, "eth0")]);
     assert_eq!(place(&one, "name = 'ppp0'"), Ok((2, [None, None], Some(7), Some(PEER))));
     for several in [
         host(2, vec![session(7, "eth0"), session(8, "eth0")]),
         host(1, vec![]),
         host(2, vec![session(7, "eth0")]),
+        host(1, vec![session(7, "eth9")]),
     ] {
-        assert!(matches!(place(&several, "name = 'ppp0'"), Err(Absent::WhichSession { .. })));
+        assert_eq!(place(&several, "name = 'ppp0'"), Ok((20, [None, None], None, None)));
     }
+    // No other interface is a session.
+    assert_eq!(place(&one, "name = 'eth0'"), Ok((2, [None, None], None, None)));
     let several = host(2, vec![session(7, "eth0"), session(8, "eth0")]);
     let told = several.place(&interface("name = 'ppp0'\ndevice = 'eth0'\npppoe_session = 8")).unwrap();
     assert!(told.is_kernels);

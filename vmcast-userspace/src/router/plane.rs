@@ -1,10 +1,12 @@
 //! Which plane forwards.
 
+use std::collections::HashMap;
+
 use anyhow::Context as _;
-use vmcast_common::fib::FibOp;
+use vmcast_common::fib::{FibOp, Stream};
 use vmcast_dataplane::{
     Dataplane, Fib,
-    kernel::{self, KernelPlane, Rule},
+    kernel::{self, Inheritance, KernelPlane, Rule},
     software,
 };
 
@@ -18,6 +20,8 @@ const FOUND: &str = "the kernel takes XDP programs and devmap broadcast";
 pub(super) struct Opened {
     plane: Box<dyn Dataplane>,
     pub(super) kept: Option<Fib>,
+    /// When the last packet of each stream had come there, nanoseconds of `CLOCK_MONOTONIC`.
+    pub(super) last_packets: HashMap<Stream, u64>,
     /// What is tried if it does not forward.
     next: Option<Next>,
 }
@@ -59,9 +63,7 @@ pub(super) fn start(
     mut opened: Opened,
     first: &[FibOp],
 ) -> anyhow::Result<Box<dyn Dataplane>> {
-    if config.dataplane.engine == EngineChoice::Xdp {
-        fitness::for_xdp(config, first)?;
-    }
+    fitness::for_xdp(config, first)?;
     let Err(error) = begin(opened.plane.as_mut(), first) else {
         return Ok(opened.plane);
     };
@@ -74,7 +76,18 @@ pub(super) fn start(
 }
 
 fn begin(plane: &mut dyn Dataplane, first: &[FibOp]) -> anyhow::Result<()> {
-    plane.apply(first)?;
+    let (shared, others): (Vec<FibOp>, Vec<FibOp>) =
+        first.iter().copied().partition(|op| matches!(op, FibOp::ShareGroup(..)));
+    plane.apply(&others)?;
+    for share in shared {
+        // Who listens on this host is no reason not to start.
+        if let Err(error) = plane.apply(&[share]) {
+            tracing::warn!(
+                ?share,
+                "an application of this host gets nothing of the group that it listens to: {error:#}"
+            );
+        }
+    }
     plane.release()?;
     Ok(())
 }
@@ -106,7 +119,7 @@ fn software(config: &DataplaneConfig, reason: String) -> anyhow::Result<Opened> 
     }
     let limits = software::Limits { oversize: config.oversize(), ..config.capacities().into() };
     let plane = software::Plane::new(limits, reason).context("starting the software plane")?;
-    Ok(Opened { plane: Box::new(plane), kept: None, next: None })
+    Ok(Opened { plane: Box::new(plane), kept: None, last_packets: HashMap::new(), next: None })
 }
 
 fn kernel(
@@ -132,9 +145,12 @@ fn kernel(
         oversize: config.oversize(),
     };
     let mut plane = KernelPlane::open(&options)?;
-    let kept = plane.take_kept();
+    let (kept, last_packets) = match plane.take_kept() {
+        Some(Inheritance { fib, last_packets }) => (Some(fib), last_packets),
+        None => (None, HashMap::new()),
+    };
     if let Some(log) = plane.take_log() {
         kernel_log::follow(log);
     }
-    Ok(Opened { plane: Box::new(plane), kept, next })
+    Ok(Opened { plane: Box::new(plane), kept, last_packets, next })
 }

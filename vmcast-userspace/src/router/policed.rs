@@ -14,6 +14,8 @@ use vmcast_proto::{
     registry::{NodeId, OwnTunnel},
 };
 
+use super::core::Refusal;
+
 /// Refusals that are remembered, to be shown; all are counted.
 const REMEMBERED: usize = 4096;
 /// Refusals of one member that are remembered.
@@ -41,10 +43,16 @@ pub(super) struct Policed {
     ended: HashSet<(NodeId, OwnTunnel)>,
     /// Claims that were not when they came.
     unproved: u64,
+    /// Policies that were told and are older than this one.
+    older: u64,
+    /// The version of the last of these.
+    last_older: Option<u64>,
     /// By member and group.
     refused: BTreeMap<(u32, IpAddr), Refused>,
     /// Whether other joins are refused than when it was last asked.
     has_changed: bool,
+    /// The last refusal that is news.
+    refusal: Option<Refusal>,
     /// The groups that each member has by a rule with a limit.
     counted: BTreeMap<u32, BTreeSet<IpAddr>>,
     bandwidth: Bandwidth,
@@ -92,6 +100,20 @@ impl Policed {
             self.policy.claims = policy.claims;
         }
         changed
+    }
+
+    /// Whether a policy that is told is older than the one at work, which counts: it is of an admin that has not heard of
+    /// the newer one yet, or has lost it, and what that forbids stays forbidden.
+    pub(super) fn is_older(&mut self, told: &Policy) -> bool {
+        let is_older = told.version < self.policy.version;
+        self.older += u64::from(is_older);
+        is_older
+    }
+
+    /// Whether of an older policy that was told the operator has yet to hear: it is told again with each change of an
+    /// address.
+    pub(super) fn is_news(&mut self, older: &Policy) -> bool {
+        self.last_older.replace(older.version) != Some(older.version)
     }
 
     /// A tunnel has ended: nobody is there any more, whoever says so.
@@ -169,7 +191,7 @@ impl Policed {
         let Refused { who, reason, .. } = refused;
         if known.is_none_or(|known| known.reason != reason) {
             self.counters[reason.index()] += 1;
-            tracing::info!(%group, who = ?who, %reason, "a join is refused");
+            self.refusal = Some(Refusal::Join { group, who, reason });
         }
         let has_room = self.refused.len() < REMEMBERED && self.of_member(number).count() < OF_MEMBER;
         if known.is_some() || has_room {
@@ -184,7 +206,7 @@ impl Policed {
             Ok(()) => true,
             Err(reason) => {
                 self.counters[reason.index()] += 1;
-                tracing::info!(%source, %group, %reason, "a source is refused");
+                self.refusal = Some(Refusal::Source { source, group, reason });
                 false
             }
         }
@@ -220,13 +242,21 @@ impl Policed {
         next.into_iter().map(|((_, group), member, wanted)| (member, group, wanted)).collect()
     }
 
+    /// What was refused since this was last asked, if that is news.
+    pub(super) fn take_refusal(&mut self) -> Option<Refusal> {
+        self.refusal.take()
+    }
+
     /// Whether other joins are refused than when this was last asked.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.has_changed)
     }
 
     pub(super) fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Reason::LABELS.into_iter().zip(self.counters).chain([("claims_unproved", self.unproved)])
+        Reason::LABELS
+            .into_iter()
+            .zip(self.counters)
+            .chain([("claims_unproved", self.unproved), ("older_policies", self.older)])
     }
 }
 
@@ -322,6 +352,21 @@ mod tests {
             assert!(!policed.permit(None, member, group, wanted, &none).is_none());
         }
         assert_eq!((policed.refused().count(), policed.reconsider()), (0, vec![]));
+    }
+
+    // proves D4: an admin that lags behind opens nothing again
+    #[test]
+    fn a_policy_that_is_older_than_the_one_at_work_is_told_from_another_and_counted() {
+        let mut policed = Policed::default();
+        let of = |version| Policy { version, ..Policy::default() };
+        assert!(!policed.is_older(&of(0)), "nothing was told yet");
+        policed.set(of(7), |_| true);
+        assert!(policed.is_older(&of(6)) && policed.is_older(&of(0)));
+        // Of the same version the claims may be others.
+        assert!(!policed.is_older(&of(7)) && !policed.is_older(&of(8)));
+        assert_eq!(policed.counters().last(), Some(("older_policies", 2)));
+        let news = [6, 6, 5, 5, 6].map(|version| policed.is_news(&of(version)));
+        assert_eq!(news, [true, false, true, false, true], "once for each version that is told");
     }
 
     // proves D4: nobody takes a node's rule away by saying that it is where that node is

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use vmcast_api::StandIn;
+
 /// First and longest pause after no named upstream could be used.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
 /// How often the way to an upstream in use is looked at. Routes may change while no interface does.
@@ -45,6 +47,8 @@ pub(super) struct Named {
     pub(super) endpoint: SocketAddr,
     /// What people call it.
     pub(super) name: Option<String>,
+    /// Who has named it in the admin's place.
+    pub(super) stands_in: Option<StandIn>,
 }
 
 /// The upstream in use.
@@ -56,6 +60,8 @@ pub(super) struct Present {
     pub(super) named: SocketAddr,
     /// Whether it was found not to serve.
     pub(super) down: bool,
+    /// Who had named it in the admin's place when it was turned to.
+    pub(super) stands_in: Option<StandIn>,
 }
 
 /// What is to be done.
@@ -143,8 +149,13 @@ impl Pursuit {
 }
 
 /// A stream that flows is not moved: the upstream in use stays while it is named, and one that does not
-/// serve gives way to the next.
+/// serve gives way to the next. The fallback gives way to the first that an admin names.
 fn first_choice(named: &[Named], present: Option<Present>) -> usize {
+    let is_fallback = present.is_some_and(|present| present.stands_in == Some(StandIn::Fallback));
+    let has_admin = named.first().is_some_and(|first| first.stands_in.is_none());
+    if is_fallback && has_admin {
+        return 0;
+    }
     let position = |present: &Present| named.iter().position(|named| named.endpoint == present.named);
     match present.and_then(|present| Some((position(&present)?, present.down))) {
         None => 0,
@@ -163,11 +174,12 @@ mod tests {
     const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
     fn named(last: u8) -> Named {
-        Named { endpoint: SocketAddr::from(([203, 0, 113, last], 2268)), name: Some(format!("vmr {last}")) }
+        let endpoint = SocketAddr::from(([203, 0, 113, last], 2268));
+        Named { endpoint, name: Some(format!("vmr {last}")), stands_in: None }
     }
 
     fn present(last: u8) -> Option<Present> {
-        Some(Present { local: HERE, named: named(last).endpoint, down: false })
+        Some(Present { local: HERE, named: named(last).endpoint, down: false, stands_in: None })
     }
 
     fn down(last: u8) -> Option<Present> {
@@ -234,6 +246,26 @@ mod tests {
         }
         assert_eq!(pursuit(now, [3, 1]).look(now, present(2), |_| Some(HERE)), Step::Turn(named(3), HERE));
         assert_eq!(pursuit(now, []).look(now, present(2), |_| Some(HERE)), Step::Leave);
+    }
+
+    // proves A1
+    #[test]
+    fn the_fallback_gives_way_to_the_first_that_an_admin_names_and_to_nobody_else() {
+        let now = start();
+        let fallback = present(2).map(|present| Present { stands_in: Some(StandIn::Fallback), ..present });
+        assert_eq!(
+            pursuit(now, [1, 2]).look(now, fallback, |_| Some(HERE)),
+            Step::Turn(named(1), HERE),
+            "it is named, but another is nearer"
+        );
+        assert_eq!(pursuit(now, [2, 1]).look(now, fallback, |_| Some(HERE)), Step::Keep(named(2)));
+        let of_before = |last| Named { stands_in: Some(StandIn::Kept), ..named(last) };
+        let mut kept = Pursuit::new();
+        kept.name(now, [1, 2].map(of_before).into());
+        assert_eq!(kept.look(now, fallback, |_| Some(HERE)), Step::Keep(of_before(2)));
+        let one_of_before = present(2).map(|present| Present { stands_in: Some(StandIn::Kept), ..present });
+        assert_eq!(pursuit(now, [1, 2]).look(now, one_of_before, |_| Some(HERE)), Step::Keep(named(2)));
+        assert_eq!(pursuit(now, [1, 3]).look(now, one_of_before, |_| Some(HERE)), Step::Turn(named(1), HERE));
     }
 
     #[test]

@@ -31,6 +31,13 @@ impl Backlog {
         }
     }
 
+    /// There may be room for what was refused.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        if self.due.is_some() {
+            *self = Self { due: Some(now), ..Self::new() };
+        }
+    }
+
     /// Whether it is time to try again; whoever is told so does.
     pub(super) fn take_due(&mut self, now: Instant) -> bool {
         let due = self.due.is_some_and(|due| due <= now);
@@ -47,11 +54,12 @@ impl Backlog {
 }
 
 /// The part of the forwarding base that follows from memberships and from what is stated: next hops, tunnels,
-/// conversions, unicast inputs, streams.
+/// conversions, unicast inputs, shared groups, streams.
 pub(super) fn wanted(core: &Core) -> Fib {
     let mut fib = Fib {
         next_hops: core.next_hops.clone(),
         unicast_inputs: core.unicast_inputs.clone(),
+        shared_groups: core.heard.shared().clone(),
         conversions: core.stated.conversions().clone(),
         ..Fib::default()
     };
@@ -112,9 +120,13 @@ pub(super) fn difference(wanted: &Fib, actual: &Fib) -> Vec<FibOp> {
     ops.extend(gone.map(|id| FibOp::RemoveConversion(*id)));
     let gone = actual.unicast_inputs.keys().filter(|at| !wanted.unicast_inputs.contains_key(at));
     ops.extend(gone.map(|at| FibOp::RemoveUnicastInput(*at)));
+    let gone = actual.shared_groups.difference(&wanted.shared_groups);
+    ops.extend(gone.map(|&(ifindex, group)| FibOp::UnshareGroup(ifindex, group)));
     let gone = actual.next_hops.keys().filter(|id| !wanted.next_hops.contains_key(id));
     ops.extend(gone.map(|id| FibOp::RemoveNextHop(*id)));
 
+    let new = wanted.shared_groups.difference(&actual.shared_groups);
+    ops.extend(new.map(|&(ifindex, group)| FibOp::ShareGroup(ifindex, group)));
     let new = wanted.next_hops.iter().filter(|(id, hop)| actual.next_hops.get(id) != Some(hop));
     ops.extend(new.map(|(id, hop)| FibOp::SetNextHop(*id, *hop)));
     let new = wanted.tunnels.iter().filter(|(id, tunnel)| actual.tunnels.get(id) != Some(tunnel));
@@ -249,7 +261,12 @@ mod tests {
         }
         assert_eq!(tries, [1, 3, 7, 15, 31, 61, 91]);
         backlog.settled();
+        backlog.hurry(at(99));
+        assert!(!backlog.take_due(at(99)), "nothing was refused");
         backlog.refused(at(100));
+        assert!(backlog.take_due(at(101)));
+        backlog.refused(at(101));
+        backlog.hurry(at(101));
         assert!(backlog.take_due(at(101)));
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use vmcast_common::{
-    fib::{IfIndex, Interface, Link, Rpf},
+    fib::{EngineWish, IfIndex, Interface, Link, Rpf},
     maps::{Losses, StreamCounters},
 };
 use vmcast_proto::{
@@ -88,7 +88,8 @@ impl Bed {
             mtu: 1500,
             accepts_sources: true,
             shared: false,
-            at_tc: false,
+            engine: EngineWish::Any,
+            xdp_members: None,
         };
         let queriers = Queriers { configs: vec![config], ..Queriers::default() };
         bed.core
@@ -167,6 +168,7 @@ impl Bed {
         let payload = message.emit(from, to).expect("a sound report");
         let input = membership::Input::Datagram {
             source: from,
+            link_source: None,
             destination: to,
             ttl: 1,
             router_alert: true,

@@ -15,13 +15,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use tokio::{
     io::unix::AsyncFdReadyGuard,
-    sync::{mpsc, watch},
+    sync::mpsc,
     time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
-use vmcast_common::fib::{FibOp, IfIndex};
+use vmcast_common::{
+    fib::{FibOp, IfIndex},
+    hdr::eth::Mac,
+};
 use vmcast_dataplane::{
     ApplyError, Dataplane, Engine, PacketTooBig,
     shares::{RelayCuts, SocketShares},
@@ -31,16 +34,18 @@ use vmcast_proto::{
     membership::{self, Family},
     nearest::rtt::Volley,
 };
-use vmcast_wire::{ipv4, ipv6, mld};
+use vmcast_wire::{amt, ipv4, ipv6, mld};
 
 use super::{
     about::about,
     answer,
     core::{Core, Effect},
     endpoints::{self, Reading, Relays},
-    interfaces::{self, Attached, Unread, Wanted},
+    interfaces::{self, Attached, Present, Unread},
     kept,
     kept_policy::KeptPolicy,
+    listening,
+    not_taken::NotTaken,
     overlap, pace, plane,
     priorities::Priorities,
     pursuit::{Named, Pursuit},
@@ -56,14 +61,17 @@ use crate::{
     clock,
     config::{OnExit, RoleConfig as _, RouterConfig},
     control::{Call, Control},
-    daemon::{self, Process},
+    daemon::{
+        self, Process,
+        joining::{self, Joined},
+    },
     identity,
-    link::{self, Attachment, RankedVmrs},
+    link::{Attachment, NamedVmr, Naming},
     metrics::Metrics,
     netlink::{Links, NextHopEvent, NextHops},
     relays::Relays as SourceRelays,
     signals::Termination,
-    sockets::{Heard, Icmpv6Sender, Readable, Received, Undelivered},
+    sockets::{Heard, Icmpv6Sender, Listeners, Readable, Received, Undelivered},
     telemetry::RateLimit,
 };
 
@@ -94,12 +102,12 @@ pub(super) enum Event {
     Gateway { local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
     /// One that a gateway sent was not delivered.
     GatewayUndelivered { local: SocketAddr, remote: SocketAddr, quoted: Vec<u8> },
-    /// A datagram of this family with IGMP or MLD came in on an interface.
-    Membership { ifindex: IfIndex, family: Family, datagram: Vec<u8> },
+    /// A datagram of this family with IGMP or MLD came in on an interface, from a link-layer address where there are such.
+    Membership { ifindex: IfIndex, family: Family, from: Option<Mac>, datagram: Vec<u8> },
     /// The upstream of the configuration has these addresses.
     StaticUpstream(Vec<SocketAddr>),
     /// The configured interfaces that exist are these now.
-    Interfaces(Vec<Wanted>),
+    Interfaces(Present),
 }
 
 impl Event {
@@ -147,11 +155,14 @@ pub(super) struct Router {
     kept_policy: KeptPolicy,
     /// Whether those below were told that the upstream refuses something.
     told_above: bool,
-    pub(super) upstream_name: Option<String>,
+    /// The upstream as it was named.
+    pub(super) upstream_named: Option<Named>,
     pub(super) process: Process,
     /// Changes that the data plane refused.
     pub(super) refused_changes: u64,
     backlog: Backlog,
+    /// Interfaces and endpoints that it refuses.
+    pub(super) not_taken: NotTaken,
     /// Datagrams that the kernel did not send.
     pub(super) unsent: u64,
     /// Packet Too Big messages that were sent to sources.
@@ -168,9 +179,9 @@ pub(super) struct Router {
     /// What was last told of datagrams that the kernel dropped before they were read.
     overrun_told: u64,
     gateway: Option<Reading>,
-    /// That of the upstream which is turned to beside the present one, and what people call it.
+    /// That of the upstream which is turned to beside the present one, and how this was named.
     next_gateway: Option<Reading>,
-    next_upstream_name: Option<String>,
+    next_upstream_named: Option<Named>,
     /// For the relays of single sources.
     pub(super) source_relays: SourceRelays,
     /// Until when it is looked often whether these are reached from other addresses, after a change of ours.
@@ -195,15 +206,21 @@ pub(super) struct Router {
 pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     let mut termination = Termination::new()?;
     let process = Process::new(vmcast_api::Role::Router, config.name.as_str());
-    let (control, calls) = Control::start(&config.socket())?;
+    let (control, mut calls) = Control::start(&config.socket())?;
     let _metrics = Metrics::start(config.metrics.listen, control.asker()).await?;
+    let of = (identity::Role::Router, config.node_id().as_str());
+    let identity = match joining::identity(&config.admin, of, &process, &mut calls, &mut termination).await? {
+        Joined::In(identity) => identity,
+        Joined::Ended => return Ok(()),
+    };
     let links = Links::open()?;
     // Watched before they are read, so that no change falls between.
     let link_watch = links.watch()?;
-    let wanted = interfaces::all(&config, &links).await?;
+    let present = interfaces::all(&config, &links).await?;
     let (events, event_queue) = mpsc::channel(EVENTS);
     let (next_hops, mut next_hop_events) = NextHops::spawn()?;
-    next_hops.point_to_point(interfaces::point_to_point(&wanted));
+    next_hops.sessions(present.session_ways());
+    let wanted = present.wanted;
 
     let recordings = config.record.directory.as_deref().map(Recordings::open).transpose()?;
     let seed = seed::load(&config.socket())?;
@@ -235,11 +252,18 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         tracing::info!(version = policy.version, "the admin's last policy holds until it says otherwise");
         core.set_policy(now, policy);
     }
-    let opened = plane::open(&config.dataplane)?;
+    let mut opened = plane::open(&config.dataplane)?;
+    let mut shown = Shown::default();
+    shown.inherit(std::mem::take(&mut opened.last_packets));
     let gateway = opened
         .kept
         .as_ref()
         .and_then(|kept| inherit(&mut core, now, kept, &endpoints, config.upstream.from, &events));
+    // Nothing is taken from them in the beginning either.
+    match Listeners::read() {
+        Ok(listeners) => listening::heed(&listeners, &mut attached, &mut core),
+        Err(error) => tracing::debug!(%error, "who listens on this host cannot be read"),
+    }
     let mut successors = kept::Successors::default();
     let mut beginning = Beginning::default();
     beginning.take(&mut core, &next_hops);
@@ -258,10 +282,9 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
     let engine = plane.engine();
     tracing::info!(engine = engine.engine.label(), reason = engine.reason, "data plane ready");
 
-    let mut shown = Shown::default();
+    // A plane that does not take one does not start.
+    attached.values_mut().for_each(|attached| attached.in_use = true);
     first.iter().for_each(|op| shown.note(now, op, &LastCount::default(), plane.as_ref(), &core.mrib));
-    let identity =
-        link::open_identity(&config.admin, identity::Role::Router, config.node_id().as_str()).await?;
     let about = about(&wanted, core.stated.tunnels(), config.tunnel.max_tunnels);
     let attachment = attach(&config, &endpoints, about, seed, identity)?;
     let source_relays = SourceRelays::new(&config.amtrelay);
@@ -274,10 +297,11 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         attachment,
         kept_policy,
         told_above: false,
-        upstream_name: None,
+        upstream_named: None,
         process,
         refused_changes: 0,
         backlog: Backlog::new(),
+        not_taken: NotTaken::default(),
         unsent: 0,
         too_big_sent: 0,
         bad_datagrams: BTreeMap::new(),
@@ -288,7 +312,7 @@ pub(crate) async fn run(config: RouterConfig) -> anyhow::Result<()> {
         overrun_told: 0,
         gateway,
         next_gateway: None,
-        next_upstream_name: None,
+        next_upstream_named: None,
         source_relays,
         moving_until: None,
         pursuit: Pursuit::new(),
@@ -336,12 +360,13 @@ impl Router {
         for ticks in [&mut punts, &mut counters, &mut refreshes, &mut looks, &mut overlaps] {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
-        let mut named_by_admin = self.watch_upstream();
+        let mut naming = self.watch_upstream();
         let mut refused_above = self.attachment.as_ref().map(Attachment::refused);
         let mut orders = self.attachment.as_mut().and_then(Attachment::take_orders);
         let waiting = self.plane.waiting().map(Readable::new).transpose();
         let waiting = waiting.context("following the packets that the kernel leaves to the router")?;
         let mut taken = Vec::with_capacity(EVENTS_AT_ONCE);
+        let mut ways = Vec::with_capacity(EVENTS_AT_ONCE);
         loop {
             let timeout = self.core.poll_timeout().map(tokio::time::Instant::from_std);
             tokio::select! {
@@ -354,11 +379,14 @@ impl Router {
                     }
                 }
                 event = self.source_relays.next() => self.on_relays(&event),
-                event = next_hop_events.recv() => match event {
-                    Some(event) => self.on_next_hop(event),
+                _ = next_hop_events.recv_many(&mut ways, EVENTS_AT_ONCE) => {
                     // Members that move or whose neighbours change would be sent to in vain.
-                    None => bail!("the kernel's routes and neighbours can no longer be followed"),
-                },
+                    ensure!(!ways.is_empty(), "the kernel's routes and neighbours can no longer be followed");
+                    for event in ways.drain(..) {
+                        self.on_next_hop(event);
+                        self.carry_out_effects();
+                    }
+                }
                 () = at(timeout) => self.core.handle_timeout(clock::now()),
                 order = ordered::next(&mut orders) => self.on_order(order),
                 groups = ordered::refused(&mut refused_above) => self.core.set_refused_above(groups),
@@ -405,7 +433,7 @@ impl Router {
                     self.unicast.follow(&mut self.core);
                     self.follow_relays();
                 }
-                vmrs = changed(&mut named_by_admin) => self.on_vmrs(vmrs),
+                named = named(&mut naming) => self.on_vmrs(named),
                 () = clock::sleep_until(self.pursuit.poll_timeout()) => self.pursue(),
                 Some((request, reply)) = calls.recv() => {
                     // A client that is gone needs no answer.
@@ -493,18 +521,19 @@ impl Router {
                 let input = gateway::Input::Unreachable { remote, quoted: &quoted };
                 self.core.gateway_heard_at(now, local, input);
             }
-            Event::Membership { ifindex, family, datagram } => {
-                if let Err(error) = self.on_membership_datagram(now, ifindex, family, &datagram) {
+            Event::Membership { ifindex, family, from, datagram } => {
+                if let Err(error) = self.on_membership_datagram(now, ifindex, family, from, &datagram) {
                     *self.bad_datagrams.entry(family).or_default() += 1;
                     tracing::debug!(?ifindex, protocol = family.protocol(), %error, "no datagram of a host");
                 }
             }
             Event::StaticUpstream(endpoints) => {
                 self.core.set_another_upstream(endpoints.len() > 1);
-                let named = endpoints.into_iter().map(|endpoint| Named { endpoint, name: None });
+                let named =
+                    endpoints.into_iter().map(|endpoint| Named { endpoint, name: None, stands_in: None });
                 self.pursuit.name(now, named.collect());
             }
-            Event::Interfaces(wanted) => self.on_interfaces(now, wanted),
+            Event::Interfaces(present) => self.on_interfaces(now, present),
         }
     }
 
@@ -513,6 +542,7 @@ impl Router {
         now: Instant,
         ifindex: IfIndex,
         family: Family,
+        link_source: Option<Mac>,
         datagram: &[u8],
     ) -> anyhow::Result<()> {
         let input = match family {
@@ -520,6 +550,7 @@ impl Router {
                 let datagram = ipv4::decapsulate(datagram)?;
                 membership::Input::Datagram {
                     source: datagram.source.into(),
+                    link_source,
                     destination: datagram.destination.into(),
                     ttl: datagram.ttl,
                     router_alert: datagram.router_alert,
@@ -531,6 +562,7 @@ impl Router {
                 ensure!(datagram.protocol == mld::NEXT_ICMPV6, "protocol {}", datagram.protocol);
                 membership::Input::Datagram {
                     source: datagram.source.into(),
+                    link_source,
                     destination: datagram.destination.into(),
                     ttl: datagram.hop_limit,
                     router_alert: datagram.router_alert,
@@ -565,6 +597,7 @@ impl Router {
         for error in self.plane.end_turn() {
             self.on_refused_change(&error);
         }
+        self.relays.share_out();
         self.send_answers();
     }
 
@@ -577,9 +610,12 @@ impl Router {
 
     /// Sends the relay's datagrams together: whoever gets several of them is woken once.
     fn send_answers(&mut self) {
-        for Answer { local, remote, bytes } in self.answers.drain(..) {
-            self.unsent += u64::from(!self.relays.send(local, remote, &bytes));
+        for of_one in self.answers.chunk_by(|one, next| one.local == next.local) {
+            let datagrams: Vec<_> = of_one.iter().map(|to| (to.remote, to.bytes.as_slice())).collect();
+            let unsent = self.relays.send(of_one[0].local, &datagrams);
+            self.unsent += unsent as u64;
         }
+        self.answers.clear();
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -588,9 +624,17 @@ impl Router {
                 self.answers.push(Answer { local, remote, bytes });
             }
             Effect::SendGateway { local, remote, bytes } => {
-                let mut gateways = self.gateway.iter().chain(&self.next_gateway);
-                let gateway = gateways.find(|gateway| gateway.local() == local);
-                let sent = gateway.is_some_and(|gateway| endpoints::send(gateway, local, remote, &bytes));
+                let gateways = || self.gateway.iter().chain(&self.next_gateway);
+                let gateway = gateways().find(|gateway| gateway.local() == local);
+                let sent = gateway.is_some_and(|gateway| endpoints::send(gateway, local, remote, &bytes))
+                    || is_teardown(&bytes)
+                        && gateways().any(|other| {
+                            // The tunnel is named in it: from an address that we have no more nothing could end it.
+                            let own = other.local();
+                            own != local
+                                && own.is_ipv4() == remote.is_ipv4()
+                                && endpoints::send(other, own, remote, &bytes)
+                        });
                 self.unsent += u64::from(!sent);
             }
             Effect::SendMembership { ifindex, source, destination, message } => {
@@ -627,20 +671,31 @@ impl Router {
 
     fn change_plane(&mut self, op: &FibOp) {
         let last_count = self.shown.last_count(self.plane.as_ref(), op);
-        match self.plane.apply_in_turn(op) {
+        let said = self.plane.apply_in_turn(op);
+        let news = self.not_taken.note(op, said.as_ref().copied());
+        match &said {
             Ok(()) => {
                 self.shown.note(clock::now(), op, &last_count, self.plane.as_ref(), &self.core.mrib);
             }
+            // That is told once, by the interface's name.
+            Err(_) if matches!(op, FibOp::SetInterface(_)) => self.note_refused_change(),
             Err(error) => {
                 self.shown.note_refused(op);
-                self.on_refused_change(&error);
+                self.on_refused_change(error);
             }
+        }
+        if let Some(news) = news {
+            self.tell_of_interface(news);
         }
     }
 
-    fn on_refused_change(&mut self, error: &ApplyError) {
+    fn note_refused_change(&mut self) {
         self.refused_changes += 1;
         self.backlog.refused(clock::now());
+    }
+
+    fn on_refused_change(&mut self, error: &ApplyError) {
+        self.note_refused_change();
         if let Some(held_back) = self.warnings.admit(clock::now()) {
             tracing::error!(
                 %error,
@@ -664,6 +719,9 @@ impl Router {
             }
         };
         let before = self.refused_changes;
+        for op in self.not_taken.again() {
+            self.change_plane(&op);
+        }
         for op in reconcile::difference(&reconcile::wanted(&self.core), &actual) {
             self.change_plane(&op);
         }
@@ -687,6 +745,11 @@ impl Router {
     }
 }
 
+/// Whether a gateway ends a tunnel by this, which it may say from any address (RFC 7450 §5.2.3.7.1).
+fn is_teardown(bytes: &[u8]) -> bool {
+    matches!(amt::Message::parse(bytes), Ok(amt::Message::Teardown { .. }))
+}
+
 /// Sleeps until a time, for ever without one.
 async fn at(timeout: Option<tokio::time::Instant>) {
     match timeout {
@@ -703,14 +766,10 @@ async fn readable(fd: Option<&Readable>) -> std::io::Result<AsyncFdReadyGuard<'_
     }
 }
 
-/// Waits for a new list of VMRs, for ever without an admin.
-async fn changed(vmrs: &mut Option<watch::Receiver<Option<RankedVmrs>>>) -> Option<RankedVmrs> {
-    let Some(receiver) = vmrs else {
-        return std::future::pending().await;
-    };
-    if receiver.changed().await.is_err() {
-        *vmrs = None;
-        return None;
+/// Waits for VMRs that may be the upstream, for ever without an admin.
+async fn named(naming: &mut Option<Naming>) -> Vec<NamedVmr> {
+    match naming {
+        Some(naming) => naming.changed().await,
+        None => std::future::pending().await,
     }
-    receiver.borrow_and_update().clone()
 }

@@ -17,6 +17,7 @@ use vmcast_dataplane::{Counters, Dataplane, StatsError, StreamStats};
 use vmcast_proto::{Filter, mrib::Mrib};
 
 use super::tally::{Amount, Joined, Readings, Tally};
+use crate::clock;
 
 /// A stream without packets for this long is shown as silent.
 pub(super) const SILENT: Duration = Duration::from_secs(10);
@@ -30,7 +31,7 @@ pub(super) struct ShownStream {
     pub(super) drops: BTreeMap<DropReason, u64>,
     /// Bits per second between the last two readings.
     pub(super) rate: Option<u64>,
-    /// When packets last came, to the precision of the readings.
+    /// When the last packet came.
     pub(super) last: Option<Instant>,
 }
 
@@ -40,6 +41,8 @@ pub(super) struct Shown {
     read_at: Option<Instant>,
     pub(super) streams: HashMap<Stream, ShownStream>,
     pub(super) counters: Counters,
+    /// When the last packets of streams had come that were taken over, by the clock of the planes.
+    inherited: HashMap<Stream, u64>,
     tally: Tally,
 }
 
@@ -55,6 +58,11 @@ fn drops(entry: &StreamStats) -> BTreeMap<DropReason, u64> {
 }
 
 impl Shown {
+    /// Takes over when the last packets of streams had come.
+    pub(super) fn inherit(&mut self, last_packets: HashMap<Stream, u64>) {
+        self.inherited = last_packets;
+    }
+
     /// Reads the plane's counters.
     pub(super) fn read(&mut self, now: Instant, plane: &dyn Dataplane) {
         let counters = match plane.counters() {
@@ -64,6 +72,8 @@ impl Shown {
                 return;
             }
         };
+        // The planes stamp packets by the clock that this one is made of.
+        let (read_at, read_at_ns) = (clock::now(), clock::monotonic_ns());
         let elapsed = self.read_at.map(|at| now.saturating_duration_since(at)).filter(|gap| !gap.is_zero());
         let mut streams = HashMap::with_capacity(counters.streams.len());
         for entry in &counters.streams {
@@ -73,12 +83,15 @@ impl Shown {
                 let bits = u128::from(read.bytes.saturating_sub(before.bytes)) * 8_000_000;
                 u64::try_from(bits / elapsed.as_micros().max(1)).unwrap_or(u64::MAX)
             });
-            let moved = before.map_or(read.packets > 0, |before| read.packets != before.packets);
-            let last = if moved { Some(now) } else { before.and_then(|before| before.last) };
+            let inherited = self.inherited.get(&entry.stream).copied().unwrap_or(0);
+            let last_ns = read.last_ns.max(inherited);
+            let age = Duration::from_nanos(read_at_ns.saturating_sub(last_ns));
+            let last = if last_ns > 0 { read_at.checked_sub(age) } else { None };
             let drops = drops(entry);
             let shown = ShownStream { packets: read.packets, bytes: read.bytes, drops, rate, last };
             streams.insert(entry.stream, shown);
         }
+        self.inherited.retain(|stream, _| streams.contains_key(stream));
         self.streams = streams;
         self.counters = counters;
         self.read_at = Some(now);
@@ -140,7 +153,9 @@ impl Shown {
             | FibOp::RemoveTunnel(_)
             | FibOp::SetConversion(..)
             | FibOp::RemoveConversion(_)
-            | FibOp::SetPriority(..) => {}
+            | FibOp::SetPriority(..)
+            | FibOp::ShareGroup(..)
+            | FibOp::UnshareGroup(..) => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! What is stated, through the machines of a VMR.
 
-use vmcast_common::fib::{FibOp, Link, Members, Rpf};
+use vmcast_common::fib::{EngineWish, FibOp, Link, Members, Rpf};
 use vmcast_proto::{
     amt::relay,
     membership::{self, Family},
@@ -54,7 +54,8 @@ fn interface(ifindex: IfIndex) -> Interface {
         mtu: 1492,
         accepts_sources: ifindex == EAST,
         shared: false,
-        at_tc: false,
+        engine: EngineWish::Any,
+        xdp_members: None,
     }
 }
 
@@ -118,6 +119,7 @@ impl Bed {
         let payload = wire::Message::ReportV3 { records: vec![record] }.emit();
         let input = membership::Input::Datagram {
             source: [192, 0, 2, 66].into(),
+            link_source: None,
             destination: wire::ALL_IGMPV3_ROUTERS.into(),
             ttl: 1,
             router_alert: true,

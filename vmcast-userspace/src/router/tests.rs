@@ -8,8 +8,8 @@ use std::{
 
 use vmcast_common::{
     fib::{
-        EcnMode, FibOp, IfIndex, Input, Interface, Link, Members, NextHop, NextHopId, Output, Priority, Rpf,
-        Stream, TunnelId,
+        EcnMode, EngineWish, FibOp, IfIndex, Input, Interface, Link, Members, NextHop, NextHopId, Output,
+        Priority, Rpf, Stream, TunnelId,
     },
     maps::{Losses, StreamCounters},
     verdict::PuntReason,
@@ -69,7 +69,8 @@ fn lan(accepts_sources: bool) -> Interface {
         mtu: 1500,
         accepts_sources,
         shared: false,
-        at_tc: false,
+        engine: EngineWish::Any,
+        xdp_members: None,
     }
 }
 
@@ -422,6 +423,7 @@ fn hosts_on_a_querier_interface_become_native_members_and_leave_with_it() {
     let report = wire::Message::ReportV3 { records: vec![record] }.emit();
     let input = membership::Input::Datagram {
         source: Ipv4Addr::new(192, 0, 2, 66).into(),
+        link_source: None,
         destination: wire::ALL_IGMPV3_ROUTERS.into(),
         ttl: 1,
         router_alert: true,
@@ -460,6 +462,7 @@ impl Bed {
     fn igmp(&mut self, from: u8, destination: Ipv4Addr, message: &wire::Message) -> Vec<FibOp> {
         let input = membership::Input::Datagram {
             source: [192, 0, 2, from].into(),
+            link_source: None,
             destination: destination.into(),
             ttl: 1,
             router_alert: true,
@@ -689,6 +692,7 @@ fn garbage_on_every_input_changes_nothing() {
             bytes.reverse();
             let input = membership::Input::Datagram {
                 source: Ipv4Addr::new(192, 0, 2, 66).into(),
+                link_source: None,
                 destination: Ipv4Addr::new(224, 0, 0, 22).into(),
                 ttl: 1,
                 router_alert: true,

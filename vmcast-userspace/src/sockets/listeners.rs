@@ -38,11 +38,16 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// Whether somebody beside us listens on an interface, where `ours` is how many memberships we hold of a
+    /// The groups to which somebody beside us listens on an interface, where `ours` is how many memberships we hold of a
     /// group there.
-    pub(crate) fn any_beside(&self, interface: &str, ours: impl Fn(IpAddr) -> usize) -> bool {
-        let mut groups = self.memberships.get(interface).into_iter().flatten();
-        self.routed.contains(interface) || groups.any(|(group, users)| *users > ours(*group))
+    pub(crate) fn beside(&self, interface: &str, ours: impl Fn(IpAddr) -> usize) -> BTreeSet<IpAddr> {
+        let groups = self.memberships.get(interface).into_iter().flatten();
+        groups.filter(|(group, users)| **users > ours(**group)).map(|(group, _)| *group).collect()
+    }
+
+    /// Whether the kernel forwards multicast that comes in on an interface.
+    pub(crate) fn routes(&self, interface: &str) -> bool {
+        self.routed.contains(interface)
     }
 
     fn note(&mut self, interface: &str, group: IpAddr, users: usize) {
@@ -69,7 +74,8 @@ impl Listeners {
                     self.note(interface, Ipv4Addr::from(group.to_ne_bytes()).into(), users);
                 }
             } else {
-                interface = words.nth(1).unwrap_or_default();
+                // The colon stands by itself behind a name of fewer than ten characters only.
+                interface = words.nth(1).unwrap_or_default().trim_end_matches(':');
             }
         }
     }
@@ -104,8 +110,10 @@ mod tests {
         listeners.add_v4(&format!(
             "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n\
              1\tlo        :     1      V3\n\t\t\t\t{:08X}     1 0:00000000\t\t0\n\
+             2\tenp130s0f0np0:     1      V3\n\t\t\t\t{:08X}     1 0:00000000\t\t1\n\
              3\teth0      :     2      V3\n\t\t\t\t{:08X}     2 0:00000000\t\t1\n\t\t\t\t{:08X}     1 0:00000000\t\t0\n",
             u32::from_ne_bytes([224, 0, 0, 1]),
+            u32::from_ne_bytes([239, 1, 2, 3]),
             u32::from_ne_bytes([239, 1, 2, 3]),
             u32::from_ne_bytes([224, 0, 0, 251]),
         ));
@@ -114,10 +122,11 @@ mod tests {
              4    eth1            ff0e0000000000000000000000000101     1 00000004 0\n",
         );
         let group = IpAddr::from([239, 1, 2, 3]);
-        assert!(listeners.any_beside("eth0", |_| 1));
-        assert!(!listeners.any_beside("eth0", |asked| if asked == group { 2 } else { 0 }));
-        assert!(listeners.any_beside("eth1", |_| 0));
-        assert!(!listeners.any_beside("lo", |_| 0) && !listeners.any_beside("eth2", |_| 0));
+        let beside = |interface, ours| listeners.beside(interface, |_| ours).into_iter().collect::<Vec<_>>();
+        assert_eq!((beside("eth0", 1), beside("enp130s0f0np0", 0)), (vec![group], vec![group]));
+        assert_eq!(beside("eth0", 2), Vec::<IpAddr>::new());
+        assert_eq!(beside("eth1", 0), ["ff0e::101".parse::<IpAddr>().unwrap()]);
+        assert_eq!((beside("lo", 0), beside("eth2", 0)), (vec![], vec![]));
     }
 
     #[test]
@@ -128,7 +137,8 @@ mod tests {
              0 eth0              0       0         0       0 00000 0100010A 00000000\n \
              1 pimreg            0       0         0       0 00004 0100010A 00000000\n",
         );
-        assert!(listeners.any_beside("eth0", |_| usize::MAX) && !listeners.any_beside("eth1", |_| 0));
+        assert!(listeners.routes("eth0") && !listeners.routes("eth1"));
+        assert!(listeners.beside("eth0", |_| 0).is_empty());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! and MLD off the wire, memberships in numbers, ICMPv6.
 
 mod acquaintances;
+mod batch;
 mod ethtool;
 mod host_membership;
 mod icmpv6;
@@ -22,6 +23,7 @@ mod shares_tests;
 mod tests;
 
 pub(crate) use acquaintances::Acquaintances;
+pub(crate) use batch::{AT_ONCE, Batch};
 pub(crate) use ethtool::{Offloads, offloads};
 pub(crate) use host_membership::HostMembership;
 pub(crate) use icmpv6::Icmpv6Sender;

@@ -148,7 +148,7 @@ mod tests {
             while self.ready_at <= self.now
                 && let Some(from) = self.buffer.pop_front()
             {
-                let wait = self.throttle.take(self.now);
+                let wait = self.throttle.take(self.now, 1);
                 self.stands_for += self.shares.note(self.now, Some(from), wait.is_some());
                 self.shares.look(self.now);
                 *self.read.entry(from).or_default() += 1;

@@ -60,6 +60,7 @@ fn send(from: &str, endpoint: &UdpEndpoint, times: usize) {
 async fn heard(endpoint: &UdpEndpoint, shares: &SocketShares) -> Vec<IpAddr> {
     let last = "127.44.8.8";
     shares.add_gateway(ip(last));
+    shares.share_out();
     send(last, endpoint, 1);
     let (mut buffer, mut heard) = (Buffer::new(), Vec::new());
     loop {
@@ -72,6 +73,21 @@ async fn heard(endpoint: &UdpEndpoint, shares: &SocketShares) -> Vec<IpAddr> {
     }
 }
 
+// proves that whoever comes with many others begins with a share of his own that is whole
+#[test]
+fn gateways_that_come_together_are_all_heard() {
+    let Some(shares) = shares(Rates { source: 2, strangers: 1, link_strangers: 1 }) else { return };
+    with_endpoint(&shares, "127.44.0.3", async |endpoint| {
+        let gateways: Vec<String> = (1..=100).map(|gateway| format!("127.44.2.{gateway}")).collect();
+        gateways.iter().for_each(|gateway| shares.add_gateway(ip(gateway)));
+        shares.share_out();
+        gateways.iter().for_each(|gateway| send(gateway, endpoint, 1));
+        let heard = heard(endpoint, &shares).await;
+        assert_eq!(heard, gateways.iter().map(|gateway| ip(gateway)).collect::<Vec<_>>());
+        assert_eq!(shares.relay_cuts(), RelayCuts::default());
+    });
+}
+
 // proves that forged sources take no room of who has a tunnel, and that what is cut is counted
 #[test]
 fn a_gateway_with_a_tunnel_is_heard_beside_any_number_of_strangers() {
@@ -80,6 +96,7 @@ fn a_gateway_with_a_tunnel_is_heard_beside_any_number_of_strangers() {
         shares.add_gateway(ip("127.44.9.9"));
         shares.add_gateway(ip("127.44.9.9"));
         shares.remove_gateway(ip("127.44.9.9"));
+        shares.share_out();
         for stranger in 1..=100 {
             send(&format!("127.44.1.{stranger}"), endpoint, 2);
             send("127.44.9.9", endpoint, 1);
@@ -94,7 +111,14 @@ fn a_gateway_with_a_tunnel_is_heard_beside_any_number_of_strangers() {
         // One each second, and this took none.
         assert!(cut > 0, "{strangers} of 200");
         assert_eq!(endpoint.drops(), cut, "they count as dropped, too");
-        // The last tunnel is gone: a stranger again.
+        // The last tunnel is gone: a stranger again, as is one whose tunnel went before it had a share.
+        shares.add_gateway(ip("127.44.9.8"));
+        shares.remove_gateway(ip("127.44.9.8"));
+        shares.share_out();
+        send("127.44.9.8", endpoint, 200);
+        let before = cut;
+        let cut = shares.relay_cuts().strangers;
+        assert!(cut > before);
         shares.remove_gateway(gateway);
         send("127.44.9.9", endpoint, 200);
         assert!(shares.relay_cuts().strangers > cut);
@@ -115,6 +139,7 @@ fn a_source_that_floods_is_cut_and_others_are_heard() {
         assert!(cut > 0);
         // A tunnel gives a source no larger share.
         shares.add_gateway(ip("127.44.1.3"));
+        shares.share_out();
         send("127.44.1.3", endpoint, 200);
         assert!(shares.relay_cuts().source > cut);
     });

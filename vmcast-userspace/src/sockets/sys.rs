@@ -69,6 +69,14 @@ pub(super) fn bind_packet(socket: &impl AsFd, ether_type: u16, ifindex: IfIndex)
     check(result as isize).map(|_| ())
 }
 
+/// An address as long as that of any device may be (`MAX_ADDR_LEN`, linux/netdevice.h), which the kernel wants it to be
+/// whether it looks at it or not: those of tunnels over IPv6 are addresses of IPv6.
+#[repr(C)]
+struct LongAddress {
+    own: libc::sockaddr_ll,
+    rest: [u8; 32 - 8],
+}
+
 /// Sends a datagram through a packet socket to a link-layer address; without blocking.
 pub(super) fn send_packet(
     socket: &impl AsFd,
@@ -77,7 +85,7 @@ pub(super) fn send_packet(
     to: Mac,
     datagram: &[u8],
 ) -> io::Result<()> {
-    let address = packet_address(ether_type, ifindex, Some(to));
+    let address = LongAddress { own: packet_address(ether_type, ifindex, Some(to)), rest: [0; 32 - 8] };
     let length = size_of_val(&address) as libc::socklen_t;
     // SAFETY: both pointers and lengths describe values that outlive the call, and the kernel only
     // reads from them.

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -120,6 +120,63 @@ fn answers_from_where_it_was_asked(near: &NetNs, far: &NetNs, [any, peer]: [&str
         let got = got.datagram().expect("a datagram");
         assert_eq!((got.tos, got.ttl, got.bytes), (0xbb, Some(64), &b"marked"[..]));
     });
+}
+
+/// Takes datagrams until there are so many, with where each came from; nothing else may be heard.
+async fn take_many(socket: &UdpEndpoint, room: &Mutex<Batch>, most: usize, count: usize) -> Vec<(u16, u8)> {
+    let mut taken = Vec::new();
+    while taken.len() < count {
+        let before = taken.len();
+        let heard = socket.recv_many(room, most, |heard| {
+            let got = heard.datagram().expect("a datagram");
+            assert_eq!(got.local, socket.local());
+            taken.push((got.remote.port(), got.bytes[0]));
+            assert_eq!(got.bytes.len(), usize::from(got.bytes[0]) + 1);
+        });
+        timeout(PATIENCE, heard).await.expect("in time").expect("received");
+        assert!((1..=most).contains(&(taken.len() - before)), "{most} at most");
+    }
+    taken
+}
+
+#[tokio::test]
+async fn many_datagrams_leave_and_come_together_in_their_order() {
+    for address in ["127.0.0.1", "::1"] {
+        let any_port = SocketAddr::new(address.parse().expect("an address"), 0);
+        let [from, to, beside] =
+            [(); 3].map(|()| UdpEndpoint::bind_behind(None, any_port).expect("loopback"));
+        let room = Mutex::new(Batch::new());
+        let bytes: Vec<Vec<u8>> = (0..100).map(|number| vec![number; usize::from(number) + 1]).collect();
+        let to_one: Vec<_> = bytes.iter().map(|bytes| (to.local(), bytes.as_slice())).collect();
+        assert_eq!(from.send_many(any_port.ip(), &to_one), 0);
+        let port = from.local().port();
+        let expected: Vec<_> = (0..100).map(|number| (port, number)).collect();
+        assert_eq!(take_many(&to, &room, 3, 50).await, expected[..51]);
+        assert_eq!(take_many(&to, &room, AT_ONCE, 49).await, expected[51..]);
+
+        // What is not delivered is told by itself, and keeps none of the others back.
+        let nobody = SocketAddr::new(any_port.ip(), 9);
+        let mixed: Vec<_> = to_one[..4].iter().flat_map(|one| [(nobody, &[0][..]), *one]).collect();
+        assert_eq!(from.send_many(any_port.ip(), &mixed), 0);
+        assert_eq!(take_many(&to, &room, AT_ONCE, 4).await, expected[..4]);
+        let mut told = 0;
+        while told < 4 {
+            let heard = from.recv_many(&room, AT_ONCE, |heard| {
+                assert!(matches!(heard, Heard::Undelivered(news) if news.remote == nobody), "{heard:?}");
+                told += 1;
+            });
+            timeout(PATIENCE, heard).await.expect("in time").expect("news");
+        }
+        let mut buffer = Buffer::new();
+        for socket in [&from, &to, &beside] {
+            assert_eq!(socket.try_recv(&mut buffer).expect("nothing more"), None);
+        }
+        // The kernel takes none of these, and all of those around them.
+        let too_long = vec![0; 70_000];
+        let around = [to_one[0], (to.local(), too_long.as_slice()), to_one[1]];
+        assert_eq!(from.send_many(any_port.ip(), &around), 1);
+        assert_eq!(take_many(&to, &room, AT_ONCE, 2).await, expected[..2]);
+    }
 }
 
 #[test]

@@ -21,15 +21,20 @@ impl Throttle {
         Self { of_part: if of_part == 0 { 1 } else { of_part }, taken: 0, since: None }
     }
 
-    /// Counts one that was read; until when to wait before the next one, if at all.
-    pub(crate) fn take(&mut self, now: Instant) -> Option<Instant> {
+    /// How many may be read before it is asked again, one at least.
+    pub(crate) const fn left(&self) -> usize {
+        (self.of_part - self.taken) as usize
+    }
+
+    /// Counts so many that were read, no more than may be; until when to wait before the next one, if at all.
+    pub(crate) fn take(&mut self, now: Instant, count: usize) -> Option<Instant> {
         let part = Duration::from_secs(1) / PARTS;
         let since = *self.since.get_or_insert(now);
         if now >= since + part {
             self.since = Some(now);
             self.taken = 0;
         }
-        self.taken += 1;
+        self.taken += u32::try_from(count).unwrap_or(u32::MAX).min(self.of_part);
         if self.taken < self.of_part {
             return None;
         }
@@ -44,13 +49,15 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    /// How many are read in a time if one is always there.
-    fn read_in(throttle: &mut Throttle, time: Duration, each: Duration) -> u32 {
+    /// How many are read in a time, so many together, if one is always there.
+    fn read_in(throttle: &mut Throttle, time: Duration, each: Duration, most: usize) -> u32 {
         let start = clock::now();
         let (mut now, mut count) = (start, 0);
         while now < start + time {
-            count += 1;
-            now = throttle.take(now).unwrap_or(now).max(now + each);
+            let some = throttle.left().min(most);
+            count += some as u32;
+            now += each * some as u32;
+            now = throttle.take(now, some).unwrap_or(now).max(now);
         }
         count
     }
@@ -58,9 +65,11 @@ mod tests {
     #[test]
     fn a_flood_is_read_at_the_rate_and_what_is_slower_is_not_held_up() {
         let second = Duration::from_secs(1);
-        let flood = read_in(&mut Throttle::new(10_000), second, Duration::from_nanos(100));
-        assert!((9_900..=10_000).contains(&flood), "{flood}");
-        assert_eq!(read_in(&mut Throttle::new(10_000), second, Duration::from_micros(200)), 5_000);
-        assert!(read_in(&mut Throttle::new(1), second, Duration::from_micros(1)) <= 100);
+        for most in [1, 7, 32] {
+            let flood = read_in(&mut Throttle::new(10_000), second, Duration::from_nanos(100), most);
+            assert!((9_900..=10_000).contains(&flood), "{flood}");
+            assert!(read_in(&mut Throttle::new(1), second, Duration::from_micros(1), most) <= 100);
+        }
+        assert_eq!(read_in(&mut Throttle::new(10_000), second, Duration::from_micros(200), 1), 5_000);
     }
 }

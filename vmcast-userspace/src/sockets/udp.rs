@@ -3,7 +3,8 @@
 use std::{
     io::{self, IoSlice, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsFd as _, AsRawFd, BorrowedFd},
+    sync::{Mutex, PoisonError},
 };
 
 use nix::{
@@ -16,7 +17,10 @@ use nix::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{enlarge_receive_buffer, sys};
+use super::{
+    batch::{self, Batch},
+    enlarge_receive_buffer, sys,
+};
 
 /// Size asked of the receive buffer, in bytes: half a second at 100 Mbit/s.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -42,15 +46,13 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// Room for the longest datagram.
     pub(crate) fn new() -> Self {
-        let control = cmsg_space!(
-            libc::in6_pktinfo,
-            libc::c_int,
-            libc::c_int,
-            libc::sock_extended_err,
-            libc::sockaddr_in6
-        );
-        Self { bytes: vec![0; MAX_DATAGRAM].into_boxed_slice(), control }
+        Self { bytes: vec![0; MAX_DATAGRAM].into_boxed_slice(), control: control() }
     }
+}
+
+/// Room for what the kernel may tell of a datagram.
+fn control() -> Vec<u8> {
+    cmsg_space!(libc::in6_pktinfo, libc::c_int, libc::c_int, libc::sock_extended_err, libc::sockaddr_in6)
 }
 
 /// A received datagram.
@@ -120,7 +122,7 @@ impl UdpEndpoint {
     }
 
     /// The same, behind a filter of the kernel from the first datagram on. Of a datagram it is not told with which time
-    /// to live and type of service it came, which takes a while for each.
+    /// to live and type of service it came, nor to which address if it is bound to one: that takes a while for each.
     ///
     /// # Errors
     /// As of [`UdpEndpoint::bind`], or if the kernel does not take the filter.
@@ -131,14 +133,15 @@ impl UdpEndpoint {
     fn open(filter: Option<BorrowedFd<'_>>, local: SocketAddr, tells_more: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
+        let tells_local = tells_more || local.ip().is_unspecified();
         if local.is_ipv4() {
-            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+            setsockopt(&socket, sockopt::Ipv4PacketInfo, &tells_local)?;
             setsockopt(&socket, sockopt::Ipv4RecvTtl, &tells_more)?;
             setsockopt(&socket, sockopt::IpRecvTos, &tells_more)?;
             setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
         } else {
             socket.set_only_v6(true)?;
-            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &tells_local)?;
             setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &tells_more)?;
             setsockopt(&socket, sockopt::Ipv6RecvTClass, &tells_more)?;
             setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
@@ -178,6 +181,35 @@ impl UdpEndpoint {
         Ok(parts.with(&buffer.bytes))
     }
 
+    /// Waits for something, and takes what is there: so many datagrams at most, or one piece of news of one that was
+    /// sent. Dropping the future loses nothing. The room may be others', too.
+    ///
+    /// # Errors
+    /// If the socket fails.
+    pub(crate) async fn recv_many(
+        &self,
+        room: &Mutex<Batch>,
+        most: usize,
+        mut each: impl FnMut(Heard<'_>),
+    ) -> io::Result<()> {
+        loop {
+            let mut guard = self.socket.ready(Interest::READABLE | Interest::ERROR).await?;
+            let errors = guard.ready().is_error();
+            // What is there is overwritten before it is read.
+            let mut room = room.lock().unwrap_or_else(PoisonError::into_inner);
+            let heard = guard.try_io(|socket| {
+                hear_many(socket.get_ref(), self.local, &mut room, (most, errors), &mut each)
+            });
+            if let Ok(count) = heard {
+                if count? < most && !errors {
+                    // There is nothing left, and what has come since says so again.
+                    guard.clear_ready();
+                }
+                return Ok(());
+            }
+        }
+    }
+
     /// Takes what is there already; `None` if there is nothing.
     ///
     /// # Errors
@@ -213,6 +245,28 @@ impl UdpEndpoint {
                 self.send_from(&ControlMessage::Ipv6PacketInfo(&info), remote, bytes)
             }
         }
+    }
+
+    /// Sends datagrams from an address of ours as [`UdpEndpoint::send`] does, in as few calls as there can be; says how
+    /// many the kernel did not take.
+    pub(crate) fn send_many(&self, local: IpAddr, datagrams: &[(SocketAddr, &[u8])]) -> usize {
+        if self.local.ip() != local || local.is_unspecified() {
+            let sent = datagrams.iter().map(|(remote, bytes)| self.send(local, *remote, bytes));
+            return sent.filter(Result::is_err).count();
+        }
+        let (mut rest, mut refused, mut tries) = (datagrams, 0, 1..SEND_TRIES);
+        while let [_, others @ ..] = rest {
+            match batch::send(self.socket.as_fd(), rest.iter().copied()) {
+                Ok(sent) => (rest, tries) = (&rest[sent..], 1..SEND_TRIES),
+                // As of a single one.
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock && tries.next().is_some() => {}
+                Err(error) => {
+                    tracing::debug!(remote = %rest[0].0, %error, "datagram not sent");
+                    (rest, refused, tries) = (others, refused + 1, 1..SEND_TRIES);
+                }
+            }
+        }
+        refused
     }
 
     fn send_from(&self, local: &ControlMessage<'_>, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {
@@ -255,22 +309,67 @@ fn hear(socket: &Socket, bound: SocketAddr, buffer: &mut Buffer, errors: bool) -
     match receive(socket, bound, buffer) {
         Ok(parts) => Ok(Parts::Datagram(parts)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock && !errors => Err(error),
-        Err(error) => loop {
-            match undelivered(socket, bound, buffer) {
-                Ok(Some(parts)) => return Ok(parts),
-                Ok(None) => {}
-                Err(_) => return Err(error),
+        Err(error) => next_undelivered(socket, bound, &mut buffer.bytes, &mut buffer.control).ok_or(error),
+    }
+}
+
+/// The same of as many datagrams as are there, up to `most`; says how many it was, or `most` if there may be more.
+fn hear_many(
+    socket: &Socket,
+    bound: SocketAddr,
+    room: &mut Batch,
+    (most, errors): (usize, bool),
+    each: &mut impl FnMut(Heard<'_>),
+) -> io::Result<usize> {
+    if bound.ip().is_unspecified() {
+        // To which address each has come is told beside it.
+        let mut buffer = Buffer::new();
+        let parts = hear(socket, bound, &mut buffer, errors)?;
+        each(parts.with(&buffer.bytes));
+        return Ok(most);
+    }
+    match room.receive(socket.as_fd(), most) {
+        Ok(count) => {
+            for (remote, bytes) in room.received() {
+                each(Heard::Datagram(Received { remote, local: bound, ttl: None, tos: 0, bytes }));
             }
-        },
+            Ok(count)
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock && !errors => Err(error),
+        Err(error) => {
+            let parts = next_undelivered(socket, bound, room.other(), &mut control()).ok_or(error)?;
+            each(parts.with(room.other()));
+            Ok(most)
+        }
+    }
+}
+
+/// The next message in the queue of errors that says of a datagram that it was not delivered.
+fn next_undelivered(
+    socket: &Socket,
+    bound: SocketAddr,
+    bytes: &mut [u8],
+    control: &mut [u8],
+) -> Option<Parts> {
+    loop {
+        match undelivered(socket, bound, bytes, control) {
+            Ok(Some(parts)) => return Some(parts),
+            Ok(None) => {}
+            Err(_) => return None,
+        }
     }
 }
 
 /// Takes a message out of the queue of errors (ip(7), `IP_RECVERR`); `None` if it says something else.
-fn undelivered(socket: &Socket, bound: SocketAddr, buffer: &mut Buffer) -> io::Result<Option<Parts>> {
-    let mut parts = [IoSliceMut::new(&mut buffer.bytes)];
+fn undelivered(
+    socket: &Socket,
+    bound: SocketAddr,
+    bytes: &mut [u8],
+    control: &mut [u8],
+) -> io::Result<Option<Parts>> {
+    let mut parts = [IoSliceMut::new(bytes)];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_ERRQUEUE;
-    let message =
-        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut buffer.control), flags)?;
+    let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(control), flags)?;
     let unreachable = message.cmsgs()?.any(|control| match control {
         ControlMessageOwned::Ipv4RecvErr(error, _) => {
             error.ee_origin == libc::SO_EE_ORIGIN_ICMP

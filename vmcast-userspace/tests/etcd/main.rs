@@ -7,6 +7,7 @@ mod clocks;
 mod cluster;
 mod identity;
 mod migrated;
+mod nearest;
 mod outage;
 mod several;
 mod tls;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     }
     let trials = [
         several::trials(),
+        nearest::trials(),
         admins::trials(),
         clocks::trials(),
         outage::trials(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use libtest_mimic::Trial;
+use libtest_mimic::{Failed, Trial};
 use tokio::runtime::Runtime;
 use vmcast::admin::{EtcdSettings, EtcdStore};
 use vmcast_proto::registry::{
@@ -20,6 +20,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial(
             "the leader of three dies during registrations, and none that was granted is lost",
             leader_dies,
+        ),
+        trial(
+            "all three die during registrations, and one that starts afterwards knows all that was granted",
+            all_die,
         ),
         trial("in an outage what is known is answered, does not expire, and nothing is granted", outage),
         trial("a history that is gone is read anew", compacted),
@@ -40,16 +44,22 @@ fn register(admin: &mut Registry<EtcdStore>, number: usize, granted: &mut Vec<St
     outcome.is_ok()
 }
 
+/// Registers so many while all members live.
+fn first_hundred(admin: &mut Registry<EtcdStore>) -> Result<Vec<String>, Failed> {
+    let mut granted = Vec::new();
+    for number in 0..100 {
+        if !register(admin, number, &mut granted) {
+            return Err("a registration was refused while all three live".into());
+        }
+    }
+    Ok(granted)
+}
+
 // proves D2: no single node's failure stops the admin
 fn leader_dies(runtime: &Runtime) -> Outcome {
     let mut cluster = Cluster::start(3)?;
     let mut admin = Registry::new(Config::default(), cluster.open(runtime)?);
-    let mut granted = Vec::new();
-    for number in 0..100 {
-        if !register(&mut admin, number, &mut granted) {
-            return Err("a registration was refused while all three live".into());
-        }
-    }
+    let mut granted = first_hundred(&mut admin)?;
     let leader = cluster.leader()?;
     // It dies in the middle of them.
     let mut members = std::mem::take(&mut cluster.members);
@@ -100,6 +110,69 @@ fn leader_dies(runtime: &Runtime) -> Outcome {
         }
     }
     cluster.revive_all()
+}
+
+// proves D2: nothing that was granted is lost, whatever dies
+fn all_die(runtime: &Runtime) -> Outcome {
+    let mut cluster = Cluster::start(3)?;
+    let mut admin = Registry::new(Config::default(), cluster.open(runtime)?);
+    let mut granted = first_hundred(&mut admin)?;
+    // They die one right after the other while it goes on.
+    let mut members = std::mem::take(&mut cluster.members);
+    let (kill, told) = std::sync::mpsc::channel();
+    let killer = std::thread::spawn(move || {
+        told.recv().expect("somebody says when");
+        for child in members.iter_mut().flatten() {
+            child.kill().expect("it lives");
+        }
+        for member in &mut members {
+            if let Some(mut child) = member.take() {
+                child.wait().expect("killed");
+            }
+        }
+        members
+    });
+    let (mut refused, begin) = (0, now());
+    for number in 100.. {
+        if number == 150 {
+            kill.send(()).map_err(|_| "the killer is gone")?;
+        }
+        let were_dead = killer.is_finished();
+        let is_granted = register(&mut admin, number, &mut granted);
+        refused += usize::from(!is_granted);
+        if were_dead && is_granted {
+            return Err(format!("n{number} was granted and nobody was there to keep it").into());
+        }
+        if were_dead && refused >= 3 && admin.is_stale() {
+            break;
+        }
+        if now() > begin.after(HANG) {
+            return Err(format!("with all dead {refused} were refused; stale: {}", admin.is_stale()).into());
+        }
+    }
+    cluster.members = killer.join().map_err(|_| "the killer panicked")?;
+    println!("{} were granted, {refused} refused", granted.len());
+    if granted.len() < 150 {
+        return Err(format!("{} were granted before they died", granted.len()).into());
+    }
+    let known =
+        |admin: &Registry<EtcdStore>, id: &String| admin.rows().node(&id.parse().expect("an id")).is_some();
+    if let Some(id) = granted.iter().find(|id| !known(&admin, id)) {
+        return Err(format!("{id} was granted and is not answered in the outage").into());
+    }
+
+    // One that has seen nothing of it.
+    cluster.revive_all()?;
+    let fresh = Registry::new(Config::default(), cluster.open(runtime)?);
+    if fresh.is_stale() {
+        return Err("one that has just read everything is stale".into());
+    }
+    if let Some(id) = granted.iter().find(|id| !known(&fresh, id)) {
+        return Err(format!("{id} was granted and is lost").into());
+    }
+    until("who was there finds etcd again", || !admin.is_stale())?;
+    until("it grants again", || register(&mut admin, usize::MAX, &mut granted))?;
+    until("and the other hears of it", || known(&fresh, &format!("n{}", usize::MAX)))
 }
 
 fn outage(runtime: &Runtime) -> Outcome {

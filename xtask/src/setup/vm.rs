@@ -25,8 +25,8 @@ const SERIES: [&str; 2] = ["6.1", "6.12"];
 /// third more.
 const ROOM: u64 = 550_000_000;
 
-/// Packages whose programs a machine is made of.
-const TOOLS: [&str; 3] = ["qemu-system-x86", "busybox-static", "kmod"];
+/// Packages whose programs a machine is made of, and that are used in it.
+const TOOLS: [&str; 4] = ["qemu-system-x86", "busybox-static", "kmod", "wireguard-tools"];
 
 /// The file of a piece that names the parts it was made of, one a line.
 const PARTS: &str = "parts";

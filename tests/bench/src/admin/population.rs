@@ -1,9 +1,9 @@
 //! The nodes that register: one VMR and a great many agents, which have no connection once they are registered.
 
-use std::{collections::VecDeque, net::Ipv4Addr, sync::Arc};
+use std::{collections::VecDeque, net::Ipv4Addr};
 
 use anyhow::Result;
-use rustls::sign::CertifiedKey;
+use rustls::HandshakeKind;
 use vmcast_lab::signals;
 use vmcast_signal::{prost::Message as _, v1};
 
@@ -100,18 +100,14 @@ pub(super) fn register_agents(count: u32, mut registered: impl FnMut()) -> Resul
     Ok(())
 }
 
-/// Lets agents register by TLS, each by its own certificate and by a connection of its own with all of its handshake.
+/// Lets agents register by TLS, each by its own certificate and by a connection of its own with this kind of handshake.
 pub(super) fn register_by_tls(
     swarm: &Swarm,
-    keys: &[Arc<CertifiedKey>],
+    kind: HandshakeKind,
     registered: impl Fn() + Sync,
 ) -> Result<()> {
-    let agent = |number: u32| Asks {
-        message: registration(agent(number), number),
-        from: address(number),
-        key: Arc::clone(&keys[number as usize]),
-    };
-    swarm.ask(u32::try_from(keys.len())?, REGISTER, agent, registered)
+    let agent = |number: u32| Asks { message: registration(agent(number), number), from: address(number) };
+    swarm.ask(kind, REGISTER, agent, registered)
 }
 
 fn finish(under_way: &mut VecDeque<Connection>) -> Result<()> {
@@ -130,7 +126,8 @@ pub(super) fn report(count: u32) -> Result<()> {
         };
         let addresses = vec![claimed(number).to_string()];
         let (chosen, measurements) = (Some(chosen.clone()), vec![chosen]);
-        let report = v1::ReportNearestRequest { node_id: agent(number), addresses, chosen, measurements };
+        let (node_id, arrived) = (agent(number), vec![]);
+        let report = v1::ReportNearestRequest { node_id, addresses, chosen, measurements, arrived };
         connection.push(&report.encode_to_vec());
         connection.send()?;
         connection.receive(1, |_, _| Ok(()))?;

@@ -3,13 +3,14 @@
 //! Their admin is what is measured, and shares the cores with them. So it does all of each handshake, but who connects
 //! does only what has to be done for that: it signs by its own key, and agrees on the secret. That the admin's
 //! certificate is signed as it should be was found out on a connection before, and it is compared with that one; and
-//! all have one share of the key agreement.
+//! all have one share of the key agreement. Each keeps the ticket of its last connection, as nodes do, and comes back by
+//! it.
 
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpStream},
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     thread::{self, available_parallelism},
@@ -22,7 +23,7 @@ use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, NamedGroup,
     PeerMisbehaved, SignatureScheme,
     client::{
-        ResolvesClientCert, Resumption,
+        ClientSessionStore, ResolvesClientCert, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{
@@ -147,21 +148,49 @@ impl ResolvesClientCert for Shows {
     }
 }
 
-/// What a node asks, from where, and what it shows.
+/// The last ticket (RFC 8446 §4.6.1) of a node.
+#[derive(Debug, Default)]
+struct Ticket(Mutex<Option<Tls13ClientSessionValue>>);
+
+impl ClientSessionStore for Ticket {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(ticket);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// What a node asks, and from where.
 pub(super) struct Asks {
     pub(super) message: Vec<u8>,
     pub(super) from: Ipv4Addr,
-    pub(super) key: Arc<CertifiedKey>,
 }
 
-/// How nodes connect that take the admin for the one with this certificate.
+/// Nodes that take the admin for the one with this certificate.
 pub(super) struct Swarm {
-    config: ClientConfig,
+    /// Of each, which it keeps: a ticket is good for what has got it.
+    nodes: Vec<Arc<ClientConfig>>,
 }
 
 impl Swarm {
-    /// Of an admin whose certificate was verified.
-    pub(super) fn of(certificate: CertificateDer<'static>) -> Result<Self> {
+    /// Those with these certificates, of an admin whose own was verified.
+    pub(super) fn of(certificate: CertificateDer<'static>, keys: &[Arc<CertifiedKey>]) -> Result<Self> {
         let usual = default_provider();
         let schemes = usual.signature_verification_algorithms.supported_schemes();
         let provider = CryptoProvider { kx_groups: vec![&OneShare], ..usual };
@@ -171,29 +200,37 @@ impl Swarm {
             .with_custom_certificate_verifier(Arc::new(Seen { certificate, schemes }))
             .with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
-        config.resumption = Resumption::disabled();
-        Ok(Self { config })
+        let node = |key: &Arc<CertifiedKey>| {
+            let mut config = config.clone();
+            config.client_auth_cert_resolver = Arc::new(Shows(Arc::clone(key)));
+            config.resumption = Resumption::store(Arc::new(Ticket::default()));
+            Arc::new(config)
+        };
+        Ok(Self { nodes: keys.iter().map(node).collect() })
     }
 
-    /// Lets so many nodes connect, each once, and ask one request of a method; `node` says what a node of a number asks.
+    /// Lets all nodes connect, each once and by this kind of handshake, and ask one request of a method; `node` says what
+    /// a node of a number asks.
     pub(super) fn ask(
         &self,
-        count: u32,
+        kind: HandshakeKind,
         path: &'static str,
         node: impl Fn(u32) -> Asks + Sync,
         answered: impl Fn() + Sync,
     ) -> Result<()> {
+        let count = u32::try_from(self.nodes.len())?;
         let next = AtomicU32::new(0);
         let work = || -> Result<()> {
-            let mut calls = Calls::new()?;
+            let mut calls = Calls::new(kind)?;
             loop {
                 while calls.under_way < UNDER_WAY {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     if number >= count {
                         break;
                     }
-                    let Asks { message, from, key } = node(number);
-                    calls.begin(Call::begin(self.config(key), from, path, &message)?)?;
+                    let Asks { message, from } = node(number);
+                    let config = Arc::clone(&self.nodes[number as usize]);
+                    calls.begin(Call::begin(config, from, path, &message)?)?;
                 }
                 if calls.under_way == 0 {
                     return Ok(());
@@ -208,16 +245,11 @@ impl Swarm {
             threads.into_iter().try_for_each(|thread| thread.join().expect("a thread does not panic"))
         })
     }
-
-    fn config(&self, key: Arc<CertifiedKey>) -> Arc<ClientConfig> {
-        let mut config = self.config.clone();
-        config.client_auth_cert_resolver = Arc::new(Shows(key));
-        Arc::new(config)
-    }
 }
 
 /// Those of a thread that are under way, each in a place by which the kernel names it.
 struct Calls {
+    kind: HandshakeKind,
     epoll: Epoll,
     places: Vec<Option<Call>>,
     free: Vec<usize>,
@@ -226,8 +258,9 @@ struct Calls {
 }
 
 impl Calls {
-    fn new() -> Result<Self> {
+    fn new(kind: HandshakeKind) -> Result<Self> {
         Ok(Self {
+            kind,
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             places: (0..UNDER_WAY).map(|_| None).collect(),
             free: (0..UNDER_WAY).collect(),
@@ -251,7 +284,7 @@ impl Calls {
         for event in &self.events[..ready] {
             let place = event.data() as usize;
             let Some(call) = &mut self.places[place] else { continue };
-            if call.go_on()? {
+            if call.go_on(self.kind)? {
                 // Closed, it is no longer waited for.
                 self.places[place] = None;
                 self.free.push(place);
@@ -283,7 +316,7 @@ impl Call {
     }
 
     /// Takes what has come, and says what it is for the node to say then; true if the request is answered.
-    fn go_on(&mut self) -> Result<bool> {
+    fn go_on(&mut self, kind: HandshakeKind) -> Result<bool> {
         ensure!(self.tls.read_tls(&mut self.socket)? > 0, "the admin closed the connection");
         let state = self.tls.process_new_packets().context("TLS")?;
         while self.tls.wants_write() {
@@ -292,7 +325,8 @@ impl Call {
         if state.plaintext_bytes_to_read() == 0 {
             return Ok(false);
         }
-        ensure!(self.tls.handshake_kind() == Some(HandshakeKind::Full), "the handshake was cut short");
+        let was = self.tls.handshake_kind();
+        ensure!(was == Some(kind), "the handshake was {was:?}, not {kind:?}");
         let heard = self.dialogue.read(&mut self.tls.reader().by_ref(), |_, _| Ok(()))?;
         if heard.ended > heard.answered {
             bail!("the request was refused");

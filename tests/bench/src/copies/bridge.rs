@@ -77,7 +77,7 @@ impl Engine for BridgeEngine {
         "bridge mcast_to_unicast"
     }
 
-    fn peer(&self, _case: &Case) -> &'static str {
+    fn output(&self, _case: &Case) -> &'static str {
         "Ethernet"
     }
 

@@ -14,11 +14,16 @@ pub(crate) struct Case {
     pub(crate) payload: usize,
 }
 
+/// What is sent to members of [`Output::UnicastV6`].
+pub(crate) const OVER_IPV6: &str = "AMT, IPv6 over IPv6";
+
 /// What a copy looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Output {
     /// For one member alone: in a tunnel, or to its link-layer address.
     Unicast,
+    /// The same with IPv6 groups in tunnels over IPv6.
+    UnicastV6,
     /// As it came, on an interface of its own.
     Native,
 }
@@ -27,7 +32,7 @@ impl Output {
     /// Its name in results.
     pub(crate) const fn label(self) -> &'static str {
         match self {
-            Self::Unicast => "unicast",
+            Self::Unicast | Self::UnicastV6 => "unicast",
             Self::Native => "native",
         }
     }
@@ -70,7 +75,9 @@ impl Case {
     /// Egress devices that the members are spread over.
     pub(crate) fn devices(&self) -> usize {
         match self.output {
-            Output::Unicast => (self.batch() * self.members).div_ceil(COPIES_PER_DEVICE).max(LEAST_DEVICES),
+            Output::Unicast | Output::UnicastV6 => {
+                (self.batch() * self.members).div_ceil(COPIES_PER_DEVICE).max(LEAST_DEVICES)
+            }
             Output::Native => self.members,
         }
     }

@@ -53,7 +53,7 @@ impl Engine for CloneEngine {
         "TC floor"
     }
 
-    fn peer(&self, _case: &Case) -> &'static str {
+    fn output(&self, _case: &Case) -> &'static str {
         "not rewritten"
     }
 

@@ -155,7 +155,7 @@ pub(super) fn hold(
         if row.delivered < row.expected {
             let lost = format!(
                 "{} with {} members delivered {} of {} copies; {}",
-                row.engine,
+                row.maker(),
                 row.members,
                 row.delivered,
                 row.expected,
@@ -239,10 +239,12 @@ fn row(engine: &dyn Engine, entry: &Entry, rounds: &[Round], checked: u64) -> Re
     let rates: Vec<f64> = rounds.iter().map(|round| round.copies_per_second() / 1e6).collect();
     let rate = Summary::of(&rates).context("no round was measured")?;
     let case = entry.case;
+    let (label, is_ours) = (engine.label(), engine.is_ours());
     Ok(CopyRow {
-        engine: engine.label().to_owned(),
-        output: case.output.label(),
-        peer: engine.peer(&case).to_owned(),
+        engine: is_ours.then_some(label),
+        peer: (!is_ours).then_some(label),
+        output: engine.output(&case),
+        fan_out: case.output.label(),
         members: case.members,
         groups: case.groups as usize,
         payload: case.payload,

@@ -55,6 +55,7 @@ pub(super) fn full() -> Vec<Contest> {
     }
     contests.extend(payloads.map(|payload| statistics(Kind::Xdp, Kind::XdpUncounted, payload)));
     contests.push(statistics(Kind::Tc, Kind::TcUncounted, MEDIA));
+    contests.push(over_ipv6(MEDIA));
     contests.extend(payloads.map(|payload| many_members(&planes, payload)));
     contests.extend(payloads.map(|payload| many_groups(&planes, &[1, SOME_GROUPS, MANY_GROUPS], payload)));
     contests.extend(OTHER_GROUPS.map(|(members, groups)| groups_of_another_size(members, groups)));
@@ -128,6 +129,20 @@ fn fan_out(members: usize, payload: usize, peers: &[Id]) -> Contest {
         pace: Pace::where_there_are(&targets),
         targets,
         unlisted: Vec::new(),
+    }
+}
+
+/// IPv6 groups in tunnels over IPv6, beside IPv4 in IPv4.
+fn over_ipv6(payload: usize) -> Contest {
+    let v4 = unicast(SITE, 1, payload);
+    let v6 = Case { output: Output::UnicastV6, ..v4 };
+    let both = |case| [Id::XDP, Id::TC].map(|engine| entry(engine, case));
+    Contest {
+        title: format!("copies over IPv6 to {SITE} members, {payload} bytes"),
+        entries: [both(v6), both(v4)].concat(),
+        targets: Vec::new(),
+        unlisted: both(v4).into(),
+        pace: Pace::Usual,
     }
 }
 

@@ -27,6 +27,12 @@ impl CoreTime {
         text.and_then(|text| nanoseconds(&text, 0)).unwrap_or_default()
     }
 
+    /// Whether that thread has nothing to do: one that does not get its turn has not come to an end.
+    pub(super) fn rests(&self) -> bool {
+        let path = self.softirq_thread.as_ref().map(|path| path.with_file_name("stat"));
+        path.and_then(|path| fs::read_to_string(path).ok()).is_none_or(|text| state(&text) == Some('S'))
+    }
+
     /// For how long the calling thread has waited for its core while others had it.
     pub(super) fn waited(&self) -> Duration {
         let text = fs::read_to_string("/proc/thread-self/schedstat").ok();

@@ -38,8 +38,13 @@ pub(super) trait Engine {
     /// Its name in tables.
     fn label(&self) -> &'static str;
 
+    /// Whether it is one of vmcast's.
+    fn is_ours(&self) -> bool {
+        false
+    }
+
     /// What a copy to this member is sent as.
-    fn peer(&self, case: &Case) -> &'static str;
+    fn output(&self, case: &Case) -> &'static str;
 
     /// Packets that it takes in at one go.
     fn burst(&self, case: &Case) -> usize {

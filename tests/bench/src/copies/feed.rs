@@ -12,7 +12,7 @@ const MAX_PACKETS: usize = 65_536;
 /// And at least.
 const LEAST_PACKETS: u32 = 20;
 /// How long the thread of the softirqs must have had nothing to do, and how often that is looked for at most.
-const SETTLE: (Duration, u32) = (Duration::from_millis(4), 250);
+const SETTLE: (Duration, u32) = (Duration::from_millis(4), 15_000);
 
 /// The source, and the time of the core that works for it.
 pub(super) struct Feeder {
@@ -50,7 +50,7 @@ impl Feeder {
         range: u8,
         at_least: Duration,
     ) -> Result<Run> {
-        let frame = stream::frame(stand.ingress.far_mac, range, 0, case.payload)?;
+        let frame = stream::first_frame(stand.ingress.far_mac, range, case)?;
         // What a frame has copies of.
         let part = Case { members: case.members.div_ceil(parts as usize), ..*case };
         let load = |packets| Load {
@@ -89,7 +89,7 @@ impl Feeder {
         for _ in 0..SETTLE.1 {
             std::thread::sleep(SETTLE.0);
             let now = self.core.softirqs();
-            if now == last {
+            if now == last && self.core.rests() {
                 break;
             }
             last = now;

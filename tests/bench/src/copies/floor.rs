@@ -74,7 +74,7 @@ pub(super) fn receivers(stand: &Stand, case: &Case) -> Vec<Receiver> {
 /// The case whose packets are as long as the copies.
 pub(super) fn as_long_as_copies(case: &Case) -> Case {
     let payload = match case.output {
-        Output::Unicast => case.payload + HEADROOM,
+        Output::Unicast | Output::UnicastV6 => case.payload + HEADROOM,
         Output::Native => case.payload,
     };
     Case { payload, ..*case }
@@ -88,7 +88,7 @@ impl Engine for FloorEngine {
         }
     }
 
-    fn peer(&self, _case: &Case) -> &'static str {
+    fn output(&self, _case: &Case) -> &'static str {
         match self.touch {
             Touch::Nothing => "not rewritten",
             Touch::OneByte => "one byte",

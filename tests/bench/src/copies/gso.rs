@@ -38,7 +38,7 @@ impl Engine for GsoEngine {
         "GSO relay"
     }
 
-    fn peer(&self, _case: &Case) -> &'static str {
+    fn output(&self, _case: &Case) -> &'static str {
         "AMT"
     }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use vmcast_lab::Lab;
 
 use super::{
-    case::{Case, Output},
+    case::{Case, OVER_IPV6, Output},
     engine::{Engine, Receiver, Run},
     feed::Feeder,
     plane::{Kind, Plane},
@@ -37,9 +37,14 @@ impl Engine for KernelEngine {
         self.plane.kind.label()
     }
 
-    fn peer(&self, case: &Case) -> &'static str {
+    fn is_ours(&self) -> bool {
+        true
+    }
+
+    fn output(&self, case: &Case) -> &'static str {
         match case.output {
             Output::Unicast => "AMT",
+            Output::UnicastV6 => OVER_IPV6,
             Output::Native => "native",
         }
     }

@@ -49,7 +49,7 @@ impl Engine for IpmrEngine {
         "kernel ipmr"
     }
 
-    fn peer(&self, _case: &Case) -> &'static str {
+    fn output(&self, _case: &Case) -> &'static str {
         "native"
     }
 

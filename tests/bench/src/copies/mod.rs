@@ -35,6 +35,7 @@ use vmcast_lab::Lab;
 
 use crate::{kernel::sink::Sink, machine::pin_to_core, report::Report};
 
+pub(crate) use case::OVER_IPV6;
 pub(crate) use contests::GROUP_MEMBERS;
 pub(crate) use plan::Effort;
 use {contest::Rig, engine::Engine, plan::Id, plane::Kind};

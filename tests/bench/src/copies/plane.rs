@@ -1,7 +1,7 @@
 //! The planes of vmcast, each on a stand.
 
 use std::{
-    net::{IpAddr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Range,
 };
 
@@ -10,8 +10,8 @@ use aya::programs::ProgramFd;
 use vmcast_common::{
     AMT_PORT,
     fib::{
-        self, EcnMode, FibOp, IfIndex, Input, Interface, Link, NextHop, NextHopId, Output as Way, Rpf,
-        Stream, Tunnel, TunnelId, TunnelKind,
+        self, EcnMode, EngineWish, FibOp, IfIndex, Input, Interface, Link, NextHop, NextHopId, Output as Way,
+        Rpf, Stream, Tunnel, TunnelId, TunnelKind,
     },
     maps,
 };
@@ -29,6 +29,8 @@ use super::{
 };
 
 const MTU: u16 = 1500;
+/// How often a plane looks at its tables before those that do not change share their memory, and once more.
+const LOOKS_BEFORE_REST: u32 = 6;
 
 /// What forwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,14 +127,26 @@ impl Plane {
         members: Range<usize>,
         devices: usize,
     ) -> Result<()> {
+        self.set_tunnels_between(stand, first, members, devices, IpAddr::V4)
+    }
+
+    /// The same with other addresses of their ends.
+    fn set_tunnels_between(
+        &mut self,
+        stand: &Stand,
+        first: u32,
+        members: Range<usize>,
+        devices: usize,
+        end: fn(Ipv4Addr) -> IpAddr,
+    ) -> Result<()> {
         let ops: Vec<FibOp> = members
             .map(|member| {
                 let device = member % devices;
                 let cable = &stand.egress[device];
                 let tunnel = Tunnel {
                     kind: TunnelKind::Amt,
-                    local: SocketAddr::new(cable.near.into(), AMT_PORT),
-                    remote: SocketAddrV4::new(cable.far, member_port(member)?).into(),
+                    local: SocketAddr::new(end(cable.near), AMT_PORT),
+                    remote: SocketAddr::new(end(cable.far), member_port(member)?),
                     ecn: EcnMode::Compatibility,
                     accepts_sources: false,
                     next_hop: Some(NextHopId(device as u32)),
@@ -151,15 +165,31 @@ impl Plane {
         groups: u32,
         members: &Members,
     ) -> Result<()> {
+        self.set_streams_of(stand, (0..groups).map(|number| stream_of(range, number)), members)
+    }
+
+    fn set_streams_of(
+        &mut self,
+        stand: &Stand,
+        streams: impl Iterator<Item = Stream>,
+        members: &Members,
+    ) -> Result<()> {
         let mut ops = Vec::with_capacity(members.0.len() + 1);
-        for number in 0..groups {
-            let stream = stream_of(range, number);
+        for stream in streams {
             let rpf = Rpf::Exact(Input::Interface(IfIndex(stand.ingress.ifindex)));
             ops.clear();
             ops.push(FibOp::SetStream(stream, rpf, fib::Members::Own));
             ops.extend(members.0.iter().map(|way| FibOp::AddMember(stream, *way)));
             self.apply(stand, &ops)?;
         }
+        self.let_rest(stand)
+    }
+
+    /// Lets the member tables become what they are once nobody has joined or left for ten seconds: the floors are as those
+    /// from the start.
+    fn let_rest(&mut self, stand: &Stand) -> Result<()> {
+        let plane = &mut self.plane;
+        stand.dut.enter(|| (0..LOOKS_BEFORE_REST).try_for_each(|_| plane.refresh()))??;
         Ok(())
     }
 
@@ -192,9 +222,9 @@ impl Plane {
         })?
     }
 
-    /// Takes them away.
-    fn remove_streams(&mut self, stand: &Stand, range: u8, groups: u32) -> Result<()> {
-        let ops: Vec<_> = (0..groups).map(|number| FibOp::RemoveStream(stream_of(range, number))).collect();
+    /// Takes those of a case away.
+    fn remove_streams(&mut self, stand: &Stand, case: &Case, range: u8) -> Result<()> {
+        let ops: Vec<_> = streams_of(case, range).map(FibOp::RemoveStream).collect();
         self.apply(stand, &ops)
     }
 
@@ -202,9 +232,10 @@ impl Plane {
         stand.dut.enter(|| self.plane.apply(ops).map_err(anyhow::Error::from))?
     }
 
-    /// Packets of a range that the plane says to have taken.
-    fn packets_of(&self, range: u8, groups: u32) -> Result<u64> {
-        let (first, last) = (stream_of(range, 0), stream_of(range, groups - 1));
+    /// Packets of a case that the plane says to have taken.
+    fn packets_of(&self, case: &Case, range: u8) -> Result<u64> {
+        let of = |number| stream_for(case, range, number);
+        let (first, last) = (of(0), of(case.groups - 1));
         let streams = self.plane.counters()?.streams;
         Ok(streams
             .iter()
@@ -224,12 +255,17 @@ impl Plane {
                     self.set_tunnels(stand, first, 0..case.members, case.devices())?;
                     Members::tunnels(first, 0..case.members)
                 }
+                Output::UnicastV6 => {
+                    let first = FIRST_V6 + case.members as u32;
+                    self.set_tunnels_between(stand, first, 0..case.members, case.devices(), as_v6)?;
+                    Members::tunnels(first, 0..case.members)
+                }
                 Output::Native => Members::interfaces(stand, case.members),
             };
-            self.set_streams(stand, range, case.groups, &members)?;
+            self.set_streams_of(stand, streams_of(case, range), &members)?;
         }
         match case.output {
-            Output::Unicast => (0..case.members).map(port_receiver).collect(),
+            Output::Unicast | Output::UnicastV6 => (0..case.members).map(port_receiver).collect(),
             Output::Native => Ok(stand.egress[..case.members].iter().map(interface_receiver).collect()),
         }
     }
@@ -237,7 +273,7 @@ impl Plane {
     /// Forgets what was prepared.
     pub(super) fn clear(&mut self, stand: &Stand) -> Result<()> {
         for (case, range) in self.ranges.take() {
-            self.remove_streams(stand, range, case.groups)?;
+            self.remove_streams(stand, &case, range)?;
         }
         Ok(())
     }
@@ -246,12 +282,12 @@ impl Plane {
     /// took as many packets as went in.
     pub(super) fn counting(&self, case: &Case, work: impl FnOnce(u8) -> Result<Run>) -> Result<Run> {
         let range = self.ranges.of(case)?;
-        let before = self.packets_of(range, case.groups)?;
+        let before = self.packets_of(case, range)?;
         let run = work(range)?;
         if matches!(self.kind, Kind::XdpUncounted | Kind::TcUncounted) {
             return Ok(run);
         }
-        let counted = self.packets_of(range, case.groups)? - before;
+        let counted = self.packets_of(case, range)? - before;
         ensure!(
             counted == run.packets,
             "{} packets went in, the streams' counters say {counted}; drops: {}",
@@ -285,6 +321,30 @@ impl Members {
     }
 }
 
+/// The numbers of tunnels over IPv6 lie behind those of the others.
+const FIRST_V6: u32 = 1 << 20;
+
+/// An address of a cable as one of IPv6.
+fn as_v6(address: Ipv4Addr) -> IpAddr {
+    const PREFIX: u128 = 0xfd00 << 112;
+    Ipv6Addr::from(PREFIX | u128::from(u32::from(address))).into()
+}
+
+fn stream_for(case: &Case, range: u8, number: u32) -> Stream {
+    match case.output {
+        Output::Unicast | Output::Native => stream_of(range, number),
+        Output::UnicastV6 => Stream {
+            source: Some(stream::SOURCE_V6.into()),
+            group: IpAddr::V6(stream::group_v6(range, number)),
+        },
+    }
+}
+
+/// The streams of a case.
+fn streams_of(case: &Case, range: u8) -> impl Iterator<Item = Stream> {
+    (0..case.groups).map(move |number| stream_for(case, range, number))
+}
+
 fn stream_of(range: u8, number: u32) -> Stream {
     Stream { source: Some(stream::SOURCE.into()), group: IpAddr::V4(stream::group(range, number)) }
 }
@@ -299,7 +359,8 @@ fn set_interface(cable: &Cable) -> FibOp {
         mtu: MTU,
         accepts_sources: true,
         shared: false,
-        at_tc: false,
+        engine: EngineWish::Any,
+        xdp_members: None,
     })
 }
 

@@ -31,7 +31,7 @@ impl Engine for RelayEngine {
         "sendmmsg relay"
     }
 
-    fn peer(&self, _case: &Case) -> &'static str {
+    fn output(&self, _case: &Case) -> &'static str {
         "AMT"
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use vmcast_lab::Lab;
 
 use super::{
-    case::{Case, Output},
+    case::{Case, OVER_IPV6, Output},
     core_time::{CoreTime, ThreadTime},
     engine::{Engine, Receiver, Run},
     plane::{Kind, Plane},
@@ -59,9 +59,14 @@ impl Engine for SoftwareEngine {
         self.plane.kind.label()
     }
 
-    fn peer(&self, case: &Case) -> &'static str {
+    fn is_ours(&self) -> bool {
+        true
+    }
+
+    fn output(&self, case: &Case) -> &'static str {
         match case.output {
             Output::Unicast => "AMT",
+            Output::UnicastV6 => OVER_IPV6,
             Output::Native => "native",
         }
     }

@@ -1,13 +1,15 @@
 //! The streams: one source, and for each case a range of groups of its own.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
 use etherparse::PacketBuilder;
 
-use super::case::Case;
+use super::case::{Case, Output};
 
 pub(crate) const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+/// The same of IPv6.
+pub(crate) const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 99, 0, 0, 0, 1);
 /// UDP port of the streams.
 pub(crate) const PORT: u16 = 9_999;
 /// Time to live of what goes in.
@@ -35,7 +37,35 @@ pub(crate) fn frame(from: [u8; 6], range: u8, number: u32, payload: usize) -> Re
     Ok(frame)
 }
 
+/// An IPv6 group: `ff3e::8000:0:0`, of which the range is a part, with its number in the last two bytes.
+pub(crate) fn group_v6(range: u8, number: u32) -> Ipv6Addr {
+    Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000 | u16::from(range), number as u16)
+}
+
+/// The same frame of an IPv6 group. Its checksum of UDP is left out, too: nobody on the way looks at it.
+fn frame_v6(from: [u8; 6], range: u8, number: u32, payload: usize) -> Result<Vec<u8>> {
+    let group = group_v6(range, number);
+    let [.., a, b, c, d] = group.octets();
+    // RFC 2464 §7.
+    let builder = PacketBuilder::ethernet2(from, [0x33, 0x33, a, b, c, d])
+        .ipv6(SOURCE_V6.octets(), group.octets(), TTL)
+        .udp(PORT, PORT);
+    let mut frame = Vec::with_capacity(builder.size(payload));
+    builder.write(&mut frame, &vec![0x47; payload])?;
+    frame[UDP_CHECKSUM_AT_V6..UDP_CHECKSUM_AT_V6 + 2].fill(0);
+    Ok(frame)
+}
+
+/// The frame of the first group of a range, for a case.
+pub(super) fn first_frame(from: [u8; 6], range: u8, case: &Case) -> Result<Vec<u8>> {
+    match case.output {
+        Output::Unicast | Output::Native => frame(from, range, 0, case.payload),
+        Output::UnicastV6 => frame_v6(from, range, 0, case.payload),
+    }
+}
+
 const UDP_CHECKSUM_AT: usize = 40;
+const UDP_CHECKSUM_AT_V6: usize = 60;
 
 /// The cases of an engine, each with a range of groups.
 #[derive(Clone, Debug, Default)]

@@ -75,7 +75,7 @@ impl Engine for VxlanEngine {
         "kernel vxlan"
     }
 
-    fn peer(&self, _case: &Case) -> &'static str {
+    fn output(&self, _case: &Case) -> &'static str {
         "VXLAN"
     }
 

@@ -61,12 +61,16 @@ pub(crate) const MAX_CLONES: u32 = 262_144;
 
 /// Where the EtherType stands in a frame.
 pub(crate) const ETHER_TYPE_AT: usize = 12;
-/// Bytes of [`HEAD`]: Ethernet and IPv4.
-pub(crate) const HEAD_LEN: usize = 34;
+/// Bytes of [`HEAD`]: Ethernet and IPv6.
+pub(crate) const HEAD_LEN: usize = 54;
+/// Bytes of it that are Ethernet and IPv4.
+pub(crate) const HEAD_V4_LEN: usize = 34;
 /// Where the header checksum stands in it.
 pub(crate) const CHECKSUM_AT: usize = 24;
 /// Where the last two bytes of the group stand in it.
 pub(crate) const GROUP_AT: usize = 32;
+/// Where they stand of an IPv6 group.
+pub(crate) const GROUP_V6_AT: usize = 52;
 /// Where these bytes stand in the group's link-layer address.
 pub(crate) const GROUP_MAC_AT: usize = 4;
 /// The payload ends with a number of this many bytes.
@@ -100,6 +104,10 @@ pub(crate) struct Feed {
     pub(crate) parts: u32,
     /// How many of them have it.
     pub(crate) done: u32,
+    /// 1 if the packets are of IPv6.
+    pub(crate) is_ipv6: u32,
+    /// Zero.
+    pub(crate) reserved: u32,
 }
 
 /// Where the members of a group stand in [`CLONES`].

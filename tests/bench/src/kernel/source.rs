@@ -11,7 +11,10 @@ use aya::{
 
 use super::{
     One,
-    layout::{CHECKSUM_AT, FEED, Feed, GROUP_AT, HEAD, HEAD_LEN, NEXT, PROGRAM_SOURCE, TAIL_LEN},
+    layout::{
+        CHECKSUM_AT, ETHER_TYPE_AT, FEED, Feed, GROUP_AT, GROUP_V6_AT, HEAD, HEAD_LEN, HEAD_V4_LEN, NEXT,
+        PROGRAM_SOURCE, TAIL_LEN,
+    },
     load, program, take,
 };
 
@@ -71,10 +74,12 @@ impl Source {
         ensure!(frame.len() >= HEAD_LEN + TAIL_LEN, "a frame of {} bytes is too short", frame.len());
         ensure!(parts > 0 && frames.is_multiple_of(parts), "{frames} frames of {parts} parts");
         let mut head: [u8; HEAD_LEN] = frame[..HEAD_LEN].try_into()?;
-        head[CHECKSUM_AT..CHECKSUM_AT + 2].fill(0);
-        head[GROUP_AT..].fill(0);
-        let words =
-            head[IPV4_AT..].chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+        let is_ipv6 = head[ETHER_TYPE_AT..ETHER_TYPE_AT + 2] == [0x86, 0xdd];
+        let variable: &[usize] = if is_ipv6 { &[GROUP_V6_AT] } else { &[CHECKSUM_AT, GROUP_AT] };
+        variable.iter().for_each(|at| head[*at..at + 2].fill(0));
+        let words = head[IPV4_AT..HEAD_V4_LEN]
+            .chunks_exact(2)
+            .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
         let feed = Feed {
             next: self.number,
             places: groups * parts,
@@ -83,6 +88,8 @@ impl Source {
             tail: u32::try_from(frame.len() - TAIL_LEN)?,
             parts,
             done: 0,
+            is_ipv6: is_ipv6.into(),
+            reserved: 0,
         };
         self.head.set(0, head, 0)?;
         self.feed.set(0, feed, 0)?;

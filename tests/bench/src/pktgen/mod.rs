@@ -145,9 +145,10 @@ fn row(options: &Options, rounds: &[Round]) -> Result<CopyRow> {
     let rates: Vec<f64> = rounds.iter().map(|round| delivered(round) as f64 / 1e6 / core_seconds).collect();
     let rate = Summary::of(&rates).context("no round was measured")?;
     Ok(CopyRow {
-        engine: "router on the rig".to_owned(),
-        output: "unicast",
-        peer: "pktgen".to_owned(),
+        engine: Some("router on the rig"),
+        peer: None,
+        output: "as configured",
+        fan_out: "unicast",
         members,
         groups: options.groups as usize,
         payload: usize::from(options.payload),

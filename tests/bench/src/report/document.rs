@@ -36,8 +36,9 @@ const METHOD: &str = "\
   copies than one of vmcast's. Where a packet has more members than that (124 at XDP, 64 at TC), vmcast goes on with the
   next ones through a relay device, a floor with another frame that comes in anew: there the floor is what the kernel
   does with as many copies, and an engine may be faster. Groups of the floors at XDP share the devmaps of their devices,
-  as those of vmcast may. With many groups they read the same few slots again and again, where who rewrites has to read
-  an entry of each member of each group: what that takes of the caches is not in the limit.
+  as those of vmcast do when nobody has joined or left for ten seconds: so they are measured. With many groups they read
+  the same few slots again and again, where who rewrites has to read an entry of each member of each group: what that
+  takes of the caches is not in the limit.
 - **Limit here** is what a target's ratio is with somebody else in the place of the engine: at XDP the floor with its
   one byte, at TC the floor, for the software plane at many members the `sendmmsg` relay, which looks nobody up; the
   median of the rounds, and the least and the most. Ratios of engines, fan-outs and groups have one, and the admin's
@@ -83,15 +84,23 @@ const METHOD: &str = "\
   `max_tunnels_per_prefix` in `[tunnel]`), as all gateways stand in few networks and come at once. By default a router
   answers 20000 Requests in a second, 10000 of them from one network (a /24, of IPv6 a /56), whatever a core could do,
   and a network has 16384 tunnels; these limits do not count for joins and leaves through tunnels that are there.
+  *IPv4* and *IPv6* are both the tunnels and what is joined through them, by IGMPv3 or MLDv2. What gateways have to
+  say goes out in one call, up to 100 messages. *Nobody* is what this machine takes without a router: a thread on its
+  core, in its turn in each round, receives what is there in one call, answers all Requests of it in one, and writes
+  an entry of a table for each Membership Update in one. It reads no message but for type and nonce, proves no address
+  and has no lists of members. It is the *limit here* of joins by Request, Query and Update.
 - **Report to member served.** From the moment a frame with the report is sent. Through a tunnel, until the answer to a
   Request right behind it has come back: the router does what messages ask for one after the other, so the member was in
   the kernel's tables before. On a link, until the first copy of a stream that flows already, a packet each 0.2 ms.
 - **Floods.** Frames of some 65,000 forged senders are put in as if an interface of the router had received them
-  (`BPF_PROG_TEST_RUN` with live frames): they go through the stack and the filters of the router's sockets, whose
-  limits are those it has by default. *Read* is what the router took of them, *dropped* what it counts as refused, or as
-  dropped before it was read; what was read may be refused as well. *Joins* are those of a host on the flooded link, or
-  of a gateway of the flooded relay, which were there before, one after the other. *Packets* and *lost* are of a stream
-  that another gateway has all the time.
+  (`BPF_PROG_TEST_RUN` with live frames), by two cores at once as from a NIC with two queues: that of the router, which
+  has what is left of it, and that of everybody else here. They go through the stack and the filters of the router's
+  sockets, whose limits are those it has by default. *Read* is what the router took of them, *dropped* what it counts as
+  refused, or as dropped before it was read; what was read may be refused as well. *Joins* are those of a host on the
+  flooded link, or of a gateway of the flooded relay, which were there before, one after the other. *Packets* and *lost*
+  are of a stream that another gateway has all the time. *Limit here* is the same flood on a host without a router,
+  beside nothing, at sockets that nobody reads, whose filter lets nothing in: what the generator makes and the kernel
+  takes as far as a socket.
 - **Memory of the daemon.** With members who all made a tunnel of their own by the real handshake. *Bytes/tunnel* is
   what each added: its places in the tables of tunnels, members and routes, and its next hop. The target of 40 MB is for
   what is *allocated*. The rest of the resident set, which is there without a member, are pages of the program's file

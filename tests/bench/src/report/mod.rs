@@ -40,11 +40,14 @@ pub(crate) struct Report {
 /// Copies per second of one core.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct CopyRow {
-    pub(crate) engine: String,
-    /// Whether every member gets a copy of its own, or every interface one: `unicast` or `native`.
-    pub(crate) output: &'static str,
+    /// The engine of vmcast that makes the copies; `None` if somebody else does.
+    pub(crate) engine: Option<&'static str>,
+    /// Whoever else makes them, or the floor that they come from.
+    pub(crate) peer: Option<&'static str>,
     /// What a copy is sent as.
-    pub(crate) peer: String,
+    pub(crate) output: &'static str,
+    /// Whether every member gets a copy of its own, or every interface one: `unicast` or `native`.
+    pub(crate) fan_out: &'static str,
     /// Members of each group.
     pub(crate) members: usize,
     pub(crate) groups: usize,
@@ -65,6 +68,13 @@ pub(crate) struct CopyRow {
     pub(crate) expected: u64,
     /// Copies before and after the rounds that were looked at: each member got each packet once.
     pub(crate) checked: u64,
+}
+
+impl CopyRow {
+    /// The name of who makes the copies.
+    pub(crate) fn maker(&self) -> &'static str {
+        self.engine.or(self.peer).unwrap_or_default()
+    }
 }
 
 /// Time that packets are under way.
@@ -205,6 +215,8 @@ pub(crate) struct FloodRow {
     pub(crate) what: String,
     pub(crate) frames: u64,
     pub(crate) per_s: f64,
+    /// What comes in within a second where nobody is behind and nothing else is done.
+    pub(crate) alone_per_s: f64,
     /// Those that the daemon took.
     pub(crate) read: u64,
     /// Those that it counted as refused, or as dropped before it read them.
@@ -510,9 +522,10 @@ mod tests {
     fn the_json_has_what_programs_read() {
         let mut report = Report::new(true);
         report.rows.push(CopyRow {
-            engine: "XDP broadcast".to_owned(),
-            output: "unicast",
-            peer: "AMT".to_owned(),
+            engine: Some("XDP broadcast"),
+            peer: None,
+            output: "AMT",
+            fan_out: "unicast",
             members: 64,
             groups: 1,
             payload: 1316,
@@ -533,7 +546,8 @@ mod tests {
         for (key, value) in [("members", 64), ("groups", 1), ("payload", 1316), ("delivered", 640)] {
             assert_eq!(row[key], value, "{key}");
         }
-        assert_eq!((&row["engine"], &row["peer"]), (&"XDP broadcast".into(), &"AMT".into()));
+        assert_eq!((&row["engine"], &row["output"]), (&"XDP broadcast".into(), &"AMT".into()));
+        assert!(row["peer"].is_null(), "{row}");
         assert_eq!((&row["mcopies_per_s_core"], &row["ns_per_copy"]), (&4.0.into(), &250.0.into()));
         let ratio = &json["ratios"][0];
         assert_eq!(

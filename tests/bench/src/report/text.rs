@@ -51,8 +51,8 @@ impl Report {
     fn copies(&self) -> Cells {
         let rows = self.rows.iter().map(|row| {
             vec![
-                row.engine.clone(),
-                row.peer.clone(),
+                row.maker().to_owned(),
+                row.output.to_owned(),
                 row.members.to_string(),
                 row.groups.to_string(),
                 row.payload.to_string(),
@@ -248,6 +248,7 @@ impl Report {
                 row.what.clone(),
                 row.frames.to_string(),
                 format!("{:.0}", row.per_s),
+                format!("{:.0}", row.alone_per_s),
                 row.read.to_string(),
                 row.dropped.to_string(),
                 row.joins.to_string(),
@@ -263,6 +264,7 @@ impl Report {
                 "what",
                 "messages",
                 "per s",
+                "limit here",
                 "read",
                 "dropped",
                 "joins",

@@ -17,7 +17,10 @@ use vmcast_wire::{
     igmp::RecordType,
 };
 
-use super::{Effort, Figures, SOURCE, gateways::report, group};
+use super::{
+    Effort, Figures,
+    family::{Family, report},
+};
 
 const RELAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), amt::PORT);
 
@@ -64,11 +67,12 @@ fn round(gateways: u32) -> Result<[Duration; 3]> {
         ..relay::Config::new([7; 16])
     };
     let mut relay = Relay::new(now, unlimited);
-    let joins: Vec<_> =
-        (0..super::GROUPS).map(|number| report(RecordType::AllowNewSources, group(number), SOURCE)).collect();
+    let joins: Vec<_> = (0..super::GROUPS)
+        .map(|number| report(RecordType::AllowNewSources, Family::V4.group(number), Family::V4.source()))
+        .collect();
     let other = super::GROUPS;
     let [join, leave] = [RecordType::AllowNewSources, RecordType::BlockOldSources]
-        .map(|record_type| report(record_type, group(other), SOURCE));
+        .map(|record_type| report(record_type, Family::V4.group(other), Family::V4.source()));
 
     let mut macs = Vec::with_capacity(gateways as usize);
     let start = core_time()?;

@@ -1,7 +1,8 @@
 //! Floods: a million messages a second come in, beside a stream and somebody who joins.
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use nix::net::if_::if_nametoindex;
+use nix::{net::if_::if_nametoindex, sched::sched_getcpu};
 use serde_json::Value;
 use vmcast_common::hdr::eth::multicast_mac;
 use vmcast_lab::{Namespace, clock::Clock};
@@ -21,11 +22,12 @@ use vmcast_wire::{
 };
 
 use super::{
-    RELAY,
+    RELAY, ROUTERS_CORE,
+    family::Family,
     frame::{self, Cable},
     live::Live,
 };
-use crate::{join::NUMBER_LEN, wire::FrameSocket};
+use crate::{join::NUMBER_LEN, machine::pin_to_core, wire::FrameSocket};
 
 /// How often a message comes in a row, each time from another sender and with another content. What comes together takes
 /// some 20 ms before it begins.
@@ -54,7 +56,7 @@ impl Kind {
     }
 
     /// Where it comes in.
-    const fn interface(self) -> &'static str {
+    pub(super) const fn interface(self) -> &'static str {
         match self {
             Self::Reports => "lan0",
             Self::Tunnels => "acc0",
@@ -110,10 +112,10 @@ impl Kind {
                 let message = igmp::Message::ReportV3 { records }.emit();
                 let to = ALL_IGMPV3_ROUTERS;
                 let packet = encapsulate(address, to, 1, 0xc0, PROTO_IGMP, true, &message);
-                vec![sender.frame(multicast_mac(to), &packet)]
+                vec![sender.frame(multicast_mac(to), Family::V4, &packet)]
             }
             Self::Tunnels => {
-                let (from, to) = (SocketAddrV4::new(address, 10_000), SocketAddrV4::new(RELAY, amt::PORT));
+                let (from, to) = (SocketAddr::from((address, 10_000)), SocketAddr::from((RELAY, amt::PORT)));
                 let messages = [
                     Message::Request { ipv6: false, ecn: false, nonce: 0 },
                     Message::RelayDiscovery { nonce: 0 },
@@ -135,13 +137,15 @@ impl Kind {
 }
 
 /// A flood that came in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Came {
     pub(super) frames: u64,
-    pub(super) took: Duration,
+    /// How many in a second.
+    pub(super) per_s: f64,
 }
 
-/// Lets a flood come in at a router for so long; `near` is the link-layer address of its interface.
+/// Lets a flood come in at a router for so long, on the router's core and on this one as from a NIC with two queues;
+/// `near` is the link-layer address of its interface.
 pub(super) fn run(
     vmr: &Namespace,
     kind: Kind,
@@ -150,22 +154,44 @@ pub(super) fn run(
     clock: Clock,
     stop: &AtomicBool,
 ) -> Result<Came> {
-    let came = vmr.enter(|| -> Result<Came> {
+    let cores = BTreeSet::from([ROUTERS_CORE, sched_getcpu()?]);
+    let came = std::thread::scope(|scope| {
+        let on = |core| scope.spawn(move || on_core(core, vmr, kind, near, time, clock));
+        let parts: Vec<_> = cores.into_iter().map(on).collect();
+        let parts = parts
+            .into_iter()
+            .map(|part| part.join().map_err(|_| anyhow::anyhow!("a core's part of the flood panicked"))?);
+        parts.collect::<Result<Vec<Came>>>()
+    });
+    stop.store(true, Ordering::Relaxed);
+    let sum =
+        |sum: Came, part: Came| Came { frames: sum.frames + part.frames, per_s: sum.per_s + part.per_s };
+    Ok(came?.into_iter().fold(Came::default(), sum))
+}
+
+fn on_core(
+    core: usize,
+    vmr: &Namespace,
+    kind: Kind,
+    near: [u8; 6],
+    time: Duration,
+    clock: Clock,
+) -> Result<Came> {
+    pin_to_core(core).context("staying on one core")?;
+    vmr.enter(|| {
         let (live, ifindex) = (Live::load(kind.words())?, if_nametoindex(kind.interface())?);
         let all = kind.frames(near);
         let (start, mut frames) = (clock.now(), 0);
         for frame in all.iter().cycle() {
             let took = clock.now() - start;
             if took >= time {
-                return Ok(Came { frames, took });
+                return Ok(Came { frames, per_s: frames as f64 / took.as_secs_f64() });
             }
             live.receive(ifindex, frame, IN_A_ROW)?;
             frames += u64::from(IN_A_ROW);
         }
         unreachable!("there are frames")
-    });
-    stop.store(true, Ordering::Relaxed);
-    came?
+    })?
 }
 
 /// Who receives the stream through a tunnel.
@@ -182,8 +208,9 @@ pub(super) struct Heard {
 
 impl Watcher {
     /// Listens in the namespace of the gateways for what comes to one of them, until told to stop.
-    pub(super) fn start(members: &Namespace, gateway: SocketAddrV4, stop: Arc<AtomicBool>) -> Result<Self> {
-        let socket = members.enter(|| FrameSocket::listening(if_nametoindex("eth0")?, QUIET))??;
+    pub(super) fn start(members: &Namespace, gateway: SocketAddr, stop: Arc<AtomicBool>) -> Result<Self> {
+        let socket = members
+            .enter(|| FrameSocket::listening(if_nametoindex("eth0")?, Family::V4.ether_type(), QUIET))??;
         Ok(Self(std::thread::spawn(move || watch(&socket, gateway, &stop))))
     }
 
@@ -192,7 +219,7 @@ impl Watcher {
     }
 }
 
-fn watch(socket: &FrameSocket, gateway: SocketAddrV4, stop: &AtomicBool) -> Result<Heard> {
+fn watch(socket: &FrameSocket, gateway: SocketAddr, stop: &AtomicBool) -> Result<Heard> {
     let mut buffer = [0; 2048];
     let (mut heard, mut next) = (Heard::default(), None);
     while !stop.load(Ordering::Relaxed) {

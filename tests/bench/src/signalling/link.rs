@@ -11,7 +11,10 @@ use vmcast_wire::{
     ipv4::{TOS_INTERNETWORK_CONTROL, encapsulate},
 };
 
-use super::frame::{self, Cable};
+use super::{
+    family::Family,
+    frame::{self, Cable},
+};
 use crate::wire::FrameSocket;
 
 /// How long nothing comes before the host is taken to have left.
@@ -33,7 +36,8 @@ pub(super) struct Host {
 impl Host {
     /// A host in a namespace, at its interface `eth0`.
     pub(super) fn new(node: &Namespace, cable: Cable, address: Ipv4Addr, clock: Clock) -> Result<Self> {
-        let socket = node.enter(|| FrameSocket::listening(if_nametoindex("eth0")?, QUIET))??;
+        let socket =
+            node.enter(|| FrameSocket::listening(if_nametoindex("eth0")?, Family::V4.ether_type(), QUIET))??;
         Ok(Self { socket, cable, address, clock })
     }
 
@@ -44,7 +48,7 @@ impl Host {
             let message = igmp::Message::ReportV3 { records }.emit();
             let (to, class) = (ALL_IGMPV3_ROUTERS, TOS_INTERNETWORK_CONTROL);
             let datagram = encapsulate(self.address, to, 1, class, PROTO_IGMP, true, &message);
-            self.cable.frame(multicast_mac(to), &datagram)
+            self.cable.frame(multicast_mac(to), Family::V4, &datagram)
         };
         let (join, leave) = (report(RecordType::AllowNewSources), report(RecordType::BlockOldSources));
         let start = self.clock.now();
@@ -77,7 +81,7 @@ impl Host {
         let mut buffer = [0; 2048];
         loop {
             let Some(frame) = self.socket.receive(&mut buffer)? else { return Ok(false) };
-            if frame::udp(frame).is_some_and(|(to, _)| *to.ip() == group) {
+            if frame::udp(frame).is_some_and(|(to, _)| to.ip() == group) {
                 return Ok(true);
             }
         }

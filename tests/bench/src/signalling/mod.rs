@@ -5,14 +5,17 @@
 //! tables. The relay's machine alone is measured beside it.
 
 mod alone;
+mod family;
 mod flood;
+mod floor;
 mod frame;
 mod gateways;
 mod link;
 mod live;
+mod unheard;
 
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     sync::{
         Arc,
@@ -24,7 +27,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use indicatif::ProgressBar;
 use vmcast_lab::{Lab, Namespace, clock::Clock, signals};
-use vmcast_wire::igmp::RecordType;
+use vmcast_wire::{amt, igmp::RecordType};
 
 use crate::{
     daemon::{Measured as _, Router},
@@ -35,8 +38,10 @@ use crate::{
 };
 
 use {
+    family::{Family, report as membership_report},
+    floor::Floor,
     frame::Cable,
-    gateways::{Gateways, report as membership_report},
+    gateways::Gateways,
     link::Host,
 };
 
@@ -48,9 +53,9 @@ const TARGET_MS: f64 = 1.0;
 const GROUPS: u32 = 100;
 /// Members of a group that one more joins.
 const PRESENT: u32 = 10_000;
-/// A source that does not send.
-const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 const RELAY: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 1);
+/// The port of who answers beside the router.
+const BESIDE: u16 = amt::PORT + 1;
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 62, 0, 2);
 /// A source that does.
 const SENDER: Ipv4Addr = Ipv4Addr::new(10, 61, 0, 2);
@@ -70,6 +75,8 @@ pub(crate) struct Effort {
     /// Gateways of a round.
     gateways: u32,
     spreads: &'static [Spread],
+    /// Versions of IP of tunnels, and of what goes through them.
+    families: &'static [Family],
     /// Joins whose time is taken.
     samples: u32,
     /// For how long each flood comes in.
@@ -81,6 +88,7 @@ impl Effort {
         rounds: 7,
         gateways: 20_000,
         spreads: &[Spread::Translated, Spread::Own],
+        families: &[Family::V4, Family::V6],
         samples: 1_000,
         flood: Duration::from_secs(4),
     };
@@ -88,6 +96,7 @@ impl Effort {
         rounds: 3,
         gateways: 5_000,
         spreads: &[Spread::Translated],
+        families: &[Family::V4],
         samples: 150,
         flood: Duration::from_millis(500),
     };
@@ -95,7 +104,9 @@ impl Effort {
     /// Steps of the progress bar.
     pub(crate) const fn steps(&self) -> u64 {
         let floods = flood::Kind::ALL.len() as u64;
-        1 + self.spreads.len() as u64 * self.rounds as u64 + 2 * self.samples as u64 + floods
+        let families = self.families.len() as u64;
+        let of_family = self.spreads.len() as u64 * self.rounds as u64 + self.samples as u64;
+        1 + families * of_family + self.samples as u64 + floods
     }
 }
 
@@ -122,11 +133,6 @@ impl Spread {
             Self::Own => "an address of its own for each gateway",
         }
     }
-}
-
-/// The group of a number.
-fn group(number: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from_be_bytes([232, 5, 0, 0]) + number)
 }
 
 /// Rates of the rounds, in a second.
@@ -170,7 +176,6 @@ pub(crate) fn measure(program: &Path, effort: Effort, report: &mut Report, bar: 
 }
 
 fn measure_here(program: &Path, effort: Effort, report: &mut Report, bar: &ProgressBar) -> Result<()> {
-    let mut bed = Bed::build(program, effort.gateways.max(PRESENT + effort.samples), UNLIMITED)?;
     pin_to_core(last_core()).context("staying on one core")?;
     bar.set_message("joins: the relay's machine alone");
     let whats = ["join by Request, Query, Update", "join through a tunnel that is there", "leave"];
@@ -179,24 +184,40 @@ fn measure_here(program: &Path, effort: Effort, report: &mut Report, bar: &Progr
         report.signalling.push(row);
     }
     bar.inc(1);
+    for &family in effort.families {
+        of_family(family, program, effort, report, bar).with_context(|| family.label())?;
+    }
+    for kind in flood::Kind::ALL {
+        // A router for each, with the limits that it has by itself.
+        let mut bed = Bed::build(program, Family::V4, Spread::Translated.of_address(), "")?;
+        if let Err(error) = bed.flood(kind, effort, report, bar) {
+            signals::check()?;
+            // What else was measured stands.
+            report.remarks.push(format!("a flood of {} was not measured: {error:#}", kind.label()));
+        }
+    }
+    Ok(())
+}
+
+fn of_family(
+    family: Family,
+    program: &Path,
+    effort: Effort,
+    report: &mut Report,
+    bar: &ProgressBar,
+) -> Result<()> {
+    let mut bed = Bed::build(program, family, effort.gateways.max(PRESENT + effort.samples), UNLIMITED)?;
     for &spread in effort.spreads {
         bed.rates(spread, effort, report, bar).context(spread.label())?;
     }
     bed.gateways.of_address = Spread::Translated.of_address();
     bed.fill()?;
     let times = bed.through_tunnels(effort, bar)?;
-    bed.arrival(report, "AMT Membership Update", "the answer to a Request behind it", &times)?;
-    let times = bed.on_link(effort, bar)?;
-    bed.arrival(report, "IGMPv3 report on a link", "the first copy there", &times)?;
-    drop(bed);
-    for kind in flood::Kind::ALL {
-        // A router for each, with the limits that it has by itself.
-        let mut bed = Bed::build(program, Spread::Translated.of_address(), "")?;
-        if let Err(error) = bed.flood(kind, effort, report, bar) {
-            signals::check()?;
-            // What else was measured stands.
-            report.remarks.push(format!("a flood of {} was not measured: {error:#}", kind.label()));
-        }
+    let what = format!("AMT Membership Update with {}", family.report());
+    bed.arrival(report, &what, "the answer to a Request behind it", &times)?;
+    if family == Family::V4 {
+        let times = bed.on_link(effort, bar)?;
+        bed.arrival(report, "IGMPv3 report on a link", "the first copy there", &times)?;
     }
     Ok(())
 }
@@ -207,6 +228,7 @@ const UNLIMITED: &str = "max_tunnels_per_prefix = 100000\nanswers_per_second = 1
 
 /// The router and those around it.
 struct Bed {
+    family: Family,
     gateways: Gateways,
     host: Host,
     router: Router,
@@ -220,7 +242,7 @@ struct Bed {
 
 impl Bed {
     /// With room for so many gateways, and these limits of tunnels.
-    fn build(program: &Path, gateways: u32, limits: &str) -> Result<Self> {
+    fn build(program: &Path, family: Family, gateways: u32, limits: &str) -> Result<Self> {
         let mut lab = Lab::new("bench-signalling")?;
         let [vmr, members, host, sender] = lab.namespaces(["vmr", "members", "host", "sender"])?;
         lab.veths(&[
@@ -237,25 +259,31 @@ impl Bed {
         name(&vmr, "lan0", 3)?;
         name(&host, "eth0", 4)?;
         vmr.ip(&format!(
-            "addr add {RELAY}/24 dev acc0\nroute add {} via 10.60.0.2\naddr add 10.62.0.1/24 dev lan0\n\
-             addr add 10.61.0.1/24 dev src0",
-            gateways::NETWORK
+            "addr add {RELAY}/24 dev acc0\naddr add {}/64 dev acc0 nodad\nroute add {} via 10.60.0.2\n\
+             route add {} via fd00:60::2\naddr add 10.62.0.1/24 dev lan0\naddr add 10.61.0.1/24 dev src0",
+            Family::V6.relay(),
+            Family::V4.network(),
+            Family::V6.network(),
         ))?;
-        members.ip("addr add 10.60.0.2/24 dev eth0")?;
+        members.ip("addr add 10.60.0.2/24 dev eth0\naddr add fd00:60::2/64 dev eth0 nodad")?;
         host.ip(&format!("addr add {HOST}/24 dev eth0"))?;
         sender.ip(&format!("addr add {SENDER}/24 dev eth0\nroute add default via 10.61.0.1"))?;
 
         let clock = Clock::start();
         let tables = format!(
-            "[tunnel]\naddress = \"{RELAY}\"\n{limits}[[interface]]\nname = \"acc0\"\n\
+            "[tunnel]\naddress = \"{}\"\n{limits}[[interface]]\nname = \"acc0\"\n\
              [[interface]]\nname = \"src0\"\naccepts_sources = true\n\
-             [[interface]]\nname = \"lan0\"\nquerier = true\nimmediate_leave = true\n"
+             [[interface]]\nname = \"lan0\"\nquerier = true\nimmediate_leave = true\n",
+            family.relay(),
         );
         let mut router = Router::start(&lab, &vmr, program, &tables)?;
         let engine = router.wait_ready(clock)?;
         router.process().pin(ROUTERS_CORE)?;
+        let relay = SocketAddr::new(family.relay(), amt::PORT);
+        let cable = Cable { near: mac(2), far: mac(1) };
         Ok(Self {
-            gateways: Gateways::new(&members, Cable { near: mac(2), far: mac(1) }, RELAY, gateways, clock)?,
+            family,
+            gateways: Gateways::new(&members, cable, (family, relay), gateways, clock)?,
             host: Host::new(&host, Cable { near: mac(4), far: mac(3) }, HOST, clock)?,
             router,
             engine,
@@ -274,6 +302,20 @@ impl Bed {
         Ok((self.router.process().core_time()? - core, self.clock.now() - start))
     }
 
+    /// Lets the gateways talk to who answers beside the router; its time, and the time that passed.
+    fn beside(
+        &mut self,
+        floor: &Floor,
+        work: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<(Duration, Duration)> {
+        self.gateways.relay.set_port(BESIDE);
+        let (core, start) = (floor.core_time()?, self.clock.now());
+        let worked = work(self);
+        self.gateways.relay.set_port(amt::PORT);
+        worked.context("beside the router")?;
+        Ok((floor.core_time()? - core, self.clock.now() - start))
+    }
+
     fn rates(
         &mut self,
         spread: Spread,
@@ -281,13 +323,17 @@ impl Bed {
         report: &mut Report,
         bar: &ProgressBar,
     ) -> Result<()> {
-        let count = effort.gateways;
+        let (count, family) = (effort.gateways, self.family);
+        let from = format!("{}, {}", spread.label(), family.label());
         self.gateways.of_address = spread.of_address();
         let first: Vec<_> = (0..GROUPS)
-            .map(|number| membership_report(RecordType::AllowNewSources, group(number), SOURCE))
+            .map(|number| {
+                membership_report(RecordType::AllowNewSources, family.group(number), family.source())
+            })
             .collect();
-        let other =
-            |record_type, number| membership_report(record_type, group(GROUPS + number % GROUPS), SOURCE);
+        let other = |record_type, number| {
+            membership_report(record_type, family.group(GROUPS + number % GROUPS), family.source())
+        };
         let whats = [
             "join by Request, Query, Update",
             "join through a tunnel that is there",
@@ -295,9 +341,11 @@ impl Bed {
             "leave and end of the tunnel by Teardown",
         ];
         let mut figures = [const { Figures::NONE }; 4];
+        let beside = SocketAddr::new(family.relay(), BESIDE);
+        let (floor, mut of_floor) = (Floor::start(&self.vmr, beside, count)?, Figures::NONE);
         for round in 1..=effort.rounds {
             signals::check()?;
-            bar.set_message(format!("joins, {}: round {round} of {}", spread.label(), effort.rounds));
+            bar.set_message(format!("joins, {from}: round {round} of {}", effort.rounds));
             let members = u64::from(count);
             let times = [
                 self.timed(|bed| {
@@ -321,15 +369,28 @@ impl Bed {
             for (figures, (core, time)) in figures.iter_mut().zip(times) {
                 figures.add(count, core, time);
             }
+            let (core, time) = self.beside(&floor, |bed| {
+                bed.gateways.handshake(0..count, |number| first.get((number % GROUPS) as usize).cloned())
+            })?;
+            of_floor.add(count, core, time);
             bar.inc(1);
         }
+        let (limit, of_limit) = of_floor.row(
+            "nobody: receive, answer, write an entry",
+            "join by Request, Query, Update",
+            &from,
+            count,
+        )?;
+        report.signalling.push(limit);
         for (number, (figures, what)) in figures.iter().zip(whats).enumerate() {
-            let (row, of_core) = figures.row("router daemon", what, spread.label(), count)?;
+            let (row, of_core) = figures.row("router daemon", what, &from, count)?;
             report.signalling.push(row);
             if number < 3 {
-                let name = format!("router daemon, in a second of one core: {what}, {}", spread.label());
+                let name = format!("router daemon, in a second of one core: {what}, {from}");
                 let joins = Ratio::new(name, of_core.median, "per s", Bound::AtLeast(TARGET_JOINS));
-                report.ratios.push(joins.with_spread(of_core));
+                let joins = joins.with_spread(of_core);
+                // The others have neither an answer nor a tunnel that is new.
+                report.ratios.push(if number == 0 { joins.with_limit_of(of_limit) } else { joins });
             }
         }
         Ok(())
@@ -337,14 +398,16 @@ impl Bed {
 
     /// Lets the members come that are there when one more does.
     fn fill(&mut self) -> Result<()> {
-        let join = membership_report(RecordType::AllowNewSources, *stream(0).ip(), SOURCE);
+        let join =
+            membership_report(RecordType::AllowNewSources, self.family.crowded(), self.family.source());
         self.gateways.handshake(0..PRESENT, |_| Some(join.clone()))?;
         self.router.wait_members(PRESENT.into(), SETTLE, self.clock)?;
         Ok(())
     }
 
     fn through_tunnels(&mut self, effort: Effort, bar: &ProgressBar) -> Result<Vec<f64>> {
-        let join = membership_report(RecordType::AllowNewSources, *stream(0).ip(), SOURCE);
+        let join =
+            membership_report(RecordType::AllowNewSources, self.family.crowded(), self.family.source());
         let late = PRESENT..PRESENT + effort.samples;
         self.gateways.handshake(late.clone(), |_| None)?;
         let mut times = Vec::with_capacity(effort.samples as usize);
@@ -385,11 +448,13 @@ impl Bed {
         signals::check()?;
         bar.set_message(format!("a flood of {}", kind.label()));
         self.gateways.of_address = Spread::Translated.of_address();
-        let join = membership_report(RecordType::AllowNewSources, *stream(0).ip(), SENDER);
+        let group = IpAddr::V4(*stream(0).ip());
+        let join = membership_report(RecordType::AllowNewSources, group, SENDER.into());
         self.gateways.handshake(0..1, |_| Some(join.clone()))?;
         // It is known from then on.
         self.host.join(*stream(0).ip(), SENDER)?;
         let before = self.router.stats()?;
+        let alone = unheard::run(kind, effort.flood / 2, self.clock)?.per_s;
         let (stop, near) = (Arc::new(AtomicBool::new(false)), [2, 0x60, 0, 0, 0, kind.near()]);
         let watcher = flood::Watcher::start(&self.members, self.gateways.address(0), Arc::clone(&stop))?;
         let (vmr, clock, time) = (self.vmr.clone(), self.clock, effort.flood);
@@ -413,7 +478,8 @@ impl Bed {
         let row = FloodRow {
             what: kind.label().to_owned(),
             frames: came.frames,
-            per_s: came.frames as f64 / came.took.as_secs_f64(),
+            per_s: came.per_s,
+            alone_per_s: alone,
             read: read - read_before,
             dropped: dropped - dropped_before,
             joins,
@@ -422,13 +488,9 @@ impl Bed {
             before_mb: flood::resident(&before)? as f64 / 1e6,
             after_mb: flood::resident(&after)? as f64 / 1e6,
         };
-        // How many datagrams a second come as far as a socket is the kernel's doing.
-        report.ratios.push(Ratio::new(
-            format!("{} that come in within a second, beside a stream and joins", row.what),
-            row.per_s,
-            "/s",
-            Bound::AtLeast(TARGET_FLOOD),
-        ));
+        let name = format!("{} that come in within a second, beside a stream and joins", row.what);
+        let rate = Ratio::new(name, row.per_s, "/s", Bound::AtLeast(TARGET_FLOOD));
+        report.ratios.push(rate.with_limit(alone));
         report.ratios.push(Ratio::new(
             format!("packets of the stream that a member misses beside {}", row.what),
             row.lost as f64,

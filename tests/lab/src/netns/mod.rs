@@ -1,6 +1,7 @@
 //! Namespaces, cables between them and processes in them, all of which vanish with the [`Lab`].
 
 mod active;
+mod bare;
 mod instance;
 mod instead;
 mod ip;
@@ -9,6 +10,7 @@ mod offload;
 mod process;
 mod sweep;
 
+pub use bare::BareLink;
 pub use instance::{Lab, Plug};
 pub(crate) use instead::{Instead, see_instead};
 pub use namespace::Namespace;

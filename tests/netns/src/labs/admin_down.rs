@@ -42,9 +42,10 @@ pub(super) fn start_admin(bed: &Bed, node: &Namespace) -> Result<Role, Failed> {
 fn lasting(answer: &Value, list: &str) -> Vec<Value> {
     let mut items = answer[list].as_array().cloned().unwrap_or_default();
     for item in &mut items {
-        // A node's round-trip time is measured anew by each admin; that of an entry is what was reported.
+        // A node's round-trip time is measured anew by each admin; that of an entry is what was reported. How many are
+        // connected to a node it says again when it renews.
         let measured = if list == "nodes" { "rtt_us" } else { "" };
-        for key in ["age_ms", "lease_left_ms", "left_ms", measured] {
+        for key in ["age_ms", "lease_left_ms", "left_ms", "connections", measured] {
             if let Some(fields) = item.as_object_mut() {
                 fields.remove(key);
             }

@@ -42,19 +42,10 @@ pub(super) fn trials() -> Vec<Trial> {
             "nsd",
             vmr,
         ),
-        trial_with(
-            "an agent loses less than 200 ms of a source whose relay sees it move",
-            "nsd",
-            "nsd",
-            agent_moves,
-        ),
-        trial_with(
-            "a VMR loses less than 200 ms of a source whose relay sees it move",
-            "nsd",
-            "nsd",
-            vmr_moves,
-        ),
+        trial_with("an agent goes on with a source whose relay sees it move", "nsd", "nsd", agent_moves),
+        trial_with("a VMR goes on with a source whose relay sees it move", "nsd", "nsd", vmr_moves),
         trial_with("relays are found by DNS-SD, and the next when one dies", "nsd", "nsd", dns_sd),
+        trial_with("where no admin answers the relays that the DNS lists serve", "nsd", "nsd", fallback),
         trial("a dead name server delays no join of the upstream's", dead_name_server),
         trial_with("the relays of a source are asked for by hand", "nsd", "nsd", by_hand),
     ]
@@ -420,6 +411,47 @@ fn dns_sd(bed: &mut Bed) -> Outcome {
     }
     ensure!(other.stray().packets == 0, "somebody else sent {:?}", other.stray());
     Ok(())
+}
+
+// proves A2: with no admin at all a VMR works from the DNS
+fn fallback(bed: &mut Bed) -> Outcome {
+    let net = Net::build(bed)?;
+    let [first, _second, _last] = net.start_relays(bed)?;
+    let _name_server = net.name_server(bed)?;
+    let tables = format!(
+        "[admin]\nurls = [\"http://{NAME_SERVER}:8440\"]\ninsecure = true\n\
+         [upstream]\nfrom = \"admin\"\nfallback_domain = \"example\"\ndns = [\"{NAME_SERVER}\"]\n"
+    );
+    let interfaces = [("core0", false), ("acc1", false), ("acc2", false)];
+    let edge = start_with(&bed.launcher, bed, &net.edge, 1, &tables, &interfaces, Engine::Auto)?;
+    let is_at = |relay: usize| {
+        move |status: &Value| {
+            let upstream = &status["upstream"];
+            upstream["stands_in"] == "fallback" && upstream["remote"] == format!("{}:2268", RELAYS[relay])
+        }
+    };
+    bed.until_answer("the first relay is the upstream", &edge, &["status"], is_at(0))?;
+    let mut agent = static_agent(bed, &net.clients[0], gateway_of(1), "")?;
+    wait_ready([&mut agent], bed.clock)?;
+    let spare = net.forbid(bed, 1, 1)?;
+    let other = net.forbid(bed, 2, 1)?;
+    let bystander = Witness::start(&net.clients[1], "eth0", stream(1), bed.clock)?;
+    bystander.forbid(true);
+    let sender = Sender::start(&net.sources[0], SOURCES[0], stream(1))?;
+    let listener = Listener::join(&net.clients[0], stream(1), Some(SOURCES[0]))?;
+    listener.more(bed, SOME)?;
+    listener.heard().is_whole()?;
+    ensure!(spare.stray().packets == 0, "the spare relay sent {:?}", spare.stray());
+    spare.forbid(false);
+    let mut first = first.into_process();
+    first.signal(Signal::SIGKILL)?;
+    first.wait_for(std::time::Duration::from_secs(5))?;
+    bed.until_answer("the next relay is the upstream", &edge, &["status"], is_at(1))?;
+    listener.more(bed, SOME)?;
+    listener.until_last(bed, sender.stop()? - 1)?;
+    let heard: Vec<u64> = listener.heard().packets.iter().map(|(_, number)| *number).collect();
+    ensure!(heard.windows(2).all(|pair| pair[0] < pair[1]), "out of order or twice");
+    nobody_else(&[other, bystander])
 }
 
 /// The addresses by which relay1 sees whatever is behind the hub: dialled in anew, with another one each time.

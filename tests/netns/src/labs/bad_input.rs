@@ -19,7 +19,7 @@ use vmcast_lab::{
 use vmcast_wire::{
     amt::{Message, PORT, ResponseMac},
     igmp::{self, Record, RecordType},
-    ipv4,
+    ipv4, ipv6, mld,
 };
 
 use super::{
@@ -106,7 +106,12 @@ impl Peer {
         Ok(Self { socket })
     }
 
-    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+    /// Its own end.
+    pub(super) fn local(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
         match self.socket.send(bytes) {
             // The answer to what was sent before, from a host that has nothing on the port.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
@@ -159,6 +164,52 @@ fn garbage() -> impl Iterator<Item = Vec<u8>> {
             })
         })
     })
+}
+
+/// A report whose datagram, message or records lie about their lengths, with checksums that fit.
+fn lying() -> impl Iterator<Item = Vec<u8>> {
+    let message = igmp::Message::ReportV3 { records: vec![join(STREAM.group)] }.emit();
+    let of_igmp = [6..8, 10..12].map(|counts| {
+        let mut message = message.clone();
+        message[counts].fill(0xff);
+        message[2..4].fill(0);
+        let sum = checksum(&message);
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        let to = igmp::ALL_IGMPV3_ROUTERS;
+        ipv4::encapsulate(Ipv4Addr::UNSPECIFIED, to, 1, 0xc0, IGMP_PROTOCOL, true, &message)
+    });
+    let report_v6 = report_v6("ff0e::7:1".parse().expect("a group"), Vec::new());
+    let of_datagram =
+        [(report(vec![join(STREAM.group)]), 2..4), (report_v6, 4..6)].map(|(mut datagram, at)| {
+            datagram[at].fill(0xff);
+            datagram
+        });
+    of_igmp.into_iter().chain(of_datagram)
+}
+
+const CHANNEL: Ipv4Addr = Ipv4Addr::new(232, 9, 9, 9);
+const CHANNEL_V6: Ipv6Addr = Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 9);
+
+/// An MLDv2 report in its IPv6 datagram.
+fn report_v6(group: Ipv6Addr, sources: Vec<Ipv6Addr>) -> Vec<u8> {
+    let (from, to) = (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 7), mld::ALL_MLDV2_ROUTERS);
+    let record = mld::Record { record_type: RecordType::AllowNewSources, group, sources };
+    let message = mld::Message::ReportV2 { records: vec![record] }.emit(from, to);
+    ipv6::encapsulate(from, to, 1, 0xc0, mld::NEXT_ICMPV6, true, &message)
+}
+
+/// Thousands of sources of a channel, by IGMP and by MLD.
+fn hoard() -> impl Iterator<Item = Vec<u8>> {
+    let of_igmp = (0..20_u32).map(|page| {
+        let first = Ipv4Addr::new(10, 77, 1, 0).to_bits() + page * 128;
+        let sources = (0..128).map(|number| Ipv4Addr::from(first + number)).collect();
+        report(vec![Record { record_type: RecordType::AllowNewSources, group: CHANNEL, sources }])
+    });
+    let of_mld = (0..40_u16).map(|page| {
+        let source = |number| Ipv6Addr::new(0x2001, 0xdb8, 9, page, 0, 0, 0, number);
+        report_v6(CHANNEL_V6, (1..=64).map(source).collect())
+    });
+    of_igmp.chain(of_mld)
 }
 
 // proves that each kind of bad AMT raises its counter while a stream flows whole
@@ -226,6 +277,12 @@ fn at_the_relay(bed: &mut Bed, engine: Engine, relay_of: fn(u8) -> IpAddr) -> Ou
     let record_type = RecordType::AllowNewSources;
     let nobody = Record { record_type, sources: vec![Ipv4Addr::LOCALHOST], ..source_specific.clone() };
     peer.update(mac, 9, &report(vec![source_specific, nobody]))?;
+    // Another one, so that there is room for its groups.
+    let hoarder = Peer::new(small.client(2), relay_of(2))?;
+    let its_mac = hoarder.handshake(11)?;
+    for update in lying().chain(hoard()) {
+        hoarder.update(its_mac, 11, &update)?;
+    }
     for _ in 0..10 {
         peer.send(&Message::MulticastData { packet: &data(SOURCE, STREAM.group) }.to_vec())?;
     }
@@ -241,6 +298,7 @@ fn at_the_relay(bed: &mut Bed, engine: Engine, relay_of: fn(u8) -> IpAddr) -> Ou
             "relay.bad_ttl",
             "relay.nothing_joined",
             "relay.refused_groups",
+            "relay.refused_sources",
             "relay.ignored_records",
             "relay.source_specific_group",
             "relay.bad_listed_source",
@@ -257,6 +315,18 @@ fn at_the_relay(bed: &mut Bed, engine: Engine, relay_of: fn(u8) -> IpAddr) -> Ou
         .filter_map(|tunnel| tunnel["groups"].as_u64())
         .max();
     ensure!(most <= Some(64), "a tunnel has {most:?} groups");
+    for channel in [CHANNEL.to_string(), CHANNEL_V6.to_string()] {
+        bed.until_answer(
+            "as many sources as there is room for are wanted",
+            &router,
+            &["member", "list"],
+            |answer| {
+                let members = answer["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+                let of_channel = members.iter().filter(|member| member["group"] == channel);
+                of_channel.filter_map(|member| member["filter"]["sources"].as_array().map(Vec::len)).eq([256])
+            },
+        )?;
+    }
 
     listener.more(bed, SOME)?;
     let last = sender.stop()? - 1;

@@ -199,9 +199,11 @@ fn judge(bed: &Bed, chain: &Chain, stream: Stream) -> Outcome {
         let in_order = numbers.windows(2).all(|pair| pair[1] == pair[0] + 1);
         ensure!(in_order, "packets of {source} came twice, or not, or in another order");
     }
-    down.stop()?;
+    // The one above goes on behind it, which the host there hears from itself.
     let last = sender.stop()? - 1;
-    host_above.until_last(bed, last)?;
+    down.more(bed, 10)?;
+    down.stop()?;
+    host_above.until_last_of(bed, below, last)?;
     let heard = host_above.leave();
     let of_below = heard.packets.iter().filter(|(source, _)| *source == below).map(|(_, number)| *number);
     let numbers: Vec<_> = of_below.collect();

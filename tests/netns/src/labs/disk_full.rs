@@ -20,9 +20,10 @@ use vmcast_signal::tonic::transport::Endpoint;
 
 use super::{
     bed::{Bed, Outcome, ensure, trial},
+    figures::{MONITORED, get},
     small::{ADMIN_TABLE, Router, SOURCE, STREAM, Small},
     stream::{Listener, Sender},
-    tokens::{admin_table, agent, router, token},
+    tokens::{agent, router, token},
 };
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -129,19 +130,11 @@ fn full(bed: &mut Bed) -> Outcome {
     let tokens = admin.ask(&["node", "token", "list"]).ok_or("no answer")?;
     println!("{rules} rules and {made} tokens were taken by the disk that was full");
 
-    // Nor is a node let in; it is told why, and its token is not used up.
-    let config = bed.lab.dir().join("late.toml");
-    let table = admin_table(bed, small.client(2), URL);
-    let socket = bed.lab.dir().join("late.sock");
-    fs::write(&config, format!("name = \"client2\"\n[control]\nsocket = \"{}\"\n{table}", socket.display()))?;
-    let config = config.to_str().ok_or("a path that is no text")?;
-    let late = bed.run(small.client(2), &["agent", "--config", config, "--token", &word])?;
-    let said = String::from_utf8_lossy(&late.stderr);
-    ensure!(
-        late.status.code() == Some(1) && said.contains("records do not work"),
-        "it ended with {} and said\n{said}",
-        late.status
-    );
+    // Nor is a node let in; it says why, and waits with its token, which is not used up.
+    let mut late = agent(bed, small.client(2), URL, &["--token", &word])?;
+    bed.until_answer("the node says why it waits", &late, &["status"], |status| {
+        status["admin"]["error"].as_str().is_some_and(|error| error.contains("records do not work"))
+    })?;
     bed.until_answer("what was refused is counted", &admin, &["stats"], |stats| {
         stats["control"]["registry"]["unkept"].as_u64() > Some(0)
     })?;
@@ -159,11 +152,10 @@ fn full(bed: &mut Bed) -> Outcome {
     ensure!(kept == policy, "of the policy there is {kept}, granted was {policy}");
     let kept = admin.ask(&["node", "token", "list"]).ok_or("no answer")?;
     ensure!(names(&kept, "tokens", "id") == names(&tokens, "tokens", "id"), "of {tokens} there is {kept}");
-    bed.until_answer("the nodes are known", &admin, &["node", "list"], |answer| {
-        names(answer, "nodes", "id") == ["\"client1\"", "\"vmr\""]
-    })?;
-    let mut late = agent(bed, small.client(2), URL, &["--token", &word])?;
     wait_ready([&mut late], bed.clock)?;
+    bed.until_answer("the nodes are known", &admin, &["node", "list"], |answer| {
+        names(answer, "nodes", "id") == ["\"client1\"", "\"client2\"", "\"vmr\""]
+    })?;
     let last = sender.stop()? - 1;
     listener.until_last(bed, last)?;
     listener.heard().is_whole()?;
@@ -194,7 +186,7 @@ fn health(bed: &mut Bed) -> Outcome {
         "listen = \"0.0.0.0:8440\"\nlease_seconds = 9\ninsecure = true\ndatabase = \"{}/admin.db\"\n",
         disk.0.display()
     );
-    let mut admin = bed.launcher.start(&host, "admin", &keys, "")?;
+    let mut admin = bed.launcher.start(&host, "admin", &keys, MONITORED)?;
     wait_ready([&mut admin], bed.clock)?;
     // Its lease is renewed all the time.
     let _router = small.router(bed, Router { tables: ADMIN_TABLE, ..Router::default() })?;
@@ -210,6 +202,9 @@ fn health(bed: &mut Bed) -> Outcome {
         ensure!(rules < MANY, "the disk has no end");
     }
     until("it says that changes are not kept", ServingStatus::NotServing)?;
+    let (status, said) = get(&host, "/readyz")?;
+    ensure!(status == 503 && said.contains("disk is full"), "/readyz says {status}: {said}");
+    ensure!(get(&host, "/healthz")?.0 == 200, "it is not alive");
     let whole = health_of(&host, "")?;
     ensure!(whole == ServingStatus::Serving, "of the whole it says {whole:?}");
     let known = admin.ask(&["node", "list"]).ok_or("no answer")?;
@@ -217,6 +212,7 @@ fn health(bed: &mut Bed) -> Outcome {
 
     fs::remove_file(filler)?;
     until("it serves again", ServingStatus::Serving)?;
+    ensure!(get(&host, "/readyz")?.0 == 200, "it is not ready again");
     ensure!(add_rule(&admin, rules).is_some(), "there is room, and nothing is taken");
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Our AMT messages as tshark reads them: all seven, over IPv4 and IPv6, with IGMP and MLD inside (RFC 7450 §5.1.1 to
-//! §5.1.7).
+//! Our messages as tshark reads them: all seven of AMT, over IPv4 and IPv6, with IGMP and MLD inside (RFC 7450 §5.1.1 to
+//! §5.1.7), and the queries of every version.
 
 use std::{
     collections::BTreeSet,
@@ -10,11 +10,12 @@ use std::{
 use libtest_mimic::{Failed, Trial};
 use vmcast_lab::{
     Namespace, Process,
-    roles::{AGENT_INTERFACE, wait_ready},
+    roles::{AGENT_INTERFACE, Engine, wait_ready},
 };
 
 use super::{
     bed::{Bed, Outcome, ensure, trial_with},
+    hosts::{Hosts, Keys, V4, V6},
     over_ipv6::{self, ends},
     small::{Router, SOURCE, STREAM, Small, gateway_of},
     stream::{Listener, Sender},
@@ -33,6 +34,23 @@ pub(super) fn trials() -> Vec<Trial> {
             "tshark",
             "tshark",
             |bed| all_seven(bed, true),
+        ),
+        trial_with(
+            "tshark reads the queries of IGMPv1 and MLDv1 without a complaint",
+            "tshark",
+            "tshark",
+            |bed| queries(bed, 1, 1, &[IGMP_1, MLD_1, MLD_1_GROUP]),
+        ),
+        trial_with("tshark reads the queries of IGMPv2 without a complaint", "tshark", "tshark", |bed| {
+            queries(bed, 2, 2, &[IGMP_2, IGMP_2_GROUP])
+        }),
+        trial_with(
+            "tshark reads the queries of IGMPv3 and MLDv2 without a complaint",
+            "tshark",
+            "tshark",
+            |bed| {
+                queries(bed, 3, 2, &[IGMP_3, IGMP_3_GROUP, IGMP_3_SOURCE, MLD_2, MLD_2_GROUP, MLD_2_SOURCE])
+            },
         ),
     ]
 }
@@ -114,13 +132,80 @@ fn all_seven(bed: &mut Bed, by_ipv6: bool) -> Outcome {
     dumpcap.stop()?;
     let seen = types()?;
     ensure!(seen == all, "messages of the types {seen:?} were sent");
-    // Severities from a note on; what is below is mere talk.
-    let complaint = "amt && (_ws.malformed || _ws.expert.severity >= 0x400000)";
-    let complaints = tshark(&file, &["-Y", complaint, "-V"])?;
-    let first: Vec<_> = complaints.lines().take(60).collect();
-    ensure!(complaints.is_empty(), "tshark complains:\n{}", first.join("\n"));
-    for inside in ["amt.type == 5 && igmp", "amt.type == 5 && icmpv6", "amt.type == 4 && igmp"] {
+    no_complaint(&file, "amt")?;
+    for inside in [
+        "amt.type == 4 && igmp",
+        "amt.type == 4 && icmpv6",
+        "amt.type == 5 && igmp",
+        "amt.type == 5 && icmpv6",
+        "amt.type == 6 && ip.dst == 239.192.7.1",
+    ] {
         ensure!(!tshark(&file, &["-Y", inside])?.is_empty(), "nothing is {inside}");
     }
     Ok(())
+}
+
+/// Fails if tshark says of a frame of this kind that something is wrong.
+fn no_complaint(file: &Path, kind: &str) -> Outcome {
+    // Severities from a note on; what is below is mere talk.
+    let complaint = format!("{kind} && (_ws.malformed || _ws.expert.severity >= 0x400000)");
+    let complaints = tshark(file, &["-Y", &complaint, "-V"])?;
+    let first: Vec<_> = complaints.lines().take(60).collect();
+    ensure!(complaints.is_empty(), "tshark complains:\n{}", first.join("\n"));
+    Ok(())
+}
+
+/// The router's queries as tshark names them: of version 1 to 3, of all groups, of one, and of sources of one.
+const IGMP_1: &str = "igmp.version == 1 && igmp.type == 0x11";
+const IGMP_2: &str = "igmp.version == 2 && igmp.type == 0x11 && igmp.maddr == 0.0.0.0";
+const IGMP_2_GROUP: &str = "igmp.version == 2 && igmp.type == 0x11 && igmp.maddr != 0.0.0.0";
+const IGMP_3: &str = "igmp.version == 3 && igmp.type == 0x11 && igmp.maddr == 0.0.0.0";
+const IGMP_3_GROUP: &str =
+    "igmp.version == 3 && igmp.type == 0x11 && igmp.maddr != 0.0.0.0 && igmp.num_src == 0";
+const IGMP_3_SOURCE: &str =
+    "igmp.version == 3 && igmp.type == 0x11 && igmp.maddr != 0.0.0.0 && igmp.num_src == 1";
+const MLD_1: &str = "icmpv6.type == 130 && icmpv6.mld.multicast_address == :: && !icmpv6.mld.nb_sources";
+const MLD_1_GROUP: &str =
+    "icmpv6.type == 130 && icmpv6.mld.multicast_address != :: && !icmpv6.mld.nb_sources";
+const MLD_2: &str = "icmpv6.type == 130 && icmpv6.mld.multicast_address == :: && icmpv6.mld.nb_sources == 0";
+const MLD_2_GROUP: &str =
+    "icmpv6.type == 130 && icmpv6.mld.multicast_address != :: && icmpv6.mld.nb_sources == 0";
+const MLD_2_SOURCE: &str =
+    "icmpv6.type == 130 && icmpv6.mld.multicast_address != :: && icmpv6.mld.nb_sources == 1";
+
+/// A host of these versions joins and leaves groups, and sources of them where there are such; the router asks what these
+/// filters of tshark say.
+// proves RFC 2236 §2.4 and RFC 9776 §4, RFC 2710 §3 and RFC 9777 §5, as somebody else reads them
+fn queries(bed: &mut Bed, igmp: u8, mld: u8, asked: &[&str]) -> Outcome {
+    let keys = format!("[interface.igmp]\nversion = {igmp}\n[interface.mld]\nversion = {mld}\n");
+    let keys = Keys { interface: &keys, ..Keys::default() };
+    let file = bed.lab.dir().join("capture.pcap");
+    let hosts = Hosts::start_all(bed, 1, Engine::Auto, keys, |small| {
+        let versions =
+            [("ipv4/conf/eth0/force_igmp_version", igmp), ("ipv6/conf/eth0/force_mld_version", mld)];
+        versions
+            .into_iter()
+            .try_for_each(|(key, version)| small.client(1).sysctl(&[(key, &version.to_string())]))?;
+        Ok(())
+    })?;
+    let mut dumpcap = capture(bed, hosts.host(1), "eth0", &file)?;
+    for streams in [V4, V6] {
+        let with_sources = streams.protocol == "mld" && mld == 2 || igmp == 3;
+        let channel = with_sources.then_some((streams.channel, Some(streams.sources[0])));
+        for (stream, source) in [(streams.any, None)].into_iter().chain(channel) {
+            let listener = hosts.join(1, stream, source)?;
+            let group = stream.ip().to_string();
+            bed.until_answer("the host is a member", &hosts.router, &["member", "list"], |answer| {
+                let members = answer["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+                members.iter().any(|member| member["group"] == group)
+            })?;
+            drop(listener.leave());
+        }
+    }
+    let is_there = |filter: &str| tshark(&file, &["-Y", filter]).is_ok_and(|frames| !frames.is_empty());
+    let all = bed.until("each query is captured", || Ok(asked.iter().all(|filter| is_there(filter))));
+    dumpcap.stop()?;
+    let missing: Vec<_> = asked.iter().filter(|filter| !is_there(filter)).collect();
+    ensure!(all.is_ok() && missing.is_empty(), "nothing is {missing:?}");
+    no_complaint(&file, "(igmp || icmpv6.type in {130, 131, 132, 143})")
 }

@@ -23,13 +23,14 @@ use vmcast_common::hdr::eth::{multicast_mac, multicast_mac_v6};
 use vmcast_lab::{
     Namespace,
     roles::{Role, wait_ready},
-    traffic::{GroupPort, packet_socket},
+    traffic::{GroupPort, Witness, packet_socket},
 };
 use vmcast_wire::{igmp, ipv4, ipv6, membership::QueryV3, mld};
 
 use super::{
     bad_input::send_igmp_from,
     bed::{Bed, Outcome, ensure, trial},
+    hosts::{Hosts, Keys, V4, V6},
     small::{Router, Small, client_address, gateway_of},
     stream::{Listener, Sender},
 };
@@ -42,10 +43,20 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("of two routers on a link the elected querier of MLD alone serves it until it dies", |bed| {
             two_routers(bed, SERVED_V6)
         }),
-        trial("a querier that flaps stops no stream, and one that stays is left the members", flapping),
-        trial("a querier that is not listed is not heard", not_listed),
+        trial("a querier that flaps stops no stream, and one that stays is left the members", |bed| {
+            flapping(bed, SERVED_V4)
+        }),
+        trial("a querier of MLD that flaps stops no stream, and one that stays is left the members", |bed| {
+            flapping(bed, SERVED_V6)
+        }),
+        trial("a querier that is not listed is not heard", |bed| not_listed(bed, SERVED_V4)),
+        trial("a querier of MLD that is not listed is not heard", |bed| not_listed(bed, SERVED_V6)),
         trial("queries that hosts do not hear elect nobody and end no stream", unheard),
         trial("a query with hostile timers ends no stream though hosts answer late", hostile),
+        trial(
+            "one query with hostile timers on a link without members keeps nobody from a stream",
+            hostile_start,
+        ),
     ]
 }
 
@@ -71,12 +82,7 @@ fn start(bed: &Bed, node: &Namespace) -> Result<Role, Failed> {
     Ok(role)
 }
 
-/// Waits until a router serves the members of an interface, or leaves them to the querier.
-fn serving(bed: &Bed, role: &Role, interface: &str, wanted: bool) -> Outcome {
-    serving_by(bed, role, interface, "querier", wanted)
-}
-
-/// The same of the querier of one protocol.
+/// Waits until a router serves the members of an interface as the querier of one protocol, or leaves them to another.
 fn serving_by(bed: &Bed, role: &Role, interface: &str, querier: &str, wanted: bool) -> Outcome {
     bed.until_answer(&format!("serving is {wanted}"), role, &["interface", "list"], |answer| {
         let all = answer["interfaces"].as_array();
@@ -100,6 +106,14 @@ fn elected(bed: &Bed, role: &Role, interface: &str, address: impl Into<IpAddr>) 
 
 fn nobody(answer: &Value) -> bool {
     answer["members"].as_array().is_some_and(Vec::is_empty)
+}
+
+/// Under which name a router counts what has to do with such an address.
+const fn protocol_of(address: IpAddr) -> &'static str {
+    match address {
+        IpAddr::V4(_) => "igmp",
+        IpAddr::V6(_) => "mld",
+    }
 }
 
 /// Under which name a router shows the querier that has such an address.
@@ -220,47 +234,73 @@ fn query<A>(group: A) -> QueryV3<A> {
     }
 }
 
-fn ask(small: &Small) -> Outcome {
-    let query = igmp::Message::QueryV3(query(Ipv4Addr::UNSPECIFIED));
-    send_igmp_from(small.client(1), ASKS, igmp::ALL_SYSTEMS, 1, true, &[query.emit()])
+/// The same of MLD.
+const ASKS_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// A General Query as the protocol wants it, which the router and the host hear.
+fn ask(small: &Small, served: Served) -> Outcome {
+    if served.stream.is_ipv4() {
+        let query = igmp::Message::QueryV3(query(Ipv4Addr::UNSPECIFIED));
+        return send_igmp_from(small.client(1), ASKS, igmp::ALL_SYSTEMS, 1, true, &[query.emit()]);
+    }
+    let to = mld::ALL_NODES;
+    let query = mld::Message::QueryV2(query(Ipv6Addr::UNSPECIFIED)).emit(ASKS_V6, to);
+    let datagram = ipv6::encapsulate(ASKS_V6, to, 1, 0xc0, mld::NEXT_ICMPV6, true, &query);
+    let frame = [&multicast_mac_v6(&to.octets())[..], &[2, 0, 0, 0, 0, 9], &[0x86, 0xdd], &datagram].concat();
+    // The host does not hear what it sends itself, so that it comes from the link's other end, too.
+    for (node, interface) in [(small.client(1), "eth0"), (&small.vmr, "acc1")] {
+        let socket = node.enter(|| packet_socket(interface, Duration::from_millis(1)))??;
+        nix::unistd::write(&socket, &frame)?;
+    }
+    Ok(())
+}
+
+/// The small network, its VMR the querier of either protocol, with more keys of its interfaces, and the stream's source.
+fn asked_network(bed: &mut Bed, clients: u8, interface: &str) -> Result<(Small, Role), Failed> {
+    let small = Small::build(bed, clients)?;
+    let Served { source, .. } = SERVED_V6;
+    small.source.ip(&format!("addr add {source}/64 dev eth0 nodad"))?;
+    small.vmr.ip("addr add fd01::1/64 dev src0 nodad")?;
+    let tables = format!("[mld]\n{TIMERS}");
+    let router = Router { querier: true, tables: &tables, ..Router::default() };
+    let router = small.router_with_timers(bed, router, TIMERS, interface)?;
+    Ok((small, router))
 }
 
 fn counter(role: &Role, protocol: &str, label: &str) -> u64 {
     role.ask(&["stats"]).and_then(|answer| answer["control"][protocol][label].as_u64()).unwrap_or(0)
 }
 
-fn igmp_counter(role: &Role, label: &str) -> u64 {
-    counter(role, "igmp", label)
-}
-
-// proves RFC 9776 §6.6.2 and RFC 4605 §4.2 with a querier that comes and goes
-fn flapping(bed: &mut Bed) -> Outcome {
-    let small = Small::build(bed, 2)?;
-    let router = small.router_with_timers(bed, Router { querier: true, ..Router::default() }, TIMERS, "")?;
-    let bystander = small.forbid(bed, 2)?;
-    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
-    let listener = Listener::join(small.client(1), STREAM, None)?;
+// proves RFC 9776 §6.6.2, RFC 9777 §7.6.2 and RFC 4605 §4.2 with a querier that comes and goes
+fn flapping(bed: &mut Bed, served: Served) -> Outcome {
+    let (small, router) = asked_network(bed, 2, "")?;
+    let asks: IpAddr = if served.stream.is_ipv4() { ASKS.into() } else { ASKS_V6.into() };
+    let protocol = protocol_of(asks);
+    let bystander = Witness::start(small.client(2), "eth0", served.stream, bed.clock)?;
+    bystander.forbid(true);
+    let sender = served.send(&small.source)?;
+    let listener = served.join(small.client(1))?;
     listener.more(bed, SOME)?;
     for round in 1..=3 {
-        ask(&small)?;
-        elected(bed, &router, "acc1", ASKS)?;
+        ask(&small, served)?;
+        elected(bed, &router, "acc1", asks)?;
         thread::sleep(Duration::from_millis(700));
-        ask(&small)?;
-        bed.until("the querier is missed", || Ok(igmp_counter(&router, "queriers_missed") >= round))?;
+        ask(&small, served)?;
+        bed.until("the querier is missed", || Ok(counter(&router, protocol, "queriers_missed") >= round))?;
     }
     listener.more(bed, SOME)?;
     listener.heard().is_whole()?;
-    ensure!(igmp_counter(&router, "handed_over") == 0, "members were left to a querier that flaps");
+    ensure!(counter(&router, protocol, "handed_over") == 0, "members were left to a querier that flaps");
 
     // Eight times as long as at first, and then they are left to it.
     let before = listener.count();
     let start = bed.clock.now();
-    while igmp_counter(&router, "handed_over") == 0 {
+    while counter(&router, protocol, "handed_over") == 0 {
         ensure!(
             bed.clock.now() - start < Duration::from_secs(60),
             "a steady querier is never left the members"
         );
-        ask(&small)?;
+        ask(&small, served)?;
         thread::sleep(Duration::from_millis(500));
     }
     let steady = bed.clock.now() - start;
@@ -268,7 +308,7 @@ fn flapping(bed: &mut Bed) -> Outcome {
     listener.heard().is_whole()?;
     ensure!(listener.count() > before, "the stream had stopped before");
     // It is silent: they are taken back.
-    serving(bed, &router, "acc1", true)?;
+    serving_by(bed, &router, "acc1", querier_of(asks), true)?;
     let again = listener.count();
     listener.more(bed, SOME)?;
     ensure!(listener.count() > again, "the stream does not go on");
@@ -283,28 +323,32 @@ fn flapping(bed: &mut Bed) -> Outcome {
     Ok(())
 }
 
-fn not_listed(bed: &mut Bed) -> Outcome {
-    let small = Small::build(bed, 1)?;
-    let listed = "queriers = [\"10.5.1.9\"]\nimmediate_leave = true\n";
-    let router =
-        small.router_with_timers(bed, Router { querier: true, ..Router::default() }, TIMERS, listed)?;
-    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
-    let listener = Listener::join(small.client(1), STREAM, None)?;
+fn not_listed(bed: &mut Bed, served: Served) -> Outcome {
+    let listed = "queriers = [\"10.5.1.9\", \"fe80::9\"]\nimmediate_leave = true\n";
+    let (small, router) = asked_network(bed, 1, listed)?;
+    let own = served.routers[0];
+    let protocol = protocol_of(own);
+    let sender = served.send(&small.source)?;
+    let listener = served.join(small.client(1))?;
     listener.more(bed, SOME)?;
     for _ in 0..20 {
-        ask(&small)?;
+        ask(&small, served)?;
         thread::sleep(Duration::from_millis(100));
     }
-    bed.until("the queries are counted", || Ok(igmp_counter(&router, "querier_not_allowed") >= 20))?;
+    bed.until("the queries are counted", || Ok(counter(&router, protocol, "querier_not_allowed") >= 20))?;
     let list = router.ask(&["interface", "list"]).unwrap_or_default();
     let ours = list["interfaces"].as_array().is_some_and(|all| {
-        all.iter().any(|interface| interface["name"] == "acc1" && interface["querier"]["ours"] == true)
+        all.iter().any(|interface| interface["name"] == "acc1" && interface[querier_of(own)]["ours"] == true)
     });
     ensure!(ours, "another router was elected: {list}");
     // Hosts are told apart for the sake of immediate leave, and shown.
     let members = router.ask(&["member", "list"]).unwrap_or_default();
     let member = &members["members"][0];
-    let host = member["hosts"][0]["address"] == client_address(1).to_string();
+    let address = member["hosts"][0]["address"].as_str().unwrap_or_default();
+    let host = match own {
+        IpAddr::V4(_) => address == client_address(1).to_string(),
+        IpAddr::V6(_) => address.starts_with("fe80::"),
+    };
     ensure!(member["tracked_hosts"] == 1 && host, "the members are {members}");
     let table = bed.table(&router, &["member", "list"])?;
     ensure!(table.contains("acc1 (1 host)"), "no host is in\n{table}");
@@ -393,6 +437,38 @@ impl Both {
 // never asks again
 fn hostile(bed: &mut Bed) -> Outcome {
     let both = Both::start(bed)?;
+    forge_hostile(bed, &both.small, &both.router)?;
+    // At least three times as long as a membership lives: 1 s, twice, and twice the time to answer.
+    both.more(bed, 2_000)?;
+    both.end(bed)
+}
+
+// proves the same where nobody is served yet, and so members are left to who asks at once: not for the two hours that it
+// says
+fn hostile_start(bed: &mut Bed) -> Outcome {
+    let hosts = Hosts::start_with(bed, 2, Keys { timers: TIMERS, ..Keys::default() })?;
+    forge_hostile(bed, &hosts.small, &hosts.router)?;
+    for protocol in ["igmp", "mld"] {
+        bed.until("members are left to it", || Ok(counter(&hosts.router, protocol, "handed_over") > 0))?;
+    }
+    let bystanders = [V4, V6].map(|streams| hosts.forbid(bed, 2, streams.any));
+    for streams in [V4, V6] {
+        let sender = hosts.send(streams.sources[0], streams.any)?;
+        let listener = hosts.join(1, streams.any, None)?;
+        listener.more(bed, SOME)?;
+        listener.until_last(bed, sender.stop()? - 1)?;
+        listener.heard().is_whole()?;
+    }
+    for bystander in bystanders {
+        let stray = bystander?.stray();
+        ensure!(stray.packets == 0, "the other link was sent {stray:?}");
+    }
+    Ok(())
+}
+
+/// Sends a query of each protocol, once, that asks for an answer within a week and says that the next comes in a week; it
+/// is elected.
+fn forge_hostile(bed: &Bed, small: &Small, router: &Role) -> Outcome {
     let asks = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
     let (all, all_v6) = (igmp::ALL_SYSTEMS, mld::ALL_NODES);
     let (week, none, none_v6) = (Duration::from_secs(604_800), Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
@@ -401,21 +477,18 @@ fn hostile(bed: &mut Bed) -> Outcome {
     let v4 = ipv4::encapsulate(ASKS, all, 1, 0xc0, 2, true, &igmp::Message::QueryV3(v4).emit());
     let v6 = mld::Message::QueryV2(v6).emit(asks, all_v6);
     let v6 = ipv6::encapsulate(asks, all_v6, 1, 0xc0, mld::NEXT_ICMPV6, true, &v6);
-    let socket = both.small.client(1).enter(|| packet_socket("eth0", Duration::from_millis(1)))??;
+    let socket = small.client(1).enter(|| packet_socket("eth0", Duration::from_millis(1)))??;
     // The host does not hear what it sends itself, so that it comes from the link's other end, too.
     let frames =
         [(multicast_mac(all), [0x08, 0], v4), (multicast_mac_v6(&all_v6.octets()), [0x86, 0xdd], v6)];
-    let far = both.small.vmr.enter(|| packet_socket("acc1", Duration::from_millis(1)))??;
+    let far = small.vmr.enter(|| packet_socket("acc1", Duration::from_millis(1)))??;
     for (to, ether_type, datagram) in frames {
         let frame = [&to[..], &[2, 0, 0, 0, 0, 9], &ether_type, &datagram].concat();
         nix::unistd::write(&socket, &frame)?;
         nix::unistd::write(&far, &frame)?;
     }
-    elected(bed, &both.router, "acc1", ASKS)?;
-    elected(bed, &both.router, "acc1", asks)?;
-    // At least three times as long as a membership lives: 1 s, twice, and twice the time to answer.
-    both.more(bed, 2_000)?;
-    both.end(bed)
+    elected(bed, router, "acc1", ASKS)?;
+    elected(bed, router, "acc1", asks)
 }
 
 // proves RFC 9776 §9.1 and RFC 9777 §10.1: forged queries that only the router hears

@@ -27,12 +27,12 @@ pub(super) fn trials() -> Vec<Trial> {
 const SOME: u64 = 100;
 /// The lists for operators.
 const LABELS: &str = include_str!("../../../../vmcast-userspace/grafana/labels.md");
-const MONITORED: &str = "[metrics]\nlisten = \"127.0.0.1:9468\"\n";
+pub(super) const MONITORED: &str = "[metrics]\nlisten = \"127.0.0.1:9468\"\n";
 /// Longer than an answer takes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Asks a role over HTTP, in its own namespace: the status, and the page.
-fn get(node: &Namespace, path: &str) -> Result<(u16, String), Failed> {
+pub(super) fn get(node: &Namespace, path: &str) -> Result<(u16, String), Failed> {
     let answer = node.enter(|| -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], 9468)), PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;

@@ -4,7 +4,9 @@
 use std::{fs, net::Ipv4Addr, time::Duration};
 
 use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
 use vmcast_lab::{
+    Namespace,
     roles::{Engine, Role},
     traffic::GroupPort,
 };
@@ -23,6 +25,11 @@ pub(super) fn trials() -> Vec<Trial> {
         trials_by_engines(ALL, "a table full of tunnels refuses one more and nobody notices", tunnels),
         trials_by_engines(ALL, "a table full of next hops refuses one more and nobody notices", next_hops),
         trials_by_engines(ALL, "a router with more interfaces than it may have says so and ends", interfaces),
+        trials_by_engines(
+            ALL,
+            "an interface that comes when there is no room is told of and taken when another goes",
+            interfaces_that_come,
+        ),
     ]
     .into_iter()
     .flatten()
@@ -176,5 +183,96 @@ fn interfaces(bed: &mut Bed, engine: Engine) -> Outcome {
     let log = log(bed)?;
     let told = log.contains("is full at 3 entries") && log.contains("dataplane.max_interfaces");
     ensure!(told, "the log does not say what to set");
+    Ok(())
+}
+
+/// A host behind an interface of the VMR that comes at run time.
+fn newcomer(bed: &mut Bed, small: &Small, number: u8) -> Result<Namespace, Failed> {
+    let host = bed.lab.namespace(&format!("new{number}"))?;
+    bed.lab.veth((&small.vmr, &format!("dyn{number}")), (&host, "eth0"))?;
+    small.vmr.ip(&format!("addr add 10.6.{number}.1/24 dev dyn{number}"))?;
+    host.ip(&format!("addr add 10.6.{number}.2/24 dev eth0\nroute add default via 10.6.{number}.1"))?;
+    Ok(host)
+}
+
+/// What `vmcast interface list` tells of an interface.
+fn shown(router: &Role, name: &str) -> Option<Value> {
+    let answer = router.ask(&["interface", "list"])?;
+    answer["interfaces"].as_array()?.iter().find(|shown| shown["name"] == name).cloned()
+}
+
+fn is_said_to_be_in_use(bed: &Bed, name: &str) -> Result<bool, Failed> {
+    Ok(log(bed)?.lines().any(|line| line.contains("interface in use") && line.contains(name)))
+}
+
+// proves that a limit which interfaces meet at run time is told of wherever one looks, and holds no longer than it must
+fn interfaces_that_come(bed: &mut Bed, engine: Engine) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    let config = Router {
+        engine,
+        querier: true,
+        dataplane: "max_interfaces = 4\n",
+        tables: "[[interface]]\nname = \"dyn*\"\nquerier = true\n",
+        ..Router::default()
+    };
+    let mut router = small.router(bed, config)?;
+    let bystander = small.forbid(bed, 2)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, SOME)?;
+
+    let first = newcomer(bed, &small, 1)?;
+    let is_querier = |name: &str| shown(&router, name).is_some_and(|shown| shown["querier"]["ours"] == true);
+    bed.until("the first that comes is in use", || {
+        Ok(is_querier("dyn1") && is_said_to_be_in_use(bed, "dyn1")?)
+    })?;
+    let early = Listener::join(&first, STREAM, None)?;
+    early.more(bed, SOME)?;
+    early.heard().is_whole()?;
+
+    let second = newcomer(bed, &small, 2)?;
+    bed.until("the second that comes is refused", || {
+        Ok(is_querier("dyn2") && shown(&router, "dyn2").is_some_and(|shown| shown["refused"].is_string()))
+    })?;
+    let is_reason =
+        |text: &str| text.contains("is full at 4 entries") && text.contains("dataplane.max_interfaces");
+    let told = shown(&router, "dyn2").unwrap_or_default()["refused"].to_string();
+    ensure!(is_reason(&told), "it is refused as {told}");
+    let status = router.ask(&["status"]).unwrap_or_default();
+    let refused = status["interfaces_refused"].as_object().cloned().unwrap_or_default();
+    ensure!(refused.len() == 1 && is_reason(&refused["dyn2"].to_string()), "the status says {refused:?}");
+    let table = bed.table(&router, &["interface", "list"])?;
+    ensure!(table.lines().any(|line| line.starts_with("refused: dyn2: ") && is_reason(line)), "{table}");
+    let socket = router.socket.display().to_string();
+    let doctor = bed.run(&small.vmr, &["doctor", "--socket", &socket])?;
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    ensure!(doctor.status.code() == Some(1), "the doctor finds nothing wrong: {said}");
+    ensure!(said.lines().any(|line| line.contains("error") && is_reason(line)), "the doctor says {said}");
+    let errors = log(bed)?;
+    let errors = errors.lines().filter(|line| line.contains("ERROR") && is_reason(line)).collect::<Vec<_>>();
+    ensure!(errors.len() == 1 && errors[0].contains("dyn2"), "the log says {errors:?}");
+    ensure!(!is_said_to_be_in_use(bed, "dyn2")?, "what is refused is said to be in use");
+
+    let late = Listener::join(&second, STREAM, None)?;
+    bed.until_answer("the router knows of the join", &router, &["member", "list"], |answer| {
+        answer["members"].as_array().is_some_and(|members| members.len() == 3)
+    })?;
+    listener.more(bed, SOME)?;
+    ensure!(late.count() == 0, "{} packets came by an interface that was refused", late.count());
+    drop(early);
+    small.vmr.ip("link del dyn1")?;
+    late.more(bed, SOME)?;
+    late.heard().is_whole()?;
+    bed.until("what was refused is said to be in use", || {
+        let refused = shown(&router, "dyn2").is_none_or(|shown| shown["refused"].is_string());
+        Ok(!refused && is_said_to_be_in_use(bed, "dyn2")?)
+    })?;
+    let stats = router.ask(&["stats"]).unwrap_or_default();
+    ensure!(stats["control"]["router"]["interfaces_refused"] == 1, "{}", stats["control"]["router"]);
+    let status = router.ask(&["status"]).unwrap_or_default();
+    ensure!(status["interfaces_refused"].is_null(), "the status says {}", status["interfaces_refused"]);
+    router.check_alive()?;
+    end(bed, router, sender, [(1, listener), (4, late)])?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())
 }

@@ -49,6 +49,24 @@ pub(super) const V6: Streams = Streams {
     protocol: "mld",
 };
 
+impl Streams {
+    /// A stream beside [`Self::any`], by the last number of its group, which is 1 there.
+    pub(super) fn another(&self, last: u8) -> SocketAddr {
+        let mut stream = self.any;
+        stream.set_ip(match stream.ip() {
+            IpAddr::V4(group) => {
+                let [a, b, c, _] = group.octets();
+                Ipv4Addr::new(a, b, c, last).into()
+            }
+            IpAddr::V6(group) => {
+                let [a, b, c, d, e, f, g, _] = group.segments();
+                Ipv6Addr::new(a, b, c, d, e, f, g, last.into()).into()
+            }
+        });
+        stream
+    }
+}
+
 const fn v4(group: Ipv4Addr, port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(group), port)
 }
@@ -61,6 +79,15 @@ const fn v6(group: Ipv6Addr, port: u16) -> SocketAddr {
 pub(super) struct Hosts {
     pub(super) small: Small,
     pub(super) router: Role,
+}
+
+/// More keys for the router.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Keys<'a> {
+    /// Of `[igmp]` and `[mld]`.
+    pub(super) timers: &'a str,
+    /// Of each host's interface.
+    pub(super) interface: &'a str,
 }
 
 impl Hosts {
@@ -76,14 +103,31 @@ impl Hosts {
         engine: Engine,
         prepare: impl FnOnce(&Small) -> Outcome,
     ) -> Result<Self, Failed> {
+        Self::start_all(bed, count, engine, Keys::default(), prepare)
+    }
+
+    /// The same with more keys of the router's tables.
+    pub(super) fn start_with(bed: &mut Bed, count: u8, keys: Keys<'_>) -> Result<Self, Failed> {
+        Self::start_all(bed, count, Engine::Auto, keys, |_| Ok(()))
+    }
+
+    /// The same with all of that.
+    pub(super) fn start_all(
+        bed: &mut Bed,
+        count: u8,
+        engine: Engine,
+        Keys { timers, interface }: Keys<'_>,
+        prepare: impl FnOnce(&Small) -> Outcome,
+    ) -> Result<Self, Failed> {
         let small = Small::build(bed, count)?;
         for source in V6.sources {
             small.source.ip(&format!("addr add {source}/64 dev eth0 nodad"))?;
         }
         small.vmr.ip("addr add fd01::1/64 dev src0 nodad")?;
         prepare(&small)?;
-        let tables = "[mld]\nlast_listener_query_interval_seconds = 0.2\n";
-        let router = small.router(bed, Router { engine, querier: true, tables, ..Router::default() })?;
+        let tables = format!("[mld]\nlast_listener_query_interval_seconds = 0.2\n{timers}");
+        let router = Router { engine, querier: true, tables: &tables, ..Router::default() };
+        let router = small.router_with_timers(bed, router, timers, interface)?;
         Ok(Self { small, router })
     }
 

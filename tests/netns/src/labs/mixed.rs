@@ -42,7 +42,12 @@ pub(super) fn trials() -> Vec<Trial> {
         ),
         trial("a stream that comes in by a macvlan is handed to XDP, as it is asked for", forced),
         trial("a stream goes at TC from a cable to the agent that joined, as it is asked for", asked_for),
-        trial("a router that is to use XDP on a bridge ends and says what to set", refused),
+        trial("a router that is to use XDP on a bridge ends and says what to set", |bed| {
+            refused(bed, Engine::Xdp, &["dataplane.engine", "\"auto\" or \"tc\""])
+        }),
+        trial("a router that is to use XDP on one interface, a bridge, ends and says what to set", |bed| {
+            refused(bed, Engine::XdpByTable, &["engine in the table of lan0", "\"tc\" or leave it out"])
+        }),
         trial("the operator is told which interface is served at TC, and why", told),
     ]
 }
@@ -57,14 +62,17 @@ enum Engine {
     Auto,
     Tc,
     Xdp,
+    /// XDP by the tables of the interfaces that lead to members.
+    XdpByTable,
 }
 
 /// Starts the VMR with these interfaces, the first of which leads to the source.
 fn start(bed: &Bed, node: &Namespace, engine: Engine, from: &str, to: &[&str]) -> Result<Role, Failed> {
-    let engine = match engine {
-        Engine::Auto => "auto",
-        Engine::Tc => "tc",
-        Engine::Xdp => "xdp",
+    let (engine, by_table) = match engine {
+        Engine::Auto => ("auto", ""),
+        Engine::Tc => ("tc", ""),
+        Engine::Xdp => ("xdp", ""),
+        Engine::XdpByTable => ("auto", "engine = \"xdp\"\n"),
     };
     let pins = bed.lab.bpffs()?.join(node.node());
     let mut tables = format!(
@@ -73,7 +81,7 @@ fn start(bed: &Bed, node: &Namespace, engine: Engine, from: &str, to: &[&str]) -
         pins.display()
     );
     for name in to {
-        tables.push_str(&format!("[[interface]]\nname = \"{name}\"\nquerier = true\n"));
+        tables.push_str(&format!("[[interface]]\nname = \"{name}\"\nquerier = true\n{by_table}"));
     }
     Ok(bed.launcher.start(node, "router", "rank = 0\n", &tables)?)
 }
@@ -261,16 +269,16 @@ fn asked_for(bed: &mut Bed) -> Outcome {
     stream_to_one(bed, &small, &router, Carriage::Amt)
 }
 
-fn refused(bed: &mut Bed) -> Outcome {
+fn refused(bed: &mut Bed, engine: Engine, words: &[&str]) -> Outcome {
     let small = bridged(bed)?;
-    let mut router = start(bed, &small.vmr, Engine::Xdp, "src0", &["lan0"])?;
+    let mut router = start(bed, &small.vmr, engine, "src0", &["lan0"])?;
     let status = router.process.wait_for(READY)?;
     let said = router.process.log_tail(3);
     ensure!(
         status.is_some_and(|status| status.code() == Some(1)),
         "it did not end with 1: {status:?}\n{said}"
     );
-    for word in ["lan0", "takes no frames redirected at XDP", "\"auto\" or \"tc\""] {
+    for word in ["lan0", "takes no frames redirected at XDP"].iter().chain(words) {
         ensure!(said.contains(word), "{word:?} is not in what it said:\n{said}");
     }
     Ok(())

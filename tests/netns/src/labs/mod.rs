@@ -8,9 +8,12 @@ mod amtrelay;
 mod applications;
 mod bad_input;
 mod bad_mld;
+mod bare;
 mod bed;
 mod below;
+mod by_distance;
 mod by_identity;
+mod by_stream;
 mod chain;
 mod churn;
 mod come_and_go;
@@ -23,23 +26,28 @@ mod doctor;
 mod duplicate;
 mod election;
 mod engine_change;
+mod few_connections;
 mod figures;
 mod filters;
 mod firewalled;
 mod flood;
 mod follow;
 mod foreign;
+mod forged;
 mod full;
 mod hosts;
+mod idle;
 mod interfaces;
 mod leaves;
 mod limits;
+mod looped;
 mod main_job;
 mod many_groups;
 mod many_tunnels;
 mod mixed;
 mod names;
 mod native;
+mod outer;
 mod over_ipv6;
 mod oversize;
 mod policy;
@@ -48,12 +56,17 @@ mod proxy;
 mod reassembled;
 mod rebind;
 mod recorded;
+mod redial;
 mod registration;
+mod relay_moves;
 mod restart;
 mod shaken;
 mod shared;
+mod shared_groups;
+mod slow_cable;
 mod small;
 mod sources;
+mod spoofed;
 mod stated;
 mod stream;
 mod tagged;
@@ -64,6 +77,7 @@ mod two_admins;
 mod two_vmrs;
 mod unreachable;
 mod untouched;
+mod without_admin;
 
 use libtest_mimic::Trial;
 
@@ -73,12 +87,14 @@ pub(crate) fn trials() -> Vec<Trial> {
     [
         access::trials(),
         agent_drops::trials(),
+        looped::trials(),
         main_job::trials(),
         interfaces::trials(),
         native::trials(),
         applications::trials(),
         reassembled::trials(),
         rebind::trials(),
+        redial::trials(),
         proxy::trials(),
         below::trials(),
         leaves::trials(),
@@ -86,6 +102,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         election::trials(),
         recorded::trials(),
         registration::trials(),
+        relay_moves::trials(),
         restart::trials(),
         admin_down::trials(),
         duplicate::trials(),
@@ -100,9 +117,12 @@ pub(crate) fn trials() -> Vec<Trial> {
         sources::trials(),
         bad_input::trials(),
         bad_mld::trials(),
+        bare::trials(),
+        spoofed::trials(),
         churn::trials(),
         many_groups::trials(),
         many_tunnels::trials(),
+        few_connections::trials(),
         figures::trials(),
         filters::trials(),
         firewalled::trials(),
@@ -116,12 +136,15 @@ pub(crate) fn trials() -> Vec<Trial> {
         oversize::trials(),
         policy::trials(),
         by_identity::trials(),
+        by_stream::trials(),
         priority::trials(),
         tagged::trials(),
         tokens::trials(),
+        idle::trials(),
         too_big::trials(),
         shaken::trials(),
         shared::trials(),
+        shared_groups::trials(),
         stated::trials(),
         convert::trials(),
         discovery::trials(),
@@ -129,6 +152,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         amtrelay::trials(),
         doctor::trials(),
         engine_change::trials(),
+        without_admin::trials(),
+        by_distance::trials(),
     ]
     .into_iter()
     .flatten()

@@ -58,7 +58,8 @@ pub(super) fn change(admin: &Role, arguments: &[&str]) -> Result<Value, Failed> 
     Ok(admin.ask(&question).ok_or_else(|| format!("no answer to {question:?}"))?)
 }
 
-fn carries_out(bed: &Bed, router: &Role, policy: &Value) -> Outcome {
+/// Waits until a router has the policy that a change has made.
+pub(super) fn carries_out(bed: &Bed, router: &Role, policy: &Value) -> Outcome {
     bed.until_answer("the router has the policy", router, &["status"], |status| {
         status["policy_version"] == policy["version"]
     })?;

@@ -27,6 +27,10 @@ pub(super) fn trials() -> Vec<Trial> {
             "a stream in the class of its priority loses nothing while another overflows, engine software",
             all_in_software,
         ),
+        trial(
+            "copies of a group that is to be served at TC pass its queues, those of others leave at XDP",
+            by_group,
+        ),
         trial("a stream waits in the transmit queue of its priority", queue),
         trial("a priority that changes with the next router takes effect without loss", changed),
         trial("copies that XDP sends pass the queues by, and the operator is told", told),
@@ -161,6 +165,48 @@ fn all_in_software(bed: &mut Bed) -> Outcome {
 // proves E6: what the packet carries from XDP to TC
 fn in_at_xdp(bed: &mut Bed) -> Outcome {
     contend(bed, "auto", "engine = \"tc\"")
+}
+
+// proves that the engine is chosen by group, too: on one interface, of one engine but for what is stated of a group
+fn by_group(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    tc(&small.vmr, CLASSES)?;
+    let priority = "skb_priority = \"1:10\"\nengine = \"tc\"";
+    let router = router(bed, &small, &Wanted { engine: "auto", acc1: "", priority, keep: false })?;
+    let bystander = small.forbid(bed, 2)?;
+    let [at_tc, other] = [STREAM, OTHER].map(|stream| Listener::join(small.client(1), stream, None));
+    let (at_tc, other) = (at_tc?, other?);
+    let senders =
+        [Sender::start(&small.source, SOURCE, STREAM)?, Sender::start(&small.source, SOURCE2, OTHER)?];
+    at_tc.more(bed, SOME)?;
+    other.more(bed, SOME)?;
+    let shown = bed.table(&router, &["group", "list"])?;
+    ensure!(shown.contains("class 1:10, at TC"), "what is stated of the group is not shown:\n{shown}");
+    let socket = router.socket.display().to_string();
+    for command in ["doctor", "stats", "status"] {
+        let told = bed.run(&small.vmr, &[command, "--socket", &socket])?;
+        let told = String::from_utf8_lossy(&told.stdout).into_owned();
+        ensure!(
+            told.contains("their [[priority]] says so"),
+            "{command} does not say why the engine is mixed:\n{told}"
+        );
+        ensure!(!told.contains("by acc1 pass none"), "{command} complains of queues that work:\n{told}");
+    }
+    for (listener, sender) in [&at_tc, &other].into_iter().zip(senders) {
+        listener.until_last(bed, sender.stop()? - 1)?;
+        listener.heard().is_whole()?;
+    }
+    let (sent, dropped) = class(&small, "1:10")?;
+    ensure!(
+        (sent, dropped) == (at_tc.count(), 0),
+        "class 1:10 sent {sent} and dropped {dropped} of {}",
+        at_tc.count()
+    );
+    // Queries and neighbour discovery of the host itself wait there: the other stream would not fit.
+    let (rest, lost) = class(&small, "1:20")?;
+    ensure!(rest + lost < SOME / 4, "{rest} packets waited in the other class, and {lost} were lost");
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
 }
 
 // proves E6

@@ -13,7 +13,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     process::Command,
 };
 
@@ -37,7 +37,12 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("a proxy joins upstream as a host of IGMP version 3", |bed| vmcast_proxy(bed, 3)),
         trial("a proxy joins upstream as a host of MLD version 1", |bed| listener_proxy(bed, 1)),
         trial("a proxy joins upstream as a host of MLD version 2", |bed| listener_proxy(bed, 2)),
-        trial("a proxy asks upstream for the sources that its members want and no others", one_source),
+        trial("a proxy asks upstream for the sources that its members want and no others", |bed| {
+            one_source(bed, CHANNEL_V4)
+        }),
+        trial("a proxy of MLD asks upstream for the sources that its members want and no others", |bed| {
+            one_source(bed, CHANNEL_V6)
+        }),
         trial_with("igmpproxy in the same place does likewise", "igmpproxy", "igmpproxy", igmpproxy),
     ]
 }
@@ -45,10 +50,54 @@ pub(super) fn trials() -> Vec<Trial> {
 const SOME: u64 = 150;
 const STREAM: GroupPort = GroupPort { group: Ipv4Addr::new(239, 192, 7, 1), port: 5004 };
 const SSM: GroupPort = GroupPort { group: Ipv4Addr::new(232, 7, 0, 1), port: 5006 };
+/// A source-specific stream, the source that is wanted, and one that is not.
+#[derive(Clone, Copy)]
+struct Channel {
+    stream: SocketAddr,
+    wanted: IpAddr,
+    unwanted: IpAddr,
+}
+
+const CHANNEL_V4: Channel = Channel {
+    stream: SocketAddr::new(IpAddr::V4(SSM.group), SSM.port),
+    wanted: IpAddr::V4(SOURCE),
+    unwanted: IpAddr::V4(SOURCE2),
+};
+const CHANNEL_V6: Channel = Channel {
+    stream: SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 1)), 5006),
+    wanted: IpAddr::V6(SOURCE_V6),
+    unwanted: IpAddr::V6(SOURCE2_V6),
+};
+
+impl Channel {
+    fn send(&self, node: &Namespace, from: IpAddr) -> Result<Sender, Failed> {
+        match (from, self.stream) {
+            (IpAddr::V6(from), SocketAddr::V6(stream)) => Sender::start_v6(node, from, stream, "eth0"),
+            (IpAddr::V4(from), SocketAddr::V4(_)) => Sender::start(node, from, SSM),
+            (IpAddr::V4(_), SocketAddr::V6(_)) | (IpAddr::V6(_), SocketAddr::V4(_)) => {
+                Err("a source and its group are of one family".into())
+            }
+        }
+    }
+
+    fn join(&self, node: &Namespace) -> Result<Listener, Failed> {
+        match (self.wanted, self.stream) {
+            (IpAddr::V6(source), SocketAddr::V6(stream)) => {
+                Listener::join_source_v6(node, stream, source, "eth0")
+            }
+            (IpAddr::V4(source), SocketAddr::V4(_)) => Listener::join(node, SSM, Some(source)),
+            (IpAddr::V4(_), SocketAddr::V6(_)) | (IpAddr::V6(_), SocketAddr::V4(_)) => {
+                Err("a source and its group are of one family".into())
+            }
+        }
+    }
+}
+
 const STREAM_V6: SocketAddrV6 = SocketAddrV6::new(Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 7, 1), 5004, 0, 0);
 const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 const SOURCE2: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 3);
 const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 2);
+const SOURCE2_V6: Ipv6Addr = Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 3);
 /// The proxy on the upstream network.
 const PROXY: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 2);
 
@@ -71,7 +120,7 @@ impl Chain {
         ])?;
         source.ip(&format!(
             "addr add {SOURCE}/24 dev eth0\naddr add {SOURCE2}/24 dev eth0\naddr add {SOURCE_V6}/64 dev eth0\n\
-             route add default via 10.1.0.1"
+             addr add {SOURCE2_V6}/64 dev eth0\nroute add default via 10.1.0.1"
         ))?;
         upstream.ip(
             "addr add 10.1.0.1/24 dev src0\naddr add 10.2.0.1/24 dev down0\naddr add fd01::1/64 dev src0",
@@ -125,14 +174,24 @@ impl Chain {
     fn packets(
         node: &Namespace,
         interface: &'static str,
-        source: Ipv4Addr,
-        group: Ipv4Addr,
+        source: impl Into<IpAddr>,
+        group: impl Into<IpAddr>,
     ) -> Result<Frames, Failed> {
-        Frames::watch(node, interface, move |frame| {
-            frame[12..14] == [8, 0]
-                && frame[23] == 17
-                && frame[26..30] == source.octets()
-                && frame[30..34] == group.octets()
+        let (source, group) = (source.into(), group.into());
+        Frames::watch(node, interface, move |frame| match (source, group) {
+            (IpAddr::V4(source), IpAddr::V4(group)) => {
+                frame[12..14] == [8, 0]
+                    && frame[23] == 17
+                    && frame[26..30] == source.octets()
+                    && frame[30..34] == group.octets()
+            }
+            (IpAddr::V6(source), IpAddr::V6(group)) => {
+                frame[12..14] == [0x86, 0xdd]
+                    && frame[20] == 17
+                    && frame[22..38] == source.octets()
+                    && frame[38..54] == group.octets()
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
         })
     }
 }
@@ -224,27 +283,32 @@ fn listener_proxy(bed: &mut Bed, version: u8) -> Outcome {
     Ok(())
 }
 
-fn one_source(bed: &mut Bed) -> Outcome {
+// proves RFC 4605 §4.1, §4.2 with sources, by IGMPv3 and by MLDv2
+fn one_source(bed: &mut Bed, channel: Channel) -> Outcome {
     let chain = Chain::build(bed)?;
     let _proxy = chain.start_proxy(bed)?;
     let upstream = chain.start_upstream(bed, 3, 2)?;
-    let crossed = [SOURCE, SOURCE2].map(|source| Chain::packets(&chain.proxy, "up0", source, SSM.group));
-    let wanted = Sender::start(&chain.source, SOURCE, SSM)?;
-    let unwanted = Sender::start(&chain.source, SOURCE2, SSM)?;
-    let listener = Listener::join(&chain.clients[0], SSM, Some(SOURCE))?;
+    let group = channel.stream.ip();
+    let crossed =
+        [channel.wanted, channel.unwanted].map(|source| Chain::packets(&chain.proxy, "up0", source, group));
+    let bystander = Chain::packets(&chain.clients[1], "eth0", channel.wanted, group)?;
+    let wanted = channel.send(&chain.source, channel.wanted)?;
+    let unwanted = channel.send(&chain.source, channel.unwanted)?;
+    let listener = channel.join(&chain.clients[0])?;
     listener.more(bed, SOME)?;
     unwanted.more(bed, SOME)?;
     let last = wanted.stop()? - 1;
     listener.until_last(bed, last)?;
     let heard = listener.heard();
     heard.is_whole()?;
-    ensure!(heard.packets.iter().all(|(source, _)| *source == SOURCE), "another source came");
+    ensure!(heard.packets.iter().all(|(source, _)| *source == channel.wanted), "another source came");
     let [wanted, unwanted] = crossed;
     ensure!(wanted?.count() == heard.packets.len() as u64, "packets were lost or doubled at the proxy");
     let unwanted = unwanted?.count();
     ensure!(unwanted == 0, "{unwanted} packets of the other source crossed the upstream network");
     drop(listener.leave());
     bed.until_answer("the upstream has noticed the leave", &upstream, &["member", "list"], nobody)?;
+    ensure!(bystander.count() == 0, "the other link was sent {} packets", bystander.count());
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Tunnels whose packets come in fragments, as from a far end behind a narrower link.
+//! Tunnels and unicast inputs whose packets come in fragments, as from a far end behind a narrower link.
 //!
 //! ```text
 //! +---------+ 10.2.0.0/24  +-----+ 10.6.0.0/24  +------+
@@ -10,10 +10,15 @@
 //!                          +-----+ other0       +-----------+
 //! ```
 
-use std::{collections::BTreeMap, net::IpAddr, thread};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    thread,
+};
 
 use etherparse::{
-    IpFragOffset, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6FragmentHeader, Ipv6Header, PacketBuilder,
+    IpFragOffset, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6FragmentHeader, Ipv6Header, NetSlice,
+    PacketBuilder, SlicedPacket, TransportSlice,
 };
 use libtest_mimic::{Failed, Trial};
 use nix::sys::signal::Signal;
@@ -23,7 +28,7 @@ use vmcast_lab::{
 };
 
 use super::{
-    bed::{Bed, Outcome, ensure, trial, trials_by_engine},
+    bed::{Bed, Outcome, ensure, trial, trials_by_engine, trials_by_engines},
     small::IGMP,
     stream::{Sender, number, payload},
 };
@@ -39,12 +44,18 @@ pub(super) fn trials() -> Vec<Trial> {
     trials.push(trial("fragments of an IP-in-IP tunnel over IPv6 are put together", ipip_v6));
     trials.push(trial("fragments of a GRE tunnel over IPv6 are put together", gre_v6));
     trials.push(trial("what is put together while the router stands still is counted", overrun));
+    let engines = [Engine::Xdp, Engine::Tc, Engine::Software];
+    let name = "datagrams to a unicast input that come in fragments are put together";
+    trials.extend(trials_by_engines(engines, name, |bed, engine| by_unicast(bed, engine, false)));
+    let name = "datagrams to a unicast input that come in fragments are put together, IPv6";
+    trials.extend(trials_by_engines(engines, name, |bed, engine| by_unicast(bed, engine, true)));
     trials.extend(trials_by_engine("a packet larger than any link crosses a tunnel in fragments", large));
     trials
 }
 
 const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 2, 1];
 const VMR_MAC: [u8; 6] = [2, 0, 0, 0, 2, 2];
+const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 7, 1];
 const SOURCE: [u8; 4] = [10, 1, 0, 2];
 const GROUP: [u8; 4] = [239, 192, 9, 1];
 const PORT: u16 = 5004;
@@ -91,6 +102,11 @@ impl Tunnel {
         let mut header = [2268u16.to_be_bytes(), 2268u16.to_be_bytes(), [0; 2], [0; 2]].concat();
         header.extend([6, 0]);
         Self::new("amt", "", is_ipv6, IpNumber::UDP, header)
+    }
+
+    /// None: the stream comes to an address of the VMR's, and goes on to the group from there.
+    fn none(is_ipv6: bool) -> Self {
+        Self { table: String::new(), ..Self::new("", "", is_ipv6, IpNumber::UDP, Vec::new()) }
     }
 
     /// The outer payload of a packet.
@@ -184,6 +200,27 @@ struct Net {
 
 impl Net {
     fn build(bed: &mut Bed, engine: &str, tunnel: &Tunnel) -> Result<Self, Failed> {
+        let nodes = Self::nodes(bed)?;
+        let tables = format!(
+            "[[interface]]\nname = \"bb0\"\n[[interface]]\nname = \"acc0\"\n[[interface]]\nname = \"other0\"\n{}\
+             [[forward]]\ngroup = \"239.192.9.1\"\nfrom = \"far\"\nto = [\"acc0\"]\n",
+            tunnel.table
+        );
+        Self::start(bed, engine, nodes, &tables)
+    }
+
+    /// One with a unicast input where sources are known by their address on `bb0`.
+    fn with_input(bed: &mut Bed, engine: Engine, input: &str, group: IpAddr) -> Result<Self, Failed> {
+        let nodes = Self::nodes(bed)?;
+        let tables = format!(
+            "[[interface]]\nname = \"bb0\"\naccepts_sources = true\n[[interface]]\nname = \"acc0\"\n\
+             [[interface]]\nname = \"other0\"\n[[forward]]\ngroup = \"{group}\"\n\
+             from = {{ unicast = \"{input}\", group_port = {PORT} }}\nto = [\"acc0\"]\n"
+        );
+        Self::start(bed, engine.label(), nodes, &tables)
+    }
+
+    fn nodes(bed: &mut Bed) -> Result<[Namespace; 4], Failed> {
         let [far, vmr, host, bystander] = bed.lab.namespaces(["far", "vmr", "host", "bystander"])?;
         bed.lab.veths(&[
             ((&far, "eth0"), (&vmr, "bb0")),
@@ -193,15 +230,20 @@ impl Net {
         far.ip("link set eth0 address 02:00:00:00:02:01\naddr add 10.2.0.1/24 dev eth0\naddr add fd02::1/64 dev eth0 nodad")?;
         vmr.ip(
             "link set bb0 address 02:00:00:00:02:02\naddr add 10.2.0.2/24 dev bb0\naddr add fd02::2/64 dev bb0 nodad\n\
-             addr add 10.6.0.1/24 dev acc0\naddr add 10.7.0.1/24 dev other0",
+             addr add 10.6.0.1/24 dev acc0\nlink set other0 address 02:00:00:00:07:01\naddr add 10.7.0.1/24 dev other0",
         )?;
         host.ip("addr add 10.6.0.2/24 dev eth0")?;
         bystander.ip("addr add 10.7.0.2/24 dev eth0")?;
-        let tables = format!(
-            "[dataplane]\nengine = \"{engine}\"\n{IGMP}[[interface]]\nname = \"bb0\"\n[[interface]]\nname = \"acc0\"\n\
-             [[interface]]\nname = \"other0\"\n{}[[forward]]\ngroup = \"239.192.9.1\"\nfrom = \"far\"\nto = [\"acc0\"]\n",
-            tunnel.table
-        );
+        Ok([far, vmr, host, bystander])
+    }
+
+    fn start(
+        bed: &mut Bed,
+        engine: &str,
+        [far, vmr, host, bystander]: [Namespace; 4],
+        tables: &str,
+    ) -> Result<Self, Failed> {
+        let tables = format!("[dataplane]\nengine = \"{engine}\"\n{IGMP}{tables}");
         let mut router = bed.launcher.start(&vmr, "router", "rank = 0\n", &tables)?;
         wait_ready([&mut router], bed.clock)?;
         bed.until_answer("the network is a member", &router, &["member", "list"], |answer| {
@@ -358,6 +400,129 @@ fn overrun(bed: &mut Bed) -> Outcome {
     })?;
     ensure!(came.values().all(|headers| headers.len() == 1), "some came twice");
     Ok(())
+}
+
+/// A datagram from the far end to the VMR's port, and the bytes of its IP payload.
+fn datagram(tunnel: &Tunnel, number: u64) -> Result<Vec<u8>, Failed> {
+    let builder = match (tunnel.remote, tunnel.local) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
+        _ => panic!("ends of two families"),
+    };
+    let (builder, payload) = (builder.udp(5000, INPUT), payload(number));
+    let mut packet = Vec::with_capacity(builder.size(payload.len()));
+    builder.write(&mut packet, &payload)?;
+    Ok(packet.split_off(packet.len() - payload.len() - 8))
+}
+
+/// The port to which the stream comes.
+const INPUT: u16 = 6000;
+
+// proves requirement E4 for what comes by unicast (C2): whole or in fragments, each datagram goes on to the group once,
+// with one life less and a right checksum; not from an interface that accepts no sources, nor what came to another port
+fn by_unicast(bed: &mut Bed, engine: Engine, is_ipv6: bool) -> Outcome {
+    let ends = Tunnel::none(is_ipv6);
+    let group: IpAddr = if is_ipv6 { "ff3e::8000:9".parse()? } else { GROUP.into() };
+    let net = Net::with_input(bed, engine, &SocketAddr::new(ends.local, INPUT).to_string(), group)?;
+    let [from, elsewhere] = [&net.far, &net.bystander].map(|node| node.enter(|| Wire::open("eth0")));
+    let (from, elsewhere) = (from??, elsewhere??);
+    let wire = net.host.enter(|| Wire::open("eth0"))??;
+    let stranger: IpAddr = if is_ipv6 { "fd07::2" } else { "10.7.0.2" }.parse()?;
+    let mut astray = 0;
+    for number in 0..PACKETS {
+        let outer = datagram(&ends, number)?;
+        let id = 1 + u32::try_from(number)?;
+        let cuts: &[usize] = if number % 3 == 0 { &[] } else { &[FIRST] };
+        let mut frames = ends.frames(ends.remote, id, 0, &outer, cuts);
+        if number % 3 == 2 {
+            frames.reverse();
+        }
+        // One to another port, and one of which the half is lost.
+        let mut other = outer.clone();
+        other[2..4].copy_from_slice(&(INPUT + 1).to_be_bytes());
+        frames.extend(ends.frames(ends.remote, 1000 + id, 0, &other, &[FIRST]));
+        frames.push(ends.frames(ends.remote, 2000 + id, 0, &outer, &[FIRST]).swap_remove(0));
+        frames.iter().try_for_each(|frame| from.send(frame))?;
+        // One that comes by a network where nobody may send.
+        for mut frame in ends.frames(stranger, 3000 + id, 0, &outer, &[FIRST]) {
+            frame[..6].copy_from_slice(&OTHER_MAC);
+            elsewhere.send(&frame)?;
+        }
+        astray += 1;
+        thread::sleep(Sender::PACE);
+    }
+    let mut came: BTreeMap<u64, u32> = BTreeMap::new();
+    let sort = |came: &mut BTreeMap<u64, u32>| -> Outcome {
+        for frame in wire.drain() {
+            let packet = SlicedPacket::from_ethernet(&frame)?;
+            let (Some(net), Some(TransportSlice::Udp(udp))) = (packet.net, packet.transport) else {
+                continue;
+            };
+            let (source, to, life, sum): (IpAddr, IpAddr, u8, u16) = match net {
+                NetSlice::Ipv4(ip) => {
+                    let header = ip.header();
+                    let sum = udp.to_header().calc_checksum_ipv4_raw(
+                        header.source(),
+                        header.destination(),
+                        udp.payload(),
+                    )?;
+                    (header.source_addr().into(), header.destination_addr().into(), header.ttl(), sum)
+                }
+                NetSlice::Ipv6(ip) => {
+                    let header = ip.header();
+                    let sum = udp.to_header().calc_checksum_ipv6_raw(
+                        header.source(),
+                        header.destination(),
+                        udp.payload(),
+                    )?;
+                    (header.source_addr().into(), header.destination_addr().into(), header.hop_limit(), sum)
+                }
+                NetSlice::Arp(_) => continue,
+            };
+            if to != group {
+                continue;
+            }
+            let Some(number) = number(udp.payload()) else {
+                return Err(format!("a damaged datagram came: {frame:02x?}").into());
+            };
+            ensure!(
+                source == ends.remote
+                    && life == 63
+                    && udp.checksum() == sum
+                    && udp.destination_port() == PORT,
+                "{number} came from {source} to port {}, life {life}, checksum {:04x} instead of {sum:04x}",
+                udp.destination_port(),
+                udp.checksum()
+            );
+            *came.entry(number).or_default() += 1;
+        }
+        Ok(())
+    };
+    bed.until("all datagrams came", || {
+        sort(&mut came)?;
+        Ok(came.len() as u64 == PACKETS)
+    })
+    .map_err(|failed| {
+        let stats = net.router.ask(&["stats"]).unwrap_or_default();
+        format!("{}; there came {:?}: {stats}", failed.message().unwrap_or_default(), came.keys())
+    })?;
+    let in_fragments = PACKETS - PACKETS.div_ceil(3) + astray;
+    bed.until_answer("what was put together is counted", &net.router, &["stats"], |stats| {
+        stats["control"]["plane"]["reassembled"] == in_fragments && stats["drops"]["wrong_input"] == astray
+    })?;
+    sort(&mut came)?;
+    ensure!(came.values().all(|times| *times == 1), "some came twice: {came:?}");
+    let stray = elsewhere.drain();
+    ensure!(stray.iter().all(|frame| !holds(frame, group)), "the bystander got some");
+    Ok(())
+}
+
+/// Whether the address stands anywhere in a frame.
+fn holds(frame: &[u8], address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => frame.windows(4).any(|bytes| bytes == address.octets()),
+        IpAddr::V6(address) => frame.windows(16).any(|bytes| bytes == address.octets()),
+    }
 }
 
 // proves that what was put together goes on by the rules for packets that no link takes whole

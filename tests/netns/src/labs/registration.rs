@@ -2,19 +2,29 @@
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::{Value, json};
-use vmcast_lab::roles::{Role, wait_ready};
+use vmcast_lab::{
+    Namespace,
+    roles::{AGENT_INTERFACE, Role, wait_ready},
+};
 
 use super::{
     bed::{Bed, Outcome, ensure, trial},
-    small::{ADMIN_TABLE, Router, SOURCE, STREAM, Small},
+    over_ipv6,
+    small::{ADMIN_TABLE, IGMP, Router, SOURCE, STREAM, Small, client_address, gateway_of},
     stream::{Listener, Sender},
 };
 
 pub(super) fn trials() -> Vec<Trial> {
-    vec![trial(
-        "the admin shows a VMR's tunnels, networks of sources and load, also after they have changed",
-        told,
-    )]
+    vec![
+        trial(
+            "the admin shows a VMR's tunnels, networks of sources and load, also after they have changed",
+            told,
+        ),
+        trial(
+            "a VMR of both families with tunnels of each kind is registered and found, and serves who has IPv6 alone",
+            of_both_families,
+        ),
+    ]
 }
 
 const SOME: u64 = 150;
@@ -22,11 +32,15 @@ const SOME: u64 = 150;
 /// An admin without TLS, with leases that are renewed often: load is told with each renewal.
 fn start_admin(bed: &mut Bed, small: &Small) -> Result<Role, Failed> {
     let host = small.admin(bed)?;
+    start_admin_on(bed, &host)
+}
+
+fn start_admin_on(bed: &Bed, host: &Namespace) -> Result<Role, Failed> {
     let keys = format!(
-        "listen = \"0.0.0.0:8440\"\nlease_seconds = 6\ninsecure = true\ndatabase = \"{}\"\n",
+        "listen = \"[::]:8440\"\nlease_seconds = 6\ninsecure = true\ndatabase = \"{}\"\n",
         bed.lab.dir().join("admin.db").display()
     );
-    let mut admin = bed.launcher.start(&host, "admin", &keys, "")?;
+    let mut admin = bed.launcher.start(host, "admin", &keys, "")?;
     wait_ready([&mut admin], bed.clock)?;
     Ok(admin)
 }
@@ -98,6 +112,66 @@ fn told(bed: &mut Bed) -> Outcome {
     let status = router.ask(&["status"]).unwrap_or_default();
     ensure!(status["admin"]["state"] == "registered", "the router's link is {}", status["admin"]);
 
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    listener.heard().is_whole()?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+// proves A1: addresses of each family and tunnel kind, from the VMR over the admin to who is served by them
+fn of_both_families(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    over_ipv6::number(&small)?;
+    let host = small.admin(bed)?;
+    small.vmr.sysctl(&[("ipv6/conf/all/forwarding", "1")])?;
+    small.vmr.ip("addr add 2001:db8:9::1/64 dev adm0 nodad")?;
+    host.ip("addr add 2001:db8:9::2/64 dev eth0 nodad\nroute add default via 2001:db8:9::1")?;
+    let admin = start_admin_on(bed, &host)?;
+    let [own4, own6] = [gateway_of(1).to_string(), over_ipv6::ends(1)[0].to_string()];
+    let peer4 = client_address(2);
+    let [end6, peer6] = over_ipv6::ends(2);
+    let end4 = gateway_of(2);
+    let mut tables = format!("{ADMIN_TABLE}[tunnel]\naddress = [\"{own4}\", \"{own6}\"]\n");
+    for (name, kind, local, remote) in [
+        ("a", "gre", end4.to_string(), peer4.to_string()),
+        ("b", "gre", end6.to_string(), peer6.to_string()),
+        ("c", "ipip", end4.to_string(), peer4.to_string()),
+        ("d", "ipip", end6.to_string(), peer6.to_string()),
+    ] {
+        tables.push_str(&format!(
+            "[[static_tunnel]]\nname = \"{name}\"\nkind = \"{kind}\"\nlocal = \"{local}\"\nremote = \"{remote}\"\n"
+        ));
+    }
+    let _router = small.router(bed, Router { tables: &tables, ..Router::default() })?;
+    let node = until_shown(bed, "the VMR is found at both addresses", &admin, |node| {
+        let proofs = node["proofs"].as_array().map(Vec::as_slice).unwrap_or_default();
+        proofs.len() == 2 && proofs.iter().all(|proof| proof["found"] == "proved")
+    })?;
+    ensure!(
+        node["endpoints"] == json!([format!("{own4}:2268"), format!("[{own6}]:2268")]),
+        "its endpoints are {}",
+        node["endpoints"]
+    );
+    let end = |kind: &str, at: &str| json!({ "kind": kind, "endpoint": at });
+    let [at4, at6] = [format!("{end4}:0"), format!("[{end6}]:0")];
+    let ends = [end("gre", &at4), end("gre", &at6), end("ipip", &at4), end("ipip", &at6)];
+    ensure!(node["tunnel_ends"] == json!(ends), "its static tunnels end at {}", node["tunnel_ends"]);
+
+    // Who has no IPv4 asks the admin by IPv6, and is named the endpoint that it can reach.
+    small.client(1).ip(&format!("addr del {}/24 dev eth0", client_address(1)))?;
+    let tables = format!(
+        "[admin]\nurls = [\"http://[2001:db8:9::2]:8440\"]\ninsecure = true\n[upstream]\nfrom = \"admin\"\n\
+         [interface]\nname = \"{AGENT_INTERFACE}\"\n{IGMP}"
+    );
+    let mut agent = bed.launcher.start(small.client(1), "agent", "", &tables)?;
+    wait_ready([&mut agent], bed.clock)?;
+    let bystander = small.forbid(bed, 2)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, SOME)?;
+    let shown = agent.ask(&["tunnel", "list"]).unwrap_or_default();
+    ensure!(shown["tunnels"][0]["remote"] == format!("[{own6}]:2268"), "the tunnel is {shown}");
     let last = sender.stop()? - 1;
     listener.until_last(bed, last)?;
     listener.heard().is_whole()?;

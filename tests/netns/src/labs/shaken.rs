@@ -167,15 +167,6 @@ impl Shaken {
     }
 }
 
-/// Fails if a packet came twice, damaged, or before an earlier one; gaps are right.
-fn in_order(listener: &Listener) -> Outcome {
-    let heard = listener.heard();
-    ensure!(heard.damaged == 0, "{} packets came damaged", heard.damaged);
-    let repeated = heard.packets.windows(2).find(|pair| pair[1].1 <= pair[0].1);
-    ensure!(repeated.is_none(), "{repeated:?} came one after the other");
-    Ok(())
-}
-
 /// What comes from now on comes whole.
 fn whole_again(bed: &Bed, listener: &Listener) -> Outcome {
     // What was under way while the link came back may be lost.
@@ -185,7 +176,7 @@ fn whole_again(bed: &Bed, listener: &Listener) -> Outcome {
     let mut heard = listener.heard();
     heard.packets.drain(..before);
     heard.is_whole()?;
-    in_order(listener)
+    listener.heard().is_in_order()
 }
 
 /// Makes the cable of a client anew, under the names and with the addresses that it had.
@@ -290,7 +281,7 @@ fn mtu(bed: &mut Bed, engine: Engine, family: Family) -> Outcome {
         .map_err(|failed| {
             format!("{}: of {sent} {account:?} came and were counted", failed.message().unwrap_or_default())
         })?;
-        in_order(&listener)?;
+        listener.heard().is_in_order()?;
         set(1_500)?;
         whole_again(bed, &listener)?;
         listener.leave();

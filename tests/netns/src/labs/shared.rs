@@ -1,6 +1,6 @@
 //! Interfaces that the host of the VMR has a use of its own for: one of its applications listens to the group,
-//! or the interface is a port of a bridge. What XDP takes would be lost to them, so such an interface is looked
-//! at at TC, which shares; the members behind other interfaces are served at XDP all the same.
+//! or the interface is a port of a bridge. What XDP takes would be lost to them, so the group, or all that comes in by a
+//! port, is looked at at TC, which shares; the members behind other interfaces are served at XDP all the same.
 
 use libtest_mimic::{Failed, Trial};
 use nix::net::if_::if_nametoindex;
@@ -71,14 +71,22 @@ fn application(bed: &mut Bed) -> Outcome {
     let _agent = agent(bed, &small)?;
     let bystander = small.forbid(bed, 2)?;
     attached(bed, &router, "src0", "xdp")?;
-    let application = Listener::join(&small.vmr, STREAM, None)?;
-    attached(bed, &router, "src0", "tc")?;
     let listener = Listener::join(small.client(1), STREAM, None)?;
-    all_get(bed, &small, &[&application, &listener])?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    listener.more(bed, SOME)?;
+    let application = Listener::join(&small.vmr, STREAM, None)?;
+    for one in [&application, &listener] {
+        one.more(bed, SOME)?;
+    }
+    let last = sender.stop()? - 1;
+    for one in [&application, &listener] {
+        one.until_last(bed, last)?;
+        one.heard().is_whole()?;
+    }
     attached(bed, &router, "acc1", "xdp")?;
+    attached(bed, &router, "src0", "xdp")?;
 
     application.leave();
-    attached(bed, &router, "src0", "xdp")?;
     let fresh = Listener::join(small.client(1), STREAM, None)?;
     all_get(bed, &small, &[&fresh])?;
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());

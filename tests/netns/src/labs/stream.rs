@@ -237,6 +237,14 @@ impl Heard {
         Ok(())
     }
 
+    /// Fails if a packet came twice, damaged or before an earlier one; some may be missing.
+    pub(super) fn is_in_order(&self) -> Outcome {
+        ensure!(self.damaged == 0, "{} packets came damaged", self.damaged);
+        let repeated = self.packets.windows(2).find(|pair| pair[1].1 <= pair[0].1);
+        ensure!(repeated.is_none(), "{repeated:?} came one after the other");
+        Ok(())
+    }
+
     /// The last number.
     pub(super) fn last(&self) -> Option<u64> {
         self.packets.last().map(|(_, number)| *number)
@@ -334,10 +342,28 @@ impl Listener {
         bed.until(&format!("{packets} more packets come to a member"), || Ok(self.count() >= target))
     }
 
-    /// Waits until the packet of this number, the last of all, has come.
+    /// Waits until the packet of this number, the last of all, has come. Only one source is heard.
     pub(super) fn until_last(&self, bed: &Bed, number: u64) -> Outcome {
-        let last = || self.heard.lock().expect("a listener does not panic").last();
-        bed.until(&format!("packet {number} comes to a member"), || Ok(last() >= Some(number)))
+        self.until_last_from(bed, number, |_| true)
+    }
+
+    /// The same where others are heard beside the source whose last packet it is.
+    pub(super) fn until_last_of(&self, bed: &Bed, source: IpAddr, number: u64) -> Outcome {
+        self.until_last_from(bed, number, |from| from == source)
+    }
+
+    fn until_last_from(&self, bed: &Bed, number: u64, is_source: impl Fn(IpAddr) -> bool) -> Outcome {
+        let last = || {
+            let heard = self.heard.lock().expect("a listener does not panic");
+            heard.packets.iter().rev().find(|(from, _)| is_source(*from)).map(|(_, number)| *number)
+        };
+        bed.until(&format!("packet {number} comes to a member"), || Ok(last() >= Some(number))).map_err(
+            |failed| {
+                let heard = self.heard.lock().expect("a listener does not panic");
+                let end = &heard.packets[heard.packets.len().saturating_sub(3)..];
+                format!("{}; the last that came were {end:?}", failed.message().unwrap_or_default()).into()
+            },
+        )
     }
 
     /// Leaves, and tells what came.

@@ -37,6 +37,9 @@ const VMR_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 const SOURCE_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
 const SOURCE: [u8; 4] = [10, 1, 0, 2];
 const PACKETS: u64 = 60;
+/// Frames at most that a host sends of itself while a lab runs, as IPv6 does to find its neighbours: one of them may
+/// be what had no room.
+const OTHERS: u64 = 8;
 /// Numbers from here on are those of packets that go nowhere.
 const ASTRAY: u64 = 1_000_000;
 
@@ -179,7 +182,8 @@ fn overrun(bed: &mut Bed) -> Outcome {
         let stats = net.router.ask(&["stats"]).unwrap_or_default();
         let count = |reason: &str| stats["drops"][reason].as_u64().unwrap_or(0);
         let arrived = came.get(&group(0)).map_or(0, Vec::len) as u64;
-        Ok(count("overrun") > 0 && arrived + count("overrun") + count("device_refused") == sent)
+        let told = arrived + count("overrun") + count("device_refused");
+        Ok(count("overrun") > 0 && (sent..=sent + OTHERS).contains(&told))
     })
     .map_err(|failed| {
         let stats = net.router.ask(&["stats"]).unwrap_or_default();

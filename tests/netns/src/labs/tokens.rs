@@ -1,6 +1,6 @@
 //! Nodes that come in by a join token over TLS, and those that do not.
 
-use std::{net::TcpStream, process::Output};
+use std::process::{Command, Output};
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
@@ -22,12 +22,16 @@ pub(super) fn trials() -> Vec<Trial> {
             in_and_out,
         ),
         trial("who has no right to come in is told why and counted, and no stream is touched", strangers),
-        trial("ten thousand idle connections leave room for nodes, and are counted as they end", idle),
+        trial(
+            "a node begins with a certificate that was signed beforehand, and is as good as one of a token",
+            signed,
+        ),
+        trial("a node that has yet to join waits for an admin, says so, and ends in order", waits),
     ]
 }
 
 const SOME: u64 = 150;
-const URL: &str = "https://10.9.0.2:8440";
+pub(super) const URL: &str = "https://10.9.0.2:8440";
 
 /// Starts an admin that does TLS, with more keys.
 pub(super) fn start_admin(bed: &Bed, node: &Namespace, keys: &str) -> Result<Role, Failed> {
@@ -81,13 +85,13 @@ pub(super) fn router(bed: &Bed, small: &Small, admin: &Role) -> Result<Role, Fai
     Ok(router)
 }
 
-fn ids(admin: &Role) -> Vec<String> {
+pub(super) fn ids(admin: &Role) -> Vec<String> {
     let answer = admin.ask(&["node", "list"]).unwrap_or_default();
     let nodes = answer["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
     nodes.iter().filter_map(|node| node["id"].as_str().map(str::to_owned)).collect()
 }
 
-fn counted(admin: &Role, reason: &str) -> u64 {
+pub(super) fn counted(admin: &Role, reason: &str) -> u64 {
     let stats = admin.ask(&["stats"]).unwrap_or_default();
     stats["control"]["identity"][reason].as_u64().unwrap_or_default()
 }
@@ -256,26 +260,81 @@ fn strangers(bed: &mut Bed) -> Outcome {
     Ok(())
 }
 
-/// Connections of somebody who says nothing.
-const IDLE: usize = 10_000;
+/// Has a key made by another tool, and its certificate signed by the operator's command.
+fn signed_by_operator(bed: &Bed, admin: &Role, name: &str) -> Result<[String; 2], Failed> {
+    let path = |end: &str| bed.lab.dir().join(format!("{name}.{end}")).display().to_string();
+    let (key, request, certificate) = (path("key"), path("csr"), path("pem"));
+    let arguments =
+        ["req", "-new", "-newkey", "ed25519", "-nodes", "-subj", "/CN=x", "-keyout", &key, "-out", &request];
+    let made = Command::new("openssl").args(arguments).output()?;
+    ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+    let shown = bed.table(admin, &["node", "sign", "--csr", &request, "--role", "agent", "--name", name])?;
+    std::fs::write(&certificate, shown)?;
+    Ok([certificate, key])
+}
 
-// proves D4: idle connections keep nobody out
-fn idle(bed: &mut Bed) -> Outcome {
-    let small = Small::build(bed, 2)?;
+// proves D4: certificates or join tokens
+fn signed(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 3)?;
     let host = small.admin(bed)?;
     let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\n")?;
     let _router = router(bed, &small, &admin)?;
-    let word = token(&admin, &["--role", "agent"])?;
-    let open = || -> std::io::Result<Vec<TcpStream>> {
-        (0..IDLE).map(|_| TcpStream::connect(("10.9.0.2", 8440))).collect()
-    };
-    let idle = small.client(2).enter(open)??;
-    let mut member = agent(bed, small.client(1), URL, &["--token", &word])?;
-    wait_ready([&mut member], bed.clock)?;
-    ensure!(ids(&admin) == ["client1", "vmr"], "the admin knows {:?}", ids(&admin));
-    bed.until("the idle ones were ended", || {
-        Ok(counted(&admin, "handshake_slow") + counted(&admin, "too_many_strangers") >= IDLE as u64)
-    })?;
-    drop(idle);
+    // By the command line, and by a file that names the two.
+    let [certificate, key] = signed_by_operator(bed, &admin, "client1")?;
+    let arguments = ["--certificate", &certificate, "--key", &key, "--admin", URL];
+    let bare = admin_table_without_urls(bed, small.client(1));
+    let mut first = agent_by(bed, small.client(1), &bare, &arguments)?;
+    let [certificate, key] = signed_by_operator(bed, &admin, "client2")?;
+    let table = admin_table(bed, small.client(2), URL);
+    let table = format!("{table}certificate_file = \"{certificate}\"\nkey_file = \"{key}\"\n");
+    let mut second = agent_by(bed, small.client(2), &table, &[])?;
+    wait_ready([&mut first, &mut second], bed.clock)?;
+    ensure!(ids(&admin) == ["client1", "client2", "vmr"], "the admin knows {:?}", ids(&admin));
+    ensure!(counted(&admin, "signed") == 2 && counted(&admin, "joined") == 1, "it was counted otherwise");
+    let bystander = small.forbid(bed, 3)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let whole = Listener::join(small.client(2), STREAM, None)?;
+    whole.more(bed, SOME)?;
+    // The first needs no argument any more.
+    drop(first);
+    let mut first = agent_by(bed, small.client(1), &bare, &[])?;
+    wait_ready([&mut first], bed.clock)?;
+    let listener = Listener::join(small.client(1), STREAM, None)?;
+    listener.more(bed, SOME)?;
+    ensure!(ids(&admin) == ["client1", "client2", "vmr"], "the admin knows {:?}", ids(&admin));
+    admin.ask(&["node", "revoke", "client1"]).ok_or("it cannot be revoked")?;
+    is_refused(bed, &first, "revoked")?;
+    let last = sender.stop()? - 1;
+    whole.until_last(bed, last)?;
+    whole.heard().is_whole()?;
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
     Ok(())
+}
+
+// proves D4: a daemon that cannot join yet is none that has failed
+fn waits(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 2)?;
+    let host = small.admin(bed)?;
+    let keys = "names = [\"10.9.0.2\"]\n";
+    let mut admin = start_admin(bed, &host, keys)?;
+    let words = [token(&admin, &["--role", "agent"])?, token(&admin, &["--role", "agent"])?];
+    admin.process.kill()?;
+    let waiting = |number: u8, word: &str| -> Result<Role, Failed> {
+        let role = agent(bed, small.client(number), URL, &["--token", word])?;
+        bed.until_answer("it says why it waits", &role, &["status"], |status| {
+            let admin = &status["admin"];
+            admin["state"] == "unreachable"
+                && admin["error"].as_str().is_some_and(|error| error.contains("reached"))
+        })?;
+        Ok(role)
+    };
+    let mut first = waiting(1, &words[0])?;
+    let second = waiting(2, &words[1])?;
+    let ended = second.into_process().stop()?;
+    ensure!(ended.success(), "it ended with {ended}");
+    let admin = start_admin(bed, &host, keys)?;
+    bed.until("it is in", || {
+        first.check_alive()?;
+        Ok(ids(&admin) == ["client1"])
+    })
 }

@@ -18,6 +18,7 @@ use vmcast_lab::{
 
 use super::{
     bed::{Bed, Outcome, ensure, trial},
+    policy::{carries_out, change},
     small::{STREAM, static_agent},
     stream::{Heard, Listener, Sender},
 };
@@ -37,6 +38,10 @@ pub(super) fn trials() -> Vec<Trial> {
             "a VMR is killed under a stream, and its agent turns to the other within a second",
             agent_fails_over,
         ),
+        trial(
+            "a VMR is killed under a stream, and the other lets in the agent that a rule allows by its name, and no other",
+            allowed_by_name,
+        ),
         trial("an agent behind a translator finds its VMR by round-trip time, half wait", half_wait),
         trial("an agent behind a translator finds its VMR by round-trip time, full wait", full_wait),
         trial("a VMR that serves as many as it takes is passed over for the next one", overloaded),
@@ -48,36 +53,49 @@ pub(super) fn trials() -> Vec<Trial> {
 }
 
 const SOME: u64 = 150;
-const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
-const ADMIN: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 2);
+pub(super) const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
+pub(super) const ADMIN: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 2);
 const BELOW: Ipv4Addr = Ipv4Addr::new(10, 6, 0, 1);
 
 /// Packets that may be missing around the death of a VMR: those of a second.
 const MISSING: u64 = (Duration::from_secs(1).as_millis() / Sender::PACE.as_millis()) as u64;
 
-struct Two {
-    source: Namespace,
-    vmrs: [Namespace; 2],
+pub(super) struct Two {
+    pub(super) source: Namespace,
+    pub(super) vmrs: [Namespace; 2],
     below: Namespace,
-    client: Namespace,
+    pub(super) client: Namespace,
     leaf: Namespace,
     bystander: Namespace,
-    admin: Role,
-    roles: [Role; 2],
+    pub(super) admin: Role,
+    admin_host: Namespace,
+    admin_keys: String,
+    pub(super) roles: [Role; 2],
     _net: Namespace,
 }
 
-fn on_access(last: u8) -> Ipv4Addr {
+pub(super) fn on_access(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 5, 0, last)
 }
 
 impl Two {
-    fn build(bed: &mut Bed) -> Result<Self, Failed> {
+    pub(super) fn build(bed: &mut Bed) -> Result<Self, Failed> {
         Self::build_with(bed, "", "")
     }
 
     /// With more keys of the admin and of `[tunnel]` of both VMRs.
     fn build_with(bed: &mut Bed, admin_keys: &str, tunnel_keys: &str) -> Result<Self, Failed> {
+        // A short lease, so that nodes see soon what the operator does.
+        Self::build_leased(bed, 6, admin_keys, tunnel_keys)
+    }
+
+    /// The same with leases of so many seconds.
+    fn build_leased(
+        bed: &mut Bed,
+        lease_seconds: u32,
+        admin_keys: &str,
+        tunnel_keys: &str,
+    ) -> Result<Self, Failed> {
         let [net, source, vmr1, vmr2, below] =
             bed.lab.namespaces(["net", "source", "vmr1", "vmr2", "below"])?;
         let [client, leaf, bystander, admin_node] =
@@ -108,13 +126,12 @@ impl Two {
         admin_node.ip(&format!("addr add {ADMIN}/24 dev eth0"))?;
 
         let database = bed.lab.dir().join("admin.db");
-        // A short lease, so that nodes see soon what the operator does.
-        let keys = format!(
-            "listen = \"0.0.0.0:8440\"\nlease_seconds = 6\ninsecure = true\ndatabase = \"{}\"\n{admin_keys}",
+        let admin_keys = format!(
+            "listen = \"0.0.0.0:8440\"\nlease_seconds = {lease_seconds}\ninsecure = true\ndatabase = \"{}\"\n\
+             {admin_keys}",
             database.display()
         );
-        let mut admin = bed.launcher.start(&admin_node, "admin", &keys, "")?;
-        wait_ready([&mut admin], bed.clock)?;
+        let admin = start_admin(bed, &admin_node, &admin_keys)?;
         let interfaces = [
             RouterInterface { name: "src0", accepts_sources: true },
             RouterInterface { name: "acc0", accepts_sources: false },
@@ -130,7 +147,25 @@ impl Two {
         bed.until_answer("both VMRs are registered", &admin, &["node", "list"], |answer| {
             answer["nodes"].as_array().is_some_and(|nodes| nodes.len() == 2)
         })?;
-        Ok(Self { source, vmrs, below, client, leaf, bystander, admin, roles, _net: net })
+        let admin_host = admin_node;
+        Ok(Self {
+            source,
+            vmrs,
+            below,
+            client,
+            leaf,
+            bystander,
+            admin,
+            admin_host,
+            admin_keys,
+            roles,
+            _net: net,
+        })
+    }
+
+    /// Starts an admin in the place of one that was killed, with what that knew.
+    pub(super) fn start_admin(&self, bed: &Bed) -> Result<Role, Failed> {
+        start_admin(bed, &self.admin_host, &self.admin_keys)
     }
 
     /// Starts the VMR below the two.
@@ -152,7 +187,7 @@ impl Two {
     }
 
     /// Which of the two serves somebody.
-    fn serving(&self, bed: &Bed, who: &Role) -> Result<usize, Failed> {
+    pub(super) fn serving(&self, bed: &Bed, who: &Role) -> Result<usize, Failed> {
         let named = |status: &Value| {
             let name = status["upstream"]["name"].as_str()?;
             self.vmrs.iter().position(|vmr| vmr.node() == name)
@@ -169,11 +204,17 @@ impl Two {
         Ok(())
     }
 
-    fn forbid(&self, bed: &Bed) -> Result<Witness, Failed> {
+    pub(super) fn forbid(&self, bed: &Bed) -> Result<Witness, Failed> {
         let witness = Witness::start(&self.bystander, "eth0", STREAM, bed.clock)?;
         witness.forbid(true);
         Ok(witness)
     }
+}
+
+fn start_admin(bed: &Bed, node: &Namespace, keys: &str) -> Result<Role, Failed> {
+    let mut admin = bed.launcher.start(node, "admin", keys, "")?;
+    wait_ready([&mut admin], bed.clock)?;
+    Ok(admin)
 }
 
 // proves A7, E3: a planned move costs nobody a packet
@@ -259,6 +300,45 @@ fn agent_fails_over(bed: &mut Bed) -> Outcome {
     let before = two.serving(bed, &agent)?;
     two.kill_under_stream(bed, before, &agent, &listener)?;
     ends(bed, sender, &listener, &bystander)
+}
+
+/// Who is allowed by its name alone is let in at another VMR once its claim has come there. That waits for no timer:
+/// leases are renewed after a third of an hour, tunnels are queried each 125 s, and a lab waits less.
+// proves D4, E3: policy by identity holds at whichever VMR, also after a failure
+fn allowed_by_name(bed: &mut Bed) -> Outcome {
+    let mut two = Two::build_leased(bed, 3600, "", "")?;
+    two.below.sysctl(&[("ipv4/ip_forward", "1")])?;
+    translate(&two.below, "bb0")?;
+    let mut agent = bed.launcher.agent(&two.client, ADMIN)?;
+    let mut stranger = bed.launcher.agent(&two.leaf, ADMIN)?;
+    wait_ready([&mut agent, &mut stranger], bed.clock)?;
+    let bystander = two.forbid(bed)?;
+    let sender = Sender::start(&two.source, SOURCE, STREAM)?;
+    let listener = Listener::join(&two.client, STREAM, None)?;
+    listener.more(bed, SOME)?;
+    let before = two.serving(bed, &agent)?;
+    change(&two.admin, &["add", "allow", "receive", "--node", two.client.node()])?;
+    change(&two.admin, &["add", "allow", "send"])?;
+    let policy = change(&two.admin, &["default", "deny"])?;
+    two.roles.iter().try_for_each(|role| carries_out(bed, role, &policy))?;
+    let refused = Listener::join(&two.leaf, STREAM, None)?;
+    listener.more(bed, SOME)?;
+    two.kill_under_stream(bed, before, &agent, &listener)?;
+    let other = &two.roles[1 - before];
+    bed.until_answer("the other refuses the stranger alone", other, &["status"], |status| {
+        status["refused"][0]["group"] == STREAM.group.to_string() && status["refused"][1].is_null()
+    })?;
+    let last = sender.stop()? - 1;
+    listener.until_last(bed, last)?;
+    let heard = listener.heard();
+    let numbers: Vec<u64> = heard.packets.iter().map(|packet| packet.1).collect();
+    ensure!(heard.damaged == 0, "{} packets came damaged", heard.damaged);
+    ensure!(numbers.is_sorted_by(|one, next| one < next), "out of order, or twice");
+    let gaps = numbers.windows(2).map(|pair| pair[1] - pair[0] - 1).filter(|gap| *gap > 0);
+    println!("missing around the death of the VMR: {:?} packets", gaps.collect::<Vec<_>>());
+    ensure!(refused.count() == 0, "what is allowed to another came to the stranger");
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
 }
 
 // proves A3: load is told by the VMR, and who is full is given to nobody new
@@ -379,22 +459,10 @@ fn refused_above(bed: &mut Bed) -> Outcome {
     })?;
     let group = STREAM.group.to_string();
     let who = format!("{}/32", on_access(13));
-    let added = two.admin.ask(&[
-        "policy",
-        "add",
-        "deny",
-        "receive",
-        "--from",
-        &who,
-        "--groups",
-        &format!("{group}/32"),
-    ]);
-    let rule = added.unwrap_or_default()["rules"][0]["id"].as_u64().ok_or("no rule")?.to_string();
-    for role in &two.roles {
-        bed.until_answer("the router has the policy", role, &["status"], |status| {
-            status["policy_version"] == 1
-        })?;
-    }
+    let groups = format!("{group}/32");
+    let added = change(&two.admin, &["add", "deny", "receive", "--from", &who, "--groups", &groups])?;
+    let rule = added["rules"][0]["id"].as_u64().ok_or("no rule")?.to_string();
+    two.roles.iter().try_for_each(|role| carries_out(bed, role, &added))?;
     let sender = Sender::start(&two.source, SOURCE, STREAM)?;
     let listener = Listener::join(&two.leaf, STREAM, None)?;
     let reason = format!("rule {rule} of the policy forbids it");

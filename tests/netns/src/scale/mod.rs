@@ -3,8 +3,10 @@
 //! They are driven through [`Dataplane`](vmcast_dataplane::Dataplane) and not by gateways: what is shown is
 //! the plane's part, at rates that ten thousand gateways on this machine would not reach.
 
+mod bursts;
 mod churn;
 mod cores;
+mod fan_out;
 mod groups;
 mod heads;
 mod one_device;
@@ -23,8 +25,10 @@ use vmcast_dataplane::{
 
 pub(crate) fn trials() -> Vec<Trial> {
     [
+        bursts::trials(),
         churn::trials(),
         cores::trials(),
+        fan_out::trials(),
         groups::trials(),
         heads::trials(),
         one_device::trials(),

@@ -3,10 +3,6 @@
 use std::{collections::HashMap, sync::PoisonError, thread, time::Duration};
 
 use libtest_mimic::{Failed, Trial};
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
 use vmcast_common::fib::{FibOp, Output};
 use vmcast_lab::clock::Clock;
 
@@ -14,9 +10,8 @@ use super::{
     OpenPlane, PLANES, TURN, set_up,
     stand::{Done, Member, Stand, beside},
 };
+use crate::one_core::on_one_core;
 
-/// The calling thread.
-const THIS: Pid = Pid::from_raw(0);
 const GROUP: u16 = 1;
 const MEMBERS: u16 = 10_000;
 /// One more who is known and never joins.
@@ -40,18 +35,6 @@ pub(super) fn trials() -> Vec<Trial> {
 
 const fn member(number: u16) -> Member {
     Member { device: 0, number }
-}
-
-/// Does something while the calling thread, and so what its packets cause, stays on one core: on two of them copies of
-/// two packets would come to the ring at once, whose other end has the time of one.
-fn on_one_core(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
-    let failed = |error: nix::Error| format!("staying on one core: {error}");
-    let allowed = sched_getaffinity(THIS).map_err(failed)?;
-    let first = (0..CpuSet::count()).find(|core| allowed.is_set(*core) == Ok(true)).unwrap_or(0);
-    let mut one = CpuSet::new();
-    one.set(first).and_then(|()| sched_setaffinity(THIS, &one)).map_err(failed)?;
-    let done = work();
-    sched_setaffinity(THIS, &allowed).map_err(failed).and(done)
 }
 
 fn serve(stand: &Stand, clock: Clock) -> Result<(), String> {

@@ -10,10 +10,6 @@ use std::{
 };
 
 use libtest_mimic::{Failed, Trial};
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
 use vmcast_common::{
     fib::{FibOp, Output},
     verdict::DropReason,
@@ -28,6 +24,7 @@ use super::{
     TURN,
     stand::{Done, Member, Stand, beside},
 };
+use crate::one_core::on_one_core;
 
 const GROUP: u16 = 1;
 /// So many that the copies of a packet for one device fit the ring of a veth (256).
@@ -208,19 +205,6 @@ fn serve(stand: &Stand, told: &Told, clock: Clock) -> Result<(), String> {
     thread::sleep(Duration::from_millis(100));
     while seen.take(stand)? {}
     Ok(())
-}
-
-/// Does something on one core: all packets come in there.
-fn on_one_core<R>(work: impl FnOnce() -> Result<R, String>) -> Result<R, String> {
-    let set = |cores: &CpuSet| sched_setaffinity(Pid::from_raw(0), cores).map_err(|error| error.to_string());
-    let everywhere = sched_getaffinity(Pid::from_raw(0)).map_err(|error| error.to_string())?;
-    let first = (0..CpuSet::count()).find(|core| everywhere.is_set(*core) == Ok(true)).unwrap_or(0);
-    let mut here = CpuSet::new();
-    here.set(first).map_err(|error| error.to_string())?;
-    set(&here)?;
-    let done = work();
-    set(&everywhere)?;
-    done
 }
 
 // proves issue 3: what members who left have used is used again, and nobody who stays notices

@@ -17,13 +17,14 @@ use nix::{
     errno::Errno,
     ifaddrs::getifaddrs,
     net::if_::if_nametoindex,
-    sys::socket::{LinkAddr, recvfrom},
+    sys::socket::{LinkAddr, recvfrom, setsockopt, sockopt},
 };
+use socket2::{Domain, Protocol, Socket, Type};
 use vmcast_common::{
     AMT_PORT,
     fib::{
-        EcnMode, FibOp, IfIndex, Input, Interface, Link, Members, NextHop, NextHopId, Rpf, Stream, Tunnel,
-        TunnelId, TunnelKind,
+        EcnMode, EngineWish, FibOp, IfIndex, Input, Interface, Link, Members, NextHop, NextHopId, Rpf,
+        Stream, Tunnel, TunnelId, TunnelKind,
     },
     hdr::eth::{multicast_mac, multicast_mac_v6},
 };
@@ -35,6 +36,7 @@ use crate::wire::Wire;
 const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 /// UDP port of the first member of a device; those of the others follow.
 const FIRST_PORT: u16 = 10_000;
+const UDP_PORT: u16 = 5004;
 const TTL: u8 = 16;
 const MTU: u16 = 1500;
 /// Ethernet, IPv4, UDP and the two bytes of AMT data.
@@ -62,6 +64,16 @@ impl Family {
             Self::V4 => (20, 15, 19),
             Self::V6 => (40, 23, 39),
         }
+    }
+
+    /// A packet without what numbers it (RFC 6864) and the checksum of that.
+    fn unnumbered(self, packet: &[u8]) -> Vec<u8> {
+        let mut packet = packet.to_vec();
+        if self == Self::V4 {
+            packet[4..6].fill(0);
+            packet[10..12].fill(0);
+        }
+        packet
     }
 
     fn source(self, number: u8) -> IpAddr {
@@ -259,7 +271,8 @@ impl Stand {
                 mac: cable.mac,
                 mtu: MTU,
                 accepts_sources: matches!(port, Port::Ingress(_)),
-                at_tc: at_tc(port),
+                engine: if at_tc(port) { EngineWish::Tc } else { EngineWish::Any },
+                xdp_members: None,
                 shared: false,
             })
         };
@@ -291,6 +304,78 @@ impl Stand {
     /// Sends a packet of a group into the plane.
     pub(super) fn send(&self, group: u16, number: u64) -> io::Result<()> {
         self.send_from(0, 0, group, number)
+    }
+
+    /// Sends packets of a group that come into the plane at once: the kernel cuts them apart after they have been handed
+    /// to the device.
+    pub(super) fn send_at_once(
+        &self,
+        group_number: u16,
+        numbers: std::ops::Range<u64>,
+    ) -> Result<(), LabError> {
+        let size: libc::c_int = size_of::<u64>() as libc::c_int;
+        let address = format!("addr replace {SOURCE}/24 dev in0");
+        self.far.ip(&address)?;
+        let send = || -> io::Result<()> {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&SocketAddr::from((SOURCE, UDP_PORT)).into())?;
+            socket.set_multicast_if_v4(&SOURCE)?;
+            socket.set_multicast_ttl_v4(TTL.into())?;
+            setsockopt(&socket, sockopt::UdpGsoSegment, &size)?;
+            let numbers: Vec<u64> = numbers.collect();
+            // As many as the kernel takes in one call (`UDP_MAX_SEGMENTS`, 64 before Linux 6.9).
+            for numbers in numbers.chunks(64) {
+                let packets: Vec<u8> = numbers.iter().flat_map(|number| number.to_be_bytes()).collect();
+                socket.send_to(&packets, &SocketAddr::from((group(group_number), UDP_PORT)).into())?;
+            }
+            Ok(())
+        };
+        self.far.enter(send)?.map_err(LabError::io("sending packets at once"))
+    }
+
+    /// The kernel's number of a device that copies go out by.
+    pub(super) fn device(&self, device: u8) -> IfIndex {
+        self.egress[usize::from(device)].ifindex
+    }
+
+    /// Gives a device a queueing discipline, which counts what it sends.
+    pub(super) fn queue(&self, device: u8) -> Result<(), String> {
+        self.tc(&format!("qdisc add dev e{device} root pfifo limit 1000")).map(drop)
+    }
+
+    fn tc(&self, line: &str) -> Result<String, String> {
+        let mut command = Command::new("tc");
+        command.args(line.split_whitespace());
+        let output = self.dut.run(command).map_err(|error| error.to_string())?;
+        if !output.status.success() {
+            return Err(format!("tc {line}: {}", String::from_utf8_lossy(&output.stderr)));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// How many frames a device's queueing discipline has sent.
+    pub(super) fn sent_by_queue(&self, device: u8) -> Result<u64, String> {
+        let said = self.tc(&format!("-s qdisc show dev e{device}"))?;
+        let mut words = said.split_whitespace().skip_while(|word| *word != "Sent");
+        words.nth(3).and_then(|packets| packets.parse().ok()).ok_or_else(|| format!("tc said {said}"))
+    }
+
+    /// How many copies had no room in the socket that sees them, since it was last asked.
+    pub(super) fn unseen(&self) -> io::Result<u64> {
+        let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+        let mut size = size_of_val(&statistics) as libc::socklen_t;
+        // SAFETY: the value and its size outlive the call.
+        let got = unsafe {
+            libc::getsockopt(
+                self.sink.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                (&raw mut statistics).cast(),
+                &raw mut size,
+            )
+        };
+        if got < 0 { Err(io::Error::last_os_error()) } else { Ok(statistics.tp_drops.into()) }
     }
 
     /// Sends a packet of a source into one of the plane's interfaces.
@@ -335,8 +420,10 @@ impl Stand {
         let number = u64::from_be_bytes(*inner[header + 8..].first_chunk().ok_or_else(strange)?);
         let source = inner[source_at].wrapping_sub(source(0).octets()[3]);
         let group = u16::from_be_bytes([inner[group_at - 1], inner[group_at]]);
-        // Whole and unchanged, but for its TTL.
-        if !right || port < FIRST_PORT || inner != &frame(self.family, source, group, number, TTL - 1)[14..] {
+        // Whole and unchanged, but for its TTL; the kernel numbers what it sends at once.
+        let sent = frame(self.family, source, group, number, TTL - 1);
+        let unlike = self.family.unnumbered(inner) != self.family.unnumbered(&sent[14..]);
+        if !right || port < FIRST_PORT || unlike {
             return Err(strange());
         }
         Ok(Copy { member: Member { device, number: port - FIRST_PORT }, source, group, number })
@@ -395,11 +482,11 @@ fn frame(family: Family, number_of_source: u8, number_of_group: u16, number: u64
     let packet = match (family.source(number_of_source), family.group(number_of_group)) {
         (IpAddr::V4(source), IpAddr::V4(group)) => PacketBuilder::ethernet2(MAC, multicast_mac(group))
             .ipv4(source.octets(), group.octets(), ttl)
-            .udp(5004, 5004),
+            .udp(UDP_PORT, UDP_PORT),
         (IpAddr::V6(source), IpAddr::V6(group)) => {
             PacketBuilder::ethernet2(MAC, multicast_mac_v6(&group.octets()))
                 .ipv6(source.octets(), group.octets(), ttl)
-                .udp(5004, 5004)
+                .udp(UDP_PORT, UDP_PORT)
         }
         (source, group) => unreachable!("{source} and {group} are of one family"),
     };

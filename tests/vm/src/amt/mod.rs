@@ -21,6 +21,8 @@ use crate::{
 
 /// Packets that have to arrive without a gap.
 const MANY: usize = 3000;
+/// Packets of 30 seconds: a host says what it wants twice within ten, and then only if it is asked.
+const LONG: usize = 7_500;
 /// Packets of one source of a channel that have to.
 const FEWER: usize = 500;
 /// Packets that are sent while none may arrive.
@@ -111,6 +113,24 @@ pub(crate) fn trials(series: &str, kernel: Option<&Kernel>) -> Vec<Trial> {
         ("our gateway gets every", "packet of the kernel's relay until it leaves", relay::test),
     ];
     let mut trials = Vec::new();
+    // What has nothing to do with the engine has one of them.
+    for inside in Inside::ALL {
+        let name = format!(
+            "the kernel's gateway finds our relay at an anycast address and gets every {} packet",
+            inside.label()
+        );
+        trials
+            .push(crate::trial(series, kernel, name, move |bed| gateway::anycast(bed, inside, Engine::Auto)));
+    }
+    for (inside, protocol, version) in
+        [(Inside::V4, "IGMP", 1), (Inside::V6, "MLD", 1), (Inside::V6, "MLD", 2)]
+    {
+        let name = format!(
+            "a host of {protocol} version {version} behind the kernel's gateway gets every packet of our relay as long \
+             as it answers"
+        );
+        trials.push(crate::trial(series, kernel, name, move |bed| gateway::kept(bed, inside, version)));
+    }
     for (before, after, test) in tests {
         for inside in Inside::ALL {
             for engine in [Engine::Xdp, Engine::Tc, Engine::Software] {

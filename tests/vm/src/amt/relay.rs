@@ -19,7 +19,8 @@ use vmcast_lab::{
 };
 
 use super::{
-    FEWER, Inside, MANY, MEMBERSHIP, REQUEST_TO_DATA, SOME, came_in, forbid, is_engine, until_silent,
+    DISCOVERY_TO_DATA, FEWER, Inside, MANY, MEMBERSHIP, REQUEST_TO_DATA, SOME, came_in, forbid, is_engine,
+    until_silent,
 };
 use crate::{
     bed::{Bed, Outcome, ensure},
@@ -45,7 +46,8 @@ struct Site<'a> {
 }
 
 // proves that our gateway gets the stream from a kernel's relay, each packet once and in order, and that
-// a leave ends it (RFC 7450 §5.2.3.3, §5.2.3.5.2, §5.2.3.6.2)
+// a leave ends it (RFC 7450 §5.2.3.3, §5.2.3.5.2, §5.2.3.6.2); with one of the engines after Relay Discovery
+// (§5.2.3.4.2, §5.2.3.4.4)
 pub(super) fn test(bed: &mut Bed, inside: Inside, engine: Engine) -> Outcome {
     let [vmr, member, bystander] = bed.lab.namespaces(["vmr", "member", "bystander"])?;
     bed.lab.veths(&[((&vmr, "acc1"), (&member, "eth0")), ((&vmr, "acc2"), (&bystander, "eth0"))])?;
@@ -64,7 +66,8 @@ pub(super) fn test(bed: &mut Bed, inside: Inside, engine: Engine) -> Outcome {
          {}",
         inside.bring_up(SOURCES, &[2, 3])
     ))?;
-    let _router = router(bed, &vmr, engine)?;
+    let discovers = engine == Engine::Tc;
+    let _router = router(bed, &vmr, engine, discovers)?;
 
     let site = Site { bed, inside, member: &member, wire: &wire, vm: &vm };
     site.any_source()?;
@@ -73,7 +76,8 @@ pub(super) fn test(bed: &mut Bed, inside: Inside, engine: Engine) -> Outcome {
         let stray = nobody?.stray();
         ensure!(stray.packets == 0, "the other link was sent {stray:?}");
     }
-    capture.map_or(Ok(()), |capture| capture.judge_amt(&REQUEST_TO_DATA))
+    let messages: &[u8] = if discovers { &DISCOVERY_TO_DATA } else { &REQUEST_TO_DATA };
+    capture.map_or(Ok(()), |capture| capture.judge_amt(bed, messages))
 }
 
 impl Site<'_> {
@@ -139,11 +143,11 @@ impl Site<'_> {
     }
 }
 
-fn router(bed: &Bed, vmr: &Namespace, engine: Engine) -> Result<Role, Failed> {
+fn router(bed: &Bed, vmr: &Namespace, engine: Engine, discovers: bool) -> Result<Role, Failed> {
     let pins = bed.lab.bpffs()?.join(vmr.node());
     let tables = format!(
         "[tunnel]\naddress = \"{HOST}\"\n[upstream]\nfrom = \"static\"\naddress = \"{GUEST}\"\n\
-         [dataplane]\nengine = \"{}\"\non_exit = \"remove\"\npin_path = \"{}\"\n{MEMBERSHIP}\
+         discover = {discovers}\n[dataplane]\nengine = \"{}\"\non_exit = \"remove\"\npin_path = \"{}\"\n{MEMBERSHIP}\
          [[interface]]\nname = \"mch0\"\n\
          [[interface]]\nname = \"acc1\"\nquerier = true\n[[interface]]\nname = \"acc2\"\nquerier = true\n",
         engine.label(),

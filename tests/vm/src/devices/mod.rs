@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use libtest_mimic::{Failed, Trial};
 
 pub(crate) use link::Link;
+pub(crate) use referee::encapsulate;
 
 use crate::{bed::Bed, frame::text, guest::GuestSession, numbered::Stream, pieces::Kernel, vm::Vm};
 
@@ -220,7 +221,22 @@ pub(crate) fn open_session(
     Ok(session)
 }
 
+/// Makes devices in a network namespace of the machine whose `eth0` has the wire's addresses: no session.
+pub(crate) fn make_in(vm: &mut Vm, namespace: &str, peer: [u8; 6], devices: &[Device]) -> Result<(), Failed> {
+    let peer = text(peer);
+    let links = devices.iter().filter(|device| device.tunnel.is_none());
+    let links: String = links.map(|device| device.link.script(None, &peer)).collect();
+    let tunnels: String = devices.iter().filter_map(|device| Some(device.script(device.tunnel?))).collect();
+    batch_in(vm, Some(namespace), &(links + &tunnels))
+}
+
 pub(crate) fn batch(vm: &mut Vm, commands: &str) -> Result<(), Failed> {
-    vm.run(&format!("ip -batch - <<'END'\n{commands}END"))?;
+    batch_in(vm, None, commands)
+}
+
+/// Runs commands of `ip` in a network namespace of the machine.
+fn batch_in(vm: &mut Vm, namespace: Option<&str>, commands: &str) -> Result<(), Failed> {
+    let there = namespace.map(|namespace| format!("-n {namespace} ")).unwrap_or_default();
+    vm.run(&format!("ip {there}-batch - <<'END'\n{commands}END"))?;
     Ok(())
 }

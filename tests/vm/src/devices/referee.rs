@@ -65,7 +65,7 @@ fn first(device: Device) -> u64 {
 }
 
 /// A packet as the device expects it.
-fn encapsulate(device: Device, stream: Stream, packet: &[u8]) -> Result<Vec<u8>, Failed> {
+pub(crate) fn encapsulate(device: Device, stream: Stream, packet: &[u8]) -> Result<Vec<u8>, Failed> {
     let link = device.link;
     let session = link.session().map(|(number, _)| number);
     let Some(kind) = device.tunnel else {

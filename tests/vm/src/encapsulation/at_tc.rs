@@ -1,24 +1,24 @@
 //! The TC engine on the machine's kernel: its verifier takes the programs, they hang as a link or as a filter, and a
 //! list that is longer than one run of a program serves each of its members.
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use vmcast_common::hdr::eth::Mac;
 use vmcast_lab::roles::Engine;
 
 use super::{
-    PORT, SENT,
+    SENT,
     inside::{RouterInside, Sessions},
     member::Member,
     program::PEER,
-    shape::{self, FIELDS},
+    shape,
 };
 use crate::{
     bed::{Bed, Outcome, ensure},
     capture::Capture,
     devices::{self, Device, Link, Tunnel},
-    frame::{self, Port, group_mac, text},
-    vm::{MAC, Vm},
+    frame::{self, Port, group_mac},
+    vm::Vm,
     wire::{self, BRIDGE, Wire},
 };
 
@@ -63,20 +63,8 @@ pub(super) fn test(bed: &mut Bed) -> Outcome {
     let members: Vec<_> = members.chain(hosts).collect();
     let shapes = SENT.iter().flat_map(|sent| members.iter().map(|member| (*member, sent.stream)));
     let shapes: Vec<_> = shapes.map(|((member, mac), stream)| shape::of(member, stream, mac)).collect();
-    let ours = format!("eth.src == {} && udp.dstport == {PORT}", text(MAC));
-    let fields = [&FIELDS[..], &["data.data"]].concat();
-    let mut seen: BTreeMap<Vec<String>, Vec<Option<u64>>> = BTreeMap::new();
-    for mut row in capture.rows(bed, &ours, &fields, PACKETS * shapes.len() as u64)? {
-        let payload = row.pop().unwrap_or_default();
-        seen.entry(row).or_default().push(shape::number_of(&payload));
-    }
-    let told = router.ask(&mut vm, "stats")?;
-    let expected: Vec<_> = (0..PACKETS).map(Some).collect();
-    for shape in &shapes {
-        let came = seen.remove(shape).unwrap_or_default();
-        ensure!(came == expected, "to {} went {came:?}, not each once\n{told}", shape.join(" | "));
-    }
-    ensure!(seen.is_empty(), "nobody's copies were sent: {:?}", seen.keys());
+    let came = shape::came(bed, capture, PACKETS * shapes.len() as u64)?;
+    shape::each_once(came, &shapes, PACKETS, &router.ask(&mut vm, "stats")?)?;
     let relayed = through_relay(&mut vm)?;
     let wanted = PACKETS * SENT.len() as u64 * PAUSES;
     ensure!(relayed == wanted, "{relayed} packets went on along the list through the relay, not {wanted}");

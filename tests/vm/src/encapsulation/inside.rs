@@ -16,14 +16,14 @@ use crate::{
     vm::{Job, Vm},
 };
 
-const SOCKET: &str = "/tmp/router.sock";
+pub(super) const SOCKET: &str = "/tmp/router.sock";
 
 /// How the program knows which PPPoE session an interface is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sessions {
     /// Its configuration says so.
     Stated,
-    /// There is one at most.
+    /// There is one at most, or of several each is served as the device that it is.
     Found,
 }
 
@@ -45,14 +45,32 @@ impl RouterInside {
         hosts: &[(Link, Mac)],
         sessions: Sessions,
     ) -> Result<Self, Failed> {
+        let wanted = streams.len() * (members.len() + hosts.len());
+        Self::run(bed, vm, &config(engine, streams, members, hosts, sessions, &[]), wanted)
+    }
+
+    /// The same with networks behind tunnels of the kernel's, of which each gets the streams that it carries.
+    pub(super) fn start_with(
+        bed: &Bed,
+        vm: &mut Vm,
+        engine: Engine,
+        streams: &[Sent],
+        members: &[Member],
+        networks: &[Device],
+    ) -> Result<Self, Failed> {
+        let carried = |sent: &Sent| networks.iter().filter(|device| device.carries(sent.stream)).count();
+        let wanted = streams.iter().map(|sent| members.len() + carried(sent)).sum();
+        Self::run(bed, vm, &config(engine, streams, members, &[], Sessions::Found, networks), wanted)
+    }
+
+    /// Starts it with this configuration, and waits until there are so many members.
+    pub(super) fn run(bed: &Bed, vm: &mut Vm, config: &str, wanted: usize) -> Result<Self, Failed> {
         let program = bed::program()?.display().to_string();
-        let config = config(engine, streams, members, hosts, sessions);
         let job = vm.start(&format!(
             "cat > /tmp/router.toml <<'END'\n{config}END\necho $$ > /tmp/router.pid\n\
              exec {program} router --config /tmp/router.toml"
         ))?;
         let router = Self { program, job };
-        let wanted = streams.len() * (members.len() + hosts.len());
         bed.until("every output is a member", || {
             ensure!(router.job.status()?.is_none(), "the router has ended: {}", router.said());
             let answer = router.ask(vm, "member list --json")?;
@@ -101,6 +119,7 @@ fn config(
     members: &[Member],
     hosts: &[(Link, Mac)],
     sessions: Sessions,
+    networks: &[Device],
 ) -> String {
     let mut text = format!(
         "rank = 0\n[control]\nsocket = \"{SOCKET}\"\n[dataplane]\nengine = \"{}\"\n\
@@ -122,7 +141,7 @@ fn config(
         .map(|(place, member)| {
             if let Some((kind, v6)) = member.tunnelled() {
                 text.push_str(&tunnel(place, kind, member.link(), v6));
-                return format!("\"tunnel{place}\"");
+                return format!("\"way{place}\"");
             }
             match member {
                 Member::Neighbour(link) => format!("{{ neighbour = \"{}\" }}", link.ends(false).0),
@@ -135,7 +154,13 @@ fn config(
     to.extend(hosts.iter().map(|(link, mac)| {
         format!("{{ mac = \"{}\", interface = \"{}\" }}", frame::text(*mac), link.name())
     }));
+    for device in networks {
+        write!(text, "[[interface]]\nname = \"{}\"\n", device.name()).expect("writing to a string");
+    }
     for sent in streams {
+        let carrying = networks.iter().filter(|device| device.carries(sent.stream));
+        let names = carrying.map(|device| format!("\"{}\"", device.name()));
+        let to: Vec<String> = to.iter().cloned().chain(names).collect();
         write!(
             text,
             "[[forward]]\ngroup = \"{}\"\nsource = \"{}\"\nfrom = \"eth0\"\nto = [{}]\n",
@@ -158,6 +183,6 @@ fn tunnel(place: usize, kind: TunnelKind, link: Link, v6: bool) -> String {
     let (far, near) = link.ends(v6);
     let key = key.map(|key| format!("key = {key}\n")).unwrap_or_default();
     format!(
-        "[[static_tunnel]]\nname = \"tunnel{place}\"\nkind = \"{kind}\"\nlocal = \"{near}\"\nremote = \"{far}\"\n{key}"
+        "[[static_tunnel]]\nname = \"way{place}\"\nkind = \"{kind}\"\nlocal = \"{near}\"\nremote = \"{far}\"\n{key}"
     )
 }

@@ -111,7 +111,7 @@ fn families(members: &[Member]) -> u64 {
     SENT.into_iter().filter(|sent| members.iter().any(|member| carries(*member, *sent))).count() as u64
 }
 
-fn carries(member: Member, sent: Sent) -> bool {
+pub(super) fn carries(member: Member, sent: Sent) -> bool {
     match member {
         Member::Device(device) => device.carries(sent.stream),
         Member::Neighbour(_) | Member::Amt { .. } => true,
@@ -119,7 +119,7 @@ fn carries(member: Member, sent: Sent) -> bool {
 }
 
 /// Behind which device a member's copies come out.
-fn hears(member: Member) -> Option<Device> {
+pub(super) fn hears(member: Member) -> Option<Device> {
     match member {
         Member::Device(device) => Some(device),
         Member::Neighbour(link) => Some(Device { link, tunnel: None }),
@@ -127,6 +127,6 @@ fn hears(member: Member) -> Option<Device> {
     }
 }
 
-fn stream(sent: Sent) -> fib::Stream {
+pub(super) fn stream(sent: Sent) -> fib::Stream {
     fib::Stream { source: Some(sent.source), group: sent.stream.group }
 }

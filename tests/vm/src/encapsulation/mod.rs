@@ -12,16 +12,21 @@
 //! The node has the kernel programs alone: no VLAN, PPPoE or tunnel device of its own.
 
 mod at_tc;
+mod bare;
+mod cable;
+mod code_points;
 mod come;
 mod convert;
 mod fragments;
 mod inside;
 mod leave;
+mod marks;
 mod member;
 mod program;
 mod redial;
 mod router;
 mod shape;
+mod wireguard;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -31,6 +36,7 @@ use vmcast_lab::roles::Engine;
 
 use crate::{
     bed::{Bed, Outcome},
+    capture,
     devices::ears::Sent,
     numbered::Stream,
     pieces::Kernel,
@@ -86,6 +92,47 @@ pub(crate) fn trials(series: &str, kernel: Option<&Kernel>) -> Vec<Trial> {
             at_tc::test,
         ),
     ]);
+    trials.extend([Engine::Auto, Engine::Tc, Engine::Software].into_iter().flat_map(|engine| {
+        let label = engine.label();
+        let leave =
+            format!("copies leave by its tunnels and PPP devices, natively and in tunnels, engine {label}");
+        let come = format!("a stream comes in by each of its tunnels and PPP devices, engine {label}");
+        [
+            crate::trial(series, kernel, leave, move |bed| bare::leave(bed, engine)),
+            crate::trial(series, kernel, come, move |bed| bare::come(bed, engine)),
+        ]
+    }));
+    let no_nft = capture::installed(&["nft"]).err();
+    if let Some(reason) = &no_nft {
+        eprintln!("SKIPPED priorities and congestion marks on Linux {series}: {reason}");
+    }
+    let marks = RULES.map(|(rule, at)| {
+        let name = format!(
+            "its devices and tshark take the priorities and congestion marks of what we encapsulate, at {at}"
+        );
+        crate::trial(series, kernel, name, move |bed| marks::test(bed, rule))
+    });
+    let both_ways = [Engine::Auto, Engine::Tc, Engine::Software].map(|engine| {
+        let name = format!(
+            "priorities and congestion marks go through its tunnels and VLANs, both ways, engine {}",
+            engine.label()
+        );
+        crate::trial(series, kernel, name, move |bed| cable::test(bed, engine))
+    });
+    let marks = marks.into_iter().chain(both_ways);
+    trials.extend(marks.map(|trial| trial.with_ignored_flag(no_nft.is_some())));
+    let no_wireguard = kernel.and_then(|kernel| kernel.wireguard().err());
+    if let Some(reason) = &no_wireguard {
+        eprintln!("SKIPPED WireGuard of Linux {series}: {reason}");
+    }
+    trials.extend([Engine::Auto, Engine::Software].map(|engine| {
+        let label = engine.label();
+        let name = format!(
+            "a stream crosses WireGuard, natively and in tunnels, and one comes in by it, engine {label}"
+        );
+        let test = move |bed: &mut Bed| wireguard::test(bed, engine);
+        crate::trial(series, kernel, name, test).with_ignored_flag(no_wireguard.is_some())
+    }));
     let no_ppp = kernel.is_none_or(|kernel| kernel.ppp().is_err());
     trials.extend([Engine::Auto, Engine::Tc, Engine::Software].map(|engine| {
         let name = format!(

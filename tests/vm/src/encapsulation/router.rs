@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use libtest_mimic::Failed;
 use vmcast_common::{
-    fib::{self, FibOp, IfIndex, Interface, NextHop, Tag, TagProtocol},
+    fib::{self, EngineWish, FibOp, IfIndex, Interface, NextHop, Tag, TagProtocol},
     hdr::eth::Mac,
 };
 use vmcast_dataplane::{
@@ -53,7 +53,8 @@ impl Router {
                 mtu: link.mtu(),
                 accepts_sources: false,
                 shared: false,
-                at_tc: false,
+                engine: EngineWish::Any,
+                xdp_members: None,
             };
             let hop = NextHop {
                 ifindex,
@@ -79,7 +80,8 @@ impl Router {
             mtu: 1500,
             accepts_sources: false,
             shared: false,
-            at_tc: false,
+            engine: EngineWish::Any,
+            xdp_members: None,
         })])?;
         Ok(ifindex)
     }

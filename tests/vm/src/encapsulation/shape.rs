@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::member::Member;
+use libtest_mimic::Failed;
+
+use super::{PORT, member::Member};
 use crate::{
+    bed::{Bed, Outcome, ensure},
+    capture::Capture,
     devices::{Device, Tunnel},
     frame::{SERVICE_TAG, group_mac, text},
     numbered::{Stream, number},
+    vm::MAC,
 };
 
 /// The fields that make a shape.
@@ -15,6 +20,32 @@ pub(super) const FIELDS: [&str; 7] =
 
 /// How many frames there are of each shape.
 pub(super) type Shapes = BTreeMap<Vec<String>, u64>;
+
+/// The numbers of the packets in frames of each shape, in the order in which they passed; `None` for one that is not whole.
+pub(super) type Came = BTreeMap<Vec<String>, Vec<Option<u64>>>;
+
+/// Ends a capture once the machine has sent so many packets of the streams, and says what has come.
+pub(super) fn came(bed: &Bed, capture: Capture, packets: u64) -> Result<Came, Failed> {
+    let ours = format!("eth.src == {} && udp.dstport == {PORT}", text(MAC));
+    let fields = [&FIELDS[..], &["data.data"]].concat();
+    let mut came = Came::new();
+    for mut row in capture.rows(bed, &ours, &fields, packets)? {
+        let payload = row.pop().unwrap_or_default();
+        came.entry(row).or_default().push(number_of(&payload));
+    }
+    Ok(came)
+}
+
+/// Fails unless so many packets have come once and in order in each shape, and nothing in another. `told` is shown then.
+pub(super) fn each_once(mut came: Came, shapes: &[Vec<String>], packets: u64, told: &str) -> Outcome {
+    let expected: Vec<_> = (0..packets).map(Some).collect();
+    for shape in shapes {
+        let came = came.remove(shape).unwrap_or_default();
+        ensure!(came == expected, "to {} went {came:?}, not each once\n{told}", shape.join(" | "));
+    }
+    ensure!(came.is_empty(), "nobody's copies were sent: {:?}", came.keys());
+    Ok(())
+}
 
 /// The shape of a member's copy, as tshark's fields have it; `neighbour` is the far end of its link.
 pub(super) fn of(member: Member, stream: Stream, neighbour: [u8; 6]) -> Vec<String> {

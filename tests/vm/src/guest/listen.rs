@@ -48,8 +48,8 @@ fn listen(socket: &UdpSocket, mut heard: File, stop: &Path) -> Result<(), Failed
     let mut lines = String::new();
     let mut buffer = vec![0; 65536];
     loop {
-        match socket.recv_from(&mut buffer) {
-            Ok((length, from)) => write(&mut lines, from.ip(), number(&buffer[..length])),
+        match socket::receive(socket, &mut buffer) {
+            Ok((length, from, class)) => write(&mut lines, from, class, number(&buffer[..length])),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 heard.write_all(lines.as_bytes())?;
                 lines.clear();

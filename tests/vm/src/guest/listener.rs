@@ -4,7 +4,7 @@ use std::{fs, net::IpAddr};
 
 use libtest_mimic::Failed;
 
-use super::{WORD, this_program};
+use super::{WORD, there, this_program};
 use crate::{
     bed::{Bed, ensure},
     numbered::{Heard, Hears, Stream, read},
@@ -24,6 +24,16 @@ impl GuestListeners {
         vm: &Vm,
         memberships: impl IntoIterator<Item = (&'a str, Stream, Option<IpAddr>)>,
     ) -> Result<Self, Failed> {
+        Self::join_in(bed, vm, None, memberships)
+    }
+
+    /// The same in a network namespace of the machine.
+    pub(crate) fn join_in<'a>(
+        bed: &Bed,
+        vm: &Vm,
+        namespace: Option<&str>,
+        memberships: impl IntoIterator<Item = (&'a str, Stream, Option<IpAddr>)>,
+    ) -> Result<Self, Failed> {
         let arguments: Vec<String> = memberships
             .into_iter()
             .map(|(interface, Stream { group, port }, source)| {
@@ -31,8 +41,9 @@ impl GuestListeners {
                 format!("{interface},{group},{port}{source}")
             })
             .collect();
-        let program = this_program()?;
-        let job = vm.start(&format!("exec {} {WORD} listen {}", program.display(), arguments.join(" ")))?;
+        let (there, program) = (there(namespace), this_program()?);
+        let job =
+            vm.start(&format!("exec {there}{} {WORD} listen {}", program.display(), arguments.join(" ")))?;
         let listeners = Self { job, count: arguments.len() };
         bed.until("the receivers in the machine have joined", || {
             let ended = listeners.job.status()?;

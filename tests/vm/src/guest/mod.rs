@@ -24,12 +24,12 @@ use crate::{
 pub(crate) const WORD: &str = "guest";
 
 /// The directory that the machine shares with the test, as the machine sees it.
-const SHARE: &str = "/run/share";
+pub(crate) const SHARE: &str = "/run/share";
 
 /// In the environment of a job: its number.
-const JOB: &str = "VMCAST_JOB";
+pub(crate) const JOB: &str = "VMCAST_JOB";
 
-/// Runs a part of the guest: `agent`, `gro`, `listen`, `send` or `session`.
+/// Runs a part of the guest: `agent`, `gro`, `listen`, `send`, `session` or `whole`.
 pub(crate) fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
     let arguments: Vec<String> = arguments.collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -37,6 +37,7 @@ pub(crate) fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
         ["agent"] => agent::run(),
         // A veth that does GRO takes the frames that XDP redirects to its peer.
         ["gro", interface] => offload::turn(true, interface, &["rx-gro"]),
+        ["whole", interface] => offload::turn(false, interface, &["tx-checksum-ip-generic"]),
         ["listen", rest @ ..] => listen::run(rest),
         ["send", rest @ ..] => send::run(rest),
         ["session", rest @ ..] => session::run(rest),
@@ -54,6 +55,17 @@ pub(crate) fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
 /// Lets an interface of the machine do GRO.
 pub(crate) fn turn_gro_on(vm: &mut Vm, interface: &str) -> Outcome {
     vm.run(&format!("{} {WORD} gro {interface}", this_program()?.display())).map(drop)
+}
+
+/// Lets an interface of the machine send packets with whole checksums only: those that its veth leaves to a device are
+/// seen half by programs at XDP.
+pub(crate) fn turn_checksums_on(vm: &mut Vm, interface: &str) -> Outcome {
+    vm.run(&format!("{} {WORD} whole {interface}", this_program()?.display())).map(drop)
+}
+
+/// What stands before a command that is to run in a network namespace of the machine.
+pub(crate) fn there(namespace: Option<&str>) -> String {
+    namespace.map(|namespace| format!("ip netns exec {namespace} ")).unwrap_or_default()
 }
 
 fn this_program() -> Result<PathBuf, Failed> {
@@ -74,11 +86,47 @@ impl GuestSender {
         stream: Stream,
         packets: Option<u64>,
     ) -> Result<Self, Failed> {
+        Self::start_in(vm, None, interface, local, stream, packets)
+    }
+
+    /// The same in a network namespace of the machine.
+    pub(crate) fn start_in(
+        vm: &Vm,
+        namespace: Option<&str>,
+        interface: &str,
+        local: IpAddr,
+        stream: Stream,
+        packets: Option<u64>,
+    ) -> Result<Self, Failed> {
         let packets = packets.map(|packets| packets.to_string()).unwrap_or_default();
-        let Stream { group, port } = stream;
-        let program = this_program()?.display().to_string();
-        let job =
-            vm.start(&format!("exec {program} {WORD} send {interface} {local} {group} {port} {packets}"))?;
+        Self::run(vm, namespace, interface, local, stream, &packets)
+    }
+
+    /// The same of so many packets, each with the class that its number has with a code point for differentiated
+    /// services ([`numbered::class`](crate::numbered::class)).
+    pub(crate) fn start_of_class(
+        vm: &Vm,
+        namespace: Option<&str>,
+        interface: &str,
+        local: IpAddr,
+        stream: Stream,
+        packets: u64,
+        dscp: u8,
+    ) -> Result<Self, Failed> {
+        Self::run(vm, namespace, interface, local, stream, &format!("{packets} {dscp}"))
+    }
+
+    fn run(
+        vm: &Vm,
+        namespace: Option<&str>,
+        interface: &str,
+        local: IpAddr,
+        Stream { group, port }: Stream,
+        more: &str,
+    ) -> Result<Self, Failed> {
+        let (there, program) = (there(namespace), this_program()?.display().to_string());
+        let job = vm
+            .start(&format!("exec {there}{program} {WORD} send {interface} {local} {group} {port} {more}"))?;
         Ok(Self { job })
     }
 

@@ -11,6 +11,8 @@ use crate::bed::{Bed, Outcome, ensure};
 pub(crate) struct Heard {
     /// Source and number of each whole packet.
     pub(crate) packets: Vec<(IpAddr, u64)>,
+    /// The type of service, or the traffic class, of each of them.
+    pub(crate) classes: Vec<u8>,
     /// Packets that are not as any source sent them.
     pub(crate) damaged: u64,
 }
@@ -54,9 +56,9 @@ impl Heard {
 }
 
 /// A packet as a line of the file in which a machine tells what came.
-pub(crate) fn write(lines: &mut String, source: IpAddr, number: Option<u64>) {
+pub(crate) fn write(lines: &mut String, source: IpAddr, class: u8, number: Option<u64>) {
     match number {
-        Some(number) => writeln!(lines, "{source} {number}"),
+        Some(number) => writeln!(lines, "{source} {class} {number}"),
         None => writeln!(lines, "{source} damaged"),
     }
     .expect("writing to a string");
@@ -67,10 +69,13 @@ pub(crate) fn read(text: &str) -> Result<Heard, Failed> {
     let mut heard = Heard::default();
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     for line in whole.lines() {
-        let (source, number) = line.split_once(' ').ok_or_else(|| format!("no packet: {line}"))?;
-        match number {
-            "damaged" => heard.damaged += 1,
-            number => heard.packets.push((source.parse()?, number.parse()?)),
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            [_, "damaged"] => heard.damaged += 1,
+            [source, class, number] => {
+                heard.packets.push((source.parse()?, number.parse()?));
+                heard.classes.push(class.parse()?);
+            }
+            _ => return Err(format!("no packet: {line}").into()),
         }
     }
     Ok(heard)
@@ -101,20 +106,25 @@ pub(crate) trait Hears {
 /// The judge itself is judged on this machine alone.
 pub(crate) fn trial() -> Trial {
     Trial::test("the judge finds a gap, a double, a stranger, damage and silence", || {
+        const CLASS: u8 = 0xb9;
         let (source, other) = (IpAddr::from([10, 1, 0, 2]), IpAddr::from([10, 1, 0, 3]));
         let file = |packets: &[(IpAddr, Option<u64>)]| {
             let mut lines = String::new();
-            packets.iter().for_each(|(from, number)| write(&mut lines, *from, *number));
+            packets.iter().for_each(|(from, number)| write(&mut lines, *from, CLASS, *number));
             read(&lines)
         };
         let good = file(&[(source, Some(7)), (source, Some(8)), (source, Some(9))])?;
         good.is_whole(source)?;
+        ensure!(good.classes == [CLASS; 3], "the classes of {good:?} are others");
         ensure!(good.difference(source, &[7, 8, 9]).is_none(), "{good:?} is not what was expected");
         for numbers in [&[7, 8][..], &[7, 8, 9, 10], &[7, 9, 8], &[]] {
             ensure!(good.difference(source, numbers).is_some(), "{good:?} passed for {numbers:?}");
         }
         ensure!(good.difference(other, &[7, 8, 9]).is_some(), "another source passed");
-        ensure!(read("10.1.0.2 7\n10.1.0.2 8\n10.1.0.2 9\n10.1.0")? == good, "half a line was read");
+        ensure!(
+            read("10.1.0.2 185 7\n10.1.0.2 185 8\n10.1.0.2 185 9\n10.1.0")? == good,
+            "half a line was read"
+        );
         for bad in [
             &[(source, Some(7)), (source, Some(9))][..],
             &[(source, Some(7)), (source, Some(7))],

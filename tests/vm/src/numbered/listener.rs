@@ -35,10 +35,13 @@ impl Listener {
         let thread = thread::Builder::new().name(format!("{}-listener", node.node())).spawn(move || {
             let mut buffer = vec![0; 65536];
             while !ended.load(Ordering::Relaxed) {
-                let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+                let Ok((length, from, class)) = socket::receive(&socket, &mut buffer) else { continue };
                 let mut heard = theirs.lock().expect("a listener does not panic");
                 match number(&buffer[..length]) {
-                    Some(number) => heard.packets.push((from.ip(), number)),
+                    Some(number) => {
+                        heard.packets.push((from, number));
+                        heard.classes.push(class);
+                    }
                     None => heard.damaged += 1,
                 }
             }

@@ -43,3 +43,9 @@ pub(crate) fn number(bytes: &[u8]) -> Option<u64> {
     let number = u64::from_be_bytes(*bytes.strip_prefix(&MAGIC)?.first_chunk()?);
     (bytes == payload(number)).then_some(number)
 }
+
+/// The type of service, or the traffic class, of a packet of this number in a stream that has a code point for
+/// differentiated services: the congestion marks are each of the four in turn (RFC 3168 §5).
+pub(crate) const fn class(dscp: u8, number: u64) -> u8 {
+    dscp << 2 | (number % 4) as u8
+}

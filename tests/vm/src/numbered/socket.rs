@@ -1,7 +1,7 @@
 //! Sockets that send and join multicast, of either family.
 
 use std::{
-    io,
+    io::{self, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::AsRawFd as _,
     time::Duration,
@@ -9,7 +9,7 @@ use std::{
 
 use nix::{
     net::if_::if_nametoindex,
-    sys::socket::{setsockopt, sockopt},
+    sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt},
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -44,12 +44,47 @@ pub(crate) fn listener(stream: Stream, source: Option<IpAddr>, interface: &str) 
     socket.set_reuse_address(true)?;
     setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
     socket.set_read_timeout(Some(POLL))?;
+    match stream.group {
+        IpAddr::V4(_) => setsockopt(&socket, sockopt::IpRecvTos, &true)?,
+        IpAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvTClass, &true)?,
+    }
     socket.bind_device(Some(interface.as_bytes()))?;
     socket.bind(&stream.address().into())?;
     if stream.group.is_multicast() {
         join(&socket, stream.group, source, interface)?;
     }
     Ok(socket.into())
+}
+
+/// Takes the next datagram: how long it is, who has sent it, and its type of service or traffic class.
+pub(crate) fn receive(listener: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, IpAddr, u8)> {
+    let mut room = nix::cmsg_space!(libc::c_int);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let message =
+        recvmsg::<SockaddrStorage>(listener.as_raw_fd(), &mut parts, Some(&mut room), MsgFlags::empty())?;
+    let from =
+        message.address.and_then(|address| match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+            (Some(from), _) => Some(from.ip().into()),
+            (None, from) => from.map(|from| from.ip().into()),
+        });
+    let class = message.cmsgs()?.find_map(|said| match said {
+        ControlMessageOwned::Ipv4Tos(class) => Some(class),
+        ControlMessageOwned::Ipv6TClass(class) => u8::try_from(class).ok(),
+        _ => None,
+    });
+    match (from, class) {
+        (Some(from), Some(class)) => Ok((message.bytes, from, class)),
+        (from, class) => Err(io::Error::other(format!("a datagram of {from:?}, of class {class:?}"))),
+    }
+}
+
+/// Marks what a socket sends from now on with a type of service or a traffic class.
+pub(crate) fn mark(sender: &UdpSocket, class: u8) -> io::Result<()> {
+    match sender.local_addr()?.ip() {
+        IpAddr::V4(_) => setsockopt(sender, sockopt::Ipv4Tos, &class.into())?,
+        IpAddr::V6(_) => setsockopt(sender, sockopt::Ipv6TClass, &class.into())?,
+    }
+    Ok(())
 }
 
 fn join(socket: &Socket, group: IpAddr, source: Option<IpAddr>, interface: &str) -> io::Result<()> {

@@ -9,7 +9,11 @@ mod initramfs;
 mod job;
 mod modules;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use libtest_mimic::Failed;
 use vmcast_lab::{Lab, Namespace, Process, clock::Clock};
@@ -54,6 +58,11 @@ impl Vm {
         // It is in the machine's memory by now.
         fs::remove_file(initramfs)?;
         Ok(vm)
+    }
+
+    /// The directory that the machine shares with the test, as the test sees it.
+    pub(crate) fn share(&self) -> &Path {
+        &self.share
     }
 
     /// Starts a shell script in the machine.

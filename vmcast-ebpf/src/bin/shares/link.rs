@@ -1,6 +1,10 @@
 //! The hosts of a link.
 
-use aya_ebpf::{btf_maps::HashMap, macros::btf_map, programs::SkBuffContext};
+use aya_ebpf::{
+    btf_maps::{Array, HashMap},
+    macros::btf_map,
+    programs::SkBuffContext,
+};
 use vmcast_common::{
     hdr::eth::{self, Mac},
     shares::{
@@ -8,7 +12,7 @@ use vmcast_common::{
     },
 };
 
-use crate::packet::{self, From, load};
+use crate::packet::{self, From, Hints, load};
 
 const NO_PREALLOC: usize = 1;
 /// For all hosts of a link (`PACKET_MULTICAST`); those above are for others, or sent by this host.
@@ -22,6 +26,10 @@ const SOURCE: usize = 6;
 
 #[btf_map]
 static HOSTS: HashMap<HostKey, u32, { limit::HOSTS as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static HOST_HINTS: Hints = Hints::new();
+#[btf_map]
+static THINNED_HOSTS: Array<u32, 1> = Array::new();
 #[btf_map]
 static THINNED: HashMap<HostKey, u32, { limit::THINNED as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
@@ -60,13 +68,15 @@ fn is_within(ctx: &SkBuffContext) -> bool {
     let link = LinkKey { ifindex: packet::ifindex(ctx), ether_type: u32::from(packet::ether_type(ctx)) };
     if let Some(mac) = load::<Mac>(ctx, From::Link, SOURCE) {
         let host = HostKey::new(link, mac);
-        // SAFETY: only user space writes, a word as a whole.
-        if let Some(shift) = unsafe { THINNED.get(host) }
+        let thins = THINNED_HOSTS.get(0).is_some_and(|hosts| *hosts != 0);
+        if thins
+            // SAFETY: only user space writes, a word as a whole.
+            && let Some(shift) = unsafe { THINNED.get(host) }
             && !let_through(*shift, packet::random())
         {
             return false;
         }
-        if HOSTS.get_ptr(host).is_some() {
+        if packet::is_hinted(&HOST_HINTS, host.hint()) && HOSTS.get_ptr(host).is_some() {
             return true;
         }
     }

@@ -3,9 +3,23 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
+    btf_maps::Array,
     helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_skb_load_bytes_relative},
     programs::SkBuffContext,
 };
+use vmcast_common::shares::{Hint, limit};
+
+/// The host writes them as memory (`BPF_F_MMAPABLE`).
+const MAPPED: usize = 1 << 10;
+
+/// Hints of a table.
+pub(crate) type Hints = Array<u64, { limit::HINT_WORDS as usize }, MAPPED>;
+
+/// Whether a key may be in the table.
+#[inline(always)]
+pub(crate) fn is_hinted(hints: &Hints, hint: Hint) -> bool {
+    hints.get(hint.word()).is_some_and(|word| word & hint.bit() != 0)
+}
 
 /// Where an offset counts from.
 #[derive(Clone, Copy)]

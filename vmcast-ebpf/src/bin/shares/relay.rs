@@ -8,10 +8,10 @@ use aya_ebpf::{
 use vmcast_common::{
     hdr::eth,
     maps::Address,
-    shares::{Cut, RelayShares, limit, network_v6, relay_rate},
+    shares::{Cut, Hint, RelayShares, limit, network_v6, relay_rate},
 };
 
-use crate::packet::{self, From, load};
+use crate::packet::{self, From, Hints, load};
 
 const NO_PREALLOC: usize = 1;
 /// Where the source address stands in the header of IPv4.
@@ -21,6 +21,8 @@ const SOURCE_V6: usize = 8;
 
 #[btf_map]
 static GATEWAYS: HashMap<Address, u64, { limit::GATEWAYS as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static GATEWAY_HINTS: Hints = Hints::new();
 #[btf_map]
 static STRANGERS: LruHashMap<Address, u64, { limit::STRANGERS as usize }> = LruHashMap::new();
 #[btf_map]
@@ -69,16 +71,23 @@ fn admit(source: Address) -> Result<(), Cut> {
     };
     let shares = RelayShares { source: relay_rate(of_source), strangers: relay_rate(of_strangers) };
     let now = packet::now_ns();
-    if let Some(due) = GATEWAYS.get_ptr_mut(source) {
+    if packet::is_hinted(&GATEWAY_HINTS, Hint::of(source.words()))
+        && let Some(due) = GATEWAYS.get_ptr_mut(source)
+    {
         // SAFETY: the entry is read and written as a whole word; one that user space has just removed is not given to
         // another while this program runs.
         unsafe { *due = shares.gateway(*due, now)? };
         return Ok(());
     }
     let Some(all) = STRANGERS_DUE.get_ptr_mut(0) else { return Ok(()) };
-    let known = STRANGERS.get_ptr_mut(source);
-    // SAFETY: as above, for both.
-    let (own, due) = unsafe { shares.stranger(|| known.map_or(0, |own| *own), *all, now)? };
+    let mut known = None;
+    let own = || {
+        known = STRANGERS.get_ptr_mut(source);
+        // SAFETY: as above.
+        known.map_or(0, |own| unsafe { *own })
+    };
+    // SAFETY: as above.
+    let (own, due) = shares.stranger(own, unsafe { *all }, now)?;
     match known {
         // SAFETY: as above.
         Some(known) => unsafe { *known = own },

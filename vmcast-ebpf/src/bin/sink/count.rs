@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    frame::{Headers, headers, tail},
+    frame::{Headers, headers, port_v6, tail},
     layout::{ALL_KEYS, Count, HOST_KEYS, HOST_PREFIX, INTERFACE_KEYS, KEYS, PORT_KEYS, mark},
 };
 
@@ -17,13 +17,17 @@ static COUNTS: PerCpuArray<Count, { ALL_KEYS as usize }> = PerCpuArray::new();
 #[btf_map]
 static CHECKS: Array<u32, 1> = Array::new();
 
-/// Counts and drops UDP over IPv4; lets everything else pass.
+/// Counts and drops UDP; lets everything else pass.
 #[inline(always)]
 pub(crate) fn run(ctx: &XdpContext) -> u32 {
-    let Some(headers) = headers(ctx) else {
-        return xdp_action::XDP_PASS;
+    let key = match headers(ctx) {
+        Some(headers) => key(ctx, headers),
+        None => match port_v6(ctx) {
+            Some(port) => PORT_KEYS + u32::from(port),
+            None => return xdp_action::XDP_PASS,
+        },
     };
-    if let Some(count) = COUNTS.get_ptr_mut(key(ctx, headers)) {
+    if let Some(count) = COUNTS.get_ptr_mut(key) {
         // SAFETY: the value is this CPU's own.
         let count = unsafe { &mut *count };
         count.copies += 1;

@@ -8,6 +8,7 @@ use crate::layout::{GROUP_AT, TAIL_LEN};
 pub(crate) type Headers = [u8; 42];
 
 const IPV4: [u8; 3] = [0x08, 0x00, 0x45];
+const IPV6: [u8; 2] = [0x86, 0xdd];
 const UDP: u8 = 17;
 
 /// The headers of UDP over IPv4; `None` for everything else.
@@ -20,6 +21,20 @@ pub(crate) fn headers(ctx: &XdpContext) -> Option<&Headers> {
     // SAFETY: so many bytes lie within the frame, which nothing changes meanwhile.
     let headers = unsafe { &*(start as *const Headers) };
     (headers[12..15] == IPV4 && headers[23] == UDP).then_some(headers)
+}
+
+/// The destination port of UDP over IPv6; `None` for everything else.
+#[inline(always)]
+pub(crate) fn port_v6(ctx: &XdpContext) -> Option<u16> {
+    const LEN: usize = 58;
+    let start = ctx.data();
+    if start + LEN > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: so many bytes lie within the frame, which nothing changes meanwhile.
+    let headers = unsafe { &*(start as *const [u8; LEN]) };
+    let is_udp = headers[12..14] == IPV6 && headers[20] == UDP;
+    is_udp.then(|| u16::from_be_bytes([headers[56], headers[57]]))
 }
 
 /// The number of the group that a frame goes to.

@@ -7,7 +7,9 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 
-use crate::layout::{CHECKSUM_AT, Feed, GROUP_AT, GROUP_MAC_AT, HEAD_LEN, TAIL_LEN};
+use crate::layout::{
+    CHECKSUM_AT, Feed, GROUP_AT, GROUP_MAC_AT, GROUP_V6_AT, HEAD_LEN, HEAD_V4_LEN, TAIL_LEN,
+};
 
 /// No frame is longer.
 const MAX_OFFSET: usize = 2_047;
@@ -36,7 +38,7 @@ fn renew(ctx: &XdpContext) -> Option<()> {
     let feed = FEED.get_ptr_mut(0)?;
     // SAFETY: one core puts frames in.
     let feed = unsafe { &mut *feed };
-    let mut head = *HEAD.get(0)?;
+    let all = HEAD.get(0)?;
     let (number, place) = (feed.next, feed.place);
     feed.place = place.wrapping_add(1);
     if feed.place >= feed.places {
@@ -49,6 +51,14 @@ fn renew(ctx: &XdpContext) -> Option<()> {
     }
 
     let group = place as u16;
+    if feed.is_ipv6 != 0 {
+        let mut head = *all;
+        [head[GROUP_V6_AT], head[GROUP_V6_AT + 1]] = group.to_be_bytes();
+        [head[GROUP_MAC_AT], head[GROUP_MAC_AT + 1]] = group.to_be_bytes();
+        store(ctx, 0, head)?;
+        return store::<TAIL_LEN>(ctx, feed.tail as usize & MAX_OFFSET, number.to_be_bytes());
+    }
+    let mut head: [u8; HEAD_V4_LEN] = *all.first_chunk()?;
     let sum = feed.sum + u32::from(group);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);

@@ -153,10 +153,26 @@ pub struct CacheEntry {
     /// Round-trip time between them in microseconds; `None` if it was not measured.
     #[serde(default)]
     pub rtt_us: Option<u64>,
+    /// Where its requesters go if it does not serve, the next nearest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<RankedNode>,
     /// Identity of the node that measured.
     pub reporter: String,
     /// Milliseconds since it was found.
     pub age_ms: u64,
     /// Milliseconds until it is forgotten.
     pub left_ms: u64,
+}
+
+/// A VMR that was measured and was not the nearest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankedNode {
+    /// Its identity.
+    pub node: String,
+    /// Its address and port that was measured.
+    pub endpoint: SocketAddr,
+    /// Hops from the requester to it.
+    pub hops: u8,
+    /// Round-trip time between them in microseconds.
+    pub rtt_us: u64,
 }

@@ -10,8 +10,9 @@ use std::{
 
 use crate::policy::{Policy, PolicyQuestion, PolicyVerdict};
 use crate::{
-    CacheEntries, DecodeError, Drained, ErrorReply, Groups, Interfaces, Members, NewToken, Nodes, Page,
-    Request, Response, Revoked, Sources, Stats, Status, TokenOrder, Tokens, Tunnels, decode, encode,
+    CacheEntries, DecodeError, Drained, ErrorReply, Groups, Interfaces, Members, NewCertificate, NewToken,
+    Nodes, Page, Request, Response, Revoked, SigningOrder, Sources, Stats, Status, TokenOrder, Tokens,
+    Tunnels, decode, encode,
 };
 
 /// Longest response that a client takes, in bytes.
@@ -107,6 +108,7 @@ impl Client {
             | Response::Drained(_)
             | Response::Cache(_)
             | Response::NewToken(_)
+            | Response::NewCertificate(_)
             | Response::Tokens(_)
             | Response::Revoked(_)
             | Response::Policy(_)
@@ -162,13 +164,13 @@ impl Client {
         Ok(Sources { next: None, sources })
     }
 
-    /// Every stream, page by page.
+    /// Every stream, or those of one group or one source of it, page by page.
     ///
     /// # Errors
     /// As [`Client::call`].
-    pub fn groups(&mut self) -> Result<Groups, ClientError> {
+    pub fn groups(&mut self, group: Option<IpAddr>, source: Option<IpAddr>) -> Result<Groups, ClientError> {
         let groups = self.pages(
-            |page| Request::GroupList { page },
+            |page| Request::GroupList { group, source, page },
             |response| match response {
                 Response::Groups(Groups { next, groups }) => Some((groups, next)),
                 _ => None,
@@ -272,6 +274,18 @@ impl Client {
         let request = Request::TokenCreate { order };
         match self.call(&request)? {
             Response::NewToken(token) => Ok(token),
+            _ => Err(mismatch(&request)),
+        }
+    }
+
+    /// Has the certificate of a node signed.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn sign(&mut self, order: SigningOrder) -> Result<NewCertificate, ClientError> {
+        let request = Request::NodeSign { order };
+        match self.call(&request)? {
+            Response::NewCertificate(certificate) => Ok(certificate),
             _ => Err(mismatch(&request)),
         }
     }

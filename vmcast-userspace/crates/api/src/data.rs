@@ -1,6 +1,9 @@
 //! Streams, members, tunnels and interfaces.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +37,11 @@ pub struct Group {
     pub packets: u64,
     /// Their IP length in bytes.
     pub bytes: u64,
+    /// Packets dropped as a whole, and copies that members missed, by the label of the drop reason; those that are zero
+    /// are left out. What members of (*,G) missed of a source without an entry that has members of its own is among those
+    /// of (*,G), and a copy that a device refused after it was let go at XDP among those of no stream. Empty for agents.
+    #[serde(default)]
+    pub drops: BTreeMap<String, u64>,
     /// Bits per second of IP at present; `None` until it was measured.
     #[serde(default)]
     pub bits_per_second: Option<u64>,
@@ -48,6 +56,19 @@ pub struct Group {
     /// Why the VMR refuses the group, wholly or for some sources; agents only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// Where its packets are taken in, if they come natively; VMRs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<Taken>,
+}
+
+/// Where packets are taken in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// As [`Interface::attached`].
+    pub at: String,
+    /// Why elsewhere than others that come by the interface; `None` if they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// What packets are marked with on their way out.
@@ -62,6 +83,9 @@ pub struct Priority {
     /// The kernel's priority of copies at TC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skb_priority: Option<u32>,
+    /// Whether the stream's members are served at TC whatever their interfaces take.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_tc: bool,
     /// The transmit queue of copies at TC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<u16>,
@@ -196,6 +220,10 @@ pub const MAX_HOSTS: usize = 64;
 pub struct MemberHost {
     /// Its address; unspecified if it has none.
     pub address: IpAddr,
+    /// Its link-layer address, such as `02:00:00:00:00:01`, on a link that has such: whoever else reports from the same
+    /// address is another host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
     /// What it asked for.
     pub filter: Filter,
     /// Milliseconds until it is forgotten unless it reports again.
@@ -365,6 +393,9 @@ pub struct Interface {
     /// Its addresses.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
+    /// Why the data plane does not take it, so that nothing comes in or leaves by it; missing if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
     /// How the data plane sees it, as `xdp`, `tc`, `packet-socket` or `tun`; `None` if it does not.
     #[serde(default)]
     pub attached: Option<String>,

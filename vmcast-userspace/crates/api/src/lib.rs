@@ -25,11 +25,13 @@ mod source;
 mod status;
 mod token;
 
-pub use admin::{CacheEntries, CacheEntry, Drained, EndpointProof, Node, Nodes, ProofState, TunnelEnd};
+pub use admin::{
+    CacheEntries, CacheEntry, Drained, EndpointProof, Node, Nodes, ProofState, RankedNode, TunnelEnd,
+};
 pub use client::{Client, ClientError, MAX_RESPONSE_BYTES};
 pub use data::{
     Direction, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces, MAX_HOSTS, Member,
-    MemberHost, Members, NextHop, NextHopState, Place, Priority, Querier, Tunnel, TunnelKind, Tunnels,
+    MemberHost, Members, NextHop, NextHopState, Place, Priority, Querier, Taken, Tunnel, TunnelKind, Tunnels,
 };
 pub use page::{MAX_PAGE, Page};
 pub use policy::{Policy, PolicyAction, PolicyEffect, PolicyQuestion, PolicyRule, PolicyVerdict, Refused};
@@ -37,9 +39,10 @@ pub use request::Request;
 pub use response::{ErrorReply, Response};
 pub use source::{Source, SourcePlace, SourceRelay, SourceRelayState, Sources};
 pub use status::{
-    AdminLink, AdminLinkState, ClockStep, Engine, Role, Stats, Status, StreamStats, Upstream, UpstreamState,
+    AdminLink, AdminLinkState, ClockStep, Engine, Role, StandIn, Stats, Status, StreamStats, Upstream,
+    UpstreamState,
 };
-pub use token::{NewToken, Revoked, Token, TokenOrder, TokenState, Tokens};
+pub use token::{NewCertificate, NewToken, Revoked, SigningOrder, Token, TokenOrder, TokenState, Tokens};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     page::Page,
     policy::{PolicyEffect, PolicyQuestion, PolicyRule},
-    token::TokenOrder,
+    token::{SigningOrder, TokenOrder},
 };
 
 /// A question to a daemon.
@@ -18,6 +18,12 @@ pub enum Request {
     Status,
     /// The streams that are known: (S,G) and (*,G).
     GroupList {
+        /// Only streams of this group.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<IpAddr>,
+        /// Only those of this source.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source: Option<IpAddr>,
         /// Which part of the list.
         #[serde(flatten)]
         page: Page,
@@ -82,6 +88,12 @@ pub enum Request {
         /// Its id.
         node: String,
     },
+    /// Signs the certificate of a node whose operator has its request for one; only the admin answers.
+    NodeSign {
+        /// What.
+        #[serde(flatten)]
+        order: SigningOrder,
+    },
     /// The policy; only the admin answers.
     PolicyList,
     /// Adds a rule; only the admin answers.
@@ -135,6 +147,7 @@ impl Request {
             Self::TokenList { .. } => "token-list",
             Self::TokenRevoke { .. } => "token-revoke",
             Self::NodeRevoke { .. } => "node-revoke",
+            Self::NodeSign { .. } => "node-sign",
             Self::PolicyList => "policy-list",
             Self::PolicyAdd { .. } => "policy-add",
             Self::PolicyRemove { .. } => "policy-remove",

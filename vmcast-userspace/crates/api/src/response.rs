@@ -9,7 +9,7 @@ use crate::{
     policy::{Policy, PolicyVerdict},
     source::Sources,
     status::{Stats, Status},
-    token::{NewToken, Revoked, Tokens},
+    token::{NewCertificate, NewToken, Revoked, Tokens},
 };
 
 /// A daemon's answer.
@@ -46,6 +46,8 @@ pub enum Response {
     Tokens(Tokens),
     /// To [`Request::TokenRevoke`] and [`Request::NodeRevoke`].
     Revoked(Revoked),
+    /// To [`Request::NodeSign`].
+    NewCertificate(NewCertificate),
     /// To [`Request::PolicyList`], and to what changes the policy: as it is now.
     Policy(Policy),
     /// To [`Request::PolicyTest`].
@@ -66,6 +68,7 @@ impl Response {
             | Request::TokenList { .. }
             | Request::TokenRevoke { .. }
             | Request::NodeRevoke { .. }
+            | Request::NodeSign { .. }
             | Request::PolicyList
             | Request::PolicyAdd { .. }
             | Request::PolicyRemove { .. }

@@ -79,6 +79,9 @@ pub struct Status {
     /// Whether the admin has lost its etcd, and answers from what it knew before; the admin only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry_stale: Option<bool>,
+    /// Whether the admin keeps what changes: not while its disk is full or its etcd lost; the admin only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry_kept: Option<bool>,
     /// The last time that the host's clock was set while the admin ran; the admin only, and `None` if it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_step: Option<ClockStep>,
@@ -88,6 +91,9 @@ pub struct Status {
     /// Joins and sources that the policy refuses; not all, if there are very many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<Refused>,
+    /// Interfaces that the data plane does not take, and why; routers only, and not all, if there are very many.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub interfaces_refused: BTreeMap<String, String>,
 }
 
 /// A step of the host's clock.
@@ -161,6 +167,22 @@ pub struct Upstream {
     pub state: UpstreamState,
     /// Milliseconds since it is so.
     pub age_ms: u64,
+    /// Who has named it in the admin's place; `None` if an admin has, or is not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stands_in: Option<StandIn>,
+}
+
+/// Who names the upstream while no admin does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StandIn {
+    /// The list that an admin gave before, which was kept over a restart and may be out of date.
+    Kept,
+    /// The fallback of the configuration.
+    Fallback,
+    /// Somebody whom this version does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// How the upstream is.

@@ -89,6 +89,35 @@ pub struct Tokens {
     pub tokens: Vec<Token>,
 }
 
+/// What certificate is to be signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SigningOrder {
+    /// Whose it is to be.
+    pub node: String,
+    /// What the node may be: router or agent.
+    pub role: Role,
+    /// The request for it (PKCS #10, RFC 2986), DER in Base64.
+    pub certificate_request: String,
+    /// How long it is to last, in seconds; none: as the admin's certificates do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+}
+
+/// A certificate that was just signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewCertificate {
+    /// Whose it is.
+    pub node: String,
+    /// What the node may be.
+    pub role: Role,
+    /// Its serial number, in hexadecimal.
+    pub serial: String,
+    /// How long it lasts.
+    pub left_ms: u64,
+    /// The certificate, and behind it that of the authority which signed it, in PEM.
+    pub chain: String,
+}
+
 /// What was taken back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revoked {

@@ -11,16 +11,22 @@ use vmcast_api::{
     AdminLink, AdminLinkState, CacheEntries, CacheEntry, Client, ClientError, ClockStep, DecodeError,
     Direction, EndpointProof, Engine, ErrorReply, Filter, FilterMode, Group, GroupState, Groups, Interface,
     Interfaces, Member, MemberHost, Members, NextHop, NextHopState, Node, Nodes, Page, Place, PolicyAction,
-    PolicyEffect, PolicyQuestion, PolicyRule, Priority, ProofState, Querier, Refused, Request, Response,
-    Role, Source, SourcePlace, SourceRelay, SourceRelayState, Sources, Stats, Status, StreamStats,
-    TokenOrder, Tunnel, TunnelEnd, TunnelKind, Tunnels, Upstream, UpstreamState, decode, encode,
+    PolicyEffect, PolicyQuestion, PolicyRule, Priority, ProofState, Querier, RankedNode, Refused, Request,
+    Response, Role, SigningOrder, Source, SourcePlace, SourceRelay, SourceRelayState, Sources, StandIn,
+    Stats, Status, StreamStats, Taken, TokenOrder, Tunnel, TunnelEnd, TunnelKind, Tunnels, Upstream,
+    UpstreamState, decode, encode,
 };
 
 fn requests() -> Vec<Request> {
     let page = || Page { after: Some("7".into()), limit: 20 };
     vec![
         Request::Status,
-        Request::GroupList { page: page() },
+        Request::GroupList { group: None, source: None, page: page() },
+        Request::GroupList {
+            group: Some([232, 1, 1, 1].into()),
+            source: Some([192, 0, 2, 9].into()),
+            page: page(),
+        },
         Request::MemberList { group: Some([232, 1, 1, 1].into()), page: page() },
         Request::MemberList { group: None, page: page() },
         Request::TunnelList { page: page() },
@@ -35,6 +41,14 @@ fn requests() -> Vec<Request> {
         Request::TokenList { page: page() },
         Request::TokenRevoke { id: "t".into() },
         Request::NodeRevoke { node: "vmr".into() },
+        Request::NodeSign {
+            order: SigningOrder {
+                node: "client7".into(),
+                role: Role::Agent,
+                certificate_request: "MIGA".into(),
+                ttl_seconds: Some(3600),
+            },
+        },
         Request::PolicyList,
         Request::PolicyAdd { rule: policy_rule(), before: Some(3) },
         Request::PolicyRemove { id: 7 },
@@ -84,11 +98,13 @@ fn group() -> Group {
         members: 3,
         packets: u64::MAX,
         bytes: 1,
+        drops: [("oversize".into(), 2), ("wrong_input".into(), u64::MAX)].into(),
         bits_per_second: Some(8_000_000),
         last_packet_ms: Some(2),
         state: GroupState::Forwarding,
-        priority: Some(Priority { dscp: Some(46), pcp: 5, skb_priority: Some(6), queue: None }),
+        priority: Some(Priority { dscp: Some(46), pcp: 5, skb_priority: Some(6), queue: None, at_tc: true }),
         refused: Some("rule 7 of the policy forbids it".into()),
+        taken: Some(Taken { at: "tc".into(), reason: Some("on eth0 an application listens".into()) }),
     }
 }
 
@@ -121,6 +137,7 @@ fn responses() -> Vec<Response> {
                 from: "admin".into(),
                 state: UpstreamState::Up,
                 age_ms: 5,
+                stands_in: Some(StandIn::Kept),
             }),
             groups: 1,
             members: 2,
@@ -128,6 +145,7 @@ fn responses() -> Vec<Response> {
             nodes: [(Role::Agent, 4)].into(),
             cache_entries: Some(5),
             registry_stale: Some(false),
+            registry_kept: Some(true),
             clock_step: Some(ClockStep { by_ms: -90_000, age_ms: 7 }),
             policy_version: Some(7),
             refused: vec![Refused {
@@ -135,6 +153,7 @@ fn responses() -> Vec<Response> {
                 who: Some([198, 51, 100, 9].into()),
                 reason: "rule 7 of the policy forbids it".into(),
             }],
+            interfaces_refused: [("acc9".into(), "interfaces is full at 3 entries".into())].into(),
         }),
         Response::Groups(Groups { next: None, groups: vec![group()] }),
         Response::Members(Members {
@@ -154,6 +173,7 @@ fn responses() -> Vec<Response> {
                 tracked_hosts: 2,
                 hosts: vec![MemberHost {
                     address: [10, 0, 0, 7].into(),
+                    mac: Some("02:00:00:00:00:07".into()),
                     filter: Filter { mode: FilterMode::Exclude, sources: vec![] },
                     expires_ms: 260_000,
                 }],
@@ -213,6 +233,7 @@ fn responses() -> Vec<Response> {
                 egress: Some(engine.clone()),
                 accepts_sources: false,
                 upstream: false,
+                refused: Some("interfaces is full at 3 entries".into()),
                 querier: Some(Querier { address: None, ours: true, serving: true, version: 3, groups: 0 }),
                 mld_querier: Some(Querier {
                     address: None,
@@ -272,6 +293,12 @@ fn responses() -> Vec<Response> {
                 node: "edge-1".into(),
                 hops: Some(2),
                 rtt_us: Some(350),
+                others: vec![RankedNode {
+                    node: "edge-2".into(),
+                    endpoint: ([192, 0, 2, 2], 2268).into(),
+                    hops: 3,
+                    rtt_us: 700,
+                }],
                 age_ms: 1,
                 left_ms: 2,
             }],
@@ -310,12 +337,13 @@ fn the_lines_of_version_1_stay_as_they_are() {
     }
     let groups = Response::Groups(Groups {
         next: None,
-        groups: vec![Group { rpf: None, priority: None, refused: None, ..group() }],
+        groups: vec![Group { rpf: None, priority: None, refused: None, taken: None, ..group() }],
     });
     assert_eq!(
         String::from_utf8(encode(&groups)).unwrap(),
         "{\"v\":1,\"response\":\"groups\",\"groups\":[{\"group\":\"232.1.1.1\",\"source\":\"192.0.2.9\",\
-         \"rpf\":null,\"members\":3,\"packets\":18446744073709551615,\"bytes\":1,\"bits_per_second\":8000000,\
+         \"rpf\":null,\"members\":3,\"packets\":18446744073709551615,\"bytes\":1,\
+         \"drops\":{\"oversize\":2,\"wrong_input\":18446744073709551615},\"bits_per_second\":8000000,\
          \"last_packet_ms\":2,\"state\":\"forwarding\"}]}\n"
     );
 }
@@ -345,7 +373,7 @@ fn addresses_of_conversions_and_unicast_inputs_are_on_the_wire() {
 #[test]
 fn a_request_without_its_page_asks_for_the_first_one() {
     let request = decode::<Request>(br#"{"v":1,"request":"group-list"}"#).unwrap();
-    assert_eq!(request, Request::GroupList { page: Page::default() });
+    assert_eq!(request, Request::GroupList { group: None, source: None, page: Page::default() });
 }
 
 #[test]
@@ -359,6 +387,7 @@ fn a_newer_peer_is_understood_as_far_as_its_content_is_known() {
     assert_eq!(groups.groups[0].state, GroupState::Unknown);
     assert_eq!(groups.groups[0].rpf, Some(Place::Unknown));
     assert_eq!(groups.groups[0].source, None);
+    assert_eq!(groups.groups[0].drops, BTreeMap::new());
 }
 
 #[test]
@@ -412,7 +441,7 @@ fn page_of_groups(count: usize, next: Option<&str>) -> Vec<u8> {
 #[test]
 fn a_client_collects_a_long_list_page_by_page() {
     let (_dir, path, thread) = daemon(vec![page_of_groups(1000, Some("here")), page_of_groups(500, None)]);
-    let groups = Client::connect(&path).unwrap().groups().unwrap();
+    let groups = Client::connect(&path).unwrap().groups(None, None).unwrap();
     assert_eq!((groups.next, groups.groups.len()), (None, 1500));
     let asked = thread.join().unwrap();
     assert!(!asked[0].contains("after") && asked[1].contains("\"after\":\"here\""), "{asked:?}");
@@ -421,7 +450,7 @@ fn a_client_collects_a_long_list_page_by_page() {
 #[test]
 fn a_client_ends_when_a_list_shrinks_under_it() {
     let (_dir, path, thread) = daemon(vec![page_of_groups(1000, Some("a")), page_of_groups(0, Some("a"))]);
-    assert_eq!(Client::connect(&path).unwrap().groups().unwrap().groups.len(), 1000);
+    assert_eq!(Client::connect(&path).unwrap().groups(None, None).unwrap().groups.len(), 1000);
     assert_eq!(thread.join().unwrap().len(), 2);
 }
 

@@ -65,7 +65,7 @@ pub(crate) fn check(op: &FibOp) -> Result<(), &'static str> {
             }
             Ok(())
         }
-        FibOp::SetPriority(_, Priority { dscp, pcp, queue, skb_priority: _ }) => {
+        FibOp::SetPriority(_, Priority { dscp, pcp, queue, skb_priority: _, at_tc: _ }) => {
             if dscp.is_some_and(|dscp| dscp > 63) {
                 return Err("a DSCP is 0 to 63");
             }
@@ -73,6 +73,9 @@ pub(crate) fn check(op: &FibOp) -> Result<(), &'static str> {
                 return Err("a priority code point is 0 to 7");
             }
             if *queue == Some(u16::MAX) { Err("transmit queues are 0 to 65534") } else { Ok(()) }
+        }
+        FibOp::ShareGroup(_, group) | FibOp::UnshareGroup(_, group) if !group.is_multicast() => {
+            Err("the group is not a multicast address")
         }
         FibOp::RemoveInterface(_)
         | FibOp::SetEndpoint(_)
@@ -83,7 +86,9 @@ pub(crate) fn check(op: &FibOp) -> Result<(), &'static str> {
         | FibOp::RemoveConversion(_)
         | FibOp::RemoveStream(_)
         | FibOp::AddMember(..)
-        | FibOp::RemoveMember(..) => Ok(()),
+        | FibOp::RemoveMember(..)
+        | FibOp::ShareGroup(..)
+        | FibOp::UnshareGroup(..) => Ok(()),
     }
 }
 

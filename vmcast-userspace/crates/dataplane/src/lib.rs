@@ -1,5 +1,6 @@
 //! The data plane: what forwards, behind one trait, whether the kernel does it or this process.
 
+mod bare;
 mod capacity;
 mod carried;
 pub mod clock;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
 };
 
@@ -121,6 +121,13 @@ pub trait Dataplane: Send {
     /// Where the frames of a device are taken; `None` if they are not looked at.
     fn hook(&self, device: IfIndex) -> Option<Hook>;
 
+    /// Where packets to a group are taken that come in natively on an interface, and why elsewhere than those of others if
+    /// they are; `None` if they are not looked at.
+    fn intake(&self, interface: &Interface, group: IpAddr) -> Option<(Hook, Option<&'static str>)> {
+        let _ = group;
+        self.hook(interface.device).map(|hook| (hook, None))
+    }
+
     /// What makes the copies that leave by a device, and why; `None` if no interface is on it.
     fn egress(&self, device: IfIndex) -> Option<EngineInfo> {
         self.hook(device).map(|_| self.engine())
@@ -132,6 +139,8 @@ pub trait Dataplane: Send {
 pub struct Fib {
     /// Interfaces that are looked at.
     pub interfaces: BTreeMap<IfIndex, Interface>,
+    /// Groups that are shared with listeners on this host, and the interfaces on which they listen.
+    pub shared_groups: BTreeSet<(IfIndex, IpAddr)>,
     /// Our tunnel endpoints.
     pub endpoints: BTreeSet<SocketAddr>,
     /// Endpoints where streams come in by unicast, and the groups to which they go on.
@@ -192,6 +201,8 @@ pub struct Counters {
     pub fragmented: u64,
     /// Packets to tunnels that came in fragments and were taken in when the host had put them together.
     pub reassembled: u64,
+    /// How often a member waited for the kernel when it joined, as the tables that are made in advance were used up.
+    pub waits_for_tables: u64,
     /// Every stream in force.
     pub streams: Vec<StreamStats>,
 }
@@ -201,7 +212,7 @@ pub struct Counters {
 pub enum Engine {
     /// XDP at ingress, devmap broadcast, one shared program rewriting each copy.
     XdpBroadcast,
-    /// TC, a clone of the packet for every member, the packet itself for the last.
+    /// TC, a clone of the packet for every member.
     TcClone,
     /// XDP for some devices and TC for the others.
     Mixed,
@@ -299,6 +310,23 @@ pub enum ApplyError {
         /// The kernel's answer.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl ApplyError {
+    /// Why, without the operation.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Unknown { .. } => "it refers to something that is not in the forwarding base".to_owned(),
+            Self::Full { table, limit, .. } => {
+                format!("{table} is full at {limit} entries{}", setting(table))
+            }
+            Self::Unsupported { engine, why, .. } => {
+                format!("it is not supported by the {engine} engine: {why}")
+            }
+            Self::Kernel { what, source, .. } => format!("the kernel refused {what}: {source}"),
+        }
+    }
 }
 
 /// An interface could not be taken over from an earlier process.

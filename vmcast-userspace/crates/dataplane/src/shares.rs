@@ -1,5 +1,7 @@
 //! Filters of the control plane's sockets: shares of what is read from them, see [`vmcast_common::shares`].
 
+mod hints;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -10,18 +12,26 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
     programs::SocketFilter,
 };
 use vmcast_common::{
     maps::Address,
     shares::{
-        CUTS, Cut, GATEWAYS, HOSTS, HostKey, LINK_STRANGERS_PER_SECOND, LINKS, LinkEntry, LinkKey, NARROWED,
-        PROGRAM_LINK, PROGRAM_RELAY, SOURCE_PER_SECOND, STRANGERS_PER_SECOND, THINNED, network,
+        CUTS, Cut, GATEWAY_HINTS, GATEWAYS, HOST_HINTS, HOSTS, Hint, HostKey, LINK_STRANGERS_PER_SECOND,
+        LINKS, LinkEntry, LinkKey, NARROWED, PROGRAM_LINK, PROGRAM_RELAY, SOURCE_PER_SECOND,
+        STRANGERS_PER_SECOND, THINNED, THINNED_HOSTS, network,
     },
 };
 
-use crate::kernel::{OpenError, chain, whole_load};
+use crate::kernel::{OpenError, chain, update_batch, whole_load};
+use hints::Hints;
+
+/// `BPF_NOEXIST` (linux/bpf.h): an entry that is there stays as it is.
+const BPF_NOEXIST: u64 = 1;
+
+/// Most networks that wait for their shares.
+const AT_ONCE: usize = 64;
 
 #[cfg(vmcast_shares_object)]
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vmcast-shares.o"));
@@ -70,9 +80,16 @@ struct Maps {
     /// How many tunnels each network has.
     tunnels: BTreeMap<Address, u32>,
     gateways: HashMap<MapData, Address, u64>,
+    /// Networks with a tunnel that the kernel does not know yet.
+    new: Vec<Address>,
+    gateway_hints: Hints,
     cuts: PerCpuArray<MapData, u64>,
     hosts: HashMap<MapData, HostKey, u32>,
+    host_hints: Hints,
     thinned: HashMap<MapData, HostKey, u32>,
+    thinned_hosts: Array<MapData, u32>,
+    /// How many are.
+    thins: u32,
     links: HashMap<MapData, LinkKey, LinkEntry>,
     narrowed: HashMap<MapData, LinkKey, u32>,
 }
@@ -80,6 +97,24 @@ struct Maps {
 impl fmt::Debug for Maps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Maps").field("networks", &self.tunnels.len()).finish_non_exhaustive()
+    }
+}
+
+impl Maps {
+    fn write_new(&mut self) {
+        if self.new.is_empty() {
+            return;
+        }
+        let due = [0; AT_ONCE];
+        if update_batch(&self.gateways, &self.new, &due[..self.new.len()]).is_err() {
+            // Where the kernel takes no batches, or has no room for all of them.
+            for network in &self.new {
+                if let Err(error) = self.gateways.insert(network, 0, 0) {
+                    tracing::debug!(?network, %error, "a gateway is without a share of its own");
+                }
+            }
+        }
+        self.new.clear();
     }
 }
 
@@ -103,9 +138,14 @@ impl SocketShares {
         let maps = Maps {
             tunnels: BTreeMap::new(),
             gateways: hash(&mut loaded, GATEWAYS)?,
+            new: Vec::new(),
+            gateway_hints: hints(&mut loaded, GATEWAY_HINTS)?,
             cuts: PerCpuArray::try_from(map(&mut loaded, CUTS)?).map_err(refused)?,
             hosts: hash(&mut loaded, HOSTS)?,
+            host_hints: hints(&mut loaded, HOST_HINTS)?,
             thinned: hash(&mut loaded, THINNED)?,
+            thinned_hosts: Array::try_from(map(&mut loaded, THINNED_HOSTS)?).map_err(refused)?,
+            thins: 0,
             links: hash(&mut loaded, LINKS)?,
             narrowed: hash(&mut loaded, NARROWED)?,
         };
@@ -124,29 +164,42 @@ impl SocketShares {
         self.link.as_fd()
     }
 
-    /// A tunnel to an address is there: its network has a share of its own, if there is room for it.
+    /// A tunnel to an address is there: its network has a share of its own from the next
+    /// [`SocketShares::share_out`] on, if there is room for it.
     pub fn add_gateway(&self, address: IpAddr) {
         let network = network(address);
-        let Maps { tunnels, gateways, .. } = &mut *self.maps();
-        let count = tunnels.entry(network).or_default();
+        let maps = &mut *self.maps();
+        let count = maps.tunnels.entry(network).or_default();
         *count += 1;
-        if *count == 1
-            && let Err(error) = gateways.insert(network, 0, 0)
-        {
-            tracing::debug!(%address, %error, "a gateway is without a share of its own");
+        if *count == 1 {
+            maps.gateway_hints.add(Hint::of(network.words()));
+            maps.new.push(network);
+            if maps.new.len() >= AT_ONCE {
+                maps.write_new();
+            }
         }
+    }
+
+    /// Gives those networks their shares whose first tunnels came since the last call: all of them in one call of the
+    /// kernel.
+    pub fn share_out(&self) {
+        self.maps().write_new();
     }
 
     /// A tunnel to an address is gone.
     pub fn remove_gateway(&self, address: IpAddr) {
         let network = network(address);
-        let Maps { tunnels, gateways, .. } = &mut *self.maps();
+        let Maps { tunnels, gateways, new, gateway_hints, .. } = &mut *self.maps();
         let Some(count) = tunnels.get_mut(&network) else { return };
         *count -= 1;
         if *count == 0 {
             tunnels.remove(&network);
-            // One that there was no room for is not there.
-            let _ = gateways.remove(&network);
+            match new.iter().position(|other| *other == network) {
+                Some(at) => drop(new.swap_remove(at)),
+                // One that there was no room for is not there.
+                None => drop(gateways.remove(&network)),
+            }
+            gateway_hints.remove(Hint::of(network.words()));
         }
     }
 
@@ -193,7 +246,19 @@ impl SocketShares {
     /// # Errors
     /// If there is no room for another one.
     pub fn set_known(&self, host: HostKey, known: bool) -> Result<(), MapError> {
-        set(&mut self.maps().hosts, host, known.then_some(0))
+        let Maps { hosts, host_hints, .. } = &mut *self.maps();
+        if !known {
+            if is_removed(hosts.remove(&host))? {
+                host_hints.remove(host.hint());
+            }
+            return Ok(());
+        }
+        host_hints.add(host.hint());
+        let added = is_added(hosts.insert(host, 0, BPF_NOEXIST));
+        if !matches!(added, Ok(true)) {
+            host_hints.remove(host.hint());
+        }
+        added.map(drop)
     }
 
     /// Lets only one in 2 to the given power of a host's messages through, or all of them again.
@@ -201,7 +266,14 @@ impl SocketShares {
     /// # Errors
     /// If there is no room for another one.
     pub fn thin(&self, host: HostKey, shift: Option<u32>) -> Result<(), MapError> {
-        set(&mut self.maps().thinned, host, shift)
+        let Maps { thinned, thinned_hosts, thins, .. } = &mut *self.maps();
+        match shift {
+            Some(shift) if is_added(thinned.insert(host, shift, BPF_NOEXIST))? => *thins += 1,
+            Some(shift) => return thinned.insert(host, shift, 0),
+            None if is_removed(thinned.remove(&host))? => *thins -= 1,
+            None => return Ok(()),
+        }
+        thinned_hosts.set(0, *thins, 0)
     }
 
     fn maps(&self) -> MutexGuard<'_, Maps> {
@@ -221,10 +293,30 @@ pub fn try_out() -> Result<(), OpenError> {
 fn set<K: Pod>(map: &mut HashMap<MapData, K, u32>, key: K, value: Option<u32>) -> Result<(), MapError> {
     match value {
         Some(value) => map.insert(key, value, 0),
-        None => match map.remove(&key) {
-            Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
-            Err(error) => Err(error),
-        },
+        None => is_removed(map.remove(&key)).map(drop),
+    }
+}
+
+/// Whether a key is new in a table, which was to be added if it is (`BPF_NOEXIST`).
+fn is_added(added: Result<(), MapError>) -> Result<bool, MapError> {
+    match added {
+        Ok(()) => Ok(true),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a key was in a table.
+fn is_removed(removed: Result<(), MapError>) -> Result<bool, MapError> {
+    match removed {
+        Ok(()) => Ok(true),
+        Err(MapError::KeyNotFound) => Ok(false),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -242,6 +334,10 @@ fn map(loaded: &mut Ebpf, name: &str) -> Result<Map, OpenError> {
 
 fn hash<K: Pod, V: Pod>(loaded: &mut Ebpf, name: &str) -> Result<HashMap<MapData, K, V>, OpenError> {
     HashMap::try_from(map(loaded, name)?).map_err(refused)
+}
+
+fn hints(loaded: &mut Ebpf, name: &'static str) -> Result<Hints, OpenError> {
+    Ok(Hints::new(Array::try_from(map(loaded, name)?).map_err(refused)?, name))
 }
 
 fn missing(name: &str) -> OpenError {

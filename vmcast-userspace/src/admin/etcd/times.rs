@@ -77,5 +77,6 @@ pub(super) fn same_node(one: &NodeRecord, other: &NodeRecord) -> bool {
 
 /// Whether two entries of the cache say the same, whenever they were written.
 pub(super) fn same_entry(one: &CacheEntry, other: &CacheEntry) -> bool {
-    (one.key, &one.nearest, &one.reporter) == (other.key, &other.nearest, &other.reporter)
+    (one.key, &one.nearest, &one.others, &one.reporter)
+        == (other.key, &other.nearest, &other.others, &other.reporter)
 }

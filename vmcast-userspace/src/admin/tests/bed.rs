@@ -53,6 +53,15 @@ impl Bed {
 
     /// Another server with the same authority, records and clock.
     pub(crate) async fn beside(&self) -> Self {
+        self.beside_with(self.handle.rows(Clone::clone)).await
+    }
+
+    /// Another server with the same authority and clock that has heard of nothing yet.
+    pub(crate) async fn behind(&self) -> Self {
+        self.beside_with(Mirror::default()).await
+    }
+
+    async fn beside_with(&self, rows: Mirror) -> Self {
         let of_other = self.gate.with(|roster, _| {
             let authority = roster.authority();
             (authority.key_pem(), authority.certificate().to_vec())
@@ -60,7 +69,6 @@ impl Bed {
         let (key, certificate) = of_other.await.expect("TLS");
         let authority = Authority::of_parts(&key, certificate).expect("an authority");
         let (clock, millis) = (self.clock.clone(), Arc::clone(&self.millis));
-        let rows = self.handle.rows(Clone::clone);
         let handle =
             Handle::new(Registry::new(Config::default(), rows), clock.clone(), Way::Hops).expect("a thread");
         let roster = Roster::new(Box::new(handle.clone()), authority);

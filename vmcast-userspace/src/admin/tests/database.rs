@@ -236,10 +236,15 @@ fn a_database_of_the_first_version_goes_on_and_its_nodes_are_still_there() {
     first.pragma_update(None, "application_id", schema::APPLICATION_ID).expect("update");
     first.pragma_update(None, "user_version", 1).expect("update");
     first.execute_batch("INSERT INTO node VALUES ('a', 2, 'n', 's', x'c0000201', 1, 9)").expect("insert");
+    let entry = "INSERT INTO cache VALUES (0, x'0a000000', 8, 'a', x'c0000201', 2268, 3, 700, 'b', 1, 9)";
+    first.execute_batch(entry).expect("insert");
     drop(first);
     for _ in 0..2 {
         let nodes = open(&path).rows().nodes(None, 9);
         assert_eq!((nodes.len(), nodes[0].rank(), nodes[0].draining), (1, Some(2), false));
         assert_eq!(nodes[0].registration.about, vmcast_proto::registry::About::default());
+        let entries = open(&path).rows().entries(None, 9);
+        assert_eq!((entries.len(), entries[0].nearest.hops), (1, 3));
+        assert!(entries[0].others.is_empty(), "it ranked only the nearest");
     }
 }

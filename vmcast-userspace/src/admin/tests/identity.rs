@@ -72,6 +72,12 @@ async fn refused(bed: &Bed, token: &JoinToken, name: &str, refusal: Refusal) -> 
     error
 }
 
+/// A token does not give away a name that is taken.
+pub(super) async fn refused_name(bed: &Bed, name: &str) {
+    let token = token(bed, order(Role::Agent)).await;
+    refused(bed, &token, name, Refusal::NameTaken).await;
+}
+
 pub(super) fn client(bed: &Bed, identity: &Arc<NodeIdentity>) -> AdminClient {
     AdminClient::new(&[bed.url()], None, Some(identity)).expect("a client")
 }
@@ -105,6 +111,8 @@ fn says(name: &str) -> impl Stream<Item = v1::AttendRequest> + Send + 'static {
 pub(super) fn code(error: &AdminError) -> Code {
     match error {
         AdminError::Refused { code, .. } => *code,
+        AdminError::NotTaken { .. } => Code::Unauthenticated,
+        AdminError::Unreachable { .. } => Code::Unavailable,
         other => panic!("{other}"),
     }
 }

@@ -48,6 +48,7 @@ fn report(id: &str, vmr: &str, endpoint: &str) -> v1::ReportNearestRequest {
         addresses: vec![],
         chosen: Some(chosen.clone()),
         measurements: vec![chosen],
+        arrived: vec![],
     }
 }
 
@@ -316,6 +317,40 @@ async fn an_address_in_use_is_a_clear_error() {
 // gRPC's own services: a generic client finds out what the server can do, and whether it is well.
 #[tokio::test]
 async fn the_server_says_that_it_is_well_and_what_it_can_do() {
+    let bed = Bed::new().await;
+    let endpoint = vmcast_signal::tonic::transport::Endpoint::from_shared(bed.url()).unwrap();
+    says_that_it_is_well(endpoint.connect().await.unwrap()).await;
+    bed.stop().await;
+}
+
+// A monitor has no certificate; that the admin is well, and its schema, is all that it is told without one.
+#[tokio::test]
+async fn over_tls_the_server_says_so_too_to_callers_without_a_certificate() {
+    use super::identity::{count, joined, order, token};
+    use crate::{
+        identity::{Refusal, Role, TlsClient},
+        link::tls_channel,
+    };
+    let bed = Bed::secure().await;
+    let directory = tempfile::tempdir().unwrap();
+    let node = joined(&bed, "a", Role::Agent, directory.path()).await;
+    let fingerprint = token(&bed, order(Role::Agent)).await.fingerprint;
+    let monitor = TlsClient::of_bearer(fingerprint, bed.clock.clone()).unwrap();
+    for tls in [node.tls(), monitor.clone()] {
+        let stream = tokio::net::TcpStream::connect(bed.address).await.unwrap();
+        let name = rustls::pki_types::ServerName::from(bed.address.ip());
+        let stream = tls.connector().connect(name, stream).await.expect("a handshake");
+        assert_eq!(stream.get_ref().1.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+        says_that_it_is_well(tls_channel(&bed.url(), tls).unwrap()).await;
+    }
+    let channel = tls_channel(&bed.url(), monitor).unwrap();
+    let refused = RegistryClient::new(channel).list_nodes(v1::ListNodesRequest::default()).await;
+    assert_eq!(refused.expect_err("refused").code(), Code::Unauthenticated);
+    assert_eq!(count(&bed, Refusal::NoCertificate), 1);
+    bed.stop().await;
+}
+
+async fn says_that_it_is_well(channel: vmcast_signal::tonic::transport::Channel) {
     use tonic_health::pb::{
         HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
     };
@@ -323,9 +358,6 @@ async fn the_server_says_that_it_is_well_and_what_it_can_do() {
         ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
         server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
     };
-    let bed = Bed::new().await;
-    let channel =
-        vmcast_signal::tonic::transport::Endpoint::from_shared(bed.url()).unwrap().connect().await.unwrap();
     let mut health = HealthClient::new(channel.clone());
     for service in ["", "vmcast.v1.Registry", "vmcast.v1.Identity"] {
         let request = HealthCheckRequest { service: service.to_owned() };
@@ -354,7 +386,6 @@ async fn the_server_says_that_it_is_well_and_what_it_can_do() {
     let file = answers.message().await.unwrap().unwrap().message_response;
     let Some(MessageResponse::FileDescriptorResponse(file)) = file else { panic!("{file:?}") };
     assert!(!file.file_descriptor_proto.is_empty());
-    bed.stop().await;
 }
 
 // What a rule for one of them says holds for all who are behind one translator.

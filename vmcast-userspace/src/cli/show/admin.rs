@@ -121,7 +121,8 @@ pub(crate) fn cache(cache: &CacheEntries) -> String {
     if cache.entries.is_empty() {
         return "The cache is empty: no node has reported its nearest router yet.\n".to_owned();
     }
-    let mut rows = Rows::new(&["REQUESTERS", "WHO", "NEAREST", "ADDRESS", ">HOPS", ">RTT", "FOUND", ">KEPT"]);
+    let mut rows =
+        Rows::new(&["REQUESTERS", "WHO", "NEAREST", "ADDRESS", ">HOPS", ">RTT", "THEN", "FOUND", ">KEPT"]);
     for entry in &cache.entries {
         rows.row([
             entry.prefix.clone(),
@@ -130,6 +131,10 @@ pub(crate) fn cache(cache: &CacheEntries) -> String {
             endpoint(entry.endpoint),
             entry.hops.map_or_else(|| NONE.to_owned(), |hops| hops.to_string()),
             entry.rtt_us.map_or_else(|| NONE.to_owned(), |rtt| format!("{:.2} ms", rtt as f64 / 1000.0)),
+            match entry.others.as_slice() {
+                [] => NONE.to_owned(),
+                others => others.iter().map(|other| other.node.as_str()).collect::<Vec<_>>().join(", "),
+            },
             format!("{} ago", duration(entry.age_ms)),
             duration(entry.left_ms),
         ]);

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use vmcast_api::{
-    Direction, Engine, Filter, FilterMode, GroupState, Groups, Interface, Interfaces, Members, NextHop,
-    NextHopState, Place, Priority, Querier, Tunnels,
+    Direction, Engine, Filter, FilterMode, Group, GroupState, Groups, Interface, Interfaces, Members,
+    NextHop, NextHopState, Place, Priority, Querier, Taken, Tunnels,
 };
 
 use crate::config::DSCP_NAMES;
@@ -24,13 +24,15 @@ pub(crate) fn groups(groups: &Groups) -> String {
                 An application joins by opening the group, as `ffplay udp://239.192.1.1:5000`.\n"
             .to_owned();
     }
-    // Most operators state none.
+    // Most operators state none, and mostly nothing is dropped.
     let marked = groups.groups.iter().any(|group| group.priority.is_some());
-    let mut columns = vec!["GROUP", "SOURCE", "FROM", ">MEMBERS", ">PACKETS", ">RATE", "STATE"];
+    let dropped = groups.groups.iter().any(|group| !group.drops.is_empty());
+    let mut columns = vec!["GROUP", "SOURCE", "FROM", ">MEMBERS", ">PACKETS"];
+    columns.extend(dropped.then_some(">DROPPED"));
+    columns.extend([">RATE", "STATE"]);
     columns.extend(marked.then_some("PRIORITY"));
     let mut rows = Rows::new(&columns);
     for group in &groups.groups {
-        let age = group.last_packet_ms.map_or_else(String::new, |age| format!(" {}", duration(age)));
         let priority = marked.then(|| group.priority.as_ref().map_or_else(|| NONE.to_owned(), priority));
         let cells = [
             group.group.to_string(),
@@ -38,24 +40,66 @@ pub(crate) fn groups(groups: &Groups) -> String {
             group.rpf.as_ref().map_or_else(|| "any".to_owned(), place),
             group.members.to_string(),
             count(group.packets),
-            group.bits_per_second.map_or_else(|| NONE.to_owned(), bit_rate),
-            match group.state {
-                GroupState::Forwarding => "forwarding".to_owned(),
-                GroupState::Waiting if group.refused.is_some() => "refused".to_owned(),
-                GroupState::Waiting => "waiting".to_owned(),
-                GroupState::Silent => format!("silent{age}"),
-                GroupState::NoMember => "no member".to_owned(),
-                GroupState::Unknown => "?".to_owned(),
-            },
         ];
-        rows.row(cells.into_iter().chain(priority));
+        let drops = dropped.then(|| count(group.drops.values().sum()));
+        let rate = group.bits_per_second.map_or_else(|| NONE.to_owned(), bit_rate);
+        rows.row(cells.into_iter().chain(drops).chain([rate, state(group)]).chain(priority));
     }
     rows.text(0)
 }
 
-/// What packets are marked with, as `af41, pcp 4, class 1:10, queue 3`.
+/// `vmcast group show`.
+pub(crate) fn group(groups: &Groups) -> String {
+    let shown = groups.groups.iter().map(|group| {
+        let last = group.last_packet_ms.map_or_else(|| "none".to_owned(), |age| duration(age) + " ago");
+        let mut drops = group.drops.iter();
+        let (first, more) = (drops.next().map(dropped), drops.map(|drop| ("", dropped(drop))));
+        let lines = [
+            ("group", group.group.to_string()),
+            ("source", source(group.source)),
+            ("from", group.rpf.as_ref().map_or_else(|| "any".to_owned(), place)),
+            ("state", state(group)),
+            ("members", group.members.to_string()),
+            ("packets", group.packets.to_string()),
+            ("bytes", bytes(group.bytes)),
+            ("rate", group.bits_per_second.map_or_else(|| NONE.to_owned(), bit_rate)),
+            ("last packet", last),
+            ("dropped", first.unwrap_or_else(|| "none".to_owned())),
+        ];
+        let priority = group.priority.as_ref().map(|marks| ("priority", priority(marks)));
+        let refused = group.refused.clone().map(|reason| ("refused", reason));
+        let taken = group.taken.as_ref().map(|taken| ("taken in", taken_in(taken)));
+        let lines = lines.into_iter().chain(more).chain(taken).chain(priority).chain(refused);
+        lines.map(|(key, value)| format!("{key:<11} {value}\n")).collect::<String>()
+    });
+    shown.collect::<Vec<_>>().join("\n")
+}
+
+/// Where packets are taken in, and why there.
+fn taken_in(Taken { at, reason }: &Taken) -> String {
+    reason.as_ref().map_or_else(|| at.clone(), |reason| format!("{at}: {reason}"))
+}
+
+/// How many packets and copies were dropped for a reason.
+fn dropped((reason, packets): (&String, &u64)) -> String {
+    format!("{reason} {packets}")
+}
+
+fn state(group: &Group) -> String {
+    let age = group.last_packet_ms.map_or_else(String::new, |age| format!(" {}", duration(age)));
+    match group.state {
+        GroupState::Forwarding => "forwarding".to_owned(),
+        GroupState::Waiting if group.refused.is_some() => "refused".to_owned(),
+        GroupState::Waiting => "waiting".to_owned(),
+        GroupState::Silent => format!("silent{age}"),
+        GroupState::NoMember => "no member".to_owned(),
+        GroupState::Unknown => "?".to_owned(),
+    }
+}
+
+/// What packets are marked with, as `af41, pcp 4, class 1:10, queue 3, at TC`.
 fn priority(priority: &Priority) -> String {
-    let Priority { dscp, pcp, skb_priority, queue } = *priority;
+    let Priority { dscp, pcp, skb_priority, queue, at_tc } = *priority;
     let class = dscp.map(|dscp| {
         let named = DSCP_NAMES.iter().find(|(_, number)| *number == dscp);
         named.map_or_else(|| format!("dscp {dscp}"), |(name, _)| (*name).to_owned())
@@ -66,7 +110,8 @@ fn priority(priority: &Priority) -> String {
         (major, minor) => format!("class {major:x}:{minor:x}"),
     });
     let queue = queue.map(|queue| format!("queue {queue}"));
-    [class, code_point, waits, queue].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    let at_tc = at_tc.then(|| "at TC".to_owned());
+    [class, code_point, waits, queue, at_tc].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// `vmcast member list`.
@@ -160,6 +205,7 @@ pub(crate) fn interfaces(interfaces: &Interfaces) -> String {
     for interface in &interfaces.interfaces {
         let state = match (interface.ifindex, interface.up) {
             (None, _) => "missing",
+            _ if interface.refused.is_some() => "refused",
             (Some(_), true) => "up",
             (Some(_), false) => "down",
         };
@@ -186,7 +232,26 @@ pub(crate) fn interfaces(interfaces: &Interfaces) -> String {
             groups_of(interface).map_or_else(|| NONE.to_owned(), |groups| groups.to_string()),
         ]);
     }
-    rows.text(0) + &engines(interfaces)
+    rows.text(0) + &engines(interfaces) + &refused(interfaces)
+}
+
+/// Why interfaces are not used.
+fn refused(interfaces: &Interfaces) -> String {
+    let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for interface in &interfaces.interfaces {
+        if let Some(reason) = &interface.refused {
+            reasons.entry(reason).or_default().push(&interface.name);
+        }
+    }
+    let line = |(reason, names): (&str, Vec<&str>)| format!("\nrefused: {}: {reason}\n", few(&names));
+    reasons.into_iter().map(line).collect()
+}
+
+/// Some of these names, and how many more there are.
+fn few(names: &[&str]) -> String {
+    let (shown, more) = names.split_at(names.len().min(NAMES));
+    let more = if more.is_empty() { String::new() } else { format!(" +{}", more.len()) };
+    shown.join(", ") + &more
 }
 
 /// The kind of an engine, without how it works: `tc` of `tc-clone`.
@@ -207,9 +272,7 @@ fn engines(interfaces: &Interfaces) -> String {
     }
     let mut rows = Rows::new(&["COPIES BY", "WHY", "INTERFACES"]);
     for ((label, reason), names) in engines {
-        let (shown, more) = names.split_at(names.len().min(NAMES));
-        let more = if more.is_empty() { String::new() } else { format!(" +{}", more.len()) };
-        rows.row([label.to_owned(), reason.to_owned(), shown.join(", ") + &more]);
+        rows.row([label.to_owned(), reason.to_owned(), few(&names)]);
     }
     format!("\n{}", rows.text(0))
 }

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use vmcast_api::{
-    AdminLink, AdminLinkState, ClockStep, EndpointProof, Engine, ProofState, Role, Stats, Status, Upstream,
-    UpstreamState,
+    AdminLink, AdminLinkState, ClockStep, EndpointProof, Engine, ProofState, Role, StandIn, Stats, Status,
+    Upstream, UpstreamState,
 };
 
 use super::{
@@ -55,8 +55,16 @@ pub(crate) fn status(status: &Status) -> String {
         let who = refused.who.map_or_else(|| "this node".to_owned(), |who| who.to_string());
         lines.add("refused", format!("{} of {}: {}", refused.group, who, refused.reason));
     }
+    for (interface, reason) in &status.interfaces_refused {
+        lines.add("refused", format!("interface {interface}: {reason}"));
+    }
     if status.registry_stale == Some(true) {
         lines.add("registry", "stale: etcd does not answer, and no registration is taken");
+    } else if status.registry_kept == Some(false) {
+        lines.add(
+            "registry",
+            "the last change could not be kept: the log says why; see whether the disk is full",
+        );
     }
     if let Some(step) = status.clock_step {
         lines.add("clock", format!("{}; certificates and tokens go by it", clock_step(step)));
@@ -161,7 +169,13 @@ fn upstream(upstream: &Upstream) -> String {
         UpstreamState::Down => "down",
         UpstreamState::Unknown => "in a state this command does not know",
     };
-    format!("{remote}{state} for {}, from {}", duration(upstream.age_ms), upstream.from)
+    let from = match upstream.stands_in {
+        None => &upstream.from,
+        Some(StandIn::Kept) => "a list that the admin gave before and that may be stale: it does not answer",
+        Some(StandIn::Fallback) => "the fallback: the admin names none",
+        Some(StandIn::Unknown) => "somebody in the admin's place whom this command does not know",
+    };
+    format!("{remote}{state} for {}, from {from}", duration(upstream.age_ms))
 }
 
 /// Lines of a key and a value.

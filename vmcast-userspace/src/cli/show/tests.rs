@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use vmcast_api::{
     AdminLink, AdminLinkState, CacheEntries, CacheEntry, ClockStep, Direction, EndpointProof, Engine, Filter,
     FilterMode, Group, GroupState, Groups, Interface, Interfaces, Member, Members, NextHop, NextHopState,
-    Node, Nodes, Place, Priority, ProofState, Querier, Role, Stats, Status, StreamStats, Tunnel, TunnelEnd,
-    TunnelKind, Tunnels, Upstream, UpstreamState,
+    Node, Nodes, Place, Priority, ProofState, Querier, RankedNode, Role, Stats, Status, StreamStats, Taken,
+    Tunnel, TunnelEnd, TunnelKind, Tunnels, Upstream, UpstreamState,
 };
 
 /// Fails with both texts in full, and checks that the table fits a terminal.
@@ -35,11 +35,13 @@ fn group(last: u8, source: Option<IpAddr>, rpf: Option<Place>, state: GroupState
         members: 3,
         packets: 123_456,
         bytes: 162_000_000,
+        drops: BTreeMap::new(),
         bits_per_second: Some(8_000_000),
         last_packet_ms: Some(12_000),
         state,
         priority: None,
         refused: None,
+        taken: None,
     }
 }
 
@@ -71,10 +73,67 @@ fn groups_are_shown() {
     );
 }
 
+#[test]
+fn what_was_dropped_is_shown_where_there_is_some() {
+    let drops = BTreeMap::from([("oversize".to_owned(), 2), ("wrong_input".to_owned(), 40)]);
+    let dropped = Group { drops, ..group(1, Some([192, 0, 2, 9].into()), None, GroupState::Forwarding) };
+    let groups = Groups { next: None, groups: vec![dropped, group(2, None, None, GroupState::Silent)] };
+    assert_shown(
+        &super::groups(&groups),
+        "\
+         GROUP      SOURCE     FROM  MEMBERS  PACKETS  DROPPED         RATE  STATE\n\
+         232.1.1.1  192.0.2.9  any         3   123456       42  8.00 Mbit/s  forwarding\n\
+         232.1.1.2  *          any         3   123456        0  8.00 Mbit/s  silent 12s\n",
+    );
+    assert_shown(
+        &super::group(&groups),
+        "\
+         group       232.1.1.1\n\
+         source      192.0.2.9\n\
+         from        any\n\
+         state       forwarding\n\
+         members     3\n\
+         packets     123456\n\
+         bytes       162 MB\n\
+         rate        8.00 Mbit/s\n\
+         last packet 12s ago\n\
+         dropped     oversize 2\n\
+         \x20           wrong_input 40\n\
+         \n\
+         group       232.1.1.2\n\
+         source      *\n\
+         from        any\n\
+         state       silent 12s\n\
+         members     3\n\
+         packets     123456\n\
+         bytes       162 MB\n\
+         rate        8.00 Mbit/s\n\
+         last packet 12s ago\n\
+         dropped     none\n",
+    );
+}
+
+#[test]
+fn where_packets_are_taken_in_is_shown_with_the_reason() {
+    let of = |last, taken| Group { taken, ..group(last, None, None, GroupState::Forwarding) };
+    let reason = "on eth0 an application of this host listens to the group".to_owned();
+    let groups = vec![
+        of(1, Some(Taken { at: "tc".into(), reason: Some(reason) })),
+        of(2, Some(Taken { at: "xdp".into(), reason: None })),
+    ];
+    let text = super::group(&Groups { next: None, groups });
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("taken in")).collect();
+    assert_eq!(
+        lines,
+        ["taken in    tc: on eth0 an application of this host listens to the group", "taken in    xdp",]
+    );
+}
+
 // proves E6: the operator sees what packets are marked with.
 #[test]
 fn priorities_are_shown_where_there_are_some() {
-    let priority = Priority { dscp: Some(34), pcp: 4, skb_priority: Some(0x1_0010), queue: Some(3) };
+    let priority =
+        Priority { dscp: Some(34), pcp: 4, skb_priority: Some(0x1_0010), queue: Some(3), at_tc: true };
     let numbers = Priority { dscp: Some(33), skb_priority: Some(6), ..Priority::default() };
     let of = |last, priority| Group { priority, ..group(last, None, None, GroupState::Forwarding) };
     let groups = vec![of(1, Some(priority)), of(2, Some(numbers)), of(3, None)];
@@ -82,7 +141,7 @@ fn priorities_are_shown_where_there_are_some() {
         super::groups(&Groups { next: None, groups }),
         "\
          GROUP      SOURCE  FROM  MEMBERS  PACKETS         RATE  STATE       PRIORITY\n\
-         232.1.1.1  *       any         3   123456  8.00 Mbit/s  forwarding  af41, pcp 4, class 1:10, queue 3\n\
+         232.1.1.1  *       any         3   123456  8.00 Mbit/s  forwarding  af41, pcp 4, class 1:10, queue 3, at TC\n\
          232.1.1.2  *       any         3   123456  8.00 Mbit/s  forwarding  dscp 33, priority 6\n\
          232.1.1.3  *       any         3   123456  8.00 Mbit/s  forwarding  -\n",
     );
@@ -102,11 +161,13 @@ fn the_longest_addresses_of_version_4_fit_the_terminal() {
         members: 100_000,
         packets: 9_999_999,
         bytes: 1,
+        drops: BTreeMap::new(),
         bits_per_second: Some(888_000_000),
         last_packet_ms: Some(3_599_000),
         state: GroupState::Silent,
         priority: None,
         refused: None,
+        taken: None,
     };
     let shown = super::groups(&Groups { next: None, groups: vec![wide] });
     assert!(shown.lines().all(|line| line.len() <= 100), "{shown}");
@@ -211,6 +272,7 @@ fn interfaces_are_shown() {
         }),
         accepts_sources: ifindex == Some(2),
         upstream: ifindex == Some(6),
+        refused: None,
         querier,
         mld_querier: None,
     };
@@ -224,6 +286,12 @@ fn interfaces_are_shown() {
         interface("eth2", Some(4), false, querier(Some([10, 0, 0, 9].into()), false)),
         interface("eth3", Some(6), true, None),
         Interface { egress: Some(at_tc), ..interface("lan0", Some(5), true, None) },
+        Interface {
+            refused: Some("INTERFACES is full at 5 entries, as dataplane.max_interfaces says".into()),
+            attached: None,
+            egress: None,
+            ..interface("lan1", Some(7), true, None)
+        },
         Interface {
             addresses: vec![],
             attached: None,
@@ -241,11 +309,14 @@ fn interfaces_are_shown() {
          eth2       down     1500  198.51.100.1 +1  xdp       xdp     -         10.0.0.9 v3  -             4\n\
          eth3       up       1500  198.51.100.1 +1  xdp       xdp     above     -            -             -\n\
          lan0       up       1500  198.51.100.1 +1  xdp       tc      -         -            -             -\n\
+         lan1       refused  1500  198.51.100.1 +1  -         -       -         -            -             -\n\
          eth9       missing     0  -                -         -       -         none         -             4\n\
          \n\
          COPIES BY      WHY                                   INTERFACES\n\
          tc-clone       it takes no frames redirected at XDP  lan0\n\
-         xdp-broadcast  it takes frames redirected at XDP     eth0, eth1, eth2 +1\n",
+         xdp-broadcast  it takes frames redirected at XDP     eth0, eth1, eth2 +1\n\
+         \n\
+         refused: lan1: INTERFACES is full at 5 entries, as dataplane.max_interfaces says\n",
     );
 }
 
@@ -280,6 +351,12 @@ fn nodes_and_the_cache_are_shown() {
          core-1           router     0  198.51.100.1 +1  2d04h ago     21s  live\n\
          client-7 (7f3a)  agent      -  -                2d04h ago     21s  drained\n",
     );
+    let ranked = |node: &str| RankedNode {
+        node: node.into(),
+        endpoint: ([198, 51, 100, 2], 2268).into(),
+        hops: 3,
+        rtt_us: 700,
+    };
     let entry = |prefix: &str, rank, hops, rtt_us| CacheEntry {
         prefix: prefix.into(),
         rank,
@@ -288,6 +365,7 @@ fn nodes_and_the_cache_are_shown() {
         node: "edge-1".into(),
         hops,
         rtt_us,
+        others: if rtt_us.is_some() { vec![ranked("edge-2"), ranked("core-1")] } else { vec![] },
         age_ms: 65_000,
         left_ms: 3_535_000,
     };
@@ -296,9 +374,9 @@ fn nodes_and_the_cache_are_shown() {
     assert_shown(
         &super::cache(&CacheEntries { next: None, entries }),
         "\
-         REQUESTERS      WHO     NEAREST  ADDRESS       HOPS      RTT  FOUND        KEPT\n\
-         203.0.113.0/24  agents  edge-1   198.51.100.1     2  0.35 ms  1m05s ago  58m55s\n\
-         203.0.113.7/32  rank 2  edge-1   198.51.100.1     -        -  1m05s ago  58m55s\n",
+         REQUESTERS      WHO     NEAREST  ADDRESS       HOPS      RTT  THEN            FOUND        KEPT\n\
+         203.0.113.0/24  agents  edge-1   198.51.100.1     2  0.35 ms  edge-2, core-1  1m05s ago  58m55s\n\
+         203.0.113.7/32  rank 2  edge-1   198.51.100.1     -        -  -               1m05s ago  58m55s\n",
     );
 }
 
@@ -339,6 +417,7 @@ fn router_status() -> Status {
             from: "admin".into(),
             state: UpstreamState::Up,
             age_ms: 3_800_000,
+            stands_in: None,
         }),
         groups: 1,
         members: 3,
@@ -346,9 +425,11 @@ fn router_status() -> Status {
         nodes: BTreeMap::new(),
         cache_entries: None,
         registry_stale: None,
+        registry_kept: None,
         clock_step: None,
         policy_version: None,
         refused: Vec::new(),
+        interfaces_refused: BTreeMap::new(),
     }
 }
 
@@ -367,6 +448,13 @@ fn the_status_of_each_role_is_shown() {
          upstream  core-1 (198.51.100.1), up for 1h03m, from admin\n\
          carries   1 group, 3 members, 4 tunnels\n",
     );
+    let reason = "interfaces is full at 4 entries, as dataplane.max_interfaces says";
+    let refusing = Status {
+        interfaces_refused: BTreeMap::from([("acc9".to_owned(), reason.to_owned())]),
+        ..router_status()
+    };
+    let shown = super::status(&refusing);
+    assert!(shown.ends_with(&format!("tunnels\nrefused   interface acc9: {reason}\n")), "{shown}");
     let agent = Status {
         role: Role::Agent,
         rank: None,
@@ -390,6 +478,7 @@ fn the_status_of_each_role_is_shown() {
             nodes: BTreeMap::from([(Role::Router, 2), (Role::Agent, 1)]),
             cache_entries: Some(1),
             registry_stale: Some(true),
+            registry_kept: Some(false),
             clock_step: Some(ClockStep { by_ms: -86_400_000, age_ms: 90_000 }),
             ..agent
         }),

@@ -1,6 +1,6 @@
 //! Join tokens.
 
-use vmcast_api::{NewToken, Revoked, Role, TokenState, Tokens};
+use vmcast_api::{NewCertificate, NewToken, Revoked, Role, TokenState, Tokens};
 
 use super::{
     table::Rows,
@@ -24,6 +24,21 @@ pub(crate) fn new_token(token: &NewToken) -> String {
         token.id,
         duration(token.left_ms),
         token.urls.join(", ")
+    )
+}
+
+/// `vmcast node sign`: text before the first line of PEM is for people (RFC 7468), so all of it may go to a file.
+pub(crate) fn new_certificate(certificate: &NewCertificate) -> String {
+    let NewCertificate { node, role, serial, left_ms, chain } = certificate;
+    let command = match role {
+        Role::Router => "vmcast router --config FILE",
+        Role::Agent | Role::Admin => "vmcast agent --admin URL",
+    };
+    format!(
+        "{node}, {}; serial number {serial}, good for {}. Where its key is:\n  \
+         {command} --certificate THIS_FILE --key KEY_FILE\n{chain}",
+        role.label(),
+        duration(*left_ms)
     )
 }
 
@@ -89,6 +104,21 @@ mod tests {
             text.contains("good for 1h00m, once") && text.ends_with("vmcast agent --token TOKEN\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_new_certificate_is_a_file_that_says_what_it_is() {
+        let certificate = NewCertificate {
+            node: "core".into(),
+            role: Role::Router,
+            serial: "4a".into(),
+            left_ms: 86_400_000,
+            chain: "-----BEGIN CERTIFICATE-----\n".into(),
+        };
+        let text = new_certificate(&certificate);
+        assert!(text.starts_with("core, router; serial number 4a, good for 1d"), "{text}");
+        assert!(text.contains("\n  vmcast router --config FILE --certificate"), "{text}");
+        assert!(text.ends_with("KEY_FILE\n-----BEGIN CERTIFICATE-----\n"), "{text}");
     }
 
     #[test]

@@ -41,9 +41,9 @@ impl Core {
 
     fn drain_relay(&mut self, now: Instant) -> bool {
         let mut moved = false;
+        let mut effects = std::mem::take(&mut self.tunnel_effects);
         while let Some(output) = self.relay.poll_output() {
             moved = true;
-            let mut effects = Vec::new();
             match output {
                 relay::Output::Transmit { local, remote, bytes } => {
                     self.effects.push_back(Effect::SendRelay { local, remote, bytes });
@@ -68,13 +68,14 @@ impl Core {
                     self.policed.tunnel_down(remote);
                 }
             }
-            self.carry_out(now, effects);
+            self.carry_out(now, &mut effects);
         }
+        self.tunnel_effects = effects;
         moved
     }
 
-    pub(super) fn carry_out(&mut self, now: Instant, effects: Vec<tunnels::Effect>) {
-        for effect in effects {
+    pub(super) fn carry_out(&mut self, now: Instant, effects: &mut Vec<tunnels::Effect>) {
+        for effect in effects.drain(..) {
             match effect {
                 tunnels::Effect::Fib(op) => {
                     if let FibOp::RemoveNextHop(id) = op {
@@ -115,7 +116,7 @@ impl Core {
                             }
                         }
                         membership::Output::Event(membership::Event::QuerierChanged { querier: elected }) => {
-                            tracing::info!(?ifindex, querier = ?elected, "querier elected");
+                            state.news.elected(now, ifindex, elected);
                         }
                         membership::Output::Event(membership::Event::Serving { serving }) => {
                             let serves = beside_querier || serving;
@@ -170,8 +171,10 @@ impl Core {
             moved = true;
             match output {
                 mrib::Output::Fib(op) => {
+                    let shared = self.heard.ahead_of(&op);
                     let priority = self.priorities.behind(&op);
-                    self.effects.extend([Some(op), priority].into_iter().flatten().map(Effect::Fib));
+                    let ops = shared.into_iter().chain([op]).chain(priority);
+                    self.effects.extend(ops.map(Effect::Fib));
                 }
                 mrib::Output::Interest { group, filter } => self.ask_for(now, group, &filter),
                 mrib::Output::Event(mrib::Event::MembershipChanged { group, member, old, new }) => {
@@ -181,17 +184,13 @@ impl Core {
                     self.effects.push_back(Effect::NoRoom { group, account, held, streams });
                 }
                 mrib::Output::Event(mrib::Event::SourceLearnt { stream, .. }) => {
-                    tracing::info!(%stream, "new source");
+                    self.news.new_source(now, stream);
                 }
                 mrib::Output::Event(mrib::Event::AnySourceClosed { group }) => {
-                    tracing::warn!(
-                        %group,
-                        "more sources may not send than can be refused one by one: only those that may, and have been heard, \
-                         are forwarded from here on"
-                    );
+                    self.news.closed(now, group);
                 }
                 mrib::Output::Event(mrib::Event::SourceSilent { stream }) => {
-                    tracing::info!(%stream, "source silent");
+                    self.news.source_silent(now, stream);
                 }
             }
         }

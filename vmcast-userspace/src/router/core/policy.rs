@@ -53,6 +53,7 @@ impl Core {
         let who = self.subject(member, group);
         let had = self.mrib.filter_of(group, member);
         let filter = self.policed.permit(who, member, group, wanted, &had);
+        self.tell_refusal(now);
         let account = match member {
             Output::Interface(ifindex) => Some(Account::Interface(ifindex)),
             Output::Tunnel(_) => who.address.map(|address| Account::Network(relay::Prefix::of(address))),
@@ -72,6 +73,12 @@ impl Core {
         // An entry would let one through that may not send.
         if self.judge_source(now, stream) {
             self.mrib.handle_input(now, mrib::Input::NewSource { stream, input });
+        }
+    }
+
+    fn tell_refusal(&mut self, now: Instant) {
+        if let Some(refusal) = self.policed.take_refusal() {
+            self.news.refused(now, refusal);
         }
     }
 
@@ -115,6 +122,7 @@ impl Core {
             (false, Err(_)) if self.mrib.awaits_source(stream) => true,
             (false, Err(_)) => !self.policed.may_send(source, stream.group),
         };
+        self.tell_refusal(now);
         self.mrib.handle_input(now, mrib::Input::Refuse { stream, refused });
         !refused || self.mrib.is_refused(stream)
     }

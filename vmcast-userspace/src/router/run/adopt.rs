@@ -12,14 +12,18 @@ use crate::{
     router::{
         about::source_prefixes,
         core::Core,
-        interfaces::{self, Wanted},
+        interfaces::{self, Present, Wanted},
+        listening,
+        not_taken::News,
     },
     sockets::Listeners,
 };
 
 impl Router {
     /// Adopts what the interfaces are now, and the addresses that come with them.
-    pub(super) fn on_interfaces(&mut self, now: Instant, wanted: Vec<Wanted>) {
+    pub(super) fn on_interfaces(&mut self, now: Instant, present: Present) {
+        let session_ways = present.session_ways();
+        let wanted = present.wanted;
         let gone: Vec<IfIndex> = self
             .interfaces
             .keys()
@@ -38,7 +42,7 @@ impl Router {
         for wanted in &wanted {
             self.adopt_interface(now, wanted);
         }
-        self.next_hops.point_to_point(interfaces::point_to_point(&wanted));
+        self.next_hops.sessions(session_ways);
         self.follow_addresses(&relay_addresses(&self.config, &wanted));
         if let Some(attachment) = &self.attachment {
             attachment.has_sources(source_prefixes(&wanted));
@@ -83,7 +87,6 @@ impl Router {
             }
             None => match interfaces::attach(wanted, self.shares.as_ref(), &self.events) {
                 Ok(attached) => {
-                    tracing::info!(iface = attached.name, "interface in use");
                     self.interfaces.insert(ifindex, attached);
                 }
                 Err(error) => {
@@ -97,6 +100,29 @@ impl Router {
         }
     }
 
+    /// Tells the operator what the data plane says of an interface.
+    pub(super) fn tell_of_interface(&mut self, news: News) {
+        match news {
+            News::Refused(ifindex) => {
+                let Some(attached) = self.interfaces.get_mut(&ifindex) else { return };
+                attached.in_use = false;
+                let reason = self.not_taken.why(ifindex).unwrap_or_default();
+                tracing::error!(
+                    iface = attached.name,
+                    reason,
+                    "the data plane does not take the interface: nothing comes in or leaves by it until there is room"
+                );
+            }
+            News::Taken(ifindex) => {
+                let Some(attached) = self.interfaces.get_mut(&ifindex) else { return };
+                if !std::mem::replace(&mut attached.in_use, true) {
+                    tracing::info!(iface = attached.name, "interface in use");
+                }
+            }
+            News::Room => self.backlog.hurry(clock::now()),
+        }
+    }
+
     /// Lets the data plane share with the host what comes in where others on it listen, too.
     pub(super) fn hear_listeners(&mut self) {
         let listeners = match Listeners::read() {
@@ -106,23 +132,7 @@ impl Router {
                 return;
             }
         };
-        for attached in self.interfaces.values_mut() {
-            let ours = |group| attached.host.as_ref().map_or(0, |host| host.memberships(group));
-            let listened = listeners.any_beside(&attached.link.name, ours);
-            if std::mem::replace(&mut attached.listened, listened) != listened {
-                let name = &attached.name;
-                tracing::info!(
-                    iface = name,
-                    listened,
-                    "whether others on this host listen there has changed"
-                );
-            }
-            let shared = attached.bridged || listened;
-            if attached.interface.shared != shared {
-                attached.interface.shared = shared;
-                self.core.share_interface(attached.interface);
-            }
-        }
+        listening::heed(&listeners, &mut self.interfaces, &mut self.core);
     }
 }
 

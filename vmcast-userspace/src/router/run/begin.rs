@@ -190,7 +190,7 @@ pub(super) fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 1
         groups_up: config.above().and_then(RouterInterface::allowed_groups),
         ..mrib::Config::with_streams(config.dataplane.max_streams as usize)
     };
-    let discover = config.upstream.discover;
+    let discover = config.upstream.discovers(None);
     Settings { relay, mrib, discover, relays, seed, record }
 }
 

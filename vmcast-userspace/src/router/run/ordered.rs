@@ -42,7 +42,20 @@ impl Router {
             }
             VmrOrder::Policy(policy) => {
                 let version = policy.version;
-                if self.core.set_policy(clock::now(), policy) {
+                if self.core.policed.is_older(&policy) {
+                    let at_work = self.core.policed.policy().version;
+                    let kept = self.kept_policy.path();
+                    if self.core.policed.is_news(&policy) {
+                        tracing::warn!(
+                            version,
+                            at_work,
+                            ?kept,
+                            "an admin tells an older policy than the one at work, which stays; if the admin's is right \
+                             and remains the older after a change of it, remove the file in which the policy is kept, \
+                             and restart"
+                        );
+                    }
+                } else if self.core.set_policy(clock::now(), policy) {
                     tracing::info!(version, "the policy has changed");
                     if let Err(error) = self.kept_policy.keep(self.core.policed.policy()) {
                         tracing::error!(%error, "the policy cannot be kept for a start without an admin");
@@ -106,7 +119,7 @@ impl Router {
     pub(super) fn probe(&mut self) {
         self.volley.handle_timeout(clock::now());
         while let Some(probe) = self.volley.poll_probe() {
-            self.unsent += u64::from(!self.relays.send(probe.local, probe.remote, &probe.bytes));
+            self.unsent += self.relays.send(probe.local, &[(probe.remote, &probe.bytes)]) as u64;
         }
     }
 }

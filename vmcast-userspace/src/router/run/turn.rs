@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::{Event, Router};
 use crate::{
     clock,
     config::{Remote, Upstream},
-    link::{Attachment, RankedVmrs},
+    link::{NamedVmr, Naming},
     relays::Service,
     resolver::Resolver,
     router::{
@@ -21,10 +21,13 @@ use crate::{
 
 impl Router {
     /// Follows who the upstream is, where somebody else names it.
-    pub(super) fn watch_upstream(&self) -> Option<watch::Receiver<Option<RankedVmrs>>> {
+    pub(super) fn watch_upstream(&self) -> Option<Naming> {
         match self.config.upstream.upstream() {
             Upstream::None => None,
-            Upstream::Admin => self.attachment.as_ref().map(Attachment::upstreams),
+            Upstream::Admin(fallback) => {
+                let node = self.config.node_id();
+                self.attachment.as_ref().map(|attachment| attachment.naming(fallback, node.as_str()))
+            }
             Upstream::Static(Remote::Address(address)) => {
                 // Before anybody listens there is room.
                 let _ = self.events.try_send(Event::StaticUpstream(vec![address]));
@@ -42,16 +45,12 @@ impl Router {
         }
     }
 
-    pub(super) fn on_vmrs(&mut self, vmrs: Option<RankedVmrs>) {
-        // While nothing is known, what was known goes on.
-        let Some(vmrs) = vmrs else {
-            return;
-        };
-        if vmrs.vmrs.is_empty() {
+    pub(super) fn on_vmrs(&mut self, vmrs: Vec<NamedVmr>) {
+        if vmrs.is_empty() {
             tracing::warn!("the admin knows no VMR that is nearer to the source");
         }
-        let named = vmrs.vmrs.into_iter().map(|vmr| Named { endpoint: vmr.endpoint, name: Some(vmr.name) });
-        let named: Vec<_> = named.collect();
+        let named = |NamedVmr { endpoint, id: _, name, stands_in }| Named { endpoint, name, stands_in };
+        let named: Vec<_> = vmrs.into_iter().map(named).collect();
         self.core.set_another_upstream(named.len() > 1);
         self.pursuit.name(clock::now(), named);
     }
@@ -62,12 +61,15 @@ impl Router {
         // Who is being turned to is in use already, as far as that goes.
         let present = self.core.upstreams().last().map(|upstream| {
             let down = upstream.state == State::Down;
-            Present { local: upstream.local.ip(), named: upstream.named, down }
+            let last = [&self.next_upstream_named, &self.upstream_named].into_iter().flatten();
+            let said = last.into_iter().find(|said| said.endpoint == upstream.named);
+            let stands_in = said.and_then(|said| said.stands_in);
+            Present { local: upstream.local.ip(), named: upstream.named, down, stands_in }
         });
         match self.pursuit.look(now, present, source_towards) {
             Step::Wait => {}
-            Step::Keep(Named { name, .. }) if self.core.successor.is_some() => self.next_upstream_name = name,
-            Step::Keep(Named { name, .. }) => self.upstream_name = name,
+            Step::Keep(named) if self.core.successor.is_some() => self.next_upstream_named = Some(named),
+            Step::Keep(named) => self.upstream_named = Some(named),
             Step::Leave => self.leave_upstream(),
             Step::Turn(named, local) => self.use_upstream(named, local),
             Step::NoRoute => {
@@ -81,13 +83,14 @@ impl Router {
     /// Turns to another upstream, or to another address of ours, with a socket of its own. One that serves is left when
     /// the streams come from the other.
     fn use_upstream(&mut self, upstream: Named, local: IpAddr) {
-        let Named { endpoint, name } = upstream;
+        let Named { endpoint, name, .. } = upstream.clone();
+        self.core.discover(self.config.upstream.discovers(upstream.stands_in));
         let serves = self.core.has_serving_upstream();
         let present = self.core.upstream.as_ref().map(|present| (present.named, present.local.ip()));
         if serves && present == Some((endpoint, local)) {
             self.core.drop_successor(clock::now());
             self.carry_out_all();
-            (self.next_gateway, self.upstream_name) = (None, name);
+            (self.next_gateway, self.upstream_named) = (None, Some(upstream));
             return;
         }
         let gateway = match endpoints::open_gateway(SocketAddr::new(local, 0), &self.events) {
@@ -104,18 +107,18 @@ impl Router {
             tracing::info!(upstream = %endpoint, name, %local, "turning to another upstream beside the present one");
             self.core.drop_successor(clock::now());
             self.carry_out_all();
-            (self.next_gateway, self.next_upstream_name) = (Some(gateway), name);
+            (self.next_gateway, self.next_upstream_named) = (Some(gateway), Some(upstream));
             self.core.set_successor(clock::now(), local, endpoint);
             self.core.handle_timeout(clock::now());
             return;
         }
         tracing::info!(upstream = %endpoint, name, %local, "streams come from here");
-        self.upstream_name = name;
+        self.upstream_named = Some(upstream);
         self.set_upstream(Some((local, endpoint)), Some(gateway));
     }
 
     fn leave_upstream(&mut self) {
-        self.upstream_name = None;
+        self.upstream_named = None;
         if self.core.upstream.is_some() {
             tracing::info!("streams come from no upstream");
             self.set_upstream(None, None);
@@ -124,10 +127,10 @@ impl Router {
 
     fn set_upstream(&mut self, ends: Option<(SocketAddr, SocketAddr)>, gateway: Option<Reading>) {
         self.core.set_upstream(clock::now(), ends);
-        // What is still to be said to the old upstream leaves by the old socket.
+        // What is still to be said to the old upstream leaves by the old socket, or if its address is gone by the new one.
+        self.next_gateway = gateway;
         self.carry_out_all();
-        self.gateway = gateway;
-        self.next_gateway = None;
+        self.gateway = self.next_gateway.take();
         self.core.handle_timeout(clock::now());
     }
 
@@ -154,9 +157,10 @@ impl Router {
 
     pub(super) fn on_changed_over(&mut self) {
         self.gateway = self.next_gateway.take();
-        self.upstream_name = self.next_upstream_name.take();
+        self.upstream_named = self.next_upstream_named.take();
         let upstream = self.core.upstream.as_ref().map(|upstream| upstream.named);
-        tracing::info!(?upstream, name = self.upstream_name, moves = ?self.core.moves, "every stream comes from here now");
+        let name = self.upstream_named.as_ref().and_then(|named| named.name.as_deref());
+        tracing::info!(?upstream, name, moves = ?self.core.moves, "every stream comes from here now");
     }
 
     pub(super) fn on_upstream_down(&mut self, named: SocketAddr, reason: &'static str) {
@@ -175,7 +179,7 @@ impl Router {
             .and_then(|vmrs| vmrs.vmrs.iter().find(|vmr| vmr.endpoint == named))
             .map(|vmr| vmr.id.clone());
         if let Some(dead) = dead {
-            attachment.vmr_dead(dead);
+            attachment.vmr_dead(dead, named);
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{amt, file_name, unpack};
 use crate::{setup::packages, step};
 
 /// The modules that are kept; those of devices that no machine has are most of a package.
-pub(super) const KEPT: [&str; 14] = [
+pub(super) const KEPT: [&str; 15] = [
     "arch",
     "crypto",
     "lib",
@@ -24,6 +24,7 @@ pub(super) const KEPT: [&str; 14] = [
     "drivers/net/slip",
     "drivers/net/team",
     "drivers/net/vxlan",
+    "drivers/net/wireguard",
     "fs/9p",
     "fs/fscache",
     "fs/netfs",

@@ -8,7 +8,7 @@ use anyhow::Result;
 use plotters::style::RGBColor;
 
 use super::{CopyRow, LatencyRow, Report};
-use crate::copies::GROUP_MEMBERS;
+use crate::copies::{GROUP_MEMBERS, OVER_IPV6};
 
 use chart::{Chart, Line, Point};
 
@@ -59,7 +59,7 @@ pub(super) fn write(report: &Report, dir: &Path) -> Result<Vec<Plot>> {
 /// The engines by fan-out.
 fn fan_out(report: &Report, title: &'static str, payload: usize) -> Chart {
     let rows = report.rows.iter().filter(|row| {
-        row.output == "unicast" && row.groups == 1 && row.payload == payload && is_compared(row)
+        row.fan_out == "unicast" && row.groups == 1 && row.payload == payload && is_compared(row)
     });
     copies(title, "members", rows, |row| row.members)
 }
@@ -67,14 +67,14 @@ fn fan_out(report: &Report, title: &'static str, payload: usize) -> Chart {
 /// The engines by groups.
 fn groups(report: &Report) -> Chart {
     let rows = report.rows.iter().filter(|row| {
-        row.output == "unicast" && row.members == GROUP_MEMBERS && row.payload == MEDIA && is_compared(row)
+        row.fan_out == "unicast" && row.members == GROUP_MEMBERS && row.payload == MEDIA && is_compared(row)
     });
     copies("Copies by one core and number of groups, 16 members each", "groups", rows, |row| row.groups)
 }
 
-/// Without statistics XDP is the same engine.
+/// Without statistics, or over IPv6, XDP is the same engine.
 fn is_compared(row: &CopyRow) -> bool {
-    !row.engine.contains("statistics off")
+    !row.maker().contains("statistics off") && row.output != OVER_IPV6
 }
 
 /// A chart of copies per second.
@@ -91,7 +91,7 @@ fn copies<'a>(
     for row in rows {
         let at = places.binary_search(&place(row)).unwrap_or_default();
         let spread = Some([row.least, row.most]);
-        add(&mut lines, &row.engine, Point { place: at, value: row.mcopies_per_s_core, spread });
+        add(&mut lines, row.maker(), Point { place: at, value: row.mcopies_per_s_core, spread });
     }
     let places = places.iter().map(usize::to_string).collect();
     Chart { title, across, upwards: "million copies a second", places, lines }
@@ -172,11 +172,12 @@ fn add(lines: &mut Vec<Line>, label: &str, point: Point) {
 mod tests {
     use super::*;
 
-    fn row(engine: &str, members: usize, groups: usize, mcopies: f64) -> CopyRow {
+    fn row(engine: &'static str, members: usize, groups: usize, mcopies: f64) -> CopyRow {
         CopyRow {
-            engine: engine.to_owned(),
-            output: "unicast",
-            peer: "AMT".to_owned(),
+            engine: Some(engine),
+            peer: None,
+            output: "AMT",
+            fan_out: "unicast",
             members,
             groups,
             payload: MEDIA,

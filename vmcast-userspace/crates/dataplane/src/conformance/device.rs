@@ -1,7 +1,7 @@
 //! The devices a suite runs on.
 
 use vmcast_common::{
-    fib::{IfIndex, Interface},
+    fib::{EngineWish, IfIndex, Interface},
     hdr::eth::Mac,
 };
 
@@ -29,7 +29,8 @@ impl Device {
             mtu: self.mtu,
             accepts_sources,
             shared: false,
-            at_tc: false,
+            engine: EngineWish::Any,
+            xdp_members: None,
         }
     }
 }

@@ -28,6 +28,8 @@ type Entry = (Stream, Rpf, Members, Vec<Output>, Option<u8>);
 #[derive(Clone, Debug, Default)]
 pub struct Model {
     interfaces: Vec<Interface>,
+    /// Groups that are shared with listeners on the host, by interface.
+    shared: Vec<(IfIndex, IpAddr)>,
     endpoints: Vec<SocketAddr>,
     /// Where streams come in by unicast, and the groups to which they go on.
     inputs: Vec<(SocketAddr, SocketAddr)>,
@@ -65,6 +67,7 @@ impl Model {
             }
             FibOp::RemoveInterface(ifindex) => {
                 self.interfaces.retain(|known| known.ifindex != ifindex);
+                self.shared.retain(|(on, _)| *on != ifindex);
                 self.leave_all(Output::Interface(ifindex));
             }
             FibOp::SetEndpoint(endpoint) => self.endpoints.push(endpoint),
@@ -119,6 +122,10 @@ impl Model {
                 if let Some(entry) = self.entry_mut(stream) {
                     entry.3.retain(|member| *member != output);
                 }
+            }
+            FibOp::ShareGroup(ifindex, group) => self.shared.push((ifindex, group)),
+            FibOp::UnshareGroup(ifindex, group) => {
+                self.shared.retain(|known| *known != (ifindex, group));
             }
         }
     }
@@ -260,7 +267,12 @@ impl Model {
         if outputs.is_empty() {
             return refused().dropped(*name, DropReason::NoMember);
         }
-        let mut expect = Expect::consumed().replicated(*name, bytes.len());
+        let shared = match input {
+            Input::Interface(ifindex) => converted.is_none() && self.shared.contains(&(*ifindex, group)),
+            Input::Tunnel(_) => false,
+        };
+        let outcome = if shared { Expect::pass() } else { Expect::consumed() };
+        let mut expect = outcome.replicated(*name, bytes.len());
         if name.source.is_none() {
             expect = expect.punt(PuntReason::NewSource, *input, stream);
         }

@@ -151,6 +151,10 @@ impl Random {
         if self.one_in(6) {
             ops.push(FibOp::RemoveUnicastInput(INPUT.into()));
         }
+        if self.one_in(3) {
+            let (device, group) = (self.device().ifindex, self.pick(&[GROUP, OTHER_GROUP]));
+            ops.push(FibOp::ShareGroup(device, group.into()));
+        }
         for _ in 0..self.below(6) + 1 {
             let stream = self.stream();
             self.change_stream(stream, &mut ops);
@@ -177,7 +181,8 @@ impl Random {
         if self.one_in(3) {
             let dscp = self.one_in(2).then_some(self.below(64) as u8);
             let skb_priority = self.one_in(2).then_some(self.below(16) as u32);
-            let priority = Priority { dscp, pcp: self.below(8) as u8, skb_priority, queue: None };
+            let at_tc = self.one_in(4);
+            let priority = Priority { dscp, pcp: self.below(8) as u8, skb_priority, queue: None, at_tc };
             ops.push(FibOp::SetPriority(stream, priority));
         }
         for _ in 0..self.below(8) {

@@ -93,7 +93,9 @@ fn is_modelled(case: &Case) -> bool {
         | FibOp::RemoveConversion(_)
         | FibOp::RemoveStream(_)
         | FibOp::AddMember(..)
-        | FibOp::RemoveMember(..) => true,
+        | FibOp::RemoveMember(..)
+        | FibOp::ShareGroup(..)
+        | FibOp::UnshareGroup(..) => true,
     };
     case.steps.iter().all(|step| match step {
         Step::Apply(ops) => ops.iter().all(known),

@@ -17,7 +17,7 @@ use aya::{
 use nix::net::if_::if_indextoname;
 use vmcast_common::{
     fib::IfIndex,
-    maps::{PROGRAM_CHUNK, PROGRAM_CLONE, PROGRAM_INGRESS, PROGRAM_LIST},
+    maps::{PROGRAM_BARE, PROGRAM_CHUNK, PROGRAM_CLONE, PROGRAM_INGRESS, PROGRAM_LIST},
 };
 
 use super::{
@@ -37,6 +37,8 @@ pub(super) enum Role {
     Xdp,
     /// Decides on received frames, at TC.
     Tc,
+    /// Decides on packets that come in without a link-layer header, at TC.
+    Bare,
     /// Goes on with member tables, behind a relay device of ours.
     Chunk,
     /// Serves members at TC, behind a relay device of ours.
@@ -46,12 +48,14 @@ pub(super) enum Role {
 }
 
 impl Role {
-    pub(super) const ALL: [Self; 5] = [Self::Xdp, Self::Tc, Self::Chunk, Self::List, Self::Reassembled];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Xdp, Self::Tc, Self::Bare, Self::Chunk, Self::List, Self::Reassembled];
 
     const fn program(self) -> &'static str {
         match self {
             Self::Xdp => PROGRAM_INGRESS,
             Self::Tc | Self::Reassembled => PROGRAM_CLONE,
+            Self::Bare => PROGRAM_BARE,
             Self::Chunk => PROGRAM_CHUNK,
             Self::List => PROGRAM_LIST,
         }
@@ -90,23 +94,27 @@ pub(super) struct Attachments {
     /// Whether programs of an earlier daemon forward on for now.
     held: bool,
     attached: BTreeMap<IfIndex, (Role, Hold)>,
+    /// Programs at TC on devices where one at XDP decides first.
+    behind_xdp: BTreeMap<IfIndex, Hold>,
 }
 
 impl Attachments {
     pub(super) const fn new(on_exit: OnExit, pins: Option<Pins>, held: bool) -> Self {
-        Self { on_exit, pins, held, attached: BTreeMap::new() }
+        Self { on_exit, pins, held, attached: BTreeMap::new(), behind_xdp: BTreeMap::new() }
     }
 
     /// Puts the program that decides on a device: natively at XDP if `native` and the driver takes it, else at
-    /// TC. Another one of ours on the device goes.
+    /// TC, where packets of a device that is `bare` come without a link-layer header. Behind one at XDP is one at TC if
+    /// it `shares` packets with the host. Another one of ours on the device goes.
     pub(super) fn attach_ingress(
         &mut self,
         object: &mut Ebpf,
         device: IfIndex,
-        native: bool,
+        (native, bare): (bool, bool),
+        shares: bool,
     ) -> Result<(), KernelError> {
         if !native {
-            return self.attach(object, device, Role::Tc);
+            return self.attach(object, device, if bare { Role::Bare } else { Role::Tc });
         }
         if let Err(error) = self.attach(object, device, Role::Xdp) {
             tracing::warn!(
@@ -117,7 +125,30 @@ impl Attachments {
             );
             return self.attach(object, device, Role::Tc);
         }
-        Ok(())
+        match self.behind_xdp.remove(&device) {
+            Some(hold) if shares => {
+                self.behind_xdp.insert(device, hold);
+                Ok(())
+            }
+            Some(hold) => self.let_go(object, device, Role::Tc, hold),
+            None if shares => {
+                let hold = self.hold(object, device, Role::Tc)?;
+                self.behind_xdp.insert(device, hold);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a program at TC is on a device where one at XDP decides first.
+    pub(super) fn is_behind_xdp(&self, device: IfIndex) -> bool {
+        self.behind_xdp.contains_key(&device)
+    }
+
+    /// Whether a program is on a device for a purpose.
+    fn has(&self, device: IfIndex, role: Role) -> bool {
+        self.attached.get(&device).is_some_and(|(now, _)| *now == role)
+            || role == Role::Tc && self.is_behind_xdp(device)
     }
 
     /// Puts a program on a device, in the place of another of ours.
@@ -130,10 +161,20 @@ impl Attachments {
         if self.attached.get(&device).is_some_and(|(now, _)| *now == role) {
             return Ok(());
         }
-        let hold = self.hold(object, device, role)?;
+        // There is never a second one at TC: the one would take the other's copy for the host for a packet.
+        let hold = match self.behind_xdp.remove(&device) {
+            Some(hold) if role == Role::Tc => hold,
+            Some(hold) => {
+                self.let_go(object, device, Role::Tc, hold)?;
+                self.hold(object, device, role)?
+            }
+            None => self.hold(object, device, role)?,
+        };
         // The new one is there before the old one goes: what XDP takes never comes to TC.
-        if let Some((before, hold)) = self.attached.insert(device, (role, hold)) {
-            self.let_go(object, device, before, hold)?;
+        match self.attached.insert(device, (role, hold)) {
+            Some((Role::Tc, hold)) if role == Role::Xdp => _ = self.behind_xdp.insert(device, hold),
+            Some((before, hold)) => self.let_go(object, device, before, hold)?,
+            None => {}
         }
         Ok(())
     }
@@ -147,7 +188,7 @@ impl Attachments {
             None => {
                 let id = match role {
                     Role::Xdp | Role::Chunk => LinkId::Xdp(attach_xdp(xdp(object, role.program())?, device)?),
-                    Role::Tc | Role::List | Role::Reassembled => {
+                    Role::Tc | Role::Bare | Role::List | Role::Reassembled => {
                         let program = classifier(object, role.program())?;
                         LinkId::Tc(attach_tc(program, role.program(), device)?)
                     }
@@ -161,13 +202,14 @@ impl Attachments {
     pub(super) fn hook(&self, device: IfIndex) -> Option<Hook> {
         self.attached.get(&device).map(|(role, _)| match role {
             Role::Xdp | Role::Chunk => Hook::Xdp,
-            Role::Tc | Role::List | Role::Reassembled => Hook::Tc,
+            Role::Tc | Role::Bare | Role::List | Role::Reassembled => Hook::Tc,
         })
     }
 
     /// Whether anything is looked at at TC.
     pub(super) fn any_at_tc(&self) -> bool {
-        self.attached.values().any(|(role, _)| matches!(role, Role::Tc | Role::Reassembled))
+        let at_tc = |role: &Role| matches!(role, Role::Tc | Role::Bare | Role::Reassembled);
+        !self.behind_xdp.is_empty() || self.attached.values().any(|(role, _)| at_tc(role))
     }
 
     /// Replaces the program of an earlier daemon in one step: each packet meets the one or the other.
@@ -185,7 +227,7 @@ impl Attachments {
                 let program = xdp(object, role.program())?;
                 LinkId::Xdp(program.attach_to_link(link).map_err(KernelError::call(what))?)
             }
-            Role::Tc | Role::List | Role::Reassembled => {
+            Role::Tc | Role::Bare | Role::List | Role::Reassembled => {
                 let link = SchedClassifierLink::try_from(link).map_err(KernelError::call(what))?;
                 let program = classifier(object, role.program())?;
                 LinkId::Tc(program.attach_to_link(link).map_err(KernelError::call(what))?)
@@ -228,6 +270,9 @@ impl Attachments {
 
     /// Takes the program off a device, which may be gone already.
     pub(super) fn detach(&mut self, object: &mut Ebpf, device: IfIndex) -> Result<(), KernelError> {
+        if let Some(hold) = self.behind_xdp.remove(&device) {
+            self.let_go(object, device, Role::Tc, hold)?;
+        }
         match self.attached.remove(&device) {
             Some((role, hold)) => self.let_go(object, device, role, hold),
             None => Ok(()),
@@ -268,13 +313,19 @@ impl Attachments {
             let hold = self.hold(object, device, role)?;
             self.attached.insert(device, (role, hold));
         }
+        let held = self.behind_xdp.iter().filter(|(_, hold)| matches!(hold, Hold::Held));
+        let held: Vec<IfIndex> = held.map(|(device, _)| *device).collect();
+        for device in held {
+            let hold = self.hold(object, device, Role::Tc)?;
+            self.behind_xdp.insert(device, hold);
+        }
         let Some(pins) = &self.pins else {
             return Ok(Vec::new());
         };
         let mut left = Vec::new();
         // Devices that are no longer looked at, or no longer there, and relays of the one before.
         for (device, role) in pins.kept_links() {
-            if self.attached.get(&device).is_none_or(|(now, _)| *now != role) {
+            if !self.has(device, role) {
                 if role.is_behind_relay() {
                     left.push(Left::new(device, pins.kept_link(device, role)));
                 }

@@ -64,6 +64,8 @@ const LEAST_SHARE: usize = 4;
 struct Link {
     table: MemberTable,
     leads_to: u32,
+    /// The table that the kernel was told of how many members it and those behind it have, and how many.
+    ahead: (u32, u64),
 }
 
 impl Link {
@@ -106,6 +108,12 @@ impl Chain {
         self.links.iter().map(|link| link.table.devices().len()).collect()
     }
 
+    /// Checks that what is noted of devices is what the slots say.
+    #[cfg(test)]
+    pub(super) fn check_counts(&self) {
+        self.links.iter().for_each(|link| link.table.check_counts());
+    }
+
     /// How many members each table has.
     #[cfg(test)]
     pub(super) fn members(&self) -> Vec<usize> {
@@ -139,6 +147,11 @@ impl Chain {
         self.position(output.number()).is_some()
     }
 
+    /// How many members are on a device.
+    pub(super) fn members_on(&self, ifindex: u32) -> usize {
+        self.links.iter().map(|link| link.table.members_on(ifindex)).sum()
+    }
+
     /// Whether a member is in it, but on another device than this.
     pub(super) fn stands_elsewhere(&self, output: Output, ifindex: u32) -> bool {
         let number = output.number();
@@ -168,16 +181,34 @@ impl Chain {
         change: &mut Change,
     ) -> Result<(), KernelError> {
         let number = output.number();
-        let at = match self.position(number) {
-            Some(at) => at,
-            None => match self.place(spec.ifindex, ways, backing) {
-                Ok(at) => at,
-                Err(error) => return self.settle(ways, backing, change).and(Err(error)),
-            },
+        let Some(at) = self.position(number) else {
+            return self.add(output, spec, ways, backing, change);
         };
         self.likely = at;
         let set = self.links[at].table.set(number, spec, backing, &mut self.out);
         self.settle(ways, backing, change).and(set)
+    }
+
+    /// Adds a member that is not in it: it is not looked for among all of them, who may be very many. For `change` see
+    /// [`Chain::set`].
+    ///
+    /// # Errors
+    /// As of [`Chain::set`].
+    pub(super) fn add<K: MemberWrites, T: Tables>(
+        &mut self,
+        output: Output,
+        spec: &MemberSpec,
+        ways: Ways,
+        backing: &mut Backing<'_, K, T>,
+        change: &mut Change,
+    ) -> Result<(), KernelError> {
+        let at = match self.place(spec.ifindex, ways, backing) {
+            Ok(at) => at,
+            Err(error) => return self.settle(ways, backing, change).and(Err(error)),
+        };
+        self.likely = at;
+        let added = self.links[at].table.add(output.number(), spec, backing, &mut self.out);
+        self.settle(ways, backing, change).and(added)
     }
 
     /// The table that takes one more member on a device: one with members of that device, if there is room. A
@@ -250,7 +281,7 @@ impl Chain {
         relay: u32,
         backing: &mut Backing<'_, K, T>,
     ) -> Result<(), KernelError> {
-        let Link { table, leads_to } = &mut self.links[at];
+        let Link { table, leads_to, .. } = &mut self.links[at];
         let (mut first, mut second) = table.halves(backing)?;
         let mut change = Change::default();
         let mut link = |table: &mut MemberTable, next: u32| match next {
@@ -266,7 +297,7 @@ impl Chain {
         let next = std::mem::replace(leads_to, second.id());
         change.append(std::mem::replace(table, first).dismiss());
         self.out.append(change);
-        self.links.insert(at + 1, Link { table: second, leads_to: next });
+        self.links.insert(at + 1, Link { table: second, leads_to: next, ahead: (0, 0) });
         self.relayed = true;
         Ok(())
     }
@@ -356,10 +387,28 @@ impl Chain {
             }
             link.leads_to = next;
         }
+        self.count_ahead(backing)?;
         if self.links.first().is_some_and(|first| first.table.id() == 0) {
             self.links.clear();
         }
         change.append(std::mem::take(&mut self.out));
+        Ok(())
+    }
+
+    /// Tells the kernel how many members a packet goes to from each table on, for those that miss one.
+    fn count_ahead<K: MemberWrites, T: Tables>(
+        &mut self,
+        backing: &mut Backing<'_, K, T>,
+    ) -> Result<(), KernelError> {
+        let mut ahead = 0;
+        for link in self.links.iter_mut().rev() {
+            ahead += link.table.members() as u64;
+            let now = (link.table.id(), ahead);
+            if now != link.ahead && now.0 != 0 {
+                backing.kernel.write_ahead(now.0, now.1)?;
+                link.ahead = now;
+            }
+        }
         Ok(())
     }
 

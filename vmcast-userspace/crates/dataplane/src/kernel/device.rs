@@ -1,10 +1,11 @@
 //! What the plane knows of devices, and by which engine each is served.
 
 use nix::net::if_::if_indextoname;
-use vmcast_common::fib::IfIndex;
+use vmcast_common::fib::{EngineWish, IfIndex};
 
-use super::sys;
+use super::sys::{self, Transmit};
 use crate::{
+    bare::is_bare,
     features::{Features, XdpFeatures},
     numbered::Numbered,
     plane::Engine,
@@ -41,6 +42,9 @@ pub(super) struct Devices {
 struct Known {
     features: Option<XdpFeatures>,
     mtu: Option<u16>,
+    transmit: Option<Transmit>,
+    /// Whether packets leave it without a link-layer header.
+    bare: bool,
 }
 
 /// Why nobody is served at a device that only XDP may serve.
@@ -105,7 +109,12 @@ impl Devices {
             return *known;
         }
         let features = self.features.as_ref().and_then(|features| features.of(IfIndex(device)).ok());
-        let known = Known { features, mtu: sys::device_mtu(device) };
+        let known = Known {
+            features,
+            mtu: sys::device_mtu(device),
+            transmit: sys::transmit(device),
+            bare: is_bare(IfIndex(device)),
+        };
         self.known.insert(device, known);
         known
     }
@@ -115,22 +124,41 @@ impl Devices {
         self.known(device).mtu
     }
 
-    /// Whether a program may run in a device's driver. `at_tc` is what its interfaces ask for.
-    pub(super) fn is_native(&mut self, device: u32, at_tc: bool) -> bool {
-        let told = self.known(device).features;
-        self.rule() != Rule::Tc && !at_tc && told.is_none_or(XdpFeatures::is_native)
+    /// Whether packets leave a device, and come in by it, without a link-layer header.
+    pub(super) fn is_bare(&mut self, device: u32) -> bool {
+        self.known(device).bare
     }
 
-    /// By which engine a device is served, and why. `at_tc` is what its interfaces ask for, `runs_native`
+    /// What decides for a device at present. `wish` is what its interfaces ask for.
+    const fn rule_for(&self, wish: EngineWish) -> Rule {
+        match (self.rule(), wish) {
+            (Rule::Tc, _) | (Rule::Auto | Rule::Xdp, EngineWish::Tc) => Rule::Tc,
+            (Rule::Xdp, EngineWish::Any | EngineWish::Xdp) | (Rule::Auto, EngineWish::Xdp) => Rule::Xdp,
+            (Rule::Auto, EngineWish::Any) => Rule::Auto,
+        }
+    }
+
+    /// Whether a program may run in a device's driver. `wish` is what its interfaces ask for.
+    pub(super) fn is_native(&mut self, device: u32, wish: EngineWish) -> bool {
+        let Known { features: told, bare, .. } = self.known(device);
+        self.rule_for(wish) != Rule::Tc && !bare && told.is_none_or(XdpFeatures::is_native)
+    }
+
+    /// By which engine a device is served, and why. `wish` is what its interfaces ask for, `runs_native`
     /// whether a program of ours runs in its driver.
-    pub(super) fn engine(&mut self, device: u32, at_tc: bool, runs_native: bool) -> (Engine, &'static str) {
-        let (engine, why) = match self.rule() {
+    pub(super) fn engine(
+        &mut self,
+        device: u32,
+        wish: EngineWish,
+        runs_native: bool,
+    ) -> (Engine, &'static str) {
+        let (engine, why) = match self.rule_for(wish) {
             Rule::Tc if self.without_relays => {
                 (Engine::TcClone, "no relay device can be made, by which XDP and TC hand packets on")
             }
-            Rule::Tc => (Engine::TcClone, "the configuration asks for it"),
-            Rule::Auto | Rule::Xdp if at_tc => (Engine::TcClone, "an interface of it is to be served there"),
-            Rule::Xdp if self.takes_none(device, at_tc) => (Engine::XdpBroadcast, TAKES_NONE),
+            Rule::Tc if self.rule == Rule::Tc => (Engine::TcClone, "the configuration asks for it"),
+            Rule::Tc => (Engine::TcClone, "an interface of it is to be served there"),
+            Rule::Xdp if self.takes_none(device, wish) => (Engine::XdpBroadcast, TAKES_NONE),
             Rule::Xdp => (Engine::XdpBroadcast, "the configuration asks for it"),
             Rule::Auto => self.found(device, runs_native),
         };
@@ -139,9 +167,9 @@ impl Devices {
         if takes_none && before.is_none_or(|(_, took_none)| !took_none) {
             tracing::warn!(
                 device = name_of(IfIndex(device)),
-                "the device takes no frames redirected at XDP, and dataplane.engine is \"xdp\": nobody joins by it, and \
-                 the copies of members whose way leads there are dropped (device_refused); set the engine to \"auto\", \
-                 or, if it is a veth, let its peer do GRO"
+                "the device takes no frames redirected at XDP, and the configuration asks for nothing else (engine = \
+                 \"xdp\"): nobody joins by it, and the copies of members whose way leads there are dropped \
+                 (device_refused); let it find the engine out, or, if the device is a veth, let its peer do GRO"
             );
         }
         self.changed |= before.is_some_and(|before| before != (engine, takes_none));
@@ -150,13 +178,27 @@ impl Devices {
 
     /// Whether copies for a device would go nowhere: the kernel leaves one that takes no frames redirected at XDP out of
     /// a broadcast, and the rule is to serve it at XDP all the same.
-    pub(super) fn takes_none(&mut self, device: u32, at_tc: bool) -> bool {
-        let told = self.rule() == Rule::Xdp && !at_tc;
-        told && self.known(device).features.is_some_and(|features| !features.takes_redirected())
+    pub(super) fn takes_none(&mut self, device: u32, wish: EngineWish) -> bool {
+        self.rule_for(wish) == Rule::Xdp && {
+            let Known { features, bare, .. } = self.known(device);
+            bare || features.is_some_and(|features| !features.takes_redirected())
+        }
+    }
+
+    /// How many members of one stream XDP may serve on a device; `None`: all. A run of a program hands the device its
+    /// copies faster than a link carries them off, and what its transmit ring has no room for is lost, where TC has a
+    /// queueing discipline before the ring. `wish` is what its interfaces ask for, and `stated` how many.
+    pub(super) fn room(&mut self, device: u32, wish: EngineWish, stated: Option<u32>) -> Option<u32> {
+        if self.rule_for(wish) != Rule::Auto {
+            return None;
+        }
+        stated.or_else(|| self.known(device).transmit?.room())
     }
 
     fn found(&mut self, device: u32, runs_native: bool) -> (Engine, &'static str) {
-        match self.known(device).features {
+        let known = self.known(device);
+        match known.features {
+            _ if known.bare => (Engine::TcClone, "its packets have no link-layer header"),
             Some(features) if features.takes_redirected() => {
                 (Engine::XdpBroadcast, "it takes frames redirected at XDP")
             }

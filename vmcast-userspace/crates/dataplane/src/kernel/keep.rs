@@ -1,7 +1,7 @@
 //! Programs that stay when the daemon ends, and the start that takes them over.
 //!
 //! Below the pin directory stand `links/IFINDEX` for programs at XDP and `links/IFINDEX-tc` for those at TC, one
-//! for each attached device, `links/IFINDEX-chunk`, `-list` and `-reassembled` for those behind devices of our own, and
+//! of them or both for each attached device, `links/IFINDEX-chunk`, `-list` and `-reassembled` for those behind devices of our own, and
 //! `maps-SCHEMA/NAME`, what the forwarding base can be read back from. A new daemon always fills maps of its
 //! own, makes relay devices of its own, and then replaces the program on each link in one step; so it makes no
 //! difference to packets whether the layout of the maps has changed, only the old state cannot be read then.
@@ -14,25 +14,26 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, MapError},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
     programs::links::{FdLink, PinnedLink},
 };
 use vmcast_common::{
     fib::{EcnMode, IfIndex, Members, NextHopId, Output, Priority, Rpf, Stream, Tunnel, TunnelId},
     maps::{
-        self, Head, HeadKey, InputId, MemberEntry, NextHopEntry, SCHEMA, StreamEntry, StreamKey, TableLine,
-        TunnelEntry, TunnelKey, kind,
+        self, Head, HeadKey, InputId, MemberEntry, NextHopEntry, SCHEMA, StreamCounters, StreamEntry,
+        StreamKey, TableLine, TunnelEntry, TunnelKey, kind,
     },
 };
 
-use super::{attach::Role, error::KernelError, relay};
+use super::{attach::Role, error::KernelError, relay, stats::read_stream};
 use crate::plane::{Fib, FibStream};
 
 /// Magic number of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// The maps that the forwarding base is read back from.
-const KEPT_MAPS: [&str; 8] = [
+const KEPT_MAPS: [&str; 9] = [
     maps::STREAMS,
+    maps::STREAM_STATS,
     maps::TUNNELS,
     maps::MEMBERS,
     maps::TABLES,
@@ -47,10 +48,21 @@ const fn suffix(role: Role) -> &'static str {
     match role {
         Role::Xdp => "",
         Role::Tc => "-tc",
+        Role::Bare => "-bare",
         Role::Chunk => "-chunk",
         Role::List => "-list",
         Role::Reassembled => "-reassembled",
     }
+}
+
+/// What a daemon has left forwarding.
+#[derive(Debug)]
+pub struct Inheritance {
+    /// The forwarding base.
+    pub fib: Fib,
+    /// When the last packet of streams had come when this was read, nanoseconds of `CLOCK_MONOTONIC`; without those
+    /// that had none.
+    pub last_packets: StdHashMap<Stream, u64>,
 }
 
 /// A pin directory.
@@ -152,14 +164,14 @@ impl Pins {
         Ok(())
     }
 
-    /// The forwarding base that an earlier daemon left; `None` if there is none of this layout.
-    pub(super) fn kept_fib(&self) -> Option<Fib> {
+    /// What an earlier daemon left; `None` if there is nothing of this layout.
+    pub(super) fn inheritance(&self) -> Option<Inheritance> {
         let dir = self.maps();
         if !dir.exists() {
             return None;
         }
         match read(&dir) {
-            Ok(fib) => Some(fib),
+            Ok(left) => Some(left),
             Err(error) => {
                 tracing::warn!(%error, "what the daemon before this one left cannot be read; its streams start anew");
                 None
@@ -237,7 +249,9 @@ struct Kept {
     fib: Fib,
 }
 
-fn read(dir: &Path) -> Result<Fib, KernelError> {
+fn read(dir: &Path) -> Result<Inheritance, KernelError> {
+    // One of an earlier release has not left them.
+    let stats: Option<PerCpuArray<_, StreamCounters>> = open(dir, maps::STREAM_STATS, Map::PerCpuArray).ok();
     let streams: HashMap<_, StreamKey, StreamEntry> = open(dir, maps::STREAMS, Map::HashMap)?;
     let tunnels: HashMap<_, TunnelKey, TunnelEntry> = open(dir, maps::TUNNELS, Map::HashMap)?;
     let heads: HashMap<_, HeadKey, Head> = open(dir, maps::HEADS, Map::HashMap)?;
@@ -283,7 +297,12 @@ fn read(dir: &Path) -> Result<Fib, KernelError> {
         .filter(|(stream, _)| stream.source.is_none())
         .map(|(stream, entry)| (stream.group, place(entry)))
         .collect();
+    let mut last_packets = StdHashMap::new();
     for (stream, entry) in entries {
+        let read = stats.as_ref().and_then(|stats| read_stream(stats, entry.stats).ok());
+        if let Some(StreamCounters { last_ns, .. }) = read.filter(|read| read.last_ns > 0) {
+            last_packets.insert(stream, last_ns);
+        }
         let shared = any_source.get(&stream.group) == Some(&place(&entry)) && place(&entry) != (0, 0);
         let members = if stream.source.is_some() && shared { Members::OfAnySource } else { Members::Own };
         let outputs = match members {
@@ -293,7 +312,7 @@ fn read(dir: &Path) -> Result<Fib, KernelError> {
         let rpf = InputId(entry.rpf).input().map_or(Rpf::AnyUpstream, Rpf::Exact);
         kept.fib.streams.insert(stream, FibStream { rpf, members, priority: Priority::default(), outputs });
     }
-    Ok(kept.fib)
+    Ok(Inheritance { fib: kept.fib, last_packets })
 }
 
 impl Kept {

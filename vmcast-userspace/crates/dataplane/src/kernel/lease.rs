@@ -4,10 +4,12 @@
 //! change is a write of one slot, whereas a shared one is left for another. One that grows has room for all that the table
 //! may have, as to move on to a larger one is a write for each slot; one that rests is shared again, in its own size.
 
+use vmcast_common::maps::limit;
+
 use super::{
     devmap::{Devmap, LARGEST},
     error::KernelError,
-    member_table::Backing,
+    member_table::{Backing, WAYS},
     pool::{Remains, Tables, Until},
     shapes::{Shape, ShapeId, Shapes},
     writes::MemberWrites,
@@ -15,6 +17,9 @@ use super::{
 
 /// Slots of a table at most that always has a shared devmap: making one of a new shape is a write for each.
 const SHARED: usize = 16;
+/// The same of a table that has one device, and a way at most: such shapes are few, and all tables of the device that grow
+/// have one after the other, so a join needs no write of a slot. A full one among several has so many.
+const SHARED_OF_ONE: usize = (limit::OF_DEVICE + WAYS) as usize;
 /// After so many looks without a change a table rests.
 const QUIET: u8 = 5;
 
@@ -106,8 +111,10 @@ impl Lease {
         backing: &mut Backing<'_, K, T>,
     ) -> Result<(), KernelError> {
         let Backing { kernel, tables, shapes, stream, .. } = backing;
-        let new = if slots.len() <= SHARED {
-            let shape = Shape::of(slots.iter().map(|(_, ifindex)| *ifindex));
+        let shape = (slots.len() <= SHARED_OF_ONE)
+            .then(|| Shape::of(slots.iter().map(|(_, ifindex)| *ifindex)))
+            .filter(|shape| slots.len() <= SHARED || shape.is_of_one());
+        let new = if let Some(shape) = shape {
             Slots::Shared(shapes.take(&shape, *kernel, *tables)?)
         } else {
             let last = slots.iter().map(|(slot, _)| *slot as usize).max().unwrap_or(0);

@@ -186,6 +186,11 @@ impl MemberList {
         self.by_output.keys().copied()
     }
 
+    /// How many members it has.
+    pub(crate) fn len(&self) -> usize {
+        self.by_output.len()
+    }
+
     pub(crate) fn contains(&self, output: Output) -> bool {
         self.by_output.contains_key(&output)
     }

@@ -22,7 +22,7 @@ const PART: usize = 3 << 16;
 const WORD: usize = size_of::<u64>();
 
 /// An array whose parts are mapped when something is first written there: what is mapped counts as memory of the process.
-pub(super) struct Mapped<V: Pod> {
+pub(crate) struct Mapped<V: Pod> {
     array: Array<MapData, V>,
     name: &'static str,
     parts: Vec<Option<Part>>,
@@ -77,12 +77,12 @@ impl<V: Pod> Mapped<V> {
     };
 
     /// Of an array that was made with `BPF_F_MMAPABLE`.
-    pub(super) fn new(array: Array<MapData, V>, name: &'static str) -> Self {
+    pub(crate) fn new(array: Array<MapData, V>, name: &'static str) -> Self {
         Self { array, name, parts: Vec::new() }
     }
 
     /// Reads a value.
-    pub(super) fn get(&self, index: u32) -> Result<V, KernelError> {
+    pub(crate) fn get(&self, index: u32) -> Result<V, KernelError> {
         let (part, byte) = Self::place(index);
         let Some(part) = self.parts.get(part).and_then(Option::as_ref) else {
             return self.array.get(&index, 0).map_err(KernelError::call(self.name));
@@ -97,7 +97,7 @@ impl<V: Pod> Mapped<V> {
     }
 
     /// Writes a value word by word, after everything that was written before it.
-    pub(super) fn set(&mut self, index: u32, value: &V) -> Result<(), KernelError> {
+    pub(crate) fn set(&mut self, index: u32, value: &V) -> Result<(), KernelError> {
         let ((part, byte), name) = (Self::place(index), self.name);
         if index >= self.array.len() {
             return Err(KernelError::call(name)(format!("there is no place {index}")));
@@ -115,7 +115,7 @@ impl<V: Pod> Mapped<V> {
 
     /// Gives up the parts to which nothing was written since the last time: they would only count as memory of the
     /// process.
-    pub(super) fn give_up_idle(&mut self) {
+    pub(crate) fn give_up_idle(&mut self) {
         for place in &mut self.parts {
             drop(place.take_if(|part| !std::mem::take(&mut part.written)));
         }

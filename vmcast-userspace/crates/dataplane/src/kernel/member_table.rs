@@ -17,9 +17,11 @@
 //! A table may also have ways among its members: one to the stream's next table, and one to the stream's
 //! members at TC.
 
+use std::collections::BTreeMap;
+
 use vmcast_common::{
     fib::Output,
-    maps::{Head, HeadKey, LINE_HEADS, MemberEntry, kind},
+    maps::{Head, HeadKey, LINE_HEADS, MemberEntry},
 };
 
 use super::{
@@ -94,6 +96,17 @@ impl Slot {
     }
 }
 
+/// What is noted of a device in eight bytes, for nearly all tables have one device.
+#[derive(Clone, Copy, Debug)]
+struct Tail {
+    ifindex: u32,
+    /// Slot of the last member there.
+    slot: u16,
+    /// Slots there that are live: each member who joins looks at all tables of its stream.
+    live: u16,
+}
+const _: () = assert!(LARGEST <= u16::MAX as usize);
+
 /// One table.
 #[derive(Debug, Default)]
 pub(super) struct MemberTable {
@@ -103,9 +116,9 @@ pub(super) struct MemberTable {
     live: usize,
     /// How many of them are ways.
     ways: usize,
-    /// Slot of the last member on each device. A tombstone there is the device's only slot, and the
-    /// kernel's table does not have it: the head of the list stays where it is.
-    tails: Vec<(u32, u32)>,
+    /// The last member on each device. A tombstone there is the device's only slot, and the kernel's table does not have
+    /// it: the head of the list stays where it is.
+    tails: Vec<Tail>,
     /// Members of slots that were given up; a packet on its way may still meet them.
     orphans: Vec<u32>,
     /// Heads that were written, those among them whose slot the kernel then refused.
@@ -160,6 +173,17 @@ impl MemberTable {
         counts
     }
 
+    /// Checks that what is noted of devices is what the slots say.
+    #[cfg(test)]
+    pub(super) fn check_counts(&self) {
+        for tail in &self.tails {
+            let there = self.slots.iter().filter(|slot| slot.is_live() && slot.ifindex == tail.ifindex);
+            assert_eq!(there.count(), self.members_on(tail.ifindex), "on device {}", tail.ifindex);
+        }
+        let noted: usize = self.tails.iter().map(|tail| usize::from(tail.live)).sum();
+        assert_eq!(noted, self.live, "of all devices");
+    }
+
     /// Whether members of a device are, or were, in it.
     pub(super) fn knows(&self, ifindex: u32) -> bool {
         self.tail(ifindex).is_some()
@@ -167,14 +191,8 @@ impl MemberTable {
 
     /// How many members are on a device.
     pub(super) fn members_on(&self, ifindex: u32) -> usize {
-        if !self.knows(ifindex) {
-            return 0;
-        }
-        // As a rule there are few on it, or few on others.
-        if self.tails.len() == 1 {
-            return self.live;
-        }
-        self.slots.iter().filter(|slot| slot.is_live() && slot.ifindex == ifindex).count()
+        let tail = self.tails.iter().find(|tail| tail.ifindex == ifindex);
+        tail.map_or(0, |tail| tail.live.into())
     }
 
     /// Whether one more member on a device has the place of one that has left, of `chunk` at most.
@@ -206,6 +224,10 @@ impl MemberTable {
         self.live += 1;
         self.ways += usize::from(is_way(number));
         self.slots[slot as usize].output = number;
+        let ifindex = self.slots[slot as usize].ifindex;
+        if let Some(tail) = self.tails.iter_mut().find(|tail| tail.ifindex == ifindex) {
+            tail.live += 1;
+        }
     }
 
     /// Slots and members that are of no use until the table is copied.
@@ -214,7 +236,7 @@ impl MemberTable {
     }
 
     fn tail(&self, ifindex: u32) -> Option<u32> {
-        self.tails.iter().find(|(device, _)| *device == ifindex).map(|(_, slot)| *slot)
+        self.tails.iter().find(|tail| tail.ifindex == ifindex).map(|tail| tail.slot.into())
     }
 
     /// Adds a member or a way by its number, or changes what is known of it. What goes into `change` is to be
@@ -230,8 +252,16 @@ impl MemberTable {
             let ifindex = self.slots[slot as usize].ifindex;
             if ifindex == spec.ifindex {
                 let member = self.slots[slot as usize].member();
-                let MemberEntry { next, .. } = backing.kernel.read_member(member)?;
-                backing.kernel.write_member(member, &MemberEntry { next, ..spec.entry })?;
+                let before = backing.kernel.read_member(member)?;
+                let now = MemberEntry { next: before.next, ..spec.entry };
+                // A way is one word.
+                if now.has_ends_of(&before) || is_way(number) {
+                    let flags = before.flags;
+                    backing.kernel.write_member(member, &MemberEntry { flags, ..now })?;
+                } else {
+                    backing.kernel.write_member(member, &before.gone())?;
+                    replace(member, &before, now, backing.kernel)?;
+                }
                 self.slots[slot as usize].set_weak(spec.weak);
                 return self.mend_tail(ifindex, backing, change);
             }
@@ -240,6 +270,17 @@ impl MemberTable {
             self.trim(ifindex, backing)?;
             self.mend_tail(ifindex, backing, change)?;
         }
+        self.add(number, spec, backing, change)
+    }
+
+    /// Adds a member that is not in it. For `change` see [`MemberTable::set`].
+    pub(super) fn add<K: MemberWrites, T: Tables>(
+        &mut self,
+        number: u32,
+        spec: &MemberSpec,
+        backing: &mut Backing<'_, K, T>,
+        change: &mut Change,
+    ) -> Result<(), KernelError> {
         backing.kernel.prepare_device(spec.ifindex)?;
         if let Some(slot) = self.tombstone_on(spec.ifindex) {
             self.revive(slot, number, spec, backing)?;
@@ -285,7 +326,7 @@ impl MemberTable {
             // The kernel has no more heads than the line of the table has room for, or all of them are looked for.
             let many = heads > LINE_HEADS;
             let heads = tails.iter().filter(|_| many);
-            let heads = heads.map(|&(ifindex, _)| HeadKey { table: lease.id(), ifindex }).collect();
+            let heads = heads.map(|tail| HeadKey { table: lease.id(), ifindex: tail.ifindex }).collect();
             let mut remains = Remains { members, heads, ..Remains::default() };
             let devmap = lease.end(&mut remains);
             (remains, devmap)
@@ -342,7 +383,7 @@ impl MemberTable {
                 break;
             };
             self.slots[tail as usize].ifindex = 0;
-            note(&mut self.tails, ifindex, before as u32);
+            note_tail(&mut self.tails, ifindex, before as u32);
         }
         while let Some(last) = self.slots.pop_if(|slot| slot.ifindex == 0) {
             self.orphans.push(last.member());
@@ -398,22 +439,25 @@ impl MemberTable {
         backing: &mut Backing<'_, K, T>,
     ) -> Result<(), KernelError> {
         let member = self.slots[slot as usize].member();
-        let MemberEntry { next, .. } = backing.kernel.read_member(member)?;
-        backing.kernel.write_member(member, &gone(next))?;
+        let before = backing.kernel.read_member(member)?;
+        backing.kernel.write_member(member, &before.gone())?;
         self.vacate(slot);
         Ok(())
     }
 
     /// Notes that a slot holds no output any more.
     fn vacate(&mut self, slot: u32) {
-        let Slot { output, .. } = self.slots[slot as usize];
+        let Slot { output, ifindex, .. } = self.slots[slot as usize];
         self.live -= usize::from(output != 0);
+        if let Some(tail) = self.tails.iter_mut().find(|tail| tail.ifindex == ifindex) {
+            tail.live -= u16::from(output != 0);
+        }
         self.ways -= usize::from(is_way(output));
         self.slots[slot as usize].output = 0;
         self.slots[slot as usize].set_weak(false);
     }
 
-    /// Writes the new member as a tombstone first, so that no copy sees half of it.
+    /// Puts a new member in the place of one that has left.
     fn revive<K: MemberWrites, T: Tables>(
         &mut self,
         slot: u32,
@@ -424,13 +468,13 @@ impl MemberTable {
         let at = self.slots[slot as usize].member();
         // A tail without a slot: what it leads to was given up.
         let dormant = self.tail(spec.ifindex) == Some(slot);
-        let next = if dormant { 0 } else { backing.kernel.read_member(at)?.next };
+        let before = backing.kernel.read_member(at)?;
+        let next = if dormant { 0 } else { before.next };
         let member = MemberEntry { next, ..spec.entry };
-        backing.kernel.write_member(at, &MemberEntry { kind: kind::GONE, ..member })?;
-        backing.kernel.write_member(at, &member)?;
+        replace(at, &before, member, backing.kernel)?;
         if dormant && let Err(error) = self.put_slot(slot, spec.ifindex, backing) {
             // Without its slot it is a tombstone still.
-            backing.kernel.write_member(at, &gone(0))?;
+            backing.kernel.write_member(at, &member.gone())?;
             return Err(error);
         }
         self.slots[slot as usize].set_weak(spec.weak);
@@ -453,8 +497,8 @@ impl MemberTable {
         let heads = self.heads;
         let result = (|| {
             let joins = MemberEntry { next: 0, ..spec.entry };
-            match self.tails.iter().find(|(ifindex, _)| *ifindex == spec.ifindex) {
-                Some(&(_, tail)) => {
+            match self.tail(spec.ifindex) {
+                Some(tail) => {
                     let tail = self.slots[tail as usize].member();
                     let before = MemberEntry { next: member, ..backing.kernel.read_member(tail)? };
                     backing.kernel.write_member(member, &joins)?;
@@ -478,8 +522,8 @@ impl MemberTable {
         }
         self.slots.push(Slot { output: 0, member, ifindex: spec.ifindex });
         self.slots[slot].set_weak(spec.weak);
+        note_tail(&mut self.tails, spec.ifindex, slot as u32);
         self.occupy(slot as u32, number);
-        note(&mut self.tails, spec.ifindex, slot as u32);
         Ok(())
     }
 
@@ -577,6 +621,20 @@ impl MemberTable {
         parts
     }
 
+    /// How many tables the members of others need at least, as far as it is told without a look at each of them.
+    pub(super) fn needed_at_least(tables: &[&Self], of_device: u32) -> usize {
+        let mut on: BTreeMap<u32, usize> = BTreeMap::new();
+        let mut of_device = of_device as usize;
+        // Of those that have any: the others' ways would count.
+        let tables = tables.iter().filter(|table| table.members() > 0);
+        for tail in tables.flat_map(|table| &table.tails) {
+            let live = usize::from(tail.live);
+            *on.entry(tail.ifindex).or_default() += live;
+            of_device = of_device.max(live);
+        }
+        on.values().map(|members| members.div_ceil(of_device.max(1))).max().unwrap_or(0)
+    }
+
     /// In how many tables the members of others have room.
     pub(super) fn needed(tables: &[&Self], chunk: u32, of_device: u32) -> usize {
         Self::parts(tables, chunk, of_device).len()
@@ -594,10 +652,11 @@ impl MemberTable {
         let result = live
             .iter()
             .try_for_each(|slot| {
-                note(&mut fresh.tails, slot.ifindex, fresh.slots.len() as u32);
+                let at = fresh.slots.len() as u32;
                 let mut moved = Slot { member: backing.members.take()?, ..*slot };
                 moved.set_weak(slot.is_weak());
                 fresh.slots.push(moved);
+                note_tail(&mut fresh.tails, slot.ifindex, at).live += 1;
                 Ok(())
             })
             .and_then(|()| {
@@ -629,8 +688,11 @@ impl MemberTable {
 }
 
 /// The slots that the devmap has, with their devices.
-fn present<'a>(slots: &'a [Slot], tails: &'a [(u32, u32)]) -> impl Iterator<Item = (u32, u32)> + 'a {
-    let dormant = |at: u32, slot: &Slot| !slot.is_live() && tails.contains(&(slot.ifindex, at));
+fn present<'a>(slots: &'a [Slot], tails: &'a [Tail]) -> impl Iterator<Item = (u32, u32)> + 'a {
+    let is_tail = |at: u32, slot: &Slot| {
+        tails.iter().any(|tail| tail.ifindex == slot.ifindex && u32::from(tail.slot) == at)
+    };
+    let dormant = move |at: u32, slot: &Slot| !slot.is_live() && is_tail(at, slot);
     let there = move |(at, slot): &(u32, &Slot)| slot.ifindex != 0 && !dormant(*at, slot);
     (0..).zip(slots).filter(there).map(|(at, slot)| (at, slot.ifindex))
 }
@@ -638,6 +700,18 @@ fn present<'a>(slots: &'a [Slot], tails: &'a [(u32, u32)]) -> impl Iterator<Item
 /// Whether it is no output's number.
 const fn is_way(number: u32) -> bool {
     number == TO_TABLE || number == TO_LIST
+}
+
+/// Notes the last slot of a device.
+fn note_tail(tails: &mut Vec<Tail>, ifindex: u32, slot: u32) -> &mut Tail {
+    // No table has as many slots as there are numbers.
+    let slot = slot as u16;
+    let at = tails.iter().position(|tail| tail.ifindex == ifindex).unwrap_or(tails.len());
+    if at == tails.len() {
+        tails.push(Tail { ifindex, slot, live: 0 });
+    }
+    tails[at].slot = slot;
+    &mut tails[at]
 }
 
 /// Sets what is noted of a device.
@@ -678,7 +752,16 @@ pub(super) enum Fit {
     Copied,
 }
 
-/// A tombstone that keeps its place in the list.
-const fn gone(next: u32) -> MemberEntry {
-    MemberEntry { next, ..MemberEntry::GONE }
+/// Writes a member where a tombstone stands that was another. A word at a time comes to the kernel: what tells who reads
+/// that it is another member is the last, and comes once all else is there.
+fn replace<K: MemberWrites>(
+    at: u32,
+    before: &MemberEntry,
+    member: MemberEntry,
+    kernel: &mut K,
+) -> Result<(), KernelError> {
+    let member = member.in_place_of(before);
+    let MemberEntry { ends_sum, flags, .. } = *before;
+    kernel.write_member(at, &MemberEntry { ends_sum, flags, ..member.gone() })?;
+    kernel.write_member(at, &member)
 }

@@ -28,19 +28,22 @@ mod reassembly;
 mod refused;
 mod relay;
 mod shapes;
+mod shared;
 mod state;
 pub(crate) mod stats;
-mod sys;
+pub(crate) mod sys;
 #[cfg(test)]
 mod tests;
 mod tunnel_table;
 pub(crate) mod writes;
 
 pub use device::Rule;
-pub use keep::remove_kept;
+pub use keep::{Inheritance, remove_kept};
 pub use log::KernelLog;
+pub(crate) use mapped::Mapped;
 pub use object::is_embedded;
 pub use open::{OnExit, OpenError, Options, Statistics, try_out};
 pub(crate) use open::{chain, whole_load};
 pub use plane::KernelPlane;
 pub use relay::is_relay_device;
+pub(crate) use sys::update_batch;

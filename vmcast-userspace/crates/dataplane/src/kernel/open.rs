@@ -131,7 +131,7 @@ impl KernelPlane {
         if kept.is_empty() {
             relay::sweep(&[]);
         }
-        let fib = pins.as_ref().filter(|_| !kept.is_empty()).and_then(Pins::kept_fib);
+        let left = pins.as_ref().filter(|_| !kept.is_empty()).and_then(Pins::inheritance);
         if let (OnExit::Keep, Some(pins)) = (options.on_exit, &pins) {
             pins.prepare()?;
             pins.pin_maps(&loaded)?;
@@ -156,7 +156,7 @@ impl KernelPlane {
         let oversize = Server::take_from(&mut loaded, options.oversize)?;
         let waiting = wait_for(&oversize).map_err(KernelError::call("waiting for packets (epoll)"))?;
         let pool = TablePool::start(outer, options.rule != Rule::Tc, options.capacities.tables)?;
-        Ok(Self::new(loaded, maps, pool, attachments, (oversize, waiting), fib, options))
+        Ok(Self::new(loaded, maps, pool, attachments, (oversize, waiting), left, options))
     }
 }
 

@@ -5,6 +5,7 @@ mod interfaces;
 mod members;
 mod reassembled;
 mod rest;
+mod shared;
 mod streams;
 mod tunnels;
 mod unfit;
@@ -14,14 +15,14 @@ use tunnels::NewTunnels;
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd as _, BorrowedFd},
 };
 
 use aya::{Ebpf, programs::ProgramFd};
 use nix::sys::epoll::Epoll;
 use vmcast_common::{
-    fib::{FibOp, IfIndex, Output, Stream},
+    fib::{FibOp, IfIndex, Interface, Output, Stream},
     maps::{
         self, DroppedCopies, EndpointKey, MemberKey, PROGRAM_CLONE, PROGRAM_INGRESS, StreamCounters, limit,
     },
@@ -33,11 +34,13 @@ use super::{
     dropped::MemberDrops,
     error::{Failure, KernelError},
     index::Indices,
-    open::{Options, classifier, xdp},
+    keep::Inheritance,
+    open::{Options, Statistics, classifier, xdp},
     pool::{Remains, TablePool, Tables as _, Until},
     reassembly::Reassembly,
     relay::{self, Left, Relay},
     shapes::Shapes,
+    shared::SharedGroups,
     state::State,
     stats::{self, InTurn},
     writes::{KernelMaps, MemberWrites as _, forgive_missing},
@@ -60,6 +63,15 @@ use crate::{
 /// on by its programs.
 const LEFT_FOR_NS: u64 = 1_000_000_000;
 
+/// How a device is served, and why.
+#[derive(Clone, Copy, Debug)]
+struct Egress {
+    engine: Engine,
+    reason: &'static str,
+    /// How many members of a stream XDP serves there at most, and why.
+    room: Option<(u32, &'static str)>,
+}
+
 /// Forwards in the kernel, at XDP and at TC: each egress device by the engine that does for it.
 pub struct KernelPlane {
     pub(super) object: Ebpf,
@@ -71,11 +83,13 @@ pub struct KernelPlane {
     pool: TablePool,
     shapes: Shapes,
     attachments: Attachments,
-    kept: Option<Fib>,
+    kept: Option<Inheritance>,
     /// Whether what is made for this plane stays when it ends.
     stays: bool,
     devices: Devices,
     capacities: Capacities,
+    /// Whether packets are counted by stream.
+    counts_streams: bool,
     oversize: Server,
     reassembly: Reassembly,
     /// Readable while there is something for this process to do.
@@ -83,7 +97,11 @@ pub struct KernelPlane {
     /// Why the kernel forwards, for the operator.
     reason: String,
     /// The devices of interfaces, by which engine each is served, and why.
-    served: BTreeMap<IfIndex, (Engine, &'static str)>,
+    served: BTreeMap<IfIndex, Egress>,
+    /// Groups that are shared with listeners on this host.
+    shared: SharedGroups,
+    /// Devices where a program at XDP decides before one at TC.
+    xdp_first: BTreeSet<IfIndex>,
     /// Members of one table at most.
     chunk: u32,
     /// Members of a list between two pauses at most.
@@ -118,7 +136,7 @@ impl KernelPlane {
         pool: TablePool,
         attachments: Attachments,
         (oversize, waiting): (Server, Epoll),
-        kept: Option<Fib>,
+        kept: Option<Inheritance>,
         options: &Options,
     ) -> Self {
         let list_chunk = options.chunk.map_or(limit::LIST_CHUNK, |chunk| chunk.clamp(1, limit::LIST_CHUNK));
@@ -134,11 +152,14 @@ impl KernelPlane {
             stays: options.stays(),
             devices: Devices::new(options.rule),
             capacities: options.capacities,
+            counts_streams: options.statistics == Statistics::On,
             oversize,
             reassembly: Reassembly::default(),
             waiting,
             reason: options.reason.clone(),
             served: BTreeMap::new(),
+            shared: SharedGroups::default(),
+            xdp_first: BTreeSet::new(),
             chunk: options.chunk.map_or(limit::CHUNK, |chunk| chunk.clamp(1, limit::CHUNK)),
             list_chunk,
             list_chunk_asked_for: list_chunk,
@@ -209,7 +230,7 @@ impl KernelPlane {
     }
 
     /// What an earlier daemon left in force, if its programs still forward; taken once.
-    pub fn take_kept(&mut self) -> Option<Fib> {
+    pub fn take_kept(&mut self) -> Option<Inheritance> {
         self.kept.take()
     }
 
@@ -235,6 +256,8 @@ impl KernelPlane {
             FibOp::RemoveStream(stream) => self.remove_stream(stream),
             FibOp::AddMember(stream, output) => self.add_member(stream, output),
             FibOp::RemoveMember(stream, output) => self.remove_member(stream, output),
+            FibOp::ShareGroup(ifindex, group) => self.share_group((ifindex, group)),
+            FibOp::UnshareGroup(ifindex, group) => self.unshare_group((ifindex, group)),
         }
     }
 
@@ -249,6 +272,9 @@ impl KernelPlane {
             None => forgive_missing(self.maps.endpoints.remove(&key), maps::ENDPOINTS)?,
         }
         self.state.endpoints.change(at, change);
+        if let EndpointChange::Input(group) = change {
+            self.listen_to_input(at, group.is_some());
+        }
         Ok(())
     }
 
@@ -314,12 +340,13 @@ impl Dataplane for KernelPlane {
         let failed = |failure: Failure| RefreshError { source: failure.text().into() };
         self.try_relays_again().map_err(failed)?;
         self.serve_anew().map_err(failed)?;
+        self.take_groups_back().map_err(failed)?;
         self.let_rest().map_err(failed)?;
         self.gather_members().map_err(failed)
     }
 
     fn dump(&self) -> Result<Fib, DumpError> {
-        Ok(self.state.fib())
+        Ok(Fib { shared_groups: self.shared.wanted().collect(), ..self.state.fib() })
     }
 
     fn poll_punt(&mut self) -> Option<Punt> {
@@ -349,7 +376,14 @@ impl Dataplane for KernelPlane {
     fn counters(&self) -> Result<Counters, StatsError> {
         let KernelMaps { drops, stream_stats, stream_losses, .. } = &self.maps;
         let streams = self.state.streams.iter().map(|(stats, state)| (*stats, state.stream));
-        let mut counters = stats::read_counters(drops, stream_stats, stream_losses, streams)?;
+        let mut counters = stats::read_counters(
+            drops,
+            stream_stats,
+            stream_losses,
+            streams,
+            (self.stats.used(), self.maps.cpus),
+        )?;
+        counters.waits_for_tables = self.pool.waits();
         self.reassembly.count(&mut counters);
         self.oversize.count(&mut counters, |stream| self.state.by_stream.get(&stream).copied());
         Ok(counters)
@@ -383,15 +417,40 @@ impl Dataplane for KernelPlane {
             return EngineInfo { engine: Engine::TcClone, reason };
         }
         let at_tc: Vec<_> =
-            self.served.iter().filter(|(_, (engine, _))| *engine == Engine::TcClone).collect();
+            self.served.iter().filter(|(_, served)| served.engine == Engine::TcClone).collect();
+        let streams = self.state.streams.values().filter(|state| state.priority.at_tc).count();
+        let mut crowded = BTreeMap::new();
+        for device in self.state.streams.values().flat_map(|state| &state.crowded) {
+            *crowded.entry(IfIndex(*device)).or_insert(0) += 1;
+        }
         let engine = match at_tc.len() {
-            0 => Engine::XdpBroadcast,
+            0 if streams == 0 && crowded.is_empty() => Engine::XdpBroadcast,
             all if all == self.served.len() => Engine::TcClone,
             _ => Engine::Mixed,
         };
         let mut reason = self.reason.clone();
-        for (device, (_, why)) in at_tc {
-            reason += &format!("; {} is served at TC: {why}", name_of(*device));
+        for (device, served) in at_tc {
+            reason += &format!("; {} is served at TC: {}", name_of(*device), served.reason);
+        }
+        if streams > 0 {
+            reason += &format!("; {streams} of the streams are served at TC: their [[priority]] says so");
+        }
+        for (device, streams) in crowded {
+            let name = name_of(device);
+            reason += &format!(
+                "; {streams} of the streams have more members by {name} than XDP is to serve there: TC serves those \
+                 beyond"
+            );
+        }
+        for (ifindex, groups) in self.shared.counts() {
+            let Some(state) = self.state.interfaces.get(&ifindex) else { continue };
+            if self.attachments.hook(state.interface.device) == Some(Hook::Xdp) {
+                let name = name_of(ifindex);
+                reason += &format!(
+                    "; applications of this host listen to {groups} of the groups by {name}: TC takes those, and shares \
+                     them"
+                );
+            }
         }
         EngineInfo { engine, reason }
     }
@@ -400,8 +459,22 @@ impl Dataplane for KernelPlane {
         self.attachments.hook(device)
     }
 
+    fn intake(&self, interface: &Interface, group: IpAddr) -> Option<(Hook, Option<&'static str>)> {
+        match self.why_shared(interface, group) {
+            Some(why) => Some((Hook::Tc, Some(why))),
+            None => self.attachments.hook(interface.device).map(|hook| (hook, None)),
+        }
+    }
+
     fn egress(&self, device: IfIndex) -> Option<EngineInfo> {
-        let (engine, reason) = self.served.get(&device)?;
-        Some(EngineInfo { engine: *engine, reason: (*reason).to_owned() })
+        let Egress { mut engine, reason, room } = *self.served.get(&device)?;
+        let mut reason = reason.to_owned();
+        if let Some((room, why)) = room {
+            reason += &format!("; TC serves the members of a stream beyond {room}: {why}");
+            if self.state.streams.values().any(|state| state.crowded.contains(&device.0)) {
+                engine = Engine::Mixed;
+            }
+        }
+        Some(EngineInfo { engine, reason })
     }
 }

@@ -51,6 +51,12 @@ impl Shape {
         size.map_or(LARGEST, |size| *size as usize)
     }
 
+    /// Whether all slots but one at most are of one device.
+    pub(super) fn is_of_one(&self) -> bool {
+        let most = self.0.iter().map(|(_, slots)| *slots as usize).max();
+        self.slots() - most.unwrap_or(0) <= 1
+    }
+
     fn has(&self, ifindex: u32) -> bool {
         self.0.binary_search_by_key(&ifindex, |(device, _)| *device).is_ok()
     }

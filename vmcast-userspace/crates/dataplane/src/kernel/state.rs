@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use vmcast_common::{
     fib::{
-        Conversion, ConversionId, IfIndex, Interface, Members, NextHop, NextHopId, Output, Priority, Rpf,
-        Stream, Tunnel, TunnelId, Way,
+        Conversion, ConversionId, EngineWish, IfIndex, Interface, Members, NextHop, NextHopId, Output,
+        Priority, Rpf, Stream, Tunnel, TunnelId, Way,
     },
     maps::{MemberEntry, StreamEntry, limit},
     rewrite::AMT_V4_OVERHEAD,
@@ -69,6 +69,10 @@ pub(super) struct StreamState {
     pub(super) whole_max: u16,
     /// The entry as the kernel has it.
     pub(super) written: Option<StreamEntry>,
+    /// Devices on which it has had more members than XDP serves there, since it has members at TC.
+    pub(super) crowded: BTreeSet<u32>,
+    /// Whether somebody may stand among its members who is none: the kernel has refused a change halfway.
+    pub(super) is_unsure: bool,
 }
 
 /// The part of a stream's entry that follows from its members.
@@ -95,6 +99,8 @@ impl StreamState {
             others: BTreeSet::new(),
             whole_max: u16::MAX,
             written: None,
+            crowded: BTreeSet::new(),
+            is_unsure: false,
         }
     }
 
@@ -152,10 +158,34 @@ impl StreamState {
     }
 }
 
+/// What the interfaces on one device ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wishes {
+    /// The engine that serves it.
+    pub(super) engine: EngineWish,
+    /// How many members of one stream XDP serves there at most.
+    pub(super) xdp_members: Option<u32>,
+}
+
+impl Wishes {
+    pub(super) const fn of(interface: &Interface) -> Self {
+        Self { engine: interface.wish(), xdp_members: interface.xdp_members }
+    }
+
+    /// What both ask for.
+    pub(super) fn and(self, other: Self) -> Self {
+        let least = [self.xdp_members, other.xdp_members].into_iter().flatten().min();
+        Self { engine: self.engine.max(other.engine), xdp_members: least }
+    }
+}
+
 /// The mirror of the kernel's tables.
 #[derive(Debug, Default)]
 pub(super) struct State {
+    /// Changed by [`State::put_interface`] and [`State::take_interface`].
     pub(super) interfaces: BTreeMap<IfIndex, InterfaceState>,
+    /// What the interfaces on each device ask for: every join looks at it, and there may be thousands of them.
+    wishes: Numbered<IfIndex, Wishes>,
     pub(super) endpoints: Endpoints,
     pub(super) next_hops: Numbered<NextHopId, NextHopState>,
     pub(super) tunnels: TunnelTable,
@@ -216,15 +246,41 @@ impl State {
         Some(MemberSpec { ifindex, entry, weak })
     }
 
-    /// Whether an interface on a device asks for TC.
-    pub(super) fn is_at_tc(&self, device: u32) -> bool {
-        let here = self.interfaces.values().filter(|state| state.interface.device.0 == device);
-        here.into_iter().any(|state| state.interface.at_tc || state.interface.shared)
+    /// Adds an interface or changes one. Returns what it was.
+    pub(super) fn put_interface(&mut self, state: InterfaceState) -> Option<InterfaceState> {
+        let Interface { ifindex, device, .. } = state.interface;
+        let before = self.interfaces.insert(ifindex, state);
+        if let Some(before) = &before {
+            self.note_wishes(before.interface.device);
+        }
+        self.note_wishes(device);
+        before
+    }
+
+    /// Removes an interface, if it is there.
+    pub(super) fn take_interface(&mut self, ifindex: IfIndex) -> Option<InterfaceState> {
+        let taken = self.interfaces.remove(&ifindex)?;
+        self.note_wishes(taken.interface.device);
+        Some(taken)
+    }
+
+    fn note_wishes(&mut self, device: IfIndex) {
+        let here = self.interfaces.values().map(|state| &state.interface);
+        let wishes = here.filter(|interface| interface.device == device).map(Wishes::of).reduce(Wishes::and);
+        match wishes {
+            Some(wishes) => _ = self.wishes.insert(device, wishes),
+            None => _ = self.wishes.remove(&device),
+        }
+    }
+
+    /// What the interfaces on a device ask for.
+    pub(super) fn wishes(&self, device: u32) -> Wishes {
+        self.wishes.get(&IfIndex(device)).copied().unwrap_or_default()
     }
 
     /// Whether an interface is on a device.
     pub(super) fn has_device(&self, device: IfIndex) -> bool {
-        self.interfaces.values().any(|state| state.interface.device == device)
+        self.wishes.contains_key(&device)
     }
 
     /// Notes that a tunnel, neighbour or conversion is a member of a stream no longer.
@@ -275,9 +331,10 @@ impl State {
         self.owner(stats, state).map_or_else(Effective::default, |(stats, owner)| owner.effective(stats))
     }
 
-    /// Everything in force.
+    /// Everything in force, but for the groups that are shared with the host.
     pub(super) fn fib(&self) -> Fib {
         Fib {
+            shared_groups: BTreeSet::new(),
             interfaces: self.interfaces.iter().map(|(id, state)| (*id, state.interface)).collect(),
             endpoints: self.endpoints.tunnels(),
             unicast_inputs: self.endpoints.inputs(),

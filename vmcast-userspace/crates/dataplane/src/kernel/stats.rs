@@ -9,7 +9,7 @@ use vmcast_common::{
     verdict::{DropReason, PuntReason},
 };
 
-use super::sys::lookup_first;
+use super::sys::lookup_from;
 use crate::plane::{Counters, Punt, StatsError, StreamStats};
 
 /// The counters of a stream, those of each CPU by themselves.
@@ -21,12 +21,13 @@ pub(crate) fn read_by_core(
     Ok(values.iter().copied().collect())
 }
 
-/// Every counter, those of the streams by the index that each has.
+/// Every counter, those of the streams by the index that each has; there are so many indices, each for so many CPUs.
 pub(crate) fn read_counters(
     drops: &PerCpuArray<MapData, u64>,
     stream_stats: &PerCpuArray<MapData, StreamCounters>,
     stream_losses: &PerCpuHashMap<MapData, u32, Losses>,
     streams: impl Iterator<Item = (u32, Stream)>,
+    (indices, cpus): (usize, usize),
 ) -> Result<Counters, StatsError> {
     let mut counters = Counters::default();
     for reason in DropReason::ALL {
@@ -37,8 +38,11 @@ pub(crate) fn read_counters(
         }
     }
     let losses = read_losses(stream_losses)?;
+    let mut streams: Vec<(u32, Stream)> = streams.collect();
+    streams.sort_unstable_by_key(|(stats, _)| *stats);
+    let mut together = Together::default();
     for (stats, stream) in streams {
-        let sum = read_stream(stream_stats, stats)?;
+        let sum = together.read(stream_stats, stats, (indices, cpus))?;
         let losses = losses.get(&stats).copied().unwrap_or_default();
         counters.streams.push(StreamStats { stream, counters: sum, losses });
     }
@@ -66,6 +70,42 @@ pub(crate) fn read_stream(
     Ok(values.iter().fold(StreamCounters::default(), StreamCounters::plus))
 }
 
+/// Counters of streams that are asked for in the order of their indices: many are read with one call, where the kernel
+/// takes that.
+#[derive(Debug, Default)]
+struct Together {
+    /// Index of the first that are there, of each CPU by themselves.
+    first: usize,
+    values: Vec<StreamCounters>,
+    is_refused: bool,
+}
+
+impl Together {
+    /// Values that are read with one call, those of each CPU counted: 1 MiB of them.
+    const VALUES: usize = (1 << 20) / size_of::<StreamCounters>();
+
+    /// The counters of one stream by its index, of which there are so many, each for so many CPUs.
+    fn read(
+        &mut self,
+        stream_stats: &PerCpuArray<MapData, StreamCounters>,
+        stats: u32,
+        (indices, cpus): (usize, usize),
+    ) -> Result<StreamCounters, StatsError> {
+        let index = stats as usize;
+        if !self.is_refused && index >= self.first + self.values.len() / cpus.max(1) {
+            let entries = (Self::VALUES / cpus.max(1)).clamp(1, indices.saturating_sub(index).max(1));
+            let read = lookup_from(stream_stats.map().fd().as_fd(), stats, entries, cpus, &mut self.values);
+            self.first = index;
+            self.is_refused = read.is_err();
+        }
+        if self.is_refused {
+            return read_stream(stream_stats, stats);
+        }
+        let values = self.values.iter().skip((index - self.first) * cpus).take(cpus);
+        Ok(values.fold(StreamCounters::default(), StreamCounters::plus))
+    }
+}
+
 /// Counters of streams that were asked for in one turn: from the fourth on they are read together, if there are few.
 #[derive(Debug, Default)]
 pub(crate) struct InTurn {
@@ -91,7 +131,7 @@ impl InTurn {
     ) -> Result<StreamCounters, StatsError> {
         self.asked += 1;
         if self.asked == Self::ONE_BY_ONE + 1 && indices.saturating_mul(cpus) <= Self::TOGETHER {
-            let read = lookup_first(stream_stats.map().fd().as_fd(), indices, cpus, &mut self.values);
+            let read = lookup_from(stream_stats.map().fd().as_fd(), 0, indices, cpus, &mut self.values);
             self.entries = if read.is_ok() { indices } else { 0 };
         }
         let index = stats as usize;

@@ -4,10 +4,13 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsFd as _, AsRawFd, BorrowedFd},
 };
 
-use aya::Pod;
+use aya::{
+    Pod,
+    maps::{HashMap, IterableMap as _, MapData},
+};
 
 /// `BPF_MAP_DELETE_ELEM` (linux/bpf.h).
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
@@ -52,12 +55,17 @@ pub(super) fn update_map_of_maps(outer: &impl AsRawFd, keys: &[u32], values: &[i
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Writes entries of a map in this order, of which `K` and `V` are key and value.
+/// Writes entries of a map in this order.
 ///
 /// # Errors
 /// What the kernel says; `EINVAL` where it does not know batches. Those before the refused one may stand.
-pub(super) fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+pub(crate) fn update_batch<K: Pod, V: Pod>(
+    map: &HashMap<MapData, K, V>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<()> {
     assert_eq!(keys.len(), values.len());
+    let map = map.map().fd().as_fd();
     let mut attr = BatchAttr {
         keys: keys.as_ptr() as u64,
         values: values.as_ptr() as u64,
@@ -72,13 +80,15 @@ pub(super) fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], valu
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Reads the first entries of an array that has values for each of so many CPUs, all of these one after the other.
+/// Reads so many entries of an array from `first` on that has values for each of so many CPUs, all of these one after
+/// the other.
 ///
 /// # Errors
 /// What the kernel says; `EINVAL` or `ENOTSUPP` where it does not know batches of this map type, and `ENOENT` if there are
 /// not as many entries.
-pub(super) fn lookup_first<V: Pod + Default>(
+pub(super) fn lookup_from<V: Pod + Default>(
     map: BorrowedFd<'_>,
+    first: u32,
     entries: usize,
     cpus: usize,
     values: &mut Vec<V>,
@@ -88,7 +98,10 @@ pub(super) fn lookup_first<V: Pod + Default>(
     values.resize(entries * cpus, V::default());
     let mut keys = vec![0_u32; entries];
     let mut last = 0_u32;
+    // The kernel goes on behind this one.
+    let before = first.checked_sub(1);
     let mut attr = BatchAttr {
+        in_batch: before.as_ref().map_or(0, |before| std::ptr::from_ref(before) as u64),
         out_batch: (&raw mut last) as u64,
         keys: keys.as_mut_ptr() as u64,
         values: values.as_mut_ptr() as u64,
@@ -96,7 +109,7 @@ pub(super) fn lookup_first<V: Pod + Default>(
         map_fd: map.as_raw_fd().cast_unsigned(),
         ..BatchAttr::default()
     };
-    // SAFETY: `attr` has the layout and size of the batch member; the kernel writes at most `count` keys of 4 bytes, as
+    // SAFETY: `attr` has the layout and size of the batch member; the kernel reads a key, and writes at most `count` keys of 4 bytes, as
     // many values for each CPU that it may ever have, which are plain data, and one key more; all outlive the call.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
@@ -146,6 +159,99 @@ pub(super) fn device_mtu(ifindex: u32) -> Option<u16> {
     u16::try_from(unsafe { request.ifr_ifru.ifru_mtu }).ok()
 }
 
+/// What kind of link-layer addresses a device of this network namespace has: an `ARPHRD_` number (linux/if_arp.h).
+pub(crate) fn link_layer_type(ifindex: u32) -> Option<u16> {
+    let name = nix::net::if_::if_indextoname(ifindex).ok()?;
+    let mut request = about(name.to_bytes(), libc::__c_anonymous_ifr_ifru { ifru_mtu: 0 });
+    let socket = datagram_socket().ok()?;
+    // SAFETY: the request is an initialised `ifreq` with a terminated name that outlives the call, which
+    // fills in the address.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) };
+    // SAFETY: the request was whole before, so this member of the union can be read whether or not the call has set it.
+    let family = unsafe { request.ifr_ifru.ifru_hwaddr.sa_family };
+    (result >= 0).then_some(family)
+}
+
+/// How a device sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Transmit {
+    /// Frames that its transmit ring holds.
+    ring: u32,
+    /// Megabits that its link carries in a second, if its driver says.
+    speed: Option<u32>,
+}
+
+impl Transmit {
+    /// From this speed on a link carries full frames off as fast as a core makes copies, Mbit/s.
+    const FAST: u32 = 50_000;
+
+    /// How many copies of a packet it takes in one go; `None` for any number.
+    pub(super) fn room(self) -> Option<u32> {
+        let is_fast = self.speed.is_some_and(|speed| speed >= Self::FAST);
+        (!is_fast && self.ring > 0).then_some(self.ring)
+    }
+}
+
+/// `ETHTOOL_GSET` and `ETHTOOL_GRINGPARAM` (linux/ethtool.h).
+const ETHTOOL_GSET: u32 = 1;
+const ETHTOOL_GRINGPARAM: u32 = 0x10;
+
+/// `struct ethtool_ringparam` (linux/ethtool.h).
+#[repr(C)]
+#[derive(Default)]
+struct EthtoolRingparam {
+    cmd: u32,
+    /// What the rings for reception and transmission may be.
+    max: [u32; 4],
+    rx_pending: [u32; 3],
+    tx_pending: u32,
+}
+
+/// `struct ethtool_cmd` (linux/ethtool.h).
+#[repr(C)]
+#[derive(Default)]
+struct EthtoolCmd {
+    cmd: u32,
+    supported: u32,
+    advertising: u32,
+    speed: u16,
+    settings: [u8; 6],
+    max_packets: [u32; 2],
+    speed_hi: u16,
+    mdix: [u8; 2],
+    lp_advertising: u32,
+    reserved: [u32; 2],
+}
+
+impl EthtoolCmd {
+    /// Megabits in a second, `None` if they are not known.
+    fn speed(&self) -> Option<u32> {
+        let speed = u32::from(self.speed_hi) << 16 | u32::from(self.speed);
+        (speed != 0 && speed != u32::MAX && speed != u32::from(u16::MAX)).then_some(speed)
+    }
+}
+
+/// How a device in this network namespace sends; `None` for one without a ring of its own, such as a veth.
+pub(super) fn transmit(ifindex: u32) -> Option<Transmit> {
+    let name = nix::net::if_::if_indextoname(ifindex).ok()?;
+    let mut ring = EthtoolRingparam { cmd: ETHTOOL_GRINGPARAM, ..EthtoolRingparam::default() };
+    ethtool(name.to_bytes(), &mut ring).ok()?;
+    let mut link = EthtoolCmd { cmd: ETHTOOL_GSET, ..EthtoolCmd::default() };
+    let told = ethtool(name.to_bytes(), &mut link);
+    Some(Transmit { ring: ring.tx_pending, speed: told.ok().and_then(|()| link.speed()) })
+}
+
+/// Asks a device's driver; `question` is one of the structures of linux/ethtool.h, with its command.
+fn ethtool<Q>(name: &[u8], question: &mut Q) -> io::Result<()> {
+    let pointer = libc::__c_anonymous_ifr_ifru { ifru_data: std::ptr::from_mut(question).cast() };
+    let mut request = about(name, pointer);
+    let socket = datagram_socket()?;
+    // SAFETY: the request is an initialised `ifreq` with a terminated name and points to a structure of the layout and
+    // size of its command; both outlive the call, and the kernel reads and writes within them.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// An offload of a device, as the command that sets it (linux/ethtool.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -169,14 +275,7 @@ struct EthtoolValue {
 /// # Errors
 /// What the kernel says.
 pub(super) fn set_offload(name: &str, offload: Offload, on: bool) -> io::Result<()> {
-    let mut value = EthtoolValue { cmd: offload as u32, data: u32::from(on) };
-    let pointer = libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut value).cast() };
-    let mut request = about(name.as_bytes(), pointer);
-    let socket = datagram_socket()?;
-    // SAFETY: the request is an initialised `ifreq` with a terminated name and points to an `ethtool_value`; both
-    // outlive the call, and the kernel reads and writes within them.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    ethtool(name.as_bytes(), &mut EthtoolValue { cmd: offload as u32, data: u32::from(on) })
 }
 
 /// A question about an interface.

@@ -32,6 +32,8 @@ pub(super) struct Model {
     devmaps: HashMap<u32, u32>,
     /// The devices in the slots of devmaps.
     slots: HashMap<u32, BTreeMap<u32, u32>>,
+    /// How many members the kernel was told of, from each table on.
+    ahead: HashMap<u32, u64>,
     /// The table that the stream's entry names.
     pub(super) current: u32,
     /// Who may and who must get a copy at this moment.
@@ -41,6 +43,8 @@ pub(super) struct Model {
     refuse_in: Option<u32>,
     /// How many writes there were.
     writes: u32,
+    /// Those of slots.
+    slot_writes: u32,
     /// Whether only the end of a change is looked at.
     quick: bool,
 }
@@ -103,6 +107,8 @@ impl Model {
         let mut table = self.current;
         while table != 0 {
             self.check_flush_of(table);
+            let ahead = self.copies(table).iter().filter(|id| **id != LISTED).count() as u64;
+            assert_eq!(self.ahead.get(&table), Some(&ahead), "members from table {table} on");
             table = self.copies_of_table(table, &mut Vec::new());
         }
     }
@@ -123,6 +129,31 @@ impl Model {
             let silent = sent.contains(&true) && sent.last() != Some(&true);
             assert!(!silent, "device {ifindex} is not told of the last of {sent:?}");
         }
+    }
+
+    /// Checks that who reads a member while it is written sees that another takes its place: the kernel gets a word at a
+    /// time, of which the last says what kind of member it is, and a program reads that one before and after the others.
+    fn check_words(&self, index: u32, entry: &MemberEntry) {
+        let Some(before) = self.members.get(&index).filter(|_| !self.quick && self.is_reached(index)) else {
+            return;
+        };
+        let [last_before, last] = [before, entry].map(|entry| (entry.ends_sum, entry.kind, entry.flags));
+        let is_way = before.kind >= kind::TO_TABLE;
+        let of_way = before.ends[4..] == entry.ends[4..] && last_before == last;
+        assert!(
+            before.ends == entry.ends || before.kind == kind::GONE && last_before == last || is_way && of_way,
+            "half of {entry:?} may be taken for {before:?}"
+        );
+    }
+
+    /// Whether a walk may come to a member.
+    fn is_reached(&self, index: u32) -> bool {
+        self.heads.values().any(|head| {
+            let walk = std::iter::successors(Some(*head), |at| {
+                self.members.get(at).map(|member| member.next).filter(|next| *next != 0)
+            });
+            walk.take(limit::CHUNK as usize * 2).any(|at| at == index)
+        })
     }
 
     fn check(&mut self) -> Result<(), KernelError> {
@@ -160,6 +191,7 @@ impl MemberWrites for Model {
 
     fn write_member(&mut self, index: u32, entry: &MemberEntry) -> Result<(), KernelError> {
         self.check()?;
+        self.check_words(index, entry);
         self.members.insert(index, *entry);
         self.writes -= 1;
         self.check().or(Ok(()))
@@ -186,6 +218,11 @@ impl MemberWrites for Model {
         self.check().or(Ok(()))
     }
 
+    fn write_ahead(&mut self, table: u32, members: u64) -> Result<(), KernelError> {
+        self.ahead.insert(table, members);
+        Ok(())
+    }
+
     fn remove_table(&mut self, table: u32) -> Result<(), KernelError> {
         self.devmaps.remove(&table);
         self.heads.retain(|(of, _), _| *of != table);
@@ -203,6 +240,7 @@ impl MemberWrites for Model {
         self.slots.entry(devmap.place()).or_default();
         for (slot, ifindex) in slots {
             assert!((*slot as usize) < devmap.slots(), "slot {slot} of a devmap of {}", devmap.slots());
+            self.slot_writes += 1;
             self.check()?;
             self.slots.entry(devmap.place()).or_default().insert(*slot, *ifindex);
             self.writes -= 1;
@@ -458,6 +496,7 @@ impl Bed {
         let copies: BTreeSet<u32> = self.model.copies(self.model.current).into_iter().collect();
         let present: BTreeSet<u32> = self.present.keys().copied().collect();
         assert_eq!(copies, present);
+        self.chain.check_counts();
         self.model.check_flush();
     }
 
@@ -620,6 +659,23 @@ fn one_of_ten_thousand_is_changed_with_a_few_writes() {
         bed.set(id, 1 + id % 3, false);
         assert!(bed.model.writes <= 4, "{} writes for one that joins", bed.model.writes);
     }
+}
+
+#[test]
+fn tables_that_grow_on_one_device_have_one_devmap_after_the_other_in_common() {
+    let mut bed = Bed::quick(limit::CHUNK);
+    // The first takes twice as many before there is another.
+    let (before, all) = (3 * limit::OF_DEVICE + 1, 10 * limit::OF_DEVICE);
+    for id in 1..=before {
+        bed.set(id, 1, false);
+    }
+    bed.model.slot_writes = 0;
+    for id in before + 1..=all {
+        bed.set(id, 1, false);
+    }
+    assert_eq!(bed.model.slot_writes, 0, "joins that have their shapes made anew");
+    let full = limit::OF_DEVICE as usize;
+    assert_eq!(bed.chain.members(), [2 * full, full, full, full, full, full, full, full, full]);
 }
 
 #[test]

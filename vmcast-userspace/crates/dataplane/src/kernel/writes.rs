@@ -1,20 +1,17 @@
 //! The kernel's maps with their types, and the writes that member tables need.
 
-use std::{collections::HashSet, os::fd::AsFd as _};
+use std::collections::HashSet;
 
 use aya::{
     Ebpf,
-    maps::{
-        Array, HashMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues,
-        RingBuf,
-    },
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf},
     programs::ProgramFd,
     util::nr_cpus,
 };
 use vmcast_common::maps::{
     self, DeviceCursor, EndpointEntry, EndpointKey, Head, HeadKey, InterfaceEntry, InterfaceKey, Losses,
-    MemberEntry, NextHopEntry, QueueEntry, StreamCounters, StreamEntry, StreamKey, TableLine, TunnelEntry,
-    TunnelKey, limit,
+    MemberEntry, NextHopEntry, QueueEntry, SharedKey, StreamCounters, StreamEntry, StreamKey, TableLine,
+    TunnelEntry, TunnelKey, limit,
 };
 
 use super::{
@@ -40,6 +37,8 @@ pub(super) trait MemberWrites {
     fn remove_head(&mut self, key: HeadKey) -> Result<(), KernelError>;
     /// Says at which place the devmap of a table is, and of which stream the members of the table are.
     fn write_devmap(&mut self, table: u32, stream: u32, place: u32) -> Result<(), KernelError>;
+    /// Says how many members a packet goes to from a table on.
+    fn write_ahead(&mut self, table: u32, members: u64) -> Result<(), KernelError>;
     /// Forgets a table.
     fn remove_table(&mut self, table: u32) -> Result<(), KernelError>;
     /// Empties a slot of a devmap.
@@ -54,6 +53,7 @@ pub(super) struct KernelMaps {
     pub(super) tunnels: HashMap<MapData, TunnelKey, TunnelEntry>,
     pub(super) endpoints: HashMap<MapData, EndpointKey, EndpointEntry>,
     pub(super) interfaces: HashMap<MapData, InterfaceKey, InterfaceEntry>,
+    pub(super) shared_groups: PerCpuHashMap<MapData, SharedKey, u32>,
     next_hops: Array<MapData, NextHopEntry>,
     egress: Array<MapData, u32>,
     queues: Array<MapData, QueueEntry>,
@@ -68,6 +68,7 @@ pub(super) struct KernelMaps {
     heads: HashMap<MapData, HeadKey, Head>,
     most_heads: u32,
     tables: Mapped<TableLine>,
+    ahead: Mapped<u64>,
     cursors: PerCpuArray<MapData, DeviceCursor>,
     more_cursors: PerCpuHashMap<MapData, u32, DeviceCursor>,
     /// `None` where nothing is sent at XDP.
@@ -104,6 +105,7 @@ impl KernelMaps {
             tunnels: take(object, maps::TUNNELS)?,
             endpoints: take(object, maps::ENDPOINTS)?,
             interfaces: take(object, maps::INTERFACES)?,
+            shared_groups: take(object, maps::SHARED_GROUPS)?,
             next_hops: take(object, maps::NEXT_HOPS)?,
             egress: take(object, maps::EGRESS)?,
             queues: take(object, maps::QUEUES)?,
@@ -118,6 +120,7 @@ impl KernelMaps {
             heads: take(object, maps::HEADS)?,
             most_heads,
             tables: Mapped::new(take(object, maps::TABLES)?, maps::TABLES),
+            ahead: Mapped::new(take(object, maps::AHEAD)?, maps::AHEAD),
             cursors: take(object, maps::CURSORS)?,
             more_cursors: take(object, maps::MORE_CURSORS)?,
             copy_program,
@@ -131,6 +134,7 @@ impl KernelMaps {
     pub(super) fn give_up_idle(&mut self) {
         self.members.give_up_idle();
         self.tables.give_up_idle();
+        self.ahead.give_up_idle();
     }
 
     /// What stands in the line of a table; nothing if it is new.
@@ -181,7 +185,7 @@ impl KernelMaps {
         keys: &[TunnelKey],
         entries: &[TunnelEntry],
     ) -> Vec<(usize, MapError)> {
-        if sys::update_batch(self.tunnels.map().fd().as_fd(), keys, entries).is_ok() {
+        if sys::update_batch(&self.tunnels, keys, entries).is_ok() {
             return Vec::new();
         }
         let one_by_one = keys.iter().zip(entries).map(|(key, entry)| self.tunnels.insert(key, entry, 0));
@@ -192,6 +196,11 @@ impl KernelMaps {
     /// Says which member is the first of a list.
     pub(super) fn write_list(&mut self, list: u32, first: u32) -> Result<(), KernelError> {
         self.lists.set(list, first, 0).map_err(KernelError::call(maps::LISTS))
+    }
+
+    /// Says how many members a list has.
+    pub(super) fn write_length(&mut self, list: u32, members: u64) -> Result<(), KernelError> {
+        self.ahead.set(limit::TABLES + list, &members)
     }
 
     /// Says how the copies of a stream wait for their devices at TC.
@@ -277,6 +286,10 @@ impl MemberWrites for KernelMaps {
         // Neither is larger, see the assertions beside them.
         let (devmap, stream) = (place as u16, stream as u16);
         self.write_line(&TableLine { devmap, stream, ..line })
+    }
+
+    fn write_ahead(&mut self, table: u32, members: u64) -> Result<(), KernelError> {
+        self.ahead.set(maps::table_place(table), &members)
     }
 
     fn remove_table(&mut self, table: u32) -> Result<(), KernelError> {

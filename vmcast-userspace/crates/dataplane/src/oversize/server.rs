@@ -121,7 +121,7 @@ impl Server {
                             drops[reason as usize] += 1;
                             note(output, one);
                             if reason.is_loss_of_member() {
-                                losses.entry(number).or_default().count(reason);
+                                losses.entry(number).or_default().count(reason, 1);
                             }
                         }
                         continue;
@@ -151,7 +151,7 @@ impl Server {
                     Err(reason) => {
                         drops[reason as usize] += 1;
                         if reason.is_loss_of_member() {
-                            losses.entry(number).or_default().count(reason);
+                            losses.entry(number).or_default().count(reason, 1);
                             if beyond {
                                 note(output, one);
                             }

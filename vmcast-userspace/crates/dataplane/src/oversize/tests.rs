@@ -8,7 +8,7 @@ use etherparse::{
 };
 use proptest::prelude::*;
 use vmcast_common::{
-    fib::{EcnMode, IfIndex, Interface, Link, NextHop, Tag, TagProtocol, Tunnel, TunnelKind},
+    fib::{EcnMode, EngineWish, IfIndex, Interface, Link, NextHop, Tag, TagProtocol, Tunnel, TunnelKind},
     hdr::link,
     maps::{InputId, MemberEntry, NextHopEntry},
     rate::Rate,
@@ -367,7 +367,8 @@ fn a_native_copy_goes_to_the_groups_address_and_never_back() {
         mtu: 900,
         accepts_sources: true,
         shared: false,
-        at_tc: false,
+        engine: EngineWish::Any,
+        xdp_members: None,
     };
     let packet = v4(header(1400), 1400);
     let hop = NextHopEntry::native(&interface);

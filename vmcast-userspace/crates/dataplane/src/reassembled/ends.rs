@@ -18,14 +18,15 @@ const SOURCE_V4: u32 = 12;
 const SOURCE_V6: u32 = 8;
 const UDP_DESTINATION: u32 = 2;
 
-/// The ends of a tunnel's outer packets, and what they carry.
+/// The ends of a tunnel's outer packets, and what they carry; or the end to which a stream comes by unicast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ends {
     /// The protocol in the outer header.
     pub(super) protocol: u8,
     /// Our address, with 0 for the port.
     pub(super) local: SocketAddr,
-    remote: IpAddr,
+    /// The far end; `None` where anybody may send to.
+    remote: Option<IpAddr>,
     /// The port to which UDP comes; 0 for other protocols.
     port: u16,
 }
@@ -35,7 +36,7 @@ impl Ends {
     pub(super) fn of(tunnel: &Tunnel) -> Vec<Self> {
         let mut local = tunnel.local;
         local.set_port(0);
-        let end = |protocol, port| Self { protocol, local, remote: tunnel.remote.ip(), port };
+        let end = |protocol, port| Self { protocol, local, remote: Some(tunnel.remote.ip()), port };
         match tunnel.kind {
             TunnelKind::Amt => vec![end(PROTO_UDP, tunnel.local.port())],
             TunnelKind::Gre(_) => vec![end(PROTO_GRE, 0)],
@@ -43,26 +44,45 @@ impl Ends {
         }
     }
 
-    /// A filter for the kernel that lets through what comes from the far end, of UDP what comes to the port. It sees
+    /// That of a unicast input.
+    pub(super) fn of_input(at: SocketAddr) -> Self {
+        let local = SocketAddr::new(at.ip(), 0);
+        Self { protocol: PROTO_UDP, local, remote: None, port: at.port() }
+    }
+
+    /// Whether anybody may send to there.
+    pub(super) const fn are_open_to_all(&self) -> bool {
+        self.remote.is_none()
+    }
+
+    /// Those of a tunnel that ends here as these do, with that far end.
+    pub(super) const fn with_far_end(self, remote: IpAddr) -> Self {
+        Self { remote: Some(remote), ..self }
+    }
+
+    /// A filter for the kernel that lets through what comes from the far end, if there is one, of UDP what comes to the port. It sees
     /// IPv4 packets from their header on, IPv6 packets from what that carries.
     pub(super) fn filter(&self) -> Vec<SockFilter> {
         let mut wanted: Vec<(Vec<SockFilter>, u32)> = Vec::new();
         match self.remote {
-            IpAddr::V4(remote) => wanted.push((vec![load(libc::BPF_W, NET + SOURCE_V4)], remote.to_bits())),
-            IpAddr::V6(remote) => {
+            None => {}
+            Some(IpAddr::V4(remote)) => {
+                wanted.push((vec![load(libc::BPF_W, NET + SOURCE_V4)], remote.to_bits()))
+            }
+            Some(IpAddr::V6(remote)) => {
                 for (at, word) in (NET + SOURCE_V6..).step_by(4).zip(remote.octets().as_chunks().0) {
                     wanted.push((vec![load(libc::BPF_W, at)], u32::from_be_bytes(*word)));
                 }
             }
         }
         if self.protocol == PROTO_UDP {
-            let port = match self.remote {
-                IpAddr::V4(_) => vec![
+            let port = match self.local {
+                SocketAddr::V4(_) => vec![
                     // The length of the header, which stands in it, into the index.
                     statement(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0),
                     statement(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, UDP_DESTINATION),
                 ],
-                IpAddr::V6(_) => vec![load(libc::BPF_H, UDP_DESTINATION)],
+                SocketAddr::V6(_) => vec![load(libc::BPF_H, UDP_DESTINATION)],
             };
             wanted.push((port, self.port.into()));
         }
@@ -90,7 +110,11 @@ fn load(size: u32, at: u32) -> SockFilter {
 
 impl fmt::Display for Ends {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "protocol {} from {} to {}", self.protocol, self.remote, self.local.ip())?;
+        write!(f, "protocol {}", self.protocol)?;
+        if let Some(remote) = self.remote {
+            write!(f, " from {remote}")?;
+        }
+        write!(f, " to {}", self.local.ip())?;
         if self.port == 0 { Ok(()) } else { write!(f, " port {}", self.port) }
     }
 }

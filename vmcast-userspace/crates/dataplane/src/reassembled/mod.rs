@@ -1,15 +1,20 @@
-//! Packets to tunnels of ours that came in fragments (requirement E4).
+//! Packets to tunnels and unicast inputs of ours that came in fragments (requirement E4).
 //!
 //! No plane puts fragments together. They go to the host, whose stack does, within bounds of its own for memory and
 //! time, and merges their congestion marks (RFC 3168 §5.3). Raw sockets (raw(7)) hear what it has put together, and the
 //! plane takes that in as if it had come whole: so it is the plane's decision all the same whose packet it is.
 //!
 //! A raw socket takes nothing away from anybody: the host's own tunnels and our sockets of AMT get what they got before.
+//! Nor does one know that another hears the same: what comes out of a tunnel that ends where streams come in by unicast
+//! too is the tunnel's ([`socket::Arrival::tunnel`]).
 
 mod ends;
 mod socket;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use vmcast_common::fib::{Tunnel, TunnelId};
 
@@ -21,11 +26,18 @@ pub(crate) use self::{
 /// Packets that are read before everything else has its turn.
 pub(crate) const PACKETS_AT_ONCE: usize = 64;
 
-/// Which sockets are to be open: those of the tunnels out of which streams may come.
+/// Which sockets are to be open: those of the tunnels out of which streams may come, and of the unicast inputs.
 #[derive(Debug, Default)]
 pub(crate) struct Listening {
-    wanted: BTreeMap<TunnelId, Vec<Ends>>,
+    wanted: BTreeMap<Listener, Vec<Ends>>,
     open: BTreeSet<Ends>,
+}
+
+/// Whose packets are heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Listener {
+    Tunnel(TunnelId),
+    Input(SocketAddr),
 }
 
 /// What is to be done with sockets.
@@ -39,18 +51,28 @@ pub(crate) struct Change {
 
 impl Listening {
     /// A tunnel is as it is here now, or gone. A socket that cannot be opened is told of in the log, and tried again
-    /// with the next tunnel that comes, goes or changes: what comes whole needs none.
-    pub(crate) fn set(&mut self, id: TunnelId, tunnel: Option<&Tunnel>) -> Change {
+    /// with the next tunnel or input that comes, goes or changes: what comes whole needs none.
+    pub(crate) fn set_tunnel(&mut self, id: TunnelId, tunnel: Option<&Tunnel>) -> Change {
         let ends = tunnel.filter(|tunnel| tunnel.accepts_sources).map(Ends::of).unwrap_or_default();
-        let known = self.wanted.get(&id);
+        self.set(Listener::Tunnel(id), ends)
+    }
+
+    /// A stream may come in by unicast at an address and port, or no longer.
+    pub(crate) fn set_input(&mut self, at: SocketAddr, is: bool) -> Change {
+        let ends = if is { vec![Ends::of_input(at)] } else { Vec::new() };
+        self.set(Listener::Input(at), ends)
+    }
+
+    fn set(&mut self, listener: Listener, ends: Vec<Ends>) -> Change {
+        let known = self.wanted.get(&listener);
         // Tunnels to members are many, and concern nobody here.
         if ends.is_empty() && known.is_none() {
             return Change::default();
         }
         if ends.is_empty() {
-            self.wanted.remove(&id);
+            self.wanted.remove(&listener);
         } else {
-            self.wanted.insert(id, ends);
+            self.wanted.insert(listener, ends);
         }
         let wanted: BTreeSet<Ends> = self.wanted.values().flatten().copied().collect();
         let closed: Vec<Ends> = self.open.difference(&wanted).copied().collect();
@@ -65,7 +87,7 @@ impl Listening {
                 Err(error) => tracing::warn!(
                     %ends,
                     %error,
-                    "packets of a tunnel that come in fragments cannot be heard and are lost; those that come whole are not"
+                    "packets that come in fragments cannot be heard and are lost; those that come whole are not"
                 ),
             }
         }
@@ -96,23 +118,30 @@ mod tests {
     }
 
     #[test]
-    fn only_tunnels_out_of_which_streams_may_come_are_listened_to_each_end_once() {
+    fn only_where_streams_may_come_from_is_listened_to_each_end_once() {
         let mut listening = Listening::default();
-        listening.set(TunnelId(1), Some(&tunnel(TunnelKind::Amt, 2268, false)));
+        listening.set_tunnel(TunnelId(1), Some(&tunnel(TunnelKind::Amt, 2268, false)));
         assert_eq!(wanted(&listening), 0);
         // Two GRE tunnels between two nodes differ in their keys alone.
-        listening.set(TunnelId(2), Some(&tunnel(TunnelKind::Gre(Some(1)), 0, true)));
-        listening.set(TunnelId(3), Some(&tunnel(TunnelKind::Gre(Some(2)), 0, true)));
+        listening.set_tunnel(TunnelId(2), Some(&tunnel(TunnelKind::Gre(Some(1)), 0, true)));
+        listening.set_tunnel(TunnelId(3), Some(&tunnel(TunnelKind::Gre(Some(2)), 0, true)));
         assert_eq!(wanted(&listening), 1);
         // IPv4 and IPv6 in IP are two protocols.
-        listening.set(TunnelId(4), Some(&tunnel(TunnelKind::Ipip, 0, true)));
-        listening.set(TunnelId(5), Some(&tunnel(TunnelKind::Amt, 2268, true)));
+        listening.set_tunnel(TunnelId(4), Some(&tunnel(TunnelKind::Ipip, 0, true)));
+        listening.set_tunnel(TunnelId(5), Some(&tunnel(TunnelKind::Amt, 2268, true)));
         assert_eq!(wanted(&listening), 4);
-        listening.set(TunnelId(5), Some(&tunnel(TunnelKind::Amt, 2268, false)));
-        listening.set(TunnelId(2), None);
+        listening.set_tunnel(TunnelId(5), Some(&tunnel(TunnelKind::Amt, 2268, false)));
+        listening.set_tunnel(TunnelId(2), None);
         assert_eq!(wanted(&listening), 3);
-        listening.set(TunnelId(3), None);
-        listening.set(TunnelId(4), None);
+        listening.set_tunnel(TunnelId(3), None);
+        listening.set_tunnel(TunnelId(4), None);
+        // What may come from anybody is another socket than what comes from the far end of a tunnel.
+        let input = ([127, 0, 0, 1], 2268).into();
+        listening.set_tunnel(TunnelId(5), Some(&tunnel(TunnelKind::Amt, 2268, true)));
+        listening.set_input(input, true);
+        assert_eq!(wanted(&listening), 2);
+        listening.set_tunnel(TunnelId(5), None);
+        listening.set_input(input, false);
         assert_eq!((wanted(&listening), listening.open.len()), (0, 0));
     }
 }

@@ -9,12 +9,14 @@ use std::{
 use nix::{
     cmsg_space,
     sys::socket::{
-        ControlMessageOwned, MsgFlags, SockaddrIn6, SockaddrStorage, UnknownCmsg, recvmsg, setsockopt,
-        sockopt,
+        ControlMessageOwned, MsgFlags, SockaddrStorage, UnknownCmsg, recvmsg, setsockopt, sockopt,
     },
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use vmcast_common::hdr::{eth, ipv6};
+use vmcast_common::{
+    fib::IfIndex,
+    hdr::{eth, ipv6, link},
+};
 
 use super::Ends;
 use crate::software::set_option_of;
@@ -26,10 +28,12 @@ const IPV6_RECVFRAGSIZE: libc::c_int = 77;
 const BUFFER_LEN: usize = 4 << 20;
 /// The longest payload of IPv6, and the longest packet of IPv4.
 const MAX_LEN: usize = u16::MAX as usize;
-/// The hop limit of an outer header whose own is not known; nobody looks at it here.
+/// The hop limit of a tunnel's outer header, of which nobody tells the socket; nor does anybody look at it here.
 const HOP_LIMIT: u8 = 64;
+/// Where a frame without a tag begins in a [`Buffer`].
+const FRAME: usize = link::TAG_LEN;
 
-/// A socket that hears whole packets of one protocol from one far end.
+/// A socket that hears whole packets of one protocol from one far end, or to one port.
 #[derive(Debug)]
 pub(crate) struct RawSocket {
     socket: Socket,
@@ -47,8 +51,20 @@ pub(crate) enum Heard {
     Nothing,
     /// A packet that came whole, and so has met the plane.
     Whole,
-    /// One that came in fragments; it is in the buffer.
-    PutTogether,
+    /// One that came in fragments out of a tunnel; it is in the buffer.
+    OutOfTunnel,
+    /// One that came in fragments by unicast; it is in the buffer.
+    ByUnicast(Arrival),
+}
+
+/// How a packet came that no tunnel is known to have carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    /// The interface that it came in on.
+    pub(crate) on: IfIndex,
+    /// The ends of a tunnel between its sender and the address and port that it came to: if there is such a tunnel, a
+    /// socket of its own hears the packet too.
+    pub(crate) tunnel: Ends,
 }
 
 /// Room for one frame.
@@ -62,9 +78,9 @@ pub(crate) struct Buffer {
 impl Default for Buffer {
     fn default() -> Self {
         Self {
-            bytes: vec![0; eth::LEN + ipv6::LEN + MAX_LEN].into_boxed_slice(),
+            bytes: vec![0; FRAME + eth::LEN + ipv6::LEN + MAX_LEN].into_boxed_slice(),
             len: 0,
-            control: cmsg_space!(libc::c_int, libc::c_int, u32),
+            control: cmsg_space!(libc::c_int, libc::c_int, libc::c_int, u32, libc::in6_pktinfo),
         }
     }
 }
@@ -72,7 +88,17 @@ impl Default for Buffer {
 impl Buffer {
     /// The frame that was read last. Its link-layer addresses are zero: no host takes it for its own.
     pub(crate) fn frame(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        &self.bytes[FRAME..FRAME + self.len]
+    }
+
+    /// The same with a tag (IEEE 802.1Q) of this VLAN.
+    pub(crate) fn tagged_frame(&mut self, vlan: u16) -> &[u8] {
+        let [a, b] = link::TYPE_DOT1Q.to_be_bytes();
+        let [c, d] = vlan.to_be_bytes();
+        // Where the frame without one has the last of its source address, which is zero, too.
+        let at = eth::LEN - size_of::<u16>();
+        self.bytes[at..at + link::TAG_LEN].copy_from_slice(&[a, b, c, d]);
+        &self.bytes[..FRAME + self.len]
     }
 }
 
@@ -94,6 +120,14 @@ impl RawSocket {
             set_option_of(&socket, libc::IPPROTO_IPV6, IPV6_RECVFRAGSIZE, &yes)?;
             setsockopt(&socket, sockopt::Ipv6RecvTClass, &true)?;
         }
+        if ends.are_open_to_all() {
+            if ends.local.is_ipv4() {
+                setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+            } else {
+                setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+                setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
+            }
+        }
         socket.bind(&ends.local.into())?;
         setsockopt(&socket, sockopt::RxqOvfl, &1)?;
         Ok(Self { socket, ends, overflowed: 0, lost: 0 })
@@ -105,7 +139,7 @@ impl RawSocket {
     /// If the socket fails.
     pub(crate) fn receive(&mut self, buffer: &mut Buffer) -> io::Result<Heard> {
         let is_ipv6 = self.ends.local.is_ipv6();
-        let before = if is_ipv6 { eth::LEN + ipv6::LEN } else { eth::LEN };
+        let before = FRAME + eth::LEN + if is_ipv6 { ipv6::LEN } else { 0 };
         let Buffer { bytes, len, control } = buffer;
         let mut parts = [IoSliceMut::new(&mut bytes[before..])];
         let flags = MsgFlags::MSG_DONTWAIT;
@@ -115,10 +149,13 @@ impl RawSocket {
             Err(nix::errno::Errno::EAGAIN) => return Ok(Heard::Nothing),
             Err(error) => return Err(error.into()),
         };
-        let (mut in_fragments, mut traffic_class) = (false, 0);
+        let (mut in_fragments, mut traffic_class, mut hop_limit, mut on) = (false, 0, HOP_LIMIT, 0);
         for control in message.cmsgs()? {
             match control {
                 ControlMessageOwned::Ipv6TClass(value) => traffic_class = u8::try_from(value).unwrap_or(0),
+                ControlMessageOwned::Ipv6HopLimit(value) => hop_limit = u8::try_from(value).unwrap_or(0),
+                ControlMessageOwned::Ipv4PacketInfo(info) => on = info.ipi_ifindex.cast_unsigned(),
+                ControlMessageOwned::Ipv6PacketInfo(info) => on = info.ipi6_ifindex,
                 ControlMessageOwned::RxqOvfl(overflowed) => {
                     self.lost += u64::from(overflowed.wrapping_sub(self.overflowed));
                     self.overflowed = overflowed;
@@ -132,19 +169,27 @@ impl RawSocket {
                 _ => {}
             }
         }
-        let source = message.address.as_ref().and_then(SockaddrStorage::as_sockaddr_in6);
-        let (source, read) = (source.map(SockaddrIn6::ip), message.bytes);
+        let (source, read) = (message.address.as_ref().and_then(address), message.bytes);
         if !in_fragments {
             return Ok(Heard::Whole);
         }
-        if let (IpAddr::V6(destination), Some(source)) = (self.ends.local.ip(), source) {
-            let header = bytes[eth::LEN..].first_chunk_mut().expect("room for a header");
-            *header = header_v6(traffic_class, read, self.ends.protocol, [source, destination]);
+        if let (IpAddr::V6(destination), Some(IpAddr::V6(source))) = (self.ends.local.ip(), source) {
+            let header = bytes[FRAME + eth::LEN..].first_chunk_mut().expect("room for a header");
+            let ends = [source, destination];
+            *header = header_v6(traffic_class, hop_limit, read, self.ends.protocol, ends);
         }
         let ether_type = if is_ipv6 { eth::TYPE_IPV6 } else { eth::TYPE_IPV4 };
-        bytes[eth::LEN - 2..eth::LEN].copy_from_slice(&ether_type.to_be_bytes());
-        *len = before + read;
-        Ok(Heard::PutTogether)
+        bytes[..FRAME + eth::LEN].fill(0);
+        bytes[FRAME + eth::LEN - size_of::<u16>()..][..size_of::<u16>()]
+            .copy_from_slice(&ether_type.to_be_bytes());
+        *len = before - FRAME + read;
+        match source {
+            Some(source) if self.ends.are_open_to_all() => {
+                let tunnel = self.ends.with_far_end(source);
+                Ok(Heard::ByUnicast(Arrival { on: IfIndex(on), tunnel }))
+            }
+            _ => Ok(Heard::OutOfTunnel),
+        }
     }
 
     /// How many packets had no room since this was asked last, as far as the kernel has told: it does with the next
@@ -160,15 +205,26 @@ impl AsFd for RawSocket {
     }
 }
 
+fn address(of: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = of.as_sockaddr_in().map(|address| address.ip().into());
+    v4.or_else(|| of.as_sockaddr_in6().map(|address| address.ip().into()))
+}
+
 /// A header of IPv6 (RFC 8200 §3) before so many bytes; one that was put together has no fragment header any more, and
 /// a raw socket is not told of others.
-fn header_v6(traffic_class: u8, len: usize, protocol: u8, ends: [Ipv6Addr; 2]) -> [u8; ipv6::LEN] {
+fn header_v6(
+    traffic_class: u8,
+    hop_limit: u8,
+    len: usize,
+    protocol: u8,
+    ends: [Ipv6Addr; 2],
+) -> [u8; ipv6::LEN] {
     let mut header = [0; ipv6::LEN];
     header[0] = 6 << 4 | traffic_class >> 4;
     header[1] = traffic_class << 4;
     header[4..6].copy_from_slice(&u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
     header[6] = protocol;
-    header[7] = HOP_LIMIT;
+    header[7] = hop_limit;
     for (place, address) in header[8..].as_chunks_mut::<16>().0.iter_mut().zip(ends) {
         *place = address.octets();
     }
@@ -186,12 +242,12 @@ mod tests {
     #[test]
     fn a_header_of_ipv6_says_what_the_socket_told_of_it() {
         let ends = [Ipv6Addr::LOCALHOST, Ipv6Addr::UNSPECIFIED];
-        let bytes = header_v6(0b1011_1010, 4000, 47, ends);
+        let bytes = header_v6(0b1011_1010, 7, 4000, 47, ends);
         let (header, rest) = Ipv6Header::from_slice(&bytes).expect("a header");
         assert!(rest.is_empty());
         assert_eq!(
-            (header.traffic_class, header.payload_length, header.next_header.0),
-            (0b1011_1010, 4000, 47)
+            (header.traffic_class, header.hop_limit, header.payload_length, header.next_header.0),
+            (0b1011_1010, 7, 4000, 47)
         );
         assert_eq!([header.source_addr(), header.destination_addr()], ends);
     }

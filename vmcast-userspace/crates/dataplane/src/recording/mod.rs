@@ -127,7 +127,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use vmcast_common::{
-        fib::{Input, Interface, Members, Rpf},
+        fib::{EngineWish, Input, Interface, Members, Rpf},
         verdict::{DropReason, PuntReason},
     };
 
@@ -147,7 +147,8 @@ mod tests {
             mtu: 1500,
             accepts_sources: true,
             shared: false,
-            at_tc: false,
+            engine: EngineWish::Any,
+            xdp_members: None,
         };
         let output = Output::Interface(IfIndex(3));
         let ops = [
@@ -182,6 +183,7 @@ mod tests {
             drops: [(DropReason::Oversize, 7)].into(),
             fragmented: 3,
             reassembled: 2,
+            waits_for_tables: 1,
             streams: vec![],
         };
         recording.set_counters(counters.clone());

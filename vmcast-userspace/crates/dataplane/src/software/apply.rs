@@ -10,7 +10,7 @@ use vmcast_common::{
         Conversion, ConversionId, FibOp, Interface, Members, Output, Priority, Rpf, Stream, Tunnel, TunnelId,
         Way,
     },
-    maps::{InterfaceKey, Losses, StreamCounters, StreamKey, TunnelKey},
+    maps::{InterfaceKey, Losses, StreamCounters, StreamKey, TunnelKey, limit},
 };
 
 use super::{
@@ -53,6 +53,7 @@ impl Tables {
                 if let Some(interface) = self.interfaces.remove(&ifindex) {
                     self.forget_link(&interface);
                 }
+                self.shared_groups.retain(|(on, _)| *on != ifindex);
                 self.leave_all(Output::Interface(ifindex));
             }
             FibOp::SetEndpoint(at) => self.change_endpoint(at, Tunnels(true), limits)?,
@@ -93,6 +94,15 @@ impl Tables {
                     self.leave(number, output);
                 }
             }
+            FibOp::ShareGroup(ifindex, group) => {
+                if !self.interfaces.contains_key(&ifindex) {
+                    return Err(Refused::Unknown);
+                }
+                let (known, len) = (self.shared_groups.contains(&(ifindex, group)), self.shared_groups.len());
+                room("shared groups", known, len, limit::SHARED_GROUPS)?;
+                self.shared_groups.insert((ifindex, group));
+            }
+            FibOp::UnshareGroup(ifindex, group) => _ = self.shared_groups.remove(&(ifindex, group)),
         }
         Ok(())
     }

@@ -8,12 +8,12 @@ use vmcast_common::{
     verdict::{DropReason, PuntReason, Refusal, Verdict},
 };
 
-use super::{Limits, punts::Punts, tables::Tables};
+use super::{Limits, arrived::Arrived, punts::Punts, tables::Tables};
 use crate::{
     ApplyError, Counters, Fib, Punt,
     copy_buffer::{Copied, CopyBuffer},
     oversize::{Fragmenter, PacketTooBig},
-    ways::Way,
+    ways::{Way, Ways as _},
 };
 
 /// What becomes of a received frame, beside the copies made of it.
@@ -89,17 +89,23 @@ impl Core {
         }
     }
 
-    /// Forwards a frame with a packet to a tunnel that came in fragments and was put together by the host; the same
-    /// otherwise.
+    /// Forwards a frame with a packet that came in fragments and was put together by the host, out of a tunnel or in on
+    /// the interface `on`; the same otherwise.
     pub(super) fn process_reassembled(
         &mut self,
+        on: Option<IfIndex>,
         frame: &[u8],
         now_ns: u64,
         out: &mut impl FnMut(IfIndex, Copied<'_>, u32),
     ) {
+        // What comes whole on an interface that is none of ours is not taken in either.
+        let on = match on.map(|on| self.tables.interface(on)) {
+            Some(None) => return,
+            on => on.flatten(),
+        };
         self.reassembled += 1;
-        // Of what comes out of a tunnel, nobody asks on which device it came.
-        self.judge(IfIndex(0), frame, now_ns, out);
+        let verdict = decide(frame, 0, &Arrived { tables: &self.tables, on });
+        self.carry_out(verdict, frame, now_ns, out);
     }
 
     fn judge(
@@ -109,7 +115,18 @@ impl Core {
         now_ns: u64,
         out: &mut impl FnMut(IfIndex, Copied<'_>, u32),
     ) -> Disposition {
-        match decide(frame, ingress.0, &self.tables) {
+        let verdict = decide(frame, ingress.0, &self.tables);
+        self.carry_out(verdict, frame, now_ns, out)
+    }
+
+    fn carry_out(
+        &mut self,
+        verdict: Verdict,
+        frame: &[u8],
+        now_ns: u64,
+        out: &mut impl FnMut(IfIndex, Copied<'_>, u32),
+    ) -> Disposition {
+        match verdict {
             Verdict::Pass => Disposition::Pass,
             Verdict::PassAndPunt(reason, input, stream) => {
                 self.punts.offer(reason, input, stream, now_ns);
@@ -151,6 +168,7 @@ impl Core {
             drops: DropReason::ALL.into_iter().map(|reason| (reason, self.drops[reason as usize])).collect(),
             fragmented: self.fragmenter.fragmented(),
             reassembled: self.reassembled,
+            waits_for_tables: 0,
             streams: self.tables.stats(),
         }
     }
@@ -249,7 +267,7 @@ impl Core {
         if let Some(state) = tables.state_mut(packet.table) {
             for (output, reason) in missed {
                 state.dropped.entry(output).or_default().count(packet.ip_len as u64);
-                state.losses.count(reason);
+                state.losses.count(reason, 1);
             }
         }
     }

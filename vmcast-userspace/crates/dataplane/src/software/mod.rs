@@ -2,6 +2,7 @@
 //! there is no BPF, and as the reference that the kernel program is compared with.
 
 mod apply;
+mod arrived;
 mod core;
 mod limits;
 mod offload;

@@ -39,9 +39,9 @@ impl Offload {
         }
     }
 
-    /// The same of the frame with one more tag in front of what the numbers speak of.
-    pub(super) const fn behind_tag(self) -> Self {
-        Self { checksum_start: self.checksum_start.saturating_add(link::TAG_LEN as u16), ..self }
+    /// The same of the frame with so many more bytes in front of what the numbers speak of.
+    pub(super) const fn behind(self, bytes: usize) -> Self {
+        Self { checksum_start: self.checksum_start.saturating_add(bytes as u16), ..self }
     }
 
     /// Hands the frames that a wire would have carried to `each`. What is neither whole nor made of

@@ -13,7 +13,7 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmcast_common::{
-    fib::{FibOp, IfIndex, Output, Stream, Tunnel, TunnelId},
+    fib::{FibOp, IfIndex, Output, Stream},
     maps::{DroppedCopies, StreamCounters},
     verdict::DropReason,
 };
@@ -124,18 +124,30 @@ impl Plane {
             }
             FibOp::SetTunnel(id, ref tunnel) => {
                 lock(&self.core).apply(std::slice::from_ref(op))?;
-                self.listen(id, Some(tunnel));
+                let change = self.listening.set_tunnel(id, Some(tunnel));
+                self.listen(change);
                 Ok(())
             }
             FibOp::RemoveTunnel(id) => {
                 lock(&self.core).apply(std::slice::from_ref(op))?;
-                self.listen(id, None);
+                let change = self.listening.set_tunnel(id, None);
+                self.listen(change);
+                Ok(())
+            }
+            FibOp::SetUnicastInput { endpoint, .. } => {
+                lock(&self.core).apply(std::slice::from_ref(op))?;
+                let change = self.listening.set_input(endpoint, true);
+                self.listen(change);
+                Ok(())
+            }
+            FibOp::RemoveUnicastInput(endpoint) => {
+                lock(&self.core).apply(std::slice::from_ref(op))?;
+                let change = self.listening.set_input(endpoint, false);
+                self.listen(change);
                 Ok(())
             }
             FibOp::SetEndpoint(_)
             | FibOp::RemoveEndpoint(_)
-            | FibOp::SetUnicastInput { .. }
-            | FibOp::RemoveUnicastInput(_)
             | FibOp::SetNextHop(..)
             | FibOp::RemoveNextHop(_)
             | FibOp::SetConversion(..)
@@ -144,13 +156,14 @@ impl Plane {
             | FibOp::SetPriority(..)
             | FibOp::RemoveStream(_)
             | FibOp::AddMember(..)
-            | FibOp::RemoveMember(..) => lock(&self.core).apply(std::slice::from_ref(op)),
+            | FibOp::RemoveMember(..)
+            | FibOp::ShareGroup(..)
+            | FibOp::UnshareGroup(..) => lock(&self.core).apply(std::slice::from_ref(op)),
         }
     }
 
-    /// Hears the packets of a tunnel, as it is now or gone, that the host puts together out of fragments.
-    fn listen(&mut self, id: TunnelId, tunnel: Option<&Tunnel>) {
-        let reassembled::Change { opened, closed } = self.listening.set(id, tunnel);
+    /// Hears what the host puts together out of fragments, where that has changed.
+    fn listen(&self, reassembled::Change { opened, closed }: reassembled::Change) {
         closed.into_iter().for_each(|ends| self.command(Command::StopHearing(ends)));
         opened.into_iter().for_each(|(ends, socket)| self.command(Command::Hear(ends, socket)));
     }
@@ -352,27 +365,28 @@ impl Worker {
         }
     }
 
-    /// Takes in packets of a tunnel that the host has put together. What came whole was tapped; as most does, what has
+    /// Takes in packets that the host has put together. What came whole was tapped; as most does, what has
     /// no room in the socket says nothing of what is lost.
     fn forward_reassembled(&mut self, ends: Ends) {
         let Self { core, listeners, whole, outbox, .. } = self;
-        let Some(listener) = listeners.get_mut(&ends) else {
-            return;
-        };
         for _ in 0..PACKETS_AT_ONCE {
-            match listener.receive(whole) {
-                Ok(Heard::PutTogether) => {
-                    outbox.begin();
-                    let mut out = |egress, copy: Copied<'_>, priority| outbox.push(egress, copy, priority);
-                    lock(core).process_reassembled(whole.frame(), now_ns(), &mut out);
-                }
-                Ok(Heard::Whole) => {}
+            let Some(listener) = listeners.get_mut(&ends) else {
+                return;
+            };
+            let on = match listener.receive(whole) {
+                Ok(Heard::OutOfTunnel) => None,
+                Ok(Heard::ByUnicast(arrival)) if listeners.contains_key(&arrival.tunnel) => continue,
+                Ok(Heard::ByUnicast(arrival)) => Some(arrival.on),
+                Ok(Heard::Whole) => continue,
                 Ok(Heard::Nothing) => break,
                 Err(error) => {
-                    tracing::debug!(%ends, %error, "nothing can be heard of a tunnel at present");
+                    tracing::debug!(%ends, %error, "nothing can be heard there at present");
                     break;
                 }
-            }
+            };
+            outbox.begin();
+            let mut out = |egress, copy: Copied<'_>, priority| outbox.push(egress, copy, priority);
+            lock(core).process_reassembled(on, whole.frame(), now_ns(), &mut out);
         }
         let refused = outbox.flush();
         if refused > 0 {

@@ -2,15 +2,19 @@
 
 use std::{
     io::{self, IoSlice},
-    mem::{size_of, zeroed},
+    mem::{offset_of, size_of, zeroed},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     ptr::{from_mut, from_ref},
 };
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
-use vmcast_common::{fib::IfIndex, hdr::link};
+use vmcast_common::{
+    fib::IfIndex,
+    hdr::{eth, link},
+};
 
 use super::offload::{HEADER_LEN, Offload};
+use crate::bare::is_bare;
 
 /// Frames taken from a socket by one call.
 const BATCH: usize = 16;
@@ -18,12 +22,18 @@ const BATCH: usize = 16;
 const FRAME_LEN: usize = 65_535 + 14;
 /// Buffer that a socket asks for in bytes; the kernel may grant less.
 const BUFFER_LEN: usize = 4 << 20;
+/// `MAX_ADDR_LEN` (linux/netdevice.h): bytes of the longest link-layer address.
+const MAX_ADDR_LEN: usize = 32;
 /// Room for one `tpacket_auxdata` and its header, in units of 8 bytes.
 const CONTROL_WORDS: usize = 16;
 
 /// A tap on what an interface receives. While it is open the interface receives every group.
 #[derive(Debug)]
-pub(super) struct Receiver(Socket);
+pub(super) struct Receiver {
+    socket: Socket,
+    /// Whether packets come without a link-layer header; they get one.
+    bare: bool,
+}
 
 /// A way out by an interface.
 #[derive(Debug)]
@@ -31,6 +41,8 @@ pub(super) struct Sender {
     socket: Socket,
     /// The kernel's priority of what is sent.
     priority: u32,
+    /// Whom packets of IPv4 and of IPv6 are sent to, if the device sends them without a link-layer header.
+    bare: Option<[SockAddr; 2]>,
 }
 
 impl Receiver {
@@ -50,22 +62,27 @@ impl Receiver {
         };
         set_option(&socket, libc::PACKET_ADD_MEMBERSHIP, &every_group)?;
         socket.bind(&address(ifindex, libc::ETH_P_ALL as u16))?;
-        Ok(Self(socket))
+        Ok(Self { socket, bare: is_bare(ifindex) })
     }
 
     /// Takes the frames that wait, up to a batch of them, without waiting for any.
     pub(super) fn receive(&self, batch: &mut Batch) -> io::Result<usize> {
         batch.len = 0;
         // SAFETY: all-zero bytes are valid values of these C structures of integers and pointers.
-        let mut slots: [(libc::sockaddr_ll, libc::iovec, [u64; CONTROL_WORDS]); BATCH] = unsafe { zeroed() };
+        let mut slots: [(libc::sockaddr_ll, [libc::iovec; 2], [u64; CONTROL_WORDS]); BATCH] =
+            unsafe { zeroed() };
         // SAFETY: as above.
         let mut messages: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
         for ((buffer, slot), message) in batch.buffers.iter_mut().zip(&mut slots).zip(&mut messages) {
-            slot.1 = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+            let (before, behind) = buffer.split_at_mut(HEADER_LEN);
+            // In front of a packet without one there is room for a link-layer header.
+            let frame = if self.bare { &mut behind[eth::LEN..] } else { behind };
+            slot.1 = [before, frame]
+                .map(|part| libc::iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() });
             message.msg_hdr.msg_name = from_mut(&mut slot.0).cast();
             message.msg_hdr.msg_namelen = size_of::<libc::sockaddr_ll>() as u32;
-            message.msg_hdr.msg_iov = &raw mut slot.1;
-            message.msg_hdr.msg_iovlen = 1;
+            message.msg_hdr.msg_iov = slot.1.as_mut_ptr();
+            message.msg_hdr.msg_iovlen = slot.1.len();
             message.msg_hdr.msg_control = slot.2.as_mut_ptr().cast();
             message.msg_hdr.msg_controllen = size_of::<[u64; CONTROL_WORDS]>();
         }
@@ -73,7 +90,7 @@ impl Receiver {
         // SAFETY: every message points to buffers of the stated lengths that outlive the call.
         let count = unsafe {
             libc::recvmmsg(
-                self.0.as_raw_fd(),
+                self.socket.as_raw_fd(),
                 messages.as_mut_ptr(),
                 BATCH as u32,
                 flags,
@@ -84,9 +101,18 @@ impl Receiver {
             return Err(io::Error::last_os_error());
         }
         batch.len = count as usize;
-        for ((meta, slot), message) in batch.meta.iter_mut().zip(&slots).zip(&messages).take(batch.len) {
+        let filled = batch.meta.iter_mut().zip(&mut batch.buffers).zip(&slots).zip(&messages);
+        for (((meta, buffer), slot), message) in filled.take(batch.len) {
+            let front = if self.bare { eth::LEN } else { 0 };
+            if self.bare {
+                let header = &mut buffer[HEADER_LEN..HEADER_LEN + eth::LEN];
+                header.fill(0);
+                // It is in network order there, too.
+                header[eth::LEN - 2..].copy_from_slice(&slot.0.sll_protocol.to_ne_bytes());
+            }
             *meta = Meta {
-                len: message.msg_len as usize,
+                len: message.msg_len as usize + front,
+                front,
                 ours: (slot.0.sll_pkttype != libc::PACKET_OTHERHOST)
                     && (slot.0.sll_pkttype != libc::PACKET_OUTGOING),
                 tag: vlan_tag(&message.msg_hdr),
@@ -104,7 +130,7 @@ impl Receiver {
         // SAFETY: the pointers are to values of these sizes, which outlive the call.
         let asked = unsafe {
             libc::getsockopt(
-                self.0.as_raw_fd(),
+                self.socket.as_raw_fd(),
                 libc::SOL_PACKET,
                 libc::PACKET_STATISTICS,
                 from_mut(&mut stats).cast(),
@@ -117,17 +143,21 @@ impl Receiver {
 
 impl AsFd for Receiver {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
 impl Sender {
     pub(super) fn open(ifindex: IfIndex) -> io::Result<Self> {
-        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
+        let bare = is_bare(ifindex);
+        // A datagram is what stands behind the link-layer header, which the device then writes, if it has one.
+        let kind = if bare { Type::DGRAM } else { Type::RAW };
+        let socket = Socket::new(Domain::PACKET, kind, Some(Protocol::from(0)))?;
         socket.set_nonblocking(true)?;
         socket.set_send_buffer_size(BUFFER_LEN)?;
         socket.bind(&address(ifindex, 0))?;
-        Ok(Self { socket, priority: 0 })
+        let bare = bare.then(|| [eth::TYPE_IPV4, eth::TYPE_IPV6].map(|kind| datagram_address(ifindex, kind)));
+        Ok(Self { socket, priority: 0, bare })
     }
 
     /// Sends frames, each in two pieces, with a priority of the kernel and returns how many the device refused; one
@@ -141,21 +171,36 @@ impl Sender {
                 Err(error) => tracing::debug!(%error, priority, "packets cannot be given a priority"),
             }
         }
-        let mut messages: Vec<libc::mmsghdr> = frames
+        let packets: Vec<_>;
+        let pieces = if self.bare.is_some() {
+            packets = frames.iter().map(without_header).collect();
+            &packets
+        } else {
+            frames
+        };
+        let mut messages: Vec<libc::mmsghdr> = pieces
             .iter()
-            .map(|frame| {
+            .zip(frames)
+            .map(|(pieces, frame)| {
                 // SAFETY: all-zero bytes are a valid value of this C structure.
                 let mut message: libc::mmsghdr = unsafe { zeroed() };
                 // IoSlice has the layout of iovec; the kernel only reads through it.
-                message.msg_hdr.msg_iov = frame.as_ptr().cast_mut().cast();
-                message.msg_hdr.msg_iovlen = frame.len();
+                message.msg_hdr.msg_iov = pieces.as_ptr().cast_mut().cast();
+                message.msg_hdr.msg_iovlen = pieces.len();
+                if let Some([v4, v6]) = &self.bare {
+                    let to = if is_ipv6(frame) { v6 } else { v4 };
+                    // The kernel only reads through it.
+                    message.msg_hdr.msg_name = to.as_ptr().cast_mut().cast();
+                    message.msg_hdr.msg_namelen = to.len();
+                }
                 message
             })
             .collect();
         let (mut done, mut refused) = (0, 0);
         while done < messages.len() {
             let rest = &mut messages[done..];
-            // SAFETY: every message points to slices that `frames` keeps alive.
+            // SAFETY: every message points to slices that `frames` and `packets` keep alive, and to an address of
+            // ours if to any.
             let sent = unsafe {
                 libc::sendmmsg(
                     self.socket.as_raw_fd(),
@@ -186,6 +231,8 @@ pub(super) struct Batch {
 #[derive(Clone, Copy, Debug, Default)]
 struct Meta {
     len: usize,
+    /// Bytes of a link-layer header that it came without.
+    front: usize,
     /// Whether it came in, and not for another host.
     ours: bool,
     /// The outermost tag, which the kernel takes out of a frame.
@@ -210,14 +257,24 @@ impl Batch {
         self.buffers.iter_mut().zip(&self.meta).take(self.len).filter(|(_, meta)| meta.ours).filter_map(
             |(buffer, meta)| {
                 let (buffer, tag) = (buffer.get_mut(..meta.len)?, meta.tag);
-                let offload = Offload::from_bytes(buffer.first_chunk::<HEADER_LEN>()?);
+                let offload = Offload::from_bytes(buffer.first_chunk::<HEADER_LEN>()?).behind(meta.front);
                 match tag {
                     None => Some((offload, &mut buffer[HEADER_LEN..])),
-                    Some(tag) => Some((offload.behind_tag(), put_back(buffer, tag)?)),
+                    Some(tag) => Some((offload.behind(link::TAG_LEN), put_back(buffer, tag)?)),
                 }
             },
         )
     }
+}
+
+/// Whether there is IPv6 behind the Ethernet header of a frame, all of which is in the first piece.
+fn is_ipv6([own, _]: &[IoSlice<'_>; 2]) -> bool {
+    own.get(eth::LEN - 2..eth::LEN).is_some_and(|kind| kind == eth::TYPE_IPV6.to_be_bytes())
+}
+
+/// The packet in a frame behind an Ethernet header, all of which is in the first piece.
+fn without_header<'a>([own, shared]: &'a [IoSlice<'_>; 2]) -> [IoSlice<'a>; 2] {
+    [IoSlice::new(own.get(eth::LEN..).unwrap_or_default()), IoSlice::new(shared)]
 }
 
 /// The frame in a buffer with its outermost tag, for which there is room in the header before it.
@@ -252,14 +309,24 @@ fn vlan_tag(message: &libc::msghdr) -> Option<[u8; link::TAG_LEN]> {
 }
 
 fn address(ifindex: IfIndex, protocol: u16) -> SockAddr {
+    address_of(ifindex, protocol, size_of::<libc::sockaddr_ll>())
+}
+
+/// Whom a datagram is sent to by a device without a link-layer header: the kernel wants it to have room for an address as
+/// long as the device's own, which it does not look at.
+fn datagram_address(ifindex: IfIndex, protocol: u16) -> SockAddr {
+    address_of(ifindex, protocol, offset_of!(libc::sockaddr_ll, sll_addr) + MAX_ADDR_LEN)
+}
+
+fn address_of(ifindex: IfIndex, protocol: u16, length: usize) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: the storage is large enough and aligned for every socket address.
     let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
     address.sll_family = libc::AF_PACKET as u16;
     address.sll_protocol = protocol.to_be();
     address.sll_ifindex = ifindex.0 as i32;
-    // SAFETY: the storage holds an address of this length.
-    unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as u32) }
+    // SAFETY: the storage is longer, and holds an address with zeros behind it.
+    unsafe { SockAddr::new(storage, length as u32) }
 }
 
 fn set_option<T>(socket: &Socket, option: i32, value: &T) -> io::Result<()> {

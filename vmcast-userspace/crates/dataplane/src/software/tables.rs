@@ -1,8 +1,8 @@
 //! The forwarding base of a software plane, and the decision's view of it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
 };
 
 use vmcast_common::{
@@ -13,7 +13,7 @@ use vmcast_common::{
     forward,
     maps::{
         DroppedCopies, EndpointEntry, EndpointKey, InputId, InterfaceEntry, InterfaceKey, Losses, Marks,
-        StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey,
+        SharedKey, StreamCounters, StreamEntry, StreamKey, TunnelEntry, TunnelKey,
     },
     verdict::DropReason,
 };
@@ -58,6 +58,8 @@ pub(super) struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     pub(super) interfaces: BTreeMap<IfIndex, Interface>,
+    /// Groups that are shared with listeners on this host, and the interfaces on which they listen.
+    pub(super) shared_groups: BTreeSet<(IfIndex, IpAddr)>,
     /// Of two interfaces that are one link, the one that was set last.
     pub(super) links: HashMap<InterfaceKey, IfIndex>,
     pub(super) endpoints: Endpoints,
@@ -119,6 +121,7 @@ impl Tables {
     pub(super) fn dump(&self) -> Fib {
         Fib {
             interfaces: self.interfaces.clone(),
+            shared_groups: self.shared_groups.clone(),
             endpoints: self.endpoints.tunnels(),
             unicast_inputs: self.endpoints.inputs(),
             conversions: self.conversions.dump(),
@@ -213,6 +216,12 @@ impl forward::Tables for Tables {
 
     fn interface(&self, key: &InterfaceKey) -> Option<InterfaceEntry> {
         let interface = self.interfaces.get(self.links.get(key)?)?;
-        Some(InterfaceEntry::of(interface))
+        let groups = if self.shared_groups.is_empty() { 0 } else { InterfaceEntry::SHARES_GROUPS };
+        Some(InterfaceEntry::of(interface).with(groups))
+    }
+
+    /// There is no program at XDP that could leave it to another.
+    fn shared_group(&self, key: &SharedKey) -> Option<bool> {
+        self.shared_groups.contains(&(IfIndex(key.ifindex), key.group.ip())).then_some(false)
     }
 }

@@ -51,6 +51,9 @@ pub enum Refusal {
     UnknownRecordType,
     /// A leave, BLOCK or source list while an older host is present (RFC 9776 §7.3.2, RFC 9777 §8.3.2).
     OlderHostPresent,
+    /// A leave of a host whose address another one reports from as well, by another link-layer address: whichever spoke,
+    /// the link is asked before anything ends.
+    OtherLinkSource,
     /// A leave to a querier of version 1, which knows none (RFC 9776 §7.3.1).
     LeaveVersion1,
     /// The limit of groups is reached.
@@ -63,7 +66,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::UnknownType,
@@ -85,6 +88,7 @@ impl Refusal {
         Self::BadListedSource,
         Self::UnknownRecordType,
         Self::OlderHostPresent,
+        Self::OtherLinkSource,
         Self::LeaveVersion1,
         Self::TooManyGroups,
         Self::TooManySources,
@@ -116,6 +120,7 @@ impl Refusal {
             Self::BadListedSource => "bad_listed_source",
             Self::UnknownRecordType => "unknown_record_type",
             Self::OlderHostPresent => "older_host_present",
+            Self::OtherLinkSource => "other_link_source",
             Self::LeaveVersion1 => "leave_version_1",
             Self::TooManyGroups => "too_many_groups",
             Self::TooManySources => "too_many_sources",

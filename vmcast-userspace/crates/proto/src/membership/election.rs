@@ -154,6 +154,16 @@ impl Querier {
         self.outputs.push_back(Output::Event(Event::Serving { serving: false }));
     }
 
+    /// The other querier has asked once only, long enough ago.
+    pub(super) fn on_handover_timer(&mut self) {
+        if self.serves() {
+            self.hand_over();
+        } else {
+            self.with_handover(|handover, _| handover.take_back());
+            self.outputs.push_back(Output::Event(Event::Serving { serving: true }));
+        }
+    }
+
     /// Counts and tells of queries of another version than ours (RFC 9776 §7.3.1, RFC 9777 §8.3.1).
     pub(super) fn note_version(&mut self, now: Instant, router: IpAddr, version: Version) {
         self.counters.older_queries_received += u64::from(version < self.config.version);

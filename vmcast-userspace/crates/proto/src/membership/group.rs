@@ -9,7 +9,11 @@ use std::{
 
 use vmcast_wire::membership::RecordType;
 
-use super::{Version, host::Tracked, info::FilterMode};
+use super::{
+    Version,
+    host::{Host, Tracked},
+    info::FilterMode,
+};
 use crate::{Few, Filter};
 
 /// A group. An any-source membership, by far the most frequent, needs no memory but this.
@@ -33,7 +37,7 @@ pub(super) struct Group {
 #[derive(Debug, Default)]
 pub(super) struct Details {
     /// The hosts, where they are told apart.
-    pub(super) hosts: Few<IpAddr, Tracked>,
+    pub(super) hosts: Few<Host, Tracked>,
     /// A host that cannot be told apart may be there until then.
     pub(super) untracked_until: Option<Instant>,
     /// When to look for hosts that have fallen silent.

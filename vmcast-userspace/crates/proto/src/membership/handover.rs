@@ -6,14 +6,16 @@
 //! heard for a whole Other Querier Present Interval, and we serve them again as soon as it is missed. Each time that one
 //! is missed, the next has to be heard for twice as long, up to a limit, until there was a long calm. The price is that
 //! until then both forward: hosts get packets twice for that long. Where nobody was served yet there is nothing to lose,
-//! and a short time after the first query is enough.
+//! and a short time after the first query is enough. If no other follows within our own Other Querier Present Interval,
+//! whatever the first has said of its timing, whoever has joined meanwhile is served: one forged query keeps nobody from
+//! a stream for longer.
 
 use std::{
     net::IpAddr,
     time::{Duration, Instant},
 };
 
-use super::config::Config;
+use super::config::{Config, Variables};
 
 /// By how many times damping lengthens the steady time at most.
 const MOST_DAMPING: u32 = 16;
@@ -38,6 +40,8 @@ struct Other {
     address: IpAddr,
     /// Its first General Query.
     since: Instant,
+    /// Whether another one has come.
+    asks_again: bool,
 }
 
 /// Who serves the members of the link.
@@ -70,9 +74,11 @@ impl Handover {
 
     /// A General Query of the elected querier was heard; says whether members are to be left to it now.
     pub(super) fn hear(&mut self, now: Instant, address: IpAddr, config: &Config) -> bool {
-        match self.other {
+        match &mut self.other {
             Some(other) if other.address == address => {
-                !self.left && self.has_served && now >= other.since + self.steady_time(config)
+                other.asks_again = true;
+                let since = other.since;
+                !self.left && self.has_served && now >= since + self.steady_time(config)
             }
             Some(_) | None => {
                 // Whoever comes instead has to be steady by itself, but is no reason to forward again.
@@ -80,7 +86,7 @@ impl Handover {
                 if self.missed.is_some_and(|missed| now >= missed + calm) {
                     self.damping = 1;
                 }
-                self.other = Some(Other { address, since: now });
+                self.other = Some(Other { address, since: now, asks_again: false });
                 false
             }
         }
@@ -96,10 +102,21 @@ impl Handover {
         std::mem::take(&mut self.left)
     }
 
-    /// When members are left to the other querier without another query of it: where nobody was served yet.
+    /// When members are left to the other querier without another query of it, where nobody was served yet; or taken back
+    /// from one of whom no other query has come.
     pub(super) fn due(&self, config: &Config) -> Option<Instant> {
-        let other = self.other.filter(|_| !self.left && !self.has_served)?;
-        Some(other.since + self.steady_time(config))
+        let other = self.other?;
+        if self.left {
+            let present = Variables::own(config).other_querier_present_interval();
+            return (!other.asks_again).then(|| other.since + present);
+        }
+        (!self.has_served).then(|| other.since + self.steady_time(config))
+    }
+
+    /// Serves members again that were left to who has asked once.
+    pub(super) const fn take_back(&mut self) {
+        self.left = false;
+        self.has_served = true;
     }
 
     /// Leaves members to the other querier.

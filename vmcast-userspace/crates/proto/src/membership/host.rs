@@ -6,10 +6,20 @@ use std::{
     time::Instant,
 };
 
+use vmcast_common::hdr::eth::Mac;
 use vmcast_wire::membership::RecordType;
 
 use super::group::{Ask, Group, Source};
 use crate::Filter;
+
+/// Whom a report is of: a host is known by both addresses, so that nobody takes away what another has asked for by sending
+/// from its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Host {
+    pub(super) address: IpAddr,
+    /// Its address on the link; `None` on a link without such.
+    pub(super) link: Option<Mac>,
+}
 
 /// A host in a group.
 #[derive(Clone, Debug)]
@@ -22,12 +32,12 @@ pub(super) struct Tracked {
 /// In how many groups each host is.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
-    groups: BTreeMap<IpAddr, usize>,
+    groups: BTreeMap<Host, usize>,
     memberships: usize,
 }
 
 impl Hosts {
-    pub(super) fn groups_of(&self, host: IpAddr) -> usize {
+    pub(super) fn groups_of(&self, host: Host) -> usize {
         self.groups.get(&host).copied().unwrap_or(0)
     }
 
@@ -36,12 +46,12 @@ impl Hosts {
         self.memberships
     }
 
-    fn joined(&mut self, host: IpAddr) {
+    fn joined(&mut self, host: Host) {
         *self.groups.entry(host).or_default() += 1;
         self.memberships += 1;
     }
 
-    fn left(&mut self, host: IpAddr) {
+    fn left(&mut self, host: Host) {
         self.memberships -= 1;
         if let Some(groups) = self.groups.get_mut(&host) {
             *groups -= 1;
@@ -55,7 +65,7 @@ impl Hosts {
 /// A record of a host that is to be tracked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Report<'a> {
-    pub(super) host: IpAddr,
+    pub(super) host: Host,
     pub(super) record_type: RecordType,
     pub(super) listed: &'a BTreeSet<IpAddr>,
     pub(super) until: Instant,
@@ -67,7 +77,7 @@ pub(super) struct Report<'a> {
 
 impl Group {
     /// Every host that is tracked.
-    pub(super) fn hosts(&self) -> impl Iterator<Item = (IpAddr, &Tracked)> + '_ {
+    pub(super) fn hosts(&self) -> impl Iterator<Item = (Host, &Tracked)> + '_ {
         self.details.iter().flat_map(|details| details.hosts.iter().map(|(host, tracked)| (*host, tracked)))
     }
 
@@ -79,7 +89,7 @@ impl Group {
         let filter = after(before, report.record_type, report.listed);
         let (Filter::Include(sources) | Filter::Exclude(sources)) = &filter;
         let room = known.is_some() || hosts.memberships() < report.max_memberships;
-        let trackable = room && !report.host.is_unspecified() && sources.len() <= report.max_sources;
+        let trackable = room && !report.host.address.is_unspecified() && sources.len() <= report.max_sources;
         if filter.is_none() || !trackable {
             if details.hosts.remove(&report.host).is_some() {
                 hosts.left(report.host);
@@ -98,7 +108,7 @@ impl Group {
     }
 
     /// Whether a host is tracked here.
-    pub(super) fn knows(&self, host: IpAddr) -> bool {
+    pub(super) fn knows(&self, host: Host) -> bool {
         self.details.as_ref().is_some_and(|details| details.hosts.contains_key(&host))
     }
 
@@ -108,10 +118,18 @@ impl Group {
         !self.has_older_host(now) && untracked.is_none_or(|until| until <= now)
     }
 
+    /// Whether a host of the same address is there that has another one on the link: one of the two may speak in the other's
+    /// name, or a host has got another interface.
+    pub(super) fn has_namesake(&self, now: Instant, host: Host) -> bool {
+        self.hosts().any(|(other, tracked)| {
+            other.address == host.address && other.link != host.link && tracked.until > now
+        })
+    }
+
     /// Takes out of `ask` what a known host still wants.
     pub(super) fn unwanted(&self, now: Instant, ask: Ask) -> Ask {
         let present = || self.hosts().filter(|(_, tracked)| tracked.until > now);
-        let excludes = |(_, tracked): (IpAddr, &Tracked)| matches!(tracked.filter, Filter::Exclude(_));
+        let excludes = |(_, tracked): (Host, &Tracked)| matches!(tracked.filter, Filter::Exclude(_));
         Ask {
             group: ask.group && !present().any(excludes),
             sources: ask

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use vmcast_common::hdr::eth::Mac;
+
 use super::{Version, group::Group};
 use crate::Filter;
 
@@ -53,6 +55,8 @@ pub struct SourceInfo {
 pub struct HostInfo {
     /// Its address.
     pub host: IpAddr,
+    /// Its address on the link; `None` on a link without such.
+    pub link: Option<Mac>,
     /// What it wants.
     pub filter: Filter,
     /// Time until it is forgotten unless it reports again.
@@ -76,7 +80,8 @@ impl GroupInfo {
             hosts: state
                 .hosts()
                 .map(|(host, tracked)| HostInfo {
-                    host,
+                    host: host.address,
+                    link: host.link,
                     filter: tracked.filter.clone(),
                     expires: left(tracked.until),
                 })

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use vmcast_common::hdr::eth::Mac;
+
 use crate::Filter;
 
 /// What the querier reacts to.
@@ -11,6 +13,9 @@ pub enum Input<'a> {
     Datagram {
         /// Source address of the IP datagram, of the querier's family.
         source: IpAddr,
+        /// The link-layer address that it came from; `None` on a link without such. It tells hosts apart that report from
+        /// the same address.
+        link_source: Option<Mac>,
         /// Its destination address.
         destination: IpAddr,
         /// Its time to live or hop limit.

@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use vmcast_common::hdr::eth::Mac;
 use vmcast_wire::{igmp, membership::Message, mld};
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
     election::Query,
     group::{Deadlines, Group},
     handover::Handover,
-    host::Hosts,
+    host::{Host, Hosts},
     info::{GroupInfo, HostInfo},
     input::Input,
     output::{Event, Output},
@@ -320,8 +321,8 @@ impl Machine for Querier {
 
     fn handle_input(&mut self, now: Instant, input: Input<'_>) {
         match input {
-            Input::Datagram { source, destination, ttl, router_alert, payload } => {
-                let datagram = Datagram { source, destination, ttl, router_alert, payload };
+            Input::Datagram { source, link_source, destination, ttl, router_alert, payload } => {
+                let datagram = Datagram { source, link_source, destination, ttl, router_alert, payload };
                 if let Err(reason) = self.on_datagram(now, datagram) {
                     self.counters.refuse(reason);
                 }
@@ -340,7 +341,7 @@ impl Machine for Querier {
             match timer {
                 Timer::GeneralQuery => self.on_general_query_timer(now),
                 Timer::OtherQuerierPresent => self.become_querier(now),
-                Timer::Handover => self.hand_over(),
+                Timer::Handover => self.on_handover_timer(),
                 Timer::GroupMembership(group) | Timer::SourceMembership(group) => {
                     self.update(group, |state, _| state.expire(due));
                 }
@@ -376,8 +377,16 @@ impl Role {
 #[derive(Clone, Copy)]
 pub(super) struct Datagram<'a> {
     pub(super) source: IpAddr,
+    pub(super) link_source: Option<Mac>,
     pub(super) destination: IpAddr,
     pub(super) ttl: u8,
     pub(super) router_alert: bool,
     pub(super) payload: &'a [u8],
+}
+
+impl Datagram<'_> {
+    /// Who sent it.
+    pub(super) const fn host(&self) -> Host {
+        Host { address: self.source, link: self.link_source }
+    }
 }

@@ -10,7 +10,7 @@ use super::{
     config::{ImmediateLeave, Variables},
     counters::Refusal,
     group::{Deadlines, Group, Terms},
-    host::{Hosts, Report},
+    host::{Host, Hosts, Report},
     machine::{Datagram, Querier, Snapshot},
 };
 use crate::Filter;
@@ -42,9 +42,9 @@ impl Querier {
             }
         }
         self.check_wish(group, true)?;
-        self.check_host(input.source, group)?;
+        self.check_host(input.host(), group)?;
         self.counters.reports_received += 1;
-        self.on_record(now, input.source, version, RecordType::ModeIsExclude, group, BTreeSet::new())
+        self.on_record(now, input.host(), version, RecordType::ModeIsExclude, group, BTreeSet::new())
     }
 
     /// A leave: `TO_IN({})` in the words of version 3 (RFC 9776 §7.3.2, RFC 9777 §8.3.2).
@@ -61,7 +61,7 @@ impl Querier {
         }
         self.counters.leaves_received += 1;
         let record = RecordType::ChangeToIncludeMode;
-        self.on_record(now, input.source, Version::V3, record, group, BTreeSet::new())
+        self.on_record(now, input.host(), Version::V3, record, group, BTreeSet::new())
     }
 
     pub(super) fn on_report_v3(
@@ -77,7 +77,7 @@ impl Querier {
         self.counters.reports_received += 1;
         for record in records {
             // One bad record spoils no other.
-            if let Err(reason) = self.on_report_record(now, input.source, record) {
+            if let Err(reason) = self.on_report_record(now, input.host(), record) {
                 self.counters.refuse(reason);
             }
         }
@@ -87,7 +87,7 @@ impl Querier {
     pub(super) fn on_report_record(
         &mut self,
         now: Instant,
-        reporter: IpAddr,
+        reporter: Host,
         record: Record<IpAddr>,
     ) -> Result<(), Refusal> {
         let any_source = match record.record_type {
@@ -112,7 +112,7 @@ impl Querier {
     /// A membership that an earlier process has left.
     pub(super) fn on_inherit(&mut self, now: Instant, group: IpAddr, filter: &Filter) -> Result<(), Refusal> {
         check_group(group)?;
-        let nobody = self.config.family().unspecified();
+        let nobody = Host { address: self.config.family().unspecified(), link: None };
         let (record_type, listed) = match filter {
             Filter::Include(sources) => (RecordType::ModeIsInclude, sources),
             Filter::Exclude(sources) => (RecordType::ModeIsExclude, sources),
@@ -121,12 +121,12 @@ impl Querier {
     }
 
     /// Whether one more group of a host is beyond its limit.
-    pub(super) fn check_host(&self, reporter: IpAddr, group: IpAddr) -> Result<(), Refusal> {
+    pub(super) fn check_host(&self, reporter: Host, group: IpAddr) -> Result<(), Refusal> {
         let Some(most) = self.config.max_groups_per_host else { return Ok(()) };
         if self.groups.get(&group).is_some_and(|state| state.knows(reporter)) {
             return Ok(());
         }
-        let untold = reporter.is_unspecified() || self.hosts.memberships() >= self.config.max_tracked;
+        let untold = reporter.address.is_unspecified() || self.hosts.memberships() >= self.config.max_tracked;
         if untold || self.hosts.groups_of(reporter) >= most {
             return Err(Refusal::TooManyGroupsOfHost);
         }
@@ -137,7 +137,7 @@ impl Querier {
     pub(super) fn on_record(
         &mut self,
         now: Instant,
-        reporter: IpAddr,
+        reporter: Host,
         version: Version,
         record_type: RecordType,
         group: IpAddr,
@@ -151,13 +151,14 @@ impl Querier {
         let terms = Terms { now, membership_until, max_sources: config.max_sources_per_group };
         let is_querier = self.querier().is_none();
         let (immediate, tracks) = (config.immediate_leave, config.tracks_hosts());
+        let tracks_leaves = matches!(immediate, ImmediateLeave::Tracked);
         let without_sources = config.version < Version::V3;
         let until = membership_until;
         let (max_sources, max_memberships) = (config.max_sources_per_group, config.max_tracked);
 
         let act = |state: &mut Group, hosts: &mut Hosts| {
             if joins {
-                state.last_reporter = reporter;
+                state.last_reporter = reporter.address;
             }
             if tracks {
                 let (host, listed) = (reporter, &listed);
@@ -171,10 +172,12 @@ impl Querier {
                 state.stop_asking_for_group();
             }
             let ask = std::mem::take(&mut applied.ask);
+            let leaves = ask.group || !ask.sources.is_empty();
+            let disputed = leaves && tracks_leaves && state.has_namesake(now, reporter);
             let mut specific = None;
             match immediate {
                 ImmediateLeave::SingleHost => state.end(now, &ask),
-                ImmediateLeave::Tracked if state.is_tracked(now) => {
+                ImmediateLeave::Tracked if state.is_tracked(now) && !disputed => {
                     let unwanted = state.unwanted(now, ask);
                     if unwanted.group {
                         applied.too_many += state.restore_wishes(now, max_sources);
@@ -187,14 +190,14 @@ impl Querier {
                     }
                 }
             }
-            (applied, specific)
+            (applied, disputed, specific)
         };
         let known = self.groups.contains_key(&group);
-        let (applied, specific) = if known {
+        let (applied, disputed, specific) = if known {
             self.update(group, act).unwrap_or_default()
         } else {
             let mut state = Group::new(now, self.config.family().unspecified());
-            let (applied, _) = act(&mut state, &mut self.hosts);
+            let (applied, ..) = act(&mut state, &mut self.hosts);
             if state.is_gone() {
                 state.forget_hosts(&mut self.hosts);
             } else if self.groups.len() >= self.config.max_groups {
@@ -206,13 +209,19 @@ impl Querier {
                 self.groups.insert(group, state);
             }
             // Nobody else was known to be in the group, so nobody need be asked.
-            (applied, None)
+            (applied, false, None)
         };
         if let Some(specific) = specific {
             self.send_specific(group, &specific);
         }
         self.counters.refuse_many(Refusal::TooManySources, applied.too_many);
-        if applied.older_host { Err(Refusal::OlderHostPresent) } else { Ok(()) }
+        if applied.older_host {
+            Err(Refusal::OlderHostPresent)
+        } else if disputed {
+            Err(Refusal::OtherLinkSource)
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -62,9 +62,10 @@ impl Recording for Querier {
 
     fn input_words((): &mut (), input: &Input<'_>) -> String {
         match input {
-            Input::Datagram { source, destination, ttl, router_alert, payload } => {
+            Input::Datagram { source, link_source, destination, ttl, router_alert, payload } => {
                 let alert = if *router_alert { "alert" } else { "plain" };
-                format!("datagram {source} > {destination} ttl {ttl} {alert} {}", hex(payload))
+                let by = link_source.map_or_else(String::new, |link| format!(" by {}", hex(&link)));
+                format!("datagram {source}{by} > {destination} ttl {ttl} {alert} {}", hex(payload))
             }
             Input::SetAddress(address) => format!("address {address}"),
             Input::Inherit { group, filter: wanted } => format!("inherit {group} {}", filter(wanted)),

@@ -5,6 +5,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -225,6 +226,9 @@ pub struct CacheEntry {
     pub key: CacheKey,
     /// The nearest VMR.
     pub nearest: Measurement,
+    /// Where to go if that one does not serve, the next nearest first; at most [`CacheEntry::MOST_OTHERS`]. They are
+    /// what was measured: one of them may be gone since.
+    pub others: Arc<[Measurement]>,
     /// Who measured.
     pub reporter: NodeId,
     /// When the report came.
@@ -234,6 +238,9 @@ pub struct CacheEntry {
 }
 
 impl CacheEntry {
+    /// VMRs beside the nearest at most.
+    pub const MOST_OTHERS: usize = 4;
+
     /// Whether the entry is true for `requester`, given the record of the VMR it names.
     pub(super) fn is_usable(
         &self,

@@ -82,6 +82,14 @@ pub fn entry(scope: Scope, prefix: &str, vmr: &str, expires: u64) -> CacheEntry 
             hops: 255,
             rtt: Duration::from_micros(123_456),
         },
+        others: [("far", 7), ("farther", 0)]
+            .map(|(vmr, hops)| Measurement {
+                vmr: id(vmr),
+                endpoint: endpoint("192.0.2.9:2268"),
+                hops,
+                rtt: Duration::from_micros(u32::MAX.into()),
+            })
+            .into(),
         reporter: id("reporter"),
         learned: UnixMillis(1),
         expires: UnixMillis(expires),

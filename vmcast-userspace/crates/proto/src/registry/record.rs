@@ -11,6 +11,8 @@ pub enum RecordKind {
     Certificate,
     /// How often, and when, a node was revoked, by its id.
     Revocation,
+    /// The certificate that a name was last given to, by the node's id. Those that earlier versions gave have none.
+    Name,
     /// The policy: who may send to and receive what; one record.
     Policy,
     /// The joins that a VMR refuses by the policy, by its id.
@@ -19,8 +21,15 @@ pub enum RecordKind {
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 6] =
-        [Self::Authority, Self::Token, Self::Certificate, Self::Revocation, Self::Policy, Self::Refused];
+    pub const ALL: [Self; 7] = [
+        Self::Authority,
+        Self::Token,
+        Self::Certificate,
+        Self::Revocation,
+        Self::Name,
+        Self::Policy,
+        Self::Refused,
+    ];
 
     /// As it stands in stores.
     #[must_use]
@@ -30,6 +39,7 @@ impl RecordKind {
             Self::Token => "token",
             Self::Certificate => "certificate",
             Self::Revocation => "revocation",
+            Self::Name => "name",
             Self::Policy => "policy",
             Self::Refused => "refused",
         }

@@ -81,7 +81,7 @@ pub struct Answer {
     pub vmrs: Vec<NodeRecord>,
     /// The last of a page that has others behind it.
     pub next: Option<Place>,
-    /// Where else to go, beside one from the cache.
+    /// Where else to go, beside one from the cache: those that were measured, the nearest first, then others.
     pub others: Vec<NodeRecord>,
     /// Entries that were passed over because they are true no longer: for [`Registry::forget`].
     pub untrue: Vec<CacheEntry>,
@@ -100,6 +100,9 @@ pub struct Report {
     pub chosen: Measurement,
     /// Everything measured.
     pub measurements: Vec<Measurement>,
+    /// Where probes came in the order of their distance, which is not that of [`Measurement::distance`]: all in their
+    /// order. Empty where that distance orders them.
+    pub arrived: Vec<Measurement>,
 }
 
 /// What a report changed.
@@ -330,7 +333,8 @@ impl<S: Store> Registry<S> {
                     if self.may_be_given(query, &mut vmr) {
                         put_first(&mut vmr.registration, entry.nearest.endpoint);
                         let vmrs = vec![vmr];
-                        cached = Some(Answer { kind, vmrs, next: None, others: vec![], untrue: vec![] });
+                        let answer = Answer { kind, vmrs, next: None, others: vec![], untrue: vec![] };
+                        cached = Some((answer, entry.others));
                         break;
                     }
                 }
@@ -342,15 +346,11 @@ impl<S: Store> Registry<S> {
             }
         }
         let mut answer = match cached {
-            Some(mut answer) if query.others > 0 => {
-                let most = query.others.min(Query::MOST_OTHERS);
-                let query = Query { limit: Some(most + 1), ..query.clone() };
-                answer.others = self.all(now, &requester, &query, address.prefix.address()).vmrs;
-                answer.others.retain(|other| !answer.vmrs.iter().any(|vmr| vmr.id() == other.id()));
-                answer.others.truncate(most);
+            Some((mut answer, ranked)) if query.others > 0 => {
+                answer.others = self.others(now, &requester, query, (&answer.vmrs[0], &ranked, address));
                 answer
             }
-            Some(answer) => answer,
+            Some((answer, _)) => answer,
             None => self.all(now, &requester, query, address.prefix.address()),
         };
         answer.untrue = untrue;
@@ -388,6 +388,41 @@ impl<S: Store> Registry<S> {
         !busy
     }
 
+    /// Whom to name beside the nearest: those ranked in its entry, in their order, as far as they may be given, and as
+    /// many more as are asked for of all others.
+    fn others(
+        &mut self,
+        now: UnixMillis,
+        requester: &NodeRecord,
+        query: &Query,
+        (nearest, ranked, address): (&NodeRecord, &[Measurement], CacheKey),
+    ) -> Vec<NodeRecord> {
+        let most = query.others.min(Query::MOST_OTHERS);
+        let mut others: Vec<NodeRecord> = Vec::new();
+        for measured in ranked {
+            if others.len() == most {
+                break;
+            }
+            let Some(mut vmr) = self.store.rows().node(&measured.vmr) else { continue };
+            if requester.may_attach_to(&vmr, now)
+                && vmr.registration.endpoints.contains(&measured.endpoint)
+                && self.is_found_at(&vmr, &measured.endpoint)
+                && self.may_be_given(query, &mut vmr)
+            {
+                put_first(&mut vmr.registration, measured.endpoint);
+                others.push(vmr);
+            }
+        }
+        if others.len() < most {
+            let query = Query { limit: Some(most + 1), ..query.clone() };
+            let mut more = self.all(now, requester, &query, address.prefix.address()).vmrs;
+            more.retain(|vmr| vmr.id() != nearest.id() && others.iter().all(|other| other.id() != vmr.id()));
+            others.extend(more);
+            others.truncate(most);
+        }
+        others
+    }
+
     /// A page of all VMRs.
     fn all(&mut self, now: UnixMillis, requester: &NodeRecord, query: &Query, address: IpAddr) -> Answer {
         let mut vmrs = Vec::new();
@@ -420,9 +455,11 @@ impl<S: Store> Registry<S> {
         let requester = self.live_node(now, &report.node)?;
         self.check_report(now, &requester, report)?;
         let (address, prefix) = self.keys(&requester, report.seen, &report.claimed);
+        let others = self.ranked(now, &requester, report);
         let entry = |key| CacheEntry {
             key,
             nearest: report.chosen.clone(),
+            others: Arc::clone(&others),
             reporter: report.node.clone(),
             learned: now,
             expires: now.after(self.config.entry_lifetime),
@@ -452,6 +489,27 @@ impl<S: Store> Registry<S> {
         Ok(Reported { address: address.prefix, prefix: set })
     }
 
+    /// Of a report, whom to turn to if the chosen one does not serve, the nearest first. What cannot be true of it is
+    /// left out.
+    fn ranked(&self, now: UnixMillis, requester: &NodeRecord, report: &Report) -> Arc<[Measurement]> {
+        let mut measured: Vec<_> = if report.arrived.is_empty() {
+            let mut measured: Vec<_> = report.measurements.iter().collect();
+            measured.sort_by_key(|one| one.distance());
+            measured
+        } else {
+            report.arrived.iter().collect()
+        };
+        let mut known = BTreeSet::from([&report.chosen.vmr]);
+        measured.retain(|one| {
+            let vmr = self.store.rows().node(&one.vmr);
+            let is_true = |vmr: NodeRecord| {
+                requester.may_attach_to(&vmr, now) && vmr.registration.endpoints.contains(&one.endpoint)
+            };
+            vmr.is_some_and(is_true) && known.insert(&one.vmr)
+        });
+        measured.into_iter().take(CacheEntry::MOST_OTHERS).cloned().collect()
+    }
+
     /// Removes what has expired and returns the nodes that were removed.
     ///
     /// # Errors
@@ -473,10 +531,21 @@ impl<S: Store> Registry<S> {
         live_page(limit, after.cloned(), page, |node| node.id().clone(), |node| node.is_live(now))
     }
 
-    /// At most `limit` live cache entries in the order of their keys, those behind `after`.
+    /// At most `limit` live cache entries in the order of their keys, those behind `after`; without those ranked in them
+    /// that have gone since.
     pub fn cache(&self, now: UnixMillis, after: Option<&CacheKey>, limit: usize) -> Vec<CacheEntry> {
         let page = |after: Option<&CacheKey>| self.store.rows().entries(after, limit);
-        live_page(limit, after.copied(), page, |entry| entry.key, |entry| entry.expires > now)
+        let mut entries =
+            live_page(limit, after.copied(), page, |entry| entry.key, |entry| entry.expires > now);
+        let is_there = |other: &Measurement| {
+            self.store.rows().node(&other.vmr).is_some_and(|vmr| vmr.is_live(now) && !vmr.draining)
+        };
+        for entry in &mut entries {
+            if !entry.others.iter().all(is_there) {
+                entry.others = entry.others.iter().filter(|other| is_there(other)).cloned().collect();
+            }
+        }
+        entries
     }
 
     /// How much it holds. What has expired and was not swept up yet counts.
@@ -596,7 +665,8 @@ impl<S: Store> Registry<S> {
         report: &Report,
     ) -> Result<(), Error<S::Error>> {
         let chosen = &report.chosen;
-        let (given, limit) = (report.measurements.len(), self.config.max_measurements);
+        let given = report.measurements.len().max(report.arrived.len());
+        let limit = self.config.max_measurements;
         if given > limit {
             return self.refuse(Refusal::TooManyMeasurements { given, limit });
         }

@@ -3,6 +3,7 @@
 
 mod model;
 mod proofs;
+mod ranked;
 mod rules;
 
 use std::net::IpAddr;

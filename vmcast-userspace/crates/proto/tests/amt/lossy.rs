@@ -10,9 +10,9 @@ use vmcast_sim::{Link, Prng};
 
 use crate::support::{GROUP, LATENCY, SECOND, SOURCE, World, gateway_address, relay_config, sources};
 
-const LOSSES: [u16; 3] = [0, 100, 300];
+pub(crate) const LOSSES: [u16; 3] = [0, 100, 300];
 
-fn bad(loss_permille: u16) -> Link {
+pub(crate) fn bad(loss_permille: u16) -> Link {
     Link::clean(LATENCY)
         .with_jitter(Duration::from_millis(15))
         .with_loss(loss_permille)
@@ -21,12 +21,12 @@ fn bad(loss_permille: u16) -> Link {
 }
 
 /// Asks again soon, so that the last handshake of a test is complete when it ends.
-fn persistent(config: &mut gateway::Config) {
+pub(crate) fn persistent(config: &mut gateway::Config) {
     config.max_retransmission = SECOND * 8;
 }
 
 /// Told more often, as an operator sets it for such a network.
-fn robust() -> relay::Config {
+pub(crate) fn robust() -> relay::Config {
     relay::Config { robustness: 7, query_interval: SECOND * 30, ..relay_config() }
 }
 

@@ -8,6 +8,7 @@ mod lossy;
 mod mld;
 mod plain;
 mod property;
+mod relay_moves;
 mod rounds;
 mod streams;
 mod support;

@@ -330,6 +330,34 @@ fn a_translator_that_rebinds_under_a_stream_costs_less_than_200_ms_of_it() {
     assert_eq!(world.gateways[0].events.len(), 1, "it was up all the time");
 }
 
+/// The tunnel that the move has left behind takes the room of the one that follows it, until it is torn down (RFC 7450
+/// §5.2.3.7.1).
+// proves A6
+#[test]
+fn a_translator_that_rebinds_at_a_full_relay_costs_less_than_200_ms_of_a_stream() {
+    for config in [
+        relay::Config { max_tunnels: 1, ..relay_config() },
+        relay::Config { max_tunnels_per_source: 1, ..relay_config() },
+        relay::Config { max_tunnels_per_prefix: 1, ..relay_config() },
+    ] {
+        let mut world = World::with(1, Link::clean(LATENCY), 1, config, |_| {});
+        world.set(0, GROUP, Filter::any());
+        world.run(SECOND * 3);
+        assert_eq!(lost_by(&mut world, |_| ()), 0);
+        for port in 1..=20 {
+            let outside = format!("203.0.113.9:{port}").parse().unwrap();
+            let lost = lost_by(&mut world, |world| world.network.translate(gateway_address(0), outside));
+            assert!((1..20).contains(&lost), "{lost} packets at 100 a second were lost");
+            assert_eq!(world.relay.tunnels.values().collect::<Vec<_>>(), [&outside]);
+            world.run(SECOND * 2);
+            assert_eq!(world.gateways[0].gateway.observed_address(), Some(outside));
+        }
+        assert_eq!(world.gateways[0].events.len(), 1, "it was up all the time");
+        // The first one comes to another source.
+        assert!((19..=20).contains(&world.relay.relay.counters().requests_limited));
+    }
+}
+
 // proves A6
 #[test]
 fn a_relay_that_forgot_its_tunnels_costs_less_than_200_ms_of_a_stream() {

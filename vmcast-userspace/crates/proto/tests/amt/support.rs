@@ -77,7 +77,12 @@ impl RelayNode {
 
     /// Hands in a datagram as if it had arrived.
     pub(crate) fn inject(&mut self, now: Instant, remote: SocketAddr, bytes: &[u8]) {
-        self.relay.handle_input(now, relay::Input::Datagram { local: RELAY, remote, bytes });
+        self.inject_at(now, RELAY, remote, bytes);
+    }
+
+    /// The same, as if it had arrived at this address.
+    pub(crate) fn inject_at(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) {
+        self.relay.handle_input(now, relay::Input::Datagram { local, remote, bytes });
         self.drain(now);
     }
 

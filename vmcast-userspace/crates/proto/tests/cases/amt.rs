@@ -23,7 +23,7 @@ fn datagram(words: &[&str]) -> Vec<u8> {
     words.retain(|word| *word != "mld");
     let address = words.iter().find_map(|word| word.parse::<IpAddr>().ok());
     let family = if sixth { Family::V6 } else { address.map_or(Family::V4, Family::of) };
-    let Said { from, to, ttl, alert, message } = said(family, nobody(family.unspecified()), &words);
+    let Said { from, to, ttl, alert, message, by: _ } = said(family, nobody(family.unspecified()), &words);
     let bytes = message.emit(from, to).expect("of one family");
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {

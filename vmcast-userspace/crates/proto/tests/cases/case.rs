@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 use vmcast_proto::record::seconds;
 use vmcast_sim::epoch;
 
-use super::{Subject, discovery, gateway, querier, relay};
+use super::{Subject, discovery, gateway, mrib, querier, relay};
 
 /// What a machine is made with; a key may stand there more than once.
 pub(crate) type Config = BTreeMap<String, Vec<String>>;
@@ -98,6 +98,7 @@ impl Case {
             "relay" => Box::new(relay::Subject::new(&mut config)),
             "discovery" => Box::new(discovery::Subject::new(&mut config)),
             "gateway" => Box::new(gateway::Subject::new(&mut config)),
+            "mrib" => Box::new(mrib::Subject::new(&mut config)),
             other => return Err(format!("there is no machine \"{other}\"")),
         };
         match config.into_keys().next() {

@@ -61,6 +61,11 @@ fn amt_discovery_by_dns() {
     run("amt-discovery");
 }
 
+#[test]
+fn routing_bases() {
+    run("mrib");
+}
+
 /// A recording of a daemon replays as it is.
 #[test]
 fn what_a_daemon_records_is_a_case() {
@@ -83,7 +88,14 @@ fn what_a_daemon_records_is_a_case() {
             let payload = &report;
             querier.handle_input(
                 now,
-                Input::Datagram { source, destination, ttl: 1, router_alert: true, payload },
+                Input::Datagram {
+                    source,
+                    link_source: None,
+                    destination,
+                    ttl: 1,
+                    router_alert: true,
+                    payload,
+                },
             );
         }
         while querier.poll_output().is_some() {}

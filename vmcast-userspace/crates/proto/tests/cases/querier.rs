@@ -69,10 +69,16 @@ impl Subject {
 impl super::Subject for Subject {
     fn input(&mut self, now: Instant, words: &[&str]) {
         match words {
-            ["datagram", source, ">", destination, "ttl", ttl, alert, bytes] => {
+            ["datagram", source, rest @ .., ">", destination, "ttl", ttl, alert, bytes] => {
+                let link_source = match rest {
+                    [] => None,
+                    ["by", link] => Some(unhex(link).try_into().expect("a link-layer address")),
+                    _ => panic!("no datagram: {words:?}"),
+                };
                 let payload = &unhex(bytes);
                 let input = Input::Datagram {
                     source: parse(source),
+                    link_source,
                     destination: parse(destination),
                     ttl: parse(ttl),
                     router_alert: *alert == "alert",
@@ -125,27 +131,28 @@ impl super::Subject for Subject {
     }
 
     fn expand(&self, words: &[&str]) -> Option<String> {
-        let (from, to, ttl, alert, bytes) = match words {
+        let (by, from, to, ttl, alert, bytes) = match words {
             ["say", rest @ ..] => {
                 let said = said(self.family, default_host(self.family), rest);
                 let bytes = said.message.emit(said.from, said.to).expect("of one family");
-                (said.from, said.to, said.ttl, said.alert, bytes)
+                (said.by, said.from, said.to, said.ttl, said.alert, bytes)
             }
             ["sum", from, ">", to, bytes] => {
                 let (from, to) = (parse(from), parse(to));
-                (from, to, 1, true, summed(from, to, unhex(bytes)))
+                (None, from, to, 1, true, summed(from, to, unhex(bytes)))
             }
             _ => return None,
         };
         let alert = if alert { "alert" } else { "plain" };
-        Some(format!("datagram {from} > {to} ttl {ttl} {alert} {}", vmcast_proto::record::hex(&bytes)))
+        let by = by.map_or_else(String::new, |by| format!(" by {by}"));
+        Some(format!("datagram {from}{by} > {to} ttl {ttl} {alert} {}", vmcast_proto::record::hex(&bytes)))
     }
 
     fn describe(&self, line: &str) -> Option<String> {
         let words: Vec<_> = line.split_whitespace().collect();
         let (source, destination, bytes) = match words[..] {
             ["send", source, ">", destination, bytes] => (source, destination, bytes),
-            [_, "datagram", source, ">", destination, "ttl", _, _, bytes] => (source, destination, bytes),
+            [_, "datagram", source, .., ">", destination, "ttl", _, _, bytes] => (source, destination, bytes),
             _ => return None,
         };
         Some(describe::membership(parse(source), parse(destination), &unhex(bytes)))

@@ -5,6 +5,7 @@ mod case;
 mod describe;
 mod discovery;
 mod gateway;
+mod mrib;
 mod querier;
 mod relay;
 mod words;

@@ -2,7 +2,8 @@
 //!
 //! A message is one of `query1`, `query2 GROUP RESPONSE`, `query3 GROUP RESPONSE [S] [qrv=N] [qqi=N] [SOURCE,...]`,
 //! `v1 GROUP`, `v2 GROUP`, `leave GROUP`, `report TYPE GROUP [SOURCE,...] [; TYPE GROUP ...]`; a query of all groups has
-//! the group `-`. In front there may be `from ADDRESS`, `to ADDRESS`, `ttl N` and `plain` for no Router Alert.
+//! the group `-`. In front there may be `from ADDRESS`, `by` and a link-layer address as hexadecimal digits,
+//! `to ADDRESS`, `ttl N` and `plain` for no Router Alert.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -21,6 +22,8 @@ use super::case::{Config, time};
 /// A message and what its datagram is to say.
 pub(crate) struct Said {
     pub(crate) from: IpAddr,
+    /// The link-layer address in hexadecimal digits, if it is known.
+    pub(crate) by: Option<String>,
     pub(crate) to: IpAddr,
     pub(crate) ttl: u8,
     pub(crate) alert: bool,
@@ -93,11 +96,12 @@ fn group(family: Family, text: &str) -> IpAddr {
 
 /// Reads a message in words; `from` is where it comes from unless it says so.
 pub(crate) fn said(family: Family, from: IpAddr, words: &[&str]) -> Said {
-    let (mut from, mut to, mut ttl, mut alert) = (from, None, 1, true);
+    let (mut from, mut by, mut to, mut ttl, mut alert) = (from, None, None, 1, true);
     let mut words = words;
     loop {
         match words {
             ["from", address, rest @ ..] => (from, words) = (parse(address), rest),
+            ["by", link, rest @ ..] => (by, words) = (Some((*link).to_owned()), rest),
             ["to", address, rest @ ..] => (to, words) = (Some(parse(address)), rest),
             ["ttl", number, rest @ ..] => (ttl, words) = (parse(number), rest),
             ["plain", rest @ ..] => (alert, words) = (false, rest),
@@ -152,7 +156,7 @@ pub(crate) fn said(family: Family, from: IpAddr, words: &[&str]) -> Said {
         }
         _ => panic!("no message: {words:?}"),
     };
-    Said { from, to: to.unwrap_or(usual), ttl, alert, message }
+    Said { from, by, to: to.unwrap_or(usual), ttl, alert, message }
 }
 
 /// Reads a message off the wire.

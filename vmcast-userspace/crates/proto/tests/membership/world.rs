@@ -137,8 +137,14 @@ impl World {
         let message = read(source, destination, &payload);
         self.hosts.iter_mut().for_each(|host| host.hear(now, &message));
         for router in self.routers.iter_mut().filter(|router| router.alive) {
-            let input =
-                Input::Datagram { source, destination, ttl: 1, router_alert: true, payload: &payload };
+            let input = Input::Datagram {
+                source,
+                link_source: None,
+                destination,
+                ttl: 1,
+                router_alert: true,
+                payload: &payload,
+            };
             router.querier.handle_input(now, input);
         }
         self.transmit();
@@ -186,7 +192,14 @@ impl World {
         if index < hosts {
             self.hosts[index].hear(now, &read(source, destination, payload));
         } else if self.routers[index - hosts].alive {
-            let input = Input::Datagram { source, destination, ttl: 1, router_alert: true, payload };
+            let input = Input::Datagram {
+                source,
+                link_source: None,
+                destination,
+                ttl: 1,
+                router_alert: true,
+                payload,
+            };
             self.routers[index - hosts].querier.handle_input(now, input);
         }
     }

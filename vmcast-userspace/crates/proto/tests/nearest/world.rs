@@ -188,7 +188,8 @@ impl World {
         // The answer goes into the cache and comes from there to the next who asks.
         let chosen = Measurement { vmr: vmr_id(found), endpoint: endpoint(found), hops, rtt };
         let (seen, measurements) = (address(router), vec![chosen.clone()]);
-        let report = Report { node: node.clone(), seen, claimed: vec![], chosen, measurements };
+        let report =
+            Report { node: node.clone(), seen, claimed: vec![], chosen, measurements, arrived: vec![] };
         self.registry.report(NOW, &report).expect("taken");
         let cached = self.registry.nearest(NOW, &query(&node, router)).expect("an answer");
         assert_eq!(cached.kind, AnswerKind::CachedAddress);

@@ -10,17 +10,28 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
 };
 
+use vmcast_api::StandIn;
 use vmcast_common::hdr::{
     ipv4::{PROTO_IGMP, View},
     ipv6,
 };
-use vmcast_proto::amt::relay::{self, Relay};
-use vmcast_wire::ipv4;
+use vmcast_proto::amt::{
+    gateway::DownReason,
+    relay::{self, Relay},
+};
+use vmcast_wire::{ipv4, membership::RecordType, mld};
 
-use super::*;
-use crate::agent::{
-    early::{GRACE, MAX_EARLY},
-    relays::RelayInput,
+use super::{
+    vmr::{MAX_REQUEST_INTERVAL, MAX_RETRANSMISSION},
+    *,
+};
+use crate::{
+    agent::{
+        early::{GRACE, MAX_EARLY},
+        relays::RelayInput,
+    },
+    link::RefusedGroups,
+    relays::RelayEffect,
 };
 
 const HOST: Ipv4Addr = Ipv4Addr::new(169, 254, 22, 68);
@@ -100,7 +111,7 @@ impl Bed {
     }
 
     fn candidate(&self, index: usize) -> Candidate {
-        Candidate { endpoint: self.vmrs[index].endpoint, id: None, name: None }
+        Candidate { endpoint: self.vmrs[index].endpoint, id: None, name: None, stands_in: None }
     }
 
     fn offer(&mut self, vmrs: &[usize]) {

@@ -96,6 +96,59 @@ fn a_vmr_that_dies_while_it_is_left_interrupts_nothing_that_comes_from_the_other
     assert_eq!(numbers.last(), Some(&199));
 }
 
+/// A VMR as somebody has named it.
+fn by(bed: &Bed, index: usize, stands_in: Option<StandIn>) -> Candidate {
+    Candidate { id: stands_in.is_none().then(|| id(index)), stands_in, ..bed.candidate(index) }
+}
+
+#[test]
+fn the_fallback_is_left_for_the_nearest_that_an_admin_names_without_losing_or_doubling_a_packet() {
+    // proves A2, A7
+    let fallback = Some(StandIn::Fallback);
+    // Whether the admin names the fallback, too, further down.
+    for others in [&[1][..], &[1, 0], &[1, 2]] {
+        let mut bed = Bed::new();
+        let candidates = vec![by(&bed, 0, fallback), by(&bed, 2, fallback)];
+        bed.input(Input::Candidates(candidates));
+        bed.run(Duration::from_secs(1));
+        bed.join(GROUP);
+        bed.flow_numbered(0..100, 0);
+        // The order of those that stand in moves nobody.
+        let candidates = vec![by(&bed, 2, fallback), by(&bed, 0, fallback)];
+        bed.input(Input::Candidates(candidates));
+        bed.flow_numbered(100..200, 0);
+        assert_eq!(bed.current(), Some(bed.vmrs[0].endpoint));
+        let candidates = others.iter().map(|index| by(&bed, *index, None)).collect();
+        bed.input(Input::Candidates(candidates));
+        bed.flow_numbered(200..400, 0);
+        assert_eq!(bed.current(), Some(bed.vmrs[1].endpoint), "{others:?}");
+        assert_eq!(bed.core.upstream().map(|(candidate, _)| candidate.stands_in), Some(None));
+        assert!(bed.vmrs[0].memberships.is_empty() && bed.vmrs[2].tunnels == 0);
+        assert_eq!(bed.numbers(), (0..400).collect::<Vec<_>>(), "{others:?}");
+    }
+}
+
+#[test]
+fn a_vmr_that_was_named_before_stays_while_an_admin_names_it_and_else_is_left() {
+    // proves A2, A7
+    for (named, then) in [(vec![1, 0], 0), (vec![1, 2], 1), (vec![], 0)] {
+        let mut bed = Bed::new();
+        let kept = |index| Candidate { id: Some(id(index)), ..by(&bed, index, Some(StandIn::Kept)) };
+        let candidates = vec![kept(0), kept(1)];
+        bed.input(Input::Candidates(candidates));
+        bed.run(Duration::from_secs(1));
+        bed.join(GROUP);
+        bed.flow_numbered(0..100, 0);
+        let candidates: Vec<_> = named.iter().map(|index| by(&bed, *index, None)).collect();
+        bed.input(Input::Candidates(candidates));
+        bed.flow_numbered(100..400, 0);
+        assert_eq!(bed.current(), Some(bed.vmrs[then].endpoint), "{named:?}");
+        let stands_in = bed.core.upstream().and_then(|(candidate, _)| candidate.stands_in);
+        assert_eq!(stands_in.is_some(), named.is_empty(), "of an empty list nothing is known");
+        assert_eq!(bed.numbers(), (0..400).collect::<Vec<_>>(), "{named:?}");
+    }
+}
+
 #[test]
 fn where_nothing_flows_a_vmr_that_goes_is_left_at_once_and_what_is_joined_meanwhile_goes_along() {
     // proves A7
@@ -111,4 +164,30 @@ fn where_nothing_flows_a_vmr_that_goes_is_left_at_once_and_what_is_joined_meanwh
     bed.vmrs[1].alive = false;
     bed.run(Duration::from_secs(60));
     assert_eq!(bed.current(), Some(bed.vmrs[0].endpoint));
+}
+
+// proves A2: a fallback may be an address where many relays answer, and a VMR that an admin names is none
+#[test]
+fn a_fallback_is_asked_for_the_nearest_relay_and_what_an_admin_names_is_not() {
+    use vmcast_wire::amt::Message;
+    let cases = [
+        (true, Some(StandIn::Fallback), true),
+        (true, Some(StandIn::Kept), false),
+        (true, None, false),
+        (false, None, true),
+    ];
+    for (only_fallback, stands_in, asks) in cases {
+        let mut bed = Bed::new();
+        bed.core.discover(only_fallback);
+        let candidate = Candidate { stands_in, ..bed.candidate(0) };
+        bed.core.handle_input(bed.now, Input::Candidates(vec![candidate.clone()]));
+        let mut said = Vec::new();
+        while let Some(output) = bed.core.poll_output() {
+            if let Output::ToTunnel { remote, bytes } = output {
+                assert_eq!(remote, candidate.endpoint);
+                said.push(matches!(Message::parse(&bytes), Ok(Message::RelayDiscovery { .. })));
+            }
+        }
+        assert_eq!(said, [asks], "{stands_in:?}");
+    }
 }

@@ -2,6 +2,17 @@
 
 use super::*;
 
+/// One VMR is known, and a stream comes from it that ends when it dies.
+fn with_one_that_falls_silent() -> Bed {
+    let mut bed = Bed::new();
+    bed.offer(&[0]);
+    bed.run(LATER);
+    bed.join(GROUP);
+    bed.flow(Duration::from_secs(10));
+    bed.vmrs[0].alive = false;
+    bed
+}
+
 #[test]
 fn a_vmr_that_was_restarted_is_noticed_by_the_pace_of_the_stream() {
     // proves E3
@@ -88,12 +99,7 @@ fn a_source_that_pauses_moves_no_stream_and_is_asked_for_ever_more_rarely() {
 
 #[test]
 fn the_only_vmr_is_not_given_up_early_and_its_death_is_still_said_once() {
-    let mut bed = Bed::new();
-    bed.offer(&[0]);
-    bed.run(LATER);
-    bed.join(GROUP);
-    bed.flow(Duration::from_secs(10));
-    bed.vmrs[0].alive = false;
+    let mut bed = with_one_that_falls_silent();
     bed.flow(Duration::from_secs(8));
     assert_eq!(bed.core.state().0, UpstreamState::Up, "nobody else could do better");
     bed.flow(Duration::from_secs(60));
@@ -105,6 +111,36 @@ fn the_only_vmr_is_not_given_up_early_and_its_death_is_still_said_once() {
     bed.flow(MAX_RETRANSMISSION + LATER);
     assert_eq!(bed.core.state().0, UpstreamState::Up);
     assert_eq!(bed.wanted_at(0, GROUP), Some(&Filter::any()));
+}
+
+// proves A6: the VMR has another address, which whoever names it knows
+#[test]
+fn the_only_vmr_is_followed_to_another_address_as_soon_as_it_is_named_there() {
+    let mut bed = with_one_that_falls_silent();
+    bed.flow(LATER);
+    let unanswered =
+        |bed: &Bed| bed.events.iter().filter(|event| matches!(event, Event::Unanswered(_))).count();
+    assert_eq!(unanswered(&bed), 1, "{:?}", bed.events);
+    bed.offer(&[1]);
+    let before = bed.data.len();
+    bed.flow(Duration::from_millis(200));
+    assert_eq!(bed.current(), Some(bed.vmrs[1].endpoint));
+    assert!(bed.data.len() > before);
+    assert_eq!(bed.wanted_at(1, GROUP), Some(&Filter::any()));
+    assert!(bed.vmrs[2].memberships.is_empty());
+}
+
+#[test]
+fn an_only_vmr_that_answered_after_all_is_not_left_for_another_that_is_named() {
+    let mut bed = with_one_that_falls_silent();
+    bed.flow(LATER);
+    assert!(bed.events.iter().any(|event| matches!(event, Event::Unanswered(_))));
+    bed.vmrs[0].alive = true;
+    bed.flow(Duration::from_secs(8));
+    bed.offer(&[1, 0]);
+    bed.flow(LATER);
+    assert_eq!(bed.current(), Some(bed.vmrs[0].endpoint));
+    assert!(bed.vmrs[1].memberships.is_empty());
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod oversize;
 mod pass;
 mod priority;
 mod refuse;
+mod shared;
 mod state;
 mod stream;
 
@@ -36,6 +37,7 @@ pub fn cases(devices: Devices) -> Vec<Case> {
         oversize::cases(&scene),
         priority::cases(&scene),
         missed::cases(&scene),
+        shared::cases(&scene),
     ]
     .concat()
 }

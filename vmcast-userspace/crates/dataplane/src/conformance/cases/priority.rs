@@ -199,7 +199,7 @@ fn from_unicast(scene: &Scene) -> Vec<Step> {
 fn state() -> Vec<Step> {
     let inner = v4_video(600);
     let stream = stream(&inner);
-    let priority = Priority { dscp: Some(AF11), pcp: 5, skb_priority: Some(6), queue: Some(3) };
+    let priority = Priority { dscp: Some(AF11), pcp: 5, skb_priority: Some(6), queue: Some(3), at_tc: true };
     let set = FibOp::SetStream(stream, Rpf::AnyUpstream, Members::Own);
     let in_force = |priority| {
         let entry = FibStream { rpf: Rpf::AnyUpstream, members: Members::Own, priority, outputs: [].into() };

@@ -79,6 +79,7 @@ fn in_force(scene: &Scene) -> Fib {
             .map(|(device, accepts)| (device.ifindex, device.interface(accepts)))
             .into(),
         endpoints: [LOCAL.into()].into(),
+        shared_groups: [].into(),
         unicast_inputs: [].into(),
         next_hops: [a, b, c].map(|device| (scene.hop_id(&device), scene.hop(&device))).into(),
         tunnels: [

@@ -27,9 +27,12 @@ impl Chain {
     pub(in crate::kernel) fn is_sparse(&self, ways: Ways) -> bool {
         let with_members = self.links.iter().filter(|link| link.table.members() > 0).count();
         let members: usize = self.links.iter().map(|link| link.table.members()).sum();
+        let is_more_than = |needed: usize| with_members > TOO_MANY * needed;
+        // Each look is cheaper than the next, which goes over all members.
         ways.tables.is_some()
-            && with_members > TOO_MANY * members.div_ceil(ways.chunk as usize)
-            && with_members > TOO_MANY * MemberTable::needed(&self.tables(), ways.chunk, ways.of_device)
+            && is_more_than(members.div_ceil(ways.chunk as usize))
+            && is_more_than(MemberTable::needed_at_least(&self.tables(), ways.of_device))
+            && is_more_than(MemberTable::needed(&self.tables(), ways.chunk, ways.of_device))
     }
 
     fn tables(&self) -> Vec<&MemberTable> {
@@ -94,7 +97,11 @@ impl Chain {
             first.set(TO_LIST, &way(ifindex, entry), backing, unused)?;
         }
         let leads_to = leads_to.into_iter().rev();
-        Ok(tables.drain(..).zip(leads_to).map(|(table, leads_to)| Link { table, leads_to }).collect())
+        Ok(tables
+            .drain(..)
+            .zip(leads_to)
+            .map(|(table, leads_to)| Link { table, leads_to, ahead: (0, 0) })
+            .collect())
     }
 
     /// Whether there are tables that only lead on and may go once nothing is on its way.

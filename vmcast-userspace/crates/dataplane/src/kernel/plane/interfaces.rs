@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use vmcast_common::{
     fib::{IfIndex, Interface, Output, Way},
-    maps::{self, InterfaceEntry, InterfaceKey, NextHopEntry, limit},
+    maps::{self, InterfaceKey, NextHopEntry, limit},
 };
 
-use super::{KernelPlane, unfit::as_written};
+use super::{Egress, KernelPlane, unfit::as_written};
 use crate::{
     kernel::{
         attach::Role,
@@ -27,28 +27,33 @@ impl KernelPlane {
     pub(super) fn set_interface(&mut self, interface: Interface) -> Result<(), Failure> {
         self.devices.forget();
         let Interface { ifindex, device, .. } = interface;
-        self.maps
-            .interfaces
-            .insert(InterfaceKey::of(&interface), InterfaceEntry::of(&interface), 0)
-            .map_err(KernelError::full_or(maps::INTERFACES, self.capacities.interfaces))?;
         let known = self.state.interfaces.get(&ifindex).map(|known| (known.next_hop, known.refused));
         let (next_hop, refused_before) = match known {
             Some(known) => known,
             None => (self.hops.take()?, false),
         };
+        let written = self.write_link(interface);
+        if written.is_err() && known.is_none() {
+            self.remains.hops.push(next_hop);
+        }
+        written?;
+        self.write_vlan_of(interface)?;
         let mtu = self.usable_mtu(interface.mtu, device);
-        let asks_for_tc = interface.at_tc || interface.shared || self.state.is_at_tc(device.0);
-        let takes_none = self.devices.takes_none(device.0, asks_for_tc);
+        let wish = self.state.wishes(device.0).engine.max(interface.wish());
+        let takes_none = self.devices.takes_none(device.0, wish);
         // Its members may stand where none of its copies may leave.
         let refused = takes_none || refused_before;
-        let entry = as_written(NextHopEntry::native(&Interface { mtu, ..interface }), refused);
+        let bare = self.devices.is_bare(device.0);
+        let entry = as_written(NextHopEntry::native(&Interface { mtu, ..interface }), refused, bare);
         self.maps.write_next_hop(next_hop, &entry, device.0)?;
         let now = InterfaceState { interface, next_hop, mtu, refused };
-        let before = self.state.interfaces.insert(ifindex, now);
+        let before = self.state.put_interface(now);
         if let Err(error) = self.serve_device(device) {
             if before.is_none() {
-                self.state.interfaces.remove(&ifindex);
+                self.state.take_interface(ifindex);
                 self.remains.hops.push(next_hop);
+                self.forget_link(&interface)?;
+                self.forget_vlan_of(interface)?;
             }
             return Err(error);
         }
@@ -69,15 +74,17 @@ impl KernelPlane {
     }
 
     pub(super) fn remove_interface(&mut self, ifindex: IfIndex) -> Result<(), Failure> {
-        let Some(state) = self.state.interfaces.remove(&ifindex) else {
+        let Some(state) = self.state.take_interface(ifindex) else {
             return Ok(());
         };
         self.devices.forget();
+        self.unshare_all(ifindex)?;
         self.forget_link(&state.interface)?;
+        self.forget_vlan_of(state.interface)?;
         self.drop_everywhere(Output::Interface(ifindex))?;
         self.put_converted_by(Way::Interface(ifindex))?;
         self.remains.hops.push(state.next_hop);
-        Ok(())
+        self.leave_to_xdp(state.interface.device)
     }
 
     /// Forgets which link an interface was, if no other took it over, and looks no longer at a device that
@@ -89,6 +96,7 @@ impl KernelPlane {
         }
         if !self.state.has_device(interface.device) {
             self.served.remove(&interface.device);
+            self.xdp_first.remove(&interface.device);
             self.shapes.forget_device(interface.device.0);
             self.attachments.detach(&mut self.object, interface.device)?;
         }
@@ -103,12 +111,17 @@ impl KernelPlane {
 
     /// Lets the right program decide on what a device receives, and makes what its engine needs.
     fn serve_device(&mut self, device: IfIndex) -> Result<(), Failure> {
-        let at_tc = self.state.is_at_tc(device.0);
-        let native = self.devices.is_native(device.0, at_tc);
-        self.attachments.attach_ingress(&mut self.object, device, native)?;
+        let native = self.devices.is_native(device.0, self.state.wishes(device.0).engine);
+        self.attach_programs(device, native)?;
         self.maps.prepare_device(device.0)?;
         let (engine, reason) = self.engine_of(device.0);
-        self.served.insert(device, (engine, reason));
+        let why = match self.state.wishes(device.0).xdp_members {
+            Some(_) => "its interface says so (xdp_members)",
+            None => "its transmit ring has no room for more copies at once",
+        };
+        let at_xdp = engine == Engine::XdpBroadcast;
+        let room = self.room(device.0).filter(|_| at_xdp).map(|room| (room, why));
+        self.served.insert(device, Egress { engine, reason, room });
         if self.devices.rule() == Rule::Tc {
             return Ok(());
         }
@@ -217,9 +230,9 @@ impl KernelPlane {
 
     /// By which engine copies leave a device.
     pub(super) fn engine_of(&mut self, device: u32) -> (Engine, &'static str) {
-        let at_tc = self.state.is_at_tc(device);
+        let wish = self.state.wishes(device).engine;
         let runs_native = self.attachments.hook(IfIndex(device)) == Some(Hook::Xdp);
-        self.devices.engine(device, at_tc, runs_native)
+        self.devices.engine(device, wish, runs_native)
     }
 
     /// The devices of ours that copies go through.
@@ -253,7 +266,7 @@ impl KernelPlane {
             let outputs: Vec<Output> = self.state.streams[&stats].outputs().collect();
             for output in outputs {
                 let Some(spec) = self.spec(output) else { continue };
-                let at_tc = self.engine_of(spec.ifindex).0 == Engine::TcClone;
+                let at_tc = self.serves_at_tc(stats, output, spec.ifindex);
                 let state = &self.state.streams[&stats];
                 if state.list.contains(output) != at_tc || state.chain.stands_elsewhere(output, spec.ifindex)
                 {

@@ -15,7 +15,7 @@ use crate::{
         list,
         member_table::{self, Backing, MemberSpec},
         pool::{Remains, TablePool, Until},
-        state::StreamState,
+        state::{StreamState, Wishes},
         writes::KernelMaps,
     },
     plane::Engine,
@@ -32,14 +32,15 @@ impl KernelPlane {
     pub(super) fn add_member(&mut self, stream: Stream, output: Output) -> Result<(), Failure> {
         let stats = *self.state.by_stream.get(&stream).ok_or(Failure::Unknown)?;
         self.state.conversions.fit(&stream, output).map_err(Failure::Unsupported)?;
-        if !self.is_member(stats, output) {
+        let is_new = !self.is_member(stats, output);
+        if is_new {
             let spec = self.state.spec(output).ok_or(Failure::Unknown)?;
             if self.takes_none(IfIndex(spec.ifindex)) {
                 return Err(Failure::Unsupported("its device takes no frames redirected at XDP"));
             }
             self.forget_missed(stats, output)?;
         }
-        self.put_member(stats, output)?;
+        self.put(stats, output, is_new)?;
         match output {
             Output::Interface(_) => {}
             Output::Neighbour(id) => {
@@ -58,10 +59,18 @@ impl KernelPlane {
     /// Adds a member, or tells the kernel what has changed about it. One whose device is now served by the
     /// other engine goes there: it may miss a packet that is on its way, and gets none twice.
     pub(super) fn put_member(&mut self, stats: u32, output: Output) -> Result<(), Failure> {
+        self.put(stats, output, false)
+    }
+
+    /// The same; `is_new` says that it is no member yet, so that it is not looked for among all of them.
+    fn put(&mut self, stats: u32, output: Output, is_new: bool) -> Result<(), Failure> {
         let spec = self.spec(output).ok_or(Failure::Unknown)?;
-        let at_tc = self.engine_of(spec.ifindex).0 == Engine::TcClone;
-        let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
-        let moves = if at_tc { state.chain.contains(output) } else { state.list.contains(output) };
+        let at_tc = self.serves_at_tc(stats, output, spec.ifindex);
+        let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
+        let is_new = is_new && !state.is_unsure;
+        // Until it stands where it belongs.
+        let was_unsure = std::mem::replace(&mut state.is_unsure, true);
+        let moves = !is_new && if at_tc { state.chain.contains(output) } else { state.list.contains(output) };
         if moves {
             self.take_out(stats, output)?;
         }
@@ -73,7 +82,40 @@ impl KernelPlane {
             state.expect_in_chain(output, spec.entry.kind == kind::AMT_V4);
         }
         self.write_stream(stats)?;
-        if at_tc { self.put_in_list(stats, output, &spec) } else { self.put_in_chain(stats, output, &spec) }
+        if at_tc {
+            self.put_in_list(stats, output, &spec)?;
+        } else {
+            self.put_in_chain(stats, output, &spec, is_new)?;
+        }
+        if let Some(state) = self.state.streams.get_mut(&stats) {
+            state.is_unsure = was_unsure;
+        }
+        Ok(())
+    }
+
+    /// Whether a stream's member on a device is served at TC.
+    pub(super) fn serves_at_tc(&mut self, stats: u32, output: Output, device: u32) -> bool {
+        let asked_for = self.state.streams.get(&stats).is_some_and(|state| state.priority.at_tc);
+        asked_for
+            || self.engine_of(device).0 == Engine::TcClone
+            || self.room(device).is_some_and(|room| self.is_beyond(stats, output, device, room))
+    }
+
+    /// Whether a member is one of those for whom XDP has no room on a device. Who is at XDP stays, and who is at TC stays
+    /// until half of the room is free: one that moves may miss a packet.
+    fn is_beyond(&self, stats: u32, output: Output, device: u32, room: u32) -> bool {
+        let Some(state) = self.state.streams.get(&stats) else { return false };
+        if state.chain.contains(output) && !state.chain.stands_elsewhere(output, device) {
+            return false;
+        }
+        let room = if state.list.contains(output) { room / 2 } else { room };
+        state.chain.members_on(device) >= room as usize
+    }
+
+    /// How many members of one stream XDP may serve on a device; `None`: all.
+    pub(super) fn room(&mut self, device: u32) -> Option<u32> {
+        let Wishes { engine, xdp_members } = self.state.wishes(device);
+        self.devices.room(device, engine, xdp_members)
     }
 
     pub(super) fn put_in_chain(
@@ -81,10 +123,15 @@ impl KernelPlane {
         stats: u32,
         output: Output,
         spec: &MemberSpec,
+        is_new: bool,
     ) -> Result<(), Failure> {
         let ways = self.ways();
         self.change_chain(stats, |state, backing, change| {
-            state.chain.set(output, spec, ways, backing, change)
+            if is_new {
+                state.chain.add(output, spec, ways, backing, change)
+            } else {
+                state.chain.set(output, spec, ways, backing, change)
+            }
         })
     }
 
@@ -130,7 +177,11 @@ impl KernelPlane {
         {
             self.do_without_relays(error)?;
         }
-        let state = self.state.streams.get(&stats).ok_or(Failure::Unknown)?;
+        let asks_for_it = self.engine_of(spec.ifindex).0 == Engine::TcClone;
+        let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
+        if !asks_for_it && !state.priority.at_tc {
+            state.crowded.insert(spec.ifindex);
+        }
         if self.list_relay.is_none()
             && state.list.needs_run(spec.ifindex, self.list_chunk, limit::OF_DEVICE)
             && let Err(error) = self.make_list_relay()
@@ -161,6 +212,10 @@ impl KernelPlane {
             of_device: limit::OF_DEVICE,
         };
         let done = change(&mut state.list, &mut backing)?;
+        if state.list.len() == 0 {
+            state.crowded.clear();
+        }
+        self.maps.write_length(stats, state.list.len() as u64)?;
         let first = state.list.first();
         if first != state.first_written {
             self.maps.write_list(stats, first)?;
@@ -190,6 +245,11 @@ impl KernelPlane {
         let key = self.missed_key(stats, output)?;
         let until = self.state.streams.get(&stats).map_or(Until::Walked, |state| state.chain.until());
         let taken_out = self.take_out(stats, output);
+        if taken_out.is_err()
+            && let Some(state) = self.state.streams.get_mut(&stats)
+        {
+            state.is_unsure = true;
+        }
         self.forget_after(stats, output, key, until);
         taken_out
     }

@@ -71,7 +71,7 @@ impl KernelPlane {
 
     /// The cores on which packets of a stream, or of those that share its members, may be on their way; `None` if it is
     /// not known.
-    fn cores(&self, stats: u32) -> Result<Option<Vec<usize>>, Failure> {
+    pub(super) fn cores(&self, stats: u32) -> Result<Option<Vec<usize>>, Failure> {
         let Some(state) = self.state.streams.get(&stats) else {
             return Ok(None);
         };

@@ -50,12 +50,14 @@ impl KernelPlane {
         let Some(state) = self.state.streams.get_mut(&stats) else {
             return Err(Failure::Unknown);
         };
-        let before = QueueEntry::of(&state.priority);
-        state.priority = priority;
-        if let Some(queue) = QueueEntry::of(&priority).filter(|queue| before != Some(*queue)) {
+        let before = std::mem::replace(&mut state.priority, priority);
+        let members: Vec<Output> = state.outputs().filter(|_| before.at_tc != priority.at_tc).collect();
+        let queued = QueueEntry::of(&before);
+        if let Some(queue) = QueueEntry::of(&priority).filter(|queue| queued != Some(*queue)) {
             self.maps.write_queue(stats, queue)?;
         }
-        self.write_entry(stats)
+        self.write_entry(stats)?;
+        members.into_iter().try_for_each(|output| self.put_member(stats, output))
     }
 
     /// Writes a stream's entry if it differs from what the kernel has, and those of the streams that

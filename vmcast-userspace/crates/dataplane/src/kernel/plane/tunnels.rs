@@ -57,7 +57,8 @@ impl KernelPlane {
         let takes_none = self.takes_none(hop.ifindex);
         // Its members may stand where none of its copies may leave.
         let refused = takes_none || known.as_ref().is_some_and(|known| known.refused);
-        let entry = as_written(NextHopEntry::of(&NextHop { mtu, ..hop }), refused);
+        let bare = self.devices.is_bare(hop.ifindex.0);
+        let entry = as_written(NextHopEntry::of(&NextHop { mtu, ..hop }), refused, bare);
         if let Err(error) = self.maps.write_next_hop(index, &entry, hop.ifindex.0) {
             match known {
                 Some(known) => drop(self.state.next_hops.insert(id, known)),
@@ -130,7 +131,7 @@ impl KernelPlane {
             }
             return Err(KernelError::full_or(maps::TUNNELS, self.capacities.tunnels)(error).into());
         }
-        self.listen(id, Some(&tunnel));
+        self.listen_to_tunnel(id, Some(&tunnel));
         let Some(old) = old else {
             return Ok(());
         };
@@ -173,7 +174,7 @@ impl KernelPlane {
         self.drop_everywhere(Output::Tunnel(id))?;
         self.forget_ends(id, &key)?;
         self.state.tunnels.remove(id);
-        self.listen(id, None);
+        self.listen_to_tunnel(id, None);
         Ok(())
     }
 

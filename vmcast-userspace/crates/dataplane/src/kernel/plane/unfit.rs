@@ -11,7 +11,6 @@ use vmcast_common::{
 
 use super::KernelPlane;
 use crate::kernel::{
-    device::Rule,
     error::{Failure, KernelError},
     member_table::MemberSpec,
 };
@@ -19,11 +18,8 @@ use crate::kernel::{
 impl KernelPlane {
     /// Whether copies for a device would go nowhere, and nobody would hear of it.
     pub(super) fn takes_none(&mut self, device: IfIndex) -> bool {
-        // Only one rule has such devices, and this is asked for every join.
-        self.devices.rule() == Rule::Xdp && {
-            let at_tc = self.state.is_at_tc(device.0);
-            self.devices.takes_none(device.0, at_tc)
-        }
+        let wish = self.state.wishes(device.0).engine;
+        self.devices.takes_none(device.0, wish)
     }
 
     /// What the kernel must know of a member, `None` if the output was never set.
@@ -61,7 +57,8 @@ impl KernelPlane {
             && state.refused != refused
         {
             let entry = NextHopEntry::of(&NextHop { mtu: state.mtu, ..state.hop });
-            self.maps.write_next_hop(state.index, &as_written(entry, refused), device.0)?;
+            let entry = as_written(entry, refused, self.devices.is_bare(device.0));
+            self.maps.write_next_hop(state.index, &entry, device.0)?;
             state.refused = refused;
         }
         Ok(())
@@ -81,14 +78,17 @@ impl KernelPlane {
             && state.refused != refused
         {
             let entry = NextHopEntry::native(&Interface { mtu: state.mtu, ..state.interface });
-            self.maps.write_next_hop(state.next_hop, &as_written(entry, refused), device.0)?;
+            let entry = as_written(entry, refused, self.devices.is_bare(device.0));
+            self.maps.write_next_hop(state.next_hop, &entry, device.0)?;
             state.refused = refused;
         }
         Ok(())
     }
 }
 
-/// A way as the kernel's table has it.
-pub(super) const fn as_written(entry: NextHopEntry, refused: bool) -> NextHopEntry {
+/// A way as the kernel's table has it: whether its device takes no copies, and whether it sends without a link-layer
+/// header.
+pub(super) const fn as_written(entry: NextHopEntry, refused: bool, bare: bool) -> NextHopEntry {
+    let entry = if bare { entry.bare() } else { entry };
     if refused { entry.refused() } else { entry }
 }

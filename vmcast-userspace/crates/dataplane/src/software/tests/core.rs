@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use etherparse::PacketBuilder;
 use vmcast_common::{
     fib::{
-        EcnMode, FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel,
-        TunnelId, TunnelKind,
+        EcnMode, EngineWish, FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream,
+        Tunnel, TunnelId, TunnelKind,
     },
     maps::PUNT_INTERVAL_NS,
     verdict::DropReason,
@@ -37,7 +37,8 @@ fn interface(ifindex: u32) -> FibOp {
         mtu: 1500,
         accepts_sources: true,
         shared: false,
-        at_tc: false,
+        engine: EngineWish::Any,
+        xdp_members: None,
     })
 }
 

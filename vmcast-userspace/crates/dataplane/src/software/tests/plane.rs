@@ -15,8 +15,8 @@ use nix::{
 };
 use socket2::{Domain, Socket, Type};
 use vmcast_common::fib::{
-    EcnMode, FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel, TunnelId,
-    TunnelKind,
+    EcnMode, EngineWish, FibOp, IfIndex, Interface, Members, NextHop, NextHopId, Output, Rpf, Stream, Tunnel,
+    TunnelId, TunnelKind,
 };
 
 use crate::{
@@ -105,7 +105,8 @@ fn wires() -> Wires {
             mtu: 1500,
             accepts_sources,
             shared: false,
-            at_tc: false,
+            engine: EngineWish::Any,
+            xdp_members: None,
         })
     };
     let hop = NextHop {
@@ -285,7 +286,8 @@ fn an_interface_that_does_not_exist_is_refused() {
             mtu: 1500,
             accepts_sources: true,
             shared: false,
-            at_tc: false,
+            engine: EngineWish::Any,
+            xdp_members: None,
         };
         let error = wires.plane.apply(&[FibOp::SetInterface(nowhere)]).unwrap_err();
         assert!(matches!(error, crate::ApplyError::Kernel { .. }), "{error}");

@@ -456,10 +456,22 @@ impl PseudoInterface {
             .filter(|before| before.gateway.zip(grant.gateway).is_some_and(|(before, now)| before != now));
         if limit && (moved.is_some() || !self.heard) {
             self.counters.refused += 1;
+            let again = matches!(self.phase, Phase::Requesting { refused: true, .. });
             self.phase = Phase::Requesting { nonce, sent, refused: true };
-            self.outputs.push_back(Output::Event(Event::Refused { relay: remote }));
-            // A tunnel over which nothing flows at present looks like none; this keeps it, and a
-            // relay that has none ignores it.
+            if sent == 0 {
+                // Only the way was asked for.
+                self.back_off(now, 0);
+            }
+            // Its tunnel at the former address may have the very room that it lacks (RFC 7450 §5.2.3.7.1), so that is no
+            // refusal yet.
+            if let Some(old) = moved {
+                self.tear_down(remote, old);
+            }
+            if moved.is_none() || again {
+                self.outputs.push_back(Output::Event(Event::Refused { relay: remote }));
+            }
+            // A tunnel over which nothing flows at present looks like none; this keeps it, and makes one where there is
+            // room by now. A relay that has none ignores it.
             self.update(remote, grant, self.memberships.current_state());
             return;
         }

@@ -26,8 +26,9 @@ impl TokenBucket {
 
     fn refill(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.paid).min(Duration::from_secs(1));
-        let earned = elapsed.as_nanos() * u128::from(self.per_second) / 1_000_000_000;
-        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+        // No more than in a second: it fits.
+        let elapsed = elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos());
+        let earned = (elapsed * u64::from(self.per_second) / 1_000_000_000) as u32;
         if earned > 0 {
             self.tokens = self.tokens.saturating_add(earned).min(self.per_second);
             self.paid = now;

@@ -85,11 +85,8 @@ impl Secrets {
             };
             of(&self.current) | self.previous.as_ref().filter(|_| in_grace).is_some_and(of)
         };
-        match (matches(false), matches(true)) {
-            (true, _) => Some(false),
-            (false, true) => Some(true),
-            (false, false) => None,
-        }
+        // Nearly all are without the flag.
+        if matches(false) { Some(false) } else { matches(true).then_some(true) }
     }
 }
 

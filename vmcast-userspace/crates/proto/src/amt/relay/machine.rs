@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -115,8 +115,10 @@ impl Relay {
     }
 
     /// Sets our own addresses, the best of each version of IP first: whoever asks at a Relay Discovery Address is told
-    /// the first of its version.
+    /// the first of its version. Tunnels to one that is no longer ours last until their gateway comes to another of ours,
+    /// or as long as without a word from it; with the address they are what they were.
     pub fn advertise(&mut self, addresses: Vec<IpAddr>) {
+        self.table.follow(|address| addresses.contains(&address));
         self.advertised = addresses;
     }
 
@@ -398,6 +400,10 @@ impl Relay {
         nonce: u32,
         report: &membership::Message,
     ) {
+        // Where it was, it is no more, and it would be sent everything twice.
+        for id in self.table.left_behind(ends.remote()) {
+            self.take_down(id, DownReason::Moved);
+        }
         match self.room_for(&ends) {
             Ok(()) => {}
             Err(LimitError::TunnelsPerSource { .. }) => {
@@ -553,6 +559,10 @@ impl Machine for Relay {
     }
 }
 
+/// The source of MLD's General Queries: hosts hear none that is not of a link-local address (RFC 9777 §5.1.14), and Linux
+/// hands those of its tunnel to its own. Any of them does, for there is nobody else on that link.
+const QUERY_SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x2001, 3);
+
 /// The General Query of IGMPv3 or MLDv2 in IP with Router Alert (RFC 7450 §5.3.3.3, RFC 9776 §4.1, RFC 9777
 /// §5.1).
 fn general_query(config: &Config, protocol: Protocol) -> Vec<u8> {
@@ -560,7 +570,7 @@ fn general_query(config: &Config, protocol: Protocol) -> Vec<u8> {
     // for the state's timers only.
     let (source, max_resp_time) = match protocol {
         Protocol::Igmp => (config.query_source.into(), Duration::from_millis(100)),
-        Protocol::Mld => (protocol.unspecified(), Duration::from_millis(1)),
+        Protocol::Mld => (QUERY_SOURCE_V6.into(), Duration::from_millis(1)),
     };
     let Times { query_interval, robustness, .. } = config.times(protocol);
     let query = membership::Message::QueryV3(membership::QueryV3 {

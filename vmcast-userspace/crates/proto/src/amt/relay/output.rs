@@ -74,6 +74,8 @@ pub enum DownReason {
     Teardown,
     /// ICMP said, time and again, that its data is not delivered (RFC 7450 §5.3.3.6.4).
     Unreachable,
+    /// It ended at an address that is no longer ours, and the gateway has come to another one.
+    Moved,
 }
 
 impl DownReason {
@@ -85,6 +87,7 @@ impl DownReason {
             Self::Idle => "idle",
             Self::Teardown => "teardown",
             Self::Unreachable => "unreachable",
+            Self::Moved => "moved",
         }
     }
 }

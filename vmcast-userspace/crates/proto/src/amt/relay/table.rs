@@ -57,6 +57,16 @@ impl OfAddress {
     }
 }
 
+/// One of our addresses that gateways come to.
+#[derive(Clone, Copy, Debug)]
+struct Local {
+    address: SocketAddr,
+    /// How many tunnels end there.
+    tunnels: u32,
+    /// It is not ours any more.
+    gone: bool,
+}
+
 /// Head and tail of a queue, 0 if it is empty.
 #[derive(Clone, Copy, Debug, Default)]
 struct List {
@@ -77,7 +87,8 @@ pub(super) struct Table {
     by_prefix: HashTable<(Prefix, u32)>,
     /// Keyed, so that a peer cannot choose addresses that collide.
     hasher: SipHasher13,
-    locals: Vec<SocketAddr>,
+    /// Those with tunnels, and one at most without.
+    locals: Vec<Local>,
     member: List,
     idle: List,
 }
@@ -102,20 +113,41 @@ impl Table {
         self.length
     }
 
-    /// Names the two ends; `None` if we were reached under more addresses than a host can have.
+    /// Names the two ends, until others are named or a tunnel between them is removed; `None` if tunnels end at more of
+    /// our addresses than a host can have.
     pub(super) fn ends(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<Ends> {
-        let known = self.locals.iter().position(|known| *known == local);
-        let index = known.unwrap_or(self.locals.len());
+        let known = self.locals.iter().position(|known| known.address == local);
+        // The place of one without tunnels is free: addresses come and go for as long as a daemon runs.
+        let index = known.or_else(|| self.locals.iter().position(|known| known.tunnels == 0));
+        let index = index.unwrap_or(self.locals.len());
         let ends =
             Ends { remote_ip: remote.ip(), remote_port: remote.port(), local: u16::try_from(index).ok()? };
         if known.is_none() {
-            self.locals.push(local);
+            let new = Local { address: local, tunnels: 0, gone: false };
+            match self.locals.get_mut(index) {
+                Some(free) => *free = new,
+                None => self.locals.push(new),
+            }
         }
         Some(ends)
     }
 
     pub(super) fn local(&self, ends: &Ends) -> SocketAddr {
-        self.locals[usize::from(ends.local)]
+        self.locals[usize::from(ends.local)].address
+    }
+
+    /// Takes note of which addresses are ours now.
+    pub(super) fn follow(&mut self, is_ours: impl Fn(IpAddr) -> bool) {
+        for local in &mut self.locals {
+            local.gone = !is_ours(local.address.ip());
+        }
+    }
+
+    /// The tunnels of a gateway to addresses that are not ours any more.
+    pub(super) fn left_behind(&self, remote: SocketAddr) -> Vec<u32> {
+        let gone = (0..=u16::MAX).zip(&self.locals).filter(|(_, local)| local.gone && local.tunnels > 0);
+        let ends = gone.map(|(local, _)| Ends { remote_ip: remote.ip(), remote_port: remote.port(), local });
+        ends.filter_map(|ends| self.find(&ends)).collect()
     }
 
     pub(super) fn find(&self, ends: &Ends) -> Option<u32> {
@@ -209,6 +241,7 @@ impl Table {
             };
         }
         self.length += 1;
+        self.locals[usize::from(ends.local)].tunnels += 1;
         self.count_prefix(ends.remote_ip);
         self.count_address(ends.remote_ip);
         self.append(queue, id);
@@ -252,6 +285,7 @@ impl Table {
         let slot = std::mem::replace(&mut self.blocks[block][at], Slot::Vacant { next: self.vacant });
         self.vacant = id;
         self.length -= 1;
+        self.locals[usize::from(ends.local)].tunnels -= 1;
         self.discount_prefix(ends.remote_ip);
         self.discount_address(ends.remote_ip);
         match slot {
@@ -416,11 +450,33 @@ mod tests {
         let mut table = Table::new(&[0; 16]);
         let remote = "10.0.0.1:1".parse().unwrap();
         let one = table.ends(local(), remote).unwrap();
+        table.insert(Moment(0), one, false, host(1));
         let other = table.ends("192.0.2.2:2268".parse().unwrap(), remote).unwrap();
         assert_ne!(one, other);
-        table.insert(Moment(0), one, false, host(1));
         assert_eq!(table.find(&other), None);
+        assert_eq!(table.local(&one), local());
         assert_eq!(table.local(&other).to_string(), "192.0.2.2:2268");
+    }
+
+    /// A VMR that is dialled in every day has another address each time.
+    #[test]
+    fn addresses_that_come_and_go_take_no_room() {
+        let mut table = Table::new(&[0; 16]);
+        let remote = "10.0.0.1:1".parse().unwrap();
+        let kept = table.ends(local(), remote).unwrap();
+        table.insert(Moment(0), kept, false, host(1));
+        for number in 0..100_000u32 {
+            let local = SocketAddr::from((std::net::Ipv4Addr::from(0x0b00_0000 + number), 2268));
+            let ends = table.ends(local, remote).unwrap();
+            assert_eq!(table.local(&ends), local);
+            assert_eq!(table.find(&ends), None, "another one's tunnel is found");
+            if number % 2 == 0 {
+                let id = table.insert(Moment(0), ends, false, host(1));
+                table.remove(id).unwrap();
+            }
+        }
+        assert_eq!(table.locals.len(), 2);
+        assert_eq!((table.len(), table.local(&kept)), (1, local()));
     }
 
     #[test]

@@ -64,7 +64,14 @@ fn router_alert_is_asked_for_where_it_is_required_and_never_of_version_1() {
         refusal(Config { require_router_alert: true, ..config() }, |link| {
             let payload = &message.emit(HOST, GROUP).unwrap();
             let (source, destination) = (HOST, GROUP);
-            let input = Input::Datagram { source, destination, ttl: 1, router_alert: false, payload };
+            let input = Input::Datagram {
+                source,
+                link_source: None,
+                destination,
+                ttl: 1,
+                router_alert: false,
+                payload,
+            };
             link.querier.handle_input(link.now, input);
             link.drain();
         })

@@ -67,7 +67,14 @@ fn messages_without_router_alert_are_refused() {
     let mut link = Link::settled();
     for (destination, message) in [(GROUP, Message::ReportV2 { group: GROUP }), (EVERYBODY, general())] {
         let payload = &message.emit(HOST, destination).unwrap();
-        let input = Input::Datagram { source: HOST, destination, ttl: 1, router_alert: false, payload };
+        let input = Input::Datagram {
+            source: HOST,
+            link_source: None,
+            destination,
+            ttl: 1,
+            router_alert: false,
+            payload,
+        };
         link.querier.handle_input(link.now, input);
     }
     assert_eq!(link.refused(Refusal::NoRouterAlert), 2);

@@ -62,7 +62,9 @@ impl Replay {
             | FibOp::RemoveTunnel(_)
             | FibOp::SetConversion(..)
             | FibOp::RemoveConversion(_)
-            | FibOp::SetPriority(..) => panic!("{op:?} is not the routing base's to give"),
+            | FibOp::SetPriority(..)
+            | FibOp::ShareGroup(..)
+            | FibOp::UnshareGroup(..) => panic!("{op:?} is not the routing base's to give"),
         };
         assert!(done, "{op:?} changes nothing in {self:#?}");
     }

@@ -201,7 +201,7 @@ proptest! {
                     let chosen = Measurement { vmr: name(vmr), endpoint: endpoint(port), hops, rtt };
                     let measurements = vec![chosen.clone()];
                     let seen = place(at);
-                    let report = Report { node: name(node), seen, claimed: vec![], chosen, measurements };
+                    let report = Report { node: name(node), seen, claimed: vec![], chosen, measurements, arrived: vec![] };
                     let taken = registry.report(now, &report).ok().map(|reported| reported.prefix.is_some());
                     prop_assert_eq!(taken, model.report(node, at, vmr, hops));
                 }

@@ -66,7 +66,10 @@ impl Bed {
             rtt: std::time::Duration::from_millis(1),
         };
         let (node, seen) = (id("agent"), ip("203.0.113.5"));
-        self.0.report(now, &Report { node, seen, claimed: vec![], chosen, measurements: vec![] })
+        self.0.report(
+            now,
+            &Report { node, seen, claimed: vec![], chosen, measurements: vec![], arrived: vec![] },
+        )
     }
 }
 

@@ -74,7 +74,7 @@ impl Bed {
         let chosen = measurement(vmr, hops);
         let (node, seen) = (id(from.0), ip(from.1));
         let measurements = vec![chosen.clone()];
-        self.0.report(now, &Report { node, seen, claimed: vec![], chosen, measurements })
+        self.0.report(now, &Report { node, seen, claimed: vec![], chosen, measurements, arrived: vec![] })
     }
 
     fn refused(&self, reason: RefusalReason) -> u64 {
@@ -457,6 +457,7 @@ fn reports_that_cannot_be_true_are_refused_and_change_nothing() {
         claimed: vec![],
         chosen: measurement(V0, 3),
         measurements,
+        arrived: vec![],
     };
     let contradiction = report(vec![measurement(V0, 3), measurement(V1, 2)]);
     let refused = refusal(bed.0.report(T0, &contradiction));

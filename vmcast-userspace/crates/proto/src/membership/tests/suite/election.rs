@@ -181,7 +181,14 @@ fn an_address_of_the_other_family_is_passed_over() {
     assert_eq!(link.querier.config().address, US);
     let bytes = general().emit(LOWER, EVERYBODY).unwrap();
     let (source, destination) = (other.unspecified(), EVERYBODY);
-    let input = Input::Datagram { source, destination, ttl: 1, router_alert: true, payload: &bytes };
+    let input = Input::Datagram {
+        source,
+        link_source: None,
+        destination,
+        ttl: 1,
+        router_alert: true,
+        payload: &bytes,
+    };
     link.querier.handle_input(link.now, input);
     assert_eq!(link.refusals(), BTreeSet::from([Refusal::BadSource]));
 }

@@ -143,6 +143,39 @@ fn before_anybody_was_served_members_are_left_to_a_querier_soon() {
     assert!(!link.querier.serves());
 }
 
+// RFC 9776 §9.1, RFC 9777 §10.1: one forged query, before anybody was served, with the longest times there are
+#[test]
+fn a_single_forged_query_at_the_start_keeps_nobody_from_a_stream_for_longer_than_our_own_times() {
+    let Message::QueryV3(mut hostile) = general() else { unreachable!() };
+    (hostile.robustness_variable, hostile.query_interval, hostile.max_resp_time) =
+        (7, secs(31_744), secs(3_174));
+    let hostile = Message::QueryV3(hostile);
+    let mut link = Link::new(config());
+    link.datagram(LOWER, EVERYBODY, &hostile);
+    link.advance(secs(10));
+    assert_eq!(served(&link), [(secs(10), false)]);
+    link.report(TO_EX, &[]);
+    link.advance(PRESENT);
+    assert_eq!(served(&link), [(secs(10), false), (PRESENT, true)]);
+    assert_eq!(link.querier.querier(), Some(LOWER), "the election is another matter");
+    // Until we ask again, and are answered, nothing ends.
+    let silent = secs(7 * 1_250);
+    link.events.clear();
+    link.advance(silent - secs(100));
+    assert_eq!(link.querier.querier(), None);
+    link.report(IS_EX, &[]);
+    link.advance(secs(100));
+    assert_eq!((served(&link), link.querier.filter(GROUP)), (vec![], Filter::any()));
+
+    // One that goes on asking is left them as ever.
+    let mut link = Link::new(config());
+    for _ in 0..10 {
+        link.datagram(LOWER, EVERYBODY, &general());
+        link.advance(QUERY_INTERVAL);
+    }
+    assert_eq!(served(&link), [(secs(10), false)]);
+}
+
 #[test]
 fn the_steady_time_is_as_configured() {
     let steady_time = SteadyTime { serving: Some(secs(300)), starting: Some(Duration::ZERO) };

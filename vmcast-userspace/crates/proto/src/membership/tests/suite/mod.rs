@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(super) use vmcast_common::hdr::eth::Mac;
 use vmcast_wire::{
     igmp,
     membership::{Message, QueryV3, Record, RecordType},
@@ -131,6 +132,8 @@ pub(super) struct Link {
     pub(super) querier: Querier,
     pub(super) start: Instant,
     pub(super) now: Instant,
+    /// By which link-layer address messages come.
+    pub(super) link_source: Option<Mac>,
     pub(super) asked: Vec<(Duration, Asked)>,
     pub(super) events: Vec<(Duration, Event)>,
 }
@@ -139,7 +142,8 @@ impl Link {
     pub(super) fn new(config: Config) -> Self {
         let start = start();
         let querier = Querier::new(start, config).unwrap();
-        let mut link = Self { querier, start, now: start, asked: Vec::new(), events: Vec::new() };
+        let mut link =
+            Self { querier, start, now: start, link_source: None, asked: Vec::new(), events: Vec::new() };
         link.drain();
         link
     }
@@ -215,7 +219,14 @@ impl Link {
     }
 
     pub(super) fn bytes(&mut self, source: IpAddr, destination: IpAddr, ttl: u8, payload: &[u8]) {
-        let input = Input::Datagram { source, destination, ttl, router_alert: true, payload };
+        let input = Input::Datagram {
+            source,
+            link_source: self.link_source,
+            destination,
+            ttl,
+            router_alert: true,
+            payload,
+        };
         self.querier.handle_input(self.now, input);
         self.drain();
     }

@@ -2,6 +2,9 @@
 
 use super::*;
 
+const LINK: Mac = [2, 0, 0, 0, 0, 1];
+const OTHER_LINK: Mac = [2, 0, 0, 0, 0, 2];
+
 fn tracked() -> Config {
     Config { immediate_leave: ImmediateLeave::Tracked, ..config() }
 }
@@ -80,6 +83,96 @@ fn with_a_host_beyond_the_limit_the_link_is_asked_as_ever() {
     assert_eq!(link.take_filters(), []);
     assert_eq!(link.take_asked(), [asked_group(false)]);
     assert_eq!(link.info().hosts, []);
+}
+
+/// A host of a link that has addresses, with these sources.
+fn listed(last: &[u8]) -> Link {
+    let mut link = Link::settled_with(tracked());
+    link.link_source = Some(LINK);
+    link.report_from(HOST, ALLOW, last);
+    link.take_filters();
+    link
+}
+
+// RFC 9776 §9.3, RFC 9777 §10.3, forged State-Change Reports
+#[test]
+fn a_leave_in_the_name_of_a_host_is_asked_about_if_another_link_layer_address_sent_it() {
+    for (record_type, asked) in [(TO_IN, [1, 2].as_slice()), (BLOCK, &[1])] {
+        let mut link = listed(&[1, 2]);
+        link.link_source = Some(OTHER_LINK);
+        link.report_from(HOST, record_type, if record_type == BLOCK { &[1] } else { &[] });
+        assert_eq!(link.take_filters(), []);
+        assert_eq!(link.take_asked(), [asked_sources(false, asked)]);
+        assert_eq!(link.refused(Refusal::OtherLinkSource), 1);
+        // The host answers, and leaves at once when it does.
+        link.link_source = Some(LINK);
+        link.report_from(HOST, IS_IN, asked);
+        link.advance(secs(10));
+        assert_eq!(link.take_filters(), []);
+        link.take_asked();
+        link.report_from(HOST, TO_IN, &[]);
+        assert_eq!((link.take_filters(), link.take_asked()), (vec![Filter::none()], vec![]));
+        assert_eq!(link.refused(Refusal::OtherLinkSource), 1);
+    }
+}
+
+#[test]
+fn a_leave_of_any_source_in_the_name_of_a_host_is_asked_about_too() {
+    let mut link = Link::settled_with(tracked());
+    link.link_source = Some(LINK);
+    link.report_from(HOST, TO_EX, &[]);
+    link.take_filters();
+    link.link_source = Some(OTHER_LINK);
+    link.leave();
+    assert_eq!(link.take_filters(), []);
+    assert_eq!(link.take_asked(), [asked_group(false)]);
+    assert_eq!(link.refused(Refusal::OtherLinkSource), 1);
+}
+
+/// Who first reports in the name of a host is another one, so the leave that follows is not the host's.
+#[test]
+fn joining_first_in_the_name_of_a_host_does_not_let_another_leave_for_it() {
+    let mut link = listed(&[1]);
+    link.link_source = Some(OTHER_LINK);
+    link.report_from(HOST, ALLOW, &[1]);
+    assert_eq!(
+        link.info().hosts.iter().map(|host| host.link).collect::<Vec<_>>(),
+        [Some(LINK), Some(OTHER_LINK)]
+    );
+    link.report_from(HOST, TO_IN, &[]);
+    assert_eq!(link.take_filters(), []);
+    assert_eq!(link.take_asked(), [asked_sources(false, &[1])]);
+    assert_eq!(link.refused(Refusal::OtherLinkSource), 1);
+}
+
+#[test]
+fn a_host_that_got_another_interface_leaves_when_nobody_answers() {
+    let mut link = listed(&[1]);
+    link.link_source = Some(OTHER_LINK);
+    link.report_from(HOST, TO_IN, &[]);
+    link.advance(secs(3));
+    assert_eq!(link.take_filters(), [Filter::none()]);
+    assert_eq!(link.querier.timers().len(), 1);
+}
+
+#[test]
+fn where_links_have_no_addresses_the_word_of_an_address_counts() {
+    let mut link = Link::settled_with(tracked());
+    link.report_from(HOST, ALLOW, &[1]);
+    link.report_from(HOST, TO_IN, &[]);
+    assert_eq!(link.take_filters(), [include(&[1]), Filter::none()]);
+    assert_eq!(link.refused(Refusal::OtherLinkSource), 0);
+}
+
+#[test]
+fn who_reports_in_the_name_of_a_host_takes_none_of_its_groups() {
+    let mut link = Link::settled_with(Config { max_groups_per_host: Some(2), ..config() });
+    for (number, by) in (0..).zip([OTHER_LINK, OTHER_LINK, OTHER_LINK, LINK, LINK, LINK]) {
+        link.link_source = Some(by);
+        link.report_of(group(number), TO_EX, vec![]);
+    }
+    assert_eq!(link.querier.groups(link.now).len(), 4);
+    assert_eq!(link.refused(Refusal::TooManyGroupsOfHost), 2);
 }
 
 #[test]

@@ -1,0 +1,252 @@
+//! Who is in, in time and beside other admins; time is passed in.
+
+use std::time::Duration;
+
+use vmcast_proto::registry::{Config, MemoryStore, NodeId, Registry, Rows as _, Store as _, UnixMillis};
+
+use super::{
+    Authority, Expected, Kind, Records, RecordsError, Refusal, Role, Roster, RosterError, Signed, Standing,
+    TokenOrder, Write, certificate_request,
+};
+use crate::admin::{Clock, Handle, Mirror, Way};
+
+const NOW: UnixMillis = UnixMillis(1_790_000_000_000);
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn id(text: &str) -> NodeId {
+    text.parse().unwrap()
+}
+
+fn after(now: UnixMillis, time: Duration) -> UnixMillis {
+    UnixMillis(now.0 + time.as_millis() as u64)
+}
+
+fn store() -> Handle<Mirror> {
+    let registry = Registry::new(Config::default(), Mirror::default());
+    Handle::new(registry, Clock::new(|| NOW), Way::default()).unwrap()
+}
+
+fn roster(store: &Handle<Mirror>) -> Roster {
+    Roster::new(Box::new(store.clone()), Authority::make(NOW).unwrap())
+}
+
+fn token(roster: &mut Roster, now: UnixMillis) -> (String, String) {
+    let order = TokenOrder { role: Role::Agent, ttl: DAY, uses: 1, node: None };
+    roster.create_token(now, &order).unwrap()
+}
+
+fn join(roster: &mut Roster, now: UnixMillis, node: &str) -> Signed {
+    let (token, secret) = token(roster, now);
+    roster.join(now, (&token, &secret), &id(node), &certificate_request()).unwrap()
+}
+
+fn sign(roster: &mut Roster, now: UnixMillis, request: &[u8]) -> Result<Signed, RosterError> {
+    roster.sign_for_operator(now, (&id("a"), Role::Agent), request, None)
+}
+
+fn refusal<T: std::fmt::Debug>(outcome: Result<T, RosterError>) -> Refusal {
+    match outcome {
+        Err(RosterError::Refused(refusal)) => refusal,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn count(roster: &Roster, name: &str) -> u64 {
+    roster.tally().counters().find(|(label, _)| *label == name).expect("a counter").1
+}
+
+fn standing(roster: &Roster, signed: &Signed) -> Standing {
+    roster.standing(&signed.certified.node, &signed.certified.serial).unwrap()
+}
+
+fn keys(store: &Handle<Mirror>, kind: Kind) -> Vec<String> {
+    store.list(kind, "", "", 99).unwrap().into_iter().map(|(key, _)| key).collect()
+}
+
+fn sweep(roster: &mut Roster, now: UnixMillis) {
+    // It looks at a part at a time.
+    for _ in 0..5 {
+        roster.sweep(now).unwrap();
+    }
+}
+
+// proves D4: a node that was let in again after its revocation is in for as long as it renews its certificate
+#[test]
+fn a_node_that_came_back_after_its_revocation_stays_in() {
+    let store = store();
+    let mut roster = roster(&store);
+    let mut now = NOW;
+    let first = join(&mut roster, now, "a");
+    now = after(now, DAY);
+    roster.revoke_node(now, &id("a")).unwrap().expect("it was in");
+    now = after(now, DAY);
+    let mut signed = join(&mut roster, now, "a");
+    for _ in 0..50 {
+        now = after(now, 10 * DAY);
+        sweep(&mut roster, now);
+        assert_eq!(standing(&roster, &signed), Standing::Good);
+        assert_eq!(keys(&store, Kind::Revocation), ["a"]);
+        let request = certificate_request();
+        signed = roster.renew(now, &id("a"), &signed.certified.serial, &request).expect("it is in");
+    }
+    assert_eq!(standing(&roster, &first), Standing::Unknown, "long ago");
+    roster.revoke_node(now, &id("a")).unwrap().expect("it was in");
+    assert_eq!(standing(&roster, &signed), Standing::Revoked);
+    // It is forgotten when there is nothing more of it.
+    now = after(now, 500 * DAY);
+    sweep(&mut roster, now);
+    for kind in [Kind::Certificate, Kind::Revocation, Kind::Name, Kind::Token] {
+        assert_eq!(keys(&store, kind), [""; 0], "{kind:?}");
+    }
+}
+
+// proves A2: another admin may forget a revocation while a node comes back
+#[test]
+fn a_revocation_that_is_forgotten_puts_nobody_out_and_lets_nobody_in() {
+    let mut store = store();
+    let mut roster = roster(&store);
+    join(&mut roster, NOW, "a");
+    roster.revoke_node(NOW, &id("a")).unwrap().expect("it was in");
+    let now = after(NOW, DAY);
+    let signed = join(&mut roster, now, "a");
+    let forget = Write { kind: Kind::Revocation, key: "a".to_owned(), value: None };
+    assert!(store.commit(&[], &[forget]).unwrap());
+    assert_eq!(standing(&roster, &signed), Standing::Good);
+    let next = roster.renew(now, &id("a"), &signed.certified.serial, &certificate_request()).expect("in");
+    // What another admin signed at that moment, and nobody knows of, is of the same generation.
+    let key = |signed: &Signed| format!("a/{}", signed.certified.serial);
+    let unknown = Write {
+        kind: Kind::Certificate,
+        key: key(&next),
+        value: store.read(Kind::Certificate, &key(&next)).unwrap(),
+    };
+    assert!(store.commit(&[], &[Write { value: None, ..unknown.clone() }]).unwrap());
+    roster.revoke_node(now, &id("a")).unwrap().expect("it was in");
+    assert!(store.commit(&[], &[unknown]).unwrap());
+    for signed in [&signed, &next] {
+        assert_eq!(standing(&roster, signed), Standing::Revoked);
+    }
+}
+
+// proves D4: signing the same request again and again takes nothing from the node that is in by it
+#[test]
+fn a_request_that_is_signed_again_costs_the_node_none_of_its_certificates() {
+    let store = store();
+    let mut roster = roster(&store);
+    let request = certificate_request();
+    let signed: Vec<_> = (0..8).map(|_| sign(&mut roster, NOW, &request).expect("signed")).collect();
+    for _ in 0..3 {
+        assert_eq!(refusal(sign(&mut roster, NOW, &request)), Refusal::TooManyCertificates);
+    }
+    assert_eq!((count(&roster, "too_many_certificates"), count(&roster, "certificates_dropped")), (3, 0));
+    for signed in &signed {
+        assert_eq!(standing(&roster, signed), Standing::Good);
+    }
+    assert_eq!(keys(&store, Kind::Certificate).len(), 8);
+    // Those that are over are in nobody's way.
+    let now = after(NOW, 31 * DAY);
+    let next = sign(&mut roster, now, &request).expect("signed");
+    assert_eq!(keys(&store, Kind::Certificate), [format!("a/{}", next.certified.serial)]);
+}
+
+/// The records of a store as an admin has them that hears late of what others write: when it writes itself, as with
+/// etcd.
+#[derive(Clone)]
+struct Behind {
+    store: Handle<Mirror>,
+    seen: MemoryStore,
+}
+
+impl Behind {
+    fn roster(store: &Handle<Mirror>) -> Roster {
+        let mut records = Self { store: store.clone(), seen: MemoryStore::default() };
+        records.catch_up();
+        Roster::new(Box::new(records), Authority::make(NOW).unwrap())
+    }
+
+    fn catch_up(&mut self) {
+        self.seen = MemoryStore::default();
+        for kind in Kind::ALL {
+            let rows = self.store.list(kind, "", "", 99).unwrap().into_iter();
+            let rows: Vec<_> = rows.map(|(key, value)| Write { kind, key, value: Some(value) }).collect();
+            self.seen.commit_records(&[], &rows).unwrap();
+        }
+    }
+}
+
+impl Records for Behind {
+    fn share(&self) -> Box<dyn Records> {
+        Box::new(self.clone())
+    }
+
+    fn read(&self, kind: Kind, key: &str) -> Result<Option<Vec<u8>>, RecordsError> {
+        Ok(self.seen.record(kind, key))
+    }
+
+    fn list(
+        &self,
+        kind: Kind,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(String, Vec<u8>)>, RecordsError> {
+        Ok(self.seen.records(kind, prefix, after, limit))
+    }
+
+    fn commit(&mut self, expected: &[Expected], writes: &[Write]) -> Result<bool, RecordsError> {
+        let committed = self.store.commit(expected, writes)?;
+        self.catch_up();
+        Ok(committed)
+    }
+
+    fn changes(&self, kind: Kind) -> u64 {
+        self.seen.record_changes(kind)
+    }
+}
+
+// proves A2 and D4: two admins give one name to one key, whichever way they are asked
+#[test]
+fn a_name_that_two_admins_give_away_at_once_goes_to_one() {
+    for (one_joins, other_joins) in [(true, true), (true, false), (false, true), (false, false)] {
+        let store = store();
+        let mut one = roster(&store);
+        let tokens = [token(&mut one, NOW), token(&mut one, NOW)];
+        let mut other = Behind::roster(&store);
+        let give = |roster: &mut Roster, joins: bool, (token, secret): &(String, String)| {
+            let request = certificate_request();
+            match joins {
+                true => roster.join(NOW, (token, secret), &id("a"), &request),
+                false => sign(roster, NOW, &request),
+            }
+        };
+        let first = give(&mut one, one_joins, &tokens[0]).expect("it is free");
+        let refused = refusal(give(&mut other, other_joins, &tokens[1]));
+        assert_eq!(refused, Refusal::NameTaken, "{one_joins} {other_joins}");
+        assert_eq!(keys(&store, Kind::Certificate), [format!("a/{}", first.certified.serial)]);
+        let tokens = one.tokens(NOW, "", 9).unwrap();
+        assert_eq!(tokens.iter().map(|token| token.used).sum::<u32>(), u32::from(one_joins));
+    }
+}
+
+// proves A2: a registry that an earlier version has written has no records of names
+#[test]
+fn a_node_without_a_record_of_its_name_is_in_and_its_name_is_taken() {
+    let mut store = store();
+    let mut roster = roster(&store);
+    let (token, secret) = token(&mut roster, NOW);
+    let request = certificate_request();
+    let ask = |roster: &mut Roster| roster.join(NOW, (&token, &secret), &id("a"), &request);
+    let first = ask(&mut roster).expect("in");
+    let forget = |store: &mut Handle<Mirror>| {
+        assert!(store.commit(&[], &[Write { kind: Kind::Name, key: "a".to_owned(), value: None }]).unwrap());
+    };
+    forget(&mut store);
+    assert_eq!(standing(&roster, &first), Standing::Good);
+    assert_eq!(refusal(sign(&mut roster, NOW, &certificate_request())), Refusal::NameTaken);
+    roster.renew(NOW, &id("a"), &first.certified.serial, &certificate_request()).expect("in");
+    ask(&mut roster).expect("the answer was lost");
+    forget(&mut store);
+    roster.revoke_node(NOW, &id("a")).unwrap().expect("it was in");
+    sign(&mut roster, NOW, &certificate_request()).expect("the name is free");
+    assert_eq!(keys(&store, Kind::Name), ["a"]);
+}
