@@ -1,18 +1,23 @@
 //! `cargo xtask test`: every check, and the count.
 
 mod failures;
+mod watch;
 
 use std::{
     env, fmt,
     io::{BufRead as _, BufReader},
     ops::AddAssign,
-    process::{Command, ExitCode, Stdio},
+    process::{Child, Command, ExitCode, Stdio},
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use self::failures::Failures;
+use self::{
+    failures::Failures,
+    watch::{Limit, SILENCE, Watch},
+};
 use crate::{
     build::{self, Profile},
     project::{cargo, work_dir},
@@ -25,6 +30,9 @@ pub(crate) struct Options {
     /// Leaves out what needs root or takes long: only format, clippy, unit and documentation tests
     #[arg(long)]
     quick: bool,
+    /// Ends after so many minutes what still runs then, and says what has failed
+    #[arg(long, value_name = "NUMBER")]
+    minutes: Option<u32>,
 }
 
 /// What is checked: everything but the kernel programs, which are for another target. Each call of cargo
@@ -73,19 +81,41 @@ impl fmt::Display for Count {
 }
 
 /// The checks so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Checks {
+    limit: Limit,
     count: Count,
     failed: Vec<String>,
     skipped: Vec<String>,
     failures: Failures,
+    /// How long each took.
+    times: Vec<(String, Duration)>,
 }
 
 impl Checks {
+    fn new(limit: Limit) -> Self {
+        Self {
+            limit,
+            count: Count::default(),
+            failed: Vec::new(),
+            skipped: Vec::new(),
+            failures: Failures::default(),
+            times: Vec::new(),
+        }
+    }
+
+    /// Does something under a title, and keeps how long it took.
+    fn timed<T>(&mut self, name: &str, work: impl FnOnce(&mut Self) -> T) -> T {
+        title(name);
+        let start = self.limit.now();
+        let outcome = work(self);
+        self.times.push((name.to_owned(), self.limit.now() - start));
+        outcome
+    }
+
     /// A check that counts as one test.
     fn check(&mut self, name: &str, command: Command) {
-        title(name);
-        let outcome = run_status(command);
+        let outcome = self.timed(name, |checks| run_status(command, checks.limit));
         self.note(
             name,
             if matches!(outcome, Ok(true)) { Count::PASSED } else { Count::FAILED },
@@ -94,41 +124,43 @@ impl Checks {
     }
 
     /// A step that must work before tests mean anything, and counts only if it fails.
-    fn need(&mut self, name: &str, outcome: Result<()>) {
-        if let Err(error) = outcome {
+    fn need(&mut self, name: &str, work: impl FnOnce() -> Result<()>) {
+        if let Err(error) = self.timed(name, |_| work()) {
             self.note(name, Count::FAILED, Some(error));
         }
     }
 
     /// A run of test programs, each of which says its own count.
     fn tests(&mut self, name: &str, command: Command) {
-        title(name);
-        let outcome = run_counted(command, &mut self.failures);
+        let outcome = self.timed(name, |checks| run_counted(command, checks.limit, &mut checks.failures));
         self.note_tests(name, outcome);
     }
 
     /// The same for labs. A few that fail are run again, each alone, and named as unsteady if they pass then.
     fn labs(&mut self, name: &str, command: impl Fn() -> Command) {
-        title(name);
+        let outcome = self.timed(name, |checks| checks.run_labs(name, command));
+        self.note_tests(name, outcome);
+    }
+
+    fn run_labs(&mut self, name: &str, command: impl Fn() -> Command) -> Result<(Count, bool)> {
         let before = self.failures.len();
-        let mut outcome = run_counted(command(), &mut self.failures);
-        if let Ok((count, succeeded)) = &mut outcome
-            && (1..=MOST_AGAIN).contains(&self.failures.len().saturating_sub(before))
-            && count.failed == (self.failures.len() - before) as u64
-        {
+        let (mut count, mut succeeded) = run_counted(command(), self.limit, &mut self.failures)?;
+        let failed = self.failures.len() - before;
+        if (1..=MOST_AGAIN).contains(&failed) && count.failed == failed as u64 {
             for failure in self.failures.since(before) {
                 println!("\n==> {name}: once more, alone: {}", failure.name());
                 let mut command = command();
                 command.args(["--", "--exact", failure.name()]);
-                if matches!(run_counted(command, &mut Failures::default()), Ok((Count::PASSED, true))) {
+                let again = run_counted(command, self.limit, &mut Failures::default());
+                if matches!(again, Ok((Count::PASSED, true))) {
                     failure.passes_alone();
                     count.failed -= 1;
                     count.passed += 1;
                 }
             }
-            *succeeded = count.failed == 0;
+            succeeded = count.failed == 0;
         }
-        self.note_tests(name, outcome);
+        Ok((count, succeeded))
     }
 
     fn note_tests(&mut self, name: &str, outcome: Result<(Count, bool)>) {
@@ -164,6 +196,9 @@ impl Checks {
     fn finish(self) -> ExitCode {
         self.failures.print();
         println!();
+        for (name, time) in &self.times {
+            println!("{:6.0} s  {name}", time.as_secs_f64());
+        }
         for name in &self.skipped {
             println!("SKIPPED {name}");
         }
@@ -180,12 +215,12 @@ fn title(name: &str) {
 }
 
 pub(crate) fn command(options: &Options) -> Result<ExitCode> {
+    let minutes = |number| Duration::from_secs(u64::from(number) * 60);
+    let mut checks = Checks::new(Limit::new(options.minutes.map(minutes)));
     room::need(Work::Test)?;
-    let setup = setup::run()?;
-    let mut checks = Checks::default();
-    title("kernel programs");
+    let setup = checks.timed("set-up", |_| setup::run())?;
     match &setup.ebpf {
-        Some(toolchain) => checks.need("kernel programs", build::ebpf(toolchain)),
+        Some(toolchain) => checks.need("kernel programs", || build::ebpf(toolchain)),
         None => checks.skip("kernel programs", "there is no toolchain for them; the reason stands above"),
     }
     checks.check("format", cargo_with(&["fmt", "--all", "--check"]));
@@ -277,28 +312,46 @@ fn privileged(checks: &mut Checks, options: &Options, setup: &Setup) {
     }
 }
 
-fn run_status(mut command: Command) -> Result<bool> {
-    let program = command.get_program().to_owned();
-    let status = command.status().with_context(|| format!("starting {}", program.display()))?;
-    Ok(status.success())
+fn run_status(mut command: Command, limit: Limit) -> Result<bool> {
+    let mut child = start(&mut command, limit)?;
+    let watch = Watch::over(&child, limit, None);
+    let status = child.wait();
+    ended_by_itself(watch)?;
+    Ok(status.with_context(|| format!("waiting for {}", command.get_program().display()))?.success())
 }
 
 /// Runs a command, passes on what it prints, adds up the counts in it, and keeps what failed tests say.
-fn run_counted(mut command: Command, failures: &mut Failures) -> Result<(Count, bool)> {
-    let program = command.get_program().to_owned();
-    let mut child =
-        command.stdout(Stdio::piped()).spawn().with_context(|| format!("starting {}", program.display()))?;
+fn run_counted(mut command: Command, limit: Limit, failures: &mut Failures) -> Result<(Count, bool)> {
+    let mut child = start(command.stdout(Stdio::piped()), limit)?;
+    let watch = Watch::over(&child, limit, Some(SILENCE));
     let output = BufReader::new(child.stdout.take().expect("piped above"));
     let mut count = Count::default();
     for line in output.split(b'\n') {
         let line = line.context("reading the tests' output")?;
+        watch.beat();
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
         failures.hear(&line);
         count += parse_result(&line).unwrap_or_default();
     }
-    let status = child.wait().with_context(|| format!("waiting for {}", program.display()))?;
+    let status = child.wait();
+    ended_by_itself(watch)?;
+    let status = status.with_context(|| format!("waiting for {}", command.get_program().display()))?;
     Ok((count, status.success()))
+}
+
+fn start(command: &mut Command, limit: Limit) -> Result<Child> {
+    if limit.is_over() {
+        bail!("not begun, as the time of the whole run is over");
+    }
+    command.spawn().with_context(|| format!("starting {}", command.get_program().display()))
+}
+
+fn ended_by_itself(watch: Watch) -> Result<()> {
+    match watch.finish() {
+        Some(overrun) => bail!("{overrun}"),
+        None => Ok(()),
+    }
 }
 
 /// The count in the closing line of a test program: `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
@@ -336,7 +389,7 @@ mod tests {
     }
 
     fn labs(failing: &str) -> Checks {
-        let mut checks = Checks::default();
+        let mut checks = Checks::new(Limit::new(None));
         checks.labs("labs", || program(failing));
         checks
     }
@@ -360,6 +413,15 @@ mod tests {
     fn many_that_fail_are_not_run_again() {
         let checks = labs("a b c d");
         assert_eq!(checks.count, Count { passed: 7, failed: 4, skipped: 1 });
+    }
+
+    #[test]
+    fn what_is_begun_after_the_limit_fails_and_is_not_run() {
+        let mut checks = Checks::new(Limit::new(Some(Duration::ZERO)));
+        checks.labs("labs", || program(""));
+        checks.check("a check", Command::new("true"));
+        assert_eq!(checks.count, Count { passed: 0, failed: 2, skipped: 0 });
+        assert_eq!(checks.failed, ["labs", "a check"]);
     }
 
     #[test]
