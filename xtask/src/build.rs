@@ -70,15 +70,16 @@ fn replace_if_changed(from: &Path, to: &Path) -> Result<()> {
     fs::write(to, new).with_context(|| format!("writing {}", to.display()))
 }
 
-/// Builds the benchmark for tests; it stands beside the program.
-pub(crate) fn benchmark() -> Result<()> {
+/// Builds the program and the benchmark as the tests of these packages need them beside themselves; returns where the
+/// program is. Of other packages, or without their tests, cargo chooses other features, and builds most of it anew.
+pub(crate) fn for_tests(packages: &[&str]) -> Result<PathBuf> {
     let mut command = cargo();
-    command.args(["build", "--package", "vmcast-bench"]);
+    command.arg("build").args(packages).args(["--tests", "--bin", "vmcast", "--bin", "vmcast-bench"]);
     let status = command.status().context("starting cargo")?;
     if !status.success() {
-        bail!("building vmcast-bench failed ({status})");
+        bail!("building vmcast and vmcast-bench for tests failed ({status})");
     }
-    Ok(())
+    Ok(target_dir().join("debug/vmcast"))
 }
 
 /// Builds everything that the program needs, and the program; returns where it is.

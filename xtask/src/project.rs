@@ -7,6 +7,9 @@ use std::{
     process::Command,
 };
 
+/// The variable that names a built `vmcast` for labs.
+pub(crate) const PROGRAM: &str = "VMCAST_BIN";
+
 /// The root of the workspace.
 pub(crate) fn root() -> PathBuf {
     let manifest = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());

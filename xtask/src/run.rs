@@ -1,6 +1,7 @@
 //! `cargo xtask run`: the main job in a lab, or a role on this host.
 
 use std::{
+    env,
     os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Command, ExitCode},
@@ -18,7 +19,7 @@ use vmcast_lab::{
 
 use crate::{
     build::{self, Profile},
-    project::is_root,
+    project::{PROGRAM, is_root},
     room::{self, Work},
     setup,
 };
@@ -89,7 +90,7 @@ pub(crate) fn command(options: &Options) -> Result<ExitCode> {
     Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Builds the program for a lab, if labs can run here.
+/// Builds the program for a lab, if labs can run here; one that [`PROGRAM`] names is taken as it is.
 pub(crate) fn lab_program(setup: &setup::Setup) -> Result<PathBuf> {
     if let Some(reason) = &setup.no_lab {
         let hint = if is_root() {
@@ -99,5 +100,9 @@ pub(crate) fn lab_program(setup: &setup::Setup) -> Result<PathBuf> {
         };
         bail!("the lab cannot run here: {reason}.{hint}");
     }
-    build::program(setup.ebpf.as_ref(), Profile::Dev)
+    match env::var_os(PROGRAM).map(PathBuf::from) {
+        Some(program) if program.is_file() => Ok(program),
+        Some(program) => bail!("{PROGRAM} names no file: {}", program.display()),
+        None => build::program(setup.ebpf.as_ref(), Profile::Dev),
+    }
 }

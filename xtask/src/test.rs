@@ -19,8 +19,8 @@ use self::{
     watch::{Limit, SILENCE, Watch},
 };
 use crate::{
-    build::{self, Profile},
-    project::{cargo, work_dir},
+    build,
+    project::{PROGRAM, cargo, work_dir},
     room::{self, Work},
     setup::{self, Setup},
 };
@@ -273,36 +273,30 @@ fn privileged(checks: &mut Checks, options: &Options, setup: &Setup) {
         }
         return;
     }
-    match build::program(None, Profile::Dev) {
-        Ok(program) => {
-            let with_program = |mut command: Command| {
-                command.env("VMCAST_BIN", &program);
-                command
-            };
-            checks.labs(NETNS, || with_program(tests(&["--test", "netns"])));
-            checks.labs(FAULTS, || with_program(tests(&["--test", "faults"])));
-            // Of all packages, cargo would build this very program anew, with other features.
-            let commands = ["test", "--no-fail-fast", "--package", "xtask", "--test", "lab_commands"];
-            checks.labs(COMMANDS, || with_program(cargo_with(&commands)));
-            // One of their tests runs it.
-            if let Err(error) = build::benchmark() {
-                checks.note(VM, Count::FAILED, Some(error));
-            }
-            match setup::virtual_machines() {
-                Ok(pieces) => checks.labs(VM, || {
-                    let mut command = with_program(tests(&["--test", "vm"]));
-                    command.env("VMCAST_VM_DIR", &pieces);
-                    command
-                }),
-                Err(error) => checks.skip(VM, &format!("{error:#}")),
-            }
-        }
-        Err(error) => checks.note(NETNS, Count::FAILED, Some(error)),
+    let program = match checks.timed("the program for labs", |_| build::for_tests(&PACKAGES)) {
+        Ok(program) => program,
+        Err(error) => return checks.note(NETNS, Count::FAILED, Some(error)),
+    };
+    let with_program = |mut command: Command| {
+        command.env(PROGRAM, &program);
+        command
+    };
+    checks.labs(NETNS, || with_program(tests(&["--test", "netns"])));
+    checks.labs(FAULTS, || with_program(tests(&["--test", "faults"])));
+    let commands = ["test", "--no-fail-fast", "--package", "xtask", "--test", "lab_commands"];
+    checks.labs(COMMANDS, || with_program(cargo_with(&commands)));
+    match checks.timed("set-up of virtual machines", |_| setup::virtual_machines()) {
+        Ok(pieces) => checks.labs(VM, || {
+            let mut command = with_program(tests(&["--test", "vm"]));
+            command.env("VMCAST_VM_DIR", &pieces);
+            command
+        }),
+        Err(error) => checks.skip(VM, &format!("{error:#}")),
     }
     for engine in ["auto", "software"] {
         match env::current_exe() {
             Ok(xtask) => {
-                let mut command = Command::new(xtask);
+                let mut command = with_program(Command::new(xtask));
                 command.args(["run", "--seconds", LAB_SECONDS, "--engine", engine, "--report"]);
                 command.arg(work_dir().join(format!("run-{engine}.json")));
                 checks.check(&lab(engine), command);
