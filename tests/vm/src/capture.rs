@@ -2,9 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env,
+    env, fs,
     path::PathBuf,
     process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 use libtest_mimic::Failed;
@@ -15,6 +16,9 @@ use crate::{
     guest,
     vm::{Job, Vm},
 };
+
+/// How often tshark looks at most whether a capture has everything: the machines want the processors for themselves.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A running capture of whole frames.
 pub(crate) struct Capture {
@@ -96,7 +100,7 @@ impl Capture {
     }
 
     fn begun(bed: &Bed, runs: Runs, file: PathBuf) -> Result<Self, Failed> {
-        bed.until("the capture has begun", || Ok(std::fs::metadata(&file).is_ok_and(|meta| meta.len() > 0)))?;
+        bed.until("the capture has begun", || Ok(fs::metadata(&file).is_ok_and(|meta| meta.len() > 0)))?;
         Ok(Self { runs, file })
     }
 
@@ -145,11 +149,17 @@ impl Capture {
     ) -> Result<Vec<Vec<String>>, Failed> {
         let mut arguments = vec!["-Y", filter, "-T", "fields", "-E", "separator=|"];
         arguments.extend(fields.iter().flat_map(|field| ["-e", field]));
-        // A capture whose last frame is being written is not whole; what is missing then is for the caller to say.
-        let _ = bed.until("the capture has everything", || {
-            let lines = self.tshark(&arguments).unwrap_or_default();
-            Ok(lines.lines().count() as u64 >= frames)
-        });
+        let (mut length, mut looked, mut count) = (0, None, 0);
+        // What is missing then is for the caller to say.
+        bed.until_counted("the capture has everything", frames, || {
+            let (now, written) = (bed.clock.now(), fs::metadata(&self.file)?.len());
+            if written > length && looked.is_none_or(|at| now >= at + LOOK) {
+                (length, looked) = (written, Some(now));
+                // One whose last frame is being written is not whole.
+                count = self.tshark(&arguments).unwrap_or_default().lines().count() as u64;
+            }
+            Ok(count)
+        })?;
         self.runs.end(bed)?;
         let lines = self.tshark(&arguments)?;
         self.has_no_complaint(filter)?;

@@ -76,7 +76,7 @@ pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
                 FibOp::SetStream(stream, Rpf::Exact(input), Members::Own),
                 FibOp::AddMember(stream, output),
             ])?;
-            count += PACKETS as usize;
+            count += PACKETS;
         }
         let senders: Vec<GuestSender> = carriers
             .clone()
@@ -87,7 +87,7 @@ pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
         }
         let [member, bystander] = listeners;
         // What has not come by then is said below.
-        let _ = bed.until("everything has come", || Ok(member.heard()?.packets.len() >= count));
+        bed.until_counted("everything has come", count, || Ok(member.heard()?.packets.len() as u64))?;
         let mut heard: BTreeMap<_, Heard> = BTreeMap::new();
         let all = member.heard()?;
         for (source, number) in all.packets {

@@ -5,7 +5,6 @@ use std::{
     thread,
 };
 
-use libtest_mimic::Failed;
 use vmcast_common::fib::{self, Conversion, ConversionId, FibOp, IfIndex, Input, Members, Output, Rpf, Way};
 use vmcast_dataplane::kernel::Rule;
 
@@ -222,12 +221,7 @@ fn operations(links: &[Link], v6: bool, input: Input, wire: IfIndex) -> Vec<FibO
 fn hear(bed: &Bed, ears: GuestListeners, places: &[Place]) -> Outcome {
     let wanted = |place: &Place| if place.from.is_some() { PACKETS } else { 0 };
     // What has not come by then is said below.
-    let _ = bed.until("everything has come", || {
-        let has_all = |(at, place): (usize, &Place)| -> Result<bool, Failed> {
-            Ok(ears.heard(at)?.packets.len() as u64 >= wanted(place))
-        };
-        places.iter().enumerate().map(has_all).try_fold(true, |all, one| Ok(all && one?))
-    });
+    ears.until_all(bed, |at| wanted(&places[at]))?;
     let heard = ears.leave(bed)?;
     let nobody = IpAddr::from([0, 0, 0, 0]);
     let complaints: Vec<String> = places

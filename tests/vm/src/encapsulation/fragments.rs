@@ -48,10 +48,10 @@ pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
             let sender = GuestSender::start(vm, &device.name(), source, sent, Some(PACKETS))?;
             let [member, bystander] = &listeners;
             // What has not come by then is said below.
-            let _ = bed.until("everything has come", || {
+            bed.until_counted("everything has come", PACKETS, || {
                 router.serve()?;
-                Ok(member.heard()?.packets.len() as u64 >= PACKETS)
-            });
+                Ok(member.heard()?.packets.len() as u64)
+            })?;
             ensure!(sender.end(bed)? == PACKETS, "a source in the machine sent less");
             let heard = member.heard()?;
             ensure!(heard.damaged == 0, "{} packets came damaged", heard.damaged);

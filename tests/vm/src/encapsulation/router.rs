@@ -125,13 +125,12 @@ impl Router {
         let forwarded = || -> Result<u64, Failed> {
             Ok(self.plane.counters()?.streams.iter().map(|stream| stream.counters.packets).sum())
         };
-        bed.until(&format!("{packets} packets are forwarded"), || Ok(forwarded()? >= packets)).map_err(|_| {
-            format!(
-                "not all of {packets} packets were forwarded; the counters are {:?}",
-                self.plane.counters()
-            )
-            .into()
-        })
+        bed.until(&format!("{packets} packets are forwarded"), || Ok(forwarded()? >= packets)).map_err(
+            |failed| {
+                let message = failed.message().unwrap_or_default();
+                format!("{message}; the counters are {:?}", self.plane.counters()).into()
+            },
+        )
     }
 
     /// What was not forwarded or not copied, as text; empty if nothing was lost.

@@ -80,10 +80,7 @@ pub(super) fn test(bed: &mut Bed, engine: Engine) -> Outcome {
         }
     }
     // What has not come by then is said below.
-    let _ = bed.until("everything has come", || {
-        (0..places.len())
-            .try_fold(true, |all, place| Ok(all && listeners.heard(place)?.packets.len() as u64 >= PACKETS))
-    });
+    listeners.until_all(bed, |_| PACKETS)?;
     let told = router.ask(&mut vm, "stats")?;
     let expected: Vec<u64> = (0..PACKETS).collect();
     for ((name, sent), heard) in places.iter().zip(listeners.leave(bed)?) {
