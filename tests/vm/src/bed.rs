@@ -1,7 +1,9 @@
 //! What every test needs: a lab, a kernel, the program, and the logs when it fails.
 
 use std::{
-    env, fs,
+    env,
+    fmt::Display,
+    fs,
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -11,7 +13,7 @@ use serde_json::Value;
 use vmcast_lab::{
     Lab,
     clock::Clock,
-    roles::{Launcher, Role},
+    roles::{Engine, Launcher, Role},
 };
 
 use crate::{
@@ -128,6 +130,25 @@ impl Bed {
             format!("{message}; the last answer to {question:?} was {last:?}").into()
         })
     }
+}
+
+/// Runs a part of a test in each of several ways, one after the other; a failure says in which.
+pub(crate) fn in_turn<T>(
+    ways: impl IntoIterator<Item = (T, impl Display)>,
+    mut part: impl FnMut(T) -> Outcome,
+) -> Outcome {
+    for (way, label) in ways {
+        part(way).map_err(|failed| format!("{label}: {}", failed.message().unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+/// The same with each of several engines of the router program.
+pub(crate) fn with_each<const N: usize>(
+    engines: [Engine; N],
+    part: impl FnMut(Engine) -> Outcome,
+) -> Outcome {
+    in_turn(engines.map(|engine| (engine, format!("engine {}", engine.label()))), part)
 }
 
 /// Adds the end of every log of the lab to what a test failed with.

@@ -2,8 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
-    path::PathBuf,
+    env, fs, io,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::Duration,
 };
@@ -74,6 +74,14 @@ pub(crate) fn installed(programs: &[&str]) -> Result<(), String> {
     }
 }
 
+/// Removes what an earlier capture of the same test has left.
+fn remove_earlier(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 impl Capture {
     /// Captures what passes an interface from now on; nothing without tshark.
     pub(crate) fn start(bed: &Bed, node: &Namespace, interface: &str) -> Result<Option<Self>, Failed> {
@@ -81,6 +89,7 @@ impl Capture {
             return Ok(None);
         }
         let file = bed.lab.dir().join("capture.pcap");
+        remove_earlier(&file)?;
         let mut command = Command::new("dumpcap");
         command.args(["-P", "-q", "-i", interface, "-w"]).arg(&file);
         let process = node.spawn("dumpcap", command)?;
@@ -91,12 +100,14 @@ impl Capture {
     pub(crate) fn inside(bed: &Bed, vm: &Vm, interface: &str) -> Result<Self, Failed> {
         tshark()?;
         let (name, share) = ("capture.pcap", guest::SHARE);
+        let file = vm.share().join(name);
+        remove_earlier(&file)?;
         let job = vm.start(&format!(
             "dumpcap -P -q -i {interface} -w {share}/{name} &\n\
              while [ ! -e {share}/${}.stop ]; do sleep 0.05; done\nkill $!\nwait $!",
             guest::JOB
         ))?;
-        Self::begun(bed, Runs::Inside(job), vm.share().join(name))
+        Self::begun(bed, Runs::Inside(job), file)
     }
 
     fn begun(bed: &Bed, runs: Runs, file: PathBuf) -> Result<Self, Failed> {

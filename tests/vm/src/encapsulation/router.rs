@@ -86,11 +86,6 @@ impl Router {
         Ok(ifindex)
     }
 
-    /// The link-layer address of an interface of the node.
-    pub(super) fn mac(&self, name: &str) -> Result<Mac, Failed> {
-        Ok(self.node.enter(|| device(name))??.1)
-    }
-
     /// Adds the tunnels of members, and what of them is our own end.
     pub(super) fn add_tunnels(&mut self, members: &[Member], accepts_sources: bool) -> Outcome {
         let tunnels = members.iter().filter_map(|member| member.tunnel(accepts_sources));
@@ -113,6 +108,12 @@ impl Router {
         let Self { node, plane, .. } = self;
         node.enter(|| while plane.serve_waiting() {})?;
         Ok(())
+    }
+
+    /// Takes the programs down. What they leave on devices is found in the node alone.
+    pub(super) fn end(self) -> Outcome {
+        let Self { node, plane, .. } = self;
+        Ok(node.enter(|| drop(plane))?)
     }
 
     /// Packets that were put together out of fragments.
@@ -143,6 +144,11 @@ impl Router {
             .collect();
         Ok(lost.join(", "))
     }
+}
+
+/// The link-layer address of an interface of a node.
+pub(super) fn mac(node: &Namespace, name: &str) -> Result<Mac, Failed> {
+    Ok(node.enter(|| device(name))??.1)
 }
 
 /// A link as the data plane has it.
