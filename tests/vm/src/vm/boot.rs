@@ -4,7 +4,7 @@ use std::{env, fs, path::Path, process::Command, time::Duration};
 
 use libtest_mimic::Failed;
 
-use super::{initramfs::Initramfs, modules};
+use super::{image, initramfs::Initramfs, modules};
 use crate::{frame::text, guest, pieces::Kernel, waits::PATIENCE};
 
 /// How long a machine lives, whatever else happens: longer than its test.
@@ -65,7 +65,7 @@ pub(super) fn emulator(kernel: &Kernel, initramfs: &Path, share: &Path, tap: &st
         .arg("-L")
         .arg(tools.join("usr/share/seabios"))
         .args(["-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot", "-kernel"])
-        .arg(kernel.image())
+        .arg(image::of(kernel))
         .arg("-initrd")
         .arg(initramfs)
         .args(["-append", COMMAND_LINE, "-virtfs"])

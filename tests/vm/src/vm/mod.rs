@@ -5,6 +5,7 @@
 //! and how it ended. The machine ends with its handle, with this program, and by itself after some minutes.
 
 mod boot;
+mod image;
 mod initramfs;
 mod job;
 mod modules;
