@@ -1,10 +1,11 @@
 //! What every test needs: a lab, a kernel, the program, and the logs when it fails.
 
 use std::{
-    env, fs,
+    env,
+    fmt::Display,
+    fs,
     path::{Path, PathBuf},
-    thread,
-    time::Duration,
+    rc::Rc,
 };
 
 use libtest_mimic::Failed;
@@ -12,20 +13,18 @@ use serde_json::Value;
 use vmcast_lab::{
     Lab,
     clock::Clock,
-    roles::{Launcher, Role},
+    roles::{Engine, Launcher, Role},
 };
 
 use crate::{
     pieces::Kernel,
     vm::Vm,
+    waits::Waits,
     wire::{FAR, Wire},
 };
 
 /// What a test says.
 pub(crate) type Outcome = Result<(), Failed>;
-
-/// How long anything that must happen may take on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Lines of each log that a failed test shows.
 const LOG_LINES: usize = 12;
@@ -71,22 +70,25 @@ fn beside(name: &str, package: &str) -> Result<PathBuf, String> {
 
 /// A lab with a kernel to boot.
 pub(crate) struct Bed {
+    /// Begins with the test.
     pub(crate) clock: Clock,
     pub(crate) kernel: Kernel,
+    waits: Rc<Waits>,
     /// Last, so that it outlives what is in it.
     pub(crate) lab: Lab,
 }
 
 /// Runs a test in a lab of its own.
 pub(crate) fn run(name: &str, kernel: Kernel, test: impl FnOnce(&mut Bed) -> Outcome) -> Outcome {
-    let mut bed = Bed { clock: Clock::start(), kernel, lab: Lab::new(name)? };
+    let clock = Clock::start();
+    let mut bed = Bed { clock, kernel, waits: Waits::of(clock).into(), lab: Lab::new(name)? };
     test(&mut bed).map_err(|failed| with_logs(&failed, bed.lab.dir()))
 }
 
 impl Bed {
     /// Boots a machine at the far end of a wire.
     pub(crate) fn boot(&self, wire: &Wire) -> Result<Vm, Failed> {
-        Vm::boot(&self.lab, &self.kernel, &wire.node, FAR, self.clock)
+        Vm::boot(&self.lab, &self.kernel, &wire.node, FAR, &self.waits)
     }
 
     /// Starts roles of the program under test.
@@ -95,13 +97,19 @@ impl Bed {
     }
 
     /// Waits until something is so.
-    pub(crate) fn until(&self, what: &str, mut done: impl FnMut() -> Result<bool, Failed>) -> Outcome {
-        let limit = self.clock.now() + PATIENCE;
-        while !done()? {
-            ensure!(self.clock.now() < limit, "waited in vain until {what}");
-            thread::sleep(Duration::from_millis(25));
-        }
-        Ok(())
+    pub(crate) fn until(&self, what: &str, done: impl FnMut() -> Result<bool, Failed>) -> Outcome {
+        self.waits.until(what, Waits::POLL, done)
+    }
+
+    /// Waits until a count is as high as is wanted, or has not grown for so long that it will not any more: what is
+    /// missing then is for the caller to say.
+    pub(crate) fn until_counted(
+        &self,
+        what: &str,
+        wanted: u64,
+        count: impl FnMut() -> Result<u64, Failed>,
+    ) -> Outcome {
+        self.waits.until_counted(what, wanted, count)
     }
 
     /// Waits until a role's answer to a question is as wanted.
@@ -117,10 +125,30 @@ impl Bed {
             last = role.ask(question);
             Ok(last.as_ref().is_some_and(&wanted))
         })
-        .map_err(|_| {
-            format!("waited in vain until {what}; the last answer to {question:?} was {last:?}").into()
+        .map_err(|failed| {
+            let message = failed.message().unwrap_or_default();
+            format!("{message}; the last answer to {question:?} was {last:?}").into()
         })
     }
+}
+
+/// Runs a part of a test in each of several ways, one after the other; a failure says in which.
+pub(crate) fn in_turn<T>(
+    ways: impl IntoIterator<Item = (T, impl Display)>,
+    mut part: impl FnMut(T) -> Outcome,
+) -> Outcome {
+    for (way, label) in ways {
+        part(way).map_err(|failed| format!("{label}: {}", failed.message().unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+/// The same with each of several engines of the router program.
+pub(crate) fn with_each<const N: usize>(
+    engines: [Engine; N],
+    part: impl FnMut(Engine) -> Outcome,
+) -> Outcome {
+    in_turn(engines.map(|engine| (engine, format!("engine {}", engine.label()))), part)
 }
 
 /// Adds the end of every log of the lab to what a test failed with.

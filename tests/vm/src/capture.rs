@@ -2,9 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env,
-    path::PathBuf,
+    env, fs, io,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 use libtest_mimic::Failed;
@@ -15,6 +16,9 @@ use crate::{
     guest,
     vm::{Job, Vm},
 };
+
+/// How often tshark looks at most whether a capture has everything: the machines want the processors for themselves.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A running capture of whole frames.
 pub(crate) struct Capture {
@@ -70,6 +74,14 @@ pub(crate) fn installed(programs: &[&str]) -> Result<(), String> {
     }
 }
 
+/// Removes what an earlier capture of the same test has left.
+fn remove_earlier(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 impl Capture {
     /// Captures what passes an interface from now on; nothing without tshark.
     pub(crate) fn start(bed: &Bed, node: &Namespace, interface: &str) -> Result<Option<Self>, Failed> {
@@ -77,6 +89,7 @@ impl Capture {
             return Ok(None);
         }
         let file = bed.lab.dir().join("capture.pcap");
+        remove_earlier(&file)?;
         let mut command = Command::new("dumpcap");
         command.args(["-P", "-q", "-i", interface, "-w"]).arg(&file);
         let process = node.spawn("dumpcap", command)?;
@@ -87,16 +100,18 @@ impl Capture {
     pub(crate) fn inside(bed: &Bed, vm: &Vm, interface: &str) -> Result<Self, Failed> {
         tshark()?;
         let (name, share) = ("capture.pcap", guest::SHARE);
+        let file = vm.share().join(name);
+        remove_earlier(&file)?;
         let job = vm.start(&format!(
             "dumpcap -P -q -i {interface} -w {share}/{name} &\n\
              while [ ! -e {share}/${}.stop ]; do sleep 0.05; done\nkill $!\nwait $!",
             guest::JOB
         ))?;
-        Self::begun(bed, Runs::Inside(job), vm.share().join(name))
+        Self::begun(bed, Runs::Inside(job), file)
     }
 
     fn begun(bed: &Bed, runs: Runs, file: PathBuf) -> Result<Self, Failed> {
-        bed.until("the capture has begun", || Ok(std::fs::metadata(&file).is_ok_and(|meta| meta.len() > 0)))?;
+        bed.until("the capture has begun", || Ok(fs::metadata(&file).is_ok_and(|meta| meta.len() > 0)))?;
         Ok(Self { runs, file })
     }
 
@@ -145,11 +160,17 @@ impl Capture {
     ) -> Result<Vec<Vec<String>>, Failed> {
         let mut arguments = vec!["-Y", filter, "-T", "fields", "-E", "separator=|"];
         arguments.extend(fields.iter().flat_map(|field| ["-e", field]));
-        // A capture whose last frame is being written is not whole; what is missing then is for the caller to say.
-        let _ = bed.until("the capture has everything", || {
-            let lines = self.tshark(&arguments).unwrap_or_default();
-            Ok(lines.lines().count() as u64 >= frames)
-        });
+        let (mut length, mut looked, mut count) = (0, None, 0);
+        // What is missing then is for the caller to say.
+        bed.until_counted("the capture has everything", frames, || {
+            let (now, written) = (bed.clock.now(), fs::metadata(&self.file)?.len());
+            if written > length && looked.is_none_or(|at| now >= at + LOOK) {
+                (length, looked) = (written, Some(now));
+                // One whose last frame is being written is not whole.
+                count = self.tshark(&arguments).unwrap_or_default().lines().count() as u64;
+            }
+            Ok(count)
+        })?;
         self.runs.end(bed)?;
         let lines = self.tshark(&arguments)?;
         self.has_no_complaint(filter)?;

@@ -20,6 +20,7 @@ mod offload;
 mod pieces;
 mod pktgen;
 mod vm;
+mod waits;
 mod wire;
 
 use std::{env, process::ExitCode, thread};
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
     // A machine takes most of a processor while it boots, and then waits for packets at a steady pace.
     let processors = thread::available_parallelism().map_or(1, |number| number.get());
     arguments.test_threads.get_or_insert(processors.min(MACHINES));
-    let mut trials = vec![numbered::trial()];
+    let mut trials = vec![numbered::trial(), waits::trial()];
     trials.extend(SERIES.iter().flat_map(|series| trials_on(series)));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -23,6 +23,10 @@ pub(crate) const FAR: &str = "far";
 /// The bridge, which sees what either end sends.
 pub(crate) const BRIDGE: &str = "both";
 
+/// Frames that wait for a machine which gets no processor for a moment: more than any test sends in a burst. Of a tap's own
+/// 1000 the rest would be lost.
+const WAITING: u32 = 16_384;
+
 /// The node's addresses.
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 70, 0, 1);
 pub(crate) const HOST6: Ipv6Addr = Ipv6Addr::new(0xfd70, 0, 0, 0, 0, 0, 0, 1);
@@ -40,8 +44,9 @@ impl Wire {
     pub(crate) fn open(bed: &mut Bed) -> Result<Self, Failed> {
         let node = bed.lab.namespace("wire")?;
         node.ip(&format!(
-            "tuntap add dev {FAR} mode tap\nlink add {BRIDGE} type bridge mcast_snooping 0\n\
-             link set {FAR} master {BRIDGE}\nlink set {FAR} up\nlink set {BRIDGE} up"
+            "tuntap add dev {FAR} mode tap\nlink set {FAR} txqueuelen {WAITING}\n\
+             link add {BRIDGE} type bridge mcast_snooping 0\nlink set {FAR} master {BRIDGE}\n\
+             link set {FAR} up\nlink set {BRIDGE} up"
         ))?;
         Ok(Self { node })
     }

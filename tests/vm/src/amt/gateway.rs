@@ -19,9 +19,9 @@ use vmcast_lab::{
     traffic::{Carriage, Witness},
 };
 
-use super::{DISCOVERY_TO_DATA, FEWER, Inside, LONG, MANY, MEMBERSHIP, SOME, came_in, forbid, is_engine};
+use super::{DISCOVERY_TO_DATA, ENGINES, FEWER, Inside, MEMBERSHIP, SOME, came_in, forbid, is_engine, many};
 use crate::{
-    bed::{Bed, Outcome, ensure},
+    bed::{self, Bed, Outcome, ensure},
     capture::{Capture, Wanted},
     guest::GuestListener,
     numbered::{Hears as _, Sender},
@@ -34,14 +34,21 @@ const SOURCES: u8 = 1;
 const BYSTANDERS: u8 = 51;
 const GATEWAY: u8 = 72;
 
+/// What stays while one relay follows the other.
+struct Stand {
+    inside: Inside,
+    source: Namespace,
+    vmr: Namespace,
+    bystander: Namespace,
+    wire: Wire,
+    vm: Vm,
+}
+
 /// What the parts of the tests share.
 struct Site<'a> {
     bed: &'a Bed,
-    inside: Inside,
-    source: Namespace,
-    wire: Wire,
+    stand: &'a mut Stand,
     router: Role,
-    vm: Vm,
     /// What must never come in on another link.
     nobody: [Witness; 2],
     capture: Option<Capture>,
@@ -60,19 +67,23 @@ const ANYCAST: Ipv4Addr = Ipv4Addr::new(192, 52, 193, 1);
 
 // proves that a kernel's gateway gets the stream from our relay, each packet once and in order, and that
 // a leave ends it (RFC 7450 §5.3.3.3, §5.3.3.4, §5.3.3.6)
-pub(super) fn test(bed: &mut Bed, inside: Inside, engine: Engine) -> Outcome {
-    let site = Site::build(bed, inside, engine, Discovery::Own, MEMBERSHIP)?;
-    site.any_source(MANY)?;
-    site.channel()?;
-    site.end(&DISCOVERY_TO_DATA, &[])
+pub(super) fn test(bed: &mut Bed, inside: Inside) -> Outcome {
+    let mut stand = Stand::build(bed, inside)?;
+    bed::with_each(ENGINES, |engine| {
+        let site = Site::open(bed, &mut stand, engine, Discovery::Own, MEMBERSHIP)?;
+        site.any_source(many(inside, engine))?;
+        site.channel()?;
+        site.end(&DISCOVERY_TO_DATA, &[])
+    })
 }
 
 // proves that a kernel's gateway which asks at an anycast address is told of the relay's own, and takes its tunnel there
 // (RFC 7450 §5.3.3.2)
-pub(super) fn anycast(bed: &mut Bed, inside: Inside, engine: Engine) -> Outcome {
-    let mut site = Site::build(bed, inside, engine, Discovery::Anycast, MEMBERSHIP)?;
+pub(super) fn anycast(bed: &mut Bed, inside: Inside) -> Outcome {
+    let mut stand = Stand::build(bed, inside)?;
+    let site = Site::open(bed, &mut stand, Engine::Auto, Discovery::Anycast, MEMBERSHIP)?;
     site.any_source(FEWER)?;
-    let shown = site.vm.run("ip -d link show amt0")?;
+    let shown = site.stand.vm.run("ip -d link show amt0")?;
     ensure!(
         shown.contains(&format!("remote {HOST}")) && shown.contains(&format!("discovery {ANYCAST}")),
         "the gateway is {shown}"
@@ -89,10 +100,10 @@ pub(super) fn anycast(bed: &mut Bed, inside: Inside, engine: Engine) -> Outcome 
     site.end(&DISCOVERY_TO_DATA, &[(&advertised, Wanted::Rounds(1)), (&elsewhere, Wanted::Nothing)])
 }
 
-/// IGMP and MLD with which a host that is silent is missed after 39 s. One of version 1 takes ten to answer, and is asked
-/// every five.
+/// IGMP with which a host that is silent is missed after 39 s, and MLD with which one is after 15 s. A host of IGMP
+/// version 1 takes ten to answer, and is asked every five.
 const SOON_MISSED: &str = "[igmp]\nquery_interval_seconds = 5\nquery_response_interval_seconds = 4\nrobustness_variable = 7\n\
-     [mld]\nquery_interval_seconds = 5\nquery_response_interval_seconds = 4\nrobustness_variable = 7\n";
+     [mld]\nquery_interval_seconds = 2\nquery_response_interval_seconds = 1\nrobustness_variable = 7\n";
 
 // proves that a host behind a kernel's gateway gets the stream as long as it answers: by version 1, which has no leave
 // that the driver takes, until it is silent (RFC 9776 §7.3.2, RFC 9777 §8.3.2); not by IGMPv2, of which the driver takes
@@ -100,34 +111,45 @@ const SOON_MISSED: &str = "[igmp]\nquery_interval_seconds = 5\nquery_response_in
 // the rest (6.1 and 6.12: its device counts them as `tx_dropped`, and the relay gets no Membership Update); by MLDv2, to whose queries it is deaf
 // unless they are of a link-local address (RFC 9777 §5.1.14).
 pub(super) fn kept(bed: &mut Bed, inside: Inside, version: u8) -> Outcome {
-    let mut site = Site::build(bed, inside, Engine::Auto, Discovery::Own, SOON_MISSED)?;
-    // What a host says of itself is of few rounds; the others are answers.
-    let (force, report, rounds) = match (inside, version) {
-        (Inside::V4, _) => ("ipv4/conf/amt0/force_igmp_version", "igmp.type == 0x12", 3),
-        (Inside::V6, 1) => ("ipv6/conf/amt0/force_mld_version", "icmpv6.type == 131", 3),
-        (Inside::V6, _) => ("ipv6/conf/amt0/force_mld_version", "icmpv6.type == 143", 5),
+    let mut stand = Stand::build(bed, inside)?;
+    let site = Site::open(bed, &mut stand, Engine::Auto, Discovery::Own, SOON_MISSED)?;
+    // What a host says of itself is of few rounds, the others are answers: it says that twice within ten seconds, and then
+    // only if it is asked. The packets are of 30 seconds, and of 16 with MLD.
+    let (force, report, rounds, packets) = match (inside, version) {
+        (Inside::V4, _) => ("ipv4/conf/amt0/force_igmp_version", "igmp.type == 0x12", 3, 7500),
+        (Inside::V6, 1) => ("ipv6/conf/amt0/force_mld_version", "icmpv6.type == 131", 3, 4000),
+        (Inside::V6, _) => ("ipv6/conf/amt0/force_mld_version", "icmpv6.type == 143", 5, 4000),
     };
-    site.vm.run(&format!("echo {version} > /proc/sys/net/{force}"))?;
-    site.any_source(LONG)?;
+    site.stand.vm.run(&format!("echo {version} > /proc/sys/net/{force}"))?;
+    site.any_source(packets)?;
     site.end(&DISCOVERY_TO_DATA, &[(&format!("amt.type == 5 && {report}"), Wanted::Rounds(rounds))])
 }
 
-impl<'a> Site<'a> {
-    fn build(
-        bed: &'a mut Bed,
-        inside: Inside,
-        engine: Engine,
-        discovery: Discovery,
-        membership: &str,
-    ) -> Result<Self, Failed> {
+impl Stand {
+    fn build(bed: &mut Bed, inside: Inside) -> Result<Self, Failed> {
         let [source, vmr, bystander] = bed.lab.namespaces(["source", "vmr", "bystander"])?;
         bed.lab.veths(&[((&source, "eth0"), (&vmr, "src0")), ((&bystander, "eth0"), (&vmr, "acc1"))])?;
         let wire = Wire::to(bed, &vmr, "mch0")?;
-        let bed = &*bed;
         source.ip(&[2, 3].map(|host| inside.address(SOURCES, host, "eth0")).join("\n"))?;
         vmr.ip(&[inside.address(SOURCES, 1, "src0"), inside.address(BYSTANDERS, 1, "acc1")].join("\n"))?;
         bystander.ip(&inside.address(BYSTANDERS, 2, "eth0"))?;
         vmr.sysctl(&[("ipv4/ip_forward", "1")])?;
+        let mut vm = bed.boot(&wire)?;
+        wire::set_up(&mut vm)?;
+        Ok(Self { inside, source, vmr, bystander, wire, vm })
+    }
+}
+
+impl<'a> Site<'a> {
+    /// Starts a relay, and the kernel's gateway, which looks for it.
+    fn open(
+        bed: &'a Bed,
+        stand: &'a mut Stand,
+        engine: Engine,
+        discovery: Discovery,
+        membership: &str,
+    ) -> Result<Self, Failed> {
+        let Stand { inside, vmr, bystander, wire, vm, .. } = &mut *stand;
         let (at, tunnel) = match discovery {
             Discovery::Own => (HOST, String::new()),
             Discovery::Anycast => {
@@ -135,17 +157,14 @@ impl<'a> Site<'a> {
                 (ANYCAST, format!("discovery = \"{ANYCAST}\"\n"))
             }
         };
-        let router = router(bed, &vmr, engine, &format!("{tunnel}{membership}"))?;
-
-        let mut vm = bed.boot(&wire)?;
-        wire::set_up(&mut vm)?;
+        let router = router(bed, vmr, engine, &format!("{tunnel}{membership}"))?;
         if at != HOST {
             vm.run(&format!("ip route add {at} via {HOST}"))?;
         }
         let capture = Capture::start(bed, &wire.node, BRIDGE)?;
         let nobody = [
-            forbid(bed, &bystander, "eth0", inside.stream())?,
-            forbid(bed, &bystander, "eth0", inside.channel())?,
+            forbid(bed, bystander, "eth0", inside.stream())?,
+            forbid(bed, bystander, "eth0", inside.channel())?,
         ];
         vm.run(&format!(
             "ip link add amt0 type amt mode gateway local {GUEST} discovery {at} dev eth0 \
@@ -153,28 +172,30 @@ impl<'a> Site<'a> {
              {}",
             inside.bring_up(GATEWAY, &[2])
         ))?;
-        Ok(Self { bed, inside, source, wire, router, vm, nobody, capture })
+        Ok(Self { bed, stand, router, nobody, capture })
     }
 
-    /// Fails if another link was sent anything, or if what crossed the wire is not AMT of these types as it should be:
-    /// of each filter there is some, or none.
+    /// Takes the gateway down. Fails if another link was sent anything, or if what crossed the wire is not AMT of these
+    /// types as it should be: of each filter there is some, or none.
     fn end(self, types: &[u8], filters: &[(&str, Wanted)]) -> Outcome {
         for nobody in self.nobody {
             let stray = nobody.stray();
             ensure!(stray.packets == 0, "the other link was sent {stray:?}");
         }
-        self.capture.map_or(Ok(()), |capture| capture.judge_amt_with(self.bed, types, filters))
+        self.capture.map_or(Ok(()), |capture| capture.judge_amt_with(self.bed, types, filters))?;
+        self.stand.vm.run("ip link del amt0").map(drop)
     }
 
     /// Joins, gets so many packets, each, and leaves.
     fn any_source(&self, packets: usize) -> Outcome {
-        let Self { bed, inside, router, .. } = self;
+        let Self { bed, stand, router, .. } = self;
+        let Stand { inside, source, wire, vm, .. } = &**stand;
         let (stream, from) = (inside.stream(), inside.host(SOURCES, 2));
-        let near = Witness::start(&self.wire.node, NEAR, stream.address(), bed.clock)?;
-        let sender = Sender::start(&self.source, from, "eth0", stream)?;
+        let near = Witness::start(&wire.node, NEAR, stream.address(), bed.clock)?;
+        let sender = Sender::start(source, from, "eth0", stream)?;
         sender.more(bed, SOME)?;
         ensure!(came_in(&near) == 0, "{} packets came before anybody had joined", came_in(&near));
-        let listener = GuestListener::join(bed, &self.vm, "amt0", stream, None)?;
+        let listener = GuestListener::join(bed, vm, "amt0", stream, None)?;
         listener.more(bed, packets)?;
         let members = router.ask(&["member", "list"]).unwrap_or_default();
         ensure!(asked_for(&members, "exclude", &[]), "the members are {members}");
@@ -186,13 +207,14 @@ impl<'a> Site<'a> {
 
     /// Joins one source of two, gets everything of that one and nothing of the other, and leaves.
     fn channel(&self) -> Outcome {
-        let Self { bed, inside, router, .. } = self;
+        let Self { bed, stand, router, .. } = self;
+        let Stand { inside, source, wire, vm, .. } = &**stand;
         let stream = inside.channel();
         let [wanted, other] = [2, 3].map(|host| inside.host(SOURCES, host));
-        let near = Witness::start(&self.wire.node, NEAR, stream.address(), bed.clock)?;
-        let start = |from| Sender::start(&self.source, from, "eth0", stream);
+        let near = Witness::start(&wire.node, NEAR, stream.address(), bed.clock)?;
+        let start = |from| Sender::start(source, from, "eth0", stream);
         let (sender, unwanted) = (start(wanted)?, start(other)?);
-        let listener = GuestListener::join(bed, &self.vm, "amt0", stream, Some(wanted))?;
+        let listener = GuestListener::join(bed, vm, "amt0", stream, Some(wanted))?;
         listener.more(bed, FEWER)?;
         unwanted.more(bed, SOME)?;
         let members = router.ask(&["member", "list"]).unwrap_or_default();

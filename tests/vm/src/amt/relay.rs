@@ -19,11 +19,11 @@ use vmcast_lab::{
 };
 
 use super::{
-    DISCOVERY_TO_DATA, FEWER, Inside, MANY, MEMBERSHIP, REQUEST_TO_DATA, SOME, came_in, forbid, is_engine,
-    until_silent,
+    DISCOVERY_TO_DATA, ENGINES, FEWER, Inside, MEMBERSHIP, REQUEST_TO_DATA, SOME, came_in, forbid, is_engine,
+    many, until_silent,
 };
 use crate::{
-    bed::{Bed, Outcome, ensure},
+    bed::{self, Bed, Outcome, ensure},
     capture::Capture,
     guest::GuestSender,
     numbered::{Hears as _, Listener, Stream},
@@ -36,7 +36,7 @@ const SOURCES: u8 = 72;
 const MEMBERS: u8 = 51;
 const BYSTANDERS: u8 = 52;
 
-/// What the parts of the test share.
+/// What the parts of the test with one of the engines share.
 struct Site<'a> {
     bed: &'a Bed,
     inside: Inside,
@@ -48,7 +48,7 @@ struct Site<'a> {
 // proves that our gateway gets the stream from a kernel's relay, each packet once and in order, and that
 // a leave ends it (RFC 7450 §5.2.3.3, §5.2.3.5.2, §5.2.3.6.2); with one of the engines after Relay Discovery
 // (§5.2.3.4.2, §5.2.3.4.4)
-pub(super) fn test(bed: &mut Bed, inside: Inside, engine: Engine) -> Outcome {
+pub(super) fn test(bed: &mut Bed, inside: Inside) -> Outcome {
     let [vmr, member, bystander] = bed.lab.namespaces(["vmr", "member", "bystander"])?;
     bed.lab.veths(&[((&vmr, "acc1"), (&member, "eth0")), ((&vmr, "acc2"), (&bystander, "eth0"))])?;
     let wire = Wire::to(bed, &vmr, "mch0")?;
@@ -58,31 +58,36 @@ pub(super) fn test(bed: &mut Bed, inside: Inside, engine: Engine) -> Outcome {
 
     let mut vm = bed.boot(&wire)?;
     wire::set_up(&mut vm)?;
-    let capture = Capture::start(bed, &wire.node, BRIDGE)?;
-    let streams = [inside.stream(), inside.channel()];
-    let nobody = streams.map(|stream| forbid(bed, &bystander, "eth0", stream));
-    vm.run(&format!(
-        "ip link add amt0 type amt mode relay local {GUEST} dev eth0 relay_port 2268 max_tunnels 4\n\
-         {}",
-        inside.bring_up(SOURCES, &[2, 3])
-    ))?;
-    let discovers = engine == Engine::Tc;
-    let _router = router(bed, &vmr, engine, discovers)?;
+    let bed = &*bed;
+    bed::with_each(ENGINES, |engine| {
+        let capture = Capture::start(bed, &wire.node, BRIDGE)?;
+        let streams = [inside.stream(), inside.channel()];
+        let nobody = streams.map(|stream| forbid(bed, &bystander, "eth0", stream));
+        vm.run(&format!(
+            "ip link add amt0 type amt mode relay local {GUEST} dev eth0 relay_port 2268 max_tunnels 4\n\
+             {}",
+            inside.bring_up(SOURCES, &[2, 3])
+        ))?;
+        let discovers = engine == Engine::Tc;
+        let router = router(bed, &vmr, engine, discovers)?;
 
-    let site = Site { bed, inside, member: &member, wire: &wire, vm: &vm };
-    site.any_source()?;
-    site.channel()?;
-    for nobody in nobody {
-        let stray = nobody?.stray();
-        ensure!(stray.packets == 0, "the other link was sent {stray:?}");
-    }
-    let messages: &[u8] = if discovers { &DISCOVERY_TO_DATA } else { &REQUEST_TO_DATA };
-    capture.map_or(Ok(()), |capture| capture.judge_amt(bed, messages))
+        let site = Site { bed, inside, member: &member, wire: &wire, vm: &vm };
+        site.any_source(many(inside, engine))?;
+        site.channel()?;
+        for nobody in nobody {
+            let stray = nobody?.stray();
+            ensure!(stray.packets == 0, "the other link was sent {stray:?}");
+        }
+        let messages: &[u8] = if discovers { &DISCOVERY_TO_DATA } else { &REQUEST_TO_DATA };
+        capture.map_or(Ok(()), |capture| capture.judge_amt(bed, messages))?;
+        drop(router);
+        vm.run("ip link del amt0").map(drop)
+    })
 }
 
 impl Site<'_> {
-    /// Joins, gets everything, and leaves.
-    fn any_source(&self) -> Outcome {
+    /// Joins, gets everything, and so many packets at least, and leaves.
+    fn any_source(&self, packets: usize) -> Outcome {
         let Self { bed, inside, .. } = self;
         let (stream, from) = (inside.stream(), inside.host(SOURCES, 2));
         let far = Witness::start(&self.wire.node, FAR, stream.address(), bed.clock)?;
@@ -90,7 +95,7 @@ impl Site<'_> {
         ensure!(came_in(&far) == 0, "{} packets came before anybody had joined", came_in(&far));
         let listener = Listener::join(self.member, "eth0", stream, None)?;
         let sender = GuestSender::start(self.vm, "amt0", from, stream, None)?;
-        listener.more(bed, MANY)?;
+        listener.more(bed, packets)?;
         sender.check()?;
         let last = sender.stop(bed)? - 1;
         listener.until_last(bed, last)?;

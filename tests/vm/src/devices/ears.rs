@@ -71,14 +71,10 @@ impl Ears {
         class: impl Fn(Sent, u64) -> Option<u8>,
     ) -> Outcome {
         // What has not come by then is said below.
-        let _ = bed.until("everything has come", || {
-            for (place, (device, sent)) in self.places.iter().enumerate() {
-                if self.listeners.heard(place)?.packets.len() < expected(*device, *sent).len() {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        });
+        self.listeners.until_all(bed, |place| {
+            let (device, sent) = self.places[place];
+            expected(device, sent).len() as u64
+        })?;
         let heard = self.listeners.leave(bed)?;
         let complaints: Vec<String> = self
             .places

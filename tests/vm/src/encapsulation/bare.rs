@@ -6,18 +6,19 @@ use std::{fmt::Write as _, thread, time::Duration};
 use vmcast_lab::roles::Engine;
 
 use super::{
-    SENT,
+    ENGINES, SENT,
     inside::{RouterInside, SOCKET},
     member::Member,
     program::PEER,
     shape,
 };
 use crate::{
-    bed::{Bed, Outcome, ensure},
+    bed::{self, Bed, Outcome, ensure},
     capture::Capture,
     devices::{self, Device, Link, Tunnel},
     frame::{self, Port, SENDER, group_mac},
     numbered::Stream,
+    vm::Vm,
     wire::{self, BRIDGE, Wire},
 };
 
@@ -28,16 +29,20 @@ const PACE: Duration = Duration::from_millis(25);
 
 // proves that copies leave by devices without a link-layer header, whatever version of IP their outer header is of, and
 // those for a VLAN among them as ever, each once and in order, and nobody else any
-pub(super) fn leave(bed: &mut Bed, engine: Engine) -> Outcome {
+pub(super) fn leave(bed: &mut Bed) -> Outcome {
     let wire = Wire::open(bed)?;
     let mut vm = bed.boot(&wire)?;
     wire::set_up(&mut vm)?;
     let _sessions = devices::make(bed, &mut vm, PEER)?;
+    bed::with_each(ENGINES, |engine| leave_by(bed, &wire, &mut vm, engine))
+}
+
+fn leave_by(bed: &Bed, wire: &Wire, vm: &mut Vm, engine: Engine) -> Outcome {
     let devices = devices::of(&bed.kernel);
     let members = members(&devices);
     let networks: Vec<Device> =
         devices.into_iter().filter(|device| device.tunnel.is_some() && !device.is_stranger()).collect();
-    let router = RouterInside::start_with(bed, &mut vm, engine, &SENT, &members, &networks)?;
+    let router = RouterInside::start_with(bed, vm, engine, &SENT, &members, &networks)?;
 
     let port = Port::open(&wire.node, BRIDGE)?;
     let capture = Capture::of_all(bed, &wire.node, BRIDGE)?;
@@ -60,8 +65,8 @@ pub(super) fn leave(bed: &mut Bed, engine: Engine) -> Outcome {
         .map(|(member, stream)| shape::of(member, stream, PEER))
         .collect();
     let came = shape::came(bed, capture, PACKETS * shapes.len() as u64)?;
-    shape::each_once(came, &shapes, PACKETS, &router.ask(&mut vm, "stats")?)?;
-    router.end(bed, &mut vm)
+    shape::each_once(came, &shapes, PACKETS, &router.ask(vm, "stats")?)?;
+    router.end(bed, vm)
 }
 
 /// What our own program makes: on a VLAN as ever, and by way of the sessions, which none of the kernel's tunnels are.
@@ -84,11 +89,15 @@ fn members(devices: &[Device]) -> Vec<Member> {
 }
 
 // proves that what the kernel takes out of its tunnels and sessions is taken in
-pub(super) fn come(bed: &mut Bed, engine: Engine) -> Outcome {
+pub(super) fn come(bed: &mut Bed) -> Outcome {
     let wire = Wire::open(bed)?;
     let mut vm = bed.boot(&wire)?;
     wire::set_up(&mut vm)?;
     let _sessions = devices::make(bed, &mut vm, SENDER)?;
+    bed::with_each(ENGINES, |engine| come_by(bed, &wire, &mut vm, engine))
+}
+
+fn come_by(bed: &Bed, wire: &Wire, vm: &mut Vm, engine: Engine) -> Outcome {
     let is_bare = |device: &Device| device.tunnel.is_some() || device.link.session().is_some();
     let inputs: Vec<Device> = devices::of(&bed.kernel)
         .into_iter()
@@ -109,7 +118,7 @@ pub(super) fn come(bed: &mut Bed, engine: Engine) -> Outcome {
             sent.stream.group, sent.source
         )?;
     }
-    let router = RouterInside::run(bed, &mut vm, &config, SENT.len())?;
+    let router = RouterInside::run(bed, vm, &config, SENT.len())?;
 
     let port = Port::open(&wire.node, BRIDGE)?;
     let capture = Capture::of_all(bed, &wire.node, BRIDGE)?;
@@ -128,7 +137,7 @@ pub(super) fn come(bed: &mut Bed, engine: Engine) -> Outcome {
         }
     }
     let mut seen = shape::came(bed, capture, sent_by.iter().map(|by| by.len() as u64).sum())?;
-    let told = router.ask(&mut vm, "stats")?;
+    let told = router.ask(vm, "stats")?;
     let vlan = Member::Device(Device { link: Link::Vlan, tunnel: None });
     for (sent, by) in SENT.iter().zip(sent_by) {
         let came = seen.remove(&shape::of(vlan, sent.stream, SENDER)).unwrap_or_default();
@@ -144,5 +153,5 @@ pub(super) fn come(bed: &mut Bed, engine: Engine) -> Outcome {
         ensure!(came.len() == by.len(), "of {} packets came {came:?}\n{told}", by.len());
     }
     ensure!(seen.is_empty(), "nobody's copies were sent: {:?}", seen.keys());
-    router.end(bed, &mut vm)
+    router.end(bed, vm)
 }

@@ -22,7 +22,7 @@ use serde_json::Value;
 use vmcast_lab::roles::Engine;
 
 use super::{
-    PORT, SENT,
+    ENGINES, PORT, SENT,
     code_points::CodePoints,
     inside::{RouterInside, SOCKET},
     marks::{DSCP, MARKS, OWN_DSCP, PCP, marks},
@@ -31,7 +31,7 @@ use super::{
     shape::{self, FIELDS},
 };
 use crate::{
-    bed::{Bed, Outcome, ensure},
+    bed::{self, Bed, Outcome, ensure},
     capture::Capture,
     devices::{
         self, DEVICES, Device, Link, Tunnel,
@@ -107,19 +107,23 @@ const fn back(v6: bool, last: u8) -> IpAddr {
 // proves requirement E6 for DSCP and PCP of what the configuration states, and RFC 6040 §4.1 and §4.2 in both directions
 // with the kernel's own tunnels at the far end: what its devices hand to sockets has the marks that it shall, and so has
 // what goes on of what they send, though its outer headers were marked on the way; what may not go on is counted
-pub(super) fn test(bed: &mut Bed, engine: Engine) -> Outcome {
+pub(super) fn test(bed: &mut Bed) -> Outcome {
     let wire = Wire::open(bed)?;
     let mut vm = bed.boot(&wire)?;
     connect(&mut vm)?;
-    let code_points = CodePoints::watch(&mut vm, Some(THERE), PCP)?;
+    bed::with_each(ENGINES, |engine| both_ways(bed, &wire, &mut vm, engine))
+}
+
+fn both_ways(bed: &Bed, wire: &Wire, vm: &mut Vm, engine: Engine) -> Outcome {
+    let code_points = CodePoints::watch(vm, Some(THERE), PCP)?;
     let forwards = forwards();
     // The sources of a group that a member wants are one membership.
     let memberships =
         forwards.iter().flat_map(|forward| forward.to.iter().map(|to| (forward.stream.stream.group, to)));
     let wanted = memberships.collect::<BTreeSet<_>>().len();
-    let router = RouterInside::run(bed, &mut vm, &config(engine, &forwards), wanted)?;
+    let router = RouterInside::run(bed, vm, &config(engine, &forwards), wanted)?;
     let streams = [SENT, OTHERS].concat();
-    let ears = Ears::join_in(bed, &vm, Some(THERE), &devices_there(true), &streams)?;
+    let ears = Ears::join_in(bed, vm, Some(THERE), &devices_there(true), &streams)?;
 
     let port = Port::open(&wire.node, BRIDGE)?;
     let capture = Capture::of_all(bed, &wire.node, BRIDGE)?;
@@ -132,22 +136,22 @@ pub(super) fn test(bed: &mut Bed, engine: Engine) -> Outcome {
     }
     let numbers = |device: Device, _| (0..PACKETS).filter(|_| !device.is_stranger()).collect();
     ears.judge_classes(bed, numbers, |sent, number| Some(class(dscp(sent), number)))
-        .map_err(|failed| explained(&failed, &router, &mut vm))?;
+        .map_err(|failed| explained(&failed, &router, vm))?;
     let of_each = PACKETS * SENT.len() as u64;
-    code_points.judge(&mut vm, of_each, of_each)?;
+    code_points.judge(vm, of_each, of_each)?;
 
     for on_the_way in OnTheWay::ALL {
-        set(&mut vm, on_the_way)?;
+        set(vm, on_the_way)?;
         for (device, v6) in carriers() {
             let (name, from) = (device.name(), device.address(v6));
             let stream = on_the_way.stream(v6);
-            let sender = GuestSender::start_of_class(&vm, Some(THERE), &name, from, stream, PACKETS, DSCP)?;
+            let sender = GuestSender::start_of_class(vm, Some(THERE), &name, from, stream, PACKETS, DSCP)?;
             ensure!(sender.end(bed)? == PACKETS, "a source in the machine sent less");
         }
     }
-    judge(bed, capture).map_err(|failed| explained(&failed, &router, &mut vm))?;
-    is_counted(&router.ask(&mut vm, "stats --json")?)?;
-    router.end(bed, &mut vm)
+    judge(bed, capture).map_err(|failed| explained(&failed, &router, vm))?;
+    is_counted(&router.ask(vm, "stats --json")?)?;
+    router.end(bed, vm)
 }
 
 /// What a test failed with, and what the router says of it.

@@ -22,7 +22,7 @@ pub(super) struct CodePoints {
 }
 
 impl CodePoints {
-    /// Lets the devices tell packets with this code point in their inner tag from others, and counts both.
+    /// Lets the devices tell packets with this code point in their inner tag from others, and counts both from now on.
     pub(super) fn watch(vm: &mut Vm, namespace: Option<&str>, pcp: u8) -> Result<Self, Failed> {
         let there = guest::there(namespace);
         let maps: Vec<String> = TAGGED
@@ -41,7 +41,8 @@ impl CodePoints {
             })
             .collect();
         vm.run(&format!(
-            "set -e\n{}\n{there}nft -f - <<'END'\ntable inet priorities {{\n\
+            "set -e\n{}\n{there}nft -f - <<'END'\ntable inet priorities\ndelete table inet priorities\n\
+             table inet priorities {{\n\
              chain in {{\ntype filter hook input priority 0\n{}\n}}\n}}\nEND",
             maps.join("\n"),
             rules.join("\n")

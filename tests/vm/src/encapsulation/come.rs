@@ -8,12 +8,12 @@ use vmcast_dataplane::kernel::Rule;
 use vmcast_lab::Namespace;
 
 use super::{
-    SENT,
+    RULES, SENT,
     member::Member,
-    router::{Router, WIRE},
+    router::{self, Router, WIRE},
 };
 use crate::{
-    bed::{Bed, Outcome, ensure},
+    bed::{self, Bed, Outcome, ensure},
     devices,
     guest::{GuestSender, GuestSession},
     numbered::{Heard, Hears as _, Listener},
@@ -24,19 +24,17 @@ use crate::{
 /// Packets of each device and family.
 const PACKETS: u64 = 100;
 
-/// A node that takes in what the machine's devices send, with a link to a member and one to a bystander.
+/// A node that is to take in what the machine's devices send, with a link to a member and one to a bystander.
 pub(super) struct Stand {
     pub(super) vm: Vm,
-    pub(super) router: Router,
+    pub(super) vmr: Namespace,
     pub(super) member: Namespace,
     pub(super) bystander: Namespace,
-    /// The link to the member.
-    pub(super) output: Output,
     _sessions: Vec<GuestSession>,
 }
 
 impl Stand {
-    pub(super) fn build(bed: &mut Bed, rule: Rule) -> Result<Self, Failed> {
+    pub(super) fn build(bed: &mut Bed) -> Result<Self, Failed> {
         let [vmr, member, bystander] = bed.lab.namespaces(["vmr", "member", "bystander"])?;
         bed.lab.veths(&[((&vmr, "acc1"), (&member, "eth0")), ((&vmr, "acc2"), (&bystander, "eth0"))])?;
         let wire = Wire::to(bed, &vmr, WIRE)?;
@@ -45,19 +43,28 @@ impl Stand {
         }
         let mut vm = bed.boot(&wire)?;
         wire::set_up(&mut vm)?;
-        let mut router = Router::start(&vmr, rule)?;
-        let _sessions = devices::make(bed, &mut vm, router.wire.1)?;
+        let _sessions = devices::make(bed, &mut vm, router::mac(&vmr, WIRE)?)?;
+        Ok(Self { vm, vmr, member, bystander, _sessions })
+    }
+
+    /// The node's data plane, and its link to the member.
+    pub(super) fn start(&self, rule: Rule) -> Result<(Router, Output), Failed> {
+        let mut router = Router::start(&self.vmr, rule)?;
         let output = Output::Interface(router.add("acc1")?);
         router.add("acc2")?;
-        Ok(Self { vm, router, member, bystander, output, _sessions })
+        Ok((router, output))
     }
 }
 
 // proves that the data plane decapsulates all that a kernel's own devices encapsulate
-pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
-    let mut stand = Stand::build(bed, rule)?;
-    let Stand { vm, router, member, bystander, output, .. } = &mut stand;
-    let output = *output;
+pub(super) fn test(bed: &mut Bed) -> Outcome {
+    let stand = Stand::build(bed)?;
+    bed::in_turn(RULES, |rule| come(bed, &stand, rule))
+}
+
+fn come(bed: &Bed, stand: &Stand, rule: Rule) -> Outcome {
+    let (mut router, output) = stand.start(rule)?;
+    let Stand { vm, member, bystander, .. } = stand;
     let sources: Vec<_> =
         devices::of(&bed.kernel).into_iter().filter(|device| !device.is_stranger()).collect();
     let upstreams: Vec<Member> = sources.iter().map(|device| Member::Device(*device)).collect();
@@ -76,7 +83,7 @@ pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
                 FibOp::SetStream(stream, Rpf::Exact(input), Members::Own),
                 FibOp::AddMember(stream, output),
             ])?;
-            count += PACKETS as usize;
+            count += PACKETS;
         }
         let senders: Vec<GuestSender> = carriers
             .clone()
@@ -87,7 +94,7 @@ pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
         }
         let [member, bystander] = listeners;
         // What has not come by then is said below.
-        let _ = bed.until("everything has come", || Ok(member.heard()?.packets.len() >= count));
+        bed.until_counted("everything has come", count, || Ok(member.heard()?.packets.len() as u64))?;
         let mut heard: BTreeMap<_, Heard> = BTreeMap::new();
         let all = member.heard()?;
         for (source, number) in all.packets {
@@ -106,5 +113,5 @@ pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
         let stray = bystander.heard()?;
         ensure!(stray == Heard::default(), "the other link was sent {} packets", stray.packets.len());
     }
-    Ok(())
+    router.end()
 }

@@ -5,25 +5,25 @@ use std::{
     thread,
 };
 
-use libtest_mimic::Failed;
 use vmcast_common::fib::{self, Conversion, ConversionId, FibOp, IfIndex, Input, Members, Output, Rpf, Way};
 use vmcast_dataplane::kernel::Rule;
 
 use super::{
-    PORT, SENT,
+    PORT, RULES, SENT,
+    leave::Stand,
     member::{self, Member},
-    router::{Router, WIRE},
+    router::{self, Router},
     shape::{self, FIELDS, Shapes},
 };
 use crate::{
-    bed::{Bed, Outcome, ensure},
+    bed::{self, Bed, Outcome, ensure},
     capture::Capture,
     devices::{self, Device, Link},
     frame::{self, Port, text},
     guest::GuestListeners,
     numbered::{PACE, Stream},
     vm::MAC,
-    wire::{self, BRIDGE, Wire},
+    wire::BRIDGE,
 };
 
 /// Packets of each stream and direction.
@@ -151,16 +151,15 @@ fn places(links: &[Link]) -> Vec<Place> {
 }
 
 // proves C2 against another kernel's sockets, which refuse what has a wrong checksum, on every kind of link
-pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
-    let [source, vmr] = bed.lab.namespaces(["source", "vmr"])?;
-    bed.lab.veths(&[((&source, "eth0"), (&vmr, "src0"))])?;
-    let wire = Wire::to(bed, &vmr, WIRE)?;
-    let mut vm = bed.boot(&wire)?;
-    wire::set_up(&mut vm)?;
-    let mut router = Router::start(&vmr, rule)?;
-    let _sessions = devices::make(bed, &mut vm, router.wire.1)?;
+pub(super) fn test(bed: &mut Bed) -> Outcome {
+    let stand = Stand::build(bed)?;
+    bed::in_turn(RULES, |rule| convert(bed, &stand, rule))
+}
+
+fn convert(bed: &Bed, stand: &Stand, rule: Rule) -> Outcome {
+    let mut router = Router::start(&stand.vmr, rule)?;
     let input = Input::Interface(router.add("src0")?);
-    let ours = router.mac("src0")?;
+    let ours = router::mac(&stand.vmr, "src0")?;
     let links: Vec<Link> = devices::of(&bed.kernel)
         .iter()
         .filter(|device| device.tunnel.is_none())
@@ -169,11 +168,11 @@ pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
     for v6 in [false, true] {
         router.apply(operations(&links, v6, input, router.wire.0))?;
     }
-    let port = Port::open(&source, "eth0")?;
-    let capture = Capture::of_all(bed, &wire.node, BRIDGE)?;
+    let port = Port::open(&stand.source, "eth0")?;
+    let capture = Capture::of_all(bed, &stand.wire.node, BRIDGE)?;
     let places = places(&links);
     let memberships = places.iter().map(|place| (place.link.name(), place.stream, None));
-    let ears = GuestListeners::join(bed, &vm, memberships)?;
+    let ears = GuestListeners::join(bed, &stand.vm, memberships)?;
 
     for number in 0..PACKETS {
         for sent in SENT {
@@ -192,7 +191,8 @@ pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
     hear(bed, ears, &places)?;
     let drops = router.drops()?;
     ensure!(drops.is_empty(), "dropped were {drops}");
-    judge(bed, capture, &links, &text(router.wire.1))
+    judge(bed, capture, &links, &text(router.wire.1))?;
+    router.end()
 }
 
 /// The streams of a family and their members on every link.
@@ -222,12 +222,7 @@ fn operations(links: &[Link], v6: bool, input: Input, wire: IfIndex) -> Vec<FibO
 fn hear(bed: &Bed, ears: GuestListeners, places: &[Place]) -> Outcome {
     let wanted = |place: &Place| if place.from.is_some() { PACKETS } else { 0 };
     // What has not come by then is said below.
-    let _ = bed.until("everything has come", || {
-        let has_all = |(at, place): (usize, &Place)| -> Result<bool, Failed> {
-            Ok(ears.heard(at)?.packets.len() as u64 >= wanted(place))
-        };
-        places.iter().enumerate().map(has_all).try_fold(true, |all, one| Ok(all && one?))
-    });
+    ears.until_all(bed, |at| wanted(&places[at]))?;
     let heard = ears.leave(bed)?;
     let nobody = IpAddr::from([0, 0, 0, 0]);
     let complaints: Vec<String> = places

@@ -3,9 +3,9 @@
 use vmcast_common::fib::{FibOp, Members, Rpf, Stream};
 use vmcast_dataplane::kernel::Rule;
 
-use super::{SENT, come::Stand, member::Member};
+use super::{RULES, SENT, come::Stand, member::Member};
 use crate::{
-    bed::{Bed, Outcome, ensure},
+    bed::{self, Bed, Outcome, ensure},
     devices::{self, Device, Link},
     guest::GuestSender,
     numbered::{Heard, Hears as _, Listener},
@@ -16,19 +16,23 @@ const PACKETS: u64 = 50;
 
 // proves requirement E4, "put together again", with a kernel's own tunnels over IPv4 at the far end: their packets are
 // larger than the machine's link takes
-pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
-    let mut stand = Stand::build(bed, rule)?;
-    let Stand { vm, router, member, bystander, output, .. } = &mut stand;
-    let output = *output;
+pub(super) fn test(bed: &mut Bed) -> Outcome {
+    let mut stand = Stand::build(bed)?;
     let may = |device: &Device| {
         device.link == Link::Wire && !device.is_stranger() && device.let_fragment().is_some()
     };
     let sources: Vec<Device> = devices::of(&bed.kernel).into_iter().filter(may).collect();
     ensure!(sources.len() == 4, "the machine has {sources:?}");
     let commands: String = sources.iter().filter_map(|device| device.let_fragment()).collect();
-    devices::batch(vm, &format!("{commands}link set eth0 mtu 1280\n"))?;
+    devices::batch(&mut stand.vm, &format!("{commands}link set eth0 mtu 1280\n"))?;
     // The sockets of Linux forbid fragments otherwise, and a tunnel forbids them to what carries such a packet.
-    vm.run("echo 1 > /proc/sys/net/ipv4/ip_no_pmtu_disc")?;
+    stand.vm.run("echo 1 > /proc/sys/net/ipv4/ip_no_pmtu_disc")?;
+    bed::in_turn(RULES, |rule| come(bed, &stand, &sources, rule))
+}
+
+fn come(bed: &Bed, stand: &Stand, sources: &[Device], rule: Rule) -> Outcome {
+    let (mut router, output) = stand.start(rule)?;
+    let Stand { vm, member, bystander, .. } = stand;
     let upstreams: Vec<Member> = sources.iter().map(|device| Member::Device(*device)).collect();
     router.add_tunnels(&upstreams, true)?;
 
@@ -48,10 +52,10 @@ pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
             let sender = GuestSender::start(vm, &device.name(), source, sent, Some(PACKETS))?;
             let [member, bystander] = &listeners;
             // What has not come by then is said below.
-            let _ = bed.until("everything has come", || {
+            bed.until_counted("everything has come", PACKETS, || {
                 router.serve()?;
-                Ok(member.heard()?.packets.len() as u64 >= PACKETS)
-            });
+                Ok(member.heard()?.packets.len() as u64)
+            })?;
             ensure!(sender.end(bed)? == PACKETS, "a source in the machine sent less");
             let heard = member.heard()?;
             ensure!(heard.damaged == 0, "{} packets came damaged", heard.damaged);
@@ -68,5 +72,5 @@ pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
             );
         }
     }
-    Ok(())
+    router.end()
 }

@@ -2,48 +2,71 @@
 
 use std::thread;
 
+use libtest_mimic::Failed;
 use vmcast_common::fib::{self, FibOp, Input, Members, Rpf};
 use vmcast_dataplane::kernel::Rule;
+use vmcast_lab::Namespace;
 
 use super::{
-    SENT,
+    RULES, SENT,
     member::Member,
-    router::{Router, WIRE},
+    router::{self, Router, WIRE},
     shape::{self, FIELDS, Shapes},
 };
 use crate::{
-    bed::{Bed, Outcome, ensure},
+    bed::{self, Bed, Outcome, ensure},
     capture::Capture,
     devices::{
         self, DEVICES, Device, Link,
         ears::{Ears, Sent},
     },
     frame::{self, Port, text},
+    guest::GuestSession,
     numbered::PACE,
-    vm::MAC,
+    vm::{MAC, Vm},
     wire::{self, BRIDGE, Wire},
 };
 
 /// Packets of each stream and round.
 const PACKETS: u64 = 30;
 
+/// A source, a node that sends its streams on, and the machine with every device beyond the wire.
+pub(super) struct Stand {
+    pub(super) vm: Vm,
+    pub(super) source: Namespace,
+    pub(super) vmr: Namespace,
+    pub(super) wire: Wire,
+    _sessions: Vec<GuestSession>,
+}
+
+impl Stand {
+    pub(super) fn build(bed: &mut Bed) -> Result<Self, Failed> {
+        let [source, vmr] = bed.lab.namespaces(["source", "vmr"])?;
+        bed.lab.veths(&[((&source, "eth0"), (&vmr, "src0"))])?;
+        let wire = Wire::to(bed, &vmr, WIRE)?;
+        let mut vm = bed.boot(&wire)?;
+        wire::set_up(&mut vm)?;
+        let _sessions = devices::make(bed, &mut vm, router::mac(&vmr, WIRE)?)?;
+        Ok(Self { vm, source, vmr, wire, _sessions })
+    }
+}
+
 // proves that a kernel's own devices decapsulate all that the data plane encapsulates, and that others get
 // nothing of it, member by member and with all of them in one (S,G)
-pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
-    let [source, vmr] = bed.lab.namespaces(["source", "vmr"])?;
-    bed.lab.veths(&[((&source, "eth0"), (&vmr, "src0"))])?;
-    let wire = Wire::to(bed, &vmr, WIRE)?;
-    let mut vm = bed.boot(&wire)?;
-    wire::set_up(&mut vm)?;
-    let mut router = Router::start(&vmr, rule)?;
-    let _sessions = devices::make(bed, &mut vm, router.wire.1)?;
+pub(super) fn test(bed: &mut Bed) -> Outcome {
+    let stand = Stand::build(bed)?;
+    bed::in_turn(RULES, |rule| leave(bed, &stand, rule))
+}
+
+fn leave(bed: &Bed, stand: &Stand, rule: Rule) -> Outcome {
+    let mut router = Router::start(&stand.vmr, rule)?;
     let input = Input::Interface(router.add("src0")?);
     let rounds = rounds();
     router.add_tunnels(&rounds.concat(), false)?;
     router.apply(SENT.map(|sent| FibOp::SetStream(stream(sent), Rpf::Exact(input), Members::Own)))?;
-    let port = Port::open(&source, "eth0")?;
-    let capture = Capture::of_all(bed, &wire.node, BRIDGE)?;
-    let ears = Ears::join(bed, &vm, &SENT)?;
+    let port = Port::open(&stand.source, "eth0")?;
+    let capture = Capture::of_all(bed, &stand.wire.node, BRIDGE)?;
+    let ears = Ears::join(bed, &stand.vm, &SENT)?;
 
     for (round, members) in (0..).zip(&rounds) {
         let wire = router.wire.0;
@@ -87,7 +110,7 @@ pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
     let seen = capture.tally(bed, &ours, &FIELDS, expected.values().sum())?;
     let difference = shape::difference(&seen, &expected);
     ensure!(difference.is_empty(), "{}", difference.join("\n"));
-    Ok(())
+    router.end()
 }
 
 /// Who is a member in each round: every device alone, everything at once, then all neighbours.

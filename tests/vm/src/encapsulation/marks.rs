@@ -9,24 +9,24 @@ use vmcast_common::{
 use vmcast_dataplane::kernel::Rule;
 
 use super::{
-    SENT,
+    RULES, SENT,
     code_points::CodePoints,
-    leave::{carries, hears, stream},
+    leave::{Stand, carries, hears, stream},
     member::Member,
-    router::{Router, WIRE},
+    router::Router,
     shape::{self, FIELDS, Shapes},
 };
 use crate::{
-    bed::{Bed, Outcome, ensure},
+    bed::{self, Bed, Outcome, ensure},
     capture::Capture,
     devices::{
-        self, DEVICES, Device, Link,
+        DEVICES, Device, Link,
         ears::{Ears, Sent},
     },
     frame::{self, Port, text},
     numbered::{PACE, class},
     vm::MAC,
-    wire::{self, BRIDGE, Wire},
+    wire::BRIDGE,
 };
 
 /// Packets of each stream; every fourth has the same congestion mark.
@@ -41,15 +41,14 @@ pub(super) const MARKS: [&str; 4] = ["ieee8021ad.priority", "vlan.priority", "ip
 
 // proves requirement E6 for DSCP and PCP, and what RFC 6040 and RFC 9601 say of what goes into a tunnel, in the eyes of
 // tshark; and that a kernel's own devices take all of it, and hand packets with the same marks to sockets
-pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
-    let [source, vmr] = bed.lab.namespaces(["source", "vmr"])?;
-    bed.lab.veths(&[((&source, "eth0"), (&vmr, "src0"))])?;
-    let wire = Wire::to(bed, &vmr, WIRE)?;
-    let mut vm = bed.boot(&wire)?;
-    wire::set_up(&mut vm)?;
-    let mut router = Router::start(&vmr, rule)?;
-    let _sessions = devices::make(bed, &mut vm, router.wire.1)?;
-    let code_points = CodePoints::watch(&mut vm, None, PCP)?;
+pub(super) fn test(bed: &mut Bed) -> Outcome {
+    let mut stand = Stand::build(bed)?;
+    bed::in_turn(RULES, |rule| leave(bed, &mut stand, rule))
+}
+
+fn leave(bed: &Bed, stand: &mut Stand, rule: Rule) -> Outcome {
+    let mut router = Router::start(&stand.vmr, rule)?;
+    let code_points = CodePoints::watch(&mut stand.vm, None, PCP)?;
     let input = Input::Interface(router.add("src0")?);
     let members = members();
     router.add_tunnels(&members, false)?;
@@ -62,9 +61,9 @@ pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
         let set = FibOp::SetStream(stream, Rpf::Exact(input), Members::Own);
         router.apply([set, FibOp::SetPriority(stream, priority)].into_iter().chain(outputs))?;
     }
-    let port = Port::open(&source, "eth0")?;
-    let capture = Capture::of_all(bed, &wire.node, BRIDGE)?;
-    let ears = Ears::join(bed, &vm, &SENT)?;
+    let port = Port::open(&stand.source, "eth0")?;
+    let capture = Capture::of_all(bed, &stand.wire.node, BRIDGE)?;
+    let ears = Ears::join(bed, &stand.vm, &SENT)?;
 
     for number in 0..PACKETS {
         for sent in SENT {
@@ -80,7 +79,7 @@ pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
         (0..PACKETS).filter(|_| heard).collect()
     };
     ears.judge_classes(bed, numbers, |_, number| Some(class(DSCP, number)))?;
-    code_points.judge(&mut vm, PACKETS * SENT.len() as u64, 0)?;
+    code_points.judge(&mut stand.vm, PACKETS * SENT.len() as u64, 0)?;
     let mut expected = Shapes::new();
     for member in members {
         for sent in SENT.into_iter().filter(|sent| carries(member, *sent)) {
@@ -96,7 +95,7 @@ pub(super) fn test(bed: &mut Bed, rule: Rule) -> Outcome {
     let seen = capture.tally(bed, &ours, &fields, expected.values().sum())?;
     let difference = shape::difference(&seen, &expected);
     ensure!(difference.is_empty(), "{}", difference.join("\n"));
-    Ok(())
+    router.end()
 }
 
 /// Every device of the machine, and AMT on every link.

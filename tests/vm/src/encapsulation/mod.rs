@@ -58,88 +58,79 @@ const SENT: [Sent; 2] = [
 const PORT: u16 = 49_152;
 
 /// Whether copies are made by each device's best engine, which is XDP here, or at TC.
-const RULES: [(Rule, &str); 2] = [(Rule::Auto, "XDP"), (Rule::Tc, "TC")];
+const RULES: [(Rule, &str); 2] = [(Rule::Auto, "at XDP"), (Rule::Tc, "at TC")];
 
-type ByRule = fn(&mut Bed, Rule) -> Outcome;
+/// The engines of the router program, the first being each device's best.
+const ENGINES: [Engine; 3] = [Engine::Auto, Engine::Tc, Engine::Software];
 
-/// Both directions on one kernel.
+type Test = fn(&mut Bed) -> Outcome;
+
+/// Both directions on one kernel. What differs in the rule or the engine alone is done with each in turn in one machine: a
+/// boot and the making of the devices take as long as much of it.
 pub(crate) fn trials(series: &str, kernel: Option<&Kernel>) -> Vec<Trial> {
-    let by_rules: [(&str, ByRule); 4] = [
-        ("its devices and tshark take what we encapsulate, all of it, once, in order", leave::test),
-        ("we take what its devices encapsulate, all of it, once, in order", come::test),
-        ("we put together what its tunnels send in fragments, all of it, once, in order", fragments::test),
+    let tests: [(&str, Test); 8] = [
         (
-            "its sockets and tshark take what we convert in each of four directions, once, in order",
+            "its devices and tshark take what we encapsulate, all of it, once, in order, at XDP and TC",
+            leave::test,
+        ),
+        ("we take what its devices encapsulate, all of it, once, in order, at XDP and TC", come::test),
+        (
+            "we put together what its tunnels send in fragments, all of it, once, in order, at XDP and TC",
+            fragments::test,
+        ),
+        (
+            "its sockets and tshark take what we convert in each of four directions, once, in order, at XDP and TC",
             convert::test,
         ),
-    ];
-    let mut trials: Vec<Trial> = by_rules
-        .into_iter()
-        .flat_map(|(what, test)| RULES.map(|(rule, at)| (format!("{what}, at {at}"), test, rule)))
-        .map(|(name, test, rule)| crate::trial(series, kernel, name, move |bed| test(bed, rule)))
-        .collect();
-    trials.extend([
-        crate::trial(
-            series,
-            kernel,
+        (
             "the router program's copies leave by the VLANs and sessions of its interfaces, once each",
             program::test,
         ),
-        crate::trial(
-            series,
-            kernel,
+        (
             "its verifier takes the TC programs, and a long list of members at TC gets every packet once, in order",
             at_tc::test,
         ),
-    ]);
-    trials.extend([Engine::Auto, Engine::Tc, Engine::Software].into_iter().flat_map(|engine| {
-        let label = engine.label();
-        let leave =
-            format!("copies leave by its tunnels and PPP devices, natively and in tunnels, engine {label}");
-        let come = format!("a stream comes in by each of its tunnels and PPP devices, engine {label}");
-        [
-            crate::trial(series, kernel, leave, move |bed| bare::leave(bed, engine)),
-            crate::trial(series, kernel, come, move |bed| bare::come(bed, engine)),
-        ]
-    }));
+        (
+            "copies leave by its tunnels and PPP devices, natively and in tunnels, with each engine",
+            bare::leave,
+        ),
+        ("a stream comes in by each of its tunnels and PPP devices, with each engine", bare::come),
+    ];
+    let trials = tests.map(|(name, test)| crate::trial(series, kernel, name, test));
     let no_nft = capture::installed(&["nft"]).err();
     if let Some(reason) = &no_nft {
         eprintln!("SKIPPED priorities and congestion marks on Linux {series}: {reason}");
     }
-    let marks = RULES.map(|(rule, at)| {
-        let name = format!(
-            "its devices and tshark take the priorities and congestion marks of what we encapsulate, at {at}"
-        );
-        crate::trial(series, kernel, name, move |bed| marks::test(bed, rule))
-    });
-    let both_ways = [Engine::Auto, Engine::Tc, Engine::Software].map(|engine| {
-        let name = format!(
-            "priorities and congestion marks go through its tunnels and VLANs, both ways, engine {}",
-            engine.label()
-        );
-        crate::trial(series, kernel, name, move |bed| cable::test(bed, engine))
-    });
-    let marks = marks.into_iter().chain(both_ways);
-    trials.extend(marks.map(|trial| trial.with_ignored_flag(no_nft.is_some())));
+    let marks: [(&str, Test); 2] = [
+        (
+            "its devices and tshark take the priorities and congestion marks of what we encapsulate, at XDP and TC",
+            marks::test,
+        ),
+        (
+            "priorities and congestion marks go through its tunnels and VLANs, both ways, with each engine",
+            cable::test,
+        ),
+    ];
+    let marks = marks
+        .map(|(name, test)| crate::trial(series, kernel, name, test).with_ignored_flag(no_nft.is_some()));
     let no_wireguard = kernel.and_then(|kernel| kernel.wireguard().err());
     if let Some(reason) = &no_wireguard {
         eprintln!("SKIPPED WireGuard of Linux {series}: {reason}");
     }
-    trials.extend([Engine::Auto, Engine::Software].map(|engine| {
-        let label = engine.label();
-        let name = format!(
-            "a stream crosses WireGuard, natively and in tunnels, and one comes in by it, engine {label}"
-        );
-        let test = move |bed: &mut Bed| wireguard::test(bed, engine);
-        crate::trial(series, kernel, name, test).with_ignored_flag(no_wireguard.is_some())
-    }));
+    let wireguard = crate::trial(
+        series,
+        kernel,
+        "a stream crosses WireGuard, natively and in tunnels, and one comes in by it, in software and not",
+        wireguard::test,
+    )
+    .with_ignored_flag(no_wireguard.is_some());
     let no_ppp = kernel.is_none_or(|kernel| kernel.ppp().is_err());
-    trials.extend([Engine::Auto, Engine::Tc, Engine::Software].map(|engine| {
-        let name = format!(
-            "members behind a session that is dialled again get their stream again, others all of it, engine {}",
-            engine.label()
-        );
-        crate::trial(series, kernel, name, move |bed| redial::test(bed, engine)).with_ignored_flag(no_ppp)
-    }));
-    trials
+    let redial = crate::trial(
+        series,
+        kernel,
+        "members behind a session that is dialled again get their stream again, others all of it, with each engine",
+        redial::test,
+    )
+    .with_ignored_flag(no_ppp);
+    trials.into_iter().chain(marks).chain([wireguard, redial]).collect()
 }

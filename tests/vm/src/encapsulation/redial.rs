@@ -12,17 +12,18 @@ use serde_json::Value;
 use vmcast_lab::roles::Engine;
 
 use super::{
-    SENT,
+    ENGINES, SENT,
     inside::{RouterInside, Sessions},
     member::Member,
     program::PEER,
     shape,
 };
 use crate::{
-    bed::{Bed, Outcome, ensure},
+    bed::{self, Bed, Outcome, ensure},
     capture::Capture,
     devices::{self, Device, Link, Tunnel},
     frame::{self, Port, group_mac},
+    guest::GuestSession,
     vm::Vm,
     wire::{self, BRIDGE, Wire},
 };
@@ -56,34 +57,40 @@ struct Marks {
 
 // proves issue 3 for a PPP device that goes and comes back: others lose nothing, the operator sees it, and the
 // members behind it get their stream again, natively and through tunnels
-pub(super) fn test(bed: &mut Bed, engine: Engine) -> Outcome {
+pub(super) fn test(bed: &mut Bed) -> Outcome {
     let wire = Wire::open(bed)?;
     let mut vm = bed.boot(&wire)?;
     wire::set_up(&mut vm)?;
     devices::make_links(&mut vm, PEER, STEADY)?;
+    bed::with_each(ENGINES, |engine| redial(bed, &wire, &mut vm, engine))
+}
+
+fn redial(bed: &Bed, wire: &Wire, vm: &mut Vm, engine: Engine) -> Outcome {
     let (first, _) = REDIALLED.session().ok_or("the link has a session")?;
-    let session = devices::open_session(bed, &mut vm, REDIALLED, first, PEER)?;
+    let session = devices::open_session(bed, vm, REDIALLED, first, PEER)?;
     let links = STEADY.into_iter().chain([REDIALLED]);
     let members: Vec<Member> = links.flat_map(members_on).collect();
-    let router = RouterInside::start(bed, &mut vm, engine, &SENT[..1], &members, &[], Sessions::Found)?;
+    let router = RouterInside::start(bed, vm, engine, &SENT[..1], &members, &[], Sessions::Found)?;
     let capture = Capture::of_all(bed, &wire.node, BRIDGE)?;
 
     let port = Port::open(&wire.node, BRIDGE)?;
     let (sent, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-    let marks = thread::scope(|scope| -> Result<Marks, Failed> {
+    let (marks, session) = thread::scope(|scope| -> Result<_, Failed> {
         let sender = scope.spawn(|| send(&port, &sent, &stop).map_err(|failed| format!("{failed:?}")));
-        let marks = shake(bed, &mut vm, &router, session, &sent);
+        let shaken = shake(bed, vm, &router, session, &sent);
         stop.store(true, Ordering::SeqCst);
         sender.join().map_err(|_| "the source panicked")??;
-        Ok(Marks { end: sent.load(Ordering::SeqCst), ..marks? })
+        let (marks, session) = shaken?;
+        Ok((Marks { end: sent.load(Ordering::SeqCst), ..marks }, session))
     })?;
-    let stats: Value = serde_json::from_str(&router.ask(&mut vm, "stats --json")?).unwrap_or_default();
+    let stats: Value = serde_json::from_str(&router.ask(vm, "stats --json")?).unwrap_or_default();
     let refused = stats["drops"]["device_refused"].as_u64().unwrap_or(0);
     judge(bed, capture, &members, marks, refused).map_err(|failed| {
         let (message, drops) = (failed.message().unwrap_or_default(), &stats["drops"]);
         format!("{message}\n{marks:?}, dropped: {drops}\n{}", router.said())
     })?;
-    router.end(bed, &mut vm)
+    router.end(bed, vm)?;
+    session.end(bed)
 }
 
 /// Who is reached by a link: its network, and a tunnel of each kind.
@@ -109,14 +116,14 @@ fn send(port: &Port, sent: &AtomicU64, stop: &AtomicBool) -> Outcome {
     Ok(())
 }
 
-/// Ends the session, and dials again.
+/// Ends the session, and dials again; the new session is the caller's.
 fn shake(
     bed: &Bed,
     vm: &mut Vm,
     router: &RouterInside,
-    session: crate::guest::GuestSession,
+    session: GuestSession,
     sent: &AtomicU64,
-) -> Result<Marks, Failed> {
+) -> Result<(Marks, GuestSession), Failed> {
     let now = || sent.load(Ordering::SeqCst);
     let some_more = || {
         let target = now() + SOME;
@@ -136,7 +143,7 @@ fn shake(
     })?;
     some_more()?;
     let dialling = now();
-    let _session = devices::open_session(bed, vm, REDIALLED, SECOND, PEER)?;
+    let session = devices::open_session(bed, vm, REDIALLED, SECOND, PEER)?;
     let is_back = |shown: &Value| shown["up"] == true && !shown["attached"].is_null();
     until_shown(bed, vm, router, "the operator sees that the session is back", is_back)?;
     bed.until("nothing is dropped any more", || {
@@ -146,7 +153,7 @@ fn shake(
     })?;
     let back = now();
     some_more()?;
-    Ok(Marks { ending, gone, dialling, back, end: 0 })
+    Ok((Marks { ending, gone, dialling, back, end: 0 }, session))
 }
 
 /// Waits until `vmcast interface list` says of the session what is wanted.

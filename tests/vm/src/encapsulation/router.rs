@@ -86,11 +86,6 @@ impl Router {
         Ok(ifindex)
     }
 
-    /// The link-layer address of an interface of the node.
-    pub(super) fn mac(&self, name: &str) -> Result<Mac, Failed> {
-        Ok(self.node.enter(|| device(name))??.1)
-    }
-
     /// Adds the tunnels of members, and what of them is our own end.
     pub(super) fn add_tunnels(&mut self, members: &[Member], accepts_sources: bool) -> Outcome {
         let tunnels = members.iter().filter_map(|member| member.tunnel(accepts_sources));
@@ -115,6 +110,12 @@ impl Router {
         Ok(())
     }
 
+    /// Takes the programs down. What they leave on devices is found in the node alone.
+    pub(super) fn end(self) -> Outcome {
+        let Self { node, plane, .. } = self;
+        Ok(node.enter(|| drop(plane))?)
+    }
+
     /// Packets that were put together out of fragments.
     pub(super) fn reassembled(&self) -> Result<u64, Failed> {
         Ok(self.plane.counters()?.reassembled)
@@ -125,13 +126,12 @@ impl Router {
         let forwarded = || -> Result<u64, Failed> {
             Ok(self.plane.counters()?.streams.iter().map(|stream| stream.counters.packets).sum())
         };
-        bed.until(&format!("{packets} packets are forwarded"), || Ok(forwarded()? >= packets)).map_err(|_| {
-            format!(
-                "not all of {packets} packets were forwarded; the counters are {:?}",
-                self.plane.counters()
-            )
-            .into()
-        })
+        bed.until(&format!("{packets} packets are forwarded"), || Ok(forwarded()? >= packets)).map_err(
+            |failed| {
+                let message = failed.message().unwrap_or_default();
+                format!("{message}; the counters are {:?}", self.plane.counters()).into()
+            },
+        )
     }
 
     /// What was not forwarded or not copied, as text; empty if nothing was lost.
@@ -144,6 +144,11 @@ impl Router {
             .collect();
         Ok(lost.join(", "))
     }
+}
+
+/// The link-layer address of an interface of a node.
+pub(super) fn mac(node: &Namespace, name: &str) -> Result<Mac, Failed> {
+    Ok(node.enter(|| device(name))??.1)
 }
 
 /// A link as the data plane has it.

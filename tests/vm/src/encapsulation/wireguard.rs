@@ -17,7 +17,7 @@ use super::{
     shape,
 };
 use crate::{
-    bed::{Bed, Outcome, ensure},
+    bed::{self, Bed, Outcome, ensure},
     capture::Capture,
     devices::{self, Device, Link},
     frame::{self, Port, group_mac},
@@ -40,12 +40,16 @@ const BACK_SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 81, 0, 2));
 const OUT: [&str; 3] = ["wg0", "gre1", "six1"];
 
 // proves that a device which chooses its peer by the packet takes what is handed to it, each packet once and in order
-pub(super) fn test(bed: &mut Bed, engine: Engine) -> Outcome {
+pub(super) fn test(bed: &mut Bed) -> Outcome {
     let wire = Wire::open(bed)?;
     let mut vm = bed.boot(&wire)?;
     wire::set_up(&mut vm)?;
     devices::make_links(&mut vm, PEER, [Link::Vlan])?;
     connect(bed, &mut vm)?;
+    bed::with_each([Engine::Auto, Engine::Software], |engine| both_ways(bed, &wire, &mut vm, engine))
+}
+
+fn both_ways(bed: &Bed, wire: &Wire, vm: &mut Vm, engine: Engine) -> Outcome {
     let forwards: String = SENT
         .iter()
         .map(|sent| {
@@ -65,10 +69,10 @@ pub(super) fn test(bed: &mut Bed, engine: Engine) -> Outcome {
         engine.label(),
         BACK.group
     );
-    let router = RouterInside::run(bed, &mut vm, &config, SENT.len() * OUT.len() + 1)?;
+    let router = RouterInside::run(bed, vm, &config, SENT.len() * OUT.len() + 1)?;
     let places: Vec<_> = OUT.iter().flat_map(|name| SENT.iter().map(move |sent| (*name, *sent))).collect();
     let memberships = places.iter().map(|(name, sent)| (*name, sent.stream, None));
-    let listeners = GuestListeners::join_in(bed, &vm, Some(THERE), memberships)?;
+    let listeners = GuestListeners::join_in(bed, vm, Some(THERE), memberships)?;
 
     let port = Port::open(&wire.node, BRIDGE)?;
     let capture = Capture::of_all(bed, &wire.node, BRIDGE)?;
@@ -80,22 +84,19 @@ pub(super) fn test(bed: &mut Bed, engine: Engine) -> Outcome {
         }
     }
     // What has not come by then is said below.
-    let _ = bed.until("everything has come", || {
-        (0..places.len())
-            .try_fold(true, |all, place| Ok(all && listeners.heard(place)?.packets.len() as u64 >= PACKETS))
-    });
-    let told = router.ask(&mut vm, "stats")?;
+    listeners.until_all(bed, |_| PACKETS)?;
+    let told = router.ask(vm, "stats")?;
     let expected: Vec<u64> = (0..PACKETS).collect();
     for ((name, sent), heard) in places.iter().zip(listeners.leave(bed)?) {
         let difference = heard.difference(sent.source, &expected);
         ensure!(difference.is_none(), "{name}, {}: {difference:?}\n{told}", sent.stream.group);
     }
 
-    GuestSender::start_in(&vm, Some(THERE), "wg0", BACK_SOURCE, BACK, Some(PACKETS))?.end(bed)?;
+    GuestSender::start_in(vm, Some(THERE), "wg0", BACK_SOURCE, BACK, Some(PACKETS))?.end(bed)?;
     let wanted = shape::of(Member::Device(Device { link: Link::Vlan, tunnel: None }), BACK, PEER);
     let came = shape::came(bed, capture, PACKETS)?;
-    shape::each_once(came, &[wanted], PACKETS, &router.ask(&mut vm, "stats")?)?;
-    router.end(bed, &mut vm)
+    shape::each_once(came, &[wanted], PACKETS, &router.ask(vm, "stats")?)?;
+    router.end(bed, vm)
 }
 
 /// Makes a namespace at the far end of a cable, WireGuard over that, and the kernel's tunnels at the far end.

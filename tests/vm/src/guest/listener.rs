@@ -6,7 +6,7 @@ use libtest_mimic::Failed;
 
 use super::{WORD, there, this_program};
 use crate::{
-    bed::{Bed, ensure},
+    bed::{Bed, Outcome, ensure},
     numbered::{Heard, Hears, Stream, read},
     vm::{Job, Vm},
 };
@@ -56,6 +56,19 @@ impl GuestListeners {
     /// What came to one of them so far.
     pub(crate) fn heard(&self, place: usize) -> Result<Heard, Failed> {
         read(&fs::read_to_string(self.job.heard(place))?)
+    }
+
+    /// Waits until so many packets as are wanted have come to each of them, or nothing more comes: what has not come by
+    /// then is for the caller to say.
+    pub(crate) fn until_all(&self, bed: &Bed, wanted: impl Fn(usize) -> u64) -> Outcome {
+        let wanted: Vec<u64> = (0..self.count).map(wanted).collect();
+        bed.until_counted("everything has come", wanted.iter().sum(), || {
+            let counts = wanted.iter().enumerate().map(|(place, wanted)| {
+                // More of one are not the rest of another.
+                Ok((self.heard(place)?.packets.len() as u64).min(*wanted))
+            });
+            counts.sum()
+        })
     }
 
     /// Leaves by closing the sockets, waits for that, and tells what came to each.

@@ -1,14 +1,14 @@
 //! How a machine is started: the emulator's command line and what the kernel finds in memory.
 
-use std::{env, fs, path::Path, process::Command};
+use std::{env, fs, path::Path, process::Command, time::Duration};
 
 use libtest_mimic::Failed;
 
-use super::{initramfs::Initramfs, modules};
-use crate::{frame::text, guest, pieces::Kernel};
+use super::{image, initramfs::Initramfs, modules};
+use crate::{frame::text, guest, pieces::Kernel, waits::PATIENCE};
 
-/// Seconds after which a machine ends, whatever else happens.
-const LIFE: u32 = 600;
+/// How long a machine lives, whatever else happens: longer than its test.
+const LIFE: Duration = PATIENCE.saturating_add(Duration::from_secs(120));
 
 /// Megabytes of memory.
 const MEMORY: &str = "768";
@@ -47,7 +47,7 @@ fn init(kernel: &Kernel) -> Result<String, Failed> {
     );
     let agent = format!("{} {} agent", env::current_exe()?.display(), guest::WORD);
     Ok(include_str!("init.sh")
-        .replace("@LIMIT@", &LIFE.to_string())
+        .replace("@LIMIT@", &LIFE.as_secs().to_string())
         .replace("@MODPROBE@", &modprobe)
         .replace("@AGENT@", &agent))
 }
@@ -65,7 +65,7 @@ pub(super) fn emulator(kernel: &Kernel, initramfs: &Path, share: &Path, tap: &st
         .arg("-L")
         .arg(tools.join("usr/share/seabios"))
         .args(["-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot", "-kernel"])
-        .arg(kernel.image())
+        .arg(image::of(kernel))
         .arg("-initrd")
         .arg(initramfs)
         .args(["-append", COMMAND_LINE, "-virtfs"])

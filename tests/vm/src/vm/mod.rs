@@ -5,56 +5,85 @@
 //! and how it ended. The machine ends with its handle, with this program, and by itself after some minutes.
 
 mod boot;
+mod image;
 mod initramfs;
 mod job;
 mod modules;
 
 use std::{
+    cell::{Cell, RefCell},
     fs,
     path::{Path, PathBuf},
+    rc::Rc,
     time::Duration,
 };
 
 use libtest_mimic::Failed;
-use vmcast_lab::{Lab, Namespace, Process, clock::Clock};
+use vmcast_lab::{Lab, Namespace, Process};
 
 pub(crate) use boot::MAC;
 pub(crate) use job::{Files, Job, write_whole};
 
-use crate::{bed::ensure, pieces::Kernel};
+use crate::{
+    bed::{Outcome, ensure},
+    pieces::Kernel,
+    waits::Waits,
+};
 
-/// How long a machine may take to boot, and a job to end.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Lines of its log that are its last words.
+const LAST_WORDS: usize = 20;
 
 /// How often the test looks for what the machine has put into the shared directory.
 const POLL: Duration = Duration::from_millis(10);
 
+/// The emulator of a machine.
+#[derive(Debug)]
+pub(crate) struct Machine(RefCell<Process>);
+
+impl Machine {
+    /// One that is this process.
+    pub(crate) fn of(process: Process) -> Self {
+        Self(process.into())
+    }
+
+    /// Fails with its last words if it has ended before something was so.
+    pub(crate) fn runs(&self, what: &str) -> Outcome {
+        let ended = self.0.borrow_mut().try_wait()?;
+        let last_words = || self.0.borrow().log_tail(LAST_WORDS);
+        ensure!(ended.is_none(), "the machine ended before {what}:\n{}", last_words());
+        Ok(())
+    }
+}
+
 /// A running machine.
 #[derive(Debug)]
 pub(crate) struct Vm {
-    process: Process,
+    /// Ends with this.
+    _machine: Rc<Machine>,
     share: PathBuf,
-    clock: Clock,
-    next_job: std::cell::Cell<u32>,
+    waits: Rc<Waits>,
+    next_job: Cell<u32>,
 }
 
 impl Vm {
-    /// Boots a machine whose `eth0` is the far end of a tap.
+    /// Boots a machine whose `eth0` is the far end of a tap. The waits are those of the test.
     pub(crate) fn boot(
         lab: &Lab,
         kernel: &Kernel,
         wire: &Namespace,
         tap: &str,
-        clock: Clock,
+        waits: &Rc<Waits>,
     ) -> Result<Self, Failed> {
         let share = lab.dir().join("share");
         fs::create_dir(&share)?;
         let initramfs = lab.dir().join("initramfs");
         fs::write(&initramfs, boot::initramfs(kernel)?)?;
         let process = wire.spawn("machine", boot::emulator(kernel, &initramfs, &share, tap))?;
-        let mut vm = Self { process, share, clock, next_job: 0.into() };
+        let machine = Rc::new(Machine::of(process));
+        waits.watch(&machine);
+        let vm = Self { _machine: machine, share, waits: Rc::clone(waits), next_job: 0.into() };
         let ready = vm.share.join("ready");
-        vm.wait("the machine is up", |_| Ok(ready.exists()))?;
+        vm.wait("the machine is up", || Ok(ready.exists()))?;
         // It is in the machine's memory by now.
         fs::remove_file(initramfs)?;
         Ok(vm)
@@ -75,25 +104,14 @@ impl Vm {
     /// Runs a shell script in the machine; it must succeed. Returns what it said.
     pub(crate) fn run(&mut self, script: &str) -> Result<String, Failed> {
         let job = self.start(script)?;
-        self.wait("a job in the machine ends", |_| Ok(job.status()?.is_some()))?;
+        self.wait("a job in the machine ends", || Ok(job.status()?.is_some()))?;
         let (status, said) = (job.status()?.unwrap_or_default(), job.said());
         ensure!(status == 0, "in the machine `{}` ended with {status}: {said}", script.trim());
         Ok(said)
     }
 
-    /// Waits until something is so while the machine runs.
-    fn wait(
-        &mut self,
-        what: &str,
-        mut done: impl FnMut(&mut Self) -> Result<bool, Failed>,
-    ) -> Result<(), Failed> {
-        let limit = self.clock.now() + PATIENCE;
-        while !done(self)? {
-            let ended = self.process.try_wait()?;
-            ensure!(ended.is_none(), "the machine ended before {what}: {}", self.process.log_tail(20));
-            ensure!(self.clock.now() < limit, "waited in vain until {what}: {}", self.process.log_tail(20));
-            std::thread::sleep(POLL);
-        }
-        Ok(())
+    /// Waits until something is so.
+    fn wait(&self, what: &str, done: impl FnMut() -> Result<bool, Failed>) -> Outcome {
+        self.waits.until(what, POLL, done)
     }
 }
