@@ -54,14 +54,15 @@ pub(crate) fn command(options: &Options) -> Result<ExitCode> {
         bail!("nothing can be measured here: {reason}");
     }
     let vmcast = build::program(setup.ebpf.as_ref(), Profile::Dist)?;
+    // Its clients share the cores with what is measured.
     let status = cargo()
-        .args(["build", "--release", "--package", "vmcast-bench"])
+        .args(["build", "--profile", "dist", "--package", "vmcast-bench"])
         .status()
         .context("starting cargo for the benchmark")?;
     if !status.success() {
         bail!("building the benchmark failed ({status})");
     }
-    let program = target_dir().join("release/vmcast-bench");
+    let program = target_dir().join("dist/vmcast-bench");
     let mut command = Command::new(&program);
     command.arg("--program").arg(vmcast).args(options.quick.then_some("--quick"));
     let plots = options.write_doc.then(|| root().join("tests/bench/plots"));

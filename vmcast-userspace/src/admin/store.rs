@@ -137,6 +137,9 @@ impl SqliteStore {
         }
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
+        // Where it is to take a part of a transaction back, it notes the pages before. Those of one that changed many would
+        // go to a temporary file, and from then on those of every other part, too.
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.pragma_update(None, "foreign_keys", true)?;
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         if is_new {
