@@ -306,6 +306,11 @@ impl Gate {
         self.count(Refusal::StrangerStayed);
     }
 
+    /// Counts a connection that was ended since its other end did not begin to speak.
+    pub(super) fn end_silent(&self) {
+        self.count(Refusal::HandshakeSlow);
+    }
+
     fn count(&self, refusal: Refusal) {
         self.0.tally.refuse(refusal);
     }
