@@ -15,7 +15,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::{Sleep, timeout},
+    time::{Instant, Sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
 use tracing::warn;
@@ -67,6 +67,8 @@ const MOST_UNREAD: usize = 64 * 1024;
 /// What a connection says unasked waits for its first answer so long. Whoever sends no request before it has heard of the
 /// server's settings, as some libraries do, waits as long.
 const GREETING: Duration = Duration::from_millis(20);
+/// The length in bytes of what a client says first (RFC 9113 §3.4).
+const PREFACE: usize = 24;
 /// Connections that wait to be served.
 const WAITING: usize = 64;
 
@@ -76,9 +78,13 @@ pub(super) struct Connection {
     info: ConnectionInfo,
     /// Ready when what it has said unasked is to wait no longer.
     greeting: Option<Pin<Box<Sleep>>>,
+    /// What is to come yet of the other end's preface, and when it has to be there, once the greeting waits no longer:
+    /// before that the server does not ask whether it lives.
+    preface: (usize, Option<Pin<Box<Sleep>>>),
+    gate: Gate,
     /// Ready when the connection has to end.
     over: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    _places: Places,
+    places: Places,
 }
 
 /// The places of all connections, and those of strangers. Clones share them.
@@ -86,12 +92,14 @@ pub(super) struct Connection {
 pub(super) struct Room {
     all: Arc<Semaphore>,
     strangers: Arc<Semaphore>,
+    /// As in [`Limits`].
+    silence: Duration,
 }
 
 impl Room {
     pub(super) fn new(limits: Limits) -> Self {
         let places = |count| Arc::new(Semaphore::new(count));
-        Self { all: places(limits.connections), strangers: places(limits.strangers) }
+        Self { all: places(limits.connections), strangers: places(limits.strangers), silence: limits.silence }
     }
 }
 
@@ -99,6 +107,8 @@ impl Room {
 struct Places {
     _place: OwnedSemaphorePermit,
     stranger: Option<OwnedSemaphorePermit>,
+    /// As in [`Limits`].
+    silence: Duration,
 }
 
 enum Protected {
@@ -124,17 +134,31 @@ impl Connection {
         mut stream: Protected,
         info: ConnectionInfo,
         over: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-        places: Places,
+        (gate, places): (&Gate, Places),
     ) -> Self {
         stream.socket().hold();
         let greeting = Some(Box::pin(tokio::time::sleep(GREETING)));
-        Self { stream, info, greeting, over, _places: places }
+        Self { stream, info, greeting, preface: (PREFACE, None), gate: gate.clone(), over, places }
     }
 
     /// What was said unasked waits no longer.
     fn release(&mut self) {
-        self.greeting = None;
+        let timer = self.greeting.take();
+        if self.preface.0 > 0
+            && let Some(mut timer) = timer
+        {
+            timer.as_mut().reset(Instant::now() + self.places.silence);
+            self.preface.1 = Some(timer);
+        }
         self.stream.socket().release();
+    }
+
+    /// So many bytes were read.
+    fn note_read(&mut self, length: usize) {
+        self.preface.0 = self.preface.0.saturating_sub(length);
+        if self.preface.0 == 0 {
+            self.preface.1 = None;
+        }
     }
 }
 
@@ -169,7 +193,7 @@ async fn accept(listener: TcpListener, gate: Gate, room: Room, ready: &mpsc::Sen
                     gate.turn_away();
                     continue;
                 };
-                let places = Places { _place: place, stranger: Some(stranger) };
+                let places = Places { _place: place, stranger: Some(stranger), silence: room.silence };
                 let (gate, ready) = (gate.clone(), ready.clone());
                 let local_addr = listens_on.or_else(|| stream.local_addr().ok());
                 let tcp = TcpConnectInfo { local_addr, remote_addr: Some(remote) };
@@ -202,7 +226,7 @@ async fn establish(
         // Nobody is anybody there.
         places.stranger = None;
         let info = ConnectionInfo { tcp, caller: Caller::Insecure };
-        return Some(Connection::new(Protected::Plain(stream), info, None, places));
+        return Some(Connection::new(Protected::Plain(stream), info, None, (gate, places)));
     }
     // Without an address it is gone already.
     let local = tcp.local_addr?.ip().to_canonical();
@@ -223,7 +247,7 @@ async fn establish(
                 Caller::Insecure => None,
             };
             let stream = Protected::Tls(Box::new(stream));
-            Some(Connection::new(stream, ConnectionInfo { tcp, caller }, over, places))
+            Some(Connection::new(stream, ConnectionInfo { tcp, caller }, over, (gate, places)))
         }
         Err((failure, stream)) => {
             gate.handshake_failed(tcp.remote_addr, &failure);
@@ -279,10 +303,20 @@ impl AsyncRead for Connection {
                 return Poll::Ready(Err(error));
             }
         }
-        match &mut self.stream {
+        if let Some(late) = &mut self.preface.1
+            && late.as_mut().poll(context).is_ready()
+        {
+            self.preface.1 = None;
+            self.gate.end_silent();
+            return Poll::Ready(Err(cut()));
+        }
+        let before = buffer.filled().len();
+        let read = match &mut self.stream {
             Protected::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Protected::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
+        };
+        self.note_read(buffer.filled().len() - before);
+        read
     }
 }
 

@@ -306,12 +306,17 @@ impl Gate {
         self.count(Refusal::StrangerStayed);
     }
 
+    /// Counts a connection that was ended since its other end did not begin to speak.
+    pub(super) fn end_silent(&self) {
+        self.count(Refusal::HandshakeSlow);
+    }
+
     fn count(&self, refusal: Refusal) {
         self.0.tally.refuse(refusal);
     }
 
-    /// Cuts the connections whose certificates have expired, and tends the records.
-    pub(super) async fn sweep(&self) {
+    /// Cuts the connections whose certificates have expired, and tends the records; `steady` is a clock that nobody sets.
+    pub(super) async fn sweep(&self, steady: UnixMillis) {
         let now = self.0.clock.now();
         {
             let mut peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -329,7 +334,7 @@ impl Gate {
                 }
             }
         }
-        match self.with(Roster::sweep).await {
+        match self.with(move |roster, now| roster.sweep(now, steady)).await {
             Ok(Ok(())) | Err(_) => {}
             Ok(Err(error)) => error!(%error, "records were not tended"),
         }

@@ -331,7 +331,7 @@ async fn sweep<S: Kept>(handle: &Handle<S>, gate: &Gate, health: &HealthReporter
         }
         look_at_clock(handle);
         handle.tell_draining();
-        gate.sweep().await;
+        gate.sweep(handle.now()).await;
         if handle.keeps_changes() {
             health.set_serving::<RegistryServer<Guard<S>>>().await;
         } else {

@@ -41,7 +41,7 @@ impl Given {
     }
 
     /// The identity of these files, in `directory`: the `known` one there if it was given them before, or has a younger
-    /// certificate, or they are gone; else one that begins now. `admins` are kept with it.
+    /// certificate of the same authority, or they are over or gone; else one that begins now. `admins` are kept with it.
     ///
     /// # Errors
     /// If a file cannot be used, or the certificate and the key do not belong together.
@@ -52,6 +52,7 @@ impl Given {
         directory: &Path,
         clock: Clock,
     ) -> Result<NodeIdentity, IdentityError> {
+        let is_over = |certified: &Certified| certified.expires <= clock.now();
         let chain = match (self.chain()?, known) {
             (None, Some(known)) => return Ok(known),
             (None, None) => return Err(unusable(&self.certificate, "there is no such file")),
@@ -60,6 +61,12 @@ impl Given {
             (Some(chain), Some(known)) if chain.is_older_than(&known) => {
                 let path = self.certificate.display();
                 warn!(%path, "this file is left alone: the certificate that this node has is no older");
+                return Ok(known);
+            }
+            // Nobody can have moved the node by it.
+            (Some(chain), Some(known)) if is_over(&chain.certified) && !is_over(&known.certified()) => {
+                let path = self.certificate.display();
+                warn!(%path, "this file is left alone: its certificate has expired, and that of this node has not");
                 return Ok(known);
             }
             (Some(chain), _) => chain,
@@ -72,7 +79,7 @@ impl Given {
                           `vmcast node sign` prints it";
             unusable(&self.certificate, reason)
         })?;
-        if chain.certified.expires <= clock.now() {
+        if is_over(&chain.certified) {
             return Err(unusable(
                 &self.certificate,
                 "it has expired: have another signed by `vmcast node sign`",
@@ -111,7 +118,8 @@ impl Chain {
         format!("{GIVEN}{}", Fingerprint::of(&self.leaf))
     }
 
-    /// Whether this node has a certificate of the same authority that was made then or later.
+    /// Whether this node has a certificate of the same authority that was made then or later. Of another authority the
+    /// file says that the node is to move there, whenever it was made: what the node has is renewed all the time.
     fn is_older_than(&self, known: &NodeIdentity) -> bool {
         let Some((authority, begins)) = self.authority().zip(begins(&self.leaf).ok()) else { return false };
         known.is_as_young_as(&self.certified, authority, begins)

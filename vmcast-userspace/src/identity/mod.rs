@@ -15,6 +15,7 @@ mod refusal;
 mod roster;
 #[cfg(test)]
 mod roster_tests;
+mod seen;
 mod shared;
 mod tickets;
 mod tls;

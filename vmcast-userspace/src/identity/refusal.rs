@@ -72,8 +72,8 @@ pub enum Refusal {
     /// TLS: no agreement.
     #[error("no agreement on TLS 1.3")]
     HandshakeFailed,
-    /// TLS: the other end was too slow.
-    #[error("the TLS handshake took too long")]
+    /// The other end was too slow with TLS, or to begin with HTTP/2.
+    #[error("the handshake took too long")]
     HandshakeSlow,
     /// There are too many connections without a certificate, or on the way to one.
     #[error("there are too many connections of strangers")]

@@ -15,6 +15,7 @@ use super::{
     random::random,
     records::{Expected, Kind, Records, RecordsError, Write},
     refusal::{Refusal, Tally},
+    seen::SeenTime,
 };
 
 /// Tokens at most, those that are over included.
@@ -28,7 +29,7 @@ const MAX_CERTIFICATES: usize = 1000;
 /// Certificates of one node that count at most: with another that it asks for itself, the oldest that it does not use
 /// at that moment goes; an operator is refused another.
 const MAX_GOOD: usize = 8;
-/// What has ended is kept for so long, so that an operator sees it and a clock that jumped may come back.
+/// What has ended is kept for so long, so that an operator sees it, and a clock that jumped may come back meanwhile.
 const KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// Certificates that are over are kept for so long where their node goes on.
 const OVER_KEPT: Duration = Duration::from_secs(3600);
@@ -162,7 +163,7 @@ struct CertificateRecord {
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct RevocationRecord {
     generation: u64,
-    /// When it was last.
+    /// When it was last; not before any token of that time was made.
     at: u64,
 }
 
@@ -229,6 +230,7 @@ pub struct Roster {
     tally: Arc<Tally>,
     /// Behind which key the next sweep goes on, of tokens, certificates, revocations and names.
     swept: [String; 4],
+    seen: SeenTime,
 }
 
 impl std::fmt::Debug for Roster {
@@ -241,7 +243,8 @@ impl Roster {
     /// A roster of these records.
     #[must_use]
     pub fn new(records: Box<dyn Records>, authority: Authority) -> Self {
-        Self { records, authority: Arc::new(authority), tally: Arc::default(), swept: Default::default() }
+        let (authority, tally) = (Arc::new(authority), Arc::default());
+        Self { records, authority, tally, swept: Default::default(), seen: SeenTime::default() }
     }
 
     /// The authority.
@@ -264,12 +267,15 @@ impl Roster {
         if self.records.list(Kind::Token, "", "", MAX_TOKENS)?.len() >= MAX_TOKENS {
             return Err(self.tally.refuse(Refusal::TooManyTokens).into());
         }
+        // It is of after all revocations, also of one by a clock that was ahead.
+        let revoked = self.latest(Kind::Revocation, |record: &RevocationRecord| record.at)?;
+        let created = revoked.map_or(now.0, |at| now.0.max(at.saturating_add(1)));
         let (id, secret) = (hex(&random::<8>()), random::<16>());
         let record = TokenRecord {
             hash: Fingerprint::of(&secret),
             role: order.role,
             node: order.node.as_ref().map(ToString::to_string),
-            created: now.0,
+            created,
             expires: authority::after(now, order.ttl.min(MAX_TTL)).0,
             uses_left: order.uses.clamp(1, MAX_USES),
             used: 0,
@@ -581,7 +587,9 @@ impl Roster {
             // Another admin may have signed one while this one forgot that the node was ever revoked.
             let signed = counted.iter().map(|(_, held)| held.generation).max().unwrap_or_default();
             let generation = before.unwrap_or_default().generation.max(signed) + 1;
-            let record = RevocationRecord { generation, at: now.0 };
+            // Tokens of before let it in no more, also those by a clock that was ahead.
+            let created = self.latest(Kind::Token, |record: &TokenRecord| record.created)?;
+            let record = RevocationRecord { generation, at: now.0.max(created.unwrap_or_default()) };
             // The generation is what counts; these are for who looks at them one by one.
             let mark = |(key, held): &&(String, CertificateRecord)| {
                 put(Kind::Certificate, key, &CertificateRecord { revoked: Some(now.0), ..held.clone() })
@@ -608,14 +616,16 @@ impl Roster {
         Err(RecordsError("other admins change the same node".to_owned()))
     }
 
-    /// Notes which tokens are over, and forgets what ended long ago; looks at a part of the records at a time.
+    /// Notes which tokens are over, and forgets what ended long ago; looks at a part of the records at a time. `steady` is
+    /// a clock that nobody sets: what is forgotten was seen to end.
     ///
     /// # Errors
     /// If the store fails.
-    pub fn sweep(&mut self, now: UnixMillis) -> Result<(), RecordsError> {
-        let long_ago = |ended: u64| authority::after(UnixMillis(ended), KEPT) <= now;
+    pub fn sweep(&mut self, now: UnixMillis, steady: UnixMillis) -> Result<(), RecordsError> {
+        let (seen, written) = self.seen.look(&*self.records, now, steady)?;
+        let long_ago = |ended: u64| authority::after(UnixMillis(ended), KEPT) <= seen;
         let forget = |kind, key: &str| Write { kind, key: key.to_owned(), value: None };
-        let mut writes = Vec::new();
+        let mut writes = Vec::from_iter(written);
         let mut expected = Vec::new();
         let tokens = self.records.list(Kind::Token, "", &self.swept[0], SWEEP)?;
         for (id, value) in &tokens {
@@ -638,7 +648,7 @@ impl Roster {
         for (key, value) in &revocations {
             let at = UnixMillis(decode::<RevocationRecord>(value)?.at);
             // A node that has come back since has certificates of its generation.
-            if authority::after(at, REVOCATION_KEPT) <= now && !self.has_certificates(key)? {
+            if authority::after(at, REVOCATION_KEPT) <= seen && !self.has_certificates(key)? {
                 writes.push(forget(Kind::Revocation, key));
             }
         }
@@ -665,6 +675,19 @@ impl Roster {
             *place = rows.last().filter(|_| full).map(|(key, _)| key.clone()).unwrap_or_default();
         }
         Ok(())
+    }
+
+    /// The latest time that records of a kind say.
+    fn latest<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        time: impl Fn(&T) -> u64,
+    ) -> Result<Option<u64>, RecordsError> {
+        let mut latest = None;
+        for (_, value) in self.records.list(kind, "", "", usize::MAX)? {
+            latest = latest.max(Some(time(&decode(&value)?)));
+        }
+        Ok(latest)
     }
 
     fn has_certificates(&self, node: &str) -> Result<bool, RecordsError> {

@@ -64,10 +64,24 @@ fn keys(store: &Handle<Mirror>, kind: Kind) -> Vec<String> {
 }
 
 fn sweep(roster: &mut Roster, now: UnixMillis) {
+    sweep_by(roster, now, now);
+}
+
+/// Where the clock shows something else than has passed.
+fn sweep_by(roster: &mut Roster, now: UnixMillis, steady: UnixMillis) {
     // It looks at a part at a time.
     for _ in 0..5 {
-        roster.sweep(now).unwrap();
+        roster.sweep(now, steady).unwrap();
     }
+}
+
+/// Sweeps once a day for so many, from `steady` on; the clock shows `ahead` more.
+fn days(roster: &mut Roster, steady: UnixMillis, ahead: Duration, count: u32) -> UnixMillis {
+    for day in 1..=count {
+        let steady = after(steady, day * DAY);
+        sweep_by(roster, after(steady, ahead), steady);
+    }
+    after(steady, count * DAY)
 }
 
 // proves D4: a node that was let in again after its revocation is in for as long as it renews its certificate
@@ -147,6 +161,98 @@ fn a_request_that_is_signed_again_costs_the_node_none_of_its_certificates() {
     let now = after(NOW, 31 * DAY);
     let next = sign(&mut roster, now, &request).expect("signed");
     assert_eq!(keys(&store, Kind::Certificate), [format!("a/{}", next.certified.serial)]);
+}
+
+// proves A2: a clock that is ahead, also from the start on, has nothing forgotten that others need when it is right
+#[test]
+fn a_clock_that_jumps_ahead_forgets_nobody_who_is_in_and_nobody_who_is_out() {
+    let store = store();
+    let mut roster = roster(&store);
+    sweep(&mut roster, NOW);
+    let order = TokenOrder { role: Role::Agent, ttl: 300 * DAY, uses: 9, node: None };
+    let (token, secret) = roster.create_token(NOW, &order).unwrap();
+    let [live, out] = ["live", "out"]
+        .map(|node| roster.join(NOW, (&token, &secret), &id(node), &certificate_request()).expect("in"));
+    roster.revoke_node(NOW, &id("out")).unwrap().expect("it was in");
+    let expect = |roster: &Roster| {
+        assert_eq!((standing(roster, &live), standing(roster, &out)), (Standing::Good, Standing::Revoked));
+        assert_eq!(keys(&store, Kind::Token), [token.as_str()]);
+        assert_eq!(keys(&store, Kind::Revocation), ["out"]);
+    };
+    let mut now = NOW;
+    for ahead in [61 * DAY, 600 * DAY, 60 * 365 * DAY] {
+        now = days(&mut roster, now, ahead, 3);
+        expect(&roster);
+        // So it is found by a process that starts meanwhile, and when it is right again.
+        roster = Roster::new(Box::new(store.clone()), Authority::make(NOW).unwrap());
+        now = days(&mut roster, now, ahead, 3);
+        expect(&roster);
+        now = days(&mut roster, now, Duration::ZERO, 1);
+        expect(&roster);
+    }
+    roster.renew(now, &id("live"), &live.certified.serial, &certificate_request()).expect("in");
+    // With a clock that is right they go in their time, also where the admin was away for long.
+    now = days(&mut roster, now, Duration::ZERO, 62);
+    assert_eq!(keys(&store, Kind::Certificate), [""; 0]);
+    roster = Roster::new(Box::new(store.clone()), Authority::make(NOW).unwrap());
+    now = after(now, 450 * DAY);
+    sweep(&mut roster, now);
+    assert_eq!(keys(&store, Kind::Revocation), ["out"], "it may be a clock that jumped");
+    days(&mut roster, now, Duration::ZERO, 450);
+    for kind in [Kind::Revocation, Kind::Token, Kind::Name] {
+        assert_eq!(keys(&store, kind), [""; 0], "{kind:?}");
+    }
+}
+
+// proves A2: nor does a clock that goes back
+#[test]
+fn a_clock_that_goes_back_forgets_nothing_and_holds_nothing_for_ever() {
+    let store = store();
+    let mut roster = roster(&store);
+    sweep(&mut roster, NOW);
+    let signed = join(&mut roster, NOW, "a");
+    let mut now = NOW;
+    for day in 0..20_u64 {
+        now = after(now, DAY);
+        // A host whose clock has yet to be set, for a day out of two.
+        let shown = if day % 2 == 0 { UnixMillis(day) } else { now };
+        sweep_by(&mut roster, shown, now);
+        assert_eq!(standing(&roster, &signed), Standing::Good);
+    }
+    roster.revoke_node(now, &id("a")).unwrap().expect("it was in");
+    now = days(&mut roster, now, Duration::ZERO, 100);
+    assert_eq!((keys(&store, Kind::Certificate), keys(&store, Kind::Token)), (vec![], vec![]));
+    days(&mut roster, now, Duration::ZERO, 320);
+    assert_eq!(keys(&store, Kind::Revocation), [""; 0]);
+
+    // One that is set for the first time after the first start.
+    let store = self::store();
+    let mut roster = Roster::new(Box::new(store.clone()), Authority::make(NOW).unwrap());
+    sweep_by(&mut roster, UnixMillis(0), NOW);
+    join(&mut roster, NOW, "a");
+    days(&mut roster, NOW, Duration::ZERO, 400);
+    assert_eq!(keys(&store, Kind::Certificate), [""; 0]);
+}
+
+// proves A2: whether a token was made before a revocation or after it is no matter of clocks
+#[test]
+fn a_token_of_before_lets_no_revoked_node_in_and_one_of_after_does_whatever_clocks_show() {
+    for by in [-100_i64, -1, 0, 1, 100] {
+        let store = store();
+        let mut roster = roster(&store);
+        let order = TokenOrder { role: Role::Agent, ttl: 300 * DAY, uses: 9, node: None };
+        let before = roster.create_token(NOW, &order).unwrap();
+        let ask = |roster: &mut Roster, now, (token, secret): &(String, String)| {
+            roster.join(now, (token, secret), &id("a"), &certificate_request())
+        };
+        ask(&mut roster, NOW, &before).expect("in");
+        let then = UnixMillis(NOW.0.saturating_add_signed(by * DAY.as_millis() as i64));
+        roster.revoke_node(then, &id("a")).unwrap().expect("it was in");
+        assert_eq!(refusal(ask(&mut roster, NOW, &before)), Refusal::NodeRevoked, "{by}");
+        let next = roster.create_token(NOW, &order).unwrap();
+        ask(&mut roster, NOW, &next).expect("the operator lets it in again");
+        assert_eq!(refusal(ask(&mut roster, NOW, &before)), Refusal::NameTaken, "{by}");
+    }
 }
 
 /// The records of a store as an admin has them that hears late of what others write: when it writes itself, as with

@@ -87,3 +87,49 @@ impl KeptVmrs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{admin::tests::bed::Bed, link::identity_tests::joined, telemetry::lines};
+
+    // proves D4: who is shut out has no list any more, also where the disk does not let go of it
+    #[tokio::test]
+    async fn a_list_that_cannot_be_kept_or_forgotten_is_told_to_the_operator_and_tried_again() {
+        let (bed, directory) = (Bed::secure().await, tempfile::tempdir().expect("a directory"));
+        let identity = joined(&bed, directory.path()).await;
+        let vmr = RankedVmr {
+            id: "core".parse().expect("an id"),
+            name: "core".to_owned(),
+            endpoint: ([127, 1, 0, 9], 2268).into(),
+            rank: 0,
+            distance: None,
+        };
+        let list = RankedVmrs { kind: AnswerKind::All, vmrs: vec![vmr], kept: false };
+        let mut kept = KeptVmrs::load(Some(&identity));
+        // Something else is in the place of the file.
+        let path = directory.path().join("vmrs.json");
+        fs::create_dir(&path).expect("a directory");
+        for _ in 0..2 {
+            let told = lines(|| kept.keep(&list));
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert!(
+                told[0].contains("WARN") && told[0].contains("cannot be kept for the next start"),
+                "{told:?}"
+            );
+        }
+        fs::remove_dir(&path).expect("it is empty");
+        assert_eq!(lines(|| kept.keep(&list)), [""; 0]);
+        assert_eq!(KeptVmrs::load(Some(&identity)).list().map(|list| list.vmrs.len()), Some(1));
+
+        fs::remove_file(&path).expect("the file");
+        fs::create_dir(&path).expect("a directory");
+        let told = lines(|| kept.forget());
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("WARN") && told[0].contains("cannot be forgotten"), "{told:?}");
+        assert!(kept.list().is_none());
+        bed.stop().await;
+    }
+}

@@ -103,7 +103,7 @@ impl Policed {
     }
 
     /// Whether a policy that is told is older than the one at work, which counts: it is of an admin that has not heard of
-    /// the newer one yet, or has lost it, and what that forbids stays forbidden.
+    /// the newer one yet, or has lost it, and what the rules of that forbid stays forbidden.
     pub(super) fn is_older(&mut self, told: &Policy) -> bool {
         let is_older = told.version < self.policy.version;
         self.older += u64::from(is_older);

@@ -143,3 +143,45 @@ fn what_a_node_may_have_nobody_else_at_its_address_gets_at_another_vmr() {
     bed.core.set_policy(bed.now, allow(&["a"], vec![of_a]));
     assert_eq!(ports(&bed).len(), 1);
 }
+
+// proves D4: an admin that lags behind in the rules, as of a registry that was restored, knows where nodes are now
+#[test]
+fn of_an_older_policy_the_proofs_and_addresses_take_effect_and_the_rules_do_not() {
+    let mut bed = Bed::new(2);
+    for (at, port) in [50_001, 50_002].into_iter().enumerate() {
+        bed.members[at].0 = SocketAddr::new(member(1).ip(), port);
+    }
+    bed.settle();
+    for at in 0..2 {
+        bed.want(at, Filter::any());
+    }
+    bed.resolve(1);
+    let [a, b] = ["a", "b"].map(|node| claim(&bed, node, usize::from(node == "b")));
+    assert!(bed.core.take_policy(bed.now, deny("b", 7, vec![])));
+    assert_eq!(ports(&bed), [0; 0]);
+
+    // What it allows stays forbidden; who proves to be another than the one that is, is let in.
+    let mut older = Policy { default: PolicyEffect::Allow, ..deny("b", 6, vec![a.clone(), b.clone()]) };
+    older.rules[0].effect = PolicyEffect::Allow;
+    assert!(bed.core.take_policy(bed.now, older.clone()));
+    assert_eq!(ports(&bed), [50_001]);
+    assert!(!bed.core.take_policy(bed.now, older.clone()), "the same again changes nothing");
+    let policy = bed.core.policed.policy();
+    assert_eq!((policy.version, policy.rules[0].effect), (7, PolicyEffect::Deny));
+    assert_eq!(bed.core.policed.counters().last(), Some(("older_policies", 2)));
+
+    // The forbidden one is elsewhere, and nobody at its old address is taken for it any more.
+    older.claims.clear();
+    older.rules[0].addresses = vec!["198.51.100.7".parse().unwrap()];
+    assert!(bed.core.take_policy(bed.now, older.clone()));
+    assert_eq!(ports(&bed), [50_001, 50_002]);
+    older.rules[0].addresses = vec![member(1).ip()];
+    assert!(bed.core.take_policy(bed.now, older));
+    // It is there again, without a proof; of the other nothing was said, and its proof stands.
+    assert_eq!(ports(&bed), [50_001]);
+
+    // The next newer one is taken as it is.
+    assert!(bed.core.take_policy(bed.now, Policy { version: 8, ..Policy::default() }));
+    assert_eq!(ports(&bed), [50_001, 50_002]);
+    assert_eq!(bed.core.policed.counters().last(), Some(("older_policies", 4)));
+}

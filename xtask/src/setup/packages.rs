@@ -28,7 +28,7 @@ impl Need {
     }
 }
 
-const NEEDS: [Need; 10] = [
+const NEEDS: [Need; 11] = [
     Need::all("cc", "gcc libc6-dev", "to link programs, and to compile SQLite into the admin"),
     Need::all("ip", "iproute2", "to build the networks of labs"),
     Need::all("ffmpeg", "ffmpeg", "as the source of a real stream in labs"),
@@ -37,6 +37,12 @@ const NEEDS: [Need; 10] = [
     Need::some("igmpproxy", "igmpproxy", "to compare with it in tests"),
     Need::some("nsd", "nsd", "as the name server of tests"),
     Need::some("etcd", "etcd-server etcd-client", "to test admins that share a registry"),
+    // A library, and no program in it.
+    Need::some(
+        "/usr/lib/python3/dist-packages/grpc/__init__.py",
+        "python3-grpcio",
+        "to ask the admin in tests by gRPC's own library",
+    ),
     Need::some("cvlc", "vlc-bin vlc-plugin-base", "to join in tests as viewers do"),
     Need::some(
         "gst-launch-1.0",

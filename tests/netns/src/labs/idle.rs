@@ -1,6 +1,12 @@
 //! Connections to the admin that nobody has a use for, of every kind, while a stream runs and nodes register.
 
-use std::{io::Write as _, net::TcpStream, path::Path, sync::Arc};
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::TcpStream,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use libtest_mimic::{Failed, Trial};
 use rustls::{
@@ -38,6 +44,8 @@ const NODES: usize = 500;
 /// What one of them may cost the admin: TLS's and HTTP/2's buffers, and what the kernel counts for the process.
 const MOST_EACH: u64 = 32 * 1024;
 const SOME: u64 = 150;
+/// What is ended is found so within that.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection with TLS, which nobody reads.
 type Standing = (ClientConnection, TcpStream);
@@ -68,6 +76,19 @@ fn tls(identity: Option<&Path>) -> Result<Arc<ClientConfig>, Failed> {
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Whether the other end has ended a connection, closed or reset.
+fn is_ended(mut stream: TcpStream) -> Result<bool, Failed> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(true),
+            Ok(_) => {}
+            Err(error) => return Ok(!matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)),
+        }
+    }
 }
 
 fn unhex(text: &str) -> Result<Vec<u8>, Failed> {
@@ -121,15 +142,18 @@ fn idle(bed: &mut Bed) -> Outcome {
     ensure!(ids(&admin) == ["client1", "client3", "vmr"], "the admin knows {:?}", ids(&admin));
     let so_far = renewals(&admin);
     let mut most = resident(&admin);
-    bed.until("the idle ones of whom nobody is known were ended", || {
+    bed.until("the idle ones were ended, also those of a node", || {
         most = most.max(resident(&admin));
         let cut = counted(&admin, "handshake_slow") + counted(&admin, "too_many_strangers");
-        Ok(cut >= (SILENT + BEGUN) as u64 && counted(&admin, "stranger_stayed") >= STRANGERS as u64)
+        Ok(cut >= (SILENT + BEGUN + NODES) as u64 && counted(&admin, "stranger_stayed") >= STRANGERS as u64)
     })?;
     bed.until("leases were renewed", || Ok(renewals(&admin) > so_far + 2))?;
     let each = most.saturating_sub(before) / (SILENT + BEGUN + STRANGERS + NODES) as u64;
     ensure!(each < MOST_EACH, "each of them cost {each} bytes: {before} before, {most} at most");
-    drop((silent, standing));
+    let of_standing = standing.into_iter().map(|(_, stream)| stream);
+    for (number, stream) in silent.into_iter().chain(of_standing).enumerate() {
+        ensure!(is_ended(stream)?, "connection {number} stands, and is counted as ended");
+    }
 
     ensure!(ids(&admin) == ["client1", "client3", "vmr"], "the admin knows {:?}", ids(&admin));
     let last = sender.stop()? - 1;

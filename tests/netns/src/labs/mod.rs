@@ -35,6 +35,7 @@ mod follow;
 mod foreign;
 mod forged;
 mod full;
+mod grpc;
 mod hosts;
 mod idle;
 mod interfaces;
@@ -124,6 +125,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         many_tunnels::trials(),
         few_connections::trials(),
         figures::trials(),
+        grpc::trials(),
         filters::trials(),
         firewalled::trials(),
         flood::trials(),

@@ -1,6 +1,7 @@
 //! The admin's policy at work: what it forbids stops, and nothing else does.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
@@ -36,6 +37,10 @@ pub(super) fn trials() -> Vec<Trial> {
         ),
         trial("of more sources than can be refused one by one only those flow that may send", closes_a_group),
         trial("an agent is told why its join is refused, until the policy allows it", tells_the_agent),
+        trial(
+            "an agent that joins groups of both families is told of each why it is refused, until it is not",
+            tells_of_each_family,
+        ),
         trial(
             "who has as many groups as the policy allows is refused one more until it leaves one",
             limits_groups,
@@ -509,6 +514,80 @@ fn tells_the_agent(bed: &mut Bed) -> Outcome {
         listener.heard().is_whole()?;
     }
     ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    Ok(())
+}
+
+/// The reason that an agent shows in its list of groups for each that is refused.
+fn reasons_of_groups(agent: &Role) -> BTreeMap<String, String> {
+    let list = agent.ask(&["group", "list"]).unwrap_or_default();
+    let groups = list["groups"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let reason =
+        |group: &Value| Some((group["group"].as_str()?.to_owned(), group["refused"].as_str()?.to_owned()));
+    groups.iter().filter_map(reason).collect()
+}
+
+// proves D4: of a host with IPv4 and IPv6 a refusal of one version is none of the other, and each has its own reason
+fn tells_of_each_family(bed: &mut Bed) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    filters::number(&small)?;
+    let host = small.admin(bed)?;
+    let admin = start_admin(bed, &host, NAMES)?;
+    let router = router(bed, &small, &admin)?;
+    let agents = two_agents(bed, &small, &admin)?;
+    let bystander = small.forbid(bed, 3)?;
+    let stray = Frames::start(small.client(3), "eth0", *GROUP6.ip())?;
+    for groups in ["239.192.0.0/16", "ff3e::/16"] {
+        change(&admin, &["add", "deny", "receive", "--node", "client2", "--groups", groups])?;
+    }
+    let policy = change(&admin, &["list"])?;
+    carries_out(bed, &router, &policy)?;
+    let sender = Sender::start(&small.source, SOURCE, STREAM)?;
+    let sender6 = Sender::start_v6(&small.source, SOURCES6[0], GROUP6, "eth0")?;
+    let join = |client: u8| -> Result<[Listener; 2], Failed> {
+        let client = small.client(client);
+        let of_6 = Listener::join_source_v6(client, GROUP6, SOURCES6[0], AGENT_INTERFACE)?;
+        Ok([Listener::join(client, STREAM, None)?, of_6])
+    };
+    let stay = join(1)?;
+    for listener in &stay {
+        listener.more(bed, SOME)?;
+    }
+    let refused = join(2)?;
+    let [of_4, of_6] = [STREAM.group.to_string(), GROUP6.ip().to_string()];
+    let reason = |group: &String, rule: u8| (group.clone(), format!("rule {rule} of the policy forbids it"));
+    let shows = |what: &str, expected: &[(String, String)]| {
+        let expected: BTreeMap<_, _> = expected.iter().cloned().collect();
+        bed.until(what, || Ok(reasons_of_groups(&agents[1]) == expected))
+    };
+    shows("it shows both reasons", &[reason(&of_4, 1), reason(&of_6, 2)])?;
+    let stats = agents[1].ask(&["stats"]).unwrap_or_default();
+    ensure!(stats["control"]["policy"]["joins_refused"] == 2, "it counts {}", stats["control"]["policy"]);
+    let neighbour = reasons_of_groups(&agents[0]);
+    ensure!(neighbour.is_empty(), "the neighbour is told {neighbour:?}");
+    for listener in &refused {
+        ensure!(listener.count() == 0, "what is refused came {} times", listener.count());
+    }
+
+    // Each ends alone.
+    let policy = change(&admin, &["remove", "2"])?;
+    carries_out(bed, &router, &policy)?;
+    refused[1].more(bed, SOME)?;
+    shows("the reason of IPv4 is left", &[reason(&of_4, 1)])?;
+    ensure!(refused[0].count() == 0, "what is refused came {} times", refused[0].count());
+    let policy = change(&admin, &["remove", "1"])?;
+    carries_out(bed, &router, &policy)?;
+    refused[0].more(bed, SOME)?;
+    shows("no reason is left", &[])?;
+
+    for (sender, number) in [(sender, 0), (sender6, 1)] {
+        let last = sender.stop()? - 1;
+        for listener in [&stay[number], &refused[number]] {
+            listener.until_last(bed, last)?;
+            listener.heard().is_whole()?;
+        }
+    }
+    ensure!(bystander.stray().packets == 0, "the bystander was sent {:?}", bystander.stray());
+    ensure!(stray.count() == 0, "the bystander was sent {} packets of IPv6", stray.count());
     Ok(())
 }
 

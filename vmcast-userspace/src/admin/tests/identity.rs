@@ -153,7 +153,7 @@ async fn tokens_that_are_over_revoked_or_for_others_let_nobody_in() {
     // A clock that jumps ahead ends a token for good, once that was seen.
     bed.pass(2 * HOUR);
     refused(&bed, &for_b, "b", Refusal::TokenExpired).await;
-    bed.gate.with(|roster, now| roster.sweep(now)).await.unwrap().unwrap();
+    bed.gate.with(|roster, now| roster.sweep(now, now)).await.unwrap().unwrap();
     bed.turn_back(2 * HOUR);
     refused(&bed, &for_b, "b", Refusal::TokenExpired).await;
     bed.stop().await;
@@ -286,7 +286,7 @@ async fn rotation_keeps_a_node_in_for_ever_and_without_it_the_certificate_ends()
     let mut serials = std::collections::BTreeSet::new();
     for _day in 0..365 {
         bed.pass(DAY);
-        bed.gate.sweep().await;
+        bed.gate.sweep(bed.clock.now()).await;
         if identity.renew_at(0.5) <= bed.clock.now() {
             renew(&identity, &rotating).await.expect("renewed");
         }

@@ -185,6 +185,22 @@ async fn headers_that_never_end_and_silence_end_the_connection() {
     bed.stop().await;
 }
 
+// proves D4: whoever it is, a place is kept by nobody who says nothing
+#[tokio::test]
+async fn a_connection_that_does_not_begin_to_speak_is_ended() {
+    let bed = bed(Limits { silence: Duration::from_millis(200), ..Limits::default() }, false).await;
+    for length in [0, 1, 23, 24, PREFACE.len() - 1, PREFACE.len()] {
+        let mut stream = connect(&bed).await;
+        stream.write_all(&PREFACE[..length]).await.expect("write");
+        ended(stream).await;
+    }
+    // Those that had begun were asked whether they live.
+    let label = Refusal::HandshakeSlow.label();
+    assert_eq!(bed.gate.tally().counters().find(|(name, _)| *name == label), Some((label, 3)));
+    others_are_served(&bed, "b").await;
+    bed.stop().await;
+}
+
 /// The type of a TLS record with an alert (RFC 8446 §5.1).
 const ALERT: u8 = 21;
 

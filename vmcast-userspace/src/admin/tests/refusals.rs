@@ -29,7 +29,7 @@ async fn a_request_on_a_connection_that_stands_is_refused_once_the_certificate_h
         bed.pass(crate::identity::LIFETIME + Duration::from_secs(1));
         let failure = standing.register(&registration(&name, NodeRole::Agent)).await.expect_err("it is over");
         // Once for the connection, whether the admin cuts it first or a request comes first.
-        bed.gate.sweep().await;
+        bed.gate.sweep(bed.clock.now()).await;
         assert_eq!(count(&bed, Refusal::CertificateExpired), round + 1);
         // For the node that is no refusal if its own clock says otherwise.
         if failure.to_string().contains(&words) {
@@ -45,7 +45,7 @@ async fn a_request_on_a_connection_that_stands_is_refused_once_the_certificate_h
     let before = count(&bed, Refusal::CertificateExpired);
     bed.pass(crate::identity::LIFETIME + Duration::from_secs(1));
     for _ in 0..2 {
-        bed.gate.sweep().await;
+        bed.gate.sweep(bed.clock.now()).await;
         assert_eq!(count(&bed, Refusal::CertificateExpired), before + 1);
     }
     let directory = tempfile::tempdir().unwrap();

@@ -232,6 +232,49 @@ async fn an_old_file_takes_no_place_of_what_the_node_has_since() {
     other.stop().await;
 }
 
+// proves D4: the operator moves a node to another network and back by the file, whatever was signed first
+#[tokio::test]
+async fn a_file_of_another_authority_moves_the_node_however_old_it_is() {
+    if !has_openssl() {
+        return;
+    }
+    let (bed, other) = (Bed::secure().await, Bed::secure().await);
+    let directory = tempfile::tempdir().unwrap();
+    let path = identity_of(directory.path());
+    let mut files = Vec::new();
+    for (at, name) in [(&bed, "here"), (&other, "there")] {
+        let request = request(directory.path(), name, ED25519, &[]);
+        let signed = sign(at, "a", Role::Agent, &request).await.expect("signed");
+        files.push((write(at, directory.path(), name, &signed).await, signed.certified));
+    }
+    let [(here, first), (there, second)] = files.try_into().expect("two");
+    let identity = begin(&bed, &here, &path).expect("begun");
+    // What it has is younger by far than what the other one signed.
+    bed.pass(10 * DAY);
+    other.pass(10 * DAY);
+    renew(&identity, &client(&bed, &identity)).await.expect("renewed");
+    let moved = begin(&other, &there, &path).expect("moved");
+    assert_eq!((moved.certified(), moved.admins()), (second.clone(), vec![other.url()]));
+    let registered = client(&other, &moved).register(&registration("a", NodeRole::Agent)).await;
+    registered.expect("it is in there");
+    assert_eq!((bed.ids().await, other.ids().await), (vec![], vec!["a".to_owned()]));
+    // And back, by the file of before.
+    assert_eq!(begin(&bed, &here, &path).expect("moved back").certified(), first);
+    assert_eq!(begin(&other, &there, &path).expect("and again").certified(), second);
+    // One that is over moves nobody, and ends nobody.
+    let present = begin(&other, &there, &path).expect("there");
+    renew(&present, &client(&other, &present)).await.expect("renewed");
+    other.pass(25 * DAY);
+    assert_eq!(begin(&other, &here, &path).expect("left alone").certified(), present.certified());
+    let registered = client(&other, &present).register(&registration("a", NodeRole::Agent)).await;
+    registered.expect("it is in still");
+    other.pass(30 * DAY);
+    let error = begin(&other, &here, &path).expect_err("its own is over, too").to_string();
+    assert!(error.contains("it has expired"), "{error}");
+    bed.stop().await;
+    other.stop().await;
+}
+
 #[tokio::test]
 async fn what_is_no_request_or_not_signed_by_its_key_is_refused() {
     if !has_openssl() {

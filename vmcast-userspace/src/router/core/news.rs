@@ -105,38 +105,8 @@ impl News {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::{Arc, Mutex},
-    };
-
     use super::*;
-    use crate::clock;
-
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// What is written meanwhile.
-    fn lines(tell: impl FnOnce()) -> Vec<String> {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        tracing::subscriber::with_default(subscriber, tell);
-        let text = log.0.lock().unwrap().clone();
-        String::from_utf8(text).unwrap().lines().map(str::to_owned).collect()
-    }
+    use crate::{clock, telemetry::lines};
 
     #[test]
     fn a_flood_of_each_kind_takes_few_lines_and_hides_no_other() {

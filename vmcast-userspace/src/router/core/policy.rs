@@ -17,6 +17,14 @@ use super::Core;
 use crate::router::tunnels::tunnel_id;
 
 impl Core {
+    /// Carries out what an admin tells: its policy or, if that is older than the one at work, where nodes are by it. False if
+    /// nothing changes.
+    pub(in crate::router) fn take_policy(&mut self, now: Instant, told: Policy) -> bool {
+        let is_older = self.policed.is_older(&told);
+        let policy = if is_older { self.policed.policy().with_places_of(&told) } else { told };
+        self.set_policy(now, policy)
+    }
+
     /// Carries out another policy: those that it allows notice nothing. False if it is the same.
     pub(in crate::router) fn set_policy(&mut self, now: Instant, policy: Policy) -> bool {
         let relay = &self.relay;

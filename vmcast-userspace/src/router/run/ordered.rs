@@ -42,21 +42,21 @@ impl Router {
             }
             VmrOrder::Policy(policy) => {
                 let version = policy.version;
-                if self.core.policed.is_older(&policy) {
-                    let at_work = self.core.policed.policy().version;
+                let at_work = self.core.policed.policy().version;
+                if version < at_work && self.core.policed.is_news(&policy) {
                     let kept = self.kept_policy.path();
-                    if self.core.policed.is_news(&policy) {
-                        tracing::warn!(
-                            version,
-                            at_work,
-                            ?kept,
-                            "an admin tells an older policy than the one at work, which stays; if the admin's is right \
-                             and remains the older after a change of it, remove the file in which the policy is kept, \
-                             and restart"
-                        );
-                    }
-                } else if self.core.set_policy(clock::now(), policy) {
-                    tracing::info!(version, "the policy has changed");
+                    tracing::warn!(
+                        version,
+                        at_work,
+                        ?kept,
+                        "an admin tells an older policy than the one at work, whose rules stay; if the admin's are right \
+                         and remain the older after a change of them, remove the file in which the policy is kept, and \
+                         restart"
+                    );
+                }
+                if self.core.take_policy(clock::now(), policy) {
+                    let version = self.core.policed.policy().version;
+                    tracing::info!(version, "the policy has changed, or where a node is that it names");
                     if let Err(error) = self.kept_policy.keep(self.core.policed.policy()) {
                         tracing::error!(%error, "the policy cannot be kept for a start without an admin");
                     }

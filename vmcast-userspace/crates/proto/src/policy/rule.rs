@@ -1,6 +1,9 @@
 //! The rules.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::Owners;
 use crate::registry::{NodeId, OwnTunnel, Prefix};
@@ -100,5 +103,33 @@ impl Policy {
     pub fn decides_like(&self, other: &Self) -> bool {
         let decisive = |policy: &Self| (policy.version, policy.default);
         decisive(self) == decisive(other) && self.rules == other.rules && self.owners == other.owners
+    }
+
+    /// The same rules with the nodes where another policy has them, which is told later and has rules of before. Of nodes
+    /// that it does not speak of nothing changes: whoever told it may never have heard of them.
+    #[must_use]
+    pub fn with_places_of(&self, told: &Self) -> Self {
+        let named = told.rules.iter().filter(|rule| !rule.addresses.is_empty());
+        let addresses: BTreeMap<_, _> =
+            named.filter_map(|rule| Some((rule.node.as_ref()?, &rule.addresses))).collect();
+        let claiming = told.claims.iter().map(|(node, _)| node);
+        let spoken_of: BTreeSet<_> = claiming.chain(addresses.keys().copied()).collect();
+        let place = |rule: &Rule| {
+            let there = rule.node.as_ref().and_then(|node| addresses.get(node));
+            Rule {
+                addresses: there.map_or_else(|| rule.addresses.clone(), |&there| there.clone()),
+                ..rule.clone()
+            }
+        };
+        let others = self.claims.iter().filter(|(node, _)| !spoken_of.contains(node));
+        let known_others = self.known_by_tunnels.iter().filter(|node| !spoken_of.contains(node));
+        Self {
+            version: self.version,
+            default: self.default,
+            rules: self.rules.iter().map(place).collect(),
+            claims: told.claims.iter().chain(others).take(Self::MAX_CLAIMS).cloned().collect(),
+            known_by_tunnels: told.known_by_tunnels.iter().chain(known_others).cloned().collect(),
+            owners: self.owners.clone(),
+        }
     }
 }

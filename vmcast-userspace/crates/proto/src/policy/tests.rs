@@ -6,7 +6,10 @@ use std::{
 use proptest::prelude::*;
 
 use super::{Action, Effect, Owners, Policy, Reason, Rule, Subject};
-use crate::{Filter, registry::Prefix};
+use crate::{
+    Filter,
+    registry::{OwnTunnel, Prefix},
+};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -366,4 +369,80 @@ fn of_nodes_at_one_address_a_rule_is_about_the_one_that_it_names() {
             assert_eq!(fits(effect, &both, at(1).into()), effect == Effect::Deny);
         }
     }
+}
+
+// proves D4: what an admin that lags behind in the rules knows of where nodes are is believed, and what it does not is no word
+#[test]
+fn rules_stay_and_nodes_are_where_an_older_policy_has_them() {
+    let of = |id, node: &str, addresses: &[&str]| Rule {
+        node: Some(node.parse().unwrap()),
+        addresses: addresses.iter().map(|text| ip(text)).collect(),
+        ..rule(id, Effect::Deny)
+    };
+    let claim = |node: &str, tunnel: &str| {
+        let (vmr, tunnel) = ("v".parse().unwrap(), tunnel.parse().unwrap());
+        (node.parse().unwrap(), OwnTunnel { vmr, tunnel, nonce: 1, response_mac: [1; 6] })
+    };
+    let nodes = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<BTreeSet<_>>();
+    let at_work = Policy {
+        version: 9,
+        default: Effect::Deny,
+        rules: vec![
+            of(1, "moves", &["10.0.0.1"]),
+            of(2, "moves", &["10.0.0.1"]),
+            of(3, "unnamed", &["10.0.0.2"]),
+            of(4, "lost", &["10.0.0.3"]),
+            rule(5, Effect::Allow),
+        ],
+        claims: vec![
+            claim("moves", "10.0.0.1:1"),
+            claim("unnamed", "10.0.0.2:1"),
+            claim("lost", "10.0.0.3:1"),
+            claim("beside", "10.0.0.1:2"),
+        ],
+        known_by_tunnels: nodes(&["moves", "unnamed", "lost"]),
+        owners: Owners::default(),
+    };
+    let told = Policy {
+        version: 8,
+        rules: vec![
+            of(7, "moves", &["10.9.0.1", "2001:db8::1"]),
+            of(8, "lost", &[]),
+            of(9, "of-old", &["10.0.0.9"]),
+        ],
+        claims: vec![claim("moves", "10.9.0.1:7"), claim("beside", "10.9.0.1:8")],
+        known_by_tunnels: nodes(&["moves"]),
+        ..Policy::default()
+    };
+    let moved = ["10.9.0.1", "2001:db8::1"];
+    let expected = Policy {
+        rules: vec![
+            of(1, "moves", &moved),
+            of(2, "moves", &moved),
+            of(3, "unnamed", &["10.0.0.2"]),
+            of(4, "lost", &["10.0.0.3"]),
+            rule(5, Effect::Allow),
+        ],
+        claims: vec![
+            claim("moves", "10.9.0.1:7"),
+            claim("beside", "10.9.0.1:8"),
+            claim("unnamed", "10.0.0.2:1"),
+            claim("lost", "10.0.0.3:1"),
+        ],
+        ..at_work.clone()
+    };
+    assert_eq!(at_work.with_places_of(&told), expected);
+    assert_eq!(
+        at_work.with_places_of(&Policy::default()),
+        at_work,
+        "a registry that is set up anew names nobody"
+    );
+    // One that says no longer where it is is known by its address.
+    let silent = Policy { claims: vec![], known_by_tunnels: nodes(&[]), ..told };
+    let placed = at_work.with_places_of(&silent);
+    assert_eq!(placed.known_by_tunnels, nodes(&["unnamed", "lost"]));
+    assert!(!placed.claims.contains(&claim("moves", "10.0.0.1:1")));
+    // There is a limit, and what is told comes first.
+    let many = Policy { claims: vec![claim("n", "10.9.0.2:1"); Policy::MAX_CLAIMS], ..silent };
+    assert_eq!(at_work.with_places_of(&many).claims, many.claims);
 }

@@ -17,11 +17,13 @@ pub enum RecordKind {
     Policy,
     /// The joins that a VMR refuses by the policy, by its id.
     Refused,
+    /// The time that the admins of this registry have seen pass; one record.
+    Seen,
 }
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Authority,
         Self::Token,
         Self::Certificate,
@@ -29,6 +31,7 @@ impl RecordKind {
         Self::Name,
         Self::Policy,
         Self::Refused,
+        Self::Seen,
     ];
 
     /// As it stands in stores.
@@ -42,6 +45,7 @@ impl RecordKind {
             Self::Name => "name",
             Self::Policy => "policy",
             Self::Refused => "refused",
+            Self::Seen => "seen",
         }
     }
 
