@@ -70,18 +70,12 @@ impl Relay {
     /// Makes a relay without tunnels.
     #[must_use]
     pub fn new(now: Instant, config: Config) -> Self {
-        // A gateway uses one Response MAC until the next handshake.
-        let lifetime = config
-            .secret_lifetime
-            .max(config.membership_interval())
-            .max(config.longest_query_interval() * 2)
-            .max(Duration::from_secs(1));
         Self {
             base: now,
             secrets: Secrets::new(
                 now,
                 config.secret_seed,
-                lifetime,
+                config.secret_lifetime(),
                 config.longest_query_interval() * 2,
                 config.secret_age,
             ),
