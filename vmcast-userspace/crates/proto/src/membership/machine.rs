@@ -341,7 +341,7 @@ impl Machine for Querier {
             match timer {
                 Timer::GeneralQuery => self.on_general_query_timer(now),
                 Timer::OtherQuerierPresent => self.become_querier(now),
-                Timer::Handover => self.on_handover_timer(),
+                Timer::Handover => self.on_handover_timer(now),
                 Timer::GroupMembership(group) | Timer::SourceMembership(group) => {
                     self.update(group, |state, _| state.expire(due));
                 }
