@@ -71,6 +71,7 @@ impl Querier {
         }
         // Whoever asks about one group keeps no other alive.
         if general {
+            self.startup.cut_short(now, &self.config);
             let present_until = now + self.variables.other_querier_present_interval();
             self.change_role(Role::NonQuerier { querier: input.source, present_until });
         }
@@ -242,11 +243,7 @@ impl Querier {
         match self.querier() {
             Some(querier) if !self.yields_to(querier) => self.become_querier(now),
             // Nobody was asked until now.
-            None if !could_ask && self.may_ask() => {
-                let startup_left = self.config.startup_query_count() - 1;
-                self.change_role(Role::Querier { next_query: now, startup_left });
-                self.on_general_query_timer(now);
-            }
+            None if !could_ask && self.may_ask() => self.start_asking(now),
             Some(_) | None => {}
         }
     }
