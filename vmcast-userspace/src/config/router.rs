@@ -1,11 +1,11 @@
 //! The configuration of a VMR.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 use vmcast_api::Role;
 use vmcast_common::{fib::Link, maps::limit};
-use vmcast_proto::membership::Family;
+use vmcast_proto::{amt::relay, membership::Family};
 
 use crate::identity;
 
@@ -23,7 +23,7 @@ use super::{
         duplicates,
     },
     timers::{Igmp, IgmpConfig, mld},
-    value::{AMT_PORT, InterfaceName, NodeName, is_host},
+    value::{AMT_PORT, InterfaceName, NodeName, Seconds, is_host},
 };
 
 /// The configuration of a VMR.
@@ -111,6 +111,9 @@ pub struct TunnelConfig {
     pub answers_per_prefix_per_second: u32,
     /// ICMP Destination Unreachable about data of a tunnel that come in sequence and do not end it.
     pub unreachable_ignored: u32,
+    /// How long a secret makes the Response MACs that prove gateways' addresses; `None` for two hours (RFC 7450
+    /// §5.3.6), or as long as the times of IGMP and MLD ask for.
+    pub secret_lifetime_seconds: Option<Seconds>,
 }
 
 impl TunnelConfig {
@@ -118,6 +121,8 @@ impl TunnelConfig {
     const MOST_ANSWERS: u32 = 10_000_000;
     /// As good as all of them.
     const MOST_IGNORED: u32 = 1_000_000;
+    /// Longer would give who tries all MACs one by one the time to come far.
+    const LONGEST_SECRET: Duration = Duration::from_secs(24 * 3600);
 }
 
 impl Default for TunnelConfig {
@@ -133,6 +138,7 @@ impl Default for TunnelConfig {
             answers_per_second: 20_000,
             answers_per_prefix_per_second: 10_000,
             unreachable_ignored: 4,
+            secret_lifetime_seconds: None,
         }
     }
 }
@@ -153,6 +159,17 @@ impl RouterConfig {
         match family {
             Family::V4 => self.igmp.over(Igmp::of(family)),
             Family::V6 => self.mld.over(Igmp::of(family)),
+        }
+    }
+
+    /// What queries to gateways tell of IGMP, or of MLD.
+    #[must_use]
+    pub fn tunnel_times(&self, family: Family) -> relay::Times {
+        let of = self.timers(family);
+        relay::Times {
+            query_interval: of.query_interval,
+            query_response_interval: of.query_response_interval,
+            robustness: of.robustness_variable,
         }
     }
 
@@ -202,6 +219,7 @@ impl RouterConfig {
             answers_per_second,
             answers_per_prefix_per_second,
             unreachable_ignored,
+            secret_lifetime_seconds,
         } = &self.tunnel;
         let mut problems = Vec::new();
         for (index, address) in address.iter().enumerate() {
@@ -246,6 +264,22 @@ impl RouterConfig {
                     format!("{value} is not from 1 to {most}"),
                 ));
             }
+        }
+        let least = Family::ALL.map(|family| self.tunnel_times(family).least_secret_lifetime());
+        let least = least.into_iter().max().unwrap_or_default();
+        let most = TunnelConfig::LONGEST_SECRET.max(least);
+        if let Some(lifetime) = secret_lifetime_seconds
+            && !(least..=most).contains(&lifetime.duration())
+        {
+            problems.push(
+                Problem::error(
+                    "tunnel.secret_lifetime_seconds",
+                    format!("{lifetime} is not from {} to {} seconds", least.as_secs_f64(), most.as_secs()),
+                )
+                .hint(
+                    "gateways use what a secret made until they ask again, by the times of [igmp] and [mld]",
+                ),
+            );
         }
         problems
     }

@@ -156,6 +156,28 @@ fn values_out_of_range_are_all_reported_at_once_each_with_its_line() {
     assert_eq!(said.matches("error: ").count(), 11, "{said}");
 }
 
+// proves RFC 7450 §5.3.6
+#[test]
+fn a_secret_of_tunnels_lasts_as_long_as_gateways_use_what_it_made() {
+    for (igmp, least) in [
+        ("", 260.0),
+        ("[igmp]\nquery_interval_seconds = 20\n[mld]\nquery_interval_seconds = 30\n", 70.0),
+        (
+            "[igmp]\nquery_interval_seconds = 20\n[mld]\nquery_interval_seconds = 100\nrobustness_variable = 1\n",
+            200.0,
+        ),
+    ] {
+        for wrong in [least - 0.5, 86_401.0] {
+            let said = router_refusal(&format!("{igmp}[tunnel]\nsecret_lifetime_seconds = {wrong}\n"));
+            assert!(said.contains(&format!("{wrong} s is not from {least} to 86400 seconds")), "{said}");
+        }
+        let text = format!(
+            "rank = 0\n{igmp}[tunnel]\nsecret_lifetime_seconds = {least}\n[[interface]]\nname = \"a\"\n"
+        );
+        parse::<RouterConfig>(&text).unwrap();
+    }
+}
+
 #[test]
 fn recordings_have_an_absolute_place_and_a_limit() {
     let said = router_refusal("[record]\ndirectory = \"x\"\nmegabytes = 1001\n");

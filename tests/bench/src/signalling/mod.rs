@@ -273,7 +273,8 @@ impl Bed {
         let tables = format!(
             "[tunnel]\naddress = \"{}\"\n{limits}[[interface]]\nname = \"acc0\"\n\
              [[interface]]\nname = \"src0\"\naccepts_sources = true\n\
-             [[interface]]\nname = \"lan0\"\nquerier = true\nimmediate_leave = true\n",
+             [[interface]]\nname = \"lan0\"\nquerier = true\nimmediate_leave = true\n\
+             [interface.igmp]\nstartup_query_count = 1\nquery_response_interval_seconds = 1\n",
             family.relay(),
         );
         let mut router = Router::start(&lab, &vmr, program, &tables)?;

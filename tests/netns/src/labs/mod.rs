@@ -61,6 +61,7 @@ mod redial;
 mod registration;
 mod relay_moves;
 mod restart;
+mod secrets;
 mod shaken;
 mod shared;
 mod shared_groups;
@@ -144,6 +145,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         tokens::trials(),
         idle::trials(),
         too_big::trials(),
+        secrets::trials(),
         shaken::trials(),
         shared::trials(),
         shared_groups::trials(),

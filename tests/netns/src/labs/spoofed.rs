@@ -123,7 +123,7 @@ fn test(bed: &mut Bed, outer: Outer) -> Outcome {
     Ok(())
 }
 
-fn bad_macs(router: &vmcast_lab::roles::Role) -> u64 {
+pub(super) fn bad_macs(router: &vmcast_lab::roles::Role) -> u64 {
     let stats = router.ask(&["stats"]).unwrap_or_default();
     stats["control"]["relay"]["bad_mac"].as_u64().unwrap_or(0)
 }

@@ -151,27 +151,23 @@ pub(super) fn bind_relays(
 }
 
 pub(super) fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 16]) -> Settings {
-    let times = |family| {
-        let of = config.timers(family);
-        relay::Times {
-            query_interval: of.query_interval,
-            query_response_interval: of.query_response_interval,
-            robustness: of.robustness_variable,
-        }
-    };
-    let relay::Times { query_interval, query_response_interval, robustness } = times(Family::V4);
+    let relay::Times { query_interval, query_response_interval, robustness } =
+        config.tunnel_times(Family::V4);
     let first_v4 = addresses.iter().find_map(|address| match address {
         IpAddr::V4(address) => Some(*address),
         IpAddr::V6(_) => None,
     });
+    let defaults = relay::Config::new(seed);
+    let secret_lifetime = config.tunnel.secret_lifetime_seconds.map(|lifetime| lifetime.duration());
     let relay = relay::Config {
+        secret_lifetime: secret_lifetime.unwrap_or(defaults.secret_lifetime),
         secret_age: Duration::from_millis(clock::unix_millis()),
         discovery: config.tunnel.discovery.clone(),
         query_source: first_v4.unwrap_or(Ipv4Addr::UNSPECIFIED),
         query_interval,
         query_response_interval,
         robustness,
-        mld: Some(times(Family::V6)),
+        mld: Some(config.tunnel_times(Family::V6)),
         unreachable_ignored: config.tunnel.unreachable_ignored,
         max_tunnels: config.tunnel.max_tunnels,
         max_tunnels_per_source: config.tunnel.max_tunnels_per_address,
@@ -182,7 +178,7 @@ pub(super) fn settings(config: &RouterConfig, addresses: &[IpAddr], seed: [u8; 1
             groups: config.tunnel.max_groups_per_tunnel as usize,
             ..host_state::Limits::default()
         },
-        ..relay::Config::new(seed)
+        ..defaults
     };
     let record = config.record.directory.as_ref().map(|_| Budget::new(config.record.bytes()));
     let relays = config.amtrelay.discovery(seed);
@@ -238,7 +234,7 @@ mod tests {
         let text = "rank = 0\n[tunnel]\ndiscovery = [\"192.52.193.1\"]\nmax_tunnels = 11\n\
                     max_tunnels_per_address = 12\nmax_tunnels_per_prefix = 13\nmax_groups_per_tunnel = 14\n\
                     answers_per_second = 15\nanswers_per_prefix_per_second = 16\nunreachable_ignored = 17\n\
-                    [dataplane]\nmax_streams = 2000\n\
+                    secret_lifetime_seconds = 600\n[dataplane]\nmax_streams = 2000\n\
                     [igmp]\nrobustness_variable = 3\nquery_interval_seconds = 18\n\
                     query_response_interval_seconds = 4\n[mld]\nrobustness_variable = 4\n\
                     query_interval_seconds = 60\nquery_response_interval_seconds = 5\n[[interface]]\nname = \"a\"\nupstream = true\n\
@@ -265,6 +261,7 @@ mod tests {
             answers_per_second: 15,
             answers_per_prefix_per_second: 16,
             unreachable_ignored: 17,
+            secret_lifetime: Duration::from_secs(600),
             ..relay::Config::new([7; 16])
         };
         assert_eq!(relay, expected);

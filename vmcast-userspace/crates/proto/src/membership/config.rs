@@ -14,7 +14,8 @@ pub enum ImmediateLeave {
     Never,
     /// What no host wants any more stops at once, without a question: hosts are tracked one by one.
     /// A group with a host that cannot be told apart is asked about as ever: an older host (it keeps
-    /// silent when another has reported), one without an address, one beyond the limit.
+    /// silent when another has reported), one without an address, one beyond the limit. So is every group until the
+    /// hosts have had time to answer the queries of the startup.
     Tracked,
     /// What is left stops at once. Right only where a single host is on the link, such as a TUN
     /// interface.

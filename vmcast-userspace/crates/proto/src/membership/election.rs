@@ -19,7 +19,8 @@ use super::{
     timer::Timer,
 };
 
-/// How many times our own Query Interval another querier's may be.
+/// How many of our own Query Intervals another querier's may last, and how many we are silent for its sake unless it has
+/// shown that it asks no more often.
 const MAX_ADOPTED: u32 = 10;
 
 /// A query of version 2 or 3.
@@ -65,18 +66,24 @@ impl Querier {
         if general || self.querier() == Some(input.source) {
             self.variables = Variables::own(&self.config);
             if let Some(version_3) = query.version_3 {
-                self.adopt(version_3);
+                self.adopt(input.source, version_3);
             }
         }
         // Whoever asks about one group keeps no other alive.
         if general {
+            self.startup.cut_short(now, &self.config);
             let present_until = now + self.variables.other_querier_present_interval();
             self.change_role(Role::NonQuerier { querier: input.source, present_until });
         }
-        if general && self.with_handover(|handover, config| handover.hear(now, input.source, config)) {
+        let robustness = self.variables.robustness_variable;
+        let heard =
+            |handover: &mut Handover, config: &Config| handover.hear(now, input.source, robustness, config);
+        if general && self.with_handover(heard) {
             self.hand_over();
         }
-        if general && query.max_resp_time > self.config.query_response_interval {
+        let unbelieved = query.version_3.is_some_and(|it| it.query_interval > self.variables.query_interval);
+        let late = unbelieved || query.max_resp_time > self.config.query_response_interval;
+        if general && late {
             self.keep_memberships(now);
         }
 
@@ -100,16 +107,17 @@ impl Querier {
         Ok(())
     }
 
-    /// Keeps what is served until we could have asked for it ourselves and been answered.
+    /// Keeps what is wanted until we could have asked for it ourselves and been answered. What is left to the other router
+    /// may be taken back before.
     ///
     /// Where hosts have our own time to answer, they do so before memberships end, and again after the other router was
-    /// missed (RFC 9776 §8.4, §8.5). With more time they may not: one query that anybody can forge would end memberships,
-    /// and nobody else asks for as long as it says. All groups are looked at, so it is done for a Query Interval beyond,
-    /// and not with each query.
+    /// missed (RFC 9776 §8.4, §8.5). With more time they may not, and of one that says longer times than it has shown
+    /// an answer that is lost is not asked for again soon: a few queries that anybody can forge would end memberships. All
+    /// groups are looked at, so it is done for a Query Interval beyond, and not with each query.
     fn keep_memberships(&mut self, now: Instant) {
         let Role::NonQuerier { present_until, .. } = self.role else { return };
         let until = present_until + self.config.query_response_interval * 2;
-        if !self.serves() || self.kept_until.is_some_and(|kept| kept >= until) {
+        if self.kept_until.is_some_and(|kept| kept >= until) {
             return;
         }
         let kept = until + self.config.query_interval;
@@ -121,13 +129,14 @@ impl Querier {
     }
 
     /// Until when something lasts that is reported now, by the variables in force. While we serve beside another querier it
-    /// is not for less than by our own, whatever that one says, nor ends before what was known already.
+    /// is not for less than by our own, whatever that one says; nor does it ever end before what is kept already.
     pub(super) fn lasting(&self, now: Instant, interval: fn(&Variables) -> Duration) -> Instant {
         let until = now + interval(&self.variables);
-        if !self.serves() || self.querier().is_none() {
+        if self.querier().is_none() {
             return until;
         }
-        until.max(now + interval(&Variables::own(&self.config))).max(self.kept_until.unwrap_or(now))
+        let until = until.max(self.kept_until.unwrap_or(now));
+        if self.serves() { until.max(now + interval(&Variables::own(&self.config))) } else { until }
     }
 
     /// Tells of a router that may not be the querier, but not of each of its queries.
@@ -154,12 +163,12 @@ impl Querier {
         self.outputs.push_back(Output::Event(Event::Serving { serving: false }));
     }
 
-    /// The other querier has asked once only, long enough ago.
-    pub(super) fn on_handover_timer(&mut self) {
+    /// The other querier has asked once, long enough ago; or it is silent, whatever it has said of its timing.
+    pub(super) fn on_handover_timer(&mut self, now: Instant) {
         if self.serves() {
             self.hand_over();
         } else {
-            self.with_handover(|handover, _| handover.take_back());
+            self.with_handover(|handover, _| handover.take_back(now));
             self.outputs.push_back(Output::Event(Event::Serving { serving: true }));
         }
     }
@@ -177,14 +186,20 @@ impl Querier {
 
     /// Takes over what the querier's query says of its timing; a zero says nothing (RFC 9776 §4.1.6,
     /// §4.1.7, RFC 9777 §5.1.8, §5.1.9).
-    pub(super) fn adopt(&mut self, query: &QueryV3<IpAddr>) {
+    pub(super) fn adopt(&mut self, querier: IpAddr, query: &QueryV3<IpAddr>) {
         if query.robustness_variable != 0 {
             self.variables.robustness_variable = query.robustness_variable;
         }
         if !query.query_interval.is_zero() {
-            // The largest would let one forged query silence us for days.
-            let most = self.config.query_interval * MAX_ADOPTED;
-            self.variables.query_interval = query.query_interval.min(most);
+            // The largest would let forged queries silence us for days.
+            let own = self.config.query_interval;
+            let longest = own * MAX_ADOPTED;
+            let unproven = longest / u32::from(self.variables.robustness_variable);
+            // In whole seconds, as a query says it.
+            let unproven = Duration::from_secs(unproven.as_secs()).max(own);
+            let shown =
+                self.handover.shown(querier).map_or(unproven, |shown| shown.min(longest).max(unproven));
+            self.variables.query_interval = query.query_interval.min(shown);
         }
     }
 
@@ -228,11 +243,7 @@ impl Querier {
         match self.querier() {
             Some(querier) if !self.yields_to(querier) => self.become_querier(now),
             // Nobody was asked until now.
-            None if !could_ask && self.may_ask() => {
-                let startup_left = self.config.startup_query_count() - 1;
-                self.change_role(Role::Querier { next_query: now, startup_left });
-                self.on_general_query_timer(now);
-            }
+            None if !could_ask && self.may_ask() => self.start_asking(now),
             Some(_) | None => {}
         }
     }

@@ -6,9 +6,11 @@
 //! heard for a whole Other Querier Present Interval, and we serve them again as soon as it is missed. Each time that one
 //! is missed, the next has to be heard for twice as long, up to a limit, until there was a long calm. The price is that
 //! until then both forward: hosts get packets twice for that long. Where nobody was served yet there is nothing to lose,
-//! and a short time after the first query is enough. If no other follows within our own Other Querier Present Interval,
-//! whatever the first has said of its timing, whoever has joined meanwhile is served: one forged query keeps nobody from
-//! a stream for longer.
+//! and a short time after the first query is enough.
+//!
+//! How long a querier may be silent then is not for its queries to say, but for it to show: our own Other Querier Present
+//! Interval, or by the shorter of its last two intervals. After that the members are served: a few forged queries keep
+//! nobody from a stream for longer.
 
 use std::{
     net::IpAddr,
@@ -38,10 +40,22 @@ impl SteadyTime {
 #[derive(Clone, Copy, Debug)]
 struct Other {
     address: IpAddr,
-    /// Its first General Query.
+    /// Its first General Query since it was last missed.
     since: Instant,
-    /// Whether another one has come.
-    asks_again: bool,
+    /// Its last one.
+    last: Instant,
+    /// The times between the last three.
+    intervals: [Option<Duration>; 2],
+    /// How long it may be silent.
+    patience: Duration,
+}
+
+impl Other {
+    /// The Query Interval that it has shown, twice in a row.
+    fn shown(&self) -> Option<Duration> {
+        let [before, last] = self.intervals;
+        Some(before?.min(last?))
+    }
 }
 
 /// Who serves the members of the link.
@@ -72,11 +86,21 @@ impl Handover {
         self.has_served |= !self.left;
     }
 
-    /// A General Query of the elected querier was heard; says whether members are to be left to it now.
-    pub(super) fn hear(&mut self, now: Instant, address: IpAddr, config: &Config) -> bool {
+    /// The Query Interval that a router has shown, whatever its queries say of it.
+    pub(super) fn shown(&self, address: IpAddr) -> Option<Duration> {
+        self.other.filter(|other| other.address == address)?.shown()
+    }
+
+    /// A General Query of the elected querier was heard, with this Robustness Variable; says whether members are to be left
+    /// to it now.
+    pub(super) fn hear(&mut self, now: Instant, address: IpAddr, robustness: u8, config: &Config) -> bool {
+        let own = Variables::own(config).other_querier_present_interval();
         match &mut self.other {
             Some(other) if other.address == address => {
-                other.asks_again = true;
+                other.intervals = [other.intervals[1], Some(now - other.last)];
+                other.last = now;
+                let by_it = |shown| shown * u32::from(robustness) + config.query_response_interval / 2;
+                other.patience = other.shown().map_or(own, |shown| own.max(by_it(shown)));
                 let since = other.since;
                 !self.left && self.has_served && now >= since + self.steady_time(config)
             }
@@ -86,7 +110,8 @@ impl Handover {
                 if self.missed.is_some_and(|missed| now >= missed + calm) {
                     self.damping = 1;
                 }
-                self.other = Some(Other { address, since: now, asks_again: false });
+                self.other =
+                    Some(Other { address, since: now, last: now, intervals: [None; 2], patience: own });
                 false
             }
         }
@@ -95,28 +120,35 @@ impl Handover {
     /// No other querier is heard any more; says whether we have to serve again.
     pub(super) fn miss(&mut self, now: Instant) -> bool {
         self.other = None;
-        self.damping = (self.damping * 2).min(MOST_DAMPING);
-        self.missed = Some(now);
+        self.dampen(now);
         // Those whom it served may be there.
         self.has_served |= self.left;
         std::mem::take(&mut self.left)
     }
 
     /// When members are left to the other querier without another query of it, where nobody was served yet; or taken back
-    /// from one of whom no other query has come.
+    /// from one that is silent for longer than it may be.
     pub(super) fn due(&self, config: &Config) -> Option<Instant> {
         let other = self.other?;
         if self.left {
-            let present = Variables::own(config).other_querier_present_interval();
-            return (!other.asks_again).then(|| other.since + present);
+            return Some(other.last + other.patience);
         }
         (!self.has_served).then(|| other.since + self.steady_time(config))
     }
 
-    /// Serves members again that were left to who has asked once.
-    pub(super) const fn take_back(&mut self) {
+    /// Serves members again that were left to one that is silent, though it may still be the querier.
+    pub(super) fn take_back(&mut self, now: Instant) {
         self.left = false;
         self.has_served = true;
+        self.dampen(now);
+        if let Some(other) = &mut self.other {
+            other.since = now;
+        }
+    }
+
+    fn dampen(&mut self, now: Instant) {
+        self.damping = (self.damping * 2).min(MOST_DAMPING);
+        self.missed = Some(now);
     }
 
     /// Leaves members to the other querier.

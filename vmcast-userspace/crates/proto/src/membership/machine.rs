@@ -22,6 +22,7 @@ use super::{
     input::Input,
     output::{Event, Output},
     query,
+    startup::Startup,
     timer::{Timer, Timers},
 };
 use crate::{Filter, Machine};
@@ -47,6 +48,7 @@ pub struct Querier {
     pub(super) not_allowed_told: Option<Instant>,
     /// No membership ends before while another router is the querier and we serve.
     pub(super) kept_until: Option<Instant>,
+    pub(super) startup: Startup,
 }
 
 /// Our part on the link (RFC 9776 §6.6.2, RFC 9777 §7.6.2).
@@ -81,7 +83,6 @@ impl Querier {
         let mut querier = Self {
             variables: Variables::own(&config),
             role: Role::Querier { next_query: now, startup_left },
-            config,
             groups: BTreeMap::new(),
             hosts: Hosts::default(),
             timers: Timers::default(),
@@ -91,6 +92,8 @@ impl Querier {
             not_allowed_told: None,
             kept_until: None,
             handover: Handover::new(),
+            startup: Startup::new(now, &config),
+            config,
         };
         querier.timers.reschedule(Timer::GeneralQuery, None, Some(now));
         querier.handle_timeout(now);
@@ -251,6 +254,19 @@ impl Querier {
         }
     }
 
+    /// Starts asking, of hosts of whom nothing is known.
+    pub(super) fn start_asking(&mut self, now: Instant) {
+        let startup_left = self.config.startup_query_count() - 1;
+        self.startup = Startup::new(now, &self.config);
+        self.change_role(Role::Querier { next_query: now, startup_left });
+        self.on_general_query_timer(now);
+    }
+
+    /// Whether every host of the link has had its chance to say what it is in, so that who is not known is not there.
+    pub(super) fn knows_hosts(&self, now: Instant) -> bool {
+        self.may_ask() && self.startup.is_answered(now)
+    }
+
     pub(super) const fn may_ask(&self) -> bool {
         match self.config.address {
             IpAddr::V4(_) => true,
@@ -341,7 +357,7 @@ impl Machine for Querier {
             match timer {
                 Timer::GeneralQuery => self.on_general_query_timer(now),
                 Timer::OtherQuerierPresent => self.become_querier(now),
-                Timer::Handover => self.on_handover_timer(),
+                Timer::Handover => self.on_handover_timer(now),
                 Timer::GroupMembership(group) | Timer::SourceMembership(group) => {
                     self.update(group, |state, _| state.expire(due));
                 }

@@ -20,6 +20,7 @@ mod machine;
 mod output;
 mod query;
 mod report;
+mod startup;
 mod timer;
 mod version;
 

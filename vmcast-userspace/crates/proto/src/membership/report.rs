@@ -152,6 +152,7 @@ impl Querier {
         let is_querier = self.querier().is_none();
         let (immediate, tracks) = (config.immediate_leave, config.tracks_hosts());
         let tracks_leaves = matches!(immediate, ImmediateLeave::Tracked);
+        let knows_hosts = self.knows_hosts(now);
         let without_sources = config.version < Version::V3;
         let until = membership_until;
         let (max_sources, max_memberships) = (config.max_sources_per_group, config.max_tracked);
@@ -177,7 +178,7 @@ impl Querier {
             let mut specific = None;
             match immediate {
                 ImmediateLeave::SingleHost => state.end(now, &ask),
-                ImmediateLeave::Tracked if state.is_tracked(now) && !disputed => {
+                ImmediateLeave::Tracked if knows_hosts && state.is_tracked(now) && !disputed => {
                     let unwanted = state.unwanted(now, ask);
                     if unwanted.group {
                         applied.too_many += state.restore_wishes(now, max_sources);

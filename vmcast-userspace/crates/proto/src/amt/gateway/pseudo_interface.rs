@@ -52,6 +52,8 @@ pub(super) struct PseudoInterface {
     former: Option<Grant>,
     /// A tunnel of ours to be forgotten, and how often that has still to be said.
     teardown: Option<(Grant, u8)>,
+    /// How often that was said of the former tunnel already, to a relay that has no room for another.
+    torn_down: u8,
     /// The nonce of a Request that asks, while the Response MAC is fresh, whether the relay still knows the way.
     probe: Option<u32>,
     /// How the Request was written that was answered last: so is one that asks again.
@@ -132,6 +134,7 @@ impl PseudoInterface {
             grant: None,
             former: None,
             teardown: None,
+            torn_down: 0,
             probe: None,
             known_form: Form::Plain,
             asked_form: Form::Plain,
@@ -406,6 +409,7 @@ impl PseudoInterface {
             let old = self.relay.replace(relay);
             let grant = self.grant.take().or(self.former.take());
             self.teardown = None;
+            self.torn_down = 0;
             // RFC 7450 §5.2.3.4.4: the relay before would send on until the tunnel expires.
             if let Some((old, grant)) = old.zip(grant) {
                 self.tear_down(old, grant);
@@ -463,8 +467,10 @@ impl PseudoInterface {
                 self.back_off(now, 0);
             }
             // Its tunnel at the former address may have the very room that it lacks (RFC 7450 §5.2.3.7.1), so that is no
-            // refusal yet.
-            if let Some(old) = moved {
+            // refusal yet. It is said as often as a message is repeated against loss, and no more: a translator may have
+            // given that address to another gateway meanwhile.
+            if let Some(old) = moved.filter(|_| self.torn_down < self.robustness) {
+                self.torn_down += 1;
                 self.tear_down(remote, old);
             }
             if moved.is_none() || again {
@@ -483,8 +489,10 @@ impl PseudoInterface {
         };
         // RFC 7450 §5.2.3.7: the relay would send to the old address until the tunnel expires.
         if let Some(old) = moved {
-            self.teardown = Some((old, self.robustness));
+            let left = self.robustness.saturating_sub(self.torn_down);
+            self.teardown = (left > 0).then_some((old, left));
         }
+        self.torn_down = 0;
         self.refusals = 0;
         self.former = None;
         self.grant = Some(grant);
@@ -569,6 +577,7 @@ impl PseudoInterface {
             Phase::Discovering { .. } => self.begin(now, round),
             Phase::Requesting { .. } | Phase::Fresh => {
                 self.former = self.grant.take().or(self.former);
+                self.torn_down = 0;
                 self.heard = false;
                 self.request(now, round);
             }

@@ -24,6 +24,13 @@ impl Times {
     fn membership_interval(&self) -> Duration {
         self.query_interval * u32::from(self.robustness) + self.query_response_interval
     }
+
+    /// The shortest life of a secret for Response MACs that goes with them: a gateway uses one MAC until the next
+    /// handshake, and the secret before is still good for two of its intervals (RFC 7450 §5.3.3.4).
+    #[must_use]
+    pub fn least_secret_lifetime(&self) -> Duration {
+        self.membership_interval().max(self.query_interval * 2)
+    }
 }
 
 /// Configuration of a relay.
@@ -38,7 +45,7 @@ pub struct Config {
     /// has grown meanwhile accepts what the relay before it made.
     pub secret_age: Duration,
     /// How long a secret makes new Response MACs (RFC 7450 §5.3.6: two hours); after that it is accepted for
-    /// two query intervals more (RFC 7450 §5.3.3.4). Never shorter than the membership interval.
+    /// two query intervals more (RFC 7450 §5.3.3.4). Never shorter than [`Times::least_secret_lifetime`].
     pub secret_lifetime: Duration,
     /// Source address of the encapsulated General Query.
     pub query_source: Ipv4Addr,
@@ -114,6 +121,12 @@ impl Config {
     pub fn membership_interval(&self) -> Duration {
         let of = |protocol| self.times(protocol).membership_interval();
         of(Protocol::Igmp).max(of(Protocol::Mld))
+    }
+
+    /// How long a secret makes new Response MACs, at least as long as the times of both protocols ask for.
+    pub(super) fn secret_lifetime(&self) -> Duration {
+        let least = |protocol| self.times(protocol).least_secret_lifetime();
+        self.secret_lifetime.max(least(Protocol::Igmp)).max(least(Protocol::Mld)).max(Duration::from_secs(1))
     }
 
     /// The longest time between two handshakes of a gateway.

@@ -71,7 +71,7 @@ counters! {
         bad_listed_source,
         /// Groups forgotten because they were no longer reported, while the tunnel lives.
         groups_expired,
-        /// Teardowns of tunnels that do not exist.
+        /// Teardowns of tunnels that do not exist, or that are another gateway's or another handshake's by now.
         unknown_teardowns,
     }
 }

@@ -70,18 +70,12 @@ impl Relay {
     /// Makes a relay without tunnels.
     #[must_use]
     pub fn new(now: Instant, config: Config) -> Self {
-        // A gateway uses one Response MAC until the next handshake.
-        let lifetime = config
-            .secret_lifetime
-            .max(config.membership_interval())
-            .max(config.longest_query_interval() * 2)
-            .max(Duration::from_secs(1));
         Self {
             base: now,
             secrets: Secrets::new(
                 now,
                 config.secret_seed,
-                lifetime,
+                config.secret_lifetime(),
                 config.longest_query_interval() * 2,
                 config.secret_age,
             ),
@@ -361,7 +355,7 @@ impl Relay {
             self.counters.bad_mac += 1;
             return;
         };
-        let Some(report) = self.unwrap_report(update) else { return };
+        let Some((protocol, report)) = self.unwrap_report(update) else { return };
         let Some(ends) = self.table.ends(local, remote) else {
             self.counters.refused_tunnels += 1;
             return;
@@ -370,9 +364,10 @@ impl Relay {
         match self.table.find(&ends) {
             Some(id) => {
                 self.note_ecn(id, ecn);
+                self.table.note_nonce(id, protocol, nonce);
                 self.on_member_report(moment, id, nonce, &report);
             }
-            None => self.on_first_report(moment, ends, ecn, nonce, &report),
+            None => self.on_first_report(moment, ends, ecn, (protocol, nonce), &report),
         }
     }
 
@@ -397,7 +392,7 @@ impl Relay {
         now: Moment,
         ends: Ends,
         ecn: bool,
-        nonce: u32,
+        (protocol, nonce): (Protocol, u32),
         report: &membership::Message,
     ) {
         // Where it was, it is no more, and it would be sent everything twice.
@@ -432,11 +427,12 @@ impl Relay {
         }
         self.counters.updates += 1;
         let id = self.create(now, ends, ecn, host);
+        self.table.note_nonce(id, protocol, nonce);
         self.announce(id, applied.changed);
     }
 
-    /// RFC 7450 §5.3.3.5: the tunnel named in the message ends, whoever sent it, for only its own
-    /// gateway knows that Response MAC.
+    /// RFC 7450 §5.3.3.5: the tunnel named in the message ends, whoever sent it, for only its own gateway knows that
+    /// Response MAC. One that had the address and port before knows a Response MAC, too, of another nonce.
     fn on_teardown(
         &mut self,
         now: Instant,
@@ -450,7 +446,7 @@ impl Relay {
             return;
         }
         let id = self.table.ends(local, gateway).and_then(|ends| self.table.find(&ends));
-        match id {
+        match id.filter(|id| self.table.get(*id).is_some_and(|tunnel| tunnel.nonces.are_of(nonce))) {
             Some(id) => {
                 self.counters.teardowns += 1;
                 self.take_down(id, DownReason::Teardown);
@@ -462,7 +458,7 @@ impl Relay {
     /// Takes the report out of its IP datagram and looks whether a host may have sent it so (RFC 7450 §5.3.3.4,
     /// RFC 9776 §4, RFC 2236 §2, RFC 9777 §5.2, RFC 2710 §3): whatever the source address, which a gateway may
     /// not have.
-    fn unwrap_report(&mut self, update: &[u8]) -> Option<membership::Message> {
+    fn unwrap_report(&mut self, update: &[u8]) -> Option<(Protocol, membership::Message)> {
         use membership::Message;
         let Some(Encapsulated { message, destination: to, ttl, router_alert }) = Encapsulated::parse(update)
         else {
@@ -488,7 +484,7 @@ impl Relay {
             return None;
         }
         self.counters.no_router_alert += u64::from(!router_alert);
-        Some(message)
+        Some((protocol, message))
     }
 
     fn count(&mut self, applied: &Applied) {

@@ -12,9 +12,9 @@ use siphasher::sip::SipHasher13;
 
 use super::{
     prefix::Prefix,
-    tunnel::{Ends, Moment, Tunnel},
+    tunnel::{Ends, Moment, Nonces, Tunnel},
 };
-use crate::host_state::HostState;
+use crate::{amt::encapsulated::Protocol, host_state::HostState};
 
 const BLOCK: usize = 1_024;
 
@@ -232,7 +232,16 @@ impl Table {
         }
         let id = self.vacant;
         let queue = Queue::of(&host);
-        let tunnel = Tunnel { ends, ecn, host, since: now, updated: now, previous: 0, next: 0 };
+        let tunnel = Tunnel {
+            ends,
+            ecn,
+            nonces: Nonces::default(),
+            host,
+            since: now,
+            updated: now,
+            previous: 0,
+            next: 0,
+        };
         if let Some((block, at)) = position(id) {
             let slot = std::mem::replace(&mut self.blocks[block][at], Slot::Tunnel(tunnel));
             self.vacant = match slot {
@@ -267,6 +276,13 @@ impl Table {
         let after = Queue::of(&tunnel.host);
         self.append(after, id);
         Some(result)
+    }
+
+    /// Notes the nonce of a Membership Update.
+    pub(super) fn note_nonce(&mut self, id: u32, protocol: Protocol, nonce: u32) {
+        if let Some(tunnel) = self.get_mut(id) {
+            tunnel.nonces.note(protocol, nonce);
+        }
     }
 
     /// Notes whether a gateway merges congestion marks; returns whether that is news.
@@ -480,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_takes_at_most_88_bytes() {
-        assert!(size_of::<Slot>() <= 88, "{}", size_of::<Slot>());
+    fn a_slot_takes_at_most_96_bytes() {
+        assert!(size_of::<Slot>() <= 96, "{}", size_of::<Slot>());
     }
 }

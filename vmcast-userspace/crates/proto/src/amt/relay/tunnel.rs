@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Filter, host_state::HostState};
+use crate::{Filter, amt::encapsulated::Protocol, host_state::HostState};
 
 /// The two ends of a tunnel in 22 bytes. Our own end is an index into the few addresses we have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,12 +40,40 @@ impl Moment {
     }
 }
 
+/// The Request Nonces of the last Membership Updates of IGMP and of MLD; 0 where none has come.
+///
+/// They tell the gateway that has an address and port from one that had them before, whose Response MAC is as good: a
+/// translator gives them to another one, or the same one has shaken hands anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Nonces([u32; 2]);
+
+impl Nonces {
+    /// A Membership Update has come. A gateway that has used one nonce for both protocols does so again, or is another.
+    pub(super) fn note(&mut self, protocol: Protocol, nonce: u32) {
+        let Self([igmp, mld]) = self;
+        let (own, other) = match protocol {
+            Protocol::Igmp => (igmp, mld),
+            Protocol::Mld => (mld, igmp),
+        };
+        if own == other && *own != nonce {
+            *other = 0;
+        }
+        *own = nonce;
+    }
+
+    /// Whether a message of this nonce is of the gateway whose updates came last; anybody's, where none has come.
+    pub(super) fn are_of(self, nonce: u32) -> bool {
+        self == Self::default() || self.0.contains(&nonce)
+    }
+}
+
 /// A gateway that proved its address, and what it wants.
 #[derive(Debug)]
 pub(super) struct Tunnel {
     pub(super) ends: Ends,
     /// Whether the Request had the E flag (RFC 9601 §6.1.4.2).
     pub(super) ecn: bool,
+    pub(super) nonces: Nonces,
     pub(super) host: HostState,
     pub(super) since: Moment,
     pub(super) updated: Moment,
@@ -107,4 +135,35 @@ pub enum LimitError {
         /// The group that was too much.
         group: IpAddr,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOTH: [Protocol; 2] = [Protocol::Igmp, Protocol::Mld];
+
+    #[test]
+    fn nonces_are_of_the_last_updates_of_each_protocol() {
+        for [one, other] in [BOTH, [Protocol::Mld, Protocol::Igmp]] {
+            let mut nonces = Nonces::default();
+            assert!(nonces.are_of(1), "nobody is known");
+            nonces.note(one, 1);
+            assert_eq!([1, 2].map(|nonce| nonces.are_of(nonce)), [true, false]);
+            // A handshake of its own for each protocol.
+            nonces.note(other, 2);
+            nonces.note(one, 3);
+            assert_eq!([1, 2, 3].map(|nonce| nonces.are_of(nonce)), [false, true, true]);
+        }
+    }
+
+    #[test]
+    fn who_had_one_nonce_for_both_protocols_is_not_known_after_another_one_of_either() {
+        for protocol in BOTH {
+            let mut nonces = Nonces::default();
+            BOTH.iter().for_each(|of| nonces.note(*of, 1));
+            nonces.note(protocol, 2);
+            assert_eq!([1, 2].map(|nonce| nonces.are_of(nonce)), [false, true]);
+        }
+    }
 }

@@ -91,7 +91,7 @@ fn a_host_may_report_before_it_has_an_address() {
 
 #[test]
 fn a_host_without_an_address_is_not_told_apart() {
-    let mut link = Link::settled_with(Config { immediate_leave: ImmediateLeave::Tracked, ..config() });
+    let mut link = Link::answered_with(Config { immediate_leave: ImmediateLeave::Tracked, ..config() });
     link.report_from(HOST, TO_EX, &[]);
     link.report_from(NOBODY, TO_EX, &[]);
     link.take_filters();

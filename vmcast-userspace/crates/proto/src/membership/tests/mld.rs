@@ -104,6 +104,21 @@ fn a_router_without_a_link_local_address_asks_nothing_until_it_has_one() {
 }
 
 #[test]
+fn hosts_are_known_when_they_have_been_asked_by_an_address_that_came_late() {
+    let tracked = Config { immediate_leave: ImmediateLeave::Tracked, ..config() };
+    let mut link = Link::new(Config { address: NOBODY, ..tracked });
+    link.advance(secs(300));
+    link.querier.handle_input(link.now, Input::SetAddress(US));
+    link.drain();
+    for (wait, ends) in [(0, false), (41, false), (1, true)] {
+        link.advance(secs(wait));
+        link.report(TO_EX, &[]);
+        link.report(TO_IN, &[]);
+        assert_eq!(link.querier.filter(GROUP).is_none(), ends);
+    }
+}
+
+#[test]
 fn a_router_without_an_address_still_hears_who_asks() {
     let mut link = Link::settled_with(Config { address: NOBODY, ..config() });
     link.datagram(neighbour(200), EVERYBODY, &general());

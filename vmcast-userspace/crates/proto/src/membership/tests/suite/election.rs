@@ -211,15 +211,39 @@ fn a_querier_that_flaps_leaves_one_timer_and_no_memberships_behind() {
 
 /// A forged query with the largest interval must not keep us silent for the 61 hours that it asks for.
 #[test]
-fn a_querier_with_hostile_timing_is_missed_within_ten_times_our_own() {
+fn a_querier_with_hostile_timing_is_missed_within_ten_of_our_intervals() {
     let mut link = Link::settled();
     let Message::QueryV3(mut hostile) = general() else { unreachable!() };
     (hostile.robustness_variable, hostile.query_interval) = (7, secs(31_744));
     (hostile.max_resp_time, hostile.suppress_router_side_processing) = (secs(3_174), true);
     link.datagram(LOWER, EVERYBODY, &Message::QueryV3(hostile));
     assert_eq!(link.querier.querier(), Some(LOWER));
-    link.advance(secs(7 * 1250 + 5));
+    // Whole seconds, so that seven of them are no longer than ten of 125.
+    link.advance(secs(7 * 178 + 4));
+    assert_eq!(link.querier.querier(), Some(LOWER));
+    link.advance(secs(1));
     assert_eq!(link.querier.querier(), None);
+}
+
+/// One that really asks so seldom is believed once it was seen to, twice in a row.
+#[test]
+fn an_interval_of_ten_times_our_own_is_adopted_when_it_was_kept_twice() {
+    let mut link = Link::settled();
+    let Message::QueryV3(mut slow) = general() else { unreachable!() };
+    // What a code of a byte can say of it.
+    slow.query_interval = secs(1_216);
+    for expires in [1_400, 1_400, 1_400, 2_452, 2_452] {
+        link.datagram(LOWER, EVERYBODY, &Message::QueryV3(slow.clone()));
+        link.report(TO_EX, &[]);
+        assert_eq!(link.info().expires, Some(secs(expires)));
+        link.advance(secs(1_216));
+    }
+    assert_eq!(changes(&mut link), [Some(LOWER)], "it was never missed");
+    // Nor is it if one query is lost.
+    link.advance(secs(1_216));
+    assert_eq!(changes(&mut link), []);
+    link.advance(secs(10));
+    assert_eq!(changes(&mut link), [None]);
 }
 
 /// Memberships that nobody asks about last until we could ask again; but what was being asked about ends as it would, and
@@ -236,8 +260,8 @@ fn a_query_that_is_answered_late_ends_no_membership_and_keeps_none_that_is_asked
     (hostile.robustness_variable, hostile.query_interval, hostile.max_resp_time) =
         (7, secs(31_744), secs(3_000));
     link.datagram(LOWER, EVERYBODY, &Message::QueryV3(hostile.clone()));
-    // Seven times ten times our interval until it is missed, half a response, two for answers, and a query interval.
-    let kept = Duration::from_millis(140_500) + secs(2) + secs(2);
+    // Seven times our interval until it is missed, half a response, two for answers, and a query interval.
+    let kept = Duration::from_millis(14_500) + secs(2) + secs(2);
     assert_eq!(link.info().expires, Some(kept));
     let asked = secs(2);
     link.advance(asked);

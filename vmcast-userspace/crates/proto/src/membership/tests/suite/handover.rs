@@ -159,9 +159,8 @@ fn a_single_forged_query_at_the_start_keeps_nobody_from_a_stream_for_longer_than
     assert_eq!(served(&link), [(secs(10), false), (PRESENT, true)]);
     assert_eq!(link.querier.querier(), Some(LOWER), "the election is another matter");
     // Until we ask again, and are answered, nothing ends.
-    let silent = secs(7 * 1_250);
     link.events.clear();
-    link.advance(silent - secs(100));
+    link.advance(secs(7 * 178) - PRESENT);
     assert_eq!(link.querier.querier(), None);
     link.report(IS_EX, &[]);
     link.advance(secs(100));
@@ -174,6 +173,83 @@ fn a_single_forged_query_at_the_start_keeps_nobody_from_a_stream_for_longer_than
         link.advance(QUERY_INTERVAL);
     }
     assert_eq!(served(&link), [(secs(10), false)]);
+}
+
+/// The hostile query of the test above.
+fn hostile() -> Message {
+    let Message::QueryV3(mut query) = general() else { unreachable!() };
+    (query.robustness_variable, query.query_interval, query.max_resp_time) = (7, secs(31_744), secs(3_174));
+    Message::QueryV3(query)
+}
+
+// RFC 9776 §9.1, RFC 9777 §10.1: two forged queries, at any distance
+#[test]
+fn two_forged_queries_keep_nobody_from_a_stream_for_longer_than_our_own_times() {
+    // Before anybody was served.
+    for apart in [1, 60, 254] {
+        let mut link = Link::new(config());
+        link.datagram(LOWER, EVERYBODY, &hostile());
+        link.advance(secs(apart));
+        link.datagram(LOWER, EVERYBODY, &hostile());
+        link.advance(secs(10));
+        link.report(TO_EX, &[]);
+        link.advance(secs(9_000));
+        let left = secs(10);
+        assert_eq!(served(&link), [(left, false), (secs(apart) + PRESENT, true)], "{apart} s apart");
+        assert_eq!(link.querier.querier(), None);
+    }
+    // While members are served; nobody of them says a word before we ask.
+    for apart in [1, 256, 1_200, 3_600] {
+        let mut link = serving();
+        let first = link.elapsed();
+        link.datagram(LOWER, EVERYBODY, &hostile());
+        for _ in 0..apart / 100 {
+            link.advance(secs(100));
+            if link.querier.querier().is_none() {
+                link.report(IS_EX, &[]);
+            }
+        }
+        link.advance(first + secs(apart) - link.elapsed());
+        link.datagram(LOWER, EVERYBODY, &hostile());
+        let second = link.elapsed();
+        let mut silent = None;
+        for _ in 0..90 {
+            link.advance(secs(100));
+            if link.querier.querier().is_none() {
+                silent.get_or_insert(link.elapsed() - second);
+                link.report(IS_EX, &[]);
+            }
+        }
+        let changes = served(&link);
+        let serves_throughout = [vec![], vec![(second, false), (second + PRESENT, true)]];
+        assert!(serves_throughout.contains(&changes), "{apart} s apart: {changes:?}");
+        assert!(silent.is_some_and(|silent| silent <= secs(1_300)), "{apart} s apart: {silent:?}");
+        let ended = link.events.iter().filter(|(_, event)| matches!(event, Event::Membership { .. }));
+        assert_eq!(ended.count(), 0, "{apart} s apart");
+    }
+}
+
+/// What a querier has shown is believed: it is not missed between two queries that come as seldom as it says.
+#[test]
+fn a_querier_that_asks_seldom_is_left_the_members_for_good_once_it_was_seen_to() {
+    let Message::QueryV3(mut slow) = general() else { unreachable!() };
+    slow.query_interval = secs(576);
+    let slow = Message::QueryV3(slow);
+    let mut link = serving();
+    for _ in 0..20 {
+        link.datagram(LOWER, EVERYBODY, &slow);
+        link.report(IS_EX, &[]);
+        link.advance(secs(576));
+    }
+    let changes = served(&link);
+    assert!(changes.len() <= 5 && changes.last().is_some_and(|(_, serving)| !serving), "{changes:?}");
+    assert!(changes.last().is_some_and(|(at, _)| *at < secs(3_000)), "{changes:?}");
+    assert_eq!(link.querier.querier(), Some(LOWER));
+    // Two of its intervals, and half a response.
+    let last = link.elapsed() - secs(576);
+    link.events.clear();
+    link.advance(secs(2_000));
+    assert_eq!(served(&link), [(last + secs(1_157), true)]);
 }
 
 #[test]

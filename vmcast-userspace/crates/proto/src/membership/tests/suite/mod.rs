@@ -160,6 +160,13 @@ impl Link {
         link
     }
 
+    /// One whose startup queries the hosts have had time to answer.
+    pub(super) fn answered_with(config: Config) -> Self {
+        let mut link = Self::settled_with(config);
+        link.advance(secs(5));
+        link
+    }
+
     pub(super) fn elapsed(&self) -> Duration {
         self.now - self.start
     }

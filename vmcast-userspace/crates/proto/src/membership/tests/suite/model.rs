@@ -167,7 +167,7 @@ proptest! {
     fn with_tracking_nothing_is_asked_and_what_a_host_wants_is_forwarded(
         steps in prop::collection::vec(any_step(), 1..25),
     ) {
-        let mut link = Link::settled_with(Config { immediate_leave: ImmediateLeave::Tracked, ..config() });
+        let mut link = Link::answered_with(Config { immediate_leave: ImmediateLeave::Tracked, ..config() });
         let mut hosts = [const { Filter::none() }; 4];
         for (host, record_type, listed) in steps {
             let wants = &mut hosts[usize::from(host)];

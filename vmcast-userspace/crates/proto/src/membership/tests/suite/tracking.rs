@@ -1,6 +1,9 @@
 //! Hosts told apart: immediate leave and limits for each.
 
-use super::*;
+use super::{
+    election::{LOWER, general},
+    *,
+};
 
 const LINK: Mac = [2, 0, 0, 0, 0, 1];
 const OTHER_LINK: Mac = [2, 0, 0, 0, 0, 2];
@@ -11,7 +14,7 @@ fn tracked() -> Config {
 
 #[test]
 fn a_group_ends_at_once_when_its_last_known_host_leaves() {
-    let mut link = Link::settled_with(tracked());
+    let mut link = Link::answered_with(tracked());
     link.report_from(HOST, TO_EX, &[]);
     link.report_from(OTHER_HOST, TO_EX, &[]);
     assert_eq!(link.take_filters(), [Filter::any()]);
@@ -25,7 +28,7 @@ fn a_group_ends_at_once_when_its_last_known_host_leaves() {
 
 #[test]
 fn a_source_ends_at_once_when_the_last_known_host_blocks_it() {
-    let mut link = Link::settled_with(tracked());
+    let mut link = Link::answered_with(tracked());
     link.report_from(HOST, ALLOW, &[1, 2]);
     link.report_from(OTHER_HOST, ALLOW, &[2, 3]);
     link.take_filters();
@@ -37,7 +40,7 @@ fn a_source_ends_at_once_when_the_last_known_host_blocks_it() {
 
 #[test]
 fn a_host_that_fell_silent_keeps_nothing_up() {
-    let mut link = Link::settled_with(tracked());
+    let mut link = Link::answered_with(tracked());
     link.report_from(HOST, TO_EX, &[]);
     link.advance(secs(200));
     link.report_from(OTHER_HOST, TO_EX, &[]);
@@ -49,7 +52,7 @@ fn a_host_that_fell_silent_keeps_nothing_up() {
 
 #[test]
 fn hosts_that_fell_silent_are_forgotten_though_others_stay() {
-    let mut link = Link::settled_with(tracked());
+    let mut link = Link::answered_with(tracked());
     link.report_from(HOST, TO_EX, &[]);
     for _ in 0..10 {
         link.report_from(OTHER_HOST, IS_EX, &[]);
@@ -63,7 +66,7 @@ fn hosts_that_fell_silent_are_forgotten_though_others_stay() {
 /// An older host keeps silent when another has reported (RFC 2236 §3, RFC 2710 §4), so it may be there unseen.
 #[test]
 fn with_an_older_host_the_link_is_asked_as_ever() {
-    let mut link = Link::settled_with(tracked());
+    let mut link = Link::answered_with(tracked());
     link.report_v2();
     link.report_from(OTHER_HOST, TO_EX, &[]);
     link.take_filters();
@@ -75,7 +78,7 @@ fn with_an_older_host_the_link_is_asked_as_ever() {
 
 #[test]
 fn with_a_host_beyond_the_limit_the_link_is_asked_as_ever() {
-    let mut link = Link::settled_with(Config { max_tracked: 1, ..tracked() });
+    let mut link = Link::answered_with(Config { max_tracked: 1, ..tracked() });
     link.report_from(HOST, TO_EX, &[]);
     link.report_from(OTHER_HOST, TO_EX, &[]);
     link.take_filters();
@@ -87,7 +90,7 @@ fn with_a_host_beyond_the_limit_the_link_is_asked_as_ever() {
 
 /// A host of a link that has addresses, with these sources.
 fn listed(last: &[u8]) -> Link {
-    let mut link = Link::settled_with(tracked());
+    let mut link = Link::answered_with(tracked());
     link.link_source = Some(LINK);
     link.report_from(HOST, ALLOW, last);
     link.take_filters();
@@ -118,7 +121,7 @@ fn a_leave_in_the_name_of_a_host_is_asked_about_if_another_link_layer_address_se
 
 #[test]
 fn a_leave_of_any_source_in_the_name_of_a_host_is_asked_about_too() {
-    let mut link = Link::settled_with(tracked());
+    let mut link = Link::answered_with(tracked());
     link.link_source = Some(LINK);
     link.report_from(HOST, TO_EX, &[]);
     link.take_filters();
@@ -157,7 +160,7 @@ fn a_host_that_got_another_interface_leaves_when_nobody_answers() {
 
 #[test]
 fn where_links_have_no_addresses_the_word_of_an_address_counts() {
-    let mut link = Link::settled_with(tracked());
+    let mut link = Link::answered_with(tracked());
     link.report_from(HOST, ALLOW, &[1]);
     link.report_from(HOST, TO_IN, &[]);
     assert_eq!(link.take_filters(), [include(&[1]), Filter::none()]);
@@ -173,6 +176,62 @@ fn who_reports_in_the_name_of_a_host_takes_none_of_its_groups() {
     }
     assert_eq!(link.querier.groups(link.now).len(), 4);
     assert_eq!(link.refused(Refusal::TooManyGroupsOfHost), 2);
+}
+
+/// After a start nobody is known: who is silent may still be there, until the startup queries are answered.
+#[test]
+fn a_leave_is_asked_about_until_every_host_has_had_time_to_answer_the_startup_queries() {
+    for (at, ends) in [(1, false), (30, false), (41, false), (42, true)] {
+        let mut link = Link::new(tracked());
+        link.advance(secs(at));
+        link.report_from(HOST, TO_EX, &[]);
+        assert_eq!(link.take_filters(), [Filter::any()]);
+        let asked = link.elapsed();
+        link.asked.clear();
+        link.report_from(HOST, TO_IN, &[]);
+        assert_eq!(link.take_filters() == [Filter::none()], ends, "after {at} s");
+        let expected = if ends { vec![] } else { vec![(Duration::ZERO, asked_group(false))] };
+        assert_eq!(link.take_specific(asked), expected, "after {at} s");
+        if ends {
+            continue;
+        }
+        // Another host was in it before we started.
+        link.report_from(OTHER_HOST, IS_EX, &[]);
+        link.advance(secs(4));
+        assert_eq!(link.take_filters(), [], "after {at} s");
+        link.report_from(OTHER_HOST, TO_IN, &[]);
+        link.advance(secs(4));
+        assert_eq!(link.take_filters(), [Filter::none()]);
+    }
+}
+
+#[test]
+fn a_source_is_asked_about_after_a_start_too() {
+    let mut link = Link::new(tracked());
+    link.report_from(HOST, ALLOW, &[1, 2]);
+    link.take_asked();
+    link.report_from(HOST, BLOCK, &[1]);
+    assert_eq!(
+        (link.take_filters(), link.take_asked()),
+        (vec![include(&[1, 2])], vec![asked_sources(false, &[1])])
+    );
+    link.report_from(OTHER_HOST, IS_IN, &[1]);
+    link.advance(secs(5));
+    assert_eq!(link.take_filters(), []);
+}
+
+/// Then the other one asks, at its own times.
+#[test]
+fn beside_a_querier_hosts_are_known_when_they_would_have_been_forgotten() {
+    let mut link = Link::new(tracked());
+    link.advance(secs(5));
+    for (at, is_known) in [(5, false), (130, false), (255, false), (300, true)] {
+        link.advance(secs(at) - link.elapsed());
+        link.datagram(LOWER, EVERYBODY, &general());
+        link.report_from(HOST, TO_EX, &[]);
+        link.report_from(HOST, TO_IN, &[]);
+        assert_eq!(link.querier.filter(GROUP).is_none(), is_known, "after {at} s");
+    }
 }
 
 #[test]
