@@ -9,7 +9,7 @@ use std::{
 
 use libtest_mimic::Failed;
 use serde_json::Value;
-use vmcast_lab::roles::Engine;
+use vmcast_lab::{OnEnd, roles::Engine};
 
 use super::{
     SENT,
@@ -71,9 +71,10 @@ pub(super) fn test(bed: &mut Bed, engine: Engine) -> Outcome {
     let port = Port::open(&wire.node, BRIDGE)?;
     let (sent, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let marks = thread::scope(|scope| -> Result<Marks, Failed> {
+        let stops = OnEnd::set(&stop);
         let sender = scope.spawn(|| send(&port, &sent, &stop).map_err(|failed| format!("{failed:?}")));
         let marks = shake(bed, &mut vm, &router, session, &sent);
-        stop.store(true, Ordering::SeqCst);
+        drop(stops);
         sender.join().map_err(|_| "the source panicked")??;
         Ok(Marks { end: sent.load(Ordering::SeqCst), ..marks? })
     })?;
