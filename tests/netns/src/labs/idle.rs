@@ -1,6 +1,12 @@
 //! Connections to the admin that nobody has a use for, of every kind, while a stream runs and nodes register.
 
-use std::{io::Write as _, net::TcpStream, path::Path, sync::Arc};
+use std::{
+    io::Write as _,
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use libtest_mimic::{Failed, Trial};
 use rustls::{
@@ -38,12 +44,20 @@ const NODES: usize = 500;
 /// What one of them may cost the admin: TLS's and HTTP/2's buffers, and what the kernel counts for the process.
 const MOST_EACH: u64 = 32 * 1024;
 const SOME: u64 = 150;
+/// A connection, or an answer in its handshake, that is not there after so long never comes.
+const HANG: Duration = Duration::from_secs(60);
 
 /// A connection with TLS, which nobody reads.
 type Standing = (ClientConnection, TcpStream);
 
+fn connect() -> Result<TcpStream, Failed> {
+    Ok(TcpStream::connect_timeout(&SocketAddr::from(([10, 9, 0, 2], 8440)), HANG)?)
+}
+
 fn stand(config: &Arc<ClientConfig>) -> Result<Standing, Failed> {
-    let mut stream = TcpStream::connect(("10.9.0.2", 8440))?;
+    let mut stream = connect()?;
+    stream.set_read_timeout(Some(HANG))?;
+    stream.set_write_timeout(Some(HANG))?;
     let mut tls = ClientConnection::new(Arc::clone(config), ServerName::try_from("10.9.0.2")?)?;
     while tls.is_handshaking() {
         tls.complete_io(&mut stream)?;
@@ -102,8 +116,7 @@ fn idle(bed: &mut Bed) -> Outcome {
     let shown = tls(Some(&bed.lab.dir().join(format!("{}.identity", small.client(1).node()))))?;
     let hidden = tls(None)?;
     let open = move || -> Result<(Vec<TcpStream>, Vec<Standing>), Failed> {
-        let connect = |_| TcpStream::connect(("10.9.0.2", 8440));
-        let mut silent: Vec<_> = (0..SILENT + BEGUN).map(connect).collect::<Result<_, _>>()?;
+        let mut silent: Vec<_> = (0..SILENT + BEGUN).map(|_| connect()).collect::<Result<_, _>>()?;
         for begun in &mut silent[SILENT..] {
             // The head of a record with a handshake of 512 bytes (RFC 8446 §5.1), and the first of these.
             begun.write_all(&[22, 3, 1, 2, 0, 1])?;
