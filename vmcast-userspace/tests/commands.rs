@@ -3,13 +3,30 @@
 use std::{
     io::{BufRead, BufReader, Read},
     net::TcpListener,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
 };
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+
+/// A test that waits longer than this hangs.
+const HANG: Duration = Duration::from_secs(60);
+
+/// A process that ends with the test, however that ends.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        // One that was waited for is gone by now.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 fn vmcast(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vmcast")).args(arguments).output().unwrap()
@@ -120,20 +137,30 @@ fn a_log_of_format_json_is_one_object_per_line_from_the_start_to_the_end_by_sigt
         "listen = \"{listen}\"\ndatabase = \"{at}/admin.db\"\n[control]\nsocket = \"{at}/admin.sock\"\n"
     );
     std::fs::write(&config, text).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_vmcast"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vmcast"));
+    command
         .args(["admin", "--log-format", "json", "--config", config.to_str().unwrap()])
-        .env_remove("RUST_LOG")
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        .env_remove("RUST_LOG");
+    // What inherited this program's output would keep it open, were this program to abort.
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = Ends(command.spawn().unwrap());
+    let lines = BufReader::new(child.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let (heard, said) = mpsc::channel();
+    let reader = thread::spawn(move || lines.for_each(|line| heard.send(line).unwrap_or_default()));
     let mut log = Vec::new();
     while !log.last().is_some_and(|line: &String| line.contains("admin is listening")) {
-        log.push(lines.next().expect("it says that it serves"));
+        log.push(said.recv_timeout(HANG).expect("it says that it serves"));
     }
-    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
-    log.extend(lines);
-    assert_eq!(child.wait().unwrap().code(), Some(0), "{log:?}");
+    kill(Pid::from_raw(child.0.id().cast_signed()), Signal::SIGTERM).unwrap();
+    let end = loop {
+        match said.recv_timeout(HANG) {
+            Ok(line) => log.push(line),
+            Err(end) => break end,
+        }
+    };
+    assert_eq!(end, RecvTimeoutError::Disconnected, "it does not end: {log:?}");
+    reader.join().unwrap();
+    assert_eq!(child.0.wait().unwrap().code(), Some(0), "{log:?}");
     for line in &log {
         let event: serde_json::Value = serde_json::from_str(line).expect(line);
         let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();

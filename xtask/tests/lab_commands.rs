@@ -7,13 +7,18 @@ use std::{
     path::Path,
     process::{self, Child, ChildStdout, Command, ExitStatus, Output, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, Uid},
 };
-use vmcast_lab::netns::{LiveLab, live_labs};
+use vmcast_lab::{
+    clock::Clock,
+    netns::{LiveLab, live_labs},
+};
 
 /// Held by the test whose lab is up: several at once would starve each other.
 static ONE_LAB: Mutex<()> = Mutex::new(());
@@ -93,6 +98,9 @@ fn process_with(config: &Path) -> Option<Pid> {
     })
 }
 
+/// How long a run that is asked to end may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// `xtask run`, and what it prints.
 struct Run {
     process: Child,
@@ -125,8 +133,25 @@ impl Run {
 
     /// Waits for its end; returns its exit status and all that it still printed.
     fn end(mut self) -> (ExitStatus, String) {
-        let rest: Vec<_> = self.output.map_while(Result::ok).collect();
+        let rest: Vec<_> = self.output.by_ref().map_while(Result::ok).collect();
         (self.process.wait().expect("it ends"), rest.join("\n"))
+    }
+}
+
+impl Drop for Run {
+    /// Ends a run that a failed test leaves behind, and its lab.
+    fn drop(&mut self) {
+        if !matches!(self.process.try_wait(), Ok(None)) {
+            return;
+        }
+        self.signal(Signal::SIGINT);
+        let clock = Clock::start();
+        while matches!(self.process.try_wait(), Ok(None)) && clock.now() < PATIENCE {
+            thread::sleep(Duration::from_millis(50));
+        }
+        // It may have ended as it was asked to.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -167,14 +192,14 @@ fn a_killed_run_is_swept_away_by_the_next_and_sigterm_leaves_nothing() {
         return;
     }
     let _one = one_lab();
-    let mut killed = Run::start(&[]);
+    let mut killed = Run::start(&["--seconds", "120"]);
     assert!(killed.until("client2: member"), "the lab came up and streams flow");
     let left = killed.lab();
     killed.signal(Signal::SIGKILL);
     assert_eq!(killed.end().0.signal(), Some(Signal::SIGKILL as i32));
     assert!(!is_gone(&left), "there is something to sweep away");
 
-    let mut run = Run::start(&[]);
+    let mut run = Run::start(&["--seconds", "120"]);
     assert!(run.until("client2: member"), "the lab came up and streams flow");
     assert!(is_gone(&left));
     let lab = run.lab();

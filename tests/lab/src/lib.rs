@@ -12,6 +12,7 @@ pub mod error;
 pub mod judge;
 pub mod mroute;
 pub mod netns;
+pub mod on_end;
 pub mod roles;
 pub mod scenario;
 pub mod signals;
@@ -20,3 +21,4 @@ pub mod traffic;
 
 pub use error::LabError;
 pub use netns::{Lab, Namespace, Process};
+pub use on_end::OnEnd;

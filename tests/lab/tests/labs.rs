@@ -13,7 +13,10 @@ use std::{
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        prctl::set_pdeathsig,
+        signal::{Signal, kill},
+    },
     unistd::{Pid, Uid},
 };
 use vmcast_lab::{
@@ -175,9 +178,8 @@ fn dropped() -> Result<(), Failed> {
 }
 
 fn killed() -> Result<(), Failed> {
-    let (mut victim, found) = start_victim()?;
-    victim.kill()?;
-    victim.wait()?;
+    let (victim, found) = start_victim()?;
+    drop(victim);
     wait_for("the victim's process to end", || Ok(!runs(found.child)))?;
     // Another test's lab may have swept it away before.
     sweep()?;
@@ -188,21 +190,20 @@ fn killed() -> Result<(), Failed> {
 
 fn terminated() -> Result<(), Failed> {
     let (mut victim, found) = start_victim()?;
-    kill(Pid::from_raw(victim.id().cast_signed()), Signal::SIGTERM)?;
-    assert!(victim.wait()?.success());
+    kill(victim.pid(), Signal::SIGTERM)?;
+    assert!(victim.end()?.success());
     assert!(!Path::new("/run/netns").join(&found.netns).exists() && !Path::new(&found.dir).exists());
     assert!(!runs(found.child));
     Ok(())
 }
 
 fn alive() -> Result<(), Failed> {
-    let (mut victim, found) = start_victim()?;
+    let (victim, found) = start_victim()?;
     assert!(!sweep()?.contains(&found.netns));
     assert!(Path::new("/run/netns").join(&found.netns).exists() && runs(found.child));
-    let pid = victim.id().cast_signed();
+    let pid = victim.pid().as_raw();
     assert!(live_labs()?.iter().any(|lab| lab.pid == pid && lab.name == "victim" && lab.nodes.len() == 1));
-    victim.kill()?;
-    victim.wait()?;
+    drop(victim);
     sweep()?;
     Ok(())
 }
@@ -216,24 +217,24 @@ fn ended() -> Result<(), Failed> {
 
 fn stopped() -> Result<(), Failed> {
     let (victim, found) = start_victim()?;
-    kill(Pid::from_raw(victim.id().cast_signed()), Signal::SIGSTOP)?;
+    kill(victim.pid(), Signal::SIGSTOP)?;
     let status = end_victim(victim, &found, Duration::from_millis(200), false)?;
     assert_eq!(status.signal(), Some(libc::SIGKILL));
     Ok(())
 }
 
 fn end_victim(
-    mut victim: Child,
+    mut victim: Victim,
     found: &Found,
     limit: Duration,
     by_itself: bool,
 ) -> Result<ExitStatus, Failed> {
-    let pid = victim.id().cast_signed();
+    let pid = victim.pid().as_raw();
     let lab = live_labs()?.into_iter().find(|lab| lab.pid == pid).ok_or("the victim's lab is not seen")?;
     assert_eq!(end(&lab, limit)?, by_itself);
     assert!(!Path::new("/run/netns").join(&found.netns).exists() && !Path::new(&found.dir).exists());
     wait_for("the victim's process to end", || Ok(!runs(found.child)))?;
-    Ok(victim.wait()?)
+    victim.end()
 }
 
 fn missing_program() -> Result<(), Failed> {
@@ -249,8 +250,9 @@ fn missing_program() -> Result<(), Failed> {
     Ok(())
 }
 
-/// A lab that waits to be killed.
+/// A lab that waits to be killed, and does not outlive who started it.
 fn victim() -> Result<(), LabError> {
+    set_pdeathsig(Signal::SIGKILL).expect("the kernel can be asked for a signal");
     signals::install()?;
     let mut lab = Lab::new("victim")?;
     let node = lab.namespace("node")?;
@@ -270,10 +272,38 @@ struct Found {
     child: i32,
 }
 
-fn start_victim() -> Result<(Child, Found), Failed> {
-    let mut victim = Command::new(env::current_exe()?).env(VICTIM, "1").stdout(Stdio::piped()).spawn()?;
+/// Another process with a lab; it ends with this.
+struct Victim(Child);
+
+impl Victim {
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.0.id().cast_signed())
+    }
+
+    /// Waits for its end.
+    fn end(&mut self) -> Result<ExitStatus, Failed> {
+        let mut ended = None;
+        wait_for("the victim to end", || {
+            ended = self.0.try_wait().map_err(LabError::io("waiting for the victim"))?;
+            Ok(ended.is_some())
+        })?;
+        Ok(ended.ok_or("it has not ended")?)
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        // One that was waited for is gone by now.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start_victim() -> Result<(Victim, Found), Failed> {
+    let mut command = Command::new(env::current_exe()?);
+    let mut victim = Victim(command.env(VICTIM, "1").stdout(Stdio::piped()).spawn()?);
     let mut line = String::new();
-    BufReader::new(victim.stdout.take().expect("piped")).read_line(&mut line)?;
+    BufReader::new(victim.0.stdout.take().expect("piped")).read_line(&mut line)?;
     let mut words = line.split_whitespace().map(str::to_owned);
     let (Some(netns), Some(dir), Some(child)) = (words.next(), words.next(), words.next()) else {
         return Err(format!("the victim said only {line:?}").into());

@@ -19,6 +19,8 @@ use crate::{
 /// How often who was refused tries again, and how long it waits between.
 const TRIES: usize = 100;
 const AGAIN: Duration = Duration::from_millis(50);
+/// After so many what a member has used that left is free: the plane waits for a second.
+const LOOKS: usize = 40;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let by_all = |name: &str, test: fn(At) -> Result<(), Failed>| {
@@ -184,7 +186,7 @@ fn losses(at: At) -> Result<(), Failed> {
     }
     // Now there is room, and the other loses what nobody makes.
     plane.apply(&[FibOp::RemoveMember(stream, unreached)])?;
-    for _ in 0..TRIES {
+    for _ in 0..LOOKS {
         thread::sleep(AGAIN);
         plane.apply(&[])?;
     }

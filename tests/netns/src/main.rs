@@ -53,12 +53,28 @@ fn main() -> ExitCode {
         statistics::trials(),
         taken_over::trials(),
         verified::trials(),
-        scale::trials(),
     ];
     let kernel = kernel.into_iter().flatten().map(|trial| ignored(trial, skip));
-    let labs = labs::trials().into_iter().map(|trial| ignored(trial, skip_labs));
-    let trials: Vec<Trial> = kernel.chain(labs).collect();
+    let scale = scale::trials().into_iter().map(|trial| ignored(trial, skip)).collect();
+    let labs = labs::trials().into_iter().map(|trial| ignored(trial, skip_labs)).collect();
+    // Those of `scale` wait for each other: in a row they would keep every thread of this program waiting for one.
+    let trials: Vec<Trial> = kernel.chain(spread(scale, labs)).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Puts a few among many others, at equal distances.
+fn spread(few: Vec<Trial>, many: Vec<Trial>) -> Vec<Trial> {
+    let distance = (many.len() / few.len().max(1)).max(1);
+    let mut few = few.into_iter();
+    let mut all = Vec::new();
+    for (number, one) in many.into_iter().enumerate() {
+        if number % distance == 0 {
+            all.extend(few.next());
+        }
+        all.push(one);
+    }
+    all.extend(few);
+    all
 }
 
 /// Leaves alone what is ignored already.

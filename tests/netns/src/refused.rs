@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Barrier, Mutex, PoisonError},
+    sync::{Mutex, PoisonError, mpsc},
 };
 
 use libtest_mimic::{Failed, Trial};
@@ -91,26 +91,22 @@ fn refused_of_members() -> Result<(), Failed> {
 // proves house rule 3 for `device_refused`
 fn refused_copies() -> Result<(), Failed> {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let steps = Barrier::new(2);
-    let step = || {
-        steps.wait();
-    };
     // A thread each: it moves into the namespace of its device under test for good.
     std::thread::scope(|scope| {
-        let bystander = scope.spawn(|| -> Result<(), String> {
-            let serving = joined("bystander", 0, FEW).and_then(|(mut plane, devices)| {
-                serve(&mut plane, &devices)?;
-                Ok((plane, devices))
-            });
-            step();
-            step();
-            let (mut plane, devices) = serving?;
+        // Whoever waits for the other waits no longer than that one lives.
+        let (served, has_served) = mpsc::channel::<()>();
+        let (over, is_over) = mpsc::channel::<()>();
+        let bystander = scope.spawn(move || -> Result<(), String> {
+            let (mut plane, devices) = joined("bystander", 0, FEW)?;
+            serve(&mut plane, &devices)?;
+            drop(served);
+            let _ = is_over.recv();
             serve(&mut plane, &devices)
         });
         let overloaded = joined("overloaded", UNRESOLVED, MEMBERS);
-        step();
+        let _ = has_served.recv();
         let outcome = overloaded.and_then(|(mut plane, devices)| overload(&mut plane, &devices));
-        step();
+        drop(over);
         outcome?;
         bystander.join().map_err(|_| "the bystander panicked")??;
         Ok(())

@@ -7,13 +7,15 @@ use std::{
 };
 
 use nix::sys::socket::{MsgFlags, send};
-use vmcast_lab::traffic::packet_socket;
+use vmcast_lab::{clock::Clock, traffic::packet_socket};
 
 /// An EtherType for local experiments (IEEE 802 local experimental 2): no program of ours looks at it.
 const SENTINEL_TYPE: [u8; 2] = [0x88, 0xb6];
 
-/// How long a sentinel is waited for before it is sent again.
+/// How long a sentinel is waited for before it is sent again, where nothing else comes.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long it is waited for while other frames come.
+const HANG: Duration = Duration::from_secs(60);
 
 /// One end of a cable, as a packet socket sees it. It does not see what it sends itself.
 pub(crate) struct Wire {
@@ -46,9 +48,11 @@ impl Wire {
     /// If none of them comes.
     pub(crate) fn until_sentinel(&self, number: u32, from: &Self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
+        let clock = Clock::start();
         let mut again = 10;
         let mut buffer = vec![0; 10_000];
         loop {
+            assert!(clock.now() < HANG, "{} frames came, and not the sentinel", frames.len());
             match receive(&self.fd, &mut buffer, 0) {
                 Ok(length) if buffer[..length] == sentinel(number) => return frames,
                 // One of an earlier frame that came late.

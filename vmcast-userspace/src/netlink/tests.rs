@@ -332,9 +332,12 @@ fn a_neighbour_and_what_is_behind_it_resolve_and_follow_the_kernel() {
         assert_eq!(changed, id);
 
         // A deleted entry is resolved again without anybody sending.
-        while !shown(&near, "10.1.0.2").contains("lladdr") {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let resolved = async {
+            while !shown(&near, "10.1.0.2").contains("lladdr") {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, resolved).await.expect("it is resolved in time");
         near.ip("neighbour del 10.1.0.2 dev near0");
         until_mac(&mut events, None).await;
         until_mac(&mut events, Some([2, 0, 0, 0, 0, 0x22])).await;

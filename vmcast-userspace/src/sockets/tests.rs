@@ -413,12 +413,15 @@ fn mld_is_heard(shares: Option<Arc<SocketShares>>) {
         while !next_listener_record(&socket, group).await.1.contains(&source(2)) {}
 
         // A general query brings it up again, once our address is known to be ours (RFC 4862 §5.4).
-        let own = loop {
-            match links.find("near0").await.expect("near0").link_local() {
-                Some(own) => break own,
-                None => tokio::time::sleep(Duration::from_millis(100)).await,
+        let own = async {
+            loop {
+                match links.find("near0").await.expect("near0").link_local() {
+                    Some(own) => break own,
+                    None => tokio::time::sleep(Duration::from_millis(100)).await,
+                }
             }
         };
+        let own = timeout(PATIENCE, own).await.expect("it is ours in time");
         let query = mld::Message::QueryV2(mld::QueryV2 {
             max_resp_time: Duration::from_millis(10),
             group: std::net::Ipv6Addr::UNSPECIFIED,

@@ -12,8 +12,10 @@ use tokio::runtime::Runtime;
 use vmcast::admin::{Clock, EtcdSettings, EtcdStore};
 use vmcast_proto::registry::UnixMillis;
 
-/// A member has so long to come up, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Lines of the log of a member that ended by itself which a failed test shows.
+const LOG_LINES: usize = 5;
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -24,12 +26,30 @@ pub(crate) fn missing() -> Option<String> {
     (!found).then(|| "etcd is not installed (apt-get install etcd-server)".to_owned())
 }
 
+/// A member's process; it ends with this.
+pub(crate) struct Member(Child);
+
+impl Member {
+    /// Kills it with SIGKILL.
+    pub(crate) fn kill(&mut self) -> std::io::Result<()> {
+        self.0.kill()?;
+        self.0.wait().map(drop)
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        // One that was killed is gone by now.
+        let _ = self.kill();
+    }
+}
+
 /// A cluster in a directory of its own; it ends with this.
 pub(crate) struct Cluster {
     directory: tempfile::TempDir,
     /// Ports of clients and of peers.
     ports: Vec<[u16; 2]>,
-    pub(crate) members: Vec<Option<Child>>,
+    pub(crate) members: Vec<Option<Member>>,
     /// Whether clients and members show each other certificates, which are in the directory.
     is_secure: bool,
 }
@@ -71,7 +91,7 @@ impl Cluster {
             (0..).zip(&self.ports).map(|(n, [_, peer])| format!("m{n}={}", url(*peer))).collect();
         let peer = url(self.ports[number][1]);
         let client = self.url(number);
-        let log = std::fs::File::create(self.directory.path().join(format!("m{number}.log")))?;
+        let log = std::fs::File::create(self.log(number))?;
         let child = Command::new("etcd")
             .args(["--name", &format!("m{number}"), "--data-dir"])
             .arg(self.data(number))
@@ -85,7 +105,7 @@ impl Cluster {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()?;
-        self.members[number] = Some(child);
+        self.members[number] = Some(Member(child));
         Ok(())
     }
 
@@ -93,13 +113,13 @@ impl Cluster {
         self.directory.path().join(format!("m{number}"))
     }
 
+    fn log(&self, number: usize) -> PathBuf {
+        self.directory.path().join(format!("m{number}.log"))
+    }
+
     /// Kills a member with SIGKILL.
     pub(crate) fn kill(&mut self, number: usize) -> Result<(), Failed> {
-        if let Some(mut child) = self.members[number].take() {
-            child.kill()?;
-            child.wait()?;
-        }
-        Ok(())
+        Ok(self.members[number].take().map_or(Ok(()), |mut member| member.kill())?)
     }
 
     /// Kills all.
@@ -172,11 +192,35 @@ impl Cluster {
         EtcdSettings { urls, ..settings }
     }
 
-    fn wait_ready(&self) -> Result<(), Failed> {
+    /// Waits until every member is healthy, or one has ended.
+    fn wait_ready(&mut self) -> Result<(), Failed> {
+        let mut ended = None;
         until("every member is healthy", || {
-            (0..self.ports.len())
-                .all(|number| self.ctl(&["--endpoints", &self.url(number), "endpoint", "health"]).is_ok())
-        })
+            ended = (0..self.members.len()).find(|number| self.has_ended(*number));
+            ended.is_some() || (0..self.ports.len()).all(|number| self.is_healthy(number))
+        })?;
+        match ended {
+            Some(number) => Err(format!("member {number} has ended: {}", self.last_words(number)).into()),
+            None => Ok(()),
+        }
+    }
+
+    fn has_ended(&mut self, number: usize) -> bool {
+        let member = self.members[number].as_mut();
+        member.is_some_and(|member| !matches!(member.0.try_wait(), Ok(None)))
+    }
+
+    fn is_healthy(&self, number: usize) -> bool {
+        // One that does not listen yet is soon asked again.
+        let arguments = ["--command-timeout=2s", "--endpoints", &self.url(number), "endpoint", "health"];
+        self.ctl(&arguments).is_ok()
+    }
+
+    /// The end of a member's log.
+    fn last_words(&self, number: usize) -> String {
+        let log = std::fs::read_to_string(self.log(number)).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 
     /// What opens a store on all members.
@@ -232,11 +276,12 @@ pub(crate) fn port() -> std::io::Result<u16> {
 
 /// Waits until something is so.
 pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Result<(), Failed> {
-    for _ in 0..PATIENCE.as_millis() / PAUSE.as_millis() {
-        if is_so() {
-            return Ok(());
+    let limit = now().after(PATIENCE);
+    while !is_so() {
+        if now() > limit {
+            return Err(format!("not in time: {what}").into());
         }
         std::thread::sleep(PAUSE);
     }
-    Err(format!("not in time: {what}").into())
+    Ok(())
 }

@@ -58,7 +58,9 @@ impl Running {
     fn start(config: &Path, socket: &Path) -> Result<Self, Failed> {
         let log = fs::File::create(config.with_extension("log"))?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmcast"));
-        command.args(["admin", "--config"]).arg(config).stdin(Stdio::null()).stderr(log);
+        command.args(["admin", "--config"]).arg(config);
+        // What inherited this program's output would keep it open, were this program to abort.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let running = Self { child: command.spawn()?, socket: socket.to_owned() };
         until("the admin answers", || running.ask(&["status"]).is_ok())
             .map_err(|_| fs::read_to_string(config.with_extension("log")).unwrap_or_default())?;
@@ -76,8 +78,13 @@ impl Running {
     /// Ends it in order.
     fn stop(mut self) -> Outcome {
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM)?;
-        let status = self.child.wait()?;
-        ensure(status.success(), &format!("the admin ended with {status}"))
+        let mut ended = None;
+        until("the admin ends", || {
+            ended = self.child.try_wait().ok().flatten();
+            ended.is_some()
+        })?;
+        let is_success = ended.is_some_and(|status| status.success());
+        ensure(is_success, &format!("the admin ended with {ended:?}"))
     }
 }
 

@@ -65,11 +65,10 @@ fn leader_dies(runtime: &Runtime) -> Outcome {
     let mut members = std::mem::take(&mut cluster.members);
     let (kill, told) = std::sync::mpsc::channel();
     let killer = std::thread::spawn(move || {
-        told.recv().expect("somebody says when");
-        if let Some(child) = &mut members[leader] {
-            child.kill().and_then(|()| child.wait()).expect("killed");
+        // A test that has failed before says nothing.
+        if told.recv().is_ok() {
+            members[leader].take().expect("it lives").kill().expect("killed");
         }
-        members[leader] = None;
         members
     });
     let (mut before, mut after, mut refused) = (granted.len(), 0, 0);
@@ -121,13 +120,10 @@ fn all_die(runtime: &Runtime) -> Outcome {
     let mut members = std::mem::take(&mut cluster.members);
     let (kill, told) = std::sync::mpsc::channel();
     let killer = std::thread::spawn(move || {
-        told.recv().expect("somebody says when");
-        for child in members.iter_mut().flatten() {
-            child.kill().expect("it lives");
-        }
-        for member in &mut members {
-            if let Some(mut child) = member.take() {
-                child.wait().expect("killed");
+        // A test that has failed before says nothing.
+        if told.recv().is_ok() {
+            for member in &mut members {
+                member.take().expect("it lives").kill().expect("killed");
             }
         }
         members

@@ -27,10 +27,15 @@ const SOME: u64 = 150;
 
 /// Starts the admin on its host with the database of the one before, and waits for it.
 pub(super) fn start_admin(bed: &Bed, node: &Namespace) -> Result<Role, Failed> {
-    let database = bed.lab.dir().join("admin.db");
     // A short lease, so that a test sees a node that lost its admin soon.
+    start_admin_of(bed, node, 9)
+}
+
+/// The same with a lease of so many seconds.
+fn start_admin_of(bed: &Bed, node: &Namespace, lease: u64) -> Result<Role, Failed> {
+    let database = bed.lab.dir().join("admin.db");
     let keys = format!(
-        "listen = \"0.0.0.0:8440\"\nlease_seconds = 9\ninsecure = true\ndatabase = \"{}\"\n",
+        "listen = \"0.0.0.0:8440\"\nlease_seconds = {lease}\ninsecure = true\ndatabase = \"{}\"\n",
         database.display()
     );
     let mut role = bed.launcher.start(node, "admin", &keys, "")?;
@@ -129,14 +134,16 @@ fn registered(status: &Value) -> bool {
     status["admin"]["state"] == "registered"
 }
 
-/// Longer than the lease of [`start_admin`].
-const STANDSTILL: Duration = Duration::from_secs(15);
+/// Of the admin that stands still, in seconds.
+const LEASE: u64 = 6;
+/// Longer than that.
+const STANDSTILL: Duration = Duration::from_secs(LEASE + 4);
 
 // proves A2: a process that is stopped and goes on, as with a host that is suspended, gives every node time first
 fn standing_still(bed: &mut Bed) -> Outcome {
     let small = Small::build(bed, 2)?;
     let host = small.admin(bed)?;
-    let mut admin = start_admin(bed, &host)?;
+    let mut admin = start_admin_of(bed, &host, LEASE)?;
     let router = small.router(bed, Router { tables: ADMIN_TABLE, ..Router::default() })?;
     let tables = format!(
         "{ADMIN_TABLE}[upstream]\nfrom = \"admin\"\n[interface]\nname = \"{AGENT_INTERFACE}\"\n{IGMP}"

@@ -40,7 +40,7 @@ const DELAY: Duration = Duration::from_millis(150);
 /// was on the cable.
 const LATE: Duration = Duration::from_millis(30);
 /// Searches at most.
-const SEARCHES: usize = 20;
+const SEARCHES: usize = 6;
 
 struct Net {
     source: Namespace,

@@ -2,7 +2,7 @@
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -46,12 +46,20 @@ const MOST_EACH: u64 = 32 * 1024;
 const SOME: u64 = 150;
 /// What is ended is found so within that.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A connection, or an answer in its handshake, that is not there after so long never comes.
+const HANG: Duration = Duration::from_secs(60);
 
 /// A connection with TLS, which nobody reads.
 type Standing = (ClientConnection, TcpStream);
 
+fn connect() -> Result<TcpStream, Failed> {
+    Ok(TcpStream::connect_timeout(&SocketAddr::from(([10, 9, 0, 2], 8440)), HANG)?)
+}
+
 fn stand(config: &Arc<ClientConfig>) -> Result<Standing, Failed> {
-    let mut stream = TcpStream::connect(("10.9.0.2", 8440))?;
+    let mut stream = connect()?;
+    stream.set_read_timeout(Some(HANG))?;
+    stream.set_write_timeout(Some(HANG))?;
     let mut tls = ClientConnection::new(Arc::clone(config), ServerName::try_from("10.9.0.2")?)?;
     while tls.is_handshaking() {
         tls.complete_io(&mut stream)?;
@@ -123,8 +131,7 @@ fn idle(bed: &mut Bed) -> Outcome {
     let shown = tls(Some(&bed.lab.dir().join(format!("{}.identity", small.client(1).node()))))?;
     let hidden = tls(None)?;
     let open = move || -> Result<(Vec<TcpStream>, Vec<Standing>), Failed> {
-        let connect = |_| TcpStream::connect(("10.9.0.2", 8440));
-        let mut silent: Vec<_> = (0..SILENT + BEGUN).map(connect).collect::<Result<_, _>>()?;
+        let mut silent: Vec<_> = (0..SILENT + BEGUN).map(|_| connect()).collect::<Result<_, _>>()?;
         for begun in &mut silent[SILENT..] {
             // The head of a record with a handshake of 512 bytes (RFC 8446 §5.1), and the first of these.
             begun.write_all(&[22, 3, 1, 2, 0, 1])?;

@@ -67,7 +67,7 @@ const TWO_HUNDRED_MS: u64 = 200 / Sender::PACE.as_millis() as u64;
 /// What it may cost in a test. Only virtual time says how fast the machines are; here the figure is printed.
 const MOST: u64 = 15 * TWO_HUNDRED_MS;
 /// Packets before a change and after it.
-const SOME: u64 = 200;
+const SOME: u64 = 100;
 /// How often the change is made.
 const CHANGES: u8 = 3;
 
@@ -342,7 +342,7 @@ fn vmr_redial(bed: &mut Bed, engine: Engine) -> Outcome {
     let sender = Sender::start(&source, SOURCE, STREAM)?;
     let listener = Listener::join(&clients[0], STREAM, None)?;
     // The pace is known once the counters have been read twice.
-    listener.more(bed, 3 * SOME)?;
+    listener.more(bed, 6 * SOME)?;
     judge(bed, sender, &listener, |number| {
         Ok(translator.ip(&format!(
             "addr del 10.2.0.{}/24 dev out0\naddr add 10.2.0.{}/24 dev out0",

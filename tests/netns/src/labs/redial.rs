@@ -53,7 +53,7 @@ pub(super) fn trials() -> Vec<Trial> {
 }
 
 /// Packets before a dial and after it.
-const SOME: u64 = 200;
+const SOME: u64 = 100;
 const DIALS: u8 = 3;
 /// The stream's packets in 200 ms, which a new address may cost where the processors are not busy with other things.
 const TWO_HUNDRED_MS: u64 = 200 / Sender::PACE.as_millis() as u64;
@@ -138,7 +138,7 @@ impl Site {
         for number in 1..=DIALS {
             self.home.ip("link del wan0")?;
             // As long as a session takes.
-            sender.more(bed, SOME / 4)?;
+            sender.more(bed, SOME / 2)?;
             self.dial(bed, 2 + number)?;
             let usable = sender.sent();
             listener.more(bed, SOME)?;

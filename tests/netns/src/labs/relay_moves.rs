@@ -47,8 +47,10 @@ pub(super) fn trials() -> Vec<Trial> {
 /// Packets before a change and after it.
 const SOME: u64 = 200;
 const CHANGES: u8 = 3;
-/// Keys of `[igmp]`: handshakes are frequent, and by `[mld]` a tunnel without them lives for as long as a test.
-const FREQUENT: &str = "query_interval_seconds = 4\nquery_response_interval_seconds = 1\n";
+/// Keys of `[igmp]`: handshakes are frequent, and a member stays that misses two of them; by `[mld]` a tunnel without
+/// them lives for as long as a test.
+const FREQUENT: &str =
+    "robustness_variable = 3\nquery_interval_seconds = 2\nquery_response_interval_seconds = 1\n";
 
 /// A relay, the agent of the first client, which is to follow it, the agent of the second, which keeps its own
 /// address of the relay, and a bystander.

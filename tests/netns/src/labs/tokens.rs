@@ -1,6 +1,9 @@
 //! Nodes that come in by a join token over TLS, and those that do not.
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output},
+    time::Duration,
+};
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
@@ -180,11 +183,15 @@ fn is_refused(bed: &Bed, role: &Role, word: &str) -> Result<Value, Failed> {
     })
 }
 
+/// How long a certificate holds where it shall run out.
+const CERTIFICATE: Duration = Duration::from_secs(20);
+
 // proves D4: expired, foreign and revoked certificates and replayed tokens
 fn strangers(bed: &mut Bed) -> Outcome {
     let small = Small::build(bed, 4)?;
     let host = small.admin(bed)?;
-    let admin = start_admin(bed, &host, "names = [\"10.9.0.2\"]\ncertificate_seconds = 20\n")?;
+    let keys = format!("names = [\"10.9.0.2\"]\ncertificate_seconds = {}\n", CERTIFICATE.as_secs());
+    let admin = start_admin(bed, &host, &keys)?;
     let _router = router(bed, &small, &admin)?;
     let word = token(&admin, &["--role", "agent"])?;
     let mut member = agent(bed, small.client(1), URL, &["--token", &word])?;
@@ -194,11 +201,20 @@ fn strangers(bed: &mut Bed) -> Outcome {
     let listener = Listener::join(small.client(1), STREAM, None)?;
     listener.more(bed, SOME)?;
 
+    // One that comes in and is not there to renew its certificate, which runs out meanwhile.
+    let word = token(&admin, &["--role", "agent", "--name", "client3"])?;
+    let mut late = agent(bed, small.client(3), URL, &["--token", &word])?;
+    wait_ready([&mut late], bed.clock)?;
+    drop(late);
+    let left_at = bed.clock.now();
+    let [own, laid_aside] = ["client3.identity", "late.identity"].map(|name| bed.lab.dir().join(name));
+    std::fs::rename(&own, &laid_aside)?;
+
     let stranger = small.client(2);
     fails(bed, stranger, &word, "the join token was used already")?;
     ensure!(counted(&admin, "token_used") == 1, "a replayed token is not counted");
     let short = token(&admin, &["--role", "agent", "--ttl", "1s"])?;
-    std::thread::sleep(std::time::Duration::from_millis(1100));
+    std::thread::sleep(Duration::from_millis(1100));
     fails(bed, stranger, &short, "the join token has expired")?;
     ensure!(counted(&admin, "token_expired") == 1, "an expired token is not counted");
     let taken_back = token(&admin, &["--role", "agent"])?;
@@ -213,7 +229,7 @@ fn strangers(bed: &mut Bed) -> Outcome {
     let tables = format!("{}[upstream]\nfrom = \"admin\"\n", admin_table(bed, stranger, URL));
     let posing = bed.launcher.start_with(stranger, "agent", &["--token", &for_routers], "", &tables)?;
     let mut process = posing.into_process();
-    let ended = process.wait_for(std::time::Duration::from_secs(20))?;
+    let ended = process.wait_for(Duration::from_secs(20))?;
     ensure!(
         ended.is_some_and(|status| status.code() == Some(1)),
         "a router's token served an agent: {ended:?}"
@@ -238,14 +254,12 @@ fn strangers(bed: &mut Bed) -> Outcome {
     ensure!(counted(&admin, "handshake_foreign") > 0, "a foreign certificate is not counted");
     drop(foreign);
 
-    // One that was not renewed in time.
+    // The one that has not renewed in time.
     listener.more(bed, SOME)?;
-    let word = token(&admin, &["--role", "agent", "--name", "client3"])?;
-    std::fs::remove_dir_all(bed.lab.dir().join("client3.identity"))?;
-    let mut late = agent(bed, small.client(3), URL, &["--token", &word])?;
-    wait_ready([&mut late], bed.clock)?;
-    drop(late);
-    std::thread::sleep(std::time::Duration::from_secs(21));
+    std::fs::remove_dir_all(&own)?;
+    std::fs::rename(&laid_aside, &own)?;
+    let expired_at = left_at + CERTIFICATE + Duration::from_secs(1);
+    std::thread::sleep(expired_at.saturating_sub(bed.clock.now()));
     let late = agent(bed, small.client(3), URL, &[])?;
     is_refused(bed, &late, "expired")?;
     ensure!(counted(&admin, "handshake_expired") > 0, "an expired certificate is not counted");

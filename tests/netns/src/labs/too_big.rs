@@ -49,13 +49,14 @@ fn open(source: &Namespace) -> Result<UdpSocket, Failed> {
     Ok(source.enter(|| multicast_socket_v6(SOURCE, GROUP, "eth0"))??)
 }
 
-/// Sends all packets; returns how often the socket was told that they are too large.
+/// Sends all packets; returns how often the socket was told that they are too large, which is once for one at most.
 fn send_all(socket: &UdpSocket) -> Result<u64, Failed> {
     let mut told = 0;
     for number in 0..PACKETS {
         while let Err(error) = socket.send(&payload(number)) {
             ensure!(error.raw_os_error() == Some(libc::EMSGSIZE), "sending: {error}");
             told += 1;
+            ensure!(told <= PACKETS, "the socket is told of errors without end");
         }
         thread::sleep(Sender::PACE);
     }

@@ -156,6 +156,7 @@ fn transfer(client: &Namespace, server: &Namespace, address: Ipv4Addr) -> Outcom
     })?;
     let limit = Duration::from_secs(20);
     let mut stream = client.enter(|| TcpStream::connect_timeout(&(address, port).into(), limit))??;
+    stream.set_write_timeout(Some(limit))?;
     stream.write_all(&sent)?;
     drop(stream);
     let received = receiver.join().map_err(|_| "the receiver panicked")???;

@@ -8,7 +8,7 @@ use vmcast_common::{
     verdict::DropReason,
 };
 use vmcast_dataplane::Counters;
-use vmcast_lab::clock::Clock;
+use vmcast_lab::{OnEnd, clock::Clock};
 
 use super::{
     OpenPlane, PLANES, TURN, set_up,
@@ -142,6 +142,7 @@ fn in_a_row(name: &str, open: OpenPlane, devices: u8, members: u16, bursts: &[u6
         },
         |_| Ok(()),
         || {
+            let _end = OnEnd::set(&over);
             let mut next: HashMap<Member, u64> = all.iter().map(|member| (*member, 0)).collect();
             let mut number = 0;
             let mut serve = || -> Result<(), String> {
@@ -168,9 +169,7 @@ fn in_a_row(name: &str, open: OpenPlane, devices: u8, members: u16, bursts: &[u6
                 Ok(())
             };
             // Packets that come in by two cores may overtake each other.
-            let served = on_one_core(&mut serve);
-            over.store(true, std::sync::atomic::Ordering::Relaxed);
-            served
+            on_one_core(&mut serve)
         },
     )?;
     Ok(served?)

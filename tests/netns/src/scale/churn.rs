@@ -16,7 +16,7 @@ use vmcast_common::{
     verdict::DropReason,
 };
 use vmcast_dataplane::Dataplane;
-use vmcast_lab::clock::Clock;
+use vmcast_lab::{OnEnd, clock::Clock};
 
 use super::{
     OpenPlane, PLANES, TURN, set_up,
@@ -276,16 +276,14 @@ fn churn(name: &str, open: OpenPlane, family: Family) -> Result<(), Failed> {
         &stand,
         || set_up(open, &first.collect::<Vec<_>>()),
         |plane| {
-            let sessions = wander(plane.as_mut(), stream, &progress, clock);
             // Whoever waits for more changes waits in vain.
-            progress.stop.store(true, Ordering::SeqCst);
-            sessions
+            let _end = OnEnd::set(&progress.stop);
+            wander(plane.as_mut(), stream, &progress, clock)
         },
         |plane| plane.counters().map_err(|error| error.to_string()),
         || {
-            let served = serve(&stand, &progress, clock);
-            progress.stop.store(true, Ordering::SeqCst);
-            served
+            let _end = OnEnd::set(&progress.stop);
+            serve(&stand, &progress, clock)
         },
     )?;
     // First what would explain a loss: a ring or a buffer of the test that was too small is no fault of churn.

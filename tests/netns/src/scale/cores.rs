@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Barrier, PoisonError, mpsc},
+    sync::{PoisonError, mpsc},
     thread,
     time::Duration,
 };
@@ -190,18 +190,24 @@ fn take(stand: &Stand, due: &mut Due, sent: u64, clock: Clock) -> Result<(), Str
 
 /// Lets each core send its packets, as many as may be under way at the same time as the other.
 fn serve(stand: &Stand, by: By, clock: Clock) -> Result<(), String> {
-    let start = Barrier::new(CORES);
     let mut due: Due =
         (0..CORES).flat_map(|core| by.members(core).map(move |member| ((core as u8, member), 0))).collect();
     thread::scope(|scope| {
-        let senders: Vec<_> = (0..CORES)
-            .map(|core| {
-                let start = &start;
+        // The two begin a round together; who has ended is not waited for.
+        let (tell, mut told): (Vec<_>, Vec<_>) = (0..CORES).map(|_| mpsc::channel::<()>()).unzip();
+        told.reverse();
+        let senders: Vec<_> = tell
+            .into_iter()
+            .zip(told)
+            .enumerate()
+            .map(|(core, (tell, told))| {
                 let (go, rounds) = mpsc::channel::<u64>();
                 let sender = scope.spawn(move || -> Result<(), String> {
                     pin(core)?;
                     for first in rounds {
-                        start.wait();
+                        if tell.send(()).is_err() || told.recv().is_err() {
+                            break;
+                        }
                         for number in first..first + TOGETHER {
                             stand
                                 .send_from(by.ingress(core), core as u8, by.group(core), number)

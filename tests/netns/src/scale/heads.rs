@@ -15,7 +15,7 @@ use vmcast_dataplane::{
     Capacities, Dataplane,
     kernel::{KernelPlane, Options, Rule},
 };
-use vmcast_lab::clock::Clock;
+use vmcast_lab::{OnEnd, clock::Clock};
 
 use super::{
     TURN,
@@ -69,13 +69,19 @@ struct Told {
     /// So many packets have come while the map was full.
     some_came: AtomicBool,
     has_joined: AtomicBool,
+    /// One of the two has ended.
+    stop: AtomicBool,
 }
 
-/// Is refused, as a router is who tries again, until another stream has gone.
+/// Is refused, as a router is who tries again, until another stream has gone, or the other side has.
 fn join_late(plane: &mut KernelPlane, stand: &Stand, told: &Told) -> Result<(), String> {
+    let _end = OnEnd::set(&told.stop);
     const TEXT: &str = "HEADS is full at 2 entries, as dataplane.max_table_devices says";
     let join = FibOp::AddMember(stand.stream(SENT), Output::Tunnel(LATE.id()));
     while !told.some_came.load(Ordering::SeqCst) {
+        if told.stop.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         match plane.apply(&[join]) {
             Ok(()) => return Err("it was taken, which is beyond the limit".to_owned()),
             Err(error) if error.to_string().contains(TEXT) => {}
@@ -88,17 +94,22 @@ fn join_late(plane: &mut KernelPlane, stand: &Stand, told: &Told) -> Result<(), 
         thread::sleep(AGAIN);
         plane.apply(&[join]).is_ok()
     });
-    told.has_joined.store(true, Ordering::SeqCst);
+    told.has_joined.store(taken, Ordering::SeqCst);
     if taken { Ok(()) } else { Err("it is refused though there is room".to_owned()) }
 }
 
 /// Sends packets, each when the last has come to all who are served for sure. Returns how many came to the late one,
 /// who gets all from its first to the last.
 fn serve(stand: &Stand, told: &Told, clock: Clock) -> Result<u64, String> {
+    let _end = OnEnd::set(&told.stop);
     let (mut late, mut after) = (0, 0);
     let mut number = 0;
     while after < SOME {
+        let has_ended = told.stop.load(Ordering::SeqCst);
         let has_joined = told.has_joined.load(Ordering::SeqCst);
+        if has_ended && !has_joined {
+            return Err("the late one has not joined".to_owned());
+        }
         stand.send(SENT, number).map_err(|error| format!("sending: {error}"))?;
         let mut awaited: Vec<Member> = (0..SERVED).map(member).collect();
         awaited.extend(has_joined.then_some(LATE));

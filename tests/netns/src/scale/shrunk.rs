@@ -18,7 +18,7 @@ use vmcast_dataplane::{
     Dataplane,
     kernel::{KernelPlane, Options, Rule},
 };
-use vmcast_lab::clock::Clock;
+use vmcast_lab::{OnEnd, clock::Clock};
 
 use super::{
     TURN,
@@ -217,15 +217,13 @@ fn shrunk(habit: Habit) -> Result<(), Failed> {
         &stand,
         || set_up(&stand),
         |plane| {
-            let counts = shrink(plane, &stand, &told, habit, clock);
-            told.stop.store(true, Ordering::SeqCst);
-            counts
+            let _end = OnEnd::set(&told.stop);
+            shrink(plane, &stand, &told, habit, clock)
         },
         |plane| plane.counters().map_err(|error| error.to_string()),
         || {
-            let served = on_one_core(|| serve(&stand, &told, clock));
-            told.stop.store(true, Ordering::SeqCst);
-            served
+            let _end = OnEnd::set(&told.stop);
+            on_one_core(|| serve(&stand, &told, clock))
         },
     )?;
     served.map_err(|error| format!("{error}; the drops are {:?}", counters.drops))?;

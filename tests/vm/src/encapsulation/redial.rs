@@ -9,7 +9,7 @@ use std::{
 
 use libtest_mimic::Failed;
 use serde_json::Value;
-use vmcast_lab::roles::Engine;
+use vmcast_lab::{OnEnd, roles::Engine};
 
 use super::{
     ENGINES, SENT,
@@ -76,9 +76,10 @@ fn redial(bed: &Bed, wire: &Wire, vm: &mut Vm, engine: Engine) -> Outcome {
     let port = Port::open(&wire.node, BRIDGE)?;
     let (sent, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let (marks, session) = thread::scope(|scope| -> Result<_, Failed> {
+        let stops = OnEnd::set(&stop);
         let sender = scope.spawn(|| send(&port, &sent, &stop).map_err(|failed| format!("{failed:?}")));
         let shaken = shake(bed, vm, &router, session, &sent);
-        stop.store(true, Ordering::SeqCst);
+        drop(stops);
         sender.join().map_err(|_| "the source panicked")??;
         let (marks, session) = shaken?;
         Ok((Marks { end: sent.load(Ordering::SeqCst), ..marks }, session))

@@ -22,6 +22,8 @@ use crate::{
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
+/// A test that waits longer than this hangs.
+const HANG: Duration = Duration::from_secs(60);
 
 pub(super) fn id(text: &str) -> NodeId {
     text.parse().expect("an id")
@@ -57,7 +59,7 @@ async fn counted(bed: &Bed, refusal: Refusal) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), counting).await.expect("counted");
+    tokio::time::timeout(HANG, counting).await.expect("counted");
 }
 
 /// Why somebody did not get in; it was counted once, and nobody has a certificate by it.
@@ -220,17 +222,23 @@ async fn a_line_is_for_the_router_of_the_certificate_and_ends_with_it() {
     line.message().await.expect("a ping").expect("a ping");
     assert_eq!(bed.handle.status().lines.lines, 1);
     bed.gate.revoke_node(id("core")).await.unwrap().expect("it was in");
-    let ended = loop {
-        match line.message().await {
-            Ok(command) => assert!(command.is_some(), "it ends with the reason"),
-            Err(status) => break status,
+    let ended = async {
+        loop {
+            match line.message().await {
+                Ok(command) => assert!(command.is_some(), "it ends with the reason"),
+                Err(status) => break status,
+            }
         }
     };
+    let ended = tokio::time::timeout(HANG, ended).await.expect("it ends");
     assert_eq!((ended.code(), count(&bed, Refusal::CertificateRevoked)), (Code::Unauthenticated, 1));
     // The peer goes on to hold its own end.
-    while bed.handle.status().lines.lines > 0 {
-        tokio::task::yield_now().await;
-    }
+    let gone = async {
+        while bed.handle.status().lines.lines > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(HANG, gone).await.expect("it is gone");
     core.attend(says("core")).await.expect_err("revoked");
     bed.stop().await;
 }
@@ -335,7 +343,7 @@ async fn a_handshake_that_stalls_is_cut_and_holds_up_nobody() {
     let directory = tempfile::tempdir().unwrap();
     let identity = joined(&bed, "a", Role::Agent, directory.path()).await;
     client(&bed, &identity).register(&registration("a", NodeRole::Agent)).await.expect("in meanwhile");
-    let cut = tokio::time::timeout(Duration::from_secs(60), slow.read(&mut [0; 16])).await.expect("cut");
+    let cut = tokio::time::timeout(HANG, slow.read(&mut [0; 16])).await.expect("cut");
     assert!(matches!(cut, Ok(0) | Err(_)), "{cut:?}");
     counted(&bed, Refusal::HandshakeSlow).await;
     assert_eq!(count(&bed, Refusal::HandshakeSlow), 1);
@@ -359,7 +367,7 @@ async fn a_connection_without_a_certificate_ends_after_a_while_and_that_of_a_nod
         // The server's own settings come first.
         while !matches!(stranger.read(&mut bytes).await, Ok(0) | Err(_)) {}
     };
-    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("it ends");
+    tokio::time::timeout(HANG, ended).await.expect("it ends");
     assert!(count(&bed, Refusal::StrangerStayed) + count(&bed, Refusal::HandshakeSlow) >= 1);
     node.register(&registration("a", NodeRole::Agent)).await.expect("a node stays");
     bed.stop().await;

@@ -1,5 +1,7 @@
 //! The lines of a VMR that stand beside its own at another admin.
 
+use std::time::Duration;
+
 use futures_util::stream::unfold;
 use tokio::sync::mpsc;
 use vmcast_proto::registry::Role;
@@ -10,6 +12,9 @@ use vmcast_signal::{
 
 use super::{bed::Bed, identity::registration};
 use crate::link::{AdminClient, AdminError};
+
+/// A test that waits longer than this hangs.
+const HANG: Duration = Duration::from_secs(60);
 
 /// A line, and by what the VMR answers on it.
 struct Line {
@@ -28,7 +33,8 @@ async fn open(client: &AdminClient, beside: bool) -> Result<Line, AdminError> {
 
 impl Line {
     async fn is_told_something(&mut self) -> bool {
-        self.commands.message().await.is_ok_and(|command| command.is_some())
+        let told = tokio::time::timeout(HANG, self.commands.message()).await.expect("a command or the end");
+        told.is_ok_and(|command| command.is_some())
     }
 
     async fn ends(&mut self) {
