@@ -49,6 +49,9 @@ const RFC: &str = "sections of RFCs: each MUST has code, a test or a reason";
 /// beside others are run once more alone; more of them are a fault of the code, whatever the machine does.
 const MOST_AGAIN: usize = 3;
 
+/// Many unit tests wait for a socket or for a time to pass, and leave their core alone.
+const UNITS_AT_ONCE: &str = "6";
+
 /// How long the main job runs as a test.
 const LAB_SECONDS: &str = "12";
 
@@ -236,7 +239,9 @@ pub(crate) fn command(options: &Options) -> Result<ExitCode> {
     // They are no part of all targets.
     let named: Vec<&str> = BY_NAME.iter().flat_map(|name| ["--test", name]).collect();
     checks.check("clippy of the tests that are run by name", clippy(&named));
-    checks.tests("unit and documentation tests, fuzz targets on random input", tests(&[]));
+    let mut units = tests(&[]);
+    units.env("RUST_TEST_THREADS", UNITS_AT_ONCE);
+    checks.tests("unit and documentation tests, fuzz targets on random input", units);
     privileged(&mut checks, options, &setup);
     Ok(checks.finish())
 }
