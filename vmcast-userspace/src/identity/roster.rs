@@ -268,7 +268,7 @@ impl Roster {
             return Err(self.tally.refuse(Refusal::TooManyTokens).into());
         }
         // It is of after all revocations, also of one by a clock that was ahead.
-        let revoked = self.latest(Kind::Revocation, |record: &RevocationRecord| record.at)?;
+        let revoked = latest(&*self.records, Kind::Revocation, |record: &RevocationRecord| record.at)?;
         let created = revoked.map_or(now.0, |at| now.0.max(at.saturating_add(1)));
         let (id, secret) = (hex(&random::<8>()), random::<16>());
         let record = TokenRecord {
@@ -464,9 +464,10 @@ impl Roster {
         let generation = revoked.unwrap_or_default().generation;
         let lifetime = lifetime.map_or(self.authority.lifetime(), |lifetime| lifetime.min(MAX_TTL));
         let signing = Signing { node, role, token: OPERATOR, generation, lifetime };
-        let (over, rest) = parted(now, certificates);
+        let (over, rest) = parted(self.seen(now), certificates);
         // Nobody knows which of them the node has: none goes for another.
-        if rest.iter().filter(|(_, held)| held.revoked.is_none()).count() >= MAX_GOOD {
+        let counts = |held: &CertificateRecord| held.revoked.is_none() && held.expires > now.0;
+        if rest.iter().filter(|(_, held)| counts(held)).count() >= MAX_GOOD {
             return Err(Refusal::TooManyCertificates.into());
         }
         let (signed, write) = self.sign(now, signing, &request)?;
@@ -501,7 +502,7 @@ impl Roster {
             let signing =
                 Signing { node, role: held.role, token: &held.token, generation: held.generation, lifetime };
             let (signed, write) = self.sign(now, signing, &request)?;
-            let (over, rest) = parted(now, self.certificates(node)?);
+            let (over, rest) = parted(self.seen(now), self.certificates(node)?);
             let beyond = beyond(&rest, Some(&certificate_key(node, serial)));
             let dropped = beyond.len() as u64;
             let writes: Vec<_> = std::iter::once(write).chain(over).chain(beyond).collect();
@@ -588,7 +589,7 @@ impl Roster {
             let signed = counted.iter().map(|(_, held)| held.generation).max().unwrap_or_default();
             let generation = before.unwrap_or_default().generation.max(signed) + 1;
             // Tokens of before let it in no more, also those by a clock that was ahead.
-            let created = self.latest(Kind::Token, |record: &TokenRecord| record.created)?;
+            let created = latest(&*self.records, Kind::Token, |record: &TokenRecord| record.created)?;
             let record = RevocationRecord { generation, at: now.0.max(created.unwrap_or_default()) };
             // The generation is what counts; these are for who looks at them one by one.
             let mark = |(key, held): &&(String, CertificateRecord)| {
@@ -622,11 +623,11 @@ impl Roster {
     /// # Errors
     /// If the store fails.
     pub fn sweep(&mut self, now: UnixMillis, steady: UnixMillis) -> Result<(), RecordsError> {
-        let (seen, written) = self.seen.look(&*self.records, now, steady)?;
+        let Self { records, seen, .. } = self;
+        let (seen, written) = seen.look(&**records, now, steady, || newest(&**records))?;
         let long_ago = |ended: u64| authority::after(UnixMillis(ended), KEPT) <= seen;
         let forget = |kind, key: &str| Write { kind, key: key.to_owned(), value: None };
-        let mut writes = Vec::from_iter(written);
-        let mut expected = Vec::new();
+        let (mut expected, mut writes): (Vec<_>, Vec<_>) = written.into_iter().unzip();
         let tokens = self.records.list(Kind::Token, "", &self.swept[0], SWEEP)?;
         for (id, value) in &tokens {
             let token: TokenRecord = decode(value)?;
@@ -677,17 +678,9 @@ impl Roster {
         Ok(())
     }
 
-    /// The latest time that records of a kind say.
-    fn latest<T: DeserializeOwned>(
-        &self,
-        kind: Kind,
-        time: impl Fn(&T) -> u64,
-    ) -> Result<Option<u64>, RecordsError> {
-        let mut latest = None;
-        for (_, value) in self.records.list(kind, "", "", usize::MAX)? {
-            latest = latest.max(Some(time(&decode(&value)?)));
-        }
-        Ok(latest)
+    /// The time as far as the sweeps have seen it pass; none before the first of them.
+    fn seen(&self, now: UnixMillis) -> UnixMillis {
+        self.seen.last().map_or(UnixMillis(0), |seen| seen.min(now))
     }
 
     fn has_certificates(&self, node: &str) -> Result<bool, RecordsError> {
@@ -766,12 +759,33 @@ fn held(records: &dyn Records, node: &NodeId, serial: &str) -> Result<Held, Reco
     Ok(if counts { Held::Good(record) } else { Held::Revoked })
 }
 
-/// Has those certificates of a node go that are over, which are of no use any more; with the rest.
+/// The latest time that records of a kind say.
+fn latest<T: DeserializeOwned>(
+    records: &dyn Records,
+    kind: Kind,
+    time: impl Fn(&T) -> u64,
+) -> Result<Option<u64>, RecordsError> {
+    let mut latest = None;
+    for (_, value) in records.list(kind, "", "", usize::MAX)? {
+        latest = latest.max(Some(time(&decode(&value)?)));
+    }
+    Ok(latest)
+}
+
+/// When the newest of the records was made.
+fn newest(records: &dyn Records) -> Result<Option<UnixMillis>, RecordsError> {
+    let issued = latest(records, Kind::Certificate, |record: &CertificateRecord| record.issued)?;
+    let created = latest(records, Kind::Token, |record: &TokenRecord| record.created)?;
+    let revoked = latest(records, Kind::Revocation, |record: &RevocationRecord| record.at)?;
+    Ok(issued.max(created).max(revoked).map(UnixMillis))
+}
+
+/// Has those certificates of a node go that were seen to be over, which are of no use any more; with the rest.
 fn parted(
-    now: UnixMillis,
+    seen: UnixMillis,
     certificates: Vec<(String, CertificateRecord)>,
 ) -> (impl Iterator<Item = Write>, Vec<(String, CertificateRecord)>) {
-    let over = |held: &CertificateRecord| authority::after(UnixMillis(held.expires), OVER_KEPT) <= now;
+    let over = |held: &CertificateRecord| authority::after(UnixMillis(held.expires), OVER_KEPT) <= seen;
     let (over, rest): (Vec<_>, Vec<_>) = certificates.into_iter().partition(|(_, held)| over(held));
     (over.into_iter().map(|(key, _)| forget(key)).take(SWEEP_WRITES), rest)
 }
