@@ -22,17 +22,18 @@ use tracing::warn;
 use vmcast_signal::tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::{
-    gate::{Caller, ConnectionInfo, Gate, cut},
+    gate::{Caller, ConnectionInfo, Gate, Peer, cut},
     gathered::{Gathered, can_wait},
 };
+use crate::identity::Refusal;
 
 /// How much who calls may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at most, those that shake hands included; further ones wait in the kernel's queue.
     pub connections: usize,
-    /// Of these, so many at most of whom nobody knows who they are: that shake hands, or have no certificate. The
-    /// others are left to nodes.
+    /// Of these, so many at most of whom nobody knows who they are: that shake hands, or have no certificate that counts.
+    /// The others are left to nodes.
     pub strangers: usize,
     /// A request may take so long, from its headers to its answer.
     pub request: Duration,
@@ -56,7 +57,7 @@ impl Default for Limits {
     }
 }
 
-/// Who has no certificate joins, which is one call, and goes.
+/// Who has no certificate joins, which is one call, and goes; who has one that does not count hears so, and goes.
 const STRANGER_TIME: Duration = Duration::from_secs(30);
 /// How long to leave a kernel alone that is out of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -234,8 +235,8 @@ async fn establish(
         Ok((stream, caller)) => {
             let over: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = match &caller {
                 Caller::Node(peer) => {
-                    places.stranger = None;
-                    Some(Box::pin(Arc::clone(peer).expired()))
+                    let stranger = places.stranger.take().filter(|_| !peer.counts());
+                    Some(Box::pin(out(Arc::clone(peer), stranger, gate.clone())))
                 }
                 Caller::Anonymous => {
                     let gate = gate.clone();
@@ -257,6 +258,22 @@ async fn establish(
             }
             None
         }
+    }
+}
+
+/// Ready when the connection of a node has to end. Where its certificate does not count yet it stays among the strangers.
+async fn out(peer: Arc<Peer>, stranger: Option<OwnedSemaphorePermit>, gate: Gate) {
+    if stranger.is_some() {
+        tokio::time::sleep(STRANGER_TIME).await;
+        if !peer.counts() {
+            return gate.send_away();
+        }
+        drop(stranger);
+    }
+    if peer.shut_out().await != Refusal::CertificateExpired {
+        // With one that has expired it comes again by the next.
+        tokio::time::sleep(STRANGER_TIME).await;
+        gate.send_away();
     }
 }
 
