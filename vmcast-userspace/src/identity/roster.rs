@@ -7,6 +7,7 @@ use std::{
 
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tracing::warn;
 use vmcast_proto::registry::{NodeId, UnixMillis};
 
 use super::{
@@ -759,15 +760,21 @@ fn held(records: &dyn Records, node: &NodeId, serial: &str) -> Result<Held, Reco
     Ok(if counts { Held::Good(record) } else { Held::Revoked })
 }
 
-/// The latest time that records of a kind say.
+/// The latest time that records of a kind say. One that a later version of this program wrote in another way says none:
+/// it is to keep no operator from what others say.
 fn latest<T: DeserializeOwned>(
     records: &dyn Records,
     kind: Kind,
     time: impl Fn(&T) -> u64,
 ) -> Result<Option<u64>, RecordsError> {
     let mut latest = None;
-    for (_, value) in records.list(kind, "", "", usize::MAX)? {
-        latest = latest.max(Some(time(&decode(&value)?)));
+    for (key, value) in records.list(kind, "", "", usize::MAX)? {
+        match decode(&value) {
+            Ok(record) => latest = latest.max(Some(time(&record))),
+            Err(error) => {
+                warn!(kind = kind.label(), key, %error, "a record is passed over; did a later version write it?")
+            }
+        }
     }
     Ok(latest)
 }

@@ -322,6 +322,21 @@ fn a_token_of_before_lets_no_revoked_node_in_and_one_of_after_does_whatever_cloc
     }
 }
 
+// proves A2: what a newer admin writes keeps no older one from shutting a node out
+#[test]
+fn a_record_that_cannot_be_read_is_in_the_way_of_no_order() {
+    let mut store = store();
+    let mut roster = roster(&store);
+    let signed = join(&mut roster, NOW, "a");
+    for kind in [Kind::Token, Kind::Revocation, Kind::Certificate] {
+        let value = Some(br#"{"of":"later"}"#.to_vec());
+        assert!(store.commit(&[], &[Write { kind, key: "later".to_owned(), value }]).unwrap());
+    }
+    roster.revoke_node(NOW, &id("a")).unwrap().expect("it was in");
+    assert_eq!(standing(&roster, &signed), Standing::Revoked);
+    join(&mut roster, NOW, "a");
+}
+
 /// The records of a store as an admin has them that hears late of what others write: when it writes itself, as with
 /// etcd.
 #[derive(Clone)]
