@@ -310,7 +310,9 @@ impl AsyncRead for Connection {
             && over.as_mut().poll(context).is_ready()
         {
             self.over = None;
-            return Poll::Ready(Err(cut()));
+            return Poll::Ready(Err(cut(
+                "the certificate has expired or does not count, or there is none and the time to join is over",
+            )));
         }
         if let Some(greeting) = &mut self.greeting
             && greeting.as_mut().poll(context).is_ready()
@@ -320,19 +322,21 @@ impl AsyncRead for Connection {
                 return Poll::Ready(Err(error));
             }
         }
-        if let Some(late) = &mut self.preface.1
-            && late.as_mut().poll(context).is_ready()
-        {
-            self.preface.1 = None;
-            self.gate.end_silent();
-            return Poll::Ready(Err(cut()));
-        }
         let before = buffer.filled().len();
         let read = match &mut self.stream {
             Protected::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Protected::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
         };
         self.note_read(buffer.filled().len() - before);
+        // What has come counts, however late this host looks at it: it may have stood still.
+        if read.is_pending()
+            && let Some(late) = &mut self.preface.1
+            && late.as_mut().poll(context).is_ready()
+        {
+            self.preface.1 = None;
+            self.gate.end_silent();
+            return Poll::Ready(Err(cut("the other end did not begin to speak HTTP/2")));
+        }
         read
     }
 }
@@ -384,6 +388,48 @@ impl AsyncWrite for Connection {
         match &self.stream {
             Protected::Plain(stream) => stream.is_write_vectored(),
             Protected::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::Clock;
+
+    // proves D4: what came in time counts also where this host looks at it late
+    #[tokio::test]
+    async fn who_has_spoken_is_not_cut_by_a_host_that_stood_still() {
+        let silence = Duration::from_secs(1);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let gate = Gate::insecure(Clock::system());
+        for speaks in [true, false] {
+            let mut client =
+                TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connect");
+            let (stream, remote) = listener.accept().await.expect("accept");
+            let tcp = TcpConnectInfo { local_addr: None, remote_addr: Some(remote) };
+            let info = ConnectionInfo { tcp, caller: Caller::Insecure };
+            let room = Room::new(Limits { silence, ..Limits::default() });
+            let place = room.all.acquire_owned().await.expect("a place");
+            let places = Places { _place: place, stranger: None, silence };
+            let stream = Protected::Plain(Gathered::new(stream));
+            let mut connection = Connection::new(stream, info, None, (&gate, places));
+            connection.release();
+            let mut said = [0; 64];
+            timeout(Duration::ZERO, connection.read(&mut said)).await.expect_err("nothing was said yet");
+            if speaks {
+                client.write_all(&[b'x'; PREFACE]).await.expect("sent");
+            }
+            // Nothing of this thread runs meanwhile.
+            std::thread::sleep(silence * 2);
+            match connection.read(&mut said).await {
+                Ok(length) => assert_eq!((length, speaks), (PREFACE, true)),
+                Err(error) => {
+                    assert_eq!((error.to_string().contains("HTTP/2"), speaks), (true, false), "{error}")
+                }
+            }
+            let counted = gate.tally().counters().find(|(name, _)| *name == Refusal::HandshakeSlow.label());
+            assert_eq!(counted.map(|(_, count)| count), Some(u64::from(!speaks)));
         }
     }
 }

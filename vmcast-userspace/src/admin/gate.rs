@@ -475,9 +475,6 @@ pub(super) fn status(refusal: Refusal) -> Status {
 }
 
 /// What goes wrong with a connection while it is served.
-pub(super) fn cut() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::ConnectionAborted,
-        "the certificate has expired or does not count, or there is none and the time to join is over",
-    )
+pub(super) fn cut(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, why)
 }
