@@ -19,7 +19,7 @@ use super::{
     seen::SeenTime,
 };
 
-/// Tokens at most, those that are over included.
+/// Tokens at most; for one more than that the oldest goes that is over.
 const MAX_TOKENS: usize = 10_000;
 /// Uses of one token at most.
 const MAX_USES: u32 = 100_000;
@@ -265,9 +265,7 @@ impl Roster {
     /// # Errors
     /// If there are too many, or the store fails.
     pub fn create_token(&mut self, now: UnixMillis, order: &TokenOrder) -> Result<(String, String), Error> {
-        if self.records.list(Kind::Token, "", "", MAX_TOKENS)?.len() >= MAX_TOKENS {
-            return Err(self.tally.refuse(Refusal::TooManyTokens).into());
-        }
+        let mut writes = self.room_for_a_token(now)?;
         // It is of after all revocations, also of one by a clock that was ahead.
         let revoked = latest(&*self.records, Kind::Revocation, |record: &RevocationRecord| record.at)?;
         let created = revoked.map_or(now.0, |at| now.0.max(at.saturating_add(1)));
@@ -283,8 +281,30 @@ impl Roster {
             revoked: false,
             over: false,
         };
-        self.records.commit(&[], &[put(Kind::Token, &id, &record)])?;
+        writes.push(put(Kind::Token, &id, &record));
+        self.records.commit(&[], &writes)?;
         Ok((id, hex(&secret)))
+    }
+
+    /// Has the oldest tokens go that are over so that there is room for one more: after a time without any admin the
+    /// sweeps see late that theirs is.
+    fn room_for_a_token(&self, now: UnixMillis) -> Result<Vec<Write>, Error> {
+        let tokens = self.records.list(Kind::Token, "", "", usize::MAX)?;
+        let excess = (tokens.len() + 1).saturating_sub(MAX_TOKENS);
+        if excess == 0 {
+            return Ok(Vec::new());
+        }
+        let over = |(key, value): (String, Vec<u8>)| {
+            let token: TokenRecord = decode(&value).ok()?;
+            (token.state(now) != TokenState::Open).then_some((token.expires, key))
+        };
+        let mut over: Vec<_> = tokens.into_iter().filter_map(over).collect();
+        if over.len() < excess {
+            return Err(self.tally.refuse(Refusal::TooManyTokens).into());
+        }
+        over.sort();
+        let forget = |(_, key)| Write { kind: Kind::Token, key, value: None };
+        Ok(over.into_iter().take(excess.min(SWEEP_WRITES)).map(forget).collect())
     }
 
     /// Tokens in the order of their ids: at most `limit`, those behind `after`.
