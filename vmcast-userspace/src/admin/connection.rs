@@ -22,17 +22,18 @@ use tracing::warn;
 use vmcast_signal::tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::{
-    gate::{Caller, ConnectionInfo, Gate, cut},
+    gate::{Caller, ConnectionInfo, Gate, Peer, cut},
     gathered::{Gathered, can_wait},
 };
+use crate::identity::Refusal;
 
 /// How much who calls may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at most, those that shake hands included; further ones wait in the kernel's queue.
     pub connections: usize,
-    /// Of these, so many at most of whom nobody knows who they are: that shake hands, or have no certificate. The
-    /// others are left to nodes.
+    /// Of these, so many at most of whom nobody knows who they are: that shake hands, or have no certificate that counts.
+    /// The others are left to nodes.
     pub strangers: usize,
     /// A request may take so long, from its headers to its answer.
     pub request: Duration,
@@ -56,7 +57,7 @@ impl Default for Limits {
     }
 }
 
-/// Who has no certificate joins, which is one call, and goes.
+/// Who has no certificate joins, which is one call, and goes; who has one that does not count hears so, and goes.
 const STRANGER_TIME: Duration = Duration::from_secs(30);
 /// How long to leave a kernel alone that is out of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -234,8 +235,8 @@ async fn establish(
         Ok((stream, caller)) => {
             let over: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = match &caller {
                 Caller::Node(peer) => {
-                    places.stranger = None;
-                    Some(Box::pin(Arc::clone(peer).expired()))
+                    let stranger = places.stranger.take().filter(|_| !peer.counts());
+                    Some(Box::pin(out(Arc::clone(peer), stranger, gate.clone())))
                 }
                 Caller::Anonymous => {
                     let gate = gate.clone();
@@ -257,6 +258,22 @@ async fn establish(
             }
             None
         }
+    }
+}
+
+/// Ready when the connection of a node has to end. Where its certificate does not count yet it stays among the strangers.
+async fn out(peer: Arc<Peer>, stranger: Option<OwnedSemaphorePermit>, gate: Gate) {
+    if stranger.is_some() {
+        tokio::time::sleep(STRANGER_TIME).await;
+        if !peer.counts() {
+            return gate.send_away();
+        }
+        drop(stranger);
+    }
+    if peer.shut_out().await != Refusal::CertificateExpired {
+        // With one that has expired it comes again by the next.
+        tokio::time::sleep(STRANGER_TIME).await;
+        gate.send_away();
     }
 }
 
@@ -293,7 +310,9 @@ impl AsyncRead for Connection {
             && over.as_mut().poll(context).is_ready()
         {
             self.over = None;
-            return Poll::Ready(Err(cut()));
+            return Poll::Ready(Err(cut(
+                "the certificate has expired or does not count, or there is none and the time to join is over",
+            )));
         }
         if let Some(greeting) = &mut self.greeting
             && greeting.as_mut().poll(context).is_ready()
@@ -303,19 +322,21 @@ impl AsyncRead for Connection {
                 return Poll::Ready(Err(error));
             }
         }
-        if let Some(late) = &mut self.preface.1
-            && late.as_mut().poll(context).is_ready()
-        {
-            self.preface.1 = None;
-            self.gate.end_silent();
-            return Poll::Ready(Err(cut()));
-        }
         let before = buffer.filled().len();
         let read = match &mut self.stream {
             Protected::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Protected::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
         };
         self.note_read(buffer.filled().len() - before);
+        // What has come counts, however late this host looks at it: it may have stood still.
+        if read.is_pending()
+            && let Some(late) = &mut self.preface.1
+            && late.as_mut().poll(context).is_ready()
+        {
+            self.preface.1 = None;
+            self.gate.end_silent();
+            return Poll::Ready(Err(cut("the other end did not begin to speak HTTP/2")));
+        }
         read
     }
 }
@@ -367,6 +388,48 @@ impl AsyncWrite for Connection {
         match &self.stream {
             Protected::Plain(stream) => stream.is_write_vectored(),
             Protected::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::Clock;
+
+    // proves D4: what came in time counts also where this host looks at it late
+    #[tokio::test]
+    async fn who_has_spoken_is_not_cut_by_a_host_that_stood_still() {
+        let silence = Duration::from_secs(1);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let gate = Gate::insecure(Clock::system());
+        for speaks in [true, false] {
+            let mut client =
+                TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connect");
+            let (stream, remote) = listener.accept().await.expect("accept");
+            let tcp = TcpConnectInfo { local_addr: None, remote_addr: Some(remote) };
+            let info = ConnectionInfo { tcp, caller: Caller::Insecure };
+            let room = Room::new(Limits { silence, ..Limits::default() });
+            let place = room.all.acquire_owned().await.expect("a place");
+            let places = Places { _place: place, stranger: None, silence };
+            let stream = Protected::Plain(Gathered::new(stream));
+            let mut connection = Connection::new(stream, info, None, (&gate, places));
+            connection.release();
+            let mut said = [0; 64];
+            timeout(Duration::ZERO, connection.read(&mut said)).await.expect_err("nothing was said yet");
+            if speaks {
+                client.write_all(&[b'x'; PREFACE]).await.expect("sent");
+            }
+            // Nothing of this thread runs meanwhile.
+            std::thread::sleep(silence * 2);
+            match connection.read(&mut said).await {
+                Ok(length) => assert_eq!((length, speaks), (PREFACE, true)),
+                Err(error) => {
+                    assert_eq!((error.to_string().contains("HTTP/2"), speaks), (true, false), "{error}")
+                }
+            }
+            let counted = gate.tally().counters().find(|(name, _)| *name == Refusal::HandshakeSlow.label());
+            assert_eq!(counted.map(|(_, count)| count), Some(u64::from(!speaks)));
         }
     }
 }

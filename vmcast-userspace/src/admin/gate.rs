@@ -25,6 +25,9 @@ use crate::identity::{
     Standing, Standings, Tally, certified,
 };
 
+/// Connections of one node at most: it needs one or two, and may not know yet that some of them are gone.
+pub(super) const MOST_OF_NODE: usize = 32;
+
 /// A TLS handshake may take so long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -68,8 +71,13 @@ impl Peer {
         self.standing.borrow().refusal().or(is_over.then_some(Refusal::CertificateExpired))
     }
 
+    /// Whether the certificate counts, as far as it is known.
+    pub(super) fn counts(&self) -> bool {
+        self.standing.borrow().refusal().is_none()
+    }
+
     /// Ready when the node may do nothing more, with the reason.
-    async fn shut_out(&self) -> Refusal {
+    pub(super) async fn shut_out(&self) -> Refusal {
         let mut standing = self.standing.subscribe();
         loop {
             if let Some(refusal) = standing.borrow_and_update().refusal() {
@@ -78,13 +86,6 @@ impl Peer {
             // The sender is this peer's own.
             let _ = standing.changed().await;
         }
-    }
-
-    /// Ready when the certificate has expired: the node comes again with the next one.
-    pub(super) async fn expired(self: Arc<Self>) {
-        let mut standing = self.standing.subscribe();
-        // The sender is this peer's own.
-        let _ = standing.wait_for(|standing| *standing == PeerStanding::Expired).await;
     }
 }
 
@@ -232,6 +233,9 @@ impl Gate {
         };
         let certified = certified(certificate).ok_or_else(|| failed(&"the certificate is none of a node"))?;
         let peer = self.connected(secure, certified).map_err(|error| failed(&error))?;
+        if self.is_one_too_many(&peer) {
+            return Err(failed(&"the node has too many connections"));
+        }
         Ok((stream, Caller::Node(peer)))
     }
 
@@ -247,6 +251,14 @@ impl Gate {
         }
         look_up(secure, &peer)?;
         Ok(peer)
+    }
+
+    /// Whether a node whose certificate counts has more connections than it may. Those whose certificates do not are no
+    /// matter: they may be somebody else's.
+    fn is_one_too_many(&self, peer: &Peer) -> bool {
+        let peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_node = peers.get(&peer.certified.node).into_iter().flatten().filter_map(Weak::upgrade);
+        peer.counts() && of_node.filter(|other| other.counts()).count() > MOST_OF_NODE
     }
 
     /// Looks up again how the certificates of those stand that are connected, if any node was revoked at any admin.
@@ -463,9 +475,6 @@ pub(super) fn status(refusal: Refusal) -> Status {
 }
 
 /// What goes wrong with a connection while it is served.
-pub(super) fn cut() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::ConnectionAborted,
-        "the certificate has expired, or there is none and the time to join is over",
-    )
+pub(super) fn cut(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, why)
 }

@@ -95,7 +95,7 @@ struct Line {
     /// A newer line has a larger one.
     number: u64,
     line: mpsc::Sender<What>,
-    /// Whether there are proofs that it was not told.
+    /// Whether there are proofs that it was not told, or the whole policy.
     lacks_proofs: bool,
     /// Whether it was told that it goes out of service.
     draining: bool,
@@ -236,23 +236,23 @@ impl Lines {
         state.counters.refused += refused as u64;
     }
 
-    /// Takes a line of a VMR whose own stands at another admin; `None` if one of it stands here.
+    /// Takes a line of a VMR whose own stands at another admin; `None` if one of it stands here. The rest as [`Self::open`].
     pub(super) fn open_beside(
         &self,
         vmr: &NodeId,
-        draining: bool,
+        (draining, stale): (bool, bool),
         answers: Streaming<v1::AttendRequest>,
     ) -> Option<mpsc::Receiver<Result<v1::Command, Status>>> {
         let stands = self.state().lines.get(vmr).is_some_and(|line| !line.line.is_closed());
-        (!stands).then(|| self.open(vmr.clone(), draining, answers, Said::nothing()))
+        (!stands).then(|| self.open(vmr.clone(), (draining, stale), answers, Said::nothing()))
     }
 
     /// Takes a line of a VMR; an older one of the same VMR ends. What the VMR says goes to `said`, as long as the line
-    /// stands.
+    /// stands. It is told whether it is `draining` and, unless the registry is `stale`, the policy.
     pub(super) fn open(
         &self,
         vmr: NodeId,
-        draining: bool,
+        (draining, stale): (bool, bool),
         answers: Streaming<v1::AttendRequest>,
         said: Said,
     ) -> mpsc::Receiver<Result<v1::Command, Status>> {
@@ -263,13 +263,13 @@ impl Lines {
             let _ = line.try_send(What::Draining(true));
         }
         let mut state = self.state();
-        if let Some(policy) = &state.policy {
+        if !stale && let Some(policy) = &state.policy {
             // There is room for a second one, too.
             let _ = line.try_send(What::Policy(of_vmr(policy, &vmr)));
         }
         state.next += 1;
         let number = state.next;
-        state.lines.insert(vmr.clone(), Line { number, line, lacks_proofs: false, draining });
+        state.lines.insert(vmr.clone(), Line { number, line, lacks_proofs: stale, draining });
         drop(state);
         tokio::spawn(self.clone().attend(vmr, number, outgoing, orders, answers, said));
         commands

@@ -103,8 +103,11 @@ impl<S: Kept> Handle<S> {
     }
 
     /// Tells the VMRs the policy if it is another one than they know: by a change, or since a node that it names is at
-    /// another address.
+    /// another address. One that has lost its store tells nothing: another may know better where nodes are.
     pub(super) fn push_policy(&self) {
+        if self.is_stale() {
+            return;
+        }
         // What they know holds on.
         if let Ok(policy) = self.rows(resolved) {
             self.lines().set_policy(message(&policy));

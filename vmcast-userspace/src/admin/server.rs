@@ -133,8 +133,9 @@ async fn open(path: PathBuf, etcd: Option<EtcdSettings>, clock: Clock) -> anyhow
         std::fs::create_dir_all(directory)
             .with_context(|| format!("cannot make the directory {}", directory.display()))?;
     }
-    let store =
-        SqliteStore::open(&path).with_context(|| format!("cannot open the database {}", path.display()))?;
+    let cannot = || format!("cannot open the database {}", path.display());
+    let store = SqliteStore::open(&path).with_context(cannot)?;
+    store.drop_unused().with_context(cannot)?;
     Ok(AnyStore::Sqlite(store))
 }
 

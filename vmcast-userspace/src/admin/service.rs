@@ -171,14 +171,15 @@ impl<S: Kept> Service<S> {
     ) -> Result<mpsc::Receiver<Result<v1::Command, Status>>, Status> {
         let vmr: NodeId = convert::parse("node_id", node).map_err(|error| self.malformed(&error))?;
         let draining = self.0.attends(&vmr).map_err(|refusal| refused(&refusal))?;
+        let state = (draining, self.0.is_stale());
         if beside {
-            let commands = self.0.lines().open_beside(&vmr, draining, answers);
+            let commands = self.0.lines().open_beside(&vmr, state, answers);
             return commands.ok_or_else(|| Status::already_exists("a line of this VMR stands here"));
         }
         debug!(%vmr, "a VMR's line stands");
         let (noted, notes) = mpsc::channel(prove::QUEUE);
         let said = Said { refusals: self.0.keep_refused(vmr.clone()), noted };
-        let commands = self.0.lines().open(vmr.clone(), draining, answers, said);
+        let commands = self.0.lines().open(vmr.clone(), state, answers, said);
         if self.0.proves() {
             tokio::spawn(prove::run(self.0.clone(), vmr, notes));
         } else {

@@ -157,6 +157,14 @@ impl SqliteStore {
         Ok(store)
     }
 
+    /// Takes out of the file what costs an admin time at each write and is of no use to it.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub fn drop_unused(&self) -> Result<()> {
+        Ok(self.connection.execute_batch(schema::DROP_UNUSED)?)
+    }
+
     /// Lets the file have so many pages at most, or what it has: the disk is full.
     #[cfg(test)]
     pub(super) fn limit_pages(&self, pages: u32) -> Result<()> {

@@ -405,21 +405,33 @@ pub(super) fn adopt(
     if held.certified.node != *node {
         return Err(IdentityError::Answer(format!("it is for {}", held.certified.node)));
     }
+    // It may be another authority than before, whose admins and VMRs are not those. What is of that one goes first: of a
+    // node that ends in between nobody would know later that it moved.
+    if before.is_some_and(|before| before.authority != held.stored.authority) {
+        // Of the same one the policy holds until an admin tells it.
+        let policy = path.with_file_name(POLICY);
+        remove(&policy).map_err(|source| IdentityError::File { path: policy, source })?;
+    }
+    remove_or_warn(&path, &[LEARNT, RANKED]);
     store(&path, &held.stored)?;
-    // It may be another authority than before, whose admins and VMRs are not those.
-    let is_another = before.is_some_and(|before| before.authority != held.stored.authority);
-    // Of the same one the policy holds until an admin tells it.
-    let forgotten = [Some(LEARNT), Some(RANKED), Some(JOINING), is_another.then_some(POLICY)];
-    for name in forgotten.into_iter().flatten() {
-        let of_before = path.with_file_name(name);
-        match std::fs::remove_file(&of_before) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn!(path = %of_before.display(), %error, "what is of before this node joined cannot be removed");
-            }
-            Ok(()) | Err(_) => {}
+    remove_or_warn(&path, &[JOINING]);
+    Ok(NodeIdentity { path, clock, held: Mutex::new(held) })
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Removes files beside one that matter little.
+fn remove_or_warn(beside: &Path, names: &[&str]) {
+    for path in names.iter().map(|name| beside.with_file_name(name)) {
+        if let Err(error) = remove(&path) {
+            warn!(path = %path.display(), %error, "what is of before this node joined cannot be removed");
         }
     }
-    Ok(NodeIdentity { path, clock, held: Mutex::new(held) })
 }
 
 /// A request for a certificate, in DER, of a key that is thrown away: for tests of what the other end makes of it.

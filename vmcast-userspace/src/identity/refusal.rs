@@ -75,11 +75,11 @@ pub enum Refusal {
     /// The other end was too slow with TLS, or to begin with HTTP/2.
     #[error("the handshake took too long")]
     HandshakeSlow,
-    /// There are too many connections without a certificate, or on the way to one.
+    /// There are too many connections without a certificate that counts, or on the way to one.
     #[error("there are too many connections of strangers")]
     TooManyStrangers,
-    /// A connection without a certificate stayed for longer than it takes to join.
-    #[error("a connection without a certificate was ended")]
+    /// A connection without a certificate that counts stayed for longer than it takes to join.
+    #[error("a connection without a certificate that counts was ended")]
     StrangerStayed,
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tracing::warn;
 use vmcast_proto::registry::{NodeId, UnixMillis};
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     seen::SeenTime,
 };
 
-/// Tokens at most, those that are over included.
+/// Tokens at most; for one more than that the oldest goes that is over.
 const MAX_TOKENS: usize = 10_000;
 /// Uses of one token at most.
 const MAX_USES: u32 = 100_000;
@@ -264,11 +265,9 @@ impl Roster {
     /// # Errors
     /// If there are too many, or the store fails.
     pub fn create_token(&mut self, now: UnixMillis, order: &TokenOrder) -> Result<(String, String), Error> {
-        if self.records.list(Kind::Token, "", "", MAX_TOKENS)?.len() >= MAX_TOKENS {
-            return Err(self.tally.refuse(Refusal::TooManyTokens).into());
-        }
+        let mut writes = self.room_for_a_token(now)?;
         // It is of after all revocations, also of one by a clock that was ahead.
-        let revoked = self.latest(Kind::Revocation, |record: &RevocationRecord| record.at)?;
+        let revoked = latest(&*self.records, Kind::Revocation, |record: &RevocationRecord| record.at)?;
         let created = revoked.map_or(now.0, |at| now.0.max(at.saturating_add(1)));
         let (id, secret) = (hex(&random::<8>()), random::<16>());
         let record = TokenRecord {
@@ -282,8 +281,30 @@ impl Roster {
             revoked: false,
             over: false,
         };
-        self.records.commit(&[], &[put(Kind::Token, &id, &record)])?;
+        writes.push(put(Kind::Token, &id, &record));
+        self.records.commit(&[], &writes)?;
         Ok((id, hex(&secret)))
+    }
+
+    /// Has the oldest tokens go that are over so that there is room for one more: after a time without any admin the
+    /// sweeps see late that theirs is.
+    fn room_for_a_token(&self, now: UnixMillis) -> Result<Vec<Write>, Error> {
+        let tokens = self.records.list(Kind::Token, "", "", usize::MAX)?;
+        let excess = (tokens.len() + 1).saturating_sub(MAX_TOKENS);
+        if excess == 0 {
+            return Ok(Vec::new());
+        }
+        let over = |(key, value): (String, Vec<u8>)| {
+            let token: TokenRecord = decode(&value).ok()?;
+            (token.state(now) != TokenState::Open).then_some((token.expires, key))
+        };
+        let mut over: Vec<_> = tokens.into_iter().filter_map(over).collect();
+        if over.len() < excess {
+            return Err(self.tally.refuse(Refusal::TooManyTokens).into());
+        }
+        over.sort();
+        let forget = |(_, key)| Write { kind: Kind::Token, key, value: None };
+        Ok(over.into_iter().take(excess.min(SWEEP_WRITES)).map(forget).collect())
     }
 
     /// Tokens in the order of their ids: at most `limit`, those behind `after`.
@@ -464,9 +485,10 @@ impl Roster {
         let generation = revoked.unwrap_or_default().generation;
         let lifetime = lifetime.map_or(self.authority.lifetime(), |lifetime| lifetime.min(MAX_TTL));
         let signing = Signing { node, role, token: OPERATOR, generation, lifetime };
-        let (over, rest) = parted(now, certificates);
+        let (over, rest) = parted(self.seen(now), certificates);
         // Nobody knows which of them the node has: none goes for another.
-        if rest.iter().filter(|(_, held)| held.revoked.is_none()).count() >= MAX_GOOD {
+        let counts = |held: &CertificateRecord| held.revoked.is_none() && held.expires > now.0;
+        if rest.iter().filter(|(_, held)| counts(held)).count() >= MAX_GOOD {
             return Err(Refusal::TooManyCertificates.into());
         }
         let (signed, write) = self.sign(now, signing, &request)?;
@@ -501,7 +523,7 @@ impl Roster {
             let signing =
                 Signing { node, role: held.role, token: &held.token, generation: held.generation, lifetime };
             let (signed, write) = self.sign(now, signing, &request)?;
-            let (over, rest) = parted(now, self.certificates(node)?);
+            let (over, rest) = parted(self.seen(now), self.certificates(node)?);
             let beyond = beyond(&rest, Some(&certificate_key(node, serial)));
             let dropped = beyond.len() as u64;
             let writes: Vec<_> = std::iter::once(write).chain(over).chain(beyond).collect();
@@ -588,7 +610,7 @@ impl Roster {
             let signed = counted.iter().map(|(_, held)| held.generation).max().unwrap_or_default();
             let generation = before.unwrap_or_default().generation.max(signed) + 1;
             // Tokens of before let it in no more, also those by a clock that was ahead.
-            let created = self.latest(Kind::Token, |record: &TokenRecord| record.created)?;
+            let created = latest(&*self.records, Kind::Token, |record: &TokenRecord| record.created)?;
             let record = RevocationRecord { generation, at: now.0.max(created.unwrap_or_default()) };
             // The generation is what counts; these are for who looks at them one by one.
             let mark = |(key, held): &&(String, CertificateRecord)| {
@@ -622,11 +644,11 @@ impl Roster {
     /// # Errors
     /// If the store fails.
     pub fn sweep(&mut self, now: UnixMillis, steady: UnixMillis) -> Result<(), RecordsError> {
-        let (seen, written) = self.seen.look(&*self.records, now, steady)?;
+        let Self { records, seen, .. } = self;
+        let (seen, written) = seen.look(&**records, now, steady, || newest(&**records))?;
         let long_ago = |ended: u64| authority::after(UnixMillis(ended), KEPT) <= seen;
         let forget = |kind, key: &str| Write { kind, key: key.to_owned(), value: None };
-        let mut writes = Vec::from_iter(written);
-        let mut expected = Vec::new();
+        let (mut expected, mut writes): (Vec<_>, Vec<_>) = written.into_iter().unzip();
         let tokens = self.records.list(Kind::Token, "", &self.swept[0], SWEEP)?;
         for (id, value) in &tokens {
             let token: TokenRecord = decode(value)?;
@@ -677,17 +699,9 @@ impl Roster {
         Ok(())
     }
 
-    /// The latest time that records of a kind say.
-    fn latest<T: DeserializeOwned>(
-        &self,
-        kind: Kind,
-        time: impl Fn(&T) -> u64,
-    ) -> Result<Option<u64>, RecordsError> {
-        let mut latest = None;
-        for (_, value) in self.records.list(kind, "", "", usize::MAX)? {
-            latest = latest.max(Some(time(&decode(&value)?)));
-        }
-        Ok(latest)
+    /// The time as far as the sweeps have seen it pass; none before the first of them.
+    fn seen(&self, now: UnixMillis) -> UnixMillis {
+        self.seen.last().map_or(UnixMillis(0), |seen| seen.min(now))
     }
 
     fn has_certificates(&self, node: &str) -> Result<bool, RecordsError> {
@@ -766,12 +780,39 @@ fn held(records: &dyn Records, node: &NodeId, serial: &str) -> Result<Held, Reco
     Ok(if counts { Held::Good(record) } else { Held::Revoked })
 }
 
-/// Has those certificates of a node go that are over, which are of no use any more; with the rest.
+/// The latest time that records of a kind say. One that a later version of this program wrote in another way says none:
+/// it is to keep no operator from what others say.
+fn latest<T: DeserializeOwned>(
+    records: &dyn Records,
+    kind: Kind,
+    time: impl Fn(&T) -> u64,
+) -> Result<Option<u64>, RecordsError> {
+    let mut latest = None;
+    for (key, value) in records.list(kind, "", "", usize::MAX)? {
+        match decode(&value) {
+            Ok(record) => latest = latest.max(Some(time(&record))),
+            Err(error) => {
+                warn!(kind = kind.label(), key, %error, "a record is passed over; did a later version write it?")
+            }
+        }
+    }
+    Ok(latest)
+}
+
+/// When the newest of the records was made.
+fn newest(records: &dyn Records) -> Result<Option<UnixMillis>, RecordsError> {
+    let issued = latest(records, Kind::Certificate, |record: &CertificateRecord| record.issued)?;
+    let created = latest(records, Kind::Token, |record: &TokenRecord| record.created)?;
+    let revoked = latest(records, Kind::Revocation, |record: &RevocationRecord| record.at)?;
+    Ok(issued.max(created).max(revoked).map(UnixMillis))
+}
+
+/// Has those certificates of a node go that were seen to be over, which are of no use any more; with the rest.
 fn parted(
-    now: UnixMillis,
+    seen: UnixMillis,
     certificates: Vec<(String, CertificateRecord)>,
 ) -> (impl Iterator<Item = Write>, Vec<(String, CertificateRecord)>) {
-    let over = |held: &CertificateRecord| authority::after(UnixMillis(held.expires), OVER_KEPT) <= now;
+    let over = |held: &CertificateRecord| authority::after(UnixMillis(held.expires), OVER_KEPT) <= seen;
     let (over, rest): (Vec<_>, Vec<_>) = certificates.into_iter().partition(|(_, held)| over(held));
     (over.into_iter().map(|(key, _)| forget(key)).take(SWEEP_WRITES), rest)
 }

@@ -157,10 +157,20 @@ fn a_request_that_is_signed_again_costs_the_node_none_of_its_certificates() {
         assert_eq!(standing(&roster, signed), Standing::Good);
     }
     assert_eq!(keys(&store, Kind::Certificate).len(), 8);
-    // Those that are over are in nobody's way.
+    // Those that are over are in nobody's way, and go when that was seen, not when a clock shows it.
     let now = after(NOW, 31 * DAY);
-    let next = sign(&mut roster, now, &request).expect("signed");
-    assert_eq!(keys(&store, Kind::Certificate), [format!("a/{}", next.certified.serial)]);
+    let ahead = sign(&mut roster, now, &request).expect("signed");
+    assert_eq!(keys(&store, Kind::Certificate).len(), 9);
+    roster = Roster::new(Box::new(store.clone()), Authority::make(NOW).unwrap());
+    roster.renew(now, &id("a"), &ahead.certified.serial, &request).expect("signed");
+    assert_eq!(signed.iter().filter(|signed| standing(&roster, signed) == Standing::Good).count(), 6);
+    sweep(&mut roster, NOW);
+    roster.renew(now, &id("a"), &ahead.certified.serial, &request).expect("signed");
+    assert_eq!(signed.iter().filter(|signed| standing(&roster, signed) == Standing::Good).count(), 5);
+    days(&mut roster, NOW, Duration::ZERO, 31);
+    sign(&mut roster, now, &request).expect("signed");
+    assert!(signed.iter().all(|signed| standing(&roster, signed) == Standing::Unknown));
+    assert_eq!(keys(&store, Kind::Certificate).len(), 4);
 }
 
 // proves A2: a clock that is ahead, also from the start on, has nothing forgotten that others need when it is right
@@ -202,6 +212,63 @@ fn a_clock_that_jumps_ahead_forgets_nobody_who_is_in_and_nobody_who_is_out() {
     for kind in [Kind::Revocation, Kind::Token, Kind::Name] {
         assert_eq!(keys(&store, kind), [""; 0], "{kind:?}");
     }
+}
+
+// proves A2: of several admins one that is wrong for a month takes the time along by days
+#[test]
+fn an_admin_that_is_ahead_from_its_start_forgets_nobody_of_the_others() {
+    let store = store();
+    let mut right = roster(&store);
+    let mut signed = join(&mut right, NOW, "a");
+    let mut wrong = Roster::new(Box::new(store.clone()), Authority::make(NOW).unwrap());
+    let mut now = NOW;
+    for day in 1..=100 {
+        now = days(&mut wrong, now, 61 * DAY, 1);
+        sweep(&mut right, now);
+        assert_eq!(standing(&right, &signed), Standing::Good, "day {day}");
+        if day % 20 == 0 {
+            let request = certificate_request();
+            signed = right.renew(now, &id("a"), &signed.certified.serial, &request).expect("it is in");
+        }
+    }
+}
+
+// proves A2: the first admin of this version to look at a registry may be one whose clock is ahead
+#[test]
+fn a_registry_without_a_time_begins_at_what_its_records_say() {
+    let store = store();
+    let mut roster = roster(&store);
+    let (token, _) = token(&mut roster, NOW);
+    let signed = [join(&mut roster, NOW, "in"), join(&mut roster, NOW, "out")];
+    roster.revoke_node(after(NOW, DAY), &id("out")).unwrap().expect("it was in");
+    assert_eq!(keys(&store, Kind::Seen), [""; 0]);
+    days(&mut roster, NOW, 61 * DAY, 3);
+    days(&mut roster, after(NOW, 3 * DAY), 3000 * DAY, 3);
+    let standings = signed.each_ref().map(|signed| standing(&roster, signed));
+    assert_eq!(standings, [Standing::Good, Standing::Revoked]);
+    assert!(keys(&store, Kind::Token).contains(&token));
+    // It began with the revocation, and not before it.
+    let seen = store.read(Kind::Seen, "seen").unwrap().expect("written down");
+    let seen: u64 = String::from_utf8(seen).unwrap().parse().unwrap();
+    assert!(seen > after(NOW, 6 * DAY).0 && seen < after(NOW, 9 * DAY).0, "{seen}");
+}
+
+// proves A2: two admins that begin at once begin at one time
+#[test]
+fn the_time_that_another_admin_wrote_down_first_stands() {
+    let store = store();
+    let mut one = roster(&store);
+    let mut other = Behind::roster(&store);
+    sweep(&mut one, NOW);
+    let read = || store.read(Kind::Seen, "seen").unwrap();
+    let first = read();
+    other.sweep(after(NOW, 61 * DAY), NOW).unwrap();
+    assert_eq!(read(), first);
+    let signed = join(&mut one, NOW, "a");
+    let now = days(&mut other, NOW, 61 * DAY, 3);
+    assert_eq!(standing(&one, &signed), Standing::Good);
+    let seen: u64 = String::from_utf8(read().expect("written down")).unwrap().parse().unwrap();
+    assert!(seen < after(now, DAY).0, "{seen}");
 }
 
 // proves A2: nor does a clock that goes back
@@ -253,6 +320,21 @@ fn a_token_of_before_lets_no_revoked_node_in_and_one_of_after_does_whatever_cloc
         ask(&mut roster, NOW, &next).expect("the operator lets it in again");
         assert_eq!(refusal(ask(&mut roster, NOW, &before)), Refusal::NameTaken, "{by}");
     }
+}
+
+// proves A2: what a newer admin writes keeps no older one from shutting a node out
+#[test]
+fn a_record_that_cannot_be_read_is_in_the_way_of_no_order() {
+    let mut store = store();
+    let mut roster = roster(&store);
+    let signed = join(&mut roster, NOW, "a");
+    for kind in [Kind::Token, Kind::Revocation, Kind::Certificate] {
+        let value = Some(br#"{"of":"later"}"#.to_vec());
+        assert!(store.commit(&[], &[Write { kind, key: "later".to_owned(), value }]).unwrap());
+    }
+    roster.revoke_node(NOW, &id("a")).unwrap().expect("it was in");
+    assert_eq!(standing(&roster, &signed), Standing::Revoked);
+    join(&mut roster, NOW, "a");
 }
 
 /// The records of a store as an admin has them that hears late of what others write: when it writes itself, as with

@@ -6,7 +6,7 @@ use vmcast_proto::registry::{RecordKind, UnixMillis};
 
 use super::{
     authority::after,
-    records::{Records, RecordsError, Write},
+    records::{Expected, Records, RecordsError, Write},
 };
 
 /// The only record of its kind.
@@ -16,8 +16,12 @@ const WRITTEN: Duration = Duration::from_secs(3600);
 /// The start of 2026: it never was earlier, whatever a host's clock shows that has yet to be set.
 const FIRST: UnixMillis = UnixMillis(1_767_225_600_000);
 
-/// Time that passes while an admin runs, and comes nearer to the clock by as much: it catches up with one that is right
-/// as fast as it lagged behind, and one that is ahead takes it along by as long as it is wrong, however far it jumped.
+/// One part in so many of the time that passes may be seen to pass beside it.
+const CATCHES_UP: u32 = 10;
+
+/// Time that passes while an admin runs, and comes nearer to the clock by a tenth of it: it catches up with one that is
+/// right, and one that is ahead, however far it jumped, takes it along by a tenth of how long it is wrong: by a month in
+/// most of a year.
 #[derive(Debug, Default)]
 pub(super) struct SeenTime {
     /// What it showed when it was last looked at, and the clock that nobody sets.
@@ -27,8 +31,14 @@ pub(super) struct SeenTime {
 }
 
 impl SeenTime {
+    /// What it showed when it was last looked at; `None`: it is not known yet.
+    pub(super) fn last(&self) -> Option<UnixMillis> {
+        self.last.map(|(seen, _)| seen)
+    }
+
     /// The time, where the clock shows `now` and `steady` is one that nobody sets; never later than `now`. With what is
-    /// to be written down, if it is.
+    /// to be written down, if it is, and what it replaces. Where nothing was ever written down it begins at `newest`, of
+    /// what the records say, for the clock may be ahead already; without any at what the clock shows.
     ///
     /// # Errors
     /// If the store fails.
@@ -37,24 +47,29 @@ impl SeenTime {
         records: &dyn Records,
         now: UnixMillis,
         steady: UnixMillis,
-    ) -> Result<(UnixMillis, Option<Write>), RecordsError> {
-        let written = records.read(RecordKind::Seen, KEY)?;
-        let written =
-            written.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok()).map(UnixMillis);
-        let (own, before) = self.last.unwrap_or_else(|| (written.unwrap_or(now).max(FIRST), steady));
-        // Another admin may have run for longer.
-        let seen = own.max(written.unwrap_or(own));
-        let passed = Duration::from_millis(steady.0.saturating_sub(before.0));
-        let seen = now.clamp(seen, after(seen, passed.saturating_mul(2)));
-        self.last = Some((seen, steady));
-        let write = (seen >= self.due).then(|| {
+        newest: impl FnOnce() -> Result<Option<UnixMillis>, RecordsError>,
+    ) -> Result<(UnixMillis, Option<(Expected, Write)>), RecordsError> {
+        let value = records.read(RecordKind::Seen, KEY)?;
+        let written = value.as_deref().and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+        let written = written.map(UnixMillis);
+        let seen = if let Some(written) = written {
+            let (own, before) = self.last.unwrap_or((FIRST, steady));
+            // Another admin may have run for longer.
+            let seen = own.max(written);
+            let passed = Duration::from_millis(steady.0.saturating_sub(before.0));
+            let seen = now.clamp(seen, after(seen, passed.saturating_add(passed / CATCHES_UP)));
+            self.last = Some((seen, steady));
+            seen
+        } else {
+            // It counts from when it is written down: another admin may be faster, and then its time does.
+            newest()?.map_or(now, |newest| newest.min(now)).max(FIRST)
+        };
+        let write = (written.is_none() || seen >= self.due).then(|| {
             // Also if that fails: it is tried again then.
             self.due = after(seen, WRITTEN);
-            Write {
-                kind: RecordKind::Seen,
-                key: KEY.to_owned(),
-                value: Some(seen.0.to_string().into_bytes()),
-            }
+            let (kind, key) = (RecordKind::Seen, KEY.to_owned());
+            let write = Write { kind, key: key.clone(), value: Some(seen.0.to_string().into_bytes()) };
+            (Expected { kind, key, value }, write)
         });
         Ok((seen.min(now), write))
     }

@@ -204,17 +204,30 @@ fn files_that_are_not_ours_or_too_new_are_left_alone() {
 }
 
 #[test]
-fn the_file_has_no_index_that_only_costs_time() {
+fn an_admin_s_file_has_no_index_that_only_costs_time_and_who_migrates_leaves_it_as_it_is() {
     let directory = directory();
     let path = directory.path().join("registry.db");
+    let found = || {
+        let raw = Connection::open(&path).expect("open");
+        let sql = "SELECT name FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY name";
+        let mut statement = raw.prepare(sql).expect("prepare");
+        let indices = statement.query_map([], |row| row.get(0)).expect("query");
+        let indices: Vec<String> = indices.collect::<Result<_, _>>().expect("names");
+        let version: i32 = raw.pragma_query_value(None, "user_version", |row| row.get(0)).expect("a version");
+        (version, indices)
+    };
     drop(open(&path));
-    let raw = Connection::open(&path).expect("open");
-    let sql = "SELECT name FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY name";
-    let mut statement = raw.prepare(sql).expect("prepare");
-    let indices = statement.query_map([], |row| row.get(0)).expect("query");
-    let indices: Vec<String> = indices.collect::<Result<_, _>>().expect("names");
-    // Rows of the cache are removed by these. Whatever is asked for is found in memory.
-    assert_eq!(indices, ["cache_expires", "cache_vmr"]);
+    let (version, indices) = found();
+    // One that earlier programs read, which go by it.
+    assert_eq!((version, indices.len()), (5, 5));
+    drop(open(&path));
+    assert_eq!(found().1, indices, "to read it changes nothing");
+    for _ in 0..2 {
+        open(&path).drop_unused().expect("dropped");
+        // Rows of the cache are removed by these. Whatever is asked for is found in memory.
+        let left = ["cache_expires", "cache_vmr"].map(str::to_owned).to_vec();
+        assert_eq!(found(), (5, left));
+    }
 }
 
 #[test]

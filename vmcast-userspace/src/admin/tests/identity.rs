@@ -336,6 +336,39 @@ async fn nodes_of_another_authority_and_admins_of_another_are_strangers() {
     theirs.stop().await;
 }
 
+// proves D4: the rules of one network are none of another, whenever a node that moves is killed
+#[tokio::test]
+async fn a_node_leaves_its_policy_behind_before_it_moves_to_another_authority() {
+    let (ours, theirs) = (Bed::secure().await, Bed::secure().await);
+    let directory = tempfile::tempdir().unwrap();
+    let identity = joined(&ours, "a", Role::Router, directory.path()).await;
+    let path = |name: &str| directory.path().join(name);
+    let moves = async |file: &str| {
+        let token = token(&theirs, order(Role::Router)).await;
+        let name = id(&format!("a-{file}"));
+        let failure =
+            join(&token, &name, directory.path(), theirs.clock.clone()).await.expect_err("a directory");
+        assert!(failure.to_string().contains(file), "{failure}");
+        let stands = NodeIdentity::load(directory.path(), ours.clock.clone()).unwrap().expect("an identity");
+        assert_eq!(stands.certified(), identity.certified());
+    };
+    // Neither can be removed as a file can.
+    std::fs::create_dir(path("policy")).unwrap();
+    moves("policy").await;
+    std::fs::remove_dir(path("policy")).unwrap();
+    std::fs::write(path("policy"), "of ours").unwrap();
+    std::fs::create_dir(path("identity.json.new")).unwrap();
+    moves("identity.json").await;
+    assert!(!path("policy").exists());
+    // At its own admin it keeps what it has.
+    std::fs::write(path("policy"), "of ours").unwrap();
+    std::fs::remove_dir(path("identity.json.new")).unwrap();
+    joined(&ours, "b", Role::Router, directory.path()).await;
+    assert!(path("policy").exists());
+    ours.stop().await;
+    theirs.stop().await;
+}
+
 #[tokio::test]
 async fn a_handshake_that_stalls_is_cut_and_holds_up_nobody() {
     let bed = Bed::secure().await;

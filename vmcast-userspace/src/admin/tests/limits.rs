@@ -6,13 +6,17 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use vmcast_proto::registry::Config;
+use tokio_rustls::client::TlsStream;
+use vmcast_proto::registry::{Config, Role as NodeRole};
 use vmcast_signal::{tonic::Code, v1};
 
-use super::bed::Bed;
+use super::{
+    bed::Bed,
+    identity::{client, count, id, joined, registration},
+};
 use crate::{
-    admin::{Limits, Mirror, Way},
-    identity::Refusal,
+    admin::{Limits, Mirror, Way, gate::MOST_OF_NODE},
+    identity::{Kind, NodeIdentity, Records as _, Refusal, Role, Write},
 };
 
 /// A test that waits longer than this hangs; nothing is measured by it.
@@ -258,6 +262,95 @@ async fn strangers_have_a_share_of_the_connections() {
         tokio::time::timeout(Duration::from_millis(300), stream.read(&mut byte)).await.is_err()
     })
     .await;
+    bed.stop().await;
+}
+
+/// A connection of a node that says no more than it has to, and is served.
+async fn idle(node: &NodeIdentity, bed: &Bed) -> std::io::Result<TlsStream<TcpStream>> {
+    let name = bed.address.ip().into();
+    let mut stream = node.tls().connector().connect(name, connect(bed).await).await?;
+    stream.write_all(PREFACE).await?;
+    match stream.read(&mut [0; 64]).await? {
+        0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(stream),
+    }
+}
+
+// proves D4: one certificate does not take the places of all
+#[tokio::test]
+async fn a_node_has_a_share_of_the_connections_and_who_was_revoked_has_none_of_it() {
+    let bed = Bed::secure().await;
+    let [first, second, other] = std::array::from_fn(|_| tempfile::tempdir().expect("a directory"));
+    let node = joined(&bed, "a", Role::Agent, first.path()).await;
+    let other = joined(&bed, "b", Role::Agent, other.path()).await;
+    let mut held = Vec::new();
+    for _ in 0..MOST_OF_NODE {
+        held.push(idle(&node, &bed).await.expect("it has room"));
+    }
+    for _ in 0..3 {
+        idle(&node, &bed).await.expect_err("one too many");
+    }
+    until(async || count(&bed, Refusal::HandshakeFailed) == 3).await;
+    client(&bed, &other).register(&registration("b", NodeRole::Agent)).await.expect("others have room");
+    held.pop();
+    until(async || match idle(&node, &bed).await {
+        Ok(stream) => {
+            held.push(stream);
+            true
+        }
+        Err(_) => false,
+    })
+    .await;
+    bed.gate.revoke_node(id("a")).await.expect("the store").expect("it was in");
+    let again = joined(&bed, "a", Role::Agent, second.path()).await;
+    client(&bed, &again).register(&registration("a", NodeRole::Agent)).await.expect("it has room");
+    assert_eq!(held.len(), MOST_OF_NODE);
+    bed.stop().await;
+}
+
+// proves D4: a certificate that does not count is no better than none
+#[tokio::test]
+async fn who_has_no_certificate_that_counts_is_a_stranger_and_stays_no_longer() {
+    let limits =
+        Limits { connections: 64, strangers: 8, silence: Duration::from_secs(600), ..Limits::default() };
+    let bed = bed(limits, true).await;
+    let directories: [_; 4] = std::array::from_fn(|_| tempfile::tempdir().expect("a directory"));
+    let mut nodes = Vec::new();
+    for (name, directory) in ["out", "unknown", "goes", "stays"].into_iter().zip(&directories) {
+        nodes.push(joined(&bed, name, Role::Agent, directory.path()).await);
+    }
+    bed.gate.revoke_node(id("out")).await.expect("the store").expect("it was in");
+    let mut records = bed.handle.clone();
+    let forget = move || {
+        for (key, _) in records.list(Kind::Certificate, "unknown/", "", 9).expect("records") {
+            records.commit(&[], &[Write { kind: Kind::Certificate, key, value: None }]).expect("kept");
+        }
+    };
+    tokio::task::spawn_blocking(forget).await.expect("forgotten");
+    let (goes, mut stays) =
+        (idle(&nodes[2], &bed).await.expect("in"), idle(&nodes[3], &bed).await.expect("in"));
+    let mut strangers = Vec::new();
+    until(async || {
+        // Those that joined may still be here.
+        strangers.extend(idle(&nodes[strangers.len() % 2], &bed).await.ok());
+        strangers.len() == 8
+    })
+    .await;
+    let before = count(&bed, Refusal::TooManyStrangers);
+    idle(&nodes[0], &bed).await.expect_err("there is no room");
+    assert_eq!(count(&bed, Refusal::TooManyStrangers), before + 1);
+    bed.gate.revoke_node(id("goes")).await.expect("the store").expect("it was in");
+    for mut stream in strangers.into_iter().chain([goes]) {
+        let end = async { while !matches!(stream.read(&mut [0; 64]).await, Ok(0) | Err(_)) {} };
+        tokio::time::timeout(HANG, end).await.expect("it is ended");
+    }
+    assert_eq!(count(&bed, Refusal::StrangerStayed), 9);
+    // They have left their places.
+    idle(&nodes[0], &bed).await.expect("there is room");
+    let said = tokio::time::timeout(Duration::from_millis(100), async {
+        while !matches!(stays.read(&mut [0; 64]).await, Ok(0) | Err(_)) {}
+    });
+    said.await.expect_err("it stays");
     bed.stop().await;
 }
 

@@ -112,9 +112,15 @@ async fn there_are_so_many_tokens_and_no_more() {
         records.commit(&[], &(1..10_000).map(write).collect::<Vec<_>>()).expect("kept");
     };
     tokio::task::spawn_blocking(fill).await.unwrap();
-    let one_more = bed.gate.with(|roster, now| roster.create_token(now, &order(Role::Agent))).await.unwrap();
-    let Err(RosterError::Refused(refusal)) = one_more else { panic!("{one_more:?}") };
+    let one_more =
+        async || bed.gate.with(|roster, now| roster.create_token(now, &order(Role::Agent))).await.unwrap();
+    let Err(RosterError::Refused(refusal)) = one_more().await else { panic!("it is one too many") };
     assert_eq!((refusal, count(&bed, Refusal::TooManyTokens)), (Refusal::TooManyTokens, 1));
+    // The first one is over: it makes room for one.
+    bed.pass(Duration::from_secs(86_400));
+    one_more().await.expect("there is room");
+    assert_eq!(bed.handle.list(Kind::Token, "", "", usize::MAX).expect("records").len(), 10_000);
+    one_more().await.expect_err("there is none");
     bed.stop().await;
 }
 

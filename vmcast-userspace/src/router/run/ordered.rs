@@ -1,6 +1,6 @@
 //! What the admin orders: probes of those who look for the nearest VMR, and the end of service.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{net::SocketAddr, path::Path, time::Instant};
 
 use tokio::sync::{mpsc, watch};
 use vmcast_signal::v1;
@@ -44,14 +44,12 @@ impl Router {
                 let version = policy.version;
                 let at_work = self.core.policed.policy().version;
                 if version < at_work && self.core.policed.is_news(&policy) {
-                    let kept = self.kept_policy.path();
+                    let remedy = remedy(self.kept_policy.path());
                     tracing::warn!(
                         version,
                         at_work,
-                        ?kept,
                         "an admin tells an older policy than the one at work, whose rules stay; if the admin's are right \
-                         and remain the older after a change of them, remove the file in which the policy is kept, and \
-                         restart"
+                         and remain the older after a change of them, {remedy}"
                     );
                 }
                 if self.core.take_policy(clock::now(), policy) {
@@ -124,6 +122,14 @@ impl Router {
     }
 }
 
+/// What lets a router take any policy.
+fn remedy(kept: Option<&Path>) -> String {
+    match kept {
+        Some(kept) => format!("remove {}, in which the policy is kept, and restart", kept.display()),
+        None => "restart".to_owned(),
+    }
+}
+
 /// What the upstream refuses now; never without an admin.
 pub(super) async fn refused(groups: &mut Option<watch::Receiver<RefusedGroups>>) -> RefusedGroups {
     if let Some(receiver) = groups {
@@ -144,4 +150,15 @@ pub(super) async fn next(orders: &mut Option<mpsc::Receiver<VmrOrder>>) -> VmrOr
         *orders = None;
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_keeps_no_policy_is_told_of_no_file() {
+        assert_eq!(remedy(None), "restart");
+        assert!(remedy(Some(Path::new("/x/policy"))).starts_with("remove /x/policy, "));
+    }
 }

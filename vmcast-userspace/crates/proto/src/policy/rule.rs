@@ -106,14 +106,18 @@ impl Policy {
     }
 
     /// The same rules with the nodes where another policy has them, which is told later and has rules of before. Of nodes
-    /// that it does not speak of nothing changes: whoever told it may never have heard of them.
+    /// that it does not speak of nothing changes: whoever told it may never have heard of them. One that these rules name,
+    /// and it has only seen at the address of one that its own name, may be at other tunnels, too.
     #[must_use]
     pub fn with_places_of(&self, told: &Self) -> Self {
         let named = told.rules.iter().filter(|rule| !rule.addresses.is_empty());
         let addresses: BTreeMap<_, _> =
             named.filter_map(|rule| Some((rule.node.as_ref()?, &rule.addresses))).collect();
-        let claiming = told.claims.iter().map(|(node, _)| node);
+        let named: BTreeSet<_> = self.rules.iter().filter_map(|rule| rule.node.as_ref()).collect();
+        let claiming = told.claims.iter().map(|(node, _)| node).filter(|node| !named.contains(node));
         let spoken_of: BTreeSet<_> = claiming.chain(addresses.keys().copied()).collect();
+        let at = |(node, own): &(NodeId, OwnTunnel)| (node.clone(), own.vmr.clone(), own.tunnel);
+        let claimed: BTreeSet<_> = told.claims.iter().map(at).collect();
         let place = |rule: &Rule| {
             let there = rule.node.as_ref().and_then(|node| addresses.get(node));
             Rule {
@@ -121,7 +125,10 @@ impl Policy {
                 ..rule.clone()
             }
         };
-        let others = self.claims.iter().filter(|(node, _)| !spoken_of.contains(node));
+        let others = self.claims.iter().filter(|claim| {
+            // Of one tunnel the proof that is told counts.
+            !spoken_of.contains(&claim.0) && !claimed.contains(&at(claim))
+        });
         let known_others = self.known_by_tunnels.iter().filter(|node| !spoken_of.contains(node));
         Self {
             version: self.version,

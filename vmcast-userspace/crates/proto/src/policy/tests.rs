@@ -437,6 +437,18 @@ fn rules_stay_and_nodes_are_where_an_older_policy_has_them() {
         at_work,
         "a registry that is set up anew names nobody"
     );
+    // One that only the newer rules name keeps what it says, also behind the NAT of one that both name.
+    let claims = [claim("unnamed", "10.9.0.1:9"), claim("unnamed", "10.0.0.2:1")];
+    let (again, newer) = (claims[1].clone(), OwnTunnel { nonce: 2, ..claims[1].1.clone() });
+    let behind = Policy { claims: [&told.claims[..], &claims[..1]].concat(), ..told.clone() };
+    let placed = at_work.with_places_of(&behind);
+    assert_eq!(placed.known_by_tunnels, at_work.known_by_tunnels);
+    assert_eq!(placed.claims[2..], [claims[0].clone(), again, claim("lost", "10.0.0.3:1")]);
+    // Of the same tunnel the newer proof is enough.
+    let known = (claims[1].0.clone(), newer);
+    let placed = at_work.with_places_of(&Policy { claims: vec![known.clone()], ..told.clone() });
+    let of_it: Vec<_> = placed.claims.iter().filter(|claim| claim.0 == known.0).collect();
+    assert_eq!((of_it, placed.known_by_tunnels), (vec![&known], at_work.known_by_tunnels.clone()));
     // One that says no longer where it is is known by its address.
     let silent = Policy { claims: vec![], known_by_tunnels: nodes(&[]), ..told };
     let placed = at_work.with_places_of(&silent);
