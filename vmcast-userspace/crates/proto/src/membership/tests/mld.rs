@@ -70,6 +70,7 @@ fn messages_without_router_alert_are_refused() {
         let input = Input::Datagram {
             source: HOST,
             link_source: None,
+            link_unicast: false,
             destination,
             ttl: 1,
             router_alert: false,
