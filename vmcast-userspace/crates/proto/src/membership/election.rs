@@ -17,6 +17,7 @@ use super::{
     machine::{Datagram, Querier, Role},
     output::{Event, Output},
     query::destination,
+    startup::Startup,
     timer::Timer,
 };
 
@@ -89,7 +90,7 @@ impl Querier {
 
     fn on_general_query(&mut self, now: Instant, querier: IpAddr, query: Query<'_>) {
         let present = self.variables.other_querier_present_interval();
-        self.startup.cut_short(now, &self.config);
+        self.startup.cut_short(now, &self.config, &self.variables);
         self.change_role(Role::NonQuerier { querier, present_until: now + present });
         if self.with_handover(|handover, config| handover.hear(now, querier, present, config)) {
             self.hand_over();
@@ -195,10 +196,15 @@ impl Querier {
         }
         let could_ask = self.may_ask();
         self.config.address = address;
+        // Nobody was asked by us until now.
+        let begins = !could_ask && self.may_ask();
+        if begins && self.querier().is_some() {
+            self.startup = Startup::new(now, &self.config);
+            self.startup.cut_short(now, &self.config, &self.variables);
+        }
         match self.querier() {
             Some(querier) if !self.yields_to(querier) => self.become_querier(now),
-            // Nobody was asked until now.
-            None if !could_ask && self.may_ask() => self.start_asking(now),
+            None if begins => self.start_asking(now),
             Some(_) | None => {}
         }
     }

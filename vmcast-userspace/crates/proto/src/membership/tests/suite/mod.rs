@@ -172,7 +172,7 @@ impl Link {
     /// One whose startup queries the hosts have had time to answer.
     pub(super) fn answered_with(config: Config) -> Self {
         let mut link = Self::settled_with(config);
-        link.advance(secs(5));
+        link.advance(secs(15));
         link
     }
 
