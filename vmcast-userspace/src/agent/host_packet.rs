@@ -43,6 +43,7 @@ fn read_v4(packet: &[u8]) -> Result<membership::Input<'_>, Drop> {
     Ok(membership::Input::Datagram {
         source: datagram.source.into(),
         link_source: None,
+        link_unicast: false,
         destination: datagram.destination.into(),
         ttl: datagram.ttl,
         router_alert: datagram.router_alert,
@@ -64,6 +65,7 @@ fn read_v6(packet: &[u8]) -> Result<membership::Input<'_>, Drop> {
     Ok(membership::Input::Datagram {
         source: datagram.source.into(),
         link_source: None,
+        link_unicast: false,
         destination,
         ttl: datagram.hop_limit,
         router_alert: datagram.router_alert,

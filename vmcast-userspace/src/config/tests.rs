@@ -396,6 +396,13 @@ fn a_variable_of_a_querier_has_its_range_and_the_name_of_its_protocol() {
         let said = router_refusal(&format!("[interface.{table}]\n{line}\n"));
         assert!(said.contains(expected) && said.contains("t.toml:5:"), "{line}: {said}");
     }
+    // Nor is anything else made of times that are out of any range.
+    for key in ["query_interval_seconds", "query_response_interval_seconds"] {
+        for protocol in ["igmp", "mld"] {
+            let said = router_refusal(&format!("[{protocol}]\n{key} = 1e19\n"));
+            assert!(said.contains(&format!("5 | {key} = 1e19")), "{said}");
+        }
+    }
 }
 
 #[test]

@@ -335,8 +335,9 @@ async fn read(socket: Arc<MembershipSocket>, family: Family, ifindex: IfIndex, e
         let now = clock::now();
         let mut wait = None;
         match received {
-            Some(Ok((datagram, sender))) => {
-                let event = Event::Membership { ifindex, family, from: sender, datagram: datagram.to_vec() };
+            Some(Ok((datagram, ends))) => {
+                let sender = ends.source;
+                let event = Event::Membership { ifindex, family, ends, datagram: datagram.to_vec() };
                 if events.send(event).await.is_err() {
                     return;
                 }

@@ -169,6 +169,7 @@ impl Bed {
         let input = membership::Input::Datagram {
             source: from,
             link_source: None,
+            link_unicast: false,
             destination: to,
             ttl: 1,
             router_alert: true,

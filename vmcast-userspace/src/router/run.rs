@@ -21,10 +21,7 @@ use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
-use vmcast_common::{
-    fib::{FibOp, IfIndex},
-    hdr::eth::Mac,
-};
+use vmcast_common::fib::{FibOp, IfIndex};
 use vmcast_dataplane::{
     ApplyError, Dataplane, Engine, PacketTooBig,
     shares::{RelayCuts, SocketShares},
@@ -71,7 +68,7 @@ use crate::{
     netlink::{Links, NextHopEvent, NextHops},
     relays::Relays as SourceRelays,
     signals::Termination,
-    sockets::{Heard, Icmpv6Sender, Listeners, Readable, Received, Undelivered},
+    sockets::{Heard, Icmpv6Sender, LinkEnds, Listeners, Readable, Received, Undelivered},
     telemetry::RateLimit,
 };
 
@@ -102,8 +99,8 @@ pub(super) enum Event {
     Gateway { local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
     /// One that a gateway sent was not delivered.
     GatewayUndelivered { local: SocketAddr, remote: SocketAddr, quoted: Vec<u8> },
-    /// A datagram of this family with IGMP or MLD came in on an interface, from a link-layer address where there are such.
-    Membership { ifindex: IfIndex, family: Family, from: Option<Mac>, datagram: Vec<u8> },
+    /// A datagram of this family with IGMP or MLD came in on an interface, in a frame between these ends.
+    Membership { ifindex: IfIndex, family: Family, ends: LinkEnds, datagram: Vec<u8> },
     /// The upstream of the configuration has these addresses.
     StaticUpstream(Vec<SocketAddr>),
     /// The configured interfaces that exist are these now.
@@ -521,8 +518,8 @@ impl Router {
                 let input = gateway::Input::Unreachable { remote, quoted: &quoted };
                 self.core.gateway_heard_at(now, local, input);
             }
-            Event::Membership { ifindex, family, from, datagram } => {
-                if let Err(error) = self.on_membership_datagram(now, ifindex, family, from, &datagram) {
+            Event::Membership { ifindex, family, ends, datagram } => {
+                if let Err(error) = self.on_membership_datagram(now, ifindex, family, ends, &datagram) {
                     *self.bad_datagrams.entry(family).or_default() += 1;
                     tracing::debug!(?ifindex, protocol = family.protocol(), %error, "no datagram of a host");
                 }
@@ -542,7 +539,7 @@ impl Router {
         now: Instant,
         ifindex: IfIndex,
         family: Family,
-        link_source: Option<Mac>,
+        ends: LinkEnds,
         datagram: &[u8],
     ) -> anyhow::Result<()> {
         let input = match family {
@@ -550,7 +547,8 @@ impl Router {
                 let datagram = ipv4::decapsulate(datagram)?;
                 membership::Input::Datagram {
                     source: datagram.source.into(),
-                    link_source,
+                    link_source: ends.source,
+                    link_unicast: ends.unicast,
                     destination: datagram.destination.into(),
                     ttl: datagram.ttl,
                     router_alert: datagram.router_alert,
@@ -562,7 +560,8 @@ impl Router {
                 ensure!(datagram.protocol == mld::NEXT_ICMPV6, "protocol {}", datagram.protocol);
                 membership::Input::Datagram {
                     source: datagram.source.into(),
-                    link_source,
+                    link_source: ends.source,
+                    link_unicast: ends.unicast,
                     destination: datagram.destination.into(),
                     ttl: datagram.hop_limit,
                     router_alert: datagram.router_alert,

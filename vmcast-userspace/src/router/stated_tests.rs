@@ -120,6 +120,7 @@ impl Bed {
         let input = membership::Input::Datagram {
             source: [192, 0, 2, 66].into(),
             link_source: None,
+            link_unicast: false,
             destination: wire::ALL_IGMPV3_ROUTERS.into(),
             ttl: 1,
             router_alert: true,

@@ -424,6 +424,7 @@ fn hosts_on_a_querier_interface_become_native_members_and_leave_with_it() {
     let input = membership::Input::Datagram {
         source: Ipv4Addr::new(192, 0, 2, 66).into(),
         link_source: None,
+        link_unicast: false,
         destination: wire::ALL_IGMPV3_ROUTERS.into(),
         ttl: 1,
         router_alert: true,
@@ -463,6 +464,7 @@ impl Bed {
         let input = membership::Input::Datagram {
             source: [192, 0, 2, from].into(),
             link_source: None,
+            link_unicast: false,
             destination: destination.into(),
             ttl: 1,
             router_alert: true,
@@ -693,6 +695,7 @@ fn garbage_on_every_input_changes_nothing() {
             let input = membership::Input::Datagram {
                 source: Ipv4Addr::new(192, 0, 2, 66).into(),
                 link_source: None,
+                link_unicast: false,
                 destination: Ipv4Addr::new(224, 0, 0, 22).into(),
                 ttl: 1,
                 router_alert: true,

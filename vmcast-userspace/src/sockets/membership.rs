@@ -97,6 +97,15 @@ const FILTER_MLD: [SockFilter; 17] = {
     ]
 };
 
+/// Who sent a frame and to whom, on a link that has addresses for it; the default on any other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LinkEnds {
+    /// The sender's address.
+    pub(crate) source: Option<Mac>,
+    /// Whether it was for our address alone, and for no group of hosts.
+    pub(crate) unicast: bool,
+}
+
 /// A packet socket on one interface.
 ///
 /// Sending goes through it too: a query can so have the source `0.0.0.0`, and neither the host's
@@ -147,16 +156,19 @@ impl MembershipSocket {
         Ok(Self { socket: sys::register(socket)?, family, ifindex, thinned: AtomicU64::new(0), shares })
     }
 
-    /// Waits for a datagram of the family with IGMP or MLD in it, and says who sent it on a link that has such
-    /// addresses. What follows its length is padding. Dropping the future loses nothing.
+    /// Waits for a datagram of the family with IGMP or MLD in it, and says who sent its frame and to whom. What follows its length is padding. Dropping the future loses nothing.
     ///
     /// # Errors
     /// If the socket fails, for instance with `ENETDOWN` when the interface goes down.
-    pub(crate) async fn recv<'a>(&self, buffer: &'a mut [u8]) -> io::Result<(&'a [u8], Option<Mac>)> {
+    pub(crate) async fn recv<'a>(&self, buffer: &'a mut [u8]) -> io::Result<(&'a [u8], LinkEnds)> {
         let receive = |socket: &Socket| Ok(recvfrom::<LinkAddr>(socket.as_raw_fd(), buffer)?);
         let (len, from) = self.socket.async_io(Interest::READABLE, receive).await?;
-        let from = from.filter(|from| from.halen() == size_of::<Mac>()).and_then(|from| from.addr());
-        Ok((&buffer[..len], from))
+        let from = from.filter(|from| from.halen() == size_of::<Mac>());
+        let ends = from.map_or_else(LinkEnds::default, |from| LinkEnds {
+            source: from.addr(),
+            unicast: from.pkttype() == libc::PACKET_HOST,
+        });
+        Ok((&buffer[..len], ends))
     }
 
     /// Lets through only one in 2 to the given power of the messages of these hosts.

@@ -28,7 +28,7 @@ pub(crate) use ethtool::{Offloads, offloads};
 pub(crate) use host_membership::HostMembership;
 pub(crate) use icmpv6::Icmpv6Sender;
 pub(crate) use listeners::Listeners;
-pub(crate) use membership::{MembershipSocket, RECEIVE_LEN};
+pub(crate) use membership::{LinkEnds, MembershipSocket, RECEIVE_LEN};
 pub(crate) use narrowing::Narrowing;
 pub(crate) use readable::Readable;
 pub(crate) use route::source_towards;

@@ -201,8 +201,8 @@ fn a_known_host_is_heard_beside_any_number_of_forged_ones() {
         let (mut strangers, mut of_known) = (0, 0);
         while of_known < 100 {
             let next = timeout(PATIENCE, socket.recv(&mut buffer)).await;
-            let (_, from) = next.expect("in time").expect("a datagram");
-            match from {
+            let (_, ends) = next.expect("in time").expect("a datagram");
+            match ends.source {
                 Some(from) if from == known => of_known += 1,
                 _ => strangers += 1,
             }

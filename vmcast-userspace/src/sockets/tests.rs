@@ -455,6 +455,40 @@ fn mld_is_heard(shares: Option<Arc<SocketShares>>) {
     });
 }
 
+// proves that a frame for this host alone is told from one that the hosts of the link hear
+#[test]
+fn a_frame_for_us_alone_is_none_for_all() {
+    if skip_without_root("IGMP sockets") {
+        return;
+    }
+    let (near, far) = pair();
+    let (ours, theirs) = ([2, 9, 0, 0, 0, 1], [2, 9, 0, 0, 0, 2]);
+    near.ip(&format!("link set near0 address {}", crate::mac::text(ours)));
+    far.ip(&format!("link set far0 address {}", crate::mac::text(theirs)));
+    let query = ipv4::encapsulate(v4("10.1.0.2"), v4("224.0.0.1"), 1, 0xc0, 2, true, &[0x11; 12]);
+    near.block_on(async || {
+        let near0 = Links::open().expect("links").find("near0").await.expect("near0");
+        let socket = MembershipSocket::open(Family::V4, near0.ifindex, None).expect("a socket");
+        far.block_on(async || {
+            let far0 = Links::open().expect("links").find("far0").await.expect("far0");
+            let sender = socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::DGRAM, None);
+            let sender = sender.expect("a packet socket");
+            for mac in [ours, [1, 0, 0x5e, 0, 0, 1], [0xff; 6]] {
+                sys::send_packet(&sender, libc::ETH_P_IP as u16, far0.ifindex, mac, &query).expect("sent");
+            }
+        });
+        let mut buffer = vec![0; RECEIVE_LEN];
+        let mut heard = Vec::new();
+        while heard.len() < 3 {
+            let next = timeout(PATIENCE, socket.recv(&mut buffer)).await;
+            let (bytes, ends) = next.expect("in time").expect("a datagram");
+            heard.extend((bytes == query).then_some(ends));
+        }
+        let frame = |unicast| LinkEnds { source: Some(theirs), unicast };
+        assert_eq!(heard, [frame(true), frame(false), frame(false)]);
+    });
+}
+
 // proves that a host that floods is thinned, and its neighbours and all else are not
 #[test]
 fn only_thinned_hosts_are_thinned() {
@@ -488,8 +522,8 @@ fn only_thinned_hosts(shares: Option<Arc<SocketShares>>) {
         let mut buffer = vec![0; RECEIVE_LEN];
         loop {
             let next = timeout(PATIENCE, socket.recv(&mut buffer)).await;
-            let (_, from) = next.expect("in time").expect("a datagram");
-            let from = from.expect("the sender's address");
+            let (_, ends) = next.expect("in time").expect("a datagram");
+            let from = ends.source.expect("the sender's address");
             if from == quiet {
                 break;
             }
@@ -500,7 +534,7 @@ fn only_thinned_hosts(shares: Option<Arc<SocketShares>>) {
         socket.thin(std::iter::empty()).expect("a filter");
         send(loud, 1);
         while timeout(PATIENCE, socket.recv(&mut buffer)).await.expect("in time").expect("a datagram").1
-            != Some(loud)
+            != (LinkEnds { source: Some(loud), unicast: false })
         {}
     });
 }

@@ -359,7 +359,8 @@ fn not_listed(bed: &mut Bed, served: Served) -> Outcome {
 }
 
 /// Asks with a lower address than the VMR's, of IGMP and of MLD, what no host of the first client's link hears: a General
-/// Query that goes to the VMR alone, one to a group, and one about a group that nobody wants.
+/// Query that goes to the VMR alone, by its address or in a frame for it, one to a group, and one about a group that nobody
+/// wants.
 fn unheard_queries(mac: [u8; 6], vmr: Ipv6Addr) -> Vec<Vec<u8>> {
     let frame = |to: [u8; 6], ether_type: [u8; 2], datagram: Vec<u8>| {
         [&to[..], &[2, 0, 0, 0, 0, 9], &ether_type, &datagram].concat()
@@ -378,9 +379,11 @@ fn unheard_queries(mac: [u8; 6], vmr: Ipv6Addr) -> Vec<Vec<u8>> {
     let (none, none_v6) = (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
     vec![
         v4(VMR_ON_FIRST, mac, none),
+        v4(igmp::ALL_SYSTEMS, mac, none),
         v4(routers, multicast_mac(routers), none),
         v4(nobodys, multicast_mac(nobodys), nobodys),
         v6(vmr, mac, none_v6),
+        v6(mld::ALL_NODES, mac, none_v6),
         v6(mld::ALL_ROUTERS, multicast_mac_v6(&mld::ALL_ROUTERS.octets()), none_v6),
         v6(nobodys_v6, multicast_mac_v6(&nobodys_v6.octets()), nobodys_v6),
     ]
@@ -508,7 +511,7 @@ fn unheard(bed: &mut Bed) -> Outcome {
         thread::sleep(Duration::from_millis(100));
     }
     for protocol in ["igmp", "mld"] {
-        bed.until("what nobody hears is counted", || Ok(counter(router, protocol, "unheard_query") >= 240))?;
+        bed.until("what nobody hears is counted", || Ok(counter(router, protocol, "unheard_query") >= 360))?;
         ensure!(counter(router, protocol, "queriers_missed") == 0, "{protocol}: another querier was elected");
     }
     elected(bed, router, "acc1", VMR_ON_FIRST)?;

@@ -70,7 +70,7 @@ const STREAM_V6: SocketAddrV6 = SocketAddrV6::new(Ipv6Addr::new(0xff0e, 0, 0, 0,
 /// Who asks before it ends a group waits for twice 60 s: so many packets of the source.
 const ASKED: u64 = 120 * 200;
 
-/// Hosts that are known half a second after the start: before, every leave is asked about.
+/// Hosts that are known a second after the start: before, every leave is asked about.
 const IMMEDIATE: &str = "immediate_leave = true\n\
                          [interface.igmp]\nstartup_query_count = 1\nquery_response_interval_seconds = 0.5\n\
                          [interface.mld]\nstartup_query_count = 1\nquery_response_interval_seconds = 0.5\n";

@@ -70,6 +70,7 @@ impl Core {
             let input = membership::Input::Datagram {
                 source,
                 link_source: None,
+                link_unicast: false,
                 destination,
                 ttl: 1,
                 router_alert: true,

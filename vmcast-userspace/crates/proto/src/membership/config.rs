@@ -309,25 +309,41 @@ impl Config {
 }
 
 /// The variables in force: a router that is not the querier takes two of them over from the one
-/// that is (RFC 9776 §4.1.6, §4.1.7).
+/// that is (RFC 9776 §4.1.6, §4.1.7). The intervals that are made of them have limits that depend on our own only: the
+/// largest that a query can say would let forged ones silence us for days.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Variables {
     pub(super) robustness_variable: u8,
     pub(super) query_interval: Duration,
     query_response_interval: Duration,
+    /// How long hosts have to answer a General Query: the Query Response Interval, or longer by the querier's.
+    pub(super) response_time: Duration,
     last_member_query_interval: Duration,
     last_member_query_count: Option<u8>,
+    /// How long another querier may be silent at most, but for half a response.
+    longest_silence: Duration,
 }
 
 impl Variables {
+    /// For how many of our own Query Intervals another querier may be silent, whatever it says of its timing; by a
+    /// Robustness Variable above for so many more.
+    const LONGEST_SILENCE: u8 = 20;
+
     /// Our own.
     pub(super) const fn own(config: &Config) -> Self {
+        let intervals = if config.robustness_variable > Self::LONGEST_SILENCE {
+            config.robustness_variable
+        } else {
+            Self::LONGEST_SILENCE
+        };
         Self {
             robustness_variable: config.robustness_variable,
             query_interval: config.query_interval,
             query_response_interval: config.query_response_interval,
+            response_time: config.query_response_interval,
             last_member_query_interval: config.last_member_query_interval,
             last_member_query_count: config.last_member_query_count,
+            longest_silence: config.query_interval.saturating_mul(intervals as u32),
         }
     }
 
@@ -343,17 +359,25 @@ impl Variables {
 
     /// Group Membership Interval (RFC 9776 §8.4), Multicast Address Listening Interval (RFC 9777 §9.4).
     pub(super) fn group_membership_interval(&self) -> Duration {
-        self.query_interval * u32::from(self.robustness_variable) + self.query_response_interval * 2
+        self.asked_within() + self.response_time * 2
     }
 
     /// Older Host Present Interval (RFC 9776 §8.13), Older Version Host Present Interval (RFC 9777 §9.13).
     pub(super) fn older_host_present_interval(&self) -> Duration {
-        self.query_interval * u32::from(self.robustness_variable) + self.query_response_interval
+        self.asked_within() + self.response_time
+    }
+
+    /// Within which a host is asked as often as the Robustness Variable says. Twice as long as we wait for a querier is
+    /// enough: of one that asks once in that time, one query or answer may be lost.
+    fn asked_within(&self) -> Duration {
+        let within = self.query_interval.saturating_mul(self.robustness_variable.into());
+        within.min(self.longest_silence.saturating_mul(2))
     }
 
     /// Other Querier Present Interval (RFC 9776 §8.5, RFC 9777 §9.5).
     pub(super) fn other_querier_present_interval(&self) -> Duration {
-        self.query_interval * u32::from(self.robustness_variable) + self.query_response_interval / 2
+        let silence = self.query_interval.saturating_mul(self.robustness_variable.into());
+        silence.min(self.longest_silence) + self.query_response_interval / 2
     }
 
     /// Last Member Query Time (RFC 9776 §8.10, RFC 9777 §9.10).

@@ -23,7 +23,7 @@ pub enum Refusal {
     /// An IGMP query without a source address takes no part in the election (RFC 4541 §2.1.1).
     QueryWithoutSource,
     /// A query that the link does not hear: a General Query that goes elsewhere than to all hosts, a specific one
-    /// that goes elsewhere than to its group.
+    /// that goes elsewhere than to its group, or one whose frame was for us alone.
     UnheardQuery,
     /// A query from our own address.
     OwnQuery,

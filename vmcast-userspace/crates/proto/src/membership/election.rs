@@ -13,15 +13,13 @@ use super::{
     config::{Config, Variables},
     counters::Refusal,
     handover::Handover,
+    keeping::Asked,
     machine::{Datagram, Querier, Role},
     output::{Event, Output},
     query::destination,
+    startup::Startup,
     timer::Timer,
 };
-
-/// How many of our own Query Intervals another querier's may last, and how many we are silent for its sake unless it has
-/// shown that it asks no more often.
-const MAX_ADOPTED: u32 = 10;
 
 /// A query of version 2 or 3.
 #[derive(Clone, Copy)]
@@ -49,7 +47,7 @@ impl Querier {
         }
         // What the hosts do not hear they do not answer, so it must neither silence whoever does ask them nor lower
         // timers: their memberships would end. It is theirs to process (RFC 9776 §9.1, RFC 9777 §10.1).
-        if input.destination != destination(query.group) {
+        if input.link_unicast || input.destination != destination(query.group) {
             return Err(Refusal::UnheardQuery);
         }
         let version = if query.version_3.is_some() { Version::V3 } else { Version::V2 };
@@ -64,29 +62,12 @@ impl Querier {
         self.counters.queries_received += 1;
         let general = query.group.is_unspecified();
         if general || self.querier() == Some(input.source) {
-            self.variables = Variables::own(&self.config);
-            if let Some(version_3) = query.version_3 {
-                self.adopt(input.source, version_3);
-            }
+            self.adopt(query, general);
         }
         // Whoever asks about one group keeps no other alive.
         if general {
-            self.startup.cut_short(now, &self.config);
-            let present_until = now + self.variables.other_querier_present_interval();
-            self.change_role(Role::NonQuerier { querier: input.source, present_until });
+            self.on_general_query(now, input.source, query);
         }
-        let robustness = self.variables.robustness_variable;
-        let heard =
-            |handover: &mut Handover, config: &Config| handover.hear(now, input.source, robustness, config);
-        if general && self.with_handover(heard) {
-            self.hand_over();
-        }
-        let unbelieved = query.version_3.is_some_and(|it| it.query_interval > self.variables.query_interval);
-        let late = unbelieved || query.max_resp_time > self.config.query_response_interval;
-        if general && late {
-            self.keep_memberships(now);
-        }
-
         let suppressed = query.version_3.is_some_and(|query| query.suppress_router_side_processing);
         if general || suppressed {
             return Ok(());
@@ -107,36 +88,14 @@ impl Querier {
         Ok(())
     }
 
-    /// Keeps what is wanted until we could have asked for it ourselves and been answered. What is left to the other router
-    /// may be taken back before.
-    ///
-    /// Where hosts have our own time to answer, they do so before memberships end, and again after the other router was
-    /// missed (RFC 9776 §8.4, §8.5). With more time they may not, and of one that says longer times than it has shown
-    /// an answer that is lost is not asked for again soon: a few queries that anybody can forge would end memberships. All
-    /// groups are looked at, so it is done for a Query Interval beyond, and not with each query.
-    fn keep_memberships(&mut self, now: Instant) {
-        let Role::NonQuerier { present_until, .. } = self.role else { return };
-        let until = present_until + self.config.query_response_interval * 2;
-        if self.kept_until.is_some_and(|kept| kept >= until) {
-            return;
+    fn on_general_query(&mut self, now: Instant, querier: IpAddr, query: Query<'_>) {
+        let present = self.variables.other_querier_present_interval();
+        self.startup.cut_short(now, &self.config, &self.variables);
+        self.change_role(Role::NonQuerier { querier, present_until: now + present });
+        if self.with_handover(|handover, config| handover.hear(now, querier, present, config)) {
+            self.hand_over();
         }
-        let kept = until + self.config.query_interval;
-        self.kept_until = Some(kept);
-        let groups: Vec<IpAddr> = self.groups.keys().copied().collect();
-        for group in groups {
-            self.update(group, |state, _| state.keep(now, kept));
-        }
-    }
-
-    /// Until when something lasts that is reported now, by the variables in force. While we serve beside another querier it
-    /// is not for less than by our own, whatever that one says; nor does it ever end before what is kept already.
-    pub(super) fn lasting(&self, now: Instant, interval: fn(&Variables) -> Duration) -> Instant {
-        let until = now + interval(&self.variables);
-        if self.querier().is_none() {
-            return until;
-        }
-        let until = until.max(self.kept_until.unwrap_or(now));
-        if self.serves() { until.max(now + interval(&Variables::own(&self.config))) } else { until }
+        self.keep_memberships(now, Asked::new(querier, now, &self.variables, query.max_resp_time));
     }
 
     /// Tells of a router that may not be the querier, but not of each of its queries.
@@ -186,20 +145,18 @@ impl Querier {
 
     /// Takes over what the querier's query says of its timing; a zero says nothing (RFC 9776 §4.1.6,
     /// §4.1.7, RFC 9777 §5.1.8, §5.1.9).
-    pub(super) fn adopt(&mut self, querier: IpAddr, query: &QueryV3<IpAddr>) {
+    fn adopt(&mut self, query: Query<'_>, general: bool) {
+        let response_time = if general { query.max_resp_time } else { self.variables.response_time };
+        self.variables = Variables::own(&self.config);
+        // Not for longer than hosts of ours may be silent between two queries: a forged one would keep memberships for long.
+        let longest = self.config.query_interval;
+        self.variables.response_time = self.variables.response_time.max(response_time.min(longest));
+        let Some(query) = query.version_3 else { return };
         if query.robustness_variable != 0 {
             self.variables.robustness_variable = query.robustness_variable;
         }
         if !query.query_interval.is_zero() {
-            // The largest would let forged queries silence us for days.
-            let own = self.config.query_interval;
-            let longest = own * MAX_ADOPTED;
-            let unproven = longest / u32::from(self.variables.robustness_variable);
-            // In whole seconds, as a query says it.
-            let unproven = Duration::from_secs(unproven.as_secs()).max(own);
-            let shown =
-                self.handover.shown(querier).map_or(unproven, |shown| shown.min(longest).max(unproven));
-            self.variables.query_interval = query.query_interval.min(shown);
+            self.variables.query_interval = query.query_interval;
         }
     }
 
@@ -224,8 +181,7 @@ impl Querier {
 
     pub(super) fn become_querier(&mut self, now: Instant) {
         self.counters.queriers_missed += 1;
-        // What is reported from here on lasts as ever.
-        self.kept_until = None;
+        self.keeping.stop();
         if self.with_handover(|handover, _| handover.miss(now)) {
             self.outputs.push_back(Output::Event(Event::Serving { serving: true }));
         }
@@ -240,10 +196,15 @@ impl Querier {
         }
         let could_ask = self.may_ask();
         self.config.address = address;
+        // Nobody was asked by us until now.
+        let begins = !could_ask && self.may_ask();
+        if begins && self.querier().is_some() {
+            self.startup = Startup::new(now, &self.config);
+            self.startup.cut_short(now, &self.config, &self.variables);
+        }
         match self.querier() {
             Some(querier) if !self.yields_to(querier) => self.become_querier(now),
-            // Nobody was asked until now.
-            None if !could_ask && self.may_ask() => self.start_asking(now),
+            None if begins => self.start_asking(now),
             Some(_) | None => {}
         }
     }

@@ -24,7 +24,7 @@ pub(super) struct Group {
     /// Whether the group timer was lowered, as somebody asks about the group.
     pub(super) is_asked: bool,
     /// The Older Host Present timer of version 2.
-    v2_host_until: Option<Instant>,
+    pub(super) v2_host_until: Option<Instant>,
     /// Since when there are members.
     pub(super) since: Instant,
     /// Who reported last.
@@ -43,7 +43,7 @@ pub(super) struct Details {
     /// When to look for hosts that have fallen silent.
     pub(super) next_forgetting: Option<Instant>,
     pub(super) sources: BTreeMap<IpAddr, Source>,
-    v1_host_until: Option<Instant>,
+    pub(super) v1_host_until: Option<Instant>,
     /// Group-Specific Queries still to send.
     pub(super) group_queries_left: u8,
     /// When to send the next specific query.
@@ -295,26 +295,6 @@ impl Group {
     /// The sources whose timer runs.
     fn running(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.sources().filter(|(_, until)| until.is_some()).map(|(source, _)| source)
-    }
-
-    /// Lets timers that run until `kept` at least, and hosts be there as long; what is asked about ends as it would.
-    pub(super) fn keep(&mut self, now: Instant, kept: Instant) {
-        let lengthen = |until: &mut Option<Instant>| {
-            *until = until.map(|until| if until > now { until.max(kept) } else { until });
-        };
-        if !self.is_asked {
-            lengthen(&mut self.exclude_until);
-        }
-        lengthen(&mut self.v2_host_until);
-        if let Some(details) = &mut self.details {
-            let sources = details.sources.values_mut().filter(|source| !source.is_asked);
-            sources.for_each(|source| lengthen(&mut source.until));
-            lengthen(&mut details.v1_host_until);
-            lengthen(&mut details.untracked_until);
-            for host in details.hosts.values_mut().filter(|host| host.until > now) {
-                host.until = host.until.max(kept);
-            }
-        }
     }
 
     /// Lets the timers end that are due (RFC 9776 §6.3, §6.5, RFC 9777 §7.3, §7.5). Sources go first: one

@@ -8,9 +8,9 @@
 //! until then both forward: hosts get packets twice for that long. Where nobody was served yet there is nothing to lose,
 //! and a short time after the first query is enough.
 //!
-//! How long a querier may be silent then is not for its queries to say, but for it to show: our own Other Querier Present
-//! Interval, or by the shorter of its last two intervals. After that the members are served: a few forged queries keep
-//! nobody from a stream for longer.
+//! A querier may be silent for as long as it says, and no longer than the limit of [`Variables`]; but not for longer than
+//! twice the time that it has been heard for, or our own Other Querier Present Interval. After that the members are served
+//! again: two forged queries one after the other keep nobody from a stream for longer.
 
 use std::{
     net::IpAddr,
@@ -19,7 +19,7 @@ use std::{
 
 use super::config::{Config, Variables};
 
-/// By how many times damping lengthens the steady time at most.
+/// By how many times damping lengthens the steady time at most; twice that time without a silence ends it.
 const MOST_DAMPING: u32 = 16;
 
 /// How long another querier has to be heard before the link's members are left to it.
@@ -40,21 +40,20 @@ impl SteadyTime {
 #[derive(Clone, Copy, Debug)]
 struct Other {
     address: IpAddr,
-    /// Its first General Query since it was last missed.
+    /// Its first General Query, or when members were last taken back from it.
     since: Instant,
     /// Its last one.
     last: Instant,
-    /// The times between the last three.
-    intervals: [Option<Duration>; 2],
-    /// How long it may be silent.
-    patience: Duration,
+    /// The Other Querier Present Interval by what it says.
+    present: Duration,
 }
 
 impl Other {
-    /// The Query Interval that it has shown, twice in a row.
-    fn shown(&self) -> Option<Duration> {
-        let [before, last] = self.intervals;
-        Some(before?.min(last?))
+    /// How long it may be silent while members are left to it.
+    fn patience(&self, config: &Config) -> Duration {
+        let own = Variables::own(config).other_querier_present_interval();
+        let heard_for = self.last.saturating_duration_since(self.since);
+        self.present.min(heard_for * 2).max(own)
     }
 }
 
@@ -67,7 +66,7 @@ pub(super) struct Handover {
     has_served: bool,
     /// By how many times the steady time is longer than configured.
     damping: u32,
-    /// When another querier was last missed.
+    /// When another querier was last silent for too long.
     missed: Option<Instant>,
 }
 
@@ -86,32 +85,22 @@ impl Handover {
         self.has_served |= !self.left;
     }
 
-    /// The Query Interval that a router has shown, whatever its queries say of it.
-    pub(super) fn shown(&self, address: IpAddr) -> Option<Duration> {
-        self.other.filter(|other| other.address == address)?.shown()
-    }
-
-    /// A General Query of the elected querier was heard, with this Robustness Variable; says whether members are to be left
-    /// to it now.
-    pub(super) fn hear(&mut self, now: Instant, address: IpAddr, robustness: u8, config: &Config) -> bool {
-        let own = Variables::own(config).other_querier_present_interval();
+    /// A General Query of the elected querier was heard, and so long may pass until its next one; says whether members are
+    /// to be left to it now.
+    pub(super) fn hear(&mut self, now: Instant, address: IpAddr, present: Duration, config: &Config) -> bool {
+        let calm = self.undamped(config) * (2 * MOST_DAMPING);
+        if self.missed.is_some_and(|missed| now >= missed + calm) {
+            self.damping = 1;
+        }
         match &mut self.other {
             Some(other) if other.address == address => {
-                other.intervals = [other.intervals[1], Some(now - other.last)];
-                other.last = now;
-                let by_it = |shown| shown * u32::from(robustness) + config.query_response_interval / 2;
-                other.patience = other.shown().map_or(own, |shown| own.max(by_it(shown)));
+                (other.last, other.present) = (now, present);
                 let since = other.since;
                 !self.left && self.has_served && now >= since + self.steady_time(config)
             }
             Some(_) | None => {
                 // Whoever comes instead has to be steady by itself, but is no reason to forward again.
-                let calm = self.steady_time(config) * 2;
-                if self.missed.is_some_and(|missed| now >= missed + calm) {
-                    self.damping = 1;
-                }
-                self.other =
-                    Some(Other { address, since: now, last: now, intervals: [None; 2], patience: own });
+                self.other = Some(Other { address, since: now, last: now, present });
                 false
             }
         }
@@ -119,8 +108,8 @@ impl Handover {
 
     /// No other querier is heard any more; says whether we have to serve again.
     pub(super) fn miss(&mut self, now: Instant) -> bool {
-        self.other = None;
         self.dampen(now);
+        self.other = None;
         // Those whom it served may be there.
         self.has_served |= self.left;
         std::mem::take(&mut self.left)
@@ -131,7 +120,7 @@ impl Handover {
     pub(super) fn due(&self, config: &Config) -> Option<Instant> {
         let other = self.other?;
         if self.left {
-            return Some(other.last + other.patience);
+            return Some(other.last + other.patience(config));
         }
         (!self.has_served).then(|| other.since + self.steady_time(config))
     }
@@ -146,9 +135,13 @@ impl Handover {
         }
     }
 
+    /// The other querier is silent. Members that are taken back from it before it is missed are no second silence.
     fn dampen(&mut self, now: Instant) {
-        self.damping = (self.damping * 2).min(MOST_DAMPING);
-        self.missed = Some(now);
+        let last = self.other.map(|other| other.last);
+        if last.is_none_or(|last| self.missed.is_none_or(|missed| missed < last)) {
+            self.damping = (self.damping * 2).min(MOST_DAMPING);
+            self.missed = Some(now);
+        }
     }
 
     /// Leaves members to the other querier.
@@ -157,7 +150,10 @@ impl Handover {
     }
 
     fn steady_time(&self, config: &Config) -> Duration {
-        let time = if self.has_served { config.steady_time() } else { config.starting_steady_time() };
-        time * self.damping
+        self.undamped(config) * self.damping
+    }
+
+    fn undamped(&self, config: &Config) -> Duration {
+        if self.has_served { config.steady_time() } else { config.starting_steady_time() }
     }
 }

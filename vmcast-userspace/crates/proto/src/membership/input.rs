@@ -16,6 +16,8 @@ pub enum Input<'a> {
         /// The link-layer address that it came from; `None` on a link without such. It tells hosts apart that report from
         /// the same address.
         link_source: Option<Mac>,
+        /// Whether the frame was for us alone, and for nobody else on the link; never on a link without such addresses.
+        link_unicast: bool,
         /// Its destination address.
         destination: IpAddr,
         /// Its time to live or hop limit.

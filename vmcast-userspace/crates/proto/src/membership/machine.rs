@@ -20,6 +20,7 @@ use super::{
     host::{Host, Hosts},
     info::{GroupInfo, HostInfo},
     input::Input,
+    keeping::Keeping,
     output::{Event, Output},
     query,
     startup::Startup,
@@ -46,8 +47,7 @@ pub struct Querier {
     pub(super) other_version_told: Option<Instant>,
     /// When a router that may not be the querier was last told of.
     pub(super) not_allowed_told: Option<Instant>,
-    /// No membership ends before while another router is the querier and we serve.
-    pub(super) kept_until: Option<Instant>,
+    pub(super) keeping: Keeping,
     pub(super) startup: Startup,
 }
 
@@ -90,7 +90,7 @@ impl Querier {
             counters: Counters::default(),
             other_version_told: None,
             not_allowed_told: None,
-            kept_until: None,
+            keeping: Keeping::default(),
             handover: Handover::new(),
             startup: Startup::new(now, &config),
             config,
@@ -337,8 +337,17 @@ impl Machine for Querier {
 
     fn handle_input(&mut self, now: Instant, input: Input<'_>) {
         match input {
-            Input::Datagram { source, link_source, destination, ttl, router_alert, payload } => {
-                let datagram = Datagram { source, link_source, destination, ttl, router_alert, payload };
+            Input::Datagram {
+                source,
+                link_source,
+                link_unicast,
+                destination,
+                ttl,
+                router_alert,
+                payload,
+            } => {
+                let datagram =
+                    Datagram { source, link_source, link_unicast, destination, ttl, router_alert, payload };
                 if let Err(reason) = self.on_datagram(now, datagram) {
                     self.counters.refuse(reason);
                 }
@@ -394,6 +403,7 @@ impl Role {
 pub(super) struct Datagram<'a> {
     pub(super) source: IpAddr,
     pub(super) link_source: Option<Mac>,
+    pub(super) link_unicast: bool,
     pub(super) destination: IpAddr,
     pub(super) ttl: u8,
     pub(super) router_alert: bool,

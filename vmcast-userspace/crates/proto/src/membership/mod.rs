@@ -16,6 +16,7 @@ mod handover;
 mod host;
 mod info;
 mod input;
+mod keeping;
 mod machine;
 mod output;
 mod query;

@@ -9,7 +9,7 @@ use super::{
     address::{check_group, check_mode, is_source},
     config::{ImmediateLeave, Variables},
     counters::Refusal,
-    group::{Deadlines, Group, Terms},
+    group::{Ask, Deadlines, Group, Terms},
     host::{Host, Hosts, Report},
     machine::{Datagram, Querier, Snapshot},
 };
@@ -149,7 +149,8 @@ impl Querier {
         let membership_until = self.lasting(now, Variables::group_membership_interval);
         let older_host_until = self.lasting(now, Variables::older_host_present_interval);
         let terms = Terms { now, membership_until, max_sources: config.max_sources_per_group };
-        let is_querier = self.querier().is_none();
+        // Without a question nobody answers, and timers stay as they are.
+        let asks = self.querier().is_none() && self.may_ask();
         let (immediate, tracks) = (config.immediate_leave, config.tracks_hosts());
         let tracks_leaves = matches!(immediate, ImmediateLeave::Tracked);
         let knows_hosts = self.knows_hosts(now);
@@ -176,20 +177,25 @@ impl Querier {
             let leaves = ask.group || !ask.sources.is_empty();
             let disputed = leaves && tracks_leaves && state.has_namesake(now, reporter);
             let mut specific = None;
+            let mut ask_hosts = |state: &mut Group, ask: &Ask| {
+                if asks && state.ask(now, ask, &variables) {
+                    specific = Some(state.take_specific(now, &variables));
+                }
+            };
             match immediate {
                 ImmediateLeave::SingleHost => state.end(now, &ask),
-                ImmediateLeave::Tracked if knows_hosts && state.is_tracked(now) && !disputed => {
+                ImmediateLeave::Tracked if state.is_tracked(now) && !disputed => {
                     let unwanted = state.unwanted(now, ask);
-                    if unwanted.group {
-                        applied.too_many += state.restore_wishes(now, max_sources);
+                    if knows_hosts {
+                        if unwanted.group {
+                            applied.too_many += state.restore_wishes(now, max_sources);
+                        }
+                        state.end(now, &unwanted);
+                    } else {
+                        ask_hosts(state, &unwanted);
                     }
-                    state.end(now, &unwanted);
                 }
-                ImmediateLeave::Tracked | ImmediateLeave::Never => {
-                    if is_querier && state.ask(now, &ask, &variables) {
-                        specific = Some(state.take_specific(now, &variables));
-                    }
-                }
+                ImmediateLeave::Tracked | ImmediateLeave::Never => ask_hosts(state, &ask),
             }
             (applied, disputed, specific)
         };

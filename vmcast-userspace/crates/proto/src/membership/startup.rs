@@ -15,18 +15,20 @@ pub(super) struct Startup {
 }
 
 impl Startup {
-    /// Every query of the startup is sent, and its Query Response Interval gives the hosts time to answer it (RFC 9776 §8.3,
-    /// §8.6, §8.7, RFC 9777 §9.3, §9.6, §9.7).
+    /// Every query of the startup is sent, and the hosts have had time to answer it (RFC 9776 §8.6, §8.7, RFC 9777 §9.6,
+    /// §9.7): the Query Response Interval, and as much again for what delays an answer, as the Group Membership Interval
+    /// has it (RFC 9776 §8.4, RFC 9777 §9.4).
     pub(super) fn new(now: Instant, config: &Config) -> Self {
         let asked = config.startup_query_interval() * u32::from(config.startup_query_count() - 1);
-        Self { began: now, answered: now + asked + config.query_response_interval }
+        Self { began: now, answered: now + asked + config.query_response_interval * 2 }
     }
 
-    /// Another router asks in our place from now on, at times of its own: who is not heard within the Group Membership
-    /// Interval is in nothing (RFC 9776 §8.4, RFC 9777 §9.4).
-    pub(super) fn cut_short(&mut self, now: Instant, config: &Config) {
+    /// Another router asks in our place, with these variables in force: who is not heard within the Group Membership
+    /// Interval, by its times or by ours, is in nothing (RFC 9776 §8.4, RFC 9777 §9.4).
+    pub(super) fn cut_short(&mut self, now: Instant, config: &Config, variables: &Variables) {
         if !self.is_answered(now) {
-            let reported = self.began + Variables::own(config).group_membership_interval();
+            let own = Variables::own(config).group_membership_interval();
+            let reported = self.began + own.max(variables.group_membership_interval());
             self.answered = self.answered.max(reported);
         }
     }

@@ -14,7 +14,7 @@ pub enum Timer {
     OtherQuerierPresent,
     /// Another querier was heard while nobody was served yet, and members are left to it: the Query Response Interval,
     /// default 10 s (RFC 9776 §8.3, RFC 9777 §9.3). Or they are left to one that is silent: our own Other Querier Present
-    /// Interval, default 255 s.
+    /// Interval, default 255 s, or longer if it was heard for longer.
     Handover,
     /// The group timer of a group in EXCLUDE mode: Group Membership Interval, default 270 s (RFC 9776 §8.4,
     /// RFC 9777 §9.4), lowered to Last Member Query Time, default 2 s (RFC 9776 §8.10, RFC 9777 §9.10).

@@ -62,10 +62,19 @@ impl Recording for Querier {
 
     fn input_words((): &mut (), input: &Input<'_>) -> String {
         match input {
-            Input::Datagram { source, link_source, destination, ttl, router_alert, payload } => {
+            Input::Datagram {
+                source,
+                link_source,
+                link_unicast,
+                destination,
+                ttl,
+                router_alert,
+                payload,
+            } => {
                 let alert = if *router_alert { "alert" } else { "plain" };
                 let by = link_source.map_or_else(String::new, |link| format!(" by {}", hex(&link)));
-                format!("datagram {source}{by} > {destination} ttl {ttl} {alert} {}", hex(payload))
+                let to_us = if *link_unicast { " to us" } else { "" };
+                format!("datagram {source}{by}{to_us} > {destination} ttl {ttl} {alert} {}", hex(payload))
             }
             Input::SetAddress(address) => format!("address {address}"),
             Input::Inherit { group, filter: wanted } => format!("inherit {group} {}", filter(wanted)),

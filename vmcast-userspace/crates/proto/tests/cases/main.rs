@@ -91,6 +91,7 @@ fn what_a_daemon_records_is_a_case() {
                 Input::Datagram {
                     source,
                     link_source: None,
+                    link_unicast: false,
                     destination,
                     ttl: 1,
                     router_alert: true,

@@ -70,15 +70,18 @@ impl super::Subject for Subject {
     fn input(&mut self, now: Instant, words: &[&str]) {
         match words {
             ["datagram", source, rest @ .., ">", destination, "ttl", ttl, alert, bytes] => {
-                let link_source = match rest {
-                    [] => None,
-                    ["by", link] => Some(unhex(link).try_into().expect("a link-layer address")),
+                let link = |link| unhex(link).try_into().expect("a link-layer address");
+                let (link_source, link_unicast) = match rest {
+                    [] => (None, false),
+                    ["by", source] => (Some(link(source)), false),
+                    ["by", source, "to", "us"] => (Some(link(source)), true),
                     _ => panic!("no datagram: {words:?}"),
                 };
                 let payload = &unhex(bytes);
                 let input = Input::Datagram {
                     source: parse(source),
                     link_source,
+                    link_unicast,
                     destination: parse(destination),
                     ttl: parse(ttl),
                     router_alert: *alert == "alert",

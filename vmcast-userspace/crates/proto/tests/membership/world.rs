@@ -140,6 +140,7 @@ impl World {
             let input = Input::Datagram {
                 source,
                 link_source: None,
+                link_unicast: false,
                 destination,
                 ttl: 1,
                 router_alert: true,
@@ -195,6 +196,7 @@ impl World {
             let input = Input::Datagram {
                 source,
                 link_source: None,
+                link_unicast: false,
                 destination,
                 ttl: 1,
                 router_alert: true,

@@ -22,14 +22,15 @@ impl Times {
     /// How long memberships last (RFC 9776 §8.4, RFC 9777 §9.4), with one Query Response Interval, as a gateway has no
     /// hosts to wait for.
     fn membership_interval(&self) -> Duration {
-        self.query_interval * u32::from(self.robustness) + self.query_response_interval
+        let asked = self.query_interval.saturating_mul(self.robustness.into());
+        asked.saturating_add(self.query_response_interval)
     }
 
     /// The shortest life of a secret for Response MACs that goes with them: a gateway uses one MAC until the next
     /// handshake, and the secret before is still good for two of its intervals (RFC 7450 §5.3.3.4).
     #[must_use]
     pub fn least_secret_lifetime(&self) -> Duration {
-        self.membership_interval().max(self.query_interval * 2)
+        self.membership_interval().max(self.query_interval.saturating_mul(2))
     }
 }
 

@@ -71,7 +71,8 @@ counters! {
         bad_listed_source,
         /// Groups forgotten because they were no longer reported, while the tunnel lives.
         groups_expired,
-        /// Teardowns of tunnels that do not exist, or that are another gateway's or another handshake's by now.
+        /// Teardowns of tunnels that do not exist, as a gateway sends more than one, or that are another gateway's or another
+        /// handshake's by now. They do no harm.
         unknown_teardowns,
     }
 }

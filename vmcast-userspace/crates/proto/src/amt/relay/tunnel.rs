@@ -61,9 +61,10 @@ impl Nonces {
         *own = nonce;
     }
 
-    /// Whether a message of this nonce is of the gateway whose updates came last; anybody's, where none has come.
+    /// Whether a message of this nonce is of the gateway whose updates came last; anybody's, where none has come. 0 is no
+    /// gateway's: it stands where no update of one protocol has come.
     pub(super) fn are_of(self, nonce: u32) -> bool {
-        self == Self::default() || self.0.contains(&nonce)
+        self == Self::default() || (nonce != 0 && self.0.contains(&nonce))
     }
 }
 
@@ -149,7 +150,7 @@ mod tests {
             let mut nonces = Nonces::default();
             assert!(nonces.are_of(1), "nobody is known");
             nonces.note(one, 1);
-            assert_eq!([1, 2].map(|nonce| nonces.are_of(nonce)), [true, false]);
+            assert_eq!([0, 1, 2].map(|nonce| nonces.are_of(nonce)), [false, true, false]);
             // A handshake of its own for each protocol.
             nonces.note(other, 2);
             nonces.note(one, 3);

@@ -70,6 +70,7 @@ fn messages_without_router_alert_are_refused() {
         let input = Input::Datagram {
             source: HOST,
             link_source: None,
+            link_unicast: false,
             destination,
             ttl: 1,
             router_alert: false,
@@ -110,11 +111,51 @@ fn hosts_are_known_when_they_have_been_asked_by_an_address_that_came_late() {
     link.advance(secs(300));
     link.querier.handle_input(link.now, Input::SetAddress(US));
     link.drain();
-    for (wait, ends) in [(0, false), (41, false), (1, true)] {
+    for (wait, ends) in [(0, false), (51, false), (1, true)] {
         link.advance(secs(wait));
         link.report(TO_EX, &[]);
         link.report(TO_IN, &[]);
         assert_eq!(link.querier.filter(GROUP).is_none(), ends);
+    }
+}
+
+/// The same beside another querier: by the times at which that one asks, or when we do in its place.
+#[test]
+fn hosts_are_known_some_time_after_an_address_that_came_late_beside_a_querier() {
+    let tracked = Config { immediate_leave: ImmediateLeave::Tracked, ..config() };
+    for address in [US, neighbour(1)] {
+        let mut link = Link::new(Config { address: NOBODY, ..tracked.clone() });
+        link.advance(secs(300));
+        link.datagram(neighbour(2), EVERYBODY, &general());
+        link.advance(secs(10));
+        link.querier.handle_input(link.now, Input::SetAddress(address));
+        link.drain();
+        for (wait, ends) in [(0, false), (100, false), (100, false), (69, false), (1, true)] {
+            link.advance(secs(wait));
+            link.datagram(neighbour(2), EVERYBODY, &general());
+            link.report(TO_EX, &[]);
+            link.report(TO_IN, &[]);
+            assert_eq!(link.querier.filter(GROUP).is_none(), ends, "{address}");
+        }
+    }
+}
+
+/// Of whom is not asked, nobody answers: what a leave would end lasts as long as it was reported for.
+#[test]
+fn a_leave_ends_nothing_while_nobody_can_be_asked() {
+    for immediate_leave in [ImmediateLeave::Never, ImmediateLeave::Tracked] {
+        let mut link = Link::new(Config { address: NOBODY, immediate_leave, ..config() });
+        for host in [HOST, OTHER_HOST] {
+            link.report_from(host, TO_EX, &[]);
+        }
+        link.take_filters();
+        link.report_from(HOST, TO_IN, &[]);
+        link.report_from(OTHER_HOST, TO_IN, &[]);
+        assert_eq!(link.info().expires, Some(MEMBERSHIP));
+        link.advance(secs(269));
+        assert_eq!(link.take_filters(), []);
+        link.advance(secs(1));
+        assert_eq!(link.take_filters(), [Filter::none()]);
     }
 }
 

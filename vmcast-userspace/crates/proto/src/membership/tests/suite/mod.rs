@@ -134,6 +134,8 @@ pub(super) struct Link {
     pub(super) now: Instant,
     /// By which link-layer address messages come.
     pub(super) link_source: Option<Mac>,
+    /// Whether nobody else on the link hears them.
+    pub(super) link_unicast: bool,
     pub(super) asked: Vec<(Duration, Asked)>,
     pub(super) events: Vec<(Duration, Event)>,
 }
@@ -142,8 +144,15 @@ impl Link {
     pub(super) fn new(config: Config) -> Self {
         let start = start();
         let querier = Querier::new(start, config).unwrap();
-        let mut link =
-            Self { querier, start, now: start, link_source: None, asked: Vec::new(), events: Vec::new() };
+        let mut link = Self {
+            querier,
+            start,
+            now: start,
+            link_source: None,
+            link_unicast: false,
+            asked: Vec::new(),
+            events: Vec::new(),
+        };
         link.drain();
         link
     }
@@ -163,7 +172,7 @@ impl Link {
     /// One whose startup queries the hosts have had time to answer.
     pub(super) fn answered_with(config: Config) -> Self {
         let mut link = Self::settled_with(config);
-        link.advance(secs(5));
+        link.advance(secs(15));
         link
     }
 
@@ -229,6 +238,7 @@ impl Link {
         let input = Input::Datagram {
             source,
             link_source: self.link_source,
+            link_unicast: self.link_unicast,
             destination,
             ttl,
             router_alert: true,

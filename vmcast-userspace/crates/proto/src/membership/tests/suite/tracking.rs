@@ -1,7 +1,7 @@
 //! Hosts told apart: immediate leave and limits for each.
 
 use super::{
-    election::{LOWER, general},
+    election::{LOWER, general, timed},
     *,
 };
 
@@ -181,7 +181,7 @@ fn who_reports_in_the_name_of_a_host_takes_none_of_its_groups() {
 /// After a start nobody is known: who is silent may still be there, until the startup queries are answered.
 #[test]
 fn a_leave_is_asked_about_until_every_host_has_had_time_to_answer_the_startup_queries() {
-    for (at, ends) in [(1, false), (30, false), (41, false), (42, true)] {
+    for (at, ends) in [(1, false), (30, false), (51, false), (52, true)] {
         let mut link = Link::new(tracked());
         link.advance(secs(at));
         link.report_from(HOST, TO_EX, &[]);
@@ -203,6 +203,29 @@ fn a_leave_is_asked_about_until_every_host_has_had_time_to_answer_the_startup_qu
         link.advance(secs(4));
         assert_eq!(link.take_filters(), [Filter::none()]);
     }
+}
+
+/// What a host wants that has reported needs no question: others that leave stop none of it, and nobody is asked.
+#[test]
+fn after_a_start_only_what_no_known_host_wants_is_asked_about() {
+    let mut link = Link::new(tracked());
+    link.report_from(HOST, TO_EX, &[]);
+    link.report_from(OTHER_HOST, TO_EX, &[]);
+    link.take_filters();
+    link.take_asked();
+    link.report_from(HOST, TO_IN, &[]);
+    assert_eq!((link.take_asked(), link.info().expires), (vec![], Some(MEMBERSHIP)));
+    link.advance(secs(5));
+    assert_eq!(link.take_filters(), []);
+    let mut link = Link::new(tracked());
+    link.report_from(HOST, ALLOW, &[1, 2]);
+    link.report_from(OTHER_HOST, ALLOW, &[2, 3]);
+    link.take_filters();
+    link.take_asked();
+    link.report_from(HOST, TO_IN, &[]);
+    assert_eq!(link.take_asked(), [asked_sources(false, &[1])]);
+    link.advance(secs(5));
+    assert_eq!(link.take_filters(), [include(&[2, 3])]);
 }
 
 #[test]
@@ -228,6 +251,17 @@ fn beside_a_querier_hosts_are_known_when_they_would_have_been_forgotten() {
     for (at, is_known) in [(5, false), (130, false), (255, false), (300, true)] {
         link.advance(secs(at) - link.elapsed());
         link.datagram(LOWER, EVERYBODY, &general());
+        link.report_from(HOST, TO_EX, &[]);
+        link.report_from(HOST, TO_IN, &[]);
+        assert_eq!(link.querier.filter(GROUP).is_none(), is_known, "after {at} s");
+    }
+    // By its times, if they are longer.
+    let mut link = Link::new(tracked());
+    for (at, is_known) in [(0, false), (288, false), (595, false), (597, true)] {
+        link.advance(secs(at) - link.elapsed());
+        if at % 288 == 0 {
+            link.datagram(LOWER, EVERYBODY, &timed(2, 288, 10));
+        }
         link.report_from(HOST, TO_EX, &[]);
         link.report_from(HOST, TO_IN, &[]);
         assert_eq!(link.querier.filter(GROUP).is_none(), is_known, "after {at} s");
