@@ -39,8 +39,10 @@ const SILENT: usize = 8_000;
 const BEGUN: usize = 1_000;
 /// that have TLS and no certificate,
 const STRANGERS: usize = 500;
-/// and that have shown a node's.
+/// and that have shown a node's,
 const NODES: usize = 500;
+/// of which so many may stand at once.
+const MOST_OF_NODE: usize = 32;
 /// What one of them may cost the admin: TLS's and HTTP/2's buffers, and what the kernel counts for the process.
 const MOST_EACH: u64 = 32 * 1024;
 const SOME: u64 = 150;
@@ -151,8 +153,11 @@ fn idle(bed: &mut Bed) -> Outcome {
     let mut most = resident(&admin);
     bed.until("the idle ones were ended, also those of a node", || {
         most = most.max(resident(&admin));
-        let cut = counted(&admin, "handshake_slow") + counted(&admin, "too_many_strangers");
-        Ok(cut >= (SILENT + BEGUN + NODES) as u64 && counted(&admin, "stranger_stayed") >= STRANGERS as u64)
+        let refused = counted(&admin, "handshake_failed");
+        let cut = counted(&admin, "handshake_slow") + counted(&admin, "too_many_strangers") + refused;
+        Ok(cut >= (SILENT + BEGUN + NODES) as u64
+            && refused >= (NODES - MOST_OF_NODE) as u64
+            && counted(&admin, "stranger_stayed") >= STRANGERS as u64)
     })?;
     bed.until("leases were renewed", || Ok(renewals(&admin) > so_far + 2))?;
     let each = most.saturating_sub(before) / (SILENT + BEGUN + STRANGERS + NODES) as u64;
