@@ -189,8 +189,11 @@ fn interfaces(bed: &mut Bed, engine: Engine) -> Outcome {
 /// A host behind an interface of the VMR that comes at run time.
 fn newcomer(bed: &mut Bed, small: &Small, number: u8) -> Result<Namespace, Failed> {
     let host = bed.lab.namespace(&format!("new{number}"))?;
-    bed.lab.veth((&small.vmr, &format!("dyn{number}")), (&host, "eth0"))?;
-    small.vmr.ip(&format!("addr add 10.6.{number}.1/24 dev dyn{number}"))?;
+    // The router looks at it when it has the name of the configuration: it is ready for redirected frames by then.
+    bed.lab.veth((&small.vmr, &format!("raw{number}")), (&host, "eth0"))?;
+    small.vmr.ip(&format!("link set raw{number} down"))?;
+    small.vmr.ip(&format!("link set raw{number} name dyn{number}"))?;
+    small.vmr.ip(&format!("link set dyn{number} up\naddr add 10.6.{number}.1/24 dev dyn{number}"))?;
     host.ip(&format!("addr add 10.6.{number}.2/24 dev eth0\nroute add default via 10.6.{number}.1"))?;
     Ok(host)
 }
