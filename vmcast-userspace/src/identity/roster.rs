@@ -1,15 +1,25 @@
 //! Who may come in and who is in: tokens, the certificates that were made for them, and what was refused.
 
+mod record;
+mod standing;
+mod sweep;
+
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use rustls::pki_types::CertificateDer;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tracing::warn;
 use vmcast_proto::registry::{NodeId, UnixMillis};
 
+pub use self::standing::{Standing, Standings};
+use self::{
+    record::{
+        CertificateRecord, Found, OPERATOR, RevocationRecord, TokenRecord, certificate_key, decode, forget,
+        latest, named, put, revocation,
+    },
+    standing::{Held, held, standing},
+};
 use super::{
     Authority, AuthorityError, Fingerprint, Role,
     authority::{self, Request, hex, unhex},
@@ -30,14 +40,9 @@ const MAX_CERTIFICATES: usize = 1000;
 /// Certificates of one node that count at most: with another that it asks for itself, the oldest that it does not use
 /// at that moment goes; an operator is refused another.
 const MAX_GOOD: usize = 8;
-/// What has ended is kept for so long, so that an operator sees it, and a clock that jumped may come back meanwhile.
-const KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// Certificates that are over are kept for so long where their node goes on.
 const OVER_KEPT: Duration = Duration::from_secs(3600);
-/// A node that was revoked is remembered for longer than any certificate of it can last, and for as long as it has one.
-const REVOCATION_KEPT: Duration = Duration::from_secs(400 * 86_400);
-/// Records that one sweep looks at, of each kind, and that one commit changes of them.
-const SWEEP: usize = 500;
+/// Records that one commit forgets or notes as over.
 const SWEEP_WRITES: usize = 50;
 /// A commit is tried so often when other admins are faster.
 const TRIES: usize = 8;
@@ -75,21 +80,6 @@ pub struct TokenOrder {
     pub node: Option<NodeId>,
 }
 
-/// A token in the store; its secret is there only as a hash.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct TokenRecord {
-    hash: Fingerprint,
-    role: Role,
-    node: Option<String>,
-    created: u64,
-    expires: u64,
-    uses_left: u32,
-    used: u32,
-    revoked: bool,
-    /// Its time was seen to be over: a clock that goes back does not bring it back.
-    over: bool,
-}
-
 /// How a token stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenState {
@@ -124,63 +114,6 @@ pub struct TokenEntry {
     pub uses_left: u32,
 }
 
-impl TokenRecord {
-    const fn state(&self, now: UnixMillis) -> TokenState {
-        if self.revoked {
-            TokenState::Revoked
-        } else if self.uses_left == 0 {
-            TokenState::Used
-        } else if self.over || self.expires <= now.0 {
-            TokenState::Expired
-        } else {
-            TokenState::Open
-        }
-    }
-}
-
-/// What the certificate of a node says that it joined by where no token was: that is no id of one.
-const OPERATOR: &str = "operator";
-
-/// A certificate in the store.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct CertificateRecord {
-    role: Role,
-    /// Of its public key.
-    key: Fingerprint,
-    /// Id of the token that its node joined by, or [`OPERATOR`].
-    token: String,
-    issued: u64,
-    expires: u64,
-    /// How often its node had been revoked when it was made.
-    generation: u64,
-    revoked: Option<u64>,
-    /// Of the certificate, by its authority. Those that were made by earlier versions have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    seal: Option<String>,
-}
-
-/// That a node was revoked. A certificate that was being signed at that moment, by another admin, is of a generation
-/// before and counts no more, although whoever revoked did not know of it.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-struct RevocationRecord {
-    generation: u64,
-    /// When it was last; not before any token of that time was made.
-    at: u64,
-}
-
-/// What is known of a certificate.
-enum Held {
-    /// It counts.
-    Good(CertificateRecord),
-    /// Its node was revoked.
-    Revoked,
-    /// It was never given out.
-    Unknown,
-}
-
-/// A record as it stands in the store, to be expected there, and what it says.
-type Found<T> = (Expected, Option<T>);
-
 /// A certificate as a list shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certified {
@@ -201,17 +134,6 @@ pub struct Signed {
     pub certified: Certified,
     /// The certificate in DER.
     pub certificate: CertificateDer<'static>,
-}
-
-/// How a certificate of our authority stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It counts.
-    Good,
-    /// Its node was revoked.
-    Revoked,
-    /// It was never given out.
-    Unknown,
 }
 
 /// What is to be signed.
@@ -638,76 +560,6 @@ impl Roster {
         Err(RecordsError("other admins change the same node".to_owned()))
     }
 
-    /// Notes which tokens are over, and forgets what ended long ago; looks at a part of the records at a time. `steady` is
-    /// a clock that nobody sets: what is forgotten was seen to end.
-    ///
-    /// # Errors
-    /// If the store fails.
-    pub fn sweep(&mut self, now: UnixMillis, steady: UnixMillis) -> Result<(), RecordsError> {
-        let Self { records, seen, .. } = self;
-        let (seen, written) = seen.look(&**records, now, steady, || newest(&**records))?;
-        let long_ago = |ended: u64| authority::after(UnixMillis(ended), KEPT) <= seen;
-        let forget = |kind, key: &str| Write { kind, key: key.to_owned(), value: None };
-        let (mut expected, mut writes): (Vec<_>, Vec<_>) = written.into_iter().unzip();
-        let tokens = self.records.list(Kind::Token, "", &self.swept[0], SWEEP)?;
-        for (id, value) in &tokens {
-            let token: TokenRecord = decode(value)?;
-            if long_ago(token.expires) {
-                writes.push(forget(Kind::Token, id));
-            } else if token.expires <= now.0 && !token.over {
-                // Its last use, at another admin, is not to be taken back.
-                expected.push(Expected { kind: Kind::Token, key: id.clone(), value: Some(value.clone()) });
-                writes.push(put(Kind::Token, id, &TokenRecord { over: true, ..token }));
-            }
-        }
-        let certificates = self.records.list(Kind::Certificate, "", &self.swept[1], SWEEP)?;
-        for (key, value) in &certificates {
-            if long_ago(decode::<CertificateRecord>(value)?.expires) {
-                writes.push(forget(Kind::Certificate, key));
-            }
-        }
-        let revocations = self.records.list(Kind::Revocation, "", &self.swept[2], SWEEP)?;
-        for (key, value) in &revocations {
-            let at = UnixMillis(decode::<RevocationRecord>(value)?.at);
-            // A node that has come back since has certificates of its generation.
-            if authority::after(at, REVOCATION_KEPT) <= seen && !self.has_certificates(key)? {
-                writes.push(forget(Kind::Revocation, key));
-            }
-        }
-        let names = self.records.list(Kind::Name, "", &self.swept[3], SWEEP)?;
-        for (key, value) in &names {
-            if !self.has_certificates(key)? {
-                // Another admin may give it away at this moment.
-                expected.push(Expected { kind: Kind::Name, key: key.clone(), value: Some(value.clone()) });
-                writes.push(forget(Kind::Name, key));
-            }
-        }
-        writes.truncate(SWEEP_WRITES);
-        let kept = |expected: &Expected| {
-            writes.iter().any(|write| write.kind == expected.kind && write.key == expected.key)
-        };
-        expected.retain(kept);
-        if !writes.is_empty() {
-            self.records.commit(&expected, &writes)?;
-            // There may be more: this part is looked at again.
-            return Ok(());
-        }
-        for (place, rows) in self.swept.iter_mut().zip([&tokens, &certificates, &revocations, &names]) {
-            let full = rows.len() == SWEEP;
-            *place = rows.last().filter(|_| full).map(|(key, _)| key.clone()).unwrap_or_default();
-        }
-        Ok(())
-    }
-
-    /// The time as far as the sweeps have seen it pass; none before the first of them.
-    fn seen(&self, now: UnixMillis) -> UnixMillis {
-        self.seen.last().map_or(UnixMillis(0), |seen| seen.min(now))
-    }
-
-    fn has_certificates(&self, node: &str) -> Result<bool, RecordsError> {
-        Ok(!self.records.list(Kind::Certificate, &format!("{node}/"), "", 1)?.is_empty())
-    }
-
     fn certificates(&self, node: &NodeId) -> Result<Vec<(String, CertificateRecord)>, RecordsError> {
         let prefix = certificate_key(node, "");
         let revocation = self.revocation(node)?.1.unwrap_or_default();
@@ -721,90 +573,6 @@ impl Roster {
         };
         rows.into_iter().map(certificate).collect()
     }
-}
-
-/// How certificates stand. That is looked up in memory, for any number of threads, which share it.
-#[derive(Clone)]
-pub struct Standings(Arc<dyn Records>);
-
-impl std::fmt::Debug for Standings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Standings").finish_non_exhaustive()
-    }
-}
-
-impl Standings {
-    /// How a certificate stands; whether its time is over is another matter.
-    ///
-    /// # Errors
-    /// If the store fails.
-    pub fn of(&self, node: &NodeId, serial: &str) -> Result<Standing, RecordsError> {
-        standing(&*self.0, node, serial)
-    }
-
-    /// The seal of a certificate, if it was given out with one, whether it counts or not.
-    pub(super) fn seal(&self, node: &NodeId, serial: &str) -> Option<String> {
-        let record = self.0.read(Kind::Certificate, &certificate_key(node, serial)).ok()??;
-        decode::<CertificateRecord>(&record).ok()?.seal
-    }
-
-    /// A number that is larger after any node was revoked, at whichever admin.
-    #[must_use]
-    pub fn revocations(&self) -> u64 {
-        self.0.changes(Kind::Revocation)
-    }
-}
-
-fn standing(records: &dyn Records, node: &NodeId, serial: &str) -> Result<Standing, RecordsError> {
-    Ok(match held(records, node, serial)? {
-        Held::Good(_) => Standing::Good,
-        Held::Revoked => Standing::Revoked,
-        Held::Unknown => Standing::Unknown,
-    })
-}
-
-/// Whether, and how often, a node was revoked.
-fn revocation(records: &dyn Records, node: &NodeId) -> Result<Found<RevocationRecord>, RecordsError> {
-    let value = records.read(Kind::Revocation, node.as_str())?;
-    let record = value.as_deref().map(decode).transpose()?;
-    Ok((Expected { kind: Kind::Revocation, key: node.to_string(), value }, record))
-}
-
-fn held(records: &dyn Records, node: &NodeId, serial: &str) -> Result<Held, RecordsError> {
-    let record = records.read(Kind::Certificate, &certificate_key(node, serial))?;
-    let Some(record) = record.as_deref().map(decode::<CertificateRecord>).transpose()? else {
-        return Ok(Held::Unknown);
-    };
-    let generation = revocation(records, node)?.1.unwrap_or_default().generation;
-    let counts = record.revoked.is_none() && record.generation >= generation;
-    Ok(if counts { Held::Good(record) } else { Held::Revoked })
-}
-
-/// The latest time that records of a kind say. One that a later version of this program wrote in another way says none:
-/// it is to keep no operator from what others say.
-fn latest<T: DeserializeOwned>(
-    records: &dyn Records,
-    kind: Kind,
-    time: impl Fn(&T) -> u64,
-) -> Result<Option<u64>, RecordsError> {
-    let mut latest = None;
-    for (key, value) in records.list(kind, "", "", usize::MAX)? {
-        match decode(&value) {
-            Ok(record) => latest = latest.max(Some(time(&record))),
-            Err(error) => {
-                warn!(kind = kind.label(), key, %error, "a record is passed over; did a later version write it?")
-            }
-        }
-    }
-    Ok(latest)
-}
-
-/// When the newest of the records was made.
-fn newest(records: &dyn Records) -> Result<Option<UnixMillis>, RecordsError> {
-    let issued = latest(records, Kind::Certificate, |record: &CertificateRecord| record.issued)?;
-    let created = latest(records, Kind::Token, |record: &TokenRecord| record.created)?;
-    let revoked = latest(records, Kind::Revocation, |record: &RevocationRecord| record.at)?;
-    Ok(issued.max(created).max(revoked).map(UnixMillis))
 }
 
 /// Has those certificates of a node go that were seen to be over, which are of no use any more; with the rest.
@@ -824,27 +592,4 @@ fn beyond(certificates: &[(String, CertificateRecord)], in_use: Option<&str>) ->
     let mut others: Vec<_> = good.filter(|(key, _)| Some(key.as_str()) != in_use).collect();
     others.sort_by_key(|(_, held)| held.issued);
     others.iter().take(excess.min(SWEEP_WRITES)).map(|(key, _)| forget(key.clone())).collect()
-}
-
-const fn forget(key: String) -> Write {
-    Write { kind: Kind::Certificate, key, value: None }
-}
-
-/// No id of a node has a slash.
-fn certificate_key(node: &NodeId, serial: &str) -> String {
-    format!("{node}/{serial}")
-}
-
-/// Another value each time.
-fn named(certified: &Certified) -> Write {
-    put(Kind::Name, certified.node.as_str(), &certified.serial)
-}
-
-fn put<T: Serialize>(kind: Kind, key: &str, record: &T) -> Write {
-    let value = serde_json::to_vec(record).expect("plain data serializes");
-    Write { kind, key: key.to_owned(), value: Some(value) }
-}
-
-fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, RecordsError> {
-    serde_json::from_slice(value).map_err(|error| RecordsError(format!("a record cannot be read: {error}")))
 }
