@@ -16,7 +16,7 @@ pub use self::standing::{Standing, Standings};
 use self::{
     record::{
         CertificateRecord, Found, OPERATOR, RevocationRecord, TokenRecord, certificate_key, decode, forget,
-        latest, named, put, revocation,
+        latest, named, put, readable, revocation,
     },
     standing::{Held, held, standing},
 };
@@ -240,20 +240,17 @@ impl Roster {
         limit: usize,
     ) -> Result<Vec<TokenEntry>, RecordsError> {
         let rows = self.records.list(Kind::Token, "", after, limit)?;
-        let entry = |(id, value): (String, Vec<u8>)| {
-            let record: TokenRecord = decode(&value)?;
-            Ok(TokenEntry {
-                id,
-                role: record.role,
-                state: record.state(now),
-                created: UnixMillis(record.created),
-                expires: UnixMillis(record.expires),
-                used: record.used,
-                uses_left: record.uses_left,
-                node: record.node,
-            })
+        let entry = |(id, _, record): (&String, _, TokenRecord)| TokenEntry {
+            id: id.clone(),
+            role: record.role,
+            state: record.state(now),
+            created: UnixMillis(record.created),
+            expires: UnixMillis(record.expires),
+            used: record.used,
+            uses_left: record.uses_left,
+            node: record.node,
         };
-        rows.into_iter().map(entry).collect()
+        Ok(readable(&rows).map(entry).collect())
     }
 
     /// Takes a token back; false if there is none of this id. Who joined by it stays.

@@ -335,6 +335,11 @@ fn a_record_that_cannot_be_read_is_in_the_way_of_no_order() {
     roster.revoke_node(NOW, &id("a")).unwrap().expect("it was in");
     assert_eq!(standing(&roster, &signed), Standing::Revoked);
     join(&mut roster, NOW, "a");
+    assert_eq!(roster.tokens(NOW, "", 9).unwrap().len(), 2, "the others are listed");
+    days(&mut roster, NOW, Duration::ZERO, 400);
+    for kind in [Kind::Token, Kind::Revocation, Kind::Certificate] {
+        assert_eq!(keys(&store, kind), ["later"], "the others are forgotten");
+    }
 }
 
 /// The records of a store as an admin has them that hears late of what others write: when it writes itself, as with

@@ -82,6 +82,14 @@ pub(super) fn revocation(
     Ok((Expected { kind: Kind::Revocation, key: node.to_string(), value }, record))
 }
 
+/// Those rows that say something to this program, with what they say. What a later version wrote in another way is that
+/// version's to list and to forget.
+pub(super) fn readable<T: DeserializeOwned>(
+    rows: &[(String, Vec<u8>)],
+) -> impl Iterator<Item = (&String, &Vec<u8>, T)> {
+    rows.iter().filter_map(|(key, value)| Some((key, value, decode(value).ok()?)))
+}
+
 /// The latest time that records of a kind say. One that a later version of this program wrote in another way says none:
 /// it is to keep no operator from what others say.
 pub(super) fn latest<T: DeserializeOwned>(

@@ -6,7 +6,7 @@ use vmcast_proto::registry::UnixMillis;
 
 use super::{
     Roster, SWEEP_WRITES,
-    record::{CertificateRecord, RevocationRecord, TokenRecord, decode, newest, put},
+    record::{CertificateRecord, RevocationRecord, TokenRecord, newest, put, readable},
 };
 use crate::identity::{
     authority,
@@ -33,8 +33,7 @@ impl Roster {
         let forget = |kind, key: &str| Write { kind, key: key.to_owned(), value: None };
         let (mut expected, mut writes): (Vec<_>, Vec<_>) = written.into_iter().unzip();
         let tokens = self.records.list(Kind::Token, "", &self.swept[0], SWEEP)?;
-        for (id, value) in &tokens {
-            let token: TokenRecord = decode(value)?;
+        for (id, value, token) in readable::<TokenRecord>(&tokens) {
             if long_ago(token.expires) {
                 writes.push(forget(Kind::Token, id));
             } else if token.expires <= now.0 && !token.over {
@@ -44,16 +43,17 @@ impl Roster {
             }
         }
         let certificates = self.records.list(Kind::Certificate, "", &self.swept[1], SWEEP)?;
-        for (key, value) in &certificates {
-            if long_ago(decode::<CertificateRecord>(value)?.expires) {
+        for (key, _, certificate) in readable::<CertificateRecord>(&certificates) {
+            if long_ago(certificate.expires) {
                 writes.push(forget(Kind::Certificate, key));
             }
         }
         let revocations = self.records.list(Kind::Revocation, "", &self.swept[2], SWEEP)?;
-        for (key, value) in &revocations {
-            let at = UnixMillis(decode::<RevocationRecord>(value)?.at);
+        for (key, _, revocation) in readable::<RevocationRecord>(&revocations) {
             // A node that has come back since has certificates of its generation.
-            if authority::after(at, REVOCATION_KEPT) <= seen && !self.has_certificates(key)? {
+            if authority::after(UnixMillis(revocation.at), REVOCATION_KEPT) <= seen
+                && !self.has_certificates(key)?
+            {
                 writes.push(forget(Kind::Revocation, key));
             }
         }
