@@ -239,7 +239,8 @@ impl Roster {
         after: &str,
         limit: usize,
     ) -> Result<Vec<TokenEntry>, RecordsError> {
-        let rows = self.records.list(Kind::Token, "", after, limit)?;
+        // A page is full also where some of the records cannot be read; all are 10,000 at most.
+        let rows = self.records.list(Kind::Token, "", after, usize::MAX)?;
         let entry = |(id, _, record): (&String, _, TokenRecord)| TokenEntry {
             id: id.clone(),
             role: record.role,
@@ -250,7 +251,7 @@ impl Roster {
             uses_left: record.uses_left,
             node: record.node,
         };
-        Ok(readable(&rows).map(entry).collect())
+        Ok(readable(&rows).take(limit).map(entry).collect())
     }
 
     /// Takes a token back; false if there is none of this id. Who joined by it stays.

@@ -336,6 +336,7 @@ fn a_record_that_cannot_be_read_is_in_the_way_of_no_order() {
     assert_eq!(standing(&roster, &signed), Standing::Revoked);
     join(&mut roster, NOW, "a");
     assert_eq!(roster.tokens(NOW, "", 9).unwrap().len(), 2, "the others are listed");
+    assert_eq!(roster.tokens(NOW, "", 2).unwrap().len(), 2, "and fill a page");
     days(&mut roster, NOW, Duration::ZERO, 400);
     for kind in [Kind::Token, Kind::Revocation, Kind::Certificate] {
         assert_eq!(keys(&store, kind), ["later"], "the others are forgotten");
