@@ -97,6 +97,7 @@ fn datagram(family: Family, step: u8, payload: &mut [u8]) -> Input<'_> {
         source,
         link_source: Some([2, 0, 0, 0, 0, step & 1]),
         link_unicast: step & 6 == 6,
+        stranger: step & 34 == 34,
         destination,
         ttl: 1,
         router_alert: step & 16 == 0 || family == Family::V6,

@@ -22,7 +22,10 @@ use crate::{
     config::{InterfaceEngine, RouterConfig, RouterInterface},
     mac,
     netlink::{Link, LinkWatch, Links, SessionWays, pppoe_sessions},
-    sockets::{Acquaintances, HostMembership, MembershipSocket, Narrowing, RECEIVE_LEN, Shares, Throttle},
+    sockets::{
+        Acquaintances, Crowd, HostMembership, MembershipSocket, Narrowing, RECEIVE_LEN, Sender, Shares,
+        Throttle,
+    },
     telemetry::RateLimit,
 };
 
@@ -336,14 +339,15 @@ async fn read(socket: Arc<MembershipSocket>, family: Family, ifindex: IfIndex, e
         let mut wait = None;
         match received {
             Some(Ok((datagram, ends))) => {
-                let sender = ends.source;
-                let event = Event::Membership { ifindex, family, ends, datagram: datagram.to_vec() };
+                wait = throttle.take(now, 1);
+                let (crowd, known) = strangers.note(now, &socket, wait.is_some(), ends.source);
+                let sender = ends.source.map(|mac| Sender { mac, known });
+                socket.note_thinned(shares.note(now, sender, crowd) - 1);
+                let (stranger, datagram) = (sender.is_some() && !known, datagram.to_vec());
+                let event = Event::Membership { ifindex, family, ends, stranger, datagram };
                 if events.send(event).await.is_err() {
                     return;
                 }
-                wait = throttle.take(now, 1);
-                let crowded = strangers.crowd(now, &socket, wait.is_some(), sender);
-                socket.note_thinned(shares.note(now, sender, crowded) - 1);
             }
             Some(Err(error)) => {
                 tracing::debug!(?ifindex, protocol = family.protocol(), %error, "reading memberships");
@@ -386,14 +390,20 @@ struct Strangers {
 }
 
 impl Strangers {
-    /// Notes a message of a sender; `crowded` says that more are there than may be read. Returns whether so many are,
-    /// or came.
-    fn crowd(&mut self, now: Instant, socket: &MembershipSocket, crowded: bool, sender: Option<Mac>) -> bool {
-        let mut crowded = crowded;
+    /// Notes a message of a sender; `full` says that as many are there as may be read. Returns who sent more than is read,
+    /// and whether this sender is known.
+    fn note(
+        &mut self,
+        now: Instant,
+        socket: &MembershipSocket,
+        full: bool,
+        sender: Option<Mac>,
+    ) -> (Option<Crowd>, bool) {
+        let mut crowd = full.then_some(Crowd::Anybody);
         if self.looked_at.is_none_or(|at| now >= at + STRANGERS_INTERVAL) {
             self.looked_at = Some(now);
-            let (more, narrowed) = self.look(now, socket.cut(), socket.drops());
-            crowded |= more;
+            let (came, narrowed) = self.look(now, socket.cut(), socket.drops());
+            crowd = crowd.max(came);
             if let Some(shift) = narrowed {
                 socket.narrow(shift);
             }
@@ -402,23 +412,29 @@ impl Strangers {
                 socket.set_known(forgotten, false);
             }
         }
-        if crowded {
+        if crowd.is_some() {
             self.acquaintances.disturb(now);
         }
-        if sender.is_some_and(|sender| self.acquaintances.note(now, sender)) {
-            socket.set_known(sender, true);
+        let Some(sender) = sender else { return (crowd, false) };
+        if self.acquaintances.note(now, sender) {
+            socket.set_known([sender], true);
         }
-        crowded
+        (crowd, self.acquaintances.knows(sender))
     }
 
-    /// Looks at how many messages were cut so far, and how many had no room. Says whether that are more than before, and
+    /// Looks at how many messages were cut so far, and how many had no room. Says of whom there are more than before, and
     /// the power of two by which the share of who is not known is smaller from now on, if that is new.
     ///
     /// A machine that has other things to do reads less than it may: then what had no room is all that shows a flood.
-    fn look(&mut self, now: Instant, cut: u64, lost: u64) -> (bool, Option<u32>) {
+    fn look(&mut self, now: Instant, cut: u64, lost: u64) -> (Option<Crowd>, Option<u32>) {
         let more_cut = std::mem::replace(&mut self.cut, cut) != cut;
         let more_lost = std::mem::replace(&mut self.lost, lost) != lost;
-        (more_cut || more_lost, self.narrowing.look(now, lost, more_cut))
+        let crowd = match (more_lost, more_cut) {
+            (true, _) => Some(Crowd::Anybody),
+            (false, true) => Some(Crowd::Strangers),
+            (false, false) => None,
+        };
+        (crowd, self.narrowing.look(now, lost, more_cut))
     }
 }
 
@@ -433,11 +449,11 @@ mod tests {
     #[test]
     fn more_is_there_than_is_read_if_something_was_cut_or_had_no_room() {
         let (mut strangers, now) = (Strangers::default(), clock::now());
-        assert_eq!(strangers.look(now, 0, 0), (false, None));
-        assert_eq!(strangers.look(now, 7, 0), (true, None), "cut");
-        assert_eq!(strangers.look(now, 7, 0), (false, None), "no more than before");
-        assert_eq!(strangers.look(now, 7, 1), (true, Some(1)), "no room, whoever sent it");
-        assert_eq!(strangers.look(now, 7, 1), (false, None));
+        assert_eq!(strangers.look(now, 0, 0), (None, None));
+        assert_eq!(strangers.look(now, 7, 0), (Some(Crowd::Strangers), None), "cut");
+        assert_eq!(strangers.look(now, 7, 0), (None, None), "no more than before");
+        assert_eq!(strangers.look(now, 7, 1), (Some(Crowd::Anybody), Some(1)), "no room, whoever sent it");
+        assert_eq!(strangers.look(now, 7, 1), (None, None));
     }
 
     #[test]

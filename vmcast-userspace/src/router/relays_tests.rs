@@ -170,6 +170,7 @@ impl Bed {
             source: from,
             link_source: None,
             link_unicast: false,
+            stranger: false,
             destination: to,
             ttl: 1,
             router_alert: true,

@@ -100,7 +100,7 @@ pub(super) enum Event {
     /// One that a gateway sent was not delivered.
     GatewayUndelivered { local: SocketAddr, remote: SocketAddr, quoted: Vec<u8> },
     /// A datagram of this family with IGMP or MLD came in on an interface, in a frame between these ends.
-    Membership { ifindex: IfIndex, family: Family, ends: LinkEnds, datagram: Vec<u8> },
+    Membership { ifindex: IfIndex, family: Family, ends: LinkEnds, stranger: bool, datagram: Vec<u8> },
     /// The upstream of the configuration has these addresses.
     StaticUpstream(Vec<SocketAddr>),
     /// The configured interfaces that exist are these now.
@@ -518,8 +518,9 @@ impl Router {
                 let input = gateway::Input::Unreachable { remote, quoted: &quoted };
                 self.core.gateway_heard_at(now, local, input);
             }
-            Event::Membership { ifindex, family, ends, datagram } => {
-                if let Err(error) = self.on_membership_datagram(now, ifindex, family, ends, &datagram) {
+            Event::Membership { ifindex, family, ends, stranger, datagram } => {
+                let taken = self.on_membership_datagram(now, (ifindex, family), ends, stranger, &datagram);
+                if let Err(error) = taken {
                     *self.bad_datagrams.entry(family).or_default() += 1;
                     tracing::debug!(?ifindex, protocol = family.protocol(), %error, "no datagram of a host");
                 }
@@ -537,9 +538,9 @@ impl Router {
     fn on_membership_datagram(
         &mut self,
         now: Instant,
-        ifindex: IfIndex,
-        family: Family,
+        (ifindex, family): (IfIndex, Family),
         ends: LinkEnds,
+        stranger: bool,
         datagram: &[u8],
     ) -> anyhow::Result<()> {
         let input = match family {
@@ -549,6 +550,7 @@ impl Router {
                     source: datagram.source.into(),
                     link_source: ends.source,
                     link_unicast: ends.unicast,
+                    stranger,
                     destination: datagram.destination.into(),
                     ttl: datagram.ttl,
                     router_alert: datagram.router_alert,
@@ -562,6 +564,7 @@ impl Router {
                     source: datagram.source.into(),
                     link_source: ends.source,
                     link_unicast: ends.unicast,
+                    stranger,
                     destination: datagram.destination.into(),
                     ttl: datagram.hop_limit,
                     router_alert: datagram.router_alert,

@@ -121,6 +121,7 @@ impl Bed {
             source: [192, 0, 2, 66].into(),
             link_source: None,
             link_unicast: false,
+            stranger: false,
             destination: wire::ALL_IGMPV3_ROUTERS.into(),
             ttl: 1,
             router_alert: true,

@@ -39,6 +39,11 @@ impl Acquaintances {
         is_new
     }
 
+    /// Whether this host is known.
+    pub(crate) fn knows(&self, sender: Mac) -> bool {
+        self.heard.contains_key(&sender)
+    }
+
     /// More came than is read.
     pub(crate) const fn disturb(&mut self, now: Instant) {
         self.disturbed_at = Some(now);

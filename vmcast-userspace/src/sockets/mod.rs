@@ -32,7 +32,7 @@ pub(crate) use membership::{LinkEnds, MembershipSocket, RECEIVE_LEN};
 pub(crate) use narrowing::Narrowing;
 pub(crate) use readable::Readable;
 pub(crate) use route::source_towards;
-pub(crate) use shares::Shares;
+pub(crate) use shares::{Crowd, Sender, Shares};
 pub(crate) use throttle::Throttle;
 pub(crate) use udp::{Buffer, Heard, Received, UdpEndpoint, Undelivered};
 

@@ -21,26 +21,46 @@ const MOST: u32 = 15;
 /// How long it must be calm before thinned hosts are let through somewhat more.
 const CALM: Duration = Duration::from_secs(1);
 
+/// So many messages of a host must have been read, for it to be too loud where little is read.
+const LEAST: u32 = 8;
+
+/// Who sends more than is read, as far as that shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Crowd {
+    /// Hosts that are not known. What they send is cut before the others', so the loud ones among them alone are at fault.
+    Strangers,
+    /// Anybody.
+    Anybody,
+}
+
+/// Who sent a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sender {
+    pub(crate) mac: Mac,
+    /// Whether it was heard in quiet times.
+    pub(crate) known: bool,
+}
+
 /// Who sends how much of what is read, and which hosts are to be thinned for that. Its memory is bounded.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shares {
-    counts: Vec<(Mac, u32)>,
+    counts: Vec<(Sender, u32)>,
     read: u32,
-    crowded: bool,
+    crowd: Option<Crowd>,
     since: Option<Instant>,
     calm_since: Option<Instant>,
     thinned: BTreeMap<Mac, u32>,
 }
 
 impl Shares {
-    /// Counts a message that was read, of which the sender is known or not; `crowded` says that more are there than
-    /// may be read. Returns for how many it stands: those of its sender that were dropped, too.
-    pub(crate) fn note(&mut self, now: Instant, sender: Option<Mac>, crowded: bool) -> u64 {
+    /// Counts a message that was read, on a link that tells who sent it or not; `crowd` says who sends more than is read,
+    /// if anybody does. Returns for how many it stands: those of its sender that were dropped, too.
+    pub(crate) fn note(&mut self, now: Instant, sender: Option<Sender>, crowd: Option<Crowd>) -> u64 {
         self.since.get_or_insert(now);
-        self.crowded |= crowded;
+        self.crowd = self.crowd.max(crowd);
         self.read += 1;
         let Some(sender) = sender else { return 1 };
-        if let Some((_, count)) = self.counts.iter_mut().find(|(of, _)| *of == sender) {
+        if let Some((_, count)) = self.counts.iter_mut().find(|(of, _)| of.mac == sender.mac) {
             *count += 1;
         } else if self.counts.len() < COUNTED {
             self.counts.push((sender, 1));
@@ -48,7 +68,7 @@ impl Shares {
             self.counts.iter_mut().for_each(|(_, count)| *count -= 1);
             self.counts.retain(|(_, count)| *count > 0);
         }
-        1 << self.thinned.get(&sender).copied().unwrap_or_default()
+        1 << self.thinned.get(&sender.mac).copied().unwrap_or_default()
     }
 
     /// Looks at who sent what, if it is time for that; says whether hosts are thinned otherwise from now on.
@@ -58,16 +78,14 @@ impl Shares {
         }
         self.since = None;
         let read = std::mem::take(&mut self.read);
-        let crowded = std::mem::take(&mut self.crowded);
         let counts = std::mem::take(&mut self.counts);
-        if !crowded {
-            return self.relax(now);
-        }
+        let Some(crowd) = self.crowd.take() else { return self.relax(now) };
         self.calm_since = Some(now);
         let mut changed = false;
-        for (host, count) in counts {
+        for (Sender { mac: host, known }, count) in counts {
             let room = self.thinned.len() < COUNTED || self.thinned.contains_key(&host);
-            if count > read / LOUD && room {
+            let at_fault = crowd == Crowd::Anybody || !known;
+            if at_fault && count >= LEAST && count > read / LOUD && room {
                 let shift = self.thinned.entry(host).or_default();
                 let before = *shift;
                 *shift = (before + STEP).min(MOST);
@@ -114,6 +132,10 @@ mod tests {
         [2, 1, a, b, c, d]
     }
 
+    const fn known(mac: Mac) -> Sender {
+        Sender { mac, known: true }
+    }
+
     /// A socket with room for so many messages, and its reader, in virtual time.
     struct Link {
         now: Instant,
@@ -149,7 +171,8 @@ mod tests {
                 && let Some(from) = self.buffer.pop_front()
             {
                 let wait = self.throttle.take(self.now, 1);
-                self.stands_for += self.shares.note(self.now, Some(from), wait.is_some());
+                let crowd = wait.map(|_| Crowd::Anybody);
+                self.stands_for += self.shares.note(self.now, Some(known(from)), crowd);
                 self.shares.look(self.now);
                 *self.read.entry(from).or_default() += 1;
                 self.ready_at = wait.unwrap_or(self.now);
@@ -199,13 +222,61 @@ mod tests {
         }
     }
 
+    /// Who is thinned after a second in which a hundred messages were read, every fifth of one host.
+    fn thinned(one: Sender, crowd: Crowd) -> Vec<Mac> {
+        let (mut shares, start) = (Shares::default(), clock::now());
+        for number in 0..100 {
+            let now = start + Duration::from_millis(10) * number;
+            let sender =
+                if number.is_multiple_of(5) { one } else { Sender { mac: host(number), known: false } };
+            shares.note(now, Some(sender), Some(crowd));
+            shares.look(now);
+        }
+        shares.thinned().map(|(host, _)| host).collect()
+    }
+
+    #[test]
+    fn who_was_heard_in_quiet_times_is_not_thinned_for_what_strangers_send() {
+        let mut link = Link::new();
+        for number in 0..10_000u32 {
+            link.now += Duration::from_micros(100);
+            let sender = if number.is_multiple_of(4) {
+                known(FLOODS)
+            } else {
+                Sender { mac: host(number), known: false }
+            };
+            link.shares.note(link.now, Some(sender), Some(Crowd::Strangers));
+            link.shares.look(link.now);
+        }
+        assert_eq!(link.shares.thinned().len(), 0);
+        // One of the strangers is, and so is who is known where others have no room for it.
+        for (sender, crowd) in
+            [(Sender { mac: FLOODS, known: false }, Crowd::Strangers), (known(FLOODS), Crowd::Anybody)]
+        {
+            for _ in 0..2_000 {
+                link.now += Duration::from_micros(100);
+                link.shares.note(link.now, Some(sender), Some(crowd));
+                link.shares.look(link.now);
+            }
+            assert_eq!(link.shares.thinned().map(|(host, _)| host).collect::<Vec<_>>(), [FLOODS]);
+            link.shares = Shares::default();
+        }
+    }
+
+    #[test]
+    fn of_the_little_that_is_read_a_part_makes_nobody_loud() {
+        for crowd in [Crowd::Strangers, Crowd::Anybody] {
+            assert_eq!(thinned(known(FLOODS), crowd), [[0; 6]; 0]);
+        }
+    }
+
     #[test]
     fn memory_is_bounded_whoever_sends() {
         let (mut shares, start) = (Shares::default(), clock::now());
         for number in 0..100_000u32 {
             let now = start + Duration::from_micros(10) * number;
-            shares.note(now, Some(host(number % 40)), true);
-            shares.note(now, None, true);
+            shares.note(now, Some(known(host(number % 40))), Some(Crowd::Anybody));
+            shares.note(now, None, Some(Crowd::Anybody));
             shares.look(now);
             assert!(shares.counts.len() <= COUNTED && shares.thinned.len() <= COUNTED);
         }

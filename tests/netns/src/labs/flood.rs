@@ -379,7 +379,12 @@ fn of_queries(bed: &mut Bed, protocol: Protocol) -> Outcome {
 
 /// Two hosts behind a switch on one link of a router: the first client, and who floods, which is returned. `timers` are
 /// more keys of the router's IGMP.
-fn with_neighbour(bed: &mut Bed, small: &Small, timers: &str) -> Result<(Namespace, Role), Failed> {
+fn with_neighbour(
+    bed: &mut Bed,
+    small: &Small,
+    timers: &str,
+    keys: &str,
+) -> Result<(Namespace, Role), Failed> {
     let [floods, switch] = bed.lab.namespaces(["floods", "switch"])?;
     bed.lab.veths(&[
         ((&small.vmr, "lan0"), (&switch, "l0")),
@@ -390,7 +395,7 @@ fn with_neighbour(bed: &mut Bed, small: &Small, timers: &str) -> Result<(Namespa
     switch.ip("link set lanbr type bridge mcast_snooping 0")?;
     small.vmr.ip("addr add 10.6.0.1/24 dev lan0")?;
     small.client(1).ip("addr add 10.6.0.2/24 dev lan0\nroute add 239.192.7.2/32 dev lan0")?;
-    let tables = "[[interface]]\nname = \"lan0\"\nquerier = true\n";
+    let tables = &format!("[[interface]]\nname = \"lan0\"\nquerier = true\n{keys}");
     let router = Router { querier: true, tables, ..Router::default() };
     let router = small.router_with_timers(bed, router, timers, "")?;
     Ok((floods, router))
@@ -429,7 +434,7 @@ fn join_and_leave(
 // proves that hosts of one link have their shares of what is read from it
 fn of_a_neighbour(bed: &mut Bed) -> Outcome {
     let small = Small::build(bed, 1)?;
-    let (floods, router) = with_neighbour(bed, &small, SOON)?;
+    let (floods, router) = with_neighbour(bed, &small, SOON, "")?;
     let sender = Sender::start(&small.source, SOURCE, OTHER)?;
     let flood = Flood::start(&floods, "eth0", reports(|_| [2, 0, 0, 0, 0, 9]), bed.clock)?;
     // How much of it there is, is the machine's affair: one that is slow enough is read as a whole, which harms nobody.
@@ -450,10 +455,14 @@ fn of_a_neighbour(bed: &mut Bed) -> Outcome {
 /// One of the flood that gets through by chance is not one of the host: of some 100,000 a second few hundred do.
 const SOON: &str = "query_interval_seconds = 4\nquery_response_interval_seconds = 1\n";
 
-// proves that a host which was heard before is heard, and served, beside any number of forged link-layer addresses
+/// Fewer than the flood asks for at once.
+const FEW_GROUPS: &str = "max_groups = 20\n";
+
+// proves that a host which was heard before is heard, and served, beside any number of forged link-layer addresses,
+// which leave it room
 fn of_forged_hosts(bed: &mut Bed) -> Outcome {
     let small = Small::build(bed, 1)?;
-    let (floods, router) = with_neighbour(bed, &small, SOON)?;
+    let (floods, router) = with_neighbour(bed, &small, SOON, FEW_GROUPS)?;
     let sender = Sender::start(&small.source, SOURCE, OTHER)?;
     // It is known from its first report on.
     let joined = Listener::join(small.client(1), OTHER, None)?;
@@ -466,6 +475,8 @@ fn of_forged_hosts(bed: &mut Bed) -> Outcome {
     let flood = Flood::start(&floods, "eth0", reports(forged), bed.clock)?;
     let cut = || counter(&stats(&router), "igmp", "strangers_over_share");
     bed.until("the flood is cut", || Ok(cut() > 0))?;
+    let refused = || counter(&stats(&router), "igmp", "too_many_groups");
+    bed.until("the flood has asked for more groups than it gets", || Ok(refused() > 0))?;
     let before = cut();
     // The flood goes to every port of the switch, which drops of whatever there is no room for.
     join_and_leave(bed, &small, Heard::is_in_order, || Ok(()))?;

@@ -71,6 +71,7 @@ impl Core {
                 source,
                 link_source: None,
                 link_unicast: false,
+                stranger: false,
                 destination,
                 ttl: 1,
                 router_alert: true,

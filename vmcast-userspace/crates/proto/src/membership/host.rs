@@ -21,6 +21,22 @@ pub(super) struct Host {
     pub(super) link: Option<Mac>,
 }
 
+/// Who reports.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reporter {
+    pub(super) host: Host,
+    /// As [`Input::Datagram`](super::Input::Datagram) has it.
+    pub(super) stranger: bool,
+}
+
+impl Reporter {
+    /// How much there may be before nothing is added for this one, of so much in all: hosts whose addresses may be forged
+    /// leave a quarter.
+    pub(super) const fn share(self, limit: usize) -> usize {
+        if self.stranger { limit - limit / 4 } else { limit }
+    }
+}
+
 /// A host in a group.
 #[derive(Clone, Debug)]
 pub(super) struct Tracked {

@@ -18,6 +18,9 @@ pub enum Input<'a> {
         link_source: Option<Mac>,
         /// Whether the frame was for us alone, and for nobody else on the link; never on a link without such addresses.
         link_unicast: bool,
+        /// Whether its host was never heard but while more came than is read: its addresses may be forged, and those of all
+        /// such hosts together leave room for what others ask for.
+        stranger: bool,
         /// Its destination address.
         destination: IpAddr,
         /// Its time to live or hop limit.

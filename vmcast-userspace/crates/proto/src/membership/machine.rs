@@ -17,7 +17,7 @@ use super::{
     election::Query,
     group::{Deadlines, Group},
     handover::Handover,
-    host::{Host, Hosts},
+    host::{Host, Hosts, Reporter},
     info::{GroupInfo, HostInfo},
     input::Input,
     keeping::Keeping,
@@ -341,13 +341,22 @@ impl Machine for Querier {
                 source,
                 link_source,
                 link_unicast,
+                stranger,
                 destination,
                 ttl,
                 router_alert,
                 payload,
             } => {
-                let datagram =
-                    Datagram { source, link_source, link_unicast, destination, ttl, router_alert, payload };
+                let datagram = Datagram {
+                    source,
+                    link_source,
+                    link_unicast,
+                    stranger,
+                    destination,
+                    ttl,
+                    router_alert,
+                    payload,
+                };
                 if let Err(reason) = self.on_datagram(now, datagram) {
                     self.counters.refuse(reason);
                 }
@@ -404,6 +413,7 @@ pub(super) struct Datagram<'a> {
     pub(super) source: IpAddr,
     pub(super) link_source: Option<Mac>,
     pub(super) link_unicast: bool,
+    pub(super) stranger: bool,
     pub(super) destination: IpAddr,
     pub(super) ttl: u8,
     pub(super) router_alert: bool,
@@ -412,7 +422,8 @@ pub(super) struct Datagram<'a> {
 
 impl Datagram<'_> {
     /// Who sent it.
-    pub(super) const fn host(&self) -> Host {
-        Host { address: self.source, link: self.link_source }
+    pub(super) const fn reporter(&self) -> Reporter {
+        let host = Host { address: self.source, link: self.link_source };
+        Reporter { host, stranger: self.stranger }
     }
 }

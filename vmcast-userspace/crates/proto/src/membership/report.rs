@@ -10,7 +10,7 @@ use super::{
     config::{ImmediateLeave, Variables},
     counters::Refusal,
     group::{Ask, Deadlines, Group, Terms},
-    host::{Host, Hosts, Report},
+    host::{Host, Hosts, Report, Reporter},
     machine::{Datagram, Querier, Snapshot},
 };
 use crate::Filter;
@@ -42,9 +42,9 @@ impl Querier {
             }
         }
         self.check_wish(group, true)?;
-        self.check_host(input.host(), group)?;
+        self.check_host(input.reporter(), group)?;
         self.counters.reports_received += 1;
-        self.on_record(now, input.host(), version, RecordType::ModeIsExclude, group, BTreeSet::new())
+        self.on_record(now, input.reporter(), version, RecordType::ModeIsExclude, group, BTreeSet::new())
     }
 
     /// A leave: `TO_IN({})` in the words of version 3 (RFC 9776 §7.3.2, RFC 9777 §8.3.2).
@@ -61,7 +61,7 @@ impl Querier {
         }
         self.counters.leaves_received += 1;
         let record = RecordType::ChangeToIncludeMode;
-        self.on_record(now, input.host(), Version::V3, record, group, BTreeSet::new())
+        self.on_record(now, input.reporter(), Version::V3, record, group, BTreeSet::new())
     }
 
     pub(super) fn on_report_v3(
@@ -77,7 +77,7 @@ impl Querier {
         self.counters.reports_received += 1;
         for record in records {
             // One bad record spoils no other.
-            if let Err(reason) = self.on_report_record(now, input.host(), record) {
+            if let Err(reason) = self.on_report_record(now, input.reporter(), record) {
                 self.counters.refuse(reason);
             }
         }
@@ -87,7 +87,7 @@ impl Querier {
     pub(super) fn on_report_record(
         &mut self,
         now: Instant,
-        reporter: Host,
+        reporter: Reporter,
         record: Record<IpAddr>,
     ) -> Result<(), Refusal> {
         let any_source = match record.record_type {
@@ -112,7 +112,8 @@ impl Querier {
     /// A membership that an earlier process has left.
     pub(super) fn on_inherit(&mut self, now: Instant, group: IpAddr, filter: &Filter) -> Result<(), Refusal> {
         check_group(group)?;
-        let nobody = Host { address: self.config.family().unspecified(), link: None };
+        let host = Host { address: self.config.family().unspecified(), link: None };
+        let nobody = Reporter { host, stranger: false };
         let (record_type, listed) = match filter {
             Filter::Include(sources) => (RecordType::ModeIsInclude, sources),
             Filter::Exclude(sources) => (RecordType::ModeIsExclude, sources),
@@ -121,13 +122,15 @@ impl Querier {
     }
 
     /// Whether one more group of a host is beyond its limit.
-    pub(super) fn check_host(&self, reporter: Host, group: IpAddr) -> Result<(), Refusal> {
+    pub(super) fn check_host(&self, reporter: Reporter, group: IpAddr) -> Result<(), Refusal> {
         let Some(most) = self.config.max_groups_per_host else { return Ok(()) };
-        if self.groups.get(&group).is_some_and(|state| state.knows(reporter)) {
+        let host = reporter.host;
+        if self.groups.get(&group).is_some_and(|state| state.knows(host)) {
             return Ok(());
         }
-        let untold = reporter.address.is_unspecified() || self.hosts.memberships() >= self.config.max_tracked;
-        if untold || self.hosts.groups_of(reporter) >= most {
+        let memberships = reporter.share(self.config.max_tracked);
+        let untold = host.address.is_unspecified() || self.hosts.memberships() >= memberships;
+        if untold || self.hosts.groups_of(host) >= most {
             return Err(Refusal::TooManyGroupsOfHost);
         }
         Ok(())
@@ -137,7 +140,7 @@ impl Querier {
     pub(super) fn on_record(
         &mut self,
         now: Instant,
-        reporter: Host,
+        reporter: Reporter,
         version: Version,
         record_type: RecordType,
         group: IpAddr,
@@ -148,7 +151,8 @@ impl Querier {
         let variables = self.variables;
         let membership_until = self.lasting(now, Variables::group_membership_interval);
         let older_host_until = self.lasting(now, Variables::older_host_present_interval);
-        let terms = Terms { now, membership_until, max_sources: config.max_sources_per_group };
+        let max_sources = reporter.share(config.max_sources_per_group);
+        let terms = Terms { now, membership_until, max_sources };
         // Without a question nobody answers, and timers stay as they are.
         let asks = self.querier().is_none() && self.may_ask();
         let (immediate, tracks) = (config.immediate_leave, config.tracks_hosts());
@@ -156,7 +160,9 @@ impl Querier {
         let knows_hosts = self.knows_hosts(now);
         let without_sources = config.version < Version::V3;
         let until = membership_until;
-        let (max_sources, max_memberships) = (config.max_sources_per_group, config.max_tracked);
+        let (max_groups, max_memberships) =
+            (reporter.share(config.max_groups), reporter.share(config.max_tracked));
+        let reporter = reporter.host;
 
         let act = |state: &mut Group, hosts: &mut Hosts| {
             if joins {
@@ -207,7 +213,7 @@ impl Querier {
             let (applied, ..) = act(&mut state, &mut self.hosts);
             if state.is_gone() {
                 state.forget_hosts(&mut self.hosts);
-            } else if self.groups.len() >= self.config.max_groups {
+            } else if self.groups.len() >= max_groups {
                 state.forget_hosts(&mut self.hosts);
                 return Err(Refusal::TooManyGroups);
             } else {

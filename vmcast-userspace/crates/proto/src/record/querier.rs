@@ -66,6 +66,7 @@ impl Recording for Querier {
                 source,
                 link_source,
                 link_unicast,
+                stranger,
                 destination,
                 ttl,
                 router_alert,
@@ -74,7 +75,8 @@ impl Recording for Querier {
                 let alert = if *router_alert { "alert" } else { "plain" };
                 let by = link_source.map_or_else(String::new, |link| format!(" by {}", hex(&link)));
                 let to_us = if *link_unicast { " to us" } else { "" };
-                format!("datagram {source}{by}{to_us} > {destination} ttl {ttl} {alert} {}", hex(payload))
+                let is = if *stranger { " stranger" } else { "" };
+                format!("datagram {source}{by}{to_us}{is} > {destination} ttl {ttl} {alert} {}", hex(payload))
             }
             Input::SetAddress(address) => format!("address {address}"),
             Input::Inherit { group, filter: wanted } => format!("inherit {group} {}", filter(wanted)),

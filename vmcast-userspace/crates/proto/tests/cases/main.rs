@@ -92,6 +92,7 @@ fn what_a_daemon_records_is_a_case() {
                     source,
                     link_source: None,
                     link_unicast: false,
+                    stranger: false,
                     destination,
                     ttl: 1,
                     router_alert: true,

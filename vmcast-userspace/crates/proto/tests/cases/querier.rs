@@ -71,6 +71,10 @@ impl super::Subject for Subject {
         match words {
             ["datagram", source, rest @ .., ">", destination, "ttl", ttl, alert, bytes] => {
                 let link = |link| unhex(link).try_into().expect("a link-layer address");
+                let (rest, stranger) = match rest {
+                    [rest @ .., "stranger"] => (rest, true),
+                    rest => (rest, false),
+                };
                 let (link_source, link_unicast) = match rest {
                     [] => (None, false),
                     ["by", source] => (Some(link(source)), false),
@@ -82,6 +86,7 @@ impl super::Subject for Subject {
                     source: parse(source),
                     link_source,
                     link_unicast,
+                    stranger,
                     destination: parse(destination),
                     ttl: parse(ttl),
                     router_alert: *alert == "alert",

@@ -68,6 +68,7 @@ fn router_alert_is_asked_for_where_it_is_required_and_never_of_version_1() {
                 source,
                 link_source: None,
                 link_unicast: false,
+                stranger: false,
                 destination,
                 ttl: 1,
                 router_alert: false,

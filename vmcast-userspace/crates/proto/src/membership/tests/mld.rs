@@ -71,6 +71,7 @@ fn messages_without_router_alert_are_refused() {
             source: HOST,
             link_source: None,
             link_unicast: false,
+            stranger: false,
             destination,
             ttl: 1,
             router_alert: false,

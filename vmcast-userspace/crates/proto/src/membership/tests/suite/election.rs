@@ -191,6 +191,7 @@ fn an_address_of_the_other_family_is_passed_over() {
         source,
         link_source: None,
         link_unicast: false,
+        stranger: false,
         destination,
         ttl: 1,
         router_alert: true,

@@ -88,6 +88,54 @@ fn a_flood_of_groups_and_sources_stops_at_the_limits() {
 }
 
 #[test]
+fn hosts_that_were_heard_in_a_flood_alone_leave_room_for_the_others() {
+    let config = Config { max_groups: 8, max_sources_per_group: 4, ..config() };
+    let mut link = Link::settled_with(config);
+    link.stranger = true;
+    for n in 0..100 {
+        let listed = (0..50).map(|s| wide_source(1 + n * 50 + s)).collect();
+        link.report_of(group(256 + n), IS_IN, listed);
+    }
+    assert_eq!(link.querier.groups(link.now).len(), 6);
+    assert!(link.querier.groups(link.now).all(|info| info.sources.len() == 3));
+    link.stranger = false;
+    for n in [256, 900, 901, 902] {
+        link.report_of(group(n), IS_IN, (7_000..7_009).map(wide_source).collect());
+    }
+    assert_eq!(link.querier.groups(link.now).len(), 8);
+    let sources = |n| link.querier.group(group(n)).map(|info| info.sources().count());
+    assert_eq!([256, 257, 900, 901, 902].map(sources), [Some(4), Some(3), Some(4), Some(4), None]);
+    assert_eq!(link.refused(Refusal::TooManyGroups), 94 + 1);
+    // What is there they may go on asking for.
+    link.stranger = true;
+    link.report_of(group(900), IS_IN, (7_000..7_004).map(wide_source).collect());
+    link.report_of(group(900), TO_EX, vec![]);
+    assert_eq!(link.querier.filter(group(900)), Filter::any());
+    assert_eq!(link.refused(Refusal::TooManyGroups), 94 + 1);
+}
+
+#[test]
+fn hosts_that_were_heard_in_a_flood_alone_leave_room_to_track_the_others() {
+    let config = Config { max_groups_per_host: Some(5), max_tracked: 4, ..config() };
+    let mut link = Link::settled_with(config);
+    let report = |link: &mut Link, host, number| {
+        let records = vec![Record { record_type: TO_EX, group: group(number), sources: vec![] }];
+        link.datagram(neighbour(host), ALL_V3_ROUTERS, &Message::ReportV3 { records });
+    };
+    link.stranger = true;
+    for n in 0..4 {
+        report(&mut link, 20 + n, 256 + u16::from(n));
+    }
+    assert_eq!(link.refused(Refusal::TooManyGroupsOfHost), 1);
+    link.stranger = false;
+    report(&mut link, 19, 300);
+    assert_eq!(link.refused(Refusal::TooManyGroupsOfHost), 1);
+    assert_eq!(link.querier.groups(link.now).len(), 4);
+    report(&mut link, 18, 301);
+    assert_eq!(link.refused(Refusal::TooManyGroupsOfHost), 2, "now all is taken");
+}
+
+#[test]
 fn an_any_source_membership_takes_no_memory_of_its_own() {
     assert!(size_of::<Group>() <= 80, "{} bytes", size_of::<Group>());
     let mut link = Link::settled();

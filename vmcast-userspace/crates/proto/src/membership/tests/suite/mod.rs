@@ -136,6 +136,8 @@ pub(super) struct Link {
     pub(super) link_source: Option<Mac>,
     /// Whether nobody else on the link hears them.
     pub(super) link_unicast: bool,
+    /// Whether they come from hosts that were heard in a flood alone.
+    pub(super) stranger: bool,
     pub(super) asked: Vec<(Duration, Asked)>,
     pub(super) events: Vec<(Duration, Event)>,
 }
@@ -150,6 +152,7 @@ impl Link {
             now: start,
             link_source: None,
             link_unicast: false,
+            stranger: false,
             asked: Vec::new(),
             events: Vec::new(),
         };
@@ -239,6 +242,7 @@ impl Link {
             source,
             link_source: self.link_source,
             link_unicast: self.link_unicast,
+            stranger: self.stranger,
             destination,
             ttl,
             router_alert: true,
