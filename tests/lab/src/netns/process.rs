@@ -12,7 +12,7 @@ use std::{
 };
 
 use nix::{
-    sched::{CloneFlags, setns},
+    sched::{CloneFlags, sched_getaffinity, sched_setaffinity, setns},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -21,14 +21,17 @@ use crate::{LabError, clock::Clock};
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The thread that forks. The kernel sends the parent-death signal when the *thread* that forked ends, so
-/// it must be one that lives as long as the program.
+/// The thread that forks, on the cores of the program's main thread. The kernel sends the parent-death signal when the
+/// *thread* that forked ends, so it must be one that lives as long as the program.
 static FORKER: LazyLock<mpsc::Sender<Job>> = LazyLock::new(|| {
     let (sender, jobs) = mpsc::channel::<Job>();
-    thread::Builder::new()
-        .name("lab-forker".to_owned())
-        .spawn(move || jobs.into_iter().for_each(|job| job()))
-        .expect("a thread can be started");
+    let work = move || {
+        // Otherwise it, and all processes with it, would be kept on the cores of the thread that was the first to ask; which
+        // they are if the kernel refuses this.
+        let _ = sched_getaffinity(Pid::this()).and_then(|cores| sched_setaffinity(Pid::from_raw(0), &cores));
+        jobs.into_iter().for_each(|job| job());
+    };
+    thread::Builder::new().name("lab-forker".to_owned()).spawn(work).expect("a thread can be started");
     sender
 });
 
