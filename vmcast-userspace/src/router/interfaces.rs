@@ -331,19 +331,21 @@ async fn read(socket: Arc<MembershipSocket>, family: Family, ifindex: IfIndex, e
     let (mut shares, mut warnings) = (Shares::default(), RateLimit::new(1, FLOOD_WARNINGS));
     let mut strangers = Strangers::default();
     loop {
+        let next = shares.next().into_iter().chain(strangers.acquaintances.next()).min();
         let received = tokio::select! {
             received = socket.recv(&mut buffer) => Some(received),
-            () = clock::sleep_until(shares.next()) => None,
+            () = clock::sleep_until(next) => None,
         };
         let now = clock::now();
         let mut wait = None;
         match received {
             Some(Ok((datagram, ends))) => {
                 wait = throttle.take(now, 1);
-                let (crowd, known) = strangers.note(now, &socket, wait.is_some(), ends.source);
-                let sender = ends.source.map(|mac| Sender { mac, known });
+                let (crowd, sender) = strangers.note(now, &socket, wait.is_some(), ends.source);
                 socket.note_thinned(shares.note(now, sender, crowd) - 1);
-                let (stranger, datagram) = (sender.is_some() && !known, datagram.to_vec());
+                let stranger =
+                    sender.is_some_and(|sender| !sender.known) && strangers.acquaintances.is_disturbed(now);
+                let datagram = datagram.to_vec();
                 let event = Event::Membership { ifindex, family, ends, stranger, datagram };
                 if events.send(event).await.is_err() {
                     return;
@@ -353,7 +355,7 @@ async fn read(socket: Arc<MembershipSocket>, family: Family, ifindex: IfIndex, e
                 tracing::debug!(?ifindex, protocol = family.protocol(), %error, "reading memberships");
                 wait = Some(now + Duration::from_millis(500));
             }
-            None => {}
+            None => strangers.settle(now, &socket),
         }
         if shares.look(now) {
             if let Err(error) = socket.thin(shares.thinned()) {
@@ -391,14 +393,14 @@ struct Strangers {
 
 impl Strangers {
     /// Notes a message of a sender; `full` says that as many are there as may be read. Returns who sent more than is read,
-    /// and whether this sender is known.
+    /// and what is known of this sender.
     fn note(
         &mut self,
         now: Instant,
         socket: &MembershipSocket,
         full: bool,
         sender: Option<Mac>,
-    ) -> (Option<Crowd>, bool) {
+    ) -> (Option<Crowd>, Option<Sender>) {
         let mut crowd = full.then_some(Crowd::Anybody);
         if self.looked_at.is_none_or(|at| now >= at + STRANGERS_INTERVAL) {
             self.looked_at = Some(now);
@@ -414,12 +416,22 @@ impl Strangers {
         }
         if crowd.is_some() {
             self.acquaintances.disturb(now);
+        } else {
+            self.settle(now, socket);
         }
-        let Some(sender) = sender else { return (crowd, false) };
-        if self.acquaintances.note(now, sender) {
-            socket.set_known([sender], true);
+        let sender = sender.map(|mac| {
+            self.acquaintances.note(now, mac);
+            Sender { mac, known: self.acquaintances.knows(mac) }
+        });
+        (crowd, sender)
+    }
+
+    /// Lets those through, whatever others send, who are known from now on.
+    fn settle(&mut self, now: Instant, socket: &MembershipSocket) {
+        let known = self.acquaintances.settle(now);
+        if !known.is_empty() {
+            socket.set_known(known, true);
         }
-        (crowd, self.acquaintances.knows(sender))
     }
 
     /// Looks at how many messages were cut so far, and how many had no room. Says of whom there are more than before, and

@@ -464,7 +464,7 @@ fn of_forged_hosts(bed: &mut Bed) -> Outcome {
     let small = Small::build(bed, 1)?;
     let (floods, router) = with_neighbour(bed, &small, SOON, FEW_GROUPS)?;
     let sender = Sender::start(&small.source, SOURCE, OTHER)?;
-    // It is known from its first report on.
+    // It is known soon after its first report.
     let joined = Listener::join(small.client(1), OTHER, None)?;
     joined.more(bed, 20)?;
     joined.leave().is_whole()?;

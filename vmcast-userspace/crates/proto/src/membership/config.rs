@@ -91,8 +91,8 @@ pub struct Config {
     pub steady_time: SteadyTime,
     /// The groups that hosts may ask for; `None` for all.
     pub allowed_groups: Option<Vec<AddressRange>>,
-    /// Groups kept at most; reports of further ones are refused. Of this and of the other limits for all hosts together a
-    /// quarter is left by those that were heard in a flood alone.
+    /// Groups kept at most; reports of further ones are refused. Of this and of the other limits for all hosts together
+    /// those that were heard in a flood alone may use a quarter.
     pub max_groups: usize,
     /// Sources kept per group at most, excluded ones included; further ones are refused.
     pub max_sources_per_group: usize,

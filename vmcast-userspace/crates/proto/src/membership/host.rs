@@ -30,10 +30,10 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    /// How much there may be before nothing is added for this one, of so much in all: hosts whose addresses may be forged
-    /// leave a quarter.
+    /// How much there may be before nothing is added for this one, of so much in all. Hosts whose addresses may be forged
+    /// take a quarter: more groups of both protocols of one link together would take all streams that the link may have.
     pub(super) const fn share(self, limit: usize) -> usize {
-        if self.stranger { limit - limit / 4 } else { limit }
+        if self.stranger { limit.div_ceil(4) } else { limit }
     }
 }
 
