@@ -20,9 +20,13 @@ use vmcast_signal::tonic::{
 };
 
 use super::{Clock, connection::Socket};
-use crate::identity::{
-    Authority, Certified, HandshakeFailure, RecordsError, Refusal, Role, Roster, RosterError, ServerTls,
-    Standing, Standings, Tally, certified,
+use crate::{
+    clock,
+    identity::{
+        Authority, Certified, HandshakeFailure, RecordsError, Refusal, Role, Roster, RosterError, ServerTls,
+        Standing, Standings, Tally, certified,
+    },
+    telemetry::RateLimit,
 };
 
 /// Connections of one node at most: it needs one or two, and may not know yet that some of them are gone.
@@ -30,6 +34,10 @@ pub(super) const MOST_OF_NODE: usize = 32;
 
 /// A TLS handshake may take so long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Refused requests of which the log tells in a time; the counters have all.
+const REFUSALS_TOLD: u32 = 20;
+const REFUSALS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The metadata of a status that name the refusal by its counter: of one code there are several.
 pub(crate) const REFUSAL: &str = "vmcast-refusal";
@@ -120,6 +128,15 @@ struct Shared {
     tally: Arc<Tally>,
     clock: Clock,
     peers: Mutex<HashMap<NodeId, Vec<Weak<Peer>>>>,
+    /// Lines of the log about requests that were refused.
+    refusals: Mutex<RateLimit>,
+}
+
+impl Shared {
+    fn new(secure: Option<Secure>, tally: Arc<Tally>, clock: Clock) -> Self {
+        let refusals = Mutex::new(RateLimit::new(REFUSALS_TOLD, REFUSALS_INTERVAL));
+        Self { secure, tally, clock, peers: Mutex::default(), refusals }
+    }
 }
 
 #[derive(Debug)]
@@ -141,13 +158,13 @@ impl Gate {
         let standings = roster.standings();
         let roster = Mutex::new(roster);
         let secure = Secure { roster, standings, authority, tls, revocations: AtomicU64::new(0) };
-        Self(Arc::new(Shared { secure: Some(secure), tally, clock, peers: Mutex::default() }))
+        Self(Arc::new(Shared::new(Some(secure), tally, clock)))
     }
 
     /// A gate that is open to all.
     #[must_use]
     pub fn insecure(clock: Clock) -> Self {
-        Self(Arc::new(Shared { secure: None, tally: Arc::default(), clock, peers: Mutex::default() }))
+        Self(Arc::new(Shared::new(None, Arc::default(), clock)))
     }
 
     /// What was done and refused.
@@ -415,8 +432,16 @@ impl Gate {
 
     fn refuse(&self, refusal: Refusal, node: &str) -> Status {
         self.count(refusal);
-        info!(node, reason = refusal.label(), "request refused");
+        if let Some(held_back) = self.may_tell() {
+            info!(node, reason = refusal.label(), held_back, "request refused");
+        }
         status(refusal)
+    }
+
+    /// Whether to tell of a refusal, which whoever reaches the port can cause; of how many was not told since, if so.
+    pub(super) fn may_tell(&self) -> Option<u64> {
+        let mut refusals = self.0.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.admit(clock::now())
     }
 }
 

@@ -129,7 +129,7 @@ impl<S: Kept> Handle<S> {
         !self.shared.failing.load(Ordering::Relaxed) && !self.is_stale()
     }
 
-    /// A registration was kept, after which others are, too.
+    /// A change was kept, after which others are, too.
     pub(super) fn note_kept(&self) {
         self.shared.failing.store(false, Ordering::Relaxed);
     }
@@ -306,7 +306,19 @@ impl<S: Kept> Handle<S> {
         work: impl FnOnce(&mut S) -> Result<T, S::Error> + Send + 'static,
     ) -> Result<T, Error<Failure<S>>> {
         let work = move |registry: &mut Registry<S>, _| work(registry.store_mut()).map_err(Error::Store);
-        self.shared.writer.write_blocking(work)
+        let outcome = self.shared.writer.write_blocking(work);
+        self.note_failure(&outcome);
+        outcome
+    }
+
+    /// Counts a change that could not be kept.
+    fn note_failure<T>(&self, outcome: &Result<T, Error<Failure<S>>>) {
+        if let Err(Error::Store(failure)) = outcome
+            && !S::is_conflict(failure)
+        {
+            self.shared.failing.store(true, Ordering::Relaxed);
+            self.shared.unkept.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn read<T>(&self, work: impl FnOnce(&mut Registry<Mirror>, UnixMillis) -> T) -> T {
@@ -335,10 +347,7 @@ impl<S: Kept> Handle<S> {
             done
         };
         let outcome = self.shared.writer.write(work).await;
-        if let Err(Error::Store(_)) = &outcome {
-            self.shared.failing.store(true, Ordering::Relaxed);
-            self.shared.unkept.fetch_add(1, Ordering::Relaxed);
-        }
+        self.note_failure(&outcome);
         outcome
     }
 }

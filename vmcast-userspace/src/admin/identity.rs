@@ -40,7 +40,7 @@ impl Identity for IdentityService {
                 info!(%node, token, "node joined");
                 Ok(Response::new(certificate))
             }
-            Err(error) => Err(refused(&node, &error)),
+            Err(error) => Err(self.refused(&node, &error)),
         }
     }
 
@@ -65,7 +65,27 @@ impl Identity for IdentityService {
                 info!(%node, "certificate renewed");
                 Ok(Response::new(certificate))
             }
-            Err(error) => Err(refused(&node, &error)),
+            Err(error) => Err(self.refused(&node, &error)),
+        }
+    }
+}
+
+impl IdentityService {
+    fn refused(&self, node: &NodeId, error: &RosterError) -> Status {
+        match error {
+            RosterError::Refused(refusal) => {
+                if let Some(held_back) = self.0.may_tell() {
+                    info!(%node, reason = refusal.label(), held_back, "certificate refused");
+                }
+                status(*refusal)
+            }
+            RosterError::Records(_) | RosterError::Authority(_) | RosterError::Insecure => {
+                if let Some(held_back) = self.0.may_tell() {
+                    error!(%node, %error, held_back, "no certificate could be made");
+                }
+                // The particulars are the operator's, not the peer's.
+                Status::unavailable("the admin's records do not work; try later")
+            }
         }
     }
 }
@@ -75,19 +95,5 @@ fn answer(signed: Signed, authority: &[u8]) -> v1::Certificate {
         certificate: signed.certificate.to_vec(),
         authority: authority.to_vec(),
         expires_unix_millis: signed.certified.expires.0,
-    }
-}
-
-fn refused(node: &NodeId, error: &RosterError) -> Status {
-    match error {
-        RosterError::Refused(refusal) => {
-            info!(%node, reason = refusal.label(), "certificate refused");
-            status(*refusal)
-        }
-        RosterError::Records(_) | RosterError::Authority(_) | RosterError::Insecure => {
-            error!(%node, %error, "no certificate could be made");
-            // The particulars are the operator's, not the peer's.
-            Status::unavailable("the admin's records do not work; try later")
-        }
     }
 }

@@ -19,6 +19,11 @@ pub trait Kept: Store<Rows = Mirror> + Send + 'static {
     fn list_admin(&mut self, urls: Vec<String>) {
         self.rows().set_admin(String::new(), Some(urls));
     }
+
+    /// Whether another admin was faster, which says nothing of the store: it works.
+    fn is_conflict(_: &Self::Error) -> bool {
+        false
+    }
 }
 
 /// URLs of admins at most, of all together.

@@ -35,6 +35,13 @@ impl Kept for AnyStore {
             Self::Etcd(store) => store.list_admin(urls),
         }
     }
+
+    fn is_conflict(error: &AnyStoreError) -> bool {
+        match error {
+            AnyStoreError::Sqlite(error) => SqliteStore::is_conflict(error),
+            AnyStoreError::Etcd(error) => EtcdStore::is_conflict(error),
+        }
+    }
 }
 
 impl Store for AnyStore {

@@ -28,6 +28,9 @@ impl<S: Kept> Records for Handle<S> {
     fn commit(&mut self, expected: &[Expected], writes: &[Write]) -> Result<bool, RecordsError> {
         let (expected, writes) = (expected.to_vec(), writes.to_vec());
         let committed = self.store(move |store| store.commit_records(&expected, &writes));
+        if matches!(committed, Ok(true)) {
+            self.note_kept();
+        }
         committed.map_err(|error| RecordsError(error.to_string()))
     }
 

@@ -312,7 +312,7 @@ async fn sweep<S: Kept>(handle: &Handle<S>, gate: &Gate, health: &HealthReporter
         ticks
     };
     let (mut ticks, mut looks) = (interval(SWEEP), interval(LOOK));
-    let mut failing = false;
+    let (mut failing, mut stale) = (false, false);
     let mut stood_still = Duration::ZERO;
     loop {
         tokio::select! {
@@ -333,6 +333,10 @@ async fn sweep<S: Kept>(handle: &Handle<S>, gate: &Gate, health: &HealthReporter
         look_at_clock(handle);
         handle.tell_draining();
         gate.sweep(handle.now()).await;
+        // What could not be kept meanwhile says nothing of the store that is back.
+        if std::mem::replace(&mut stale, handle.is_stale()) && !stale {
+            handle.note_kept();
+        }
         if handle.keeps_changes() {
             health.set_serving::<RegistryServer<Guard<S>>>().await;
         } else {
@@ -347,6 +351,8 @@ async fn sweep<S: Kept>(handle: &Handle<S>, gate: &Gate, health: &HealthReporter
                 }
             }
             Err(_) if failing => {}
+            // Another admin swept at the same moment.
+            Err(registry::Error::Store(failure)) if S::is_conflict(&failure) => {}
             Err(error) => {
                 failing = true;
                 error!(%error, "the registry's database failed");

@@ -109,7 +109,7 @@ pub(super) struct MigrateArgs {
     /// The admin's configuration: `database` is the file, [etcd] is where its registry goes
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Go on although the etcd holds a registry: what both have is replaced by the file's
+    /// Go on although the etcd holds a registry: what both have stays as the etcd has it
     #[arg(long)]
     pub merge: bool,
     /// Print JSON

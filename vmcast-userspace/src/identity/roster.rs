@@ -35,8 +35,6 @@ const MAX_TOKENS: usize = 10_000;
 const MAX_USES: u32 = 100_000;
 /// Longest life of a token, and of a certificate that an operator orders.
 const MAX_TTL: Duration = Duration::from_secs(365 * 86_400);
-/// Certificates of one node that are looked at: rotation keeps two.
-const MAX_CERTIFICATES: usize = 1000;
 /// Certificates of one node that count at most: with another that it asks for itself, the oldest that it does not use
 /// at that moment goes; an operator is refused another.
 const MAX_GOOD: usize = 8;
@@ -520,9 +518,10 @@ impl Roster {
         node: &NodeId,
     ) -> Result<Option<Vec<String>>, RecordsError> {
         for _ in 0..TRIES {
-            let certificates = self.certificates(node)?;
+            let (certificates, unreadable) = self.readable_certificates(node)?;
             let counted: Vec<_> = certificates.iter().filter(|(_, held)| held.revoked.is_none()).collect();
-            if counted.is_empty() {
+            // One that cannot be read may count.
+            if counted.is_empty() && unreadable.is_none() {
                 return Ok(None);
             }
             let (expected, before) = self.revocation(node)?;
@@ -558,26 +557,37 @@ impl Roster {
         Err(RecordsError("other admins change the same node".to_owned()))
     }
 
-    fn certificates(&self, node: &NodeId) -> Result<Vec<(String, CertificateRecord)>, RecordsError> {
+    fn certificates(&self, node: &NodeId) -> Result<Keyed, RecordsError> {
+        let (certificates, unreadable) = self.readable_certificates(node)?;
+        unreadable.map_or(Ok(certificates), Err)
+    }
+
+    /// All certificates of a node but for those that cannot be read, which a later version may have written; why, if there
+    /// are any.
+    fn readable_certificates(&self, node: &NodeId) -> Result<(Keyed, Option<RecordsError>), RecordsError> {
         let prefix = certificate_key(node, "");
         let revocation = self.revocation(node)?.1.unwrap_or_default();
-        let rows = self.records.list(Kind::Certificate, &prefix, "", MAX_CERTIFICATES)?;
-        let certificate = |(key, value): (String, Vec<u8>)| {
-            let mut held: CertificateRecord = decode(&value)?;
-            if held.generation < revocation.generation {
-                held.revoked.get_or_insert(revocation.at);
+        let (mut certificates, mut unreadable) = (Vec::new(), None);
+        for (key, value) in self.records.list(Kind::Certificate, &prefix, "", usize::MAX)? {
+            match decode::<CertificateRecord>(&value) {
+                Ok(mut held) => {
+                    if held.generation < revocation.generation {
+                        held.revoked.get_or_insert(revocation.at);
+                    }
+                    certificates.push((key, held));
+                }
+                Err(error) => unreadable = Some(error),
             }
-            Ok((key, held))
-        };
-        rows.into_iter().map(certificate).collect()
+        }
+        Ok((certificates, unreadable))
     }
 }
 
+/// Certificates, by their keys.
+type Keyed = Vec<(String, CertificateRecord)>;
+
 /// Has those certificates of a node go that were seen to be over, which are of no use any more; with the rest.
-fn parted(
-    seen: UnixMillis,
-    certificates: Vec<(String, CertificateRecord)>,
-) -> (impl Iterator<Item = Write>, Vec<(String, CertificateRecord)>) {
+fn parted(seen: UnixMillis, certificates: Keyed) -> (impl Iterator<Item = Write>, Keyed) {
     let over = |held: &CertificateRecord| authority::after(UnixMillis(held.expires), OVER_KEPT) <= seen;
     let (over, rest): (Vec<_>, Vec<_>) = certificates.into_iter().partition(|(_, held)| over(held));
     (over.into_iter().map(|(key, _)| forget(key)).take(SWEEP_WRITES), rest)

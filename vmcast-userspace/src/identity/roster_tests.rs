@@ -343,6 +343,28 @@ fn a_record_that_cannot_be_read_is_in_the_way_of_no_order() {
     }
 }
 
+// proves A2: neither a certificate that a newer admin has written in another form, nor a great many that are over, keep a
+// node from being shut out
+#[test]
+fn a_node_is_shut_out_whatever_certificates_it_has_had() {
+    let mut store = store();
+    let mut roster = roster(&store);
+    for _ in 0..1_100 {
+        join(&mut roster, NOW, "a");
+        roster.revoke_node(NOW, &id("a")).unwrap().expect("it was in");
+    }
+    let signed = join(&mut roster, NOW, "a");
+    let value = Some(br#"{"of":"later"}"#.to_vec());
+    let later = Write { kind: Kind::Certificate, key: "a/ff".to_owned(), value };
+    assert!(store.commit(&[], std::slice::from_ref(&later)).unwrap());
+    roster.revoke_node(NOW, &id("a")).unwrap().expect("it was in");
+    assert_eq!(standing(&roster, &signed), Standing::Revoked);
+    // The one of the later version may count.
+    let before = store.read(Kind::Revocation, "a").unwrap();
+    roster.revoke_node(NOW, &id("a")).unwrap().expect("it may have been in");
+    assert_ne!(store.read(Kind::Revocation, "a").unwrap(), before);
+}
+
 /// The records of a store as an admin has them that hears late of what others write: when it writes itself, as with
 /// etcd.
 #[derive(Clone)]

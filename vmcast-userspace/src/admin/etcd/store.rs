@@ -204,4 +204,8 @@ impl Kept for EtcdStore {
             before.abort();
         }
     }
+
+    fn is_conflict(error: &EtcdError) -> bool {
+        matches!(error, EtcdError::Conflict)
+    }
 }

@@ -3,14 +3,17 @@
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-use vmcast_proto::registry::{Config, Rows as _, Store as _};
+use vmcast_proto::registry::{Change, Config, Expected, RecordWrite, Rows as _, Store, UnixMillis};
 use vmcast_signal::{
     tonic::{Code, transport::Channel},
     v1,
 };
 
 use super::bed::Bed;
-use crate::admin::store::SqliteStore;
+use crate::{
+    admin::{Kept, Mirror, store::SqliteStore},
+    identity::{Kind, Records as _, Write},
+};
 
 async fn health(channel: &Channel, service: &str) -> ServingStatus {
     let request = HealthCheckRequest { service: service.to_owned() };
@@ -52,20 +55,102 @@ async fn a_full_disk_is_told_and_loses_nothing_that_was_granted() {
     assert_eq!(failure.code(), Code::Unavailable);
     assert!(failure.message().contains("database does not work"), "{failure}");
     let channel = Channel::from_shared(bed.url()).expect("a URL").connect().await.expect("connect");
-    let until = async |wanted| {
-        while health(&channel, "vmcast.v1.Registry").await != wanted {
-            tokio::task::yield_now().await;
-        }
-    };
-    until(ServingStatus::NotServing).await;
+    is(&channel, ServingStatus::NotServing).await;
     assert_eq!(health(&channel, "").await, ServingStatus::Serving, "questions are still answered");
     assert_eq!(bed.handle.status().unkept, 1);
     assert_eq!(bed.handle.census().agents, granted as usize, "what is there is known");
 
     limit(u32::MAX).await;
     register(granted).await.expect("room");
-    until(ServingStatus::Serving).await;
+    is(&channel, ServingStatus::Serving).await;
     bed.stop().await;
     let kept = SqliteStore::open(&path).expect("open");
     assert_eq!(kept.rows().node_count(), granted as usize + 1);
+}
+
+async fn is(channel: &Channel, wanted: ServingStatus) {
+    while health(channel, "vmcast.v1.Registry").await != wanted {
+        tokio::task::yield_now().await;
+    }
+}
+
+// proves A2: also where nobody registers, as with tokens, certificates and revocations
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_that_find_no_room_are_counted_and_told_until_there_is_room_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = SqliteStore::open(&directory.path().join("registry.db")).expect("open");
+    let bed = Bed::start(Config::default(), store, ([127, 0, 0, 1], 0).into()).await;
+    let work = async |work: Box<dyn FnOnce(&mut SqliteStore) -> bool + Send>| {
+        let handle = bed.handle.clone();
+        let done = tokio::task::spawn_blocking(move || handle.store(move |store| Ok(work(store))));
+        done.await.expect("no panic").expect("the work itself does not fail")
+    };
+    let limit = |pages: u32| -> Box<dyn FnOnce(&mut SqliteStore) -> bool + Send> {
+        Box::new(move |store| store.limit_pages(pages).is_ok())
+    };
+    let put = async |number: u32| {
+        let (mut records, value) = (bed.handle.clone(), Some(vec![7; 1000]));
+        let write = Write { kind: Kind::Token, key: number.to_string(), value };
+        tokio::task::spawn_blocking(move || records.commit(&[], &[write])).await.expect("no panic")
+    };
+    let channel = Channel::from_shared(bed.url()).expect("a URL").connect().await.expect("connect");
+    put(0).await.expect("room");
+    is(&channel, ServingStatus::Serving).await;
+    assert!(work(limit(1)).await);
+    let mut kept = 1;
+    while put(kept).await.is_ok() {
+        kept += 1;
+        assert!(kept < 10_000, "the disk has no end");
+    }
+    assert_eq!(bed.handle.status().unkept, 1);
+    is(&channel, ServingStatus::NotServing).await;
+    assert!(work(limit(u32::MAX)).await);
+    put(kept).await.expect("room");
+    is(&channel, ServingStatus::Serving).await;
+    bed.stop().await;
+}
+
+/// A store of which another admin is always faster.
+#[derive(Debug, Default)]
+struct Slower(Mirror);
+
+#[derive(Debug, thiserror::Error)]
+#[error("another admin was faster")]
+struct Faster;
+
+impl Store for Slower {
+    type Error = Faster;
+    type Rows = Mirror;
+
+    fn rows(&self) -> &Mirror {
+        &self.0
+    }
+
+    fn commit(&mut self, _: &[Change]) -> Result<(), Faster> {
+        Err(Faster)
+    }
+
+    fn commit_records(&mut self, _: &[Expected], _: &[RecordWrite]) -> Result<bool, Faster> {
+        Err(Faster)
+    }
+}
+
+impl Kept for Slower {
+    fn is_conflict(_: &Faster) -> bool {
+        true
+    }
+}
+
+// proves A2: two admins that end leases at the same moment are both well
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_admin_that_another_one_is_faster_than_keeps_changes_all_the_same() {
+    let bed = Bed::start(Config::default(), Slower::default(), ([127, 0, 0, 1], 0).into()).await;
+    let swept = bed.handle.write(|registry, _| {
+        let change = Change::RemoveEntriesExpired(UnixMillis(0));
+        registry.store_mut().commit(&[change]).map_err(vmcast_proto::registry::Error::Store)
+    });
+    swept.await.expect_err("another one was faster");
+    assert!(bed.handle.keeps_changes());
+    assert_eq!(bed.handle.status().unkept, 0);
+    bed.stop().await;
 }
