@@ -276,7 +276,7 @@ fn querier_config(
     let defaults = config.timers_on(configured, family).apply(family);
     membership::Config {
         address: address.unwrap_or(defaults.address),
-        mtu: mtu.max(1280),
+        mtu: mtu.max(family.least_mtu()),
         immediate_leave: if configured.immediate_leave {
             ImmediateLeave::Tracked
         } else {

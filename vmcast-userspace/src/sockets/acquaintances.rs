@@ -42,7 +42,9 @@ impl Acquaintances {
     /// Who is known from now on, if it is time for anybody.
     pub(crate) fn settle(&mut self, now: Instant) -> Vec<Mac> {
         let mut known = Vec::new();
-        while let Some((_, sender)) = self.new.pop_front_if(|(heard, _)| now >= *heard + PROBATION) {
+        while self.next().is_some_and(|next| now >= next)
+            && let Some((_, sender)) = self.new.pop_front()
+        {
             if self.heard.insert(sender, now).is_none() {
                 known.push(sender);
             }

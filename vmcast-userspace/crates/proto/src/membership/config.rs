@@ -213,13 +213,6 @@ impl Config {
         }
     }
 
-    const fn least_mtu(&self) -> u16 {
-        match self.family() {
-            Family::V4 => 576,
-            Family::V6 => 1280,
-        }
-    }
-
     /// Checks that the machine can work with it.
     ///
     /// # Errors
@@ -255,8 +248,8 @@ impl Config {
                 interval: self.query_interval,
             });
         }
-        if self.mtu < self.least_mtu() {
-            return Err(ConfigError::Mtu { value: self.mtu, least: self.least_mtu() });
+        if self.mtu < self.family().least_mtu() {
+            return Err(ConfigError::Mtu { value: self.mtu, least: self.family().least_mtu() });
         }
         Ok(())
     }

@@ -35,7 +35,9 @@ impl Group {
         let limit = now + variables.last_member_query_time();
         let count = variables.last_member_query_count();
         let mut asked = false;
-        if ask.group && self.details().group_queries_left == 0 {
+        // One that was answered meanwhile is over, however many repetitions are left of it.
+        let is_answered = self.exclude_until > Some(limit);
+        if ask.group && (is_answered || self.details().group_queries_left == 0) {
             self.lower_group_timer(limit);
             self.details().group_queries_left = count;
             asked = true;

@@ -33,6 +33,15 @@ impl Family {
         }
     }
 
+    /// The largest packet that every link takes, in bytes.
+    #[must_use]
+    pub const fn least_mtu(self) -> u16 {
+        match self {
+            Self::V4 => 576,
+            Self::V6 => 1280,
+        }
+    }
+
     /// The protocol's name, in lower case.
     #[must_use]
     pub const fn protocol(self) -> &'static str {

@@ -1,6 +1,6 @@
 //! What happens when there is too much of something.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use vmcast_proto::{
     Filter, Machine as _,
@@ -232,6 +232,38 @@ fn a_flood_from_one_ipv6_network_leaves_the_others_their_answers() {
     ask(&mut relay, in_subnet(0x800, 1, 1_000), false, 1);
     assert_eq!(relay.take_sent().len(), 1);
     assert!(relay.relay.tunnels().next().is_none(), "questions leave no state");
+}
+
+#[test]
+fn who_has_a_tunnel_is_answered_beside_any_number_of_forged_questions() {
+    let now = vmcast_sim::epoch();
+    let config =
+        relay::Config { answers_per_prefix_per_second: 10, answers_per_second: 20, ..relay_config() };
+    let mut relay = RelayNode::new(now, config);
+    let gateway = gateway_address(1);
+    let group = (Ipv4Addr::new(239, 1, 1, 1).into(), Filter::any());
+    relay.relay.adopt(now, RELAY, gateway, false, [group]).unwrap();
+    // Of all the world, and of its own network.
+    let [a, b, c, d] = match gateway.ip() {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(_) => panic!("of the other family"),
+    };
+    for nonce in 0..1_000u32 {
+        let [_, _, high, low] = nonce.to_be_bytes();
+        for remote in [[203, high, low, 1], [a, b, c, low.max(1) ^ d]] {
+            let request = Message::Request { ipv6: false, ecn: false, nonce }.to_vec();
+            relay.inject(now, SocketAddr::from((remote, 1_000)), &request);
+        }
+    }
+    assert!(relay.take_sent().len() <= 20);
+    for nonce in 0..10 {
+        relay.inject(now, gateway, &Message::Request { ipv6: false, ecn: false, nonce }.to_vec());
+        let sent = relay.take_sent();
+        assert_eq!(sent.len(), 1, "number {nonce}");
+    }
+    // It has a limit of its own.
+    relay.inject(now, gateway, &Message::Request { ipv6: false, ecn: false, nonce: 10 }.to_vec());
+    assert_eq!(relay.take_sent().len(), 0);
 }
 
 #[test]

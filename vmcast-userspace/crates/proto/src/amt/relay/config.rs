@@ -67,7 +67,8 @@ pub struct Config {
     pub max_tunnels_per_prefix: u32,
     /// Groups of one tunnel and sources of one group.
     pub limits: Limits,
-    /// Relay Discoveries and Requests answered per second, of all gateways together.
+    /// Relay Discoveries and Requests answered per second, of all gateways together: as many of addresses with a tunnel,
+    /// and as many of others.
     pub answers_per_second: u32,
     /// The same of the gateways of one network.
     pub answers_per_prefix_per_second: u32,

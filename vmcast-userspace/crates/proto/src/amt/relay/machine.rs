@@ -12,13 +12,12 @@ use vmcast_wire::{
 };
 
 use super::{
-    bucket::TokenBucket,
+    answers::{Answers, TooMany},
     config::{Config, Times},
     counters::Counters,
     input::Input,
     mac::Secrets,
     output::{DownReason, Event, Output},
-    prefix::{Prefix, PrefixBuckets},
     table::{Queue, Table},
     timer::Timer,
     tunnel::{Ends, LimitError, Moment, Tunnel, TunnelInfo},
@@ -42,8 +41,10 @@ pub struct Relay {
     /// When the relay was made.
     base: Instant,
     secrets: Secrets,
-    answers: TokenBucket,
-    answers_per_prefix: PrefixBuckets,
+    /// To addresses with a tunnel, which are proved: what others send, perhaps with forged addresses, takes nothing of it.
+    answers: Answers,
+    /// To all others.
+    strangers_answers: Answers,
     /// The encapsulated General Queries of IGMP and of MLD, the same for every gateway.
     general_queries: [Vec<u8>; 2],
     /// What Relay Advertisements name.
@@ -79,12 +80,8 @@ impl Relay {
                 config.longest_query_interval() * 2,
                 config.secret_age,
             ),
-            answers: TokenBucket::new(now, config.answers_per_second),
-            answers_per_prefix: PrefixBuckets::new(
-                now,
-                config.answers_per_prefix_per_second,
-                &config.secret_seed,
-            ),
+            answers: Answers::new(now, &config),
+            strangers_answers: Answers::new(now, &config),
             general_queries: [Protocol::Igmp, Protocol::Mld].map(|protocol| general_query(&config, protocol)),
             advertised: Vec::new(),
             table: Table::new(&config.secret_seed),
@@ -495,16 +492,16 @@ impl Relay {
         self.counters.bad_listed_source += u64::from(applied.bad_sources);
     }
 
-    /// Looks at the limits of rate, those of the sender's network first, so that a flood from there takes nothing of
-    /// the others' share.
+    /// Looks at the limits of rate.
     fn may_answer(&mut self, now: Instant, remote: SocketAddr) -> bool {
-        if !self.answers_per_prefix.take(now, Prefix::of(remote.ip())) {
-            self.counters.rate_limited_per_prefix += 1;
-            return false;
+        let has_tunnel = self.table.of_address(remote.ip()) > 0;
+        let answers = if has_tunnel { &mut self.answers } else { &mut self.strangers_answers };
+        match answers.take(now, remote.ip()) {
+            Ok(()) => return true,
+            Err(TooMany::OfPrefix) => self.counters.rate_limited_per_prefix += 1,
+            Err(TooMany::InAll) => self.counters.rate_limited += 1,
         }
-        let may = self.answers.take(now);
-        self.counters.rate_limited += u64::from(!may);
-        may
+        false
     }
 }
 

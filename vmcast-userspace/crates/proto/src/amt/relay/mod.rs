@@ -4,6 +4,7 @@
 //! receiver at the gateway's address can know; then a tunnel is a table entry with the exact
 //! reception state of that one gateway.
 
+mod answers;
 mod bucket;
 mod config;
 mod counters;

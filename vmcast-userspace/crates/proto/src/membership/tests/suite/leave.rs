@@ -109,6 +109,36 @@ fn a_leave_repeated_is_asked_about_once() {
     assert_eq!(link.take_asked(), [asked_group(false)]);
 }
 
+/// RFC 9776 §6.6.3.1, RFC 9777 §7.6.3.1.
+#[test]
+fn a_leave_after_an_answer_is_asked_about_anew_while_the_question_is_repeated() {
+    for version in [Version::V2, Version::V3] {
+        let mut link = Link::settled_with(Config { version: Version::V3, ..config() });
+        let join = |link: &mut Link| match version {
+            Version::V3 => link.report(TO_EX, &[]),
+            Version::V1 | Version::V2 => link.report_v2(),
+        };
+        let leave = |link: &mut Link| match version {
+            Version::V3 => link.report(TO_IN, &[]),
+            Version::V1 | Version::V2 => link.leave(),
+        };
+        join(&mut link);
+        link.advance(secs(5));
+        leave(&mut link);
+        link.advance(Duration::from_millis(300));
+        join(&mut link);
+        link.advance(Duration::from_millis(200));
+        link.take_asked();
+        let left = link.elapsed();
+        leave(&mut link);
+        link.advance(secs(10));
+        let repeated = [(secs(0), asked_group(false)), (secs(1), asked_group(false))];
+        assert_eq!(link.take_specific(left), repeated, "{version:?}");
+        let gone = Event::Membership { group: GROUP, filter: Filter::none() };
+        assert_eq!(link.events.last(), Some(&(left + secs(2), gone)), "{version:?}");
+    }
+}
+
 #[test]
 fn with_immediate_leave_nothing_is_asked_and_the_filter_is_the_hosts_own() {
     let config = Config { immediate_leave: ImmediateLeave::SingleHost, ..config() };
