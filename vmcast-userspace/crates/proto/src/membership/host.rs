@@ -142,18 +142,28 @@ impl Group {
         })
     }
 
-    /// Takes out of `ask` what a known host still wants.
+    /// Takes out of `ask` what a known host still wants. Hosts are looked at once each, however many sources are asked about:
+    /// there may be a great many of both.
     pub(super) fn unwanted(&self, now: Instant, ask: Ask) -> Ask {
-        let present = || self.hosts().filter(|(_, tracked)| tracked.until > now);
-        let excludes = |(_, tracked): (Host, &Tracked)| matches!(tracked.filter, Filter::Exclude(_));
-        Ask {
-            group: ask.group && !present().any(excludes),
-            sources: ask
-                .sources
-                .into_iter()
-                .filter(|source| !present().any(|(_, tracked)| tracked.filter.wants(*source)))
-                .collect(),
+        let Ask { mut group, mut sources } = ask;
+        for (_, tracked) in self.hosts().filter(|(_, tracked)| tracked.until > now) {
+            if !group && sources.is_empty() {
+                break;
+            }
+            match &tracked.filter {
+                Filter::Include(wanted) if wanted.len() < sources.len() => {
+                    for source in wanted {
+                        sources.remove(source);
+                    }
+                }
+                Filter::Include(wanted) => sources.retain(|source| !wanted.contains(source)),
+                Filter::Exclude(unwanted) => {
+                    group = false;
+                    sources.retain(|source| unwanted.contains(source));
+                }
+            }
         }
+        Ask { group, sources }
     }
 
     /// Gives the sources that known hosts list their timers back: EXCLUDE mode, which is about to end, had
