@@ -12,6 +12,12 @@ use super::{
     Refusal, Registration, Role, Rows as _, Scope, Store, UnixMillis, location, proof,
 };
 
+/// For VMRs that come or move the cache is emptied so often at once,
+const EMPTYINGS: u32 = 4;
+/// and once more after each such time: one that is started again and again, as by a supervisor, would have every node
+/// measure all VMRs each time.
+const EMPTYING_INTERVAL: Duration = Duration::from_secs(60);
+
 /// A granted registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -131,12 +137,17 @@ pub struct Registry<S> {
     pub(super) config: Config,
     pub(super) store: S,
     pub(super) counters: Counters,
+    /// When it would be so long since the cache was emptied that it may be again as often as at the start.
+    emptying_due: UnixMillis,
+    /// Whether the cache is to be emptied as soon as it may.
+    is_outdated: bool,
 }
 
 impl<S: Store> Registry<S> {
     /// A registry that goes on with what `store` holds.
     pub fn new(config: Config, store: S) -> Self {
-        Self { config, store, counters: Counters::default() }
+        let counters = Counters::default();
+        Self { config, store, counters, emptying_due: UnixMillis(0), is_outdated: false }
     }
 
     /// Its configuration.
@@ -214,8 +225,10 @@ impl<S: Store> Registry<S> {
         match (registration.role, outcome) {
             (_, Registered::Renewed) => {}
             // It may be nearer to anybody than what was measured before it came.
-            (Role::Vmr { .. }, Registered::New | Registered::Moved) => changes.push(Change::RemoveAllEntries),
-            (Role::Agent, Registered::New | Registered::Moved) => {
+            (Role::Vmr { .. }, Registered::New | Registered::Moved) if self.may_empty_cache(now) => {
+                changes.push(Change::RemoveAllEntries);
+            }
+            (Role::Vmr { .. } | Role::Agent, Registered::New | Registered::Moved) => {
                 changes.push(Change::RemoveEntriesNaming(registration.id.clone()));
             }
         }
@@ -242,6 +255,16 @@ impl<S: Store> Registry<S> {
             Registered::Moved => self.counters.moves += 1,
         }
         Ok(Lease { duration: self.config.lease, draining, outcome })
+    }
+
+    /// Whether the cache may be emptied now; if not, it is later.
+    pub(super) fn may_empty_cache(&mut self, now: UnixMillis) -> bool {
+        let ahead = now.after(EMPTYING_INTERVAL * (EMPTYINGS - 1));
+        self.is_outdated = self.emptying_due > ahead;
+        if !self.is_outdated && self.store.rows().entry_count() > 0 {
+            self.emptying_due = self.emptying_due.max(now).after(EMPTYING_INTERVAL);
+        }
+        !self.is_outdated
     }
 
     /// Ends a registration; false if there was no live one.
@@ -517,6 +540,9 @@ impl<S: Store> Registry<S> {
     pub fn expire(&mut self, now: UnixMillis) -> Result<Vec<NodeId>, S::Error> {
         let expired = self.store.rows().expired_nodes(now);
         let mut changes = vec![Change::RemoveEntriesExpired(now)];
+        if self.is_outdated && self.may_empty_cache(now) {
+            changes = vec![Change::RemoveAllEntries];
+        }
         for id in &expired {
             changes.extend([Change::RemoveNode(id.clone()), Change::RemoveEntriesNaming(id.clone())]);
         }

@@ -109,8 +109,8 @@ impl<S: Store> Registry<S> {
         }
         let is_found = self.is_found(&record);
         let mut changes = vec![Change::PutNode(record)];
-        if is_found && !was_found {
-            // It may be nearer to anybody than what was measured before it was given.
+        // It may be nearer to anybody than what was measured before it was given.
+        if is_found && !was_found && self.may_empty_cache(now) {
             changes.push(Change::RemoveAllEntries);
         }
         if was_found && !is_found {

@@ -365,6 +365,35 @@ fn a_vmr_that_comes_has_everybody_measure_again_and_one_that_renews_or_an_agent_
     assert_eq!((kind, names), all);
 }
 
+// proves A4
+#[test]
+fn a_vmr_that_is_started_again_and_again_does_not_keep_the_cache_empty() {
+    let mut bed = Bed::small();
+    let mut emptied = 0;
+    for second in 0..600 {
+        let now = seconds(second);
+        bed.vmr(now, "v0", 0, "192.0.2.1:2268").expect("renewed");
+        bed.vmr(now, "v1", 1, V1.1).expect("renewed");
+        bed.agent(now, "a", A.1);
+        if bed.0.cache(now, None, 9).is_empty() {
+            bed.report(now, ("a", A.1), V1, 2).expect("taken");
+        }
+        bed.0.deregister(now, &id("v2")).expect("deregistered");
+        bed.vmr(now, "v2", 1, "203.0.113.1:2268").expect("registered");
+        bed.0.expire(now).expect("expired");
+        emptied += u32::from(bed.0.cache(now, None, 9).is_empty());
+    }
+    assert_eq!(emptied, 4 + 9, "four at once, and one each minute");
+    // The last one is made up for.
+    let mut later = 600;
+    while !bed.0.cache(seconds(later), None, 9).is_empty() {
+        later += 1;
+        bed.vmr(seconds(later), "v1", 1, V1.1).expect("renewed");
+        bed.0.expire(seconds(later)).expect("expired");
+    }
+    assert!(later <= 600 + 60, "{later}");
+}
+
 #[test]
 fn a_move_drops_the_entries_that_name_the_vmr_and_a_renewal_does_not() {
     for (rank, endpoints, dropped) in [
