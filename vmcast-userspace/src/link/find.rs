@@ -16,6 +16,7 @@ use vmcast_proto::{
 use vmcast_signal::v1;
 
 use super::{AdminClient, AdminError, Ask, Vmr, probe, probed};
+use crate::sockets::source_towards;
 
 /// Of a VMR whose probe came and whose answer did not.
 const UNKNOWN_RTT: Duration = Duration::from_micros(u32::MAX as u64);
@@ -82,10 +83,24 @@ impl Finder {
             }
             AnswerKind::All => {
                 let vmrs = match answer.probing {
-                    Some(probing) => self.be_probed(answer.vmrs, probing).await,
-                    None => self.measure(answer.vmrs).await,
+                    Some(probing) => match self.be_probed(&answer.vmrs, probing).await {
+                        vmrs if vmrs.is_empty() => {
+                            info!("no probe of a VMR came; measuring");
+                            // It is good for this node until it asks again. To others the admin would tell it as what probes
+                            // have found.
+                            self.measure(answer.vmrs).await
+                        }
+                        vmrs => {
+                            self.report(&vmrs, true).await;
+                            vmrs
+                        }
+                    },
+                    None => {
+                        let vmrs = self.measure(answer.vmrs).await;
+                        self.report(&vmrs, false).await;
+                        vmrs
+                    }
                 };
-                self.report(&vmrs, answer.probing.is_some()).await;
                 Ok(RankedVmrs { kind: AnswerKind::All, vmrs, kept: false })
             }
         }
@@ -98,11 +113,13 @@ impl Finder {
         });
     }
 
-    /// Every VMR whose probe comes, in the order of their arrival. Where none does, it measures by itself.
-    async fn be_probed(&self, vmrs: Vec<Vmr>, probing: v1::Probing) -> Vec<RankedVmr> {
-        // One endpoint of each: a VMR sends one probe.
-        let usable =
-            |endpoint: &&SocketAddr| self.local.is_none_or(|own| own.is_ipv4() == endpoint.is_ipv4());
+    /// Every VMR whose probe comes, in the order of their arrival.
+    async fn be_probed(&self, vmrs: &[Vmr], probing: v1::Probing) -> Vec<RankedVmr> {
+        // One endpoint of each, which this host has a way to: a VMR sends one probe.
+        let usable = |endpoint: &&SocketAddr| match self.local {
+            Some(own) => own.is_ipv4() == endpoint.is_ipv4(),
+            None => source_towards(**endpoint).is_some(),
+        };
         let first = |vmr: &Vmr| vmr.endpoints.iter().find(usable).copied();
         let owners: BTreeMap<_, _> = vmrs.iter().filter_map(|vmr| Some((first(vmr)?, vmr))).collect();
         let relays: Vec<_> = vmrs.iter().filter_map(first).collect();
@@ -118,10 +135,6 @@ impl Finder {
                 Vec::new()
             }
         };
-        if arrivals.is_empty() {
-            info!("no probe of a VMR came; measuring");
-            return self.measure(vmrs).await;
-        }
         let ranked = arrivals.into_iter().filter_map(|arrival| {
             let vmr = owners.get(&arrival.endpoint)?;
             Some(RankedVmr {

@@ -489,13 +489,17 @@ impl<S: Store> Registry<S> {
         };
 
         let mut changes = vec![Change::PutEntry(entry(address))];
+        // Where probes decide, it is not hops that make the nearer one.
+        let is_nearer = |one: &Measurement, other: &Measurement| {
+            if report.arrived.is_empty() { one.distance() < other.distance() } else { one.rtt < other.rtt }
+        };
         let keep_prefix = match self.store.rows().entry(&prefix) {
             Some(old) => {
                 let vmr = self.store.rows().node(&old.nearest.vmr);
                 old.is_usable(&requester, vmr.as_ref(), now)
                     && old.reporter != report.node
                     && old.nearest.vmr != report.chosen.vmr
-                    && old.nearest.distance() <= report.chosen.distance()
+                    && !is_nearer(&report.chosen, &old.nearest)
             }
             None => false,
         };

@@ -7,6 +7,12 @@ use crate::registry::NodeId;
 /// How a new measurement changes an average: by an eighth, as TCP's does (RFC 6298 §2).
 const GAIN: u32 = 8;
 
+/// No round trip takes longer: an answer that comes later was held up, by a host that stood still as by a connection that
+/// did. Whoever has the largest average waits for nobody, and would be the nearest to all.
+const LONGEST: Duration = Duration::from_secs(1);
+/// A measurement counts as twice the average at most, or as so much.
+const LEAST_CAP: Duration = Duration::from_millis(10);
+
 /// How long a VMR waits from an order's arrival on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WaitRule {
@@ -24,10 +30,16 @@ pub struct Averages {
 }
 
 impl Averages {
-    /// A command to `vmr` was answered after `rtt`.
+    /// A command to `vmr` was answered after `rtt`. One answer that was held up changes an average by an eighth at most.
     pub fn note(&mut self, vmr: &NodeId, rtt: Duration) {
+        if rtt > LONGEST {
+            return;
+        }
         match self.of.get_mut(vmr) {
-            Some(average) => *average = *average - *average / GAIN + rtt / GAIN,
+            Some(average) => {
+                let rtt = rtt.min((*average * 2).max(LEAST_CAP));
+                *average = *average - *average / GAIN + rtt / GAIN;
+            }
             None => {
                 self.of.insert(vmr.clone(), rtt);
             }
@@ -70,5 +82,37 @@ impl Averages {
             };
         }
         known
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // proves A5: who was held up once, or holds its answers back, is not taken for the farthest, which waits for nobody
+    #[test]
+    fn an_answer_that_was_held_up_changes_little() {
+        let (mut averages, vmr) = (Averages::default(), "far".parse::<NodeId>().unwrap());
+        let millis = Duration::from_millis;
+        averages.note(&vmr, Duration::from_secs(20));
+        assert_eq!(averages.of(&vmr), None, "no round trip takes so long");
+        averages.note(&vmr, millis(40));
+        averages.note(&vmr, millis(900));
+        assert_eq!(averages.of(&vmr), Some(millis(45)));
+        averages.note(&vmr, Duration::from_secs(20));
+        assert_eq!(averages.of(&vmr), Some(millis(45)));
+        // A way that has become longer is learnt.
+        for _ in 0..60 {
+            averages.note(&vmr, millis(200));
+        }
+        assert!(averages.of(&vmr).unwrap() > millis(190));
+        averages.note(&vmr, Duration::ZERO);
+        for _ in 0..200 {
+            averages.note(&vmr, Duration::ZERO);
+        }
+        for _ in 0..60 {
+            averages.note(&vmr, millis(8));
+        }
+        assert!(averages.of(&vmr).unwrap() > millis(7));
     }
 }

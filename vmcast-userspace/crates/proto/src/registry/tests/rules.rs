@@ -365,6 +365,27 @@ fn a_vmr_that_comes_has_everybody_measure_again_and_one_that_renews_or_an_agent_
     assert_eq!((kind, names), all);
 }
 
+// proves A5
+#[test]
+fn where_probes_decide_the_prefix_has_whom_they_found_and_not_who_is_fewer_hops_away() {
+    let of_prefix = |by_probes: bool| {
+        let mut bed = Bed::small();
+        bed.agent(T0, "b", "203.0.113.6");
+        for (from, vmr, hops, rtt) in [(("a", A.1), V1, 5, 10), (("b", "203.0.113.6"), V0, 3, 60)] {
+            let chosen = Measurement { rtt: Duration::from_millis(rtt), ..measurement(vmr, hops) };
+            let measurements = vec![chosen.clone()];
+            let arrived = if by_probes { measurements.clone() } else { vec![] };
+            let (node, seen) = (id(from.0), ip(from.1));
+            let report = Report { node, seen, claimed: vec![], chosen, measurements, arrived };
+            bed.0.report(T0, &report).expect("taken");
+        }
+        bed.agent(T0, "c", "203.0.113.7");
+        bed.ask(T0, "c", "203.0.113.7").expect("answer")
+    };
+    assert_eq!(of_prefix(true), answer(AnswerKind::CachedPrefix, &["v1"]));
+    assert_eq!(of_prefix(false), answer(AnswerKind::CachedPrefix, &["v0"]));
+}
+
 // proves A4
 #[test]
 fn a_vmr_that_is_started_again_and_again_does_not_keep_the_cache_empty() {
