@@ -1,7 +1,5 @@
 //! What a VMR tells the admin of itself, and how that follows what it has.
 
-use std::fs;
-
 use libtest_mimic::{Failed, Trial};
 use serde_json::{Value, json};
 use vmcast_lab::{
@@ -24,11 +22,8 @@ pub(super) fn trials() -> Vec<Trial> {
         ),
         trial(
             "a VMR of both families with tunnels of each kind is registered and found, and serves who has IPv6 alone",
-            |bed| of_both_families(bed, "hops"),
+            of_both_families,
         ),
-        trial("by round-trip times, a VMR of both families is found by who has IPv6 alone", |bed| {
-            of_both_families(bed, "rtt")
-        }),
     ]
 }
 
@@ -37,12 +32,12 @@ const SOME: u64 = 150;
 /// An admin without TLS, with leases that are renewed often: load is told with each renewal.
 fn start_admin(bed: &mut Bed, small: &Small) -> Result<Role, Failed> {
     let host = small.admin(bed)?;
-    start_admin_on(bed, &host, "hops")
+    start_admin_on(bed, &host)
 }
 
-fn start_admin_on(bed: &Bed, host: &Namespace, nearest: &str) -> Result<Role, Failed> {
+fn start_admin_on(bed: &Bed, host: &Namespace) -> Result<Role, Failed> {
     let keys = format!(
-        "listen = \"[::]:8440\"\nlease_seconds = 6\ninsecure = true\nnearest = \"{nearest}\"\ndatabase = \"{}\"\n",
+        "listen = \"[::]:8440\"\nlease_seconds = 6\ninsecure = true\ndatabase = \"{}\"\n",
         bed.lab.dir().join("admin.db").display()
     );
     let mut admin = bed.launcher.start(host, "admin", &keys, "")?;
@@ -125,14 +120,14 @@ fn told(bed: &mut Bed) -> Outcome {
 }
 
 // proves A1: addresses of each family and tunnel kind, from the VMR over the admin to who is served by them
-fn of_both_families(bed: &mut Bed, nearest: &str) -> Outcome {
+fn of_both_families(bed: &mut Bed) -> Outcome {
     let small = Small::build(bed, 2)?;
     over_ipv6::number(&small)?;
     let host = small.admin(bed)?;
     small.vmr.sysctl(&[("ipv6/conf/all/forwarding", "1")])?;
     small.vmr.ip("addr add 2001:db8:9::1/64 dev adm0 nodad")?;
     host.ip("addr add 2001:db8:9::2/64 dev eth0 nodad\nroute add default via 2001:db8:9::1")?;
-    let admin = start_admin_on(bed, &host, nearest)?;
+    let admin = start_admin_on(bed, &host)?;
     let [own4, own6] = [gateway_of(1).to_string(), over_ipv6::ends(1)[0].to_string()];
     let peer4 = client_address(2);
     let [end6, peer6] = over_ipv6::ends(2);
@@ -177,13 +172,6 @@ fn of_both_families(bed: &mut Bed, nearest: &str) -> Outcome {
     listener.more(bed, SOME)?;
     let shown = agent.ask(&["tunnel", "list"]).unwrap_or_default();
     ensure!(shown["tunnels"][0]["remote"] == format!("[{own6}]:2268"), "the tunnel is {shown}");
-    if nearest == "rtt" {
-        let log = fs::read_to_string(bed.lab.dir().join("agent.log"))?;
-        ensure!(!log.contains("no probe of a VMR came"), "the VMR has not probed:\n{log}");
-        let stats = admin.ask(&["stats"]).unwrap_or_default();
-        let orders = &stats["control"]["nearest"]["probe_orders"];
-        ensure!(orders.as_u64() > Some(0), "the admin has ordered {orders} probes");
-    }
     let last = sender.stop()? - 1;
     listener.until_last(bed, last)?;
     listener.heard().is_whole()?;
