@@ -7,9 +7,10 @@ use crate::registry::NodeId;
 /// How a new measurement changes an average: by an eighth, as TCP's does (RFC 6298 §2).
 const GAIN: u32 = 8;
 
-/// No round trip takes longer: an answer that comes later was held up, by a host that stood still as by a connection that
-/// did. Whoever has the largest average waits for nobody, and would be the nearest to all.
-const LONGEST: Duration = Duration::from_secs(1);
+/// A measurement counts as so much at most: what takes longer was held up, by a host that stood still as by a connection
+/// that did. Whoever has the largest average waits for nobody, and the others for half of this at most, which is not so long
+/// that nobody waits for their probes any more.
+const LONGEST: Duration = Duration::from_millis(500);
 /// A measurement counts as twice the average at most, or as so much.
 const LEAST_CAP: Duration = Duration::from_millis(10);
 
@@ -30,12 +31,13 @@ pub struct Averages {
 }
 
 impl Averages {
-    /// A command to `vmr` was answered after `rtt`. One answer that was held up changes an average by an eighth at most.
+    /// A command to `vmr` was answered after `rtt`. One answer that was held up changes an average by an eighth at most, and
+    /// if it was the first one, until the next.
     pub fn note(&mut self, vmr: &NodeId, rtt: Duration) {
-        if rtt > LONGEST {
-            return;
-        }
+        let rtt = rtt.min(LONGEST);
         match self.of.get_mut(vmr) {
+            // Nothing makes a way shorter than it is.
+            Some(average) if rtt < *average / 2 => *average = rtt,
             Some(average) => {
                 let rtt = rtt.min((*average * 2).max(LEAST_CAP));
                 *average = *average - *average / GAIN + rtt / GAIN;
@@ -95,21 +97,19 @@ mod tests {
         let (mut averages, vmr) = (Averages::default(), "far".parse::<NodeId>().unwrap());
         let millis = Duration::from_millis;
         averages.note(&vmr, Duration::from_secs(20));
-        assert_eq!(averages.of(&vmr), None, "no round trip takes so long");
+        assert_eq!(averages.of(&vmr), Some(LONGEST), "it has answered");
         averages.note(&vmr, millis(40));
-        averages.note(&vmr, millis(900));
-        assert_eq!(averages.of(&vmr), Some(millis(45)));
-        averages.note(&vmr, Duration::from_secs(20));
-        assert_eq!(averages.of(&vmr), Some(millis(45)));
+        assert_eq!(averages.of(&vmr), Some(millis(40)), "the first one was held up");
+        for (late, average) in [(millis(900), 45_000), (Duration::from_secs(20), 50_625)] {
+            averages.note(&vmr, late);
+            assert_eq!(averages.of(&vmr), Some(Duration::from_micros(average)));
+        }
         // A way that has become longer is learnt.
         for _ in 0..60 {
             averages.note(&vmr, millis(200));
         }
         assert!(averages.of(&vmr).unwrap() > millis(190));
         averages.note(&vmr, Duration::ZERO);
-        for _ in 0..200 {
-            averages.note(&vmr, Duration::ZERO);
-        }
         for _ in 0..60 {
             averages.note(&vmr, millis(8));
         }
