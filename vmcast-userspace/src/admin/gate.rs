@@ -503,3 +503,26 @@ pub(super) fn status(refusal: Refusal) -> Status {
 pub(super) fn cut(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, why)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry;
+
+    // proves D4: whoever reaches the port fills no disk with lines
+    #[test]
+    fn the_log_tells_of_some_refused_requests_and_the_counters_have_all() {
+        let gate = Gate::insecure(Clock::system());
+        let many = 10 * REFUSALS_TOLD;
+        let lines = telemetry::lines(|| {
+            for _ in 0..many {
+                gate.refuse(Refusal::NoCertificate, "nobody");
+            }
+        });
+        // A second time, if ten seconds pass meanwhile.
+        assert!((1..=2 * REFUSALS_TOLD as usize).contains(&lines.len()), "{lines:?}");
+        assert!(lines[0].contains("request refused"), "{lines:?}");
+        let counted = gate.tally().counters().find(|(label, _)| *label == Refusal::NoCertificate.label());
+        assert_eq!(counted.map(|(_, count)| count), Some(u64::from(many)));
+    }
+}

@@ -103,7 +103,8 @@ pub(super) struct NodeArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "The admin of the file has to be stopped; the file is only read. Start the admins with the \
-    same [etcd] afterwards."
+    same [etcd] afterwards. Tokens are copied only into an etcd without nodes and certificates: where there are some, those \
+    that it has not are taken to be over."
 )]
 pub(super) struct MigrateArgs {
     /// The admin's configuration: `database` is the file, [etcd] is where its registry goes

@@ -105,7 +105,8 @@ pub struct TunnelConfig {
     pub max_tunnels_per_prefix: u32,
     /// Most groups joined through one tunnel.
     pub max_groups_per_tunnel: u32,
-    /// Most Relay Discoveries and Requests answered in a second, of all gateways together.
+    /// Most Relay Discoveries and Requests answered in a second, of all gateways together: as many of addresses with a
+    /// tunnel, and as many of others.
     pub answers_per_second: u32,
     /// The same of the gateways of one network.
     pub answers_per_prefix_per_second: u32,

@@ -115,12 +115,9 @@ impl Finder {
 
     /// Every VMR whose probe comes, in the order of their arrival.
     async fn be_probed(&self, vmrs: &[Vmr], probing: v1::Probing) -> Vec<RankedVmr> {
-        // One endpoint of each, which this host has a way to: a VMR sends one probe.
-        let usable = |endpoint: &&SocketAddr| match self.local {
-            Some(own) => own.is_ipv4() == endpoint.is_ipv4(),
-            None => source_towards(**endpoint).is_some(),
+        let first = |vmr: &Vmr| {
+            probed_from(&vmr.endpoints, self.local, |endpoint| source_towards(endpoint).is_some())
         };
-        let first = |vmr: &Vmr| vmr.endpoints.iter().find(usable).copied();
         let owners: BTreeMap<_, _> = vmrs.iter().filter_map(|vmr| Some((first(vmr)?, vmr))).collect();
         let relays: Vec<_> = vmrs.iter().filter_map(first).collect();
         let ask = async {
@@ -197,5 +194,35 @@ impl Finder {
         if let Err(error) = self.client.report(id, addresses, chosen, measurements, arrived).await {
             warn!(%error, "the admin did not take the report");
         }
+    }
+}
+
+/// The endpoint that a VMR is to probe from, which sends one probe: the first one that this host has a way to.
+fn probed_from(
+    endpoints: &[SocketAddr],
+    local: Option<IpAddr>,
+    has_way: impl Fn(SocketAddr) -> bool,
+) -> Option<SocketAddr> {
+    let is_usable = |endpoint: &SocketAddr| match local {
+        Some(own) => own.is_ipv4() == endpoint.is_ipv4(),
+        None => has_way(*endpoint),
+    };
+    endpoints.iter().copied().find(is_usable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // proves A5: a host of one family is probed by VMRs of both
+    #[test]
+    fn a_vmr_probes_from_the_first_endpoint_that_the_host_has_a_way_to() {
+        let ends = ["192.0.2.1:2268", "[2001:db8::1]:2268"].map(|end| end.parse::<SocketAddr>().unwrap());
+        let [v4, v6] = ends.map(Some);
+        assert_eq!(probed_from(&ends, None, |_| true), v4);
+        assert_eq!(probed_from(&ends, None, |end| end.is_ipv6()), v6);
+        assert_eq!(probed_from(&ends, None, |_| false), None);
+        assert_eq!(probed_from(&ends, v6.map(|end| end.ip()), |_| false), v6, "it is told its own address");
+        assert_eq!(probed_from(&ends[1..], v4.map(|end| end.ip()), |_| true), None);
     }
 }

@@ -554,6 +554,29 @@ async fn by_round_trip_time_all_vmrs_probe_the_requester_and_the_first_probe_nam
     bed.stop().await;
 }
 
+// proves A5: what a node measured by itself since no probe came is not told to others as what probes found
+#[tokio::test]
+async fn by_round_trip_time_a_node_that_no_probe_comes_to_measures_for_itself_alone() {
+    use vmcast_proto::{nearest::rtt::WaitRule, registry::Config};
+
+    let (store, listen) = (crate::admin::Mirror::default(), ([127, 0, 0, 1], 0).into());
+    let way = crate::admin::Way::Rtt(WaitRule::Half);
+    let bed = Bed::start_by(Config::default(), store, listen, way).await;
+    // They answer, and do not probe.
+    let relays = [Relay::start([127, 1, 0, 1], 58).await, Relay::start([127, 1, 1, 1], 62).await];
+    let vmrs = [vmr(&bed, "far", 0, &relays[0]), vmr(&bed, "near", 0, &relays[1])];
+    for vmr in &vmrs {
+        registered(vmr).await;
+    }
+    until(async || bed.handle.status().lines.pings >= 2).await;
+    let a = agent(&bed, "a", [127, 2, 0, 5]);
+    assert_eq!(names(&upstreams(&a).await), ["near", "far"], "by hops");
+    assert!(bed.handle.status().lines.orders > 0, "they were told to probe");
+    // It has told what it was going to before anybody hears whom it has found.
+    assert_eq!((bed.handle.status().counters.reports, bed.handle.census().entries), (0, 0));
+    bed.stop().await;
+}
+
 // proves D4: a join that a VMR refuses is told to the node that made it, and to nobody else, until it is allowed
 #[tokio::test]
 async fn a_node_hears_why_its_join_is_refused_and_when_no_longer() {

@@ -1,5 +1,7 @@
 //! A disk that is full.
 
+use std::sync::{Arc, Mutex};
+
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -110,47 +112,79 @@ async fn records_that_find_no_room_are_counted_and_told_until_there_is_room_agai
     bed.stop().await;
 }
 
-/// A store of which another admin is always faster.
-#[derive(Debug, Default)]
-struct Slower(Mirror);
+/// A store that keeps nothing while there is a reason.
+#[derive(Debug)]
+struct Refusing(Mirror, Reason);
 
-#[derive(Debug, thiserror::Error)]
-#[error("another admin was faster")]
-struct Faster;
+type Reason = Arc<Mutex<Option<Failure>>>;
 
-impl Store for Slower {
-    type Error = Faster;
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+enum Failure {
+    #[error("another admin was faster")]
+    Faster,
+    #[error("the store is gone")]
+    Gone,
+}
+
+impl Store for Refusing {
+    type Error = Failure;
     type Rows = Mirror;
 
     fn rows(&self) -> &Mirror {
         &self.0
     }
 
-    fn commit(&mut self, _: &[Change]) -> Result<(), Faster> {
-        Err(Faster)
+    fn commit(&mut self, _: &[Change]) -> Result<(), Failure> {
+        self.1.lock().expect("nobody panics").map_or(Ok(()), Err)
     }
 
-    fn commit_records(&mut self, _: &[Expected], _: &[RecordWrite]) -> Result<bool, Faster> {
-        Err(Faster)
+    fn commit_records(&mut self, _: &[Expected], _: &[RecordWrite]) -> Result<bool, Failure> {
+        self.commit(&[]).map(|()| true)
     }
 }
 
-impl Kept for Slower {
-    fn is_conflict(_: &Faster) -> bool {
-        true
+impl Kept for Refusing {
+    fn is_conflict(failure: &Failure) -> bool {
+        matches!(failure, Failure::Faster)
     }
+}
+
+/// An admin whose store has refused a change for this reason.
+async fn refused(failure: Failure) -> (Bed<Refusing>, Reason) {
+    let reason = Arc::new(Mutex::new(Some(failure)));
+    let store = Refusing(Mirror::default(), Arc::clone(&reason));
+    let bed = Bed::start(Config::default(), store, ([127, 0, 0, 1], 0).into()).await;
+    let changed = bed.handle.write(|registry, _| {
+        let change = Change::RemoveEntriesNaming("v".parse().expect("an id"));
+        registry.store_mut().commit(&[change]).map_err(vmcast_proto::registry::Error::Store)
+    });
+    changed.await.expect_err("nothing is kept");
+    (bed, reason)
 }
 
 // proves A2: two admins that end leases at the same moment are both well
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_admin_that_another_one_is_faster_than_keeps_changes_all_the_same() {
-    let bed = Bed::start(Config::default(), Slower::default(), ([127, 0, 0, 1], 0).into()).await;
-    let swept = bed.handle.write(|registry, _| {
-        let change = Change::RemoveEntriesExpired(UnixMillis(0));
-        registry.store_mut().commit(&[change]).map_err(vmcast_proto::registry::Error::Store)
-    });
-    swept.await.expect_err("another one was faster");
+    let (bed, _) = refused(Failure::Faster).await;
     assert!(bed.handle.keeps_changes());
     assert_eq!(bed.handle.status().unkept, 0);
+    bed.stop().await;
+}
+
+// proves A2: an admin to which nobody comes is well again, too
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_admin_whose_store_is_back_keeps_changes_without_a_registration() {
+    let (bed, reason) = refused(Failure::Gone).await;
+    assert!(!bed.handle.keeps_changes());
+    let set_stale = |stale| bed.handle.rows(|rows| rows.set_floor(UnixMillis(0), stale));
+    assert!(bed.handle.status().unkept > 0);
+    *reason.lock().expect("nobody panics") = None;
+    // It looks once in a second. A host that stands still may miss that once.
+    while !bed.handle.keeps_changes() {
+        for stale in [true, false] {
+            set_stale(stale);
+            tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+        }
+    }
     bed.stop().await;
 }

@@ -544,13 +544,17 @@ impl<S: Store> Registry<S> {
     pub fn expire(&mut self, now: UnixMillis) -> Result<Vec<NodeId>, S::Error> {
         let expired = self.store.rows().expired_nodes(now);
         let mut changes = vec![Change::RemoveEntriesExpired(now)];
-        if self.is_outdated && self.may_empty_cache(now) {
+        let empties = self.is_outdated && self.may_empty_cache(now);
+        if empties {
             changes = vec![Change::RemoveAllEntries];
         }
         for id in &expired {
             changes.extend([Change::RemoveNode(id.clone()), Change::RemoveEntriesNaming(id.clone())]);
         }
-        self.store.commit(&changes)?;
+        let made = self.store.commit(&changes);
+        // Otherwise it is still to be done.
+        self.is_outdated |= empties && made.is_err();
+        made?;
         self.counters.expirations += expired.len() as u64;
         Ok(expired)
     }

@@ -8,8 +8,8 @@ use crate::registry::NodeId;
 const GAIN: u32 = 8;
 
 /// A measurement counts as so much at most: what takes longer was held up, by a host that stood still as by a connection
-/// that did. Whoever has the largest average waits for nobody, and the others for half of this at most, which is not so long
-/// that nobody waits for their probes any more.
+/// that did. Whoever has the largest average waits for nobody, and the others, as VMRs wait by default, for half of this at
+/// most, which is not so long that nobody waits for their probes any more.
 const LONGEST: Duration = Duration::from_millis(500);
 /// A measurement counts as twice the average at most, or as so much.
 const LEAST_CAP: Duration = Duration::from_millis(10);
