@@ -143,6 +143,12 @@ impl Dut {
         Ok(Self { lab, dut, peers, devices: Devices { a, b, c }, near, far, host, at, sentinel: 0 })
     }
 
+    /// One more device, whose far end nobody looks at.
+    pub(crate) fn add_cable(&mut self, name: &str) -> Result<Device, vmcast_lab::LabError> {
+        self.lab.veths(&[((&self.dut, name), (&self.peers, name))])?;
+        Ok(device(name))
+    }
+
     /// Sets the MTU of the devices and of their far ends.
     pub(crate) fn set_mtu(&mut self, mtu: u16) -> Result<(), vmcast_lab::LabError> {
         for (name, device) in
@@ -173,6 +179,16 @@ impl Dut {
     pub(crate) fn far_end(&self, device: IfIndex) -> Result<Wire, vmcast_lab::LabError> {
         let name = NAMES[self.position(device)];
         self.peers.enter(|| Wire::open(name).expect("opening a packet socket"))
+    }
+
+    /// Makes a device of this name and number again, which takes frames redirected at XDP, and a socket at its far end.
+    pub(crate) fn add_again(&self, name: &str, number: IfIndex) -> Result<Wire, vmcast_lab::LabError> {
+        let far = format!("{name}f");
+        self.ip(&format!("link add {name} index {} type veth peer name {far}", number.0))?;
+        self.dut.set_offload(&far, Offload::Gro, true)?;
+        self.ip(&format!("link set {far} up"))?;
+        self.ip(&format!("link set {name} up"))?;
+        self.dut.enter(|| Wire::open(&far).expect("opening a packet socket"))
     }
 
     /// Runs `ip` in the namespace of the device under test.

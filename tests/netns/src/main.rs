@@ -8,6 +8,7 @@ mod bursts;
 mod conformance;
 mod dut;
 mod full_maps;
+mod gone_device;
 mod joins;
 mod labs;
 mod no_interface;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         bursts::trials(),
         conformance::trials(),
         full_maps::trials(),
+        gone_device::trials(),
         joins::trials(),
         no_interface::trials(),
         no_relay::trials(),

@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::net::if_::if_indextoname;
 use vmcast_api as api;
 use vmcast_common::{
     fib::{
@@ -15,7 +14,7 @@ use vmcast_common::{
     },
     verdict::DropReason,
 };
-use vmcast_dataplane::{Engine, EngineInfo, shares::RelayCuts};
+use vmcast_dataplane::{Engine, EngineInfo, device, shares::RelayCuts};
 use vmcast_proto::{
     Filter,
     membership::{self, Family},
@@ -519,8 +518,8 @@ fn queues(router: &Router, device: IfIndex) -> Option<bool> {
 
 /// The kernel's name of an interface that need not be one of the configuration's.
 fn kernel_name(ifindex: IfIndex) -> String {
-    if_indextoname(ifindex.0)
-        .map_or_else(|_| format!("#{}", ifindex.0), |name| name.to_string_lossy().into_owned())
+    device::name_of(ifindex.0)
+        .map_or_else(|| format!("#{}", ifindex.0), |name| name.to_string_lossy().into_owned())
 }
 
 fn stats(router: &Router, now: Instant) -> api::Stats {

@@ -4,9 +4,11 @@
 //! bridges, macvlans, TUN devices, and a veth whose peer is not prepared. With `engine = "auto"` the plane
 //! serves them at TC.
 
-use nix::net::if_::if_indextoname;
 use vmcast_common::fib::{EngineWish, FibOp, IfIndex, Interface};
-use vmcast_dataplane::features::{Features, XdpFeatures};
+use vmcast_dataplane::{
+    device,
+    features::{Features, XdpFeatures},
+};
 
 use crate::config::{Converted, EngineChoice, RouterConfig, Target};
 
@@ -104,6 +106,6 @@ fn ask(features: &Features, device: IfIndex) -> Option<XdpFeatures> {
 }
 
 fn name(ifindex: IfIndex) -> String {
-    if_indextoname(ifindex.0)
-        .map_or_else(|_| format!("interface {}", ifindex.0), |name| name.to_string_lossy().into_owned())
+    device::name_of(ifindex.0)
+        .map_or_else(|| format!("interface {}", ifindex.0), |name| name.to_string_lossy().into_owned())
 }

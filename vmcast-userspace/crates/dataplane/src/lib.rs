@@ -8,6 +8,7 @@ pub mod clock;
 pub mod conformance;
 mod conversions;
 mod copy_buffer;
+pub mod device;
 mod endpoints;
 pub mod features;
 pub mod kernel;

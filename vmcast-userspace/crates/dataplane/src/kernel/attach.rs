@@ -14,7 +14,6 @@ use aya::{
         xdp::{XdpLink, XdpLinkId, XdpMode},
     },
 };
-use nix::net::if_::if_indextoname;
 use vmcast_common::{
     fib::IfIndex,
     maps::{PROGRAM_BARE, PROGRAM_CHUNK, PROGRAM_CLONE, PROGRAM_INGRESS, PROGRAM_LIST},
@@ -26,7 +25,7 @@ use super::{
     open::{OnExit, chain, classifier, xdp},
     relay::Left,
 };
-use crate::plane::Hook;
+use crate::{device::name_of, plane::Hook};
 
 const INGRESS: TcAttachType = TcAttachType::Ingress;
 
@@ -353,7 +352,7 @@ fn attach_tc(
     device: IfIndex,
 ) -> Result<SchedClassifierLinkId, KernelError> {
     let what = "attaching a program at TC";
-    let interface = if_indextoname(device.0).map_err(KernelError::call(what))?;
+    let interface = name_of(device.0).ok_or_else(|| KernelError::call(what)("the device is gone"))?;
     let interface = interface.to_string_lossy();
     let first = TcAttachOptions::TcxOrder(LinkOrder::first());
     program.attach_with_options(&interface, INGRESS, first).or_else(|link| {

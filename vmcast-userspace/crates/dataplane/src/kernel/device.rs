@@ -1,11 +1,11 @@
 //! What the plane knows of devices, and by which engine each is served.
 
-use nix::net::if_::if_indextoname;
 use vmcast_common::fib::{EngineWish, IfIndex};
 
 use super::sys::{self, Transmit};
 use crate::{
     bare::is_bare,
+    device,
     features::{Features, XdpFeatures},
     numbered::Numbered,
     plane::Engine,
@@ -211,8 +211,8 @@ impl Devices {
 
 /// What a device is called, or its number if it is gone.
 pub(super) fn name_of(device: IfIndex) -> String {
-    match if_indextoname(device.0) {
-        Ok(name) => name.to_string_lossy().into_owned(),
-        Err(_) => format!("#{}", device.0),
+    match device::name_of(device.0) {
+        Some(name) => name.to_string_lossy().into_owned(),
+        None => format!("#{}", device.0),
     }
 }

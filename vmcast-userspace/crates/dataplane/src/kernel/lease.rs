@@ -74,7 +74,7 @@ impl Lease {
             }
             Some(_) | None => {
                 let slots: Vec<_> = present.chain([(slot, ifindex)]).collect();
-                self.fill_with_room(&slots, LARGEST, backing)
+                self.fill_with_room(&slots, LARGEST, Some(ifindex), backing)
             }
         }
     }
@@ -100,14 +100,16 @@ impl Lease {
         slots: &[(u32, u32)],
         backing: &mut Backing<'_, K, T>,
     ) -> Result<(), KernelError> {
-        self.fill_with_room(slots, 0, backing)
+        self.fill_with_room(slots, 0, None, backing)
     }
 
-    /// The same; a devmap of its own has so many slots at least.
+    /// The same; a devmap of its own has so many slots at least. A device that is gone has none in it, and must not be the
+    /// one that is `needed`.
     fn fill_with_room<K: MemberWrites, T: Tables>(
         &mut self,
         slots: &[(u32, u32)],
         room: usize,
+        needed: Option<u32>,
         backing: &mut Backing<'_, K, T>,
     ) -> Result<(), KernelError> {
         let Backing { kernel, tables, shapes, stream, .. } = backing;
@@ -115,11 +117,11 @@ impl Lease {
             .then(|| Shape::of(slots.iter().map(|(_, ifindex)| *ifindex)))
             .filter(|shape| slots.len() <= SHARED || shape.is_of_one());
         let new = if let Some(shape) = shape {
-            Slots::Shared(shapes.take(&shape, *kernel, *tables)?)
+            Slots::Shared(shapes.take(&shape, needed, *kernel, *tables)?)
         } else {
             let last = slots.iter().map(|(slot, _)| *slot as usize).max().unwrap_or(0);
             let mut devmap = tables.devmap(room.max(last + 1))?;
-            if let Err(error) = kernel.write_slots(&mut devmap, slots) {
+            if let Err(error) = kernel.fill_slots(&mut devmap, slots, needed) {
                 tables.retire(Some(devmap), Remains::default(), Until::Walked);
                 return Err(error);
             }
@@ -156,7 +158,7 @@ impl Lease {
             Some(known) => Some(known),
             None if matches!(&self.slots, Some(Slots::Own(devmap)) if fits(devmap)) => None,
             // Where there is none of that size the present one does.
-            None => shapes.take(&shape, *kernel, *tables).ok(),
+            None => shapes.take(&shape, None, *kernel, *tables).ok(),
         };
         let Some(known) = known else {
             if let Some(Slots::Own(devmap)) = self.slots.take() {

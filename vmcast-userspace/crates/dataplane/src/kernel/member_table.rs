@@ -514,9 +514,15 @@ impl MemberTable {
         })();
         if let Err(error) = result {
             backing.members.give_back(member);
+            // Nobody comes there without a slot. The first error counts.
             if self.heads > heads {
-                // Nobody comes there without a slot, and it would never be given up. The first error counts.
+                // It would never be given up.
                 let _ = backing.kernel.remove_head(key);
+            } else if let Some(tail) = self.tail(spec.ifindex).map(|tail| self.slots[tail as usize].member())
+                && let Ok(before) = backing.kernel.read_member(tail)
+            {
+                // The place is another's soon.
+                let _ = backing.kernel.write_member(tail, &MemberEntry { next: 0, ..before });
             }
             return Err(error);
         }

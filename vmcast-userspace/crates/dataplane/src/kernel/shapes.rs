@@ -89,13 +89,15 @@ pub(super) struct Shapes {
 }
 
 impl Shapes {
-    /// A devmap of a shape for one more table.
+    /// A devmap of a shape for one more table. Slots of devices that are gone are empty in it, as the kernel would have
+    /// made them.
     ///
     /// # Errors
-    /// If it has to be made and the kernel refuses.
+    /// If it has to be made and the kernel refuses, also because a device that is `needed` is gone.
     pub(super) fn take<K: MemberWrites, T: Tables>(
         &mut self,
         shape: &Shape,
+        needed: Option<u32>,
         kernel: &mut K,
         tables: &mut T,
     ) -> Result<ShapeId, KernelError> {
@@ -111,7 +113,7 @@ impl Shapes {
             }
         };
         let slots: Vec<(u32, u32)> = (0..).zip(shape.devices()).collect();
-        if let Err(error) = kernel.write_slots(&mut devmap, &slots) {
+        if let Err(error) = kernel.fill_slots(&mut devmap, &slots, needed) {
             tables.retire(Some(devmap), Remains::default(), Until::Walked);
             return Err(error);
         }
@@ -190,7 +192,7 @@ mod tests {
             (Shapes::default(), Model::default(), ModelTables::default());
         let mut take = |devices: &[u32]| {
             let shape = Shape::of(devices.iter().copied());
-            let id = shapes.take(&shape, &mut model, &mut tables).unwrap();
+            let id = shapes.take(&shape, None, &mut model, &mut tables).unwrap();
             shapes.place(id)
         };
         let place = take(&[1, 2, 2]);
@@ -205,7 +207,7 @@ mod tests {
             (Shapes::default(), Model::default(), ModelTables::default());
         for device in 1..1000 {
             let shape = Shape::of([device].into_iter());
-            let id = shapes.take(&shape, &mut model, &mut tables).unwrap();
+            let id = shapes.take(&shape, None, &mut model, &mut tables).unwrap();
             shapes.give_back(id, &mut tables);
         }
         assert_eq!((shapes.ids.len(), shapes.shared.len(), shapes.unused.len()), (KEPT, KEPT, KEPT));
@@ -218,7 +220,7 @@ mod tests {
         let shape = Shape::of([1, 2].into_iter());
         let places: Vec<u32> = (0..2000)
             .map(|_| {
-                let id = shapes.take(&shape, &mut model, &mut tables).unwrap();
+                let id = shapes.take(&shape, None, &mut model, &mut tables).unwrap();
                 shapes.give_back(id, &mut tables);
                 shapes.place(id)
             })
@@ -232,11 +234,11 @@ mod tests {
         let (mut shapes, mut model, mut tables) =
             (Shapes::default(), Model::default(), ModelTables::default());
         let shape = Shape::of([1, 2].into_iter());
-        let old = shapes.take(&shape, &mut model, &mut tables).unwrap();
+        let old = shapes.take(&shape, None, &mut model, &mut tables).unwrap();
         shapes.forget_device(2);
-        let new = shapes.take(&shape, &mut model, &mut tables).unwrap();
+        let new = shapes.take(&shape, None, &mut model, &mut tables).unwrap();
         assert_ne!(shapes.place(old), shapes.place(new));
         shapes.give_back(old, &mut tables);
-        assert_eq!(shapes.take(&shape, &mut model, &mut tables).unwrap(), new);
+        assert_eq!(shapes.take(&shape, None, &mut model, &mut tables).unwrap(), new);
     }
 }

@@ -12,6 +12,8 @@ use aya::{
     maps::{HashMap, IterableMap as _, MapData},
 };
 
+use crate::device;
+
 /// `BPF_MAP_DELETE_ELEM` (linux/bpf.h).
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 /// `BPF_MAP_LOOKUP_BATCH` (linux/bpf.h).
@@ -146,7 +148,7 @@ pub(super) fn delete(map: &impl AsRawFd, key: u32) -> io::Result<()> {
 
 /// The MTU of a device in this network namespace, as the kernel's broadcast looks at it.
 pub(super) fn device_mtu(ifindex: u32) -> Option<u16> {
-    let name = nix::net::if_::if_indextoname(ifindex).ok()?;
+    let name = device::name_of(ifindex)?;
     let mut request = about(name.to_bytes(), libc::__c_anonymous_ifr_ifru { ifru_mtu: 0 });
     let socket = datagram_socket().ok()?;
     // SAFETY: the request is an initialised `ifreq` with a terminated name that outlives the call, which
@@ -161,7 +163,7 @@ pub(super) fn device_mtu(ifindex: u32) -> Option<u16> {
 
 /// What kind of link-layer addresses a device of this network namespace has: an `ARPHRD_` number (linux/if_arp.h).
 pub(crate) fn link_layer_type(ifindex: u32) -> Option<u16> {
-    let name = nix::net::if_::if_indextoname(ifindex).ok()?;
+    let name = device::name_of(ifindex)?;
     let mut request = about(name.to_bytes(), libc::__c_anonymous_ifr_ifru { ifru_mtu: 0 });
     let socket = datagram_socket().ok()?;
     // SAFETY: the request is an initialised `ifreq` with a terminated name that outlives the call, which
@@ -233,7 +235,7 @@ impl EthtoolCmd {
 
 /// How a device in this network namespace sends; `None` for one without a ring of its own, such as a veth.
 pub(super) fn transmit(ifindex: u32) -> Option<Transmit> {
-    let name = nix::net::if_::if_indextoname(ifindex).ok()?;
+    let name = device::name_of(ifindex)?;
     let mut ring = EthtoolRingparam { cmd: ETHTOOL_GRINGPARAM, ..EthtoolRingparam::default() };
     ethtool(name.to_bytes(), &mut ring).ok()?;
     let mut link = EthtoolCmd { cmd: ETHTOOL_GSET, ..EthtoolCmd::default() };

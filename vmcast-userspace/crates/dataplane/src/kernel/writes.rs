@@ -21,6 +21,7 @@ use super::{
     mapped::Mapped,
     sys,
 };
+use crate::device;
 
 /// The writes of a member table, in the order that keeps every copy right; a test puts a model of
 /// the kernel in this place.
@@ -45,6 +46,24 @@ pub(super) trait MemberWrites {
     fn remove_slot(&mut self, devmap: &mut Devmap, slot: u32) -> Result<(), KernelError>;
     /// Puts devices into slots of a devmap, in this order.
     fn write_slots(&mut self, devmap: &mut Devmap, slots: &[(u32, u32)]) -> Result<(), KernelError>;
+    /// Whether there is a device of this number.
+    fn has_device(&self, ifindex: u32) -> bool;
+
+    /// The same for slots of which some may be of devices that are gone: the kernel refuses those, and has emptied the
+    /// ones that it had. They stay empty, unless the device is `needed`: nobody is to wait for copies by it.
+    fn fill_slots(
+        &mut self,
+        devmap: &mut Devmap,
+        slots: &[(u32, u32)],
+        needed: Option<u32>,
+    ) -> Result<(), KernelError> {
+        let Err(error) = self.write_slots(devmap, slots) else { return Ok(()) };
+        let there: Vec<_> = slots.iter().copied().filter(|(_, ifindex)| self.has_device(*ifindex)).collect();
+        if there.len() == slots.len() || needed.is_some_and(|ifindex| !self.has_device(ifindex)) {
+            return Err(error);
+        }
+        self.write_slots(devmap, &there)
+    }
 }
 
 /// Every map of the object but the map of devmaps, which the pool owns.
@@ -224,7 +243,7 @@ impl KernelMaps {
 
 /// Whether this network namespace has a device of this number.
 fn exists(ifindex: u32) -> bool {
-    nix::net::if_::if_indextoname(ifindex).is_ok()
+    device::name_of(ifindex).is_some()
 }
 
 /// Removes a key that may be gone already.
@@ -302,6 +321,10 @@ impl MemberWrites for KernelMaps {
 
     fn write_slots(&mut self, devmap: &mut Devmap, slots: &[(u32, u32)]) -> Result<(), KernelError> {
         devmap.write_slots(slots, self.copy_program.as_ref(), &mut self.opened)
+    }
+
+    fn has_device(&self, ifindex: u32) -> bool {
+        exists(ifindex)
     }
 }
 

@@ -111,6 +111,10 @@ impl KernelPlane {
 
     /// Lets the right program decide on what a device receives, and makes what its engine needs.
     fn serve_device(&mut self, device: IfIndex) -> Result<(), Failure> {
+        if !self.served.contains_key(&device) {
+            // Those that were made while there was none of its number have no slots of it.
+            self.shapes.forget_device(device.0);
+        }
         let native = self.devices.is_native(device.0, self.state.wishes(device.0).engine);
         self.attach_programs(device, native)?;
         self.maps.prepare_device(device.0)?;
