@@ -26,7 +26,7 @@ mod tests;
 use std::io;
 
 pub(crate) use host_groups::{HostGroupEvent, HostGroups};
-pub(crate) use links::{Link, LinkWatch, Links};
+pub(crate) use links::{Link, LinkEvent, LinkWatch, Links};
 pub(crate) use next_hops::NextHops;
 pub(crate) use pppoe::{PppoeSession, sessions as pppoe_sessions};
 pub(crate) use setup::Setup;

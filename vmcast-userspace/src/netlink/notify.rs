@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, io, net::Ipv4Addr};
 
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 use rtnetlink::MulticastGroup;
 use vmcast_common::{fib::IfIndex, hdr::eth::Mac};
@@ -151,6 +151,10 @@ fn classify(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Notification
     match message {
         RouteNetlinkMessage::NewLink(message) => {
             message::table_link(&message).map(|(ifindex, link)| Notification::Link(ifindex, link))
+        }
+        // That a port has left its bridge is told so, too.
+        RouteNetlinkMessage::DelLink(message) if message.header.interface_family == AddressFamily::Bridge => {
+            None
         }
         RouteNetlinkMessage::DelLink(message) => {
             Some(Notification::LinkRemoved(IfIndex(message.header.index)))

@@ -1,6 +1,7 @@
 //! The interfaces of the configuration, as the kernel has them at present.
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     num::NonZeroU32,
     ops::AddAssign,
@@ -21,7 +22,7 @@ use crate::{
     clock,
     config::{InterfaceEngine, RouterConfig, RouterInterface},
     mac,
-    netlink::{Link, LinkWatch, Links, SessionWays, pppoe_sessions},
+    netlink::{Link, LinkEvent, LinkWatch, Links, SessionWays, pppoe_sessions},
     sockets::{
         Acquaintances, Crowd, HostMembership, MembershipSocket, Narrowing, RECEIVE_LEN, Sender, Shares,
         Throttle,
@@ -122,9 +123,19 @@ pub(super) struct Present {
     pub(super) wanted: Vec<Wanted>,
     /// The links of PPP sessions that are up, configured or not.
     ppp: Vec<IfIndex>,
+    /// Links that have gone since the reading before; what has the number of one now is another.
+    gone: BTreeSet<IfIndex>,
 }
 
 impl Present {
+    /// Whether an interface that was in use is not there any more, or was made anew.
+    pub(super) fn has_lost(&self, interface: &Interface) -> bool {
+        let Interface { ifindex, device, .. } = interface;
+        !self.wanted.iter().any(|wanted| wanted.link.ifindex == *ifindex)
+            || self.gone.contains(ifindex)
+            || self.gone.contains(device)
+    }
+
     /// How packets leave by the links of sessions.
     pub(super) fn session_ways(&self) -> SessionWays {
         let as_they_are = self.ppp.iter().map(|ifindex| (*ifindex, None));
@@ -138,7 +149,7 @@ impl Present {
 ///
 /// # Errors
 /// If the kernel does not list its interfaces.
-pub(super) async fn present(config: &RouterConfig, links: &Links) -> anyhow::Result<Present> {
+async fn present(config: &RouterConfig, links: &Links, gone: BTreeSet<IfIndex>) -> anyhow::Result<Present> {
     let (found, ppp) = find(config, links).await?;
     let mut wanted = Vec::new();
     for found in found {
@@ -148,7 +159,7 @@ pub(super) async fn present(config: &RouterConfig, links: &Links) -> anyhow::Res
             Err(absent) => tracing::warn!("{absent}"),
         }
     }
-    Ok(Present { wanted, ppp })
+    Ok(Present { wanted, ppp, gone })
 }
 
 /// What the host has of the interfaces of the configuration, and the links of PPP sessions.
@@ -181,7 +192,7 @@ async fn find(
 /// If one is missing, with those that are there.
 pub(super) async fn all(config: &RouterConfig, links: &Links) -> anyhow::Result<Present> {
     let (found, ppp) = find(config, links).await?;
-    Ok(Present { wanted: found.into_iter().collect::<Result<_, _>>()?, ppp })
+    Ok(Present { wanted: found.into_iter().collect::<Result<_, _>>()?, ppp, gone: BTreeSet::new() })
 }
 
 /// Tells the router what the interfaces are whenever they, or their addresses, have changed. Ends with
@@ -224,12 +235,20 @@ async fn changed(
     watch: &mut LinkWatch,
     missed: bool,
 ) -> anyhow::Result<Present> {
+    let mut gone = BTreeSet::new();
+    let mut note = |event| {
+        if let LinkEvent::Removed(ifindex) = event {
+            gone.insert(ifindex);
+        }
+    };
     if !missed {
-        watch.next().await?;
+        note(watch.next().await?);
     }
     // One reading covers all changes that wait; an error that stays is seen again.
-    while let Some(Ok(_)) = watch.next().now_or_never() {}
-    present(config, links).await
+    while let Some(Ok(event)) = watch.next().now_or_never() {
+        note(event);
+    }
+    present(config, links, gone).await
 }
 
 fn wanted(config: &RouterConfig, configured: &RouterInterface, place: Place) -> Wanted {

@@ -7,9 +7,11 @@
 use std::{fs, net::IpAddr, process::Command};
 
 use libtest_mimic::{Failed, Trial};
+use nix::net::if_::if_nametoindex;
 use serde_json::Value;
 use vmcast_lab::{
     Namespace,
+    netns::Offload,
     roles::{Engine, Role, wait_ready},
 };
 
@@ -27,6 +29,11 @@ pub(super) fn trials() -> Vec<Trial> {
             ALL,
             "an interface that goes and comes back costs others nothing",
             |bed, engine| deleted(bed, engine, Family::V4),
+        ),
+        trials_by_engines(
+            ALL,
+            "an interface that is made anew at once under its own number is served, and costs others nothing",
+            made_anew,
         ),
         trials_by_engines(ALL, "an interface that is set down and up costs others nothing", down_and_up),
         trials_by_engines(ALL, "an MTU that shrinks and grows costs others nothing", |bed, engine| {
@@ -231,6 +238,43 @@ fn deleted(bed: &mut Bed, engine: Engine, family: Family) -> Outcome {
         let again = shaken.join(HOST)?;
         whole_again(bed, &again)?;
         whole_again(bed, &guest)?;
+    }
+    shaken.end(bed)
+}
+
+// as a link does that was in another namespace for a moment: nobody sees by its number that it was gone
+fn made_anew(bed: &mut Bed, engine: Engine) -> Outcome {
+    let shaken = Shaken::start(bed, engine, Family::V4)?;
+    let Shaken { small, .. } = &shaken;
+    for round in 1..=3 {
+        for client in [HOST, GUEST] {
+            let name = format!("acc{client}");
+            let number = small.vmr.enter(|| if_nametoindex(name.as_str()))??;
+            let (node, gateway) = (small.client(client), gateway_of(client));
+            small.vmr.ip(&format!(
+                "link del {name}\nlink add {name} index {number} type veth peer name eth0 netns {peer}\n\
+                 addr add {gateway}/24 dev {name}",
+                peer = node.name()
+            ))?;
+            // What the other end takes is seen when it is set up.
+            node.set_offload("eth0", Offload::Gro, true)?;
+            small.vmr.ip(&format!("link set {name} up"))?;
+            node.ip(&format!(
+                "addr add {}/24 dev eth0\nlink set eth0 up\nroute add default via {gateway}",
+                client_address(client)
+            ))?;
+            let now = small.vmr.enter(|| if_nametoindex(name.as_str()))??;
+            ensure!(now == number, "{name} had number {number} and has {now}");
+        }
+        let log = shaken.log(bed)?;
+        let gone = log.matches("interface gone").count();
+        ensure!(gone <= 2 * round, "{gone} interfaces are said to be gone in round {round}");
+        let host = shaken.join(HOST)?;
+        let guest = shaken.join(GUEST)?;
+        for listener in [&host, &guest] {
+            whole_again(bed, listener)?;
+        }
+        shaken.go_on(bed)?;
     }
     shaken.end(bed)
 }

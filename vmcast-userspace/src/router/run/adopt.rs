@@ -23,13 +23,9 @@ impl Router {
     /// Adopts what the interfaces are now, and the addresses that come with them.
     pub(super) fn on_interfaces(&mut self, now: Instant, present: Present) {
         let session_ways = present.session_ways();
+        let gone = self.interfaces.iter().filter(|(_, attached)| present.has_lost(&attached.interface));
+        let gone: Vec<IfIndex> = gone.map(|(ifindex, _)| *ifindex).collect();
         let wanted = present.wanted;
-        let gone: Vec<IfIndex> = self
-            .interfaces
-            .keys()
-            .filter(|ifindex| !wanted.iter().any(|wanted| wanted.link.ifindex == **ifindex))
-            .copied()
-            .collect();
         for ifindex in gone {
             if let Some(attached) = self.interfaces.remove(&ifindex) {
                 tracing::warn!(iface = attached.name, "interface gone");
