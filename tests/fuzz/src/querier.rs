@@ -14,6 +14,8 @@ use crate::{script::start, seal, seal_icmpv6};
 
 const MAX_GROUPS: usize = 4;
 const MAX_SOURCES: usize = 6;
+/// Sources of all groups, but for the first of each.
+const MAX_LISTED: usize = 9;
 const MAX_TRACKED: usize = 5;
 
 /// A host or router of the link.
@@ -40,6 +42,7 @@ pub fn querier(data: &[u8]) {
         require_router_alert: settings & 4 != 0,
         max_groups: MAX_GROUPS,
         max_sources_per_group: MAX_SOURCES,
+        max_sources: MAX_LISTED,
         max_tracked: MAX_TRACKED,
         max_groups_per_host: (settings & 2 != 0).then_some(2),
         ..Config::new(family)
@@ -70,6 +73,8 @@ pub fn querier(data: &[u8]) {
             assert!(info.sources.len() <= MAX_SOURCES);
             assert_eq!(forwarded.get(&info.group), Some(&querier.filter(info.group)));
         }
+        let listed = querier.groups(now).map(|info| info.sources.len().saturating_sub(1));
+        assert!(listed.sum::<usize>() <= MAX_LISTED);
         assert_eq!(forwarded.len(), querier.groups(now).len());
         assert!(querier.groups(now).map(|info| info.hosts.len()).sum::<usize>() <= MAX_TRACKED);
     }

@@ -22,7 +22,9 @@ use crate::{
 
 const MAX_TUNNELS: u32 = 3;
 const MAX_TUNNELS_PER_SOURCE: u32 = 2;
-const LIMITS: Limits = Limits { groups: 3, sources: 3 };
+const LIMITS: Limits = Limits { groups: 3, sources: 3, listed: usize::MAX };
+/// Sources in all lists, but for the first of each.
+const MAX_LISTED: usize = 7;
 /// The largest answer: a Membership Query with gateway address fields and the General Query of MLD.
 const MAX_ANSWER: usize = 12 + 76 + 18;
 const PORT: u16 = vmcast_common::AMT_PORT;
@@ -101,6 +103,7 @@ impl Bed {
             max_tunnels: MAX_TUNNELS,
             max_tunnels_per_source: MAX_TUNNELS_PER_SOURCE,
             limits: LIMITS,
+            max_listed: MAX_LISTED,
             ..Config::new([7; 16])
         };
         let now = start();
@@ -257,17 +260,19 @@ impl Bed {
         }
         assert!(self.relay.poll_timeout().is_some_and(|next| next > self.now));
         assert!(self.relay.tunnel_count() <= MAX_TUNNELS);
-        let mut of_address = BTreeMap::new();
+        let (mut of_address, mut listed) = (BTreeMap::new(), 0);
         let told = self.relay.tunnels().map(|tunnel| {
             *of_address.entry(tunnel.remote.ip()).or_insert(0) += 1;
             assert!(tunnel.groups.len() <= LIMITS.groups);
             for (_, Filter::Include(sources) | Filter::Exclude(sources)) in &tunnel.groups {
                 assert!(sources.len() <= LIMITS.sources);
+                listed += sources.len().saturating_sub(1);
             }
             let groups = tunnel.groups.into_iter().collect();
             (tunnel.id, Tunnel { local: tunnel.local, remote: tunnel.remote, ecn: tunnel.ecn, groups })
         });
         assert_eq!(told.collect::<BTreeMap<_, _>>(), self.tunnels);
+        assert!(listed <= MAX_LISTED);
         assert!(of_address.values().all(|tunnels| *tunnels <= MAX_TUNNELS_PER_SOURCE));
     }
 }

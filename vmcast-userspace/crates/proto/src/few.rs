@@ -67,6 +67,12 @@ impl<K: Ord, V> Few<K, V> {
         self.get(key).is_some()
     }
 
+    /// The entries of this key and of those after it, ascending.
+    pub fn starting_at(&self, first: &K) -> impl Iterator<Item = (&K, &V)> {
+        let one = self.one.iter().map(|(key, value)| (key, value)).filter(move |(key, _)| *key >= first);
+        one.chain(self.many.range(first..))
+    }
+
     /// Sets the value of a key; the one that it had.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         match self.one.take() {

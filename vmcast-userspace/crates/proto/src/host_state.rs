@@ -47,12 +47,14 @@ pub struct Limits {
     pub groups: usize,
     /// Sources in the list of one group.
     pub sources: usize,
+    /// Sources in the lists of all groups together, but for the first of each list: beyond it no list grows.
+    pub listed: usize,
 }
 
 impl Default for Limits {
     /// 64 groups, and 256 sources each: as many as a report of one datagram can list.
     fn default() -> Self {
-        Self { groups: 64, sources: 256 }
+        Self { groups: 64, sources: 256, listed: usize::MAX }
     }
 }
 
@@ -109,7 +111,7 @@ pub struct Applied {
     pub changed: Vec<(IpAddr, Filter)>,
     /// Records refused because of too many groups; the state they speak of is unchanged.
     pub refused_groups: u32,
-    /// Records refused because of too many sources of their group, likewise.
+    /// Records refused because of too many sources of their group or of all, likewise.
     pub refused_sources: u32,
     /// Records for groups that nobody can join: no multicast, or of link-local or reserved scope.
     pub ignored: u32,
@@ -169,6 +171,12 @@ impl HostState {
     #[must_use]
     pub fn len(&self) -> usize {
         self.groups.as_slice().len()
+    }
+
+    /// How many sources the lists of all groups have, but for the first of each.
+    #[must_use]
+    pub fn listed(&self) -> usize {
+        self.groups.as_slice().iter().map(Entry::listed).sum()
     }
 
     /// What is wanted of `group`.
@@ -274,11 +282,15 @@ impl HostState {
 
     fn check(&self, group: IpAddr, filter: &Filter, limits: &Limits) -> Result<(), Excess> {
         let (Filter::Include(sources) | Filter::Exclude(sources)) = filter;
+        let listed = sources.len().saturating_sub(1);
+        let before = self.groups.find(group).map_or(0, Entry::listed);
         if filter.is_none() {
             Ok(())
         } else if self.len() >= limits.groups && self.groups.find(group).is_none() {
             Err(Excess::Groups)
-        } else if sources.len() > limits.sources {
+        } else if sources.len() > limits.sources
+            || (listed > before && self.listed() - before + listed > limits.listed)
+        {
             Err(Excess::Sources)
         } else {
             Ok(())

@@ -14,6 +14,7 @@ pub mod nearest;
 pub mod policy;
 pub mod record;
 pub mod registry;
+mod share;
 
 pub use few::Few;
 pub use filter::Filter;

@@ -39,6 +39,14 @@ impl Entry {
     ) -> Option<Self> {
         Some(Self { group, wanted: Wanted::new(filter, unheard)?, stamp, list })
     }
+
+    /// How many sources its list has beside the first.
+    pub(super) fn listed(&self) -> usize {
+        match &self.wanted {
+            Wanted::Any | Wanted::SourceV4(_) => 0,
+            Wanted::Listed(list) => list.sources.len().saturating_sub(1),
+        }
+    }
 }
 
 impl Groups {

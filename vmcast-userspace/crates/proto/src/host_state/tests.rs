@@ -5,7 +5,7 @@ use vmcast_wire::membership::{Message, Record, RecordType};
 
 use super::*;
 
-const LIMITS: Limits = Limits { groups: 3, sources: 4 };
+const LIMITS: Limits = Limits { groups: 3, sources: 4, listed: 6 };
 
 const NOW: Heard = Heard { at: 0, round: 1, since: 0 };
 
@@ -394,7 +394,7 @@ proptest! {
                 };
                 prop_assert_ne!(before.unwrap_or_default(), filter);
             }
-            prop_assert!(host.len() <= LIMITS.groups);
+            prop_assert!(host.len() <= LIMITS.groups && host.listed() <= LIMITS.listed);
             for (_, filter) in host.groups() {
                 let (Filter::Include(sources) | Filter::Exclude(sources)) = filter;
                 prop_assert!(sources.len() <= LIMITS.sources);

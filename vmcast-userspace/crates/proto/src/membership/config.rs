@@ -96,10 +96,13 @@ pub struct Config {
     pub max_groups: usize,
     /// Sources kept per group at most, excluded ones included; further ones are refused.
     pub max_sources_per_group: usize,
+    /// Sources kept of all groups together at most, but for the first of each group; further ones are refused.
+    pub max_sources: usize,
     /// Groups that one host may be in; reports of further ones are refused, and so are those of hosts
     /// without an address. `None` for no limit.
     pub max_groups_per_host: Option<usize>,
-    /// Memberships of single hosts tracked at most, if hosts are tracked at all.
+    /// Memberships of single hosts tracked at most, if hosts are tracked at all; one with a list counts as many as that
+    /// has sources.
     pub max_tracked: usize,
 }
 
@@ -177,6 +180,7 @@ impl Config {
             allowed_groups: None,
             max_groups: 16_384,
             max_sources_per_group: 256,
+            max_sources: 65_536,
             max_groups_per_host: None,
             max_tracked: 65_536,
         }

@@ -45,9 +45,16 @@ pub(super) struct Details {
     pub(super) sources: BTreeMap<IpAddr, Source>,
     pub(super) v1_host_until: Option<Instant>,
     /// Group-Specific Queries still to send.
-    pub(super) group_queries_left: u8,
-    /// When to send the next specific query.
-    pub(super) next_query: Option<Instant>,
+    pub(super) group_queries: Option<Repetition>,
+}
+
+/// A question that is under way, of which queries are still to be sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Repetition {
+    /// How many, at least one.
+    pub(super) left: u8,
+    /// When the next one is due.
+    pub(super) due: Instant,
 }
 
 /// A source record.
@@ -56,7 +63,7 @@ pub(super) struct Source {
     /// The source timer. Without it the source is excluded, which only EXCLUDE mode knows.
     pub(super) until: Option<Instant>,
     /// Group-and-Source-Specific Queries still to send.
-    pub(super) queries_left: u8,
+    pub(super) queries: Option<Repetition>,
     /// Whether its timer was lowered, as somebody asks about it.
     pub(super) is_asked: bool,
 }
@@ -64,7 +71,15 @@ pub(super) struct Source {
 impl Source {
     /// A source that nobody asks about, with its timer or without.
     pub(super) const fn new(until: Option<Instant>) -> Self {
-        Self { until, queries_left: 0, is_asked: false }
+        Self { until, queries: None, is_asked: false }
+    }
+}
+
+impl Details {
+    /// When the next specific query is due.
+    fn next_query(&self) -> Option<Instant> {
+        let of_sources = self.sources.values().filter_map(|source| source.queries);
+        self.group_queries.into_iter().chain(of_sources).map(|queries| queries.due).min()
     }
 }
 
@@ -128,6 +143,11 @@ impl Group {
         self.details.iter().flat_map(|details| details.sources.iter().map(|(source, s)| (*source, s.until)))
     }
 
+    /// How many sources it has beside the first: an any-source membership and a channel of one source count nothing.
+    pub(super) fn listed(&self) -> usize {
+        self.details.as_ref().map_or(0, |details| details.sources.len().saturating_sub(1))
+    }
+
     /// Whether nobody wants anything of it.
     pub(super) fn is_gone(&self) -> bool {
         self.exclude_until.is_none() && self.sources().next().is_none()
@@ -151,7 +171,7 @@ impl Group {
         Deadlines {
             group: self.exclude_until,
             source: self.sources().filter_map(|(_, until)| until).min(),
-            query: self.details.as_ref().and_then(|details| details.next_query),
+            query: self.details.as_ref().and_then(|details| details.next_query()),
             forgetting: self.details.as_ref().and_then(|details| details.next_forgetting),
         }
     }
@@ -314,7 +334,7 @@ impl Group {
         if over(self.exclude_until) {
             self.exclude_until = None;
             if let Some(details) = &mut self.details {
-                details.group_queries_left = 0;
+                details.group_queries = None;
                 details.sources.retain(|_, source| source.until.is_some());
             }
         }
@@ -328,16 +348,12 @@ impl Group {
     /// Gives the memory of details back that say nothing.
     pub(super) fn trim(&mut self) {
         let Some(details) = &mut self.details else { return };
-        let asks =
-            details.group_queries_left > 0 || details.sources.values().any(|source| source.queries_left > 0);
-        if !asks {
-            details.next_query = None;
-        }
         let says_nothing = details.sources.is_empty()
+            && details.group_queries.is_none()
             && details.v1_host_until.is_none()
             && details.hosts.is_empty()
             && details.untracked_until.is_none();
-        if !asks && says_nothing {
+        if says_nothing {
             self.details = None;
         }
     }

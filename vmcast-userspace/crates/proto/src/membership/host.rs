@@ -45,11 +45,27 @@ pub(super) struct Tracked {
     pub(super) until: Instant,
 }
 
+impl Tracked {
+    /// How much it counts by [`Config::max_tracked`](super::Config::max_tracked).
+    fn weight(&self) -> usize {
+        weight(&self.filter)
+    }
+}
+
+fn weight(filter: &Filter) -> usize {
+    let (Filter::Include(sources) | Filter::Exclude(sources)) = filter;
+    sources.len().max(1)
+}
+
+/// How many hosts of a group are looked at for one leave. Where there are more, what none of these wants is asked about: a
+/// look costs some 20 ns, and a link of forged hosts must not keep others waiting with each of its reports.
+const LOOKS: usize = 1024;
+
 /// In how many groups each host is.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
     groups: BTreeMap<Host, usize>,
-    memberships: usize,
+    tracked: usize,
 }
 
 impl Hosts {
@@ -57,18 +73,18 @@ impl Hosts {
         self.groups.get(&host).copied().unwrap_or(0)
     }
 
-    /// Memberships of all hosts together.
-    pub(super) const fn memberships(&self) -> usize {
-        self.memberships
+    /// Memberships of all hosts together, as [`Config::max_tracked`](super::Config::max_tracked) counts them.
+    pub(super) const fn tracked(&self) -> usize {
+        self.tracked
     }
 
-    fn joined(&mut self, host: Host) {
+    fn joined(&mut self, host: Host, weight: usize) {
         *self.groups.entry(host).or_default() += 1;
-        self.memberships += 1;
+        self.tracked += weight;
     }
 
-    fn left(&mut self, host: Host) {
-        self.memberships -= 1;
+    fn left(&mut self, host: Host, weight: usize) {
+        self.tracked -= weight;
         if let Some(groups) = self.groups.get_mut(&host) {
             *groups -= 1;
             if *groups == 0 {
@@ -87,8 +103,8 @@ pub(super) struct Report<'a> {
     pub(super) until: Instant,
     /// Sources of one host that are kept.
     pub(super) max_sources: usize,
-    /// Memberships of all hosts that are kept.
-    pub(super) max_memberships: usize,
+    /// Memberships of all hosts that are kept, as [`Config::max_tracked`](super::Config::max_tracked) counts them.
+    pub(super) max_tracked: usize,
 }
 
 impl Group {
@@ -103,21 +119,19 @@ impl Group {
         let known = details.hosts.get(&report.host);
         let before = known.map(|tracked| tracked.filter.clone()).unwrap_or_default();
         let filter = after(before, report.record_type, report.listed);
-        let (Filter::Include(sources) | Filter::Exclude(sources)) = &filter;
-        let room = known.is_some() || hosts.memberships() < report.max_memberships;
-        let trackable = room && !report.host.address.is_unspecified() && sources.len() <= report.max_sources;
+        let (old, new) = (known.map_or(0, Tracked::weight), weight(&filter));
+        let room = new <= old || hosts.tracked() - old + new <= report.max_tracked;
+        let trackable = room && !report.host.address.is_unspecified() && new <= report.max_sources.max(1);
+        if let Some(known) = details.hosts.remove(&report.host) {
+            hosts.left(report.host, known.weight());
+        }
         if filter.is_none() || !trackable {
-            if details.hosts.remove(&report.host).is_some() {
-                hosts.left(report.host);
-            }
             if !trackable && !filter.is_none() {
                 details.untracked_until = Some(report.until);
             }
         } else {
-            let tracked = Tracked { filter, until: report.until };
-            if details.hosts.insert(report.host, tracked).is_none() {
-                hosts.joined(report.host);
-            }
+            details.hosts.insert(report.host, Tracked { filter, until: report.until });
+            hosts.joined(report.host, new);
             details.next_forgetting.get_or_insert(report.until);
         }
         self.trim();
@@ -137,16 +151,20 @@ impl Group {
     /// Whether a host of the same address is there that has another one on the link: one of the two may speak in the other's
     /// name, or a host has got another interface.
     pub(super) fn has_namesake(&self, now: Instant, host: Host) -> bool {
-        self.hosts().any(|(other, tracked)| {
-            other.address == host.address && other.link != host.link && tracked.until > now
-        })
+        let first = Host { link: None, ..host };
+        let of_address = self.details.iter().flat_map(|details| details.hosts.starting_at(&first));
+        of_address
+            .take_while(|(other, _)| other.address == host.address)
+            .take(LOOKS)
+            .any(|(other, tracked)| other.link != host.link && tracked.until > now)
     }
 
-    /// Takes out of `ask` what a known host still wants. Hosts are looked at once each, however many sources are asked about:
-    /// there may be a great many of both.
-    pub(super) fn unwanted(&self, now: Instant, ask: Ask) -> Ask {
+    /// Takes out of `ask` what a known host still wants; says whether all hosts were looked at, so that nobody wants the
+    /// rest. Each is looked at once, however many sources are asked about: there may be a great many of both.
+    pub(super) fn unwanted(&self, now: Instant, ask: Ask) -> (Ask, bool) {
         let Ask { mut group, mut sources } = ask;
-        for (_, tracked) in self.hosts().filter(|(_, tracked)| tracked.until > now) {
+        let mut hosts = self.hosts();
+        for (_, tracked) in hosts.by_ref().take(LOOKS).filter(|(_, tracked)| tracked.until > now) {
             if !group && sources.is_empty() {
                 break;
             }
@@ -163,7 +181,9 @@ impl Group {
                 }
             }
         }
-        Ask { group, sources }
+        let is_settled = !group && sources.is_empty();
+        let all = is_settled || hosts.next().is_none();
+        (Ask { group, sources }, all)
     }
 
     /// Gives the sources that known hosts list their timers back: EXCLUDE mode, which is about to end, had
@@ -192,7 +212,7 @@ impl Group {
             details.hosts.retain(|host, tracked| {
                 let stays = tracked.until > now;
                 if !stays {
-                    hosts.left(*host);
+                    hosts.left(*host, tracked.weight());
                 }
                 stays
             });
@@ -204,7 +224,9 @@ impl Group {
     /// Forgets every host.
     pub(super) fn forget_hosts(&mut self, hosts: &mut Hosts) {
         if let Some(details) = &mut self.details {
-            std::mem::take(&mut details.hosts).keys().for_each(|host| hosts.left(*host));
+            for (host, tracked) in std::mem::take(&mut details.hosts).iter() {
+                hosts.left(*host, tracked.weight());
+            }
             details.next_forgetting = None;
         }
     }

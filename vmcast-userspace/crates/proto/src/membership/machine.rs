@@ -40,6 +40,8 @@ pub struct Querier {
     pub(super) handover: Handover,
     pub(super) groups: BTreeMap<IpAddr, Group>,
     pub(super) hosts: Hosts,
+    /// Sources of all groups, as [`Config::max_sources`] counts them.
+    pub(super) listed: usize,
     pub(super) timers: Timers,
     pub(super) outputs: VecDeque<Output>,
     pub(super) counters: Counters,
@@ -62,13 +64,19 @@ pub(super) enum Role {
 
 /// What a change of a group is measured by.
 pub(super) struct Snapshot {
-    pub(super) filter: Filter,
-    pub(super) deadlines: Deadlines,
+    filter: Filter,
+    deadlines: Deadlines,
+    listed: usize,
 }
 
 impl Snapshot {
     pub(super) fn of(group: &Group) -> Self {
-        Self { filter: group.filter(), deadlines: group.deadlines() }
+        Self { filter: group.filter(), deadlines: group.deadlines(), listed: group.listed() }
+    }
+
+    /// Of a group that is not there.
+    pub(super) fn none() -> Self {
+        Self { filter: Filter::none(), deadlines: Deadlines::default(), listed: 0 }
     }
 }
 
@@ -85,6 +93,7 @@ impl Querier {
             role: Role::Querier { next_query: now, startup_left },
             groups: BTreeMap::new(),
             hosts: Hosts::default(),
+            listed: 0,
             timers: Timers::default(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -292,7 +301,7 @@ impl Querier {
         let mut after = Snapshot::of(state);
         if state.is_gone() {
             state.forget_hosts(&mut self.hosts);
-            after.deadlines = Deadlines::default();
+            after = Snapshot::none();
             self.groups.remove(&group);
         }
         self.settle(group, &before, &after);
@@ -300,6 +309,7 @@ impl Querier {
     }
 
     pub(super) fn settle(&mut self, group: IpAddr, before: &Snapshot, after: &Snapshot) {
+        self.listed = self.listed - before.listed + after.listed;
         let (old, new) = (before.deadlines, after.deadlines);
         self.timers.reschedule(Timer::GroupMembership(group), old.group, new.group);
         self.timers.reschedule(Timer::SourceMembership(group), old.source, new.source);

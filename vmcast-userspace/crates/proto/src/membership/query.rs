@@ -14,7 +14,7 @@ use vmcast_wire::{
 use super::{
     Family, Version,
     config::{Config, Variables},
-    group::{Ask, Group},
+    group::{Ask, Group, Repetition},
 };
 
 /// The specific queries of a group that are to be sent now.
@@ -33,13 +33,13 @@ impl Group {
     /// anything to send (RFC 9776 §6.6.3, RFC 9777 §7.6.3). A question that is under way is not asked anew.
     pub(super) fn ask(&mut self, now: Instant, ask: &Ask, variables: &Variables) -> bool {
         let limit = now + variables.last_member_query_time();
-        let count = variables.last_member_query_count();
+        let queries = Some(Repetition { left: variables.last_member_query_count(), due: now });
         let mut asked = false;
         // One that was answered meanwhile is over, however many repetitions are left of it.
         let is_answered = self.exclude_until > Some(limit);
-        if ask.group && (is_answered || self.details().group_queries_left == 0) {
+        if ask.group && (is_answered || self.details().group_queries.is_none()) {
             self.lower_group_timer(limit);
-            self.details().group_queries_left = count;
+            self.details().group_queries = queries;
             asked = true;
         }
         if let Some(details) = &mut self.details {
@@ -48,7 +48,7 @@ impl Group {
                     && source.until > Some(limit)
                 {
                     source.until = Some(limit);
-                    source.queries_left = count;
+                    source.queries = queries;
                     source.is_asked = true;
                     asked = true;
                 }
@@ -87,18 +87,21 @@ impl Group {
         }
     }
 
-    /// Takes what is to be sent now and notes when to send it again.
+    /// Takes what is to be sent now and notes when to send it again. Each question keeps its own time between its queries,
+    /// whatever is asked in between: two at once are lost at once.
     pub(super) fn take_specific(&mut self, now: Instant, variables: &Variables) -> Specific {
         let limit = now + variables.last_member_query_time();
         let group_suppressed = self.exclude_until > Some(limit);
         let mut specific = Specific::default();
         let Some(details) = &mut self.details else { return specific };
-        if details.group_queries_left > 0 {
-            details.group_queries_left -= 1;
+        let interval = variables.last_member_query_interval();
+        if take_due(&mut details.group_queries, now, interval) {
             specific.group = Some(group_suppressed);
         }
-        for (address, source) in details.sources.iter_mut().filter(|(_, source)| source.queries_left > 0) {
-            source.queries_left -= 1;
+        for (address, source) in &mut details.sources {
+            if !take_due(&mut source.queries, now, interval) {
+                continue;
+            }
             if source.until > Some(limit) {
                 specific.suppressed.push(*address);
             } else {
@@ -110,7 +113,6 @@ impl Group {
         if specific.group.is_some() {
             specific.suppressed.clear();
         }
-        details.next_query = Some(now + variables.last_member_query_interval());
         self.trim();
         specific
     }
@@ -118,8 +120,8 @@ impl Group {
     /// Stops repeating questions.
     pub(super) fn stop_asking(&mut self) {
         if let Some(details) = &mut self.details {
-            details.group_queries_left = 0;
-            details.sources.values_mut().for_each(|source| source.queries_left = 0);
+            details.group_queries = None;
+            details.sources.values_mut().for_each(|source| source.queries = None);
         }
         self.trim();
     }
@@ -127,10 +129,18 @@ impl Group {
     /// Stops repeating the Group-Specific Query (RFC 2236 §7: a report ends Checking Membership).
     pub(super) fn stop_asking_for_group(&mut self) {
         if let Some(details) = &mut self.details {
-            details.group_queries_left = 0;
+            details.group_queries = None;
         }
         self.trim();
     }
+}
+
+/// Takes one query of a question, if it is due.
+fn take_due(queries: &mut Option<Repetition>, now: Instant, interval: Duration) -> bool {
+    let Some(Repetition { left, .. }) = queries.filter(|queries| queries.due <= now) else { return false };
+    let rest = left.saturating_sub(1);
+    *queries = (rest > 0).then_some(Repetition { left: rest, due: now + interval });
+    true
 }
 
 /// A General Query.

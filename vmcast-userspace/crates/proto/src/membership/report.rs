@@ -9,7 +9,7 @@ use super::{
     address::{check_group, check_mode, is_source},
     config::{ImmediateLeave, Variables},
     counters::Refusal,
-    group::{Ask, Deadlines, Group, Terms},
+    group::{Ask, Group, Terms},
     host::{Host, Hosts, Report, Reporter},
     machine::{Datagram, Querier, Snapshot},
 };
@@ -128,12 +128,19 @@ impl Querier {
         if self.groups.get(&group).is_some_and(|state| state.knows(host)) {
             return Ok(());
         }
-        let memberships = reporter.share(self.config.max_tracked);
-        let untold = host.address.is_unspecified() || self.hosts.memberships() >= memberships;
+        let tracked = reporter.share(self.config.max_tracked);
+        let untold = host.address.is_unspecified() || self.hosts.tracked() >= tracked;
         if untold || self.hosts.groups_of(host) >= most {
             return Err(Refusal::TooManyGroupsOfHost);
         }
         Ok(())
+    }
+
+    /// How many sources a group may have after a report.
+    fn max_sources(&self, reporter: Reporter, group: IpAddr) -> usize {
+        let known = self.groups.get(&group).map_or(0, Group::listed);
+        let room = reporter.share(self.config.max_sources).saturating_sub(self.listed);
+        reporter.share(self.config.max_sources_per_group).min(1 + known + room)
     }
 
     /// Applies one record to its group and asks what it calls for.
@@ -151,7 +158,7 @@ impl Querier {
         let variables = self.variables;
         let membership_until = self.lasting(now, Variables::group_membership_interval);
         let older_host_until = self.lasting(now, Variables::older_host_present_interval);
-        let max_sources = reporter.share(config.max_sources_per_group);
+        let max_sources = self.max_sources(reporter, group);
         let terms = Terms { now, membership_until, max_sources };
         // Without a question nobody answers, and timers stay as they are.
         let asks = self.querier().is_none() && self.may_ask();
@@ -160,7 +167,7 @@ impl Querier {
         let knows_hosts = self.knows_hosts(now);
         let without_sources = config.version < Version::V3;
         let until = membership_until;
-        let (max_groups, max_memberships) =
+        let (max_groups, max_tracked) =
             (reporter.share(config.max_groups), reporter.share(config.max_tracked));
         let reporter = reporter.host;
 
@@ -170,7 +177,7 @@ impl Querier {
             }
             if tracks {
                 let (host, listed) = (reporter, &listed);
-                let report = Report { host, record_type, listed, until, max_sources, max_memberships };
+                let report = Report { host, record_type, listed, until, max_sources, max_tracked };
                 state.track(report, hosts);
             }
             let mut applied = state.receive(record_type, listed, terms);
@@ -191,8 +198,8 @@ impl Querier {
             match immediate {
                 ImmediateLeave::SingleHost => state.end(now, &ask),
                 ImmediateLeave::Tracked if state.is_tracked(now) && !disputed => {
-                    let unwanted = state.unwanted(now, ask);
-                    if knows_hosts {
+                    let (unwanted, all_asked) = state.unwanted(now, ask);
+                    if knows_hosts && all_asked {
                         if unwanted.group {
                             applied.too_many += state.restore_wishes(now, max_sources);
                         }
@@ -217,8 +224,7 @@ impl Querier {
                 state.forget_hosts(&mut self.hosts);
                 return Err(Refusal::TooManyGroups);
             } else {
-                let empty = Snapshot { filter: Filter::none(), deadlines: Deadlines::default() };
-                self.settle(group, &empty, &Snapshot::of(&state));
+                self.settle(group, &Snapshot::none(), &Snapshot::of(&state));
                 self.groups.insert(group, state);
             }
             // Nobody else was known to be in the group, so nobody need be asked.

@@ -20,6 +20,7 @@ use super::{
     shares::{Account, NoRoom},
     stated::Stated,
     timer::{Timer, Timers},
+    waiting::{Membership, Waiting},
 };
 use crate::{Filter, Machine};
 
@@ -36,9 +37,9 @@ pub struct Mrib {
     timers: Timers,
     outputs: Outputs,
     counters: Counters,
-    /// Memberships for whose streams there was no room, by group and number.
-    waiting: BTreeMap<(IpAddr, u32), Waiting>,
-    /// When it is tried whether there is now.
+    /// Memberships for whose streams there was no room.
+    waiting: Waiting,
+    /// When it is tried whether there is now, or tried with those that have not been looked at.
     retry_at: Option<Instant>,
     /// New sources that stay under (*,G) for want of room, by group and source, and where each came in.
     passing: BTreeMap<(IpAddr, IpAddr), fib::Input>,
@@ -50,12 +51,8 @@ const PASSING: usize = 1024;
 /// How long after a stream ended those who wait are looked at: many may end at a time.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A membership that waits.
-#[derive(Debug)]
-struct Waiting {
-    filter: Filter,
-    account: Option<Account>,
-}
+/// How long after some were looked at the next ones are: nobody else is kept waiting by those who wait.
+const TURN_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Mrib {
     /// Makes one without groups, interfaces or upstream.
@@ -70,7 +67,7 @@ impl Mrib {
             stated: Stated::default(),
             timers: Timers::default(),
             counters: Counters::default(),
-            waiting: BTreeMap::new(),
+            waiting: Waiting::default(),
             retry_at: None,
             passing: BTreeMap::new(),
         }
@@ -190,7 +187,7 @@ impl Mrib {
     fn told_of<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = MemberInfo> + 'a {
         group.members().map(|info| MemberInfo {
             is_stated: self.stated.contains(info.member, info.group),
-            waits: self.waiting.contains_key(&(info.group, info.member.number())),
+            waits: self.waiting.contains(&(info.group, info.member.number())),
             ..info
         })
     }
@@ -237,7 +234,7 @@ impl Mrib {
             let (held, streams) = (self.outputs.shares.held(account), self.outputs.shares.len());
             self.outputs.event(Event::NoRoom { group: address, member, account, held, streams });
         }
-        self.waiting.insert(key, Waiting { filter: filter.clone(), account });
+        self.waiting.insert(key, Membership { filter: filter.clone(), account });
         let old = self.filter_of(address, member);
         let part = self.outputs.shares.without_new(address, &old, filter);
         self.admit(member, address, &part);
@@ -245,15 +242,20 @@ impl Mrib {
 
     /// Tries whether there is room for those who wait, if a stream has ended since the last time.
     fn plan_retry(&mut self, now: Instant) {
-        if self.outputs.shares.take_freed() && !self.waiting.is_empty() && self.retry_at.is_none() {
+        let is_planned = self.retry_at.is_some();
+        if !is_planned && self.outputs.shares.take_freed() && !self.waiting.is_empty() {
             self.retry_at = Some(now + RETRY_INTERVAL);
         }
     }
 
-    fn retry(&mut self) {
-        let keys: Vec<_> = self.waiting.keys().copied().collect();
-        for (group, number) in keys {
-            let Some(Waiting { filter, account }) = self.waiting.get(&(group, number)) else { continue };
+    fn retry(&mut self, now: Instant) {
+        if !self.waiting.is_in_round() {
+            // What ends from here on is for the next round.
+            self.outputs.shares.take_freed();
+            self.waiting.start_round();
+        }
+        for (group, number) in self.waiting.take_turn() {
+            let Some(Membership { filter, account }) = self.waiting.get(&(group, number)) else { continue };
             let account = *account;
             if let Some(member) = fib::Output::from_number(number)
                 && self.outputs.shares.room(account, group, filter).is_ok()
@@ -262,6 +264,7 @@ impl Mrib {
                 self.on_membership(member, group, &filter, account);
             }
         }
+        self.retry_at = self.waiting.is_in_round().then(|| now + TURN_INTERVAL);
     }
 
     /// Gives a member a filter whose streams there is room for.
@@ -328,7 +331,7 @@ impl Mrib {
             self.routes.below.set_above(None, &mut self.timers);
         }
         self.stated.forget(member);
-        self.waiting.retain(|(_, number), _| *number != member.number());
+        self.waiting.forget(member.number());
         let groups: Vec<_> = self.groups.of_member(member).collect();
         for group in groups {
             self.admit(member, group, &Filter::none());
@@ -662,8 +665,7 @@ impl Machine for Mrib {
             }
         }
         if self.retry_at.is_some_and(|at| at <= now) {
-            self.retry_at = None;
-            self.retry();
+            self.retry(now);
         }
         self.plan_retry(now);
     }

@@ -39,7 +39,7 @@
 //! # Room
 //! There are at most [`Config::streams`] streams, and whoever makes many leaves room to those who make few: see
 //! [`Account`]. A membership whose streams there is no room for waits: the member gets what of it needs no new
-//! stream, and all of it when enough streams have ended.
+//! stream, and all of it when enough streams have ended. Then those who wait are looked at, some of each account in turn.
 //!
 //! A change of upstreams yields one [`FibOp::SetStream`] for each (S,G) whose RPF differs, and
 //! leaves the members alone.
@@ -61,6 +61,7 @@ mod routes;
 mod shares;
 mod stated;
 mod timer;
+mod waiting;
 
 #[cfg(test)]
 mod tests;

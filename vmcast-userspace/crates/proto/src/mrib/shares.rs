@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use vmcast_common::fib::{IfIndex, Stream};
 
-use crate::{Filter, amt::relay::Prefix};
+use crate::{Filter, amt::relay::Prefix, share::share};
 
 /// Whose reports make a stream: all that may come from one place counts together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,13 +15,6 @@ pub enum Account {
     /// The gateways of a network.
     Network(Prefix),
 }
-
-/// How many streams of one account there may be for each that is still free.
-///
-/// With 3, one account takes at most three quarters of all, two of them three sevenths each; some room is always left
-/// to those who have little, and nothing has to be set aside for anybody. (The dynamic thresholds of shared buffers:
-/// Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998.)
-const PER_FREE: usize = 3;
 
 /// Why a membership has to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,20 +98,23 @@ impl Shares {
         wanted: &Filter,
     ) -> Result<(), NoRoom> {
         let missing = |source| !self.contains(Stream { source, group });
-        let any_source = matches!(wanted, Filter::Exclude(_)) && missing(None);
+        let any_source = (matches!(wanted, Filter::Exclude(_)) && missing(None)).then_some(());
         let (Filter::Include(sources) | Filter::Exclude(sources)) = wanted;
-        let new = usize::from(any_source) + sources.iter().filter(|source| missing(Some(**source))).count();
-        if new == 0 {
-            return Ok(());
-        }
+        let of_sources = sources.iter().filter(|source| missing(Some(**source))).map(|_| ());
         let free = self.capacity.saturating_sub(self.len());
-        if new > free {
-            return Err(NoRoom::Full);
+        let most = match account {
+            Some(_) => share(free, self.held(account)),
+            None => free,
+        };
+        // Nobody asks by how much a long list exceeds what there is.
+        let new = any_source.into_iter().chain(of_sources).take(most + 1).count();
+        if new <= most {
+            Ok(())
+        } else if new > free {
+            Err(NoRoom::Full)
+        } else {
+            Err(NoRoom::Share)
         }
-        if account.is_some() && self.held(account) + new > free * PER_FREE {
-            return Err(NoRoom::Share);
-        }
-        Ok(())
     }
 
     /// What of a filter can be had without a new stream, and gives the member nothing that it does not want, but for

@@ -52,6 +52,7 @@ impl Recording for Querier {
         words.extend([
             ("max_groups", config.max_groups.to_string()),
             ("max_sources_per_group", config.max_sources_per_group.to_string()),
+            ("max_sources", config.max_sources.to_string()),
             ("max_tracked", config.max_tracked.to_string()),
         ]);
         if let Some(most) = config.max_groups_per_host {

@@ -175,7 +175,7 @@ fn one_ipv6_network_is_a_56_and_cannot_take_more_than_its_share_of_the_tunnels()
 
 #[test]
 fn groups_and_sources_beyond_the_limits_are_refused_and_the_rest_flows() {
-    let limits = Limits { groups: 2, sources: 2 };
+    let limits = Limits { groups: 2, sources: 2, ..Limits::default() };
     let mut world =
         World::with(1, Link::clean(LATENCY), 1, relay::Config { limits, ..relay_config() }, |_| {});
     world.run(SECOND);
@@ -191,6 +191,48 @@ fn groups_and_sources_beyond_the_limits_are_refused_and_the_rest_flows() {
     assert_eq!((counters.refused_groups, counters.refused_sources), (4, 2));
     let sent = world.stream(SOURCE, Ipv4Addr::new(239, 1, 1, 2), 2);
     assert_eq!(world.gateways[0].packets(), sent);
+}
+
+// proves A7
+#[test]
+fn the_lists_of_one_network_leave_the_others_room_for_theirs() {
+    let config = relay::Config { max_listed: 8, ..relay_config() };
+    let mut world = World::with(1, Link::clean(LATENCY), 5, config, |_| {});
+    // Three gateways of one network, each with an address of its own, and one of another; the last has no list.
+    let outside = |number: usize| {
+        let network = if number < 3 { 113 } else { 120 + number as u8 };
+        SocketAddr::from(([203, 0, network, number as u8], 1_000))
+    };
+    for number in 0..5 {
+        world.network.translate(gateway_address(number), outside(number));
+    }
+    world.run(SECOND);
+    let wants = |world: &World, number: usize| world.relay.wants(outside(number)).get(&GROUP.into()).cloned();
+    let list = |last: &[u8]| Filter::Include(sources(last));
+    for (number, last) in [&[1, 2, 3, 4][..], &[1, 2, 3, 4], &[1, 2], &[1, 2], &[1]].into_iter().enumerate() {
+        world.set(number, GROUP, list(last));
+        world.run(SECOND * 3);
+    }
+    let refused = world.relay.relay.counters().refused_sources;
+    assert!(refused > 0);
+    let all: Vec<_> = (0..5).map(|number| wants(&world, number)).collect();
+    let (long, two) = (Some(list(&[1, 2, 3, 4])), Some(list(&[1, 2])));
+    assert_eq!(all, [long.clone(), long, None, two, Some(list(&[1]))], "three quarters of 8 are 6");
+    let sent = world.stream(SOURCE, GROUP, 2);
+    for number in 0..5 {
+        let expected = if number == 2 { Vec::new() } else { sent.clone() };
+        assert_eq!(world.gateways[number].packets(), expected, "gateway {number}");
+    }
+    // Who has a list may change it, one that ends leaves its room to others.
+    world.set(0, GROUP, list(&[5, 6, 7, 8]));
+    world.run(SECOND * 3);
+    assert_eq!(wants(&world, 0), Some(list(&[5, 6, 7, 8])));
+    let now = world.now();
+    world.gateways[0].input(now, gateway::Input::Stop);
+    world.run(SECOND);
+    // It tells all that it wants in answer to the next query.
+    world.run(SECOND * 130);
+    assert_eq!(wants(&world, 2), Some(list(&[1, 2])));
 }
 
 #[test]
@@ -283,7 +325,7 @@ fn no_more_questions_are_answered_per_second_than_configured() {
 #[test]
 fn a_tunnel_is_adopted_only_within_the_limits_and_twice_is_once() {
     let now = vmcast_sim::epoch();
-    let limits = Limits { groups: 2, sources: 1 };
+    let limits = Limits { groups: 2, sources: 1, ..Limits::default() };
     let config = relay::Config { max_tunnels: 2, max_tunnels_per_source: 1, limits, ..relay_config() };
     let mut relay = RelayNode::new(now, config);
     let (one, two, three) = (gateway_address(1), gateway_address(2), gateway_address(3));

@@ -22,7 +22,7 @@ use vmcast_wire::{
 
 use crate::support::{GatewayNode, RELAY, RELAY6, RelayNode, packet, relay_config};
 
-const LIMITS: Limits = Limits { groups: 2, sources: 3 };
+const LIMITS: Limits = Limits { groups: 2, sources: 3, listed: usize::MAX };
 const MAX_TUNNELS: u32 = 4;
 const MAX_PER_SOURCE: u32 = 2;
 

@@ -33,7 +33,7 @@ impl Subject {
                 $(if let Some(value) = $take(config, stringify!($key)) { of.$key = value; })*
             };
         }
-        set!(take: robustness_variable require_router_alert mtu max_groups max_sources_per_group max_tracked);
+        set!(take: robustness_variable require_router_alert mtu max_groups max_sources_per_group max_sources max_tracked);
         set!(take_duration: query_interval query_response_interval last_member_query_interval);
         of.startup_query_interval = take_duration(config, "startup_query_interval");
         of.startup_query_count = take(config, "startup_query_count");

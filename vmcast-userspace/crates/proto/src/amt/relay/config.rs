@@ -67,6 +67,9 @@ pub struct Config {
     pub max_tunnels_per_prefix: u32,
     /// Groups of one tunnel and sources of one group.
     pub limits: Limits,
+    /// Sources in the lists of all tunnels together, but for the first of each list. The gateways of one network leave some
+    /// to the others: one takes three quarters at most.
+    pub max_listed: usize,
     /// Relay Discoveries and Requests answered per second, of all gateways together: as many of addresses with a tunnel,
     /// and as many of others.
     pub answers_per_second: u32,
@@ -97,6 +100,7 @@ impl Config {
             max_tunnels_per_source: 1_024,
             max_tunnels_per_prefix: 16_384,
             limits: Limits::default(),
+            max_listed: 1 << 20,
             answers_per_second: 20_000,
             answers_per_prefix_per_second: 10_000,
             unreachable_ignored: 4,

@@ -61,7 +61,7 @@ counters! {
         refused_draining,
         /// Group records refused because of too many groups of one tunnel.
         refused_groups,
-        /// Group records refused because of too many sources of one group.
+        /// Group records refused because of too many sources of one group, or of all groups of a network's gateways.
         refused_sources,
         /// Group records for groups that nobody can join.
         ignored_records,

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     Filter, Machine,
     amt::encapsulated::{Encapsulated, Protocol, encapsulate},
-    host_state::{Applied, Heard, HostState},
+    host_state::{Applied, Heard, HostState, Limits},
 };
 
 /// Within how many seconds all parts of an answer to a query come. Its Max Resp Code says that they come at once.
@@ -160,8 +160,9 @@ impl Relay {
         let mut host =
             known.and_then(|id| self.table.get(id)).map_or_else(HostState::default, |t| t.host.clone());
         let mut changed = Vec::new();
+        let limits = self.limits(remote.ip(), &host);
         for (group, filter) in groups {
-            let set = host.set(group, &filter, &self.config.limits, moment.seconds());
+            let set = host.set(group, &filter, &limits, moment.seconds());
             if set.ok_or(LimitError::Groups { group })? {
                 changed.push((group, filter));
             }
@@ -224,6 +225,12 @@ impl Relay {
         } else {
             Ok(())
         }
+    }
+
+    /// How much a gateway may ask for, with what it has.
+    fn limits(&self, address: IpAddr, host: &HostState) -> Limits {
+        let room = self.table.room_to_list(address, self.config.max_listed);
+        Limits { listed: self.config.limits.listed.min(host.listed() + room), ..self.config.limits }
     }
 
     fn create(&mut self, now: Moment, ends: Ends, ecn: bool, host: HostState) -> u32 {
@@ -369,7 +376,8 @@ impl Relay {
     }
 
     fn on_member_report(&mut self, now: Moment, id: u32, nonce: u32, report: &membership::Message) {
-        let limits = self.config.limits;
+        let Some(tunnel) = self.table.get(id) else { return };
+        let limits = self.limits(tunnel.ends.remote_ip, &tunnel.host);
         let oldest = now.0.saturating_sub(millis(self.config.membership_interval()));
         let result = self.table.update(now, id, |host| {
             let applied = host.apply(report, &limits, heard(now, nonce));
@@ -416,7 +424,8 @@ impl Relay {
             }
         }
         let mut host = HostState::default();
-        let applied = host.apply(report, &self.config.limits, heard(now, nonce));
+        let limits = self.limits(ends.remote_ip, &host);
+        let applied = host.apply(report, &limits, heard(now, nonce));
         self.count(&applied);
         if host.is_empty() {
             self.counters.nothing_joined += 1;

@@ -14,7 +14,7 @@ use super::{
     prefix::Prefix,
     tunnel::{Ends, Moment, Nonces, Tunnel},
 };
-use crate::{amt::encapsulated::Protocol, host_state::HostState};
+use crate::{amt::encapsulated::Protocol, host_state::HostState, share::share};
 
 const BLOCK: usize = 1_024;
 
@@ -57,6 +57,15 @@ impl OfAddress {
     }
 }
 
+/// What the gateways of a network have.
+#[derive(Clone, Copy, Debug)]
+struct OfPrefix {
+    prefix: Prefix,
+    tunnels: u32,
+    /// Sources in their lists, as [`HostState::listed`] counts them.
+    listed: usize,
+}
+
 /// One of our addresses that gateways come to.
 #[derive(Clone, Copy, Debug)]
 struct Local {
@@ -83,8 +92,9 @@ pub(super) struct Table {
     by_ends: HashTable<u32>,
     /// How many tunnels each address has.
     by_address: HashTable<OfAddress>,
-    /// How many tunnels each network has.
-    by_prefix: HashTable<(Prefix, u32)>,
+    by_prefix: HashTable<OfPrefix>,
+    /// Sources in the lists of all, as [`HostState::listed`] counts them.
+    listed: usize,
     /// Keyed, so that a peer cannot choose addresses that collide.
     hasher: SipHasher13,
     /// Those with tunnels, and one at most without.
@@ -102,6 +112,7 @@ impl Table {
             by_ends: HashTable::new(),
             by_address: HashTable::new(),
             by_prefix: HashTable::new(),
+            listed: 0,
             hasher: SipHasher13::new_with_key(hash_key),
             locals: Vec::new(),
             member: List::default(),
@@ -179,26 +190,48 @@ impl Table {
 
     /// How many tunnels the network of an address has.
     pub(super) fn of_prefix(&self, address: IpAddr) -> u32 {
+        self.prefix(address).map_or(0, |of| of.tunnels)
+    }
+
+    /// By how many sources the lists of an address's network may grow, where all may have so many.
+    pub(super) fn room_to_list(&self, address: IpAddr, capacity: usize) -> usize {
+        share(capacity.saturating_sub(self.listed), self.prefix(address).map_or(0, |of| of.listed))
+    }
+
+    fn prefix(&self, address: IpAddr) -> Option<&OfPrefix> {
         let prefix = Prefix::of(address);
-        self.by_prefix.find(prefix.hash(&self.hasher), |entry| entry.0 == prefix).map_or(0, |entry| entry.1)
+        self.by_prefix.find(prefix.hash(&self.hasher), |of| of.prefix == prefix)
     }
 
     fn count_prefix(&mut self, address: IpAddr) {
         let prefix = Prefix::of(address);
         let Self { hasher, by_prefix, .. } = self;
         let entry =
-            by_prefix.entry(prefix.hash(hasher), |entry| entry.0 == prefix, |entry| entry.0.hash(hasher));
-        entry.or_insert((prefix, 0)).into_mut().1 += 1;
+            by_prefix.entry(prefix.hash(hasher), |of| of.prefix == prefix, |of| of.prefix.hash(hasher));
+        entry.or_insert(OfPrefix { prefix, tunnels: 0, listed: 0 }).into_mut().tunnels += 1;
     }
 
     fn discount_prefix(&mut self, address: IpAddr) {
         let prefix = Prefix::of(address);
-        if let Ok(mut entry) = self.by_prefix.find_entry(prefix.hash(&self.hasher), |entry| entry.0 == prefix)
+        if let Ok(mut entry) = self.by_prefix.find_entry(prefix.hash(&self.hasher), |of| of.prefix == prefix)
         {
-            entry.get_mut().1 -= 1;
-            if entry.get().1 == 0 {
+            entry.get_mut().tunnels -= 1;
+            if entry.get().tunnels == 0 {
                 entry.remove();
             }
+        }
+    }
+
+    /// The lists of a gateway that is counted with its network have so many sources now.
+    fn count_listed(&mut self, address: IpAddr, before: usize, after: usize) {
+        if before == after {
+            return;
+        }
+        let prefix = Prefix::of(address);
+        self.listed = self.listed - before + after;
+        let of = self.by_prefix.find_mut(prefix.hash(&self.hasher), |of| of.prefix == prefix);
+        if let Some(of) = of {
+            of.listed = of.listed - before + after;
         }
     }
 
@@ -231,7 +264,7 @@ impl Table {
             self.add_block();
         }
         let id = self.vacant;
-        let queue = Queue::of(&host);
+        let (queue, listed) = (Queue::of(&host), host.listed());
         let tunnel = Tunnel {
             ends,
             ecn,
@@ -252,6 +285,7 @@ impl Table {
         self.length += 1;
         self.locals[usize::from(ends.local)].tunnels += 1;
         self.count_prefix(ends.remote_ip);
+        self.count_listed(ends.remote_ip, 0, listed);
         self.count_address(ends.remote_ip);
         self.append(queue, id);
         let Self { blocks, hasher, by_ends, .. } = self;
@@ -271,10 +305,13 @@ impl Table {
         let before = Queue::of(&self.get(id)?.host);
         self.unlink(before, id);
         let tunnel = self.get_mut(id)?;
+        let listed = tunnel.host.listed();
         let result = change(&mut tunnel.host);
         tunnel.updated = now;
-        let after = Queue::of(&tunnel.host);
+        let (remote, after, now_listed) =
+            (tunnel.ends.remote_ip, Queue::of(&tunnel.host), tunnel.host.listed());
         self.append(after, id);
+        self.count_listed(remote, listed, now_listed);
         Some(result)
     }
 
@@ -292,7 +329,7 @@ impl Table {
 
     pub(super) fn remove(&mut self, id: u32) -> Option<Tunnel> {
         let tunnel = self.get(id)?;
-        let (ends, queue) = (tunnel.ends, Queue::of(&tunnel.host));
+        let (ends, queue, listed) = (tunnel.ends, Queue::of(&tunnel.host), tunnel.host.listed());
         self.unlink(queue, id);
         if let Ok(entry) = self.by_ends.find_entry(hash_ends(&self.hasher, &ends), |other| *other == id) {
             entry.remove();
@@ -302,6 +339,7 @@ impl Table {
         self.vacant = id;
         self.length -= 1;
         self.locals[usize::from(ends.local)].tunnels -= 1;
+        self.count_listed(ends.remote_ip, listed, 0);
         self.discount_prefix(ends.remote_ip);
         self.discount_address(ends.remote_ip);
         match slot {

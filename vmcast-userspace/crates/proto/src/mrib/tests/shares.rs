@@ -138,6 +138,51 @@ fn whoever_waits_is_shown_and_served_when_there_is_room() {
 }
 
 #[test]
+fn one_link_that_waits_for_a_great_deal_keeps_no_other_waiting() {
+    let long = |first: u32| -> Filter {
+        Filter::Include((0..256).map(|last| Ipv4Addr::from_bits(0x0a00_0000 + first + last).into()).collect())
+    };
+    let mut bed = Bed::new(16);
+    for number in 0..11 {
+        bed.want(3, number, Filter::any());
+    }
+    for number in 100..500 {
+        bed.want(1, number, long(number));
+    }
+    for number in 0..5 {
+        bed.want(2, 600 + number, Filter::any());
+    }
+    let waiting = |bed: &Bed| bed.mrib.waiting().count();
+    assert_eq!((waiting(&bed), bed.gets(2, 603), bed.gets(2, 604)), (400 + 1, true, false));
+    bed.want(3, 0, Filter::none());
+    bed.want(3, 1, Filter::none());
+    bed.wait(1);
+    assert!(bed.gets(2, 604), "its account has the first turn with the other");
+    // The others of the round follow, and nobody is looked at when nothing ends.
+    let mut turns = 1;
+    while let Some(next) = bed.mrib.poll_timeout() {
+        assert_eq!(next, bed.now + Duration::from_millis(50));
+        bed.now = next;
+        bed.mrib.handle_timeout(bed.now);
+        bed.drain();
+        turns += 1;
+    }
+    assert_eq!((turns, waiting(&bed)), ((400 * 257_usize).div_ceil(16_384), 400));
+    // What ends during a round is looked at in another one.
+    bed.want(3, 2, Filter::none());
+    bed.wait(1);
+    bed.want(3, 3, Filter::none());
+    let mut times = Vec::new();
+    while let Some(next) = bed.mrib.poll_timeout() {
+        times.push((next - bed.now).as_millis());
+        bed.now = next;
+        bed.mrib.handle_timeout(bed.now);
+        bed.drain();
+    }
+    assert_eq!(times.iter().filter(|wait| **wait == 1_000).count(), 1);
+}
+
+#[test]
 fn what_needs_no_new_stream_is_had_at_once() {
     let mut bed = Bed::new(4);
     let include = |sources: &[u8]| Filter::Include(sources.iter().copied().map(source).collect());

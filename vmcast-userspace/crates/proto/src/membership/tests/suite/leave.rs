@@ -165,3 +165,30 @@ fn with_immediate_leave_nothing_is_asked_and_the_filter_is_the_hosts_own() {
     assert_eq!(link.take_filters(), [Filter::any(), Filter::none()]);
     assert_eq!(link.querier.poll_timeout(), Some(link.start + Duration::from_millis(31_250) + secs(125)));
 }
+
+/// RFC 9776 §6.6.3.1, §6.6.3.2, RFC 9777 §7.6.3.1, §7.6.3.2.
+#[test]
+fn a_question_in_between_leaves_the_queries_of_others_at_their_own_times() {
+    let mut link = Link::settled();
+    link.report(IS_IN, &[1, 2]);
+    link.report(TO_EX, &[]);
+    link.report(IS_IN, &[1, 2]);
+    link.advance(secs(5));
+    link.take_filters();
+    let left = link.elapsed();
+    link.report(TO_IN, &[2]);
+    link.advance(Duration::from_millis(10));
+    link.report(BLOCK, &[2]);
+    link.advance(secs(10));
+    let later = Duration::from_millis(10);
+    let expected = [
+        (secs(0), asked_group(false)),
+        (secs(0), asked_sources(false, &[1])),
+        (later, asked_sources(false, &[2])),
+        (secs(1), asked_group(false)),
+        (secs(1), asked_sources(false, &[1])),
+        (secs(1) + later, asked_sources(false, &[2])),
+    ];
+    assert_eq!(link.take_specific(left), expected);
+    assert_eq!(link.take_filters(), [include(&[2]), Filter::none()]);
+}

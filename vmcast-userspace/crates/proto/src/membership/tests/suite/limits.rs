@@ -88,6 +88,35 @@ fn a_flood_of_groups_and_sources_stops_at_the_limits() {
 }
 
 #[test]
+fn lists_of_all_groups_together_stop_at_a_limit_that_leaves_each_group_its_first_source() {
+    let config = Config { max_groups: 10, max_sources_per_group: 5, max_sources: 6, ..config() };
+    let mut link = Link::settled_with(config);
+    let wide = |n: u16, count: u16| (0..count).map(|s| wide_source(1 + n * 50 + s)).collect::<Vec<_>>();
+    for n in 0..10 {
+        link.report_of(group(256 + n), IS_IN, wide(n, 4));
+    }
+    let sources = |link: &Link| {
+        (0..10)
+            .map(|n| link.querier.group(group(256 + n)).map_or(0, |of| of.sources().count()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(sources(&link), Vec::from([4, 4, 1, 1, 1, 1, 1, 1, 1, 1]));
+    assert_eq!(link.refused(Refusal::TooManySources), 8 * 3);
+    // A list may change within what it has, and what one gives up another may have.
+    link.report_of(group(256), TO_EX, wide(20, 4));
+    link.report_of(group(257), TO_EX, vec![]);
+    link.report_of(group(258), IS_IN, wide(2, 5));
+    assert_eq!(sources(&link), Vec::from([4, 0, 4, 1, 1, 1, 1, 1, 1, 1]));
+    // Those that end give theirs back, whatever became of them.
+    link.advance(secs(300));
+    assert_eq!(link.querier.groups(link.now).len(), 0);
+    for n in 0..2 {
+        link.report_of(group(256 + n), IS_IN, wide(n, 5));
+    }
+    assert_eq!(sources(&link), Vec::from([5, 3, 0, 0, 0, 0, 0, 0, 0, 0]));
+}
+
+#[test]
 fn hosts_that_were_heard_in_a_flood_alone_leave_room_for_the_others() {
     let config = Config { max_groups: 8, max_sources_per_group: 4, ..config() };
     let mut link = Link::settled_with(config);

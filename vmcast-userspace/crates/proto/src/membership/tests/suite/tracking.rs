@@ -88,6 +88,49 @@ fn with_a_host_beyond_the_limit_the_link_is_asked_as_ever() {
     assert_eq!(link.info().hosts, []);
 }
 
+#[test]
+fn a_list_counts_as_many_as_it_has_sources_among_what_is_tracked() {
+    let mut link = Link::answered_with(Config { max_tracked: 5, ..tracked() });
+    let hosts = |link: &Link| link.info().hosts.iter().map(|info| info.host).collect::<Vec<_>>();
+    link.report_from(HOST, ALLOW, &[1, 2, 3]);
+    link.report_from(OTHER_HOST, ALLOW, &[4, 5, 6]);
+    assert_eq!(hosts(&link), [HOST], "there is room for two more");
+    link.report_from(HOST, BLOCK, &[2, 3]);
+    link.report_from(OTHER_HOST, ALLOW, &[4, 5, 6]);
+    assert_eq!(hosts(&link), [HOST, OTHER_HOST]);
+    // One that grows beyond it is no longer told apart, and leaves its room to others.
+    link.report_from(HOST, ALLOW, &[2, 3]);
+    assert_eq!(hosts(&link), [OTHER_HOST]);
+    link.report_from(OTHER_HOST, ALLOW, &[1, 2]);
+    assert_eq!(hosts(&link), [OTHER_HOST]);
+    link.take_filters();
+    link.take_asked();
+    link.report_from(OTHER_HOST, TO_IN, &[]);
+    assert_eq!(link.take_asked(), [asked_sources(false, &[1, 2, 3, 4, 5, 6])], "the other is not known");
+}
+
+#[test]
+fn where_there_are_more_hosts_than_are_looked_at_what_these_do_not_want_is_asked_about() {
+    let wide = |host: u16| match FAMILY {
+        Family::V4 => IpAddr::from([192, 0, (host >> 8) as u8, host as u8]),
+        Family::V6 => IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 1, host]),
+    };
+    for (hosts, asked) in [(1025, vec![]), (1026, vec![asked_sources(false, &[2])])] {
+        let mut link = Link::answered_with(tracked());
+        for host in 1..=hosts {
+            link.report_from(wide(host), ALLOW, &[1]);
+        }
+        link.report_from(wide(1), ALLOW, &[2]);
+        link.take_filters();
+        link.report_from(wide(1), BLOCK, &[1, 2]);
+        assert_eq!(link.take_asked(), asked, "of {hosts}, one has left and 1024 are looked at");
+        let ends_at_once = asked.is_empty();
+        assert_eq!(link.take_filters().pop(), ends_at_once.then(|| include(&[1])));
+        link.advance(secs(2));
+        assert_eq!(link.querier.filter(GROUP), include(&[1]));
+    }
+}
+
 /// A host of a link that has addresses, with these sources.
 fn listed(last: &[u8]) -> Link {
     let mut link = Link::answered_with(tracked());
