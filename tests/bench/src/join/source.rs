@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -12,6 +12,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use nix::net::if_::if_nametoindex;
+use socket2::SockRef;
 use vmcast_lab::{LabError, Namespace};
 
 /// Between two packets: what it adds to a join is small against what is measured.
@@ -52,10 +54,19 @@ impl Source {
         let shared = Arc::new(Shared::default());
         let (sender, echo) = namespace.enter(open)?.context("opening the source's sockets")?;
         let theirs = Arc::clone(&shared);
-        let mut threads = vec![namespace.thread("stream", move || send(&sender, &theirs))?];
+        let current = |shared: &Shared| stream(shared.current.load(Ordering::Relaxed)).into();
+        let mut threads = vec![namespace.thread("stream", move || send(&sender, &theirs, current))?];
         let theirs = Arc::clone(&shared);
         threads.push(namespace.thread("echo", move || answer(&echo, &theirs))?);
         Ok(Self { shared, threads })
+    }
+
+    /// Sends another stream, by this interface, beside that of a number.
+    pub(crate) fn also(&mut self, namespace: &Namespace, interface: &str, to: SocketAddrV6) -> Result<()> {
+        let socket = namespace.enter(|| open_v6(interface))?.context("opening the source's IPv6 socket")?;
+        let theirs = Arc::clone(&self.shared);
+        self.threads.push(namespace.thread("stream6", move || send(&socket, &theirs, |_| to.into()))?);
+        Ok(())
     }
 
     /// Sends to this stream from now on.
@@ -83,14 +94,23 @@ fn open() -> io::Result<(UdpSocket, UdpSocket)> {
     Ok((sender, echo))
 }
 
-fn send(socket: &UdpSocket, shared: &Shared) -> io::Result<()> {
+fn open_v6(interface: &str) -> io::Result<UdpSocket> {
+    let sender = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+    let options = SockRef::from(&sender);
+    options.set_multicast_if_v6(if_nametoindex(interface)?)?;
+    options.set_multicast_hops_v6(TTL)?;
+    sender.set_multicast_loop_v6(false)?;
+    Ok(sender)
+}
+
+fn send(socket: &UdpSocket, shared: &Shared, to: impl Fn(&Shared) -> SocketAddr) -> io::Result<()> {
     let mut payload = PAYLOAD;
     for number in 0_u64.. {
         if shared.stop.load(Ordering::Relaxed) {
             break;
         }
         payload[..NUMBER_LEN].copy_from_slice(&number.to_be_bytes());
-        socket.send_to(&payload, stream(shared.current.load(Ordering::Relaxed)))?;
+        socket.send_to(&payload, to(shared))?;
         thread::sleep(PAUSE);
     }
     Ok(())

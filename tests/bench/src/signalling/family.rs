@@ -1,7 +1,8 @@
 //! The versions of IP: that of tunnels, and of what is joined through them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use vmcast_common::hdr::eth::{multicast_mac, multicast_mac_v6};
 use vmcast_wire::{
     igmp::{self, ALL_IGMPV3_ROUTERS, RecordType},
     ipv4, ipv6,
@@ -20,6 +21,8 @@ pub(super) enum Family {
 }
 
 impl Family {
+    pub(super) const ALL: [Self; 2] = [Self::V4, Self::V6];
+
     pub(super) const fn label(self) -> &'static str {
         match self {
             Self::V4 => "IPv4",
@@ -86,6 +89,36 @@ impl Family {
         }
     }
 
+    /// A stream of [`Family::sender`] to that group.
+    pub(super) fn stream(self) -> SocketAddr {
+        SocketAddr::new(self.crowded(), stream(0).port())
+    }
+
+    /// A source that sends.
+    pub(super) const fn sender(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::new(10, 61, 0, 2)),
+            Self::V6 => IpAddr::V6(Ipv6Addr::new(0xfd00, 0x61, 0, 0, 0, 0, 0, 2)),
+        }
+    }
+
+    /// The host on a link.
+    pub(super) const fn host(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::new(10, 62, 0, 2)),
+            // Listeners report from link-local addresses (RFC 9777 §5.2.13).
+            Self::V6 => IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x62, 2)),
+        }
+    }
+
+    /// Where reports go on a link.
+    pub(super) const fn routers_mac(self) -> [u8; 6] {
+        match self {
+            Self::V4 => multicast_mac(ALL_IGMPV3_ROUTERS),
+            Self::V6 => multicast_mac_v6(&ALL_MLDV2_ROUTERS.octets()),
+        }
+    }
+
     /// A source that does not send.
     pub(super) const fn source(self) -> IpAddr {
         match self {
@@ -104,22 +137,39 @@ impl Family {
 
 /// The datagram with which a host behind a gateway tells of a source of a group, of one family both.
 pub(super) fn report(record_type: RecordType, group: IpAddr, source: IpAddr) -> Vec<u8> {
-    match (group, source) {
-        (IpAddr::V4(group), IpAddr::V4(source)) => {
-            let records = vec![igmp::Record { record_type, group, sources: vec![source] }];
+    let host = match group {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    report_of(host, record_type, group, &[source])
+}
+
+/// The same of a host with an address, and of sources of the same family.
+pub(super) fn report_of(host: IpAddr, record_type: RecordType, group: IpAddr, sources: &[IpAddr]) -> Vec<u8> {
+    match (host, group) {
+        (IpAddr::V4(host), IpAddr::V4(group)) => {
+            let v4 = |source: &IpAddr| match source {
+                IpAddr::V4(source) => *source,
+                IpAddr::V6(_) => unreachable!("a group and a source of one family"),
+            };
+            let records =
+                vec![igmp::Record { record_type, group, sources: sources.iter().map(v4).collect() }];
             let message = igmp::Message::ReportV3 { records }.emit();
-            let (host, to, class) =
-                (Ipv4Addr::UNSPECIFIED, ALL_IGMPV3_ROUTERS, ipv4::TOS_INTERNETWORK_CONTROL);
+            let (to, class) = (ALL_IGMPV3_ROUTERS, ipv4::TOS_INTERNETWORK_CONTROL);
             ipv4::encapsulate(host, to, 1, class, PROTO_IGMP, true, &message)
         }
-        (IpAddr::V6(group), IpAddr::V6(source)) => {
-            let records = vec![mld::Record { record_type, group, sources: vec![source] }];
-            let (host, to) = (Ipv6Addr::UNSPECIFIED, ALL_MLDV2_ROUTERS);
+        (IpAddr::V6(host), IpAddr::V6(group)) => {
+            let v6 = |source: &IpAddr| match source {
+                IpAddr::V4(_) => unreachable!("a group and a source of one family"),
+                IpAddr::V6(source) => *source,
+            };
+            let records = vec![mld::Record { record_type, group, sources: sources.iter().map(v6).collect() }];
+            let to = ALL_MLDV2_ROUTERS;
             let message = mld::Message::ReportV2 { records }.emit(host, to);
             ipv6::encapsulate(host, to, 1, ipv6::CLASS_INTERNETWORK_CONTROL, mld::NEXT_ICMPV6, true, &message)
         }
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {
-            unreachable!("a group and a source of one family")
+            unreachable!("a host and a group of one family")
         }
     }
 }
@@ -130,7 +180,7 @@ mod tests {
 
     #[test]
     fn gateways_are_known_by_their_addresses() {
-        for family in [Family::V4, Family::V6] {
+        for family in Family::ALL {
             for number in [0, 1, 19_999, 3_000_000] {
                 let address = family.gateway(number);
                 assert_eq!(address.is_ipv4(), family == Family::V4);

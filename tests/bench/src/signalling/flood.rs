@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,19 +13,17 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::{net::if_::if_nametoindex, sched::sched_getcpu};
 use serde_json::Value;
-use vmcast_common::hdr::eth::multicast_mac;
 use vmcast_lab::{Namespace, clock::Clock};
 use vmcast_wire::{
     amt::{self, Message},
-    igmp::{self, ALL_IGMPV3_ROUTERS, Record, RecordType},
-    ipv4::encapsulate,
+    igmp::RecordType,
 };
 
 use super::{
     RELAY, ROUTERS_CORE,
-    family::Family,
+    family::{Family, report_of},
     frame::{self, Cable},
-    live::Live,
+    live::{Live, Varying},
 };
 use crate::{join::NUMBER_LEN, machine::pin_to_core, wire::FrameSocket};
 
@@ -34,23 +32,29 @@ use crate::{join::NUMBER_LEN, machine::pin_to_core, wire::FrameSocket};
 const IN_A_ROW: u32 = 262_144;
 /// How long nothing comes before the stream is taken to have ended.
 const QUIET: Duration = Duration::from_millis(200);
-const PROTO_IGMP: u8 = 2;
 /// AMT's header, the IPv4 header and that of UDP before what a copy of the stream carries.
 const INNER_LEN: usize = 2 + 20 + 8;
 
 /// What comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    Reports,
+    Reports(Family),
     Tunnels,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 2] = [Self::Reports, Self::Tunnels];
+    /// The family of the host on the link.
+    pub(super) const fn family(self) -> Family {
+        match self {
+            Self::Reports(family) => family,
+            Self::Tunnels => Family::V4,
+        }
+    }
 
     pub(super) const fn label(self) -> &'static str {
         match self {
-            Self::Reports => "IGMPv3 reports of forged hosts on a link",
+            Self::Reports(Family::V4) => "IGMPv3 reports of forged hosts on a link",
+            Self::Reports(Family::V6) => "MLDv2 reports of forged hosts on a link",
             Self::Tunnels => "AMT Requests, Discoveries and forged Updates",
         }
     }
@@ -58,7 +62,7 @@ impl Kind {
     /// Where it comes in.
     pub(super) const fn interface(self) -> &'static str {
         match self {
-            Self::Reports => "lan0",
+            Self::Reports(_) => "lan0",
             Self::Tunnels => "acc0",
         }
     }
@@ -66,7 +70,7 @@ impl Kind {
     /// The last byte of its link-layer address.
     pub(super) const fn near(self) -> u8 {
         match self {
-            Self::Reports => 3,
+            Self::Reports(_) => 3,
             Self::Tunnels => 1,
         }
     }
@@ -74,8 +78,12 @@ impl Kind {
     /// The counters of what was read and of what was refused or dropped.
     const fn counters(self) -> (&'static str, &'static [&'static str], &'static [&'static str]) {
         match self {
-            Self::Reports => {
-                ("igmp", &["reports_received"], &["overrun", "thinned", "strangers_over_share", "bad_source"])
+            Self::Reports(family) => {
+                let table = match family {
+                    Family::V4 => "igmp",
+                    Family::V6 => "mld",
+                };
+                (table, &["reports_received"], &["overrun", "thinned", "strangers_over_share", "bad_source"])
             }
             Self::Tunnels => (
                 "relay",
@@ -92,12 +100,14 @@ impl Kind {
         }
     }
 
-    /// Where a frame has two words of 16 bits that are to differ: in a report the group, and what is reserved before
-    /// the records, in messages of AMT the nonce, or the Response MAC.
-    const fn words(self) -> [i16; 2] {
+    /// What is to differ: in a report the group, with what is reserved before the records, in messages of AMT the nonce, or
+    /// the Response MAC. For the sender's address the identification of an IPv4 packet makes up; of IPv6, another part of
+    /// the address.
+    const fn varying(self) -> Varying {
         match self {
-            Self::Reports => [52, 42],
-            Self::Tunnels => [48, 46],
+            Self::Reports(Family::V4) => Varying { sender: [28, 18], message: [52, 42] },
+            Self::Reports(Family::V6) => Varying { sender: [36, 34], message: [88, 66] },
+            Self::Tunnels => Varying { sender: [28, 18], message: [48, 46] },
         }
     }
 
@@ -106,13 +116,16 @@ impl Kind {
         let sender = Cable { near: [2, 7, 7, 7, 0, 0], far: near };
         let address = Ipv4Addr::new(11, 0, 0, 0);
         match self {
-            Self::Reports => {
-                let (record_type, group) = (RecordType::ChangeToExcludeMode, Ipv4Addr::new(239, 200, 0, 0));
-                let records = vec![Record { record_type, group, sources: Vec::new() }];
-                let message = igmp::Message::ReportV3 { records }.emit();
-                let to = ALL_IGMPV3_ROUTERS;
-                let packet = encapsulate(address, to, 1, 0xc0, PROTO_IGMP, true, &message);
-                vec![sender.frame(multicast_mac(to), Family::V4, &packet)]
+            Self::Reports(family) => {
+                let (host, group): (IpAddr, IpAddr) = match family {
+                    Family::V4 => (address.into(), Ipv4Addr::new(239, 200, 0, 0).into()),
+                    Family::V6 => (
+                        Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(),
+                        Ipv6Addr::new(0xff1e, 0, 0, 0, 0, 0, 0x200, 0).into(),
+                    ),
+                };
+                let packet = report_of(host, RecordType::ChangeToExcludeMode, group, &[]);
+                vec![sender.frame(family.routers_mac(), family, &packet)]
             }
             Self::Tunnels => {
                 let (from, to) = (SocketAddr::from((address, 10_000)), SocketAddr::from((RELAY, amt::PORT)));
@@ -179,7 +192,7 @@ fn on_core(
 ) -> Result<Came> {
     pin_to_core(core).context("staying on one core")?;
     vmr.enter(|| {
-        let (live, ifindex) = (Live::load(kind.words())?, if_nametoindex(kind.interface())?);
+        let (live, ifindex) = (Live::load(kind.varying())?, if_nametoindex(kind.interface())?);
         let all = kind.frames(near);
         let (start, mut frames) = (clock.now(), 0);
         for frame in all.iter().cycle() {

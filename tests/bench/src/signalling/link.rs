@@ -1,18 +1,14 @@
 //! A host on a link: from its report to the first copy.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Result, ensure};
 use nix::net::if_::if_nametoindex;
-use vmcast_common::hdr::eth::multicast_mac;
 use vmcast_lab::{Namespace, clock::Clock, signals};
-use vmcast_wire::{
-    igmp::{self, ALL_IGMPV3_ROUTERS, Record, RecordType},
-    ipv4::{TOS_INTERNETWORK_CONTROL, encapsulate},
-};
+use vmcast_wire::igmp::RecordType;
 
 use super::{
-    family::Family,
+    family::{Family, report_of},
     frame::{self, Cable},
 };
 use crate::wire::FrameSocket;
@@ -23,32 +19,29 @@ const QUIET: Duration = Duration::from_millis(4);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// After how long without one the host says again what it wants, as hosts do against loss.
 const AGAIN: Duration = Duration::from_millis(50);
-const PROTO_IGMP: u8 = 2;
 
-/// The host.
+/// The host, which joins [`Family::stream`].
 pub(super) struct Host {
+    family: Family,
     socket: FrameSocket,
     cable: Cable,
-    address: Ipv4Addr,
     clock: Clock,
 }
 
 impl Host {
     /// A host in a namespace, at its interface `eth0`.
-    pub(super) fn new(node: &Namespace, cable: Cable, address: Ipv4Addr, clock: Clock) -> Result<Self> {
+    pub(super) fn new(node: &Namespace, cable: Cable, family: Family, clock: Clock) -> Result<Self> {
         let socket =
-            node.enter(|| FrameSocket::listening(if_nametoindex("eth0")?, Family::V4.ether_type(), QUIET))??;
-        Ok(Self { socket, cable, address, clock })
+            node.enter(|| FrameSocket::listening(if_nametoindex("eth0")?, family.ether_type(), QUIET))??;
+        Ok(Self { family, socket, cable, clock })
     }
 
-    /// Joins a source that sends, waits for its first packet and leaves; how long that packet took.
-    pub(super) fn join(&self, group: Ipv4Addr, source: Ipv4Addr) -> Result<Duration> {
+    /// Joins the stream by its source, waits for its first packet and leaves; how long that packet took.
+    pub(super) fn join(&self) -> Result<Duration> {
+        let (family, group) = (self.family, self.family.crowded());
         let report = |record_type| {
-            let records = vec![Record { record_type, group, sources: vec![source] }];
-            let message = igmp::Message::ReportV3 { records }.emit();
-            let (to, class) = (ALL_IGMPV3_ROUTERS, TOS_INTERNETWORK_CONTROL);
-            let datagram = encapsulate(self.address, to, 1, class, PROTO_IGMP, true, &message);
-            self.cable.frame(multicast_mac(to), Family::V4, &datagram)
+            let datagram = report_of(family.host(), record_type, group, &[family.sender()]);
+            self.cable.frame(family.routers_mac(), family, &datagram)
         };
         let (join, leave) = (report(RecordType::AllowNewSources), report(RecordType::BlockOldSources));
         let start = self.clock.now();
@@ -77,7 +70,7 @@ impl Host {
     }
 
     /// Whether the next frame is of the group; false if none comes for a while.
-    fn hears(&self, group: Ipv4Addr) -> Result<bool> {
+    fn hears(&self, group: IpAddr) -> Result<bool> {
         let mut buffer = [0; 2048];
         loop {
             let Some(frame) = self.socket.receive(&mut buffer)? else { return Ok(false) };

@@ -54,10 +54,22 @@ const fn instruction(opcode: u8, destination: u8, source: u8, offset: i16, immed
         | (immediate as u64) << 32
 }
 
-/// A program that gives each IPv4 frame another sender and other `words` of 16 bits, the second the complement of the
-/// first, and lets it through; one that is too short as it is. No checksum changes: for the sender's address the identification of the
-/// packet makes up (RFC 1071 §2).
-const fn varying(words: [i16; 2]) -> [u64; 20] {
+/// Where a frame has two words of 16 bits, counted in bytes from its beginning, of which the second is to be the
+/// complement of the first: so no checksum changes that covers both (RFC 1071 §2).
+pub(super) type Words = [i16; 2];
+
+/// What is to differ between frames.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Varying {
+    /// In the sender's address, and what makes up for it.
+    pub(super) sender: Words,
+    /// In the message.
+    pub(super) message: Words,
+}
+
+/// A program that gives each frame another sender, with another link-layer address, and another message, and lets it
+/// through; one that is too short as it is.
+const fn program(varying: Varying) -> [u64; 20] {
     const LOAD_WORD: u8 = 0x61;
     const STORE_HALF: u8 = 0x6b;
     const MOVE: u8 = 0xbf;
@@ -71,10 +83,8 @@ const fn varying(words: [i16; 2]) -> [u64; 20] {
     const GET_RANDOM: u32 = 7;
     const XDP_PASS: u32 = 2;
     const SENDER_MAC: i16 = 10;
-    const IDENTIFICATION: i16 = 18;
-    const SENDER: i16 = 28;
-    let [first, second] = words;
-    let last = if first > second { first } else { second };
+    let Varying { sender: [sender, for_sender], message: [first, second] } = varying;
+    let last = max(max(sender, for_sender), max(first, second));
     [
         instruction(MOVE, 6, 1, 0, 0),
         instruction(CALL, 0, 0, 0, GET_RANDOM),
@@ -84,11 +94,11 @@ const fn varying(words: [i16; 2]) -> [u64; 20] {
         instruction(MOVE, 4, 2, 0, 0),
         instruction(ADD_VALUE, 4, 0, 0, last.cast_unsigned() as u32 + 2),
         instruction(JUMP_IF_GREATER, 4, 3, 10, 0),
-        instruction(STORE_HALF, 2, 7, SENDER, 0),
+        instruction(STORE_HALF, 2, 7, sender, 0),
         instruction(STORE_HALF, 2, 7, SENDER_MAC, 0),
         instruction(MOVE, 8, 7, 0, 0),
         instruction(XOR_VALUE, 8, 0, 0, 0xffff),
-        instruction(STORE_HALF, 2, 8, IDENTIFICATION, 0),
+        instruction(STORE_HALF, 2, 8, for_sender, 0),
         instruction(SHIFT_RIGHT, 7, 0, 0, 16),
         instruction(STORE_HALF, 2, 7, first, 0),
         instruction(MOVE, 8, 7, 0, 0),
@@ -99,13 +109,17 @@ const fn varying(words: [i16; 2]) -> [u64; 20] {
     ]
 }
 
+const fn max(one: i16, other: i16) -> i16 {
+    if one > other { one } else { other }
+}
+
 /// An XDP program that lets frames through, each as if it were another's.
 pub(super) struct Live(OwnedFd);
 
 impl Live {
-    /// The words that differ are at these places of the frame; see [`varying`].
-    pub(super) fn load(words: [i16; 2]) -> Result<Self> {
-        let program = varying(words);
+    /// For frames that differ so; see [`program`].
+    pub(super) fn load(varying: Varying) -> Result<Self> {
+        let program = program(varying);
         let attr = LoadAttr {
             prog_type: BPF_PROG_TYPE_XDP,
             insn_cnt: program.len() as u32,

@@ -15,7 +15,7 @@ mod live;
 mod unheard;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::{
         Arc,
@@ -31,7 +31,7 @@ use vmcast_wire::{amt, igmp::RecordType};
 
 use crate::{
     daemon::{Measured as _, Router},
-    join::{Source, stream},
+    join::Source,
     machine::{last_core, pin_to_core},
     report::{ArrivalRow, Bound, FloodRow, Ratio, Report, SignallingRow},
     stats::{Summary, percentile},
@@ -39,6 +39,7 @@ use crate::{
 
 use {
     family::{Family, report as membership_report},
+    flood::Kind,
     floor::Floor,
     frame::Cable,
     gateways::Gateways,
@@ -56,9 +57,6 @@ const PRESENT: u32 = 10_000;
 const RELAY: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 1);
 /// The port of who answers beside the router.
 const BESIDE: u16 = amt::PORT + 1;
-const HOST: Ipv4Addr = Ipv4Addr::new(10, 62, 0, 2);
-/// A source that does.
-const SENDER: Ipv4Addr = Ipv4Addr::new(10, 61, 0, 2);
 /// Reports, or messages of tunnels, that are to come in within a second, beside a stream.
 const TARGET_FLOOD: f64 = 1e6;
 /// How long the daemon may need for the last joins.
@@ -79,6 +77,7 @@ pub(crate) struct Effort {
     families: &'static [Family],
     /// Joins whose time is taken.
     samples: u32,
+    floods: &'static [Kind],
     /// For how long each flood comes in.
     flood: Duration,
 }
@@ -90,6 +89,7 @@ impl Effort {
         spreads: &[Spread::Translated, Spread::Own],
         families: &[Family::V4, Family::V6],
         samples: 1_000,
+        floods: &[Kind::Reports(Family::V4), Kind::Reports(Family::V6), Kind::Tunnels],
         flood: Duration::from_secs(4),
     };
     pub(crate) const QUICK: Self = Self {
@@ -98,15 +98,15 @@ impl Effort {
         spreads: &[Spread::Translated],
         families: &[Family::V4],
         samples: 150,
+        floods: &[Kind::Reports(Family::V4), Kind::Tunnels],
         flood: Duration::from_millis(500),
     };
 
     /// Steps of the progress bar.
     pub(crate) const fn steps(&self) -> u64 {
-        let floods = flood::Kind::ALL.len() as u64;
         let families = self.families.len() as u64;
-        let of_family = self.spreads.len() as u64 * self.rounds as u64 + self.samples as u64;
-        1 + families * of_family + self.samples as u64 + floods
+        let of_family = self.spreads.len() as u64 * self.rounds as u64 + 2 * self.samples as u64;
+        1 + families * of_family + self.floods.len() as u64
     }
 }
 
@@ -187,7 +187,7 @@ fn measure_here(program: &Path, effort: Effort, report: &mut Report, bar: &Progr
     for &family in effort.families {
         of_family(family, program, effort, report, bar).with_context(|| family.label())?;
     }
-    for kind in flood::Kind::ALL {
+    for &kind in effort.floods {
         // A router for each, with the limits that it has by itself.
         let mut bed = Bed::build(program, Family::V4, Spread::Translated.of_address(), "")?;
         if let Err(error) = bed.flood(kind, effort, report, bar) {
@@ -215,11 +215,8 @@ fn of_family(
     let times = bed.through_tunnels(effort, bar)?;
     let what = format!("AMT Membership Update with {}", family.report());
     bed.arrival(report, &what, "the answer to a Request behind it", &times)?;
-    if family == Family::V4 {
-        let times = bed.on_link(effort, bar)?;
-        bed.arrival(report, "IGMPv3 report on a link", "the first copy there", &times)?;
-    }
-    Ok(())
+    let times = bed.on_link(effort, bar)?;
+    bed.arrival(report, &format!("{} report on a link", family.report()), "the first copy there", &times)
 }
 
 /// What is set so that all that come are taken; the report says so, and what the defaults would allow.
@@ -230,7 +227,7 @@ const UNLIMITED: &str = "max_tunnels_per_prefix = 100000\nanswers_per_second = 1
 struct Bed {
     family: Family,
     gateways: Gateways,
-    host: Host,
+    hosts: [Host; 2],
     router: Router,
     engine: String,
     clock: Clock,
@@ -260,21 +257,27 @@ impl Bed {
         name(&host, "eth0", 4)?;
         vmr.ip(&format!(
             "addr add {RELAY}/24 dev acc0\naddr add {}/64 dev acc0 nodad\nroute add {} via 10.60.0.2\n\
-             route add {} via fd00:60::2\naddr add 10.62.0.1/24 dev lan0\naddr add 10.61.0.1/24 dev src0",
+             route add {} via fd00:60::2\naddr add 10.62.0.1/24 dev lan0\naddr add 10.61.0.1/24 dev src0\n\
+             addr add fd00:61::1/64 dev src0 nodad",
             Family::V6.relay(),
             Family::V4.network(),
             Family::V6.network(),
         ))?;
         members.ip("addr add 10.60.0.2/24 dev eth0\naddr add fd00:60::2/64 dev eth0 nodad")?;
-        host.ip(&format!("addr add {HOST}/24 dev eth0"))?;
-        sender.ip(&format!("addr add {SENDER}/24 dev eth0\nroute add default via 10.61.0.1"))?;
+        host.ip(&format!("addr add {}/24 dev eth0", Family::V4.host()))?;
+        let [sender_v4, sender_v6] = Family::ALL.map(Family::sender);
+        sender.ip(&format!(
+            "addr add {sender_v4}/24 dev eth0\nroute add default via 10.61.0.1\n\
+             addr add {sender_v6}/64 dev eth0 nodad"
+        ))?;
 
         let clock = Clock::start();
         let tables = format!(
             "[tunnel]\naddress = \"{}\"\n{limits}[[interface]]\nname = \"acc0\"\n\
              [[interface]]\nname = \"src0\"\naccepts_sources = true\n\
              [[interface]]\nname = \"lan0\"\nquerier = true\nimmediate_leave = true\n\
-             [interface.igmp]\nstartup_query_count = 1\nquery_response_interval_seconds = 1\n",
+             [interface.igmp]\nstartup_query_count = 1\nquery_response_interval_seconds = 1\n\
+             [interface.mld]\nstartup_query_count = 1\nquery_response_interval_seconds = 1\n",
             family.relay(),
         );
         let mut router = Router::start(&lab, &vmr, program, &tables)?;
@@ -282,18 +285,33 @@ impl Bed {
         router.process().pin(ROUTERS_CORE)?;
         let relay = SocketAddr::new(family.relay(), amt::PORT);
         let cable = Cable { near: mac(2), far: mac(1) };
+        let of_host = Cable { near: mac(4), far: mac(3) };
+        let [host_v4, host_v6] = Family::ALL.map(|family| Host::new(&host, of_host, family, clock));
+        let mut source = Source::start(&sender)?;
+        if let SocketAddr::V6(to) = Family::V6.stream() {
+            source.also(&sender, "eth0", to)?;
+        }
         Ok(Self {
             family,
             gateways: Gateways::new(&members, cable, (family, relay), gateways, clock)?,
-            host: Host::new(&host, Cable { near: mac(4), far: mac(3) }, HOST, clock)?,
+            hosts: [host_v4?, host_v6?],
             router,
             engine,
             clock,
             vmr,
             members,
-            _sender: Source::start(&sender)?,
+            _sender: source,
             _lab: lab,
         })
+    }
+
+    /// The host of a link, as one of a family.
+    const fn host(&self, family: Family) -> &Host {
+        let [v4, v6] = &self.hosts;
+        match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        }
     }
 
     /// Does something to the router; the time of its core, and the time that passed.
@@ -431,7 +449,7 @@ impl Bed {
         bar.set_message(format!("a host joins a group of {PRESENT} members on a link"));
         for _ in 0..effort.samples {
             signals::check()?;
-            times.push(self.host.join(*stream(0).ip(), SENDER)?.as_secs_f64() * 1e3);
+            times.push(self.host(self.family).join()?.as_secs_f64() * 1e3);
             bar.inc(1);
         }
         Ok(times)
@@ -439,21 +457,15 @@ impl Bed {
 
     /// Lets a flood come in beside a stream that one gateway has, while a host on the flooded link, or another gateway
     /// of the flooded relay, joins again and again.
-    fn flood(
-        &mut self,
-        kind: flood::Kind,
-        effort: Effort,
-        report: &mut Report,
-        bar: &ProgressBar,
-    ) -> Result<()> {
+    fn flood(&mut self, kind: Kind, effort: Effort, report: &mut Report, bar: &ProgressBar) -> Result<()> {
         signals::check()?;
         bar.set_message(format!("a flood of {}", kind.label()));
         self.gateways.of_address = Spread::Translated.of_address();
-        let group = IpAddr::V4(*stream(0).ip());
-        let join = membership_report(RecordType::AllowNewSources, group, SENDER.into());
+        let through = self.family;
+        let join = membership_report(RecordType::AllowNewSources, through.crowded(), through.sender());
         self.gateways.handshake(0..1, |_| Some(join.clone()))?;
         // It is known from then on.
-        self.host.join(*stream(0).ip(), SENDER)?;
+        self.host(kind.family()).join()?;
         let before = self.router.stats()?;
         let alone = unheard::run(kind, effort.flood / 2, self.clock)?.per_s;
         let (stop, near) = (Arc::new(AtomicBool::new(false)), [2, 0x60, 0, 0, 0, kind.near()]);
@@ -465,8 +477,8 @@ impl Bed {
         let mut joined = Ok(());
         while !stop.load(Ordering::Relaxed) && joined.is_ok() {
             joined = match kind {
-                flood::Kind::Reports => self.host.join(*stream(0).ip(), SENDER).map(drop),
-                flood::Kind::Tunnels => self.gateways.join(1, &join),
+                Kind::Reports(family) => self.host(family).join().map(drop),
+                Kind::Tunnels => self.gateways.join(1, &join),
             };
             joins += u32::from(joined.is_ok());
         }

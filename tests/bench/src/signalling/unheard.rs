@@ -14,7 +14,6 @@ use vmcast_wire::amt;
 
 use super::{
     RELAY,
-    family::Family,
     flood::{self, Came, Kind},
 };
 use crate::wire::FrameSocket;
@@ -24,24 +23,21 @@ pub(super) fn run(kind: Kind, time: Duration, clock: Clock) -> Result<Came> {
     let mut lab = Lab::new("bench-unheard")?;
     let [host, others] = lab.namespaces(["host", "others"])?;
     lab.veths(&[((&host, "acc0"), (&others, "acc0")), ((&host, "lan0"), (&others, "lan0"))])?;
-    for (interface, address) in [("acc0", format!("{RELAY}/24")), ("lan0", "10.62.0.1/24".to_owned())] {
-        host.ip(&format!("link set {interface} address 02:60:00:00:00:{:02x}", near(interface)))?;
+    for (interface, address, near) in
+        [("acc0", format!("{RELAY}/24"), 1), ("lan0", "10.62.0.1/24".to_owned(), 3)]
+    {
+        host.ip(&format!("link set {interface} address 02:60:00:00:00:{near:02x}"))?;
         host.ip(&format!("addr add {address} dev {interface}"))?;
     }
     let tunnels = host.enter(|| UdpSocket::bind((RELAY, amt::PORT)))?;
     let tunnels = OwnedFd::from(tunnels.context("a socket that nobody reads")?);
     let reports = host.enter(|| {
-        FrameSocket::listening(if_nametoindex("lan0")?, Family::V4.ether_type(), Duration::ZERO)
+        FrameSocket::listening(if_nametoindex("lan0")?, kind.family().ether_type(), Duration::ZERO)
     })??;
     let reports = OwnedFd::from(reports);
     [&tunnels, &reports].into_iter().try_for_each(let_nothing_in)?;
     let near = [2, 0x60, 0, 0, 0, kind.near()];
     flood::run(&host, kind, near, time, clock, &AtomicBool::new(false))
-}
-
-fn near(interface: &str) -> u8 {
-    let of = Kind::ALL.into_iter().find(|kind| kind.interface() == interface);
-    of.map_or(0, Kind::near)
 }
 
 /// A classic BPF program that keeps no byte of a packet.
