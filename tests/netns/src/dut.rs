@@ -143,7 +143,7 @@ impl Dut {
         Ok(Self { lab, dut, peers, devices: Devices { a, b, c }, near, far, host, at, sentinel: 0 })
     }
 
-    /// One more device, whose far end nobody looks at.
+    /// One more device, whose far end is looked at by nobody but who asks for it.
     pub(crate) fn add_cable(&mut self, name: &str) -> Result<Device, vmcast_lab::LabError> {
         self.lab.veths(&[((&self.dut, name), (&self.peers, name))])?;
         Ok(device(name))
@@ -178,6 +178,11 @@ impl Dut {
     /// One more socket at the far end of a device.
     pub(crate) fn far_end(&self, device: IfIndex) -> Result<Wire, vmcast_lab::LabError> {
         let name = NAMES[self.position(device)];
+        self.peers.enter(|| Wire::open(name).expect("opening a packet socket"))
+    }
+
+    /// A socket at the far end of one more device.
+    pub(crate) fn far_end_of(&self, name: &str) -> Result<Wire, vmcast_lab::LabError> {
         self.peers.enter(|| Wire::open(name).expect("opening a packet socket"))
     }
 

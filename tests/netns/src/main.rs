@@ -11,6 +11,7 @@ mod full_maps;
 mod gone_device;
 mod joins;
 mod labs;
+mod left_out;
 mod no_interface;
 mod no_relay;
 mod one_core;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         full_maps::trials(),
         gone_device::trials(),
         joins::trials(),
+        left_out::trials(),
         no_interface::trials(),
         no_relay::trials(),
         oversized::trials(),

@@ -293,7 +293,13 @@ fn down_and_up(bed: &mut Bed, engine: Engine) -> Outcome {
                 shown["up"] == false && !shown["ifindex"].is_null()
             })?;
         }
+        // The host is a member still, and what it misses is counted.
+        let refused = |answer: &Value| answer["drops"]["device_refused"].as_u64().unwrap_or(0);
+        let before = shaken.router.ask(&["stats"]).as_ref().map_or(0, refused);
         shaken.go_on(bed)?;
+        bed.until_answer("copies for it are refused", &shaken.router, &["stats"], |answer| {
+            refused(answer) > before
+        })?;
         shaken.small.vmr.ip("link set acc1 up\nlink set acc3 up")?;
         whole_again(bed, &host)?;
         whole_again(bed, &guest)?;

@@ -106,6 +106,10 @@ pub(super) struct Sender {
     thread: Option<JoinHandle<Result<io::Result<()>, LabError>>>,
 }
 
+/// How long there may be no room for the neighbour of a group, and how long until the next attempt.
+const FULL_FOR: Duration = Duration::from_secs(20);
+const FULL_PAUSE: Duration = Duration::from_millis(50);
+
 impl Sender {
     /// Some 200 packets in a second. The ring of a veth holds 256: on a busy machine the other end may get
     /// no processor for a second.
@@ -147,7 +151,18 @@ impl Sender {
     ) -> Result<Self, Failed> {
         Self::run(node, pace, move || {
             let socket = multicast_socket_v6(local, group, interface)?;
-            Ok(move |bytes: &[u8]| socket.send(bytes))
+            // The kernel's table of IPv6 neighbours is one for all namespaces, a group takes a place in it, and beside a
+            // lab of a thousand it may be full for a while.
+            Ok(move |bytes: &[u8]| {
+                let mut tries = FULL_FOR.as_millis() / FULL_PAUSE.as_millis();
+                loop {
+                    match socket.send(bytes) {
+                        Err(error) if error.raw_os_error() == Some(libc::EINVAL) && tries > 0 => tries -= 1,
+                        sent => return sent,
+                    }
+                    thread::sleep(FULL_PAUSE);
+                }
+            })
         })
     }
 

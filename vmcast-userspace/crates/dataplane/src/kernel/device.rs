@@ -42,6 +42,9 @@ pub(super) struct Devices {
 struct Known {
     features: Option<XdpFeatures>,
     mtu: Option<u16>,
+    /// Whether it is set up.
+    up: bool,
+    is_veth: bool,
     transmit: Option<Transmit>,
     /// Whether packets leave it without a link-layer header.
     bare: bool,
@@ -112,11 +115,22 @@ impl Devices {
         let known = Known {
             features,
             mtu: sys::device_mtu(device),
+            up: sys::is_up(device).unwrap_or(true),
+            is_veth: sys::is_veth(device),
             transmit: sys::transmit(device),
             bare: is_bare(IfIndex(device)),
         };
         self.known.insert(device, known);
         known
+    }
+
+    /// Largest IP packet, in bytes, that a device takes behind a link-layer header of so many bytes. A veth takes frames of
+    /// its MTU with one tag, and at XDP leaves those behind one that is longer, too, which are others'.
+    pub(super) fn largest(&mut self, device: u32, header: usize) -> Option<u16> {
+        const TAGGED: u16 = 14 + 4;
+        let Known { mtu, is_veth, .. } = self.known(device);
+        let frame = |mtu: u16| (mtu + TAGGED).saturating_sub(header as u16);
+        mtu.map(|mtu| if is_veth { mtu.min(frame(mtu)) } else { mtu })
     }
 
     /// The MTU of a device as the kernel has it.
@@ -158,13 +172,13 @@ impl Devices {
             }
             Rule::Tc if self.rule == Rule::Tc => (Engine::TcClone, "the configuration asks for it"),
             Rule::Tc => (Engine::TcClone, "an interface of it is to be served there"),
-            Rule::Xdp if self.takes_none(device, wish) => (Engine::XdpBroadcast, TAKES_NONE),
+            Rule::Xdp if self.is_unfit(device, wish) => (Engine::XdpBroadcast, TAKES_NONE),
             Rule::Xdp => (Engine::XdpBroadcast, "the configuration asks for it"),
             Rule::Auto => self.found(device, runs_native),
         };
-        let takes_none = why == TAKES_NONE;
+        let takes_none = self.takes_none(device, wish);
         let before = self.served.insert(device, (engine, takes_none));
-        if takes_none && before.is_none_or(|(_, took_none)| !took_none) {
+        if why == TAKES_NONE && before.is_none_or(|(_, took_none)| !took_none) {
             tracing::warn!(
                 device = name_of(IfIndex(device)),
                 "the device takes no frames redirected at XDP, and the configuration asks for nothing else (engine = \
@@ -176,9 +190,21 @@ impl Devices {
         (engine, why)
     }
 
-    /// Whether copies for a device would go nowhere: the kernel leaves one that takes no frames redirected at XDP out of
-    /// a broadcast, and the rule is to serve it at XDP all the same.
+    /// Whether copies for a device that is served at XDP would go nowhere: the kernel leaves one that takes no frames
+    /// redirected there, or is set down, out of a broadcast, and nobody hears of it.
     pub(super) fn takes_none(&mut self, device: u32, wish: EngineWish) -> bool {
+        self.is_unfit(device, wish) || self.is_down_at_xdp(device, wish)
+    }
+
+    fn is_down_at_xdp(&mut self, device: u32, wish: EngineWish) -> bool {
+        let rule = self.rule_for(wish);
+        let Known { features, bare, up, .. } = self.known(device);
+        let by_itself = !bare && features.is_some_and(XdpFeatures::takes_redirected);
+        !up && (rule == Rule::Xdp || rule == Rule::Auto && by_itself)
+    }
+
+    /// Whether a device takes no frames redirected at XDP, and the rule is to serve it there all the same.
+    pub(super) fn is_unfit(&mut self, device: u32, wish: EngineWish) -> bool {
         self.rule_for(wish) == Rule::Xdp && {
             let Known { features, bare, .. } = self.known(device);
             bare || features.is_some_and(|features| !features.takes_redirected())

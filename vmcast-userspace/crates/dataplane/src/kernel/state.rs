@@ -186,6 +186,8 @@ pub(super) struct State {
     pub(super) interfaces: BTreeMap<IfIndex, InterfaceState>,
     /// What the interfaces on each device ask for: every join looks at it, and there may be thousands of them.
     wishes: Numbered<IfIndex, Wishes>,
+    /// The MTUs that devices themselves have.
+    device_mtus: Numbered<u32, u16>,
     pub(super) endpoints: Endpoints,
     pub(super) next_hops: Numbered<NextHopId, NextHopState>,
     pub(super) tunnels: TunnelTable,
@@ -261,6 +263,9 @@ impl State {
     pub(super) fn take_interface(&mut self, ifindex: IfIndex) -> Option<InterfaceState> {
         let taken = self.interfaces.remove(&ifindex)?;
         self.note_wishes(taken.interface.device);
+        if !self.has_device(taken.interface.device) {
+            self.device_mtus.remove(&taken.interface.device.0);
+        }
         Some(taken)
     }
 
@@ -271,6 +276,11 @@ impl State {
             Some(wishes) => _ = self.wishes.insert(device, wishes),
             None => _ = self.wishes.remove(&device),
         }
+    }
+
+    /// Takes note of a device's own MTU.
+    pub(super) fn note_mtu(&mut self, device: u32, mtu: u16) {
+        self.device_mtus.insert(device, mtu);
     }
 
     /// What the interfaces on a device ask for.
@@ -380,10 +390,17 @@ impl Ways for State {
 }
 
 impl Streams for State {
-    fn members(&self, stream: &Stream) -> Option<(u32, Priority, impl Iterator<Item = Output>)> {
+    fn members(&self, stream: &Stream) -> Option<(u32, Priority, impl Iterator<Item = (Output, bool)>)> {
         let stats = *self.by_stream.get(stream)?;
         let own = self.streams.get(&stats)?;
         let (owner, state) = self.owner(stats, own)?;
-        Some((owner, own.priority, state.outputs()))
+        let at_xdp = state.chain.outputs().map(|output| (output, true));
+        Some((owner, own.priority, at_xdp.chain(state.list.outputs().map(|output| (output, false)))))
+    }
+
+    fn broadcast_max(&self, device: IfIndex) -> usize {
+        // The kernel grants a frame its link-layer header and one tag (`xdp_ok_fwd_dev`).
+        const TAG: usize = 4;
+        self.device_mtus.get(&device.0).map_or(usize::MAX, |mtu| usize::from(*mtu) + TAG)
     }
 }

@@ -161,6 +161,22 @@ pub(super) fn device_mtu(ifindex: u32) -> Option<u16> {
     u16::try_from(unsafe { request.ifr_ifru.ifru_mtu }).ok()
 }
 
+/// Whether a device of this network namespace is set up, whatever its cable does.
+pub(super) fn is_up(ifindex: u32) -> Option<bool> {
+    let name = device::name_of(ifindex)?;
+    let mut request = about(name.to_bytes(), libc::__c_anonymous_ifr_ifru { ifru_flags: 0 });
+    let socket = datagram_socket().ok()?;
+    // SAFETY: the request is an initialised `ifreq` with a terminated name that outlives the call, which
+    // fills in the flags.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) };
+    if result < 0 {
+        return None;
+    }
+    // SAFETY: the call has set this member of the union.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Some(i32::from(flags) & libc::IFF_UP != 0)
+}
+
 /// What kind of link-layer addresses a device of this network namespace has: an `ARPHRD_` number (linux/if_arp.h).
 pub(crate) fn link_layer_type(ifindex: u32) -> Option<u16> {
     let name = device::name_of(ifindex)?;
@@ -194,8 +210,9 @@ impl Transmit {
     }
 }
 
-/// `ETHTOOL_GSET` and `ETHTOOL_GRINGPARAM` (linux/ethtool.h).
+/// `ETHTOOL_GSET`, `ETHTOOL_GDRVINFO` and `ETHTOOL_GRINGPARAM` (linux/ethtool.h).
 const ETHTOOL_GSET: u32 = 1;
+const ETHTOOL_GDRVINFO: u32 = 3;
 const ETHTOOL_GRINGPARAM: u32 = 0x10;
 
 /// `struct ethtool_ringparam` (linux/ethtool.h).
@@ -241,6 +258,23 @@ pub(super) fn transmit(ifindex: u32) -> Option<Transmit> {
     let mut link = EthtoolCmd { cmd: ETHTOOL_GSET, ..EthtoolCmd::default() };
     let told = ethtool(name.to_bytes(), &mut link);
     Some(Transmit { ring: ring.tx_pending, speed: told.ok().and_then(|()| link.speed()) })
+}
+
+/// `struct ethtool_drvinfo` (linux/ethtool.h).
+#[repr(C)]
+struct EthtoolDrvinfo {
+    cmd: u32,
+    driver: [u8; 32],
+    /// Versions and more texts, and how many statistics there are.
+    rest: [u8; 160],
+}
+const _: () = assert!(size_of::<EthtoolDrvinfo>() == 196);
+
+/// Whether a device in this network namespace is one end of a veth.
+pub(super) fn is_veth(ifindex: u32) -> bool {
+    let mut info = EthtoolDrvinfo { cmd: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
+    let told = device::name_of(ifindex).is_some_and(|name| ethtool(name.to_bytes(), &mut info).is_ok());
+    told && info.driver.starts_with(b"veth\0")
 }
 
 /// Asks a device's driver; `question` is one of the structures of linux/ethtool.h, with its command.

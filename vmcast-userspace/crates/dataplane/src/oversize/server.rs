@@ -10,7 +10,7 @@ use aya::{
     maps::{MapData, RingBuf},
 };
 use vmcast_common::{
-    fib::{Output, Priority, Stream},
+    fib::{IfIndex, Output, Priority, Stream},
     hdr::ip,
     maps::{self, DroppedCopies, InputId, Losses},
     rewrite,
@@ -34,9 +34,13 @@ const PACKET_AT: usize = 12;
 
 /// What a kernel plane was told of streams.
 pub(crate) trait Streams: Ways {
-    /// The number of the stream whose members a stream's packets go to, the priority of the packets, and the members;
-    /// `None` if there is no such stream.
-    fn members(&self, stream: &Stream) -> Option<(u32, Priority, impl Iterator<Item = Output>)>;
+    /// The number of the stream whose members a stream's packets go to, the priority of the packets, and the members with
+    /// whether they are served at XDP; `None` if there is no such stream.
+    fn members(&self, stream: &Stream) -> Option<(u32, Priority, impl Iterator<Item = (Output, bool)>)>;
+
+    /// Largest IP packet that the kernel broadcasts to a device at XDP: it leaves the device out of one of larger packets
+    /// before any program sees the copy.
+    fn broadcast_max(&self, device: IfIndex) -> usize;
 }
 
 /// What became of the packets that waited.
@@ -113,7 +117,7 @@ impl Server {
                 let noted = missed.entry((number, output)).or_default();
                 *noted = noted.plus(&copies);
             };
-            for output in members {
+            for (output, at_xdp) in members {
                 let Way { egress, member, hop } = match plane.way(output) {
                     Ok(way) => way,
                     Err(reason) => {
@@ -132,6 +136,8 @@ impl Server {
                     continue;
                 }
                 needed = true;
+                // Nobody but us knows of this copy.
+                let unseen = beyond || at_xdp && view.total_len > plane.broadcast_max(egress);
                 let made = match rewrite::copy(buffer.begin(), &member, &hop, input, pcp, false) {
                     Ok(()) => fragmenter
                         .admit(now_ns)
@@ -141,18 +147,18 @@ impl Server {
                         fragmenter.copy(buffer.packet(), &member, &hop, (input, pcp), now_ns, &mut each)
                     }
                     // Where the kernel makes copies, this is one that it has counted.
-                    Err(_) if !beyond => continue,
+                    Err(_) if !unseen => continue,
                     Err(reason) => Err(reason),
                 };
                 match made {
-                    Ok(()) if beyond => {}
+                    Ok(()) if unseen => {}
                     // The kernel has counted that it did not make it.
                     Ok(()) => note(output, DroppedCopies::default().minus(&one)),
                     Err(reason) => {
                         drops[reason as usize] += 1;
                         if reason.is_loss_of_member() {
                             losses.entry(number).or_default().count(reason, 1);
-                            if beyond {
+                            if unseen {
                                 note(output, one);
                             }
                         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use vmcast_common::{
-    fib::{IfIndex, Interface, Output, Way},
+    fib::{IfIndex, Interface, Link, Output, Way},
     maps::{self, InterfaceKey, NextHopEntry, limit},
 };
 
@@ -38,7 +38,7 @@ impl KernelPlane {
         }
         written?;
         self.write_vlan_of(interface)?;
-        let mtu = self.usable_mtu(interface.mtu, device);
+        let mtu = self.usable_mtu(interface.mtu, &interface.link, device);
         let wish = self.state.wishes(device.0).engine.max(interface.wish());
         let takes_none = self.devices.takes_none(device.0, wish);
         // Its members may stand where none of its copies may leave.
@@ -103,10 +103,13 @@ impl KernelPlane {
         Ok(())
     }
 
-    /// The MTU of a link, but no more than its device has: the kernel would leave that out of a broadcast before any
-    /// program sees the copy.
-    pub(super) fn usable_mtu(&mut self, mtu: u16, device: IfIndex) -> u16 {
-        self.devices.mtu(device.0).map_or(mtu, |of_device| mtu.min(of_device))
+    /// The MTU of a link, but no more than its device has, which the kernel would leave out of a broadcast before any
+    /// program sees the copy, and no more than it takes with the tags of the link.
+    pub(super) fn usable_mtu(&mut self, mtu: u16, link: &Link, device: IfIndex) -> u16 {
+        if let Some(of_device) = self.devices.mtu(device.0) {
+            self.state.note_mtu(device.0, of_device);
+        }
+        self.devices.largest(device.0, link.header_len()).map_or(mtu, |largest| mtu.min(largest))
     }
 
     /// Lets the right program decide on what a device receives, and makes what its engine needs.

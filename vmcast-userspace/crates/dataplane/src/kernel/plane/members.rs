@@ -35,7 +35,7 @@ impl KernelPlane {
         let is_new = !self.is_member(stats, output);
         if is_new {
             let spec = self.state.spec(output).ok_or(Failure::Unknown)?;
-            if self.takes_none(IfIndex(spec.ifindex)) {
+            if self.is_unfit(IfIndex(spec.ifindex)) {
                 return Err(Failure::Unsupported("its device takes no frames redirected at XDP"));
             }
             self.forget_missed(stats, output)?;

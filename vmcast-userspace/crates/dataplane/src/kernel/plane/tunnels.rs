@@ -53,7 +53,7 @@ impl KernelPlane {
             Some(known) => known.index,
             None => self.hops.take()?,
         };
-        let mtu = self.usable_mtu(hop.mtu, hop.ifindex);
+        let mtu = self.usable_mtu(hop.mtu, &hop.link, hop.ifindex);
         let takes_none = self.takes_none(hop.ifindex);
         // Its members may stand where none of its copies may leave.
         let refused = takes_none || known.as_ref().is_some_and(|known| known.refused);

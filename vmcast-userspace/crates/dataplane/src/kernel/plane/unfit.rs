@@ -1,8 +1,8 @@
-//! Devices that take no frames redirected at XDP, where nothing but XDP is to be used.
+//! Devices that take no frames redirected at XDP: where nothing but XDP is to be used, or while they are set down.
 //!
-//! The kernel leaves such a device out of a broadcast before any program sees the copy. Nobody joins by it, but a way
-//! may come to lead there while it has members, and a device may cease to take frames. Those members stand on a relay
-//! device in its place, where the copy program meets their copies, drops them and counts them.
+//! The kernel leaves such a device out of a broadcast before any program sees the copy. Nobody joins by one of the first
+//! kind, but a way may come to lead there while it has members, and a device may cease to take frames. Those members stand
+//! on a relay device in its place, where the copy program meets their copies, drops them and counts them.
 
 use vmcast_common::{
     fib::{IfIndex, Interface, NextHop, NextHopId, Output},
@@ -20,6 +20,12 @@ impl KernelPlane {
     pub(super) fn takes_none(&mut self, device: IfIndex) -> bool {
         let wish = self.state.wishes(device.0).engine;
         self.devices.takes_none(device.0, wish)
+    }
+
+    /// Whether nobody may join by a device, for it would get nothing as long as the configuration is what it is.
+    pub(super) fn is_unfit(&mut self, device: IfIndex) -> bool {
+        let wish = self.state.wishes(device.0).engine;
+        self.devices.is_unfit(device.0, wish)
     }
 
     /// What the kernel must know of a member, `None` if the output was never set.
