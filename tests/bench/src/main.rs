@@ -12,6 +12,7 @@ mod kernel_memory;
 mod latency;
 mod machine;
 mod memory;
+mod moved;
 mod pktgen;
 mod report;
 mod signalling;
@@ -83,6 +84,8 @@ enum Case {
     KernelMemory,
     /// Time from a join to the first packet.
     Join,
+    /// What an agent misses when its address or port changes; not in the short run.
+    Moved,
     /// Joins and leaves by one core in a second, and how long one takes.
     Signalling,
     /// Memory of a router daemon with 100,000 members.
@@ -159,6 +162,8 @@ impl Case {
                 let effort = if quick { join::Effort::QUICK } else { join::Effort::FULL };
                 with_progress(effort.steps(), |bar| join::measure(program, effort, report, bar))
             }
+            Self::Moved if quick => Ok(()),
+            Self::Moved => with_progress(moved::steps(), |bar| moved::measure(program, report, bar)),
             Self::Signalling => {
                 let effort = if quick { signalling::Effort::QUICK } else { signalling::Effort::FULL };
                 with_progress(effort.steps(), |bar| signalling::measure(program, effort, report, bar))

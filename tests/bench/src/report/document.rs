@@ -76,6 +76,8 @@ const METHOD: &str = "\
   counted without the tunnel that leads to it: a tunnel has one entry for all the (S,G)s that its member has. A member
   who has joined one (S,G), behind a tunnel of its own, takes both; there is no target for that.
 - **Joins.** From `setsockopt` to the first packet, for a group that nobody has joined yet and whose stream flows.
+- **Moved.** Packets that are missing between the last one before a change and the first one after it, by the pace of the
+  stream. The agent stands behind a translator of the kernel (`nftables`), of whose changes nobody tells it.
 - **Joins and leaves in a second.** Gateways in great numbers send Requests, Membership Updates and Teardowns to the
   sockets of the router daemon, which has a core to itself. *Per s* is by the time of its threads and includes what the
   kernel does for them: receiving, answering, changing its tables; it ends when the router shows every member. *In all*

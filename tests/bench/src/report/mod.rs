@@ -25,6 +25,7 @@ pub(crate) struct Report {
     pub(crate) churn: Vec<ChurnRow>,
     pub(crate) kernel_memory: Vec<KernelMemoryRow>,
     pub(crate) joins: Vec<JoinRow>,
+    pub(crate) moved: Vec<MovedRow>,
     pub(crate) signalling: Vec<SignallingRow>,
     pub(crate) arrivals: Vec<ArrivalRow>,
     pub(crate) floods: Vec<FloodRow>,
@@ -169,6 +170,18 @@ pub(crate) struct JoinRow {
     /// From the join to the first packet.
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
+}
+
+/// What an agent misses of its stream when its address or port changes, in milliseconds.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct MovedRow {
+    /// What changes.
+    pub(crate) what: String,
+    pub(crate) changes: usize,
+    /// Between two packets of the stream.
+    pub(crate) pace_ms: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) most_ms: f64,
 }
 
 /// Joins and leaves in a second.
@@ -460,6 +473,7 @@ impl Report {
             churn: Vec::new(),
             kernel_memory: Vec::new(),
             joins: Vec::new(),
+            moved: Vec::new(),
             signalling: Vec::new(),
             arrivals: Vec::new(),
             floods: Vec::new(),

@@ -37,6 +37,7 @@ impl Report {
             self.churn(),
             self.kernel_memory(),
             self.join(),
+            self.moved(),
             self.signalling(),
             self.floods(),
             self.arrival(),
@@ -238,6 +239,23 @@ impl Report {
         Cells {
             title: "Report to member served, ms",
             header: vec!["report", "until", "engine", "members there", "joins", "p50", "p99", "most"],
+            rows: rows.collect(),
+        }
+    }
+
+    fn moved(&self) -> Cells {
+        let rows = self.moved.iter().map(|row| {
+            vec![
+                row.what.clone(),
+                row.changes.to_string(),
+                format!("{:.2}", row.pace_ms),
+                format!("{:.1}", row.p50_ms),
+                format!("{:.1}", row.most_ms),
+            ]
+        });
+        Cells {
+            title: "Stream that an agent misses when it moves, ms",
+            header: vec!["what", "changes", "a packet each", "p50", "most"],
             rows: rows.collect(),
         }
     }
