@@ -1,4 +1,4 @@
-//! Frames as fast as the machine sends them: many to a call, past the queues of the interface.
+//! Frames as fast as the machine sends them, or not so fast: many to a call, past the queues of the interface.
 
 use std::{
     io, iter,
@@ -7,14 +7,25 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
 use crate::{LabError, Namespace, clock::Clock, traffic::packet_socket};
 
-/// Frames of one call.
-const AT_ONCE: usize = 256;
+/// How fast frames are sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Frames of one call, at least one.
+    pub at_once: usize,
+    /// Between two calls.
+    pub pause: Duration,
+}
+
+impl Pace {
+    /// As fast as the machine sends them.
+    pub const FASTEST: Self = Self { at_once: 256, pause: Duration::ZERO };
+}
 
 /// Sends the same frames over and over until it is stopped.
 #[derive(Debug)]
@@ -54,16 +65,33 @@ impl Flood {
         frames: Vec<Vec<u8>>,
         clock: Clock,
     ) -> Result<Self, LabError> {
+        Self::with_pace(node, interface, frames, Pace::FASTEST, clock)
+    }
+
+    /// The same, no faster than this.
+    ///
+    /// # Errors
+    /// As of [`Flood::start`].
+    pub fn with_pace(
+        node: &Namespace,
+        interface: &'static str,
+        frames: Vec<Vec<u8>>,
+        Pace { at_once, pause }: Pace,
+        clock: Clock,
+    ) -> Result<Self, LabError> {
         let (sent, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (count, ended) = (Arc::clone(&sent), Arc::clone(&stop));
         let thread = node.thread("flood", move || {
             let socket = packet_socket(interface, Duration::from_millis(1))?;
             bypass_queues(&socket)?;
-            for frames in iter::repeat_with(|| frames.chunks(AT_ONCE)).flatten() {
+            for frames in iter::repeat_with(|| frames.chunks(at_once)).flatten() {
                 if ended.load(Ordering::Relaxed) {
                     break;
                 }
                 count.fetch_add(send(&socket, frames)?, Ordering::Relaxed);
+                if !pause.is_zero() {
+                    thread::sleep(pause);
+                }
             }
             Ok(())
         })?;

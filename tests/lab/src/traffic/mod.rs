@@ -17,7 +17,7 @@ use std::{
 };
 
 pub use counts::{Counts, Meter};
-pub use flood::{Flood, Flooded};
+pub use flood::{Flood, Flooded, Pace};
 pub use mpegts::Continuity;
 pub use packet_socket::{packet_socket, packet_socket_on_all};
 pub use receiver::{Receiver, Session};

@@ -12,7 +12,7 @@ use vmcast_common::hdr::eth::{multicast_mac, multicast_mac_v6};
 use vmcast_lab::{
     Namespace,
     roles::{Role, wait_ready},
-    traffic::{Flood, GroupPort},
+    traffic::{Flood, GroupPort, Pace},
 };
 use vmcast_wire::{
     amt::{Message, PORT},
@@ -44,6 +44,14 @@ pub(super) fn trials() -> Vec<Trial> {
         trial(
             "a flood of MLD queries on a link is bounded and told of in few lines, and no stream is touched",
             |bed| of_queries(bed, Protocol::Mld),
+        ),
+        trial(
+            "a host that asks for a great many sources without haste is bounded, and no stream is touched",
+            |bed| of_lists(bed, Protocol::Igmp),
+        ),
+        trial(
+            "a host that asks for a great many IPv6 sources without haste is bounded, and no stream is touched",
+            |bed| of_lists(bed, Protocol::Mld),
         ),
         trial("a host that floods its link does not keep another one there from joining", of_a_neighbour),
         trial(
@@ -177,6 +185,7 @@ fn beside_a_stream(
     router: &mut Role,
     what: &str,
     frames: Vec<Vec<u8>>,
+    pace: Pace,
 ) -> Result<Beside, Failed> {
     let bystander = small.forbid(bed, 2)?;
     let (sender, other) =
@@ -185,7 +194,7 @@ fn beside_a_stream(
     listener.more(bed, SOME)?;
     let (before, told) = (stats(router), lines(bed)?);
     let (start, arrived) = (bed.clock.now(), came(&small.vmr, "acc2")?);
-    let flood = Flood::start(small.client(2), "eth0", frames, bed.clock)?;
+    let flood = Flood::with_pace(small.client(2), "eth0", frames, pace, bed.clock)?;
     let mut joins = 0;
     while bed.clock.now() - start < FLOODS {
         let joined = Listener::join(small.client(3), OTHER, None)?;
@@ -250,7 +259,7 @@ fn of_reports(bed: &mut Bed) -> Outcome {
         frame(multicast_mac(to), IPV4, &datagram)
     });
     let frames = frames.collect();
-    let beside = beside_a_stream(bed, &small, &mut router, "IGMP reports", frames)?;
+    let beside = beside_a_stream(bed, &small, &mut router, "IGMP reports", frames, Pace::FASTEST)?;
     beside.is_bounded("igmp", &["reports_received", "bad_checksum", "bad_source", "malformed"])?;
     let after = &beside.after;
     ensure!(counter(after, "igmp", "bad_checksum") > 0, "broken reports are not counted");
@@ -287,7 +296,7 @@ fn of_requests(bed: &mut Bed, outer: Outer) -> Outcome {
     outer.number(&small)?;
     let mut router = small.router(bed, Router { querier: true, ..Router::default() })?;
     let frames = messages(small.vmr_mac(2)?, outer.relay(2), |number| far_stranger(outer, number));
-    let beside = beside_a_stream(bed, &small, &mut router, "AMT messages", frames)?;
+    let beside = beside_a_stream(bed, &small, &mut router, "AMT messages", frames, Pace::FASTEST)?;
     let more = |label| beside.more("relay", label);
     let Beside { sent, took, .. } = beside;
     // The rate, and the burst of one second.
@@ -314,7 +323,47 @@ fn of_listener_reports(bed: &mut Bed) -> Outcome {
         frame(multicast_mac_v6(&to.octets()), IPV6, &datagram)
     });
     let frames = frames.collect();
-    beside_a_stream(bed, &small, &mut router, "MLD reports", frames)?.is_bounded("mld", &["reports_received"])
+    beside_a_stream(bed, &small, &mut router, "MLD reports", frames, Pace::FASTEST)?
+        .is_bounded("mld", &["reports_received"])
+}
+
+/// Below what a link may send in a second by a factor of four, as a host that nobody takes for a flood.
+const UNHURRIED: Pace = Pace { at_once: 25, pause: Duration::from_millis(10) };
+
+// proves RFC 9776 §9.2, RFC 9777 §10 (forged reports): lists of sources are bounded in sum
+fn of_lists(bed: &mut Bed, protocol: Protocol) -> Outcome {
+    let small = Small::build(bed, 3)?;
+    let mut router = small.router(bed, Router { querier: true, ..Router::default() })?;
+    let record_type = RecordType::AllowNewSources;
+    let frames = (0..16_000_u32).map(|number| match protocol {
+        Protocol::Igmp => {
+            let to = igmp::ALL_IGMPV3_ROUTERS;
+            let group = Ipv4Addr::from(Ipv4Addr::new(239, 200, 0, 0).to_bits() + number);
+            let sources = (0..256).map(|source| stranger(number * 256 + source)).collect();
+            let message = igmp::Message::ReportV3 { records: vec![Record { record_type, group, sources }] };
+            let from = Ipv4Addr::new(10, 5, 2, 2);
+            let datagram = ipv4::encapsulate(from, to, 1, 0xc0, IGMP, true, &message.emit());
+            frame(multicast_mac(to), IPV4, &datagram)
+        }
+        Protocol::Mld => {
+            let to = mld::ALL_MLDV2_ROUTERS;
+            let from = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 1, 9);
+            let group =
+                Ipv6Addr::from(Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 9, 0).to_bits() + u128::from(number));
+            let source = |last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, number as u16, last);
+            let record = mld::Record { record_type, group, sources: (1..=80).map(source).collect() };
+            let message = mld::Message::ReportV2 { records: vec![record] }.emit(from, to);
+            let datagram = ipv6::encapsulate(from, to, 1, 0xc0, NEXT_ICMPV6, true, &message);
+            frame(multicast_mac_v6(&to.octets()), IPV6, &datagram)
+        }
+    });
+    let (frames, what) = (frames.collect(), format!("{} reports with long lists", protocol.label()));
+    let beside = beside_a_stream(bed, &small, &mut router, &what, frames, UNHURRIED)?;
+    let more = |label| beside.more(protocol.label(), label);
+    let (taken, refused) = (more("reports_received"), more("too_many_sources"));
+    eprintln!("of {} reports {taken} were taken, and {refused} sources refused", beside.reached);
+    ensure!(refused > 0, "{taken} reports were taken whole");
+    Ok(())
 }
 
 /// By which protocol routers ask.
@@ -373,7 +422,7 @@ fn of_queries(bed: &mut Bed, protocol: Protocol) -> Outcome {
     let mut router = small.router(bed, Router { querier: true, ..Router::default() })?;
     let frames = (0..20_000).map(|number| protocol.query(number)).collect();
     let what = format!("{} queries", protocol.label());
-    beside_a_stream(bed, &small, &mut router, &what, frames)?
+    beside_a_stream(bed, &small, &mut router, &what, frames, Pace::FASTEST)?
         .is_bounded(protocol.label(), &["queries_received"])
 }
 
