@@ -1,4 +1,4 @@
-//! A host that speaks IGMPv3 or MLDv2 (RFC 9776, RFC 9777), as far as routers notice.
+//! A host that speaks IGMP or MLD of some version (RFC 9776, RFC 9777, RFC 2236, RFC 2710), as far as routers notice.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vmcast_proto::Filter;
+use vmcast_proto::{Filter, membership::Version};
 use vmcast_sim::Prng;
 use vmcast_wire::membership::{Message, QueryV3, Record, RecordType};
 
@@ -26,16 +26,32 @@ struct Pending {
     asked: BTreeSet<IpAddr>,
 }
 
+/// What a host says to the routers of its link.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// In a report of the newest version.
+    Records(Vec<Record<IpAddr>>),
+    /// By a message of an older one.
+    Report(Message),
+    Leave(IpAddr),
+}
+
 #[derive(Debug)]
 pub(crate) struct Host {
     prng: Prng,
+    version: Version,
     wants: BTreeMap<IpAddr, Filter>,
     pending: Vec<Pending>,
 }
 
 impl Host {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { prng: Prng::new(seed), wants: BTreeMap::new(), pending: Vec::new() }
+        Self { prng: Prng::new(seed), version: Version::V3, wants: BTreeMap::new(), pending: Vec::new() }
+    }
+
+    /// One of older versions wants any source or nothing.
+    pub(crate) const fn speak(&mut self, version: Version) {
+        self.version = version;
     }
 
     pub(crate) fn wanted(&self, group: IpAddr) -> Filter {
@@ -43,6 +59,10 @@ impl Host {
     }
 
     pub(crate) fn set(&mut self, now: Instant, group: IpAddr, filter: Filter) {
+        let is_older = self.version < Version::V3;
+        let filter = if is_older && !filter.is_none() { Filter::any() } else { filter };
+        // A leave of an older version is said once (RFC 2236 §3, RFC 2710 §4).
+        let times = if is_older && filter.is_none() { 1 } else { TIMES };
         if filter.is_none() {
             self.wants.remove(&group);
         } else {
@@ -50,7 +70,7 @@ impl Host {
         }
         self.pending.retain(|pending| pending.group != group);
         let mut at = now;
-        for _ in 0..TIMES {
+        for _ in 0..times {
             self.pending.push(Pending { at, group, change: true, asked: BTreeSet::new() });
             at += self.prng.duration_below(UNSOLICITED);
         }
@@ -72,9 +92,24 @@ impl Host {
     }
 
     /// What is to be said by now.
-    pub(crate) fn say(&mut self, now: Instant) -> Vec<Record<IpAddr>> {
+    pub(crate) fn say(&mut self, now: Instant) -> Vec<Said> {
         let due: Vec<Pending> = self.pending.extract_if(.., |pending| pending.at <= now).collect();
-        due.into_iter().filter_map(|pending| self.record(&pending)).collect()
+        if self.version < Version::V3 {
+            return due.iter().filter_map(|pending| self.older(pending)).collect();
+        }
+        let records: Vec<_> = due.iter().filter_map(|pending| self.record(pending)).collect();
+        if records.is_empty() { Vec::new() } else { vec![Said::Records(records)] }
+    }
+
+    fn older(&self, pending: &Pending) -> Option<Said> {
+        let group = pending.group;
+        let wants = self.wants.contains_key(&group);
+        match self.version {
+            Version::V1 if wants => Some(Said::Report(Message::ReportV1 { group })),
+            Version::V2 if wants => Some(Said::Report(Message::ReportV2 { group })),
+            Version::V2 if pending.change => Some(Said::Leave(group)),
+            Version::V1 | Version::V2 | Version::V3 => None,
+        }
     }
 
     fn record(&self, pending: &Pending) -> Option<Record<IpAddr>> {

@@ -5,7 +5,10 @@ mod world;
 
 use std::{net::IpAddr, time::Duration};
 
-use vmcast_proto::{Filter, membership::Family};
+use vmcast_proto::{
+    Filter,
+    membership::{Family, ImmediateLeave, Version},
+};
 use vmcast_sim::{Link, Prng};
 use vmcast_wire::membership::{Message, QueryV3};
 
@@ -106,6 +109,82 @@ fn whatever_the_link_did_both_routers_end_up_knowing_what_the_hosts_want_togethe
         }
         world.run(MEMBERSHIP * 2);
         assert_eq!(world.groups(), [0, 0], "{family:?} {loss} {seed}");
+    });
+}
+
+/// However hosts of two versions come and go, once nobody wants a group it ends with the Last Member Query Time, and no
+/// group ends that somebody stays in.
+// proves RFC 9776 §6.6.3.1, RFC 9777 §7.6.3.1
+#[test]
+fn a_group_ends_soon_after_its_last_leave_whatever_came_before() {
+    /// Of the worlds here, with the time that a datagram is on its way.
+    const LAST_MEMBER_QUERY: Duration = Duration::from_millis(4_100);
+    for family in Family::ALL {
+        for leave in [ImmediateLeave::Never, ImmediateLeave::Tracked] {
+            for seed in 0..40 {
+                let mut world = World::with(family, seed, good(), leave);
+                let mut prng = Prng::new(seed ^ 0x1ea);
+                let (group, stays) = (world.group(1), world.group(2));
+                for host in 0..4 {
+                    world.speak(host, if prng.happens(500) { Version::V2 } else { Version::V3 });
+                }
+                // The hosts have answered the startup queries, and the routers know who asks.
+                world.set(0, stays, Filter::any());
+                world.run(MEMBERSHIP * 2);
+                for _ in 0..12 {
+                    let filter = if prng.happens(500) { Filter::any() } else { Filter::none() };
+                    world.set(prng.below(4) as usize, group, filter);
+                    world.run(prng.duration_below(SECOND));
+                }
+                for host in 0..4 {
+                    world.set(host, group, Filter::none());
+                    world.run(prng.duration_below(Duration::from_millis(400)));
+                }
+                world.run(LAST_MEMBER_QUERY);
+                for router in 0..2 {
+                    let filter = world.filter(router, group);
+                    assert_eq!(filter, Filter::none(), "{family:?} {leave:?} {seed} {router}");
+                    assert_eq!(world.lost(router, stays), 0, "{family:?} {leave:?} {seed} {router}");
+                }
+            }
+        }
+    }
+}
+
+/// Whatever a link with hosts of all versions did, whoever wants something gets it once the link is good, and in the end
+/// nothing is left. Beside a host of an older version others may get more than they want.
+// proves RFC 9776 §7.3, RFC 9777 §8.3
+#[test]
+fn beside_hosts_of_older_versions_everybody_gets_what_it_wants() {
+    each(|family, loss, seed| {
+        for leave in [ImmediateLeave::Never, ImmediateLeave::Tracked] {
+            let mut world = World::with(family, seed, bad(loss), leave);
+            let mut prng = Prng::new(seed ^ 0x01d);
+            let oldest = if family == Family::V4 { Version::V1 } else { Version::V2 };
+            for (host, version) in [oldest, Version::V2, Version::V3, Version::V3].into_iter().enumerate() {
+                world.speak(host, version);
+            }
+            churn(&mut world, &mut prng, 60);
+            world.set_link(good());
+            world.run(MEMBERSHIP * 2);
+            for last in 1..=4 {
+                let group = world.group(last);
+                let wanted = world.wanted(group);
+                for (router, source) in (0..2).flat_map(|router| (1..=5).map(move |source| (router, source)))
+                {
+                    let source = world.source(source);
+                    let gets = world.filter(router, group).wants(source);
+                    assert!(gets || !wanted.wants(source), "{family:?} {leave:?} {loss} {seed} {router}");
+                }
+            }
+            for host in 0..4 {
+                for last in 1..=4 {
+                    world.set(host, world.group(last), Filter::none());
+                }
+            }
+            world.run(MEMBERSHIP * 2);
+            assert_eq!(world.groups(), [0, 0], "{family:?} {leave:?} {loss} {seed}");
+        }
     });
 }
 

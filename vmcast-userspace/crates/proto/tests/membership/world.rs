@@ -8,16 +8,12 @@ use std::{
 
 use vmcast_proto::{
     Filter, Machine as _,
-    membership::{Config, Event, Family, Input, Output, Querier},
+    membership::{Config, Event, Family, ImmediateLeave, Input, Output, Querier, Version},
 };
 use vmcast_sim::{Link, Network, epoch};
-use vmcast_wire::{
-    igmp,
-    membership::{Message, Record},
-    mld,
-};
+use vmcast_wire::{igmp, membership::Message, mld};
 
-use crate::host::Host;
+use crate::host::{Host, Said};
 
 /// A router, and how often each group had lost its last member.
 struct Router {
@@ -38,8 +34,14 @@ const LIMITS: (usize, usize) = (8, 6);
 
 impl World {
     pub(crate) fn new(family: Family, seed: u64, link: Link) -> Self {
+        Self::with(family, seed, link, ImmediateLeave::Never)
+    }
+
+    /// One whose routers act so when a host leaves.
+    pub(crate) fn with(family: Family, seed: u64, link: Link, immediate_leave: ImmediateLeave) -> Self {
+        let config = |number| Config { immediate_leave, ..config(family, number) };
         let routers = [0, 1].map(|number| Router {
-            querier: Querier::new(epoch(), config(family, number)).expect("a good configuration"),
+            querier: Querier::new(epoch(), config(number)).expect("a good configuration"),
             alive: true,
             lost: BTreeMap::new(),
         });
@@ -107,6 +109,11 @@ impl World {
 
     pub(crate) fn set(&mut self, host: usize, group: IpAddr, filter: Filter) {
         self.hosts[host].set(self.network.now(), group, filter);
+    }
+
+    /// Lets a host speak an older version.
+    pub(crate) fn speak(&mut self, host: usize, version: Version) {
+        self.hosts[host].speak(version);
     }
 
     pub(crate) fn check_bounds(&self) {
@@ -233,10 +240,17 @@ impl World {
             }
         }
         for (number, host) in self.hosts.iter_mut().enumerate() {
-            let records: Vec<Record<IpAddr>> = host.say(now);
-            if !records.is_empty() {
-                let (source, to) = (neighbour(self.family, 100 + number as u8), all_routers(self.family));
-                let payload = Message::ReportV3 { records }.emit(source, to).expect("one family");
+            let source = neighbour(self.family, 100 + number as u8);
+            for said_now in host.say(now) {
+                let (to, message) = match said_now {
+                    Said::Records(records) => (all_routers(self.family), Message::ReportV3 { records }),
+                    Said::Report(message) => match message {
+                        Message::ReportV1 { group } | Message::ReportV2 { group } => (group, message),
+                        _ => unreachable!("a report of an older version"),
+                    },
+                    Said::Leave(group) => (older_routers(self.family), Message::Leave { group }),
+                };
+                let payload = message.emit(source, to).expect("one family");
                 said.push((number, source, to, payload));
             }
         }
@@ -278,6 +292,14 @@ fn all_routers(family: Family) -> IpAddr {
     match family {
         Family::V4 => igmp::ALL_IGMPV3_ROUTERS.into(),
         Family::V6 => mld::ALL_MLDV2_ROUTERS.into(),
+    }
+}
+
+/// Where leaves of older versions go.
+fn older_routers(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => igmp::ALL_ROUTERS.into(),
+        Family::V6 => mld::ALL_ROUTERS.into(),
     }
 }
 
