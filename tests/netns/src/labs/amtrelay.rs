@@ -59,6 +59,11 @@ const RELAYS: [Ipv4Addr; 3] =
 const SOURCES: [Ipv4Addr; 3] =
     [Ipv4Addr::new(10, 1, 1, 2), Ipv4Addr::new(10, 1, 2, 2), Ipv4Addr::new(10, 1, 3, 2)];
 
+/// The reverse names of 2001:db8:0:1::/64, which has records, and of 2001:db8:0:2::/64, whose names are those of the first.
+const REVERSE_V6: [&str; 2] = ["1.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2", "2.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2"];
+/// 2001:db8::7 as its bytes.
+const RELAY_V6: &str = "20010db8000000000000000000000007";
+
 /// The group of a source.
 const fn stream(number: u8) -> GroupPort {
     GroupPort { group: Ipv4Addr::new(232, 7, 7, number), port: 5000 + number as u16 }
@@ -158,7 +163,17 @@ impl Net {
         let name: String = b"\x06relay2\x07example\x00".iter().map(|byte| format!("{byte:02x}")).collect();
         let example =
             format!("$ORIGIN example.\n{soa}s2 60 IN TYPE260 \\# 18 0a 83 {name}\n{}", listed_relays());
-        let zones = [("1.10.in-addr.arpa", reverse), ("example", example)];
+        // Of IPv6: precedence 5, D=1, an IPv6 address; and a network whose names are all another's (DNAME, RFC 6672).
+        let [delegated, renamed] = REVERSE_V6.map(|zone| format!("{zone}.ip6.arpa"));
+        let last = "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0";
+        let reverse_v6 = format!("$ORIGIN {delegated}.\n{soa}{last} 60 IN TYPE260 \\# 18 05 82 {RELAY_V6}\n");
+        let renaming = format!("$ORIGIN {renamed}.\n{soa}@ 60 IN DNAME {delegated}.\n");
+        let zones = [
+            ("1.10.in-addr.arpa", reverse),
+            ("example", example),
+            (delegated.as_str(), reverse_v6),
+            (renamed.as_str(), renaming),
+        ];
         let mut text = format!(
             "server:\n ip-address: {NAME_SERVER}\n username: \"\"\n chroot: \"\"\n zonesdir: \"{dir}\"\n \
              pidfile: \"{dir}/nsd.pid\"\n database: \"\"\n zonelistfile: \"{dir}/zone.list\"\n \
@@ -565,6 +580,7 @@ fn dead_name_server(bed: &mut Bed) -> Outcome {
     Ok(())
 }
 
+// proves A6 (RFC 8777 §2.1, §3.4: names of IPv4 and of IPv6, CNAME and DNAME)
 fn by_hand(bed: &mut Bed) -> Outcome {
     let net = Net::build(bed)?;
     let _name_server = net.name_server(bed)?;
@@ -587,6 +603,12 @@ fn by_hand(bed: &mut Bed) -> Outcome {
     }
     let table = String::from_utf8(ask("10.1.2.2", &[])?.stdout)?;
     ensure!(table.contains("2.2.1.10.in-addr.arpa.") && table.contains("relay2.example."), "{table}");
+    for (source, answer) in [("2001:db8:0:1::1", 1), ("2001:db8:0:2::1", 1), ("2001:db8:0:1::2", 0)] {
+        let shown: Value = serde_json::from_slice(&ask(source, &["--json"])?.stdout)?;
+        let relays: Vec<_> = shown["relays"].as_array().into_iter().flatten().collect();
+        let fits = |relay: &&Value| relay["remote"] == "[2001:db8::7]:2268" && relay["precedence"] == 5;
+        ensure!(relays.len() == answer && relays.iter().all(fits), "{source}: {shown}");
+    }
     let none = ask("10.1.3.2", &[])?;
     ensure!(none.status.success(), "{none:?}");
     ensure!(String::from_utf8(none.stdout)?.starts_with("No relay"), "that there is none is an answer");

@@ -153,7 +153,7 @@ fn a_group_ends_soon_after_its_last_leave_whatever_came_before() {
 
 /// Whatever a link with hosts of all versions did, whoever wants something gets it once the link is good, and in the end
 /// nothing is left. Beside a host of an older version others may get more than they want.
-// proves RFC 9776 §7.3, RFC 9777 §8.3
+// proves RFC 9776 §7.3.2, RFC 9777 §8.3.2
 #[test]
 fn beside_hosts_of_older_versions_everybody_gets_what_it_wants() {
     each(|family, loss, seed| {
