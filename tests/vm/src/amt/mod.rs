@@ -20,9 +20,9 @@ use crate::{
 };
 
 /// Packets that have to arrive without a gap.
-const MANY: usize = 1000;
+const MANY: usize = 2000;
 /// The same in one of the tests of each direction.
-const THOUSANDS: usize = 3000;
+const THOUSANDS: usize = 4000;
 /// Packets of one source of a channel that have to.
 const FEWER: usize = 500;
 /// Packets that are sent while none may arrive.
