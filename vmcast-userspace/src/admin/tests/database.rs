@@ -1,11 +1,6 @@
 //! The store in SQLite.
 
-use std::{
-    io::{BufRead, BufReader},
-    net::IpAddr,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{net::IpAddr, path::Path};
 
 use rusqlite::Connection;
 use vmcast_proto::registry::{
@@ -16,9 +11,6 @@ use crate::admin::{
     schema,
     store::{OpenError, SqliteStore, StoreError},
 };
-
-/// Names the database to the child of the crash test.
-const CHILD: &str = "VMCAST_TEST_CRASH_DATABASE";
 
 fn open(path: &Path) -> SqliteStore {
     SqliteStore::open(path).expect("open")
@@ -110,64 +102,6 @@ fn what_was_committed_is_there_when_the_file_is_opened_again() {
     let registry = Registry::new(Config::default(), open(&path));
     assert_eq!(registry.nodes(UnixMillis(1000), None, 9), before);
     assert_eq!(registry.nodes(UnixMillis(61_000), None, 9), [], "leases go on meanwhile");
-}
-
-/// Registers without end and says so after each time; killed by its parent, the test below.
-#[test]
-fn child_of_the_crash_test() {
-    let Some(path) = std::env::var_os(CHILD) else {
-        return;
-    };
-    let mut registry = Registry::new(Config::default(), open(Path::new(&path)));
-    let mut batch = Vec::new();
-    for number in 0u32.. {
-        let node = conformance::node(&format!("n{number}"), Role::Agent, &[], 0);
-        registry.register(UnixMillis(1000), [192, 0, 2, 1].into(), node.registration).expect("registered");
-        batch.push(number);
-        // Batches of all sizes, as many requests at a time make them.
-        if batch.len() > number as usize % 7 {
-            registry.flush().expect("flushed");
-            for number in batch.drain(..) {
-                println!("\nacknowledged n{number}");
-            }
-        }
-    }
-}
-
-// proves A2
-#[test]
-fn every_acknowledged_registration_survives_sigkill() {
-    let directory = directory();
-    let path = directory.path().join("registry.db");
-    for round in 1..=3 {
-        let mut child = Command::new(std::env::current_exe().expect("this program"))
-            .args(["--exact", "admin::tests::database::child_of_the_crash_test", "--nocapture"])
-            .env(CHILD, &path)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("spawn");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        let mut acknowledged = Vec::new();
-        for line in output.lines() {
-            if let Some(id) = line.expect("a line").strip_prefix("acknowledged ") {
-                acknowledged.push(id.to_owned());
-            }
-            if acknowledged.len() == 150 * round {
-                // SIGKILL, in the middle of the next writes; what is still in the pipe counts too.
-                child.kill().expect("kill");
-            }
-        }
-        assert!(!child.wait().expect("wait").success());
-        assert!(acknowledged.len() >= 150 * round);
-
-        let store = open(&path);
-        for id in &acknowledged {
-            let id = id.parse().expect("an id");
-            assert!(store.rows().node(&id).is_some(), "{id} was acknowledged and is lost");
-        }
-        let spare = store.rows().node_count() - acknowledged.len();
-        assert!(spare <= 7 || round > 1, "at most those that were being written are there besides");
-    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod clock;
 mod database;
 mod full;
 mod identity;
+mod killed;
 mod limits;
 mod lines;
 mod proofs;
