@@ -12,6 +12,7 @@ mod gone_device;
 mod joins;
 mod labs;
 mod left_out;
+mod lost_order;
 mod no_interface;
 mod no_relay;
 mod one_core;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         gone_device::trials(),
         joins::trials(),
         left_out::trials(),
+        lost_order::trials(),
         no_interface::trials(),
         no_relay::trials(),
         oversized::trials(),
