@@ -6,6 +6,7 @@
 
 mod bursts;
 mod conformance;
+mod cursors;
 mod dut;
 mod full_maps;
 mod gone_device;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     let kernel = [
         bursts::trials(),
         conformance::trials(),
+        cursors::trials(),
         full_maps::trials(),
         gone_device::trials(),
         joins::trials(),
