@@ -7,10 +7,9 @@
 //! A change of the translator is one that nobody tells the agent of; one of its own address the kernel tells it.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     net::{Ipv4Addr, SocketAddrV4},
     path::Path,
-    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -144,7 +143,7 @@ impl Bed {
         translator.sysctl(&[("ipv4/ip_forward", "1")])?;
         translator.ip("addr add 10.60.0.2/24 dev out0\naddr add 192.168.7.1/24 dev in0")?;
         home.ip("addr add 192.168.7.2/24 dev eth0\nroute add default via 192.168.7.1")?;
-        translate(&translator, 40_000)?;
+        translator.translate(false, "out0", 40_000)?;
         let tables = format!(
             "[tunnel]\naddress = \"{RELAY}\"\n[[interface]]\nname = \"acc0\"\n\
              [[interface]]\nname = \"src0\"\naccepts_sources = true\n"
@@ -163,7 +162,7 @@ impl Bed {
     fn change(&mut self, change: Change, number: u16) -> Result<()> {
         match change {
             Change::Port => {
-                translate(&self.translator, 40_000 + 100 * number)?;
+                self.translator.translate(false, "out0", 40_000 + 100 * number)?;
                 // With the address its translations go.
                 self.translator.ip("addr del 10.60.0.2/24 dev out0\naddr add 10.60.0.2/24 dev out0")?;
             }
@@ -181,24 +180,6 @@ impl Bed {
         }
         Ok(())
     }
-}
-
-/// Lets the translator translate by ports from one on.
-fn translate(node: &Namespace, port: u16) -> Result<()> {
-    let rules = format!(
-        "table ip translator\ndelete table ip translator\ntable ip translator {{ chain out {{ \
-         type nat hook postrouting priority 100; oifname \"out0\" udp dport 2268 masquerade to :{port}-{}\n }}\n }}\n",
-        port + 99
-    );
-    let status = node.enter(|| {
-        let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn()?;
-        if let Some(mut stdin) = nft.stdin.take() {
-            stdin.write_all(rules.as_bytes())?;
-        }
-        nft.wait()
-    })?;
-    ensure!(status.context("starting nft (package nftables)")?.success(), "nft does not take the rules");
-    Ok(())
 }
 
 /// Whoever watches the stream.

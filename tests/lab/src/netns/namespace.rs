@@ -121,6 +121,23 @@ impl Namespace {
         self.enter(|| offload::set(interface, what, on))?
     }
 
+    /// Lets the kernel translate what is sent to relays out of an interface, IPv4 or IPv6, by a hundred ports from one on
+    /// (`nft`); by others from here on, if it was asked to before.
+    ///
+    /// # Errors
+    /// If `nft` is missing, or does not take the rules.
+    pub fn translate(&self, is_ipv6: bool, interface: &str, port: u16) -> Result<(), LabError> {
+        let family = if is_ipv6 { "ip6" } else { "ip" };
+        let mut nft = Command::new("nft");
+        nft.arg(format!(
+            "table {family} translator\ndelete table {family} translator\ntable {family} translator {{ chain out {{ \
+             type nat hook postrouting priority 100; \
+             oifname \"{interface}\" udp dport 2268 masquerade to :{port}-{}; }}; }}",
+            port + 99
+        ));
+        self.run(nft).map(drop)
+    }
+
     /// Starts a process here. Its output goes to the lab's directory under the given name.
     ///
     /// # Errors

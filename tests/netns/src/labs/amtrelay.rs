@@ -28,7 +28,7 @@ use vmcast_lab::{
 use super::{
     bed::{Bed, Outcome, ensure, trial, trial_with},
     chain::start_with,
-    rebind::{judge_of, translate},
+    rebind::judge_of,
     small::{IGMP, client_address, gateway_of, static_agent},
     stream::{Listener, Sender},
 };
@@ -497,7 +497,7 @@ fn agent_moves(bed: &mut Bed) -> Outcome {
     let net = Net::build(bed)?;
     let _relays = net.start_relays(bed)?;
     let _name_server = net.name_server(bed)?;
-    translate(&net.hub, "to1", 40_000)?;
+    net.hub.translate(false, "to1", 40_000)?;
     let mut agent = static_agent(bed, &net.clients[0], RELAYS[2], &amtrelay())?;
     wait_ready([&mut agent], bed.clock)?;
     let witnesses = forbid_others(bed, &net)?;
@@ -525,7 +525,7 @@ fn vmr_moves(bed: &mut Bed) -> Outcome {
     let net = Net::build(bed)?;
     let _relays = net.start_relays(bed)?;
     let _name_server = net.name_server(bed)?;
-    translate(&net.hub, "to1", 40_000)?;
+    net.hub.translate(false, "to1", 40_000)?;
     let tables = format!("{}[upstream]\nfrom = \"static\"\naddress = \"{}\"\n", amtrelay(), RELAYS[2]);
     let interfaces = [("core0", false), ("acc1", false), ("acc2", false)];
     let mut edge = start_with(&bed.launcher, bed, &net.edge, 1, &tables, &interfaces, Engine::Auto)?;

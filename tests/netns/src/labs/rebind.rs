@@ -2,11 +2,7 @@
 //! re-dial, and a host whose own address changes, over IPv4 and IPv6. Loss is counted in packets of a stream of known
 //! pace.
 
-use std::{
-    io::Write as _,
-    net::{IpAddr, Ipv4Addr},
-    process::{Command, Stdio},
-};
+use std::net::{IpAddr, Ipv4Addr};
 
 use libtest_mimic::{Failed, Trial};
 use vmcast_lab::{
@@ -114,32 +110,6 @@ pub(super) fn judge_of(
     Ok(())
 }
 
-/// Lets a node translate what it sends out of an interface, by ports from one on.
-pub(super) fn translate(node: &Namespace, interface: &str, port: u16) -> Outcome {
-    translate_of(Outer::V4, node, interface, port)
-}
-
-fn translate_of(outer: Outer, node: &Namespace, interface: &str, port: u16) -> Outcome {
-    let family = match outer {
-        Outer::V4 => "ip",
-        Outer::V6 => "ip6",
-    };
-    let rules = format!(
-        "table {family} translator\ndelete table {family} translator\ntable {family} translator {{ chain out {{ type nat hook postrouting priority 100; \
-         oifname \"{interface}\" udp dport 2268 masquerade to :{port}-{}\n }}\n }}\n",
-        port + 99
-    );
-    let status = node.enter(|| {
-        let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn()?;
-        if let Some(mut stdin) = nft.stdin.take() {
-            stdin.write_all(rules.as_bytes())?;
-        }
-        nft.wait()
-    })??;
-    ensure!(status.success(), "nft does not take {rules}");
-    Ok(())
-}
-
 /// A client's host behind a translator, with an agent, and a bystander.
 struct Home {
     outer: Outer,
@@ -174,7 +144,7 @@ impl Home {
                 home.ip("addr add fd07::2/64 dev eth0 nodad\nroute add default via fd07::1")?;
             }
         }
-        translate_of(outer, translator, "eth0", 40_000)?;
+        translator.translate(outer == Outer::V6, "eth0", 40_000)?;
         let router = small.router(bed, Router { tables, ..Router::default() })?;
         let mut agents = vec![
             static_agent(bed, &home, outer.relay(1), "")?,
@@ -222,7 +192,8 @@ fn port_of_full_relay(bed: &mut Bed, outer: Outer) -> Outcome {
 fn takes_another_port(bed: &Bed, home: &Home) -> Outcome {
     let outer = home.outer;
     let change = |number| {
-        translate_of(outer, home.small.client(1), "eth0", 40_000 + 100 * u16::from(number))?;
+        let translator = home.small.client(1);
+        translator.translate(outer == Outer::V6, "eth0", 40_000 + 100 * u16::from(number))?;
         match outer {
             // The translations go with the address.
             Outer::V4 => home.dial(2, 2),
@@ -322,7 +293,7 @@ fn vmr_redial(bed: &mut Bed, engine: Engine) -> Outcome {
         let address = client_address(number);
         client.ip(&format!("addr add {address}/24 dev eth0\nroute add default via {gateway}"))?;
     }
-    translate(&translator, "out0", 40_000)?;
+    translator.translate(false, "out0", 40_000)?;
     let launcher = &bed.launcher;
     let up = [("src0", true), ("core0", false)];
     let mut above = chain::start_with(launcher, bed, &upper, 0, "", &up, engine)?;
