@@ -205,10 +205,12 @@ pub(super) async fn follow(
 ) {
     let mut pauses = Pauses::new(RETRY.0, RETRY.1);
     let mut missed = false;
+    let mut gone = BTreeSet::new();
     loop {
-        let pause = match changed(&config, &links, &mut watch, missed).await {
+        let pause = match changed(&config, &links, &mut watch, missed, &mut gone).await {
             Ok(present) => {
                 missed = false;
+                gone.clear();
                 if events.send(Event::Interfaces(present)).await.is_err() {
                     return;
                 }
@@ -228,14 +230,15 @@ pub(super) async fn follow(
     }
 }
 
-/// Waits for a change, unless one was missed, and reads what is there now.
+/// Waits for a change, unless one was missed, and reads what is there now. What has gone meanwhile stays in `gone`, so that
+/// a reading which fails does not forget it.
 async fn changed(
     config: &RouterConfig,
     links: &Links,
     watch: &mut LinkWatch,
     missed: bool,
+    gone: &mut BTreeSet<IfIndex>,
 ) -> anyhow::Result<Present> {
-    let mut gone = BTreeSet::new();
     let mut note = |event| {
         if let LinkEvent::Removed(ifindex) = event {
             gone.insert(ifindex);
@@ -248,7 +251,7 @@ async fn changed(
     while let Some(Ok(event)) = watch.next().now_or_never() {
         note(event);
     }
-    present(config, links, gone).await
+    present(config, links, gone.clone()).await
 }
 
 fn wanted(config: &RouterConfig, configured: &RouterInterface, place: Place) -> Wanted {

@@ -412,6 +412,27 @@ impl Chain {
         Ok(())
     }
 
+    /// Whether members of a device are, or were, in it.
+    pub(super) fn knows(&self, ifindex: u32) -> bool {
+        self.links.iter().any(|link| link.table.knows(ifindex))
+    }
+
+    /// Puts a device that was gone into its slots again, which the kernel has emptied. For `change` see [`Chain::set`].
+    ///
+    /// # Errors
+    /// If the kernel refuses a write.
+    pub(super) fn restore<K: MemberWrites, T: Tables>(
+        &mut self,
+        ifindex: u32,
+        ways: Ways,
+        backing: &mut Backing<'_, K, T>,
+        change: &mut Change,
+    ) -> Result<(), KernelError> {
+        let mut with_it = self.links.iter_mut().filter(|link| link.table.knows(ifindex));
+        let restored = with_it.try_for_each(|link| link.table.rebuild(backing, &mut self.out));
+        self.settle(ways, backing, change).and(restored)
+    }
+
     /// Lets tables that have not changed for a while share their devmaps.
     ///
     /// # Errors

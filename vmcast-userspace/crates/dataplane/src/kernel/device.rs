@@ -33,7 +33,7 @@ pub(super) struct Devices {
     features: Option<Features>,
     known: Numbered<u32, Known>,
     /// By which engine each was served when that was last asked, and whether copies for it went nowhere.
-    served: Numbered<u32, (Engine, bool)>,
+    served: Numbered<u32, (Engine, Fitness)>,
     /// Whether one of these has become another, so that members have to move.
     changed: bool,
 }
@@ -48,6 +48,16 @@ struct Known {
     transmit: Option<Transmit>,
     /// Whether packets leave it without a link-layer header.
     bare: bool,
+}
+
+/// Whether a device that is served at XDP takes copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fitness {
+    Fit,
+    /// Not while it is set down.
+    Down,
+    /// Not as the configuration is.
+    Unfit,
 }
 
 /// Why nobody is served at a device that only XDP may serve.
@@ -127,10 +137,10 @@ impl Devices {
     /// Largest IP packet, in bytes, that a device takes behind a link-layer header of so many bytes. A veth takes frames of
     /// its MTU with one tag, and at XDP leaves those behind one that is longer, too, which are others'.
     pub(super) fn largest(&mut self, device: u32, header: usize) -> Option<u16> {
-        const TAGGED: u16 = 14 + 4;
+        const TAGGED: usize = 14 + 4;
         let Known { mtu, is_veth, .. } = self.known(device);
-        let frame = |mtu: u16| (mtu + TAGGED).saturating_sub(header as u16);
-        mtu.map(|mtu| if is_veth { mtu.min(frame(mtu)) } else { mtu })
+        let beyond = if is_veth { header.saturating_sub(TAGGED) } else { 0 };
+        mtu.map(|mtu| mtu.saturating_sub(beyond as u16))
     }
 
     /// The MTU of a device as the kernel has it.
@@ -176,9 +186,9 @@ impl Devices {
             Rule::Xdp => (Engine::XdpBroadcast, "the configuration asks for it"),
             Rule::Auto => self.found(device, runs_native),
         };
-        let takes_none = self.takes_none(device, wish);
-        let before = self.served.insert(device, (engine, takes_none));
-        if why == TAKES_NONE && before.is_none_or(|(_, took_none)| !took_none) {
+        let fitness = self.fitness(device, wish);
+        let before = self.served.insert(device, (engine, fitness));
+        if fitness == Fitness::Unfit && before.is_none_or(|(_, before)| before != Fitness::Unfit) {
             tracing::warn!(
                 device = name_of(IfIndex(device)),
                 "the device takes no frames redirected at XDP, and the configuration asks for nothing else (engine = \
@@ -186,14 +196,24 @@ impl Devices {
                  (device_refused); let it find the engine out, or, if the device is a veth, let its peer do GRO"
             );
         }
-        self.changed |= before.is_some_and(|before| before != (engine, takes_none));
+        self.changed |= before.is_some_and(|before| before != (engine, fitness));
         (engine, why)
     }
 
     /// Whether copies for a device that is served at XDP would go nowhere: the kernel leaves one that takes no frames
     /// redirected there, or is set down, out of a broadcast, and nobody hears of it.
     pub(super) fn takes_none(&mut self, device: u32, wish: EngineWish) -> bool {
-        self.is_unfit(device, wish) || self.is_down_at_xdp(device, wish)
+        self.fitness(device, wish) != Fitness::Fit
+    }
+
+    fn fitness(&mut self, device: u32, wish: EngineWish) -> Fitness {
+        if self.is_unfit(device, wish) {
+            Fitness::Unfit
+        } else if self.is_down_at_xdp(device, wish) {
+            Fitness::Down
+        } else {
+            Fitness::Fit
+        }
     }
 
     fn is_down_at_xdp(&mut self, device: u32, wish: EngineWish) -> bool {

@@ -535,7 +535,7 @@ impl MemberTable {
 
     /// Copies the live members into a fresh table. Walks of the old one go on undisturbed until what led to it
     /// leads to the new one.
-    fn rebuild<K: MemberWrites, T: Tables>(
+    pub(super) fn rebuild<K: MemberWrites, T: Tables>(
         &mut self,
         backing: &mut Backing<'_, K, T>,
         change: &mut Change,

@@ -69,6 +69,11 @@ impl Model {
         self.slots.values_mut().for_each(|slots| slots.retain(|_, device| *device != ifindex));
     }
 
+    /// It comes back with its number.
+    fn restore_device(&mut self, ifindex: u32) {
+        self.gone.remove(&ifindex);
+    }
+
     /// Who gets a copy of a packet now, as tunnel ids in order per device and table.
     fn copies(&self, table: u32) -> Vec<u32> {
         let mut copies = Vec::new();
@@ -390,6 +395,31 @@ impl Bed {
         }
     }
 
+    /// A device that was gone comes back, with all its members.
+    fn restore_device(&mut self, ifindex: u32) {
+        self.model.restore_device(ifindex);
+        self.shapes.forget_device(ifindex);
+        let lost: Vec<u32> = self.lost.iter().copied().collect();
+        // They are served one after the other.
+        self.model.may = self.present.keys().copied().chain(lost.iter().copied()).collect();
+        self.model.must = self.present.keys().copied().collect();
+        let (ways, mut change) = (self.ways, Change::default());
+        let mut backing = Backing {
+            stream: 1,
+            kernel: &mut self.model,
+            tables: &mut self.tables,
+            members: &mut self.members,
+            shapes: &mut self.shapes,
+        };
+        self.chain.restore(ifindex, ways, &mut backing, &mut change).expect("nothing is refused");
+        self.present.extend(lost.into_iter().map(|id| (id, ifindex)));
+        self.lost.clear();
+        for waiting in &mut self.waiting {
+            waiting.may.extend(self.present.keys());
+        }
+        self.settle(change);
+    }
+
     /// A device goes; those whose way leads there are members until they are told of another one.
     fn remove_device(&mut self, ifindex: u32) {
         self.model.remove_device(ifindex);
@@ -663,11 +693,12 @@ proptest! {
 
 proptest! {
     #[test]
-    fn a_device_that_is_gone_hinders_nobody_on_another_one(
+    fn a_device_that_is_gone_hinders_nobody_on_another_one_and_has_its_members_when_it_is_back(
         chunk in prop_oneof![1u32..8, Just(limit::CHUNK)],
         of_device in prop_oneof![1u32..4, Just(limit::OF_DEVICE)],
         before in proptest::collection::vec(step(40), 1..60),
         after in proptest::collection::vec(step(40), 1..60),
+        last in proptest::collection::vec(step(40), 1..20),
     ) {
         const GONE: u32 = 2;
         let mut bed = Bed::crowded(chunk, of_device);
@@ -684,6 +715,8 @@ proptest! {
                 Step::List(_) | Step::Rest | Step::Gather | Step::Shorten => {}
             }
         }
+        bed.restore_device(GONE);
+        last.into_iter().for_each(|step| bed.run(step));
     }
 }
 

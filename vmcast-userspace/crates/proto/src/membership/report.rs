@@ -42,7 +42,7 @@ impl Querier {
             }
         }
         self.check_wish(group, true)?;
-        self.check_host(input.reporter(), group)?;
+        self.check_host(input.reporter(), group, 0)?;
         self.counters.reports_received += 1;
         self.on_record(now, input.reporter(), version, RecordType::ModeIsExclude, group, BTreeSet::new())
     }
@@ -104,7 +104,7 @@ impl Querier {
         self.counters.refuse_many(Refusal::BadListedSource, before - listed.len());
         self.check_wish(record.group, any_source)?;
         if is_join(record.record_type) {
-            self.check_host(reporter, record.group)?;
+            self.check_host(reporter, record.group, listed.len())?;
         }
         self.on_record(now, reporter, Version::V3, record.record_type, record.group, listed)
     }
@@ -121,15 +121,21 @@ impl Querier {
         self.on_record(now, nobody, Version::V3, record_type, group, listed.clone())
     }
 
-    /// Whether one more group of a host is beyond its limit.
-    pub(super) fn check_host(&self, reporter: Reporter, group: IpAddr) -> Result<(), Refusal> {
+    /// Whether one more group of a host, with so many sources, is beyond its limit, or could not be told apart from others'.
+    pub(super) fn check_host(
+        &self,
+        reporter: Reporter,
+        group: IpAddr,
+        sources: usize,
+    ) -> Result<(), Refusal> {
         let Some(most) = self.config.max_groups_per_host else { return Ok(()) };
         let host = reporter.host;
         if self.groups.get(&group).is_some_and(|state| state.knows(host)) {
             return Ok(());
         }
         let tracked = reporter.share(self.config.max_tracked);
-        let untold = host.address.is_unspecified() || self.hosts.tracked() >= tracked;
+        let is_full = self.hosts.tracked() + sources.max(1) > tracked;
+        let untold = host.address.is_unspecified() || is_full;
         if untold || self.hosts.groups_of(host) >= most {
             return Err(Refusal::TooManyGroupsOfHost);
         }

@@ -117,6 +117,7 @@ impl KernelPlane {
         if !self.served.contains_key(&device) {
             // Those that were made while there was none of its number have no slots of it.
             self.shapes.forget_device(device.0);
+            self.restore_slots(device)?;
         }
         let native = self.devices.is_native(device.0, self.state.wishes(device.0).engine);
         self.attach_programs(device, native)?;
@@ -136,6 +137,19 @@ impl KernelPlane {
             Ok(()) => Ok(()),
             Err(error) => self.do_without_relays(error),
         }
+    }
+
+    /// Serves the members again that stand on a device which was gone and has come back with its number before they could
+    /// move: the kernel has emptied their slots.
+    fn restore_slots(&mut self, device: IfIndex) -> Result<(), Failure> {
+        let known = self.state.streams.iter().filter(|(_, state)| state.chain.knows(device.0));
+        let known: Vec<u32> = known.map(|(stats, _)| *stats).collect();
+        let ways = self.ways();
+        known.into_iter().try_for_each(|stats| {
+            self.change_chain(stats, |state, backing, change| {
+                state.chain.restore(device.0, ways, backing, change)
+            })
+        })
     }
 
     /// Makes the relay devices that XDP needs, and that to members at TC if it is `listed`.
@@ -265,7 +279,11 @@ impl KernelPlane {
     fn move_members(&mut self) -> Result<(), Failure> {
         let served: BTreeSet<IfIndex> =
             self.state.interfaces.values().map(|state| state.interface.device).collect();
-        served.into_iter().try_for_each(|device| self.serve_device(device))?;
+        // What one of them is refused must not keep others where no copy comes.
+        let mut failed = Ok(());
+        for device in served {
+            failed = failed.and(self.serve_device(device));
+        }
         self.write_fitness(true)?;
         let mut moved = Vec::new();
         let streams: Vec<u32> = self.state.streams.keys().copied().collect();
@@ -281,7 +299,11 @@ impl KernelPlane {
                 }
             }
         }
-        moved.into_iter().try_for_each(|(stats, output)| self.put_member(stats, output))?;
-        self.write_fitness(false)
+        for (stats, output) in moved {
+            failed = failed.and(self.put_member(stats, output));
+        }
+        // Of a member that could not move the way stays refused, as long as its device takes none.
+        self.write_fitness(false)?;
+        failed
     }
 }

@@ -65,6 +65,10 @@ impl KernelPlane {
     /// The same; `is_new` says that it is no member yet, so that it is not looked for among all of them.
     fn put(&mut self, stats: u32, output: Output, is_new: bool) -> Result<(), Failure> {
         let spec = self.spec(output).ok_or(Failure::Unknown)?;
+        // Where it stands in the place of a device that takes none, no copy may leave.
+        if self.table_relay.as_ref().is_some_and(|relay| relay.near.0 == spec.ifindex) {
+            self.refuse_way_of(output)?;
+        }
         let at_tc = self.serves_at_tc(stats, output, spec.ifindex);
         let state = self.state.streams.get_mut(&stats).ok_or(Failure::Unknown)?;
         let is_new = is_new && !state.is_unsure;

@@ -5,7 +5,7 @@
 //! on a relay device in its place, where the copy program meets their copies, drops them and counts them.
 
 use vmcast_common::{
-    fib::{IfIndex, Interface, NextHop, NextHopId, Output},
+    fib::{IfIndex, Interface, NextHop, NextHopId, Output, Way},
     maps::NextHopEntry,
 };
 
@@ -49,6 +49,22 @@ impl KernelPlane {
         let interfaces: Vec<IfIndex> = self.state.interfaces.keys().copied().collect();
         for ifindex in interfaces {
             self.write_fitness_of_interface(ifindex, refused)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the way of a member whose device takes no copies, if that has not been done.
+    pub(super) fn refuse_way_of(&mut self, output: Output) -> Result<(), Failure> {
+        let way = match output {
+            Output::Interface(ifindex) => Some(Way::Interface(ifindex)),
+            Output::Neighbour(id) => Some(Way::NextHop(Some(id))),
+            Output::Tunnel(id) => self.state.tunnels.get(id).map(|tunnel| Way::NextHop(tunnel.next_hop)),
+            Output::Converted(id) => self.state.conversions.get(id).map(|conversion| conversion.way),
+        };
+        match way {
+            Some(Way::Interface(ifindex)) => self.write_fitness_of_interface(ifindex, true)?,
+            Some(Way::NextHop(Some(id))) => self.write_fitness_of_hop(id, true)?,
+            Some(Way::NextHop(None)) | None => {}
         }
         Ok(())
     }
