@@ -2,7 +2,7 @@
 
 use vmcast_common::fib::IfIndex;
 
-use crate::kernel::sys;
+use crate::kernel::net_device::NetDevice;
 
 /// `ARPHRD_RAWIP` (linux/if_arp.h).
 const ARPHRD_RAWIP: u16 = 519;
@@ -12,8 +12,12 @@ const ARPHRD_IP6GRE: u16 = 823;
 /// Whether packets leave a device of this network namespace, and come in by it, without a link-layer header. From a
 /// frame that a program at TC sends there the kernel takes the header off (`dev_is_mac_header_xmit`).
 pub(crate) fn is_bare(device: IfIndex) -> bool {
-    let kind = sys::link_layer_type(device.0);
-    kind.is_some_and(|kind| {
+    NetDevice::of(device.0).is_some_and(|device| has_no_header(&device))
+}
+
+/// The same of one that is asked about more.
+pub(crate) fn has_no_header(device: &NetDevice) -> bool {
+    device.link_layer_type().is_some_and(|kind| {
         matches!(
             kind,
             libc::ARPHRD_NONE

@@ -2,9 +2,9 @@
 
 use vmcast_common::fib::{EngineWish, IfIndex};
 
-use super::sys::{self, Transmit};
+use super::net_device::{NetDevice, Transmit};
 use crate::{
-    bare::is_bare,
+    bare::has_no_header,
     device,
     features::{Features, XdpFeatures},
     numbered::Numbered,
@@ -103,7 +103,7 @@ impl Devices {
     /// The devices that were asked for and are still there, of which the kernel is asked anew from now on.
     pub(super) fn in_use(&mut self) -> Vec<u32> {
         self.forget();
-        self.served.retain(|device, _| sys::device_mtu(*device).is_some());
+        self.served.retain(|device, _| device::name_of(*device).is_some());
         self.served.keys().copied().collect()
     }
 
@@ -122,13 +122,15 @@ impl Devices {
             return *known;
         }
         let features = self.features.as_ref().and_then(|features| features.of(IfIndex(device)).ok());
+        let told = NetDevice::of(device);
+        let told = told.as_ref();
         let known = Known {
             features,
-            mtu: sys::device_mtu(device),
-            up: sys::is_up(device).unwrap_or(true),
-            is_veth: sys::is_veth(device),
-            transmit: sys::transmit(device),
-            bare: is_bare(IfIndex(device)),
+            mtu: told.and_then(NetDevice::mtu),
+            up: told.is_none_or(NetDevice::is_up),
+            is_veth: told.is_some_and(NetDevice::is_veth),
+            transmit: told.and_then(NetDevice::transmit),
+            bare: told.is_some_and(has_no_header),
         };
         self.known.insert(device, known);
         known

@@ -16,6 +16,7 @@ pub(crate) mod list;
 mod log;
 mod mapped;
 mod member_table;
+pub(crate) mod net_device;
 pub(crate) mod object;
 pub(crate) mod open;
 #[cfg(test)]

@@ -23,7 +23,7 @@ use vmcast_common::fib::IfIndex;
 
 use super::{
     error::KernelError,
-    sys::{self, Offload},
+    net_device::{Offload, set_offload},
 };
 
 /// Begins the name of every relay device.
@@ -63,9 +63,9 @@ impl Relay {
         let relay = Self { near: index(&name)?, far: index(&far)?, name, stays };
         // A frame that XDP sends on must be complete. It also keeps the device from segmentation offload, with which
         // frames from TC would not wait to be polled for, but go through in one turn with those before them.
-        sys::set_offload(&relay.name, Offload::TxChecksum, false).map_err(KernelError::call(what))?;
+        set_offload(&relay.name, Offload::TxChecksum, false).map_err(KernelError::call(what))?;
         // Without it the far end takes frames from XDP only where a program runs at XDP.
-        sys::set_offload(&far, Offload::Gro, true).map_err(KernelError::call(what))?;
+        set_offload(&far, Offload::Gro, true).map_err(KernelError::call(what))?;
         // In this order: an end that comes up while the other is down waits for the kernel to notice that it has a
         // carrier, and drops until then what TC sends by it.
         for end in [relay.far, relay.near] {
