@@ -23,6 +23,8 @@ use crate::{
 /// By the device that is left out, and by another one.
 const LEFT_OUT: NextHopId = NextHopId(1);
 const OTHER: NextHopId = NextHopId(2);
+/// Another one by the device that is left out.
+const LATER: NextHopId = NextHopId(3);
 /// Below the stream's packets by more than a tag.
 const NARROW: u16 = 180;
 
@@ -31,6 +33,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         let name =
             format!("{}: what members on a device that is set down miss is counted for each", at.label());
         Trial::test(name, move || down(at))
+    });
+    let joined = [At::Xdp, At::Tc].map(|at| {
+        let name = format!(
+            "{}: who joins by a device that was just set down is counted, and then served",
+            at.label()
+        );
+        Trial::test(name, move || joined_while_down(at))
     });
     let narrow = [At::Xdp, At::Tc].map(|at| {
         let name = format!(
@@ -46,7 +55,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         );
         Trial::test(name, move || tagged(at))
     });
-    down.into_iter().chain(narrow).chain(tagged).collect()
+    down.into_iter().chain(joined).chain(narrow).chain(tagged).collect()
 }
 
 struct Bed {
@@ -142,6 +151,31 @@ fn down(at: At) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// The way was known from before, and nobody has looked at the device since.
+fn joined_while_down(at: At) -> Result<(), Failed> {
+    let mut bed = Bed::start("joined-down", at, 1500)?;
+    let outputs = [Output::Interface(bed.spare.ifindex), Output::Tunnel(tunnel_id(1))];
+    let packet = frame(&bed.plane.devices(), 0);
+    bed.plane.dut().ip("link set spare0 down")?;
+    // Any change lets the plane ask the kernel anew.
+    bed.plane.apply(&[FibOp::SetNextHop(OTHER, hop(&bed.plane.devices().c))])?;
+    bed.plane.apply(&[FibOp::AddMember(STREAM, outputs[0])])?;
+    bed.plane.apply(&join(1, LEFT_OUT))?;
+    for _ in 0..3 {
+        bed.note(DropReason::DeviceRefused, &outputs);
+        if !bed.send(&packet)?.is_empty() {
+            return Err("a copy came by a device that is down".into());
+        }
+    }
+    // A way that nobody has yet.
+    bed.plane.apply(&[FibOp::SetNextHop(LATER, hop(&bed.spare))])?;
+    bed.plane.dut().ip("link set spare0 up")?;
+    bed.plane.refresh();
+    bed.plane.apply(&join(2, LATER))?;
+    let came = bed.send(&packet)?.len();
+    (came == 3).then_some(()).ok_or_else(|| format!("{came} copies came when it was up").into())
 }
 
 // proves E4 for the member's own count, where the kernel leaves the device out of the broadcast

@@ -19,7 +19,12 @@ impl KernelPlane {
     /// Whether copies for a device would go nowhere, and nobody would hear of it.
     pub(super) fn takes_none(&mut self, device: IfIndex) -> bool {
         let wish = self.state.wishes(device.0).engine;
-        self.devices.takes_none(device.0, wish)
+        let takes_none = self.devices.takes_none(device.0, wish);
+        if takes_none {
+            // It is noted, so that what is done by it is taken back once that has changed.
+            self.engine_of(device.0);
+        }
+        takes_none
     }
 
     /// Whether nobody may join by a device, for it would get nothing as long as the configuration is what it is.
