@@ -424,9 +424,7 @@ impl Router {
                 _ = overlaps.tick(), if self.core.has_overlaps() => self.look_at_overlaps(),
                 _ = refreshes.tick() => {
                     self.hear_listeners();
-                    if let Err(error) = self.plane.refresh() {
-                        tracing::error!("{error:#}");
-                    }
+                    self.refresh_plane();
                     self.unicast.follow(&mut self.core);
                     self.follow_relays();
                 }

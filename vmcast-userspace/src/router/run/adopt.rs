@@ -35,8 +35,17 @@ impl Router {
             }
             self.core.remove_interface(now, ifindex);
         }
+        let turned = |wanted: &Wanted| {
+            let attached = self.interfaces.get(&wanted.link.ifindex);
+            attached.is_some_and(|attached| attached.link.up != wanted.link.up)
+        };
+        let has_turned = wanted.iter().any(turned);
         for wanted in &wanted {
             self.adopt_interface(now, wanted);
+        }
+        if has_turned {
+            // Members behind one that was set down or up are served otherwise.
+            self.refresh_plane();
         }
         self.next_hops.sessions(session_ways);
         self.follow_addresses(&relay_addresses(&self.config, &wanted));
@@ -93,6 +102,13 @@ impl Router {
         }
         if let Err(error) = set_interface(&mut self.core, now, wanted, interface) {
             tracing::warn!("interface cannot be used: {error:#}");
+        }
+    }
+
+    /// Lets the data plane look at its devices anew.
+    pub(in crate::router) fn refresh_plane(&mut self) {
+        if let Err(error) = self.plane.refresh() {
+            tracing::error!("{error:#}");
         }
     }
 
