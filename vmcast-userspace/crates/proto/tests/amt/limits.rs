@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use vmcast_proto::{
     Filter, Machine as _,
     amt::{
-        Gateway, gateway,
+        Gateway, Relay, gateway,
         relay::{self, LimitError},
     },
     host_state::Limits,
@@ -191,6 +191,19 @@ fn groups_and_sources_beyond_the_limits_are_refused_and_the_rest_flows() {
     assert_eq!((counters.refused_groups, counters.refused_sources), (4, 2));
     let sent = world.stream(SOURCE, Ipv4Addr::new(239, 1, 1, 2), 2);
     assert_eq!(world.gateways[0].packets(), sent);
+}
+
+#[test]
+fn a_relay_that_starts_again_takes_over_lists_whatever_room_there_would_be_for_new_ones() {
+    let now = vmcast_sim::epoch();
+    let mut relay = Relay::new(now, relay::Config { max_listed: 4, ..relay_config() });
+    let list = Filter::Include(sources(&[1, 2, 3, 4]));
+    for number in 0..3 {
+        let adopted = relay.adopt(now, RELAY, gateway_address(number), false, [(GROUP.into(), list.clone())]);
+        assert!(adopted.is_ok(), "gateway {number}: {adopted:?}");
+    }
+    assert!(relay.tunnels().all(|tunnel| tunnel.groups == [(GROUP.into(), list.clone())]));
+    assert_eq!(relay.tunnel_count(), 3);
 }
 
 // proves A7

@@ -334,6 +334,17 @@ fn one_host_is_in_no_more_groups_than_it_may() {
 }
 
 #[test]
+fn a_join_that_could_not_be_counted_for_its_host_is_refused_where_that_has_a_limit() {
+    let config = Config { max_groups_per_host: Some(2), max_tracked: 4, ..config() };
+    let mut link = Link::settled_with(config);
+    link.report_of(group(1), IS_IN, sources(&[1, 2, 3, 4, 5]));
+    assert_eq!((link.querier.groups(link.now).len(), link.refused(Refusal::TooManyGroupsOfHost)), (0, 1));
+    link.report_of(group(1), IS_IN, sources(&[1, 2, 3, 4]));
+    link.report_of(group(2), TO_EX, vec![]);
+    assert_eq!((link.querier.groups(link.now).len(), link.refused(Refusal::TooManyGroupsOfHost)), (1, 2));
+}
+
+#[test]
 fn a_flood_of_hosts_takes_no_more_memory_than_the_limit() {
     let mut link = Link::settled_with(Config { max_tracked: 20, max_groups_per_host: Some(3), ..config() });
     for host in 0..=200 {
